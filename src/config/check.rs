@@ -1,0 +1,1 @@
+//! From what was typed to what it means, every fault at once.

@@ -1,0 +1,1 @@
+//! What was typed, with its place in the file.

@@ -1,0 +1,453 @@
+//! What a configuration means.
+//!
+//! [`Config`] is the checked form: names resolved, durations parsed, certificates loaded, defaults
+//! filled in. It is built by [`check`] from what a user typed ([`file`]), or directly by a command
+//! that needs no file. Whoever holds a `Config` need not validate anything again.
+//!
+//! This module must not know any runtime module: nothing here listens, connects or spawns.
+
+pub mod check;
+pub mod file;
+
+use std::{fmt, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+
+use ipnet::IpNet;
+use rustls::sign::CertifiedKey;
+
+/// Everything one process runs by. Two equal configurations are interchangeable.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Config {
+    /// Sockets to accept on, in file order; names are unique.
+    pub listeners: Vec<Listener>,
+    /// Rules from host and path to a pool, in file order; no two have the same host and path.
+    pub routes: Vec<Route>,
+    /// Groups of interchangeable backends, in file order; names are unique.
+    pub pools: Vec<Pool>,
+    /// Keys under which sticky cookies are made.
+    pub cookie_keys: CookieKeys,
+    /// Peers whose `X-Forwarded-*`, `Forwarded` and `X-Request-Id` are believed.
+    pub trusted_proxies: Vec<IpNet>,
+    /// Bounds of the sid table.
+    pub sessions: Sessions,
+    /// Where access-log lines go.
+    pub access_log: AccessLog,
+    /// How long a stopping process waits for open streams before it cuts them.
+    pub drain: Duration,
+    /// Address of the metrics and readiness endpoint; `None`: not served.
+    pub admin: Option<SocketAddr>,
+    /// Files whose change asks for a reload: the configuration itself, backend lists, certificates, keys.
+    pub watched: Vec<PathBuf>,
+}
+
+/// One named group of listening addresses that behave alike.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Listener {
+    /// Name in the file, and in logs and metrics.
+    pub name: String,
+    /// At least one address; port 0 asks the kernel for a free one.
+    pub bind: Vec<SocketAddr>,
+    /// What is spoken here.
+    pub protocol: Protocol,
+    /// Answer every request with a redirect instead of routing it.
+    pub redirect: Option<Redirect>,
+    /// Deadline of the TLS handshake, from accept.
+    pub handshake_timeout: Duration,
+    /// Deadline of a request's header, from its connection's accept or previous response.
+    pub header_timeout: Duration,
+}
+
+/// What a listener speaks.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Protocol {
+    /// HTTP/1.x in the clear.
+    Http,
+    /// HTTP/1.1 over TLS 1.2 or 1.3.
+    Https {
+        /// At least one; the first serves clients that send no or an unknown server name.
+        certificates: Vec<Certificate>,
+    },
+}
+
+/// A certificate chain with its private key, known to belong together.
+#[derive(Clone)]
+pub struct Certificate {
+    /// DNS names the leaf is valid for, lower case, wildcards as `*.example.com`.
+    pub names: Vec<String>,
+    /// Chain and signing key as rustls serves them.
+    pub key: Arc<CertifiedKey>,
+}
+
+impl PartialEq for Certificate {
+    /// Same chain; a key cannot differ where the leaf is the same.
+    fn eq(&self, other: &Self) -> bool {
+        self.key.cert == other.key.cert
+    }
+}
+
+impl fmt::Debug for Certificate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Certificate").field("names", &self.names).finish_non_exhaustive()
+    }
+}
+
+/// Where a redirecting listener sends its clients.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Redirect {
+    /// 308 to the same host and path over https.
+    Https {
+        /// Port to name in the target; `None`: 443, which is left out.
+        port: Option<u16>,
+    },
+}
+
+/// One rule from a request's host and path to a pool.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Route {
+    /// Which hosts it covers.
+    pub host: HostPattern,
+    /// Path prefix, on segment boundaries; starts with `/`.
+    pub path: String,
+    /// Name of a pool in [`Config::pools`].
+    pub pool: String,
+}
+
+/// Hosts that a route covers; names are lower case and without a port.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum HostPattern {
+    /// Every host.
+    Any,
+    /// This name only.
+    Exact(String),
+    /// Any name with at least one label before this suffix: `*.example.com` is stored as `example.com`.
+    Wildcard(String),
+}
+
+/// Interchangeable backends and how they are used.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Pool {
+    /// Name in the file, and in logs and metrics.
+    pub name: String,
+    /// The backends, inline and from files; names are unique within the pool. Empty only where a
+    /// backend list file is empty at this moment.
+    pub backends: Vec<Backend>,
+    /// How a backend is chosen for a new session.
+    pub balance: Balance,
+    /// How backends are probed.
+    pub health: Health,
+    /// How sessions are kept on their backend.
+    pub sticky: Sticky,
+    /// Deadlines per phase.
+    pub timeouts: Timeouts,
+    /// Bounds of the kept-alive connections to each backend.
+    pub reuse: Reuse,
+    /// How long a removed backend keeps the sessions it has.
+    pub drain: Duration,
+}
+
+/// One server of a pool.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Backend {
+    /// Given name; the address as typed where none was given.
+    pub name: String,
+    /// Where it listens.
+    pub address: Address,
+    /// Share of new sessions relative to its neighbours; at least 1.
+    pub weight: u32,
+}
+
+/// Host and port; the host is an IP address or a DNS name.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Address {
+    /// IPv4, IPv6 (without brackets) or a DNS name in lower case.
+    pub host: String,
+    /// TCP port, never 0.
+    pub port: u16,
+}
+
+impl Address {
+    /// The socket address, where the host is a literal IP address and needs no resolver.
+    pub fn literal(&self) -> Option<SocketAddr> {
+        self.host.parse().ok().map(|ip| SocketAddr::new(ip, self.port))
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.host.contains(':') {
+            write!(f, "[{}]:{}", self.host, self.port)
+        } else {
+            write!(f, "{}:{}", self.host, self.port)
+        }
+    }
+}
+
+/// How a backend is chosen where nothing binds the client to one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Balance {
+    /// Fewest live sessions and tunnels for its weight.
+    #[default]
+    LeastSessions,
+    /// In turn, by weight.
+    RoundRobin,
+    /// The less loaded of two drawn at random by weight.
+    P2c,
+    /// By the client's address, so that a client returns to its backend while it is there.
+    SourceHash,
+}
+
+/// How backends are probed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Health {
+    /// What a probe does.
+    pub probe: Probe,
+    /// Time between probes of one backend, ±10 % jitter.
+    pub interval: Duration,
+    /// Deadline of one probe, from connect to verdict.
+    pub timeout: Duration,
+    /// Consecutive successes that bring a backend up.
+    pub rise: u32,
+    /// Consecutive failures, of probes or of connects, that take it down.
+    pub fall: u32,
+}
+
+/// What a health probe does.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Probe {
+    /// Nothing: a backend is always up.
+    Off,
+    /// Open a TCP connection.
+    Tcp,
+    /// `GET` a path and look at the status.
+    Http {
+        /// Path and query, starting with `/`.
+        path: String,
+        /// `Host` header; `None`: the backend's address.
+        host: Option<String>,
+        /// Statuses that count as healthy, inclusive.
+        status: (u16, u16),
+    },
+}
+
+/// How sessions are kept on their backend.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sticky {
+    /// Follow Engine.IO session ids.
+    pub engine_io: bool,
+    /// Backends asked, one after the other, for an unknown sid; 0: none, the first one's answer stands.
+    pub owner_search: usize,
+    /// The sticky cookie; `None`: not set and not read.
+    pub cookie: Option<Cookie>,
+}
+
+/// Attributes of the sticky cookie.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cookie {
+    /// Cookie name, an RFC 6265 token.
+    pub name: String,
+    /// `SameSite`; `None`: `None` for a cross-site request over TLS, else `Lax`.
+    pub same_site: Option<SameSite>,
+    /// `Secure`; `None`: where the client came over TLS.
+    pub secure: Option<bool>,
+    /// `HttpOnly`.
+    pub http_only: bool,
+    /// `Partitioned` (CHIPS); implies `Secure`.
+    pub partitioned: bool,
+    /// `Max-Age`; `None`: until the browser closes.
+    pub lifetime: Option<Duration>,
+    /// Which replies set it.
+    pub set_on: SetOn,
+}
+
+/// The `SameSite` attribute.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SameSite {
+    /// Sent on same-site requests only.
+    Strict,
+    /// Sent on same-site requests and top-level navigation.
+    Lax,
+    /// Sent always; browsers want `Secure` with it.
+    None,
+}
+
+/// Which replies set the sticky cookie.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum SetOn {
+    /// Engine.IO handshakes and WebSocket upgrades.
+    #[default]
+    Handshake,
+    /// Every reply to a client that has none, for applications with affinity needs of their own.
+    Always,
+}
+
+/// Deadlines per phase.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Timeouts {
+    /// Opening a connection to a backend, each try.
+    pub connect: Duration,
+    /// From the end of the request to the response's header. A poll's is never shorter than its
+    /// session's own `pingInterval + pingTimeout`.
+    pub response_header: Duration,
+    /// Longest pause within a body, in either direction.
+    pub body_idle: Duration,
+    /// Longest pause in a tunnel; `None`: unlimited.
+    pub tunnel_idle: Option<Duration>,
+}
+
+/// Bounds of the kept-alive connections to each backend.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reuse {
+    /// Most connections kept while idle.
+    pub max_idle: usize,
+    /// Most HTTP connections at all, tunnels not counted; `None`: unlimited.
+    pub max_total: Option<usize>,
+    /// How long one is kept while idle.
+    pub idle_timeout: Duration,
+}
+
+/// Bounds of the sid table, over all pools.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sessions {
+    /// Most sids remembered; past it the one nearest its expiry goes.
+    pub max: usize,
+    /// Longest sid that is remembered, in bytes after percent-decoding.
+    pub max_sid_bytes: usize,
+}
+
+/// Where access-log lines go.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum AccessLog {
+    /// Nowhere.
+    Off,
+    /// Standard output.
+    #[default]
+    Stdout,
+    /// Appended to this file.
+    File(PathBuf),
+}
+
+/// Keys under which sticky cookies are made; the first makes, all are accepted.
+#[derive(Clone, PartialEq, Eq)]
+pub enum CookieKeys {
+    /// From a file or the environment: at least one, each at least 32 bytes.
+    Given(Vec<Vec<u8>>),
+    /// Made at start: a restart forgets it and no other proxy knows it.
+    Made,
+}
+
+impl fmt::Debug for CookieKeys {
+    /// Says how many, never what.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Given(keys) => write!(f, "Given({} keys)", keys.len()),
+            Self::Made => f.write_str("Made"),
+        }
+    }
+}
+
+impl Default for Health {
+    fn default() -> Self {
+        Self {
+            probe: Probe::Tcp,
+            interval: Duration::from_secs(2),
+            timeout: Duration::from_secs(1),
+            rise: 2,
+            fall: 3,
+        }
+    }
+}
+
+impl Default for Sticky {
+    fn default() -> Self {
+        Self { engine_io: true, owner_search: 64, cookie: Some(Cookie::default()) }
+    }
+}
+
+impl Default for Cookie {
+    fn default() -> Self {
+        Self {
+            name: "moorline".to_owned(),
+            same_site: None,
+            secure: None,
+            http_only: true,
+            partitioned: false,
+            lifetime: None,
+            set_on: SetOn::default(),
+        }
+    }
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        Self {
+            connect: Duration::from_secs(2),
+            response_header: Duration::from_secs(60),
+            body_idle: Duration::from_secs(60),
+            tunnel_idle: None,
+        }
+    }
+}
+
+impl Default for Reuse {
+    /// Node's HTTP server closes a connection that was idle for 5 s; 4 s keeps clear of the race.
+    fn default() -> Self {
+        Self { max_idle: 256, max_total: None, idle_timeout: Duration::from_secs(4) }
+    }
+}
+
+impl Default for Sessions {
+    fn default() -> Self {
+        Self { max: 1_000_000, max_sid_bytes: 128 }
+    }
+}
+
+impl Pool {
+    /// A pool of these backends with every default.
+    pub fn new(name: impl Into<String>, backends: Vec<Backend>) -> Self {
+        Self {
+            name: name.into(),
+            backends,
+            balance: Balance::default(),
+            health: Health::default(),
+            sticky: Sticky::default(),
+            timeouts: Timeouts::default(),
+            reuse: Reuse::default(),
+            drain: Duration::from_secs(300),
+        }
+    }
+}
+
+impl Listener {
+    /// A listener with every default.
+    pub fn new(name: impl Into<String>, bind: Vec<SocketAddr>, protocol: Protocol) -> Self {
+        Self {
+            name: name.into(),
+            bind,
+            protocol,
+            redirect: None,
+            handshake_timeout: Duration::from_secs(10),
+            header_timeout: Duration::from_secs(60),
+        }
+    }
+}
+
+impl Config {
+    /// One pool behind these listeners for every host and path, with every default.
+    pub fn new(listeners: Vec<Listener>, pool: Pool) -> Self {
+        Self {
+            listeners,
+            routes: vec![Route {
+                host: HostPattern::Any,
+                path: "/".to_owned(),
+                pool: pool.name.clone(),
+            }],
+            pools: vec![pool],
+            cookie_keys: CookieKeys::Made,
+            trusted_proxies: Vec::new(),
+            sessions: Sessions::default(),
+            access_log: AccessLog::default(),
+            drain: Duration::from_secs(30),
+            admin: None,
+            watched: Vec::new(),
+        }
+    }
+}

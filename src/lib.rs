@@ -1,0 +1,4 @@
+//! Moorline: the front door for Socket.IO and WebSocket apps.
+
+pub mod config;
+pub mod error;
