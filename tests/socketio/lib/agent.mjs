@@ -1,0 +1,72 @@
+// An HTTP agent that one Socket.IO client sends everything through, polls and upgrades alike. It keeps the
+// client's cookies, spreads its connections over several front doors, and notes every reply in a ledger.
+// Both generations of socket.io-client take an agent, so both are watched in the same way.
+
+import http from 'node:http';
+import https from 'node:https';
+
+const UNKNOWN = 'Session ID unknown';
+
+/**
+ * `ports`: front doors to take in turn, a connection each; with more than one, no connection is kept, so
+ * that it is each request that takes turns. `ca`: where the front door speaks TLS.
+ */
+export function watchedAgent({ ports, ca, cookies, ledger }) {
+  const Base = ca ? https.Agent : http.Agent;
+  return new (watch(Base))({ ports, cookies, ledger, secure: Boolean(ca) }, { keepAlive: ports.length === 1, ca });
+}
+
+const watch = (Base) =>
+  class extends Base {
+    constructor({ ports, cookies, ledger, secure }, options) {
+      super(options);
+      Object.assign(this, { ports, ledger, secure, turn: 0, finished: false });
+      /** Cookie name → value; `undefined` for a client that keeps none. */
+      this.jar = cookies ? new Map() : undefined;
+      /** Lines of `Set-Cookie` seen, kept or not. */
+      this.offered = [];
+      /** `Cookie` headers sent. */
+      this.sent = [];
+    }
+
+    createConnection(options, done) {
+      const port = this.ports[this.turn++ % this.ports.length];
+      return super.createConnection({ ...options, host: '127.0.0.1', port, servername: 'localhost' }, done);
+    }
+
+    addRequest(request, ...rest) {
+      this.ledger.requests++;
+      if (this.jar?.size) {
+        const line = [...this.jar].map(([name, value]) => `${name}=${value}`).join('; ');
+        request.setHeader('Cookie', line);
+        this.sent.push(line);
+      }
+      const upgrade = request.hasHeader('upgrade');
+      if (upgrade) request.on('upgrade', (response) => this.keep(response));
+      request.on('response', (response) => this.read(request, response, upgrade));
+      super.addRequest(request, ...rest);
+    }
+
+    read(request, response, upgrade) {
+      this.keep(response);
+      if (response.statusCode < 400) return;
+      const sid = new URL(request.path, 'http://client').searchParams.get('sid');
+      let body = '';
+      response.on('data', (chunk) => (body += chunk));
+      response.on('close', () => {
+        if (this.finished) return;
+        if (body.includes(UNKNOWN)) this.ledger.unknown.push({ sid, upgrade });
+        else this.ledger.errors.push({ sid, upgrade, status: response.statusCode, body: body.slice(0, 200) });
+      });
+    }
+
+    keep(response) {
+      for (const line of response.headers['set-cookie'] ?? []) {
+        this.offered.push(line);
+        const [pair, ...attributes] = line.split(';').map((part) => part.trim());
+        const at = pair.indexOf('=');
+        const secureOnly = attributes.some((attribute) => attribute.toLowerCase() === 'secure');
+        if (this.jar && (this.secure || !secureOnly)) this.jar.set(pair.slice(0, at), pair.slice(at + 1));
+      }
+    }
+  };

@@ -1,0 +1,77 @@
+// The account that every test closes with: what clients met, and what of it the proxy must answer for.
+
+import assert from 'node:assert/strict';
+import { after } from 'node:test';
+import { basename } from 'node:path';
+
+/**
+ * What the clients of one test met. Everything but `clients` and `upgrades` is a fault unless a test says
+ * which of it was its own doing (a node that it killed).
+ */
+export class Ledger {
+  clients = 0;
+  upgrades = 0;
+  requests = 0;
+  messages = 0;
+  /** Replies with the Engine.IO error 1, "Session ID unknown": `{ sid, upgrade }`. */
+  unknown = [];
+  /** Upgrades that were tried and did not end in a tunnel or a used WebSocket. */
+  failedUpgrades = [];
+  /** Sessions that ended while the client wanted them: `{ client, node, sid, reason }`. */
+  disconnects = [];
+  /** Any other reply that is no success, and connection errors. */
+  errors = [];
+
+  constructor() {
+    ledgers.push(this);
+  }
+
+  /** Nothing went wrong; `except(entry)` tells what of it the test did itself. */
+  assertClean(except = () => false) {
+    const rest = (list) => list.filter((entry) => !except(entry));
+    assert.deepEqual(rest(this.unknown), [], 'code-1 replies');
+    assert.deepEqual(rest(this.failedUpgrades), [], 'failed upgrades');
+    assert.deepEqual(rest(this.disconnects), [], 'disconnects');
+    assert.deepEqual(rest(this.errors), [], 'failed requests');
+  }
+}
+
+const ledgers = [];
+
+/**
+ * Every session's requests reached the node that made it, and that node only: no node was asked for a
+ * session that it did not have. With `search`, others may have been asked before, as an owner search does.
+ */
+export async function assertMoored(nodes, { search = false, gone = new Set() } = {}) {
+  const accounts = await Promise.all(
+    nodes.filter((node) => !node.killed).map(async (node) => ({ node: node.name, ...(await node.account()) })),
+  );
+  const owner = new Map(accounts.flatMap(({ node, made }) => made.map((sid) => [sid, node])));
+  const strays = [];
+  for (const { node, known, unknown } of accounts) {
+    for (const sid of Object.keys(known)) if (owner.get(sid) !== node) strays.push({ node, sid, owner: owner.get(sid) });
+    for (const sid of unknown) {
+      const searched = search && owner.has(sid) && owner.get(sid) !== node;
+      if (!searched && !gone.has(sid)) strays.push({ node, sid, owner: owner.get(sid) ?? 'nobody' });
+    }
+  }
+  assert.deepEqual(strays, [], 'requests that reached the wrong node');
+  return accounts;
+}
+
+/** Prints one line at the end of a test file: what all its ledgers add up to. */
+export function printFigures(url) {
+  after(() => {
+    const sum = (figure) => ledgers.reduce((total, ledger) => total + figure(ledger), 0);
+    const figures = [
+      `clients ${sum((l) => l.clients)}`,
+      `requests ${sum((l) => l.requests)}`,
+      `messages ${sum((l) => l.messages)}`,
+      `upgrades ${sum((l) => l.upgrades)}`,
+      `failed upgrades ${sum((l) => l.failedUpgrades.length)}`,
+      `code-1 replies ${sum((l) => l.unknown.length)}`,
+      `disconnects ${sum((l) => l.disconnects.length)}`,
+    ];
+    console.log(`figures ${basename(new URL(url).pathname, '.test.mjs')}: ${figures.join(', ')}`);
+  });
+}

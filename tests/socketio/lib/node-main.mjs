@@ -1,0 +1,73 @@
+// One Socket.IO node in a process of its own, of either generation: started by nodes.mjs, which tells it
+// what to be in one JSON argument and asks for its account over the IPC channel.
+//
+// The account is what a node alone can know: which session ids it made, which requests named which id, and
+// whether it knew that id when they came.
+
+import { createServer } from 'node:http';
+
+import { createAdapter } from '@socket.io/redis-adapter';
+import { createClient } from 'redis';
+import { Server } from 'socket.io';
+import ServerV2 from 'socket.io-v2';
+
+const options = JSON.parse(process.argv[2]);
+const { name, generation, port = 0, redis, engine = {} } = options;
+
+const account = { made: [], known: {}, unknown: [], preflights: 0, handshakes: 0, disconnects: {} };
+const server = createServer((request, response) => {
+  if (request.url === '/healthz') return response.end(`${name}\n`);
+  response.writeHead(404).end();
+});
+const io = generation === 'v2' ? new ServerV2(server, engine) : new Server(server, engine);
+if (redis) io.adapter(await redisAdapter(redis));
+
+// Ahead of Engine.IO's own listeners: whether the session is known must be seen before it is dealt with.
+server.prependListener('request', observe);
+server.prependListener('upgrade', observe);
+io.engine.on('connection', (session) => account.made.push(session.id));
+io.on('connection', (socket) => serve(socket));
+process.on('disconnect', () => process.exit());
+process.on('message', ({ id }) => process.send({ id, account: { ...account, open: io.engine.clientsCount } }));
+server.listen(port, '127.0.0.1', () => process.send({ port: server.address().port }));
+
+function observe(request) {
+  const query = new URL(request.url, 'http://node').searchParams;
+  if (!query.has('transport')) return;
+  if (request.method === 'OPTIONS') return account.preflights++;
+  const sid = query.get('sid');
+  if (sid === null) return account.handshakes++;
+  if (Object.hasOwn(io.engine.clients, sid)) account.known[sid] = (account.known[sid] ?? 0) + 1;
+  else account.unknown.push(sid);
+}
+
+async function redisAdapter(path) {
+  const publisher = createClient({ socket: { path } });
+  const subscriber = publisher.duplicate();
+  await Promise.all([publisher.connect(), subscriber.connect()]);
+  return createAdapter(publisher, subscriber);
+}
+
+/** What clients can ask for; every listener answers by its last argument, the acknowledgement. */
+function serve(socket) {
+  socket.emit('welcome', { node: name, sid: socket.conn.id });
+  socket.on('disconnect', (reason) => {
+    account.disconnects[reason] = (account.disconnects[reason] ?? 0) + 1;
+  });
+  socket.on('echo', (...args) => args.pop()(...args));
+  // The other way round: the node asks, the client acknowledges, the node hands on what it got.
+  socket.on('ask me', (question, done) => socket.emit('question', question, (answer) => done(answer)));
+  // A numbered run of events, so that a lost, doubled or overtaken one shows.
+  socket.on('feed', (count, done) => {
+    for (let i = 0; i < count; i++) socket.emit('item', i);
+    done(count);
+  });
+  socket.on('join', async (room, done) => {
+    await socket.join(room);
+    done(name);
+  });
+  socket.on('shout', (room, text, done) => {
+    io.to(room).emit('heard', { room, text, from: name });
+    done();
+  });
+}

@@ -1,0 +1,52 @@
+// Steady traffic: every client asks again and again, one question at a time, and checks each answer.
+
+import assert from 'node:assert/strict';
+
+import { soon, until } from './wait.mjs';
+
+/** Starts asking on all `clients`; `stop()` lets each finish its question and fails if any answer did. */
+export function traffic(clients) {
+  let going = true;
+  const talks = clients.map((client) => talk(client, () => going));
+  for (const it of talks) it.catch(() => {}); // told by `stop`, not by a crash
+  return {
+    /** Resolves once every client that is connected has been answered `rounds` times more. */
+    async rounds(rounds = 2) {
+      const goals = new Map(clients.map((client) => [client, (client.answered ?? 0) + rounds]));
+      await until(`${rounds} more answers for each client`, () =>
+        clients.every((client) => client.finished || client.answered >= goals.get(client)),
+      );
+    },
+    async stop() {
+      going = false;
+      await Promise.all(talks);
+    },
+  };
+}
+
+async function talk(client, going) {
+  client.answered = 0;
+  for (let count = 0; going() && !client.finished; count++) {
+    if (!client.socket.connected) {
+      await until('a client is connected again', () => client.socket.connected || !going() || client.finished);
+      continue;
+    }
+    const answer = await ask(client, `question ${count}`);
+    if (answer === undefined) continue;
+    assert.equal(answer, `question ${count}`);
+    client.answered++;
+    client.ledger.messages++;
+  }
+}
+
+/** The answer; `undefined` where the session ended before it came, which the ledger knows. */
+function ask(client, question) {
+  const { socket } = client;
+  let lost;
+  const answer = new Promise((resolve) => {
+    lost = () => resolve(undefined);
+    socket.once('disconnect', lost);
+    socket.emit('echo', question, resolve);
+  });
+  return soon(`${question} is answered to a client on ${client.node}`, answer).finally(() => socket.off('disconnect', lost));
+}
