@@ -1,0 +1,192 @@
+//! Ending in two steps: a graceful phase that lets open work finish, then a forced one that cuts it.
+//!
+//! Every connection, request and tunnel that must be waited for holds a [`Watch`]: it tells the
+//! holder what is asked of it, and its existence is the proof that the work still lives. A task
+//! that merely serves until the end (metrics, probes) must not hold one, or [`Trigger::idle`]
+//! would wait for it. Phases only ever advance. This module knows nobody above it; who starts a
+//! drain and how long it may take is the caller's business.
+
+use std::future;
+
+use tokio::sync::watch;
+
+/// What is asked of whoever holds a [`Watch`]; phases only advance.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Phase {
+    /// Carry on.
+    Running,
+    /// Begin nothing new, finish what is open.
+    Graceful,
+    /// Stop at once.
+    Forced,
+}
+
+/// A new pair in [`Phase::Running`]. Give clones of the watch to whatever must be waited for, and
+/// drop the original: it counts like any other.
+pub fn channel() -> (Trigger, Watch) {
+    let (sender, receiver) = watch::channel(Phase::Running);
+    (Trigger(sender), Watch(receiver))
+}
+
+/// Advances the phase and waits for the watches to go.
+///
+/// Dropping it asks nothing of anyone: the phase then stays what it is for ever.
+#[derive(Debug)]
+pub struct Trigger(watch::Sender<Phase>);
+
+impl Trigger {
+    /// Asks every holder to finish; without effect once asked or forced.
+    pub fn graceful(&self) {
+        self.advance(Phase::Graceful);
+    }
+
+    /// Asks every holder to stop at once.
+    pub fn force(&self) {
+        self.advance(Phase::Forced);
+    }
+
+    /// The phase every watch sees.
+    pub fn phase(&self) -> Phase {
+        *self.0.borrow()
+    }
+
+    /// Resolves when no watch is left. A watch can only be cloned from a living one, so clones made
+    /// while this waits are waited for too, and once it has resolved there can be no new ones.
+    pub async fn idle(&self) {
+        self.0.closed().await;
+    }
+
+    /// Watches that exist at this moment.
+    pub fn live(&self) -> usize {
+        self.0.receiver_count()
+    }
+
+    fn advance(&self, to: Phase) {
+        self.0.send_if_modified(|phase| {
+            let advances = *phase < to;
+            *phase = to.max(*phase);
+            advances
+        });
+    }
+}
+
+/// Sees the phase, and keeps [`Trigger::idle`] waiting for as long as it exists.
+#[derive(Clone, Debug)]
+pub struct Watch(watch::Receiver<Phase>);
+
+impl Watch {
+    /// The phase at this moment.
+    pub fn phase(&self) -> Phase {
+        *self.0.borrow()
+    }
+
+    /// Resolves in [`Phase::Graceful`] or later, at once if it has come already. Cancel-safe.
+    pub async fn graceful(&mut self) {
+        self.reached(Phase::Graceful).await;
+    }
+
+    /// Resolves in [`Phase::Forced`], at once if it has come already. Cancel-safe.
+    pub async fn forced(&mut self) {
+        self.reached(Phase::Forced).await;
+    }
+
+    async fn reached(&mut self, wanted: Phase) {
+        let gone = self.0.wait_for(|phase| *phase >= wanted).await.is_err();
+        if gone {
+            // Without a trigger the phase cannot change any more.
+            future::pending::<()>().await;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio_util::task::TaskTracker;
+
+    use super::*;
+
+    /// Whether `future` is ready when polled once.
+    fn ready<F: Future>(future: std::pin::Pin<&mut F>) -> bool {
+        let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+        future.poll(&mut context).is_ready()
+    }
+
+    #[tokio::test]
+    async fn phases_only_advance() {
+        let (trigger, watch) = channel();
+        assert_eq!(watch.phase(), Phase::Running);
+        trigger.force();
+        trigger.graceful();
+        assert_eq!(watch.phase(), Phase::Forced);
+        assert_eq!(trigger.phase(), Phase::Forced);
+    }
+
+    #[tokio::test]
+    async fn a_forced_drain_is_a_graceful_one_too() {
+        let (trigger, mut watch) = channel();
+        trigger.force();
+        watch.graceful().await;
+        watch.forced().await;
+    }
+
+    #[tokio::test]
+    async fn waiting_for_force_outlasts_the_graceful_phase() {
+        let (trigger, mut watch) = channel();
+        let mut forced = std::pin::pin!(watch.forced());
+        assert!(!ready(forced.as_mut()));
+        trigger.graceful();
+        assert!(!ready(forced.as_mut()));
+        trigger.force();
+        assert!(ready(forced.as_mut()));
+    }
+
+    #[tokio::test]
+    async fn idle_waits_for_clones_made_while_it_waits() {
+        let (trigger, first) = channel();
+        let mut idle = std::pin::pin!(trigger.idle());
+        assert!(!ready(idle.as_mut()));
+        let second = first.clone();
+        drop(first);
+        assert!(!ready(idle.as_mut()));
+        let third = second.clone();
+        drop(second);
+        assert!(!ready(idle.as_mut()));
+        assert_eq!(trigger.live(), 1);
+        drop(third);
+        assert!(ready(idle.as_mut()));
+        assert_eq!(trigger.live(), 0);
+    }
+
+    #[tokio::test]
+    async fn idle_resolves_at_once_where_nothing_lives() {
+        let (trigger, watch) = channel();
+        drop(watch);
+        trigger.idle().await;
+        trigger.graceful();
+        assert_eq!(trigger.phase(), Phase::Graceful);
+    }
+
+    #[tokio::test]
+    async fn a_thousand_tasks_finish_when_asked() {
+        let (trigger, watch) = channel();
+        let tasks = TaskTracker::new();
+        for _ in 0..1000 {
+            let mut watch = watch.clone();
+            tasks.spawn(async move { watch.graceful().await });
+        }
+        drop(watch);
+        assert_eq!(trigger.live(), 1000);
+        trigger.graceful();
+        trigger.idle().await;
+        tasks.close();
+        tasks.wait().await;
+    }
+
+    #[tokio::test]
+    async fn a_lost_trigger_asks_nothing() {
+        let (trigger, mut watch) = channel();
+        drop(trigger);
+        assert!(!ready(std::pin::pin!(watch.graceful())));
+        assert_eq!(watch.phase(), Phase::Running);
+    }
+}
