@@ -1,0 +1,7 @@
+//! Sockets: listening on them, TLS over them, and the byte streams made of them.
+//!
+//! What is said over a stream is not known here: no HTTP, no routes, no backends.
+
+pub mod listener;
+pub mod stream;
+pub mod tls;

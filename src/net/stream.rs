@@ -1,0 +1,264 @@
+//! A client's byte stream, plain or TLS, and the tuning of every socket.
+//!
+//! [`Client`] is an enum and not a trait object, so that a read costs a branch and no allocation;
+//! the TLS half is boxed, so that a plain connection does not carry its size.
+
+use std::{
+    fmt,
+    io::{self, IoSlice},
+    net::SocketAddr,
+    pin::Pin,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use rustls::{HandshakeKind, ProtocolVersion};
+use socket2::{SockRef, TcpKeepalive};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::TcpStream,
+};
+use tokio_rustls::server::TlsStream;
+
+/// First keepalive probe after this long without a byte, well below the 5 minutes after which
+/// common NAT gateways forget a connection.
+const KEEPALIVE_AFTER: Duration = Duration::from_secs(60);
+/// Pause between unanswered probes.
+const KEEPALIVE_EVERY: Duration = Duration::from_secs(15);
+/// Unanswered probes until the peer counts as dead: two minutes after its last byte.
+const KEEPALIVE_PROBES: u32 = 4;
+/// Longest time that sent data may stay unacknowledged. Keepalive does not run while data is in
+/// flight, so without this a dead peer would hold its connection for the kernel's 15 minutes.
+const UNACKNOWLEDGED: Duration = Duration::from_secs(90);
+
+/// A byte stream that can be reset instead of closed.
+pub trait Stream: AsyncRead + AsyncWrite + Unpin + Send {
+    /// From now on, dropping the stream sends RST: the peer must not take what it got for complete.
+    /// Unsent data is lost with it.
+    fn reset_on_drop(&self);
+}
+
+impl Stream for TcpStream {
+    fn reset_on_drop(&self) {
+        // Fails only on a socket that has no connection left to reset.
+        let _ = SockRef::from(self).set_linger(Some(Duration::ZERO));
+    }
+}
+
+/// Sets what every connection needs, to a client or to a backend: no Nagle delay, and dead peers
+/// noticed within two minutes. Best effort: a socket that is closed already will say so when used.
+pub fn tune(socket: &TcpStream) {
+    let socket = SockRef::from(socket);
+    let keepalive = TcpKeepalive::new()
+        .with_time(KEEPALIVE_AFTER)
+        .with_interval(KEEPALIVE_EVERY)
+        .with_retries(KEEPALIVE_PROBES);
+    let _ = socket.set_tcp_nodelay(true);
+    let _ = socket.set_tcp_keepalive(&keepalive);
+    #[cfg(target_os = "linux")]
+    let _ = socket.set_tcp_user_timeout(Some(UNACKNOWLEDGED));
+}
+
+/// A client's connection after the handshake, if there was one.
+pub enum Client {
+    /// In the clear.
+    Plain(TcpStream),
+    /// Through TLS.
+    Tls(Box<TlsStream<TcpStream>>),
+}
+
+impl Client {
+    /// The socket beneath.
+    pub fn socket(&self) -> &TcpStream {
+        match self {
+            Self::Plain(socket) => socket,
+            Self::Tls(stream) => stream.get_ref().0,
+        }
+    }
+
+    /// Whether it came through TLS.
+    pub fn is_tls(&self) -> bool {
+        matches!(self, Self::Tls(_))
+    }
+
+    /// The client's address. Fails where the connection is gone already.
+    pub fn peer(&self) -> io::Result<SocketAddr> {
+        self.socket().peer_addr()
+    }
+
+    /// The address that the client connected to.
+    pub fn local(&self) -> io::Result<SocketAddr> {
+        self.socket().local_addr()
+    }
+
+    /// The server name that the client asked for, lower case.
+    pub fn server_name(&self) -> Option<&str> {
+        self.session()?.server_name()
+    }
+
+    /// The protocol agreed on by ALPN.
+    pub fn alpn(&self) -> Option<&[u8]> {
+        self.session()?.alpn_protocol()
+    }
+
+    /// The TLS version agreed on.
+    pub fn tls_version(&self) -> Option<ProtocolVersion> {
+        self.session()?.protocol_version()
+    }
+
+    /// Whether the TLS session was resumed from an earlier one.
+    pub fn is_resumed(&self) -> bool {
+        self.session()
+            .is_some_and(|session| session.handshake_kind() == Some(HandshakeKind::Resumed))
+    }
+
+    fn session(&self) -> Option<&rustls::ServerConnection> {
+        match self {
+            Self::Plain(_) => None,
+            Self::Tls(stream) => Some(stream.get_ref().1),
+        }
+    }
+}
+
+impl Stream for Client {
+    fn reset_on_drop(&self) {
+        self.socket().reset_on_drop();
+    }
+}
+
+impl fmt::Debug for Client {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let name = if self.is_tls() { "Tls" } else { "Plain" };
+        f.debug_tuple(name).field(self.socket()).finish()
+    }
+}
+
+impl AsyncRead for Client {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(socket) => Pin::new(socket).poll_read(cx, buf),
+            Self::Tls(stream) => Pin::new(stream.as_mut()).poll_read(cx, buf),
+        }
+    }
+}
+
+impl AsyncWrite for Client {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Plain(socket) => Pin::new(socket).poll_write(cx, buf),
+            Self::Tls(stream) => Pin::new(stream.as_mut()).poll_write(cx, buf),
+        }
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Plain(socket) => Pin::new(socket).poll_write_vectored(cx, bufs),
+            Self::Tls(stream) => Pin::new(stream.as_mut()).poll_write_vectored(cx, bufs),
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        match self {
+            Self::Plain(socket) => socket.is_write_vectored(),
+            Self::Tls(stream) => stream.is_write_vectored(),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(socket) => Pin::new(socket).poll_flush(cx),
+            Self::Tls(stream) => Pin::new(stream.as_mut()).poll_flush(cx),
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(socket) => Pin::new(socket).poll_shutdown(cx),
+            Self::Tls(stream) => Pin::new(stream.as_mut()).poll_shutdown(cx),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        net::TcpListener,
+    };
+
+    use super::*;
+
+    async fn pair() -> (TcpStream, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (client, accepted) = tokio::join!(TcpStream::connect(address), listener.accept());
+        (client.unwrap(), accepted.unwrap().0)
+    }
+
+    #[tokio::test]
+    async fn a_dropped_stream_ends_with_fin_unless_told_to_reset() {
+        let (mut peer, socket) = pair().await;
+        drop(Client::Plain(socket));
+        assert_eq!(peer.read(&mut [0; 8]).await.unwrap(), 0);
+
+        let (mut peer, socket) = pair().await;
+        let client = Client::Plain(socket);
+        client.reset_on_drop();
+        drop(client);
+        let error = peer.read(&mut [0; 8]).await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
+    }
+
+    #[tokio::test]
+    async fn tuning_sets_what_it_promises() {
+        let (_peer, socket) = pair().await;
+        tune(&socket);
+        let socket = SockRef::from(&socket);
+        assert!(socket.tcp_nodelay().unwrap());
+        assert!(socket.keepalive().unwrap());
+        assert_eq!(socket.tcp_keepalive_time().unwrap(), KEEPALIVE_AFTER);
+        assert_eq!(socket.tcp_keepalive_interval().unwrap(), KEEPALIVE_EVERY);
+        assert_eq!(socket.tcp_keepalive_retries().unwrap(), KEEPALIVE_PROBES);
+        #[cfg(target_os = "linux")]
+        assert_eq!(socket.tcp_user_timeout().unwrap(), Some(UNACKNOWLEDGED));
+    }
+
+    #[tokio::test]
+    async fn a_plain_client_passes_bytes_and_half_close() {
+        let (mut peer, socket) = pair().await;
+        let mut client = Client::Plain(socket);
+        assert!(!client.is_tls() && client.alpn().is_none() && !client.is_resumed());
+        assert_eq!(client.peer().unwrap(), peer.local_addr().unwrap());
+        assert_eq!(client.local().unwrap(), peer.peer_addr().unwrap());
+
+        let parts = [IoSlice::new(b"two "), IoSlice::new(b"parts")];
+        assert!(client.is_write_vectored());
+        assert_eq!(client.write_vectored(&parts).await.unwrap(), 9);
+        client.shutdown().await.unwrap();
+        let mut got = String::new();
+        peer.read_to_string(&mut got).await.unwrap();
+        assert_eq!(got, "two parts");
+
+        peer.write_all(b"after").await.unwrap();
+        let mut reply = [0; 5];
+        client.read_exact(&mut reply).await.unwrap();
+        assert_eq!(&reply, b"after");
+    }
+
+    #[test]
+    fn a_plain_connection_does_not_carry_the_size_of_tls() {
+        assert!(size_of::<Client>() <= size_of::<TcpStream>() + size_of::<usize>());
+    }
+}

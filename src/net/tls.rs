@@ -1,0 +1,220 @@
+//! TLS towards clients: which certificate a name gets, how sessions are resumed, and the handshake.
+//!
+//! A [`rustls::ServerConfig`] is built anew at each reload; what makes resumption work ([`TicketKeys`])
+//! is made once per process and outlives them all. No client certificates are asked for, so sharing
+//! it between listeners cannot turn one client into another; rustls itself refuses to resume under
+//! another server name than the session was made for.
+//!
+//! # What an idle connection holds
+//!
+//! Read from rustls 0.23: after any read a connection keeps its 4 KiB receive buffer (`READ_SIZE` of
+//! its deframer, no setting for it, and it is only shrunk at the next read), two cipher contexts, and
+//! the empty chunk queues of what it sent and received. The handshake's own state is freed when it is
+//! over. [`SEND_LIMIT`] bounds only what waits to be sent; nothing is reserved for it. Only the
+//! unbuffered API, which tokio-rustls does not use, would get rid of the 4 KiB.
+
+use std::{
+    collections::HashMap,
+    error::Error,
+    fmt, io,
+    sync::{Arc, LazyLock},
+    time::{Duration, SystemTime},
+};
+
+use rcgen::{CertificateParams, ExtendedKeyUsagePurpose, KeyPair};
+use rustls::{
+    ServerConfig, SignatureScheme,
+    crypto::{CryptoProvider, aws_lc_rs},
+    server::{
+        ClientHello, ProducesTickets, ResolvesServerCert, ServerSessionMemoryCache,
+        StoresServerSessions,
+    },
+    sign::CertifiedKey,
+};
+use rustls_pki_types::PrivateKeyDer;
+use tokio::net::TcpStream;
+use tokio_rustls::{TlsAcceptor, server::TlsStream};
+
+use crate::config::Certificate;
+
+/// Most bytes a connection takes before they are written to its socket; past it, writing waits. Four
+/// full records: enough to fill the socket's buffer in one go, and the bound for a stalled reader.
+pub const SEND_LIMIT: usize = 64 * 1024;
+/// Sessions kept for TLS 1.2 clients without ticket support; everyone else brings a ticket.
+const CACHED_SESSIONS: usize = 4096;
+/// A made certificate is valid for so long; some clients refuse more than 397 days.
+const SELF_SIGNED_FOR: Duration = Duration::from_secs(365 * 24 * 3600);
+/// And from so long ago, for clients whose clock is behind.
+const SELF_SIGNED_SINCE: Duration = Duration::from_secs(24 * 3600);
+
+/// Cryptography by aws-lc-rs, named here so that no process-wide default is needed.
+static PROVIDER: LazyLock<Arc<CryptoProvider>> =
+    LazyLock::new(|| Arc::new(aws_lc_rs::default_provider()));
+
+/// What resumption needs to remember: the ticket keys, which roll every 6 hours and are accepted
+/// for 12, and the session cache. Make one per process and hand it to every [`server_config`].
+#[derive(Clone, Debug)]
+pub struct TicketKeys {
+    tickets: Arc<dyn ProducesTickets>,
+    sessions: Arc<dyn StoresServerSessions>,
+}
+
+impl TicketKeys {
+    /// Fresh keys.
+    ///
+    /// # Errors
+    /// No randomness.
+    pub fn new() -> Result<Self, rustls::Error> {
+        let sessions = ServerSessionMemoryCache::new(CACHED_SESSIONS);
+        Ok(Self { tickets: aws_lc_rs::Ticketer::new()?, sessions })
+    }
+}
+
+/// What a listener serves TLS by: 1.2 and 1.3, `http/1.1` by ALPN, tickets and a session cache, no
+/// early data.
+///
+/// # Errors
+/// No certificate given.
+pub fn server_config(
+    certificates: &[Certificate],
+    shared: &TicketKeys,
+) -> Result<Arc<ServerConfig>, rustls::Error> {
+    let resolver = Tls::new(certificates)
+        .ok_or_else(|| rustls::Error::General("a TLS listener without a certificate".to_owned()))?;
+    let mut config = ServerConfig::builder_with_provider(PROVIDER.clone())
+        .with_safe_default_protocol_versions()?
+        .with_no_client_auth()
+        .with_cert_resolver(Arc::new(resolver));
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    config.ticketer = shared.tickets.clone();
+    config.session_storage = shared.sessions.clone();
+    // A replayed request could open a second session or repeat a poll.
+    config.max_early_data_size = 0;
+    // Two, because a ticket is used once and browsers open more than one connection.
+    config.send_tls13_tickets = 2;
+    Ok(Arc::new(config))
+}
+
+/// Runs the handshake, with no deadline of its own: the caller knows when the client was accepted.
+///
+/// # Errors
+/// The socket's, or [`io::ErrorKind::InvalidData`] with a [`rustls::Error`] inside where the client's
+/// bytes are no TLS or nothing could be agreed on; an alert has been sent where that was possible.
+pub async fn handshake(
+    config: &Arc<ServerConfig>,
+    socket: TcpStream,
+) -> io::Result<Box<TlsStream<TcpStream>>> {
+    let acceptor = TlsAcceptor::from(config.clone());
+    let handshake = acceptor.accept_with(socket, |tls| tls.set_buffer_limit(Some(SEND_LIMIT)));
+    handshake.await.map(Box::new)
+}
+
+/// Picks a certificate by the client's server name: exact, then wildcard, then the first configured.
+///
+/// Several certificates may share a name, say one ECDSA and one RSA: the first in file order whose
+/// key the client can verify is served.
+#[derive(Debug)]
+pub struct Tls {
+    exact: HashMap<Box<str>, Vec<Arc<CertifiedKey>>>,
+    /// By the name without its `*.`.
+    wildcard: HashMap<Box<str>, Vec<Arc<CertifiedKey>>>,
+    /// The first certificate, then the others that share a name with it. Never empty.
+    default: Vec<Arc<CertifiedKey>>,
+}
+
+impl Tls {
+    /// A resolver over these, in order of preference; `None` where there are none.
+    pub fn new(certificates: &[Certificate]) -> Option<Self> {
+        let first = certificates.first()?;
+        let default = certificates
+            .iter()
+            .enumerate()
+            .filter(|(n, other)| {
+                *n == 0 || other.names.iter().any(|name| first.names.contains(name))
+            })
+            .map(|(_, certificate)| certificate.key.clone())
+            .collect();
+        let mut tls = Self { exact: HashMap::new(), wildcard: HashMap::new(), default };
+        for Certificate { names, key } in certificates {
+            for name in names {
+                let (map, name) = match name.strip_prefix("*.") {
+                    Some(parent) => (&mut tls.wildcard, parent),
+                    None => (&mut tls.exact, name.as_str()),
+                };
+                map.entry(name.into()).or_default().push(key.clone());
+            }
+        }
+        Some(tls)
+    }
+
+    /// The candidates for a server name in lower case.
+    fn candidates(&self, name: Option<&str>) -> &[Arc<CertifiedKey>] {
+        let exact = name.and_then(|name| self.exact.get(name));
+        // A wildcard stands for exactly one label (RFC 6125 section 6.4.3).
+        let wildcard = || self.wildcard.get(name?.split_once('.')?.1);
+        exact.or_else(wildcard).unwrap_or(&self.default)
+    }
+
+    fn choose(&self, name: Option<&str>, schemes: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
+        let candidates = self.candidates(name);
+        let usable = candidates.iter().find(|key| key.key.choose_scheme(schemes).is_some());
+        // Where none is usable the first makes rustls say so to the client.
+        usable.or(candidates.first()).cloned()
+    }
+}
+
+impl ResolvesServerCert for Tls {
+    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        // rustls hands out the name in lower case.
+        self.choose(hello.server_name(), hello.signature_schemes())
+    }
+}
+
+/// Why no self-signed certificate could be made.
+#[derive(Debug)]
+pub enum SelfSignedError {
+    /// A name is neither a DNS name nor an IP address, or the key could not be made.
+    Make(rcgen::Error),
+    /// The made key is of no use to rustls.
+    Use(rustls::Error),
+}
+
+impl fmt::Display for SelfSignedError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Make(error) => write!(f, "cannot make a certificate: {error}"),
+            Self::Use(error) => write!(f, "cannot use the made certificate: {error}"),
+        }
+    }
+}
+
+impl Error for SelfSignedError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        match self {
+            Self::Make(error) => Some(error),
+            Self::Use(error) => Some(error),
+        }
+    }
+}
+
+/// A certificate for these DNS names and IP addresses that nobody vouches for, valid for a year, with
+/// a new ECDSA P-256 key that exists in memory only.
+///
+/// # Errors
+/// A name that cannot be in a certificate; no randomness.
+pub fn self_signed(names: &[String]) -> Result<Certificate, SelfSignedError> {
+    let key = KeyPair::generate().map_err(SelfSignedError::Make)?;
+    let mut params = CertificateParams::new(names).map_err(SelfSignedError::Make)?;
+    let now = SystemTime::now();
+    params.not_before = (now - SELF_SIGNED_SINCE).into();
+    params.not_after = (now + SELF_SIGNED_FOR - SELF_SIGNED_SINCE).into();
+    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+    let certificate = params.self_signed(&key).map_err(SelfSignedError::Make)?;
+
+    let private = PrivateKeyDer::Pkcs8(key.serialize_der().into());
+    let chain = vec![certificate.der().clone()];
+    let key = CertifiedKey::from_der(chain, private, &PROVIDER).map_err(SelfSignedError::Use)?;
+    let is_dns = |name: &&String| name.parse::<std::net::IpAddr>().is_err();
+    let names = names.iter().filter(is_dns).map(|name| name.to_ascii_lowercase()).collect();
+    Ok(Certificate { names, key: Arc::new(key) })
+}
