@@ -1,0 +1,319 @@
+//! The metrics: typed handles for those who count, one text for those who scrape.
+//!
+//! What happens per stream is counted in plain atomics of its listener ([`ListenerMetrics`]), found
+//! once and not per stream; what is known elsewhere (backends) is asked for at the scrape, so that
+//! no gauge can drift from the truth. Labels are bounded: names from the configuration, and the
+//! closed sets of [`names`]. Counters only ever grow, also over reloads.
+
+use std::{
+    collections::BTreeMap,
+    fmt,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+};
+
+use prometheus_client::{
+    encoding::text,
+    metrics::{family::Family, gauge::Gauge},
+    registry::Registry,
+};
+
+pub use prometheus_client::metrics::counter::Counter;
+
+use super::names::{self, ChosenBy, metric};
+use crate::error::Termination;
+
+/// The text format's media type, which [`Metrics::encode`] speaks.
+pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+type Labels<const N: usize> = [(&'static str, String); N];
+
+/// Everything the process counts. One per process, shared by all.
+pub struct Metrics {
+    /// Pauses of accepting.
+    pub accept_pauses: Counter,
+    /// Access-log lines lost.
+    pub access_log_dropped: Counter,
+    /// Tasks that panicked.
+    pub panics: Counter,
+    /// Requests sent again to another backend.
+    pub retries: Counter,
+    /// Reloads that took effect.
+    pub reloads_ok: Counter,
+    /// Reloads refused because of a fault.
+    pub reloads_refused: Counter,
+    /// Searches that found the session's node.
+    pub owner_found: Counter,
+    /// Searches that found no node.
+    pub owner_unknown: Counter,
+    registry: Registry,
+    listeners: Mutex<BTreeMap<Arc<str>, Arc<ListenerMetrics>>>,
+}
+
+impl Metrics {
+    /// All at zero.
+    pub fn new() -> Self {
+        let mut registry = Registry::with_prefix(names::PREFIX);
+        let reloads = by_result(&mut registry, metric::RELOADS, "Reloads by result");
+        let searches =
+            by_result(&mut registry, metric::OWNER_SEARCHES, "Searches for a session's node");
+        Self {
+            accept_pauses: plain(
+                &mut registry,
+                metric::ACCEPT_PAUSES,
+                "Pauses of accepting for want of descriptors or memory",
+            ),
+            access_log_dropped: plain(
+                &mut registry,
+                metric::ACCESS_LOG_DROPPED,
+                "Access-log lines lost to a slow or failing sink",
+            ),
+            panics: plain(&mut registry, metric::PANICS, "Tasks that panicked"),
+            retries: plain(
+                &mut registry,
+                metric::RETRIES,
+                "Requests sent again to another backend",
+            ),
+            reloads_ok: reloads("ok"),
+            reloads_refused: reloads("refused"),
+            owner_found: searches("found"),
+            owner_unknown: searches("unknown"),
+            registry,
+            listeners: Mutex::default(),
+        }
+    }
+
+    /// The counters of the listener of this name, the same ones for ever; to be asked for when a
+    /// listener starts, not per connection. The name must come from the configuration.
+    pub fn listener(&self, name: &str) -> Arc<ListenerMetrics> {
+        let mut listeners = self.listeners.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = listeners.get(name) {
+            return known.clone();
+        }
+        let listener = Arc::new(ListenerMetrics::new(name));
+        listeners.insert(listener.name.clone(), listener.clone());
+        listener
+    }
+
+    /// Everything as OpenMetrics text, of type [`CONTENT_TYPE`]. `backends` tells what they are like
+    /// at this moment.
+    pub fn encode(&self, backends: impl Iterator<Item = BackendSample>) -> String {
+        let mut scraped = Registry::with_prefix(names::PREFIX);
+        self.register_listeners(&mut scraped);
+        register_backends(&mut scraped, backends);
+        let mut out = String::new();
+        // Writing to a String cannot fail.
+        let _ = text::encode_registry(&mut out, &self.registry);
+        let _ = text::encode(&mut out, &scraped);
+        out
+    }
+
+    fn register_listeners(&self, registry: &mut Registry) {
+        let streams = Counts::new(registry, metric::STREAMS, "Streams ended, by termination");
+        let chosen = Counts::new(registry, metric::CHOSEN, "Streams ended, by backend's choice");
+        let accepted = Counts::new(registry, metric::ACCEPTED, "Connections accepted");
+        let handshakes = Counts::new(registry, metric::HANDSHAKES, "TLS handshakes that succeeded");
+        let bytes =
+            Counts::new(registry, metric::BYTES, "Bytes relayed, counted at a stream's end");
+        let connections = levels(registry, metric::CONNECTIONS, "Connections open");
+        let tunnels = levels(registry, metric::TUNNELS, "Tunnels open");
+
+        let listeners = self.listeners.lock().unwrap_or_else(PoisonError::into_inner);
+        for listener in listeners.values() {
+            let name = || ("listener", listener.name.to_string());
+            let with = |key, value: &str| [name(), (key, value.to_owned())];
+            for (index, count) in listener.streams.iter().enumerate() {
+                let count = count.load(Relaxed);
+                if let Some(label) = names::termination_at(index).filter(|_| count > 0) {
+                    streams.add(with("termination", label), count);
+                }
+            }
+            for (by, count) in ChosenBy::ALL.into_iter().zip(&listener.chosen) {
+                chosen.add(with("by", by.label()), count.load(Relaxed));
+            }
+            accepted.add([name()], listener.accepted.load(Relaxed));
+            handshakes.add(with("session", "new"), listener.handshakes_new.load(Relaxed));
+            handshakes.add(with("session", "resumed"), listener.handshakes_resumed.load(Relaxed));
+            bytes.add(with("direction", "in"), listener.bytes_in.load(Relaxed));
+            bytes.add(with("direction", "out"), listener.bytes_out.load(Relaxed));
+            connections.get_or_create(&[name()]).set(listener.connections.get());
+            tunnels.get_or_create(&[name()]).set(listener.tunnels.get());
+        }
+    }
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl fmt::Debug for Metrics {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Metrics").finish_non_exhaustive()
+    }
+}
+
+/// What one listener counts.
+#[derive(Debug)]
+pub struct ListenerMetrics {
+    name: Arc<str>,
+    /// By [`names::termination_index`].
+    streams: Box<[AtomicU64]>,
+    /// In the order of [`ChosenBy::ALL`].
+    chosen: [AtomicU64; ChosenBy::ALL.len()],
+    accepted: AtomicU64,
+    handshakes_new: AtomicU64,
+    handshakes_resumed: AtomicU64,
+    bytes_in: AtomicU64,
+    bytes_out: AtomicU64,
+    connections: Gauge,
+    tunnels: Gauge,
+}
+
+impl ListenerMetrics {
+    fn new(name: &str) -> Self {
+        Self {
+            name: name.into(),
+            streams: (0..names::TERMINATIONS).map(|_| AtomicU64::new(0)).collect(),
+            chosen: Default::default(),
+            accepted: AtomicU64::default(),
+            handshakes_new: AtomicU64::default(),
+            handshakes_resumed: AtomicU64::default(),
+            bytes_in: AtomicU64::default(),
+            bytes_out: AtomicU64::default(),
+            connections: Gauge::default(),
+            tunnels: Gauge::default(),
+        }
+    }
+
+    /// The listener's name.
+    pub fn name(&self) -> &Arc<str> {
+        &self.name
+    }
+
+    /// Counts a connection just accepted, and as open for as long as the guard lives.
+    pub fn accept(&self) -> Open {
+        self.accepted.fetch_add(1, Relaxed);
+        Open::new(&self.connections)
+    }
+
+    /// Counts a TLS handshake that succeeded.
+    pub fn handshake(&self, resumed: bool) {
+        let counter = if resumed { &self.handshakes_resumed } else { &self.handshakes_new };
+        counter.fetch_add(1, Relaxed);
+    }
+
+    /// Counts a tunnel as open for as long as the guard lives.
+    pub fn tunnel(&self) -> Open {
+        Open::new(&self.tunnels)
+    }
+
+    /// Counts a stream that ended; to be called exactly once for each.
+    pub fn ended(&self, how: &Termination, by: ChosenBy, bytes_in: u64, bytes_out: u64) {
+        if let Some(counter) = self.streams.get(names::termination_index(how)) {
+            counter.fetch_add(1, Relaxed);
+        }
+        if let Some(counter) = self.chosen.get(by as usize) {
+            counter.fetch_add(1, Relaxed);
+        }
+        self.bytes_in.fetch_add(bytes_in, Relaxed);
+        self.bytes_out.fetch_add(bytes_out, Relaxed);
+    }
+}
+
+/// Counts as one in its gauge until it is dropped.
+#[derive(Debug)]
+pub struct Open(Gauge);
+
+impl Open {
+    fn new(gauge: &Gauge) -> Self {
+        gauge.inc();
+        Self(gauge.clone())
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
+/// What a backend is like at the moment of a scrape; names from the configuration.
+#[derive(Clone, Debug)]
+pub struct BackendSample {
+    /// Name of its pool.
+    pub pool: String,
+    /// Its own name, unique within the pool.
+    pub name: String,
+    /// Whether it is up.
+    pub up: bool,
+    /// Whether it keeps its sessions but takes no new ones.
+    pub draining: bool,
+    /// Live sessions and tunnels.
+    pub sessions: usize,
+    /// Requests in flight.
+    pub requests: usize,
+    /// Idle connections kept.
+    pub idle: usize,
+}
+
+fn register_backends(registry: &mut Registry, backends: impl Iterator<Item = BackendSample>) {
+    let up = levels(registry, metric::BACKEND_UP, "Whether the backend is up");
+    let draining =
+        levels(registry, metric::BACKEND_DRAINING, "Whether it keeps sessions but takes no new");
+    let sessions = levels(registry, metric::BACKEND_SESSIONS, "Live sessions and tunnels");
+    let requests = levels(registry, metric::BACKEND_REQUESTS, "Requests in flight");
+    let idle = levels(registry, metric::BACKEND_IDLE, "Idle connections kept");
+    for backend in backends {
+        let labels = [("pool", backend.pool), ("backend", backend.name)];
+        up.get_or_create(&labels).set(backend.up.into());
+        draining.get_or_create(&labels).set(backend.draining.into());
+        let set = |family: &Family<Labels<2>, Gauge>, value: usize| {
+            family.get_or_create(&labels).set(i64::try_from(value).unwrap_or(i64::MAX));
+        };
+        set(&sessions, backend.sessions);
+        set(&requests, backend.requests);
+        set(&idle, backend.idle);
+    }
+}
+
+/// A family of counters that is filled for one scrape.
+struct Counts<const N: usize>(Family<Labels<N>, Counter>);
+
+impl<const N: usize> Counts<N> {
+    fn new(registry: &mut Registry, name: &str, help: &str) -> Self {
+        let family = Family::default();
+        registry.register(name, help, family.clone());
+        Self(family)
+    }
+
+    fn add(&self, labels: Labels<N>, count: u64) {
+        self.0.get_or_create(&labels).inc_by(count);
+    }
+}
+
+fn levels<const N: usize>(
+    registry: &mut Registry,
+    name: &str,
+    help: &str,
+) -> Family<Labels<N>, Gauge> {
+    let family = Family::default();
+    registry.register(name, help, family.clone());
+    family
+}
+
+fn plain(registry: &mut Registry, name: &str, help: &str) -> Counter {
+    let counter = Counter::default();
+    registry.register(name, help, counter.clone());
+    counter
+}
+
+/// Registers a counter by result, and gives out the one of a result.
+fn by_result(registry: &mut Registry, name: &str, help: &str) -> impl Fn(&str) -> Counter + use<> {
+    let family = Family::<Labels<1>, Counter>::default();
+    registry.register(name, help, family.clone());
+    move |result| family.get_or_create(&[("result", result.to_owned())]).clone()
+}

@@ -1,0 +1,298 @@
+//! A file or standard output that takes lines without ever making their writer wait.
+//!
+//! Lines are copied to the end of one bounded buffer; a thread of its own swaps that buffer for an
+//! empty one and writes it out in one go, at most every [`LINGER`], so that a busy proxy pays one
+//! system call for many lines and no wake-up for most. The lock is held for a copy or a swap, never
+//! during a write. A line that finds the buffer full, or that the operating system refuses, is lost
+//! and counted. After a torn write the next line begins on a line of its own.
+
+use std::{
+    fs::File,
+    io::{self, Write},
+    mem,
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    thread::{self, JoinHandle},
+    time::{Duration, Instant},
+};
+
+use prometheus_client::metrics::counter::Counter;
+
+/// Most bytes that wait for a slow sink; about 20,000 lines.
+const LIMIT: usize = 8 << 20;
+/// Written at once from here on, without lingering.
+const BATCH: usize = 64 << 10;
+/// What a buffer keeps of its room after a batch.
+const KEEP: usize = 256 << 10;
+/// How long the first line of a batch waits for company.
+const LINGER: Duration = Duration::from_millis(50);
+/// How long a drop waits for the rest to be written.
+const FLUSH_WITHIN: Duration = Duration::from_secs(2);
+/// Pause before a descriptor that somebody made non-blocking is tried again.
+const RETRY: Duration = Duration::from_millis(10);
+/// One complaint about a failing sink for so long.
+const COMPLAIN_EVERY: Duration = Duration::from_secs(60);
+
+/// The writing end; flushes when dropped, waiting at most [`FLUSH_WITHIN`].
+#[derive(Debug)]
+pub(super) struct Sink {
+    shared: Arc<Shared>,
+    thread: Option<JoinHandle<()>>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    queue: Mutex<Queue>,
+    /// Wakes the thread: something to write, or the end.
+    work: Condvar,
+    /// Wakes a drop: everything is written.
+    done: Condvar,
+    lost: Counter,
+}
+
+#[derive(Debug, Default)]
+struct Queue {
+    lines: Vec<u8>,
+    /// Takes the place of the present file before the next batch.
+    next: Option<File>,
+    closing: bool,
+    done: bool,
+}
+
+impl Sink {
+    /// Starts the thread that writes to `file`; lost lines are counted in `lost`.
+    ///
+    /// # Errors
+    /// No thread could be started.
+    pub(super) fn new(file: File, lost: Counter) -> io::Result<Self> {
+        let shared = Arc::new(Shared::new(lost));
+        let worker = Worker { shared: shared.clone(), file, torn: false, complained: None };
+        let thread = thread::Builder::new().name("access-log".to_owned());
+        let thread = thread.spawn(move || worker.run())?;
+        Ok(Self { shared, thread: Some(thread) })
+    }
+
+    /// Takes one line, its newline included, or counts it as lost.
+    pub(super) fn push(&self, line: &[u8]) {
+        let mut queue = self.shared.lock();
+        let before = queue.lines.len();
+        let after = before + line.len();
+        if after > LIMIT {
+            drop(queue);
+            self.shared.lost.inc();
+            return;
+        }
+        queue.lines.extend_from_slice(line);
+        drop(queue);
+        if before == 0 || (before < BATCH && after >= BATCH) {
+            self.shared.work.notify_one();
+        }
+    }
+
+    /// Everything not written yet goes to `file` from now on.
+    pub(super) fn replace(&self, file: File) {
+        self.shared.lock().next = Some(file);
+        self.shared.work.notify_one();
+    }
+
+    /// Lines lost so far.
+    pub(super) fn lost(&self) -> u64 {
+        self.shared.lost.get()
+    }
+}
+
+impl Drop for Sink {
+    fn drop(&mut self) {
+        let mut queue = self.shared.lock();
+        queue.closing = true;
+        self.shared.work.notify_one();
+        let waited = self.shared.done.wait_timeout_while(queue, FLUSH_WITHIN, |q| !q.done);
+        let (queue, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        let done = queue.done;
+        drop(queue);
+        // A thread that is stuck in a write is left behind: waiting for it could take for ever.
+        if let Some(thread) = self.thread.take().filter(|_| done) {
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Shared {
+    fn new(lost: Counter) -> Self {
+        Self { queue: Mutex::default(), work: Condvar::new(), done: Condvar::new(), lost }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Queue> {
+        // Nothing in a critical section leaves the queue half-changed.
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+struct Worker {
+    shared: Arc<Shared>,
+    file: File,
+    /// The last write ended within a line.
+    torn: bool,
+    complained: Option<Instant>,
+}
+
+impl Worker {
+    fn run(mut self) {
+        let mut batch = Vec::new();
+        loop {
+            let open = self.wait(&mut batch);
+            if !batch.is_empty() {
+                self.write(&batch);
+            }
+            batch.clear();
+            batch.shrink_to(KEEP);
+            if !open {
+                break;
+            }
+        }
+        self.shared.lock().done = true;
+        self.shared.done.notify_all();
+    }
+
+    /// Exchanges `batch`, which is empty, for the lines that came; false once no more can come.
+    fn wait(&mut self, batch: &mut Vec<u8>) -> bool {
+        let shared = self.shared.clone();
+        let asleep = |q: &mut Queue| q.lines.is_empty() && q.next.is_none() && !q.closing;
+        let queue = shared.work.wait_while(shared.lock(), asleep);
+        let queue = queue.unwrap_or_else(PoisonError::into_inner);
+        let gathering = |q: &mut Queue| q.lines.len() < BATCH && q.next.is_none() && !q.closing;
+        let queue = shared.work.wait_timeout_while(queue, LINGER, gathering);
+        let (mut queue, _) = queue.unwrap_or_else(PoisonError::into_inner);
+
+        mem::swap(&mut queue.lines, batch);
+        if let Some(file) = queue.next.take() {
+            self.file = file;
+            self.torn = false;
+        }
+        !queue.closing
+    }
+
+    /// Writes whole lines as far as the operating system takes them, and counts the rest.
+    fn write(&mut self, batch: &[u8]) {
+        if self.torn && self.write_all(b"\n").0 == 0 {
+            self.lose(batch, None);
+            return;
+        }
+        let (written, error) = self.write_all(batch);
+        self.torn = written > 0 && batch[written - 1] != b'\n';
+        if let Some(error) = error {
+            self.lose(&batch[written..], Some(&error));
+        }
+    }
+
+    /// How many bytes were taken, and what kept the rest from it.
+    fn write_all(&mut self, bytes: &[u8]) -> (usize, Option<io::Error>) {
+        let mut written = 0;
+        while written < bytes.len() {
+            match self.file.write(&bytes[written..]) {
+                Ok(0) => return (written, Some(io::ErrorKind::WriteZero.into())),
+                Ok(n) => written += n,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => thread::sleep(RETRY),
+                Err(error) => return (written, Some(error)),
+            }
+        }
+        (written, None)
+    }
+
+    fn lose(&mut self, rest: &[u8], error: Option<&io::Error>) {
+        let lines = rest.iter().filter(|&&byte| byte == b'\n').count();
+        self.shared.lost.inc_by(lines as u64);
+        let now = Instant::now();
+        let silent = |then| now.duration_since(then) < COMPLAIN_EVERY;
+        if self.complained.is_some_and(silent) {
+            return;
+        }
+        self.complained = Some(now);
+        let error = error.map(tracing::field::display);
+        tracing::warn!(error, lost = self.shared.lost.get(), "the access log loses lines");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{io::Read, os::fd::OwnedFd};
+
+    use super::*;
+
+    fn pipe() -> (io::PipeReader, File) {
+        let (reader, writer) = io::pipe().unwrap();
+        (reader, File::from(OwnedFd::from(writer)))
+    }
+
+    #[test]
+    fn a_drop_writes_what_was_pushed() {
+        let (mut reader, file) = pipe();
+        let sink = Sink::new(file, Counter::default()).unwrap();
+        for n in 0..1000 {
+            sink.push(format!("line {n}\n").as_bytes());
+        }
+        drop(sink);
+        let mut text = String::new();
+        reader.read_to_string(&mut text).unwrap();
+        let lines: Vec<_> = text.lines().collect();
+        assert_eq!(lines.len(), 1000);
+        assert_eq!((lines[0], lines[999]), ("line 0", "line 999"));
+    }
+
+    #[test]
+    fn a_line_is_written_without_a_drop() {
+        let (mut reader, file) = pipe();
+        let sink = Sink::new(file, Counter::default()).unwrap();
+        sink.push(b"now\n");
+        let mut got = [0; 4];
+        reader.read_exact(&mut got).unwrap();
+        assert_eq!(&got, b"now\n");
+    }
+
+    #[test]
+    fn a_blocked_sink_loses_lines_and_blocks_nobody() {
+        let (reader, file) = pipe();
+        let lost = Counter::default();
+        let sink = Sink::new(file, lost.clone()).unwrap();
+        let line = [b'x'; 1023].into_iter().chain([b'\n']).collect::<Vec<_>>();
+        // Nobody reads: what the pipe and both buffers hold is taken, the rest is lost.
+        let lines = 4 * LIMIT / line.len();
+        for _ in 0..lines {
+            sink.push(&line);
+        }
+        assert!(sink.lost() > 0);
+        assert!(sink.lost() < lines as u64);
+        drop(reader);
+        drop(sink);
+        // With the reader gone, the rest is refused and counted as well.
+        let taken = lines as u64 - lost.get();
+        assert!(taken * line.len() as u64 <= 1 << 20, "{taken} lines");
+    }
+
+    #[test]
+    fn a_full_disk_loses_lines_and_is_counted() {
+        let full = File::options().write(true).open("/dev/full").unwrap();
+        let lost = Counter::default();
+        let sink = Sink::new(full, lost.clone()).unwrap();
+        sink.push(b"one\n");
+        sink.push(b"two\n");
+        drop(sink);
+        assert_eq!(lost.get(), 2);
+    }
+
+    #[test]
+    fn after_a_torn_line_the_next_begins_a_new_one() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("log");
+        let file = File::create(&path).unwrap();
+        let shared = Arc::new(Shared::new(Counter::default()));
+        let mut worker = Worker { shared, file, torn: true, complained: None };
+        worker.write(b"whole\n");
+        worker.write(b"half");
+        worker.write(b"whole again\n");
+        let text = std::fs::read_to_string(&path).unwrap();
+        assert_eq!(text, "\nwhole\nhalf\nwhole again\n");
+        assert!(!worker.torn);
+        assert_eq!(worker.shared.lost.get(), 0);
+    }
+}
