@@ -1,4 +1,8 @@
 //! Moorline: the front door for Socket.IO and WebSocket apps.
 
+pub mod admin;
 pub mod config;
+pub mod drain;
 pub mod error;
+pub mod net;
+pub mod observe;

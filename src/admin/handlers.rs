@@ -1,0 +1,56 @@
+//! What the endpoint answers, without any I/O.
+//!
+//! - `GET /metrics`: everything counted, as OpenMetrics text.
+//! - `GET /live`: 200 for as long as the process answers at all.
+//! - `GET /ready`: 200 where new clients should be sent here, else 503.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::{HeaderValue, Method, Response, StatusCode, header};
+use http_body_util::Full;
+
+use crate::observe::{BackendSample, Metrics, metrics};
+
+/// Where the answers come from.
+pub struct State {
+    /// Everything counted.
+    pub metrics: Arc<Metrics>,
+    /// What the backends are like at this moment.
+    pub backends: Box<dyn Fn() -> Vec<BackendSample> + Send + Sync>,
+    /// Whether new clients should be sent here: serving and not draining.
+    pub ready: Box<dyn Fn() -> bool + Send + Sync>,
+}
+
+/// The answer to a request.
+pub fn answer(method: &Method, path: &str, state: &State) -> Response<Full<Bytes>> {
+    let known = matches!(path, "/metrics" | "/live" | "/ready");
+    if known && method != Method::GET {
+        let mut refusal = text(StatusCode::METHOD_NOT_ALLOWED, "only GET\n");
+        refusal.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET"));
+        return refusal;
+    }
+    match path {
+        "/metrics" => {
+            let body = state.metrics.encode((state.backends)().into_iter());
+            reply(StatusCode::OK, metrics::CONTENT_TYPE, body)
+        }
+        "/live" => text(StatusCode::OK, "live\n"),
+        "/ready" if (state.ready)() => text(StatusCode::OK, "ready\n"),
+        "/ready" => text(StatusCode::SERVICE_UNAVAILABLE, "not ready\n"),
+        _ => text(StatusCode::NOT_FOUND, "there are /metrics, /live and /ready\n"),
+    }
+}
+
+fn text(status: StatusCode, body: &'static str) -> Response<Full<Bytes>> {
+    reply(status, "text/plain; charset=utf-8", body)
+}
+
+fn reply(status: StatusCode, kind: &'static str, body: impl Into<Bytes>) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(body.into()));
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}
