@@ -2,6 +2,8 @@
 
 pub mod admin;
 pub mod config;
+#[cfg(feature = "demo")]
+pub mod demo;
 pub mod drain;
 pub mod error;
 pub mod net;

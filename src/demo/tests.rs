@@ -1,0 +1,140 @@
+//! Nodes over their real sockets, by the polling transport: a session is a few plain requests.
+
+use std::net::SocketAddr;
+
+use bytes::Bytes;
+use http::{Method, Request, Response};
+use http_body_util::{BodyExt, Full};
+use hyper_util::rt::TokioIo;
+use serde_json::Value;
+use tokio::{io::AsyncReadExt, net::TcpStream};
+
+use super::*;
+
+async fn send(to: SocketAddr, method: Method, path: &str, body: &str) -> Response<String> {
+    let stream = TcpStream::connect(to).await.unwrap();
+    let (mut client, connection) =
+        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.unwrap();
+    tokio::spawn(connection);
+    let request = Request::builder()
+        .method(method)
+        .uri(path)
+        .header("host", "demo")
+        .body(Full::new(Bytes::copy_from_slice(body.as_bytes())))
+        .unwrap();
+    let (head, body) = client.send_request(request).await.unwrap().into_parts();
+    let text = String::from_utf8(body.collect().await.unwrap().to_bytes().to_vec()).unwrap();
+    Response::from_parts(head, text)
+}
+
+/// A user of one node.
+struct User {
+    node: SocketAddr,
+    path: String,
+    heard: String,
+}
+
+impl User {
+    async fn connect(node: SocketAddr) -> Self {
+        let opened =
+            send(node, Method::GET, "/socket.io/?EIO=4&transport=polling", "").await.into_body();
+        let open: Value = serde_json::from_str(opened.strip_prefix('0').unwrap()).unwrap();
+        let sid = open["sid"].as_str().unwrap();
+        let path = format!("/socket.io/?EIO=4&transport=polling&sid={sid}");
+        let user = Self { node, path, heard: String::new() };
+        user.post("40").await;
+        user
+    }
+
+    async fn post(&self, packet: &str) {
+        assert_eq!(send(self.node, Method::POST, &self.path, packet).await.body(), "ok");
+    }
+
+    /// Polls until something with this text arrived, and gives all that was heard so far.
+    async fn hear(&mut self, text: &str) -> &str {
+        while !self.heard.contains(text) {
+            let polled = send(self.node, Method::GET, &self.path, "").await;
+            assert_eq!(polled.status(), 200);
+            self.heard.push_str(polled.body());
+        }
+        &self.heard
+    }
+}
+
+#[tokio::test]
+async fn every_reply_names_its_node() {
+    let nodes = Nodes::start(&["alfa", "bravo", "charlie"]).await.unwrap();
+    for (address, name) in nodes.addresses().iter().zip(["alfa", "bravo", "charlie"]) {
+        for path in ["/", "/client.js", "/missing", "/socket.io/?EIO=4&transport=polling"] {
+            let reply = send(*address, Method::GET, path, "").await;
+            assert_eq!(reply.headers()["x-node"], name, "{path}");
+            assert_eq!(reply.status() == 404, path == "/missing", "{path}");
+        }
+        let welcome = User::connect(*address).await.hear("welcome").await.to_owned();
+        assert!(welcome.contains(&format!(r#""node":"{name}","transport":"polling""#)));
+    }
+}
+
+#[tokio::test]
+async fn the_page_names_nothing_outside_its_origin() {
+    let nodes = Nodes::start(&["alfa"]).await.unwrap();
+    let page = send(nodes.addresses()[0], Method::GET, "/", "").await;
+    assert!(page.headers()["content-security-policy"].to_str().unwrap().contains("'none'"));
+    for link in page.body().split(['"', '\'']).filter(|s| s.contains("://")) {
+        assert_eq!(link, "http://www.w3.org/2000/svg", "a name space, not an address");
+    }
+}
+
+#[tokio::test]
+async fn a_message_reaches_the_users_of_every_node() {
+    let nodes = Nodes::start(&["alfa", "bravo"]).await.unwrap();
+    let mut here = User::connect(nodes.addresses()[0]).await;
+    let mut there = User::connect(nodes.addresses()[1]).await;
+    here.hear("welcome").await;
+    there.hear("welcome").await;
+    here.post(r#"420["say",{"from":"Ada","text":"ahoy"}]"#).await;
+    let message = r#"["message",{"id":1,"from":"Ada","text":"ahoy","node":"alfa","at":"#;
+    assert!(there.hear("ahoy").await.contains(message));
+    assert!(here.hear("ahoy").await.contains(message));
+    assert!(here.hear("430[").await.contains(r#"430[{"node":"alfa","transport":"polling"}]"#));
+}
+
+#[tokio::test]
+async fn what_is_too_long_is_cut_and_what_is_blank_is_not_said() {
+    let nodes = Nodes::start(&["alfa"]).await.unwrap();
+    let mut user = User::connect(nodes.addresses()[0]).await;
+    user.post(r#"42["say",{"from":"Ada","text":" \u0007 "}]"#).await;
+    user.post(&format!(r#"42["say",{{"from":"Ada","text":"{}"}}]"#, "é".repeat(900))).await;
+    let said = user.hear(r#"["message""#).await.to_owned();
+    assert!(said.contains(r#""id":1,"#), "{said}");
+    assert_eq!(said.matches('é').count(), 500);
+}
+
+#[tokio::test]
+async fn people_are_counted_while_they_are_connected() {
+    let nodes = Nodes::start(&["alfa", "bravo"]).await.unwrap();
+    let mut user = User::connect(nodes.addresses()[0]).await;
+    user.hear(r#"[{"node":"alfa","people":1},{"node":"bravo","people":0}]"#).await;
+    let other = User::connect(nodes.addresses()[1]).await;
+    user.hear(r#"[{"node":"alfa","people":1},{"node":"bravo","people":1}]"#).await;
+    user.heard.clear();
+    other.post("41").await;
+    user.hear(r#"[{"node":"alfa","people":1},{"node":"bravo","people":0}]"#).await;
+}
+
+#[tokio::test]
+async fn a_shutdown_frees_the_ports_though_users_are_connected() {
+    let nodes = Nodes::start(&["alfa"]).await.unwrap();
+    let address = nodes.addresses()[0];
+    let mut idle = TcpStream::connect(address).await.unwrap();
+    User::connect(address).await.hear("crowds").await;
+    nodes.shutdown().await;
+    assert!(TcpStream::connect(address).await.is_err());
+    assert_eq!(idle.read(&mut [0]).await.unwrap_or(0), 0, "the kept connection is closed");
+}
+
+#[tokio::test]
+async fn a_name_that_no_header_can_carry_is_refused() {
+    let refused = Nodes::start(&["al\nfa"]).await.unwrap_err();
+    assert_eq!(refused.kind(), io::ErrorKind::InvalidInput);
+}
