@@ -8,3 +8,4 @@ pub mod drain;
 pub mod error;
 pub mod net;
 pub mod observe;
+pub mod route;

@@ -1,0 +1,128 @@
+//! The path prefixes of one host, longest first.
+//!
+//! A prefix covers itself and everything below it on segment boundaries: `/chat` covers `/chat`,
+//! `/chat/` and `/chat/x`, not `/chatter`. A trailing slash makes no difference: `/chat/` is
+//! `/chat`, and `/` covers every path, `*` included.
+
+use std::collections::HashMap;
+
+/// A set of path prefixes with a target each.
+#[derive(Debug)]
+pub(super) struct Prefixes<P> {
+    /// Targets by prefix without its trailing slash; the root is the empty string.
+    targets: HashMap<Box<str>, P>,
+    /// The lengths that occur in `targets`, longest first: one lookup each finds the longest match.
+    lengths: Vec<usize>,
+}
+
+impl<P> Default for Prefixes<P> {
+    fn default() -> Self {
+        Self { targets: HashMap::new(), lengths: Vec::new() }
+    }
+}
+
+impl<P> Prefixes<P> {
+    /// Adds a prefix; where it is there already, the first target stays.
+    pub(super) fn insert(&mut self, prefix: &str, target: P) {
+        let prefix = prefix.trim_end_matches('/');
+        self.targets.entry(prefix.into()).or_insert(target);
+        if let Err(at) = self.lengths.binary_search_by(|length| prefix.len().cmp(length)) {
+            self.lengths.insert(at, prefix.len());
+        }
+    }
+
+    /// The target of the longest prefix that covers `path`.
+    pub(super) fn find(&self, path: &str) -> Option<&P> {
+        self.lengths.iter().find_map(|&length| {
+            // The boundary is looked at first, so that a hostile path of thousands of segments
+            // costs no hashing where no prefix could end.
+            if length > 0 && !matches!(path.as_bytes().get(length), None | Some(b'/')) {
+                return None;
+            }
+            self.targets.get(path.get(..length)?)
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::Prefixes;
+
+    fn prefixes(list: &[&str]) -> Prefixes<String> {
+        let mut prefixes = Prefixes::default();
+        for prefix in list {
+            prefixes.insert(prefix, (*prefix).to_owned());
+        }
+        prefixes
+    }
+
+    #[test]
+    fn a_prefix_ends_on_a_segment_boundary() {
+        let chat = prefixes(&["/chat"]);
+        for covered in ["/chat", "/chat/", "/chat/x", "/chat//x"] {
+            assert!(chat.find(covered).is_some(), "{covered}");
+        }
+        for not in ["/chatter", "/cha", "/", "", "/Chat", "/x/chat", "*"] {
+            assert!(chat.find(not).is_none(), "{not}");
+        }
+    }
+
+    #[test]
+    fn a_trailing_slash_changes_nothing() {
+        let chat = prefixes(&["/chat/"]);
+        assert!(chat.find("/chat").is_some());
+        assert!(chat.find("/chat/x").is_some());
+        assert!(chat.find("/chatter").is_none());
+    }
+
+    #[test]
+    fn the_root_covers_every_path() {
+        let root = prefixes(&["/"]);
+        for path in ["/", "/a", "/a/b", "", "*", "/ü"] {
+            assert!(root.find(path).is_some(), "{path}");
+        }
+    }
+
+    #[test]
+    fn the_longest_prefix_wins_whatever_the_order() {
+        for list in [["/", "/a", "/a/b"], ["/a/b", "/a", "/"], ["/a", "/a/b", "/"]] {
+            let prefixes = prefixes(&list);
+            assert_eq!(prefixes.find("/a/b/c").unwrap(), "/a/b");
+            assert_eq!(prefixes.find("/a/bc").unwrap(), "/a");
+            assert_eq!(prefixes.find("/b").unwrap(), "/");
+        }
+    }
+
+    #[test]
+    fn of_two_equal_prefixes_the_first_stays() {
+        let prefixes = prefixes(&["/a", "/a/"]);
+        assert_eq!(prefixes.find("/a").unwrap(), "/a");
+    }
+
+    #[test]
+    fn a_cut_inside_a_character_is_no_match() {
+        assert!(prefixes(&["/ab"]).find("/aü").is_none());
+    }
+
+    proptest! {
+        #[test]
+        fn agrees_with_trying_every_prefix(
+            list in prop::collection::vec("(/[ab]{1,2}){0,3}/?", 0..8),
+            path in "(/[abü]{0,2}){0,5}",
+        ) {
+            let list: Vec<&str> = list.iter().map(String::as_str).collect();
+            let expected = list
+                .iter()
+                .map(|p| p.trim_end_matches('/'))
+                .filter(|p| {
+                    p.is_empty() || path == **p || path.starts_with(&format!("{p}/"))
+                })
+                .max_by_key(|p| p.len());
+            let prefixes = prefixes(&list);
+            let found = prefixes.find(&path).map(|p| p.trim_end_matches('/'));
+            prop_assert_eq!(found, expected);
+        }
+    }
+}
