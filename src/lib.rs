@@ -9,3 +9,4 @@ pub mod error;
 pub mod net;
 pub mod observe;
 pub mod route;
+pub mod upstream;

@@ -1,0 +1,289 @@
+//! One live backend: counters, health, idle connections, and its seat in a pool's selector.
+//!
+//! A backend is its pool, name and address. Whatever else changes, a reload keeps the same
+//! `Arc<Backend>`, so that sessions, health and tunnels survive. It sits in one selector at a time,
+//! that of its newest pool; each change that picking depends on is told to that seat at once.
+
+use std::{
+    fmt,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering, fence},
+    },
+    time::Instant,
+};
+
+use arc_swap::{ArcSwapAny, ArcSwapOption};
+use std::net::SocketAddr;
+
+use super::{balance::Selector, load::Load, reuse::Idle};
+use crate::config;
+
+pub use super::load::{Life, Transition};
+
+/// One live backend.
+pub struct Backend {
+    pool: String,
+    name: String,
+    address: config::Address,
+    serial: u64,
+    load: Arc<Load>,
+    addresses: ArcSwapAny<Arc<Arc<[SocketAddr]>>>,
+    idle: Idle,
+    down_since: Mutex<Option<Instant>>,
+    seat: ArcSwapOption<Seat>,
+}
+
+/// Where a backend sits: a selector and its index there.
+pub(super) struct Seat {
+    pub(super) selector: Arc<Selector>,
+    pub(super) index: u32,
+}
+
+/// One session or tunnel on a backend, counted while this lives.
+#[must_use = "the session is counted only while this lives"]
+pub struct Hold(Arc<Backend>);
+
+/// One request in flight to a backend, counted while this lives.
+#[must_use = "the request is counted only while this lives"]
+pub struct InFlight(Arc<Backend>);
+
+impl Backend {
+    /// A backend that is up, serves, and is seated nowhere. Its addresses are known where it has a
+    /// literal one, and else empty until [`set_addresses`](Self::set_addresses).
+    pub fn new(pool: &str, config: &config::Backend, reuse: &config::Reuse) -> Arc<Self> {
+        static SERIAL: AtomicU64 = AtomicU64::new(1);
+        let addresses: Arc<[SocketAddr]> = config.address.literal().into_iter().collect();
+        Arc::new(Self {
+            pool: pool.to_owned(),
+            name: config.name.clone(),
+            address: config.address.clone(),
+            serial: SERIAL.fetch_add(1, Ordering::Relaxed),
+            load: Arc::new(Load::new(config.weight)),
+            addresses: ArcSwapAny::new(Arc::new(addresses)),
+            idle: Idle::new(reuse),
+            down_since: Mutex::new(None),
+            seat: ArcSwapOption::empty(),
+        })
+    }
+
+    /// Whether this is the live form of `config` in the pool of that name.
+    pub fn is(&self, pool: &str, config: &config::Backend) -> bool {
+        self.pool == pool && self.name == config.name && self.address == config.address
+    }
+
+    /// Takes over what may change on a live backend: its weight and its connections' bounds.
+    pub fn adopt(&self, config: &config::Backend, reuse: &config::Reuse) {
+        self.set_weight(config.weight);
+        self.idle.limit(reuse);
+    }
+
+    /// Name in its pool.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Name of its pool.
+    pub fn pool(&self) -> &str {
+        &self.pool
+    }
+
+    /// Where it listens, as configured.
+    pub fn address(&self) -> &config::Address {
+        &self.address
+    }
+
+    /// A number that no other backend of this process has or had.
+    pub fn serial(&self) -> u64 {
+        self.serial
+    }
+
+    /// Share of new sessions relative to its neighbours; at least 1.
+    pub fn weight(&self) -> u32 {
+        self.load.weight()
+    }
+
+    /// Changes the weight; 0 counts as 1.
+    pub fn set_weight(&self, weight: u32) {
+        if self.load.set_weight(weight) {
+            self.tell_seat(Selector::state_changed);
+        }
+    }
+
+    /// Socket addresses to try, in order; empty where its name has not been resolved.
+    pub fn addresses(&self) -> Arc<[SocketAddr]> {
+        Arc::clone(&self.addresses.load())
+    }
+
+    /// Replaces the socket addresses, after its name was resolved.
+    pub fn set_addresses(&self, addresses: impl Into<Arc<[SocketAddr]>>) {
+        self.addresses.store(Arc::new(addresses.into()));
+    }
+
+    /// Whether it is healthy.
+    pub fn is_up(&self) -> bool {
+        self.load.is_up()
+    }
+
+    /// Since when it has been down; `None` while it is up.
+    pub fn down_since(&self) -> Option<Instant> {
+        *self.down_since.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether the configuration still wants it.
+    pub fn phase(&self) -> Life {
+        self.load.life()
+    }
+
+    /// Changes what the configuration wants. `Gone` drops the idle connections and leaves the
+    /// selector; to serve again after that it needs a new pool around it.
+    pub fn set_life(&self, life: Life) {
+        if !self.load.set_life(life) {
+            return;
+        }
+        self.tell_seat(Selector::state_changed);
+        self.open_or_close_idle();
+        if life == Life::Gone {
+            self.seat.store(None);
+        }
+    }
+
+    /// Whether a new session may go here: up and serving.
+    pub fn takes_new(&self) -> bool {
+        self.load.takes_new()
+    }
+
+    /// Whether a session that is here may stay: up and not gone.
+    pub fn keeps_sessions(&self) -> bool {
+        self.load.keeps_sessions()
+    }
+
+    /// Counts one check, a probe or a connect. It goes up after `rise` successes in a row and down
+    /// after `fall` failures; the transition is returned once. Going down drops the idle
+    /// connections.
+    pub fn mark(&self, healthy: bool, rise: u32, fall: u32) -> Option<Transition> {
+        let transition = self.load.mark(healthy, rise, fall)?;
+        self.tell_seat(Selector::state_changed);
+        self.open_or_close_idle();
+        // What is so now, not what this call brought about: another transition may have overtaken it.
+        let mut since = self.down_since.lock().unwrap_or_else(PoisonError::into_inner);
+        *since = if self.is_up() { None } else { since.or_else(|| Some(Instant::now())) };
+        Some(transition)
+    }
+
+    /// Live sessions and tunnels.
+    pub fn sessions(&self) -> usize {
+        self.load.sessions() as usize
+    }
+
+    /// Counts one session or tunnel, until the guard is dropped.
+    ///
+    /// A session is only known once its handshake was answered. Whoever picks a backend for a new
+    /// one should hold it from the pick to that moment: a thousand clients that come back at once
+    /// would else all be sent to the one that had the fewest.
+    pub fn hold(self: &Arc<Self>) -> Hold {
+        self.load.add_session();
+        self.tell_seat(Selector::load_changed);
+        Hold(Arc::clone(self))
+    }
+
+    /// Requests in flight.
+    pub fn requests(&self) -> usize {
+        self.load.requests() as usize
+    }
+
+    /// Counts one request, until the guard is dropped.
+    pub fn request(self: &Arc<Self>) -> InFlight {
+        self.load.add_request();
+        InFlight(Arc::clone(self))
+    }
+
+    /// Its idle connections.
+    pub fn idle(&self) -> &Idle {
+        &self.idle
+    }
+
+    pub(super) fn load(&self) -> &Arc<Load> {
+        &self.load
+    }
+
+    /// Moves to a seat in a new selector. Changes before this moment are not told there: see
+    /// [`Selector::rebuild`].
+    pub(super) fn sit(&self, seat: Seat) {
+        let before = self.seat.swap(Some(Arc::new(seat)));
+        // Pairs with the fence in `tell_seat`.
+        fence(Ordering::SeqCst);
+        if let Some(before) = before {
+            before.selector.set_replaced();
+        }
+    }
+
+    /// Its index in `selector`, where it still sits there.
+    pub(super) fn index_in(&self, selector: &Arc<Selector>) -> Option<u32> {
+        let seat = self.seat.load();
+        seat.as_ref().filter(|seat| Arc::ptr_eq(&seat.selector, selector)).map(|seat| seat.index)
+    }
+
+    fn tell_seat(&self, change: fn(&Selector, u32)) {
+        // Either this sees a new seat, or the rebuild after seating sees the change before this.
+        fence(Ordering::SeqCst);
+        if let Some(seat) = self.seat.load().as_ref() {
+            change(&seat.selector, seat.index);
+        }
+    }
+
+    fn open_or_close_idle(&self) {
+        self.idle.set_open(|| self.keeps_sessions());
+    }
+}
+
+impl fmt::Debug for Backend {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Backend")
+            .field("pool", &self.pool)
+            .field("name", &self.name)
+            .field("address", &self.address)
+            .field("serial", &self.serial)
+            .field("load", &self.load)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Hold {
+    /// The backend it is on.
+    pub fn backend(&self) -> &Arc<Backend> {
+        &self.0
+    }
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        self.0.load.remove_session();
+        self.0.tell_seat(Selector::load_changed);
+    }
+}
+
+impl fmt::Debug for Hold {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Hold").field(&self.0.name).finish()
+    }
+}
+
+impl InFlight {
+    /// The backend it goes to.
+    pub fn backend(&self) -> &Arc<Backend> {
+        &self.0
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.0.load.remove_request();
+    }
+}
+
+impl fmt::Debug for InFlight {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("InFlight").field(&self.0.name).finish()
+    }
+}

@@ -1,0 +1,213 @@
+//! least-sessions and round-robin: a tournament tree whose root is the backend to take next.
+//!
+//! Each backend is a leaf, each inner node names the better of its children's winners, the root the
+//! best of all. Invariant: once no change is under way, each node names the best leaf below it; see
+//! [`tree`](super::tree) for why concurrent changes cannot break it.
+
+use std::{
+    cmp::Ordering,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::SeqCst},
+    },
+};
+
+use super::tree::{Shape, settle};
+use crate::upstream::load::Load;
+
+/// How far a backend of weight 1 moves on with each turn.
+const STRIDE: u64 = 1 << 32;
+
+/// What makes one backend better than another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Rank {
+    /// Fewer sessions for its weight, then the one picked longest ago.
+    Fewest,
+    /// The lower pass: stride scheduling (Waldspurger, 1995).
+    InTurn,
+}
+
+/// A leaf: a backend and what this selector remembers of it.
+#[derive(Debug)]
+struct Seat {
+    load: Arc<Load>,
+    /// [`Rank::Fewest`]: number of its last pick. [`Rank::InTurn`]: its pass.
+    mark: AtomicU64,
+    /// [`Rank::InTurn`]: whether it was eligible when last looked at.
+    in_play: AtomicBool,
+}
+
+/// A tournament tree over the backends of a pool.
+#[derive(Debug)]
+pub(super) struct Tournament {
+    rank: Rank,
+    shape: Shape,
+    seats: Box<[Seat]>,
+    /// Winners of the inner nodes; the place before the root is unused.
+    winners: Box<[AtomicU32]>,
+    /// [`Rank::Fewest`]: number of picks. [`Rank::InTurn`]: the pass of the last winner.
+    clock: AtomicU64,
+}
+
+impl Tournament {
+    /// Fewest sessions for its weight.
+    pub(super) fn fewest(loads: Vec<Arc<Load>>) -> Self {
+        Self::new(Rank::Fewest, loads)
+    }
+
+    /// In turn, by weight.
+    pub(super) fn in_turn(loads: Vec<Arc<Load>>) -> Self {
+        Self::new(Rank::InTurn, loads)
+    }
+
+    fn new(rank: Rank, loads: Vec<Arc<Load>>) -> Self {
+        let shape = Shape::new(loads.len());
+        let seats = loads.into_iter().map(|load| {
+            let mark = match rank {
+                Rank::Fewest => 0,
+                Rank::InTurn => stride(&load) / 2,
+            };
+            let in_play = load.takes_new().into();
+            Seat { load, mark: AtomicU64::new(mark), in_play }
+        });
+        let tournament = Self {
+            rank,
+            shape,
+            seats: seats.collect(),
+            winners: (0..shape.inner()).map(|_| AtomicU32::new(0)).collect(),
+            clock: AtomicU64::new(0),
+        };
+        tournament.rebuild();
+        tournament
+    }
+
+    /// The best eligible backend outside `tried`; it moves behind its equals.
+    pub(super) fn pick(&self, tried: &[u32]) -> Option<u32> {
+        if self.shape.is_empty() {
+            return None;
+        }
+        let best = self.best_eligible(tried)?;
+        let seat = self.seat(best);
+        match self.rank {
+            Rank::Fewest => seat.mark.store(self.clock.fetch_add(1, SeqCst) + 1, SeqCst),
+            Rank::InTurn => {
+                self.clock.store(seat.mark.fetch_add(stride(&seat.load), SeqCst), SeqCst);
+            }
+        }
+        self.climb(best);
+        Some(best)
+    }
+
+    pub(super) fn load_changed(&self, index: u32) {
+        if self.rank == Rank::Fewest {
+            self.climb(index);
+        }
+    }
+
+    pub(super) fn state_changed(&self, index: u32) {
+        let seat = self.seat(index);
+        let eligible = seat.load.takes_new();
+        if !seat.in_play.swap(eligible, SeqCst) && eligible && self.rank == Rank::InTurn {
+            self.rejoin(seat);
+        }
+        self.climb(index);
+    }
+
+    pub(super) fn rebuild(&self) {
+        for seat in &self.seats {
+            seat.in_play.store(seat.load.takes_new(), SeqCst);
+        }
+        for node in (1..self.shape.inner()).rev() {
+            self.settle(node);
+        }
+    }
+
+    /// Puts a seat that was out of play back among the others: were its pass the one it left with,
+    /// it would get every turn until it had caught up.
+    fn rejoin(&self, seat: &Seat) {
+        let now = self.clock.load(SeqCst);
+        let stride = stride(&seat.load);
+        let mark = seat.mark.load(SeqCst);
+        if mark.wrapping_sub(now) > stride {
+            seat.mark.store(now.wrapping_add(stride / 2), SeqCst);
+        }
+    }
+
+    fn best_eligible(&self, tried: &[u32]) -> Option<u32> {
+        let best = self.best(Shape::ROOT, tried)?;
+        if self.seat(best).load.takes_new() {
+            return Some(best);
+        }
+        // All are down, or this one went down this moment and whoever took it down is still on the
+        // way to the root: going that way too costs less than a wrong "none left".
+        self.climb(best);
+        self.best(Shape::ROOT, tried).filter(|best| self.seat(*best).load.takes_new())
+    }
+
+    /// The best below `node` outside `tried`, eligible or not. Only nodes whose winner was tried are
+    /// descended from: those lie on the tried leaves' paths.
+    fn best(&self, node: usize, tried: &[u32]) -> Option<u32> {
+        let winner = self.winner(node);
+        if !tried.contains(&winner) {
+            return Some(winner);
+        }
+        if self.shape.leaf(node).is_some() {
+            return None;
+        }
+        match (self.best(2 * node, tried), self.best(2 * node + 1, tried)) {
+            (Some(left), Some(right)) => Some(self.better(left, right)),
+            (left, right) => left.or(right),
+        }
+    }
+
+    fn climb(&self, index: u32) {
+        for node in self.shape.path(index) {
+            self.settle(node);
+        }
+    }
+
+    fn settle(&self, node: usize) {
+        let winner = &self.winners[node];
+        settle(
+            || self.better(self.winner(2 * node), self.winner(2 * node + 1)),
+            || winner.load(SeqCst),
+            |value| winner.store(*value, SeqCst),
+        );
+    }
+
+    fn winner(&self, node: usize) -> u32 {
+        self.shape.leaf(node).unwrap_or_else(|| self.winners[node].load(SeqCst))
+    }
+
+    fn seat(&self, index: u32) -> &Seat {
+        &self.seats[index as usize]
+    }
+
+    /// The better of two leaves. It must be a function of what the leaves hold and of nothing else.
+    fn better(&self, a: u32, b: u32) -> u32 {
+        match self.compare(self.seat(a), self.seat(b)).then(a.cmp(&b)) {
+            Ordering::Greater => b,
+            Ordering::Less | Ordering::Equal => a,
+        }
+    }
+
+    fn compare(&self, a: &Seat, b: &Seat) -> Ordering {
+        let eligible = b.load.takes_new().cmp(&a.load.takes_new());
+        let (mark_a, mark_b) = (a.mark.load(SeqCst), b.mark.load(SeqCst));
+        eligible.then_with(|| match self.rank {
+            Rank::Fewest => fullness(&a.load, &b.load).then(mark_a.cmp(&mark_b)),
+            // Passes wrap around; those in play are never far from each other.
+            Rank::InTurn => 0.cmp(&(mark_b.wrapping_sub(mark_a) as i64)),
+        })
+    }
+}
+
+/// Compares (sessions + 1) / weight without dividing: how full each would be after one more.
+fn fullness(a: &Load, b: &Load) -> Ordering {
+    let share = |x: &Load, y: &Load| (u64::from(x.sessions()) + 1) * u64::from(y.weight());
+    share(a, b).cmp(&share(b, a))
+}
+
+fn stride(load: &Load) -> u64 {
+    STRIDE / u64::from(load.weight())
+}

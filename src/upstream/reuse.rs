@@ -1,0 +1,231 @@
+//! Connections to one backend that are kept while idle, and how many may be open at all.
+//!
+//! The freshest is taken first, so that the surplus of a busy hour grows old and goes. The list is
+//! bounded in number and in time, and is empty while it is closed: a connection that comes back to a
+//! backend that went down meanwhile is dropped, not kept. This module does not know what a
+//! connection speaks.
+
+use std::{
+    any::Any,
+    collections::VecDeque,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use arc_swap::ArcSwapOption;
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+
+use crate::config;
+
+/// A connection that may serve again.
+pub trait Reusable: Any + Send {
+    /// Whether the peer still has its end open, as far as is known. Called with the list locked: it
+    /// must be quick and must not come back to the list.
+    fn is_open(&self) -> bool;
+}
+
+/// The idle connections of one backend, of any kind.
+pub struct Idle {
+    list: Mutex<List>,
+    /// Permits of the present total limit; `None`: unlimited.
+    total: ArcSwapOption<Total>,
+    /// Told at each `put`, for those who wait for a permit and would rather have a connection.
+    returned: Notify,
+}
+
+struct List {
+    kept: VecDeque<Kept>,
+    open: bool,
+    max: usize,
+    timeout: Duration,
+}
+
+struct Kept {
+    connection: Box<dyn Reusable>,
+    until: Instant,
+}
+
+struct Total {
+    limit: usize,
+    permits: Arc<Semaphore>,
+}
+
+/// The right to have one connection open; give it to the connection. Without a limit it is nothing.
+#[derive(Debug)]
+pub struct Permit(#[expect(dead_code, reason = "held for its drop")] Option<OwnedSemaphorePermit>);
+
+/// What [`Idle::acquire`] got.
+#[derive(Debug)]
+pub enum Acquired<C> {
+    /// A connection that was idle.
+    Kept(Box<C>),
+    /// The right to open one.
+    Fresh(Permit),
+}
+
+impl Idle {
+    /// An empty, open list with these bounds.
+    pub fn new(limits: &config::Reuse) -> Self {
+        let idle = Self {
+            list: Mutex::new(List {
+                kept: VecDeque::new(),
+                open: true,
+                max: limits.max_idle,
+                timeout: limits.idle_timeout,
+            }),
+            total: ArcSwapOption::empty(),
+            returned: Notify::new(),
+        };
+        idle.limit(limits);
+        idle
+    }
+
+    /// Takes other bounds. What is kept stays until it is taken, displaced or expired; connections
+    /// open at this moment do not count against a changed total.
+    pub fn limit(&self, limits: &config::Reuse) {
+        let mut list = self.lock();
+        list.max = limits.max_idle;
+        list.timeout = limits.idle_timeout;
+        let surplus = list.trim();
+        // Under the lock, so that of two calls at once one is wholly the later.
+        if self.total.load().as_ref().map(|total| total.limit) != limits.max_total {
+            self.total.store(limits.max_total.map(|limit| {
+                let permits = Arc::new(Semaphore::new(limit.min(Semaphore::MAX_PERMITS)));
+                Arc::new(Total { limit, permits })
+            }));
+        }
+        drop(list);
+        drop(surplus);
+    }
+
+    /// The freshest open connection of kind `C`; those found closed or expired are dropped.
+    pub fn take<C: Reusable>(&self) -> Option<Box<C>> {
+        let now = Instant::now();
+        let mut dead = Vec::new();
+        let mut list = self.lock();
+        let mut at = list.kept.len();
+        let found = loop {
+            at = match at.checked_sub(1) {
+                Some(at) => at,
+                None => break None,
+            };
+            let kept = &list.kept[at];
+            let serves = kept.serves(now);
+            let is_c = (kept.connection.as_ref() as &dyn Any).is::<C>();
+            if serves && !is_c {
+                continue;
+            }
+            let kept = list.kept.remove(at);
+            if serves {
+                break kept;
+            }
+            dead.extend(kept);
+        };
+        // Closing a socket may run code of any length: not while others wait.
+        drop(list);
+        drop(dead);
+        let connection: Box<dyn Any> = found?.connection;
+        connection.downcast().ok()
+    }
+
+    /// Keeps a connection for the idle timeout or `keep`, whichever is shorter. Where the list is
+    /// full the oldest goes; where it is closed this one does.
+    pub fn put<C: Reusable>(&self, connection: Box<C>, keep: Duration) {
+        let now = Instant::now();
+        let mut list = self.lock();
+        if !list.open || list.max == 0 {
+            drop(list);
+            return;
+        }
+        let until = now + keep.min(list.timeout);
+        list.kept.push_back(Kept { connection, until });
+        let surplus = list.trim();
+        drop(list);
+        drop(surplus);
+        self.returned.notify_one();
+    }
+
+    /// Drops every connection.
+    pub fn clear(&self) {
+        let dropped = std::mem::take(&mut self.lock().kept);
+        drop(dropped);
+    }
+
+    /// Opens or closes the list, and drops every connection where it closes. `open` is asked with
+    /// the list locked, so that of two calls at once the later sees what is so now.
+    pub fn set_open(&self, open: impl FnOnce() -> bool) {
+        let mut list = self.lock();
+        list.open = open();
+        let dropped = if list.open { VecDeque::new() } else { std::mem::take(&mut list.kept) };
+        drop(list);
+        drop(dropped);
+    }
+
+    /// Connections kept at this moment.
+    pub fn len(&self) -> usize {
+        self.lock().kept.len()
+    }
+
+    /// Whether none is kept.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Drops what has expired by `now` or is no longer open.
+    pub fn sweep(&self, now: Instant) {
+        let mut list = self.lock();
+        let (kept, dead): (VecDeque<_>, VecDeque<_>) =
+            std::mem::take(&mut list.kept).into_iter().partition(|kept| kept.serves(now));
+        list.kept = kept;
+        drop(list);
+        drop(dead);
+    }
+
+    /// Waits for the right to open one more connection; at once where there is no limit.
+    pub async fn permit(&self) -> Permit {
+        let Some(total) = self.total.load_full() else { return Permit(None) };
+        // An error would mean that the semaphore is closed, which nobody does.
+        Permit(total.permits.clone().acquire_owned().await.ok())
+    }
+
+    /// A kept connection, or the right to open one, whichever comes first. Where all that the limit
+    /// allows are open, waiting for a permit alone would last until an idle one expires.
+    pub async fn acquire<C: Reusable>(&self) -> Acquired<C> {
+        loop {
+            // Listening begins before looking: a connection put in between is not missed.
+            let mut returned = std::pin::pin!(self.returned.notified());
+            returned.as_mut().enable();
+            if let Some(connection) = self.take() {
+                return Acquired::Kept(connection);
+            }
+            tokio::select! {
+                permit = self.permit() => return Acquired::Fresh(permit),
+                () = returned => {}
+            }
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, List> {
+        self.list.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl std::fmt::Debug for Idle {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Idle").field("len", &self.len()).finish_non_exhaustive()
+    }
+}
+
+impl List {
+    /// Takes out the oldest ones above the bound.
+    fn trim(&mut self) -> Vec<Kept> {
+        let surplus = self.kept.len().saturating_sub(self.max);
+        self.kept.drain(..surplus).collect()
+    }
+}
+
+impl Kept {
+    fn serves(&self, now: Instant) -> bool {
+        now < self.until && self.connection.is_open()
+    }
+}
