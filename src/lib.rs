@@ -1,6 +1,7 @@
 //! Moorline: the front door for Socket.IO and WebSocket apps.
 
 pub mod admin;
+pub mod cli;
 pub mod config;
 #[cfg(feature = "demo")]
 pub mod demo;

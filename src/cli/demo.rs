@@ -1,0 +1,248 @@
+//! `moorline demo`: the proxy before embedded Socket.IO nodes, with nothing to configure.
+//!
+//! Owns the demo's configuration and its messages. The nodes are ordinary backends to the proxy,
+//! and the session cookie is off, so that everything the page shows is done by session ids alone.
+
+use std::{
+    error::Error,
+    fmt, io,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    time::Duration,
+};
+
+use crate::{
+    config::{
+        AccessLog, Address, Backend, Certificate, Config, Health, Listener, Pool, Probe, Protocol,
+        Redirect,
+    },
+    demo::Nodes,
+    net::{
+        listener,
+        tls::{self, SelfSignedError},
+    },
+};
+
+/// The nodes' names, in order; the page has a signal flag for each.
+const NAMES: [&str; 8] = ["alfa", "bravo", "charlie", "delta", "echo", "foxtrot", "golf", "hotel"];
+/// Often enough that a demo never waits for a probe.
+const PROBE_EVERY: Duration = Duration::from_millis(500);
+/// Nobody has anything to lose in a demo: Ctrl-C ends it soon.
+const DRAIN: Duration = Duration::from_secs(1);
+
+/// Arguments of `moorline demo`.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Args {
+    /// Where the chat is served over TLS, with a certificate made for this run
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8443")]
+    pub listen_tls: SocketAddr,
+    /// Where plain HTTP is redirected to it
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8080")]
+    pub listen: SocketAddr,
+    /// How many Socket.IO nodes to start, 1 to 8
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..=8))]
+    pub nodes: u8,
+}
+
+/// Why the demo could not start. The text is a sentence for the user.
+#[derive(Debug)]
+pub enum DemoError {
+    /// An address cannot be listened on.
+    Listen {
+        /// The address asked for.
+        address: SocketAddr,
+        /// The flag that changes it.
+        flag: &'static str,
+        /// What the operating system said.
+        source: io::Error,
+    },
+    /// The nodes did not start.
+    Nodes(io::Error),
+    /// No certificate could be made.
+    Certificate(SelfSignedError),
+}
+
+impl fmt::Display for DemoError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Listen { address, flag, source } if source.kind() == io::ErrorKind::AddrInUse => {
+                write!(f, "{address} is already in use: choose another address with {flag}")
+            }
+            Self::Listen { address, flag, source } => {
+                write!(
+                    f,
+                    "cannot listen on {address}: {source}; choose another address with {flag}"
+                )
+            }
+            Self::Nodes(error) => write!(f, "cannot start the Socket.IO nodes: {error}"),
+            Self::Certificate(error) => write!(f, "cannot make a certificate: {error}"),
+        }
+    }
+}
+
+impl Error for DemoError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        match self {
+            Self::Listen { source, .. } | Self::Nodes(source) => Some(source),
+            Self::Certificate(source) => Some(source),
+        }
+    }
+}
+
+/// A demo that is ready to be served: the nodes run, the proxy does not.
+#[derive(Debug)]
+pub struct Demo {
+    /// The proxy's configuration.
+    pub config: Config,
+    /// The nodes that it names as backends; they stop when this is dropped.
+    pub nodes: Nodes,
+    /// What to tell the user once the proxy listens; several lines.
+    pub greeting: String,
+}
+
+/// Starts the nodes and makes the configuration for them.
+///
+/// # Errors
+///
+/// Where an address is taken, and where the nodes or the certificate cannot be made.
+pub async fn prepare(args: &Args) -> Result<Demo, DemoError> {
+    let args = settle(args)?;
+    let names = &NAMES[..usize::from(args.nodes).min(NAMES.len())];
+    let nodes = Nodes::start(names).await.map_err(DemoError::Nodes)?;
+    let certificate = tls::self_signed(&certificate_names(args.listen_tls.ip()))
+        .map_err(DemoError::Certificate)?;
+    let named: Vec<_> = names.iter().copied().zip(nodes.addresses().iter().copied()).collect();
+    Ok(Demo {
+        config: config(&args, certificate, &named),
+        greeting: greeting(args.listen_tls, &named),
+        nodes,
+    })
+}
+
+/// Real addresses for those asked for: port 0 becomes a free port.
+///
+/// The redirect names the port of the other listener, so both must be known before either is bound
+/// for good; binding them here also tells which flag to change where one is taken.
+fn settle(args: &Args) -> Result<Args, DemoError> {
+    let bind = |address, flag| {
+        let fault = |source| DemoError::Listen { address, flag, source };
+        let socket = listener::bind_one(address).map_err(fault)?;
+        let real = socket.local_addr().map_err(fault)?;
+        Ok((socket, real))
+    };
+    // Both are held until both are known: the same port twice is a clash too.
+    let (_tls, listen_tls) = bind(args.listen_tls, "--listen-tls")?;
+    let (_plain, listen) = bind(args.listen, "--listen")?;
+    Ok(Args { listen_tls, listen, ..args.clone() })
+}
+
+/// The demo's configuration; `args` must be settled.
+fn config(args: &Args, certificate: Certificate, nodes: &[(&str, SocketAddr)]) -> Config {
+    let certificates = vec![certificate];
+    let chat = Listener::new("chat", vec![args.listen_tls], Protocol::Https { certificates });
+    let mut redirect = Listener::new("redirect", vec![args.listen], Protocol::Http);
+    let port = Some(args.listen_tls.port()).filter(|&port| port != 443);
+    redirect.redirect = Some(Redirect::Https { port });
+
+    let backend = |&(name, at): &(&str, SocketAddr)| Backend {
+        name: name.to_owned(),
+        address: Address { host: at.ip().to_string(), port: at.port() },
+        weight: 1,
+    };
+    let mut pool = Pool::new("demo", nodes.iter().map(backend).collect());
+    pool.health = Health { probe: Probe::Tcp, interval: PROBE_EVERY, ..Health::default() };
+    pool.sticky.cookie = None;
+
+    let mut config = Config::new(vec![chat, redirect], pool);
+    // What happens is on the page; the terminal keeps the addresses in sight.
+    config.access_log = AccessLog::Off;
+    config.drain = DRAIN;
+    config
+}
+
+/// Names and addresses that the certificate is for: the loopback's, and the one listened on.
+fn certificate_names(listen: IpAddr) -> Vec<String> {
+    let mut names = vec!["localhost".to_owned(), "127.0.0.1".to_owned(), "::1".to_owned()];
+    let own = listen.to_string();
+    if !listen.is_unspecified() && !names.contains(&own) {
+        names.push(own);
+    }
+    names
+}
+
+/// What the terminal shows once the chat is up.
+fn greeting(listen_tls: SocketAddr, nodes: &[(&str, SocketAddr)]) -> String {
+    let mut open = listen_tls;
+    if open.ip().is_unspecified() {
+        open.set_ip(Ipv4Addr::LOCALHOST.into());
+    }
+    let nodes: String = nodes.iter().map(|(name, at)| format!("node {name} on {at}\n")).collect();
+    format!(
+        "{nodes}\n\
+         Open https://{open}/ and accept the certificate, which was made for this run.\n\
+         Open a second user from the page: the two are on different nodes, and hear each other.\n\
+         Reconnect, or choose \"Polling only\", and watch which node answers each request.\n"
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn args(listen_tls: SocketAddr, listen: SocketAddr) -> Args {
+        Args { listen_tls, listen, nodes: 3 }
+    }
+
+    fn any() -> SocketAddr {
+        (Ipv4Addr::LOCALHOST, 0).into()
+    }
+
+    #[tokio::test]
+    async fn free_ports_become_real_ones_and_the_redirect_names_the_right_one() {
+        let demo = prepare(&args(any(), any())).await.unwrap();
+        let [chat, redirect] = &demo.config.listeners[..] else { panic!("two listeners") };
+        assert!(matches!(chat.protocol, Protocol::Https { .. }));
+        let port = chat.bind[0].port();
+        assert_ne!(port, 0);
+        assert_ne!(redirect.bind[0].port(), 0);
+        assert_eq!(redirect.redirect, Some(Redirect::Https { port: Some(port) }));
+        assert!(demo.greeting.contains(&format!("https://127.0.0.1:{port}/")));
+    }
+
+    #[tokio::test]
+    async fn the_backends_are_the_nodes() {
+        let demo = prepare(&args(any(), any())).await.unwrap();
+        let backends = &demo.config.pools[0].backends;
+        let names: Vec<_> = backends.iter().map(|b| b.name.as_str()).collect();
+        assert_eq!(names, ["alfa", "bravo", "charlie"]);
+        let addresses: Vec<_> = backends.iter().filter_map(|b| b.address.literal()).collect();
+        assert_eq!(addresses, demo.nodes.addresses());
+    }
+
+    #[tokio::test]
+    async fn a_taken_address_is_named_with_the_flag_that_changes_it() {
+        let taken = listener::bind_one(any()).unwrap();
+        let address = taken.local_addr().unwrap();
+        for (args, flag) in
+            [(args(address, any()), "--listen-tls"), (args(any(), address), "--listen")]
+        {
+            let fault = prepare(&args).await.unwrap_err().to_string();
+            let wanted = format!("{address} is already in use: choose another address with {flag}");
+            assert_eq!(fault, wanted);
+        }
+    }
+
+    #[tokio::test]
+    async fn the_same_address_twice_is_a_clash() {
+        let free = listener::bind_one(any()).unwrap().local_addr().unwrap();
+        let fault = prepare(&args(free, free)).await.unwrap_err().to_string();
+        assert!(fault.ends_with("with --listen"), "{fault}");
+    }
+
+    #[test]
+    fn an_unspecified_address_is_opened_on_the_loopback() {
+        let text = greeting("0.0.0.0:8443".parse().unwrap(), &[]);
+        assert!(text.contains("https://127.0.0.1:8443/"));
+        assert_eq!(certificate_names("0.0.0.0".parse().unwrap()).len(), 3);
+        assert_eq!(certificate_names("192.0.2.7".parse().unwrap())[3], "192.0.2.7");
+    }
+}
