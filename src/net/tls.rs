@@ -218,3 +218,194 @@ pub fn self_signed(names: &[String]) -> Result<Certificate, SelfSignedError> {
     let names = names.iter().filter(is_dns).map(|name| name.to_ascii_lowercase()).collect();
     Ok(Certificate { names, key: Arc::new(key) })
 }
+
+#[cfg(test)]
+mod tests {
+    use rcgen::{PKCS_RSA_SHA256, SignatureAlgorithm};
+    use rustls::{
+        ClientConfig, ProtocolVersion, RootCertStore, SupportedProtocolVersion,
+        version::{TLS12, TLS13},
+    };
+    use rustls_pki_types::ServerName;
+    use tokio::{io::AsyncWriteExt, net::TcpListener};
+    use tokio_rustls::{TlsConnector, client};
+
+    use super::*;
+    use crate::net::stream::Client;
+
+    const BOTH: [SignatureScheme; 2] =
+        [SignatureScheme::ECDSA_NISTP256_SHA256, SignatureScheme::RSA_PSS_SHA256];
+
+    fn certificate(names: &[&str]) -> Certificate {
+        self_signed(&names.iter().map(|&name| name.to_owned()).collect::<Vec<_>>()).unwrap()
+    }
+
+    fn with_algorithm(name: &str, algorithm: &'static SignatureAlgorithm) -> Certificate {
+        let key = KeyPair::generate_for(algorithm).unwrap();
+        let params = CertificateParams::new([name.to_owned()]).unwrap();
+        let chain = vec![params.self_signed(&key).unwrap().der().clone()];
+        let private = PrivateKeyDer::Pkcs8(key.serialize_der().into());
+        let key = CertifiedKey::from_der(chain, private, &PROVIDER).unwrap();
+        Certificate { names: vec![name.to_owned()], key: Arc::new(key) }
+    }
+
+    fn client_config(
+        trusted: &[&Certificate],
+        versions: &[&'static SupportedProtocolVersion],
+    ) -> ClientConfig {
+        let mut roots = RootCertStore::empty();
+        for certificate in trusted {
+            roots.add(certificate.key.cert[0].clone()).unwrap();
+        }
+        let builder = ClientConfig::builder_with_provider(PROVIDER.clone());
+        let builder = builder.with_protocol_versions(versions).unwrap();
+        builder.with_root_certificates(roots).with_no_client_auth()
+    }
+
+    /// Connects once; both ends, or what the server failed with.
+    async fn connect(
+        server: &Arc<ServerConfig>,
+        client: &Arc<ClientConfig>,
+        name: &str,
+    ) -> (io::Result<Client>, io::Result<client::TlsStream<TcpStream>>) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let name = ServerName::try_from(name.to_owned()).unwrap();
+        let ours = async {
+            let (socket, _) = listener.accept().await.unwrap();
+            let mut stream = handshake(server, socket).await?;
+            // Tickets reach a client when it reads.
+            stream.write_all(b"!").await?;
+            Ok(Client::Tls(stream))
+        };
+        let theirs = async {
+            let socket = TcpStream::connect(address).await.unwrap();
+            let mut stream = TlsConnector::from(client.clone()).connect(name, socket).await?;
+            tokio::io::AsyncReadExt::read_exact(&mut stream, &mut [0; 1]).await?;
+            Ok(stream)
+        };
+        tokio::join!(ours, theirs)
+    }
+
+    #[test]
+    fn exact_beats_wildcard_beats_default() {
+        let all = [
+            certificate(&["default.test"]),
+            certificate(&["*.example.com", "example.com"]),
+            certificate(&["chat.example.com"]),
+        ];
+        let tls = Tls::new(&all).unwrap();
+        let chosen = |name| {
+            let key = tls.choose(name, &BOTH).unwrap();
+            all.iter().position(|other| Arc::ptr_eq(&other.key, &key)).unwrap()
+        };
+        assert_eq!(chosen(Some("chat.example.com")), 2);
+        assert_eq!(chosen(Some("other.example.com")), 1);
+        assert_eq!(chosen(Some("example.com")), 1);
+        assert_eq!(chosen(Some("a.b.example.com")), 0, "a wildcard is one label");
+        assert_eq!(chosen(Some("unknown.test")), 0);
+        assert_eq!(chosen(Some("com")), 0);
+        assert_eq!(chosen(None), 0);
+    }
+
+    #[test]
+    fn of_several_for_a_name_the_client_gets_one_it_can_verify() {
+        let name = "chat.example.com";
+        let ecdsa = with_algorithm(name, &rcgen::PKCS_ECDSA_P256_SHA256);
+        let rsa = with_algorithm(name, &PKCS_RSA_SHA256);
+        let other = certificate(&["other.test"]);
+        let tls = Tls::new(&[ecdsa.clone(), rsa.clone(), other]).unwrap();
+        for name in [Some(name), None] {
+            let chosen = |schemes: &[SignatureScheme]| tls.choose(name, schemes).unwrap();
+            assert!(Arc::ptr_eq(&chosen(&BOTH), &ecdsa.key), "file order decides");
+            assert!(Arc::ptr_eq(&chosen(&BOTH[..1]), &ecdsa.key));
+            assert!(Arc::ptr_eq(&chosen(&BOTH[1..]), &rsa.key));
+            let none = chosen(&[SignatureScheme::ED25519]);
+            assert!(Arc::ptr_eq(&none, &ecdsa.key), "so that the client gets an alert");
+        }
+    }
+
+    #[tokio::test]
+    async fn both_versions_are_spoken_and_the_connection_tells_its_terms() {
+        let certificates = [certificate(&["default.test"]), certificate(&["*.example.com"])];
+        let server = server_config(&certificates, &TicketKeys::new().unwrap()).unwrap();
+        let versions = [(&TLS12, ProtocolVersion::TLSv1_2), (&TLS13, ProtocolVersion::TLSv1_3)];
+        for (version, agreed) in versions {
+            let mut client = client_config(&[&certificates[1]], &[version]);
+            client.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+            let (ours, theirs) = connect(&server, &Arc::new(client), "Chat.Example.Com").await;
+            let (ours, theirs) = (ours.unwrap(), theirs.unwrap());
+            assert_eq!(ours.server_name(), Some("chat.example.com"));
+            assert_eq!(ours.alpn(), Some(&b"http/1.1"[..]));
+            assert_eq!(ours.tls_version(), Some(agreed));
+            assert!(ours.is_tls() && !ours.is_resumed());
+            let chain = theirs.get_ref().1.peer_certificates().unwrap();
+            assert_eq!(chain, certificates[1].key.cert);
+        }
+    }
+
+    #[tokio::test]
+    async fn sessions_are_resumed_over_a_reload_but_not_with_other_keys() {
+        let certificates = [certificate(&["chat.test"])];
+        for version in [&TLS12, &TLS13] {
+            let keys = TicketKeys::new().unwrap();
+            let client = Arc::new(client_config(&[&certificates[0]], &[version]));
+            let mut resumed = Vec::new();
+            for keys in [&keys, &keys, &TicketKeys::new().unwrap()] {
+                let server = server_config(&certificates, keys).unwrap();
+                let (ours, theirs) = connect(&server, &client, "chat.test").await;
+                theirs.unwrap();
+                resumed.push(ours.unwrap().is_resumed());
+            }
+            assert_eq!(resumed, [false, true, false], "{version:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_client_that_cannot_be_served_is_an_error() {
+        let certificates = [certificate(&["chat.test"])];
+        let server = server_config(&certificates, &TicketKeys::new().unwrap()).unwrap();
+        let mut client = client_config(&[&certificates[0]], &[&TLS13]);
+        client.alpn_protocols = vec![b"h2".to_vec()];
+        let (ours, theirs) = connect(&server, &Arc::new(client), "chat.test").await;
+        assert_eq!(ours.unwrap_err().kind(), io::ErrorKind::InvalidData);
+        assert!(theirs.is_err());
+    }
+
+    #[tokio::test]
+    async fn what_is_no_tls_is_an_error() {
+        let certificates = [certificate(&["chat.test"])];
+        let server = server_config(&certificates, &TicketKeys::new().unwrap()).unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        client.write_all(b"GET / HTTP/1.1\r\n\r\n").await.unwrap();
+        let (socket, _) = listener.accept().await.unwrap();
+        let error = handshake(&server, socket).await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::InvalidData);
+        assert!(error.get_ref().is_some_and(|inner| inner.is::<rustls::Error>()));
+    }
+
+    #[test]
+    fn no_certificate_is_an_error() {
+        assert!(server_config(&[], &TicketKeys::new().unwrap()).is_err());
+    }
+
+    #[test]
+    fn a_made_certificate_names_what_it_was_made_for() {
+        let made = certificate(&["LocalHost", "127.0.0.1", "::1", "*.chat.test"]);
+        assert_eq!(made.names, ["localhost", "*.chat.test"]);
+        assert!(made.key.keys_match().is_ok());
+        let error = self_signed(&["käse".to_owned()]).unwrap_err();
+        assert!(error.to_string().starts_with("cannot make a certificate: "), "{error}");
+    }
+
+    #[tokio::test]
+    async fn a_made_certificate_is_valid_for_an_address() {
+        let certificates = [certificate(&["localhost", "127.0.0.1"])];
+        let server = server_config(&certificates, &TicketKeys::new().unwrap()).unwrap();
+        let client = Arc::new(client_config(&[&certificates[0]], &[&TLS13]));
+        let (ours, theirs) = connect(&server, &client, "127.0.0.1").await;
+        theirs.unwrap();
+        assert_eq!(ours.unwrap().server_name(), None);
+    }
+}

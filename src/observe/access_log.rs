@@ -14,7 +14,7 @@ use std::{
     os::{fd::AsFd, unix::fs::OpenOptionsExt},
     path::{Path, PathBuf},
     sync::Arc,
-    time::{Duration, Instant, SystemTime},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use prometheus_client::metrics::counter::Counter;
@@ -65,7 +65,8 @@ pub struct Record {
     listener: Arc<str>,
     /// Id, host, method and path one after the other; `cuts` are where the first three end.
     texts: Box<str>,
-    at: SystemTime,
+    /// When it began, in milliseconds since 1970.
+    at: u64,
     started: Instant,
     client: SocketAddr,
     cuts: [u16; 3],
@@ -100,7 +101,7 @@ impl Record {
             backend: None,
             listener: start.listener.clone(),
             texts,
-            at: SystemTime::now(),
+            at: now(),
             started: Instant::now(),
             client: start.client,
             cuts,
@@ -264,7 +265,7 @@ fn micros(time: Duration) -> u32 {
 #[derive(Serialize)]
 struct Line<'a> {
     #[serde(serialize_with = "rfc3339")]
-    ts: SystemTime,
+    ts: u64,
     id: &'a str,
     client: SocketAddr,
     listener: &'a str,
@@ -317,8 +318,17 @@ impl<'a> Line<'a> {
     }
 }
 
-fn rfc3339<S: Serializer>(time: &SystemTime, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.collect_str(&humantime::format_rfc3339_millis(*time))
+/// Milliseconds since 1970; a clock before that is taken for 1970.
+fn now() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or_default()
+}
+
+/// The year stays below 10000, past which the format has no notation.
+fn rfc3339<S: Serializer>(millis: &u64, serializer: S) -> Result<S::Ok, S::Error> {
+    const YEAR_9999: u64 = 253_000_000_000_000;
+    let time = UNIX_EPOCH + Duration::from_millis((*millis).min(YEAR_9999));
+    serializer.collect_str(&humantime::format_rfc3339_millis(time))
 }
 
 /// JSON that escapes DEL and the C1 control characters too, which JSON itself would let pass and
@@ -345,5 +355,215 @@ impl serde_json::ser::Formatter for Escaping {
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use serde_json::Value;
+    use tempfile::TempDir;
+
+    use super::*;
+    use crate::error::{Phase, Side};
+
+    fn start<'a>(listener: &'a Arc<str>, host: &'a str, target: &'a str) -> Start<'a> {
+        let client = "192.0.2.7:4711".parse().unwrap();
+        Start { id: "r-1", client, listener, tls: true, host, method: "GET", target }
+    }
+
+    fn record(host: &str, target: &str) -> Record {
+        Record::new(start(&"web".into(), host, target))
+    }
+
+    fn log(directory: &TempDir) -> (AccessLog, PathBuf) {
+        let path = directory.path().join("access.log");
+        let config = config::AccessLog::File(path.clone());
+        (AccessLog::open(&config, Counter::default()).unwrap(), path)
+    }
+
+    /// The line that `write` makes of these.
+    fn line(record: &Record, end: &End<'_>) -> String {
+        let directory = tempfile::tempdir().unwrap();
+        let (log, path) = log(&directory);
+        log.write(record, end);
+        drop(log);
+        fs::read_to_string(path).unwrap()
+    }
+
+    #[test]
+    fn a_record_is_small() {
+        assert!(size_of::<Record>() <= 128, "{} bytes", size_of::<Record>());
+    }
+
+    #[test]
+    fn a_line_tells_everything_in_order() {
+        let mut record = record("chat.example.com", "/socket.io/?EIO=4&sid=s3cr3t");
+        record.status = 200;
+        record.backend = Some("blue-1".into());
+        record.chosen_by = ChosenBy::Sid;
+        record.connect_took(Duration::from_micros(1234));
+        record.first_byte_seen();
+        let end = End { bytes_in: 5, bytes_out: 70, ..End::new(Termination::Complete) };
+        let line = line(&record, &end);
+        assert!(line.ends_with("}\n") && line.lines().count() == 1);
+        let json: Value = serde_json::from_str(&line).unwrap();
+        let ts = json["ts"].as_str().unwrap();
+        assert_eq!(ts.len(), "2026-01-01T00:00:00.000Z".len());
+        assert!(humantime::parse_rfc3339(ts).is_ok());
+        let expected = [
+            ("id", "\"r-1\""),
+            ("client", "\"192.0.2.7:4711\""),
+            ("listener", "\"web\""),
+            ("tls", "true"),
+            ("host", "\"chat.example.com\""),
+            ("method", "\"GET\""),
+            ("path", "\"/socket.io/?EIO=4&sid=-\""),
+            ("status", "200"),
+            ("backend", "\"blue-1\""),
+            ("chosen_by", "\"sid\""),
+            ("bytes_in", "5"),
+            ("bytes_out", "70"),
+            ("connect_ms", "1.234"),
+            ("termination", "\"complete\""),
+            ("kind", "\"http\""),
+        ];
+        let mut from = 0;
+        for (key, value) in expected {
+            let pair = format!("\"{key}\":{value}");
+            let at = line[from..].find(&pair);
+            from += at.unwrap_or_else(|| panic!("{pair} not after byte {from} of {line}"));
+        }
+        assert!(json["first_byte_ms"].as_f64().unwrap() <= json["duration_ms"].as_f64().unwrap());
+        assert!(json.get("error").is_none());
+    }
+
+    #[test]
+    fn what_is_not_known_is_null() {
+        let mut record = record("", "*");
+        record.tunnel = true;
+        let json: Value =
+            serde_json::from_str(&line(&record, &End::new(Termination::Drained))).unwrap();
+        for key in ["status", "backend", "connect_ms", "first_byte_ms"] {
+            assert_eq!(json[key], Value::Null, "{key}");
+        }
+        assert_eq!(json["kind"], "tunnel");
+        assert_eq!(json["chosen_by"], "none");
+        assert_eq!(json["termination"], "drained");
+        assert_eq!(json["path"], "*");
+    }
+
+    #[test]
+    fn an_error_is_a_sentence_or_the_refusal() {
+        let record = record("a", "/");
+        let refused =
+            Termination::Failed(Side::Client, Phase::Request, Kind::BadRequest("two Host headers"));
+        let mut end = End::new(refused);
+        let error = |end: &End<'_>| {
+            let json: Value = serde_json::from_str(&line(&record, end)).unwrap();
+            json["error"].as_str().unwrap().to_owned()
+        };
+        assert_eq!(error(&end), "two Host headers");
+        end.error = Some("the socket broke");
+        assert_eq!(error(&end), "the socket broke");
+    }
+
+    #[test]
+    fn no_client_can_steer_a_terminal_or_make_a_line() {
+        let evil = "\x1b[31m\r\n{\"forged\":1}\u{9b}2J\x7fä\u{a0}\"\\\u{85}";
+        let line = line(&record(evil, &format!("/{evil}")), &End::new(Termination::Complete));
+        assert_eq!(line.chars().filter(|c| c.is_control()).collect::<String>(), "\n");
+        let json: Value = serde_json::from_str(&line).unwrap();
+        assert_eq!(json["host"], evil, "escaped, not lost");
+        assert!(line.contains(r"\u009b2J\u007fä"), "{line}");
+    }
+
+    #[test]
+    fn texts_are_bounded_whatever_a_client_sends() {
+        let long = "ä".repeat(40_000);
+        let record = record(&long, &format!("/?x={long}"));
+        assert!(record.host().len() <= MAX_HOST && long.starts_with(record.host()));
+        assert!(record.path().len() <= MAX_PATH + CUT.len_utf8());
+        assert!(record.path().starts_with("/?x=ää") && record.path().ends_with(CUT));
+        assert_eq!((record.id(), record.method()), ("r-1", "GET"));
+    }
+
+    #[test]
+    fn durations_saturate_and_the_first_byte_is_the_first() {
+        assert_eq!(micros(Duration::from_micros(17)), 17);
+        assert_eq!(micros(Duration::MAX), UNKNOWN - 1);
+        let mut record = record("a", "/");
+        record.first_byte_seen();
+        let first = record.first_byte;
+        while record.elapsed() < Duration::from_micros(u64::from(first) + 10) {}
+        record.first_byte_seen();
+        assert_eq!(record.first_byte, first);
+    }
+
+    #[test]
+    fn lines_of_many_threads_stay_whole() {
+        let directory = tempfile::tempdir().unwrap();
+        let (log, path) = log(&directory);
+        std::thread::scope(|scope| {
+            for thread in 0..8 {
+                let log = &log;
+                scope.spawn(move || {
+                    for n in 0..200 {
+                        let record = record("host", &format!("/{thread}/{n}"));
+                        log.write(&record, &End::new(Termination::Complete));
+                    }
+                });
+            }
+        });
+        assert_eq!(log.dropped(), 0);
+        drop(log);
+        let text = fs::read_to_string(path).unwrap();
+        let mut paths: Vec<String> = text
+            .lines()
+            .map(|line| {
+                let json: Value = serde_json::from_str(line).unwrap();
+                json["path"].as_str().unwrap().to_owned()
+            })
+            .collect();
+        paths.sort_unstable();
+        paths.dedup();
+        assert_eq!(paths.len(), 1600);
+    }
+
+    #[test]
+    fn a_file_is_appended_to_and_opened_anew_after_a_rotation() {
+        let directory = tempfile::tempdir().unwrap();
+        let rotated = directory.path().join("access.log.1");
+        let (log, path) = log(&directory);
+        let complete = End::new(Termination::Complete);
+        log.write(&record("before", "/"), &complete);
+        drop(log);
+        let log = AccessLog::open(&config::AccessLog::File(path.clone()), Counter::default());
+        let log = log.unwrap();
+        fs::rename(&path, &rotated).unwrap();
+        log.reopen().unwrap();
+        log.write(&record("after", "/"), &complete);
+        drop(log);
+        assert!(fs::read_to_string(rotated).unwrap().contains("before"));
+        let text = fs::read_to_string(path).unwrap();
+        assert!(text.contains("after") && !text.contains("before"));
+    }
+
+    #[test]
+    fn a_log_that_cannot_be_opened_is_named() {
+        let path = PathBuf::from("/nonexistent/access.log");
+        let config = config::AccessLog::File(path);
+        let error = AccessLog::open(&config, Counter::default()).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::NotFound);
+        assert!(error.to_string().starts_with("access log /nonexistent/access.log: "));
+    }
+
+    #[test]
+    fn off_takes_everything_and_writes_nothing() {
+        let log = AccessLog::open(&config::AccessLog::Off, Counter::default()).unwrap();
+        log.write(&record("a", "/"), &End::new(Termination::Complete));
+        log.reopen().unwrap();
+        assert_eq!(log.dropped(), 0);
     }
 }

@@ -14,6 +14,7 @@ use std::{
 use tracing::{Subscriber, field::Field, level_filters::LevelFilter};
 use tracing_subscriber::{
     EnvFilter,
+    field::MakeExt,
     fmt::{
         MakeWriter,
         format::{self, Writer},
@@ -47,7 +48,7 @@ where
         .with_writer(writer)
         .with_ansi(ansi)
         .with_target(false)
-        .fmt_fields(format::debug_fn(field))
+        .fmt_fields(format::debug_fn(field).delimited(" "))
         .finish()
 }
 
@@ -79,5 +80,86 @@ impl Write for Escape<'_, '_> {
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use super::*;
+
+    /// Collects what is logged.
+    #[derive(Clone, Default)]
+    struct Memory(Arc<Mutex<Vec<u8>>>);
+
+    impl io::Write for Memory {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    fn logged(ansi: bool, directives: &str, events: impl FnOnce()) -> String {
+        let memory = Memory::default();
+        let writer = memory.clone();
+        let subscriber = subscriber(move || writer.clone(), ansi, filter(directives));
+        tracing::subscriber::with_default(subscriber, events);
+        let bytes = memory.0.lock().unwrap().clone();
+        String::from_utf8(bytes).unwrap()
+    }
+
+    #[test]
+    fn a_line_has_time_level_message_and_fields() {
+        let text = logged(false, "", || tracing::info!(port = 80, name = "a b", "bound"));
+        let (time, rest) = text.split_once(' ').unwrap();
+        assert!(time.ends_with('Z') && humantime::parse_rfc3339(time).is_ok(), "{time}");
+        assert_eq!(rest, " INFO bound port=80 name=\"a b\"\n");
+    }
+
+    #[test]
+    fn nothing_that_was_logged_steers_a_terminal_or_begins_a_line() {
+        let evil = "\x1b[2J\x07\u{9b}31m\x7f\r\n2026-01-01T00:00:00Z  INFO all is well\t.";
+        let text = logged(false, "", || {
+            tracing::warn!(shown = %evil, debugged = evil, "a message: {evil}");
+        });
+        let stray = |c: &char| c.is_control() && *c != '\n';
+        assert_eq!(text.chars().find(stray), None, "{text:?}");
+        let lines: Vec<_> = text.lines().collect();
+        assert_eq!(lines.len(), 2, "{text:?}");
+        assert!(lines[1].starts_with("  | 2026-01-01"), "{text:?}");
+        assert!(lines[1].contains("shown=\\u{1b}[2J\\u{7}\\u{9b}31m"), "{text:?}");
+        assert!(lines[1].contains("\\r\\n2026-01-01"), "{text:?}");
+    }
+
+    #[test]
+    fn colours_are_ours_only() {
+        let text = logged(true, "", || tracing::error!(host = %"\x1b[31m", "x"));
+        assert!(text.contains('\x1b'), "no colours in {text:?}");
+        assert!(text.contains("host=\\u{1b}[31m"), "{text:?}");
+    }
+
+    #[test]
+    fn info_is_the_default_and_directives_replace_it() {
+        let events = || {
+            tracing::debug!("fine");
+            tracing::info!("plain");
+        };
+        assert!(!logged(false, "", events).contains("fine"));
+        assert!(logged(false, "", events).contains("plain"));
+        assert!(logged(false, "debug", events).contains("fine"));
+        assert_eq!(logged(false, "off", events), "");
+        assert_eq!(logged(false, "hyper=info", events), "");
+        assert!(logged(false, "hyper=error,moorline=debug", events).contains("fine"));
+    }
+
+    #[test]
+    fn a_message_of_several_lines_stays_aligned() {
+        let text = logged(false, "", || tracing::error!("refused\n 3 | x = 1\n   | ^"));
+        assert!(text.ends_with("ERROR refused\n  |  3 | x = 1\n  |    | ^\n"), "{text:?}");
     }
 }
