@@ -206,7 +206,7 @@ function showFacts(strange) {
   const same = later.filter((r) => r.node === session.node).length;
   const direct = session.websocket && !opened;
   fact("handshake", opened?.node, opened ? `${opened.took} ms` : direct ? "over the WebSocket" : "");
-  fact("polls", later.length && session.node, later.length ? `${same} of ${plural(later.length, "request")}` : direct ? "none" : "");
+  fact("polls", later.length && session.node, later.length ? `${same} of ${later.length}` : direct ? "none" : "");
   fact("upgrade", session.websocket, session.websocket ? "open" : choice === "polling" ? "not asked for" : "");
   byId("polls").classList.toggle("wrong", strange.length > 0);
 }
