@@ -1,10 +1,8 @@
 //! The access log: one JSON line for each stream, written when it has ended.
 //!
-//! A [`Record`] is made when the request's header is there and kept by the stream, for as long as a
-//! tunnel lives: it is small, and it never holds a secret, because secrets are removed before
-//! anything is stored. [`End`] is what only the end can tell. Every string is escaped to the last
-//! control character, so that a line is a line whatever a client sent. Writing never waits; see
-//! [`sink`](super::sink).
+//! What is in a line is gathered in a [`Record`]; this module knows how it is written. Every string
+//! is escaped to the last control character, so that a line is a line whatever a client sent. Writing
+//! never waits: a sink that is slow, full or gone costs lines, which are counted, and no stream.
 
 use std::{
     cell::RefCell,
@@ -13,168 +11,21 @@ use std::{
     net::SocketAddr,
     os::{fd::AsFd, unix::fs::OpenOptionsExt},
     path::{Path, PathBuf},
-    sync::Arc,
-    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+    time::{Duration, UNIX_EPOCH},
 };
 
 use prometheus_client::metrics::counter::Counter;
 use serde::{Serialize, Serializer};
 
-use super::{names, names::ChosenBy, redact::redact, sink::Sink};
+use super::{
+    names,
+    record::{End, Record, UNKNOWN},
+    sink::Sink,
+};
 use crate::{
     config,
     error::{Kind, Termination},
 };
-
-/// Longest of each text that is kept, in bytes; a client must not decide what a tunnel costs.
-const MAX_ID: usize = 128;
-const MAX_HOST: usize = 255;
-const MAX_METHOD: usize = 32;
-const MAX_PATH: usize = 2048;
-/// Put where a path was cut.
-const CUT: char = '…';
-/// A duration that has not been measured.
-const UNKNOWN: u32 = u32::MAX;
-
-/// What is known of a stream when its request's header is there.
-#[derive(Clone, Copy, Debug)]
-pub struct Start<'a> {
-    /// The request id.
-    pub id: &'a str,
-    /// The client's address: the peer's, or what a trusted proxy says.
-    pub client: SocketAddr,
-    /// The listener's name.
-    pub listener: &'a Arc<str>,
-    /// Whether the client came over TLS.
-    pub tls: bool,
-    /// The host asked for; empty where none was named.
-    pub host: &'a str,
-    /// The method.
-    pub method: &'a str,
-    /// Path and query as the client sent them; secrets are removed here.
-    pub target: &'a str,
-}
-
-/// A stream's line in the making.
-///
-/// Kept by every idle tunnel, hence one allocation for all texts and microseconds in 32 bits.
-#[derive(Debug)]
-pub struct Record {
-    /// The backend's name, once one is chosen.
-    pub backend: Option<Arc<str>>,
-    listener: Arc<str>,
-    /// Id, host, method and path one after the other; `cuts` are where the first three end.
-    texts: Box<str>,
-    /// When it began, in milliseconds since 1970.
-    at: u64,
-    started: Instant,
-    client: SocketAddr,
-    cuts: [u16; 3],
-    /// The status sent to the client; 0: none.
-    pub status: u16,
-    /// In microseconds from the start.
-    first_byte: u32,
-    /// In microseconds.
-    connect: u32,
-    /// How the backend was chosen.
-    pub chosen_by: ChosenBy,
-    tls: bool,
-    /// Whether it became a tunnel.
-    pub tunnel: bool,
-}
-
-impl Record {
-    /// A stream that begins now.
-    pub fn new(start: Start<'_>) -> Self {
-        thread_local!(static TEXTS: RefCell<String> = const { RefCell::new(String::new()) });
-        let (texts, cuts) = TEXTS.with_borrow_mut(|texts| {
-            texts.clear();
-            let cuts = [(start.id, MAX_ID), (start.host, MAX_HOST), (start.method, MAX_METHOD)]
-                .map(|(text, most)| {
-                    texts.push_str(&text[..text.floor_char_boundary(most)]);
-                    texts.len() as u16
-                });
-            push_path(texts, start.target);
-            (Box::from(texts.as_str()), cuts)
-        });
-        Self {
-            backend: None,
-            listener: start.listener.clone(),
-            texts,
-            at: now(),
-            started: Instant::now(),
-            client: start.client,
-            cuts,
-            status: 0,
-            first_byte: UNKNOWN,
-            connect: UNKNOWN,
-            chosen_by: ChosenBy::None,
-            tls: start.tls,
-            tunnel: false,
-        }
-    }
-
-    /// Notes how long connecting took, all tries together.
-    pub fn connect_took(&mut self, time: Duration) {
-        self.connect = micros(time);
-    }
-
-    /// Notes that the response's first byte came now; only the first call counts.
-    pub fn first_byte_seen(&mut self) {
-        if self.first_byte == UNKNOWN {
-            self.first_byte = micros(self.started.elapsed());
-        }
-    }
-
-    /// The request id.
-    pub fn id(&self) -> &str {
-        &self.texts[..self.cut(0)]
-    }
-
-    /// The host asked for.
-    pub fn host(&self) -> &str {
-        &self.texts[self.cut(0)..self.cut(1)]
-    }
-
-    /// The method.
-    pub fn method(&self) -> &str {
-        &self.texts[self.cut(1)..self.cut(2)]
-    }
-
-    /// Path and query, without secrets.
-    pub fn path(&self) -> &str {
-        &self.texts[self.cut(2)..]
-    }
-
-    /// Time since the start.
-    pub fn elapsed(&self) -> Duration {
-        self.started.elapsed()
-    }
-
-    fn cut(&self, n: usize) -> usize {
-        usize::from(self.cuts[n])
-    }
-}
-
-/// What only the end of a stream can tell.
-#[derive(Clone, Copy, Debug)]
-pub struct End<'a> {
-    /// How it ended.
-    pub termination: Termination,
-    /// Body or tunnel bytes from the client.
-    pub bytes_in: u64,
-    /// Body or tunnel bytes to the client.
-    pub bytes_out: u64,
-    /// What happened, in a sentence; a refused request's reason stands in where it is missing.
-    pub error: Option<&'a str>,
-}
-
-impl End<'_> {
-    /// An end without bytes or a sentence.
-    pub fn new(termination: Termination) -> Self {
-        Self { termination, bytes_in: 0, bytes_out: 0, error: None }
-    }
-}
 
 /// Where lines go.
 #[derive(Debug)]
@@ -247,20 +98,6 @@ fn open_file(path: &Path) -> io::Result<std::fs::File> {
     })
 }
 
-fn push_path(texts: &mut String, target: &str) {
-    let start = texts.len();
-    redact(target, texts);
-    if texts.len() - start > MAX_PATH {
-        texts.truncate(texts.floor_char_boundary(start + MAX_PATH));
-        texts.push(CUT);
-    }
-}
-
-fn micros(time: Duration) -> u32 {
-    // 71 minutes and more all look alike.
-    u32::try_from(time.as_micros()).map_or(UNKNOWN - 1, |micros| micros.min(UNKNOWN - 1))
-}
-
 /// The keys of a line, in order.
 #[derive(Serialize)]
 struct Line<'a> {
@@ -318,12 +155,6 @@ impl<'a> Line<'a> {
     }
 }
 
-/// Milliseconds since 1970; a clock before that is taken for 1970.
-fn now() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or_default()
-}
-
 /// The year stays below 10000, past which the format has no notation.
 fn rfc3339<S: Serializer>(millis: &u64, serializer: S) -> Result<S::Ok, S::Error> {
     const YEAR_9999: u64 = 253_000_000_000_000;
@@ -366,15 +197,14 @@ mod tests {
     use tempfile::TempDir;
 
     use super::*;
-    use crate::error::{Phase, Side};
-
-    fn start<'a>(listener: &'a Arc<str>, host: &'a str, target: &'a str) -> Start<'a> {
-        let client = "192.0.2.7:4711".parse().unwrap();
-        Start { id: "r-1", client, listener, tls: true, host, method: "GET", target }
-    }
+    use crate::{
+        error::{Phase, Side},
+        observe::{ChosenBy, record::Start},
+    };
 
     fn record(host: &str, target: &str) -> Record {
-        Record::new(start(&"web".into(), host, target))
+        let (client, listener) = ("192.0.2.7:4711".parse().unwrap(), &"web".into());
+        Record::new(Start { id: "r-1", client, listener, tls: true, host, method: "GET", target })
     }
 
     fn log(directory: &TempDir) -> (AccessLog, PathBuf) {
@@ -390,11 +220,6 @@ mod tests {
         log.write(record, end);
         drop(log);
         fs::read_to_string(path).unwrap()
-    }
-
-    #[test]
-    fn a_record_is_small() {
-        assert!(size_of::<Record>() <= 128, "{} bytes", size_of::<Record>());
     }
 
     #[test]
@@ -477,28 +302,6 @@ mod tests {
         let json: Value = serde_json::from_str(&line).unwrap();
         assert_eq!(json["host"], evil, "escaped, not lost");
         assert!(line.contains(r"\u009b2J\u007fä"), "{line}");
-    }
-
-    #[test]
-    fn texts_are_bounded_whatever_a_client_sends() {
-        let long = "ä".repeat(40_000);
-        let record = record(&long, &format!("/?x={long}"));
-        assert!(record.host().len() <= MAX_HOST && long.starts_with(record.host()));
-        assert!(record.path().len() <= MAX_PATH + CUT.len_utf8());
-        assert!(record.path().starts_with("/?x=ää") && record.path().ends_with(CUT));
-        assert_eq!((record.id(), record.method()), ("r-1", "GET"));
-    }
-
-    #[test]
-    fn durations_saturate_and_the_first_byte_is_the_first() {
-        assert_eq!(micros(Duration::from_micros(17)), 17);
-        assert_eq!(micros(Duration::MAX), UNKNOWN - 1);
-        let mut record = record("a", "/");
-        record.first_byte_seen();
-        let first = record.first_byte;
-        while record.elapsed() < Duration::from_micros(u64::from(first) + 10) {}
-        record.first_byte_seen();
-        assert_eq!(record.first_byte, first);
     }
 
     #[test]

@@ -8,9 +8,11 @@ pub mod access_log;
 pub mod log;
 pub mod metrics;
 pub mod names;
+pub mod record;
 mod redact;
 mod sink;
 
-pub use access_log::{AccessLog, End, Record, Start};
+pub use access_log::AccessLog;
 pub use metrics::{BackendSample, ListenerMetrics, Metrics};
 pub use names::ChosenBy;
+pub use record::{End, Record, Start};
