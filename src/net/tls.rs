@@ -7,11 +7,14 @@
 //!
 //! # What an idle connection holds
 //!
-//! Read from rustls 0.23: after any read a connection keeps its 4 KiB receive buffer (`READ_SIZE` of
-//! its deframer, no setting for it, and it is only shrunk at the next read), two cipher contexts, and
-//! the empty chunk queues of what it sent and received. The handshake's own state is freed when it is
-//! over. [`SEND_LIMIT`] bounds only what waits to be sent; nothing is reserved for it. Only the
-//! unbuffered API, which tokio-rustls does not use, would get rid of the 4 KiB.
+//! Measured: 8.2 kB, all of it in user space (x86-64, rustls 0.23, TLS 1.3; 1.2 is the same, and
+//! sending tickets or not makes no difference). Half of it is the receive buffer: the deframer of
+//! rustls reads 4 KiB at a time (`READ_SIZE`, no setting for it), grows to a full record while one
+//! comes in, and is cut back to 4 KiB by the next read, the one that then waits. The rest is the
+//! connection itself (1.2 kB), two cipher contexts (0.6 kB each), its secrets and the empty queues of
+//! what it sent and received; the handshake's own state is freed when it is over. [`SEND_LIMIT`]
+//! bounds what waits to be sent, nothing is reserved for it. Only the unbuffered API, which
+//! tokio-rustls does not use, would do without the 4 KiB.
 
 use std::{
     collections::HashMap,
