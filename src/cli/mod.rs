@@ -1,4 +1,5 @@
 //! The command line: one file for each subcommand.
 
+pub mod check;
 #[cfg(feature = "demo")]
 pub mod demo;

@@ -1,1 +1,140 @@
 //! From what was typed to what it means, every fault at once.
+//!
+//! The one way from a file to a [`Config`]: `check`, `run` and a reload all come through here, so
+//! that what one accepts the others accept. Reads the files that the configuration names.
+
+use std::{
+    collections::HashSet,
+    path::{Path, PathBuf},
+    str,
+};
+
+use super::{
+    AccessLog, Config, CookieKeys, Sessions,
+    address::{bind, network},
+    fault::Source,
+    file::{self, File, Table, Value},
+    listeners::{self, Claims},
+    pools, routes, schema, secrets,
+};
+pub use super::{
+    fault::{Fault, Faults, Wrong},
+    schema::{SECTIONS, Section},
+};
+
+/// Sids that one proxy can be asked to remember: about 100 bytes each.
+const MOST_SESSIONS: usize = 100_000_000;
+
+/// Bounds of a sid's length: Engine.IO's have 20 characters.
+const SID_BYTES: std::ops::RangeInclusive<usize> = 20..=4096;
+
+/// Reads and checks a configuration file.
+///
+/// # Errors
+///
+/// Every fault of the file and of those that it names, in file order; one without a line where the
+/// file itself cannot be read.
+pub fn load(path: &Path) -> Result<Config, Faults> {
+    let bytes = file::read(path).map_err(|wrong| Faults(vec![Fault::of_file(path, wrong)]))?;
+    match str::from_utf8(&bytes) {
+        Ok(text) => parse(text, path),
+        Err(error) => {
+            // The lossy text is the same up to the first bad byte.
+            let lossy = String::from_utf8_lossy(&bytes);
+            let at = error.valid_up_to()..error.valid_up_to() + 1;
+            let wrong = Wrong::new("this byte is no UTF-8").help("save the file as UTF-8");
+            Err(Faults(vec![Source::new(path, &lossy).fault(&at, wrong)]))
+        }
+    }
+}
+
+/// Checks a configuration's text; relative paths in it start at the folder of `path`, which is not
+/// read.
+///
+/// # Errors
+///
+/// Every fault, as for [`load`].
+pub fn parse(text: &str, path: &Path) -> Result<Config, Faults> {
+    let (mut config, named) = File::new(path, text).walk(&schema::TOP, config)?;
+    config.watched = watched(path, named);
+    Ok(config)
+}
+
+/// The file and those it names, absolute, each once.
+fn watched(path: &Path, named: Vec<PathBuf>) -> Vec<PathBuf> {
+    let mut seen = HashSet::new();
+    std::iter::once(path.to_owned())
+        .chain(named)
+        .map(|path| std::path::absolute(&path).unwrap_or(path))
+        .filter(|path| seen.insert(path.clone()))
+        .collect()
+}
+
+fn config(top: &Table<'_>) -> Config {
+    let mut claims = Claims::default();
+    let listeners = listeners::all(top, &mut claims);
+    let routes = routes::all(top, &listeners);
+    let pools = pools::all(top);
+    Config {
+        listeners,
+        routes,
+        pools,
+        cookie_keys: top
+            .value("cookie_key")
+            .and_then(|value| secrets::cookie_keys(&value))
+            .unwrap_or(CookieKeys::Made),
+        trusted_proxies: top.value("trusted_proxies").map(|v| networks(&v)).unwrap_or_default(),
+        sessions: top.value("sessions").and_then(|value| sessions(&value)).unwrap_or_default(),
+        access_log: top
+            .value("access_log")
+            .and_then(|value| access_log(&value))
+            .unwrap_or_default(),
+        drain: top.period("drain", super::PROCESS_DRAIN),
+        admin: top.value("admin").and_then(|value| {
+            let address = value.parsed(bind)?;
+            claims.claim(&value, address);
+            Some(address)
+        }),
+        watched: Vec::new(),
+    }
+}
+
+fn networks(value: &Value<'_>) -> Vec<ipnet::IpNet> {
+    let Some(elements) = value.elements() else {
+        value.is_not("an array of strings");
+        return Vec::new();
+    };
+    elements.filter_map(|element| element.parsed(network)).collect()
+}
+
+fn sessions(value: &Value<'_>) -> Option<Sessions> {
+    let table = value.table(&schema::SESSIONS, "a table, `[sessions]`")?;
+    let default = Sessions::default();
+    Some(Sessions {
+        max: table.integer("max", 1..=MOST_SESSIONS, default.max),
+        max_sid_bytes: table
+            .value("max_sid_bytes")
+            .and_then(|value| value.size(SID_BYTES))
+            .unwrap_or(default.max_sid_bytes),
+    })
+}
+
+fn access_log(value: &Value<'_>) -> Option<AccessLog> {
+    if value.node.get_ref().is_str() {
+        let choices = [("stdout", AccessLog::Stdout), ("off", AccessLog::Off)];
+        return value.choice(&choices);
+    }
+    let table =
+        value.table(&schema::ACCESS_LOG, "\"stdout\", \"off\" or a table `{ file = \"…\" }`")?;
+    let file = table.need("file", "`file = \"access.log\"`")?;
+    let path = value.file.resolve(file.string()?);
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+    match folder {
+        Some(folder) if !folder.is_dir() => {
+            let shown = folder.to_string_lossy();
+            file.fault(Wrong::new(format!("there is no folder {}", super::fault::quoted(&shown))));
+            None
+        }
+        _ => Some(AccessLog::File(std::path::absolute(&path).unwrap_or(path))),
+    }
+}

@@ -1,1 +1,343 @@
 //! What was typed, with its place in the file.
+//!
+//! A [`File`] is a TOML text while it is walked: it collects the faults and the paths that the text
+//! names. [`Table`] and [`Value`] are nodes of its tree. A reader that finds a fault notes it and
+//! returns `None`, so that a walk always reaches the end. Must not know what any key means.
+
+use std::{
+    cell::RefCell,
+    fs, io,
+    io::Read as _,
+    path::{Path, PathBuf},
+};
+
+use toml::{
+    Spanned,
+    de::{DeTable, DeValue},
+};
+
+use super::{
+    fault::{Fault, Faults, Source, Span, Wrong, quoted},
+    schema::{self, Section},
+};
+
+/// Largest file that is read, in bytes; a hundred thousand backends fit.
+pub(super) const LARGEST_FILE: u64 = 8 << 20;
+
+/// Most faults that are kept. A file with more is not the file that was meant.
+const MOST_FAULTS: usize = 200;
+
+/// One TOML text and what was found in it so far.
+pub(super) struct File<'s> {
+    source: Source<'s>,
+    found: RefCell<Vec<Found>>,
+    named: RefCell<Vec<PathBuf>>,
+}
+
+/// A fault with what decides whether and where it is reported.
+struct Found {
+    /// Offset in this file that it came from, also where it points into another file.
+    offset: usize,
+    /// Said of something that is not there.
+    missing: bool,
+    fault: Fault,
+}
+
+impl<'s> File<'s> {
+    /// `path` is where the text comes from: relative paths in it start at its folder.
+    pub(super) fn new(path: &'s Path, text: &'s str) -> Self {
+        Self {
+            source: Source::new(path, text),
+            found: RefCell::default(),
+            named: RefCell::default(),
+        }
+    }
+
+    /// The line of an offset, from 1.
+    pub(super) fn line(&self, offset: usize) -> usize {
+        self.source.line(offset)
+    }
+
+    /// Notes a fault of what stands at `at`.
+    pub(super) fn fault(&self, at: &Span, wrong: Wrong) {
+        let fault = self.source.fault(at, wrong);
+        self.note(Found { offset: at.start, missing: false, fault });
+    }
+
+    /// Notes that something is not there which `at` calls for.
+    pub(super) fn missing(&self, at: &Span, wrong: Wrong) {
+        let fault = self.source.fault(at, wrong);
+        self.note(Found { offset: at.start, missing: true, fault });
+    }
+
+    /// Notes a fault in another file, which this one names at `at`.
+    pub(super) fn elsewhere(&self, at: &Span, fault: Fault) {
+        self.note(Found { offset: at.start, missing: false, fault });
+    }
+
+    fn note(&self, found: Found) {
+        let mut all = self.found.borrow_mut();
+        if all.len() < MOST_FAULTS {
+            all.push(found);
+        }
+    }
+
+    /// Where a path in this file leads.
+    pub(super) fn resolve(&self, path: &str) -> PathBuf {
+        self.source.path().parent().unwrap_or(Path::new("")).join(path)
+    }
+
+    /// The bytes of a file that this one names, remembered as one to watch.
+    pub(super) fn read(&self, path: &Path) -> Result<Vec<u8>, Wrong> {
+        self.named.borrow_mut().push(path.to_owned());
+        read(path)
+    }
+
+    /// Parses the text and walks it; the value, and the files it names, if nothing was wrong.
+    pub(super) fn walk<T>(
+        self,
+        section: &'static Section,
+        walk: impl FnOnce(&Table<'_>) -> T,
+    ) -> Result<(T, Vec<PathBuf>), Faults> {
+        let (root, errors) = DeTable::parse_recoverable(self.source.text());
+        let end = self.source.text().trim_end().len();
+        let table = Table { file: &self, section, at: end..end, entries: root.get_ref() };
+        table.fault_unknown_keys();
+        let value = walk(&table);
+        let syntax: Vec<(Span, Wrong)> = errors
+            .iter()
+            .map(|error| (error.span().unwrap_or(end..end), Wrong::new(error.message())))
+            .collect();
+        let named = self.named.take();
+        if syntax.is_empty() && self.found.borrow().is_empty() {
+            Ok((value, named))
+        } else {
+            Err(self.faults(syntax))
+        }
+    }
+
+    /// Everything that was found, in file order.
+    fn faults(self, mut syntax: Vec<(Span, Wrong)>) -> Faults {
+        syntax.sort_by_key(|(at, _)| at.start);
+        self.drop_echoes(&mut syntax);
+        syntax.truncate(MOST_FAULTS);
+        let mut found = self.found.take();
+        if !syntax.is_empty() {
+            found.retain(|found| !found.missing && self.is_believable(found.offset, &syntax));
+        }
+        found.extend(syntax.into_iter().map(|(at, wrong)| Found {
+            offset: at.start,
+            missing: false,
+            fault: self.source.fault(&at, wrong),
+        }));
+        found.sort_by_key(|found| found.offset);
+        let more = found.len() >= MOST_FAULTS;
+        let mut faults: Vec<Fault> = found.into_iter().map(|found| found.fault).collect();
+        if more {
+            faults.truncate(MOST_FAULTS);
+            let wrong = Wrong::new(format!("there are more than these {MOST_FAULTS} faults"));
+            faults.push(Fault::of_file(self.source.path(), wrong));
+        }
+        Faults(faults)
+    }
+
+    /// Keeps the first syntax error of a line, and the first of an array that never ends.
+    fn drop_echoes(&self, syntax: &mut Vec<(Span, Wrong)>) {
+        let (mut last_line, mut in_array) = (0, false);
+        syntax.retain(|(at, wrong)| {
+            let line = self.line(at.start);
+            let of_array = wrong.message.contains("array");
+            let echo = line == last_line || (in_array && of_array);
+            in_array = of_array;
+            last_line = line;
+            !echo
+        });
+    }
+
+    /// Whether the tree can be trusted at an offset although the text has syntax errors: nothing
+    /// unreadable stands between it and its table's header, nor runs on to the end of the file.
+    fn is_believable(&self, offset: usize, syntax: &[(Span, Wrong)]) -> bool {
+        let text = self.source.text();
+        let header =
+            text.get(..offset).and_then(|before| before.rfind("\n[")).map_or(0, |at| at + 1);
+        let line_end = text
+            .get(offset..)
+            .and_then(|after| after.find('\n'))
+            .map_or(text.len(), |at| offset + at);
+        syntax.iter().all(|(at, wrong)| {
+            let runs_on = ["array", "multi-line"].iter().any(|kind| wrong.message.contains(kind));
+            at.start > line_end || (at.start < header && !runs_on)
+        })
+    }
+}
+
+/// The bytes of a file of bounded size.
+pub(super) fn read(path: &Path) -> Result<Vec<u8>, Wrong> {
+    let mut bytes = Vec::new();
+    let read =
+        fs::File::open(path).and_then(|file| file.take(LARGEST_FILE + 1).read_to_end(&mut bytes));
+    let shown = quoted(&path.to_string_lossy());
+    match read {
+        Ok(_) if bytes.len() as u64 > LARGEST_FILE => {
+            Err(Wrong::new(format!("{shown} is larger than {} MiB", LARGEST_FILE >> 20)))
+        }
+        Ok(_) => Ok(bytes),
+        Err(error) => Err(Wrong::new(format!("cannot read {shown}: {}", reason(&error)))),
+    }
+}
+
+/// Why a file cannot be read, in words that do not differ between systems.
+fn reason(error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::NotFound => "there is no such file".to_owned(),
+        io::ErrorKind::PermissionDenied => "permission denied".to_owned(),
+        io::ErrorKind::IsADirectory => "it is a folder".to_owned(),
+        _ => error.to_string(),
+    }
+}
+
+/// A table whose keys have been looked through.
+#[derive(Clone)]
+pub(super) struct Table<'t> {
+    file: &'t File<'t>,
+    section: &'static Section,
+    at: Span,
+    entries: &'t DeTable<'t>,
+}
+
+impl<'t> Table<'t> {
+    pub(super) fn file(&self) -> &'t File<'t> {
+        self.file
+    }
+
+    /// Where it stands: its header, braces or first key.
+    pub(super) fn at(&self) -> &Span {
+        &self.at
+    }
+
+    /// The value of a key, if it is there.
+    pub(super) fn value(&self, key: &'static str) -> Option<Value<'t>> {
+        debug_assert!(self.section.keys.contains(&key), "{key} is in no schema");
+        self.entries.get(key).map(|node| Value { file: self.file, key, element: false, node })
+    }
+
+    /// The value of a key that has to be there.
+    pub(super) fn need(&self, key: &'static str, example: &str) -> Option<Value<'t>> {
+        let value = self.value(key);
+        if value.is_none() {
+            let wrong = Wrong::new(format!("`{key}` is missing")).help(format!("write {example}"));
+            self.file.missing(&self.at, wrong);
+        }
+        value
+    }
+
+    /// The place of a key itself.
+    pub(super) fn place(&self, key: &str) -> Option<Span> {
+        self.entries.get_key_value(key).map(|(key, _)| key.span())
+    }
+
+    /// Notes `wrong` at each of these keys that is there.
+    pub(super) fn refuse(&self, keys: &[&'static str], wrong: impl Fn(&str) -> Wrong) {
+        for key in keys {
+            if let Some(at) = self.place(key) {
+                self.file.fault(&at, wrong(key));
+            }
+        }
+    }
+
+    fn fault_unknown_keys(&self) {
+        for (key, _) in self.entries {
+            let typed = key.get_ref().as_ref();
+            if !self.section.keys.contains(&typed) {
+                let place = if self.section.name.is_empty() {
+                    String::new()
+                } else {
+                    format!(" in `{}`", self.section.name)
+                };
+                let wrong = Wrong::new(format!("unknown key {}{place}", quoted(typed)))
+                    .help(schema::advice(self.section, typed));
+                self.file.fault(&key.span(), wrong);
+            }
+        }
+    }
+}
+
+/// One value, by the key it was typed under.
+#[derive(Clone, Copy)]
+pub(super) struct Value<'t> {
+    pub(super) file: &'t File<'t>,
+    pub(super) key: &'t str,
+    /// It is one of the elements of the key's array.
+    element: bool,
+    pub(super) node: &'t Spanned<DeValue<'t>>,
+}
+
+impl<'t> Value<'t> {
+    pub(super) fn at(&self) -> Span {
+        self.node.span()
+    }
+
+    /// Notes a fault of this value.
+    pub(super) fn fault(&self, wrong: Wrong) {
+        self.file.fault(&self.at(), wrong);
+    }
+
+    /// Notes that it is of another type; `wanted` with its article.
+    pub(super) fn is_not(&self, wanted: &str) {
+        let each = if self.element { "each of " } else { "" };
+        let found = match self.node.get_ref() {
+            DeValue::String(_) => "a string",
+            DeValue::Integer(_) => "an integer",
+            DeValue::Float(_) => "a fraction",
+            DeValue::Boolean(_) => "a boolean",
+            DeValue::Datetime(_) => "a date",
+            DeValue::Array(_) => "an array",
+            DeValue::Table(_) => "a table",
+        };
+        let message = format!("{each}{} must be {wanted}, not {found}", quoted(self.key));
+        let text = self.file.source.text();
+        let typed = text.get(self.at()).unwrap_or_default();
+        let plain = matches!(self.node.get_ref(), DeValue::Integer(_) | DeValue::Boolean(_));
+        let wrong = Wrong::new(message);
+        self.fault(if plain && wanted.contains("string") {
+            wrong.help(format!("put it in quotes: \"{typed}\""))
+        } else {
+            wrong
+        });
+    }
+
+    /// Its elements, if it is an array.
+    pub(super) fn elements(&self) -> Option<impl Iterator<Item = Value<'t>> + use<'t>> {
+        let (file, key) = (self.file, self.key);
+        let array = self.node.get_ref().as_array()?;
+        Some(array.iter().map(move |node| Value { file, key, element: true, node }))
+    }
+
+    /// As a table with keys of this section, unknown ones noted.
+    pub(super) fn table(&self, section: &'static Section, wanted: &str) -> Option<Table<'t>> {
+        let Some(entries) = self.node.get_ref().as_table() else {
+            self.is_not(wanted);
+            return None;
+        };
+        let table = Table { file: self.file, section, at: self.at(), entries };
+        table.fault_unknown_keys();
+        Some(table)
+    }
+
+    /// As a table whose keys are names that the user gives: each with its place, in file order.
+    pub(super) fn named(&self) -> Vec<(Span, &'t str, Value<'t>)> {
+        let Some(entries) = self.node.get_ref().as_table() else {
+            self.is_not(&format!("a table of tables, `[{}.NAME]`", self.key));
+            return Vec::new();
+        };
+        let mut named: Vec<_> = entries
+            .iter()
+            .map(|(key, node)| {
+                let name = key.get_ref().as_ref();
+                (key.span(), name, Value { file: self.file, key: name, element: false, node })
+            })
+            .collect();
+        named.sort_by_key(|(at, _, value)| at.start.min(value.at().start));
+        named
+    }
+}

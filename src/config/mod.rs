@@ -1,18 +1,33 @@
 //! What a configuration means.
 //!
 //! [`Config`] is the checked form: names resolved, durations parsed, certificates loaded, defaults
-//! filled in. It is built by [`check`] from what a user typed ([`file`]), or directly by a command
+//! filled in. It is built by [`check`] from what a user typed (`file`), or directly by a command
 //! that needs no file. Whoever holds a `Config` need not validate anything again.
 //!
 //! This module must not know any runtime module: nothing here listens, connects or spawns.
 
+mod address;
+mod backends;
+mod certs;
 pub mod check;
-pub mod file;
+mod fault;
+mod file;
+mod listeners;
+mod names;
+mod pools;
+mod reader;
+mod routes;
+mod schema;
+mod secrets;
+mod sticky;
 
 use std::{fmt, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use ipnet::IpNet;
 use rustls::sign::CertifiedKey;
+
+/// How long a stopping process waits for open streams where nothing else was asked for.
+pub(crate) const PROCESS_DRAIN: Duration = Duration::from_secs(30);
 
 /// Everything one process runs by. Two equal configurations are interchangeable.
 #[derive(Clone, Debug, PartialEq)]
@@ -445,7 +460,7 @@ impl Config {
             trusted_proxies: Vec::new(),
             sessions: Sessions::default(),
             access_log: AccessLog::default(),
-            drain: Duration::from_secs(30),
+            drain: PROCESS_DRAIN,
             admin: None,
             watched: Vec::new(),
         }

@@ -1,0 +1,262 @@
+//! Addresses, hosts and networks as they are typed. Pure: no name is looked up.
+
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    str::FromStr,
+};
+
+use ipnet::IpNet;
+
+use super::{
+    Address, HostPattern,
+    fault::{Wrong, quoted},
+};
+
+impl FromStr for Address {
+    type Err = Wrong;
+
+    /// `HOST:PORT`; an IPv6 address is in brackets.
+    fn from_str(text: &str) -> Result<Self, Wrong> {
+        if let Some((_, rest)) = text.split_once("://") {
+            let bare = rest.split(['/', '?', '#']).next().unwrap_or(rest);
+            return Err(Wrong::new(format!("{} is a URL, not an address", quoted(text)))
+                .help(format!("write \"{bare}\"")));
+        }
+        if text.parse::<IpAddr>().is_ok_and(|ip| ip.is_ipv6()) {
+            return Err(no_port(text, &format!("[{text}]")));
+        }
+        if text.starts_with('[') && text.ends_with(']') {
+            return Err(no_port(text, text));
+        }
+        let (host, port) = text.rsplit_once(':').ok_or_else(|| no_port(text, text))?;
+        let port = match port.parse::<u16>() {
+            Ok(port) if port > 0 && !typed_sign(text) => port,
+            _ => {
+                let message = format!("{} is no port", quoted(port));
+                return Err(Wrong::new(message).help("a port is a number from 1 to 65535"));
+            }
+        };
+        Ok(Self { host: host_of_address(host)?, port })
+    }
+}
+
+/// Rust's integers parse with a leading plus, which no address has.
+fn typed_sign(text: &str) -> bool {
+    text.contains(":+")
+}
+
+fn no_port(text: &str, host: &str) -> Wrong {
+    Wrong::new(format!("{} has no port", quoted(text))).help(format!("write \"{host}:3000\""))
+}
+
+/// An IP address, IPv6 without its brackets, or a DNS name in lower case.
+fn host_of_address(host: &str) -> Result<String, Wrong> {
+    if let Some(inner) = host.strip_prefix('[') {
+        let ip = inner.strip_suffix(']').and_then(|ip| ip.parse::<Ipv6Addr>().ok());
+        let message = || format!("{} is no IPv6 address", quoted(host));
+        return ip.map(|ip| ip.to_string()).ok_or_else(|| Wrong::new(message()));
+    }
+    if host.contains(':') {
+        return Err(Wrong::new(format!("{} is no host", quoted(host)))
+            .help("an IPv6 address is written in brackets: \"[::1]:3000\""));
+    }
+    host.parse::<Ipv4Addr>().map_or_else(|_| dns_name(host), |ip| Ok(ip.to_string()))
+}
+
+/// A DNS name in lower case; underscores occur in container networks and are accepted.
+fn dns_name(typed: &str) -> Result<String, Wrong> {
+    let wrong = |why: &str| Err(Wrong::new(format!("{} is no host name: {why}", quoted(typed))));
+    let name = typed.strip_suffix('.').unwrap_or(typed);
+    if name.is_empty() {
+        return wrong("it is empty");
+    }
+    if !name.is_ascii() {
+        return wrong("names outside ASCII are written in punycode, xn--…");
+    }
+    if name.len() > 253 {
+        return wrong("it is longer than 253 characters");
+    }
+    for label in name.split('.') {
+        if label.is_empty() {
+            return wrong("two dots have nothing between them");
+        }
+        if label.len() > 63 {
+            return wrong("the part between two dots is longer than 63 characters");
+        }
+        if label.starts_with('-') || label.ends_with('-') {
+            return wrong("a part begins or ends with a hyphen");
+        }
+        if let Some(bad) =
+            label.chars().find(|c| !c.is_ascii_alphanumeric() && !matches!(c, '-' | '_'))
+        {
+            return wrong(&format!("{} is not allowed", quoted(&bad.to_string())));
+        }
+    }
+    // What ends in a number is meant as an IPv4 address (WHATWG URL §3.5), and is none.
+    let last = name.rsplit('.').next().unwrap_or_default();
+    if last.bytes().all(|byte| byte.is_ascii_digit()) {
+        return Err(Wrong::new(format!("{} is no IPv4 address", quoted(typed))));
+    }
+    Ok(typed.to_ascii_lowercase())
+}
+
+/// An address to listen on: IP address and port, port 0 for a free one.
+pub(super) fn bind(text: &str) -> Result<SocketAddr, Wrong> {
+    text.parse().map_err(|_| {
+        let wrong = Wrong::new(format!("{} is no address to listen on", quoted(text)));
+        let port = text.rsplit(':').next().unwrap_or_default();
+        match (port.parse::<u16>(), text.parse::<IpAddr>()) {
+            (_, Ok(IpAddr::V4(ip))) => wrong.help(format!("add a port: \"{ip}:8080\"")),
+            (_, Ok(IpAddr::V6(ip))) => wrong.help(format!("write \"[{ip}]:8080\"")),
+            (Ok(port), _) if text.starts_with("localhost:") => {
+                wrong.help(format!("write \"127.0.0.1:{port}\" or \"[::1]:{port}\""))
+            }
+            (Ok(port), _) => wrong.help(format!(
+                "write an IP address and a port: \"127.0.0.1:{port}\", or \"0.0.0.0:{port}\" for \
+                 every IPv4 address of this machine"
+            )),
+            _ => wrong.help("write an IP address and a port: \"0.0.0.0:8080\" or \"[::]:8080\""),
+        }
+    })
+}
+
+/// A network in CIDR notation, or one address.
+pub(super) fn network(text: &str) -> Result<IpNet, Wrong> {
+    let one = text.parse::<IpAddr>().map(IpNet::from);
+    // Host bits carry no meaning; without them equal networks are equal.
+    one.or_else(|_| text.parse::<IpNet>().map(|net| net.trunc())).map_err(|_| {
+        Wrong::new(format!("{} is neither an IP address nor a network", quoted(text)))
+            .help("write \"10.0.0.7\" or \"10.0.0.0/8\"")
+    })
+}
+
+/// A route's host: a name, an IP address, or `*.` and a name.
+pub(super) fn host_pattern(text: &str) -> Result<HostPattern, Wrong> {
+    let wrong = || Wrong::new(format!("{} is no host", quoted(text)));
+    if text == "*" {
+        return Err(wrong().help("leave `host` out to cover every host"));
+    }
+    if text.contains("://") || text.contains('/') {
+        return Err(wrong().help("write the host alone; the path has a key of its own, `path`"));
+    }
+    if let Some(suffix) = text.strip_prefix("*.") {
+        return Ok(HostPattern::Wildcard(plain_name(suffix)?));
+    }
+    if text.contains('*') {
+        return Err(wrong().help("a wildcard stands for whole first parts: \"*.example.com\""));
+    }
+    if text.starts_with('[') && text.ends_with(']') {
+        return host_of_address(text).map(|ip| HostPattern::Exact(format!("[{ip}]")));
+    }
+    if let Some((host, port)) = text.rsplit_once(':') {
+        return Err(match port.parse::<u16>() {
+            Ok(_) if !host.contains(':') => wrong().help(format!("leave the port out: \"{host}\"")),
+            _ => wrong().help("an IPv6 address is written in brackets: \"[::1]\""),
+        });
+    }
+    let literal = text.parse::<Ipv4Addr>();
+    literal.map_or_else(|_| plain_name(text), |ip| Ok(ip.to_string())).map(HostPattern::Exact)
+}
+
+/// A DNS name without the final dot.
+fn plain_name(text: &str) -> Result<String, Wrong> {
+    dns_name(text.strip_suffix('.').unwrap_or(text))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Address, HostPattern, bind, host_pattern, network};
+
+    fn address(text: &str) -> Result<String, String> {
+        text.parse::<Address>().map(|a| a.to_string()).map_err(|wrong| wrong.to_string())
+    }
+
+    #[test]
+    fn addresses_are_ip_or_name_and_port() {
+        assert_eq!(address("10.0.0.1:3000").unwrap(), "10.0.0.1:3000");
+        assert_eq!(address("[::1]:3000").unwrap(), "[::1]:3000");
+        assert_eq!(address("[0:0::1]:3000").unwrap(), "[::1]:3000");
+        assert_eq!(address("Node-1.Example.com:80").unwrap(), "node-1.example.com:80");
+        assert_eq!(address("chat_node:80").unwrap(), "chat_node:80");
+        assert_eq!(address("svc.cluster.local.:80").unwrap(), "svc.cluster.local.:80");
+        let literal = "[::1]:3000".parse::<Address>().unwrap().literal().unwrap();
+        assert_eq!(literal.to_string(), "[::1]:3000");
+    }
+
+    #[test]
+    fn addresses_say_what_is_wrong() {
+        for (text, part) in [
+            ("10.0.0.1", "write \"10.0.0.1:3000\""),
+            ("::1", "write \"[::1]:3000\""),
+            ("[::1]", "write \"[::1]:3000\""),
+            ("http://10.0.0.1:3000/x", "write \"10.0.0.1:3000\""),
+            ("10.0.0.1:0", "`0` is no port"),
+            ("10.0.0.1:65536", "`65536` is no port"),
+            ("10.0.0.1:+80", "`+80` is no port"),
+            ("10.0.0.1:", "`` is no port"),
+            ("10.0.0.256:80", "`10.0.0.256` is no IPv4 address"),
+            (":80", "it is empty"),
+            ("", "has no port"),
+            ("fe80::1:80:x:80", "in brackets"),
+            ("[fe80::1%eth0]:80", "is no IPv6 address"),
+            ("a b:80", "` ` is not allowed"),
+            ("a..b:80", "two dots"),
+            ("-a:80", "hyphen"),
+            ("bücher.example:80", "punycode"),
+        ] {
+            let message = address(text).unwrap_err();
+            assert!(message.contains(part), "{text}: {message}");
+        }
+        assert!(address(&format!("{}:80", "a".repeat(64))).is_err());
+        assert!(address(&format!("{}:80", "a.".repeat(128))).is_err());
+    }
+
+    #[test]
+    fn listening_needs_an_ip_address() {
+        assert!(bind("0.0.0.0:0").is_ok() && bind("[::]:80").is_ok());
+        for (text, part) in [
+            ("localhost:80", "write \"127.0.0.1:80\""),
+            (":8080", "\"0.0.0.0:8080\""),
+            ("8080", "\"0.0.0.0:8080\""),
+            ("::1", "\"[::1]:8080\""),
+            ("10.0.0.1", "\"10.0.0.1:8080\""),
+            ("", "write an IP address"),
+        ] {
+            let message = bind(text).unwrap_err().to_string();
+            assert!(message.contains(part), "{text}: {message}");
+        }
+    }
+
+    #[test]
+    fn networks_lose_their_host_bits() {
+        assert_eq!(network("10.1.2.3/8").unwrap(), network("10.0.0.0/8").unwrap());
+        assert_eq!(network("10.1.2.3").unwrap().to_string(), "10.1.2.3/32");
+        assert_eq!(network("::1").unwrap().to_string(), "::1/128");
+        assert!(network("10.0.0.0/33").is_err() && network("lan").is_err());
+    }
+
+    #[test]
+    fn hosts_are_exact_or_a_leading_wildcard() {
+        let exact = |name: &str| Ok(HostPattern::Exact(name.to_owned()));
+        assert_eq!(host_pattern("Chat.Example.com."), exact("chat.example.com"));
+        assert_eq!(host_pattern("localhost"), exact("localhost"));
+        assert_eq!(host_pattern("127.0.0.1"), exact("127.0.0.1"));
+        assert_eq!(host_pattern("[::1]"), exact("[::1]"));
+        let wildcard = HostPattern::Wildcard("example.com".to_owned());
+        assert_eq!(host_pattern("*.Example.com"), Ok(wildcard));
+        for bad in [
+            "*",
+            "a.*.com",
+            "*x.com",
+            "*.",
+            "",
+            "a.com:80",
+            "a.com/x",
+            "https://a.com",
+            "::1",
+            "a b",
+        ] {
+            assert!(host_pattern(bad).is_err(), "{bad}");
+        }
+    }
+}

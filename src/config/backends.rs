@@ -1,0 +1,265 @@
+//! The backends of a pool: inline, or a list file with an address a line.
+
+use std::{collections::HashMap, ops::Range};
+
+use toml::de::DeValue;
+
+use super::{
+    Address, Backend,
+    fault::{Fault, Source, Wrong, quoted},
+    file::{Table, Value},
+    names::{self, Unique},
+    schema,
+};
+
+/// Most backends of one pool.
+const MOST: usize = 65_536;
+
+/// Largest weight: the difference between two backends stays a sane number.
+const HEAVIEST: u32 = 65_535;
+
+/// Reads an array of addresses and tables, or `{ file = "…" }`.
+pub(super) fn all(value: &Value<'_>) -> Vec<Backend> {
+    if let Some(elements) = value.elements() {
+        return inline(value, elements);
+    }
+    let wanted = "an array of addresses, or a table `{ file = \"backends.txt\" }`";
+    value
+        .table(&schema::BACKEND_FILE, wanted)
+        .and_then(|table| table.need("file", "`file = \"backends.txt\"`"))
+        .and_then(|named| {
+            let path = value.file.resolve(named.string()?);
+            let bytes = named.checked(value.file.read(&path))?;
+            let text = String::from_utf8(bytes).map_err(|_| {
+                Wrong::new(format!("{} is no UTF-8 text", quoted(&path.to_string_lossy())))
+            });
+            let text = named.checked(text)?;
+            Some(listed(&Source::new(&path, &text), |fault| {
+                value.file.elsewhere(&named.at(), fault);
+            }))
+        })
+        .unwrap_or_default()
+}
+
+/// Names and addresses that a pool has so far.
+struct Taken {
+    names: Unique<String>,
+    addresses: Unique<Address>,
+}
+
+impl Taken {
+    fn new() -> Self {
+        Self { names: Unique::new(), addresses: Unique::new() }
+    }
+
+    /// Takes a backend's name and address, or says which of them is taken.
+    fn take(&mut self, backend: &Backend, line: usize) -> Result<(), Wrong> {
+        self.addresses.add(backend.address.clone(), line, || {
+            format!("this pool has the address {} already", backend.address)
+        })?;
+        self.names.add(backend.name.clone(), line, || {
+            format!("this pool has a backend named {} already", quoted(&backend.name))
+        })
+    }
+}
+
+fn inline<'t>(value: &Value<'t>, elements: impl Iterator<Item = Value<'t>>) -> Vec<Backend> {
+    let mut taken = Taken::new();
+    let mut backends = Vec::new();
+    let mut count = 0;
+    for element in elements {
+        count += 1;
+        let Some(backend) = one(&element) else { continue };
+        let line = value.file.line(element.at().start);
+        if element.checked(taken.take(&backend, line)).is_some() {
+            backends.push(backend);
+        }
+    }
+    if count == 0 {
+        value.fault(Wrong::new("a pool needs a backend").help("write `[\"10.0.0.11:3000\"]`"));
+    }
+    if count > MOST {
+        value.fault(too_many());
+    }
+    backends
+}
+
+fn too_many() -> Wrong {
+    Wrong::new(format!("a pool has at most {MOST} backends"))
+}
+
+/// An address, or a table of one.
+fn one(value: &Value<'_>) -> Option<Backend> {
+    match value.node.get_ref() {
+        DeValue::String(_) => {
+            let address: Address = value.parsed(str::parse)?;
+            Some(Backend { name: value.string()?.to_owned(), address, weight: 1 })
+        }
+        DeValue::Table(_) => {
+            let table = value.table(&schema::BACKEND, "a table")?;
+            described(&table)
+        }
+        _ => {
+            value.is_not("an address or a table `{ address = \"…\", weight = … }`");
+            None
+        }
+    }
+}
+
+fn described(table: &Table<'_>) -> Option<Backend> {
+    let address = table.need("address", "`address = \"10.0.0.11:3000\"`");
+    let typed = address.and_then(|value| value.string().map(str::to_owned));
+    let address: Option<Address> =
+        typed.as_ref().and(address).and_then(|value| value.parsed(str::parse));
+    let weight = table.integer("weight", 1..=HEAVIEST, 1);
+    let name = match table.value("name") {
+        Some(value) => value.parsed(|name| names::valid(name).map(|()| name.to_owned())),
+        None => typed,
+    };
+    Some(Backend { name: name?, address: address?, weight })
+}
+
+/// Reads a backend list: an address a line, `name=…` and `weight=…` after it, `#` comments.
+fn listed(source: &Source<'_>, mut report: impl FnMut(Fault)) -> Vec<Backend> {
+    let mut taken = Taken::new();
+    let mut backends = Vec::new();
+    for (start, line) in source.lines() {
+        let words = words(line);
+        let Some((address, settings)) = words.split_first() else { continue };
+        let place = |word: &Word<'_>| start + word.at.start..start + word.at.end;
+        let parsed = address.text.parse::<Address>();
+        let mut backend = match parsed {
+            Ok(parsed) => Backend { name: address.text.to_owned(), address: parsed, weight: 1 },
+            Err(wrong) => {
+                report(source.fault(&place(address), wrong));
+                continue;
+            }
+        };
+        let mut given = HashMap::new();
+        for word in settings {
+            if let Err(wrong) = set(&mut backend, word.text, &mut given) {
+                report(source.fault(&place(word), wrong));
+            }
+        }
+        match taken.take(&backend, source.line(start)) {
+            Ok(()) => backends.push(backend),
+            Err(wrong) => report(source.fault(&place(address), wrong)),
+        }
+    }
+    if backends.len() > MOST {
+        report(Fault::of_file(source.path(), too_many()));
+    }
+    backends
+}
+
+/// Applies one `key=value`; `given` has the keys of the line so far.
+fn set<'l>(
+    backend: &mut Backend,
+    word: &'l str,
+    given: &mut HashMap<&'l str, ()>,
+) -> Result<(), Wrong> {
+    let unknown = || {
+        Wrong::new(format!("{} is not understood", quoted(word)))
+            .help("an address can be followed by `name=…` and `weight=…`")
+    };
+    let (key, value) = word.split_once('=').ok_or_else(unknown)?;
+    match key {
+        "name" => {
+            names::valid(value)?;
+            value.clone_into(&mut backend.name);
+        }
+        "weight" => {
+            let weight = value.parse().ok().filter(|weight| (1..=HEAVIEST).contains(weight));
+            backend.weight = weight
+                .ok_or_else(|| Wrong::new(format!("`weight` must be from 1 to {HEAVIEST}")))?;
+        }
+        _ => return Err(unknown()),
+    }
+    match given.insert(key, ()) {
+        Some(()) => Err(Wrong::new(format!("`{key}` is given twice"))),
+        None => Ok(()),
+    }
+}
+
+/// A word of a line and its place there, in bytes.
+#[derive(Debug, PartialEq)]
+struct Word<'l> {
+    at: Range<usize>,
+    text: &'l str,
+}
+
+/// The words of a line up to a comment; a `#` within a word starts none.
+fn words(line: &str) -> Vec<Word<'_>> {
+    let mut words = Vec::new();
+    let mut from = 0;
+    for part in line.split(|c: char| c.is_whitespace()) {
+        if part.starts_with('#') {
+            break;
+        }
+        if !part.is_empty() {
+            words.push(Word { at: from..from + part.len(), text: part });
+        }
+        // What follows a part is one whitespace character, of one to three bytes.
+        let end = from + part.len();
+        from = end + line[end..].chars().next().map_or(0, char::len_utf8);
+    }
+    words
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::{Source, listed, words};
+
+    fn list(text: &str) -> (Vec<String>, String) {
+        let mut faults = String::new();
+        let source = Source::new(Path::new("backends.txt"), text);
+        let backends = listed(&source, |fault| faults += &fault.to_string());
+        let shown = |b: &super::Backend| format!("{} {} {}", b.name, b.address, b.weight);
+        (backends.iter().map(shown).collect(), faults)
+    }
+
+    #[test]
+    fn a_list_has_an_address_a_line() {
+        let (backends, faults) = list(
+            "\u{feff}# the blue ones\r\n10.0.0.1:3000\r\n\r\n  10.0.0.2:3000\tname=b weight=3 # big\n\
+             [::1]:3000 #\nnode-3:80 name=a#b",
+        );
+        assert_eq!(faults, "");
+        assert_eq!(
+            backends,
+            [
+                "10.0.0.1:3000 10.0.0.1:3000 1",
+                "b 10.0.0.2:3000 3",
+                "[::1]:3000 [::1]:3000 1",
+                "a#b node-3:80 1"
+            ]
+        );
+        assert_eq!(list("# none today\n"), (Vec::new(), String::new()));
+    }
+
+    #[test]
+    fn every_fault_of_a_list_has_its_place() {
+        let (_, faults) = list(
+            "10.0.0.1\n10.0.0.2:80 wieght=2\n10.0.0.2:80\n10.0.0.3:80 weight=0\n\
+             10.0.0.4:80 name=x\n10.0.0.5:80 name=x\n10.0.0.6:80 name=a name=b\n",
+        );
+        for part in [
+            "`10.0.0.1` has no port\n --> backends.txt:1:1\n",
+            "`wieght=2` is not understood\n --> backends.txt:2:13\n",
+            "the address 10.0.0.2:80 already\n --> backends.txt:3:1\n",
+            "from 1 to 65535\n --> backends.txt:4:13\n",
+            "named `x` already\n --> backends.txt:6:1\n",
+            "`name` is given twice\n --> backends.txt:7:20\n",
+        ] {
+            assert!(faults.contains(part), "{part} in:\n{faults}");
+        }
+    }
+
+    #[test]
+    fn words_know_their_place_after_any_whitespace() {
+        let places: Vec<_> = words(" a\u{a0}bc\u{2003}d").into_iter().map(|w| w.at).collect();
+        assert_eq!(places, [1..2, 4..6, 9..10]);
+    }
+}

@@ -1,0 +1,126 @@
+//! Certificate chains and their keys, from PEM files.
+
+use std::sync::Arc;
+
+use rustls::{
+    Error, InconsistentKeys,
+    crypto::aws_lc_rs,
+    sign::{CertifiedKey, SigningKey},
+};
+use rustls_pki_types::{
+    CertificateDer, PrivateKeyDer,
+    pem::{self, PemObject as _},
+};
+use webpki::EndEntityCert;
+
+use super::{
+    Certificate,
+    fault::{Wrong, quoted},
+    file::{Table, Value},
+};
+
+/// Reads `{ cert, key }`; both files are looked at even if one is at fault.
+pub(super) fn certificate(table: &Table<'_>) -> Option<Certificate> {
+    let cert = table.need("cert", "`cert = \"certs/site.pem\"`");
+    let key = table.need("key", "`key = \"certs/site.key\"`");
+    let chain = cert.and_then(|value| value.checked(chain(&contents(&value)?)));
+    let signing = key.and_then(|value| value.checked(signing_key(&contents(&value)?)));
+    let (cert, key, chain, signing) = (cert?, key?, chain?, signing?);
+    let names = cert.checked(names(&chain[0]))?;
+    let key = key.checked(matched(chain, signing, cert.string()?))?;
+    Some(Certificate { names, key: Arc::new(key) })
+}
+
+/// The bytes of the file that a value names.
+fn contents(value: &Value<'_>) -> Option<Vec<u8>> {
+    let path = value.file.resolve(value.string()?);
+    value.checked(value.file.read(&path))
+}
+
+/// The certificates of a PEM file, at least one.
+fn chain(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, Wrong> {
+    let chain: Vec<_> =
+        CertificateDer::pem_slice_iter(pem).collect::<Result<_, _>>().map_err(broken_pem)?;
+    if !chain.is_empty() {
+        return Ok(chain);
+    }
+    let wrong = Wrong::new("there is no certificate in this file");
+    Err(if holds(pem, "PRIVATE KEY-----") {
+        wrong.help("it holds a private key: are `cert` and `key` swapped?")
+    } else {
+        wrong.help("a certificate in PEM form starts with -----BEGIN CERTIFICATE-----")
+    })
+}
+
+/// The first private key of a PEM file.
+fn signing_key(pem: &[u8]) -> Result<Arc<dyn SigningKey>, Wrong> {
+    if holds(pem, "ENCRYPTED") {
+        return Err(Wrong::new("the key in this file is encrypted")
+            .help("nobody is there to type a passphrase; decrypt it with `openssl pkey`"));
+    }
+    let key = PrivateKeyDer::from_pem_slice(pem).map_err(|error| {
+        if !matches!(error, pem::Error::NoItemsFound) {
+            return broken_pem(error);
+        }
+        let wrong = Wrong::new("there is no private key in this file");
+        if holds(pem, "-----BEGIN CERTIFICATE-----") {
+            wrong.help("it holds a certificate: are `cert` and `key` swapped?")
+        } else {
+            wrong.help("a key in PEM form starts with -----BEGIN PRIVATE KEY-----")
+        }
+    })?;
+    let provider = aws_lc_rs::default_provider();
+    provider.key_provider.load_private_key(key).map_err(|_| {
+        Wrong::new("the key in this file cannot be used")
+            .help("use an RSA key of 2048 bits or more, an ECDSA key or an Ed25519 key")
+    })
+}
+
+fn holds(pem: &[u8], marker: &str) -> bool {
+    pem.windows(marker.len()).any(|window| window == marker.as_bytes())
+}
+
+fn broken_pem(error: pem::Error) -> Wrong {
+    Wrong::new(match error {
+        pem::Error::MissingSectionEnd { .. } => "a PEM section of this file has no end",
+        pem::Error::Base64Decode(_) => "a PEM section of this file is no base64",
+        _ => "this file is no valid PEM",
+    })
+}
+
+/// The DNS names that a certificate is valid for, in lower case.
+fn names(leaf: &CertificateDer<'_>) -> Result<Vec<String>, Wrong> {
+    let leaf = EndEntityCert::try_from(leaf).map_err(|error| unusable(&format!("{error:?}")))?;
+    Ok(leaf.valid_dns_names().map(str::to_ascii_lowercase).collect())
+}
+
+fn unusable(why: &str) -> Wrong {
+    Wrong::new(format!("the first certificate of this file cannot be used: {why}"))
+        .help("it has to be X.509 version 3")
+}
+
+/// The chain with its key, if they belong together; `file` is where the chain came from.
+fn matched(
+    chain: Vec<CertificateDer<'static>>,
+    key: Arc<dyn SigningKey>,
+    file: &str,
+) -> Result<CertifiedKey, Wrong> {
+    let fits = |chain: Vec<CertificateDer<'static>>| {
+        let certified = CertifiedKey::new(chain, Arc::clone(&key));
+        match certified.keys_match() {
+            // Some keys cannot tell their public half; then there is nothing to compare.
+            Ok(()) | Err(Error::InconsistentKeys(InconsistentKeys::Unknown)) => Some(certified),
+            Err(_) => None,
+        }
+    };
+    if let Some(certified) = fits(chain.clone()) {
+        return Ok(certified);
+    }
+    let wrong = Wrong::new(format!("this key does not belong to the certificate {}", quoted(file)));
+    Err(match chain.into_iter().skip(1).position(|other| fits(vec![other]).is_some()) {
+        Some(_) => {
+            wrong.help("it belongs to a later one of that file; the server's own comes first")
+        }
+        None => wrong,
+    })
+}

@@ -1,0 +1,229 @@
+//! Typed readers: one value or key to one Rust type, or a fault that says what was wanted.
+//!
+//! Each notes its fault and returns `None` or the default. Must not know what any key means.
+
+use std::{fmt::Display, ops::RangeInclusive, time::Duration};
+
+use toml::de::DeValue;
+
+use super::{
+    fault::{Wrong, quoted},
+    file::{Table, Value},
+    schema::nearest,
+};
+
+/// Longest duration of any setting. Clocks overflow far beyond it, browsers cap a cookie's lifetime
+/// here (RFC 6265bis §5.5).
+const LONGEST: Duration = Duration::from_secs(400 * 24 * 60 * 60);
+
+/// Shortest deadline: the resolution of tokio's timers.
+pub(super) const SHORTEST: Duration = Duration::from_millis(1);
+
+impl<'t> Value<'t> {
+    /// A string of any content.
+    pub(super) fn string(&self) -> Option<&'t str> {
+        let string = self.node.get_ref().as_str();
+        if string.is_none() {
+            self.is_not("a string");
+        }
+        string
+    }
+
+    /// A string that `parse` understands.
+    pub(super) fn parsed<T>(&self, parse: impl FnOnce(&str) -> Result<T, Wrong>) -> Option<T> {
+        self.checked(parse(self.string()?))
+    }
+
+    /// Notes the fault of a result.
+    pub(super) fn checked<T>(&self, result: Result<T, Wrong>) -> Option<T> {
+        result.map_err(|wrong| self.fault(wrong)).ok()
+    }
+
+    pub(super) fn boolean(&self) -> Option<bool> {
+        let boolean = self.node.get_ref().as_bool();
+        if boolean.is_none() {
+            self.is_not("true or false");
+        }
+        boolean
+    }
+
+    /// An integer within these bounds.
+    pub(super) fn integer<N>(&self, bounds: RangeInclusive<N>) -> Option<N>
+    where
+        N: TryFrom<i64> + PartialOrd + Display,
+    {
+        let DeValue::Integer(integer) = self.node.get_ref() else {
+            self.is_not("an integer");
+            return None;
+        };
+        let number = i64::from_str_radix(integer.as_str(), integer.radix()).ok();
+        self.bounded(number.and_then(|number| N::try_from(number).ok()), bounds)
+    }
+
+    /// A number of bytes within these bounds: an integer, or a string as "64KiB".
+    pub(super) fn size(&self, bounds: RangeInclusive<usize>) -> Option<usize> {
+        match self.node.get_ref() {
+            DeValue::Integer(_) => self.integer(bounds),
+            DeValue::String(text) => {
+                let bytes = self.checked(size(text))?;
+                self.bounded(usize::try_from(bytes).ok(), bounds)
+            }
+            _ => {
+                self.is_not("a size as \"64KiB\"");
+                None
+            }
+        }
+    }
+
+    fn bounded<N>(&self, number: Option<N>, bounds: RangeInclusive<N>) -> Option<N>
+    where
+        N: PartialOrd + Display,
+    {
+        let within = number.filter(|number| bounds.contains(number));
+        if within.is_none() {
+            let (low, high) = bounds.into_inner();
+            let message = format!("{} must be from {low} to {high}", quoted(self.key));
+            self.fault(Wrong::new(message));
+        }
+        within
+    }
+
+    /// A duration of at least `shortest`.
+    pub(super) fn duration(&self, shortest: Duration) -> Option<Duration> {
+        let DeValue::String(text) = self.node.get_ref() else {
+            self.is_not("a duration as \"500ms\", \"2s\" or \"5m\"");
+            return None;
+        };
+        let duration = self.checked(duration(text))?;
+        if duration < shortest {
+            let shortest = humantime::format_duration(shortest);
+            let message = format!("{} must be at least {shortest}", quoted(self.key));
+            self.fault(Wrong::new(message));
+            return None;
+        }
+        Some(duration)
+    }
+
+    /// One of these words.
+    pub(super) fn choice<T: Clone>(&self, choices: &[(&str, T)]) -> Option<T> {
+        self.parsed(|typed| choice(self.key, typed, choices))
+    }
+}
+
+impl Table<'_> {
+    /// A deadline, never 0.
+    pub(super) fn deadline(&self, key: &'static str, default: Duration) -> Duration {
+        self.value(key).and_then(|value| value.duration(SHORTEST)).unwrap_or(default)
+    }
+
+    /// A duration that may be 0.
+    pub(super) fn period(&self, key: &'static str, default: Duration) -> Duration {
+        self.value(key).and_then(|value| value.duration(Duration::ZERO)).unwrap_or(default)
+    }
+
+    pub(super) fn boolean(&self, key: &'static str, default: bool) -> bool {
+        self.value(key).and_then(|value| value.boolean()).unwrap_or(default)
+    }
+
+    pub(super) fn integer<N>(&self, key: &'static str, within: RangeInclusive<N>, default: N) -> N
+    where
+        N: TryFrom<i64> + PartialOrd + Display,
+    {
+        self.value(key).and_then(|value| value.integer(within)).unwrap_or(default)
+    }
+}
+
+/// Finds a word among the choices of a key.
+fn choice<T: Clone>(key: &str, typed: &str, choices: &[(&str, T)]) -> Result<T, Wrong> {
+    if let Some((_, meaning)) = choices.iter().find(|(word, _)| *word == typed) {
+        return Ok(meaning.clone());
+    }
+    let words = || choices.iter().map(|(word, _)| *word);
+    let wrong = Wrong::new(format!("{} is no {key}", quoted(typed)));
+    Err(match nearest(typed, words()) {
+        Some(near) => wrong.help(format!("did you mean \"{near}\"?")),
+        None => {
+            let words: Vec<String> = words().map(|word| format!("\"{word}\"")).collect();
+            wrong.help(format!("it can be {}", words.join(", ")))
+        }
+    })
+}
+
+/// A duration as humantime reads it: "500ms", "2s", "5m", "1h 30m".
+fn duration(text: &str) -> Result<Duration, Wrong> {
+    let wrong = || Wrong::new(format!("{} is no duration", quoted(text)));
+    match humantime::parse_duration(text) {
+        Ok(duration) if duration > LONGEST => Err(wrong().help("the longest is \"400d\"")),
+        Ok(duration) => Ok(duration),
+        Err(_) => Err(match text.trim().parse::<u32>() {
+            Ok(number) => wrong().help(format!("add a unit: \"{number}s\" or \"{number}ms\"")),
+            Err(_) => wrong().help("write a number with its unit: \"500ms\", \"2s\", \"5m\""),
+        }),
+    }
+}
+
+/// A number of bytes: "512", "512B", "64KiB", "1MB".
+fn size(text: &str) -> Result<u64, Wrong> {
+    let split = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(split);
+    let factor = match unit.trim_start() {
+        "" | "B" => Some(1),
+        "kB" | "KB" => Some(1000),
+        "MB" => Some(1_000_000),
+        "GB" => Some(1_000_000_000),
+        "KiB" => Some(1 << 10),
+        "MiB" => Some(1 << 20),
+        "GiB" => Some(1 << 30),
+        _ => None,
+    };
+    let bytes = number.parse::<u64>().ok().zip(factor).and_then(|(n, f)| n.checked_mul(f));
+    bytes.ok_or_else(|| {
+        Wrong::new(format!("{} is no size", quoted(text)))
+            .help("write a number with its unit: \"512B\", \"64KiB\", \"1MiB\"")
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::{choice, duration, size};
+
+    #[test]
+    fn durations_have_units_and_bounds() {
+        assert_eq!(duration("500ms"), Ok(Duration::from_millis(500)));
+        assert_eq!(duration("2s"), Ok(Duration::from_secs(2)));
+        assert_eq!(duration("5m"), Ok(Duration::from_secs(300)));
+        assert_eq!(duration("1h 30m"), Ok(Duration::from_secs(5400)));
+        assert_eq!(duration("0s"), Ok(Duration::ZERO));
+        assert_eq!(duration("400d").unwrap().as_secs(), 400 * 86_400);
+        let help = |text: &str| duration(text).unwrap_err().help.unwrap();
+        assert_eq!(help("5"), "add a unit: \"5s\" or \"5ms\"");
+        assert_eq!(help("401d"), "the longest is \"400d\"");
+        for bad in ["", "s", "5 parsecs", "-1s", "99999999999999999999s", "584942417355y"] {
+            assert!(duration(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn sizes_have_units() {
+        assert_eq!(size("512"), Ok(512));
+        assert_eq!(size("512B"), Ok(512));
+        assert_eq!(size("64KiB"), Ok(65_536));
+        assert_eq!(size("64 KiB"), Ok(65_536));
+        assert_eq!(size("1MB"), Ok(1_000_000));
+        assert_eq!(size("2GiB"), Ok(2 << 30));
+        for bad in ["", "KiB", "64kib", "-1", "1.5KiB", "99999999999999999999", "17179869184GiB"] {
+            assert!(size(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn choices_suggest_the_nearest_or_all() {
+        let choices = [("round-robin", 1), ("p2c", 2)];
+        assert_eq!(choice("balance", "p2c", &choices), Ok(2));
+        let help = |typed| choice("balance", typed, &choices).unwrap_err().help.unwrap();
+        assert_eq!(help("roundrobin"), "did you mean \"round-robin\"?");
+        assert_eq!(help("best"), "it can be \"round-robin\", \"p2c\"");
+    }
+}

@@ -1,0 +1,142 @@
+//! `[[routes]]`: which pool answers for which host and path.
+
+use super::{
+    HostPattern, Listener, Route,
+    address::host_pattern,
+    fault::{Wrong, quoted},
+    file::{Table, Value},
+    names::Unique,
+    schema,
+};
+
+/// Every route, in file order; without any, one that leads everything to the only pool.
+pub(super) fn all(top: &Table<'_>, listeners: &[Listener]) -> Vec<Route> {
+    let pools: Vec<&str> = match top.value("pools") {
+        Some(value) if value.node.get_ref().is_table() => {
+            value.named().into_iter().map(|(_, name, _)| name).collect()
+        }
+        _ => Vec::new(),
+    };
+    let elements: Vec<Value<'_>> = match top.value("routes") {
+        Some(value) => match value.elements() {
+            Some(elements) => elements.collect(),
+            None => {
+                value.is_not("an array of tables, `[[routes]]`");
+                return Vec::new();
+            }
+        },
+        None => Vec::new(),
+    };
+    if elements.is_empty() {
+        return only_pool(top, &pools, listeners).into_iter().collect();
+    }
+    let mut seen = Unique::new();
+    elements.iter().filter_map(|element| route(element, &pools, &mut seen)).collect()
+}
+
+/// The route that need not be written.
+fn only_pool(top: &Table<'_>, pools: &[&str], listeners: &[Listener]) -> Option<Route> {
+    match pools {
+        [pool] => {
+            let pool = (*pool).to_owned();
+            Some(Route { host: HostPattern::Any, path: "/".to_owned(), pool })
+        }
+        [] => {
+            // A process that only redirects to https needs none.
+            if listeners.iter().any(|listener| listener.redirect.is_none()) {
+                let wrong = Wrong::new("there is no pool")
+                    .help("add `[pools.app]` with `backends = [\"127.0.0.1:3000\"]`");
+                top.file().missing(top.at(), wrong);
+            }
+            None
+        }
+        _ => {
+            let at = top.place("pools").unwrap_or(top.at().clone());
+            let wrong = Wrong::new("there are several pools and no route to them")
+                .help(format!("add `[[routes]]` with `pool = \"{}\"`", pools[0]));
+            top.file().missing(&at, wrong);
+            None
+        }
+    }
+}
+
+fn route(
+    value: &Value<'_>,
+    pools: &[&str],
+    seen: &mut Unique<(HostPattern, String)>,
+) -> Option<Route> {
+    let table = value.table(&schema::ROUTE, "a table")?;
+    let host = match table.value("host") {
+        Some(value) => value.parsed(host_pattern),
+        None => Some(HostPattern::Any),
+    };
+    let path = match table.value("path") {
+        Some(value) => value.parsed(|typed| path(typed).map(|()| typed.to_owned())),
+        None => Some("/".to_owned()),
+    };
+    let pool = table.need("pool", "`pool = \"NAME\"`").and_then(|value| {
+        let pool = value.string()?;
+        if !pools.contains(&pool) {
+            value.file.missing(&value.at(), unknown_pool(pool, pools));
+        }
+        Some(pool.to_owned())
+    });
+    let (host, path) = (host?, path?);
+    // A trailing slash makes no difference to what a prefix covers.
+    let rule = (host.clone(), path.trim_end_matches('/').to_owned());
+    let line = value.file.line(value.at().start);
+    let twice = || "another route has this host and path".to_owned();
+    if let Err(wrong) = seen.add(rule, line, twice) {
+        value.fault(wrong);
+    }
+    Some(Route { host, path, pool: pool? })
+}
+
+fn unknown_pool(typed: &str, pools: &[&str]) -> Wrong {
+    let wrong = Wrong::new(format!("there is no pool {}", quoted(typed)));
+    match (schema::nearest(typed, pools.iter().copied()), pools) {
+        (Some(near), _) => wrong.help(format!("did you mean \"{near}\"?")),
+        (None, []) => wrong.help(format!("add `[pools.{typed}]`")),
+        (None, [only]) => wrong.help(format!("the only pool is \"{only}\"")),
+        (None, _) => wrong,
+    }
+}
+
+/// A path prefix as it stands in a request: no query, nothing that would have to be escaped.
+fn path(typed: &str) -> Result<(), Wrong> {
+    let wrong = || Wrong::new(format!("{} is no path", quoted(typed)));
+    if !typed.starts_with('/') {
+        return Err(wrong().help(format!("a path starts with a slash: \"/{typed}\"")));
+    }
+    if typed.contains(['?', '#']) {
+        return Err(wrong().help("routes see the path alone, without a query"));
+    }
+    if typed.contains('*') {
+        return Err(wrong().help("a path covers everything below it without a `*`"));
+    }
+    if typed.bytes().any(|byte| !byte.is_ascii_graphic()) {
+        return Err(wrong().help("write other characters as in a request, percent-encoded"));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{path, unknown_pool};
+
+    #[test]
+    fn paths_are_plain_prefixes() {
+        assert!(path("/").is_ok() && path("/chat/").is_ok() && path("/%C3%BC").is_ok());
+        for bad in ["", "chat", "/a?b", "/a#b", "/a b", "/ü", "/a/*"] {
+            assert!(path(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn an_unknown_pool_is_told_the_nearest() {
+        let help = |typed, pools: &[&str]| unknown_pool(typed, pools).help;
+        assert_eq!(help("chatt", &["blog", "chat"]).unwrap(), "did you mean \"chat\"?");
+        assert_eq!(help("x", &["chat"]).unwrap(), "the only pool is \"chat\"");
+        assert_eq!(help("x", &["chat", "blog"]), None);
+    }
+}

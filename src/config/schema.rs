@@ -1,0 +1,164 @@
+//! Which keys there are, table by table: the one list that readers, advice and documentation share.
+
+use strsim::damerau_levenshtein;
+
+use super::fault::quoted;
+
+/// One kind of table and the keys it may have.
+#[derive(Debug)]
+pub struct Section {
+    /// How it is addressed: `pools.NAME.health`; empty for the top level.
+    pub name: &'static str,
+    /// Its keys, in the order of the reference.
+    pub keys: &'static [&'static str],
+}
+
+pub(super) static TOP: Section = Section {
+    name: "",
+    keys: &[
+        "listeners",
+        "routes",
+        "pools",
+        "trusted_proxies",
+        "admin",
+        "drain",
+        "access_log",
+        "sessions",
+        "cookie_key",
+    ],
+};
+
+pub(super) static LISTENER: Section = Section {
+    name: "listeners.NAME",
+    keys: &["bind", "protocol", "redirect", "certificates", "handshake_timeout", "header_timeout"],
+};
+
+pub(super) static CERTIFICATE: Section =
+    Section { name: "listeners.NAME.certificates", keys: &["cert", "key"] };
+
+pub(super) static ROUTE: Section = Section { name: "routes", keys: &["host", "path", "pool"] };
+
+pub(super) static POOL: Section = Section {
+    name: "pools.NAME",
+    keys: &["backends", "balance", "health", "sticky", "timeouts", "reuse", "drain"],
+};
+
+pub(super) static BACKEND: Section =
+    Section { name: "pools.NAME.backends", keys: &["name", "address", "weight"] };
+
+pub(super) static BACKEND_FILE: Section = Section { name: "pools.NAME.backends", keys: &["file"] };
+
+pub(super) static HEALTH: Section = Section {
+    name: "pools.NAME.health",
+    keys: &["probe", "path", "host", "status", "interval", "timeout", "rise", "fall"],
+};
+
+pub(super) static STICKY: Section =
+    Section { name: "pools.NAME.sticky", keys: &["engine_io", "owner_search", "cookie"] };
+
+pub(super) static COOKIE: Section = Section {
+    name: "pools.NAME.sticky.cookie",
+    keys: &["name", "same_site", "secure", "http_only", "partitioned", "lifetime", "set_on"],
+};
+
+pub(super) static TIMEOUTS: Section = Section {
+    name: "pools.NAME.timeouts",
+    keys: &["connect", "response_header", "body_idle", "tunnel_idle"],
+};
+
+pub(super) static REUSE: Section =
+    Section { name: "pools.NAME.reuse", keys: &["max_idle", "max_total", "idle_timeout"] };
+
+pub(super) static ACCESS_LOG: Section = Section { name: "access_log", keys: &["file"] };
+
+pub(super) static SESSIONS: Section = Section { name: "sessions", keys: &["max", "max_sid_bytes"] };
+
+pub(super) static COOKIE_KEY: Section = Section { name: "cookie_key", keys: &["file", "env"] };
+
+/// Every kind of table, in the order of the reference.
+pub static SECTIONS: [&Section; 15] = [
+    &TOP,
+    &LISTENER,
+    &CERTIFICATE,
+    &ROUTE,
+    &POOL,
+    &BACKEND,
+    &BACKEND_FILE,
+    &HEALTH,
+    &STICKY,
+    &COOKIE,
+    &TIMEOUTS,
+    &REUSE,
+    &ACCESS_LOG,
+    &SESSIONS,
+    &COOKIE_KEY,
+];
+
+/// What to do about a key that a table does not have: the name that was probably meant, the table
+/// where it belongs, or else all that there are.
+pub(super) fn advice(section: &Section, typed: &str) -> String {
+    let elsewhere = || {
+        let homes = SECTIONS.iter().filter(|home| home.keys.contains(&typed));
+        let homes: Vec<String> = homes
+            .map(|home| match home.name {
+                "" => "at the top of the file".to_owned(),
+                name => format!("in `{name}`"),
+            })
+            .collect();
+        (!homes.is_empty()).then(|| format!("`{typed}` belongs {}", homes.join(" or ")))
+    };
+    if let Some(advice) = elsewhere() {
+        return advice;
+    }
+    match nearest(typed, section.keys.iter().copied()) {
+        Some(near) => format!("did you mean `{near}`?"),
+        None => {
+            let known: Vec<String> = section.keys.iter().map(|key| quoted(key)).collect();
+            format!("the keys here are {}", known.join(", "))
+        }
+    }
+}
+
+/// The name that was probably meant: at most a third of it differs.
+pub(super) fn nearest<'n>(typed: &str, names: impl Iterator<Item = &'n str>) -> Option<&'n str> {
+    // The distance takes time by the product of the lengths.
+    if typed.len() > 64 {
+        return None;
+    }
+    let typed = typed.to_lowercase().replace('-', "_");
+    names
+        .map(|name| (damerau_levenshtein(&typed, &name.to_lowercase().replace('-', "_")), name))
+        .filter(|(distance, name)| distance * 3 <= name.chars().count().max(3))
+        .min_by_key(|(distance, _)| *distance)
+        .map(|(_, name)| name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{HEALTH, POOL, SECTIONS, TOP, advice, nearest};
+
+    #[test]
+    fn a_misspelt_key_is_told_its_name() {
+        assert_eq!(advice(&POOL, "backend"), "did you mean `backends`?");
+        assert_eq!(advice(&TOP, "trusted-proxies"), "did you mean `trusted_proxies`?");
+        assert_eq!(advice(&HEALTH, "interwal"), "did you mean `interval`?");
+    }
+
+    #[test]
+    fn a_key_of_another_table_is_told_its_place() {
+        assert_eq!(advice(&POOL, "interval"), "`interval` belongs in `pools.NAME.health`");
+        assert_eq!(advice(&POOL, "sessions"), "`sessions` belongs at the top of the file");
+    }
+
+    #[test]
+    fn a_key_like_no_other_is_told_all() {
+        assert_eq!(advice(&SECTIONS[2], "xyzzy"), "the keys here are `cert`, `key`");
+    }
+
+    #[test]
+    fn nearest_is_no_guess() {
+        assert_eq!(nearest("chta", ["chat", "blue"].into_iter()), Some("chat"));
+        assert_eq!(nearest("green", ["chat", "blue"].into_iter()), None);
+        assert_eq!(nearest(&"x".repeat(1 << 20), ["chat"].into_iter()), None);
+    }
+}

@@ -1,0 +1,135 @@
+//! `[pools.NAME.sticky]`: how sessions are kept on their backend.
+
+use std::time::Duration;
+
+use super::{
+    Cookie, SameSite, SetOn, Sticky,
+    fault::{Wrong, quoted},
+    file::Value,
+    schema,
+};
+
+/// Most backends that are asked for an unknown sid.
+const MOST_ASKED: usize = 65_535;
+
+/// Longest cookie name: what a request header of many cookies can spare.
+const LONGEST_NAME: usize = 64;
+
+/// What `Max-Age` counts in.
+const SECOND: Duration = Duration::from_secs(1);
+
+/// Reads `false`, `true` or a table.
+pub(super) fn sticky(value: &Value<'_>) -> Option<Sticky> {
+    if let Some(on) = value.node.get_ref().as_bool() {
+        let off = Sticky { engine_io: false, owner_search: 0, cookie: None };
+        return Some(if on { Sticky::default() } else { off });
+    }
+    let table = value.table(&schema::STICKY, "true, false or a table")?;
+    let default = Sticky::default();
+    let engine_io = table.boolean("engine_io", default.engine_io);
+    let owner_search = if engine_io {
+        table.integer("owner_search", 0..=MOST_ASKED, default.owner_search)
+    } else {
+        table.refuse(&["owner_search"], |key| {
+            Wrong::new(format!("`{key}` has no meaning where `engine_io` is false"))
+        });
+        0
+    };
+    let cookie = match table.value("cookie") {
+        Some(value) => cookie(&value)?,
+        None => default.cookie,
+    };
+    Some(Sticky { engine_io, owner_search, cookie })
+}
+
+/// Reads `false`, `true` or a table; the outer `None` is a fault, the inner one no cookie.
+fn cookie(value: &Value<'_>) -> Option<Option<Cookie>> {
+    if let Some(on) = value.node.get_ref().as_bool() {
+        return Some(on.then(Cookie::default));
+    }
+    let table = value.table(&schema::COOKIE, "true, false or a table")?;
+    let default = Cookie::default();
+    let cookie = Cookie {
+        name: table.value("name").and_then(|value| value.parsed(name)).unwrap_or(default.name),
+        same_site: table.value("same_site").and_then(|value| value.parsed(same_site)),
+        secure: table.value("secure").and_then(|value| value.boolean()),
+        http_only: table.boolean("http_only", default.http_only),
+        partitioned: table.boolean("partitioned", default.partitioned),
+        lifetime: table.value("lifetime").and_then(|value| value.duration(SECOND)),
+        set_on: table
+            .value("set_on")
+            .and_then(|value| {
+                value.choice(&[("handshake", SetOn::Handshake), ("always", SetOn::Always)])
+            })
+            .unwrap_or_default(),
+    };
+    if cookie.secure == Some(false)
+        && let Some(reason) = needs_secure(&cookie)
+    {
+        table.refuse(&["secure"], |_| {
+            Wrong::new(format!("browsers drop a cookie with {reason} that is not secure"))
+                .help("leave `secure` out, or write `secure = true`")
+        });
+    }
+    Some(Some(cookie))
+}
+
+/// Which attribute browsers accept with `Secure` only (RFC 6265bis §5.7, CHIPS).
+fn needs_secure(cookie: &Cookie) -> Option<&'static str> {
+    let prefixed = |prefix: &str| {
+        cookie.name.get(..prefix.len()).is_some_and(|start| start.eq_ignore_ascii_case(prefix))
+    };
+    if cookie.same_site == Some(SameSite::None) {
+        Some("`same_site = \"none\"`")
+    } else if cookie.partitioned {
+        Some("`partitioned = true`")
+    } else if prefixed("__Secure-") || prefixed("__Host-") {
+        Some("such a name")
+    } else {
+        None
+    }
+}
+
+/// In the spelling of the header or of this file.
+fn same_site(typed: &str) -> Result<SameSite, Wrong> {
+    match typed.to_ascii_lowercase().as_str() {
+        "strict" => Ok(SameSite::Strict),
+        "lax" => Ok(SameSite::Lax),
+        "none" => Ok(SameSite::None),
+        _ => Err(Wrong::new(format!("{} is no same_site", quoted(typed)))
+            .help("it can be \"strict\", \"lax\" or \"none\"")),
+    }
+}
+
+/// A token (RFC 9110 §5.6.2), as RFC 6265 §4.1.1 wants it.
+fn name(typed: &str) -> Result<String, Wrong> {
+    let wrong = || Wrong::new(format!("{} is no cookie name", quoted(typed)));
+    let allowed = |c: char| c.is_ascii_alphanumeric() || "!#$%&'*+-.^_`|~".contains(c);
+    if typed.is_empty() || !typed.chars().all(allowed) {
+        return Err(wrong().help("it has letters, digits and some signs like `-` and `_`"));
+    }
+    if typed.len() > LONGEST_NAME {
+        return Err(wrong().help(format!("it has at most {LONGEST_NAME} characters")));
+    }
+    Ok(typed.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{SameSite, name, same_site};
+
+    #[test]
+    fn same_site_is_read_in_both_spellings() {
+        assert_eq!(same_site("None"), Ok(SameSite::None));
+        assert_eq!(same_site("lax"), Ok(SameSite::Lax));
+        assert!(same_site("").is_err() && same_site("loose").is_err());
+    }
+
+    #[test]
+    fn cookie_names_are_tokens() {
+        assert!(name("__Host-moorline").is_ok());
+        for bad in ["", "a b", "a=b", "a;b", "ü", "a\r\nb", &"a".repeat(65)] {
+            assert!(name(bad).is_err(), "{bad}");
+        }
+    }
+}
