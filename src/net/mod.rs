@@ -2,6 +2,7 @@
 //!
 //! What is said over a stream is not known here: no HTTP, no routes, no backends.
 
+pub mod half_close;
 pub mod listener;
 pub mod stream;
 pub mod tls;

@@ -1,0 +1,163 @@
+//! A client that has said FIN but still waits for its response.
+//!
+//! HTTP servers cannot tell a client that has gone from one that has only finished sending: both look
+//! like the end of the stream. [`HalfClose`] sits between the socket and the HTTP layer and holds that
+//! end back while the request in flight says so through its [`Patience`]; a request that does not (a
+//! long poll, whose session ends with its client) sees it at once. Resets always pass.
+
+use std::{
+    io,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    task::{Context, Poll, ready},
+};
+
+use atomic_waker::AtomicWaker;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+/// The stream whose end may be held back.
+#[derive(Debug)]
+pub struct HalfClose<S> {
+    inner: S,
+    ended: bool,
+    patience: Arc<Patience>,
+}
+
+/// Whether the request in flight wants its response even from a half-closed client.
+#[derive(Debug, Default)]
+pub struct Patience {
+    held: AtomicBool,
+    waker: AtomicWaker,
+}
+
+/// Holds the end of the stream back until it is dropped.
+#[derive(Debug)]
+pub struct Held(Arc<Patience>);
+
+impl<S> HalfClose<S> {
+    /// Wraps a stream; nothing is held back until [`Patience::hold`].
+    pub fn new(inner: S, patience: Arc<Patience>) -> Self {
+        Self { inner, ended: false, patience }
+    }
+
+    /// The stream itself. Its end, if it has come, can be read from it again.
+    pub fn into_inner(self) -> S {
+        self.inner
+    }
+}
+
+impl Patience {
+    /// Holds the end of the stream back while the guard lives. Requests of one connection are
+    /// serial, so there is one guard at a time.
+    pub fn hold(self: &Arc<Self>) -> Held {
+        self.held.store(true, Ordering::Release);
+        Held(Arc::clone(self))
+    }
+
+    fn poll_over(&self, cx: &mut Context<'_>) -> Poll<()> {
+        if !self.held.load(Ordering::Acquire) {
+            return Poll::Ready(());
+        }
+        self.waker.register(cx.waker());
+        if self.held.load(Ordering::Acquire) { Poll::Pending } else { Poll::Ready(()) }
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.0.held.store(false, Ordering::Release);
+        self.0.waker.wake();
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for HalfClose<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let this = &mut *self;
+        if !this.ended {
+            let before = buffer.filled().len();
+            match ready!(Pin::new(&mut this.inner).poll_read(cx, buffer)) {
+                // A TLS client that closes without close_notify has still closed.
+                Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => {}
+                Err(e) => return Poll::Ready(Err(e)),
+                Ok(()) if buffer.filled().len() > before || buffer.remaining() == 0 => {
+                    return Poll::Ready(Ok(()));
+                }
+                Ok(()) => {}
+            }
+            this.ended = true;
+        }
+        this.patience.poll_over(cx).map(Ok)
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for HalfClose<S> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.inner).poll_write(cx, bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.inner).poll_write_vectored(cx, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.inner.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn the_end_waits_while_it_is_held_and_comes_after() {
+        let (mut client, server) = duplex(64);
+        let patience = Arc::new(Patience::default());
+        let held = patience.hold();
+        let mut server = HalfClose::new(server, Arc::clone(&patience));
+        client.write_all(b"x").await.unwrap();
+        client.shutdown().await.unwrap();
+        assert_eq!(server.read_u8().await.unwrap(), b'x');
+        let mut rest = Vec::new();
+        let mut read = tokio::spawn(async move {
+            server.read_to_end(&mut rest).await.unwrap();
+            rest
+        });
+        tokio::task::yield_now().await;
+        assert!(!read.is_finished(), "the end must not be seen yet");
+        drop(held);
+        assert!((&mut read).await.unwrap().is_empty());
+    }
+
+    #[tokio::test]
+    async fn unheld_the_end_is_seen_at_once() {
+        let (client, server) = duplex(64);
+        drop(client);
+        let mut server = HalfClose::new(server, Arc::default());
+        assert_eq!(server.read(&mut [0; 8]).await.unwrap(), 0);
+    }
+}

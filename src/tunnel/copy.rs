@@ -1,0 +1,318 @@
+//! The copy loop: both directions of one tunnel in one future.
+//!
+//! Reads land in a 64 KiB buffer that belongs to the thread and is borrowed for the length of one
+//! poll. What the other side takes at once is gone from it before the poll returns; only the rest of
+//! a short write is copied into memory of the tunnel's own.
+
+use std::{
+    cell::RefCell,
+    future::Future,
+    io,
+    pin::Pin,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use bytes::{Buf, Bytes};
+use tokio::{
+    io::ReadBuf,
+    time::{Instant, Sleep},
+};
+
+use super::{End, Ended, Guard, Ticket};
+use crate::{
+    error::{Kind, Phase, Side, Termination},
+    net::stream::Stream,
+};
+
+/// Longest pause of the open direction after the other one has ended. A peer that has said FIN and
+/// never hears one back must not be held for ever.
+pub const HALF_CLOSED_IDLE: Duration = Duration::from_secs(60);
+
+/// Size of the thread's buffer: four TLS records, and enough that a bulk flow is bound by the kernel.
+const SCRATCH: usize = 64 * 1024;
+
+/// Reads per direction and poll: a bulk flow yields to its neighbours after half a MiB.
+const ROUNDS: usize = 8;
+
+thread_local! {
+    static BUFFER: RefCell<Box<[u8]>> = RefCell::new(vec![0; SCRATCH].into_boxed_slice());
+}
+
+/// A running tunnel; see [`super::run`].
+#[derive(Debug)]
+pub struct Tunnel<A, B, G> {
+    client: A,
+    backend: B,
+    up: Direction,
+    down: Direction,
+    /// Which side sent FIN first.
+    first_fin: Option<Side>,
+    pause: Option<Box<Pause>>,
+    ticket: Ticket,
+    guard: Option<G>,
+}
+
+/// One direction's progress.
+#[derive(Debug)]
+struct Direction {
+    /// What a short write left over; empty and without memory otherwise.
+    rest: Bytes,
+    moved: u64,
+    state: State,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    /// Bytes may come. Written bytes may still sit in the writer (TLS) if `unflushed`.
+    Open { unflushed: bool },
+    /// The reader has ended; the writer is still to be told.
+    Ending,
+    /// The writer has been told.
+    Ended,
+}
+
+/// Deadline of a pause. Only tunnels with an idle timeout, or half-closed ones, have it.
+#[derive(Debug)]
+struct Pause {
+    limit: Duration,
+    since: Instant,
+    timer: Pin<Box<Sleep>>,
+}
+
+/// Which stream of a direction failed, and how.
+enum Failure {
+    Read(io::Error),
+    Write(io::Error),
+}
+
+impl<A, B, G> Tunnel<A, B, G>
+where
+    A: Stream,
+    B: Stream,
+    G: Guard,
+{
+    pub(super) fn new(
+        client: End<A>,
+        backend: End<B>,
+        guard: G,
+        ticket: Ticket,
+        idle: Option<Duration>,
+    ) -> Self {
+        Self {
+            client: client.stream,
+            backend: backend.stream,
+            up: Direction::starting_with(client.early),
+            down: Direction::starting_with(backend.early),
+            first_fin: None,
+            pause: idle.map(Pause::new),
+            ticket,
+            guard: Some(guard),
+        }
+    }
+
+    fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<Termination> {
+        if self.ticket.poll_cut(cx).is_ready() {
+            return Poll::Ready(Termination::Drained);
+        }
+        let before = self.moved();
+        let outcome = BUFFER.with_borrow_mut(|scratch| {
+            let up = self.up.poll(cx, &mut self.client, &mut self.backend, scratch);
+            let down = self.down.poll(cx, &mut self.backend, &mut self.client, scratch);
+            (up, down)
+        });
+        match outcome {
+            (Poll::Ready(Err(failure)), _) => {
+                return Poll::Ready(self.fail(Side::Client, Side::Backend, failure));
+            }
+            (_, Poll::Ready(Err(failure))) => {
+                return Poll::Ready(self.fail(Side::Backend, Side::Client, failure));
+            }
+            (Poll::Ready(Ok(())), Poll::Ready(Ok(()))) => {
+                let first = self.first_fin.unwrap_or(Side::Client);
+                return Poll::Ready(Termination::Closed(first));
+            }
+            _ => {}
+        }
+        self.note_half_close();
+        self.poll_pause(cx, before)
+    }
+
+    /// Both ends go the way the failed one went: a reset is passed on as a reset.
+    fn fail(&mut self, reader: Side, writer: Side, failure: Failure) -> Termination {
+        let (side, error) = match failure {
+            Failure::Read(error) => (reader, error),
+            Failure::Write(error) => (writer, error),
+        };
+        match side {
+            Side::Client => self.backend.reset_on_drop(),
+            _ => self.client.reset_on_drop(),
+        }
+        Termination::Failed(side, Phase::Tunnel, kind(&error))
+    }
+
+    fn note_half_close(&mut self) {
+        if self.first_fin.is_some() {
+            return;
+        }
+        self.first_fin = match (self.up.state, self.down.state) {
+            (State::Open { .. }, State::Open { .. }) => return,
+            (State::Open { .. }, _) => Some(Side::Backend),
+            _ => Some(Side::Client),
+        };
+        let limit = self.pause.as_ref().map_or(HALF_CLOSED_IDLE, |p| p.limit.min(HALF_CLOSED_IDLE));
+        self.pause = Some(Pause::new(limit));
+    }
+
+    fn poll_pause(&mut self, cx: &mut Context<'_>, before: u64) -> Poll<Termination> {
+        let moved = self.moved() != before;
+        let Some(pause) = &mut self.pause else { return Poll::Pending };
+        if moved {
+            pause.since = Instant::now();
+        }
+        // The timer is moved only when it fires: a message costs no timer operation.
+        while pause.timer.as_mut().poll(cx).is_ready() {
+            let deadline = pause.since + pause.limit;
+            if deadline <= Instant::now() {
+                return Poll::Ready(Termination::Idle);
+            }
+            pause.timer.as_mut().reset(deadline);
+        }
+        Poll::Pending
+    }
+
+    fn moved(&self) -> u64 {
+        self.up.moved + self.down.moved
+    }
+}
+
+impl<A, B, G> Future for Tunnel<A, B, G>
+where
+    A: Stream,
+    B: Stream,
+    G: Guard,
+{
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let this = self.get_mut();
+        let termination = ready!(this.poll_end(cx));
+        if let Some(guard) = this.guard.take() {
+            guard.end(Ended { termination, to_backend: this.up.moved, to_client: this.down.moved });
+        }
+        Poll::Ready(())
+    }
+}
+
+impl Direction {
+    fn starting_with(early: Bytes) -> Self {
+        Self { moved: 0, rest: early, state: State::Open { unflushed: false } }
+    }
+
+    /// Moves what can be moved now. Ready once the direction has ended or failed.
+    fn poll<R: Stream, W: Stream>(
+        &mut self,
+        cx: &mut Context<'_>,
+        reader: &mut R,
+        writer: &mut W,
+        scratch: &mut [u8],
+    ) -> Poll<Result<(), Failure>> {
+        for _ in 0..ROUNDS {
+            ready!(self.poll_rest(cx, writer)).map_err(Failure::Write)?;
+            match self.state {
+                State::Ended => return Poll::Ready(Ok(())),
+                State::Ending => {
+                    ready!(Pin::new(&mut *writer).poll_shutdown(cx)).map_err(Failure::Write)?;
+                    self.state = State::Ended;
+                }
+                State::Open { .. } => ready!(self.poll_move(cx, reader, writer, scratch))?,
+            }
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+
+    fn poll_rest<W: Stream>(
+        &mut self,
+        cx: &mut Context<'_>,
+        writer: &mut W,
+    ) -> Poll<io::Result<()>> {
+        while !self.rest.is_empty() {
+            let written = ready!(Pin::new(&mut *writer).poll_write(cx, &self.rest))?;
+            if written == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            self.rest.advance(written);
+            self.moved += written as u64;
+            self.state = State::Open { unflushed: true };
+        }
+        // An emptied `Bytes` still holds its memory.
+        self.rest = Bytes::new();
+        Poll::Ready(Ok(()))
+    }
+
+    /// One read and the write of what it brought.
+    fn poll_move<R: Stream, W: Stream>(
+        &mut self,
+        cx: &mut Context<'_>,
+        reader: &mut R,
+        writer: &mut W,
+        scratch: &mut [u8],
+    ) -> Poll<Result<(), Failure>> {
+        let mut buffer = ReadBuf::new(scratch);
+        match Pin::new(reader).poll_read(cx, &mut buffer) {
+            Poll::Ready(Ok(())) => {}
+            // A TLS peer that closes without close_notify has still closed.
+            Poll::Ready(Err(e)) if e.kind() == io::ErrorKind::UnexpectedEof => {}
+            Poll::Ready(Err(e)) => return Poll::Ready(Err(Failure::Read(e))),
+            Poll::Pending => {
+                if self.state == (State::Open { unflushed: true }) {
+                    ready!(Pin::new(writer).poll_flush(cx)).map_err(Failure::Write)?;
+                    self.state = State::Open { unflushed: false };
+                }
+                return Poll::Pending;
+            }
+        }
+        let mut filled = buffer.filled();
+        if filled.is_empty() {
+            self.state = State::Ending;
+            return Poll::Ready(Ok(()));
+        }
+        self.state = State::Open { unflushed: true };
+        while !filled.is_empty() {
+            match Pin::new(&mut *writer).poll_write(cx, filled) {
+                Poll::Ready(Ok(written)) if written > 0 => {
+                    self.moved += written as u64;
+                    filled = &filled[written..];
+                }
+                Poll::Ready(Ok(_)) => {
+                    return Poll::Ready(Err(Failure::Write(io::ErrorKind::WriteZero.into())));
+                }
+                Poll::Ready(Err(e)) => return Poll::Ready(Err(Failure::Write(e))),
+                Poll::Pending => {
+                    self.rest = Bytes::copy_from_slice(filled);
+                    return Poll::Pending;
+                }
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl Pause {
+    fn new(limit: Duration) -> Box<Self> {
+        let since = Instant::now();
+        let timer = Box::pin(tokio::time::sleep_until(since + limit));
+        Box::new(Self { limit, since, timer })
+    }
+}
+
+fn kind(error: &io::Error) -> Kind {
+    match error.kind() {
+        io::ErrorKind::ConnectionReset
+        | io::ErrorKind::BrokenPipe
+        | io::ErrorKind::ConnectionAborted => Kind::Reset,
+        io::ErrorKind::TimedOut => Kind::TimedOut,
+        _ => Kind::Io,
+    }
+}

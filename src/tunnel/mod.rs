@@ -1,0 +1,74 @@
+//! Upgraded connections: bytes both ways until both sides have said that they are done.
+//!
+//! A tunnel sees two byte streams and a [`Guard`]; it knows nothing of HTTP, routes or configuration,
+//! and never looks into the bytes. What it promises:
+//!
+//! - **No buffer while idle.** Bytes move through a buffer of the thread ([`copy`]); a tunnel owns
+//!   memory only while a write is short.
+//! - **Backpressure.** While a write is short, nothing more is read from its other side.
+//! - **Half-close.** A FIN is passed on once everything before it is; the other direction goes on,
+//!   for [`HALF_CLOSED_IDLE`] without a byte at most.
+//! - **Resets are passed on** at once, as resets.
+//! - **One ending.** The guard hears of it exactly once, or is dropped by a panic.
+//!
+//! Tunnels are found again by backend through the [`Registry`], which a drain uses to cut them.
+
+mod copy;
+mod registry;
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+
+pub use self::{
+    copy::{HALF_CLOSED_IDLE, Tunnel},
+    registry::{Registry, Ticket},
+};
+use crate::error::Termination;
+
+/// How a tunnel ended and what it moved.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ended {
+    /// Why.
+    pub termination: Termination,
+    /// Bytes from client to backend.
+    pub to_backend: u64,
+    /// Bytes from backend to client.
+    pub to_client: u64,
+}
+
+/// Hears of a tunnel's end. Dropped unheard where the tunnel's task panicked or was dropped.
+pub trait Guard: Unpin {
+    /// The tunnel is over; both sockets are about to close.
+    fn end(self, ended: Ended);
+}
+
+/// One end of a tunnel: the stream, and what had been read from it before.
+#[derive(Debug)]
+pub struct End<S> {
+    /// The stream itself.
+    pub stream: S,
+    /// Bytes already read from it that belong to the other end.
+    pub early: Bytes,
+}
+
+/// Moves bytes between `client` and `backend` until the tunnel ends; `idle` is the longest pause.
+///
+/// The future is the whole cost of an open tunnel: spawn it in a task of its own.
+pub fn run<A, B, G>(
+    client: End<A>,
+    backend: End<B>,
+    guard: G,
+    ticket: Ticket,
+    idle: Option<Duration>,
+) -> Tunnel<A, B, G>
+where
+    A: crate::net::stream::Stream,
+    B: crate::net::stream::Stream,
+    G: Guard,
+{
+    Tunnel::new(client, backend, guard, ticket, idle)
+}
+
+/// What a registry tells a tunnel to do.
+type Order = Arc<registry::Handle>;
