@@ -1,0 +1,163 @@
+//! One remembered sid, packed into a cache line.
+
+use std::{
+    mem,
+    sync::{Arc, Weak},
+};
+
+use crate::upstream::{Backend, Hold};
+
+/// One sid with its backend. The key is the backend's pool and the sid.
+///
+/// Times are milliseconds of the table's clock.
+pub(super) struct Entry {
+    sid: Sid,
+    backend: Arc<Backend>,
+    count: Count,
+    expiry: u64,
+    lifetime: u32,
+    tag: u32,
+}
+
+/// A million of them are a table's whole memory, nearly.
+const _: () = assert!(size_of::<Entry>() == 64);
+
+/// A sid's bytes; nearly all have 20 and need no memory of their own.
+enum Sid {
+    Short { length: u8, bytes: [u8; SHORT] },
+    Long(Box<[u8]>),
+}
+
+const SHORT: usize = 22;
+
+/// How a session is counted on its backend: at most once, whatever happens to its entry.
+enum Count {
+    /// Not at all: its last tunnel ended, and nothing was heard of it since.
+    Not,
+    /// By its entry.
+    ByEntry(Hold),
+    /// By its open tunnels, so that it is counted for as long as they are, entry or not.
+    ByTunnels(Weak<Hold>),
+}
+
+impl Entry {
+    /// An entry that counts its session.
+    pub(super) fn new(
+        tag: u32,
+        sid: &str,
+        backend: &Arc<Backend>,
+        lifetime: u32,
+        now: u64,
+    ) -> Self {
+        Self {
+            sid: Sid::new(sid.as_bytes()),
+            backend: Arc::clone(backend),
+            count: Count::ByEntry(backend.hold()),
+            expiry: now + u64::from(lifetime),
+            lifetime,
+            tag,
+        }
+    }
+
+    /// The part of the key's hash that places it within its shard.
+    pub(super) fn tag(&self) -> u32 {
+        self.tag
+    }
+
+    pub(super) fn is(&self, tag: u32, pool: &str, sid: &str) -> bool {
+        self.tag == tag && self.sid.bytes() == sid.as_bytes() && self.backend.pool() == pool
+    }
+
+    pub(super) fn backend(&self) -> &Arc<Backend> {
+        &self.backend
+    }
+
+    pub(super) fn lifetime(&self) -> u32 {
+        self.lifetime
+    }
+
+    /// Bytes of heap beside the entry itself.
+    pub(super) fn heap(&self) -> usize {
+        match &self.sid {
+            Sid::Short { .. } => 0,
+            Sid::Long(bytes) => bytes.len(),
+        }
+    }
+
+    /// When it goes; never, while a tunnel is open.
+    pub(super) fn expiry(&self) -> u64 {
+        if self.tunnels().is_some() { u64::MAX } else { self.expiry }
+    }
+
+    pub(super) fn is_expired(&self, now: u64) -> bool {
+        self.expiry() < now
+    }
+
+    /// Notes a use: one more lifetime from now, and counted again if it was not.
+    pub(super) fn renew(&mut self, lifetime: u32, now: u64) {
+        self.lifetime = lifetime;
+        self.extend(now);
+        let counted = match &self.count {
+            Count::Not => false,
+            Count::ByEntry(_) => true,
+            Count::ByTunnels(tunnels) => tunnels.strong_count() > 0,
+        };
+        if !counted {
+            self.count = Count::ByEntry(self.backend.hold());
+        }
+    }
+
+    /// Leaves counting to a tunnel, together with those that are open already.
+    pub(super) fn hold(&mut self, now: u64) -> Arc<Hold> {
+        self.extend(now);
+        let open = self.tunnels();
+        let hold = match mem::replace(&mut self.count, Count::Not) {
+            Count::ByEntry(hold) => Arc::new(hold),
+            _ => open.unwrap_or_else(|| Arc::new(self.backend.hold())),
+        };
+        self.count = Count::ByTunnels(Arc::downgrade(&hold));
+        hold
+    }
+
+    /// Whether these tunnels are this entry's.
+    pub(super) fn is_held_by(&self, hold: &Arc<Hold>) -> bool {
+        matches!(&self.count, Count::ByTunnels(ours) if ours.as_ptr() == Arc::as_ptr(hold))
+    }
+
+    /// Lives on uncounted, after its last tunnel ended.
+    pub(super) fn release(&mut self, now: u64) {
+        self.count = Count::Not;
+        self.extend(now);
+    }
+
+    fn extend(&mut self, now: u64) {
+        self.expiry = now + u64::from(self.lifetime);
+    }
+
+    fn tunnels(&self) -> Option<Arc<Hold>> {
+        match &self.count {
+            Count::ByTunnels(tunnels) => tunnels.upgrade(),
+            _ => None,
+        }
+    }
+}
+
+impl Sid {
+    fn new(sid: &[u8]) -> Self {
+        let mut bytes = [0; SHORT];
+        match (bytes.get_mut(..sid.len()), u8::try_from(sid.len())) {
+            (Some(start), Ok(length)) => {
+                start.copy_from_slice(sid);
+                Self::Short { length, bytes }
+            }
+            _ => Self::Long(sid.into()),
+        }
+    }
+
+    fn bytes(&self) -> &[u8] {
+        match self {
+            Self::Short { length, bytes } => &bytes[..usize::from(*length)],
+            Self::Long(bytes) => bytes,
+        }
+    }
+}

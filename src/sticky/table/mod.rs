@@ -1,0 +1,313 @@
+//! Which backend owns a session: sid → backend, for all pools, learned from backends' replies only.
+//!
+//! The key is the pool and the sid, both compared; the hash is keyed, so that no client can choose
+//! sids that collide. The table outlives configurations. An entry is 64 bytes and 5 to 11 of index,
+//! a sid of more than 22 bytes comes on top; a million sessions are below 100 MB.
+//!
+//! **Lifetime.** An entry lives for one lifetime after its last use. While tunnels of its session are
+//! open it cannot expire; after the last one it lives for one more lifetime, since a client whose
+//! upgrade failed goes on polling.
+//!
+//! **Counting.** A session counts once on its backend, as long as its entry lives or a tunnel is
+//! open. After its last tunnel it does not count, since most sessions end with their tunnel, until
+//! it is found again.
+//!
+//! **Bounds.** Where the table is full, each new session drives one out: of eight entries drawn at
+//! random from the same shard the one nearest its expiry (small tables: from the next shard that has
+//! any). That is cheap and needs no order among entries, which are otherwise reordered by every use.
+//! Its owner search can find the session again. Held entries go last, and their sessions stay counted.
+//!
+//! **Locks.** 64 shards with a lock each, held for one lookup or 256 entries of a sweep.
+//!
+//! Time is passed in; a `now` before the table was made counts as that moment.
+
+mod entry;
+mod shard;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    fmt,
+    hash::{BuildHasher, RandomState},
+    ptr,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
+    },
+    time::{Duration, Instant},
+};
+
+use entry::Entry;
+use shard::Shard;
+
+use crate::{
+    config,
+    upstream::{Backend, Hold},
+};
+
+const SHARDS: usize = 64;
+
+/// Sweeps until each shard was visited.
+const ROUND: usize = 4;
+
+/// Sid → backend.
+pub struct Table {
+    shards: [Slot; SHARDS],
+    hasher: RandomState,
+    start: Instant,
+    /// The latest time anyone passed in, in milliseconds since `start`: a tunnel's end knows no other.
+    clock: AtomicU64,
+    length: AtomicUsize,
+    max: AtomicUsize,
+    max_sid_bytes: AtomicUsize,
+    next_sweep: AtomicUsize,
+}
+
+/// A shard on cache lines of its own.
+#[derive(Default)]
+#[repr(align(128))]
+struct Slot(Mutex<Shard>);
+
+/// Where a session is.
+#[derive(Clone, Debug)]
+pub struct Known {
+    /// Its backend, in whatever state that is.
+    pub backend: Arc<Backend>,
+    /// As it was learned: how long the session may be silent, and so how long a poll may be held.
+    pub lifetime: Duration,
+}
+
+/// An open tunnel of a session: while it lives, the session's entry cannot expire, and the session
+/// counts once however many of them there are.
+#[must_use = "the session is held only while this lives"]
+pub struct SessionHold {
+    table: Arc<Table>,
+    place: Place,
+    hold: Option<Arc<Hold>>,
+}
+
+/// Where a key belongs.
+#[derive(Clone, Copy)]
+struct Place {
+    shard: usize,
+    tag: u32,
+}
+
+impl Table {
+    /// An empty table; memory is taken as it fills.
+    pub fn new(limits: &config::Sessions) -> Arc<Self> {
+        Arc::new(Self {
+            shards: std::array::from_fn(|_| Slot::default()),
+            hasher: RandomState::new(),
+            start: Instant::now(),
+            clock: AtomicU64::new(0),
+            length: AtomicUsize::new(0),
+            max: AtomicUsize::new(limits.max),
+            max_sid_bytes: AtomicUsize::new(limits.max_sid_bytes),
+            next_sweep: AtomicUsize::new(0),
+        })
+    }
+
+    /// Changes the bounds. Where there are more entries than now allowed, evicts until there are not:
+    /// the one operation here whose cost grows with the table, for a reload to pay.
+    pub fn resize(&self, limits: &config::Sessions) {
+        self.max.store(limits.max, Relaxed);
+        self.max_sid_bytes.store(limits.max_sid_bytes, Relaxed);
+        let mut shard = 0;
+        while self.len() > limits.max && self.evict_after(shard) {
+            shard = (shard + 1) % SHARDS;
+        }
+    }
+
+    /// Remembers that a backend opened this session, in the backend's own pool, and counts it there.
+    ///
+    /// A session that is known already is renewed, and moved where it is on another backend. False
+    /// where it cannot be remembered: its sid is empty or too long, or the table has no room at all.
+    pub fn learn(
+        &self,
+        sid: &str,
+        backend: &Arc<Backend>,
+        lifetime: Duration,
+        now: Instant,
+    ) -> bool {
+        let max = self.max.load(Relaxed);
+        if sid.is_empty() || sid.len() > self.max_sid_bytes.load(Relaxed) || max == 0 {
+            return false;
+        }
+        let now = self.tick(now);
+        let lifetime = u32::try_from(lifetime.as_millis()).unwrap_or(u32::MAX);
+        let place = self.place(backend.pool(), sid);
+        let mut shard = self.lock(place.shard);
+        let mut evicted = None;
+        if let Some(entry) = shard.find(place.tag, backend.pool(), sid) {
+            if ptr::eq(&**entry.backend(), &**backend) {
+                entry.renew(lifetime, now);
+                return true;
+            }
+            evicted = shard.remove(place.tag, backend.pool(), sid);
+            self.length.fetch_sub(1, Relaxed);
+        }
+        let mut full = self.length.fetch_add(1, Relaxed) >= max;
+        if full && evicted.is_none() {
+            evicted = shard.evict();
+            if evicted.is_some() {
+                self.length.fetch_sub(1, Relaxed);
+                full = false;
+            }
+        }
+        shard.insert(Entry::new(place.tag, sid, backend, lifetime, now));
+        drop(shard);
+        drop(evicted);
+        if full {
+            self.evict_after(place.shard);
+        }
+        true
+    }
+
+    /// The session's backend. Counts as a use: renews the entry, and counts the session again where
+    /// its last tunnel's end had uncounted it.
+    pub fn find(&self, pool: &str, sid: &str, now: Instant) -> Option<Known> {
+        self.use_live(pool, sid, now, |entry, now| {
+            entry.renew(entry.lifetime(), now);
+            Known {
+                backend: Arc::clone(entry.backend()),
+                lifetime: Duration::from_millis(entry.lifetime().into()),
+            }
+        })
+    }
+
+    /// Forgets a session. Tunnels that hold it go on, and count it on until they end.
+    pub fn forget(&self, pool: &str, sid: &str) {
+        let place = self.place(pool, sid);
+        let gone = self.lock(place.shard).remove(place.tag, pool, sid);
+        self.length.fetch_sub(usize::from(gone.is_some()), Relaxed);
+    }
+
+    /// Forgets all sessions of a backend, and says how many. Looks at every entry.
+    pub fn forget_backend(&self, backend: &Backend) -> usize {
+        (0..SHARDS).map(|at| self.prune(at, |entry| ptr::eq(&**entry.backend(), backend))).sum()
+    }
+
+    /// Holds a session for as long as a tunnel of it is open; `None` where it is not known.
+    pub fn hold(self: &Arc<Self>, pool: &str, sid: &str, now: Instant) -> Option<SessionHold> {
+        let hold = self.use_live(pool, sid, now, Entry::hold)?;
+        let place = self.place(pool, sid);
+        Some(SessionHold { table: Arc::clone(self), place, hold: Some(hold) })
+    }
+
+    /// Removes what expired in a quarter of the shards, the next quarter at each call, and says how
+    /// many. To be called every second.
+    pub fn sweep(&self, now: Instant) -> usize {
+        let now = self.tick(now);
+        let shards = SHARDS / ROUND;
+        let first = self.next_sweep.fetch_add(shards, Relaxed) % SHARDS;
+        let expired = |at| {
+            let expired = self.prune(at, |entry| entry.is_expired(now));
+            self.lock(at).shrink();
+            expired
+        };
+        (first..first + shards).map(expired).sum()
+    }
+
+    /// Sessions remembered.
+    pub fn len(&self) -> usize {
+        self.length.load(Relaxed)
+    }
+
+    /// Whether none is remembered.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Bytes of memory taken, with what is reserved and without the allocator's own.
+    pub fn bytes(&self) -> usize {
+        size_of::<Self>() + (0..SHARDS).map(|at| self.lock(at).bytes()).sum::<usize>()
+    }
+
+    /// Runs an action on an entry that is alive; one that is not is removed.
+    fn use_live<R>(
+        &self,
+        pool: &str,
+        sid: &str,
+        now: Instant,
+        action: impl FnOnce(&mut Entry, u64) -> R,
+    ) -> Option<R> {
+        let now = self.tick(now);
+        let place = self.place(pool, sid);
+        let mut shard = self.lock(place.shard);
+        let entry = shard.find(place.tag, pool, sid)?;
+        if !entry.is_expired(now) {
+            return Some(action(entry, now));
+        }
+        let expired = shard.remove(place.tag, pool, sid);
+        drop(shard);
+        self.length.fetch_sub(usize::from(expired.is_some()), Relaxed);
+        None
+    }
+
+    /// Evicts from the first shard after this one that has any; false where none has.
+    fn evict_after(&self, shard: usize) -> bool {
+        let evicted = (1..=SHARDS).find_map(|step| self.lock((shard + step) % SHARDS).evict());
+        self.length.fetch_sub(usize::from(evicted.is_some()), Relaxed);
+        evicted.is_some()
+    }
+
+    /// Removes from a shard what is gone, with the lock free for others now and then.
+    fn prune(&self, shard: usize, gone: impl Fn(&Entry) -> bool) -> usize {
+        let (mut end, mut total) = (usize::MAX, 0);
+        while end > 0 {
+            let taken = self.lock(shard).prune(&mut end, &gone);
+            self.length.fetch_sub(taken.len(), Relaxed);
+            total += taken.len();
+        }
+        total
+    }
+
+    fn place(&self, pool: &str, sid: &str) -> Place {
+        let hash = self.hasher.hash_one((pool, sid));
+        Place { shard: (hash >> 32) as usize % SHARDS, tag: hash as u32 }
+    }
+
+    fn lock(&self, shard: usize) -> MutexGuard<'_, Shard> {
+        // No step within a shard leaves it half done where it could panic.
+        self.shards[shard % SHARDS].0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Milliseconds from the table's start to `now`, which becomes the clock's time if it is later.
+    fn tick(&self, now: Instant) -> u64 {
+        let since = now.saturating_duration_since(self.start).as_millis();
+        let since = u64::try_from(since).unwrap_or(u64::MAX / 2);
+        if since > self.clock.load(Relaxed) {
+            self.clock.fetch_max(since, Relaxed);
+        }
+        since
+    }
+}
+
+impl fmt::Debug for Table {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Table").field("len", &self.len()).finish_non_exhaustive()
+    }
+}
+
+impl Drop for SessionHold {
+    fn drop(&mut self) {
+        let Some(hold) = self.hold.take() else { return };
+        let now = self.table.clock.load(Relaxed);
+        let mut shard = self.table.lock(self.place.shard);
+        let entry = shard.find_by(self.place.tag, |entry| entry.is_held_by(&hold));
+        // Under the lock, so that of two that end at once exactly one is the last.
+        let last = Arc::into_inner(hold);
+        if let (Some(_), Some(entry)) = (&last, entry) {
+            entry.release(now);
+        }
+        drop(shard);
+        drop(last);
+    }
+}
+
+impl fmt::Debug for SessionHold {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("SessionHold").field(&self.hold).finish()
+    }
+}
