@@ -24,7 +24,7 @@ pub use super::load::{Life, Transition};
 /// One live backend.
 pub struct Backend {
     pool: String,
-    name: String,
+    name: Arc<str>,
     address: config::Address,
     serial: u64,
     load: Arc<Load>,
@@ -56,7 +56,7 @@ impl Backend {
         let addresses: Arc<[SocketAddr]> = config.address.literal().into_iter().collect();
         Arc::new(Self {
             pool: pool.to_owned(),
-            name: config.name.clone(),
+            name: Arc::from(config.name.as_str()),
             address: config.address.clone(),
             serial: SERIAL.fetch_add(1, Ordering::Relaxed),
             load: Arc::new(Load::new(config.weight)),
@@ -69,7 +69,7 @@ impl Backend {
 
     /// Whether this is the live form of `config` in the pool of that name.
     pub fn is(&self, pool: &str, config: &config::Backend) -> bool {
-        self.pool == pool && self.name == config.name && self.address == config.address
+        self.pool == pool && *self.name == config.name && self.address == config.address
     }
 
     /// Takes over what may change on a live backend: its weight and its connections' bounds.
@@ -80,6 +80,11 @@ impl Backend {
 
     /// Name in its pool.
     pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The same, to keep.
+    pub fn label(&self) -> &Arc<str> {
         &self.name
     }
 

@@ -15,3 +15,4 @@ pub mod reuse;
 pub use backend::{Backend, Hold, InFlight, Life, Transition};
 pub use connect::{ConnectError, connect};
 pub use pool::Pool;
+pub use reuse::{Acquired, Permit, Reusable};

@@ -1,0 +1,319 @@
+//! From a decision to a backend's answer: tries, retries, owner search.
+//!
+//! The rules that keep sessions alive are here. A request of a session goes to one backend and, once
+//! sent, is never sent again. An unknown sid is taken from backend to backend, one at a time, until
+//! one does not say "unknown". What is free to go anywhere is tried elsewhere where nothing was sent
+//! or nothing can be done twice, within the pool's retry budget.
+
+use std::{
+    net::IpAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use http::{Method, Request};
+use xxhash_rust::xxh3::xxh3_64;
+
+use super::{
+    body::RequestBody,
+    entry::Entry,
+    forward::{Answer, Failure, Terms, exchange},
+    learn,
+    outgoing::Outgoing,
+    proxy::{Engine, Proxy},
+};
+use crate::{
+    config::Probe,
+    error::{Kind, Phase, ProxyError, Side},
+    observe::ChosenBy,
+    snapshot::Pool,
+    sticky::Choice,
+    upstream::{Backend, Hold},
+};
+
+/// Backends tried for a request that is free to go anywhere.
+const MAX_TRIES: usize = 3;
+
+/// A poll is held for `pingInterval`; late replies are given this much more.
+const POLL_SLACK: Duration = Duration::from_secs(5);
+
+/// How long a poll may be held whose session's `pingInterval` is not known here.
+const UNKNOWN_POLL: Duration = Duration::from_secs(300);
+
+/// Lifetime of a session that was found by search: its own is not known. Past it, it is searched
+/// for again.
+const FOUND_LIFETIME: Duration = Duration::from_secs(120);
+
+/// One request's way to an answer.
+#[derive(Debug)]
+pub(super) struct Attempt<'a> {
+    pub(super) proxy: &'a Proxy,
+    pub(super) pool: &'a Pool,
+    pub(super) outgoing: &'a mut Outgoing,
+    pub(super) entry: &'a mut Entry,
+    pub(super) method: &'a Method,
+    pub(super) engine: Option<&'a Engine>,
+    pub(super) upgrade: bool,
+    pub(super) client: IpAddr,
+}
+
+/// A backend's answer and how it was come by.
+#[derive(Debug)]
+pub(super) struct Reached {
+    pub(super) answer: Answer,
+    /// Read from the body already; comes first in the reply.
+    pub(super) head: Option<Bytes>,
+    /// Counts the session that this request may open, until it counts itself.
+    pub(super) reserved: Option<Hold>,
+}
+
+impl Attempt<'_> {
+    /// Carries the decision out.
+    pub(super) async fn run(&mut self, choice: Choice) -> Result<Reached, ProxyError> {
+        // A preflight touches no session, and a browser takes nothing but a 2xx for an answer.
+        let preflight = self.method == Method::OPTIONS;
+        match choice {
+            Choice::Session(backend, lifetime) => self.session(backend, lifetime).await,
+            Choice::Gone | Choice::Search(_) if preflight => self.free(None).await,
+            Choice::Gone => Err(self.gone()),
+            Choice::Search(_) if self.config().sticky.owner_search == 0 => self.free(None).await,
+            Choice::Search(first) => self.search(first).await,
+            Choice::Cookie(backend) => self.free(Some(backend)).await,
+            Choice::Free => self.free(None).await,
+        }
+    }
+
+    /// To the one backend that holds the session.
+    async fn session(
+        &mut self,
+        backend: Arc<Backend>,
+        lifetime: Duration,
+    ) -> Result<Reached, ProxyError> {
+        self.chosen(ChosenBy::Sid);
+        let header = self.config().timeouts.response_header;
+        let header = if self.polls() { header.max(lifetime + POLL_SLACK) } else { header };
+        let request = self.outgoing.request();
+        match self.once(&backend, header, request).await {
+            Ok(mut answer) => {
+                let (unknown, head) = self.unknown(&mut answer).await?;
+                if unknown {
+                    self.forget();
+                }
+                Ok(Reached { answer, head, reserved: None })
+            }
+            // Nobody listens there any more: the process is gone, and its sessions with it.
+            Err(failure) if failure.error.kind == Kind::Refused => {
+                self.forget();
+                Err(self.gone())
+            }
+            Err(failure) => Err(failure.error),
+        }
+    }
+
+    /// To this backend, or wherever the balance policy says.
+    async fn free(&mut self, mut bound: Option<Arc<Backend>>) -> Result<Reached, ProxyError> {
+        let source = match self.client.to_canonical() {
+            IpAddr::V4(ip) => ip.octets().to_vec(),
+            IpAddr::V6(ip) => ip.octets().to_vec(),
+        };
+        let header = self.config().timeouts.response_header;
+        let header = if self.polls() { header.max(UNKNOWN_POLL) } else { header };
+        let mut tried = Vec::new();
+        let mut request: Option<Box<Request<RequestBody>>> = None;
+        let mut last = None;
+        loop {
+            self.chosen(if bound.is_some() { ChosenBy::Cookie } else { ChosenBy::Balance });
+            let pick = || self.pool.upstream.pick(&source, &tried);
+            let Some(backend) = bound.take().or_else(pick) else {
+                let none = || ProxyError::new(Side::Backend, Phase::Select, Kind::NoBackend);
+                return Err(last.unwrap_or_else(none));
+            };
+            let reserved = self.opens_session().then(|| backend.hold());
+            let sent = request.take().map_or_else(|| self.outgoing.request(), |unsent| *unsent);
+            match self.once(&backend, header, sent).await {
+                Ok(answer) => return Ok(Reached { answer, head: None, reserved }),
+                Err(Failure { error, unsent }) => {
+                    tried.push(backend);
+                    if !self.may_retry(&error, unsent.is_some(), tried.len()) {
+                        return Err(error);
+                    }
+                    tracing::debug!(%error, "trying another backend");
+                    request = unsent;
+                    last = Some(error);
+                }
+            }
+        }
+    }
+
+    /// To whichever backend knows the sid.
+    async fn search(&mut self, first: Option<Arc<Backend>>) -> Result<Reached, ProxyError> {
+        self.outgoing.buffer().await?;
+        let header = self.config().timeouts.response_header;
+        let header = if self.polls() { header.max(UNKNOWN_POLL) } else { header };
+        let mut unheard = None;
+        let mut unknown: Option<Reached> = None;
+        for backend in self.candidates(first.as_ref()) {
+            let cookie = first.as_ref().is_some_and(|first| Arc::ptr_eq(first, &backend));
+            self.chosen(if cookie { ChosenBy::Cookie } else { ChosenBy::OwnerSearch });
+            let request = self.outgoing.request();
+            match self.once(&backend, header, request).await {
+                Ok(mut answer) => {
+                    let (unknown_here, head) = self.unknown(&mut answer).await?;
+                    let reached = Reached { answer, head, reserved: None };
+                    if !unknown_here {
+                        self.proxy.metrics.owner_found.inc();
+                        self.found(&backend);
+                        return Ok(reached);
+                    }
+                    if let Some(Reached { answer, .. }) = unknown.replace(reached) {
+                        answer.lease.give_back();
+                    }
+                }
+                Err(Failure { error, .. }) if error.side == Side::Client => return Err(error),
+                // A backend that refuses has no sessions; one that is silent may have this one.
+                Err(Failure { error, .. }) if error.kind == Kind::Refused => {}
+                Err(Failure { error, .. }) => unheard = Some(error),
+            }
+        }
+        self.proxy.metrics.owner_unknown.inc();
+        match (unheard, unknown) {
+            (Some(error), _) => Err(error),
+            (None, Some(reached)) => Ok(reached),
+            (None, None) => Err(self.gone()),
+        }
+    }
+
+    /// Backends to ask for an unknown sid: the cookie's first, then from a place that depends on the
+    /// sid, so that every proxy asks in the same order and the load is spread.
+    fn candidates(&self, first: Option<&Arc<Backend>>) -> Vec<Arc<Backend>> {
+        let backends = self.pool.upstream.backends();
+        let sid = self.engine.and_then(|engine| engine.sid.as_deref()).unwrap_or_default();
+        let start = (xxh3_64(sid.as_bytes()) as usize).checked_rem(backends.len()).unwrap_or(0);
+        let others = backends[start..].iter().chain(&backends[..start]);
+        let others = others.filter(|b| first.is_none_or(|first| !Arc::ptr_eq(first, b)));
+        first
+            .into_iter()
+            .chain(others)
+            .filter(|backend| backend.keeps_sessions())
+            .take(self.config().sticky.owner_search)
+            .cloned()
+            .collect()
+    }
+
+    /// One try, with what it tells about the backend's health.
+    async fn once(
+        &mut self,
+        backend: &Arc<Backend>,
+        header: Duration,
+        request: Request<RequestBody>,
+    ) -> Result<Answer, Failure> {
+        let config = self.pool.config();
+        let terms = Terms {
+            backend,
+            connect: config.timeouts.connect,
+            header,
+            keep: config.reuse.idle_timeout,
+            progress: &Arc::clone(self.outgoing.progress()),
+            upgrade: self.upgrade,
+        };
+        self.entry.record().backend = Some(Arc::clone(backend.label()));
+        self.entry.enter(Phase::ResponseHeader);
+        let outcome = exchange(&terms, request).await;
+        match &outcome {
+            Ok(answer) => {
+                let record = self.entry.record();
+                record.first_byte_seen();
+                if let Some(time) = answer.connected {
+                    record.connect_took(time);
+                }
+                self.mark(backend, true);
+            }
+            // A poll that is held for too long says nothing about the backend.
+            Err(failure) => match (failure.error.phase, failure.error.kind) {
+                (Phase::Connect, Kind::Refused | Kind::TimedOut | Kind::Io) => {
+                    self.mark(backend, false);
+                }
+                (Phase::ResponseHeader, Kind::TimedOut) if !self.polls() => {
+                    self.mark(backend, false);
+                }
+                _ => {}
+            },
+        }
+        outcome
+    }
+
+    /// Without probes nothing would bring a backend up again, so nothing takes it down.
+    fn mark(&self, backend: &Arc<Backend>, healthy: bool) {
+        let health = &self.config().health;
+        if health.probe == Probe::Off || (healthy && !backend.is_up()) {
+            return;
+        }
+        if let Some(transition) = backend.mark(healthy, health.rise, health.fall) {
+            let (pool, backend) = (backend.pool(), backend.name());
+            tracing::warn!(pool, backend, ?transition, "backend failed under traffic");
+        }
+    }
+
+    fn may_retry(&self, error: &ProxyError, unsent: bool, tries: usize) -> bool {
+        let elsewhere = match (error.side, error.phase, error.kind) {
+            (Side::Client, ..) => false,
+            // What one backend could not do in time, the next must not be made to do as well.
+            (_, Phase::ResponseHeader, Kind::TimedOut) => false,
+            _ => unsent || self.replayable(),
+        };
+        elsewhere && tries < MAX_TRIES && self.pool.upstream.retry_allowed() && {
+            self.proxy.metrics.retries.inc();
+            true
+        }
+    }
+
+    fn replayable(&self) -> bool {
+        let session = self.engine.is_some_and(|engine| engine.sid.is_some());
+        !session && !self.upgrade && self.outgoing.replayable()
+    }
+
+    async fn unknown(&self, answer: &mut Answer) -> Result<(bool, Option<Bytes>), ProxyError> {
+        let pause = self.config().timeouts.body_idle;
+        let (unknown, head) = learn::unknown_sid(answer, pause).await?;
+        Ok((unknown, (!head.is_empty()).then_some(head)))
+    }
+
+    fn found(&self, backend: &Arc<Backend>) {
+        if let Some(sid) = self.sid() {
+            self.proxy.sids.learn(sid, backend, FOUND_LIFETIME, Instant::now());
+        }
+    }
+
+    fn forget(&self) {
+        if let Some(sid) = self.sid() {
+            self.proxy.sids.forget(self.pool.upstream.name(), sid);
+        }
+    }
+
+    fn sid(&self) -> Option<&str> {
+        self.engine.and_then(|engine| engine.sid.as_deref())
+    }
+
+    /// Whether this is a GET that a backend may hold until it has something to say.
+    fn polls(&self) -> bool {
+        let session = self.engine.is_some_and(|engine| engine.polling && engine.sid.is_some());
+        session && self.method == Method::GET && !self.upgrade
+    }
+
+    fn opens_session(&self) -> bool {
+        self.upgrade || self.engine.is_some_and(|engine| engine.sid.is_none())
+    }
+
+    fn chosen(&mut self, by: ChosenBy) {
+        self.entry.record().chosen_by = by;
+    }
+
+    fn config(&self) -> &crate::config::Pool {
+        self.pool.config()
+    }
+
+    fn gone(&self) -> ProxyError {
+        ProxyError::new(Side::Backend, Phase::Select, Kind::SessionGone)
+    }
+}

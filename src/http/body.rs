@@ -1,0 +1,442 @@
+//! Bodies in both directions: streamed, counted, and never waited for without a deadline.
+//!
+//! A body holds what its stream needs until the last byte: towards the backend the [`Progress`] that
+//! the response side looks at, towards the client the backend connection to give back and the
+//! [`Entry`] to close. Neither buffers: one frame is read when the other side has taken the last one.
+
+use std::{
+    convert::Infallible,
+    fmt,
+    future::Future,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering},
+    },
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use atomic_waker::AtomicWaker;
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+use http_body_util::Full;
+use hyper::body::Incoming;
+use tokio::time::{Instant, Sleep};
+
+use super::{entry::Entry, forward::Lease};
+use crate::{
+    error::{Kind, Phase, Side, Termination},
+    net::half_close::Held,
+};
+
+/// Why a relayed body broke off; hyper closes the connection it was written to.
+#[derive(Debug)]
+pub(super) struct BrokenOff(Termination);
+
+impl fmt::Display for BrokenOff {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "body broke off: {:?}", self.0)
+    }
+}
+
+impl std::error::Error for BrokenOff {}
+
+/// A request's body on its way to the backend.
+#[derive(Debug)]
+pub(super) enum RequestBody {
+    /// In memory: none, or one that was buffered so that it can be sent again.
+    Buffered(Full<Bytes>),
+    /// As the client sends it.
+    Streamed(Box<Inbound>),
+}
+
+/// A client's body, streamed.
+#[derive(Debug)]
+pub(super) struct Inbound {
+    incoming: Incoming,
+    progress: Arc<Progress>,
+    pause: Pause,
+    gate: Option<Gate>,
+}
+
+/// How far a request's body has come; shared with whoever waits for the response.
+#[derive(Debug, Default)]
+pub(super) struct Progress {
+    bytes: AtomicU64,
+    state: AtomicU8,
+}
+
+/// States of [`Progress`]; 0 is on its way.
+const DONE: u8 = 1;
+const BROKEN: u8 = 2;
+const STALLED: u8 = 3;
+
+/// Keeps a body back until the backend says `100 Continue`, answers, or says nothing for a while.
+#[derive(Debug)]
+struct Gate {
+    go: Arc<Go>,
+    patience: Pin<Box<Sleep>>,
+}
+
+/// The backend's `100 Continue`.
+#[derive(Debug, Default)]
+pub(super) struct Go {
+    given: AtomicBool,
+    waker: AtomicWaker,
+}
+
+/// A backend that ignores `Expect` gets the body after this (RFC 9110 §10.1.1: not indefinitely).
+const EXPECT_PATIENCE: Duration = Duration::from_secs(1);
+
+impl RequestBody {
+    /// No body.
+    pub(super) fn empty() -> Self {
+        Self::buffered(Bytes::new())
+    }
+
+    /// A body that is at hand.
+    pub(super) fn buffered(bytes: Bytes) -> Self {
+        Self::Buffered(Full::new(bytes))
+    }
+
+    /// The client's body as it comes, at most `pause` between two frames; with `go`, from then on.
+    pub(super) fn streamed(
+        incoming: Incoming,
+        progress: Arc<Progress>,
+        pause: Duration,
+        go: Option<Arc<Go>>,
+    ) -> Self {
+        let gate =
+            go.map(|go| Gate { go, patience: Box::pin(tokio::time::sleep(EXPECT_PATIENCE)) });
+        Self::Streamed(Box::new(Inbound { incoming, progress, pause: Pause::new(pause), gate }))
+    }
+}
+
+impl Progress {
+    /// Of no body.
+    pub(super) fn done() -> Arc<Self> {
+        Self::buffered(0)
+    }
+
+    /// Of a body that is in memory.
+    pub(super) fn buffered(bytes: u64) -> Arc<Self> {
+        Arc::new(Self { bytes: AtomicU64::new(bytes), state: AtomicU8::new(DONE) })
+    }
+
+    /// Bytes read from the client.
+    pub(super) fn bytes(&self) -> u64 {
+        self.bytes.load(Ordering::Relaxed)
+    }
+
+    /// Whether the whole body has been read.
+    pub(super) fn is_done(&self) -> bool {
+        self.state.load(Ordering::Acquire) == DONE
+    }
+
+    /// How the client failed, where it did.
+    pub(super) fn failure(&self) -> Option<Kind> {
+        match self.state.load(Ordering::Acquire) {
+            BROKEN => Some(Kind::Incomplete),
+            STALLED => Some(Kind::TimedOut),
+            _ => None,
+        }
+    }
+
+    fn set(&self, state: u8) {
+        self.state.store(state, Ordering::Release);
+    }
+}
+
+impl Go {
+    /// Lets the body through.
+    pub(super) fn give(&self) {
+        self.given.store(true, Ordering::Release);
+        self.waker.wake();
+    }
+}
+
+impl Gate {
+    fn poll_open(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.go.waker.register(cx.waker());
+        if self.go.given.load(Ordering::Acquire) {
+            return Poll::Ready(());
+        }
+        self.patience.as_mut().poll(cx)
+    }
+}
+
+impl Inbound {
+    fn poll_frame(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BrokenOff>>> {
+        if let Some(gate) = &mut self.gate {
+            ready!(gate.poll_open(cx));
+            self.gate = None;
+        }
+        let broken = |kind| BrokenOff(Termination::Failed(Side::Client, Phase::RequestBody, kind));
+        match Pin::new(&mut self.incoming).poll_frame(cx) {
+            Poll::Ready(Some(Ok(frame))) => {
+                self.pause.over();
+                let bytes = frame.data_ref().map_or(0, |data| data.len() as u64);
+                self.progress.bytes.fetch_add(bytes, Ordering::Relaxed);
+                if self.incoming.is_end_stream() {
+                    self.progress.set(DONE);
+                }
+                Poll::Ready(Some(Ok(frame)))
+            }
+            Poll::Ready(Some(Err(_))) => {
+                self.progress.set(BROKEN);
+                Poll::Ready(Some(Err(broken(Kind::Incomplete))))
+            }
+            Poll::Ready(None) => {
+                self.progress.set(DONE);
+                Poll::Ready(None)
+            }
+            Poll::Pending => {
+                ready!(self.pause.poll_exceeded(cx));
+                self.progress.set(STALLED);
+                Poll::Ready(Some(Err(broken(Kind::TimedOut))))
+            }
+        }
+    }
+}
+
+impl Body for RequestBody {
+    type Data = Bytes;
+    type Error = BrokenOff;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BrokenOff>>> {
+        match self.get_mut() {
+            Self::Buffered(full) => Pin::new(full).poll_frame(cx).map_err(never),
+            Self::Streamed(inbound) => inbound.poll_frame(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Buffered(full) => full.is_end_stream(),
+            Self::Streamed(inbound) => inbound.incoming.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Buffered(full) => full.size_hint(),
+            Self::Streamed(inbound) => inbound.incoming.size_hint(),
+        }
+    }
+}
+
+/// A response's body on its way to the client.
+#[derive(Debug)]
+pub(super) enum ReplyBody {
+    /// In memory: an answer of our own, or nothing.
+    Own(Full<Bytes>),
+    /// As the backend sends it.
+    Relayed(Box<Relay>),
+}
+
+/// A backend's body, streamed.
+#[derive(Debug)]
+pub(super) struct Relay {
+    /// Read before the reply was released; comes first.
+    head: Option<Bytes>,
+    incoming: Incoming,
+    pause: Pause,
+    lease: Option<Lease>,
+    /// Taken when the stream ends.
+    entry: Option<Entry>,
+    /// Lets the client half-close until its reply is complete.
+    _held: Option<Held>,
+}
+
+impl ReplyBody {
+    /// No body.
+    pub(super) fn empty() -> Self {
+        Self::own(Bytes::new())
+    }
+
+    /// A body of our own.
+    pub(super) fn own(bytes: impl Into<Bytes>) -> Self {
+        Self::Own(Full::new(bytes.into()))
+    }
+
+    /// The backend's body as it comes, `head` first; at most `pause` between two frames. The lease
+    /// is given back and the entry closed with the last byte, or here where there is none.
+    pub(super) fn relayed(
+        head: Option<Bytes>,
+        incoming: Incoming,
+        pause: Duration,
+        lease: Lease,
+        (entry, held): (Entry, Option<Held>),
+    ) -> Self {
+        let mut relay = Relay {
+            head,
+            incoming,
+            pause: Pause::new(pause),
+            lease: Some(lease),
+            entry: Some(entry),
+            _held: held,
+        };
+        if relay.head.is_none() && relay.incoming.is_end_stream() {
+            relay.complete();
+            return Self::empty();
+        }
+        Self::Relayed(Box::new(relay))
+    }
+}
+
+impl Relay {
+    fn poll_frame(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BrokenOff>>> {
+        if let Some(head) = self.head.take() {
+            return Poll::Ready(Some(Ok(self.pass(Frame::data(head)))));
+        }
+        match Pin::new(&mut self.incoming).poll_frame(cx) {
+            Poll::Ready(Some(Ok(frame))) => Poll::Ready(Some(Ok(self.pass(frame)))),
+            Poll::Ready(Some(Err(error))) => {
+                let kind = super::forward::kind(&error);
+                Poll::Ready(Some(Err(self.break_off(kind))))
+            }
+            Poll::Ready(None) => {
+                self.complete();
+                Poll::Ready(None)
+            }
+            Poll::Pending => {
+                ready!(self.pause.poll_exceeded(cx));
+                Poll::Ready(Some(Err(self.break_off(Kind::TimedOut))))
+            }
+        }
+    }
+
+    fn pass(&mut self, frame: Frame<Bytes>) -> Frame<Bytes> {
+        self.pause.over();
+        if let (Some(entry), Some(data)) = (&mut self.entry, frame.data_ref()) {
+            entry.sent(data.len() as u64);
+        }
+        // hyper asks no more once it knows that this was the last frame.
+        if self.incoming.is_end_stream() {
+            self.complete();
+        }
+        frame
+    }
+
+    fn complete(&mut self) {
+        self.note_request();
+        if let Some(lease) = self.lease.take() {
+            lease.give_back();
+        }
+        if let Some(entry) = self.entry.take() {
+            entry.end(Termination::Complete);
+        }
+    }
+
+    fn break_off(&mut self, kind: Kind) -> BrokenOff {
+        let termination = Termination::Failed(Side::Backend, Phase::ResponseBody, kind);
+        self.note_request();
+        self.lease = None;
+        if let Some(entry) = self.entry.take() {
+            entry.end(termination);
+        }
+        BrokenOff(termination)
+    }
+
+    fn note_request(&mut self) {
+        if let (Some(entry), Some(lease)) = (&mut self.entry, &self.lease) {
+            entry.received(lease.request_bytes());
+        }
+    }
+}
+
+impl Drop for Relay {
+    /// The client left before the end.
+    fn drop(&mut self) {
+        self.note_request();
+    }
+}
+
+impl Body for ReplyBody {
+    type Data = Bytes;
+    type Error = BrokenOff;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BrokenOff>>> {
+        match self.get_mut() {
+            Self::Own(full) => Pin::new(full).poll_frame(cx).map_err(never),
+            Self::Relayed(relay) => relay.poll_frame(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Own(full) => full.is_end_stream(),
+            Self::Relayed(relay) => relay.head.is_none() && relay.incoming.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Own(full) => full.size_hint(),
+            Self::Relayed(relay) => {
+                let head = relay.head.as_ref().map_or(0, |head| head.len() as u64);
+                let rest = relay.incoming.size_hint();
+                let mut hint = SizeHint::new();
+                hint.set_lower(rest.lower() + head);
+                if let Some(upper) = rest.upper() {
+                    hint.set_upper(upper + head);
+                }
+                hint
+            }
+        }
+    }
+}
+
+/// The time since a body's last frame. Costs nothing while frames are at hand.
+#[derive(Debug)]
+struct Pause {
+    limit: Duration,
+    timer: Option<Pin<Box<Sleep>>>,
+    running: bool,
+}
+
+impl Pause {
+    fn new(limit: Duration) -> Self {
+        Self { limit, timer: None, running: false }
+    }
+
+    fn over(&mut self) {
+        self.running = false;
+    }
+
+    /// Ready once nothing has come for the limit.
+    fn poll_exceeded(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let deadline = || Instant::now() + self.limit;
+        let timer = match &mut self.timer {
+            Some(timer) => {
+                if !self.running {
+                    timer.as_mut().reset(deadline());
+                }
+                timer
+            }
+            None => {
+                let timer = Box::pin(tokio::time::sleep_until(deadline()));
+                self.timer.insert(timer)
+            }
+        };
+        self.running = true;
+        timer.as_mut().poll(cx)
+    }
+}
+
+fn never(error: Infallible) -> BrokenOff {
+    match error {}
+}

@@ -1,0 +1,124 @@
+//! The one ending of every stream.
+//!
+//! An [`Entry`] is opened with the request and moved along with whatever carries the stream on: the
+//! response's body, then perhaps a tunnel. Whoever sees the end closes it with a [`Termination`];
+//! an entry that is dropped instead belongs to a client that went away, or to a task that panicked.
+
+use std::sync::Arc;
+
+use crate::{
+    error::{Kind, Phase, ProxyError, Side, Termination},
+    observe::{AccessLog, End, ListenerMetrics, Metrics, Record},
+    tunnel::{Ended, Guard},
+};
+
+/// An open access-log line and metric.
+#[derive(Debug)]
+pub(super) struct Entry(Option<Box<Open>>);
+
+#[derive(Debug)]
+struct Open {
+    record: Record,
+    phase: Phase,
+    bytes_in: u64,
+    bytes_out: u64,
+    sinks: Sinks,
+}
+
+/// Where endings are told.
+#[derive(Clone, Debug)]
+pub(super) struct Sinks {
+    pub(super) log: Arc<AccessLog>,
+    pub(super) metrics: Arc<Metrics>,
+    pub(super) listener: Arc<ListenerMetrics>,
+}
+
+impl Entry {
+    /// Opens an entry.
+    pub(super) fn open(record: Record, sinks: Sinks) -> Self {
+        let phase = Phase::Request;
+        Self(Some(Box::new(Open { record, phase, bytes_in: 0, bytes_out: 0, sinks })))
+    }
+
+    /// What the line will say.
+    pub(super) fn record(&mut self) -> &mut Record {
+        // The option is emptied only by what consumes or drops the entry.
+        match &mut self.0 {
+            Some(open) => &mut open.record,
+            None => unreachable!("an entry is open while it is borrowed"),
+        }
+    }
+
+    /// How far the stream has come, for the case that the client leaves.
+    pub(super) fn enter(&mut self, phase: Phase) {
+        if let Some(open) = &mut self.0 {
+            open.phase = phase;
+        }
+    }
+
+    /// Counts bytes from the client.
+    pub(super) fn received(&mut self, bytes: u64) {
+        if let Some(open) = &mut self.0 {
+            open.bytes_in += bytes;
+        }
+    }
+
+    /// Counts bytes to the client.
+    pub(super) fn sent(&mut self, bytes: u64) {
+        if let Some(open) = &mut self.0 {
+            open.bytes_out += bytes;
+        }
+    }
+
+    /// Closes the entry.
+    pub(super) fn end(mut self, termination: Termination) {
+        if let Some(open) = self.0.take() {
+            open.close(termination, None);
+        }
+    }
+
+    /// Closes the entry of a request that failed.
+    pub(super) fn fail(mut self, error: &ProxyError) {
+        if let Some(open) = self.0.take() {
+            open.close(error.into(), Some(&error.to_string()));
+        }
+    }
+}
+
+impl Open {
+    fn close(&self, termination: Termination, error: Option<&str>) {
+        let Self { bytes_in, bytes_out, .. } = *self;
+        let end = End { termination, bytes_in, bytes_out, error };
+        self.sinks.listener.ended(&termination, self.record.chosen_by, bytes_in, bytes_out);
+        self.sinks.log.write(&self.record, &end);
+    }
+}
+
+impl Drop for Entry {
+    fn drop(&mut self) {
+        let Some(open) = self.0.take() else { return };
+        let termination = if std::thread::panicking() {
+            open.sinks.metrics.panics.inc();
+            Termination::Panicked
+        } else {
+            Termination::Failed(Side::Client, open.phase, Kind::Incomplete)
+        };
+        open.close(termination, None);
+    }
+}
+
+/// Closes the entry with the tunnel, and lets its session go.
+#[derive(Debug)]
+pub(super) struct TunnelGuard<M> {
+    pub(super) entry: Entry,
+    /// Counts the session and proves to a drain that it is still there.
+    pub(super) _moored: M,
+}
+
+impl<M: Unpin> Guard for TunnelGuard<M> {
+    fn end(mut self, ended: Ended) {
+        self.entry.received(ended.to_backend);
+        self.entry.sent(ended.to_client);
+        self.entry.end(ended.termination);
+    }
+}

@@ -1,0 +1,286 @@
+//! One request to one backend: a connection, kept alive or new, and the response's header.
+//!
+//! [`exchange`] makes one try and never a second one that a backend could notice: a kept-alive
+//! connection that proves closed before anything was sent on it is replaced quietly, every other
+//! failure goes back to the caller, with the request where it was not sent. Whether to try elsewhere
+//! is the caller's to decide.
+
+use std::{error::Error as _, future::Future, io, pin::pin, sync::Arc, time::Duration};
+
+use http::{Request, Response, StatusCode, header};
+use hyper::{
+    body::Incoming,
+    client::conn::http1::{self, SendRequest},
+};
+use hyper_util::rt::TokioIo;
+use tokio::{
+    net::TcpStream,
+    time::{Instant, sleep, timeout},
+};
+
+use super::{
+    body::{Progress, RequestBody},
+    headers,
+};
+use crate::{
+    error::{Kind, Phase, ProxyError, Side},
+    upstream::{Acquired, Backend, ConnectError, InFlight, Permit, Reusable, connect},
+};
+
+/// Largest response header, and read buffer; node itself accepts 16 KiB.
+const MAX_HEADER: usize = 64 * 1024;
+
+/// What [`exchange`] needs beside the request.
+#[derive(Debug)]
+pub(super) struct Terms<'a> {
+    pub(super) backend: &'a Arc<Backend>,
+    /// Deadline of opening a connection.
+    pub(super) connect: Duration,
+    /// Deadline of the response's header, from the end of the request.
+    pub(super) header: Duration,
+    /// How long a connection may be kept for reuse.
+    pub(super) keep: Duration,
+    /// How far the request's body has come.
+    pub(super) progress: &'a Arc<Progress>,
+    /// The request asks for a WebSocket: it gets a connection of its own.
+    pub(super) upgrade: bool,
+}
+
+/// A backend's response, its body still to come.
+#[derive(Debug)]
+pub(super) struct Answer {
+    pub(super) response: Response<Incoming>,
+    pub(super) lease: Lease,
+    /// How long connecting took; `None` on a kept-alive connection.
+    pub(super) connected: Option<Duration>,
+}
+
+/// A try that brought no response.
+#[derive(Debug)]
+pub(super) struct Failure {
+    pub(super) error: ProxyError,
+    /// The request, where no byte of it was sent.
+    pub(super) unsent: Option<Box<Request<RequestBody>>>,
+}
+
+/// A connection to a backend while a response is read from it. Dropped, it closes the connection;
+/// [given back](Lease::give_back) after the last byte, it is kept alive.
+#[derive(Debug)]
+pub(super) struct Lease {
+    connection: Box<H1>,
+    backend: Arc<Backend>,
+    progress: Arc<Progress>,
+    keep: Option<Duration>,
+    _in_flight: InFlight,
+}
+
+/// A kept-alive HTTP/1.1 connection.
+#[derive(Debug)]
+struct H1 {
+    sender: SendRequest<RequestBody>,
+    _permit: Permit,
+}
+
+impl Reusable for H1 {
+    fn is_open(&self) -> bool {
+        !self.sender.is_closed()
+    }
+}
+
+/// Sends `request` to the backend and waits for the response's header.
+pub(super) async fn exchange(
+    terms: &Terms<'_>,
+    mut request: Request<RequestBody>,
+) -> Result<Answer, Failure> {
+    let in_flight = terms.backend.request();
+    let permit = loop {
+        if terms.upgrade {
+            break timeout(terms.connect, terms.backend.idle().permit()).await.ok();
+        }
+        let acquired = timeout(terms.connect, terms.backend.idle().acquire::<H1>()).await;
+        let mut connection = match acquired {
+            Ok(Acquired::Kept(connection)) => connection,
+            Ok(Acquired::Fresh(permit)) => break Some(permit),
+            Err(_) => break None,
+        };
+        if connection.sender.ready().await.is_err() {
+            continue;
+        }
+        match send(terms, &mut connection, request).await {
+            Ok(response) => return answer(terms, connection, response, in_flight, None),
+            Err(Failure { unsent: Some(unsent), .. }) => request = *unsent,
+            Err(failure) => return Err(failure),
+        }
+    };
+    let started = Instant::now();
+    let mut connection = match open(terms, permit).await {
+        Ok(connection) => connection,
+        Err(error) => return Err(Failure { error, unsent: Some(Box::new(request)) }),
+    };
+    let connected = started.elapsed();
+    let response = send(terms, &mut connection, request).await?;
+    answer(terms, connection, response, in_flight, Some(connected))
+}
+
+async fn send(
+    terms: &Terms<'_>,
+    connection: &mut H1,
+    request: Request<RequestBody>,
+) -> Result<Response<Incoming>, Failure> {
+    let sending = connection.sender.try_send_request(request);
+    let Some(outcome) = before(terms.header, terms.progress, sending).await else {
+        let error = ProxyError::new(Side::Backend, Phase::ResponseHeader, Kind::TimedOut);
+        return Err(Failure { error, unsent: None });
+    };
+    outcome.map_err(|mut failed| {
+        let unsent = failed.take_message().map(Box::new);
+        let source = failed.into_error();
+        let error = match terms.progress.failure() {
+            Some(kind) => ProxyError::new(Side::Client, Phase::RequestBody, kind),
+            None => ProxyError::new(Side::Backend, Phase::ResponseHeader, kind(&source)),
+        };
+        Failure { error: error.because(source), unsent }
+    })
+}
+
+/// What `response` resolves to, unless the deadline passes first. It runs from the end of the
+/// request, so that a long upload is no fault; an upload that stands still is one.
+async fn before<T>(
+    deadline: Duration,
+    progress: &Progress,
+    response: impl Future<Output = T>,
+) -> Option<T> {
+    let mut response = pin!(response);
+    let mut timer = pin!(sleep(deadline));
+    let mut seen = (progress.is_done(), progress.bytes());
+    loop {
+        tokio::select! {
+            biased;
+            outcome = &mut response => return Some(outcome),
+            () = &mut timer => {
+                let now = (progress.is_done(), progress.bytes());
+                if now == seen {
+                    return None;
+                }
+                seen = now;
+                timer.as_mut().reset(Instant::now() + deadline);
+            }
+        }
+    }
+}
+
+fn answer(
+    terms: &Terms<'_>,
+    connection: Box<H1>,
+    mut response: Response<Incoming>,
+    in_flight: InFlight,
+    connected: Option<Duration>,
+) -> Result<Answer, Failure> {
+    let fields = response.headers_mut();
+    let ambiguous = fields.contains_key(header::TRANSFER_ENCODING)
+        && fields.remove(header::CONTENT_LENGTH).is_some();
+    // A second before the peer closes: the request must not meet the FIN.
+    let peer = headers::keep_alive_timeout(fields)
+        .map(|limit| limit.saturating_sub(Duration::from_secs(1)));
+    let keep = peer.map_or(terms.keep, |peer| peer.min(terms.keep));
+    if response.status() == StatusCode::SWITCHING_PROTOCOLS && !terms.upgrade {
+        let error = ProxyError::new(Side::Backend, Phase::ResponseHeader, Kind::BadUpgrade);
+        return Err(Failure { error, unsent: None });
+    }
+    let lease = Lease {
+        connection,
+        backend: Arc::clone(terms.backend),
+        progress: Arc::clone(terms.progress),
+        keep: (!ambiguous && !terms.upgrade && !keep.is_zero()).then_some(keep),
+        _in_flight: in_flight,
+    };
+    Ok(Answer { response, lease, connected })
+}
+
+/// Opens a connection and leaves its driver to a task of its own.
+async fn open(terms: &Terms<'_>, permit: Option<Permit>) -> Result<Box<H1>, ProxyError> {
+    let failed = |kind| ProxyError::new(Side::Backend, Phase::Connect, kind);
+    let saturated = || ProxyError::new(Side::Proxy, Phase::Connect, Kind::Saturated);
+    let permit = permit.ok_or_else(saturated)?;
+    let stream = connect(terms.backend, terms.connect).await.map_err(|error| match error {
+        ConnectError::Refused => failed(Kind::Refused),
+        ConnectError::TimedOut => failed(Kind::TimedOut),
+        ConnectError::Exhausted => ProxyError::new(Side::Proxy, Phase::Connect, Kind::Exhausted),
+        ConnectError::Io(source) => failed(Kind::Io).because(source),
+    })?;
+    let sender = handshake(stream, terms.upgrade)
+        .await
+        .map_err(|source| failed(Kind::Io).because(source))?;
+    Ok(Box::new(H1 { sender, _permit: permit }))
+}
+
+async fn handshake(
+    stream: TcpStream,
+    upgrade: bool,
+) -> Result<SendRequest<RequestBody>, hyper::Error> {
+    let (sender, connection) =
+        http1::Builder::new().max_buf_size(MAX_HEADER).handshake(TokioIo::new(stream)).await?;
+    // What the driver sees, the sender is told as well; here it is only worth a look.
+    let tell = |outcome: Result<(), hyper::Error>| {
+        if let Err(error) = outcome {
+            tracing::debug!(%error, "backend connection ended");
+        }
+    };
+    if upgrade {
+        tokio::spawn(async move { tell(connection.with_upgrades().await) });
+    } else {
+        tokio::spawn(async move { tell(connection.await) });
+    }
+    Ok(sender)
+}
+
+impl Lease {
+    /// The backend that answers.
+    pub(super) fn backend(&self) -> &Arc<Backend> {
+        &self.backend
+    }
+
+    /// Bytes of the request's body that the client has sent.
+    pub(super) fn request_bytes(&self) -> u64 {
+        self.progress.bytes()
+    }
+
+    /// The response has been read to its end: keeps the connection for the next request, unless the
+    /// request's body is still on its way or the framing was in doubt.
+    pub(super) fn give_back(self) {
+        if let Some(keep) = self.keep
+            && self.progress.is_done()
+            && self.connection.is_open()
+        {
+            self.backend.idle().put(self.connection, keep);
+        }
+    }
+}
+
+/// What a hyper error means in our vocabulary.
+pub(super) fn kind(error: &hyper::Error) -> Kind {
+    if error.is_parse() || error.is_parse_status() {
+        return Kind::Malformed;
+    }
+    if error.is_timeout() {
+        return Kind::TimedOut;
+    }
+    let mut source = error.source();
+    while let Some(cause) = source {
+        if let Some(io) = cause.downcast_ref::<io::Error>() {
+            return match io.kind() {
+                io::ErrorKind::ConnectionReset
+                | io::ErrorKind::BrokenPipe
+                | io::ErrorKind::ConnectionAborted => Kind::Reset,
+                io::ErrorKind::TimedOut => Kind::TimedOut,
+                io::ErrorKind::UnexpectedEof => Kind::Incomplete,
+                _ => Kind::Io,
+            };
+        }
+        source = cause.source();
+    }
+    if error.is_incomplete_message() || error.is_closed() || error.is_canceled() {
+        return Kind::Incomplete;
+    }
+    Kind::Io
+}

@@ -1,0 +1,85 @@
+//! What a backend's reply teaches: a new session's id, or that a session is unknown there.
+//!
+//! Only the beginning of a body is read, within a bound, and it goes on to the client unchanged.
+
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use http::{StatusCode, header::CONTENT_TYPE};
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+
+use super::forward::{self, Answer};
+use crate::{
+    error::{Kind, Phase, ProxyError, Side},
+    sticky::engine_io,
+};
+
+/// Most of a handshake's reply that is read for its open packet. The packet comes first and has some
+/// hundred bytes; other packets may follow it.
+const MAX_OPEN: usize = 16 * 1024;
+
+/// An Engine.IO error has some fifty bytes.
+const MAX_ERROR: usize = 1024;
+
+/// A session that a reply has opened.
+#[derive(Debug)]
+pub(super) struct Opened {
+    pub(super) sid: String,
+    /// How long the backend keeps it without hearing from the client.
+    pub(super) lifetime: Duration,
+}
+
+/// Reads the open packet of a handshake's reply. The bytes read are returned with it: they come first
+/// in the client's reply.
+pub(super) async fn open_packet(
+    answer: &mut Answer,
+    pause: Duration,
+) -> Result<(Option<Opened>, Bytes), ProxyError> {
+    let mut opened = None;
+    let body = answer.response.body_mut();
+    let head = read(body, MAX_OPEN, pause, |head| {
+        opened = engine_io::open_packet(head);
+        opened.is_some()
+    })
+    .await?;
+    let opened = opened
+        .map(|open| Opened { sid: open.sid, lifetime: open.ping_interval + open.ping_timeout });
+    Ok((opened, head))
+}
+
+/// Whether a reply says that the session is unknown to the backend; with the bytes read to tell.
+pub(super) async fn unknown_sid(
+    answer: &mut Answer,
+    pause: Duration,
+) -> Result<(bool, Bytes), ProxyError> {
+    if answer.response.status() != StatusCode::BAD_REQUEST {
+        return Ok((false, Bytes::new()));
+    }
+    let head = read(answer.response.body_mut(), MAX_ERROR, pause, |_| false).await?;
+    let kind = answer.response.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
+    Ok((engine_io::is_unknown_sid(kind, &head), head))
+}
+
+/// Reads frames until there is enough, the body ends or the bound is passed.
+async fn read(
+    body: &mut Incoming,
+    bound: usize,
+    pause: Duration,
+    mut enough: impl FnMut(&[u8]) -> bool,
+) -> Result<Bytes, ProxyError> {
+    let failed = |kind| ProxyError::new(Side::Backend, Phase::ResponseBody, kind);
+    let mut head = BytesMut::new();
+    while head.len() < bound && !http_body::Body::is_end_stream(body) {
+        let frame =
+            tokio::time::timeout(pause, body.frame()).await.map_err(|_| failed(Kind::TimedOut))?;
+        let Some(frame) = frame else { break };
+        let frame = frame.map_err(|error| failed(forward::kind(&error)).because(error))?;
+        let Ok(data) = frame.into_data() else { break };
+        head.extend_from_slice(&data);
+        if enough(&head) {
+            break;
+        }
+    }
+    Ok(head.freeze())
+}

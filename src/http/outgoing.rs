@@ -1,0 +1,163 @@
+//! The request as a backend gets it, made once and sent as often as the rules allow.
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::{Bytes, BytesMut};
+use http::{
+    HeaderMap, HeaderValue, Method, Request, Uri, Version,
+    header::{ACCEPT_ENCODING, EXPECT, HOST},
+};
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+
+use super::{
+    body::{Go, Progress, RequestBody},
+    headers::{self, Origin},
+    upgrade,
+};
+use crate::error::{Kind, Phase, ProxyError, Side};
+
+/// Most of a body that is held in memory while the owner of its session is looked for. Socket.IO
+/// servers accept 1 MB by default, a third more in base64.
+const MAX_BUFFERED: usize = 4 * 1024 * 1024;
+
+/// A request on its way to whichever backend.
+#[derive(Debug)]
+pub(super) struct Outgoing {
+    method: Method,
+    uri: Uri,
+    headers: HeaderMap,
+    body: Source,
+    pause: Duration,
+    progress: Arc<Progress>,
+}
+
+/// Where the body comes from.
+#[derive(Debug)]
+enum Source {
+    /// At hand: none, or all of it.
+    Buffered(Bytes),
+    /// Still with the client.
+    Client(Incoming),
+    /// On its way to a backend, and so beyond a second try.
+    Taken,
+}
+
+/// What makes one request differ from the next on its way out.
+#[derive(Debug)]
+pub(super) struct Shape<'a> {
+    pub(super) origin: Origin<'a>,
+    /// A WebSocket handshake.
+    pub(super) upgrade: bool,
+    /// The reply will be read: it must not be compressed.
+    pub(super) plain_reply: bool,
+    /// Longest pause within the body.
+    pub(super) pause: Duration,
+}
+
+impl Outgoing {
+    /// Cleans and completes the header; `uri` is in origin form.
+    pub(super) fn new(
+        method: Method,
+        uri: Uri,
+        mut headers: HeaderMap,
+        body: Incoming,
+        shape: &Shape<'_>,
+    ) -> Self {
+        headers::strip_hop_by_hop(&mut headers);
+        headers::add_forwarding(&mut headers, &shape.origin);
+        if shape.upgrade {
+            upgrade::mark(&mut headers);
+        }
+        if shape.plain_reply {
+            headers.remove(ACCEPT_ENCODING);
+        }
+        if let Ok(host) = HeaderValue::from_str(shape.origin.host) {
+            headers.insert(HOST, host);
+        }
+        let empty = http_body::Body::is_end_stream(&body);
+        let (body, progress) = if empty {
+            (Source::Buffered(Bytes::new()), Progress::done())
+        } else {
+            (Source::Client(body), Arc::default())
+        };
+        Self { method, uri, headers, body, pause: shape.pause, progress }
+    }
+
+    /// How far the body has come.
+    pub(super) fn progress(&self) -> &Arc<Progress> {
+        &self.progress
+    }
+
+    /// Whether it can be sent once more after a backend may have seen it: idempotent (RFC 9110
+    /// §9.2.2) and all of it at hand.
+    pub(super) fn replayable(&self) -> bool {
+        self.method.is_idempotent() && matches!(self.body, Source::Buffered(_))
+    }
+
+    /// The `Sec-WebSocket-Accept` that a checked handshake must be answered with.
+    pub(super) fn expected_accept(&self) -> String {
+        upgrade::expected(&self.headers)
+    }
+
+    /// Reads the body into memory, so that several backends can be asked.
+    pub(super) async fn buffer(&mut self) -> Result<(), ProxyError> {
+        let failed = |kind| ProxyError::new(Side::Client, Phase::RequestBody, kind);
+        let Source::Client(incoming) = &mut self.body else { return Ok(()) };
+        let mut bytes = BytesMut::new();
+        loop {
+            let frame = tokio::time::timeout(self.pause, incoming.frame())
+                .await
+                .map_err(|_| failed(Kind::TimedOut))?;
+            let Some(frame) = frame else { break };
+            let frame = frame.map_err(|e| failed(Kind::Incomplete).because(e))?;
+            // Trailers on a poll mean nothing to any Engine.IO server.
+            let Ok(data) = frame.into_data() else { continue };
+            if bytes.len() + data.len() > MAX_BUFFERED {
+                return Err(failed(Kind::BodyTooLarge));
+            }
+            bytes.extend_from_slice(&data);
+        }
+        self.progress = Progress::buffered(bytes.len() as u64);
+        self.body = Source::Buffered(bytes.freeze());
+        // The length is known now; the client's chunks are not worth repeating.
+        self.headers.remove(EXPECT);
+        Ok(())
+    }
+
+    /// A request that can be sent; the body leaves with it, unless it is at hand.
+    pub(super) fn request(&mut self) -> Request<RequestBody> {
+        let mut go = None;
+        let body = match std::mem::replace(&mut self.body, Source::Taken) {
+            Source::Buffered(bytes) => {
+                self.body = Source::Buffered(bytes.clone());
+                RequestBody::buffered(bytes)
+            }
+            Source::Client(incoming) => {
+                if self.headers.contains_key(EXPECT) {
+                    go = Some(Arc::<Go>::default());
+                }
+                let progress = Arc::clone(&self.progress);
+                RequestBody::streamed(incoming, progress, self.pause, go.clone())
+            }
+            Source::Taken => RequestBody::empty(),
+        };
+        let mut request = Request::new(body);
+        *request.method_mut() = self.method.clone();
+        *request.uri_mut() = self.uri.clone();
+        *request.version_mut() = Version::HTTP_11;
+        *request.headers_mut() = if matches!(self.body, Source::Taken) {
+            std::mem::take(&mut self.headers)
+        } else {
+            self.headers.clone()
+        };
+        if let Some(go) = go {
+            hyper::ext::on_informational(&mut request, move |response| {
+                if response.status() == http::StatusCode::CONTINUE {
+                    go.give();
+                }
+            });
+        }
+        request
+    }
+}

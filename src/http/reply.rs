@@ -1,0 +1,162 @@
+//! Errors become replies here and nowhere else.
+//!
+//! A reply says what failed in one sentence and names the request's id, under which the log says the
+//! rest; it names no address and no backend. Where a browser waits for it across origins, it carries
+//! the CORS fields without which the page would see an opaque network error.
+
+use bytes::Bytes;
+use http::{
+    HeaderMap, HeaderValue, Response, StatusCode,
+    header::{
+        ACCESS_CONTROL_ALLOW_CREDENTIALS, ACCESS_CONTROL_ALLOW_ORIGIN, ALLOW, CACHE_CONTROL,
+        CONNECTION, CONTENT_TYPE, LOCATION, ORIGIN, RETRY_AFTER, SEC_WEBSOCKET_VERSION, VARY,
+    },
+};
+
+use super::{body::ReplyBody, headers::X_REQUEST_ID};
+use crate::{
+    config::Redirect,
+    error::{Kind, Phase, ProxyError, Side},
+    sticky::engine_io::UNKNOWN_SID,
+};
+
+/// Seconds after which a client may try again while a whole pool is down: probes take about as long
+/// to see a backend come back.
+const RETRY_AFTER_SECONDS: HeaderValue = HeaderValue::from_static("2");
+
+/// What a reply to this request needs to know of it.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Manners {
+    /// The page's origin, where a browser waits.
+    origin: Option<HeaderValue>,
+    id: Box<str>,
+}
+
+impl Manners {
+    /// Of a request with this header.
+    pub(super) fn of(headers: &HeaderMap, id: &str) -> Self {
+        Self { origin: headers.get(ORIGIN).cloned(), id: id.into() }
+    }
+
+    /// Lets the page that waits for a reply read it, unless the backend has said who may.
+    pub(super) fn allow_origin(&self, headers: &mut HeaderMap) {
+        if let Some(origin) = &self.origin
+            && !headers.contains_key(ACCESS_CONTROL_ALLOW_ORIGIN)
+        {
+            headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, origin.clone());
+            headers.insert(ACCESS_CONTROL_ALLOW_CREDENTIALS, HeaderValue::from_static("true"));
+            headers.append(VARY, HeaderValue::from_static("Origin"));
+        }
+    }
+}
+
+/// The reply to a failed request.
+pub(super) fn error(error: &ProxyError, manners: &Manners) -> Response<ReplyBody> {
+    let status = status(error);
+    let mut response = match error.kind {
+        Kind::SessionGone => {
+            let mut response = Response::new(ReplyBody::own(UNKNOWN_SID));
+            set(&mut response, CONTENT_TYPE, HeaderValue::from_static("application/json"));
+            response
+        }
+        _ => text(sentence(error), manners),
+    };
+    *response.status_mut() = status;
+    set(&mut response, CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    if let Ok(id) = HeaderValue::from_str(&manners.id) {
+        set(&mut response, X_REQUEST_ID, id);
+    }
+    match error.kind {
+        Kind::MethodNotAllowed => {
+            let methods = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS";
+            set(&mut response, ALLOW, HeaderValue::from_static(methods));
+        }
+        Kind::UpgradeRequired => {
+            set(&mut response, SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
+        }
+        Kind::NoBackend | Kind::Saturated | Kind::Exhausted => {
+            set(&mut response, RETRY_AFTER, RETRY_AFTER_SECONDS);
+        }
+        _ => {}
+    }
+    // After a request that we would not read to its end, nothing on this connection can be trusted.
+    if error.side == Side::Client && error.kind != Kind::UpgradeRequired {
+        set(&mut response, CONNECTION, HeaderValue::from_static("close"));
+    }
+    manners.allow_origin(response.headers_mut());
+    response
+}
+
+/// The reply of a redirecting listener; `path` is path and query, as sent.
+pub(super) fn redirect(to: Redirect, host: &str, path: &str) -> Response<ReplyBody> {
+    let Redirect::Https { port } = to;
+    let target = match port {
+        Some(port) if port != 443 => format!("https://{host}:{port}{path}"),
+        _ => format!("https://{host}{path}"),
+    };
+    let mut response = Response::new(ReplyBody::empty());
+    *response.status_mut() = StatusCode::PERMANENT_REDIRECT;
+    // Host and path were checked or parsed: they are visible ASCII.
+    if let Ok(target) = HeaderValue::try_from(target) {
+        set(&mut response, LOCATION, target);
+    }
+    response
+}
+
+fn text(sentence: &str, manners: &Manners) -> Response<ReplyBody> {
+    let body = Bytes::from(format!("{sentence}\nRequest id: {}\n", manners.id));
+    let mut response = Response::new(ReplyBody::own(body));
+    let plain = HeaderValue::from_static("text/plain; charset=utf-8");
+    set(&mut response, CONTENT_TYPE, plain);
+    response
+}
+
+fn set(response: &mut Response<ReplyBody>, name: http::HeaderName, value: HeaderValue) {
+    response.headers_mut().insert(name, value);
+}
+
+fn status(error: &ProxyError) -> StatusCode {
+    match error.kind {
+        Kind::BadRequest(_) | Kind::SessionGone => StatusCode::BAD_REQUEST,
+        Kind::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
+        Kind::UpgradeRequired => StatusCode::UPGRADE_REQUIRED,
+        Kind::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+        Kind::NoRoute => StatusCode::NOT_FOUND,
+        Kind::NoBackend | Kind::Saturated | Kind::Exhausted => StatusCode::SERVICE_UNAVAILABLE,
+        Kind::TimedOut if error.side == Side::Client => StatusCode::REQUEST_TIMEOUT,
+        Kind::TimedOut => StatusCode::GATEWAY_TIMEOUT,
+        Kind::Incomplete | Kind::Reset if error.side == Side::Client => StatusCode::BAD_REQUEST,
+        Kind::Refused
+        | Kind::Reset
+        | Kind::Incomplete
+        | Kind::Malformed
+        | Kind::BadUpgrade
+        | Kind::Io => StatusCode::BAD_GATEWAY,
+    }
+}
+
+fn sentence(error: &ProxyError) -> &'static str {
+    match (error.kind, error.phase) {
+        (Kind::BadRequest(sentence), _) => sentence,
+        (Kind::MethodNotAllowed, _) => "This method is not relayed.",
+        (Kind::UpgradeRequired, _) => "WebSocket version 13 is the one spoken here.",
+        (Kind::BodyTooLarge, _) => {
+            "The body is too large to look for the node of a session that is not known here."
+        }
+        (Kind::NoRoute, _) => "No route covers this host and path.",
+        (Kind::NoBackend, _) => "Every node of this application is down.",
+        (Kind::SessionGone, _) => UNKNOWN_SID,
+        (Kind::Saturated, _) => "Every connection to the node is in use.",
+        (Kind::Exhausted, _) => "The proxy has no port or descriptor left to connect with.",
+        (Kind::Refused, _) => "The node refused the connection.",
+        (Kind::TimedOut, Phase::Connect) => "The node could not be connected to in time.",
+        (Kind::TimedOut, Phase::RequestBody) => "The body did not come in time.",
+        (Kind::TimedOut, _) => "The node did not answer in time.",
+        (Kind::Incomplete | Kind::Reset, _) if error.side == Side::Client => "The body broke off.",
+        (Kind::Reset, _) => "The node reset the connection before it answered.",
+        (Kind::Incomplete, _) => "The node closed the connection before it answered.",
+        (Kind::Malformed, _) => "The node's answer is not valid HTTP.",
+        (Kind::BadUpgrade, _) => "The node's answer to the upgrade is not valid.",
+        (Kind::Io, _) => "The node could not be reached.",
+    }
+}

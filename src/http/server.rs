@@ -1,0 +1,42 @@
+//! One client connection, request by request, until it ends, upgrades or is drained.
+
+use std::{convert::Infallible, io, pin::pin, sync::Arc};
+
+use hyper::{server::conn::http1, service::service_fn};
+use hyper_util::rt::{TokioIo, TokioTimer};
+
+use super::proxy::{Proxy, Visitor};
+use crate::net::{half_close::HalfClose, stream::Client};
+
+/// Largest request header; a longer one gets a 431, a longer target a 414.
+const MAX_HEADER: usize = 64 * 1024;
+
+/// Serves a connection. In a drain it ends after the request in flight; forced, at once.
+///
+/// # Errors
+/// What broke the connection: the client's bytes, its socket, or a relayed body that broke off.
+pub async fn serve(proxy: Arc<Proxy>, visitor: Visitor, stream: Client) -> io::Result<()> {
+    let mut drain = visitor.drain.clone();
+    let header_timeout = visitor.listener.header_timeout;
+    let stream = HalfClose::new(stream, Arc::clone(&visitor.patience));
+    let visitor = Arc::new(visitor);
+    let service = service_fn(move |request| {
+        let (proxy, visitor) = (Arc::clone(&proxy), Arc::clone(&visitor));
+        async move { Ok::<_, Infallible>(proxy.respond(&visitor, request).await) }
+    });
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(header_timeout)
+        .max_buf_size(MAX_HEADER)
+        .serve_connection(TokioIo::new(stream), service)
+        .with_upgrades();
+    let mut connection = pin!(connection);
+    tokio::select! {
+        outcome = connection.as_mut() => return outcome.map_err(io::Error::other),
+        () = drain.graceful() => connection.as_mut().graceful_shutdown(),
+    }
+    tokio::select! {
+        outcome = connection => outcome.map_err(io::Error::other),
+        () = drain.forced() => Ok(()),
+    }
+}

@@ -1,0 +1,151 @@
+//! From a valid `101` to a tunnel.
+//!
+//! Nothing but a `101` that was asked for, says `Upgrade: websocket` and carries the right
+//! `Sec-WebSocket-Accept` (RFC 6455 §4.2.2) becomes a tunnel. Bytes that either side sent early are
+//! handed over with the sockets.
+
+use aws_lc_rs::digest;
+use base64::{Engine as _, prelude::BASE64_STANDARD};
+use bytes::Bytes;
+use http::{
+    HeaderMap, HeaderValue, Response,
+    header::{CONNECTION, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, UPGRADE},
+};
+use hyper::{
+    body::Incoming,
+    upgrade::{OnUpgrade, Upgraded},
+};
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
+
+use super::{
+    body::ReplyBody,
+    entry::{Entry, TunnelGuard},
+    forward::Answer,
+    headers::{has_token, strip_hop_by_hop},
+};
+use crate::{
+    error::{Kind, Phase, ProxyError, Side, Termination},
+    net::{half_close::HalfClose, stream::Client},
+    tunnel::{self, End, Ticket},
+};
+
+/// RFC 6455 §1.3.
+const GUID: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
+
+const WEBSOCKET: HeaderValue = HeaderValue::from_static("websocket");
+
+/// The value that a server must answer a `Sec-WebSocket-Key` with.
+pub(super) fn accept(key: &[u8]) -> String {
+    let mut context = digest::Context::new(&digest::SHA1_FOR_LEGACY_USE_ONLY);
+    context.update(key.trim_ascii());
+    context.update(GUID);
+    BASE64_STANDARD.encode(context.finish())
+}
+
+/// Puts back what hop-by-hop stripping took from a WebSocket handshake or its answer.
+pub(super) fn mark(headers: &mut HeaderMap) {
+    headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
+    headers.insert(UPGRADE, WEBSOCKET);
+}
+
+/// Whether a `101` answers the handshake whose key hashes to `accept`.
+pub(super) fn check(headers: &HeaderMap, accept: &str) -> Result<(), ProxyError> {
+    let upgrades =
+        has_token(headers, &UPGRADE, "websocket") && has_token(headers, &CONNECTION, "upgrade");
+    let mut accepts = headers.get_all(SEC_WEBSOCKET_ACCEPT).iter();
+    let accepted = accepts.next().is_some_and(|value| value == accept) && accepts.next().is_none();
+    if upgrades && accepted {
+        return Ok(());
+    }
+    Err(ProxyError::new(Side::Backend, Phase::ResponseHeader, Kind::BadUpgrade))
+}
+
+/// The accept value that belongs to a checked handshake.
+pub(super) fn expected(headers: &HeaderMap) -> String {
+    headers.get(SEC_WEBSOCKET_KEY).map_or_else(String::new, |key| accept(key.as_bytes()))
+}
+
+/// What a tunnel needs beside its two sockets.
+#[derive(Debug)]
+pub(super) struct Passage<M> {
+    pub(super) client: OnUpgrade,
+    pub(super) entry: Entry,
+    pub(super) moored: M,
+    pub(super) ticket: Ticket,
+    pub(super) idle: Option<std::time::Duration>,
+}
+
+/// The client's `101`; the tunnel starts in a task of its own once it is written.
+pub(super) fn switch<M>(answer: Answer, passage: Passage<M>) -> Response<ReplyBody>
+where
+    M: Unpin + Send + 'static,
+{
+    let Answer { mut response, lease, .. } = answer;
+    let backend = hyper::upgrade::on(&mut response);
+    // The connection has left HTTP: neither its permit nor its request is ours to count any more.
+    drop(lease);
+    tokio::spawn(hand_over(passage, backend));
+    let (mut parts, _): (_, Incoming) = response.into_parts();
+    strip_hop_by_hop(&mut parts.headers);
+    mark(&mut parts.headers);
+    Response::from_parts(parts, ReplyBody::empty())
+}
+
+/// Takes both sockets out of hyper. The tunnel's task is a new one: this one's state, the entry and
+/// the sockets in their wrappings, would otherwise be held for as long as the tunnel lives.
+async fn hand_over<M>(passage: Passage<M>, backend: OnUpgrade)
+where
+    M: Unpin + Send + 'static,
+{
+    let Passage { client, entry, moored, ticket, idle } = passage;
+    let (client, backend) = match tokio::join!(client, backend) {
+        (Ok(client), Ok(backend)) => (client, backend),
+        (Err(_), _) => return lost(entry, Side::Client),
+        (_, Err(_)) => return lost(entry, Side::Backend),
+    };
+    let (Some(client), Some(backend)) =
+        (socket::<HalfClose<Client>>(client), socket::<TcpStream>(backend))
+    else {
+        return lost(entry, Side::Proxy);
+    };
+    let client = End { stream: client.stream.into_inner(), early: client.early };
+    let guard = TunnelGuard { entry, _moored: moored };
+    tokio::spawn(tunnel::run(client, backend, guard, ticket, idle));
+}
+
+fn socket<S>(upgraded: Upgraded) -> Option<End<S>>
+where
+    S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
+{
+    let parts = upgraded.downcast::<TokioIo<S>>().ok()?;
+    // A copy of a few bytes, or none: what hyper read into would keep its 8 KiB alive.
+    let early = Bytes::copy_from_slice(&parts.read_buf);
+    Some(End { stream: parts.io.into_inner(), early })
+}
+
+fn lost(entry: Entry, side: Side) {
+    entry.end(Termination::Failed(side, Phase::Tunnel, Kind::Incomplete));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_accept_value_is_that_of_the_rfc() {
+        assert_eq!(accept(b"dGhlIHNhbXBsZSBub25jZQ=="), "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
+    }
+
+    #[test]
+    fn an_answer_must_upgrade_and_accept_once() {
+        let mut headers = HeaderMap::new();
+        headers.insert(SEC_WEBSOCKET_ACCEPT, HeaderValue::from_static("x"));
+        assert!(check(&headers, "x").is_err());
+        mark(&mut headers);
+        assert!(check(&headers, "x").is_ok());
+        assert!(check(&headers, "y").is_err());
+        headers.append(SEC_WEBSOCKET_ACCEPT, HeaderValue::from_static("x"));
+        assert!(check(&headers, "x").is_err());
+    }
+}

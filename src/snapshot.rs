@@ -1,0 +1,101 @@
+//! What the data path runs by at one moment: routes, pools, listeners' policies, trusted peers.
+//!
+//! A [`Snapshot`] never changes; a reload builds the next one and swaps it in whole. A request loads
+//! it once. What lives longer than a configuration — backends with their health and counters — is
+//! shared between snapshots, and a tunnel holds on to its backend only.
+
+use std::{collections::HashMap, net::IpAddr, sync::Arc, time::Duration};
+
+use arc_swap::ArcSwap;
+use http::HeaderValue;
+use ipnet::IpNet;
+use rustls::ServerConfig;
+
+use crate::{
+    config,
+    route::Table,
+    sticky::{Context, Found, Ids, Keys, set_cookie},
+    upstream::{self, Backend},
+};
+
+/// The one place where the data path finds the current snapshot.
+pub type Current = ArcSwap<Snapshot>;
+
+/// One consistent view of the configuration in force.
+#[derive(Debug)]
+pub struct Snapshot {
+    /// From host and path to a pool.
+    pub routes: Table<Arc<Pool>>,
+    /// Every pool, in file order.
+    pub pools: Vec<Arc<Pool>>,
+    /// Policies by listener name.
+    pub listeners: HashMap<Arc<str>, Arc<Listener>>,
+    /// Peers whose forwarding headers are believed.
+    pub trusted: Vec<IpNet>,
+}
+
+/// What a listener does with a connection; its sockets live elsewhere.
+#[derive(Debug)]
+pub struct Listener {
+    /// Name in the file.
+    pub name: Arc<str>,
+    /// How TLS is terminated; `None`: it is not.
+    pub tls: Option<Arc<ServerConfig>>,
+    /// Answer with a redirect.
+    pub redirect: Option<config::Redirect>,
+    /// Deadline of the TLS handshake.
+    pub handshake_timeout: Duration,
+    /// Deadline of a request's header.
+    pub header_timeout: Duration,
+}
+
+/// A pool and the cookies that name its backends.
+#[derive(Debug)]
+pub struct Pool {
+    /// Backends, balance, retry budget.
+    pub upstream: Arc<upstream::Pool>,
+    ids: Ids,
+    /// Place of a backend in [`Ids`], by serial.
+    places: HashMap<u64, usize>,
+}
+
+impl Snapshot {
+    /// Whether this peer's claims about earlier hops are believed.
+    pub fn trusts(&self, peer: IpAddr) -> bool {
+        let peer = peer.to_canonical();
+        self.trusted.iter().any(|net| net.contains(&peer))
+    }
+}
+
+impl Pool {
+    /// Makes the cookies of a pool's backends.
+    pub fn new(upstream: Arc<upstream::Pool>, keys: &Keys) -> Self {
+        let backends = upstream.backends();
+        let ids = Ids::new(keys, upstream.name(), backends.iter().map(|b| b.name()));
+        let places = backends.iter().enumerate().map(|(place, b)| (b.serial(), place)).collect();
+        Self { upstream, ids, places }
+    }
+
+    /// The pool's configuration.
+    pub fn config(&self) -> &config::Pool {
+        self.upstream.config()
+    }
+
+    /// The backend that a cookie's value names, where it is one of ours.
+    pub fn moored(&self, value: &str) -> Option<&Arc<Backend>> {
+        self.ids.find(value).map(|Found { index, .. }| &self.upstream.backends()[index])
+    }
+
+    /// The `Set-Cookie` that names `backend`; `None` where no cookie is configured, the backend has
+    /// left the pool, or `held`, what the client sent, is that very value.
+    pub fn cookie(
+        &self,
+        backend: &Backend,
+        held: Option<&str>,
+        context: Context,
+    ) -> Option<HeaderValue> {
+        let cookie = self.config().sticky.cookie.as_ref()?;
+        let value = self.ids.value(*self.places.get(&backend.serial())?);
+        (held != Some(value)).then(|| set_cookie(cookie, value, context))
+    }
+}
