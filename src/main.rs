@@ -1,3 +1,56 @@
 //! The `moorline` command.
 
-fn main() {}
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use moorline::{cli, observe::log};
+
+/// The front door for Socket.IO and WebSocket apps.
+#[derive(Debug, Parser)]
+#[command(name = "moorline", version, arg_required_else_help = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the proxy from a configuration file.
+    Run(cli::run::Args),
+    /// Run the proxy from flags, without a file.
+    Proxy(cli::proxy::Args),
+    /// Check a configuration file: every fault at once, with its place.
+    Check(cli::check::Args),
+    /// Run a chat on three embedded Socket.IO nodes behind TLS, with nothing to configure.
+    #[cfg(feature = "demo")]
+    Demo(cli::demo::Args),
+}
+
+fn main() -> ExitCode {
+    let command = Cli::parse().command;
+    log::init();
+    match start(command) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("{error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn start(command: Command) -> anyhow::Result<ExitCode> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let code = runtime.block_on(async {
+        match command {
+            Command::Run(args) => cli::run::run(args).await,
+            Command::Proxy(args) => cli::proxy::run(args).await,
+            Command::Check(args) => Ok(args.run()?),
+            #[cfg(feature = "demo")]
+            Command::Demo(args) => cli::demo::run(args).await,
+        }
+    });
+    // Whatever still runs after a drain was told to stop; a name that is being looked up is not
+    // worth waiting for.
+    runtime.shutdown_background();
+    code
+}

@@ -7,9 +7,11 @@ use std::{
     error::Error,
     fmt, io,
     net::{IpAddr, Ipv4Addr, SocketAddr},
+    process::ExitCode,
     time::Duration,
 };
 
+use super::serve::serve;
 use crate::{
     config::{
         AccessLog, Address, Backend, Certificate, Config, Health, Listener, Pool, Probe, Protocol,
@@ -97,6 +99,18 @@ pub struct Demo {
     pub nodes: Nodes,
     /// What to tell the user once the proxy listens; several lines.
     pub greeting: String,
+}
+
+/// Runs the demo until it is told to stop.
+///
+/// # Errors
+/// An address that is taken, with the flag that names another; nodes or a certificate that cannot be
+/// made.
+pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
+    let demo = prepare(&args).await?;
+    let code = serve(demo.config, None, Some(&demo.greeting)).await;
+    drop(demo.nodes);
+    code
 }
 
 /// Starts the nodes and makes the configuration for them.

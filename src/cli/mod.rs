@@ -3,3 +3,6 @@
 pub mod check;
 #[cfg(feature = "demo")]
 pub mod demo;
+pub mod proxy;
+pub mod run;
+mod serve;

@@ -1,6 +1,6 @@
 //! Certificate chains and their keys, from PEM files.
 
-use std::sync::Arc;
+use std::{fs, path::Path, sync::Arc};
 
 use rustls::{
     Error, InconsistentKeys,
@@ -29,6 +29,23 @@ pub(super) fn certificate(table: &Table<'_>) -> Option<Certificate> {
     let names = cert.checked(names(&chain[0]))?;
     let key = key.checked(matched(chain, signing, cert.string()?))?;
     Some(Certificate { names, key: Arc::new(key) })
+}
+
+impl Certificate {
+    /// From two PEM files, outside any configuration.
+    ///
+    /// # Errors
+    /// What is wrong with which of them.
+    pub fn from_files(cert: &Path, key: &Path) -> Result<Self, Wrong> {
+        let read = |path: &Path| {
+            fs::read(path).map_err(|error| Wrong::new(format!("{}: {error}", path.display())))
+        };
+        let (pem, key) = (read(cert)?, read(key)?);
+        let chain = chain(&pem)?;
+        let names = names(&chain[0])?;
+        let key = matched(chain, signing_key(&key)?, &cert.display().to_string())?;
+        Ok(Self { names, key: Arc::new(key) })
+    }
 }
 
 /// The bytes of the file that a value names.

@@ -1,0 +1,23 @@
+//! `moorline run FILE`: the proxy from a configuration file.
+
+use std::{path::PathBuf, process::ExitCode};
+
+use super::serve::serve;
+use crate::config::check;
+
+/// Arguments of `run`.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Args {
+    /// The configuration. It is watched: an edit is checked and put in force without dropping
+    /// anyone, a faulty one is refused and told. SIGHUP asks too.
+    pub file: PathBuf,
+}
+
+/// Runs until it is told to stop.
+///
+/// # Errors
+/// Every fault of the file, or what kept the process from starting.
+pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
+    let config = check::load(&args.file)?;
+    serve(config, Some(args.file), None).await
+}

@@ -1,0 +1,75 @@
+//! From a configuration to an exit code: what `run` and `proxy` have in common.
+
+use std::{io::Write as _, net::SocketAddr, path::PathBuf, process::ExitCode};
+
+use anyhow::Context as _;
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::{
+    app::{App, Remote},
+    config::{Config, Protocol},
+};
+
+/// Binds, prints the addresses and a greeting, serves until SIGTERM or SIGINT, drains. A second signal exits at
+/// once.
+///
+/// # Errors
+/// What kept it from starting.
+pub(super) async fn serve(
+    config: Config,
+    file: Option<PathBuf>,
+    greeting: Option<&str>,
+) -> anyhow::Result<ExitCode> {
+    let mut terminate = signal(SignalKind::terminate()).context("SIGTERM cannot be handled")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("SIGINT cannot be handled")?;
+    let schemes: Vec<(String, &str)> =
+        config.listeners.iter().map(|l| (l.name.clone(), scheme(&l.protocol))).collect();
+    let app = App::bind(config).await?;
+    announce(&app.addresses(), &schemes, app.admin());
+    if let Some(greeting) = greeting {
+        println!("{greeting}");
+    }
+    let running = app.start(file);
+    let hangups = tokio::spawn(hang_ups(running.remote()));
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    hangups.abort();
+    tokio::select! {
+        () = running.drain() => Ok(ExitCode::SUCCESS),
+        _ = terminate.recv() => Ok(ExitCode::FAILURE),
+        _ = interrupt.recv() => Ok(ExitCode::FAILURE),
+    }
+}
+
+async fn hang_ups(remote: Remote) {
+    let Ok(mut hangups) = signal(SignalKind::hangup()) else { return };
+    while hangups.recv().await.is_some() {
+        remote.hang_up().await;
+    }
+}
+
+/// One line an address, then `ready`: connections are accepted from here on.
+fn announce(
+    addresses: &[(String, SocketAddr)],
+    schemes: &[(String, &str)],
+    admin: Option<SocketAddr>,
+) {
+    let mut err = std::io::stderr().lock();
+    for (name, address) in addresses {
+        let scheme = schemes.iter().find(|(of, _)| of == name).map_or("http", |(_, s)| s);
+        let _ = writeln!(err, "listening on {scheme}://{address} ({name})");
+    }
+    if let Some(address) = admin {
+        let _ = writeln!(err, "metrics on http://{address}/metrics");
+    }
+    let _ = writeln!(err, "ready");
+}
+
+fn scheme(protocol: &Protocol) -> &'static str {
+    match protocol {
+        Protocol::Http => "http",
+        Protocol::Https { .. } => "https",
+    }
+}

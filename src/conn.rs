@@ -1,0 +1,81 @@
+//! One client connection: accept, TLS, HTTP.
+//!
+//! The accept loop only accepts; everything that can wait or fail happens in a task of the
+//! connection's own, under a deadline.
+
+use std::{io, net::SocketAddr, sync::Arc};
+
+use tokio::{
+    net::{TcpListener, TcpStream},
+    time::timeout,
+};
+
+use crate::{
+    drain,
+    http::{
+        proxy::{Proxy, Visitor},
+        server,
+    },
+    net::{listener, stream::Client, tls},
+    observe::ListenerMetrics,
+    snapshot,
+};
+
+/// One listening socket's identity towards its connections.
+#[derive(Clone, Debug)]
+pub struct Door {
+    /// Everything a connection may need.
+    pub proxy: Arc<Proxy>,
+    /// Name of the listener it belongs to.
+    pub name: Arc<str>,
+    /// Numbers of that listener.
+    pub metrics: Arc<ListenerMetrics>,
+    /// Tells connections of a drain, and the drain of connections.
+    pub drain: drain::Watch,
+}
+
+/// Accepts until it is dropped.
+pub async fn accept(socket: Arc<TcpListener>, door: Door) {
+    let pauses = door.proxy.metrics.accept_pauses.clone();
+    loop {
+        let (stream, peer) = listener::accept(&socket, &pauses).await;
+        // The policy is the one in force now; the connection keeps it.
+        let policy = door.proxy.snapshot.load().listeners.get(&door.name).cloned();
+        let Some(policy) = policy else { continue };
+        let door = door.clone();
+        tokio::spawn(async move {
+            if let Err(error) = serve(door, policy, stream, peer).await {
+                tracing::debug!(%peer, %error, "connection ended");
+            }
+        });
+    }
+}
+
+async fn serve(
+    door: Door,
+    policy: Arc<snapshot::Listener>,
+    stream: TcpStream,
+    peer: SocketAddr,
+) -> io::Result<()> {
+    let _open = door.metrics.accept();
+    let (stream, tls) = match &policy.tls {
+        None => (Client::Plain(stream), false),
+        Some(config) => {
+            let stream = timeout(policy.handshake_timeout, tls::handshake(config, stream))
+                .await
+                .map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "TLS handshake"))??;
+            let stream = Client::Tls(stream);
+            door.metrics.handshake(stream.is_resumed());
+            (stream, true)
+        }
+    };
+    let visitor = Visitor {
+        peer,
+        tls,
+        listener: policy,
+        metrics: door.metrics,
+        patience: Arc::default(),
+        drain: door.drain,
+    };
+    server::serve(door.proxy, visitor, stream).await
+}

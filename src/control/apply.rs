@@ -1,0 +1,343 @@
+//! From a checked configuration to one swap.
+//!
+//! Backends, pools and TLS configurations that do not change are carried over as they are, so that
+//! health, counters, stickiness and tunnels do not notice; an equivalent configuration changes
+//! nothing at all.
+
+use std::{
+    collections::HashMap,
+    fmt, io,
+    sync::{Arc, atomic::AtomicBool},
+};
+
+use rustls::ServerConfig;
+use tokio::task::JoinHandle;
+
+use super::{Control, doors::Doors, health, resolve, retire};
+use crate::{
+    config::{self, Config, Protocol},
+    http::proxy::Proxy,
+    net::tls::{self, TicketKeys},
+    observe::{AccessLog, Metrics},
+    route,
+    snapshot::{self, Current, Snapshot},
+    sticky::{Keys, Table},
+    upstream::{self, Backend, Life},
+};
+
+/// Why a configuration that is right in itself could not be put in force.
+#[derive(Debug)]
+pub(crate) enum Refused {
+    /// An address could not be listened on, or the access log not be opened.
+    Io(io::Error),
+    /// rustls would not serve by the certificates.
+    Tls(rustls::Error),
+}
+
+/// Backends by the names of their pool and their own.
+type Members = HashMap<(String, String), Arc<Backend>>;
+
+/// What a reload changed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Changes {
+    /// Backends that are new or serve again.
+    pub added: usize,
+    /// Backends that take no new session any more.
+    pub removed: usize,
+    /// Anything else changed.
+    pub other: bool,
+}
+
+impl fmt::Display for Refused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Io(error) => write!(f, "{error}"),
+            Self::Tls(error) => write!(f, "TLS: {error}"),
+        }
+    }
+}
+
+impl std::error::Error for Refused {}
+
+impl From<io::Error> for Refused {
+    fn from(error: io::Error) -> Self {
+        Self::Io(error)
+    }
+}
+
+impl From<rustls::Error> for Refused {
+    fn from(error: rustls::Error) -> Self {
+        Self::Tls(error)
+    }
+}
+
+impl Changes {
+    /// Whether nothing changed.
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+impl fmt::Display for Changes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} backends added, {} removed", self.added, self.removed)
+    }
+}
+
+impl Control {
+    /// Binds and builds everything for the first configuration. Nothing is served before
+    /// [`open`](Self::open).
+    ///
+    /// # Errors
+    /// An address that cannot be listened on, an access log that cannot be opened, a certificate that
+    /// rustls refuses.
+    pub(crate) async fn new(config: Config) -> Result<Self, Refused> {
+        let keys = Keys::new(&config.cookie_keys);
+        let tickets = TicketKeys::new()?;
+        let metrics = Arc::new(Metrics::new());
+        let log = AccessLog::open(&config.access_log, metrics.access_log_dropped.clone())?;
+        let empty = Snapshot {
+            routes: route::Table::new([]),
+            pools: Vec::new(),
+            listeners: HashMap::new(),
+            trusted: Vec::new(),
+        };
+        let proxy = Arc::new(Proxy {
+            snapshot: Current::from_pointee(empty),
+            sids: Table::new(&config.sessions),
+            tunnels: Arc::default(),
+            metrics,
+            log: arc_swap::ArcSwap::from_pointee(log),
+            draining: AtomicBool::new(false),
+        });
+        let mut control = Self {
+            proxy,
+            config: Config { listeners: Vec::new(), ..config.clone() },
+            keys,
+            tickets,
+            doors: Doors::default(),
+            backends: Vec::new(),
+            probes: HashMap::new(),
+            retiring: HashMap::new(),
+        };
+        control.config.pools.clear();
+        control.put_in_force(config).await?;
+        Ok(control)
+    }
+
+    /// Puts a new configuration in force, in one swap, or changes nothing.
+    ///
+    /// # Errors
+    /// As for [`new`](Self::new).
+    pub(crate) async fn apply(&mut self, config: Config) -> Result<Changes, Refused> {
+        if config == self.config {
+            return Ok(Changes::default());
+        }
+        self.put_in_force(config).await
+    }
+
+    async fn put_in_force(&mut self, config: Config) -> Result<Changes, Refused> {
+        // Everything that can fail, first.
+        let bound = self.doors.bind(&config.listeners)?;
+        let listeners = self.policies(&config)?;
+        let log = if config.access_log == self.config.access_log {
+            None
+        } else {
+            let dropped = self.proxy.metrics.access_log_dropped.clone();
+            Some(AccessLog::open(&config.access_log, dropped)?)
+        };
+        let new_keys = config.cookie_keys != self.config.cookie_keys;
+        if new_keys {
+            self.keys = Keys::new(&config.cookie_keys);
+        }
+        let (members, added) = self.members_of(&config);
+        resolve::first(&added).await;
+        // From here on nothing fails.
+        let pools = self.pools_of(&config, &members, new_keys);
+        let routes = config.routes.iter().filter_map(|rule| {
+            let pool = pools.iter().find(|pool| pool.upstream.name() == rule.pool)?;
+            Some((rule.host.clone(), rule.path.clone(), Arc::clone(pool)))
+        });
+        let snapshot = Snapshot {
+            routes: route::Table::new(routes),
+            pools: pools.clone(),
+            listeners,
+            trusted: config.trusted_proxies.clone(),
+        };
+        self.proxy.snapshot.store(Arc::new(snapshot));
+        self.proxy.sids.resize(&config.sessions);
+        if let Some(log) = log {
+            self.proxy.log.store(Arc::new(log));
+        }
+        let removed = self.retire_others(&config);
+        self.backends.extend(added.iter().cloned());
+        self.probe(&config);
+        self.doors.settle(&config.listeners, bound, &self.proxy);
+        let added = added.len();
+        self.config = config;
+        Ok(Changes { added, removed, other: true })
+    }
+
+    fn policies(
+        &self,
+        config: &Config,
+    ) -> Result<HashMap<Arc<str>, Arc<snapshot::Listener>>, Refused> {
+        let current = self.proxy.snapshot.load();
+        let mut policies = HashMap::new();
+        for listener in &config.listeners {
+            let name: Arc<str> = Arc::from(listener.name.as_str());
+            let before = self.config.listeners.iter().find(|l| l.name == listener.name);
+            let policy = match (before, current.listeners.get(&name)) {
+                (Some(before), Some(policy)) if before == listener => Arc::clone(policy),
+                _ => Arc::new(policy(listener, &name, &self.tickets)?),
+            };
+            policies.insert(name, policy);
+        }
+        Ok(policies)
+    }
+
+    /// The backends of `config`, live ones where there are, and those that are new.
+    fn members_of(&self, config: &Config) -> (Members, Vec<Arc<Backend>>) {
+        let mut members = Members::new();
+        let mut added = Vec::new();
+        for pool in &config.pools {
+            for wanted in &pool.backends {
+                let live = self.backends.iter().find(|backend| backend.is(&pool.name, wanted));
+                let backend = live.map_or_else(
+                    || {
+                        let new = Backend::new(&pool.name, wanted, &pool.reuse);
+                        added.push(Arc::clone(&new));
+                        new
+                    },
+                    Arc::clone,
+                );
+                members.insert((pool.name.clone(), wanted.name.clone()), backend);
+            }
+        }
+        (members, added)
+    }
+
+    fn pools_of(
+        &mut self,
+        config: &Config,
+        members: &Members,
+        new_keys: bool,
+    ) -> Vec<Arc<snapshot::Pool>> {
+        let current = self.proxy.snapshot.load_full();
+        let mut pools = Vec::new();
+        for pool in &config.pools {
+            let same = current.pools.iter().find(|live| live.config() == pool);
+            if let (Some(same), false) = (same, new_keys) {
+                pools.push(Arc::clone(same));
+                continue;
+            }
+            let backends: Vec<Arc<Backend>> = pool
+                .backends
+                .iter()
+                .filter_map(|wanted| {
+                    let key = (pool.name.clone(), wanted.name.clone());
+                    let backend = members.get(&key)?;
+                    backend.adopt(wanted, &pool.reuse);
+                    self.stay(backend);
+                    Some(Arc::clone(backend))
+                })
+                .collect();
+            let upstream = upstream::Pool::new(pool.clone(), backends);
+            pools.push(Arc::new(snapshot::Pool::new(upstream, &self.keys)));
+        }
+        pools
+    }
+
+    /// A backend that was on its way out is wanted again.
+    fn stay(&mut self, backend: &Arc<Backend>) {
+        if let Some(retirement) = self.retiring.remove(&backend.serial()) {
+            retirement.abort();
+            backend.set_life(Life::Serving);
+        }
+    }
+
+    /// Sends backends that the configuration no longer names into retirement.
+    fn retire_others(&mut self, config: &Config) -> usize {
+        let wanted = |backend: &Backend| {
+            config.pools.iter().any(|pool| {
+                pool.name == backend.pool()
+                    && pool.backends.iter().any(|wanted| backend.is(&pool.name, wanted))
+            })
+        };
+        let mut removed = 0;
+        for backend in &self.backends {
+            if wanted(backend) || self.retiring.contains_key(&backend.serial()) {
+                continue;
+            }
+            let before = self.config.pools.iter().find(|pool| pool.name == backend.pool());
+            let Some(pool) = before else { continue };
+            backend.set_life(Life::Draining);
+            let retirement = retire::retire(Arc::clone(backend), &self.proxy, pool.drain);
+            self.retiring.insert(backend.serial(), tokio::spawn(retirement));
+            removed += 1;
+        }
+        removed
+    }
+
+    /// Takes what has retired out of the books.
+    pub(super) fn forget_retired(&mut self) {
+        let over: Vec<u64> = self
+            .retiring
+            .iter()
+            .filter(|(_, retirement)| retirement.is_finished())
+            .map(|(&serial, _)| serial)
+            .collect();
+        for serial in over {
+            self.retiring.remove(&serial);
+            self.backends.retain(|backend| backend.serial() != serial);
+            if let Some((_, probe)) = self.probes.remove(&serial) {
+                probe.abort();
+            }
+        }
+    }
+
+    /// Starts probes for new backends and restarts those whose terms have changed.
+    fn probe(&mut self, config: &Config) {
+        for backend in &self.backends {
+            let pool = config.pools.iter().find(|pool| pool.name == backend.pool());
+            let Some(terms) = pool.map(|pool| &pool.health) else { continue };
+            let serial = backend.serial();
+            if self.probes.get(&serial).is_some_and(|(running, _)| running == terms) {
+                continue;
+            }
+            let task: JoinHandle<()> =
+                tokio::spawn(health::watch(Arc::clone(backend), terms.clone()));
+            if let Some((_, before)) = self.probes.insert(serial, (terms.clone(), task)) {
+                before.abort();
+            }
+        }
+    }
+
+    /// What the data path shares.
+    pub(crate) fn proxy(&self) -> &Arc<Proxy> {
+        &self.proxy
+    }
+
+    /// Addresses listened on, by listener name.
+    pub(crate) fn addresses(&self) -> Vec<(String, std::net::SocketAddr)> {
+        self.doors.addresses(&self.config.listeners)
+    }
+}
+
+fn policy(
+    listener: &config::Listener,
+    name: &Arc<str>,
+    tickets: &TicketKeys,
+) -> Result<snapshot::Listener, Refused> {
+    let tls: Option<Arc<ServerConfig>> = match &listener.protocol {
+        Protocol::Http => None,
+        Protocol::Https { certificates } => Some(tls::server_config(certificates, tickets)?),
+    };
+    Ok(snapshot::Listener {
+        name: Arc::clone(name),
+        tls,
+        redirect: listener.redirect,
+        handshake_timeout: listener.handshake_timeout,
+        header_timeout: listener.header_timeout,
+    })
+}

@@ -1,0 +1,165 @@
+//! Listening sockets across reloads.
+//!
+//! A socket is known by the address it was asked for. One that stays in the configuration is never
+//! closed, whatever else of its listener changes; new ones are bound before anything else happens,
+//! so that one that cannot be is a refused reload.
+
+use std::{collections::HashMap, io, net::SocketAddr, sync::Arc};
+
+use tokio::{net::TcpListener, task::JoinHandle};
+
+use crate::{
+    config,
+    conn::{self, Door},
+    drain,
+    http::proxy::Proxy,
+    net::listener,
+};
+
+/// A socket's identity: the address asked for; with port 0, also whose and which it is.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Key {
+    address: SocketAddr,
+    of: Option<(String, usize)>,
+}
+
+/// Every listening socket, and the drains of the listeners they belong to.
+#[derive(Default)]
+pub(super) struct Doors {
+    open: HashMap<Key, Open>,
+    /// One drain a listener, by name.
+    drains: HashMap<String, (drain::Trigger, drain::Watch)>,
+    /// Drains of listeners that are gone.
+    leaving: Vec<drain::Trigger>,
+}
+
+struct Open {
+    socket: Arc<TcpListener>,
+    listener: String,
+    accepting: Option<JoinHandle<()>>,
+}
+
+/// Sockets bound for a configuration that is not in force yet.
+pub(super) struct Bound(Vec<(Key, Arc<TcpListener>)>);
+
+impl Doors {
+    /// Binds what `listeners` ask for beyond what is open.
+    ///
+    /// # Errors
+    /// The first address that cannot be bound, named. Nothing is left bound then.
+    pub(super) fn bind(&self, listeners: &[config::Listener]) -> io::Result<Bound> {
+        let mut bound = Vec::new();
+        for (listener, key) in keys(listeners) {
+            if self.open.contains_key(&key) {
+                continue;
+            }
+            let socket = listener::bind_one(key.address).map_err(|error| {
+                let text = format!("listener {}: bind {}: {error}", listener.name, key.address);
+                io::Error::new(error.kind(), text)
+            })?;
+            bound.push((key, Arc::new(socket)));
+        }
+        Ok(Bound(bound))
+    }
+
+    /// Opens what was bound, hands sockets that changed their listener over, closes the rest. To be
+    /// called once the snapshot knows the listeners.
+    pub(super) fn settle(
+        &mut self,
+        listeners: &[config::Listener],
+        bound: Bound,
+        proxy: &Arc<Proxy>,
+    ) {
+        for (key, socket) in bound.0 {
+            let open = Open { socket, listener: String::new(), accepting: None };
+            self.open.insert(key, open);
+        }
+        let wanted: HashMap<Key, &str> =
+            keys(listeners).map(|(listener, key)| (key, listener.name.as_str())).collect();
+        self.open.retain(|key, open| {
+            let keep = wanted.contains_key(key);
+            if !keep {
+                open.stop();
+            }
+            keep
+        });
+        self.leave(|name| listeners.iter().any(|listener| listener.name == name));
+        for (key, name) in wanted {
+            let watch = self.drains.entry(name.to_owned()).or_insert_with(drain::channel).1.clone();
+            if let Some(open) = self.open.get_mut(&key) {
+                open.serve(name, watch, proxy);
+            }
+        }
+    }
+
+    /// Addresses listened on, by listener name, in the order of the configuration.
+    pub(super) fn addresses(&self, listeners: &[config::Listener]) -> Vec<(String, SocketAddr)> {
+        keys(listeners)
+            .filter_map(|(listener, key)| {
+                let address = self.open.get(&key)?.socket.local_addr().ok()?;
+                Some((listener.name.clone(), address))
+            })
+            .collect()
+    }
+
+    /// Stops accepting everywhere and asks every connection to finish.
+    pub(super) fn close_all(&mut self) {
+        for (_, mut open) in self.open.drain() {
+            open.stop();
+        }
+        self.leave(|_| false);
+    }
+
+    /// Asks every connection of a closed door to stop at once.
+    pub(super) fn force(&self) {
+        self.leaving.iter().for_each(drain::Trigger::force);
+    }
+
+    /// Resolves when every connection and tunnel of the closed doors has ended.
+    pub(super) async fn idle(&self) {
+        for drain in &self.leaving {
+            drain.idle().await;
+        }
+    }
+
+    fn leave(&mut self, stays: impl Fn(&str) -> bool) {
+        self.leaving.retain(|drain| drain.live() > 0);
+        let gone: Vec<String> =
+            self.drains.keys().filter(|name| !stays(name.as_str())).cloned().collect();
+        for name in gone {
+            if let Some((trigger, _)) = self.drains.remove(&name) {
+                trigger.graceful();
+                self.leaving.push(trigger);
+            }
+        }
+    }
+}
+
+impl Open {
+    fn serve(&mut self, name: &str, drain: drain::Watch, proxy: &Arc<Proxy>) {
+        if self.accepting.is_some() && self.listener == name {
+            return;
+        }
+        self.stop();
+        name.clone_into(&mut self.listener);
+        let metrics = proxy.metrics.listener(name);
+        let door = Door { proxy: Arc::clone(proxy), name: Arc::from(name), metrics, drain };
+        self.accepting = Some(tokio::spawn(conn::accept(Arc::clone(&self.socket), door)));
+    }
+
+    /// Accepting is cancel-safe: what was not accepted waits in the kernel's queue.
+    fn stop(&mut self) {
+        if let Some(accepting) = self.accepting.take() {
+            accepting.abort();
+        }
+    }
+}
+
+fn keys(listeners: &[config::Listener]) -> impl Iterator<Item = (&config::Listener, Key)> {
+    listeners.iter().flat_map(|listener| {
+        listener.bind.iter().enumerate().map(move |(place, &address)| {
+            let of = (address.port() == 0).then(|| (listener.name.clone(), place));
+            (listener, Key { address, of })
+        })
+    })
+}

@@ -1,0 +1,166 @@
+//! What changes the running process: reloads, health, resolution, retirement, housekeeping.
+//!
+//! One task owns all of it ([`Control`]) and is told through a channel, so that two changes can never
+//! interleave. It alone writes the snapshot; what the data path reads is always one whole
+//! configuration. Checks come before the first effect: a refused change has none.
+
+mod apply;
+mod doors;
+mod health;
+mod resolve;
+mod retire;
+mod watch;
+
+use std::{
+    collections::HashMap,
+    path::PathBuf,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+
+use tokio::{
+    sync::{mpsc, oneshot},
+    task::JoinHandle,
+    time::Instant,
+};
+
+pub use self::apply::Changes;
+use self::{doors::Doors, watch::Watcher};
+use crate::{
+    config::{self, Config, check},
+    http::proxy::Proxy,
+    net::tls::TicketKeys,
+    sticky::Keys,
+    upstream::Backend,
+};
+
+/// Period of the housekeeping: expired sids and idle connections go.
+const HOUSEKEEPING: Duration = Duration::from_secs(1);
+
+/// Period of resolving backends' names again; a reload does so at once.
+const RESOLVE_AGAIN: Duration = Duration::from_secs(30);
+
+/// Everything that outlives a configuration.
+pub struct Control {
+    proxy: Arc<Proxy>,
+    config: Config,
+    keys: Keys,
+    tickets: TicketKeys,
+    doors: Doors,
+    /// Every live backend, those on their way out included.
+    backends: Vec<Arc<Backend>>,
+    /// Probes by backend serial, with what they were started for.
+    probes: HashMap<u64, (config::Health, JoinHandle<()>)>,
+    /// Retirements under way, by backend serial.
+    retiring: HashMap<u64, JoinHandle<()>>,
+}
+
+/// Something for the control task to do.
+#[derive(Debug)]
+pub enum Request {
+    /// Read the file again and apply it; `None` where there is no file.
+    Reload,
+    /// Apply this configuration.
+    Apply(Box<Config>, oneshot::Sender<Result<Changes, String>>),
+    /// Reopen the access log and reload: what SIGHUP means.
+    Hangup,
+    /// Stop accepting and drain; answered when everything has ended or was cut.
+    Stop(oneshot::Sender<()>),
+}
+
+impl Control {
+    /// The control loop; ends after a stop.
+    pub(crate) async fn run(
+        mut self,
+        file: Option<PathBuf>,
+        mut requests: mpsc::Receiver<Request>,
+        again: mpsc::WeakSender<Request>,
+    ) {
+        let mut watcher = Watcher::new(again);
+        if file.is_some() {
+            watcher.watch(&self.config.watched);
+        }
+        let mut housekeeping = tokio::time::interval(HOUSEKEEPING);
+        let mut resolve = tokio::time::interval_at(Instant::now() + RESOLVE_AGAIN, RESOLVE_AGAIN);
+        loop {
+            tokio::select! {
+                request = requests.recv() => match request {
+                    Some(Request::Reload) => self.reload(file.as_deref(), &mut watcher).await,
+                    Some(Request::Hangup) => {
+                        if let Err(error) = self.proxy.log.load().reopen() {
+                            tracing::error!(%error, "the access log could not be reopened");
+                        }
+                        self.reload(file.as_deref(), &mut watcher).await;
+                    }
+                    Some(Request::Apply(config, answer)) => {
+                        let outcome = self.apply(*config).await.map_err(|e| e.to_string());
+                        let _ = answer.send(outcome);
+                    }
+                    Some(Request::Stop(answer)) => {
+                        self.stop().await;
+                        let _ = answer.send(());
+                        return;
+                    }
+                    None => return,
+                },
+                _ = housekeeping.tick() => self.keep_house(),
+                _ = resolve.tick() => resolve::again(&self.backends),
+            }
+        }
+    }
+
+    /// Reads the file and applies it. A faulty one is told, with every fault, and changes nothing.
+    async fn reload(&mut self, file: Option<&std::path::Path>, watcher: &mut Watcher) {
+        let Some(file) = file else { return };
+        let path = file.to_owned();
+        // Files are read off the runtime: a slow disk must not hold up a request.
+        let loaded = tokio::task::spawn_blocking(move || check::load(&path)).await;
+        let outcome = match loaded {
+            Ok(Ok(config)) => {
+                watcher.watch(&config.watched);
+                self.apply(config).await.map_err(|error| error.to_string())
+            }
+            Ok(Err(faults)) => Err(faults.to_string()),
+            Err(error) => Err(error.to_string()),
+        };
+        match outcome {
+            Ok(changes) if changes.is_empty() => tracing::debug!("reloaded: nothing changed"),
+            Ok(changes) => {
+                self.proxy.metrics.reloads_ok.inc();
+                tracing::info!(%changes, "reloaded");
+            }
+            Err(faults) => {
+                self.proxy.metrics.reloads_refused.inc();
+                tracing::error!("reload refused; the configuration in force goes on serving");
+                eprintln!("{faults}");
+            }
+        }
+        resolve::again(&self.backends);
+    }
+
+    fn keep_house(&mut self) {
+        let now = std::time::Instant::now();
+        self.proxy.sids.sweep(now);
+        for backend in &self.backends {
+            backend.idle().sweep(now);
+        }
+        self.forget_retired();
+    }
+
+    /// Drains the whole process: no new connections, requests and tunnels until the deadline.
+    async fn stop(&mut self) {
+        let deadline = self.config.drain;
+        self.proxy.draining.store(true, Ordering::Release);
+        self.doors.close_all();
+        tracing::info!(?deadline, tunnels = self.proxy.tunnels.len(), "draining");
+        if tokio::time::timeout(deadline, self.doors.idle()).await.is_err() {
+            let tunnels = self.proxy.tunnels.cut_all();
+            tracing::warn!(tunnels, "the drain deadline has passed; cutting what is left");
+            self.doors.force();
+            self.doors.idle().await;
+        }
+        for (_, probe) in self.probes.values() {
+            probe.abort();
+        }
+    }
+}
