@@ -1,0 +1,181 @@
+//! A backend that behaves like an Engine.IO 4 server, as far as stickiness is concerned.
+
+use std::{
+    collections::HashSet,
+    sync::{Arc, Mutex},
+};
+
+use super::{Backend, Message, Raw, backend, message, websocket};
+
+/// A node; every answer carries its name in `X-Node`.
+pub(crate) struct Node {
+    /// The recording backend beneath.
+    pub(crate) backend: Backend,
+    /// Its name.
+    pub(crate) name: &'static str,
+    state: Arc<State>,
+}
+
+struct State {
+    name: &'static str,
+    /// Sids that are alive here.
+    known: Mutex<HashSet<String>>,
+    /// Given out next, in place of numbered ones.
+    next: Mutex<Option<String>>,
+    count: Mutex<usize>,
+    /// `pingInterval` and `pingTimeout` in milliseconds.
+    ping: (u32, u32),
+    /// Further header lines of a handshake's reply, each ended by CRLF.
+    fields: &'static str,
+}
+
+/// What a node says where it does not know a session.
+const UNKNOWN: &str = "{\"code\":1,\"message\":\"Session ID unknown\"}";
+
+impl Node {
+    /// Starts one with the usual heartbeat.
+    pub(crate) async fn start(name: &'static str) -> Self {
+        Self::special(name, (25_000, 20_000), "").await
+    }
+
+    /// Starts one with this heartbeat in milliseconds and further fields in its handshakes.
+    pub(crate) async fn special(
+        name: &'static str,
+        ping: (u32, u32),
+        fields: &'static str,
+    ) -> Self {
+        let state = Arc::new(State {
+            name,
+            known: Mutex::default(),
+            next: Mutex::default(),
+            count: Mutex::default(),
+            ping,
+            fields,
+        });
+        let shared = Arc::clone(&state);
+        let serve = backend::script(move |peer| {
+            let state = Arc::clone(&shared);
+            async move {
+                while let Some(request) = peer.request().await {
+                    let upgrades = request.header("upgrade") == Some("websocket");
+                    let known = state.is_known(&request);
+                    if upgrades && (known || sid(&request).is_none()) {
+                        peer.send(websocket::switching(&request)).await;
+                        peer.ended().await;
+                        return;
+                    }
+                    peer.send(state.answer(&request, upgrades)).await;
+                }
+            }
+        });
+        Self { backend: Backend::start(serve).await, name, state }
+    }
+
+    /// Gives the next handshake this sid.
+    pub(crate) fn next_sid(&self, sid: &str) {
+        *self.state.next.lock().unwrap() = Some(sid.to_owned());
+    }
+
+    /// Makes a sid known without a handshake through any proxy.
+    pub(crate) fn knows(&self, sid: &str) {
+        self.state.known.lock().unwrap().insert(sid.to_owned());
+    }
+
+    /// How many requests carried this sid.
+    pub(crate) fn polls(&self, of: &str) -> usize {
+        let requests = self.backend.requests();
+        requests.iter().filter(|request| sid(request).as_deref() == Some(of)).count()
+    }
+}
+
+impl State {
+    fn is_known(&self, request: &Message) -> bool {
+        sid(request).is_some_and(|sid| self.known.lock().unwrap().contains(&sid))
+    }
+
+    fn answer(&self, request: &Message, upgrades: bool) -> Vec<u8> {
+        let node = format!("X-Node: {}\r\n", self.name);
+        match sid(request) {
+            None => {
+                let json = format!("{node}Content-Type: text/plain\r\n{}", self.fields);
+                message::reply("200 OK", &json, &self.open())
+            }
+            Some(_) if self.is_known(request) => message::reply("200 OK", &node, "6"),
+            Some(_) if upgrades => {
+                let html = format!("{node}Content-Type: text/html\r\nConnection: close\r\n");
+                message::reply("400 Bad Request", &html, "Session ID unknown")
+            }
+            Some(_) => {
+                let json = format!("{node}Content-Type: application/json\r\n");
+                message::reply("400 Bad Request", &json, UNKNOWN)
+            }
+        }
+    }
+
+    fn open(&self) -> String {
+        let mut count = self.count.lock().unwrap();
+        *count += 1;
+        let numbered = || format!("{}-session-{:010}", self.name, *count);
+        let sid = self.next.lock().unwrap().take().unwrap_or_else(numbered);
+        self.known.lock().unwrap().insert(sid.clone());
+        let (interval, timeout) = self.ping;
+        format!(
+            "0{{\"sid\":\"{sid}\",\"upgrades\":[\"websocket\"],\"pingInterval\":{interval},\
+             \"pingTimeout\":{timeout},\"maxPayload\":1000000}}"
+        )
+    }
+}
+
+/// The sid in a request's query.
+fn sid(request: &Message) -> Option<String> {
+    let (_, query) = request.target().split_once('?')?;
+    query.split('&').find_map(|pair| pair.strip_prefix("sid=")).map(str::to_owned)
+}
+
+/// What a handshake brought.
+#[derive(Clone, Debug)]
+pub(crate) struct Session {
+    /// The session's id.
+    pub(crate) sid: String,
+    /// The node's name.
+    pub(crate) node: String,
+    /// `name=value` of the sticky cookie, where the reply set one.
+    pub(crate) cookie: Option<String>,
+    /// The whole reply.
+    pub(crate) reply: Message,
+}
+
+/// A polling handshake's target, told apart by `t` in logs.
+pub(crate) fn handshake_target(t: &str) -> String {
+    format!("/socket.io/?EIO=4&transport=polling&t={t}")
+}
+
+/// A poll's target.
+pub(crate) fn poll_target(sid: &str, t: &str) -> String {
+    format!("/socket.io/?EIO=4&transport=polling&t={t}&sid={sid}")
+}
+
+/// Opens a session by polling with further header lines, each ended by CRLF.
+pub(crate) async fn handshake(client: &mut Raw, t: &str, headers: &str) -> Session {
+    client.send(message::get(&handshake_target(t), headers)).await;
+    let reply = client.response().await;
+    assert_eq!(reply.status(), 200, "{}", reply.text());
+    let text = reply.text();
+    let sid = text.split("\"sid\":\"").nth(1).unwrap().split('"').next().unwrap().to_owned();
+    let node = reply.header("x-node").unwrap().to_owned();
+    let pair = |value: &str| value.split(';').next().unwrap().to_owned();
+    let cookies = reply.all("set-cookie");
+    let cookie = cookies.iter().find(|value| value.starts_with("moorline=")).map(|v| pair(v));
+    Session { sid, node, cookie, reply }
+}
+
+/// One poll of a session.
+pub(crate) async fn poll(client: &mut Raw, sid: &str, t: &str, headers: &str) -> Message {
+    client.send(message::get(&poll_target(sid, t), headers)).await;
+    client.response().await
+}
+
+/// The header line that sends a cookie back.
+pub(crate) fn cookie_field(pair: &str) -> String {
+    format!("Cookie: other=1; {pair}\r\n")
+}

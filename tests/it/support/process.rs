@@ -1,0 +1,133 @@
+//! What the kernel says about a process.
+
+use std::{
+    fs,
+    net::SocketAddr,
+    process::{Child, Command},
+};
+
+use super::within;
+
+/// Open descriptors.
+pub(crate) fn descriptors(pid: u32) -> usize {
+    fs::read_dir(format!("/proc/{pid}/fd")).map_or(0, Iterator::count)
+}
+
+/// What each open descriptor is, for messages.
+pub(crate) fn open_files(pid: u32) -> Vec<String> {
+    let Ok(entries) = fs::read_dir(format!("/proc/{pid}/fd")) else { return Vec::new() };
+    let links = entries.flatten().filter_map(|entry| fs::read_link(entry.path()).ok());
+    links.map(|link| link.display().to_string()).collect()
+}
+
+/// Resident memory now, in bytes.
+pub(crate) fn resident(pid: u32) -> usize {
+    status(pid, "VmRSS:")
+}
+
+/// Most resident memory since [`forget_peak`], in bytes.
+pub(crate) fn peak(pid: u32) -> usize {
+    status(pid, "VmHWM:")
+}
+
+/// Makes the peak what is resident now (proc(5), `clear_refs`).
+pub(crate) fn forget_peak(pid: u32) {
+    fs::write(format!("/proc/{pid}/clear_refs"), "5").unwrap();
+}
+
+/// A field of the process's status that counts KiB, in bytes.
+fn status(pid: u32, field: &str) -> usize {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status.lines().find(|line| line.starts_with(field)).unwrap();
+    let kib: usize = line.split_whitespace().nth(1).unwrap().parse().unwrap();
+    kib * 1024
+}
+
+/// User and system time so far, in clock ticks of 10 ms.
+pub(crate) fn cpu_ticks(pid: u32) -> u64 {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    // The command, in parentheses, may hold blanks; fields count from after it.
+    let fields: Vec<&str> = stat.rsplit(") ").next().unwrap().split(' ').collect();
+    fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()
+}
+
+/// Sends a signal by its name without `SIG`.
+pub(crate) fn signal(pid: u32, name: &str) {
+    let status = Command::new("kill").arg(format!("-{name}")).arg(pid.to_string()).status();
+    assert!(status.unwrap().success(), "kill -{name} {pid}");
+}
+
+/// Lines of `ss` about established TCP sockets that match a filter, with their timers.
+pub(crate) async fn sockets(filter: &str) -> Vec<String> {
+    let filter = filter.to_owned();
+    let run = move || Command::new("ss").args(["-tnoHO", "state", "established", &filter]).output();
+    let output = within("ss", tokio::task::spawn_blocking(run)).await.unwrap().unwrap();
+    assert!(output.status.success(), "ss: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8_lossy(&output.stdout).lines().map(str::to_owned).collect()
+}
+
+/// A network namespace with a cable to this one that can be cut. Needs root.
+pub(crate) struct Namespace {
+    name: String,
+    net: u8,
+}
+
+impl Namespace {
+    /// Makes one, with addresses from 198.18.0.0/15, which is for tests (RFC 2544).
+    pub(crate) fn new() -> Self {
+        let pid = std::process::id();
+        let (name, net) = (format!("moorline-{pid}"), (pid % 250) as u8);
+        let this = Self { name, net };
+        let (name, cable, outside) = (&this.name, this.cable(), this.outside());
+        ip(&format!("netns add {name}"));
+        ip(&format!("link add {cable} type veth peer name eth0 netns {name}"));
+        ip(&format!("address add {outside}/24 dev {cable}"));
+        ip(&format!("link set {cable} up"));
+        ip(&format!("-n {name} address add 198.18.{net}.2/24 dev eth0"));
+        ip(&format!("-n {name} link set eth0 up"));
+        this
+    }
+
+    /// Address of this side's end of the cable.
+    pub(crate) fn outside(&self) -> String {
+        format!("198.18.{}.1", self.net)
+    }
+
+    /// A process inside that connects, sends `text` and then holds the connection.
+    pub(crate) fn connect(&self, address: SocketAddr, text: &str) -> Child {
+        let script = "exec 3<>/dev/tcp/$0/$1; printf %s \"$2\" >&3; exec cat <&3 >/dev/null";
+        let (host, port) = (address.ip().to_string(), address.port().to_string());
+        let words = ["netns", "exec", &self.name, "bash", "-c", script, &host, &port, text];
+        Command::new("ip").args(words).spawn().unwrap()
+    }
+
+    /// Loses every packet from now on, without a word to either side.
+    pub(crate) fn cut(&self) {
+        ip(&format!("-n {} link set eth0 down", self.name));
+    }
+
+    fn cable(&self) -> String {
+        format!("moor{}", self.net)
+    }
+}
+
+impl Drop for Namespace {
+    fn drop(&mut self) {
+        let _ = Command::new("ip").args(["link", "del", &self.cable()]).status();
+        let _ = Command::new("ip").args(["netns", "del", &self.name]).status();
+    }
+}
+
+fn ip(words: &str) {
+    let status = Command::new("ip").args(words.split(' ')).status();
+    assert!(status.unwrap().success(), "ip {words}");
+}
+
+/// Processes that this one has started and that still run.
+pub(crate) fn children(pid: u32) -> Vec<u32> {
+    let tasks = fs::read_dir(format!("/proc/{pid}/task")).unwrap().flatten();
+    let lists = tasks.filter_map(|task| fs::read_to_string(task.path().join("children")).ok());
+    lists
+        .flat_map(|list| list.split_whitespace().map(|id| id.parse().unwrap()).collect::<Vec<_>>())
+        .collect()
+}

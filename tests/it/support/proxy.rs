@@ -1,0 +1,351 @@
+//! A running `moorline run FILE`, its file, its logs and its metrics.
+
+use std::{
+    ffi::OsString,
+    fs,
+    io::{BufRead, BufReader, Read},
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    process::{Child, Command, ExitStatus, Stdio},
+    sync::{Arc, Mutex},
+    thread,
+};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+use super::{Raw, Settings, eventually, found, message, process};
+
+/// A proxy that serves; dropping it kills the process.
+pub(crate) struct Proxy {
+    /// The configuration as last written by [`Proxy::rewrite`].
+    pub(crate) settings: Settings,
+    child: Child,
+    directory: TempDir,
+    stderr: Arc<Mutex<Vec<String>>>,
+    baseline: usize,
+}
+
+/// A proxy that is to be started.
+pub(crate) struct Setup {
+    /// What the file will say.
+    pub(crate) settings: Settings,
+    /// Written in place of the settings.
+    text: Option<String>,
+    directory: TempDir,
+    wrapper: Vec<OsString>,
+    env: Vec<(&'static str, String)>,
+}
+
+/// A process that ended by itself.
+pub(crate) struct Ended {
+    /// How.
+    pub(crate) status: ExitStatus,
+    /// All it printed to standard error.
+    pub(crate) stderr: String,
+}
+
+impl Setup {
+    /// The default settings in a directory of its own.
+    pub(crate) fn new() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let settings = Settings::new(directory.path());
+        Self { settings, text: None, directory, wrapper: Vec::new(), env: Vec::new() }
+    }
+
+    /// Changes the settings.
+    pub(crate) fn with(mut self, change: impl FnOnce(&mut Settings)) -> Self {
+        change(&mut self.settings);
+        self
+    }
+
+    /// Uses this text for the file.
+    pub(crate) fn text(mut self, text: impl Into<String>) -> Self {
+        self.text = Some(text.into());
+        self
+    }
+
+    /// Runs the proxy by another command, which gets the proxy's command line as its arguments
+    /// and must `exec` it.
+    pub(crate) fn under(mut self, wrapper: &[&str]) -> Self {
+        self.wrapper = wrapper.iter().map(OsString::from).collect();
+        self
+    }
+
+    /// Sets an environment variable.
+    pub(crate) fn env(mut self, name: &'static str, value: impl Into<String>) -> Self {
+        self.env.push((name, value.into()));
+        self
+    }
+
+    /// Where the file is, and files beside it belong.
+    pub(crate) fn directory(&self) -> &Path {
+        self.directory.path()
+    }
+
+    /// Starts the proxy and waits until it serves.
+    pub(crate) async fn start(self) -> Proxy {
+        let mut proxy = self.spawn();
+        found("the proxy's `ready`", || {
+            if let Some(status) = proxy.child.try_wait().unwrap() {
+                panic!("the proxy ended with {status}: {}", proxy.stderr_text());
+            }
+            proxy.stderr().iter().any(|line| line == "ready").then_some(())
+        })
+        .await;
+        proxy.baseline = process::descriptors(proxy.pid());
+        proxy
+    }
+
+    /// Starts a proxy that is to give up, and waits for its end.
+    pub(crate) async fn fails(self) -> Ended {
+        let mut proxy = self.spawn();
+        let status = proxy.exited().await;
+        Ended { status, stderr: proxy.stderr_text() }
+    }
+
+    fn spawn(self) -> Proxy {
+        let file = self.directory.path().join("moorline.toml");
+        fs::write(&file, self.text.unwrap_or_else(|| self.settings.text())).unwrap();
+        let mut words = self.wrapper;
+        words.extend([env!("CARGO_BIN_EXE_moorline").into(), "run".into(), file.into()]);
+        let mut child = Command::new(&words[0])
+            .args(&words[1..])
+            .env("RUST_LOG", "info")
+            .env_remove("MOORLINE_COOKIE_KEY")
+            .envs(self.env)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let stderr = Arc::new(Mutex::new(Vec::new()));
+        collect(child.stderr.take().unwrap(), Arc::clone(&stderr));
+        Proxy { settings: self.settings, child, directory: self.directory, stderr, baseline: 0 }
+    }
+}
+
+impl Proxy {
+    /// Starts one in front of these backends, with the default settings otherwise.
+    pub(crate) async fn before(addresses: &[SocketAddr]) -> Self {
+        Self::with(|settings| {
+            settings.backends(addresses);
+        })
+        .await
+    }
+
+    /// Starts one with the default settings changed.
+    pub(crate) async fn with(change: impl FnOnce(&mut Settings)) -> Self {
+        Setup::new().with(change).start().await
+    }
+
+    /// The address of listener `web`.
+    pub(crate) fn web(&self) -> SocketAddr {
+        self.listener("web")
+    }
+
+    /// The address of a listener: the last one printed for it.
+    pub(crate) fn listener(&self, name: &str) -> SocketAddr {
+        let tail = format!(" ({name})");
+        let lines = self.stderr();
+        let mut addresses = lines.iter().rev().filter_map(|line| {
+            let url = line.strip_prefix("listening on ")?.strip_suffix(&tail)?;
+            url.split_once("://")?.1.parse().ok()
+        });
+        addresses.next().unwrap_or_else(|| panic!("no listener {name} in {lines:?}"))
+    }
+
+    /// The proxy's process id.
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// The configuration file.
+    pub(crate) fn file(&self) -> PathBuf {
+        self.directory.path().join("moorline.toml")
+    }
+
+    /// Where the file is, and files beside it belong.
+    pub(crate) fn directory(&self) -> &Path {
+        self.directory.path()
+    }
+
+    /// Lines on standard error so far.
+    pub(crate) fn stderr(&self) -> Vec<String> {
+        self.stderr.lock().unwrap().clone()
+    }
+
+    /// Standard error so far, as one text.
+    pub(crate) fn stderr_text(&self) -> String {
+        self.stderr().join("\n")
+    }
+
+    /// Waits until standard error holds a line for which `is` holds.
+    pub(crate) async fn wait_for_stderr(&self, what: &str, is: impl Fn(&str) -> bool) -> String {
+        found(what, || self.stderr().into_iter().find(|line| is(line))).await
+    }
+
+    /// The access log so far, byte for byte.
+    pub(crate) fn access_log(&self) -> Vec<u8> {
+        fs::read(self.directory.path().join("access.log")).unwrap_or_default()
+    }
+
+    /// The access log's complete lines so far; panics where one is no JSON object.
+    pub(crate) fn log_lines(&self) -> Vec<Value> {
+        let bytes = self.access_log();
+        let complete = bytes.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
+        let lines = bytes[..complete].split(|byte| *byte == b'\n').filter(|l| !l.is_empty());
+        let parse = |line: &[u8]| {
+            let value: Value = serde_json::from_slice(line)
+                .unwrap_or_else(|e| panic!("{e}: {:?}", String::from_utf8_lossy(line)));
+            assert!(value.is_object(), "{value}");
+            value
+        };
+        lines.map(parse).collect()
+    }
+
+    /// Waits for an access-log line.
+    pub(crate) async fn wait_for_log(&self, what: &str, is: impl Fn(&Value) -> bool) -> Value {
+        found(what, || self.log_lines().into_iter().find(|line| is(line))).await
+    }
+
+    /// Writes new settings to the file, as one rename would do it: never half of it.
+    pub(crate) fn rewrite(&mut self, change: impl FnOnce(&mut Settings)) {
+        change(&mut self.settings);
+        self.write(&self.settings.text());
+    }
+
+    /// Writes this text to the file, all at once.
+    pub(crate) fn write(&self, text: &str) {
+        let fresh = self.directory.path().join("moorline.toml.new");
+        fs::write(&fresh, text).unwrap();
+        fs::rename(fresh, self.file()).unwrap();
+    }
+
+    /// Writes new settings and waits until they are in force.
+    pub(crate) async fn reload(&mut self, change: impl FnOnce(&mut Settings)) {
+        let before = self.metric(RELOADS_OK).await;
+        self.rewrite(change);
+        self.hangup();
+        self.wait_for_metric("a reload", RELOADS_OK, |count| count > before).await;
+    }
+
+    /// Writes this text and waits until it is refused.
+    pub(crate) async fn refuses(&self, text: &str) {
+        let before = self.metric(RELOADS_REFUSED).await;
+        self.write(text);
+        self.hangup();
+        self.wait_for_metric("a refused reload", RELOADS_REFUSED, |count| count > before).await;
+    }
+
+    /// Asks for a reload.
+    pub(crate) fn hangup(&self) {
+        process::signal(self.pid(), "HUP");
+    }
+
+    /// Asks it to drain and stop.
+    pub(crate) fn terminate(&self) {
+        process::signal(self.pid(), "TERM");
+    }
+
+    /// Whether the process runs.
+    pub(crate) fn is_running(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_none()
+    }
+
+    /// Waits until the process ends by itself.
+    pub(crate) async fn exited(&mut self) -> ExitStatus {
+        found("the proxy's end", || self.child.try_wait().unwrap()).await
+    }
+
+    /// The metrics as text.
+    pub(crate) async fn metrics(&self) -> String {
+        let request = message::get("/metrics", "Connection: close\r\n");
+        Raw::ask(self.admin(), request).await.text()
+    }
+
+    /// The admin endpoint's address.
+    pub(crate) fn admin(&self) -> SocketAddr {
+        self.listener("admin")
+    }
+
+    /// Sum of all series whose name and labels start with `prefix`; 0 where there is none.
+    pub(crate) async fn metric(&self, prefix: &str) -> f64 {
+        let text = self.metrics().await;
+        let series = text.lines().filter(|line| line.starts_with(prefix));
+        series.map(|line| line.rsplit(' ').next().unwrap().parse::<f64>().unwrap()).sum()
+    }
+
+    /// Waits until a metric is as wanted.
+    pub(crate) async fn wait_for_metric(&self, what: &str, prefix: &str, is: impl Fn(f64) -> bool) {
+        let deadline = tokio::time::Instant::now() + super::PATIENCE;
+        while !is(self.metric(prefix).await) {
+            assert!(
+                tokio::time::Instant::now() < deadline,
+                "never happened: {what}\n{}\n{}",
+                self.stderr_text(),
+                self.metrics().await
+            );
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+    }
+
+    /// Descriptors open now.
+    pub(crate) fn descriptors(&self) -> usize {
+        process::descriptors(self.pid())
+    }
+
+    /// Asserts what every scenario ends with: the proxy still serves, descriptors and tunnels are
+    /// back at their baseline, nothing panicked, and SIGTERM ends the process with 0.
+    /// Clients must be closed by then.
+    pub(crate) async fn finish(mut self) {
+        self.settle().await;
+        self.terminate();
+        let status = self.exited().await;
+        assert_eq!(status.code(), Some(0), "{}", self.stderr_text());
+        assert!(!self.stderr_text().contains("panicked at"), "{}", self.stderr_text());
+    }
+
+    /// Waits until descriptors and tunnels are back at their baseline.
+    pub(crate) async fn settle(&mut self) {
+        assert!(self.is_running(), "{}", self.stderr_text());
+        let (pid, baseline) = (self.pid(), self.baseline);
+        let what = format!("{baseline} descriptors or fewer");
+        let settled = tokio::time::timeout(
+            super::PATIENCE / 2,
+            eventually(&what, || process::descriptors(pid) <= baseline),
+        );
+        if settled.await.is_err() {
+            panic!("not {what}: {:#?}\n{}", process::open_files(pid), self.stderr_text());
+        }
+        self.wait_for_metric("no tunnel", TUNNELS, |count| count == 0.0).await;
+    }
+}
+
+/// Reloads that took effect.
+pub(crate) const RELOADS_OK: &str = "moorline_reloads_total{result=\"ok\"";
+/// Reloads that were refused.
+pub(crate) const RELOADS_REFUSED: &str = "moorline_reloads_total{result=\"refused\"";
+/// Open tunnels.
+pub(crate) const TUNNELS: &str = "moorline_tunnels";
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        // An error means that it has ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Reads lines in a thread of its own until the pipe closes.
+fn collect(pipe: impl Read + Send + 'static, lines: Arc<Mutex<Vec<String>>>) {
+    thread::spawn(move || {
+        let mut reader = BufReader::new(pipe);
+        let mut line = Vec::new();
+        while reader.read_until(b'\n', &mut line).is_ok_and(|count| count > 0) {
+            let text = String::from_utf8_lossy(&line).trim_end_matches('\n').to_owned();
+            lines.lock().unwrap().push(text);
+            line.clear();
+        }
+    });
+}

@@ -1,0 +1,48 @@
+//! Certificates made for one test, and clients that trust them.
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use rustls::{ClientConfig, RootCertStore};
+use rustls_pki_types::{CertificateDer, ServerName};
+use tokio::net::TcpStream;
+use tokio_rustls::{TlsConnector, client::TlsStream};
+
+/// A self-signed certificate in PEM files.
+pub(crate) struct Certificate {
+    /// The chain's file.
+    pub(crate) cert: PathBuf,
+    /// The key's file.
+    pub(crate) key: PathBuf,
+    name: &'static str,
+    der: CertificateDer<'static>,
+}
+
+impl Certificate {
+    /// Makes one for `name` and writes `NAME.pem` and `NAME.key` into `directory`.
+    pub(crate) fn make(directory: &Path, name: &'static str) -> Self {
+        let made = rcgen::generate_simple_self_signed([name.to_owned()]).unwrap();
+        let cert = directory.join(format!("{name}.pem"));
+        let key = directory.join(format!("{name}.key"));
+        fs::write(&cert, made.cert.pem()).unwrap();
+        fs::write(&key, made.signing_key.serialize_pem()).unwrap();
+        Self { cert, key, name, der: made.cert.der().clone() }
+    }
+
+    /// Shakes hands as a client that trusts nothing else.
+    pub(crate) async fn client(&self, tcp: TcpStream) -> io::Result<TlsStream<TcpStream>> {
+        let mut roots = RootCertStore::empty();
+        roots.add(self.der.clone()).unwrap();
+        let config = ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
+        let name = ServerName::try_from(self.name).unwrap();
+        TlsConnector::from(Arc::new(config)).connect(name, tcp).await
+    }
+
+    /// The table for a listener's `certificates`.
+    pub(crate) fn setting(&self) -> String {
+        format!("[{{ cert = {:?}, key = {:?} }}]", self.cert, self.key)
+    }
+}
