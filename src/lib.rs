@@ -1,4 +1,57 @@
 //! Moorline: the front door for Socket.IO and WebSocket apps.
+//!
+//! One process terminates TLS, keeps every session on its node — by the Engine.IO session id, without
+//! any cookie, or by a cookie — passes upgraded connections through as raw bytes, and takes changes
+//! to the backend list without dropping anyone.
+//!
+//! # The way data flows
+//!
+//! ```text
+//! listener → conn → TLS → http::server → http::proxy → route → sticky / balance → forward
+//!                                                                 101 → tunnel → Termination → observe
+//! file → config::check → control::reload → Snapshot ⇄ one swap → conn, http read
+//! health probes, failures under traffic → atomics on Backend
+//! ```
+//!
+//! # Who owns what
+//!
+//! | module | owns | must not know |
+//! |---|---|---|
+//! | [`error`] | the vocabulary of failures and endings | anybody |
+//! | [`drain`] | asking work to finish, waiting for it | anybody |
+//! | [`observe`] | access log, metrics, the process's own log | who is observed |
+//! | [`config`] | what was typed, what it means, every fault of it | any runtime module |
+//! | [`net`] | sockets, TLS, byte streams | HTTP, routes, backends |
+//! | [`route`] | host and path → pool | I/O |
+//! | [`upstream`] | live backends, balance, connections to them | HTTP |
+//! | [`sticky`] | sids, cookies, the decision between them | HTTP exchanges, I/O |
+//! | [`tunnel`] | two byte streams and a guard | HTTP |
+//! | [`http`] | requests, replies, retries, owner search, upgrades | reloads |
+//! | [`snapshot`] | one consistent view for the data path | who builds it |
+//! | [`control`] | reloads, health, resolution, retirement | — |
+//! | [`conn`], [`app`] | one connection; one process | — |
+//!
+//! Dependencies point down this list only where a row needs the one above; `route`, `sticky`,
+//! `upstream` and `tunnel` are free of the HTTP implementation, so that it can be replaced.
+//!
+//! # Invariants
+//!
+//! 1. A request loads the snapshot once. A tunnel keeps its backend and nothing else of it.
+//! 2. A backend is its pool, name and address, never a place in a list: a reload that names it again
+//!    finds the same counters, health, sessions and tunnels.
+//! 3. A sid is stored before the handshake's reply is released: the next poll may be on its way
+//!    before the reply's last byte is.
+//! 4. A poll is never sent twice and never beside itself. The only request that is repeated after a
+//!    backend may have seen it is an idempotent one outside any session, or one that a backend has
+//!    refused as not its own.
+//! 5. Where sid and cookie disagree, the sid is right.
+//! 6. Nothing from a client names an address. Cookies carry a keyed id.
+//! 7. An idle tunnel holds no buffer; memory per connection is bounded, a stalled reader stops its
+//!    writer.
+//! 8. Every stream ends with one [`error::Termination`]: one access-log line, one metric.
+//! 9. Errors become replies in one place (`http/reply.rs`) and labels in one other
+//!    (`observe/names.rs`).
+//! 10. A panic costs one connection.
 
 pub mod admin;
 pub mod app;
