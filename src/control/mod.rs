@@ -30,6 +30,7 @@ use crate::{
     config::{self, Config, check},
     http::proxy::Proxy,
     net::tls::TicketKeys,
+    observe::AccessLog,
     sticky::Keys,
     upstream::Backend,
 };
@@ -161,6 +162,10 @@ impl Control {
         }
         for (_, probe) in self.probes.values() {
             probe.abort();
+        }
+        // Nobody writes any more: dropping the log writes out what it still holds.
+        if let Ok(off) = AccessLog::open(&config::AccessLog::Off, Default::default()) {
+            self.proxy.log.store(Arc::new(off));
         }
     }
 }

@@ -2,11 +2,13 @@
 //!
 //! An [`Entry`] is opened with the request and moved along with whatever carries the stream on: the
 //! response's body, then perhaps a tunnel. Whoever sees the end closes it with a [`Termination`];
-//! an entry that is dropped instead belongs to a client that went away, or to a task that panicked.
+//! an entry that is dropped instead belongs to a client that went away, to a drain that was forced, or
+//! to a task that panicked.
 
 use std::sync::Arc;
 
 use crate::{
+    drain,
     error::{Kind, Phase, ProxyError, Side, Termination},
     observe::{AccessLog, End, ListenerMetrics, Metrics, Record},
     tunnel::{Ended, Guard},
@@ -31,6 +33,8 @@ pub(super) struct Sinks {
     pub(super) log: Arc<AccessLog>,
     pub(super) metrics: Arc<Metrics>,
     pub(super) listener: Arc<ListenerMetrics>,
+    /// Keeps a drain waiting for the stream, and tells whether it was cut by one.
+    pub(super) drain: drain::Watch,
 }
 
 impl Entry {
@@ -100,6 +104,8 @@ impl Drop for Entry {
         let termination = if std::thread::panicking() {
             open.sinks.metrics.panics.inc();
             Termination::Panicked
+        } else if open.sinks.drain.phase() == drain::Phase::Forced {
+            Termination::Drained
         } else {
             Termination::Failed(Side::Client, open.phase, Kind::Incomplete)
         };
@@ -111,7 +117,7 @@ impl Drop for Entry {
 #[derive(Debug)]
 pub(super) struct TunnelGuard<M> {
     pub(super) entry: Entry,
-    /// Counts the session and proves to a drain that it is still there.
+    /// Counts the session.
     pub(super) _moored: M,
 }
 

@@ -69,7 +69,7 @@ pub struct Visitor {
     pub metrics: Arc<ListenerMetrics>,
     /// Lets it half-close.
     pub patience: Arc<Patience>,
-    /// Keeps a drain waiting for its tunnel.
+    /// Keeps a drain waiting for its streams.
     pub drain: drain::Watch,
 }
 
@@ -99,12 +99,11 @@ struct Crossing {
     context: Context,
 }
 
-/// What keeps a tunnel's session counted and its drain waiting.
+/// What keeps a tunnel and its session counted.
 #[derive(Debug)]
 struct Moored {
     _session: Session,
     _gauge: crate::observe::metrics::Open,
-    _drain: drain::Watch,
 }
 
 /// How a tunnel counts: as its sid's session, or as one of its own.
@@ -174,6 +173,7 @@ impl Proxy {
             log: self.log.load_full(),
             metrics: Arc::clone(&self.metrics),
             listener: Arc::clone(&visitor.metrics),
+            drain: visitor.drain.clone(),
         };
         Entry::open(record, sinks)
     }
@@ -339,11 +339,7 @@ impl Call<'_> {
             Some(hold) => Session::Sid { _hold: hold },
             None => Session::Socket { _hold: reached.reserved.unwrap_or_else(|| backend.hold()) },
         };
-        let moored = Moored {
-            _session: session,
-            _gauge: self.visitor.metrics.tunnel(),
-            _drain: self.visitor.drain.clone(),
-        };
+        let moored = Moored { _session: session, _gauge: self.visitor.metrics.tunnel() };
         self.entry.record().tunnel = true;
         self.entry.enter(Phase::Tunnel);
         let Some(client) = self.client else { unreachable!("a checked handshake can be upgraded") };
