@@ -3,7 +3,7 @@
 //! tracing-subscriber escapes what could steer a terminal (ESC, BEL, C1 …) but lets line breaks in
 //! messages and displayed fields pass. Both are handled here: in a field's value every control
 //! character is escaped; a message may have several lines (a configuration's faults do), and each
-//! further one is set off by [`CONTINUED`], so that no text can pass for an event of its own.
+//! further one is set off by `  | `, so that no text can pass for an event of its own.
 
 use std::{
     env,
