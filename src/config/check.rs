@@ -12,6 +12,7 @@ use std::{
 use super::{
     AccessLog, Config, CookieKeys, Sessions,
     address::{bind, network},
+    defaults::PROCESS_DRAIN,
     fault::Source,
     file::{self, File, Table, Value},
     listeners::{self, Claims},
@@ -89,7 +90,7 @@ fn config(top: &Table<'_>) -> Config {
             .value("access_log")
             .and_then(|value| access_log(&value))
             .unwrap_or_default(),
-        drain: top.period("drain", super::PROCESS_DRAIN),
+        drain: top.period("drain", PROCESS_DRAIN),
         admin: top.value("admin").and_then(|value| {
             let address = value.parsed(bind)?;
             claims.claim(&value, address);

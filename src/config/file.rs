@@ -19,6 +19,7 @@ use toml::{
 use super::{
     fault::{Fault, Faults, Source, Span, Wrong, quoted},
     schema::{self, Section},
+    syntax::Syntax,
 };
 
 /// Largest file that is read, in bytes; a hundred thousand backends fit.
@@ -36,8 +37,8 @@ pub(super) struct File<'s> {
 
 /// A fault with what decides whether and where it is reported.
 struct Found {
-    /// Offset in this file that it came from, also where it points into another file.
-    offset: usize,
+    /// Where in this file it came from, also where it points into another one.
+    at: Span,
     /// Said of something that is not there.
     missing: bool,
     fault: Fault,
@@ -61,18 +62,18 @@ impl<'s> File<'s> {
     /// Notes a fault of what stands at `at`.
     pub(super) fn fault(&self, at: &Span, wrong: Wrong) {
         let fault = self.source.fault(at, wrong);
-        self.note(Found { offset: at.start, missing: false, fault });
+        self.note(Found { at: at.clone(), missing: false, fault });
     }
 
     /// Notes that something is not there which `at` calls for.
     pub(super) fn missing(&self, at: &Span, wrong: Wrong) {
         let fault = self.source.fault(at, wrong);
-        self.note(Found { offset: at.start, missing: true, fault });
+        self.note(Found { at: at.clone(), missing: true, fault });
     }
 
     /// Notes a fault in another file, which this one names at `at`.
     pub(super) fn elsewhere(&self, at: &Span, fault: Fault) {
-        self.note(Found { offset: at.start, missing: false, fault });
+        self.note(Found { at: at.clone(), missing: false, fault });
     }
 
     fn note(&self, found: Found) {
@@ -104,10 +105,7 @@ impl<'s> File<'s> {
         let table = Table { file: &self, section, at: end..end, entries: root.get_ref() };
         table.fault_unknown_keys();
         let value = walk(&table);
-        let syntax: Vec<(Span, Wrong)> = errors
-            .iter()
-            .map(|error| (error.span().unwrap_or(end..end), Wrong::new(error.message())))
-            .collect();
+        let syntax = Syntax::new(&self.source, &errors);
         let named = self.named.take();
         if syntax.is_empty() && self.found.borrow().is_empty() {
             Ok((value, named))
@@ -117,20 +115,17 @@ impl<'s> File<'s> {
     }
 
     /// Everything that was found, in file order.
-    fn faults(self, mut syntax: Vec<(Span, Wrong)>) -> Faults {
-        syntax.sort_by_key(|(at, _)| at.start);
-        self.drop_echoes(&mut syntax);
-        syntax.truncate(MOST_FAULTS);
+    fn faults(self, syntax: Syntax) -> Faults {
         let mut found = self.found.take();
         if !syntax.is_empty() {
-            found.retain(|found| !found.missing && self.is_believable(found.offset, &syntax));
+            let text = self.source.text();
+            found.retain(|found| !found.missing && syntax.leaves_whole(text, &found.at));
         }
-        found.extend(syntax.into_iter().map(|(at, wrong)| Found {
-            offset: at.start,
-            missing: false,
-            fault: self.source.fault(&at, wrong),
+        found.extend(syntax.into_faults().take(MOST_FAULTS).map(|(at, wrong)| {
+            let fault = self.source.fault(&at, wrong);
+            Found { at, missing: false, fault }
         }));
-        found.sort_by_key(|found| found.offset);
+        found.sort_by_key(|found| found.at.start);
         let more = found.len() >= MOST_FAULTS;
         let mut faults: Vec<Fault> = found.into_iter().map(|found| found.fault).collect();
         if more {
@@ -139,35 +134,6 @@ impl<'s> File<'s> {
             faults.push(Fault::of_file(self.source.path(), wrong));
         }
         Faults(faults)
-    }
-
-    /// Keeps the first syntax error of a line, and the first of an array that never ends.
-    fn drop_echoes(&self, syntax: &mut Vec<(Span, Wrong)>) {
-        let (mut last_line, mut in_array) = (0, false);
-        syntax.retain(|(at, wrong)| {
-            let line = self.line(at.start);
-            let of_array = wrong.message.contains("array");
-            let echo = line == last_line || (in_array && of_array);
-            in_array = of_array;
-            last_line = line;
-            !echo
-        });
-    }
-
-    /// Whether the tree can be trusted at an offset although the text has syntax errors: nothing
-    /// unreadable stands between it and its table's header, nor runs on to the end of the file.
-    fn is_believable(&self, offset: usize, syntax: &[(Span, Wrong)]) -> bool {
-        let text = self.source.text();
-        let header =
-            text.get(..offset).and_then(|before| before.rfind("\n[")).map_or(0, |at| at + 1);
-        let line_end = text
-            .get(offset..)
-            .and_then(|after| after.find('\n'))
-            .map_or(text.len(), |at| offset + at);
-        syntax.iter().all(|(at, wrong)| {
-            let runs_on = ["array", "multi-line"].iter().any(|kind| wrong.message.contains(kind));
-            at.start > line_end || (at.start < header && !runs_on)
-        })
     }
 }
 

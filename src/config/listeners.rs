@@ -16,8 +16,10 @@ const LATER: [&str; 3] = ["tcp", "tls", "tls-passthrough"];
 
 /// Every listener, in file order.
 pub(super) fn all(top: &Table<'_>, claims: &mut Claims) -> Vec<Listener> {
-    let named = top.value("listeners").map(|value| value.named()).unwrap_or_default();
-    if named.is_empty() {
+    let typed = top.value("listeners");
+    let named = typed.map(|value| value.named()).unwrap_or_default();
+    // What is no table was faulted as such.
+    if named.is_empty() && typed.is_none_or(|value| value.node.get_ref().is_table()) {
         let wrong = Wrong::new("there is no listener")
             .help("add `[listeners.web]` with `bind = \"0.0.0.0:8080\"`");
         top.file().missing(top.at(), wrong);

@@ -10,6 +10,7 @@ mod address;
 mod backends;
 mod certs;
 pub mod check;
+mod defaults;
 mod fault;
 mod file;
 mod listeners;
@@ -20,14 +21,12 @@ mod routes;
 mod schema;
 mod secrets;
 mod sticky;
+mod syntax;
 
 use std::{fmt, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use ipnet::IpNet;
 use rustls::sign::CertifiedKey;
-
-/// How long a stopping process waits for open streams where nothing else was asked for.
-pub(crate) const PROCESS_DRAIN: Duration = Duration::from_secs(30);
 
 /// Everything one process runs by. Two equal configurations are interchangeable.
 #[derive(Clone, Debug, PartialEq)]
@@ -355,114 +354,6 @@ impl fmt::Debug for CookieKeys {
         match self {
             Self::Given(keys) => write!(f, "Given({} keys)", keys.len()),
             Self::Made => f.write_str("Made"),
-        }
-    }
-}
-
-impl Default for Health {
-    fn default() -> Self {
-        Self {
-            probe: Probe::Tcp,
-            interval: Duration::from_secs(2),
-            timeout: Duration::from_secs(1),
-            rise: 2,
-            fall: 3,
-        }
-    }
-}
-
-impl Default for Sticky {
-    fn default() -> Self {
-        Self { engine_io: true, owner_search: 64, cookie: Some(Cookie::default()) }
-    }
-}
-
-impl Default for Cookie {
-    fn default() -> Self {
-        Self {
-            name: "moorline".to_owned(),
-            same_site: None,
-            secure: None,
-            http_only: true,
-            partitioned: false,
-            lifetime: None,
-            set_on: SetOn::default(),
-        }
-    }
-}
-
-impl Default for Timeouts {
-    fn default() -> Self {
-        Self {
-            connect: Duration::from_secs(2),
-            response_header: Duration::from_secs(60),
-            body_idle: Duration::from_secs(60),
-            tunnel_idle: None,
-        }
-    }
-}
-
-impl Default for Reuse {
-    /// Node's HTTP server closes a connection that was idle for 5 s; 4 s keeps clear of the race.
-    fn default() -> Self {
-        Self { max_idle: 256, max_total: None, idle_timeout: Duration::from_secs(4) }
-    }
-}
-
-impl Default for Sessions {
-    fn default() -> Self {
-        Self { max: 1_000_000, max_sid_bytes: 128 }
-    }
-}
-
-impl Pool {
-    /// A pool of these backends with every default.
-    pub fn new(name: impl Into<String>, backends: Vec<Backend>) -> Self {
-        Self {
-            name: name.into(),
-            backends,
-            balance: Balance::default(),
-            health: Health::default(),
-            sticky: Sticky::default(),
-            timeouts: Timeouts::default(),
-            reuse: Reuse::default(),
-            drain: Duration::from_secs(300),
-        }
-    }
-}
-
-impl Listener {
-    /// A listener with every default.
-    pub fn new(name: impl Into<String>, bind: Vec<SocketAddr>, protocol: Protocol) -> Self {
-        Self {
-            name: name.into(),
-            bind,
-            protocol,
-            redirect: None,
-            handshake_timeout: Duration::from_secs(10),
-            header_timeout: Duration::from_secs(60),
-        }
-    }
-}
-
-impl Config {
-    /// One pool behind these listeners for every host and path, with every default.
-    pub fn new(listeners: Vec<Listener>, pool: Pool) -> Self {
-        Self {
-            listeners,
-            routes: vec![Route {
-                host: HostPattern::Any,
-                path: "/".to_owned(),
-                pool: pool.name.clone(),
-            }],
-            pools: vec![pool],
-            cookie_keys: CookieKeys::Made,
-            trusted_proxies: Vec::new(),
-            sessions: Sessions::default(),
-            access_log: AccessLog::default(),
-            drain: PROCESS_DRAIN,
-            admin: None,
-            watched: Vec::new(),
         }
     }
 }

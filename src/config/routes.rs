@@ -11,12 +11,6 @@ use super::{
 
 /// Every route, in file order; without any, one that leads everything to the only pool.
 pub(super) fn all(top: &Table<'_>, listeners: &[Listener]) -> Vec<Route> {
-    let pools: Vec<&str> = match top.value("pools") {
-        Some(value) if value.node.get_ref().is_table() => {
-            value.named().into_iter().map(|(_, name, _)| name).collect()
-        }
-        _ => Vec::new(),
-    };
     let elements: Vec<Value<'_>> = match top.value("routes") {
         Some(value) => match value.elements() {
             Some(elements) => elements.collect(),
@@ -27,6 +21,13 @@ pub(super) fn all(top: &Table<'_>, listeners: &[Listener]) -> Vec<Route> {
         },
         None => Vec::new(),
     };
+    let pools = match top.value("pools") {
+        Some(value) if value.node.get_ref().is_table() => value.named(),
+        // What is no table is faulted as such; nothing can be said of routes to it.
+        Some(_) => return Vec::new(),
+        None => Vec::new(),
+    };
+    let pools: Vec<&str> = pools.into_iter().map(|(_, name, _)| name).collect();
     if elements.is_empty() {
         return only_pool(top, &pools, listeners).into_iter().collect();
     }

@@ -152,7 +152,7 @@ mod tests {
 
     #[test]
     fn a_key_like_no_other_is_told_all() {
-        assert_eq!(advice(&SECTIONS[2], "xyzzy"), "the keys here are `cert`, `key`");
+        assert_eq!(advice(SECTIONS[2], "xyzzy"), "the keys here are `cert`, `key`");
     }
 
     #[test]

@@ -6,6 +6,8 @@
 //! the part of a stream that breaks.
 
 #[cfg(test)]
+mod config;
+#[cfg(test)]
 mod proof;
 #[cfg(test)]
 #[allow(dead_code, reason = "the scenarios that use all of it come with the proxy")]

@@ -1,0 +1,152 @@
+//! What a text breaks of TOML's grammar, and what of its tree can be believed nevertheless.
+//!
+//! The parser recovers after an error, so that several can be reported at once; some of those are
+//! echoes of one mistake and are dropped here. Must not know what any key means.
+
+use toml::de::Error;
+
+use super::fault::{Source, Span, Wrong, quoted};
+
+/// The grammar's faults, in file order.
+pub(super) struct Syntax(Vec<(Span, Wrong)>);
+
+impl Syntax {
+    /// From what the parser reported; an error without a place is one of the text's end.
+    pub(super) fn new(source: &Source<'_>, errors: &[Error]) -> Self {
+        let text = source.text();
+        let mut all: Vec<(Span, &str)> = errors
+            .iter()
+            .map(|error| (error.span().unwrap_or(text.len()..text.len()), error.message()))
+            .collect();
+        all.sort_by_key(|(at, _)| at.start);
+        drop_echoes(source, &mut all);
+        Self(
+            all.into_iter()
+                .map(|(at, message)| (at.clone(), advised(text, &at, message)))
+                .collect(),
+        )
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    pub(super) fn into_faults(self) -> impl Iterator<Item = (Span, Wrong)> {
+        self.0.into_iter()
+    }
+
+    /// Whether what stands at `at` can be believed: it has no error in it, none stands between it
+    /// and its table's header, and none before runs on to the end of the text.
+    pub(super) fn leaves_whole(&self, text: &str, at: &Span) -> bool {
+        let header = header(text, at.start);
+        let after = text.get(at.end..).and_then(|after| after.find('\n'));
+        let line_end = after.map_or(text.len(), |newline| at.end + newline);
+        self.0.iter().all(|(error, wrong)| {
+            let runs_on = wrong.message.contains("array");
+            error.start > line_end || (error.start < header && !runs_on)
+        })
+    }
+}
+
+/// Where the table starts that an offset belongs to: its header's line, or the text.
+fn header(text: &str, offset: usize) -> usize {
+    text.get(..offset).and_then(|before| before.rfind("\n[")).map_or(0, |newline| newline + 1)
+}
+
+/// Keeps the first error of a line, the first of an array that never ends, and of a table that is
+/// there twice the header.
+fn drop_echoes(source: &Source<'_>, all: &mut Vec<(Span, &str)>) {
+    let text = source.text();
+    let in_array = |message: &str| message.contains("array");
+    if all.iter().any(|(_, message)| message.starts_with("unclosed array"))
+        && let Some(first) = all.iter().position(|(_, message)| in_array(message))
+    {
+        all.truncate(first + 1);
+    }
+    let (mut last_line, mut twice) = (0, None);
+    all.retain(|(at, message)| {
+        let line = source.line(at.start);
+        let header = header(text, at.start);
+        let duplicate = *message == "duplicate key";
+        let echo = line == last_line || (duplicate && twice == Some(header));
+        if duplicate && source.line(header) == line && text[header..].starts_with('[') {
+            twice = Some(header);
+        }
+        last_line = line;
+        !echo
+    });
+}
+
+/// The parser's message, with advice where a common mistake is behind it.
+fn advised(text: &str, at: &Span, message: &str) -> Wrong {
+    let typed = text.get(at.clone()).unwrap_or_default();
+    if message == "duplicate key" {
+        return Wrong::new(format!("{} is there twice", quoted(typed)));
+    }
+    if message.starts_with("string values must be quoted") {
+        return Wrong::new("a string has to be in quotes").help(format!("write \"{typed}\""));
+    }
+    // The parser names what could go on at the line's end, which depends on the line's end.
+    let at_line_end = text
+        .get(at.start..)
+        .is_none_or(|rest| rest.is_empty() || rest.starts_with('\n') || rest.starts_with("\r\n"));
+    if at_line_end && message.starts_with("invalid") && message.contains(" string") {
+        return Wrong::new("a string has no closing quote");
+    }
+    let wrong = Wrong::new(message);
+    if message.contains("array") {
+        return wrong.help("is an array before this not closed with `]`?");
+    }
+    wrong
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use toml::de::DeTable;
+
+    use super::{Source, Syntax};
+
+    /// The lines and messages of what is wrong with a text.
+    fn errors(text: &str) -> Vec<(usize, String)> {
+        let (_, errors) = DeTable::parse_recoverable(text);
+        let source = Source::new(Path::new("m.toml"), text);
+        let faults = Syntax::new(&source, &errors).into_faults();
+        faults.map(|(at, wrong)| (source.line(at.start), wrong.message)).collect()
+    }
+
+    #[test]
+    fn a_line_has_one_error() {
+        assert_eq!(errors("a = [1, 2\nb = 3\nc = 4\n").len(), 1);
+        assert_eq!(errors("a = {b = 1 c = 2 d}\ne = 1").len(), 1);
+    }
+
+    #[test]
+    fn errors_on_several_lines_are_all_there() {
+        let lines: Vec<usize> =
+            errors("a = x\nb = \"\nc = 1\nc = 2\n").into_iter().map(|(line, _)| line).collect();
+        assert_eq!(lines, [1, 2, 4]);
+    }
+
+    #[test]
+    fn a_table_that_is_there_twice_is_one_error() {
+        assert_eq!(
+            errors("[a.b]\nx = 1\n[a.b]\nx = 2\n[c]\nx = 1\nx = 2"),
+            [(3, "`b` is there twice".to_owned()), (7, "`x` is there twice".to_owned())]
+        );
+    }
+
+    #[test]
+    fn nothing_is_believed_after_an_error_in_the_same_table() {
+        let text = "a = 1\n[x]\nb = 2\nc 3\nd = 4\n[y]\ne = 5\n";
+        let (_, errors) = DeTable::parse_recoverable(text);
+        let syntax = Syntax::new(&Source::new(Path::new("m.toml"), text), &errors);
+        let whole = |key: &str| {
+            let at = text.find(key).unwrap();
+            syntax.leaves_whole(text, &(at..at + 1))
+        };
+        assert!(whole("a =") && whole("b =") && whole("e ="));
+        assert!(!whole("c ") && !whole("d ="));
+    }
+}

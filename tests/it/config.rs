@@ -1,0 +1,278 @@
+//! Whole configuration files: the good ones mean what they say, the bad ones get every fault shown.
+//!
+//! `tests/config/bad/NAME.toml` has its rendered faults in `NAME.expect`. With `BLESS=1` in the
+//! environment the expectations are written anew, to be read before they are committed.
+
+use std::{
+    env, fs,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use moorline::config::{
+    AccessLog, Backend, Balance, Config, CookieKeys, HostPattern, Probe, Protocol, Redirect,
+    SameSite, SetOn,
+    check::{self, Faults},
+};
+
+/// The configurations of a folder, sorted, relative to the package as a user would type them.
+fn files(folder: &str) -> Vec<PathBuf> {
+    let entries = fs::read_dir(folder).unwrap();
+    let paths = entries.map(|entry| entry.unwrap().path());
+    let mut files: Vec<_> =
+        paths.filter(|path| path.extension().is_some_and(|end| end == "toml")).collect();
+    files.sort();
+    assert!(!files.is_empty());
+    files
+}
+
+fn good(name: &str) -> Config {
+    check::load(&Path::new("tests/config/good").join(name)).unwrap_or_else(|f| panic!("{f}"))
+}
+
+#[test]
+fn good_files_have_no_fault() {
+    for file in files("tests/config/good") {
+        if let Err(faults) = check::load(&file) {
+            panic!("{faults}");
+        }
+    }
+}
+
+#[test]
+fn bad_files_get_every_fault_shown() {
+    let bless = env::var_os("BLESS").is_some();
+    for file in files("tests/config/bad") {
+        let shown = check::load(&file).unwrap_err().to_string();
+        let expect = file.with_extension("expect");
+        if bless {
+            fs::write(&expect, &shown).unwrap();
+        }
+        let expected = fs::read_to_string(&expect).unwrap_or_default();
+        assert!(shown == expected, "{}:\n{shown}\nexpected:\n{expected}", file.display());
+    }
+}
+
+#[test]
+fn faults_stand_in_file_order_with_their_line() {
+    for file in files("tests/config/bad") {
+        let text = fs::read_to_string(&file).unwrap();
+        let lines: Vec<&str> = text.trim_start_matches('\u{feff}').lines().collect();
+        let Faults(faults) = check::load(&file).unwrap_err();
+        let own = faults.iter().filter(|fault| fault.file == file);
+        let mut last = (1, 1);
+        for fault in own {
+            assert!((fault.line, fault.column) >= last, "{fault}");
+            last = (fault.line, fault.column);
+            let line = lines.get(fault.line - 1).copied().unwrap_or_default();
+            assert!(line.contains(&fault.text), "{fault}");
+        }
+    }
+}
+
+#[test]
+fn line_ends_do_not_move_a_fault() {
+    for file in files("tests/config/bad") {
+        let unix = fs::read_to_string(&file).unwrap().replace("\r\n", "\n");
+        let dos = unix.replace('\n', "\r\n");
+        assert_eq!(check::parse(&unix, &file), check::parse(&dos, &file), "{}", file.display());
+    }
+}
+
+#[test]
+fn a_byte_order_mark_does_not_move_a_fault() {
+    for file in files("tests/config/bad") {
+        let text = fs::read_to_string(&file).unwrap();
+        let bare = text.trim_start_matches('\u{feff}');
+        let marked = format!("\u{feff}{bare}");
+        assert_eq!(check::parse(bare, &file), check::parse(&marked, &file), "{}", file.display());
+    }
+}
+
+#[test]
+fn the_least_file_gets_every_default() {
+    let config = good("least.toml");
+    let [listener] = &config.listeners[..] else { panic!("{:?}", config.listeners) };
+    let pool = moorline::config::Pool::new(
+        "app",
+        vec![Backend {
+            name: "127.0.0.1:3000".to_owned(),
+            address: "127.0.0.1:3000".parse().unwrap(),
+            weight: 1,
+        }],
+    );
+    let mut expected = Config::new(vec![listener.clone()], pool);
+    expected.watched = vec![env::current_dir().unwrap().join("tests/config/good/least.toml")];
+    assert_eq!(listener.bind, ["127.0.0.1:8080".parse().unwrap()]);
+    assert_eq!(config, expected);
+}
+
+#[test]
+fn every_key_reaches_its_field() {
+    let config = good("everything.toml");
+    assert_eq!(config.trusted_proxies.len(), 3);
+    assert_eq!(config.admin, "127.0.0.1:9100".parse().ok());
+    assert_eq!(config.drain, Duration::from_secs(60));
+    assert_eq!(config.access_log, AccessLog::Off);
+    let text = b"a key of the tests, worth nothing at all".to_vec();
+    assert!(config.cookie_keys == CookieKeys::Given(vec![text]));
+    assert_eq!((config.sessions.max, config.sessions.max_sid_bytes), (500_000, 1024));
+
+    let [plain, secure] = &config.listeners[..] else { panic!("{:?}", config.listeners) };
+    assert_eq!((plain.name.as_str(), plain.bind.len()), ("plain", 4));
+    assert_eq!(plain.redirect, Some(Redirect::Https { port: Some(8443) }));
+    assert_eq!(plain.header_timeout, Duration::from_secs(30));
+    assert_eq!(secure.handshake_timeout, Duration::from_secs(5));
+    let Protocol::Https { certificates } = &secure.protocol else { panic!("{secure:?}") };
+    assert_eq!(certificates[0].names, ["localhost", "*.example.test"]);
+    assert_eq!(certificates[1].names, ["other.test"]);
+
+    let hosts: Vec<&HostPattern> = config.routes.iter().map(|route| &route.host).collect();
+    let exact = HostPattern::Exact("chat.example.com".to_owned());
+    let wildcard = HostPattern::Wildcard("example.com".to_owned());
+    assert_eq!(hosts, [&exact, &wildcard, &HostPattern::Any]);
+    assert_eq!(config.routes[0].path, "/chat/");
+    assert_eq!((config.routes[1].path.as_str(), config.routes[1].pool.as_str()), ("/", "list"));
+}
+
+#[test]
+fn every_key_of_a_pool_reaches_its_field() {
+    let config = good("everything.toml");
+    let [chat, list, off] = &config.pools[..] else { panic!("{:?}", config.pools) };
+    let shown: Vec<String> =
+        chat.backends.iter().map(|b| format!("{} {} {}", b.name, b.address, b.weight)).collect();
+    assert_eq!(
+        shown,
+        [
+            "10.0.0.1:3000 10.0.0.1:3000 1",
+            "[2001:db8::1]:3000 [2001:db8::1]:3000 1",
+            "named node.example.com:3000 7"
+        ]
+    );
+    assert_eq!((chat.balance, chat.drain), (Balance::SourceHash, Duration::ZERO));
+    assert_eq!(
+        chat.health.probe,
+        Probe::Http {
+            path: "/healthz?full".to_owned(),
+            host: Some("chat.example.com".to_owned()),
+            status: (200, 204)
+        }
+    );
+    let health = &chat.health;
+    assert_eq!((health.interval.as_millis(), health.timeout.as_millis()), (500, 400));
+    assert_eq!((health.rise, health.fall), (1, 5));
+    assert_eq!((chat.sticky.engine_io, chat.sticky.owner_search), (true, 3));
+    let cookie = chat.sticky.cookie.as_ref().unwrap();
+    assert_eq!((cookie.name.as_str(), cookie.same_site), ("__Secure-lb", Some(SameSite::None)));
+    assert_eq!((cookie.secure, cookie.http_only, cookie.partitioned), (Some(true), false, true));
+    assert_eq!(cookie.lifetime, Some(Duration::from_secs(30 * 86_400)));
+    assert_eq!(cookie.set_on, SetOn::Always);
+    let timeouts = &chat.timeouts;
+    assert_eq!((timeouts.connect.as_secs(), timeouts.response_header.as_secs()), (1, 120));
+    assert_eq!(timeouts.body_idle.as_secs(), 180);
+    assert_eq!(timeouts.tunnel_idle, Some(Duration::from_secs(3600)));
+    assert_eq!((chat.reuse.max_idle, chat.reuse.max_total), (0, Some(9)));
+    assert_eq!(chat.reuse.idle_timeout, Duration::from_secs(1));
+
+    assert_eq!((list.backends.len(), list.balance), (2, Balance::P2c));
+    assert_eq!((list.backends[1].name.as_str(), list.backends[1].weight), ("second", 4));
+    // A timeout that was not asked for makes way for a shorter interval.
+    assert_eq!(list.health.timeout, list.health.interval);
+    assert_eq!((list.sticky.engine_io, list.sticky.owner_search), (true, 0));
+    assert_eq!(list.sticky.cookie, None);
+    assert_eq!((off.balance, &off.health.probe), (Balance::RoundRobin, &Probe::Off));
+    assert!(!off.sticky.engine_io && off.sticky.cookie.is_none());
+}
+
+#[test]
+fn every_file_that_is_read_is_watched() {
+    let watched = good("everything.toml").watched;
+    assert!(watched.iter().all(|path| path.is_absolute() && path.is_file()), "{watched:?}");
+    let names: Vec<_> = watched.iter().map(|path| path.file_name().unwrap()).collect();
+    for name in [
+        "everything.toml",
+        "cookie.key",
+        "backends.txt",
+        "site.pem",
+        "site.key",
+        "other.pem",
+        "other.key",
+    ] {
+        assert!(names.iter().filter(|seen| **seen == name).count() == 1, "{name}: {names:?}");
+    }
+}
+
+#[test]
+fn what_cannot_be_read_is_one_fault() {
+    let absent = check::load(Path::new("tests/config/absent.toml")).unwrap_err();
+    assert_eq!(
+        absent.to_string(),
+        "error: cannot read `tests/config/absent.toml`: there is no such file\n \
+         --> tests/config/absent.toml\n"
+    );
+    let folder = tempfile::tempdir().unwrap();
+    let huge = folder.path().join("huge.toml");
+    fs::File::create(&huge).unwrap().set_len((8 << 20) + 1).unwrap();
+    let Faults(faults) = check::load(&huge).unwrap_err();
+    assert_eq!(faults.len(), 1);
+    assert!(faults[0].message.ends_with("is larger than 8 MiB"), "{}", faults[0]);
+}
+
+#[test]
+fn bytes_that_are_no_utf_8_are_pointed_at() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("latin1.toml");
+    fs::write(&file, b"# ok\nadmin = \"f\xfcr\"\n").unwrap();
+    let Faults(faults) = check::load(&file).unwrap_err();
+    assert_eq!((faults.len(), faults[0].line, faults[0].column), (1, 2, 11));
+}
+
+#[test]
+fn a_flood_of_faults_is_bounded() {
+    let text: String = (0..10_000).map(|n| format!("k{n} = 1\n")).collect();
+    let Faults(faults) = check::parse(&text, Path::new("m.toml")).unwrap_err();
+    assert!(faults.len() <= 201, "{}", faults.len());
+    assert!(faults.last().unwrap().message.contains("more than"), "{}", faults.len());
+}
+
+mod anything {
+    use std::path::Path;
+
+    use moorline::config::check;
+    use proptest::prelude::*;
+
+    /// Pieces that make texts which come far into the readers.
+    fn piece() -> impl Strategy<Value = String> {
+        let keys = check::SECTIONS.iter().flat_map(|section| section.keys.iter().copied());
+        let mut words: Vec<String> = keys.map(str::to_owned).collect();
+        for section in check::SECTIONS {
+            words.push(format!("\n[{}]\n", section.name));
+            words.push(format!("\n[[{}]]\n", section.name));
+        }
+        words.extend(
+            " = |\n|\"|'|\"\"\"|[|]|{|}|, |.|#|1|0|-1|true|\"2s\"|\"127.0.0.1:80\"|\"http\"|\"https\"|ü|日|\r\n"
+                .split('|')
+                .map(str::to_owned),
+        );
+        prop_oneof![8 => prop::sample::select(words), 1 => ".{0,4}"]
+    }
+
+    proptest! {
+        #[test]
+        fn bytes_never_panic(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
+            let text = String::from_utf8_lossy(&bytes);
+            if let Err(faults) = check::parse(&text, Path::new("m.toml")) {
+                prop_assert!(!faults.to_string().is_empty());
+            }
+        }
+
+        #[test]
+        fn near_misses_never_panic(pieces in prop::collection::vec(piece(), 0..40)) {
+            if let Err(faults) = check::parse(&pieces.concat(), Path::new("m.toml")) {
+                for fault in &faults.0 {
+                    prop_assert!(fault.to_string().contains('^'), "{fault}");
+                }
+            }
+        }
+    }
+}
