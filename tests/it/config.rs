@@ -6,6 +6,7 @@
 use std::{
     env, fs,
     path::{Path, PathBuf},
+    process::{Command, Output},
     time::Duration,
 };
 
@@ -86,6 +87,32 @@ fn a_byte_order_mark_does_not_move_a_fault() {
         let bare = text.trim_start_matches('\u{feff}');
         let marked = format!("\u{feff}{bare}");
         assert_eq!(check::parse(bare, &file), check::parse(&marked, &file), "{}", file.display());
+    }
+}
+
+fn command(subcommand: &str, file: &str) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_moorline")).args([subcommand, file]).output().unwrap()
+}
+
+#[test]
+fn check_says_what_a_good_file_has() {
+    let output = command("check", "tests/config/good/design.toml");
+    assert_eq!(
+        String::from_utf8_lossy(&output.stdout),
+        "tests/config/good/design.toml is good: 2 listeners, 1 route, 1 pool, 2 backends\n"
+    );
+    assert!(output.status.success() && output.stderr.is_empty());
+}
+
+#[test]
+fn check_and_run_show_the_same_faults_and_fail() {
+    let faults = fs::read_to_string("tests/config/bad/tls.expect").unwrap();
+    for subcommand in ["check", "run"] {
+        let output = command(subcommand, "tests/config/bad/tls.toml");
+        let shown = String::from_utf8_lossy(&output.stderr);
+        assert!(shown.contains(&faults), "{subcommand}: {shown}");
+        assert_eq!(output.status.code(), Some(1), "{subcommand}");
+        assert!(output.stdout.is_empty());
     }
 }
 
