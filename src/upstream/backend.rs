@@ -6,6 +6,7 @@
 
 use std::{
     fmt,
+    net::SocketAddr,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering, fence},
@@ -14,7 +15,6 @@ use std::{
 };
 
 use arc_swap::{ArcSwapAny, ArcSwapOption};
-use std::net::SocketAddr;
 
 use super::{balance::Selector, load::Load, reuse::Idle};
 use crate::config;
@@ -290,5 +290,124 @@ impl Drop for InFlight {
 impl fmt::Debug for InFlight {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("InFlight").field(&self.0.name).finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{sync::Arc, time::Duration};
+
+    use super::{Backend, Hold, InFlight, Life, Transition};
+    use crate::{
+        config::{self, Address, Reuse},
+        upstream::reuse::Reusable,
+    };
+
+    struct Conn;
+
+    impl Reusable for Conn {
+        fn is_open(&self) -> bool {
+            true
+        }
+    }
+
+    fn config(host: &str) -> config::Backend {
+        let address = Address { host: host.to_owned(), port: 3000 };
+        config::Backend { name: "b".to_owned(), address, weight: 2 }
+    }
+
+    fn backend() -> Arc<Backend> {
+        Backend::new("p", &config("127.0.0.1"), &Reuse::default())
+    }
+
+    fn put(backend: &Backend) {
+        backend.idle().put(Box::new(Conn), Duration::from_secs(3600));
+    }
+
+    #[test]
+    fn is_known_by_pool_name_and_address_and_not_by_weight() {
+        let backend = backend();
+        let mut same = config("127.0.0.1");
+        same.weight = 9;
+        assert!(backend.is("p", &same));
+        assert!(!backend.is("q", &same));
+        assert!(!backend.is("p", &config("127.0.0.2")));
+        same.name = "c".to_owned();
+        assert!(!backend.is("p", &same));
+        assert_ne!(backend.serial(), super::tests::backend().serial());
+    }
+
+    #[test]
+    fn a_literal_address_needs_no_resolver() {
+        let addresses = backend().addresses();
+        assert_eq!(addresses[..], ["127.0.0.1:3000".parse().unwrap()]);
+        let named = Backend::new("p", &config("node.test"), &Reuse::default());
+        assert!(named.addresses().is_empty());
+        named.set_addresses(vec!["[::1]:3000".parse().unwrap()]);
+        assert_eq!(named.addresses().len(), 1);
+    }
+
+    #[test]
+    fn guards_count_while_they_live_and_cost_a_pointer() {
+        let backend = backend();
+        let (first, second, request) = (backend.hold(), backend.hold(), backend.request());
+        assert_eq!((backend.sessions(), backend.requests()), (2, 1));
+        drop((first, request));
+        assert_eq!((backend.sessions(), backend.requests()), (1, 0));
+        assert!(Arc::ptr_eq(second.backend(), &backend));
+        assert_eq!(size_of::<Hold>(), size_of::<usize>());
+        assert_eq!(size_of::<InFlight>(), size_of::<usize>());
+    }
+
+    #[test]
+    fn going_down_drops_the_idle_connections_and_keeps_none() {
+        let backend = backend();
+        put(&backend);
+        assert_eq!(backend.mark(false, 1, 2), None);
+        assert_eq!((backend.idle().len(), backend.down_since()), (1, None));
+        assert_eq!(backend.mark(false, 1, 2), Some(Transition::Down));
+        put(&backend);
+        assert!(backend.idle().is_empty());
+        assert!(backend.down_since().is_some());
+        assert_eq!(backend.mark(true, 1, 2), Some(Transition::Up));
+        put(&backend);
+        assert_eq!((backend.idle().len(), backend.down_since()), (1, None));
+    }
+
+    #[test]
+    fn a_draining_backend_keeps_its_connections_and_a_gone_one_none() {
+        let backend = backend();
+        put(&backend);
+        backend.set_life(Life::Draining);
+        put(&backend);
+        assert_eq!((backend.idle().len(), backend.keeps_sessions()), (2, true));
+        backend.set_life(Life::Gone);
+        put(&backend);
+        assert!(backend.idle().is_empty());
+        assert_eq!((backend.phase(), backend.keeps_sessions()), (Life::Gone, false));
+    }
+
+    #[test]
+    fn no_connection_stays_behind_on_a_backend_that_went_down() {
+        for _ in 0..200 {
+            let backend = backend();
+            std::thread::scope(|scope| {
+                scope.spawn(|| (0..20).for_each(|_| put(&backend)));
+                scope.spawn(|| backend.mark(false, 1, 1));
+            });
+            assert!(!backend.is_up());
+            assert!(backend.idle().is_empty());
+        }
+    }
+
+    #[test]
+    fn adopting_changes_what_may_change() {
+        let backend = backend();
+        put(&backend);
+        let mut config = config("127.0.0.1");
+        config.weight = 0;
+        let reuse = Reuse { max_idle: 0, ..Reuse::default() };
+        backend.adopt(&config, &reuse);
+        assert_eq!((backend.weight(), backend.idle().len()), (1, 0));
     }
 }

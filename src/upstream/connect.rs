@@ -11,19 +11,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use socket2::{SockRef, TcpKeepalive};
 use tokio::{net::TcpStream, time::timeout};
 
 use super::backend::Backend;
-
-/// Quiet time before the kernel asks whether the peer is still there.
-const KEEPALIVE_IDLE: Duration = Duration::from_secs(60);
-/// Time between such questions.
-const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(15);
-/// Unanswered questions after which the peer is gone.
-const KEEPALIVE_PROBES: u32 = 4;
-/// How long sent bytes may stay unacknowledged.
-const USER_TIMEOUT: Duration = Duration::from_secs(90);
+use crate::net::stream::tune;
 
 /// Why no connection could be opened. Nothing was sent, so that another backend may be tried.
 #[derive(Debug)]
@@ -124,16 +115,122 @@ fn graver(before: Option<ConnectError>, now: ConnectError) -> ConnectError {
     }
 }
 
-/// Small writes go out at once, and a peer that vanished is noticed. A failure is left alone: it
-/// means the connection has ended already, which the first read tells.
-fn tune(stream: &TcpStream) {
-    let socket = SockRef::from(stream);
-    let keepalive = TcpKeepalive::new()
-        .with_time(KEEPALIVE_IDLE)
-        .with_interval(KEEPALIVE_INTERVAL)
-        .with_retries(KEEPALIVE_PROBES);
-    let _ = socket.set_tcp_nodelay(true);
-    let _ = socket.set_tcp_keepalive(&keepalive);
-    #[cfg(target_os = "linux")]
-    let _ = socket.set_tcp_user_timeout(Some(USER_TIMEOUT));
+#[cfg(test)]
+mod tests {
+    use std::{
+        net::{Ipv4Addr, SocketAddr},
+        sync::Arc,
+        time::Duration,
+    };
+
+    use socket2::{Domain, SockRef, Socket, Type};
+    use tokio::net::{TcpListener, TcpStream};
+
+    use super::{ConnectError, connect, graver};
+    use crate::{
+        config::{self, Address, Reuse},
+        upstream::Backend,
+    };
+
+    const LONG: Duration = Duration::from_secs(10);
+
+    fn backend(addresses: &[SocketAddr]) -> Arc<Backend> {
+        let address = Address { host: "node.test".to_owned(), port: 3000 };
+        let config = config::Backend { name: "b".to_owned(), address, weight: 1 };
+        let backend = Backend::new("p", &config, &Reuse::default());
+        backend.set_addresses(addresses);
+        backend
+    }
+
+    async fn listener() -> (TcpListener, SocketAddr) {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        (listener, address)
+    }
+
+    /// An address that nobody listens on: it stays bound, so that nobody can begin to.
+    fn refusing() -> (Socket, SocketAddr) {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        socket.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into()).unwrap();
+        let address = socket.local_addr().unwrap().as_socket().unwrap();
+        (socket, address)
+    }
+
+    /// An address whose queue of connections is full, so that the kernel ignores new ones.
+    async fn silent() -> (Socket, Vec<TcpStream>, SocketAddr) {
+        let (socket, address) = refusing();
+        socket.listen(0).unwrap();
+        let mut queued = Vec::new();
+        let patience = Duration::from_millis(300);
+        while let Ok(stream) = tokio::time::timeout(patience, TcpStream::connect(address)).await {
+            queued.push(stream.unwrap());
+        }
+        (socket, queued, address)
+    }
+
+    #[tokio::test]
+    async fn a_connection_is_tuned() {
+        let (listener, address) = listener().await;
+        let stream = connect(&backend(&[address]), LONG).await.unwrap();
+        let socket = SockRef::from(&stream);
+        assert!(socket.tcp_nodelay().unwrap());
+        assert!(socket.keepalive().unwrap());
+        listener.accept().await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn the_next_address_is_tried_where_one_refuses() {
+        let (_refusing, refused) = refusing();
+        let (_listener, address) = listener().await;
+        let stream = connect(&backend(&[refused, address]), LONG).await.unwrap();
+        assert_eq!(stream.peer_addr().unwrap(), address);
+    }
+
+    #[tokio::test]
+    async fn refused_by_all_is_refused() {
+        let (_a, first) = refusing();
+        let (_b, second) = refusing();
+        let error = connect(&backend(&[first, second]), LONG).await.unwrap_err();
+        assert!(matches!(error, ConnectError::Refused), "{error}");
+    }
+
+    #[tokio::test]
+    async fn a_silent_address_takes_its_share_of_the_deadline() {
+        let (_socket, _queued, silent) = silent().await;
+        let error = connect(&backend(&[silent]), Duration::from_millis(50)).await.unwrap_err();
+        assert!(matches!(error, ConnectError::TimedOut), "{error}");
+
+        let (_listener, address) = listener().await;
+        let both = backend(&[silent, address]);
+        let stream = connect(&both, Duration::from_millis(1000)).await.unwrap();
+        assert_eq!(stream.peer_addr().unwrap(), address);
+    }
+
+    #[tokio::test]
+    async fn a_backend_without_an_address_says_so() {
+        let error = connect(&backend(&[]), LONG).await.unwrap_err();
+        let ConnectError::Io(error) = error else { panic!("{error}") };
+        assert!(error.to_string().contains("node.test:3000"), "{error}");
+    }
+
+    #[test]
+    fn our_own_limits_are_told_from_the_backends_faults() {
+        let from = |number| ConnectError::from(std::io::Error::from_raw_os_error(number));
+        assert!(matches!(from(24), ConnectError::Exhausted));
+        assert!(matches!(from(23), ConnectError::Exhausted));
+        let none_left = std::io::Error::from(std::io::ErrorKind::AddrNotAvailable);
+        assert!(matches!(ConnectError::from(none_left), ConnectError::Exhausted));
+        assert!(matches!(from(5), ConnectError::Io(_)));
+    }
+
+    #[test]
+    fn the_failure_that_says_most_stands() {
+        let both = [
+            graver(Some(ConnectError::Exhausted), ConnectError::Refused),
+            graver(Some(ConnectError::Refused), ConnectError::Exhausted),
+        ];
+        assert!(both.iter().all(|error| matches!(error, ConnectError::Refused)));
+        let timed_out = graver(Some(ConnectError::TimedOut), ConnectError::Refused);
+        assert!(matches!(timed_out, ConnectError::TimedOut));
+    }
 }

@@ -56,7 +56,9 @@ impl Pool {
     /// in whatever bytes always stand for it.
     pub fn pick(&self, source: &[u8], tried: &[Arc<Backend>]) -> Option<Arc<Backend>> {
         // Empty but for retries, and then not allocated.
-        let tried: Vec<u32> = tried.iter().filter_map(|backend| self.index(backend)).collect();
+        let mut tried: Vec<u32> = tried.iter().filter_map(|backend| self.index(backend)).collect();
+        tried.sort_unstable();
+        tried.dedup();
         let picked = self.selector.pick(source, &tried);
         let index = match picked {
             Some(index) if self.backends[index as usize].takes_new() => Some(index),
@@ -171,6 +173,16 @@ mod tests {
             assert!(pool.pick(b"x", &[]).is_none(), "{balance:?}");
             backends[1].mark(true, 1, 1);
             assert_eq!(pool.pick(b"x", &[]).unwrap().name(), "b1", "{balance:?}");
+        }
+    }
+
+    #[test]
+    fn one_tried_twice_is_left_out_once() {
+        for balance in ALL {
+            let backends = live(&[1, 5, 1]);
+            let pool = pool(balance, &backends);
+            let tried = [1, 0, 1, 1].map(|index: usize| Arc::clone(&backends[index]));
+            assert_eq!(pool.pick(b"x", &tried).unwrap().name(), "b2", "{balance:?}");
         }
     }
 

@@ -52,6 +52,7 @@ struct Total {
 
 /// The right to have one connection open; give it to the connection. Without a limit it is nothing.
 #[derive(Debug)]
+#[must_use = "the right lasts only while this lives"]
 pub struct Permit(#[expect(dead_code, reason = "held for its drop")] Option<OwnedSemaphorePermit>);
 
 /// What [`Idle::acquire`] got.
@@ -229,3 +230,6 @@ impl Kept {
         now < self.until && self.connection.is_open()
     }
 }
+
+#[cfg(test)]
+mod tests;

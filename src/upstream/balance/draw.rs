@@ -45,16 +45,12 @@ impl Draw {
     /// The less loaded of two eligible backends outside `tried`, or the only one.
     pub(super) fn pick(&self, tried: &[u32]) -> Option<u32> {
         let first = self.draw(tried)?;
-        let mut others = Vec::new();
-        let others = match tried {
+        let second = match tried {
             // The common case needs no allocation.
-            [] => &[first][..],
-            _ => {
-                others.extend(tried.iter().copied().chain([first]));
-                &others[..]
-            }
+            [] => self.draw(&[first]),
+            _ => self.draw(&[tried, &[first]].concat()),
         };
-        match self.draw(others) {
+        match second {
             Some(second) if self.is_lighter(second, first) => Some(second),
             _ => Some(first),
         }
@@ -106,8 +102,10 @@ impl Draw {
 
     fn is_lighter(&self, a: u32, b: u32) -> bool {
         let (a, b) = (&self.loads[a as usize], &self.loads[b as usize]);
+        // Without the one to come, unlike least-sessions: of two idle ones the first drawn stays,
+        // whose chance was its weight already.
         let share = |x: &Load, y: &Load| {
-            (u64::from(x.sessions()) + u64::from(x.requests()) + 1) * u64::from(y.weight())
+            (u64::from(x.sessions()) + u64::from(x.requests())) * u64::from(y.weight())
         };
         share(a, b) < share(b, a)
     }
@@ -149,5 +147,127 @@ impl Draw {
         x = (x ^ x >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         x = (x ^ x >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
         x ^ x >> 31
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        collections::BTreeSet,
+        sync::{Arc, atomic::Ordering::SeqCst},
+    };
+
+    use proptest::prelude::*;
+
+    use super::Draw;
+    use crate::upstream::load::{Life, Load};
+
+    /// With a fixed sequence, so that what a test sees it sees every time.
+    fn draw(weights: &[u32]) -> (Draw, Vec<Arc<Load>>) {
+        let loads: Vec<_> = weights.iter().map(|&weight| Arc::new(Load::new(weight))).collect();
+        let draw = Draw::new(loads.clone());
+        draw.random.store(7, SeqCst);
+        (draw, loads)
+    }
+
+    fn picks(draw: &Draw, backends: usize, times: usize) -> Vec<usize> {
+        let mut picks = vec![0; backends];
+        for _ in 0..times {
+            picks[draw.pick(&[]).unwrap() as usize] += 1;
+        }
+        picks
+    }
+
+    #[test]
+    fn idle_backends_are_picked_by_weight() {
+        let weights = [1, 2, 3, 4];
+        let (draw, _loads) = draw(&weights);
+        for (picked, weight) in picks(&draw, 4, 100_000).into_iter().zip(weights) {
+            let expected = 10_000 * weight as usize;
+            assert!(picked.abs_diff(expected) < expected / 20, "{picked} for {expected}");
+        }
+    }
+
+    #[test]
+    fn the_less_loaded_of_two_is_picked() {
+        let (draw, loads) = draw(&[1, 1]);
+        loads[0].add_session();
+        assert_eq!(picks(&draw, 2, 100), [0, 100]);
+        loads[1].add_request();
+        loads[1].add_request();
+        assert_eq!(picks(&draw, 2, 100), [100, 0]);
+    }
+
+    #[test]
+    fn held_sessions_spread_by_weight() {
+        let (draw, loads) = draw(&[1, 1, 2, 4]);
+        for _ in 0..8000 {
+            loads[draw.pick(&[]).unwrap() as usize].add_session();
+        }
+        for (load, share) in loads.iter().zip([1000, 1000, 2000, 4000u32]) {
+            assert!(load.sessions().abs_diff(share) < 50, "{loads:?}");
+        }
+    }
+
+    #[test]
+    fn the_only_one_left_is_picked() {
+        let (draw, loads) = draw(&[1, 1, 1]);
+        loads[1].set_life(Life::Draining);
+        draw.state_changed(1);
+        assert!((0..50).all(|_| draw.pick(&[2]) == Some(0)));
+        assert_eq!(draw.pick(&[0, 2]), None);
+    }
+
+    proptest! {
+        #[test]
+        fn sums_follow_every_change_and_no_draw_misses(
+            weights in prop::collection::vec(1..100u32, 1..40),
+            changes in prop::collection::vec((any::<prop::sample::Index>(), 0..3u8, 1..100u32), 0..60),
+            tried in prop::collection::vec(any::<prop::sample::Index>(), 0..5),
+        ) {
+            let (draw, loads) = draw(&weights);
+            for (index, change, weight) in changes {
+                let index = index.index(loads.len());
+                match change {
+                    0 => { loads[index].mark(false, 1, 1); }
+                    1 => { loads[index].mark(true, 1, 1); }
+                    _ => { loads[index].set_weight(weight); }
+                }
+                draw.state_changed(index as u32);
+            }
+            let tried: BTreeSet<u32> = tried.iter().map(|i| i.index(loads.len()) as u32).collect();
+            let tried = Vec::from_iter(tried);
+            let may_be = |index: u32| loads[index as usize].takes_new() && !tried.contains(&index);
+            let any = (0..loads.len() as u32).any(may_be);
+            for _ in 0..20 {
+                let picked = draw.pick(&tried);
+                prop_assert_eq!(picked.is_some(), any);
+                prop_assert!(picked.is_none_or(may_be));
+            }
+        }
+    }
+
+    #[test]
+    fn sums_are_right_once_concurrent_changes_are_over() {
+        let (draw, loads) = draw(&[3; 37]);
+        std::thread::scope(|scope| {
+            for thread in 0..4usize {
+                let (draw, loads) = (&draw, &loads);
+                scope.spawn(move || {
+                    for round in 0..3000 {
+                        // Neighbours share every node above them.
+                        let index = (thread + round) % loads.len();
+                        loads[index].mark(round % 2 == 0, 1, 1);
+                        draw.state_changed(index as u32);
+                        if let Some(picked) = draw.pick(&[]) {
+                            assert!((picked as usize) < loads.len());
+                        }
+                    }
+                });
+            }
+        });
+        for node in (1..draw.shape.inner()).rev() {
+            assert_eq!(draw.sum(node), draw.sum(2 * node) + draw.sum(2 * node + 1));
+        }
     }
 }

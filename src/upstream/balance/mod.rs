@@ -56,7 +56,7 @@ impl Selector {
     }
 
     /// The index of the backend that should take the next session; `None` where every eligible one
-    /// is among `tried`. `source` counts for source-hash alone.
+    /// is among `tried`, which has no index twice. `source` counts for source-hash alone.
     pub fn pick(&self, source: &[u8], tried: &[u32]) -> Option<u32> {
         match &self.policy {
             Policy::Tournament(tournament) => tournament.pick(tried),

@@ -62,10 +62,10 @@ impl Tournament {
 
     fn new(rank: Rank, loads: Vec<Arc<Load>>) -> Self {
         let shape = Shape::new(loads.len());
-        let seats = loads.into_iter().map(|load| {
+        let seats = (0u32..).zip(loads).map(|(index, load)| {
             let mark = match rank {
                 Rank::Fewest => 0,
-                Rank::InTurn => stride(&load) / 2,
+                Rank::InTurn => phase(index, &load),
             };
             let in_play = load.takes_new().into();
             Seat { load, mark: AtomicU64::new(mark), in_play }
@@ -208,6 +208,15 @@ fn fullness(a: &Load, b: &Load) -> Ordering {
     share(a, b).cmp(&share(b, a))
 }
 
+/// Where in its first stride a backend begins: by multiples of the golden ratio, so that the turns of
+/// backends of equal weight lie evenly between those of a heavier one instead of in a row.
+fn phase(index: u32, load: &Load) -> u64 {
+    u64::from(index.wrapping_mul(0x9e37_79b9)) * stride(load) / STRIDE
+}
+
 fn stride(load: &Load) -> u64 {
     STRIDE / u64::from(load.weight())
 }
+
+#[cfg(test)]
+mod tests;

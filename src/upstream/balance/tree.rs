@@ -74,7 +74,9 @@ pub(super) fn settle<T: PartialEq>(
 
 #[cfg(test)]
 mod tests {
-    use super::Shape;
+    use std::cell::Cell;
+
+    use super::{Shape, settle};
 
     #[test]
     fn every_leaf_reaches_the_root_and_is_covered_by_its_path_alone() {
@@ -89,5 +91,24 @@ mod tests {
                 assert_eq!(shape.leaf(leaves + leaf as usize), Some(leaf));
             }
         }
+    }
+
+    /// A change by another thread falls between our look at the children and our store.
+    #[test]
+    fn a_stale_value_is_not_left_behind() {
+        let (left, right, node) = (Cell::new(3), Cell::new(5), Cell::new(0));
+        let sum = || left.get() + right.get();
+        let looks = Cell::new(0);
+        let interrupted = || {
+            let seen = sum();
+            looks.set(looks.get() + 1);
+            if looks.get() == 1 {
+                right.set(right.get() + 10);
+                settle(sum, || node.get(), |value| node.set(*value));
+            }
+            seen
+        };
+        settle(interrupted, || node.get(), |value| node.set(*value));
+        assert_eq!(node.get(), 18);
     }
 }

@@ -1,0 +1,248 @@
+//! Keeping, taking and bounding connections.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst},
+    },
+    time::{Duration, Instant},
+};
+
+use super::{Acquired, Idle, Permit, Reusable};
+use crate::config::Reuse;
+
+const LONG: Duration = Duration::from_secs(3600);
+
+/// A connection that tells when it is dropped and can be closed from outside.
+struct Conn {
+    id: usize,
+    open: Arc<AtomicBool>,
+    drops: Arc<AtomicUsize>,
+    _permit: Option<Permit>,
+}
+
+impl Reusable for Conn {
+    fn is_open(&self) -> bool {
+        self.open.load(SeqCst)
+    }
+}
+
+impl Drop for Conn {
+    fn drop(&mut self) {
+        self.drops.fetch_add(1, SeqCst);
+    }
+}
+
+struct Other;
+
+impl Reusable for Other {
+    fn is_open(&self) -> bool {
+        true
+    }
+}
+
+#[derive(Default)]
+struct Peer(Arc<AtomicUsize>);
+
+impl Peer {
+    fn connect(&self, id: usize) -> (Box<Conn>, Arc<AtomicBool>) {
+        let open = Arc::new(AtomicBool::new(true));
+        let (flag, drops) = (Arc::clone(&open), Arc::clone(&self.0));
+        (Box::new(Conn { id, open: flag, drops, _permit: None }), open)
+    }
+
+    fn put(&self, idle: &Idle, id: usize) -> Arc<AtomicBool> {
+        let (connection, open) = self.connect(id);
+        idle.put(connection, LONG);
+        open
+    }
+
+    fn drops(&self) -> usize {
+        self.0.load(SeqCst)
+    }
+}
+
+fn idle(max_idle: usize, max_total: Option<usize>) -> Idle {
+    Idle::new(&Reuse { max_idle, max_total, idle_timeout: LONG })
+}
+
+fn take(idle: &Idle) -> Option<usize> {
+    idle.take::<Conn>().map(|connection| connection.id)
+}
+
+#[test]
+fn the_freshest_goes_first() {
+    let (idle, peer) = (idle(8, None), Peer::default());
+    for id in 0..3 {
+        peer.put(&idle, id);
+    }
+    assert_eq!(
+        [take(&idle), take(&idle), take(&idle), take(&idle)],
+        [Some(2), Some(1), Some(0), None]
+    );
+}
+
+#[test]
+fn a_full_list_drops_the_oldest() {
+    let (idle, peer) = (idle(2, None), Peer::default());
+    for id in 0..3 {
+        peer.put(&idle, id);
+    }
+    assert_eq!((idle.len(), peer.drops()), (2, 1));
+    assert_eq!([take(&idle), take(&idle), take(&idle)], [Some(2), Some(1), None]);
+}
+
+#[test]
+fn nothing_is_kept_where_nothing_may_be() {
+    let (idle, peer) = (idle(0, None), Peer::default());
+    peer.put(&idle, 0);
+    assert_eq!((idle.len(), peer.drops()), (0, 1));
+}
+
+#[test]
+fn the_closed_are_passed_over_and_dropped() {
+    let (idle, peer) = (idle(8, None), Peer::default());
+    peer.put(&idle, 0);
+    for id in 1..3 {
+        peer.put(&idle, id).store(false, SeqCst);
+    }
+    assert_eq!(take(&idle), Some(0));
+    assert_eq!((idle.len(), peer.drops()), (0, 3));
+}
+
+#[test]
+fn the_expired_go_at_take_and_by_sweep() {
+    let (idle, peer) = (idle(8, None), Peer::default());
+    idle.put(peer.connect(0).0, Duration::ZERO);
+    assert_eq!(take(&idle), None);
+    assert_eq!(peer.drops(), 1);
+
+    let now = Instant::now();
+    idle.put(peer.connect(1).0, Duration::from_secs(60));
+    peer.put(&idle, 2);
+    idle.sweep(now);
+    assert_eq!(idle.len(), 2);
+    idle.sweep(now + Duration::from_secs(120));
+    assert_eq!((idle.len(), peer.drops()), (1, 2));
+    idle.sweep(now + 2 * LONG);
+    assert_eq!((idle.len(), peer.drops()), (0, 3));
+}
+
+#[test]
+fn the_idle_timeout_bounds_what_the_peer_allows() {
+    let limits = Reuse { max_idle: 8, max_total: None, idle_timeout: Duration::from_secs(4) };
+    let (idle, peer) = (Idle::new(&limits), Peer::default());
+    peer.put(&idle, 0);
+    idle.sweep(Instant::now() + Duration::from_secs(5));
+    assert!(idle.is_empty());
+}
+
+#[test]
+fn kinds_do_not_mix() {
+    let (idle, peer) = (idle(8, None), Peer::default());
+    peer.put(&idle, 0);
+    idle.put(Box::new(Other), LONG);
+    assert_eq!(take(&idle), Some(0));
+    assert_eq!(take(&idle), None);
+    assert!(idle.take::<Other>().is_some());
+}
+
+#[test]
+fn a_closed_list_keeps_nothing() {
+    let (idle, peer) = (idle(8, None), Peer::default());
+    peer.put(&idle, 0);
+    idle.set_open(|| false);
+    assert_eq!((idle.len(), peer.drops()), (0, 1));
+    peer.put(&idle, 1);
+    assert_eq!((idle.len(), peer.drops()), (0, 2));
+    idle.set_open(|| true);
+    peer.put(&idle, 2);
+    assert_eq!(idle.len(), 1);
+    idle.clear();
+    assert_eq!((idle.len(), peer.drops()), (0, 3));
+}
+
+#[test]
+fn smaller_bounds_hold_at_once() {
+    let (idle, peer) = (idle(8, None), Peer::default());
+    for id in 0..8 {
+        peer.put(&idle, id);
+    }
+    idle.limit(&Reuse { max_idle: 3, max_total: None, idle_timeout: LONG });
+    assert_eq!((idle.len(), peer.drops()), (3, 5));
+    assert_eq!(take(&idle), Some(7));
+}
+
+#[test]
+fn a_panic_with_the_lock_held_spoils_nothing() {
+    struct Bad;
+    impl Reusable for Bad {
+        fn is_open(&self) -> bool {
+            panic!("this connection's fault");
+        }
+    }
+    let (idle, peer) = (idle(8, None), Peer::default());
+    idle.put(Box::new(Bad), LONG);
+    let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| take(&idle)));
+    assert!(result.is_err());
+    peer.put(&idle, 1);
+    assert_eq!(take(&idle), Some(1));
+}
+
+#[tokio::test]
+async fn the_total_is_bounded_and_freed_with_the_connection() {
+    let idle = Arc::new(idle(8, Some(2)));
+    let (first, _second) = (idle.permit().await, idle.permit().await);
+    let waiting = tokio::spawn({
+        let idle = Arc::clone(&idle);
+        async move { idle.permit().await }
+    });
+    tokio::task::yield_now().await;
+    assert!(!waiting.is_finished());
+    drop(first);
+    let _first = waiting.await.unwrap();
+}
+
+#[tokio::test]
+async fn without_a_limit_permits_never_wait() {
+    let idle = idle(8, None);
+    let permits: Vec<Permit> = {
+        let mut permits = Vec::new();
+        for _ in 0..10_000 {
+            permits.push(idle.permit().await);
+        }
+        permits
+    };
+    assert_eq!(permits.len(), 10_000);
+}
+
+#[tokio::test]
+async fn who_waits_for_a_permit_gets_a_connection_that_comes_back() {
+    let (idle, peer) = (Arc::new(idle(8, Some(1))), Peer::default());
+    let Acquired::Fresh(permit) = idle.acquire::<Conn>().await else { panic!("none is kept") };
+    let waiting = tokio::spawn({
+        let idle = Arc::clone(&idle);
+        async move { idle.acquire::<Conn>().await }
+    });
+    tokio::task::yield_now().await;
+    assert!(!waiting.is_finished());
+
+    let (mut connection, _) = peer.connect(7);
+    connection._permit = Some(permit);
+    idle.put(connection, LONG);
+    let Acquired::Kept(connection) = waiting.await.unwrap() else { panic!("one is kept") };
+    assert_eq!(connection.id, 7);
+
+    drop(connection);
+    assert!(matches!(idle.acquire::<Conn>().await, Acquired::Fresh(_)));
+}
+
+#[tokio::test]
+async fn a_raised_limit_holds_from_the_next_permit() {
+    let idle = idle(8, Some(1));
+    let _one = idle.permit().await;
+    idle.limit(&Reuse { max_idle: 8, max_total: Some(2), idle_timeout: LONG });
+    let _two = idle.permit().await;
+    idle.limit(&Reuse { max_idle: 8, max_total: None, idle_timeout: LONG });
+    let _three = idle.permit().await;
+}
