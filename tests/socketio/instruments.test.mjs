@@ -21,7 +21,7 @@ for (const generation of ['v4', 'v2']) {
       await talk.rounds(3);
       await talk.stop();
       await converse(client);
-      client.close();
+      await client.close();
     }
     ledger.assertClean();
     assert.equal(ledger.upgrades, 1);
@@ -37,7 +37,7 @@ for (const generation of ['v4', 'v2']) {
     const ledger = new Ledger();
     const client = open(scatter.door, { generation, transports: POLLING, ledger });
     await until('a code-1 reply', () => ledger.unknown.length > 0);
-    closeAll([client]);
+    await closeAll([client]);
     assert.throws(() => ledger.assertClean(), /code-1 replies/);
     await assert.rejects(assertMoored(nodes), /wrong node/);
   });
@@ -53,7 +53,7 @@ for (const generation of ['v4', 'v2']) {
     ];
     await nodes[0].kill();
     await until('both disconnects', () => ledger.disconnects.length === 2);
-    closeAll(clients);
+    await closeAll(clients);
     assert.throws(() => ledger.assertClean(), /disconnects/);
   });
 }

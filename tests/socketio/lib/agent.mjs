@@ -27,6 +27,8 @@ const watch = (Base) =>
       this.offered = [];
       /** `Cookie` headers sent. */
       this.sent = [];
+      /** Method and path of requests that are not over; an upgraded one is over with its upgrade. */
+      this.pending = new Set();
     }
 
     createConnection(options, done) {
@@ -41,8 +43,12 @@ const watch = (Base) =>
         request.setHeader('Cookie', line);
         this.sent.push(line);
       }
+      const entry = { toString: () => `${request.method} ${request.path}` };
+      const over = () => this.pending.delete(entry);
+      this.pending.add(entry);
+      request.on('close', over);
       const upgrade = request.hasHeader('upgrade');
-      if (upgrade) request.on('upgrade', (response) => this.keep(response));
+      if (upgrade) request.on('upgrade', (response) => (over(), this.keep(response)));
       request.on('response', (response) => this.read(request, response, upgrade));
       super.addRequest(request, ...rest);
     }

@@ -15,6 +15,9 @@ export const UPGRADING = ['polling', 'websocket'];
 export const WEBSOCKET = ['websocket'];
 export const POLLING = ['polling'];
 
+/** Clients that have not left. */
+const present = new Set();
+
 /** One client and its session. Most tests want `connect`, which waits until it is fully there. */
 class Client {
   /** Node that welcomed the present session, and that session's id. */
@@ -26,11 +29,14 @@ class Client {
 
   constructor({ ports, ca, generation = 'v4', transports = UPGRADING, cookies = false, ledger, options = {} }) {
     Object.assign(this, { generation, transports, ledger });
-    this.agent = watchedAgent({ ports, ca, cookies, ledger });
+    // Not every client begins at the same front door.
+    const turn = ledger.clients % ports.length;
+    this.agent = watchedAgent({ ports: [...ports.slice(turn), ...ports.slice(0, turn)], ca, cookies, ledger });
     const address = `${ca ? 'https' : 'http'}://localhost:${ports[0]}`;
     const settings = { transports, agent: this.agent, forceNew: true, ...options };
     if (ca) settings.ca = ca;
     ledger.clients++;
+    present.add(this);
     this.socket = (generation === 'v2' ? ioV2 : ioV4)(address, settings);
     this.listen();
   }
@@ -93,11 +99,38 @@ class Client {
     return value;
   }
 
-  close() {
+  /** Leaves, as a page does on a reload, and comes with a new session and the cookies that it kept. */
+  async comeBack() {
+    const { engine } = this.socket.io;
+    this.finished = this.agent.finished = true;
+    this.socket.disconnect();
+    await until('the old session is closed', () => engine.readyState === 'closed');
+    this.finished = this.agent.finished = false;
+    this.ledger.clients++;
+    this.socket.connect();
+    await this.settle();
+  }
+
+  /** Says goodbye, waits for what is under way to be answered, and is gone. */
+  async close() {
+    this.finished = this.agent.finished = true;
+    this.socket.disconnect();
+    await until(() => `a closed client's requests end: ${[...this.agent.pending]}`, () => this.agent.pending.size === 0);
+    this.abandon();
+  }
+
+  /** Is gone at once. */
+  abandon() {
     this.finished = this.agent.finished = true;
     this.socket.disconnect();
     this.agent.destroy();
+    present.delete(this);
   }
+}
+
+/** Lets go of clients that a failed test left behind. */
+export function abandonAll() {
+  for (const client of present) client.abandon();
 }
 
 /** A client that may still be on its way. */
@@ -110,8 +143,8 @@ export async function connect(door, settings) {
   return open(door, settings).settle();
 }
 
-export function closeAll(clients) {
-  for (const client of clients) client.close();
+export async function closeAll(clients) {
+  await Promise.all(clients.map((client) => client.close()));
 }
 
 /** Events, acknowledgements both ways, order, binary and 1 MB payloads, on one client. */

@@ -9,19 +9,21 @@ import { Child, scratch } from './process.mjs';
 import { until } from './wait.mjs';
 
 const ROOT = fileURLToPath(new URL('../../../', import.meta.url));
-const BINARY = process.env.MOORLINE_BIN ?? join(ROOT, process.env.CARGO_TARGET_DIR ?? 'target', 'debug/moorline');
+export const BINARY = process.env.MOORLINE_BIN ?? join(ROOT, process.env.CARGO_TARGET_DIR ?? 'target', 'debug/moorline');
 const CERTIFICATE = join(ROOT, 'certs/site.pem');
 const KEY = join(ROOT, 'certs/site.key');
 
 /**
  * A configuration file's text: `web` (http) and `secure` (https) on free ports of the loopback, and one pool
- * `chat` of these nodes. `backends`: addresses or TOML; `pool`: further lines of its table; `extra`: further
+ * `chat` of these nodes. `backends`: addresses, or a TOML value; `cookieKey`: a file; `pool`: further lines of its table; `extra`: further
  * tables; `top`: further lines before the first table.
  */
-export function configuration({ backends, accessLog, pool = '', top = '', extra = '' }) {
-  const list = backends.map((backend) => (backend.startsWith('{') ? backend : JSON.stringify(backend)));
-  return `access_log = ${JSON.stringify(accessLog)}
+export function configuration({ backends, accessLog, cookieKey, pool = '', top = '', extra = '' }) {
+  const quoted = (backend) => (backend.startsWith('{') ? backend : JSON.stringify(backend));
+  const list = Array.isArray(backends) ? `[${backends.map(quoted).join(', ')}]` : backends;
+  return `access_log = { file = ${JSON.stringify(accessLog)} }
 admin = "127.0.0.1:0"
+${cookieKey ? `cookie_key = { file = ${JSON.stringify(cookieKey)} }` : ''}
 ${top}
 [listeners.web]
 bind = "127.0.0.1:0"
@@ -36,7 +38,7 @@ certificates = [{ cert = ${JSON.stringify(CERTIFICATE)}, key = ${JSON.stringify(
 pool = "chat"
 
 [pools.chat]
-backends = [${list.join(', ')}]
+backends = ${list}
 ${pool}
 ${extra}`;
 }
@@ -75,6 +77,7 @@ class Proxy {
     for (const [, port, name] of this.child.output.matchAll(/^listening on \S+:(\d+) \((\w+)\)$/gm)) {
       this.ports.set(name, Number(port));
     }
+    this.admin = this.child.output.match(/^metrics on (\S+)$/m)?.[1];
     return this;
   }
 
@@ -92,11 +95,17 @@ class Proxy {
 
   /** Value of a metric, summed over its labels; `labels` picks samples by a piece of their label text. */
   async metric(name, labels = '') {
-    const text = await (await fetch(`http://127.0.0.1:${this.ports.get('admin')}/metrics`)).text();
+    const text = await (await fetch(this.admin)).text();
     return text
       .split('\n')
       .filter((line) => line.startsWith(name) && /[ {]/.test(line[name.length] ?? '') && line.includes(labels))
       .reduce((sum, line) => sum + Number(line.split(' ').at(-1)), 0);
+  }
+
+  /** No stream ended by a fault of a backend or of the proxy, `except` for those that a test caused. */
+  assertUntroubled(except = () => false) {
+    const troubled = this.lines(({ termination }) => /^(backend|proxy)_(?!closed$)|^panicked$/.test(termination));
+    assert.deepEqual(troubled.filter((line) => !except(line)), []);
   }
 
   /** Ends it as an operator would, with nothing left to wait for, and expects a clean end. */

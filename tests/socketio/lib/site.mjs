@@ -1,13 +1,19 @@
 // What nearly every test starts from: three nodes of one generation behind one proxy.
 
+import { abandonAll } from './clients.mjs';
 import { startNodes, stopNodes } from './nodes.mjs';
 import { startProxy } from './proxy.mjs';
 
-/** Starts `count` nodes and a proxy before them; both are stopped when test `t` ends. */
-export async function startSite(t, { count = 3, nodes: nodeOptions = {}, ...settings } = {}) {
+/** Starts nodes and one proxy (or more) before them; all end with test `t`, the proxies first. */
+export async function startSite(t, { count = 3, doors = 1, nodes: nodeOptions = {}, ...settings } = {}) {
   const nodes = await startNodes(count, nodeOptions);
-  t.after(() => stopNodes(nodes));
-  const proxy = await startProxy({ backends: nodes.map((node) => node.address), ...settings });
-  t.after(() => proxy.stop());
-  return { nodes, proxy };
+  let proxies = [];
+  t.after(async () => {
+    abandonAll();
+    await Promise.all(proxies.map((proxy) => proxy.stop()));
+    await stopNodes(nodes);
+  });
+  const backends = nodes.map((node) => node.address);
+  proxies = await Promise.all(Array.from({ length: doors }, () => startProxy({ backends, ...settings })));
+  return { nodes, proxies, proxy: proxies[0] };
 }
