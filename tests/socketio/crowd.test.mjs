@@ -33,7 +33,7 @@ async function crowd({ nodes, proxy, generation, transports, tls }) {
   const clients = Array.from({ length: CROWD }, () => open(door, { generation, transports, ledger }));
   await Promise.all(clients.map((client) => client.settle()));
   const talk = traffic(clients);
-  await talk.rounds(10);
+  await talk.rounds(5);
   await talk.stop();
 
   const after = await assertMoored(nodes);

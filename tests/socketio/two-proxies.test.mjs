@@ -12,6 +12,7 @@ import { scratch } from './lib/process.mjs';
 import { frontDoor } from './lib/proxy.mjs';
 import { startSite } from './lib/site.mjs';
 import { traffic } from './lib/traffic.mjs';
+import { until } from './lib/wait.mjs';
 
 printFigures(import.meta.url);
 
@@ -34,10 +35,27 @@ for (const generation of ['v4', 'v2']) {
     }
     for (const proxy of proxies) {
       proxy.assertUntroubled();
-      const found = proxy.lines((line) => line.chosen_by === 'owner_search');
-      assert.ok(found.length > 0, 'both proxies had to search');
-      assert.ok(found.some((line) => line.status === 101), 'and for upgrades too');
+      await until('a search by each proxy in its log', () => searches(proxy).length > 0);
     }
+  });
+
+  test(`${generation}: polls to one proxy, upgrades to the other, without cookies`, async (t) => {
+    const { nodes, proxies } = await startPair(t, { generation });
+    const ledger = new Ledger();
+    for (const tls of [false, true]) {
+      const [polls, upgrades] = proxies.map((proxy) => proxy.door({ tls }));
+      const door = { ...polls, upgradePort: upgrades.ports[0] };
+      const clients = await Promise.all(Array.from({ length: 15 }, () => connect(door, { generation, ledger })));
+      await Promise.all(clients.map(converse));
+      await closeAll(clients);
+    }
+    ledger.assertClean();
+    assert.equal(ledger.upgrades, 30);
+    await assertMoored(nodes, { search: true });
+    for (const proxy of proxies) proxy.assertUntroubled();
+    const upgraded = () => searches(proxies[1]).filter((line) => line.status === 101);
+    await until(() => `30 upgrades by search, now ${upgraded().length}`, () => upgraded().length === 30);
+    assert.deepEqual(searches(proxies[0]), []);
   });
 
   test(`${generation}: one proxy's cookie leads the other straight to the node`, async (t) => {
@@ -55,10 +73,15 @@ for (const generation of ['v4', 'v2']) {
     await assertMoored(nodes);
     for (const proxy of proxies) {
       proxy.assertUntroubled();
-      assert.deepEqual(proxy.lines((line) => line.chosen_by === 'owner_search'), []);
-      assert.ok(proxy.lines((line) => line.chosen_by === 'cookie').length > 0);
+      assert.deepEqual(searches(proxy), []);
+      const led = () => proxy.lines((line) => line.chosen_by === 'cookie');
+      await until('a request that the cookie led', () => led().length > 0);
     }
   });
+}
+
+function searches(proxy) {
+  return proxy.lines((line) => line.chosen_by === 'owner_search');
 }
 
 async function startPair(t, { generation }) {

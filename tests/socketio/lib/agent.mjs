@@ -8,19 +8,20 @@ import https from 'node:https';
 const UNKNOWN = 'Session ID unknown';
 
 /**
- * `ports`: front doors to take in turn, a connection each; with more than one, no connection is kept, so
- * that it is each request that takes turns. `ca`: where the front door speaks TLS.
+ * `ports`: front doors, which requests take in turn; with more than one, no connection is kept.
+ * `upgradePort`: the one that upgrades take instead. `ca`: where the front doors speak TLS.
  */
-export function watchedAgent({ ports, ca, cookies, ledger }) {
+export function watchedAgent({ ports, upgradePort, ca, cookies, ledger }) {
   const Base = ca ? https.Agent : http.Agent;
-  return new (watch(Base))({ ports, cookies, ledger, secure: Boolean(ca) }, { keepAlive: ports.length === 1, ca });
+  const what = { ports, upgradePort, cookies, ledger, secure: Boolean(ca) };
+  return new (watch(Base))(what, { keepAlive: ports.length === 1, ca });
 }
 
 const watch = (Base) =>
   class extends Base {
-    constructor({ ports, cookies, ledger, secure }, options) {
+    constructor({ cookies, ...what }, options) {
       super(options);
-      Object.assign(this, { ports, ledger, secure, turn: 0, finished: false });
+      Object.assign(this, { ...what, turn: 0, finished: false });
       /** Cookie name → value; `undefined` for a client that keeps none. */
       this.jar = cookies ? new Map() : undefined;
       /** Lines of `Set-Cookie` seen, kept or not. */
@@ -31,13 +32,11 @@ const watch = (Base) =>
       this.pending = new Set();
     }
 
-    createConnection(options, done) {
-      const port = this.ports[this.turn++ % this.ports.length];
-      return super.createConnection({ ...options, host: '127.0.0.1', port, servername: 'localhost' }, done);
-    }
-
-    addRequest(request, ...rest) {
+    addRequest(request, options) {
       this.ledger.requests++;
+      const upgrade = request.hasHeader('upgrade');
+      const turn = upgrade && this.upgradePort ? this.upgradePort : this.ports[this.turn++ % this.ports.length];
+      const door = { host: '127.0.0.1', port: turn, servername: 'localhost' };
       if (this.jar?.size) {
         const line = [...this.jar].map(([name, value]) => `${name}=${value}`).join('; ');
         request.setHeader('Cookie', line);
@@ -47,10 +46,9 @@ const watch = (Base) =>
       const over = () => this.pending.delete(entry);
       this.pending.add(entry);
       request.on('close', over);
-      const upgrade = request.hasHeader('upgrade');
       if (upgrade) request.on('upgrade', (response) => (over(), this.keep(response)));
       request.on('response', (response) => this.read(request, response, upgrade));
-      super.addRequest(request, ...rest);
+      super.addRequest(request, { ...options, ...door });
     }
 
     read(request, response, upgrade) {

@@ -27,11 +27,12 @@ class Client {
   welcomes = [];
   finished = false;
 
-  constructor({ ports, ca, generation = 'v4', transports = UPGRADING, cookies = false, ledger, options = {} }) {
+  constructor({ ports, upgradePort, ca, generation = 'v4', transports = UPGRADING, cookies = false, ledger, options = {} }) {
     Object.assign(this, { generation, transports, ledger });
     // Not every client begins at the same front door.
     const turn = ledger.clients % ports.length;
-    this.agent = watchedAgent({ ports: [...ports.slice(turn), ...ports.slice(0, turn)], ca, cookies, ledger });
+    const doors = [...ports.slice(turn), ...ports.slice(0, turn)];
+    this.agent = watchedAgent({ ports: doors, upgradePort, ca, cookies, ledger });
     const address = `${ca ? 'https' : 'http'}://localhost:${ports[0]}`;
     const settings = { transports, agent: this.agent, forceNew: true, ...options };
     if (ca) settings.ca = ca;

@@ -2,8 +2,8 @@
 
 import { setTimeout as pause } from 'node:timers/promises';
 
-/** Milliseconds that anything may take before a test gives up on it. */
-export const PATIENCE = 20_000;
+/** Milliseconds that anything may take before a test gives up on it: ample, for machines with much to do. */
+export const PATIENCE = 60_000;
 
 /** Resolves with the first truthy value of `probe()`, asked every few milliseconds; fails by `within` ms. */
 export async function until(what, probe, within = PATIENCE) {
