@@ -12,12 +12,13 @@ use tokio::{
 
 use crate::{
     drain,
+    error::{Kind, Phase, Side, Termination},
     http::{
         proxy::{Proxy, Visitor},
         server,
     },
     net::{listener, stream::Client, tls},
-    observe::ListenerMetrics,
+    observe::{ChosenBy, End, ListenerMetrics, Record, Start},
     snapshot,
 };
 
@@ -61,10 +62,15 @@ async fn serve(
     let (stream, tls) = match &policy.tls {
         None => (Client::Plain(stream), false),
         Some(config) => {
-            let stream = timeout(policy.handshake_timeout, tls::handshake(config, stream))
-                .await
-                .map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "TLS handshake"))??;
-            let stream = Client::Tls(stream);
+            let handshake = timeout(policy.handshake_timeout, tls::handshake(config, stream));
+            let outcome = handshake.await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
+            let stream = match outcome {
+                Ok(stream) => Client::Tls(stream),
+                Err(error) => {
+                    tell_failed_handshake(&door, peer, &error);
+                    return Ok(());
+                }
+            };
             door.metrics.handshake(stream.is_resumed());
             (stream, true)
         }
@@ -78,4 +84,29 @@ async fn serve(
         drain: door.drain,
     };
     server::serve(door.proxy, visitor, stream).await
+}
+
+/// A client that never came to speak HTTP still ends once: one line, one metric.
+fn tell_failed_handshake(door: &Door, peer: SocketAddr, error: &io::Error) {
+    let kind = match error.kind() {
+        io::ErrorKind::TimedOut => Kind::TimedOut,
+        io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe => Kind::Reset,
+        io::ErrorKind::UnexpectedEof => Kind::Incomplete,
+        io::ErrorKind::InvalidData => Kind::Malformed,
+        _ => Kind::Io,
+    };
+    let termination = Termination::Failed(Side::Client, Phase::Handshake, kind);
+    let record = Record::new(Start {
+        id: "",
+        client: peer,
+        listener: &door.name,
+        tls: true,
+        host: "",
+        method: "",
+        target: "",
+    });
+    let sentence = error.to_string();
+    let end = End { error: Some(&sentence), ..End::new(termination) };
+    door.metrics.ended(&termination, ChosenBy::None, 0, 0);
+    door.proxy.log.load().write(&record, &end);
 }

@@ -15,6 +15,8 @@
 
 mod copy;
 mod registry;
+#[cfg(test)]
+mod tests;
 
 use std::{sync::Arc, time::Duration};
 
