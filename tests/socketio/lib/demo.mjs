@@ -1,0 +1,102 @@
+// A running `moorline demo`, and headless Chromium to meet it as a visitor would.
+
+import assert from 'node:assert/strict';
+import { chromium } from 'playwright-core';
+
+import { Child } from './process.mjs';
+import { BINARY } from './proxy.mjs';
+import { until } from './wait.mjs';
+
+const CHROMIUM = process.env.CHROMIUM ?? '/usr/bin/chromium';
+/** Containers have no user namespaces for the sandbox, and the browser has no business on the network. */
+const FLAGS = ['no-sandbox', 'disable-gpu', 'disable-quic', 'no-first-run', 'disable-background-networking',
+  'disable-component-update', 'disable-sync'].map((flag) => `--${flag}`);
+
+/** Starts the demo with these flags, on free ports, and waits until it is ready: `{ child, chat, plain }`. */
+export async function startDemo(t, flags = []) {
+  const child = new Child(BINARY, ['demo', '--listen-tls', '127.0.0.1:0', '--listen', '127.0.0.1:0', ...flags]);
+  t.after(async () => {
+    const { code, signal } = await child.stop('SIGTERM');
+    assert.deepEqual({ code, signal }, { code: 0, signal: null }, child.output);
+    assert.doesNotMatch(child.output, /panicked/);
+  });
+  await until(
+    () => `the demo is ready:\n${child.output}`,
+    () => {
+      if (child.end) throw new Error(`the demo ended at start:\n${child.output}`);
+      return /^ready$/m.test(child.output);
+    },
+  );
+  const address = (scheme) => child.output.match(new RegExp(`^listening on (${scheme}://\\S+)`, 'm'))?.[1];
+  return { child, chat: address('https'), plain: address('http') };
+}
+
+/** Headless Chromium, closed when test `t` ends. */
+export async function launch(t) {
+  const browser = await chromium.launch({ executablePath: CHROMIUM, args: FLAGS });
+  t.after(() => browser.close());
+  return browser;
+}
+
+/** One visitor with a profile of their own, looking at the chat page. */
+export class Visitor {
+  /** Everything that the page complained about. */
+  complaints = [];
+
+  /** Opens the page and waits until its session is on the transport it wants. */
+  static async visit(browser, address, settings = {}) {
+    const visitor = new Visitor();
+    visitor.context = await browser.newContext({ ignoreHTTPSErrors: true, ...settings });
+    visitor.page = await visitor.context.newPage();
+    visitor.page.on('pageerror', (error) => visitor.complaints.push(String(error)));
+    visitor.page.on('console', (line) => {
+      if (['error', 'warning'].includes(line.type())) visitor.complaints.push(line.text());
+    });
+    await visitor.page.goto(address);
+    await visitor.upgraded();
+    return visitor;
+  }
+
+  /** Waits until the present session's WebSocket is there. */
+  async upgraded() {
+    await this.page.locator('#hoist [data-kind="websocket"]').waitFor();
+  }
+
+  /** Node that a fact of the page names: `handshake`, `polls` or `upgrade`. */
+  async fact(id) {
+    return this.page.locator(`#${id}`).getAttribute('data-node');
+  }
+
+  /** Every answered request of the present session: `{ kind, node, fault }`. */
+  async requests() {
+    return this.page.locator('#hoist li[data-node]').evaluateAll((items) => items.map((item) => ({ ...item.dataset })));
+  }
+
+  /** Nodes of this tab's sessions, oldest first. */
+  async sessions() {
+    return this.page.locator('#sessions li').evaluateAll((items) => items.map((item) => item.dataset.node));
+  }
+
+  /** Says something with the keyboard alone: the field, then Enter. */
+  async say(name, text) {
+    await this.page.getByLabel('Your name').fill(name);
+    await this.page.getByLabel('Message', { exact: true }).fill(text);
+    await this.page.keyboard.press('Enter');
+  }
+
+  /** Waits for a message and returns the node that took it from its sender. */
+  async hear(text) {
+    const message = this.page.locator('#log li', { hasText: text });
+    await message.waitFor();
+    return message.getAttribute('data-node');
+  }
+
+  /** Every request of the present session was answered well and by the same node, which is returned. */
+  async moored() {
+    const requests = await this.requests();
+    const node = requests[0].node;
+    assert.ok(node, 'the session has a node');
+    assert.deepEqual(requests.filter((request) => request.node !== node || request.fault), [], `all by ${node}`);
+    return node;
+  }
+}
