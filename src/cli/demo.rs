@@ -194,7 +194,7 @@ fn greeting(listen_tls: SocketAddr, nodes: &[(&str, SocketAddr)]) -> String {
         "{nodes}\n\
          Open https://{open}/ and accept the certificate, which was made for this run.\n\
          Open a second user from the page: the two are on different nodes, and hear each other.\n\
-         Reconnect, or choose \"Polling only\", and watch which node answers each request.\n"
+         Reconnect, or choose \"Polling only\", and watch which node answers each request."
     )
 }
 

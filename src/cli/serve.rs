@@ -27,7 +27,8 @@ pub(super) async fn serve(
     let app = App::bind(config).await?;
     announce(&app.addresses(), &schemes, app.admin());
     if let Some(greeting) = greeting {
-        println!("{greeting}");
+        // Nobody need read it: a closed pipe is no reason to stop.
+        let _ = writeln!(std::io::stdout(), "{greeting}");
     }
     let running = app.start(file);
     let hangups = tokio::spawn(hang_ups(running.remote()));
