@@ -321,7 +321,8 @@ pub struct Reuse {
 /// Bounds of the sid table, over all pools.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Sessions {
-    /// Most sids remembered; past it the one nearest its expiry goes.
+    /// Most sids remembered; past it, for each new one, the one nearest its expiry of a few drawn
+    /// at random goes.
     pub max: usize,
     /// Longest sid that is remembered, in bytes after percent-decoding.
     pub max_sid_bytes: usize,

@@ -1,133 +1,376 @@
-//! The sticky cookie: a keyed, opaque id of a backend.
+//! The sticky cookie: an opaque name for a backend that only the holders of the key can make.
+//!
+//! A value is HMAC-SHA256(key, pool ‖ 0x00 ‖ backend name), its first 16 bytes as base64url without
+//! padding. So a client can neither learn nor name an address, two proxies with one key agree, and
+//! a reordered list, a new weight or a new address changes nothing. Values are compared with
+//! prebuilt ones; anything else, forged or forgotten, is treated as absent.
+//!
+//! This module must not know who asks, nor what is done with a backend once it is found.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, fmt, str};
 
-use aws_lc_rs::{
-    hmac,
-    rand::{SecureRandom, SystemRandom},
-};
-use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
-use http::{HeaderMap, HeaderValue, header::COOKIE};
+use aws_lc_rs::{hmac, rand};
+use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
+use http::{HeaderMap, HeaderValue, header};
 
-use crate::config::{Cookie, CookieKeys, SameSite};
+use crate::config::{self, CookieKeys, SameSite};
 
-/// Bytes of a backend's id: half an HMAC-SHA256.
+/// Longest value that is looked at, in bytes. Ours have 22.
+const LONGEST: usize = 64;
+
+/// Bytes of a backend's id.
 const ID: usize = 16;
 
-/// Longest value that is looked at.
-const MAX_VALUE: usize = 64;
-
-/// Keys in force: the first makes ids, all are accepted.
+/// The keys that cookies are made and accepted under.
+///
+/// Made keys are made anew by each [`new`](Self::new): keep these across reloads.
+#[derive(Clone)]
 pub struct Keys(Vec<hmac::Key>);
 
-/// The ids of a pool's backends.
-#[derive(Debug)]
+/// Cookie values of one pool's backends.
+#[derive(Clone)]
 pub struct Ids {
+    by_id: HashMap<[u8; ID], Found>,
     values: Vec<String>,
-    places: HashMap<[u8; ID], Found>,
 }
 
-/// A backend that a cookie names.
+/// Whom a cookie names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Found {
-    /// Its place among the names given to [`Ids::new`].
+    /// Position of the backend among the names that [`Ids::new`] was given.
     pub index: usize,
-    /// Whether the id was made under the first key.
+    /// Made under the current key; else it should be replaced while its key is still accepted.
     pub current_key: bool,
 }
 
-/// What a request says of where its cookie will be sent.
+/// What the attributes depend on beside the configuration.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Context {
-    /// It came over TLS.
+    /// The client's connection is encrypted.
     pub tls: bool,
-    /// It was made by a page of another site.
+    /// The request came from a page of another site.
     pub cross_site: bool,
 }
 
 impl Keys {
-    /// The configured keys, or a random one.
+    /// The configured keys, or one of 32 random bytes.
+    ///
+    /// # Panics
+    ///
+    /// Where the system has no randomness to give.
     pub fn new(keys: &CookieKeys) -> Self {
         let key = |bytes: &[u8]| hmac::Key::new(hmac::HMAC_SHA256, bytes);
-        match keys {
-            CookieKeys::Given(keys) => Self(keys.iter().map(|bytes| key(bytes)).collect()),
+        Self(match keys {
+            CookieKeys::Given(keys) => keys.iter().map(|bytes| key(bytes)).collect(),
             CookieKeys::Made => {
                 let mut bytes = [0; 32];
-                SystemRandom::new().fill(&mut bytes).expect("the system has randomness");
-                Self(vec![key(&bytes)])
+                rand::fill(&mut bytes).expect("the system's random source works");
+                vec![key(&bytes)]
             }
-        }
+        })
+    }
+}
+
+impl fmt::Debug for Keys {
+    /// Says how many, never what.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Keys({})", self.0.len())
     }
 }
 
 impl Ids {
-    /// Ids of the backends with these names.
+    /// The values of these backends of a pool, under each key.
     pub fn new<'a>(keys: &Keys, pool: &str, names: impl Iterator<Item = &'a str>) -> Self {
-        let mut ids = Self { values: Vec::new(), places: HashMap::new() };
+        let mut by_id = HashMap::new();
+        let mut values = Vec::new();
         for (index, name) in names.enumerate() {
-            for (place, key) in keys.0.iter().enumerate() {
-                let tag =
-                    hmac::sign(key, [pool.as_bytes(), &[0], name.as_bytes()].concat().as_slice());
-                let mut id = [0; ID];
-                id.copy_from_slice(&tag.as_ref()[..ID]);
-                ids.places.insert(id, Found { index, current_key: place == 0 });
-                if place == 0 {
-                    ids.values.push(BASE64_URL_SAFE_NO_PAD.encode(id));
+            for (age, key) in keys.0.iter().enumerate() {
+                let id = id(key, pool, name);
+                let current_key = age == 0;
+                by_id.entry(id).or_insert(Found { index, current_key });
+                if current_key {
+                    values.push(BASE64_URL_SAFE_NO_PAD.encode(id));
                 }
             }
         }
-        ids
+        Self { by_id, values }
     }
 
-    /// The backend that a value names.
+    /// The backend that a cookie's value names, if it is one of the pool's under one of the keys.
     pub fn find(&self, value: &str) -> Option<Found> {
-        let id = BASE64_URL_SAFE_NO_PAD.decode(value).ok()?;
-        self.places.get(id.as_slice()).copied()
+        let mut id = [0; ID];
+        let length = BASE64_URL_SAFE_NO_PAD.decode_slice(value, &mut id).ok()?;
+        (length == ID).then(|| self.by_id.get(&id).copied())?
     }
 
-    /// The value that names a backend; empty for a place that was not given.
+    /// The value that names a backend, by its position among the names given; empty for a position
+    /// that there is not.
     pub fn value(&self, index: usize) -> &str {
         self.values.get(index).map_or("", String::as_str)
     }
 }
 
-/// The one value of the cookie with this name.
-pub fn read<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
-    let pairs = headers
-        .get_all(COOKIE)
-        .iter()
-        .filter_map(|field| field.to_str().ok())
-        .flat_map(|field| field.split(';'))
-        .filter_map(|pair| pair.trim().split_once('='));
-    let mut values = pairs.filter(|(found, _)| *found == name).map(|(_, value)| value);
-    let value = values.next()?.trim_matches('"');
-    (values.next().is_none() && value.len() <= MAX_VALUE).then_some(value)
+impl fmt::Debug for Ids {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Ids").field("backends", &self.values.len()).finish_non_exhaustive()
+    }
 }
 
-/// The `Set-Cookie` field that carries a value.
-pub fn set_cookie(cookie: &Cookie, value: &str, context: Context) -> HeaderValue {
+/// The value of the one cookie of this name, over all `Cookie` headers, without quotes.
+///
+/// `None` where there is none or more than one, or its value is empty, no text, or longer than 64
+/// bytes. Names are compared exactly, as browsers do.
+pub fn read<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
+    let mut of_that_name = headers
+        .get_all(header::COOKIE)
+        .iter()
+        .flat_map(|header| header.as_bytes().split(|&byte| byte == b';'))
+        .filter_map(|pair| {
+            let equals = pair.iter().position(|&byte| byte == b'=')?;
+            (pair[..equals].trim_ascii() == name.as_bytes()).then(|| &pair[equals + 1..])
+        });
+    let value = of_that_name.next()?.trim_ascii();
+    if of_that_name.next().is_some() {
+        return None;
+    }
+    let value = match value {
+        [b'"', inner @ .., b'"'] => inner,
+        _ => value,
+    };
+    if value.is_empty() || value.len() > LONGEST {
+        return None;
+    }
+    str::from_utf8(value).ok()
+}
+
+/// The `Set-Cookie` header that gives a client this value.
+///
+/// Where `SameSite` is not configured it is `None` if the page is another site's and the cookie is
+/// `Secure`, without which browsers drop such a cookie, and else `Lax`. What is configured is sent as
+/// it is, except that `Partitioned` always brings `Secure`.
+///
+/// # Panics
+///
+/// Where the cookie's name or the value is not what it must be: a token, and one of [`Ids`].
+pub fn set_cookie(cookie: &config::Cookie, value: &str, context: Context) -> HeaderValue {
     let secure = cookie.partitioned || cookie.secure.unwrap_or(context.tls);
-    let same_site = cookie.same_site.unwrap_or(match context.cross_site && secure {
-        true => SameSite::None,
-        false => SameSite::Lax,
+    let same_site = cookie.same_site.unwrap_or(if context.cross_site && secure {
+        SameSite::None
+    } else {
+        SameSite::Lax
     });
     let mut text = format!("{}={value}; Path=/", cookie.name);
     if let Some(lifetime) = cookie.lifetime {
-        text.push_str(&format!("; Max-Age={}", lifetime.as_secs()));
+        text.push_str("; Max-Age=");
+        text.push_str(&lifetime.as_secs().to_string());
+    }
+    if cookie.http_only {
+        text.push_str("; HttpOnly");
     }
     text.push_str(match same_site {
         SameSite::Strict => "; SameSite=Strict",
         SameSite::Lax => "; SameSite=Lax",
         SameSite::None => "; SameSite=None",
     });
-    for (wanted, attribute) in [
-        (secure, "; Secure"),
-        (cookie.http_only, "; HttpOnly"),
-        (cookie.partitioned, "; Partitioned"),
-    ] {
-        if wanted {
-            text.push_str(attribute);
+    if secure {
+        text.push_str("; Secure");
+    }
+    if cookie.partitioned {
+        text.push_str("; Partitioned");
+    }
+    HeaderValue::try_from(text).expect("a token, base64url and fixed words are visible ASCII")
+}
+
+fn id(key: &hmac::Key, pool: &str, name: &str) -> [u8; ID] {
+    let mut context = hmac::Context::with_key(key);
+    context.update(pool.as_bytes());
+    context.update(&[0]);
+    context.update(name.as_bytes());
+    let tag = context.sign();
+    let mut id = [0; ID];
+    id.copy_from_slice(&tag.as_ref()[..ID]);
+    id
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const OLD: [u8; 32] = [1; 32];
+    const NEW: [u8; 32] = [2; 32];
+
+    fn keys(keys: &[[u8; 32]]) -> Keys {
+        Keys::new(&CookieKeys::Given(keys.iter().map(|key| key.to_vec()).collect()))
+    }
+
+    fn ids(keys: &Keys, pool: &str, names: &[&str]) -> Ids {
+        Ids::new(keys, pool, names.iter().copied())
+    }
+
+    fn headers(cookies: &[&[u8]]) -> HeaderMap {
+        let value = |bytes| (header::COOKIE, HeaderValue::from_bytes(bytes).unwrap());
+        cookies.iter().map(|&bytes| value(bytes)).collect()
+    }
+
+    #[test]
+    fn a_value_names_its_backend_and_nothing_else_does() {
+        let ids = ids(&keys(&[NEW]), "chat", &["blue", "green"]);
+        for index in 0..2 {
+            let value = ids.value(index);
+            assert_eq!(value.len(), 22);
+            assert_eq!(ids.find(value), Some(Found { index, current_key: true }));
+            assert_eq!(ids.find(&format!("{value}=")), None);
+            assert_eq!(ids.find(&value[..21]), None);
+            assert_eq!(ids.find(&value.to_uppercase()), None);
+        }
+        assert_eq!(ids.value(2), "");
+        for forged in ["", "blue", "127.0.0.1:3001", "AAAAAAAAAAAAAAAAAAAAAA", "ö", "\0"] {
+            assert_eq!(ids.find(forged), None, "{forged}");
         }
     }
-    HeaderValue::from_str(&text).unwrap_or(HeaderValue::from_static(""))
+
+    /// So that every release of every proxy that shares the key agrees: from Python's `hmac`.
+    #[test]
+    fn values_never_change() {
+        assert_eq!(ids(&keys(&[NEW]), "chat", &["blue"]).value(0), "GvbNFETCKCAoQZmnXwfsGQ");
+    }
+
+    #[test]
+    fn proxies_with_one_key_agree_whatever_their_order() {
+        let here = ids(&keys(&[NEW]), "chat", &["blue", "green"]);
+        let there = ids(&keys(&[NEW, OLD]), "chat", &["green", "red", "blue"]);
+        assert_eq!(there.find(here.value(0)), Some(Found { index: 2, current_key: true }));
+    }
+
+    #[test]
+    fn pools_keys_and_names_do_not_mix() {
+        let chat = ids(&keys(&[NEW]), "chat", &["blue"]);
+        for other in [
+            ids(&keys(&[NEW]), "game", &["blue"]),
+            ids(&keys(&[NEW]), "cha", &["tblue"]),
+            ids(&keys(&[OLD]), "chat", &["blue"]),
+            ids(&Keys::new(&CookieKeys::Made), "chat", &["blue"]),
+        ] {
+            assert_eq!(other.find(chat.value(0)), None);
+        }
+    }
+
+    #[test]
+    fn a_rotated_key_is_accepted_and_told() {
+        let before = ids(&keys(&[OLD]), "chat", &["blue", "green"]);
+        let after = ids(&keys(&[NEW, OLD]), "chat", &["blue", "green"]);
+        assert_eq!(after.find(before.value(1)), Some(Found { index: 1, current_key: false }));
+        assert_ne!(after.value(1), before.value(1));
+        assert_eq!(ids(&keys(&[NEW]), "chat", &["blue"]).find(before.value(0)), None);
+    }
+
+    #[test]
+    fn made_keys_differ_and_are_kept_by_a_clone() {
+        let made = Keys::new(&CookieKeys::Made);
+        let value = ids(&made, "chat", &["blue"]);
+        assert!(ids(&made.clone(), "chat", &["blue"]).find(value.value(0)).is_some());
+        let other = ids(&Keys::new(&CookieKeys::Made), "chat", &["blue"]);
+        assert_eq!(other.find(value.value(0)), None);
+        assert_eq!(format!("{made:?}"), "Keys(1)");
+    }
+
+    #[test]
+    fn a_cookie_is_read_among_others() {
+        for cookies in [
+            &[b"moorline=abc".as_slice()][..],
+            &[b"a=b; moorline=abc; c=d"],
+            &[b"a=b;moorline = \"abc\" ;;c"],
+            &[b"a=b", b"\tmoorline=abc"],
+            &[b"other=\xff\xfe; moorline=abc; moorline2=x; xmoorline=y; Moorline=z"],
+        ] {
+            assert_eq!(read(&headers(cookies), "moorline"), Some("abc"), "{cookies:?}");
+        }
+        assert_eq!(read(&headers(&[b"moorline=a=b=="]), "moorline"), Some("a=b=="));
+    }
+
+    #[test]
+    fn a_doubtful_cookie_is_absent() {
+        let long = [b"moorline=".as_slice(), &[b'x'; 65]].concat();
+        let longest = &long[..long.len() - 1];
+        assert!(read(&headers(&[longest]), "moorline").is_some());
+        for cookies in [
+            &[][..],
+            &[b"".as_slice()],
+            &[b"moorline"],
+            &[b"moorline="],
+            &[b"moorline=\"\""],
+            &[b"moorline=\xff"],
+            &[b"moorline=a; moorline=a"],
+            &[b"moorline=a", b"moorline=b"],
+            &[&long],
+            &[&long, b"moorline=a"],
+        ] {
+            assert_eq!(read(&headers(cookies), "moorline"), None, "{cookies:?}");
+        }
+    }
+
+    #[test]
+    fn attributes_follow_the_request_where_they_are_not_configured() {
+        let cookie = config::Cookie::default();
+        let set = |tls, cross_site| set_cookie(&cookie, "v", Context { tls, cross_site });
+        assert_eq!(set(false, false), "moorline=v; Path=/; HttpOnly; SameSite=Lax");
+        assert_eq!(set(false, true), "moorline=v; Path=/; HttpOnly; SameSite=Lax");
+        assert_eq!(set(true, false), "moorline=v; Path=/; HttpOnly; SameSite=Lax; Secure");
+        assert_eq!(set(true, true), "moorline=v; Path=/; HttpOnly; SameSite=None; Secure");
+    }
+
+    #[test]
+    fn configured_attributes_are_sent_as_they_are() {
+        let context = Context { tls: true, cross_site: true };
+        let cookie = config::Cookie {
+            name: "__Host-node".to_owned(),
+            same_site: Some(SameSite::Strict),
+            secure: Some(false),
+            http_only: false,
+            lifetime: Some(Duration::from_secs(86_400)),
+            ..config::Cookie::default()
+        };
+        let expected = "__Host-node=v; Path=/; Max-Age=86400; SameSite=Strict";
+        assert_eq!(set_cookie(&cookie, "v", context), expected);
+        let open = config::Cookie { same_site: Some(SameSite::None), ..config::Cookie::default() };
+        let plain = Context { tls: false, ..context };
+        assert_eq!(set_cookie(&open, "v", plain), "moorline=v; Path=/; HttpOnly; SameSite=None");
+    }
+
+    #[test]
+    fn same_site_none_is_not_chosen_where_browsers_would_drop_it() {
+        let with = |secure, partitioned, tls| {
+            let cookie = config::Cookie { secure, partitioned, ..config::Cookie::default() };
+            set_cookie(&cookie, "v", Context { tls, cross_site: true })
+        };
+        let lax = "moorline=v; Path=/; HttpOnly; SameSite=Lax";
+        let none = "moorline=v; Path=/; HttpOnly; SameSite=None; Secure";
+        assert_eq!(with(Some(false), false, true), lax);
+        assert_eq!(with(None, false, false), lax);
+        // TLS ends before us, and the operator says so.
+        assert_eq!(with(Some(true), false, false), none);
+        assert_eq!(with(Some(false), true, false), format!("{none}; Partitioned").as_str());
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_survived(
+            first in proptest::collection::vec(any::<u8>(), 0..80),
+            second in "moor[line=;\" ]{0,40}",
+        ) {
+            let headers: HeaderMap = [first.as_slice(), second.as_bytes()]
+                .iter()
+                .filter_map(|bytes| Some((header::COOKIE, HeaderValue::from_bytes(bytes).ok()?)))
+                .collect();
+            if let Some(value) = read(&headers, "moor") {
+                prop_assert!(!value.is_empty() && value.len() <= LONGEST);
+                let ids = ids(&keys(&[NEW]), "chat", &["blue"]);
+                prop_assert_eq!(ids.find(value), None);
+            }
+        }
+    }
 }

@@ -1,4 +1,8 @@
 //! How a session stays on its backend.
+//!
+//! Two sources say where a request belongs: its session id, which [`engine_io`] reads from requests
+//! and replies and the [`table`] maps to a backend, and the sticky [`cookie`], for clients that keep
+//! one. [`choose`] decides between them. Nothing here does I/O or speaks HTTP.
 
 mod choice;
 pub mod cookie;
@@ -8,5 +12,5 @@ pub mod table;
 pub use self::{
     choice::{Choice, Clues, choose},
     cookie::{Context, Found, Ids, Keys, read, set_cookie},
-    table::{SessionHold, Table},
+    table::{Known, SessionHold, Table},
 };

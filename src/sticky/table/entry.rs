@@ -86,7 +86,7 @@ impl Entry {
 
     /// When it goes; never, while a tunnel is open.
     pub(super) fn expiry(&self) -> u64 {
-        if self.tunnels().is_some() { u64::MAX } else { self.expiry }
+        if self.is_held() { u64::MAX } else { self.expiry }
     }
 
     pub(super) fn is_expired(&self, now: u64) -> bool {
@@ -97,12 +97,7 @@ impl Entry {
     pub(super) fn renew(&mut self, lifetime: u32, now: u64) {
         self.lifetime = lifetime;
         self.extend(now);
-        let counted = match &self.count {
-            Count::Not => false,
-            Count::ByEntry(_) => true,
-            Count::ByTunnels(tunnels) => tunnels.strong_count() > 0,
-        };
-        if !counted {
+        if !self.is_held() && !matches!(self.count, Count::ByEntry(_)) {
             self.count = Count::ByEntry(self.backend.hold());
         }
     }
@@ -110,11 +105,12 @@ impl Entry {
     /// Leaves counting to a tunnel, together with those that are open already.
     pub(super) fn hold(&mut self, now: u64) -> Arc<Hold> {
         self.extend(now);
-        let open = self.tunnels();
-        let hold = match mem::replace(&mut self.count, Count::Not) {
-            Count::ByEntry(hold) => Arc::new(hold),
-            _ => open.unwrap_or_else(|| Arc::new(self.backend.hold())),
+        let counted = match mem::replace(&mut self.count, Count::Not) {
+            Count::Not => None,
+            Count::ByEntry(hold) => Some(Arc::new(hold)),
+            Count::ByTunnels(open) => open.upgrade(),
         };
+        let hold = counted.unwrap_or_else(|| Arc::new(self.backend.hold()));
         self.count = Count::ByTunnels(Arc::downgrade(&hold));
         hold
     }
@@ -134,11 +130,8 @@ impl Entry {
         self.expiry = now + u64::from(self.lifetime);
     }
 
-    fn tunnels(&self) -> Option<Arc<Hold>> {
-        match &self.count {
-            Count::ByTunnels(tunnels) => tunnels.upgrade(),
-            _ => None,
-        }
+    fn is_held(&self) -> bool {
+        matches!(&self.count, Count::ByTunnels(open) if open.strong_count() > 0)
     }
 }
 

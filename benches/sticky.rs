@@ -1,0 +1,126 @@
+//! What stickiness costs a request: an open packet per framing, a lookup and a learned session in a
+//! table of a million, a cookie. Prints the table's memory for each session.
+
+use std::{
+    fs,
+    hint::black_box,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
+use moorline::{
+    config::{self, CookieKeys, Reuse, Sessions},
+    sticky::{
+        Table,
+        cookie::{self, Ids, Keys},
+        engine_io::{open_packet, query},
+    },
+    upstream::Backend,
+};
+
+const SESSIONS: usize = 1_000_000;
+const LIFE: Duration = Duration::from_secs(45);
+
+fn backend(name: String) -> Arc<Backend> {
+    let address = config::Address { host: "127.0.0.1".to_owned(), port: 3000 };
+    Backend::new("chat", &config::Backend { name, address, weight: 1 }, &Reuse::default())
+}
+
+/// As long as Engine.IO's own.
+fn sid(n: usize) -> String {
+    format!("{n:016x}AAAA")
+}
+
+/// Memory of this process, in bytes.
+fn resident() -> usize {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let kilobytes = line.and_then(|line| line.trim().trim_end_matches(" kB").parse::<usize>().ok());
+    kilobytes.unwrap_or(0) * 1024
+}
+
+fn engine_io(c: &mut Criterion) {
+    let mut group = c.benchmark_group("open packet");
+    for (framing, file) in [
+        ("protocol 4", "v4-polling"),
+        ("protocol 3", "v2-polling"),
+        ("protocol 3 binary", "v1-polling"),
+        ("jsonp", "v2-jsonp"),
+    ] {
+        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/engine_io");
+        let body = fs::read(format!("{folder}/{file}.body")).expect("the fixture is there");
+        assert!(open_packet(&body).is_some());
+        group.bench_function(framing, |b| b.iter(|| open_packet(black_box(&body))));
+    }
+    group.finish();
+    let text = "EIO=4&transport=polling&t=PlkBg2a&sid=lv_VI97HAXpY6yYWAAAB";
+    c.bench_function("query of a poll", |b| b.iter(|| query(black_box(text)).is_some()));
+}
+
+fn table(c: &mut Criterion) {
+    let backends: Vec<_> = (0..10).map(|n| backend(format!("node-{n}"))).collect();
+    let sids: Vec<_> = (0..SESSIONS).map(sid).collect();
+    let before = resident();
+    let start = Instant::now();
+    let table = Table::new(&Sessions { max: SESSIONS, max_sid_bytes: 128 });
+    for (n, sid) in sids.iter().enumerate() {
+        table.learn(sid, &backends[n % backends.len()], LIFE, start);
+    }
+    let filled = start.elapsed();
+    println!(
+        "{} sessions learned in {filled:?}: {} bytes each by count, {} by the process's memory",
+        table.len(),
+        table.bytes() / table.len(),
+        (resident() - before) / table.len(),
+    );
+
+    let mut random = fastrand::Rng::with_seed(7);
+    let mut group = c.benchmark_group("table of a million");
+    group.bench_function("find", |b| {
+        b.iter_batched_ref(
+            || sids[random.usize(..SESSIONS)].clone(),
+            |sid| table.find("chat", sid, start).is_some(),
+            BatchSize::SmallInput,
+        );
+    });
+    group.bench_function("find none", |b| {
+        b.iter(|| table.find("chat", black_box("lv_VI97HAXpY6yYWAAAB"), start).is_some());
+    });
+    group.bench_function("hold and release", |b| {
+        b.iter_batched_ref(
+            || sids[random.usize(..SESSIONS)].clone(),
+            |sid| drop(table.hold("chat", sid, start)),
+            BatchSize::SmallInput,
+        );
+    });
+    let mut next = SESSIONS;
+    group.bench_function("learn into a full one", |b| {
+        b.iter_batched_ref(
+            || {
+                next += 1;
+                sid(next)
+            },
+            |sid| table.learn(sid, &backends[0], LIFE, start),
+            BatchSize::SmallInput,
+        );
+    });
+    group.sample_size(20);
+    group.bench_function("sweep a quarter", |b| b.iter(|| table.sweep(start)));
+    group.finish();
+}
+
+fn cookies(c: &mut Criterion) {
+    let keys = Keys::new(&CookieKeys::Made);
+    let names: Vec<_> = (0..100).map(|n| format!("node-{n}")).collect();
+    let ids = Ids::new(&keys, "chat", names.iter().map(String::as_str));
+    let mut headers = http::HeaderMap::new();
+    let text = format!("_ga=GA1.2.1; theme=dark; moorline={}; lang=en", ids.value(42));
+    headers.insert(http::header::COOKIE, text.parse().expect("a header value"));
+    c.bench_function("cookie to backend, of 100", |b| {
+        b.iter(|| cookie::read(black_box(&headers), "moorline").and_then(|value| ids.find(value)));
+    });
+}
+
+criterion_group!(benches, engine_io, table, cookies);
+criterion_main!(benches);
