@@ -54,6 +54,8 @@ pub struct Listener {
 pub struct Pool {
     /// Backends, balance, retry budget.
     pub upstream: Arc<upstream::Pool>,
+    /// Backends on their way out of the pool: they take nothing new, but hold sessions.
+    leaving: Vec<Arc<Backend>>,
     ids: Ids,
     /// Place of a backend in [`Ids`], by serial.
     places: HashMap<u64, usize>,
@@ -68,17 +70,25 @@ impl Snapshot {
 }
 
 impl Pool {
-    /// Makes the cookies of a pool's backends.
-    pub fn new(upstream: Arc<upstream::Pool>, keys: &Keys) -> Self {
+    /// Makes the cookies of a pool's backends; `leaving` are those that it had before and that have
+    /// not ended yet.
+    pub fn new(upstream: Arc<upstream::Pool>, leaving: Vec<Arc<Backend>>, keys: &Keys) -> Self {
         let backends = upstream.backends();
         let ids = Ids::new(keys, upstream.name(), backends.iter().map(|b| b.name()));
         let places = backends.iter().enumerate().map(|(place, b)| (b.serial(), place)).collect();
-        Self { upstream, ids, places }
+        Self { upstream, leaving, ids, places }
     }
 
     /// The pool's configuration.
     pub fn config(&self) -> &config::Pool {
         self.upstream.config()
+    }
+
+    /// Backends that may hold a session nobody here has heard of, from the `start`-th on and round.
+    pub fn holders(&self, start: usize) -> impl Iterator<Item = &Arc<Backend>> {
+        let backends = self.upstream.backends();
+        let start = start.checked_rem(backends.len()).unwrap_or(0);
+        backends[start..].iter().chain(&backends[..start]).chain(&self.leaving)
     }
 
     /// The backend that a cookie's value names, where it is one of ours.

@@ -242,8 +242,12 @@ impl Control {
                     Some(Arc::clone(backend))
                 })
                 .collect();
+            let leaving = self.backends.iter().filter(|live| {
+                live.pool() == pool.name && !pool.backends.iter().any(|b| live.is(&pool.name, b))
+            });
+            let leaving = leaving.cloned().collect();
             let upstream = upstream::Pool::new(pool.clone(), backends);
-            pools.push(Arc::new(snapshot::Pool::new(upstream, &self.keys)));
+            pools.push(Arc::new(snapshot::Pool::new(upstream, leaving, &self.keys)));
         }
         pools
     }

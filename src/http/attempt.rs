@@ -187,10 +187,8 @@ impl Attempt<'_> {
     /// Backends to ask for an unknown sid: the cookie's first, then from a place that depends on the
     /// sid, so that every proxy asks in the same order and the load is spread.
     fn candidates(&self, first: Option<&Arc<Backend>>) -> Vec<Arc<Backend>> {
-        let backends = self.pool.upstream.backends();
-        let sid = self.engine.and_then(|engine| engine.sid.as_deref()).unwrap_or_default();
-        let start = (xxh3_64(sid.as_bytes()) as usize).checked_rem(backends.len()).unwrap_or(0);
-        let others = backends[start..].iter().chain(&backends[..start]);
+        let sid = self.sid().unwrap_or_default();
+        let others = self.pool.holders(xxh3_64(sid.as_bytes()) as usize);
         let others = others.filter(|b| first.is_none_or(|first| !Arc::ptr_eq(first, b)));
         first
             .into_iter()
