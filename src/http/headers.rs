@@ -4,7 +4,11 @@
 //! `Forwarded`. Stripping comes before adding, so that no client can have our own fields removed by
 //! naming them in `Connection`.
 
-use std::{fmt::Write as _, net::SocketAddr, time::Duration};
+use std::{
+    fmt::Write as _,
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
 
 use http::{
     HeaderMap, HeaderName, HeaderValue,
@@ -116,8 +120,8 @@ pub(super) fn add_forwarding(headers: &mut HeaderMap, origin: &Origin<'_>) {
     let mut element = String::with_capacity(64);
     // Writing to a string cannot fail.
     let _ = match client {
-        std::net::IpAddr::V4(ip) => write!(element, "for={ip};proto={proto}"),
-        std::net::IpAddr::V6(ip) => write!(element, "for=\"[{ip}]\";proto={proto}"),
+        IpAddr::V4(ip) => write!(element, "for={ip};proto={proto}"),
+        IpAddr::V6(ip) => write!(element, "for=\"[{ip}]\";proto={proto}"),
     };
     if !origin.host.is_empty() {
         let _ = write!(element, ";host=\"{}\"", origin.host);
@@ -126,6 +130,28 @@ pub(super) fn add_forwarding(headers: &mut HeaderMap, origin: &Origin<'_>) {
     if let Ok(id) = HeaderValue::from_str(origin.id) {
         headers.insert(X_REQUEST_ID, id);
     }
+}
+
+/// The client's address: the peer's, or behind trusted peers the nearest one in `X-Forwarded-For` that
+/// is not trusted itself. An address from there has port 0.
+pub(super) fn client(
+    headers: &HeaderMap,
+    peer: SocketAddr,
+    trusts: impl Fn(IpAddr) -> bool,
+) -> SocketAddr {
+    if !trusts(peer.ip()) {
+        return peer;
+    }
+    let hops: Vec<&str> = tokens(headers, &X_FORWARDED_FOR).collect();
+    let known = hops.iter().rev().map_while(|hop| hop.parse::<IpAddr>().ok());
+    let mut nearest = peer;
+    for hop in known {
+        nearest = SocketAddr::new(hop, 0);
+        if !trusts(hop) {
+            break;
+        }
+    }
+    nearest
 }
 
 /// The request's id: a trusted peer's own, else a new one of 32 hex digits.
@@ -245,6 +271,19 @@ mod tests {
         assert_eq!(headers["x-forwarded-for"], "192.0.2.1, 2001:db8::1");
         assert_eq!(headers["x-forwarded-proto"], "https");
         assert_eq!(headers["forwarded"], "for=\"[2001:db8::1]\";proto=http");
+    }
+
+    #[test]
+    fn the_client_is_the_nearest_address_that_is_not_trusted() {
+        let peer: SocketAddr = "10.0.0.1:5".parse().unwrap();
+        let trusts = |ip: IpAddr| matches!(ip, IpAddr::V4(v4) if v4.octets()[0] == 10);
+        let of = |chain| client(&map(&[("x-forwarded-for", chain)]), peer, trusts).ip().to_string();
+        assert_eq!(of("6.6.6.6, 192.0.2.1, 10.0.0.2"), "192.0.2.1");
+        assert_eq!(of("10.0.0.3, 10.0.0.2"), "10.0.0.3");
+        assert_eq!(of("192.0.2.1, garbage"), "10.0.0.1");
+        let stranger = "192.0.2.9:5".parse().unwrap();
+        let claim = map(&[("x-forwarded-for", "6.6.6.6")]);
+        assert_eq!(client(&claim, stranger, trusts), stranger);
     }
 
     #[test]

@@ -31,7 +31,7 @@ use crate::{
     error::{Kind, Phase, ProxyError, Side, Termination},
     net::half_close::Patience,
     observe::{AccessLog, ListenerMetrics, Metrics, Record, Start},
-    snapshot::{Current, Listener, Pool, Snapshot},
+    snapshot::{Current, Listener, Pool},
     sticky::{self, Clues, Context, SessionHold, engine_io, engine_io::Transport},
     tunnel,
     upstream::Hold,
@@ -83,6 +83,10 @@ pub(super) struct Engine {
 /// A request under way.
 struct Call<'a> {
     visitor: &'a Visitor,
+    /// The client's, behind trusted proxies too.
+    address: SocketAddr,
+    /// Whether the peer's own claims are believed.
+    trusted: bool,
     method: Method,
     engine: Option<Engine>,
     upgrade: bool,
@@ -124,9 +128,10 @@ impl Proxy {
         let (parts, body) = request.into_parts();
         let snapshot = self.snapshot.load_full();
         let trusted = snapshot.trusts(visitor.peer.ip());
+        let address = headers::client(&parts.headers, visitor.peer, |ip| snapshot.trusts(ip));
         let id = headers::request_id(&parts.headers, trusted);
         let manners = Manners::of(&parts.headers, &id);
-        let mut entry = self.open(visitor, &parts, &id);
+        let mut entry = self.open(visitor, &parts, address, &id);
         let checked = match admit(visitor, &parts) {
             Ok(Admitted::Serve(checked)) => checked,
             Ok(Admitted::Answer(response)) => {
@@ -143,6 +148,8 @@ impl Proxy {
         };
         let call = Call {
             visitor,
+            address,
+            trusted,
             method: parts.method.clone(),
             engine: engine(&parts),
             upgrade: checked.upgrade,
@@ -152,17 +159,17 @@ impl Proxy {
             entry,
         };
         let pool = Arc::clone(pool);
-        self.serve(&snapshot, &pool, call, parts, body, (&checked.host, &id)).await
+        self.serve(&pool, call, parts, body, (&checked.host, &id)).await
     }
 
-    fn open(&self, visitor: &Visitor, parts: &Parts, id: &str) -> Entry {
+    fn open(&self, visitor: &Visitor, parts: &Parts, client: SocketAddr, id: &str) -> Entry {
         let host = match parts.uri.authority() {
             Some(authority) => authority.as_str(),
             None => parts.headers.get(http::header::HOST).map_or("", |h| h.to_str().unwrap_or("")),
         };
         let record = Record::new(Start {
             id,
-            client: visitor.peer,
+            client,
             listener: &visitor.listener.name,
             tls: visitor.tls,
             host,
@@ -180,7 +187,6 @@ impl Proxy {
 
     async fn serve(
         &self,
-        snapshot: &Snapshot,
         pool: &Pool,
         mut call: Call<'_>,
         parts: Parts,
@@ -193,9 +199,8 @@ impl Proxy {
             return refuse(call.entry, &error, &call.manners);
         };
         let peer = call.visitor.peer;
-        let trusted = snapshot.trusts(peer.ip());
         let shape = Shape {
-            origin: Origin { peer, trusted, tls: call.visitor.tls, host, id },
+            origin: Origin { peer, trusted: call.trusted, tls: call.visitor.tls, host, id },
             upgrade: call.upgrade,
             plain_reply: call.opens_polling(),
             pause: pool.config().timeouts.body_idle,
@@ -212,7 +217,7 @@ impl Proxy {
             method: &call.method,
             engine: call.engine.as_ref(),
             upgrade: call.upgrade,
-            client: peer.ip(),
+            client: call.address.ip(),
         };
         let reached = match attempt.run(choice).await {
             Ok(reached) => reached,
