@@ -26,7 +26,7 @@ use super::{
 pub(super) const LARGEST_FILE: u64 = 8 << 20;
 
 /// Most faults that are kept. A file with more is not the file that was meant.
-const MOST_FAULTS: usize = 200;
+pub(super) const MOST_FAULTS: usize = 200;
 
 /// One TOML text and what was found in it so far.
 pub(super) struct File<'s> {
@@ -61,26 +61,29 @@ impl<'s> File<'s> {
 
     /// Notes a fault of what stands at `at`.
     pub(super) fn fault(&self, at: &Span, wrong: Wrong) {
-        let fault = self.source.fault(at, wrong);
-        self.note(Found { at: at.clone(), missing: false, fault });
+        self.note(at, false, || self.source.fault(at, wrong));
     }
 
     /// Notes that something is not there which `at` calls for.
     pub(super) fn missing(&self, at: &Span, wrong: Wrong) {
-        let fault = self.source.fault(at, wrong);
-        self.note(Found { at: at.clone(), missing: true, fault });
+        self.note(at, true, || self.source.fault(at, wrong));
     }
 
     /// Notes a fault in another file, which this one names at `at`.
     pub(super) fn elsewhere(&self, at: &Span, fault: Fault) {
-        self.note(Found { at: at.clone(), missing: false, fault });
+        self.note(at, false, || fault);
     }
 
-    fn note(&self, found: Found) {
-        let mut all = self.found.borrow_mut();
-        if all.len() < MOST_FAULTS {
-            all.push(found);
+    fn note(&self, at: &Span, missing: bool, fault: impl FnOnce() -> Fault) {
+        if !self.is_full() {
+            let found = Found { at: at.clone(), missing, fault: fault() };
+            self.found.borrow_mut().push(found);
         }
+    }
+
+    /// Whether there are so many faults that no more are kept, nor worth finding words for.
+    pub(super) fn is_full(&self) -> bool {
+        self.found.borrow().len() >= MOST_FAULTS
     }
 
     /// Where a path in this file leads.
@@ -121,7 +124,7 @@ impl<'s> File<'s> {
             let text = self.source.text();
             found.retain(|found| !found.missing && syntax.leaves_whole(text, &found.at));
         }
-        found.extend(syntax.into_faults().take(MOST_FAULTS).map(|(at, wrong)| {
+        found.extend(syntax.into_faults().map(|(at, wrong)| {
             let fault = self.source.fault(&at, wrong);
             Found { at, missing: false, fault }
         }));
@@ -214,7 +217,7 @@ impl<'t> Table<'t> {
     fn fault_unknown_keys(&self) {
         for (key, _) in self.entries {
             let typed = key.get_ref().as_ref();
-            if !self.section.keys.contains(&typed) {
+            if !self.section.keys.contains(&typed) && !self.file.is_full() {
                 let place = if self.section.name.is_empty() {
                     String::new()
                 } else {

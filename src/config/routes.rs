@@ -1,5 +1,7 @@
 //! `[[routes]]`: which pool answers for which host and path.
 
+use std::collections::HashSet;
+
 use super::{
     HostPattern, Listener, Route,
     address::host_pattern,
@@ -32,7 +34,15 @@ pub(super) fn all(top: &Table<'_>, listeners: &[Listener]) -> Vec<Route> {
         return only_pool(top, &pools, listeners).into_iter().collect();
     }
     let mut seen = Unique::new();
-    elements.iter().filter_map(|element| route(element, &pools, &mut seen)).collect()
+    let known: HashSet<&str> = pools.iter().copied().collect();
+    let check = |value: &Value<'_>| {
+        let pool = value.string()?;
+        if !known.contains(pool) && !value.file.is_full() {
+            value.file.missing(&value.at(), unknown_pool(pool, &pools));
+        }
+        Some(pool.to_owned())
+    };
+    elements.iter().filter_map(|element| route(element, check, &mut seen)).collect()
 }
 
 /// The route that need not be written.
@@ -63,7 +73,7 @@ fn only_pool(top: &Table<'_>, pools: &[&str], listeners: &[Listener]) -> Option<
 
 fn route(
     value: &Value<'_>,
-    pools: &[&str],
+    pool: impl Fn(&Value<'_>) -> Option<String>,
     seen: &mut Unique<(HostPattern, String)>,
 ) -> Option<Route> {
     let table = value.table(&schema::ROUTE, "a table")?;
@@ -75,13 +85,7 @@ fn route(
         Some(value) => value.parsed(|typed| path(typed).map(|()| typed.to_owned())),
         None => Some("/".to_owned()),
     };
-    let pool = table.need("pool", "`pool = \"NAME\"`").and_then(|value| {
-        let pool = value.string()?;
-        if !pools.contains(&pool) {
-            value.file.missing(&value.at(), unknown_pool(pool, pools));
-        }
-        Some(pool.to_owned())
-    });
+    let pool = table.need("pool", "`pool = \"NAME\"`").and_then(|value| pool(&value));
     let (host, path) = (host?, path?);
     // A trailing slash makes no difference to what a prefix covers.
     let rule = (host.clone(), path.trim_end_matches('/').to_owned());

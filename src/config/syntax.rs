@@ -5,7 +5,10 @@
 
 use toml::de::Error;
 
-use super::fault::{Source, Span, Wrong, quoted};
+use super::{
+    fault::{Source, Span, Wrong, quoted},
+    file::MOST_FAULTS,
+};
 
 /// The grammar's faults, in file order.
 pub(super) struct Syntax(Vec<(Span, Wrong)>);
@@ -19,12 +22,8 @@ impl Syntax {
             .map(|error| (error.span().unwrap_or(text.len()..text.len()), error.message()))
             .collect();
         all.sort_by_key(|(at, _)| at.start);
-        drop_echoes(source, &mut all);
-        Self(
-            all.into_iter()
-                .map(|(at, message)| (at.clone(), advised(text, &at, message)))
-                .collect(),
-        )
+        let real = without_echoes(source, &all);
+        Self(real.map(|(at, message)| (at.clone(), advised(text, at, message))).collect())
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -53,28 +52,37 @@ fn header(text: &str, offset: usize) -> usize {
     text.get(..offset).and_then(|before| before.rfind("\n[")).map_or(0, |newline| newline + 1)
 }
 
-/// Keeps the first error of a line, the first of an array that never ends, and of a table that is
-/// there twice the header.
-fn drop_echoes(source: &Source<'_>, all: &mut Vec<(Span, &str)>) {
-    let text = source.text();
-    let in_array = |message: &str| message.contains("array");
-    if all.iter().any(|(_, message)| message.starts_with("unclosed array"))
-        && let Some(first) = all.iter().position(|(_, message)| in_array(message))
-    {
-        all.truncate(first + 1);
-    }
+/// The first error of a line, the first of an array that never ends, of a table that is there twice
+/// the header; as many as are kept at all.
+fn without_echoes<'e>(
+    source: &Source<'_>,
+    all: &'e [(Span, &'e str)],
+) -> impl Iterator<Item = &'e (Span, &'e str)> {
+    let in_array = |(_, message): &(Span, &str)| message.contains("array");
+    let endless = all.iter().any(|(_, message)| message.starts_with("unclosed array"));
+    let first_in_array = all.iter().position(in_array).filter(|_| endless);
     let (mut last_line, mut twice) = (0, None);
-    all.retain(|(at, message)| {
-        let line = source.line(at.start);
-        let header = header(text, at.start);
-        let duplicate = *message == "duplicate key";
-        let echo = line == last_line || (duplicate && twice == Some(header));
-        if duplicate && source.line(header) == line && text[header..].starts_with('[') {
-            twice = Some(header);
-        }
-        last_line = line;
-        !echo
-    });
+    let (mut searched, mut header_at) = (0, 0);
+    let bytes = source.text().as_bytes();
+    all[..first_in_array.map_or(all.len(), |first| first + 1)]
+        .iter()
+        .filter(move |(at, message)| {
+            let line = source.line(at.start);
+            // Each search goes back to the last one's place only: a flood of errors stays linear.
+            let upto = at.start.min(bytes.len());
+            let newline = bytes[searched..upto].windows(2).rposition(|pair| pair == b"\n[");
+            header_at = newline.map_or(header_at, |newline| searched + newline + 1);
+            // A header's line end is in the next search too, where this error is at its bracket.
+            searched = upto.saturating_sub(1).max(searched);
+            let duplicate = *message == "duplicate key";
+            let echo = line == last_line || (duplicate && twice == Some(header_at));
+            if duplicate && source.line(header_at) == line && bytes.get(header_at) == Some(&b'[') {
+                twice = Some(header_at);
+            }
+            last_line = line;
+            !echo
+        })
+        .take(MOST_FAULTS)
 }
 
 /// The parser's message, with advice where a common mistake is behind it.
