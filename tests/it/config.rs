@@ -262,6 +262,52 @@ fn a_flood_of_faults_is_bounded() {
     assert!(faults.last().unwrap().message.contains("more than"), "{}", faults.len());
 }
 
+/// The reference's tables: heading without its markup, and the keys of the first column.
+fn reference(readme: &str) -> Vec<(String, Vec<String>)> {
+    let settings = readme.split("\n## Settings\n").nth(1).expect("a section on settings");
+    let settings = settings.split("\n## ").next().unwrap();
+    let tables = settings.split("\n### ").skip(1).map(|table| {
+        let heading = table.lines().next().unwrap();
+        let rows = table.lines().filter_map(|line| line.strip_prefix("| `"));
+        let keys = rows.map(|row| row.split('`').next().unwrap().to_owned()).collect();
+        (heading.replace(['`', '[', ']'], ""), keys)
+    });
+    tables.collect()
+}
+
+#[test]
+fn the_reference_has_every_key_and_no_other() {
+    let mut known: Vec<(String, Vec<String>)> = Vec::new();
+    for section in check::SECTIONS {
+        let name = if section.name.is_empty() { "Top level" } else { section.name };
+        let keys = section.keys.iter().map(|key| (*key).to_owned());
+        // A table that comes in two forms has one heading.
+        match known.iter_mut().find(|(seen, _)| seen == name) {
+            Some((_, all)) => all.extend(keys),
+            None => known.push((name.to_owned(), keys.collect())),
+        }
+    }
+    assert_eq!(reference(&fs::read_to_string("README.md").unwrap()), known);
+}
+
+#[test]
+fn the_configurations_of_the_readme_are_good() {
+    let readme = fs::read_to_string("README.md").unwrap();
+    let blocks = readme.split("```toml\n").skip(1).map(|rest| rest.split("```").next().unwrap());
+    let mut count = 0;
+    for block in blocks {
+        count += 1;
+        if let Err(Faults(faults)) = check::parse(block, Path::new("absent/moorline.toml")) {
+            // The files and folders that they name are the reader's own.
+            let absent = ["cannot read", "there is no folder"];
+            let ours =
+                faults.iter().find(|fault| !absent.iter().any(|a| fault.message.starts_with(a)));
+            assert!(ours.is_none(), "{}", ours.unwrap());
+        }
+    }
+    assert!(count > 0);
+}
+
 mod anything {
     use std::path::Path;
 
