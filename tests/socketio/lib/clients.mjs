@@ -92,10 +92,14 @@ class Client {
 
   /** Emits and resolves with what the acknowledgement brings: one value, or an array of several. */
   async ask(event, ...args) {
-    const answer = new Promise((resolve) => {
-      this.socket.emit(event, ...args, (...values) => resolve(values.length > 1 ? values : values[0]));
+    const { socket, node, sid } = this;
+    let lost;
+    const answer = new Promise((resolve, reject) => {
+      lost = (reason) => reject(new Error(`session ${sid} on ${node} ended (${reason}) before ${event} was answered`));
+      socket.once('disconnect', lost);
+      socket.emit(event, ...args, (...values) => resolve(values.length > 1 ? values : values[0]));
     });
-    const value = await soon(() => `${event} is acknowledged to a client on ${this.node}`, answer);
+    const value = await soon(() => `${event} is answered to a client on ${node}`, answer).finally(() => socket.off('disconnect', lost));
     this.ledger.messages++;
     return value;
   }

@@ -49,16 +49,35 @@ class Proxy {
     this.file = join(this.folder, 'moorline.toml');
     this.log = join(this.folder, 'access.jsonl');
     this.settings = settings;
-    this.write(settings);
-    this.child = new Child(BINARY, ['run', this.file], { env: { RUST_LOG: 'info', ...settings.env } });
+    this.write({});
+    this.child = new Child(BINARY, ['run', this.file], { env: { RUST_LOG: 'info,moorline::control=debug', ...settings.env } });
+  }
+
+  /** Writes the file anew: these settings over the ones it was started with. */
+  write(settings) {
+    const all = { accessLog: this.log, ...this.settings, ...settings };
+    this.writeText(settings.text ?? configuration(all));
+  }
+
+  /** Edits the file and waits until the proxy has read it. */
+  edit(settings) {
+    return this.reloaded(() => this.write(settings));
+  }
+
+  /** Sends SIGHUP and waits until the proxy has obeyed. */
+  hangUp() {
+    return this.reloaded(() => this.child.signal('SIGHUP'));
+  }
+
+  /** Does something that asks for a reload, and waits for its outcome in the proxy's log. */
+  async reloaded(cause) {
+    const outcomes = () => this.child.output.match(/reloaded|reload refused/g)?.length ?? 0;
+    const before = outcomes();
+    await cause();
+    await until(() => `a reload:\n${this.child.output}`, () => outcomes() > before);
   }
 
   /** Replaces the file in one step, as editors do. */
-  write(settings) {
-    this.settings = { ...this.settings, ...settings };
-    this.writeText(this.settings.text ?? configuration({ accessLog: this.log, ...this.settings }));
-  }
-
   writeText(text) {
     const draft = `${this.file}.draft`;
     writeFileSync(draft, text);

@@ -4,8 +4,11 @@ import { abandonAll } from './clients.mjs';
 import { startNodes, stopNodes } from './nodes.mjs';
 import { startProxy } from './proxy.mjs';
 
-/** Starts nodes and one proxy (or more) before them; all end with test `t`, the proxies first. */
-export async function startSite(t, { count = 3, doors = 1, nodes: nodeOptions = {}, ...settings } = {}) {
+/**
+ * Starts nodes and one proxy (or more) before them; all end with test `t`, the proxies first. `listed` makes
+ * settings of the nodes' addresses; further settings are for the proxy.
+ */
+export async function startSite(t, { count = 3, doors = 1, nodes: nodeOptions = {}, listed, ...settings } = {}) {
   const nodes = await startNodes(count, nodeOptions);
   let proxies = [];
   t.after(async () => {
@@ -14,6 +17,7 @@ export async function startSite(t, { count = 3, doors = 1, nodes: nodeOptions = 
     await stopNodes(nodes);
   });
   const backends = nodes.map((node) => node.address);
-  proxies = await Promise.all(Array.from({ length: doors }, () => startProxy({ backends, ...settings })));
+  const whole = { ...(listed?.(backends) ?? { backends }), ...settings };
+  proxies = await Promise.all(Array.from({ length: doors }, () => startProxy(whole)));
   return { nodes, proxies, proxy: proxies[0] };
 }

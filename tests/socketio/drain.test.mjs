@@ -1,0 +1,86 @@
+// SIGTERM: no new connections, what is under way ends in peace or at the deadline, exit 0.
+
+import assert from 'node:assert/strict';
+import { connect as dial } from 'node:net';
+import { test } from 'node:test';
+
+import { closeAll, connect, UPGRADING, WEBSOCKET } from './lib/clients.mjs';
+import { Ledger, printFigures } from './lib/ledger.mjs';
+import { call } from './lib/request.mjs';
+import { startSite } from './lib/site.mjs';
+import { traffic } from './lib/traffic.mjs';
+import { soon, until } from './lib/wait.mjs';
+
+printFigures(import.meta.url);
+
+test('tunnels go on during the drain, and the process ends when the last client leaves', async (t) => {
+  const { proxy } = await startSite(t, { top: 'drain = "5m"' });
+  const ledger = new Ledger();
+  const clients = await Promise.all(
+    Array.from({ length: 20 }, (_, i) =>
+      connect(proxy.door({ tls: i % 2 === 0 }), { transports: i % 3 ? UPGRADING : WEBSOCKET, ledger }),
+    ),
+  );
+  const talk = traffic(clients);
+  await talk.rounds(1);
+  proxy.child.signal('SIGTERM');
+  await until('new connections are refused', async () => (await refused(proxy.ports.get('web'))) && refused(proxy.ports.get('secure')));
+  const { status } = await fetch(new URL('/ready', proxy.admin));
+  assert.equal(status, 503, 'a draining process is not ready');
+  await talk.rounds(5);
+  await talk.stop();
+  assert.equal(proxy.child.end, undefined, 'it waits for its tunnels');
+  ledger.assertClean();
+  await closeAll(clients);
+  const end = await soon('the process ends', proxy.child.exited);
+  assert.deepEqual(end, { code: 0, signal: null });
+  proxy.assertUntroubled();
+});
+
+test('a poll that is held when the drain begins gets its answer', async (t) => {
+  const { proxy } = await startSite(t, { top: 'drain = "5m"', nodes: { engine: { pingInterval: 1500 } } });
+  const port = proxy.ports.get('web');
+  const path = '/socket.io/?EIO=4&transport=polling';
+  const { sid } = JSON.parse((await call({ port, path })).body.slice(1));
+  const poll = call({ port, path: `${path}&sid=${sid}` });
+  await until('the poll is held', async () => (await proxy.metric('moorline_backend_requests')) === 1);
+  proxy.child.signal('SIGTERM');
+  await until('new connections are refused', () => refused(port));
+  const { status, body } = await poll;
+  assert.deepEqual({ status, body }, { status: 200, body: '2' });
+  assert.deepEqual(await soon('the process ends', proxy.child.exited), { code: 0, signal: null });
+});
+
+test('what is left at the deadline is cut, and the exit is clean', async (t) => {
+  const { proxy } = await startSite(t, { top: 'drain = "2s"' });
+  const ledger = new Ledger();
+  const clients = await Promise.all([UPGRADING, WEBSOCKET].map((transports) => connect(proxy.door(), { transports, ledger })));
+  const begun = performance.now();
+  proxy.child.signal('SIGTERM');
+  assert.deepEqual(await soon('the process ends', proxy.child.exited), { code: 0, signal: null });
+  const took = performance.now() - begun;
+  assert.ok(took >= 1900, `it waited ${Math.round(took)} ms`);
+  await until('both were cut', () => ledger.disconnects.length === 2);
+  await closeAll(clients);
+});
+
+test('a second signal ends the process now', async (t) => {
+  const { proxy } = await startSite(t, { top: 'drain = "5m"' });
+  const ledger = new Ledger();
+  const client = await connect(proxy.door(), { ledger });
+  proxy.child.signal('SIGTERM');
+  await until('the drain has begun', () => refused(proxy.ports.get('web')));
+  assert.equal(proxy.child.end, undefined);
+  proxy.child.signal('SIGTERM');
+  const { code } = await soon('the process ends', proxy.child.exited, 5000);
+  assert.notEqual(code, 0, 'clients were cut: that is no clean end');
+  await closeAll([client]);
+});
+
+function refused(port) {
+  return new Promise((resolve) => {
+    const socket = dial(port, '127.0.0.1');
+    socket.once('connect', () => resolve(socket.destroy() && false));
+    socket.once('error', (error) => resolve(error.code === 'ECONNREFUSED'));
+  });
+}
