@@ -309,8 +309,9 @@ impl Control {
             if self.probes.get(&serial).is_some_and(|(running, _)| running == terms) {
                 continue;
             }
+            let new = !self.probes.contains_key(&serial);
             let task: JoinHandle<()> =
-                tokio::spawn(health::watch(Arc::clone(backend), terms.clone()));
+                tokio::spawn(health::watch(Arc::clone(backend), terms.clone(), new));
             if let Some((_, before)) = self.probes.insert(serial, (terms.clone(), task)) {
                 before.abort();
             }

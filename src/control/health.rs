@@ -20,13 +20,14 @@ use crate::{
 /// Largest response header of a probe.
 const MAX_HEADER: usize = 16 * 1024;
 
-/// Probes until it is dropped.
-pub(super) async fn watch(backend: Arc<Backend>, terms: Health) {
+/// Probes until it is dropped. `new`: the backend has just come, and nobody knows how it is.
+pub(super) async fn watch(backend: Arc<Backend>, terms: Health, new: bool) {
     if terms.probe == Probe::Off {
         return;
     }
-    // A backend that fails its first probe was never up: it need not fall first.
-    let mut fall = 1;
+    // A new backend that fails its first probe was never up: it need not fall first. One that has
+    // served under other terms has to.
+    let mut fall = if new { 1 } else { terms.fall };
     loop {
         let outcome = timeout(terms.timeout, probe(&backend, &terms)).await;
         let verdict = outcome.unwrap_or_else(|_| Err("no answer in time".to_owned()));
@@ -60,15 +61,17 @@ async fn probe(backend: &Backend, terms: &Health) -> Result<(), String> {
         .header("connection", "close")
         .body(Empty::<Bytes>::new())
         .map_err(|error| error.to_string())?;
+    let answer = sender.send_request(request);
+    tokio::pin!(answer);
     let response = tokio::select! {
-        response = sender.send_request(request) => response.map_err(|error| error.to_string())?,
+        response = &mut answer => response,
         ended = connection => {
-            return Err(match ended {
-                Err(error) => error.to_string(),
-                Ok(()) => "closed before it answered".to_owned(),
-            });
+            ended.map_err(|error| error.to_string())?;
+            // A server that closes at once ends the connection in the very step that brings the answer.
+            answer.await
         }
-    };
+    }
+    .map_err(|error| error.to_string())?;
     let (lowest, highest) = *status;
     match response.status().as_u16() {
         code if (lowest..=highest).contains(&code) => Ok(()),

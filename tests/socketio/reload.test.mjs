@@ -58,6 +58,8 @@ for (const generation of ['v4', 'v2']) {
     await closeAll(clients);
     ledger.assertClean();
     assert.equal(await proxy.metric('moorline_reloads_total', 'refused'), 0);
+    assert.equal(await proxy.metric('moorline_backend_up'), nodes.length);
+    assert.doesNotMatch(proxy.child.output, /health changed/);
     await assertMoored(nodes);
     proxy.assertUntroubled();
   });
