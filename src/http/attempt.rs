@@ -21,7 +21,7 @@ use super::{
     forward::{Answer, Failure, Terms, exchange},
     learn,
     outgoing::Outgoing,
-    proxy::{Engine, Proxy},
+    proxy::Proxy,
 };
 use crate::{
     config::Probe,
@@ -44,6 +44,13 @@ const UNKNOWN_POLL: Duration = Duration::from_secs(300);
 /// Lifetime of a session that was found by search: its own is not known. Past it, it is searched
 /// for again.
 const FOUND_LIFETIME: Duration = Duration::from_secs(120);
+
+/// An Engine.IO request, by its query.
+#[derive(Debug)]
+pub(super) struct Engine {
+    pub(super) sid: Option<Box<str>>,
+    pub(super) polling: bool,
+}
 
 /// One request's way to an answer.
 #[derive(Debug)]
@@ -113,9 +120,10 @@ impl Attempt<'_> {
 
     /// To this backend, or wherever the balance policy says.
     async fn free(&mut self, mut bound: Option<Arc<Backend>>) -> Result<Reached, ProxyError> {
-        let source = match self.client.to_canonical() {
-            IpAddr::V4(ip) => ip.octets().to_vec(),
-            IpAddr::V6(ip) => ip.octets().to_vec(),
+        // One form for both families, so that an IPv4 client is the same over a mapped address.
+        let source = match self.client {
+            IpAddr::V4(ip) => ip.to_ipv6_mapped().octets(),
+            IpAddr::V6(ip) => ip.octets(),
         };
         let header = self.config().timeouts.response_header;
         let header = if self.polls() { header.max(UNKNOWN_POLL) } else { header };

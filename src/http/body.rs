@@ -1,8 +1,7 @@
-//! Bodies in both directions: streamed, counted, and never waited for without a deadline.
+//! A request's body on its way to a backend: streamed, counted, never waited for without a deadline.
 //!
-//! A body holds what its stream needs until the last byte: towards the backend the [`Progress`] that
-//! the response side looks at, towards the client the backend connection to give back and the
-//! [`Entry`] to close. Neither buffers: one frame is read when the other side has taken the last one.
+//! Nothing is buffered: a frame is read from the client when the backend has taken the last one. How
+//! far the body has come is shared, as its [`Progress`], with whoever waits for the response.
 
 use std::{
     convert::Infallible,
@@ -24,15 +23,11 @@ use http_body_util::Full;
 use hyper::body::Incoming;
 use tokio::time::{Instant, Sleep};
 
-use super::{entry::Entry, forward::Lease};
-use crate::{
-    error::{Kind, Phase, Side, Termination},
-    net::half_close::Held,
-};
+use crate::error::{Kind, Phase, Side, Termination};
 
 /// Why a relayed body broke off; hyper closes the connection it was written to.
 #[derive(Debug)]
-pub(super) struct BrokenOff(Termination);
+pub(super) struct BrokenOff(pub(super) Termination);
 
 impl fmt::Display for BrokenOff {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -232,193 +227,25 @@ impl Body for RequestBody {
     }
 }
 
-/// A response's body on its way to the client.
-#[derive(Debug)]
-pub(super) enum ReplyBody {
-    /// In memory: an answer of our own, or nothing.
-    Own(Full<Bytes>),
-    /// As the backend sends it.
-    Relayed(Box<Relay>),
-}
-
-/// A backend's body, streamed.
-#[derive(Debug)]
-pub(super) struct Relay {
-    /// Read before the reply was released; comes first.
-    head: Option<Bytes>,
-    incoming: Incoming,
-    pause: Pause,
-    lease: Option<Lease>,
-    /// Taken when the stream ends.
-    entry: Option<Entry>,
-    /// Lets the client half-close until its reply is complete.
-    _held: Option<Held>,
-}
-
-impl ReplyBody {
-    /// No body.
-    pub(super) fn empty() -> Self {
-        Self::own(Bytes::new())
-    }
-
-    /// A body of our own.
-    pub(super) fn own(bytes: impl Into<Bytes>) -> Self {
-        Self::Own(Full::new(bytes.into()))
-    }
-
-    /// The backend's body as it comes, `head` first; at most `pause` between two frames. The lease
-    /// is given back and the entry closed with the last byte, or here where there is none.
-    pub(super) fn relayed(
-        head: Option<Bytes>,
-        incoming: Incoming,
-        pause: Duration,
-        lease: Lease,
-        (entry, held): (Entry, Option<Held>),
-    ) -> Self {
-        let mut relay = Relay {
-            head,
-            incoming,
-            pause: Pause::new(pause),
-            lease: Some(lease),
-            entry: Some(entry),
-            _held: held,
-        };
-        if relay.head.is_none() && relay.incoming.is_end_stream() {
-            relay.complete();
-            return Self::empty();
-        }
-        Self::Relayed(Box::new(relay))
-    }
-}
-
-impl Relay {
-    fn poll_frame(
-        &mut self,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BrokenOff>>> {
-        if let Some(head) = self.head.take() {
-            return Poll::Ready(Some(Ok(self.pass(Frame::data(head)))));
-        }
-        match Pin::new(&mut self.incoming).poll_frame(cx) {
-            Poll::Ready(Some(Ok(frame))) => Poll::Ready(Some(Ok(self.pass(frame)))),
-            Poll::Ready(Some(Err(error))) => {
-                let kind = super::forward::kind(&error);
-                Poll::Ready(Some(Err(self.break_off(kind))))
-            }
-            Poll::Ready(None) => {
-                self.complete();
-                Poll::Ready(None)
-            }
-            Poll::Pending => {
-                ready!(self.pause.poll_exceeded(cx));
-                Poll::Ready(Some(Err(self.break_off(Kind::TimedOut))))
-            }
-        }
-    }
-
-    fn pass(&mut self, frame: Frame<Bytes>) -> Frame<Bytes> {
-        self.pause.over();
-        if let (Some(entry), Some(data)) = (&mut self.entry, frame.data_ref()) {
-            entry.sent(data.len() as u64);
-        }
-        // hyper asks no more once it knows that this was the last frame.
-        if self.incoming.is_end_stream() {
-            self.complete();
-        }
-        frame
-    }
-
-    fn complete(&mut self) {
-        self.note_request();
-        if let Some(lease) = self.lease.take() {
-            lease.give_back();
-        }
-        if let Some(entry) = self.entry.take() {
-            entry.end(Termination::Complete);
-        }
-    }
-
-    fn break_off(&mut self, kind: Kind) -> BrokenOff {
-        let termination = Termination::Failed(Side::Backend, Phase::ResponseBody, kind);
-        self.note_request();
-        self.lease = None;
-        if let Some(entry) = self.entry.take() {
-            entry.end(termination);
-        }
-        BrokenOff(termination)
-    }
-
-    fn note_request(&mut self) {
-        if let (Some(entry), Some(lease)) = (&mut self.entry, &self.lease) {
-            entry.received(lease.request_bytes());
-        }
-    }
-}
-
-impl Drop for Relay {
-    /// The client left before the end.
-    fn drop(&mut self) {
-        self.note_request();
-    }
-}
-
-impl Body for ReplyBody {
-    type Data = Bytes;
-    type Error = BrokenOff;
-
-    fn poll_frame(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BrokenOff>>> {
-        match self.get_mut() {
-            Self::Own(full) => Pin::new(full).poll_frame(cx).map_err(never),
-            Self::Relayed(relay) => relay.poll_frame(cx),
-        }
-    }
-
-    fn is_end_stream(&self) -> bool {
-        match self {
-            Self::Own(full) => full.is_end_stream(),
-            Self::Relayed(relay) => relay.head.is_none() && relay.incoming.is_end_stream(),
-        }
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        match self {
-            Self::Own(full) => full.size_hint(),
-            Self::Relayed(relay) => {
-                let head = relay.head.as_ref().map_or(0, |head| head.len() as u64);
-                let rest = relay.incoming.size_hint();
-                let mut hint = SizeHint::new();
-                hint.set_lower(rest.lower() + head);
-                if let Some(upper) = rest.upper() {
-                    hint.set_upper(upper + head);
-                }
-                hint
-            }
-        }
-    }
-}
-
 /// The time since a body's last frame. Costs nothing while frames are at hand.
 #[derive(Debug)]
-struct Pause {
+pub(super) struct Pause {
     limit: Duration,
     timer: Option<Pin<Box<Sleep>>>,
     running: bool,
 }
 
 impl Pause {
-    fn new(limit: Duration) -> Self {
+    pub(super) fn new(limit: Duration) -> Self {
         Self { limit, timer: None, running: false }
     }
 
-    fn over(&mut self) {
+    pub(super) fn over(&mut self) {
         self.running = false;
     }
 
     /// Ready once nothing has come for the limit.
-    fn poll_exceeded(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+    pub(super) fn poll_exceeded(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let deadline = || Instant::now() + self.limit;
         let timer = match &mut self.timer {
             Some(timer) => {
@@ -437,6 +264,6 @@ impl Pause {
     }
 }
 
-fn never(error: Infallible) -> BrokenOff {
+pub(super) fn never(error: Infallible) -> BrokenOff {
     match error {}
 }

@@ -1,16 +1,18 @@
 //! HTTP/1.1 between clients and backends.
 //!
 //! One request goes down this list: [`server`] parses it, `gate` refuses what no backend should
-//! see, [`proxy`] finds its pool and decides, `outgoing` makes it fit to be sent, `attempt` sends it
+//! see, `respond` finds its pool, `call` decides, `outgoing` makes it fit to be sent, `attempt` sends it
 //! to one backend or, by strict rules, to another, `forward` talks to that backend, `learn` reads a
-//! new session's id from the reply, and `body` streams the rest. An upgrade leaves through `upgrade`
-//! into a tunnel. Whatever fails becomes a reply in `reply`, and ends once, in `entry`.
+//! new session's id from the reply, and `body` and `relay` stream the rest. An upgrade leaves through
+//! `upgrade` into a tunnel. Whatever fails becomes a reply in `reply`, and ends once, in `entry`.
 //!
 //! hyper is known here and nowhere below: `route`, `sticky`, `upstream` and `tunnel` would work under
 //! another HTTP implementation.
 
 mod attempt;
 mod body;
+mod call;
+mod cookie;
 mod entry;
 mod forward;
 mod gate;
@@ -18,6 +20,8 @@ mod headers;
 mod learn;
 mod outgoing;
 pub mod proxy;
+mod relay;
 mod reply;
+mod respond;
 pub mod server;
 mod upgrade;

@@ -13,7 +13,7 @@ use http::{
     },
 };
 
-use super::{body::ReplyBody, headers::X_REQUEST_ID};
+use super::{entry::Entry, headers::X_REQUEST_ID, relay::ReplyBody};
 use crate::{
     config::Redirect,
     error::{Kind, Phase, ProxyError, Side},
@@ -51,7 +51,7 @@ impl Manners {
 }
 
 /// The reply to a failed request.
-pub(super) fn error(error: &ProxyError, manners: &Manners) -> Response<ReplyBody> {
+fn error(error: &ProxyError, manners: &Manners) -> Response<ReplyBody> {
     let status = status(error);
     let mut response = match error.kind {
         Kind::SessionGone => {
@@ -84,6 +84,19 @@ pub(super) fn error(error: &ProxyError, manners: &Manners) -> Response<ReplyBody
         set(&mut response, CONNECTION, HeaderValue::from_static("close"));
     }
     manners.allow_origin(response.headers_mut());
+    response
+}
+
+/// Ends a request that failed: its entry, and its client's wait.
+pub(super) fn refuse(
+    mut entry: Entry,
+    error: &ProxyError,
+    manners: &Manners,
+) -> Response<ReplyBody> {
+    let response = self::error(error, manners);
+    entry.record().status = response.status().as_u16();
+    entry.sent(http_body::Body::size_hint(response.body()).lower());
+    entry.fail(error);
     response
 }
 

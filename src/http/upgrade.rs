@@ -19,10 +19,10 @@ use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 
 use super::{
-    body::ReplyBody,
     entry::{Entry, TunnelGuard},
     forward::Answer,
     headers::{has_token, strip_hop_by_hop},
+    relay::ReplyBody,
 };
 use crate::{
     error::{Kind, Phase, ProxyError, Side, Termination},

@@ -1,0 +1,173 @@
+//! A request that has found its pool: the decision, and the reply that its answer becomes.
+
+use std::{net::SocketAddr, sync::Arc, time::Instant};
+
+use http::{Method, Response, StatusCode};
+use hyper::upgrade::OnUpgrade;
+
+use super::{
+    attempt::{Engine, Reached},
+    cookie::Crossing,
+    entry::Entry,
+    headers, learn,
+    proxy::{Proxy, Visitor},
+    relay::ReplyBody,
+    reply::{self, Manners},
+    upgrade::{self, Passage},
+};
+use crate::{
+    config::SetOn,
+    error::{Phase, ProxyError},
+    net::half_close::Held,
+    observe::metrics::Open,
+    snapshot::Pool,
+    sticky::{self, Clues, SessionHold},
+    upstream::Hold,
+};
+
+/// A request under way.
+pub(super) struct Call<'a> {
+    pub(super) visitor: &'a Visitor,
+    /// The client's, behind trusted proxies too.
+    pub(super) address: SocketAddr,
+    /// Whether the peer's own claims are believed.
+    pub(super) trusted: bool,
+    pub(super) method: Method,
+    pub(super) engine: Option<Engine>,
+    pub(super) upgrade: bool,
+    pub(super) client: Option<OnUpgrade>,
+    pub(super) crossing: Crossing,
+    pub(super) manners: Manners,
+    pub(super) entry: Entry,
+}
+
+/// What keeps a tunnel and its session counted.
+#[derive(Debug)]
+struct Moored {
+    _session: Session,
+    _gauge: Open,
+}
+
+/// How a tunnel counts: as its sid's session, or as one of its own.
+#[derive(Debug)]
+enum Session {
+    Sid { _hold: SessionHold },
+    Socket { _hold: Hold },
+}
+
+impl Call<'_> {
+    pub(super) fn choose(&self, proxy: &Proxy, pool: &Pool) -> sticky::Choice {
+        let sid = self.engine.as_ref().and_then(|engine| engine.sid.as_deref());
+        let clues = Clues {
+            sid: sid.filter(|_| pool.config().sticky.engine_io),
+            moored: self.crossing.moored(pool),
+        };
+        sticky::choose(&proxy.sids, pool.upstream.name(), clues, Instant::now())
+    }
+
+    /// A handshake whose reply tells the sid.
+    pub(super) fn opens_polling(&self) -> bool {
+        let opens = self.engine.as_ref().is_some_and(|e| e.polling && e.sid.is_none());
+        opens && self.method == Method::GET && !self.upgrade
+    }
+
+    /// A poll: a client that ends its stream has left, and its session with it.
+    pub(super) fn polls(&self) -> bool {
+        self.engine.as_ref().is_some_and(|e| e.polling) && self.method == Method::GET
+    }
+
+    /// Turns a backend's answer into the client's reply.
+    pub(super) async fn reply(
+        mut self,
+        proxy: &Proxy,
+        pool: &Pool,
+        mut reached: Reached,
+        accept: Option<&str>,
+        held: Option<Held>,
+    ) -> Response<ReplyBody> {
+        let status = reached.answer.response.status();
+        if status == StatusCode::SWITCHING_PROTOCOLS {
+            let accept = accept.unwrap_or_default();
+            if let Err(error) = upgrade::check(reached.answer.response.headers(), accept) {
+                return reply::refuse(self.entry, &error, &self.manners);
+            }
+        }
+        if self.opens_polling()
+            && status == StatusCode::OK
+            && pool.config().sticky.engine_io
+            && let Err(error) = learn_session(proxy, pool, &mut reached).await
+        {
+            return reply::refuse(self.entry, &error, &self.manners);
+        }
+        let backend = Arc::clone(reached.answer.lease.backend());
+        if self.names_backend(pool, status) {
+            self.crossing.name(pool, &backend, reached.answer.response.headers_mut());
+        }
+        self.entry.record().status = status.as_u16();
+        if status == StatusCode::SWITCHING_PROTOCOLS {
+            return self.tunnel(proxy, pool, reached);
+        }
+        let Reached { answer, head, .. } = reached;
+        let (mut parts, incoming) = answer.response.into_parts();
+        headers::strip_hop_by_hop(&mut parts.headers);
+        if parts.status == StatusCode::BAD_REQUEST && self.engine.is_some() {
+            self.manners.allow_origin(&mut parts.headers);
+        }
+        self.entry.enter(Phase::ResponseBody);
+        let pause = pool.config().timeouts.body_idle;
+        let body = ReplyBody::relayed(head, incoming, pause, answer.lease, (self.entry, held));
+        Response::from_parts(parts, body)
+    }
+
+    /// Whether the reply is one that tells the client its backend in a cookie.
+    fn names_backend(&self, pool: &Pool, status: StatusCode) -> bool {
+        let Some(cookie) = &pool.config().sticky.cookie else { return false };
+        let opens = match &self.engine {
+            Some(engine) => engine.sid.is_none(),
+            None => self.upgrade,
+        };
+        (opens || cookie.set_on == SetOn::Always)
+            && self.method != Method::OPTIONS
+            && (status.is_success() || status == StatusCode::SWITCHING_PROTOCOLS)
+    }
+
+    fn tunnel(mut self, proxy: &Proxy, pool: &Pool, reached: Reached) -> Response<ReplyBody> {
+        let backend = Arc::clone(reached.answer.lease.backend());
+        let sid = self.engine.as_ref().and_then(|engine| engine.sid.as_deref());
+        let known = sid.and_then(|sid| proxy.sids.hold(pool.upstream.name(), sid, Instant::now()));
+        let session = match known {
+            Some(hold) => Session::Sid { _hold: hold },
+            None => Session::Socket { _hold: reached.reserved.unwrap_or_else(|| backend.hold()) },
+        };
+        let moored = Moored { _session: session, _gauge: self.visitor.metrics.tunnel() };
+        self.entry.record().tunnel = true;
+        self.entry.enter(Phase::Tunnel);
+        let Some(client) = self.client else { unreachable!("a checked handshake can be upgraded") };
+        let passage = Passage {
+            client,
+            entry: self.entry,
+            moored,
+            ticket: proxy.tunnels.enter(backend.serial()),
+            idle: pool.config().timeouts.tunnel_idle,
+        };
+        upgrade::switch(reached.answer, passage)
+    }
+}
+
+/// Stores the new session's backend before the client can hear of the session: its next request may
+/// be on its way before the reply's last byte is.
+async fn learn_session(
+    proxy: &Proxy,
+    pool: &Pool,
+    reached: &mut Reached,
+) -> Result<(), ProxyError> {
+    let pause = pool.config().timeouts.body_idle;
+    let (opened, head) = learn::open_packet(&mut reached.answer, pause).await?;
+    if let Some(opened) = opened {
+        let backend = reached.answer.lease.backend();
+        proxy.sids.learn(&opened.sid, backend, opened.lifetime, Instant::now());
+        reached.reserved = None;
+    }
+    reached.head = (!head.is_empty()).then_some(head);
+    Ok(())
+}

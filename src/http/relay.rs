@@ -1,0 +1,194 @@
+//! A reply's body on its way to the client: ours, or a backend's, streamed.
+//!
+//! A relayed body holds what its stream needs until the last byte: the backend connection, which is
+//! given back then, and the [`Entry`], which is closed. It buffers nothing: a frame is read from the
+//! backend when the client has taken the last one.
+
+use std::{
+    pin::Pin,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+use http_body_util::Full;
+use hyper::body::Incoming;
+
+use super::{
+    body::{BrokenOff, Pause, never},
+    entry::Entry,
+    forward::{self, Lease},
+};
+use crate::{
+    error::{Kind, Phase, Side, Termination},
+    net::half_close::Held,
+};
+
+/// A response's body on its way to the client.
+#[derive(Debug)]
+pub(super) enum ReplyBody {
+    /// In memory: an answer of our own, or nothing.
+    Own(Full<Bytes>),
+    /// As the backend sends it.
+    Relayed(Box<Relay>),
+}
+
+/// A backend's body, streamed.
+#[derive(Debug)]
+pub(super) struct Relay {
+    /// Read before the reply was released; comes first.
+    head: Option<Bytes>,
+    incoming: Incoming,
+    pause: Pause,
+    lease: Option<Lease>,
+    /// Taken when the stream ends.
+    entry: Option<Entry>,
+    /// Lets the client half-close until its reply is complete.
+    _held: Option<Held>,
+}
+
+impl ReplyBody {
+    /// No body.
+    pub(super) fn empty() -> Self {
+        Self::own(Bytes::new())
+    }
+
+    /// A body of our own.
+    pub(super) fn own(bytes: impl Into<Bytes>) -> Self {
+        Self::Own(Full::new(bytes.into()))
+    }
+
+    /// The backend's body as it comes, `head` first; at most `pause` between two frames. The lease
+    /// is given back and the entry closed with the last byte, or here where there is none.
+    pub(super) fn relayed(
+        head: Option<Bytes>,
+        incoming: Incoming,
+        pause: Duration,
+        lease: Lease,
+        (entry, held): (Entry, Option<Held>),
+    ) -> Self {
+        let mut relay = Relay {
+            head,
+            incoming,
+            pause: Pause::new(pause),
+            lease: Some(lease),
+            entry: Some(entry),
+            _held: held,
+        };
+        if relay.head.is_none() && relay.incoming.is_end_stream() {
+            relay.complete();
+            return Self::empty();
+        }
+        Self::Relayed(Box::new(relay))
+    }
+}
+
+impl Relay {
+    fn poll_frame(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BrokenOff>>> {
+        if let Some(head) = self.head.take() {
+            return Poll::Ready(Some(Ok(self.pass(Frame::data(head)))));
+        }
+        match Pin::new(&mut self.incoming).poll_frame(cx) {
+            Poll::Ready(Some(Ok(frame))) => Poll::Ready(Some(Ok(self.pass(frame)))),
+            Poll::Ready(Some(Err(error))) => {
+                let kind = forward::kind(&error);
+                Poll::Ready(Some(Err(self.break_off(kind))))
+            }
+            Poll::Ready(None) => {
+                self.complete();
+                Poll::Ready(None)
+            }
+            Poll::Pending => {
+                ready!(self.pause.poll_exceeded(cx));
+                Poll::Ready(Some(Err(self.break_off(Kind::TimedOut))))
+            }
+        }
+    }
+
+    fn pass(&mut self, frame: Frame<Bytes>) -> Frame<Bytes> {
+        self.pause.over();
+        if let (Some(entry), Some(data)) = (&mut self.entry, frame.data_ref()) {
+            entry.sent(data.len() as u64);
+        }
+        // hyper asks no more once it knows that this was the last frame.
+        if self.incoming.is_end_stream() {
+            self.complete();
+        }
+        frame
+    }
+
+    fn complete(&mut self) {
+        self.note_request();
+        if let Some(lease) = self.lease.take() {
+            lease.give_back();
+        }
+        if let Some(entry) = self.entry.take() {
+            entry.end(Termination::Complete);
+        }
+    }
+
+    fn break_off(&mut self, kind: Kind) -> BrokenOff {
+        let termination = Termination::Failed(Side::Backend, Phase::ResponseBody, kind);
+        self.note_request();
+        self.lease = None;
+        if let Some(entry) = self.entry.take() {
+            entry.end(termination);
+        }
+        BrokenOff(termination)
+    }
+
+    fn note_request(&mut self) {
+        if let (Some(entry), Some(lease)) = (&mut self.entry, &self.lease) {
+            entry.received(lease.request_bytes());
+        }
+    }
+}
+
+impl Drop for Relay {
+    /// The client left before the end.
+    fn drop(&mut self) {
+        self.note_request();
+    }
+}
+
+impl Body for ReplyBody {
+    type Data = Bytes;
+    type Error = BrokenOff;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BrokenOff>>> {
+        match self.get_mut() {
+            Self::Own(full) => Pin::new(full).poll_frame(cx).map_err(never),
+            Self::Relayed(relay) => relay.poll_frame(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Own(full) => full.is_end_stream(),
+            Self::Relayed(relay) => relay.head.is_none() && relay.incoming.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Own(full) => full.size_hint(),
+            Self::Relayed(relay) => {
+                let head = relay.head.as_ref().map_or(0, |head| head.len() as u64);
+                let rest = relay.incoming.size_hint();
+                let mut hint = SizeHint::new();
+                hint.set_lower(rest.lower() + head);
+                if let Some(upper) = rest.upper() {
+                    hint.set_upper(upper + head);
+                }
+                hint
+            }
+        }
+    }
+}

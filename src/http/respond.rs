@@ -1,0 +1,175 @@
+//! One request, from its header to its reply.
+
+use std::{net::SocketAddr, sync::Arc};
+
+use http::{Request, Response, request::Parts};
+use hyper::body::Incoming;
+
+use super::{
+    attempt::{Attempt, Engine},
+    call::Call,
+    cookie::Crossing,
+    entry::{Entry, Sinks},
+    gate::{self, Checked},
+    headers::{self, Origin},
+    outgoing::{Outgoing, Shape},
+    proxy::{Proxy, Visitor},
+    relay::ReplyBody,
+    reply::{self, Manners},
+};
+use crate::{
+    error::{Kind, Phase, ProxyError, Side, Termination},
+    observe::{Record, Start},
+    snapshot::Pool,
+    sticky::{engine_io, engine_io::Transport},
+};
+
+impl Proxy {
+    /// Answers one request. Every failure becomes a reply here.
+    pub(super) async fn respond(
+        &self,
+        visitor: &Visitor,
+        mut request: Request<Incoming>,
+    ) -> Response<ReplyBody> {
+        let client = Some(hyper::upgrade::on(&mut request));
+        let (parts, body) = request.into_parts();
+        let snapshot = self.snapshot.load_full();
+        let trusted = snapshot.trusts(visitor.peer.ip());
+        let address = headers::client(&parts.headers, visitor.peer, |ip| snapshot.trusts(ip));
+        let id = headers::request_id(&parts.headers, trusted);
+        let manners = Manners::of(&parts.headers, &id);
+        let mut entry = self.open(visitor, &parts, address, &id);
+        let checked = match admit(visitor, &parts) {
+            Ok(Admitted::Serve(checked)) => checked,
+            Ok(Admitted::Answer(response)) => {
+                entry.record().status = response.status().as_u16();
+                entry.end(Termination::Answered);
+                return response;
+            }
+            Err(error) => return reply::refuse(entry, &error, &manners),
+        };
+        let Some(pool) = snapshot.routes.find(gate::without_port(&checked.host), parts.uri.path())
+        else {
+            let error = ProxyError::new(Side::Client, Phase::Select, Kind::NoRoute);
+            return reply::refuse(entry, &error, &manners);
+        };
+        let call = Call {
+            visitor,
+            address,
+            trusted,
+            method: parts.method.clone(),
+            engine: engine(&parts),
+            upgrade: checked.upgrade,
+            client,
+            crossing: Crossing::of(&parts.headers, pool, visitor.tls, &checked.host),
+            manners,
+            entry,
+        };
+        let pool = Arc::clone(pool);
+        self.serve(&pool, call, parts, body, (&checked.host, &id)).await
+    }
+
+    fn open(&self, visitor: &Visitor, parts: &Parts, client: SocketAddr, id: &str) -> Entry {
+        let host = match parts.uri.authority() {
+            Some(authority) => authority.as_str(),
+            None => parts.headers.get(http::header::HOST).map_or("", |h| h.to_str().unwrap_or("")),
+        };
+        let record = Record::new(Start {
+            id,
+            client,
+            listener: &visitor.listener.name,
+            tls: visitor.tls,
+            host,
+            method: parts.method.as_str(),
+            target: parts.uri.path_and_query().map_or("/", |p| p.as_str()),
+        });
+        let sinks = Sinks {
+            log: self.log.load_full(),
+            metrics: Arc::clone(&self.metrics),
+            listener: Arc::clone(&visitor.metrics),
+            drain: visitor.drain.clone(),
+        };
+        Entry::open(record, sinks)
+    }
+
+    async fn serve(
+        &self,
+        pool: &Pool,
+        mut call: Call<'_>,
+        parts: Parts,
+        body: Incoming,
+        (host, id): (&str, &str),
+    ) -> Response<ReplyBody> {
+        let choice = call.choose(self, pool);
+        let Some(uri) = gate::origin_form(&parts.uri) else {
+            let error = ProxyError::bad_request("The request target is not a path.");
+            return reply::refuse(call.entry, &error, &call.manners);
+        };
+        let peer = call.visitor.peer;
+        let shape = Shape {
+            origin: Origin { peer, trusted: call.trusted, tls: call.visitor.tls, host, id },
+            upgrade: call.upgrade,
+            plain_reply: call.opens_polling(),
+            pause: pool.config().timeouts.body_idle,
+        };
+        let mut outgoing = Outgoing::new(parts.method, uri, parts.headers, body, &shape);
+        let accept = call.upgrade.then(|| outgoing.expected_accept());
+        pool.upstream.note_request();
+        let held = (!call.polls()).then(|| call.visitor.patience.hold());
+        let mut attempt = Attempt {
+            proxy: self,
+            pool,
+            outgoing: &mut outgoing,
+            entry: &mut call.entry,
+            method: &call.method,
+            engine: call.engine.as_ref(),
+            upgrade: call.upgrade,
+            client: call.address.ip(),
+        };
+        let reached = match attempt.run(choice).await {
+            Ok(reached) => reached,
+            Err(error) => {
+                call.entry.received(outgoing.progress().bytes());
+                return reply::refuse(call.entry, &error, &call.manners);
+            }
+        };
+        call.reply(self, pool, reached, accept.as_deref(), held).await
+    }
+}
+
+/// What to do with a request before any route is looked for.
+enum Admitted {
+    Serve(Checked),
+    Answer(Response<ReplyBody>),
+}
+
+fn admit(visitor: &Visitor, parts: &Parts) -> Result<Admitted, ProxyError> {
+    let checked = gate::check(parts)?;
+    #[cfg(debug_assertions)]
+    panic_on_request(parts);
+    match visitor.listener.redirect {
+        Some(to) if !checked.host.is_empty() => {
+            let path = parts.uri.path_and_query().map_or("/", |p| p.as_str());
+            let host = gate::without_port(&checked.host);
+            Ok(Admitted::Answer(reply::redirect(to, host, path)))
+        }
+        Some(_) => Err(ProxyError::bad_request("The Host field is missing.")),
+        None => Ok(Admitted::Serve(checked)),
+    }
+}
+
+/// Lets a test see what one panic costs. Not in release builds.
+#[cfg(debug_assertions)]
+fn panic_on_request(parts: &Parts) {
+    if parts.uri.path() == "/__panic" && std::env::var_os("MOORLINE_TEST_PANIC").is_some() {
+        panic!("asked to panic by a test");
+    }
+}
+
+fn engine(parts: &Parts) -> Option<Engine> {
+    let query = engine_io::query(parts.uri.query()?)?;
+    Some(Engine {
+        polling: query.transport == Transport::Polling,
+        sid: query.sid.map(|sid| sid.into()),
+    })
+}
