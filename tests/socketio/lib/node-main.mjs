@@ -57,6 +57,7 @@ function serve(socket) {
   socket.on('echo', (...args) => args.pop()(...args));
   // The other way round: the node asks, the client acknowledges, the node hands on what it got.
   socket.on('ask me', (question, done) => socket.emit('question', question, (answer) => done(answer)));
+  socket.on('bytes', (length, done) => done(Buffer.from(Uint8Array.from({ length }, (_, i) => (i * 7) % 256))));
   // A numbered run of events, so that a lost, doubled or overtaken one shows.
   socket.on('feed', (count, done) => {
     for (let i = 0; i < count; i++) socket.emit('item', i);

@@ -5,7 +5,8 @@ import assert from 'node:assert/strict';
 import { soon, until } from './wait.mjs';
 
 /** Starts asking on all `clients`; `stop()` lets each finish its question and fails if any answer did. */
-export function traffic(clients) {
+export function traffic(crowd) {
+  const clients = [...crowd];
   let going = true;
   const talks = clients.map((client) => talk(client, () => going));
   for (const it of talks) it.catch(() => {}); // told by `stop`, not by a crash

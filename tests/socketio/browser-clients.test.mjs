@@ -1,0 +1,74 @@
+// Clients in a real browser, on a page of another site: JSONP with v2, preflighted requests with v4. Whether
+// the browser keeps a cookie from another site is its own affair; each session must hold without.
+
+import assert from 'node:assert/strict';
+import { test } from 'node:test';
+
+import { POLLING, UPGRADING, WEBSOCKET } from './lib/clients.mjs';
+import { launch } from './lib/demo.mjs';
+import { assertMoored, Ledger, printFigures } from './lib/ledger.mjs';
+import { servePages, visit } from './lib/page.mjs';
+import { startSite } from './lib/site.mjs';
+
+printFigures(import.meta.url);
+
+const VISITORS = 3;
+const TOKEN = { extraHeaders: { 'X-Token': 'secret' }, withCredentials: true };
+const WAYS = [
+  ['v2', 'JSONP only', { transports: POLLING, forceJSONP: true }],
+  ['v2', 'JSONP then upgrade', { transports: UPGRADING, forceJSONP: true }],
+  ['v2', 'polling then upgrade', { transports: UPGRADING }],
+  ['v2', 'polling only', { transports: POLLING }],
+  ['v4', 'preflighted polling then upgrade', { transports: UPGRADING, ...TOKEN }],
+  ['v4', 'preflighted polling only', { transports: POLLING, ...TOKEN }],
+  ['v4', 'websocket only', { transports: WEBSOCKET }],
+];
+
+for (const generation of ['v2', 'v4']) {
+  test(`${generation}: pages of another site`, async (t) => {
+    const origin = await servePages(t);
+    const browser = await launch(t);
+    const cors = { origin, credentials: true, allowedHeaders: ['x-token'] };
+    const { nodes, proxy } = await startSite(t, { nodes: { generation, engine: generation === 'v4' ? { cors } : {} } });
+    for (const [, way, settings] of WAYS.filter(([of]) => of === generation)) {
+      for (const tls of [false, true]) {
+        await t.test(`${way}, ${tls ? 'https' : 'http'}`, () =>
+          visitors({ origin, browser, generation, nodes, proxy, settings, tls }),
+        );
+      }
+    }
+  });
+}
+
+async function visitors({ origin, browser, generation, nodes, proxy, settings, tls }) {
+  const ledger = new Ledger();
+  const address = `${tls ? 'https' : 'http'}://localhost:${proxy.door({ tls }).ports[0]}`;
+  const before = await preflights(nodes);
+  const seen = await Promise.all(
+    Array.from({ length: VISITORS }, () => visit(browser, { origin, generation, address, settings, ledger })),
+  );
+  assert.equal(new Set(seen.map(({ node }) => node)).size, nodes.length, 'sessions go to all nodes');
+  assert.ok(seen.every(({ transport }) => transport === settings.transports.at(-1)));
+  assert.equal(ledger.upgrades, settings.transports === UPGRADING ? VISITORS : 0);
+  if (settings.extraHeaders) assert.ok((await preflights(nodes)) > before, 'the browser asked first');
+  // The browser shows no test the headers of an upgrade's answer.
+  if (settings.transports !== WEBSOCKET) for (const { offered } of seen) checkOffers(offered, tls);
+  ledger.assertClean();
+  await assertMoored(nodes);
+  proxy.assertUntroubled();
+}
+
+/** Browsers that take a cookie from another site at all want `SameSite=None; Secure`, hence TLS. */
+function checkOffers(offered, tls) {
+  assert.ok(offered.length > 0, 'a handshake offers the cookie');
+  for (const line of offered) {
+    assert.match(line, /; HttpOnly/i);
+    assert.match(line, tls ? /; SameSite=None/i : /; SameSite=Lax/i);
+    assert.equal(/; Secure/i.test(line), tls, line);
+  }
+}
+
+async function preflights(nodes) {
+  const accounts = await Promise.all(nodes.map((node) => node.account()));
+  return accounts.reduce((sum, account) => sum + account.preflights, 0);
+}
