@@ -52,3 +52,68 @@ pub fn choose(table: &Table, pool: &str, clues: Clues<'_>, now: Instant) -> Choi
         _ => Choice::Free,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        config::{self, Address},
+        upstream::Life,
+    };
+
+    const LIFETIME: Duration = Duration::from_secs(45);
+
+    fn backend(port: u16) -> Arc<Backend> {
+        let address = Address { host: "127.0.0.1".to_owned(), port };
+        let config = config::Backend { name: port.to_string(), address, weight: 1 };
+        Backend::new("chat", &config, &config::Reuse::default())
+    }
+
+    /// A table in which `a` is on the first of two backends.
+    fn scene() -> (Arc<Table>, Arc<Backend>, Arc<Backend>, Instant) {
+        let (table, now) = (Table::new(&config::Sessions::default()), Instant::now());
+        let (one, two) = (backend(1), backend(2));
+        assert!(table.learn("a", &one, LIFETIME, now));
+        (table, one, two, now)
+    }
+
+    #[test]
+    fn a_known_sid_beats_the_cookie_even_on_a_backend_that_drains() {
+        let (table, one, two, now) = scene();
+        let clues = Clues { sid: Some("a"), moored: Some(&two) };
+        one.set_life(Life::Draining);
+        let choice = choose(&table, "chat", clues, now);
+        assert!(matches!(choice, Choice::Session(b, LIFETIME) if Arc::ptr_eq(&b, &one)));
+    }
+
+    #[test]
+    fn a_session_dies_with_its_backend_and_is_not_moved() {
+        let (table, one, two, now) = scene();
+        one.mark(false, 1, 1);
+        let clues = Clues { sid: Some("a"), moored: Some(&two) };
+        assert!(matches!(choose(&table, "chat", clues, now), Choice::Gone));
+    }
+
+    #[test]
+    fn an_unknown_sid_is_searched_with_the_cookies_backend_first() {
+        let (table, _, two, now) = scene();
+        let clues = Clues { sid: Some("b"), moored: Some(&two) };
+        let choice = choose(&table, "chat", clues, now);
+        assert!(matches!(choice, Choice::Search(Some(b)) if Arc::ptr_eq(&b, &two)));
+        two.mark(false, 1, 1);
+        assert!(matches!(choose(&table, "chat", clues, now), Choice::Search(None)));
+        let elsewhere = Clues { sid: Some("a"), moored: None };
+        assert!(matches!(choose(&table, "other", elsewhere, now), Choice::Search(None)));
+    }
+
+    #[test]
+    fn without_a_sid_the_cookie_counts_while_its_backend_takes_new_sessions() {
+        let (table, one, _, now) = scene();
+        let clues = Clues { sid: None, moored: Some(&one) };
+        let choice = choose(&table, "chat", clues, now);
+        assert!(matches!(choice, Choice::Cookie(b) if Arc::ptr_eq(&b, &one)));
+        one.set_life(Life::Draining);
+        assert!(matches!(choose(&table, "chat", clues, now), Choice::Free));
+        assert!(matches!(choose(&table, "chat", Clues::default(), now), Choice::Free));
+    }
+}
