@@ -62,6 +62,7 @@ test('what is left at the deadline is cut, and the exit is clean', async (t) => 
   assert.ok(took >= 1900, `it waited ${Math.round(took)} ms`);
   await until('both were cut', () => ledger.disconnects.length === 2);
   await closeAll(clients);
+  ledger.assertClean(() => true); // The proxy is gone: nothing after that is its doing.
 });
 
 test('a second signal ends the process now', async (t) => {
@@ -75,6 +76,7 @@ test('a second signal ends the process now', async (t) => {
   const { code } = await soon('the process ends', proxy.child.exited, 5000);
   assert.notEqual(code, 0, 'clients were cut: that is no clean end');
   await closeAll([client]);
+  ledger.assertClean(() => true); // The proxy is gone: nothing after that is its doing.
 });
 
 function refused(port) {

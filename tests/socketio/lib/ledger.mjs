@@ -21,18 +21,25 @@ export class Ledger {
   disconnects = [];
   /** Any other reply that is no success, and connection errors. */
   errors = [];
+  /** Which of the above a test has claimed as its own doing. */
+  expected = () => false;
 
   constructor() {
     ledgers.push(this);
   }
 
-  /** Nothing went wrong; `except(entry)` tells what of it the test did itself. */
-  assertClean(except = () => false) {
-    const rest = (list) => list.filter((entry) => !except(entry));
-    assert.deepEqual(rest(this.unknown), [], 'code-1 replies');
-    assert.deepEqual(rest(this.failedUpgrades), [], 'failed upgrades');
-    assert.deepEqual(rest(this.disconnects), [], 'disconnects');
-    assert.deepEqual(rest(this.errors), [], 'failed requests');
+  /** Nothing went wrong; `expected(entry)` tells what of it the test did itself. */
+  assertClean(expected = this.expected) {
+    this.expected = expected;
+    assert.deepEqual(this.faults('unknown'), [], 'code-1 replies');
+    assert.deepEqual(this.faults('failedUpgrades'), [], 'failed upgrades');
+    assert.deepEqual(this.faults('disconnects'), [], 'disconnects');
+    assert.deepEqual(this.faults('errors'), [], 'failed requests');
+  }
+
+  /** What of a list no test has claimed. */
+  faults(list) {
+    return this[list].filter((entry) => !this.expected(entry));
   }
 }
 
@@ -65,14 +72,18 @@ export async function assertMoored(nodes, { search = false, gone = new Set() } =
 export function printFigures(url) {
   after(() => {
     const sum = (figure) => ledgers.reduce((total, ledger) => total + figure(ledger), 0);
+    const faults = (list) => {
+      const caused = sum((ledger) => ledger[list].length - ledger.faults(list).length);
+      return `${sum((ledger) => ledger.faults(list).length)}${caused ? ` (and ${caused} that the test caused)` : ''}`;
+    };
     const figures = [
-      `clients ${sum((l) => l.clients)}`,
-      `requests ${sum((l) => l.requests)}`,
-      `messages ${sum((l) => l.messages)}`,
-      `upgrades ${sum((l) => l.upgrades)}`,
-      `failed upgrades ${sum((l) => l.failedUpgrades.length)}`,
-      `code-1 replies ${sum((l) => l.unknown.length)}`,
-      `disconnects ${sum((l) => l.disconnects.length)}`,
+      `clients ${sum((ledger) => ledger.clients)}`,
+      `requests ${sum((ledger) => ledger.requests)}`,
+      `messages ${sum((ledger) => ledger.messages)}`,
+      `upgrades ${sum((ledger) => ledger.upgrades)}`,
+      `failed upgrades ${faults('failedUpgrades')}`,
+      `code-1 replies ${faults('unknown')}`,
+      `disconnects ${faults('disconnects')}`,
     ];
     console.log(`figures ${basename(new URL(url).pathname, '.test.mjs')}: ${figures.join(', ')}`);
   });

@@ -5,18 +5,17 @@ import assert from 'node:assert/strict';
 import { soon, until } from './wait.mjs';
 
 /** Starts asking on all `clients`; `stop()` lets each finish its question and fails if any answer did. */
-export function traffic(crowd) {
-  const clients = [...crowd];
+export function traffic(clients) {
   let going = true;
-  const talks = clients.map((client) => talk(client, () => going));
+  const talking = new Set(clients);
+  const talks = clients.map((client) => talk(client, () => going).finally(() => talking.delete(client)));
   for (const it of talks) it.catch(() => {}); // told by `stop`, not by a crash
   return {
-    /** Resolves once every client that is connected has been answered `rounds` times more. */
+    /** Resolves once every client that has not left has been answered `rounds` times more. */
     async rounds(rounds = 2) {
-      const goals = new Map(clients.map((client) => [client, (client.answered ?? 0) + rounds]));
-      await until(`${rounds} more answers for each client`, () =>
-        clients.every((client) => client.finished || client.answered >= goals.get(client)),
-      );
+      const goals = new Map([...talking].map((client) => [client, client.answered + rounds]));
+      const there = () => [...goals].every(([client, goal]) => !talking.has(client) || client.answered >= goal);
+      await until(`${rounds} more answers for each client`, there);
     },
     async stop() {
       going = false;
