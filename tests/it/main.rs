@@ -6,9 +6,36 @@
 //! the part of a stream that breaks.
 
 #[cfg(test)]
+mod backends;
+#[cfg(test)]
 mod config;
+#[cfg(test)]
+mod configuration;
+#[cfg(test)]
+mod connecting;
+#[cfg(test)]
+mod cookies;
+#[cfg(test)]
+mod forwarded;
+#[cfg(test)]
+mod process;
 #[cfg(test)]
 mod proof;
 #[cfg(test)]
-#[allow(dead_code, reason = "the scenarios that use all of it come with the proxy")]
+mod reload;
+#[cfg(test)]
+mod request;
+#[cfg(test)]
+mod resources;
+#[cfg(test)]
+mod response;
+#[cfg(test)]
+mod sids;
+#[cfg(test)]
+mod slow;
+#[cfg(test)]
 mod support;
+#[cfg(test)]
+mod tunnel;
+#[cfg(test)]
+mod upgrade;

@@ -169,6 +169,15 @@ impl Backend {
         .await
     }
 
+    /// Waits for the request whose target is `target`, and gives its connection to answer on.
+    pub(crate) async fn asked(&self, target: &str) -> Peer {
+        let needle = format!(" {target} HTTP/1.1\r\n");
+        let holds = |index: &usize| message::find(&self.bytes(*index), needle.as_bytes()).is_some();
+        let what = format!("a request for {target} at the backend");
+        let index = found(&what, || (0..self.connections()).find(holds)).await;
+        self.peer(index).await
+    }
+
     /// Whether these bytes reached any connection.
     pub(crate) fn saw(&self, needle: impl AsRef<[u8]>) -> bool {
         message::find(&self.received(), needle.as_ref()).is_some()
@@ -203,7 +212,8 @@ impl Peer {
         while !rest.is_empty() {
             match self.write(rest).await {
                 Ok(count) => rest = &rest[count..],
-                Err(_) => return,
+                // A script that sends on and on must let the recorder see the end.
+                Err(_) => return tokio::task::yield_now().await,
             }
         }
     }

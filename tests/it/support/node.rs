@@ -162,7 +162,7 @@ pub(crate) async fn handshake(client: &mut Raw, t: &str, headers: &str) -> Sessi
     assert_eq!(reply.status(), 200, "{}", reply.text());
     let text = reply.text();
     let sid = text.split("\"sid\":\"").nth(1).unwrap().split('"').next().unwrap().to_owned();
-    let node = reply.header("x-node").unwrap().to_owned();
+    let node = reply.header("x-node").unwrap_or_default().to_owned();
     let pair = |value: &str| value.split(';').next().unwrap().to_owned();
     let cookies = reply.all("set-cookie");
     let cookie = cookies.iter().find(|value| value.starts_with("moorline=")).map(|v| pair(v));

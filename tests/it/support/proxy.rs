@@ -8,7 +8,7 @@ use std::{
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
     sync::{Arc, Mutex},
-    thread,
+    thread::{self, JoinHandle},
 };
 
 use serde_json::Value;
@@ -23,6 +23,8 @@ pub(crate) struct Proxy {
     child: Child,
     directory: TempDir,
     stderr: Arc<Mutex<Vec<String>>>,
+    /// Reads standard error until the process closes it; taken once it has.
+    reader: Option<JoinHandle<()>>,
     baseline: usize,
 }
 
@@ -93,7 +95,7 @@ impl Setup {
             proxy.stderr().iter().any(|line| line == "ready").then_some(())
         })
         .await;
-        proxy.baseline = process::descriptors(proxy.pid());
+        proxy.baseline = proxy.steady_descriptors().await;
         proxy
     }
 
@@ -120,8 +122,9 @@ impl Setup {
             .spawn()
             .unwrap();
         let stderr = Arc::new(Mutex::new(Vec::new()));
-        collect(child.stderr.take().unwrap(), Arc::clone(&stderr));
-        Proxy { settings: self.settings, child, directory: self.directory, stderr, baseline: 0 }
+        let reader = Some(collect(child.stderr.take().unwrap(), Arc::clone(&stderr)));
+        let (settings, directory) = (self.settings, self.directory);
+        Proxy { settings, child, directory, stderr, reader, baseline: 0 }
     }
 }
 
@@ -230,12 +233,24 @@ impl Proxy {
         self.wait_for_metric("a reload", RELOADS_OK, |count| count > before).await;
     }
 
-    /// Writes this text and waits until it is refused.
-    pub(crate) async fn refuses(&self, text: &str) {
-        let before = self.metric(RELOADS_REFUSED).await;
+    /// Writes this text and waits until it is refused with words that contain each of `needles`;
+    /// gives all that was said meanwhile. The watch over the file and the signal may each bring a
+    /// refusal.
+    pub(crate) async fn refuses(&self, text: &str, needles: &[&str]) -> String {
+        let from = self.stderr().len();
         self.write(text);
         self.hangup();
-        self.wait_for_metric("a refused reload", RELOADS_REFUSED, |count| count > before).await;
+        let deadline = tokio::time::Instant::now() + super::PATIENCE;
+        loop {
+            let said = self.stderr()[from..].join("\n");
+            let missing = needles.iter().find(|needle| !said.contains(**needle));
+            match missing {
+                None if said.contains("reload refused") => return said,
+                _ if tokio::time::Instant::now() < deadline => {}
+                _ => panic!("never refused with {missing:?}: {said}"),
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
     }
 
     /// Asks for a reload.
@@ -253,9 +268,13 @@ impl Proxy {
         self.child.try_wait().unwrap().is_none()
     }
 
-    /// Waits until the process ends by itself.
+    /// Waits until the process ends by itself, and all that it said is there.
     pub(crate) async fn exited(&mut self) -> ExitStatus {
-        found("the proxy's end", || self.child.try_wait().unwrap()).await
+        let status = found("the proxy's end", || self.child.try_wait().unwrap()).await;
+        if let Some(reader) = self.reader.take() {
+            eventually("the end of standard error", || reader.is_finished()).await;
+        }
+        status
     }
 
     /// The metrics as text.
@@ -266,7 +285,10 @@ impl Proxy {
 
     /// The admin endpoint's address.
     pub(crate) fn admin(&self) -> SocketAddr {
-        self.listener("admin")
+        let lines = self.stderr();
+        let mut urls = lines.iter().filter_map(|line| line.strip_prefix("metrics on http://"));
+        let address = urls.next().and_then(|url| url.strip_suffix("/metrics"));
+        address.unwrap_or_else(|| panic!("no admin endpoint in {lines:?}")).parse().unwrap()
     }
 
     /// Sum of all series whose name and labels start with `prefix`; 0 where there is none.
@@ -288,6 +310,25 @@ impl Proxy {
             );
             tokio::time::sleep(std::time::Duration::from_millis(20)).await;
         }
+    }
+
+    /// Descriptors open once everything that starts after `ready` has started: the watch over the
+    /// file is the last of it.
+    async fn steady_descriptors(&self) -> usize {
+        let pid = self.pid();
+        eventually("the file is watched", || {
+            process::open_files(pid).iter().any(|file| file.contains("inotify"))
+        })
+        .await;
+        let (mut count, mut rounds) = (self.descriptors(), 0);
+        eventually("steady descriptors", || {
+            let now = process::descriptors(pid);
+            rounds = if now == count { rounds + 1 } else { 0 };
+            count = now;
+            rounds > 10
+        })
+        .await;
+        count
     }
 
     /// Descriptors open now.
@@ -338,7 +379,7 @@ impl Drop for Proxy {
 }
 
 /// Reads lines in a thread of its own until the pipe closes.
-fn collect(pipe: impl Read + Send + 'static, lines: Arc<Mutex<Vec<String>>>) {
+fn collect(pipe: impl Read + Send + 'static, lines: Arc<Mutex<Vec<String>>>) -> JoinHandle<()> {
     thread::spawn(move || {
         let mut reader = BufReader::new(pipe);
         let mut line = Vec::new();
@@ -347,5 +388,5 @@ fn collect(pipe: impl Read + Send + 'static, lines: Arc<Mutex<Vec<String>>>) {
             lines.lock().unwrap().push(text);
             line.clear();
         }
-    });
+    })
 }

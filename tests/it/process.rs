@@ -1,0 +1,152 @@
+//! The process itself: signals, drains and panics.
+
+use std::{
+    os::unix::process::ExitStatusExt,
+    time::{Duration, Instant},
+};
+
+use crate::support::{Backend, Proxy, Raw, eventually, message, proxy::Setup, websocket::tunnel};
+
+async fn ready(proxy: &Proxy) -> u16 {
+    Raw::ask(proxy.admin(), message::get("/ready", "Connection: close\r\n")).await.status()
+}
+
+#[tokio::test]
+async fn fault_120_sigterm_drains() {
+    let backend = Backend::manual().await;
+    let mut proxy = Proxy::before(&[backend.address]).await;
+    assert_eq!(ready(&proxy).await, 200);
+    let (mut open, far) = tunnel(&proxy, &backend).await;
+    let mut waiting = Raw::connect(proxy.web()).await;
+    waiting.send(message::get("/waits", "")).await;
+    let peer = backend.peer(1).await;
+    peer.request().await.unwrap();
+    let mut idle = Raw::connect(proxy.web()).await;
+    idle.send(message::get("/idle", "")).await;
+    let third = backend.peer(2).await;
+    third.request().await.unwrap();
+    third.send(message::ok("ok")).await;
+    idle.response().await;
+    let web = proxy.web();
+    proxy.terminate();
+    eventually("the address refuses", || std::net::TcpStream::connect(web).is_err()).await;
+    assert_eq!(ready(&proxy).await, 503);
+    idle.assert_closed().await;
+    assert!(proxy.is_running());
+    // What is under way goes on to its end.
+    open.send("still").await;
+    far.wait_for_rest(b"still").await;
+    far.send("here").await;
+    assert_eq!(open.exact(4).await, b"here");
+    peer.send(message::ok("in time")).await;
+    assert_eq!(waiting.response().await.text(), "in time");
+    waiting.assert_closed().await;
+    assert!(proxy.is_running());
+    open.finish().await;
+    far.ended().await;
+    far.close();
+    open.assert_closed().await;
+    // Everything is over: no need to wait for the deadline of 10 s.
+    let started = Instant::now();
+    assert_eq!(proxy.exited().await.code(), Some(0), "{}", proxy.stderr_text());
+    assert!(started.elapsed() < Duration::from_secs(8), "{:?}", started.elapsed());
+    // The log is whole: one line each.
+    assert_eq!(proxy.log_lines().len(), 3, "{:?}", proxy.log_lines());
+}
+
+#[tokio::test]
+async fn fault_120_drain_deadline() {
+    let backend = Backend::manual().await;
+    let mut proxy = Proxy::with(|settings| {
+        settings.backends(&[backend.address]).top("drain", "\"500ms\"");
+    })
+    .await;
+    let (mut open, far) = tunnel(&proxy, &backend).await;
+    let mut waiting = Raw::connect(proxy.web()).await;
+    waiting.send(message::get("/waits", "")).await;
+    let peer = backend.peer(1).await;
+    peer.request().await.unwrap();
+    proxy.terminate();
+    assert_eq!(proxy.exited().await.code(), Some(0), "{}", proxy.stderr_text());
+    open.assert_closed().await;
+    waiting.rest().await;
+    far.ended().await;
+    peer.ended().await;
+    let lines = proxy.log_lines();
+    assert!(lines.iter().any(|line| line["termination"] == "drained"), "{lines:?}");
+    assert_eq!(lines.len(), 2, "{lines:?}");
+}
+
+#[tokio::test]
+async fn fault_120_second_signal() {
+    let backend = Backend::manual().await;
+    for (first, second) in [("TERM", "TERM"), ("INT", "TERM"), ("TERM", "INT")] {
+        let mut proxy = Proxy::with(|settings| {
+            settings.backends(&[backend.address]).top("drain", "\"10m\"");
+        })
+        .await;
+        let (mut open, far) = tunnel(&proxy, &backend).await;
+        let web = proxy.web();
+        crate::support::process::signal(proxy.pid(), first);
+        eventually("the address refuses", || std::net::TcpStream::connect(web).is_err()).await;
+        assert!(proxy.is_running(), "{}", proxy.stderr_text());
+        open.send("still").await;
+        far.wait_for_rest(b"still").await;
+        crate::support::process::signal(proxy.pid(), second);
+        let status = proxy.exited().await;
+        assert!(status.code().is_some() || status.signal().is_some());
+        open.rest().await;
+        far.ended().await;
+    }
+}
+
+#[tokio::test]
+async fn fault_123_panic_in_one_connection() {
+    let backend = Backend::manual().await;
+    let mut proxy = Setup::new()
+        .with(|settings| {
+            settings.backends(&[backend.address]);
+        })
+        .env("MOORLINE_TEST_PANIC", "1")
+        .start()
+        .await;
+    let (mut open, far) = tunnel(&proxy, &backend).await;
+    let mut waiting = Raw::connect(proxy.web()).await;
+    waiting.send(message::get("/waits", "")).await;
+    let peer = backend.peer(1).await;
+    peer.request().await.unwrap();
+    for count in 1..=5 {
+        let mut doomed = Raw::connect(proxy.web()).await;
+        doomed.send(message::get("/__panic", "")).await;
+        // Nothing, or a 500; but an end.
+        let (bytes, _) = doomed.rest().await;
+        let text = String::from_utf8_lossy(&bytes).into_owned();
+        assert!(text.is_empty() || text.starts_with("HTTP/1.1 50"), "{text}");
+        let counted = |panics: f64| panics == f64::from(count);
+        proxy.wait_for_metric("the panic is counted", "moorline_panics_total", counted).await;
+    }
+    // Only they died.
+    open.send("still").await;
+    far.wait_for_rest(b"still").await;
+    peer.send(message::ok("in time")).await;
+    assert_eq!(waiting.response().await.text(), "in time");
+    assert!(proxy.is_running());
+    let died = |line: &serde_json::Value| line["termination"] == "panicked";
+    let five = || proxy.log_lines().iter().filter(|line| died(line)).count() == 5;
+    eventually("a line for each panic", five).await;
+    assert!(!backend.saw("__panic"));
+    drop((open, waiting, far, peer, backend));
+    proxy.settle().await;
+    proxy.terminate();
+    assert_eq!(proxy.exited().await.code(), Some(0));
+}
+
+#[tokio::test]
+async fn fault_123_no_panic_on_request() {
+    // The control: without the variable the path is one like any other.
+    let backend = Backend::replying("ok").await;
+    let proxy = Proxy::before(&[backend.address]).await;
+    assert_eq!(Raw::ask(proxy.web(), message::get("/__panic", "")).await.text(), "ok");
+    drop(backend);
+    proxy.finish().await;
+}

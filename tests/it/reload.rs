@@ -1,0 +1,210 @@
+//! Reloads that change who listens and who serves, while traffic goes on.
+
+use std::net::TcpListener;
+
+use crate::{
+    configuration::{assert_serves, drop_ref},
+    support::{
+        Backend, Node, Proxy, Raw, Refusing, eventually, message,
+        node::{handshake, poll},
+        process,
+        proxy::Setup,
+        websocket,
+    },
+};
+
+#[tokio::test]
+async fn fault_115_new_listener_cannot_bind() {
+    let (old, new) = (Backend::replying("old").await, Backend::replying("new").await);
+    let mut proxy = Proxy::before(&[old.address]).await;
+    let holder = TcpListener::bind("127.0.0.1:0").unwrap();
+    let taken = holder.local_addr().unwrap();
+    let before = proxy.settings.clone();
+    let mut wanted = before.clone();
+    wanted.backends(&[new.address]);
+    wanted.table(&format!(
+        "[listeners.first]\nbind = \"127.0.0.1:0\"\n[listeners.extra]\nbind = \"{taken}\"\n"
+    ));
+    let descriptors = proxy.descriptors();
+    proxy.refuses(&wanted.text(), &[&taken.to_string()]).await;
+    assert_serves(&proxy, "old").await;
+    assert_eq!(new.connections(), 0, "half of it was taken");
+    eventually("no socket of the refused one is left", || proxy.descriptors() <= descriptors).await;
+    // Free: now the same file is good.
+    drop(holder);
+    proxy.reload(|settings| *settings = wanted).await;
+    assert_serves(&proxy, "new").await;
+    let reply = Raw::ask(taken, message::get("/", "Connection: close\r\n")).await;
+    assert_eq!(reply.text(), "new");
+    proxy.reload(|settings| *settings = before).await;
+    drop((old, new));
+    proxy.finish().await;
+}
+
+#[tokio::test]
+async fn fault_115_address_taken_at_start() {
+    let holder = TcpListener::bind("127.0.0.1:0").unwrap();
+    let taken = holder.local_addr().unwrap();
+    let setup = Setup::new().with(|settings| {
+        settings.backends(&[taken]).listener("bind", &format!("\"{taken}\""));
+    });
+    let ended = setup.fails().await;
+    assert_eq!(ended.status.code(), Some(1), "{}", ended.stderr);
+    assert!(ended.stderr.contains(&taken.to_string()), "{}", ended.stderr);
+}
+
+#[tokio::test]
+async fn fault_116_removed_listener() {
+    let backend = Backend::manual().await;
+    let mut before = None;
+    let mut proxy = Proxy::with(|settings| {
+        settings.backends(&[backend.address]);
+        before = Some(settings.clone());
+        settings.table("[listeners.extra]\nbind = \"127.0.0.1:0\"\n");
+    })
+    .await;
+    let before = before.unwrap();
+    let extra = proxy.listener("extra");
+    let mut tunnelled = Raw::connect(extra).await;
+    tunnelled.send(websocket::request("/chat", "")).await;
+    let far = backend.peer(0).await;
+    let upgrade = far.head().await.unwrap();
+    far.send(websocket::switching(&upgrade)).await;
+    assert_eq!(tunnelled.response().await.status(), 101);
+    let mut waiting = Raw::connect(extra).await;
+    waiting.send(message::get("/waits", "")).await;
+    let peer = backend.peer(1).await;
+    peer.request().await.unwrap();
+    let mut idle = Raw::connect(extra).await;
+    idle.send(message::get("/idle", "")).await;
+    let third = backend.peer(2).await;
+    third.request().await.unwrap();
+    third.send(message::ok("ok")).await;
+    idle.response().await;
+    proxy.reload(|settings| *settings = before).await;
+    eventually("the address refuses", || std::net::TcpStream::connect(extra).is_err()).await;
+    // What waits for nothing is closed, what is under way is finished.
+    idle.assert_closed().await;
+    peer.send(message::ok("in time")).await;
+    assert_eq!(waiting.response().await.text(), "in time");
+    waiting.assert_closed().await;
+    tunnelled.send("still").await;
+    far.wait_for_rest(b"still").await;
+    // The other listener has not noticed anything.
+    let mut web = Raw::connect(proxy.web()).await;
+    web.send(message::get("/web", "Connection: close\r\n")).await;
+    let last = backend.asked("/web").await;
+    last.send(message::ok("ok")).await;
+    assert_eq!(web.response().await.text(), "ok");
+    drop((tunnelled, waiting, idle, web, far, peer, third, last, backend));
+    proxy.finish().await;
+}
+
+#[tokio::test]
+async fn fault_117_backend_removed_and_added_again() {
+    let (a, b) = (Node::start("a").await, Node::start("b").await);
+    let (first, second) = (a.backend.address, b.backend.address);
+    let mut proxy = Proxy::with(|settings| {
+        settings.backends(&[first, second]).pool("balance", "\"round-robin\"");
+    })
+    .await;
+    let mut client = Raw::connect(proxy.web()).await;
+    let session = loop {
+        let session = handshake(&mut client, "seek", "").await;
+        if session.node == "b" {
+            break session;
+        }
+    };
+    let cookie = crate::support::node::cookie_field(session.cookie.as_ref().unwrap());
+    for round in 0..3 {
+        proxy.reload(|settings| drop_ref(settings.backends(&[first]))).await;
+        let reply = poll(&mut client, &session.sid, &format!("away{round}"), "").await;
+        assert_eq!(reply.header("x-node"), Some("b"));
+        // In another place of the list.
+        proxy.reload(|settings| drop_ref(settings.backends(&[second, first]))).await;
+        let reply = poll(&mut client, &session.sid, &format!("back{round}"), "").await;
+        assert_eq!(reply.header("x-node"), Some("b"));
+        for _ in 0..3 {
+            assert_eq!(handshake(&mut client, "cookie", &cookie).await.node, "b");
+        }
+    }
+    let asked = a.polls(&session.sid);
+    assert_eq!(asked, 0, "the session had to be searched for");
+    assert!(proxy.log_lines().iter().all(|line| line["chosen_by"] != "owner_search"));
+    drop((client, a, b));
+    proxy.finish().await;
+}
+
+#[tokio::test]
+async fn fault_117_health_is_kept() {
+    let (live, extra) = (Backend::replying("live").await, Backend::replying("live").await);
+    let refusing = Refusing::new();
+    let (first, second) = (live.address, refusing.address());
+    let mut proxy = Proxy::with(|settings| {
+        settings.backends(&[first, second, extra.address]).pool("balance", "\"round-robin\"");
+        // No probe within this test but the first: what is known of health is what requests met.
+        settings.pool("health", "{ probe = \"tcp\", interval = \"1h\", rise = 1, fall = 1 }");
+    })
+    .await;
+    for _ in 0..4 {
+        Raw::ask(proxy.web(), message::get("/", "Connection: close\r\n")).await;
+    }
+    let down = format!("moorline_backend_up{{pool=\"app\",backend=\"{second}\"}}");
+    proxy.wait_for_metric("it is down", &down, |up| up == 0.0).await;
+    // An edit elsewhere is no news of this backend.
+    let backend = refusing.revive("back").await;
+    proxy.reload(|settings| drop_ref(settings.backends(&[first, second]))).await;
+    assert_eq!(proxy.metric(&down).await, 0.0);
+    assert!(proxy.metrics().await.contains(&down));
+    for _ in 0..4 {
+        assert_serves(&proxy, "live").await;
+    }
+    assert_eq!(backend.connections(), 0);
+    drop((live, extra, backend));
+    proxy.finish().await;
+}
+
+#[tokio::test]
+async fn fault_119_reload_under_tunnels() {
+    let echo = Backend::start(websocket::echo()).await;
+    let other = Refusing::new();
+    let mut proxy = Proxy::before(&[echo.address]).await;
+    let mut clients = Vec::new();
+    for _ in 0..50 {
+        let mut client = Raw::connect(proxy.web()).await;
+        client.send(websocket::request("/chat", "")).await;
+        assert_eq!(client.response().await.status(), 101);
+        clients.push(client);
+    }
+    let pid = proxy.pid();
+    for round in 0..12 {
+        for client in &mut clients {
+            client.send("before").await;
+        }
+        let address = echo.address;
+        proxy
+            .reload(|settings| match round % 4 {
+                0 => drop_ref(
+                    settings
+                        .timeouts(&format!("connect = \"{}s\", tunnel_idle = \"1h\"", round + 1)),
+                ),
+                1 => drop_ref(settings.backends(&[other.address(), address])),
+                2 => drop_ref(settings.pool(
+                    "backends",
+                    &format!("[{{ address = \"{address}\", weight = {} }}]", round + 1),
+                )),
+                _ => drop_ref(settings.backends(&[address])),
+            })
+            .await;
+        for client in &mut clients {
+            assert_eq!(client.exact(6).await, b"before", "round {round}");
+            client.send("after").await;
+            assert_eq!(client.exact(5).await, b"after", "round {round}");
+        }
+    }
+    assert!(proxy.is_running() && proxy.pid() == pid);
+    assert_eq!(process::children(pid), Vec::<u32>::new(), "a second process");
+    assert_eq!(echo.connections(), 50);
+    drop((clients, echo));
+    proxy.finish().await;
+}

@@ -1,0 +1,276 @@
+//! Responses that break rules: 502 where nothing was relayed yet, and never two messages in one.
+
+use std::time::Duration;
+
+use crate::support::{
+    Backend, Proxy, Raw, backend, message,
+    websocket::{self, EARLY},
+    within,
+};
+
+/// The client gets 502 and none of the backend's bytes; the backend's connection is discarded, and
+/// the next request goes through on a new one.
+pub(crate) async fn assert_bad_answer(request: Vec<u8>, answer: String) {
+    let backend = Backend::start(backend::script(move |peer| {
+        let answer = answer.clone();
+        async move {
+            while let Some(request) = peer.head().await {
+                match request.target() {
+                    "/next" => peer.send(message::ok("next")).await,
+                    _ => peer.send(&answer).await,
+                }
+            }
+        }
+    }))
+    .await;
+    let proxy = Proxy::before(&[backend.address]).await;
+    let mut client = Raw::connect(proxy.web()).await;
+    client.send(&request).await;
+    let reply = client.response().await;
+    assert_eq!(reply.status(), 502);
+    assert!(!reply.text().contains("secret"), "{}", reply.text());
+    backend.ended(0).await;
+    client.try_send(EARLY).await;
+    client.finish().await;
+    let (rest, _) = client.rest().await;
+    assert!(message::find(&rest, b"secret").is_none(), "{}", String::from_utf8_lossy(&rest));
+    assert_eq!(Raw::ask(proxy.web(), message::get("/next", "")).await.text(), "next");
+    assert_eq!(backend.connections(), 2);
+    assert!(!backend.saw("early"));
+    drop(backend);
+    proxy.finish().await;
+}
+
+#[tokio::test]
+async fn fault_038_endless_interim_responses() {
+    for interim in [
+        "HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n",
+        "HTTP/1.1 100 Continue\r\n\r\n",
+        "HTTP/1.1 102 Processing\r\n\r\n",
+    ] {
+        let backend = Backend::start(backend::script(move |peer| async move {
+            if peer.head().await.is_some() {
+                while !peer.is_ended() {
+                    peer.send(interim).await;
+                    tokio::time::sleep(Duration::from_millis(10)).await;
+                }
+            }
+        }))
+        .await;
+        let proxy = Proxy::with(|settings| {
+            settings.backends(&[backend.address]).timeouts("response_header = \"300ms\"");
+        })
+        .await;
+        for request in [message::get("/", ""), websocket::request("/", "")] {
+            let before = backend.connections();
+            let mut client = Raw::connect(proxy.web()).await;
+            client.send(request).await;
+            let reply = within("the deadline of 300 ms", async {
+                loop {
+                    let reply = client.response().await;
+                    if reply.status() >= 200 {
+                        return reply;
+                    }
+                }
+            })
+            .await;
+            assert_eq!(reply.status(), 504);
+            backend.ended(before).await;
+            assert_eq!(backend.connections(), before + 1);
+        }
+        drop(backend);
+        proxy.finish().await;
+    }
+}
+
+#[tokio::test]
+async fn fault_039_control_characters_in_a_response_header() {
+    for field in [
+        "X-A: b\rX-Evil: secret",
+        "X-A: b\r X-Evil: secret",
+        "X-A: b\0secret",
+        "X-A: b\r\n X-Evil: secret",
+        "X-A\r: secret",
+        "X A: secret",
+        "X-A : secret",
+        ": secret",
+        "no colon, secret",
+    ] {
+        let answer = format!("HTTP/1.1 200 OK\r\n{field}\r\nContent-Length: 6\r\n\r\nsecret");
+        assert_bad_answer(message::get("/", ""), answer).await;
+    }
+}
+
+#[tokio::test]
+async fn fault_040_length_and_chunked_in_a_response() {
+    for fields in [
+        "Content-Length: 3\r\nTransfer-Encoding: chunked\r\n",
+        "Transfer-Encoding: chunked\r\nContent-Length: 3\r\n",
+    ] {
+        let answer = format!("HTTP/1.1 200 OK\r\n{fields}\r\n5\r\nhello\r\n0\r\n\r\n");
+        let backend = Backend::answering(move |_| answer.clone().into_bytes()).await;
+        let proxy = Proxy::before(&[backend.address]).await;
+        let mut client = Raw::connect(proxy.web()).await;
+        for index in 0..3 {
+            client.send(message::get("/", "")).await;
+            let reply = client.response().await;
+            assert_eq!((reply.status(), reply.text().as_str()), (200, "hello"));
+            assert_eq!(reply.header("content-length"), None);
+            backend.ended(index).await;
+        }
+        assert_eq!(backend.connections(), 3, "its framing is in doubt: no reuse");
+        drop((client, backend));
+        proxy.finish().await;
+    }
+}
+
+#[tokio::test]
+async fn fault_040_bad_length_in_a_response() {
+    for length in [
+        "+6",
+        "-6",
+        "0x6",
+        "6 6",
+        "6, 7",
+        "six",
+        "",
+        "6\r\nContent-Length: 7",
+        "99999999999999999999999",
+    ] {
+        let answer = format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\nsecret");
+        assert_bad_answer(message::get("/", ""), answer).await;
+    }
+}
+
+/// What follows a complete response on its connection is no part of it and no other response.
+async fn assert_discarded(request: &str, answer: &'static str, status: u16, body: &str) {
+    let backend = Backend::start(backend::script(move |peer| async move {
+        while let Some(request) = peer.request().await {
+            match request.target() {
+                "/next" => peer.send(message::ok("next")).await,
+                _ => peer.send(answer).await,
+            }
+        }
+    }))
+    .await;
+    let proxy = Proxy::before(&[backend.address]).await;
+    for round in 0..10 {
+        let mut client = Raw::connect(proxy.web()).await;
+        client.send(format!("{request} HTTP/1.1\r\nHost: app.test\r\n\r\n")).await;
+        let reply = client.head().await;
+        assert_eq!(reply.status(), status, "{answer:?}");
+        assert_eq!(client.exact(body.len()).await, body.as_bytes());
+        // At once, while the proxy may not have looked at the rest yet.
+        client.send(message::get("/next", "")).await;
+        let next = client.response().await;
+        assert_eq!((next.status(), next.text().as_str()), (200, "next"), "after {answer:?}");
+        assert_eq!(backend.bytes(2 * round).windows(4).filter(|w| w == b"\r\n\r\n").count(), 1);
+        backend.ended(2 * round).await;
+        client.finish().await;
+        client.assert_closed().await;
+        // The good connection must not serve the next round.
+        backend.peer(2 * round + 1).await.close();
+        within("the idle connection's end", async {
+            while proxy.metric("moorline_backend_idle_connections").await > 0.0 {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        })
+        .await;
+    }
+    drop(backend);
+    proxy.finish().await;
+}
+
+#[tokio::test]
+async fn fault_041_body_where_none_may_be() {
+    let head = "HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\nsecret";
+    assert_discarded("HEAD /", head, 200, "").await;
+    assert_discarded("GET /", "HTTP/1.1 204 No Content\r\n\r\nsecret", 204, "").await;
+    let not_modified = "HTTP/1.1 304 Not Modified\r\nContent-Length: 6\r\n\r\nsecret";
+    assert_discarded("GET /", not_modified, 304, "").await;
+}
+
+#[tokio::test]
+async fn fault_041_unsolicited_second_response() {
+    let two = "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nfirst\
+               HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\nsecret";
+    assert_discarded("GET /", two, 200, "first").await;
+    let chunked = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n\
+                   HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\nsecret";
+    assert_discarded("GET /", chunked, 200, "0\r\n\r\n").await;
+}
+
+#[tokio::test]
+async fn fault_041_unsolicited_response_while_idle() {
+    let backend = Backend::manual().await;
+    let proxy = Proxy::before(&[backend.address]).await;
+    let mut client = Raw::connect(proxy.web()).await;
+    client.send(message::get("/first", "")).await;
+    let peer = backend.peer(0).await;
+    peer.request().await.unwrap();
+    peer.send(message::ok("first")).await;
+    assert_eq!(client.response().await.text(), "first");
+    peer.send(message::ok("secret")).await;
+    backend.ended(0).await;
+    client.send(message::get("/next", "")).await;
+    let peer = backend.peer(1).await;
+    peer.request().await.unwrap();
+    peer.send(message::ok("next")).await;
+    assert_eq!(client.response().await.text(), "next");
+    drop((client, peer, backend));
+    proxy.finish().await;
+}
+
+#[tokio::test]
+async fn fault_042_connection_names_fields_away() {
+    let backend = Backend::replying("ok").await;
+    let proxy = Proxy::before(&[backend.address]).await;
+    let names = "X-Forwarded-For, X-Forwarded-Proto, X-Forwarded-Host, Forwarded, X-Request-Id, \
+         Host, Authorization, Cookie, Content-Length, Transfer-Encoding, X-Hop";
+    let fields = format!(
+        "Connection: {names}\r\nX-Forwarded-For: 6.6.6.6\r\nAuthorization: Basic abc\r\n\
+         Cookie: a=b\r\nX-Hop: secret\r\nKeep-Alive: timeout=9\r\nProxy-Connection: close\r\n"
+    );
+    let fixed = message::post("/fixed", &fields, "body");
+    let chunked = format!(
+        "POST /chunked HTTP/1.1\r\nHost: app.test\r\nTransfer-Encoding: chunked\r\n{fields}\r\n\
+         4\r\nbody\r\n0\r\n\r\n"
+    );
+    for (target, request) in [("/fixed", fixed), ("/chunked", chunked.into_bytes())] {
+        let mut client = Raw::connect(proxy.web()).await;
+        client.send(request).await;
+        assert_eq!(client.response().await.status(), 200);
+        let seen = backend.request(target).await;
+        assert_eq!(seen.all("x-forwarded-for"), ["127.0.0.1"]);
+        assert_eq!(seen.all("x-forwarded-proto"), ["http"]);
+        assert_eq!(seen.all("x-forwarded-host"), ["app.test"]);
+        assert_eq!(seen.all("host"), ["app.test"]);
+        assert_eq!(seen.all("authorization"), ["Basic abc"]);
+        assert_eq!(seen.all("cookie"), ["a=b"]);
+        assert!(seen.header("forwarded").is_some() && seen.header("x-request-id").is_some());
+        assert_eq!(seen.body, b"body");
+        for hop in ["x-hop", "keep-alive", "proxy-connection"] {
+            assert_eq!(seen.header(hop), None);
+        }
+        let connection = seen.header("connection").unwrap_or_default().to_ascii_lowercase();
+        assert!(!connection.contains("x-"), "{connection}");
+    }
+    drop(backend);
+    proxy.finish().await;
+}
+
+#[tokio::test]
+async fn fault_042_backend_names_fields_away() {
+    let backend = Backend::answering(|_| {
+        let fields = "Connection: X-Hop, Content-Length, keep-alive\r\nX-Hop: secret\r\n\
+             Keep-Alive: timeout=9\r\nX-Stays: yes\r\n";
+        message::reply("200 OK", fields, "whole")
+    })
+    .await;
+    let proxy = Proxy::before(&[backend.address]).await;
+    let reply = Raw::ask(proxy.web(), message::get("/", "")).await;
+    assert_eq!((reply.text().as_str(), reply.header("x-stays")), ("whole", Some("yes")));
+    assert_eq!((reply.header("x-hop"), reply.header("keep-alive")), (None, None));
+    drop(backend);
+    proxy.finish().await;
+}

@@ -1,0 +1,278 @@
+//! Engine.IO sessions: who knows a sid, and what becomes of one that nobody knows.
+
+use crate::support::{
+    Backend, Node, Proxy, Raw, eventually, found, message,
+    node::{cookie_field, handshake, poll, poll_target},
+    pair::Pair,
+    process, websocket,
+};
+
+#[tokio::test]
+async fn fault_096_removed_backend_keeps_its_sessions() {
+    let mut pair = Pair::start().await;
+    let (a, b) = (pair.session_on("a").await, pair.session_on("b").await);
+    let mut client = pair.client().await;
+    // A session that is a tunnel, and one that polls.
+    let mut tunnel = pair.client().await;
+    let upgrade = format!("/socket.io/?EIO=4&transport=websocket&sid={}", b.sid);
+    tunnel.send(websocket::request(&upgrade, "")).await;
+    assert_eq!(tunnel.response().await.status(), 101);
+    let polling = pair.session_on("b").await;
+    let remaining = [pair.a.backend.address];
+    pair.proxy
+        .reload(|settings| {
+            settings.backends(&remaining);
+        })
+        .await;
+    for n in 0..3 {
+        let reply = poll(&mut client, &polling.sid, &format!("kept{n}"), "").await;
+        assert_eq!((reply.status(), reply.header("x-node")), (200, Some("b")));
+        assert_eq!(pair.chosen_by(&format!("kept{n}")).await, "sid");
+    }
+    tunnel.send("still").await;
+    let seen =
+        found("the tunnel's bytes at the node", || pair.b.backend.saw("still").then_some(()));
+    seen.await;
+    let reply = poll(&mut client, &a.sid, "other", "").await;
+    assert_eq!(reply.header("x-node"), Some("a"));
+    // No new session, whatever the cookie says.
+    for cookie in ["".to_owned(), cookie_field(b.cookie.as_ref().unwrap())] {
+        for session in pair.spread("fresh", &cookie).await {
+            assert_eq!(session.node, "a");
+        }
+    }
+    drop((client, tunnel));
+    pair.finish().await;
+}
+
+#[tokio::test]
+async fn fault_096_removed_backend_at_its_deadline() {
+    let mut pair = Pair::with(|settings| {
+        settings.pool("drain", "\"300ms\"");
+    })
+    .await;
+    let b = pair.session_on("b").await;
+    let mut tunnel = pair.client().await;
+    let upgrade = format!("/socket.io/?EIO=4&transport=websocket&sid={}", b.sid);
+    tunnel.send(websocket::request(&upgrade, "")).await;
+    assert_eq!(tunnel.response().await.status(), 101);
+    let polling = pair.session_on("b").await;
+    let remaining = [pair.a.backend.address];
+    pair.proxy
+        .reload(|settings| {
+            settings.backends(&remaining);
+        })
+        .await;
+    // Cut at the deadline.
+    tunnel.assert_closed().await;
+    let cut = |line: &serde_json::Value| line["kind"] == "tunnel";
+    let line = pair.proxy.wait_for_log("the tunnel's line", cut).await;
+    assert_eq!(line["termination"], "drained");
+    // And the session that polls is told so, in the way that makes a client open a new one.
+    let mut client = pair.client().await;
+    let reply = poll(&mut client, &polling.sid, "gone", "Origin: http://app.test\r\n").await;
+    assert_eq!(reply.status(), 400, "{}", reply.text());
+    assert!(reply.text().contains("\"code\":1"), "{}", reply.text());
+    assert!(reply.header("access-control-allow-origin").is_some());
+    assert_eq!(pair.b.polls(&polling.sid), 0);
+    drop(client);
+    pair.finish().await;
+}
+
+const SESSIONS: &str = "moorline_backend_sessions";
+
+#[tokio::test]
+async fn fault_098_sids_that_no_node_gave() {
+    let pair = Pair::start().await;
+    let mut client = pair.client().await;
+    for n in 0..200 {
+        assert_eq!(poll(&mut client, &format!("warm{n}"), "w", "").await.status(), 400);
+    }
+    let before = process::resident(pair.proxy.pid());
+    for n in 0..3000 {
+        let reply = poll(&mut client, &format!("made-up-session-{n:010}"), "flood", "").await;
+        assert_eq!(reply.status(), 400);
+    }
+    assert_eq!(pair.proxy.metric(SESSIONS).await, 0.0, "a client's sid was taken for one");
+    let grown = process::resident(pair.proxy.pid()).saturating_sub(before);
+    assert!(grown < 4 << 20, "memory grew by {grown}");
+    drop(client);
+    pair.finish().await;
+}
+
+#[tokio::test]
+async fn fault_098_more_sids_than_the_table_takes() {
+    let pair = Pair::with(|settings| {
+        settings.top("sessions", "{ max = 500, max_sid_bytes = 64 }");
+    })
+    .await;
+    let mut client = pair.client().await;
+    let mut last = None;
+    for n in 0..1500 {
+        last = Some(handshake(&mut client, &format!("h{n}"), "").await);
+    }
+    let counted = pair.proxy.metric(SESSIONS).await;
+    assert!((1.0..=500.0).contains(&counted), "{counted} sessions in a table of 500");
+    // What was forgotten is found again by asking; what was not goes straight there.
+    let last = last.unwrap();
+    let reply = poll(&mut client, &last.sid, "last", "").await;
+    assert_eq!((reply.status(), reply.header("x-node")), (200, Some(last.node.as_str())));
+    // Too long to remember, but no worse than unknown.
+    let long = "x".repeat(65);
+    pair.a.next_sid(&long);
+    while handshake(&mut client, "long", "").await.sid != long {}
+    for n in 0..2 {
+        let reply = poll(&mut client, &long, &format!("long-poll{n}"), "").await;
+        assert_eq!((reply.status(), reply.header("x-node")), (200, Some("a")));
+        assert_ne!(pair.chosen_by(&format!("long-poll{n}")).await, "sid");
+    }
+    drop(client);
+    pair.finish().await;
+}
+
+#[tokio::test]
+async fn fault_098_sids_expire() {
+    let node = Node::special("a", (100, 100), "").await;
+    let proxy = Proxy::before(&[node.backend.address]).await;
+    let mut client = Raw::connect(proxy.web()).await;
+    for n in 0..50 {
+        handshake(&mut client, &format!("h{n}"), "").await;
+    }
+    assert!(proxy.metric(SESSIONS).await > 0.0);
+    proxy.wait_for_metric("an empty table", SESSIONS, |count| count == 0.0).await;
+    drop((client, node));
+    proxy.finish().await;
+}
+
+#[tokio::test]
+async fn fault_099_sids_are_secrets() {
+    let pair = Pair::start().await;
+    let mut client = pair.client().await;
+    let session = handshake(&mut client, "open", "").await;
+    assert_eq!(poll(&mut client, &session.sid, "poll", "").await.status(), 200);
+    let other = "SECRET-SID-OF-SOMEBODY";
+    assert_eq!(poll(&mut client, other, "guess", "").await.status(), 400);
+    let spelt = format!("/socket.io/?EIO=4&transport=polling&t=spelt&s%69d={other}");
+    client.send(message::get(&spelt, "")).await;
+    client.response().await;
+    let marked = |line: &serde_json::Value| line["path"].as_str().unwrap().contains("t=spelt");
+    pair.proxy.wait_for_log("the last line", marked).await;
+    let log = String::from_utf8(pair.proxy.access_log()).unwrap();
+    for secret in [session.sid.as_str(), other] {
+        assert!(!log.contains(secret), "{log}");
+        assert!(!pair.proxy.stderr_text().contains(secret), "{}", pair.proxy.stderr_text());
+        assert!(!pair.proxy.metrics().await.contains(secret));
+    }
+    drop(client);
+    pair.finish().await;
+}
+
+#[tokio::test]
+async fn fault_099_same_sid_in_two_pools() {
+    let inner = Node::start("inner").await;
+    let pair = Pair::with(|settings| {
+        settings.host("inner.test", "inner", &[inner.backend.address]);
+    })
+    .await;
+    let session = pair.session_on("b").await;
+    inner.knows(&session.sid);
+    let target = poll_target(&session.sid, "inner");
+    let mut client = pair.client().await;
+    client.send(format!("GET {target} HTTP/1.1\r\nHost: inner.test\r\n\r\n")).await;
+    assert_eq!(client.response().await.header("x-node"), Some("inner"));
+    let reply = poll(&mut client, &session.sid, "own", "").await;
+    assert_eq!(reply.header("x-node"), Some("b"));
+    drop((client, inner));
+    pair.finish().await;
+}
+
+#[tokio::test]
+async fn fault_100_unknown_sid_is_asked_for_one_by_one() {
+    let (a, b) = (Backend::manual().await, Backend::manual().await);
+    let proxy = Proxy::before(&[a.address, b.address]).await;
+    let unknown = "{\"code\":1,\"message\":\"Session ID unknown\"}";
+    let refusal = message::reply("400 Bad Request", "Content-Type: application/json\r\n", unknown);
+    let target = poll_target("nobody-knows-this-one", "ask");
+    let requests = [
+        message::get(&target, "Origin: http://app.test\r\n"),
+        message::post(&target, "Origin: http://app.test\r\n", "4hello"),
+    ];
+    for (round, request) in requests.into_iter().enumerate() {
+        let mut client = Raw::connect(proxy.web()).await;
+        client.send(request).await;
+        let total = || a.requests().len() + b.requests().len();
+        let before = 2 * round;
+        eventually("a node is asked", || total() > before).await;
+        let (first, second) = if a.requests().len() > round { (&a, &b) } else { (&b, &a) };
+        assert_eq!(second.requests().len(), round, "two nodes were asked at once");
+        let peer = first.peer(first.connections() - 1).await;
+        peer.send(&refusal).await;
+        eventually("the other is asked", || total() == before + 2).await;
+        assert_eq!(second.requests().len(), round + 1);
+        second.peer(second.connections() - 1).await.send(&refusal).await;
+        let reply = client.response().await;
+        assert_eq!((reply.status(), reply.text().as_str()), (400, unknown));
+        assert!(reply.header("access-control-allow-origin").is_some(), "{reply:?}");
+        let bodies: Vec<_> = [&a, &b].map(|n| n.requests()[round].body.clone()).into();
+        assert_eq!(bodies[0], bodies[1], "the body is sent whole each time");
+    }
+    assert_eq!(a.requests()[1].body, b"4hello");
+    drop((a, b));
+    proxy.finish().await;
+}
+
+#[tokio::test]
+async fn fault_100_unknown_sid_is_found_and_learned() {
+    let pair = Pair::start().await;
+    for (n, node) in [&pair.a, &pair.b].into_iter().enumerate() {
+        let sid = format!("from-before-the-restart-{n}");
+        node.knows(&sid);
+        let mut client = pair.client().await;
+        for t in ["first", "second", "third"] {
+            let reply = poll(&mut client, &sid, &format!("{t}{n}"), "").await;
+            assert_eq!((reply.status(), reply.header("x-node")), (200, Some(node.name)));
+        }
+        assert_eq!(pair.chosen_by(&format!("first{n}")).await, "owner_search");
+        assert_eq!(pair.chosen_by(&format!("third{n}")).await, "sid");
+        assert_eq!(node.polls(&sid), 3);
+        assert!(pair.a.polls(&sid) + pair.b.polls(&sid) <= 4, "asked again after it was found");
+    }
+    // The same for an upgrade.
+    pair.b.knows("upgrades-at-b");
+    let mut client = pair.client().await;
+    let target = "/socket.io/?EIO=4&transport=websocket&sid=upgrades-at-b";
+    client.send(websocket::request(target, "")).await;
+    assert_eq!(client.response().await.status(), 101);
+    // And for one that nobody has: the nodes' own words, and no tunnel.
+    let mut other = pair.client().await;
+    let target = "/socket.io/?EIO=4&transport=websocket&sid=nobody-knows-it";
+    other.send(websocket::request(target, "")).await;
+    let reply = other.response().await;
+    assert_eq!(reply.status(), 400);
+    assert!(reply.text().contains("Session ID unknown"), "{}", reply.text());
+    assert_eq!(pair.a.polls("nobody-knows-it") + pair.b.polls("nobody-knows-it"), 2);
+    drop((client, other));
+    pair.finish().await;
+}
+
+#[tokio::test]
+async fn fault_103_cookie_and_sid_disagree() {
+    let pair = Pair::start().await;
+    let (a, b) = (pair.session_on("a").await, pair.session_on("b").await);
+    let mut client = pair.client().await;
+    for n in 0..3 {
+        let t = format!("torn{n}");
+        let field = cookie_field(b.cookie.as_ref().unwrap());
+        let reply = poll(&mut client, &a.sid, &t, &field).await;
+        assert_eq!((reply.status(), reply.header("x-node")), (200, Some("a")));
+        assert_eq!(pair.chosen_by(&t).await, "sid");
+    }
+    // The same for an upgrade, where a wrong node would break the session.
+    let mut tunnel = pair.client().await;
+    let target = format!("/socket.io/?EIO=4&transport=websocket&sid={}", a.sid);
+    tunnel.send(websocket::request(&target, &cookie_field(b.cookie.as_ref().unwrap()))).await;
+    assert_eq!(tunnel.response().await.status(), 101);
+    assert_eq!(pair.b.polls(&a.sid), 0, "the cookie's node heard of it");
+    drop((client, tunnel));
+    pair.finish().await;
+}

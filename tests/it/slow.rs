@@ -1,0 +1,97 @@
+//! Clients that are slow, silent or half gone.
+
+use crate::support::{
+    Backend, Proxy, Raw,
+    backend::{self},
+    eventually, message,
+    proxy::Setup,
+    tls::Certificate,
+};
+
+#[tokio::test]
+async fn fault_067_silent_connection() {
+    let backend = Backend::manual().await;
+    let proxy = Proxy::with(|settings| {
+        settings.backends(&[backend.address]).listener("header_timeout", "\"400ms\"");
+    })
+    .await;
+    // One whose request is under way is not silent: its deadline is another.
+    let mut waiting = Raw::connect(proxy.web()).await;
+    waiting.send(message::get("/waits", "")).await;
+    let peer = backend.peer(0).await;
+    peer.request().await.unwrap();
+    let mut silent = Raw::connect(proxy.web()).await;
+    silent.assert_closed().await;
+    for part in ["G", "GET / HTTP/1.1\r\n", "GET / HTTP/1.1\r\nHost: app.test\r\nX: "] {
+        let mut client = Raw::connect(proxy.web()).await;
+        client.send(part).await;
+        let (bytes, _) = client.rest().await;
+        let text = String::from_utf8_lossy(&bytes).into_owned();
+        assert!(text.is_empty() || text.starts_with("HTTP/1.1 408"), "{part:?} got {text}");
+    }
+    // A byte now and then does not move the deadline.
+    let mut dribbling = Raw::connect(proxy.web()).await;
+    let started = std::time::Instant::now();
+    while dribbling.feed(b"G").await {
+        assert!(started.elapsed() < crate::support::PATIENCE, "a dribble keeps it open");
+    }
+    assert_eq!(backend.connections(), 1, "none of them reached the backend");
+    peer.send(message::ok("at last")).await;
+    assert_eq!(waiting.response().await.text(), "at last");
+    // Now it is silent, too.
+    waiting.assert_closed().await;
+    drop((peer, backend));
+    proxy.finish().await;
+}
+
+#[tokio::test]
+async fn fault_067_silent_tls_connection() {
+    let backend = Backend::replying("ok").await;
+    let setup = Setup::new();
+    let certificate = Certificate::make(setup.directory(), "app.test");
+    let proxy = setup
+        .with(|settings| {
+            settings.backends(&[backend.address]).listener("protocol", "\"https\"");
+            settings.listener("certificates", &certificate.setting());
+            settings.listener("handshake_timeout", "\"300ms\"");
+            settings.listener("header_timeout", "\"400ms\"");
+        })
+        .start()
+        .await;
+    let mut silent = Raw::connect(proxy.web()).await;
+    silent.rest().await;
+    // The beginning of a ClientHello and no more.
+    let mut stuck = Raw::connect(proxy.web()).await;
+    stuck.send(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03").await;
+    stuck.rest().await;
+    let mut mute = Raw::tls(proxy.web(), &certificate).await;
+    mute.assert_closed().await;
+    backend.assert_untouched();
+    let mut client = Raw::tls(proxy.web(), &certificate).await;
+    client.send(message::get("/", "")).await;
+    assert_eq!(client.response().await.text(), "ok");
+    drop((client, backend));
+    proxy.finish().await;
+}
+
+#[tokio::test]
+async fn fault_070_client_gone_without_waiting() {
+    // The counterpart: a client that is gone altogether is not served on.
+    let backend = Backend::start(backend::script(|peer| async move {
+        peer.head().await;
+        peer.send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n").await;
+        while !peer.is_ended() {
+            peer.send("5\r\nhello\r\n").await;
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
+    }))
+    .await;
+    let proxy = Proxy::before(&[backend.address]).await;
+    let mut client = Raw::connect(proxy.web()).await;
+    client.send(message::get("/", "")).await;
+    client.head().await;
+    client.reset();
+    eventually("the backend's end", || backend.end(0).is_some()).await;
+    drop(backend);
+    proxy.finish().await;
+}
