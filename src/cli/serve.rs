@@ -1,6 +1,6 @@
 //! From a configuration to an exit code: what `run` and `proxy` have in common.
 
-use std::{io::Write as _, net::SocketAddr, path::PathBuf, process::ExitCode};
+use std::{io::Write as _, net::SocketAddr, path::PathBuf, process::ExitCode, time::Duration};
 
 use anyhow::Context as _;
 use tokio::signal::unix::{SignalKind, signal};
@@ -9,6 +9,9 @@ use crate::{
     app::{App, Remote},
     config::{Config, Protocol},
 };
+
+/// How long a SIGHUP waits for company: a storm of them is few reloads.
+const GATHER: Duration = Duration::from_millis(50);
 
 /// Binds, prints the addresses and a greeting, serves until SIGTERM or SIGINT, drains. A second signal exits at
 /// once.
@@ -47,6 +50,8 @@ pub(super) async fn serve(
 async fn hang_ups(remote: Remote) {
     let Ok(mut hangups) = signal(SignalKind::hangup()) else { return };
     while hangups.recv().await.is_some() {
+        // Those that come meanwhile become one.
+        tokio::time::sleep(GATHER).await;
         remote.hang_up().await;
     }
 }

@@ -5,7 +5,7 @@ use std::{
     str::FromStr,
 };
 
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net};
 
 use super::{
     Address, HostPattern,
@@ -124,10 +124,18 @@ pub(super) fn bind(text: &str) -> Result<SocketAddr, Wrong> {
 pub(super) fn network(text: &str) -> Result<IpNet, Wrong> {
     let one = text.parse::<IpAddr>().map(IpNet::from);
     // Host bits carry no meaning; without them equal networks are equal.
-    one.or_else(|_| text.parse::<IpNet>().map(|net| net.trunc())).map_err(|_| {
+    let net = one.or_else(|_| text.parse::<IpNet>().map(|net| net.trunc())).map(canonical);
+    net.map_err(|_| {
         Wrong::new(format!("{} is neither an IP address nor a network", quoted(text)))
             .help("write \"10.0.0.7\" or \"10.0.0.0/8\"")
     })
+}
+
+/// IPv4 in its own form: a peer whose address is mapped into IPv6 is compared as what it is.
+fn canonical(net: IpNet) -> IpNet {
+    let IpNet::V6(v6) = net else { return net };
+    let mapped = v6.network().to_ipv4_mapped().zip(v6.prefix_len().checked_sub(96));
+    mapped.and_then(|(ip, prefix)| Ipv4Net::new(ip, prefix).ok()).map_or(net, IpNet::V4)
 }
 
 /// A route's host: a name, an IP address, or `*.` and a name.

@@ -43,6 +43,8 @@ async fn look_up(backend: Arc<Backend>) {
             if !found.is_empty() && found != backend.addresses() {
                 tracing::info!(pool, backend = name, addresses = ?found, "backend resolved");
                 backend.set_addresses(found);
+                // Kept connections lead to where the name pointed before.
+                backend.idle().clear();
             }
         }
         Err(error) => {

@@ -63,6 +63,8 @@ pub(super) struct Attempt<'a> {
     pub(super) engine: Option<&'a Engine>,
     pub(super) upgrade: bool,
     pub(super) client: IpAddr,
+    /// A kept connection was closed under us: no other kept one is tried.
+    pub(super) fresh: bool,
 }
 
 /// A backend's answer and how it was come by.
@@ -127,11 +129,12 @@ impl Attempt<'_> {
         };
         let header = self.config().timeouts.response_header;
         let header = if self.polls() { header.max(UNKNOWN_POLL) } else { header };
+        let mut by = if bound.is_some() { ChosenBy::Cookie } else { ChosenBy::Balance };
         let mut tried = Vec::new();
         let mut request: Option<Box<Request<RequestBody>>> = None;
         let mut last = None;
         loop {
-            self.chosen(if bound.is_some() { ChosenBy::Cookie } else { ChosenBy::Balance });
+            self.chosen(by);
             let pick = || self.pool.upstream.pick(&source, &tried);
             let Some(backend) = bound.take().or_else(pick) else {
                 let none = || ProxyError::new(Side::Backend, Phase::Select, Kind::NoBackend);
@@ -141,12 +144,19 @@ impl Attempt<'_> {
             let sent = request.take().map_or_else(|| self.outgoing.request(), |unsent| *unsent);
             match self.once(&backend, header, sent).await {
                 Ok(answer) => return Ok(Reached { answer, head: None, reserved }),
-                Err(Failure { error, unsent }) => {
+                Err(Failure { kept: true, error, .. }) if self.may_be_stale(&error) => {
+                    tracing::debug!(%error, "trying the same backend on a new connection");
+                    self.proxy.metrics.retries.inc();
+                    self.fresh = true;
+                    bound = Some(backend);
+                }
+                Err(Failure { error, unsent, .. }) => {
                     tried.push(backend);
                     if !self.may_retry(&error, unsent.is_some(), tried.len()) {
                         return Err(error);
                     }
                     tracing::debug!(%error, "trying another backend");
+                    by = ChosenBy::Balance;
                     request = unsent;
                     last = Some(error);
                 }
@@ -222,6 +232,7 @@ impl Attempt<'_> {
             keep: config.reuse.idle_timeout,
             progress: &Arc::clone(self.outgoing.progress()),
             upgrade: self.upgrade,
+            fresh: self.fresh,
         };
         self.entry.record().backend = Some(Arc::clone(backend.label()));
         self.entry.enter(Phase::ResponseHeader);
@@ -272,6 +283,12 @@ impl Attempt<'_> {
             self.proxy.metrics.retries.inc();
             true
         }
+    }
+
+    /// Whether a kept connection was closed under us, and the request can be sent once more.
+    fn may_be_stale(&self, error: &ProxyError) -> bool {
+        let closed = error.side == Side::Backend && error.kind != Kind::TimedOut;
+        closed && !self.fresh && self.replayable()
     }
 
     fn replayable(&self) -> bool {

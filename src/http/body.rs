@@ -23,7 +23,10 @@ use http_body_util::Full;
 use hyper::body::Incoming;
 use tokio::time::{Instant, Sleep};
 
-use crate::error::{Kind, Phase, Side, Termination};
+use crate::{
+    error::{Kind, Phase, Side, Termination},
+    net::half_close::Patience,
+};
 
 /// Why a relayed body broke off; hyper closes the connection it was written to.
 #[derive(Debug)]
@@ -60,6 +63,8 @@ pub(super) struct Inbound {
 pub(super) struct Progress {
     bytes: AtomicU64,
     state: AtomicU8,
+    /// Told when the whole body has been read.
+    patience: Option<Arc<Patience>>,
 }
 
 /// States of [`Progress`]; 0 is on its way.
@@ -116,7 +121,13 @@ impl Progress {
 
     /// Of a body that is in memory.
     pub(super) fn buffered(bytes: u64) -> Arc<Self> {
-        Arc::new(Self { bytes: AtomicU64::new(bytes), state: AtomicU8::new(DONE) })
+        let state = AtomicU8::new(DONE);
+        Arc::new(Self { bytes: AtomicU64::new(bytes), state, patience: None })
+    }
+
+    /// Of a body that is still with the client.
+    pub(super) fn of(patience: &Arc<Patience>) -> Arc<Self> {
+        Arc::new(Self { patience: Some(Arc::clone(patience)), ..Self::default() })
     }
 
     /// Bytes read from the client.
@@ -140,6 +151,9 @@ impl Progress {
 
     fn set(&self, state: u8) {
         self.state.store(state, Ordering::Release);
+        if let (DONE, Some(patience)) = (state, &self.patience) {
+            patience.complete();
+        }
     }
 }
 

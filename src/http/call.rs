@@ -39,6 +39,8 @@ pub(super) struct Call<'a> {
     pub(super) crossing: Crossing,
     pub(super) manners: Manners,
     pub(super) entry: Entry,
+    /// Lets the client half-close until its reply is complete.
+    pub(super) held: Option<Held>,
 }
 
 /// What keeps a tunnel and its session counted.
@@ -71,11 +73,6 @@ impl Call<'_> {
         opens && self.method == Method::GET && !self.upgrade
     }
 
-    /// A poll: a client that ends its stream has left, and its session with it.
-    pub(super) fn polls(&self) -> bool {
-        self.engine.as_ref().is_some_and(|e| e.polling) && self.method == Method::GET
-    }
-
     /// Turns a backend's answer into the client's reply.
     pub(super) async fn reply(
         mut self,
@@ -83,7 +80,6 @@ impl Call<'_> {
         pool: &Pool,
         mut reached: Reached,
         accept: Option<&str>,
-        held: Option<Held>,
     ) -> Response<ReplyBody> {
         let status = reached.answer.response.status();
         if status == StatusCode::SWITCHING_PROTOCOLS {
@@ -115,6 +111,7 @@ impl Call<'_> {
         }
         self.entry.enter(Phase::ResponseBody);
         let pause = pool.config().timeouts.body_idle;
+        let held = (self.held, Arc::clone(&self.visitor.patience));
         let body = ReplyBody::relayed(head, incoming, pause, answer.lease, (self.entry, held));
         Response::from_parts(parts, body)
     }

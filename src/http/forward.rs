@@ -44,6 +44,8 @@ pub(super) struct Terms<'a> {
     pub(super) progress: &'a Arc<Progress>,
     /// The request asks for a WebSocket: it gets a connection of its own.
     pub(super) upgrade: bool,
+    /// Open a connection even if one is kept.
+    pub(super) fresh: bool,
 }
 
 /// A backend's response, its body still to come.
@@ -59,6 +61,8 @@ pub(super) struct Answer {
 #[derive(Debug)]
 pub(super) struct Failure {
     pub(super) error: ProxyError,
+    /// It happened on a connection that had been kept alive, and may have been closed under us.
+    pub(super) kept: bool,
     /// The request, where no byte of it was sent.
     pub(super) unsent: Option<Box<Request<RequestBody>>>,
 }
@@ -94,7 +98,7 @@ pub(super) async fn exchange(
 ) -> Result<Answer, Failure> {
     let in_flight = terms.backend.request();
     let permit = loop {
-        if terms.upgrade {
+        if terms.upgrade || terms.fresh {
             break timeout(terms.connect, terms.backend.idle().permit()).await.ok();
         }
         let acquired = timeout(terms.connect, terms.backend.idle().acquire::<H1>()).await;
@@ -109,13 +113,13 @@ pub(super) async fn exchange(
         match send(terms, &mut connection, request).await {
             Ok(response) => return answer(terms, connection, response, in_flight, None),
             Err(Failure { unsent: Some(unsent), .. }) => request = *unsent,
-            Err(failure) => return Err(failure),
+            Err(failure) => return Err(Failure { kept: true, ..failure }),
         }
     };
     let started = Instant::now();
     let mut connection = match open(terms, permit).await {
         Ok(connection) => connection,
-        Err(error) => return Err(Failure { error, unsent: Some(Box::new(request)) }),
+        Err(error) => return Err(Failure { error, kept: false, unsent: Some(Box::new(request)) }),
     };
     let connected = started.elapsed();
     let response = send(terms, &mut connection, request).await?;
@@ -130,7 +134,7 @@ async fn send(
     let sending = connection.sender.try_send_request(request);
     let Some(outcome) = before(terms.header, terms.progress, sending).await else {
         let error = ProxyError::new(Side::Backend, Phase::ResponseHeader, Kind::TimedOut);
-        return Err(Failure { error, unsent: None });
+        return Err(Failure { error, kept: false, unsent: None });
     };
     outcome.map_err(|mut failed| {
         let unsent = failed.take_message().map(Box::new);
@@ -139,7 +143,7 @@ async fn send(
             Some(kind) => ProxyError::new(Side::Client, Phase::RequestBody, kind),
             None => ProxyError::new(Side::Backend, Phase::ResponseHeader, kind(&source)),
         };
-        Failure { error: error.because(source), unsent }
+        Failure { error: error.because(source), kept: false, unsent }
     })
 }
 
@@ -185,7 +189,7 @@ fn answer(
     let keep = peer.map_or(terms.keep, |peer| peer.min(terms.keep));
     if response.status() == StatusCode::SWITCHING_PROTOCOLS && !terms.upgrade {
         let error = ProxyError::new(Side::Backend, Phase::ResponseHeader, Kind::BadUpgrade);
-        return Err(Failure { error, unsent: None });
+        return Err(Failure { error, kept: false, unsent: None });
     }
     let lease = Lease {
         connection,

@@ -106,7 +106,8 @@ fn is_host(host: &str) -> bool {
     let port = &host[without_port(host).len()..];
     host.len() <= MAX_HOST
         && host.bytes().all(allowed)
-        && port.bytes().skip(1).all(|b| b.is_ascii_digit())
+        && (port.len() < 2 || port[1..].parse::<u16>().is_ok())
+        && !port.contains('+')
         && (bracketed || !without_port(host).contains([':', '[', ']']))
         && (!bracketed || without_port(host).ends_with(']'))
 }
@@ -187,7 +188,9 @@ mod tests {
             let request = Request::get("/").header("host", good);
             assert_eq!(*kind(request).unwrap().host, *good);
         }
-        for bad in ["", "a@b", "a,b", "a/b", "a b", "[::1", "::1", "a:b", "a:80:80"] {
+        for bad in
+            ["", "a@b", "a,b", "a/b", "a b", "[::1", "::1", "a:b", "a:80:80", "a:99999", "a:+80"]
+        {
             assert!(kind(Request::get("/").header("host", bad)).is_err(), "{bad}");
         }
         assert!(kind(Request::get("/")).is_err());

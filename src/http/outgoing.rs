@@ -15,7 +15,10 @@ use super::{
     headers::{self, Origin},
     upgrade,
 };
-use crate::error::{Kind, Phase, ProxyError, Side};
+use crate::{
+    error::{Kind, Phase, ProxyError, Side},
+    net::half_close::Patience,
+};
 
 /// Most of a body that is held in memory while the owner of its session is looked for. Socket.IO
 /// servers accept 1 MB by default, a third more in base64.
@@ -30,6 +33,7 @@ pub(super) struct Outgoing {
     body: Source,
     pause: Duration,
     progress: Arc<Progress>,
+    patience: Arc<Patience>,
 }
 
 /// Where the body comes from.
@@ -53,6 +57,8 @@ pub(super) struct Shape<'a> {
     pub(super) plain_reply: bool,
     /// Longest pause within the body.
     pub(super) pause: Duration,
+    /// Told when the body has been read.
+    pub(super) patience: &'a Arc<Patience>,
 }
 
 impl Outgoing {
@@ -79,9 +85,10 @@ impl Outgoing {
         let (body, progress) = if empty {
             (Source::Buffered(Bytes::new()), Progress::done())
         } else {
-            (Source::Client(body), Arc::default())
+            (Source::Client(body), Progress::of(shape.patience))
         };
-        Self { method, uri, headers, body, pause: shape.pause, progress }
+        let patience = Arc::clone(shape.patience);
+        Self { method, uri, headers, body, pause: shape.pause, progress, patience }
     }
 
     /// How far the body has come.
@@ -118,6 +125,7 @@ impl Outgoing {
             }
             bytes.extend_from_slice(&data);
         }
+        self.patience.complete();
         self.progress = Progress::buffered(bytes.len() as u64);
         self.body = Source::Buffered(bytes.freeze());
         // The length is known now; the client's chunks are not worth repeating.

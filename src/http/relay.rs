@@ -6,6 +6,7 @@
 
 use std::{
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll, ready},
     time::Duration,
 };
@@ -22,7 +23,7 @@ use super::{
 };
 use crate::{
     error::{Kind, Phase, Side, Termination},
-    net::half_close::Held,
+    net::half_close::{Held, Patience},
 };
 
 /// A response's body on its way to the client.
@@ -44,8 +45,8 @@ pub(super) struct Relay {
     lease: Option<Lease>,
     /// Taken when the stream ends.
     entry: Option<Entry>,
-    /// Lets the client half-close until its reply is complete.
-    _held: Option<Held>,
+    /// Lets the client half-close until its reply is complete, and told where it never will be.
+    client: (Option<Held>, Arc<Patience>),
 }
 
 impl ReplyBody {
@@ -66,7 +67,7 @@ impl ReplyBody {
         incoming: Incoming,
         pause: Duration,
         lease: Lease,
-        (entry, held): (Entry, Option<Held>),
+        (entry, client): (Entry, (Option<Held>, Arc<Patience>)),
     ) -> Self {
         let mut relay = Relay {
             head,
@@ -74,7 +75,7 @@ impl ReplyBody {
             pause: Pause::new(pause),
             lease: Some(lease),
             entry: Some(entry),
-            _held: held,
+            client,
         };
         if relay.head.is_none() && relay.incoming.is_end_stream() {
             relay.complete();
@@ -135,6 +136,7 @@ impl Relay {
         let termination = Termination::Failed(Side::Backend, Phase::ResponseBody, kind);
         self.note_request();
         self.lease = None;
+        self.client.1.break_off();
         if let Some(entry) = self.entry.take() {
             entry.end(termination);
         }

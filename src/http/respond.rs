@@ -2,7 +2,8 @@
 
 use std::{net::SocketAddr, sync::Arc};
 
-use http::{Request, Response, request::Parts};
+use http::{Method, Request, Response, request::Parts};
+use http_body::Body as _;
 use hyper::body::Incoming;
 
 use super::{
@@ -19,6 +20,7 @@ use super::{
 };
 use crate::{
     error::{Kind, Phase, ProxyError, Side, Termination},
+    net::half_close::Held,
     observe::{Record, Start},
     snapshot::Pool,
     sticky::{engine_io, engine_io::Transport},
@@ -30,6 +32,7 @@ impl Proxy {
         &self,
         visitor: &Visitor,
         mut request: Request<Incoming>,
+        held: Option<Held>,
     ) -> Response<ReplyBody> {
         let client = Some(hyper::upgrade::on(&mut request));
         let (parts, body) = request.into_parts();
@@ -58,12 +61,13 @@ impl Proxy {
             address,
             trusted,
             method: parts.method.clone(),
-            engine: engine(&parts),
+            engine: engine(parts.uri.query()),
             upgrade: checked.upgrade,
             client,
             crossing: Crossing::of(&parts.headers, pool, visitor.tls, &checked.host),
             manners,
             entry,
+            held,
         };
         let pool = Arc::clone(pool);
         self.serve(&pool, call, parts, body, (&checked.host, &id)).await
@@ -111,11 +115,11 @@ impl Proxy {
             upgrade: call.upgrade,
             plain_reply: call.opens_polling(),
             pause: pool.config().timeouts.body_idle,
+            patience: &call.visitor.patience,
         };
         let mut outgoing = Outgoing::new(parts.method, uri, parts.headers, body, &shape);
         let accept = call.upgrade.then(|| outgoing.expected_accept());
         pool.upstream.note_request();
-        let held = (!call.polls()).then(|| call.visitor.patience.hold());
         let mut attempt = Attempt {
             proxy: self,
             pool,
@@ -125,6 +129,7 @@ impl Proxy {
             engine: call.engine.as_ref(),
             upgrade: call.upgrade,
             client: call.address.ip(),
+            fresh: false,
         };
         let reached = match attempt.run(choice).await {
             Ok(reached) => reached,
@@ -133,7 +138,7 @@ impl Proxy {
                 return reply::refuse(call.entry, &error, &call.manners);
             }
         };
-        call.reply(self, pool, reached, accept.as_deref(), held).await
+        call.reply(self, pool, reached, accept.as_deref()).await
     }
 }
 
@@ -166,8 +171,16 @@ fn panic_on_request(parts: &Parts) {
     }
 }
 
-fn engine(parts: &Parts) -> Option<Engine> {
-    let query = engine_io::query(parts.uri.query()?)?;
+/// Lets the client end its stream and still get its response. A poll does not: a client that ends
+/// its stream has left, and its session with it.
+pub(super) fn hold(visitor: &Visitor, request: &Request<Incoming>) -> Option<Held> {
+    let polls = request.method() == Method::GET
+        && engine(request.uri().query()).is_some_and(|engine| engine.polling);
+    (!polls).then(|| visitor.patience.hold(request.body().is_end_stream()))
+}
+
+fn engine(query: Option<&str>) -> Option<Engine> {
+    let query = engine_io::query(query?)?;
     Some(Engine {
         polling: query.transport == Transport::Polling,
         sid: query.sid.map(|sid| sid.into()),

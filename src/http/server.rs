@@ -5,7 +5,10 @@ use std::{convert::Infallible, io, pin::pin, sync::Arc};
 use hyper::{server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 
-use super::proxy::{Proxy, Visitor};
+use super::{
+    proxy::{Proxy, Visitor},
+    respond,
+};
 use crate::net::{half_close::HalfClose, stream::Client};
 
 /// Largest request header; a longer one gets a 431, a longer target a 414.
@@ -22,7 +25,9 @@ pub async fn serve(proxy: Arc<Proxy>, visitor: Visitor, stream: Client) -> io::R
     let visitor = Arc::new(visitor);
     let service = service_fn(move |request| {
         let (proxy, visitor) = (Arc::clone(&proxy), Arc::clone(&visitor));
-        async move { Ok::<_, Infallible>(proxy.respond(&visitor, request).await) }
+        // Before the request's future is first polled, hyper may look for the stream's end.
+        let held = respond::hold(&visitor, &request);
+        async move { Ok::<_, Infallible>(proxy.respond(&visitor, request, held).await) }
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())

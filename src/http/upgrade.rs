@@ -109,7 +109,9 @@ where
     else {
         return lost(entry, Side::Proxy);
     };
-    let client = End { stream: client.stream.into_inner(), early: client.early };
+    let early = client.early;
+    let Some(stream) = client.stream.into_inner() else { return lost(entry, Side::Proxy) };
+    let client = End { stream, early };
     let guard = TunnelGuard { entry, _moored: moored };
     tokio::spawn(tunnel::run(client, backend, guard, ticket, idle));
 }

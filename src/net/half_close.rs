@@ -10,7 +10,7 @@ use std::{
     pin::Pin,
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU8, Ordering},
     },
     task::{Context, Poll, ready},
 };
@@ -18,62 +18,104 @@ use std::{
 use atomic_waker::AtomicWaker;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use super::stream::Stream;
+
 /// The stream whose end may be held back.
 #[derive(Debug)]
-pub struct HalfClose<S> {
-    inner: S,
+pub struct HalfClose<S: Stream> {
+    /// Taken by [`into_inner`](Self::into_inner) only.
+    inner: Option<S>,
     ended: bool,
     patience: Arc<Patience>,
 }
 
 /// Whether the request in flight wants its response even from a half-closed client.
+///
+/// A client that ends its stream within its request's body has broken off, so the end is held back
+/// only from the request's own end on.
 #[derive(Debug, Default)]
 pub struct Patience {
-    held: AtomicBool,
+    state: AtomicU8,
     waker: AtomicWaker,
+    broken_off: AtomicBool,
 }
+
+/// No request wants the end held back.
+const OFF: u8 = 0;
+/// One does, once its body has been read.
+const WAITING: u8 = 1;
+/// The end is held back.
+const HOLDING: u8 = 2;
 
 /// Holds the end of the stream back until it is dropped.
 #[derive(Debug)]
 pub struct Held(Arc<Patience>);
 
-impl<S> HalfClose<S> {
+impl<S: Stream> HalfClose<S> {
     /// Wraps a stream; nothing is held back until [`Patience::hold`].
     pub fn new(inner: S, patience: Arc<Patience>) -> Self {
-        Self { inner, ended: false, patience }
+        Self { inner: Some(inner), ended: false, patience }
     }
 
     /// The stream itself. Its end, if it has come, can be read from it again.
-    pub fn into_inner(self) -> S {
-        self.inner
+    pub fn into_inner(mut self) -> Option<S> {
+        self.inner.take()
+    }
+
+    fn stream(&mut self) -> io::Result<Pin<&mut S>> {
+        self.inner.as_mut().map(Pin::new).ok_or_else(|| io::ErrorKind::NotConnected.into())
+    }
+}
+
+impl<S: Stream> Drop for HalfClose<S> {
+    fn drop(&mut self) {
+        if let Some(stream) = &self.inner
+            && self.patience.broken_off.load(Ordering::Acquire)
+        {
+            stream.reset_on_drop();
+        }
     }
 }
 
 impl Patience {
-    /// Holds the end of the stream back while the guard lives. Requests of one connection are
-    /// serial, so there is one guard at a time.
-    pub fn hold(self: &Arc<Self>) -> Held {
-        self.held.store(true, Ordering::Release);
+    /// Holds the end of the stream back while the guard lives: at once where the request is
+    /// `complete`, else from [`complete`](Self::complete) on. Requests of one connection are serial,
+    /// so there is one guard at a time.
+    pub fn hold(self: &Arc<Self>, complete: bool) -> Held {
+        self.state.store(if complete { HOLDING } else { WAITING }, Ordering::Release);
         Held(Arc::clone(self))
     }
 
+    /// The request has been read to its end. Without effect where nobody holds.
+    pub fn complete(&self) {
+        let (waiting, holding) = (Ordering::AcqRel, Ordering::Relaxed);
+        let _ = self.state.compare_exchange(WAITING, HOLDING, waiting, holding);
+    }
+
+    /// The response will never be complete: the stream ends with a reset, which no framing can take
+    /// for a clean end.
+    pub fn break_off(&self) {
+        self.broken_off.store(true, Ordering::Release);
+    }
+
     fn poll_over(&self, cx: &mut Context<'_>) -> Poll<()> {
-        if !self.held.load(Ordering::Acquire) {
+        let holding = || self.state.load(Ordering::Acquire) == HOLDING;
+        if !holding() {
             return Poll::Ready(());
         }
         self.waker.register(cx.waker());
-        if self.held.load(Ordering::Acquire) { Poll::Pending } else { Poll::Ready(()) }
+        if holding() { Poll::Pending } else { Poll::Ready(()) }
     }
 }
 
 impl Drop for Held {
     fn drop(&mut self) {
-        self.0.held.store(false, Ordering::Release);
+        self.0.state.store(OFF, Ordering::Release);
         self.0.waker.wake();
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for HalfClose<S> {
+impl<S: Stream> AsyncRead for HalfClose<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -82,7 +124,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for HalfClose<S> {
         let this = &mut *self;
         if !this.ended {
             let before = buffer.filled().len();
-            match ready!(Pin::new(&mut this.inner).poll_read(cx, buffer)) {
+            match ready!(this.stream()?.poll_read(cx, buffer)) {
                 // A TLS client that closes without close_notify has still closed.
                 Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => {}
                 Err(e) => return Poll::Ready(Err(e)),
@@ -97,13 +139,13 @@ impl<S: AsyncRead + Unpin> AsyncRead for HalfClose<S> {
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for HalfClose<S> {
+impl<S: Stream> AsyncWrite for HalfClose<S> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.inner).poll_write(cx, bytes)
+        self.stream()?.poll_write(cx, bytes)
     }
 
     fn poll_write_vectored(
@@ -111,19 +153,19 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for HalfClose<S> {
         cx: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.inner).poll_write_vectored(cx, slices)
+        self.stream()?.poll_write_vectored(cx, slices)
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.inner.is_write_vectored()
+        self.inner.as_ref().is_some_and(AsyncWrite::is_write_vectored)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.inner).poll_flush(cx)
+        self.stream()?.poll_flush(cx)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.inner).poll_shutdown(cx)
+        self.stream()?.poll_shutdown(cx)
     }
 }
 
@@ -137,7 +179,7 @@ mod tests {
     async fn the_end_waits_while_it_is_held_and_comes_after() {
         let (mut client, server) = duplex(64);
         let patience = Arc::new(Patience::default());
-        let held = patience.hold();
+        let held = patience.hold(true);
         let mut server = HalfClose::new(server, Arc::clone(&patience));
         client.write_all(b"x").await.unwrap();
         client.shutdown().await.unwrap();
