@@ -197,6 +197,21 @@ async fn fault_083_reset_within_the_body() {
 }
 
 #[tokio::test]
+async fn fault_083_reset_within_the_body_for_an_old_client() {
+    for (answer, resets) in
+        [(FIXED, true), (CHUNKED, true), (CHUNKED, false), (TORN, false), (ENDLESS, true)]
+    {
+        let (head, body, end) = broken_off("1.0", answer, resets).await;
+        match head.framing() {
+            message::Framing::Length(length) => assert!(body.len() < length),
+            message::Framing::Chunked => panic!("HTTP/1.0 knows no chunks: {answer:?}"),
+            // The end of the connection is the end of the body: only a reset says that it is none.
+            message::Framing::Close => assert_eq!(end, End::Reset, "clean end: {answer:?}"),
+        }
+    }
+}
+
+#[tokio::test]
 async fn fault_084_garbage() {
     for answer in [
         "\0\u{1}\u{2}garbage\r\n\r\nsecret",
@@ -222,6 +237,38 @@ async fn fault_084_oversize_header() {
         let answer = format!("HTTP/1.1 200 OK\r\n{fields}Content-Length: 6\r\n\r\nsecret");
         assert_bad_answer(message::get("/", ""), answer).await;
     }
+}
+
+/// Answers the first request of a connection; closes at the second one without a word.
+async fn forgetful() -> Backend {
+    Backend::start(backend::script(|peer| async move {
+        if peer.request().await.is_some() {
+            peer.send(message::ok("first")).await;
+            peer.request().await;
+            peer.reset();
+        }
+    }))
+    .await
+}
+
+#[tokio::test]
+async fn fault_085_stale_pooled_connection() {
+    let backend = forgetful().await;
+    let proxy = Proxy::before(&[backend.address]).await;
+    let mut client = Raw::connect(proxy.web()).await;
+    client.send(message::get("/one", "")).await;
+    assert_eq!(client.response().await.text(), "first");
+    // Idempotent: once more, on a new connection.
+    client.send(message::get("/two", "")).await;
+    assert_eq!(client.response().await.text(), "first");
+    let targets: Vec<_> = backend.requests().iter().map(|r| r.target().to_owned()).collect();
+    assert_eq!(targets, ["/one", "/two", "/two"]);
+    // It was sent and may have been acted on: never twice.
+    client.send(message::post("/three", "", "body")).await;
+    assert_eq!(client.response().await.status(), 502);
+    assert_eq!(backend.requests().iter().filter(|r| r.target() == "/three").count(), 1);
+    drop((client, backend));
+    proxy.finish().await;
 }
 
 #[tokio::test]

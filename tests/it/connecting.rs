@@ -166,6 +166,22 @@ async fn assert_moves(proxy: &Proxy) {
 }
 
 #[tokio::test]
+async fn fault_087_kept_connections_follow_the_name() {
+    let backend = Backend::replying("ok").await;
+    let port = backend.address.port();
+    let (proxy, hosts) = named(port).await;
+    assert_eq!(Raw::ask(proxy.web(), message::get("/", "")).await.text(), "ok");
+    let elsewhere = TcpListener::bind(("127.0.0.2", port)).await.unwrap();
+    let elsewhere = Backend::on(elsewhere, backend::answering(|_| message::ok("elsewhere")));
+    fs::write(&hosts, "127.0.0.1 localhost\n127.0.0.2 node.test\n").unwrap();
+    proxy.hangup();
+    // Traffic without a pause keeps a connection to the old address from ever being idle.
+    assert_moves(&proxy).await;
+    drop((backend, elsewhere));
+    proxy.finish().await;
+}
+
+#[tokio::test]
 async fn fault_088_all_down() {
     let refusing = [Refusing::new(), Refusing::new()];
     let proxy = Proxy::with(|settings| {

@@ -82,6 +82,16 @@ async fn fault_125_another_address_is_not_trusted() {
     }
 }
 
+#[tokio::test]
+async fn fault_125_a_mapped_address_is_an_ipv4_address() {
+    let backend = Backend::replying("ok").await;
+    for (trusted, expected) in
+        [("::ffff:127.0.0.1/128", "6.6.6.6, 127.0.0.1"), ("::ffff:127.0.0.2/128", "127.0.0.1")]
+    {
+        assert_eq!(seen_trusting(trusted, &backend).await, expected, "trusting {trusted}");
+    }
+}
+
 /// `X-Forwarded-For` as the backend gets it from a peer that claims an address of its own.
 async fn seen_trusting(trusted: &str, backend: &Backend) -> String {
     let proxy = Proxy::with(|settings| {

@@ -165,6 +165,30 @@ async fn fault_117_health_is_kept() {
 }
 
 #[tokio::test]
+async fn fault_118_storm_of_hangups() {
+    let (old, new) = (Backend::replying("old").await, Backend::replying("new").await);
+    let setup = Setup::new().with(|settings| drop_ref(settings.backends(&[old.address])));
+    let mut proxy = setup.env("RUST_LOG", "moorline=debug").start().await;
+    assert_serves(&proxy, "old").await;
+    let descriptors = proxy.descriptors();
+    for _ in 0..200 {
+        proxy.hangup();
+    }
+    proxy.rewrite(|settings| drop_ref(settings.backends(&[new.address])));
+    proxy.hangup();
+    let deadline = std::time::Instant::now() + crate::support::PATIENCE;
+    let request = message::get("/", "Connection: close\r\n");
+    while Raw::ask(proxy.web(), &request).await.text() != "new" {
+        assert!(std::time::Instant::now() < deadline, "the last one was lost");
+    }
+    let reloads = proxy.stderr().iter().filter(|line| line.contains("reloaded")).count();
+    assert!((1..50).contains(&reloads), "{reloads} reloads for 201 signals");
+    eventually("no leak", || proxy.descriptors() <= descriptors).await;
+    drop((old, new));
+    proxy.finish().await;
+}
+
+#[tokio::test]
 async fn fault_119_reload_under_tunnels() {
     let echo = Backend::start(websocket::echo()).await;
     let other = Refusing::new();

@@ -1,6 +1,6 @@
 //! Requests that break rules: what the client gets, and that no backend hears of them.
 
-use crate::support::{Backend, Message, Proxy, Raw, backend, message};
+use crate::support::{Backend, Message, Proxy, Raw, backend, eventually, message};
 
 /// Sends `request` on a connection of its own: it must get one of `statuses`, then a close.
 async fn assert_refused(proxy: &Proxy, request: impl AsRef<[u8]>, statuses: &[u16]) {
@@ -64,6 +64,7 @@ async fn fault_016_host_that_is_no_host() {
         "app\\.test",
         "app.test:port",
         "app.test:80:80",
+        "app.test:99999",
         "[::1",
         "::1",
         "",
@@ -105,6 +106,18 @@ async fn fault_017_absolute_form_beats_host() {
 }
 
 #[tokio::test]
+async fn fault_018_fragment_in_target() {
+    let backend = Backend::replying("ok").await;
+    let proxy = Proxy::before(&[backend.address]).await;
+    for target in ["/a#b", "/a?b#c", "/#", "/a?x=#/admin", "http://app.test/a#b"] {
+        assert_refused(&proxy, message::get(target, ""), &[400]).await;
+    }
+    assert_only_a_good_one_passes(&proxy, &backend).await;
+    drop(backend);
+    proxy.finish().await;
+}
+
+#[tokio::test]
 async fn fault_019_underscore_alias() {
     let backend = Backend::replying("ok").await;
     let proxy = Proxy::before(&[backend.address]).await;
@@ -138,6 +151,41 @@ async fn fault_020_long_target_and_large_header() {
     let large = format!("Cookie: a={}\r\n", "b".repeat(8000));
     let query = format!("/?q={}", "a".repeat(4000));
     assert_eq!(Raw::ask(proxy.web(), message::get(&query, &large)).await.status(), 200);
+    drop(backend);
+    proxy.finish().await;
+}
+
+#[tokio::test]
+async fn fault_021_body_shorter_than_announced() {
+    let backend = Backend::manual().await;
+    let proxy = Proxy::before(&[backend.address]).await;
+    let head = "POST /upload HTTP/1.1\r\nHost: app.test\r\n";
+    let fixed = format!("{head}Content-Length: 100\r\n\r\n0123456789");
+    let chunked = format!("{head}Transfer-Encoding: chunked\r\n\r\na\r\n0123456789\r\n");
+    let torn = format!("{head}Transfer-Encoding: chunked\r\n\r\nff\r\n0123456789");
+    let mut index = 0;
+    for request in [fixed, chunked, torn] {
+        for by_reset in [false, true] {
+            let mut client = Raw::connect(proxy.web()).await;
+            client.send(&request).await;
+            let peer = backend.peer(index).await;
+            eventually("the body's beginning", || backend.saw("0123456789")).await;
+            if by_reset {
+                client.reset();
+            } else {
+                client.finish().await;
+                let (bytes, _) = client.rest().await;
+                let text = String::from_utf8_lossy(&bytes).into_owned();
+                assert!(bytes.is_empty() || text.starts_with("HTTP/1.1 400"), "{text}");
+            }
+            // The backend must be able to tell that the body is not all there.
+            peer.ended().await;
+            let received = backend.bytes(index);
+            assert!(Message::read(&received).is_none(), "it ended as if complete");
+            index += 1;
+        }
+    }
+    assert_eq!(backend.connections(), index, "no try elsewhere, no reuse");
     drop(backend);
     proxy.finish().await;
 }

@@ -1,7 +1,7 @@
 //! Clients that are slow, silent or half gone.
 
 use crate::support::{
-    Backend, Proxy, Raw,
+    Backend, End, Proxy, Raw,
     backend::{self},
     eventually, message,
     proxy::Setup,
@@ -71,6 +71,59 @@ async fn fault_067_silent_tls_connection() {
     client.send(message::get("/", "")).await;
     assert_eq!(client.response().await.text(), "ok");
     drop((client, backend));
+    proxy.finish().await;
+}
+
+#[tokio::test]
+async fn fault_070_half_close_after_the_request() {
+    let backend = Backend::manual().await;
+    let setup = Setup::new();
+    let certificate = Certificate::make(setup.directory(), "app.test");
+    let proxy = setup
+        .with(|settings| {
+            settings.backends(&[backend.address]);
+            let certificates = certificate.setting();
+            settings.table(&format!(
+                "[listeners.secure]\nbind = \"127.0.0.1:0\"\nprotocol = \"https\"\n\
+                 certificates = {certificates}\n"
+            ));
+        })
+        .start()
+        .await;
+    let secure = proxy.listener("secure");
+    let requests = [message::get("/", ""), message::post("/", "", "body")];
+    let mut index = 0;
+    for request in requests {
+        for tls in [false, true] {
+            let mut client = match tls {
+                false => Raw::connect(proxy.web()).await,
+                true => Raw::tls(secure, &certificate).await,
+            };
+            client.send(&request).await;
+            client.finish().await;
+            let peer = backend.peer(index).await;
+            peer.request().await.expect("the whole request");
+            // The proxy has surely seen the FIN by the time another exchange is over.
+            let beside = async {
+                let mut other = Raw::connect(proxy.web()).await;
+                other.send(message::get("/beside", "Connection: close\r\n")).await;
+                let peer = backend.peer(index + 1).await;
+                peer.request().await.unwrap();
+                peer.send(message::reply("200 OK", "Connection: close\r\n", "beside")).await;
+                assert_eq!(other.response().await.text(), "beside");
+                peer.close();
+            };
+            beside.await;
+            let large = "x".repeat(300_000);
+            peer.send(message::reply("200 OK", "Connection: close\r\n", &large)).await;
+            peer.close();
+            let reply = client.response().await;
+            assert_eq!((reply.status(), reply.body.len()), (200, large.len()));
+            assert_eq!(client.assert_closed().await, End::Fin);
+            index += 2;
+        }
+    }
+    drop(backend);
     proxy.finish().await;
 }
 
