@@ -56,6 +56,8 @@ pub(super) struct Inbound {
     progress: Arc<Progress>,
     pause: Pause,
     gate: Option<Gate>,
+    /// Knows when the client has ended its stream.
+    patience: Arc<Patience>,
 }
 
 /// How far a request's body has come; shared with whoever waits for the response.
@@ -63,8 +65,6 @@ pub(super) struct Inbound {
 pub(super) struct Progress {
     bytes: AtomicU64,
     state: AtomicU8,
-    /// Told when the whole body has been read.
-    patience: Option<Arc<Patience>>,
 }
 
 /// States of [`Progress`]; 0 is on its way.
@@ -76,7 +76,8 @@ const STALLED: u8 = 3;
 #[derive(Debug)]
 struct Gate {
     go: Arc<Go>,
-    patience: Pin<Box<Sleep>>,
+    /// Starts when the backend could take the body.
+    patience: Option<Pin<Box<Sleep>>>,
 }
 
 /// The backend's `100 Continue`.
@@ -100,16 +101,9 @@ impl RequestBody {
         Self::Buffered(Full::new(bytes))
     }
 
-    /// The client's body as it comes, at most `pause` between two frames; with `go`, from then on.
-    pub(super) fn streamed(
-        incoming: Incoming,
-        progress: Arc<Progress>,
-        pause: Duration,
-        go: Option<Arc<Go>>,
-    ) -> Self {
-        let gate =
-            go.map(|go| Gate { go, patience: Box::pin(tokio::time::sleep(EXPECT_PATIENCE)) });
-        Self::Streamed(Box::new(Inbound { incoming, progress, pause: Pause::new(pause), gate }))
+    /// The client's body as it comes.
+    pub(super) fn streamed(inbound: Inbound) -> Self {
+        Self::Streamed(Box::new(inbound))
     }
 }
 
@@ -121,13 +115,7 @@ impl Progress {
 
     /// Of a body that is in memory.
     pub(super) fn buffered(bytes: u64) -> Arc<Self> {
-        let state = AtomicU8::new(DONE);
-        Arc::new(Self { bytes: AtomicU64::new(bytes), state, patience: None })
-    }
-
-    /// Of a body that is still with the client.
-    pub(super) fn of(patience: &Arc<Patience>) -> Arc<Self> {
-        Arc::new(Self { patience: Some(Arc::clone(patience)), ..Self::default() })
+        Arc::new(Self { bytes: AtomicU64::new(bytes), state: AtomicU8::new(DONE) })
     }
 
     /// Bytes read from the client.
@@ -151,9 +139,6 @@ impl Progress {
 
     fn set(&self, state: u8) {
         self.state.store(state, Ordering::Release);
-        if let (DONE, Some(patience)) = (state, &self.patience) {
-            patience.complete();
-        }
     }
 }
 
@@ -171,12 +156,30 @@ impl Gate {
         if self.go.given.load(Ordering::Acquire) {
             return Poll::Ready(());
         }
-        self.patience.as_mut().poll(cx)
+        let wait = || Box::pin(tokio::time::sleep(EXPECT_PATIENCE));
+        self.patience.get_or_insert_with(wait).as_mut().poll(cx)
     }
 }
 
 impl Inbound {
-    fn poll_frame(
+    /// A body that `progress` will tell of, at most `pause` between two frames.
+    pub(super) fn new(
+        incoming: Incoming,
+        progress: Arc<Progress>,
+        pause: Duration,
+        patience: Arc<Patience>,
+    ) -> Self {
+        Self { incoming, progress, pause: Pause::new(pause), gate: None, patience }
+    }
+
+    /// Keeps the body back until `go` is given.
+    pub(super) fn gated(mut self, go: Arc<Go>) -> Self {
+        self.gate = Some(Gate { go, patience: None });
+        self
+    }
+
+    /// The next frame; an error where the client breaks off or stalls.
+    pub(super) fn poll_frame(
         &mut self,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BrokenOff>>> {
@@ -185,12 +188,15 @@ impl Inbound {
             self.gate = None;
         }
         let broken = |kind| BrokenOff(Termination::Failed(Side::Client, Phase::RequestBody, kind));
+        // Looked at first: all that came before the end is in `incoming` by then.
+        let ended = self.patience.ended();
         match Pin::new(&mut self.incoming).poll_frame(cx) {
             Poll::Ready(Some(Ok(frame))) => {
                 self.pause.over();
                 let bytes = frame.data_ref().map_or(0, |data| data.len() as u64);
                 self.progress.bytes.fetch_add(bytes, Ordering::Relaxed);
-                if self.incoming.is_end_stream() {
+                // hyper asks no more after trailers, or once it knows that this was the last frame.
+                if frame.is_trailers() || self.incoming.is_end_stream() {
                     self.progress.set(DONE);
                 }
                 Poll::Ready(Some(Ok(frame)))
@@ -203,7 +209,12 @@ impl Inbound {
                 self.progress.set(DONE);
                 Poll::Ready(None)
             }
+            Poll::Pending if ended => {
+                self.progress.set(BROKEN);
+                Poll::Ready(Some(Err(broken(Kind::Incomplete))))
+            }
             Poll::Pending => {
+                self.patience.wake_at_end(cx);
                 ready!(self.pause.poll_exceeded(cx));
                 self.progress.set(STALLED);
                 Poll::Ready(Some(Err(broken(Kind::TimedOut))))

@@ -1,17 +1,16 @@
 //! The request as a backend gets it, made once and sent as often as the rules allow.
 
-use std::{sync::Arc, time::Duration};
+use std::{future::poll_fn, sync::Arc, time::Duration};
 
 use bytes::{Bytes, BytesMut};
 use http::{
     HeaderMap, HeaderValue, Method, Request, Uri, Version,
-    header::{ACCEPT_ENCODING, EXPECT, HOST},
+    header::{ACCEPT_ENCODING, CONTENT_LENGTH, EXPECT, HOST, TRANSFER_ENCODING},
 };
-use http_body_util::BodyExt;
 use hyper::body::Incoming;
 
 use super::{
-    body::{Go, Progress, RequestBody},
+    body::{Go, Inbound, Progress, RequestBody},
     headers::{self, Origin},
     upgrade,
 };
@@ -57,7 +56,7 @@ pub(super) struct Shape<'a> {
     pub(super) plain_reply: bool,
     /// Longest pause within the body.
     pub(super) pause: Duration,
-    /// Told when the body has been read.
+    /// Knows when the client has ended its stream.
     pub(super) patience: &'a Arc<Patience>,
 }
 
@@ -85,7 +84,11 @@ impl Outgoing {
         let (body, progress) = if empty {
             (Source::Buffered(Bytes::new()), Progress::done())
         } else {
-            (Source::Client(body), Progress::of(shape.patience))
+            // hyper takes a GET without a length for one without a body.
+            if !headers.contains_key(CONTENT_LENGTH) {
+                headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+            }
+            (Source::Client(body), Arc::default())
         };
         let patience = Arc::clone(shape.patience);
         Self { method, uri, headers, body, pause: shape.pause, progress, patience }
@@ -110,14 +113,15 @@ impl Outgoing {
     /// Reads the body into memory, so that several backends can be asked.
     pub(super) async fn buffer(&mut self) -> Result<(), ProxyError> {
         let failed = |kind| ProxyError::new(Side::Client, Phase::RequestBody, kind);
-        let Source::Client(incoming) = &mut self.body else { return Ok(()) };
+        let Source::Client(_) = &self.body else { return Ok(()) };
+        let Source::Client(incoming) = std::mem::replace(&mut self.body, Source::Taken) else {
+            return Ok(());
+        };
+        let mut inbound = self.inbound(incoming);
         let mut bytes = BytesMut::new();
-        loop {
-            let frame = tokio::time::timeout(self.pause, incoming.frame())
-                .await
-                .map_err(|_| failed(Kind::TimedOut))?;
-            let Some(frame) = frame else { break };
-            let frame = frame.map_err(|e| failed(Kind::Incomplete).because(e))?;
+        while let Some(frame) = poll_fn(|cx| inbound.poll_frame(cx)).await {
+            let kind = self.progress.failure().unwrap_or(Kind::Incomplete);
+            let frame = frame.map_err(|error| failed(kind).because(error))?;
             // Trailers on a poll mean nothing to any Engine.IO server.
             let Ok(data) = frame.into_data() else { continue };
             if bytes.len() + data.len() > MAX_BUFFERED {
@@ -125,12 +129,17 @@ impl Outgoing {
             }
             bytes.extend_from_slice(&data);
         }
-        self.patience.complete();
         self.progress = Progress::buffered(bytes.len() as u64);
         self.body = Source::Buffered(bytes.freeze());
         // The length is known now; the client's chunks are not worth repeating.
         self.headers.remove(EXPECT);
+        self.headers.remove(TRANSFER_ENCODING);
         Ok(())
+    }
+
+    fn inbound(&self, incoming: Incoming) -> Inbound {
+        let (progress, patience) = (Arc::clone(&self.progress), Arc::clone(&self.patience));
+        Inbound::new(incoming, progress, self.pause, patience)
     }
 
     /// A request that can be sent; the body leaves with it, unless it is at hand.
@@ -142,11 +151,12 @@ impl Outgoing {
                 RequestBody::buffered(bytes)
             }
             Source::Client(incoming) => {
+                let mut inbound = self.inbound(incoming);
                 if self.headers.contains_key(EXPECT) {
-                    go = Some(Arc::<Go>::default());
+                    let given = go.insert(Arc::<Go>::default());
+                    inbound = inbound.gated(Arc::clone(given));
                 }
-                let progress = Arc::clone(&self.progress);
-                RequestBody::streamed(incoming, progress, self.pause, go.clone())
+                RequestBody::streamed(inbound)
             }
             Source::Taken => RequestBody::empty(),
         };

@@ -115,8 +115,8 @@ impl Relay {
         if let (Some(entry), Some(data)) = (&mut self.entry, frame.data_ref()) {
             entry.sent(data.len() as u64);
         }
-        // hyper asks no more once it knows that this was the last frame.
-        if self.incoming.is_end_stream() {
+        // hyper asks no more after trailers, or once it knows that this was the last frame.
+        if frame.is_trailers() || self.incoming.is_end_stream() {
             self.complete();
         }
         frame

@@ -2,8 +2,7 @@
 
 use std::{net::SocketAddr, sync::Arc};
 
-use http::{Method, Request, Response, request::Parts};
-use http_body::Body as _;
+use http::{Method, Request, Response, header::ACCEPT, request::Parts};
 use hyper::body::Incoming;
 
 use super::{
@@ -171,12 +170,14 @@ fn panic_on_request(parts: &Parts) {
     }
 }
 
-/// Lets the client end its stream and still get its response. A poll does not: a client that ends
-/// its stream has left, and its session with it.
+/// Lets the client end its stream and still get its response. A poll or an event stream does not: a
+/// client that ends its stream has left, and its session with it.
 pub(super) fn hold(visitor: &Visitor, request: &Request<Incoming>) -> Option<Held> {
     let polls = request.method() == Method::GET
         && engine(request.uri().query()).is_some_and(|engine| engine.polling);
-    (!polls).then(|| visitor.patience.hold(request.body().is_end_stream()))
+    // An event stream has no end of its own: its client's is the only one.
+    let events = headers::has_token(request.headers(), &ACCEPT, "text/event-stream");
+    (!polls && !events).then(|| visitor.patience.hold())
 }
 
 fn engine(query: Option<&str>) -> Option<Engine> {

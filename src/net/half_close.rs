@@ -10,7 +10,7 @@ use std::{
     pin::Pin,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU8, Ordering},
+        atomic::{AtomicBool, Ordering},
     },
     task::{Context, Poll, ready},
 };
@@ -31,21 +31,18 @@ pub struct HalfClose<S: Stream> {
 
 /// Whether the request in flight wants its response even from a half-closed client.
 ///
-/// A client that ends its stream within its request's body has broken off, so the end is held back
-/// only from the request's own end on.
+/// A client that ends its stream within its request's body has broken off: whoever reads the body
+/// learns from [`ended`](Self::ended) that nothing more will come.
 #[derive(Debug, Default)]
 pub struct Patience {
-    state: AtomicU8,
-    waker: AtomicWaker,
+    held: AtomicBool,
+    ended: AtomicBool,
     broken_off: AtomicBool,
+    /// Waits for the end to be let through.
+    reader: AtomicWaker,
+    /// Waits for more of the body.
+    body: AtomicWaker,
 }
-
-/// No request wants the end held back.
-const OFF: u8 = 0;
-/// One does, once its body has been read.
-const WAITING: u8 = 1;
-/// The end is held back.
-const HOLDING: u8 = 2;
 
 /// Holds the end of the stream back until it is dropped.
 #[derive(Debug)]
@@ -78,18 +75,24 @@ impl<S: Stream> Drop for HalfClose<S> {
 }
 
 impl Patience {
-    /// Holds the end of the stream back while the guard lives: at once where the request is
-    /// `complete`, else from [`complete`](Self::complete) on. Requests of one connection are serial,
-    /// so there is one guard at a time.
-    pub fn hold(self: &Arc<Self>, complete: bool) -> Held {
-        self.state.store(if complete { HOLDING } else { WAITING }, Ordering::Release);
+    /// Holds the end of the stream back while the guard lives. Requests of one connection are
+    /// serial, so there is one guard at a time.
+    pub fn hold(self: &Arc<Self>) -> Held {
+        self.held.store(true, Ordering::Release);
         Held(Arc::clone(self))
     }
 
-    /// The request has been read to its end. Without effect where nobody holds.
-    pub fn complete(&self) {
-        let (waiting, holding) = (Ordering::AcqRel, Ordering::Relaxed);
-        let _ = self.state.compare_exchange(WAITING, HOLDING, waiting, holding);
+    /// Whether the end has come: what is not there by now will never be.
+    pub fn ended(&self) -> bool {
+        self.ended.load(Ordering::Acquire)
+    }
+
+    /// Wakes the task when the end comes; it may have come already.
+    pub fn wake_at_end(&self, cx: &mut Context<'_>) {
+        self.body.register(cx.waker());
+        if self.ended() {
+            cx.waker().wake_by_ref();
+        }
     }
 
     /// The response will never be complete: the stream ends with a reset, which no framing can take
@@ -99,19 +102,19 @@ impl Patience {
     }
 
     fn poll_over(&self, cx: &mut Context<'_>) -> Poll<()> {
-        let holding = || self.state.load(Ordering::Acquire) == HOLDING;
-        if !holding() {
+        let held = || self.held.load(Ordering::Acquire);
+        if !held() {
             return Poll::Ready(());
         }
-        self.waker.register(cx.waker());
-        if holding() { Poll::Pending } else { Poll::Ready(()) }
+        self.reader.register(cx.waker());
+        if held() { Poll::Pending } else { Poll::Ready(()) }
     }
 }
 
 impl Drop for Held {
     fn drop(&mut self) {
-        self.0.state.store(OFF, Ordering::Release);
-        self.0.waker.wake();
+        self.0.held.store(false, Ordering::Release);
+        self.0.reader.wake();
     }
 }
 
@@ -134,6 +137,8 @@ impl<S: Stream> AsyncRead for HalfClose<S> {
                 Ok(()) => {}
             }
             this.ended = true;
+            this.patience.ended.store(true, Ordering::Release);
+            this.patience.body.wake();
         }
         this.patience.poll_over(cx).map(Ok)
     }
@@ -179,7 +184,7 @@ mod tests {
     async fn the_end_waits_while_it_is_held_and_comes_after() {
         let (mut client, server) = duplex(64);
         let patience = Arc::new(Patience::default());
-        let held = patience.hold(true);
+        let held = patience.hold();
         let mut server = HalfClose::new(server, Arc::clone(&patience));
         client.write_all(b"x").await.unwrap();
         client.shutdown().await.unwrap();
