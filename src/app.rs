@@ -16,7 +16,7 @@ use tokio::{
 
 use crate::{
     admin,
-    config::{Config, CookieKeys},
+    config::Config,
     control::{Changes, Control, Request},
     http::proxy::Proxy,
     net::listener,
@@ -39,7 +39,7 @@ impl fmt::Display for StartError {
 
 impl std::error::Error for StartError {}
 
-/// A bound process: every socket is open, and connections wait in the kernel's queues.
+/// A bound process: every socket is open, and connections are accepted.
 pub struct App {
     control: Control,
     admin: Option<TcpListener>,
@@ -68,13 +68,6 @@ impl App {
             Some(address) => Some(bind_admin(address).map_err(|error| told(&error))?),
             None => None,
         };
-        if config.cookie_keys == CookieKeys::Made
-            && config.pools.iter().any(|pool| pool.sticky.cookie.is_some())
-        {
-            tracing::warn!(
-                "no cookie_key is set: one was made, which a restart and other proxies will not share"
-            );
-        }
         let control = Control::new(config).await.map_err(|error| told(&error))?;
         Ok(Self { control, admin })
     }
@@ -156,7 +149,7 @@ fn admin_state(proxy: Arc<Proxy>, requests: mpsc::Sender<Request>) -> admin::Sta
 
 fn samples(proxy: &Proxy) -> Vec<BackendSample> {
     let snapshot = proxy.snapshot.load();
-    let backends = snapshot.pools.iter().flat_map(|pool| pool.upstream.backends());
+    let backends = snapshot.pools.iter().flat_map(|pool| pool.holders(0));
     backends
         .map(|backend| BackendSample {
             pool: backend.pool().to_owned(),

@@ -38,11 +38,14 @@ pub struct Door {
 /// Accepts until it is dropped.
 pub async fn accept(socket: Arc<TcpListener>, door: Door) {
     let pauses = door.proxy.metrics.accept_pauses.clone();
+    let mut last = None;
     loop {
         let (stream, peer) = listener::accept(&socket, &pauses).await;
         // The policy is the one in force now; the connection keeps it.
-        let policy = door.proxy.snapshot.load().listeners.get(&door.name).cloned();
-        let Some(policy) = policy else { continue };
+        // A listener that is being renamed is served by the last one it had.
+        let current = door.proxy.snapshot.load().listeners.get(&door.name).cloned();
+        last = current.or(last);
+        let Some(policy) = last.clone() else { continue };
         let door = door.clone();
         tokio::spawn(async move {
             if let Err(error) = serve(door, policy, stream, peer).await {

@@ -3,7 +3,7 @@
 use std::{io::Write as _, net::SocketAddr, path::PathBuf, process::ExitCode, time::Duration};
 
 use anyhow::Context as _;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::{
     app::{App, Remote},
@@ -25,6 +25,8 @@ pub(super) async fn serve(
 ) -> anyhow::Result<ExitCode> {
     let mut terminate = signal(SignalKind::terminate()).context("SIGTERM cannot be handled")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("SIGINT cannot be handled")?;
+    // Before anybody can know that we are there: unhandled, a SIGHUP ends the process.
+    let hangups = signal(SignalKind::hangup()).context("SIGHUP cannot be handled")?;
     let schemes: Vec<(String, &str)> =
         config.listeners.iter().map(|l| (l.name.clone(), scheme(&l.protocol))).collect();
     let app = App::bind(config).await?;
@@ -34,7 +36,7 @@ pub(super) async fn serve(
         let _ = writeln!(std::io::stdout(), "{greeting}");
     }
     let running = app.start(file);
-    let hangups = tokio::spawn(hang_ups(running.remote()));
+    let hangups = tokio::spawn(hang_ups(hangups, running.remote()));
     tokio::select! {
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
@@ -47,8 +49,7 @@ pub(super) async fn serve(
     }
 }
 
-async fn hang_ups(remote: Remote) {
-    let Ok(mut hangups) = signal(SignalKind::hangup()) else { return };
+async fn hang_ups(mut hangups: Signal, remote: Remote) {
     while hangups.recv().await.is_some() {
         // Those that come meanwhile become one.
         tokio::time::sleep(GATHER).await;

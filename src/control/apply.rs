@@ -10,12 +10,13 @@ use std::{
     sync::{Arc, atomic::AtomicBool},
 };
 
+use arc_swap::ArcSwap;
 use rustls::ServerConfig;
 use tokio::task::JoinHandle;
 
 use super::{Control, doors::Doors, health, resolve, retire};
 use crate::{
-    config::{self, Config, Protocol},
+    config::{self, Config, CookieKeys, Protocol},
     http::proxy::Proxy,
     net::tls::{self, TicketKeys},
     observe::{AccessLog, Metrics},
@@ -40,7 +41,7 @@ type Members = HashMap<(String, String), Arc<Backend>>;
 /// What a reload changed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Changes {
-    /// Backends that are new or serve again.
+    /// Backends that are new.
     pub added: usize,
     /// Backends that take no new session any more.
     pub removed: usize,
@@ -85,8 +86,7 @@ impl fmt::Display for Changes {
 }
 
 impl Control {
-    /// Binds and builds everything for the first configuration. Nothing is served before
-    /// [`open`](Self::open).
+    /// Binds and builds everything for the first configuration; connections are accepted from here on.
     ///
     /// # Errors
     /// An address that cannot be listened on, an access log that cannot be opened, a certificate that
@@ -107,7 +107,7 @@ impl Control {
             sids: Table::new(&config.sessions),
             tunnels: Arc::default(),
             metrics,
-            log: arc_swap::ArcSwap::from_pointee(log),
+            log: Arc::new(ArcSwap::from_pointee(log)),
             draining: AtomicBool::new(false),
         });
         let mut control = Self {
@@ -146,6 +146,7 @@ impl Control {
             let dropped = self.proxy.metrics.access_log_dropped.clone();
             Some(AccessLog::open(&config.access_log, dropped)?)
         };
+        self.warn(&config);
         let new_keys = config.cookie_keys != self.config.cookie_keys;
         if new_keys {
             self.keys = Keys::new(&config.cookie_keys);
@@ -153,6 +154,7 @@ impl Control {
         let (members, added) = self.members_of(&config);
         resolve::first(&added).await;
         // From here on nothing fails.
+        self.stay(&members).await;
         let pools = self.pools_of(&config, &members, new_keys);
         let routes = config.routes.iter().filter_map(|rule| {
             let pool = pools.iter().find(|pool| pool.upstream.name() == rule.pool)?;
@@ -176,6 +178,22 @@ impl Control {
         let added = added.len();
         self.config = config;
         Ok(Changes { added, removed, other: true })
+    }
+
+    /// What is accepted but will surprise.
+    fn warn(&self, config: &Config) {
+        let cookies = |config: &Config| {
+            config.cookie_keys == CookieKeys::Made
+                && config.pools.iter().any(|pool| pool.sticky.cookie.is_some())
+        };
+        if cookies(config) && !cookies(&self.config) {
+            tracing::warn!(
+                "no cookie_key is set: one was made, which a restart and other proxies will not share"
+            );
+        }
+        if config.admin != self.config.admin {
+            tracing::warn!("a change of `admin` takes a restart");
+        }
     }
 
     fn policies(
@@ -218,7 +236,7 @@ impl Control {
     }
 
     fn pools_of(
-        &mut self,
+        &self,
         config: &Config,
         members: &Members,
         new_keys: bool,
@@ -238,7 +256,6 @@ impl Control {
                     let key = (pool.name.clone(), wanted.name.clone());
                     let backend = members.get(&key)?;
                     backend.adopt(wanted, &pool.reuse);
-                    self.stay(backend);
                     Some(Arc::clone(backend))
                 })
                 .collect();
@@ -252,11 +269,15 @@ impl Control {
         pools
     }
 
-    /// A backend that was on its way out is wanted again.
-    fn stay(&mut self, backend: &Arc<Backend>) {
-        if let Some(retirement) = self.retiring.remove(&backend.serial()) {
-            retirement.abort();
-            backend.set_life(Life::Serving);
+    /// Backends that were on their way out and are wanted again.
+    async fn stay(&mut self, members: &Members) {
+        for backend in members.values() {
+            if let Some(retirement) = self.retiring.remove(&backend.serial()) {
+                retirement.abort();
+                // Its last step may be under way on another thread: ours comes after it.
+                let _ = retirement.await;
+                backend.set_life(Life::Serving);
+            }
         }
     }
 

@@ -23,6 +23,8 @@ const MAX_HEADER: usize = 16 * 1024;
 /// Probes until it is dropped. `new`: the backend has just come, and nobody knows how it is.
 pub(super) async fn watch(backend: Arc<Backend>, terms: Health, new: bool) {
     if terms.probe == Probe::Off {
+        // Nothing else would bring it up again.
+        backend.mark(true, 1, 1);
         return;
     }
     // A new backend that fails its first probe was never up: it need not fall first. One that has

@@ -21,7 +21,7 @@ use std::{
 use tokio::{
     sync::{mpsc, oneshot},
     task::JoinHandle,
-    time::Instant,
+    time::{Instant, timeout},
 };
 
 pub use self::apply::Changes;
@@ -41,6 +41,13 @@ const HOUSEKEEPING: Duration = Duration::from_secs(1);
 /// Period of resolving backends' names again; a reload does so at once.
 const RESOLVE_AGAIN: Duration = Duration::from_secs(30);
 
+/// Pause between cuts at the end of a drain.
+const CUT_AGAIN: Duration = Duration::from_millis(100);
+
+/// Longest time that reading the configuration's files may take: one may be a pipe, or on a disk that
+/// is gone, and a signal to stop must not wait behind it.
+const LOAD: Duration = Duration::from_secs(10);
+
 /// Everything that outlives a configuration.
 pub struct Control {
     proxy: Arc<Proxy>,
@@ -59,7 +66,7 @@ pub struct Control {
 /// Something for the control task to do.
 #[derive(Debug)]
 pub enum Request {
-    /// Read the file again and apply it; `None` where there is no file.
+    /// Read the file again, where there is one, and apply it.
     Reload,
     /// Apply this configuration.
     Apply(Box<Config>, oneshot::Sender<Result<Changes, String>>),
@@ -80,6 +87,8 @@ impl Control {
         let mut watcher = Watcher::new(again);
         if file.is_some() {
             watcher.watch(&self.config.watched);
+            // An edit between the first reading and the watch would go unseen.
+            self.reload(file.as_deref(), &mut watcher).await;
         }
         let mut housekeeping = tokio::time::interval(HOUSEKEEPING);
         let mut resolve = tokio::time::interval_at(Instant::now() + RESOLVE_AGAIN, RESOLVE_AGAIN);
@@ -115,14 +124,15 @@ impl Control {
         let Some(file) = file else { return };
         let path = file.to_owned();
         // Files are read off the runtime: a slow disk must not hold up a request.
-        let loaded = tokio::task::spawn_blocking(move || check::load(&path)).await;
-        let outcome = match loaded {
-            Ok(Ok(config)) => {
+        let loading = tokio::task::spawn_blocking(move || check::load(&path));
+        let outcome = match timeout(LOAD, loading).await {
+            Ok(Ok(Ok(config))) => {
                 watcher.watch(&config.watched);
                 self.apply(config).await.map_err(|error| error.to_string())
             }
-            Ok(Err(faults)) => Err(faults.to_string()),
-            Err(error) => Err(error.to_string()),
+            Ok(Ok(Err(faults))) => Err(faults.to_string()),
+            Ok(Err(error)) => Err(error.to_string()),
+            Err(_) => Err(format!("{}: reading it takes too long", file.display())),
         };
         match outcome {
             Ok(changes) if changes.is_empty() => tracing::debug!("reloaded: nothing changed"),
@@ -154,11 +164,14 @@ impl Control {
         self.proxy.draining.store(true, Ordering::Release);
         self.doors.close_all();
         tracing::info!(?deadline, tunnels = self.proxy.tunnels.len(), "draining");
-        if tokio::time::timeout(deadline, self.doors.idle()).await.is_err() {
+        if timeout(deadline, self.doors.idle()).await.is_err() {
             let tunnels = self.proxy.tunnels.cut_all();
             tracing::warn!(tunnels, "the drain deadline has passed; cutting what is left");
             self.doors.force();
-            self.doors.idle().await;
+            // An upgrade under way may have become a tunnel after the cut.
+            while timeout(CUT_AGAIN, self.doors.idle()).await.is_err() {
+                self.proxy.tunnels.cut_all();
+            }
         }
         for (_, probe) in self.probes.values() {
             probe.abort();

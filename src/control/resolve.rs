@@ -39,7 +39,7 @@ async fn look_up(backend: Arc<Backend>) {
     let (pool, name) = (backend.pool(), backend.name());
     match tokio::net::lookup_host((address.host.as_str(), address.port)).await {
         Ok(found) => {
-            let found: Arc<[SocketAddr]> = found.take(MAX_ADDRESSES).collect();
+            let found = in_order(found.take(MAX_ADDRESSES).collect(), &backend.addresses());
             if !found.is_empty() && found != backend.addresses() {
                 tracing::info!(pool, backend = name, addresses = ?found, "backend resolved");
                 backend.set_addresses(found);
@@ -51,5 +51,29 @@ async fn look_up(backend: Arc<Backend>) {
             let kept = backend.addresses().len();
             tracing::warn!(pool, backend = name, %error, kept, "backend's name does not resolve");
         }
+    }
+}
+
+/// Resolvers rotate a name's addresses, but a session is on one of them: the address in use stays the
+/// first for as long as the name has it.
+fn in_order(mut found: Vec<SocketAddr>, before: &[SocketAddr]) -> Arc<[SocketAddr]> {
+    found.sort_unstable();
+    found.dedup();
+    if let Some(place) = before.first().and_then(|first| found.iter().position(|f| f == first)) {
+        found[..=place].rotate_right(1);
+    }
+    found.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_address_in_use_stays_the_first_while_the_name_has_it() {
+        let [a, b, c] = ["192.0.2.1:1", "192.0.2.2:1", "192.0.2.3:1"].map(|a| a.parse().unwrap());
+        assert_eq!(*in_order(vec![c, a, b, a], &[]), [a, b, c]);
+        assert_eq!(*in_order(vec![a, b, c], &[b, a]), [b, a, c]);
+        assert_eq!(*in_order(vec![a, c], &[b, a]), [a, c]);
     }
 }

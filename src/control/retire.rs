@@ -13,6 +13,10 @@ use crate::{
 /// How often a retiring backend is looked at. Nobody waits for its end but the books.
 const LOOK: Duration = Duration::from_millis(250);
 
+/// A backend may hold sessions that this process has never heard of, from before a restart or through
+/// another proxy. Clients that are alive show them within a poll.
+const LINGER: Duration = Duration::from_secs(60);
+
 /// Waits for the backend's sessions and tunnels, cuts what is left at the deadline, and takes it out
 /// of service. Aborted where the backend is wanted again.
 pub(super) fn retire(
@@ -24,12 +28,20 @@ pub(super) fn retire(
     async move {
         let (pool, name) = (backend.pool().to_owned(), backend.name().to_owned());
         tracing::info!(pool, backend = name, sessions = backend.sessions(), "backend retires");
-        let until = Instant::now() + deadline;
+        let start = Instant::now();
+        let until = start + deadline;
+        let linger = start + deadline.min(LINGER);
         let mut look = interval(LOOK);
-        while Instant::now() < until && is_used(&backend, &proxy) {
+        loop {
+            let now = Instant::now();
+            let idle = now >= linger && !is_used(&backend, &proxy);
+            // Renamed or moved to another pool, it serves on: its sessions need not end.
+            if idle || (now >= until && !is_elsewhere(&backend, &proxy)) {
+                break;
+            }
             tokio::select! {
                 _ = look.tick() => {}
-                () = tokio::time::sleep_until(until) => {}
+                () = tokio::time::sleep_until(until), if now < until => {}
             }
         }
         backend.set_life(Life::Gone);
@@ -43,6 +55,13 @@ pub(super) fn retire(
             "backend retired; cut what was left"
         );
     }
+}
+
+/// Whether the configuration in force has the same address under another name or in another pool.
+fn is_elsewhere(backend: &Backend, proxy: &Proxy) -> bool {
+    let snapshot = proxy.snapshot.load();
+    let mut all = snapshot.pools.iter().flat_map(|pool| pool.upstream.backends());
+    all.any(|other| other.address() == backend.address())
 }
 
 fn is_used(backend: &Backend, proxy: &Proxy) -> bool {

@@ -12,7 +12,11 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{Method, Request};
+use http::{
+    HeaderValue, Method, Request, Response, StatusCode,
+    header::{CONTENT_LENGTH, CONTENT_TYPE},
+};
+use hyper::body::Incoming;
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::{
@@ -43,7 +47,7 @@ const UNKNOWN_POLL: Duration = Duration::from_secs(300);
 
 /// Lifetime of a session that was found by search: its own is not known. Past it, it is searched
 /// for again.
-const FOUND_LIFETIME: Duration = Duration::from_secs(120);
+const FOUND_LIFETIME: Duration = UNKNOWN_POLL;
 
 /// An Engine.IO request, by its query.
 #[derive(Debug)]
@@ -75,6 +79,8 @@ pub(super) struct Reached {
     pub(super) head: Option<Bytes>,
     /// Counts the session that this request may open, until it counts itself.
     pub(super) reserved: Option<Hold>,
+    /// The backend says that it does not know the session.
+    pub(super) unknown: bool,
 }
 
 impl Attempt<'_> {
@@ -86,7 +92,9 @@ impl Attempt<'_> {
             Choice::Session(backend, lifetime) => self.session(backend, lifetime).await,
             Choice::Gone | Choice::Search(_) if preflight => self.free(None).await,
             Choice::Gone => Err(self.gone()),
-            Choice::Search(_) if self.config().sticky.owner_search == 0 => self.free(None).await,
+            Choice::Search(first) if self.config().sticky.owner_search == 0 => {
+                self.free(first).await
+            }
             Choice::Search(first) => self.search(first).await,
             Choice::Cookie(backend) => self.free(Some(backend)).await,
             Choice::Free => self.free(None).await,
@@ -109,11 +117,14 @@ impl Attempt<'_> {
                 if unknown {
                     self.forget();
                 }
-                Ok(Reached { answer, head, reserved: None })
+                Ok(Reached { answer, head, reserved: None, unknown })
             }
             // Nobody listens there any more: the process is gone, and its sessions with it.
             Err(failure) if failure.error.kind == Kind::Refused => {
                 self.forget();
+                if self.method == Method::OPTIONS {
+                    return self.free(None).await;
+                }
                 Err(self.gone())
             }
             Err(failure) => Err(failure.error),
@@ -143,7 +154,7 @@ impl Attempt<'_> {
             let reserved = self.opens_session().then(|| backend.hold());
             let sent = request.take().map_or_else(|| self.outgoing.request(), |unsent| *unsent);
             match self.once(&backend, header, sent).await {
-                Ok(answer) => return Ok(Reached { answer, head: None, reserved }),
+                Ok(answer) => return Ok(Reached { answer, head: None, reserved, unknown: false }),
                 Err(Failure { kept: true, error, .. }) if self.may_be_stale(&error) => {
                     tracing::debug!(%error, "trying the same backend on a new connection");
                     self.proxy.metrics.retries.inc();
@@ -178,10 +189,10 @@ impl Attempt<'_> {
             match self.once(&backend, header, request).await {
                 Ok(mut answer) => {
                     let (unknown_here, head) = self.unknown(&mut answer).await?;
-                    let reached = Reached { answer, head, reserved: None };
-                    if !unknown_here {
-                        self.proxy.metrics.owner_found.inc();
-                        self.found(&backend);
+                    let elsewhere = unknown_here || is_no_node(answer.response.status());
+                    let reached = Reached { answer, head, reserved: None, unknown: unknown_here };
+                    if !elsewhere {
+                        self.found(&backend, &reached.answer.response);
                         return Ok(reached);
                     }
                     if let Some(Reached { answer, .. }) = unknown.replace(reached) {
@@ -244,15 +255,14 @@ impl Attempt<'_> {
                 if let Some(time) = answer.connected {
                     record.connect_took(time);
                 }
-                self.mark(backend, true);
             }
             // A poll that is held for too long says nothing about the backend.
             Err(failure) => match (failure.error.phase, failure.error.kind) {
                 (Phase::Connect, Kind::Refused | Kind::TimedOut | Kind::Io) => {
-                    self.mark(backend, false);
+                    self.mark_failed(backend);
                 }
                 (Phase::ResponseHeader, Kind::TimedOut) if !self.polls() => {
-                    self.mark(backend, false);
+                    self.mark_failed(backend);
                 }
                 _ => {}
             },
@@ -260,13 +270,15 @@ impl Attempt<'_> {
         outcome
     }
 
-    /// Without probes nothing would bring a backend up again, so nothing takes it down.
-    fn mark(&self, backend: &Arc<Backend>, healthy: bool) {
+    /// Counts a failure under traffic. Only probes count successes: an answer here must not make good
+    /// what they find wrong. Without probes nothing would bring a backend up, so nothing takes it
+    /// down.
+    fn mark_failed(&self, backend: &Arc<Backend>) {
         let health = &self.config().health;
-        if health.probe == Probe::Off || (healthy && !backend.is_up()) {
+        if health.probe == Probe::Off {
             return;
         }
-        if let Some(transition) = backend.mark(healthy, health.rise, health.fall) {
+        if let Some(transition) = backend.mark(false, health.rise, health.fall) {
             let (pool, backend) = (backend.pool(), backend.name());
             tracing::warn!(pool, backend, ?transition, "backend failed under traffic");
         }
@@ -302,8 +314,21 @@ impl Attempt<'_> {
         Ok((unknown, (!head.is_empty()).then_some(head)))
     }
 
-    fn found(&self, backend: &Arc<Backend>) {
-        if let Some(sid) = self.sid() {
+    /// Remembers the session's backend, if the answer is one that only its owner gives: a client
+    /// must not be able to write into the table with a sid of its own making.
+    fn found(&self, backend: &Arc<Backend>, response: &Response<Incoming>) {
+        let kind = response.headers().get(CONTENT_TYPE).map(HeaderValue::as_bytes);
+        let owns = match response.status() {
+            StatusCode::SWITCHING_PROTOCOLS => self.upgrade,
+            // A poll is answered with packets, a POST with `ok`.
+            StatusCode::OK if self.method == Method::POST => {
+                response.headers().get(CONTENT_LENGTH).is_some_and(|length| length == "2")
+            }
+            StatusCode::OK => !kind.is_some_and(|kind| kind.starts_with(b"text/html")),
+            _ => false,
+        };
+        if let (true, Some(sid)) = (owns, self.sid()) {
+            self.proxy.metrics.owner_found.inc();
             self.proxy.sids.learn(sid, backend, FOUND_LIFETIME, Instant::now());
         }
     }
@@ -339,4 +364,13 @@ impl Attempt<'_> {
     fn gone(&self) -> ProxyError {
         ProxyError::new(Side::Backend, Phase::Select, Kind::SessionGone)
     }
+}
+
+/// Whether an answer comes from something in a node's place: one that is starting, or another
+/// application. It says nothing about the session.
+fn is_no_node(status: StatusCode) -> bool {
+    matches!(
+        status,
+        StatusCode::NOT_FOUND | StatusCode::BAD_GATEWAY | StatusCode::SERVICE_UNAVAILABLE
+    )
 }

@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, sync::Arc, time::Instant};
 
-use http::{Method, Response, StatusCode};
+use http::{HeaderValue, Method, Response, StatusCode, Version, header::CONNECTION};
 use hyper::upgrade::OnUpgrade;
 
 use super::{
@@ -22,7 +22,7 @@ use crate::{
     observe::metrics::Open,
     snapshot::Pool,
     sticky::{self, Clues, SessionHold},
-    upstream::Hold,
+    upstream::{Hold, Life},
 };
 
 /// A request under way.
@@ -103,10 +103,16 @@ impl Call<'_> {
         if status == StatusCode::SWITCHING_PROTOCOLS {
             return self.tunnel(proxy, pool, reached);
         }
-        let Reached { answer, head, .. } = reached;
+        let Reached { answer, head, unknown, .. } = reached;
         let (mut parts, incoming) = answer.response.into_parts();
         headers::strip_hop_by_hop(&mut parts.headers);
-        if parts.status == StatusCode::BAD_REQUEST && self.engine.is_some() {
+        // The backend's version is its hop's; the client's is hyper's to choose.
+        parts.version = Version::HTTP_11;
+        if !answer.lease.has_whole_request() {
+            // An early answer: the rest of the body must not be taken for the next request.
+            parts.headers.insert(CONNECTION, HeaderValue::from_static("close"));
+        }
+        if unknown {
             self.manners.allow_origin(&mut parts.headers);
         }
         self.entry.enter(Phase::ResponseBody);
@@ -125,7 +131,9 @@ impl Call<'_> {
         };
         (opens || cookie.set_on == SetOn::Always)
             && self.method != Method::OPTIONS
-            && (status.is_success() || status == StatusCode::SWITCHING_PROTOCOLS)
+            && (status.is_success()
+                || status.is_redirection()
+                || status == StatusCode::SWITCHING_PROTOCOLS)
     }
 
     fn tunnel(mut self, proxy: &Proxy, pool: &Pool, reached: Reached) -> Response<ReplyBody> {
@@ -140,11 +148,16 @@ impl Call<'_> {
         self.entry.record().tunnel = true;
         self.entry.enter(Phase::Tunnel);
         let Some(client) = self.client else { unreachable!("a checked handshake can be upgraded") };
+        let ticket = proxy.tunnels.enter(backend.serial());
+        if backend.phase() == Life::Gone {
+            // It retired while it answered; its tunnels were cut before this one was entered.
+            proxy.tunnels.cut(backend.serial());
+        }
         let passage = Passage {
             client,
             entry: self.entry,
             moored,
-            ticket: proxy.tunnels.enter(backend.serial()),
+            ticket,
             idle: pool.config().timeouts.tunnel_idle,
         };
         upgrade::switch(reached.answer, passage)

@@ -7,6 +7,8 @@
 
 use std::sync::Arc;
 
+use arc_swap::ArcSwap;
+
 use crate::{
     drain,
     error::{Kind, Phase, ProxyError, Side, Termination},
@@ -30,7 +32,8 @@ struct Open {
 /// Where endings are told.
 #[derive(Clone, Debug)]
 pub(super) struct Sinks {
-    pub(super) log: Arc<AccessLog>,
+    /// The one in force when the stream ends.
+    pub(super) log: Arc<ArcSwap<AccessLog>>,
     pub(super) metrics: Arc<Metrics>,
     pub(super) listener: Arc<ListenerMetrics>,
     /// Keeps a drain waiting for the stream, and tells whether it was cut by one.
@@ -94,7 +97,7 @@ impl Open {
         let Self { bytes_in, bytes_out, .. } = *self;
         let end = End { termination, bytes_in, bytes_out, error };
         self.sinks.listener.ended(&termination, self.record.chosen_by, bytes_in, bytes_out);
-        self.sinks.log.write(&self.record, &end);
+        self.sinks.log.load().write(&self.record, &end);
     }
 }
 

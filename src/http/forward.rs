@@ -15,6 +15,7 @@ use hyper::{
 use hyper_util::rt::TokioIo;
 use tokio::{
     net::TcpStream,
+    task::AbortHandle,
     time::{Instant, sleep, timeout},
 };
 
@@ -29,6 +30,9 @@ use crate::{
 
 /// Largest response header, and read buffer; node itself accepts 16 KiB.
 const MAX_HEADER: usize = 64 * 1024;
+
+/// Pause before the next try where a descriptor or port is short.
+const SHORTAGE_PAUSE: Duration = Duration::from_millis(20);
 
 /// What [`exchange`] needs beside the request.
 #[derive(Debug)]
@@ -82,7 +86,20 @@ pub(super) struct Lease {
 #[derive(Debug)]
 struct H1 {
     sender: SendRequest<RequestBody>,
+    /// [`Idle::epoch`] when it was opened.
+    epoch: u64,
+    /// What moves its bytes; an upgraded connection's outlives it.
+    driver: Option<AbortHandle>,
     _permit: Permit,
+}
+
+impl Drop for H1 {
+    /// hyper would go on sending a body after its response, with nobody to count or to stop it.
+    fn drop(&mut self) {
+        if let Some(driver) = &self.driver {
+            driver.abort();
+        }
+    }
 }
 
 impl Reusable for H1 {
@@ -98,16 +115,20 @@ pub(super) async fn exchange(
 ) -> Result<Answer, Failure> {
     let in_flight = terms.backend.request();
     let permit = loop {
-        if terms.upgrade || terms.fresh {
-            break timeout(terms.connect, terms.backend.idle().permit()).await.ok();
-        }
-        let acquired = timeout(terms.connect, terms.backend.idle().acquire::<H1>()).await;
+        let idle = terms.backend.idle();
+        let acquired = tokio::select! {
+            biased;
+            // A kept connection is of no use then, but one that is dropped leaves its permit.
+            permit = idle.permit(), if terms.upgrade || terms.fresh => Ok(Acquired::Fresh(permit)),
+            acquired = timeout(terms.connect, idle.acquire::<H1>()) => acquired,
+        };
         let mut connection = match acquired {
             Ok(Acquired::Kept(connection)) => connection,
             Ok(Acquired::Fresh(permit)) => break Some(permit),
             Err(_) => break None,
         };
-        if connection.sender.ready().await.is_err() {
+        let ready = timeout(terms.connect, connection.sender.ready());
+        if terms.upgrade || terms.fresh || !matches!(ready.await, Ok(Ok(()))) {
             continue;
         }
         match send(terms, &mut connection, request).await {
@@ -206,22 +227,35 @@ async fn open(terms: &Terms<'_>, permit: Option<Permit>) -> Result<Box<H1>, Prox
     let failed = |kind| ProxyError::new(Side::Backend, Phase::Connect, kind);
     let saturated = || ProxyError::new(Side::Proxy, Phase::Connect, Kind::Saturated);
     let permit = permit.ok_or_else(saturated)?;
-    let stream = connect(terms.backend, terms.connect).await.map_err(|error| match error {
+    let epoch = terms.backend.idle().epoch();
+    let stream = reach(terms).await.map_err(|error| match error {
         ConnectError::Refused => failed(Kind::Refused),
         ConnectError::TimedOut => failed(Kind::TimedOut),
         ConnectError::Exhausted => ProxyError::new(Side::Proxy, Phase::Connect, Kind::Exhausted),
         ConnectError::Io(source) => failed(Kind::Io).because(source),
     })?;
-    let sender = handshake(stream, terms.upgrade)
+    let (sender, driver) = handshake(stream, terms.upgrade)
         .await
         .map_err(|source| failed(Kind::Io).because(source))?;
-    Ok(Box::new(H1 { sender, _permit: permit }))
+    Ok(Box::new(H1 { sender, epoch, driver, _permit: permit }))
+}
+
+/// Connects; a shortage of descriptors or ports is waited out within the deadline.
+async fn reach(terms: &Terms<'_>) -> Result<TcpStream, ConnectError> {
+    let until = Instant::now() + terms.connect;
+    loop {
+        let left = until.saturating_duration_since(Instant::now());
+        match connect(terms.backend, left).await {
+            Err(ConnectError::Exhausted) if left > SHORTAGE_PAUSE => sleep(SHORTAGE_PAUSE).await,
+            outcome => return outcome,
+        }
+    }
 }
 
 async fn handshake(
     stream: TcpStream,
     upgrade: bool,
-) -> Result<SendRequest<RequestBody>, hyper::Error> {
+) -> Result<(SendRequest<RequestBody>, Option<AbortHandle>), hyper::Error> {
     let (sender, connection) =
         http1::Builder::new().max_buf_size(MAX_HEADER).handshake(TokioIo::new(stream)).await?;
     // What the driver sees, the sender is told as well; here it is only worth a look.
@@ -232,10 +266,10 @@ async fn handshake(
     };
     if upgrade {
         tokio::spawn(async move { tell(connection.with_upgrades().await) });
-    } else {
-        tokio::spawn(async move { tell(connection.await) });
+        return Ok((sender, None));
     }
-    Ok(sender)
+    let driver = tokio::spawn(async move { tell(connection.await) });
+    Ok((sender, Some(driver.abort_handle())))
 }
 
 impl Lease {
@@ -249,6 +283,11 @@ impl Lease {
         self.progress.bytes()
     }
 
+    /// Whether the request's body has been read to its end.
+    pub(super) fn has_whole_request(&self) -> bool {
+        self.progress.is_done()
+    }
+
     /// The response has been read to its end: keeps the connection for the next request, unless the
     /// request's body is still on its way or the framing was in doubt.
     pub(super) fn give_back(self) {
@@ -256,7 +295,8 @@ impl Lease {
             && self.progress.is_done()
             && self.connection.is_open()
         {
-            self.backend.idle().put(self.connection, keep);
+            let epoch = self.connection.epoch;
+            self.backend.idle().put_back(self.connection, keep, epoch);
         }
     }
 }

@@ -154,6 +154,11 @@ pub(super) fn client(
     nearest
 }
 
+/// Whether a trusted peer says that its own client came over TLS.
+pub(super) fn came_over_tls(headers: &HeaderMap) -> bool {
+    headers.get(X_FORWARDED_PROTO).is_some_and(|proto| proto == "https")
+}
+
 /// The request's id: a trusted peer's own, else a new one of 32 hex digits.
 pub(super) fn request_id(headers: &HeaderMap, trusted: bool) -> Box<str> {
     let claimed = headers.get(&X_REQUEST_ID).and_then(|value| value.to_str().ok());

@@ -27,7 +27,7 @@ pub struct Proxy {
     /// Where numbers are told.
     pub metrics: Arc<Metrics>,
     /// Where endings are told.
-    pub log: ArcSwap<AccessLog>,
+    pub log: Arc<ArcSwap<AccessLog>>,
     /// Whether the process is on its way out.
     pub draining: AtomicBool,
 }

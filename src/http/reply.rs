@@ -73,6 +73,7 @@ fn error(error: &ProxyError, manners: &Manners) -> Response<ReplyBody> {
         }
         Kind::UpgradeRequired => {
             set(&mut response, SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
+            super::upgrade::mark(response.headers_mut());
         }
         Kind::NoBackend | Kind::Saturated | Kind::Exhausted => {
             set(&mut response, RETRY_AFTER, RETRY_AFTER_SECONDS);

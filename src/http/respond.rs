@@ -55,6 +55,8 @@ impl Proxy {
             let error = ProxyError::new(Side::Client, Phase::Select, Kind::NoRoute);
             return reply::refuse(entry, &error, &manners);
         };
+        // Behind a proxy that terminates TLS, the browser's own connection counts.
+        let secure = visitor.tls || trusted && headers::came_over_tls(&parts.headers);
         let call = Call {
             visitor,
             address,
@@ -63,7 +65,7 @@ impl Proxy {
             engine: engine(parts.uri.query()),
             upgrade: checked.upgrade,
             client,
-            crossing: Crossing::of(&parts.headers, pool, visitor.tls, &checked.host),
+            crossing: Crossing::of(&parts.headers, pool, secure, &checked.host),
             manners,
             entry,
             held,
@@ -87,7 +89,7 @@ impl Proxy {
             target: parts.uri.path_and_query().map_or("/", |p| p.as_str()),
         });
         let sinks = Sinks {
-            log: self.log.load_full(),
+            log: Arc::clone(&self.log),
             metrics: Arc::clone(&self.metrics),
             listener: Arc::clone(&visitor.metrics),
             drain: visitor.drain.clone(),

@@ -33,6 +33,7 @@ pub async fn serve(proxy: Arc<Proxy>, visitor: Visitor, stream: Client) -> io::R
         .timer(TokioTimer::new())
         .header_read_timeout(header_timeout)
         .max_buf_size(MAX_HEADER)
+        .max_header_size(MAX_HEADER)
         .serve_connection(TokioIo::new(stream), service)
         .with_upgrades();
     let mut connection = pin!(connection);

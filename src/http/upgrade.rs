@@ -99,10 +99,14 @@ where
     M: Unpin + Send + 'static,
 {
     let Passage { client, entry, moored, ticket, idle } = passage;
-    let (client, backend) = match tokio::join!(client, backend) {
-        (Ok(client), Ok(backend)) => (client, backend),
-        (Err(_), _) => return lost(entry, Side::Client),
-        (_, Err(_)) => return lost(entry, Side::Backend),
+    let halves = async {
+        tokio::try_join!(async { client.await.map_err(|_| Side::Client) }, async {
+            backend.await.map_err(|_| Side::Backend)
+        },)
+    };
+    let (client, backend) = match halves.await {
+        Ok(halves) => halves,
+        Err(side) => return lost(entry, side),
     };
     let (Some(client), Some(backend)) =
         (socket::<HalfClose<Client>>(client), socket::<TcpStream>(backend))

@@ -36,6 +36,8 @@ pub struct Idle {
 struct List {
     kept: VecDeque<Kept>,
     open: bool,
+    /// How often it was cleared.
+    epoch: u64,
     max: usize,
     timeout: Duration,
 }
@@ -71,6 +73,7 @@ impl Idle {
             list: Mutex::new(List {
                 kept: VecDeque::new(),
                 open: true,
+                epoch: 0,
                 max: limits.max_idle,
                 timeout: limits.idle_timeout,
             }),
@@ -132,9 +135,14 @@ impl Idle {
     /// Keeps a connection for the idle timeout or `keep`, whichever is shorter. Where the list is
     /// full the oldest goes; where it is closed this one does.
     pub fn put<C: Reusable>(&self, connection: Box<C>, keep: Duration) {
+        self.keep(connection, keep, None);
+    }
+
+    fn keep<C: Reusable>(&self, connection: Box<C>, keep: Duration, epoch: Option<u64>) {
         let now = Instant::now();
         let mut list = self.lock();
-        if !list.open || list.max == 0 {
+        let old = epoch.is_some_and(|epoch| epoch != list.epoch);
+        if !list.open || list.max == 0 || old {
             drop(list);
             return;
         }
@@ -146,9 +154,22 @@ impl Idle {
         self.returned.notify_one();
     }
 
-    /// Drops every connection.
+    /// The same for a connection that was opened in `epoch`; one of an earlier epoch is dropped.
+    pub fn put_back<C: Reusable>(&self, connection: Box<C>, keep: Duration, epoch: u64) {
+        self.keep(connection, keep, Some(epoch));
+    }
+
+    /// Counts the times that everything was cleared.
+    pub fn epoch(&self) -> u64 {
+        self.lock().epoch
+    }
+
+    /// Drops every connection, and those in use when they are put back.
     pub fn clear(&self) {
-        let dropped = std::mem::take(&mut self.lock().kept);
+        let mut list = self.lock();
+        list.epoch += 1;
+        let dropped = std::mem::take(&mut list.kept);
+        drop(list);
         drop(dropped);
     }
 
