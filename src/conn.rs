@@ -48,19 +48,12 @@ pub async fn accept(socket: Arc<TcpListener>, door: Door) {
         let Some(policy) = last.clone() else { continue };
         let door = door.clone();
         tokio::spawn(async move {
-            if let Err(error) = serve(door, policy, stream, peer).await {
-                tracing::debug!(%peer, %error, "connection ended");
-            }
+            serve(door, policy, stream, peer).await;
         });
     }
 }
 
-async fn serve(
-    door: Door,
-    policy: Arc<snapshot::Listener>,
-    stream: TcpStream,
-    peer: SocketAddr,
-) -> io::Result<()> {
+async fn serve(door: Door, policy: Arc<snapshot::Listener>, stream: TcpStream, peer: SocketAddr) {
     let _open = door.metrics.accept();
     let (stream, tls) = match &policy.tls {
         None => (Client::Plain(stream), false),
@@ -70,8 +63,7 @@ async fn serve(
             let stream = match outcome {
                 Ok(stream) => Client::Tls(stream),
                 Err(error) => {
-                    tell_failed_handshake(&door, peer, &error);
-                    return Ok(());
+                    return tell_failed_handshake(&door, peer, &error);
                 }
             };
             door.metrics.handshake(stream.is_resumed());
@@ -82,11 +74,18 @@ async fn serve(
         peer,
         tls,
         listener: policy,
-        metrics: door.metrics,
+        metrics: Arc::clone(&door.metrics),
         patience: Arc::default(),
-        drain: door.drain,
+        drain: door.drain.clone(),
     };
-    server::serve(door.proxy, visitor, stream).await
+    if let Err(error) = server::serve(Arc::clone(&door.proxy), visitor, stream).await {
+        tracing::debug!(%peer, %error, "connection ended");
+        if error.is_parse() {
+            // No request came of it, so nobody else tells.
+            let broken = Termination::Failed(Side::Client, Phase::Request, Kind::Malformed);
+            tell(&door, peer, tls, broken, &error.to_string());
+        }
+    }
 }
 
 /// A client that never came to speak HTTP still ends once: one line, one metric.
@@ -99,17 +98,20 @@ fn tell_failed_handshake(door: &Door, peer: SocketAddr, error: &io::Error) {
         _ => Kind::Io,
     };
     let termination = Termination::Failed(Side::Client, Phase::Handshake, kind);
+    tell(door, peer, true, termination, &error.to_string());
+}
+
+fn tell(door: &Door, peer: SocketAddr, tls: bool, termination: Termination, error: &str) {
     let record = Record::new(Start {
         id: "",
         client: peer,
         listener: &door.name,
-        tls: true,
+        tls,
         host: "",
         method: "",
         target: "",
     });
-    let sentence = error.to_string();
-    let end = End { error: Some(&sentence), ..End::new(termination) };
+    let end = End { error: Some(error), ..End::new(termination) };
     door.metrics.ended(&termination, ChosenBy::None, 0, 0);
     door.proxy.log.load().write(&record, &end);
 }

@@ -12,7 +12,7 @@ use std::{
 
 use arc_swap::ArcSwap;
 use rustls::ServerConfig;
-use tokio::task::JoinHandle;
+use tokio::{sync::Semaphore, task::JoinHandle};
 
 use super::{Control, doors::Doors, health, resolve, retire};
 use crate::{
@@ -34,6 +34,9 @@ pub(crate) enum Refused {
     /// rustls would not serve by the certificates.
     Tls(rustls::Error),
 }
+
+/// KiB of bodies that may wait in memory for an owner search to end.
+const SEARCH_MEMORY: usize = 256 * 1024;
 
 /// Backends by the names of their pool and their own.
 type Members = HashMap<(String, String), Arc<Backend>>;
@@ -108,6 +111,7 @@ impl Control {
             tunnels: Arc::default(),
             metrics,
             log: Arc::new(ArcSwap::from_pointee(log)),
+            search_memory: Arc::new(Semaphore::new(SEARCH_MEMORY)),
             draining: AtomicBool::new(false),
         });
         let mut control = Self {

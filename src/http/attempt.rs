@@ -177,7 +177,7 @@ impl Attempt<'_> {
 
     /// To whichever backend knows the sid.
     async fn search(&mut self, first: Option<Arc<Backend>>) -> Result<Reached, ProxyError> {
-        self.outgoing.buffer().await?;
+        self.outgoing.buffer(&self.proxy.search_memory).await?;
         let header = self.config().timeouts.response_header;
         let header = if self.polls() { header.max(UNKNOWN_POLL) } else { header };
         let mut unheard = None;
@@ -219,13 +219,18 @@ impl Attempt<'_> {
         let sid = self.sid().unwrap_or_default();
         let others = self.pool.holders(xxh3_64(sid.as_bytes()) as usize);
         let others = others.filter(|b| first.is_none_or(|first| !Arc::ptr_eq(first, b)));
-        first
-            .into_iter()
-            .chain(others)
-            .filter(|backend| backend.keeps_sessions())
-            .take(self.config().sticky.owner_search)
-            .cloned()
-            .collect()
+        let mut asked: Vec<Arc<Backend>> = Vec::new();
+        let holders = first.into_iter().chain(others).filter(|b| b.keeps_sessions());
+        for backend in holders {
+            if asked.len() >= self.config().sticky.owner_search {
+                break;
+            }
+            // One that was renamed is there twice, and must not be asked twice.
+            if !asked.iter().any(|known| known.address() == backend.address()) {
+                asked.push(Arc::clone(backend));
+            }
+        }
+        asked
     }
 
     /// One try, with what it tells about the backend's health.

@@ -9,6 +9,8 @@ use http::{
 };
 use hyper::body::Incoming;
 
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
 use super::{
     body::{Go, Inbound, Progress, RequestBody},
     headers::{self, Origin},
@@ -33,6 +35,8 @@ pub(super) struct Outgoing {
     pause: Duration,
     progress: Arc<Progress>,
     patience: Arc<Patience>,
+    /// What a buffered body takes of the memory that all of them share.
+    memory: Option<OwnedSemaphorePermit>,
 }
 
 /// Where the body comes from.
@@ -91,7 +95,7 @@ impl Outgoing {
             (Source::Client(body), Arc::default())
         };
         let patience = Arc::clone(shape.patience);
-        Self { method, uri, headers, body, pause: shape.pause, progress, patience }
+        Self { method, uri, headers, body, pause: shape.pause, progress, patience, memory: None }
     }
 
     /// How far the body has come.
@@ -110,8 +114,8 @@ impl Outgoing {
         upgrade::expected(&self.headers)
     }
 
-    /// Reads the body into memory, so that several backends can be asked.
-    pub(super) async fn buffer(&mut self) -> Result<(), ProxyError> {
+    /// Reads the body into memory, so that several backends can be asked; `memory` is counted in KiB.
+    pub(super) async fn buffer(&mut self, memory: &Arc<Semaphore>) -> Result<(), ProxyError> {
         let failed = |kind| ProxyError::new(Side::Client, Phase::RequestBody, kind);
         let Source::Client(_) = &self.body else { return Ok(()) };
         let Source::Client(incoming) = std::mem::replace(&mut self.body, Source::Taken) else {
@@ -126,6 +130,14 @@ impl Outgoing {
             let Ok(data) = frame.into_data() else { continue };
             if bytes.len() + data.len() > MAX_BUFFERED {
                 return Err(failed(Kind::BodyTooLarge));
+            }
+            let kibibytes = u32::try_from(data.len().div_ceil(1024)).unwrap_or(u32::MAX);
+            let share = Arc::clone(memory)
+                .try_acquire_many_owned(kibibytes)
+                .map_err(|_| ProxyError::new(Side::Proxy, Phase::RequestBody, Kind::Saturated))?;
+            match &mut self.memory {
+                Some(held) => held.merge(share),
+                None => self.memory = Some(share),
             }
             bytes.extend_from_slice(&data);
         }

@@ -6,6 +6,7 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
+use tokio::sync::Semaphore;
 
 use crate::{
     drain,
@@ -28,6 +29,8 @@ pub struct Proxy {
     pub metrics: Arc<Metrics>,
     /// Where endings are told.
     pub log: Arc<ArcSwap<AccessLog>>,
+    /// KiB that bodies may take, all together, while the owners of their sessions are looked for.
+    pub search_memory: Arc<Semaphore>,
     /// Whether the process is on its way out.
     pub draining: AtomicBool,
 }

@@ -160,6 +160,9 @@ fn sentence(error: &ProxyError) -> &'static str {
         (Kind::NoRoute, _) => "No route covers this host and path.",
         (Kind::NoBackend, _) => "Every node of this application is down.",
         (Kind::SessionGone, _) => UNKNOWN_SID,
+        (Kind::Saturated, Phase::RequestBody) => {
+            "Too many bodies wait for the nodes of their sessions to be found."
+        }
         (Kind::Saturated, _) => "Every connection to the node is in use.",
         (Kind::Exhausted, _) => "The proxy has no port or descriptor left to connect with.",
         (Kind::Refused, _) => "The node refused the connection.",

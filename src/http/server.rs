@@ -1,6 +1,6 @@
 //! One client connection, request by request, until it ends, upgrades or is drained.
 
-use std::{convert::Infallible, io, pin::pin, sync::Arc};
+use std::{convert::Infallible, pin::pin, sync::Arc};
 
 use hyper::{server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -18,7 +18,11 @@ const MAX_HEADER: usize = 64 * 1024;
 ///
 /// # Errors
 /// What broke the connection: the client's bytes, its socket, or a relayed body that broke off.
-pub async fn serve(proxy: Arc<Proxy>, visitor: Visitor, stream: Client) -> io::Result<()> {
+pub async fn serve(
+    proxy: Arc<Proxy>,
+    visitor: Visitor,
+    stream: Client,
+) -> Result<(), hyper::Error> {
     let mut drain = visitor.drain.clone();
     let header_timeout = visitor.listener.header_timeout;
     let stream = HalfClose::new(stream, Arc::clone(&visitor.patience));
@@ -38,11 +42,11 @@ pub async fn serve(proxy: Arc<Proxy>, visitor: Visitor, stream: Client) -> io::R
         .with_upgrades();
     let mut connection = pin!(connection);
     tokio::select! {
-        outcome = connection.as_mut() => return outcome.map_err(io::Error::other),
+        outcome = connection.as_mut() => return outcome,
         () = drain.graceful() => connection.as_mut().graceful_shutdown(),
     }
     tokio::select! {
-        outcome = connection => outcome.map_err(io::Error::other),
+        outcome = connection => outcome,
         () = drain.forced() => Ok(()),
     }
 }

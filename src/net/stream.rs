@@ -28,7 +28,8 @@ const KEEPALIVE_EVERY: Duration = Duration::from_secs(15);
 /// Unanswered probes until the peer counts as dead: two minutes after its last byte.
 const KEEPALIVE_PROBES: u32 = 4;
 /// Longest time that sent data may stay unacknowledged. Keepalive does not run while data is in
-/// flight, so without this a dead peer would hold its connection for the kernel's 15 minutes.
+/// flight, so without this a dead peer would hold its connection for the kernel's 15 minutes. Linux
+/// counts a peer with a closed window as well, so this also bounds how long a reader may stall.
 const UNACKNOWLEDGED: Duration = Duration::from_secs(90);
 
 /// A byte stream that can be reset instead of closed.

@@ -403,3 +403,15 @@ async fn fault_029_paths_that_fold_into_others() {
     drop((public, admin));
     proxy.finish().await;
 }
+
+#[tokio::test]
+async fn what_is_no_request_is_told_all_the_same() {
+    let backend = Backend::replying("ok").await;
+    let proxy = Proxy::before(&[backend.address]).await;
+    let reply = Raw::ask(proxy.web(), "GET / HTTP/1.1\r\n : nameless\r\n\r\n").await;
+    assert_eq!(reply.status(), 400);
+    proxy.wait_for_log("a line", |line| line["termination"] == "client_request_malformed").await;
+    assert_eq!(backend.connections(), 0);
+    drop(backend);
+    proxy.finish().await;
+}
