@@ -1,0 +1,77 @@
+//! What the kernel tells about processes: cores, memory, CPU time.
+
+use std::{fmt, fs, process::Command, time::Duration};
+
+use anyhow::{Context as _, ensure};
+
+/// Length of the ticks that `/proc/PID/stat` counts in: USER_HZ is 100 on every Linux.
+const TICK: Duration = Duration::from_millis(10);
+
+/// One core for the proxies and one for everybody else.
+pub(crate) struct Cores {
+    proxy: usize,
+    rest: usize,
+}
+
+impl Cores {
+    /// The first two that this process may use; one for all where there is no second.
+    pub(crate) fn pick() -> anyhow::Result<Self> {
+        let status = fs::read_to_string("/proc/self/status")?;
+        let allowed = field(&status, "Cpus_allowed_list:").context("no Cpus_allowed_list")?;
+        let mut cores = Vec::new();
+        for range in allowed.split(',') {
+            let (first, last) = range.split_once('-').unwrap_or((range, range));
+            cores.extend(first.parse::<usize>()?..=last.parse()?);
+        }
+        let proxy = *cores.first().context("no core")?;
+        Ok(Self { proxy, rest: *cores.get(1).unwrap_or(&proxy) })
+    }
+
+    /// To be called before a second thread is there: threads inherit it.
+    pub(crate) fn pin_this_process(&self) -> anyhow::Result<()> {
+        let (core, pid) = (self.rest.to_string(), std::process::id().to_string());
+        let pinned = Command::new("taskset").args(["-cp", &core, &pid]).output();
+        let pinned = pinned.context("taskset (util-linux) is needed")?;
+        ensure!(pinned.status.success(), "{}", String::from_utf8_lossy(&pinned.stderr));
+        Ok(())
+    }
+
+    /// A command that runs `program` on the proxies' core, in the same process.
+    pub(crate) fn command(&self, program: &str) -> Command {
+        let mut command = Command::new("taskset");
+        command.args(["-c", &self.proxy.to_string(), program]);
+        command
+    }
+}
+
+impl fmt::Display for Cores {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "core {} (origin and clients on core {})", self.proxy, self.rest)
+    }
+}
+
+/// Proportional set size in KiB: what is the process's own, and its part of what is shared.
+pub(crate) fn memory(pid: u32) -> anyhow::Result<u64> {
+    let rollup = fs::read_to_string(format!("/proc/{pid}/smaps_rollup"))?;
+    let size = field(&rollup, "Pss:").and_then(|value| value.strip_suffix(" kB"));
+    Ok(size.context("no Pss")?.parse()?)
+}
+
+/// User and system time of all its threads so far.
+pub(crate) fn cpu(pid: u32) -> anyhow::Result<Duration> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    // The name, in parentheses, may contain anything; utime and stime are fields 14 and 15.
+    let (_, fields) = stat.rsplit_once(") ").context("a stat line without a name")?;
+    let ticks = fields.split(' ').skip(11).take(2).map(str::parse::<u32>);
+    Ok(TICK * ticks.sum::<Result<u32, _>>()?)
+}
+
+/// Processes that this one has started.
+pub(crate) fn children(pid: u32) -> anyhow::Result<Vec<u32>> {
+    let listed = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"))?;
+    listed.split_whitespace().map(|child| Ok(child.parse()?)).collect()
+}
+
+fn field<'a>(text: &'a str, name: &str) -> Option<&'a str> {
+    text.lines().find_map(|line| line.strip_prefix(name)).map(str::trim)
+}
