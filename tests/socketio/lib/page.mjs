@@ -21,7 +21,10 @@ export async function servePages(t) {
     response.end(script ? readFileSync(CLIENTS[generation]) : `<!doctype html><body><script src="/${generation}.js"></script>`);
   });
   await new Promise((resolve) => server.listen(0, '127.0.0.1', resolve));
-  t.after(() => server.close().closeAllConnections());
+  t.after(() => {
+    server.close();
+    server.closeAllConnections();
+  });
   return `http://127.0.0.1:${server.address().port}`;
 }
 
