@@ -1,0 +1,1 @@
+//! What another process spends: CPU time and memory, from `/proc`.

@@ -1,0 +1,1 @@
+//! Socket.IO nodes and an echo origin to aim at.

@@ -1,0 +1,1 @@
+//! Engine.IO and Socket.IO packets, as pure functions over bytes.
