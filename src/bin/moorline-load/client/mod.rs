@@ -3,6 +3,15 @@
 //! Owns what happens on its connections: protocol, pace, heartbeats, reconnection. The course of the
 //! run reaches it as an [`Order`] only; what happens to it leaves through the [`Recorder`].
 
+mod bulk;
+mod connect;
+mod http;
+mod pace;
+mod payload;
+mod socket_io;
+mod user;
+mod ws;
+
 use std::{
     collections::HashSet,
     sync::{Arc, RwLock},
@@ -11,7 +20,12 @@ use std::{
 
 use tokio::sync::watch;
 
-use crate::{net::Connector, scenario::Scenario, stats::Recorder};
+use self::user::{Break, End, User};
+use crate::{
+    net::Connector,
+    scenario::{ClientKind, Scenario},
+    stats::{ErrorKind, Failure, Loss, Recorder},
+};
 
 /// What clients of one thread share.
 #[derive(Debug)]
@@ -69,5 +83,135 @@ impl Departed {
 /// Lives as client `number` (from 0), which was due to arrive at `due`, until the course says leave or
 /// its messages are sent; where it neither reconnects nor repeats, until its first loss.
 pub(crate) async fn live(context: Arc<Context>, number: u32, due: Instant) {
-    let _ = (context, number, due);
+    let mut life = Life { started: due, due, failures: 0 };
+    let mut user = User::new(&context, number);
+    loop {
+        match user.wait(life.due).await {
+            Some(Break::Leave) => return,
+            Some(Break::Return(at)) => life.due = life.due.max(at),
+            None => {
+                let end = session(&context, &mut user, life.due).await;
+                let Some(next) = life.after(end, &context) else { return };
+                if next == Next::Anew {
+                    user = User::new(&context, number);
+                }
+            }
+        }
+    }
+}
+
+/// One connection of whatever kind, from its first attempt, which was due at `due`, to its end.
+async fn session(context: &Context, user: &mut User, due: Instant) -> End {
+    // The kinds that come by the thousand and idle are small; the others stay out of their futures.
+    match context.scenario.client {
+        ClientKind::PollingUpgrade | ClientKind::WebSocket | ClientKind::Polling => {
+            socket_io::session(context, user, due).await
+        }
+        ClientKind::Ws => Box::pin(ws::session(context, user, due)).await,
+        ClientKind::Bulk => Box::pin(bulk::session(context, user, due)).await,
+        ClientKind::Http => Box::pin(http::session(context, user, due)).await,
+        ClientKind::Connect => Box::pin(connect::session(context, user, due)).await,
+    }
+}
+
+/// Where a client stands between two connections.
+#[derive(Debug)]
+struct Life {
+    /// When its session was due.
+    started: Instant,
+    /// When its next connection is.
+    due: Instant,
+    /// Attempts that failed in a row.
+    failures: u32,
+}
+
+/// How a client goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Next {
+    /// It comes back to its session.
+    Return,
+    /// A new client takes its place.
+    Anew,
+}
+
+impl Life {
+    /// Reports an end and plans what follows; `None`: nothing.
+    fn after(&mut self, end: End, context: &Context) -> Option<Next> {
+        let recorder = &context.recorder;
+        match end {
+            End::Said => {
+                recorder.finished(self.started);
+                return self.anew(Instant::now(), context);
+            }
+            End::Ordered { by: Break::Leave, connected } => {
+                if connected {
+                    recorder.finished(self.started);
+                }
+                return None;
+            }
+            End::Ordered { by: Break::Return(at), connected } => {
+                if connected {
+                    let failure = Failure::new(ErrorKind::Disconnect, "dropped as ordered");
+                    recorder.lost(Loss::Ordered, &failure);
+                }
+                (self.due, self.failures) = (at, 0);
+                return Some(Next::Return);
+            }
+            // What a node that went away had begun is part of its going.
+            End::Failed { failure, node } if context.gone(node.as_deref()) => {
+                recorder.lost(Loss::NodeGone, &failure);
+            }
+            End::Failed { failure, .. } => recorder.failed(&failure),
+            End::Lost { failure, node } => {
+                let gone = context.gone(node.as_deref());
+                recorder.lost(if gone { Loss::NodeGone } else { Loss::Unwanted }, &failure);
+                self.failures = 0;
+            }
+        }
+        let due = Instant::now() + reconnect_delay(self.failures);
+        self.failures += 1;
+        if !context.scenario.reconnect {
+            return self.anew(due, context);
+        }
+        self.due = due;
+        Some(Next::Return)
+    }
+
+    fn anew(&mut self, due: Instant, context: &Context) -> Option<Next> {
+        context.scenario.messages.repeat.then(|| {
+            *self = Self { started: due, due, failures: 0 };
+            Next::Anew
+        })
+    }
+}
+
+impl Context {
+    /// Whether losing this node is expected.
+    fn gone(&self, node: Option<&str>) -> bool {
+        node.is_some_and(|node| self.departed.contains(node))
+    }
+}
+
+/// What `socket.io-client` waits before an attempt after so many that failed: 1 s doubled each time up
+/// to 5 s, more or less by up to half.
+fn reconnect_delay(failures: u32) -> Duration {
+    let doubled = Duration::from_secs(1) * (1 << failures.min(4));
+    doubled.mul_f64(0.5 + fastrand::f64()).min(Duration::from_secs(5))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn returns_are_delayed_like_those_of_the_real_client() {
+        for (failures, from, to) in
+            [(0, 0.5, 1.5), (1, 1.0, 3.0), (2, 2.0, 5.0), (3, 4.0, 5.0), (40, 5.0, 5.0)]
+        {
+            for _ in 0..100 {
+                let delay = reconnect_delay(failures).as_secs_f64();
+                assert!((from..=to).contains(&delay), "{delay} after {failures} failures");
+            }
+        }
+    }
 }

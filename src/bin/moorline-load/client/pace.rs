@@ -1,0 +1,227 @@
+//! When a client speaks, and which of its messages are still unanswered.
+//!
+//! Owns sequence numbers and intended times of one connection. Must not know what messages look like.
+
+use std::time::{Duration, Instant};
+
+use crate::scenario::{Answer, Messages, Pace};
+
+/// The golden ratio's fraction: its multiples spread evenly over [0, 1) however many are taken.
+const GOLDEN: f64 = 0.618_033_988_749_894_8;
+
+/// The messages of one connection, numbered from 0.
+#[derive(Debug)]
+pub(crate) struct Talk {
+    pace: Pace,
+    /// Whether messages are settled by an answer; else by being said.
+    awaits: bool,
+    /// Intended time of message 0 at an even pace, of the last message where the client thinks.
+    origin: Instant,
+    /// Intended time of the next message.
+    due: Option<Instant>,
+    said: u64,
+    /// How many may be said at all.
+    limit: u64,
+    /// All messages below are settled.
+    settled: u64,
+    /// Those above that are settled too, where answers overtook each other.
+    ahead: Vec<u64>,
+}
+
+/// A number's place in [0, 1), evenly spread for the numbers from 0 on.
+pub(crate) fn spread(number: u32) -> f64 {
+    (f64::from(number) * GOLDEN).fract()
+}
+
+impl Talk {
+    /// The talk of client `number`, connected `now`, that has settled `before` messages on earlier
+    /// connections of its session. The first message is due within one interval, by its number.
+    pub(crate) fn new(messages: &Messages, before: u64, number: u32, now: Instant) -> Self {
+        let limit = messages.count.map_or(u64::MAX, |count| count.saturating_sub(before));
+        let first = match messages.pace {
+            Pace::Silent => None,
+            Pace::Every(wait) | Pace::Think(wait) => Some(now + wait.mul_f64(spread(number))),
+        };
+        Self {
+            pace: messages.pace,
+            awaits: messages.answer != Answer::Nothing,
+            origin: first.unwrap_or(now),
+            due: first.filter(|_| limit > 0),
+            said: 0,
+            limit,
+            settled: 0,
+            ahead: Vec::new(),
+        }
+    }
+
+    /// When the next message is due; `None`: not before an answer, or never.
+    pub(crate) fn due(&self) -> Option<Instant> {
+        self.due
+    }
+
+    /// Says the next message: its number. Its time must have come.
+    pub(crate) fn say(&mut self) -> u64 {
+        let number = self.said;
+        self.said += 1;
+        if let (Pace::Think(_), Some(due)) = (self.pace, self.due) {
+            self.origin = due;
+        }
+        self.due = match self.pace {
+            Pace::Every(_) if self.said < self.limit => Some(self.intended(self.said)),
+            _ => None,
+        };
+        if !self.awaits {
+            self.settle(number, Instant::now());
+        }
+        number
+    }
+
+    /// When message `number`, which was said, was due.
+    pub(crate) fn intended(&self, number: u64) -> Instant {
+        match self.pace {
+            Pace::Every(interval) => {
+                // 584 years of nanoseconds: no run overflows it.
+                let nanos = (interval.as_nanos() as u64).saturating_mul(number);
+                self.origin + Duration::from_nanos(nanos)
+            }
+            Pace::Silent | Pace::Think(_) => self.origin,
+        }
+    }
+
+    /// An answer to message `number` came: when that was due; `None` where none is awaited.
+    pub(crate) fn answered(&mut self, number: u64, now: Instant) -> Option<Instant> {
+        let awaited = self.awaits
+            && (self.settled..self.said).contains(&number)
+            && !self.ahead.contains(&number);
+        awaited.then(|| {
+            let intended = self.intended(number);
+            self.settle(number, now);
+            intended
+        })
+    }
+
+    /// The oldest message without an answer.
+    pub(crate) fn oldest(&self) -> Option<u64> {
+        (self.settled < self.said).then_some(self.settled)
+    }
+
+    /// When the oldest message without an answer is overdue.
+    pub(crate) fn deadline(&self, timeout: Duration) -> Option<Instant> {
+        Some(self.intended(self.oldest()?) + timeout)
+    }
+
+    /// Stops to wait for the oldest message's answer: its number.
+    pub(crate) fn give_up(&mut self, now: Instant) -> Option<u64> {
+        let number = self.oldest()?;
+        self.settle(number, now);
+        Some(number)
+    }
+
+    /// How many messages are settled: answered, given up, or said where no answer is awaited.
+    pub(crate) fn settled(&self) -> u64 {
+        self.settled + self.ahead.len() as u64
+    }
+
+    /// Whether there is nothing left to say or to wait for.
+    pub(crate) fn done(&self) -> bool {
+        self.settled >= self.limit
+    }
+
+    fn settle(&mut self, number: u64, now: Instant) {
+        self.ahead.push(number);
+        while let Some(at) = self.ahead.iter().position(|&ahead| ahead == self.settled) {
+            self.ahead.swap_remove(at);
+            self.settled += 1;
+        }
+        if let Pace::Think(wait) = self.pace
+            && self.said < self.limit
+        {
+            self.due = Some(now + wait);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::scenario::Payload;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn messages(pace: Pace, count: Option<u64>, answer: Answer) -> Messages {
+        let event = "echo".to_owned();
+        Messages { pace, count, repeat: false, size: 64, payload: Payload::Text, event, answer }
+    }
+
+    #[test]
+    fn an_even_pace_does_not_wait_for_answers() {
+        let now = Instant::now();
+        let mut talk = Talk::new(&messages(Pace::Every(SECOND), None, Answer::Ack), 0, 7, now);
+        let first = talk.due().unwrap();
+        assert!(first >= now && first < now + SECOND);
+        assert_eq!((talk.say(), talk.say()), (0, 1));
+        assert_eq!(talk.due(), Some(first + 2 * SECOND));
+        assert_eq!(talk.deadline(5 * SECOND), Some(first + 5 * SECOND));
+        assert_eq!(talk.answered(1, now), Some(first + SECOND));
+        assert_eq!(talk.answered(1, now), None, "one answer settles a message");
+        assert_eq!((talk.oldest(), talk.settled()), (Some(0), 1));
+        assert_eq!(talk.answered(0, now), Some(first));
+        assert_eq!((talk.oldest(), talk.settled()), (None, 2));
+        assert_eq!(talk.answered(2, now), None, "not said yet");
+    }
+
+    #[test]
+    fn a_thinker_waits_for_answers() {
+        let now = Instant::now();
+        let mut talk = Talk::new(&messages(Pace::Think(SECOND), None, Answer::Ack), 0, 3, now);
+        let first = talk.due().unwrap();
+        talk.say();
+        assert_eq!(talk.due(), None);
+        let later = now + 9 * SECOND;
+        assert_eq!(talk.answered(0, later), Some(first));
+        assert_eq!(talk.due(), Some(later + SECOND));
+        talk.say();
+        assert_eq!(talk.give_up(later), Some(1));
+        assert_eq!(talk.due(), Some(later + SECOND));
+    }
+
+    #[test]
+    fn a_count_ends_the_talk_across_connections() {
+        let now = Instant::now();
+        let wanted = messages(Pace::Every(SECOND), Some(3), Answer::Ack);
+        let mut talk = Talk::new(&wanted, 1, 0, now);
+        talk.say();
+        talk.say();
+        assert_eq!((talk.due(), talk.done()), (None, false));
+        talk.answered(1, now);
+        talk.answered(0, now);
+        assert!(talk.done());
+        assert!(Talk::new(&wanted, 3, 0, now).done());
+    }
+
+    #[test]
+    fn what_awaits_no_answer_is_settled_when_said() {
+        let now = Instant::now();
+        let wanted = messages(Pace::Every(SECOND), Some(1), Answer::Nothing);
+        let mut talk = Talk::new(&wanted, 0, 0, now);
+        talk.say();
+        assert!(talk.done());
+        assert_eq!(talk.deadline(SECOND), None);
+    }
+
+    #[test]
+    fn the_silent_never_speak() {
+        let now = Instant::now();
+        let talk = Talk::new(&messages(Pace::Silent, None, Answer::Ack), 0, 0, now);
+        assert_eq!((talk.due(), talk.done()), (None, false));
+    }
+
+    #[test]
+    fn first_messages_are_spread_evenly() {
+        let mut tenths = [0; 10];
+        for number in 0..1000 {
+            tenths[(spread(number) * 10.0) as usize] += 1;
+        }
+        assert!(tenths.iter().all(|count| (99..=101).contains(count)), "{tenths:?}");
+    }
+}
