@@ -2,12 +2,18 @@
 //!
 //! Owns one [`Recorder`] for each thread that drives clients, and the [`Collector`] that empties them
 //! once a second. Latency is what the caller says it is: from the intended time of a send, so that a
-//! stalled target cannot hide its stall (coordinated omission).
+//! stalled target cannot hide its stall (coordinated omission). Must not know who looks at them.
 
+mod collector;
 mod failure;
 mod recorder;
+mod series;
+mod tally;
 
 pub(crate) use self::{
+    collector::Collector,
     failure::{ErrorKind, Failure},
     recorder::{Loss, Recorder, Seat},
+    series::{Checkpoint, Mark, Moment, NodeTotal, Quantiles, Record, Second},
+    tally::{Counters, ErrorCounts, Latencies, LatencySet},
 };
