@@ -3,6 +3,13 @@
 //! Owns the closed sets that the rest of the harness matches on. Values are checked: what is here
 //! can be run.
 
+mod check;
+pub(crate) mod file;
+pub(crate) mod options;
+mod target;
+mod timetable;
+mod values;
+
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use http::{HeaderName, HeaderValue};

