@@ -11,7 +11,10 @@ use tokio::{
 };
 
 use super::{Context, Order, pace};
-use crate::stats::{ErrorKind, Failure};
+use crate::{
+    net::Dialer,
+    stats::{ErrorKind, Failure},
+};
 
 /// One simulated user.
 #[derive(Debug)]
@@ -25,6 +28,8 @@ pub(crate) struct User {
     pub(crate) cookies: Option<String>,
     /// What the course of the run wants.
     pub(crate) orders: Orders,
+    /// Connects from this user's address, and resumes this user's TLS sessions.
+    pub(crate) dialer: Dialer,
 }
 
 /// How a connection, or the attempt at one, ended.
@@ -107,7 +112,8 @@ impl User {
     pub(crate) fn new(context: &Context, number: u32) -> Self {
         let cookies = context.scenario.cookies.then(String::new);
         let orders = Orders::new(context.orders.clone(), number);
-        Self { number, said: 0, cookies, orders }
+        let dialer = context.connector.dialer(number);
+        Self { number, said: 0, cookies, orders, dialer }
     }
 
     /// Makes a connection within the deadline, giving it up on an order.
@@ -164,10 +170,12 @@ impl From<Failure> for End {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::net::Connector;
 
     fn user(cookies: Option<String>) -> User {
         let (_, receiver) = watch::channel(Order::Go);
-        User { number: 0, said: 0, cookies, orders: Orders::new(receiver, 0) }
+        let dialer = Connector::plain("127.0.0.1:1".parse().unwrap()).dialer(0);
+        User { number: 0, said: 0, cookies, orders: Orders::new(receiver, 0), dialer }
     }
 
     #[test]

@@ -1,7 +1,22 @@
 //! Connections to the target: TCP from many source addresses, TLS, HTTP/1.1, WebSocket.
 //!
 //! Must not know Engine.IO or statistics: what fails is returned as a [`Failure`] of the right kind.
+//!
+//! [`Failure`]: crate::stats::Failure
 
 mod connector;
+mod fault;
+pub(crate) mod frame;
+mod http;
+mod stream;
+mod tls;
+mod upgrade;
+mod websocket;
 
-pub(crate) use self::connector::{Connector, Stream};
+pub(crate) use self::{
+    connector::{Connector, Dialer},
+    http::{Http, Reply},
+    stream::Stream,
+    upgrade::UpgradeError,
+    websocket::{Closure, Message, WebSocket},
+};

@@ -1,0 +1,236 @@
+//! One HTTP/1.1 connection, for requests one after the other.
+
+use std::{
+    fmt,
+    future::{Future, poll_fn},
+    io,
+    pin::{Pin, pin},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    task::{Context, Poll},
+};
+
+use bytes::Bytes;
+use http::{HeaderMap, Method, Request, StatusCode, Uri};
+use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use super::{Connector, Stream, fault};
+use crate::stats::{ErrorKind, Failure};
+
+/// Most bytes of a reply's head.
+const MAX_HEAD: usize = 64 << 10;
+/// Most bytes of a reply's body.
+const MAX_BODY: usize = 64 << 20;
+
+/// A connection for requests one after the other, kept alive between them.
+pub(crate) struct Http {
+    connector: Arc<Connector>,
+    sender: http1::SendRequest<Full<Bytes>>,
+    /// Driven by whoever waits for a reply: a task of its own would double the wake-ups. `None` once
+    /// it has ended.
+    connection: Option<Pin<Box<http1::Connection<TokioIo<Watched>, Full<Bytes>>>>>,
+    /// Whether what the server said looks like TLS.
+    tls_seen: Arc<AtomicBool>,
+}
+
+impl fmt::Debug for Http {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Http").field("open", &self.connection.is_some()).finish_non_exhaustive()
+    }
+}
+
+/// A server's reply.
+#[derive(Debug)]
+pub(crate) struct Reply {
+    /// Its status.
+    pub(crate) status: StatusCode,
+    /// Its fields.
+    pub(crate) headers: HeaderMap,
+    /// All of its body.
+    pub(crate) body: Bytes,
+}
+
+impl Reply {
+    /// For people: "the server answered 502 Bad Gateway (no backend)".
+    pub(crate) fn clause(&self) -> String {
+        let text = String::from_utf8_lossy(&self.body);
+        let mut lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
+        match lines.next() {
+            Some(line) => {
+                let start: String = line.chars().take(100).collect();
+                format!("the server answered {} ({start})", self.status)
+            }
+            None => format!("the server answered {}", self.status),
+        }
+    }
+}
+
+impl Http {
+    pub(super) async fn open(stream: Stream, connector: Arc<Connector>) -> Result<Self, Failure> {
+        let tls_seen = Arc::new(AtomicBool::new(false));
+        let io = Watched { stream, tls_seen: Some(Arc::clone(&tls_seen)) };
+        let (sender, connection) = http1::Builder::new()
+            .max_header_size(MAX_HEAD)
+            .handshake(TokioIo::new(io))
+            .await
+            .map_err(|error| failure(&error, false))?;
+        Ok(Self { connector, sender, connection: Some(Box::pin(connection)), tls_seen })
+    }
+
+    /// Whether another request can be sent: a server may close a connection between two requests.
+    pub(crate) async fn is_open(&mut self) -> bool {
+        poll_fn(|cx| {
+            self.poll_connection(cx);
+            Poll::Ready(self.connection.is_some() && !self.sender.is_closed())
+        })
+        .await
+    }
+
+    /// Sends a request and waits for all of the reply. `extra` joins the fields of every request,
+    /// such as a cookie. The caller sets the deadline; after one that passed, the connection is of
+    /// no use any more.
+    ///
+    /// # Errors
+    ///
+    /// `Disconnect`, `Tls` or `Protocol`. A status is no error here.
+    pub(crate) async fn send(
+        &mut self,
+        method: Method,
+        path_and_query: &str,
+        extra: &HeaderMap,
+        body: Bytes,
+    ) -> Result<Reply, Failure> {
+        let uri = path_and_query.parse::<Uri>().map_err(|error| {
+            Failure::new(ErrorKind::Protocol, format!("{path_and_query} is no path: {error}"))
+        })?;
+        let mut request = Request::new(Full::new(body));
+        *request.method_mut() = method;
+        *request.uri_mut() = uri;
+        let headers = request.headers_mut();
+        headers.clone_from(self.connector.headers());
+        headers.extend(extra.iter().map(|(name, value)| (name.clone(), value.clone())));
+
+        let reply = self.sender.send_request(request);
+        let reply = self.drive(reply).await.map_err(|error| self.failure(&error))?;
+        let (head, body) = reply.into_parts();
+        let body = match self.drive(Limited::new(body, MAX_BODY).collect()).await {
+            Ok(body) => body.to_bytes(),
+            Err(error) => return Err(self.body_failure(&*error)),
+        };
+        Ok(Reply { status: head.status, headers: head.headers, body })
+    }
+
+    /// Awaits what the connection brings forth.
+    async fn drive<F: Future>(&mut self, what: F) -> F::Output {
+        let mut what = pin!(what);
+        poll_fn(|cx| {
+            self.poll_connection(cx);
+            what.as_mut().poll(cx)
+        })
+        .await
+    }
+
+    fn poll_connection(&mut self, cx: &mut Context<'_>) {
+        let ended = match &mut self.connection {
+            Some(connection) => connection.as_mut().poll(cx).is_ready(),
+            None => false,
+        };
+        // What it ended with reaches the request that waits.
+        if ended {
+            self.connection = None;
+        }
+    }
+
+    fn failure(&self, error: &hyper::Error) -> Failure {
+        failure(error, self.tls_seen.load(Ordering::Relaxed))
+    }
+
+    fn body_failure(&self, error: &(dyn std::error::Error + 'static)) -> Failure {
+        match error.downcast_ref::<hyper::Error>() {
+            Some(error) => self.failure(error),
+            None if error.is::<LengthLimitError>() => Failure::new(
+                ErrorKind::Protocol,
+                format!("the server's reply is longer than {MAX_BODY} bytes"),
+            ),
+            None => Failure::new(ErrorKind::Protocol, error.to_string()),
+        }
+    }
+}
+
+fn failure(error: &hyper::Error, tls_seen: bool) -> Failure {
+    let source = std::error::Error::source(error);
+    if tls_seen {
+        return fault::speaks_tls();
+    }
+    if let Some(io) = source.and_then(|source| source.downcast_ref::<io::Error>()) {
+        return fault::lost(io);
+    }
+    if error.is_incomplete_message() || error.is_canceled() || error.is_closed() {
+        return fault::ended();
+    }
+    let clause = match source {
+        Some(source) => format!("the server's reply is no HTTP ({source})"),
+        None => format!("the server's reply is no HTTP ({error})"),
+    };
+    Failure::new(ErrorKind::Protocol, clause)
+}
+
+/// Looks at the first byte that a plain-text server says: hyper would only tell that it is no HTTP.
+struct Watched {
+    stream: Stream,
+    /// Until the first byte came.
+    tls_seen: Option<Arc<AtomicBool>>,
+}
+
+impl AsyncRead for Watched {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
+        let result = Pin::new(&mut self.stream).poll_read(cx, buf);
+        if self.tls_seen.is_some()
+            && let Some(first) = buf.filled().get(before)
+            && let Some(seen) = self.tls_seen.take()
+        {
+            seen.store(fault::is_tls_record(*first), Ordering::Relaxed);
+        }
+        result
+    }
+}
+
+impl AsyncWrite for Watched {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, buf)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}

@@ -1,0 +1,440 @@
+//! One WebSocket from the client's side.
+//!
+//! A connection owns no buffer while it is idle: all connections of a thread read into and write
+//! from two buffers of that thread, and keep only what is left of a message that is not yet whole,
+//! or of a write that the kernel would not take.
+
+use std::{
+    cell::RefCell,
+    fmt,
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
+
+use bytes::{Buf, BytesMut};
+use std::future::poll_fn;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use super::{
+    Stream, fault,
+    frame::{self, FrameError, Header, Opcode},
+};
+use crate::stats::{ErrorKind, Failure};
+
+/// As much as one read takes: what a socket holds at a time in a fast download.
+const SCRATCH: usize = 128 << 10;
+/// Longest message that is taken.
+const MAX_MESSAGE: usize = 128 << 20;
+
+thread_local! {
+    static READ: RefCell<Box<[u8]>> = RefCell::new(vec![0; SCRATCH].into_boxed_slice());
+    static WRITE: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+/// What a server sent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Message {
+    /// UTF-8.
+    Text(String),
+    /// Bytes.
+    Binary(Vec<u8>),
+    /// The server's close frame; it has been answered, and nothing follows.
+    Close(Closure),
+}
+
+/// What a close frame says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Closure {
+    /// RFC 6455, section 7.4.
+    pub(crate) code: Option<u16>,
+    /// For people.
+    pub(crate) reason: String,
+}
+
+impl fmt::Display for Closure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the server closed the WebSocket")?;
+        if let Some(code) = self.code {
+            write!(f, " with code {code}")?;
+        }
+        if !self.reason.is_empty() {
+            write!(f, " ({})", self.reason)?;
+        }
+        Ok(())
+    }
+}
+
+impl From<Closure> for Failure {
+    fn from(closure: Closure) -> Self {
+        Self::new(ErrorKind::Disconnect, closure.to_string())
+    }
+}
+
+/// An open WebSocket.
+#[derive(Debug)]
+pub(crate) struct WebSocket {
+    stream: Stream,
+    /// Read, but not yet a whole frame or not yet asked for. Empty and unallocated while idle.
+    pending: BytesMut,
+    /// Sent, but not yet taken by the kernel. Empty and unallocated while idle.
+    outgoing: BytesMut,
+    /// The parts of a message that is not whole yet, and what it is.
+    parts: Option<(Opcode, Vec<u8>)>,
+    /// Payload bytes of a frame that is being skipped.
+    skipping: u64,
+    /// A TLS stream may hold records that the kernel did not take.
+    unflushed: bool,
+    /// Our close frame is out.
+    closing: bool,
+}
+
+/// What one frame came to.
+enum Event {
+    Message(Message),
+    /// A part of a message, a ping (answered), a pong.
+    Nothing,
+}
+
+impl WebSocket {
+    /// Over a stream whose upgrade was accepted; `early` came right behind the reply.
+    pub(super) fn new(stream: Stream, early: &[u8]) -> Self {
+        Self {
+            stream,
+            pending: BytesMut::from(early),
+            outgoing: BytesMut::new(),
+            parts: None,
+            skipping: 0,
+            unflushed: false,
+            closing: false,
+        }
+    }
+
+    /// Sends a text. Does not wait for a slow server: what the kernel does not take is kept, and goes
+    /// out while [`WebSocket::next`] is awaited; see [`WebSocket::backlog`].
+    ///
+    /// # Errors
+    ///
+    /// `Disconnect` or `Tls`.
+    pub(crate) async fn send_text(&mut self, text: &str) -> Result<(), Failure> {
+        self.send(Opcode::Text, text.as_bytes()).await
+    }
+
+    /// The same with bytes.
+    ///
+    /// # Errors
+    ///
+    /// `Disconnect` or `Tls`.
+    pub(crate) async fn send_binary(&mut self, bytes: &[u8]) -> Result<(), Failure> {
+        self.send(Opcode::Binary, bytes).await
+    }
+
+    /// Bytes that were sent, but are still here.
+    pub(crate) fn backlog(&self) -> usize {
+        self.outgoing.len()
+    }
+
+    /// The next message; pings are answered meanwhile. May be dropped and called again at any time.
+    ///
+    /// # Errors
+    ///
+    /// `Disconnect` (an end without a close frame), `Tls` or `Protocol`.
+    pub(crate) async fn next(&mut self) -> Result<Message, Failure> {
+        poll_fn(|cx| self.poll_next(cx)).await
+    }
+
+    /// Waits for payload and throws it away: returns how many bytes it was, or the server's close
+    /// frame. For downloads that are to cost little here. Not to be called amid a message that
+    /// [`WebSocket::next`] has begun.
+    ///
+    /// # Errors
+    ///
+    /// As [`WebSocket::next`].
+    pub(crate) async fn skim(&mut self) -> Result<Result<usize, Closure>, Failure> {
+        poll_fn(|cx| self.poll_skim(cx)).await
+    }
+
+    /// Says goodbye and waits for the server's. The caller sets the deadline. Messages that are still
+    /// coming are dropped.
+    pub(crate) async fn close(mut self) {
+        if !self.closing {
+            self.closing = true;
+            // A server that is gone needs no goodbye.
+            if self.send(Opcode::Close, &1000_u16.to_be_bytes()).await.is_err() {
+                return;
+            }
+        }
+        while matches!(self.skim().await, Ok(Ok(_))) {}
+    }
+
+    async fn send(&mut self, opcode: Opcode, payload: &[u8]) -> Result<(), Failure> {
+        poll_fn(|cx| Poll::Ready(self.write_frame(cx, opcode, payload))).await
+    }
+
+    fn write_frame(
+        &mut self,
+        cx: &mut Context<'_>,
+        opcode: Opcode,
+        payload: &[u8],
+    ) -> Result<(), Failure> {
+        WRITE.with_borrow_mut(|out| {
+            out.clear();
+            // A key need not be unpredictable here: no browser's cache is to be protected.
+            let key = fastrand::u32(..).to_ne_bytes();
+            Header { fin: true, opcode, mask: Some(key), len: payload.len() as u64 }.write(out);
+            let start = out.len();
+            out.extend_from_slice(payload);
+            frame::apply_mask(&mut out[start..], key, 0);
+            let result = self.write_bytes(cx, out);
+            // One long message is not to stay for the rest of the run.
+            out.shrink_to(SCRATCH);
+            result
+        })
+    }
+
+    /// Gives the kernel what it takes of `bytes` and keeps the rest.
+    fn write_bytes(&mut self, cx: &mut Context<'_>, mut bytes: &[u8]) -> Result<(), Failure> {
+        if self.outgoing.is_empty() {
+            while !bytes.is_empty() {
+                match Pin::new(&mut self.stream).poll_write(cx, bytes) {
+                    Poll::Ready(Ok(0)) => return Err(fault::ended()),
+                    Poll::Ready(Ok(written)) => bytes = &bytes[written..],
+                    Poll::Ready(Err(error)) => return Err(fault::lost(&error)),
+                    Poll::Pending => break,
+                }
+            }
+        }
+        self.outgoing.extend_from_slice(bytes);
+        self.unflushed = matches!(self.stream, Stream::Tls(_));
+        self.poll_flush(cx).map(|_| ())
+    }
+
+    /// Whether all is out; if not, the task is woken when more can go.
+    fn poll_flush(&mut self, cx: &mut Context<'_>) -> Result<bool, Failure> {
+        while !self.outgoing.is_empty() {
+            match Pin::new(&mut self.stream).poll_write(cx, &self.outgoing) {
+                Poll::Ready(Ok(0)) => return Err(fault::ended()),
+                Poll::Ready(Ok(written)) => self.outgoing.advance(written),
+                Poll::Ready(Err(error)) => return Err(fault::lost(&error)),
+                Poll::Pending => return Ok(false),
+            }
+            if self.outgoing.is_empty() {
+                self.outgoing = BytesMut::new();
+            }
+        }
+        if self.unflushed {
+            match Pin::new(&mut self.stream).poll_flush(cx) {
+                Poll::Ready(Ok(())) => self.unflushed = false,
+                Poll::Ready(Err(error)) => return Err(fault::lost(&error)),
+                Poll::Pending => return Ok(false),
+            }
+        }
+        Ok(true)
+    }
+
+    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Result<Message, Failure>> {
+        loop {
+            self.poll_flush(cx)?;
+            while let Some(event) = self.take_pending(cx)? {
+                if let Event::Message(message) = event {
+                    return Poll::Ready(Ok(message));
+                }
+            }
+            let event = READ.with_borrow_mut(|scratch| {
+                let fresh = ready!(self.poll_fill(cx, scratch))?;
+                if !self.pending.is_empty() {
+                    self.pending.extend_from_slice(fresh);
+                    return Poll::Ready(Ok(Event::Nothing));
+                }
+                // The usual case: whole frames, of which nothing need be kept.
+                let (used, event) = match self.read_frame(cx, fresh)? {
+                    Some((used, event)) => (used, event),
+                    None => (0, Event::Nothing),
+                };
+                self.pending.extend_from_slice(&fresh[used..]);
+                Poll::Ready(Ok::<_, Failure>(event))
+            });
+            if let Event::Message(message) = ready!(event)? {
+                return Poll::Ready(Ok(message));
+            }
+        }
+    }
+
+    /// Reads into `scratch`; what it read is never empty.
+    fn poll_fill<'s>(
+        &mut self,
+        cx: &mut Context<'_>,
+        scratch: &'s mut [u8],
+    ) -> Poll<Result<&'s [u8], Failure>> {
+        let mut buf = ReadBuf::new(scratch);
+        match ready!(Pin::new(&mut self.stream).poll_read(cx, &mut buf)) {
+            Ok(()) if buf.filled().is_empty() => Poll::Ready(Err(fault::ended())),
+            Ok(()) => {
+                let filled = buf.filled().len();
+                Poll::Ready(Ok(&scratch[..filled]))
+            }
+            Err(error) => Poll::Ready(Err(fault::lost(&error))),
+        }
+    }
+
+    /// One whole frame of those that were read earlier.
+    fn take_pending(&mut self, cx: &mut Context<'_>) -> Result<Option<Event>, Failure> {
+        if self.pending.is_empty() {
+            return Ok(None);
+        }
+        let pending = std::mem::take(&mut self.pending);
+        let result = self.read_frame(cx, &pending);
+        self.pending = pending;
+        let Some((used, event)) = result? else {
+            return Ok(None);
+        };
+        self.pending.advance(used);
+        if self.pending.is_empty() {
+            self.pending = BytesMut::new();
+        }
+        Ok(Some(event))
+    }
+
+    /// One whole frame at the start of `input`, and its length.
+    fn read_frame(
+        &mut self,
+        cx: &mut Context<'_>,
+        input: &[u8],
+    ) -> Result<Option<(usize, Event)>, Failure> {
+        let Some((header, start)) = Header::parse(input).map_err(malformed)? else {
+            return Ok(None);
+        };
+        if header.mask.is_some() {
+            return Err(malformed(FrameError::Mask));
+        }
+        let room = MAX_MESSAGE - self.parts.as_ref().map_or(0, |(_, parts)| parts.len());
+        if header.len > room as u64 {
+            return Err(malformed(FrameError::TooLong(MAX_MESSAGE)));
+        }
+        let end = start + header.len as usize;
+        let Some(payload) = input.get(start..end) else {
+            return Ok(None);
+        };
+        let event = match header.opcode {
+            opcode if opcode.is_control() => self.control(cx, opcode, payload)?,
+            _ => self.data(header, payload).map_err(malformed)?,
+        };
+        Ok(Some((end, event)))
+    }
+
+    fn data(&mut self, header: Header, payload: &[u8]) -> Result<Event, FrameError> {
+        let (opcode, whole) = match (header.opcode, self.parts.take()) {
+            (Opcode::Continuation, Some((opcode, mut parts))) => {
+                parts.extend_from_slice(payload);
+                (opcode, parts)
+            }
+            (Opcode::Continuation, None) | (_, Some(_)) => return Err(FrameError::Order),
+            (opcode, None) => (opcode, payload.to_vec()),
+        };
+        if !header.fin {
+            self.parts = Some((opcode, whole));
+            return Ok(Event::Nothing);
+        }
+        Ok(Event::Message(match opcode {
+            Opcode::Text => Message::Text(String::from_utf8(whole).map_err(|_| FrameError::Utf8)?),
+            _ => Message::Binary(whole),
+        }))
+    }
+
+    fn control(
+        &mut self,
+        cx: &mut Context<'_>,
+        opcode: Opcode,
+        payload: &[u8],
+    ) -> Result<Event, Failure> {
+        match opcode {
+            Opcode::Ping => self.write_frame(cx, Opcode::Pong, payload)?,
+            Opcode::Close => {
+                let closure = closure(payload).map_err(malformed)?;
+                if !self.closing {
+                    self.closing = true;
+                    // The server may have gone without waiting for this.
+                    let _ = self.write_frame(cx, Opcode::Close, &payload[..payload.len().min(2)]);
+                }
+                return Ok(Event::Message(Message::Close(closure)));
+            }
+            _ => {}
+        }
+        Ok(Event::Nothing)
+    }
+
+    fn poll_skim(&mut self, cx: &mut Context<'_>) -> Poll<Result<Result<usize, Closure>, Failure>> {
+        self.poll_flush(cx)?;
+        READ.with_borrow_mut(|scratch| {
+            loop {
+                // What was left is at most a control frame or a header.
+                let left = std::mem::take(&mut self.pending);
+                let (old, rest) = match left.len() < SCRATCH / 2 {
+                    true => scratch.split_at_mut(left.len()),
+                    false => return Poll::Ready(self.skim_bytes(cx, &left)),
+                };
+                old.copy_from_slice(&left);
+                let fresh = match self.poll_fill(cx, rest) {
+                    Poll::Ready(fresh) => fresh?.len(),
+                    Poll::Pending if left.is_empty() => return Poll::Pending,
+                    Poll::Pending => 0,
+                };
+                let known = left.len() + fresh;
+                match self.skim_bytes(cx, &scratch[..known])? {
+                    Ok(0) if fresh == 0 => return Poll::Pending,
+                    Ok(0) => {}
+                    other => return Poll::Ready(Ok(other)),
+                }
+            }
+        })
+    }
+
+    /// Counts the payload in `input` and keeps an unfinished header or control frame.
+    fn skim_bytes(
+        &mut self,
+        cx: &mut Context<'_>,
+        mut input: &[u8],
+    ) -> Result<Result<usize, Closure>, Failure> {
+        let mut counted = 0;
+        loop {
+            let skipped = self.skipping.min(input.len() as u64);
+            self.skipping -= skipped;
+            counted += skipped as usize;
+            input = &input[skipped as usize..];
+            match Header::parse(input).map_err(malformed)? {
+                Some((header, start)) if !header.opcode.is_control() => {
+                    self.skipping = header.len;
+                    input = &input[start..];
+                }
+                _ => match self.read_frame(cx, input)? {
+                    Some((_, Event::Message(Message::Close(closure)))) => {
+                        return Ok(Err(closure));
+                    }
+                    Some((used, _)) => input = &input[used..],
+                    None => {
+                        self.pending.extend_from_slice(input);
+                        return Ok(Ok(counted));
+                    }
+                },
+            }
+        }
+    }
+}
+
+fn closure(payload: &[u8]) -> Result<Closure, FrameError> {
+    let Some((code, reason)) = payload.split_first_chunk() else {
+        return match payload.is_empty() {
+            true => Ok(Closure { code: None, reason: String::new() }),
+            false => Err(FrameError::CloseCode),
+        };
+    };
+    let code = u16::from_be_bytes(*code);
+    if !frame::is_close_code(code) {
+        return Err(FrameError::CloseCode);
+    }
+    let reason = std::str::from_utf8(reason).map_err(|_| FrameError::Utf8)?;
+    Ok(Closure { code: Some(code), reason: reason.to_owned() })
+}
+
+fn malformed(error: FrameError) -> Failure {
+    Failure::new(ErrorKind::Protocol, format!("the server sent {error}"))
+}
