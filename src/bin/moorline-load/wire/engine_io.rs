@@ -1,0 +1,295 @@
+//! Engine.IO packets as WebSocket frames and as polling payloads, protocols 3 and 4.
+//!
+//! The framing follows <https://github.com/socketio/engine.io-protocol>; where the documents are
+//! silent, what `engine.io-parser` 2.2 and 5.2 write.
+
+use std::{borrow::Cow, fmt, time::Duration};
+
+use base64::{Engine, prelude::BASE64_STANDARD};
+use serde::Deserialize;
+
+use super::Malformed;
+use crate::scenario::Protocol;
+
+/// Between two packets of a protocol 4 payload.
+const SEPARATOR: u8 = 0x1e;
+/// Behind the length of a packet in protocol 3's binary framing.
+const END_OF_LENGTH: u8 = 0xff;
+/// What protocol 3 puts before binary data: the type "message", as a number.
+const BINARY_MESSAGE: u8 = 4;
+
+/// A packet that came in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Packet<'a> {
+    /// The session is open; a [`Handshake`] in JSON.
+    Open(&'a str),
+    /// The session is closed.
+    Close,
+    /// To be answered by [`Packet::Pong`] with the same data. Servers send it in protocol 4, clients in 3.
+    Ping(&'a str),
+    /// Answers a ping.
+    Pong(&'a str),
+    /// A text message.
+    Text(&'a str),
+    /// A binary message.
+    Binary(Cow<'a, [u8]>),
+    /// The client moves to the transport that this came on.
+    Upgrade,
+    /// Ends a poll that has nothing else to say.
+    Noop,
+}
+
+/// A packet to be sent, in the shape of a WebSocket frame.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Frame {
+    /// Type digit and data, such as `42["hello"]` or `3`.
+    Text(String),
+    /// Data of a binary message, without a type.
+    Binary(Vec<u8>),
+}
+
+/// What an open packet says.
+#[derive(Clone, Debug, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Handshake {
+    /// Session id.
+    pub(crate) sid: String,
+    /// Transports that the session can be moved to.
+    #[serde(default)]
+    pub(crate) upgrades: Vec<String>,
+    /// Milliseconds.
+    ping_interval: u64,
+}
+
+/// Why a server refuses a request.
+#[derive(Clone, Debug, Deserialize, PartialEq, Eq)]
+pub(crate) struct Refusal {
+    /// 1 is "Session ID unknown".
+    pub(crate) code: u32,
+    /// For people.
+    #[serde(default)]
+    pub(crate) message: String,
+}
+
+impl<'a> Packet<'a> {
+    /// A text frame.
+    ///
+    /// # Errors
+    ///
+    /// Where it has no type, or an unknown one.
+    pub(crate) fn from_text(frame: &'a str) -> Result<Self, Malformed> {
+        let mut rest = frame.chars();
+        let kind = rest.next().ok_or(Malformed("an empty packet"))?;
+        let data = rest.as_str();
+        Ok(match kind {
+            '0' => Self::Open(data),
+            '1' => Self::Close,
+            '2' => Self::Ping(data),
+            '3' => Self::Pong(data),
+            '4' => Self::Text(data),
+            '5' => Self::Upgrade,
+            '6' => Self::Noop,
+            _ => return Err(Malformed("a packet of unknown type")),
+        })
+    }
+
+    /// A binary frame.
+    ///
+    /// # Errors
+    ///
+    /// Protocol 3: where it is no message.
+    pub(crate) fn from_binary(frame: &'a [u8], protocol: Protocol) -> Result<Self, Malformed> {
+        match (protocol, frame.split_first()) {
+            (Protocol::V4, _) => Ok(Self::Binary(frame.into())),
+            (Protocol::V3, Some((&BINARY_MESSAGE, data))) => Ok(Self::Binary(data.into())),
+            (Protocol::V3, _) => Err(Malformed("a binary packet that is no message")),
+        }
+    }
+
+    /// All packets of a polling reply.
+    ///
+    /// # Errors
+    ///
+    /// Where its framing or one of its packets is broken.
+    pub(crate) fn from_payload(body: &'a [u8], protocol: Protocol) -> Result<Vec<Self>, Malformed> {
+        match (protocol, body.first()) {
+            (_, None) => Err(Malformed("an empty payload")),
+            (Protocol::V4, _) => {
+                body.split(|&byte| byte == SEPARATOR).map(Self::separated).collect()
+            }
+            // Digits start a text framing.
+            (Protocol::V3, Some(0 | 1)) => binary_framed(body),
+            (Protocol::V3, Some(_)) => text_framed(utf8(body)?),
+        }
+    }
+
+    fn separated(packet: &'a [u8]) -> Result<Self, Malformed> {
+        match packet.split_first() {
+            Some((b'b', data)) => Ok(Self::Binary(base64(data)?.into())),
+            _ => Self::from_text(utf8(packet)?),
+        }
+    }
+}
+
+/// `6:4hello2:40…`: lengths are in UTF-16 units, as JavaScript counts.
+fn text_framed(mut rest: &str) -> Result<Vec<Packet<'_>>, Malformed> {
+    let mut packets = Vec::new();
+    while !rest.is_empty() {
+        let (length, data) = rest.split_once(':').ok_or(Malformed("a length without its colon"))?;
+        let length = length.parse().map_err(|_| Malformed("a length that is no number"))?;
+        let end =
+            utf16_prefix(data, length).ok_or(Malformed("a packet shorter than its length"))?;
+        let (packet, after) = data.split_at(end);
+        packets.push(match packet.strip_prefix("b4") {
+            Some(data) => Packet::Binary(base64(data.as_bytes())?.into()),
+            None => Packet::from_text(packet)?,
+        });
+        rest = after;
+    }
+    Ok(packets)
+}
+
+/// `00 06 ff 4hello 01 03 ff 04 xx xx`: lengths are decimal digits, each a byte, and count bytes.
+fn binary_framed(mut rest: &[u8]) -> Result<Vec<Packet<'_>>, Malformed> {
+    let mut packets = Vec::new();
+    while let Some((&kind, after)) = rest.split_first() {
+        let end = after.iter().position(|&byte| byte == END_OF_LENGTH);
+        let (digits, data) = after.split_at(end.ok_or(Malformed("a length without its end"))?);
+        let mut length = 0_usize;
+        for &digit in digits {
+            if digit > 9 || length > usize::MAX / 100 {
+                return Err(Malformed("a length that is no number"));
+            }
+            length = length * 10 + usize::from(digit);
+        }
+        let (packet, after) = data[1..]
+            .split_at_checked(length)
+            .ok_or(Malformed("a packet shorter than its length"))?;
+        packets.push(match kind {
+            0 => Packet::from_text(utf8(packet)?)?,
+            1 => Packet::from_binary(packet, Protocol::V3)?,
+            _ => return Err(Malformed("a packet that is neither text nor binary")),
+        });
+        rest = after;
+    }
+    Ok(packets)
+}
+
+/// How many bytes of `text` are so many UTF-16 units.
+fn utf16_prefix(text: &str, units: usize) -> Option<usize> {
+    let mut left = units;
+    for (at, char) in text.char_indices() {
+        if left == 0 {
+            return Some(at);
+        }
+        left = left.checked_sub(char.len_utf16())?;
+    }
+    (left == 0).then_some(text.len())
+}
+
+fn utf8(bytes: &[u8]) -> Result<&str, Malformed> {
+    std::str::from_utf8(bytes).map_err(|_| Malformed("a text packet that is no UTF-8"))
+}
+
+fn base64(data: &[u8]) -> Result<Vec<u8>, Malformed> {
+    BASE64_STANDARD.decode(data).map_err(|_| Malformed("a binary packet that is no base64"))
+}
+
+impl Frame {
+    /// Bytes of a binary WebSocket frame with this data.
+    pub(crate) fn binary(mut data: Vec<u8>, protocol: Protocol) -> Vec<u8> {
+        if protocol == Protocol::V3 {
+            data.insert(0, BINARY_MESSAGE);
+        }
+        data
+    }
+
+    /// The body of a POST with these packets, and whether that is binary rather than text.
+    pub(crate) fn payload(frames: &[Self], protocol: Protocol) -> (Vec<u8>, bool) {
+        let binary = frames.iter().any(|frame| matches!(frame, Self::Binary(_)));
+        let mut body = Vec::new();
+        for frame in frames {
+            match (protocol, binary) {
+                (Protocol::V4, _) => frame.write_separated(&mut body),
+                (Protocol::V3, false) => frame.write_text_framed(&mut body),
+                (Protocol::V3, true) => frame.write_binary_framed(&mut body),
+            }
+        }
+        (body, binary && protocol == Protocol::V3)
+    }
+
+    fn write_separated(&self, body: &mut Vec<u8>) {
+        if !body.is_empty() {
+            body.push(SEPARATOR);
+        }
+        match self {
+            Self::Text(text) => body.extend_from_slice(text.as_bytes()),
+            Self::Binary(data) => {
+                body.push(b'b');
+                body.extend_from_slice(BASE64_STANDARD.encode(data).as_bytes());
+            }
+        }
+    }
+
+    fn write_text_framed(&self, body: &mut Vec<u8>) {
+        let packet = match self {
+            Self::Text(text) => Cow::from(text),
+            Self::Binary(data) => format!("b4{}", BASE64_STANDARD.encode(data)).into(),
+        };
+        let units = packet.encode_utf16().count();
+        body.extend_from_slice(format!("{units}:{packet}").as_bytes());
+    }
+
+    fn write_binary_framed(&self, body: &mut Vec<u8>) {
+        let (kind, data) = match self {
+            Self::Text(text) => (0, Cow::from(text.as_bytes())),
+            Self::Binary(data) => (1, Self::binary(data.clone(), Protocol::V3).into()),
+        };
+        body.push(kind);
+        body.extend(data.len().to_string().bytes().map(|digit| digit - b'0'));
+        body.push(END_OF_LENGTH);
+        body.extend_from_slice(&data);
+    }
+}
+
+impl Handshake {
+    /// The data of an open packet.
+    ///
+    /// # Errors
+    ///
+    /// Where it is no such thing.
+    pub(crate) fn parse(data: &str) -> Result<Self, Malformed> {
+        serde_json::from_str(data)
+            .map_err(|_| Malformed("an open packet without sid or pingInterval"))
+    }
+
+    /// From one ping to the next.
+    pub(crate) fn ping_interval(&self) -> Duration {
+        Duration::from_millis(self.ping_interval)
+    }
+}
+
+impl Refusal {
+    /// The body of a refused request; `None` where it is nothing that Engine.IO says. A refused
+    /// upgrade has the message alone for a body.
+    pub(crate) fn parse(body: &[u8]) -> Option<Self> {
+        const BARE: [(u32, &str); 5] = [
+            (0, "Transport unknown"),
+            (1, "Session ID unknown"),
+            (2, "Bad handshake method"),
+            (3, "Bad request"),
+            (5, "Unsupported protocol version"),
+        ];
+        serde_json::from_slice(body).ok().or_else(|| {
+            let body = std::str::from_utf8(body).ok()?.trim();
+            let (code, message) = BARE.into_iter().find(|(_, message)| *message == body)?;
+            Some(Self { code, message: message.to_owned() })
+        })
+    }
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Engine.IO error {} ({})", self.code, self.message)
+    }
+}
