@@ -39,7 +39,7 @@ pub(crate) struct Spent {
     pub(crate) system_us: u64,
     /// Proportional set size now, in bytes: its own memory, and its part of what is shared. 0 once
     /// it has ended.
-    pub(crate) pss: u64,
+    pub(crate) pss_bytes: u64,
 }
 
 impl Meter {
@@ -71,7 +71,7 @@ impl Meter {
                 Ok((seen, spent)) if seen.born == process.born => *last = spent,
                 _ => {
                     process.ended = Some(now);
-                    last.pss = 0;
+                    last.pss_bytes = 0;
                 }
             }
         }
@@ -88,8 +88,8 @@ fn measure(pid: u32) -> io::Result<(Process, Spent)> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
     let (process, user, system) = parse_stat(pid, &stat).ok_or(io::ErrorKind::InvalidData)?;
     let rollup = fs::read_to_string(format!("/proc/{pid}/smaps_rollup"))?;
-    let pss = parse_pss(&rollup).ok_or(io::ErrorKind::InvalidData)?;
-    Ok((process, Spent { user_us: micros(user), system_us: micros(system), pss }))
+    let pss_bytes = parse_pss(&rollup).ok_or(io::ErrorKind::InvalidData)?;
+    Ok((process, Spent { user_us: micros(user), system_us: micros(system), pss_bytes }))
 }
 
 /// See proc_pid_stat(5): 14 and 15 are utime and stime, 22 is starttime. The name, in parentheses,

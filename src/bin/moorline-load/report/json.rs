@@ -1,0 +1,364 @@
+//! The raw figures of a run, as one JSON document: what programs read, and what the page is made of.
+//!
+//! Times named `_s` are seconds, from the start of the run where they are points in time; `_us` are
+//! microseconds; sizes are bytes. Fields may be added; a changed meaning gets a new [`FORMAT`].
+
+use std::{collections::BTreeMap, fs, time::Duration};
+
+use hdrhistogram::Histogram;
+use serde::{Deserialize, Serialize};
+
+use super::{assertions::Verdict, expense::Cost, plan::Plan};
+use crate::{
+    cost::Spent,
+    scenario::Scenario,
+    stats::{Checkpoint, Counters, ErrorCounts, ErrorKind, Moment, Quantiles, Record, Second},
+};
+
+/// Number of this document's format.
+pub(crate) const FORMAT: u32 = 1;
+
+/// Points of a curve between two halvings of what is left above it.
+const CURVE_STEPS: u32 = 8;
+
+/// All figures of a run.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Document {
+    /// [`FORMAT`].
+    pub(crate) format: u32,
+    /// Name and version of the harness: `moorline-load 0.1.0`.
+    pub(crate) program: String,
+    /// Beginning by the wall clock, RFC 3339, UTC.
+    pub(crate) started: String,
+    /// Length of the run.
+    pub(crate) length_s: f64,
+    /// Where the harness ran.
+    pub(crate) machine: Machine,
+    /// What the run was to do.
+    pub(crate) scenario: Plan,
+    /// Whether it was as its limits want it.
+    pub(crate) verdict: Verdict,
+    /// Sums over the whole run.
+    pub(crate) totals: Counters,
+    /// Most clients connected at the end of a second.
+    pub(crate) peak_connected: u64,
+    /// Latencies of the whole run.
+    pub(crate) latency: LatencyRow,
+    /// Errors by kind; kinds without any are left out.
+    pub(crate) errors: Vec<ErrorRow>,
+    /// The first answer of a wrong node, described.
+    pub(crate) misrouting: Option<String>,
+    /// Nodes that told their names.
+    pub(crate) nodes: Vec<NodeRow>,
+    /// What happened to all on the way.
+    pub(crate) marks: Vec<MarkRow>,
+    /// Processes whose cost was measured.
+    pub(crate) processes: Vec<ProcessRow>,
+    /// Sums and costs at the borders of the phases.
+    pub(crate) checkpoints: Vec<CheckpointRow>,
+    /// What the processes spent on what; `null` where none was measured.
+    pub(crate) cost: Option<Cost>,
+    /// The run second by second.
+    pub(crate) seconds: Vec<SecondRow>,
+}
+
+/// Where the harness ran.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Machine {
+    /// Model of the processor.
+    pub(crate) processor: String,
+    /// Cores that the harness may use.
+    pub(crate) cores: usize,
+    /// Memory in bytes; 0 where it is not known.
+    pub(crate) memory_bytes: u64,
+    /// Kernel and its release.
+    pub(crate) kernel: String,
+}
+
+/// Latencies from intended times; `null` where none was recorded.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct LatencyRow {
+    /// From a due attempt to the connected client.
+    pub(crate) connect: Option<Distribution>,
+    /// From a due message to its answer.
+    pub(crate) message: Option<Distribution>,
+    /// The same, of answers that came in the steady phase.
+    pub(crate) message_steady: Option<Distribution>,
+    /// From a due broadcast to its arrival at each client.
+    pub(crate) broadcast: Option<Distribution>,
+    /// From the start of a session to its wanted end.
+    pub(crate) session: Option<Distribution>,
+}
+
+/// One latency, exact to three digits.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "percentiles and extremes in microseconds, as their names say")]
+pub(crate) struct Distribution {
+    pub(crate) count: u64,
+    pub(crate) min_us: u64,
+    pub(crate) mean_us: f64,
+    pub(crate) p50_us: u64,
+    pub(crate) p90_us: u64,
+    pub(crate) p99_us: u64,
+    pub(crate) p999_us: u64,
+    pub(crate) p9999_us: u64,
+    pub(crate) max_us: u64,
+    /// The whole curve, ascending.
+    pub(crate) curve: Vec<CurvePoint>,
+}
+
+/// One point of a distribution.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct CurvePoint {
+    /// 0.99 for the 99th percentile.
+    pub(crate) quantile: f64,
+    /// At most this long.
+    pub(crate) value_us: u64,
+    /// How many took at most that long.
+    pub(crate) count: u64,
+}
+
+/// Errors of a kind.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct ErrorRow {
+    /// `code1`, `engine_io`, `upgrade_refused`, `tls`, `connect`, `timeout`, `disconnect`,
+    /// `wrong_echo`, `status` or `protocol`.
+    pub(crate) kind: String,
+    /// How many.
+    pub(crate) count: u64,
+    /// The first of them, described.
+    pub(crate) sample: Option<String>,
+}
+
+/// A node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct NodeRow {
+    /// As it told.
+    pub(crate) name: String,
+    /// Clients that ever connected to it.
+    pub(crate) sessions: u64,
+    /// Most clients on it at the end of a second.
+    pub(crate) peak_connected: u64,
+}
+
+/// Something that happened to all.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct MarkRow {
+    /// When.
+    pub(crate) at_s: f64,
+    /// What.
+    pub(crate) text: String,
+}
+
+/// A measured process.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct ProcessRow {
+    /// Its number.
+    pub(crate) pid: u32,
+    /// Its name, as the kernel tells it.
+    pub(crate) name: String,
+    /// When it was first missed; `null`: it outlived the run.
+    pub(crate) ended_s: Option<f64>,
+}
+
+/// How far things were at a border between phases.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct CheckpointRow {
+    /// `before`, `steady_start`, `steady_end` or `after`.
+    pub(crate) moment: Moment,
+    /// When.
+    pub(crate) at_s: f64,
+    /// Clients connected.
+    pub(crate) connected: u64,
+    /// Sums since the start.
+    pub(crate) counters: Counters,
+    /// What each of the processes had spent since it began.
+    pub(crate) spent: Vec<Spent>,
+}
+
+/// A second of the run.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct SecondRow {
+    /// Its end.
+    pub(crate) at_s: f64,
+    /// Its length: a second, or what was left of one; rates are a count by this.
+    pub(crate) span_s: f64,
+    /// Clients connected at its end.
+    pub(crate) connected: u64,
+    /// Sums of this second alone.
+    pub(crate) counters: Counters,
+    /// Errors of this second by kind; kinds without any are left out.
+    pub(crate) errors: BTreeMap<String, u64>,
+    /// Clients connected at its end, in the order of `nodes`.
+    pub(crate) on_node: Vec<u64>,
+    /// From due to connected.
+    pub(crate) connect: Quantiles,
+    /// From due to answered.
+    pub(crate) message: Quantiles,
+    /// From due to heard.
+    pub(crate) broadcast: Quantiles,
+    /// What each of the processes had spent since it began.
+    pub(crate) spent: Vec<Spent>,
+}
+
+impl Document {
+    /// All figures of a run that was to do `scenario`.
+    pub(crate) fn new(scenario: &Scenario, record: &Record, verdict: Verdict) -> Self {
+        let nodes = record.nodes.len();
+        let checkpoints = record.checkpoints.iter().map(CheckpointRow::new).collect::<Vec<_>>();
+        Self {
+            format: FORMAT,
+            program: format!("moorline-load {}", env!("CARGO_PKG_VERSION")),
+            started: humantime::format_rfc3339_seconds(record.started).to_string(),
+            length_s: seconds(record.length),
+            machine: Machine::this(),
+            scenario: Plan::new(scenario),
+            verdict,
+            totals: record.totals,
+            peak_connected: record.peak,
+            latency: LatencyRow::new(record),
+            errors: error_rows(record),
+            misrouting: record.misrouting.as_deref().map(str::to_owned),
+            nodes: node_rows(record),
+            marks: record
+                .marks
+                .iter()
+                .map(|mark| MarkRow { at_s: seconds(mark.at), text: mark.text.clone() })
+                .collect(),
+            processes: process_rows(record),
+            cost: Cost::new(&checkpoints),
+            checkpoints,
+            seconds: record.seconds.iter().map(|second| SecondRow::new(second, nodes)).collect(),
+        }
+    }
+}
+
+impl Machine {
+    fn this() -> Self {
+        let read = |path| fs::read_to_string(path).unwrap_or_default();
+        let cpuinfo = read("/proc/cpuinfo");
+        let memory = read("/proc/meminfo");
+        let memory = field(&memory, "MemTotal:").and_then(|size| size.strip_suffix(" kB"));
+        Self {
+            processor: field(&cpuinfo, "model name\t:").unwrap_or("unknown").to_owned(),
+            cores: std::thread::available_parallelism().map_or(1, usize::from),
+            memory_bytes: memory.and_then(|size| size.parse::<u64>().ok()).unwrap_or(0) * 1024,
+            kernel: format!("Linux {}", read("/proc/sys/kernel/osrelease").trim()),
+        }
+    }
+}
+
+impl LatencyRow {
+    fn new(record: &Record) -> Self {
+        let all = &record.latencies;
+        Self {
+            connect: Distribution::of(all.connect.histogram()),
+            message: Distribution::of(all.message.histogram()),
+            message_steady: Distribution::of(record.steady.histogram()),
+            broadcast: Distribution::of(all.broadcast.histogram()),
+            session: Distribution::of(all.session.histogram()),
+        }
+    }
+}
+
+impl Distribution {
+    fn of(histogram: &Histogram<u64>) -> Option<Self> {
+        let at = |quantile| histogram.value_at_quantile(quantile);
+        let point = |step: hdrhistogram::iterators::IterationValue<u64>, count| CurvePoint {
+            quantile: step.quantile_iterated_to(),
+            value_us: step.value_iterated_to(),
+            count,
+        };
+        let curve = histogram.iter_quantiles(CURVE_STEPS).scan(0, |count, step| {
+            *count += step.count_since_last_iteration();
+            Some(point(step, *count))
+        });
+        (!histogram.is_empty()).then(|| Self {
+            count: histogram.len(),
+            min_us: histogram.min(),
+            mean_us: histogram.mean(),
+            p50_us: at(0.5),
+            p90_us: at(0.9),
+            p99_us: at(0.99),
+            p999_us: at(0.999),
+            p9999_us: at(0.9999),
+            max_us: histogram.max(),
+            curve: curve.collect(),
+        })
+    }
+}
+
+impl CheckpointRow {
+    fn new(checkpoint: &Checkpoint) -> Self {
+        Self {
+            moment: checkpoint.moment,
+            at_s: seconds(checkpoint.at),
+            connected: checkpoint.connected,
+            counters: checkpoint.counters,
+            spent: checkpoint.spent.clone(),
+        }
+    }
+}
+
+impl SecondRow {
+    fn new(second: &Second, nodes: usize) -> Self {
+        let mut on_node = second.on_node.clone();
+        on_node.resize(nodes, 0);
+        Self {
+            at_s: seconds(second.at),
+            span_s: seconds(second.span),
+            connected: second.connected,
+            counters: second.counters,
+            errors: kinds(&second.errors).map(|(kind, n)| (kind.label().to_owned(), n)).collect(),
+            on_node,
+            connect: second.connect,
+            message: second.message,
+            broadcast: second.broadcast,
+            spent: second.spent.clone(),
+        }
+    }
+}
+
+fn kinds(errors: &ErrorCounts) -> impl Iterator<Item = (ErrorKind, u64)> {
+    ErrorKind::ALL.into_iter().zip(*errors).filter(|&(_, count)| count > 0)
+}
+
+fn error_rows(record: &Record) -> Vec<ErrorRow> {
+    let row = |(kind, count): (ErrorKind, u64)| ErrorRow {
+        kind: kind.label().to_owned(),
+        count,
+        sample: record.samples[kind as usize].as_deref().map(str::to_owned),
+    };
+    kinds(&record.errors).map(row).collect()
+}
+
+fn node_rows(record: &Record) -> Vec<NodeRow> {
+    let peak = |index: usize| {
+        let counts = record.seconds.iter().filter_map(move |second| second.on_node.get(index));
+        counts.copied().max().unwrap_or(0)
+    };
+    let row = |(index, node): (usize, &crate::stats::NodeTotal)| NodeRow {
+        name: node.name.to_string(),
+        sessions: node.sessions,
+        peak_connected: peak(index),
+    };
+    record.nodes.iter().enumerate().map(row).collect()
+}
+
+fn process_rows(record: &Record) -> Vec<ProcessRow> {
+    let row = |process: &crate::cost::Process| ProcessRow {
+        pid: process.pid,
+        name: process.name.clone(),
+        ended_s: process.ended.map(seconds),
+    };
+    record.processes.iter().map(row).collect()
+}
+
+fn field<'a>(text: &'a str, name: &str) -> Option<&'a str> {
+    text.lines().find_map(|line| line.strip_prefix(name)).map(str::trim)
+}
+
+fn seconds(duration: Duration) -> f64 {
+    // Rounded to microseconds: more is noise, and it keeps the document readable.
+    duration.as_micros() as f64 / 1e6
+}

@@ -1,0 +1,237 @@
+//! The view while it runs: a few lines that change on a terminal, a line a second elsewhere.
+//!
+//! Owns the thread that closes the collector's seconds: without a view there are seconds all the same.
+
+use std::{
+    fmt::Write as _,
+    io::{self, IsTerminal as _, Write as _},
+    sync::{Arc, mpsc},
+    thread::{self, JoinHandle},
+    time::{Duration, Instant},
+};
+
+use indicatif::{ProgressBar, ProgressStyle};
+
+use super::words::{self, count, micros};
+use crate::{
+    scenario::Scenario,
+    stats::{Collector, Counters, ErrorCounts, ErrorKind, NodeTotal, Quantiles, Second},
+};
+
+/// From one look to the next.
+const TICK: Duration = Duration::from_secs(1);
+
+/// More nodes than this are summed up.
+const MOST_NODES: usize = 6;
+
+/// A running view. Ends when stopped or dropped.
+#[derive(Debug)]
+pub(crate) struct Live {
+    /// Closed to end the thread.
+    stop: Option<mpsc::Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// Where the view goes: always standard error, so that standard output holds the summary alone.
+enum Screen {
+    /// A few lines in place.
+    Terminal(ProgressBar),
+    /// A line for each look.
+    Lines,
+    /// Nothing.
+    Quiet,
+}
+
+/// What one look shows.
+struct Look<'a> {
+    second: &'a Second,
+    totals: &'a Counters,
+    errors: &'a ErrorCounts,
+    nodes: &'a [NodeTotal],
+}
+
+impl Live {
+    /// Looks once a second from now on.
+    pub(crate) fn start(scenario: &Scenario, collector: Arc<Collector>) -> Self {
+        let screen = Screen::open(scenario);
+        let (stop, stopped) = mpsc::channel();
+        let thread = thread::spawn(move || watch(&collector, screen, &stopped));
+        Self { stop: Some(stop), thread: Some(thread) }
+    }
+
+    /// Ends the view, and leaves the terminal as it was found.
+    pub(crate) fn stop(self) {}
+}
+
+impl Drop for Live {
+    fn drop(&mut self) {
+        drop(self.stop.take());
+        if let Some(thread) = self.thread.take() {
+            // A view that panicked has said so; the run's figures are not its own.
+            let _ = thread.join();
+        }
+    }
+}
+
+fn watch(collector: &Collector, screen: Screen, stopped: &mpsc::Receiver<()>) {
+    let mut marks = 0;
+    let mut due = Instant::now() + TICK;
+    while let Err(mpsc::RecvTimeoutError::Timeout) =
+        stopped.recv_timeout(due.saturating_duration_since(Instant::now()))
+    {
+        // Seconds that the machine slept through are one long second, not a burst of empty ones.
+        due = (due + TICK).max(Instant::now());
+        let second = collector.second();
+        for mark in collector.marks_after(marks) {
+            marks += 1;
+            screen.say(&format!("{:>6.1} s  {}", mark.at.as_secs_f64(), mark.text));
+        }
+        if !matches!(screen, Screen::Quiet) {
+            let (totals, errors) = collector.totals();
+            let nodes = collector.nodes();
+            let look = Look { second: &second, totals: &totals, errors: &errors, nodes: &nodes };
+            screen.show(&look);
+        }
+    }
+    screen.close();
+}
+
+impl Screen {
+    fn open(scenario: &Scenario) -> Self {
+        if scenario.outputs.quiet {
+            return Self::Quiet;
+        }
+        if !io::stderr().is_terminal() {
+            return Self::Lines;
+        }
+        let bar = ProgressBar::new(u64::from(scenario.clients));
+        let template = "{elapsed_precise}  {bar:28.cyan/dim} {msg}";
+        if let Ok(style) = ProgressStyle::with_template(template) {
+            bar.set_style(style.progress_chars("━━╌"));
+        }
+        Self::Terminal(bar)
+    }
+
+    fn say(&self, line: &str) {
+        match self {
+            Self::Terminal(bar) => bar.println(line),
+            Self::Lines => print(line),
+            Self::Quiet => {}
+        }
+    }
+
+    fn show(&self, look: &Look<'_>) {
+        match self {
+            Self::Terminal(bar) => {
+                bar.set_position(look.second.connected);
+                bar.set_message(look.block(bar.length().unwrap_or(0)));
+            }
+            Self::Lines => print(&look.line()),
+            Self::Quiet => {}
+        }
+    }
+
+    fn close(&self) {
+        if let Self::Terminal(bar) = self {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+/// A view that cannot be written (a closed pipe) must not end the run.
+fn print(line: &str) {
+    let _ = writeln!(io::stderr(), "{line}");
+}
+
+impl Look<'_> {
+    /// For logs: one line, the fields always in the same order.
+    fn line(&self) -> String {
+        let second = self.second;
+        let mut line = format!(
+            "{:>6.1} s  clients {}  handshakes {}/s  messages {}/s",
+            second.at.as_secs_f64(),
+            count(second.connected),
+            self.rate(second.counters.connects),
+            self.rate(second.counters.answered),
+        );
+        if let Some(latency) = self.latency() {
+            let _ = write!(line, "  {latency}");
+        }
+        let _ = write!(line, "  errors {}", self.error_words());
+        if let Some(nodes) = self.node_words() {
+            let _ = write!(line, "  nodes {nodes}");
+        }
+        line
+    }
+
+    /// For terminals: the rest of the bar's line, and a line for each of the other things.
+    fn block(&self, clients: u64) -> String {
+        let counters = &self.second.counters;
+        let mut block = format!("{} of {} clients\n", count(self.second.connected), count(clients));
+        let _ = write!(
+            block,
+            "  handshakes {:>9}/s   messages {:>9}/s   {}",
+            self.rate(counters.connects),
+            self.rate(counters.answered),
+            self.latency().unwrap_or_default(),
+        );
+        let _ = write!(block, "\n  errors     {}", self.error_words());
+        if let Some(nodes) = self.node_words() {
+            let _ = write!(block, "\n  nodes      {nodes}");
+        }
+        block
+    }
+
+    fn rate(&self, events: u64) -> String {
+        let span = self.second.span.as_secs_f64();
+        count(if span > 0.0 { (events as f64 / span).round() as u64 } else { 0 })
+    }
+
+    /// Of messages; while there are none, of broadcasts or connects.
+    fn latency(&self) -> Option<String> {
+        let second = self.second;
+        let kinds = [
+            ("", &second.message),
+            ("broadcast ", &second.broadcast),
+            ("connect ", &second.connect),
+        ];
+        let (what, seen): (_, &Quantiles) = kinds.into_iter().find(|(_, seen)| seen.count > 0)?;
+        Some(format!("{what}p50 {}  p99 {}", micros(seen.p50_us), micros(seen.p99_us)))
+    }
+
+    /// All of them so far: what went wrong a minute ago still matters.
+    fn error_words(&self) -> String {
+        let kinds = ErrorKind::ALL.into_iter().zip(self.errors).filter(|&(_, &many)| many > 0);
+        let mut words: Vec<_> =
+            kinds.map(|(kind, &many)| format!("{} {}", kind.label(), count(many))).collect();
+        if self.totals.misrouted > 0 {
+            words.push(format!("misrouted {}", count(self.totals.misrouted)));
+        }
+        match words.is_empty() {
+            true => "none".to_owned(),
+            false => words.join(", "),
+        }
+    }
+
+    fn node_words(&self) -> Option<String> {
+        let mut busy: Vec<_> = self
+            .nodes
+            .iter()
+            .zip(&self.second.on_node)
+            .filter(|&(_, &clients)| clients > 0)
+            .map(|(node, &clients)| (&*node.name, clients))
+            .collect();
+        busy.sort_unstable_by_key(|&(name, _)| name);
+        let rest: u64 = busy.iter().skip(MOST_NODES).map(|&(_, clients)| clients).sum();
+        let further = busy.len().saturating_sub(MOST_NODES) as u64;
+        let mut words: Vec<_> = busy
+            .iter()
+            .take(MOST_NODES)
+            .map(|(name, clients)| format!("{name} {}", count(*clients)))
+            .collect();
+        if further > 0 {
+            words.push(format!("{} {}", words::counted(further, "other", "others"), count(rest)));
+        }
+        (!words.is_empty()).then(|| words.join(", "))
+    }
+}

@@ -1,0 +1,71 @@
+//! The closing summary on a terminal: verdict, figures, errors, nodes, cost.
+
+use std::fmt::Write as _;
+
+use super::{
+    figures::{self, Table},
+    json::Document,
+    words,
+};
+
+/// All of it, lines ended.
+pub(super) fn summarize(document: &Document) -> String {
+    let mut text = format!("\n{}\n", figures::headline(document));
+    for check in &document.verdict.checks {
+        let sign = if check.held { "✓" } else { "✗" };
+        let _ = writeln!(text, "  {sign} {}", check.sentence);
+    }
+    let _ = writeln!(text, "\n{}\n", wrapped(&document.scenario.words, 88));
+    let tiles = figures::tiles(document);
+    let widest = tiles.iter().map(|tile| tile.name.chars().count()).max().unwrap_or(0);
+    for tile in &tiles {
+        let note = if tile.note.is_empty() { String::new() } else { format!("   {}", tile.note) };
+        let _ = writeln!(text, "  {:widest$}  {}{note}", tile.name, tile.value);
+    }
+    for table in figures::tables(document) {
+        let _ = write!(text, "\n{}", aligned(&table));
+    }
+    text
+}
+
+/// Texts to the left, figures to the right.
+fn aligned(table: &Table) -> String {
+    let rows = || std::iter::once(&table.head).chain(&table.rows);
+    let width = |column: usize| {
+        rows().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max()
+    };
+    let widths: Vec<_> = (0..table.head.len()).map(|column| width(column).unwrap_or(0)).collect();
+    let mut text = String::new();
+    for row in rows() {
+        let mut line = String::from(" ");
+        for ((column, cell), &width) in row.iter().enumerate().zip(&widths) {
+            let _ = match table.is_text(column) {
+                true => write!(line, " {cell:<width$} "),
+                false => write!(line, " {cell:>width$} "),
+            };
+        }
+        let _ = writeln!(text, "{}", line.trim_end());
+    }
+    text
+}
+
+fn wrapped(text: &str, width: usize) -> String {
+    let mut lines = vec![String::new()];
+    for word in text.split(' ') {
+        let line = lines.last_mut().expect("there is always one");
+        if !line.is_empty() && line.chars().count() + 1 + word.chars().count() > width {
+            lines.push(word.to_owned());
+        } else {
+            if !line.is_empty() {
+                line.push(' ');
+            }
+            line.push_str(word);
+        }
+    }
+    lines.join("\n")
+}
+
+/// A sentence about where files went.
+pub(super) fn written(paths: &[String]) -> String {
+    format!("Written: {}\n", words::list(paths))
+}
