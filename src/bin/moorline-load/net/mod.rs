@@ -17,6 +17,6 @@ pub(crate) use self::{
     connector::{Connector, Dialer},
     http::{Http, Reply},
     stream::Stream,
-    upgrade::UpgradeError,
+    upgrade::{UpgradeError, accept},
     websocket::{Closure, Message, WebSocket},
 };

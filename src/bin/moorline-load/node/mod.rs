@@ -1,5 +1,8 @@
 //! Socket.IO nodes and an echo origin to aim at.
 
+mod echo;
+mod request;
+
 use crate::scenario::options::NodeOptions;
 
 /// x
