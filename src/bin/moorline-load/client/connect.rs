@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use super::{Context, End, User};
 
-/// Connects within [`User::attempt`], reports `connected` and says goodbye at once: `End::Said`.
+/// Connects within [`Orders::attempt`], reports `connected` and says goodbye at once: `End::Said`.
 pub(crate) async fn session(context: &Context, user: &mut User, due: Instant) -> End {
     let _ = (context, user, due);
     unimplemented!()

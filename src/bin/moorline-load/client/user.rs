@@ -106,15 +106,6 @@ impl Orders {
             }
         }
     }
-}
-
-impl User {
-    pub(crate) fn new(context: &Context, number: u32) -> Self {
-        let cookies = context.scenario.cookies.then(String::new);
-        let orders = Orders::new(context.orders.clone(), number);
-        let dialer = context.connector.dialer(number);
-        Self { number, said: 0, cookies, orders, dialer }
-    }
 
     /// Makes a connection within the deadline, giving it up on an order.
     ///
@@ -132,8 +123,17 @@ impl User {
                 let detail = format!("no connection within {deadline:?}");
                 Err(Failure::new(ErrorKind::Timeout, detail).into())
             }),
-            by = self.orders.next() => Err(End::Ordered { by, connected: false }),
+            by = self.next() => Err(End::Ordered { by, connected: false }),
         }
+    }
+}
+
+impl User {
+    pub(crate) fn new(context: &Context, number: u32) -> Self {
+        let cookies = context.scenario.cookies.then(String::new);
+        let orders = Orders::new(context.orders.clone(), number);
+        let dialer = context.connector.dialer(number);
+        Self { number, said: 0, cookies, orders, dialer }
     }
 
     /// Waits until `due`, or for an order, which is returned.

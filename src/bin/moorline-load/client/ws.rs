@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use super::{Context, End, User};
 
-/// Connects to the target's path and query within [`User::attempt`], holds a [`Seat`](crate::stats::Seat) while
+/// Connects to the target's path and query within [`Orders::attempt`], holds a [`Seat`](crate::stats::Seat) while
 /// connected, says what a [`Talk`](super::pace::Talk) says is due, made by a [`Maker`](super::payload::Maker)
 /// (text frames for texts and JSON, binary frames for bytes), and checks that each echo is what was sent
 /// (`WrongEcho` where not). Answers pings; ends on orders.
