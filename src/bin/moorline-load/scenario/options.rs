@@ -249,6 +249,18 @@ pub(crate) struct NodeOptions {
     /// Write the nodes' addresses to this file, a line each, for a proxy to read
     #[arg(long, value_name = "FILE")]
     pub(crate) backends_file: Option<PathBuf>,
+    /// How often a node asks whether its clients are there (`pingInterval`)
+    #[arg(long, value_name = "DURATION", default_value = "25s")]
+    pub(crate) ping_interval: Span,
+    /// How long it waits for their answer (`pingTimeout`)
+    #[arg(long, value_name = "DURATION", default_value = "20s")]
+    pub(crate) ping_timeout: Span,
+    /// Name of the only node.
+    #[arg(long, hide = true)]
+    pub(crate) name: Option<String>,
+    /// Take commands from standard input, and end with it: for nodes that a run starts itself.
+    #[arg(long, hide = true)]
+    pub(crate) until_eof: bool,
 }
 
 impl Options {

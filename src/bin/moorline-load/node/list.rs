@@ -1,0 +1,20 @@
+//! The list of backends that a proxy reads: an address a line.
+
+use std::{fmt::Write, fs, net::SocketAddr, path::Path};
+
+/// Replaces the list in one step, so that nobody reads half of it.
+///
+/// # Errors
+///
+/// A sentence for the user.
+pub(crate) fn write(path: &Path, addresses: &[SocketAddr]) -> Result<(), String> {
+    let mut text = String::new();
+    for address in addresses {
+        let _ = writeln!(text, "{address}");
+    }
+    // Beside the file: a rename works within one file system only.
+    let mut fresh = path.as_os_str().to_owned();
+    fresh.push(".new");
+    let written = fs::write(&fresh, text).and_then(|()| fs::rename(&fresh, path));
+    written.map_err(|e| format!("the backend list {} cannot be written: {e}", path.display()))
+}
