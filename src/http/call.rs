@@ -181,3 +181,18 @@ async fn learn_session(
     reached.head = (!head.is_empty()).then_some(head);
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::TcpStream;
+
+    use super::*;
+    use crate::{http::entry::TunnelGuard, net::stream::Client, tunnel::Tunnel};
+
+    /// What an open tunnel costs beside its sockets and its entry's strings: its task is this future.
+    #[test]
+    fn a_tunnel_is_small() {
+        let bytes = size_of::<Tunnel<Client, TcpStream, TunnelGuard<Moored>>>();
+        assert!(bytes <= 320, "{bytes} bytes");
+    }
+}
