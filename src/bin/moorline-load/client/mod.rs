@@ -3,6 +3,7 @@
 //! Owns what happens on its connections: protocol, pace, heartbeats, reconnection. The course of the
 //! run reaches it as an [`Order`] only; what happens to it leaves through the [`Recorder`].
 
+mod alarm;
 mod bulk;
 mod connect;
 mod http;
@@ -93,7 +94,7 @@ pub(crate) async fn live(context: Arc<Context>, number: u32, due: Instant) {
                 let end = session(&context, &mut user, life.due).await;
                 let Some(next) = life.after(end, &context) else { return };
                 if next == Next::Anew {
-                    user = User::new(&context, number);
+                    user = user.anew(&context);
                 }
             }
         }

@@ -5,6 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use http::{HeaderMap, HeaderValue, header};
 use tokio::{
     sync::watch,
     time::{sleep_until, timeout},
@@ -13,6 +14,7 @@ use tokio::{
 use super::{Context, Order, pace};
 use crate::{
     net::Dialer,
+    scenario::ClientKind,
     stats::{ErrorKind, Failure},
 };
 
@@ -136,12 +138,29 @@ impl User {
         Self { number, said: 0, cookies, orders, dialer }
     }
 
+    /// Who takes this user's place.
+    pub(crate) fn anew(self, context: &Context) -> Self {
+        let next = Self::new(context, self.number);
+        match context.scenario.client {
+            // A bare connection has no session but that of TLS, and connecting again is its only use.
+            ClientKind::Connect => Self { dialer: self.dialer, ..next },
+            _ => next,
+        }
+    }
+
     /// Waits until `due`, or for an order, which is returned.
     pub(crate) async fn wait(&mut self, due: Instant) -> Option<Break> {
         tokio::select! {
             by = self.orders.next() => Some(by),
             () = sleep_until(due.into()) => None,
         }
+    }
+
+    /// Fields that its requests carry besides those of everyone: the cookies that it keeps.
+    pub(crate) fn fields(&self) -> HeaderMap {
+        let cookies = self.cookies.as_deref().filter(|cookies| !cookies.is_empty());
+        let value = cookies.and_then(|cookies| HeaderValue::from_str(cookies).ok());
+        value.map(|value| (header::COOKIE, value)).into_iter().collect()
     }
 
     /// Keeps the cookies of a reply's `Set-Cookie` fields, where this user keeps any. Attributes are

@@ -18,5 +18,5 @@ pub(crate) use self::{
     http::{Http, Reply},
     stream::Stream,
     upgrade::{UpgradeError, accept},
-    websocket::{Closure, Message, WebSocket},
+    websocket::{Closure, Kind, Message, WebSocket},
 };

@@ -31,6 +31,15 @@ thread_local! {
     static WRITE: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
+/// What a message is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// UTF-8; the caller sees to it.
+    Text,
+    /// Bytes.
+    Binary,
+}
+
 /// What a server sent.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Message {
@@ -109,23 +118,42 @@ impl WebSocket {
         }
     }
 
-    /// Sends a text. Does not wait for a slow server: what the kernel does not take is kept, and goes
-    /// out while [`WebSocket::next`] is awaited; see [`WebSocket::backlog`].
+    /// Sends a message. Does not wait for a slow server: what the kernel does not take is kept, and
+    /// goes out while [`WebSocket::next`] is awaited; see [`WebSocket::backlog`].
     ///
     /// # Errors
     ///
     /// `Disconnect` or `Tls`.
-    pub(crate) async fn send_text(&mut self, text: &str) -> Result<(), Failure> {
-        self.send(Opcode::Text, text.as_bytes()).await
+    pub(crate) async fn send(&mut self, kind: Kind, payload: &[u8]) -> Result<(), Failure> {
+        self.send_made(kind, payload.len(), |out| out.extend_from_slice(payload)).await
     }
 
-    /// The same with bytes.
+    /// The same with a payload of `length` bytes that `make` appends to a buffer of the thread's:
+    /// the client itself need not hold it.
     ///
     /// # Errors
     ///
     /// `Disconnect` or `Tls`.
-    pub(crate) async fn send_binary(&mut self, bytes: &[u8]) -> Result<(), Failure> {
-        self.send(Opcode::Binary, bytes).await
+    pub(crate) async fn send_made(
+        &mut self,
+        kind: Kind,
+        length: usize,
+        make: impl FnOnce(&mut Vec<u8>),
+    ) -> Result<(), Failure> {
+        let opcode = match kind {
+            Kind::Text => Opcode::Text,
+            Kind::Binary => Opcode::Binary,
+        };
+        let mut make = Some(make);
+        poll_fn(|cx| {
+            let make = make.take();
+            Poll::Ready(self.write_frame(cx, opcode, length, |out| {
+                if let Some(make) = make {
+                    make(out);
+                }
+            }))
+        })
+        .await
     }
 
     /// Bytes that were sent, but are still here.
@@ -159,36 +187,44 @@ impl WebSocket {
         if !self.closing {
             self.closing = true;
             // A server that is gone needs no goodbye.
-            if self.send(Opcode::Close, &1000_u16.to_be_bytes()).await.is_err() {
+            let goodbye = 1000_u16.to_be_bytes();
+            let said = poll_fn(|cx| Poll::Ready(self.write_control(cx, Opcode::Close, &goodbye)));
+            if said.await.is_err() {
                 return;
             }
         }
         while matches!(self.skim().await, Ok(Ok(_))) {}
     }
 
-    async fn send(&mut self, opcode: Opcode, payload: &[u8]) -> Result<(), Failure> {
-        poll_fn(|cx| Poll::Ready(self.write_frame(cx, opcode, payload))).await
-    }
-
     fn write_frame(
         &mut self,
         cx: &mut Context<'_>,
         opcode: Opcode,
-        payload: &[u8],
+        length: usize,
+        make: impl FnOnce(&mut Vec<u8>),
     ) -> Result<(), Failure> {
         WRITE.with_borrow_mut(|out| {
             out.clear();
             // A key need not be unpredictable here: no browser's cache is to be protected.
             let key = fastrand::u32(..).to_ne_bytes();
-            Header { fin: true, opcode, mask: Some(key), len: payload.len() as u64 }.write(out);
+            Header { fin: true, opcode, mask: Some(key), len: length as u64 }.write(out);
             let start = out.len();
-            out.extend_from_slice(payload);
+            make(out);
             frame::apply_mask(&mut out[start..], key, 0);
             let result = self.write_bytes(cx, out);
             // One long message is not to stay for the rest of the run.
             out.shrink_to(SCRATCH);
             result
         })
+    }
+
+    fn write_control(
+        &mut self,
+        cx: &mut Context<'_>,
+        opcode: Opcode,
+        payload: &[u8],
+    ) -> Result<(), Failure> {
+        self.write_frame(cx, opcode, payload.len(), |out| out.extend_from_slice(payload))
     }
 
     /// Gives the kernel what it takes of `bytes` and keeps the rest.
@@ -347,13 +383,13 @@ impl WebSocket {
         payload: &[u8],
     ) -> Result<Event, Failure> {
         match opcode {
-            Opcode::Ping => self.write_frame(cx, Opcode::Pong, payload)?,
+            Opcode::Ping => self.write_control(cx, Opcode::Pong, payload)?,
             Opcode::Close => {
                 let closure = closure(payload).map_err(malformed)?;
                 if !self.closing {
                     self.closing = true;
                     // The server may have gone without waiting for this.
-                    let _ = self.write_frame(cx, Opcode::Close, &payload[..payload.len().min(2)]);
+                    let _ = self.write_control(cx, Opcode::Close, &payload[..payload.len().min(2)]);
                 }
                 return Ok(Event::Message(Message::Close(closure)));
             }

@@ -13,6 +13,14 @@ use super::{ClientKind, Target};
 const SOCKET_IO: &str = "/socket.io/";
 
 impl Target {
+    /// As in a request line.
+    pub(crate) fn path_and_query(&self) -> String {
+        match self.query.as_str() {
+            "" => self.path.clone(),
+            query => format!("{}?{query}", self.path),
+        }
+    }
+
     /// Reads `url` for clients of a kind, and looks its host up.
     ///
     /// # Errors
