@@ -75,6 +75,11 @@ impl Departed {
         self.0.write().expect("no panic while locked").insert(node.to_owned());
     }
 
+    /// The node is as it was before: losing it is a fault again.
+    pub(crate) fn remove(&self, node: &str) {
+        self.0.write().expect("no panic while locked").remove(node);
+    }
+
     /// Whether losing this node is expected.
     pub(crate) fn contains(&self, node: &str) -> bool {
         self.0.read().expect("no panic while locked").contains(node)

@@ -1,6 +1,6 @@
 //! The list of backends that a proxy reads: an address a line.
 
-use std::{fmt::Write, fs, net::SocketAddr, path::Path};
+use std::{fmt::Write, fs, io, net::SocketAddr, path::Path};
 
 /// Replaces the list in one step, so that nobody reads half of it.
 ///
@@ -12,9 +12,18 @@ pub(crate) fn write(path: &Path, addresses: &[SocketAddr]) -> Result<(), String>
     for address in addresses {
         let _ = writeln!(text, "{address}");
     }
+    let written = replace(path, text.as_bytes());
+    written.map_err(|e| format!("the backend list {} cannot be written: {e}", path.display()))
+}
+
+/// Replaces a file in one step.
+///
+/// # Errors
+///
+/// From the file system: the old file is as it was.
+pub(crate) fn replace(path: &Path, text: &[u8]) -> io::Result<()> {
     // Beside the file: a rename works within one file system only.
     let mut fresh = path.as_os_str().to_owned();
     fresh.push(".new");
-    let written = fs::write(&fresh, text).and_then(|()| fs::rename(&fresh, path));
-    written.map_err(|e| format!("the backend list {} cannot be written: {e}", path.display()))
+    fs::write(&fresh, text).and_then(|()| fs::rename(&fresh, path))
 }

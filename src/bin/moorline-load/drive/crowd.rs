@@ -1,0 +1,168 @@
+//! All clients: when each of them arrives, and the threads that drive them.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    thread::{self, JoinHandle},
+    time::{Duration, Instant},
+};
+
+use tokio::{runtime, sync::mpsc, time::sleep_until};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use super::Stage;
+use crate::{
+    client::{self, Context, Order},
+    scenario::{Arrival, Scenario},
+};
+
+/// Longest part of the hold that does not count as steady.
+const SETTLING: Duration = Duration::from_secs(2);
+
+/// When things happen, from the first arrival on.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Schedule {
+    /// The first arrival.
+    start: Instant,
+    /// From one arrival to the next.
+    spacing: Duration,
+    /// The last arrival.
+    pub(super) arrived: Instant,
+    /// When what an arrival brings about should be over.
+    pub(super) settled: Instant,
+    /// When the clients are to leave, where nothing takes longer.
+    pub(super) leave: Instant,
+}
+
+impl Schedule {
+    /// For a run whose first client arrives at `start`.
+    pub(super) fn new(scenario: &Scenario, start: Instant) -> Self {
+        let spacing = match scenario.arrival {
+            Arrival::Rate(rate) => Duration::from_secs_f64(rate.recip()),
+            Arrival::Ramp(ramp) => ramp / scenario.clients.max(1),
+        };
+        let arrived = start + spacing * scenario.clients.saturating_sub(1);
+        let settled = arrived + SETTLING.min(scenario.hold / 4);
+        Self { start, spacing, arrived, settled, leave: arrived + scenario.hold }
+    }
+
+    /// When client `number` is due.
+    fn due(&self, number: u32) -> Instant {
+        self.start + self.spacing * number
+    }
+}
+
+/// Clients that arrive, live and leave in threads of their own.
+#[derive(Debug)]
+pub(super) struct Crowd {
+    threads: Vec<JoinHandle<()>>,
+    /// Closed when the last thread has no client left.
+    living: mpsc::Receiver<()>,
+    cut: CancellationToken,
+    /// Clients that were there when they were cut off.
+    stayed: Arc<AtomicUsize>,
+}
+
+/// What a thread knows.
+struct Driver {
+    context: Arc<Context>,
+    schedule: Schedule,
+    /// Its place among so many.
+    index: usize,
+    threads: usize,
+    cut: CancellationToken,
+    stayed: Arc<AtomicUsize>,
+    /// Only held.
+    _living: mpsc::Sender<()>,
+}
+
+impl Crowd {
+    /// Starts the threads.
+    pub(super) fn start(stage: &Stage, schedule: Schedule) -> Result<Self, String> {
+        let (sender, living) = mpsc::channel(1);
+        let cut = CancellationToken::new();
+        let stayed = Arc::default();
+        let mut crowd = Self { threads: Vec::new(), living, cut, stayed };
+        for index in 0..stage.scenario.threads {
+            let context = Context {
+                scenario: Arc::clone(&stage.scenario),
+                connector: Arc::clone(&stage.connector),
+                recorder: stage.collector.recorder(),
+                orders: stage.orders.subscribe(),
+                departed: Arc::clone(&stage.departed),
+                epoch: stage.collector.epoch(),
+            };
+            let driver = Driver {
+                context: Arc::new(context),
+                schedule,
+                index,
+                threads: stage.scenario.threads,
+                cut: crowd.cut.clone(),
+                stayed: Arc::clone(&crowd.stayed),
+                _living: sender.clone(),
+            };
+            crowd.threads.push(driver.spawn()?);
+        }
+        Ok(crowd)
+    }
+
+    /// Waits until no client is left.
+    pub(super) async fn ended(&mut self) {
+        while self.living.recv().await.is_some() {}
+    }
+
+    /// Ends whoever is left: how many that are.
+    pub(super) fn cut(mut self) -> usize {
+        self.cut.cancel();
+        for thread in self.threads.drain(..) {
+            // One that panicked has said so.
+            let _ = thread.join();
+        }
+        self.stayed.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for Crowd {
+    fn drop(&mut self) {
+        self.cut.cancel();
+    }
+}
+
+impl Driver {
+    fn spawn(self) -> Result<JoinHandle<()>, String> {
+        let failed = |e| format!("no thread can be started: {e}");
+        let runtime = runtime::Builder::new_current_thread().enable_all().build();
+        let runtime = runtime.map_err(failed)?;
+        let name = format!("clients-{}", self.index);
+        let run = move || runtime.block_on(self.run());
+        thread::Builder::new().name(name).spawn(run).map_err(failed)
+    }
+
+    async fn run(self) {
+        let clients = TaskTracker::new();
+        let all = async {
+            self.arrivals(&clients).await;
+            clients.close();
+            clients.wait().await;
+        };
+        if self.cut.run_until_cancelled(all).await.is_none() {
+            self.stayed.fetch_add(clients.len(), Ordering::Relaxed);
+        }
+    }
+
+    /// Lets this thread's share of the clients arrive in time, until they are told to leave.
+    async fn arrivals(&self, clients: &TaskTracker) {
+        let mut orders = self.context.orders.clone();
+        for number in (0..self.context.scenario.clients).skip(self.index).step_by(self.threads) {
+            let due = self.schedule.due(number);
+            tokio::select! {
+                biased;
+                _ = orders.wait_for(|order| *order == Order::Leave) => return,
+                () = sleep_until(due.into()) => {}
+            }
+            clients.spawn(client::live(Arc::clone(&self.context), number, due));
+        }
+    }
+}

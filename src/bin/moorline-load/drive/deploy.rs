@@ -1,0 +1,53 @@
+//! A rolling deploy: one node after the other is replaced through the proxy's list.
+
+use std::time::Instant;
+
+use tokio::time::{sleep, sleep_until};
+
+use super::{
+    Stage,
+    child::ChildNode,
+    fleet::{self, Fleet},
+    probe,
+};
+use crate::scenario::Deploy;
+
+/// Replaces all nodes, beginning `after` the last client has `arrived`.
+///
+/// # Errors
+///
+/// A sentence for the user: a deploy that is stuck says nothing about the proxy.
+pub(super) async fn run(
+    stage: &Stage,
+    deploy: &Deploy,
+    fleet: &mut Fleet,
+    arrived: Instant,
+) -> Result<(), String> {
+    sleep_until((arrived + deploy.after).into()).await;
+    let count = fleet.nodes.len();
+    for number in 0..count {
+        let old = fleet.nodes[number].name.clone();
+        stage.collector.mark(format!("replacing {old} ({} of {count})", number + 1));
+        let fresh = ChildNode::start(fleet::name(number, 2)).await?;
+        // First the new one joins, and only when it is known to be served the old one goes: at no time
+        // has the proxy fewer nodes than before.
+        let mut addresses = fleet.addresses();
+        addresses.push(fresh.address());
+        fleet.list(&addresses)?;
+        if !probe::reached(&stage.connector, &stage.scenario.target, &fresh.name).await {
+            stage.collector.mark(format!("{} has not been seen to answer yet", fresh.name));
+        }
+        let old = std::mem::replace(&mut fleet.nodes[number], fresh);
+        fleet.list(&fleet.addresses())?;
+        stage.collector.mark(format!("{} drains", old.name));
+        sleep(deploy.drain).await;
+        stage.departed.insert(&old.name);
+        stage.collector.mark(format!("{} ends", old.name));
+        old.stop().await;
+        if number + 1 < count {
+            sleep(deploy.pause).await;
+        }
+    }
+    stage.collector.mark("all nodes are replaced");
+    Ok(())
+}

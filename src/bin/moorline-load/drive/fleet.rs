@@ -1,0 +1,70 @@
+//! The nodes of a course, and the list in which a proxy finds them.
+
+use std::{fs, io, net::SocketAddr, path::PathBuf};
+
+use super::child::ChildNode;
+use crate::{node::list, scenario};
+
+/// Running nodes and their list.
+#[derive(Debug)]
+pub(super) struct Fleet {
+    /// In the order of their numbers.
+    pub(super) nodes: Vec<ChildNode>,
+    list: PathBuf,
+    /// What the list said before the run, and says again after it.
+    before: Option<Vec<u8>>,
+}
+
+impl Fleet {
+    /// Starts the nodes and writes the list.
+    ///
+    /// # Errors
+    ///
+    /// A sentence for the user.
+    pub(super) async fn start(plan: &scenario::Fleet) -> Result<Self, String> {
+        let list = plan.backends_file.clone();
+        let before = match fs::read(&list) {
+            Ok(text) => Some(text),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            Err(e) => return Err(format!("{} cannot be read: {e}", list.display())),
+        };
+        let mut fleet = Self { nodes: Vec::new(), list, before };
+        for number in 0..plan.nodes {
+            let node = ChildNode::start(name(number.into(), 1)).await?;
+            fleet.nodes.push(node);
+        }
+        fleet.list(&fleet.addresses())?;
+        Ok(fleet)
+    }
+
+    /// Where the nodes listen.
+    pub(super) fn addresses(&self) -> Vec<SocketAddr> {
+        self.nodes.iter().map(|node| node.address()).collect()
+    }
+
+    /// Replaces what the list says.
+    ///
+    /// # Errors
+    ///
+    /// A sentence for the user.
+    pub(super) fn list(&self, addresses: &[SocketAddr]) -> Result<(), String> {
+        list::write(&self.list, addresses)
+    }
+}
+
+impl Drop for Fleet {
+    fn drop(&mut self) {
+        if let Some(before) = &self.before {
+            let _ = list::replace(&self.list, before);
+        }
+    }
+}
+
+/// What a node calls itself: `node-1`, and `node-1.2` the second to take that place, so that sessions of
+/// the one are not taken for the other's.
+pub(super) fn name(number: usize, generation: u32) -> String {
+    match generation {
+        1 => format!("node-{number}"),
+        later => format!("node-{number}.{later}"),
+    }
+}
