@@ -32,7 +32,7 @@ pub(super) struct Table {
 }
 
 impl Table {
-    fn new(title: &'static str, head: &[&str], texts: &'static [usize]) -> Self {
+    pub(super) fn new(title: &'static str, head: &[&str], texts: &'static [usize]) -> Self {
         let head = head.iter().map(|&name| name.to_owned()).collect();
         Self { title, head, rows: Vec::new(), texts }
     }

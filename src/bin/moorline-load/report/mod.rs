@@ -8,11 +8,15 @@
 //! ```
 
 mod assertions;
+mod axis;
+mod chart;
 mod expense;
 mod figures;
+mod html;
 mod json;
 mod live;
 mod plan;
+mod plots;
 mod summary;
 mod words;
 
@@ -69,6 +73,11 @@ impl Outcome {
                 .map_err(|error| format!("the figures cannot be written as JSON: {error}"))?;
             json.push('\n');
             write(path, &json)?;
+        }
+        if let Some(path) = &outputs.html {
+            let page = html::page(&self.document)
+                .map_err(|error| format!("the figures cannot be written as HTML: {error}"))?;
+            write(path, &page)?;
         }
         Ok(())
     }

@@ -1,0 +1,141 @@
+//! The report page: one file that needs nothing else, neither network nor scripts.
+
+use askama::Template;
+
+use super::{
+    axis::Unit,
+    chart::{Chart, Form, Layer},
+    figures::{self, Table, Tile},
+    json::{Document, MarkRow},
+    plots, words,
+};
+
+/// Rows of the table below a chart.
+const MOST_ROWS: usize = 12;
+
+/// What the page shows, in order.
+#[derive(Template)]
+#[template(path = "page.html")]
+struct Page<'a> {
+    document: &'a Document,
+    /// `passed`, `failed` or `open`.
+    state: &'static str,
+    headline: String,
+    tiles: Vec<Tile>,
+    marks: Vec<(usize, String, &'a MarkRow)>,
+    plots: Vec<Plot>,
+    tables: Vec<Table>,
+    /// Sentences below the table of costs.
+    cost_notes: Vec<String>,
+    shaded: bool,
+    length: String,
+    memory: String,
+}
+
+/// A chart with what belongs to it.
+struct Plot {
+    id: &'static str,
+    title: &'static str,
+    /// What the axes count.
+    note: &'static str,
+    svg: String,
+    legend: Vec<Key>,
+    table: Table,
+}
+
+/// A line of a legend.
+struct Key {
+    class: &'static str,
+    /// `line` or `block`.
+    shape: &'static str,
+    name: String,
+}
+
+/// The whole page.
+///
+/// # Errors
+///
+/// Those of the template, which is filled into a string: none that are known.
+pub(super) fn page(document: &Document) -> Result<String, askama::Error> {
+    let charts = plots::charts(document);
+    let marks = document.marks.iter().enumerate();
+    let page = Page {
+        document,
+        state: match document.verdict.passed {
+            Some(true) => "passed",
+            Some(false) => "failed",
+            None => "open",
+        },
+        headline: figures::headline(document),
+        tiles: figures::tiles(document),
+        marks: marks
+            .map(|(index, mark)| (index + 1, format!("{:.1} s", mark.at_s), mark))
+            .collect(),
+        shaded: charts.iter().any(|chart| chart.shade.is_some()),
+        plots: charts.iter().map(Plot::new).collect(),
+        tables: figures::tables(document),
+        cost_notes: [figures::processes(document), figures::memory(document)]
+            .into_iter()
+            .flatten()
+            .collect(),
+        length: words::micros((document.length_s * 1e6) as u64),
+        memory: words::bytes(document.machine.memory_bytes),
+    };
+    page.render()
+}
+
+impl Plot {
+    fn new(chart: &Chart) -> Self {
+        let note = match (chart.x.unit(), chart.y.unit()) {
+            (Unit::Quantile, _) => "percentile, tail spread out",
+            (_, Unit::Micros) => "by second, log scale",
+            (_, Unit::Percent) => "100 % is one core",
+            _ => "",
+        };
+        let several = chart.layers.len() > 1;
+        let mut legend: Vec<_> = chart.layers.iter().filter(|_| several).map(Key::new).collect();
+        if chart.limit.is_some() {
+            legend.push(Key { class: "limit", shape: "line", name: "allowed p99".to_owned() });
+        }
+        Self {
+            id: chart.id,
+            title: chart.title,
+            note,
+            svg: chart.svg(),
+            legend,
+            table: tabulate(chart),
+        }
+    }
+}
+
+impl Key {
+    fn new(layer: &Layer) -> Self {
+        let shape = if layer.form == Form::Line { "line" } else { "block" };
+        Self { class: layer.class, shape, name: layer.name.clone() }
+    }
+}
+
+/// The figures of a chart, some of them where there are many.
+fn tabulate(chart: &Chart) -> Table {
+    let first = if chart.x.unit() == Unit::Quantile { "percentile" } else { "time" };
+    let names = chart.layers.iter().map(|layer| layer.name.as_str());
+    let head: Vec<_> = std::iter::once(first).chain(names).collect();
+    let mut table = Table::new(chart.title, &head, &[]);
+    let longest = chart.layers.iter().map(|layer| &layer.points).max_by_key(|points| points.len());
+    let Some(longest) = longest.filter(|points| !points.is_empty()) else { return table };
+    let rows = longest.len().min(MOST_ROWS);
+    for row in 1..=rows {
+        let x = longest[row * longest.len() / rows - 1].x;
+        let mut cells = vec![chart.x.unit().long(x)];
+        cells.extend(chart.layers.iter().map(|layer| cell(chart, layer, x)));
+        table.rows.push(cells);
+    }
+    table
+}
+
+/// The value at `x`, or the last one before it: curves end where their values do.
+fn cell(chart: &Chart, layer: &Layer, x: f64) -> String {
+    let point = layer.points.iter().take_while(|point| point.x <= x).last();
+    let value = point.and_then(|point| point.value);
+    value.map_or("–".to_owned(), |value| chart.y.unit().long(value))
+}
