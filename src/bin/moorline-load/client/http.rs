@@ -7,7 +7,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{HeaderMap, Method, header};
+use http::{HeaderMap, Method};
 use tokio::time::{sleep_until, timeout};
 
 use super::{Break, Context, End, User, pace::Talk, ws::node};
@@ -54,7 +54,7 @@ struct Client<'a> {
 
 impl Client<'_> {
     async fn run(&mut self, user: &mut User) -> End {
-        let mut fields = user.fields();
+        let mut fields = user.jar.fields();
         while !self.talk.done() {
             if let Some(by) = wait(self.talk.due(), pin!(user.orders.next())).await {
                 return End::Ordered { by, connected: true };
@@ -74,9 +74,8 @@ impl Client<'_> {
             match reply {
                 Ok(reply) => {
                     self.check(number, &reply);
-                    let cookies = reply.headers.get_all(header::SET_COOKIE).into_iter();
-                    user.keep_cookies(cookies.map(http::HeaderValue::as_bytes));
-                    fields = user.fields();
+                    user.jar.keep(&reply.headers);
+                    fields = user.jar.fields();
                     self.node = node(&reply.headers);
                 }
                 Err(failure) => {

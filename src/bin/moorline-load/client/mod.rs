@@ -7,6 +7,7 @@ mod alarm;
 mod bulk;
 mod connect;
 mod http;
+mod jar;
 mod pace;
 mod payload;
 mod socket_io;

@@ -9,14 +9,20 @@ use crate::scenario::{Answer, Messages, Pace};
 /// The golden ratio's fraction: its multiples spread evenly over [0, 1) however many are taken.
 const GOLDEN: f64 = 0.618_033_988_749_894_8;
 
+/// Timers are this coarse: a message that is said so little after its time counts from when it is said,
+/// or every latency would hold a part of it. What is later is a stall, and counts from its time.
+const GRAIN: Duration = Duration::from_millis(2);
+
 /// The messages of one connection, numbered from 0.
 #[derive(Debug)]
 pub(crate) struct Talk {
     pace: Pace,
     /// Whether messages are settled by an answer; else by being said.
     awaits: bool,
-    /// Intended time of message 0 at an even pace, of the last message where the client thinks.
+    /// Intended time of message 0.
     origin: Instant,
+    /// Intended time of the last message that was said, less the timer's grain.
+    last: Instant,
     /// Intended time of the next message.
     due: Option<Instant>,
     said: u64,
@@ -26,6 +32,7 @@ pub(crate) struct Talk {
     settled: u64,
     /// Those above that are settled too, where answers overtook each other.
     ahead: Vec<u64>,
+    gave_up: bool,
 }
 
 /// A number's place in [0, 1), evenly spread for the numbers from 0 on.
@@ -46,11 +53,13 @@ impl Talk {
             pace: messages.pace,
             awaits: messages.answer != Answer::Nothing,
             origin: first.unwrap_or(now),
+            last: now,
             due: first.filter(|_| limit > 0),
             said: 0,
             limit,
             settled: 0,
             ahead: Vec::new(),
+            gave_up: false,
         }
     }
 
@@ -61,17 +70,16 @@ impl Talk {
 
     /// Says the next message: its number. Its time must have come.
     pub(crate) fn say(&mut self) -> u64 {
-        let number = self.said;
+        let (number, now) = (self.said, Instant::now());
+        let due = self.due.unwrap_or(now);
+        self.last = if now.saturating_duration_since(due) < GRAIN { now.max(due) } else { due };
         self.said += 1;
-        if let (Pace::Think(_), Some(due)) = (self.pace, self.due) {
-            self.origin = due;
-        }
         self.due = match self.pace {
-            Pace::Every(_) if self.said < self.limit => Some(self.intended(self.said)),
+            Pace::Every(interval) if self.said < self.limit => Some(self.at(interval, self.said)),
             _ => None,
         };
         if !self.awaits {
-            self.settle(number, Instant::now());
+            self.settle(number, now);
         }
         number
     }
@@ -79,13 +87,15 @@ impl Talk {
     /// When message `number`, which was said, was due.
     pub(crate) fn intended(&self, number: u64) -> Instant {
         match self.pace {
-            Pace::Every(interval) => {
-                // 584 years of nanoseconds: no run overflows it.
-                let nanos = (interval.as_nanos() as u64).saturating_mul(number);
-                self.origin + Duration::from_nanos(nanos)
-            }
-            Pace::Silent | Pace::Think(_) => self.origin,
+            Pace::Every(interval) if number + 1 < self.said => self.at(interval, number),
+            _ => self.last,
         }
+    }
+
+    fn at(&self, interval: Duration, number: u64) -> Instant {
+        // 584 years of nanoseconds: no run overflows it.
+        let nanos = (interval.as_nanos() as u64).saturating_mul(number);
+        self.origin + Duration::from_nanos(nanos)
     }
 
     /// An answer to message `number` came: when that was due; `None` where none is awaited.
@@ -114,7 +124,13 @@ impl Talk {
     pub(crate) fn give_up(&mut self, now: Instant) -> Option<u64> {
         let number = self.oldest()?;
         self.settle(number, now);
+        self.gave_up = true;
         Some(number)
+    }
+
+    /// Whether any answer is not waited for any more: it may still come.
+    pub(crate) fn gave_up(&self) -> bool {
+        self.gave_up
     }
 
     /// How many messages are settled: answered, given up, or said where no answer is awaited.
@@ -128,7 +144,10 @@ impl Talk {
     }
 
     fn settle(&mut self, number: u64, now: Instant) {
-        self.ahead.push(number);
+        match number == self.settled {
+            true => self.settled += 1,
+            false => self.ahead.push(number),
+        }
         while let Some(at) = self.ahead.iter().position(|&ahead| ahead == self.settled) {
             self.ahead.swap_remove(at);
             self.settled += 1;

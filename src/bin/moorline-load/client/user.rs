@@ -5,13 +5,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use http::{HeaderMap, HeaderValue, header};
 use tokio::{
     sync::watch,
     time::{sleep_until, timeout},
 };
 
-use super::{Context, Order, pace};
+use super::{Context, Order, jar::Jar, pace};
 use crate::{
     net::Dialer,
     scenario::ClientKind,
@@ -26,8 +25,8 @@ pub(crate) struct User {
     /// Messages settled in this session so far, on all its connections: a session adds
     /// [`Talk::settled`](super::pace::Talk::settled) when its connection ends.
     pub(crate) said: u64,
-    /// Cookies, where they are kept: one line, `name=value; name=value`.
-    pub(crate) cookies: Option<String>,
+    /// Its cookies.
+    pub(crate) jar: Jar,
     /// What the course of the run wants.
     pub(crate) orders: Orders,
     /// Connects from this user's address, and resumes this user's TLS sessions.
@@ -132,10 +131,10 @@ impl Orders {
 
 impl User {
     pub(crate) fn new(context: &Context, number: u32) -> Self {
-        let cookies = context.scenario.cookies.then(String::new);
+        let jar = Jar::new(context.scenario.cookies);
         let orders = Orders::new(context.orders.clone(), number);
         let dialer = context.connector.dialer(number);
-        Self { number, said: 0, cookies, orders, dialer }
+        Self { number, said: 0, jar, orders, dialer }
     }
 
     /// Who takes this user's place.
@@ -155,28 +154,6 @@ impl User {
             () = sleep_until(due.into()) => None,
         }
     }
-
-    /// Fields that its requests carry besides those of everyone: the cookies that it keeps.
-    pub(crate) fn fields(&self) -> HeaderMap {
-        let cookies = self.cookies.as_deref().filter(|cookies| !cookies.is_empty());
-        let value = cookies.and_then(|cookies| HeaderValue::from_str(cookies).ok());
-        value.map(|value| (header::COOKIE, value)).into_iter().collect()
-    }
-
-    /// Keeps the cookies of a reply's `Set-Cookie` fields, where this user keeps any. Attributes are
-    /// not looked at: a client talks to one site, and its life is shorter than its cookies'.
-    pub(crate) fn keep_cookies<'a>(&mut self, fields: impl Iterator<Item = &'a [u8]>) {
-        let Some(jar) = &mut self.cookies else { return };
-        for field in fields {
-            let Ok(field) = std::str::from_utf8(field) else { continue };
-            let pair = field.split(';').next().unwrap_or_default().trim();
-            let Some((name, _)) = pair.split_once('=') else { continue };
-            let others = jar
-                .split("; ")
-                .filter(|old| old.split_once('=').is_some_and(|(old_name, _)| old_name != name));
-            *jar = others.chain([pair]).collect::<Vec<_>>().join("; ");
-        }
-    }
 }
 
 impl From<Failure> for End {
@@ -189,24 +166,6 @@ impl From<Failure> for End {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::net::Connector;
-
-    fn user(cookies: Option<String>) -> User {
-        let (_, receiver) = watch::channel(Order::Go);
-        let dialer = Connector::plain("127.0.0.1:1".parse().unwrap()).dialer(0);
-        User { number: 0, said: 0, cookies, orders: Orders::new(receiver, 0), dialer }
-    }
-
-    #[test]
-    fn a_jar_keeps_the_last_value_of_each_name() {
-        let mut keeper = user(Some(String::new()));
-        keeper.keep_cookies([&b"a=1; Path=/; HttpOnly"[..], b"b=2"].into_iter());
-        keeper.keep_cookies([&b"a=3=x; Secure"[..], b"nonsense"].into_iter());
-        assert_eq!(keeper.cookies.as_deref(), Some("b=2; a=3=x"));
-        let mut other = user(None);
-        other.keep_cookies([&b"a=1"[..]].into_iter());
-        assert_eq!(other.cookies, None);
-    }
 
     #[tokio::test]
     async fn a_wave_drops_those_who_were_there_before_it_once() {

@@ -7,7 +7,7 @@ use std::{
     time::Instant,
 };
 
-use http::{HeaderMap, header};
+use http::HeaderMap;
 use tokio::time::timeout;
 
 use super::{Break, Context, End, User, alarm::Alarm, pace::Talk, payload::Maker};
@@ -55,7 +55,7 @@ pub(super) async fn open(
     user: &mut User,
     path_and_query: &str,
 ) -> Result<(WebSocket, Option<Box<str>>), End> {
-    let fields = user.fields();
+    let fields = user.jar.fields();
     let connection = async {
         user.dialer.websocket(path_and_query, &fields).await.map_err(|error| {
             let node = match &error {
@@ -66,8 +66,7 @@ pub(super) async fn open(
         })
     };
     let (socket, headers) = user.orders.attempt(context.scenario.timeout, connection).await?;
-    let cookies = headers.get_all(header::SET_COOKIE).into_iter();
-    user.keep_cookies(cookies.map(http::HeaderValue::as_bytes));
+    user.jar.keep(&headers);
     Ok((socket, node(&headers)))
 }
 

@@ -1,0 +1,147 @@
+//! Socket.IO over Engine.IO: polling, WebSocket, and the way from one to the other.
+//!
+//! [`Conversation`] is the session; `polling` and `websocket` carry it.
+
+mod conversation;
+mod polling;
+mod speech;
+mod websocket;
+
+use std::time::Instant;
+
+use http::HeaderMap;
+
+use self::conversation::Conversation;
+use super::{Break, Context, End, User};
+use crate::{
+    net::{Reply, UpgradeError},
+    scenario::{ClientKind, Protocol},
+    stats::{ErrorKind, Failure},
+    wire::engine_io::Refusal,
+};
+
+/// Why a transport stopped.
+#[derive(Debug)]
+enum Stop {
+    /// All is said and answered; so was goodbye.
+    Said,
+    /// An order came, and was obeyed.
+    Ordered(Break),
+    /// The session is lost, or never was.
+    Failed(Failure),
+}
+
+impl<E: Into<Failure>> From<E> for Stop {
+    fn from(failure: E) -> Self {
+        Self::Failed(failure.into())
+    }
+}
+
+/// One Socket.IO connection.
+pub(crate) async fn session(context: &Context, user: &mut User, due: Instant) -> End {
+    let mut conversation = Conversation::new(context, user.number, due, user.said);
+    let mut outbox = Vec::new();
+    // Boxed: an idle WebSocket is not to carry what brought it here.
+    let opened = match context.scenario.client {
+        ClientKind::WebSocket => Box::pin(websocket::open(context, user, &mut conversation)).await,
+        _ => Box::pin(polling::converse(context, user, &mut conversation, &mut outbox)).await,
+    };
+    let stop = match opened {
+        Ok(socket) => {
+            websocket::converse(socket, &mut conversation, &mut user.orders, outbox).await
+        }
+        Err(stop) => stop,
+    };
+    user.said = conversation.settled();
+    let connected = conversation.is_connected();
+    match stop {
+        Stop::Said => End::Said,
+        Stop::Ordered(by) => End::Ordered { by, connected },
+        Stop::Failed(failure) => {
+            let node = conversation.into_node();
+            match connected {
+                true => End::Lost { failure, node },
+                false => End::Failed { failure, node },
+            }
+        }
+    }
+}
+
+/// Path and query of a request, for a session where there is one.
+fn path_and_query(context: &Context, transport: &str, sid: Option<&str>) -> String {
+    let target = &context.scenario.target;
+    let version = match context.scenario.protocol {
+        Protocol::V3 => 3,
+        Protocol::V4 => 4,
+    };
+    let mut path = target.path.clone();
+    path.push('?');
+    if !target.query.is_empty() {
+        path.push_str(&target.query);
+        path.push('&');
+    }
+    path.push_str(&format!("EIO={version}&transport={transport}"));
+    // The real client keeps polls, but not sockets, out of caches.
+    if transport == "polling" {
+        path.push_str(&format!("&t={:x}", fastrand::u32(..)));
+    }
+    if let Some(sid) = sid {
+        path.push_str("&sid=");
+        push_encoded(sid, &mut path);
+    }
+    path
+}
+
+/// Appends what stands for `text` in a query: servers may make up any session id.
+fn push_encoded(text: &str, into: &mut String) {
+    for byte in text.bytes() {
+        match byte {
+            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'~' => {
+                into.push(char::from(byte));
+            }
+            _ => into.push_str(&format!("%{byte:02X}")),
+        }
+    }
+}
+
+/// Takes down which node a reply is from, where it tells.
+fn note_node(headers: &HeaderMap, conversation: &mut Conversation<'_>) {
+    if let Some(Ok(node)) = headers.get("x-node").map(|node| node.to_str()) {
+        conversation.answered_by(node);
+    }
+}
+
+/// What a reply that is no success means.
+fn refused(reply: &Reply) -> Failure {
+    match Refusal::parse(&reply.body) {
+        Some(refusal) => {
+            let kind = if refusal.code == 1 { ErrorKind::Code1 } else { ErrorKind::EngineIo };
+            Failure::new(kind, format!("the server answered with {refusal}"))
+        }
+        None => Failure::new(ErrorKind::Status, reply.clause()),
+    }
+}
+
+/// What an upgrade that failed means.
+fn not_upgraded(error: UpgradeError, conversation: &mut Conversation<'_>) -> Failure {
+    if let UpgradeError::Refused(reply) = &error {
+        note_node(&reply.headers, conversation);
+        let failure = refused(reply);
+        if failure.kind != ErrorKind::Status {
+            return failure;
+        }
+    }
+    error.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_strange_session_id_is_encoded() {
+        let mut encoded = String::new();
+        push_encoded("nöt \"20\"&=~-_.", &mut encoded);
+        assert_eq!(encoded, "n%C3%B6t%20%2220%22%26%3D~-_.");
+    }
+}
