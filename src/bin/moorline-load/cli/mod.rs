@@ -11,7 +11,7 @@ use clap::{Parser, Subcommand};
 
 use crate::{
     node,
-    scenario::options::{ChaosOptions, DeployOptions, HerdOptions, NodeOptions, Options},
+    scenario::options::{ChaosOptions, DeployOptions, HerdOptions, NodeOptions},
 };
 
 /// What is bad about the input, not about the target.

@@ -1,8 +1,14 @@
 //! `run`, `herd`, `deploy` and `chaos`: one run, from what was typed to its report.
 
-use std::{path::PathBuf, process::ExitCode};
+use std::{path::PathBuf, process::ExitCode, sync::Arc};
 
-use crate::scenario::{Scenario, file, options::Options};
+use crate::{
+    cost::Meter,
+    drive::{self, Ending},
+    report::{Live, Outcome},
+    scenario::{Scenario, file, options::Options},
+    stats::Collector,
+};
 
 /// Arguments of `run`.
 #[derive(clap::Args, Debug)]
@@ -48,6 +54,23 @@ impl<C: clap::Args> CourseArgs<C> {
 
 /// Runs a scenario and reports it.
 pub(super) fn run(options: Result<Options, String>) -> Result<ExitCode, String> {
-    let _scenario = Scenario::check(options?)?;
-    Ok(ExitCode::SUCCESS)
+    let scenario = Arc::new(Scenario::check(options?)?);
+    let collector = Arc::new(Collector::new(Meter::new(&scenario.cost_of)?));
+    let live = Live::start(&scenario, Arc::clone(&collector));
+    let ending = drive::run(&scenario, &collector);
+    live.stop();
+    let ending = ending?;
+    let outcome = Outcome::new(&scenario, &collector.record());
+    outcome.write(&scenario.outputs)?;
+    if scenario.outputs.quiet {
+        // The summary says so too; who asked for none still needs the reason of the exit code.
+        outcome.failures().iter().for_each(|failure| eprintln!("{failure}"));
+    } else {
+        print!("{}", outcome.summary());
+    }
+    match ending {
+        Ending::Broken(sentence) => Err(sentence),
+        Ending::Complete | Ending::Interrupted if outcome.passed() => Ok(ExitCode::SUCCESS),
+        Ending::Complete | Ending::Interrupted => Ok(ExitCode::FAILURE),
+    }
 }

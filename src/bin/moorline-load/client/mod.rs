@@ -10,6 +10,7 @@ mod http;
 mod jar;
 mod pace;
 mod payload;
+mod probe;
 mod socket_io;
 mod user;
 mod ws;
@@ -22,6 +23,7 @@ use std::{
 
 use tokio::sync::watch;
 
+pub(crate) use self::probe::probe;
 use self::user::{Break, End, User};
 use crate::{
     net::Connector,

@@ -30,7 +30,7 @@ use self::{
     fleet::Fleet,
 };
 use crate::{
-    client::{Departed, Order},
+    client::{self, Departed, Order},
     net::Connector,
     scenario::{Course, Scenario},
     stats::{Collector, Moment},
@@ -85,6 +85,10 @@ impl Stage {
             fleet = self.fleet() => fleet?,
             () = stop.next() => return Err("interrupted before the first client arrived".into()),
         };
+        tokio::select! {
+            usable = client::probe(&self.scenario, &self.connector) => usable?,
+            () = stop.next() => return Err("interrupted before the first client arrived".into()),
+        }
         self.collector.checkpoint(Moment::Before);
         let schedule = Schedule::new(&self.scenario, Instant::now());
         let mut crowd = Crowd::start(self, schedule)?;

@@ -80,6 +80,11 @@ impl Recorder {
         Seat { recorder: Arc::clone(self), node }
     }
 
+    /// Whether any of its clients is connected now.
+    pub(crate) fn is_anyone_connected(&self) -> bool {
+        self.desk().connected > 0
+    }
+
     /// A client changed from polling to WebSocket.
     pub(crate) fn upgraded(&self) {
         self.desk().tally.counters.upgrades += 1;

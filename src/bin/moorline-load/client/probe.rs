@@ -1,0 +1,92 @@
+//! One client before all others: can this target be used at all?
+
+use std::{
+    convert::Infallible,
+    future,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use tokio::{sync::watch, time::sleep};
+
+use super::{Context, End, Order, User, session};
+use crate::{
+    cost::Meter,
+    net::Connector,
+    scenario::{ClientKind, Messages, Pace, Scenario},
+    stats::{Collector, ErrorKind, Failure},
+};
+
+/// Between two looks at whether the client is connected.
+const LOOK: Duration = Duration::from_millis(2);
+
+/// Connects as one client of the scenario does, says nothing that it need not, and leaves.
+///
+/// # Errors
+///
+/// A sentence for the user.
+pub(crate) async fn probe(
+    scenario: &Arc<Scenario>,
+    connector: &Arc<Connector>,
+) -> Result<(), String> {
+    attempt(scenario, connector).await.map_err(|failure| sentence(scenario, &failure))
+}
+
+async fn attempt(scenario: &Arc<Scenario>, connector: &Arc<Connector>) -> Result<(), Failure> {
+    let collector = Collector::new(Meter::default());
+    let (orders, receiver) = watch::channel(Order::Go);
+    let context = Context {
+        scenario: Arc::new(quiet(scenario)),
+        connector: Arc::clone(connector),
+        recorder: collector.recorder(),
+        orders: receiver,
+        departed: Arc::default(),
+        epoch: collector.epoch(),
+    };
+    let mut user = User::new(&context, 0);
+    let alone = async {
+        // A request is all that shows an HTTP server; the others have shown themselves by then.
+        while scenario.client == ClientKind::Http || !context.recorder.is_anyone_connected() {
+            sleep(LOOK).await;
+        }
+        orders.send_replace(Order::Leave);
+        future::pending::<Infallible>().await
+    };
+    let end = tokio::select! {
+        end = session(&context, &mut user, Instant::now()) => end,
+        never = alone => match never {},
+    };
+    match end {
+        End::Failed { failure, .. } | End::Lost { failure, .. } => Err(failure),
+        End::Said | End::Ordered { .. } => {
+            let record = collector.record();
+            match ErrorKind::ALL.into_iter().zip(record.samples).find_map(|(k, s)| Some((k, s?))) {
+                Some((kind, sample)) => Err(Failure::new(kind, sample)),
+                None => Ok(()),
+            }
+        }
+    }
+}
+
+/// The scenario with as little to say as its kind of client allows.
+fn quiet(scenario: &Scenario) -> Scenario {
+    let (pace, count) = match scenario.client {
+        ClientKind::Http => (Pace::Think(Duration::ZERO), Some(1)),
+        _ => (Pace::Silent, None),
+    };
+    let messages = Messages { pace, count, repeat: false, ..scenario.messages.clone() };
+    Scenario { messages, broadcast_every: None, reconnect: false, ..scenario.clone() }
+}
+
+fn sentence(scenario: &Scenario, failure: &Failure) -> String {
+    let url = &scenario.target.url;
+    let path = &scenario.target.path;
+    let speaks_socket_io = scenario.client.speaks_socket_io();
+    match failure.kind {
+        ErrorKind::Connect | ErrorKind::Tls | ErrorKind::Timeout => format!("{url}: {failure}"),
+        _ if speaks_socket_io => {
+            format!("{url}: no Socket.IO session can be opened at {path}: {failure}")
+        }
+        _ => format!("{url}: {path} cannot be used: {failure}"),
+    }
+}
