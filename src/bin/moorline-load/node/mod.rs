@@ -30,7 +30,7 @@ use self::{
     connection::Connections,
     socket_io::{Heartbeat, Node},
 };
-use crate::scenario::options::NodeOptions;
+use crate::scenario::{capacity, options::NodeOptions};
 
 /// On a line of standard input: reset all connections.
 pub(crate) const RESET: &str = "reset";
@@ -44,6 +44,7 @@ const GOODBYE: Duration = Duration::from_secs(2);
 ///
 /// A sentence for the user.
 pub(crate) fn serve(options: &NodeOptions) -> Result<(), String> {
+    capacity::raise_descriptors();
     let mut bound = Vec::new();
     for index in 0..options.nodes {
         let name = options.name.clone().unwrap_or_else(|| format!("node-{index}"));

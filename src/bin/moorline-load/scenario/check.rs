@@ -6,7 +6,7 @@ use http::{HeaderName, HeaderValue};
 
 use super::{
     Answer, Arrival, Chaos, ChaosEvent, ClientKind, Course, Deploy, Fleet, Harm, Herd, Limits,
-    Messages, Outputs, Pace, Payload, Protocol, Scenario, Target, Tls,
+    Messages, Outputs, Pace, Payload, Protocol, Scenario, Target, Tls, capacity,
     options::{AnswerKind, ChaosOptions, DeployOptions, HerdOptions, Kind, Options, PayloadKind},
     values::{Rate, Span},
 };
@@ -44,7 +44,8 @@ impl Scenario {
             ));
         }
         let threads = options.threads.unwrap_or_else(cores);
-        Ok(Self {
+        let sources = options.sources.map(|n| number("sources", n, 1, 1 << 20)).transpose()?;
+        let mut scenario = Self {
             target: Target::read(url, client)?,
             tls: Tls {
                 insecure: options.insecure,
@@ -70,7 +71,7 @@ impl Scenario {
             broadcast_every: every("broadcast-every", options.broadcast_every)?,
             reconnect: !options.no_reconnect,
             timeout: every("timeout", options.timeout)?.unwrap_or(Duration::from_secs(20)),
-            sources: number("sources", options.sources.unwrap_or(1), 1, 1 << 20)?,
+            sources: 1,
             threads: number("threads", threads, 1, MOST_THREADS)?,
             course,
             cost_of: options.cost_of,
@@ -82,7 +83,9 @@ impl Scenario {
                 max_misrouted: options.max_misrouted,
             },
             outputs: Outputs { json: options.json, html: options.html, quiet: options.quiet },
-        })
+        };
+        capacity::provide(&mut scenario, sources)?;
+        Ok(scenario)
     }
 }
 

@@ -3,6 +3,7 @@
 //! Owns the closed sets that the rest of the harness matches on. Values are checked: what is here
 //! can be run.
 
+pub(crate) mod capacity;
 mod check;
 pub(crate) mod file;
 pub(crate) mod options;
