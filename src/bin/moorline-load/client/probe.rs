@@ -84,6 +84,9 @@ fn sentence(scenario: &Scenario, failure: &Failure) -> String {
     let speaks_socket_io = scenario.client.speaks_socket_io();
     match failure.kind {
         ErrorKind::Connect | ErrorKind::Tls | ErrorKind::Timeout => format!("{url}: {failure}"),
+        ErrorKind::Protocol if speaks_socket_io => {
+            format!("{url}: what answers at {path} is no Socket.IO server: {failure}")
+        }
         _ if speaks_socket_io => {
             format!("{url}: no Socket.IO session can be opened at {path}: {failure}")
         }

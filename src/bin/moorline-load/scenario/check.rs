@@ -19,7 +19,7 @@ const LARGEST: usize = 64 << 20;
 const MOST_THREADS: usize = 256;
 /// Most nodes that are started.
 const MOST_NODES: u16 = 100;
-/// From the end of what the course does to the end of the run.
+/// From the end of what a course does to the end of the run, unless something else was asked for.
 const AFTERMATH: Duration = Duration::from_secs(10);
 
 impl Scenario {
@@ -35,12 +35,13 @@ impl Scenario {
         let clients = number("clients", options.clients.unwrap_or(100), 1, MOST_CLIENTS)?;
         let messages = messages(&options, client)?;
         let course = course(&options)?;
-        let hold = options.hold.map_or_else(|| course.length(), |hold| hold.0);
-        if hold < course.length() && course != Course::Steady {
+        let takes = course.length();
+        let hold = options.hold.map_or(usual_hold(&course), |hold| hold.0);
+        if hold < takes {
             return Err(format!(
                 "hold is {}, and what is to happen takes {}",
                 humantime::format_duration(hold),
-                humantime::format_duration(course.length())
+                humantime::format_duration(takes)
             ));
         }
         let threads = options.threads.unwrap_or_else(cores);
@@ -90,16 +91,14 @@ impl Scenario {
 }
 
 impl Course {
-    /// From the last arrival to the end of the run, where no `hold` was asked for.
+    /// From the last arrival to the end of all that is to happen.
     fn length(&self) -> Duration {
         match self {
-            Self::Steady => Duration::from_secs(30),
-            Self::Herd(herd) => {
-                herd.after + herd.every * (herd.times - 1) + herd.within + AFTERMATH
-            }
+            Self::Steady => Duration::ZERO,
+            Self::Herd(herd) => herd.after + herd.every * (herd.times - 1) + herd.within,
             Self::Deploy(deploy) => {
                 let each = deploy.drain + deploy.pause;
-                deploy.after + each * u32::from(deploy.fleet.nodes) + AFTERMATH
+                deploy.after + each * u32::from(deploy.fleet.nodes)
             }
             Self::Chaos(chaos) => {
                 let over = chaos.events.iter().map(|event| {
@@ -110,9 +109,16 @@ impl Course {
                             Harm::Reset => Duration::ZERO,
                         }
                 });
-                over.max().unwrap_or_default() + AFTERMATH
+                over.max().unwrap_or_default()
             }
         }
+    }
+}
+
+fn usual_hold(course: &Course) -> Duration {
+    match course {
+        Course::Steady => Duration::from_secs(30),
+        Course::Herd(_) | Course::Deploy(_) | Course::Chaos(_) => course.length() + AFTERMATH,
     }
 }
 
@@ -286,7 +292,7 @@ mod tests {
         let deploy = check("[deploy]\nbackends-file = 'list'\nnodes = 2\ndrain = '3s'").unwrap();
         assert_eq!(deploy.hold, Duration::from_secs(5 + 2 * (3 + 5) + 10));
         let fault = check("hold = '5s'\n[herd]\ntimes = 2").unwrap_err();
-        assert_eq!(fault, "hold is 5s, and what is to happen takes 45s");
+        assert_eq!(fault, "hold is 5s, and what is to happen takes 35s");
     }
 
     #[test]
