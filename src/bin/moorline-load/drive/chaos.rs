@@ -147,3 +147,37 @@ fn timetable(chaos: &Chaos) -> Vec<(Duration, usize, Step)> {
     steps.sort_by_key(|(at, ..)| *at);
     steps
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use super::*;
+    use crate::scenario::{self, ChaosEvent};
+
+    #[test]
+    fn steps_come_in_order_of_time() {
+        let seconds = Duration::from_secs;
+        let event = |at, node, harm| ChaosEvent { at: seconds(at), node, harm };
+        let chaos = Chaos {
+            fleet: scenario::Fleet { nodes: 3, backends_file: PathBuf::new() },
+            events: vec![
+                event(5, 1, Harm::Kill { back_after: Some(seconds(4)) }),
+                event(6, 2, Harm::Hang(seconds(1))),
+                event(6, 0, Harm::Reset),
+                event(7, 2, Harm::Kill { back_after: None }),
+            ],
+        };
+        let expected = [
+            (5, 1, Step::Kill),
+            (6, 2, Step::Hang),
+            (6, 0, Step::Reset),
+            (7, 2, Step::Resume),
+            (7, 0, Step::Heal),
+            (7, 2, Step::Kill),
+            (8, 2, Step::Heal),
+            (9, 1, Step::Start),
+        ];
+        assert_eq!(timetable(&chaos), expected.map(|(at, node, step)| (seconds(at), node, step)));
+    }
+}

@@ -1,6 +1,6 @@
 //! A rolling deploy: one node after the other is replaced through the proxy's list.
 
-use std::time::Instant;
+use std::{mem, time::Instant};
 
 use tokio::time::{sleep, sleep_until};
 
@@ -28,22 +28,25 @@ pub(super) async fn run(
     for number in 0..count {
         let old = fleet.nodes[number].name.clone();
         stage.collector.mark(format!("replacing {old} ({} of {count})", number + 1));
-        let fresh = ChildNode::start(fleet::name(number, 2)).await?;
+        let name = fleet::name(number, 2);
+        fleet.spare = Some(ChildNode::start(name.clone()).await?);
         // First the new one joins, and only when it is known to be served the old one goes: at no time
         // has the proxy fewer nodes than before.
-        let mut addresses = fleet.addresses();
-        addresses.push(fresh.address());
-        fleet.list(&addresses)?;
-        if !probe::reached(&stage.connector, &stage.scenario.target, &fresh.name).await {
-            stage.collector.mark(format!("{} has not been seen to answer yet", fresh.name));
+        fleet.list_all()?;
+        if !probe::reached(&stage.connector, &stage.scenario.target, &name).await {
+            stage.collector.mark(format!("{name} has not been seen to answer yet"));
         }
-        let old = std::mem::replace(&mut fleet.nodes[number], fresh);
-        fleet.list(&fleet.addresses())?;
-        stage.collector.mark(format!("{} drains", old.name));
+        if let Some(spare) = &mut fleet.spare {
+            mem::swap(&mut fleet.nodes[number], spare);
+        }
+        fleet.list()?;
+        stage.collector.mark(format!("{old} drains"));
         sleep(deploy.drain).await;
-        stage.departed.insert(&old.name);
-        stage.collector.mark(format!("{} ends", old.name));
-        old.stop().await;
+        stage.departed.insert(&old);
+        stage.collector.mark(format!("{old} ends"));
+        if let Some(old) = fleet.spare.take() {
+            old.stop().await;
+        }
         if number + 1 < count {
             sleep(deploy.pause).await;
         }

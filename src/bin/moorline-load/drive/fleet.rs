@@ -1,6 +1,6 @@
 //! The nodes of a course, and the list in which a proxy finds them.
 
-use std::{fs, io, net::SocketAddr, path::PathBuf};
+use std::{fs, io, path::PathBuf};
 
 use super::child::ChildNode;
 use crate::{node::list, scenario};
@@ -10,6 +10,8 @@ use crate::{node::list, scenario};
 pub(super) struct Fleet {
     /// In the order of their numbers.
     pub(super) nodes: Vec<ChildNode>,
+    /// A node that comes or goes: it has clients, and lives as long as they do where a run is cut short.
+    pub(super) spare: Option<ChildNode>,
     list: PathBuf,
     /// What the list said before the run, and says again after it.
     before: Option<Vec<u8>>,
@@ -28,27 +30,31 @@ impl Fleet {
             Err(error) if error.kind() == io::ErrorKind::NotFound => None,
             Err(e) => return Err(format!("{} cannot be read: {e}", list.display())),
         };
-        let mut fleet = Self { nodes: Vec::new(), list, before };
+        let mut fleet = Self { nodes: Vec::new(), spare: None, list, before };
         for number in 0..plan.nodes {
             let node = ChildNode::start(name(number.into(), 1)).await?;
             fleet.nodes.push(node);
         }
-        fleet.list(&fleet.addresses())?;
+        fleet.list()?;
         Ok(fleet)
     }
 
-    /// Where the nodes listen.
-    pub(super) fn addresses(&self) -> Vec<SocketAddr> {
-        self.nodes.iter().map(|node| node.address()).collect()
-    }
-
-    /// Replaces what the list says.
+    /// Writes the list: the nodes without the spare one.
     ///
     /// # Errors
     ///
     /// A sentence for the user.
-    pub(super) fn list(&self, addresses: &[SocketAddr]) -> Result<(), String> {
-        list::write(&self.list, addresses)
+    pub(super) fn list(&self) -> Result<(), String> {
+        list::write(&self.list, self.nodes.iter().map(ChildNode::address))
+    }
+
+    /// Writes the list, the spare node included.
+    ///
+    /// # Errors
+    ///
+    /// A sentence for the user.
+    pub(super) fn list_all(&self) -> Result<(), String> {
+        list::write(&self.list, self.nodes.iter().chain(&self.spare).map(ChildNode::address))
     }
 }
 

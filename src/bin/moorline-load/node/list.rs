@@ -7,7 +7,10 @@ use std::{fmt::Write, fs, io, net::SocketAddr, path::Path};
 /// # Errors
 ///
 /// A sentence for the user.
-pub(crate) fn write(path: &Path, addresses: &[SocketAddr]) -> Result<(), String> {
+pub(crate) fn write(
+    path: &Path,
+    addresses: impl IntoIterator<Item = SocketAddr>,
+) -> Result<(), String> {
     let mut text = String::new();
     for address in addresses {
         let _ = writeln!(text, "{address}");

@@ -53,8 +53,7 @@ pub(crate) fn serve(options: &NodeOptions) -> Result<(), String> {
     let echo = options.echo.map(bind).transpose()?;
     announce(&bound, echo.as_ref()).map_err(|e| format!("standard output: {e}"))?;
     if let Some(file) = &options.backends_file {
-        let addresses: Vec<_> = bound.iter().map(|(_, (_, address))| *address).collect();
-        list::write(file, &addresses)?;
+        list::write(file, bound.iter().map(|(_, (_, address))| *address))?;
     }
 
     let stop = CancellationToken::new();
