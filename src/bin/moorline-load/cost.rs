@@ -84,6 +84,14 @@ impl Meter {
     }
 }
 
+#[cfg(test)]
+impl Process {
+    /// One that lives, for made-up runs.
+    pub(crate) fn new(pid: u32, name: &str) -> Self {
+        Self { pid, name: name.to_owned(), ended: None, born: 0 }
+    }
+}
+
 fn measure(pid: u32) -> io::Result<(Process, Spent)> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
     let (process, user, system) = parse_stat(pid, &stat).ok_or(io::ErrorKind::InvalidData)?;

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::json::CheckpointRow;
+use super::json::{CheckpointRow, rounded};
 use crate::stats::Moment;
 
 /// What all measured processes together spent.
@@ -52,19 +52,20 @@ impl Cost {
 
 impl Expense {
     fn between(from: &CheckpointRow, to: &CheckpointRow) -> Self {
-        let length = to.at_s - from.at_s;
+        let length = rounded(to.at_s - from.at_s, 6);
         let cpu_us = cpu(to).saturating_sub(cpu(from)) as f64;
         let done = to.counters.since(&from.counters);
         let by = |divisor: u64| (divisor > 0).then(|| cpu_us / divisor as f64);
+        let short = |value| rounded(value, 6);
         let bytes = done.bytes_sent + done.bytes_received;
         Self {
             length_s: length,
             cpu_s: cpu_us / 1e6,
-            cores: if length > 0.0 { cpu_us / 1e6 / length } else { 0.0 },
-            cpu_us_per_message: by(done.answered),
-            cpu_us_per_connect: by(done.connects),
-            cpu_us_per_session: by(done.finished),
-            cpu_s_per_gib: by(bytes).map(|per_byte| per_byte * f64::from(1 << 30) / 1e6),
+            cores: if length > 0.0 { short(cpu_us / 1e6 / length) } else { 0.0 },
+            cpu_us_per_message: by(done.answered).map(short),
+            cpu_us_per_connect: by(done.connects).map(short),
+            cpu_us_per_session: by(done.finished).map(short),
+            cpu_s_per_gib: by(bytes).map(|per_byte| short(per_byte * f64::from(1 << 30) / 1e6)),
         }
     }
 }
@@ -76,5 +77,5 @@ fn cpu(at: &CheckpointRow) -> u64 {
 fn growth(before: Option<&CheckpointRow>, then: Option<&CheckpointRow>) -> Option<f64> {
     let (before, then) = (before?, then?);
     let pss = |at: &CheckpointRow| at.spent.iter().map(|spent| spent.pss_bytes as f64).sum::<f64>();
-    (then.connected > 0).then(|| (pss(then) - pss(before)) / then.connected as f64)
+    (then.connected > 0).then(|| rounded((pss(then) - pss(before)) / then.connected as f64, 3))
 }

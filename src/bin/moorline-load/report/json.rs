@@ -92,7 +92,6 @@ pub(crate) struct LatencyRow {
 
 /// One latency, exact to three digits.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[expect(missing_docs, reason = "percentiles and extremes in microseconds, as their names say")]
 pub(crate) struct Distribution {
     pub(crate) count: u64,
     pub(crate) min_us: u64,
@@ -265,7 +264,7 @@ impl Distribution {
     fn of(histogram: &Histogram<u64>) -> Option<Self> {
         let at = |quantile| histogram.value_at_quantile(quantile);
         let point = |step: hdrhistogram::iterators::IterationValue<u64>, count| CurvePoint {
-            quantile: step.quantile_iterated_to(),
+            quantile: rounded(step.quantile_iterated_to(), 9),
             value_us: step.value_iterated_to(),
             count,
         };
@@ -276,7 +275,7 @@ impl Distribution {
         (!histogram.is_empty()).then(|| Self {
             count: histogram.len(),
             min_us: histogram.min(),
-            mean_us: histogram.mean(),
+            mean_us: rounded(histogram.mean(), 3),
             p50_us: at(0.5),
             p90_us: at(0.9),
             p99_us: at(0.99),
@@ -359,6 +358,11 @@ fn field<'a>(text: &'a str, name: &str) -> Option<&'a str> {
 }
 
 fn seconds(duration: Duration) -> f64 {
-    // Rounded to microseconds: more is noise, and it keeps the document readable.
-    duration.as_micros() as f64 / 1e6
+    rounded(duration.as_secs_f64(), 6)
+}
+
+/// More digits would be noise, and short numbers are read back as exactly what was written.
+pub(super) fn rounded(value: f64, digits: i32) -> f64 {
+    let scale = 10_f64.powi(digits);
+    (value * scale).round() / scale
 }

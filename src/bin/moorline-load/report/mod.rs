@@ -86,3 +86,8 @@ impl Outcome {
 fn write(path: &Path, text: &str) -> Result<(), String> {
     fs::write(path, text).map_err(|error| format!("{} cannot be written: {error}", path.display()))
 }
+
+#[cfg(test)]
+mod example;
+#[cfg(test)]
+mod tests;
