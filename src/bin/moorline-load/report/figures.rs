@@ -37,6 +37,11 @@ impl Table {
         Self { title, head, rows: Vec::new(), texts }
     }
 
+    /// Whether it is too wide to stand beside another one.
+    pub(super) fn is_wide(&self) -> bool {
+        self.head.len() > 4
+    }
+
     /// Whether a column holds words.
     pub(super) fn is_text(&self, column: usize) -> bool {
         self.texts.contains(&column)
@@ -223,8 +228,10 @@ fn nodes(document: &Document) -> Table {
 }
 
 fn costs(document: &Document) -> Table {
-    let head = ["Cost", "time", "CPU", "a core", "a message", "a connect", "a session", "a GiB"];
-    let mut table = Table::new("Cost of the measured processes", &head, &[0]);
+    let head = ["CPU time", "length", "in all", "of a core"];
+    let each = ["per message", "per connect", "per session", "per GiB"];
+    let head = [head, each].concat();
+    let mut table = Table::new("CPU time of the measured processes", &head, &[0]);
     let Some(cost) = &document.cost else { return table };
     for (name, expense) in [("whole run", &cost.whole), ("steady phase", &cost.steady)] {
         table.rows.extend(expense.as_ref().map(|expense| cost_row(name, expense)));

@@ -92,8 +92,7 @@ impl Plot {
             (_, Unit::Percent) => "100 % is one core",
             _ => "",
         };
-        let several = chart.layers.len() > 1;
-        let mut legend: Vec<_> = chart.layers.iter().filter(|_| several).map(Key::new).collect();
+        let mut legend: Vec<_> = chart.layers.iter().map(Key::new).collect();
         if chart.limit.is_some() {
             legend.push(Key { class: "limit", shape: "line", name: "allowed p99".to_owned() });
         }

@@ -17,6 +17,9 @@ const MOST_NODES: usize = 7;
 /// Colours for things without an order, in the order of their use.
 const COLOURS: [&str; 8] = ["s1", "s2", "s3", "s4", "s5", "s6", "s7", "s8"];
 
+/// Nothing, at the start of the run.
+const START: Point = Point { x: 0.0, base: 0.0, value: Some(0.0) };
+
 /// The charts that have something to show.
 pub(super) fn charts(document: &Document) -> Vec<Chart> {
     if document.seconds.is_empty() {
@@ -104,7 +107,7 @@ impl<'a> Run<'a> {
             Some(sum as f64 / chunk.len() as f64)
         };
         let mut layer = self.layer(("clients", "s1", Form::Area), mean);
-        layer.points.insert(0, Point { x: 0.0, base: 0.0, value: Some(0.0) });
+        layer.points.insert(0, START);
         let y = Axis::linear(self.document.peak_connected as f64, Unit::Count);
         let mut chart = self.chart("connected", "Clients connected", y, vec![layer]);
         let peak = count(self.document.peak_connected);
@@ -236,7 +239,9 @@ impl<'a> Run<'a> {
             let mean = |chunk: &[SecondRow]| {
                 Some(chunk.iter().map(clients).sum::<u64>() as f64 / chunk.len() as f64)
             };
-            self.layer((name, class, Form::Area), mean)
+            let mut layer = self.layer((name, class, Form::Area), mean);
+            layer.points.insert(0, START);
+            layer
         });
         let mut layers: Vec<_> = layers.collect();
         stack(&mut layers);
@@ -264,7 +269,7 @@ impl<'a> Run<'a> {
             Some(Point { x: last.at_s, base: 0.0, value: Some(percent) })
         });
         let points: Vec<_> = points.collect();
-        let name = "CPU".to_owned();
+        let name = "user and system time".to_owned();
         let layer = Layer { name, class: "s1", form: Form::Area, points };
         let most = layer.highest();
         let y = Axis::linear(most, Unit::Percent);
@@ -276,12 +281,18 @@ impl<'a> Run<'a> {
 
     fn memory(&self) -> Option<Chart> {
         let pss = |chunk: &[SecondRow]| {
-            let sum = |second: &SecondRow| -> u64 {
-                second.spent.iter().map(|spent| spent.pss_bytes).sum()
-            };
-            chunk.iter().map(|second| sum(second) as f64).reduce(f64::max)
+            chunk.iter().map(|second| pss_bytes(&second.spent)).reduce(f64::max)
         };
-        let layer = self.layer(("PSS", "s2", Form::Area), pss);
+        let mut layer = self.layer(("proportional set size", "s2", Form::Area), pss);
+        let before = self.document.checkpoints.first();
+        layer.points.splice(
+            ..0,
+            before.map(|before| Point {
+                x: before.at_s,
+                base: 0.0,
+                value: Some(pss_bytes(&before.spent)),
+            }),
+        );
         let most = layer.highest();
         let y = Axis::linear(most, Unit::Bytes);
         let mut chart = self.chart("memory", "Memory of the measured processes", y, vec![layer]);
@@ -351,6 +362,10 @@ fn rate(of: impl Fn(&SecondRow) -> u64) -> impl Fn(&[SecondRow]) -> Option<f64> 
 
 fn cpu_us(spent: &[crate::cost::Spent]) -> u64 {
     spent.iter().map(|spent| spent.user_us + spent.system_us).sum()
+}
+
+fn pss_bytes(spent: &[crate::cost::Spent]) -> f64 {
+    spent.iter().map(|spent| spent.pss_bytes as f64).sum()
 }
 
 /// Sets each layer on top of the ones before it.
