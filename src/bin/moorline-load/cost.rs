@@ -123,3 +123,55 @@ fn parse_pss(rollup: &str) -> Option<u64> {
 fn micros(ticks: u64) -> u64 {
     ticks * TICK.as_micros() as u64
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        hint,
+        process::{self, Command},
+    };
+
+    use super::*;
+
+    #[test]
+    fn cpu_time_of_a_busy_process_grows() {
+        let mut meter = Meter::new(&[process::id()]).unwrap();
+        let busy = |spent: &[Spent]| spent[0].user_us + spent[0].system_us;
+        let start = meter.read(Duration::ZERO);
+        assert!(start[0].pss_bytes > 100_000, "{start:?}");
+        while busy(&meter.read(Duration::ZERO)) < busy(&start) + 50_000 {
+            (0..100_000_u32).for_each(|number| _ = hint::black_box(number));
+        }
+    }
+
+    #[test]
+    fn missing_process_is_told_in_a_sentence() {
+        // Process numbers end at 2^22.
+        let sentence = Meter::new(&[process::id(), 4_194_305]).unwrap_err();
+        assert_eq!(sentence, "there is no process 4194305 to measure");
+    }
+
+    #[test]
+    fn what_an_ended_process_spent_stays_spent() {
+        let mut child = Command::new("sleep").arg("60").spawn().unwrap();
+        let mut meter = Meter::new(&[child.id()]).unwrap();
+        let alive = meter.read(Duration::from_secs(1));
+        assert_eq!((meter.processes()[0].ended, alive[0].pss_bytes > 0), (None, true));
+        assert_eq!(meter.processes()[0].name, "sleep");
+        child.kill().unwrap();
+        child.wait().unwrap();
+        let gone = meter.read(Duration::from_secs(2));
+        assert_eq!((gone[0].user_us, gone[0].pss_bytes), (alive[0].user_us, 0));
+        meter.read(Duration::from_secs(3));
+        assert_eq!(meter.processes()[0].ended, Some(Duration::from_secs(2)));
+    }
+
+    #[test]
+    fn names_may_contain_anything() {
+        let fields = "S 1 1 1 0 -1 0 0 0 0 0 7 5 0 0 20 0 1 0 999 0 0";
+        let (process, user, system) = parse_stat(9, &format!("9 (a) b (c) {fields}\n")).unwrap();
+        assert_eq!((process.name.as_str(), process.born), ("a) b (c", 999));
+        assert_eq!((user, system), (7, 5));
+        assert_eq!(parse_pss("Rss: 9 kB\nPss:   12 kB\nPss_Dirty: 3 kB\n"), Some(12 * 1024));
+    }
+}

@@ -235,3 +235,56 @@ impl Look<'_> {
         (!words.is_empty()).then(|| words.join(", "))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{report::example, scenario::Outputs, stats::Record};
+
+    fn look(record: &Record, second: usize) -> Look<'_> {
+        Look {
+            second: &record.seconds[second - 1],
+            totals: &record.totals,
+            errors: &record.errors,
+            nodes: &record.nodes,
+        }
+    }
+
+    #[test]
+    fn line_tells_clients_rates_latency_errors_and_nodes() {
+        let line = look(&example::record(), 20).line();
+        let (start, rest) = line.split_once("p50 ").unwrap();
+        assert_eq!(start, "  20.0 s  clients 6,000  handshakes 400/s  messages 600/s  ");
+        let (latency, rest) = rest.split_once("  errors ").unwrap();
+        assert!(latency.contains("ms  p99 "), "{latency}");
+        let nodes = "nodes node-1 1,200, node-2 2,000, node-3 2,000, node-4 800";
+        assert_eq!(rest, format!("upgrade_refused 22, timeout 15  {nodes}"));
+    }
+
+    #[test]
+    fn many_nodes_are_summed_up() {
+        let mut record = example::record();
+        let second = Arc::make_mut(&mut record.seconds[29]);
+        second.on_node = vec![1, 2, 3, 4, 5, 6, 7, 8];
+        for name in ["node-7", "node-8"] {
+            record.nodes.push(NodeTotal { name: name.into(), sessions: 1 });
+        }
+        let words = look(&record, 30).node_words().unwrap();
+        assert!(words.ends_with("node-6 6, 2 others 15"), "{words}");
+    }
+
+    #[test]
+    fn seconds_pass_without_a_view_too() {
+        let mut scenario = example::scenario();
+        scenario.outputs = Outputs { quiet: true, ..Outputs::default() };
+        let collector = Arc::new(Collector::new(Default::default()));
+        let live = Live::start(&scenario, Arc::clone(&collector));
+        let recorder = collector.recorder();
+        recorder.sent(1);
+        while collector.totals().0.sent == 0 {
+            thread::sleep(Duration::from_millis(10));
+        }
+        live.stop();
+        assert_eq!(Arc::strong_count(&collector), 1);
+    }
+}

@@ -121,8 +121,9 @@ impl<'a> Run<'a> {
         let answered = rate(|second| second.counters.answered);
         let heard = rate(|second| second.counters.heard);
         let layers: Vec<_> = [
-            (totals.sent, self.layer(("sent", "s2", Form::Line), sent)),
+            // Dashes over a line: both are seen where they lie on each other.
             (totals.answered, self.layer(("answered", "s1", Form::Line), answered)),
+            (totals.sent, self.layer(("sent", "s2", Form::Line), sent)),
             (totals.heard, self.layer(("broadcasts heard", "s3", Form::Line), heard)),
         ]
         .into_iter()

@@ -17,3 +17,6 @@ pub(crate) use self::{
     series::{Checkpoint, Mark, Moment, NodeTotal, Quantiles, Record, Second},
     tally::{Counters, ErrorCounts, Latencies, LatencySet},
 };
+
+#[cfg(test)]
+mod tests;
