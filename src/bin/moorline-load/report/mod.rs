@@ -22,7 +22,8 @@ mod words;
 
 use std::{fs, path::Path};
 
-pub(crate) use self::{json::Document, live::Live};
+use self::json::Document;
+pub(crate) use self::live::Live;
 use crate::{
     scenario::{Outputs, Scenario},
     stats::Record,
@@ -55,11 +56,6 @@ impl Outcome {
     /// For the end of a terminal session: several lines, the last one ended.
     pub(crate) fn summary(&self) -> String {
         summary::summarize(&self.document)
-    }
-
-    /// All figures.
-    pub(crate) fn document(&self) -> &Document {
-        &self.document
     }
 
     /// Writes the files that were asked for.

@@ -5,7 +5,6 @@ use std::fmt::Write as _;
 use super::{
     figures::{self, Table},
     json::Document,
-    words,
 };
 
 /// All of it, lines ended.
@@ -63,9 +62,4 @@ fn wrapped(text: &str, width: usize) -> String {
         }
     }
     lines.join("\n")
-}
-
-/// A sentence about where files went.
-pub(super) fn written(paths: &[String]) -> String {
-    format!("Written: {}\n", words::list(paths))
 }

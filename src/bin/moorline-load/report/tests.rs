@@ -22,14 +22,14 @@ fn parsed(page: &str) -> Xml<'_> {
 #[test]
 fn raw_figures_survive_a_round_trip() {
     let outcome = outcome();
-    let text = serde_json::to_string(outcome.document()).unwrap();
+    let text = serde_json::to_string(&outcome.document).unwrap();
     let read: Document = serde_json::from_str(&text).unwrap();
-    assert!(read == *outcome.document());
+    assert!(read == outcome.document);
 }
 
 #[test]
 fn raw_figures_tell_what_a_comparison_needs() {
-    let document = serde_json::to_value(outcome().document()).unwrap();
+    let document = serde_json::to_value(&outcome().document).unwrap();
     let moments: Vec<_> = document["checkpoints"].as_array().unwrap().iter().collect();
     let names: Vec<_> = moments.iter().map(|at| at["moment"].as_str().unwrap()).collect();
     assert_eq!(names, ["before", "steady_start", "steady_end", "after"]);
@@ -51,7 +51,7 @@ fn raw_figures_tell_what_a_comparison_needs() {
 
 #[test]
 fn page_stands_alone_and_is_well_formed() {
-    let page = html::page(outcome().document()).unwrap();
+    let page = html::page(&outcome().document).unwrap();
     // For looking at it.
     if let Some(path) = env::var_os("MOORLINE_EXAMPLE_PAGE") {
         fs::write(path, &page).unwrap();
@@ -80,7 +80,7 @@ fn page_stands_alone_and_is_well_formed() {
 
 #[test]
 fn page_holds_every_chart_with_words_and_figures() {
-    let page = html::page(outcome().document()).unwrap();
+    let page = html::page(&outcome().document).unwrap();
     let xml = parsed(&page);
     let figures: Vec<_> = xml.descendants().filter(|node| node.has_tag_name("figure")).collect();
     let ids: Vec<_> = figures.iter().map(|figure| figure.attribute("id").unwrap()).collect();
@@ -115,7 +115,7 @@ fn page_holds_every_chart_with_words_and_figures() {
 
 #[test]
 fn page_escapes_what_servers_say() {
-    let page = html::page(outcome().document()).unwrap();
+    let page = html::page(&outcome().document).unwrap();
     assert!(!page.contains("<Bad Gateway>"));
     assert!(parsed(&page).descendants().any(|node| {
         node.text().is_some_and(|text| text == "the upgrade was answered by 502 <Bad Gateway>")
@@ -131,7 +131,7 @@ fn run_that_reached_nobody_makes_a_page_and_a_summary_too() {
     let outcome = Outcome::new(&scenario, &record);
     assert!(outcome.passed());
     assert!(outcome.summary().contains("no client got connected"));
-    parsed(&html::page(outcome.document()).unwrap());
+    parsed(&html::page(&outcome.document).unwrap());
 }
 
 #[test]

@@ -14,8 +14,13 @@ pub(crate) use self::{
     collector::Collector,
     failure::{ErrorKind, Failure},
     recorder::{Loss, Recorder, Seat},
-    series::{Checkpoint, Mark, Moment, NodeTotal, Quantiles, Record, Second},
-    tally::{Counters, ErrorCounts, Latencies, LatencySet},
+    series::{Checkpoint, Moment, NodeTotal, Quantiles, Record, Second},
+    tally::{Counters, ErrorCounts},
+};
+#[cfg(test)]
+pub(crate) use self::{
+    series::Mark,
+    tally::{Latencies, LatencySet},
 };
 
 #[cfg(test)]
