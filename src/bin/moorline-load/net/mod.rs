@@ -13,6 +13,9 @@ mod tls;
 mod upgrade;
 mod websocket;
 
+#[cfg(test)]
+mod tests;
+
 pub(crate) use self::{
     connector::{Connector, Dialer},
     http::{Http, Reply},

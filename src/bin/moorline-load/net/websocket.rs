@@ -7,12 +7,13 @@
 use std::{
     cell::RefCell,
     fmt,
+    future::poll_fn,
+    mem,
     pin::Pin,
     task::{Context, Poll, ready},
 };
 
 use bytes::{Buf, BytesMut};
-use std::future::poll_fn;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::{
@@ -317,7 +318,7 @@ impl WebSocket {
         if self.pending.is_empty() {
             return Ok(None);
         }
-        let pending = std::mem::take(&mut self.pending);
+        let pending = mem::take(&mut self.pending);
         let result = self.read_frame(cx, &pending);
         self.pending = pending;
         let Some((used, event)) = result? else {
@@ -400,31 +401,31 @@ impl WebSocket {
 
     fn poll_skim(&mut self, cx: &mut Context<'_>) -> Poll<Result<Result<usize, Closure>, Failure>> {
         self.poll_flush(cx)?;
+        // Frames that an earlier read has left.
+        if !self.pending.is_empty() {
+            let left = mem::take(&mut self.pending);
+            match self.skim_bytes(cx, &left)? {
+                Ok(0) => {}
+                skimmed => return Poll::Ready(Ok(skimmed)),
+            }
+        }
         READ.with_borrow_mut(|scratch| {
             loop {
-                // What was left is at most a control frame or a header.
-                let left = std::mem::take(&mut self.pending);
-                let (old, rest) = match left.len() < SCRATCH / 2 {
-                    true => scratch.split_at_mut(left.len()),
-                    false => return Poll::Ready(self.skim_bytes(cx, &left)),
-                };
-                old.copy_from_slice(&left);
-                let fresh = match self.poll_fill(cx, rest) {
-                    Poll::Ready(fresh) => fresh?.len(),
-                    Poll::Pending if left.is_empty() => return Poll::Pending,
-                    Poll::Pending => 0,
-                };
-                let known = left.len() + fresh;
-                match self.skim_bytes(cx, &scratch[..known])? {
-                    Ok(0) if fresh == 0 => return Poll::Pending,
+                // What is left now is at most a control frame without its end.
+                let left = self.pending.len();
+                let fresh = ready!(self.poll_fill(cx, &mut scratch[left..]))?.len();
+                scratch[..left].copy_from_slice(&self.pending);
+                self.pending = BytesMut::new();
+                match self.skim_bytes(cx, &scratch[..left + fresh])? {
                     Ok(0) => {}
-                    other => return Poll::Ready(Ok(other)),
+                    skimmed => return Poll::Ready(Ok(skimmed)),
                 }
             }
         })
     }
 
-    /// Counts the payload in `input` and keeps an unfinished header or control frame.
+    /// Counts the payload in `input`, up to a close frame; keeps what comes behind that, or is not
+    /// whole.
     fn skim_bytes(
         &mut self,
         cx: &mut Context<'_>,
@@ -432,27 +433,29 @@ impl WebSocket {
     ) -> Result<Result<usize, Closure>, Failure> {
         let mut counted = 0;
         loop {
-            let skipped = self.skipping.min(input.len() as u64);
-            self.skipping -= skipped;
-            counted += skipped as usize;
-            input = &input[skipped as usize..];
+            let skipped = self.skipping.min(input.len() as u64) as usize;
+            self.skipping -= skipped as u64;
+            counted += skipped;
+            input = &input[skipped..];
             match Header::parse(input).map_err(malformed)? {
                 Some((header, start)) if !header.opcode.is_control() => {
                     self.skipping = header.len;
                     input = &input[start..];
                 }
-                _ => match self.read_frame(cx, input)? {
-                    Some((_, Event::Message(Message::Close(closure)))) => {
-                        return Ok(Err(closure));
+                Some((header, _)) if header.opcode != Opcode::Close || counted == 0 => {
+                    match self.read_frame(cx, input)? {
+                        Some((_, Event::Message(Message::Close(closure)))) => {
+                            return Ok(Err(closure));
+                        }
+                        Some((used, _)) => input = &input[used..],
+                        None => break,
                     }
-                    Some((used, _)) => input = &input[used..],
-                    None => {
-                        self.pending.extend_from_slice(input);
-                        return Ok(Ok(counted));
-                    }
-                },
+                }
+                _ => break,
             }
         }
+        self.pending.extend_from_slice(input);
+        Ok(Ok(counted))
     }
 }
 

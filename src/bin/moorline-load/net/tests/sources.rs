@@ -1,0 +1,67 @@
+use std::net::{IpAddr, SocketAddr};
+
+use super::*;
+
+/// Tells each client the address that it comes from.
+async fn mirror() -> SocketAddr {
+    server(|mut tcp| async move {
+        let IpAddr::V4(source) = tcp.peer_addr().unwrap().ip() else { panic!("no IPv4") };
+        tcp.write_all(&source.octets()).await.unwrap();
+    })
+    .await
+}
+
+async fn said(connector: &Arc<Connector>, number: u32) -> [u8; 4] {
+    let mut octets = [0; 4];
+    let mut stream = connector.dialer(number).connect().await.unwrap();
+    stream.read_exact(&mut octets).await.unwrap();
+    octets
+}
+
+#[tokio::test]
+async fn clients_take_turns_among_the_sources() {
+    let url = format!("ws://{}", mirror().await);
+    let many = connector(url.clone(), |options| options.sources = Some(300));
+    let mut seen = Vec::new();
+    for number in [0, 1, 254, 299, 300, 301] {
+        seen.push(said(&many, number).await);
+    }
+    let wanted = [
+        [127, 1, 0, 1],
+        [127, 1, 0, 2],
+        [127, 1, 0, 255],
+        [127, 1, 1, 44],
+        [127, 1, 0, 1],
+        [127, 1, 0, 2],
+    ];
+    assert_eq!(seen, wanted);
+    let one = connector(url, |_| ());
+    assert_eq!(said(&one, 7).await, [127, 0, 0, 1], "the kernel's choice");
+}
+
+#[tokio::test]
+async fn clients_take_turns_among_the_addresses() {
+    let (first, second) = (mirror().await, mirror().await);
+    let listening = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let deaf = listening.local_addr().unwrap();
+    drop(listening);
+    let mut scenario = scenario(format!("ws://{first}"), |_| ());
+    scenario.target.addresses = vec![first, second, deaf];
+    let connector = Arc::new(Connector::new(&scenario).unwrap());
+    for (number, wanted) in [(0, first), (1, second), (2, first), (3, first)] {
+        let stream = connector.dialer(number).connect().await.unwrap();
+        let crate::net::Stream::Plain(tcp) = &stream else { panic!("no TLS was wanted") };
+        assert_eq!(tcp.peer_addr().unwrap(), wanted, "client {number}");
+        assert!(tcp.nodelay().unwrap());
+    }
+}
+
+#[tokio::test]
+async fn a_deaf_address_is_named() {
+    let listening = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let deaf = listening.local_addr().unwrap();
+    drop(listening);
+    let failure = Connector::plain(deaf).dialer(0).connect().await.unwrap_err();
+    assert_eq!(failure.kind, ErrorKind::Connect);
+    assert_eq!(failure.detail, format!("nothing listens on {deaf}"));
+}

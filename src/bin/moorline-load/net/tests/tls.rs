@@ -1,0 +1,142 @@
+use std::path::PathBuf;
+
+use bytes::Bytes;
+use rustls::{
+    HandshakeKind, ServerConfig,
+    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
+};
+use tokio_rustls::TlsAcceptor;
+
+use super::*;
+use crate::net::Stream;
+
+fn certificate(name: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("certs").join(name)
+}
+
+/// Answers a byte with whether the handshake was a resumed one, and with the name that was asked for.
+async fn witness() -> u16 {
+    let chain = CertificateDer::pem_file_iter(certificate("site.pem")).unwrap();
+    let key = PrivateKeyDer::from_pem_file(certificate("site.key")).unwrap();
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let config = ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(chain.map(Result::unwrap).collect(), key)
+        .unwrap();
+    let acceptor = TlsAcceptor::from(Arc::new(config));
+    let address = server(move |tcp| {
+        let acceptor = acceptor.clone();
+        async move {
+            let Ok(mut tls) = acceptor.accept(tcp).await else { return };
+            let session = tls.get_ref().1;
+            let resumed = session.handshake_kind() == Some(HandshakeKind::Resumed);
+            let name = session.server_name().unwrap_or("none").to_owned();
+            if tls.read_u8().await.is_ok() {
+                tls.write_u8(u8::from(resumed)).await.unwrap();
+                tls.write_all(name.as_bytes()).await.unwrap();
+            }
+            tls.shutdown().await.unwrap();
+        }
+    })
+    .await;
+    address.port()
+}
+
+/// What the witness says of a connection.
+async fn told(stream: Result<Stream, Failure>) -> (bool, String) {
+    let mut stream = stream.unwrap();
+    stream.write_all(b"?").await.unwrap();
+    let mut told = Vec::new();
+    stream.read_to_end(&mut told).await.unwrap();
+    (told[0] == 1, String::from_utf8(told.split_off(1)).unwrap())
+}
+
+fn trusting(options: &mut Options) {
+    options.ca = Some(certificate("site.pem"));
+}
+
+#[tokio::test]
+async fn the_named_authority_is_trusted() {
+    let connector = connector(format!("wss://localhost:{}", witness().await), trusting);
+    let (_, name) = told(connector.dialer(0).connect().await).await;
+    assert_eq!(name, "localhost");
+}
+
+#[tokio::test]
+async fn other_authorities_are_not_trusted_unless_all_are() {
+    let url = format!("https://127.0.0.1:{}", witness().await);
+    let strict = connector(url.clone(), |options| options.ca = Some(certificate("other.pem")));
+    let failure = strict.dialer(0).connect().await.unwrap_err();
+    assert_eq!(failure.kind, ErrorKind::Tls);
+    assert!(failure.detail.starts_with("the server's certificate is not trusted"), "{failure}");
+    let lax = connector(url, |options| options.insecure = true);
+    assert_eq!(told(lax.dialer(0).connect().await).await.1, "none", "addresses are no names");
+}
+
+#[test]
+fn a_file_without_authorities_is_refused() {
+    let url = "wss://127.0.0.1:1";
+    for (file, clause) in [("none.pem", "cannot be read"), ("README.md", "holds no certificate")] {
+        let scenario = scenario(url.to_owned(), |options| options.ca = Some(certificate(file)));
+        let fault = Connector::new(&scenario).unwrap_err();
+        assert!(fault.contains(file) && fault.contains(clause), "{fault}");
+    }
+}
+
+#[tokio::test]
+async fn a_client_resumes_its_own_sessions_and_no_others() {
+    let url = format!("wss://localhost:{}", witness().await);
+    let connector = connector(url, trusting);
+    let (one, other) = (connector.dialer(0), connector.dialer(1));
+    assert!(!told(one.connect().await).await.0);
+    for _ in 0..5 {
+        assert!(told(one.connect().await).await.0);
+    }
+    assert!(!told(other.connect().await).await.0);
+}
+
+#[tokio::test]
+async fn nothing_is_resumed_where_that_is_off() {
+    let url = format!("wss://localhost:{}", witness().await);
+    let connector = connector(url, |options| {
+        trusting(options);
+        options.no_resume = true;
+    });
+    let dialer = connector.dialer(0);
+    for _ in 0..3 {
+        assert!(!told(dialer.connect().await).await.0);
+    }
+}
+
+#[tokio::test]
+async fn tls_spoken_to_a_plain_text_port_is_told() {
+    let plain = server(|mut tcp| async move {
+        tcp.read_u8().await.unwrap();
+        tcp.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n").await.unwrap();
+    })
+    .await;
+    let silent = server(|mut tcp| async move { tcp.shutdown().await.unwrap() }).await;
+    for (address, clause) in [
+        (plain, "the server does not speak TLS"),
+        (silent, "the server ended the connection in the TLS handshake"),
+    ] {
+        let connector = connector(format!("wss://{address}"), |options| options.insecure = true);
+        let failure = connector.dialer(0).connect().await.unwrap_err();
+        assert_eq!((failure.kind, failure.detail.as_str()), (ErrorKind::Tls, clause));
+    }
+}
+
+#[tokio::test]
+async fn plain_text_spoken_to_a_tls_port_is_told() {
+    let connector = connector(format!("ws://127.0.0.1:{}", witness().await), |_| ());
+    let dialer = connector.dialer(0);
+    let clause = "the server speaks TLS, but the URL does not ask for it";
+    let failure: Failure = dialer.websocket("/", &HeaderMap::new()).await.unwrap_err().into();
+    assert_eq!((failure.kind, failure.detail.as_str()), (ErrorKind::Protocol, clause));
+    let mut http = dialer.http().await.unwrap();
+    let reply = http.send(::http::Method::GET, "/", &HeaderMap::new(), Bytes::new()).await;
+    let failure = reply.unwrap_err();
+    assert_eq!((failure.kind, failure.detail.as_str()), (ErrorKind::Protocol, clause));
+}
