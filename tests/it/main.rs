@@ -17,6 +17,8 @@ mod connecting;
 mod cookies;
 #[cfg(test)]
 mod forwarded;
+#[cfg(all(test, feature = "load"))]
+mod load_input;
 #[cfg(test)]
 mod process;
 #[cfg(test)]

@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use crate::support::{
     Backend, End, Peer, Proxy, Raw, backend, message, process,
-    proxy::Setup,
     tls::Certificate,
     websocket::{self, tunnel},
 };
@@ -18,24 +17,6 @@ const FLAT: usize = 8 << 20;
 /// Longest silence that counts as backpressure.
 const QUIET: Duration = Duration::from_millis(500);
 
-/// A proxy with a plain and a TLS listener in front of this backend.
-async fn both(backend: &Backend) -> (Proxy, Certificate) {
-    let setup = Setup::new();
-    let certificate = Certificate::make(setup.directory(), "app.test");
-    let setting = certificate.setting();
-    let proxy = setup
-        .with(|settings| {
-            settings.backends(&[backend.address]);
-            settings.table(&format!(
-                "[listeners.secure]\nbind = \"127.0.0.1:0\"\nprotocol = \"https\"\n\
-                 certificates = {setting}\n"
-            ));
-        })
-        .start()
-        .await;
-    (proxy, certificate)
-}
-
 /// One tunnel in the clear and one over TLS.
 async fn tunnels(proxy: &Proxy, certificate: &Certificate, backend: &Backend) -> [(Raw, Peer); 2] {
     let plain = tunnel(proxy, backend).await;
@@ -46,7 +27,7 @@ async fn tunnels(proxy: &Proxy, certificate: &Certificate, backend: &Backend) ->
 #[tokio::test]
 async fn fault_071_fin_from_the_client() {
     let backend = Backend::manual().await;
-    let (proxy, certificate) = both(&backend).await;
+    let (proxy, certificate) = Proxy::plain_and_secure(backend.address).await;
     for (mut client, peer) in tunnels(&proxy, &certificate, &backend).await {
         client.send("last words").await;
         client.finish().await;
@@ -72,7 +53,7 @@ async fn fault_071_fin_from_the_client() {
 #[tokio::test]
 async fn fault_071_fin_from_the_backend() {
     let backend = Backend::manual().await;
-    let (proxy, certificate) = both(&backend).await;
+    let (proxy, certificate) = Proxy::plain_and_secure(backend.address).await;
     for (mut client, peer) in tunnels(&proxy, &certificate, &backend).await {
         peer.send("last words").await;
         peer.finish();
@@ -93,7 +74,7 @@ async fn fault_071_fin_from_the_backend() {
 #[tokio::test]
 async fn fault_072_reset_from_the_client() {
     let backend = Backend::manual().await;
-    let (proxy, certificate) = both(&backend).await;
+    let (proxy, certificate) = Proxy::plain_and_secure(backend.address).await;
     for (mut client, peer) in tunnels(&proxy, &certificate, &backend).await {
         client.send("before").await;
         peer.wait_for_rest(b"before").await;
@@ -110,7 +91,7 @@ async fn fault_072_reset_from_the_client() {
 #[tokio::test]
 async fn fault_072_reset_from_the_backend() {
     let backend = Backend::manual().await;
-    let (proxy, certificate) = both(&backend).await;
+    let (proxy, certificate) = Proxy::plain_and_secure(backend.address).await;
     for (mut client, peer) in tunnels(&proxy, &certificate, &backend).await {
         peer.send("before").await;
         assert_eq!(client.exact(6).await, b"before");
@@ -126,7 +107,7 @@ async fn fault_072_reset_from_the_backend() {
 #[tokio::test]
 async fn fault_073_stalled_backend() {
     let backend = Backend::manual().await;
-    let (proxy, certificate) = both(&backend).await;
+    let (proxy, certificate) = Proxy::plain_and_secure(backend.address).await;
     for (mut client, peer) in tunnels(&proxy, &certificate, &backend).await {
         peer.stall();
         peer.check_pattern();
@@ -152,7 +133,7 @@ async fn fault_073_stalled_backend() {
 #[tokio::test]
 async fn fault_073_stalled_client() {
     let backend = Backend::manual().await;
-    let (proxy, certificate) = both(&backend).await;
+    let (proxy, certificate) = Proxy::plain_and_secure(backend.address).await;
     for (mut client, peer) in tunnels(&proxy, &certificate, &backend).await {
         process::forget_peak(proxy.pid());
         let before = process::resident(proxy.pid());
@@ -179,7 +160,7 @@ async fn fault_074_client_gone_while_the_backend_sends() {
         }
     }))
     .await;
-    let (proxy, certificate) = both(&backend).await;
+    let (proxy, certificate) = Proxy::plain_and_secure(backend.address).await;
     for round in 0..20 {
         let mut client = match round % 2 {
             0 => Raw::connect(proxy.web()).await,

@@ -14,7 +14,7 @@ use std::{
 use serde_json::Value;
 use tempfile::TempDir;
 
-use super::{Raw, Settings, eventually, found, message, process};
+use super::{Raw, Settings, eventually, found, message, process, tls::Certificate};
 
 /// A proxy that serves; dropping it kills the process.
 pub(crate) struct Proxy {
@@ -135,6 +135,24 @@ impl Proxy {
             settings.backends(addresses);
         })
         .await
+    }
+
+    /// A proxy in front of this backend with a plain listener, and `secure` with a certificate of its own.
+    pub(crate) async fn plain_and_secure(backend: SocketAddr) -> (Self, Certificate) {
+        let setup = Setup::new();
+        let certificate = Certificate::make(setup.directory(), "app.test");
+        let setting = certificate.setting();
+        let proxy = setup
+            .with(|settings| {
+                settings.backends(&[backend]);
+                settings.table(&format!(
+                    "[listeners.secure]\nbind = \"127.0.0.1:0\"\nprotocol = \"https\"\n\
+                     certificates = {setting}\n"
+                ));
+            })
+            .start()
+            .await;
+        (proxy, certificate)
     }
 
     /// Starts one with the default settings changed.

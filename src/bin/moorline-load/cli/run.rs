@@ -1,12 +1,12 @@
 //! `run`, `herd`, `deploy` and `chaos`: one run, from what was typed to its report.
 
-use std::{path::PathBuf, process::ExitCode, sync::Arc};
+use std::{fs::OpenOptions, path::PathBuf, process::ExitCode, sync::Arc};
 
 use crate::{
     cost::Meter,
     drive::{self, Ending},
     report::{Live, Outcome},
-    scenario::{Scenario, file, options::Options},
+    scenario::{Outputs, Scenario, file, options::Options},
     stats::Collector,
 };
 
@@ -55,6 +55,7 @@ impl<C: clap::Args> CourseArgs<C> {
 /// Runs a scenario and reports it.
 pub(super) fn run(options: Result<Options, String>) -> Result<ExitCode, String> {
     let scenario = Arc::new(Scenario::check(options?)?);
+    writable(&scenario.outputs)?;
     let collector = Arc::new(Collector::new(Meter::new(&scenario.cost_of)?));
     let live = Live::start(&scenario, Arc::clone(&collector));
     let ending = drive::run(&scenario, &collector);
@@ -73,4 +74,13 @@ pub(super) fn run(options: Result<Options, String>) -> Result<ExitCode, String> 
         Ending::Complete | Ending::Interrupted if outcome.passed() => Ok(ExitCode::SUCCESS),
         Ending::Complete | Ending::Interrupted => Ok(ExitCode::FAILURE),
     }
+}
+
+/// What cannot be written is to be known before a run, not after it.
+fn writable(outputs: &Outputs) -> Result<(), String> {
+    for path in [&outputs.json, &outputs.html].into_iter().flatten() {
+        let opened = OpenOptions::new().create(true).append(true).open(path);
+        opened.map_err(|e| format!("{} cannot be written: {e}", path.display()))?;
+    }
+    Ok(())
 }

@@ -1,0 +1,128 @@
+//! What `moorline-load` says to bad input: one sentence on standard error, exit code 2, at once.
+
+use std::{
+    fs,
+    net::TcpListener,
+    process::{Command, Output},
+};
+
+use crate::support::{Backend, Proxy, message};
+
+/// Runs the harness with these words; a run that it does begin is as short as can be.
+async fn load(words: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_moorline-load"));
+    command.args(words);
+    tokio::task::spawn_blocking(move || command.output()).await.unwrap().unwrap()
+}
+
+/// What it said, where it said one sentence and ended with exit code 2.
+async fn refused(words: &[&str]) -> String {
+    sentence(&load(words).await)
+}
+
+fn sentence(output: &Output) -> String {
+    let said = String::from_utf8_lossy(&output.stderr).trim_end().to_owned();
+    assert_eq!(output.status.code(), Some(2), "{said}");
+    assert_eq!(said.lines().count(), 1, "{said}");
+    assert!(output.stdout.is_empty(), "{}", String::from_utf8_lossy(&output.stdout));
+    said
+}
+
+/// A target that answers every request with a 404 of its own.
+async fn no_socket_io() -> Backend {
+    Backend::answering(|_| message::reply("404 Not Found", "", "no such page")).await
+}
+
+#[tokio::test]
+async fn a_target_that_is_not_there() {
+    let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let url = format!("http://{free}");
+    for client in ["polling-upgrade", "websocket", "ws", "http", "connect"] {
+        let said = refused(&["run", &url, "--client", client]).await;
+        assert_eq!(said, format!("{url}: nothing listens on {free}"), "{client}");
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_is_no_socket_io_server_and_a_wrong_path() {
+    let server = no_socket_io().await;
+    let url = format!("http://{}/chat/", server.address);
+    for client in ["polling-upgrade", "polling", "websocket"] {
+        let said = refused(&["run", &url, "--client", client]).await;
+        assert!(said.starts_with(&format!("{url}: ")), "{said}");
+        assert!(said.contains("/chat/") && said.contains("404"), "{client}: {said}");
+    }
+    let said = refused(&["run", &url, "--client", "http"]).await;
+    assert!(said.contains("404 Not Found"), "{said}");
+    let said = refused(&["run", &url, "--client", "ws"]).await;
+    assert!(said.contains("404 Not Found"), "{said}");
+}
+
+#[tokio::test]
+async fn tls_spoken_to_a_plain_port_and_the_reverse() {
+    let backend = no_socket_io().await;
+    let (proxy, _) = Proxy::plain_and_secure(backend.address).await;
+    let (plain, secure) = (proxy.web(), proxy.listener("secure"));
+
+    let url = format!("https://{plain}");
+    let said = refused(&["run", &url]).await;
+    assert_eq!(said, format!("{url}: the server does not speak TLS"));
+    let url = format!("http://{secure}");
+    let said = refused(&["run", &url]).await;
+    assert!(said.contains("TLS"), "{said}");
+    let url = format!("https://{secure}");
+    let said = refused(&["run", &url]).await;
+    assert!(said.contains("certificate"), "{said}");
+}
+
+#[tokio::test]
+async fn flags_that_make_no_sense() {
+    for (words, part) in [
+        (&["run"][..], "no target: give its URL"),
+        (&["run", "localhost:1"], "did you mean http://localhost:1"),
+        (&["run", "http://127.0.0.1:1", "--clients", "0"], "clients is 0"),
+        (&["run", "http://127.0.0.1:1", "--repeat"], "repeat needs messages"),
+        (&["herd", "http://127.0.0.1:1", "--hold", "1s"], "what is to happen takes 5s"),
+        (&["deploy", "http://127.0.0.1:1"], "no backends-file"),
+        (&["chaos", "http://127.0.0.1:1", "--backends-file", "x"], "nothing is to happen"),
+        (&["run", "https://127.0.0.1:1", "--ca", "/nowhere.pem"], "/nowhere.pem"),
+        (&["run", "http://127.0.0.1:1", "--json", "/nowhere/x"], "/nowhere/x cannot be written"),
+        (&["run", "http://127.0.0.1:1", "--cost-of", "4194305"], "no process 4194305"),
+        (&["run", "--file", "/nowhere.toml"], "/nowhere.toml cannot be read"),
+    ] {
+        let said = refused(words).await;
+        assert!(said.contains(part), "{words:?}: {said}");
+    }
+}
+
+#[tokio::test]
+async fn a_bad_scenario_file_is_told_with_its_line() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("smoke.toml");
+    let shown = file.to_str().unwrap();
+    for (text, place, part) in [
+        ("url = 'http://127.0.0.1:1'\nclints = 5", ":2:1: ", "clints"),
+        ("every = 5s", ":1:", ""),
+        ("[deploy]\ndrain = 'soon'", ":2:9: ", "soon is no duration"),
+    ] {
+        fs::write(&file, text).unwrap();
+        let said = refused(&["run", "--file", shown]).await;
+        assert!(said.starts_with(&format!("{shown}{place}")) && said.contains(part), "{said}");
+    }
+}
+
+#[tokio::test]
+async fn too_few_descriptors_are_told_with_the_number_that_fits() {
+    let server = no_socket_io().await;
+    let program = env!("CARGO_BIN_EXE_moorline-load");
+    let url = format!("http://{}", server.address);
+    let line = format!("ulimit -n 100; exec {program} run {url} --client ws --clients 500");
+    let mut command = Command::new("sh");
+    command.args(["-c", &line]);
+    let output = tokio::task::spawn_blocking(move || command.output()).await.unwrap().unwrap();
+    let said = sentence(&output);
+    assert!(said.contains("500") && said.contains("descriptors"), "{said}");
+    let fits = said.split(|c: char| !c.is_ascii_digit()).filter_map(|n| n.parse::<u32>().ok());
+    assert!(fits.clone().any(|n| (20..100).contains(&n)), "no number that would fit: {said}");
+    server.assert_untouched();
+}
