@@ -62,13 +62,15 @@ pub(super) fn run(options: Result<Options, String>) -> Result<ExitCode, String> 
     live.stop();
     let ending = ending?;
     let outcome = Outcome::new(&scenario, &collector.record());
-    outcome.write(&scenario.outputs)?;
+    let written = outcome.write(&scenario.outputs);
     if scenario.outputs.quiet {
         // The summary says so too; who asked for none still needs the reason of the exit code.
         outcome.failures().iter().for_each(|failure| eprintln!("{failure}"));
     } else {
         print!("{}", outcome.summary());
     }
+    // After the summary: a file that cannot be written must not take the figures with it.
+    written?;
     match ending {
         Ending::Broken(sentence) => Err(sentence),
         Ending::Complete | Ending::Interrupted if outcome.passed() => Ok(ExitCode::SUCCESS),

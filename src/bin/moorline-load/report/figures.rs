@@ -230,11 +230,18 @@ fn nodes(document: &Document) -> Table {
 fn costs(document: &Document) -> Table {
     let head = ["CPU time", "length", "in all", "of a core"];
     let each = ["per message", "per connect", "per session", "per GiB"];
-    let head = [head, each].concat();
+    let plan = &document.scenario;
+    // Of small messages it would be a large number that nobody asked for.
+    let bulky = plan.size >= 4096 || plan.client == "bulk";
+    let each = if bulky { &each[..] } else { &each[..3] };
+    let head = [&head, each].concat();
     let mut table = Table::new("CPU time of the measured processes", &head, &[0]);
     let Some(cost) = &document.cost else { return table };
     for (name, expense) in [("whole run", &cost.whole), ("steady phase", &cost.steady)] {
         table.rows.extend(expense.as_ref().map(|expense| cost_row(name, expense)));
+    }
+    for row in &mut table.rows {
+        row.truncate(table.head.len());
     }
     table
 }
@@ -257,8 +264,12 @@ fn cost_row(name: &str, expense: &Expense) -> Vec<String> {
     ]
 }
 
-/// Memory of the measured processes, in a sentence.
-pub(super) fn memory(document: &Document) -> Option<String> {
+/// Which processes were measured, and their memory: a sentence each.
+pub(super) fn cost_notes(document: &Document) -> Vec<String> {
+    [processes(document), memory(document)].into_iter().flatten().collect()
+}
+
+fn memory(document: &Document) -> Option<String> {
     let each = document.cost.as_ref()?.pss_per_connection_bytes?;
     let spent = &document.checkpoints.iter().find(|at| at.moment == Moment::SteadyEnd)?.spent;
     let pss = spent.iter().map(|spent| spent.pss_bytes).sum();
@@ -269,8 +280,7 @@ pub(super) fn memory(document: &Document) -> Option<String> {
     ))
 }
 
-/// The measured processes, in a sentence.
-pub(super) fn processes(document: &Document) -> Option<String> {
+fn processes(document: &Document) -> Option<String> {
     let each = document.processes.iter().map(|process| match process.ended_s {
         None => format!("{} ({})", process.name, process.pid),
         Some(at) => {

@@ -74,10 +74,7 @@ pub(super) fn page(document: &Document) -> Result<String, askama::Error> {
         shaded: charts.iter().any(|chart| chart.shade.is_some()),
         plots: charts.iter().map(Plot::new).collect(),
         tables: figures::tables(document),
-        cost_notes: [figures::processes(document), figures::memory(document)]
-            .into_iter()
-            .flatten()
-            .collect(),
+        cost_notes: figures::cost_notes(document),
         length: words::micros((document.length_s * 1e6) as u64),
         memory: words::bytes(document.machine.memory_bytes),
     };

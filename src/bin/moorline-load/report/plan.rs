@@ -29,6 +29,10 @@ pub(crate) struct Plan {
     pub(crate) every_s: Option<f64>,
     /// Time from an answer to the next message of a client, in seconds.
     pub(crate) think_s: Option<f64>,
+    /// Messages of a client until it leaves; `null`: until the run ends.
+    pub(crate) count: Option<u64>,
+    /// Whether a new client takes the place of one that left.
+    pub(crate) repeat: bool,
     /// Bytes of a payload.
     pub(crate) size: usize,
     /// `text`, `json` or `binary`.
@@ -76,6 +80,8 @@ impl Plan {
             hold_s: scenario.hold.as_secs_f64(),
             every_s: every,
             think_s: think,
+            count: messages.count,
+            repeat: messages.repeat,
             size: messages.size,
             payload: payload_name(messages.payload).into(),
             answer: answer_name(messages.answer).into(),

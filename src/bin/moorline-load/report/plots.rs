@@ -306,16 +306,16 @@ impl<'a> Run<'a> {
 /// Latencies by percentile: one curve for each that was recorded.
 fn curves(document: &Document) -> Option<Chart> {
     let latency = &document.latency;
+    // Sessions that last as long as the run lets them say nothing of the target.
+    let session = latency.session.as_ref().filter(|_| document.scenario.count.is_some());
     let kinds = [
-        ("message", "s1", &latency.message),
-        ("connect", "s2", &latency.connect),
-        ("broadcast", "s3", &latency.broadcast),
-        ("session", "s4", &latency.session),
+        ("message", "s1", latency.message.as_ref()),
+        ("connect", "s2", latency.connect.as_ref()),
+        ("broadcast", "s3", latency.broadcast.as_ref()),
+        ("session", "s4", session),
     ];
-    let seen: Vec<_> = kinds
-        .into_iter()
-        .filter_map(|(name, class, seen)| Some((name, class, seen.as_ref()?)))
-        .collect();
+    let seen: Vec<_> =
+        kinds.into_iter().filter_map(|(name, class, seen)| Some((name, class, seen?))).collect();
     let most = seen.iter().map(|(_, _, seen)| seen.count).max()?;
     let layer = |&(name, class, seen): &(&str, &'static str, &Distribution)| Layer {
         name: name.to_owned(),

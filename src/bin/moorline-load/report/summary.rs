@@ -7,6 +7,9 @@ use super::{
     json::Document,
 };
 
+/// Sentences are broken into lines of at most so many characters.
+const WIDTH: usize = 88;
+
 /// All of it, lines ended.
 pub(super) fn summarize(document: &Document) -> String {
     let mut text = format!("\n{}\n", figures::headline(document));
@@ -14,7 +17,7 @@ pub(super) fn summarize(document: &Document) -> String {
         let sign = if check.held { "✓" } else { "✗" };
         let _ = writeln!(text, "  {sign} {}", check.sentence);
     }
-    let _ = writeln!(text, "\n{}\n", wrapped(&document.scenario.words, 88));
+    let _ = writeln!(text, "\n{}\n", wrapped(&document.scenario.words, WIDTH));
     let tiles = figures::tiles(document);
     let widest = tiles.iter().map(|tile| tile.name.chars().count()).max().unwrap_or(0);
     for tile in &tiles {
@@ -23,6 +26,9 @@ pub(super) fn summarize(document: &Document) -> String {
     }
     for table in figures::tables(document) {
         let _ = write!(text, "\n{}", aligned(&table));
+    }
+    for note in figures::cost_notes(document) {
+        let _ = writeln!(text, "\n{}", wrapped(&note, WIDTH));
     }
     text
 }
