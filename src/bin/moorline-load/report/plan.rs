@@ -233,7 +233,7 @@ fn event_words(event: &ChaosEvent) -> String {
         Harm::Hang(how_long) => format!("hangs for {}", time(how_long)),
         Harm::Reset => "resets its connections".to_owned(),
     };
-    format!("node {} {what} at {}", event.node, time(event.at))
+    format!("at {} node {} {what}", time(event.at), event.node)
 }
 
 fn client_name(client: ClientKind) -> &'static str {
@@ -278,5 +278,68 @@ fn course_name(course: &Course) -> &'static str {
         Course::Herd(_) => "herd",
         Course::Deploy(_) => "deploy",
         Course::Chaos(_) => "chaos",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{report::example, scenario::Fleet};
+    use std::time::Duration;
+
+    fn words(change: impl FnOnce(&mut Scenario)) -> String {
+        let mut scenario = example::scenario();
+        scenario.course = Course::Steady;
+        change(&mut scenario);
+        Plan::new(&scenario).words
+    }
+
+    #[test]
+    fn one_sentence_for_who_comes_and_one_for_what_they_say() {
+        let plain = words(|scenario| {
+            scenario.client = ClientKind::Ws;
+            scenario.clients = 1;
+            scenario.arrival = Arrival::Rate(0.5);
+            scenario.messages.pace = Pace::Think(Duration::ZERO);
+            scenario.messages.count = Some(1);
+        });
+        let expected = "1 WebSocket client comes to https://chat.example:8443, 0.5 a second, and \
+                        stays for 50 s after the last. Each sends 64 B of text to be echoed, again \
+                        at once after each answer, 1 time in all.";
+        assert_eq!(plain, expected);
+        let silent = words(|scenario| scenario.messages.pace = Pace::Silent);
+        assert!(silent.ends_with(" after the last. They say nothing."), "{silent}");
+        let bulk = words(|scenario| scenario.client = ClientKind::Bulk);
+        assert!(bulk.starts_with("6,000 WebSocket downloads come") && !bulk.contains("Each"));
+    }
+
+    #[test]
+    fn courses_are_told_in_the_order_of_events() {
+        let herd = words(|scenario| {
+            scenario.course = Course::Herd(Herd {
+                after: Duration::from_secs(10),
+                times: 2,
+                every: Duration::from_secs(30),
+                within: Duration::ZERO,
+            });
+        });
+        let expected = "10 s after the last arrival all of them drop their connection and return \
+                        at once, 2 times, one every 30 s.";
+        assert!(herd.ends_with(expected), "{herd}");
+        let event = |at, node, harm| ChaosEvent { at: Duration::from_secs(at), node, harm };
+        let chaos = words(|scenario| {
+            let fleet = Fleet { nodes: 3, backends_file: "backends".into() };
+            let back_after = Some(Duration::from_secs(3));
+            let events = vec![
+                event(5, 1, Harm::Kill { back_after }),
+                event(10, 2, Harm::Hang(Duration::from_secs(5))),
+                event(20, 0, Harm::Reset),
+            ];
+            scenario.course = Course::Chaos(Chaos { fleet, events });
+        });
+        let expected = "Of 3 nodes, counted from the last arrival, at 5 s node 1 is killed and back \
+                        after 3 s, at 10 s node 2 hangs for 5 s and at 20 s node 0 resets its \
+                        connections.";
+        assert!(chaos.ends_with(expected), "{chaos}");
     }
 }

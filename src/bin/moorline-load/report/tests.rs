@@ -1,6 +1,6 @@
 //! What a made-up run looks like to people and programs.
 
-use std::{collections::HashSet, env, fs, time::Duration};
+use std::{collections::HashSet, env, fs, sync::Arc, time::Duration};
 
 use roxmltree::{Document as Xml, ParsingOptions};
 
@@ -120,6 +120,21 @@ fn page_escapes_what_servers_say() {
     assert!(parsed(&page).descendants().any(|node| {
         node.text().is_some_and(|text| text == "the upgrade was answered by 502 <Bad Gateway>")
     }));
+}
+
+#[test]
+fn page_of_a_long_run_stays_small() {
+    let mut record = example::record();
+    let hours = (0..4 * 3_600_u64).map(|second| {
+        let mut copy = (*record.seconds[20 + second as usize % 20]).clone();
+        copy.at = Duration::from_secs(second + 1);
+        Arc::new(copy)
+    });
+    record.seconds = hours.collect();
+    record.length = Duration::from_secs(4 * 3_600);
+    let page = html::page(&Outcome::new(&example::scenario(), &record).document).unwrap();
+    parsed(&page);
+    assert!(page.len() < 300_000, "{}", page.len());
 }
 
 #[test]
