@@ -8,7 +8,7 @@ use std::{collections::BTreeMap, fs, time::Duration};
 use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize};
 
-use super::{assertions::Verdict, expense::Cost, plan::Plan};
+use super::{assertions::Verdict, expense::Cost, plan::Plan, words};
 use crate::{
     cost::Spent,
     scenario::Scenario,
@@ -217,12 +217,12 @@ impl Document {
             peak_connected: record.peak,
             latency: LatencyRow::new(record),
             errors: error_rows(record),
-            misrouting: record.misrouting.as_deref().map(str::to_owned),
+            misrouting: record.misrouting.as_deref().map(words::told),
             nodes: node_rows(record),
             marks: record
                 .marks
                 .iter()
-                .map(|mark| MarkRow { at_s: seconds(mark.at), text: mark.text.clone() })
+                .map(|mark| MarkRow { at_s: seconds(mark.at), text: words::told(&mark.text) })
                 .collect(),
             processes: process_rows(record),
             cost: Cost::new(&checkpoints),
@@ -326,7 +326,7 @@ fn error_rows(record: &Record) -> Vec<ErrorRow> {
     let row = |(kind, count): (ErrorKind, u64)| ErrorRow {
         kind: kind.label().to_owned(),
         count,
-        sample: record.samples[kind as usize].as_deref().map(str::to_owned),
+        sample: record.samples[kind as usize].as_deref().map(words::told),
     };
     kinds(&record.errors).map(row).collect()
 }
@@ -337,7 +337,7 @@ fn node_rows(record: &Record) -> Vec<NodeRow> {
         counts.copied().max().unwrap_or(0)
     };
     let row = |(index, node): (usize, &crate::stats::NodeTotal)| NodeRow {
-        name: node.name.to_string(),
+        name: words::told(&node.name),
         sessions: node.sessions,
         peak_connected: peak(index),
     };
@@ -347,7 +347,7 @@ fn node_rows(record: &Record) -> Vec<NodeRow> {
 fn process_rows(record: &Record) -> Vec<ProcessRow> {
     let row = |process: &crate::cost::Process| ProcessRow {
         pid: process.pid,
-        name: process.name.clone(),
+        name: words::told(&process.name),
         ended_s: process.ended.map(seconds),
     };
     record.processes.iter().map(row).collect()

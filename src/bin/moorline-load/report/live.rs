@@ -84,7 +84,7 @@ fn watch(collector: &Collector, screen: Screen, stopped: &mpsc::Receiver<()>) {
         let second = collector.second();
         for mark in collector.marks_after(marks) {
             marks += 1;
-            screen.say(&format!("{:>6.1} s  {}", mark.at.as_secs_f64(), mark.text));
+            screen.say(&format!("{:>6.1} s  {}", mark.at.as_secs_f64(), words::told(&mark.text)));
         }
         if !matches!(screen, Screen::Quiet) {
             let (totals, errors) = collector.totals();
@@ -227,7 +227,7 @@ impl Look<'_> {
         let mut words: Vec<_> = busy
             .iter()
             .take(MOST_NODES)
-            .map(|(name, clients)| format!("{name} {}", count(*clients)))
+            .map(|(name, clients)| format!("{} {}", words::told(name), count(*clients)))
             .collect();
         if further > 0 {
             words.push(format!("{} {}", words::counted(further, "other", "others"), count(rest)));

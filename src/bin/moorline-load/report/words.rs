@@ -67,6 +67,17 @@ pub(super) fn list(items: &[String]) -> String {
     }
 }
 
+/// What a server said, fit for terminals and pages: without control characters, and not endless.
+pub(super) fn told(text: &str) -> String {
+    const LONGEST: usize = 300;
+    let visible = |character: char| if character.is_control() { ' ' } else { character };
+    let mut told: String = text.chars().map(visible).take(LONGEST).collect();
+    if text.chars().nth(LONGEST).is_some() {
+        told.push('…');
+    }
+    told
+}
+
 fn minutes(seconds: u64) -> String {
     match (seconds / 3600, seconds / 60 % 60, seconds % 60) {
         (0, minutes, 0) => format!("{minutes} min"),
@@ -114,6 +125,13 @@ mod tests {
         assert_eq!(micros(3_600_000_000), "1 h");
         assert_eq!(micros(u64::MAX).split(' ').nth(1), Some("h"));
         assert_eq!(time(Duration::from_millis(1500)), "1.5 s");
+    }
+
+    #[test]
+    fn what_servers_say_cannot_move_the_cursor_or_fill_the_screen() {
+        assert_eq!(told("a\u{1b}[2Jb\nc"), "a [2Jb c");
+        assert_eq!(told(&"é".repeat(300)), "é".repeat(300));
+        assert_eq!(told(&"é".repeat(301)), format!("{}…", "é".repeat(300)));
     }
 
     #[test]
