@@ -17,7 +17,8 @@ mod connecting;
 mod cookies;
 #[cfg(test)]
 mod forwarded;
-#[cfg(all(test, feature = "load"))]
+#[cfg(feature = "load")]
+#[cfg(test)]
 mod load_input;
 #[cfg(test)]
 mod process;
