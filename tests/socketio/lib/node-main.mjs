@@ -2,7 +2,7 @@
 // what to be in one JSON argument and asks for its account over the IPC channel.
 //
 // The account is what a node alone can know: which session ids it made, which requests named which id, and
-// whether it knew that id when they came.
+// whether it knew that id when they came. Each HTTP reply and each 101 tells the node's name as `x-node`.
 
 import { createServer } from 'node:http';
 
@@ -14,7 +14,7 @@ import ServerV2 from 'socket.io-v2';
 const options = JSON.parse(process.argv[2]);
 const { name, generation, port = 0, redis, engine = {} } = options;
 
-const account = { made: [], known: {}, unknown: [], preflights: 0, handshakes: 0, disconnects: {} };
+const account = { made: [], known: {}, unknown: [], preflights: 0, handshakes: 0, connected: 0, disconnects: {} };
 const server = createServer((request, response) => {
   if (request.url === '/healthz') return response.end(`${name}\n`);
   response.writeHead(404).end();
@@ -29,9 +29,15 @@ io.engine.on('connection', (session) => account.made.push(session.id));
 io.on('connection', (socket) => serve(socket));
 process.on('disconnect', () => process.exit());
 process.on('message', ({ id }) => process.send({ id, account: { ...account, open: io.engine.clientsCount } }));
-server.listen(port, '127.0.0.1', () => process.send({ port: server.address().port }));
+server.listen(port, '127.0.0.1', () => {
+  // Engine.IO makes its WebSocket server anew when it listens.
+  io.engine.ws.on('headers', (headers) => headers.push(`x-node: ${name}`));
+  process.send({ port: server.address().port });
+});
 
-function observe(request) {
+function observe(request, response) {
+  // An upgrade brings a bare socket.
+  response.setHeader?.('x-node', name);
   const query = new URL(request.url, 'http://node').searchParams;
   if (!query.has('transport')) return;
   if (request.method === 'OPTIONS') return account.preflights++;
@@ -48,13 +54,18 @@ async function redisAdapter(path) {
   return createAdapter(publisher, subscriber);
 }
 
-/** What clients can ask for; every listener answers by its last argument, the acknowledgement. */
+/** What clients can ask for; listeners answer by their last argument, the acknowledgement. */
 function serve(socket) {
+  account.connected++;
   socket.emit('welcome', { node: name, sid: socket.conn.id });
   socket.on('disconnect', (reason) => {
     account.disconnects[reason] = (account.disconnects[reason] ?? 0) + 1;
   });
-  socket.on('echo', (...args) => args.pop()(...args));
+  socket.on('echo', (...args) => {
+    if (typeof args.at(-1) === 'function') args.pop()(...args);
+    else socket.emit('echo', ...args);
+  });
+  socket.on('all', (...args) => io.emit('all', ...args));
   // The other way round: the node asks, the client acknowledges, the node hands on what it got.
   socket.on('ask me', (question, done) => socket.emit('question', question, (answer) => done(answer)));
   socket.on('bytes', (length, done) => done(Buffer.from(Uint8Array.from({ length }, (_, i) => (i * 7) % 256))));

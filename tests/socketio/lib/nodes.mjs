@@ -35,7 +35,8 @@ class Node {
 
   /**
    * What the node saw: `made` (ids of its own sessions), `known` (id → requests), `unknown` (ids that it
-   * did not know when they came), `open` sessions, `handshakes`, `preflights`, `disconnects` by reason.
+   * did not know when they came), `open` sessions, `handshakes`, `preflights`, sockets ever
+   * `connected`, `disconnects` by reason.
    */
   async account() {
     const id = ++this.asked;

@@ -278,16 +278,19 @@ impl<'c> Requests<'c> {
         if self.sid.is_none() {
             return;
         }
-        let mut words = vec![Frame::Text("1".to_owned())];
-        if conversation.is_connected() {
-            words.insert(0, conversation.goodbye());
-        }
+        let left = conversation.is_connected().then(|| conversation.goodbye());
+        let closed = Frame::Text("1".to_owned());
         let said = async {
-            // Two POSTs at a time would be a fault.
             if let Some(post) = self.post.take() {
-                post.await?;
+                self.idle.push((post.await?.1, None));
             }
-            self.post(&words).await
+            // One after the other, as the real client does: servers close a session before they look
+            // at what came with the close.
+            for word in left.into_iter().chain([closed]) {
+                let (_, http) = self.post(&[word]).await?;
+                self.idle.push((http, None));
+            }
+            Ok::<_, Failure>(())
         };
         let _ = timeout(websocket::GOODBYE, said).await;
     }

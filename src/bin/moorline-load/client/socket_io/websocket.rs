@@ -19,7 +19,7 @@ use crate::{
 /// Bytes that may wait for a slow server before nothing more is said.
 const MOST_WAITING: usize = 64 << 10;
 /// How long a server may take to answer a goodbye.
-pub(super) const GOODBYE: Duration = Duration::from_secs(5);
+pub(super) const GOODBYE: Duration = Duration::from_secs(3);
 
 /// Connects without polling first.
 pub(super) async fn open(

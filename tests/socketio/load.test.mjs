@@ -1,0 +1,162 @@
+// The load harness against real nodes: each kind of its clients, both generations, each kind of payload;
+// and what it must tell when things go wrong.
+
+import assert from 'node:assert/strict';
+import { test } from 'node:test';
+
+import { errors, Load, load } from './lib/load.mjs';
+import { assertMoored } from './lib/ledger.mjs';
+import { startNode, startNodes, stopNodes } from './lib/nodes.mjs';
+import { startScatter } from './lib/scatter.mjs';
+import { startSite } from './lib/site.mjs';
+import { until } from './lib/wait.mjs';
+
+const KINDS = ['polling-upgrade', 'websocket', 'polling'];
+const PAYLOADS = ['text', 'json', 'binary'];
+const CLIENTS = 6;
+const MESSAGES = 4;
+const TALK = ['--clients', CLIENTS, '--ramp', '100ms', '--messages', MESSAGES, '--every', '50ms', '--hold', '30s'];
+
+/** A node of its own for a test. */
+async function lone(t, options) {
+  const node = await startNode(options);
+  t.after(() => stopNodes([node]));
+  return { node, url: `http://${node.address}/` };
+}
+
+/** Everybody connected, spoke, was answered and left, and nothing went wrong. */
+function assertPerfect(run, { kind, size = 64 }) {
+  const { totals, output } = run;
+  assert.deepEqual(run.errors, [], output);
+  assert.equal(run.code, 0, output);
+  assert.equal(totals.connects, CLIENTS);
+  assert.equal(totals.upgrades, kind === 'polling-upgrade' ? CLIENTS : 0);
+  assert.equal(totals.sent, CLIENTS * MESSAGES);
+  assert.equal(totals.answered, CLIENTS * MESSAGES);
+  assert.equal(totals.bytes_sent, CLIENTS * MESSAGES * size);
+  assert.equal(totals.finished, CLIENTS);
+  assert.equal(totals.disconnects + totals.misrouted, 0);
+  assert.equal(run.latency.message.count, CLIENTS * MESSAGES);
+  assert.equal(run.latency.connect.count, CLIENTS);
+}
+
+/** A node saw so many sessions, and each of them said goodbye. */
+async function assertFarewells(node, sessions) {
+  const account = await until('all sessions have ended', async () => {
+    const account = await node.account();
+    return account.open === 0 && account;
+  });
+  assert.equal(account.made.length, sessions);
+  assert.deepEqual(account.unknown, []);
+  assert.deepEqual(account.disconnects, { 'client namespace disconnect': sessions });
+}
+
+for (const [name, generation, eio, engine] of [
+  ['v4 nodes', 'v4', 4, {}],
+  ['v2 nodes', 'v2', 3, {}],
+  ['v4 nodes that allow v2 clients', 'v4', 3, { allowEIO3: true }],
+]) {
+  test(name, async (t) => {
+    const { node, url } = await lone(t, { generation, engine });
+    let sessions = 0;
+    for (const kind of KINDS) {
+      for (const payload of PAYLOADS) {
+        for (const answer of ['ack', 'echo']) {
+          sessions += CLIENTS;
+          await t.test(`${kind}, ${payload}, ${answer}`, async () => {
+            const size = payload === 'binary' ? 3000 : 64;
+            const what = ['--payload', payload, '--answer', answer, '--size', size];
+            const run = await load([url, '--client', kind, '--eio', eio, ...TALK, ...what]);
+            assertPerfect(run, { kind, size });
+            assert.deepEqual(run.nodes.map(({ name, sessions }) => [name, sessions]), [['a', CLIENTS]]);
+            await assertFarewells(node, sessions);
+          });
+        }
+      }
+    }
+  });
+
+  test(`${name}: heartbeats and messages to all`, async (t) => {
+    const heartbeat = { pingInterval: 300, pingTimeout: 200 };
+    const { node, url } = await lone(t, { generation, engine: { ...engine, ...heartbeat } });
+    for (const [i, kind] of KINDS.entries()) {
+      await t.test(kind, async () => {
+        const silent = ['--silent', '--broadcast-every', '200ms', '--hold', '2s', '--timeout', '5s'];
+        const run = await load([url, '--client', kind, '--eio', eio, '--clients', 3, '--ramp', '0s', ...silent]);
+        assert.deepEqual(run.errors, [], run.output);
+        assert.equal(run.totals.connects, 3);
+        assert.equal(run.totals.finished, 3);
+        // One hears itself as well; the last message may still be on its way when all leave.
+        const heard = run.totals.heard / run.totals.sent;
+        assert.ok(run.totals.sent >= 5 && heard > 2 && heard <= 3, JSON.stringify(run.totals));
+        assert.equal(run.latency.broadcast.count, run.totals.heard);
+        await assertFarewells(node, 3 * (i + 1));
+      });
+    }
+  });
+}
+
+test('through the proxy over TLS, with cookies, as one client after the other', async (t) => {
+  const { nodes, proxy } = await startSite(t);
+  const url = `https://localhost:${proxy.door({ tls: true }).ports[0]}/`;
+  for (const kind of KINDS) {
+    const run = await load([url, '--insecure', '--cookies', '--client', kind, ...TALK, '--max-errors', 0]);
+    assertPerfect(run, { kind });
+    assert.equal(run.nodes.length, nodes.length);
+  }
+  await assertMoored(nodes);
+  proxy.assertUntroubled();
+});
+
+test('an answer that is another is told', async (t) => {
+  const { url } = await lone(t);
+  // This listener answers with the node's name.
+  const run = await load([url, ...TALK, '--event', 'join', '--max-errors', 3]);
+  assert.equal(run.code, 1);
+  assert.match(run.output, /errors/);
+  assert.deepEqual(errors(run), { wrong_echo: CLIENTS * MESSAGES });
+  assert.equal(run.totals.answered, 0);
+});
+
+test('an answer that does not come is told', async (t) => {
+  const { url } = await lone(t);
+  const run = await load([url, ...TALK, '--event', 'nobody listens', '--timeout', '1s']);
+  assert.deepEqual(errors(run), { timeout: CLIENTS * MESSAGES });
+  assert.equal(run.totals.finished, CLIENTS);
+});
+
+test('a balancer without affinity is told by code 1 and by name', async (t) => {
+  const nodes = await startNodes(2);
+  const scatter = await startScatter(nodes);
+  t.after(() => stopNodes(nodes).then(scatter.stop));
+  const url = `http://127.0.0.1:${scatter.door.ports[0]}/`;
+  const hold = ['--hold', '3s', '--max-code1', 0, '--max-misrouted', 0];
+  const run = await load([url, '--client', 'polling', '--clients', 4, '--ramp', '100ms', '--no-reconnect', ...hold]);
+  assert.equal(run.code, 1);
+  assert.ok(errors(run).code1 > 0, run.output);
+  assert.ok(run.totals.misrouted > 0);
+  assert.match(run.misrouting, /^a session of [ab] was answered by [ab]$/);
+});
+
+test('a node that dies is a disconnect of each of its clients, and they come back', async (t) => {
+  for (const kind of KINDS) {
+    const { node } = await lone(t);
+    const url = `http://${node.address}/`;
+    const run = new Load([url, '--client', kind, '--clients', 4, '--ramp', '0s', '--hold', '9s', '--max-disconnects', 0]);
+    await until('all have connected', async () => (await node.account()).connected === 4);
+    await node.kill();
+    const { node: next } = await loneAgain(t, node);
+    const { totals, code, output } = await run.end();
+    assert.equal(code, 1, output);
+    assert.match(output, /4 disconnects/);
+    assert.equal(totals.disconnects, 4);
+    assert.equal(totals.connects, 8);
+    assert.equal(totals.finished, 4);
+    await assertFarewells(next, 4);
+  }
+});
+
+/** Another node at the place of one that died. */
+async function loneAgain(t, { options, port }) {
+  return lone(t, { ...options, port });
+}
