@@ -20,8 +20,9 @@ export class Load {
   /** Waits for the end: `{ code, output }` and, where the run has any, its figures. */
   async end() {
     const { code } = await soon(() => `the run ends:\n${this.child.output}`, this.child.exited);
-    const figures = existsSync(this.file) ? JSON.parse(readFileSync(this.file, 'utf8')) : {};
-    return { ...figures, code, output: this.child.output };
+    // The file is made at once, and empty until there are figures.
+    const text = existsSync(this.file) ? readFileSync(this.file, 'utf8') : '';
+    return { ...JSON.parse(text || '{}'), code, output: this.child.output };
   }
 }
 
