@@ -84,6 +84,13 @@ impl Meter {
     }
 }
 
+/// User and system CPU time of this process so far; zero where `/proc` does not tell.
+pub(crate) fn own_cpu() -> Duration {
+    let stat = fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    let ticks = parse_stat(0, &stat).map_or(0, |(_, user, system)| user + system);
+    Duration::from_micros(micros(ticks))
+}
+
 #[cfg(test)]
 impl Process {
     /// One that lives, for made-up runs.

@@ -29,6 +29,7 @@ struct Page<'a> {
     cost_notes: Vec<String>,
     shaded: bool,
     length: String,
+    harness_cpu: String,
     memory: String,
 }
 
@@ -76,6 +77,7 @@ pub(super) fn page(document: &Document) -> Result<String, askama::Error> {
         tables: figures::tables(document),
         cost_notes: figures::cost_notes(document),
         length: words::micros((document.length_s * 1e6) as u64),
+        harness_cpu: words::number(document.harness_cpu_s),
         memory: words::bytes(document.machine.memory_bytes),
     };
     page.render()

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{assertions::Verdict, expense::Cost, plan::Plan, words};
 use crate::{
-    cost::Spent,
+    cost::{self, Spent},
     scenario::Scenario,
     stats::{Checkpoint, Counters, ErrorCounts, ErrorKind, Moment, Quantiles, Record, Second},
 };
@@ -34,6 +34,8 @@ pub(crate) struct Document {
     pub(crate) length_s: f64,
     /// Where the harness ran.
     pub(crate) machine: Machine,
+    /// User and system CPU time of the harness itself, from its start to this document.
+    pub(crate) harness_cpu_s: f64,
     /// What the run was to do.
     pub(crate) scenario: Plan,
     /// Whether it was as its limits want it.
@@ -211,6 +213,7 @@ impl Document {
             started: humantime::format_rfc3339_seconds(record.started).to_string(),
             length_s: seconds(record.length),
             machine: Machine::this(),
+            harness_cpu_s: seconds(cost::own_cpu()),
             scenario: Plan::new(scenario),
             verdict,
             totals: record.totals,
