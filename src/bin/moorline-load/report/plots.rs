@@ -102,11 +102,8 @@ impl<'a> Run<'a> {
     }
 
     fn connected(&self) -> Chart {
-        let mean = |chunk: &[SecondRow]| {
-            let sum: u64 = chunk.iter().map(|second| second.connected).sum();
-            Some(sum as f64 / chunk.len() as f64)
-        };
-        let mut layer = self.layer(("clients", "s1", Form::Area), mean);
+        let last = |chunk: &[SecondRow]| chunk.last().map(|second| second.connected as f64);
+        let mut layer = self.layer(("clients", "s1", Form::Area), last);
         layer.points.insert(0, START);
         let y = Axis::linear(self.document.peak_connected as f64, Unit::Count);
         let mut chart = self.chart("connected", "Clients connected", y, vec![layer]);
@@ -237,10 +234,8 @@ impl<'a> Run<'a> {
             let clients = |second: &SecondRow| -> u64 {
                 indices.iter().filter_map(|&index| second.on_node.get(index)).sum()
             };
-            let mean = |chunk: &[SecondRow]| {
-                Some(chunk.iter().map(clients).sum::<u64>() as f64 / chunk.len() as f64)
-            };
-            let mut layer = self.layer((name, class, Form::Area), mean);
+            let last = |chunk: &[SecondRow]| chunk.last().map(|second| clients(second) as f64);
+            let mut layer = self.layer((name, class, Form::Area), last);
             layer.points.insert(0, START);
             layer
         });
