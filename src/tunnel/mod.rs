@@ -14,6 +14,7 @@
 //! Tunnels are found again by backend through the [`Registry`], which a drain uses to cut them.
 
 mod copy;
+pub mod frame;
 mod registry;
 #[cfg(test)]
 mod tests;

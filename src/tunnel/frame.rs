@@ -1,0 +1,270 @@
+//! Where WebSocket frames begin and end in one direction of a tunnel (RFC 6455, section 5.2).
+//!
+//! Owns the walk from header to header; payload is stepped over, never looked at, and nothing is
+//! kept of it. A frame may be followed by one of our own, a Close before a drain's deadline, only
+//! where it ends: inside, even one byte breaks the connection. What cannot be a frame is not guessed
+//! at: from there on no place is a boundary.
+
+/// Longest header: two bytes, a 64-bit length, a mask.
+const LONGEST: usize = 14;
+
+/// Follows the frames of one direction from its first byte on.
+#[derive(Clone, Copy, Debug)]
+pub struct FrameTracker {
+    state: State,
+    closed: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    /// So many bytes of a header have been seen; none is a boundary.
+    Header { seen: u8, bytes: [u8; LONGEST] },
+    /// So many bytes of the payload are still to come, at least one.
+    Payload { left: u64 },
+    /// This is no WebSocket, or a broken one.
+    Lost,
+}
+
+/// What a whole header says.
+struct Header {
+    close: bool,
+    payload: u64,
+}
+
+impl Default for FrameTracker {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl FrameTracker {
+    /// Before the first byte after the handshake: a boundary.
+    pub const fn new() -> Self {
+        Self { state: State::BOUNDARY, closed: false }
+    }
+
+    /// Steps over bytes that pass.
+    pub fn pass(&mut self, mut bytes: &[u8]) {
+        while !bytes.is_empty() && self.state != State::Lost {
+            let stepped = self.step(bytes);
+            bytes = &bytes[stepped..];
+        }
+    }
+
+    /// Steps over bytes up to the next boundary, and tells how many those are: 0 where this is one.
+    /// `None` where there is none in `bytes`, all of which are stepped over then.
+    pub fn pass_to_boundary(&mut self, bytes: &[u8]) -> Option<usize> {
+        let mut passed = 0;
+        while !self.at_boundary() {
+            if passed == bytes.len() || self.state == State::Lost {
+                return None;
+            }
+            passed += self.step(&bytes[passed..]);
+        }
+        Some(passed)
+    }
+
+    /// Whether a frame of our own may follow what has passed.
+    pub fn at_boundary(&self) -> bool {
+        self.state == State::BOUNDARY && !self.closed
+    }
+
+    /// Whether a whole Close frame has passed, after which no frame may follow.
+    pub fn is_closed(&self) -> bool {
+        self.closed && self.state == State::BOUNDARY
+    }
+
+    /// Whether something has passed that cannot be a frame, so that there is no boundary any more.
+    pub fn is_lost(&self) -> bool {
+        self.state == State::Lost
+    }
+
+    /// Steps over a part of `bytes`, which are not empty: to the end of a header or of a payload, or
+    /// of all there is.
+    fn step(&mut self, bytes: &[u8]) -> usize {
+        match &mut self.state {
+            State::Lost => bytes.len(),
+            State::Payload { left } => {
+                let stepped = usize::try_from(*left).map_or(bytes.len(), |n| n.min(bytes.len()));
+                *left -= stepped as u64;
+                if *left == 0 {
+                    self.state = State::BOUNDARY;
+                }
+                stepped
+            }
+            State::Header { seen, bytes: header } => {
+                header[usize::from(*seen)] = bytes[0];
+                *seen += 1;
+                let seen = &header[..usize::from(*seen)];
+                // Frames follow a Close only where the sender is broken.
+                let read = if self.closed { Err(()) } else { Header::read(seen) };
+                match read {
+                    Ok(None) => {}
+                    Ok(Some(Header { close, payload })) => {
+                        self.closed = close;
+                        self.state = match payload {
+                            0 => State::BOUNDARY,
+                            left => State::Payload { left },
+                        };
+                    }
+                    Err(()) => self.state = State::Lost,
+                }
+                1
+            }
+        }
+    }
+}
+
+impl State {
+    /// Between two frames.
+    const BOUNDARY: Self = Self::Header { seen: 0, bytes: [0; LONGEST] };
+}
+
+impl Header {
+    /// `None` until it is whole; an error where it never will be.
+    fn read(bytes: &[u8]) -> Result<Option<Self>, ()> {
+        let opcode = bytes[0] & 0x0f;
+        let control = opcode & 0x08 != 0;
+        // Reserved opcodes have no meaning that extensions have ever given them; reserved bits have.
+        if matches!(opcode, 0x3..=0x7 | 0xb..=0xf) || (control && bytes[0] & 0x80 == 0) {
+            return Err(());
+        }
+        let Some(&second) = bytes.get(1) else { return Ok(None) };
+        let (short, mask) = (second & 0x7f, if second & 0x80 == 0 { 0 } else { 4 });
+        if control && short > 125 {
+            return Err(());
+        }
+        let width = match short {
+            126 => 2,
+            127 => 8,
+            _ => 0,
+        };
+        let Some(extended) = bytes.get(2..2 + width) else { return Ok(None) };
+        let long = extended.iter().fold(0, |length, &byte| length << 8 | u64::from(byte));
+        if long >> 63 != 0 {
+            return Err(());
+        }
+        let payload = if width == 0 { u64::from(short) } else { long };
+        let whole = bytes.len() == 2 + width + mask;
+        Ok(whole.then_some(Self { close: opcode == 0x8, payload }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// A frame as its sender makes it.
+    fn frame(opcode: u8, fin: bool, masked: bool, payload: usize) -> Vec<u8> {
+        let mut made = vec![opcode | if fin { 0x80 } else { 0 }];
+        let mask = if masked { 0x80 } else { 0 };
+        match payload {
+            0..=125 => made.push(mask | payload as u8),
+            126..=0xffff => {
+                made.push(mask | 126);
+                made.extend((payload as u16).to_be_bytes());
+            }
+            _ => {
+                made.push(mask | 127);
+                made.extend((payload as u64).to_be_bytes());
+            }
+        }
+        // Payload that looks like headers must not be taken for some.
+        made.extend(std::iter::repeat_n(0x88, payload + if masked { 4 } else { 0 }));
+        made
+    }
+
+    fn any_frame() -> impl Strategy<Value = Vec<u8>> {
+        let data = (prop::sample::select(vec![0x0, 0x1, 0x2]), any::<bool>(), 0..70_000_usize);
+        let control = (prop::sample::select(vec![0x9, 0xa]), Just(true), 0..=125_usize);
+        (prop_oneof![data, control], any::<bool>())
+            .prop_map(|((opcode, fin, payload), masked)| frame(opcode, fin, masked, payload))
+    }
+
+    proptest! {
+        #[test]
+        fn boundaries_are_where_frames_end_however_they_are_cut(
+            frames in prop::collection::vec(any_frame(), 1..6),
+            cut in 1..5_000_usize,
+        ) {
+            let ends: Vec<usize> = frames.iter().scan(0, |end, frame| {
+                *end += frame.len();
+                Some(*end)
+            }).collect();
+            let stream = frames.concat();
+            let mut tracker = FrameTracker::new();
+            let mut passed = 0;
+            for piece in stream.chunks(cut) {
+                tracker.pass(piece);
+                passed += piece.len();
+                prop_assert_eq!(tracker.at_boundary(), ends.contains(&passed), "after {}", passed);
+            }
+
+            let mut tracker = FrameTracker::new();
+            let mut found = Vec::new();
+            let mut rest = &stream[..];
+            while !rest.is_empty() {
+                // One byte into the next frame, so that there is a boundary to look for.
+                tracker.pass(&rest[..1]);
+                let Some(stepped) = tracker.pass_to_boundary(&rest[1..]) else { break };
+                rest = &rest[1 + stepped..];
+                found.push(stream.len() - rest.len());
+            }
+            prop_assert_eq!(found, ends);
+        }
+
+        #[test]
+        fn nothing_makes_it_panic(bytes in prop::collection::vec(any::<u8>(), 0..2_000)) {
+            let mut whole = FrameTracker::new();
+            whole.pass(&bytes);
+            let mut bit_by_bit = FrameTracker::new();
+            bytes.iter().for_each(|&byte| bit_by_bit.pass(&[byte]));
+            prop_assert_eq!(whole.state, bit_by_bit.state);
+        }
+    }
+
+    #[test]
+    fn the_start_is_a_boundary_and_the_middle_is_none() {
+        let mut tracker = FrameTracker::new();
+        assert_eq!(tracker.pass_to_boundary(b"\x81\x01a"), Some(0));
+        tracker.pass(b"\x81");
+        assert!(!tracker.at_boundary());
+        assert_eq!(tracker.pass_to_boundary(b"\x05hel"), None);
+        assert_eq!(tracker.pass_to_boundary(b"lo\x81"), Some(2));
+    }
+
+    #[test]
+    fn nothing_may_follow_a_close() {
+        let mut tracker = FrameTracker::new();
+        let close = frame(0x8, true, true, 2);
+        tracker.pass(&close[..3]);
+        assert!(!tracker.is_closed());
+        tracker.pass(&close[3..]);
+        assert!(tracker.is_closed() && !tracker.at_boundary());
+        tracker.pass(&[0x81]);
+        assert!(tracker.is_lost() && !tracker.is_closed());
+    }
+
+    #[test]
+    fn what_is_no_frame_has_no_boundary() {
+        for bytes in [
+            &b"GET / HTTP/1.1\r\n"[..],
+            &[0x83, 0x00],                           // reserved opcode
+            &[0x09, 0x00],                           // a ping in fragments
+            &[0x89, 126],                            // a ping beyond 125 bytes
+            &[0x82, 127, 0xff, 0, 0, 0, 0, 0, 0, 0], // a negative length
+        ] {
+            let mut tracker = FrameTracker::new();
+            tracker.pass(bytes);
+            assert!(tracker.is_lost(), "{bytes:?}");
+            assert_eq!(tracker.pass_to_boundary(b"\x81\x00"), None);
+        }
+    }
+
+    #[test]
+    fn it_is_small() {
+        assert!(size_of::<FrameTracker>() <= 24);
+    }
+}
