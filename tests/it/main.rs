@@ -19,6 +19,9 @@ mod cookies;
 mod forwarded;
 #[cfg(feature = "load")]
 #[cfg(test)]
+mod load;
+#[cfg(feature = "load")]
+#[cfg(test)]
 mod load_input;
 #[cfg(test)]
 mod process;

@@ -22,7 +22,7 @@ use tokio::{
     runtime,
     signal::unix::{Signal, SignalKind, signal},
     sync::watch,
-    time::{sleep_until, timeout},
+    time::{sleep, sleep_until, timeout},
 };
 
 use self::{
@@ -158,6 +158,9 @@ impl Stage {
                 }
                 (Course::Steady | Course::Deploy(_) | Course::Chaos(_), _) => {}
             }
+            // Nodes take their time to start. What is to be seen after all of it is not cut for that.
+            let course = &self.scenario.course;
+            sleep(self.scenario.hold.saturating_sub(course.length())).await;
             Ok(())
         };
         let clock = async {

@@ -51,10 +51,10 @@ pub(crate) fn serve(options: &NodeOptions) -> Result<(), String> {
         bound.push((name, bind(at(options.listen, index)?)?));
     }
     let echo = options.echo.map(bind).transpose()?;
-    announce(&bound, echo.as_ref()).map_err(|e| format!("standard output: {e}"))?;
     if let Some(file) = &options.backends_file {
         list::write(file, bound.iter().map(|(_, (_, address))| *address))?;
     }
+    announce(&bound, echo.as_ref()).map_err(|e| format!("standard output: {e}"))?;
 
     let stop = CancellationToken::new();
     let connections = Arc::new(Connections::default());
@@ -125,7 +125,10 @@ fn spawn<F: Future<Output = ()>>(
     let builder = thread::Builder::new().name(name.clone());
     let run = move || {
         let served = runtime().and_then(|runtime| {
-            runtime.block_on(async { Ok(serve(TcpListener::from_std(listener)?).await) })
+            runtime.block_on(async {
+                serve(TcpListener::from_std(listener)?).await;
+                Ok(())
+            })
         });
         if let Err(error) = served {
             eprintln!("{name}: {error}");

@@ -92,7 +92,7 @@ impl Scenario {
 
 impl Course {
     /// From the last arrival to the end of all that is to happen.
-    fn length(&self) -> Duration {
+    pub(crate) fn length(&self) -> Duration {
         match self {
             Self::Steady => Duration::ZERO,
             Self::Herd(herd) => herd.after + herd.every * (herd.times - 1) + herd.within,

@@ -1,0 +1,292 @@
+//! Runs of the load harness: what it does to nodes, and what it says of the proxy before them.
+
+use std::{fs, path::PathBuf};
+
+use crate::support::{
+    Backend, Proxy, backend, eventually, found,
+    load::{Demo, Load, LoadNodes, Report},
+    message, process,
+    proxy::Setup,
+};
+
+/// A proxy that finds its backends in a file, where none are yet.
+struct Front {
+    proxy: Proxy,
+    list: PathBuf,
+}
+
+impl Front {
+    async fn start() -> Self {
+        Self::with("\"5m\"").await
+    }
+
+    /// One that keeps the sessions of a removed backend for so long.
+    async fn with(drain: &str) -> Self {
+        let setup = Setup::new();
+        let list = setup.directory().join("backends.txt");
+        fs::write(&list, "# nobody yet\n").unwrap();
+        let setup = setup.with(|settings| {
+            settings.pool("backends", "{ file = \"backends.txt\" }").pool("drain", drain);
+        });
+        Self { proxy: setup.start().await, list }
+    }
+
+    fn url(&self) -> String {
+        format!("http://{}", self.proxy.web())
+    }
+
+    /// Words of a run that starts nodes behind this proxy.
+    fn words(&self, course: &str, more: &str) -> Vec<String> {
+        let list = self.list.to_str().unwrap();
+        let mut words = vec![course.to_owned(), self.url(), "--backends-file".into(), list.into()];
+        words.extend(more.split_whitespace().map(str::to_owned));
+        words
+    }
+
+    async fn run(&self, words: &[String]) -> Report {
+        Load::run(&words.iter().map(String::as_str).collect::<Vec<_>>()).await
+    }
+
+    /// Asserts that the run left the list as it was, and what every scenario asserts.
+    async fn finish(self) {
+        assert_eq!(fs::read_to_string(&self.list).unwrap(), "# nobody yet\n");
+        self.proxy.finish().await;
+    }
+}
+
+/// 30 clients that talk, and a deploy of two nodes in about two seconds.
+const DEPLOY: &str = "--nodes 2 --after 500ms --drain 500ms --pause 200ms --hold 6s \
+    --clients 30 --ramp 300ms --every 100ms --max-errors 0 --max-code1 0 --max-disconnects 0";
+
+#[tokio::test]
+async fn a_deploy_takes_nobody_but_the_clients_of_the_nodes_that_went() {
+    deploy("polling-upgrade").await;
+}
+
+#[tokio::test]
+async fn a_deploy_takes_no_polling_client_but_those_of_the_nodes_that_went() {
+    deploy("polling").await;
+}
+
+async fn deploy(client: &str) {
+    let front = Front::start().await;
+    let words = front.words("deploy", &format!("{DEPLOY} --client {client}"));
+    let report = front.run(&words).await;
+    report.assert_unharmed();
+    // Everyone was on one of the two, and came back.
+    assert!(report.total("node_gone") >= 30, "{}", report.json["totals"]);
+    assert_eq!(report.total("finished"), 30);
+    assert!(report.total("answered") > 30);
+    assert!(report.sessions("node-0") > 0 && report.sessions("node-1") > 0);
+    assert!(report.sessions("node-0.2") > 0, "{}", report.json["nodes"]);
+    let expected = [
+        "replacing node-0 (1 of 2)",
+        "node-0 drains",
+        "node-0 ends",
+        "replacing node-1 (2 of 2)",
+        "node-1 drains",
+        "node-1 ends",
+        "all nodes are replaced",
+    ];
+    assert_eq!(report.marks(), expected);
+    front.finish().await;
+}
+
+#[tokio::test]
+async fn sessions_that_end_while_their_node_drains_lose_nothing() {
+    let front = Front::start().await;
+    let words = front.words(
+        "deploy",
+        "--nodes 2 --after 500ms --drain 2s --pause 0 --hold 5s --client websocket --clients 20 \
+         --ramp 300ms --every 50ms --messages 4 --repeat",
+    );
+    let report = front.run(&words).await;
+    report.assert_unharmed();
+    assert_eq!(report.total("node_gone"), 0, "{}", report.json["totals"]);
+    // About a quarter of a second each, and nobody stayed on an old node.
+    assert!(report.total("finished") > 60, "{}", report.json["totals"]);
+    assert!(report.sessions("node-1.2") > 0, "{}", report.json["nodes"]);
+    front.finish().await;
+}
+
+#[tokio::test]
+async fn a_proxy_that_cuts_the_sessions_of_a_removed_backend_is_found_out() {
+    let front = Front::with("\"0s\"").await;
+    let report = front.run(&front.words("deploy", DEPLOY)).await;
+    assert_eq!(report.code, Some(1), "{}", report.stderr);
+    assert!(report.total("disconnects") > 0, "{}", report.json["totals"]);
+    assert!(report.stderr.contains("disconnects"), "{}", report.stderr);
+    front.finish().await;
+}
+
+#[tokio::test]
+async fn a_deploy_cut_short_loses_nobody_and_leaves_no_node() {
+    let front = Front::start().await;
+    let words = front.words(
+        "deploy",
+        "--nodes 2 --after 2s --drain 1m --pause 0 --hold 5m --clients 10 --ramp 100ms \
+         --every 100ms",
+    );
+    let run = Load::start(&words.iter().map(String::as_str).collect::<Vec<_>>());
+    let two = || {
+        let list = fs::read_to_string(&front.list).unwrap();
+        (list.matches(':').count() == 2).then_some(list)
+    };
+    let before = found("two nodes", two).await;
+    eventually("the first old node drains", || two().is_some_and(|list| list != before)).await;
+    let nodes = process::children(run.pid());
+    assert_eq!(nodes.len(), 3);
+    run.signal("INT");
+    let report = run.ended().await;
+    report.assert_unharmed();
+    assert_eq!((report.total("finished"), report.total("node_gone")), (10, 0));
+    assert_eq!(report.marks().last(), Some(&"interrupted"));
+    assert!(nodes.into_iter().all(is_gone));
+    front.finish().await;
+}
+
+#[tokio::test]
+async fn nodes_do_not_outlive_a_run_that_is_killed() {
+    let front = Front::start().await;
+    let words = front.words("chaos", "--nodes 2 --do '' --clients 2 --ramp 0 --hold 5m");
+    let mut words: Vec<_> = words.iter().map(String::as_str).collect();
+    // One of them stands still meanwhile, and reads nothing.
+    let event = words.iter().position(|word| *word == "''").unwrap();
+    words[event] = "0s hang 1 for 1m";
+    let run = Load::start(&words);
+    let mut nodes = Vec::new();
+    eventually("a node hangs", || {
+        nodes = process::children(run.pid());
+        nodes.iter().any(|node| state(*node) == Some('T'))
+    })
+    .await;
+    assert_eq!(nodes.len(), 2);
+    run.signal("KILL");
+    assert_eq!(run.ended().await.code, None);
+    eventually("all nodes have ended", || nodes.iter().all(|node| is_gone(*node))).await;
+    drop(front);
+}
+
+#[tokio::test]
+async fn what_hurts_a_node_hurts_its_own_clients_only() {
+    let front = Front::start().await;
+    let mut words = front.words(
+        "chaos",
+        "--nodes 3 --clients 30 --ramp 300ms --every 100ms --hold 5s --max-errors 0",
+    );
+    for event in ["500ms kill 1 back 1s", "1s hang 2 for 1s", "3s reset 0"] {
+        words.extend(["--do".to_owned(), event.to_owned()]);
+    }
+    let report = front.run(&words).await;
+    report.assert_unharmed();
+    // Ten clients each; those of the killed one had come to the others before the reset.
+    assert!(report.total("node_gone") >= 20, "{}", report.json["totals"]);
+    assert_eq!(report.total("finished"), 30);
+    // Who waited for the node that stood still is not forgotten (coordinated omission).
+    let longest = report.json["latency"]["message"]["max_us"].as_u64().unwrap();
+    assert!(longest > 500_000, "{longest} µs");
+    let expected = [
+        "node-1 is killed",
+        "node-2 hangs",
+        "node-1 is back as node-1.2",
+        "node-2 goes on",
+        "node-0 resets its connections",
+    ];
+    let mut marks = report.marks();
+    // Two of them are due at nearly the same time.
+    marks.sort_unstable();
+    let mut sorted = expected;
+    sorted.sort_unstable();
+    assert_eq!(marks, sorted);
+    front.finish().await;
+}
+
+#[tokio::test]
+async fn a_node_that_somebody_else_kills_is_an_error() {
+    let nodes = LoadNodes::start(&["--nodes", "1", "--listen", "127.0.0.1:0"], 1);
+    let url = format!("http://{}", nodes.listening[0].1);
+    let words = "--clients 10 --ramp 100ms --every 100ms --hold 1m --no-reconnect --max-errors 5";
+    let mut line = vec!["run", &url];
+    line.extend(words.split_whitespace());
+    let run = Load::start(&line);
+    let port = format!("sport = :{}", nodes.listening[0].1.port());
+    for _ in 0..1000 {
+        // Ten WebSockets that have taken the place of polls.
+        if process::sockets(&port).await.len() == 10 {
+            break;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    }
+    nodes.signal("KILL");
+    let report = run.ended().await;
+    assert_eq!(report.code, Some(1), "{}", report.stderr);
+    assert_eq!(report.total("disconnects"), 10, "{}", report.json["errors"]);
+    assert_eq!(report.errors("disconnect"), 10);
+    assert_eq!(report.total("node_gone"), 0);
+    // Nobody is left, and a minute is not waited for.
+    assert_eq!(report.marks(), ["all clients have left"]);
+}
+
+#[tokio::test]
+async fn a_herd_before_the_demo_comes_back_whole() {
+    let mut demo = Demo::start().await;
+    // TLS takes its time in a debug build on a busy machine: all are to be there when they drop.
+    let words = "--insecure --silent --clients 10 --ramp 200ms --after 2s --times 2 \
+        --drop-every 3s --within 200ms --hold 8s --max-errors 0 --max-disconnects 0";
+    let mut line = vec!["herd", &demo.url];
+    line.extend(words.split_whitespace());
+    let report = Load::run(&line).await;
+    report.assert_unharmed();
+    assert_eq!((report.total("dropped"), report.total("connects")), (20, 30));
+    assert_eq!(report.total("finished"), 10);
+    assert_eq!(report.marks(), ["all drop (1 of 2)", "all drop (2 of 2)"]);
+    assert!(demo.is_running());
+}
+
+#[tokio::test]
+async fn a_list_that_the_target_does_not_read_is_said() {
+    let foreign = Backend::start(backend::answering(|_| message::ok("hello"))).await;
+    let directory = tempfile::tempdir().unwrap();
+    let list = directory.path().join("backends.txt");
+    let url = format!("http://{}", foreign.address);
+    let words = ["deploy", &url, "--nodes", "1", "--backends-file", list.to_str().unwrap()];
+    let report = Load::run(&words).await;
+    assert_eq!(report.code, Some(2), "{}", report.stderr);
+    assert!(report.stderr.contains("its replies name no node"), "{}", report.stderr);
+    assert_eq!(report.stderr.lines().count(), 1, "{}", report.stderr);
+    assert!(report.json.is_null());
+}
+
+#[tokio::test]
+async fn nodes_say_where_they_listen_and_end_when_they_are_told() {
+    let directory = tempfile::tempdir().unwrap();
+    let list = directory.path().join("backends.txt");
+    let words = ["--nodes", "2", "--listen", "127.0.0.1:0", "--echo", "127.0.0.1:0"];
+    let file = ["--backends-file", list.to_str().unwrap()];
+    let mut nodes = LoadNodes::start(&[&words[..], &file].concat(), 3);
+    let names: Vec<_> = nodes.listening.iter().map(|(name, _)| name.as_str()).collect();
+    assert_eq!(names, ["node-0", "node-1", "echo"]);
+    let [first, second, echo] = [0, 1, 2].map(|at| nodes.listening[at].1);
+    assert_eq!(fs::read_to_string(&list).unwrap(), format!("{first}\n{second}\n"));
+    let url = format!("http://{second}");
+    let echo = format!("ws://{echo}");
+    for line in [["run", &url, "--eio", "3"], ["run", &echo, "--client", "ws"]] {
+        let more = ["--clients", "5", "--every", "50ms", "--messages", "3"];
+        let report = Load::run(&[&line[..], &more].concat()).await;
+        report.assert_unharmed();
+        assert_eq!((report.total("finished"), report.total("answered")), (5, 15));
+    }
+    nodes.signal("TERM");
+    assert_eq!(nodes.ended().await, Some(0));
+}
+
+/// Letter of a process's state; `None`: there is none.
+fn state(pid: u32) -> Option<char> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    stat.rsplit(") ").next()?.chars().next()
+}
+
+/// Whether it has ended, be it that nobody has asked for its exit code yet.
+fn is_gone(pid: u32) -> bool {
+    matches!(state(pid), None | Some('Z' | 'X'))
+}

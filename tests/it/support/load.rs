@@ -1,0 +1,208 @@
+//! Runs of `moorline-load`, and its nodes.
+
+use std::{
+    fs::{self, File},
+    io::{BufRead, BufReader},
+    net::SocketAddr,
+    process::{Child, ChildStdout, Command, Stdio},
+};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+use super::{found, process};
+
+/// A run under way; dropping it kills the process.
+pub(crate) struct Load {
+    child: Child,
+    directory: TempDir,
+}
+
+/// What a run left behind.
+pub(crate) struct Report {
+    /// Exit code; `None`: a signal ended it.
+    pub(crate) code: Option<i32>,
+    /// What it printed to standard error.
+    pub(crate) stderr: String,
+    /// Its raw figures; null where there are none.
+    pub(crate) json: Value,
+}
+
+impl Load {
+    /// Starts one with these arguments, quietly. The figures go where [`Report`] finds them.
+    pub(crate) fn start(words: &[&str]) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let child = Command::new(env!("CARGO_BIN_EXE_moorline-load"))
+            .args(words)
+            .args(["--quiet", "--json"])
+            .arg(directory.path().join("figures.json"))
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(File::create(directory.path().join("stderr")).unwrap())
+            .spawn()
+            .unwrap();
+        Self { child, directory }
+    }
+
+    /// Runs one to its end.
+    pub(crate) async fn run(words: &[&str]) -> Report {
+        Self::start(words).ended().await
+    }
+
+    /// Its process id.
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Sends a signal by its name without `SIG`.
+    pub(crate) fn signal(&self, name: &str) {
+        process::signal(self.pid(), name);
+    }
+
+    /// Waits for its end.
+    pub(crate) async fn ended(mut self) -> Report {
+        let status = found("the run's end", || self.child.try_wait().unwrap()).await;
+        let file = |name| fs::read_to_string(self.directory.path().join(name));
+        // It is made before the run, to see that it can be, and stays empty where there is no run.
+        let json = file("figures.json").unwrap_or_default();
+        let json = if json.is_empty() { Value::Null } else { json.parse().unwrap() };
+        Report { code: status.code(), stderr: file("stderr").unwrap(), json }
+    }
+}
+
+impl Drop for Load {
+    fn drop(&mut self) {
+        // An error means that it has ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Report {
+    /// A sum over the run: `finished`, `disconnects`, `node_gone`…
+    pub(crate) fn total(&self, name: &str) -> u64 {
+        let total = self.json["totals"][name].as_u64();
+        total.unwrap_or_else(|| panic!("no {name} in {} {}", self.json["totals"], self.stderr))
+    }
+
+    /// Errors of a kind: `code1`, `timeout`…
+    pub(crate) fn errors(&self, kind: &str) -> u64 {
+        let errors = self.json["errors"].as_array().unwrap();
+        let of_kind = errors.iter().find(|error| error["kind"] == kind);
+        of_kind.map_or(0, |error| error["count"].as_u64().unwrap())
+    }
+
+    /// Sessions of a node over the run.
+    pub(crate) fn sessions(&self, node: &str) -> u64 {
+        let nodes = self.json["nodes"].as_array().unwrap();
+        let named = nodes.iter().find(|entry| entry["name"] == node);
+        named.map_or(0, |node| node["sessions"].as_u64().unwrap())
+    }
+
+    /// What happened on the way.
+    pub(crate) fn marks(&self) -> Vec<&str> {
+        let marks = self.json["marks"].as_array().unwrap();
+        marks.iter().map(|mark| mark["text"].as_str().unwrap()).collect()
+    }
+
+    /// Asserts that clients lost nothing but nodes that the run took away.
+    pub(crate) fn assert_unharmed(&self) {
+        assert_eq!(self.code, Some(0), "{} {}", self.stderr, self.json["errors"]);
+        for name in ["errors", "disconnects", "misrouted"] {
+            assert_eq!(self.total(name), 0, "{name}: {}", self.json["errors"]);
+        }
+        assert_eq!(self.errors("code1"), 0);
+    }
+}
+
+/// A process of Socket.IO nodes; dropping it kills it.
+pub(crate) struct LoadNodes {
+    /// What it printed where each listens: names and addresses.
+    pub(crate) listening: Vec<(String, SocketAddr)>,
+    child: Child,
+    _stdout: BufReader<ChildStdout>,
+}
+
+impl LoadNodes {
+    /// Starts `moorline-load node` with these arguments, and reads `count` lines of it.
+    pub(crate) fn start(words: &[&str], count: usize) -> Self {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_moorline-load"))
+            .arg("node")
+            .args(words)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut stdout = BufReader::new(child.stdout.take().unwrap());
+        let mut line = || {
+            let mut line = String::new();
+            stdout.read_line(&mut line).unwrap();
+            let (name, address) = line.trim_end().split_once(" listens on ").unwrap();
+            (name.to_owned(), address.parse().unwrap())
+        };
+        let listening = (0..count).map(|_| line()).collect();
+        Self { listening, child, _stdout: stdout }
+    }
+
+    /// Sends a signal by its name without `SIG`.
+    pub(crate) fn signal(&self, name: &str) {
+        process::signal(self.child.id(), name);
+    }
+
+    /// Waits for its end: its exit code.
+    pub(crate) async fn ended(&mut self) -> Option<i32> {
+        found("the nodes' end", || self.child.try_wait().unwrap()).await.code()
+    }
+}
+
+impl Drop for LoadNodes {
+    fn drop(&mut self) {
+        // An error means that it has ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// A running `moorline demo`; dropping it kills the process.
+pub(crate) struct Demo {
+    /// Where it serves over TLS.
+    pub(crate) url: String,
+    child: Child,
+    _directory: TempDir,
+}
+
+impl Demo {
+    /// Starts one and waits until it listens.
+    pub(crate) async fn start() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let stderr = directory.path().join("stderr");
+        let child = Command::new(env!("CARGO_BIN_EXE_moorline"))
+            .args(["demo", "--listen-tls", "127.0.0.1:0", "--listen", "127.0.0.1:0"])
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(File::create(&stderr).unwrap())
+            .spawn()
+            .unwrap();
+        let mut demo = Self { url: String::new(), child, _directory: directory };
+        demo.url = found("the demo's `listening on`", || {
+            let said = fs::read_to_string(&stderr).unwrap();
+            let line = said.lines().find(|line| line.starts_with("listening on https://"))?;
+            Some(line.split(' ').nth(2)?.to_owned())
+        })
+        .await;
+        demo
+    }
+
+    /// Whether the process runs.
+    pub(crate) fn is_running(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_none()
+    }
+}
+
+impl Drop for Demo {
+    fn drop(&mut self) {
+        // An error means that it has ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
