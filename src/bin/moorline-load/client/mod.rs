@@ -15,6 +15,9 @@ mod socket_io;
 mod user;
 mod ws;
 
+#[cfg(test)]
+mod plain_tests;
+
 use std::{
     collections::HashSet,
     sync::{Arc, RwLock},

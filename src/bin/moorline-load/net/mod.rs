@@ -8,6 +8,8 @@ mod connector;
 mod fault;
 pub(crate) mod frame;
 mod http;
+mod message;
+mod skim;
 mod stream;
 mod tls;
 mod upgrade;
@@ -19,7 +21,8 @@ mod tests;
 pub(crate) use self::{
     connector::{Connector, Dialer},
     http::{Http, Reply},
+    message::{Closure, Kind, Message},
     stream::Stream,
     upgrade::{UpgradeError, accept},
-    websocket::{Closure, Kind, Message, WebSocket},
+    websocket::WebSocket,
 };

@@ -21,18 +21,6 @@ pub(crate) enum Stream {
     Tls(Box<TlsStream<TcpStream>>),
 }
 
-impl Stream {
-    /// Whether a TLS handshake resumed an earlier session; false for plain TCP.
-    pub(crate) fn is_resumed(&self) -> bool {
-        match self {
-            Self::Plain(_) => false,
-            Self::Tls(tls) => {
-                tls.get_ref().1.handshake_kind() == Some(rustls::HandshakeKind::Resumed)
-            }
-        }
-    }
-}
-
 impl AsyncRead for Stream {
     fn poll_read(
         self: Pin<&mut Self>,

@@ -6,7 +6,6 @@
 
 use std::{
     cell::RefCell,
-    fmt,
     future::poll_fn,
     mem,
     pin::Pin,
@@ -17,7 +16,7 @@ use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::{
-    Stream, fault,
+    Closure, Kind, Message, Stream, fault,
     frame::{self, FrameError, Header, Opcode},
 };
 use crate::stats::{ErrorKind, Failure};
@@ -28,56 +27,8 @@ const SCRATCH: usize = 128 << 10;
 const MAX_MESSAGE: usize = 128 << 20;
 
 thread_local! {
-    static READ: RefCell<Box<[u8]>> = RefCell::new(vec![0; SCRATCH].into_boxed_slice());
+    pub(super) static READ: RefCell<Box<[u8]>> = RefCell::new(vec![0; SCRATCH].into_boxed_slice());
     static WRITE: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
-}
-
-/// What a message is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Kind {
-    /// UTF-8; the caller sees to it.
-    Text,
-    /// Bytes.
-    Binary,
-}
-
-/// What a server sent.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Message {
-    /// UTF-8.
-    Text(String),
-    /// Bytes.
-    Binary(Vec<u8>),
-    /// The server's close frame; it has been answered, and nothing follows.
-    Close(Closure),
-}
-
-/// What a close frame says.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Closure {
-    /// RFC 6455, section 7.4.
-    pub(crate) code: Option<u16>,
-    /// For people.
-    pub(crate) reason: String,
-}
-
-impl fmt::Display for Closure {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("the server closed the WebSocket")?;
-        if let Some(code) = self.code {
-            write!(f, " with code {code}")?;
-        }
-        if !self.reason.is_empty() {
-            write!(f, " ({})", self.reason)?;
-        }
-        Ok(())
-    }
-}
-
-impl From<Closure> for Failure {
-    fn from(closure: Closure) -> Self {
-        Self::new(ErrorKind::Disconnect, closure.to_string())
-    }
 }
 
 /// An open WebSocket.
@@ -85,13 +36,13 @@ impl From<Closure> for Failure {
 pub(crate) struct WebSocket {
     stream: Stream,
     /// Read, but not yet a whole frame or not yet asked for. Empty and unallocated while idle.
-    pending: BytesMut,
+    pub(super) pending: BytesMut,
     /// Sent, but not yet taken by the kernel. Empty and unallocated while idle.
     outgoing: BytesMut,
     /// The parts of a message that is not whole yet, and what it is.
     parts: Option<(Opcode, Vec<u8>)>,
     /// Payload bytes of a frame that is being skipped.
-    skipping: u64,
+    pub(super) skipping: u64,
     /// A TLS stream may hold records that the kernel did not take.
     unflushed: bool,
     /// Our close frame is out.
@@ -99,7 +50,7 @@ pub(crate) struct WebSocket {
 }
 
 /// What one frame came to.
-enum Event {
+pub(super) enum Event {
     Message(Message),
     /// A part of a message, a ping (answered), a pong.
     Nothing,
@@ -171,17 +122,6 @@ impl WebSocket {
         poll_fn(|cx| self.poll_next(cx)).await
     }
 
-    /// Waits for payload and throws it away: returns how many bytes it was, or the server's close
-    /// frame. For downloads that are to cost little here. Not to be called amid a message that
-    /// [`WebSocket::next`] has begun.
-    ///
-    /// # Errors
-    ///
-    /// As [`WebSocket::next`].
-    pub(crate) async fn skim(&mut self) -> Result<Result<usize, Closure>, Failure> {
-        poll_fn(|cx| self.poll_skim(cx)).await
-    }
-
     /// Says goodbye and waits for the server's. The caller sets the deadline. Messages that are still
     /// coming are dropped.
     pub(crate) async fn close(mut self) {
@@ -246,7 +186,7 @@ impl WebSocket {
     }
 
     /// Whether all is out; if not, the task is woken when more can go.
-    fn poll_flush(&mut self, cx: &mut Context<'_>) -> Result<bool, Failure> {
+    pub(super) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Result<bool, Failure> {
         while !self.outgoing.is_empty() {
             match Pin::new(&mut self.stream).poll_write(cx, &self.outgoing) {
                 Poll::Ready(Ok(0)) => return Err(fault::ended()),
@@ -297,7 +237,7 @@ impl WebSocket {
     }
 
     /// Reads into `scratch`; what it read is never empty.
-    fn poll_fill<'s>(
+    pub(super) fn poll_fill<'s>(
         &mut self,
         cx: &mut Context<'_>,
         scratch: &'s mut [u8],
@@ -332,7 +272,7 @@ impl WebSocket {
     }
 
     /// One whole frame at the start of `input`, and its length.
-    fn read_frame(
+    pub(super) fn read_frame(
         &mut self,
         cx: &mut Context<'_>,
         input: &[u8],
@@ -386,7 +326,7 @@ impl WebSocket {
         match opcode {
             Opcode::Ping => self.write_control(cx, Opcode::Pong, payload)?,
             Opcode::Close => {
-                let closure = closure(payload).map_err(malformed)?;
+                let closure = Closure::read(payload).map_err(malformed)?;
                 if !self.closing {
                     self.closing = true;
                     // The server may have gone without waiting for this.
@@ -398,82 +338,8 @@ impl WebSocket {
         }
         Ok(Event::Nothing)
     }
-
-    fn poll_skim(&mut self, cx: &mut Context<'_>) -> Poll<Result<Result<usize, Closure>, Failure>> {
-        self.poll_flush(cx)?;
-        // Frames that an earlier read has left.
-        if !self.pending.is_empty() {
-            let left = mem::take(&mut self.pending);
-            match self.skim_bytes(cx, &left)? {
-                Ok(0) => {}
-                skimmed => return Poll::Ready(Ok(skimmed)),
-            }
-        }
-        READ.with_borrow_mut(|scratch| {
-            loop {
-                // What is left now is at most a control frame without its end.
-                let left = self.pending.len();
-                let fresh = ready!(self.poll_fill(cx, &mut scratch[left..]))?.len();
-                scratch[..left].copy_from_slice(&self.pending);
-                self.pending = BytesMut::new();
-                match self.skim_bytes(cx, &scratch[..left + fresh])? {
-                    Ok(0) => {}
-                    skimmed => return Poll::Ready(Ok(skimmed)),
-                }
-            }
-        })
-    }
-
-    /// Counts the payload in `input`, up to a close frame; keeps what comes behind that, or is not
-    /// whole.
-    fn skim_bytes(
-        &mut self,
-        cx: &mut Context<'_>,
-        mut input: &[u8],
-    ) -> Result<Result<usize, Closure>, Failure> {
-        let mut counted = 0;
-        loop {
-            let skipped = self.skipping.min(input.len() as u64) as usize;
-            self.skipping -= skipped as u64;
-            counted += skipped;
-            input = &input[skipped..];
-            match Header::parse(input).map_err(malformed)? {
-                Some((header, start)) if !header.opcode.is_control() => {
-                    self.skipping = header.len;
-                    input = &input[start..];
-                }
-                Some((header, _)) if header.opcode != Opcode::Close || counted == 0 => {
-                    match self.read_frame(cx, input)? {
-                        Some((_, Event::Message(Message::Close(closure)))) => {
-                            return Ok(Err(closure));
-                        }
-                        Some((used, _)) => input = &input[used..],
-                        None => break,
-                    }
-                }
-                _ => break,
-            }
-        }
-        self.pending.extend_from_slice(input);
-        Ok(Ok(counted))
-    }
 }
 
-fn closure(payload: &[u8]) -> Result<Closure, FrameError> {
-    let Some((code, reason)) = payload.split_first_chunk() else {
-        return match payload.is_empty() {
-            true => Ok(Closure { code: None, reason: String::new() }),
-            false => Err(FrameError::CloseCode),
-        };
-    };
-    let code = u16::from_be_bytes(*code);
-    if !frame::is_close_code(code) {
-        return Err(FrameError::CloseCode);
-    }
-    let reason = std::str::from_utf8(reason).map_err(|_| FrameError::Utf8)?;
-    Ok(Closure { code: Some(code), reason: reason.to_owned() })
-}
-
-fn malformed(error: FrameError) -> Failure {
+pub(super) fn malformed(error: FrameError) -> Failure {
     Failure::new(ErrorKind::Protocol, format!("the server sent {error}"))
 }

@@ -5,7 +5,7 @@
 
 mod argument;
 mod connection;
-mod echo;
+pub(crate) mod echo;
 pub(crate) mod list;
 mod request;
 mod socket_io;
