@@ -27,13 +27,15 @@ const MAX_HEAD: usize = 64 << 10;
 /// Most bytes of a reply's body.
 const MAX_BODY: usize = 64 << 20;
 
+type Connection = http1::Connection<TokioIo<Watched>, Full<Bytes>>;
+
 /// A connection for requests one after the other, kept alive between them.
 pub(crate) struct Http {
     connector: Arc<Connector>,
     sender: http1::SendRequest<Full<Bytes>>,
     /// Driven by whoever waits for a reply: a task of its own would double the wake-ups. `None` once
     /// it has ended.
-    connection: Option<Pin<Box<http1::Connection<TokioIo<Watched>, Full<Bytes>>>>>,
+    connection: Option<Pin<Box<Connection>>>,
     /// Whether what the server said looks like TLS.
     tls_seen: Arc<AtomicBool>,
 }
