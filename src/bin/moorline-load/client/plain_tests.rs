@@ -11,7 +11,7 @@ use super::*;
 use crate::{
     cost::Meter,
     node::echo,
-    scenario::options::{Kind, Options},
+    scenario::options::{AnswerKind, Kind, Options},
     stats::{Collector, Record},
 };
 
@@ -100,6 +100,24 @@ async fn a_silent_client_stays_until_it_is_told_to_leave() {
     let silent = |options: &mut Options| options.silent = true;
     let totals = life(url, Kind::Ws, silent, |record| record.totals.connects == 1).await.totals;
     assert_eq!((totals.sent, totals.finished, totals.errors), (0, 1, 0));
+}
+
+#[tokio::test]
+async fn who_says_more_than_can_be_said_still_obeys() {
+    let url = format!("ws://{}", origin().await);
+    for (pace, answer) in [("think", AnswerKind::None), ("every", AnswerKind::Echo)] {
+        let change = |options: &mut Options| {
+            match pace {
+                "think" => options.think = Some("0s".parse().unwrap()),
+                _ => options.every = Some("1ns".parse().unwrap()),
+            }
+            options.answer = Some(answer);
+        };
+        let enough = |record: &Record| record.totals.sent > 1000;
+        let totals = life(url.clone(), Kind::Ws, change, enough).await.totals;
+        assert_eq!((totals.finished, totals.errors), (1, 0), "{pace}");
+        assert!(totals.bytes_received > 0, "{pace}");
+    }
 }
 
 #[tokio::test]

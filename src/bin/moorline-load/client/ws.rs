@@ -4,11 +4,11 @@ use std::{
     future::{Future, poll_fn},
     pin::{Pin, pin},
     task::Poll,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use http::HeaderMap;
-use tokio::time::timeout;
+use tokio::{task::yield_now, time::timeout};
 
 use super::{Break, Context, End, User, alarm::Alarm, pace::Talk, payload::Maker};
 use crate::{
@@ -16,6 +16,13 @@ use crate::{
     scenario::{Answer, Messages, Payload},
     stats::{ErrorKind, Failure},
 };
+
+/// Bytes that may wait for a slow server before nothing more is said.
+const MOST_WAITING: usize = 64 << 10;
+/// How soon a client that is held up looks again.
+const RETRY: Duration = Duration::from_millis(5);
+/// Messages said in a row before echoes and orders are looked at.
+const IN_A_ROW: usize = 64;
 
 /// One connection to the target's path: says what is due and checks each echo.
 pub(crate) async fn session(context: &Context, user: &mut User, due: Instant) -> End {
@@ -115,10 +122,14 @@ impl<'a> Echo<'a> {
 
     async fn run(&mut self, mut orders: Pin<&mut impl Future<Output = Break>>) -> Ended {
         while !self.talk.done() {
-            if let Err(failure) = self.say().await {
-                return Ended::Lost(failure);
+            let behind = match self.say().await {
+                Ok(behind) => behind,
+                Err(failure) => return Ended::Lost(failure),
+            };
+            if behind {
+                yield_now().await;
             }
-            match self.event(orders.as_mut()).await {
+            match self.event(orders.as_mut(), behind).await {
                 Ok(Event::Message(Message::Text(text))) => self.heard(text.as_bytes()),
                 Ok(Event::Message(Message::Binary(bytes))) => self.heard(&bytes),
                 Ok(Event::Message(Message::Close(closure))) => return Ended::Lost(closure.into()),
@@ -130,30 +141,50 @@ impl<'a> Echo<'a> {
         Ended::Done
     }
 
-    /// Says all that is due.
-    async fn say(&mut self) -> Result<(), Failure> {
-        while let Some(due) = self.talk.due()
-            && due <= Instant::now()
-        {
+    /// Says what is due, as far as the server takes it; whether more could be said at once.
+    async fn say(&mut self) -> Result<bool, Failure> {
+        for _ in 0..IN_A_ROW {
+            let due = self.talk.due().is_some_and(|due| due <= Instant::now());
+            if !due || self.is_held_up() {
+                return Ok(false);
+            }
             let number = self.talk.say();
             let maker = self.maker;
             let make = |out: &mut Vec<u8>| maker.write(number, out);
             self.socket.send_made(self.kind, maker.size(), make).await?;
             self.context.recorder.sent(maker.size());
         }
-        Ok(())
+        Ok(true)
     }
 
+    /// Whether the server does not take what was said.
+    fn is_held_up(&self) -> bool {
+        self.socket.backlog() > MOST_WAITING
+    }
+
+    /// What comes next; a client that is `behind` does not wait for it.
     async fn event(
         &mut self,
         mut orders: Pin<&mut impl Future<Output = Break>>,
+        behind: bool,
     ) -> Result<Event, Failure> {
         let deadline = self.talk.deadline(self.context.scenario.timeout);
-        let next = self.talk.due().into_iter().chain(deadline).min();
+        let due = match self.is_held_up() {
+            true => self.talk.due().map(|due| due.max(Instant::now() + RETRY)),
+            false => self.talk.due(),
+        };
+        let next = due.into_iter().chain(deadline).min();
         let mut message = pin!(self.socket.next());
         poll_fn(|cx| {
+            // Echoes without end must not hide an order.
+            if behind && let Poll::Ready(by) = orders.as_mut().poll(cx) {
+                return Poll::Ready(Ok(Event::Order(by)));
+            }
             if let Poll::Ready(message) = message.as_mut().poll(cx) {
                 return Poll::Ready(message.map(Event::Message));
+            }
+            if behind {
+                return Poll::Ready(Ok(Event::Alarm));
             }
             if let Poll::Ready(by) = orders.as_mut().poll(cx) {
                 return Poll::Ready(Ok(Event::Order(by)));
