@@ -19,6 +19,9 @@ pub(crate) struct Rate(pub(crate) f64);
 /// Longest duration: far beyond any run, far from where clocks overflow.
 const LONGEST: Duration = Duration::from_secs(400 * 24 * 3600);
 
+/// Slowest rate, one in 11 days: beyond it clocks overflow sooner or later.
+const SLOWEST: f64 = 1e-6;
+
 impl FromStr for Span {
     type Err = String;
 
@@ -59,7 +62,10 @@ impl FromStr for Rate {
     fn from_str(typed: &str) -> Result<Self, String> {
         let number = typed.trim().trim_end_matches("/s");
         match number.parse::<f64>() {
-            Ok(rate) if rate.is_finite() && rate > 0.0 => Ok(Self(rate)),
+            Ok(rate) if rate.is_finite() && rate >= SLOWEST => Ok(Self(rate)),
+            Ok(rate) if rate > 0.0 && rate < SLOWEST => {
+                Err(format!("{typed} is no rate: less than one in 11 days"))
+            }
             _ => Err(format!("{typed} is no rate, such as 50 or 0.5/s")),
         }
     }
@@ -141,7 +147,7 @@ mod tests {
     fn rates() {
         assert_eq!("50/s".parse(), Ok(Rate(50.0)));
         assert_eq!("0.5".parse(), Ok(Rate(0.5)));
-        for wrong in ["0", "-1", "inf", "NaN", "fast"] {
+        for wrong in ["0", "-1", "1e-300", "inf", "NaN", "fast"] {
             assert!(wrong.parse::<Rate>().is_err(), "{wrong}");
         }
     }
