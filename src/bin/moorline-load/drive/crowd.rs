@@ -166,3 +166,44 @@ impl Driver {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::scenario::options::Options;
+
+    fn scenario(change: impl FnOnce(&mut Options)) -> Scenario {
+        let url = Some("http://127.0.0.1:9".to_owned());
+        let mut options =
+            Options { url, clients: Some(5), hold: "4s".parse().ok(), ..Options::default() };
+        change(&mut options);
+        Scenario::check(options).unwrap()
+    }
+
+    #[test]
+    fn arrivals_are_even_and_the_hold_counts_from_the_last() {
+        let millis = Duration::from_millis;
+        let start = Instant::now();
+        let schedule = Schedule::new(&scenario(|typed| typed.rate = "10".parse().ok()), start);
+        assert_eq!(schedule.due(0), start);
+        assert_eq!(schedule.due(3), start + millis(300));
+        assert_eq!(schedule.arrived, start + millis(400));
+        assert_eq!(schedule.settled, start + millis(1400));
+        assert_eq!(schedule.leave, start + millis(4400));
+
+        let schedule = Schedule::new(&scenario(|typed| typed.ramp = "1s".parse().ok()), start);
+        assert_eq!(schedule.due(1), start + millis(200));
+        let at_once = Schedule::new(&scenario(|typed| typed.ramp = "0".parse().ok()), start);
+        assert_eq!(at_once.arrived, start);
+    }
+
+    #[test]
+    fn a_long_hold_is_steady_but_for_two_seconds() {
+        let start = Instant::now();
+        let scenario = scenario(|typed| {
+            typed.ramp = "0".parse().ok();
+            typed.hold = "1m".parse().ok();
+        });
+        assert_eq!(Schedule::new(&scenario, start).settled, start + SETTLING);
+    }
+}

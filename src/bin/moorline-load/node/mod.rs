@@ -44,6 +44,9 @@ const GOODBYE: Duration = Duration::from_secs(2);
 ///
 /// A sentence for the user.
 pub(crate) fn serve(options: &NodeOptions) -> Result<(), String> {
+    if options.nodes == 0 && options.echo.is_none() {
+        return Err("nothing is to be started: ask for nodes, or for an echo".into());
+    }
     capacity::raise_descriptors();
     let mut bound = Vec::new();
     for index in 0..options.nodes {
@@ -172,5 +175,26 @@ async fn until_told(until_eof: bool, connections: &Connections) -> io::Result<()
                 None => return Ok(()),
             },
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nodes_take_the_ports_after_the_first() {
+        let first = "127.0.0.1:65534".parse().unwrap();
+        assert_eq!(at(first, 1), Ok("127.0.0.1:65535".parse().unwrap()));
+        assert!(at(first, 2).unwrap_err().contains("too large"));
+        let any = "127.0.0.1:0".parse().unwrap();
+        assert_eq!(at(any, 2), Ok(any));
+    }
+
+    #[test]
+    fn a_taken_address_is_told() {
+        let (_held, address) = bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let fault = bind(address).unwrap_err();
+        assert!(fault.starts_with(&format!("{address} cannot be listened on: ")), "{fault}");
     }
 }
