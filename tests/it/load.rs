@@ -258,6 +258,22 @@ async fn a_list_that_the_target_does_not_read_is_said() {
 }
 
 #[tokio::test]
+async fn a_server_that_answers_nothing_does_not_pass() {
+    let nodes = LoadNodes::start(&["--nodes", "1", "--listen", "127.0.0.1:0"], 1);
+    let url = format!("http://{}", nodes.listening[0].1);
+    // An event that nodes pass on, but never acknowledge.
+    let words = ["run", &url, "--event", "all", "--every", "100ms", "--clients", "3"];
+    for client in ["websocket", "polling"] {
+        let more = ["--client", client, "--hold", "1s", "--max-errors", "0"];
+        let report = Load::run(&[&words[..], &more].concat()).await;
+        assert_eq!(report.code, Some(1), "{}", report.stderr);
+        assert!(report.total("sent") > 0);
+        assert_eq!(report.total("unanswered"), report.total("sent"));
+        assert!(report.stderr.contains("none of"), "{}", report.stderr);
+    }
+}
+
+#[tokio::test]
 async fn nodes_say_where_they_listen_and_end_when_they_are_told() {
     let directory = tempfile::tempdir().unwrap();
     let list = directory.path().join("backends.txt");

@@ -35,6 +35,7 @@ pub(crate) async fn session(context: &Context, user: &mut User, due: Instant) ->
         }
     };
     user.said += talk.settled();
+    context.recorder.unanswered(talk.unanswered());
     end
 }
 

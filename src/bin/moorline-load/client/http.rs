@@ -33,6 +33,7 @@ pub(crate) async fn session(context: &Context, user: &mut User, due: Instant) ->
     };
     let end = client.run(user).await;
     user.said += client.talk.settled();
+    context.recorder.unanswered(client.talk.unanswered());
     end
 }
 

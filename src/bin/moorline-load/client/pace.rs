@@ -138,6 +138,11 @@ impl Talk {
         self.settled + self.ahead.len() as u64
     }
 
+    /// How many messages wait for their answers.
+    pub(crate) fn unanswered(&self) -> u64 {
+        self.said - self.settled()
+    }
+
     /// Whether there is nothing left to say or to wait for.
     pub(crate) fn done(&self) -> bool {
         self.settled >= self.limit

@@ -37,6 +37,7 @@ pub(crate) async fn session(context: &Context, user: &mut User, due: Instant) ->
     let end = echo.run(pin!(user.orders.next())).await;
     drop(seat);
     user.said += echo.talk.settled();
+    context.recorder.unanswered(echo.talk.unanswered());
     match end {
         Ended::Done => {
             goodbye(context, echo.socket).await;

@@ -88,15 +88,22 @@ fn check_p99(allowed: Duration, record: &Record) -> Check {
     Check { limit: "max-p99".into(), allowed: allowed_us, measured, held, sentence }
 }
 
-/// A count of zero says nothing where nobody ever got connected, so that is a failure too.
+/// A count of zero says nothing where nobody ever got connected, or was ever answered, so that is a
+/// failure too.
 fn check_count(limit: &str, [one, many]: [&str; 2], was: u64, most: u64, record: &Record) -> Check {
-    let reached = record.totals.connects > 0;
+    let totals = &record.totals;
+    let heard = totals.answered > 0 || totals.unanswered == 0;
+    let reached = totals.connects > 0 && heard;
     let there = if was == 1 { "there was" } else { "there were" };
     let counted = match was {
         0 => format!("no {many}"),
         _ => words::counted(was, one, many),
     };
     let sentence = match (was > most, most) {
+        (false, _) if !heard => format!(
+            "none of {} was answered, so {many} cannot be judged",
+            words::counted(totals.unanswered, "message", "messages")
+        ),
         (false, _) if !reached => format!("no client got connected, so {many} cannot be judged"),
         (true, 0) => format!("{there} {counted}, none is allowed"),
         (true, _) => format!("{there} {counted}, more than the {} allowed", words::count(most)),

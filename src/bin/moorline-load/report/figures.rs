@@ -82,8 +82,15 @@ pub(super) fn tiles(document: &Document) -> Vec<Tile> {
     if totals.connects > 0 {
         tiles.push(connects(document));
     }
-    if totals.answered > 0 {
+    if totals.answered + totals.unanswered > 0 {
         tiles.push(messages(document));
+    }
+    if totals.unanswered > 0 {
+        tiles.push(Tile {
+            name: "Unanswered",
+            value: count(totals.unanswered),
+            note: "when their connection ended, no errors".to_owned(),
+        });
     }
     tiles.extend(document.latency.message.as_ref().map(|latency| Tile {
         name: "Message p99",

@@ -216,6 +216,17 @@ fn what_was_not_measured_cannot_hold() {
 }
 
 #[test]
+fn silence_is_no_success() {
+    let mut record = example::record();
+    (record.totals.answered, record.totals.unanswered, record.totals.errors) = (0, 1_234, 0);
+    let limits = Limits { max_errors: Some(0), ..Limits::default() };
+    let expected = ["none of 1,234 messages was answered, so errors cannot be judged"];
+    assert_eq!(failures(limits, &record), expected);
+    let summary = Outcome::new(&example::scenario(), &record).summary();
+    assert!(summary.contains("Unanswered") && summary.contains("1,234"), "{summary}");
+}
+
+#[test]
 fn limits_hold_at_exactly_their_value() {
     let mut record = example::record();
     record.latencies.message.clear();

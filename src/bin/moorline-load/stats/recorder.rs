@@ -106,6 +106,11 @@ impl Recorder {
         tally.latencies.message.record(latency);
     }
 
+    /// A connection ended while so many messages waited for their answers.
+    pub(crate) fn unanswered(&self, messages: u64) {
+        self.desk().tally.counters.unanswered += messages;
+    }
+
     /// A message to all came; `sent` is when it was due to be sent.
     pub(crate) fn heard(&self, sent: Instant, bytes: usize) {
         let latency = sent.elapsed();

@@ -25,6 +25,8 @@ pub(crate) struct Counters {
     pub(crate) sent: u64,
     /// Answers to them.
     pub(crate) answered: u64,
+    /// Messages that waited for their answer when their connection ended; none of the errors.
+    pub(crate) unanswered: u64,
     /// Broadcasts that came in.
     pub(crate) heard: u64,
     /// Payload that went out.
@@ -53,6 +55,7 @@ impl Counters {
             upgrades: self.upgrades.saturating_sub(earlier.upgrades),
             sent: self.sent.saturating_sub(earlier.sent),
             answered: self.answered.saturating_sub(earlier.answered),
+            unanswered: self.unanswered.saturating_sub(earlier.unanswered),
             heard: self.heard.saturating_sub(earlier.heard),
             bytes_sent: self.bytes_sent.saturating_sub(earlier.bytes_sent),
             bytes_received: self.bytes_received.saturating_sub(earlier.bytes_received),
@@ -72,6 +75,7 @@ impl AddAssign<&Self> for Counters {
         self.upgrades += other.upgrades;
         self.sent += other.sent;
         self.answered += other.answered;
+        self.unanswered += other.unanswered;
         self.heard += other.heard;
         self.bytes_sent += other.bytes_sent;
         self.bytes_received += other.bytes_received;

@@ -108,6 +108,11 @@ impl<'c> Conversation<'c> {
         self.before + self.connected.as_ref().map_or(0, |connected| connected.talk.settled())
     }
 
+    /// Messages of this connection that wait for their answers.
+    pub(super) fn unanswered(&self) -> u64 {
+        self.connected.as_ref().map_or(0, |connected| connected.talk.unanswered())
+    }
+
     /// The node that carries the session.
     pub(super) fn into_node(self) -> Option<Box<str>> {
         self.node

@@ -53,6 +53,7 @@ pub(crate) async fn session(context: &Context, user: &mut User, due: Instant) ->
         Err(stop) => stop,
     };
     user.said = conversation.settled();
+    context.recorder.unanswered(conversation.unanswered());
     let connected = conversation.is_connected();
     match stop {
         Stop::Said => End::Said,
