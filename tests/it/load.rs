@@ -210,9 +210,11 @@ async fn a_node_that_somebody_else_kills_is_an_error() {
     line.extend(words.split_whitespace());
     let run = Load::start(&line);
     let port = format!("sport = :{}", nodes.listening[0].1.port());
+    let mut looks = 0;
     for _ in 0..1000 {
-        // Ten WebSockets that have taken the place of polls.
-        if process::sockets(&port).await.len() == 10 {
+        // Ten WebSockets that have taken the place of polls, not five clients amid their upgrades.
+        looks = if process::sockets(&port).await.len() == 10 { looks + 1 } else { 0 };
+        if looks == 20 {
             break;
         }
         tokio::time::sleep(std::time::Duration::from_millis(10)).await;
