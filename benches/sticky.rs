@@ -1,5 +1,5 @@
-//! What stickiness costs a request: an open packet per framing, a lookup and a learned session in a
-//! table of a million, a cookie. Prints the table's memory for each session.
+//! What stickiness costs a request: an open packet per framing, a refusal, a lookup and a learned
+//! session in a table of a million, a cookie read and set. Prints the table's memory for each session.
 
 use std::{
     fs,
@@ -14,7 +14,7 @@ use moorline::{
     sticky::{
         Table,
         cookie::{self, Ids, Keys},
-        engine_io::{open_packet, query},
+        engine_io::{is_unknown_sid, open_frame, open_packet, query},
     },
     upstream::Backend,
 };
@@ -40,6 +40,12 @@ fn resident() -> usize {
     kilobytes.unwrap_or(0) * 1024
 }
 
+/// A recorded reply of a real server.
+fn recorded(name: &str) -> Vec<u8> {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/engine_io");
+    fs::read(format!("{folder}/{name}.body")).expect("the fixture is there")
+}
+
 fn engine_io(c: &mut Criterion) {
     let mut group = c.benchmark_group("open packet");
     for (framing, file) in [
@@ -48,12 +54,19 @@ fn engine_io(c: &mut Criterion) {
         ("protocol 3 binary", "v1-polling"),
         ("jsonp", "v2-jsonp"),
     ] {
-        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/engine_io");
-        let body = fs::read(format!("{folder}/{file}.body")).expect("the fixture is there");
+        let body = recorded(file);
         assert!(open_packet(&body).is_some());
         group.bench_function(framing, |b| b.iter(|| open_packet(black_box(&body))));
     }
+    let frame = recorded("v4-frame");
+    assert!(open_frame(&frame).is_some());
+    group.bench_function("first frame of a socket", |b| b.iter(|| open_frame(black_box(&frame))));
     group.finish();
+    let refusal = recorded("v4-unknown-sid-get");
+    assert!(is_unknown_sid(Some("application/json"), &refusal));
+    c.bench_function("refusal of an unknown sid", |b| {
+        b.iter(|| is_unknown_sid(Some("application/json"), black_box(&refusal)));
+    });
     let text = "EIO=4&transport=polling&t=PlkBg2a&sid=lv_VI97HAXpY6yYWAAAB";
     c.bench_function("query of a poll", |b| b.iter(|| query(black_box(text)).is_some()));
 }
@@ -119,6 +132,14 @@ fn cookies(c: &mut Criterion) {
     headers.insert(http::header::COOKIE, text.parse().expect("a header value"));
     c.bench_function("cookie to backend, of 100", |b| {
         b.iter(|| cookie::read(black_box(&headers), "moorline").and_then(|value| ids.find(value)));
+    });
+    let (setting, context) =
+        (config::Cookie::default(), cookie::Context { tls: true, cross_site: true });
+    c.bench_function("cookie to set", |b| {
+        b.iter(|| cookie::set_cookie(black_box(&setting), ids.value(42), context));
+    });
+    c.bench_function("ids of 100 backends, as after a reload", |b| {
+        b.iter(|| Ids::new(&keys, "chat", black_box(&names).iter().map(String::as_str)));
     });
 }
 

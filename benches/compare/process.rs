@@ -1,4 +1,4 @@
-//! What the kernel tells about processes: cores, memory, CPU time.
+//! What the kernel tells about processes and the machine: cores, memory, CPU time.
 
 use std::{fmt, fs, process::Command, time::Duration};
 
@@ -27,7 +27,7 @@ impl Cores {
         Ok(Self { proxy, rest: *cores.get(1).unwrap_or(&proxy) })
     }
 
-    /// To be called before a second thread is there: threads inherit it.
+    /// To be called before a second thread is there: threads and children inherit it.
     pub(crate) fn pin_this_process(&self) -> anyhow::Result<()> {
         let (core, pid) = (self.rest.to_string(), std::process::id().to_string());
         let pinned = Command::new("taskset").args(["-cp", &core, &pid]).output();
@@ -46,23 +46,23 @@ impl Cores {
 
 impl fmt::Display for Cores {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "core {} (origin and clients on core {})", self.proxy, self.rest)
+        write!(f, "core {}, load and origin on core {}", self.proxy, self.rest)
     }
 }
 
-/// Proportional set size in KiB: what is the process's own, and its part of what is shared.
+/// Proportional set size in bytes: what is the process's own, and its part of what is shared.
 pub(crate) fn memory(pid: u32) -> anyhow::Result<u64> {
     let rollup = fs::read_to_string(format!("/proc/{pid}/smaps_rollup"))?;
     let size = field(&rollup, "Pss:").and_then(|value| value.strip_suffix(" kB"));
-    Ok(size.context("no Pss")?.parse()?)
+    Ok(size.context("no Pss")?.parse::<u64>()? * 1024)
 }
 
-/// User and system time of all its threads so far.
-pub(crate) fn cpu(pid: u32) -> anyhow::Result<Duration> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
-    // The name, in parentheses, may contain anything; utime and stime are fields 14 and 15.
+/// User and system time of all ended children of this process, and of theirs.
+pub(crate) fn cpu_of_ended_children() -> anyhow::Result<Duration> {
+    let stat = fs::read_to_string("/proc/self/stat")?;
+    // The name, in parentheses, may contain anything; cutime and cstime are fields 16 and 17.
     let (_, fields) = stat.rsplit_once(") ").context("a stat line without a name")?;
-    let ticks = fields.split(' ').skip(11).take(2).map(str::parse::<u32>);
+    let ticks = fields.split(' ').skip(13).take(2).map(str::parse::<u32>);
     Ok(TICK * ticks.sum::<Result<u32, _>>()?)
 }
 
@@ -72,6 +72,7 @@ pub(crate) fn children(pid: u32) -> anyhow::Result<Vec<u32>> {
     listed.split_whitespace().map(|child| Ok(child.parse()?)).collect()
 }
 
-fn field<'a>(text: &'a str, name: &str) -> Option<&'a str> {
+/// What follows `name` on its line.
+pub(crate) fn field<'a>(text: &'a str, name: &str) -> Option<&'a str> {
     text.lines().find_map(|line| line.strip_prefix(name)).map(str::trim)
 }

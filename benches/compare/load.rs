@@ -1,0 +1,172 @@
+//! One run of the load generator, and what it saw of itself and of the proxy.
+
+use std::{fs, process::Command, time::Duration};
+
+use anyhow::{Context as _, ensure};
+use serde::Deserialize;
+
+use crate::{
+    LOAD,
+    peer::{Door, Proxy},
+    rows::{Figure, Unit},
+};
+
+/// Errors a run may have for each answer, session and connection: those that the order to leave meets
+/// on their way.
+const MOST_ERRORS: f64 = 0.01;
+
+/// Addresses that clients come from, where they come and go: one has ports for 28,000 connections a
+/// minute.
+const SOURCES: u32 = 100;
+
+/// What a run is to do.
+pub(crate) struct Wish<'a> {
+    pub(crate) door: Door,
+    pub(crate) path: &'a str,
+    pub(crate) flags: &'a str,
+    /// Over how long the clients arrive.
+    pub(crate) ramp: Duration,
+    /// From the last arrival to the end; what is measured is the last three quarters of it.
+    pub(crate) hold: Duration,
+}
+
+/// What the load generator writes, as far as it matters here.
+#[derive(Debug, Deserialize)]
+pub(crate) struct Report {
+    checkpoints: Vec<Checkpoint>,
+    latency: Latency,
+    /// What failed, with samples, for people.
+    errors: serde_json::Value,
+}
+
+/// From the time a message was due to its answer; `None` where none was answered.
+#[derive(Debug, Deserialize)]
+struct Latency {
+    message_steady: Option<Quantiles>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Quantiles {
+    p99_us: u64,
+}
+
+/// How far things were at a border between two phases.
+#[derive(Debug, Deserialize)]
+struct Checkpoint {
+    moment: String,
+    at_s: f64,
+    counters: Counters,
+    connected: u64,
+    spent: Vec<Spent>,
+}
+
+/// Sums since the start of the run.
+#[derive(Clone, Copy, Debug, Deserialize)]
+struct Counters {
+    connects: u64,
+    answered: u64,
+    bytes_received: u64,
+    finished: u64,
+    errors: u64,
+}
+
+/// What a process had spent by then.
+#[derive(Debug, Deserialize)]
+struct Spent {
+    user_us: u64,
+    system_us: u64,
+    pss_bytes: u64,
+}
+
+/// Runs the load generator against a proxy.
+pub(crate) fn run(proxy: &Proxy, wish: &Wish<'_>) -> anyhow::Result<Report> {
+    let file = proxy.directory().join("load.json");
+    let mut command = Command::new(LOAD);
+    command.arg("run").arg(proxy.url(wish.door) + wish.path);
+    command.args(wish.flags.split(' ')).args(["--insecure", "--no-reconnect", "--quiet"]);
+    command.args(["--threads", "1", "--sources", &SOURCES.to_string()]);
+    command.args(["--ramp", &span(wish.ramp), "--hold", &span(wish.hold)]);
+    for worker in &proxy.workers {
+        command.args(["--cost-of", &worker.to_string()]);
+    }
+    let done = command.arg("--json").arg(&file).output().context(LOAD)?;
+    let said = String::from_utf8_lossy(&done.stderr);
+    ensure!(done.status.success(), "the load generator says: {}", said.trim());
+    let text = fs::read_to_string(&file).context("the load generator's figures")?;
+    let report: Report = serde_json::from_str(&text).context("the load generator's figures")?;
+    report.few_errors()?;
+    Ok(report)
+}
+
+impl Report {
+    /// A figure of the steady phase.
+    pub(crate) fn figure(&self, figure: Figure) -> anyhow::Result<f64> {
+        let (start, end) = (self.at("steady_start")?, self.at("steady_end")?);
+        let seconds = end.at_s - start.at_s;
+        let cpu = end.cpu_us().saturating_sub(start.cpu_us()) as f64;
+        let count = |unit| end.counters.of(unit).saturating_sub(start.counters.of(unit)) as f64;
+        let value = match figure {
+            Figure::Cpu(unit) => cpu / count(unit),
+            Figure::CpuPerGib => {
+                let bytes = end.counters.bytes_received - start.counters.bytes_received;
+                cpu / 1e6 / (bytes as f64 / f64::from(1 << 30))
+            }
+            Figure::Rate(unit) => count(unit) / seconds,
+            Figure::P99(_) => {
+                let latency = self.latency.message_steady.as_ref();
+                latency.context("no message was answered")?.p99_us as f64
+            }
+            Figure::Busy => cpu / 1e4 / seconds,
+        };
+        ensure!(
+            value.is_finite() && value > 0.0,
+            "nothing was measured; errors: {:?}",
+            self.errors
+        );
+        Ok(value)
+    }
+
+    /// Bytes that the proxy grew by from before the first arrival to the end of the steady phase.
+    pub(crate) fn growth(&self, clients: u64) -> anyhow::Result<f64> {
+        let (start, end) = (self.at("before")?, self.at("steady_end")?);
+        ensure!(end.connected == clients, "{} of {clients} are connected", end.connected);
+        Ok(end.pss() as f64 - start.pss() as f64)
+    }
+
+    fn at(&self, moment: &str) -> anyhow::Result<&Checkpoint> {
+        let found = self.checkpoints.iter().find(|checkpoint| checkpoint.moment == moment);
+        found.with_context(|| format!("no figures of {moment}"))
+    }
+
+    fn few_errors(&self) -> anyhow::Result<()> {
+        let counters = self.at("steady_end")?.counters;
+        let done = counters.answered + counters.finished + counters.connects;
+        let most = done as f64 * MOST_ERRORS;
+        ensure!(counters.errors as f64 <= most, "{} errors: {}", counters.errors, self.errors);
+        Ok(())
+    }
+}
+
+impl Checkpoint {
+    fn cpu_us(&self) -> u64 {
+        self.spent.iter().map(|spent| spent.user_us + spent.system_us).sum()
+    }
+
+    fn pss(&self) -> u64 {
+        self.spent.iter().map(|spent| spent.pss_bytes).sum()
+    }
+}
+
+impl Counters {
+    fn of(&self, unit: Unit) -> u64 {
+        match unit {
+            Unit::Request | Unit::Message => self.answered,
+            Unit::Handshake => self.connects,
+            Unit::Connection | Unit::Session => self.finished,
+        }
+    }
+}
+
+fn span(duration: Duration) -> String {
+    format!("{}ms", duration.as_millis())
+}

@@ -1,0 +1,64 @@
+//! What stands behind every proxy: the harness's own nodes and echo origin, in a process of their own.
+
+use std::{
+    fs,
+    net::{SocketAddr, TcpStream},
+    process::{Child, Command, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, bail};
+use tempfile::TempDir;
+
+use crate::{LOAD, peer};
+
+/// Socket.IO nodes behind each proxy.
+const NODES: usize = 3;
+/// Longest time from the start of the process to its last listener.
+const STARTING: Duration = Duration::from_secs(10);
+
+/// Nodes and echo origin; they end with this.
+pub(crate) struct Origin {
+    child: Child,
+    /// HTTP and WebSocket echo, and downloads.
+    pub(crate) echo: SocketAddr,
+    /// The Socket.IO nodes, as a backend list names them.
+    pub(crate) nodes: Vec<String>,
+    _directory: TempDir,
+}
+
+impl Origin {
+    /// Starts them on free ports.
+    pub(crate) fn start() -> anyhow::Result<Self> {
+        let directory = tempfile::tempdir()?;
+        let (echo, list) = (peer::free()?, directory.path().join("nodes"));
+        let mut command = Command::new(LOAD);
+        command.args(["node", "--nodes", &NODES.to_string(), "--listen", "127.0.0.1:0"]);
+        command.args(["--echo", &echo.to_string()]).arg("--backends-file").arg(&list);
+        command.stdin(Stdio::null()).stdout(Stdio::null());
+        let child = command.spawn().context(LOAD)?;
+        let mut origin = Self { child, echo, nodes: Vec::new(), _directory: directory };
+        let deadline = Instant::now() + STARTING;
+        while origin.nodes.len() < NODES || TcpStream::connect(echo).is_err() {
+            if let Some(status) = origin.child.try_wait()? {
+                bail!("the origin ended with {status}");
+            }
+            if Instant::now() > deadline {
+                bail!("the origin has not started after {STARTING:?}");
+            }
+            thread::sleep(Duration::from_millis(20));
+            let listed = fs::read_to_string(&list).unwrap_or_default();
+            let lines = listed.lines().filter_map(|line| line.split_whitespace().next());
+            origin.nodes = lines.filter(|word| !word.starts_with('#')).map(str::to_owned).collect();
+        }
+        Ok(origin)
+    }
+}
+
+impl Drop for Origin {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}

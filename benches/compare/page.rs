@@ -1,0 +1,100 @@
+//! `RESULTS.md`: the figures, around what a person says about them.
+
+use std::fmt::Write as _;
+
+use crate::results::{About, Better, Cell, Results, Row, Table, number};
+
+/// The whole page; `reading` is hand-written.
+pub(crate) fn page(results: &Results, reading: &str) -> String {
+    let mut page = String::from("# Beside the peers\n\n");
+    page += "Written by `benches/compare/run`; the reading is `reading.md`, the figures of every round are in\n\
+             `results.json`.\n\n![Bar chart of the most important figures](results.svg)\n\n";
+    about(&mut page, &results.about);
+    page += "\n## Reading\n\n";
+    page += reading.trim();
+    page += "\n\n## Figures\n\n";
+    page += "Medians over the rounds, the least and the most in parentheses; behind ×, ours as a part of \
+             theirs: the\nmedian over the rounds of our figure ÷ theirs of the same round, with its range. \
+             Below 1 is better for costs\nand latencies, above 1 for throughput (marked ↑). **Bold**: the \
+             best of the row.\n";
+    for table in &results.tables {
+        section(&mut page, table);
+    }
+    page
+}
+
+/// For the terminal: the tables alone.
+pub(crate) fn tables(results: &Results) -> String {
+    let mut text = String::new();
+    for table in &results.tables {
+        section(&mut text, table);
+    }
+    text
+}
+
+fn about(page: &mut String, about: &About) {
+    let facts = [
+        ("Date", about.date.clone()),
+        ("Commit", about.commit.clone()),
+        ("Machine", about.machine.clone()),
+        ("Kernel", about.kernel.clone()),
+        ("Proxies", about.cores.clone()),
+        ("Versions", about.versions.join(", ")),
+        ("Rounds", about.rounds.to_string() + if about.quick { ", quick" } else { "" }),
+    ];
+    *page += "| | |\n|---|---|\n";
+    for (name, value) in facts {
+        let _ = writeln!(page, "| {name} | {value} |");
+    }
+}
+
+fn section(page: &mut String, table: &Table) {
+    let _ = write!(page, "\n### {}\n\n{}\n\n|", table.title, table.method);
+    for column in std::iter::once("").chain(table.columns.iter().map(String::as_str)) {
+        let _ = write!(page, " {column} |");
+    }
+    let _ = writeln!(page, "\n|---|{}", "---:|".repeat(table.columns.len()));
+    for row in &table.rows {
+        let best = best(row);
+        let mark = if row.better == Better::More { " ↑" } else { "" };
+        let _ = write!(page, "| {}{mark} |", row.title);
+        for (column, cell) in row.cells.iter().enumerate() {
+            let _ = write!(page, " {} |", value(row, column, cell, best == Some(column)));
+        }
+        page.push('\n');
+    }
+}
+
+fn value(row: &Row, column: usize, cell: &Cell, best: bool) -> String {
+    let Some(spread) = cell.spread() else {
+        return cell.cannot.clone().unwrap_or_else(|| "–".to_owned());
+    };
+    let mut text = number(spread.median);
+    if best {
+        text = format!("**{text}**");
+    }
+    if cell.values.len() > 1 {
+        let _ = write!(text, " ({}–{})", number(spread.least), number(spread.most));
+    }
+    if let Some(ratio) = row.ratio(column).filter(|_| column > 0 && row.better != Better::Neither) {
+        let _ = write!(text, "<br>×{}", number(ratio.median));
+        if cell.values.len() > 1 {
+            let _ = write!(text, " ({}–{})", number(ratio.least), number(ratio.most));
+        }
+    }
+    text
+}
+
+/// The column whose median is best, where there is more than one to choose from.
+fn best(row: &Row) -> Option<usize> {
+    let medians = row.cells.iter().enumerate();
+    let mut medians: Vec<(usize, f64)> =
+        medians.filter_map(|(column, cell)| Some((column, cell.spread()?.median))).collect();
+    medians.sort_by(|(_, a), (_, b)| a.total_cmp(b));
+    let best = match row.better {
+        Better::Less => medians.first(),
+        Better::More => medians.last(),
+        Better::Neither => None,
+    };
+    best.filter(|_| medians.len() > 1).map(|(column, _)| *column)
+}

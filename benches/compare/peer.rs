@@ -1,0 +1,284 @@
+//! This proxy and its peers: how each is found, configured, started and ended.
+
+use std::{
+    fs::{self, File},
+    io,
+    net::{SocketAddr, TcpListener, TcpStream},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, bail, ensure};
+use tempfile::TempDir;
+
+use crate::{
+    origin::Origin,
+    process::{self, Cores},
+};
+
+/// Where the package's test certificates are.
+const CERTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/certs");
+
+/// Longest time from the start of a proxy to its first accepted connection.
+const STARTING: Duration = Duration::from_secs(10);
+
+/// A program to measure.
+pub(crate) struct Peer {
+    /// Name and version, for people.
+    pub(crate) title: String,
+    pub(crate) family: Family,
+    program: PathBuf,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Family {
+    Moorline,
+    Nginx,
+    Haproxy,
+    Caddy,
+}
+
+/// Which of a proxy's listeners a load goes to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Door {
+    Plain,
+    /// TLS with the ECDSA certificate.
+    Tls,
+    /// TLS with the RSA certificate.
+    Rsa,
+}
+
+/// A running proxy; killed when dropped.
+pub(crate) struct Proxy {
+    child: Child,
+    /// The processes that carry connections.
+    pub(crate) workers: Vec<u32>,
+    doors: Doors,
+    directory: TempDir,
+}
+
+/// Where a proxy listens.
+struct Doors {
+    plain: SocketAddr,
+    tls: SocketAddr,
+    rsa: SocketAddr,
+}
+
+impl Family {
+    const PEERS: [Self; 3] = [Self::Nginx, Self::Haproxy, Self::Caddy];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Moorline => "Moorline",
+            Self::Nginx => "nginx",
+            Self::Haproxy => "HAProxy",
+            Self::Caddy => "Caddy",
+        }
+    }
+
+    /// Debian keeps servers out of a user's `PATH`.
+    fn programs(self) -> &'static [&'static str] {
+        match self {
+            Self::Moorline => &[env!("CARGO_BIN_EXE_moorline")],
+            Self::Nginx => &["/usr/sbin/nginx", "nginx"],
+            Self::Haproxy => &["/usr/sbin/haproxy", "haproxy"],
+            Self::Caddy => &["/usr/bin/caddy", "caddy"],
+        }
+    }
+
+    fn version(self, program: &Path) -> io::Result<String> {
+        let argument = match self {
+            Self::Moorline => "--version",
+            Self::Nginx | Self::Haproxy => "-v",
+            Self::Caddy => "version",
+        };
+        let told = Command::new(program).arg(argument).output()?;
+        let told = [told.stdout, told.stderr].concat();
+        Ok(version(&String::from_utf8_lossy(&told)).to_owned())
+    }
+
+    fn template(self) -> &'static str {
+        match self {
+            Self::Moorline => include_str!("peers/moorline.toml"),
+            Self::Nginx => include_str!("peers/nginx.conf"),
+            Self::Haproxy => include_str!("peers/haproxy.cfg"),
+            Self::Caddy => include_str!("peers/Caddyfile"),
+        }
+    }
+}
+
+impl Peer {
+    /// This build, the one to compare it with, and the peers that are installed.
+    pub(crate) fn installed(against: Option<&Path>) -> anyhow::Result<Vec<Self>> {
+        let mut peers = Vec::new();
+        let ours = PathBuf::from(env!("CARGO_BIN_EXE_moorline"));
+        let title = format!("Moorline {}", Family::Moorline.version(&ours)?);
+        peers.push(Self { title, family: Family::Moorline, program: ours });
+        if let Some(other) = against {
+            let other = other.canonicalize().with_context(|| format!("{}", other.display()))?;
+            let title = "the other Moorline".to_owned();
+            peers.push(Self { title, family: Family::Moorline, program: other });
+        }
+        for family in Family::PEERS {
+            let found = family.programs().iter().map(PathBuf::from).find_map(|program| {
+                family.version(&program).ok().map(|version| (program, version))
+            });
+            match found {
+                Some((program, version)) => {
+                    let title = format!("{} {version}", family.name());
+                    peers.push(Self { title, family, program });
+                }
+                None => println!("{} is not installed: left out", family.name()),
+            }
+        }
+        Ok(peers)
+    }
+
+    /// Starts it in front of `origin` and waits until it accepts connections.
+    pub(crate) fn start(&self, cores: &Cores, origin: &Origin) -> anyhow::Result<Proxy> {
+        self.start_with(cores, origin, self.family.template())
+    }
+
+    /// The same with a configuration of its own.
+    pub(crate) fn start_with(
+        &self,
+        cores: &Cores,
+        origin: &Origin,
+        template: &str,
+    ) -> anyhow::Result<Proxy> {
+        let directory = tempfile::tempdir()?;
+        let doors = Doors { plain: free()?, tls: free()?, rsa: free()? };
+        let file = directory.path().join(match self.family {
+            Family::Caddy => "Caddyfile",
+            Family::Moorline => "moorline.toml",
+            Family::Nginx | Family::Haproxy => "configuration",
+        });
+        fs::write(&file, doors.fill(template, origin, directory.path()))?;
+        let said = directory.path().join("said");
+        let log = File::create(&said)?;
+        let child = self
+            .command(cores, directory.path(), &file)?
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log)
+            .spawn()?;
+        let mut proxy = Proxy { child, workers: Vec::new(), doors, directory };
+        if let Err(error) = proxy.started(self.family) {
+            let said = fs::read_to_string(said)?;
+            bail!("{}: {error:#}; it said: {}", self.title, said.trim());
+        }
+        Ok(proxy)
+    }
+
+    fn command(&self, cores: &Cores, directory: &Path, file: &Path) -> anyhow::Result<Command> {
+        let mut command = cores.command(&self.program.to_string_lossy());
+        match self.family {
+            Family::Moorline => {
+                command.arg("run").arg(file);
+            }
+            Family::Nginx => {
+                command.arg("-p").arg(directory).arg("-c").arg(file);
+            }
+            Family::Haproxy => {
+                // It wants chain and key in one file.
+                for name in ["site", "other"] {
+                    let part = |end| fs::read(Path::new(CERTS).join(format!("{name}.{end}")));
+                    let both = [part("pem")?, part("key")?].concat();
+                    fs::write(directory.join(format!("{name}.both.pem")), both)?;
+                }
+                command.arg("-db").arg("-f").arg(file);
+            }
+            Family::Caddy => {
+                // What it would otherwise leave in the user's home.
+                for name in ["HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME"] {
+                    command.env(name, directory);
+                }
+                command.args(["run", "--adapter", "caddyfile", "--config"]).arg(file);
+            }
+        }
+        Ok(command)
+    }
+}
+
+impl Doors {
+    /// The template with its words in braces filled in.
+    fn fill(&self, template: &str, origin: &Origin, directory: &Path) -> String {
+        let mut words = vec![
+            ("{plain}".to_owned(), self.plain.to_string()),
+            ("{plain.port}".to_owned(), self.plain.port().to_string()),
+            ("{tls}".to_owned(), self.tls.to_string()),
+            ("{tls.port}".to_owned(), self.tls.port().to_string()),
+            ("{rsa}".to_owned(), self.rsa.to_string()),
+            ("{rsa.port}".to_owned(), self.rsa.port().to_string()),
+            ("{origin}".to_owned(), origin.echo.to_string()),
+            ("{certs}".to_owned(), CERTS.to_owned()),
+            ("{directory}".to_owned(), directory.display().to_string()),
+        ];
+        let nodes = origin.nodes.iter().enumerate();
+        words.extend(nodes.map(|(n, node)| (format!("{{node{n}}}"), node.clone())));
+        words.iter().fold(template.to_owned(), |text, (word, value)| text.replace(word, value))
+    }
+}
+
+impl Proxy {
+    /// What a client is told to go to: `https://localhost:1234`.
+    pub(crate) fn url(&self, door: Door) -> String {
+        let (scheme, address) = match door {
+            Door::Plain => ("http", self.doors.plain),
+            Door::Tls => ("https", self.doors.tls),
+            Door::Rsa => ("https", self.doors.rsa),
+        };
+        format!("{scheme}://localhost:{}", address.port())
+    }
+
+    /// Where its files are.
+    pub(crate) fn directory(&self) -> &Path {
+        self.directory.path()
+    }
+
+    fn started(&mut self, family: Family) -> anyhow::Result<()> {
+        let deadline = Instant::now() + STARTING;
+        loop {
+            if let Some(status) = self.child.try_wait()? {
+                bail!("ended with {status}");
+            }
+            let pid = self.child.id();
+            // nginx accepts in its only child; the others have none.
+            self.workers = match family {
+                Family::Nginx => process::children(pid)?,
+                Family::Moorline | Family::Haproxy | Family::Caddy => vec![pid],
+            };
+            if TcpStream::connect(self.doors.plain).is_ok() && !self.workers.is_empty() {
+                return Ok(());
+            }
+            ensure!(Instant::now() < deadline, "not started after {STARTING:?}");
+            thread::sleep(Duration::from_millis(20));
+        }
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        // nginx's worker would outlive its master.
+        let mut command = Command::new("kill");
+        command.arg("-KILL").args(self.workers.iter().map(u32::to_string));
+        let _ = command.stderr(Stdio::null()).status();
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// The first word that starts with a digit, after a slash or on its own.
+fn version(told: &str) -> &str {
+    told.split([' ', '/', '\n'])
+        .map(|word| word.strip_prefix('v').unwrap_or(word))
+        .find(|word| word.starts_with(|c: char| c.is_ascii_digit()))
+        .map_or("", |word| word.split('-').next().unwrap_or(word))
+}
+
+/// An address that was free a moment ago.
+pub(crate) fn free() -> io::Result<SocketAddr> {
+    TcpListener::bind("127.0.0.1:0")?.local_addr()
+}

@@ -1,0 +1,182 @@
+//! What was measured, in a form that can be written down and read again.
+
+use std::{fs, path::Path};
+
+use anyhow::Context as _;
+use serde::{Deserialize, Serialize};
+
+/// A whole run.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Results {
+    pub(crate) about: About,
+    pub(crate) tables: Vec<Table>,
+}
+
+/// Where and when it was measured, and what.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct About {
+    pub(crate) date: String,
+    pub(crate) commit: String,
+    pub(crate) machine: String,
+    pub(crate) kernel: String,
+    pub(crate) cores: String,
+    pub(crate) versions: Vec<String>,
+    pub(crate) rounds: usize,
+    pub(crate) quick: bool,
+}
+
+/// Rows with the same columns.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Table {
+    pub(crate) title: String,
+    /// How it was measured, in a sentence or two.
+    pub(crate) method: String,
+    /// Who was measured; the first is ours.
+    pub(crate) columns: Vec<String>,
+    pub(crate) rows: Vec<Row>,
+}
+
+/// One figure of everybody.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Row {
+    /// What is measured, with its unit: "CPU µs per request".
+    pub(crate) title: String,
+    pub(crate) better: Better,
+    pub(crate) cells: Vec<Cell>,
+}
+
+/// What a good figure is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Better {
+    Less,
+    More,
+    /// It explains another.
+    Neither,
+}
+
+/// One figure of one of them.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub(crate) struct Cell {
+    /// One for each round, in their order.
+    pub(crate) values: Vec<f64>,
+    /// Why there is none.
+    pub(crate) cannot: Option<String>,
+}
+
+/// The middle of some values and their extremes.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Spread {
+    pub(crate) median: f64,
+    pub(crate) least: f64,
+    pub(crate) most: f64,
+}
+
+impl Results {
+    pub(crate) fn read(file: &Path) -> anyhow::Result<Self> {
+        let text = fs::read_to_string(file).with_context(|| file.display().to_string())?;
+        serde_json::from_str(&text).with_context(|| file.display().to_string())
+    }
+
+    pub(crate) fn write(&self, file: &Path) -> anyhow::Result<()> {
+        let text = serde_json::to_string_pretty(self)? + "\n";
+        fs::write(file, text).with_context(|| file.display().to_string())
+    }
+
+    /// The table of this title, made when it is first named.
+    pub(crate) fn table(&mut self, title: &str, method: &str, columns: &[String]) -> &mut Table {
+        let known = self.tables.iter().position(|table| table.title == title);
+        let at = known.unwrap_or_else(|| {
+            self.tables.push(Table {
+                title: title.to_owned(),
+                method: method.to_owned(),
+                columns: columns.to_vec(),
+                rows: Vec::new(),
+            });
+            self.tables.len() - 1
+        });
+        &mut self.tables[at]
+    }
+}
+
+impl Table {
+    /// Adds one round's value.
+    pub(crate) fn add(&mut self, title: &str, better: Better, column: usize, value: f64) {
+        self.cell(title, better, column).values.push(value);
+    }
+
+    /// Says why there is no value.
+    pub(crate) fn cannot(&mut self, title: &str, better: Better, column: usize, why: &str) {
+        self.cell(title, better, column).cannot = Some(why.to_owned());
+    }
+
+    fn cell(&mut self, title: &str, better: Better, column: usize) -> &mut Cell {
+        let at = self.rows.iter().position(|row| row.title == title).unwrap_or_else(|| {
+            let cells = vec![Cell::default(); self.columns.len()];
+            self.rows.push(Row { title: title.to_owned(), better, cells });
+            self.rows.len() - 1
+        });
+        &mut self.rows[at].cells[column]
+    }
+}
+
+impl Row {
+    /// Ours as a part of theirs, round by round: the same noise was around both of a pair.
+    pub(crate) fn ratio(&self, column: usize) -> Option<Spread> {
+        let (ours, theirs) = (&self.cells.first()?.values, &self.cells.get(column)?.values);
+        let pairs: Vec<f64> = ours.iter().zip(theirs).map(|(ours, theirs)| ours / theirs).collect();
+        Spread::of(&pairs)
+    }
+}
+
+impl Cell {
+    pub(crate) fn spread(&self) -> Option<Spread> {
+        Spread::of(&self.values)
+    }
+}
+
+impl Spread {
+    /// `None` where there is no value.
+    pub(crate) fn of(values: &[f64]) -> Option<Self> {
+        let mut sorted = values.to_vec();
+        sorted.sort_by(f64::total_cmp);
+        let (least, most) = (*sorted.first()?, *sorted.last()?);
+        let middle = sorted.len() / 2;
+        let median = if sorted.len() % 2 == 1 {
+            sorted[middle]
+        } else {
+            f64::midpoint(sorted[middle - 1], sorted[middle])
+        };
+        Some(Self { median, least, most })
+    }
+}
+
+/// Three digits that count, and no more than are there: 0.0123, 4.56, 78.9, 12,345.
+pub(crate) fn number(value: f64) -> String {
+    let size = value.abs();
+    if size >= 100.0 {
+        let sign = if value < 0.0 { "-" } else { "" };
+        return format!("{sign}{}", grouped(size.round() as u64));
+    }
+    let decimals = match size {
+        size if size >= 10.0 => 1,
+        size if size >= 1.0 => 2,
+        size if size >= 0.1 => 3,
+        0.0 => 0,
+        _ => 4,
+    };
+    format!("{value:.decimals$}")
+}
+
+/// Thousands apart.
+pub(crate) fn grouped(value: u64) -> String {
+    let digits = value.to_string();
+    let mut text = String::new();
+    for (at, digit) in digits.chars().enumerate() {
+        if at > 0 && (digits.len() - at).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}

@@ -1,0 +1,229 @@
+//! What is measured: the rows of the page, and the flags of the load generator behind each.
+
+use crate::{peer::Door, results::Better};
+
+/// Rows that are measured by the same loads.
+pub(crate) struct Group {
+    pub(crate) title: &'static str,
+    /// How, for the page.
+    pub(crate) method: &'static str,
+    pub(crate) loads: Vec<Load>,
+}
+
+/// One load on a fresh proxy.
+pub(crate) struct Load {
+    /// Start of the rows' titles: "TLS, 64 B".
+    pub(crate) title: &'static str,
+    pub(crate) door: Door,
+    pub(crate) path: &'static str,
+    pub(crate) kind: Kind,
+    /// Left out where there is little time.
+    pub(crate) quick: bool,
+}
+
+pub(crate) enum Kind {
+    /// Clients that do something, and the figures that are read from it.
+    Flow { flags: &'static str, figures: &'static [Figure] },
+    /// Silent WebSockets, of all these numbers one after the other, each on a proxy of its own.
+    Idle,
+}
+
+/// What is read from a run.
+#[derive(Clone, Copy)]
+pub(crate) enum Figure {
+    /// CPU microseconds of the proxy for each.
+    Cpu(Unit),
+    /// CPU seconds of the proxy for each GiB that came to the clients.
+    CpuPerGib,
+    /// How many a second.
+    Rate(Unit),
+    /// 99th percentile of latency from the intended time, in microseconds; the text says under what.
+    P99(&'static str),
+    /// How much of its core the proxy used.
+    Busy,
+}
+
+/// What is counted.
+#[derive(Clone, Copy)]
+pub(crate) enum Unit {
+    /// Answered requests.
+    Request,
+    /// Echoed messages.
+    Message,
+    /// TLS handshakes.
+    Handshake,
+    /// WebSockets from connect to close, with a message.
+    Connection,
+    /// Socket.IO sessions.
+    Session,
+}
+
+/// Idle WebSockets of a run.
+pub(crate) const IDLE: [u64; 3] = [1000, 4000, 8000];
+/// The same in little time.
+pub(crate) const IDLE_QUICK: [u64; 1] = [1000];
+
+/// All of them, in the order of the page.
+pub(crate) fn groups() -> Vec<Group> {
+    vec![http(), echo(), bulk(), idle(), setup(), session()]
+}
+
+const fn flow(
+    title: &'static str,
+    door: Door,
+    path: &'static str,
+    flags: &'static str,
+    figures: &'static [Figure],
+) -> Load {
+    Load { title, door, path, kind: Kind::Flow { flags, figures }, quick: true }
+}
+
+impl Load {
+    const fn not_quick(mut self) -> Self {
+        self.quick = false;
+        self
+    }
+}
+
+fn http() -> Group {
+    const BUSY: &str = "--client http --clients 50 --think 0ms";
+    const PACED: &str = "--client http --clients 50 --every 12500us";
+    const FIGURES: &[Figure] =
+        &[Figure::Cpu(Unit::Request), Figure::Rate(Unit::Request), Figure::Busy];
+    const LATENCY: &[Figure] = &[Figure::P99("at 4,000 requests/s")];
+    Group {
+        title: "1. HTTP/1.1, kept alive, small response",
+        method: "50 connections. CPU and requests/s: the next request follows the answer; load and \
+                 origin share a core, so where the proxy's core is not full, they are the limit. \
+                 p99: 4,000 requests/s, counted from the time each was due.",
+        loads: vec![
+            flow("plain", Door::Plain, "/", BUSY, FIGURES),
+            flow("TLS", Door::Tls, "/", BUSY, FIGURES),
+            flow("plain", Door::Plain, "/", PACED, LATENCY),
+            flow("TLS", Door::Tls, "/", PACED, LATENCY),
+        ],
+    }
+}
+
+fn echo() -> Group {
+    const BUSY: &str = "--client ws --clients 100 --payload binary --think 0ms --size 64";
+    const BUSY_BIG: &str = "--client ws --clients 100 --payload binary --think 0ms --size 4096";
+    const PACED: &str = "--client ws --clients 100 --payload binary --every 20ms --size 64";
+    const PACED_BIG: &str = "--client ws --clients 100 --payload binary --every 20ms --size 4096";
+    const FIGURES: &[Figure] =
+        &[Figure::Cpu(Unit::Message), Figure::Rate(Unit::Message), Figure::Busy];
+    const LATENCY: &[Figure] = &[Figure::P99("at 5,000 messages/s")];
+    Group {
+        title: "2. WebSocket echo",
+        method: "100 sockets; a message goes there and back. CPU and messages/s: the next one \
+                 follows the echo. p99: 5,000 messages/s, counted from the time each was due.",
+        loads: vec![
+            flow("plain, 64 B", Door::Plain, "/", BUSY, FIGURES),
+            flow("TLS, 64 B", Door::Tls, "/", BUSY, FIGURES),
+            flow("plain, 4 KiB", Door::Plain, "/", BUSY_BIG, FIGURES),
+            flow("TLS, 4 KiB", Door::Tls, "/", BUSY_BIG, FIGURES),
+            flow("plain, 64 B", Door::Plain, "/", PACED, LATENCY),
+            flow("TLS, 64 B", Door::Tls, "/", PACED, LATENCY),
+            flow("plain, 4 KiB", Door::Plain, "/", PACED_BIG, LATENCY).not_quick(),
+            flow("TLS, 4 KiB", Door::Tls, "/", PACED_BIG, LATENCY).not_quick(),
+        ],
+    }
+}
+
+fn bulk() -> Group {
+    const FLAGS: &str = "--client bulk --clients 4";
+    const FIGURES: &[Figure] = &[Figure::CpuPerGib];
+    Group {
+        title: "3. Bulk through 4 tunnels",
+        method: "Binary messages of 64 KiB from the origin to 4 WebSockets, as fast as they go.",
+        loads: vec![
+            flow("plain", Door::Plain, "/", FLAGS, FIGURES),
+            flow("TLS", Door::Tls, "/", FLAGS, FIGURES),
+        ],
+    }
+}
+
+fn idle() -> Group {
+    let idle = |title, door| Load { title, door, path: "/", kind: Kind::Idle, quick: true };
+    Group {
+        title: "4. Idle WebSockets",
+        method: "Proportional set size of the proxy with so many open and silent, less what it had \
+                 before the first, for each. What the kernel holds for sockets is not in it.",
+        loads: vec![idle("plain", Door::Plain), idle("TLS", Door::Tls)],
+    }
+}
+
+fn setup() -> Group {
+    const FULL: &str = "--client connect --clients 16 --think 0ms --no-resume";
+    const RESUMED: &str = "--client connect --clients 16 --think 0ms";
+    const UPGRADE: &str = "--client ws --clients 16 --messages 1 --repeat --think 0ms";
+    const HANDSHAKE: &[Figure] = &[Figure::Cpu(Unit::Handshake), Figure::Rate(Unit::Handshake)];
+    const CONNECTION: &[Figure] = &[Figure::Cpu(Unit::Connection), Figure::Rate(Unit::Connection)];
+    Group {
+        title: "5. Setting up connections",
+        method: "Handshakes: TCP connect, TLS 1.3 with X25519, close; nothing is asked. Upgrades: \
+                 connect, upgrade, one message there and back, close; each by a new client, so that over \
+                 TLS its handshake is a full one. 16 at a time.",
+        loads: vec![
+            flow("full, ECDSA P-256", Door::Tls, "/", FULL, HANDSHAKE),
+            flow("resumed", Door::Tls, "/", RESUMED, HANDSHAKE),
+            flow("full, RSA 2048", Door::Rsa, "/", FULL, HANDSHAKE),
+            flow("upgrade, plain", Door::Plain, "/", UPGRADE, CONNECTION),
+            flow("upgrade, TLS", Door::Tls, "/", UPGRADE, CONNECTION),
+        ],
+    }
+}
+
+fn session() -> Group {
+    const BUSY: &str =
+        "--client polling-upgrade --cookies --clients 16 --messages 10 --repeat --think 0ms";
+    const PACED: &str =
+        "--client polling-upgrade --cookies --clients 100 --messages 10 --repeat --every 50ms";
+    const FIGURES: &[Figure] = &[Figure::Cpu(Unit::Session), Figure::Rate(Unit::Session)];
+    const LATENCY: &[Figure] = &[Figure::P99("of a message, 100 sessions at a time")];
+    Group {
+        title: "6. A whole Socket.IO session",
+        method: "Handshake, poll, connect, upgrade, 10 acknowledged messages, close, on 3 nodes, by \
+                 clients that keep cookies, each from an address of its own. p99: each of 100 \
+                 sessions sends every 50 ms.",
+        loads: vec![
+            flow("plain", Door::Plain, "/socket.io/", BUSY, FIGURES),
+            flow("TLS", Door::Tls, "/socket.io/", BUSY, FIGURES),
+            flow("plain", Door::Plain, "/socket.io/", PACED, LATENCY).not_quick(),
+            flow("TLS", Door::Tls, "/socket.io/", PACED, LATENCY).not_quick(),
+        ],
+    }
+}
+
+impl Figure {
+    /// End of the row's title.
+    pub(crate) fn title(self) -> String {
+        match self {
+            Self::Cpu(unit) => format!("CPU µs per {}", unit.name()),
+            Self::CpuPerGib => "CPU s per GiB".to_owned(),
+            Self::Rate(unit) => format!("{}s/s", unit.name()),
+            Self::P99(under) => format!("p99 µs {under}"),
+            Self::Busy => "% of the core used".to_owned(),
+        }
+    }
+
+    pub(crate) fn better(self) -> Better {
+        match self {
+            Self::Cpu(_) | Self::CpuPerGib | Self::P99(_) => Better::Less,
+            Self::Rate(_) => Better::More,
+            Self::Busy => Better::Neither,
+        }
+    }
+}
+
+impl Unit {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Request => "request",
+            Self::Message => "message",
+            Self::Handshake => "handshake",
+            Self::Connection => "connection",
+            Self::Session => "session",
+        }
+    }
+}

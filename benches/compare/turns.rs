@@ -1,0 +1,126 @@
+//! Rounds in which the proxies take turns, load by load.
+
+use std::time::Duration;
+
+use anyhow::Context as _;
+
+use crate::{
+    load::{self, Wish},
+    origin::Origin,
+    peer::Peer,
+    process::Cores,
+    results::{Better, Results, grouped},
+    rows::{self, Group, Kind, Load},
+};
+
+/// Clients that arrive a second where they stay silent: slow enough that none is refused.
+const ARRIVALS: u64 = 1000;
+
+/// Who takes turns, and at what.
+pub(crate) struct Turns<'a> {
+    pub(crate) peers: &'a [Peer],
+    pub(crate) cores: &'a Cores,
+    pub(crate) origin: &'a Origin,
+    pub(crate) only: Option<&'a str>,
+    pub(crate) quick: bool,
+}
+
+/// A figure with its row.
+type Value = (String, Better, f64);
+
+impl Turns<'_> {
+    /// One round of everything.
+    pub(crate) fn take(&self, results: &mut Results, round: &str) -> anyhow::Result<()> {
+        for group in rows::groups() {
+            for load in group.loads.iter().filter(|load| load.quick || !self.quick) {
+                if !self.wanted(group.title, load.title) {
+                    continue;
+                }
+                for (column, peer) in self.peers.iter().enumerate() {
+                    eprintln!("{round}: {}, {}: {}", group.title, load.title, peer.title);
+                    let measured = self.measure(peer, load).or_else(|error| {
+                        // One stumble of this machine is not to cost half an hour.
+                        eprintln!("once more, because of this: {error:#}");
+                        self.measure(peer, load)
+                    });
+                    let under = || format!("{} under {}, {}", peer.title, group.title, load.title);
+                    self.book(results, &group, column, measured.with_context(under)?);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Names of the columns.
+    pub(crate) fn columns(&self) -> Vec<String> {
+        self.peers.iter().map(|peer| peer.title.clone()).collect()
+    }
+
+    /// Whether these rows were asked for.
+    pub(crate) fn wanted(&self, group: &str, title: &str) -> bool {
+        let named = |word: &str| {
+            let word = word.to_lowercase();
+            group.to_lowercase().contains(&word) || title.to_lowercase().contains(&word)
+        };
+        self.only.is_none_or(named)
+    }
+
+    fn book(&self, results: &mut Results, group: &Group, column: usize, values: Vec<Value>) {
+        let table = results.table(group.title, group.method, &self.columns());
+        for (title, better, value) in values {
+            table.add(&title, better, column, value);
+        }
+    }
+
+    fn measure(&self, peer: &Peer, load: &Load) -> anyhow::Result<Vec<Value>> {
+        let (flags, figures) = match load.kind {
+            Kind::Idle => return self.idle(peer, load),
+            Kind::Flow { flags, figures } => (flags, figures),
+        };
+        let proxy = peer.start(self.cores, self.origin)?;
+        let (ramp, hold) = if self.quick { (50, 1000) } else { (200, 4000) };
+        let wish = Wish {
+            door: load.door,
+            path: load.path,
+            flags,
+            ramp: Duration::from_millis(ramp),
+            hold: Duration::from_millis(hold),
+        };
+        let report = load::run(&proxy, &wish)?;
+        let row = |figure: &rows::Figure| {
+            let title = format!("{}: {}", load.title, figure.title());
+            Ok((title, figure.better(), report.figure(*figure)?))
+        };
+        figures.iter().map(row).collect()
+    }
+
+    /// KiB for each of so many idle sockets, and for each that came after half of the most.
+    fn idle(&self, peer: &Peer, load: &Load) -> anyhow::Result<Vec<Value>> {
+        let counts: &[u64] = if self.quick { &rows::IDLE_QUICK } else { &rows::IDLE };
+        let mut values = Vec::new();
+        let mut last: Option<(u64, f64)> = None;
+        for &count in counts {
+            let proxy = peer.start(self.cores, self.origin)?;
+            let flags = format!("--client ws --silent --clients {count}");
+            let wish = Wish {
+                door: load.door,
+                path: load.path,
+                flags: &flags,
+                ramp: Duration::from_millis(1000 * count / ARRIVALS),
+                hold: Duration::from_secs(1),
+            };
+            let grown = load::run(&proxy, &wish)?.growth(count)?;
+            let many = grouped(count);
+            let title = format!("{}, {many}: KiB each", load.title);
+            values.push((title, Better::Less, grown / 1024.0 / count as f64));
+            if let Some((fewer, less)) = last {
+                let title =
+                    format!("{}, {} to {many}: KiB for each more", load.title, grouped(fewer));
+                let each = (grown - less) / 1024.0 / (count - fewer) as f64;
+                values.push((title, Better::Less, each));
+            }
+            last = Some((count, grown));
+        }
+        Ok(values)
+    }
+}

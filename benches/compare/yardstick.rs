@@ -1,0 +1,105 @@
+//! The load generator itself, beside artillery: what a client costs that connects, speaks and leaves.
+
+use std::{
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+};
+
+use anyhow::{Context as _, ensure};
+
+use crate::{
+    HOME, LOAD,
+    origin::Origin,
+    process,
+    results::{Better, Results},
+};
+
+const TITLE: &str = "8. The load generator beside artillery";
+const METHOD: &str = "1,000 Socket.IO clients over WebSocket arrive over 20 s, send the event `echo` ten times, once in \
+     2 s, get it back each time, and leave; the same node for both, in turns. User + system time of all \
+     of a tool's processes, start and report included, for each client; both at their own defaults \
+     otherwise.";
+const CLIENTS: u32 = 1000;
+
+/// All rounds of it, where artillery was installed.
+pub(crate) fn take(
+    results: &mut Results,
+    rounds: usize,
+    only: Option<&str>,
+    quick: bool,
+) -> anyhow::Result<()> {
+    let wanted = only.map_or(!quick, |word| TITLE.to_lowercase().contains(&word.to_lowercase()));
+    if !wanted {
+        return Ok(());
+    }
+    let Some((artillery, version)) = installed() else {
+        println!("artillery is not installed: its row is left out");
+        return Ok(());
+    };
+    let columns = ["moorline-load".to_owned(), format!("artillery {version}")];
+    let origin = Origin::start()?;
+    let node = format!("http://{}", origin.nodes[0]);
+    let title = "CPU ms per client";
+    for round in 1..=rounds {
+        for (column, tool) in columns.iter().enumerate() {
+            eprintln!("round {round} of {rounds}: {TITLE}: {tool}");
+            let mut command = if column == 0 { ours(&node) } else { theirs(&artillery, &node) };
+            let before = process::cpu_of_ended_children()?;
+            let done = command.stdin(Stdio::null()).output()?;
+            let spent = process::cpu_of_ended_children()? - before;
+            let said = String::from_utf8_lossy(&done.stdout);
+            ensure!(
+                done.status.success(),
+                "{tool}: {said}{}",
+                String::from_utf8_lossy(&done.stderr)
+            );
+            if column == 1 {
+                all_did_it(&said)?;
+            }
+            let each = spent.as_secs_f64() * 1e3 / f64::from(CLIENTS);
+            results.table(TITLE, METHOD, &columns).add(title, Better::Less, column, each);
+        }
+    }
+    Ok(())
+}
+
+/// Where `benches/compare/run` has installed it, and its version.
+fn installed() -> Option<(PathBuf, String)> {
+    let folder =
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("target/compare/artillery/node_modules");
+    let package = std::fs::read(folder.join("artillery/package.json")).ok()?;
+    let package: serde_json::Value = serde_json::from_slice(&package).ok()?;
+    Some((folder.join(".bin/artillery"), package.get("version")?.as_str()?.to_owned()))
+}
+
+fn ours(node: &str) -> Command {
+    let mut command = Command::new(LOAD);
+    command.args(["run", node, "--client", "websocket", "--clients", &CLIENTS.to_string()]);
+    command.args(["--ramp", "20s", "--hold", "22s", "--messages", "10", "--every", "2s"]);
+    command.args(["--answer", "echo", "--quiet"]);
+    // Nobody may be missing, and nobody may have failed.
+    command.args(["--max-errors", "0", "--max-disconnects", "0"]);
+    command
+}
+
+fn theirs(artillery: &Path, node: &str) -> Command {
+    let mut command = Command::new(artillery);
+    command.args(["run", "--target", node]).arg(Path::new(HOME).join("artillery/clients.yml"));
+    // It would tell its makers of each run.
+    command.env("ARTILLERY_DISABLE_TELEMETRY", "true");
+    command
+}
+
+/// What artillery's summary must say.
+fn all_did_it(said: &str) -> anyhow::Result<()> {
+    let (_, summary) = said.rsplit_once("Summary report").context("artillery has no summary")?;
+    for (name, wanted) in [("vusers.completed", CLIENTS), ("vusers.failed", 0)] {
+        let line = summary.lines().find(|line| line.starts_with(name));
+        let counted = line.and_then(|line| line.split([' ', '.']).rfind(|word| !word.is_empty()));
+        ensure!(
+            counted.unwrap_or("0") == wanted.to_string(),
+            "artillery: {name} is not {wanted}: {said}"
+        );
+    }
+    Ok(())
+}
