@@ -59,6 +59,9 @@ pub(crate) struct Handshake {
     pub(crate) upgrades: Vec<String>,
     /// Milliseconds.
     ping_interval: u64,
+    /// Bytes that the body of a POST may have; older servers do not tell.
+    #[serde(default = "unlimited")]
+    pub(crate) max_payload: usize,
 }
 
 /// Why a server refuses a request.
@@ -218,6 +221,25 @@ impl Frame {
         (body, binary && protocol == Protocol::V3)
     }
 
+    /// How many of these packets make a protocol 4 payload of at most so many bytes; the first one is
+    /// among them whatever its size, as the real client's is.
+    pub(crate) fn fitting(frames: &[Self], limit: usize) -> usize {
+        let mut size = 0_usize;
+        let fits = |frame: &Self| {
+            let (first, separator) = (size == 0, usize::from(size > 0));
+            size += separator + frame.separated_size();
+            first || size <= limit
+        };
+        frames.iter().map(fits).take_while(|&fits| fits).count()
+    }
+
+    fn separated_size(&self) -> usize {
+        match self {
+            Self::Text(text) => text.len(),
+            Self::Binary(data) => 1 + data.len().div_ceil(3) * 4,
+        }
+    }
+
     fn write_separated(&self, body: &mut Vec<u8>) {
         if !body.is_empty() {
             body.push(SEPARATOR);
@@ -250,6 +272,10 @@ impl Frame {
         body.push(END_OF_LENGTH);
         body.extend_from_slice(&data);
     }
+}
+
+fn unlimited() -> usize {
+    usize::MAX
 }
 
 impl Handshake {

@@ -170,6 +170,8 @@ fn what_is_malformed_is_refused() {
     }
     assert!(socket_io::Packet::parse("2{}").unwrap().arguments().is_err());
     assert!(Handshake::parse("{\"sid\":\"a\"}").is_err());
+    let old = Handshake::parse("{\"sid\":\"a\",\"pingInterval\":1}").unwrap();
+    assert_eq!(old.max_payload, usize::MAX);
     assert_eq!(Refusal::parse(b"<html>Bad Gateway</html>"), None);
 }
 
@@ -179,6 +181,19 @@ fn any_frame() -> impl Strategy<Value = Frame> {
         "4[^\u{1e}]{0,40}".prop_map(Frame::Text),
         prop::collection::vec(any::<u8>(), 0..200).prop_map(Frame::Binary),
     ]
+}
+
+proptest! {
+    #[test]
+    fn a_post_holds_as_much_as_the_server_takes(
+        frames in prop::collection::vec(any_frame(), 1..20),
+        limit in 0_usize..1000,
+    ) {
+        let fitting = Frame::fitting(&frames, limit);
+        let size = |count: usize| Frame::payload(&frames[..count], Protocol::V4).0.len();
+        prop_assert!(fitting == 1 || (fitting > 1 && size(fitting) <= limit));
+        prop_assert!(fitting == frames.len() || size(fitting + 1) > limit);
+    }
 }
 
 fn received(frame: &Frame) -> Packet<'_> {

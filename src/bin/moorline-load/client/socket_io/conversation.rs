@@ -394,12 +394,6 @@ impl<'c> Conversation<'c> {
     }
 }
 
-impl From<Malformed> for Failure {
-    fn from(malformed: Malformed) -> Self {
-        Self::new(ErrorKind::Protocol, format!("the server sent {malformed}"))
-    }
-}
-
 fn ended(clause: &str) -> Failure {
     Failure::new(ErrorKind::Disconnect, clause)
 }

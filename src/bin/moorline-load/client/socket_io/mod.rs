@@ -17,7 +17,7 @@ use crate::{
     net::{Reply, UpgradeError},
     scenario::{ClientKind, Protocol},
     stats::{ErrorKind, Failure},
-    wire::engine_io::Refusal,
+    wire::{Malformed, engine_io::Refusal},
 };
 
 /// Why a transport stopped.
@@ -133,6 +133,12 @@ fn not_upgraded(error: UpgradeError, conversation: &mut Conversation<'_>) -> Fai
         }
     }
     error.into()
+}
+
+impl From<Malformed> for Failure {
+    fn from(malformed: Malformed) -> Self {
+        Self::new(ErrorKind::Protocol, format!("the server sent {malformed}"))
+    }
 }
 
 #[cfg(test)]

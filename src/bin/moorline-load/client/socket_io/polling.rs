@@ -49,6 +49,8 @@ struct Requests<'c> {
     dialer: &'c Dialer,
     jar: &'c mut Jar,
     sid: Option<String>,
+    /// Bytes that a POST may have.
+    max_payload: usize,
     /// Connections that wait for their next request, and until when they may be used.
     idle: Vec<(Http, Option<Instant>)>,
     get: Option<Exchange<'c>>,
@@ -136,6 +138,7 @@ impl<'c> Requests<'c> {
             dialer,
             jar,
             sid: None,
+            max_payload: usize::MAX,
             idle: Vec::new(),
             get: None,
             post: None,
@@ -154,8 +157,9 @@ impl<'c> Requests<'c> {
             self.get = Some(self.exchange(Method::GET, Bytes::new(), HeaderMap::new(), None));
         }
         if self.post.is_none() && !outbox.is_empty() {
-            self.post = Some(self.post(outbox));
-            outbox.clear();
+            let fitting = Frame::fitting(outbox, self.max_payload);
+            self.post = Some(self.post(&outbox[..fitting]));
+            outbox.drain(..fitting);
         }
         None
     }
@@ -251,6 +255,7 @@ impl<'c> Requests<'c> {
                 })
             }));
         }
+        self.max_payload = handshake.max_payload;
         self.sid = Some(handshake.sid);
     }
 
