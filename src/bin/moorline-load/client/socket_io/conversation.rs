@@ -118,11 +118,14 @@ impl<'c> Conversation<'c> {
         self.node
     }
 
-    /// A reply or an event told which node it is from.
+    /// A reply or an event told which node it is from. Where the session's own has gone, somebody else
+    /// has to answer.
     pub(super) fn answered_by(&mut self, node: &str) {
         match &self.node {
             None => self.node = Some(node.into()),
-            Some(own) if **own != *node => self.context.recorder.misrouted(own, node),
+            Some(own) if **own != *node && !self.context.gone(Some(own)) => {
+                self.context.recorder.misrouted(own, node);
+            }
             Some(_) => {}
         }
     }
@@ -357,16 +360,12 @@ impl<'c> Conversation<'c> {
     }
 
     fn hear(&self, micros: u64, whole: bool) {
-        let size = self.context.scenario.messages.size;
-        match whole {
-            true => self
-                .context
-                .recorder
-                .heard(self.context.epoch + Duration::from_micros(micros), size),
-            false => {
-                self.report(&Failure::new(ErrorKind::WrongEcho, "a message to all was changed"))
-            }
+        if !whole {
+            self.report(&Failure::new(ErrorKind::WrongEcho, "a message to all was changed"));
+            return;
         }
+        let sent = self.context.epoch + Duration::from_micros(micros);
+        self.context.recorder.heard(sent, self.context.scenario.messages.size);
     }
 
     /// An answer to message `number`; where the packet does not tell, the payload may.

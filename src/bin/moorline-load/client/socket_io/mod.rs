@@ -143,7 +143,41 @@ impl From<Malformed> for Failure {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use tokio::sync::watch;
+
     use super::*;
+    use crate::{
+        client::Order,
+        cost::Meter,
+        net::Connector,
+        scenario::{Scenario, options::Options},
+        stats::Collector,
+    };
+
+    #[test]
+    fn an_answer_for_a_node_that_went_is_not_misrouted() {
+        let url = Some("http://127.0.0.1:1".to_owned());
+        let scenario = Scenario::check(Options { url, ..Options::default() }).unwrap();
+        let collector = Collector::new(Meter::default());
+        let context = Context {
+            connector: Arc::new(Connector::new(&scenario).unwrap()),
+            scenario: Arc::new(scenario),
+            recorder: collector.recorder(),
+            orders: watch::channel(Order::Go).1,
+            departed: Arc::default(),
+            epoch: collector.epoch(),
+        };
+        let mut conversation = Conversation::new(&context, 0, Instant::now(), 0);
+        for node in ["node-0", "node-0", "node-1"] {
+            conversation.answered_by(node);
+        }
+        assert_eq!(collector.record().totals.misrouted, 1);
+        context.departed.insert("node-0");
+        conversation.answered_by("node-1");
+        assert_eq!(collector.record().totals.misrouted, 1);
+    }
 
     #[test]
     fn a_strange_session_id_is_encoded() {
