@@ -42,7 +42,7 @@ pub(crate) struct Document {
     pub(crate) verdict: Verdict,
     /// Sums over the whole run.
     pub(crate) totals: Counters,
-    /// Most clients connected at the end of a second.
+    /// Most clients connected at once.
     pub(crate) peak_connected: u64,
     /// Latencies of the whole run.
     pub(crate) latency: LatencyRow,

@@ -7,7 +7,7 @@ use std::{
 
 use super::{
     Recorder,
-    recorder::Desk,
+    recorder::{Desk, Gauge},
     series::{Checkpoint, Mark, Moment, NodeTotal, Quantiles, Record, Second},
     tally::{Latencies, Tally},
 };
@@ -24,6 +24,7 @@ pub(crate) struct Collector {
 #[derive(Debug)]
 struct Ledger {
     recorders: Vec<Arc<Recorder>>,
+    gauge: Arc<Gauge>,
     meter: Meter,
     /// Changes places with each recorder's own; empty in between.
     spare: Tally,
@@ -62,6 +63,7 @@ impl Collector {
         };
         let ledger = Ledger {
             recorders: Vec::new(),
+            gauge: Arc::default(),
             meter,
             spare: Tally::new(),
             current: Tally::new(),
@@ -82,8 +84,9 @@ impl Collector {
 
     /// A recorder for one more thread.
     pub(crate) fn recorder(&self) -> Arc<Recorder> {
-        let recorder = Arc::new(Recorder::new());
-        self.ledger().recorders.push(Arc::clone(&recorder));
+        let mut ledger = self.ledger();
+        let recorder = Arc::new(Recorder::new(Arc::clone(&ledger.gauge)));
+        ledger.recorders.push(Arc::clone(&recorder));
         recorder
     }
 
@@ -194,7 +197,7 @@ impl Ledger {
         });
         self.closed = now;
         self.current.clear();
-        self.record.peak = self.record.peak.max(self.connected);
+        self.record.peak = self.gauge.peak();
         self.record.seconds.push(Arc::clone(&second));
         second
     }

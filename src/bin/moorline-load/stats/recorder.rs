@@ -2,7 +2,10 @@
 
 use std::{
     mem,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Instant,
 };
 
@@ -15,7 +18,17 @@ const MOST_NODES: usize = 256;
 /// Takes what the clients of one thread report. Cheap to call: one uncontended lock, no allocation
 /// but for a node or a kind of error that is seen for the first time.
 #[derive(Debug)]
-pub(crate) struct Recorder(Mutex<Desk>);
+pub(crate) struct Recorder {
+    desk: Mutex<Desk>,
+    gauge: Arc<Gauge>,
+}
+
+/// Clients of all threads that are connected now: whoever comes and goes between two looks counts too.
+#[derive(Debug, Default)]
+pub(super) struct Gauge {
+    now: AtomicU64,
+    peak: AtomicU64,
+}
 
 /// How a client lost its connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,15 +69,23 @@ pub(super) struct Desk {
     pub(super) misrouting: Option<Box<str>>,
 }
 
+impl Gauge {
+    /// Most clients that were connected at once.
+    pub(super) fn peak(&self) -> u64 {
+        self.peak.load(Ordering::Relaxed)
+    }
+}
+
 impl Recorder {
-    pub(super) fn new() -> Self {
-        Self(Mutex::new(Desk {
+    pub(super) fn new(gauge: Arc<Gauge>) -> Self {
+        let desk = Mutex::new(Desk {
             tally: Tally::new(),
             connected: 0,
             nodes: Vec::new(),
             samples: Default::default(),
             misrouting: None,
-        }))
+        });
+        Self { desk, gauge }
     }
 
     /// A client is connected, as far as its kind goes (Socket.IO: CONNECT was acknowledged), to a node
@@ -73,6 +94,8 @@ impl Recorder {
         let latency = intended.elapsed();
         let mut desk = self.desk();
         desk.connected += 1;
+        let now = self.gauge.now.fetch_add(1, Ordering::Relaxed) + 1;
+        self.gauge.peak.fetch_max(now, Ordering::Relaxed);
         desk.tally.counters.connects += 1;
         desk.tally.latencies.connect.record(latency);
         let node = node.map(|name| desk.seat_at(name));
@@ -169,7 +192,7 @@ impl Recorder {
 
     fn desk(&self) -> MutexGuard<'_, Desk> {
         // Plain sums: a panic elsewhere leaves none of them half done.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.desk.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -203,6 +226,7 @@ impl Drop for Seat {
     fn drop(&mut self) {
         let mut desk = self.recorder.desk();
         desk.connected -= 1;
+        self.recorder.gauge.now.fetch_sub(1, Ordering::Relaxed);
         if let Some(node) = self.node {
             desk.nodes[node as usize].connected -= 1;
         }

@@ -32,7 +32,7 @@ pub(crate) struct Record {
     pub(crate) steady: Latencies,
     /// Nodes that told their names, in the order of their first session.
     pub(crate) nodes: Vec<NodeTotal>,
-    /// Most clients connected at the end of a second.
+    /// Most clients connected at once.
     pub(crate) peak: u64,
     /// The run second by second.
     pub(crate) seconds: Vec<Arc<Second>>,
