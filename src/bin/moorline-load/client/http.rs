@@ -27,7 +27,13 @@ pub(crate) async fn session(context: &Context, user: &mut User, due: Instant) ->
         context,
         http,
         seat: Some(context.recorder.connected(None, due)),
-        talk: Talk::new(&context.scenario.messages, user.said, user.number, Instant::now()),
+        talk: Talk::new(
+            &context.scenario.messages,
+            user.said,
+            user.number,
+            context.epoch,
+            Instant::now(),
+        ),
         path: context.scenario.target.path_and_query(),
         node: None,
     };

@@ -13,6 +13,14 @@ const GOLDEN: f64 = 0.618_033_988_749_894_8;
 /// or every latency would hold a part of it. What is later is a stall, and counts from its time.
 const GRAIN: Duration = Duration::from_millis(2);
 
+/// Intended times of an even pace lie on a grid that all clients share, so that a wake-up serves several
+/// of them: what a harness spends on waking is no load on anybody. At most this, and at most a
+/// [`STEPS`]th of the interval.
+const GRID: Duration = Duration::from_millis(10);
+
+/// Steps of the grid in an interval, at least: so many places for clients to be spread over.
+const STEPS: u32 = 200;
+
 /// The messages of one connection, numbered from 0.
 #[derive(Debug)]
 pub(crate) struct Talk {
@@ -42,12 +50,20 @@ pub(crate) fn spread(number: u32) -> f64 {
 
 impl Talk {
     /// The talk of client `number`, connected `now`, that has settled `before` messages on earlier
-    /// connections of its session. The first message is due within one interval, by its number.
-    pub(crate) fn new(messages: &Messages, before: u64, number: u32, now: Instant) -> Self {
+    /// connections of its session. The first message is due within one interval, by its number;
+    /// `epoch` is where the grid of an even pace begins.
+    pub(crate) fn new(
+        messages: &Messages,
+        before: u64,
+        number: u32,
+        epoch: Instant,
+        now: Instant,
+    ) -> Self {
         let limit = messages.count.map_or(u64::MAX, |count| count.saturating_sub(before));
         let first = match messages.pace {
             Pace::Silent => None,
-            Pace::Every(wait) | Pace::Think(wait) => Some(now + wait.mul_f64(spread(number))),
+            Pace::Every(wait) => Some(on_grid(epoch, wait, now + wait.mul_f64(spread(number)))),
+            Pace::Think(wait) => Some(now + wait.mul_f64(spread(number))),
         };
         Self {
             pace: messages.pace,
@@ -165,6 +181,13 @@ impl Talk {
     }
 }
 
+/// The first place of the grid from `at` on.
+fn on_grid(epoch: Instant, interval: Duration, at: Instant) -> Instant {
+    let step = GRID.min(interval / STEPS).as_nanos().max(1);
+    let past = at.saturating_duration_since(epoch).as_nanos() % step;
+    at + Duration::from_nanos(((step - past) % step) as u64)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -180,9 +203,9 @@ mod tests {
     #[test]
     fn an_even_pace_does_not_wait_for_answers() {
         let now = Instant::now();
-        let mut talk = Talk::new(&messages(Pace::Every(SECOND), None, Answer::Ack), 0, 7, now);
+        let mut talk = Talk::new(&messages(Pace::Every(SECOND), None, Answer::Ack), 0, 7, now, now);
         let first = talk.due().unwrap();
-        assert!(first >= now && first < now + SECOND);
+        assert!(first >= now && first < now + SECOND + GRID);
         assert_eq!((talk.say(), talk.say()), (0, 1));
         assert_eq!(talk.due(), Some(first + 2 * SECOND));
         assert_eq!(talk.deadline(5 * SECOND), Some(first + 5 * SECOND));
@@ -195,9 +218,24 @@ mod tests {
     }
 
     #[test]
+    fn an_even_pace_keeps_to_a_grid_that_clients_share() {
+        let epoch = Instant::now();
+        for (interval, step) in [(10 * SECOND, 10_000), (SECOND, 5_000), (SECOND / 10, 500)] {
+            let wanted = messages(Pace::Every(interval), None, Answer::Ack);
+            let step = Duration::from_micros(step);
+            for number in 0..500 {
+                let now = epoch + SECOND + Duration::from_micros(u64::from(number) * 777);
+                let due = Talk::new(&wanted, 0, number, epoch, now).due().unwrap();
+                assert_eq!(due.duration_since(epoch).as_nanos() % step.as_nanos(), 0);
+                assert!(due >= now && due < now + interval + step);
+            }
+        }
+    }
+
+    #[test]
     fn a_thinker_waits_for_answers() {
         let now = Instant::now();
-        let mut talk = Talk::new(&messages(Pace::Think(SECOND), None, Answer::Ack), 0, 3, now);
+        let mut talk = Talk::new(&messages(Pace::Think(SECOND), None, Answer::Ack), 0, 3, now, now);
         let first = talk.due().unwrap();
         talk.say();
         assert_eq!(talk.due(), None);
@@ -213,21 +251,21 @@ mod tests {
     fn a_count_ends_the_talk_across_connections() {
         let now = Instant::now();
         let wanted = messages(Pace::Every(SECOND), Some(3), Answer::Ack);
-        let mut talk = Talk::new(&wanted, 1, 0, now);
+        let mut talk = Talk::new(&wanted, 1, 0, now, now);
         talk.say();
         talk.say();
         assert_eq!((talk.due(), talk.done()), (None, false));
         talk.answered(1, now);
         talk.answered(0, now);
         assert!(talk.done());
-        assert!(Talk::new(&wanted, 3, 0, now).done());
+        assert!(Talk::new(&wanted, 3, 0, now, now).done());
     }
 
     #[test]
     fn what_awaits_no_answer_is_settled_when_said() {
         let now = Instant::now();
         let wanted = messages(Pace::Every(SECOND), Some(1), Answer::Nothing);
-        let mut talk = Talk::new(&wanted, 0, 0, now);
+        let mut talk = Talk::new(&wanted, 0, 0, now, now);
         talk.say();
         assert!(talk.done());
         assert_eq!(talk.deadline(SECOND), None);
@@ -236,7 +274,7 @@ mod tests {
     #[test]
     fn the_silent_never_speak() {
         let now = Instant::now();
-        let talk = Talk::new(&messages(Pace::Silent, None, Answer::Ack), 0, 0, now);
+        let talk = Talk::new(&messages(Pace::Silent, None, Answer::Ack), 0, 0, now, now);
         assert_eq!((talk.due(), talk.done()), (None, false));
     }
 

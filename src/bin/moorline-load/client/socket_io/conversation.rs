@@ -322,7 +322,13 @@ impl<'c> Conversation<'c> {
             let speaker = self.number == speech::SPEAKER;
             self.connected = Some(Connected {
                 _seat: self.context.recorder.connected(self.node.as_deref(), self.due),
-                talk: Talk::new(&scenario.messages, self.before, self.number, now),
+                talk: Talk::new(
+                    &scenario.messages,
+                    self.before,
+                    self.number,
+                    self.context.epoch,
+                    now,
+                ),
                 broadcast: scenario.broadcast_every.filter(|_| speaker).map(|every| now + every),
             });
         }
