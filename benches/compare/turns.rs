@@ -13,7 +13,7 @@ use crate::{
     rows::{self, Group, Kind, Load},
 };
 
-/// Clients that arrive a second where they stay silent: slow enough that none is refused.
+/// Clients that arrive a second where they stay silent.
 const ARRIVALS: u64 = 1000;
 
 /// Who takes turns, and at what.
@@ -78,7 +78,7 @@ impl Turns<'_> {
             Kind::Flow { flags, figures } => (flags, figures),
         };
         let proxy = peer.start(self.cores, self.origin)?;
-        let (ramp, hold) = if self.quick { (50, 1000) } else { (200, 4000) };
+        let (ramp, hold) = if self.quick { (50, 1000) } else { (200, 3000) };
         let wish = Wish {
             door: load.door,
             path: load.path,
@@ -107,7 +107,8 @@ impl Turns<'_> {
                 path: load.path,
                 flags: &flags,
                 ramp: Duration::from_millis(1000 * count / ARRIVALS),
-                hold: Duration::from_secs(1),
+                // A slow proxy has some to catch up on.
+                hold: Duration::from_secs(if self.quick { 1 } else { 3 }),
             };
             let grown = load::run(&proxy, &wish)?.growth(count)?;
             let many = grouped(count);
