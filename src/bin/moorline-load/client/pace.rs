@@ -154,9 +154,10 @@ impl Talk {
         self.settled + self.ahead.len() as u64
     }
 
-    /// How many messages wait for their answers.
-    pub(crate) fn unanswered(&self) -> u64 {
-        self.said - self.settled()
+    /// When the messages were due that wait for their answers.
+    pub(crate) fn unanswered(&self) -> impl Iterator<Item = Instant> {
+        let numbers = (self.settled..self.said).filter(|number| !self.ahead.contains(number));
+        numbers.map(|number| self.intended(number))
     }
 
     /// Whether there is nothing left to say or to wait for.

@@ -227,6 +227,27 @@ fn silence_is_no_success() {
 }
 
 #[test]
+fn who_waits_at_the_end_has_waited() {
+    let mut record = example::record();
+    record.latencies.message.clear();
+    let limits = || Limits { max_p99: Some(Duration::from_millis(50)), ..Limits::default() };
+    for _ in 0..98 {
+        record.latencies.message.record(Duration::from_millis(1));
+    }
+    record.totals.unanswered = 2;
+    record.latencies.unanswered.record(Duration::from_millis(50));
+    record.latencies.unanswered.record(Duration::from_millis(1));
+    assert_eq!(failures(limits(), &record), [""; 0]);
+    record.latencies.unanswered.clear();
+    record.latencies.unanswered.record(Duration::from_secs(3));
+    record.latencies.unanswered.record(Duration::from_secs(3));
+    let expected =
+        ["p99 of messages was at least 3 s, with 2 messages that had no answer at the end, \
+         more than the 50 ms allowed"];
+    assert_eq!(failures(limits(), &record), expected);
+}
+
+#[test]
 fn limits_hold_at_exactly_their_value() {
     let mut record = example::record();
     record.latencies.message.clear();

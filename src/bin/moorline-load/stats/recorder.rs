@@ -129,9 +129,15 @@ impl Recorder {
         tally.latencies.message.record(latency);
     }
 
-    /// A connection ended while so many messages waited for their answers.
-    pub(crate) fn unanswered(&self, messages: u64) {
-        self.desk().tally.counters.unanswered += messages;
+    /// A connection ended while messages waited for their answers, which were due to be sent at these
+    /// times.
+    pub(crate) fn unanswered(&self, intended: impl Iterator<Item = Instant>) {
+        let now = Instant::now();
+        let tally = &mut self.desk().tally;
+        for intended in intended {
+            tally.counters.unanswered += 1;
+            tally.latencies.unanswered.record(now.saturating_duration_since(intended));
+        }
     }
 
     /// A message to all came; `sent` is when it was due to be sent.

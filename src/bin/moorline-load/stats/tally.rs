@@ -124,13 +124,15 @@ impl Latencies {
     }
 }
 
-/// The four latencies of a run.
+/// The latencies of a run.
 #[derive(Clone, Debug)]
 pub(crate) struct LatencySet {
     /// From the time an attempt was due to the connected client.
     pub(crate) connect: Latencies,
     /// From the time a message was due to its answer.
     pub(crate) message: Latencies,
+    /// From the time a message was due to the end of its connection, which came before an answer.
+    pub(crate) unanswered: Latencies,
     /// From the time a broadcast was due to its arrival at each client.
     pub(crate) broadcast: Latencies,
     /// From the start of a session to its wanted end.
@@ -141,13 +143,20 @@ impl LatencySet {
     /// None yet.
     pub(crate) fn new() -> Self {
         let none = Latencies::new;
-        Self { connect: none(), message: none(), broadcast: none(), session: none() }
+        Self {
+            connect: none(),
+            message: none(),
+            unanswered: none(),
+            broadcast: none(),
+            session: none(),
+        }
     }
 
     /// All of another's.
     pub(crate) fn add(&mut self, other: &Self) {
         self.connect.add(&other.connect);
         self.message.add(&other.message);
+        self.unanswered.add(&other.unanswered);
         self.broadcast.add(&other.broadcast);
         self.session.add(&other.session);
     }
@@ -156,6 +165,7 @@ impl LatencySet {
     pub(crate) fn clear(&mut self) {
         self.connect.clear();
         self.message.clear();
+        self.unanswered.clear();
         self.broadcast.clear();
         self.session.clear();
     }

@@ -10,6 +10,7 @@ use serde_json::value::RawValue;
 
 use super::{
     super::{Context, pace::Talk},
+    ended,
     speech::{self, Speech},
 };
 use crate::{
@@ -108,9 +109,9 @@ impl<'c> Conversation<'c> {
         self.before + self.connected.as_ref().map_or(0, |connected| connected.talk.settled())
     }
 
-    /// Messages of this connection that wait for their answers.
-    pub(super) fn unanswered(&self) -> u64 {
-        self.connected.as_ref().map_or(0, |connected| connected.talk.unanswered())
+    /// When the messages of this connection were due that wait for their answers.
+    pub(super) fn unanswered(&self) -> impl Iterator<Item = Instant> {
+        self.connected.iter().flat_map(|connected| connected.talk.unanswered())
     }
 
     /// The node that carries the session.
@@ -118,8 +119,7 @@ impl<'c> Conversation<'c> {
         self.node
     }
 
-    /// A reply or an event told which node it is from. Where the session's own has gone, somebody else
-    /// has to answer.
+    /// A reply or an event told its node; where the session's own has gone, another one answers.
     pub(super) fn answered_by(&mut self, node: &str) {
         match &self.node {
             None => self.node = Some(node.into()),
@@ -397,8 +397,4 @@ impl<'c> Conversation<'c> {
         };
         self.report(&Failure::new(ErrorKind::WrongEcho, clause));
     }
-}
-
-fn ended(clause: &str) -> Failure {
-    Failure::new(ErrorKind::Disconnect, clause)
 }

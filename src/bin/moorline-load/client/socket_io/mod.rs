@@ -135,6 +135,10 @@ fn not_upgraded(error: UpgradeError, conversation: &mut Conversation<'_>) -> Fai
     error.into()
 }
 
+fn ended(clause: &str) -> Failure {
+    Failure::new(ErrorKind::Disconnect, clause)
+}
+
 impl From<Malformed> for Failure {
     fn from(malformed: Malformed) -> Self {
         Self::new(ErrorKind::Protocol, format!("the server sent {malformed}"))
