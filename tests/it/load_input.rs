@@ -76,6 +76,15 @@ async fn tls_spoken_to_a_plain_port_and_the_reverse() {
 }
 
 #[tokio::test]
+async fn a_server_that_never_answers() {
+    // The kernel takes connections, and nobody reads them.
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let said = refused(&["run", &url, "--timeout", "200ms"]).await;
+    assert_eq!(said, format!("{url}: no Socket.IO session within 200ms"));
+}
+
+#[tokio::test]
 async fn flags_that_make_no_sense() {
     for (words, part) in [
         (&["run"][..], "no target: give its URL"),

@@ -226,7 +226,7 @@ impl<'c> Conversation<'c> {
         let timeout = self.context.scenario.timeout;
         let clause = match self.connected {
             Some(_) => "the server was silent for longer than its heartbeat allows".to_owned(),
-            None => format!("no connection within {timeout:?}"),
+            None => format!("no Socket.IO session within {timeout:?}"),
         };
         Failure::new(ErrorKind::Timeout, clause)
     }
