@@ -16,7 +16,7 @@ pub(crate) async fn session(context: &Context, user: &mut User, due: Instant) ->
     if messages.pace == Pace::Silent {
         return once(context, user, due).await.map_or_else(|end| end, |()| End::Said);
     }
-    let mut talk = Talk::new(messages, user.said, user.number, context.epoch, Instant::now());
+    let mut talk = Talk::new(messages, user.said, user.number, context.grid(), Instant::now());
     let end = loop {
         if talk.done() {
             break End::Said;

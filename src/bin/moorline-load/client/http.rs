@@ -31,7 +31,7 @@ pub(crate) async fn session(context: &Context, user: &mut User, due: Instant) ->
             &context.scenario.messages,
             user.said,
             user.number,
-            context.epoch,
+            context.grid(),
             Instant::now(),
         ),
         path: context.scenario.target.path_and_query(),

@@ -27,7 +27,10 @@ use std::{
 use tokio::sync::watch;
 
 pub(crate) use self::probe::probe;
-use self::user::{Break, End, User};
+use self::{
+    pace::Grid,
+    user::{Break, End, User},
+};
 use crate::{
     net::Connector,
     scenario::{ClientKind, Scenario},
@@ -198,6 +201,11 @@ impl Life {
 }
 
 impl Context {
+    /// The moments at which clients of an even pace speak.
+    fn grid(&self) -> Grid {
+        Grid::new(self.scenario.clients, self.scenario.messages.pace, self.epoch)
+    }
+
     /// Whether losing this node is expected.
     fn gone(&self, node: Option<&str>) -> bool {
         node.is_some_and(|node| self.departed.contains(node))

@@ -13,13 +13,42 @@ const GOLDEN: f64 = 0.618_033_988_749_894_8;
 /// or every latency would hold a part of it. What is later is a stall, and counts from its time.
 const GRAIN: Duration = Duration::from_millis(2);
 
-/// Intended times of an even pace lie on a grid that all clients share, so that a wake-up serves several
-/// of them: what a harness spends on waking is no load on anybody. At most this, and at most a
-/// [`STEPS`]th of the interval.
-const GRID: Duration = Duration::from_millis(10);
+/// Clients that speak at the same moment, at most: so many share a wake-up, which costs a harness more
+/// than a message does, and so few are no burst that a server would notice.
+const TOGETHER: u32 = 32;
 
-/// Steps of the grid in an interval, at least: so many places for clients to be spread over.
-const STEPS: u32 = 200;
+/// Places in an interval, at least.
+const PLACES: u32 = 40;
+
+/// Longest step from one place to the next.
+const LONGEST_STEP: Duration = Duration::from_millis(50);
+
+/// Moments that all clients of a run share: intended times of an even pace are some of them.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Grid {
+    epoch: Instant,
+    step: Duration,
+}
+
+impl Grid {
+    /// For so many clients of this pace. `epoch` is the first place.
+    pub(crate) fn new(clients: u32, pace: Pace, epoch: Instant) -> Self {
+        let interval = match pace {
+            Pace::Every(interval) => interval,
+            Pace::Silent | Pace::Think(_) => Duration::ZERO,
+        };
+        let step = interval.mul_f64(f64::from(TOGETHER) / f64::from(clients.max(1)));
+        let step = step.min(interval / PLACES).min(LONGEST_STEP).max(Duration::from_nanos(1));
+        Self { epoch, step }
+    }
+
+    /// The first place from `at` on.
+    fn next(&self, at: Instant) -> Instant {
+        let step = self.step.as_nanos();
+        let past = at.saturating_duration_since(self.epoch).as_nanos() % step;
+        at + Duration::from_nanos(((step - past) % step) as u64)
+    }
+}
 
 /// The messages of one connection, numbered from 0.
 #[derive(Debug)]
@@ -50,19 +79,18 @@ pub(crate) fn spread(number: u32) -> f64 {
 
 impl Talk {
     /// The talk of client `number`, connected `now`, that has settled `before` messages on earlier
-    /// connections of its session. The first message is due within one interval, by its number;
-    /// `epoch` is where the grid of an even pace begins.
+    /// connections of its session. The first message is due within about one interval, by its number.
     pub(crate) fn new(
         messages: &Messages,
         before: u64,
         number: u32,
-        epoch: Instant,
+        grid: Grid,
         now: Instant,
     ) -> Self {
         let limit = messages.count.map_or(u64::MAX, |count| count.saturating_sub(before));
         let first = match messages.pace {
             Pace::Silent => None,
-            Pace::Every(wait) => Some(on_grid(epoch, wait, now + wait.mul_f64(spread(number)))),
+            Pace::Every(wait) => Some(grid.next(now + wait.mul_f64(spread(number)))),
             Pace::Think(wait) => Some(now + wait.mul_f64(spread(number))),
         };
         Self {
@@ -182,19 +210,19 @@ impl Talk {
     }
 }
 
-/// The first place of the grid from `at` on.
-fn on_grid(epoch: Instant, interval: Duration, at: Instant) -> Instant {
-    let step = GRID.min(interval / STEPS).as_nanos().max(1);
-    let past = at.saturating_duration_since(epoch).as_nanos() % step;
-    at + Duration::from_nanos(((step - past) % step) as u64)
-}
-
 #[cfg(test)]
 mod tests {
+    use std::collections::HashMap;
+
     use super::*;
     use crate::scenario::Payload;
 
     const SECOND: Duration = Duration::from_secs(1);
+
+    /// The grid of one client that speaks once a second.
+    fn alone(epoch: Instant) -> Grid {
+        Grid::new(1, Pace::Every(SECOND), epoch)
+    }
 
     fn messages(pace: Pace, count: Option<u64>, answer: Answer) -> Messages {
         let event = "echo".to_owned();
@@ -204,9 +232,10 @@ mod tests {
     #[test]
     fn an_even_pace_does_not_wait_for_answers() {
         let now = Instant::now();
-        let mut talk = Talk::new(&messages(Pace::Every(SECOND), None, Answer::Ack), 0, 7, now, now);
+        let mut talk =
+            Talk::new(&messages(Pace::Every(SECOND), None, Answer::Ack), 0, 7, alone(now), now);
         let first = talk.due().unwrap();
-        assert!(first >= now && first < now + SECOND + GRID);
+        assert!(first >= now && first < now + SECOND + LONGEST_STEP);
         assert_eq!((talk.say(), talk.say()), (0, 1));
         assert_eq!(talk.due(), Some(first + 2 * SECOND));
         assert_eq!(talk.deadline(5 * SECOND), Some(first + 5 * SECOND));
@@ -219,24 +248,36 @@ mod tests {
     }
 
     #[test]
-    fn an_even_pace_keeps_to_a_grid_that_clients_share() {
+    fn an_even_pace_keeps_to_a_grid_that_few_clients_share() {
         let epoch = Instant::now();
-        for (interval, step) in [(10 * SECOND, 10_000), (SECOND, 5_000), (SECOND / 10, 500)] {
-            let wanted = messages(Pace::Every(interval), None, Answer::Ack);
-            let step = Duration::from_micros(step);
-            for number in 0..500 {
-                let now = epoch + SECOND + Duration::from_micros(u64::from(number) * 777);
-                let due = Talk::new(&wanted, 0, number, epoch, now).due().unwrap();
+        for (clients, interval, step) in [
+            (1000, 2 * SECOND, 50),
+            (10_000, 10 * SECOND, 32),
+            (100, SECOND, 25),
+            (9, 10 * SECOND, 50),
+        ] {
+            let pace = Pace::Every(interval);
+            let grid = Grid::new(clients, pace, epoch);
+            let mut places = HashMap::new();
+            for number in 0..clients {
+                let now = epoch + SECOND;
+                let wanted = messages(pace, None, Answer::Ack);
+                let due = Talk::new(&wanted, 0, number, grid, now).due().unwrap();
+                let step = Duration::from_millis(step);
                 assert_eq!(due.duration_since(epoch).as_nanos() % step.as_nanos(), 0);
                 assert!(due >= now && due < now + interval + step);
+                *places.entry(due).or_insert(0) += 1;
             }
+            let most = *places.values().max().unwrap();
+            assert!(most <= TOGETHER + 2, "{most} of {clients}");
         }
     }
 
     #[test]
     fn a_thinker_waits_for_answers() {
         let now = Instant::now();
-        let mut talk = Talk::new(&messages(Pace::Think(SECOND), None, Answer::Ack), 0, 3, now, now);
+        let mut talk =
+            Talk::new(&messages(Pace::Think(SECOND), None, Answer::Ack), 0, 3, alone(now), now);
         let first = talk.due().unwrap();
         talk.say();
         assert_eq!(talk.due(), None);
@@ -252,21 +293,21 @@ mod tests {
     fn a_count_ends_the_talk_across_connections() {
         let now = Instant::now();
         let wanted = messages(Pace::Every(SECOND), Some(3), Answer::Ack);
-        let mut talk = Talk::new(&wanted, 1, 0, now, now);
+        let mut talk = Talk::new(&wanted, 1, 0, alone(now), now);
         talk.say();
         talk.say();
         assert_eq!((talk.due(), talk.done()), (None, false));
         talk.answered(1, now);
         talk.answered(0, now);
         assert!(talk.done());
-        assert!(Talk::new(&wanted, 3, 0, now, now).done());
+        assert!(Talk::new(&wanted, 3, 0, alone(now), now).done());
     }
 
     #[test]
     fn what_awaits_no_answer_is_settled_when_said() {
         let now = Instant::now();
         let wanted = messages(Pace::Every(SECOND), Some(1), Answer::Nothing);
-        let mut talk = Talk::new(&wanted, 0, 0, now, now);
+        let mut talk = Talk::new(&wanted, 0, 0, alone(now), now);
         talk.say();
         assert!(talk.done());
         assert_eq!(talk.deadline(SECOND), None);
@@ -275,7 +316,7 @@ mod tests {
     #[test]
     fn the_silent_never_speak() {
         let now = Instant::now();
-        let talk = Talk::new(&messages(Pace::Silent, None, Answer::Ack), 0, 0, now, now);
+        let talk = Talk::new(&messages(Pace::Silent, None, Answer::Ack), 0, 0, alone(now), now);
         assert_eq!((talk.due(), talk.done()), (None, false));
     }
 

@@ -117,7 +117,7 @@ impl<'a> Echo<'a> {
     fn new(context: &'a Context, user: &User, socket: WebSocket) -> Self {
         let messages = &context.scenario.messages;
         let (kind, maker) = payload(messages, user.number);
-        let talk = Talk::new(messages, user.said, user.number, context.epoch, Instant::now());
+        let talk = Talk::new(messages, user.said, user.number, context.grid(), Instant::now());
         Self { context, socket, talk, maker, kind, alarm: Alarm::new() }
     }
 

@@ -21,13 +21,20 @@ use crate::{
 /// Longest part of the hold that does not count as steady.
 const SETTLING: Duration = Duration::from_secs(2);
 
+/// Clients that arrive at the same moment, at most, and longest time from one such moment to the next:
+/// so many share their wake-ups, and so few are no burst that a server would notice.
+const TOGETHER: u32 = 8;
+const LULL: Duration = Duration::from_millis(160);
+
 /// When things happen, from the first arrival on.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Schedule {
     /// The first arrival.
     start: Instant,
-    /// From one arrival to the next.
+    /// From one arrival to the next, on average.
     spacing: Duration,
+    /// How many arrive at the same moment.
+    together: u32,
     /// The last arrival.
     pub(super) arrived: Instant,
     /// When what an arrival brings about should be over.
@@ -43,14 +50,16 @@ impl Schedule {
             Arrival::Rate(rate) => Duration::from_secs_f64(rate.recip()),
             Arrival::Ramp(ramp) => ramp / scenario.clients.max(1),
         };
+        let fitting = LULL.as_nanos() / spacing.as_nanos().max(1);
+        let together = fitting.clamp(1, u128::from(TOGETHER)) as u32;
         let arrived = start + spacing * scenario.clients.saturating_sub(1);
         let settled = arrived + SETTLING.min(scenario.hold / 4);
-        Self { start, spacing, arrived, settled, leave: arrived + scenario.hold }
+        Self { start, spacing, together, arrived, settled, leave: arrived + scenario.hold }
     }
 
     /// When client `number` is due.
     fn due(&self, number: u32) -> Instant {
-        self.start + self.spacing * number
+        self.start + self.spacing * (number - number % self.together)
     }
 }
 

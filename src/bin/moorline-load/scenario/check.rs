@@ -44,7 +44,8 @@ impl Scenario {
                 humantime::format_duration(takes)
             ));
         }
-        let threads = options.threads.unwrap_or_else(cores);
+        let threads =
+            options.threads.unwrap_or_else(|| usual_threads(clients, client, messages.pace));
         let sources = options.sources.map(|n| number("sources", n, 1, 1 << 20)).transpose()?;
         let mut scenario = Self {
             target: Target::read(url, client)?,
@@ -245,8 +246,22 @@ fn number<N: PartialOrd + std::fmt::Display>(
     Ok(typed)
 }
 
-fn cores() -> usize {
-    thread::available_parallelism().map_or(1, usize::from)
+/// One thread for what one core does with ease: clients that share a thread share its wake-ups, and cost
+/// less for it. All cores for those that go as fast as they can.
+fn usual_threads(clients: u32, client: ClientKind, pace: Pace) -> usize {
+    const CLIENTS: f64 = 8_000.0;
+    const MESSAGES_A_SECOND: f64 = 10_000.0;
+    let cores = thread::available_parallelism().map_or(1, usize::from);
+    let clients = f64::from(clients);
+    match (client, pace) {
+        (ClientKind::Bulk | ClientKind::Connect, _) | (_, Pace::Think(_)) => cores,
+        (_, Pace::Silent) => cores.min((clients / CLIENTS).ceil() as usize),
+        (_, Pace::Every(interval)) => {
+            let cores_kept_busy =
+                clients / CLIENTS + clients / interval.as_secs_f64() / MESSAGES_A_SECOND;
+            cores.min(cores_kept_busy.ceil() as usize)
+        }
+    }
 }
 
 impl From<Kind> for ClientKind {

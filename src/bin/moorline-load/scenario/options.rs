@@ -89,7 +89,7 @@ pub(crate) struct Options {
     /// Connect from so many addresses of 127.0.0.0/8 [default: as many as the ports ask for]
     #[arg(long, value_name = "N", help_heading = "Connections")]
     pub(crate) sources: Option<u32>,
-    /// Threads that drive clients [default: one for each core]
+    /// Threads that drive clients [default: as many as the load asks for, at most one for each core]
     #[arg(long, value_name = "N", help_heading = "Connections")]
     pub(crate) threads: Option<usize>,
 

@@ -326,7 +326,7 @@ impl<'c> Conversation<'c> {
                     &scenario.messages,
                     self.before,
                     self.number,
-                    self.context.epoch,
+                    self.context.grid(),
                     now,
                 ),
                 broadcast: scenario.broadcast_every.filter(|_| speaker).map(|every| now + every),
