@@ -105,6 +105,15 @@ async fn flags_that_make_no_sense() {
 }
 
 #[tokio::test]
+async fn a_refused_run_leaves_no_report() {
+    let folder = tempfile::tempdir().unwrap();
+    let page = folder.path().join("report.html");
+    let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    refused(&["run", &format!("http://{free}"), "--html", page.to_str().unwrap()]).await;
+    assert!(!page.exists());
+}
+
+#[tokio::test]
 async fn a_bad_scenario_file_is_told_with_its_line() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("smoke.toml");

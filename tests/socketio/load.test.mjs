@@ -159,6 +159,21 @@ test('a node that dies is a disconnect of each of its clients, and they come bac
   }
 });
 
+test('a herd drops at once and returns, before nodes of both generations', async (t) => {
+  for (const [generation, eio] of [['v4', 4], ['v2', 3]]) {
+    const { url } = await lone(t, { generation });
+    for (const kind of KINDS) {
+      const herd = ['--after', '1s', '--within', '200ms', '--hold', '3s', '--silent', '--max-errors', 0];
+      const who = ['--client', kind, '--eio', eio, '--clients', CLIENTS, '--ramp', '100ms', '--max-disconnects', 0];
+      const { totals, code, output } = await load([url, ...who, ...herd], { command: 'herd' });
+      assert.equal(code, 0, output);
+      assert.equal(totals.dropped, CLIENTS, output);
+      assert.equal(totals.connects, 2 * CLIENTS, output);
+      assert.equal(totals.finished, CLIENTS, output);
+    }
+  }
+});
+
 /** Another node at the place of one that died. */
 async function loneAgain(t, { options, port }) {
   return lone(t, { ...options, port });

@@ -20,7 +20,6 @@ export class Load {
   /** Waits for the end: `{ code, output }` and, where the run has any, its figures. */
   async end() {
     const { code } = await soon(() => `the run ends:\n${this.child.output}`, this.child.exited);
-    // The file is made at once, and empty until there are figures.
     const text = existsSync(this.file) ? readFileSync(this.file, 'utf8') : '';
     return { ...JSON.parse(text || '{}'), code, output: this.child.output };
   }

@@ -1,6 +1,11 @@
 //! `run`, `herd`, `deploy` and `chaos`: one run, from what was typed to its report.
 
-use std::{fs::OpenOptions, path::PathBuf, process::ExitCode, sync::Arc};
+use std::{
+    fs::{self, OpenOptions},
+    path::PathBuf,
+    process::ExitCode,
+    sync::Arc,
+};
 
 use crate::{
     cost::Meter,
@@ -78,11 +83,16 @@ pub(super) fn run(options: Result<Options, String>) -> Result<ExitCode, String> 
     }
 }
 
-/// What cannot be written is to be known before a run, not after it.
+/// What cannot be written is to be known before a run, not after it. Nothing is left of the attempt.
 fn writable(outputs: &Outputs) -> Result<(), String> {
     for path in [&outputs.json, &outputs.html].into_iter().flatten() {
+        let was_there = path.exists();
         let opened = OpenOptions::new().create(true).append(true).open(path);
         opened.map_err(|e| format!("{} cannot be written: {e}", path.display()))?;
+        if !was_there {
+            // One that stays is written over at the end.
+            let _ = fs::remove_file(path);
+        }
     }
     Ok(())
 }

@@ -18,10 +18,10 @@ const GRAIN: Duration = Duration::from_millis(2);
 const TOGETHER: u32 = 32;
 
 /// Places in an interval, at least.
-const PLACES: u32 = 40;
+const PLACES: u32 = 32;
 
 /// Longest step from one place to the next.
-const LONGEST_STEP: Duration = Duration::from_millis(50);
+const LONGEST_STEP: Duration = Duration::from_millis(64);
 
 /// Moments that all clients of a run share: intended times of an even pace are some of them.
 #[derive(Clone, Copy, Debug)]
@@ -251,10 +251,10 @@ mod tests {
     fn an_even_pace_keeps_to_a_grid_that_few_clients_share() {
         let epoch = Instant::now();
         for (clients, interval, step) in [
-            (1000, 2 * SECOND, 50),
-            (10_000, 10 * SECOND, 32),
-            (100, SECOND, 25),
-            (9, 10 * SECOND, 50),
+            (1000, 2 * SECOND, 62_500),
+            (10_000, 10 * SECOND, 32_000),
+            (100, SECOND, 31_250),
+            (9, 10 * SECOND, 64_000),
         ] {
             let pace = Pace::Every(interval);
             let grid = Grid::new(clients, pace, epoch);
@@ -263,7 +263,7 @@ mod tests {
                 let now = epoch + SECOND;
                 let wanted = messages(pace, None, Answer::Ack);
                 let due = Talk::new(&wanted, 0, number, grid, now).due().unwrap();
-                let step = Duration::from_millis(step);
+                let step = Duration::from_micros(step);
                 assert_eq!(due.duration_since(epoch).as_nanos() % step.as_nanos(), 0);
                 assert!(due >= now && due < now + interval + step);
                 *places.entry(due).or_insert(0) += 1;

@@ -23,8 +23,8 @@ const SETTLING: Duration = Duration::from_secs(2);
 
 /// Clients that arrive at the same moment, at most, and longest time from one such moment to the next:
 /// so many share their wake-ups, and so few are no burst that a server would notice.
-const TOGETHER: u32 = 8;
-const LULL: Duration = Duration::from_millis(160);
+const TOGETHER: u32 = 10;
+const LULL: Duration = Duration::from_millis(200);
 
 /// When things happen, from the first arrival on.
 #[derive(Clone, Copy, Debug)]

@@ -13,7 +13,7 @@ pub(super) struct Fleet {
     /// A node that comes or goes: it has clients, and lives as long as they do where a run is cut short.
     pub(super) spare: Option<ChildNode>,
     list: PathBuf,
-    /// What the list said before the run, and says again after it.
+    /// What the list said before the run, and says again after it; `None`: there was none.
     before: Option<Vec<u8>>,
 }
 
@@ -60,9 +60,11 @@ impl Fleet {
 
 impl Drop for Fleet {
     fn drop(&mut self) {
-        if let Some(before) = &self.before {
-            let _ = list::replace(&self.list, before);
-        }
+        // Nobody is left to be told where that fails.
+        let _ = match &self.before {
+            Some(before) => list::replace(&self.list, before),
+            None => fs::remove_file(&self.list),
+        };
     }
 }
 
