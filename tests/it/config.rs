@@ -295,7 +295,8 @@ fn the_configurations_of_the_readme_are_good() {
     let readme = fs::read_to_string("README.md").unwrap();
     let blocks = readme.split("```toml\n").skip(1).map(|rest| rest.split("```").next().unwrap());
     let mut count = 0;
-    for block in blocks {
+    // The scenario of the load harness is no configuration.
+    for block in blocks.filter(|block| !block.starts_with("# smoke.toml")) {
         count += 1;
         if let Err(Faults(faults)) = check::parse(block, Path::new("absent/moorline.toml")) {
             // The files and folders that they name are the reader's own.

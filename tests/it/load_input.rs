@@ -105,6 +105,18 @@ async fn flags_that_make_no_sense() {
 }
 
 #[tokio::test]
+async fn the_scenario_of_the_readme_is_good() {
+    let readme = fs::read_to_string("README.md").unwrap();
+    let (_, rest) = readme.split_once("# smoke.toml").unwrap();
+    let file = tempfile::NamedTempFile::new().unwrap();
+    fs::write(&file, format!("#{}", rest.split("```").next().unwrap())).unwrap();
+    let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let url = format!("http://{free}");
+    let said = refused(&["run", &url, "--file", file.path().to_str().unwrap()]).await;
+    assert_eq!(said, format!("{url}: nothing listens on {free}"));
+}
+
+#[tokio::test]
 async fn a_refused_run_leaves_no_report() {
     let folder = tempfile::tempdir().unwrap();
     let page = folder.path().join("report.html");

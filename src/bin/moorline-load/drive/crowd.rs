@@ -193,17 +193,27 @@ mod tests {
     fn arrivals_are_even_and_the_hold_counts_from_the_last() {
         let millis = Duration::from_millis;
         let start = Instant::now();
-        let schedule = Schedule::new(&scenario(|typed| typed.rate = "10".parse().ok()), start);
+        let schedule = Schedule::new(&scenario(|typed| typed.rate = "4".parse().ok()), start);
         assert_eq!(schedule.due(0), start);
-        assert_eq!(schedule.due(3), start + millis(300));
-        assert_eq!(schedule.arrived, start + millis(400));
-        assert_eq!(schedule.settled, start + millis(1400));
-        assert_eq!(schedule.leave, start + millis(4400));
+        assert_eq!(schedule.due(3), start + millis(750));
+        assert_eq!(schedule.arrived, start + millis(1000));
+        assert_eq!(schedule.settled, start + millis(2000));
+        assert_eq!(schedule.leave, start + millis(5000));
 
-        let schedule = Schedule::new(&scenario(|typed| typed.ramp = "1s".parse().ok()), start);
-        assert_eq!(schedule.due(1), start + millis(200));
+        let schedule = Schedule::new(&scenario(|typed| typed.ramp = "2s".parse().ok()), start);
+        assert_eq!(schedule.due(1), start + millis(400));
         let at_once = Schedule::new(&scenario(|typed| typed.ramp = "0".parse().ok()), start);
         assert_eq!(at_once.arrived, start);
+    }
+
+    #[test]
+    fn many_arrive_a_few_at_a_time() {
+        let start = Instant::now();
+        for (rate, together) in [("10", 2), ("50", 10), ("1000", 10)] {
+            let schedule = Schedule::new(&scenario(|typed| typed.rate = rate.parse().ok()), start);
+            assert_eq!(schedule.due(together - 1), start, "{rate} a second");
+            assert_eq!(schedule.due(together), start + schedule.spacing * together);
+        }
     }
 
     #[test]
