@@ -205,20 +205,12 @@ async fn what_hurts_a_node_hurts_its_own_clients_only() {
 async fn a_node_that_somebody_else_kills_is_an_error() {
     let nodes = LoadNodes::start(&["--nodes", "1", "--listen", "127.0.0.1:0"], 1);
     let url = format!("http://{}", nodes.listening[0].1);
-    let words = "--clients 10 --ramp 100ms --every 100ms --hold 1m --no-reconnect --max-errors 5";
+    let words = "--client websocket --clients 10 --ramp 100ms --every 100ms --hold 1m \
+        --no-reconnect --max-errors 5";
     let mut line = vec!["run", &url];
     line.extend(words.split_whitespace());
-    let run = Load::start(&line);
-    let port = format!("sport = :{}", nodes.listening[0].1.port());
-    let mut looks = 0;
-    for _ in 0..1000 {
-        // Ten WebSockets that have taken the place of polls, not five clients amid their upgrades.
-        looks = if process::sockets(&port).await.len() == 10 { looks + 1 } else { 0 };
-        if looks == 20 {
-            break;
-        }
-        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
-    }
+    let run = Load::shown(&line);
+    run.says("clients 10 ").await;
     nodes.signal("KILL");
     let report = run.ended().await;
     assert_eq!(report.code, Some(1), "{}", report.stderr);

@@ -10,7 +10,7 @@ use std::{
 use serde_json::Value;
 use tempfile::TempDir;
 
-use super::{found, process};
+use super::{eventually, found, process};
 
 /// A run under way; dropping it kills the process.
 pub(crate) struct Load {
@@ -31,10 +31,15 @@ pub(crate) struct Report {
 impl Load {
     /// Starts one with these arguments, quietly. The figures go where [`Report`] finds them.
     pub(crate) fn start(words: &[&str]) -> Self {
+        Self::shown(&[words, &["--quiet"]].concat())
+    }
+
+    /// Starts one that says once a second how it stands.
+    pub(crate) fn shown(words: &[&str]) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let child = Command::new(env!("CARGO_BIN_EXE_moorline-load"))
             .args(words)
-            .args(["--quiet", "--json"])
+            .arg("--json")
             .arg(directory.path().join("figures.json"))
             .stdin(Stdio::null())
             .stdout(Stdio::null())
@@ -47,6 +52,12 @@ impl Load {
     /// Runs one to its end.
     pub(crate) async fn run(words: &[&str]) -> Report {
         Self::start(words).ended().await
+    }
+
+    /// Waits until it has said this.
+    pub(crate) async fn says(&self, words: &str) {
+        let file = self.directory.path().join("stderr");
+        eventually(words, || fs::read_to_string(&file).unwrap().contains(words)).await;
     }
 
     /// Its process id.
@@ -63,7 +74,7 @@ impl Load {
     pub(crate) async fn ended(mut self) -> Report {
         let status = found("the run's end", || self.child.try_wait().unwrap()).await;
         let file = |name| fs::read_to_string(self.directory.path().join(name));
-        // It is made before the run, to see that it can be, and stays empty where there is no run.
+        // There is none where there was no run.
         let json = file("figures.json").unwrap_or_default();
         let json = if json.is_empty() { Value::Null } else { json.parse().unwrap() };
         Report { code: status.code(), stderr: file("stderr").unwrap(), json }

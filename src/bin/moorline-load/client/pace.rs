@@ -2,7 +2,10 @@
 //!
 //! Owns sequence numbers and intended times of one connection. Must not know what messages look like.
 
-use std::time::{Duration, Instant};
+use std::{
+    collections::BTreeSet,
+    time::{Duration, Instant},
+};
 
 use crate::scenario::{Answer, Messages, Pace};
 
@@ -14,7 +17,7 @@ const GOLDEN: f64 = 0.618_033_988_749_894_8;
 const GRAIN: Duration = Duration::from_millis(2);
 
 /// Clients that speak at the same moment, at most: so many share a wake-up, which costs a harness more
-/// than a message does, and so few are no burst that a server would notice.
+/// than a message does. A server meets them as a burst of that size.
 const TOGETHER: u32 = 32;
 
 /// Places in an interval, at least.
@@ -68,7 +71,7 @@ pub(crate) struct Talk {
     /// All messages below are settled.
     settled: u64,
     /// Those above that are settled too, where answers overtook each other.
-    ahead: Vec<u64>,
+    ahead: BTreeSet<u64>,
     gave_up: bool,
 }
 
@@ -102,7 +105,7 @@ impl Talk {
             said: 0,
             limit,
             settled: 0,
-            ahead: Vec::new(),
+            ahead: BTreeSet::new(),
             gave_up: false,
         }
     }
@@ -164,12 +167,13 @@ impl Talk {
         Some(self.intended(self.oldest()?) + timeout)
     }
 
-    /// Stops to wait for the oldest message's answer: its number.
-    pub(crate) fn give_up(&mut self, now: Instant) -> Option<u64> {
+    /// Stops to wait for the oldest message's answer: when that message was due.
+    pub(crate) fn give_up(&mut self, now: Instant) -> Option<Instant> {
         let number = self.oldest()?;
+        let intended = self.intended(number);
         self.settle(number, now);
         self.gave_up = true;
-        Some(number)
+        Some(intended)
     }
 
     /// Whether any answer is not waited for any more: it may still come.
@@ -196,10 +200,9 @@ impl Talk {
     fn settle(&mut self, number: u64, now: Instant) {
         match number == self.settled {
             true => self.settled += 1,
-            false => self.ahead.push(number),
+            false => _ = self.ahead.insert(number),
         }
-        while let Some(at) = self.ahead.iter().position(|&ahead| ahead == self.settled) {
-            self.ahead.swap_remove(at);
+        while self.ahead.remove(&self.settled) {
             self.settled += 1;
         }
         if let Pace::Think(wait) = self.pace
@@ -285,7 +288,7 @@ mod tests {
         assert_eq!(talk.answered(0, later), Some(first));
         assert_eq!(talk.due(), Some(later + SECOND));
         talk.say();
-        assert_eq!(talk.give_up(later), Some(1));
+        assert_eq!(talk.give_up(later), Some(later + SECOND));
         assert_eq!(talk.due(), Some(later + SECOND));
     }
 

@@ -11,7 +11,7 @@ use super::*;
 use crate::{
     cost::Meter,
     node::echo,
-    scenario::options::{AnswerKind, Kind, Options},
+    scenario::{Answer, ClientKind, options::Options},
     stats::{Collector, Record},
 };
 
@@ -41,7 +41,7 @@ async fn parrot(reply: &'static [u8]) -> SocketAddr {
 /// The life of one client of a kind, whose orders are to leave from the time when `enough`.
 async fn life(
     url: String,
-    client: Kind,
+    client: ClientKind,
     change: impl FnOnce(&mut Options),
     enough: impl Fn(&Record) -> bool,
 ) -> Record {
@@ -60,7 +60,9 @@ async fn life(
         epoch: collector.epoch(),
     });
     let mut life = std::pin::pin!(live(context, 0, Instant::now()));
+    let deadline = Instant::now() + Duration::from_secs(20);
     loop {
+        assert!(Instant::now() < deadline, "it never ends");
         tokio::select! {
             () = &mut life => return collector.record(),
             () = tokio::time::sleep(Duration::from_millis(2)) => {}
@@ -88,7 +90,7 @@ async fn an_echo_client_says_its_messages_and_leaves() {
             at_once(options);
             options.size = Some(size.to_string().parse().unwrap());
         };
-        let totals = life(url.clone(), Kind::Ws, change, |_| false).await.totals;
+        let totals = life(url.clone(), ClientKind::Ws, change, |_| false).await.totals;
         assert_eq!((totals.answered, totals.finished, totals.errors), (20, 1, 0), "{size} bytes");
         assert_eq!(totals.bytes_received, 20 * size as u64);
     }
@@ -98,14 +100,15 @@ async fn an_echo_client_says_its_messages_and_leaves() {
 async fn a_silent_client_stays_until_it_is_told_to_leave() {
     let url = format!("ws://{}", origin().await);
     let silent = |options: &mut Options| options.silent = true;
-    let totals = life(url, Kind::Ws, silent, |record| record.totals.connects == 1).await.totals;
+    let totals =
+        life(url, ClientKind::Ws, silent, |record| record.totals.connects == 1).await.totals;
     assert_eq!((totals.sent, totals.finished, totals.errors), (0, 1, 0));
 }
 
 #[tokio::test]
 async fn who_says_more_than_can_be_said_still_obeys() {
     let url = format!("ws://{}", origin().await);
-    for (pace, answer) in [("think", AnswerKind::None), ("every", AnswerKind::Echo)] {
+    for (pace, answer) in [("think", Answer::Nothing), ("every", Answer::Echo)] {
         let change = |options: &mut Options| {
             match pace {
                 "think" => options.think = Some("0s".parse().unwrap()),
@@ -114,7 +117,7 @@ async fn who_says_more_than_can_be_said_still_obeys() {
             options.answer = Some(answer);
         };
         let enough = |record: &Record| record.totals.sent > 1000;
-        let totals = life(url.clone(), Kind::Ws, change, enough).await.totals;
+        let totals = life(url.clone(), ClientKind::Ws, change, enough).await.totals;
         assert_eq!((totals.finished, totals.errors), (1, 0), "{pace}");
         assert!(totals.bytes_received > 0, "{pace}");
     }
@@ -124,7 +127,7 @@ async fn who_says_more_than_can_be_said_still_obeys() {
 async fn a_refused_upgrade_is_counted_as_such() {
     let url =
         format!("ws://{}", parrot(b"HTTP/1.1 502 Bad Gateway\r\ncontent-length: 0\r\n\r\n").await);
-    let record = life(url, Kind::Ws, at_once, |_| false).await;
+    let record = life(url, ClientKind::Ws, at_once, |_| false).await;
     assert_eq!((record.totals.errors, errors(&record, ErrorKind::UpgradeRefused)), (1, 1));
     assert_eq!(record.totals.connects, 0);
 }
@@ -132,11 +135,12 @@ async fn a_refused_upgrade_is_counted_as_such() {
 #[tokio::test]
 async fn a_download_is_counted_to_its_end_or_until_told_to_leave() {
     let address = origin().await;
-    let whole = life(format!("ws://{address}/?bytes=3000000"), Kind::Bulk, |_| (), |_| false).await;
+    let whole =
+        life(format!("ws://{address}/?bytes=3000000"), ClientKind::Bulk, |_| (), |_| false).await;
     assert_eq!((whole.totals.bytes_received, whole.totals.finished), (3_000_000, 1));
     let endless = life(
         format!("ws://{address}/bulk"),
-        Kind::Bulk,
+        ClientKind::Bulk,
         |_| (),
         |record| record.totals.bytes_received > 1 << 20,
     )
@@ -146,11 +150,12 @@ async fn a_download_is_counted_to_its_end_or_until_told_to_leave() {
 
 #[tokio::test]
 async fn requests_are_counted_by_their_status() {
-    let fine = life(format!("http://{}", origin().await), Kind::Http, at_once, |_| false).await;
+    let fine =
+        life(format!("http://{}", origin().await), ClientKind::Http, at_once, |_| false).await;
     let totals = fine.totals;
     assert_eq!((totals.answered, totals.connects, totals.errors), (20, 1, 0));
     let busy = parrot(b"HTTP/1.1 503 Busy\r\ncontent-length: 0\r\n\r\n").await;
-    let record = life(format!("http://{busy}"), Kind::Http, at_once, |_| false).await;
+    let record = life(format!("http://{busy}"), ClientKind::Http, at_once, |_| false).await;
     assert_eq!((record.totals.answered, errors(&record, ErrorKind::Status)), (0, 20));
 }
 
@@ -167,16 +172,16 @@ async fn a_server_may_close_between_two_requests() {
             tcp.write_all(reply).await.unwrap();
         }
     });
-    let totals = life(url, Kind::Http, at_once, |_| false).await.totals;
+    let totals = life(url, ClientKind::Http, at_once, |_| false).await.totals;
     assert_eq!((totals.answered, totals.connects, totals.errors), (20, 20, 0));
 }
 
 #[tokio::test]
 async fn bare_connections_are_made_again_and_again() {
     let url = format!("http://{}", origin().await);
-    let once = life(url.clone(), Kind::Connect, |_| (), |_| false).await.totals;
+    let once = life(url.clone(), ClientKind::Connect, |_| (), |_| false).await.totals;
     assert_eq!((once.connects, once.finished, once.errors), (1, 1, 0));
     let repeat = |options: &mut Options| options.repeat = true;
-    let often = life(url, Kind::Connect, repeat, |record| record.totals.connects >= 50).await;
+    let often = life(url, ClientKind::Connect, repeat, |record| record.totals.connects >= 50).await;
     assert!(often.totals.finished >= 50 && often.totals.errors == 0);
 }

@@ -22,7 +22,7 @@ use crate::{
 const SETTLING: Duration = Duration::from_secs(2);
 
 /// Clients that arrive at the same moment, at most, and longest time from one such moment to the next:
-/// so many share their wake-ups, and so few are no burst that a server would notice.
+/// so many share their wake-ups. A server meets them as a burst of that size.
 const TOGETHER: u32 = 10;
 const LULL: Duration = Duration::from_millis(200);
 

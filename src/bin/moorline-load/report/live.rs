@@ -281,7 +281,9 @@ mod tests {
         let live = Live::start(&scenario, Arc::clone(&collector));
         let recorder = collector.recorder();
         recorder.sent(1);
+        let deadline = Instant::now() + Duration::from_secs(20);
         while collector.totals().0.sent == 0 {
+            assert!(Instant::now() < deadline, "no second has passed");
             thread::sleep(Duration::from_millis(10));
         }
         live.stop();

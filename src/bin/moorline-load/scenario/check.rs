@@ -7,7 +7,7 @@ use http::{HeaderName, HeaderValue};
 use super::{
     Answer, Arrival, Chaos, ChaosEvent, ClientKind, Course, Deploy, Fleet, Harm, Herd, Limits,
     Messages, Outputs, Pace, Payload, Protocol, Scenario, Target, Tls, capacity,
-    options::{AnswerKind, ChaosOptions, DeployOptions, HerdOptions, Kind, Options, PayloadKind},
+    options::{ChaosOptions, DeployOptions, HerdOptions, Options},
     values::{Rate, Span},
 };
 
@@ -29,7 +29,7 @@ impl Scenario {
     ///
     /// The first fault, as one sentence.
     pub(crate) fn check(options: Options) -> Result<Self, String> {
-        let client = options.client.unwrap_or(Kind::PollingUpgrade).into();
+        let client = options.client.unwrap_or(ClientKind::PollingUpgrade);
         let url = options.url.as_deref();
         let url = url.ok_or("no target: give its URL, such as http://127.0.0.1:8080")?;
         let clients = number("clients", options.clients.unwrap_or(100), 1, MOST_CLIENTS)?;
@@ -150,17 +150,9 @@ fn messages(options: &Options, client: ClientKind) -> Result<Messages, String> {
         count: options.messages,
         repeat: options.repeat,
         size: number("size", size, 0, LARGEST)?,
-        payload: match options.payload {
-            None | Some(PayloadKind::Text) => Payload::Text,
-            Some(PayloadKind::Json) => Payload::Json,
-            Some(PayloadKind::Binary) => Payload::Binary,
-        },
+        payload: options.payload.unwrap_or(Payload::Text),
         event: options.event.clone().unwrap_or_else(|| "echo".to_owned()),
-        answer: match options.answer {
-            None | Some(AnswerKind::Ack) => Answer::Ack,
-            Some(AnswerKind::Echo) => Answer::Echo,
-            Some(AnswerKind::None) => Answer::Nothing,
-        },
+        answer: options.answer.unwrap_or(Answer::Ack),
     })
 }
 
@@ -260,20 +252,6 @@ fn usual_threads(clients: u32, client: ClientKind, pace: Pace) -> usize {
             let cores_kept_busy =
                 clients / CLIENTS + clients / interval.as_secs_f64() / MESSAGES_A_SECOND;
             cores.min(cores_kept_busy.ceil() as usize)
-        }
-    }
-}
-
-impl From<Kind> for ClientKind {
-    fn from(typed: Kind) -> Self {
-        match typed {
-            Kind::PollingUpgrade => Self::PollingUpgrade,
-            Kind::WebSocket => Self::WebSocket,
-            Kind::Polling => Self::Polling,
-            Kind::Ws => Self::Ws,
-            Kind::Bulk => Self::Bulk,
-            Kind::Http => Self::Http,
-            Kind::Connect => Self::Connect,
         }
     }
 }

@@ -1,7 +1,7 @@
 //! What a run is to do: the meaning of flags and files, free of how they were typed.
 //!
-//! Owns the closed sets that the rest of the harness matches on. Values are checked: what is here
-//! can be run.
+//! Owns the closed sets that the rest of the harness matches on; where people type their values, the
+//! docs of those are the help text. A scenario is checked: it can be run.
 
 pub(crate) mod capacity;
 mod check;
@@ -13,7 +13,9 @@ mod values;
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
+use clap::ValueEnum;
 use http::{HeaderName, HeaderValue};
+use serde::Deserialize;
 
 /// A checked scenario.
 #[derive(Clone, Debug)]
@@ -91,21 +93,24 @@ pub(crate) struct Tls {
 }
 
 /// What kind of client.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq, ValueEnum)]
+#[serde(rename_all = "kebab-case")]
 pub(crate) enum ClientKind {
-    /// Socket.IO as real clients do: handshake by polling, then an upgrade.
+    /// Socket.IO as real clients do: handshake by polling, then WebSocket
     PollingUpgrade,
-    /// Socket.IO over WebSocket only.
+    /// Socket.IO over WebSocket only
+    #[value(name = "websocket")]
+    #[serde(rename = "websocket")]
     WebSocket,
-    /// Socket.IO over polling only.
+    /// Socket.IO over polling only
     Polling,
-    /// Plain WebSocket to an echo.
+    /// Plain WebSocket to a server that echoes
     Ws,
-    /// Plain WebSocket that downloads from the harness's echo origin as fast as it can.
+    /// Plain WebSocket that downloads as fast as it can, from `node --echo`
     Bulk,
-    /// Plain HTTP/1.1 requests over a kept-alive connection.
+    /// HTTP/1.1 requests over a kept-alive connection
     Http,
-    /// A connection and, over TLS, its handshake; no request.
+    /// A connection and its TLS handshake, nothing more
     Connect,
 }
 
@@ -121,9 +126,9 @@ pub(crate) enum Protocol {
 /// When clients arrive.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Arrival {
-    /// So many a second, evenly.
+    /// So many a second, evenly but for the few that arrive together.
     Rate(f64),
-    /// Evenly over this time.
+    /// Over this time, in the same way.
     Ramp(Duration),
 }
 
@@ -158,24 +163,28 @@ pub(crate) enum Pace {
 }
 
 /// What a payload is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq, ValueEnum)]
+#[serde(rename_all = "kebab-case")]
 pub(crate) enum Payload {
-    /// A string.
+    /// A string
     Text,
-    /// An object with a string in it; text on plain WebSocket.
+    /// An object with a string in it; text on plain WebSocket
     Json,
-    /// Bytes.
+    /// Bytes
     Binary,
 }
 
 /// What answers a Socket.IO message.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq, ValueEnum)]
+#[serde(rename_all = "kebab-case")]
 pub(crate) enum Answer {
-    /// The acknowledgement, with the payload as its first argument.
+    /// Its acknowledgement, with the payload as its first argument
     Ack,
-    /// An event of the same name with the same payload.
+    /// The same event with the payload
     Echo,
-    /// Nothing is expected.
+    /// Nothing
+    #[value(name = "none")]
+    #[serde(rename = "none")]
     Nothing,
 }
 

@@ -2,10 +2,13 @@
 
 use std::{net::SocketAddr, path::PathBuf};
 
-use clap::{Args, ValueEnum};
+use clap::Args;
 use serde::Deserialize;
 
-use super::values::{Rate, Size, Span};
+use super::{
+    Answer, ClientKind, Payload,
+    values::{Rate, Size, Span},
+};
 
 /// Flags and keys of every run. A flag beats the file's key.
 #[derive(Args, Clone, Debug, Default, Deserialize)]
@@ -16,7 +19,7 @@ pub(crate) struct Options {
 
     /// What kind of client each one is [default: polling-upgrade]
     #[arg(long, value_enum, value_name = "KIND", help_heading = "Clients")]
-    pub(crate) client: Option<Kind>,
+    pub(crate) client: Option<ClientKind>,
     /// How many clients [default: 100]
     #[arg(long, value_name = "N", help_heading = "Clients")]
     pub(crate) clients: Option<u32>,
@@ -62,13 +65,13 @@ pub(crate) struct Options {
     pub(crate) size: Option<Size>,
     /// What a payload is [default: text]
     #[arg(long, value_enum, value_name = "KIND", help_heading = "Messages")]
-    pub(crate) payload: Option<PayloadKind>,
+    pub(crate) payload: Option<Payload>,
     /// Socket.IO event to send [default: echo]
     #[arg(long, value_name = "NAME", help_heading = "Messages")]
     pub(crate) event: Option<String>,
     /// What answers an event: its acknowledgement, the same event, or nothing [default: ack]
     #[arg(long, value_enum, value_name = "KIND", help_heading = "Messages")]
-    pub(crate) answer: Option<AnswerKind>,
+    pub(crate) answer: Option<Answer>,
     /// One client tells all of them something so often (event "all", see `node`)
     #[arg(long, value_name = "DURATION", help_heading = "Messages")]
     pub(crate) broadcast_every: Option<Span>,
@@ -131,52 +134,6 @@ pub(crate) struct Options {
     /// `[chaos]` of a file.
     #[arg(skip)]
     pub(crate) chaos: Option<ChaosOptions>,
-}
-
-/// What kind of client, as typed.
-#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq, ValueEnum)]
-#[serde(rename_all = "kebab-case")]
-pub(crate) enum Kind {
-    /// Socket.IO as real clients do: handshake by polling, then WebSocket
-    PollingUpgrade,
-    /// Socket.IO over WebSocket only
-    #[value(name = "websocket")]
-    #[serde(rename = "websocket")]
-    WebSocket,
-    /// Socket.IO over polling only
-    Polling,
-    /// Plain WebSocket to a server that echoes
-    Ws,
-    /// Plain WebSocket that downloads as fast as it can, from `node --echo`
-    Bulk,
-    /// HTTP/1.1 requests over a kept-alive connection
-    Http,
-    /// A connection and its TLS handshake, nothing more
-    Connect,
-}
-
-/// What a payload is, as typed.
-#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq, ValueEnum)]
-#[serde(rename_all = "kebab-case")]
-pub(crate) enum PayloadKind {
-    /// A string
-    Text,
-    /// An object
-    Json,
-    /// Bytes
-    Binary,
-}
-
-/// What answers an event, as typed.
-#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq, ValueEnum)]
-#[serde(rename_all = "kebab-case")]
-pub(crate) enum AnswerKind {
-    /// Its acknowledgement, with the payload
-    Ack,
-    /// The same event with the payload
-    Echo,
-    /// Nothing
-    None,
 }
 
 /// Flags of `herd`, keys of `[herd]`.

@@ -129,8 +129,8 @@ impl Recorder {
         tally.latencies.message.record(latency);
     }
 
-    /// A connection ended while messages waited for their answers, which were due to be sent at these
-    /// times.
+    /// Messages, due to be sent at these times, will have no answer, and that is no error: their
+    /// connection ended, or the run itself has hurt their node.
     pub(crate) fn unanswered(&self, intended: impl Iterator<Item = Instant>) {
         let now = Instant::now();
         let tally = &mut self.desk().tally;

@@ -231,16 +231,19 @@ impl<'c> Conversation<'c> {
         Failure::new(ErrorKind::Timeout, clause)
     }
 
+    /// Settles what is overdue: errors, but where the node was hurt by the run itself.
     fn give_up(&mut self, now: Instant) {
         let timeout = self.context.scenario.timeout;
+        let gone = self.context.gone(self.node.as_deref());
         let Some(Connected { talk, .. }) = &mut self.connected else { return };
-        let mut given_up = 0;
         while talk.deadline(timeout).is_some_and(|deadline| deadline <= now) {
-            talk.give_up(now);
-            given_up += 1;
-        }
-        for _ in 0..given_up {
-            self.report(&Failure::new(ErrorKind::Timeout, format!("no answer within {timeout:?}")));
+            let due = talk.give_up(now);
+            if gone {
+                self.context.recorder.unanswered(due.into_iter());
+            } else {
+                let clause = format!("no answer within {timeout:?}");
+                self.context.recorder.failed(&Failure::new(ErrorKind::Timeout, clause));
+            }
         }
     }
 

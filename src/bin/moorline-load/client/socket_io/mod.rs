@@ -147,7 +147,7 @@ impl From<Malformed> for Failure {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
+    use std::{sync::Arc, time::Duration};
 
     use tokio::sync::watch;
 
@@ -157,13 +157,16 @@ mod tests {
         cost::Meter,
         net::Connector,
         scenario::{Scenario, options::Options},
-        stats::Collector,
+        stats::{Collector, Counters},
+        wire::engine_io::Packet,
     };
 
-    #[test]
-    fn an_answer_for_a_node_that_went_is_not_misrouted() {
+    /// One client's context, with what was typed beside the target.
+    fn context(change: impl FnOnce(&mut Options)) -> (Context, Collector) {
         let url = Some("http://127.0.0.1:1".to_owned());
-        let scenario = Scenario::check(Options { url, ..Options::default() }).unwrap();
+        let mut options = Options { url, ..Options::default() };
+        change(&mut options);
+        let scenario = Scenario::check(options).unwrap();
         let collector = Collector::new(Meter::default());
         let context = Context {
             connector: Arc::new(Connector::new(&scenario).unwrap()),
@@ -173,6 +176,41 @@ mod tests {
             departed: Arc::default(),
             epoch: collector.epoch(),
         };
+        (context, collector)
+    }
+
+    #[test]
+    fn what_a_hurt_node_does_not_answer_is_no_error_and_is_counted() {
+        for hurt in [false, true] {
+            let (context, collector) = context(|typed| {
+                typed.every = "1ms".parse().ok();
+                typed.timeout = "1ms".parse().ok();
+            });
+            let mut conversation = Conversation::new(&context, 0, Instant::now(), 0);
+            conversation.answered_by("node-0");
+            if hurt {
+                context.departed.insert("node-0");
+            }
+            let mut outbox = Vec::new();
+            let open = r#"0{"sid":"x","upgrades":[],"pingInterval":60000,"pingTimeout":60000}"#;
+            for packet in [open, r#"40{"sid":"y"}"#] {
+                conversation.receive(Packet::from_text(packet).unwrap(), &mut outbox).unwrap();
+            }
+            let deadline = Instant::now() + Duration::from_secs(20);
+            let overdue = |totals: &Counters| totals.unanswered + totals.errors > 2;
+            while !overdue(&collector.record().totals) {
+                assert!(Instant::now() < deadline, "nothing is overdue");
+                conversation.turn(false, &mut outbox).unwrap();
+                outbox.clear();
+            }
+            let Counters { unanswered, errors, .. } = collector.record().totals;
+            assert_eq!((unanswered > 0, errors > 0), (hurt, !hurt), "hurt: {hurt}");
+        }
+    }
+
+    #[test]
+    fn an_answer_for_a_node_that_went_is_not_misrouted() {
+        let (context, collector) = context(|_| ());
         let mut conversation = Conversation::new(&context, 0, Instant::now(), 0);
         for node in ["node-0", "node-0", "node-1"] {
             conversation.answered_by(node);

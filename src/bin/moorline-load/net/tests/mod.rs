@@ -16,16 +16,14 @@ use tokio::{
 
 use super::{Connector, Message, UpgradeError, WebSocket, accept};
 use crate::{
-    scenario::{
-        Scenario,
-        options::{Kind, Options},
-    },
+    scenario::{ClientKind, Scenario, options::Options},
     stats::{ErrorKind, Failure},
 };
 
 /// What a scenario is, but for what a test changes of it.
 fn scenario(url: String, change: impl FnOnce(&mut Options)) -> Scenario {
-    let mut options = Options { url: Some(url), client: Some(Kind::Ws), ..Options::default() };
+    let mut options =
+        Options { url: Some(url), client: Some(ClientKind::Ws), ..Options::default() };
     change(&mut options);
     Scenario::check(options).unwrap()
 }
