@@ -64,7 +64,7 @@ impl App {
     /// that rustls refuses; the text names it.
     pub async fn bind(config: Config) -> Result<Self, StartError> {
         let told = |error: &dyn fmt::Display| StartError(error.to_string());
-        let admin = match config.admin {
+        let admin = match config.admin.metrics {
             Some(address) => Some(bind_admin(address).map_err(|error| told(&error))?),
             None => None,
         };

@@ -57,6 +57,8 @@ pub enum Kind {
     SessionGone,
     /// Every connection allowed to the backend is in use.
     Saturated,
+    /// Too many new sessions for the backend, for longer than one of them may wait.
+    NotAdmitted,
     /// The peer refused the connection.
     Refused,
     /// No local port, descriptor or route left to connect with.
@@ -136,8 +138,12 @@ pub enum Termination {
     Closed(Side),
     /// A tunnel saw no byte for its idle timeout.
     Idle,
-    /// Cut at a drain deadline, the backend's or the process's.
+    /// Closed or cut by a drain, the backend's or the process's.
     Drained,
+    /// A tunnel closed because its backend had more than its share.
+    Rebalanced,
+    /// A tunnel closed because it had lived for as long as one may.
+    Aged,
     /// The task that relayed it panicked.
     Panicked,
 }

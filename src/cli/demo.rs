@@ -14,8 +14,8 @@ use std::{
 use super::serve::serve;
 use crate::{
     config::{
-        AccessLog, Address, Backend, Certificate, Config, Health, Listener, Pool, Probe, Protocol,
-        Redirect,
+        AccessLog, Address, Backend, Certificate, Config, Drain, Health, Listener, Pool, Probe,
+        Protocol, Redirect,
     },
     demo::Nodes,
     net::{
@@ -169,7 +169,7 @@ fn config(args: &Args, certificate: Certificate, nodes: &[(&str, SocketAddr)]) -
     let mut config = Config::new(vec![chat, redirect], pool);
     // What happens is on the page; the terminal keeps the addresses in sight.
     config.access_log = AccessLog::Off;
-    config.drain = DRAIN;
+    config.drain = Drain::within(DRAIN);
     config
 }
 

@@ -64,7 +64,7 @@ fn config(args: &Args) -> anyhow::Result<Config> {
         backends.push(Backend { name: typed.clone(), address, weight: 1 });
     }
     let mut config = Config::new(listeners, Pool::new("default", backends));
-    config.admin = args.admin;
+    config.admin.metrics = args.admin;
     Ok(config)
 }
 

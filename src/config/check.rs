@@ -10,7 +10,7 @@ use std::{
 };
 
 use super::{
-    AccessLog, Config, CookieKeys, Sessions,
+    AccessLog, Admin, Config, CookieKeys, Drain, Sessions, Upgrade,
     address::{bind, network},
     defaults::PROCESS_DRAIN,
     fault::Source,
@@ -90,12 +90,16 @@ fn config(top: &Table<'_>) -> Config {
             .value("access_log")
             .and_then(|value| access_log(&value))
             .unwrap_or_default(),
-        drain: top.period("drain", PROCESS_DRAIN),
-        admin: top.value("admin").and_then(|value| {
-            let address = value.parsed(bind)?;
-            claims.claim(&value, address);
-            Some(address)
-        }),
+        drain: Drain::within(top.period("drain", PROCESS_DRAIN.within)),
+        upgrade: Upgrade::default(),
+        admin: Admin {
+            metrics: top.value("admin").and_then(|value| {
+                let address = value.parsed(bind)?;
+                claims.claim(&value, address);
+                Some(address)
+            }),
+            ..Admin::default()
+        },
         watched: Vec::new(),
     }
 }

@@ -3,12 +3,36 @@
 use std::{net::SocketAddr, time::Duration};
 
 use super::{
-    AccessLog, Backend, Balance, Config, Cookie, CookieKeys, Health, HostPattern, Listener, Pool,
-    Probe, Protocol, Reuse, Route, Sessions, SetOn, Sticky, Timeouts,
+    AccessLog, Admin, Backend, Balance, Config, Cookie, CookieKeys, Drain, Health, HostPattern,
+    Limits, Listener, Outlier, Pool, Probe, Protocol, Reuse, Route, Sessions, SetOn, Sticky,
+    Timeouts, Upgrade,
 };
 
 /// How long a stopping process waits for open streams.
-pub(super) const PROCESS_DRAIN: Duration = Duration::from_secs(30);
+pub(super) const PROCESS_DRAIN: Drain = Drain::within(Duration::from_secs(30));
+
+/// How long a removed backend keeps what it has.
+const POOL_DRAIN: Drain = Drain::within(Duration::from_secs(300));
+
+impl Default for Upgrade {
+    fn default() -> Self {
+        Self { drain: Drain::within(Duration::from_secs(3600)), ready: Duration::from_secs(30) }
+    }
+}
+
+impl Default for Outlier {
+    fn default() -> Self {
+        Self {
+            consecutive: 5,
+            error_rate: 50,
+            min_requests: 100,
+            interval: Duration::from_secs(10),
+            ejection: Duration::from_secs(30),
+            max_ejection: Duration::from_secs(300),
+            max_ejected: 50,
+        }
+    }
+}
 
 impl Default for Health {
     fn default() -> Self {
@@ -24,7 +48,12 @@ impl Default for Health {
 
 impl Default for Sticky {
     fn default() -> Self {
-        Self { engine_io: true, owner_search: 64, cookie: Some(Cookie::default()) }
+        Self {
+            engine_io: true,
+            owner_search: 64,
+            cookie: Some(Cookie::default()),
+            memory: Duration::from_secs(120),
+        }
     }
 }
 
@@ -72,12 +101,20 @@ impl Pool {
         Self {
             name: name.into(),
             backends,
+            source: None,
             balance: Balance::default(),
             health: Health::default(),
             sticky: Sticky::default(),
             timeouts: Timeouts::default(),
             reuse: Reuse::default(),
-            drain: Duration::from_secs(300),
+            drain: POOL_DRAIN,
+            slow_start: Duration::ZERO,
+            outlier: None,
+            healthy_minimum: 0,
+            limits: Limits::default(),
+            admission: None,
+            rebalance: None,
+            max_connection_age: None,
         }
     }
 }
@@ -112,7 +149,8 @@ impl Config {
             sessions: Sessions::default(),
             access_log: AccessLog::default(),
             drain: PROCESS_DRAIN,
-            admin: None,
+            upgrade: Upgrade::default(),
+            admin: Admin::default(),
             watched: Vec::new(),
         }
     }

@@ -45,10 +45,12 @@ pub struct Config {
     pub sessions: Sessions,
     /// Where access-log lines go.
     pub access_log: AccessLog,
-    /// How long a stopping process waits for open streams before it cuts them.
-    pub drain: Duration,
-    /// Address of the metrics and readiness endpoint; `None`: not served.
-    pub admin: Option<SocketAddr>,
+    /// How a stopping process empties itself.
+    pub drain: Drain,
+    /// How a process hands over to a new binary.
+    pub upgrade: Upgrade,
+    /// Where operators ask and order.
+    pub admin: Admin,
     /// Files whose change asks for a reload: the configuration itself, backend lists, certificates, keys.
     pub watched: Vec<PathBuf>,
 }
@@ -142,8 +144,10 @@ pub struct Pool {
     /// Name in the file, and in logs and metrics.
     pub name: String,
     /// The backends, inline and from files; names are unique within the pool. Empty only where a
-    /// backend list file is empty at this moment.
+    /// backend list file is empty at this moment, or where a source brings them.
     pub backends: Vec<Backend>,
+    /// What brings backends while the process runs; `None`: the configuration has them all.
+    pub source: Option<Source>,
     /// How a backend is chosen for a new session.
     pub balance: Balance,
     /// How backends are probed.
@@ -154,8 +158,191 @@ pub struct Pool {
     pub timeouts: Timeouts,
     /// Bounds of the kept-alive connections to each backend.
     pub reuse: Reuse,
-    /// How long a removed backend keeps the sessions it has.
-    pub drain: Duration,
+    /// How a removed or drained backend is emptied of the sessions it has.
+    pub drain: Drain,
+    /// Over how long a backend that is new or has come back grows into its full weight; zero: at once.
+    pub slow_start: Duration,
+    /// When a backend that fails under traffic is left out; `None`: never.
+    pub outlier: Option<Outlier>,
+    /// Percent of the backends: where fewer are healthy, health is ignored and all are used; 0: never.
+    pub healthy_minimum: u8,
+    /// What one backend is given at once, at most.
+    pub limits: Limits,
+    /// How many new sessions a backend is given in a time; `None`: as many as come.
+    pub admission: Option<Admission>,
+    /// How tunnels are shed from backends that have more than their share; `None`: never.
+    pub rebalance: Option<Rebalance>,
+    /// How long a tunnel lives at most, less up to a tenth by chance; `None`: for ever.
+    pub max_connection_age: Option<Duration>,
+}
+
+/// How something is emptied without dropping everybody at once: nothing new; then, in the last part
+/// of the time, closes one by one; at the deadline, what is left is cut.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Drain {
+    /// From the order to the deadline.
+    pub within: Duration,
+    /// Over how long before the deadline closes are spread evenly; at most `within`.
+    pub spread: Duration,
+}
+
+impl Drain {
+    /// Closes spread over the second half.
+    pub const fn within(within: Duration) -> Self {
+        let spread = Duration::from_millis(within.as_millis() as u64 / 2);
+        Self { within, spread }
+    }
+}
+
+/// How a process hands over to a new binary.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Upgrade {
+    /// How the old process is emptied of the connections that cannot be handed over.
+    pub drain: Drain,
+    /// Deadline of the new process's readiness, from its start.
+    pub ready: Duration,
+}
+
+/// Where operators ask and order.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Admin {
+    /// Address of `/metrics`, `/live` and `/ready`, for anybody who reaches it; `None`: not served.
+    pub metrics: Option<SocketAddr>,
+    /// The unix socket of the API, mode 0600.
+    pub socket: AdminSocket,
+    /// The API over TCP, for who brings the token; `None`: not served.
+    pub remote: Option<AdminRemote>,
+}
+
+/// Where the admin API's unix socket is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum AdminSocket {
+    /// `moorline.sock` in the user's runtime folder, where no other process has it.
+    #[default]
+    Usual,
+    /// Here.
+    At(PathBuf),
+    /// Nowhere.
+    Off,
+}
+
+/// The admin API over TCP.
+#[derive(Clone, PartialEq, Eq)]
+pub struct AdminRemote {
+    /// Address to listen on.
+    pub address: SocketAddr,
+    /// Bearer token that every request has to bring; at least 16 bytes.
+    pub token: String,
+}
+
+impl fmt::Debug for AdminRemote {
+    /// Says where, never the token.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AdminRemote").field("address", &self.address).finish_non_exhaustive()
+    }
+}
+
+/// What brings a pool's backends while the process runs. The last good answer is kept on failure.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// The A and AAAA records of a name: each address is a backend.
+    Dns(Dns),
+    /// The SRV records of a name: targets, ports and weights. `Dns::port` is not used.
+    Srv(Dns),
+    /// A JSON list.
+    Http(HttpSource),
+}
+
+/// A name that is looked up again when its records expire.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Dns {
+    /// The name, in lower case.
+    pub name: String,
+    /// Port of every address; SRV records have their own.
+    pub port: u16,
+    /// The server to ask; `None`: those of the system.
+    pub resolver: Option<SocketAddr>,
+    /// Shortest time until it is looked up again, whatever the records say.
+    pub min_ttl: Duration,
+    /// Longest time.
+    pub max_ttl: Duration,
+}
+
+/// A URL that answers with a JSON list of backends.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HttpSource {
+    /// An `http` or `https` URL.
+    pub url: String,
+    /// Time from one request to the next.
+    pub interval: Duration,
+    /// Deadline of the whole answer.
+    pub timeout: Duration,
+}
+
+/// When a backend that fails under traffic is left out for new sessions, and for how long.
+///
+/// A failure is a connection that cannot be opened, an answer that does not come or is no HTTP, or one
+/// with status 500, 502, 503 or 504.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Outlier {
+    /// Failures in a row that eject.
+    pub consecutive: u32,
+    /// Percent of failures within `interval` that eject; 0: none do.
+    pub error_rate: u8,
+    /// Requests within `interval` from which on their rate counts.
+    pub min_requests: u32,
+    /// The stretch of time over which the rate is taken.
+    pub interval: Duration,
+    /// How long the first ejection lasts; each further one lasts that much longer.
+    pub ejection: Duration,
+    /// How long one lasts at most.
+    pub max_ejection: Duration,
+    /// Percent of the pool's backends that may be ejected at once.
+    pub max_ejected: u8,
+}
+
+/// What one backend is given at once, at most.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Limits {
+    /// Connections, tunnels included; `None`: unlimited.
+    pub connections: Option<usize>,
+    /// Requests that wait for a connection (see [`Reuse::max_total`]); `None`: unlimited.
+    pub pending: Option<usize>,
+}
+
+/// How often something may happen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rate {
+    /// So often, at least 1.
+    pub times: u32,
+    /// In this time.
+    pub per: Duration,
+}
+
+impl Rate {
+    /// Time from one to the next.
+    pub fn interval(self) -> Duration {
+        self.per / self.times.max(1)
+    }
+}
+
+/// How many new sessions each backend is given in a time, so that a herd that returns does not
+/// trample it. Requests of known sessions never wait.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Admission {
+    /// Handshakes and upgrades without a session, per backend.
+    pub rate: Rate,
+    /// How many of them may wait, per backend.
+    pub queue: usize,
+    /// How long one may wait; well inside a client's own 20 s.
+    pub deadline: Duration,
+}
+
+/// How tunnels are shed from backends that have more than their share.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rebalance {
+    /// Tunnels closed, over the whole pool.
+    pub rate: Rate,
 }
 
 /// One server of a pool.
@@ -240,6 +427,21 @@ pub enum Probe {
         /// Statuses that count as healthy, inclusive.
         status: (u16, u16),
     },
+    /// An Engine.IO session from its beginning to its end: handshake, upgrade probe, close. Finds a dead
+    /// event loop that an HTTP 200 hides.
+    EngineIo {
+        /// Path, starting with `/`.
+        path: String,
+        /// `Host` header; `None`: the backend's address.
+        host: Option<String>,
+    },
+    /// A WebSocket handshake: a valid 101, then a Close.
+    WebSocket {
+        /// Path and query, starting with `/`.
+        path: String,
+        /// `Host` header; `None`: the backend's address.
+        host: Option<String>,
+    },
 }
 
 /// How sessions are kept on their backend.
@@ -251,6 +453,9 @@ pub struct Sticky {
     pub owner_search: usize,
     /// The sticky cookie; `None`: not set and not read.
     pub cookie: Option<Cookie>,
+    /// How long a client without a cookie is remembered after its session ended, by its address and
+    /// user agent, so that it returns to its backend; zero: not at all.
+    pub memory: Duration,
 }
 
 /// Attributes of the sticky cookie.

@@ -1,7 +1,7 @@
 //! `[pools.NAME]`: groups of interchangeable backends and how they are used.
 
 use super::{
-    Balance, Health, Pool, Probe, Reuse, Timeouts, backends,
+    Balance, Drain, Health, Pool, Probe, Reuse, Timeouts, backends,
     fault::{Wrong, quoted},
     file::{Table, Value},
     names, schema, sticky,
@@ -47,7 +47,7 @@ fn pool(name: &str, table: &Table<'_>) -> Pool {
     if let Some(value) = table.value("reuse") {
         pool.reuse = reuse(&value).unwrap_or_default();
     }
-    pool.drain = table.period("drain", pool.drain);
+    pool.drain = Drain::within(table.period("drain", pool.drain.within));
     pool
 }
 

@@ -21,7 +21,8 @@ const SECOND: Duration = Duration::from_secs(1);
 /// Reads `false`, `true` or a table.
 pub(super) fn sticky(value: &Value<'_>) -> Option<Sticky> {
     if let Some(on) = value.node.get_ref().as_bool() {
-        let off = Sticky { engine_io: false, owner_search: 0, cookie: None };
+        let memory = Duration::ZERO;
+        let off = Sticky { engine_io: false, owner_search: 0, cookie: None, memory };
         return Some(if on { Sticky::default() } else { off });
     }
     let table = value.table(&schema::STICKY, "true, false or a table")?;
@@ -39,7 +40,7 @@ pub(super) fn sticky(value: &Value<'_>) -> Option<Sticky> {
         Some(value) => cookie(&value)?,
         None => default.cookie,
     };
-    Some(Sticky { engine_io, owner_search, cookie })
+    Some(Sticky { engine_io, owner_search, cookie, memory: default.memory })
 }
 
 /// Reads `false`, `true` or a table; the outer `None` is a fault, the inner one no cookie.

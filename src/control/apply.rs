@@ -301,7 +301,7 @@ impl Control {
             let before = self.config.pools.iter().find(|pool| pool.name == backend.pool());
             let Some(pool) = before else { continue };
             backend.set_life(Life::Draining);
-            let retirement = retire::retire(Arc::clone(backend), &self.proxy, pool.drain);
+            let retirement = retire::retire(Arc::clone(backend), &self.proxy, pool.drain.within);
             self.retiring.insert(backend.serial(), tokio::spawn(retirement));
             removed += 1;
         }

@@ -160,7 +160,7 @@ impl Control {
 
     /// Drains the whole process: no new connections, requests and tunnels until the deadline.
     async fn stop(&mut self) {
-        let deadline = self.config.drain;
+        let deadline = self.config.drain.within;
         self.proxy.draining.store(true, Ordering::Release);
         self.doors.close_all();
         tracing::info!(?deadline, tunnels = self.proxy.tunnels.len(), "draining");

@@ -75,7 +75,7 @@ fn error(error: &ProxyError, manners: &Manners) -> Response<ReplyBody> {
             set(&mut response, SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
             super::upgrade::mark(response.headers_mut());
         }
-        Kind::NoBackend | Kind::Saturated | Kind::Exhausted => {
+        Kind::NoBackend | Kind::Saturated | Kind::NotAdmitted | Kind::Exhausted => {
             set(&mut response, RETRY_AFTER, RETRY_AFTER_SECONDS);
         }
         _ => {}
@@ -136,7 +136,9 @@ fn status(error: &ProxyError) -> StatusCode {
         Kind::UpgradeRequired => StatusCode::UPGRADE_REQUIRED,
         Kind::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
         Kind::NoRoute => StatusCode::NOT_FOUND,
-        Kind::NoBackend | Kind::Saturated | Kind::Exhausted => StatusCode::SERVICE_UNAVAILABLE,
+        Kind::NoBackend | Kind::Saturated | Kind::NotAdmitted | Kind::Exhausted => {
+            StatusCode::SERVICE_UNAVAILABLE
+        }
         Kind::TimedOut if error.side == Side::Client => StatusCode::REQUEST_TIMEOUT,
         Kind::TimedOut => StatusCode::GATEWAY_TIMEOUT,
         Kind::Incomplete | Kind::Reset if error.side == Side::Client => StatusCode::BAD_REQUEST,
@@ -164,6 +166,7 @@ fn sentence(error: &ProxyError) -> &'static str {
             "Too many bodies wait for the nodes of their sessions to be found."
         }
         (Kind::Saturated, _) => "Every connection to the node is in use.",
+        (Kind::NotAdmitted, _) => "Too many sessions open at once; try again in a moment.",
         (Kind::Exhausted, _) => "The proxy has no port or descriptor left to connect with.",
         (Kind::Refused, _) => "The node refused the connection.",
         (Kind::TimedOut, Phase::Connect) => "The node could not be connected to in time.",

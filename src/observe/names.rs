@@ -11,10 +11,10 @@ use crate::error::{Kind, Phase, Side, Termination};
 pub const TERMINATIONS: usize = SINGLE + SIDES * PHASES * KINDS;
 
 /// Endings that are not a failure.
-const SINGLE: usize = 8;
+const SINGLE: usize = 10;
 const SIDES: usize = 3;
 const PHASES: usize = 8;
-const KINDS: usize = 16;
+const KINDS: usize = 17;
 
 /// All labels by index, put together once.
 static LABELS: LazyLock<Vec<Box<str>>> = LazyLock::new(|| {
@@ -27,6 +27,8 @@ static LABELS: LazyLock<Vec<Box<str>>> = LazyLock::new(|| {
         "idle",
         "drained",
         "panicked",
+        "rebalanced",
+        "aged",
     ];
     let mut labels: Vec<Box<str>> = single.into_iter().map(Box::from).collect();
     for side in [Side::Client, Side::Backend, Side::Proxy] {
@@ -60,6 +62,8 @@ pub fn termination_index(termination: &Termination) -> usize {
         Termination::Idle => 5,
         Termination::Drained => 6,
         Termination::Panicked => 7,
+        Termination::Rebalanced => 8,
+        Termination::Aged => 9,
         Termination::Failed(side, phase, kind) => {
             SINGLE + (side_index(side) * PHASES + phase_index(phase)) * KINDS + kind_index(kind)
         }
@@ -100,6 +104,7 @@ pub fn kind(kind: Kind) -> &'static str {
         Kind::NoBackend => "no_backend",
         Kind::SessionGone => "session_gone",
         Kind::Saturated => "saturated",
+        Kind::NotAdmitted => "not_admitted",
         Kind::Refused => "refused",
         Kind::Exhausted => "exhausted",
         Kind::TimedOut => "timed_out",
@@ -160,6 +165,7 @@ const KIND_ORDER: [Kind; KINDS] = [
     Kind::Malformed,
     Kind::BadUpgrade,
     Kind::Io,
+    Kind::NotAdmitted,
 ];
 
 fn kind_index(kind: Kind) -> usize {
@@ -180,6 +186,7 @@ fn kind_index(kind: Kind) -> usize {
         Kind::Malformed => 13,
         Kind::BadUpgrade => 14,
         Kind::Io => 15,
+        Kind::NotAdmitted => 16,
     }
 }
 
@@ -194,6 +201,8 @@ pub enum ChosenBy {
     Balance,
     /// By asking the nodes who knows the session.
     OwnerSearch,
+    /// By the memory of a session that ended a moment ago.
+    Memory,
     /// None was chosen.
     #[default]
     None,
@@ -201,8 +210,8 @@ pub enum ChosenBy {
 
 impl ChosenBy {
     /// Every value, in the order of their discriminants.
-    pub const ALL: [Self; 5] =
-        [Self::Sid, Self::Cookie, Self::Balance, Self::OwnerSearch, Self::None];
+    pub const ALL: [Self; 6] =
+        [Self::Sid, Self::Cookie, Self::Balance, Self::OwnerSearch, Self::Memory, Self::None];
 
     /// Its label.
     pub fn label(self) -> &'static str {
@@ -211,6 +220,7 @@ impl ChosenBy {
             Self::Cookie => "cookie",
             Self::Balance => "balance",
             Self::OwnerSearch => "owner_search",
+            Self::Memory => "memory",
             Self::None => "none",
         }
     }
@@ -272,6 +282,8 @@ mod tests {
             Termination::Idle,
             Termination::Drained,
             Termination::Panicked,
+            Termination::Rebalanced,
+            Termination::Aged,
         ];
         for side in [Side::Client, Side::Backend, Side::Proxy] {
             all.push(Termination::Closed(side));
@@ -305,6 +317,8 @@ mod tests {
         assert_eq!(of(Termination::Idle), "idle");
         assert_eq!(of(Termination::Drained), "drained");
         assert_eq!(of(Termination::Panicked), "panicked");
+        assert_eq!(of(Termination::Rebalanced), "rebalanced");
+        assert_eq!(of(Termination::Aged), "aged");
         for who in [Side::Client, Side::Backend, Side::Proxy] {
             assert_eq!(of(Termination::Closed(who)), format!("{}_closed", side(who)));
             for when in PHASE_ORDER {

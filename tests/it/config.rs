@@ -138,8 +138,8 @@ fn the_least_file_gets_every_default() {
 fn every_key_reaches_its_field() {
     let config = good("everything.toml");
     assert_eq!(config.trusted_proxies.len(), 3);
-    assert_eq!(config.admin, "127.0.0.1:9100".parse().ok());
-    assert_eq!(config.drain, Duration::from_secs(60));
+    assert_eq!(config.admin.metrics, "127.0.0.1:9100".parse().ok());
+    assert_eq!(config.drain.within, Duration::from_secs(60));
     assert_eq!(config.access_log, AccessLog::Off);
     let text = b"a key of the tests, worth nothing at all".to_vec();
     assert!(config.cookie_keys == CookieKeys::Given(vec![text]));
@@ -176,7 +176,7 @@ fn every_key_of_a_pool_reaches_its_field() {
             "named node.example.com:3000 7"
         ]
     );
-    assert_eq!((chat.balance, chat.drain), (Balance::SourceHash, Duration::ZERO));
+    assert_eq!((chat.balance, chat.drain.within), (Balance::SourceHash, Duration::ZERO));
     assert_eq!(
         chat.health.probe,
         Probe::Http {

@@ -1,0 +1,405 @@
+//! What the admin API says and is told: the shapes of `/v1`, shared by the server and the command
+//! line, and described to others in `openapi.json`.
+//!
+//! Pure data. Times are seconds, as fractions; instants are Unix time in seconds. A session id is a
+//! secret: it comes in where somebody asks for it, and never goes out; sessions are named by [`Id`]s.
+
+use std::net::SocketAddr;
+
+use serde::{Deserialize, Serialize};
+
+/// Names a tunnel or session in this process, for as long as it lives; of no use elsewhere.
+pub type Id = String;
+
+/// A process and everything in it.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+pub struct Status {
+    /// Of the binary.
+    pub version: String,
+    /// Of the process.
+    pub pid: u32,
+    /// Since its start.
+    pub uptime: f64,
+    /// What it does.
+    pub state: ProcessState,
+    /// How far it is from being empty, where it drains.
+    pub drain: Option<DrainState>,
+    /// Connections of clients.
+    pub connections: u64,
+    /// Open tunnels.
+    pub tunnels: u64,
+    /// Session ids remembered.
+    pub sessions: u64,
+    /// Where it listens.
+    pub listeners: Vec<ListenerState>,
+    /// Where requests go.
+    pub pools: Vec<PoolState>,
+    /// The newest reload.
+    pub reload: Option<ReloadState>,
+    /// Processes that this one has taken over from and that still hold connections.
+    pub predecessors: Vec<Predecessor>,
+}
+
+/// What a process does.
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ProcessState {
+    /// Takes new sessions.
+    Serving,
+    /// Takes no new session.
+    Draining,
+    /// Is on its way out: accepts nothing any more.
+    Stopping,
+}
+
+/// How far something is from being empty.
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Serialize)]
+pub struct DrainState {
+    /// When it began.
+    pub since: f64,
+    /// Seconds to the deadline; `None`: it has none, and waits for as long as it takes.
+    pub seconds_left: Option<f64>,
+    /// Seconds until closes begin; 0 once they have.
+    pub seconds_to_closes: Option<f64>,
+    /// Open tunnels.
+    pub sockets_left: u64,
+    /// Live sessions, those with a tunnel included.
+    pub sessions_left: u64,
+}
+
+/// A named group of listening addresses.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+pub struct ListenerState {
+    /// Name in the file.
+    pub name: String,
+    /// `http` or `https`.
+    pub protocol: String,
+    /// Bound addresses.
+    pub addresses: Vec<SocketAddr>,
+}
+
+/// A pool and its backends.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+pub struct PoolState {
+    /// Name in the file.
+    pub name: String,
+    /// How a backend is chosen, as written in the file.
+    pub balance: String,
+    /// Where backends come from: `configuration`, `dns`, `srv` or `http`.
+    pub source: String,
+    /// Why the source's last answer was of no use; the last good one is in force.
+    pub source_error: Option<String>,
+    /// Those in the pool, then those on their way out.
+    pub backends: Vec<BackendState>,
+}
+
+/// One backend.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+pub struct BackendState {
+    /// Name of its pool.
+    pub pool: String,
+    /// Its own name, unique in the pool.
+    pub name: String,
+    /// Where it listens, as configured.
+    pub address: String,
+    /// Who named it.
+    pub origin: Origin,
+    /// What new sessions think of it.
+    pub state: BackendCondition,
+    /// As configured or ordered.
+    pub weight: u32,
+    /// Share of the weight that is in force, 0 to 1: less than 1 in a slow start.
+    pub ramp: f64,
+    /// Live sessions and tunnels.
+    pub sessions: u64,
+    /// Open tunnels.
+    pub tunnels: u64,
+    /// Requests in flight.
+    pub requests: u64,
+    /// How far it is from being empty, where it drains.
+    pub drain: Option<DrainState>,
+}
+
+/// Who named a backend.
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Origin {
+    /// The configuration or a list file that it names.
+    Configured,
+    /// The pool's source.
+    Discovered,
+    /// This API; until restart.
+    Added,
+}
+
+/// What new sessions think of a backend; the first that applies.
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum BackendCondition {
+    /// On its way out of the configuration.
+    Leaving,
+    /// Drained by order, and empty.
+    Drained,
+    /// Drained by order, and not empty yet.
+    Draining,
+    /// Its probes fail.
+    Down,
+    /// Left out for its failures under traffic.
+    Ejected,
+    /// Takes new sessions, growing into its weight.
+    SlowStart,
+    /// Takes new sessions.
+    Up,
+}
+
+/// How a reload went.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+pub struct ReloadState {
+    /// When.
+    pub at: f64,
+    /// Whether it was refused, and every fault then.
+    pub error: Option<String>,
+}
+
+/// A process that handed over to this one.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+pub struct Predecessor {
+    /// Its process id.
+    pub pid: u32,
+    /// What it still holds.
+    pub drain: DrainState,
+}
+
+/// A backend to add to a pool until restart.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct NewBackend {
+    /// Host and port.
+    pub address: String,
+    /// The address where none is given.
+    #[serde(default)]
+    pub name: Option<String>,
+    /// 1 where none is given.
+    #[serde(default)]
+    pub weight: Option<u32>,
+}
+
+/// A weight to give a backend until restart.
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct NewWeight {
+    /// 1 to 65535.
+    pub weight: u32,
+}
+
+/// What to drain, and how.
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct DrainOrder {
+    /// Seconds to the deadline; `None`: nothing is closed, it ends when everybody has left.
+    #[serde(default)]
+    pub within: Option<f64>,
+    /// Seconds before the deadline over which closes are spread; half of `within` where none is given.
+    #[serde(default)]
+    pub spread: Option<f64>,
+}
+
+/// What to draw from a drain or undrain: one or many backends.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
+pub struct Target {
+    /// The pool; `None`: every one.
+    pub pool: Option<String>,
+    /// The backend in it; `None`: every one.
+    pub backend: Option<String>,
+}
+
+/// A tunnel, or a session that polls.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+pub struct SessionState {
+    /// To close it by.
+    pub id: Id,
+    /// Name of the pool.
+    pub pool: String,
+    /// Name of the backend.
+    pub backend: String,
+    /// What it is.
+    pub kind: SessionKind,
+    /// The client's address; not known of a session that polls.
+    pub client: Option<SocketAddr>,
+    /// Since the tunnel was opened; not known of a session that polls.
+    pub age: Option<f64>,
+}
+
+/// What a session is.
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum SessionKind {
+    /// An upgraded connection.
+    Tunnel,
+    /// An Engine.IO session without a tunnel.
+    Polling,
+}
+
+/// Sessions, at most as many as asked for.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+pub struct Sessions {
+    /// All that there are.
+    pub total: u64,
+    /// Some of them.
+    pub sessions: Vec<SessionState>,
+}
+
+/// Where a session id is.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+pub struct Whereabouts {
+    /// The pools that know it, each with the backend.
+    pub found: Vec<SessionState>,
+}
+
+/// What applying a configuration would do, or did.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
+pub struct Plan {
+    /// Whether nothing would change at all.
+    pub empty: bool,
+    /// Each change, in the order of the file.
+    pub changes: Vec<Change>,
+    /// Tunnels that would be closed or cut.
+    pub disconnected_tunnels: u64,
+    /// Sessions that would be ended, those with a tunnel included.
+    pub disconnected_sessions: u64,
+    /// Seconds until the last of them is, where they are not left alone until then.
+    pub by: Option<f64>,
+}
+
+/// One change of a plan.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+pub struct Change {
+    /// What is changed.
+    pub what: ChangedThing,
+    /// How.
+    pub how: ChangeKind,
+    /// Its name: a listener's, a route's host and path, a pool's, `pool/backend`, a setting's.
+    pub name: String,
+    /// What it means, in a few words.
+    pub detail: String,
+    /// Tunnels that would be closed or cut.
+    pub tunnels: u64,
+    /// Sessions that would be ended, those with a tunnel included.
+    pub sessions: u64,
+    /// Seconds until the last of them is.
+    pub by: Option<f64>,
+}
+
+/// What is changed.
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ChangedThing {
+    /// A listener.
+    Listener,
+    /// A route.
+    Route,
+    /// A pool.
+    Pool,
+    /// A backend.
+    Backend,
+    /// A setting outside of those.
+    Setting,
+}
+
+/// How something is changed.
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ChangeKind {
+    /// It is new.
+    Added,
+    /// It goes.
+    Removed,
+    /// It stays and becomes another.
+    Changed,
+    /// It was ordered by this API, and is left as it is.
+    Kept,
+}
+
+/// A configuration to plan or to put in force.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct ReloadOrder {
+    /// Refuse where more tunnels and polling sessions would be disconnected.
+    #[serde(default)]
+    pub max_disconnects: Option<u64>,
+}
+
+/// A configuration's text, to plan.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct PlanOrder {
+    /// The file's text; `None`: the file that the process runs by, as it is now.
+    #[serde(default)]
+    pub text: Option<String>,
+    /// Where it is from: relative paths in it start at this one's folder. Absolute.
+    #[serde(default)]
+    pub path: Option<String>,
+}
+
+/// A request to explain.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct ExplainOrder {
+    /// What the client asks for, `https://host[:port]/path?query`.
+    pub url: String,
+    /// `GET` where none is given.
+    #[serde(default)]
+    pub method: Option<String>,
+    /// The `Cookie` header.
+    #[serde(default)]
+    pub cookie: Option<String>,
+    /// The client's address, for `source-hash` and the memory of clients that return.
+    #[serde(default)]
+    pub client: Option<std::net::IpAddr>,
+    /// The `User-Agent` header.
+    #[serde(default)]
+    pub user_agent: Option<String>,
+    /// Whether it asks for a WebSocket; told from the query where it is an Engine.IO one.
+    #[serde(default)]
+    pub upgrade: bool,
+}
+
+/// Who would serve a request, and by which rule.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
+pub struct Explanation {
+    /// The listener; `None`: nobody listens there.
+    pub listener: Option<String>,
+    /// The route, as its host and path are written in the file.
+    pub route: Option<String>,
+    /// The pool.
+    pub pool: Option<String>,
+    /// The backend; `None`: nobody, or whoever turns out to know the session.
+    pub backend: Option<String>,
+    /// The rule, by the name that the access log has for it in `chosen_by`.
+    pub chosen_by: String,
+    /// The way to the decision, a sentence a step.
+    pub steps: Vec<String>,
+}
+
+/// A refusal.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+pub struct Refusal {
+    /// Why, in a sentence; every fault of a configuration.
+    pub error: String,
+}
+
+/// What an upgrade brought.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+pub struct Upgraded {
+    /// The new process.
+    pub pid: u32,
+}
+
+/// The binary to hand over to.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct UpgradeOrder {
+    /// Its absolute path; the one that this process was started by where none is given.
+    #[serde(default)]
+    pub binary: Option<String>,
+}
