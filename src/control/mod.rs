@@ -7,6 +7,7 @@
 mod apply;
 mod doors;
 mod health;
+pub mod operator;
 mod resolve;
 mod retire;
 mod watch;
@@ -24,7 +25,10 @@ use tokio::{
     time::{Instant, timeout},
 };
 
-pub use self::apply::Changes;
+pub use self::{
+    apply::Changes,
+    operator::{Denied, Operator},
+};
 use self::{doors::Doors, watch::Watcher};
 use crate::{
     config::{self, Config, check},
