@@ -14,7 +14,10 @@ use arc_swap::ArcSwap;
 use rustls::ServerConfig;
 use tokio::{sync::Semaphore, task::JoinHandle};
 
-use super::{Control, doors::Doors, health, overlay::Overlay, report::Since, resolve, retire};
+use super::{
+    Control, discovery::Discovery, doors::Doors, health, overlay::Overlay, report::Since, resolve,
+    retire,
+};
 use crate::{
     config::{self, Config, CookieKeys, Protocol},
     http::proxy::Proxy,
@@ -121,6 +124,7 @@ impl Control {
             typed: nothing.clone(),
             config: nothing,
             overlay: Overlay::default(),
+            discovery: Discovery::new(config.admin.clone()),
             file: None,
             watcher: None,
             since: Since::now(),
@@ -132,7 +136,11 @@ impl Control {
             probes: HashMap::new(),
             retiring: HashMap::new(),
         };
-        control.put_in_force(config.clone()).await?;
+        for (pool, outcome) in control.discovery.first(&config.pools).await {
+            control.overlay.found(pool, outcome);
+        }
+        let effective = control.overlay.over(&config);
+        control.put_in_force(effective).await?;
         control.typed = config;
         Ok(control)
     }
@@ -164,6 +172,7 @@ impl Control {
         };
         self.typed = typed;
         self.overlay = overlay;
+        self.discovery.follow(&self.typed.pools);
         self.obey_drains();
         Ok(changes)
     }
