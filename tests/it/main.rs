@@ -16,7 +16,11 @@ mod connecting;
 #[cfg(test)]
 mod cookies;
 #[cfg(test)]
+mod discovery;
+#[cfg(test)]
 mod forwarded;
+#[cfg(test)]
+mod health;
 #[cfg(feature = "load")]
 #[cfg(test)]
 mod load;
