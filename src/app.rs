@@ -2,24 +2,22 @@
 //! one drains.
 
 use std::{
-    fmt, io,
+    fmt,
     net::SocketAddr,
     path::PathBuf,
     sync::{Arc, atomic::Ordering},
 };
 
 use tokio::{
-    net::TcpListener,
     sync::{mpsc, oneshot},
     task::JoinHandle,
 };
 
 use crate::{
     admin,
-    config::Config,
-    control::{Changes, Control, Request},
+    config::{AdminRemote, Config},
+    control::{Changes, Control, Operator, Request},
     http::proxy::Proxy,
-    net::listener,
     observe::BackendSample,
     upstream::Life,
 };
@@ -42,13 +40,15 @@ impl std::error::Error for StartError {}
 /// A bound process: every socket is open, and connections are accepted.
 pub struct App {
     control: Control,
-    admin: Option<TcpListener>,
+    admin: admin::Sockets,
+    remote: Option<AdminRemote>,
 }
 
 /// A running process.
 pub struct Running {
     requests: mpsc::Sender<Request>,
     control: JoinHandle<()>,
+    admin: admin::Serving,
     addresses: Vec<(String, SocketAddr)>,
 }
 
@@ -64,12 +64,10 @@ impl App {
     /// that rustls refuses; the text names it.
     pub async fn bind(config: Config) -> Result<Self, StartError> {
         let told = |error: &dyn fmt::Display| StartError(error.to_string());
-        let admin = match config.admin.metrics {
-            Some(address) => Some(bind_admin(address).map_err(|error| told(&error))?),
-            None => None,
-        };
+        let admin = admin::Sockets::bind(&config.admin).map_err(|error| told(&error))?;
+        let remote = config.admin.remote.clone();
         let control = Control::new(config).await.map_err(|error| told(&error))?;
-        Ok(Self { control, admin })
+        Ok(Self { control, admin, remote })
     }
 
     /// Addresses listened on, by listener name.
@@ -77,22 +75,21 @@ impl App {
         self.control.addresses()
     }
 
-    /// Address of the metrics and readiness endpoint.
-    pub fn admin(&self) -> Option<SocketAddr> {
-        self.admin.as_ref().and_then(|socket| socket.local_addr().ok())
+    /// The operator's sockets.
+    pub fn admin(&self) -> &admin::Sockets {
+        &self.admin
     }
 
     /// Runs. `file`, where there is one, is watched and read again at each reload.
     pub fn start(self, file: Option<PathBuf>) -> Running {
         let addresses = self.addresses();
         let (requests, received) = mpsc::channel(REQUESTS);
-        if let Some(socket) = self.admin {
-            let state = admin_state(Arc::clone(self.control.proxy()), requests.clone());
-            tokio::spawn(admin::serve(socket, Arc::new(state)));
-        }
+        let state = admin_state(Arc::clone(self.control.proxy()), requests.clone());
+        let operator = Operator {};
+        let admin = self.admin.serve(state, &operator, self.remote.as_ref());
         let again = requests.downgrade();
         let control = tokio::spawn(self.control.run(file, received, again));
-        Running { requests, control, addresses }
+        Running { requests, control, admin, addresses }
     }
 }
 
@@ -114,6 +111,8 @@ impl Running {
             let _ = done.await;
         }
         let _ = self.control.await;
+        // To the last moment, somebody may ask how far it is.
+        drop(self.admin);
     }
 }
 
@@ -133,11 +132,6 @@ impl Remote {
         self.0.send(request).await.map_err(|_| "the process is stopping".to_owned())?;
         outcome.await.map_err(|_| "the process is stopping".to_owned())?
     }
-}
-
-fn bind_admin(address: SocketAddr) -> io::Result<TcpListener> {
-    listener::bind_one(address)
-        .map_err(|error| io::Error::new(error.kind(), format!("admin: bind {address}: {error}")))
 }
 
 fn admin_state(proxy: Arc<Proxy>, requests: mpsc::Sender<Request>) -> admin::State {

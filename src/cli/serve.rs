@@ -6,6 +6,7 @@ use anyhow::Context as _;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::{
+    admin::Sockets,
     app::{App, Remote},
     config::{Config, Protocol},
 };
@@ -61,15 +62,21 @@ async fn hang_ups(mut hangups: Signal, remote: Remote) {
 fn announce(
     addresses: &[(String, SocketAddr)],
     schemes: &[(String, &str)],
-    admin: Option<SocketAddr>,
+    admin: &Sockets,
 ) {
     let mut err = std::io::stderr().lock();
     for (name, address) in addresses {
         let scheme = schemes.iter().find(|(of, _)| of == name).map_or("http", |(_, s)| s);
         let _ = writeln!(err, "listening on {scheme}://{address} ({name})");
     }
-    if let Some(address) = admin {
+    if let Some(address) = admin.metrics_address() {
         let _ = writeln!(err, "metrics on http://{address}/metrics");
+    }
+    if let Some(path) = admin.path() {
+        let _ = writeln!(err, "admin API on {}", path.display());
+    }
+    if let Some(address) = admin.remote_address() {
+        let _ = writeln!(err, "admin API on http://{address}");
     }
     let _ = writeln!(err, "ready");
 }
