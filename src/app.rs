@@ -50,6 +50,7 @@ pub struct Running {
     control: JoinHandle<()>,
     admin: admin::Serving,
     addresses: Vec<(String, SocketAddr)>,
+    operator: Operator,
 }
 
 /// Asks a running process for something; cheap to clone.
@@ -84,12 +85,12 @@ impl App {
     pub fn start(self, file: Option<PathBuf>) -> Running {
         let addresses = self.addresses();
         let (requests, received) = mpsc::channel(REQUESTS);
+        let operator = Operator::new(requests.clone(), Arc::clone(self.control.proxy()));
         let state = admin_state(Arc::clone(self.control.proxy()), requests.clone());
-        let operator = Operator {};
         let admin = self.admin.serve(state, &operator, self.remote.as_ref());
         let again = requests.downgrade();
         let control = tokio::spawn(self.control.run(file, received, again));
-        Running { requests, control, admin, addresses }
+        Running { requests, control, admin, addresses, operator }
     }
 }
 
@@ -97,6 +98,11 @@ impl Running {
     /// Addresses listened on at the start, by listener name.
     pub fn addresses(&self) -> &[(String, SocketAddr)] {
         &self.addresses
+    }
+
+    /// The operator's door.
+    pub fn operator(&self) -> &Operator {
+        &self.operator
     }
 
     /// Something to ask by, for signal handlers.

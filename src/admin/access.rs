@@ -57,7 +57,8 @@ impl Token {
         let Some((scheme, token)) = field.as_bytes().split_at_checked(7) else { return false };
         let offered = digest::digest(&SHA256, token);
         scheme.eq_ignore_ascii_case(b"bearer ")
-            && constant_time::verify_slices_are_equal(offered.as_ref(), self.digest.as_ref()).is_ok()
+            && constant_time::verify_slices_are_equal(offered.as_ref(), self.digest.as_ref())
+                .is_ok()
     }
 
     /// Tells the log about a request without it, now and then.

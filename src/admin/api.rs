@@ -405,7 +405,7 @@ pub struct ReloadOrder {
 }
 
 /// A configuration's text, to plan.
-#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct PlanOrder {
     /// The file's text; `None`: the file that the process runs by, as it is now.

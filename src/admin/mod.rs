@@ -6,6 +6,7 @@
 
 mod access;
 pub mod api;
+mod configuration;
 pub mod handlers;
 #[cfg(test)]
 mod openapi;

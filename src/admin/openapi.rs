@@ -145,15 +145,7 @@ fn words_are_those_of_the_file() {
     use BackendCondition as Is;
     holds_all(
         "BackendCondition",
-        &[
-            Is::Leaving,
-            Is::Drained,
-            Is::Draining,
-            Is::Down,
-            Is::Ejected,
-            Is::SlowStart,
-            Is::Up,
-        ],
+        &[Is::Leaving, Is::Drained, Is::Draining, Is::Down, Is::Ejected, Is::SlowStart, Is::Up],
     );
     use ProcessState::{Draining, Serving, Stopping};
     holds_all("ProcessState", &[Serving, Draining, Stopping]);

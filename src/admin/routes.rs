@@ -107,10 +107,7 @@ pub(super) enum Missing {
 }
 
 /// The route of a request, and what its path names, percent-decoded.
-pub(super) fn find(
-    method: &Method,
-    path: &str,
-) -> Result<(&'static Route, Vec<String>), Missing> {
+pub(super) fn find(method: &Method, path: &str) -> Result<(&'static Route, Vec<String>), Missing> {
     let mut others: Vec<&str> = Vec::new();
     for route in &ROUTES {
         let Some(named) = matches(route.path, path) else { continue };

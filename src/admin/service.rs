@@ -15,6 +15,7 @@ use super::{
         Backends, Closed, Drain, ExplainOrder, FindOrder, NewBackend, NewWeight, PlanOrder, Pools,
         ReloadOrder, Target, UpgradeOrder,
     },
+    configuration,
     problem::{Problem, json, raw},
     routes::{self, Action, Missing, Order, Question},
 };
@@ -144,7 +145,7 @@ impl Call<'_> {
                 let order: PlanOrder = self.json()?;
                 ok(&operator.plan(order).await?)
             }
-            Question::Config => ok(&operator.config().await?),
+            Question::Config => ok(&configuration::shown(&*operator.config().await?)),
             Question::Explain => {
                 let order: ExplainOrder = self.json()?;
                 ok(&operator.explain(order).await?)
@@ -223,12 +224,7 @@ impl Call<'_> {
     }
 
     /// Logs an order and what became of it.
-    fn told<T>(
-        &self,
-        order: &str,
-        subject: &str,
-        done: Result<T, Denied>,
-    ) -> Result<T, Problem> {
+    fn told<T>(&self, order: &str, subject: &str, done: Result<T, Denied>) -> Result<T, Problem> {
         match &done {
             Ok(_) => tracing::info!(order, subject, by = %self.way, "ordered"),
             Err(why) => tracing::info!(order, subject, by = %self.way, %why, "order refused"),

@@ -79,9 +79,7 @@ impl Args {
                 let new = NewBackend { address, name, weight };
                 let path = format!("/v1/pools/{}/backends", segment(&pool));
                 let answer = access.ask(Method::POST, &path, Some(&new)).await?;
-                answer.print(&access, |added| {
-                    format!("{} is added, until restart", named(added))
-                });
+                answer.print(&access, |added| format!("{} is added, until restart", named(added)));
             }
             Some(Command::Remove { pool, backend }) => {
                 let path = path(&pool, &backend);

@@ -31,8 +31,7 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(60);
 /// Longest answer that is read.
 const LONGEST: usize = 64 << 20;
 /// What stays as it is in a segment of a path: the unreserved characters of RFC 3986.
-const SEGMENT: &AsciiSet =
-    &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+const SEGMENT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
 /// Where the process is, and how to print what it says.
 #[derive(Clone, Debug, clap::Args)]
@@ -193,9 +192,9 @@ impl Access {
         });
         if let Some(path) = given {
             let connected = timeout(CONNECT_WITHIN, UnixStream::connect(&path)).await;
-            return connected.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())).map_err(
-                |error| anyhow!(unreachable(&path, &error)),
-            );
+            return connected
+                .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+                .map_err(|error| anyhow!(unreachable(&path, &error)));
         }
         let places = usual_places();
         for path in &places {
@@ -255,8 +254,7 @@ where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let broken = "the connection to the process broke";
-    let (mut sender, connection) =
-        http1::handshake(TokioIo::new(stream)).await.context(broken)?;
+    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.context(broken)?;
     // Ends with the answer; what goes wrong is told by the sender as well.
     let connection = tokio::spawn(connection);
     let response = sender.send_request(request).await.context(broken)?;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use jiff::{Zoned, civil::Time};
+use jiff::{ZonedDateTime, civil::Time};
 
 /// The longest that a drain may take; as the configuration's durations.
 const LONGEST: Duration = Duration::from_secs(400 * 86_400);
@@ -27,10 +27,10 @@ pub(super) fn time(typed: &str) -> Result<Time, String> {
 /// # Errors
 /// Where the calendar ends.
 pub(super) fn until(time: Time) -> anyhow::Result<Duration> {
-    from(&Zoned::now(), time)
+    from(&ZonedDateTime::now(), time)
 }
 
-fn from(now: &Zoned, time: Time) -> anyhow::Result<Duration> {
+fn from(now: &ZonedDateTime, time: Time) -> anyhow::Result<Duration> {
     let mut then = now.with().time(time).build()?;
     if then <= *now {
         // A day, not 24 hours: clocks are turned.
@@ -44,7 +44,7 @@ mod tests {
     use super::*;
 
     fn minutes(now: &str, time: &str) -> u64 {
-        let now: Zoned = now.parse().unwrap();
+        let now: ZonedDateTime = now.parse().unwrap();
         from(&now, super::time(time).unwrap()).unwrap().as_secs() / 60
     }
 

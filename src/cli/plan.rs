@@ -68,7 +68,8 @@ pub(super) enum Tense {
 
 /// A plan in words.
 pub(super) fn words(plan: &Plan, tense: Tense) -> String {
-    let mut text = if plan.changes.is_empty() { String::new() } else { table(&plan.changes) + "\n" };
+    let mut text =
+        if plan.changes.is_empty() { String::new() } else { table(&plan.changes) + "\n" };
     if plan.empty {
         text.push_str(match tense {
             Tense::Would => "nothing would change",

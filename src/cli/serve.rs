@@ -59,11 +59,7 @@ async fn hang_ups(mut hangups: Signal, remote: Remote) {
 }
 
 /// One line an address, then `ready`: connections are accepted from here on.
-fn announce(
-    addresses: &[(String, SocketAddr)],
-    schemes: &[(String, &str)],
-    admin: &Sockets,
-) {
+fn announce(addresses: &[(String, SocketAddr)], schemes: &[(String, &str)], admin: &Sockets) {
     let mut err = std::io::stderr().lock();
     for (name, address) in addresses {
         let scheme = schemes.iter().find(|(of, _)| of == name).map_or("http", |(_, s)| s);

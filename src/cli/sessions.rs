@@ -23,7 +23,9 @@ const LONGEST: u64 = 64 << 10;
 
 /// Arguments of `sessions`.
 #[derive(Clone, Debug, clap::Args)]
-#[command(args_conflicts_with_subcommands = true, after_help = "\
+#[command(
+    args_conflicts_with_subcommands = true,
+    after_help = "\
 A session id lets anybody into its session: `find -` reads it from standard input, where neither the
 list of processes nor the shell's history has it.
 
@@ -31,7 +33,8 @@ Examples:
   moorline sessions chat --limit 20
   moorline sessions chat/blue-2 --json
   moorline sessions find - < sid.txt
-  moorline sessions close t-1f")]
+  moorline sessions close t-1f"
+)]
 pub struct Args {
     /// What to do; without it, sessions are listed
     #[command(subcommand)]
