@@ -62,7 +62,7 @@ fn admin(admin: &Admin) -> Value {
             AdminSocket::Off => json!(false),
         },
         // Never its token.
-        "address": remote.as_ref().map(|AdminRemote { address, token: _ }| address),
+        "listen": remote.as_ref().map(|AdminRemote { address, token: _ }| address),
     })
 }
 
@@ -301,7 +301,7 @@ mod tests {
         let text = value.to_string();
         assert!(!text.contains("nobody may see"), "{text}");
         assert_eq!(value["cookie_keys"]["given"], 1);
-        assert_eq!(value["admin"]["address"], "127.0.0.1:1");
+        assert_eq!(value["admin"]["listen"], "127.0.0.1:1");
         assert_eq!(value["pools"][0]["backends"][1]["address"], "b:1");
         assert_eq!(value["listeners"][0]["bind"][0], "[::1]:0");
     }
