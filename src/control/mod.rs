@@ -6,6 +6,7 @@
 
 mod apply;
 mod doors;
+mod handover;
 mod health;
 pub mod operator;
 mod resolve;
@@ -25,17 +26,20 @@ use tokio::{
     time::{Instant, timeout},
 };
 
+pub(crate) use self::handover::Fixtures;
 pub use self::{
     apply::Changes,
     operator::{Denied, Operator},
 };
-use self::{doors::Doors, watch::Watcher};
+use self::{doors::Doors, handover::Handover, watch::Watcher};
 use crate::{
+    admin::api::{UpgradeOrder, Upgraded},
     config::{self, Config, check},
     http::proxy::Proxy,
     net::tls::TicketKeys,
     observe::AccessLog,
     sticky::Keys,
+    systemd::Notifier,
     upstream::Backend,
 };
 
@@ -65,6 +69,9 @@ pub struct Control {
     probes: HashMap<u64, (config::Health, JoinHandle<()>)>,
     /// Retirements under way, by backend serial.
     retiring: HashMap<u64, JoinHandle<()>>,
+    handover: Handover,
+    /// Tells the service manager.
+    notifier: Notifier,
 }
 
 /// Something for the control task to do.
@@ -76,6 +83,8 @@ pub enum Request {
     Apply(Box<Config>, oneshot::Sender<Result<Changes, String>>),
     /// Reopen the access log and reload: what SIGHUP means.
     Hangup,
+    /// Hand over to a new binary; answered once that one serves, or has failed to.
+    Upgrade(UpgradeOrder, oneshot::Sender<Result<Upgraded, Denied>>),
     /// Stop accepting and drain; answered when everything has ended or was cut.
     Stop(oneshot::Sender<()>),
 }
@@ -92,8 +101,10 @@ impl Control {
         if file.is_some() {
             watcher.watch(&self.config.watched);
             // An edit between the first reading and the watch would go unseen.
-            self.reload(file.as_deref(), &mut watcher).await;
+            self.read_again(file.as_deref(), &mut watcher).await;
         }
+        self.notifier.ready();
+        let mut alive = Notifier::watchdog().map(tokio::time::interval);
         let mut housekeeping = tokio::time::interval(HOUSEKEEPING);
         let mut resolve = tokio::time::interval_at(Instant::now() + RESOLVE_AGAIN, RESOLVE_AGAIN);
         loop {
@@ -101,15 +112,14 @@ impl Control {
                 request = requests.recv() => match request {
                     Some(Request::Reload) => self.reload(file.as_deref(), &mut watcher).await,
                     Some(Request::Hangup) => {
-                        if let Err(error) = self.proxy.log.load().reopen() {
-                            tracing::error!(%error, "the access log could not be reopened");
-                        }
+                        self.reopen_log();
                         self.reload(file.as_deref(), &mut watcher).await;
                     }
                     Some(Request::Apply(config, answer)) => {
                         let outcome = self.apply(*config).await.map_err(|e| e.to_string());
                         let _ = answer.send(outcome);
                     }
+                    Some(Request::Upgrade(order, answer)) => self.upgrade(&order, answer),
                     Some(Request::Stop(answer)) => {
                         self.stop().await;
                         let _ = answer.send(());
@@ -117,14 +127,36 @@ impl Control {
                     }
                     None => return,
                 },
+                (outcome, answer) = self.handover.made() => {
+                    if let Some(successor) = self.made(outcome, answer) {
+                        self.give_way(successor, &mut requests).await;
+                        return;
+                    }
+                }
+                () = tick(&mut alive) => self.notifier.alive(),
                 _ = housekeeping.tick() => self.keep_house(),
                 _ = resolve.tick() => resolve::again(&self.backends),
             }
         }
     }
 
-    /// Reads the file and applies it. A faulty one is told, with every fault, and changes nothing.
+    /// Reads the file and applies it, and the service manager knows.
     async fn reload(&mut self, file: Option<&std::path::Path>, watcher: &mut Watcher) {
+        if file.is_some() {
+            self.notifier.reloading();
+            self.read_again(file, watcher).await;
+            self.notifier.ready();
+        }
+    }
+
+    fn reopen_log(&self) {
+        if let Err(error) = self.proxy.log.load().reopen() {
+            tracing::error!(%error, "the access log could not be reopened");
+        }
+    }
+
+    /// Reads the file and applies it. A faulty one is told, with every fault, and changes nothing.
+    async fn read_again(&mut self, file: Option<&std::path::Path>, watcher: &mut Watcher) {
         let Some(file) = file else { return };
         let path = file.to_owned();
         // Files are read off the runtime: a slow disk must not hold up a request.
@@ -160,23 +192,26 @@ impl Control {
             backend.idle().sweep(now);
         }
         self.forget_retired();
+        let (sessions, tunnels) = (self.proxy.sids.len(), self.proxy.tunnels.len());
+        self.notifier.status(format_args!("{sessions} sessions, {tunnels} tunnels"));
     }
 
     /// Drains the whole process: no new connections, requests and tunnels until the deadline.
     async fn stop(&mut self) {
+        self.handover.give_up();
+        self.notifier.stopping();
         let deadline = self.config.drain.within;
         self.proxy.draining.store(true, Ordering::Release);
         self.doors.close_all();
         tracing::info!(?deadline, tunnels = self.proxy.tunnels.len(), "draining");
         if timeout(deadline, self.doors.idle()).await.is_err() {
-            let tunnels = self.proxy.tunnels.cut_all();
-            tracing::warn!(tunnels, "the drain deadline has passed; cutting what is left");
-            self.doors.force();
-            // An upgrade under way may have become a tunnel after the cut.
-            while timeout(CUT_AGAIN, self.doors.idle()).await.is_err() {
-                self.proxy.tunnels.cut_all();
-            }
+            self.cut().await;
         }
+        self.close_books();
+    }
+
+    /// Ends what serves until the end.
+    fn close_books(&mut self) {
         for (_, probe) in self.probes.values() {
             probe.abort();
         }
@@ -185,4 +220,20 @@ impl Control {
             self.proxy.log.store(Arc::new(off));
         }
     }
+}
+
+/// The next tick, where there are any.
+async fn tick(interval: &mut Option<tokio::time::Interval>) {
+    match interval {
+        Some(interval) => {
+            interval.tick().await;
+        }
+        None => std::future::pending().await,
+    }
+}
+
+/// Seconds since 1970.
+fn unix_now() -> f64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    since.unwrap_or_default().as_secs_f64()
 }
