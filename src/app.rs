@@ -21,7 +21,7 @@ use crate::{
         api::{UpgradeOrder, Upgraded},
     },
     config::Config,
-    control::{Changes, Control, Denied, Fixtures, Request},
+    control::{Changes, Control, Denied, Fixtures, Operator, Order, Request},
     http::proxy::Proxy,
     net::{
         given::{self, Given, Purpose},
@@ -59,6 +59,7 @@ pub struct Running {
     requests: mpsc::Sender<Request>,
     control: JoinHandle<()>,
     addresses: Vec<(String, SocketAddr)>,
+    operator: Operator,
 }
 
 /// Asks a running process for something; cheap to clone.
@@ -140,9 +141,10 @@ impl App {
             fixtures.leave = Box::new(move || serving.abort());
         }
         self.control.can_hand_over(launch, fixtures);
+        let operator = Operator::new(requests.clone(), Arc::clone(self.control.proxy()));
         let again = requests.downgrade();
         let control = tokio::spawn(self.control.run(file, received, again));
-        Running { requests, control, addresses }
+        Running { requests, control, addresses, operator }
     }
 }
 
@@ -150,6 +152,11 @@ impl Running {
     /// Addresses listened on at the start, by listener name.
     pub fn addresses(&self) -> &[(String, SocketAddr)] {
         &self.addresses
+    }
+
+    /// The operator's door.
+    pub fn operator(&self) -> &Operator {
+        &self.operator
     }
 
     /// Something to ask by, for signal handlers.
@@ -185,7 +192,7 @@ impl Remote {
     /// Why the new process does not serve; this one does then.
     pub async fn upgrade(&self) -> Result<Upgraded, Denied> {
         let (answer, outcome) = oneshot::channel();
-        let request = Request::Upgrade(UpgradeOrder::default(), answer);
+        let request = Request::Order(Order::Upgrade(UpgradeOrder::default(), answer));
         self.0.send(request).await.map_err(|_| Denied::Stopping)?;
         outcome.await.map_err(|_| Denied::Stopping)?
     }

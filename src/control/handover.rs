@@ -2,7 +2,8 @@
 //! new process accepts, and the end of this one.
 //!
 //! While it is under way everything else goes on; the new process reads the configuration anew when
-//! it begins to serve, so that a reload in between is not lost. Orders are: see [`Control::hands_over`].
+//! it begins to serve, so that a reload in between is not lost. Operators' orders would be, and are
+//! refused meanwhile.
 
 use std::{
     io,
@@ -18,7 +19,7 @@ use tokio::{
     time::{Instant, interval, sleep_until},
 };
 
-use super::{CUT_AGAIN, Control, Denied, HOUSEKEEPING, Request};
+use super::{CUT_AGAIN, Control, Denied, HOUSEKEEPING, Order, Request, overlay::Overlay};
 use crate::{
     admin::api::{DrainState, Predecessor, UpgradeOrder, Upgraded},
     config::{self, Address, Config, Drain},
@@ -31,8 +32,11 @@ use crate::{
 /// How often the new process is told how far this one is.
 const TELL: Duration = Duration::from_secs(1);
 
+/// Name of the layers upon the configuration, among what is handed over.
+const OVERLAY: &str = "overlay";
+
 /// Who waits for an upgrade.
-pub(super) type Answer = oneshot::Sender<Result<Upgraded, Denied>>;
+type Answer = oneshot::Sender<Result<Upgraded, Denied>>;
 
 /// The sockets that are not the control task's own.
 pub(crate) struct Fixtures {
@@ -94,11 +98,23 @@ impl Control {
         &self.handover.predecessors
     }
 
-    /// Whether an upgrade is under way. An order that changes what is handed over would be lost on the
-    /// new process.
-    #[expect(dead_code, reason = "until there are orders")]
-    pub(super) fn hands_over(&self) -> bool {
-        self.handover.under_way.is_some()
+    /// The order, unless an upgrade is under way and it would change what is being handed over: on the
+    /// new process it would be lost.
+    pub(super) fn while_handing_over(&self, order: Order) -> Option<Order> {
+        if self.handover.under_way.is_none() {
+            return Some(order);
+        }
+        let busy = || Denied::Conflict("an upgrade is under way; try again after it".to_owned());
+        match order {
+            Order::Add(_, _, answer) | Order::Remove(_, _, answer) => {
+                drop(answer.send(Err(busy())))
+            }
+            Order::Weight(_, _, _, answer) => drop(answer.send(Err(busy()))),
+            Order::Drain(_, _, answer) => drop(answer.send(Err(busy()))),
+            Order::Undrain(_, answer) => drop(answer.send(Err(busy()))),
+            other => return Some(other),
+        }
+        None
     }
 
     /// Begins to hand over; `answer` hears how that went.
@@ -144,9 +160,25 @@ impl Control {
         })
     }
 
-    /// What the new process needs before it puts its configuration in force: layers upon it, by name.
+    /// What the new process needs before it puts its configuration in force, by name.
     fn values(&self) -> Values {
-        Values::new()
+        vec![(OVERLAY.to_owned(), self.overlay.carry())]
+    }
+
+    /// The layers upon the configuration that the process before this one had.
+    pub(super) fn inherited_overlay(values: Values) -> Overlay {
+        let mut overlay = Overlay::default();
+        for (name, value) in values {
+            if name != OVERLAY {
+                tracing::warn!(name, "the old process hands over something that is not known here");
+                continue;
+            }
+            match Overlay::carried(value) {
+                Ok(carried) => overlay = carried,
+                Err(error) => tracing::warn!(%error, "the old process's orders are not understood"),
+            }
+        }
+        overlay
     }
 
     /// What it is to remember before it accepts, by name; taken when the sessions are.

@@ -97,6 +97,13 @@ impl Metrics {
         listener
     }
 
+    /// Connections open, over all listeners.
+    pub fn connections(&self) -> u64 {
+        let listeners = self.listeners.lock().unwrap_or_else(PoisonError::into_inner);
+        let open = listeners.values().map(|listener| listener.connections.get());
+        u64::try_from(open.sum::<i64>()).unwrap_or_default()
+    }
+
     /// Everything as OpenMetrics text, of type [`CONTENT_TYPE`]. `backends` tells what they are like
     /// at this moment.
     pub fn encode(&self, backends: impl Iterator<Item = BackendSample>) -> String {

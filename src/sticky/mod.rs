@@ -10,7 +10,7 @@ pub mod engine_io;
 pub mod table;
 
 pub use self::{
-    choice::{Choice, Clues, choose},
+    choice::{Choice, Clues, choose, preview},
     cookie::{Context, Found, Ids, Keys, MadeKey, read, set_cookie},
     table::{Cursor, Known, Learned, SessionHold, Table},
 };

@@ -166,11 +166,17 @@ impl Table {
     pub fn find(&self, pool: &str, sid: &str, now: Instant) -> Option<Known> {
         self.use_live(pool, sid, now, |entry, now| {
             entry.renew(entry.lifetime(), now);
-            Known {
-                backend: Arc::clone(entry.backend()),
-                lifetime: Duration::from_millis(entry.lifetime().into()),
-            }
+            Known::from(&*entry)
         })
+    }
+
+    /// The session's backend, without counting as a use.
+    pub fn peek(&self, pool: &str, sid: &str, now: Instant) -> Option<Known> {
+        let now = self.tick(now);
+        let place = self.place(pool, sid);
+        let mut shard = self.lock(place.shard);
+        let entry = shard.find(place.tag, pool, sid).filter(|entry| !entry.is_expired(now))?;
+        Some(Known::from(&*entry))
     }
 
     /// Forgets a session. Tunnels that hold it go on, and count it on until they end.
@@ -315,6 +321,15 @@ impl Table {
 
 fn millis(duration: Duration) -> u32 {
     u32::try_from(duration.as_millis()).unwrap_or(u32::MAX)
+}
+
+impl From<&Entry> for Known {
+    fn from(entry: &Entry) -> Self {
+        Self {
+            backend: Arc::clone(entry.backend()),
+            lifetime: Duration::from_millis(entry.lifetime().into()),
+        }
+    }
 }
 
 impl fmt::Debug for Table {
