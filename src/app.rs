@@ -4,6 +4,7 @@
 use std::{
     fmt, io,
     net::SocketAddr,
+    os::fd::OwnedFd,
     path::PathBuf,
     sync::{Arc, atomic::Ordering},
 };
@@ -15,12 +16,19 @@ use tokio::{
 };
 
 use crate::{
-    admin,
+    admin::{
+        self,
+        api::{UpgradeOrder, Upgraded},
+    },
     config::Config,
-    control::{Changes, Control, Operator, Request},
+    control::{Changes, Control, Denied, Fixtures, Operator, Order, Request},
     http::proxy::Proxy,
-    net::listener,
+    net::{
+        given::{self, Given, Purpose},
+        listener,
+    },
     observe::BackendSample,
+    upgrade::{Inheritance, Joining, Launch},
     upstream::Life,
 };
 
@@ -42,7 +50,8 @@ impl std::error::Error for StartError {}
 /// A bound process: every socket is open, and connections are accepted.
 pub struct App {
     control: Control,
-    admin: Option<TcpListener>,
+    /// With the address that was asked for.
+    admin: Option<(TcpListener, SocketAddr)>,
 }
 
 /// A running process.
@@ -58,18 +67,53 @@ pub struct Running {
 pub struct Remote(mpsc::Sender<Request>);
 
 impl App {
-    /// Binds and builds everything.
+    /// Binds and builds everything; sockets that the service manager passed are `given`.
     ///
     /// # Errors
     /// An address that cannot be listened on, an access log that cannot be opened, a certificate
     /// that rustls refuses; the text names it.
-    pub async fn bind(config: Config) -> Result<Self, StartError> {
+    pub async fn bind(config: Config, given: Given) -> Result<Self, StartError> {
+        Self::build(config, Inheritance { given, ..Inheritance::default() }).await
+    }
+
+    /// Takes over from another process: binds what that one has not, builds everything, learns its
+    /// sessions, accepts, and returns once the other one accepts nothing any more.
+    ///
+    /// # Errors
+    /// As for [`bind`](Self::bind), and where the other process is not understood. It knows then, and
+    /// serves on.
+    pub async fn take_over(config: Config, mut joining: Joining) -> Result<Self, StartError> {
+        match Self::prepare(config, &mut joining).await {
+            Ok(mut app) => {
+                app.control.open();
+                joining.ready().await;
+                let proxy = Arc::clone(app.control.proxy());
+                tokio::spawn(joining.follow(proxy, app.control.predecessors().clone()));
+                Ok(app)
+            }
+            Err(error) => {
+                joining.give_up(&error.to_string()).await;
+                Err(error)
+            }
+        }
+    }
+
+    async fn prepare(config: Config, joining: &mut Joining) -> Result<Self, StartError> {
+        let mut app = Self::build(config, joining.inheritance()).await?;
+        let late = joining.prepared(app.control.proxy()).await;
+        app.control.remember(late.map_err(|error| StartError(error.to_string()))?);
+        Ok(app)
+    }
+
+    async fn build(config: Config, mut from: Inheritance) -> Result<Self, StartError> {
         let told = |error: &dyn fmt::Display| StartError(error.to_string());
         let admin = match config.admin.metrics {
-            Some(address) => Some(bind_admin(address).map_err(|error| told(&error))?),
+            Some(address) => {
+                Some(bind_admin(address, &mut from.given).map_err(|error| told(&error))?)
+            }
             None => None,
         };
-        let control = Control::new(config).await.map_err(|error| told(&error))?;
+        let control = Control::new(config, from).await.map_err(|error| told(&error))?;
         Ok(Self { control, admin })
     }
 
@@ -80,17 +124,23 @@ impl App {
 
     /// Address of the metrics and readiness endpoint.
     pub fn admin(&self) -> Option<SocketAddr> {
-        self.admin.as_ref().and_then(|socket| socket.local_addr().ok())
+        self.admin.as_ref().and_then(|(socket, _)| socket.local_addr().ok())
     }
 
-    /// Runs. `file`, where there is one, is watched and read again at each reload.
-    pub fn start(self, file: Option<PathBuf>) -> Running {
+    /// Runs. `file`, where there is one, is watched and read again at each reload. `launch` is how to
+    /// start the next process at an upgrade, or why that makes no sense.
+    pub fn start(mut self, file: Option<PathBuf>, launch: Result<Launch, String>) -> Running {
         let addresses = self.addresses();
         let (requests, received) = mpsc::channel(REQUESTS);
-        if let Some(socket) = self.admin {
+        let mut fixtures = Fixtures { copies: Box::new(|| Ok(Vec::new())), leave: Box::new(|| {}) };
+        if let Some((socket, address)) = self.admin {
+            let copy = given::copy(&socket);
             let state = admin_state(Arc::clone(self.control.proxy()), requests.clone());
-            tokio::spawn(admin::serve(socket, Arc::new(state)));
+            let serving = tokio::spawn(admin::serve(socket, Arc::new(state))).abort_handle();
+            fixtures.copies = Box::new(move || metrics_copy(&copy, address));
+            fixtures.leave = Box::new(move || serving.abort());
         }
+        self.control.can_hand_over(launch, fixtures);
         let operator = Operator::new(requests.clone(), Arc::clone(self.control.proxy()));
         let again = requests.downgrade();
         let control = tokio::spawn(self.control.run(file, received, again));
@@ -114,6 +164,12 @@ impl Running {
         Remote(self.requests.clone())
     }
 
+    /// Resolves when the process has come to its end by itself: another one has taken over, and nothing
+    /// is left here. Cancel-safe.
+    pub async fn ended(&mut self) {
+        let _ = (&mut self.control).await;
+    }
+
     /// Stops accepting, waits for requests and tunnels to end, cuts them at the configured deadline.
     pub async fn drain(self) {
         let (answer, done) = oneshot::channel();
@@ -130,6 +186,17 @@ impl Remote {
         let _ = self.0.send(Request::Hangup).await;
     }
 
+    /// What SIGUSR2 means: hand over to the binary that is there now.
+    ///
+    /// # Errors
+    /// Why the new process does not serve; this one does then.
+    pub async fn upgrade(&self) -> Result<Upgraded, Denied> {
+        let (answer, outcome) = oneshot::channel();
+        let request = Request::Order(Order::Upgrade(UpgradeOrder::default(), answer));
+        self.0.send(request).await.map_err(|_| Denied::Stopping)?;
+        outcome.await.map_err(|_| Denied::Stopping)?
+    }
+
     /// Puts another configuration in force.
     ///
     /// # Errors
@@ -142,9 +209,23 @@ impl Remote {
     }
 }
 
-fn bind_admin(address: SocketAddr) -> io::Result<TcpListener> {
-    listener::bind_one(address)
-        .map_err(|error| io::Error::new(error.kind(), format!("admin: bind {address}: {error}")))
+fn bind_admin(address: SocketAddr, given: &mut Given) -> io::Result<(TcpListener, SocketAddr)> {
+    let bound = match given.tcp(&Purpose::Metrics(address)) {
+        Ok(Some(socket)) => TcpListener::from_std(socket),
+        Ok(None) => listener::bind_one(address),
+        Err(error) => Err(error),
+    };
+    let named =
+        |error: io::Error| io::Error::new(error.kind(), format!("admin: bind {address}: {error}"));
+    Ok((bound.map_err(named)?, address))
+}
+
+fn metrics_copy(
+    socket: &io::Result<OwnedFd>,
+    address: SocketAddr,
+) -> io::Result<Vec<(Purpose, OwnedFd)>> {
+    let socket = socket.as_ref().map_err(|error| io::Error::from(error.kind()))?;
+    Ok(vec![(Purpose::Metrics(address), socket.try_clone()?)])
 }
 
 fn admin_state(proxy: Arc<Proxy>, requests: mpsc::Sender<Request>) -> admin::State {
