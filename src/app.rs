@@ -14,11 +14,16 @@ use tokio::{
 };
 
 use crate::{
-    admin,
+    admin::{
+        self,
+        api::{UpgradeOrder, Upgraded},
+    },
     config::{AdminRemote, Config},
-    control::{Changes, Control, Operator, Request},
+    control::{Changes, Control, Denied, Fixtures, Operator, Order, Request},
     http::proxy::Proxy,
+    net::given::Given,
     observe::BackendSample,
+    upgrade::{Inheritance, Joining, Launch},
     upstream::Life,
 };
 
@@ -48,7 +53,7 @@ pub struct App {
 pub struct Running {
     requests: mpsc::Sender<Request>,
     control: JoinHandle<()>,
-    admin: admin::Serving,
+    admin: Arc<admin::Serving>,
     addresses: Vec<(String, SocketAddr)>,
     operator: Operator,
 }
@@ -58,16 +63,50 @@ pub struct Running {
 pub struct Remote(mpsc::Sender<Request>);
 
 impl App {
-    /// Binds and builds everything.
+    /// Binds and builds everything; sockets that the service manager passed are `given`.
     ///
     /// # Errors
     /// An address that cannot be listened on, an access log that cannot be opened, a certificate
     /// that rustls refuses; the text names it.
-    pub async fn bind(config: Config) -> Result<Self, StartError> {
+    pub async fn bind(config: Config, given: Given) -> Result<Self, StartError> {
+        Self::build(config, Inheritance { given, ..Inheritance::default() }).await
+    }
+
+    /// Takes over from another process: binds what that one has not, builds everything, learns its
+    /// sessions, accepts, and returns once the other one accepts nothing any more.
+    ///
+    /// # Errors
+    /// As for [`bind`](Self::bind), and where the other process is not understood. It knows then, and
+    /// serves on.
+    pub async fn take_over(config: Config, mut joining: Joining) -> Result<Self, StartError> {
+        match Self::prepare(config, &mut joining).await {
+            Ok(mut app) => {
+                app.control.open();
+                joining.ready().await;
+                let proxy = Arc::clone(app.control.proxy());
+                tokio::spawn(joining.follow(proxy, app.control.predecessors().clone()));
+                Ok(app)
+            }
+            Err(error) => {
+                joining.give_up(&error.to_string()).await;
+                Err(error)
+            }
+        }
+    }
+
+    async fn prepare(config: Config, joining: &mut Joining) -> Result<Self, StartError> {
+        let mut app = Self::build(config, joining.inheritance()).await?;
+        let late = joining.prepared(app.control.proxy()).await;
+        app.control.remember(late.map_err(|error| StartError(error.to_string()))?);
+        Ok(app)
+    }
+
+    async fn build(config: Config, mut from: Inheritance) -> Result<Self, StartError> {
         let told = |error: &dyn fmt::Display| StartError(error.to_string());
-        let admin = admin::Sockets::bind(&config.admin).map_err(|error| told(&error))?;
+        let admin = admin::Sockets::bind(&config.admin, &mut from.given);
+        let admin = admin.map_err(|error| told(&error))?;
         let remote = config.admin.remote.clone();
-        let control = Control::new(config).await.map_err(|error| told(&error))?;
+        let control = Control::new(config, from).await.map_err(|error| told(&error))?;
         Ok(Self { control, admin, remote })
     }
 
@@ -81,13 +120,20 @@ impl App {
         &self.admin
     }
 
-    /// Runs. `file`, where there is one, is watched and read again at each reload.
-    pub fn start(self, file: Option<PathBuf>) -> Running {
+    /// Runs. `file`, where there is one, is watched and read again at each reload. `launch` is how to
+    /// start the next process at an upgrade, or why that makes no sense.
+    pub fn start(mut self, file: Option<PathBuf>, launch: Result<Launch, String>) -> Running {
         let addresses = self.addresses();
         let (requests, received) = mpsc::channel(REQUESTS);
         let operator = Operator::new(requests.clone(), Arc::clone(self.control.proxy()));
         let state = admin_state(Arc::clone(self.control.proxy()), requests.clone());
-        let admin = self.admin.serve(state, &operator, self.remote.as_ref());
+        let admin = Arc::new(self.admin.serve(state, &operator, self.remote.as_ref()));
+        let (copied, left) = (Arc::clone(&admin), Arc::clone(&admin));
+        let fixtures = Fixtures {
+            copies: Box::new(move || copied.copies()),
+            leave: Box::new(move || left.hand_over()),
+        };
+        self.control.can_hand_over(launch, fixtures);
         let again = requests.downgrade();
         let control = tokio::spawn(self.control.run(file, received, again));
         Running { requests, control, admin, addresses, operator }
@@ -110,6 +156,12 @@ impl Running {
         Remote(self.requests.clone())
     }
 
+    /// Resolves when the process has come to its end by itself: another one has taken over, and nothing
+    /// is left here. Cancel-safe.
+    pub async fn ended(&mut self) {
+        let _ = (&mut self.control).await;
+    }
+
     /// Stops accepting, waits for requests and tunnels to end, cuts them at the configured deadline.
     pub async fn drain(self) {
         let (answer, done) = oneshot::channel();
@@ -126,6 +178,17 @@ impl Remote {
     /// What SIGHUP means: reopen the access log and read the file again.
     pub async fn hang_up(&self) {
         let _ = self.0.send(Request::Hangup).await;
+    }
+
+    /// What SIGUSR2 means: hand over to the binary that is there now.
+    ///
+    /// # Errors
+    /// Why the new process does not serve; this one does then.
+    pub async fn upgrade(&self) -> Result<Upgraded, Denied> {
+        let (answer, outcome) = oneshot::channel();
+        let request = Request::Order(Order::Upgrade(UpgradeOrder::default(), answer));
+        self.0.send(request).await.map_err(|_| Denied::Stopping)?;
+        outcome.await.map_err(|_| Denied::Stopping)?
     }
 
     /// Puts another configuration in force.

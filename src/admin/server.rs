@@ -30,6 +30,7 @@ const CONNECTION_WITHIN: Duration = Duration::from_secs(300);
 const PAUSE: Duration = Duration::from_millis(100);
 
 /// Where connections come from.
+#[derive(Clone, Debug)]
 pub(super) enum Socket {
     Tcp(Arc<TcpListener>),
     Unix(Arc<UnixListener>),

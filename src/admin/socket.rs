@@ -29,20 +29,21 @@ const NAME: &str = "moorline.sock";
 /// Where a system keeps such files.
 const RUN: &str = "/run";
 
-/// A bound socket with its file; dropping it removes the file.
+/// A bound socket with its file.
 #[derive(Debug)]
 pub struct UnixSocket {
-    pub(super) listener: Arc<UnixListener>,
-    file: Arc<SocketFile>,
+    listener: Arc<UnixListener>,
+    file: SocketFile,
 }
 
-/// The file of a bound socket.
+/// The file of a bound socket; dropping it removes the file, where that is this process's.
 #[derive(Debug)]
 pub(super) struct SocketFile {
     path: PathBuf,
     /// Device and inode of what was bound: another file by this name is not ours.
     identity: (u64, u64),
-    left: AtomicBool,
+    /// Whether it is this process's to remove.
+    own: AtomicBool,
 }
 
 impl UnixSocket {
@@ -60,7 +61,9 @@ impl UnixSocket {
         let mask = umask(Mode::from_raw_mode(0o177));
         let bound = Listener::bind(path);
         umask(mask);
-        Self::over(bound.map_err(named)?, path).map_err(named)
+        let socket = Self::over(bound.map_err(named)?, path).map_err(named)?;
+        socket.own();
+        Ok(socket)
     }
 
     /// Binds in the user's runtime folder.
@@ -90,20 +93,16 @@ impl UnixSocket {
         Self::bind(&folder.join(NAME))
     }
 
-    /// Takes a socket over that another process has bound here. Must be called within a tokio
-    /// runtime.
+    /// Takes a socket over that another process has bound here. The file stays that process's until
+    /// [`own`](Self::own). Must be called within a tokio runtime.
     ///
     /// # Errors
     /// The file is not there any more, or the operating system's.
     pub fn over(listener: Listener, path: &Path) -> io::Result<Self> {
         listener.set_nonblocking(true)?;
-        let file = SocketFile {
-            path: path.to_owned(),
-            identity: identity(path)?,
-            left: AtomicBool::new(false),
-        };
         let listener = Arc::new(UnixListener::from_std(listener)?);
-        Ok(Self { listener, file: Arc::new(file) })
+        let (path, identity) = (path.to_owned(), identity(path)?);
+        Ok(Self { listener, file: SocketFile { path, identity, own: AtomicBool::new(false) } })
     }
 
     /// Where it is.
@@ -111,21 +110,33 @@ impl UnixSocket {
         &self.file.path
     }
 
-    /// The listening socket, to hand over.
-    pub fn listener(&self) -> &UnixListener {
-        &self.listener
+    /// The listening socket.
+    pub(super) fn listener(&self) -> Arc<UnixListener> {
+        Arc::clone(&self.listener)
     }
 
-    /// From now on the file is another process's: it is not removed.
-    pub fn leave(&self) {
-        self.file.left.store(true, Ordering::Release);
+    /// From now on the file is this process's: it goes with it.
+    pub(super) fn own(&self) {
+        self.file.own.store(true, Ordering::Release);
+    }
+
+    /// The file alone; whoever listens has the socket.
+    pub(super) fn into_file(self) -> SocketFile {
+        self.file
+    }
+}
+
+impl SocketFile {
+    /// From now on the file is another process's.
+    pub(super) fn leave(&self) {
+        self.own.store(false, Ordering::Release);
     }
 }
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
         let ours = identity(&self.path).is_ok_and(|identity| identity == self.identity);
-        if ours && !self.left.load(Ordering::Acquire) {
+        if ours && self.own.load(Ordering::Acquire) {
             let _ = fs::remove_file(&self.path);
         }
     }
@@ -205,7 +216,7 @@ mod tests {
         assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
         assert!(error.to_string().contains(&path.display().to_string()), "{error}");
         // As a killed process leaves it.
-        first.leave();
+        first.file.leave();
         drop(first);
         assert!(path.exists());
         let second = UnixSocket::bind(&path).unwrap();

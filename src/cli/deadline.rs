@@ -45,7 +45,7 @@ mod tests {
 
     fn minutes(now: &str, time: &str) -> u64 {
         let now: jiff::civil::DateTime = now.parse().unwrap();
-        let now = now.to_zoned(jiff::tz::TimeZone::UTC).unwrap();
+        let now = now.to_zoned_datetime(jiff::tz::TimeZone::UTC).unwrap();
         from(&now, super::time(time).unwrap()).unwrap().as_secs() / 60
     }
 

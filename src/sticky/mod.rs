@@ -11,6 +11,6 @@ pub mod table;
 
 pub use self::{
     choice::{Choice, Clues, choose, preview},
-    cookie::{Context, Found, Ids, Keys, read, set_cookie},
-    table::{Known, SessionHold, Table},
+    cookie::{Context, Found, Ids, Keys, MadeKey, read, set_cookie},
+    table::{Cursor, Known, Learned, SessionHold, Table},
 };
