@@ -22,7 +22,7 @@ use crate::{
     observe::{AccessLog, Metrics},
     route,
     snapshot::{self, Current, Snapshot},
-    sticky::{Keys, Table},
+    sticky::{Keys, Memory, Table},
     upstream::{self, Backend, Life},
 };
 
@@ -108,6 +108,7 @@ impl Control {
         let proxy = Arc::new(Proxy {
             snapshot: Current::from_pointee(empty),
             sids: Table::new(&config.sessions),
+            memory: Memory::new(),
             tunnels: Arc::default(),
             metrics,
             log: Arc::new(ArcSwap::from_pointee(log)),

@@ -36,7 +36,7 @@ use crate::{
     net::tls::TicketKeys,
     observe::AccessLog,
     sticky::Keys,
-    upstream::Backend,
+    upstream::{self, Backend},
 };
 
 /// Period of the housekeeping: expired sids and idle connections go.
@@ -95,6 +95,7 @@ impl Control {
             self.reload(file.as_deref(), &mut watcher).await;
         }
         let mut housekeeping = tokio::time::interval(HOUSEKEEPING);
+        let mut tend = tokio::time::interval(upstream::TEND);
         let mut resolve = tokio::time::interval_at(Instant::now() + RESOLVE_AGAIN, RESOLVE_AGAIN);
         loop {
             tokio::select! {
@@ -118,6 +119,7 @@ impl Control {
                     None => return,
                 },
                 _ = housekeeping.tick() => self.keep_house(),
+                _ = tend.tick() => self.tend(),
                 _ = resolve.tick() => resolve::again(&self.backends),
             }
         }
@@ -151,6 +153,14 @@ impl Control {
             }
         }
         resolve::again(&self.backends);
+    }
+
+    /// Lets backends grow into their weight, and in again after an ejection.
+    fn tend(&self) {
+        let now = std::time::Instant::now();
+        for pool in &self.proxy.snapshot.load().pools {
+            pool.upstream.tend(now);
+        }
     }
 
     fn keep_house(&mut self) {

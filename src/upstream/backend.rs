@@ -16,6 +16,7 @@ use std::{
 };
 
 use arc_swap::{ArcSwapAny, ArcSwapOption};
+use xxhash_rust::xxh3::xxh3_64;
 
 use super::{
     admission::{Moment, Schedule, Verdict, come_back},
@@ -37,6 +38,7 @@ pub struct Backend {
     name: Arc<str>,
     address: config::Address,
     serial: u64,
+    tag: u64,
     load: Arc<Load>,
     addresses: ArcSwapAny<Arc<Arc<[SocketAddr]>>>,
     idle: Idle,
@@ -102,6 +104,8 @@ impl Backend {
             name: Arc::from(config.name.as_str()),
             address: config.address.clone(),
             serial: SERIAL.fetch_add(1, Ordering::Relaxed),
+            // Spaces and line ends are in no name and no address.
+            tag: xxh3_64(format!("{pool}\n{}\n{}", config.name, config.address).as_bytes()),
             load: Arc::new(Load::new(config.weight)),
             addresses: ArcSwapAny::new(Arc::new(addresses)),
             idle: Idle::new(reuse),
@@ -147,6 +151,11 @@ impl Backend {
     /// A number that no other backend of this process has or had.
     pub fn serial(&self) -> u64 {
         self.serial
+    }
+
+    /// Stands for its pool, name and address, in other processes too.
+    pub fn tag(&self) -> u64 {
+        self.tag
     }
 
     /// Share of new sessions relative to its neighbours; at least 1.
