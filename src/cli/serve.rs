@@ -6,6 +6,7 @@ use anyhow::Context as _;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::{
+    admin::Sockets,
     app::{App, Remote},
     config::{Config, Protocol},
     systemd,
@@ -136,14 +137,20 @@ async fn hang_ups(mut hangups: Signal, remote: Remote) {
 }
 
 /// One line an address, then `ready`: connections are accepted from here on.
-fn announce(addresses: &[(String, SocketAddr)], schemes: &Schemes, admin: Option<SocketAddr>) {
+fn announce(addresses: &[(String, SocketAddr)], schemes: &Schemes, admin: &Sockets) {
     let mut err = std::io::stderr().lock();
     for (name, address) in addresses {
         let scheme = schemes.iter().find(|(of, _)| of == name).map_or("http", |(_, s)| s);
         let _ = writeln!(err, "listening on {scheme}://{address} ({name})");
     }
-    if let Some(address) = admin {
+    if let Some(address) = admin.metrics_address() {
         let _ = writeln!(err, "metrics on http://{address}/metrics");
+    }
+    if let Some(path) = admin.path() {
+        let _ = writeln!(err, "admin API on {}", path.display());
+    }
+    if let Some(address) = admin.remote_address() {
+        let _ = writeln!(err, "admin API on http://{address}");
     }
     let _ = writeln!(err, "ready");
 }
