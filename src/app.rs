@@ -222,6 +222,11 @@ fn samples(proxy: &Proxy) -> Vec<BackendSample> {
             sessions: backend.sessions(),
             requests: backend.requests(),
             idle: backend.idle().len(),
+            ejected: backend.is_ejected(),
+            ramp: backend.ramp(),
+            connections: backend.connections_in_use(),
+            pending: backend.requests_pending(),
+            waiting: backend.sessions_waiting(),
         })
         .collect()
 }

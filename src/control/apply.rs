@@ -25,7 +25,7 @@ use crate::{
     observe::{AccessLog, Metrics},
     route,
     snapshot::{self, Current, Snapshot},
-    sticky::{Keys, Table},
+    sticky::{Keys, Memory, Table},
     systemd::Notifier,
     upgrade::Inheritance,
     upstream::{self, Backend, Life},
@@ -114,6 +114,7 @@ impl Control {
         let proxy = Arc::new(Proxy {
             snapshot: Current::from_pointee(empty),
             sids: Table::new(&config.sessions),
+            memory: Memory::new(),
             tunnels: Arc::default(),
             metrics,
             log: Arc::new(ArcSwap::from_pointee(log)),

@@ -45,7 +45,7 @@ use crate::{
     observe::AccessLog,
     sticky::Keys,
     systemd::Notifier,
-    upstream::Backend,
+    upstream::{self, Backend},
 };
 
 /// Period of the housekeeping: expired sids and idle connections go.
@@ -131,6 +131,7 @@ impl Control {
         self.notifier.ready();
         let mut alive = Notifier::watchdog().map(tokio::time::interval);
         let mut housekeeping = tokio::time::interval(HOUSEKEEPING);
+        let mut tend = tokio::time::interval(upstream::TEND);
         let mut resolve = tokio::time::interval_at(Instant::now() + RESOLVE_AGAIN, RESOLVE_AGAIN);
         loop {
             tokio::select! {
@@ -151,6 +152,7 @@ impl Control {
                 }
                 () = tick(&mut alive) => self.notifier.alive(),
                 _ = housekeeping.tick() => self.keep_house(),
+                _ = tend.tick() => self.tend(),
                 _ = resolve.tick() => resolve::again(&self.backends),
             }
         }
@@ -258,6 +260,14 @@ impl Control {
             Err(error) => {
                 tracing::error!(pool = name, %error, "what the source says cannot be put in force")
             }
+        }
+    }
+
+    /// Lets backends grow into their weight, and in again after an ejection.
+    fn tend(&self) {
+        let now = std::time::Instant::now();
+        for pool in &self.proxy.snapshot.load().pools {
+            pool.upstream.tend(now);
         }
     }
 
