@@ -219,6 +219,10 @@ impl Call<'_> {
     }
 
     fn json<T: DeserializeOwned>(&self) -> Result<T, Problem> {
+        // An array would do for serde: its elements as fields, in order, and `[]` would mean everything.
+        if !self.body.trim_ascii_start().starts_with(b"{") {
+            return Err(Problem::Invalid("the body must be a JSON object".to_owned()));
+        }
         serde_json::from_slice(&self.body)
             .map_err(|error| Problem::Invalid(format!("the body is wrong: {error}")))
     }
