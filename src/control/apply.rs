@@ -15,8 +15,8 @@ use rustls::ServerConfig;
 use tokio::{sync::Semaphore, task::JoinHandle};
 
 use super::{
-    Control, doors::Doors, handover::Handover, health, overlay::Overlay, report::Since, resolve,
-    retire,
+    Control, discovery::Discovery, doors::Doors, handover::Handover, health, overlay::Overlay,
+    report::Since, resolve, retire,
 };
 use crate::{
     config::{self, Config, CookieKeys, Protocol},
@@ -128,6 +128,7 @@ impl Control {
             typed: nothing.clone(),
             config: nothing,
             overlay: Overlay::default(),
+            discovery: Discovery::new(config.admin.clone()),
             file: None,
             watcher: None,
             since: Since::now(),
@@ -148,6 +149,9 @@ impl Control {
         }
         let mut overlay = Self::inherited_overlay(from.values);
         overlay.settle(&config);
+        for (pool, outcome) in control.discovery.first(&config.pools).await {
+            overlay.found(pool, outcome);
+        }
         control.compose(config, overlay).await?;
         control.doors.close_given();
         Ok(control)
@@ -185,6 +189,7 @@ impl Control {
         };
         self.typed = typed;
         self.overlay = overlay;
+        self.discovery.follow(&self.typed.pools);
         self.obey_drains();
         Ok(changes)
     }

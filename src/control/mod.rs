@@ -5,6 +5,7 @@
 //! configuration. Checks come before the first effect: a refused change has none.
 
 mod apply;
+mod discovery;
 mod doors;
 mod handover;
 mod health;
@@ -36,7 +37,10 @@ pub use self::{
     operator::{Denied, Operator},
     orders::Order,
 };
-use self::{doors::Doors, handover::Handover, overlay::Overlay, report::Since, watch::Watcher};
+use self::{
+    discovery::Discovery, doors::Doors, handover::Handover, overlay::Overlay, report::Since,
+    watch::Watcher,
+};
 use crate::{
     admin::api::ReloadState,
     config::{self, Config, check},
@@ -69,6 +73,7 @@ pub struct Control {
     /// What is in force: that with the layers upon it.
     config: Config,
     overlay: Overlay,
+    discovery: Discovery,
     /// Where the configuration is read from; `None`: it came from flags.
     file: Option<PathBuf>,
     watcher: Option<Watcher>,
@@ -121,6 +126,8 @@ impl Control {
         again: mpsc::WeakSender<Request>,
     ) {
         self.file = file;
+        self.discovery.tell(again.clone());
+        self.discovery.follow(&self.typed.pools);
         if self.file.is_some() {
             let mut watcher = Watcher::new(again);
             watcher.watch(&self.typed.watched);
