@@ -17,7 +17,7 @@ use tokio::{
 use crate::{
     admin,
     config::Config,
-    control::{Changes, Control, Request},
+    control::{Changes, Control, Operator, Request},
     http::proxy::Proxy,
     net::listener,
     observe::BackendSample,
@@ -50,6 +50,7 @@ pub struct Running {
     requests: mpsc::Sender<Request>,
     control: JoinHandle<()>,
     addresses: Vec<(String, SocketAddr)>,
+    operator: Operator,
 }
 
 /// Asks a running process for something; cheap to clone.
@@ -90,9 +91,10 @@ impl App {
             let state = admin_state(Arc::clone(self.control.proxy()), requests.clone());
             tokio::spawn(admin::serve(socket, Arc::new(state)));
         }
+        let operator = Operator::new(requests.clone(), Arc::clone(self.control.proxy()));
         let again = requests.downgrade();
         let control = tokio::spawn(self.control.run(file, received, again));
-        Running { requests, control, addresses }
+        Running { requests, control, addresses, operator }
     }
 }
 
@@ -100,6 +102,11 @@ impl Running {
     /// Addresses listened on at the start, by listener name.
     pub fn addresses(&self) -> &[(String, SocketAddr)] {
         &self.addresses
+    }
+
+    /// The operator's door.
+    pub fn operator(&self) -> &Operator {
+        &self.operator
     }
 
     /// Something to ask by, for signal handlers.

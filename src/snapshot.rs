@@ -25,13 +25,22 @@ pub type Current = ArcSwap<Snapshot>;
 #[derive(Debug)]
 pub struct Snapshot {
     /// From host and path to a pool.
-    pub routes: Table<Arc<Pool>>,
+    pub routes: Table<Rule>,
     /// Every pool, in file order.
     pub pools: Vec<Arc<Pool>>,
     /// Policies by listener name.
     pub listeners: HashMap<Arc<str>, Arc<Listener>>,
     /// Peers whose forwarding headers are believed.
     pub trusted: Vec<IpNet>,
+}
+
+/// What a route leads to.
+#[derive(Clone, Debug)]
+pub struct Rule {
+    /// The route as it is told: its host, where it has one, and its path.
+    pub name: Arc<str>,
+    /// Who answers.
+    pub pool: Arc<Pool>,
 }
 
 /// What a listener does with a connection; its sockets live elsewhere.
@@ -57,6 +66,8 @@ pub struct Pool {
     /// Backends on their way out of the pool: they take nothing new, but hold sessions.
     leaving: Vec<Arc<Backend>>,
     ids: Ids,
+    /// The pool's name, to keep.
+    label: Arc<str>,
     /// Place of a backend in [`Ids`], by serial.
     places: HashMap<u64, usize>,
 }
@@ -76,7 +87,13 @@ impl Pool {
         let backends = upstream.backends();
         let ids = Ids::new(keys, upstream.name(), backends.iter().map(|b| b.name()));
         let places = backends.iter().enumerate().map(|(place, b)| (b.serial(), place)).collect();
-        Self { upstream, leaving, ids, places }
+        let label = Arc::from(upstream.name());
+        Self { upstream, leaving, ids, label, places }
+    }
+
+    /// Its name, to keep.
+    pub fn label(&self) -> &Arc<str> {
+        &self.label
     }
 
     /// The pool's configuration.

@@ -13,10 +13,10 @@ use super::{
 };
 
 /// Most backends of one pool.
-const MOST: usize = 65_536;
+pub(crate) const MOST: usize = 65_536;
 
 /// Largest weight: the difference between two backends stays a sane number.
-const HEAVIEST: u32 = 65_535;
+pub(crate) const HEAVIEST: u32 = 65_535;
 
 /// Reads an array of addresses and tables, or `{ file = "…" }`.
 pub(super) fn all(value: &Value<'_>) -> Vec<Backend> {

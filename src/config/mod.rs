@@ -28,6 +28,11 @@ use std::{fmt, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 use ipnet::IpNet;
 use rustls::sign::CertifiedKey;
 
+pub(crate) use self::{
+    backends::{HEAVIEST, MOST as MOST_BACKENDS},
+    names::valid as valid_name,
+};
+
 /// Everything one process runs by. Two equal configurations are interchangeable.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Config {
@@ -125,6 +130,17 @@ pub struct Route {
     pub path: String,
     /// Name of a pool in [`Config::pools`].
     pub pool: String,
+}
+
+impl fmt::Display for Route {
+    /// Its host, where it has one, and its path.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.host {
+            HostPattern::Any => f.write_str(&self.path),
+            HostPattern::Exact(name) => write!(f, "{name}{}", self.path),
+            HostPattern::Wildcard(suffix) => write!(f, "*.{suffix}{}", self.path),
+        }
+    }
 }
 
 /// Hosts that a route covers; names are lower case and without a port.

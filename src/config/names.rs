@@ -18,7 +18,7 @@ pub(super) fn check(file: &File<'_>, at: &Span, name: &str) {
 }
 
 /// A name is shown in logs and metrics: visible, of bounded length.
-pub(super) fn valid(name: &str) -> Result<(), Wrong> {
+pub(crate) fn valid(name: &str) -> Result<(), Wrong> {
     if name.trim().is_empty() {
         return Err(Wrong::new("a name is empty"));
     }

@@ -14,7 +14,7 @@ use arc_swap::ArcSwap;
 use rustls::ServerConfig;
 use tokio::{sync::Semaphore, task::JoinHandle};
 
-use super::{Control, doors::Doors, health, resolve, retire};
+use super::{Control, doors::Doors, health, overlay::Overlay, report::Since, resolve, retire};
 use crate::{
     config::{self, Config, CookieKeys, Protocol},
     http::proxy::Proxy,
@@ -115,9 +115,17 @@ impl Control {
             search_memory: Arc::new(Semaphore::new(SEARCH_MEMORY)),
             draining: AtomicBool::new(false),
         });
+        // In force is nothing yet but what is never compared.
+        let nothing = Config { listeners: Vec::new(), pools: Vec::new(), ..config.clone() };
         let mut control = Self {
             proxy,
-            config: Config { listeners: Vec::new(), ..config.clone() },
+            typed: nothing.clone(),
+            config: nothing,
+            overlay: Overlay::default(),
+            file: None,
+            watcher: None,
+            since: Since::now(),
+            reload: None,
             keys,
             tickets,
             doors: Doors::default(),
@@ -125,20 +133,40 @@ impl Control {
             probes: HashMap::new(),
             retiring: HashMap::new(),
         };
-        control.config.pools.clear();
-        control.put_in_force(config).await?;
+        control.put_in_force(config.clone()).await?;
+        control.typed = config;
         Ok(control)
     }
 
-    /// Puts a new configuration in force, in one swap, or changes nothing.
+    /// Puts what a new file says in force, in one swap, or changes nothing. Orders that have no place
+    /// in it any more are forgotten.
     ///
     /// # Errors
     /// As for [`new`](Self::new).
-    pub(crate) async fn apply(&mut self, config: Config) -> Result<Changes, Refused> {
-        if config == self.config {
-            return Ok(Changes::default());
-        }
-        self.put_in_force(config).await
+    pub(crate) async fn apply(&mut self, typed: Config) -> Result<Changes, Refused> {
+        let mut overlay = self.overlay.clone();
+        overlay.settle(&typed);
+        self.compose(typed, overlay).await
+    }
+
+    /// Puts a file's configuration in force with these layers upon it, or changes nothing.
+    ///
+    /// # Errors
+    /// As for [`new`](Self::new).
+    pub(super) async fn compose(
+        &mut self,
+        typed: Config,
+        overlay: Overlay,
+    ) -> Result<Changes, Refused> {
+        let config = overlay.over(&typed);
+        let changes = match config == self.config {
+            true => Changes::default(),
+            false => self.put_in_force(config).await?,
+        };
+        self.typed = typed;
+        self.overlay = overlay;
+        self.obey_drains();
+        Ok(changes)
     }
 
     async fn put_in_force(&mut self, config: Config) -> Result<Changes, Refused> {
@@ -163,7 +191,8 @@ impl Control {
         let pools = self.pools_of(&config, &members, new_keys);
         let routes = config.routes.iter().filter_map(|rule| {
             let pool = pools.iter().find(|pool| pool.upstream.name() == rule.pool)?;
-            Some((rule.host.clone(), rule.path.clone(), Arc::clone(pool)))
+            let (name, pool) = (Arc::from(rule.to_string()), Arc::clone(pool));
+            Some((rule.host.clone(), rule.path.clone(), snapshot::Rule { name, pool }))
         });
         let snapshot = Snapshot {
             routes: route::Table::new(routes),

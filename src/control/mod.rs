@@ -8,6 +8,10 @@ mod apply;
 mod doors;
 mod health;
 pub mod operator;
+mod orders;
+mod overlay;
+mod plan;
+mod report;
 mod resolve;
 mod retire;
 mod watch;
@@ -28,9 +32,11 @@ use tokio::{
 pub use self::{
     apply::Changes,
     operator::{Denied, Operator},
+    orders::Order,
 };
-use self::{doors::Doors, watch::Watcher};
+use self::{doors::Doors, overlay::Overlay, report::Since, watch::Watcher};
 use crate::{
+    admin::api::ReloadState,
     config::{self, Config, check},
     http::proxy::Proxy,
     net::tls::TicketKeys,
@@ -55,7 +61,18 @@ const LOAD: Duration = Duration::from_secs(10);
 /// Everything that outlives a configuration.
 pub struct Control {
     proxy: Arc<Proxy>,
+    /// What the file says.
+    typed: Config,
+    /// What is in force: that with the layers upon it.
     config: Config,
+    overlay: Overlay,
+    /// Where the configuration is read from; `None`: it came from flags.
+    file: Option<PathBuf>,
+    watcher: Option<Watcher>,
+    /// When the process began to serve.
+    since: Since,
+    /// How the newest reload went.
+    reload: Option<ReloadState>,
     keys: Keys,
     tickets: TicketKeys,
     doors: Doors,
@@ -76,6 +93,15 @@ pub enum Request {
     Apply(Box<Config>, oneshot::Sender<Result<Changes, String>>),
     /// Reopen the access log and reload: what SIGHUP means.
     Hangup,
+    /// A pool's source has answered, or failed to.
+    Discovered {
+        /// The pool.
+        pool: String,
+        /// Its backends, or why there is no answer.
+        outcome: Result<Vec<config::Backend>, String>,
+    },
+    /// Carry an operator's order out, or answer a question.
+    Order(Order),
     /// Stop accepting and drain; answered when everything has ended or was cut.
     Stop(oneshot::Sender<()>),
 }
@@ -88,11 +114,13 @@ impl Control {
         mut requests: mpsc::Receiver<Request>,
         again: mpsc::WeakSender<Request>,
     ) {
-        let mut watcher = Watcher::new(again);
-        if file.is_some() {
-            watcher.watch(&self.config.watched);
+        self.file = file;
+        if self.file.is_some() {
+            let mut watcher = Watcher::new(again);
+            watcher.watch(&self.typed.watched);
+            self.watcher = Some(watcher);
             // An edit between the first reading and the watch would go unseen.
-            self.reload(file.as_deref(), &mut watcher).await;
+            self.reload().await;
         }
         let mut housekeeping = tokio::time::interval(HOUSEKEEPING);
         let mut tend = tokio::time::interval(upstream::TEND);
@@ -100,22 +128,12 @@ impl Control {
         loop {
             tokio::select! {
                 request = requests.recv() => match request {
-                    Some(Request::Reload) => self.reload(file.as_deref(), &mut watcher).await,
-                    Some(Request::Hangup) => {
-                        if let Err(error) = self.proxy.log.load().reopen() {
-                            tracing::error!(%error, "the access log could not be reopened");
-                        }
-                        self.reload(file.as_deref(), &mut watcher).await;
-                    }
-                    Some(Request::Apply(config, answer)) => {
-                        let outcome = self.apply(*config).await.map_err(|e| e.to_string());
-                        let _ = answer.send(outcome);
-                    }
                     Some(Request::Stop(answer)) => {
                         self.stop().await;
                         let _ = answer.send(());
                         return;
                     }
+                    Some(request) => self.serve(request).await,
                     None => return,
                 },
                 _ = housekeeping.tick() => self.keep_house(),
@@ -125,29 +143,40 @@ impl Control {
         }
     }
 
-    /// Reads the file and applies it. A faulty one is told, with every fault, and changes nothing.
-    async fn reload(&mut self, file: Option<&std::path::Path>, watcher: &mut Watcher) {
-        let Some(file) = file else { return };
-        let path = file.to_owned();
-        // Files are read off the runtime: a slow disk must not hold up a request.
-        let loading = tokio::task::spawn_blocking(move || check::load(&path));
-        let outcome = match timeout(LOAD, loading).await {
-            Ok(Ok(Ok(config))) => {
-                watcher.watch(&config.watched);
-                self.apply(config).await.map_err(|error| error.to_string())
+    /// Does what is asked, but for a stop.
+    async fn serve(&mut self, request: Request) {
+        match request {
+            Request::Reload => self.reload().await,
+            Request::Hangup => {
+                if let Err(error) = self.proxy.log.load().reopen() {
+                    tracing::error!(%error, "the access log could not be reopened");
+                }
+                self.reload().await;
             }
-            Ok(Ok(Err(faults))) => Err(faults.to_string()),
-            Ok(Err(error)) => Err(error.to_string()),
-            Err(_) => Err(format!("{}: reading it takes too long", file.display())),
+            Request::Apply(config, answer) => {
+                let outcome = self.apply(*config).await.map_err(|e| e.to_string());
+                let _ = answer.send(outcome);
+            }
+            Request::Discovered { pool, outcome } => self.discovered(pool, outcome).await,
+            Request::Order(order) => self.obey(order).await,
+            Request::Stop(answer) => drop(answer),
+        }
+    }
+
+    /// Reads the file and applies it. A faulty one is told, with every fault, and changes nothing.
+    async fn reload(&mut self) {
+        if self.file.is_none() {
+            return;
+        }
+        let outcome = match self.read().await {
+            Ok(config) => self.apply(config).await.map_err(|error| error.to_string()),
+            Err(faults) => Err(faults),
         };
+        self.note_reload(outcome.as_ref().map(Changes::is_empty));
         match outcome {
             Ok(changes) if changes.is_empty() => tracing::debug!("reloaded: nothing changed"),
-            Ok(changes) => {
-                self.proxy.metrics.reloads_ok.inc();
-                tracing::info!(%changes, "reloaded");
-            }
+            Ok(changes) => tracing::info!(%changes, "reloaded"),
             Err(faults) => {
-                self.proxy.metrics.reloads_refused.inc();
                 tracing::error!("reload refused; the configuration in force goes on serving");
                 eprintln!("{faults}");
             }
@@ -160,6 +189,60 @@ impl Control {
         let now = std::time::Instant::now();
         for pool in &self.proxy.snapshot.load().pools {
             pool.upstream.tend(now);
+        }
+    }
+
+    /// The file as it is now, checked; from here on its files are watched.
+    async fn read(&mut self) -> Result<Config, String> {
+        let Some(path) = self.file.clone() else {
+            return Err("this process runs without a file".to_owned());
+        };
+        let shown = path.display().to_string();
+        // Files are read off the runtime: a slow disk must not hold up a request.
+        let loading = tokio::task::spawn_blocking(move || check::load(&path));
+        match timeout(LOAD, loading).await {
+            Ok(Ok(Ok(config))) => {
+                if let Some(watcher) = &mut self.watcher {
+                    watcher.watch(&config.watched);
+                }
+                Ok(config)
+            }
+            Ok(Ok(Err(faults))) => Err(faults.to_string()),
+            Ok(Err(error)) => Err(error.to_string()),
+            Err(_) => Err(format!("{shown}: reading it takes too long")),
+        }
+    }
+
+    fn note_reload(&mut self, outcome: Result<bool, &String>) {
+        let metrics = &self.proxy.metrics;
+        let error = match outcome {
+            Ok(true) => None,
+            Ok(false) => {
+                metrics.reloads_ok.inc();
+                None
+            }
+            Err(faults) => {
+                metrics.reloads_refused.inc();
+                Some(faults.clone())
+            }
+        };
+        self.reload = Some(ReloadState { at: unix_now(), error });
+    }
+
+    /// Puts what a source has found in force.
+    async fn discovered(&mut self, pool: String, outcome: Result<Vec<config::Backend>, String>) {
+        let mut overlay = self.overlay.clone();
+        let name = pool.clone();
+        if !overlay.found(pool, outcome) {
+            self.overlay = overlay;
+            return;
+        }
+        match self.compose(self.typed.clone(), overlay).await {
+            Ok(changes) if changes.is_empty() => {}
+            Ok(changes) => tracing::info!(pool = name, %changes, "the pool's source has changed"),
+            Err(error) => {
+                tracing::error!(pool = name, %error, "what the source says cannot be put in force")
+            }
         }
     }
 
@@ -195,4 +278,10 @@ impl Control {
             self.proxy.log.store(Arc::new(off));
         }
     }
+}
+
+/// Seconds since 1970.
+fn unix_now() -> f64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    since.unwrap_or_default().as_secs_f64()
 }

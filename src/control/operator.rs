@@ -4,16 +4,23 @@
 //! Questions about the moment are answered from what the data path shares, without waiting for the
 //! control task; orders go to that task and wait for its answer. Must not know HTTP.
 
-use std::fmt;
+use std::{fmt, sync::Arc};
 
+use tokio::sync::{mpsc, oneshot};
+
+use super::{Order, Request};
 use crate::admin::api::{
     BackendState, DrainOrder, ExplainOrder, Explanation, NewBackend, Plan, PlanOrder, ReloadOrder,
     Sessions, Status, Target, UpgradeOrder, Upgraded, Whereabouts,
 };
+use crate::{config::Config, http::proxy::Proxy};
 
 /// Asks and orders; cheap to clone.
 #[derive(Clone, Debug)]
-pub struct Operator {}
+pub struct Operator {
+    requests: mpsc::Sender<Request>,
+    proxy: Arc<Proxy>,
+}
 
 /// Why an order was not carried out, or a question not answered.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,82 +53,136 @@ impl fmt::Display for Denied {
 impl std::error::Error for Denied {}
 
 impl Operator {
+    /// Of a running control task.
+    pub(crate) fn new(requests: mpsc::Sender<Request>, proxy: Arc<Proxy>) -> Self {
+        Self { requests, proxy }
+    }
+
     /// The process and everything in it.
+    ///
+    /// # Errors
+    /// As for every method here, [`Denied::Stopping`] where the control task is gone.
     pub async fn status(&self) -> Result<Status, Denied> {
-        Err(Denied::Stopping)
+        self.order(Order::Status).await
     }
 
     /// At most `limit` sessions of these backends.
+    ///
+    /// # Errors
+    /// There is no such backend.
     pub async fn sessions(&self, _of: Target, _limit: usize) -> Result<Sessions, Denied> {
+        let _ = &self.proxy;
         Err(Denied::Stopping)
     }
 
     /// Where a session id is known.
+    ///
+    /// # Errors
+    /// As for [`status`](Self::status).
     pub async fn whereabouts(&self, _sid: &str) -> Result<Whereabouts, Denied> {
         Err(Denied::Stopping)
     }
 
     /// Closes a tunnel at a frame boundary, or lets a polling session go.
+    ///
+    /// # Errors
+    /// There is no such session.
     pub async fn close(&self, _id: &str) -> Result<(), Denied> {
         Err(Denied::Stopping)
     }
 
     /// Adds a backend to a pool, until restart.
-    pub async fn add(&self, _pool: String, _new: NewBackend) -> Result<BackendState, Denied> {
-        Err(Denied::Stopping)
+    ///
+    /// # Errors
+    /// There is no such pool, it has such a backend, or the order makes no sense.
+    pub async fn add(&self, pool: String, new: NewBackend) -> Result<BackendState, Denied> {
+        self.order(|answer| Order::Add(pool, new, answer)).await
     }
 
     /// Takes a backend that was added here out again; it is drained as one that leaves the file.
-    pub async fn remove(&self, _pool: String, _backend: String) -> Result<BackendState, Denied> {
-        Err(Denied::Stopping)
+    ///
+    /// # Errors
+    /// There is no such backend, or it was not added here.
+    pub async fn remove(&self, pool: String, backend: String) -> Result<BackendState, Denied> {
+        self.order(|answer| Order::Remove(pool, backend, answer)).await
     }
 
     /// Gives a backend another weight, until restart.
+    ///
+    /// # Errors
+    /// There is no such backend, or no such weight.
     pub async fn set_weight(
         &self,
-        _pool: String,
-        _backend: String,
-        _weight: u32,
+        pool: String,
+        backend: String,
+        weight: u32,
     ) -> Result<BackendState, Denied> {
-        Err(Denied::Stopping)
+        self.order(|answer| Order::Weight(pool, backend, weight, answer)).await
     }
 
-    /// Drains backends: those that are in the drain now.
-    pub async fn drain(
-        &self,
-        _what: Target,
-        _how: DrainOrder,
-    ) -> Result<Vec<BackendState>, Denied> {
-        Err(Denied::Stopping)
+    /// Drains backends: what they are like then.
+    ///
+    /// # Errors
+    /// There is nothing of that name, or it drains already.
+    pub async fn drain(&self, what: Target, how: DrainOrder) -> Result<Vec<BackendState>, Denied> {
+        self.order(|answer| Order::Drain(what, how, answer)).await
     }
 
-    /// Ends the drains that were ordered here.
-    pub async fn undrain(&self, _what: Target) -> Result<Vec<BackendState>, Denied> {
-        Err(Denied::Stopping)
+    /// Ends drains that were ordered here: what the backends are like then.
+    ///
+    /// # Errors
+    /// There is nothing of that name, or it does not drain by an order of its own.
+    pub async fn undrain(&self, what: Target) -> Result<Vec<BackendState>, Denied> {
+        self.order(|answer| Order::Undrain(what, answer)).await
     }
 
     /// Reads the file again and puts it in force: what that did.
-    pub async fn reload(&self, _order: ReloadOrder) -> Result<Plan, Denied> {
-        Err(Denied::Stopping)
+    ///
+    /// # Errors
+    /// Every fault of the file, or more would be disconnected than was allowed; nothing has changed.
+    pub async fn reload(&self, order: ReloadOrder) -> Result<Plan, Denied> {
+        self.order(|answer| Order::Reload(order, answer)).await
     }
 
     /// What putting a configuration in force would do.
-    pub async fn plan(&self, _order: PlanOrder) -> Result<Plan, Denied> {
-        Err(Denied::Stopping)
+    ///
+    /// # Errors
+    /// Every fault of the configuration.
+    pub async fn plan(&self, order: PlanOrder) -> Result<Plan, Denied> {
+        self.order(|answer| Order::Plan(order, answer)).await
     }
 
-    /// The effective configuration, without secrets, as JSON.
-    pub async fn config(&self) -> Result<serde_json::Value, Denied> {
-        Err(Denied::Stopping)
+    /// The configuration in force.
+    ///
+    /// # Errors
+    /// As for [`status`](Self::status).
+    pub async fn config(&self) -> Result<Box<Config>, Denied> {
+        self.order(Order::Config).await
     }
 
     /// Who would serve a request.
-    pub async fn explain(&self, _order: ExplainOrder) -> Result<Explanation, Denied> {
-        Err(Denied::Stopping)
+    ///
+    /// # Errors
+    /// The request makes no sense.
+    pub async fn explain(&self, order: ExplainOrder) -> Result<Explanation, Denied> {
+        self.order(|answer| Order::Explain(order, answer)).await
     }
 
     /// Hands over to a new binary; answered once that one serves.
+    ///
+    /// # Errors
+    /// Why the new one does not serve; this one does then.
     pub async fn upgrade(&self, _order: UpgradeOrder) -> Result<Upgraded, Denied> {
         Err(Denied::Stopping)
+    }
+
+    async fn order<T>(
+        &self,
+        order: impl FnOnce(oneshot::Sender<Result<T, Denied>>) -> Order,
+    ) -> Result<T, Denied> {
+        let (answer, outcome) = oneshot::channel();
+        let request = Request::Order(order(answer));
+        self.requests.send(request).await.map_err(|_| Denied::Stopping)?;
+        outcome.await.map_err(|_| Denied::Stopping)?
     }
 }

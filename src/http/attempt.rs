@@ -23,7 +23,7 @@ use super::{
     body::RequestBody,
     entry::{Client, Entry},
     forward::{Answer, Failure, Terms, exchange},
-    learn,
+    headers, learn,
     outgoing::Outgoing,
     proxy::Proxy,
 };
@@ -194,11 +194,7 @@ impl Attempt<'_> {
     }
 
     fn next(&self, way: &mut Way) -> Option<Arc<Backend>> {
-        // One form for both families, so that an IPv4 client is the same over a mapped address.
-        let source = match self.client {
-            IpAddr::V4(ip) => ip.to_ipv6_mapped().octets(),
-            IpAddr::V6(ip) => ip.octets(),
-        };
+        let source = headers::source(self.client);
         way.bound.take().or_else(|| self.pool.upstream.pick(&source, &way.tried))
     }
 
@@ -249,7 +245,7 @@ impl Attempt<'_> {
         let header = if self.polls() { header.max(UNKNOWN_POLL) } else { header };
         let mut unheard = None;
         let mut unknown: Option<Reached> = None;
-        for backend in self.candidates(first.as_ref()) {
+        for backend in candidates(self.pool, first.as_ref(), self.sid().unwrap_or_default()) {
             let cookie = first.as_ref().is_some_and(|first| Arc::ptr_eq(first, &backend));
             self.chosen(if cookie { ChosenBy::Cookie } else { ChosenBy::OwnerSearch });
             let request = self.outgoing.request();
@@ -278,26 +274,6 @@ impl Attempt<'_> {
             (None, Some(reached)) => Ok(reached),
             (None, None) => Err(self.gone()),
         }
-    }
-
-    /// Backends to ask for an unknown sid: the cookie's first, then from a place that depends on the
-    /// sid, so that every proxy asks in the same order and the load is spread.
-    fn candidates(&self, first: Option<&Arc<Backend>>) -> Vec<Arc<Backend>> {
-        let sid = self.sid().unwrap_or_default();
-        let others = self.pool.holders(xxh3_64(sid.as_bytes()) as usize);
-        let others = others.filter(|b| first.is_none_or(|first| !Arc::ptr_eq(first, b)));
-        let mut asked: Vec<Arc<Backend>> = Vec::new();
-        let holders = first.into_iter().chain(others).filter(|b| b.keeps_sessions());
-        for backend in holders {
-            if asked.len() >= self.config().sticky.owner_search {
-                break;
-            }
-            // One that was renamed is there twice, and must not be asked twice.
-            if !asked.iter().any(|known| known.address() == backend.address()) {
-                asked.push(Arc::clone(backend));
-            }
-        }
-        asked
     }
 
     /// One try, with what it tells about the backend's health.
@@ -508,6 +484,28 @@ impl Way {
         self.tried.push(backend);
         self.by = ChosenBy::Balance;
     }
+}
+
+/// Backends to ask for an unknown sid: the cookie's first, then from a place that depends on the sid,
+/// so that every proxy asks in the same order and the load is spread.
+pub(super) fn candidates(
+    pool: &Pool,
+    first: Option<&Arc<Backend>>,
+    sid: &str,
+) -> Vec<Arc<Backend>> {
+    let others = pool.holders(xxh3_64(sid.as_bytes()) as usize);
+    let others = others.filter(|b| first.is_none_or(|first| !Arc::ptr_eq(first, b)));
+    let mut asked: Vec<Arc<Backend>> = Vec::new();
+    for backend in first.into_iter().chain(others).filter(|b| b.keeps_sessions()) {
+        if asked.len() >= pool.config().sticky.owner_search {
+            break;
+        }
+        // One that was renamed is there twice, and must not be asked twice.
+        if !asked.iter().any(|known| known.address() == backend.address()) {
+            asked.push(Arc::clone(backend));
+        }
+    }
+    asked
 }
 
 /// Whether an answer comes from something in a node's place: one that is starting, or another

@@ -14,6 +14,7 @@ mod body;
 mod call;
 mod cookie;
 mod entry;
+mod explain;
 mod forward;
 mod gate;
 mod headers;

@@ -21,7 +21,7 @@ use crate::{
     error::{Kind, Phase, ProxyError, Side, Termination},
     net::half_close::Held,
     observe::{Record, Start},
-    snapshot::Pool,
+    snapshot::{self, Pool},
     sticky::{engine_io, engine_io::Transport},
 };
 
@@ -50,11 +50,13 @@ impl Proxy {
             }
             Err(error) => return reply::refuse(entry, &error, &manners),
         };
-        let Some(pool) = snapshot.routes.find(gate::without_port(&checked.host), parts.uri.path())
+        let host = gate::without_port(&checked.host);
+        let Some(snapshot::Rule { name, pool }) = snapshot.routes.find(host, parts.uri.path())
         else {
             let error = ProxyError::new(Side::Client, Phase::Select, Kind::NoRoute);
             return reply::refuse(entry, &error, &manners);
         };
+        entry.record().route = Some((Arc::clone(name), Arc::clone(pool.label())));
         // Behind a proxy that terminates TLS, the browser's own connection counts.
         let secure = visitor.tls || trusted && headers::came_over_tls(&parts.headers);
         let mut call = Call {
@@ -186,7 +188,7 @@ pub(super) fn hold(visitor: &Visitor, request: &Request<Incoming>) -> Option<Hel
     (!polls && !events).then(|| visitor.patience.hold())
 }
 
-fn engine(query: Option<&str>) -> Option<Engine> {
+pub(super) fn engine(query: Option<&str>) -> Option<Engine> {
     let query = engine_io::query(query?)?;
     Some(Engine {
         polling: query.transport == Transport::Polling,

@@ -71,7 +71,8 @@ impl Metrics {
         let reloads = by_result(&mut registry, metric::RELOADS, "Reloads by result");
         let searches =
             by_result(&mut registry, metric::OWNER_SEARCHES, "Searches for a session's node");
-        let ejections = by("reason", &mut registry, metric::EJECTIONS, "Backends left out, by reason");
+        let ejections =
+            by("reason", &mut registry, metric::EJECTIONS, "Backends left out, by reason");
         let waits = by_result(&mut registry, metric::ADMISSION, "New sessions that had to wait");
         let recalls =
             by_result(&mut registry, metric::MEMORY, "Clients that came back without a cookie");
@@ -117,6 +118,13 @@ impl Metrics {
         let listener = Arc::new(ListenerMetrics::new(name));
         listeners.insert(listener.name.clone(), listener.clone());
         listener
+    }
+
+    /// Connections open, over all listeners.
+    pub fn connections(&self) -> u64 {
+        let listeners = self.listeners.lock().unwrap_or_else(PoisonError::into_inner);
+        let open = listeners.values().map(|listener| listener.connections.get());
+        u64::try_from(open.sum::<i64>()).unwrap_or_default()
     }
 
     /// Everything as OpenMetrics text, of type [`CONTENT_TYPE`]. `backends` tells what they are like

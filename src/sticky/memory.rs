@@ -211,7 +211,11 @@ impl Noted {
 
     fn told(&self, now: Instant) -> Ending {
         let age = now.saturating_duration_since(self.at).as_millis();
-        Ending { key: self.key.0, backend: self.backend, age: u64::try_from(age).unwrap_or(u64::MAX) }
+        Ending {
+            key: self.key.0,
+            backend: self.backend,
+            age: u64::try_from(age).unwrap_or(u64::MAX),
+        }
     }
 }
 

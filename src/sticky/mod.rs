@@ -12,7 +12,7 @@ pub mod memory;
 pub mod table;
 
 pub use self::{
-    choice::{Choice, Clues, choose},
+    choice::{Choice, Clues, choose, preview},
     cookie::{Context, Found, Ids, Keys, read, set_cookie},
     memory::{Memory, Recalled},
     table::{Known, SessionHold, Table},

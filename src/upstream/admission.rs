@@ -51,12 +51,7 @@ impl Schedule {
     }
 
     /// Asks for the next free moment, not later than `until`.
-    pub(super) fn ask(
-        &self,
-        terms: &config::Admission,
-        now: Instant,
-        until: Instant,
-    ) -> Verdict {
+    pub(super) fn ask(&self, terms: &config::Admission, now: Instant, until: Instant) -> Verdict {
         let interval = nanos(terms.rate.interval()).max(1);
         let ahead = nanos(BURST).max(interval) - interval;
         let (now_at, until) = (self.at(now), self.at(until));

@@ -112,7 +112,12 @@ impl Quorum {
         });
         let ignore = healthy * 100 < self.healthy_minimum * serving;
         if ignore != *overriding {
-            tracing::warn!(healthy, serving, "health is {}", if ignore { "ignored" } else { "respected" });
+            tracing::warn!(
+                healthy,
+                serving,
+                "health is {}",
+                if ignore { "ignored" } else { "respected" }
+            );
         }
         *overriding = ignore;
         for (index, load) in (0..).zip(&self.loads) {

@@ -169,11 +169,17 @@ impl Table {
     pub fn find(&self, pool: &str, sid: &str, now: Instant) -> Option<Known> {
         self.use_live(pool, sid, now, |entry, now| {
             entry.renew(entry.lifetime(), now);
-            Known {
-                backend: Arc::clone(entry.backend()),
-                lifetime: Duration::from_millis(entry.lifetime().into()),
-            }
+            Known::from(&*entry)
         })
+    }
+
+    /// The session's backend, without counting as a use.
+    pub fn peek(&self, pool: &str, sid: &str, now: Instant) -> Option<Known> {
+        let now = self.tick(now);
+        let place = self.place(pool, sid);
+        let mut shard = self.lock(place.shard);
+        let entry = shard.find(place.tag, pool, sid).filter(|entry| !entry.is_expired(now))?;
+        Some(Known::from(&*entry))
     }
 
     /// Forgets a session. Tunnels that hold it go on, and count it on until they end.
@@ -281,6 +287,15 @@ impl Table {
             self.clock.fetch_max(since, Relaxed);
         }
         since
+    }
+}
+
+impl From<&Entry> for Known {
+    fn from(entry: &Entry) -> Self {
+        Self {
+            backend: Arc::clone(entry.backend()),
+            lifetime: Duration::from_millis(entry.lifetime().into()),
+        }
     }
 }
 

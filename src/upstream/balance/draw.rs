@@ -104,9 +104,8 @@ impl Draw {
         let (a, b) = (&self.loads[a as usize], &self.loads[b as usize]);
         // Without the one to come, unlike least-sessions: of two idle ones the first drawn stays,
         // whose chance was its weight already.
-        let share = |x: &Load, y: &Load| {
-            (x.fullness() + u64::from(x.requests())) * u64::from(y.shares())
-        };
+        let share =
+            |x: &Load, y: &Load| (x.fullness() + u64::from(x.requests())) * u64::from(y.shares());
         share(a, b) < share(b, a)
     }
 

@@ -65,6 +65,16 @@ impl Selector {
         }
     }
 
+    /// The index that the next [`pick`](Self::pick) would give, without taking a turn; `None` too where
+    /// that is left to chance.
+    pub fn preview(&self, source: &[u8]) -> Option<u32> {
+        match &self.policy {
+            Policy::Tournament(tournament) => tournament.preview(),
+            Policy::Draw(_) => None,
+            Policy::SourceHash(hash) => hash.pick(source, &[]),
+        }
+    }
+
     /// A backend left for another selector: from now on not every change is told here.
     pub fn set_replaced(&self) {
         self.replaced.store(true, SeqCst);

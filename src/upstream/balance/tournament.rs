@@ -99,6 +99,11 @@ impl Tournament {
         Some(best)
     }
 
+    /// The best eligible backend, which stays where it is.
+    pub(super) fn preview(&self) -> Option<u32> {
+        if self.shape.is_empty() { None } else { self.best_eligible(&[]) }
+    }
+
     pub(super) fn load_changed(&self, index: u32) {
         if self.rank == Rank::Fewest {
             self.climb(index);

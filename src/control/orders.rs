@@ -1,0 +1,237 @@
+//! Operators' orders, carried out by the control task: each changes the [`Overlay`](super::Overlay)
+//! and puts the outcome in force, or changes nothing and says why.
+
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+
+use super::{
+    Control, Denied,
+    overlay::{self, Overlay},
+    plan, resolve,
+};
+use crate::{
+    admin::api::{
+        BackendState, DrainOrder, ExplainOrder, Explanation, NewBackend, Plan, PlanOrder,
+        ReloadOrder, Status, Target,
+    },
+    config::{self, Config, check},
+    upstream::{Backend, Life},
+};
+
+/// Longest drain that can be ordered: as long as any duration of the file.
+const LONGEST: f64 = 400.0 * 86_400.0;
+
+/// Where an order's outcome goes.
+type Answer<T> = oneshot::Sender<Result<T, Denied>>;
+
+/// An order, or a question that only the control task can answer.
+#[derive(Debug)]
+pub enum Order {
+    /// Everything in the process.
+    Status(Answer<Status>),
+    /// Add a backend to a pool.
+    Add(String, NewBackend, Answer<BackendState>),
+    /// Take an added backend out of a pool.
+    Remove(String, String, Answer<BackendState>),
+    /// Give a backend of a pool another weight.
+    Weight(String, String, u32, Answer<BackendState>),
+    /// Drain.
+    Drain(Target, DrainOrder, Answer<Vec<BackendState>>),
+    /// Drain no more.
+    Undrain(Target, Answer<Vec<BackendState>>),
+    /// Read the file and put it in force.
+    Reload(ReloadOrder, Answer<Plan>),
+    /// Say what that would do.
+    Plan(PlanOrder, Answer<Plan>),
+    /// Say who would serve a request.
+    Explain(ExplainOrder, Answer<Explanation>),
+    /// The configuration in force.
+    Config(Answer<Box<Config>>),
+}
+
+impl Control {
+    /// Carries an order out. Nobody need wait for the outcome any more.
+    pub(super) async fn obey(&mut self, order: Order) {
+        match order {
+            Order::Status(answer) => drop(answer.send(Ok(self.status()))),
+            Order::Add(pool, new, answer) => drop(answer.send(self.add(&pool, &new).await)),
+            Order::Remove(pool, name, answer) => drop(answer.send(self.remove(&pool, &name).await)),
+            Order::Weight(pool, name, weight, answer) => {
+                drop(answer.send(self.give_weight(&pool, &name, weight).await));
+            }
+            Order::Drain(what, how, answer) => drop(answer.send(self.drain(what, how))),
+            Order::Undrain(what, answer) => drop(answer.send(self.undrain(&what))),
+            Order::Reload(order, answer) => drop(answer.send(self.reload_as_ordered(order).await)),
+            Order::Plan(order, answer) => drop(answer.send(self.plan(order).await)),
+            Order::Explain(order, answer) => {
+                let told = self.proxy.explain(&order, &self.listener_states());
+                drop(answer.send(told.map_err(Denied::Invalid)));
+            }
+            Order::Config(answer) => drop(answer.send(Ok(Box::new(self.config.clone())))),
+        }
+    }
+
+    async fn add(&mut self, pool: &str, new: &NewBackend) -> Result<BackendState, Denied> {
+        let mut overlay = self.overlay.clone();
+        let name = overlay.add(&self.config, pool, new)?;
+        self.lay(overlay).await?;
+        self.backend_state(pool, &name)
+    }
+
+    async fn remove(&mut self, pool: &str, name: &str) -> Result<BackendState, Denied> {
+        let mut overlay = self.overlay.clone();
+        overlay.remove(&self.config, pool, name)?;
+        self.lay(overlay).await?;
+        self.backend_state(pool, name)
+    }
+
+    async fn give_weight(
+        &mut self,
+        pool: &str,
+        name: &str,
+        weight: u32,
+    ) -> Result<BackendState, Denied> {
+        let mut overlay = self.overlay.clone();
+        overlay.set_weight(&self.config, pool, name, weight)?;
+        self.lay(overlay).await?;
+        self.backend_state(pool, name)
+    }
+
+    /// Puts other layers in force.
+    async fn lay(&mut self, overlay: Overlay) -> Result<(), Denied> {
+        let outcome = self.compose(self.typed.clone(), overlay).await;
+        outcome.map(|_| ()).map_err(|error| Denied::Failed(error.to_string()))
+    }
+
+    fn drain(&mut self, what: Target, how: DrainOrder) -> Result<Vec<BackendState>, Denied> {
+        let terms = terms(how)?;
+        self.overlay.drain(&self.config, what.clone(), terms)?;
+        self.obey_drains();
+        Ok(self.states(&what))
+    }
+
+    fn undrain(&mut self, what: &Target) -> Result<Vec<BackendState>, Denied> {
+        self.overlay.undrain(&self.config, what)?;
+        self.obey_drains();
+        Ok(self.states(what))
+    }
+
+    /// Brings the backends into the state that the ordered drains ask for.
+    pub(super) fn obey_drains(&mut self) {
+        let wanted = |config: &Config, backend: &Backend| {
+            let pool = config.pools.iter().find(|pool| pool.name == backend.pool());
+            pool.is_some_and(|pool| pool.backends.iter().any(|b| backend.is(&pool.name, b)))
+        };
+        for backend in &self.backends {
+            if !wanted(&self.config, backend) {
+                continue;
+            }
+            let ordered = self.overlay.drain_of(backend.pool(), backend.name());
+            backend.set_life(if ordered.is_some() { Life::Draining } else { Life::Serving });
+        }
+        let all = self.overlay.drains_all();
+        self.proxy.draining.store(all, std::sync::atomic::Ordering::Release);
+    }
+
+    /// What a reload by order did. Refused, it changes nothing.
+    async fn reload_as_ordered(&mut self, order: ReloadOrder) -> Result<Plan, Denied> {
+        if self.file.is_none() {
+            return Err(Denied::Invalid("this process runs by flags, without a file".to_owned()));
+        }
+        let outcome = self.reload_within(order.max_disconnects).await;
+        let noted = match &outcome {
+            Ok(plan) => Ok(plan.empty),
+            Err(denied) => Err(denied.to_string()),
+        };
+        self.note_reload(noted.as_ref().map(|empty| *empty));
+        resolve::again(&self.backends);
+        outcome
+    }
+
+    async fn reload_within(&mut self, most: Option<u64>) -> Result<Plan, Denied> {
+        let typed = self.read().await.map_err(Denied::Failed)?;
+        let plan = self.plan_for(&typed);
+        if let Some(most) = most
+            && plan.disconnected_sessions > most
+        {
+            let would = plan.disconnected_sessions;
+            return Err(Denied::Conflict(format!(
+                "refused: it would disconnect {would} sessions, and at most {most} were allowed"
+            )));
+        }
+        let changes = self.apply(typed).await.map_err(|error| Denied::Failed(error.to_string()))?;
+        if !changes.is_empty() {
+            tracing::info!(%changes, "reloaded");
+        }
+        Ok(plan)
+    }
+
+    async fn plan(&mut self, order: PlanOrder) -> Result<Plan, Denied> {
+        let path = match (order.path.filter(|_| order.text.is_some()), &self.file) {
+            (Some(path), _) => path.into(),
+            (None, Some(file)) => file.clone(),
+            (None, None) => {
+                let wrong = "this process runs by flags: a text is planned with its path";
+                return Err(Denied::Invalid(wrong.to_owned()));
+            }
+        };
+        let checking = tokio::task::spawn_blocking(move || match order.text {
+            Some(text) => check::parse(&text, &path),
+            None => check::load(&path),
+        });
+        match tokio::time::timeout(super::LOAD, checking).await {
+            Ok(Ok(Ok(typed))) => Ok(self.plan_for(&typed)),
+            Ok(Ok(Err(faults))) => Err(Denied::Failed(faults.to_string())),
+            Ok(Err(error)) => Err(Denied::Failed(error.to_string())),
+            Err(_) => Err(Denied::Failed("reading the configuration takes too long".to_owned())),
+        }
+    }
+
+    fn plan_for(&self, typed: &Config) -> Plan {
+        let mut overlay = self.overlay.clone();
+        let fates = overlay.fate(typed);
+        overlay.settle(typed);
+        let next = overlay.over(typed);
+        plan::plan(&self.config, &next, &fates, |pool, backend| self.held(pool, backend))
+    }
+
+    /// What would be lost with a backend.
+    fn held(&self, pool: &str, backend: &config::Backend) -> plan::Held {
+        let live = self.backends.iter().find(|live| live.is(pool, backend));
+        live.map_or_else(plan::Held::default, |live| plan::Held {
+            tunnels: self.proxy.tunnels.of(live.serial()) as u64,
+            sessions: live.sessions() as u64,
+        })
+    }
+
+    fn backend_state(&self, pool: &str, name: &str) -> Result<BackendState, Denied> {
+        let what = Target { pool: Some(pool.to_owned()), backend: Some(name.to_owned()) };
+        let gone = || Denied::NotFound(format!("{} is gone", overlay::spoken(&what)));
+        self.states(&what).pop().ok_or_else(gone)
+    }
+}
+
+/// What an order means as terms.
+fn terms(how: DrainOrder) -> Result<Option<config::Drain>, Denied> {
+    let span = |name: &str, seconds: f64| match seconds.is_finite()
+        && (0.0..=LONGEST).contains(&seconds)
+    {
+        true => Ok(Duration::from_secs_f64(seconds)),
+        false => Err(Denied::Invalid(format!("`{name}` is from 0 to {LONGEST} seconds"))),
+    };
+    let Some(within) = how.within else {
+        return match how.spread {
+            None => Ok(None),
+            Some(_) => Err(Denied::Invalid("`spread` has no meaning without `within`".to_owned())),
+        };
+    };
+    let mut terms = config::Drain::within(span("within", within)?);
+    if let Some(spread) = how.spread {
+        terms.spread = span("spread", spread)?;
+    }
+    match terms.spread <= terms.within {
+        true => Ok(Some(terms)),
+        false => Err(Denied::Invalid("`spread` is longer than `within`".to_owned())),
+    }
+}

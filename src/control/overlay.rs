@@ -1,0 +1,481 @@
+//! What is in force beyond the file: what the pools' sources have found, and what operators ordered.
+//!
+//! Owns these layers and how they lie upon a checked configuration. Everything here lives until the
+//! process ends; a reload keeps what still has a pool to belong to. Pure: nothing here looks at live
+//! backends.
+
+use std::collections::HashMap;
+
+use super::Denied;
+use crate::{
+    admin::api::{NewBackend, Origin, Target},
+    config::{self, Backend, Config, Drain, HEAVIEST, MOST_BACKENDS, valid_name},
+};
+
+/// The layers upon a configuration.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Overlay {
+    /// By pool.
+    found: HashMap<String, Found>,
+    /// Backends added by order, by pool.
+    added: HashMap<String, Vec<Backend>>,
+    /// Weights given by order, by pool and backend.
+    weights: HashMap<(String, String), u32>,
+    /// Drains by order; no two cover the same.
+    drains: Vec<Ordered>,
+}
+
+/// What a pool's source has found.
+#[derive(Clone, Debug, Default)]
+struct Found {
+    /// The last good answer.
+    backends: Vec<Backend>,
+    /// Why the newest one was no good.
+    error: Option<String>,
+}
+
+/// A drain by order.
+#[derive(Clone, Debug)]
+pub(super) struct Ordered {
+    what: Target,
+    /// `None`: nothing is closed, however long it takes.
+    #[expect(dead_code, reason = "until drains obey it")]
+    pub(super) terms: Option<Drain>,
+}
+
+/// What a reload does to an order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Fate {
+    /// What was ordered about: `pool/backend`, or something wider.
+    pub(super) name: String,
+    /// In a few words.
+    pub(super) words: &'static str,
+    /// Whether it stays.
+    pub(super) kept: bool,
+}
+
+impl Overlay {
+    /// The configuration that is in force where `typed` is what the file says.
+    pub(super) fn over(&self, typed: &Config) -> Config {
+        let mut config = typed.clone();
+        for pool in &mut config.pools {
+            if pool.source.is_some()
+                && let Some(found) = self.found.get(&pool.name)
+            {
+                extend(&mut pool.backends, &found.backends);
+            }
+            if let Some(added) = self.added.get(&pool.name) {
+                extend(&mut pool.backends, added);
+            }
+            for backend in &mut pool.backends {
+                let key = (pool.name.clone(), backend.name.clone());
+                backend.weight = self.weights.get(&key).copied().unwrap_or(backend.weight);
+            }
+        }
+        config
+    }
+
+    /// Forgets what `typed` has no place for any more: orders for pools that are gone, and backends
+    /// that it names itself.
+    pub(super) fn settle(&mut self, typed: &Config) {
+        let pool = |name: &str| typed.pools.iter().find(|pool| pool.name == name);
+        self.found.retain(|name, _| pool(name).is_some_and(|pool| pool.source.is_some()));
+        self.added.retain(|name, added| {
+            let Some(pool) = pool(name) else { return false };
+            added.retain(|new| !pool.backends.iter().any(|backend| collides(backend, new)));
+            !added.is_empty()
+        });
+        self.weights.retain(|(name, _), _| pool(name).is_some());
+        self.drains
+            .retain(|ordered| ordered.what.pool.as_deref().is_none_or(|name| pool(name).is_some()));
+    }
+
+    /// Who named a backend of the effective configuration.
+    pub(super) fn origin(&self, pool: &str, backend: &str) -> Origin {
+        let has = |list: Option<&Vec<Backend>>| {
+            list.is_some_and(|list| list.iter().any(|known| known.name == backend))
+        };
+        if has(self.added.get(pool)) {
+            Origin::Added
+        } else if has(self.found.get(pool).map(|found| &found.backends)) {
+            Origin::Discovered
+        } else {
+            Origin::Configured
+        }
+    }
+
+    /// Takes a source's answer. Whether it is another one than before.
+    pub(super) fn found(&mut self, pool: String, outcome: Result<Vec<Backend>, String>) -> bool {
+        let found = self.found.entry(pool).or_default();
+        match outcome {
+            Ok(backends) => {
+                found.error = None;
+                let new = found.backends != backends;
+                found.backends = backends;
+                new
+            }
+            Err(error) => {
+                found.error = Some(error);
+                false
+            }
+        }
+    }
+
+    /// Why a source's newest answer was of no use.
+    pub(super) fn source_error(&self, pool: &str) -> Option<&str> {
+        self.found.get(pool)?.error.as_deref()
+    }
+
+    /// Adds a backend to a pool of the effective configuration; its name.
+    ///
+    /// # Errors
+    /// There is no such pool, it has such a backend already, or the order makes no sense.
+    pub(super) fn add(
+        &mut self,
+        config: &Config,
+        pool: &str,
+        new: &NewBackend,
+    ) -> Result<String, Denied> {
+        let pool = named(config, pool)?;
+        let invalid = |wrong: config::check::Wrong| Denied::Invalid(wrong.to_string());
+        let address: config::Address = new.address.parse().map_err(invalid)?;
+        let name = new.name.clone().unwrap_or_else(|| new.address.clone());
+        valid_name(&name).map_err(invalid)?;
+        let weight = weight(new.weight.unwrap_or(1))?;
+        let new = Backend { name, address, weight };
+        if let Some(known) = pool.backends.iter().find(|known| collides(known, &new)) {
+            let (pool, known, address) = (&pool.name, &known.name, &known.address);
+            return Err(Denied::Conflict(format!(
+                "pool {pool} has the backend {known} ({address}) already"
+            )));
+        }
+        if pool.backends.len() >= MOST_BACKENDS {
+            return Err(Denied::Conflict(format!("a pool has at most {MOST_BACKENDS} backends")));
+        }
+        self.added.entry(pool.name.clone()).or_default().push(new.clone());
+        Ok(new.name)
+    }
+
+    /// Takes an added backend out again.
+    ///
+    /// # Errors
+    /// There is no such backend, or it is not one that was added by order.
+    pub(super) fn remove(
+        &mut self,
+        config: &Config,
+        pool: &str,
+        backend: &str,
+    ) -> Result<(), Denied> {
+        member(config, pool, backend)?;
+        let elsewhere = |whose: &str| {
+            Err(Denied::Conflict(format!(
+                "{pool}/{backend} comes from {whose}; only what was added here can be removed \
+                 here, anything can be drained"
+            )))
+        };
+        match self.origin(pool, backend) {
+            Origin::Configured => return elsewhere("the configuration"),
+            Origin::Discovered => return elsewhere("the pool's source"),
+            Origin::Added => {}
+        }
+        if let Some(added) = self.added.get_mut(pool) {
+            added.retain(|known| known.name != backend);
+        }
+        self.weights.remove(&(pool.to_owned(), backend.to_owned()));
+        let own = Target { pool: Some(pool.to_owned()), backend: Some(backend.to_owned()) };
+        self.drains.retain(|ordered| ordered.what != own);
+        Ok(())
+    }
+
+    /// Gives a backend another weight.
+    ///
+    /// # Errors
+    /// There is no such backend, or no such weight.
+    pub(super) fn set_weight(
+        &mut self,
+        config: &Config,
+        pool: &str,
+        backend: &str,
+        weight: u32,
+    ) -> Result<(), Denied> {
+        member(config, pool, backend)?;
+        let weight = self::weight(weight)?;
+        self.weights.insert((pool.to_owned(), backend.to_owned()), weight);
+        Ok(())
+    }
+
+    /// Orders a drain.
+    ///
+    /// # Errors
+    /// There is nothing of that name, or it drains already.
+    pub(super) fn drain(
+        &mut self,
+        config: &Config,
+        what: Target,
+        terms: Option<Drain>,
+    ) -> Result<(), Denied> {
+        exists(config, &what)?;
+        if let Some(known) = self.drains.iter().find(|known| covers(&known.what, &what)) {
+            let known = spoken(&known.what);
+            return Err(Denied::Conflict(format!("{known} drains already; undrain it first")));
+        }
+        // A wider order takes the place of the narrower ones.
+        self.drains.retain(|known| !covers(&what, &known.what));
+        self.drains.push(Ordered { what, terms });
+        Ok(())
+    }
+
+    /// Ends ordered drains.
+    ///
+    /// # Errors
+    /// There is nothing of that name, it does not drain, or only as a part of something wider.
+    pub(super) fn undrain(&mut self, config: &Config, what: &Target) -> Result<(), Denied> {
+        exists(config, what)?;
+        let before = self.drains.len();
+        self.drains.retain(|known| !covers(what, &known.what));
+        if self.drains.len() < before {
+            return Ok(());
+        }
+        Err(Denied::Conflict(match self.drains.iter().find(|known| covers(&known.what, what)) {
+            Some(wider) => {
+                let wider = spoken(&wider.what);
+                format!("{} drains as a part of {wider}; undrain that", spoken(what))
+            }
+            None => format!("{} does not drain", spoken(what)),
+        }))
+    }
+
+    /// The drain that covers a backend.
+    pub(super) fn drain_of(&self, pool: &str, backend: &str) -> Option<&Ordered> {
+        let own = Target { pool: Some(pool.to_owned()), backend: Some(backend.to_owned()) };
+        self.drains.iter().find(|known| covers(&known.what, &own))
+    }
+
+    /// Whether everything is ordered to drain.
+    pub(super) fn drains_all(&self) -> bool {
+        self.drains.iter().any(|known| known.what.pool.is_none())
+    }
+
+    /// What would become of the orders if this were what the file says.
+    pub(super) fn fate(&self, typed: &Config) -> Vec<Fate> {
+        let mut after = self.clone();
+        after.settle(typed);
+        let mut fates = Vec::new();
+        let mut tell = |name, kept, stays, goes| {
+            fates.push(Fate { name, words: if kept { stays } else { goes }, kept });
+        };
+        for (pool, added) in &self.added {
+            let goes = match typed.pools.iter().any(|known| known.name == *pool) {
+                true => "was added by order; the file names it now",
+                false => "was added by order; its pool goes",
+            };
+            for backend in added {
+                let kept = after.added.get(pool).is_some_and(|list| list.contains(backend));
+                let name = format!("{pool}/{}", backend.name);
+                tell(name, kept, "added by order, until restart", goes);
+            }
+        }
+        let goes = "its pool goes";
+        for key in self.weights.keys() {
+            let name = format!("{}/{}", key.0, key.1);
+            let kept = after.weights.contains_key(key);
+            tell(name, kept, "weight by order, until restart", goes);
+        }
+        for Ordered { what, .. } in &self.drains {
+            let kept = after.drains.iter().any(|known| known.what == *what);
+            tell(spoken(what), kept, "drains by order, until restart", goes);
+        }
+        fates.sort_by(|one, other| one.name.cmp(&other.name));
+        fates
+    }
+}
+
+/// What a target is called.
+pub(super) fn spoken(what: &Target) -> String {
+    match (&what.pool, &what.backend) {
+        (None, _) => "everything".to_owned(),
+        (Some(pool), None) => format!("pool {pool}"),
+        (Some(pool), Some(backend)) => format!("{pool}/{backend}"),
+    }
+}
+
+/// Whether everything in `narrow` is in `wide`.
+pub(super) fn covers(wide: &Target, narrow: &Target) -> bool {
+    let within = |wide: &Option<String>, narrow: &Option<String>| wide.is_none() || wide == narrow;
+    within(&wide.pool, &narrow.pool) && within(&wide.backend, &narrow.backend)
+}
+
+/// Whether a target names something of this configuration.
+pub(super) fn exists(config: &Config, what: &Target) -> Result<(), Denied> {
+    match (&what.pool, &what.backend) {
+        (None, None) => Ok(()),
+        (None, Some(_)) => Err(Denied::Invalid("a backend is named by its pool too".to_owned())),
+        (Some(pool), None) => named(config, pool).map(|_| ()),
+        (Some(pool), Some(backend)) => member(config, pool, backend).map(|_| ()),
+    }
+}
+
+fn named<'c>(config: &'c Config, pool: &str) -> Result<&'c config::Pool, Denied> {
+    let known = config.pools.iter().find(|known| known.name == pool);
+    known.ok_or_else(|| {
+        let names: Vec<&str> = config.pools.iter().map(|pool| pool.name.as_str()).collect();
+        Denied::NotFound(format!("there is no pool {pool}; there are: {}", names.join(", ")))
+    })
+}
+
+/// A backend of the effective configuration.
+pub(super) fn member<'c>(
+    config: &'c Config,
+    pool: &str,
+    backend: &str,
+) -> Result<&'c Backend, Denied> {
+    let known = named(config, pool)?.backends.iter().find(|known| known.name == backend);
+    known.ok_or_else(|| Denied::NotFound(format!("pool {pool} has no backend {backend}")))
+}
+
+fn weight(weight: u32) -> Result<u32, Denied> {
+    match (1..=HEAVIEST).contains(&weight) {
+        true => Ok(weight),
+        false => Err(Denied::Invalid(format!("a weight is from 1 to {HEAVIEST}"))),
+    }
+}
+
+/// Appends those that are not there yet.
+fn extend(backends: &mut Vec<Backend>, more: &[Backend]) {
+    for new in more {
+        if !backends.iter().any(|known| collides(known, new)) {
+            backends.push(new.clone());
+        }
+    }
+}
+
+fn collides(one: &Backend, other: &Backend) -> bool {
+    one.name == other.name || one.address == other.address
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::config::{Dns, Pool, Source};
+
+    fn backend(address: &str) -> Backend {
+        Backend { name: address.to_owned(), address: address.parse().unwrap(), weight: 1 }
+    }
+
+    fn config(pools: &[(&str, &[&str])]) -> Config {
+        let mut config = Config::new(Vec::new(), Pool::new("x", Vec::new()));
+        let pool = |(name, list): &(&str, &[&str])| {
+            Pool::new(*name, list.iter().map(|address| backend(address)).collect())
+        };
+        config.pools = pools.iter().map(pool).collect();
+        config
+    }
+
+    fn target(pool: Option<&str>, backend: Option<&str>) -> Target {
+        Target { pool: pool.map(str::to_owned), backend: backend.map(str::to_owned) }
+    }
+
+    fn new(address: &str) -> NewBackend {
+        NewBackend { address: address.to_owned(), name: None, weight: None }
+    }
+
+    fn names(config: &Config) -> Vec<&str> {
+        config.pools[0].backends.iter().map(|backend| backend.name.as_str()).collect()
+    }
+
+    #[test]
+    fn layers_lie_upon_the_file_and_the_file_comes_first() {
+        let mut typed = config(&[("chat", &["10.0.0.1:80"])]);
+        typed.pools[0].source = Some(Source::Dns(Dns {
+            name: "chat.test".to_owned(),
+            port: 80,
+            resolver: None,
+            min_ttl: Duration::ZERO,
+            max_ttl: Duration::ZERO,
+        }));
+        let mut overlay = Overlay::default();
+        let found = vec![backend("10.0.0.1:80"), backend("10.0.0.2:80")];
+        assert!(overlay.found("chat".to_owned(), Ok(found.clone())));
+        assert!(!overlay.found("chat".to_owned(), Ok(found)));
+        overlay.add(&overlay.over(&typed), "chat", &new("10.0.0.3:80")).unwrap();
+        overlay.set_weight(&overlay.over(&typed), "chat", "10.0.0.2:80", 7).unwrap();
+        let effective = overlay.over(&typed);
+        assert_eq!(names(&effective), ["10.0.0.1:80", "10.0.0.2:80", "10.0.0.3:80"]);
+        assert_eq!(effective.pools[0].backends[1].weight, 7);
+        let origins = names(&effective).into_iter().map(|name| overlay.origin("chat", name));
+        let expected = [Origin::Discovered, Origin::Discovered, Origin::Added];
+        assert_eq!(origins.collect::<Vec<_>>(), expected);
+    }
+
+    #[test]
+    fn a_failed_source_keeps_what_it_found() {
+        let mut overlay = Overlay::default();
+        overlay.found("chat".to_owned(), Ok(vec![backend("10.0.0.2:80")]));
+        assert!(!overlay.found("chat".to_owned(), Err("no answer".to_owned())));
+        assert_eq!(overlay.source_error("chat"), Some("no answer"));
+        assert_eq!(overlay.found["chat"].backends.len(), 1);
+    }
+
+    #[test]
+    fn orders_that_make_no_sense_are_refused() {
+        let typed = config(&[("chat", &["10.0.0.1:80"])]);
+        let mut overlay = Overlay::default();
+        let is = |result: Result<String, Denied>, wanted: fn(String) -> Denied| {
+            let denied = result.unwrap_err();
+            assert_eq!(denied, wanted(denied.to_string()));
+        };
+        is(overlay.add(&typed, "chta", &new("10.0.0.2:80")), Denied::NotFound);
+        is(overlay.add(&typed, "chat", &new("10.0.0.1:80")), Denied::Conflict);
+        is(overlay.add(&typed, "chat", &new("10.0.0.2")), Denied::Invalid);
+        let heavy = NewBackend { weight: Some(0), ..new("10.0.0.2:80") };
+        is(overlay.add(&typed, "chat", &heavy), Denied::Invalid);
+        let unit = |result: Result<(), Denied>| result.map(|()| String::new());
+        is(unit(overlay.remove(&typed, "chat", "10.0.0.1:80")), Denied::Conflict);
+        is(unit(overlay.remove(&typed, "chat", "10.0.0.9:80")), Denied::NotFound);
+        is(unit(overlay.set_weight(&typed, "chat", "10.0.0.1:80", 70_000)), Denied::Invalid);
+        is(unit(overlay.drain(&typed, target(Some("chat"), Some("x")), None)), Denied::NotFound);
+        is(unit(overlay.drain(&typed, target(None, Some("x")), None)), Denied::Invalid);
+        is(unit(overlay.undrain(&typed, &target(Some("chat"), None))), Denied::Conflict);
+    }
+
+    #[test]
+    fn a_second_drain_is_refused_and_a_wider_one_takes_its_place() {
+        let typed = config(&[("chat", &["10.0.0.1:80", "10.0.0.2:80"])]);
+        let one = || target(Some("chat"), Some("10.0.0.1:80"));
+        let pool = || target(Some("chat"), None);
+        let mut overlay = Overlay::default();
+        overlay.drain(&typed, one(), None).unwrap();
+        assert!(matches!(overlay.drain(&typed, one(), None), Err(Denied::Conflict(_))));
+        assert!(overlay.drain_of("chat", "10.0.0.2:80").is_none());
+        let terms = Drain::within(Duration::from_secs(10));
+        overlay.drain(&typed, pool(), Some(terms)).unwrap();
+        assert_eq!(overlay.drain_of("chat", "10.0.0.1:80").unwrap().terms, Some(terms));
+        let narrower = overlay.undrain(&typed, &one()).unwrap_err();
+        assert!(narrower.to_string().contains("as a part of pool chat"), "{narrower}");
+        overlay.drain(&typed, target(None, None), None).unwrap();
+        assert!(overlay.drains_all());
+        overlay.undrain(&typed, &target(None, None)).unwrap();
+        assert!(overlay.drain_of("chat", "10.0.0.1:80").is_none());
+    }
+
+    #[test]
+    fn a_reload_keeps_what_still_has_a_place() {
+        let typed = config(&[("chat", &["10.0.0.1:80"]), ("old", &["10.0.1.1:80"])]);
+        let mut overlay = Overlay::default();
+        for (pool, address) in
+            [("chat", "10.0.0.2:80"), ("chat", "10.0.0.3:80"), ("old", "10.0.1.2:80")]
+        {
+            overlay.add(&typed, pool, &new(address)).unwrap();
+        }
+        overlay.drain(&typed, target(Some("old"), None), None).unwrap();
+        let next = config(&[("chat", &["10.0.0.1:80", "10.0.0.2:80"])]);
+        let fate = overlay.fate(&next);
+        let kept = |name: &str| fate.iter().find(|fate| fate.name == name).unwrap().kept;
+        assert!(!kept("chat/10.0.0.2:80") && kept("chat/10.0.0.3:80") && !kept("pool old"));
+        overlay.settle(&next);
+        assert_eq!(names(&overlay.over(&next)), ["10.0.0.1:80", "10.0.0.2:80", "10.0.0.3:80"]);
+        assert_eq!(overlay.origin("chat", "10.0.0.2:80"), Origin::Configured);
+    }
+}

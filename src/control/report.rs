@@ -1,0 +1,149 @@
+//! What the control task says of the process: everything in it, as the admin API shapes it.
+
+use std::time::Instant;
+
+use super::{Control, overlay::covers, unix_now};
+use crate::{
+    admin::api::{
+        BackendCondition, BackendState, DrainState, ListenerState, PoolState, ProcessState, Status,
+        Target,
+    },
+    config::{Balance, Pool, Protocol, Source},
+    upstream::{Backend, Life},
+};
+
+/// When the process began to serve.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Since(Instant);
+
+impl Since {
+    pub(super) fn now() -> Self {
+        Self(Instant::now())
+    }
+}
+
+impl Control {
+    /// Everything in the process.
+    pub(super) fn status(&self) -> Status {
+        let all = Target::default();
+        Status {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            pid: std::process::id(),
+            uptime: self.since.0.elapsed().as_secs_f64(),
+            state: match self.overlay.drains_all() {
+                true => ProcessState::Draining,
+                false => ProcessState::Serving,
+            },
+            drain: None,
+            connections: self.proxy.metrics.connections(),
+            tunnels: self.proxy.tunnels.len() as u64,
+            sessions: self.proxy.sids.len() as u64,
+            listeners: self.listener_states(),
+            pools: self.config.pools.iter().map(|pool| self.pool_state(pool, &all)).collect(),
+            reload: self.reload.clone(),
+            predecessors: Vec::new(),
+        }
+    }
+
+    /// The backends of a target.
+    pub(super) fn states(&self, what: &Target) -> Vec<BackendState> {
+        let pools = self.config.pools.iter().map(|pool| self.pool_state(pool, what));
+        pools.flat_map(|pool| pool.backends).collect()
+    }
+
+    pub(super) fn listener_states(&self) -> Vec<ListenerState> {
+        let addresses = self.addresses();
+        let of = |name: &str| {
+            let own = addresses.iter().filter(|(listener, _)| listener == name);
+            own.map(|(_, address)| *address).collect()
+        };
+        let listeners = self.config.listeners.iter().map(|listener| ListenerState {
+            name: listener.name.clone(),
+            protocol: match listener.protocol {
+                Protocol::Http => "http".to_owned(),
+                Protocol::Https { .. } => "https".to_owned(),
+            },
+            addresses: of(&listener.name),
+        });
+        listeners.collect()
+    }
+
+    fn pool_state(&self, pool: &Pool, what: &Target) -> PoolState {
+        // In the order of the configuration, then those on their way out.
+        let place = |backend: &Backend| {
+            let place = pool.backends.iter().position(|wanted| backend.is(&pool.name, wanted));
+            place.unwrap_or(usize::MAX)
+        };
+        let mut backends: Vec<_> = self
+            .backends
+            .iter()
+            .filter(|backend| backend.pool() == pool.name && covers(what, &own(backend)))
+            .collect();
+        backends.sort_by_key(|backend| place(backend));
+        PoolState {
+            name: pool.name.clone(),
+            balance: match pool.balance {
+                Balance::LeastSessions => "least-sessions",
+                Balance::RoundRobin => "round-robin",
+                Balance::P2c => "p2c",
+                Balance::SourceHash => "source-hash",
+            }
+            .to_owned(),
+            source: match pool.source {
+                None => "configuration",
+                Some(Source::Dns(_)) => "dns",
+                Some(Source::Srv(_)) => "srv",
+                Some(Source::Http(_)) => "http",
+            }
+            .to_owned(),
+            source_error: self.overlay.source_error(&pool.name).map(str::to_owned),
+            backends: backends.into_iter().map(|backend| self.state_of(backend)).collect(),
+        }
+    }
+
+    fn state_of(&self, backend: &Backend) -> BackendState {
+        let drain = self.drain_state(backend);
+        BackendState {
+            pool: backend.pool().to_owned(),
+            name: backend.name().to_owned(),
+            address: backend.address().to_string(),
+            origin: self.overlay.origin(backend.pool(), backend.name()),
+            state: self.condition(backend),
+            weight: backend.weight(),
+            ramp: backend.ramp(),
+            sessions: backend.sessions() as u64,
+            tunnels: self.proxy.tunnels.of(backend.serial()) as u64,
+            requests: backend.requests() as u64,
+            drain,
+        }
+    }
+
+    fn condition(&self, backend: &Backend) -> BackendCondition {
+        match backend.phase() {
+            Life::Gone => BackendCondition::Leaving,
+            Life::Draining if self.retiring.contains_key(&backend.serial()) => {
+                BackendCondition::Leaving
+            }
+            Life::Draining if backend.sessions() == 0 => BackendCondition::Drained,
+            Life::Draining => BackendCondition::Draining,
+            Life::Serving if !backend.is_up() => BackendCondition::Down,
+            Life::Serving if backend.is_ejected() => BackendCondition::Ejected,
+            Life::Serving if backend.ramp() < 1.0 => BackendCondition::SlowStart,
+            Life::Serving => BackendCondition::Up,
+        }
+    }
+
+    fn drain_state(&self, backend: &Backend) -> Option<DrainState> {
+        (backend.phase() != Life::Serving).then(|| DrainState {
+            since: unix_now(),
+            seconds_left: None,
+            seconds_to_closes: None,
+            sockets_left: self.proxy.tunnels.of(backend.serial()) as u64,
+            sessions_left: backend.sessions() as u64,
+        })
+    }
+}
+
+fn own(backend: &Backend) -> Target {
+    Target { pool: Some(backend.pool().to_owned()), backend: Some(backend.name().to_owned()) }
+}
