@@ -41,7 +41,7 @@ impl Control {
             listeners: self.listener_states(),
             pools: self.config.pools.iter().map(|pool| self.pool_state(pool, &all)).collect(),
             reload: self.reload.clone(),
-            predecessors: Vec::new(),
+            predecessors: self.predecessors().list(),
         }
     }
 

@@ -455,6 +455,28 @@ impl Attempt<'_> {
     }
 }
 
+/// Backends to ask for an unknown sid: the cookie's first, then from a place that depends on the sid,
+/// so that every proxy asks in the same order and the load is spread.
+pub(super) fn candidates(
+    pool: &Pool,
+    first: Option<&Arc<Backend>>,
+    sid: &str,
+) -> Vec<Arc<Backend>> {
+    let others = pool.holders(xxh3_64(sid.as_bytes()) as usize);
+    let others = others.filter(|b| first.is_none_or(|first| !Arc::ptr_eq(first, b)));
+    let mut asked: Vec<Arc<Backend>> = Vec::new();
+    for backend in first.into_iter().chain(others).filter(|b| b.keeps_sessions()) {
+        if asked.len() >= pool.config().sticky.owner_search {
+            break;
+        }
+        // One that was renamed is there twice, and must not be asked twice.
+        if !asked.iter().any(|known| known.address() == backend.address()) {
+            asked.push(Arc::clone(backend));
+        }
+    }
+    asked
+}
+
 /// Waits for its turn; false where the backend stops taking new sessions meanwhile.
 async fn wait(turn: &Turn<'_>, backend: &Backend) -> bool {
     loop {
@@ -484,28 +506,6 @@ impl Way {
         self.tried.push(backend);
         self.by = ChosenBy::Balance;
     }
-}
-
-/// Backends to ask for an unknown sid: the cookie's first, then from a place that depends on the sid,
-/// so that every proxy asks in the same order and the load is spread.
-pub(super) fn candidates(
-    pool: &Pool,
-    first: Option<&Arc<Backend>>,
-    sid: &str,
-) -> Vec<Arc<Backend>> {
-    let others = pool.holders(xxh3_64(sid.as_bytes()) as usize);
-    let others = others.filter(|b| first.is_none_or(|first| !Arc::ptr_eq(first, b)));
-    let mut asked: Vec<Arc<Backend>> = Vec::new();
-    for backend in first.into_iter().chain(others).filter(|b| b.keeps_sessions()) {
-        if asked.len() >= pool.config().sticky.owner_search {
-            break;
-        }
-        // One that was renamed is there twice, and must not be asked twice.
-        if !asked.iter().any(|known| known.address() == backend.address()) {
-            asked.push(Arc::clone(backend));
-        }
-    }
-    asked
 }
 
 /// Whether an answer comes from something in a node's place: one that is starting, or another

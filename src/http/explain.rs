@@ -78,27 +78,47 @@ impl Proxy {
         let clues = Clues { sid, moored };
         let choice = sticky::preview(&self.sids, pool.upstream.name(), clues, Instant::now());
         let client = order.client.unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST));
-        let begins = engine.as_ref().map_or(checked.upgrade, |engine| engine.sid.is_none());
+        let session = order.upgrade || engine.as_ref().is_some_and(|engine| engine.sid.is_none());
         let choice = match choice {
-            Choice::Free if begins => self.remembered(pool, client, &parts),
+            Choice::Free if session => self.remembered(pool, client, &parts, &mut told),
             choice => choice,
         };
         decide(choice, pool, sid, client, &mut told);
         Ok(told)
     }
+}
 
-    /// What the memory of ended sessions says of a client, without using it up.
-    fn remembered(&self, pool: &Pool, client: IpAddr, parts: &Parts) -> Choice {
+impl Proxy {
+    /// What the memory of ended sessions makes of a new one; it goes on to remember.
+    fn remembered(
+        &self,
+        pool: &Pool,
+        client: IpAddr,
+        parts: &Parts,
+        told: &mut Explanation,
+    ) -> Choice {
         let window = pool.config().sticky.memory;
+        if window.is_zero() {
+            return Choice::Free;
+        }
         let agent =
             parts.headers.get(header::USER_AGENT).map_or(&b""[..], |agent| agent.as_bytes());
         let key = self.memory.key(pool.upstream.name(), client, agent);
         match self.memory.recall(key, window, Instant::now()) {
-            Recalled::On(tag) if !window.is_zero() => {
-                pool.tagged(tag).map_or(Choice::Free, |backend| Choice::Memory(Arc::clone(backend)))
-            }
-            _ => Choice::Free,
+            Recalled::On(tag) => match pool.tagged(tag) {
+                Some(backend) => return Choice::Memory(Arc::clone(backend)),
+                None => told.steps.push(
+                    "This client's last session was on a backend that takes no new ones."
+                        .to_owned(),
+                ),
+            },
+            Recalled::Ambiguous => told.steps.push(
+                "Sessions of such clients ended on several backends of late: none is preferred."
+                    .to_owned(),
+            ),
+            Recalled::Unknown => {}
         }
+        Choice::Free
     }
 }
 
@@ -183,10 +203,9 @@ fn decide(choice: Choice, pool: &Pool, sid: Option<&str>, client: IpAddr, told: 
         }
         Choice::Memory(backend) => {
             chosen(told, ChosenBy::Memory, Some(&backend));
-            let name = backend.name();
             told.steps.push(format!(
-                "No session and no cookie: a client like this one left {name} a moment ago, and none \
-                 like it left another."
+                "No session or cookie is known, but this client's last session ended on {} a moment ago.",
+                backend.name()
             ));
         }
         Choice::Search(first) if pool.config().sticky.owner_search == 0 => match first {

@@ -27,7 +27,7 @@ use super::{
 use crate::{
     error::{Kind, Phase, ProxyError, Side, Termination},
     net::{half_close::HalfClose, stream::Client},
-    tunnel::{self, End, Ticket},
+    tunnel::{self, End, Terms, Ticket},
     upstream::InUse,
 };
 
@@ -118,7 +118,8 @@ where
     let Some(stream) = client.stream.into_inner() else { return lost(entry, Side::Proxy) };
     let client = End { stream, early };
     let guard = TunnelGuard { entry, _moored: (moored, in_use) };
-    tokio::spawn(tunnel::run(client, backend, guard, ticket, idle));
+    let terms = Terms { idle, framed: true };
+    tokio::spawn(tunnel::run(client, backend, guard, ticket, terms));
 }
 
 fn socket<S>(upgraded: Upgraded) -> Option<End<S>>

@@ -13,7 +13,7 @@ pub mod table;
 
 pub use self::{
     choice::{Choice, Clues, choose, preview},
-    cookie::{Context, Found, Ids, Keys, read, set_cookie},
+    cookie::{Context, Found, Ids, Keys, MadeKey, read, set_cookie},
     memory::{Memory, Recalled},
-    table::{Known, SessionHold, Table},
+    table::{Cursor, Known, Learned, SessionHold, Table},
 };

@@ -83,6 +83,13 @@ impl Pool {
         index.map(|index| Arc::clone(&self.backends[index as usize]))
     }
 
+    /// The backend that the next [`pick`](Self::pick) would bring, without taking a turn; `None` where
+    /// none takes new sessions, or where it is left to chance.
+    pub fn preview(&self, source: &[u8]) -> Option<&Arc<Backend>> {
+        let index = self.selector.preview(source)?;
+        self.backends.get(index as usize).filter(|backend| backend.takes_new())
+    }
+
     /// Whether somebody would take a new session, had it a connection to spare.
     pub fn is_full(&self) -> bool {
         self.backends.iter().any(|backend| backend.is_only_full())
@@ -98,13 +105,6 @@ impl Pool {
             }
         }
         self.quorum.review();
-    }
-
-    /// The backend that the next [`pick`](Self::pick) would bring, without taking a turn; `None` where
-    /// none takes new sessions, or where it is left to chance.
-    pub fn preview(&self, source: &[u8]) -> Option<&Arc<Backend>> {
-        let index = self.selector.preview(source)?;
-        self.backends.get(index as usize).filter(|backend| backend.takes_new())
     }
 
     /// Whether the budget allows one more retry, which is then spent.
