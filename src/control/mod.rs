@@ -6,14 +6,15 @@
 
 mod apply;
 mod doors;
+mod drain;
 mod health;
 pub mod operator;
 mod orders;
 mod overlay;
 mod plan;
+mod rebalance;
 mod report;
 mod resolve;
-mod retire;
 mod watch;
 
 use std::{
@@ -34,7 +35,10 @@ pub use self::{
     operator::{Denied, Operator},
     orders::Order,
 };
-use self::{doors::Doors, overlay::Overlay, report::Since, watch::Watcher};
+use self::{
+    doors::Doors, drain::Drains, overlay::Overlay, rebalance::Rebalance, report::Since,
+    watch::Watcher,
+};
 use crate::{
     admin::api::ReloadState,
     config::{self, Config, check},
@@ -80,8 +84,8 @@ pub struct Control {
     backends: Vec<Arc<Backend>>,
     /// Probes by backend serial, with what they were started for.
     probes: HashMap<u64, (config::Health, JoinHandle<()>)>,
-    /// Retirements under way, by backend serial.
-    retiring: HashMap<u64, JoinHandle<()>>,
+    drains: Drains,
+    rebalance: Rebalance,
 }
 
 /// Something for the control task to do.
@@ -124,6 +128,7 @@ impl Control {
         }
         let mut housekeeping = tokio::time::interval(HOUSEKEEPING);
         let mut resolve = tokio::time::interval_at(Instant::now() + RESOLVE_AGAIN, RESOLVE_AGAIN);
+        let mut level = tokio::time::interval(rebalance::TICK);
         loop {
             tokio::select! {
                 request = requests.recv() => match request {
@@ -137,6 +142,7 @@ impl Control {
                 },
                 _ = housekeeping.tick() => self.keep_house(),
                 _ = resolve.tick() => resolve::again(&self.backends),
+                _ = level.tick() => self.level(),
             }
         }
     }
@@ -236,22 +242,29 @@ impl Control {
         }
     }
 
+    /// Relieves backends of tunnels beyond their share, and everybody of those that are too old.
+    fn level(&mut self) {
+        self.rebalance.tick(&self.config.pools, &self.backends, &self.proxy);
+        self.rebalance.close_aged(&self.config.pools, &self.backends, &self.proxy);
+    }
+
     fn keep_house(&mut self) {
         let now = std::time::Instant::now();
         self.proxy.sids.sweep(now);
         for backend in &self.backends {
             backend.idle().sweep(now);
         }
-        self.forget_retired();
+        self.forget_gone();
     }
 
     /// Drains the whole process: no new connections, requests and tunnels until the deadline.
     async fn stop(&mut self) {
-        let deadline = self.config.drain.within;
+        let terms = self.config.drain;
         self.proxy.draining.store(true, Ordering::Release);
         self.doors.close_all();
-        tracing::info!(?deadline, tunnels = self.proxy.tunnels.len(), "draining");
-        if timeout(deadline, self.doors.idle()).await.is_err() {
+        tracing::info!(deadline = ?terms.within, tunnels = self.proxy.tunnels.len(), "draining");
+        let whole = Arc::clone(self.drains.whole());
+        if whole.empty(&self.proxy, terms, self.doors.idle()).await {
             let tunnels = self.proxy.tunnels.cut_all();
             tracing::warn!(tunnels, "the drain deadline has passed; cutting what is left");
             self.doors.force();

@@ -39,7 +39,6 @@ struct Found {
 pub(super) struct Ordered {
     what: Target,
     /// `None`: nothing is closed, however long it takes.
-    #[expect(dead_code, reason = "until drains obey it")]
     pub(super) terms: Option<Drain>,
 }
 

@@ -12,5 +12,5 @@ pub mod table;
 pub use self::{
     choice::{Choice, Clues, choose, preview},
     cookie::{Context, Found, Ids, Keys, read, set_cookie},
-    table::{Known, SessionHold, Table},
+    table::{Known, Session, SessionHold, SessionId, Table},
 };

@@ -9,7 +9,7 @@ use std::{
     net::SocketAddr,
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicU64, Ordering, fence},
+        atomic::{AtomicBool, AtomicU64, Ordering, fence},
     },
     time::Instant,
 };
@@ -31,6 +31,7 @@ pub struct Backend {
     addresses: ArcSwapAny<Arc<Arc<[SocketAddr]>>>,
     idle: Idle,
     down_since: Mutex<Option<Instant>>,
+    shedding: AtomicBool,
     seat: ArcSwapOption<Seat>,
 }
 
@@ -63,6 +64,7 @@ impl Backend {
             addresses: ArcSwapAny::new(Arc::new(addresses)),
             idle: Idle::new(reuse),
             down_since: Mutex::new(None),
+            shedding: AtomicBool::new(false),
             seat: ArcSwapOption::empty(),
         })
     }
@@ -161,6 +163,17 @@ impl Backend {
     /// Whether a session that is here may stay: up and not gone.
     pub fn keeps_sessions(&self) -> bool {
         self.load.keeps_sessions()
+    }
+
+    /// Whether it has more tunnels than its share and is being relieved of some, so that those that
+    /// return by a cookie go elsewhere.
+    pub fn sheds(&self) -> bool {
+        self.shedding.load(Ordering::Relaxed)
+    }
+
+    /// Changes that.
+    pub fn set_shedding(&self, sheds: bool) {
+        self.shedding.store(sheds, Ordering::Relaxed);
     }
 
     /// Counts one check, a probe or a connect. It goes up after `rise` successes in a row and down

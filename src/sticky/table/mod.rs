@@ -22,6 +22,7 @@
 //! Time is passed in; a `now` before the table was made counts as that moment.
 
 mod entry;
+mod sessions;
 mod shard;
 #[cfg(test)]
 mod tests;
@@ -38,6 +39,7 @@ use std::{
 };
 
 use entry::Entry;
+pub use sessions::{Session, SessionId};
 use shard::Shard;
 
 use crate::{
@@ -75,6 +77,8 @@ pub struct Known {
     pub backend: Arc<Backend>,
     /// As it was learned: how long the session may be silent, and so how long a poll may be held.
     pub lifetime: Duration,
+    /// Whether it was let go, so that it is as good as dead.
+    pub let_go: bool,
 }
 
 /// An open tunnel of a session: while it lives, the session's entry cannot expire, and the session
@@ -140,7 +144,7 @@ impl Table {
         let mut shard = self.lock(place.shard);
         let mut evicted = None;
         if let Some(entry) = shard.find(place.tag, backend.pool(), sid) {
-            if ptr::eq(&**entry.backend(), &**backend) {
+            if ptr::eq(&**entry.backend(), &**backend) && !entry.is_let_go() {
                 entry.renew(lifetime, now);
                 return true;
             }
@@ -270,8 +274,16 @@ impl Table {
     }
 
     fn place(&self, pool: &str, sid: &str) -> Place {
-        let hash = self.hasher.hash_one((pool, sid));
+        Self::place_of(self.hash(pool, sid.as_bytes()))
+    }
+
+    fn place_of(hash: u64) -> Place {
         Place { shard: (hash >> 32) as usize % SHARDS, tag: hash as u32 }
+    }
+
+    /// Keyed, so that nobody can choose or guess it.
+    fn hash(&self, pool: &str, sid: &[u8]) -> u64 {
+        self.hasher.hash_one((pool, sid))
     }
 
     fn lock(&self, shard: usize) -> MutexGuard<'_, Shard> {
@@ -295,6 +307,7 @@ impl From<&Entry> for Known {
         Self {
             backend: Arc::clone(entry.backend()),
             lifetime: Duration::from_millis(entry.lifetime().into()),
+            let_go: entry.is_let_go(),
         }
     }
 }
