@@ -8,13 +8,13 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
 use tokio::{
     task::JoinHandle,
-    time::{Instant, sleep_until, timeout_at},
+    time::{Instant, sleep_until},
 };
 
 use super::unix_now;
@@ -77,7 +77,7 @@ struct Clock {
     times: Option<Times>,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Times {
     deadline: Instant,
     spread: Duration,
@@ -159,38 +159,45 @@ impl Drains {
 }
 
 impl Whole {
-    /// Closes every tunnel within these terms, and returns when `idle` does or at the deadline; true
-    /// where that has come first, so that what is left must be cut.
-    pub(super) async fn empty(
-        &self,
-        proxy: &Proxy,
-        terms: Drain,
-        idle: impl Future<Output = ()>,
-    ) -> bool {
-        let clock = Clock::new(Some(terms));
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(clock);
-        let Some(times) = clock.times else { return false };
-        let closes = async {
-            let mut pace = Pace::new(times.deadline, times.spread);
-            loop {
-                let count = pace.due(proxy.tunnels.all_staying(), Instant::now());
-                pace.took(proxy.tunnels.close_any(count, Reason::Drained));
-                sleep_until(pace.next(Instant::now())).await;
-            }
+    /// Empties the process within these terms from now on. Where it is being emptied already, the
+    /// deadline only ever comes nearer.
+    pub(super) fn begin(&self, terms: Drain) {
+        let mut clock = self.lock();
+        let new = Clock::new(Some(terms));
+        *clock = match *clock {
+            Some(before) if before.deadline() <= new.deadline() => Some(before),
+            Some(before) => Some(Clock { since: before.since, ..new }),
+            None => Some(new),
         };
-        let over = async {
-            tokio::select! {
-                () = idle => {}
-                () = closes => {}
+    }
+
+    /// Closes tunnels as the terms say; returns at the deadline, when what is left must be cut.
+    pub(super) async fn close(&self, proxy: &Proxy) {
+        let mut running: Option<(Times, Pace)> = None;
+        loop {
+            let now = Instant::now();
+            let Some(times) = (*self.lock()).and_then(|clock| clock.times) else { return };
+            if now >= times.deadline {
+                return;
             }
-        };
-        timeout_at(times.deadline, over).await.is_err()
+            let (_, pace) = match &mut running {
+                Some(same) if same.0 == times => same,
+                other => other.insert((times, Pace::new(times.deadline, times.spread))),
+            };
+            let count = pace.due(proxy.tunnels.all_staying(), now);
+            pace.took(proxy.tunnels.close_any(count, Reason::Drained));
+            sleep_until(pace.next(now).min(now + LOOK).min(times.deadline)).await;
+        }
     }
 
     /// How far the process is from being empty, where it drains.
     pub(super) fn state(&self, proxy: &Proxy) -> Option<DrainState> {
-        let clock = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let clock = *self.lock();
         Some(clock?.state(proxy.tunnels.len(), proxy.sids.len()))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<Clock>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -200,6 +207,10 @@ impl Clock {
         let times =
             terms.map(|terms| Times { deadline: start + terms.within, spread: terms.spread });
         Self { since: unix_now(), start, times }
+    }
+
+    fn deadline(&self) -> Option<Instant> {
+        self.times.map(|times| times.deadline)
     }
 
     fn state(&self, sockets: usize, sessions: usize) -> DrainState {

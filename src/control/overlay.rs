@@ -4,6 +4,8 @@
 //! process ends; a reload keeps what still has a pool to belong to. Pure: nothing here looks at live
 //! backends.
 
+mod carry;
+
 use std::collections::HashMap;
 
 use super::Denied;

@@ -88,10 +88,10 @@ impl Rebalance {
                 continue;
             };
             let sides: Vec<Side> = ours()
-                .filter(|backend| backend.takes_new())
+                .filter(|backend| backend.takes_new() || backend.is_only_full())
                 .map(|backend| Side {
                     serial: backend.serial(),
-                    weight: backend.weight(),
+                    weight: backend.shares(),
                     tunnels: proxy.tunnels.staying(backend.serial()),
                 })
                 .collect();

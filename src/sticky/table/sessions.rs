@@ -9,6 +9,9 @@ use std::{fmt, ptr, str::FromStr, sync::Arc, time::Instant};
 use super::{ROUND, SHARDS, Table, entry::Entry};
 use crate::upstream::Backend;
 
+/// Entries from which on a table is not looked through as a whole for a few of them.
+const LARGE: usize = 32 * 1024;
+
 /// Names a session of this table for as long as it is known, and says nothing of its sid: it is a
 /// hash under a key of this process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -69,9 +72,10 @@ impl Table {
     }
 
     /// Lets up to `count` polling sessions of a backend go, and says how many. One call looks through
-    /// a quarter of the table, from anywhere on; where `count` has no limit, through all of it.
+    /// a quarter of a large table, from anywhere on; where `count` has no limit, through all of it.
     pub fn let_go(&self, backend: &Backend, count: usize) -> usize {
-        let shards = if count == usize::MAX { SHARDS } else { SHARDS / ROUND };
+        let all = count == usize::MAX || self.len() < LARGE;
+        let shards = if all { SHARDS } else { SHARDS / ROUND };
         let first = fastrand::usize(..SHARDS);
         let mut gone = 0;
         for shard in first..first + shards {
