@@ -7,15 +7,16 @@
 mod apply;
 mod discovery;
 mod doors;
+mod drain;
 mod handover;
 mod health;
 pub mod operator;
 mod orders;
 mod overlay;
 mod plan;
+mod rebalance;
 mod report;
 mod resolve;
-mod retire;
 mod watch;
 
 use std::{
@@ -38,8 +39,8 @@ pub use self::{
     orders::Order,
 };
 use self::{
-    discovery::Discovery, doors::Doors, handover::Handover, overlay::Overlay, report::Since,
-    watch::Watcher,
+    discovery::Discovery, doors::Doors, drain::Drains, handover::Handover, overlay::Overlay,
+    rebalance::Rebalance, report::Since, watch::Watcher,
 };
 use crate::{
     admin::api::ReloadState,
@@ -88,8 +89,8 @@ pub struct Control {
     backends: Vec<Arc<Backend>>,
     /// Probes by backend serial, with what they were started for.
     probes: HashMap<u64, (config::Health, JoinHandle<()>)>,
-    /// Retirements under way, by backend serial.
-    retiring: HashMap<u64, JoinHandle<()>>,
+    drains: Drains,
+    rebalance: Rebalance,
     handover: Handover,
     /// Tells the service manager.
     notifier: Notifier,
@@ -140,6 +141,7 @@ impl Control {
         let mut housekeeping = tokio::time::interval(HOUSEKEEPING);
         let mut tend = tokio::time::interval(upstream::TEND);
         let mut resolve = tokio::time::interval_at(Instant::now() + RESOLVE_AGAIN, RESOLVE_AGAIN);
+        let mut level = tokio::time::interval(rebalance::TICK);
         loop {
             tokio::select! {
                 request = requests.recv() => match request {
@@ -161,6 +163,7 @@ impl Control {
                 _ = housekeeping.tick() => self.keep_house(),
                 _ = tend.tick() => self.tend(),
                 _ = resolve.tick() => resolve::again(&self.backends),
+                _ = level.tick() => self.level(),
             }
         }
     }
@@ -270,6 +273,12 @@ impl Control {
         }
     }
 
+    /// Relieves backends of tunnels beyond their share, and everybody of those that are too old.
+    fn level(&mut self) {
+        self.rebalance.tick(&self.config.pools, &self.backends, &self.proxy);
+        self.rebalance.close_aged(&self.config.pools, &self.backends, &self.proxy);
+    }
+
     /// Lets backends grow into their weight, and in again after an ejection.
     fn tend(&self) {
         let now = std::time::Instant::now();
@@ -284,7 +293,7 @@ impl Control {
         for backend in &self.backends {
             backend.idle().sweep(now);
         }
-        self.forget_retired();
+        self.forget_gone();
         let (sessions, tunnels) = (self.proxy.sids.len(), self.proxy.tunnels.len());
         self.notifier.status(format_args!("{sessions} sessions, {tunnels} tunnels"));
     }
@@ -293,11 +302,16 @@ impl Control {
     async fn stop(&mut self) {
         self.handover.give_up();
         self.notifier.stopping();
-        let deadline = self.config.drain.within;
+        let (terms, whole) = (self.config.drain, Arc::clone(self.drains.whole()));
         self.proxy.draining.store(true, Ordering::Release);
         self.doors.close_all();
-        tracing::info!(?deadline, tunnels = self.proxy.tunnels.len(), "draining");
-        if timeout(deadline, self.doors.idle()).await.is_err() {
+        tracing::info!(deadline = ?terms.within, tunnels = self.proxy.tunnels.len(), "draining");
+        whole.begin(terms);
+        let over = tokio::select! {
+            () = self.doors.idle() => false,
+            () = whole.close(&self.proxy) => true,
+        };
+        if over {
             self.cut().await;
         }
         self.close_books();
