@@ -15,8 +15,16 @@ use rustls::ServerConfig;
 use tokio::{sync::Semaphore, task::JoinHandle};
 
 use super::{
-    Control, discovery::Discovery, doors::Doors, health, overlay::Overlay, report::Since, resolve,
-    retire,
+    Control,
+    discovery::Discovery,
+    doors::Doors,
+    drain::{Drains, End},
+    handover::Handover,
+    health,
+    overlay::Overlay,
+    rebalance::Rebalance,
+    report::Since,
+    resolve,
 };
 use crate::{
     config::{self, Config, CookieKeys, Protocol},
@@ -25,7 +33,9 @@ use crate::{
     observe::{AccessLog, Metrics},
     route,
     snapshot::{self, Current, Snapshot},
-    sticky::{Keys, Table},
+    sticky::{Keys, Memory, Table},
+    systemd::Notifier,
+    upgrade::Inheritance,
     upstream::{self, Backend, Life},
 };
 
@@ -92,14 +102,15 @@ impl fmt::Display for Changes {
 }
 
 impl Control {
-    /// Binds and builds everything for the first configuration; connections are accepted from here on.
+    /// Binds and builds everything for the first configuration; connections are accepted from here on,
+    /// unless what it begins with holds that back until [`open`](Self::open).
     ///
     /// # Errors
     /// An address that cannot be listened on, an access log that cannot be opened, a certificate that
     /// rustls refuses.
-    pub(crate) async fn new(config: Config) -> Result<Self, Refused> {
-        let keys = Keys::new(&config.cookie_keys);
-        let tickets = TicketKeys::new()?;
+    pub(crate) async fn new(config: Config, from: Inheritance) -> Result<Self, Refused> {
+        let keys = Keys::adopt(&config.cookie_keys, from.secrets.cookie());
+        let tickets = TicketKeys::adopt(from.secrets.tickets())?;
         let metrics = Arc::new(Metrics::new());
         let log = AccessLog::open(&config.access_log, metrics.access_log_dropped.clone())?;
         let empty = Snapshot {
@@ -111,6 +122,7 @@ impl Control {
         let proxy = Arc::new(Proxy {
             snapshot: Current::from_pointee(empty),
             sids: Table::new(&config.sessions),
+            memory: Memory::new(),
             tunnels: Arc::default(),
             metrics,
             log: Arc::new(ArcSwap::from_pointee(log)),
@@ -131,18 +143,32 @@ impl Control {
             reload: None,
             keys,
             tickets,
-            doors: Doors::default(),
-            backends: Vec::new(),
+            doors: Doors::new(from.given, from.holds),
+            backends: Self::revive(&from.backends, &config),
             probes: HashMap::new(),
-            retiring: HashMap::new(),
+            drains: Drains::default(),
+            rebalance: Rebalance::default(),
+            handover: Handover::default(),
+            notifier: Notifier::new(from.holds),
         };
-        for (pool, outcome) in control.discovery.first(&config.pools).await {
-            control.overlay.found(pool, outcome);
+        // Backends that lived in another process and are wanted no more leave as if they had left this
+        // one's configuration.
+        if !control.backends.is_empty() {
+            control.config.pools.clone_from(&config.pools);
         }
-        let effective = control.overlay.over(&config);
-        control.put_in_force(effective).await?;
-        control.typed = config;
+        let mut overlay = Self::inherited_overlay(from.values);
+        overlay.settle(&config);
+        for (pool, outcome) in control.discovery.first(&config.pools).await {
+            overlay.found(pool, outcome);
+        }
+        control.compose(config, overlay).await?;
+        control.doors.close_given();
         Ok(control)
+    }
+
+    /// Begins to accept, where that was held back.
+    pub(crate) fn open(&mut self) {
+        self.doors.open(&self.proxy);
     }
 
     /// Puts what a new file says in force, in one swap, or changes nothing. Orders that have no place
@@ -215,7 +241,7 @@ impl Control {
         }
         let removed = self.retire_others(&config);
         self.backends.extend(added.iter().cloned());
-        self.probe(&config);
+        self.probe(&config, &added);
         self.doors.settle(&config.listeners, bound, &self.proxy);
         let added = added.len();
         self.config = config;
@@ -314,16 +340,13 @@ impl Control {
     /// Backends that were on their way out and are wanted again.
     async fn stay(&mut self, members: &Members) {
         for backend in members.values() {
-            if let Some(retirement) = self.retiring.remove(&backend.serial()) {
-                retirement.abort();
-                // Its last step may be under way on another thread: ours comes after it.
-                let _ = retirement.await;
+            if self.drains.cancel(backend.serial(), End::Goes).await {
                 backend.set_life(Life::Serving);
             }
         }
     }
 
-    /// Sends backends that the configuration no longer names into retirement.
+    /// Drains the backends that the configuration no longer names; they go after that.
     fn retire_others(&mut self, config: &Config) -> usize {
         let wanted = |backend: &Backend| {
             config.pools.iter().any(|pool| {
@@ -333,29 +356,20 @@ impl Control {
         };
         let mut removed = 0;
         for backend in &self.backends {
-            if wanted(backend) || self.retiring.contains_key(&backend.serial()) {
+            if wanted(backend) || self.drains.drains_to(backend.serial()) == Some(End::Goes) {
                 continue;
             }
             let before = self.config.pools.iter().find(|pool| pool.name == backend.pool());
             let Some(pool) = before else { continue };
-            backend.set_life(Life::Draining);
-            let retirement = retire::retire(Arc::clone(backend), &self.proxy, pool.drain.within);
-            self.retiring.insert(backend.serial(), tokio::spawn(retirement));
+            self.drains.start(backend, &self.proxy, Some(pool.drain), End::Goes);
             removed += 1;
         }
         removed
     }
 
-    /// Takes what has retired out of the books.
-    pub(super) fn forget_retired(&mut self) {
-        let over: Vec<u64> = self
-            .retiring
-            .iter()
-            .filter(|(_, retirement)| retirement.is_finished())
-            .map(|(&serial, _)| serial)
-            .collect();
-        for serial in over {
-            self.retiring.remove(&serial);
+    /// Takes backends that have gone out of the books.
+    pub(super) fn forget_gone(&mut self) {
+        for serial in self.drains.finished() {
             self.backends.retain(|backend| backend.serial() != serial);
             if let Some((_, probe)) = self.probes.remove(&serial) {
                 probe.abort();
@@ -364,7 +378,7 @@ impl Control {
     }
 
     /// Starts probes for new backends and restarts those whose terms have changed.
-    fn probe(&mut self, config: &Config) {
+    fn probe(&mut self, config: &Config, added: &[Arc<Backend>]) {
         for backend in &self.backends {
             let pool = config.pools.iter().find(|pool| pool.name == backend.pool());
             let Some(terms) = pool.map(|pool| &pool.health) else { continue };
@@ -372,7 +386,7 @@ impl Control {
             if self.probes.get(&serial).is_some_and(|(running, _)| running == terms) {
                 continue;
             }
-            let new = !self.probes.contains_key(&serial);
+            let new = added.iter().any(|added| added.serial() == serial);
             let task: JoinHandle<()> =
                 tokio::spawn(health::watch(Arc::clone(backend), terms.clone(), new));
             if let Some((_, before)) = self.probes.insert(serial, (terms.clone(), task)) {

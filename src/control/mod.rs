@@ -7,14 +7,16 @@
 mod apply;
 mod discovery;
 mod doors;
+mod drain;
+mod handover;
 mod health;
 pub mod operator;
 mod orders;
 mod overlay;
 mod plan;
+mod rebalance;
 mod report;
 mod resolve;
-mod retire;
 mod watch;
 
 use std::{
@@ -30,12 +32,16 @@ use tokio::{
     time::{Instant, timeout},
 };
 
+pub(crate) use self::handover::Fixtures;
 pub use self::{
     apply::Changes,
     operator::{Denied, Operator},
     orders::Order,
 };
-use self::{discovery::Discovery, doors::Doors, overlay::Overlay, report::Since, watch::Watcher};
+use self::{
+    discovery::Discovery, doors::Doors, drain::Drains, handover::Handover, overlay::Overlay,
+    rebalance::Rebalance, report::Since, watch::Watcher,
+};
 use crate::{
     admin::api::ReloadState,
     config::{self, Config, check},
@@ -43,7 +49,8 @@ use crate::{
     net::tls::TicketKeys,
     observe::AccessLog,
     sticky::Keys,
-    upstream::Backend,
+    systemd::Notifier,
+    upstream::{self, Backend},
 };
 
 /// Period of the housekeeping: expired sids and idle connections go.
@@ -82,8 +89,11 @@ pub struct Control {
     backends: Vec<Arc<Backend>>,
     /// Probes by backend serial, with what they were started for.
     probes: HashMap<u64, (config::Health, JoinHandle<()>)>,
-    /// Retirements under way, by backend serial.
-    retiring: HashMap<u64, JoinHandle<()>>,
+    drains: Drains,
+    rebalance: Rebalance,
+    handover: Handover,
+    /// Tells the service manager.
+    notifier: Notifier,
 }
 
 /// Something for the control task to do.
@@ -124,10 +134,14 @@ impl Control {
             watcher.watch(&self.typed.watched);
             self.watcher = Some(watcher);
             // An edit between the first reading and the watch would go unseen.
-            self.reload().await;
+            self.read_again().await;
         }
+        self.notifier.ready();
+        let mut alive = Notifier::watchdog().map(tokio::time::interval);
         let mut housekeeping = tokio::time::interval(HOUSEKEEPING);
+        let mut tend = tokio::time::interval(upstream::TEND);
         let mut resolve = tokio::time::interval_at(Instant::now() + RESOLVE_AGAIN, RESOLVE_AGAIN);
+        let mut level = tokio::time::interval(rebalance::TICK);
         loop {
             tokio::select! {
                 request = requests.recv() => match request {
@@ -139,8 +153,17 @@ impl Control {
                     Some(request) => self.serve(request).await,
                     None => return,
                 },
+                (outcome, answer) = self.handover.made() => {
+                    if let Some(successor) = self.made(outcome, answer) {
+                        self.give_way(successor, &mut requests).await;
+                        return;
+                    }
+                }
+                () = tick(&mut alive) => self.notifier.alive(),
                 _ = housekeeping.tick() => self.keep_house(),
+                _ = tend.tick() => self.tend(),
                 _ = resolve.tick() => resolve::again(&self.backends),
+                _ = level.tick() => self.level(),
             }
         }
     }
@@ -150,9 +173,7 @@ impl Control {
         match request {
             Request::Reload => self.reload().await,
             Request::Hangup => {
-                if let Err(error) = self.proxy.log.load().reopen() {
-                    tracing::error!(%error, "the access log could not be reopened");
-                }
+                self.reopen_log();
                 self.reload().await;
             }
             Request::Apply(config, answer) => {
@@ -165,11 +186,23 @@ impl Control {
         }
     }
 
-    /// Reads the file and applies it. A faulty one is told, with every fault, and changes nothing.
+    /// Reads the file and applies it, and the service manager knows.
     async fn reload(&mut self) {
-        if self.file.is_none() {
-            return;
+        if self.file.is_some() {
+            self.notifier.reloading();
+            self.read_again().await;
+            self.notifier.ready();
         }
+    }
+
+    fn reopen_log(&self) {
+        if let Err(error) = self.proxy.log.load().reopen() {
+            tracing::error!(%error, "the access log could not be reopened");
+        }
+    }
+
+    /// Reads the file and applies it. A faulty one is told, with every fault, and changes nothing.
+    async fn read_again(&mut self) {
         let outcome = match self.read().await {
             Ok(config) => self.apply(config).await.map_err(|error| error.to_string()),
             Err(faults) => Err(faults),
@@ -240,30 +273,52 @@ impl Control {
         }
     }
 
+    /// Relieves backends of tunnels beyond their share, and everybody of those that are too old.
+    fn level(&mut self) {
+        self.rebalance.tick(&self.config.pools, &self.backends, &self.proxy);
+        self.rebalance.close_aged(&self.config.pools, &self.backends, &self.proxy);
+    }
+
+    /// Lets backends grow into their weight, and in again after an ejection.
+    fn tend(&self) {
+        let now = std::time::Instant::now();
+        for pool in &self.proxy.snapshot.load().pools {
+            pool.upstream.tend(now);
+        }
+    }
+
     fn keep_house(&mut self) {
         let now = std::time::Instant::now();
         self.proxy.sids.sweep(now);
         for backend in &self.backends {
             backend.idle().sweep(now);
         }
-        self.forget_retired();
+        self.forget_gone();
+        let (sessions, tunnels) = (self.proxy.sids.len(), self.proxy.tunnels.len());
+        self.notifier.status(format_args!("{sessions} sessions, {tunnels} tunnels"));
     }
 
     /// Drains the whole process: no new connections, requests and tunnels until the deadline.
     async fn stop(&mut self) {
-        let deadline = self.config.drain.within;
+        self.handover.give_up();
+        self.notifier.stopping();
+        let (terms, whole) = (self.config.drain, Arc::clone(self.drains.whole()));
         self.proxy.draining.store(true, Ordering::Release);
         self.doors.close_all();
-        tracing::info!(?deadline, tunnels = self.proxy.tunnels.len(), "draining");
-        if timeout(deadline, self.doors.idle()).await.is_err() {
-            let tunnels = self.proxy.tunnels.cut_all();
-            tracing::warn!(tunnels, "the drain deadline has passed; cutting what is left");
-            self.doors.force();
-            // An upgrade under way may have become a tunnel after the cut.
-            while timeout(CUT_AGAIN, self.doors.idle()).await.is_err() {
-                self.proxy.tunnels.cut_all();
-            }
+        tracing::info!(deadline = ?terms.within, tunnels = self.proxy.tunnels.len(), "draining");
+        whole.begin(terms);
+        let over = tokio::select! {
+            () = self.doors.idle() => false,
+            () = whole.close(&self.proxy) => true,
+        };
+        if over {
+            self.cut().await;
         }
+        self.close_books();
+    }
+
+    /// Ends what serves until the end.
+    fn close_books(&mut self) {
         for (_, probe) in self.probes.values() {
             probe.abort();
         }
@@ -271,6 +326,16 @@ impl Control {
         if let Ok(off) = AccessLog::open(&config::AccessLog::Off, Default::default()) {
             self.proxy.log.store(Arc::new(off));
         }
+    }
+}
+
+/// The next tick, where there are any.
+async fn tick(interval: &mut Option<tokio::time::Interval>) {
+    match interval {
+        Some(interval) => {
+            interval.tick().await;
+        }
+        None => std::future::pending().await,
     }
 }
 

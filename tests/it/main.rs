@@ -6,7 +6,11 @@
 //! the part of a stream that breaks.
 
 #[cfg(test)]
+mod admin;
+#[cfg(test)]
 mod backends;
+#[cfg(test)]
+mod commands;
 #[cfg(test)]
 mod config;
 #[cfg(test)]
@@ -17,6 +21,8 @@ mod connecting;
 mod cookies;
 #[cfg(test)]
 mod discovery;
+#[cfg(test)]
+mod drains;
 #[cfg(test)]
 mod forwarded;
 #[cfg(test)]
@@ -31,6 +37,8 @@ mod load_input;
 mod process;
 #[cfg(test)]
 mod proof;
+#[cfg(test)]
+mod rebalance;
 #[cfg(test)]
 mod reload;
 #[cfg(test)]

@@ -86,6 +86,14 @@ impl Shard {
         taken
     }
 
+    /// The entries before `end`, a slice of them, and moves `end` to the slice's start; from
+    /// `usize::MAX` to 0 each entry that was there all the time is seen.
+    pub(super) fn slice(&mut self, end: &mut usize) -> &mut [Entry] {
+        let from = (*end).min(self.entries.len());
+        *end = from.saturating_sub(SLICE);
+        &mut self.entries[*end..from]
+    }
+
     /// Gives memory back where three quarters are unused.
     pub(super) fn shrink(&mut self) {
         let Self { entries, index, .. } = self;
