@@ -284,6 +284,8 @@ async fn of_too_many_addresses_over_tcp_1024_are_taken() {
     proxy
         .wait_for_stderr("the bound", |line| line.contains("1024 of 3000 backends are taken"))
         .await;
+    let up = "moorline_backend_up{";
+    proxy.wait_for_metric("1024 backends", up, |count| count == 1024.0).await;
     // Asked again and again, told once.
     let mut rounds = tokio::time::interval(Duration::from_millis(300));
     for _ in 0..3 {
@@ -510,6 +512,8 @@ async fn ten_thousand_backends_of_a_list_are_bounded() {
     proxy
         .wait_for_stderr("the bound", |line| line.contains("1024 of 10000 backends are taken"))
         .await;
+    let up = "moorline_backend_up{";
+    proxy.wait_for_metric("1024 backends", up, |count| count == 1024.0).await;
     drop(list);
     proxy.finish().await;
 }
