@@ -28,7 +28,7 @@
 //! | [`tunnel`] | two byte streams and a guard | HTTP |
 //! | [`http`] | requests, replies, retries, owner search, upgrades | reloads |
 //! | [`snapshot`] | one consistent view for the data path | who builds it |
-//! | [`control`] | reloads, health, resolution, retirement | — |
+//! | [`control`] | reloads, health, resolution, drains, rebalancing | — |
 //! | [`conn`], [`app`] | one connection; one process | — |
 //!
 //! Dependencies point down this list only where a row needs the one above; `route`, `sticky`,
