@@ -2,15 +2,13 @@
 //! one drains.
 
 use std::{
-    fmt, io,
+    fmt,
     net::SocketAddr,
-    os::fd::OwnedFd,
     path::PathBuf,
     sync::{Arc, atomic::Ordering},
 };
 
 use tokio::{
-    net::TcpListener,
     sync::{mpsc, oneshot},
     task::JoinHandle,
 };
@@ -20,13 +18,10 @@ use crate::{
         self,
         api::{UpgradeOrder, Upgraded},
     },
-    config::Config,
+    config::{AdminRemote, Config},
     control::{Changes, Control, Denied, Fixtures, Operator, Order, Request},
     http::proxy::Proxy,
-    net::{
-        given::{self, Given, Purpose},
-        listener,
-    },
+    net::given::Given,
     observe::BackendSample,
     upgrade::{Inheritance, Joining, Launch},
     upstream::Life,
@@ -50,14 +45,15 @@ impl std::error::Error for StartError {}
 /// A bound process: every socket is open, and connections are accepted.
 pub struct App {
     control: Control,
-    /// With the address that was asked for.
-    admin: Option<(TcpListener, SocketAddr)>,
+    admin: admin::Sockets,
+    remote: Option<AdminRemote>,
 }
 
 /// A running process.
 pub struct Running {
     requests: mpsc::Sender<Request>,
     control: JoinHandle<()>,
+    admin: Arc<admin::Serving>,
     addresses: Vec<(String, SocketAddr)>,
     operator: Operator,
 }
@@ -107,14 +103,11 @@ impl App {
 
     async fn build(config: Config, mut from: Inheritance) -> Result<Self, StartError> {
         let told = |error: &dyn fmt::Display| StartError(error.to_string());
-        let admin = match config.admin.metrics {
-            Some(address) => {
-                Some(bind_admin(address, &mut from.given).map_err(|error| told(&error))?)
-            }
-            None => None,
-        };
+        let admin = admin::Sockets::bind(&config.admin, &mut from.given);
+        let admin = admin.map_err(|error| told(&error))?;
+        let remote = config.admin.remote.clone();
         let control = Control::new(config, from).await.map_err(|error| told(&error))?;
-        Ok(Self { control, admin })
+        Ok(Self { control, admin, remote })
     }
 
     /// Addresses listened on, by listener name.
@@ -122,9 +115,9 @@ impl App {
         self.control.addresses()
     }
 
-    /// Address of the metrics and readiness endpoint.
-    pub fn admin(&self) -> Option<SocketAddr> {
-        self.admin.as_ref().and_then(|(socket, _)| socket.local_addr().ok())
+    /// The operator's sockets.
+    pub fn admin(&self) -> &admin::Sockets {
+        &self.admin
     }
 
     /// Runs. `file`, where there is one, is watched and read again at each reload. `launch` is how to
@@ -132,19 +125,18 @@ impl App {
     pub fn start(mut self, file: Option<PathBuf>, launch: Result<Launch, String>) -> Running {
         let addresses = self.addresses();
         let (requests, received) = mpsc::channel(REQUESTS);
-        let mut fixtures = Fixtures { copies: Box::new(|| Ok(Vec::new())), leave: Box::new(|| {}) };
-        if let Some((socket, address)) = self.admin {
-            let copy = given::copy(&socket);
-            let state = admin_state(Arc::clone(self.control.proxy()), requests.clone());
-            let serving = tokio::spawn(admin::serve(socket, Arc::new(state))).abort_handle();
-            fixtures.copies = Box::new(move || metrics_copy(&copy, address));
-            fixtures.leave = Box::new(move || serving.abort());
-        }
-        self.control.can_hand_over(launch, fixtures);
         let operator = Operator::new(requests.clone(), Arc::clone(self.control.proxy()));
+        let state = admin_state(Arc::clone(self.control.proxy()), requests.clone());
+        let admin = Arc::new(self.admin.serve(state, &operator, self.remote.as_ref()));
+        let (copied, left) = (Arc::clone(&admin), Arc::clone(&admin));
+        let fixtures = Fixtures {
+            copies: Box::new(move || copied.copies()),
+            leave: Box::new(move || left.hand_over()),
+        };
+        self.control.can_hand_over(launch, fixtures);
         let again = requests.downgrade();
         let control = tokio::spawn(self.control.run(file, received, again));
-        Running { requests, control, addresses, operator }
+        Running { requests, control, admin, addresses, operator }
     }
 }
 
@@ -177,6 +169,8 @@ impl Running {
             let _ = done.await;
         }
         let _ = self.control.await;
+        // To the last moment, somebody may ask how far it is.
+        drop(self.admin);
     }
 }
 
@@ -209,25 +203,6 @@ impl Remote {
     }
 }
 
-fn bind_admin(address: SocketAddr, given: &mut Given) -> io::Result<(TcpListener, SocketAddr)> {
-    let bound = match given.tcp(&Purpose::Metrics(address)) {
-        Ok(Some(socket)) => TcpListener::from_std(socket),
-        Ok(None) => listener::bind_one(address),
-        Err(error) => Err(error),
-    };
-    let named =
-        |error: io::Error| io::Error::new(error.kind(), format!("admin: bind {address}: {error}"));
-    Ok((bound.map_err(named)?, address))
-}
-
-fn metrics_copy(
-    socket: &io::Result<OwnedFd>,
-    address: SocketAddr,
-) -> io::Result<Vec<(Purpose, OwnedFd)>> {
-    let socket = socket.as_ref().map_err(|error| io::Error::from(error.kind()))?;
-    Ok(vec![(Purpose::Metrics(address), socket.try_clone()?)])
-}
-
 fn admin_state(proxy: Arc<Proxy>, requests: mpsc::Sender<Request>) -> admin::State {
     let metrics = Arc::clone(&proxy.metrics);
     let draining = Arc::clone(&proxy);
@@ -247,6 +222,11 @@ fn samples(proxy: &Proxy) -> Vec<BackendSample> {
             sessions: backend.sessions(),
             requests: backend.requests(),
             idle: backend.idle().len(),
+            ejected: backend.is_ejected(),
+            ramp: backend.ramp(),
+            connections: backend.connections_in_use(),
+            pending: backend.requests_pending(),
+            waiting: backend.sessions_waiting(),
         })
         .collect()
 }

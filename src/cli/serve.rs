@@ -9,6 +9,7 @@ use anyhow::Context as _;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::{
+    admin::Sockets,
     app::{App, Remote},
     config::{Config, Protocol},
     systemd,
@@ -139,15 +140,21 @@ async fn hang_ups(mut hangups: Signal, remote: Remote) {
 }
 
 /// One line an address, then `ready`: connections are accepted from here on.
-fn announce(addresses: &[(String, SocketAddr)], schemes: &Schemes, admin: Option<SocketAddr>) {
+fn announce(addresses: &[(String, SocketAddr)], schemes: &Schemes, admin: &Sockets) {
     // In one piece: at an upgrade two processes write to the same place.
     let mut text = String::new();
     for (name, address) in addresses {
         let scheme = schemes.iter().find(|(of, _)| of == name).map_or("http", |(_, s)| s);
         let _ = writeln!(text, "listening on {scheme}://{address} ({name})");
     }
-    if let Some(address) = admin {
+    if let Some(address) = admin.metrics_address() {
         let _ = writeln!(text, "metrics on http://{address}/metrics");
+    }
+    if let Some(path) = admin.path() {
+        let _ = writeln!(text, "admin API on {}", path.display());
+    }
+    if let Some(address) = admin.remote_address() {
+        let _ = writeln!(text, "admin API on http://{address}");
     }
     let _ = std::io::stderr().write_all(format!("{text}ready\n").as_bytes());
 }

@@ -5,16 +5,18 @@
 //! configuration. Checks come before the first effect: a refused change has none.
 
 mod apply;
+mod discovery;
 mod doors;
+mod drain;
 mod handover;
 mod health;
 pub mod operator;
 mod orders;
 mod overlay;
 mod plan;
+mod rebalance;
 mod report;
 mod resolve;
-mod retire;
 mod watch;
 
 use std::{
@@ -36,7 +38,10 @@ pub use self::{
     operator::{Denied, Operator},
     orders::Order,
 };
-use self::{doors::Doors, handover::Handover, overlay::Overlay, report::Since, watch::Watcher};
+use self::{
+    discovery::Discovery, doors::Doors, drain::Drains, handover::Handover, overlay::Overlay,
+    rebalance::Rebalance, report::Since, watch::Watcher,
+};
 use crate::{
     admin::api::ReloadState,
     config::{self, Config, check},
@@ -45,7 +50,7 @@ use crate::{
     observe::AccessLog,
     sticky::Keys,
     systemd::Notifier,
-    upstream::Backend,
+    upstream::{self, Backend},
 };
 
 /// Period of the housekeeping: expired sids and idle connections go.
@@ -69,6 +74,7 @@ pub struct Control {
     /// What is in force: that with the layers upon it.
     config: Config,
     overlay: Overlay,
+    discovery: Discovery,
     /// Where the configuration is read from; `None`: it came from flags.
     file: Option<PathBuf>,
     watcher: Option<Watcher>,
@@ -83,8 +89,8 @@ pub struct Control {
     backends: Vec<Arc<Backend>>,
     /// Probes by backend serial, with what they were started for.
     probes: HashMap<u64, (config::Health, JoinHandle<()>)>,
-    /// Retirements under way, by backend serial.
-    retiring: HashMap<u64, JoinHandle<()>>,
+    drains: Drains,
+    rebalance: Rebalance,
     handover: Handover,
     /// Tells the service manager.
     notifier: Notifier,
@@ -121,6 +127,8 @@ impl Control {
         again: mpsc::WeakSender<Request>,
     ) {
         self.file = file;
+        self.discovery.tell(again.clone());
+        self.discovery.follow(&self.typed.pools);
         if self.file.is_some() {
             let mut watcher = Watcher::new(again);
             watcher.watch(&self.typed.watched);
@@ -131,7 +139,9 @@ impl Control {
         self.notifier.ready();
         let mut alive = Notifier::watchdog().map(tokio::time::interval);
         let mut housekeeping = tokio::time::interval(HOUSEKEEPING);
+        let mut tend = tokio::time::interval(upstream::TEND);
         let mut resolve = tokio::time::interval_at(Instant::now() + RESOLVE_AGAIN, RESOLVE_AGAIN);
+        let mut level = tokio::time::interval(rebalance::TICK);
         loop {
             tokio::select! {
                 request = requests.recv() => match request {
@@ -151,7 +161,9 @@ impl Control {
                 }
                 () = tick(&mut alive) => self.notifier.alive(),
                 _ = housekeeping.tick() => self.keep_house(),
+                _ = tend.tick() => self.tend(),
                 _ = resolve.tick() => resolve::again(&self.backends),
+                _ = level.tick() => self.level(),
             }
         }
     }
@@ -261,13 +273,27 @@ impl Control {
         }
     }
 
+    /// Relieves backends of tunnels beyond their share, and everybody of those that are too old.
+    fn level(&mut self) {
+        self.rebalance.tick(&self.config.pools, &self.backends, &self.proxy);
+        self.rebalance.close_aged(&self.config.pools, &self.backends, &self.proxy);
+    }
+
+    /// Lets backends grow into their weight, and in again after an ejection.
+    fn tend(&self) {
+        let now = std::time::Instant::now();
+        for pool in &self.proxy.snapshot.load().pools {
+            pool.upstream.tend(now);
+        }
+    }
+
     fn keep_house(&mut self) {
         let now = std::time::Instant::now();
         self.proxy.sids.sweep(now);
         for backend in &self.backends {
             backend.idle().sweep(now);
         }
-        self.forget_retired();
+        self.forget_gone();
         let (sessions, tunnels) = (self.proxy.sids.len(), self.proxy.tunnels.len());
         self.notifier.status(format_args!("{sessions} sessions, {tunnels} tunnels"));
     }
@@ -276,11 +302,16 @@ impl Control {
     async fn stop(&mut self) {
         self.handover.give_up();
         self.notifier.stopping();
-        let deadline = self.config.drain.within;
+        let (terms, whole) = (self.config.drain, Arc::clone(self.drains.whole()));
         self.proxy.draining.store(true, Ordering::Release);
         self.doors.close_all();
-        tracing::info!(?deadline, tunnels = self.proxy.tunnels.len(), "draining");
-        if timeout(deadline, self.doors.idle()).await.is_err() {
+        tracing::info!(deadline = ?terms.within, tunnels = self.proxy.tunnels.len(), "draining");
+        whole.begin(terms);
+        let over = tokio::select! {
+            () = self.doors.idle() => false,
+            () = whole.close(&self.proxy) => true,
+        };
+        if over {
             self.cut().await;
         }
         self.close_books();

@@ -2,11 +2,10 @@
 
 use std::time::Instant;
 
-use super::{Control, overlay::covers, unix_now};
+use super::{Control, drain::End, overlay::covers};
 use crate::{
     admin::api::{
-        BackendCondition, BackendState, DrainState, ListenerState, PoolState, ProcessState, Status,
-        Target,
+        BackendCondition, BackendState, ListenerState, PoolState, ProcessState, Status, Target,
     },
     config::{Balance, Pool, Protocol, Source},
     upstream::{Backend, Life},
@@ -34,7 +33,7 @@ impl Control {
                 true => ProcessState::Draining,
                 false => ProcessState::Serving,
             },
-            drain: None,
+            drain: self.drains.whole().state(&self.proxy),
             connections: self.proxy.metrics.connections(),
             tunnels: self.proxy.tunnels.len() as u64,
             sessions: self.proxy.sids.len() as u64,
@@ -102,7 +101,7 @@ impl Control {
     }
 
     fn state_of(&self, backend: &Backend) -> BackendState {
-        let drain = self.drain_state(backend);
+        let drain = self.drains.state(backend, &self.proxy);
         BackendState {
             pool: backend.pool().to_owned(),
             name: backend.name().to_owned(),
@@ -110,7 +109,7 @@ impl Control {
             origin: self.overlay.origin(backend.pool(), backend.name()),
             state: self.condition(backend),
             weight: backend.weight(),
-            ramp: 1.0,
+            ramp: backend.ramp(),
             sessions: backend.sessions() as u64,
             tunnels: self.proxy.tunnels.of(backend.serial()) as u64,
             requests: backend.requests() as u64,
@@ -121,24 +120,16 @@ impl Control {
     fn condition(&self, backend: &Backend) -> BackendCondition {
         match backend.phase() {
             Life::Gone => BackendCondition::Leaving,
-            Life::Draining if self.retiring.contains_key(&backend.serial()) => {
+            Life::Draining if self.drains.drains_to(backend.serial()) == Some(End::Goes) => {
                 BackendCondition::Leaving
             }
             Life::Draining if backend.sessions() == 0 => BackendCondition::Drained,
             Life::Draining => BackendCondition::Draining,
             Life::Serving if !backend.is_up() => BackendCondition::Down,
+            Life::Serving if backend.is_ejected() => BackendCondition::Ejected,
+            Life::Serving if backend.ramp() < 1.0 => BackendCondition::SlowStart,
             Life::Serving => BackendCondition::Up,
         }
-    }
-
-    fn drain_state(&self, backend: &Backend) -> Option<DrainState> {
-        (backend.phase() != Life::Serving).then(|| DrainState {
-            since: unix_now(),
-            seconds_left: None,
-            seconds_to_closes: None,
-            sockets_left: self.proxy.tunnels.of(backend.serial()) as u64,
-            sessions_left: backend.sessions() as u64,
-        })
     }
 }
 

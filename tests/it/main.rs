@@ -6,7 +6,11 @@
 //! the part of a stream that breaks.
 
 #[cfg(test)]
+mod admin;
+#[cfg(test)]
 mod backends;
+#[cfg(test)]
+mod commands;
 #[cfg(test)]
 mod config;
 #[cfg(test)]
@@ -15,6 +19,8 @@ mod configuration;
 mod connecting;
 #[cfg(test)]
 mod cookies;
+#[cfg(test)]
+mod drains;
 #[cfg(test)]
 mod forwarded;
 #[cfg(feature = "load")]
@@ -27,6 +33,8 @@ mod load_input;
 mod process;
 #[cfg(test)]
 mod proof;
+#[cfg(test)]
+mod rebalance;
 #[cfg(test)]
 mod reload;
 #[cfg(test)]
