@@ -16,6 +16,7 @@ use tokio::{sync::Semaphore, task::JoinHandle};
 
 use super::{
     Control,
+    discovery::Discovery,
     doors::Doors,
     drain::{Drains, End},
     handover::Handover,
@@ -135,6 +136,7 @@ impl Control {
             typed: nothing.clone(),
             config: nothing,
             overlay: Overlay::default(),
+            discovery: Discovery::new(config.admin.clone()),
             file: None,
             watcher: None,
             since: Since::now(),
@@ -147,6 +149,7 @@ impl Control {
             drains: Drains::default(),
             rebalance: Rebalance::default(),
             handover: Handover::default(),
+            stopping: false,
             notifier: Notifier::new(from.holds),
         };
         // Backends that lived in another process and are wanted no more leave as if they had left this
@@ -156,6 +159,9 @@ impl Control {
         }
         let mut overlay = Self::inherited_overlay(from.values);
         overlay.settle(&config);
+        for (pool, outcome) in control.discovery.first(&config.pools).await {
+            overlay.found(pool, outcome);
+        }
         control.compose(config, overlay).await?;
         control.doors.close_given();
         Ok(control)
@@ -193,6 +199,7 @@ impl Control {
         };
         self.typed = typed;
         self.overlay = overlay;
+        self.discovery.follow(&self.typed.pools);
         self.obey_drains();
         Ok(changes)
     }

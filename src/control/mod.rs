@@ -5,6 +5,7 @@
 //! configuration. Checks come before the first effect: a refused change has none.
 
 mod apply;
+mod discovery;
 mod doors;
 mod drain;
 mod handover;
@@ -16,11 +17,13 @@ mod plan;
 mod rebalance;
 mod report;
 mod resolve;
+mod sessions;
 mod watch;
 
 use std::{
     collections::HashMap,
     path::PathBuf,
+    pin::pin,
     sync::{Arc, atomic::Ordering},
     time::Duration,
 };
@@ -38,8 +41,8 @@ pub use self::{
     orders::Order,
 };
 use self::{
-    doors::Doors, drain::Drains, handover::Handover, overlay::Overlay, rebalance::Rebalance,
-    report::Since, watch::Watcher,
+    discovery::Discovery, doors::Doors, drain::Drains, handover::Handover, overlay::Overlay,
+    rebalance::Rebalance, report::Since, watch::Watcher,
 };
 use crate::{
     admin::api::ReloadState,
@@ -73,6 +76,7 @@ pub struct Control {
     /// What is in force: that with the layers upon it.
     config: Config,
     overlay: Overlay,
+    discovery: Discovery,
     /// Where the configuration is read from; `None`: it came from flags.
     file: Option<PathBuf>,
     watcher: Option<Watcher>,
@@ -90,6 +94,8 @@ pub struct Control {
     drains: Drains,
     rebalance: Rebalance,
     handover: Handover,
+    /// On its way out: nothing is accepted any more.
+    stopping: bool,
     /// Tells the service manager.
     notifier: Notifier,
 }
@@ -125,6 +131,8 @@ impl Control {
         again: mpsc::WeakSender<Request>,
     ) {
         self.file = file;
+        self.discovery.tell(again.clone());
+        self.discovery.follow(&self.typed.pools);
         if self.file.is_some() {
             let mut watcher = Watcher::new(again);
             watcher.watch(&self.typed.watched);
@@ -142,7 +150,7 @@ impl Control {
             tokio::select! {
                 request = requests.recv() => match request {
                     Some(Request::Stop(answer)) => {
-                        self.stop().await;
+                        self.stop(&mut requests).await;
                         let _ = answer.send(());
                         return;
                     }
@@ -295,22 +303,36 @@ impl Control {
     }
 
     /// Drains the whole process: no new connections, requests and tunnels until the deadline.
-    async fn stop(&mut self) {
+    async fn stop(&mut self, requests: &mut mpsc::Receiver<Request>) {
         self.handover.give_up();
         self.notifier.stopping();
+        self.stopping = true;
         let (terms, whole) = (self.config.drain, Arc::clone(self.drains.whole()));
         self.proxy.draining.store(true, Ordering::Release);
         self.doors.close_all();
         tracing::info!(deadline = ?terms.within, tunnels = self.proxy.tunnels.len(), "draining");
         whole.begin(terms);
-        let over = tokio::select! {
-            () = self.doors.idle() => false,
-            () = whole.close(&self.proxy) => true,
+        let proxy = Arc::clone(&self.proxy);
+        let mut closes = pin!(whole.close(&proxy));
+        let over = loop {
+            tokio::select! {
+                () = self.doors.idle() => break false,
+                () = &mut closes => break true,
+                Some(request) = requests.recv() => self.answer_at_last(request),
+            }
         };
         if over {
             self.cut().await;
         }
         self.close_books();
+    }
+
+    /// To the end, somebody may ask how far it is; whoever asks for anything else hears that the process
+    /// is stopping.
+    fn answer_at_last(&self, request: Request) {
+        if let Request::Order(Order::Status(answer)) = request {
+            let _ = answer.send(Ok(self.status()));
+        }
     }
 
     /// Ends what serves until the end.

@@ -50,6 +50,10 @@ mod slow;
 #[cfg(test)]
 mod support;
 #[cfg(test)]
+mod systemd;
+#[cfg(test)]
 mod tunnel;
 #[cfg(test)]
 mod upgrade;
+#[cfg(test)]
+mod upgrade_binary;
