@@ -25,4 +25,4 @@ mod relay;
 mod reply;
 mod respond;
 pub mod server;
-mod upgrade;
+pub(crate) mod upgrade;

@@ -20,9 +20,13 @@ mod connecting;
 #[cfg(test)]
 mod cookies;
 #[cfg(test)]
+mod discovery;
+#[cfg(test)]
 mod drains;
 #[cfg(test)]
 mod forwarded;
+#[cfg(test)]
+mod health;
 #[cfg(feature = "load")]
 #[cfg(test)]
 mod load;

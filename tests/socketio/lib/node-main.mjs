@@ -30,8 +30,8 @@ io.on('connection', (socket) => serve(socket));
 process.on('disconnect', () => process.exit());
 process.on('message', ({ id }) => process.send({ id, account: { ...account, open: io.engine.clientsCount } }));
 server.listen(port, '127.0.0.1', () => {
-  // Engine.IO makes its WebSocket server anew when it listens.
-  io.engine.ws.on('headers', (headers) => headers.push(`x-node: ${name}`));
+  // Engine.IO makes its WebSocket server anew when it listens, where it has one.
+  io.engine.ws?.on('headers', (headers) => headers.push(`x-node: ${name}`));
   process.send({ port: server.address().port });
 });
 
