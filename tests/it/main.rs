@@ -22,6 +22,8 @@ mod connecting;
 #[cfg(test)]
 mod cookies;
 #[cfg(test)]
+mod drains;
+#[cfg(test)]
 mod forwarded;
 #[cfg(feature = "load")]
 #[cfg(test)]
@@ -38,6 +40,8 @@ mod process;
 #[cfg(test)]
 mod proof;
 #[cfg(test)]
+mod rebalance;
+#[cfg(test)]
 mod reload;
 #[cfg(test)]
 mod request;
@@ -52,6 +56,10 @@ mod slow;
 #[cfg(test)]
 mod support;
 #[cfg(test)]
+mod systemd;
+#[cfg(test)]
 mod tunnel;
 #[cfg(test)]
 mod upgrade;
+#[cfg(test)]
+mod upgrade_binary;
