@@ -8,6 +8,8 @@
 #[cfg(test)]
 mod admin;
 #[cfg(test)]
+mod admission;
+#[cfg(test)]
 mod backends;
 #[cfg(test)]
 mod commands;
@@ -33,6 +35,10 @@ mod load;
 #[cfg(feature = "load")]
 #[cfg(test)]
 mod load_input;
+#[cfg(test)]
+mod memory;
+#[cfg(test)]
+mod outliers;
 #[cfg(test)]
 mod process;
 #[cfg(test)]
