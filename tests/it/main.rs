@@ -20,6 +20,8 @@ mod connecting;
 #[cfg(test)]
 mod cookies;
 #[cfg(test)]
+mod drains;
+#[cfg(test)]
 mod forwarded;
 #[cfg(feature = "load")]
 #[cfg(test)]
@@ -31,6 +33,8 @@ mod load_input;
 mod process;
 #[cfg(test)]
 mod proof;
+#[cfg(test)]
+mod rebalance;
 #[cfg(test)]
 mod reload;
 #[cfg(test)]
@@ -46,6 +50,10 @@ mod slow;
 #[cfg(test)]
 mod support;
 #[cfg(test)]
+mod systemd;
+#[cfg(test)]
 mod tunnel;
 #[cfg(test)]
 mod upgrade;
+#[cfg(test)]
+mod upgrade_binary;
