@@ -110,7 +110,7 @@ async fn tls_sessions_are_resumed_by_the_new_process() {
     let (mut proxy, certificate) = Proxy::plain_and_secure(backend.address).await;
     let secure = proxy.listener("secure");
     let client = certificate.returning();
-    let resumed = "moorline_tls_handshakes_total{listener=\"secure\",resumed=\"true\"";
+    let resumed = "moorline_tls_handshakes_total{listener=\"secure\",session=\"resumed\"";
     for round in 0..2 {
         let mut stream = client.connect(secure).await;
         stream.write_all(&message::get("/", "Connection: close\r\n")).await.unwrap();
@@ -207,7 +207,7 @@ async fn a_session_that_is_learned_late_is_told() {
     proxy.wait_for_metric("it is known", SESSIONS, |count| count > sessions).await;
     let mut client = Raw::connect(proxy.web()).await;
     client.send(message::get(&poll_target(sid, "poll"), "")).await;
-    let asked = a.asked("t=poll").await;
+    let asked = a.asked(&poll_target(sid, "poll")).await;
     asked.send(message::ok("6")).await;
     assert_eq!(client.response().await.text(), "6");
     assert_eq!(b.polls(sid), 0, "it had to be searched for");
