@@ -149,6 +149,7 @@ impl Control {
             drains: Drains::default(),
             rebalance: Rebalance::default(),
             handover: Handover::default(),
+            stopping: false,
             notifier: Notifier::new(from.holds),
         };
         // Backends that lived in another process and are wanted no more leave as if they had left this

@@ -248,6 +248,7 @@ impl Control {
         requests: &mut mpsc::Receiver<Request>,
     ) {
         successor.release().await;
+        self.stopping = true;
         let terms = self.config.upgrade.drain;
         let (whole, proxy) = (Arc::clone(self.drains.whole()), Arc::clone(&self.proxy));
         whole.begin(terms);
