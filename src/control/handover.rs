@@ -17,7 +17,7 @@ use std::{
 use tokio::{
     sync::{mpsc, oneshot},
     task::JoinHandle,
-    time::interval,
+    time::{interval, timeout},
 };
 
 use super::{
@@ -282,8 +282,9 @@ impl Control {
         let mut closes = pin!(whole.close(&proxy));
         let before = self.handover.predecessors.clone();
         let state = reporter(Arc::clone(&self.proxy), Arc::clone(&whole), before);
-        let telling =
-            tokio::spawn(successor.keep_told(TELL, state, Arc::clone(&self.proxy.memory)));
+        let (end, over) = oneshot::channel();
+        let telling = successor.keep_told(TELL, state, Arc::clone(&self.proxy.memory), over);
+        let mut telling = tokio::spawn(telling);
         let mut stops = Vec::new();
         let mut housekeeping = interval(HOUSEKEEPING);
         loop {
@@ -306,7 +307,10 @@ impl Control {
                 _ = housekeeping.tick() => self.keep_house(),
             }
         }
-        telling.abort();
+        let _ = end.send(());
+        if timeout(TELL, &mut telling).await.is_err() {
+            telling.abort();
+        }
         self.close_books();
         tracing::info!("empty; the new process serves alone");
         for answer in stops {
@@ -320,7 +324,7 @@ impl Control {
         tracing::warn!(tunnels, "the drain deadline has passed; cutting what is left");
         self.doors.force();
         // An upgrade under way may have become a tunnel after the cut.
-        while tokio::time::timeout(CUT_AGAIN, self.doors.idle()).await.is_err() {
+        while timeout(CUT_AGAIN, self.doors.idle()).await.is_err() {
             self.proxy.tunnels.cut_all();
         }
     }

@@ -10,7 +10,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tokio::{process::Child, sync::mpsc, time::timeout};
+use tokio::{
+    process::Child,
+    sync::{mpsc, oneshot},
+    time::timeout,
+};
 
 use super::{
     BackendRecord, Launch, PROTOCOL, SESSIONS, Secrets, Values,
@@ -261,13 +265,15 @@ impl Successor {
         }
     }
 
-    /// Tells it on: what is learned late, whose session ends, and how far this process is. Ends when it is dropped, or
-    /// with the new process; that one's end is reaped here.
+    /// Tells it on: what is learned late, whose session ends, and how far this process is. Ends when
+    /// this process is `over`, with everything told, or with the new process; that one's end is reaped
+    /// here.
     pub async fn keep_told(
         mut self,
         every: Duration,
         state: impl Fn() -> Vec<Predecessor>,
         memory: Arc<Memory>,
+        mut over: oneshot::Receiver<()>,
     ) {
         let mut tick = tokio::time::interval(every);
         let (ended, mut endings) = mpsc::channel(ENDINGS);
@@ -289,6 +295,16 @@ impl Successor {
                     {
                         break error;
                     }
+                }
+                _ = &mut over => {
+                    self.learned.close();
+                    while self.learned.recv_many(&mut late, SESSIONS).await > 0 {
+                        let late = std::mem::take(&mut late);
+                        if tell(late, &mut self.channel, &mut self.told).await.is_err() {
+                            return;
+                        }
+                    }
+                    return;
                 }
                 Some(ending) = endings.recv() => {
                     if let Err(error) = self.channel.send(&FromOld::Ended(ending)).await {
