@@ -261,7 +261,7 @@ impl Control {
             );
         }
         if config.admin != self.config.admin {
-            tracing::warn!("a change of `admin` takes a restart");
+            tracing::warn!("a change of `admin` takes an upgrade or a restart");
         }
     }
 
