@@ -2,25 +2,28 @@
 //! one drains.
 
 use std::{
-    fmt, io,
+    fmt,
     net::SocketAddr,
     path::PathBuf,
     sync::{Arc, atomic::Ordering},
 };
 
 use tokio::{
-    net::TcpListener,
     sync::{mpsc, oneshot},
     task::JoinHandle,
 };
 
 use crate::{
-    admin,
-    config::Config,
-    control::{Changes, Control, Operator, Request},
+    admin::{
+        self,
+        api::{UpgradeOrder, Upgraded},
+    },
+    config::{AdminRemote, Config},
+    control::{Changes, Control, Denied, Fixtures, Operator, Order, Request},
     http::proxy::Proxy,
-    net::listener,
+    net::given::Given,
     observe::BackendSample,
+    upgrade::{Inheritance, Joining, Launch},
     upstream::Life,
 };
 
@@ -42,13 +45,15 @@ impl std::error::Error for StartError {}
 /// A bound process: every socket is open, and connections are accepted.
 pub struct App {
     control: Control,
-    admin: Option<TcpListener>,
+    admin: admin::Sockets,
+    remote: Option<AdminRemote>,
 }
 
 /// A running process.
 pub struct Running {
     requests: mpsc::Sender<Request>,
     control: JoinHandle<()>,
+    admin: Arc<admin::Serving>,
     addresses: Vec<(String, SocketAddr)>,
     operator: Operator,
 }
@@ -58,19 +63,51 @@ pub struct Running {
 pub struct Remote(mpsc::Sender<Request>);
 
 impl App {
-    /// Binds and builds everything.
+    /// Binds and builds everything; sockets that the service manager passed are `given`.
     ///
     /// # Errors
     /// An address that cannot be listened on, an access log that cannot be opened, a certificate
     /// that rustls refuses; the text names it.
-    pub async fn bind(config: Config) -> Result<Self, StartError> {
+    pub async fn bind(config: Config, given: Given) -> Result<Self, StartError> {
+        Self::build(config, Inheritance { given, ..Inheritance::default() }).await
+    }
+
+    /// Takes over from another process: binds what that one has not, builds everything, learns its
+    /// sessions, accepts, and returns once the other one accepts nothing any more.
+    ///
+    /// # Errors
+    /// As for [`bind`](Self::bind), and where the other process is not understood. It knows then, and
+    /// serves on.
+    pub async fn take_over(config: Config, mut joining: Joining) -> Result<Self, StartError> {
+        match Self::prepare(config, &mut joining).await {
+            Ok(mut app) => {
+                app.control.open();
+                joining.ready().await;
+                let proxy = Arc::clone(app.control.proxy());
+                tokio::spawn(joining.follow(proxy, app.control.predecessors().clone()));
+                Ok(app)
+            }
+            Err(error) => {
+                joining.give_up(&error.to_string()).await;
+                Err(error)
+            }
+        }
+    }
+
+    async fn prepare(config: Config, joining: &mut Joining) -> Result<Self, StartError> {
+        let mut app = Self::build(config, joining.inheritance()).await?;
+        let late = joining.prepared(app.control.proxy()).await;
+        app.control.remember(late.map_err(|error| StartError(error.to_string()))?);
+        Ok(app)
+    }
+
+    async fn build(config: Config, mut from: Inheritance) -> Result<Self, StartError> {
         let told = |error: &dyn fmt::Display| StartError(error.to_string());
-        let admin = match config.admin.metrics {
-            Some(address) => Some(bind_admin(address).map_err(|error| told(&error))?),
-            None => None,
-        };
-        let control = Control::new(config).await.map_err(|error| told(&error))?;
-        Ok(Self { control, admin })
+        let admin = admin::Sockets::bind(&config.admin, &mut from.given);
+        let admin = admin.map_err(|error| told(&error))?;
+        let remote = config.admin.remote.clone();
+        let control = Control::new(config, from).await.map_err(|error| told(&error))?;
+        Ok(Self { control, admin, remote })
     }
 
     /// Addresses listened on, by listener name.
@@ -78,23 +115,28 @@ impl App {
         self.control.addresses()
     }
 
-    /// Address of the metrics and readiness endpoint.
-    pub fn admin(&self) -> Option<SocketAddr> {
-        self.admin.as_ref().and_then(|socket| socket.local_addr().ok())
+    /// The operator's sockets.
+    pub fn admin(&self) -> &admin::Sockets {
+        &self.admin
     }
 
-    /// Runs. `file`, where there is one, is watched and read again at each reload.
-    pub fn start(self, file: Option<PathBuf>) -> Running {
+    /// Runs. `file`, where there is one, is watched and read again at each reload. `launch` is how to
+    /// start the next process at an upgrade, or why that makes no sense.
+    pub fn start(mut self, file: Option<PathBuf>, launch: Result<Launch, String>) -> Running {
         let addresses = self.addresses();
         let (requests, received) = mpsc::channel(REQUESTS);
-        if let Some(socket) = self.admin {
-            let state = admin_state(Arc::clone(self.control.proxy()), requests.clone());
-            tokio::spawn(admin::serve(socket, Arc::new(state)));
-        }
         let operator = Operator::new(requests.clone(), Arc::clone(self.control.proxy()));
+        let state = admin_state(Arc::clone(self.control.proxy()), requests.clone());
+        let admin = Arc::new(self.admin.serve(state, &operator, self.remote.as_ref()));
+        let (copied, left) = (Arc::clone(&admin), Arc::clone(&admin));
+        let fixtures = Fixtures {
+            copies: Box::new(move || copied.copies()),
+            leave: Box::new(move || left.hand_over()),
+        };
+        self.control.can_hand_over(launch, fixtures);
         let again = requests.downgrade();
         let control = tokio::spawn(self.control.run(file, received, again));
-        Running { requests, control, addresses, operator }
+        Running { requests, control, admin, addresses, operator }
     }
 }
 
@@ -114,6 +156,12 @@ impl Running {
         Remote(self.requests.clone())
     }
 
+    /// Resolves when the process has come to its end by itself: another one has taken over, and nothing
+    /// is left here. Cancel-safe.
+    pub async fn ended(&mut self) {
+        let _ = (&mut self.control).await;
+    }
+
     /// Stops accepting, waits for requests and tunnels to end, cuts them at the configured deadline.
     pub async fn drain(self) {
         let (answer, done) = oneshot::channel();
@@ -121,6 +169,8 @@ impl Running {
             let _ = done.await;
         }
         let _ = self.control.await;
+        // To the last moment, somebody may ask how far it is.
+        drop(self.admin);
     }
 }
 
@@ -128,6 +178,17 @@ impl Remote {
     /// What SIGHUP means: reopen the access log and read the file again.
     pub async fn hang_up(&self) {
         let _ = self.0.send(Request::Hangup).await;
+    }
+
+    /// What SIGUSR2 means: hand over to the binary that is there now.
+    ///
+    /// # Errors
+    /// Why the new process does not serve; this one does then.
+    pub async fn upgrade(&self) -> Result<Upgraded, Denied> {
+        let (answer, outcome) = oneshot::channel();
+        let request = Request::Order(Order::Upgrade(UpgradeOrder::default(), answer));
+        self.0.send(request).await.map_err(|_| Denied::Stopping)?;
+        outcome.await.map_err(|_| Denied::Stopping)?
     }
 
     /// Puts another configuration in force.
@@ -140,11 +201,6 @@ impl Remote {
         self.0.send(request).await.map_err(|_| "the process is stopping".to_owned())?;
         outcome.await.map_err(|_| "the process is stopping".to_owned())?
     }
-}
-
-fn bind_admin(address: SocketAddr) -> io::Result<TcpListener> {
-    listener::bind_one(address)
-        .map_err(|error| io::Error::new(error.kind(), format!("admin: bind {address}: {error}")))
 }
 
 fn admin_state(proxy: Arc<Proxy>, requests: mpsc::Sender<Request>) -> admin::State {
@@ -166,6 +222,11 @@ fn samples(proxy: &Proxy) -> Vec<BackendSample> {
             sessions: backend.sessions(),
             requests: backend.requests(),
             idle: backend.idle().len(),
+            ejected: backend.is_ejected(),
+            ramp: backend.ramp(),
+            connections: backend.connections_in_use(),
+            pending: backend.requests_pending(),
+            waiting: backend.sessions_waiting(),
         })
         .collect()
 }

@@ -15,6 +15,8 @@ use tokio::sync::watch;
 pub enum Phase {
     /// Carry on.
     Running,
+    /// End where nobody notices: a kept-alive connection with its next answer.
+    Parting,
     /// Begin nothing new, finish what is open.
     Graceful,
     /// Stop at once.
@@ -35,6 +37,12 @@ pub fn channel() -> (Trigger, Watch) {
 pub struct Trigger(watch::Sender<Phase>);
 
 impl Trigger {
+    /// Asks every holder to end when it next can without being noticed; without effect once asked for
+    /// more.
+    pub fn part(&self) {
+        self.advance(Phase::Parting);
+    }
+
     /// Asks every holder to finish; without effect once asked or forced.
     pub fn graceful(&self) {
         self.advance(Phase::Graceful);
@@ -115,8 +123,11 @@ mod tests {
     async fn phases_only_advance() {
         let (trigger, watch) = channel();
         assert_eq!(watch.phase(), Phase::Running);
+        trigger.part();
+        assert_eq!(watch.phase(), Phase::Parting);
         trigger.force();
         trigger.graceful();
+        trigger.part();
         assert_eq!(watch.phase(), Phase::Forced);
         assert_eq!(trigger.phase(), Phase::Forced);
     }

@@ -86,6 +86,8 @@ pub struct ProxyError {
     pub phase: Phase,
     /// What went wrong.
     pub kind: Kind,
+    /// Seconds after which the client should come back; `None`: as usual for this kind.
+    pub retry_after: Option<u32>,
     /// The error beneath, for the log.
     pub source: Option<Box<dyn Error + Send + Sync>>,
 }
@@ -93,13 +95,20 @@ pub struct ProxyError {
 impl ProxyError {
     /// A failure without an error beneath it.
     pub fn new(side: Side, phase: Phase, kind: Kind) -> Self {
-        Self { side, phase, kind, source: None }
+        Self { side, phase, kind, retry_after: None, source: None }
     }
 
     /// The same with the error beneath.
     #[must_use]
     pub fn because(mut self, source: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
         self.source = Some(source.into());
+        self
+    }
+
+    /// The same with the seconds after which the client should come back.
+    #[must_use]
+    pub fn after(mut self, seconds: u32) -> Self {
+        self.retry_after = Some(seconds);
         self
     }
 

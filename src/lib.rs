@@ -69,5 +69,7 @@ pub mod observe;
 pub mod route;
 pub mod snapshot;
 pub mod sticky;
+pub mod systemd;
 pub mod tunnel;
+pub mod upgrade;
 pub mod upstream;

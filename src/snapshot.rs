@@ -108,6 +108,11 @@ impl Pool {
         backends[start..].iter().chain(&backends[..start]).chain(&self.leaving)
     }
 
+    /// The backend with this [`tag`](Backend::tag), where it takes new sessions.
+    pub fn tagged(&self, tag: u64) -> Option<&Arc<Backend>> {
+        self.upstream.backends().iter().find(|b| b.tag() == tag).filter(|b| b.takes_new())
+    }
+
     /// The backend that a cookie's value names, where it is one of ours.
     pub fn moored(&self, value: &str) -> Option<&Arc<Backend>> {
         self.ids.find(value).map(|Found { index, .. }| &self.upstream.backends()[index])

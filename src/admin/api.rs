@@ -4,7 +4,7 @@
 //! Pure data. Times are seconds, as fractions; instants are Unix time in seconds. A session id is a
 //! secret: it comes in where somebody asks for it, and never goes out; sessions are named by [`Id`]s.
 
-use std::net::SocketAddr;
+use std::{fmt, net::SocketAddr};
 
 use serde::{Deserialize, Serialize};
 
@@ -204,13 +204,66 @@ pub struct DrainOrder {
     pub spread: Option<f64>,
 }
 
-/// What to draw from a drain or undrain: one or many backends.
+/// One or many backends: whom to drain or to undrain, or whose sessions to list.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
+#[serde(deny_unknown_fields)]
 pub struct Target {
     /// The pool; `None`: every one.
+    #[serde(default)]
     pub pool: Option<String>,
     /// The backend in it; `None`: every one.
+    #[serde(default)]
     pub backend: Option<String>,
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (&self.pool, &self.backend) {
+            (None, _) => f.write_str("every pool"),
+            (Some(pool), None) => f.write_str(pool),
+            (Some(pool), Some(backend)) => write!(f, "{pool}/{backend}"),
+        }
+    }
+}
+
+/// A [`Target`] and a [`DrainOrder`], as they come in one body.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Drain {
+    /// The pool; `None`: every one.
+    #[serde(default)]
+    pub pool: Option<String>,
+    /// The backend in it; `None`: every one.
+    #[serde(default)]
+    pub backend: Option<String>,
+    /// As in [`DrainOrder`].
+    #[serde(default)]
+    pub within: Option<f64>,
+    /// As in [`DrainOrder`].
+    #[serde(default)]
+    pub spread: Option<f64>,
+}
+
+impl Drain {
+    /// Whom, and how.
+    pub fn split(self) -> (Target, DrainOrder) {
+        let target = Target { pool: self.pool, backend: self.backend };
+        (target, DrainOrder { within: self.within, spread: self.spread })
+    }
+}
+
+/// All pools.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+pub struct Pools {
+    /// In the order of the file.
+    pub pools: Vec<PoolState>,
+}
+
+/// Those that an order concerned.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+pub struct Backends {
+    /// By pool, in the order of the file.
+    pub backends: Vec<BackendState>,
 }
 
 /// A tunnel, or a session that polls.
@@ -247,6 +300,28 @@ pub struct Sessions {
     pub total: u64,
     /// Some of them.
     pub sessions: Vec<SessionState>,
+}
+
+/// Whose whereabouts are asked for.
+#[derive(Clone, Deserialize, PartialEq, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct FindOrder {
+    /// The session id, as clients send it in `sid=`.
+    pub sid: String,
+}
+
+impl fmt::Debug for FindOrder {
+    /// A session id is a secret.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("FindOrder").finish_non_exhaustive()
+    }
+}
+
+/// What was closed.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+pub struct Closed {
+    /// As it was named.
+    pub closed: Id,
 }
 
 /// Where a session id is.
@@ -320,7 +395,7 @@ pub enum ChangeKind {
     Kept,
 }
 
-/// A configuration to plan or to put in force.
+/// The file to read again and to put in force.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct ReloadOrder {
@@ -330,7 +405,7 @@ pub struct ReloadOrder {
 }
 
 /// A configuration's text, to plan.
-#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct PlanOrder {
     /// The file's text; `None`: the file that the process runs by, as it is now.

@@ -1,9 +1,25 @@
-//! The operator's endpoint: metrics and readiness over plain HTTP, on an address of its own that no
-//! proxied request can reach.
+//! The operator's side: metrics and readiness for anybody who reaches them, and the API.
+//!
+//! Both are plain HTTP on sockets of their own, that no proxied request can reach. Owns who is let
+//! in, what paths there are and how they are answered; what is asked and ordered there is
+//! [`Operator`](crate::control::Operator)'s business.
 
+mod access;
 pub mod api;
+mod configuration;
 pub mod handlers;
-pub mod server;
+#[cfg(test)]
+mod openapi;
+mod problem;
+mod routes;
+mod server;
+mod service;
+mod socket;
+mod sockets;
 
 pub use handlers::State;
-pub use server::serve;
+pub use socket::{UnixSocket, usual_places};
+pub use sockets::{Serving, Sockets};
+
+/// The API's description, OpenAPI 3.1.
+pub const OPENAPI: &str = include_str!("openapi.json");

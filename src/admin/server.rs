@@ -1,17 +1,24 @@
-//! Serves the endpoint: few connections, short deadlines, never a part of a drain.
+//! Serves the endpoints: few connections, short deadlines, never a part of a drain.
 
-use std::{convert::Infallible, sync::Arc, time::Duration};
+use std::{convert::Infallible, net::SocketAddr, sync::Arc, time::Duration};
 
-use http::Request;
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body_util::Full;
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
-    net::{TcpListener, TcpStream},
+    io::{AsyncRead, AsyncWrite},
+    net::{TcpListener, TcpStream, UnixListener, UnixStream},
     task::JoinSet,
 };
 
-use super::handlers::{self, State};
-use crate::net::listener;
+use super::{
+    access::Way,
+    handlers::{self, State},
+    service::Api,
+};
+use crate::{drain, net::listener, observe::Metrics};
 
 /// Connections served at once; further ones wait in the kernel's queue.
 const MOST_CONNECTIONS: usize = 64;
@@ -19,40 +26,130 @@ const MOST_CONNECTIONS: usize = 64;
 const HEADER_WITHIN: Duration = Duration::from_secs(15);
 /// No connection lives longer; scrapers come back.
 const CONNECTION_WITHIN: Duration = Duration::from_secs(300);
+/// Pause after the unix socket could not accept: the process is short of something.
+const PAUSE: Duration = Duration::from_millis(100);
 
-/// Serves until it is dropped, and its connections with it. It holds no drain watch on purpose: it
-/// has to tell about a drain to the end, and nobody should wait for it.
-pub async fn serve(listener: TcpListener, state: Arc<State>) {
+/// Where connections come from.
+#[derive(Clone, Debug)]
+pub(super) enum Socket {
+    Tcp(Arc<TcpListener>),
+    Unix(Arc<UnixListener>),
+}
+
+/// A connection, and by which way it came.
+enum Stream {
+    Tcp(TcpStream, SocketAddr),
+    Unix(UnixStream),
+}
+
+/// What is served there.
+#[derive(Clone)]
+pub(super) enum Service {
+    /// Metrics and readiness.
+    Metrics(Arc<State>),
+    /// The API.
+    Api(Arc<Api>),
+}
+
+/// Serves until it is dropped, and its connections with it, or until `left` asks it to leave the
+/// socket to another process: then it accepts no more and ends with what it has.
+///
+/// `left` is not the process's own drain, on purpose: this has to tell about a drain to the end, and
+/// nobody should wait for it.
+pub(super) async fn serve(
+    socket: Socket,
+    service: Service,
+    metrics: Arc<Metrics>,
+    mut left: drain::Watch,
+) {
     let mut connections = JoinSet::new();
     loop {
         let room = connections.len() < MOST_CONNECTIONS;
         tokio::select! {
-            (socket, _) = listener::accept(&listener, &state.metrics.accept_pauses), if room => {
-                connections.spawn(connection(socket, state.clone()));
+            () = left.graceful() => break,
+            stream = socket.accept(&metrics), if room => {
+                connections.spawn(connection(stream, service.clone(), left.clone()));
             }
             Some(ended) = connections.join_next() => {
                 if ended.is_err_and(|error| error.is_panic()) {
-                    state.metrics.panics.inc();
+                    metrics.panics.inc();
                 }
             }
         }
     }
+    drop(socket);
+    while connections.join_next().await.is_some() {}
 }
 
-async fn connection(socket: TcpStream, state: Arc<State>) {
-    let service = service_fn(|request: Request<Incoming>| {
-        let response = handlers::answer(request.method(), request.uri().path(), &state);
-        std::future::ready(Ok::<_, Infallible>(response))
+impl Socket {
+    /// The next connection; cancel-safe.
+    async fn accept(&self, metrics: &Metrics) -> Stream {
+        match self {
+            Self::Tcp(socket) => {
+                let (stream, from) = listener::accept(socket, &metrics.accept_pauses).await;
+                Stream::Tcp(stream, from)
+            }
+            Self::Unix(socket) => loop {
+                match socket.accept().await {
+                    Ok((stream, _)) => return Stream::Unix(stream),
+                    Err(error) => {
+                        metrics.accept_pauses.inc();
+                        tracing::debug!(%error, "the admin socket cannot accept, pausing");
+                        tokio::time::sleep(PAUSE).await;
+                    }
+                }
+            },
+        }
+    }
+}
+
+async fn connection(stream: Stream, service: Service, left: drain::Watch) {
+    match stream {
+        Stream::Tcp(stream, from) => converse(stream, Way::Tcp(from), service, left).await,
+        Stream::Unix(stream) => {
+            let user = stream.peer_cred().ok().map(|peer| peer.uid());
+            converse(stream, Way::Unix(user), service, left).await;
+        }
+    }
+}
+
+/// One connection from its beginning to its end.
+async fn converse<S>(stream: S, way: Way, service: Service, mut left: drain::Watch)
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let service = service_fn(move |request: Request<Incoming>| {
+        let service = service.clone();
+        async move { Ok::<_, Infallible>(service.answer(request, way).await) }
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEADER_WITHIN)
         .max_buf_size(16 << 10)
-        .serve_connection(TokioIo::new(socket), service);
-    match tokio::time::timeout(CONNECTION_WITHIN, connection).await {
+        .serve_connection(TokioIo::new(stream), service);
+    let mut connection = std::pin::pin!(connection);
+    let whole = async {
+        tokio::select! {
+            ended = connection.as_mut() => ended,
+            () = left.graceful() => {
+                connection.as_mut().graceful_shutdown();
+                connection.as_mut().await
+            }
+        }
+    };
+    match tokio::time::timeout(CONNECTION_WITHIN, whole).await {
         Ok(Ok(())) => {}
         Ok(Err(error)) => tracing::debug!(%error, "a connection to the admin endpoint failed"),
         Err(_) => tracing::debug!("a connection to the admin endpoint took too long"),
+    }
+}
+
+impl Service {
+    async fn answer(&self, request: Request<Incoming>, way: Way) -> Response<Full<Bytes>> {
+        match self {
+            Self::Metrics(state) => handlers::answer(request.method(), request.uri().path(), state),
+            Self::Api(api) => api.answer(request, way).await,
+        }
     }
 }
 
@@ -82,8 +179,12 @@ mod tests {
         };
         let listener = bind_one("127.0.0.1:0".parse().unwrap()).unwrap();
         let address = listener.local_addr().unwrap();
+        let metrics = Arc::clone(&state.metrics);
+        let service = Service::Metrics(Arc::new(state));
         let mut tasks = JoinSet::new();
-        tasks.spawn(serve(listener, Arc::new(state)));
+        // Without a trigger, nobody asks it to leave.
+        let (_, stay) = drain::channel();
+        tasks.spawn(serve(Socket::Tcp(Arc::new(listener)), service, metrics, stay));
         (address, ready, tasks)
     }
 

@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use super::serve::serve;
+use super::serve::{Service, serve};
 use crate::{
     config::{
         AccessLog, Address, Backend, Certificate, Config, Drain, Health, Listener, Pool, Probe,
@@ -108,8 +108,15 @@ pub struct Demo {
 /// made.
 pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let demo = prepare(&args).await?;
-    let code = serve(demo.config, None, Some(&demo.greeting)).await;
-    drop(demo.nodes);
+    let Demo { config, nodes, greeting } = demo;
+    let service = Service {
+        load: || Ok(config),
+        file: None,
+        greeting: Some(&greeting),
+        stays: Some("the demo's nodes live in this process: it cannot be handed over to another"),
+    };
+    let code = serve(service).await;
+    drop(nodes);
     code
 }
 

@@ -1,8 +1,27 @@
 //! The command line: one file for each subcommand.
+//!
+//! Those that run a proxy share `serve`; those that speak to a running one are clients of its admin
+//! API and share `client`, `show`, `target` and `deadline`.
 
+pub mod backends;
 pub mod check;
+mod client;
+pub mod config;
+mod deadline;
 #[cfg(feature = "demo")]
 pub mod demo;
+pub mod drain;
+pub mod explain;
+pub mod plan;
 pub mod proxy;
+pub mod reload;
 pub mod run;
 mod serve;
+pub mod sessions;
+mod show;
+pub mod status;
+mod target;
+pub mod undrain;
+pub mod upgrade;
+
+pub use self::{client::Access, target::Whom};

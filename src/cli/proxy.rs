@@ -4,7 +4,7 @@ use std::{net::SocketAddr, path::PathBuf, process::ExitCode};
 
 use anyhow::{Context as _, anyhow, bail};
 
-use super::serve::serve;
+use super::serve::{Service, serve};
 use crate::{
     config::{Address, Backend, Certificate, Config, Listener, Pool, Protocol},
     net::tls,
@@ -38,7 +38,7 @@ pub struct Args {
 /// # Errors
 /// A flag that cannot be followed, or what kept the process from starting.
 pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
-    serve(config(&args)?, None, None).await
+    serve(Service { load: || config(&args), file: None, greeting: None, stays: None }).await
 }
 
 /// The same `Config` that a file would give.

@@ -2,7 +2,7 @@
 
 use std::{path::PathBuf, process::ExitCode};
 
-use super::serve::serve;
+use super::serve::{Service, serve};
 use crate::config::check;
 
 /// Arguments of `run`.
@@ -18,6 +18,7 @@ pub struct Args {
 /// # Errors
 /// Every fault of the file, or what kept the process from starting.
 pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
-    let config = check::load(&args.file)?;
-    serve(config, Some(args.file), None).await
+    let file = args.file.clone();
+    let load = move || Ok(check::load(&file)?);
+    serve(Service { load, file: Some(args.file), greeting: None, stays: None }).await
 }

@@ -1,4 +1,4 @@
-//! From a configuration to an exit code: what `run` and `proxy` have in common.
+//! From a configuration to an exit code: what `run`, `proxy` and `demo` have in common.
 
 use std::{io::Write as _, net::SocketAddr, path::PathBuf, process::ExitCode, time::Duration};
 
@@ -6,46 +6,125 @@ use anyhow::Context as _;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::{
+    admin::Sockets,
     app::{App, Remote},
     config::{Config, Protocol},
+    systemd,
+    upgrade::{Handed, Launch},
 };
 
 /// How long a SIGHUP waits for company: a storm of them is few reloads.
 const GATHER: Duration = Duration::from_millis(50);
 
-/// Binds, prints the addresses and a greeting, serves until SIGTERM or SIGINT, drains. A second signal exits at
-/// once.
+/// What is served, and how it is told.
+pub(super) struct Service<'a, L> {
+    /// Makes the configuration.
+    pub(super) load: L,
+    /// The file that it is read from, to be watched.
+    pub(super) file: Option<PathBuf>,
+    /// For the terminal.
+    pub(super) greeting: Option<&'a str>,
+    /// Why this process cannot be handed over to another; `None`: it can.
+    pub(super) stays: Option<&'static str>,
+}
+
+/// Signals that have a meaning here. Taken before anything else: unhandled, each of them ends the
+/// process.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+/// Binds, or takes over from the process that has started this one; prints the addresses and a
+/// greeting, serves until SIGTERM or SIGINT, drains. A second signal exits at once.
 ///
 /// # Errors
 /// What kept it from starting.
-pub(super) async fn serve(
-    config: Config,
-    file: Option<PathBuf>,
-    greeting: Option<&str>,
-) -> anyhow::Result<ExitCode> {
-    let mut terminate = signal(SignalKind::terminate()).context("SIGTERM cannot be handled")?;
-    let mut interrupt = signal(SignalKind::interrupt()).context("SIGINT cannot be handled")?;
-    // Before anybody can know that we are there: unhandled, a SIGHUP ends the process.
+pub(super) async fn serve<L>(service: Service<'_, L>) -> anyhow::Result<ExitCode>
+where
+    L: FnOnce() -> anyhow::Result<Config>,
+{
+    let mut signals = Signals::new()?;
+    // Before anybody can know that we are there.
     let hangups = signal(SignalKind::hangup()).context("SIGHUP cannot be handled")?;
-    let schemes: Vec<(String, &str)> =
-        config.listeners.iter().map(|l| (l.name.clone(), scheme(&l.protocol))).collect();
-    let app = App::bind(config).await?;
+    let upgrades = signal(SignalKind::user_defined2()).context("SIGUSR2 cannot be handled")?;
+    let launch = match service.stays {
+        None => Launch::own().map_err(|error| format!("how this process was started: {error}")),
+        Some(why) => Err(why.to_owned()),
+    };
+    let (app, schemes) = tokio::select! {
+        begun = begin(service.load) => begun?,
+        () = signals.stop() => return Ok(ExitCode::FAILURE),
+    };
     announce(&app.addresses(), &schemes, app.admin());
-    if let Some(greeting) = greeting {
+    if let Some(greeting) = service.greeting {
         // Nobody need read it: a closed pipe is no reason to stop.
         let _ = writeln!(std::io::stdout(), "{greeting}");
     }
-    let running = app.start(file);
+    let mut running = app.start(service.file, launch);
     let hangups = tokio::spawn(hang_ups(hangups, running.remote()));
+    tokio::spawn(upgrade(upgrades, running.remote()));
     tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
+        () = signals.stop() => {}
+        () = running.ended() => return Ok(ExitCode::SUCCESS),
     }
     hangups.abort();
     tokio::select! {
         () = running.drain() => Ok(ExitCode::SUCCESS),
-        _ = terminate.recv() => Ok(ExitCode::FAILURE),
-        _ = interrupt.recv() => Ok(ExitCode::FAILURE),
+        () = signals.stop() => Ok(ExitCode::FAILURE),
+    }
+}
+
+/// Names of the listeners, each with the scheme of its URLs.
+type Schemes = Vec<(String, &'static str)>;
+
+/// Everything up to the first connection.
+async fn begin(load: impl FnOnce() -> anyhow::Result<Config>) -> anyhow::Result<(App, Schemes)> {
+    let schemes = |config: &Config| {
+        config.listeners.iter().map(|l| (l.name.clone(), scheme(&l.protocol))).collect()
+    };
+    let Some(handed) = Handed::from_stdin()? else {
+        // No thread but this one reads the environment yet.
+        let given = systemd::passed();
+        let config = load()?;
+        let schemes = schemes(&config);
+        return Ok((App::bind(config, given).await?, schemes));
+    };
+    let joining = handed.receive().await.context("the process to take over from")?;
+    match load() {
+        Ok(config) => {
+            let schemes = schemes(&config);
+            Ok((App::take_over(config, joining).await?, schemes))
+        }
+        Err(error) => {
+            joining.give_up(&format!("{error:#}")).await;
+            Err(error)
+        }
+    }
+}
+
+impl Signals {
+    fn new() -> anyhow::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate()).context("SIGTERM cannot be handled")?,
+            interrupt: signal(SignalKind::interrupt()).context("SIGINT cannot be handled")?,
+        })
+    }
+
+    /// Resolves when the process is told to stop. Cancel-safe.
+    async fn stop(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}
+
+/// Each SIGUSR2 asks for an upgrade; one that is refused or fails is told by whoever refuses.
+async fn upgrade(mut signals: Signal, remote: Remote) {
+    while signals.recv().await.is_some() {
+        let remote = remote.clone();
+        tokio::spawn(async move { remote.upgrade().await });
     }
 }
 
@@ -58,18 +137,20 @@ async fn hang_ups(mut hangups: Signal, remote: Remote) {
 }
 
 /// One line an address, then `ready`: connections are accepted from here on.
-fn announce(
-    addresses: &[(String, SocketAddr)],
-    schemes: &[(String, &str)],
-    admin: Option<SocketAddr>,
-) {
+fn announce(addresses: &[(String, SocketAddr)], schemes: &Schemes, admin: &Sockets) {
     let mut err = std::io::stderr().lock();
     for (name, address) in addresses {
         let scheme = schemes.iter().find(|(of, _)| of == name).map_or("http", |(_, s)| s);
         let _ = writeln!(err, "listening on {scheme}://{address} ({name})");
     }
-    if let Some(address) = admin {
+    if let Some(address) = admin.metrics_address() {
         let _ = writeln!(err, "metrics on http://{address}/metrics");
+    }
+    if let Some(path) = admin.path() {
+        let _ = writeln!(err, "admin API on {}", path.display());
+    }
+    if let Some(address) = admin.remote_address() {
+        let _ = writeln!(err, "admin API on http://{address}");
     }
     let _ = writeln!(err, "ready");
 }

@@ -64,7 +64,7 @@ fn host_of_address(host: &str) -> Result<String, Wrong> {
 }
 
 /// A DNS name in lower case; underscores occur in container networks and are accepted.
-fn dns_name(typed: &str) -> Result<String, Wrong> {
+pub(super) fn dns_name(typed: &str) -> Result<String, Wrong> {
     let wrong = |why: &str| Err(Wrong::new(format!("{} is no host name: {why}", quoted(typed))));
     let name = typed.strip_suffix('.').unwrap_or(typed);
     if name.is_empty() {

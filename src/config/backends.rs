@@ -1,15 +1,15 @@
-//! The backends of a pool: inline, or a list file with an address a line.
+//! The backends of a pool: inline, in a list file with an address a line, or brought by a source.
 
 use std::{collections::HashMap, ops::Range};
 
 use toml::de::DeValue;
 
 use super::{
-    Address, Backend,
+    self as config, Address, Admin, Backend,
     fault::{Fault, Source, Wrong, quoted},
     file::{Table, Value},
     names::{self, Unique},
-    schema,
+    schema, sources,
 };
 
 /// Most backends of one pool.
@@ -18,42 +18,78 @@ pub(crate) const MOST: usize = 65_536;
 /// Largest weight: the difference between two backends stays a sane number.
 pub(crate) const HEAVIEST: u32 = 65_535;
 
-/// Reads an array of addresses and tables, or `{ file = "…" }`.
-pub(super) fn all(value: &Value<'_>) -> Vec<Backend> {
+/// Reads an array of addresses and tables, or a table of what brings them.
+pub(super) fn all(value: &Value<'_>, admin: &Admin) -> (Vec<Backend>, Option<config::Source>) {
     if let Some(elements) = value.elements() {
-        return inline(value, elements);
+        return (inline(value, elements, admin), None);
     }
     let wanted = "an array of addresses, or a table `{ file = \"backends.txt\" }`";
-    value
-        .table(&schema::BACKEND_FILE, wanted)
-        .and_then(|table| table.need("file", "`file = \"backends.txt\"`"))
-        .and_then(|named| {
-            let path = value.file.resolve(named.string()?);
-            let bytes = named.checked(value.file.read(&path))?;
-            let text = String::from_utf8(bytes).map_err(|_| {
-                Wrong::new(format!("{} is no UTF-8 text", quoted(&path.to_string_lossy())))
-            });
-            let text = named.checked(text)?;
-            Some(listed(&Source::new(&path, &text), |fault| {
-                value.file.elsewhere(&named.at(), fault);
-            }))
-        })
-        .unwrap_or_default()
+    let table = value.table(&schema::BACKEND_SOURCE, wanted);
+    table.map(|table| brought(&table, admin)).unwrap_or_default()
+}
+
+/// Reads what brings the backends: exactly one of the things that can, with its own terms only.
+fn brought(table: &Table<'_>, admin: &Admin) -> (Vec<Backend>, Option<config::Source>) {
+    let kinds = ["file", "dns", "srv", "http"];
+    let mut named = kinds.iter().filter_map(|kind| table.value(kind));
+    let Some(first) = named.next() else {
+        let wrong = Wrong::new("`backends` names nothing that brings them")
+            .help("write `file`, `dns`, `srv` or `http`");
+        table.file().missing(table.at(), wrong);
+        return Default::default();
+    };
+    for second in named {
+        let message = format!("`backends` has `{}` already", first.key);
+        second.fault(Wrong::new(message).help("a pool's backends come from one source"));
+    }
+    let is_name = matches!(first.key, "dns" | "srv");
+    if !is_name {
+        table.refuse(&["resolver", "min_ttl", "max_ttl"], |key| {
+            Wrong::new(format!("`{key}` belongs to `dns` and `srv`"))
+        });
+    }
+    if first.key != "http" {
+        table.refuse(&["interval", "timeout"], |key| {
+            Wrong::new(format!("`{key}` belongs to `http`"))
+        });
+    }
+    match first.key {
+        "file" => (from_file(&first, admin).unwrap_or_default(), None),
+        "dns" => (Vec::new(), sources::dns(table, &first)),
+        "srv" => (Vec::new(), sources::srv(table, &first)),
+        _ => (Vec::new(), sources::http(table, &first)),
+    }
+}
+
+fn from_file(named: &Value<'_>, admin: &Admin) -> Option<Vec<Backend>> {
+    let path = named.file.resolve(named.string()?);
+    let bytes = named.checked(named.file.read(&path))?;
+    let text = String::from_utf8(bytes)
+        .map_err(|_| Wrong::new(format!("{} is no UTF-8 text", quoted(&path.to_string_lossy()))));
+    let text = named.checked(text)?;
+    Some(listed(&Source::new(&path, &text), admin, |fault| {
+        named.file.elsewhere(&named.at(), fault);
+    }))
 }
 
 /// Names and addresses that a pool has so far.
-struct Taken {
+struct Taken<'a> {
+    admin: &'a Admin,
     names: Unique<String>,
     addresses: Unique<Address>,
 }
 
-impl Taken {
-    fn new() -> Self {
-        Self { names: Unique::new(), addresses: Unique::new() }
+impl<'a> Taken<'a> {
+    fn new(admin: &'a Admin) -> Self {
+        Self { admin, names: Unique::new(), addresses: Unique::new() }
     }
 
     /// Takes a backend's name and address, or says which of them is taken.
     fn take(&mut self, backend: &Backend, line: usize) -> Result<(), Wrong> {
+        if backend.address.literal().is_some_and(|address| self.admin.is_at(address)) {
+            let message = format!("{} is where `admin` listens", backend.address);
+            return Err(Wrong::new(message).help("clients must not reach it through a pool"));
+        }
         self.addresses.add(backend.address.clone(), line, || {
             format!("this pool has the address {} already", backend.address)
         })?;
@@ -63,8 +99,12 @@ impl Taken {
     }
 }
 
-fn inline<'t>(value: &Value<'t>, elements: impl Iterator<Item = Value<'t>>) -> Vec<Backend> {
-    let mut taken = Taken::new();
+fn inline<'t>(
+    value: &Value<'t>,
+    elements: impl Iterator<Item = Value<'t>>,
+    admin: &Admin,
+) -> Vec<Backend> {
+    let mut taken = Taken::new(admin);
     let mut backends = Vec::new();
     let mut count = 0;
     for element in elements {
@@ -120,8 +160,8 @@ fn described(table: &Table<'_>) -> Option<Backend> {
 }
 
 /// Reads a backend list: an address a line, `name=…` and `weight=…` after it, `#` comments.
-fn listed(source: &Source<'_>, mut report: impl FnMut(Fault)) -> Vec<Backend> {
-    let mut taken = Taken::new();
+fn listed(source: &Source<'_>, admin: &Admin, mut report: impl FnMut(Fault)) -> Vec<Backend> {
+    let mut taken = Taken::new(admin);
     let mut backends = Vec::new();
     for (start, line) in source.lines() {
         let words = words(line);
@@ -210,12 +250,12 @@ fn words(line: &str) -> Vec<Word<'_>> {
 mod tests {
     use std::path::Path;
 
-    use super::{Source, listed, words};
+    use super::{Admin, Source, listed, words};
 
     fn list(text: &str) -> (Vec<String>, String) {
         let mut faults = String::new();
         let source = Source::new(Path::new("backends.txt"), text);
-        let backends = listed(&source, |fault| faults += &fault.to_string());
+        let backends = listed(&source, &Admin::default(), |fault| faults += &fault.to_string());
         let shown = |b: &super::Backend| format!("{} {} {}", b.name, b.address, b.weight);
         (backends.iter().map(shown).collect(), faults)
     }

@@ -10,9 +10,11 @@ use std::{
 };
 
 use super::{
-    AccessLog, Admin, Config, CookieKeys, Drain, Sessions, Upgrade,
-    address::{bind, network},
+    AccessLog, Config, CookieKeys, Sessions,
+    address::network,
+    admin,
     defaults::PROCESS_DRAIN,
+    drain,
     fault::Source,
     file::{self, File, Table, Value},
     listeners::{self, Claims},
@@ -75,7 +77,9 @@ fn config(top: &Table<'_>) -> Config {
     let mut claims = Claims::default();
     let listeners = listeners::all(top, &mut claims);
     let routes = routes::all(top, &listeners);
-    let pools = pools::all(top);
+    let admin = top.value("admin").and_then(|value| admin::admin(&value, &mut claims));
+    let admin = admin.unwrap_or_default();
+    let pools = pools::all(top, &admin);
     Config {
         listeners,
         routes,
@@ -90,16 +94,9 @@ fn config(top: &Table<'_>) -> Config {
             .value("access_log")
             .and_then(|value| access_log(&value))
             .unwrap_or_default(),
-        drain: Drain::within(top.period("drain", PROCESS_DRAIN.within)),
-        upgrade: Upgrade::default(),
-        admin: Admin {
-            metrics: top.value("admin").and_then(|value| {
-                let address = value.parsed(bind)?;
-                claims.claim(&value, address);
-                Some(address)
-            }),
-            ..Admin::default()
-        },
+        drain: drain::drain(top, PROCESS_DRAIN),
+        upgrade: top.value("upgrade").and_then(|value| drain::upgrade(&value)).unwrap_or_default(),
+        admin,
         watched: Vec::new(),
     }
 }

@@ -14,6 +14,21 @@ pub(super) const PROCESS_DRAIN: Drain = Drain::within(Duration::from_secs(30));
 /// How long a removed backend keeps what it has.
 const POOL_DRAIN: Drain = Drain::within(Duration::from_secs(300));
 
+/// New sessions that may wait for one backend's admission: ten seconds' worth at 100 a second.
+pub(super) const ADMISSION_QUEUE: usize = 1000;
+
+/// How long one waits: half of what a Socket.IO client waits for an answer.
+pub(super) const ADMISSION_DEADLINE: Duration = Duration::from_secs(10);
+
+/// Shortest and longest time until a name is looked up again.
+pub(super) const TTL: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(300));
+
+/// Time between requests for a list of backends.
+pub(super) const POLL_INTERVAL: Duration = Duration::from_secs(5);
+
+/// Deadline of its answer.
+pub(super) const POLL_TIMEOUT: Duration = Duration::from_secs(2);
+
 impl Default for Upgrade {
     fn default() -> Self {
         Self { drain: Drain::within(Duration::from_secs(3600)), ready: Duration::from_secs(30) }

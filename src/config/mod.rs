@@ -7,12 +7,15 @@
 //! This module must not know any runtime module: nothing here listens, connects or spawns.
 
 mod address;
+mod admin;
 mod backends;
 mod certs;
 pub mod check;
 mod defaults;
+mod drain;
 mod fault;
 mod file;
+mod health;
 mod listeners;
 mod names;
 mod pools;
@@ -20,7 +23,9 @@ mod reader;
 mod routes;
 mod schema;
 mod secrets;
+mod sources;
 mod sticky;
+mod strain;
 mod syntax;
 
 use std::{fmt, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};

@@ -7,6 +7,7 @@ use std::{fmt::Display, ops::RangeInclusive, time::Duration};
 use toml::de::DeValue;
 
 use super::{
+    Rate,
     fault::{Wrong, quoted},
     file::{Table, Value},
     schema::nearest,
@@ -18,6 +19,9 @@ const LONGEST: Duration = Duration::from_secs(400 * 24 * 60 * 60);
 
 /// Shortest deadline: the resolution of tokio's timers.
 pub(super) const SHORTEST: Duration = Duration::from_millis(1);
+
+/// Most times that something may happen in the unit of its rate.
+const FASTEST: u32 = 1_000_000;
 
 impl<'t> Value<'t> {
     /// A string of any content.
@@ -104,6 +108,37 @@ impl<'t> Value<'t> {
         Some(duration)
     }
 
+    /// A duration within these bounds.
+    pub(super) fn duration_within(&self, bounds: RangeInclusive<Duration>) -> Option<Duration> {
+        let duration = self.duration(*bounds.start())?;
+        if duration > *bounds.end() {
+            let longest = humantime::format_duration(*bounds.end());
+            let message = format!("{} must be at most {longest}", quoted(self.key));
+            self.fault(Wrong::new(message));
+            return None;
+        }
+        Some(duration)
+    }
+
+    /// A share as "50%", of at least this many percent.
+    pub(super) fn percent(&self, least: u8) -> Option<u8> {
+        let DeValue::String(text) = self.node.get_ref() else {
+            self.is_not("a share as \"50%\"");
+            return None;
+        };
+        let percent = self.checked(percent(text))?;
+        self.bounded(Some(percent), least..=100)
+    }
+
+    /// How often something may happen, as "50/s".
+    pub(super) fn rate(&self) -> Option<Rate> {
+        let DeValue::String(text) = self.node.get_ref() else {
+            self.is_not("a rate as \"50/s\"");
+            return None;
+        };
+        self.checked(rate(text))
+    }
+
     /// One of these words.
     pub(super) fn choice<T: Clone>(&self, choices: &[(&str, T)]) -> Option<T> {
         self.parsed(|typed| choice(self.key, typed, choices))
@@ -119,6 +154,11 @@ impl Table<'_> {
     /// A duration that may be 0.
     pub(super) fn period(&self, key: &'static str, default: Duration) -> Duration {
         self.value(key).and_then(|value| value.duration(Duration::ZERO)).unwrap_or(default)
+    }
+
+    /// A share in percent.
+    pub(super) fn percent(&self, key: &'static str, least: u8, default: u8) -> u8 {
+        self.value(key).and_then(|value| value.percent(least)).unwrap_or(default)
     }
 
     pub(super) fn boolean(&self, key: &'static str, default: bool) -> bool {
@@ -183,11 +223,45 @@ fn size(text: &str) -> Result<u64, Wrong> {
     })
 }
 
+/// A share of a hundred: "50%".
+fn percent(text: &str) -> Result<u8, Wrong> {
+    let number = text.strip_suffix('%').map(str::trim_end);
+    let digits = number.filter(|number| number.bytes().all(|byte| byte.is_ascii_digit()));
+    let percent = digits.and_then(|digits| digits.parse().ok()).filter(|percent| *percent <= 100);
+    percent.ok_or_else(|| {
+        let wrong = Wrong::new(format!("{} is no share", quoted(text)));
+        match text.trim().parse::<u8>() {
+            Ok(number @ 0..=100) => wrong.help(format!("add the sign: \"{number}%\"")),
+            _ => wrong.help("write a whole number from 0 to 100 with its sign: \"50%\""),
+        }
+    })
+}
+
+/// So many times a second, minute or hour: "50/s", "3000/m", "2/h".
+fn rate(text: &str) -> Result<Rate, Wrong> {
+    let (number, unit) = text.split_once('/').unwrap_or((text, ""));
+    let number = number.trim();
+    let digits = number.bytes().all(|byte| byte.is_ascii_digit());
+    let times = number.parse().ok().filter(|times| digits && (1..=FASTEST).contains(times));
+    let seconds = match unit.trim() {
+        "s" => Some(1),
+        "m" => Some(60),
+        "h" => Some(3600),
+        _ => None,
+    };
+    match (times, seconds) {
+        (Some(times), Some(seconds)) => Ok(Rate { times, per: Duration::from_secs(seconds) }),
+        _ => Err(Wrong::new(format!("{} is no rate", quoted(text))).help(format!(
+            "write a number from 1 to {FASTEST} by the second, minute or hour: \"50/s\", \"3000/m\", \"2/h\""
+        ))),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
 
-    use super::{choice, duration, size};
+    use super::{choice, duration, percent, rate, size};
 
     #[test]
     fn durations_have_units_and_bounds() {
@@ -215,6 +289,28 @@ mod tests {
         assert_eq!(size("2GiB"), Ok(2 << 30));
         for bad in ["", "KiB", "64kib", "-1", "1.5KiB", "99999999999999999999", "17179869184GiB"] {
             assert!(size(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn shares_are_whole_percents() {
+        assert_eq!(percent("0%"), Ok(0));
+        assert_eq!(percent("100 %"), Ok(100));
+        assert_eq!(percent("30").unwrap_err().help.unwrap(), "add the sign: \"30%\"");
+        for bad in ["", "%", "101%", "-1%", "+1%", "1.5%", "50%%", "half"] {
+            assert!(percent(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn rates_are_counts_by_a_unit_of_time() {
+        let parts = |text| rate(text).map(|rate| (rate.times, rate.per.as_secs()));
+        assert_eq!(parts("50/s"), Ok((50, 1)));
+        assert_eq!(parts("3000 / m"), Ok((3000, 60)));
+        assert_eq!(parts("2/h"), Ok((2, 3600)));
+        assert_eq!(rate("2/h").unwrap().interval(), Duration::from_secs(1800));
+        for bad in ["", "50", "/s", "0/s", "-1/s", "+1/s", "1/d", "1.5/s", "1/s/s", "1000001/s"] {
+            assert!(rate(bad).is_err(), "{bad}");
         }
     }
 

@@ -22,6 +22,7 @@ pub(super) static TOP: Section = Section {
         "trusted_proxies",
         "admin",
         "drain",
+        "upgrade",
         "access_log",
         "sessions",
         "cookie_key",
@@ -40,21 +41,61 @@ pub(super) static ROUTE: Section = Section { name: "routes", keys: &["host", "pa
 
 pub(super) static POOL: Section = Section {
     name: "pools.NAME",
-    keys: &["backends", "balance", "health", "sticky", "timeouts", "reuse", "drain"],
+    keys: &[
+        "backends",
+        "balance",
+        "health",
+        "slow_start",
+        "outlier",
+        "healthy_minimum",
+        "limits",
+        "admission",
+        "rebalance",
+        "max_connection_age",
+        "sticky",
+        "timeouts",
+        "reuse",
+        "drain",
+    ],
 };
 
 pub(super) static BACKEND: Section =
     Section { name: "pools.NAME.backends", keys: &["name", "address", "weight"] };
 
-pub(super) static BACKEND_FILE: Section = Section { name: "pools.NAME.backends", keys: &["file"] };
+/// Instead of an array: one thing that brings the backends, and its terms.
+pub(super) static BACKEND_SOURCE: Section = Section {
+    name: "pools.NAME.backends",
+    keys: &["file", "dns", "srv", "resolver", "min_ttl", "max_ttl", "http", "interval", "timeout"],
+};
 
 pub(super) static HEALTH: Section = Section {
     name: "pools.NAME.health",
     keys: &["probe", "path", "host", "status", "interval", "timeout", "rise", "fall"],
 };
 
+pub(super) static OUTLIER: Section = Section {
+    name: "pools.NAME.outlier",
+    keys: &[
+        "consecutive",
+        "error_rate",
+        "min_requests",
+        "interval",
+        "ejection",
+        "max_ejection",
+        "max_ejected",
+    ],
+};
+
+pub(super) static LIMITS: Section =
+    Section { name: "pools.NAME.limits", keys: &["connections", "pending"] };
+
+pub(super) static ADMISSION: Section =
+    Section { name: "pools.NAME.admission", keys: &["rate", "queue", "deadline"] };
+
+pub(super) static REBALANCE: Section = Section { name: "pools.NAME.rebalance", keys: &["rate"] };
+
 pub(super) static STICKY: Section =
-    Section { name: "pools.NAME.sticky", keys: &["engine_io", "owner_search", "cookie"] };
+    Section { name: "pools.NAME.sticky", keys: &["engine_io", "owner_search", "memory", "cookie"] };
 
 pub(super) static COOKIE: Section = Section {
     name: "pools.NAME.sticky.cookie",
@@ -69,6 +110,16 @@ pub(super) static TIMEOUTS: Section = Section {
 pub(super) static REUSE: Section =
     Section { name: "pools.NAME.reuse", keys: &["max_idle", "max_total", "idle_timeout"] };
 
+/// Of a pool, of the process and of an upgrade.
+pub(super) static DRAIN: Section = Section { name: "drain", keys: &["within", "spread"] };
+
+pub(super) static UPGRADE: Section = Section { name: "upgrade", keys: &["drain", "ready"] };
+
+pub(super) static ADMIN: Section =
+    Section { name: "admin", keys: &["metrics", "socket", "listen", "token"] };
+
+pub(super) static ADMIN_TOKEN: Section = Section { name: "admin.token", keys: &["file", "env"] };
+
 pub(super) static ACCESS_LOG: Section = Section { name: "access_log", keys: &["file"] };
 
 pub(super) static SESSIONS: Section = Section { name: "sessions", keys: &["max", "max_sid_bytes"] };
@@ -76,19 +127,27 @@ pub(super) static SESSIONS: Section = Section { name: "sessions", keys: &["max",
 pub(super) static COOKIE_KEY: Section = Section { name: "cookie_key", keys: &["file", "env"] };
 
 /// Every kind of table, in the order of the reference.
-pub static SECTIONS: [&Section; 15] = [
+pub static SECTIONS: [&Section; 23] = [
     &TOP,
     &LISTENER,
     &CERTIFICATE,
     &ROUTE,
     &POOL,
     &BACKEND,
-    &BACKEND_FILE,
+    &BACKEND_SOURCE,
     &HEALTH,
+    &OUTLIER,
+    &LIMITS,
+    &ADMISSION,
+    &REBALANCE,
     &STICKY,
     &COOKIE,
     &TIMEOUTS,
     &REUSE,
+    &DRAIN,
+    &UPGRADE,
+    &ADMIN,
+    &ADMIN_TOKEN,
     &ACCESS_LOG,
     &SESSIONS,
     &COOKIE_KEY,
@@ -146,7 +205,7 @@ mod tests {
 
     #[test]
     fn a_key_of_another_table_is_told_its_place() {
-        assert_eq!(advice(&POOL, "interval"), "`interval` belongs in `pools.NAME.health`");
+        assert_eq!(advice(&POOL, "owner_search"), "`owner_search` belongs in `pools.NAME.sticky`");
         assert_eq!(advice(&POOL, "sessions"), "`sessions` belongs at the top of the file");
     }
 

@@ -1,7 +1,7 @@
-//! `cookie_key`: the keys under which sticky cookies are made.
+//! `cookie_key` and `admin.token`: what is kept out of the configuration's own text.
 //!
-//! Invariant: nothing of a key is ever shown, so faults point at the configuration and never into
-//! the key's file.
+//! Invariant: nothing of a secret is ever shown, so faults point at the configuration and never into
+//! the secret's file.
 
 use std::env;
 
@@ -14,48 +14,86 @@ use super::{
     CookieKeys,
     fault::{Wrong, quoted},
     file::Value,
-    schema,
+    schema::{self, Section},
 };
 
 /// Shortest key: that of the MAC's full strength (RFC 2104 §3, SHA-256).
 const SHORTEST: usize = 32;
 
-/// Reads `{ file = "…" }` or `{ env = "NAME" }`.
+/// Shortest token: 16 letters and digits drawn at random cannot be guessed.
+const SHORTEST_TOKEN: usize = 16;
+
+/// Reads the keys of `{ file = "…" }` or `{ env = "NAME" }`.
 pub(super) fn cookie_keys(value: &Value<'_>) -> Option<CookieKeys> {
-    let wanted = "a table `{ file = \"…\" }` or `{ env = \"NAME\" }`";
-    let table = value.table(&schema::COOKIE_KEY, wanted)?;
+    let (place, text) = given(value, &schema::COOKIE_KEY, "key")?;
+    place.checked(keys(&text))
+}
+
+/// Reads the bearer token of `{ file = "…" }` or `{ env = "NAME" }`.
+pub(super) fn token(value: &Value<'_>) -> Option<String> {
+    let (place, text) = given(value, &schema::ADMIN_TOKEN, "token")?;
+    place.checked(valid_token(&text))
+}
+
+/// The text of a secret, and the value that names where it is. `thing`: what it is called.
+fn given<'t>(
+    value: &Value<'t>,
+    section: &'static Section,
+    thing: &str,
+) -> Option<(Value<'t>, String)> {
+    let table = value.table(section, "a table `{ file = \"…\" }` or `{ env = \"NAME\" }`")?;
     match (table.value("file"), table.value("env")) {
         (Some(file), None) => {
             let path = value.file.resolve(file.string()?);
             let bytes = file.checked(value.file.read(&path))?;
-            let text = String::from_utf8(bytes).map_err(|_| Wrong::new("the key file is no text"));
-            file.checked(text.map_err(advised).and_then(|text| keys(&text)))
+            let text = String::from_utf8(bytes)
+                .map_err(|_| advised(Wrong::new(format!("the {thing} file is no text"))));
+            Some((file, file.checked(text)?))
         }
-        (None, Some(name)) => name.checked(from_environment(name.string()?)),
+        (None, Some(name)) => Some((name, name.checked(from_environment(name.string()?))?)),
         (Some(_), Some(name)) => {
-            name.fault(Wrong::new("`cookie_key` takes `file` or `env`, not both"));
+            let key = value.key;
+            name.fault(Wrong::new(format!("`{key}` takes `file` or `env`, not both")));
             None
         }
         (None, None) => {
-            let wrong = Wrong::new("`cookie_key` names no key").help("write `file` or `env`");
-            value.file.missing(table.at(), wrong);
+            let wrong = Wrong::new(format!("`{}` names no {thing}", value.key));
+            value.file.missing(table.at(), wrong.help("write `file` or `env`"));
             None
         }
     }
 }
 
-fn from_environment(name: &str) -> Result<CookieKeys, Wrong> {
+fn from_environment(name: &str) -> Result<String, Wrong> {
     // `var_os` panics on neither, but such a name can never be set.
     let valid = !name.is_empty() && !name.contains(['=', '\0']);
-    let text = valid
+    valid
         .then(|| env::var(name).ok())
         .flatten()
-        .ok_or_else(|| Wrong::new(format!("the environment has no variable {}", quoted(name))))?;
-    keys(&text)
+        .ok_or_else(|| Wrong::new(format!("the environment has no variable {}", quoted(name))))
+}
+
+/// What a header can carry and nobody guesses (RFC 6750 §2.1, a little wider).
+fn valid_token(text: &str) -> Result<String, Wrong> {
+    let token = text.trim();
+    if token.is_empty() {
+        return Err(advised(Wrong::new("there is no token in it")));
+    }
+    if token.lines().count() > 1 {
+        return Err(advised(Wrong::new("a token is one line")));
+    }
+    if !token.bytes().all(|byte| byte.is_ascii_graphic()) {
+        return Err(advised(Wrong::new("a token has visible ASCII characters only")));
+    }
+    if token.len() < SHORTEST_TOKEN {
+        let message = format!("the token is shorter than {SHORTEST_TOKEN} characters");
+        return Err(advised(Wrong::new(message)));
+    }
+    Ok(token.to_owned())
 }
 
 fn advised(wrong: Wrong) -> Wrong {
-    wrong.help("make a key with `openssl rand -base64 32`")
+    wrong.help("make one with `openssl rand -base64 32`")
 }
 
 /// A key a line: the first makes cookies, the others are accepted.
@@ -100,7 +138,7 @@ fn hex(line: &str) -> Option<Vec<u8>> {
 mod tests {
     use base64::{Engine as _, engine::general_purpose::STANDARD};
 
-    use super::{CookieKeys, keys};
+    use super::{CookieKeys, keys, valid_token};
 
     fn given(text: &str) -> Vec<Vec<u8>> {
         match keys(text).unwrap() {
@@ -142,5 +180,21 @@ mod tests {
         assert!(!wrong.to_string().contains("hunter2"));
         assert!(keys("").is_err() && keys(" \n\n").is_err());
         assert!(keys(&"0".repeat(31)).is_err());
+    }
+
+    #[test]
+    fn tokens_are_one_visible_line_and_never_shown() {
+        assert_eq!(valid_token(" 0123456789abcdef\r\n").unwrap(), "0123456789abcdef");
+        for bad in [
+            "",
+            "\n",
+            "hunter2",
+            "hunter2hunter2hun\nter2",
+            "hunter2 hunter2 hunter2",
+            "hünter2hünter2hünter2",
+        ] {
+            let shown = valid_token(bad).unwrap_err().to_string();
+            assert!(!shown.contains("nter2"), "{shown}");
+        }
     }
 }

@@ -40,7 +40,8 @@ pub(super) fn sticky(value: &Value<'_>) -> Option<Sticky> {
         Some(value) => cookie(&value)?,
         None => default.cookie,
     };
-    Some(Sticky { engine_io, owner_search, cookie, memory: default.memory })
+    let memory = table.period("memory", default.memory);
+    Some(Sticky { engine_io, owner_search, cookie, memory })
 }
 
 /// Reads `false`, `true` or a table; the outer `None` is a fault, the inner one no cookie.

@@ -14,7 +14,10 @@ use arc_swap::ArcSwap;
 use rustls::ServerConfig;
 use tokio::{sync::Semaphore, task::JoinHandle};
 
-use super::{Control, doors::Doors, health, overlay::Overlay, report::Since, resolve, retire};
+use super::{
+    Control, doors::Doors, handover::Handover, health, overlay::Overlay, report::Since, resolve,
+    retire,
+};
 use crate::{
     config::{self, Config, CookieKeys, Protocol},
     http::proxy::Proxy,
@@ -22,7 +25,9 @@ use crate::{
     observe::{AccessLog, Metrics},
     route,
     snapshot::{self, Current, Snapshot},
-    sticky::{Keys, Table},
+    sticky::{Keys, Memory, Table},
+    systemd::Notifier,
+    upgrade::Inheritance,
     upstream::{self, Backend, Life},
 };
 
@@ -89,14 +94,15 @@ impl fmt::Display for Changes {
 }
 
 impl Control {
-    /// Binds and builds everything for the first configuration; connections are accepted from here on.
+    /// Binds and builds everything for the first configuration; connections are accepted from here on,
+    /// unless what it begins with holds that back until [`open`](Self::open).
     ///
     /// # Errors
     /// An address that cannot be listened on, an access log that cannot be opened, a certificate that
     /// rustls refuses.
-    pub(crate) async fn new(config: Config) -> Result<Self, Refused> {
-        let keys = Keys::new(&config.cookie_keys);
-        let tickets = TicketKeys::new()?;
+    pub(crate) async fn new(config: Config, from: Inheritance) -> Result<Self, Refused> {
+        let keys = Keys::adopt(&config.cookie_keys, from.secrets.cookie());
+        let tickets = TicketKeys::adopt(from.secrets.tickets())?;
         let metrics = Arc::new(Metrics::new());
         let log = AccessLog::open(&config.access_log, metrics.access_log_dropped.clone())?;
         let empty = Snapshot {
@@ -108,6 +114,7 @@ impl Control {
         let proxy = Arc::new(Proxy {
             snapshot: Current::from_pointee(empty),
             sids: Table::new(&config.sessions),
+            memory: Memory::new(),
             tunnels: Arc::default(),
             metrics,
             log: Arc::new(ArcSwap::from_pointee(log)),
@@ -127,14 +134,28 @@ impl Control {
             reload: None,
             keys,
             tickets,
-            doors: Doors::default(),
-            backends: Vec::new(),
+            doors: Doors::new(from.given, from.holds),
+            backends: Self::revive(&from.backends, &config),
             probes: HashMap::new(),
             retiring: HashMap::new(),
+            handover: Handover::default(),
+            notifier: Notifier::new(from.holds),
         };
-        control.put_in_force(config.clone()).await?;
-        control.typed = config;
+        // Backends that lived in another process and are wanted no more leave as if they had left this
+        // one's configuration.
+        if !control.backends.is_empty() {
+            control.config.pools.clone_from(&config.pools);
+        }
+        let mut overlay = Self::inherited_overlay(from.values);
+        overlay.settle(&config);
+        control.compose(config, overlay).await?;
+        control.doors.close_given();
         Ok(control)
+    }
+
+    /// Begins to accept, where that was held back.
+    pub(crate) fn open(&mut self) {
+        self.doors.open(&self.proxy);
     }
 
     /// Puts what a new file says in force, in one swap, or changes nothing. Orders that have no place
@@ -206,7 +227,7 @@ impl Control {
         }
         let removed = self.retire_others(&config);
         self.backends.extend(added.iter().cloned());
-        self.probe(&config);
+        self.probe(&config, &added);
         self.doors.settle(&config.listeners, bound, &self.proxy);
         let added = added.len();
         self.config = config;
@@ -355,7 +376,7 @@ impl Control {
     }
 
     /// Starts probes for new backends and restarts those whose terms have changed.
-    fn probe(&mut self, config: &Config) {
+    fn probe(&mut self, config: &Config, added: &[Arc<Backend>]) {
         for backend in &self.backends {
             let pool = config.pools.iter().find(|pool| pool.name == backend.pool());
             let Some(terms) = pool.map(|pool| &pool.health) else { continue };
@@ -363,7 +384,7 @@ impl Control {
             if self.probes.get(&serial).is_some_and(|(running, _)| running == terms) {
                 continue;
             }
-            let new = !self.probes.contains_key(&serial);
+            let new = added.iter().any(|added| added.serial() == serial);
             let task: JoinHandle<()> =
                 tokio::spawn(health::watch(Arc::clone(backend), terms.clone(), new));
             if let Some((_, before)) = self.probes.insert(serial, (terms.clone(), task)) {

@@ -2,9 +2,10 @@
 //!
 //! A socket is known by the address it was asked for. One that stays in the configuration is never
 //! closed, whatever else of its listener changes; new ones are bound before anything else happens,
-//! so that one that cannot be is a refused reload.
+//! so that one that cannot be is a refused reload. Those that this process was given are taken before
+//! any is bound, and all of them can be given to the next process.
 
-use std::{collections::HashMap, io, net::SocketAddr, sync::Arc};
+use std::{collections::HashMap, io, mem, net::SocketAddr, os::fd::OwnedFd, sync::Arc};
 
 use tokio::{net::TcpListener, task::JoinHandle};
 
@@ -13,15 +14,11 @@ use crate::{
     conn::{self, Door},
     drain,
     http::proxy::Proxy,
-    net::listener,
+    net::{
+        given::{self, Given, Key, Purpose},
+        listener,
+    },
 };
-
-/// A socket's identity: the address asked for; with port 0, also whose and which it is.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-struct Key {
-    address: SocketAddr,
-    of: Option<(String, usize)>,
-}
 
 /// Every listening socket, and the drains of the listeners they belong to.
 #[derive(Default)]
@@ -31,6 +28,10 @@ pub(super) struct Doors {
     drains: HashMap<String, (drain::Trigger, drain::Watch)>,
     /// Drains of listeners that are gone.
     leaving: Vec<drain::Trigger>,
+    /// Sockets that need not be bound.
+    given: Given,
+    /// Nothing is accepted yet.
+    held: bool,
 }
 
 struct Open {
@@ -43,23 +44,61 @@ struct Open {
 pub(super) struct Bound(Vec<(Key, Arc<TcpListener>)>);
 
 impl Doors {
+    /// With sockets that need not be bound. `held`: nothing is accepted until [`open`](Self::open).
+    pub(super) fn new(given: Given, held: bool) -> Self {
+        Self { given, held, ..Self::default() }
+    }
+
     /// Binds what `listeners` ask for beyond what is open.
     ///
     /// # Errors
     /// The first address that cannot be bound, named. Nothing is left bound then.
-    pub(super) fn bind(&self, listeners: &[config::Listener]) -> io::Result<Bound> {
+    pub(super) fn bind(&mut self, listeners: &[config::Listener]) -> io::Result<Bound> {
         let mut bound = Vec::new();
         for (listener, key) in keys(listeners) {
             if self.open.contains_key(&key) {
                 continue;
             }
-            let socket = listener::bind_one(key.address).map_err(|error| {
+            let socket = self.obtain(&key).map_err(|error| {
                 let text = format!("listener {}: bind {}: {error}", listener.name, key.address);
                 io::Error::new(error.kind(), text)
             })?;
             bound.push((key, Arc::new(socket)));
         }
         Ok(Bound(bound))
+    }
+
+    fn obtain(&mut self, key: &Key) -> io::Result<TcpListener> {
+        match self.given.tcp(&Purpose::Listener(key.clone()))? {
+            Some(given) => TcpListener::from_std(given),
+            None => listener::bind_one(key.address),
+        }
+    }
+
+    /// Begins to accept, where that was held back.
+    pub(super) fn open(&mut self, proxy: &Arc<Proxy>) {
+        self.held = false;
+        for open in self.open.values_mut() {
+            let Some((_, watch)) = self.drains.get(&open.listener) else { continue };
+            let name = mem::take(&mut open.listener);
+            open.serve(&name, watch.clone(), proxy);
+        }
+    }
+
+    /// Closes given sockets that no listener has asked for.
+    pub(super) fn close_given(&mut self) {
+        mem::take(&mut self.given).close_rest();
+    }
+
+    /// Descriptors of every socket, for another process.
+    ///
+    /// # Errors
+    /// No descriptor is left.
+    pub(super) fn copies(&self) -> io::Result<Vec<(Purpose, OwnedFd)>> {
+        let copy = |(key, open): (&Key, &Open)| {
+            Ok((Purpose::Listener(key.clone()), given::copy(&*open.socket)?))
+        };
+        self.open.iter().map(copy).collect()
     }
 
     /// Opens what was bound, hands sockets that changed their listener over, closes the rest. To be
@@ -86,8 +125,10 @@ impl Doors {
         self.leave(|name| listeners.iter().any(|listener| listener.name == name));
         for (key, name) in wanted {
             let watch = self.drains.entry(name.to_owned()).or_insert_with(drain::channel).1.clone();
-            if let Some(open) = self.open.get_mut(&key) {
-                open.serve(name, watch, proxy);
+            match self.open.get_mut(&key) {
+                Some(open) if self.held => name.clone_into(&mut open.listener),
+                Some(open) => open.serve(name, watch, proxy),
+                None => {}
             }
         }
     }
@@ -108,6 +149,23 @@ impl Doors {
             open.stop();
         }
         self.leave(|_| false);
+        self.finish();
+    }
+
+    /// Stops accepting everywhere, for another process does; connections end when nobody notices.
+    pub(super) fn part(&mut self) {
+        for (_, mut open) in self.open.drain() {
+            open.stop();
+        }
+        for (_, (trigger, _)) in self.drains.drain() {
+            trigger.part();
+            self.leaving.push(trigger);
+        }
+    }
+
+    /// Asks every connection of a closed door to finish.
+    pub(super) fn finish(&self) {
+        self.leaving.iter().for_each(drain::Trigger::graceful);
     }
 
     /// Asks every connection of a closed door to stop at once.

@@ -6,6 +6,7 @@
 
 mod apply;
 mod doors;
+mod handover;
 mod health;
 pub mod operator;
 mod orders;
@@ -29,12 +30,13 @@ use tokio::{
     time::{Instant, timeout},
 };
 
+pub(crate) use self::handover::Fixtures;
 pub use self::{
     apply::Changes,
     operator::{Denied, Operator},
     orders::Order,
 };
-use self::{doors::Doors, overlay::Overlay, report::Since, watch::Watcher};
+use self::{doors::Doors, handover::Handover, overlay::Overlay, report::Since, watch::Watcher};
 use crate::{
     admin::api::ReloadState,
     config::{self, Config, check},
@@ -42,7 +44,8 @@ use crate::{
     net::tls::TicketKeys,
     observe::AccessLog,
     sticky::Keys,
-    upstream::Backend,
+    systemd::Notifier,
+    upstream::{self, Backend},
 };
 
 /// Period of the housekeeping: expired sids and idle connections go.
@@ -82,6 +85,9 @@ pub struct Control {
     probes: HashMap<u64, (config::Health, JoinHandle<()>)>,
     /// Retirements under way, by backend serial.
     retiring: HashMap<u64, JoinHandle<()>>,
+    handover: Handover,
+    /// Tells the service manager.
+    notifier: Notifier,
 }
 
 /// Something for the control task to do.
@@ -120,9 +126,12 @@ impl Control {
             watcher.watch(&self.typed.watched);
             self.watcher = Some(watcher);
             // An edit between the first reading and the watch would go unseen.
-            self.reload().await;
+            self.read_again().await;
         }
+        self.notifier.ready();
+        let mut alive = Notifier::watchdog().map(tokio::time::interval);
         let mut housekeeping = tokio::time::interval(HOUSEKEEPING);
+        let mut tend = tokio::time::interval(upstream::TEND);
         let mut resolve = tokio::time::interval_at(Instant::now() + RESOLVE_AGAIN, RESOLVE_AGAIN);
         loop {
             tokio::select! {
@@ -135,7 +144,15 @@ impl Control {
                     Some(request) => self.serve(request).await,
                     None => return,
                 },
+                (outcome, answer) = self.handover.made() => {
+                    if let Some(successor) = self.made(outcome, answer) {
+                        self.give_way(successor, &mut requests).await;
+                        return;
+                    }
+                }
+                () = tick(&mut alive) => self.notifier.alive(),
                 _ = housekeeping.tick() => self.keep_house(),
+                _ = tend.tick() => self.tend(),
                 _ = resolve.tick() => resolve::again(&self.backends),
             }
         }
@@ -146,9 +163,7 @@ impl Control {
         match request {
             Request::Reload => self.reload().await,
             Request::Hangup => {
-                if let Err(error) = self.proxy.log.load().reopen() {
-                    tracing::error!(%error, "the access log could not be reopened");
-                }
+                self.reopen_log();
                 self.reload().await;
             }
             Request::Apply(config, answer) => {
@@ -161,11 +176,23 @@ impl Control {
         }
     }
 
-    /// Reads the file and applies it. A faulty one is told, with every fault, and changes nothing.
+    /// Reads the file and applies it, and the service manager knows.
     async fn reload(&mut self) {
-        if self.file.is_none() {
-            return;
+        if self.file.is_some() {
+            self.notifier.reloading();
+            self.read_again().await;
+            self.notifier.ready();
         }
+    }
+
+    fn reopen_log(&self) {
+        if let Err(error) = self.proxy.log.load().reopen() {
+            tracing::error!(%error, "the access log could not be reopened");
+        }
+    }
+
+    /// Reads the file and applies it. A faulty one is told, with every fault, and changes nothing.
+    async fn read_again(&mut self) {
         let outcome = match self.read().await {
             Ok(config) => self.apply(config).await.map_err(|error| error.to_string()),
             Err(faults) => Err(faults),
@@ -236,6 +263,14 @@ impl Control {
         }
     }
 
+    /// Lets backends grow into their weight, and in again after an ejection.
+    fn tend(&self) {
+        let now = std::time::Instant::now();
+        for pool in &self.proxy.snapshot.load().pools {
+            pool.upstream.tend(now);
+        }
+    }
+
     fn keep_house(&mut self) {
         let now = std::time::Instant::now();
         self.proxy.sids.sweep(now);
@@ -243,23 +278,26 @@ impl Control {
             backend.idle().sweep(now);
         }
         self.forget_retired();
+        let (sessions, tunnels) = (self.proxy.sids.len(), self.proxy.tunnels.len());
+        self.notifier.status(format_args!("{sessions} sessions, {tunnels} tunnels"));
     }
 
     /// Drains the whole process: no new connections, requests and tunnels until the deadline.
     async fn stop(&mut self) {
+        self.handover.give_up();
+        self.notifier.stopping();
         let deadline = self.config.drain.within;
         self.proxy.draining.store(true, Ordering::Release);
         self.doors.close_all();
         tracing::info!(?deadline, tunnels = self.proxy.tunnels.len(), "draining");
         if timeout(deadline, self.doors.idle()).await.is_err() {
-            let tunnels = self.proxy.tunnels.cut_all();
-            tracing::warn!(tunnels, "the drain deadline has passed; cutting what is left");
-            self.doors.force();
-            // An upgrade under way may have become a tunnel after the cut.
-            while timeout(CUT_AGAIN, self.doors.idle()).await.is_err() {
-                self.proxy.tunnels.cut_all();
-            }
+            self.cut().await;
         }
+        self.close_books();
+    }
+
+    /// Ends what serves until the end.
+    fn close_books(&mut self) {
         for (_, probe) in self.probes.values() {
             probe.abort();
         }
@@ -267,6 +305,16 @@ impl Control {
         if let Ok(off) = AccessLog::open(&config::AccessLog::Off, Default::default()) {
             self.proxy.log.store(Arc::new(off));
         }
+    }
+}
+
+/// The next tick, where there are any.
+async fn tick(interval: &mut Option<tokio::time::Interval>) {
+    match interval {
+        Some(interval) => {
+            interval.tick().await;
+        }
+        None => std::future::pending().await,
     }
 }
 

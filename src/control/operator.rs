@@ -172,8 +172,8 @@ impl Operator {
     ///
     /// # Errors
     /// Why the new one does not serve; this one does then.
-    pub async fn upgrade(&self, _order: UpgradeOrder) -> Result<Upgraded, Denied> {
-        Err(Denied::Stopping)
+    pub async fn upgrade(&self, order: UpgradeOrder) -> Result<Upgraded, Denied> {
+        self.order(|answer| Order::Upgrade(order, answer)).await
     }
 
     async fn order<T>(

@@ -13,7 +13,7 @@ use super::{
 use crate::{
     admin::api::{
         BackendState, DrainOrder, ExplainOrder, Explanation, NewBackend, Plan, PlanOrder,
-        ReloadOrder, Status, Target,
+        ReloadOrder, Status, Target, UpgradeOrder, Upgraded,
     },
     config::{self, Config, check},
     upstream::{Backend, Life},
@@ -48,11 +48,14 @@ pub enum Order {
     Explain(ExplainOrder, Answer<Explanation>),
     /// The configuration in force.
     Config(Answer<Box<Config>>),
+    /// Hand over to a new binary; answered once that one serves, or has failed to.
+    Upgrade(UpgradeOrder, Answer<Upgraded>),
 }
 
 impl Control {
     /// Carries an order out. Nobody need wait for the outcome any more.
     pub(super) async fn obey(&mut self, order: Order) {
+        let Some(order) = self.while_handing_over(order) else { return };
         match order {
             Order::Status(answer) => drop(answer.send(Ok(self.status()))),
             Order::Add(pool, new, answer) => drop(answer.send(self.add(&pool, &new).await)),
@@ -68,6 +71,7 @@ impl Control {
                 let told = self.proxy.explain(&order, &self.listener_states());
                 drop(answer.send(told.map_err(Denied::Invalid)));
             }
+            Order::Upgrade(order, answer) => self.upgrade(&order, answer),
             Order::Config(answer) => drop(answer.send(Ok(Box::new(self.config.clone())))),
         }
     }

@@ -4,6 +4,8 @@
 //! process ends; a reload keeps what still has a pool to belong to. Pure: nothing here looks at live
 //! backends.
 
+mod carry;
+
 use std::collections::HashMap;
 
 use super::Denied;
@@ -39,7 +41,6 @@ struct Found {
 pub(super) struct Ordered {
     what: Target,
     /// `None`: nothing is closed, however long it takes.
-    #[expect(dead_code, reason = "until drains obey it")]
     pub(super) terms: Option<Drain>,
 }
 

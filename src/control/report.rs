@@ -41,7 +41,7 @@ impl Control {
             listeners: self.listener_states(),
             pools: self.config.pools.iter().map(|pool| self.pool_state(pool, &all)).collect(),
             reload: self.reload.clone(),
-            predecessors: Vec::new(),
+            predecessors: self.predecessors().list(),
         }
     }
 
@@ -110,7 +110,7 @@ impl Control {
             origin: self.overlay.origin(backend.pool(), backend.name()),
             state: self.condition(backend),
             weight: backend.weight(),
-            ramp: 1.0,
+            ramp: backend.ramp(),
             sessions: backend.sessions() as u64,
             tunnels: self.proxy.tunnels.of(backend.serial()) as u64,
             requests: backend.requests() as u64,
@@ -127,6 +127,8 @@ impl Control {
             Life::Draining if backend.sessions() == 0 => BackendCondition::Drained,
             Life::Draining => BackendCondition::Draining,
             Life::Serving if !backend.is_up() => BackendCondition::Down,
+            Life::Serving if backend.is_ejected() => BackendCondition::Ejected,
+            Life::Serving if backend.ramp() < 1.0 => BackendCondition::SlowStart,
             Life::Serving => BackendCondition::Up,
         }
     }

@@ -21,7 +21,7 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use super::{
     body::RequestBody,
-    entry::Entry,
+    entry::{Client, Entry},
     forward::{Answer, Failure, Terms, exchange},
     headers, learn,
     outgoing::Outgoing,
@@ -32,8 +32,8 @@ use crate::{
     error::{Kind, Phase, ProxyError, Side},
     observe::ChosenBy,
     snapshot::Pool,
-    sticky::Choice,
-    upstream::{Backend, Hold},
+    sticky::{Choice, memory::Key},
+    upstream::{Admitted, Backend, Hold, Reason, Turn},
 };
 
 /// Backends tried for a request that is free to go anywhere.
@@ -48,6 +48,9 @@ const UNKNOWN_POLL: Duration = Duration::from_secs(300);
 /// Lifetime of a session that was found by search: its own is not known. Past it, it is searched
 /// for again.
 const FOUND_LIFETIME: Duration = UNKNOWN_POLL;
+
+/// How often one that waits to be admitted looks whether its backend still takes new sessions.
+const LOOK: Duration = Duration::from_millis(500);
 
 /// An Engine.IO request, by its query.
 #[derive(Debug)]
@@ -67,6 +70,10 @@ pub(super) struct Attempt<'a> {
     pub(super) engine: Option<&'a Engine>,
     pub(super) upgrade: bool,
     pub(super) client: IpAddr,
+    /// What the memory of ended sessions calls the client.
+    pub(super) known_as: Option<Key>,
+    /// Only one backend will do.
+    pub(super) bound: bool,
     /// A kept connection was closed under us: no other kept one is tried.
     pub(super) fresh: bool,
 }
@@ -83,6 +90,20 @@ pub(super) struct Reached {
     pub(super) unknown: bool,
 }
 
+/// Where a request that is free to go anywhere has been and goes next.
+#[derive(Debug)]
+struct Way {
+    /// Goes there first.
+    bound: Option<Arc<Backend>>,
+    /// How the next one is chosen.
+    by: ChosenBy,
+    tried: Vec<Arc<Backend>>,
+    /// Serial of the backend that has admitted it.
+    admitted: Option<u64>,
+    /// How long it waits to be admitted, at all of them together.
+    until: Option<Instant>,
+}
+
 impl Attempt<'_> {
     /// Carries the decision out.
     pub(super) async fn run(&mut self, choice: Choice) -> Result<Reached, ProxyError> {
@@ -90,14 +111,15 @@ impl Attempt<'_> {
         let preflight = self.method == Method::OPTIONS;
         match choice {
             Choice::Session(backend, lifetime) => self.session(backend, lifetime).await,
-            Choice::Gone | Choice::Search(_) if preflight => self.free(None).await,
+            Choice::Gone | Choice::Search(_) if preflight => self.free(Way::any()).await,
             Choice::Gone => Err(self.gone()),
             Choice::Search(first) if self.config().sticky.owner_search == 0 => {
-                self.free(first).await
+                self.free(first.map_or_else(Way::any, |b| Way::to(b, ChosenBy::Cookie))).await
             }
             Choice::Search(first) => self.search(first).await,
-            Choice::Cookie(backend) => self.free(Some(backend)).await,
-            Choice::Free => self.free(None).await,
+            Choice::Cookie(backend) => self.free(Way::to(backend, ChosenBy::Cookie)).await,
+            Choice::Memory(backend) => self.free(Way::to(backend, ChosenBy::Memory)).await,
+            Choice::Free => self.free(Way::any()).await,
         }
     }
 
@@ -108,6 +130,7 @@ impl Attempt<'_> {
         lifetime: Duration,
     ) -> Result<Reached, ProxyError> {
         self.chosen(ChosenBy::Sid);
+        self.bound = true;
         let header = self.config().timeouts.response_header;
         let header = if self.polls() { header.max(lifetime + POLL_SLACK) } else { header };
         let request = self.outgoing.request();
@@ -123,7 +146,7 @@ impl Attempt<'_> {
             Err(failure) if failure.error.kind == Kind::Refused => {
                 self.forget();
                 if self.method == Method::OPTIONS {
-                    return self.free(None).await;
+                    return self.free(Way::any()).await;
                 }
                 Err(self.gone())
             }
@@ -131,23 +154,23 @@ impl Attempt<'_> {
         }
     }
 
-    /// To this backend, or wherever the balance policy says.
-    async fn free(&mut self, mut bound: Option<Arc<Backend>>) -> Result<Reached, ProxyError> {
-        let source = headers::source(self.client);
+    /// To the backend that the way names, or wherever the balance policy says.
+    async fn free(&mut self, mut way: Way) -> Result<Reached, ProxyError> {
+        self.bound = false;
         let header = self.config().timeouts.response_header;
         let header = if self.polls() { header.max(UNKNOWN_POLL) } else { header };
-        let mut by = if bound.is_some() { ChosenBy::Cookie } else { ChosenBy::Balance };
-        let mut tried = Vec::new();
         let mut request: Option<Box<Request<RequestBody>>> = None;
         let mut last = None;
         loop {
-            self.chosen(by);
-            let pick = || self.pool.upstream.pick(&source, &tried);
-            let Some(backend) = bound.take().or_else(pick) else {
-                let none = || ProxyError::new(Side::Backend, Phase::Select, Kind::NoBackend);
-                return Err(last.unwrap_or_else(none));
+            self.chosen(way.by);
+            let Some(backend) = self.next(&mut way) else {
+                return Err(last.unwrap_or_else(|| self.nobody()));
             };
+            // From here on it counts, so that who is picked next sees it, waiting or not.
             let reserved = self.opens_session().then(|| backend.hold());
+            if !self.admitted(&backend, &mut way).await? {
+                continue;
+            }
             let sent = request.take().map_or_else(|| self.outgoing.request(), |unsent| *unsent);
             match self.once(&backend, header, sent).await {
                 Ok(answer) => return Ok(Reached { answer, head: None, reserved, unknown: false }),
@@ -155,15 +178,14 @@ impl Attempt<'_> {
                     tracing::debug!(%error, "trying the same backend on a new connection");
                     self.proxy.metrics.retries.inc();
                     self.fresh = true;
-                    bound = Some(backend);
+                    way.bound = Some(backend);
                 }
                 Err(Failure { error, unsent, .. }) => {
-                    tried.push(backend);
-                    if !self.may_retry(&error, unsent.is_some(), tried.len()) {
+                    way.leave(backend);
+                    if !self.may_retry(&error, unsent.is_some(), way.tried.len()) {
                         return Err(error);
                     }
                     tracing::debug!(%error, "trying another backend");
-                    by = ChosenBy::Balance;
                     request = unsent;
                     last = Some(error);
                 }
@@ -171,9 +193,54 @@ impl Attempt<'_> {
         }
     }
 
+    fn next(&self, way: &mut Way) -> Option<Arc<Backend>> {
+        let source = headers::source(self.client);
+        way.bound.take().or_else(|| self.pool.upstream.pick(&source, &way.tried))
+    }
+
+    /// Waits until the backend admits the new session, where this is one. False where another is to be
+    /// picked: it takes no new ones any more, or admits none and was only preferred.
+    async fn admitted(&self, backend: &Arc<Backend>, way: &mut Way) -> Result<bool, ProxyError> {
+        let terms = self.config().admission.as_ref().filter(|_| self.begins_session());
+        let Some(terms) = terms.filter(|_| way.admitted != Some(backend.serial())) else {
+            return Ok(true);
+        };
+        let until = *way.until.get_or_insert_with(|| Instant::now() + terms.deadline);
+        match backend.admit(terms, until) {
+            Admitted::Now => {}
+            Admitted::Then(turn) => {
+                self.proxy.metrics.admission_queued.inc();
+                if !wait(&turn, backend).await {
+                    way.by = ChosenBy::Balance;
+                    return Ok(false);
+                }
+            }
+            Admitted::No(_) if way.by != ChosenBy::Balance => {
+                way.leave(Arc::clone(backend));
+                return Ok(false);
+            }
+            Admitted::No(seconds) => {
+                self.proxy.metrics.admission_refused.inc();
+                let refused = ProxyError::new(Side::Proxy, Phase::Select, Kind::NotAdmitted);
+                return Err(refused.after(seconds));
+            }
+        }
+        way.admitted = Some(backend.serial());
+        Ok(true)
+    }
+
+    /// Why nobody can be picked.
+    fn nobody(&self) -> ProxyError {
+        if self.pool.upstream.is_full() {
+            return ProxyError::new(Side::Proxy, Phase::Select, Kind::Saturated);
+        }
+        ProxyError::new(Side::Backend, Phase::Select, Kind::NoBackend)
+    }
+
     /// To whichever backend knows the sid.
     async fn search(&mut self, first: Option<Arc<Backend>>) -> Result<Reached, ProxyError> {
         self.outgoing.buffer(&self.proxy.search_memory).await?;
+        self.bound = true;
         let header = self.config().timeouts.response_header;
         let header = if self.polls() { header.max(UNKNOWN_POLL) } else { header };
         let mut unheard = None;
@@ -225,10 +292,13 @@ impl Attempt<'_> {
             progress: &Arc::clone(self.outgoing.progress()),
             upgrade: self.upgrade,
             fresh: self.fresh,
+            bound: self.bound,
         };
+        self.recognise(backend);
         self.entry.record().backend = Some(Arc::clone(backend.label()));
         self.entry.enter(Phase::ResponseHeader);
         let outcome = exchange(&terms, request).await;
+        self.note(backend, &outcome);
         match &outcome {
             Ok(answer) => {
                 let record = self.entry.record();
@@ -262,6 +332,35 @@ impl Attempt<'_> {
         if let Some(transition) = backend.mark(false, health.rise, health.fall) {
             let (pool, backend) = (backend.pool(), backend.name());
             tracing::warn!(pool, backend, ?transition, "backend failed under traffic");
+        }
+    }
+
+    /// Counts towards an ejection what the backend is to blame for.
+    fn note(&self, backend: &Arc<Backend>, outcome: &Result<Answer, Failure>) {
+        let failed = match outcome {
+            Ok(answer) => matches!(answer.response.status().as_u16(), 500 | 502..=504),
+            Err(Failure { error, kept, .. }) => match (error.side, error.phase) {
+                (Side::Backend, Phase::Connect) => true,
+                // A kept connection may have been closed under us, and a poll is held for as long as
+                // its node likes.
+                (Side::Backend, Phase::ResponseHeader) if !kept && !self.polls() => true,
+                _ => return,
+            },
+        };
+        let Some(reason) = backend.note(failed) else { return };
+        let (pool, name) = (backend.pool(), backend.name());
+        tracing::warn!(pool, backend = name, ?reason, "backend ejected");
+        match reason {
+            Reason::Consecutive => self.proxy.metrics.ejections_consecutive.inc(),
+            Reason::Rate => self.proxy.metrics.ejections_rate.inc(),
+        };
+    }
+
+    /// Lets the session be remembered on this backend, should its client leave this poll.
+    fn recognise(&mut self, backend: &Backend) {
+        if let Some(key) = self.known_as.filter(|_| self.polls()) {
+            let (memory, backend) = (Arc::clone(&self.proxy.memory), backend.tag());
+            self.entry.belongs_to(Client { memory, key, backend });
         }
     }
 
@@ -334,6 +433,15 @@ impl Attempt<'_> {
         self.upgrade || self.engine.is_some_and(|engine| engine.sid.is_none())
     }
 
+    /// A handshake, or an upgrade that is a session of its own: what admission may make wait.
+    fn begins_session(&self) -> bool {
+        match self.engine {
+            Some(Engine { sid: Some(_), .. }) => false,
+            Some(Engine { polling: true, .. }) => self.upgrade || self.method == Method::GET,
+            _ => self.upgrade,
+        }
+    }
+
     fn chosen(&mut self, by: ChosenBy) {
         self.entry.record().chosen_by = by;
     }
@@ -367,6 +475,37 @@ pub(super) fn candidates(
         }
     }
     asked
+}
+
+/// Waits for its turn; false where the backend stops taking new sessions meanwhile.
+async fn wait(turn: &Turn<'_>, backend: &Backend) -> bool {
+    loop {
+        let left = turn.at().saturating_duration_since(Instant::now());
+        tokio::time::sleep(left.min(LOOK)).await;
+        if !backend.takes_new() {
+            return false;
+        }
+        if left <= LOOK {
+            return true;
+        }
+    }
+}
+
+impl Way {
+    fn to(backend: Arc<Backend>, by: ChosenBy) -> Self {
+        Self { bound: Some(backend), by, ..Self::any() }
+    }
+
+    fn any() -> Self {
+        let by = ChosenBy::Balance;
+        Self { bound: None, by, tried: Vec::new(), admitted: None, until: None }
+    }
+
+    /// Does not go there again.
+    fn leave(&mut self, backend: Arc<Backend>) {
+        self.tried.push(backend);
+        self.by = ChosenBy::Balance;
+    }
 }
 
 /// Whether an answer comes from something in a node's place: one that is starting, or another

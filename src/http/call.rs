@@ -2,13 +2,16 @@
 
 use std::{net::SocketAddr, sync::Arc, time::Instant};
 
-use http::{HeaderValue, Method, Response, StatusCode, Version, header::CONNECTION};
+use http::{
+    HeaderMap, HeaderValue, Method, Response, StatusCode, Version,
+    header::{CONNECTION, USER_AGENT},
+};
 use hyper::upgrade::OnUpgrade;
 
 use super::{
     attempt::{Engine, Reached},
     cookie::Crossing,
-    entry::Entry,
+    entry::{Client, Entry},
     headers, learn,
     proxy::{Proxy, Visitor},
     relay::ReplyBody,
@@ -21,8 +24,8 @@ use crate::{
     net::half_close::Held,
     observe::metrics::Open,
     snapshot::Pool,
-    sticky::{self, Clues, SessionHold},
-    upstream::{Hold, Life},
+    sticky::{self, Choice, Clues, Recalled, SessionHold, memory::Key},
+    upstream::{Backend, Hold, Life},
 };
 
 /// A request under way.
@@ -37,6 +40,8 @@ pub(super) struct Call<'a> {
     pub(super) upgrade: bool,
     pub(super) client: Option<OnUpgrade>,
     pub(super) crossing: Crossing,
+    /// What the memory of ended sessions calls its client, where that may matter.
+    pub(super) known_as: Option<Key>,
     pub(super) manners: Manners,
     pub(super) entry: Entry,
     /// Lets the client half-close until its reply is complete.
@@ -58,13 +63,56 @@ enum Session {
 }
 
 impl Call<'_> {
-    pub(super) fn choose(&self, proxy: &Proxy, pool: &Pool) -> sticky::Choice {
+    pub(super) fn choose(&self, proxy: &Proxy, pool: &Pool) -> Choice {
         let sid = self.engine.as_ref().and_then(|engine| engine.sid.as_deref());
         let clues = Clues {
             sid: sid.filter(|_| pool.config().sticky.engine_io),
             moored: self.crossing.moored(pool),
         };
-        sticky::choose(&proxy.sids, pool.upstream.name(), clues, Instant::now())
+        match sticky::choose(&proxy.sids, pool.upstream.name(), clues, Instant::now()) {
+            Choice::Free if self.begins_session() => {
+                self.recall(proxy, pool).map_or(Choice::Free, Choice::Memory)
+            }
+            choice => choice,
+        }
+    }
+
+    /// Recognises the client of a session, or of one to be.
+    pub(super) fn recognise(&mut self, proxy: &Proxy, pool: &Pool, headers: &HeaderMap) {
+        let is_session = self.upgrade || self.engine.as_ref().is_some_and(|e| e.polling);
+        // A preflight is the browser's own, and comes without what would tell clients apart.
+        if is_session && self.method != Method::OPTIONS && !pool.config().sticky.memory.is_zero() {
+            let agent = headers.get(USER_AGENT).map_or(&b""[..], HeaderValue::as_bytes);
+            let key = proxy.memory.key(pool.upstream.name(), self.address.ip(), agent);
+            self.known_as = Some(key);
+        }
+    }
+
+    /// The backend that the client's last session was on, where that is beyond doubt.
+    fn recall(&self, proxy: &Proxy, pool: &Pool) -> Option<Arc<Backend>> {
+        let (key, now) = (self.known_as?, Instant::now());
+        let window = pool.config().sticky.memory;
+        match proxy.memory.recall(key, window, now) {
+            Recalled::On(tag) => {
+                let backend = pool.tagged(tag)?;
+                let used = proxy.memory.use_up(key, tag, window, now);
+                used.then(|| {
+                    proxy.metrics.memory_followed.inc();
+                    Arc::clone(backend)
+                })
+            }
+            Recalled::Ambiguous => {
+                proxy.metrics.memory_ambiguous.inc();
+                None
+            }
+            Recalled::Unknown => None,
+        }
+    }
+
+    /// A handshake, or an upgrade that is a session of its own.
+    fn begins_session(&self) -> bool {
+        let has_sid = self.engine.as_ref().is_some_and(|engine| engine.sid.is_some());
+        self.opens_polling() || (self.upgrade && !has_sid)
     }
 
     /// A handshake whose reply tells the sid.
@@ -146,9 +194,13 @@ impl Call<'_> {
         };
         let moored = Moored { _session: session, _gauge: self.visitor.metrics.tunnel() };
         self.entry.record().tunnel = true;
+        if let Some(key) = self.known_as {
+            let memory = Arc::clone(&proxy.memory);
+            self.entry.belongs_to(Client { memory, key, backend: backend.tag() });
+        }
         self.entry.enter(Phase::Tunnel);
         let Some(client) = self.client else { unreachable!("a checked handshake can be upgraded") };
-        let ticket = proxy.tunnels.enter(backend.serial());
+        let ticket = proxy.tunnels.enter(backend.serial(), self.address);
         if backend.phase() == Life::Gone {
             // It retired while it answered; its tunnels were cut before this one was entered.
             proxy.tunnels.cut(backend.serial());
@@ -187,12 +239,12 @@ mod tests {
     use tokio::net::TcpStream;
 
     use super::*;
-    use crate::{http::entry::TunnelGuard, net::stream::Client, tunnel::Tunnel};
+    use crate::{http::entry::TunnelGuard, net::stream::Client, tunnel::Tunnel, upstream::InUse};
 
     /// What an open tunnel costs beside its sockets and its entry's strings: its task is this future.
     #[test]
     fn a_tunnel_is_small() {
-        let bytes = size_of::<Tunnel<Client, TcpStream, TunnelGuard<Moored>>>();
+        let bytes = size_of::<Tunnel<Client, TcpStream, TunnelGuard<(Moored, InUse)>>>();
         assert!(bytes <= 320, "{bytes} bytes");
     }
 }

@@ -5,7 +5,7 @@
 //! an entry that is dropped instead belongs to a client that went away, to a drain that was forced, or
 //! to a task that panicked.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Instant};
 
 use arc_swap::ArcSwap;
 
@@ -13,6 +13,7 @@ use crate::{
     drain,
     error::{Kind, Phase, ProxyError, Side, Termination},
     observe::{AccessLog, End, ListenerMetrics, Metrics, Record},
+    sticky::memory::{Key, Memory},
     tunnel::{Ended, Guard},
 };
 
@@ -27,6 +28,16 @@ struct Open {
     bytes_in: u64,
     bytes_out: u64,
     sinks: Sinks,
+    client: Option<Client>,
+}
+
+/// Who has the session, and on which backend, for the case that it ends here.
+#[derive(Debug)]
+pub(super) struct Client {
+    pub(super) memory: Arc<Memory>,
+    pub(super) key: Key,
+    /// [`Backend::tag`](crate::upstream::Backend::tag).
+    pub(super) backend: u64,
 }
 
 /// Where endings are told.
@@ -44,7 +55,7 @@ impl Entry {
     /// Opens an entry.
     pub(super) fn open(record: Record, sinks: Sinks) -> Self {
         let phase = Phase::Request;
-        Self(Some(Box::new(Open { record, phase, bytes_in: 0, bytes_out: 0, sinks })))
+        Self(Some(Box::new(Open { record, phase, bytes_in: 0, bytes_out: 0, sinks, client: None })))
     }
 
     /// What the line will say.
@@ -60,6 +71,13 @@ impl Entry {
     pub(super) fn enter(&mut self, phase: Phase) {
         if let Some(open) = &mut self.0 {
             open.phase = phase;
+        }
+    }
+
+    /// What to remember where the session ends with this stream: it is a tunnel, or a poll.
+    pub(super) fn belongs_to(&mut self, client: Client) {
+        if let Some(open) = &mut self.0 {
+            open.client = Some(client);
         }
     }
 
@@ -98,6 +116,20 @@ impl Open {
         let end = End { termination, bytes_in, bytes_out, error };
         self.sinks.listener.ended(&termination, self.record.chosen_by, bytes_in, bytes_out);
         self.sinks.log.load().write(&self.record, &end);
+        if let Some(client) = self.client.as_ref().filter(|_| self.ends_session(&termination)) {
+            client.memory.note(client.key, client.backend, Instant::now());
+        }
+    }
+
+    /// Whether the session is over and its client may come back to the same node: not where the client
+    /// was sent away to find another.
+    fn ends_session(&self, termination: &Termination) -> bool {
+        match termination {
+            Termination::Drained | Termination::Rebalanced | Termination::Aged => false,
+            // A client that leaves its poll leaves its session.
+            Termination::Failed(Side::Client, ..) => true,
+            _ => self.record.tunnel,
+        }
     }
 }
 

@@ -23,7 +23,7 @@ use crate::{
     config::Balance,
     observe::ChosenBy,
     snapshot::{self, Pool},
-    sticky::{self, Choice, Clues},
+    sticky::{self, Choice, Clues, Recalled},
     upstream::{Backend, Life},
 };
 
@@ -78,8 +78,47 @@ impl Proxy {
         let clues = Clues { sid, moored };
         let choice = sticky::preview(&self.sids, pool.upstream.name(), clues, Instant::now());
         let client = order.client.unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST));
+        let session = order.upgrade || engine.as_ref().is_some_and(|engine| engine.sid.is_none());
+        let choice = match choice {
+            Choice::Free if session => self.remembered(pool, client, &parts, &mut told),
+            choice => choice,
+        };
         decide(choice, pool, sid, client, &mut told);
         Ok(told)
+    }
+}
+
+impl Proxy {
+    /// What the memory of ended sessions makes of a new one; it goes on to remember.
+    fn remembered(
+        &self,
+        pool: &Pool,
+        client: IpAddr,
+        parts: &Parts,
+        told: &mut Explanation,
+    ) -> Choice {
+        let window = pool.config().sticky.memory;
+        if window.is_zero() {
+            return Choice::Free;
+        }
+        let agent =
+            parts.headers.get(header::USER_AGENT).map_or(&b""[..], |agent| agent.as_bytes());
+        let key = self.memory.key(pool.upstream.name(), client, agent);
+        match self.memory.recall(key, window, Instant::now()) {
+            Recalled::On(tag) => match pool.tagged(tag) {
+                Some(backend) => return Choice::Memory(Arc::clone(backend)),
+                None => told.steps.push(
+                    "This client's last session was on a backend that takes no new ones."
+                        .to_owned(),
+                ),
+            },
+            Recalled::Ambiguous => told.steps.push(
+                "Sessions of such clients ended on several backends of late: none is preferred."
+                    .to_owned(),
+            ),
+            Recalled::Unknown => {}
+        }
+        Choice::Free
     }
 }
 
@@ -161,6 +200,13 @@ fn decide(choice: Choice, pool: &Pool, sid: Option<&str>, client: IpAddr, told: 
             chosen(told, ChosenBy::Cookie, Some(&backend));
             let name = backend.name();
             told.steps.push(format!("No session is known: the cookie decides for {name}."));
+        }
+        Choice::Memory(backend) => {
+            chosen(told, ChosenBy::Memory, Some(&backend));
+            told.steps.push(format!(
+                "No session or cookie is known, but this client's last session ended on {} a moment ago.",
+                backend.name()
+            ));
         }
         Choice::Search(first) if pool.config().sticky.owner_search == 0 => match first {
             Some(backend) => decide(Choice::Cookie(backend), pool, sid, client, told),

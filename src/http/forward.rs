@@ -5,7 +5,15 @@
 //! failure goes back to the caller, with the request where it was not sent. Whether to try elsewhere
 //! is the caller's to decide.
 
-use std::{error::Error as _, future::Future, io, pin::pin, sync::Arc, time::Duration};
+use std::{
+    error::Error as _,
+    future::{Future, poll_fn},
+    io,
+    pin::pin,
+    sync::Arc,
+    task::Poll,
+    time::Duration,
+};
 
 use http::{Request, Response, StatusCode, header};
 use hyper::{
@@ -25,7 +33,7 @@ use super::{
 };
 use crate::{
     error::{Kind, Phase, ProxyError, Side},
-    upstream::{Acquired, Backend, ConnectError, InFlight, Permit, Reusable, connect},
+    upstream::{Acquired, Backend, ConnectError, InFlight, InUse, Permit, Reusable, connect},
 };
 
 /// Largest response header, and read buffer; node itself accepts 16 KiB.
@@ -50,6 +58,8 @@ pub(super) struct Terms<'a> {
     pub(super) upgrade: bool,
     /// Open a connection even if one is kept.
     pub(super) fresh: bool,
+    /// No other backend would do: it is worth waiting until one of its connections is free.
+    pub(super) bound: bool,
 }
 
 /// A backend's response, its body still to come.
@@ -79,6 +89,7 @@ pub(super) struct Lease {
     backend: Arc<Backend>,
     progress: Arc<Progress>,
     keep: Option<Duration>,
+    in_use: InUse,
     _in_flight: InFlight,
 }
 
@@ -114,37 +125,74 @@ pub(super) async fn exchange(
     mut request: Request<RequestBody>,
 ) -> Result<Answer, Failure> {
     let in_flight = terms.backend.request();
+    let Some(in_use) = connection(terms).await else { return Err(saturated(request)) };
+    let counted = (in_flight, in_use);
     let permit = loop {
-        let idle = terms.backend.idle();
-        let acquired = tokio::select! {
-            biased;
-            // A kept connection is of no use then, but one that is dropped leaves its permit.
-            permit = idle.permit(), if terms.upgrade || terms.fresh => Ok(Acquired::Fresh(permit)),
-            acquired = timeout(terms.connect, idle.acquire::<H1>()) => acquired,
-        };
-        let mut connection = match acquired {
-            Ok(Acquired::Kept(connection)) => connection,
-            Ok(Acquired::Fresh(permit)) => break Some(permit),
-            Err(_) => break None,
+        let mut connection = match acquire(terms).await {
+            Some(Acquired::Kept(connection)) => connection,
+            Some(Acquired::Fresh(permit)) => break permit,
+            None => return Err(saturated(request)),
         };
         let ready = timeout(terms.connect, connection.sender.ready());
         if terms.upgrade || terms.fresh || !matches!(ready.await, Ok(Ok(()))) {
             continue;
         }
         match send(terms, &mut connection, request).await {
-            Ok(response) => return answer(terms, connection, response, in_flight, None),
+            Ok(response) => return answer(terms, connection, response, counted, None),
             Err(Failure { unsent: Some(unsent), .. }) => request = *unsent,
             Err(failure) => return Err(Failure { kept: true, ..failure }),
         }
     };
     let started = Instant::now();
+    terms.backend.make_room();
     let mut connection = match open(terms, permit).await {
         Ok(connection) => connection,
         Err(error) => return Err(Failure { error, kept: false, unsent: Some(Box::new(request)) }),
     };
     let connected = started.elapsed();
     let response = send(terms, &mut connection, request).await?;
-    answer(terms, connection, response, in_flight, Some(connected))
+    answer(terms, connection, response, counted, Some(connected))
+}
+
+/// The right to use one of the backend's connections. Who can go elsewhere does not wait for it.
+async fn connection(terms: &Terms<'_>) -> Option<InUse> {
+    let backend = terms.backend;
+    match backend.connection() {
+        None if terms.bound => {
+            let _pending = backend.pending()?;
+            timeout(terms.connect, backend.free_connection()).await.ok()
+        }
+        at_once => at_once,
+    }
+}
+
+/// A kept connection, or the right to open one; `None` where neither is to be had in time, or where too
+/// many wait for it.
+async fn acquire(terms: &Terms<'_>) -> Option<Acquired<H1>> {
+    let idle = terms.backend.idle();
+    let acquired = async {
+        tokio::select! {
+            biased;
+            // A kept connection is of no use then, but one that is dropped leaves its permit.
+            permit = idle.permit(), if terms.upgrade || terms.fresh => Acquired::Fresh(permit),
+            acquired = idle.acquire::<H1>() => acquired,
+        }
+    };
+    let mut acquired = pin!(acquired);
+    // Most do not wait, and need no place among those who do.
+    let at_once = poll_fn(|cx| Poll::Ready(acquired.as_mut().poll(cx))).await;
+    match at_once {
+        Poll::Ready(acquired) => Some(acquired),
+        Poll::Pending => {
+            let _pending = terms.backend.pending()?;
+            timeout(terms.connect, acquired).await.ok()
+        }
+    }
+}
+
+fn saturated(request: Request<RequestBody>) -> Failure {
+    let error = ProxyError::new(Side::Proxy, Phase::Connect, Kind::Saturated);
+    Failure { error, kept: false, unsent: Some(Box::new(request)) }
 }
 
 async fn send(
@@ -198,7 +246,7 @@ fn answer(
     terms: &Terms<'_>,
     connection: Box<H1>,
     mut response: Response<Incoming>,
-    in_flight: InFlight,
+    (in_flight, in_use): (InFlight, InUse),
     connected: Option<Duration>,
 ) -> Result<Answer, Failure> {
     let fields = response.headers_mut();
@@ -217,16 +265,15 @@ fn answer(
         backend: Arc::clone(terms.backend),
         progress: Arc::clone(terms.progress),
         keep: (!ambiguous && !terms.upgrade && !keep.is_zero()).then_some(keep),
+        in_use,
         _in_flight: in_flight,
     };
     Ok(Answer { response, lease, connected })
 }
 
 /// Opens a connection and leaves its driver to a task of its own.
-async fn open(terms: &Terms<'_>, permit: Option<Permit>) -> Result<Box<H1>, ProxyError> {
+async fn open(terms: &Terms<'_>, permit: Permit) -> Result<Box<H1>, ProxyError> {
     let failed = |kind| ProxyError::new(Side::Backend, Phase::Connect, kind);
-    let saturated = || ProxyError::new(Side::Proxy, Phase::Connect, Kind::Saturated);
-    let permit = permit.ok_or_else(saturated)?;
     let epoch = terms.backend.idle().epoch();
     let stream = reach(terms).await.map_err(|error| match error {
         ConnectError::Refused => failed(Kind::Refused),
@@ -276,6 +323,11 @@ impl Lease {
     /// The backend that answers.
     pub(super) fn backend(&self) -> &Arc<Backend> {
         &self.backend
+    }
+
+    /// The connection has left HTTP, and goes on being in use.
+    pub(super) fn into_connection(self) -> InUse {
+        self.in_use
     }
 
     /// Bytes of the request's body that the client has sent.

@@ -23,6 +23,8 @@ pub struct Proxy {
     pub snapshot: Current,
     /// Which backend holds which session.
     pub sids: Arc<sticky::Table>,
+    /// Which backend the sessions were on that ended a moment ago.
+    pub memory: Arc<sticky::Memory>,
     /// Open tunnels.
     pub tunnels: Arc<tunnel::Registry>,
     /// Where numbers are told.

@@ -76,7 +76,8 @@ fn error(error: &ProxyError, manners: &Manners) -> Response<ReplyBody> {
             super::upgrade::mark(response.headers_mut());
         }
         Kind::NoBackend | Kind::Saturated | Kind::NotAdmitted | Kind::Exhausted => {
-            set(&mut response, RETRY_AFTER, RETRY_AFTER_SECONDS);
+            let after = error.retry_after.map_or(RETRY_AFTER_SECONDS, HeaderValue::from);
+            set(&mut response, RETRY_AFTER, after);
         }
         _ => {}
     }

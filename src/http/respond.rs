@@ -59,7 +59,7 @@ impl Proxy {
         entry.record().route = Some((Arc::clone(name), Arc::clone(pool.label())));
         // Behind a proxy that terminates TLS, the browser's own connection counts.
         let secure = visitor.tls || trusted && headers::came_over_tls(&parts.headers);
-        let call = Call {
+        let mut call = Call {
             visitor,
             address,
             trusted,
@@ -68,10 +68,12 @@ impl Proxy {
             upgrade: checked.upgrade,
             client,
             crossing: Crossing::of(&parts.headers, pool, secure, &checked.host),
+            known_as: None,
             manners,
             entry,
             held,
         };
+        call.recognise(self, pool, &parts.headers);
         let pool = Arc::clone(pool);
         self.serve(&pool, call, parts, body, (&checked.host, &id)).await
     }
@@ -132,7 +134,9 @@ impl Proxy {
             engine: call.engine.as_ref(),
             upgrade: call.upgrade,
             client: call.address.ip(),
+            known_as: call.known_as,
             fresh: false,
+            bound: false,
         };
         let reached = match attempt.run(choice).await {
             Ok(reached) => reached,

@@ -2,6 +2,7 @@
 
 use std::{convert::Infallible, pin::pin, sync::Arc};
 
+use http::{HeaderValue, StatusCode, header::CONNECTION};
 use hyper::{server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 
@@ -9,12 +10,16 @@ use super::{
     proxy::{Proxy, Visitor},
     respond,
 };
-use crate::net::{half_close::HalfClose, stream::Client};
+use crate::{
+    drain::Phase,
+    net::{half_close::HalfClose, stream::Client},
+};
 
 /// Largest request header; a longer one gets a 431, a longer target a 414.
 const MAX_HEADER: usize = 64 * 1024;
 
-/// Serves a connection. In a drain it ends after the request in flight; forced, at once.
+/// Serves a connection. In a drain it ends after the request in flight, where it is to part after the
+/// next one; forced, at once.
 ///
 /// # Errors
 /// What broke the connection: the client's bytes, its socket, or a relayed body that broke off.
@@ -31,7 +36,17 @@ pub async fn serve(
         let (proxy, visitor) = (Arc::clone(&proxy), Arc::clone(&visitor));
         // Before the request's future is first polled, hyper may look for the stream's end.
         let held = respond::hold(&visitor, &request);
-        async move { Ok::<_, Infallible>(proxy.respond(&visitor, request, held).await) }
+        async move {
+            let mut response = proxy.respond(&visitor, request, held).await;
+            // The client's next request is on a connection to whoever accepts now. To close while
+            // none is under way would be to close on one that is just being sent.
+            if visitor.drain.phase() == Phase::Parting
+                && response.status() != StatusCode::SWITCHING_PROTOCOLS
+            {
+                response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+            }
+            Ok::<_, Infallible>(response)
+        }
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())

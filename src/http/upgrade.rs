@@ -27,7 +27,8 @@ use super::{
 use crate::{
     error::{Kind, Phase, ProxyError, Side, Termination},
     net::{half_close::HalfClose, stream::Client},
-    tunnel::{self, End, Ticket},
+    tunnel::{self, End, Terms, Ticket},
+    upstream::InUse,
 };
 
 /// RFC 6455 §1.3.
@@ -84,8 +85,8 @@ where
     let Answer { mut response, lease, .. } = answer;
     let backend = hyper::upgrade::on(&mut response);
     // The connection has left HTTP: neither its permit nor its request is ours to count any more.
-    drop(lease);
-    tokio::spawn(hand_over(passage, backend));
+    let in_use = lease.into_connection();
+    tokio::spawn(hand_over(passage, backend, in_use));
     let (mut parts, _): (_, Incoming) = response.into_parts();
     strip_hop_by_hop(&mut parts.headers);
     mark(&mut parts.headers);
@@ -94,7 +95,7 @@ where
 
 /// Takes both sockets out of hyper. The tunnel's task is a new one: this one's state, the entry and
 /// the sockets in their wrappings, would otherwise be held for as long as the tunnel lives.
-async fn hand_over<M>(passage: Passage<M>, backend: OnUpgrade)
+async fn hand_over<M>(passage: Passage<M>, backend: OnUpgrade, in_use: InUse)
 where
     M: Unpin + Send + 'static,
 {
@@ -116,8 +117,9 @@ where
     let early = client.early;
     let Some(stream) = client.stream.into_inner() else { return lost(entry, Side::Proxy) };
     let client = End { stream, early };
-    let guard = TunnelGuard { entry, _moored: moored };
-    tokio::spawn(tunnel::run(client, backend, guard, ticket, idle));
+    let guard = TunnelGuard { entry, _moored: (moored, in_use) };
+    let terms = Terms { idle, framed: true };
+    tokio::spawn(tunnel::run(client, backend, guard, ticket, terms));
 }
 
 fn socket<S>(upgraded: Upgraded) -> Option<End<S>>

@@ -2,7 +2,9 @@
 //!
 //! What is said over a stream is not known here: no HTTP, no routes, no backends.
 
+pub mod given;
 pub mod half_close;
 pub mod listener;
 pub mod stream;
+mod tickets;
 pub mod tls;

@@ -1,7 +1,8 @@
 //! TLS towards clients: which certificate a name gets, how sessions are resumed, and the handshake.
 //!
 //! A [`rustls::ServerConfig`] is built anew at each reload; what makes resumption work ([`TicketKeys`])
-//! is made once per process and outlives them all. No client certificates are asked for, so sharing
+//! is made once per process and outlives them all, and goes on in the next process at a binary
+//! upgrade. No client certificates are asked for, so sharing
 //! it between listeners cannot turn one client into another; rustls itself refuses to resume under
 //! another server name than the session was made for.
 //!
@@ -28,16 +29,15 @@ use rcgen::{CertificateParams, ExtendedKeyUsagePurpose, KeyPair};
 use rustls::{
     ServerConfig, SignatureScheme,
     crypto::{CryptoProvider, aws_lc_rs},
-    server::{
-        ClientHello, ProducesTickets, ResolvesServerCert, ServerSessionMemoryCache,
-        StoresServerSessions,
-    },
+    server::{ClientHello, ResolvesServerCert, ServerSessionMemoryCache, StoresServerSessions},
     sign::CertifiedKey,
 };
 use rustls_pki_types::PrivateKeyDer;
 use tokio::net::TcpStream;
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 
+pub use super::tickets::TicketKey;
+use super::tickets::Ticketer;
 use crate::config::Certificate;
 
 /// Most bytes a connection takes before they are written to its socket; past it, writing waits. Four
@@ -58,7 +58,7 @@ static PROVIDER: LazyLock<Arc<CryptoProvider>> =
 /// for 12, and the session cache. Make one per process and hand it to every [`server_config`].
 #[derive(Clone, Debug)]
 pub struct TicketKeys {
-    tickets: Arc<dyn ProducesTickets>,
+    tickets: Arc<Ticketer>,
     sessions: Arc<dyn StoresServerSessions>,
 }
 
@@ -68,8 +68,22 @@ impl TicketKeys {
     /// # Errors
     /// No randomness.
     pub fn new() -> Result<Self, rustls::Error> {
+        Self::adopt(&[])
+    }
+
+    /// Those of the process before this one, as [`export`](Self::export) gave them; fresh ones where
+    /// there are none. The cache, for clients without tickets, begins empty.
+    ///
+    /// # Errors
+    /// No randomness.
+    pub fn adopt(handed: &[TicketKey]) -> Result<Self, rustls::Error> {
         let sessions = ServerSessionMemoryCache::new(CACHED_SESSIONS);
-        Ok(Self { tickets: aws_lc_rs::Ticketer::new()?, sessions })
+        Ok(Self { tickets: Ticketer::new(handed)?, sessions })
+    }
+
+    /// The ticket keys, for the next process.
+    pub fn export(&self) -> Vec<TicketKey> {
+        self.tickets.export()
     }
 }
 
@@ -348,19 +362,20 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn sessions_are_resumed_over_a_reload_but_not_with_other_keys() {
+    async fn sessions_are_resumed_over_a_reload_and_an_upgrade_but_not_with_other_keys() {
         let certificates = [certificate(&["chat.test"])];
         for version in [&TLS12, &TLS13] {
             let keys = TicketKeys::new().unwrap();
             let client = Arc::new(client_config(&[&certificates[0]], &[version]));
             let mut resumed = Vec::new();
-            for keys in [&keys, &keys, &TicketKeys::new().unwrap()] {
+            let next = TicketKeys::adopt(&keys.export()).unwrap();
+            for keys in [&keys, &keys, &next, &TicketKeys::new().unwrap()] {
                 let server = server_config(&certificates, keys).unwrap();
                 let (ours, theirs) = connect(&server, &client, "chat.test").await;
                 theirs.unwrap();
                 resumed.push(ours.unwrap().is_resumed());
             }
-            assert_eq!(resumed, [false, true, false], "{version:?}");
+            assert_eq!(resumed, [false, true, true, false], "{version:?}");
         }
     }
 

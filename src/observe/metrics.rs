@@ -48,6 +48,18 @@ pub struct Metrics {
     pub owner_found: Counter,
     /// Searches that found no node.
     pub owner_unknown: Counter,
+    /// Backends left out after failures in a row.
+    pub ejections_consecutive: Counter,
+    /// Backends left out for the rate of their failures.
+    pub ejections_rate: Counter,
+    /// New sessions that waited to be admitted.
+    pub admission_queued: Counter,
+    /// New sessions that were not admitted.
+    pub admission_refused: Counter,
+    /// New sessions that went where their client's last one was.
+    pub memory_followed: Counter,
+    /// New sessions whose client cannot be told from others that were elsewhere.
+    pub memory_ambiguous: Counter,
     registry: Registry,
     listeners: Mutex<BTreeMap<Arc<str>, Arc<ListenerMetrics>>>,
 }
@@ -59,6 +71,11 @@ impl Metrics {
         let reloads = by_result(&mut registry, metric::RELOADS, "Reloads by result");
         let searches =
             by_result(&mut registry, metric::OWNER_SEARCHES, "Searches for a session's node");
+        let ejections =
+            by("reason", &mut registry, metric::EJECTIONS, "Backends left out, by reason");
+        let waits = by_result(&mut registry, metric::ADMISSION, "New sessions that had to wait");
+        let recalls =
+            by_result(&mut registry, metric::MEMORY, "Clients that came back without a cookie");
         Self {
             accept_pauses: plain(
                 &mut registry,
@@ -80,6 +97,12 @@ impl Metrics {
             reloads_refused: reloads("refused"),
             owner_found: searches("found"),
             owner_unknown: searches("unknown"),
+            ejections_consecutive: ejections("consecutive"),
+            ejections_rate: ejections("rate"),
+            admission_queued: waits("queued"),
+            admission_refused: waits("refused"),
+            memory_followed: recalls("followed"),
+            memory_ambiguous: recalls("ambiguous"),
             registry,
             listeners: Mutex::default(),
         }
@@ -259,18 +282,35 @@ pub struct BackendSample {
     pub up: bool,
     /// Whether it keeps its sessions but takes no new ones.
     pub draining: bool,
+    /// Whether it is left out for its failures under traffic.
+    pub ejected: bool,
+    /// Part of its weight in force, up to 1.
+    pub ramp: f64,
     /// Live sessions and tunnels.
     pub sessions: usize,
     /// Requests in flight.
     pub requests: usize,
     /// Idle connections kept.
     pub idle: usize,
+    /// Connections in use, tunnels included.
+    pub connections: usize,
+    /// Requests that wait for a connection.
+    pub pending: usize,
+    /// New sessions that wait to be admitted.
+    pub waiting: usize,
 }
 
 fn register_backends(registry: &mut Registry, backends: impl Iterator<Item = BackendSample>) {
     let up = levels(registry, metric::BACKEND_UP, "Whether the backend is up");
     let draining =
         levels(registry, metric::BACKEND_DRAINING, "Whether it keeps sessions but takes no new");
+    let ejected =
+        levels(registry, metric::BACKEND_EJECTED, "Whether it is left out for its failures");
+    let ramp = Family::<Labels<2>, Gauge<f64, AtomicU64>>::default();
+    registry.register(metric::BACKEND_RAMP, "Part of its weight in force", ramp.clone());
+    let in_use = levels(registry, metric::BACKEND_CONNECTIONS, "Connections in use");
+    let pending = levels(registry, metric::BACKEND_PENDING, "Requests that wait for a connection");
+    let waiting = levels(registry, metric::BACKEND_WAITING, "New sessions that wait");
     let sessions = levels(registry, metric::BACKEND_SESSIONS, "Live sessions and tunnels");
     let requests = levels(registry, metric::BACKEND_REQUESTS, "Requests in flight");
     let idle = levels(registry, metric::BACKEND_IDLE, "Idle connections kept");
@@ -278,12 +318,17 @@ fn register_backends(registry: &mut Registry, backends: impl Iterator<Item = Bac
         let labels = [("pool", backend.pool), ("backend", backend.name)];
         up.get_or_create(&labels).set(backend.up.into());
         draining.get_or_create(&labels).set(backend.draining.into());
+        ejected.get_or_create(&labels).set(backend.ejected.into());
+        ramp.get_or_create(&labels).set(backend.ramp);
         let set = |family: &Family<Labels<2>, Gauge>, value: usize| {
             family.get_or_create(&labels).set(i64::try_from(value).unwrap_or(i64::MAX));
         };
         set(&sessions, backend.sessions);
         set(&requests, backend.requests);
         set(&idle, backend.idle);
+        set(&in_use, backend.connections);
+        set(&pending, backend.pending);
+        set(&waiting, backend.waiting);
     }
 }
 
@@ -320,9 +365,19 @@ fn plain(registry: &mut Registry, name: &str, help: &str) -> Counter {
 
 /// Registers a counter by result, and gives out the one of a result.
 fn by_result(registry: &mut Registry, name: &str, help: &str) -> impl Fn(&str) -> Counter + use<> {
+    by("result", registry, name, help)
+}
+
+/// The same by another label.
+fn by(
+    label: &'static str,
+    registry: &mut Registry,
+    name: &str,
+    help: &str,
+) -> impl Fn(&str) -> Counter + use<> {
     let family = Family::<Labels<1>, Counter>::default();
     registry.register(name, help, family.clone());
-    move |result| family.get_or_create(&[("result", result.to_owned())]).clone()
+    move |value| family.get_or_create(&[(label, value.to_owned())]).clone()
 }
 
 #[cfg(test)]
@@ -396,12 +451,26 @@ mod tests {
             sessions: 7,
             requests: 3,
             idle: 2,
+            ejected: true,
+            ramp: 0.5,
+            connections: 5,
+            pending: 4,
+            waiting: 9,
         };
         let labels = "{pool=\"chat\",backend=\"10.0.0.1:3000\"}";
         let text = metrics.encode([sample.clone()].into_iter());
-        for (name, value) in
-            [("up", 1), ("draining", 0), ("sessions", 7), ("requests", 3), ("idle_connections", 2)]
-        {
+        for (name, value) in [
+            ("up", "1"),
+            ("draining", "0"),
+            ("ejected", "1"),
+            ("weight_share", "0.5"),
+            ("sessions", "7"),
+            ("requests", "3"),
+            ("idle_connections", "2"),
+            ("connections", "5"),
+            ("pending_requests", "4"),
+            ("waiting_sessions", "9"),
+        ] {
             assert!(has(&text, &format!("moorline_backend_{name}{labels} {value}")), "{text}");
         }
         let gone = metrics.encode(std::iter::empty());

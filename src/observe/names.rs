@@ -257,6 +257,22 @@ pub mod metric {
     pub const OWNER_SEARCHES: &str = "owner_searches";
     /// Requests sent again to another backend.
     pub const RETRIES: &str = "retries";
+    /// Backends left out for their failures under traffic, by reason.
+    pub const EJECTIONS: &str = "ejections";
+    /// New sessions that had to wait to be admitted or were not, by result.
+    pub const ADMISSION: &str = "admission";
+    /// New sessions without a cookie whose client was here a moment ago, by result.
+    pub const MEMORY: &str = "memory";
+    /// Whether a backend is left out for its failures under traffic, by pool and backend.
+    pub const BACKEND_EJECTED: &str = "backend_ejected";
+    /// Part of a backend's weight that is in force, 0 to 1, by pool and backend.
+    pub const BACKEND_RAMP: &str = "backend_weight_share";
+    /// Connections to a backend that are in use, tunnels included, by pool and backend.
+    pub const BACKEND_CONNECTIONS: &str = "backend_connections";
+    /// Requests that wait for a connection to a backend, by pool and backend.
+    pub const BACKEND_PENDING: &str = "backend_pending_requests";
+    /// New sessions that wait for a backend to admit them, by pool and backend.
+    pub const BACKEND_WAITING: &str = "backend_waiting_sessions";
     /// Whether a backend is up, by pool and backend.
     pub const BACKEND_UP: &str = "backend_up";
     /// Whether a backend takes no new sessions any more, by pool and backend.

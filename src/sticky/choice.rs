@@ -28,6 +28,8 @@ pub enum Choice {
     Session(Arc<Backend>, Duration),
     /// To the backend that the cookie names, or to another where that one cannot be reached.
     Cookie(Arc<Backend>),
+    /// To the backend that its last session was on, or to another where that one cannot be reached.
+    Memory(Arc<Backend>),
     /// Nowhere: the backend of its session is dead, and the session with it.
     Gone,
     /// To the backend that turns out to know the sid; this one, from the cookie, is asked first.

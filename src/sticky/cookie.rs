@@ -23,9 +23,16 @@ const ID: usize = 16;
 
 /// The keys that cookies are made and accepted under.
 ///
-/// Made keys are made anew by each [`new`](Self::new): keep these across reloads.
+/// Made keys are made anew by each [`new`](Self::new): keep these across reloads, and hand
+/// [`made`](Self::made) to the next process at a binary upgrade.
 #[derive(Clone)]
-pub struct Keys(Vec<hmac::Key>);
+pub struct Keys {
+    keys: Vec<hmac::Key>,
+    made: Option<MadeKey>,
+}
+
+/// Bytes of a key that was made here.
+pub type MadeKey = [u8; 32];
 
 /// Cookie values of one pool's backends.
 #[derive(Clone)]
@@ -59,22 +66,41 @@ impl Keys {
     ///
     /// Where the system has no randomness to give.
     pub fn new(keys: &CookieKeys) -> Self {
+        Self::adopt(keys, None)
+    }
+
+    /// The configured keys; where one is to be made, the one that another process has made.
+    ///
+    /// # Panics
+    ///
+    /// Where the system has no randomness to give.
+    pub fn adopt(keys: &CookieKeys, made: Option<MadeKey>) -> Self {
         let key = |bytes: &[u8]| hmac::Key::new(hmac::HMAC_SHA256, bytes);
-        Self(match keys {
-            CookieKeys::Given(keys) => keys.iter().map(|bytes| key(bytes)).collect(),
-            CookieKeys::Made => {
-                let mut bytes = [0; 32];
-                rand::fill(&mut bytes).expect("the system's random source works");
-                vec![key(&bytes)]
+        match keys {
+            CookieKeys::Given(keys) => {
+                Self { keys: keys.iter().map(|bytes| key(bytes)).collect(), made: None }
             }
-        })
+            CookieKeys::Made => {
+                let made = made.unwrap_or_else(|| {
+                    let mut bytes = [0; 32];
+                    rand::fill(&mut bytes).expect("the system's random source works");
+                    bytes
+                });
+                Self { keys: vec![key(&made)], made: Some(made) }
+            }
+        }
+    }
+
+    /// The key that was made; `None`: they were configured.
+    pub fn made(&self) -> Option<MadeKey> {
+        self.made
     }
 }
 
 impl fmt::Debug for Keys {
     /// Says how many, never what.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Keys({})", self.0.len())
+        write!(f, "Keys({})", self.keys.len())
     }
 }
 
@@ -84,7 +110,7 @@ impl Ids {
         let mut by_id = HashMap::new();
         let mut values = Vec::new();
         for (index, name) in names.enumerate() {
-            for (age, key) in keys.0.iter().enumerate() {
+            for (age, key) in keys.keys.iter().enumerate() {
                 let id = id(key, pool, name);
                 let current_key = age == 0;
                 by_id.entry(id).or_insert(Found { index, current_key });
@@ -273,6 +299,10 @@ mod tests {
         let made = Keys::new(&CookieKeys::Made);
         let value = ids(&made, "chat", &["blue"]);
         assert!(ids(&made.clone(), "chat", &["blue"]).find(value.value(0)).is_some());
+        let next = Keys::adopt(&CookieKeys::Made, made.made());
+        assert!(ids(&next, "chat", &["blue"]).find(value.value(0)).is_some());
+        let given = CookieKeys::Given(vec![NEW.to_vec()]);
+        assert_eq!(Keys::adopt(&given, made.made()).made(), None);
         let other = ids(&Keys::new(&CookieKeys::Made), "chat", &["blue"]);
         assert_eq!(other.find(value.value(0)), None);
         assert_eq!(format!("{made:?}"), "Keys(1)");

@@ -2,15 +2,18 @@
 //!
 //! Two sources say where a request belongs: its session id, which [`engine_io`] reads from requests
 //! and replies and the [`table`] maps to a backend, and the sticky [`cookie`], for clients that keep
-//! one. [`choose`] decides between them. Nothing here does I/O or speaks HTTP.
+//! one. [`choose`] decides between them. Where neither speaks, the [`memory`] of sessions that ended a
+//! moment ago may still know a client that comes back. Nothing here does I/O or speaks HTTP.
 
 mod choice;
 pub mod cookie;
 pub mod engine_io;
+pub mod memory;
 pub mod table;
 
 pub use self::{
     choice::{Choice, Clues, choose, preview},
-    cookie::{Context, Found, Ids, Keys, read, set_cookie},
-    table::{Known, SessionHold, Table},
+    cookie::{Context, Found, Ids, Keys, MadeKey, read, set_cookie},
+    memory::{Memory, Recalled},
+    table::{Cursor, Known, Learned, SessionHold, Table},
 };

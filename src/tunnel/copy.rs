@@ -3,6 +3,9 @@
 //! Reads land in a 64 KiB buffer that belongs to the thread and is borrowed for the length of one
 //! poll. What the other side takes at once is gone from it before the poll returns; only the rest of
 //! a short write is copied into memory of the tunnel's own.
+//!
+//! Where the bytes are those of a WebSocket, each direction's [`FrameTracker`] follows what has been
+//! written, so that it says at any moment whether a frame of ours may follow there.
 
 use std::{
     cell::RefCell,
@@ -19,7 +22,7 @@ use tokio::{
     time::{Instant, Sleep},
 };
 
-use super::{End, Ended, Guard, Ticket};
+use super::{End, Ended, Guard, Terms, Ticket, close::Closing, frame::FrameTracker};
 use crate::{
     error::{Kind, Phase, Side, Termination},
     net::stream::Stream,
@@ -33,7 +36,7 @@ pub const HALF_CLOSED_IDLE: Duration = Duration::from_secs(60);
 const SCRATCH: usize = 64 * 1024;
 
 /// Reads per direction and poll: a bulk flow yields to its neighbours after half a MiB.
-const ROUNDS: usize = 8;
+pub(super) const ROUNDS: usize = 8;
 
 thread_local! {
     static BUFFER: RefCell<Box<[u8]>> = RefCell::new(vec![0; SCRATCH].into_boxed_slice());
@@ -42,28 +45,33 @@ thread_local! {
 /// A running tunnel; see [`super::run`].
 #[derive(Debug)]
 pub struct Tunnel<A, B, G> {
-    client: A,
-    backend: B,
-    up: Direction,
-    down: Direction,
+    pub(super) client: A,
+    pub(super) backend: B,
+    pub(super) up: Direction,
+    pub(super) down: Direction,
     /// Which side sent FIN first.
     first_fin: Option<Side>,
-    pause: Option<Box<Pause>>,
-    ticket: Ticket,
+    pub(super) closing: Closing,
+    pub(super) pause: Option<Box<Pause>>,
+    pub(super) ticket: Ticket,
     guard: Option<G>,
 }
 
 /// One direction's progress.
 #[derive(Debug)]
-struct Direction {
+pub(super) struct Direction {
     /// What a short write left over; empty and without memory otherwise.
-    rest: Bytes,
+    pub(super) rest: Bytes,
     moved: u64,
-    state: State,
+    /// Where among the frames the writer is.
+    pub(super) frames: FrameTracker,
+    pub(super) state: State,
+    /// Whether nothing is to be written beyond the next boundary.
+    pub(super) stops: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum State {
+pub(super) enum State {
     /// Bytes may come. Written bytes may still sit in the writer (TLS) if `unflushed`.
     Open { unflushed: bool },
     /// The reader has ended; the writer is still to be told.
@@ -72,16 +80,17 @@ enum State {
     Ended,
 }
 
-/// Deadline of a pause. Only tunnels with an idle timeout, or half-closed ones, have it.
+/// Deadline of a pause. Only tunnels with an idle timeout, half-closed ones and those that are being
+/// closed have it.
 #[derive(Debug)]
-struct Pause {
+pub(super) struct Pause {
     limit: Duration,
     since: Instant,
     timer: Pin<Box<Sleep>>,
 }
 
 /// Which stream of a direction failed, and how.
-enum Failure {
+pub(super) enum Failure {
     Read(io::Error),
     Write(io::Error),
 }
@@ -97,45 +106,61 @@ where
         backend: End<B>,
         guard: G,
         ticket: Ticket,
-        idle: Option<Duration>,
+        terms: Terms,
     ) -> Self {
+        let frames = if terms.framed { FrameTracker::new() } else { FrameTracker::lost() };
         Self {
             client: client.stream,
             backend: backend.stream,
-            up: Direction::starting_with(client.early),
-            down: Direction::starting_with(backend.early),
+            up: Direction::starting_with(client.early, frames),
+            down: Direction::starting_with(backend.early, frames),
             first_fin: None,
-            pause: idle.map(Pause::new),
+            closing: Closing::No,
+            pause: terms.idle.map(Pause::new),
             ticket,
             guard: Some(guard),
         }
     }
 
     fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<Termination> {
-        if self.ticket.poll_cut(cx).is_ready() {
-            return Poll::Ready(Termination::Drained);
+        if let Poll::Ready(termination) = self.poll_order(cx) {
+            return Poll::Ready(termination);
         }
         let before = self.moved();
-        let outcome = BUFFER.with_borrow_mut(|scratch| {
-            let up = self.up.poll(cx, &mut self.client, &mut self.backend, scratch);
-            let down = self.down.poll(cx, &mut self.backend, &mut self.client, scratch);
-            (up, down)
+        let over = BUFFER.with_borrow_mut(|scratch| {
+            if !self.begin_close() {
+                let over = self.poll_both(cx, scratch);
+                if over.is_ready() || !self.begin_close() {
+                    return over;
+                }
+            }
+            self.poll_close(cx, scratch)
         });
-        match outcome {
+        if over.is_ready() {
+            return over;
+        }
+        self.poll_pause(cx, before)
+    }
+
+    /// Moves what can be moved either way. Ready once the tunnel has ended or failed.
+    fn poll_both(&mut self, cx: &mut Context<'_>, scratch: &mut [u8]) -> Poll<Termination> {
+        let up = self.up.poll(cx, &mut self.client, &mut self.backend, scratch);
+        let down = self.down.poll(cx, &mut self.backend, &mut self.client, scratch);
+        match (up, down) {
             (Poll::Ready(Err(failure)), _) => {
-                return Poll::Ready(self.fail(Side::Client, Side::Backend, failure));
+                Poll::Ready(self.fail(Side::Client, Side::Backend, failure))
             }
             (_, Poll::Ready(Err(failure))) => {
-                return Poll::Ready(self.fail(Side::Backend, Side::Client, failure));
+                Poll::Ready(self.fail(Side::Backend, Side::Client, failure))
             }
-            (Poll::Ready(Ok(())), Poll::Ready(Ok(()))) => {
-                let first = self.first_fin.unwrap_or(Side::Client);
-                return Poll::Ready(Termination::Closed(first));
+            (Poll::Ready(Ok(())), Poll::Ready(Ok(()))) if !self.down.is_open() => {
+                Poll::Ready(Termination::Closed(self.first_fin.unwrap_or(Side::Client)))
             }
-            _ => {}
+            _ => {
+                self.note_half_close();
+                Poll::Pending
+            }
         }
-        self.note_half_close();
-        self.poll_pause(cx, before)
     }
 
     /// Both ends go the way the failed one went: a reset is passed on as a reset.
@@ -160,6 +185,9 @@ where
             (State::Open { .. }, _) => Some(Side::Backend),
             _ => Some(Side::Client),
         };
+        if self.closing.has_deadline() {
+            return;
+        }
         let limit = self.pause.as_ref().map_or(HALF_CLOSED_IDLE, |p| p.limit.min(HALF_CLOSED_IDLE));
         self.pause = Some(Pause::new(limit));
     }
@@ -167,14 +195,14 @@ where
     fn poll_pause(&mut self, cx: &mut Context<'_>, before: u64) -> Poll<Termination> {
         let moved = self.moved() != before;
         let Some(pause) = &mut self.pause else { return Poll::Pending };
-        if moved {
+        if moved && !self.closing.has_deadline() {
             pause.since = Instant::now();
         }
         // The timer is moved only when it fires: a message costs no timer operation.
         while pause.timer.as_mut().poll(cx).is_ready() {
             let deadline = pause.since + pause.limit;
             if deadline <= Instant::now() {
-                return Poll::Ready(Termination::Idle);
+                return Poll::Ready(self.closing.timed_out());
             }
             pause.timer.as_mut().reset(deadline);
         }
@@ -205,12 +233,24 @@ where
 }
 
 impl Direction {
-    fn starting_with(early: Bytes) -> Self {
-        Self { moved: 0, rest: early, state: State::Open { unflushed: false } }
+    fn starting_with(early: Bytes, frames: FrameTracker) -> Self {
+        let state = State::Open { unflushed: false };
+        Self { moved: 0, rest: early, frames, state, stops: false }
     }
 
-    /// Moves what can be moved now. Ready once the direction has ended or failed.
-    fn poll<R: Stream, W: Stream>(
+    /// Whether its reader has not ended.
+    pub(super) fn is_open(&self) -> bool {
+        matches!(self.state, State::Open { .. })
+    }
+
+    /// Takes its reader for ended.
+    pub(super) fn end(&mut self) {
+        self.state = State::Ending;
+    }
+
+    /// Moves what can be moved now. Ready once the direction has ended or failed, or has come to where
+    /// it stops.
+    pub(super) fn poll<R: Stream, W: Stream>(
         &mut self,
         cx: &mut Context<'_>,
         reader: &mut R,
@@ -219,6 +259,9 @@ impl Direction {
     ) -> Poll<Result<(), Failure>> {
         for _ in 0..ROUNDS {
             ready!(self.poll_rest(cx, writer)).map_err(Failure::Write)?;
+            if self.has_stopped() {
+                return Poll::Ready(Ok(()));
+            }
             match self.state {
                 State::Ended => return Poll::Ready(Ok(())),
                 State::Ending => {
@@ -232,16 +275,21 @@ impl Direction {
         Poll::Pending
     }
 
-    fn poll_rest<W: Stream>(
+    pub(super) fn poll_rest<W: Stream>(
         &mut self,
         cx: &mut Context<'_>,
         writer: &mut W,
     ) -> Poll<io::Result<()>> {
         while !self.rest.is_empty() {
-            let written = ready!(Pin::new(&mut *writer).poll_write(cx, &self.rest))?;
+            let may = self.allowed(&self.rest);
+            if may == 0 {
+                return Poll::Ready(Ok(()));
+            }
+            let written = ready!(Pin::new(&mut *writer).poll_write(cx, &self.rest[..may]))?;
             if written == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
+            self.frames.pass(&self.rest[..written]);
             self.rest.advance(written);
             self.moved += written as u64;
             self.state = State::Open { unflushed: true };
@@ -279,9 +327,11 @@ impl Direction {
             return Poll::Ready(Ok(()));
         }
         self.state = State::Open { unflushed: true };
+        filled = &filled[..self.allowed(filled)];
         while !filled.is_empty() {
             match Pin::new(&mut *writer).poll_write(cx, filled) {
                 Poll::Ready(Ok(written)) if written > 0 => {
+                    self.frames.pass(&filled[..written]);
                     self.moved += written as u64;
                     filled = &filled[written..];
                 }
@@ -297,10 +347,24 @@ impl Direction {
         }
         Poll::Ready(Ok(()))
     }
+
+    /// Whether it stands where it stops.
+    fn has_stopped(&self) -> bool {
+        self.stops && self.frames.at_boundary()
+    }
+
+    /// How many of these bytes may be written.
+    fn allowed(&self, bytes: &[u8]) -> usize {
+        if !self.stops {
+            return bytes.len();
+        }
+        let mut ahead = self.frames;
+        ahead.pass_to_boundary(bytes).unwrap_or(bytes.len())
+    }
 }
 
 impl Pause {
-    fn new(limit: Duration) -> Box<Self> {
+    pub(super) fn new(limit: Duration) -> Box<Self> {
         let since = Instant::now();
         let timer = Box::pin(tokio::time::sleep_until(since + limit));
         Box::new(Self { limit, since, timer })

@@ -12,7 +12,6 @@ const LONGEST: usize = 14;
 #[derive(Clone, Copy, Debug)]
 pub struct FrameTracker {
     state: State,
-    closed: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,13 +19,17 @@ enum State {
     /// So many bytes of a header have been seen; none is a boundary.
     Header { seen: u8, bytes: [u8; LONGEST] },
     /// So many bytes of the payload are still to come, at least one.
-    Payload { left: u64 },
-    /// This is no WebSocket, or a broken one.
+    Payload { left: u64, close: bool },
+    /// A whole Close frame has passed.
+    Closed,
+    /// This is no WebSocket, a broken one, or one that was not followed from its start.
     Lost,
 }
 
 /// What a whole header says.
 struct Header {
+    /// Its own bytes.
+    length: usize,
     close: bool,
     payload: u64,
 }
@@ -40,7 +43,12 @@ impl Default for FrameTracker {
 impl FrameTracker {
     /// Before the first byte after the handshake: a boundary.
     pub const fn new() -> Self {
-        Self { state: State::BOUNDARY, closed: false }
+        Self { state: State::BOUNDARY }
+    }
+
+    /// For bytes that are no frames, or begin where nobody knows: there is no boundary.
+    pub const fn lost() -> Self {
+        Self { state: State::Lost }
     }
 
     /// Steps over bytes that pass.
@@ -66,12 +74,12 @@ impl FrameTracker {
 
     /// Whether a frame of our own may follow what has passed.
     pub fn at_boundary(&self) -> bool {
-        self.state == State::BOUNDARY && !self.closed
+        self.state == State::BOUNDARY
     }
 
     /// Whether a whole Close frame has passed, after which no frame may follow.
     pub fn is_closed(&self) -> bool {
-        self.closed && self.state == State::BOUNDARY
+        self.state == State::Closed
     }
 
     /// Whether something has passed that cannot be a frame, so that there is no boundary any more.
@@ -79,39 +87,58 @@ impl FrameTracker {
         self.state == State::Lost
     }
 
-    /// Steps over a part of `bytes`, which are not empty: to the end of a header or of a payload, or
-    /// of all there is.
+    /// Steps over a part of `bytes`, which are not empty: to the end of a header, of a payload or of
+    /// a frame, or over all there is.
     fn step(&mut self, bytes: &[u8]) -> usize {
         match &mut self.state {
-            State::Lost => bytes.len(),
-            State::Payload { left } => {
-                let stepped = usize::try_from(*left).map_or(bytes.len(), |n| n.min(bytes.len()));
-                *left -= stepped as u64;
-                if *left == 0 {
-                    self.state = State::BOUNDARY;
-                }
-                stepped
+            // Frames follow a Close only where the sender is broken.
+            State::Lost | State::Closed => self.lose(bytes),
+            State::Payload { left, close } => {
+                let (left, close) = (*left, *close);
+                self.enter(left, close, bytes)
             }
+            // Nearly always a header is whole: it is read where it lies.
+            State::Header { seen: 0, bytes: header } => match Header::read(bytes) {
+                Ok(Some(Header { length, close, payload })) => {
+                    length + self.enter(payload, close, &bytes[length..])
+                }
+                Ok(None) => {
+                    // Shorter than a header, hence than the longest.
+                    header[..bytes.len()].copy_from_slice(bytes);
+                    self.state = State::Header { seen: bytes.len() as u8, bytes: *header };
+                    bytes.len()
+                }
+                Err(()) => self.lose(bytes),
+            },
             State::Header { seen, bytes: header } => {
                 header[usize::from(*seen)] = bytes[0];
                 *seen += 1;
-                let seen = &header[..usize::from(*seen)];
-                // Frames follow a Close only where the sender is broken.
-                let read = if self.closed { Err(()) } else { Header::read(seen) };
-                match read {
-                    Ok(None) => {}
-                    Ok(Some(Header { close, payload })) => {
-                        self.closed = close;
-                        self.state = match payload {
-                            0 => State::BOUNDARY,
-                            left => State::Payload { left },
-                        };
+                match Header::read(&header[..usize::from(*seen)]) {
+                    Ok(Some(Header { close, payload, .. })) => {
+                        self.enter(payload, close, &[]);
                     }
-                    Err(()) => self.state = State::Lost,
+                    Ok(None) => {}
+                    Err(()) => return self.lose(bytes),
                 }
                 1
             }
         }
+    }
+
+    /// Steps over what there is of a payload.
+    fn enter(&mut self, payload: u64, close: bool, bytes: &[u8]) -> usize {
+        let stepped = usize::try_from(payload).map_or(bytes.len(), |n| n.min(bytes.len()));
+        self.state = match (payload - stepped as u64, close) {
+            (0, true) => State::Closed,
+            (0, false) => State::BOUNDARY,
+            (left, close) => State::Payload { left, close },
+        };
+        stepped
+    }
+
+    fn lose(&mut self, bytes: &[u8]) -> usize {
+        self.state = State::Lost;
+        bytes.len()
     }
 }
 
@@ -121,7 +148,7 @@ impl State {
 }
 
 impl Header {
-    /// `None` until it is whole; an error where it never will be.
+    /// Reads one that `bytes` begin with. `None` until it is whole; an error where it never will be.
     fn read(bytes: &[u8]) -> Result<Option<Self>, ()> {
         let opcode = bytes[0] & 0x0f;
         let control = opcode & 0x08 != 0;
@@ -145,8 +172,8 @@ impl Header {
             return Err(());
         }
         let payload = if width == 0 { u64::from(short) } else { long };
-        let whole = bytes.len() == 2 + width + mask;
-        Ok(whole.then_some(Self { close: opcode == 0x8, payload }))
+        let length = 2 + width + mask;
+        Ok((bytes.len() >= length).then_some(Self { length, close: opcode == 0x8, payload }))
     }
 }
 
@@ -265,6 +292,6 @@ mod tests {
 
     #[test]
     fn it_is_small() {
-        assert!(size_of::<FrameTracker>() <= 24);
+        assert!(size_of::<FrameTracker>() <= 16);
     }
 }

@@ -1,7 +1,7 @@
 //! Upgraded connections: bytes both ways until both sides have said that they are done.
 //!
 //! A tunnel sees two byte streams and a [`Guard`]; it knows nothing of HTTP, routes or configuration,
-//! and never looks into the bytes. What it promises:
+//! and never looks into a payload. What it promises:
 //!
 //! - **No buffer while idle.** Bytes move through a buffer of the thread ([`copy`]); a tunnel owns
 //!   memory only while a write is short.
@@ -10,22 +10,26 @@
 //!   for [`HALF_CLOSED_IDLE`] without a byte at most.
 //! - **Resets are passed on** at once, as resets.
 //! - **One ending.** The guard hears of it exactly once, or is dropped by a panic.
+//! - **Closed between frames.** Where the bytes are known to be a WebSocket's, the headers of its
+//!   frames are followed ([`frame`]), and an ordered [`close`] interrupts none of them.
 //!
-//! Tunnels are found again by backend through the [`Registry`], which a drain uses to cut them.
+//! Tunnels are found again by backend through the [`Registry`], by which they are closed and cut.
 
+pub mod close;
 mod copy;
 pub mod frame;
 mod registry;
 #[cfg(test)]
 mod tests;
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use bytes::Bytes;
 
 pub use self::{
+    close::Reason,
     copy::{HALF_CLOSED_IDLE, Tunnel},
-    registry::{Registry, Ticket},
+    registry::{Listed, Registry, SHARDS, Ticket, TunnelId},
 };
 use crate::error::Termination;
 
@@ -55,7 +59,17 @@ pub struct End<S> {
     pub early: Bytes,
 }
 
-/// Moves bytes between `client` and `backend` until the tunnel ends; `idle` is the longest pause.
+/// What a tunnel goes by.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Terms {
+    /// The longest pause; `None`: unlimited.
+    pub idle: Option<Duration>,
+    /// Whether both directions are a WebSocket's from the first byte on, so that it can be closed
+    /// between two frames.
+    pub framed: bool,
+}
+
+/// Moves bytes between `client` and `backend` until the tunnel ends.
 ///
 /// The future is the whole cost of an open tunnel: spawn it in a task of its own.
 pub fn run<A, B, G>(
@@ -63,15 +77,12 @@ pub fn run<A, B, G>(
     backend: End<B>,
     guard: G,
     ticket: Ticket,
-    idle: Option<Duration>,
+    terms: Terms,
 ) -> Tunnel<A, B, G>
 where
     A: crate::net::stream::Stream,
     B: crate::net::stream::Stream,
     G: Guard,
 {
-    Tunnel::new(client, backend, guard, ticket, idle)
+    Tunnel::new(client, backend, guard, ticket, terms)
 }
-
-/// What a registry tells a tunnel to do.
-type Order = Arc<registry::Handle>;

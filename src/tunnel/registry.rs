@@ -1,54 +1,130 @@
-//! Every open tunnel by its backend, so that a drain can cut them.
+//! Every open tunnel by its backend, so that one can be found, closed and cut.
 //!
-//! Locks are taken when a tunnel opens, ends or is cut, never for a byte.
+//! Locks are taken when a tunnel opens, ends or is given an order, never for a byte. A backend's
+//! tunnels lie in one vector, those that have no order yet before those that have one: drawing some
+//! at random and counting what is left cost the same however many there are.
 
 use std::{
     collections::HashMap,
+    fmt,
+    net::SocketAddr,
+    str::FromStr,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
+        atomic::{AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering},
     },
-    task::{Context, Poll},
+    task::Context,
+    time::Duration,
 };
 
 use atomic_waker::AtomicWaker;
-use slab::Slab;
+use tokio::time::Instant;
 
-use super::Order;
+use super::close::Reason;
 
 /// Shards by backend serial: tunnels of different backends rarely meet in one lock.
-const SHARDS: usize = 16;
+pub const SHARDS: usize = 16;
+
+/// Below so many tunnels no memory is given back.
+const KEPT: usize = 64;
 
 /// All open tunnels of a process.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Registry {
-    shards: [Mutex<HashMap<u64, Slab<Order>>>; SHARDS],
+    shards: [Mutex<HashMap<u64, Tunnels>>; SHARDS],
     open: AtomicUsize,
+    start: Instant,
+    /// The newest tunnel's birth.
+    newest: AtomicU64,
+}
+
+/// Names a tunnel among all that this process has or had.
+///
+/// It is the microsecond of its birth since the registry's own, or the next that was free.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct TunnelId(u64);
+
+/// An open tunnel, as an operator sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Listed {
+    /// Its name.
+    pub id: TunnelId,
+    /// Serial of its backend.
+    pub backend: u64,
+    /// The client's address.
+    pub client: SocketAddr,
+    /// Time since it was opened.
+    pub age: Duration,
 }
 
 /// A tunnel's entry, removed when it is dropped.
 #[derive(Debug)]
 pub struct Ticket {
     registry: Arc<Registry>,
-    order: Order,
+    handle: Arc<Handle>,
     backend: u64,
-    key: usize,
 }
 
-/// The tunnel's side of its entry.
-#[derive(Debug, Default)]
-pub(super) struct Handle {
-    cut: AtomicBool,
+/// What a registry tells a tunnel to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Order {
+    /// Close at the next frame boundary.
+    Close(Reason),
+    /// End at once; for the reason of an earlier order, if there was one.
+    Cut(Option<Reason>),
+}
+
+/// What a tunnel and its entry share.
+#[derive(Debug)]
+struct Handle {
     waker: AtomicWaker,
+    client: SocketAddr,
+    /// Where its entry is; changed under the shard's lock only.
+    at: AtomicU32,
+    /// An [`Order`], packed: the reason's code, and [`CUT`]; 0: none.
+    order: AtomicU8,
+}
+
+const CUT: u8 = 0x80;
+
+/// Tunnels of one backend.
+#[derive(Debug, Default)]
+struct Tunnels {
+    entries: Vec<Slot>,
+    /// So many, the first, have no order.
+    free: usize,
+}
+
+#[derive(Debug)]
+struct Slot {
+    id: TunnelId,
+    handle: Arc<Handle>,
+}
+
+impl Default for Registry {
+    fn default() -> Self {
+        Self {
+            shards: Default::default(),
+            open: AtomicUsize::new(0),
+            start: Instant::now(),
+            newest: AtomicU64::new(0),
+        }
+    }
 }
 
 impl Registry {
-    /// Enters a tunnel to the backend with this serial.
-    pub fn enter(self: &Arc<Self>, backend: u64) -> Ticket {
-        let order = Order::default();
-        let key = self.shard(backend).entry(backend).or_default().insert(Arc::clone(&order));
+    /// Enters a client's tunnel to the backend with this serial.
+    pub fn enter(self: &Arc<Self>, backend: u64, client: SocketAddr) -> Ticket {
+        let handle = Arc::new(Handle {
+            waker: AtomicWaker::new(),
+            client,
+            at: AtomicU32::new(0),
+            order: AtomicU8::new(0),
+        });
+        let slot = Slot { id: self.name(), handle: Arc::clone(&handle) };
+        self.shard(backend).entry(backend).or_default().insert(slot);
         self.open.fetch_add(1, Ordering::Relaxed);
-        Ticket { registry: Arc::clone(self), order, backend, key }
+        Ticket { registry: Arc::clone(self), handle, backend }
     }
 
     /// Open tunnels.
@@ -63,47 +139,214 @@ impl Registry {
 
     /// Open tunnels to one backend.
     pub fn of(&self, backend: u64) -> usize {
-        self.shard(backend).get(&backend).map_or(0, Slab::len)
+        self.shard(backend).get(&backend).map_or(0, |tunnels| tunnels.entries.len())
+    }
+
+    /// Open tunnels to one backend that have no order to end yet.
+    pub fn staying(&self, backend: u64) -> usize {
+        self.shard(backend).get(&backend).map_or(0, |tunnels| tunnels.free)
+    }
+
+    /// The same over all backends.
+    pub fn all_staying(&self) -> usize {
+        self.backends().into_iter().map(|(_, staying)| staying).sum()
+    }
+
+    /// Some tunnels to one backend, `limit` at most.
+    pub fn list(&self, backend: u64, limit: usize) -> Vec<Listed> {
+        let now = self.now();
+        let shard = self.shard(backend);
+        let Some(tunnels) = shard.get(&backend) else { return Vec::new() };
+        let listed = tunnels.entries.iter().take(limit).map(|Slot { id, handle }| Listed {
+            id: *id,
+            backend,
+            client: handle.client,
+            age: Duration::from_micros(now.saturating_sub(id.0)),
+        });
+        listed.collect()
+    }
+
+    /// Closes as many as `count` tunnels to one backend, drawn at random from those that have no
+    /// order yet, and says how many there were.
+    pub fn close(&self, backend: u64, count: usize, reason: Reason) -> usize {
+        let drawn = match self.shard(backend).get_mut(&backend) {
+            Some(tunnels) => tunnels.draw(count),
+            None => return 0,
+        };
+        order_all(&drawn, reason)
+    }
+
+    /// The same over all backends, from each about its share.
+    pub fn close_any(&self, count: usize, reason: Reason) -> usize {
+        let backends = self.backends();
+        let mut total: usize = backends.iter().map(|(_, staying)| staying).sum();
+        let mut left = count;
+        for (backend, staying) in backends {
+            if left == 0 || staying == 0 {
+                continue;
+            }
+            // Rounded by chance, so that nobody's last one waits for all others'.
+            let share = (left.min(total) * staying + fastrand::usize(..total)) / total;
+            total -= staying;
+            left -= self.close(backend, share.min(left), reason);
+        }
+        count - left
+    }
+
+    /// Closes one tunnel; false where there is none of that name. One that has an order already is
+    /// left with it.
+    pub fn close_one(&self, id: TunnelId, reason: Reason) -> bool {
+        for shard in &self.shards {
+            let mut shard = lock(shard);
+            for tunnels in shard.values_mut() {
+                let Some(at) = tunnels.entries.iter().position(|slot| slot.id == id) else {
+                    continue;
+                };
+                let taken = (at < tunnels.free).then(|| tunnels.take(at));
+                drop(shard);
+                order_all(taken.as_slice(), reason);
+                return true;
+            }
+        }
+        false
+    }
+
+    /// Closes the tunnels of one shard that are older than their backend's limit less a part of its
+    /// tenth that is each tunnel's own, and says how many there were.
+    pub fn close_aged(&self, shard: usize, limit: impl Fn(u64) -> Option<Duration>) -> usize {
+        let now = self.now();
+        let mut overdue = Vec::new();
+        for (&backend, tunnels) in lock(&self.shards[shard % SHARDS]).iter_mut() {
+            let Some(limit) = limit(backend) else { continue };
+            let limit = u64::try_from(limit.as_micros()).unwrap_or(u64::MAX);
+            // Backwards: what moves into a gap comes from behind, and was seen already.
+            for at in (0..tunnels.free).rev() {
+                let id = tunnels.entries[at].id;
+                if now.saturating_sub(id.0) >= limit - id.part_of(limit / 10) {
+                    overdue.push(tunnels.take(at));
+                }
+            }
+        }
+        order_all(&overdue, Reason::Aged)
     }
 
     /// Cuts every tunnel to one backend and says how many there were.
     pub fn cut(&self, backend: u64) -> usize {
-        let orders: Vec<Order> = match self.shard(backend).get(&backend) {
-            Some(tunnels) => tunnels.iter().map(|(_, order)| Arc::clone(order)).collect(),
+        let all: Vec<Arc<Handle>> = match self.shard(backend).get_mut(&backend) {
+            Some(tunnels) => {
+                tunnels.free = 0;
+                tunnels.entries.iter().map(|slot| Arc::clone(&slot.handle)).collect()
+            }
             None => return 0,
         };
-        orders.iter().for_each(|order| order.cut());
-        orders.len()
+        for handle in &all {
+            handle.order.fetch_or(CUT, Ordering::AcqRel);
+            handle.waker.wake();
+        }
+        all.len()
     }
 
     /// Cuts every tunnel and says how many there were.
     pub fn cut_all(&self) -> usize {
-        let mut backends = Vec::new();
-        for shard in &self.shards {
-            backends.extend(lock(shard).keys().copied());
-        }
-        backends.into_iter().map(|backend| self.cut(backend)).sum()
+        self.backends().into_iter().map(|(backend, _)| self.cut(backend)).sum()
     }
 
-    fn shard(&self, backend: u64) -> MutexGuard<'_, HashMap<u64, Slab<Order>>> {
+    /// Every backend that has tunnels, and how many of those have no order.
+    fn backends(&self) -> Vec<(u64, usize)> {
+        let mut backends = Vec::new();
+        for shard in &self.shards {
+            backends.extend(lock(shard).iter().map(|(&backend, tunnels)| (backend, tunnels.free)));
+        }
+        backends
+    }
+
+    fn name(&self) -> TunnelId {
+        let now = self.now();
+        let next = |newest: u64| now.max(newest + 1);
+        let before = self
+            .newest
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |newest| Some(next(newest)));
+        TunnelId(before.map_or(now, next))
+    }
+
+    /// Microseconds since the start.
+    fn now(&self) -> u64 {
+        u64::try_from(self.start.elapsed().as_micros()).unwrap_or(u64::MAX)
+    }
+
+    fn shard(&self, backend: u64) -> MutexGuard<'_, HashMap<u64, Tunnels>> {
         lock(&self.shards[backend as usize % SHARDS])
     }
 }
 
-/// A panic elsewhere leaves the map as it was: each critical section is one operation.
+/// A panic elsewhere leaves the map as it was: no critical section can end halfway.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-impl Ticket {
-    /// Ready once the tunnel is to be cut; wakes the task then.
-    pub(super) fn poll_cut(&self, cx: &mut Context<'_>) -> Poll<()> {
-        if self.order.cut.load(Ordering::Acquire) {
-            return Poll::Ready(());
+/// Orders tunnels to close, outside of any lock: their tasks may run at once.
+fn order_all(drawn: &[Arc<Handle>], reason: Reason) -> usize {
+    for handle in drawn {
+        handle.order.fetch_or(reason.code(), Ordering::AcqRel);
+        handle.waker.wake();
+    }
+    drawn.len()
+}
+
+impl Tunnels {
+    fn insert(&mut self, slot: Slot) {
+        let last = self.entries.len();
+        // More would not fit into any memory.
+        slot.handle.at.store(last as u32, Ordering::Relaxed);
+        self.entries.push(slot);
+        self.swap(last, self.free);
+        self.free += 1;
+    }
+
+    fn remove(&mut self, mut at: usize) {
+        if at < self.free {
+            self.free -= 1;
+            self.swap(at, self.free);
+            at = self.free;
         }
-        self.order.waker.register(cx.waker());
-        // Between the look above and the registration the order may have come.
-        if self.order.cut.load(Ordering::Acquire) { Poll::Ready(()) } else { Poll::Pending }
+        self.swap(at, self.entries.len() - 1);
+        self.entries.pop();
+        if self.entries.capacity() > KEPT && self.entries.len() < self.entries.capacity() / 4 {
+            self.entries.shrink_to((self.entries.len() * 2).max(KEPT));
+        }
+    }
+
+    /// Draws `count` at random, or all there are, from those that have no order. Each must be given
+    /// one.
+    fn draw(&mut self, count: usize) -> Vec<Arc<Handle>> {
+        (0..count.min(self.free)).map(|_| self.take(fastrand::usize(..self.free))).collect()
+    }
+
+    /// Moves one to those that have an order.
+    fn take(&mut self, at: usize) -> Arc<Handle> {
+        self.free -= 1;
+        self.swap(at, self.free);
+        Arc::clone(&self.entries[self.free].handle)
+    }
+
+    fn swap(&mut self, a: usize, b: usize) {
+        self.entries.swap(a, b);
+        for at in [a, b] {
+            self.entries[at].handle.at.store(at as u32, Ordering::Relaxed);
+        }
+    }
+}
+
+impl Ticket {
+    /// The order, if there is one; a later one wakes the task.
+    pub(super) fn order(&self, cx: &mut Context<'_>) -> Option<Order> {
+        let order = self.handle.order();
+        if matches!(order, Some(Order::Cut(_))) {
+            return order;
+        }
+        self.handle.waker.register(cx.waker());
+        // Between the look above and the registration one may have come.
+        self.handle.order()
     }
 }
 
@@ -111,8 +354,8 @@ impl Drop for Ticket {
     fn drop(&mut self) {
         let mut shard = self.registry.shard(self.backend);
         if let Some(tunnels) = shard.get_mut(&self.backend) {
-            tunnels.try_remove(self.key);
-            if tunnels.is_empty() {
+            tunnels.remove(self.handle.at.load(Ordering::Relaxed) as usize);
+            if tunnels.entries.is_empty() {
                 shard.remove(&self.backend);
             }
         }
@@ -121,8 +364,169 @@ impl Drop for Ticket {
 }
 
 impl Handle {
-    fn cut(&self) {
-        self.cut.store(true, Ordering::Release);
-        self.waker.wake();
+    fn order(&self) -> Option<Order> {
+        let packed = self.order.load(Ordering::Acquire);
+        let reason = Reason::of_code(packed & !CUT);
+        if packed & CUT != 0 { Some(Order::Cut(reason)) } else { reason.map(Order::Close) }
+    }
+}
+
+impl TunnelId {
+    /// A part of `whole`, less than all of it, that is always the same for this tunnel.
+    fn part_of(self, whole: u64) -> u64 {
+        // Fibonacci hashing: births that follow each other are spread evenly.
+        let hash = self.0.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        ((u128::from(hash) * u128::from(whole)) >> 64) as u64
+    }
+}
+
+impl fmt::Display for TunnelId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "t{:x}", self.0)
+    }
+}
+
+impl FromStr for TunnelId {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, ()> {
+        let digits = text.strip_prefix('t').filter(|d| d.bytes().all(|b| b.is_ascii_hexdigit()));
+        digits.and_then(|d| u64::from_str_radix(d, 16).ok()).map(Self).ok_or(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const CLIENT: &str = "192.0.2.1:4711";
+
+    fn enter(registry: &Arc<Registry>, backend: u64) -> Ticket {
+        registry.enter(backend, CLIENT.parse().unwrap())
+    }
+
+    fn order(ticket: &Ticket) -> Option<Order> {
+        ticket.handle.order()
+    }
+
+    #[test]
+    fn a_tunnel_costs_a_registry_little() {
+        assert!(size_of::<Handle>() <= 64 && size_of::<Slot>() <= 16 && size_of::<Ticket>() <= 24);
+    }
+
+    #[test]
+    fn a_few_are_drawn_at_random_and_none_twice() {
+        let registry = Arc::new(Registry::default());
+        let tickets: Vec<Ticket> = (0..100).map(|_| enter(&registry, 3)).collect();
+        let _other = enter(&registry, 4);
+        assert_eq!(registry.close(3, 30, Reason::Rebalanced), 30);
+        assert_eq!((registry.of(3), registry.staying(3), registry.all_staying()), (100, 70, 71));
+        let ordered = |reason| {
+            let wanted = Some(Order::Close(reason));
+            tickets.iter().filter(|ticket| order(ticket) == wanted).count()
+        };
+        assert_eq!(ordered(Reason::Rebalanced), 30);
+        let first = tickets.iter().take(30);
+        assert!(first.filter(|t| order(t).is_some()).count() < 30, "not the oldest ones");
+        assert_eq!(registry.close(3, 100, Reason::Drained), 70);
+        assert_eq!((ordered(Reason::Rebalanced), ordered(Reason::Drained)), (30, 70));
+        assert_eq!(registry.close(3, 1, Reason::Drained), 0);
+        assert_eq!(registry.close(5, 1, Reason::Drained), 0);
+        drop(tickets);
+        assert_eq!((registry.of(3), registry.len()), (0, 1));
+    }
+
+    #[test]
+    fn over_all_backends_each_gives_its_share() {
+        let registry = Arc::new(Registry::default());
+        let _many: Vec<Ticket> = (0..90).map(|_| enter(&registry, 1)).collect();
+        let _few: Vec<Ticket> = (0..10).map(|_| enter(&registry, 2)).collect();
+        assert_eq!(registry.close_any(50, Reason::Drained), 50);
+        assert!((44..=46).contains(&registry.staying(1)), "{}", registry.staying(1));
+        assert_eq!(registry.close_any(usize::MAX / 2, Reason::Drained), 50);
+        assert_eq!(registry.close_any(1, Reason::Drained), 0);
+    }
+
+    #[test]
+    fn a_cut_keeps_the_reason_of_an_earlier_close() {
+        let registry = Arc::new(Registry::default());
+        let (closed, open) = (enter(&registry, 1), enter(&registry, 1));
+        let id = registry.list(1, 9).iter().map(|listed| listed.id).min().unwrap();
+        assert!(registry.close_one(id, Reason::Operator));
+        assert_eq!(order(&closed), Some(Order::Close(Reason::Operator)));
+        assert_eq!(order(&open), None);
+        assert_eq!(registry.cut_all(), 2);
+        assert_eq!(order(&closed), Some(Order::Cut(Some(Reason::Operator))));
+        assert_eq!(order(&open), Some(Order::Cut(None)));
+        drop(closed);
+        assert!(!registry.close_one(id, Reason::Operator));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn those_are_listed_with_client_and_age() {
+        let registry = Arc::new(Registry::default());
+        let _tickets: Vec<Ticket> = (0..5).map(|_| enter(&registry, 1)).collect();
+        tokio::time::advance(Duration::from_secs(7)).await;
+        let listed = registry.list(1, 3);
+        assert_eq!((listed.len(), registry.list(2, 3).len()), (3, 0));
+        for tunnel in listed {
+            assert_eq!((tunnel.backend, tunnel.client), (1, CLIENT.parse().unwrap()));
+            assert_eq!(tunnel.age.as_secs_f64().round() as u64, 7);
+            assert_eq!(tunnel.id.to_string().parse(), Ok(tunnel.id));
+        }
+        for text in ["", "t", "x1", "t+1", "t11111111111111111"] {
+            assert_eq!(text.parse::<TunnelId>(), Err(()), "{text}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_old_ones_go_each_at_its_own_time_within_the_last_tenth() {
+        let registry = Arc::new(Registry::default());
+        let _old: Vec<Ticket> = (0..1000).map(|_| enter(&registry, 1)).collect();
+        let _spared = enter(&registry, 1 + SHARDS as u64);
+        let limit = |backend| (backend == 1).then_some(Duration::from_secs(100));
+        let close = || registry.close_aged(1, limit);
+        tokio::time::advance(Duration::from_secs(89)).await;
+        let _young = enter(&registry, 1);
+        assert_eq!((close(), registry.close_aged(2, limit)), (0, 0));
+        let mut total = 0;
+        for _ in 0..10 {
+            tokio::time::advance(Duration::from_secs(1)).await;
+            let closed = close();
+            assert!(total == 0 || (50..150).contains(&closed), "{closed}");
+            total += closed;
+        }
+        tokio::time::advance(Duration::from_secs(1)).await;
+        assert_eq!(total + close(), 1000);
+        assert_eq!(registry.staying(1), 1, "the young one");
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_happens_each_entry_is_found(
+            steps in prop::collection::vec((0..4_u8, any::<prop::sample::Index>()), 1..200),
+        ) {
+            let registry = Arc::new(Registry::default());
+            let mut tickets: Vec<Ticket> = Vec::new();
+            for (step, index) in steps {
+                match step {
+                    0 | 1 => tickets.push(enter(&registry, 1)),
+                    2 => {
+                        registry.close(1, 1, Reason::Drained);
+                    }
+                    _ if tickets.is_empty() => {}
+                    _ => drop(tickets.swap_remove(index.index(tickets.len()))),
+                }
+                let free = tickets.iter().filter(|ticket| order(ticket).is_none()).count();
+                prop_assert_eq!((registry.of(1), registry.staying(1)), (tickets.len(), free));
+                let shard = registry.shard(1);
+                for (at, slot) in shard.get(&1).iter().flat_map(|t| t.entries.iter().enumerate()) {
+                    prop_assert_eq!(slot.handle.at.load(Ordering::Relaxed) as usize, at);
+                    prop_assert_eq!(slot.handle.order().is_none(), at < free);
+                }
+            }
+        }
     }
 }

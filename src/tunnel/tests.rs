@@ -6,9 +6,10 @@ use std::{
 };
 
 use bytes::Bytes;
+use proptest::prelude::*;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 
-use super::{End, Ended, Guard, HALF_CLOSED_IDLE, Registry, run};
+use super::{End, Ended, Guard, HALF_CLOSED_IDLE, Reason, Registry, Terms, close::ANSWER, run};
 use crate::{
     error::{Side, Termination},
     net::stream::Stream,
@@ -38,15 +39,29 @@ struct Scene {
 
 impl Scene {
     fn open(room: usize, idle: Option<Duration>, early: &'static [u8]) -> Self {
+        Self::with(room, Terms { idle, framed: false }, early, Bytes::new())
+    }
+
+    /// One between WebSocket peers.
+    fn framed(room: usize) -> Self {
+        Self::with(room, Terms { idle: None, framed: true }, Bytes::new(), Bytes::new())
+    }
+
+    fn with(
+        room: usize,
+        terms: Terms,
+        early_up: impl Into<Bytes>,
+        early_down: impl Into<Bytes>,
+    ) -> Self {
         let (client, client_end) = duplex(room);
         let (backend, backend_end) = duplex(room);
         let (endings, registry) = (Endings::default(), Arc::new(Registry::default()));
         let task = tokio::spawn(run(
-            End { stream: client_end, early: Bytes::from_static(early) },
-            End { stream: backend_end, early: Bytes::new() },
+            End { stream: client_end, early: early_up.into() },
+            End { stream: backend_end, early: early_down.into() },
             endings.clone(),
-            registry.enter(7),
-            idle,
+            registry.enter(7, ([192, 0, 2, 1], 4711).into()),
+            terms,
         ));
         Self { client, backend, endings, registry, task }
     }
@@ -58,6 +73,274 @@ impl Scene {
         let endings = self.endings.0.lock().unwrap();
         assert_eq!(endings.len(), 1);
         endings[0]
+    }
+
+    fn close(&self, reason: Reason) {
+        assert_eq!(self.registry.close(7, 1, reason), 1);
+    }
+
+    /// Sends from the backend and reads the same at the client.
+    async fn pass_down(&mut self, bytes: &[u8]) {
+        self.backend.write_all(bytes).await.unwrap();
+        self.client_gets(bytes).await;
+    }
+
+    async fn client_gets(&mut self, bytes: &[u8]) {
+        let mut got = vec![0; bytes.len()];
+        self.client.read_exact(&mut got).await.unwrap();
+        assert_eq!(got, bytes);
+    }
+
+    async fn backend_gets(&mut self, bytes: &[u8]) {
+        let mut got = vec![0; bytes.len()];
+        self.backend.read_exact(&mut got).await.unwrap();
+        assert_eq!(got, bytes);
+    }
+
+    /// Lets the tunnel do what it can do now, and asserts that the client gets nothing.
+    async fn client_gets_nothing(&mut self) {
+        let read = tokio::time::timeout(Duration::from_millis(1), self.client.read_u8());
+        assert!(read.await.is_err(), "something came");
+    }
+}
+
+/// A client's Close with status 1012, masked by zeros.
+const ANSWERED: &[u8] = b"\x88\x82\0\0\0\0\x03\xf4";
+
+#[tokio::test(start_paused = true)]
+async fn a_close_waits_for_the_end_of_the_frame_and_the_backend_gets_the_clients_answer() {
+    let mut scene = Scene::framed(64);
+    scene.pass_down(b"\x81\x02hi\x01\x05he").await;
+    scene.close(Reason::Rebalanced);
+    scene.client_gets_nothing().await;
+    scene.backend.write_all(b"llo\x80\x01!\x81\x04late").await.unwrap();
+    // A message in fragments may be interrupted between two of them; nothing comes after.
+    scene.client_gets(b"llo").await;
+    scene.client_gets(Reason::Rebalanced.frame()).await;
+    scene.backend.write_all(&[b'x'; 1000]).await.unwrap();
+    scene.client_gets_nothing().await;
+    scene.client.write_all(b"\x81\x81\0\0\0\0x").await.unwrap();
+    scene.client.write_all(ANSWERED).await.unwrap();
+    scene.backend_gets(b"\x81\x81\0\0\0\0x").await;
+    scene.backend_gets(ANSWERED).await;
+    assert_eq!(scene.backend.read(&mut [0]).await.unwrap(), 0, "and then FIN");
+    assert_eq!(scene.client.read(&mut [0]).await.unwrap(), 0, "the client as well");
+    // The backend's own Close goes nowhere.
+    scene.backend.write_all(b"\x88\0").await.unwrap();
+    scene.backend.shutdown().await.unwrap();
+    let ended = scene.end().await;
+    assert_eq!(ended.termination, Termination::Rebalanced);
+    let close = Reason::Rebalanced.frame().len() as u64;
+    assert_eq!((ended.to_backend, ended.to_client), (7 + 8, 4 + 7 + close));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_close_while_a_write_is_short_waits_for_the_rest_of_its_frame() {
+    let mut scene = Scene::framed(16);
+    // The second frame is cut by the client's 16 bytes of room, the third has not begun.
+    let frames = [&b"\x82\x08"[..], &[1; 8], b"\x82\x10", &[2; 16], b"\x82\x02", &[3; 2]].concat();
+    scene.backend.write_all(&frames[..16]).await.unwrap();
+    scene.backend.write_all(&frames[16..32]).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(1)).await;
+    scene.close(Reason::Aged);
+    tokio::time::sleep(Duration::from_millis(1)).await;
+    scene.client_gets(&frames[..28]).await;
+    scene.client_gets(Reason::Aged.frame()).await;
+    scene.client.write_all(ANSWERED).await.unwrap();
+    scene.backend_gets(ANSWERED).await;
+    scene.backend.shutdown().await.unwrap();
+    assert_eq!(scene.end().await.termination, Termination::Aged);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_does_not_answer_is_cut() {
+    let mut scene = Scene::framed(64);
+    let start = tokio::time::Instant::now();
+    scene.close(Reason::Operator);
+    scene.client_gets(Reason::Operator.frame()).await;
+    // Other bytes are no answer, and no reason to wait for longer.
+    for _ in 0..4 {
+        tokio::time::sleep(ANSWER / 5).await;
+        scene.client.write_all(b"\x89\x80\0\0\0\0").await.unwrap();
+    }
+    assert_eq!(scene.end().await.termination, Termination::Closed(Side::Proxy));
+    assert_eq!(start.elapsed().as_secs(), ANSWER.as_secs());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_peer_that_has_said_close_is_not_interrupted() {
+    let answer = &b"\x88\x02\x03\xe8"[..];
+    // By the backend.
+    let mut scene = Scene::framed(64);
+    scene.pass_down(answer).await;
+    scene.close(Reason::Drained);
+    scene.client_gets_nothing().await;
+    scene.client.write_all(ANSWERED).await.unwrap();
+    scene.client.shutdown().await.unwrap();
+    scene.backend_gets(ANSWERED).await;
+    scene.backend.shutdown().await.unwrap();
+    assert_eq!(scene.client.read(&mut [0]).await.unwrap(), 0);
+    assert_eq!(scene.end().await.termination, Termination::Closed(Side::Client));
+    // By the client: the backend's answer is on its way.
+    let mut scene = Scene::framed(64);
+    scene.client.write_all(ANSWERED).await.unwrap();
+    scene.backend_gets(ANSWERED).await;
+    scene.close(Reason::Drained);
+    scene.client_gets_nothing().await;
+    scene.pass_down(answer).await;
+    // Who never ends is ended, half-closed or not.
+    scene.client.shutdown().await.unwrap();
+    let start = tokio::time::Instant::now();
+    assert_eq!(scene.end().await.termination, Termination::Drained);
+    assert!(start.elapsed() <= ANSWER);
+}
+
+#[tokio::test(start_paused = true)]
+async fn where_there_is_no_boundary_it_lives_until_it_is_cut() {
+    let lost = Scene::framed(64);
+    let unknown = Scene::open(64, None, b"");
+    for mut scene in [lost, unknown] {
+        scene.pass_down(b"\x83 is no frame").await;
+        scene.close(Reason::Drained);
+        tokio::time::sleep(ANSWER * 100).await;
+        scene.pass_down(b"goes on").await;
+        assert_eq!(scene.registry.cut(7), 1);
+        assert_eq!(scene.client.read(&mut [0]).await.unwrap(), 0);
+        assert_eq!(scene.end().await.termination, Termination::Drained);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_backend_that_fails_after_our_close_does_not_take_it_from_the_client() {
+    let mut scene = Scene::framed(64);
+    scene.close(Reason::Drained);
+    scene.client_gets(Reason::Drained.frame()).await;
+    drop(std::mem::replace(&mut scene.backend, duplex(1).0));
+    scene.client.write_all(ANSWERED).await.unwrap();
+    assert_eq!(scene.client.read(&mut [0]).await.unwrap(), 0);
+    scene.client.shutdown().await.unwrap();
+    assert_eq!(scene.end().await.termination, Termination::Drained);
+}
+
+/// An unmasked or masked binary frame; its payload looks like headers of Close frames.
+fn frame(masked: bool, payload: usize) -> Vec<u8> {
+    let mask = if masked { 0x80 } else { 0 };
+    let mut frame = vec![0x82];
+    match payload {
+        0..=125 => frame.push(mask | payload as u8),
+        _ => {
+            frame.push(mask | 126);
+            frame.extend((payload as u16).to_be_bytes());
+        }
+    }
+    frame.resize(frame.len() + payload + if masked { 4 } else { 0 }, 0x88);
+    frame
+}
+
+/// Writes in pieces and lets the others run between them.
+async fn write_in_pieces(writer: &mut (impl AsyncWriteExt + Unpin), bytes: &[u8], cut: usize) {
+    for piece in bytes.chunks(cut) {
+        writer.write_all(piece).await.unwrap();
+        tokio::task::yield_now().await;
+    }
+}
+
+/// Frames both ways, cut anywhere, and a close ordered at any moment: what client and backend got.
+async fn closed_amid(
+    (up, down): (&[Vec<u8>], &[Vec<u8>]),
+    (room, cut, early): (usize, usize, usize),
+    turns: usize,
+) -> (Vec<u8>, Vec<u8>, Ended) {
+    let (first, rest) = (down.concat(), up.to_vec());
+    let early = early.min(first.len());
+    let terms = Terms { idle: None, framed: true };
+    let Scene { client, mut backend, endings, registry, task } =
+        Scene::with(room, terms, Bytes::new(), first[..early].to_vec());
+    let scene_end = (endings, task);
+    let close = Reason::Drained.frame();
+    let (mut reads, mut writes) = tokio::io::split(client);
+    let closed = Arc::new(tokio::sync::Notify::new());
+    let heard = Arc::clone(&closed);
+    let client = tokio::spawn(async move {
+        let mut got = Vec::new();
+        while reads.read_buf(&mut got).await.unwrap() > 0 {
+            // Payloads hold no such bytes.
+            if got.ends_with(close) {
+                heard.notify_one();
+            }
+        }
+        got
+    });
+    let client_writes = tokio::spawn(async move {
+        for frame in rest {
+            write_in_pieces(&mut writes, &frame, cut).await;
+            if tokio::time::timeout(Duration::ZERO, closed.notified()).await.is_ok() {
+                closed.notify_one();
+                break;
+            }
+        }
+        closed.notified().await;
+        write_in_pieces(&mut writes, ANSWERED, cut).await;
+    });
+    let orders = tokio::spawn(async move {
+        for _ in 0..turns {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(registry.close(7, 1, Reason::Drained), 1);
+    });
+    let (mut far_reads, mut far_writes) = tokio::io::split(backend);
+    let far = tokio::spawn(async move {
+        let mut got = Vec::new();
+        far_reads.read_to_end(&mut got).await.unwrap();
+        (got, far_reads)
+    });
+    // All of it is taken, before and after the close.
+    write_in_pieces(&mut far_writes, &first[early..], cut).await;
+    orders.await.unwrap();
+    client_writes.await.unwrap();
+    let (far_got, far_reads) = far.await.unwrap();
+    backend = far_reads.unsplit(far_writes);
+    drop(backend);
+    let client_got = client.await.unwrap();
+    scene_end.1.await.unwrap();
+    let ended = scene_end.0.0.lock().unwrap()[0];
+    (client_got, far_got, ended)
+}
+
+fn payloads() -> impl Strategy<Value = Vec<usize>> {
+    let size = prop_oneof![4 => 0..200_usize, 1 => 200..5_000_usize];
+    prop::collection::vec(size, 1..12)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 200, ..ProptestConfig::default() })]
+
+    #[test]
+    fn a_close_at_any_moment_leaves_whole_frames_and_one_close(
+        up in payloads(),
+        down in payloads(),
+        room in 1..600_usize,
+        cut in 1..3_000_usize,
+        early in 0..300_usize,
+        turns in 0..200_usize,
+    ) {
+        let up: Vec<_> = up.into_iter().map(|payload| frame(true, payload)).collect();
+        let down: Vec<_> = down.into_iter().map(|payload| frame(false, payload)).collect();
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .start_paused(true)
+            .build()
+            .unwrap();
+        let (client, backend, ended) = runtime
+            .block_on(closed_amid((&up, &down), (room, cut, early), turns));
+        prop_assert_eq!(ended.termination, Termination::Drained);
+        let whole = |frames: &[Vec<u8>], last: &[u8], got: &[u8]| {
+            (0..=frames.len()).any(|n| got == [&frames[..n].concat(), last].concat())
+        };
+        prop_assert!(whole(&down, Reason::Drained.frame(), &client), "{:?}", client);
+        prop_assert!(whole(&up, ANSWERED, &backend), "{:?}", backend);
+        prop_assert_eq!(ended.to_client, client.len() as u64);
+        prop_assert_eq!(ended.to_backend, backend.len() as u64);
     }
 }
 

@@ -5,6 +5,7 @@
 //! that of its newest pool; each change that picking depends on is told to that seat at once.
 
 use std::{
+    cell::OnceCell,
     fmt,
     net::SocketAddr,
     sync::{
@@ -15,8 +16,18 @@ use std::{
 };
 
 use arc_swap::{ArcSwapAny, ArcSwapOption};
+use xxhash_rust::xxh3::xxh3_64;
 
-use super::{balance::Selector, load::Load, reuse::Idle};
+use super::{
+    admission::{Moment, Schedule, Verdict, come_back},
+    balance::Selector,
+    limits::Connections,
+    load::{FULL_SHARE, Load},
+    outlier::Reason,
+    quorum::Quorum,
+    recovery::Recovery,
+    reuse::Idle,
+};
 use crate::config;
 
 pub use super::load::{Life, Transition};
@@ -27,16 +38,21 @@ pub struct Backend {
     name: Arc<str>,
     address: config::Address,
     serial: u64,
+    tag: u64,
     load: Arc<Load>,
     addresses: ArcSwapAny<Arc<Arc<[SocketAddr]>>>,
     idle: Idle,
+    connections: Connections,
+    schedule: Schedule,
+    recovery: Recovery,
     down_since: Mutex<Option<Instant>>,
     seat: ArcSwapOption<Seat>,
 }
 
-/// Where a backend sits: a selector and its index there.
+/// Where a backend sits: a selector and its index there, which is that in the quorum as well.
 pub(super) struct Seat {
     pub(super) selector: Arc<Selector>,
+    pub(super) quorum: Arc<Quorum>,
     pub(super) index: u32,
 }
 
@@ -47,6 +63,35 @@ pub struct Hold(Arc<Backend>);
 /// One request in flight to a backend, counted while this lives.
 #[must_use = "the request is counted only while this lives"]
 pub struct InFlight(Arc<Backend>);
+
+/// One connection to a backend in use, a tunnel's too, counted while this lives.
+#[must_use = "the connection is counted only while this lives"]
+pub struct InUse(Arc<Backend>);
+
+/// One request that waits for a connection, counted while this lives.
+#[must_use = "the request is counted only while this lives"]
+pub struct Pending<'a>(&'a Backend);
+
+/// The place of a new session among those that wait for a backend to admit them; dropped before its
+/// moment, it is given up.
+#[derive(Debug)]
+#[must_use = "the place is kept only while this lives"]
+pub struct Turn<'a> {
+    backend: &'a Backend,
+    at: Instant,
+    moment: Moment,
+}
+
+/// Whether a new session is admitted.
+#[derive(Debug)]
+pub enum Admitted<'a> {
+    /// At once.
+    Now,
+    /// When its turn comes.
+    Then(Turn<'a>),
+    /// Not at all; the seconds after which it should come back.
+    No(u32),
+}
 
 impl Backend {
     /// A backend that is up, serves, and is seated nowhere. Its addresses are known where it has a
@@ -59,9 +104,14 @@ impl Backend {
             name: Arc::from(config.name.as_str()),
             address: config.address.clone(),
             serial: SERIAL.fetch_add(1, Ordering::Relaxed),
+            // Spaces and line ends are in no name and no address.
+            tag: xxh3_64(format!("{pool}\n{}\n{}", config.name, config.address).as_bytes()),
             load: Arc::new(Load::new(config.weight)),
             addresses: ArcSwapAny::new(Arc::new(addresses)),
             idle: Idle::new(reuse),
+            connections: Connections::new(),
+            schedule: Schedule::new(Instant::now()),
+            recovery: Recovery::new(Instant::now()),
             down_since: Mutex::new(None),
             seat: ArcSwapOption::empty(),
         })
@@ -103,6 +153,11 @@ impl Backend {
         self.serial
     }
 
+    /// Stands for its pool, name and address, in other processes too.
+    pub fn tag(&self) -> u64 {
+        self.tag
+    }
+
     /// Share of new sessions relative to its neighbours; at least 1.
     pub fn weight(&self) -> u32 {
         self.load.weight()
@@ -113,6 +168,11 @@ impl Backend {
         if self.load.set_weight(weight) {
             self.tell_seat(Selector::state_changed);
         }
+    }
+
+    /// Part of its weight that is in force, up to 1: less while it grows after it came back.
+    pub fn ramp(&self) -> f64 {
+        f64::from(self.load.share()) / f64::from(FULL_SHARE)
     }
 
     /// Socket addresses to try, in order; empty where its name has not been resolved.
@@ -153,7 +213,27 @@ impl Backend {
         }
     }
 
-    /// Whether a new session may go here: up and serving.
+    /// Whether it is left out for its failures under traffic.
+    pub fn is_ejected(&self) -> bool {
+        self.load.is_ejected()
+    }
+
+    /// When it is let in again; `None`: it is not ejected.
+    pub fn ejected_until(&self) -> Option<Instant> {
+        self.recovery.ejected_until()
+    }
+
+    /// Whether its health is ignored, for want of healthy ones in its pool.
+    pub fn is_overridden(&self) -> bool {
+        self.load.is_overridden()
+    }
+
+    /// Whether only its connections, all in use, keep new sessions from it.
+    pub fn is_only_full(&self) -> bool {
+        self.load.is_only_full()
+    }
+
+    /// Whether a new session may go here: serving, healthy and with a connection to spare.
     pub fn takes_new(&self) -> bool {
         self.load.takes_new()
     }
@@ -168,12 +248,26 @@ impl Backend {
     /// connections.
     pub fn mark(&self, healthy: bool, rise: u32, fall: u32) -> Option<Transition> {
         let transition = self.load.mark(healthy, rise, fall)?;
+        if let Some(seat) = self.seat.load().as_ref() {
+            self.recovery.health_changed(&self.load, &seat.quorum, Instant::now());
+        }
         self.tell_seat(Selector::state_changed);
+        if let Some(seat) = self.seat.load().as_ref() {
+            seat.quorum.review();
+        }
         self.open_or_close_idle();
         // What is so now, not what this call brought about: another transition may have overtaken it.
         let mut since = self.down_since.lock().unwrap_or_else(PoisonError::into_inner);
         *since = if self.is_up() { None } else { since.or_else(|| Some(Instant::now())) };
         Some(transition)
+    }
+
+    /// Counts an answer under traffic, or that there was none; why it is ejected, where that did it.
+    pub fn note(&self, failed: bool) -> Option<Reason> {
+        let seat = self.seat.load();
+        let seat = seat.as_ref()?;
+        seat.quorum.outlier()?;
+        self.recovery.note(failed, (&self.load, &seat.quorum, seat.index), Instant::now())
     }
 
     /// Live sessions and tunnels.
@@ -203,6 +297,54 @@ impl Backend {
         InFlight(Arc::clone(self))
     }
 
+    /// Counts one connection as in use, until the guard is dropped; `None` where all that there may
+    /// be are.
+    pub fn connection(self: &Arc<Self>) -> Option<InUse> {
+        self.connections.add().then(|| self.used())
+    }
+
+    /// The same, once there may be one more. For those who hold a [`Pending`].
+    pub async fn free_connection(self: &Arc<Self>) -> InUse {
+        self.connections.added().await;
+        self.used()
+    }
+
+    /// Counts one request as waiting for a connection; `None` where too many wait already.
+    pub fn pending(&self) -> Option<Pending<'_>> {
+        self.connections.add_pending().then(|| Pending(self))
+    }
+
+    /// Closes idle connections that leave no room for one more.
+    pub fn make_room(&self) {
+        if let Some(room) = self.connections.room() {
+            self.idle.shrink(room);
+        }
+    }
+
+    /// Connections in use, tunnels included.
+    pub fn connections_in_use(&self) -> usize {
+        self.connections.in_use()
+    }
+
+    /// Requests that wait for a connection.
+    pub fn requests_pending(&self) -> usize {
+        self.connections.pending()
+    }
+
+    /// Asks to open a new session here, not later than `until`.
+    pub fn admit(&self, terms: &config::Admission, until: Instant) -> Admitted<'_> {
+        match self.schedule.ask(terms, Instant::now(), until) {
+            Verdict::Now => Admitted::Now,
+            Verdict::At(at, moment) => Admitted::Then(Turn { backend: self, at, moment }),
+            Verdict::Refused(wait) => Admitted::No(come_back(wait, fastrand::f64())),
+        }
+    }
+
+    /// New sessions that wait to be admitted.
+    pub fn sessions_waiting(&self) -> usize {
+        self.schedule.waiting()
+    }
+
     /// Its idle connections.
     pub fn idle(&self) -> &Idle {
         &self.idle
@@ -227,6 +369,56 @@ impl Backend {
     pub(super) fn index_in(&self, selector: &Arc<Selector>) -> Option<u32> {
         let seat = self.seat.load();
         seat.as_ref().filter(|seat| Arc::ptr_eq(&seat.selector, selector)).map(|seat| seat.index)
+    }
+
+    /// Takes over the limits of its newest pool.
+    pub(super) fn limit(&self, limits: &config::Limits) {
+        self.connections.limit(limits);
+        self.settle_full();
+    }
+
+    /// It is new to others that serve already: it grows from the moment that it is first tended.
+    pub(super) fn defer(&self) {
+        self.recovery.defer(&self.load);
+    }
+
+    /// Whether it has ever had a seat, and not been sent away since.
+    pub(super) fn is_seated(&self) -> bool {
+        self.seat.load().is_some()
+    }
+
+    /// Lets it grow, and in again where its time is over; whether that happened now.
+    pub(super) fn tend(&self, level: &OnceCell<Option<f64>>, now: Instant) -> bool {
+        let seat = self.seat.load();
+        let Some(seat) = seat.as_ref() else { return false };
+        let (changed, back) = self.recovery.tend(&self.load, &seat.quorum, level, now);
+        if changed {
+            self.tell_seat(Selector::state_changed);
+        }
+        if seat.quorum.has_minimum() {
+            // Whether its sessions may stay can have changed with the others' health.
+            self.open_or_close_idle();
+        }
+        back
+    }
+
+    fn used(self: &Arc<Self>) -> InUse {
+        self.settle_full();
+        InUse(Arc::clone(self))
+    }
+
+    /// Brings the state up to date with the connections. Whoever stores what is no longer so looks once
+    /// more and sees it; the limit is the same for all.
+    fn settle_full(&self) {
+        loop {
+            let full = self.connections.is_full();
+            if full == self.load.is_full() {
+                return;
+            }
+            if self.load.set_full(full) {
+                self.tell_seat(Selector::state_changed);
+            }
+        }
     }
 
     fn tell_seat(&self, change: fn(&Selector, u32)) {
@@ -290,6 +482,38 @@ impl Drop for InFlight {
 impl fmt::Debug for InFlight {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("InFlight").field(&self.0.name).finish()
+    }
+}
+
+impl Drop for InUse {
+    fn drop(&mut self) {
+        self.0.connections.remove();
+        self.0.settle_full();
+    }
+}
+
+impl fmt::Debug for InUse {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("InUse").field(&self.0.name).finish()
+    }
+}
+
+impl Drop for Pending<'_> {
+    fn drop(&mut self) {
+        self.0.connections.remove_pending();
+    }
+}
+
+impl Turn<'_> {
+    /// When it comes.
+    pub fn at(&self) -> Instant {
+        self.at
+    }
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        self.backend.schedule.leave(self.moment, Instant::now() < self.at);
     }
 }
 

@@ -28,27 +28,67 @@ pub enum Transition {
     Down,
 }
 
+/// Shares of a weight: one that is wholly in force has this many.
+pub const FULL_SHARE: u32 = 64;
+
+/// Largest weight; 16 bits, so that a weight in shares times any count fits in 64.
+const HEAVIEST: u32 = 0xffff;
+
 /// Counters, weight and state of one backend.
 #[derive(Debug)]
 pub struct Load {
     sessions: AtomicU32,
     requests: AtomicU32,
+    /// Bits 0–7: how many of its [`FULL_SHARE`] are in force. 8–31: the configured weight. One word, so
+    /// that who changes the one cannot undo a change of the other.
     weight: AtomicU32,
+    /// Sessions it is taken to have beside its own.
+    handicap: AtomicU32,
     /// A [`State`], packed.
     state: AtomicU32,
 }
 
-/// Bit 0: down. Bits 1–2: [`Life`]. The rest: results in a row that speak against the present health.
+/// Bits 1–2: [`Life`]. From bit 8 on: results in a row that speak against the present health. The others
+/// are named below.
 #[derive(Clone, Copy, PartialEq, Eq)]
 struct State(u32);
 
 impl State {
+    /// Its checks fail.
     const DOWN: u32 = 1;
     const LIFE: u32 = 0b110;
-    const STREAK: u32 = 3;
+    /// Left out for what it did under traffic.
+    const EJECTED: u32 = 1 << 3;
+    /// Too few of its pool are healthy: `DOWN` and `EJECTED` do not count.
+    const OVERRIDE: u32 = 1 << 4;
+    /// Every connection that it may have is in use.
+    const FULL: u32 = 1 << 5;
+    const STREAK: u32 = 8;
+
+    fn has(self, bit: u32) -> bool {
+        self.0 & bit != 0
+    }
+
+    fn with(self, bit: u32, on: bool) -> Self {
+        Self(if on { self.0 | bit } else { self.0 & !bit })
+    }
 
     fn is_up(self) -> bool {
-        self.0 & Self::DOWN == 0
+        !self.has(Self::DOWN)
+    }
+
+    fn is_healthy(self) -> bool {
+        !self.has(Self::DOWN | Self::EJECTED)
+    }
+
+    fn takes_new(self) -> bool {
+        self.life() == Life::Serving
+            && !self.has(Self::FULL)
+            && (self.is_healthy() || self.has(Self::OVERRIDE))
+    }
+
+    fn keeps_sessions(self) -> bool {
+        self.life() != Life::Gone && (self.is_up() || self.has(Self::OVERRIDE))
     }
 
     fn life(self) -> Life {
@@ -70,29 +110,31 @@ impl State {
 
     /// After one more check; the transition where it completes the row.
     fn after(self, healthy: bool, rise: u32, fall: u32) -> (Self, Option<Transition>) {
-        let settled = self.0 & (Self::DOWN | Self::LIFE);
+        let settled = Self(self.0 & ((1 << Self::STREAK) - 1));
         if healthy == self.is_up() {
-            return (Self(settled), None);
+            return (settled, None);
         }
         let streak = (self.0 >> Self::STREAK) + 1;
         match (healthy, streak >= if healthy { rise } else { fall }) {
-            (true, true) => (Self(settled & !Self::DOWN), Some(Transition::Up)),
-            (false, true) => (Self(settled | Self::DOWN), Some(Transition::Down)),
+            (true, true) => (settled.with(Self::DOWN, false), Some(Transition::Up)),
+            (false, true) => (settled.with(Self::DOWN, true), Some(Transition::Down)),
             // Clamped, so that an endless row cannot reach the other bits.
             (_, false) => {
-                (Self(settled | streak.min(u32::MAX >> Self::STREAK) << Self::STREAK), None)
+                let streak = streak.min(u32::MAX >> Self::STREAK);
+                (Self(settled.0 | streak << Self::STREAK), None)
             }
         }
     }
 }
 
 impl Load {
-    /// Nothing on it, up and serving; a weight of 0 counts as 1.
+    /// Nothing on it, up and serving; a weight of 0 counts as 1, one above 65,535 as that.
     pub fn new(weight: u32) -> Self {
         Self {
             sessions: AtomicU32::new(0),
             requests: AtomicU32::new(0),
-            weight: AtomicU32::new(weight.max(1)),
+            weight: AtomicU32::new(weight.clamp(1, HEAVIEST) << 8 | FULL_SHARE),
+            handicap: AtomicU32::new(0),
             state: AtomicU32::new(0),
         }
     }
@@ -107,14 +149,51 @@ impl Load {
         self.requests.load(SeqCst)
     }
 
-    /// Share of new sessions, at least 1.
+    /// Configured share of new sessions, at least 1.
     pub fn weight(&self) -> u32 {
-        self.weight.load(SeqCst)
+        self.weight.load(SeqCst) >> 8
     }
 
-    /// Whether it is healthy.
+    /// How many of its [`FULL_SHARE`] shares are in force, at least 1.
+    pub fn share(&self) -> u32 {
+        self.weight.load(SeqCst) & 0xff
+    }
+
+    /// The weight in force, in shares: [`weight`](Self::weight) × [`share`](Self::share), below 2²².
+    pub fn shares(&self) -> u32 {
+        let word = self.weight.load(SeqCst);
+        (word >> 8) * (word & 0xff)
+    }
+
+    /// Sessions as far as choosing by their number is concerned: its own, and those that a backend
+    /// which is growing is taken to have besides.
+    pub fn fullness(&self) -> u64 {
+        u64::from(self.sessions()) + u64::from(self.handicap.load(SeqCst))
+    }
+
+    /// Whether its checks succeed.
     pub fn is_up(&self) -> bool {
         self.state().is_up()
+    }
+
+    /// Whether it was left out for its failures under traffic.
+    pub fn is_ejected(&self) -> bool {
+        self.state().has(State::EJECTED)
+    }
+
+    /// Whether it is up and not ejected.
+    pub fn is_healthy(&self) -> bool {
+        self.state().is_healthy()
+    }
+
+    /// Whether its health is ignored, for want of healthy ones in its pool.
+    pub fn is_overridden(&self) -> bool {
+        self.state().has(State::OVERRIDE)
+    }
+
+    /// Whether every connection that it may have is in use.
+    pub fn is_full(&self) -> bool {
+        self.state().has(State::FULL)
     }
 
     /// Whether the configuration still wants it.
@@ -122,16 +201,20 @@ impl Load {
         self.state().life()
     }
 
-    /// Whether a new session may go here: up and serving.
+    /// Whether a new session may go here: serving, not full, and healthy or needed all the same.
     pub fn takes_new(&self) -> bool {
-        let state = self.state();
-        state.is_up() && state.life() == Life::Serving
+        self.state().takes_new()
     }
 
-    /// Whether a session that is here may stay: up and not gone.
-    pub fn keeps_sessions(&self) -> bool {
+    /// Whether a new session could go here, had it a connection to spare.
+    pub fn is_only_full(&self) -> bool {
         let state = self.state();
-        state.is_up() && state.life() != Life::Gone
+        state.has(State::FULL) && state.with(State::FULL, false).takes_new()
+    }
+
+    /// Whether a session that is here may stay: not gone, and up or needed all the same.
+    pub fn keeps_sessions(&self) -> bool {
+        self.state().keeps_sessions()
     }
 
     pub(super) fn add_session(&self) {
@@ -152,13 +235,43 @@ impl Load {
 
     /// Whether that changed anything.
     pub(super) fn set_weight(&self, weight: u32) -> bool {
-        let weight = weight.max(1);
-        self.weight.swap(weight, SeqCst) != weight
+        let weight = weight.clamp(1, HEAVIEST) << 8;
+        let change = |word: u32| Some(weight | word & 0xff);
+        self.weight.fetch_update(SeqCst, SeqCst, change).is_ok_and(|word| word & !0xff != weight)
+    }
+
+    /// Puts a part of the weight in force, and takes it to have so many sessions more; whether that
+    /// changed anything.
+    pub(super) fn set_growth(&self, share: u32, handicap: u32) -> bool {
+        let share = share.clamp(1, FULL_SHARE);
+        let handicap_changed = self.handicap.swap(handicap, SeqCst) != handicap;
+        let change = |word: u32| Some(word & !0xff | share);
+        let word = self.weight.fetch_update(SeqCst, SeqCst, change);
+        word.is_ok_and(|word| word & 0xff != share) || handicap_changed
+    }
+
+    /// Whether that changed anything.
+    pub(super) fn set_ejected(&self, ejected: bool) -> bool {
+        self.set(State::EJECTED, ejected)
+    }
+
+    /// Whether that changed anything.
+    pub(super) fn set_overridden(&self, overridden: bool) -> bool {
+        self.set(State::OVERRIDE, overridden)
+    }
+
+    /// Whether that changed anything.
+    pub(super) fn set_full(&self, full: bool) -> bool {
+        self.set(State::FULL, full)
     }
 
     /// Whether that changed anything.
     pub(super) fn set_life(&self, life: Life) -> bool {
         self.state.update_with(|state| (state.with_life(life), ())).0.life() != life
+    }
+
+    fn set(&self, bit: u32, on: bool) -> bool {
+        self.state.update_with(|state| (state.with(bit, on), ())).0.has(bit) != on
     }
 
     /// Counts one check; the transition is returned to exactly one of several concurrent callers.

@@ -4,15 +4,22 @@
 //! health and idle connections. [`Pool`](pool::Pool) is a configuration's view of several, with the
 //! policy that picks among them. This module knows neither HTTP nor who asks.
 
+mod admission;
 pub mod backend;
 pub mod balance;
 mod budget;
 pub mod connect;
+mod limits;
 pub mod load;
+pub mod outlier;
 pub mod pool;
+mod quorum;
+mod recovery;
 pub mod reuse;
 
-pub use backend::{Backend, Hold, InFlight, Life, Transition};
+pub use backend::{Admitted, Backend, Hold, InFlight, InUse, Life, Pending, Transition, Turn};
 pub use connect::{ConnectError, connect};
+pub use outlier::Reason;
 pub use pool::Pool;
+pub use recovery::TEND;
 pub use reuse::{Acquired, Permit, Reusable};

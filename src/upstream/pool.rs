@@ -5,12 +5,13 @@
 //! one around the same backends, which moves their seats: from then on the old pool is told nothing
 //! more, still picks for those few requests that have it, and its choices grow stale harmlessly.
 
-use std::{fmt, sync::Arc, time::Instant};
+use std::{cell::OnceCell, fmt, sync::Arc, time::Instant};
 
 use super::{
     backend::{Backend, Seat},
     balance::Selector,
     budget::Budget,
+    quorum::Quorum,
 };
 use crate::config;
 
@@ -19,6 +20,7 @@ pub struct Pool {
     config: config::Pool,
     backends: Vec<Arc<Backend>>,
     selector: Arc<Selector>,
+    quorum: Arc<Quorum>,
     budget: Budget,
 }
 
@@ -28,12 +30,24 @@ impl Pool {
     pub fn new(config: config::Pool, backends: Vec<Arc<Backend>>) -> Arc<Self> {
         let loads = backends.iter().map(|backend| (backend.name(), Arc::clone(backend.load())));
         let selector = Arc::new(Selector::new(config.balance, loads));
+        let loads = backends.iter().map(|backend| Arc::clone(backend.load())).collect();
+        let quorum = Arc::new(Quorum::new(&config, loads, Arc::clone(&selector)));
+        // Where all are new nobody is: a process that starts must not give all of them a tenth.
+        let serves = backends.iter().any(|backend| backend.is_seated());
         for (index, backend) in (0..).zip(&backends) {
-            backend.sit(Seat { selector: Arc::clone(&selector), index });
+            backend.limit(&config.limits);
+            if serves && !backend.is_seated() {
+                backend.defer();
+            }
+            let (selector, quorum) = (Arc::clone(&selector), Arc::clone(&quorum));
+            backend.sit(Seat { selector, quorum, index });
         }
         // What changed before the backends knew of this selector.
         selector.rebuild();
-        Arc::new(Self { config, backends, selector, budget: Budget::new(Instant::now()) })
+        let budget = Budget::new(Instant::now());
+        let pool = Arc::new(Self { config, backends, selector, quorum, budget });
+        pool.tend(Instant::now());
+        pool
     }
 
     /// What the pool was made from.
@@ -74,6 +88,23 @@ impl Pool {
     pub fn preview(&self, source: &[u8]) -> Option<&Arc<Backend>> {
         let index = self.selector.preview(source)?;
         self.backends.get(index as usize).filter(|backend| backend.takes_new())
+    }
+
+    /// Whether somebody would take a new session, had it a connection to spare.
+    pub fn is_full(&self) -> bool {
+        self.backends.iter().any(|backend| backend.is_only_full())
+    }
+
+    /// Lets in again whose ejection is over, lets grow who is growing, and looks anew whether health
+    /// counts. To be called every [`TEND`](super::TEND) or so while this is the newest pool.
+    pub fn tend(&self, now: Instant) {
+        let level = OnceCell::new();
+        for backend in &self.backends {
+            if backend.tend(&level, now) {
+                tracing::info!(pool = self.name(), backend = backend.name(), "let in again");
+            }
+        }
+        self.quorum.review();
     }
 
     /// Whether the budget allows one more retry, which is then spent.

@@ -173,6 +173,15 @@ impl Idle {
         drop(dropped);
     }
 
+    /// Drops the oldest until at most `most` are kept.
+    pub fn shrink(&self, most: usize) {
+        let mut list = self.lock();
+        let surplus = list.kept.len().saturating_sub(most);
+        let surplus: Vec<Kept> = list.kept.drain(..surplus).collect();
+        drop(list);
+        drop(surplus);
+    }
+
     /// Opens or closes the list, and drops every connection where it closes. `open` is asked with
     /// the list locked, so that of two calls at once the later sees what is so now.
     pub fn set_open(&self, open: impl FnOnce() -> bool) {

@@ -11,8 +11,9 @@ use std::{
 };
 
 use moorline::config::{
-    AccessLog, Backend, Balance, Config, CookieKeys, HostPattern, Probe, Protocol, Redirect,
-    SameSite, SetOn,
+    AccessLog, AdminRemote, AdminSocket, Admission, Backend, Balance, Config, CookieKeys, Dns,
+    Drain, HostPattern, HttpSource, Limits, Outlier, Probe, Protocol, Rate, Rebalance, Redirect,
+    SameSite, SetOn, Source, Upgrade,
     check::{self, Faults},
 };
 
@@ -138,8 +139,15 @@ fn the_least_file_gets_every_default() {
 fn every_key_reaches_its_field() {
     let config = good("everything.toml");
     assert_eq!(config.trusted_proxies.len(), 3);
+    let (minute, seconds) = (Duration::from_secs(60), Duration::from_secs);
+    assert_eq!(config.drain, Drain { within: minute, spread: seconds(10) });
+    assert_eq!(config.upgrade, Upgrade { drain: Drain::within(120 * minute), ready: minute });
+    let socket = env::current_dir().unwrap().join("tests/config/good/moorline.sock");
+    let address = "127.0.0.1:9101".parse().unwrap();
     assert_eq!(config.admin.metrics, "127.0.0.1:9100".parse().ok());
-    assert_eq!(config.drain.within, Duration::from_secs(60));
+    assert_eq!(config.admin.socket, AdminSocket::At(socket));
+    let token = "a-token-of-the-tests".to_owned();
+    assert!(config.admin.remote == Some(AdminRemote { address, token }));
     assert_eq!(config.access_log, AccessLog::Off);
     let text = b"a key of the tests, worth nothing at all".to_vec();
     assert!(config.cookie_keys == CookieKeys::Given(vec![text]));
@@ -165,7 +173,7 @@ fn every_key_reaches_its_field() {
 #[test]
 fn every_key_of_a_pool_reaches_its_field() {
     let config = good("everything.toml");
-    let [chat, list, off] = &config.pools[..] else { panic!("{:?}", config.pools) };
+    let [chat, list, off, ..] = &config.pools[..] else { panic!("{:?}", config.pools) };
     let shown: Vec<String> =
         chat.backends.iter().map(|b| format!("{} {} {}", b.name, b.address, b.weight)).collect();
     assert_eq!(
@@ -189,6 +197,7 @@ fn every_key_of_a_pool_reaches_its_field() {
     assert_eq!((health.interval.as_millis(), health.timeout.as_millis()), (500, 400));
     assert_eq!((health.rise, health.fall), (1, 5));
     assert_eq!((chat.sticky.engine_io, chat.sticky.owner_search), (true, 3));
+    assert_eq!(chat.sticky.memory, Duration::from_secs(30));
     let cookie = chat.sticky.cookie.as_ref().unwrap();
     assert_eq!((cookie.name.as_str(), cookie.same_site), ("__Secure-lb", Some(SameSite::None)));
     assert_eq!((cookie.secure, cookie.http_only, cookie.partitioned), (Some(true), false, true));
@@ -212,6 +221,77 @@ fn every_key_of_a_pool_reaches_its_field() {
 }
 
 #[test]
+fn every_key_against_strain_reaches_its_field() {
+    let config = good("everything.toml");
+    let chat = &config.pools[0];
+    let seconds = Duration::from_secs;
+    let rate = |times, per| Rate { times, per: seconds(per) };
+    assert_eq!((chat.slow_start, chat.healthy_minimum), (seconds(30), 30));
+    assert_eq!(
+        chat.outlier,
+        Some(Outlier {
+            consecutive: 3,
+            error_rate: 20,
+            min_requests: 10,
+            interval: seconds(5),
+            ejection: seconds(10),
+            max_ejection: seconds(60),
+            max_ejected: 30,
+        })
+    );
+    assert_eq!(chat.limits, Limits { connections: Some(1000), pending: Some(0) });
+    let admission = Admission { rate: rate(100, 1), queue: 50, deadline: seconds(5) };
+    assert_eq!(chat.admission, Some(admission));
+    assert_eq!(chat.rebalance, Some(Rebalance { rate: rate(3000, 60) }));
+    assert_eq!(chat.max_connection_age, Some(seconds(6 * 3600)));
+
+    let pool = |name: &str| config.pools.iter().find(|pool| pool.name == name).unwrap();
+    let admission = Admission { rate: rate(2, 3600), queue: 1000, deadline: seconds(10) };
+    assert_eq!(pool("srv").admission, Some(admission));
+    assert_eq!(pool("http").outlier, Some(Outlier::default()));
+    assert_eq!(pool("dns").drain, Drain::within(seconds(600)));
+    assert_eq!(pool("off").sticky.memory, Duration::ZERO);
+}
+
+#[test]
+fn every_source_and_probe_reaches_its_field() {
+    let config = good("everything.toml");
+    let [.., dns, srv, http] = &config.pools[..] else { panic!("{:?}", config.pools) };
+    let seconds = Duration::from_secs;
+    let named = |name: &str, port, resolver: &str, min_ttl, max_ttl| {
+        let resolver = resolver.parse().ok();
+        Dns { name: name.to_owned(), port, resolver, min_ttl, max_ttl }
+    };
+    let half = Duration::from_millis(500);
+    let chat = named("chat.internal", 3000, "127.0.0.1:5353", half, seconds(60));
+    assert_eq!(dns.source, Some(Source::Dns(chat)));
+    // A longest time that was not asked for makes way for a longer shortest one.
+    let records = named("_chat._tcp.internal", 0, "[::1]:53", seconds(600), seconds(600));
+    assert_eq!(srv.source, Some(Source::Srv(records)));
+    let url = "http://127.0.0.1:8500/v1/health/service/chat?passing".to_owned();
+    let list = HttpSource { url, interval: seconds(30), timeout: seconds(3) };
+    assert_eq!(http.source, Some(Source::Http(list)));
+    assert!([dns, srv, http].iter().all(|pool| pool.backends.is_empty()));
+
+    let host = || Some("chat.internal".to_owned());
+    let text = str::to_owned;
+    assert_eq!(dns.health.probe, Probe::EngineIo { path: text("/chat/"), host: host() });
+    assert_eq!(srv.health.probe, Probe::WebSocket { path: text("/cable?probe"), host: host() });
+    assert_eq!(http.health.probe, Probe::EngineIo { path: text("/socket.io/"), host: None });
+}
+
+#[test]
+fn fault_127_no_backend_is_where_operators_are_served() {
+    let listed = tempfile::tempdir().unwrap();
+    fs::write(listed.path().join("backends.txt"), "10.0.0.1:3000\n127.0.0.1:9090\n").unwrap();
+    let text = "admin = \"0.0.0.0:9090\"\nlisteners.web.bind = \"127.0.0.1:0\"\n\
+                pools.app.backends = { file = \"backends.txt\" }\n";
+    let Faults(faults) = check::parse(text, &listed.path().join("m.toml")).unwrap_err();
+    assert_eq!((faults.len(), faults[0].line), (1, 2), "{faults:?}");
+    assert_eq!(faults[0].message, "127.0.0.1:9090 is where `admin` listens");
+}
+
+#[test]
 fn every_file_that_is_read_is_watched() {
     let watched = good("everything.toml").watched;
     assert!(watched.iter().all(|path| path.is_absolute() && path.is_file()), "{watched:?}");
@@ -219,6 +299,7 @@ fn every_file_that_is_read_is_watched() {
     for name in [
         "everything.toml",
         "cookie.key",
+        "admin.token",
         "backends.txt",
         "site.pem",
         "site.key",

@@ -6,7 +6,11 @@
 //! the part of a stream that breaks.
 
 #[cfg(test)]
+mod admin;
+#[cfg(test)]
 mod backends;
+#[cfg(test)]
+mod commands;
 #[cfg(test)]
 mod config;
 #[cfg(test)]

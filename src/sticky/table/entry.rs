@@ -68,6 +68,12 @@ impl Entry {
         self.tag == tag && self.sid.bytes() == sid.as_bytes() && self.backend.pool() == pool
     }
 
+    /// Its sid.
+    pub(super) fn sid(&self) -> &str {
+        // Made of a `str`.
+        str::from_utf8(self.sid.bytes()).unwrap_or_default()
+    }
+
     pub(super) fn backend(&self) -> &Arc<Backend> {
         &self.backend
     }
@@ -124,6 +130,11 @@ impl Entry {
     pub(super) fn release(&mut self, now: u64) {
         self.count = Count::Not;
         self.extend(now);
+    }
+
+    /// Sets when it goes.
+    pub(super) fn expire(&mut self, at: u64) {
+        self.expiry = at;
     }
 
     fn extend(&mut self, now: u64) {

@@ -17,11 +17,15 @@
 //! any). That is cheap and needs no order among entries, which are otherwise reordered by every use.
 //! Its owner search can find the session again. Held entries go last, and their sessions stay counted.
 //!
+//! **Handing on.** Another process gets the table slice by slice, and what is learned meanwhile through
+//! a tap; see [`hand`].
+//!
 //! **Locks.** 64 shards with a lock each, held for one lookup or 256 entries of a sweep.
 //!
 //! Time is passed in; a `now` before the table was made counts as that moment.
 
 mod entry;
+mod hand;
 mod shard;
 #[cfg(test)]
 mod tests;
@@ -37,8 +41,11 @@ use std::{
     time::{Duration, Instant},
 };
 
+use arc_swap::ArcSwapOption;
 use entry::Entry;
+pub use hand::{Cursor, Learned};
 use shard::Shard;
+use tokio::sync::mpsc;
 
 use crate::{
     config,
@@ -61,6 +68,8 @@ pub struct Table {
     max: AtomicUsize,
     max_sid_bytes: AtomicUsize,
     next_sweep: AtomicUsize,
+    /// Whoever wants to hear what is learned.
+    tap: ArcSwapOption<mpsc::Sender<Learned>>,
 }
 
 /// A shard on cache lines of its own.
@@ -105,6 +114,7 @@ impl Table {
             max: AtomicUsize::new(limits.max),
             max_sid_bytes: AtomicUsize::new(limits.max_sid_bytes),
             next_sweep: AtomicUsize::new(0),
+            tap: ArcSwapOption::empty(),
         })
     }
 
@@ -130,37 +140,24 @@ impl Table {
         lifetime: Duration,
         now: Instant,
     ) -> bool {
-        let max = self.max.load(Relaxed);
-        if sid.is_empty() || sid.len() > self.max_sid_bytes.load(Relaxed) || max == 0 {
+        if !self.takes(sid) {
             return false;
         }
         let now = self.tick(now);
-        let lifetime = u32::try_from(lifetime.as_millis()).unwrap_or(u32::MAX);
+        let millis = millis(lifetime);
         let place = self.place(backend.pool(), sid);
         let mut shard = self.lock(place.shard);
-        let mut evicted = None;
+        let mut moved = None;
         if let Some(entry) = shard.find(place.tag, backend.pool(), sid) {
             if ptr::eq(&**entry.backend(), &**backend) {
-                entry.renew(lifetime, now);
+                entry.renew(millis, now);
                 return true;
             }
-            evicted = shard.remove(place.tag, backend.pool(), sid);
+            moved = shard.remove(place.tag, backend.pool(), sid);
             self.length.fetch_sub(1, Relaxed);
         }
-        let mut full = self.length.fetch_add(1, Relaxed) >= max;
-        if full && evicted.is_none() {
-            evicted = shard.evict();
-            if evicted.is_some() {
-                self.length.fetch_sub(1, Relaxed);
-                full = false;
-            }
-        }
-        shard.insert(Entry::new(place.tag, sid, backend, lifetime, now));
-        drop(shard);
-        drop(evicted);
-        if full {
-            self.evict_after(place.shard);
-        }
+        self.insert(shard, place, Entry::new(place.tag, sid, backend, millis, now), moved);
+        self.tell(sid, backend, lifetime, lifetime);
         true
     }
 
@@ -251,6 +248,38 @@ impl Table {
         None
     }
 
+    /// Whether a session by this name can be remembered at all.
+    fn takes(&self, sid: &str) -> bool {
+        let fits = !sid.is_empty() && sid.len() <= self.max_sid_bytes.load(Relaxed);
+        fits && self.max.load(Relaxed) > 0
+    }
+
+    /// Adds an entry whose key is not there, and drives another one out where the table is full;
+    /// `moved` was taken out of the shard for it.
+    fn insert(
+        &self,
+        mut shard: MutexGuard<'_, Shard>,
+        place: Place,
+        entry: Entry,
+        moved: Option<Entry>,
+    ) {
+        let mut evicted = moved;
+        let mut full = self.length.fetch_add(1, Relaxed) >= self.max.load(Relaxed);
+        if full && evicted.is_none() {
+            evicted = shard.evict();
+            if evicted.is_some() {
+                self.length.fetch_sub(1, Relaxed);
+                full = false;
+            }
+        }
+        shard.insert(entry);
+        drop(shard);
+        drop(evicted);
+        if full {
+            self.evict_after(place.shard);
+        }
+    }
+
     /// Evicts from the first shard after this one that has any; false where none has.
     fn evict_after(&self, shard: usize) -> bool {
         let evicted = (1..=SHARDS).find_map(|step| self.lock((shard + step) % SHARDS).evict());
@@ -288,6 +317,10 @@ impl Table {
         }
         since
     }
+}
+
+fn millis(duration: Duration) -> u32 {
+    u32::try_from(duration.as_millis()).unwrap_or(u32::MAX)
 }
 
 impl From<&Entry> for Known {

@@ -86,6 +86,15 @@ impl Shard {
         taken
     }
 
+    /// Looks at a slice of the entries before `end`, and moves `end` to the slice's start; from
+    /// `usize::MAX` to 0 each entry that was there all the time is seen.
+    pub(super) fn look(&self, end: &mut usize, mut see: impl FnMut(&Entry)) {
+        let from = (*end).min(self.entries.len());
+        *end = from.saturating_sub(SLICE);
+        // Backwards, as in `prune`.
+        self.entries[*end..from].iter().rev().for_each(&mut see);
+    }
+
     /// Gives memory back where three quarters are unused.
     pub(super) fn shrink(&mut self) {
         let Self { entries, index, .. } = self;

@@ -104,9 +104,8 @@ impl Draw {
         let (a, b) = (&self.loads[a as usize], &self.loads[b as usize]);
         // Without the one to come, unlike least-sessions: of two idle ones the first drawn stays,
         // whose chance was its weight already.
-        let share = |x: &Load, y: &Load| {
-            (u64::from(x.sessions()) + u64::from(x.requests())) * u64::from(y.weight())
-        };
+        let share =
+            |x: &Load, y: &Load| (x.fullness() + u64::from(x.requests())) * u64::from(y.shares());
         share(a, b) < share(b, a)
     }
 
@@ -138,7 +137,7 @@ impl Draw {
 
     fn leaf_sum(&self, leaf: u32) -> u64 {
         let load = &self.loads[leaf as usize];
-        if load.takes_new() { u64::from(load.weight()) } else { 0 }
+        if load.takes_new() { u64::from(load.shares()) } else { 0 }
     }
 
     fn random(&self) -> u64 {

@@ -11,6 +11,11 @@
 //! that it knows of, and is measured against the backends that changed since. So a pool with one
 //! flapping backend does not compute every slot anew all the time. A new weight does clear it.
 //!
+//! A slow start does not show here: were scores made with the weight in force, addresses would leave
+//! their backend and come back to it with each step, and two proxies that saw it come back at different
+//! moments would not agree. A backend that comes back takes its own addresses at once; what a herd of
+//! them may do to it is for admission to bound.
+//!
 //! A change is counted after it was made, so that whoever looks in between remembers more than the
 //! count says, never less; looking at the same change once more does no harm.
 

@@ -13,10 +13,11 @@ use std::{
 };
 
 use super::tree::{Shape, settle};
-use crate::upstream::load::Load;
+use crate::upstream::load::{FULL_SHARE, Load};
 
-/// How far a backend of weight 1 moves on with each turn.
-const STRIDE: u64 = 1 << 32;
+/// How far a backend with one share of a weight of 1 moves on with each turn: one that is wholly in force
+/// moves on by 2³², and the heaviest by 2¹⁶.
+const STRIDE: u64 = (1 << 32) * FULL_SHARE as u64;
 
 /// What makes one backend better than another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -209,18 +210,19 @@ impl Tournament {
 
 /// Compares (sessions + 1) / weight without dividing: how full each would be after one more.
 fn fullness(a: &Load, b: &Load) -> Ordering {
-    let share = |x: &Load, y: &Load| (u64::from(x.sessions()) + 1) * u64::from(y.weight());
+    let share = |x: &Load, y: &Load| (x.fullness() + 1) * u64::from(y.shares());
     share(a, b).cmp(&share(b, a))
 }
 
 /// Where in its first stride a backend begins: by multiples of the golden ratio, so that the turns of
 /// backends of equal weight lie evenly between those of a heavier one instead of in a row.
 fn phase(index: u32, load: &Load) -> u64 {
-    u64::from(index.wrapping_mul(0x9e37_79b9)) * stride(load) / STRIDE
+    // In 2²⁴ths, so that the product stays below 2⁶².
+    u64::from(index.wrapping_mul(0x9e37_79b9) >> 8) * stride(load) >> 24
 }
 
 fn stride(load: &Load) -> u64 {
-    STRIDE / u64::from(load.weight())
+    STRIDE / u64::from(load.shares())
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 //! Nothing here sleeps in place of a condition: [`eventually`] polls until a condition holds or
 //! [`PATIENCE`] is over, and every read has that same deadline.
 
+pub(crate) mod admin;
 pub(crate) mod backend;
 pub(crate) mod client;
 #[cfg(feature = "load")]

@@ -115,6 +115,8 @@ impl Setup {
             .args(&words[1..])
             .env("RUST_LOG", "info")
             .env_remove("MOORLINE_COOKIE_KEY")
+            // An admin socket of its own.
+            .env("XDG_RUNTIME_DIR", self.directory.path())
             .envs(self.env)
             .stdin(Stdio::null())
             .stdout(Stdio::null())

@@ -2,7 +2,7 @@
 
 import assert from 'node:assert/strict';
 import { existsSync, readFileSync, renameSync, writeFileSync } from 'node:fs';
-import { join } from 'node:path';
+import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 
 import { Child, scratch } from './process.mjs';
@@ -22,7 +22,7 @@ export function configuration({ backends, accessLog, cookieKey, pool = '', top =
   const quoted = (backend) => (backend.startsWith('{') ? backend : JSON.stringify(backend));
   const list = Array.isArray(backends) ? `[${backends.map(quoted).join(', ')}]` : backends;
   return `access_log = { file = ${JSON.stringify(accessLog)} }
-admin = "127.0.0.1:0"
+admin = { metrics = "127.0.0.1:0", socket = ${JSON.stringify(join(dirname(accessLog), 'admin.sock'))} }
 ${cookieKey ? `cookie_key = { file = ${JSON.stringify(cookieKey)} }` : ''}
 ${top}
 [listeners.web]

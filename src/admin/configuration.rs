@@ -1,0 +1,320 @@
+//! A configuration as JSON, in the words of the file, every default filled in and without secrets:
+//! keys and tokens are left out, certificates are their names.
+//!
+//! Each structure is taken apart whole, so that a new setting cannot be forgotten here. Times are
+//! seconds.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use crate::config::{
+    AccessLog, Admin, AdminRemote, AdminSocket, Admission, Backend, Balance, Config, Cookie,
+    CookieKeys, Dns, Drain, Health, HttpSource, Limits, Listener, Outlier, Pool, Probe, Protocol,
+    Rate, Rebalance, Redirect, Reuse, Route, SameSite, Sessions, SetOn, Source, Sticky, Timeouts,
+    Upgrade,
+};
+
+/// The whole of it.
+pub(super) fn shown(config: &Config) -> Value {
+    let Config {
+        listeners,
+        routes,
+        pools,
+        cookie_keys,
+        trusted_proxies,
+        sessions: Sessions { max, max_sid_bytes },
+        access_log,
+        drain: drained,
+        upgrade: Upgrade { drain: handed, ready },
+        admin: operators,
+        watched,
+    } = config;
+    json!({
+        "listeners": listeners.iter().map(listener).collect::<Vec<_>>(),
+        "routes": routes.iter().map(route).collect::<Vec<_>>(),
+        "pools": pools.iter().map(pool).collect::<Vec<_>>(),
+        "cookie_keys": match cookie_keys {
+            CookieKeys::Given(keys) => json!({ "given": keys.len() }),
+            CookieKeys::Made => json!("made at start"),
+        },
+        "trusted_proxies": trusted_proxies.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        "sessions": { "max": max, "max_sid_bytes": max_sid_bytes },
+        "access_log": match access_log {
+            AccessLog::Off => json!("off"),
+            AccessLog::Stdout => json!("stdout"),
+            AccessLog::File(path) => json!({ "file": path.display().to_string() }),
+        },
+        "drain": drain(drained),
+        "upgrade": { "drain": drain(handed), "ready": seconds(ready) },
+        "admin": admin(operators),
+        "watched": watched.iter().map(|path| path.display().to_string()).collect::<Vec<_>>(),
+    })
+}
+
+fn admin(admin: &Admin) -> Value {
+    let Admin { metrics, socket, remote } = admin;
+    json!({
+        "metrics": metrics,
+        "socket": match socket {
+            AdminSocket::Usual => json!(true),
+            AdminSocket::At(path) => json!(path.display().to_string()),
+            AdminSocket::Off => json!(false),
+        },
+        // Never its token.
+        "listen": remote.as_ref().map(|AdminRemote { address, token: _ }| address),
+    })
+}
+
+fn listener(listener: &Listener) -> Value {
+    let Listener { name, bind, protocol, redirect, handshake_timeout, header_timeout } = listener;
+    let names = match protocol {
+        Protocol::Http => None,
+        Protocol::Https { certificates } => {
+            Some(certificates.iter().map(|certificate| &certificate.names).collect::<Vec<_>>())
+        }
+    };
+    json!({
+        "name": name,
+        "bind": bind,
+        "protocol": if names.is_some() { "https" } else { "http" },
+        "certificates": names,
+        "redirect": redirect.map(|Redirect::Https { port }| match port {
+            Some(port) => format!("https:{port}"),
+            None => "https".to_owned(),
+        }),
+        "handshake_timeout": seconds(handshake_timeout),
+        "header_timeout": seconds(header_timeout),
+    })
+}
+
+fn route(route: &Route) -> Value {
+    use crate::config::HostPattern;
+    let Route { host, path, pool } = route;
+    json!({
+        "host": match host {
+            HostPattern::Any => None,
+            HostPattern::Exact(name) => Some(name.clone()),
+            HostPattern::Wildcard(suffix) => Some(format!("*.{suffix}")),
+        },
+        "path": path,
+        "pool": pool,
+    })
+}
+
+fn pool(pool: &Pool) -> Value {
+    let Pool {
+        name,
+        backends,
+        source: found_by,
+        balance,
+        health: probed,
+        sticky: kept,
+        timeouts: Timeouts { connect, response_header, body_idle, tunnel_idle },
+        reuse: Reuse { max_idle, max_total, idle_timeout },
+        drain: drained,
+        slow_start,
+        outlier: left_out,
+        healthy_minimum,
+        limits: Limits { connections, pending },
+        admission: admitted,
+        rebalance,
+        max_connection_age,
+    } = pool;
+    json!({
+        "name": name,
+        "backends": backends.iter().map(backend).collect::<Vec<_>>(),
+        "source": found_by.as_ref().map(source),
+        "balance": match balance {
+            Balance::LeastSessions => "least-sessions",
+            Balance::RoundRobin => "round-robin",
+            Balance::P2c => "p2c",
+            Balance::SourceHash => "source-hash",
+        },
+        "health": health(probed),
+        "sticky": sticky(kept),
+        "timeouts": {
+            "connect": seconds(connect),
+            "response_header": seconds(response_header),
+            "body_idle": seconds(body_idle),
+            "tunnel_idle": tunnel_idle.as_ref().map(seconds),
+        },
+        "reuse": {
+            "max_idle": max_idle,
+            "max_total": max_total,
+            "idle_timeout": seconds(idle_timeout),
+        },
+        "drain": drain(drained),
+        "slow_start": seconds(slow_start),
+        "outlier": left_out.as_ref().map(outlier),
+        "healthy_minimum": healthy_minimum,
+        "limits": { "connections": connections, "pending": pending },
+        "admission": admitted.as_ref().map(admission),
+        "rebalance": rebalance.as_ref().map(|Rebalance { rate: of }| json!({ "rate": rate(*of) })),
+        "max_connection_age": max_connection_age.as_ref().map(seconds),
+    })
+}
+
+fn backend(backend: &Backend) -> Value {
+    let Backend { name, address, weight } = backend;
+    json!({ "name": name, "address": address.to_string(), "weight": weight })
+}
+
+fn source(source: &Source) -> Value {
+    match source {
+        Source::Dns(records) => dns("dns", records, Some(records.port)),
+        Source::Srv(records) => dns("srv", records, None),
+        Source::Http(HttpSource { url, interval, timeout }) => json!({
+            "http": without_secrets(url),
+            "interval": seconds(interval),
+            "timeout": seconds(timeout),
+        }),
+    }
+}
+
+fn dns(kind: &str, records: &Dns, with_port: Option<u16>) -> Value {
+    let Dns { name, port: _, resolver, min_ttl, max_ttl } = records;
+    json!({
+        kind: with_port.map_or_else(|| name.clone(), |port| format!("{name}:{port}")),
+        "resolver": resolver,
+        "min_ttl": seconds(min_ttl),
+        "max_ttl": seconds(max_ttl),
+    })
+}
+
+/// A URL may have a password before its host, and a key in its query.
+fn without_secrets(url: &str) -> String {
+    let Ok(uri) = url.parse::<http::Uri>() else { return "-".to_owned() };
+    let authority = uri.authority().map_or("", |authority| authority.as_str());
+    let host = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
+    let query = if uri.query().is_some() { "?-" } else { "" };
+    format!("{}://{host}{}{query}", uri.scheme_str().unwrap_or("http"), uri.path())
+}
+
+fn health(health: &Health) -> Value {
+    let Health { probe, interval, timeout, rise, fall } = health;
+    let (kind, path, host, status) = match probe {
+        Probe::Off => ("off", None, None, None),
+        Probe::Tcp => ("tcp", None, None, None),
+        Probe::Http { path, host, status } => ("http", Some(path), host.as_ref(), Some(status)),
+        Probe::EngineIo { path, host } => ("engine.io", Some(path), host.as_ref(), None),
+        Probe::WebSocket { path, host } => ("websocket", Some(path), host.as_ref(), None),
+    };
+    json!({
+        "probe": kind,
+        "path": path,
+        "host": host,
+        "status": status.map(|(from, to)| format!("{from}-{to}")),
+        "interval": seconds(interval),
+        "timeout": seconds(timeout),
+        "rise": rise,
+        "fall": fall,
+    })
+}
+
+fn sticky(sticky: &Sticky) -> Value {
+    let Sticky { engine_io, owner_search, cookie: set, memory } = sticky;
+    json!({
+        "engine_io": engine_io,
+        "owner_search": owner_search,
+        "cookie": set.as_ref().map(cookie),
+        "memory": seconds(memory),
+    })
+}
+
+fn cookie(cookie: &Cookie) -> Value {
+    let Cookie { name, same_site, secure, http_only, partitioned, lifetime, set_on } = cookie;
+    json!({
+        "name": name,
+        "same_site": same_site.map(|same_site| match same_site {
+            SameSite::Strict => "strict",
+            SameSite::Lax => "lax",
+            SameSite::None => "none",
+        }),
+        "secure": secure,
+        "http_only": http_only,
+        "partitioned": partitioned,
+        "lifetime": lifetime.as_ref().map(seconds),
+        "set_on": match set_on {
+            SetOn::Handshake => "handshake",
+            SetOn::Always => "always",
+        },
+    })
+}
+
+fn outlier(outlier: &Outlier) -> Value {
+    let Outlier {
+        consecutive,
+        error_rate,
+        min_requests,
+        interval,
+        ejection,
+        max_ejection,
+        max_ejected,
+    } = outlier;
+    json!({
+        "consecutive": consecutive,
+        "error_rate": error_rate,
+        "min_requests": min_requests,
+        "interval": seconds(interval),
+        "ejection": seconds(ejection),
+        "max_ejection": seconds(max_ejection),
+        "max_ejected": max_ejected,
+    })
+}
+
+fn admission(admission: &Admission) -> Value {
+    let Admission { rate: of, queue, deadline } = admission;
+    json!({ "rate": rate(*of), "queue": queue, "deadline": seconds(deadline) })
+}
+
+fn rate(rate: Rate) -> Value {
+    let Rate { times, per } = rate;
+    json!({ "times": times, "per": seconds(&per) })
+}
+
+fn drain(drain: &Drain) -> Value {
+    let Drain { within, spread } = drain;
+    json!({ "within": seconds(within), "spread": seconds(spread) })
+}
+
+fn seconds(duration: &Duration) -> f64 {
+    duration.as_secs_f64()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::config::check;
+
+    #[test]
+    fn everything_is_there_but_secrets() {
+        let text = "listeners.a.bind = \"[::1]:0\"\npools.b.backends = [\"a:1\", \"b:1\"]\n";
+        let mut config = check::parse(text, Path::new("m.toml")).unwrap();
+        config.cookie_keys = CookieKeys::Given(vec![b"a key that nobody may see".to_vec()]);
+        let address = "127.0.0.1:1".parse().unwrap();
+        let token = "a token that nobody may see".to_owned();
+        config.admin.remote = Some(AdminRemote { address, token });
+        let value = shown(&config);
+        let text = value.to_string();
+        assert!(!text.contains("nobody may see"), "{text}");
+        assert_eq!(value["cookie_keys"]["given"], 1);
+        assert_eq!(value["admin"]["listen"], "127.0.0.1:1");
+        assert_eq!(value["pools"][0]["backends"][1]["address"], "b:1");
+        assert_eq!(value["listeners"][0]["bind"][0], "[::1]:0");
+    }
+
+    #[test]
+    fn a_url_without_its_secrets() {
+        let cases = [
+            ("http://10.0.0.1:8500/v1/list", "http://10.0.0.1:8500/v1/list"),
+            ("https://me:secret@host/x?token=secret", "https://host/x?-"),
+            ("not a url", "-"),
+        ];
+        for (url, expected) in cases {
+            assert_eq!(without_secrets(url), expected);
+        }
+    }
+}

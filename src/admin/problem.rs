@@ -1,0 +1,114 @@
+//! Why a request to the API was not done, and the answer that says so: one sentence as
+//! `{"error":"…"}`.
+
+use bytes::Bytes;
+use http::{HeaderValue, Response, StatusCode, header};
+use http_body_util::Full;
+use serde::Serialize;
+
+use super::api::Refusal;
+use crate::control::Denied;
+
+/// Why a request was not done.
+#[derive(Debug)]
+pub(super) enum Problem {
+    /// No token, or a wrong one.
+    Unauthorized,
+    /// There is nothing at this path.
+    NoPath,
+    /// There is, but not by this method; these are.
+    Method(String),
+    /// The body is no JSON by its own account.
+    MediaType,
+    /// The body is longer than this.
+    TooLong(usize),
+    /// The body did not come in time.
+    TooSlow,
+    /// Path, query or body make no sense.
+    Invalid(String),
+    /// The process said no.
+    Denied(Denied),
+}
+
+impl From<Denied> for Problem {
+    fn from(denied: Denied) -> Self {
+        Self::Denied(denied)
+    }
+}
+
+impl Problem {
+    /// Its status.
+    fn status(&self) -> StatusCode {
+        match self {
+            Self::Unauthorized => StatusCode::UNAUTHORIZED,
+            Self::NoPath | Self::Denied(Denied::NotFound(_)) => StatusCode::NOT_FOUND,
+            Self::Method(_) => StatusCode::METHOD_NOT_ALLOWED,
+            Self::MediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            Self::TooLong(_) => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::TooSlow => StatusCode::REQUEST_TIMEOUT,
+            Self::Invalid(_) | Self::Denied(Denied::Invalid(_)) => StatusCode::BAD_REQUEST,
+            Self::Denied(Denied::Conflict(_)) => StatusCode::CONFLICT,
+            // Well formed and understood, but what it asks for does not work: a faulty file, a new
+            // binary that crashes.
+            Self::Denied(Denied::Failed(_)) => StatusCode::UNPROCESSABLE_ENTITY,
+            Self::Denied(Denied::Stopping) => StatusCode::SERVICE_UNAVAILABLE,
+        }
+    }
+
+    fn sentence(&self) -> String {
+        match self {
+            Self::Unauthorized => {
+                "the admin API wants its token, as `Authorization: Bearer …`".to_owned()
+            }
+            Self::NoPath => "there is nothing here; /v1/openapi.json says what there is".to_owned(),
+            Self::Method(allow) => format!("here, only {allow}"),
+            Self::MediaType => "the body must be application/json".to_owned(),
+            Self::TooLong(limit) => format!("the body is longer than {limit} bytes"),
+            Self::TooSlow => "the body did not come in time".to_owned(),
+            Self::Invalid(why) => why.clone(),
+            Self::Denied(denied) => denied.to_string(),
+        }
+    }
+
+    /// The answer.
+    pub(super) fn response(self) -> Response<Full<Bytes>> {
+        let mut response = json(self.status(), &Refusal { error: self.sentence() });
+        let headers = response.headers_mut();
+        match self {
+            Self::Unauthorized => {
+                let challenge = HeaderValue::from_static("Bearer realm=\"moorline\"");
+                headers.insert(header::WWW_AUTHENTICATE, challenge);
+            }
+            Self::Method(allow) => {
+                if let Ok(allow) = HeaderValue::try_from(allow) {
+                    headers.insert(header::ALLOW, allow);
+                }
+            }
+            // The rest of the body is not read.
+            Self::TooLong(_) | Self::TooSlow | Self::MediaType => {
+                headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+            }
+            _ => {}
+        }
+        response
+    }
+}
+
+/// An answer with this value.
+pub(super) fn json(status: StatusCode, value: &impl Serialize) -> Response<Full<Bytes>> {
+    match serde_json::to_vec(value) {
+        Ok(body) => raw(status, body.into()),
+        // Only a map with keys that are no strings fails, and there is none.
+        Err(_) => raw(StatusCode::INTERNAL_SERVER_ERROR, Bytes::from_static(b"{\"error\":\"?\"}")),
+    }
+}
+
+/// An answer with this text, which is JSON.
+pub(super) fn raw(status: StatusCode, body: Bytes) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(body));
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}

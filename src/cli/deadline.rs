@@ -1,0 +1,74 @@
+//! Times as they are typed: a length, or a time of day by the local clock.
+
+use std::time::Duration;
+
+use jiff::{ZonedDateTime, civil::Time};
+
+/// The longest that a drain may take; as the configuration's durations.
+const LONGEST: Duration = Duration::from_secs(400 * 86_400);
+
+/// A length of time: `90s`, `5m`, `1h 30m`.
+pub(super) fn length(typed: &str) -> Result<Duration, String> {
+    match humantime::parse_duration(typed) {
+        Ok(length) if length <= LONGEST => Ok(length),
+        Ok(_) => Err("it is longer than 400 days".to_owned()),
+        Err(error) => Err(format!("write it as 90s, 5m or \"1h 30m\": {error}")),
+    }
+}
+
+/// A time of day: `14:05` or `14:05:30`.
+pub(super) fn time(typed: &str) -> Result<Time, String> {
+    let format = if typed.matches(':').count() == 2 { "%H:%M:%S" } else { "%H:%M" };
+    Time::strptime(format, typed).map_err(|_| "write it as 14:05 or 14:05:30".to_owned())
+}
+
+/// From now to the next time that the local clock shows this one.
+///
+/// # Errors
+/// Where the calendar ends.
+pub(super) fn until(time: Time) -> anyhow::Result<Duration> {
+    from(&ZonedDateTime::now(), time)
+}
+
+fn from(now: &ZonedDateTime, time: Time) -> anyhow::Result<Duration> {
+    let mut then = now.with().time(time).build()?;
+    if then <= *now {
+        // A day, not 24 hours: clocks are turned.
+        then = now.tomorrow()?.with().time(time).build()?;
+    }
+    Ok(Duration::try_from(now.duration_until(&then))?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn minutes(now: &str, time: &str) -> u64 {
+        let now: jiff::civil::DateTime = now.parse().unwrap();
+        let now = now.to_zoned_datetime(jiff::tz::TimeZone::UTC).unwrap();
+        from(&now, super::time(time).unwrap()).unwrap().as_secs() / 60
+    }
+
+    #[test]
+    fn a_time_that_has_passed_is_tomorrows() {
+        assert_eq!(minutes("2026-11-20T13:00:00", "14:05"), 65);
+        assert_eq!(minutes("2026-11-20T14:05:00", "14:05"), 24 * 60);
+        assert_eq!(minutes("2026-12-31T23:59:00", "00:00"), 1);
+    }
+
+    #[test]
+    fn what_is_no_time_is_refused() {
+        for bad in ["", "14", "25:00", "14:60", "14:05:61", "2pm", "14:05 ", "-1:00"] {
+            assert!(time(bad).is_err(), "{bad}");
+        }
+        assert!(time("9:05").is_ok() && time("00:00:59").is_ok());
+    }
+
+    #[test]
+    fn lengths() {
+        assert_eq!(length("1h 30m").unwrap(), Duration::from_secs(5400));
+        for bad in ["", "5", "-1s", "five", "401d"] {
+            assert!(length(bad).is_err(), "{bad}");
+        }
+    }
+}

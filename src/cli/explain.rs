@@ -1,0 +1,88 @@
+//! `moorline explain URL`: who would serve a request, and by which rule.
+
+use std::{fmt::Write as _, net::IpAddr, process::ExitCode};
+
+use http::Method;
+
+use super::{
+    client::Access,
+    show::{Ink, paint, plain},
+};
+use crate::admin::api::{ExplainOrder, Explanation};
+
+/// Arguments of `explain`.
+#[derive(Clone, Debug, clap::Args)]
+#[command(after_help = "\
+The answer is the running process's own, at this moment; nothing is sent to a backend, and nothing is
+remembered. The access log has the same rule in `chosen_by`.
+
+Examples:
+  moorline explain 'https://chat.example.com/socket.io/?EIO=4&transport=polling'
+  moorline explain 'https://chat.example.com/socket.io/?EIO=4&transport=websocket&sid=…' \\
+      --cookie 'moorline=…' --client 192.0.2.7")]
+pub struct Args {
+    /// What the client asks for, `https://HOST[:PORT]/PATH?QUERY`
+    pub url: String,
+    /// The method [default: GET]
+    #[arg(long)]
+    pub method: Option<String>,
+    /// The `Cookie` header
+    #[arg(long)]
+    pub cookie: Option<String>,
+    /// The client's address
+    #[arg(long, value_name = "IP")]
+    pub client: Option<IpAddr>,
+    /// The `User-Agent` header
+    #[arg(long)]
+    pub user_agent: Option<String>,
+    /// It asks for a WebSocket; told from the query where that has `transport=websocket`
+    #[arg(long)]
+    pub upgrade: bool,
+    /// Where the process is.
+    #[command(flatten)]
+    pub access: Access,
+}
+
+impl Args {
+    /// Asks and prints.
+    ///
+    /// # Errors
+    /// A sentence: why there is no answer, or what is wrong with the URL.
+    pub async fn run(self) -> anyhow::Result<ExitCode> {
+        let order = ExplainOrder {
+            url: self.url,
+            method: self.method,
+            cookie: self.cookie,
+            client: self.client,
+            user_agent: self.user_agent,
+            upgrade: self.upgrade,
+        };
+        let answer = self.access.ask(Method::POST, "/v1/explain", Some(&order)).await?;
+        answer.print(&self.access, words);
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+fn words(explanation: &Explanation) -> String {
+    let mut text = String::new();
+    let parts = [
+        ("listener", explanation.listener.as_deref()),
+        ("route", explanation.route.as_deref()),
+        ("pool", explanation.pool.as_deref()),
+        ("backend", explanation.backend.as_deref()),
+        ("chosen by", Some(explanation.chosen_by.as_str()).filter(|rule| !rule.is_empty())),
+    ];
+    for (name, part) in parts {
+        // Padded before it is painted: colours take no room.
+        let name = paint(&format!("{name:<11}"), Ink::Head);
+        let _ = match part {
+            Some(part) => writeln!(text, "{name}{}", plain(part)),
+            None => writeln!(text, "{name}–"),
+        };
+    }
+    for (number, step) in (1..).zip(&explanation.steps) {
+        let gap = if number == 1 { "\n" } else { "" };
+        let _ = writeln!(text, "{gap}{number}. {}", plain(step));
+    }
+    text
+}

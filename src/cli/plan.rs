@@ -1,0 +1,178 @@
+//! `moorline plan FILE`: what putting a configuration in force would do to the running process.
+
+use std::{
+    fmt::Write as _,
+    fs,
+    path::{self, PathBuf},
+    process::ExitCode,
+};
+
+use anyhow::Context as _;
+use http::Method;
+
+use super::{
+    client::Access,
+    show::{Cell, Column, Ink, Table, counted, seconds},
+};
+use crate::admin::api::{Change, ChangeKind, ChangedThing, Plan, PlanOrder};
+
+/// Arguments of `plan`.
+#[derive(Clone, Debug, clap::Args)]
+#[command(after_help = "\
+Nothing is changed. The process reads what the file names (certificates, lists, keys) as it would at a
+reload, relative to the file's folder.
+
+Examples:
+  moorline plan new.toml
+  moorline plan new.toml --json | jq .disconnected_tunnels
+  moorline plan                     # the file that it runs by, as it is now")]
+pub struct Args {
+    /// The configuration; without it, the file that the process runs by, as it is now
+    #[arg(value_name = "FILE")]
+    pub file: Option<PathBuf>,
+    /// Where the process is.
+    #[command(flatten)]
+    pub access: Access,
+}
+
+impl Args {
+    /// Asks and prints.
+    ///
+    /// # Errors
+    /// A sentence: why the file cannot be read, why there is no answer; every fault of the file.
+    pub async fn run(self) -> anyhow::Result<ExitCode> {
+        let order = match &self.file {
+            Some(file) => {
+                let named = || format!("{} cannot be read", file.display());
+                let text = fs::read_to_string(file).with_context(named)?;
+                let whole = path::absolute(file).with_context(named)?;
+                let path = whole.to_str().context("the path is no UTF-8")?.to_owned();
+                PlanOrder { text: Some(text), path: Some(path) }
+            }
+            None => PlanOrder::default(),
+        };
+        let answer = self.access.ask(Method::POST, "/v1/plan", Some(&order)).await?;
+        answer.print(&self.access, |plan: &Plan| words(plan, Tense::Would));
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+/// Whether a plan is one, or was carried out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Tense {
+    /// It would be.
+    Would,
+    /// It was.
+    Did,
+}
+
+/// A plan in words.
+pub(super) fn words(plan: &Plan, tense: Tense) -> String {
+    let mut text =
+        if plan.changes.is_empty() { String::new() } else { table(&plan.changes) + "\n" };
+    if plan.empty {
+        text.push_str(match tense {
+            Tense::Would => "nothing would change",
+            Tense::Did => "nothing has changed",
+        });
+        return text;
+    }
+    let (sockets, sessions) = (plan.disconnected_tunnels, plan.disconnected_sessions);
+    let verb = match tense {
+        Tense::Would => "would be",
+        Tense::Did => "are",
+    };
+    if sockets == 0 && sessions == 0 {
+        let _ = write!(text, "nobody {} disconnected", verb.replace("are", "is"));
+        return text;
+    }
+    let (sockets, sessions) = (counted(sockets, "socket"), counted(sessions, "session"));
+    let _ = write!(text, "{sockets} and {sessions} {verb} disconnected");
+    if let Some(by) = plan.by {
+        let _ = match by {
+            0.0 => write!(text, ", at once"),
+            by => write!(text, ", the last within {}", seconds(by)),
+        };
+    }
+    text
+}
+
+fn table(changes: &[Change]) -> String {
+    let mut table = Table::new(&[
+        Column::text(""),
+        Column::text("WHAT"),
+        Column::text("NAME"),
+        Column::number("SOCKETS"),
+        Column::number("SESSIONS"),
+        Column::text("WITHIN"),
+        Column::text("WHAT IT MEANS"),
+    ]);
+    for change in changes {
+        let (how, ink) = match change.how {
+            ChangeKind::Added => ("added", Ink::Good),
+            ChangeKind::Removed => ("removed", Ink::Bad),
+            ChangeKind::Changed => ("changed", Ink::Note),
+            ChangeKind::Kept => ("kept", Ink::Plain),
+        };
+        let what = match change.what {
+            ChangedThing::Listener => "listener",
+            ChangedThing::Route => "route",
+            ChangedThing::Pool => "pool",
+            ChangedThing::Backend => "backend",
+            ChangedThing::Setting => "setting",
+        };
+        table.row([
+            Cell::inked(how, ink),
+            what.into(),
+            change.name.as_str().into(),
+            some(change.tunnels).into(),
+            some(change.sessions).into(),
+            change.by.map(seconds).unwrap_or_default().into(),
+            change.detail.as_str().into(),
+        ]);
+    }
+    table.text()
+}
+
+/// A number that is worth a place.
+fn some(count: u64) -> String {
+    if count == 0 { String::new() } else { count.to_string() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_plan_says_who_is_disconnected_and_by_when() {
+        let removed = Change {
+            what: ChangedThing::Backend,
+            how: ChangeKind::Removed,
+            name: "chat/blue-1".to_owned(),
+            detail: "drained".to_owned(),
+            tunnels: 1,
+            sessions: 30,
+            by: Some(300.0),
+        };
+        let plan = Plan {
+            empty: false,
+            changes: vec![removed],
+            disconnected_tunnels: 1,
+            disconnected_sessions: 30,
+            by: Some(300.0),
+        };
+        let expected = "         WHAT     NAME         SOCKETS  SESSIONS  WITHIN  WHAT IT MEANS\n\
+                        removed  backend  chat/blue-1        1        30  5m      drained\n\n\
+                        1 socket and 30 sessions would be disconnected, the last within 5m";
+        assert_eq!(words(&plan, Tense::Would), expected);
+    }
+
+    #[test]
+    fn nothing_is_said_in_as_many_words() {
+        let nothing = Plan { empty: true, ..Plan::default() };
+        assert_eq!(words(&nothing, Tense::Would), "nothing would change");
+        assert_eq!(words(&nothing, Tense::Did), "nothing has changed");
+        assert_eq!(words(&Plan::default(), Tense::Did), "nobody is disconnected");
+        assert_eq!(words(&Plan::default(), Tense::Would), "nobody would be disconnected");
+    }
+}

@@ -1,0 +1,166 @@
+//! `moorline sessions`: who is connected where, where one session is, and an end to one.
+
+use std::{
+    fmt::Write as _,
+    io::{self, Read as _},
+    process::ExitCode,
+};
+
+use anyhow::{Context as _, bail};
+use http::Method;
+
+use super::{
+    client::{Access, NOTHING, segment},
+    show::{self, Column, Table, counted, plain},
+    target,
+};
+use crate::admin::api::{
+    Closed, FindOrder, SessionKind, SessionState, Sessions, Target, Whereabouts,
+};
+
+/// Longest session id that is read from standard input.
+const LONGEST: u64 = 64 << 10;
+
+/// Arguments of `sessions`.
+#[derive(Clone, Debug, clap::Args)]
+#[command(
+    args_conflicts_with_subcommands = true,
+    after_help = "\
+A session id lets anybody into its session: `find -` reads it from standard input, where neither the
+list of processes nor the shell's history has it.
+
+Examples:
+  moorline sessions chat --limit 20
+  moorline sessions chat/blue-2 --json
+  moorline sessions find - < sid.txt
+  moorline sessions close t-1f"
+)]
+pub struct Args {
+    /// What to do; without it, sessions are listed
+    #[command(subcommand)]
+    pub command: Option<Command>,
+    /// Of this pool, or of one backend of it, only
+    #[arg(value_name = "POOL[/BACKEND]", value_parser = target::parse)]
+    pub target: Option<Target>,
+    /// List so many at most
+    #[arg(
+        long, value_name = "N", default_value_t = 100,
+        value_parser = clap::value_parser!(u32).range(1..=10_000)
+    )]
+    pub limit: u32,
+    /// Where the process is.
+    #[command(flatten)]
+    pub access: Access,
+}
+
+/// What to do with sessions.
+#[derive(Clone, Debug, clap::Subcommand)]
+pub enum Command {
+    /// Where is this session id? Exit code 1 where nobody knows it
+    Find {
+        /// The id, as clients send it in `sid=`; `-` reads it from standard input
+        sid: String,
+    },
+    /// Close a tunnel between two messages, or let a polling session go
+    Close {
+        /// As the list names it
+        id: String,
+    },
+}
+
+impl Args {
+    /// Asks or orders, and prints.
+    ///
+    /// # Errors
+    /// A sentence: why there is no answer, or why it was refused.
+    pub async fn run(self) -> anyhow::Result<ExitCode> {
+        let Self { command, target, limit, access } = self;
+        match command {
+            None => {
+                let path = list_path(&target.unwrap_or_default(), limit);
+                access.get::<Sessions>(&path).await?.print(&access, list);
+            }
+            Some(Command::Find { sid }) => {
+                let order = FindOrder { sid: given(sid)? };
+                let path = "/v1/sessions/find";
+                let answer = access.ask::<Whereabouts>(Method::POST, path, Some(&order)).await?;
+                answer.print(&access, |found| match found.found.len() {
+                    0 => "no pool knows it".to_owned(),
+                    _ => table(&found.found),
+                });
+                if answer.value.found.is_empty() {
+                    return Ok(ExitCode::FAILURE);
+                }
+            }
+            Some(Command::Close { id }) => {
+                let path = format!("/v1/sessions/{}", segment(&id));
+                let answer = access.ask::<Closed>(Method::DELETE, &path, NOTHING).await?;
+                answer.print(&access, |closed| format!("{} is closed", plain(&closed.closed)));
+            }
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+/// The id, or what standard input has of one.
+fn given(sid: String) -> anyhow::Result<String> {
+    if sid != "-" {
+        return Ok(sid);
+    }
+    let mut text = String::new();
+    let read = io::stdin().lock().take(LONGEST).read_to_string(&mut text);
+    read.context("standard input cannot be read")?;
+    match text.trim() {
+        "" => bail!("there is no session id on standard input"),
+        sid => Ok(sid.to_owned()),
+    }
+}
+
+fn list_path(of: &Target, limit: u32) -> String {
+    let mut path = format!("/v1/sessions?limit={limit}");
+    for (name, value) in [("pool", &of.pool), ("backend", &of.backend)] {
+        if let Some(value) = value {
+            let _ = write!(path, "&{name}={}", segment(value));
+        }
+    }
+    path
+}
+
+fn list(sessions: &Sessions) -> String {
+    let shown = sessions.sessions.len() as u64;
+    if sessions.total == 0 {
+        return "no sessions".to_owned();
+    }
+    let mut text = table(&sessions.sessions);
+    if shown < sessions.total {
+        let all = counted(sessions.total, "session");
+        let _ = write!(text, "\n{shown} of {all}; --limit shows more");
+    }
+    text
+}
+
+fn table(sessions: &[SessionState]) -> String {
+    let mut table = Table::new(&[
+        Column::text("ID"),
+        Column::text("POOL"),
+        Column::text("BACKEND"),
+        Column::text("KIND"),
+        Column::text("CLIENT"),
+        Column::text("AGE"),
+    ]);
+    for session in sessions {
+        let kind = match session.kind {
+            SessionKind::Tunnel => "tunnel",
+            SessionKind::Polling => "polling",
+        };
+        table.row([
+            session.id.as_str().into(),
+            session.pool.as_str().into(),
+            session.backend.as_str().into(),
+            kind.into(),
+            session.client.map(|client| client.to_string()).unwrap_or_default().into(),
+            session.age.map(show::seconds).unwrap_or_default().into(),
+        ]);
+    }
+    table.text()
+}

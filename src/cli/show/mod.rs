@@ -1,0 +1,166 @@
+//! What the subcommands print: words for people, made safe for a terminal.
+//!
+//! Names and sentences come from a server, and some of them from its users: nothing of them may
+//! steer the terminal that shows them.
+
+mod paint;
+mod table;
+
+use std::{
+    fmt::Write as _,
+    io::{self, Write as _},
+};
+
+pub(super) use self::{
+    paint::{Ink, paint},
+    table::{Cell, Column, Table},
+};
+use crate::admin::api::DrainState;
+
+/// Prints to standard output. Nobody need read it: a closed pipe is no failure.
+pub(super) fn out(text: &str) {
+    let end = if text.ends_with('\n') || text.is_empty() { "" } else { "\n" };
+    let _ = write!(io::stdout(), "{text}{end}");
+}
+
+/// Prints JSON as the server wrote it, on one line. Outside of strings JSON has no control
+/// characters but blanks, and in them each can be written as an escape.
+pub(super) fn document(json: &str) {
+    let mut text = String::with_capacity(json.len());
+    for c in json.trim().chars() {
+        match c {
+            '\n' | '\r' | '\t' => text.push(' '),
+            c if steers(c) => {
+                for unit in c.encode_utf16(&mut [0; 2]) {
+                    let _ = write!(text, "\\u{unit:04x}");
+                }
+            }
+            c => text.push(c),
+        }
+    }
+    out(&text);
+}
+
+/// Text without anything that steers a terminal, on one line.
+pub(super) fn plain(text: &str) -> String {
+    let mut plain = String::with_capacity(text.len());
+    for c in text.chars() {
+        if steers(c) {
+            plain.extend(c.escape_default());
+        } else {
+            plain.push(c);
+        }
+    }
+    plain
+}
+
+/// The same for text of several lines.
+pub(super) fn lines(text: &str) -> String {
+    let lines: Vec<String> = text.lines().map(|line| plain(&line.replace('\t', "    "))).collect();
+    lines.join("\n")
+}
+
+/// Control characters, line and paragraph separators, and what turns the direction of writing.
+fn steers(c: char) -> bool {
+    c.is_control()
+        || matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
+/// A length of time in its two largest units.
+pub(super) fn seconds(seconds: f64) -> String {
+    const UNITS: [(u64, &str); 4] = [(86_400, "d"), (3_600, "h"), (60, "m"), (1, "s")];
+    if !seconds.is_finite() || seconds < 0.0 {
+        return "0s".to_owned();
+    }
+    if seconds < 0.9995 {
+        return format!("{:.0}ms", seconds * 1000.0);
+    }
+    // Up: what has a second left has not ended.
+    let whole = seconds.ceil() as u64;
+    let first = UNITS.iter().position(|(size, _)| whole >= *size).unwrap_or(UNITS.len() - 1);
+    let (size, unit) = UNITS[first];
+    let mut text = format!("{}{unit}", whole / size);
+    if let Some((smaller, unit)) = UNITS.get(first + 1) {
+        let rest = whole % size / smaller;
+        if rest > 0 {
+            let _ = write!(text, " {rest}{unit}");
+        }
+    }
+    text
+}
+
+/// How many of something.
+pub(super) fn counted(count: u64, noun: &str) -> String {
+    let plural = if count == 1 { "" } else { "s" };
+    format!("{count} {noun}{plural}")
+}
+
+/// What is left of a drain.
+pub(super) fn drain(state: &DrainState) -> String {
+    let (sockets, sessions) = (state.sockets_left, state.sessions_left);
+    let mut text =
+        format!("{} and {} left", counted(sockets, "socket"), counted(sessions, "session"));
+    match (state.seconds_left, state.seconds_to_closes) {
+        (None, _) => text.push_str(", no deadline"),
+        (Some(left), Some(closes)) if closes > 0.0 => {
+            let (closes, left) = (seconds(closes), seconds(left));
+            let _ = write!(text, ", closes from {closes} on, empty within {left}");
+        }
+        (Some(left), _) => {
+            let _ = write!(text, ", empty within {}", seconds(left));
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lengths_of_time() {
+        let cases = [
+            (0.0, "0ms"),
+            (0.25, "250ms"),
+            (0.9999, "1s"),
+            (1.2, "2s"),
+            (59.0, "59s"),
+            (60.0, "1m"),
+            (125.0, "2m 5s"),
+            (3_600.0, "1h"),
+            (7_500.0, "2h 5m"),
+            (7_201.0, "2h"),
+            (90_000.0, "1d 1h"),
+            (f64::NAN, "0s"),
+            (-1.0, "0s"),
+        ];
+        for (given, expected) in cases {
+            assert_eq!(seconds(given), expected, "{given}");
+        }
+    }
+
+    #[test]
+    fn nothing_steers_a_terminal() {
+        let evil = "a\x1b[2J\u{9b}31m\r\n\u{202e}b\u{2028}ä漢";
+        let shown = plain(evil);
+        assert_eq!(shown, "a\\u{1b}[2J\\u{9b}31m\\r\\n\\u{202e}b\\u{2028}ä漢");
+        assert_eq!(lines("a\tb\r\n\x1b"), "a    b\n\\u{1b}");
+    }
+
+    #[test]
+    fn a_drain_in_words() {
+        let state = DrainState {
+            since: 0.0,
+            seconds_left: Some(300.0),
+            seconds_to_closes: Some(150.0),
+            sockets_left: 1,
+            sessions_left: 2,
+        };
+        let said = "1 socket and 2 sessions left, closes from 2m 30s on, empty within 5m";
+        assert_eq!(drain(&state), said);
+        let state = DrainState { seconds_to_closes: Some(0.0), ..state };
+        assert_eq!(drain(&state), "1 socket and 2 sessions left, empty within 5m");
+        let state = DrainState { seconds_left: None, ..state };
+        assert_eq!(drain(&state), "1 socket and 2 sessions left, no deadline");
+    }
+}

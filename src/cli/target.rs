@@ -1,0 +1,49 @@
+//! Whom an order is for, as it is typed: `POOL`, `POOL/BACKEND` or everything.
+
+use crate::admin::api::Target;
+
+/// Arguments that say whom an order is for.
+#[derive(Clone, Debug, clap::Args)]
+#[group(required = true, multiple = false)]
+pub struct Whom {
+    /// A pool, or one backend of it
+    #[arg(value_name = "POOL[/BACKEND]", value_parser = parse)]
+    pub target: Option<Target>,
+    /// Every backend of every pool
+    #[arg(long)]
+    pub all: bool,
+}
+
+impl Whom {
+    /// The target; everything where `--all` was typed.
+    pub(super) fn target(self) -> Target {
+        self.target.unwrap_or_default()
+    }
+}
+
+/// `POOL` or `POOL/BACKEND`.
+pub(super) fn parse(typed: &str) -> Result<Target, String> {
+    let (pool, backend) = match typed.split_once('/') {
+        Some((pool, backend)) => (pool, Some(backend)),
+        None => (typed, None),
+    };
+    if pool.is_empty() || backend == Some("") {
+        return Err("write it as POOL or POOL/BACKEND".to_owned());
+    }
+    Ok(Target { pool: Some(pool.to_owned()), backend: backend.map(str::to_owned) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pool_or_a_backend_of_one() {
+        assert_eq!(parse("chat").unwrap().to_string(), "chat");
+        let target = parse("chat/[::1]:3000").unwrap();
+        assert_eq!(target.backend.as_deref(), Some("[::1]:3000"));
+        for bad in ["", "/", "/x", "chat/"] {
+            assert!(parse(bad).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,59 @@
+//! `moorline upgrade`: the running process hands over to a new binary and drains.
+
+use std::{
+    path::{self, PathBuf},
+    process::ExitCode,
+    time::Duration,
+};
+
+use anyhow::Context as _;
+use http::Method;
+
+use super::client::Access;
+use crate::admin::api::{UpgradeOrder, Upgraded};
+
+/// Longest wait for the new process; the server has a deadline of its own for it.
+const WITHIN: Duration = Duration::from_secs(300);
+
+/// Arguments of `upgrade`.
+#[derive(Clone, Debug, clap::Args)]
+#[command(after_help = "\
+The new process takes over the listening sockets and the known sessions, and says when it serves; only
+then does the old one drain. One that fails leaves the old one serving. SIGUSR2 does the same.
+
+Examples:
+  moorline upgrade                            # the binary at the place of the running one
+  moorline upgrade /opt/moorline/bin/moorline")]
+pub struct Args {
+    /// The new binary; without it, what is at the running one's place now
+    #[arg(value_name = "BINARY")]
+    pub binary: Option<PathBuf>,
+    /// Where the process is.
+    #[command(flatten)]
+    pub access: Access,
+}
+
+impl Args {
+    /// Orders, waits for the new process and prints.
+    ///
+    /// # Errors
+    /// A sentence: why there is no answer, or why the new process does not serve.
+    pub async fn run(self) -> anyhow::Result<ExitCode> {
+        let binary = match &self.binary {
+            Some(binary) => {
+                let whole = path::absolute(binary).context("the binary's path is wrong")?;
+                Some(whole.to_str().context("the path is no UTF-8")?.to_owned())
+            }
+            None => None,
+        };
+        let order = UpgradeOrder { binary };
+        let answer = self
+            .access
+            .ask_within::<Upgraded>(WITHIN, Method::POST, "/v1/upgrade", Some(&order))
+            .await?;
+        answer.print(&self.access, |new| {
+            format!("process {} serves; the one before it drains", new.pid)
+        });
+        Ok(ExitCode::SUCCESS)
+    }
+}

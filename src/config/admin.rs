@@ -1,0 +1,141 @@
+//! `admin`: where operators ask and order.
+
+use std::{net::SocketAddr, path::Path};
+
+use super::{
+    Admin, AdminRemote, AdminSocket,
+    address::bind,
+    fault::{Wrong, quoted},
+    file::{Table, Value},
+    listeners::Claims,
+    schema, secrets,
+};
+
+/// Longest path of a unix socket: Linux has 108 bytes for it with the NUL behind.
+const LONGEST_PATH: usize = 107;
+
+/// Reads an address for the metrics, or a table.
+pub(super) fn admin(value: &Value<'_>, claims: &mut Claims) -> Option<Admin> {
+    if value.node.get_ref().is_str() {
+        return Some(Admin { metrics: address(value, claims), ..Admin::default() });
+    }
+    let table = value.table(&schema::ADMIN, "an address or a table, `[admin]`")?;
+    Some(Admin {
+        metrics: table.value("metrics").and_then(|value| address(&value, claims)),
+        socket: table.value("socket").and_then(|value| socket(&value)).unwrap_or_default(),
+        remote: remote(&table, claims),
+    })
+}
+
+fn address(value: &Value<'_>, claims: &mut Claims) -> Option<SocketAddr> {
+    let address = value.parsed(bind)?;
+    claims.claim(value, address);
+    Some(address)
+}
+
+/// The API over TCP: neither the address nor the token goes without the other.
+fn remote(table: &Table<'_>, claims: &mut Claims) -> Option<AdminRemote> {
+    let listen = table.value("listen");
+    let address = listen.and_then(|value| address(&value, claims));
+    let token = table.value("token");
+    if let (Some(listen), None) = (listen, token) {
+        let wrong = Wrong::new("the admin API does not listen on TCP without a token")
+            .help("add `token = { file = \"admin.token\" }`");
+        table.file().missing(&listen.at(), wrong);
+    }
+    if listen.is_none() {
+        table.refuse(&["token"], |key| {
+            Wrong::new(format!("`{key}` has no meaning without `listen`"))
+                .help("the unix socket is for who may open its file")
+        });
+    }
+    Some(AdminRemote { address: address?, token: secrets::token(&token?)? })
+}
+
+/// Reads a path, or whether there is a socket at all.
+fn socket(value: &Value<'_>) -> Option<AdminSocket> {
+    if let Some(on) = value.node.get_ref().as_bool() {
+        return Some(if on { AdminSocket::Usual } else { AdminSocket::Off });
+    }
+    if !value.node.get_ref().is_str() {
+        value.is_not("false or a path");
+        return None;
+    }
+    let typed = value.string()?;
+    let path = value.file.resolve(typed);
+    let path = std::path::absolute(&path).unwrap_or(path);
+    value.checked(socket_path(typed, &path)).map(|()| AdminSocket::At(path))
+}
+
+fn socket_path(typed: &str, path: &Path) -> Result<(), Wrong> {
+    let shown = path.to_string_lossy();
+    if typed.is_empty() || typed.ends_with('/') || typed.contains('\0') {
+        return Err(Wrong::new(format!("{} is no path of a socket", quoted(typed)))
+            .help("write \"moorline.sock\", or false for no socket"));
+    }
+    if shown.len() > LONGEST_PATH {
+        let message = format!(
+            "a socket's path has at most {LONGEST_PATH} bytes, {} are too many",
+            shown.len()
+        );
+        return Err(Wrong::new(message).help("put it into a folder with a shorter name"));
+    }
+    match path.parent() {
+        Some(folder) if !folder.is_dir() => {
+            // As it was typed: the absolute path differs from machine to machine.
+            let folder = Path::new(typed).parent().unwrap_or(Path::new(""));
+            Err(Wrong::new(format!("there is no folder {}", quoted(&folder.to_string_lossy()))))
+        }
+        _ => Ok(()),
+    }
+}
+
+impl Admin {
+    /// Whether a connection to this address reaches what is served to operators: no backend is there,
+    /// so that nobody comes to it through proxied traffic.
+    pub fn is_at(&self, address: SocketAddr) -> bool {
+        let own = self.metrics.into_iter().chain(self.remote.as_ref().map(|remote| remote.address));
+        let ip = address.ip().to_canonical();
+        own.into_iter().any(|own| {
+            // One that listens on every address is reached through each of this machine's own.
+            let every = own.ip().is_unspecified() && ip.is_loopback();
+            own.port() == address.port()
+                && (own.ip().to_canonical() == ip || every || ip.is_unspecified())
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::{Path, PathBuf};
+
+    use super::{Admin, socket_path};
+
+    #[test]
+    fn sockets_have_a_name_of_bounded_length() {
+        let check = |typed: &str| socket_path(typed, &Path::new("/").join(typed));
+        assert!(check("moorline.sock").is_ok());
+        assert!(check(&"s".repeat(106)).is_ok() && check(&"s".repeat(107)).is_err());
+        for bad in ["", "folder/", "a\0b", "absent-folder/a.sock"] {
+            assert!(check(bad).is_err(), "{bad}");
+        }
+        let umlauts: PathBuf = format!("/{}", "ü".repeat(54)).into();
+        assert!(socket_path("ü", &umlauts).is_err());
+    }
+
+    #[test]
+    fn operators_are_reached_at_their_address_and_its_other_spellings() {
+        let at = |own: &str, address: &str| {
+            Admin { metrics: own.parse().ok(), ..Admin::default() }.is_at(address.parse().unwrap())
+        };
+        assert!(at("127.0.0.1:9090", "127.0.0.1:9090"));
+        assert!(at("127.0.0.1:9090", "[::ffff:127.0.0.1]:9090"));
+        assert!(at("127.0.0.1:9090", "0.0.0.0:9090"));
+        assert!(at("0.0.0.0:9090", "127.0.0.2:9090"));
+        assert!(at("[::]:9090", "[::1]:9090"));
+        assert!(!at("127.0.0.1:9090", "127.0.0.1:9091"));
+        assert!(!at("127.0.0.1:9090", "10.0.0.1:9090"));
+        assert!(!at("0.0.0.0:9090", "10.0.0.1:9090"));
+        assert!(!at("none", "127.0.0.1:9090"));
+    }
+}

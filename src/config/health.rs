@@ -1,0 +1,174 @@
+//! `[pools.NAME.health]`: how backends are probed.
+
+use super::{
+    Health, Probe,
+    fault::{Wrong, quoted},
+    file::{Table, Value},
+    schema,
+};
+
+/// Most consecutive probes that a verdict can wait for.
+const MOST_PROBES: u32 = 1000;
+
+/// Reads the table.
+pub(super) fn health(value: &Value<'_>) -> Option<Health> {
+    let table = value.table(&schema::HEALTH, "a table")?;
+    let default = Health::default();
+    let interval = table.deadline("interval", default.interval);
+    // A shorter interval alone shall not ask for a shorter timeout too.
+    let timeout = table.deadline("timeout", default.timeout.min(interval));
+    if let Some(typed) = table.value("timeout").filter(|_| timeout > interval) {
+        let message = format!(
+            "the probe's timeout is longer than its interval, {}",
+            humantime::format_duration(interval)
+        );
+        typed.fault(Wrong::new(message).help("a probe ends before the next one starts"));
+    }
+    Some(Health {
+        probe: probe(&table)?,
+        interval,
+        timeout,
+        rise: table.integer("rise", 1..=MOST_PROBES, default.rise),
+        fall: table.integer("fall", 1..=MOST_PROBES, default.fall),
+    })
+}
+
+/// What a probe does, before its own keys are read.
+#[derive(Clone, Copy, PartialEq)]
+enum Kind {
+    Off,
+    Tcp,
+    Http,
+    EngineIo,
+    WebSocket,
+}
+
+/// What kind of probe is asked for; keys that belong to another kind are faults.
+fn probe(table: &Table<'_>) -> Option<Probe> {
+    let kinds = [
+        ("off", Kind::Off),
+        ("tcp", Kind::Tcp),
+        ("http", Kind::Http),
+        ("engine.io", Kind::EngineIo),
+        ("websocket", Kind::WebSocket),
+    ];
+    let kind = match table.value("probe") {
+        Some(value) => value.choice(&kinds)?,
+        None => Kind::Tcp,
+    };
+    if matches!(kind, Kind::Off | Kind::Tcp) {
+        table.refuse(&["path", "host"], |key| {
+            Wrong::new(format!("`{key}` belongs to an http, engine.io or websocket probe"))
+                .help("write `probe = \"http\"`, `\"engine.io\"` or `\"websocket\"`")
+        });
+    }
+    if kind != Kind::Http {
+        table.refuse(&["status"], |key| {
+            Wrong::new(format!("`{key}` belongs to an http probe")).help("write `probe = \"http\"`")
+        });
+    }
+    if kind == Kind::Off {
+        table.refuse(&["interval", "timeout", "rise", "fall"], |key| {
+            Wrong::new(format!("`{key}` has no meaning where `probe` is \"off\""))
+        });
+    }
+    let path = |parse: fn(&str) -> Result<String, Wrong>, default: &str| {
+        let typed = table.value("path").and_then(|value| value.parsed(parse));
+        typed.unwrap_or_else(|| default.to_owned())
+    };
+    let host = || table.value("host").and_then(|value| value.parsed(host));
+    Some(match kind {
+        Kind::Off => Probe::Off,
+        Kind::Tcp => Probe::Tcp,
+        Kind::Http => Probe::Http {
+            path: path(target, "/"),
+            host: host(),
+            status: table.value("status").and_then(|value| statuses(&value)).unwrap_or((200, 399)),
+        },
+        Kind::EngineIo => Probe::EngineIo { path: path(bare_path, "/socket.io/"), host: host() },
+        Kind::WebSocket => Probe::WebSocket { path: path(target, "/"), host: host() },
+    })
+}
+
+/// A request target in origin form: path and query.
+fn target(typed: &str) -> Result<String, Wrong> {
+    let wrong = || Wrong::new(format!("{} is no path", quoted(typed)));
+    if !typed.starts_with('/') {
+        return Err(wrong().help("a path starts with a slash: \"/healthz\""));
+    }
+    if typed.bytes().any(|byte| !byte.is_ascii_graphic() || byte == b'#') {
+        return Err(wrong().help("write other characters percent-encoded"));
+    }
+    Ok(typed.to_owned())
+}
+
+/// A path alone: the probe asks with a query of its own.
+fn bare_path(typed: &str) -> Result<String, Wrong> {
+    if typed.contains('?') {
+        return Err(Wrong::new(format!(
+            "{} has a query, which the probe brings itself",
+            quoted(typed)
+        ))
+        .help("write the path alone: \"/socket.io/\""));
+    }
+    target(typed)
+}
+
+/// A `Host` header's value.
+fn host(typed: &str) -> Result<String, Wrong> {
+    let allowed = |c: char| c.is_ascii_alphanumeric() || ".-_:[]".contains(c);
+    if typed.is_empty() || !typed.chars().all(allowed) {
+        return Err(Wrong::new(format!("{} is no host", quoted(typed)))
+            .help("write a name, with a port if the server wants one: \"chat.example.com\""));
+    }
+    Ok(typed.to_owned())
+}
+
+/// The statuses of a healthy answer: 200, "200" or "200-399".
+fn statuses(value: &Value<'_>) -> Option<(u16, u16)> {
+    if value.node.get_ref().is_integer() {
+        return value.integer(200..=599).map(|status| (status, status));
+    }
+    if !value.node.get_ref().is_str() {
+        value.is_not("a status as 200 or a range as \"200-399\"");
+        return None;
+    }
+    value.parsed(status_range)
+}
+
+fn status_range(typed: &str) -> Result<(u16, u16), Wrong> {
+    let (low, high) = typed.split_once('-').unwrap_or((typed, typed));
+    let status = |text: &str| text.trim().parse::<u16>().ok().filter(|s| (200..=599).contains(s));
+    match (status(low), status(high)) {
+        (Some(low), Some(high)) if low <= high => Ok((low, high)),
+        _ => Err(Wrong::new(format!("{} is no range of statuses", quoted(typed)))
+            .help("write \"200-399\"; statuses are from 200 to 599")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{bare_path, host, status_range, target};
+
+    #[test]
+    fn statuses_are_one_or_a_range() {
+        assert_eq!(status_range("200-399"), Ok((200, 399)));
+        assert_eq!(status_range("204"), Ok((204, 204)));
+        for bad in ["", "-", "399-200", "100-199", "200-600", "ok", "200-", "200-300-400"] {
+            assert!(status_range(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn probes_ask_for_what_a_request_can_carry() {
+        assert!(target("/healthz?full=1").is_ok());
+        for bad in ["", "healthz", "/a b", "/a\r\nX: y", "/a#b", "/ü"] {
+            assert!(target(bad).is_err(), "{bad}");
+        }
+        assert!(bare_path("/socket.io/").is_ok() && bare_path("/socket.io/?EIO=4").is_err());
+        assert!(host("chat.example.com:3000").is_ok() && host("[::1]:80").is_ok());
+        for bad in ["", "a b", "a\r\nb", "a/b", "user@a"] {
+            assert!(host(bad).is_err(), "{bad}");
+        }
+    }
+}

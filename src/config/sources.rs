@@ -1,0 +1,171 @@
+//! `backends = { dns | srv | http = … }`: what brings a pool's backends while the process runs.
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
+
+use http::Uri;
+
+use super::{
+    Address, Dns, HttpSource, Source, address,
+    defaults::{POLL_INTERVAL, POLL_TIMEOUT, TTL},
+    fault::{Wrong, quoted},
+    file::{Table, Value},
+};
+
+/// Shortest time between two questions: nobody's server is asked more often.
+const SHORTEST_PAUSE: Duration = Duration::from_millis(100);
+
+/// Port of a name server.
+const DNS_PORT: u16 = 53;
+
+/// The source that `dns` names.
+pub(super) fn dns(table: &Table<'_>, named: &Value<'_>) -> Option<Source> {
+    let typed: Option<Address> = named.parsed(|text| {
+        let address: Address = text.parse()?;
+        match address.literal() {
+            Some(_) => Err(Wrong::new(format!("{} is an address, not a name", quoted(text)))
+                .help(format!("write `backends = [\"{address}\"]`"))),
+            None => Ok(address),
+        }
+    });
+    let terms = terms(table);
+    typed.map(|Address { host, port }| Source::Dns(Dns { name: host, port, ..terms }))
+}
+
+/// The source that `srv` names.
+pub(super) fn srv(table: &Table<'_>, named: &Value<'_>) -> Option<Source> {
+    let name = named.parsed(|text| {
+        if text.contains(':') {
+            return Err(Wrong::new(format!(
+                "{} has a port, which SRV records bring",
+                quoted(text)
+            ))
+            .help("write the name alone: \"_chat._tcp.internal\""));
+        }
+        address::dns_name(text)
+    });
+    let terms = terms(table);
+    name.map(|name| Source::Srv(Dns { name, ..terms }))
+}
+
+/// How a name is looked up; the name itself is still to be filled in.
+fn terms(table: &Table<'_>) -> Dns {
+    let ttl = |key, default| {
+        table.value(key).and_then(|value| value.duration(SHORTEST_PAUSE)).unwrap_or(default)
+    };
+    let (least, most) = TTL;
+    let min_ttl = ttl("min_ttl", least);
+    // A longer shortest time alone shall not ask for a longer longest one too.
+    let max_ttl = ttl("max_ttl", most.max(min_ttl));
+    if let Some(typed) = table.value("max_ttl").filter(|_| max_ttl < min_ttl) {
+        let least = humantime::format_duration(min_ttl);
+        let message = format!("`max_ttl` is shorter than `min_ttl`, {least}");
+        typed.fault(Wrong::new(message));
+    }
+    let resolver = table.value("resolver").and_then(|value| value.parsed(resolver));
+    Dns { name: String::new(), port: 0, resolver, min_ttl, max_ttl }
+}
+
+/// A name server: an IP address, with a port where it is not the usual one.
+fn resolver(text: &str) -> Result<SocketAddr, Wrong> {
+    let whole = text.parse::<SocketAddr>();
+    let bare = || text.parse::<IpAddr>().map(|ip| SocketAddr::new(ip, DNS_PORT));
+    match whole.or_else(|_| bare()) {
+        Ok(address) if address.port() > 0 && !address.ip().is_unspecified() => Ok(address),
+        _ => Err(Wrong::new(format!("{} is no name server", quoted(text)))
+            .help("write an IP address, with a port where it is not 53: \"127.0.0.1:5353\"")),
+    }
+}
+
+/// The source that `http` names.
+pub(super) fn http(table: &Table<'_>, named: &Value<'_>) -> Option<Source> {
+    let url = named.parsed(url);
+    let pause = |value: Value<'_>| value.duration(SHORTEST_PAUSE);
+    let interval = table.value("interval").and_then(pause).unwrap_or(POLL_INTERVAL);
+    // A shorter interval alone shall not ask for a shorter timeout too.
+    let timeout = table.deadline("timeout", POLL_TIMEOUT.min(interval));
+    if let Some(typed) = table.value("timeout").filter(|_| timeout > interval) {
+        let interval = humantime::format_duration(interval);
+        let message = format!("the timeout is longer than the interval, {interval}");
+        typed.fault(Wrong::new(message).help("a request ends before the next one starts"));
+    }
+    url.map(|url| Source::Http(HttpSource { url, interval, timeout }))
+}
+
+/// An `http` or `https` URL that a request can be made of as it is.
+fn url(text: &str) -> Result<String, Wrong> {
+    let wrong = || Wrong::new(format!("{} is no URL that can be asked", quoted(text)));
+    let example = "write \"http://127.0.0.1:8500/v1/health/service/chat?passing\"";
+    let typed_authority =
+        text.split("://").nth(1).and_then(|rest| rest.split(['/', '?', '#']).next());
+    if typed_authority.is_some_and(|authority| authority.contains('@')) {
+        // Without the URL: what stands before the sign may be a password.
+        return Err(Wrong::new("a URL with a user's name in it is not asked")
+            .help("leave out what stands before the `@`"));
+    }
+    let uri: Uri = text.parse().map_err(|_| wrong().help(example))?;
+    let (Some(scheme), Some(authority)) = (uri.scheme_str(), uri.authority()) else {
+        return Err(wrong().help(example));
+    };
+    if !["http", "https"].contains(&scheme) {
+        return Err(wrong().help("it starts with `http://` or `https://`"));
+    }
+    if text.contains('#') {
+        return Err(wrong().help("leave the fragment out: no server is sent it"));
+    }
+    let port = authority.port_u16();
+    // `http` takes any digits for a port, and none.
+    let typed_port = authority.as_str() != authority.host();
+    if authority.host().is_empty() || port == Some(0) || (port.is_none() && typed_port) {
+        return Err(wrong().help("its host is a name or an address, its port from 1 to 65535"));
+    }
+    Ok(text.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{resolver, url};
+
+    #[test]
+    fn name_servers_have_an_address_and_a_port() {
+        assert_eq!(resolver("127.0.0.1").unwrap().to_string(), "127.0.0.1:53");
+        assert_eq!(resolver("127.0.0.1:5353").unwrap().to_string(), "127.0.0.1:5353");
+        assert_eq!(resolver("::1").unwrap().to_string(), "[::1]:53");
+        assert_eq!(resolver("[::1]:5353").unwrap().to_string(), "[::1]:5353");
+        for bad in ["", "dns.internal", "127.0.0.1:0", "0.0.0.0:53", "127.0.0.1:", "127.0.0.1:x"] {
+            assert!(resolver(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn urls_can_be_asked_as_they_are() {
+        for good in [
+            "http://127.0.0.1:8500/v1/health/service/chat?passing",
+            "https://list.example.com",
+            "http://[::1]:80/",
+        ] {
+            assert_eq!(url(good).as_deref(), Ok(good));
+        }
+        for bad in [
+            "",
+            "/path",
+            "127.0.0.1:80",
+            "ftp://a/",
+            "http://",
+            "http://:80/",
+            "http://a:0/",
+            "http://a:/",
+            "http://a:99999/",
+            "http://a/#x",
+            "http://a b/",
+            "http://a/\r\nX: y",
+            "http://user:secret@a/",
+            "http://user:secret@a:x/",
+        ] {
+            let shown = url(bad).expect_err(bad).to_string();
+            assert!(!shown.contains("secret"), "{shown}");
+        }
+    }
+}

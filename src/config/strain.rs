@@ -1,0 +1,83 @@
+//! What backends are spared under strain: slow start, ejection, limits, admission, rebalancing.
+
+use super::{
+    Admission, Limits, Outlier, Pool, Rebalance,
+    defaults::{ADMISSION_DEADLINE, ADMISSION_QUEUE},
+    fault::Wrong,
+    file::{Table, Value},
+    reader::SHORTEST,
+    schema,
+};
+
+/// Most connections to one backend: there are no more ports.
+const MOST_CONNECTIONS: usize = 65_535;
+
+/// Most requests that can be asked to wait, or to be counted, at one backend.
+const MOST_REQUESTS: u32 = 1_000_000;
+
+/// Longest wait for admission: a Socket.IO client gives up after 20 s, and one that is answered by
+/// then comes back when it is told to.
+const LONGEST_WAIT: std::time::Duration = std::time::Duration::from_secs(19);
+
+/// Fills in a pool's terms from its table.
+pub(super) fn read(table: &Table<'_>, pool: &mut Pool) {
+    pool.slow_start = table.period("slow_start", pool.slow_start);
+    pool.outlier = table.value("outlier").and_then(|value| outlier(&value));
+    pool.healthy_minimum = table.percent("healthy_minimum", 0, pool.healthy_minimum);
+    pool.limits = table.value("limits").and_then(|value| limits(&value)).unwrap_or_default();
+    pool.admission = table.value("admission").and_then(|value| admission(&value));
+    pool.rebalance = table.value("rebalance").and_then(|value| rebalance(&value));
+}
+
+/// Reads `false`, `true` or a table.
+fn outlier(value: &Value<'_>) -> Option<Outlier> {
+    if let Some(on) = value.node.get_ref().as_bool() {
+        return on.then(Outlier::default);
+    }
+    let table = value.table(&schema::OUTLIER, "true, false or a table")?;
+    let default = Outlier::default();
+    let ejection = table.deadline("ejection", default.ejection);
+    // A longer first ejection alone shall not ask for a longer last one too.
+    let max_ejection = table.deadline("max_ejection", default.max_ejection.max(ejection));
+    if let Some(typed) = table.value("max_ejection").filter(|_| max_ejection < ejection) {
+        let first = humantime::format_duration(ejection);
+        let message = format!("the longest ejection is shorter than the first, {first}");
+        typed.fault(Wrong::new(message).help("write at least `ejection`"));
+    }
+    Some(Outlier {
+        consecutive: table.integer("consecutive", 1..=MOST_REQUESTS, default.consecutive),
+        error_rate: table.percent("error_rate", 0, default.error_rate),
+        min_requests: table.integer("min_requests", 1..=MOST_REQUESTS, default.min_requests),
+        interval: table.deadline("interval", default.interval),
+        ejection,
+        max_ejection,
+        max_ejected: table.percent("max_ejected", 1, default.max_ejected),
+    })
+}
+
+fn limits(value: &Value<'_>) -> Option<Limits> {
+    let table = value.table(&schema::LIMITS, "a table `{ connections = …, pending = … }`")?;
+    let most = MOST_REQUESTS as usize;
+    Some(Limits {
+        connections: table.value("connections").and_then(|v| v.integer(1..=MOST_CONNECTIONS)),
+        pending: table.value("pending").and_then(|value| value.integer(0..=most)),
+    })
+}
+
+fn admission(value: &Value<'_>) -> Option<Admission> {
+    let table = value.table(&schema::ADMISSION, "a table `{ rate = \"100/s\" }`")?;
+    let deadline = table.value("deadline");
+    let admission = Admission {
+        rate: table.need("rate", "`rate = \"100/s\"`")?.rate()?,
+        queue: table.integer("queue", 0..=MOST_REQUESTS as usize, ADMISSION_QUEUE),
+        deadline: deadline
+            .and_then(|value| value.duration_within(SHORTEST..=LONGEST_WAIT))
+            .unwrap_or(ADMISSION_DEADLINE),
+    };
+    Some(admission)
+}
+
+fn rebalance(value: &Value<'_>) -> Option<Rebalance> {
+    let table = value.table(&schema::REBALANCE, "a table `{ rate = \"50/s\" }`")?;
+    Some(Rebalance { rate: table.need("rate", "`rate = \"50/s\"`")?.rate()? })
+}

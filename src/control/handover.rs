@@ -1,0 +1,317 @@
+//! Handing over to a new binary, as the control task sees it: an order, a task of its own until the
+//! new process accepts, and the end of this one.
+//!
+//! While it is under way everything else goes on; the new process reads the configuration anew when
+//! it begins to serve, so that a reload in between is not lost. Operators' orders would be, and are
+//! refused meanwhile.
+
+use std::{
+    io,
+    os::fd::OwnedFd,
+    path::PathBuf,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+
+use tokio::{
+    sync::{mpsc, oneshot},
+    task::JoinHandle,
+    time::{Instant, interval, sleep_until},
+};
+
+use super::{CUT_AGAIN, Control, Denied, HOUSEKEEPING, Order, Request, overlay::Overlay};
+use crate::{
+    admin::api::{DrainState, Predecessor, UpgradeOrder, Upgraded},
+    config::{self, Address, Config, Drain},
+    http::proxy::Proxy,
+    net::given::Purpose,
+    upgrade::{BackendRecord, Failure, Launch, Offer, Predecessors, Secrets, Successor, Values},
+    upstream::Backend,
+};
+
+/// How often the new process is told how far this one is.
+const TELL: Duration = Duration::from_secs(1);
+
+/// Name of the layers upon the configuration, among what is handed over.
+const OVERLAY: &str = "overlay";
+
+/// Who waits for an upgrade.
+type Answer = oneshot::Sender<Result<Upgraded, Denied>>;
+
+/// The sockets that are not the control task's own.
+pub(crate) struct Fixtures {
+    /// Descriptors of them, for another process.
+    pub(crate) copies: Box<dyn Fn() -> io::Result<Vec<(Purpose, OwnedFd)>> + Send>,
+    /// Leaves them to it.
+    pub(crate) leave: Box<dyn Fn() + Send>,
+}
+
+/// What is needed to hand over, and how far that is.
+pub(super) struct Handover {
+    /// How this process was started, or why it cannot be handed over.
+    launch: Result<Launch, String>,
+    fixtures: Option<Fixtures>,
+    under_way: Option<(JoinHandle<Result<Successor, Failure>>, Answer)>,
+    /// Those before this process.
+    pub(super) predecessors: Predecessors,
+}
+
+impl Default for Handover {
+    fn default() -> Self {
+        Self {
+            launch: Err("this process cannot be handed over".to_owned()),
+            fixtures: None,
+            under_way: None,
+            predecessors: Predecessors::default(),
+        }
+    }
+}
+
+impl Handover {
+    /// How an upgrade under way has ended; cancel-safe, and pending where there is none.
+    pub(super) async fn made(&mut self) -> (Result<Successor, Failure>, Answer) {
+        let Some((making, _)) = &mut self.under_way else { return std::future::pending().await };
+        let outcome = making.await;
+        let Some((_, answer)) = self.under_way.take() else { return std::future::pending().await };
+        let lost = |error: tokio::task::JoinError| Err(Failure::Lost(io::Error::other(error)));
+        (outcome.unwrap_or_else(lost), answer)
+    }
+
+    /// Ends an upgrade that is under way, and the process that it has started.
+    pub(super) fn give_up(&mut self) {
+        if let Some((making, answer)) = self.under_way.take() {
+            making.abort();
+            let _ = answer.send(Err(Denied::Stopping));
+        }
+    }
+}
+
+impl Control {
+    /// Makes this process one that can be handed over, or says why it is not.
+    pub(crate) fn can_hand_over(&mut self, launch: Result<Launch, String>, fixtures: Fixtures) {
+        self.handover.launch = launch;
+        self.handover.fixtures = Some(fixtures);
+    }
+
+    /// Those that this process has taken over from.
+    pub(crate) fn predecessors(&self) -> &Predecessors {
+        &self.handover.predecessors
+    }
+
+    /// The order, unless an upgrade is under way and it would change what is being handed over: on the
+    /// new process it would be lost.
+    pub(super) fn while_handing_over(&self, order: Order) -> Option<Order> {
+        if self.handover.under_way.is_none() {
+            return Some(order);
+        }
+        let busy = || Denied::Conflict("an upgrade is under way; try again after it".to_owned());
+        match order {
+            Order::Add(_, _, answer) | Order::Remove(_, _, answer) => {
+                drop(answer.send(Err(busy())))
+            }
+            Order::Weight(_, _, _, answer) => drop(answer.send(Err(busy()))),
+            Order::Drain(_, _, answer) => drop(answer.send(Err(busy()))),
+            Order::Undrain(_, answer) => drop(answer.send(Err(busy()))),
+            other => return Some(other),
+        }
+        None
+    }
+
+    /// Begins to hand over; `answer` hears how that went.
+    pub(super) fn upgrade(&mut self, order: &UpgradeOrder, answer: Answer) {
+        match self.offer(order) {
+            Ok(offer) => {
+                let program = offer.program.as_deref().unwrap_or(offer.launch.program());
+                tracing::info!(program = %program.display(), "upgrade begins");
+                self.handover.under_way = Some((tokio::spawn(offer.make()), answer));
+            }
+            Err(denied) => {
+                tracing::error!(why = %denied, "upgrade refused");
+                let _ = answer.send(Err(denied));
+            }
+        }
+    }
+
+    fn offer(&self, order: &UpgradeOrder) -> Result<Offer, Denied> {
+        if self.handover.under_way.is_some() {
+            return Err(Denied::Conflict("an upgrade is under way".to_owned()));
+        }
+        let launch = self.handover.launch.clone().map_err(Denied::Conflict)?;
+        let program = order.binary.as_ref().map(PathBuf::from);
+        if let Some(relative) = program.as_ref().filter(|program| !program.is_absolute()) {
+            let shown = relative.display();
+            return Err(Denied::Invalid(format!("{shown}: the path of a binary must be absolute")));
+        }
+        let failed = |error: io::Error| Denied::Failed(format!("sockets cannot be given: {error}"));
+        let mut sockets = self.doors.copies().map_err(failed)?;
+        if let Some(fixtures) = &self.handover.fixtures {
+            sockets.extend((fixtures.copies)().map_err(failed)?);
+        }
+        Ok(Offer {
+            launch,
+            program,
+            ready: self.config.upgrade.ready,
+            sockets,
+            secrets: Secrets::of(&self.keys, &self.tickets),
+            backends: self.backends.clone(),
+            values: self.values(),
+            late: self.late_values(),
+            sids: Arc::clone(&self.proxy.sids),
+        })
+    }
+
+    /// What the new process needs before it puts its configuration in force, by name.
+    fn values(&self) -> Values {
+        vec![(OVERLAY.to_owned(), self.overlay.carry())]
+    }
+
+    /// The layers upon the configuration that the process before this one had.
+    pub(super) fn inherited_overlay(values: Values) -> Overlay {
+        let mut overlay = Overlay::default();
+        for (name, value) in values {
+            if name != OVERLAY {
+                tracing::warn!(name, "the old process hands over something that is not known here");
+                continue;
+            }
+            match Overlay::carried(value) {
+                Ok(carried) => overlay = carried,
+                Err(error) => tracing::warn!(%error, "the old process's orders are not understood"),
+            }
+        }
+        overlay
+    }
+
+    /// What it is to remember before it accepts, by name; taken when the sessions are.
+    fn late_values(&self) -> Box<dyn FnOnce() -> Values + Send + Sync> {
+        Box::new(Values::new)
+    }
+
+    /// Takes over what the process before this one has sent as [`late_values`](Self::late_values).
+    pub(crate) fn remember(&mut self, late: Values) {
+        for (name, _) in late {
+            tracing::warn!(name, "the old process hands over something that is not known here");
+        }
+    }
+
+    /// Backends that lived in the process before this one, in pools that `config` has.
+    pub(super) fn revive(records: &[BackendRecord], config: &Config) -> Vec<Arc<Backend>> {
+        let revive = |record: &BackendRecord| {
+            let pool = config.pools.iter().find(|pool| pool.name == record.pool)?;
+            let address = Address { host: record.host.clone(), port: record.port };
+            let known =
+                config::Backend { name: record.name.clone(), address, weight: record.weight };
+            let backend = Backend::new(&record.pool, &known, &pool.reuse);
+            if known.address.literal().is_none() {
+                backend.set_addresses(record.addresses.as_slice());
+            }
+            if !record.up {
+                backend.mark(false, 1, 1);
+            }
+            Some(backend)
+        };
+        records.iter().filter_map(revive).collect()
+    }
+
+    /// An upgrade has ended: the process that took over, or nothing, and this one serves on.
+    pub(super) fn made(
+        &mut self,
+        outcome: Result<Successor, Failure>,
+        answer: Answer,
+    ) -> Option<Successor> {
+        match outcome {
+            Ok(successor) => {
+                let pid = successor.pid();
+                tracing::info!(pid, "the new process serves; this one drains");
+                self.doors.part();
+                self.proxy.draining.store(true, Ordering::Release);
+                if let Some(fixtures) = &self.handover.fixtures {
+                    (fixtures.leave)();
+                }
+                self.notifier.hand_over(pid);
+                let _ = answer.send(Ok(Upgraded { pid }));
+                Some(successor)
+            }
+            Err(failure) => {
+                tracing::error!(why = %failure, "upgrade failed; this process serves on");
+                let _ = answer.send(Err(Denied::Failed(failure.to_string())));
+                None
+            }
+        }
+    }
+
+    /// Empties this process, which accepts nothing any more: until the deadline of an upgrade's drain,
+    /// or that of a stop where one is ordered.
+    pub(super) async fn give_way(
+        &mut self,
+        mut successor: Successor,
+        requests: &mut mpsc::Receiver<Request>,
+    ) {
+        successor.release().await;
+        let terms = self.config.upgrade.drain;
+        let mut deadline = Instant::now() + terms.within;
+        let state = reporter(Arc::clone(&self.proxy), self.handover.predecessors.clone(), terms);
+        let telling = tokio::spawn(successor.keep_told(TELL, state));
+        let mut stops = Vec::new();
+        let mut housekeeping = interval(HOUSEKEEPING);
+        loop {
+            tokio::select! {
+                () = self.doors.idle() => break,
+                () = sleep_until(deadline) => {
+                    self.cut().await;
+                    break;
+                }
+                Some(request) = requests.recv() => match request {
+                    Request::Stop(answer) => {
+                        deadline = deadline.min(Instant::now() + self.config.drain.within);
+                        self.doors.finish();
+                        stops.push(answer);
+                    }
+                    Request::Hangup => self.reopen_log(),
+                    // Whoever waits for an answer hears that the process is stopping.
+                    _ => {}
+                },
+                _ = housekeeping.tick() => self.keep_house(),
+            }
+        }
+        telling.abort();
+        self.close_books();
+        tracing::info!("empty; the new process serves alone");
+        for answer in stops {
+            let _ = answer.send(());
+        }
+    }
+
+    /// Cuts what is left, and all that comes of it.
+    pub(super) async fn cut(&mut self) {
+        let tunnels = self.proxy.tunnels.cut_all();
+        tracing::warn!(tunnels, "the drain deadline has passed; cutting what is left");
+        self.doors.force();
+        // An upgrade under way may have become a tunnel after the cut.
+        while tokio::time::timeout(CUT_AGAIN, self.doors.idle()).await.is_err() {
+            self.proxy.tunnels.cut_all();
+        }
+    }
+}
+
+/// Says how far this process is, and those before it.
+fn reporter(
+    proxy: Arc<Proxy>,
+    before: Predecessors,
+    terms: Drain,
+) -> impl Fn() -> Vec<Predecessor> + Send {
+    let (since, start) = (super::unix_now(), std::time::Instant::now());
+    move || {
+        let left = terms.within.saturating_sub(start.elapsed());
+        let tunnels = proxy.tunnels.len() as u64;
+        let drain = DrainState {
+            since,
+            seconds_left: Some(left.as_secs_f64()),
+            seconds_to_closes: Some(left.saturating_sub(terms.spread).as_secs_f64()),
+            sockets_left: tunnels,
+            // Those that poll have gone over.
+            sessions_left: tunnels,
+        };
+        let own = Predecessor { pid: std::process::id(), drain };
+        std::iter::once(own).chain(before.list()).collect()
+    }
+}

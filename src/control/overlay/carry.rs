@@ -1,0 +1,120 @@
+//! The layers as they go to the next process at a binary upgrade.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::{Found, Ordered, Overlay};
+use crate::{
+    admin::api::Target,
+    config::{Address, Backend, Drain},
+};
+
+/// [`Overlay`], flat.
+#[derive(Debug, Default, Deserialize, Serialize)]
+struct Layers {
+    found: Vec<(String, Vec<Carried>, Option<String>)>,
+    added: Vec<(String, Vec<Carried>)>,
+    /// By pool and backend.
+    weights: Vec<(String, String, u32)>,
+    /// What, and within which time and spread.
+    drains: Vec<(Target, Option<(Duration, Duration)>)>,
+}
+
+/// A backend.
+#[derive(Debug, Deserialize, Serialize)]
+struct Carried {
+    name: String,
+    host: String,
+    port: u16,
+    weight: u32,
+}
+
+impl Overlay {
+    /// For the next process.
+    pub(in crate::control) fn carry(&self) -> Value {
+        let all = |list: &[Backend]| list.iter().map(Carried::of).collect();
+        let found = self.found.iter();
+        let drains = self.drains.iter().map(|ordered| {
+            let terms = ordered.terms.map(|terms| (terms.within, terms.spread));
+            (ordered.what.clone(), terms)
+        });
+        let weights = self.weights.iter();
+        let layers = Layers {
+            found: found
+                .map(|(pool, found)| (pool.clone(), all(&found.backends), found.error.clone()))
+                .collect(),
+            added: self.added.iter().map(|(pool, added)| (pool.clone(), all(added))).collect(),
+            weights: weights.map(|((pool, name), w)| (pool.clone(), name.clone(), *w)).collect(),
+            drains: drains.collect(),
+        };
+        serde_json::to_value(layers).unwrap_or_default()
+    }
+
+    /// From the process before.
+    ///
+    /// # Errors
+    /// It is something else.
+    pub(in crate::control) fn carried(value: Value) -> Result<Self, serde_json::Error> {
+        let layers: Layers = serde_json::from_value(value)?;
+        let all = |list: Vec<Carried>| list.into_iter().map(Backend::from).collect();
+        let drains = layers.drains.into_iter().map(|(what, terms)| {
+            let terms = terms.map(|(within, spread)| Drain { within, spread });
+            Ordered { what, terms }
+        });
+        let found = layers.found.into_iter();
+        let weights = layers.weights.into_iter();
+        Ok(Self {
+            found: found
+                .map(|(pool, list, error)| (pool, Found { backends: all(list), error }))
+                .collect(),
+            added: layers.added.into_iter().map(|(pool, list)| (pool, all(list))).collect(),
+            weights: weights.map(|(pool, name, weight)| ((pool, name), weight)).collect(),
+            drains: drains.collect(),
+        })
+    }
+}
+
+impl Carried {
+    fn of(backend: &Backend) -> Self {
+        let Address { host, port } = backend.address.clone();
+        Self { name: backend.name.clone(), host, port, weight: backend.weight }
+    }
+}
+
+impl From<Carried> for Backend {
+    fn from(carried: Carried) -> Self {
+        let Carried { name, host, port, weight } = carried;
+        Self { name, address: Address { host, port }, weight }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        admin::api::NewBackend,
+        config::{Config, Pool},
+    };
+
+    #[test]
+    fn every_layer_is_the_same_after_it() {
+        let config = Config::new(Vec::new(), Pool::new("chat", Vec::new()));
+        let mut overlay = Overlay::default();
+        let found =
+            Backend { name: "a".to_owned(), address: "10.0.0.1:80".parse().unwrap(), weight: 3 };
+        overlay.found("chat".to_owned(), Ok(vec![found]));
+        overlay.found("chat".to_owned(), Err("no answer".to_owned()));
+        let new = NewBackend { address: "[::1]:81".to_owned(), name: None, weight: Some(2) };
+        overlay.add(&config, "chat", &new).unwrap();
+        overlay.set_weight(&overlay.over(&config), "chat", "[::1]:81", 9).unwrap();
+        let what = Target { pool: Some("chat".to_owned()), backend: None };
+        let terms = Drain::within(Duration::from_millis(1500));
+        overlay.drain(&config, what, Some(terms)).unwrap();
+        let text = overlay.carry().to_string();
+        let after = Overlay::carried(serde_json::from_str(&text).unwrap()).unwrap();
+        assert_eq!(format!("{after:?}"), format!("{overlay:?}"));
+        assert!(Overlay::carried(Value::Null).is_err());
+    }
+}

@@ -1,0 +1,296 @@
+//! Closing a tunnel on order: a Close frame of ours to the client at a frame boundary (RFC 6455,
+//! section 5.5.1), and the client's own Close to the backend.
+//!
+//! After our Close nothing of the backend's follows it; what still comes is read and dropped, so that
+//! a backend never stalls on a client that leaves. The client's bytes go on to the backend until its
+//! Close has passed, which is masked as a backend expects it; then both sides end. A client that hears
+//! of a restart (1012) connects again by itself.
+//!
+//! Where no boundary can be known, nothing is sent: the tunnel lives until it ends or is cut.
+
+use std::{
+    io,
+    pin::Pin,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use tokio::io::ReadBuf;
+
+use super::{
+    Guard,
+    copy::{Direction, Failure, Pause, ROUNDS, State, Tunnel},
+    registry::Order,
+};
+use crate::{
+    error::{Side, Termination},
+    net::stream::Stream,
+};
+
+/// How long a client may take to answer our Close. Every client library does so by itself, within a
+/// round trip: one that does not has lost its event loop or its network, and is cut.
+pub const ANSWER: Duration = Duration::from_secs(5);
+
+/// Why a tunnel is closed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reason {
+    /// Its backend drains, or the process.
+    Drained,
+    /// Its backend has more than its share.
+    Rebalanced,
+    /// It has lived for as long as a tunnel may.
+    Aged,
+    /// An operator named it.
+    Operator,
+}
+
+/// How far a tunnel's close has come.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Closing {
+    /// Nobody ordered one.
+    #[default]
+    No,
+    /// The next boundary is waited for.
+    Ordered(Reason),
+    /// One of the peers has said Close or FIN before us: they are left to it, for as long as a client
+    /// may take to answer ours.
+    Theirs(Reason),
+    /// Our Close is on its way.
+    Sending(Reason, Far),
+    /// It is with the client, which is to answer.
+    Sent(Reason, Far),
+}
+
+/// The backend's end of a tunnel that is being closed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Far {
+    Open,
+    /// It has said FIN.
+    Ended,
+    /// It takes nothing any more.
+    Failed,
+}
+
+impl Reason {
+    const ALL: [Self; 4] = [Self::Drained, Self::Rebalanced, Self::Aged, Self::Operator];
+
+    /// How a tunnel ends that is closed for this reason.
+    pub fn termination(self) -> Termination {
+        match self {
+            Self::Drained => Termination::Drained,
+            Self::Rebalanced => Termination::Rebalanced,
+            Self::Aged => Termination::Aged,
+            Self::Operator => Termination::Closed(Side::Proxy),
+        }
+    }
+
+    /// Not 0, and below 0x80.
+    pub(super) fn code(self) -> u8 {
+        self as u8 + 1
+    }
+
+    pub(super) fn of_code(code: u8) -> Option<Self> {
+        Self::ALL.get(usize::from(code).checked_sub(1)?).copied()
+    }
+
+    /// A whole Close frame from a server: status 1012, "service restart", and a text.
+    pub(super) fn frame(self) -> &'static [u8] {
+        match self {
+            Self::Drained => b"\x88\x0a\x03\xf4draining",
+            Self::Rebalanced => b"\x88\x0d\x03\xf4rebalancing",
+            Self::Aged => b"\x88\x11\x03\xf4connection aged",
+            Self::Operator => b"\x88\x14\x03\xf4closed by operator",
+        }
+    }
+}
+
+impl Closing {
+    /// Whether the tunnel's pause is a deadline, which no traffic moves.
+    pub(super) fn has_deadline(self) -> bool {
+        matches!(self, Self::Theirs(_) | Self::Sent(..))
+    }
+
+    /// How a tunnel ends whose pause has been too long.
+    pub(super) fn timed_out(self) -> Termination {
+        match self {
+            Self::No | Self::Ordered(_) => Termination::Idle,
+            Self::Theirs(reason) | Self::Sending(reason, _) | Self::Sent(reason, _) => {
+                reason.termination()
+            }
+        }
+    }
+}
+
+impl<A: Stream, B: Stream, G: Guard> Tunnel<A, B, G> {
+    /// Takes note of an order; ready where it is to cut.
+    pub(super) fn poll_order(&mut self, cx: &mut Context<'_>) -> Poll<Termination> {
+        match self.ticket.order(cx) {
+            None => {}
+            Some(Order::Cut(reason)) => {
+                return Poll::Ready(reason.unwrap_or(Reason::Drained).termination());
+            }
+            Some(Order::Close(reason)) => {
+                if self.closing == Closing::No {
+                    self.closing = Closing::Ordered(reason);
+                    self.down.stops = true;
+                }
+            }
+        }
+        Poll::Pending
+    }
+
+    /// Begins an ordered close where what has passed allows that now. Whether it has begun, so that
+    /// nothing of the backend's may pass any more.
+    pub(super) fn begin_close(&mut self) -> bool {
+        let reason = match self.closing {
+            Closing::No | Closing::Theirs(_) => return false,
+            Closing::Sending(..) | Closing::Sent(..) => return true,
+            Closing::Ordered(reason) => reason,
+        };
+        let closed = self.up.frames.is_closed() || self.down.frames.is_closed();
+        if closed || !self.down.is_open() {
+            self.down.stops = false;
+            self.closing = Closing::Theirs(reason);
+            self.pause = Some(Pause::new(ANSWER));
+            return false;
+        }
+        if self.down.frames.at_boundary() {
+            // What a short write left over is of frames that have not begun: it goes, with the memory.
+            self.down.rest = Bytes::from_static(reason.frame());
+            self.down.stops = false;
+            self.closing = Closing::Sending(reason, Far::Open);
+            return true;
+        }
+        false
+    }
+
+    /// Our Close, and then what the peers still have to say. Ready once both have ended.
+    pub(super) fn poll_close(
+        &mut self,
+        cx: &mut Context<'_>,
+        scratch: &mut [u8],
+    ) -> Poll<Termination> {
+        let (Closing::Sending(reason, mut far) | Closing::Sent(reason, mut far)) = self.closing
+        else {
+            return Poll::Pending;
+        };
+        let written = self.down.poll_written(cx, &mut self.client);
+        if matches!(self.closing, Closing::Sending(..)) && matches!(written, Poll::Ready(Ok(()))) {
+            self.closing = Closing::Sent(reason, far);
+            self.pause = Some(Pause::new(ANSWER));
+        }
+        if far == Far::Open
+            && let Poll::Ready(end) = poll_drop(cx, &mut self.backend, scratch)
+        {
+            far = if end.is_ok() { Far::Ended } else { Far::Failed };
+        }
+        let client = self.poll_last_words(cx, &mut far, scratch);
+        if let Closing::Sending(_, now) | Closing::Sent(_, now) = &mut self.closing {
+            *now = far;
+        }
+        if matches!((&written, &client), (Poll::Ready(Err(_)), _) | (_, Poll::Ready(Err(())))) {
+            // The client has gone without an answer.
+            self.backend.reset_on_drop();
+            return Poll::Ready(reason.termination());
+        }
+        let over = client.is_ready() || far == Far::Failed;
+        if !over || !matches!(self.closing, Closing::Sent(..)) {
+            return Poll::Pending;
+        }
+        // A client that has not read yet must still find our Close: no reset from here on.
+        let told = self.down.poll_shut(cx, &mut self.client);
+        ready!(told);
+        if client.is_ready() && far != Far::Open {
+            return Poll::Ready(reason.termination());
+        }
+        Poll::Pending
+    }
+
+    /// The client's bytes up to its Close, to the backend while that takes them. Ready once it has
+    /// said Close or FIN and the backend was told; an error where it is gone.
+    fn poll_last_words(
+        &mut self,
+        cx: &mut Context<'_>,
+        far: &mut Far,
+        scratch: &mut [u8],
+    ) -> Poll<Result<(), ()>> {
+        while *far != Far::Failed {
+            match self.up.poll(cx, &mut self.client, &mut self.backend, scratch) {
+                Poll::Ready(Ok(())) => return Poll::Ready(Ok(())),
+                Poll::Ready(Err(Failure::Read(_))) => return Poll::Ready(Err(())),
+                Poll::Ready(Err(Failure::Write(_))) => *far = Far::Failed,
+                Poll::Pending if self.up.frames.is_closed() && self.up.is_open() => self.up.end(),
+                Poll::Pending => return Poll::Pending,
+            }
+        }
+        poll_drop(cx, &mut self.client, scratch).map_err(drop)
+    }
+}
+
+impl Direction {
+    /// Writes and flushes what is left.
+    fn poll_written<W: Stream>(
+        &mut self,
+        cx: &mut Context<'_>,
+        writer: &mut W,
+    ) -> Poll<io::Result<()>> {
+        ready!(self.poll_rest(cx, writer))?;
+        if self.state == (State::Open { unflushed: true }) {
+            ready!(Pin::new(writer).poll_flush(cx))?;
+            self.state = State::Open { unflushed: false };
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Ends the writer, once; whether that succeeds does not matter any more.
+    fn poll_shut<W: Stream>(&mut self, cx: &mut Context<'_>, writer: &mut W) -> Poll<()> {
+        if self.state != State::Ended {
+            let _ = ready!(Pin::new(writer).poll_shutdown(cx));
+            self.state = State::Ended;
+        }
+        Poll::Ready(())
+    }
+}
+
+/// Reads and drops. Ready at the end.
+fn poll_drop<R: Stream>(
+    cx: &mut Context<'_>,
+    reader: &mut R,
+    scratch: &mut [u8],
+) -> Poll<io::Result<()>> {
+    for _ in 0..ROUNDS {
+        let mut buffer = ReadBuf::new(scratch);
+        match ready!(Pin::new(&mut *reader).poll_read(cx, &mut buffer)) {
+            Ok(()) if buffer.filled().is_empty() => return Poll::Ready(Ok(())),
+            Ok(()) => {}
+            Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => return Poll::Ready(Ok(())),
+            Err(e) => return Poll::Ready(Err(e)),
+        }
+    }
+    cx.waker().wake_by_ref();
+    Poll::Pending
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tunnel::frame::FrameTracker;
+
+    #[test]
+    fn each_reason_has_a_whole_unmasked_close_of_its_own() {
+        let mut seen = std::collections::HashSet::new();
+        for reason in Reason::ALL {
+            assert_eq!(Reason::of_code(reason.code()), Some(reason));
+            let frame = reason.frame();
+            assert!(seen.insert(frame));
+            let mut tracker = FrameTracker::new();
+            tracker.pass(frame);
+            assert!(tracker.is_closed(), "{reason:?}");
+            assert_eq!((frame[0], frame[1] & 0x80), (0x88, 0));
+            assert_eq!(u16::from_be_bytes([frame[2], frame[3]]), 1012);
+            assert!(std::str::from_utf8(&frame[4..]).is_ok());
+        }
+        assert_eq!((Reason::of_code(0), Reason::of_code(5)), (None, None));
+    }
+}

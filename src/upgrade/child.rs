@@ -1,0 +1,294 @@
+//! The new process's side: it takes what it is offered, prepares, accepts, and listens on.
+
+use std::{
+    collections::HashMap,
+    env, io, mem,
+    os::{fd::AsFd, unix::net::UnixStream},
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use rustix::{fs, net::AddressFamily};
+use tokio::time::timeout;
+
+use super::{
+    BackendRecord, HANDED, PROTOCOL, Secrets, Values,
+    message::{FromNew, FromOld, SessionRecord},
+    wire::Channel,
+};
+use crate::{
+    admin::api::Predecessor,
+    http::proxy::Proxy,
+    net::given::Given,
+    sticky::Learned,
+    upstream::{Backend, Life},
+};
+
+/// How long the old process may take to stop accepting. It has nothing to wait for.
+const RELEASE: Duration = Duration::from_secs(5);
+
+/// A channel to the process before this one, over which nothing was said yet.
+#[derive(Debug)]
+pub struct Handed(Channel);
+
+/// A process that is about to take over.
+#[derive(Debug)]
+pub struct Joining {
+    channel: Channel,
+    /// The old process.
+    pid: u32,
+    given: Given,
+    secrets: Secrets,
+    backends: Vec<BackendRecord>,
+    values: Values,
+}
+
+/// What a process begins with: nothing, what a service manager passed, or what another process has
+/// handed over.
+#[derive(Debug, Default)]
+pub struct Inheritance {
+    /// Listening sockets.
+    pub given: Given,
+    /// Keys.
+    pub secrets: Secrets,
+    /// Backends that lived in the old process.
+    pub backends: Vec<BackendRecord>,
+    /// What else there is.
+    pub values: Values,
+    /// Whether it is not to accept until it is told to.
+    pub holds: bool,
+}
+
+/// The processes that this one has taken over from and that still hold connections.
+#[derive(Clone, Debug, Default)]
+pub struct Predecessors(Arc<Mutex<Vec<Predecessor>>>);
+
+impl Predecessors {
+    /// As they were last heard of.
+    pub fn list(&self) -> Vec<Predecessor> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn set(&self, list: Vec<Predecessor>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = list;
+    }
+}
+
+impl Handed {
+    /// The channel on standard input, where this process was started to take over. Standard input
+    /// is empty from then on. Must be called within a tokio runtime.
+    ///
+    /// # Errors
+    /// The variable is set, and standard input is no socket.
+    pub fn from_stdin() -> io::Result<Option<Self>> {
+        if env::var_os(HANDED).is_none() {
+            return Ok(None);
+        }
+        let wrong = |error: io::Error| {
+            let text = format!("{HANDED} is set, and standard input is no channel: {error}");
+            io::Error::new(error.kind(), text)
+        };
+        let input = io::stdin();
+        let family = rustix::net::sockopt::socket_domain(input.as_fd());
+        if family.map_err(|error| wrong(error.into()))? != AddressFamily::UNIX {
+            return Err(wrong(io::ErrorKind::InvalidInput.into()));
+        }
+        let socket = UnixStream::from(input.as_fd().try_clone_to_owned().map_err(wrong)?);
+        let nothing = fs::open("/dev/null", fs::OFlags::RDONLY, fs::Mode::empty())?;
+        rustix::stdio::dup2_stdin(&nothing)?;
+        Ok(Some(Self(Channel::new(socket).map_err(wrong)?)))
+    }
+
+    /// Takes everything that is needed to prepare.
+    ///
+    /// # Errors
+    /// The old process is gone, or speaks another protocol.
+    pub async fn receive(self) -> io::Result<Joining> {
+        let Self(mut channel) = self;
+        let version = env!("CARGO_PKG_VERSION").to_owned();
+        // Where the other one is gone already, its words may still be there.
+        let _ = channel.send(&FromNew::Hello { protocol: PROTOCOL, version }).await;
+        let pid = match hear(&mut channel).await? {
+            FromOld::Hello { protocol: PROTOCOL, pid, .. } => pid,
+            FromOld::Hello { protocol, version, .. } => {
+                let why = format!(
+                    "the running process is moorline {version} and speaks version {protocol} of \
+                     upgrades, this one version {PROTOCOL}; restart instead"
+                );
+                let _ = channel.send(&FromNew::Failed(why.clone())).await;
+                return Err(io::Error::new(io::ErrorKind::Unsupported, why));
+            }
+            other => return Err(unexpected(&other)),
+        };
+        let mut joining = Joining {
+            channel,
+            pid,
+            given: Given::default(),
+            secrets: Secrets::default(),
+            backends: Vec::new(),
+            values: Values::new(),
+        };
+        while joining.take().await? {}
+        Ok(joining)
+    }
+}
+
+impl Joining {
+    /// Takes one message; false after the last.
+    async fn take(&mut self) -> io::Result<bool> {
+        let received = self.channel.receive().await?;
+        match received.ok_or(io::ErrorKind::UnexpectedEof)? {
+            (FromOld::Socket(purpose), Some(socket)) => self.given.push(purpose, socket),
+            (FromOld::Keys(secrets), _) => self.secrets = secrets,
+            (FromOld::Backend(backend), _) => self.backends.push(backend),
+            (FromOld::Value(name, value), _) => self.values.push((name, value)),
+            (FromOld::Offered, _) => return Ok(false),
+            (other, _) => return Err(unexpected(&other)),
+        }
+        Ok(true)
+    }
+
+    /// Takes out what the control task begins with.
+    pub fn inheritance(&mut self) -> Inheritance {
+        Inheritance {
+            given: mem::take(&mut self.given),
+            secrets: mem::take(&mut self.secrets),
+            backends: self.backends.clone(),
+            values: mem::take(&mut self.values),
+            holds: true,
+        }
+    }
+
+    /// Tells the old process why this one gives up.
+    pub async fn give_up(mut self, why: &str) {
+        let _ = self.channel.send(&FromNew::Failed(why.to_owned())).await;
+    }
+
+    /// Everything that can fail has been done: takes the sessions, and what else
+    /// there is. Where the old process is gone by
+    /// now, without a word, this one serves without them; their owners are found by asking.
+    ///
+    /// # Errors
+    /// What comes is not what should.
+    pub async fn prepared(&mut self, proxy: &Proxy) -> io::Result<Values> {
+        let mut names = Names::new(&self.backends);
+        if self.channel.send(&FromNew::Prepared).await.is_err() {
+            self.orphaned();
+            return Ok(Values::new());
+        }
+        let mut values = Values::new();
+        loop {
+            match self.channel.receive().await {
+                Ok(Some((FromOld::Sessions(sessions), _))) => names.restore(sessions, proxy),
+                Ok(Some((FromOld::Backend(backend), _))) => names.learn(backend),
+                Ok(Some((FromOld::Value(name, value), _))) => values.push((name, value)),
+                Ok(Some((FromOld::Transferred, _))) => return Ok(values),
+                Ok(Some((other, _))) => return Err(unexpected(&other)),
+                Ok(None) => break,
+                Err(error) if error.kind() == io::ErrorKind::InvalidData => return Err(error),
+                Err(_) => break,
+            }
+        }
+        self.orphaned();
+        Ok(values)
+    }
+
+    /// This process accepts: resolves once the old one does not any more.
+    pub async fn ready(&mut self) {
+        if self.channel.send(&FromNew::Ready).await.is_err() {
+            return;
+        }
+        let released = timeout(RELEASE, async {
+            while let Ok(Some((message, _))) = self.channel.receive().await {
+                if matches!(message, FromOld::Released) {
+                    return;
+                }
+            }
+        });
+        if released.await.is_err() {
+            tracing::warn!(
+                pid = self.pid,
+                "the old process does not say that it has stopped accepting"
+            );
+        }
+    }
+
+    /// Listens until the old process is empty.
+    pub async fn follow(mut self, proxy: Arc<Proxy>, shown: Predecessors) {
+        let mut names = Names::new(&self.backends);
+        loop {
+            match self.channel.receive().await {
+                Ok(Some((FromOld::Sessions(sessions), _))) => names.restore(sessions, &proxy),
+                Ok(Some((FromOld::Backend(backend), _))) => names.learn(backend),
+                Ok(Some((FromOld::State(list), _))) => shown.set(list),
+                Ok(Some(_)) => {}
+                Ok(None) => break,
+                Err(error) => {
+                    tracing::warn!(pid = self.pid, %error, "the old process is not understood");
+                    break;
+                }
+            }
+        }
+        shown.set(Vec::new());
+        tracing::info!(pid = self.pid, "the old process has ended");
+    }
+
+    fn orphaned(&self) {
+        tracing::error!(pid = self.pid, "the old process died before its sessions were here");
+    }
+}
+
+/// Backends by their numbers in the old process.
+struct Names {
+    records: HashMap<u64, BackendRecord>,
+    /// Those that this process has; a reload may change that.
+    found: HashMap<u64, Arc<Backend>>,
+}
+
+impl Names {
+    fn new(records: &[BackendRecord]) -> Self {
+        let records = records.iter().map(|record| (record.id, record.clone())).collect();
+        Self { records, found: HashMap::new() }
+    }
+
+    fn learn(&mut self, record: BackendRecord) {
+        self.records.insert(record.id, record);
+    }
+
+    /// Remembers sessions whose backends this process has, too.
+    fn restore(&mut self, sessions: Vec<SessionRecord>, proxy: &Proxy) {
+        let now = Instant::now();
+        for SessionRecord(id, sid, left, lifetime) in sessions {
+            let Some(backend) = self.backend(id, proxy) else { continue };
+            let [left, lifetime] = [left, lifetime].map(Duration::from_millis);
+            proxy.sids.restore(&Learned { sid, backend, lifetime, left }, now);
+        }
+    }
+
+    fn backend(&mut self, id: u64, proxy: &Proxy) -> Option<Arc<Backend>> {
+        if let Some(backend) = self.found.get(&id).filter(|backend| backend.phase() != Life::Gone) {
+            return Some(Arc::clone(backend));
+        }
+        let record = self.records.get(&id)?;
+        let snapshot = proxy.snapshot.load();
+        let mut all = snapshot.pools.iter().flat_map(|pool| pool.holders(0));
+        let backend = Arc::clone(all.find(|backend| record.is(backend))?);
+        self.found.insert(id, Arc::clone(&backend));
+        Some(backend)
+    }
+}
+
+async fn hear(channel: &mut Channel) -> io::Result<FromOld> {
+    let received = channel.receive().await?;
+    Ok(received.ok_or(io::ErrorKind::UnexpectedEof)?.0)
+}
+
+fn unexpected(message: &FromOld) -> io::Error {
+    // Its content may be a secret.
+    let text = match message {
+        FromOld::Hello { .. } => "it greets twice",
+        FromOld::Sessions(_) | FromOld::Transferred => "sessions come before they can be taken",
+        _ => "it speaks out of turn",
+    };
+    io::Error::new(io::ErrorKind::InvalidData, format!("the old process is not understood: {text}"))
+}

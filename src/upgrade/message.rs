@@ -1,0 +1,183 @@
+//! What the two processes say to each other.
+
+use std::{net::SocketAddr, time::Duration};
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::{
+    admin::api::Predecessor,
+    net::{
+        given::Purpose,
+        tls::{TicketKey, TicketKeys},
+    },
+    sticky::{Keys, Learned, MadeKey},
+    upstream::Backend,
+};
+
+/// Values by name, of parts of the process that this module does not know.
+pub type Values = Vec<(String, Value)>;
+
+/// From the old process to the new one.
+#[derive(Debug, Deserialize, Serialize)]
+pub(super) enum FromOld {
+    /// First of all.
+    Hello { protocol: u32, pid: u32, version: String },
+    /// A listening socket, with its descriptor.
+    Socket(Purpose),
+    /// What must stay the same under clients.
+    Keys(Secrets),
+    /// A live backend.
+    Backend(BackendRecord),
+    /// Something else, by name.
+    Value(String, Value),
+    /// That is all that is needed to prepare.
+    Offered,
+    /// Sessions.
+    Sessions(Vec<SessionRecord>),
+    /// That is all that is needed to accept.
+    Transferred,
+    /// The old process accepts nothing any more and has left the admin's sockets.
+    Released,
+    /// What it still holds, and what those before it do.
+    State(Vec<Predecessor>),
+}
+
+/// From the new process to the old one.
+#[derive(Debug, Deserialize, Serialize)]
+pub(super) enum FromNew {
+    /// First of all.
+    Hello { protocol: u32, version: String },
+    /// Everything that can fail has been done.
+    Prepared,
+    /// It accepts.
+    Ready,
+    /// It gives up, and why.
+    Failed(String),
+}
+
+/// Keys.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+pub struct Secrets {
+    /// The cookie key, where it was made.
+    cookie: Option<Made>,
+    /// Of TLS tickets, the current one first.
+    tickets: Vec<TicketKey>,
+}
+
+impl Secrets {
+    /// A process's own.
+    pub fn of(cookies: &Keys, tickets: &TicketKeys) -> Self {
+        Self { cookie: cookies.made().map(Made), tickets: tickets.export() }
+    }
+
+    /// The cookie key, where one was made.
+    pub fn cookie(&self) -> Option<MadeKey> {
+        self.cookie.map(|made| made.0)
+    }
+
+    /// The keys of TLS tickets, the current one first.
+    pub fn tickets(&self) -> &[TicketKey] {
+        &self.tickets
+    }
+}
+
+/// A key that was made.
+#[derive(Clone, Copy, Deserialize, Serialize)]
+struct Made(MadeKey);
+
+impl std::fmt::Debug for Made {
+    /// Says that it is there, never what it is.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Made")
+    }
+}
+
+/// A live backend: who it is, and what is known of it.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+pub struct BackendRecord {
+    /// Its number in the old process; sessions refer to it.
+    pub id: u64,
+    /// Its pool.
+    pub pool: String,
+    /// Its name.
+    pub name: String,
+    /// Its host.
+    pub host: String,
+    /// Its port.
+    pub port: u16,
+    /// Its weight.
+    pub weight: u32,
+    /// Whether it is healthy.
+    pub up: bool,
+    /// What its name was resolved to.
+    pub addresses: Vec<SocketAddr>,
+}
+
+impl BackendRecord {
+    /// Of a live backend.
+    pub fn of(backend: &Backend) -> Self {
+        let address = backend.address();
+        Self {
+            id: backend.serial(),
+            pool: backend.pool().to_owned(),
+            name: backend.name().to_owned(),
+            host: address.host.clone(),
+            port: address.port,
+            weight: backend.weight(),
+            up: backend.is_up(),
+            addresses: backend.addresses().to_vec(),
+        }
+    }
+
+    /// Whether this is that backend.
+    pub fn is(&self, backend: &Backend) -> bool {
+        let address = backend.address();
+        self.pool == backend.pool()
+            && self.name == backend.name()
+            && (&self.host, self.port) == (&address.host, address.port)
+    }
+}
+
+/// A session: its backend's number, its sid, what is left of its lifetime and that, in milliseconds.
+#[derive(Debug, Deserialize, PartialEq, Serialize)]
+pub(super) struct SessionRecord(
+    pub(super) u64,
+    pub(super) Box<str>,
+    pub(super) u64,
+    pub(super) u64,
+);
+
+impl SessionRecord {
+    pub(super) fn of(learned: Learned) -> Self {
+        let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+        let (left, lifetime) = (millis(learned.left), millis(learned.lifetime));
+        Self(learned.backend.serial(), learned.sid, left, lifetime)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config;
+
+    #[test]
+    fn keys_cross_and_are_in_no_text() {
+        let keys = Keys::new(&config::CookieKeys::Made);
+        let made = keys.made().unwrap();
+        let secrets = Secrets::of(&keys, &TicketKeys::new().unwrap());
+        let text = serde_json::to_string(&FromOld::Keys(secrets.clone())).unwrap();
+        let FromOld::Keys(read) = serde_json::from_str(&text).unwrap() else { panic!("{text}") };
+        assert_eq!(read.cookie(), Some(made));
+        assert_eq!(read.tickets().len(), 1);
+        assert!(!format!("{secrets:?}").contains(&format!("{made:?}")[1..20]));
+    }
+
+    #[test]
+    fn a_session_is_short() {
+        let session = SessionRecord(7, "abcdefghij0123456789".into(), 44_000, 45_000);
+        let text = serde_json::to_string(&session).unwrap();
+        assert_eq!(text, "[7,\"abcdefghij0123456789\",44000,45000]");
+        assert_eq!(serde_json::from_str::<SessionRecord>(&text).unwrap(), session);
+    }
+}

@@ -1,0 +1,195 @@
+//! Who of a pool may be left out: how many backends can be ejected at once, and when so few are healthy
+//! that health is ignored.
+//!
+//! When every check fails, it is more often the one who checks that is in trouble than all who are
+//! checked. So ejections stop at a share of the pool, and below a healthy minimum every serving backend
+//! is used and keeps its sessions. Loads alone are known here: an old pool must not pin a backend.
+
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use super::{
+    balance::Selector,
+    load::{FULL_SHARE, Life, Load},
+};
+use crate::config;
+
+/// The backends of one pool, as those who may or may not be left out.
+#[derive(Debug)]
+pub(super) struct Quorum {
+    selector: Arc<Selector>,
+    loads: Box<[Arc<Load>]>,
+    healthy_minimum: u64,
+    outlier: Option<config::Outlier>,
+    slow_start: Duration,
+    /// Held while somebody is left out or taken back in; whether health is ignored at present.
+    overriding: Mutex<bool>,
+}
+
+impl Quorum {
+    pub(super) fn new(
+        config: &config::Pool,
+        loads: Vec<Arc<Load>>,
+        selector: Arc<Selector>,
+    ) -> Self {
+        let overriding = Mutex::new(loads.iter().any(|load| load.is_overridden()));
+        Self {
+            selector,
+            loads: loads.into(),
+            healthy_minimum: u64::from(config.healthy_minimum),
+            outlier: config.outlier.clone(),
+            slow_start: config.slow_start,
+            overriding,
+        }
+    }
+
+    /// When a backend is ejected; `None`: never.
+    pub(super) fn outlier(&self) -> Option<&config::Outlier> {
+        self.outlier.as_ref()
+    }
+
+    /// Over how long one grows into its weight.
+    pub(super) fn slow_start(&self) -> Duration {
+        self.slow_start
+    }
+
+    /// Whether too few healthy ones is a thing here.
+    pub(super) fn has_minimum(&self) -> bool {
+        self.healthy_minimum > 0
+    }
+
+    /// Ejects one, unless that would be one too many or the last that is healthy.
+    pub(super) fn eject(&self, index: u32) -> bool {
+        let mut overriding = self.overriding.lock().unwrap_or_else(PoisonError::into_inner);
+        let candidate = &self.loads[index as usize];
+        let serving = || self.loads.iter().filter(|load| load.life() == Life::Serving);
+        let others = serving().filter(|load| !Arc::ptr_eq(load, candidate));
+        let remains = others.clone().any(|load| load.is_healthy());
+        let ejected = others.filter(|load| load.is_ejected()).count();
+        if !remains || ejected >= self.most_ejected(serving().count()) {
+            return false;
+        }
+        let news = candidate.set_ejected(true);
+        self.weigh(&mut overriding);
+        self.selector.state_changed(index);
+        news
+    }
+
+    /// Looks anew whether health counts; to be called after each change of health.
+    pub(super) fn review(&self) {
+        let mut overriding = self.overriding.lock().unwrap_or_else(PoisonError::into_inner);
+        self.weigh(&mut overriding);
+    }
+
+    /// Sessions for each share of weight, on average over those that are full grown; `None` where there
+    /// are none.
+    pub(super) fn level(&self) -> Option<f64> {
+        let grown = self.loads.iter().filter(|load| load.takes_new() && load.share() == FULL_SHARE);
+        let (sessions, shares) = grown.fold((0u64, 0u64), |(sessions, shares), load| {
+            (sessions + u64::from(load.sessions()), shares + u64::from(load.shares()))
+        });
+        (shares > 0).then(|| sessions as f64 / shares as f64)
+    }
+
+    fn most_ejected(&self, serving: usize) -> usize {
+        let percent = self.outlier.as_ref().map_or(0, |outlier| usize::from(outlier.max_ejected));
+        match serving * percent / 100 {
+            // A small share of a small pool is less than one, but not meant to be none.
+            0 if percent > 0 && serving >= 2 => 1,
+            most => most,
+        }
+    }
+
+    fn weigh(&self, overriding: &mut bool) {
+        if self.healthy_minimum == 0 && !*overriding {
+            return;
+        }
+        let serving = self.loads.iter().filter(|load| load.life() == Life::Serving);
+        let (serving, healthy) = serving.fold((0u64, 0u64), |(serving, healthy), load| {
+            (serving + 1, healthy + u64::from(load.is_healthy()))
+        });
+        let ignore = healthy * 100 < self.healthy_minimum * serving;
+        if ignore != *overriding {
+            tracing::warn!(
+                healthy,
+                serving,
+                "health is {}",
+                if ignore { "ignored" } else { "respected" }
+            );
+        }
+        *overriding = ignore;
+        for (index, load) in (0..).zip(&self.loads) {
+            if load.set_overridden(ignore) {
+                if ignore {
+                    // All have to carry what there is, the fresh ones too.
+                    load.set_growth(FULL_SHARE, 0);
+                }
+                self.selector.state_changed(index);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Balance;
+
+    fn quorum(backends: usize, change: impl FnOnce(&mut config::Pool)) -> Quorum {
+        let mut config = config::Pool::new("p", Vec::new());
+        config.outlier = Some(config::Outlier::default());
+        change(&mut config);
+        let loads: Vec<_> = (0..backends).map(|_| Arc::new(Load::new(1))).collect();
+        let names = loads.iter().map(|load| ("b", Arc::clone(load)));
+        let selector = Arc::new(Selector::new(Balance::RoundRobin, names));
+        Quorum::new(&config, loads, selector)
+    }
+
+    fn ejectable(backends: usize, most: u8) -> usize {
+        let quorum = quorum(backends, |config| {
+            config.outlier = Some(config::Outlier { max_ejected: most, ..Default::default() });
+        });
+        (0..backends as u32).filter(|index| quorum.eject(*index)).count()
+    }
+
+    #[test]
+    fn a_share_of_the_pool_can_be_ejected_and_never_the_last() {
+        assert_eq!(ejectable(10, 50), 5);
+        assert_eq!(ejectable(10, 19), 1);
+        assert_eq!(ejectable(3, 10), 1, "a share below one is one");
+        assert_eq!(ejectable(2, 100), 1, "the last stays");
+        assert_eq!(ejectable(1, 100), 0);
+        assert_eq!(ejectable(10, 0), 0);
+    }
+
+    #[test]
+    fn the_last_healthy_one_is_not_ejected_while_others_are_down() {
+        let quorum = quorum(3, |_| {});
+        quorum.loads[0].mark(false, 1, 1);
+        quorum.loads[1].mark(false, 1, 1);
+        assert!(!quorum.eject(2));
+        quorum.loads[1].mark(true, 1, 1);
+        assert!(quorum.eject(2));
+    }
+
+    #[test]
+    fn below_the_minimum_all_serve_and_keep_their_sessions() {
+        let quorum = quorum(4, |config| config.healthy_minimum = 50);
+        let takers = || quorum.loads.iter().filter(|load| load.takes_new()).count();
+        for (index, expected) in [(0, 3), (1, 2), (2, 4), (3, 4)] {
+            quorum.loads[index].mark(false, 1, 1);
+            quorum.review();
+            assert_eq!(takers(), expected);
+        }
+        assert!(quorum.loads.iter().all(|load| load.keeps_sessions() && !load.is_up()));
+        quorum.loads[3].set_life(Life::Draining);
+        assert_eq!(takers(), 3, "who leaves is not brought back");
+        quorum.loads[0].mark(true, 1, 1);
+        quorum.loads[1].mark(true, 1, 1);
+        quorum.review();
+        assert_eq!(takers(), 2);
+        assert!(!quorum.loads[2].keeps_sessions());
+    }
+}

@@ -1,0 +1,381 @@
+//! The command line against a running proxy: what it prints, how it exits, and what it says where
+//! there is nobody to speak to.
+
+use std::{ffi::OsStr, fs};
+
+use serde_json::Value;
+
+use crate::support::{
+    Backend, Node, Proxy, Raw,
+    admin::command,
+    message::get,
+    node::handshake,
+    websocket::{self, tunnel},
+};
+
+/// The cells of a printed table's rows, columns being two blanks or more apart.
+fn rows(text: &str) -> Vec<Vec<String>> {
+    let cells = |line: &str| {
+        let cells = line.split("  ").map(str::trim).filter(|cell| !cell.is_empty());
+        cells.map(str::to_owned).collect()
+    };
+    text.lines().map(cells).collect()
+}
+
+#[tokio::test]
+async fn status_and_backends_are_tables() {
+    let (first, second) = (Backend::replying("a").await, Backend::replying("b").await);
+    let proxy = Proxy::with(|settings| {
+        settings.backends(&[first.address, second.address]);
+    })
+    .await;
+    let said = proxy.command(&["status"]).await.done();
+    let head = format!("process {}, serving, up ", proxy.pid());
+    assert!(said.contains(&head), "{said}");
+    assert!(said.contains(&format!("web       http      {}\n", proxy.web())), "{said}");
+    assert!(said.contains("app   least-sessions  configuration  2/2"), "{said}");
+    // A pipe gets neither colours nor blanks at the end of a line.
+    assert!(!said.contains('\x1b') && !said.lines().any(|line| line.ends_with(' ')), "{said}");
+    let listed = rows(&proxy.command(&["backends"]).await.done());
+    assert_eq!(listed[0][..3], ["POOL", "BACKEND", "STATE"]);
+    assert_eq!(listed[1][..4], ["app", &first.address.to_string(), "up", "1"]);
+    let status = proxy.command(&["status", "--json"]).await;
+    assert_eq!(status.out.lines().count(), 1);
+    assert_eq!(status.json()["pid"], proxy.pid());
+    let pools = proxy.command(&["--json", "backends"]).await;
+    assert_eq!(pools.code, 2, "options belong to the subcommand: {pools:?}");
+    let pools = proxy.command(&["backends", "--json"]).await.json();
+    assert_eq!(pools["pools"][0]["backends"].as_array().unwrap().len(), 2);
+    drop((first, second));
+    proxy.finish().await;
+}
+
+#[tokio::test]
+async fn backends_are_added_weighed_and_removed() {
+    let (first, second) = (Backend::replying("a").await, Backend::replying("b").await);
+    let mut proxy = Proxy::before(&[first.address]).await;
+    let address = second.address.to_string();
+    let add = ["backends", "add", "app", &address, "--name", "extra", "--weight", "2"];
+    assert_eq!(proxy.command(&add).await.done(), "app/extra is added, until restart\n");
+    proxy.command(&add).await.refused("extra");
+    let weight = proxy.command(&["backends", "weight", "app", "extra", "5", "--json"]).await;
+    assert_eq!(weight.json()["weight"], 5);
+    let listed = rows(&proxy.command(&["backends"]).await.done());
+    let extra = listed.iter().find(|row| row[1] == "extra").unwrap();
+    assert!(extra.contains(&"an order, until restart".to_owned()), "{listed:?}");
+    assert_eq!(proxy.command(&["backends", "weight", "app", "extra", "0"]).await.code, 2);
+    proxy.command(&["backends", "weight", "app", "none", "2"]).await.refused("none");
+    let named = first.address.to_string();
+    proxy.command(&["backends", "remove", "app", &named]).await.refused("can be drained");
+    let removed = proxy.command(&["backends", "remove", "app", "extra"]).await.done();
+    assert!(removed.starts_with("app/extra is removed"), "{removed}");
+    proxy.settle().await;
+    drop((first, second));
+    proxy.finish().await;
+}
+
+#[tokio::test]
+async fn a_drain_is_ordered_once_and_ended() {
+    let (first, second) = (Backend::replying("a").await, Backend::replying("b").await);
+    let proxy = Proxy::with(|settings| {
+        settings.backends(&[first.address, second.address]);
+    })
+    .await;
+    proxy.command(&["drain", "app/unknown"]).await.refused("pool app has no backend unknown");
+    proxy.command(&["drain", "unknown"]).await.refused("there is no pool unknown");
+    let target = format!("app/{}", first.address);
+    let said = proxy.command(&["drain", &target, "--within", "5m"]).await.done();
+    assert!(said.contains("drain"), "{said}");
+    proxy.command(&["drain", &target]).await.refused("drains already");
+    let refused = proxy.command(&["drain", &target, "--json"]).await;
+    assert!(refused.json()["error"].as_str().unwrap().contains("drains already"));
+    assert_eq!(refused.code, 1);
+    let ended = proxy.command(&["undrain", &target]).await.done();
+    assert!(ended.starts_with("1 backend no longer drained"), "{ended}");
+    proxy.command(&["undrain", &target]).await.refused("");
+    // Words that make no sense never reach the process.
+    for words in [
+        &["drain"][..],
+        &["drain", "app", "--all"],
+        &["drain", "app", "--within", "soon"],
+        &["drain", "app", "--by", "25:00"],
+        &["drain", "app", "--by", "14:05", "--within", "5m"],
+        &["drain", "/x"],
+        &["undrain"],
+        &["sessions", "--limit", "0"],
+        &["reload", "--max-disconnects", "-1"],
+        &["status", "--admin", "10.0.0.1:9091"],
+    ] {
+        let ran = proxy.command(words).await;
+        assert_eq!(ran.code, 2, "{words:?}: {ran:?}");
+    }
+    drop((first, second));
+    proxy.finish().await;
+}
+
+#[tokio::test]
+async fn a_drain_is_waited_for_until_its_backend_is_empty() {
+    let (manual, other) = (Backend::manual().await, Backend::replying("b").await);
+    let proxy = Proxy::with(|settings| {
+        settings.backends(&[manual.address]);
+        settings.host("other.test", "other", &[other.address]);
+    })
+    .await;
+    let (open, far) = tunnel(&proxy, &manual).await;
+    let words = ["drain", "app", "--wait"];
+    let leave = async {
+        let draining = |pool: &Value| pool["backends"][0]["state"] == "draining";
+        while !draining(&proxy.api().get("/v1/pools/app").await) {
+            tokio::task::yield_now().await;
+        }
+        drop((open, far));
+    };
+    let (ran, ()) = tokio::join!(proxy.command(&words), leave);
+    assert_eq!(ran.code, 0, "{ran:?}");
+    assert_eq!(ran.out, format!("empty: app/{}\n", manual.address));
+    assert!(ran.err.contains("1 socket and 1 session left, no deadline"), "{ran:?}");
+    let again = proxy.command(&["drain", "other", "--within", "1m", "--wait", "--json"]).await;
+    assert_eq!(again.json()["backends"][0]["state"], "drained");
+    drop((manual, other));
+    proxy.finish().await;
+}
+
+#[tokio::test]
+async fn by_is_the_clock_of_who_types() {
+    let backend = Backend::manual().await;
+    let proxy = Proxy::before(&[backend.address]).await;
+    let (open, far) = tunnel(&proxy, &backend).await;
+    let zone: [(&str, &OsStr); 1] = [("TZ", OsStr::new("<+14>-14"))];
+    let words = ["drain", "app", "--by", "00:00", "--json"];
+    let ran = command(proxy.directory(), &words, "", &zone).await;
+    let left = ran.json()["backends"][0]["drain"]["seconds_left"].as_f64().unwrap();
+    // To midnight of a zone 14 hours ahead of UTC.
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
+    let expected = 86_400.0 - (now.as_secs_f64() + 14.0 * 3600.0) % 86_400.0;
+    let apart = (left - expected).rem_euclid(86_400.0);
+    assert!(!(60.0..86_340.0).contains(&apart), "{left} is not {expected}");
+    drop((open, far, backend));
+    proxy.finish().await;
+}
+
+#[tokio::test]
+async fn plans_tell_and_reloads_do() {
+    let backend = Backend::manual().await;
+    let other = Backend::replying("other").await;
+    let mut proxy = Proxy::before(&[backend.address]).await;
+    let (mut open, far) = tunnel(&proxy, &backend).await;
+    assert_eq!(proxy.command(&["plan"]).await.done(), "nothing would change\n");
+    assert_eq!(proxy.command(&["reload"]).await.done(), "nothing has changed\n");
+    fs::write(proxy.directory().join("broken.toml"), "[listeners.web\nbind = 1\n").unwrap();
+    let broken = proxy.command(&["plan", "broken.toml"]).await;
+    assert_eq!((broken.code, broken.out.as_str()), (1, ""));
+    assert!(broken.err.contains("broken.toml:1:") && broken.err.contains('^'), "{broken:?}");
+    proxy.command(&["plan", "none.toml"]).await.refused("none.toml cannot be read");
+    // Another list of backends costs the one who is connected.
+    let mut wanted = proxy.settings.clone();
+    wanted.backends(&[other.address]).pool("drain", "\"1h\"");
+    fs::write(proxy.directory().join("new.toml"), wanted.text()).unwrap();
+    let plan = proxy.command(&["plan", "new.toml"]).await.done();
+    let table = rows(&plan);
+    let row = |how: &str| table.iter().find(|row| row[..2] == [how, "backend"]).cloned();
+    assert!(row("added").is_some_and(|row| row[2].contains(&other.address.to_string())), "{plan}");
+    assert!(row("removed").is_some_and(|row| row[3..5] == ["1", "1"]), "{plan}");
+    assert!(plan.contains("1 socket and 1 session would be disconnected, the last within 1h"));
+    let json = proxy.command(&["plan", "new.toml", "--json"]).await.json();
+    assert_eq!((&json["disconnected_tunnels"], &json["empty"]), (&1.into(), &false.into()));
+    // A reload that costs too much is refused, and nothing has changed. The file is watched: this
+    // one is put beside its place, where no watch sees it.
+    open.send("still").await;
+    far.wait_for_rest(b"still").await;
+    drop((open, far));
+    proxy.settle().await;
+    drop((backend, other));
+    proxy.finish().await;
+}
+
+#[tokio::test]
+async fn a_reload_that_costs_too_much_is_refused() {
+    let (backend, other) = (Backend::manual().await, Backend::replying("other").await);
+    let list = |proxy: &Proxy, address: String| {
+        fs::write(proxy.directory().join("moorline.toml"), {
+            let mut settings = proxy.settings.clone();
+            settings.pool("backends", &format!("[\"{address}\"]")).pool("drain", "\"1h\"");
+            settings.text()
+        })
+        .unwrap();
+    };
+    let mut proxy = Proxy::with(|settings| {
+        settings.backends(&[backend.address]).pool("drain", "\"1h\"");
+    })
+    .await;
+    let (mut open, far) = tunnel(&proxy, &backend).await;
+    // The watch over the file would be faster than the order; a stopped process sees both at once.
+    let refused = loop {
+        crate::support::process::signal(proxy.pid(), "STOP");
+        let words = ["reload", "--max-disconnects", "0"];
+        let order = proxy.command(&words);
+        let change = async {
+            list(&proxy, other.address.to_string());
+            tokio::time::sleep(std::time::Duration::from_millis(200)).await;
+            crate::support::process::signal(proxy.pid(), "CONT");
+        };
+        let (ran, ()) = tokio::join!(order, change);
+        if ran.code == 1 {
+            break ran;
+        }
+        // The watch was first: back to where it was.
+        list(&proxy, backend.address.to_string());
+        proxy.command(&["reload"]).await.done();
+    };
+    assert!(refused.err.contains("at most 0"), "{refused:?}");
+    open.send("still").await;
+    far.wait_for_rest(b"still").await;
+    drop((open, far));
+    proxy.settle().await;
+    drop((backend, other));
+    proxy.finish().await;
+}
+
+#[tokio::test]
+async fn sessions_are_listed_found_and_closed() {
+    let node = Node::start("a").await;
+    let proxy = Proxy::before(&[node.backend.address]).await;
+    assert_eq!(proxy.command(&["sessions"]).await.done(), "no sessions\n");
+    let mut open = Raw::connect(proxy.web()).await;
+    open.send(websocket::request("/chat", "")).await;
+    assert_eq!(open.response().await.status(), 101);
+    let mut client = Raw::connect(proxy.web()).await;
+    let session = handshake(&mut client, "h", "").await;
+    let target = format!("app/{}", node.backend.address);
+    let listed = rows(&proxy.command(&["sessions", &target]).await.done());
+    assert_eq!(listed[0][..4], ["ID", "POOL", "BACKEND", "KIND"]);
+    assert_eq!(listed.len(), 3, "{listed:?}");
+    let folder = proxy.directory();
+    let found = command(folder, &["sessions", "find", "-"], &session.sid, &[]).await.done();
+    assert!(found.contains("polling") && !found.contains(&session.sid), "{found}");
+    let nobody = proxy.command(&["sessions", "find", "nobody"]).await;
+    assert_eq!((nobody.code, nobody.out.as_str()), (1, "no pool knows it\n"));
+    let polling = listed.iter().find(|row| row[3] == "polling").unwrap();
+    let closed = proxy.command(&["sessions", "close", &polling[0]]).await.done();
+    assert_eq!(closed, format!("{} is closed\n", polling[0]));
+    proxy.command(&["sessions", "close", &polling[0]]).await.refused("");
+    proxy.command(&["sessions", "unknown"]).await.refused("unknown");
+    drop((client, open, node));
+    proxy.finish().await;
+}
+
+#[tokio::test]
+async fn explanations_are_the_process_own() {
+    let node = Node::start("a").await;
+    let proxy = Proxy::before(&[node.backend.address]).await;
+    let mut client = Raw::connect(proxy.web()).await;
+    let session = handshake(&mut client, "h", "").await;
+    let url =
+        format!("http://{}/socket.io/?EIO=4&transport=polling&sid={}", proxy.web(), session.sid);
+    let words = ["explain", &url, "--client", "192.0.2.7", "--user-agent", "x"];
+    let said = proxy.command(&words).await.done();
+    let table = rows(&said);
+    let value = |name: &str| {
+        let line = said.lines().find(|line| line.starts_with(name)).unwrap();
+        line[11..].to_owned()
+    };
+    assert_eq!((value("listener"), value("pool")), ("web".to_owned(), "app".to_owned()));
+    assert_eq!(value("backend"), node.backend.address.to_string());
+    assert_eq!(value("chosen by"), "sid", "{table:?}");
+    assert!(!said.contains(&session.sid), "{said}");
+    let json = proxy.command(&["explain", &url, "--json"]).await.json();
+    assert_eq!(json["chosen_by"], "sid");
+    proxy.command(&["explain", "nonsense url"]).await.refused("");
+    drop((client, node));
+    proxy.finish().await;
+}
+
+#[tokio::test]
+async fn where_nobody_is_one_sentence_says_what_to_do() {
+    let folder = tempfile::tempdir().unwrap();
+    let ran = command(folder.path(), &["status"], "", &[]).await;
+    let here = folder.path().join("moorline.sock").display().to_string();
+    // Another proxy of this machine may answer at one of the other usual places.
+    if ran.code != 0 {
+        assert_eq!(ran.err.trim_end().lines().count(), 1, "{ran:?}");
+        assert!(ran.err.contains(&here) && ran.err.contains("--socket"), "{ran:?}");
+    }
+    let named = command(folder.path(), &["status", "--socket", "none.sock"], "", &[]).await;
+    named.refused("there is no socket none.sock");
+    let env = [("MOORLINE_SOCKET", OsStr::new("other.sock"))];
+    let named = command(folder.path(), &["status"], "", &env).await;
+    named.refused("there is no socket other.sock");
+    fs::write(folder.path().join("file"), "").unwrap();
+    let file = command(folder.path(), &["status", "--socket", "file"], "", &[]).await;
+    file.refused("nobody listens on file");
+    let dead = folder.path().join("dead.sock");
+    drop(std::os::unix::net::UnixListener::bind(&dead).unwrap());
+    let dead = command(folder.path(), &["status", "--socket", "dead.sock"], "", &[]).await;
+    dead.refused("has ended");
+    let url = ["status", "--admin", "http://127.0.0.1:1"];
+    let ran = command(folder.path(), &url, "", &[]).await;
+    assert_eq!(ran.code, 1, "{ran:?}");
+    let token = [("MOORLINE_TOKEN", OsStr::new("xxxxxxxxxxxxxxxx"))];
+    command(folder.path(), &url, "", &token).await.refused("nobody answers at 127.0.0.1:1");
+}
+
+#[tokio::test]
+async fn the_token_comes_from_the_environment_or_a_file() {
+    let backend = Backend::replying("ok").await;
+    let token = "a-token-for-tests-that-is-long-enough";
+    let setup = crate::support::proxy::Setup::new().with(|settings| {
+        settings.backends(&[backend.address]).top(
+            "admin",
+            "{ metrics = \"127.0.0.1:0\", listen = \"127.0.0.1:0\", token = { file = \"token\" } }",
+        );
+    });
+    fs::write(setup.directory().join("token"), token).unwrap();
+    let proxy = setup.start().await;
+    let lines = proxy.stderr();
+    let url = lines.iter().find_map(|line| line.strip_prefix("admin API on http")).unwrap();
+    let url = format!("http{url}");
+    let words = ["status", "--json", "--admin", &url];
+    let status = proxy.command(&[&words[..], &["--token-file", "token"]].concat()).await;
+    assert_eq!(status.json()["pid"], proxy.pid());
+    let env = [("MOORLINE_TOKEN", OsStr::new(token))];
+    let status = command(proxy.directory(), &words, "", &env).await;
+    assert_eq!(status.json()["pid"], proxy.pid());
+    proxy.command(&words).await.refused("MOORLINE_TOKEN");
+    let env = [("MOORLINE_TOKEN", OsStr::new("another-token-of-good-length"))];
+    let wrong = command(proxy.directory(), &words, "", &env).await;
+    assert!(!wrong.err.contains("another-token"), "{wrong:?}");
+    wrong.refused("wants its token");
+    drop(backend);
+    proxy.finish().await;
+}
+
+#[tokio::test]
+async fn what_a_server_says_cannot_steer_the_terminal() {
+    let backend = Backend::replying("ok").await;
+    let proxy = Proxy::before(&[backend.address]).await;
+    let evil = "x\u{1b}[2J\u{9b}31m\u{202e}";
+    for words in [&["drain", evil][..], &["drain", evil, "--json"], &["sessions", "close", evil]] {
+        let ran = proxy.command(words).await;
+        assert_eq!(ran.code, 1, "{ran:?}");
+        let all = format!("{}{}", ran.out, ran.err);
+        let stray = |c: char| (c.is_control() && c != '\n') || c == '\u{202e}';
+        assert!(!all.contains(stray), "{all:?}");
+    }
+    assert_eq!(Raw::ask(proxy.web(), get("/", "Connection: close\r\n")).await.text(), "ok");
+    drop(backend);
+    proxy.finish().await;
+}
+
+#[tokio::test]
+async fn each_subcommand_helps_with_examples() {
+    let folder = tempfile::tempdir().unwrap();
+    for name in [
+        "status", "backends", "drain", "undrain", "reload", "plan", "sessions", "explain",
+        "config", "upgrade",
+    ] {
+        let ran = command(folder.path(), &[name, "--help"], "", &[]).await;
+        let help = ran.done();
+        assert!(help.contains(&format!("Examples:\n  moorline {name}")), "{help}");
+        assert!(help.contains("--socket") && help.contains("--json"), "{help}");
+    }
+}
