@@ -235,7 +235,8 @@ async fn a_node_that_somebody_else_kills_is_an_error() {
     assert_eq!(report.marks(), ["all clients have left"]);
 }
 
-/// A script that upgrades each connection, and closes the first of them with these codes, one each.
+/// A script that upgrades each connection, and closes those after the first, which is the probe's, with
+/// these codes, one each.
 fn closing(codes: &'static [u16]) -> backend::Script {
     let count = Arc::new(AtomicUsize::new(0));
     backend::script(move |peer| {
@@ -244,10 +245,11 @@ fn closing(codes: &'static [u16]) -> backend::Script {
             let Some(request) = peer.request().await else { return };
             let named = String::from_utf8(websocket::switching(&request)).unwrap();
             peer.send(named.replacen("\r\n", "\r\nX-Node: a\r\n", 1)).await;
-            if let Some(code) = codes.get(number) {
+            if let Some(code) = number.checked_sub(1).and_then(|number| codes.get(number)) {
                 peer.send([&[0x88, 2][..], &code.to_be_bytes()].concat()).await;
             }
-            peer.ended().await;
+            // A Close: said, or answered.
+            peer.skip(8).await;
         }
     })
 }

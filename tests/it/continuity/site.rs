@@ -8,14 +8,13 @@ use std::{
 use tokio::net::TcpStream;
 
 use super::{node::Make, party::Party};
-use crate::support::{
-    Proxy, eventually, process,
-    proxy::{RELOADS_OK, Setup},
-    tls::Authority,
-};
+use crate::support::{Proxy, eventually, process, proxy::Setup, tls::Authority};
 
 /// Nodes of each party at the beginning.
 const NODES: usize = 3;
+
+/// What the log says of a reload, be it that nothing has changed.
+const RELOADED: &str = "reloaded";
 
 /// What stages vary in the configuration.
 #[derive(Clone, Debug, Default)]
@@ -48,7 +47,9 @@ impl Site {
         authority.issue(&directory.join("site.pem"), &directory.join("site.key"));
         let mut parties =
             [Make::Harness, Make::Npm].map(|make| Party::new(make, NODES, &directory));
-        let proxy = setup.text(Text::default().whole()).start().await;
+        let setup =
+            setup.text(Text::default().whole()).env("RUST_LOG", "info,moorline::control=debug");
+        let proxy = setup.start().await;
         let port = proxy.listener("secure").port();
         for party in &mut parties {
             party.arrive(port, &authority.file).await;
@@ -65,22 +66,22 @@ impl Site {
         }
     }
 
-    /// Does something that asks for a reload, and waits until one has been in force since.
-    pub(super) async fn reloaded(&self, cause: impl FnOnce(&Self)) -> Duration {
-        let before = self.proxy.metric(RELOADS_OK).await;
+    /// Writes the configuration, asks for a reload by signal, and waits until it is in force.
+    pub(super) async fn reload(&self, text: &Text) -> Duration {
+        let count = || self.proxy.stderr().iter().filter(|line| line.contains(RELOADED)).count();
+        let before = count();
         let start = Instant::now();
-        cause(self);
-        self.proxy.wait_for_metric("a reload", RELOADS_OK, |count| count > before).await;
+        self.proxy.write(&text.whole());
+        process::signal(self.serving(), "HUP");
+        eventually("a reload", || count() > before).await;
         start.elapsed()
     }
 
-    /// Writes the configuration, asks for a reload by signal, and waits until it is in force.
-    pub(super) async fn reload(&self, text: &Text) -> Duration {
-        self.reloaded(|site| {
-            site.proxy.write(&text.whole());
-            process::signal(site.serving(), "HUP");
-        })
-        .await
+    /// Orders a reload of the file as it is.
+    pub(super) async fn reload_by_command(&self) -> Duration {
+        let start = Instant::now();
+        self.proxy.command(&["reload"]).await.done();
+        start.elapsed()
     }
 
     /// Waits until the proxy knows a node, and knows it to be up.

@@ -1,6 +1,6 @@
 //! What each stage cost, as a table that is printed, left in `target/tests` and asserted.
 
-use std::{fmt::Write as _, fs, path::PathBuf, time::Duration};
+use std::{env, fmt::Write as _, fs, path::PathBuf, time::Duration};
 
 use super::site::Site;
 use crate::support::led::Look;
@@ -27,6 +27,12 @@ pub(super) enum Spares {
     OthersThanHurt,
 }
 
+/// Whether a stage is to be run: all are, unless `MOORLINE_STAGES` names some by words of their titles.
+fn wanted(title: &str) -> bool {
+    let named = |words: String| words.split(',').any(|word| title.contains(word.trim()));
+    env::var("MOORLINE_STAGES").map_or(true, named)
+}
+
 impl Table {
     /// Runs a stage, which tells how long it took to converge, waits until all is at rest, and books it.
     pub(super) async fn stage(
@@ -36,6 +42,9 @@ impl Table {
         spares: Spares,
         change: impl AsyncFnOnce(&mut Site) -> Duration,
     ) {
+        if !wanted(title) {
+            return;
+        }
         eprintln!("{title}");
         let mut before = Vec::new();
         for party in &mut site.parties {
