@@ -108,9 +108,10 @@ impl Pool {
         backends[start..].iter().chain(&backends[..start]).chain(&self.leaving)
     }
 
-    /// The backend with this [`tag`](Backend::tag), where it takes new sessions.
+    /// The backend with this [`tag`](Backend::tag), where it takes new sessions and does not shed.
     pub fn tagged(&self, tag: u64) -> Option<&Arc<Backend>> {
-        self.upstream.backends().iter().find(|b| b.tag() == tag).filter(|b| b.takes_new())
+        let tagged = self.upstream.backends().iter().find(|b| b.tag() == tag);
+        tagged.filter(|b| b.takes_new() && !b.sheds())
     }
 
     /// The backend that a cookie's value names, where it is one of ours.

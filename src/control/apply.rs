@@ -15,8 +15,16 @@ use rustls::ServerConfig;
 use tokio::{sync::Semaphore, task::JoinHandle};
 
 use super::{
-    Control, doors::Doors, handover::Handover, health, overlay::Overlay, report::Since, resolve,
-    retire,
+    Control,
+    discovery::Discovery,
+    doors::Doors,
+    drain::{Drains, End},
+    handover::Handover,
+    health,
+    overlay::Overlay,
+    rebalance::Rebalance,
+    report::Since,
+    resolve,
 };
 use crate::{
     config::{self, Config, CookieKeys, Protocol},
@@ -128,6 +136,7 @@ impl Control {
             typed: nothing.clone(),
             config: nothing,
             overlay: Overlay::default(),
+            discovery: Discovery::new(config.admin.clone()),
             file: None,
             watcher: None,
             since: Since::now(),
@@ -137,8 +146,10 @@ impl Control {
             doors: Doors::new(from.given, from.holds),
             backends: Self::revive(&from.backends, &config),
             probes: HashMap::new(),
-            retiring: HashMap::new(),
+            drains: Drains::default(),
+            rebalance: Rebalance::default(),
             handover: Handover::default(),
+            stopping: false,
             notifier: Notifier::new(from.holds),
         };
         // Backends that lived in another process and are wanted no more leave as if they had left this
@@ -148,6 +159,9 @@ impl Control {
         }
         let mut overlay = Self::inherited_overlay(from.values);
         overlay.settle(&config);
+        for (pool, outcome) in control.discovery.first(&config.pools).await {
+            overlay.found(pool, outcome);
+        }
         control.compose(config, overlay).await?;
         control.doors.close_given();
         Ok(control)
@@ -185,6 +199,7 @@ impl Control {
         };
         self.typed = typed;
         self.overlay = overlay;
+        self.discovery.follow(&self.typed.pools);
         self.obey_drains();
         Ok(changes)
     }
@@ -326,16 +341,13 @@ impl Control {
     /// Backends that were on their way out and are wanted again.
     async fn stay(&mut self, members: &Members) {
         for backend in members.values() {
-            if let Some(retirement) = self.retiring.remove(&backend.serial()) {
-                retirement.abort();
-                // Its last step may be under way on another thread: ours comes after it.
-                let _ = retirement.await;
+            if self.drains.cancel(backend.serial(), End::Goes).await {
                 backend.set_life(Life::Serving);
             }
         }
     }
 
-    /// Sends backends that the configuration no longer names into retirement.
+    /// Drains the backends that the configuration no longer names; they go after that.
     fn retire_others(&mut self, config: &Config) -> usize {
         let wanted = |backend: &Backend| {
             config.pools.iter().any(|pool| {
@@ -345,29 +357,20 @@ impl Control {
         };
         let mut removed = 0;
         for backend in &self.backends {
-            if wanted(backend) || self.retiring.contains_key(&backend.serial()) {
+            if wanted(backend) || self.drains.drains_to(backend.serial()) == Some(End::Goes) {
                 continue;
             }
             let before = self.config.pools.iter().find(|pool| pool.name == backend.pool());
             let Some(pool) = before else { continue };
-            backend.set_life(Life::Draining);
-            let retirement = retire::retire(Arc::clone(backend), &self.proxy, pool.drain.within);
-            self.retiring.insert(backend.serial(), tokio::spawn(retirement));
+            self.drains.start(backend, &self.proxy, Some(pool.drain), End::Goes);
             removed += 1;
         }
         removed
     }
 
-    /// Takes what has retired out of the books.
-    pub(super) fn forget_retired(&mut self) {
-        let over: Vec<u64> = self
-            .retiring
-            .iter()
-            .filter(|(_, retirement)| retirement.is_finished())
-            .map(|(&serial, _)| serial)
-            .collect();
-        for serial in over {
-            self.retiring.remove(&serial);
+    /// Takes backends that have gone out of the books.
+    pub(super) fn forget_gone(&mut self) {
+        for serial in self.drains.finished() {
             self.backends.retain(|backend| backend.serial() != serial);
             if let Some((_, probe)) = self.probes.remove(&serial) {
                 probe.abort();

@@ -9,6 +9,7 @@ use std::{
     io,
     os::fd::OwnedFd,
     path::PathBuf,
+    pin::pin,
     sync::{Arc, atomic::Ordering},
     time::Duration,
 };
@@ -16,7 +17,7 @@ use std::{
 use tokio::{
     sync::{mpsc, oneshot},
     task::JoinHandle,
-    time::{Instant, interval, sleep_until},
+    time::interval,
 };
 
 use super::{CUT_AGAIN, Control, Denied, HOUSEKEEPING, Order, Request, overlay::Overlay};
@@ -247,8 +248,11 @@ impl Control {
         requests: &mut mpsc::Receiver<Request>,
     ) {
         successor.release().await;
+        self.stopping = true;
         let terms = self.config.upgrade.drain;
-        let mut deadline = Instant::now() + terms.within;
+        let (whole, proxy) = (Arc::clone(self.drains.whole()), Arc::clone(&self.proxy));
+        whole.begin(terms);
+        let mut closes = pin!(whole.close(&proxy));
         let state = reporter(Arc::clone(&self.proxy), self.handover.predecessors.clone(), terms);
         let telling = tokio::spawn(successor.keep_told(TELL, state));
         let mut stops = Vec::new();
@@ -256,13 +260,13 @@ impl Control {
         loop {
             tokio::select! {
                 () = self.doors.idle() => break,
-                () = sleep_until(deadline) => {
+                () = &mut closes => {
                     self.cut().await;
                     break;
                 }
                 Some(request) = requests.recv() => match request {
                     Request::Stop(answer) => {
-                        deadline = deadline.min(Instant::now() + self.config.drain.within);
+                        whole.begin(self.config.drain);
                         self.doors.finish();
                         stops.push(answer);
                     }

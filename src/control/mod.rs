@@ -5,21 +5,25 @@
 //! configuration. Checks come before the first effect: a refused change has none.
 
 mod apply;
+mod discovery;
 mod doors;
+mod drain;
 mod handover;
 mod health;
 pub mod operator;
 mod orders;
 mod overlay;
 mod plan;
+mod rebalance;
 mod report;
 mod resolve;
-mod retire;
+mod sessions;
 mod watch;
 
 use std::{
     collections::HashMap,
     path::PathBuf,
+    pin::pin,
     sync::{Arc, atomic::Ordering},
     time::Duration,
 };
@@ -36,7 +40,10 @@ pub use self::{
     operator::{Denied, Operator},
     orders::Order,
 };
-use self::{doors::Doors, handover::Handover, overlay::Overlay, report::Since, watch::Watcher};
+use self::{
+    discovery::Discovery, doors::Doors, drain::Drains, handover::Handover, overlay::Overlay,
+    rebalance::Rebalance, report::Since, watch::Watcher,
+};
 use crate::{
     admin::api::ReloadState,
     config::{self, Config, check},
@@ -69,6 +76,7 @@ pub struct Control {
     /// What is in force: that with the layers upon it.
     config: Config,
     overlay: Overlay,
+    discovery: Discovery,
     /// Where the configuration is read from; `None`: it came from flags.
     file: Option<PathBuf>,
     watcher: Option<Watcher>,
@@ -83,9 +91,11 @@ pub struct Control {
     backends: Vec<Arc<Backend>>,
     /// Probes by backend serial, with what they were started for.
     probes: HashMap<u64, (config::Health, JoinHandle<()>)>,
-    /// Retirements under way, by backend serial.
-    retiring: HashMap<u64, JoinHandle<()>>,
+    drains: Drains,
+    rebalance: Rebalance,
     handover: Handover,
+    /// On its way out: nothing is accepted any more.
+    stopping: bool,
     /// Tells the service manager.
     notifier: Notifier,
 }
@@ -121,6 +131,8 @@ impl Control {
         again: mpsc::WeakSender<Request>,
     ) {
         self.file = file;
+        self.discovery.tell(again.clone());
+        self.discovery.follow(&self.typed.pools);
         if self.file.is_some() {
             let mut watcher = Watcher::new(again);
             watcher.watch(&self.typed.watched);
@@ -133,11 +145,12 @@ impl Control {
         let mut housekeeping = tokio::time::interval(HOUSEKEEPING);
         let mut tend = tokio::time::interval(upstream::TEND);
         let mut resolve = tokio::time::interval_at(Instant::now() + RESOLVE_AGAIN, RESOLVE_AGAIN);
+        let mut level = tokio::time::interval(rebalance::TICK);
         loop {
             tokio::select! {
                 request = requests.recv() => match request {
                     Some(Request::Stop(answer)) => {
-                        self.stop().await;
+                        self.stop(&mut requests).await;
                         let _ = answer.send(());
                         return;
                     }
@@ -154,6 +167,7 @@ impl Control {
                 _ = housekeeping.tick() => self.keep_house(),
                 _ = tend.tick() => self.tend(),
                 _ = resolve.tick() => resolve::again(&self.backends),
+                _ = level.tick() => self.level(),
             }
         }
     }
@@ -263,6 +277,12 @@ impl Control {
         }
     }
 
+    /// Relieves backends of tunnels beyond their share, and everybody of those that are too old.
+    fn level(&mut self) {
+        self.rebalance.tick(&self.config.pools, &self.backends, &self.proxy);
+        self.rebalance.close_aged(&self.config.pools, &self.backends, &self.proxy);
+    }
+
     /// Lets backends grow into their weight, and in again after an ejection.
     fn tend(&self) {
         let now = std::time::Instant::now();
@@ -277,23 +297,42 @@ impl Control {
         for backend in &self.backends {
             backend.idle().sweep(now);
         }
-        self.forget_retired();
+        self.forget_gone();
         let (sessions, tunnels) = (self.proxy.sids.len(), self.proxy.tunnels.len());
         self.notifier.status(format_args!("{sessions} sessions, {tunnels} tunnels"));
     }
 
     /// Drains the whole process: no new connections, requests and tunnels until the deadline.
-    async fn stop(&mut self) {
+    async fn stop(&mut self, requests: &mut mpsc::Receiver<Request>) {
         self.handover.give_up();
         self.notifier.stopping();
-        let deadline = self.config.drain.within;
+        self.stopping = true;
+        let (terms, whole) = (self.config.drain, Arc::clone(self.drains.whole()));
         self.proxy.draining.store(true, Ordering::Release);
         self.doors.close_all();
-        tracing::info!(?deadline, tunnels = self.proxy.tunnels.len(), "draining");
-        if timeout(deadline, self.doors.idle()).await.is_err() {
+        tracing::info!(deadline = ?terms.within, tunnels = self.proxy.tunnels.len(), "draining");
+        whole.begin(terms);
+        let proxy = Arc::clone(&self.proxy);
+        let mut closes = pin!(whole.close(&proxy));
+        let over = loop {
+            tokio::select! {
+                () = self.doors.idle() => break false,
+                () = &mut closes => break true,
+                Some(request) = requests.recv() => self.answer_at_last(request),
+            }
+        };
+        if over {
             self.cut().await;
         }
         self.close_books();
+    }
+
+    /// To the end, somebody may ask how far it is; whoever asks for anything else hears that the process
+    /// is stopping.
+    fn answer_at_last(&self, request: Request) {
+        if let Request::Order(Order::Status(answer)) = request {
+            let _ = answer.send(Ok(self.status()));
+        }
     }
 
     /// Ends what serves until the end.

@@ -7,6 +7,7 @@ use tokio::sync::oneshot;
 
 use super::{
     Control, Denied,
+    drain::End,
     overlay::{self, Overlay},
     plan, resolve,
 };
@@ -132,7 +133,15 @@ impl Control {
                 continue;
             }
             let ordered = self.overlay.drain_of(backend.pool(), backend.name());
-            backend.set_life(if ordered.is_some() { Life::Draining } else { Life::Serving });
+            match ordered {
+                Some(ordered) => {
+                    self.drains.start(backend, &self.proxy, ordered.terms, End::Stays);
+                }
+                None => {
+                    self.drains.lift(backend.serial());
+                    backend.set_life(Life::Serving);
+                }
+            }
         }
         let all = self.overlay.drains_all();
         self.proxy.draining.store(all, std::sync::atomic::Ordering::Release);

@@ -2,11 +2,10 @@
 
 use std::time::Instant;
 
-use super::{Control, overlay::covers, unix_now};
+use super::{Control, drain::End, overlay::covers};
 use crate::{
     admin::api::{
-        BackendCondition, BackendState, DrainState, ListenerState, PoolState, ProcessState, Status,
-        Target,
+        BackendCondition, BackendState, ListenerState, PoolState, ProcessState, Status, Target,
     },
     config::{Balance, Pool, Protocol, Source},
     upstream::{Backend, Life},
@@ -30,11 +29,12 @@ impl Control {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),
             uptime: self.since.0.elapsed().as_secs_f64(),
-            state: match self.overlay.drains_all() {
-                true => ProcessState::Draining,
-                false => ProcessState::Serving,
+            state: match (self.stopping, self.overlay.drains_all()) {
+                (true, _) => ProcessState::Stopping,
+                (false, true) => ProcessState::Draining,
+                (false, false) => ProcessState::Serving,
             },
-            drain: None,
+            drain: self.drains.whole().state(&self.proxy),
             connections: self.proxy.metrics.connections(),
             tunnels: self.proxy.tunnels.len() as u64,
             sessions: self.proxy.sids.len() as u64,
@@ -102,7 +102,7 @@ impl Control {
     }
 
     fn state_of(&self, backend: &Backend) -> BackendState {
-        let drain = self.drain_state(backend);
+        let drain = self.drains.state(backend, &self.proxy);
         BackendState {
             pool: backend.pool().to_owned(),
             name: backend.name().to_owned(),
@@ -121,7 +121,7 @@ impl Control {
     fn condition(&self, backend: &Backend) -> BackendCondition {
         match backend.phase() {
             Life::Gone => BackendCondition::Leaving,
-            Life::Draining if self.retiring.contains_key(&backend.serial()) => {
+            Life::Draining if self.drains.drains_to(backend.serial()) == Some(End::Goes) => {
                 BackendCondition::Leaving
             }
             Life::Draining if backend.sessions() == 0 => BackendCondition::Drained,
@@ -131,16 +131,6 @@ impl Control {
             Life::Serving if backend.ramp() < 1.0 => BackendCondition::SlowStart,
             Life::Serving => BackendCondition::Up,
         }
-    }
-
-    fn drain_state(&self, backend: &Backend) -> Option<DrainState> {
-        (backend.phase() != Life::Serving).then(|| DrainState {
-            since: unix_now(),
-            seconds_left: None,
-            seconds_to_closes: None,
-            sockets_left: self.proxy.tunnels.of(backend.serial()) as u64,
-            sessions_left: backend.sessions() as u64,
-        })
     }
 }
 

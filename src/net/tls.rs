@@ -27,7 +27,7 @@ use std::{
 
 use rcgen::{CertificateParams, ExtendedKeyUsagePurpose, KeyPair};
 use rustls::{
-    ServerConfig, SignatureScheme,
+    ClientConfig, RootCertStore, ServerConfig, SignatureScheme,
     crypto::{CryptoProvider, aws_lc_rs},
     server::{ClientHello, ResolvesServerCert, ServerSessionMemoryCache, StoresServerSessions},
     sign::CertifiedKey,
@@ -109,6 +109,25 @@ pub fn server_config(
     config.max_early_data_size = 0;
     // Two, because a ticket is used once and browsers open more than one connection.
     config.send_tls13_tickets = 2;
+    Ok(Arc::new(config))
+}
+
+/// What we ask others by, as a client that trusts whom the system trusts (`SSL_CERT_FILE` and
+/// `SSL_CERT_DIR` are honoured). Reads files.
+///
+/// # Errors
+/// The system trusts nobody that can be read.
+pub(crate) fn system_client() -> Result<Arc<ClientConfig>, rustls::Error> {
+    let mut roots = RootCertStore::empty();
+    let (taken, _) =
+        roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+    if taken == 0 {
+        return Err(rustls::Error::General("the system has no trusted certificates".to_owned()));
+    }
+    let config = ClientConfig::builder_with_provider(PROVIDER.clone())
+        .with_safe_default_protocol_versions()?
+        .with_root_certificates(roots)
+        .with_no_client_auth();
     Ok(Arc::new(config))
 }
 

@@ -51,7 +51,7 @@ pub fn preview(table: &Table, pool: &str, clues: Clues<'_>, now: Instant) -> Cho
 fn decide(clues: Clues<'_>, find: impl FnOnce(&str) -> Option<Known>) -> Choice {
     if let Some(sid) = clues.sid {
         return match find(sid) {
-            Some(known) if known.backend.keeps_sessions() => {
+            Some(known) if known.backend.keeps_sessions() && !known.let_go => {
                 Choice::Session(known.backend, known.lifetime)
             }
             Some(_) => Choice::Gone,
@@ -59,7 +59,9 @@ fn decide(clues: Clues<'_>, find: impl FnOnce(&str) -> Option<Known>) -> Choice 
         };
     }
     match clues.moored {
-        Some(backend) if backend.takes_new() => Choice::Cookie(Arc::clone(backend)),
+        Some(backend) if backend.takes_new() && !backend.sheds() => {
+            Choice::Cookie(Arc::clone(backend))
+        }
         _ => Choice::Free,
     }
 }
@@ -106,6 +108,14 @@ mod tests {
     }
 
     #[test]
+    fn a_session_that_was_let_go_is_dead_while_its_backend_lives() {
+        let (table, one, two, now) = scene();
+        assert_eq!(table.let_go(&one, 9), 1);
+        let clues = Clues { sid: Some("a"), moored: Some(&two) };
+        assert!(matches!(choose(&table, "chat", clues, now), Choice::Gone));
+    }
+
+    #[test]
     fn an_unknown_sid_is_searched_with_the_cookies_backend_first() {
         let (table, _, two, now) = scene();
         let clues = Clues { sid: Some("b"), moored: Some(&two) };
@@ -123,6 +133,10 @@ mod tests {
         let clues = Clues { sid: None, moored: Some(&one) };
         let choice = choose(&table, "chat", clues, now);
         assert!(matches!(choice, Choice::Cookie(b) if Arc::ptr_eq(&b, &one)));
+        one.set_shedding(true);
+        assert!(matches!(choose(&table, "chat", clues, now), Choice::Free));
+        one.set_shedding(false);
+        assert!(matches!(choose(&table, "chat", clues, now), Choice::Cookie(_)));
         one.set_life(Life::Draining);
         assert!(matches!(choose(&table, "chat", clues, now), Choice::Free));
         assert!(matches!(choose(&table, "chat", Clues::default(), now), Choice::Free));

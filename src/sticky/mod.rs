@@ -15,5 +15,5 @@ pub use self::{
     choice::{Choice, Clues, choose, preview},
     cookie::{Context, Found, Ids, Keys, MadeKey, read, set_cookie},
     memory::{Memory, Recalled},
-    table::{Cursor, Known, Learned, SessionHold, Table},
+    table::{Cursor, Known, Learned, Session, SessionHold, SessionId, Table},
 };

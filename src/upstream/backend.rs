@@ -10,7 +10,7 @@ use std::{
     net::SocketAddr,
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicU64, Ordering, fence},
+        atomic::{AtomicBool, AtomicU64, Ordering, fence},
     },
     time::Instant,
 };
@@ -46,6 +46,7 @@ pub struct Backend {
     schedule: Schedule,
     recovery: Recovery,
     down_since: Mutex<Option<Instant>>,
+    shedding: AtomicBool,
     seat: ArcSwapOption<Seat>,
 }
 
@@ -113,6 +114,7 @@ impl Backend {
             schedule: Schedule::new(Instant::now()),
             recovery: Recovery::new(Instant::now()),
             down_since: Mutex::new(None),
+            shedding: AtomicBool::new(false),
             seat: ArcSwapOption::empty(),
         })
     }
@@ -168,6 +170,12 @@ impl Backend {
         if self.load.set_weight(weight) {
             self.tell_seat(Selector::state_changed);
         }
+    }
+
+    /// The weight in force, in parts of one: full weights times the same number, and less of it while
+    /// it grows.
+    pub fn shares(&self) -> u32 {
+        self.load.shares()
     }
 
     /// Part of its weight that is in force, up to 1: less while it grows after it came back.
@@ -241,6 +249,17 @@ impl Backend {
     /// Whether a session that is here may stay: up and not gone.
     pub fn keeps_sessions(&self) -> bool {
         self.load.keeps_sessions()
+    }
+
+    /// Whether it has more tunnels than its share and is being relieved of some, so that those that
+    /// return by a cookie go elsewhere.
+    pub fn sheds(&self) -> bool {
+        self.shedding.load(Ordering::Relaxed)
+    }
+
+    /// Changes that.
+    pub fn set_shedding(&self, sheds: bool) {
+        self.shedding.store(sheds, Ordering::Relaxed);
     }
 
     /// Counts one check, a probe or a connect. It goes up after `rise` successes in a row and down

@@ -143,12 +143,17 @@ impl fmt::Debug for Pool {
 
 #[cfg(test)]
 mod tests {
-    use std::{sync::Arc, time::Instant};
+    use std::{
+        sync::Arc,
+        time::{Duration, Instant},
+    };
+
+    use proptest::prelude::*;
 
     use super::Pool;
     use crate::{
-        config::{self, Address, Balance, Reuse},
-        upstream::{Backend, Hold, Life},
+        config::{self, Address, Balance, Limits, Outlier, Reuse},
+        upstream::{Backend, Hold, Life, Reason},
     };
 
     const ALL: [Balance; 4] =
@@ -271,6 +276,242 @@ mod tests {
             }
             assert!(old.pick(b"x", &tried).is_none(), "{balance:?}");
         }
+    }
+
+    fn with(backends: &[Arc<Backend>], change: impl FnOnce(&mut config::Pool)) -> Arc<Pool> {
+        let mut config = config::Pool::new("p", Vec::new());
+        change(&mut config);
+        Pool::new(config, backends.to_vec())
+    }
+
+    fn slowly(balance: Balance, backends: &[Arc<Backend>]) -> Arc<Pool> {
+        with(backends, |config| {
+            config.balance = balance;
+            config.slow_start = Duration::from_secs(30);
+        })
+    }
+
+    #[test]
+    fn who_comes_back_grows_and_who_starts_with_all_does_not() {
+        for balance in ALL {
+            let backends = live(&[1, 1]);
+            let pool = slowly(balance, &backends);
+            assert!(backends.iter().all(|backend| backend.ramp() == 1.0));
+            backends[0].mark(false, 1, 1);
+            backends[0].mark(true, 1, 1);
+            let start = Instant::now();
+            let mut before = backends[0].ramp();
+            assert!((0.05..0.15).contains(&before), "{before}");
+            assert_eq!(backends[0].weight(), 1, "as configured");
+            for second in 1..30 {
+                pool.tend(start + Duration::from_secs(second));
+                assert!(backends[0].ramp() > before, "{second}");
+                before = backends[0].ramp();
+            }
+            pool.tend(start + Duration::from_secs(31));
+            assert_eq!(backends[0].ramp(), 1.0);
+        }
+    }
+
+    #[test]
+    fn who_is_new_to_a_pool_that_serves_grows() {
+        let two = live(&[1, 1]);
+        let _old = slowly(Balance::LeastSessions, &two[..1]);
+        let _new = slowly(Balance::LeastSessions, &two);
+        assert_eq!((two[0].ramp(), two[1].ramp() < 0.2), (1.0, true));
+        let all_new = live(&[1, 1]);
+        let _replaced = slowly(Balance::LeastSessions, &all_new);
+        assert!(all_new.iter().all(|backend| backend.ramp() == 1.0));
+    }
+
+    #[test]
+    fn a_slow_start_moves_no_address() {
+        let backends = live(&[1, 2, 3]);
+        let pool = slowly(Balance::SourceHash, &backends);
+        let owners = || -> Vec<String> {
+            let owner = |n: u32| pool.pick(&n.to_le_bytes(), &[]).unwrap().name().to_owned();
+            (0..500).map(owner).collect()
+        };
+        let before = owners();
+        backends[1].mark(false, 1, 1);
+        backends[1].mark(true, 1, 1);
+        for second in [0, 10, 20, 40] {
+            pool.tend(Instant::now() + Duration::from_secs(second));
+            assert_eq!(owners(), before);
+        }
+    }
+
+    proptest! {
+        /// However many come at one moment, and wherever in its slow start it is: it gets no more than
+        /// its share of them, and of the part of what it lacks that it has grown into.
+        #[test]
+        fn a_herd_is_not_all_sent_to_the_one_that_came_back(
+            weights in prop::collection::vec(1..5u32, 2..12),
+            each in 0..400usize,
+            herd in 1..500usize,
+            second in 0..30u64,
+        ) {
+            let backends = live(&weights);
+            let pool = slowly(Balance::LeastSessions, &backends);
+            let fresh = &backends[0];
+            fresh.mark(false, 1, 1);
+            let _holds = fill(&pool, each * weights.len());
+            fresh.mark(true, 1, 1);
+            pool.tend(Instant::now() + Duration::from_secs(second));
+            let all: u32 = weights.iter().sum();
+            let others = f64::from(all - weights[0]);
+            let shares = f64::from(weights[0]) * fresh.ramp();
+            let level = (each * weights.len()) as f64 / others;
+            let _herd = fill(&pool, herd);
+            let grown = (second as f64 + 1.0) / 30.0;
+            let fair = herd as f64 * shares / (others + shares);
+            let most = fair + level * shares * grown + 2.0;
+            prop_assert!(fresh.sessions() as f64 <= most, "{} of {most}", fresh.sessions());
+        }
+
+        /// In turn and by draw, one that comes back gets its share of what there is in force.
+        #[test]
+        fn turns_follow_the_weight_in_force(second in 0..30u64, weight in 1..5u32) {
+            let backends = live(&[weight, 3, 3]);
+            let pool = slowly(Balance::RoundRobin, &backends);
+            backends[0].mark(false, 1, 1);
+            let _away = fill(&pool, 50);
+            backends[0].mark(true, 1, 1);
+            pool.tend(Instant::now() + Duration::from_secs(second));
+            let shares = f64::from(weight) * backends[0].ramp();
+            let _holds = fill(&pool, 2000);
+            let expected = 2000.0 * shares / (6.0 + shares);
+            let got = backends[0].sessions() as f64;
+            prop_assert!((got - expected).abs() < 12.0, "{got} for {expected}");
+        }
+    }
+
+    #[test]
+    fn an_outlier_is_left_out_for_longer_each_time_and_comes_back_slowly() {
+        for balance in ALL {
+            let backends = live(&[1, 1, 1]);
+            let pool = with(&backends, |config| {
+                config.balance = balance;
+                config.slow_start = Duration::from_secs(10);
+                config.outlier = Some(Outlier { consecutive: 3, ..Outlier::default() });
+            });
+            let bad = &backends[1];
+            let notes: Vec<_> = (0..4).map(|_| bad.note(true)).collect();
+            assert_eq!(notes, [None, None, Some(Reason::Consecutive), None]);
+            assert!(bad.is_ejected() && bad.keeps_sessions() && bad.is_up());
+            for source in 0..100u32 {
+                assert_ne!(pool.pick(&source.to_le_bytes(), &[]).unwrap().name(), "b1");
+            }
+            // Half of three is one: nobody else goes.
+            assert!((0..20).all(|_| backends[2].note(true).is_none()));
+            let until = bad.ejected_until().unwrap();
+            pool.tend(until - Duration::from_millis(1));
+            assert!(bad.is_ejected());
+            pool.tend(until);
+            assert!(!bad.is_ejected() && bad.takes_new() && bad.ramp() < 0.2);
+            (0..3).for_each(|_| drop(bad.note(true)));
+            let left = bad.ejected_until().unwrap().saturating_duration_since(Instant::now());
+            assert!(left > Duration::from_secs(55), "{left:?}");
+        }
+    }
+
+    #[test]
+    fn below_the_healthy_minimum_the_whole_pool_serves() {
+        for balance in ALL {
+            let backends = live(&[1, 1, 1, 1]);
+            let pool = with(&backends, |config| {
+                config.balance = balance;
+                config.healthy_minimum = 50;
+                config.slow_start = Duration::from_secs(10);
+            });
+            let picked = || {
+                let picks = (0..400u32).map(|n| pool.pick(&n.to_le_bytes(), &[]).unwrap());
+                picks.map(|b| b.name().to_owned()).collect::<std::collections::BTreeSet<_>>().len()
+            };
+            for (down, expected) in [(0, 3), (1, 2), (2, 4), (3, 4)] {
+                backends[down].mark(false, 1, 1);
+                assert_eq!(picked(), expected, "{balance:?}");
+            }
+            assert!(backends.iter().all(|b| b.keeps_sessions() && !b.is_up() && b.ramp() == 1.0));
+            backends[0].mark(true, 1, 1);
+            backends[1].mark(true, 1, 1);
+            assert_eq!(picked(), 2, "{balance:?}");
+            // A pool that ignores no health forgets that the one before it did.
+            backends[1].mark(false, 1, 1);
+            assert!(backends[2].takes_new());
+            let strict = with(&backends, |config| config.balance = balance);
+            assert_eq!(strict.pick(b"x", &[]).unwrap().name(), "b0");
+            assert!(!backends[2].takes_new());
+        }
+    }
+
+    #[test]
+    fn a_full_backend_is_passed_over_until_a_connection_ends() {
+        for balance in ALL {
+            let backends = live(&[1, 1]);
+            let pool = with(&backends, |config| {
+                config.balance = balance;
+                config.limits = Limits { connections: Some(1), pending: Some(1) };
+            });
+            let one = backends[0].connection().unwrap();
+            assert!(backends[0].connection().is_none());
+            assert_eq!(pool.pick(b"x", &[]).unwrap().name(), "b1", "{balance:?}");
+            let other = backends[1].connection().unwrap();
+            assert!(pool.pick(b"x", &[]).is_none() && pool.is_full(), "{balance:?}");
+            let pending = backends[0].pending().unwrap();
+            assert!(backends[0].pending().is_none());
+            drop((one, pending));
+            assert_eq!(pool.pick(b"x", &[]).unwrap().name(), "b0", "{balance:?}");
+            drop(other);
+            let unlimited = with(&backends, |config| config.balance = balance);
+            let many: Vec<_> = (0..9).map(|_| backends[0].connection().unwrap()).collect();
+            assert!(unlimited.pick(b"x", &[]).is_some() && backends[0].takes_new());
+            // What is open counts against a limit that comes later.
+            let limits = Limits { connections: Some(5), pending: None };
+            let _limited = with(&backends, |config| config.limits = limits);
+            assert!(!backends[0].takes_new() && backends[0].connection().is_none());
+            drop(many);
+            assert!(backends[0].takes_new());
+        }
+    }
+
+    #[tokio::test]
+    async fn who_waits_for_a_connection_gets_one_that_ends() {
+        let backends = live(&[1]);
+        let limits = Limits { connections: Some(2), pending: None };
+        let _pool = with(&backends, |config| config.limits = limits);
+        let backend = &backends[0];
+        for _ in 0..200 {
+            let held = [backend.connection().unwrap(), backend.connection().unwrap()];
+            let waiters: Vec<_> = (0..4)
+                .map(|_| {
+                    let backend = Arc::clone(backend);
+                    tokio::spawn(async move {
+                        let _pending = backend.pending().unwrap();
+                        drop(backend.free_connection().await);
+                    })
+                })
+                .collect();
+            tokio::task::yield_now().await;
+            drop(held);
+            for waiter in waiters {
+                tokio::time::timeout(Duration::from_secs(10), waiter).await.unwrap().unwrap();
+            }
+        }
+        assert_eq!((backend.connections_in_use(), backend.requests_pending()), (0, 0));
+    }
+
+    #[test]
+    fn connections_that_come_and_go_at_once_leave_the_state_right() {
+        let backends = live(&[1]);
+        let limits = Limits { connections: Some(2), pending: None };
+        let pool = with(&backends, |config| config.limits = limits);
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| (0..5000).for_each(|_| drop(backends[0].connection())));
+            }
+        });
+        assert!(backends[0].takes_new() && pool.pick(b"", &[]).is_some());
     }
 
     #[test]

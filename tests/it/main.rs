@@ -23,6 +23,8 @@ mod continuity;
 #[cfg(test)]
 mod cookies;
 #[cfg(test)]
+mod drains;
+#[cfg(test)]
 mod forwarded;
 #[cfg(feature = "load")]
 #[cfg(test)]
@@ -34,6 +36,8 @@ mod load_input;
 mod process;
 #[cfg(test)]
 mod proof;
+#[cfg(test)]
+mod rebalance;
 #[cfg(test)]
 mod reload;
 #[cfg(test)]
@@ -49,6 +53,10 @@ mod slow;
 #[cfg(test)]
 mod support;
 #[cfg(test)]
+mod systemd;
+#[cfg(test)]
 mod tunnel;
 #[cfg(test)]
 mod upgrade;
+#[cfg(test)]
+mod upgrade_binary;

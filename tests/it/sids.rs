@@ -63,7 +63,9 @@ async fn fault_096_removed_backend_at_its_deadline() {
             settings.backends(&remaining);
         })
         .await;
-    // Cut at the deadline.
+    // Told shortly before the deadline, and cut there.
+    let close = websocket::close("draining");
+    assert_eq!(tunnel.exact(close.len()).await, close);
     tunnel.assert_closed().await;
     let cut = |line: &serde_json::Value| line["kind"] == "tunnel";
     let line = pair.proxy.wait_for_log("the tunnel's line", cut).await;

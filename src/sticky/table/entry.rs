@@ -38,6 +38,8 @@ enum Count {
     ByEntry(Hold),
     /// By its open tunnels, so that it is counted for as long as they are, entry or not.
     ByTunnels(Weak<Hold>),
+    /// Not at all, and never again: it was let go.
+    LetGo,
 }
 
 impl Entry {
@@ -99,8 +101,29 @@ impl Entry {
         self.expiry() < now
     }
 
-    /// Notes a use: one more lifetime from now, and counted again if it was not.
+    /// Whether it is counted and has no tunnel.
+    pub(super) fn polls(&self) -> bool {
+        matches!(self.count, Count::ByEntry(_))
+    }
+
+    pub(super) fn is_let_go(&self) -> bool {
+        matches!(self.count, Count::LetGo)
+    }
+
+    /// Lets its session go; what counted it is handed out, so that it is dropped outside of any lock.
+    pub(super) fn let_go(&mut self) -> Option<Hold> {
+        match mem::replace(&mut self.count, Count::LetGo) {
+            Count::ByEntry(hold) => Some(hold),
+            Count::Not | Count::ByTunnels(_) | Count::LetGo => None,
+        }
+    }
+
+    /// Notes a use: one more lifetime from now, and counted again if it was not. One that was let go
+    /// is not brought back: it expires in its own time.
     pub(super) fn renew(&mut self, lifetime: u32, now: u64) {
+        if self.is_let_go() {
+            return;
+        }
         self.lifetime = lifetime;
         self.extend(now);
         if !self.is_held() && !matches!(self.count, Count::ByEntry(_)) {
@@ -112,7 +135,7 @@ impl Entry {
     pub(super) fn hold(&mut self, now: u64) -> Arc<Hold> {
         self.extend(now);
         let counted = match mem::replace(&mut self.count, Count::Not) {
-            Count::Not => None,
+            Count::Not | Count::LetGo => None,
             Count::ByEntry(hold) => Some(Arc::new(hold)),
             Count::ByTunnels(open) => open.upgrade(),
         };
@@ -141,7 +164,7 @@ impl Entry {
         self.expiry = now + u64::from(self.lifetime);
     }
 
-    fn is_held(&self) -> bool {
+    pub(super) fn is_held(&self) -> bool {
         matches!(&self.count, Count::ByTunnels(open) if open.strong_count() > 0)
     }
 }

@@ -62,11 +62,12 @@ impl Table {
         }
         let now = self.tick(now);
         let mut slice = Vec::new();
-        self.lock(cursor.shard).look(&mut cursor.end, |entry| {
-            if !entry.is_expired(now) {
+        // Backwards, as in `prune`: what moves into a gap comes from the end, and was seen already.
+        for entry in self.lock(cursor.shard).slice(&mut cursor.end).iter().rev() {
+            if !entry.is_expired(now) && !entry.is_let_go() {
                 slice.push(entry.handed(now));
             }
-        });
+        }
         if cursor.end == 0 {
             *cursor = Cursor { shard: cursor.shard + 1, end: usize::MAX };
         }

@@ -26,6 +26,7 @@
 
 mod entry;
 mod hand;
+mod sessions;
 mod shard;
 #[cfg(test)]
 mod tests;
@@ -44,6 +45,7 @@ use std::{
 use arc_swap::ArcSwapOption;
 use entry::Entry;
 pub use hand::{Cursor, Learned};
+pub use sessions::{Session, SessionId};
 use shard::Shard;
 use tokio::sync::mpsc;
 
@@ -84,6 +86,8 @@ pub struct Known {
     pub backend: Arc<Backend>,
     /// As it was learned: how long the session may be silent, and so how long a poll may be held.
     pub lifetime: Duration,
+    /// Whether it was let go, so that it is as good as dead.
+    pub let_go: bool,
 }
 
 /// An open tunnel of a session: while it lives, the session's entry cannot expire, and the session
@@ -149,7 +153,7 @@ impl Table {
         let mut shard = self.lock(place.shard);
         let mut moved = None;
         if let Some(entry) = shard.find(place.tag, backend.pool(), sid) {
-            if ptr::eq(&**entry.backend(), &**backend) {
+            if ptr::eq(&**entry.backend(), &**backend) && !entry.is_let_go() {
                 entry.renew(millis, now);
                 return true;
             }
@@ -299,8 +303,16 @@ impl Table {
     }
 
     fn place(&self, pool: &str, sid: &str) -> Place {
-        let hash = self.hasher.hash_one((pool, sid));
+        Self::place_of(self.hash(pool, sid))
+    }
+
+    fn place_of(hash: u64) -> Place {
         Place { shard: (hash >> 32) as usize % SHARDS, tag: hash as u32 }
+    }
+
+    /// Keyed, so that nobody can choose or guess it.
+    fn hash(&self, pool: &str, sid: &str) -> u64 {
+        self.hasher.hash_one((pool, sid))
     }
 
     fn lock(&self, shard: usize) -> MutexGuard<'_, Shard> {
@@ -328,6 +340,7 @@ impl From<&Entry> for Known {
         Self {
             backend: Arc::clone(entry.backend()),
             lifetime: Duration::from_millis(entry.lifetime().into()),
+            let_go: entry.is_let_go(),
         }
     }
 }

@@ -86,13 +86,12 @@ impl Shard {
         taken
     }
 
-    /// Looks at a slice of the entries before `end`, and moves `end` to the slice's start; from
+    /// The entries before `end`, a slice of them, and moves `end` to the slice's start; from
     /// `usize::MAX` to 0 each entry that was there all the time is seen.
-    pub(super) fn look(&self, end: &mut usize, mut see: impl FnMut(&Entry)) {
+    pub(super) fn slice(&mut self, end: &mut usize) -> &mut [Entry] {
         let from = (*end).min(self.entries.len());
         *end = from.saturating_sub(SLICE);
-        // Backwards, as in `prune`.
-        self.entries[*end..from].iter().rev().for_each(&mut see);
+        &mut self.entries[*end..from]
     }
 
     /// Gives memory back where three quarters are unused.

@@ -133,6 +133,15 @@ impl Raw {
         self.buffer.drain(..count).collect()
     }
 
+    /// Whether `count` bytes are there within a while, however often that is asked.
+    pub(crate) async fn has(&mut self, count: usize) -> bool {
+        if self.buffer.len() < count {
+            let read = tokio::time::timeout(Duration::from_secs(1), self.read_some()).await;
+            assert!(!matches!(read, Ok(Err(_))), "an end in place of {count} bytes");
+        }
+        self.buffer.len() >= count
+    }
+
     /// Everything until the proxy ends the connection, and how it did.
     pub(crate) async fn rest(&mut self) -> (Vec<u8>, End) {
         loop {

@@ -2,6 +2,7 @@
 
 use std::{
     fs, io,
+    net::SocketAddr,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -35,11 +36,15 @@ impl Certificate {
 
     /// Shakes hands as a client that trusts nothing else.
     pub(crate) async fn client(&self, tcp: TcpStream) -> io::Result<TlsStream<TcpStream>> {
+        self.returning().shake(tcp).await
+    }
+
+    /// A client that trusts nothing else, and resumes its sessions.
+    pub(crate) fn returning(&self) -> Returning {
         let mut roots = RootCertStore::empty();
         roots.add(self.der.clone()).unwrap();
         let config = ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
-        let name = ServerName::try_from(self.name).unwrap();
-        TlsConnector::from(Arc::new(config)).connect(name, tcp).await
+        Returning { name: self.name, config: Arc::new(config) }
     }
 
     /// The table for a listener's `certificates`.
@@ -89,5 +94,23 @@ impl Authority {
         let name = ServerName::try_from("localhost").unwrap();
         let tls = TlsConnector::from(Arc::new(config)).connect(name, tcp).await?;
         Ok(tls.get_ref().1.peer_certificates().unwrap()[0].clone())
+    }
+}
+
+/// A client that comes more than once.
+pub(crate) struct Returning {
+    name: &'static str,
+    config: Arc<ClientConfig>,
+}
+
+impl Returning {
+    /// One connection, its handshake done.
+    pub(crate) async fn connect(&self, address: SocketAddr) -> TlsStream<TcpStream> {
+        self.shake(TcpStream::connect(address).await.unwrap()).await.unwrap()
+    }
+
+    async fn shake(&self, tcp: TcpStream) -> io::Result<TlsStream<TcpStream>> {
+        let name = ServerName::try_from(self.name).unwrap();
+        TlsConnector::from(Arc::clone(&self.config)).connect(name, tcp).await
     }
 }

@@ -89,3 +89,28 @@ pub(crate) fn echo() -> super::backend::Script {
         }
     })
 }
+
+/// A node that accepts every upgrade and says nothing until its client has gone.
+pub(crate) fn silent() -> super::backend::Script {
+    super::backend::script(|peer| async move {
+        let Some(request) = peer.head().await else { return };
+        peer.send(switching(&request)).await;
+        peer.ended().await;
+    })
+}
+
+/// The proxy's own Close: status 1012 and a reason.
+pub(crate) fn close(reason: &str) -> Vec<u8> {
+    [&[0x88, reason.len() as u8 + 2, 0x03, 0xf4], reason.as_bytes()].concat()
+}
+
+/// A client's answer to it, masked by zeros.
+pub(crate) const ANSWER: &[u8] = b"\x88\x82\x00\x00\x00\x00\x03\xf4";
+
+/// An unmasked binary frame of more than 64 KiB, whose payload looks like Close frames.
+pub(crate) fn large_frame(payload: usize) -> Vec<u8> {
+    let mut frame = vec![0x82, 127];
+    frame.extend((payload as u64).to_be_bytes());
+    frame.resize(frame.len() + payload, 0x88);
+    frame
+}

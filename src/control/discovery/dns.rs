@@ -1,0 +1,283 @@
+//! Backends by a name: its A and AAAA records, or its SRV records and their targets' addresses.
+//!
+//! A backend found by address is named by it, one found by a service by its target and port. Each
+//! question goes out afresh: how long an answer holds is for its records to say, within bounds.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
+
+use hickory_resolver::{
+    TokioResolver,
+    config::{ConnectionConfig, NameServerConfig, ResolveHosts, ResolverConfig, ResolverOpts},
+    lookup::Lookup,
+    net::{DnsError, NetError, runtime::TokioRuntimeProvider},
+    proto::rr::{Name, RData, Record, RecordType},
+};
+use tokio::{
+    task::{JoinSet, spawn_blocking},
+    time::timeout,
+};
+
+use super::Answer;
+use crate::config::{Address, Backend, Dns};
+
+/// Deadline of one question and all that follow from it.
+const DEADLINE: Duration = Duration::from_secs(10);
+
+/// How long one server has for one answer, and how often it is asked.
+const PATIENCE: Duration = Duration::from_secs(2);
+const ATTEMPTS: usize = 2;
+
+/// Most targets that are looked up for one service, and how many of them at once.
+const MOST_TARGETS: usize = 1024;
+const AT_ONCE: usize = 8;
+
+/// Longest chain of aliases.
+const LONGEST_CHAIN: usize = 8;
+
+/// Which records name the backends.
+pub(super) enum Records {
+    /// A and AAAA.
+    Addresses,
+    /// SRV.
+    Services,
+}
+
+/// A name that is looked up.
+pub(super) struct Names {
+    terms: Dns,
+    records: Records,
+    /// The address of each target that the last good answer gave.
+    targets: HashMap<String, IpAddr>,
+}
+
+/// Addresses of one name, and how long they hold.
+struct Addresses {
+    ips: BTreeSet<IpAddr>,
+    ttl: u32,
+}
+
+impl Names {
+    pub(super) fn new(terms: Dns, records: Records) -> Self {
+        Self { terms, records, targets: HashMap::new() }
+    }
+
+    /// How long to wait after a failure, the first time.
+    pub(super) fn retry(&self) -> Duration {
+        self.terms.min_ttl
+    }
+
+    /// Looks the name up.
+    ///
+    /// # Errors
+    /// No server answers, or the name has no such records.
+    pub(super) async fn ask(&mut self) -> Result<Answer, String> {
+        let server = self.terms.resolver;
+        // The system's configuration is a file.
+        let resolver = spawn_blocking(move || resolver(server)).await;
+        let resolver = resolver.map_err(|error| error.to_string())??;
+        let asked = async {
+            match self.records {
+                Records::Addresses => self.addresses(&resolver).await,
+                Records::Services => self.services(&resolver).await,
+            }
+        };
+        timeout(DEADLINE, asked).await.unwrap_or_else(|_| Err("no answer in time".to_owned()))
+    }
+
+    async fn addresses(&self, resolver: &TokioResolver) -> Result<Answer, String> {
+        let found = addresses(resolver, &self.terms.name).await?;
+        let backend = |ip: &IpAddr| {
+            let address = Address { host: ip.to_string(), port: self.terms.port };
+            Backend { name: address.to_string(), address, weight: 1 }
+        };
+        let backends = found.ips.iter().map(backend).collect();
+        Ok(Answer { backends, trouble: None, holds: self.held(found.ttl) })
+    }
+
+    async fn services(&mut self, resolver: &TokioResolver) -> Result<Answer, String> {
+        let name = &self.terms.name;
+        let lookup = look_up(resolver, name, RecordType::SRV).await?;
+        let lookup = lookup.ok_or_else(|| format!("{name} has no SRV records"))?;
+        let mut services = services(&lookup);
+        let mut ttl = least_ttl(lookup.answers());
+        let mut troubles = Vec::new();
+        if services.len() > MOST_TARGETS {
+            troubles.push(format!("{MOST_TARGETS} of {} SRV records are taken", services.len()));
+            services = services.into_iter().take(MOST_TARGETS).collect();
+        }
+        let hosts: BTreeSet<String> = services.keys().map(|(host, _)| host.clone()).collect();
+        for (host, found) in targets(resolver, hosts).await {
+            match found {
+                Ok(found) => {
+                    ttl = ttl.min(found.ttl);
+                    let before = self.targets.get(&host).filter(|ip| found.ips.contains(ip));
+                    // Of several, the one in use stays for as long as the target has it.
+                    if let Some(ip) = before.or(found.ips.first()).copied() {
+                        self.targets.insert(host, ip);
+                    }
+                }
+                Err(error) => troubles.push(error),
+            }
+        }
+        self.targets.retain(|known, _| services.keys().any(|(host, _)| host == known));
+        let backends: Vec<Backend> = services
+            .iter()
+            .filter_map(|((host, port), weight)| {
+                let ip = self.targets.get(host)?;
+                let address = Address { host: ip.to_string(), port: *port };
+                Some(Backend { name: format!("{host}:{port}"), address, weight: *weight })
+            })
+            .collect();
+        let trouble = (!troubles.is_empty()).then(|| troubles.join("; "));
+        if backends.is_empty() {
+            return Err(trouble.unwrap_or_else(|| format!("{name} names no server")));
+        }
+        Ok(Answer { backends, trouble, holds: self.held(ttl) })
+    }
+
+    fn held(&self, ttl: u32) -> Duration {
+        Duration::from_secs(ttl.into()).clamp(self.terms.min_ttl, self.terms.max_ttl)
+    }
+}
+
+/// A resolver that remembers nothing, for this server or those of the system.
+fn resolver(server: Option<SocketAddr>) -> Result<TokioResolver, String> {
+    let told = |error: NetError| format!("there is no resolver: {error}");
+    let mut builder = match server {
+        Some(server) => {
+            let connections = [ConnectionConfig::udp(), ConnectionConfig::tcp()].map(|mut one| {
+                one.port = server.port();
+                one
+            });
+            let server = NameServerConfig::new(server.ip(), true, connections.to_vec());
+            let config = ResolverConfig::from_parts(None, Vec::new(), vec![server]);
+            let provider = TokioRuntimeProvider::default();
+            let mut builder = TokioResolver::builder_with_config(config, provider);
+            *builder.options_mut() = ResolverOpts::default();
+            builder
+        }
+        None => TokioResolver::builder_tokio().map_err(told)?,
+    };
+    let options = builder.options_mut();
+    options.timeout = PATIENCE;
+    options.attempts = ATTEMPTS;
+    options.cache_size = 0;
+    // Files on this machine name no records.
+    options.use_hosts_file = ResolveHosts::Never;
+    options.try_tcp_on_error = true;
+    builder.build().map_err(told)
+}
+
+/// The addresses of several names, few at once.
+async fn targets(
+    resolver: &TokioResolver,
+    hosts: BTreeSet<String>,
+) -> Vec<(String, Result<Addresses, String>)> {
+    let mut waiting = hosts.into_iter();
+    let mut asked = JoinSet::new();
+    let mut found = Vec::new();
+    loop {
+        while asked.len() < AT_ONCE
+            && let Some(host) = waiting.next()
+        {
+            let resolver = resolver.clone();
+            asked.spawn(async move {
+                // It is a whole name: no search domain is tried behind it.
+                let addresses = addresses(&resolver, &format!("{host}.")).await;
+                (host, addresses)
+            });
+        }
+        match asked.join_next().await {
+            Some(Ok(one)) => found.push(one),
+            Some(Err(_)) => {}
+            None => return found,
+        }
+    }
+}
+
+/// The addresses of one name in both families.
+///
+/// # Errors
+/// One of the two questions failed: half an answer would send the other half's backends away.
+async fn addresses(resolver: &TokioResolver, name: &str) -> Result<Addresses, String> {
+    let (v4, v6) = tokio::join!(
+        look_up(resolver, name, RecordType::A),
+        look_up(resolver, name, RecordType::AAAA)
+    );
+    let mut found = Addresses { ips: BTreeSet::new(), ttl: u32::MAX };
+    for lookup in [v4?, v6?].into_iter().flatten() {
+        found.ttl = found.ttl.min(least_ttl(lookup.answers()));
+        let own = own_records(&lookup);
+        found
+            .ips
+            .extend(own.filter_map(|record| record.data.ip_addr()).map(|ip| ip.to_canonical()));
+    }
+    if found.ips.is_empty() {
+        return Err(format!("{} has no address", name.trim_end_matches('.')));
+    }
+    Ok(found)
+}
+
+/// One question; `None`: there are no such records.
+async fn look_up(
+    resolver: &TokioResolver,
+    name: &str,
+    records: RecordType,
+) -> Result<Option<Lookup>, String> {
+    match resolver.lookup(name, records).await {
+        Ok(lookup) => Ok(Some(lookup)),
+        Err(NetError::Dns(DnsError::NoRecordsFound(none))) => {
+            use hickory_resolver::proto::op::ResponseCode;
+            match none.response_code {
+                ResponseCode::NoError | ResponseCode::NXDomain => Ok(None),
+                code => Err(format!("the name server answers {code} for {name}")),
+            }
+        }
+        Err(error) => Err(format!("{name}: {error}")),
+    }
+}
+
+/// The records of the name that was asked for, and of what it is an alias for. Others are lies.
+fn own_records(lookup: &Lookup) -> impl Iterator<Item = &Record> {
+    let mut names: Vec<&Name> = vec![lookup.query().name()];
+    for _ in 0..LONGEST_CHAIN {
+        let alias = lookup.answers().iter().find_map(|record| match &record.data {
+            RData::CNAME(target) if names.last() == Some(&&record.name) => Some(&target.0),
+            _ => None,
+        });
+        match alias {
+            Some(name) if !names.contains(&name) => names.push(name),
+            _ => break,
+        }
+    }
+    lookup.answers().iter().filter(move |record| names.contains(&&record.name))
+}
+
+/// Weights by target and port, of the best priority (RFC 2782). A target `.` says that there is none.
+fn services(lookup: &Lookup) -> BTreeMap<(String, u16), u32> {
+    let records = || {
+        own_records(lookup).filter_map(|record| match &record.data {
+            RData::SRV(service) if !service.target.is_root() && service.port > 0 => Some(service),
+            _ => None,
+        })
+    };
+    let best = records().map(|service| service.priority).min();
+    let mut services = BTreeMap::new();
+    for service in records().filter(|service| Some(service.priority) == best) {
+        let target = service.target.to_lowercase().to_ascii();
+        let key = (target.trim_end_matches('.').to_owned(), service.port);
+        // Weight 0 means hardly ever, which is never nobody.
+        let weight = u32::from(service.weight).max(1);
+        let known = services.entry(key).or_insert(weight);
+        *known = weight.max(*known);
+    }
+    services
+}
+
+fn least_ttl(records: &[Record]) -> u32 {
+    records.iter().map(|record| record.ttl).min().unwrap_or(0)
+}

@@ -1,0 +1,220 @@
+//! What brings a pool's backends while the process runs: names in the DNS, lists over HTTP.
+//!
+//! One task a pool asks its source again and again, and tells the control task what has changed.
+//! Nothing that a source says is believed blindly: what cannot be a backend is left out, lists are
+//! bounded, and an answer that fails or is empty leaves the last good one in force. Troubles are told
+//! when they begin, not each time. Must not know what is done with an answer.
+
+mod accepted;
+mod dns;
+mod http;
+mod list;
+
+use std::{collections::HashMap, time::Duration};
+
+use tokio::{
+    sync::mpsc,
+    task::{JoinHandle, JoinSet},
+    time::{sleep, timeout},
+};
+
+use self::accepted::accepted;
+use super::Request;
+use crate::config::{Admin, Backend, Pool, Source};
+
+/// How long the start waits for first answers. What has not come by then follows.
+const PATIENCE: Duration = Duration::from_secs(3);
+
+/// Longest pause after a failure: a source that is back is found soon.
+const LONGEST_RETRY: Duration = Duration::from_secs(10);
+
+/// What a source says, taken as it is.
+struct Answer {
+    backends: Vec<Backend>,
+    /// What is amiss with it nevertheless.
+    trouble: Option<String>,
+    /// When to ask again.
+    holds: Duration,
+}
+
+/// A pool's backends as its source has them, or why there is no answer.
+type Outcome = Result<Vec<Backend>, String>;
+
+/// The tasks that ask.
+pub(super) struct Discovery {
+    /// Where operators are served: no backend is there.
+    admin: Admin,
+    /// Where what has changed is told; `None`: the control task does not run yet.
+    requests: Option<mpsc::WeakSender<Request>>,
+    tasks: HashMap<String, (Source, JoinHandle<()>)>,
+}
+
+impl Discovery {
+    /// Asks nobody yet.
+    pub(super) fn new(admin: Admin) -> Self {
+        Self { admin, requests: None, tasks: HashMap::new() }
+    }
+
+    /// The first answers of the pools' sources, as far as they come within some seconds.
+    pub(super) async fn first(&self, pools: &[Pool]) -> Vec<(String, Outcome)> {
+        let mut asked = JoinSet::new();
+        for pool in pools {
+            let Some(source) = &pool.source else { continue };
+            let (pool, admin, mut asker) = (pool.name.clone(), self.admin.clone(), asker(source));
+            asked.spawn(async move {
+                let outcome = asker.ask().await.and_then(|answer| accepted(answer, &admin));
+                (pool, outcome.map(|(backends, _)| backends))
+            });
+        }
+        let mut outcomes = Vec::new();
+        let all = async {
+            while let Some(answered) = asked.join_next().await {
+                outcomes.extend(answered);
+            }
+        };
+        if timeout(PATIENCE, all).await.is_err() {
+            tracing::warn!("sources of backends take long to answer; serving without those");
+        }
+        outcomes
+    }
+
+    /// Tells what changes to the control task from now on.
+    pub(super) fn tell(&mut self, requests: mpsc::WeakSender<Request>) {
+        self.requests = Some(requests);
+    }
+
+    /// Asks for these pools from now on, and for no others. Where a source has changed, another task
+    /// takes over.
+    pub(super) fn follow(&mut self, pools: &[Pool]) {
+        let Some(requests) = &self.requests else { return };
+        let source = |name: &str| pools.iter().find(|pool| pool.name == name)?.source.as_ref();
+        self.tasks.retain(|name, (running, task)| {
+            let stays = source(name) == Some(running);
+            if !stays {
+                task.abort();
+            }
+            stays
+        });
+        for pool in pools {
+            let Some(source) = &pool.source else { continue };
+            if !self.tasks.contains_key(&pool.name) {
+                let watch =
+                    watch(pool.name.clone(), asker(source), self.admin.clone(), requests.clone());
+                self.tasks.insert(pool.name.clone(), (source.clone(), tokio::spawn(watch)));
+            }
+        }
+    }
+}
+
+impl Drop for Discovery {
+    fn drop(&mut self) {
+        for (_, task) in self.tasks.values() {
+            task.abort();
+        }
+    }
+}
+
+/// A source with what it remembers from one question to the next.
+enum Asker {
+    Dns(dns::Names),
+    Http(Box<http::List>),
+}
+
+fn asker(source: &Source) -> Asker {
+    match source {
+        Source::Dns(terms) => Asker::Dns(dns::Names::new(terms.clone(), dns::Records::Addresses)),
+        Source::Srv(terms) => Asker::Dns(dns::Names::new(terms.clone(), dns::Records::Services)),
+        Source::Http(terms) => Asker::Http(Box::new(http::List::new(terms.clone()))),
+    }
+}
+
+impl Asker {
+    async fn ask(&mut self) -> Result<Answer, String> {
+        match self {
+            Self::Dns(names) => names.ask().await,
+            Self::Http(list) => list.ask().await,
+        }
+    }
+
+    /// How long to wait after a failure, the first time.
+    fn retry(&self) -> Duration {
+        match self {
+            Self::Dns(names) => names.retry(),
+            Self::Http(list) => list.retry(),
+        }
+    }
+}
+
+/// Asks until it is dropped, or nobody listens any more.
+async fn watch(pool: String, mut asker: Asker, admin: Admin, requests: mpsc::WeakSender<Request>) {
+    let mut said: Option<Outcome> = None;
+    let mut told = Told::default();
+    let mut retry = asker.retry();
+    loop {
+        let answer = asker.ask().await;
+        let holds = answer.as_ref().ok().map(|answer| answer.holds);
+        let outcome = answer.and_then(|answer| accepted(answer, &admin));
+        told.tell(&pool, outcome.as_ref().map(|(_, trouble)| trouble.as_deref()));
+        let pause = match (&outcome, holds) {
+            (Ok(_), Some(holds)) => {
+                retry = asker.retry();
+                holds
+            }
+            _ => {
+                let pause = retry;
+                retry = (retry * 2).min(LONGEST_RETRY.max(pause));
+                pause
+            }
+        };
+        let outcome = outcome.map(|(backends, _)| backends);
+        if said.as_ref() != Some(&outcome) {
+            let Some(requests) = requests.upgrade() else { return };
+            let request = Request::Discovered { pool: pool.clone(), outcome: outcome.clone() };
+            if requests.send(request).await.is_err() {
+                return;
+            }
+            said = Some(outcome);
+        }
+        sleep(later(pause)).await;
+    }
+}
+
+/// Up to a tenth more, so that many proxies do not fall into step. Never less: a cache between would
+/// give the same answer once more.
+fn later(pause: Duration) -> Duration {
+    pause.mul_f64(1.0 + 0.1 * fastrand::f64())
+}
+
+/// Which troubles the log has, so that each is told when it begins.
+#[derive(Default)]
+struct Told {
+    failing: bool,
+    trouble: Option<String>,
+}
+
+impl Told {
+    fn tell(&mut self, pool: &str, outcome: Result<Option<&str>, &String>) {
+        match outcome {
+            Ok(trouble) => {
+                if self.failing {
+                    tracing::info!(pool, "the pool's source answers again");
+                }
+                self.failing = false;
+                if let Some(trouble) = trouble.filter(|new| self.trouble.as_deref() != Some(new)) {
+                    tracing::warn!(pool, trouble, "something is amiss with what the source says");
+                }
+                self.trouble = trouble.map(str::to_owned);
+            }
+            Err(error) => {
+                if !self.failing {
+                    tracing::warn!(
+                        pool,
+                        error,
+                        "the pool's source fails; the last good answer stays"
+                    );
+                }
+                self.failing = true;
+            }
+        }
+    }
+}
