@@ -211,7 +211,9 @@ fn command(peer: &Peer, directory: &Path) -> Command {
     let mut command = Command::new(&peer.program);
     match peer.family {
         Family::Moorline => {
-            command.arg("run").arg(file).env("RUST_LOG", "info");
+            // What is said of a reload that changes nothing; and the admin socket is its own.
+            command.arg("run").arg(file).env("RUST_LOG", "info,moorline::control=debug");
+            command.env("XDG_RUNTIME_DIR", directory);
         }
         Family::Nginx => {
             command.arg("-p").arg(directory).arg("-c").arg(file);

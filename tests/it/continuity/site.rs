@@ -27,15 +27,13 @@ pub(super) struct Text {
     pub(super) tables: String,
 }
 
-/// The whole of it. Dropping it kills all processes.
+/// The whole of it.
 pub(super) struct Site {
-    /// The process that was started first.
+    /// The process that serves.
     pub(super) proxy: Proxy,
     /// The harness's clients and nodes, then those of npm.
     pub(super) parties: [Party; 2],
     authority: Authority,
-    /// Processes that took over from the first.
-    successors: Vec<u32>,
 }
 
 impl Site {
@@ -54,7 +52,7 @@ impl Site {
         for party in &mut parties {
             party.arrive(port, &authority.file).await;
         }
-        let mut site = Self { proxy, parties, authority, successors: Vec::new() };
+        let mut site = Self { proxy, parties, authority };
         site.settled().await;
         site
     }
@@ -72,7 +70,7 @@ impl Site {
         let before = count();
         let start = Instant::now();
         self.proxy.write(&text.whole());
-        process::signal(self.serving(), "HUP");
+        self.proxy.hangup();
         eventually("a reload", || count() > before).await;
         start.elapsed()
     }
@@ -90,25 +88,11 @@ impl Site {
         self.proxy.wait_for_metric("a node is up", &up, |up| up == 1.0).await;
     }
 
-    /// The process that serves now.
-    pub(super) fn serving(&self) -> u32 {
-        self.successors.last().copied().unwrap_or_else(|| self.proxy.pid())
-    }
-
     /// Hands over to a new process, and waits until that serves.
     pub(super) async fn upgrade(&mut self) -> Duration {
-        let old = self.serving();
-        let ready =
-            |site: &Self| site.proxy.stderr().iter().filter(|line| *line == "ready").count();
-        let before = ready(self);
         let start = Instant::now();
-        process::signal(old, "USR2");
-        eventually("the new process is ready", || ready(self) > before).await;
-        let took = start.elapsed();
-        let children = process::children(old);
-        assert_eq!(children.len(), 1, "{children:?}: {}", self.proxy.stderr_text());
-        self.successors.extend(children);
-        took
+        self.proxy.upgrade().await;
+        start.elapsed()
     }
 
     /// Replaces the certificate's files in place, and waits until new handshakes meet it.
@@ -131,26 +115,15 @@ impl Site {
         for party in &mut self.parties {
             party.leave().await;
         }
-        process::signal(self.serving(), "TERM");
+        self.proxy.terminate();
         let status = self.proxy.exited().await;
         assert_eq!(status.code(), Some(0), "{}", self.proxy.stderr_text());
-        for pid in &self.successors {
-            eventually("each process ends", || process::is_gone(*pid)).await;
-        }
         let said = self.proxy.stderr_text();
         assert!(!said.contains("panicked at"), "{said}");
     }
 
     fn file(&self, name: &str) -> PathBuf {
         self.proxy.directory().join(name)
-    }
-}
-
-impl Drop for Site {
-    fn drop(&mut self) {
-        for pid in self.successors.iter().filter(|pid| !process::is_gone(**pid)) {
-            process::signal(*pid, "KILL");
-        }
     }
 }
 
