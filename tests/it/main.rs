@@ -19,6 +19,9 @@ mod config;
 mod configuration;
 #[cfg(test)]
 mod connecting;
+#[cfg(feature = "load")]
+#[cfg(test)]
+mod continuity;
 #[cfg(test)]
 mod cookies;
 #[cfg(test)]
