@@ -7,6 +7,9 @@ use super::{
     schema,
 };
 
+/// Statuses of a healthy answer where none are given; a redirect leads elsewhere, and is not followed.
+const HEALTHY: (u16, u16) = (200, 299);
+
 /// Most consecutive probes that a verdict can wait for.
 const MOST_PROBES: u32 = 1000;
 
@@ -83,7 +86,7 @@ fn probe(table: &Table<'_>) -> Option<Probe> {
         Kind::Http => Probe::Http {
             path: path(target, "/"),
             host: host(),
-            status: table.value("status").and_then(|value| statuses(&value)).unwrap_or((200, 399)),
+            status: table.value("status").and_then(|value| statuses(&value)).unwrap_or(HEALTHY),
         },
         Kind::EngineIo => Probe::EngineIo { path: path(bare_path, "/socket.io/"), host: host() },
         Kind::WebSocket => Probe::WebSocket { path: path(target, "/"), host: host() },

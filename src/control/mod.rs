@@ -1,4 +1,4 @@
-//! What changes the running process: reloads, health, resolution, retirement, housekeeping.
+//! What changes the running process: reloads, health, resolution, drains, housekeeping.
 //!
 //! One task owns all of it ([`Control`]) and is told through a channel, so that two changes can never
 //! interleave. It alone writes the snapshot; what the data path reads is always one whole

@@ -220,6 +220,9 @@ impl Joining {
             match self.channel.receive().await {
                 Ok(Some((FromOld::Sessions(sessions), _))) => names.restore(sessions, &proxy),
                 Ok(Some((FromOld::Backend(backend), _))) => names.learn(backend),
+                Ok(Some((FromOld::Ended(ending), _))) => {
+                    proxy.memory.learn(ending, Instant::now());
+                }
                 Ok(Some((FromOld::State(list), _))) => shown.set(list),
                 Ok(Some(_)) => {}
                 Ok(None) => break,

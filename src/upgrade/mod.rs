@@ -14,7 +14,7 @@
 //!  ◀──────────────────────────────────────────── Ready ┤
 //!  │ stops accepting, leaves the admin's sockets     │
 //!  ├ Released ───────────────────────────────────────▶ serves the admin's sockets, says `ready`
-//!  ├ Sessions (learned late), State (each second) ───▶ remembers, shows
+//!  ├ Sessions (learned late), Ended, State (each s) ──▶ remembers, shows
 //!  └ end of file: it is empty                          │
 //! ```
 //!

@@ -8,6 +8,8 @@
 #[cfg(test)]
 mod admin;
 #[cfg(test)]
+mod admission;
+#[cfg(test)]
 mod backends;
 #[cfg(test)]
 mod commands;
@@ -17,18 +19,29 @@ mod config;
 mod configuration;
 #[cfg(test)]
 mod connecting;
+#[cfg(feature = "load")]
+#[cfg(test)]
+mod continuity;
 #[cfg(test)]
 mod cookies;
+#[cfg(test)]
+mod discovery;
 #[cfg(test)]
 mod drains;
 #[cfg(test)]
 mod forwarded;
+#[cfg(test)]
+mod health;
 #[cfg(feature = "load")]
 #[cfg(test)]
 mod load;
 #[cfg(feature = "load")]
 #[cfg(test)]
 mod load_input;
+#[cfg(test)]
+mod memory;
+#[cfg(test)]
+mod outliers;
 #[cfg(test)]
 mod process;
 #[cfg(test)]

@@ -105,12 +105,55 @@ async fn sessions_cross_and_tunnels_stay() {
 }
 
 #[tokio::test]
+async fn an_operator_orders_it_and_sees_how_far_the_old_one_is() {
+    let backend = Backend::manual().await;
+    let mut proxy = Proxy::before(&[backend.address]).await;
+    let (mut open, far) = websocket::tunnel(&proxy, &backend).await;
+    for round in 1..=2 {
+        let (before, from) = (proxy.pid(), proxy.stderr().len());
+        let ran = proxy.command(&["upgrade", env!("CARGO_BIN_EXE_moorline")]).await;
+        let said = ran.done();
+        proxy.taken_over(from).await;
+        assert!(said.contains(&proxy.pid().to_string()), "{said}");
+        // The new one has the socket now, and says who is before it: all of them.
+        let status = proxy.api().get("/v1/status").await;
+        assert_eq!(status["pid"], proxy.pid());
+        let deadline = std::time::Instant::now() + crate::support::PATIENCE;
+        loop {
+            let status = proxy.api().get("/v1/status").await;
+            let holds = |pid: u32| {
+                let list = status["predecessors"].as_array().unwrap();
+                list.iter().any(|p| p["pid"] == pid && p["drain"]["sockets_left"] == 1)
+            };
+            // The second one holds nothing, and ends once the first does.
+            if holds(before) || round == 2 {
+                break;
+            }
+            assert!(std::time::Instant::now() < deadline, "{status}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+    proxy.command(&["upgrade", "/no/such/binary"]).await.refused("cannot be started");
+    open.send("still").await;
+    far.wait_for_rest(b"still").await;
+    open.finish().await;
+    far.ended().await;
+    far.close();
+    open.assert_closed().await;
+    proxy.alone().await;
+    // The old ones' ends have left the socket where it is.
+    assert_eq!(proxy.api().get("/v1/status").await["pid"], proxy.pid());
+    drop((open, backend));
+    proxy.finish().await;
+}
+
+#[tokio::test]
 async fn tls_sessions_are_resumed_by_the_new_process() {
     let backend = Backend::replying("ok").await;
     let (mut proxy, certificate) = Proxy::plain_and_secure(backend.address).await;
     let secure = proxy.listener("secure");
     let client = certificate.returning();
-    let resumed = "moorline_tls_handshakes_total{listener=\"secure\",resumed=\"true\"";
+    let resumed = "moorline_tls_handshakes_total{listener=\"secure\",session=\"resumed\"";
     for round in 0..2 {
         let mut stream = client.connect(secure).await;
         stream.write_all(&message::get("/", "Connection: close\r\n")).await.unwrap();
@@ -207,7 +250,7 @@ async fn a_session_that_is_learned_late_is_told() {
     proxy.wait_for_metric("it is known", SESSIONS, |count| count > sessions).await;
     let mut client = Raw::connect(proxy.web()).await;
     client.send(message::get(&poll_target(sid, "poll"), "")).await;
-    let asked = a.asked("t=poll").await;
+    let asked = a.asked(&poll_target(sid, "poll")).await;
     asked.send(message::ok("6")).await;
     assert_eq!(client.response().await.text(), "6");
     assert_eq!(b.polls(sid), 0, "it had to be searched for");

@@ -6,6 +6,9 @@
 pub(crate) mod admin;
 pub(crate) mod backend;
 pub(crate) mod client;
+pub(crate) mod dns;
+#[cfg(feature = "load")]
+pub(crate) mod led;
 #[cfg(feature = "load")]
 pub(crate) mod load;
 pub(crate) mod message;

@@ -285,8 +285,8 @@ impl Proxy {
 
     /// Waits until everyone but the one that serves has ended by itself, each with 0.
     pub(crate) async fn alone(&mut self) {
-        let Some((_, before)) = self.successors.split_last() else { return };
-        let before = before.to_vec();
+        let Some(serving) = self.successors.pop() else { return };
+        let before = std::mem::replace(&mut self.successors, vec![serving]);
         let status = found("the first one's end", || self.child.try_wait().unwrap()).await;
         assert_eq!(status.code(), Some(0), "{}", self.stderr_text());
         for pid in before {

@@ -6,13 +6,14 @@ import { Child } from './process.mjs';
 import { soon } from './wait.mjs';
 
 const MAIN = fileURLToPath(new URL('./node-main.mjs', import.meta.url));
+const FRONTED = fileURLToPath(new URL('./fronted-node.mjs', import.meta.url));
 const AMPLE = 50_000_000;
 
 class Node {
-  constructor(options) {
+  constructor(options, main = MAIN) {
     this.options = options;
     this.name = options.name;
-    this.child = new Child(process.execPath, [MAIN, JSON.stringify(options)], { ipc: true });
+    this.child = new Child(process.execPath, [main, JSON.stringify(options)], { ipc: true });
     this.waiting = new Map();
     this.asked = 0;
     this.listening = new Promise((resolve) => {
@@ -45,6 +46,11 @@ class Node {
     return soon(`node ${this.name} gives its account`, answer);
   }
 
+  /** Tells a fronted node to `block` or `unblock` its event loop. */
+  order(order) {
+    this.child.process.send({ order });
+  }
+
   /** Gone at once, with no goodbye to anybody. */
   async kill() {
     this.killed = true;
@@ -56,6 +62,11 @@ class Node {
 export async function startNode({ name = 'a', generation = 'v4', redis, port, engine = {} } = {}) {
   const ample = { maxHttpBufferSize: AMPLE };
   return new Node({ name, generation, redis, port, engine: { ...ample, ...engine } }).start();
+}
+
+/** Starts one whose event loop can die behind a front that goes on saying 200; see fronted-node.mjs. */
+export async function startFrontedNode({ generation = 'v4' } = {}) {
+  return new Node({ name: 'fronted', generation }, FRONTED).start();
 }
 
 /** Starts several alike nodes, named a, b, c … */

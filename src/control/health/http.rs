@@ -1,0 +1,97 @@
+//! The `http` probe, and the HTTP that the other probes begin with.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{
+    Request, Response,
+    header::{HOST, USER_AGENT},
+    request,
+};
+use http_body_util::{BodyExt as _, Full, Limited};
+use hyper::{
+    body::Incoming,
+    client::conn::http1::{self, SendRequest},
+};
+use hyper_util::rt::TokioIo;
+use tokio_util::task::AbortOnDropHandle;
+
+use crate::upstream::{Backend, connect};
+
+/// Largest response header of a probe.
+const MAX_HEADER: usize = 16 * 1024;
+
+/// Longest body of an answer that is still healthy: more is no health endpoint's, and is not read.
+const MAX_BODY: usize = 1 << 20;
+
+/// Whom to ask, and by what name.
+pub(super) struct Dial<'p> {
+    pub(super) backend: &'p Backend,
+    /// Deadline of each connect; the whole probe has the same.
+    pub(super) within: Duration,
+    pub(super) host: String,
+}
+
+/// `GET`s a path and wants a whole answer with one of these statuses.
+pub(super) async fn probe(
+    dial: Dial<'_>,
+    path: &str,
+    (lowest, highest): (u16, u16),
+) -> Result<(), String> {
+    let request = dial.request(path).header("connection", "close");
+    let mut link = dial.link().await?;
+    let response = link.ask(request, Bytes::new()).await?;
+    let code = response.status().as_u16();
+    whole(response).await?;
+    match code {
+        code if (lowest..=highest).contains(&code) => Ok(()),
+        code => Err(format!("status {code}")),
+    }
+}
+
+impl Dial<'_> {
+    /// The beginning of a request.
+    pub(super) fn request(&self, target: &str) -> request::Builder {
+        Request::get(target).header(HOST, &self.host).header(USER_AGENT, "moorline-health")
+    }
+
+    /// A new connection.
+    pub(super) async fn link(&self) -> Result<Link, String> {
+        let stream = connect(self.backend, self.within).await.map_err(|error| error.to_string())?;
+        let (sender, connection) = http1::Builder::new()
+            .max_buf_size(MAX_HEADER)
+            .handshake(TokioIo::new(stream))
+            .await
+            .map_err(|error| error.to_string())?;
+        let driver = tokio::spawn(async move {
+            // What fails here fails the request too.
+            let _ = connection.with_upgrades().await;
+        });
+        Ok(Link { sender, _driver: AbortOnDropHandle::new(driver) })
+    }
+}
+
+/// One connection, which is closed where it is dropped.
+pub(super) struct Link {
+    sender: SendRequest<Full<Bytes>>,
+    _driver: AbortOnDropHandle<()>,
+}
+
+impl Link {
+    /// Sends a request and waits for the head of its answer.
+    pub(super) async fn ask(
+        &mut self,
+        request: request::Builder,
+        body: Bytes,
+    ) -> Result<Response<Incoming>, String> {
+        let request = request.body(Full::new(body)).map_err(|error| error.to_string())?;
+        self.sender.ready().await.map_err(|error| error.to_string())?;
+        self.sender.send_request(request).await.map_err(|error| error.to_string())
+    }
+}
+
+/// The whole body of an answer.
+pub(super) async fn whole(response: Response<Incoming>) -> Result<Bytes, String> {
+    let body = Limited::new(response.into_body(), MAX_BODY).collect().await;
+    body.map(|body| body.to_bytes()).map_err(|error| format!("the answer's body: {error}"))
+}

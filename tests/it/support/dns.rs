@@ -1,0 +1,191 @@
+//! A real name server: Knot DNS, with one zone that a test writes as it goes.
+
+use std::{
+    fs,
+    net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket},
+    process::{Child, Command, Stdio},
+};
+
+use tempfile::TempDir;
+
+use super::{eventually, found};
+
+/// The zone that every server here has.
+pub(crate) const ZONE: &str = "fleet.test";
+
+/// A server's place and zone; it may be down. Dropping it kills the process.
+pub(crate) struct NameServer {
+    /// Where it answers over UDP and TCP.
+    pub(crate) address: SocketAddr,
+    directory: TempDir,
+    serial: u32,
+    process: Option<Child>,
+}
+
+impl NameServer {
+    /// Starts one whose zone has these records, each a line.
+    pub(crate) async fn start(records: &str) -> Self {
+        let mut server = Self::down(free_port());
+        server.up(records).await;
+        server
+    }
+
+    /// One that is still to come up, at this address.
+    pub(crate) fn down(address: SocketAddr) -> Self {
+        Self { address, directory: tempfile::tempdir().unwrap(), serial: 1, process: None }
+    }
+
+    /// Starts the process with these records.
+    pub(crate) async fn up(&mut self, records: &str) {
+        self.write(&self.zone(records));
+        self.run().await;
+        found("an answer of the name server", || self.asks(&format!("ns.{ZONE}"))).await;
+    }
+
+    /// Starts it with a zone that cannot be read: every question about it gets SERVFAIL.
+    pub(crate) async fn up_broken(&mut self) {
+        self.write("this is no zone\n");
+        self.run().await;
+        eventually("SERVFAIL of the name server", || {
+            let output = self.kdig(&format!("ns.{ZONE}"), &[]);
+            output.contains("SERVFAIL")
+        })
+        .await;
+    }
+
+    /// Puts other records in place of all there were.
+    pub(crate) async fn set(&mut self, records: &str) {
+        self.serial += 1;
+        let marker = format!("marker-{} 0 A 127.0.0.1\n", self.serial);
+        self.write(&self.zone(&format!("{records}\n{marker}")));
+        let control = self.directory.path().join("knot.sock");
+        let output = Command::new("knotc")
+            .arg("-s")
+            .arg(control)
+            .args(["-b", "zone-reload", ZONE])
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let name = format!("marker-{}.{ZONE}", self.serial);
+        found("the new zone at the name server", || self.asks(&name)).await;
+    }
+
+    /// Kills the process.
+    pub(crate) fn kill(&mut self) {
+        if let Some(mut process) = self.process.take() {
+            process.kill().unwrap();
+            process.wait().unwrap();
+        }
+        // What it kept of its zone would outlive a broken file.
+        let _ = fs::remove_dir_all(self.directory.path().join("db"));
+    }
+
+    fn write(&self, zone: &str) {
+        fs::write(self.directory.path().join("zone"), zone).unwrap();
+    }
+
+    fn zone(&self, records: &str) -> String {
+        let serial = self.serial;
+        format!(
+            "$ORIGIN {ZONE}.\n@ 0 SOA ns hostmaster {serial} 3600 600 86400 0\n@ 0 NS ns\n\
+             ns 0 A 127.0.0.1\n{records}\n"
+        )
+    }
+
+    async fn run(&mut self) {
+        let directory = self.directory.path();
+        let (shown, address) = (directory.display(), self.address);
+        let configuration = format!(
+            "server:\n    rundir: \"{shown}\"\n    listen: {}@{}\n\
+             database:\n    storage: \"{shown}/db\"\n\
+             log:\n  - target: stderr\n    any: warning\n\
+             zone:\n  - domain: {ZONE}\n    file: \"{shown}/zone\"\n",
+            address.ip(),
+            address.port(),
+        );
+        let file = directory.join("knot.conf");
+        fs::write(&file, configuration).unwrap();
+        let process = Command::new("knotd")
+            .arg("-c")
+            .arg(&file)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("knotd, which tests/setup installs");
+        self.process = Some(process);
+    }
+
+    /// Whether the server has an address of this name.
+    fn asks(&self, name: &str) -> Option<()> {
+        (!self.kdig(name, &["+short"]).trim().is_empty()).then_some(())
+    }
+
+    fn kdig(&self, name: &str, how: &[&str]) -> String {
+        let server = format!("@{}", self.address.ip());
+        let port = self.address.port().to_string();
+        let output = Command::new("kdig")
+            .args([&server, "-p", &port, name, "A", "+timeout=1", "+retry=0"])
+            .args(how)
+            .output()
+            .expect("kdig, which tests/setup installs");
+        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+        if said.contains("WARNING") || said.contains("ERROR") { String::new() } else { said }
+    }
+}
+
+impl Drop for NameServer {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+/// A port of the loopback that is free over UDP and TCP at this moment.
+pub(crate) fn free_port() -> SocketAddr {
+    loop {
+        let udp = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let address = udp.local_addr().unwrap();
+        if TcpListener::bind(address).is_ok() {
+            return address;
+        }
+    }
+}
+
+/// A name server that lies: each question is answered by `answer`, a function of the question's bytes.
+pub(crate) fn liar(
+    answer: impl Fn(&[u8]) -> Vec<u8> + Send + 'static,
+) -> (SocketAddr, tokio::task::AbortHandle) {
+    let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    socket.set_nonblocking(true).unwrap();
+    let address = socket.local_addr().unwrap();
+    let socket = tokio::net::UdpSocket::from_std(socket).unwrap();
+    let task = tokio::spawn(async move {
+        let mut buffer = [0; 1500];
+        while let Ok((count, peer)) = socket.recv_from(&mut buffer).await {
+            let _ = socket.send_to(&answer(&buffer[..count]), peer).await;
+        }
+    });
+    (address, task.abort_handle())
+}
+
+/// An answer to a question: its own header and question, then A records by owner and address. Where
+/// the question is for another type, there are none.
+pub(crate) fn answer_to(question: &[u8], records: &[(&[u8], [u8; 4])]) -> Vec<u8> {
+    let name_end = 12 + question[12..].iter().position(|byte| *byte == 0).unwrap() + 1;
+    let asks_a = question[name_end..name_end + 2] == [0, 1];
+    let records = if asks_a { records } else { &[] };
+    let mut answer = question[..2].to_vec();
+    // A response, recursion desired and available, no error; one question, so many answers.
+    answer.extend([0x81, 0x80, 0, 1, 0, records.len() as u8, 0, 0, 0, 0]);
+    answer.extend(&question[12..name_end + 4]);
+    for (owner, address) in records {
+        answer.extend(*owner);
+        // A, IN, TTL 0, four bytes.
+        answer.extend([0, 1, 0, 1, 0, 0, 0, 0, 0, 4]);
+        answer.extend(address);
+    }
+    answer
+}
+
+/// The name that was asked for, as an owner.
+pub(crate) const SAME: &[u8] = &[0xc0, 12];
