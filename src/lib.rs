@@ -28,7 +28,9 @@
 //! | [`tunnel`] | two byte streams and a guard | HTTP |
 //! | [`http`] | requests, replies, retries, owner search, upgrades | reloads |
 //! | [`snapshot`] | one consistent view for the data path | who builds it |
-//! | [`control`] | reloads, health, resolution, retirement | — |
+//! | [`upgrade`] | handing over to a new process, and taking over from an old one | who orders it |
+//! | [`systemd`] | passed sockets, what the service manager is told | why |
+//! | [`control`] | reloads, discovery, health, drains, rebalancing, orders, handing over | — |
 //! | [`conn`], [`app`] | one connection; one process | — |
 //!
 //! Dependencies point down this list only where a row needs the one above; `route`, `sticky`,

@@ -3,6 +3,7 @@
 //!
 //! ```text
 //! benches/compare/run [--quick] [--rounds N] [--only WORD] [--against FILE] | --render
+//! benches/compare/run --continuity [--only WORD]
 //! ```
 //!
 //! `--only` keeps the rows whose group or title contains the word ("idle", "TLS", "artillery"…);
@@ -17,6 +18,7 @@
 //! their range. This bench shares no code with the proxy, but for what it times in process.
 
 mod chart;
+mod continuity;
 mod inside;
 mod load;
 mod machine;
@@ -52,6 +54,7 @@ const ROUNDS: usize = 3;
 struct Args {
     quick: bool,
     render: bool,
+    continuity: bool,
     rounds: Option<usize>,
     only: Option<String>,
     against: Option<PathBuf>,
@@ -72,6 +75,9 @@ fn main() -> anyhow::Result<()> {
         return render(&Results::read(&home.join("results.json"))?, home);
     }
     fs::create_dir_all(ASIDE).context(ASIDE)?;
+    if args.continuity {
+        return continuity::stage(args.only.as_deref());
+    }
     let cores = Cores::pick()?;
     cores.pin_this_process()?;
     let results = measure(&args, &cores)?;
@@ -122,11 +128,13 @@ impl Args {
             match arg.as_str() {
                 "--quick" => read.quick = true,
                 "--render" => read.render = true,
+                "--continuity" => read.continuity = true,
                 "--rounds" => read.rounds = Some(value()?.parse().context("--rounds")?),
                 "--only" => read.only = Some(value()?),
                 "--against" => read.against = Some(value()?.into()),
                 _ => bail!(
-                    "{arg} is not known: --quick, --rounds N, --only WORD, --against FILE, --render"
+                    "{arg} is not known: --quick, --rounds N, --only WORD, --against FILE, --render, \
+                     --continuity"
                 ),
             }
         }

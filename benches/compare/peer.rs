@@ -19,7 +19,7 @@ use crate::{
 };
 
 /// Where the package's test certificates are.
-const CERTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/certs");
+pub(crate) const CERTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/certs");
 
 /// Longest time from the start of a proxy to its first accepted connection.
 const STARTING: Duration = Duration::from_secs(10);
@@ -29,7 +29,7 @@ pub(crate) struct Peer {
     /// Name and version, for people.
     pub(crate) title: String,
     pub(crate) family: Family,
-    program: PathBuf,
+    pub(crate) program: PathBuf,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

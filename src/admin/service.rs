@@ -135,11 +135,11 @@ impl Call<'_> {
             }
             Question::Sessions => {
                 let (of, limit) = sessions_query(query.unwrap_or_default())?;
-                ok(&operator.sessions(whole(of)?, limit).await?)
+                ok(&operator.sessions(&whole(of)?, limit)?)
             }
             Question::FindSession => {
                 let order: FindOrder = self.json()?;
-                ok(&operator.whereabouts(&order.sid).await?)
+                ok(&operator.whereabouts(&order.sid))
             }
             Question::Plan => {
                 let order: PlanOrder = self.json()?;
@@ -174,7 +174,7 @@ impl Call<'_> {
             }
             Order::CloseSession => {
                 let id = self.name();
-                let done = self.operator.close(&id).await;
+                let done = self.operator.close(&id);
                 self.told("close a session", &id, done)?;
                 ok(&Closed { closed: id })
             }

@@ -9,7 +9,8 @@ use crate::config::check;
 #[derive(Clone, Debug, clap::Args)]
 pub struct Args {
     /// The configuration. It is watched: an edit is checked and put in force without dropping
-    /// anyone, a faulty one is refused and told. SIGHUP asks too.
+    /// anyone, a faulty one is refused and told. SIGHUP asks too; SIGUSR2 hands over to the binary that
+    /// is there by then.
     pub file: PathBuf,
 }
 

@@ -1,6 +1,9 @@
 //! From a configuration to an exit code: what `run`, `proxy` and `demo` have in common.
 
-use std::{io::Write as _, net::SocketAddr, path::PathBuf, process::ExitCode, time::Duration};
+use std::{
+    fmt::Write as _, io::Write as _, net::SocketAddr, path::PathBuf, process::ExitCode,
+    time::Duration,
+};
 
 use anyhow::Context as _;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -138,21 +141,22 @@ async fn hang_ups(mut hangups: Signal, remote: Remote) {
 
 /// One line an address, then `ready`: connections are accepted from here on.
 fn announce(addresses: &[(String, SocketAddr)], schemes: &Schemes, admin: &Sockets) {
-    let mut err = std::io::stderr().lock();
+    // In one piece: at an upgrade two processes write to the same place.
+    let mut text = String::new();
     for (name, address) in addresses {
         let scheme = schemes.iter().find(|(of, _)| of == name).map_or("http", |(_, s)| s);
-        let _ = writeln!(err, "listening on {scheme}://{address} ({name})");
+        let _ = writeln!(text, "listening on {scheme}://{address} ({name})");
     }
     if let Some(address) = admin.metrics_address() {
-        let _ = writeln!(err, "metrics on http://{address}/metrics");
+        let _ = writeln!(text, "metrics on http://{address}/metrics");
     }
     if let Some(path) = admin.path() {
-        let _ = writeln!(err, "admin API on {}", path.display());
+        let _ = writeln!(text, "admin API on {}", path.display());
     }
     if let Some(address) = admin.remote_address() {
-        let _ = writeln!(err, "admin API on http://{address}");
+        let _ = writeln!(text, "admin API on http://{address}");
     }
-    let _ = writeln!(err, "ready");
+    let _ = std::io::stderr().write_all(format!("{text}ready\n").as_bytes());
 }
 
 fn scheme(protocol: &Protocol) -> &'static str {

@@ -149,6 +149,7 @@ impl Control {
             drains: Drains::default(),
             rebalance: Rebalance::default(),
             handover: Handover::default(),
+            stopping: false,
             notifier: Notifier::new(from.holds),
         };
         // Backends that lived in another process and are wanted no more leave as if they had left this
@@ -239,7 +240,7 @@ impl Control {
         if let Some(log) = log {
             self.proxy.log.store(Arc::new(log));
         }
-        let removed = self.retire_others(&config);
+        let removed = self.drain_others(&config);
         self.backends.extend(added.iter().cloned());
         self.probe(&config, &added);
         self.doors.settle(&config.listeners, bound, &self.proxy);
@@ -260,7 +261,7 @@ impl Control {
             );
         }
         if config.admin != self.config.admin {
-            tracing::warn!("a change of `admin` takes a restart");
+            tracing::warn!("a change of `admin` takes an upgrade or a restart");
         }
     }
 
@@ -347,7 +348,7 @@ impl Control {
     }
 
     /// Drains the backends that the configuration no longer names; they go after that.
-    fn retire_others(&mut self, config: &Config) -> usize {
+    fn drain_others(&mut self, config: &Config) -> usize {
         let wanted = |backend: &Backend| {
             config.pools.iter().any(|pool| {
                 pool.name == backend.pool()

@@ -17,12 +17,17 @@ use std::{
 use tokio::{
     sync::{mpsc, oneshot},
     task::JoinHandle,
-    time::interval,
+    time::{interval, timeout},
 };
 
-use super::{CUT_AGAIN, Control, Denied, HOUSEKEEPING, Order, Request, overlay::Overlay};
+use super::{
+    CUT_AGAIN, Control, Denied, HOUSEKEEPING, Order, Request,
+    doors::Doors,
+    drain::Whole,
+    overlay::{Overlay, covers},
+};
 use crate::{
-    admin::api::{DrainState, Predecessor, UpgradeOrder, Upgraded},
+    admin::api::{DrainState, Predecessor, Target, UpgradeOrder, Upgraded},
     config::{self, Address, Config, Drain},
     http::proxy::Proxy,
     net::given::Purpose,
@@ -35,6 +40,9 @@ const TELL: Duration = Duration::from_secs(1);
 
 /// Name of the layers upon the configuration, among what is handed over.
 const OVERLAY: &str = "overlay";
+
+/// The same of the memory of sessions that ended.
+const MEMORY: &str = "memory";
 
 /// Who waits for an upgrade.
 type Answer = oneshot::Sender<Result<Upgraded, Denied>>;
@@ -163,7 +171,20 @@ impl Control {
 
     /// What the new process needs before it puts its configuration in force, by name.
     fn values(&self) -> Values {
-        vec![(OVERLAY.to_owned(), self.overlay.carry())]
+        let layers = self.overlay.carry(|what, terms| self.left_of(what, terms));
+        vec![(OVERLAY.to_owned(), layers)]
+    }
+
+    /// What is left of an ordered drain: the new process begins it anew.
+    fn left_of(&self, what: &Target, terms: Drain) -> Drain {
+        let covered = |backend: &&Arc<Backend>| {
+            let (pool, name) = (backend.pool().to_owned(), backend.name().to_owned());
+            covers(what, &Target { pool: Some(pool), backend: Some(name) })
+        };
+        let state = |backend: &Arc<Backend>| self.drains.state(backend, &self.proxy)?.seconds_left;
+        let left = self.backends.iter().filter(covered).find_map(state);
+        let within = left.map_or(terms.within, Duration::from_secs_f64);
+        Drain { within, spread: terms.spread.min(within) }
     }
 
     /// The layers upon the configuration that the process before this one had.
@@ -184,13 +205,21 @@ impl Control {
 
     /// What it is to remember before it accepts, by name; taken when the sessions are.
     fn late_values(&self) -> Box<dyn FnOnce() -> Values + Send + Sync> {
-        Box::new(Values::new)
+        let memory = Arc::clone(&self.proxy.memory);
+        Box::new(move || {
+            let memory = serde_json::to_value(memory.export(std::time::Instant::now()));
+            memory.map(|memory| vec![(MEMORY.to_owned(), memory)]).unwrap_or_default()
+        })
     }
 
     /// Takes over what the process before this one has sent as [`late_values`](Self::late_values).
     pub(crate) fn remember(&mut self, late: Values) {
-        for (name, _) in late {
-            tracing::warn!(name, "the old process hands over something that is not known here");
+        for (name, value) in late {
+            let export = (name == MEMORY).then(|| serde_json::from_value(value).ok()).flatten();
+            let now = std::time::Instant::now();
+            if !export.is_some_and(|export| self.proxy.memory.import(export, now)) {
+                tracing::warn!(name, "what the old process hands over is not understood");
+            }
         }
     }
 
@@ -248,17 +277,20 @@ impl Control {
         requests: &mut mpsc::Receiver<Request>,
     ) {
         successor.release().await;
-        let terms = self.config.upgrade.drain;
+        self.stopping = true;
         let (whole, proxy) = (Arc::clone(self.drains.whole()), Arc::clone(&self.proxy));
-        whole.begin(terms);
+        whole.begin(self.config.upgrade.drain);
         let mut closes = pin!(whole.close(&proxy));
-        let state = reporter(Arc::clone(&self.proxy), self.handover.predecessors.clone(), terms);
-        let telling = tokio::spawn(successor.keep_told(TELL, state));
+        let before = self.handover.predecessors.clone();
+        let state = reporter(Arc::clone(&self.proxy), Arc::clone(&whole), before);
+        let (end, over) = oneshot::channel();
+        let telling = successor.keep_told(TELL, state, Arc::clone(&self.proxy.memory), over);
+        let mut telling = tokio::spawn(telling);
         let mut stops = Vec::new();
         let mut housekeeping = interval(HOUSEKEEPING);
         loop {
             tokio::select! {
-                () = self.doors.idle() => break,
+                () = empty(&self.doors, &self.handover.predecessors, stops.is_empty()) => break,
                 () = &mut closes => {
                     self.cut().await;
                     break;
@@ -276,7 +308,10 @@ impl Control {
                 _ = housekeeping.tick() => self.keep_house(),
             }
         }
-        telling.abort();
+        let _ = end.send(());
+        if timeout(TELL, &mut telling).await.is_err() {
+            telling.abort();
+        }
         self.close_books();
         tracing::info!("empty; the new process serves alone");
         for answer in stops {
@@ -290,31 +325,33 @@ impl Control {
         tracing::warn!(tunnels, "the drain deadline has passed; cutting what is left");
         self.doors.force();
         // An upgrade under way may have become a tunnel after the cut.
-        while tokio::time::timeout(CUT_AGAIN, self.doors.idle()).await.is_err() {
+        while timeout(CUT_AGAIN, self.doors.idle()).await.is_err() {
             self.proxy.tunnels.cut_all();
         }
+    }
+}
+
+/// Resolves when nothing is left here, and nobody before this process has anything to tell on, where
+/// that is waited for. Cancel-safe.
+async fn empty(doors: &Doors, before: &Predecessors, patient: bool) {
+    doors.idle().await;
+    if patient {
+        before.gone().await;
     }
 }
 
 /// Says how far this process is, and those before it.
 fn reporter(
     proxy: Arc<Proxy>,
+    whole: Arc<Whole>,
     before: Predecessors,
-    terms: Drain,
 ) -> impl Fn() -> Vec<Predecessor> + Send {
-    let (since, start) = (super::unix_now(), std::time::Instant::now());
     move || {
-        let left = terms.within.saturating_sub(start.elapsed());
-        let tunnels = proxy.tunnels.len() as u64;
-        let drain = DrainState {
-            since,
-            seconds_left: Some(left.as_secs_f64()),
-            seconds_to_closes: Some(left.saturating_sub(terms.spread).as_secs_f64()),
-            sockets_left: tunnels,
-            // Those that poll have gone over.
-            sessions_left: tunnels,
-        };
-        let own = Predecessor { pid: std::process::id(), drain };
-        std::iter::once(own).chain(before.list()).collect()
+        let own = whole.state(&proxy).map(|state| Predecessor {
+            pid: std::process::id(),
+            // Sessions that poll have gone over.
+            drain: DrainState { sessions_left: state.sockets_left, ..state },
+        });
+        own.into_iter().chain(before.list()).collect()
     }
 }

@@ -1,4 +1,4 @@
-//! What changes the running process: reloads, health, resolution, retirement, housekeeping.
+//! What changes the running process: reloads, health, resolution, drains, housekeeping.
 //!
 //! One task owns all of it ([`Control`]) and is told through a channel, so that two changes can never
 //! interleave. It alone writes the snapshot; what the data path reads is always one whole
@@ -17,11 +17,13 @@ mod plan;
 mod rebalance;
 mod report;
 mod resolve;
+mod sessions;
 mod watch;
 
 use std::{
     collections::HashMap,
     path::PathBuf,
+    pin::pin,
     sync::{Arc, atomic::Ordering},
     time::Duration,
 };
@@ -92,6 +94,8 @@ pub struct Control {
     drains: Drains,
     rebalance: Rebalance,
     handover: Handover,
+    /// On its way out: nothing is accepted any more.
+    stopping: bool,
     /// Tells the service manager.
     notifier: Notifier,
 }
@@ -146,7 +150,7 @@ impl Control {
             tokio::select! {
                 request = requests.recv() => match request {
                     Some(Request::Stop(answer)) => {
-                        self.stop().await;
+                        self.stop(&mut requests).await;
                         let _ = answer.send(());
                         return;
                     }
@@ -299,22 +303,36 @@ impl Control {
     }
 
     /// Drains the whole process: no new connections, requests and tunnels until the deadline.
-    async fn stop(&mut self) {
+    async fn stop(&mut self, requests: &mut mpsc::Receiver<Request>) {
         self.handover.give_up();
         self.notifier.stopping();
+        self.stopping = true;
         let (terms, whole) = (self.config.drain, Arc::clone(self.drains.whole()));
         self.proxy.draining.store(true, Ordering::Release);
         self.doors.close_all();
         tracing::info!(deadline = ?terms.within, tunnels = self.proxy.tunnels.len(), "draining");
         whole.begin(terms);
-        let over = tokio::select! {
-            () = self.doors.idle() => false,
-            () = whole.close(&self.proxy) => true,
+        let proxy = Arc::clone(&self.proxy);
+        let mut closes = pin!(whole.close(&proxy));
+        let over = loop {
+            tokio::select! {
+                () = self.doors.idle() => break false,
+                () = &mut closes => break true,
+                Some(request) = requests.recv() => self.answer_at_last(request),
+            }
         };
         if over {
             self.cut().await;
         }
         self.close_books();
+    }
+
+    /// To the end, somebody may ask how far it is; whoever asks for anything else hears that the process
+    /// is stopping.
+    fn answer_at_last(&self, request: Request) {
+        if let Request::Order(Order::Status(answer)) = request {
+            let _ = answer.send(Ok(self.status()));
+        }
     }
 
     /// Ends what serves until the end.

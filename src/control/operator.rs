@@ -8,7 +8,7 @@ use std::{fmt, sync::Arc};
 
 use tokio::sync::{mpsc, oneshot};
 
-use super::{Order, Request};
+use super::{Order, Request, sessions};
 use crate::admin::api::{
     BackendState, DrainOrder, ExplainOrder, Explanation, NewBackend, Plan, PlanOrder, ReloadOrder,
     Sessions, Status, Target, UpgradeOrder, Upgraded, Whereabouts,
@@ -69,26 +69,22 @@ impl Operator {
     /// At most `limit` sessions of these backends.
     ///
     /// # Errors
-    /// There is no such backend.
-    pub async fn sessions(&self, _of: Target, _limit: usize) -> Result<Sessions, Denied> {
-        let _ = &self.proxy;
-        Err(Denied::Stopping)
+    /// There is no such pool or backend.
+    pub fn sessions(&self, of: &Target, limit: usize) -> Result<Sessions, Denied> {
+        sessions::list(&self.proxy, of, limit)
     }
 
     /// Where a session id is known.
-    ///
-    /// # Errors
-    /// As for [`status`](Self::status).
-    pub async fn whereabouts(&self, _sid: &str) -> Result<Whereabouts, Denied> {
-        Err(Denied::Stopping)
+    pub fn whereabouts(&self, sid: &str) -> Whereabouts {
+        sessions::find(&self.proxy, sid)
     }
 
     /// Closes a tunnel at a frame boundary, or lets a polling session go.
     ///
     /// # Errors
     /// There is no such session.
-    pub async fn close(&self, _id: &str) -> Result<(), Denied> {
-        Err(Denied::Stopping)
+    pub fn close(&self, id: &str) -> Result<(), Denied> {
+        sessions::close(&self.proxy, id)
     }
 
     /// Adds a backend to a pool, until restart.

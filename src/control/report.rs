@@ -29,9 +29,10 @@ impl Control {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),
             uptime: self.since.0.elapsed().as_secs_f64(),
-            state: match self.overlay.drains_all() {
-                true => ProcessState::Draining,
-                false => ProcessState::Serving,
+            state: match (self.stopping, self.overlay.drains_all()) {
+                (true, _) => ProcessState::Stopping,
+                (false, true) => ProcessState::Draining,
+                (false, false) => ProcessState::Serving,
             },
             drain: self.drains.whole().state(&self.proxy),
             connections: self.proxy.metrics.connections(),

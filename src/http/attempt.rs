@@ -26,14 +26,16 @@ use super::{
     headers, learn,
     outgoing::Outgoing,
     proxy::Proxy,
+    way::Way,
 };
 use crate::{
     config::Probe,
     error::{Kind, Phase, ProxyError, Side},
+    net::half_close::Patience,
     observe::ChosenBy,
     snapshot::Pool,
     sticky::{Choice, memory::Key},
-    upstream::{Admitted, Backend, Hold, Reason, Turn},
+    upstream::{Backend, Hold, Reason},
 };
 
 /// Backends tried for a request that is free to go anywhere.
@@ -48,9 +50,6 @@ const UNKNOWN_POLL: Duration = Duration::from_secs(300);
 /// Lifetime of a session that was found by search: its own is not known. Past it, it is searched
 /// for again.
 const FOUND_LIFETIME: Duration = UNKNOWN_POLL;
-
-/// How often one that waits to be admitted looks whether its backend still takes new sessions.
-const LOOK: Duration = Duration::from_millis(500);
 
 /// An Engine.IO request, by its query.
 #[derive(Debug)]
@@ -72,6 +71,8 @@ pub(super) struct Attempt<'a> {
     pub(super) client: IpAddr,
     /// What the memory of ended sessions calls the client.
     pub(super) known_as: Option<Key>,
+    /// Knows when the client has ended its stream.
+    pub(super) patience: &'a Patience,
     /// Only one backend will do.
     pub(super) bound: bool,
     /// A kept connection was closed under us: no other kept one is tried.
@@ -88,20 +89,6 @@ pub(super) struct Reached {
     pub(super) reserved: Option<Hold>,
     /// The backend says that it does not know the session.
     pub(super) unknown: bool,
-}
-
-/// Where a request that is free to go anywhere has been and goes next.
-#[derive(Debug)]
-struct Way {
-    /// Goes there first.
-    bound: Option<Arc<Backend>>,
-    /// How the next one is chosen.
-    by: ChosenBy,
-    tried: Vec<Arc<Backend>>,
-    /// Serial of the backend that has admitted it.
-    admitted: Option<u64>,
-    /// How long it waits to be admitted, at all of them together.
-    until: Option<Instant>,
 }
 
 impl Attempt<'_> {
@@ -196,37 +183,6 @@ impl Attempt<'_> {
     fn next(&self, way: &mut Way) -> Option<Arc<Backend>> {
         let source = headers::source(self.client);
         way.bound.take().or_else(|| self.pool.upstream.pick(&source, &way.tried))
-    }
-
-    /// Waits until the backend admits the new session, where this is one. False where another is to be
-    /// picked: it takes no new ones any more, or admits none and was only preferred.
-    async fn admitted(&self, backend: &Arc<Backend>, way: &mut Way) -> Result<bool, ProxyError> {
-        let terms = self.config().admission.as_ref().filter(|_| self.begins_session());
-        let Some(terms) = terms.filter(|_| way.admitted != Some(backend.serial())) else {
-            return Ok(true);
-        };
-        let until = *way.until.get_or_insert_with(|| Instant::now() + terms.deadline);
-        match backend.admit(terms, until) {
-            Admitted::Now => {}
-            Admitted::Then(turn) => {
-                self.proxy.metrics.admission_queued.inc();
-                if !wait(&turn, backend).await {
-                    way.by = ChosenBy::Balance;
-                    return Ok(false);
-                }
-            }
-            Admitted::No(_) if way.by != ChosenBy::Balance => {
-                way.leave(Arc::clone(backend));
-                return Ok(false);
-            }
-            Admitted::No(seconds) => {
-                self.proxy.metrics.admission_refused.inc();
-                let refused = ProxyError::new(Side::Proxy, Phase::Select, Kind::NotAdmitted);
-                return Err(refused.after(seconds));
-            }
-        }
-        way.admitted = Some(backend.serial());
-        Ok(true)
     }
 
     /// Why nobody can be picked.
@@ -434,7 +390,7 @@ impl Attempt<'_> {
     }
 
     /// A handshake, or an upgrade that is a session of its own: what admission may make wait.
-    fn begins_session(&self) -> bool {
+    pub(super) fn begins_session(&self) -> bool {
         match self.engine {
             Some(Engine { sid: Some(_), .. }) => false,
             Some(Engine { polling: true, .. }) => self.upgrade || self.method == Method::GET,
@@ -446,7 +402,7 @@ impl Attempt<'_> {
         self.entry.record().chosen_by = by;
     }
 
-    fn config(&self) -> &crate::config::Pool {
+    pub(super) fn config(&self) -> &crate::config::Pool {
         self.pool.config()
     }
 
@@ -475,37 +431,6 @@ pub(super) fn candidates(
         }
     }
     asked
-}
-
-/// Waits for its turn; false where the backend stops taking new sessions meanwhile.
-async fn wait(turn: &Turn<'_>, backend: &Backend) -> bool {
-    loop {
-        let left = turn.at().saturating_duration_since(Instant::now());
-        tokio::time::sleep(left.min(LOOK)).await;
-        if !backend.takes_new() {
-            return false;
-        }
-        if left <= LOOK {
-            return true;
-        }
-    }
-}
-
-impl Way {
-    fn to(backend: Arc<Backend>, by: ChosenBy) -> Self {
-        Self { bound: Some(backend), by, ..Self::any() }
-    }
-
-    fn any() -> Self {
-        let by = ChosenBy::Balance;
-        Self { bound: None, by, tried: Vec::new(), admitted: None, until: None }
-    }
-
-    /// Does not go there again.
-    fn leave(&mut self, backend: Arc<Backend>) {
-        self.tried.push(backend);
-        self.by = ChosenBy::Balance;
-    }
 }
 
 /// Whether an answer comes from something in a node's place: one that is starting, or another

@@ -202,7 +202,7 @@ impl Call<'_> {
         let Some(client) = self.client else { unreachable!("a checked handshake can be upgraded") };
         let ticket = proxy.tunnels.enter(backend.serial(), self.address);
         if backend.phase() == Life::Gone {
-            // It retired while it answered; its tunnels were cut before this one was entered.
+            // It went while it answered; its tunnels were cut before this one was entered.
             proxy.tunnels.cut(backend.serial());
         }
         let passage = Passage {

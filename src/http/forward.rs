@@ -24,7 +24,7 @@ use hyper_util::rt::TokioIo;
 use tokio::{
     net::TcpStream,
     task::AbortHandle,
-    time::{Instant, sleep, timeout},
+    time::{Instant, sleep, timeout, timeout_at},
 };
 
 use super::{
@@ -125,10 +125,11 @@ pub(super) async fn exchange(
     mut request: Request<RequestBody>,
 ) -> Result<Answer, Failure> {
     let in_flight = terms.backend.request();
-    let Some(in_use) = connection(terms).await else { return Err(saturated(request)) };
+    let until = Instant::now() + terms.connect;
+    let Some(in_use) = connection(terms, until).await else { return Err(saturated(request)) };
     let counted = (in_flight, in_use);
     let permit = loop {
-        let mut connection = match acquire(terms).await {
+        let mut connection = match acquire(terms, until).await {
             Some(Acquired::Kept(connection)) => connection,
             Some(Acquired::Fresh(permit)) => break permit,
             None => return Err(saturated(request)),
@@ -155,12 +156,12 @@ pub(super) async fn exchange(
 }
 
 /// The right to use one of the backend's connections. Who can go elsewhere does not wait for it.
-async fn connection(terms: &Terms<'_>) -> Option<InUse> {
+async fn connection(terms: &Terms<'_>, until: Instant) -> Option<InUse> {
     let backend = terms.backend;
     match backend.connection() {
         None if terms.bound => {
             let _pending = backend.pending()?;
-            timeout(terms.connect, backend.free_connection()).await.ok()
+            timeout_at(until, backend.free_connection()).await.ok()
         }
         at_once => at_once,
     }
@@ -168,7 +169,7 @@ async fn connection(terms: &Terms<'_>) -> Option<InUse> {
 
 /// A kept connection, or the right to open one; `None` where neither is to be had in time, or where too
 /// many wait for it.
-async fn acquire(terms: &Terms<'_>) -> Option<Acquired<H1>> {
+async fn acquire(terms: &Terms<'_>, until: Instant) -> Option<Acquired<H1>> {
     let idle = terms.backend.idle();
     let acquired = async {
         tokio::select! {
@@ -185,7 +186,7 @@ async fn acquire(terms: &Terms<'_>) -> Option<Acquired<H1>> {
         Poll::Ready(acquired) => Some(acquired),
         Poll::Pending => {
             let _pending = terms.backend.pending()?;
-            timeout(terms.connect, acquired).await.ok()
+            timeout_at(until, acquired).await.ok()
         }
     }
 }

@@ -2,9 +2,10 @@
 //!
 //! One request goes down this list: [`server`] parses it, `gate` refuses what no backend should
 //! see, `respond` finds its pool, `call` decides, `outgoing` makes it fit to be sent, `attempt` sends it
-//! to one backend or, by strict rules, to another, `forward` talks to that backend, `learn` reads a
-//! new session's id from the reply, and `body` and `relay` stream the rest. An upgrade leaves through
-//! `upgrade` into a tunnel. Whatever fails becomes a reply in `reply`, and ends once, in `entry`.
+//! to one backend or, by strict rules, to another, `way` says which and makes a new session wait for its
+//! turn, `forward` talks to that backend, `learn` reads a new session's id from the reply, and `body` and
+//! `relay` stream the rest. An upgrade leaves through `upgrade` into a tunnel. Whatever fails becomes a
+//! reply in `reply`, and ends once, in `entry`.
 //!
 //! hyper is known here and nowhere below: `route`, `sticky`, `upstream` and `tunnel` would work under
 //! another HTTP implementation.
@@ -26,3 +27,4 @@ mod reply;
 mod respond;
 pub mod server;
 pub(crate) mod upgrade;
+mod way;

@@ -135,6 +135,7 @@ impl Proxy {
             upgrade: call.upgrade,
             client: call.address.ip(),
             known_as: call.known_as,
+            patience: &call.visitor.patience,
             fresh: false,
             bound: false,
         };

@@ -14,6 +14,6 @@ pub mod table;
 pub use self::{
     choice::{Choice, Clues, choose, preview},
     cookie::{Context, Found, Ids, Keys, MadeKey, read, set_cookie},
-    memory::{Memory, Recalled},
+    memory::{Ending, Memory, Recalled},
     table::{Cursor, Known, Learned, Session, SessionHold, SessionId, Table},
 };

@@ -126,16 +126,14 @@ impl<A: Stream, B: Stream, G: Guard> Tunnel<A, B, G> {
     /// Takes note of an order; ready where it is to cut.
     pub(super) fn poll_order(&mut self, cx: &mut Context<'_>) -> Poll<Termination> {
         match self.ticket.order(cx) {
-            None => {}
             Some(Order::Cut(reason)) => {
                 return Poll::Ready(reason.unwrap_or(Reason::Drained).termination());
             }
-            Some(Order::Close(reason)) => {
-                if self.closing == Closing::No {
-                    self.closing = Closing::Ordered(reason);
-                    self.down.stops = true;
-                }
+            Some(Order::Close(reason)) if self.closing == Closing::No => {
+                self.closing = Closing::Ordered(reason);
+                self.down.stops = true;
             }
+            Some(Order::Close(_)) | None => {}
         }
         Poll::Pending
     }
@@ -199,8 +197,7 @@ impl<A: Stream, B: Stream, G: Guard> Tunnel<A, B, G> {
             return Poll::Pending;
         }
         // A client that has not read yet must still find our Close: no reset from here on.
-        let told = self.down.poll_shut(cx, &mut self.client);
-        ready!(told);
+        ready!(self.down.poll_shut(cx, &mut self.client));
         if client.is_ready() && far != Far::Open {
             return Poll::Ready(reason.termination());
         }

@@ -11,7 +11,7 @@ use crate::{
         given::Purpose,
         tls::{TicketKey, TicketKeys},
     },
-    sticky::{Keys, Learned, MadeKey},
+    sticky::{Ending, Keys, Learned, MadeKey},
     upstream::Backend,
 };
 
@@ -39,6 +39,8 @@ pub(super) enum FromOld {
     Transferred,
     /// The old process accepts nothing any more and has left the admin's sockets.
     Released,
+    /// A session ended in the old process: where its client was.
+    Ended(Ending),
     /// What it still holds, and what those before it do.
     State(Vec<Predecessor>),
 }

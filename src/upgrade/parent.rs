@@ -10,7 +10,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tokio::{process::Child, sync::mpsc, time::timeout};
+use tokio::{
+    process::Child,
+    sync::{mpsc, oneshot},
+    time::timeout,
+};
 
 use super::{
     BackendRecord, Launch, PROTOCOL, SESSIONS, Secrets, Values,
@@ -20,7 +24,7 @@ use super::{
 use crate::{
     admin::api::Predecessor,
     net::given::Purpose,
-    sticky::{Cursor, Learned, Table},
+    sticky::{Cursor, Learned, Memory, Table},
     upstream::Backend,
 };
 
@@ -29,6 +33,9 @@ const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// How long a message may take that nobody need wait for.
 const TOLD: Duration = Duration::from_secs(5);
+
+/// Endings of sessions that wait to be told.
+const ENDINGS: usize = 4096;
 
 /// Everything that is handed over, as it is at this moment.
 pub struct Offer {
@@ -258,10 +265,22 @@ impl Successor {
         }
     }
 
-    /// Tells it on: what is learned late, and how far this process is. Ends when it is dropped, or
-    /// with the new process; that one's end is reaped here.
-    pub async fn keep_told(mut self, every: Duration, state: impl Fn() -> Vec<Predecessor>) {
+    /// Tells it on: what is learned late, whose session ends, and how far this process is. Ends when
+    /// this process is `over`, with everything told, or with the new process; that one's end is reaped
+    /// here.
+    pub async fn keep_told(
+        mut self,
+        every: Duration,
+        state: impl Fn() -> Vec<Predecessor>,
+        memory: Arc<Memory>,
+        mut over: oneshot::Receiver<()>,
+    ) {
         let mut tick = tokio::time::interval(every);
+        let (ended, mut endings) = mpsc::channel(ENDINGS);
+        // One that finds no room is one that is not remembered.
+        memory.tell(move |ending| {
+            let _ = ended.try_send(ending);
+        });
         let mut late = Vec::new();
         let broken = loop {
             tokio::select! {
@@ -274,6 +293,21 @@ impl Successor {
                         && let Err(error) =
                             tell(std::mem::take(&mut late), &mut self.channel, &mut self.told).await
                     {
+                        break error;
+                    }
+                }
+                _ = &mut over => {
+                    self.learned.close();
+                    while self.learned.recv_many(&mut late, SESSIONS).await > 0 {
+                        let late = std::mem::take(&mut late);
+                        if tell(late, &mut self.channel, &mut self.told).await.is_err() {
+                            return;
+                        }
+                    }
+                    return;
+                }
+                Some(ending) = endings.recv() => {
+                    if let Err(error) = self.channel.send(&FromOld::Ended(ending)).await {
                         break error;
                     }
                 }

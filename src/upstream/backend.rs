@@ -4,6 +4,8 @@
 //! `Arc<Backend>`, so that sessions, health and tunnels survive. It sits in one selector at a time,
 //! that of its newest pool; each change that picking depends on is told to that seat at once.
 
+mod guards;
+
 use std::{
     cell::OnceCell,
     fmt,
@@ -19,7 +21,7 @@ use arc_swap::{ArcSwapAny, ArcSwapOption};
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::{
-    admission::{Moment, Schedule, Verdict, come_back},
+    admission::{Schedule, Verdict, come_back},
     balance::Selector,
     limits::Connections,
     load::{FULL_SHARE, Load},
@@ -30,6 +32,7 @@ use super::{
 };
 use crate::config;
 
+pub use self::guards::{Hold, InFlight, InUse, Pending, Turn};
 pub use super::load::{Life, Transition};
 
 /// One live backend.
@@ -55,32 +58,6 @@ pub(super) struct Seat {
     pub(super) selector: Arc<Selector>,
     pub(super) quorum: Arc<Quorum>,
     pub(super) index: u32,
-}
-
-/// One session or tunnel on a backend, counted while this lives.
-#[must_use = "the session is counted only while this lives"]
-pub struct Hold(Arc<Backend>);
-
-/// One request in flight to a backend, counted while this lives.
-#[must_use = "the request is counted only while this lives"]
-pub struct InFlight(Arc<Backend>);
-
-/// One connection to a backend in use, a tunnel's too, counted while this lives.
-#[must_use = "the connection is counted only while this lives"]
-pub struct InUse(Arc<Backend>);
-
-/// One request that waits for a connection, counted while this lives.
-#[must_use = "the request is counted only while this lives"]
-pub struct Pending<'a>(&'a Backend);
-
-/// The place of a new session among those that wait for a backend to admit them; dropped before its
-/// moment, it is given up.
-#[derive(Debug)]
-#[must_use = "the place is kept only while this lives"]
-pub struct Turn<'a> {
-    backend: &'a Backend,
-    at: Instant,
-    moment: Moment,
 }
 
 /// Whether a new session is admitted.
@@ -412,7 +389,7 @@ impl Backend {
         let Some(seat) = seat.as_ref() else { return false };
         let (changed, back) = self.recovery.tend(&self.load, &seat.quorum, level, now);
         if changed {
-            self.tell_seat(Selector::state_changed);
+            self.tell_seat(if back { Selector::state_changed } else { Selector::share_changed });
         }
         if seat.quorum.has_minimum() {
             // Whether its sessions may stay can have changed with the others' health.
@@ -462,77 +439,6 @@ impl fmt::Debug for Backend {
             .field("serial", &self.serial)
             .field("load", &self.load)
             .finish_non_exhaustive()
-    }
-}
-
-impl Hold {
-    /// The backend it is on.
-    pub fn backend(&self) -> &Arc<Backend> {
-        &self.0
-    }
-}
-
-impl Drop for Hold {
-    fn drop(&mut self) {
-        self.0.load.remove_session();
-        self.0.tell_seat(Selector::load_changed);
-    }
-}
-
-impl fmt::Debug for Hold {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Hold").field(&self.0.name).finish()
-    }
-}
-
-impl InFlight {
-    /// The backend it goes to.
-    pub fn backend(&self) -> &Arc<Backend> {
-        &self.0
-    }
-}
-
-impl Drop for InFlight {
-    fn drop(&mut self) {
-        self.0.load.remove_request();
-    }
-}
-
-impl fmt::Debug for InFlight {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("InFlight").field(&self.0.name).finish()
-    }
-}
-
-impl Drop for InUse {
-    fn drop(&mut self) {
-        self.0.connections.remove();
-        self.0.settle_full();
-    }
-}
-
-impl fmt::Debug for InUse {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("InUse").field(&self.0.name).finish()
-    }
-}
-
-impl Drop for Pending<'_> {
-    fn drop(&mut self) {
-        self.0.connections.remove_pending();
-    }
-}
-
-impl Turn<'_> {
-    /// When it comes.
-    pub fn at(&self) -> Instant {
-        self.at
-    }
-}
-
-impl Drop for Turn<'_> {
-    fn drop(&mut self) {
-        self.backend.schedule.leave(self.moment, Instant::now() < self.at);
     }
 }
 

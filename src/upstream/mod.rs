@@ -2,7 +2,9 @@
 //!
 //! [`Backend`](backend::Backend) is the live one: it outlives configurations and owns its counters,
 //! health and idle connections. [`Pool`](pool::Pool) is a configuration's view of several, with the
-//! policy that picks among them. This module knows neither HTTP nor who asks.
+//! policy that picks among them. Who fails under traffic is left out by [`outlier`] and comes back by
+//! `recovery`, as far as `quorum` lets anybody be left out; `limits` bounds a backend's connections, and
+//! `admission` how many new sessions it is given in a time. This module knows neither HTTP nor who asks.
 
 mod admission;
 pub mod backend;

@@ -19,6 +19,8 @@ use crate::config;
 /// The backends of one pool, as those who may or may not be left out.
 #[derive(Debug)]
 pub(super) struct Quorum {
+    /// Name of the pool, for the log.
+    pool: Box<str>,
     selector: Arc<Selector>,
     loads: Box<[Arc<Load>]>,
     healthy_minimum: u64,
@@ -36,6 +38,7 @@ impl Quorum {
     ) -> Self {
         let overriding = Mutex::new(loads.iter().any(|load| load.is_overridden()));
         Self {
+            pool: config.name.as_str().into(),
             selector,
             loads: loads.into(),
             healthy_minimum: u64::from(config.healthy_minimum),
@@ -112,12 +115,8 @@ impl Quorum {
         });
         let ignore = healthy * 100 < self.healthy_minimum * serving;
         if ignore != *overriding {
-            tracing::warn!(
-                healthy,
-                serving,
-                "health is {}",
-                if ignore { "ignored" } else { "respected" }
-            );
+            let (pool, what) = (&self.pool, if ignore { "ignored" } else { "respected" });
+            tracing::warn!(%pool, healthy, serving, "health is {what}");
         }
         *overriding = ignore;
         for (index, load) in (0..).zip(&self.loads) {

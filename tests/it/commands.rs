@@ -163,7 +163,10 @@ async fn by_is_the_clock_of_who_types() {
 async fn plans_tell_and_reloads_do() {
     let backend = Backend::manual().await;
     let other = Backend::replying("other").await;
-    let mut proxy = Proxy::before(&[backend.address]).await;
+    let mut proxy = Proxy::with(|settings| {
+        settings.backends(&[backend.address]).pool("drain", "\"1h\"");
+    })
+    .await;
     let (mut open, far) = tunnel(&proxy, &backend).await;
     assert_eq!(proxy.command(&["plan"]).await.done(), "nothing would change\n");
     assert_eq!(proxy.command(&["reload"]).await.done(), "nothing has changed\n");
@@ -174,7 +177,7 @@ async fn plans_tell_and_reloads_do() {
     proxy.command(&["plan", "none.toml"]).await.refused("none.toml cannot be read");
     // Another list of backends costs the one who is connected.
     let mut wanted = proxy.settings.clone();
-    wanted.backends(&[other.address]).pool("drain", "\"1h\"");
+    wanted.backends(&[other.address]);
     fs::write(proxy.directory().join("new.toml"), wanted.text()).unwrap();
     let plan = proxy.command(&["plan", "new.toml"]).await.done();
     let table = rows(&plan);
@@ -201,7 +204,7 @@ async fn a_reload_that_costs_too_much_is_refused() {
     let list = |proxy: &Proxy, address: String| {
         fs::write(proxy.directory().join("moorline.toml"), {
             let mut settings = proxy.settings.clone();
-            settings.pool("backends", &format!("[\"{address}\"]")).pool("drain", "\"1h\"");
+            settings.pool("backends", &format!("[\"{address}\"]"));
             settings.text()
         })
         .unwrap();

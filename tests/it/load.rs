@@ -1,12 +1,26 @@
 //! Runs of the load harness: what it does to nodes, and what it says of the proxy before them.
 
-use std::{fs, path::PathBuf};
+use std::{
+    fs,
+    io::Write,
+    path::PathBuf,
+    process::Stdio,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use tokio::process::Command;
 
 use crate::support::{
     Backend, Proxy, backend, eventually, found,
+    led::{Led, Look},
     load::{Demo, Load, LoadNodes, Report},
     message, process,
     proxy::Setup,
+    websocket, within,
 };
 
 /// A proxy that finds its backends in a file, where none are yet.
@@ -141,7 +155,7 @@ async fn a_deploy_cut_short_loses_nobody_and_leaves_no_node() {
     report.assert_unharmed();
     assert_eq!((report.total("finished"), report.total("node_gone")), (10, 0));
     assert_eq!(report.marks().last(), Some(&"interrupted"));
-    assert!(nodes.into_iter().all(is_gone));
+    assert!(nodes.into_iter().all(|node| !process::runs(node)));
     front.finish().await;
 }
 
@@ -157,13 +171,13 @@ async fn nodes_do_not_outlive_a_run_that_is_killed() {
     let mut nodes = Vec::new();
     eventually("a node hangs", || {
         nodes = process::children(run.pid());
-        nodes.iter().any(|node| state(*node) == Some('T'))
+        nodes.iter().any(|node| process::state(*node) == Some('T'))
     })
     .await;
     assert_eq!(nodes.len(), 2);
     run.signal("KILL");
     assert_eq!(run.ended().await.code, None);
-    eventually("all nodes have ended", || nodes.iter().all(|node| is_gone(*node))).await;
+    eventually("all nodes have ended", || nodes.iter().all(|node| !process::runs(*node))).await;
     drop(front);
 }
 
@@ -219,6 +233,76 @@ async fn a_node_that_somebody_else_kills_is_an_error() {
     assert_eq!(report.total("node_gone"), 0);
     // Nobody is left, and a minute is not waited for.
     assert_eq!(report.marks(), ["all clients have left"]);
+}
+
+/// A script that upgrades each connection, and closes those after the first, which is the probe's, with
+/// these codes, one each.
+fn closing(codes: &'static [u16]) -> backend::Script {
+    let count = Arc::new(AtomicUsize::new(0));
+    backend::script(move |peer| {
+        let number = count.fetch_add(1, Ordering::SeqCst);
+        async move {
+            let Some(request) = peer.request().await else { return };
+            let named = String::from_utf8(websocket::switching(&request)).unwrap();
+            peer.send(named.replacen("\r\n", "\r\nX-Node: a\r\n", 1)).await;
+            if let Some(code) = number.checked_sub(1).and_then(|number| codes.get(number)) {
+                peer.send([&[0x88, 2][..], &code.to_be_bytes()].concat()).await;
+            }
+            // A Close: said, or answered.
+            peer.skip(8).await;
+        }
+    })
+}
+
+#[tokio::test]
+async fn a_run_that_is_led_tells_who_was_moved_who_was_lost_and_who_is_there() {
+    let server = Backend::start(closing(&[1012, 1001, 1001])).await;
+    let mut command = Command::new(env!("CARGO_BIN_EXE_moorline-load"));
+    command.arg("led").arg(format!("ws://{}", server.address));
+    command.args("--client ws --clients 1 --silent --quiet".split(' '));
+    let mut run = Led::start(&mut command);
+    // Each loss is looked at before the next can come: a client stays away for half a second.
+    let moved = until(&mut run, |look| look.totals.moved == 1).await;
+    assert_eq!((moved.totals.errors, moved.totals.disconnects), (0, 0), "{moved:?}");
+    let lost = until(&mut run, |look| look.totals.disconnects == 1).await;
+    assert_eq!((lost.of_kind("disconnect"), lost.totals.moved), (1, 1), "{lost:?}");
+    run.order("gone a").await;
+    let there = until(&mut run, |look| look.totals.connects == 4).await;
+    assert_eq!((there.totals.node_gone, there.totals.errors), (1, 1), "{there:?}");
+    assert_eq!((there.connected, there.on("a")), (1, 1));
+    run.leave().await;
+    drop(server);
+}
+
+/// Looks at a run until it is like that.
+async fn until(run: &mut Led, is: impl Fn(&Look) -> bool) -> Look {
+    within("what is waited for", async {
+        loop {
+            let look = run.look().await;
+            if is(&look) {
+                return look;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await
+}
+
+#[tokio::test]
+async fn an_order_that_is_none_ends_a_run_that_is_led() {
+    let server = Backend::start(closing(&[])).await;
+    let url = format!("ws://{}", server.address);
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_moorline-load"));
+    command.args(["led", &url, "--client", "ws", "--clients", "1", "--silent", "--quiet"]);
+    let child = command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn();
+    let mut child = child.unwrap();
+    child.stdin.take().unwrap().write_all(b"mark all is well\nleave\n").unwrap();
+    let said = tokio::task::spawn_blocking(move || child.wait_with_output().unwrap());
+    let said = within("the run's end", said).await.unwrap();
+    assert_eq!(said.status.code(), Some(2));
+    let words = String::from_utf8_lossy(&said.stderr).into_owned();
+    assert!(words.starts_with("\"leave\" is no order"), "{words}");
+    drop(server);
 }
 
 #[tokio::test]
@@ -288,15 +372,4 @@ async fn nodes_say_where_they_listen_and_end_when_they_are_told() {
     }
     nodes.signal("TERM");
     assert_eq!(nodes.ended().await, Some(0));
-}
-
-/// Letter of a process's state; `None`: there is none.
-fn state(pid: u32) -> Option<char> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    stat.rsplit(") ").next()?.chars().next()
-}
-
-/// Whether it has ended, be it that nobody has asked for its exit code yet.
-fn is_gone(pid: u32) -> bool {
-    matches!(state(pid), None | Some('Z' | 'X'))
 }

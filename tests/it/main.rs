@@ -8,6 +8,8 @@
 #[cfg(test)]
 mod admin;
 #[cfg(test)]
+mod admission;
+#[cfg(test)]
 mod backends;
 #[cfg(test)]
 mod commands;
@@ -17,6 +19,9 @@ mod config;
 mod configuration;
 #[cfg(test)]
 mod connecting;
+#[cfg(feature = "load")]
+#[cfg(test)]
+mod continuity;
 #[cfg(test)]
 mod cookies;
 #[cfg(test)]
@@ -33,6 +38,10 @@ mod load;
 #[cfg(feature = "load")]
 #[cfg(test)]
 mod load_input;
+#[cfg(test)]
+mod memory;
+#[cfg(test)]
+mod outliers;
 #[cfg(test)]
 mod process;
 #[cfg(test)]
@@ -54,6 +63,10 @@ mod slow;
 #[cfg(test)]
 mod support;
 #[cfg(test)]
+mod systemd;
+#[cfg(test)]
 mod tunnel;
 #[cfg(test)]
 mod upgrade;
+#[cfg(test)]
+mod upgrade_binary;

@@ -17,7 +17,7 @@
 //! | [`wire`] | Engine.IO and Socket.IO packets, as pure functions | I/O |
 //! | [`net`] | TCP from many source addresses, TLS, HTTP/1.1, WebSocket | Engine.IO, statistics |
 //! | [`client`] | one simulated user, from its first connection to its last | other users, the course of a run |
-//! | [`drive`] | the course of a run: arrivals, the herd, the rolling deploy, chaos, the end | protocols |
+//! | [`drive`] | the course of a run: arrivals, the herd, the rolling deploy, chaos, another's orders, the end | protocols |
 //! | [`node`] | Socket.IO nodes and an echo origin to aim at | clients |
 //! | [`stats`] | counts, latencies and errors, gathered by second | who looks at them |
 //! | [`report`] | what people and programs see of them, assertions | how they were gathered |

@@ -137,9 +137,9 @@ mod tests {
         ]);
         table.row(["漢字".into(), 7.into(), "".into(), "x".into()]);
         table.row(["a\x1b[1m".into(), 12345.into(), "".into(), "".into()]);
-        let expected = "NAME          SESSIONS  NOTE\n\
-                        漢字                 7  x\n\
-                        a\\u{1b}[1m      12345\n";
+        let expected = "NAME        SESSIONS  NOTE\n\
+                        漢字               7  x\n\
+                        a\\u{1b}[1m     12345\n";
         assert_eq!(table.text(), expected);
     }
 

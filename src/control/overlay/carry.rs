@@ -32,12 +32,13 @@ struct Carried {
 }
 
 impl Overlay {
-    /// For the next process.
-    pub(in crate::control) fn carry(&self) -> Value {
+    /// For the next process; `left` says how much of a drain's time there still is.
+    pub(in crate::control) fn carry(&self, left: impl Fn(&Target, Drain) -> Drain) -> Value {
         let all = |list: &[Backend]| list.iter().map(Carried::of).collect();
         let found = self.found.iter();
         let drains = self.drains.iter().map(|ordered| {
-            let terms = ordered.terms.map(|terms| (terms.within, terms.spread));
+            let terms = ordered.terms.map(|terms| left(&ordered.what, terms));
+            let terms = terms.map(|terms| (terms.within, terms.spread));
             (ordered.what.clone(), terms)
         });
         let weights = self.weights.iter();
@@ -112,7 +113,7 @@ mod tests {
         let what = Target { pool: Some("chat".to_owned()), backend: None };
         let terms = Drain::within(Duration::from_millis(1500));
         overlay.drain(&config, what, Some(terms)).unwrap();
-        let text = overlay.carry().to_string();
+        let text = overlay.carry(|_, terms| terms).to_string();
         let after = Overlay::carried(serde_json::from_str(&text).unwrap()).unwrap();
         assert_eq!(format!("{after:?}"), format!("{overlay:?}"));
         assert!(Overlay::carried(Value::Null).is_err());

@@ -372,3 +372,89 @@ proptest! {
         }
     }
 }
+
+/// Everything in the table, by sid.
+fn read(table: &Table, now: Instant) -> HashMap<Box<str>, Learned> {
+    let mut cursor = Cursor::default();
+    let mut all = HashMap::new();
+    while let Some(slice) = table.slice(&mut cursor, now) {
+        assert!(slice.len() <= 256, "{}", slice.len());
+        all.extend(slice.into_iter().map(|learned| (learned.sid.clone(), learned)));
+    }
+    all
+}
+
+#[test]
+fn a_table_is_handed_on_slice_by_slice() {
+    let (old, blue, start) = (table(200_000), backend("chat", "blue"), Instant::now());
+    for n in 0..100_000 {
+        old.learn(&format!("session-number-{n}"), &blue, LIFE, start);
+    }
+    old.learn("short", &blue, LIFE / 2, start);
+    old.learn("held", &blue, LIFE, start);
+    let _hold = old.hold("chat", "held", start).unwrap();
+    let later = start + LIFE / 3;
+    let all = read(&old, later);
+    assert_eq!(all.len(), 100_002);
+    let left = |sid: &str| all[sid].left.as_millis();
+    let third = LIFE.as_millis() / 3;
+    assert_eq!(left("session-number-7"), LIFE.as_millis() - third);
+    assert_eq!(left("short"), LIFE.as_millis() / 2 - third);
+    assert_eq!(left("held"), LIFE.as_millis());
+    assert_eq!(read(&old, start + LIFE / 2 + Duration::from_millis(2)).len(), 100_001);
+    let (new, green) = (table(200_000), backend("chat", "blue"));
+    for learned in all.values() {
+        assert!(new.restore(&Learned { backend: Arc::clone(&green), ..learned.clone() }, later));
+    }
+    assert_eq!((new.len(), green.sessions()), (100_002, 100_002));
+    assert!(new.find("chat", "session-number-7", later).is_some());
+    // What was left of a lifetime is what is left, and a use gives a whole one.
+    assert!(new.find("chat", "session-number-8", start + LIFE).is_some());
+    assert!(new.find("chat", "short", start + LIFE / 2 + Duration::from_millis(2)).is_none());
+    assert!(new.find("chat", "session-number-8", start + LIFE * 2).is_some());
+    assert!(new.find("chat", "session-number-9", start + LIFE * 2).is_none());
+}
+
+#[test]
+fn what_is_known_here_is_known_better() {
+    let (table, now) = (table(10), Instant::now());
+    let (blue, green) = (backend("chat", "blue"), backend("chat", "green"));
+    table.learn("abc", &blue, LIFE, now);
+    let learned = |sid: &str, left| Learned {
+        sid: sid.into(),
+        backend: Arc::clone(&green),
+        lifetime: LIFE,
+        left,
+    };
+    assert!(table.restore(&learned("abc", LIFE), now));
+    assert_eq!(name(table.find("chat", "abc", now)).as_deref(), Some("blue"));
+    // But not what has expired here.
+    let later = now + LIFE * 2;
+    assert!(table.restore(&learned("abc", LIFE), later));
+    assert_eq!(name(table.find("chat", "abc", later)).as_deref(), Some("green"));
+    assert_eq!((table.len(), blue.sessions(), green.sessions()), (1, 0, 1));
+    assert!(!table.restore(&learned("", LIFE), now));
+    assert!(!table.restore(&learned(&"x".repeat(129), LIFE), now));
+    // The bound holds.
+    for n in 0..50 {
+        table.restore(&learned(&n.to_string(), LIFE), later);
+    }
+    assert_eq!(table.len(), 10);
+}
+
+#[test]
+fn a_tap_hears_what_is_learned_until_it_is_closed() {
+    let (table, blue, now) = (table(10), backend("chat", "blue"), Instant::now());
+    table.learn("before", &blue, LIFE, now);
+    let mut tap = table.tap();
+    table.learn("after", &blue, LIFE, now);
+    table.learn("after", &blue, LIFE, now);
+    let restored =
+        Learned { sid: "restored".into(), backend: Arc::clone(&blue), lifetime: LIFE, left: LIFE };
+    table.restore(&restored, now);
+    let heard: Vec<_> = std::iter::from_fn(|| tap.try_recv().ok()).map(|l| l.sid).collect();
+    assert_eq!(heard, ["after".into(), "restored".into()]);
+    drop(tap);
+    table.learn("later", &blue, LIFE, now);
+    assert!(table.tap.load().is_none());
+}

@@ -101,6 +101,13 @@ impl Selector {
         }
     }
 
+    /// Another part of the configured weight is in force; see [`source_hash`] for why not there.
+    pub fn share_changed(&self, index: u32) {
+        if !matches!(self.policy, Policy::SourceHash(_)) {
+            self.state_changed(index);
+        }
+    }
+
     /// Derives everything anew, for changes that nobody could report because nobody knew of this
     /// selector yet.
     pub fn rebuild(&self) {

@@ -8,6 +8,8 @@ pub(crate) mod backend;
 pub(crate) mod client;
 pub(crate) mod dns;
 #[cfg(feature = "load")]
+pub(crate) mod led;
+#[cfg(feature = "load")]
 pub(crate) mod load;
 pub(crate) mod message;
 pub(crate) mod node;

@@ -3,8 +3,11 @@
 use std::{
     fs,
     net::SocketAddr,
-    process::{Child, Command},
+    os::unix::process::ExitStatusExt,
+    process::{Child, Command, ExitStatus},
 };
+
+use rustix::process::{Pid, Signal, WaitOptions};
 
 use super::within;
 
@@ -49,6 +52,12 @@ pub(crate) fn cpu_ticks(pid: u32) -> u64 {
     // The command, in parentheses, may hold blanks; fields count from after it.
     let fields: Vec<&str> = stat.rsplit(") ").next().unwrap().split(' ').collect();
     fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()
+}
+
+/// Letter of a process's state; `None`: there is none.
+pub(crate) fn state(pid: u32) -> Option<char> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    stat.rsplit(") ").next()?.chars().next()
 }
 
 /// Sends a signal by its name without `SIG`.
@@ -123,9 +132,47 @@ fn ip(words: &str) {
     assert!(status.unwrap().success(), "ip {words}");
 }
 
+/// Whether a process runs; one that has ended and that nobody has waited for does not.
+pub(crate) fn runs(pid: u32) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit(") ").next().is_some_and(|rest| !rest.is_empty() && !rest.starts_with(['Z', 'X']))
+}
+
+/// This process and all that come of it.
+pub(crate) fn family(pid: u32) -> Vec<u32> {
+    let mut all = vec![pid];
+    let mut next = 0;
+    while let Some(&pid) = all.get(next) {
+        all.extend(children(pid));
+        next += 1;
+    }
+    all
+}
+
+/// Makes this process the parent of those whose own has ended, so that it hears how they end.
+pub(crate) fn adopt_orphans() {
+    rustix::process::set_child_subreaper(Some(rustix::process::getpid())).unwrap();
+}
+
+/// How an adopted process has ended; `None`: it has not, or is not adopted yet.
+pub(crate) fn orphan_ended(pid: u32) -> Option<ExitStatus> {
+    let pid = Pid::from_raw(pid.try_into().unwrap());
+    let ended = rustix::process::waitpid(pid, WaitOptions::NOHANG).ok()??;
+    Some(ExitStatus::from_raw(ended.1.as_raw()))
+}
+
+/// Kills a process of ours, whoever its parent is.
+pub(crate) fn kill(pid: u32) {
+    if let Some(pid) = Pid::from_raw(pid.try_into().unwrap()) {
+        // An error means that it has ended already.
+        let _ = rustix::process::kill_process(pid, Signal::KILL);
+    }
+}
+
 /// Processes that this one has started and that still run.
 pub(crate) fn children(pid: u32) -> Vec<u32> {
-    let tasks = fs::read_dir(format!("/proc/{pid}/task")).unwrap().flatten();
+    let Ok(tasks) = fs::read_dir(format!("/proc/{pid}/task")) else { return Vec::new() };
+    let tasks = tasks.flatten();
     let lists = tasks.filter_map(|task| fs::read_to_string(task.path().join("children")).ok());
     lists
         .flat_map(|list| list.split_whitespace().map(|id| id.parse().unwrap()).collect::<Vec<_>>())

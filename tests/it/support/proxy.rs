@@ -5,6 +5,7 @@ use std::{
     fs,
     io::{BufRead, BufReader, Read},
     net::SocketAddr,
+    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
     sync::{Arc, Mutex},
@@ -21,6 +22,8 @@ pub(crate) struct Proxy {
     /// The configuration as last written by [`Proxy::rewrite`].
     pub(crate) settings: Settings,
     child: Child,
+    /// Those that have taken over, in order. They are not our children until those before have ended.
+    successors: Vec<u32>,
     directory: TempDir,
     stderr: Arc<Mutex<Vec<String>>>,
     /// Reads standard error until the process closes it; taken once it has.
@@ -36,6 +39,8 @@ pub(crate) struct Setup {
     text: Option<String>,
     directory: TempDir,
     wrapper: Vec<OsString>,
+    program: PathBuf,
+    arguments: Option<Vec<OsString>>,
     env: Vec<(&'static str, String)>,
 }
 
@@ -52,7 +57,15 @@ impl Setup {
     pub(crate) fn new() -> Self {
         let directory = tempfile::tempdir().unwrap();
         let settings = Settings::new(directory.path());
-        Self { settings, text: None, directory, wrapper: Vec::new(), env: Vec::new() }
+        Self {
+            settings,
+            text: None,
+            directory,
+            wrapper: Vec::new(),
+            program: env!("CARGO_BIN_EXE_moorline").into(),
+            arguments: None,
+            env: Vec::new(),
+        }
     }
 
     /// Changes the settings.
@@ -71,6 +84,19 @@ impl Setup {
     /// and must `exec` it.
     pub(crate) fn under(mut self, wrapper: &[&str]) -> Self {
         self.wrapper = wrapper.iter().map(OsString::from).collect();
+        self
+    }
+
+    /// Starts the proxy by a link `moorline` in its directory, for [`Proxy::install`] to replace.
+    pub(crate) fn installed(mut self) -> Self {
+        self.program = self.directory.path().join("moorline");
+        std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_moorline"), &self.program).unwrap();
+        self
+    }
+
+    /// Starts the proxy by these words in place of `run FILE`.
+    pub(crate) fn arguments(mut self, words: &[&str]) -> Self {
+        self.arguments = Some(words.iter().map(OsString::from).collect());
         self
     }
 
@@ -99,6 +125,13 @@ impl Setup {
         proxy
     }
 
+    /// Starts a process without a file of ours and waits until it serves.
+    pub(crate) async fn run(self) -> Proxy {
+        let proxy = self.spawn();
+        proxy.wait_for_stderr("the process's `ready`", |line| line == "ready").await;
+        proxy
+    }
+
     /// Starts a proxy that is to give up, and waits for its end.
     pub(crate) async fn fails(self) -> Ended {
         let mut proxy = self.spawn();
@@ -110,7 +143,8 @@ impl Setup {
         let file = self.directory.path().join("moorline.toml");
         fs::write(&file, self.text.unwrap_or_else(|| self.settings.text())).unwrap();
         let mut words = self.wrapper;
-        words.extend([env!("CARGO_BIN_EXE_moorline").into(), "run".into(), file.into()]);
+        words.push(self.program.into());
+        words.extend(self.arguments.unwrap_or_else(|| vec!["run".into(), file.into()]));
         let mut child = Command::new(&words[0])
             .args(&words[1..])
             .env("RUST_LOG", "info")
@@ -126,7 +160,8 @@ impl Setup {
         let stderr = Arc::new(Mutex::new(Vec::new()));
         let reader = Some(collect(child.stderr.take().unwrap(), Arc::clone(&stderr)));
         let (settings, directory) = (self.settings, self.directory);
-        Proxy { settings, child, directory, stderr, reader, baseline: 0 }
+        let successors = Vec::new();
+        Proxy { settings, child, successors, directory, stderr, reader, baseline: 0 }
     }
 }
 
@@ -178,9 +213,86 @@ impl Proxy {
         addresses.next().unwrap_or_else(|| panic!("no listener {name} in {lines:?}"))
     }
 
-    /// The proxy's process id.
+    /// The id of the process that serves.
     pub(crate) fn pid(&self) -> u32 {
-        self.child.id()
+        self.successors.last().copied().unwrap_or(self.child.id())
+    }
+
+    /// Puts something else in the place of the binary that an [installed](Setup::installed) proxy was
+    /// started by, all at once; `None`: the right one again.
+    pub(crate) fn install(&self, script: Option<&str>) {
+        let fresh = self.directory.path().join("moorline.new");
+        let _ = fs::remove_file(&fresh);
+        match script {
+            Some(script) => {
+                fs::write(&fresh, format!("#!/bin/sh\n{script}\n")).unwrap();
+                fs::set_permissions(&fresh, fs::Permissions::from_mode(0o755)).unwrap();
+            }
+            None => std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_moorline"), &fresh).unwrap(),
+        }
+        fs::rename(fresh, self.directory.path().join("moorline")).unwrap();
+    }
+
+    /// Hands over to the binary that is there now, and waits until that serves; gives the id of the
+    /// process before.
+    pub(crate) async fn upgrade(&mut self) -> u32 {
+        let before = self.pid();
+        let from = self.stderr().len();
+        process::signal(before, "USR2");
+        self.taken_over(from).await;
+        before
+    }
+
+    /// Waits until a new process serves, by what was said after so many lines.
+    pub(crate) async fn taken_over(&mut self, from: usize) {
+        process::adopt_orphans();
+        let mut pid: Option<u32> = None;
+        eventually("a new process serves", || {
+            let said = &self.stderr()[from..];
+            pid = said.iter().find_map(|line| {
+                line.split_once("the new process serves")?.1.rsplit_once("pid=")?.1.parse().ok()
+            });
+            pid.is_some() && said.iter().any(|line| line == "ready")
+        })
+        .await;
+        self.successors.extend(pid);
+    }
+
+    /// Takes this process, which the one that serves has started, for its successor.
+    pub(crate) fn succeeded_by(mut self, pid: u32) -> Self {
+        self.successors.push(pid);
+        self
+    }
+
+    /// Kills the process, and gives what is needed to start it again.
+    pub(crate) fn crash(mut self) -> Setup {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+        let directory = std::mem::replace(&mut self.directory, tempfile::tempdir().unwrap());
+        let settings = self.settings.clone();
+        Setup { settings, directory, ..Setup::new() }
+    }
+
+    /// Sends SIGUSR2 and waits until the upgrade is told to have failed; gives the words.
+    pub(crate) async fn fails_to_upgrade(&self) -> String {
+        let from = self.stderr().len();
+        process::signal(self.pid(), "USR2");
+        let why =
+            |line: &String| line.contains("upgrade failed") || line.contains("upgrade refused");
+        found("a failed upgrade", || self.stderr()[from..].iter().find(|line| why(line)).cloned())
+            .await
+    }
+
+    /// Waits until everyone but the one that serves has ended by itself, each with 0.
+    pub(crate) async fn alone(&mut self) {
+        let Some(serving) = self.successors.pop() else { return };
+        let before = std::mem::replace(&mut self.successors, vec![serving]);
+        let status = found("the first one's end", || self.child.try_wait().unwrap()).await;
+        assert_eq!(status.code(), Some(0), "{}", self.stderr_text());
+        for pid in before {
+            let status = found("an old one's end", || process::orphan_ended(pid)).await;
+            assert_eq!(status.code(), Some(0), "{}", self.stderr_text());
+        }
     }
 
     /// The configuration file.
@@ -285,12 +397,21 @@ impl Proxy {
 
     /// Whether the process runs.
     pub(crate) fn is_running(&mut self) -> bool {
-        self.child.try_wait().unwrap().is_none()
+        match self.successors.last() {
+            Some(&pid) => process::runs(pid),
+            None => self.child.try_wait().unwrap().is_none(),
+        }
     }
 
     /// Waits until the process ends by itself, and all that it said is there.
     pub(crate) async fn exited(&mut self) -> ExitStatus {
-        let status = found("the proxy's end", || self.child.try_wait().unwrap()).await;
+        self.alone().await;
+        let serving = self.successors.last().copied();
+        let status = found("the proxy's end", || match serving {
+            Some(pid) => process::orphan_ended(pid),
+            None => self.child.try_wait().unwrap(),
+        })
+        .await;
         if let Some(reader) = self.reader.take() {
             eventually("the end of standard error", || reader.is_finished()).await;
         }
@@ -392,8 +513,10 @@ pub(crate) const TUNNELS: &str = "moorline_tunnels";
 
 impl Drop for Proxy {
     fn drop(&mut self) {
-        // An error means that it has ended already.
-        let _ = self.child.kill();
+        // All that came of it, also what a failed test has not heard of.
+        let mut all = process::family(self.child.id());
+        all.extend(self.successors.iter().flat_map(|&pid| process::family(pid)));
+        all.into_iter().for_each(process::kill);
         let _ = self.child.wait();
     }
 }

@@ -49,10 +49,12 @@ class Client {
       this.welcomes.push({ node, sid, at: performance.now() });
     });
     socket.on('connect', () => this.watchUpgrade(socket.io.engine));
-    socket.on('disconnect', (reason) => {
+    socket.on('disconnect', (reason, details) => {
       const { node, sid } = this;
+      // The code of a Close, and what the WebSocket did not understand.
+      const [code, fault] = [details?.context?.code, details?.description?.error?.code];
       Object.assign(this, { node: null, sid: null, interrupted: performance.now() });
-      if (!this.finished) ledger.disconnects.push({ client: ledger.clients, node, sid, reason });
+      if (!this.finished) ledger.disconnects.push({ client: ledger.clients, node, sid, reason, code, fault });
     });
     socket.on('question', (question, answer) => answer({ question, from: 'client' }));
     const manager = this.generation === 'v2' ? socket : socket.io;

@@ -17,7 +17,7 @@ export class Ledger {
   unknown = [];
   /** Upgrades that were tried and did not end in a tunnel or a used WebSocket. */
   failedUpgrades = [];
-  /** Sessions that ended while the client wanted them: `{ client, node, sid, reason }`. */
+  /** Sessions that ended while the client wanted them: `{ client, node, sid, reason, code, fault }`. */
   disconnects = [];
   /** Any other reply that is no success, and connection errors. */
   errors = [];

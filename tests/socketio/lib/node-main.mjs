@@ -1,10 +1,13 @@
-// One Socket.IO node in a process of its own, of either generation: started by nodes.mjs, which tells it
-// what to be in one JSON argument and asks for its account over the IPC channel.
+// One Socket.IO node in a process of its own, of either generation: one JSON argument tells it what to be.
+// Where nodes.mjs starts it, that asks for its account over the IPC channel; where there is none, it takes
+// part as `moorline-load node --until-eof` does: it prints where it listens, resets its connections on the
+// line `reset`, and ends with its standard input.
 //
 // The account is what a node alone can know: which session ids it made, which requests named which id, and
 // whether it knew that id when they came. Each HTTP reply and each 101 tells the node's name as `x-node`.
 
 import { createServer } from 'node:http';
+import { createInterface } from 'node:readline';
 
 import { createAdapter } from '@socket.io/redis-adapter';
 import { createClient } from 'redis';
@@ -27,13 +30,32 @@ server.prependListener('request', observe);
 server.prependListener('upgrade', observe);
 io.engine.on('connection', (session) => account.made.push(session.id));
 io.on('connection', (socket) => serve(socket));
-process.on('disconnect', () => process.exit());
-process.on('message', ({ id }) => process.send({ id, account: { ...account, open: io.engine.clientsCount } }));
+if (process.send) {
+  process.on('disconnect', () => process.exit());
+  process.on('message', ({ id }) => process.send({ id, account: { ...account, open: io.engine.clientsCount } }));
+} else {
+  takeLines();
+}
 server.listen(port, '127.0.0.1', () => {
   // Engine.IO makes its WebSocket server anew when it listens, where it has one.
   io.engine.ws?.on('headers', (headers) => headers.push(`x-node: ${name}`));
-  process.send({ port: server.address().port });
+  const { port } = server.address();
+  if (process.send) process.send({ port });
+  else console.log(`${name} listens on 127.0.0.1:${port}`);
 });
+
+function takeLines() {
+  const connections = new Set();
+  server.on('connection', (socket) => {
+    connections.add(socket);
+    socket.once('close', () => connections.delete(socket));
+  });
+  const lines = createInterface({ input: process.stdin });
+  lines.on('line', (line) => {
+    if (line === 'reset') for (const socket of connections) socket.resetAndDestroy();
+  });
+  lines.on('close', () => process.exit());
+}
 
 function observe(request, response) {
   // An upgrade brings a bare socket.

@@ -11,7 +11,7 @@ use clap::{Parser, Subcommand};
 
 use crate::{
     node,
-    scenario::options::{ChaosOptions, DeployOptions, HerdOptions, NodeOptions},
+    scenario::options::{ChaosOptions, DeployOptions, HerdOptions, NodeOptions, Options},
 };
 
 /// What is bad about the input, not about the target.
@@ -29,6 +29,12 @@ struct Cli {
 enum Command {
     /// Clients arrive, talk, and leave.
     Run(run::Args),
+    /// Clients arrive and talk; orders from standard input, a line each, say what happens to their nodes, and
+    /// are answered by a line of JSON: how things stand.
+    ///
+    /// `look` changes nothing; `gone NODE` makes it no fault to lose that node, `back NODE` a fault again;
+    /// `mark TEXT` is for the report. The run ends with its input.
+    Led(run::Args),
     /// All clients drop at once, and return.
     Herd(run::CourseArgs<HerdOptions>),
     /// Nodes are started, and replaced one by one through the proxy's backend list, while clients talk.
@@ -43,6 +49,7 @@ enum Command {
 pub(crate) fn main() -> ExitCode {
     let done = match Cli::parse().command {
         Command::Run(args) => run::run(args.options()),
+        Command::Led(args) => run::run(args.options().map(|typed| Options { led: true, ..typed })),
         Command::Herd(args) => run::run(args.options(|typed| &mut typed.herd)),
         Command::Deploy(args) => run::run(args.options(|typed| &mut typed.deploy)),
         Command::Chaos(args) => run::run(args.options(|typed| &mut typed.chaos)),

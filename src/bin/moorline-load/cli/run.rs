@@ -1,4 +1,4 @@
-//! `run`, `herd`, `deploy` and `chaos`: one run, from what was typed to its report.
+//! `run`, `led`, `herd`, `deploy` and `chaos`: one run, from what was typed to its report.
 
 use std::{
     fs::{self, OpenOptions},
@@ -15,7 +15,7 @@ use crate::{
     stats::Collector,
 };
 
-/// Arguments of `run`.
+/// Arguments of `run` and `led`.
 #[derive(clap::Args, Debug)]
 pub(super) struct Args {
     /// Take what is not given here from this TOML file, whose keys are the flags' names; its tables

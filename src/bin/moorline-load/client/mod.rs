@@ -177,6 +177,10 @@ impl Life {
                 recorder.lost(Loss::NodeGone, &failure);
             }
             End::Failed { failure, .. } => recorder.failed(&failure),
+            End::Moved { failure } => {
+                recorder.lost(Loss::Moved, &failure);
+                self.failures = 0;
+            }
             End::Lost { failure, node } => {
                 let gone = context.gone(node.as_deref());
                 recorder.lost(if gone { Loss::NodeGone } else { Loss::Unwanted }, &failure);

@@ -57,7 +57,8 @@ async fn attempt(scenario: &Arc<Scenario>, connector: &Arc<Connector>) -> Result
         never = alone => match never {},
     };
     match end {
-        // A request at the wrong node is what a run is there to count.
+        // Who is moved, and a request at the wrong node, is what a run is there to count.
+        End::Moved { .. } => Ok(()),
         End::Failed { failure, .. } | End::Lost { failure, .. }
             if failure.kind == ErrorKind::Code1 =>
         {

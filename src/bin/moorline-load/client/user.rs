@@ -52,6 +52,11 @@ pub(crate) enum End {
         /// The node, where one had answered.
         node: Option<Box<str>>,
     },
+    /// The server closed the connection, which was reported, and asked for another one.
+    Moved {
+        /// What it said.
+        failure: Failure,
+    },
     /// The connection, which was reported, is gone.
     Lost {
         /// Why.

@@ -49,6 +49,7 @@ pub(crate) async fn session(context: &Context, user: &mut User, due: Instant) ->
             }
             End::Ordered { by, connected: true }
         }
+        Ended::Moved(failure) => End::Moved { failure },
         Ended::Lost(failure) => End::Lost { failure, node },
     }
 }
@@ -93,6 +94,8 @@ enum Ended {
     /// All is said and answered.
     Done,
     Ordered(Break),
+    /// The server asked the client to come back, by the code of its Close.
+    Moved(Failure),
     Lost(Failure),
 }
 
@@ -133,6 +136,9 @@ impl<'a> Echo<'a> {
             match self.event(orders.as_mut(), behind).await {
                 Ok(Event::Message(Message::Text(text))) => self.heard(text.as_bytes()),
                 Ok(Event::Message(Message::Binary(bytes))) => self.heard(&bytes),
+                Ok(Event::Message(Message::Close(closure))) if closure.asks_to_return() => {
+                    return Ended::Moved(closure.into());
+                }
                 Ok(Event::Message(Message::Close(closure))) => return Ended::Lost(closure.into()),
                 Ok(Event::Order(by)) => return Ended::Ordered(by),
                 Ok(Event::Alarm) => self.give_up(),

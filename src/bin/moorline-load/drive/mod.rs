@@ -9,6 +9,7 @@ mod crowd;
 mod deploy;
 mod fleet;
 mod herd;
+mod led;
 mod probe;
 
 use std::{
@@ -129,7 +130,7 @@ impl Stage {
     /// The nodes of the course, once the target answers through one of them.
     async fn fleet(&self) -> Result<Option<Fleet>, String> {
         let plan = match &self.scenario.course {
-            Course::Steady | Course::Herd(_) => return Ok(None),
+            Course::Steady | Course::Led | Course::Herd(_) => return Ok(None),
             Course::Deploy(deploy) => &deploy.fleet,
             Course::Chaos(chaos) => &chaos.fleet,
         };
@@ -149,6 +150,7 @@ impl Stage {
     ) -> Result<(), String> {
         let course = async {
             match (&self.scenario.course, fleet) {
+                (Course::Led, _) => led::run(self).await?,
                 (Course::Herd(herd), _) => herd::run(self, herd, schedule.arrived).await,
                 (Course::Deploy(deploy), Some(fleet)) => {
                     deploy::run(self, deploy, fleet, schedule.arrived).await?;

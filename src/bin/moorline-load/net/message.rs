@@ -34,6 +34,9 @@ pub(crate) struct Closure {
     pub(crate) reason: String,
 }
 
+/// "Service restart": the client is to connect again (the IANA registry of close codes).
+const SERVICE_RESTART: u16 = 1012;
+
 impl fmt::Display for Closure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("the server closed the WebSocket")?;
@@ -54,6 +57,11 @@ impl From<Closure> for Failure {
 }
 
 impl Closure {
+    /// Whether the server wants the client to come back, be it to somebody else.
+    pub(crate) fn asks_to_return(&self) -> bool {
+        self.code == Some(SERVICE_RESTART)
+    }
+
     /// Of a close frame's payload.
     pub(super) fn read(payload: &[u8]) -> Result<Self, FrameError> {
         let Some((code, reason)) = payload.split_first_chunk() else {

@@ -116,6 +116,13 @@ pub(super) fn tiles(document: &Document) -> Vec<Tile> {
         },
     });
     tiles.extend(expected_losses(document));
+    if totals.moved > 0 {
+        tiles.push(Tile {
+            name: "Moved",
+            value: count(totals.moved),
+            note: "closed with 1012 to come back, no errors".to_owned(),
+        });
+    }
     if totals.misrouted > 0 || !document.nodes.is_empty() {
         tiles.push(Tile {
             name: "Misrouted",

@@ -146,8 +146,11 @@ fn arrivals(scenario: &Scenario) -> String {
         Arrival::Rate(rate) => format!("{} a second", words::number(rate)),
     };
     let target = &scenario.target.url;
-    let hold = time(scenario.hold);
-    format!("{clients}{manner} {comes} to {target}, {pace}, and {stays} for {hold} after the last.")
+    let until = match scenario.course {
+        Course::Led => "until they are told to leave".to_owned(),
+        _ => format!("for {} after the last", time(scenario.hold)),
+    };
+    format!("{clients}{manner} {comes} to {target}, {pace}, and {stays} {until}.")
 }
 
 fn talk(scenario: &Scenario) -> Option<String> {
@@ -190,6 +193,7 @@ fn talk(scenario: &Scenario) -> Option<String> {
 fn course(course: &Course) -> Option<String> {
     match course {
         Course::Steady => None,
+        Course::Led => Some("What happens meanwhile is up to another program.".to_owned()),
         Course::Herd(herd) => Some(herd_words(herd)),
         Course::Deploy(deploy) => Some(deploy_words(deploy)),
         Course::Chaos(chaos) => Some(chaos_words(chaos)),
@@ -275,6 +279,7 @@ fn answer_name(answer: Answer) -> &'static str {
 fn course_name(course: &Course) -> &'static str {
     match course {
         Course::Steady => "steady",
+        Course::Led => "led",
         Course::Herd(_) => "herd",
         Course::Deploy(_) => "deploy",
         Course::Chaos(_) => "chaos",
@@ -311,6 +316,13 @@ mod tests {
         assert!(silent.ends_with(" after the last. They say nothing."), "{silent}");
         let bulk = words(|scenario| scenario.client = ClientKind::Bulk);
         assert!(bulk.starts_with("6,000 WebSocket downloads come") && !bulk.contains("Each"));
+    }
+
+    #[test]
+    fn a_run_that_is_led_has_no_length() {
+        let led = words(|scenario| scenario.course = Course::Led);
+        assert!(led.contains(", and stay until they are told to leave."), "{led}");
+        assert!(led.ends_with("up to another program."), "{led}");
     }
 
     #[test]

@@ -52,7 +52,7 @@ struct Demand {
 /// A sentence with the number of clients that would fit.
 pub(crate) fn provide(scenario: &mut Scenario, sources: Option<u32>) -> Result<(), String> {
     let nodes = match &scenario.course {
-        Course::Steady | Course::Herd(_) => 0,
+        Course::Steady | Course::Led | Course::Herd(_) => 0,
         Course::Deploy(deploy) => deploy.fleet.nodes,
         Course::Chaos(chaos) => chaos.fleet.nodes,
     };

@@ -36,6 +36,9 @@ impl Scenario {
         let messages = messages(&options, client)?;
         let course = course(&options)?;
         let takes = course.length();
+        if course == Course::Led && options.hold.is_some() {
+            return Err("hold is given, and a run that is led ends with its input".into());
+        }
         let hold = options.hold.map_or(usual_hold(&course), |hold| hold.0);
         if hold < takes {
             return Err(format!(
@@ -95,7 +98,7 @@ impl Course {
     /// From the last arrival to the end of all that is to happen.
     pub(crate) fn length(&self) -> Duration {
         match self {
-            Self::Steady => Duration::ZERO,
+            Self::Steady | Self::Led => Duration::ZERO,
             Self::Herd(herd) => herd.after + herd.every * (herd.times - 1) + herd.within,
             Self::Deploy(deploy) => {
                 let each = deploy.drain + deploy.pause;
@@ -119,6 +122,7 @@ impl Course {
 fn usual_hold(course: &Course) -> Duration {
     match course {
         Course::Steady => Duration::from_secs(30),
+        Course::Led => Duration::ZERO,
         Course::Herd(_) | Course::Deploy(_) | Course::Chaos(_) => course.length() + AFTERMATH,
     }
 }
@@ -158,7 +162,9 @@ fn messages(options: &Options, client: ClientKind) -> Result<Messages, String> {
 
 fn course(options: &Options) -> Result<Course, String> {
     match (&options.herd, &options.deploy, &options.chaos) {
+        (None, None, None) if options.led => Ok(Course::Led),
         (None, None, None) => Ok(Course::Steady),
+        _ if options.led => Err("a run that is led has no course of its own in its file".into()),
         (Some(typed), None, None) => herd(typed).map(Course::Herd),
         (None, Some(typed), None) => deploy(typed).map(Course::Deploy),
         (None, None, Some(typed)) => chaos(typed).map(Course::Chaos),
@@ -295,6 +301,20 @@ mod tests {
         assert_eq!(chaos.events[0].harm, Harm::Kill { back_after: Some(Duration::from_secs(2)) });
         let fault = check("[chaos]\nbackends-file = 'list'\ndo = ['1s reset 3']").unwrap_err();
         assert_eq!(fault, "node 3 is to be hurt, and there are 3, counted from 0");
+    }
+
+    #[test]
+    fn a_run_that_is_led_ends_with_its_input() {
+        let url = Some("http://127.0.0.1:1".to_owned());
+        let led = Options { url, led: true, ..Options::default() };
+        let scenario = Scenario::check(led.clone()).unwrap();
+        assert_eq!((scenario.course, scenario.hold), (Course::Led, Duration::ZERO));
+        let held = Options { hold: "1s".parse().ok(), ..led.clone() };
+        let fault = Scenario::check(held).map(|_| ()).unwrap_err();
+        assert_eq!(fault, "hold is given, and a run that is led ends with its input");
+        let herded = Options { herd: Some(HerdOptions::default()), ..led };
+        let fault = Scenario::check(herded).map(|_| ()).unwrap_err();
+        assert_eq!(fault, "a run that is led has no course of its own in its file");
     }
 
     #[test]

@@ -193,6 +193,8 @@ pub(crate) enum Answer {
 pub(crate) enum Course {
     /// Nothing.
     Steady,
+    /// Another program says it, through standard input, and ends the run with that.
+    Led,
     /// All clients drop at once and return.
     Herd(Herd),
     /// Nodes are replaced one by one.

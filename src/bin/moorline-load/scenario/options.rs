@@ -125,6 +125,10 @@ pub(crate) struct Options {
     #[arg(long, value_name = "N", help_heading = "Assertions (exit code 1)")]
     pub(crate) max_misrouted: Option<u64>,
 
+    /// The command `led`.
+    #[arg(skip)]
+    #[serde(skip)]
+    pub(crate) led: bool,
     /// `[herd]` of a file.
     #[arg(skip)]
     pub(crate) herd: Option<HerdOptions>,
@@ -264,6 +268,7 @@ impl Options {
             max_code1: self.max_code1.or(file.max_code1),
             max_disconnects: self.max_disconnects.or(file.max_disconnects),
             max_misrouted: self.max_misrouted.or(file.max_misrouted),
+            led: self.led || file.led,
             herd: self.herd.or(file.herd),
             deploy: self.deploy.or(file.deploy),
             chaos: self.chaos.or(file.chaos),

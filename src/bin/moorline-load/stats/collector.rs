@@ -6,9 +6,9 @@ use std::{
 };
 
 use super::{
-    Recorder,
+    ErrorKind, Recorder,
     recorder::{Desk, Gauge},
-    series::{Checkpoint, Mark, Moment, NodeTotal, Quantiles, Record, Second},
+    series::{Checkpoint, Look, Mark, Moment, NodeTotal, Quantiles, Record, Second},
     tally::{Latencies, Tally},
 };
 use crate::cost::Meter;
@@ -117,6 +117,27 @@ impl Collector {
         let mut ledger = self.ledger();
         ledger.gather();
         ledger.close(self.epoch.elapsed())
+    }
+
+    /// How things stand now.
+    pub(crate) fn look(&self) -> Look {
+        let mut ledger = self.ledger();
+        ledger.gather();
+        let errors = ErrorKind::ALL.into_iter().zip(ledger.total.errors);
+        let nodes = ledger.record.nodes.iter().zip(&ledger.on_node);
+        Look {
+            at_s: self.epoch.elapsed().as_secs_f64(),
+            connected: ledger.connected,
+            totals: ledger.total.counters,
+            errors: errors
+                .filter(|(_, many)| *many > 0)
+                .map(|(kind, n)| (kind.label(), n))
+                .collect(),
+            nodes: nodes
+                .filter(|(_, connected)| **connected > 0)
+                .map(|(node, connected)| (node.name.clone(), *connected))
+                .collect(),
+        }
     }
 
     /// Names of the nodes seen so far, in the order of [`Second::on_node`].

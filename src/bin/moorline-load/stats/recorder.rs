@@ -37,6 +37,8 @@ pub(crate) enum Loss {
     Unwanted,
     /// Its node is one that the run itself took away.
     NodeGone,
+    /// The server asked it to come back, with its Close frame.
+    Moved,
     /// The course of the run told the client to drop (a herd).
     Ordered,
 }
@@ -176,6 +178,7 @@ impl Recorder {
                 desk.count_failure(failure);
             }
             Loss::NodeGone => desk.tally.counters.node_gone += 1,
+            Loss::Moved => desk.tally.counters.moved += 1,
             Loss::Ordered => desk.tally.counters.dropped += 1,
         }
     }

@@ -1,6 +1,7 @@
 //! What a run leaves behind: seconds, marks, moments and totals.
 
 use std::{
+    collections::BTreeMap,
     sync::Arc,
     time::{Duration, SystemTime},
 };
@@ -51,6 +52,21 @@ pub(crate) struct NodeTotal {
     pub(crate) name: Box<str>,
     /// Clients that ever connected to it.
     pub(crate) sessions: u64,
+}
+
+/// How things stand at one moment of a run.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub(crate) struct Look {
+    /// Seconds from the start of the run.
+    pub(crate) at_s: f64,
+    /// Clients connected now.
+    pub(crate) connected: u64,
+    /// Sums since the start.
+    pub(crate) totals: Counters,
+    /// Errors since the start by kind; kinds without any are left out.
+    pub(crate) errors: BTreeMap<&'static str, u64>,
+    /// Clients connected now by node; nodes that nobody is on are left out.
+    pub(crate) nodes: BTreeMap<Box<str>, u64>,
 }
 
 /// What happened within about a second.

@@ -41,6 +41,9 @@ pub(crate) struct Counters {
     pub(crate) disconnects: u64,
     /// Connections lost with a node that the run itself took away; none of the errors.
     pub(crate) node_gone: u64,
+    /// WebSockets that the server closed with code 1012 ("service restart"), which asks their clients to
+    /// come back; none of the errors.
+    pub(crate) moved: u64,
     /// Connections dropped because the course of the run wanted it (a herd); none of the errors.
     pub(crate) dropped: u64,
     /// Answers from a node that is not the session's.
@@ -63,6 +66,7 @@ impl Counters {
             errors: self.errors.saturating_sub(earlier.errors),
             disconnects: self.disconnects.saturating_sub(earlier.disconnects),
             node_gone: self.node_gone.saturating_sub(earlier.node_gone),
+            moved: self.moved.saturating_sub(earlier.moved),
             dropped: self.dropped.saturating_sub(earlier.dropped),
             misrouted: self.misrouted.saturating_sub(earlier.misrouted),
         }
@@ -83,6 +87,7 @@ impl AddAssign<&Self> for Counters {
         self.errors += other.errors;
         self.disconnects += other.disconnects;
         self.node_gone += other.node_gone;
+        self.moved += other.moved;
         self.dropped += other.dropped;
         self.misrouted += other.misrouted;
     }

@@ -40,6 +40,7 @@ fn talk(collector: &Collector, visit: impl Fn()) -> Record {
                 recorder.failed(&failure(ErrorKind::Timeout, "no answer"));
                 recorder.lost(Loss::Unwanted, &failure(ErrorKind::Disconnect, "reset"));
                 recorder.lost(Loss::NodeGone, &failure(ErrorKind::Disconnect, "its node went"));
+                recorder.lost(Loss::Moved, &failure(ErrorKind::Disconnect, "closed with 1012"));
                 recorder.lost(Loss::Ordered, &failure(ErrorKind::Disconnect, "told to"));
                 recorder.misrouted("node-0", "node-1");
                 drop(seat);
@@ -66,6 +67,7 @@ fn totals_of_all_threads_are_exact_however_often_they_are_gathered() {
     assert_eq!(totals.connects, THREADS);
     assert_eq!((totals.errors, totals.disconnects), (2 * THREADS, THREADS));
     assert_eq!((totals.node_gone, totals.dropped, totals.misrouted), (4, 4, 4));
+    assert_eq!(totals.moved, THREADS);
     assert_eq!(record.errors[ErrorKind::Timeout as usize], THREADS);
     assert_eq!(record.errors[ErrorKind::Disconnect as usize], THREADS);
     assert_eq!(record.samples[ErrorKind::Disconnect as usize].as_deref(), Some("reset"));
@@ -168,6 +170,22 @@ fn latency_counts_from_the_intended_time() {
     assert_eq!(latencies.broadcast.histogram().max(), 0);
     let day = 24 * 3_600 * 1_000_000;
     assert!(latencies.session.histogram().equivalent(latencies.session.histogram().max(), day));
+}
+
+#[test]
+fn a_look_tells_who_is_there_now_and_what_went_wrong_so_far() {
+    let collector = collector();
+    let recorder = collector.recorder();
+    let seats = ["node-0", "node-1", "node-1"].map(|n| recorder.connected(Some(n), Instant::now()));
+    recorder.failed(&failure(ErrorKind::Code1, "unknown"));
+    collector.second();
+    let look = collector.look();
+    assert_eq!((look.connected, look.totals.connects, look.totals.errors), (3, 3, 1));
+    assert_eq!(look.errors, [("code1", 1)].into());
+    assert_eq!(look.nodes, [("node-0".into(), 1), ("node-1".into(), 2)].into());
+    drop(seats);
+    let look = collector.look();
+    assert_eq!((look.connected, look.nodes.len(), look.totals.connects), (0, 0, 3));
 }
 
 #[test]

@@ -27,6 +27,8 @@ enum Stop {
     Said,
     /// An order came, and was obeyed.
     Ordered(Break),
+    /// The server asked the client to come back, by the code of its Close.
+    Moved(Failure),
     /// The session is lost, or never was.
     Failed(Failure),
 }
@@ -58,7 +60,8 @@ pub(crate) async fn session(context: &Context, user: &mut User, due: Instant) ->
     match stop {
         Stop::Said => End::Said,
         Stop::Ordered(by) => End::Ordered { by, connected },
-        Stop::Failed(failure) => {
+        Stop::Moved(failure) if connected => End::Moved { failure },
+        Stop::Failed(failure) | Stop::Moved(failure) => {
             let node = conversation.into_node();
             match connected {
                 true => End::Lost { failure, node },

@@ -77,8 +77,8 @@ pub(super) async fn converse(
         tokio::select! {
             biased;
             message = socket.next() => {
-                if let Err(failure) = receive(message, conversation, &mut outbox) {
-                    return failure.into();
+                if let Err(stop) = receive(message, conversation, &mut outbox) {
+                    return stop;
                 }
             }
             by = &mut ordered => {
@@ -114,15 +114,19 @@ fn receive(
     message: Result<Message, Failure>,
     conversation: &mut Conversation<'_>,
     outbox: &mut Vec<Frame>,
-) -> Result<(), Failure> {
+) -> Result<(), Stop> {
     match message? {
-        Message::Text(text) => conversation.receive(Packet::from_text(&text)?, outbox),
+        Message::Text(text) => conversation.receive(Packet::from_text(&text)?, outbox)?,
         Message::Binary(data) => {
             let packet = Packet::from_binary(&data, conversation.protocol())?;
-            conversation.receive(packet, outbox)
+            conversation.receive(packet, outbox)?;
         }
-        Message::Close(closure) => Err(closure.into()),
+        Message::Close(closure) if closure.asks_to_return() => {
+            return Err(Stop::Moved(closure.into()));
+        }
+        Message::Close(closure) => return Err(closure.into()),
     }
+    Ok(())
 }
 
 /// Leaves the namespace, then the connection. A server that takes no leave is left alone.

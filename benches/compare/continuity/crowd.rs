@@ -1,0 +1,195 @@
+//! Clients that are asked how they fare while the proxy before them changes, and the nodes they are on.
+
+use std::{
+    collections::BTreeMap,
+    io::{BufRead, BufReader, Write},
+    net::SocketAddr,
+    process::{Child, ChildStdin, ChildStdout, Command, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, bail, ensure};
+use serde::Deserialize;
+
+use crate::LOAD;
+
+/// Clients of each kind.
+pub(super) const EACH: u64 = 50;
+/// Loopback addresses that they come from: who is known by an address is one of many.
+const SOURCES: u64 = 40;
+/// Clients come back after a second, at times after five.
+const PATIENCE: Duration = Duration::from_secs(60);
+const LOOK: Duration = Duration::from_millis(50);
+
+/// A Socket.IO node in a process of its own; killed when dropped.
+pub(super) struct Node {
+    pub(super) name: String,
+    pub(super) address: String,
+    child: Child,
+    /// The node ends with it.
+    _stdin: ChildStdin,
+}
+
+/// Polling clients, clients that upgrade, and clients that use WebSocket only.
+pub(super) struct Crowd {
+    runs: [Run; 3],
+}
+
+/// What came of a change.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Losses {
+    /// WebSockets disconnected; a Close that asks to come back is told apart.
+    pub(super) sockets: u64,
+    /// Polling sessions ended.
+    pub(super) polling: u64,
+    /// WebSockets closed with 1012.
+    pub(super) moved: u64,
+    /// Further errors that clients met.
+    pub(super) errors: u64,
+}
+
+struct Run {
+    child: Child,
+    orders: ChildStdin,
+    answers: BufReader<ChildStdout>,
+}
+
+/// What a run tells, as far as it matters here.
+#[derive(Clone, Debug, Deserialize)]
+struct Look {
+    connected: u64,
+    totals: Totals,
+    errors: BTreeMap<String, u64>,
+}
+
+#[derive(Clone, Copy, Debug, Deserialize)]
+struct Totals {
+    answered: u64,
+    disconnects: u64,
+    moved: u64,
+    errors: u64,
+}
+
+impl Node {
+    /// Starts one on a free port.
+    pub(super) fn start(name: &str) -> anyhow::Result<Self> {
+        let mut command = Command::new(LOAD);
+        command.args(["node", "--nodes", "1", "--until-eof", "--listen", "127.0.0.1:0"]);
+        command.args(["--name", name, "--ping-interval", "5s"]);
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
+        let _stdin = child.stdin.take().context("standard input")?;
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().context("standard output")?).read_line(&mut line)?;
+        let address = line.trim_end().rsplit(' ').next().unwrap_or_default().to_owned();
+        ensure!(address.contains(':'), "{name} does not listen: {line:?}");
+        Ok(Self { name: name.to_owned(), address, child, _stdin })
+    }
+
+    /// Ends it at once, with no goodbye to anybody.
+    pub(super) fn kill(&mut self) -> anyhow::Result<()> {
+        self.child.kill()?;
+        self.child.wait()?;
+        Ok(())
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        // An error means that it has ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Crowd {
+    /// Lets all come, and waits until they talk.
+    pub(super) fn arrive(target: SocketAddr) -> anyhow::Result<Self> {
+        let kinds = ["polling", "polling-upgrade", "websocket"];
+        let [polling, upgrade, websocket] = kinds.map(|kind| Run::start(kind, target));
+        let mut crowd = Self { runs: [polling?, upgrade?, websocket?] };
+        crowd.settled()?;
+        let met: Vec<_> = crowd.looks()?.into_iter().filter(|l| l.totals.errors > 0).collect();
+        ensure!(met.is_empty(), "clients met errors before anything was changed: {met:?}");
+        Ok(crowd)
+    }
+
+    /// Losing this node is no fault from now on.
+    pub(super) fn gone(&mut self, node: &Node) -> anyhow::Result<()> {
+        for run in &mut self.runs {
+            run.order(&format!("gone {}", node.name))?;
+        }
+        Ok(())
+    }
+
+    /// Waits until everybody is connected and has been answered about three times more.
+    pub(super) fn settled(&mut self) -> anyhow::Result<()> {
+        let deadline = Instant::now() + PATIENCE;
+        for run in &mut self.runs {
+            let goal = run.order("look")?.totals.answered + 3 * EACH;
+            loop {
+                let look = run.order("look")?;
+                if look.connected == EACH && look.totals.answered >= goal {
+                    break;
+                }
+                if Instant::now() > deadline {
+                    bail!("not everybody is back after {PATIENCE:?}: {look:?}");
+                }
+                thread::sleep(LOOK);
+            }
+        }
+        Ok(())
+    }
+
+    /// What was lost since the arrival.
+    pub(super) fn losses(&mut self) -> anyhow::Result<Losses> {
+        let [polling, upgrade, websocket] = self.looks()?;
+        for met in [&polling, &upgrade, &websocket].map(|look| &look.errors) {
+            if !met.is_empty() {
+                eprintln!("  clients met: {met:?}");
+            }
+        }
+        let all = [&polling, &upgrade, &websocket].map(|look| look.totals);
+        let disconnects: u64 = all.iter().map(|totals| totals.disconnects).sum();
+        let errors: u64 = all.iter().map(|totals| totals.errors).sum();
+        Ok(Losses {
+            sockets: upgrade.totals.disconnects + websocket.totals.disconnects,
+            polling: polling.totals.disconnects,
+            moved: all.iter().map(|totals| totals.moved).sum(),
+            errors: errors - disconnects,
+        })
+    }
+
+    fn looks(&mut self) -> anyhow::Result<[Look; 3]> {
+        let [polling, upgrade, websocket] = &mut self.runs;
+        Ok([polling.order("look")?, upgrade.order("look")?, websocket.order("look")?])
+    }
+}
+
+impl Run {
+    fn start(kind: &str, target: SocketAddr) -> anyhow::Result<Self> {
+        let mut command = Command::new(LOAD);
+        command.arg("led").arg(format!("https://{target}")).args(["--client", kind, "--insecure"]);
+        command.args(["--clients", &EACH.to_string(), "--ramp", "1s", "--every", "1s", "--quiet"]);
+        command.args(["--sources", &SOURCES.to_string(), "--threads", "1"]);
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
+        let orders = child.stdin.take().context("standard input")?;
+        let answers = BufReader::new(child.stdout.take().context("standard output")?);
+        Ok(Self { child, orders, answers })
+    }
+
+    fn order(&mut self, order: &str) -> anyhow::Result<Look> {
+        writeln!(self.orders, "{order}")?;
+        let mut line = String::new();
+        self.answers.read_line(&mut line)?;
+        serde_json::from_str(&line).with_context(|| format!("an answer to {order}: {line:?}"))
+    }
+}
+
+impl Drop for Run {
+    fn drop(&mut self) {
+        // Clients that leave in good order are none of the proxy's changes.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}

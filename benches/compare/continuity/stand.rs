@@ -1,0 +1,290 @@
+//! A proxy that is changed while it serves: its configuration, its processes, and what an operator does.
+
+use std::{
+    collections::BTreeSet,
+    fs::{self, File},
+    net::{SocketAddr, TcpStream},
+    path::Path,
+    process::{Child, Command, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, bail, ensure};
+use tempfile::TempDir;
+
+use crate::{
+    peer::{self, CERTS, Family, Peer},
+    process,
+};
+
+/// Longest time from a deed to what is to be seen of it.
+const PATIENCE: Duration = Duration::from_secs(20);
+/// Between two looks.
+const LOOK: Duration = Duration::from_millis(20);
+
+/// A running proxy with all its processes; they are killed when it is dropped.
+pub(super) struct Stand<'a> {
+    peer: &'a Peer,
+    child: Child,
+    directory: TempDir,
+    pub(super) tls: SocketAddr,
+    /// Caddy's administration, or where HAProxy's processes meet.
+    side: SocketAddr,
+    /// All processes that were ever seen.
+    seen: BTreeSet<u32>,
+}
+
+/// What is left of an older generation.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Left {
+    pub(super) processes: usize,
+    /// Proportional set size.
+    pub(super) bytes: u64,
+}
+
+impl<'a> Stand<'a> {
+    /// Starts one in front of these nodes, and waits until it listens.
+    pub(super) fn start(peer: &'a Peer, nodes: &[String]) -> anyhow::Result<Self> {
+        let directory = tempfile::tempdir()?;
+        let (tls, side) = (peer::free()?, peer::free()?);
+        certify(directory.path(), "site")?;
+        let file = directory.path().join("configuration");
+        fs::write(&file, fill(peer.family, directory.path(), tls, side, nodes))?;
+        let said = File::create(directory.path().join("said"))?;
+        let mut command = command(peer, directory.path());
+        command.stdin(Stdio::null()).stdout(said.try_clone()?).stderr(said);
+        let child = command.spawn().with_context(|| peer.title.clone())?;
+        let mut stand = Self { peer, child, directory, tls, side, seen: BTreeSet::new() };
+        stand.until("it listens", |stand| {
+            ensure!(stand.child.try_wait()?.is_none(), "it ended");
+            Ok(TcpStream::connect(tls).is_ok() && !stand.carriers()?.is_empty())
+        })?;
+        Ok(stand)
+    }
+
+    /// Writes the configuration for these nodes.
+    pub(super) fn list(&self, nodes: &[String]) -> anyhow::Result<()> {
+        let directory = self.directory.path();
+        let text = fill(self.peer.family, directory, self.tls, self.side, nodes);
+        Ok(fs::write(directory.join("configuration"), text)?)
+    }
+
+    /// Puts another certificate in the place of the one that it has.
+    pub(super) fn renew(&self) -> anyhow::Result<()> {
+        certify(self.directory.path(), "other")
+    }
+
+    /// Makes it read its configuration again, as its documentation says; `forced` where it would
+    /// not see that a file which it names has changed.
+    pub(super) fn reload(&mut self, forced: bool) -> anyhow::Result<()> {
+        let (main, before) = (self.child.id(), self.carriers()?);
+        match self.peer.family {
+            Family::Moorline => {
+                let told = self.said()?.matches("reloaded").count();
+                signal(main, "HUP")?;
+                self.until("it has reloaded", |stand| {
+                    Ok(stand.said()?.matches("reloaded").count() > told)
+                })
+            }
+            Family::Nginx | Family::Haproxy => {
+                let name = if self.peer.family == Family::Nginx { "HUP" } else { "USR2" };
+                signal(main, name)?;
+                self.until("a new worker is there", |stand| {
+                    Ok(stand.carriers()?.iter().any(|worker| !before.contains(worker)))
+                })
+            }
+            Family::Caddy => {
+                let mut command = Command::new(&self.peer.program);
+                homeless(&mut command, self.directory.path());
+                command.args(["reload", "--adapter", "caddyfile", "--config"]);
+                command.arg(self.directory.path().join("configuration"));
+                command.args(["--address", &self.side.to_string()]);
+                command.args(forced.then_some("--force"));
+                let done = command.output()?;
+                let said = String::from_utf8_lossy(&done.stderr).into_owned();
+                ensure!(done.status.success(), "it does not reload: {}", said.trim());
+                Ok(())
+            }
+        }
+    }
+
+    /// Hands over to the binary anew; whether it can.
+    pub(super) fn upgrade(&mut self) -> anyhow::Result<bool> {
+        let (main, before) = (self.child.id(), self.carriers()?);
+        match self.peer.family {
+            Family::Caddy => return Ok(false),
+            Family::Haproxy => self.reload(true)?,
+            Family::Moorline => {
+                signal(main, "USR2")?;
+                self.until("a new process is ready", |stand| {
+                    Ok(stand.said()?.lines().filter(|line| *line == "ready").count() > 1)
+                })?;
+            }
+            Family::Nginx => {
+                signal(main, "USR2")?;
+                // Two masters for a moment; the old one is then told to end when its clients have.
+                self.until("a new master has workers", |stand| {
+                    let masters = process::children(main)?;
+                    let new = masters.iter().filter(|child| !before.contains(child));
+                    let workers = new.map(|master| process::children(*master).unwrap_or_default());
+                    Ok(workers.flatten().next().is_some() && !stand.carriers()?.is_empty())
+                })?;
+                signal(main, "QUIT")?;
+            }
+        }
+        Ok(true)
+    }
+
+    /// Those of `before` that are there still, beside the one that stays.
+    pub(super) fn left(&mut self, before: &[u32], upgraded: bool) -> anyhow::Result<Left> {
+        let now = self.processes()?;
+        if now.iter().all(|pid| before.contains(pid)) {
+            return Ok(Left::default());
+        }
+        // What holds no connection but starts the others is no leftover, unless its successor does it.
+        let stays = self.peer.family == Family::Haproxy || !upgraded;
+        let main = self.child.id();
+        let old = now.iter().filter(|pid| before.contains(pid) && !(stays && **pid == main));
+        let mut left = Left::default();
+        for pid in old {
+            left.processes += 1;
+            // One that has just ended takes nothing.
+            left.bytes += process::memory(*pid).unwrap_or(0);
+        }
+        Ok(left)
+    }
+
+    /// All its processes.
+    pub(super) fn processes(&mut self) -> anyhow::Result<Vec<u32>> {
+        let mut all = vec![self.child.id()];
+        let mut next = 0;
+        while let Some(&pid) = all.get(next) {
+            all.extend(process::children(pid).unwrap_or_default());
+            next += 1;
+        }
+        self.seen.extend(&all);
+        Ok(all)
+    }
+
+    /// Processes that carry connections.
+    fn carriers(&mut self) -> anyhow::Result<Vec<u32>> {
+        let all = self.processes()?;
+        Ok(match self.peer.family {
+            Family::Nginx | Family::Haproxy => all[1..].to_vec(),
+            Family::Moorline | Family::Caddy => all,
+        })
+    }
+
+    fn said(&self) -> anyhow::Result<String> {
+        Ok(fs::read_to_string(self.directory.path().join("said"))?)
+    }
+
+    fn until(
+        &mut self,
+        what: &str,
+        is: impl Fn(&mut Self) -> anyhow::Result<bool>,
+    ) -> anyhow::Result<()> {
+        let deadline = Instant::now() + PATIENCE;
+        while !is(self).with_context(|| self.said().unwrap_or_default())? {
+            if Instant::now() > deadline {
+                bail!("{}: not after {PATIENCE:?}: {what}: {}", self.peer.title, self.said()?);
+            }
+            thread::sleep(LOOK);
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Stand<'_> {
+    fn drop(&mut self) {
+        let _ = self.processes();
+        let mut command = Command::new("kill");
+        command.arg("-KILL").args(self.seen.iter().map(u32::to_string));
+        let _ = command.stderr(Stdio::null()).status();
+        let _ = self.child.wait();
+    }
+}
+
+fn command(peer: &Peer, directory: &Path) -> Command {
+    let file = directory.join("configuration");
+    let mut command = Command::new(&peer.program);
+    match peer.family {
+        Family::Moorline => {
+            // What is said of a reload that changes nothing; and the admin socket is its own.
+            command.arg("run").arg(file).env("RUST_LOG", "info,moorline::control=debug");
+            command.env("XDG_RUNTIME_DIR", directory);
+        }
+        Family::Nginx => {
+            command.arg("-p").arg(directory).arg("-c").arg(file);
+        }
+        Family::Haproxy => {
+            command.args(["-W", "-L", "local", "-f"]).arg(file);
+        }
+        Family::Caddy => {
+            homeless(&mut command, directory);
+            command.args(["run", "--adapter", "caddyfile", "--config"]).arg(file);
+        }
+    }
+    command
+}
+
+/// Without what Caddy would otherwise leave in the user's home.
+fn homeless(command: &mut Command, directory: &Path) {
+    for name in ["HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME"] {
+        command.env(name, directory);
+    }
+}
+
+/// Puts a test certificate at the place that the configurations name.
+fn certify(directory: &Path, name: &str) -> anyhow::Result<()> {
+    let part = |end| fs::read(Path::new(CERTS).join(format!("{name}.{end}")));
+    let (cert, key) = (part("pem")?, part("key")?);
+    // HAProxy wants chain and key in one file.
+    fs::write(directory.join("both.pem"), [&cert[..], &key].concat())?;
+    fs::write(directory.join("site.pem"), cert)?;
+    Ok(fs::write(directory.join("site.key"), key)?)
+}
+
+fn fill(
+    family: Family,
+    directory: &Path,
+    tls: SocketAddr,
+    side: SocketAddr,
+    nodes: &[String],
+) -> String {
+    let (template, servers) = match family {
+        Family::Moorline => {
+            let quoted: Vec<_> = nodes.iter().map(|node| format!("\"{node}\"")).collect();
+            (include_str!("../peers/continuity/moorline.toml"), quoted.join(", "))
+        }
+        Family::Nginx => {
+            let line = |node| format!("        server {node};\n");
+            (include_str!("../peers/continuity/nginx.conf"), nodes.iter().map(line).collect())
+        }
+        Family::Haproxy => {
+            // Named by their ports, so that a name stays with its node.
+            let line = |node: &String| {
+                let name = node.replace(':', "-");
+                format!("    server {name} {node} check inter 500ms fall 2 rise 1\n")
+            };
+            (include_str!("../peers/continuity/haproxy.cfg"), nodes.iter().map(line).collect())
+        }
+        Family::Caddy => (include_str!("../peers/continuity/Caddyfile"), nodes.join(" ")),
+    };
+    let words = [
+        ("{servers}", servers),
+        ("{directory}", directory.display().to_string()),
+        ("{tls}", tls.to_string()),
+        ("{tls.port}", tls.port().to_string()),
+        ("{admin}", side.to_string()),
+        ("{peers}", side.to_string()),
+    ];
+    words.iter().fold(template.to_owned(), |text, (word, value)| text.replace(word, value))
+}
+
+fn signal(pid: u32, name: &str) -> anyhow::Result<()> {
+    let status = Command::new("kill").args([format!("-{name}"), pid.to_string()]).status()?;
+    ensure!(status.success(), "kill -{name} {pid}");
+    Ok(())
+}

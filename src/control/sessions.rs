@@ -1,0 +1,99 @@
+//! Sessions and tunnels as an operator sees them: listed, found by their sid, closed one by one.
+//!
+//! Answered from what the data path shares; the control task is not waited for. A sid comes in and never
+//! goes out.
+
+use std::{sync::Arc, time::Instant};
+
+use super::{Denied, overlay};
+use crate::{
+    admin::api::{SessionKind, SessionState, Sessions, Target, Whereabouts},
+    http::proxy::Proxy,
+    snapshot::Snapshot,
+    sticky::table::{Session, SessionId},
+    tunnel::{Reason, TunnelId},
+    upstream::Backend,
+};
+
+/// At most `limit` sessions of these backends: their tunnels first, then those that poll.
+///
+/// # Errors
+/// There is no such pool or backend, or the target makes no sense.
+pub(super) fn list(proxy: &Proxy, of: &Target, limit: usize) -> Result<Sessions, Denied> {
+    let snapshot = proxy.snapshot.load();
+    let backends = members(&snapshot, of)?;
+    let total = backends.iter().map(|backend| backend.sessions() as u64).sum();
+    let mut sessions = Vec::new();
+    for backend in &backends {
+        let tunnels = proxy.tunnels.list(backend.serial(), limit - sessions.len());
+        sessions.extend(tunnels.iter().map(|tunnel| SessionState {
+            id: tunnel.id.to_string(),
+            pool: backend.pool().to_owned(),
+            backend: backend.name().to_owned(),
+            kind: SessionKind::Tunnel,
+            client: Some(tunnel.client),
+            age: Some(tunnel.age.as_secs_f64()),
+        }));
+    }
+    for backend in &backends {
+        let polling = proxy.sids.polling(backend, limit - sessions.len());
+        sessions.extend(polling.iter().map(state));
+    }
+    Ok(Sessions { total, sessions })
+}
+
+/// Where a session id is known.
+pub(super) fn find(proxy: &Proxy, sid: &str) -> Whereabouts {
+    let snapshot = proxy.snapshot.load();
+    let pools = snapshot.pools.iter().map(|pool| pool.upstream.name());
+    let found = proxy.sids.whereabouts(pools, sid, Instant::now());
+    Whereabouts { found: found.iter().map(state).collect() }
+}
+
+/// Closes a tunnel at a frame boundary, or lets a session that polls go.
+///
+/// # Errors
+/// There is no such session, or nothing is called so.
+pub(super) fn close(proxy: &Proxy, id: &str) -> Result<(), Denied> {
+    let closed = if let Ok(tunnel) = id.parse::<TunnelId>() {
+        proxy.tunnels.close_one(tunnel, Reason::Operator)
+    } else if let Ok(session) = id.parse::<SessionId>() {
+        proxy.sids.let_one_go(session)
+    } else {
+        return Err(Denied::Invalid(format!("{id} is no session's name; a list shows them")));
+    };
+    match closed {
+        true => Ok(()),
+        false => Err(Denied::NotFound(format!("there is no session {id} to close any more"))),
+    }
+}
+
+/// The backends of a target, those on their way out included.
+fn members(snapshot: &Snapshot, of: &Target) -> Result<Vec<Arc<Backend>>, Denied> {
+    if of.pool.is_none() && of.backend.is_some() {
+        return Err(Denied::Invalid("a backend is named by its pool too".to_owned()));
+    }
+    let in_pool = |pool: &str| of.pool.as_deref().is_none_or(|wanted| wanted == pool);
+    let is_wanted = |name: &str| of.backend.as_deref().is_none_or(|wanted| wanted == name);
+    let pools: Vec<_> =
+        snapshot.pools.iter().filter(|pool| in_pool(pool.upstream.name())).collect();
+    let all = pools.iter().flat_map(|pool| pool.holders(0));
+    let backends: Vec<_> = all.filter(|backend| is_wanted(backend.name())).cloned().collect();
+    match (&of.pool, &of.backend) {
+        (Some(_), None) if pools.is_empty() => {}
+        (_, Some(_)) if backends.is_empty() => {}
+        _ => return Ok(backends),
+    }
+    Err(Denied::NotFound(format!("there is no {}", overlay::spoken(of))))
+}
+
+fn state(session: &Session) -> SessionState {
+    SessionState {
+        id: session.id.to_string(),
+        pool: session.backend.pool().to_owned(),
+        backend: session.backend.name().to_owned(),
+        kind: if session.tunnel { SessionKind::Tunnel } else { SessionKind::Polling },
+        client: None,
+        age: None,
+    }
+}

@@ -1,0 +1,80 @@
+//! Nodes that are killed, that hang, that reset their connections: one of each party at a time.
+
+use std::time::{Duration, Instant};
+
+use super::{party::Party, site::Site};
+use crate::support::led::Look;
+
+/// Killed, for good. Time: until the last of its clients is elsewhere.
+pub(super) async fn kill(site: &mut Site) -> Duration {
+    let start = Instant::now();
+    let mut dead = Vec::new();
+    for party in &mut site.parties {
+        let mut node = party.nodes.remove(0);
+        gone(party, &node.name).await;
+        node.kill();
+        dead.push(node);
+    }
+    for (party, node) in site.parties.iter_mut().zip(&dead) {
+        party.left(&node.name).await;
+    }
+    let took = start.elapsed();
+    // Somebody sees to it, and takes it from the list.
+    for party in &site.parties {
+        party.list();
+    }
+    took
+}
+
+/// Stands still while all the others are answered, and goes on. Time: until it answers again.
+pub(super) async fn hang(site: &mut Site) -> Duration {
+    for party in &mut site.parties {
+        let name = party.nodes[0].name.clone();
+        gone(party, &name).await;
+        party.nodes[0].hang();
+    }
+    for party in &mut site.parties {
+        let others = party.count() - party.look().await.on(&party.nodes[0].name);
+        let goal = party.look().await.totals.answered + 2 * others;
+        party.until("the others are answered", |look| look.totals.answered >= goal).await;
+    }
+    let start = Instant::now();
+    for party in &mut site.parties {
+        party.nodes[0].resume();
+    }
+    for party in &mut site.parties {
+        party.settled().await;
+        back(party).await;
+    }
+    start.elapsed()
+}
+
+/// Resets all its connections, and goes on. Time: until everybody is back.
+pub(super) async fn reset(site: &mut Site) -> Duration {
+    let start = Instant::now();
+    for party in &mut site.parties {
+        let name = party.nodes[0].name.clone();
+        let before = gone(party, &name).await;
+        party.nodes[0].reset();
+        let (all, lost) = (party.count(), before.totals.node_gone);
+        let came = |look: &Look| look.totals.node_gone > lost && look.connected == all;
+        party.until("its clients are back", came).await;
+    }
+    let took = start.elapsed();
+    for party in &mut site.parties {
+        party.settled().await;
+        back(party).await;
+    }
+    took
+}
+
+/// From now on, only its own clients may lose the node.
+async fn gone(party: &mut Party, name: &str) -> Look {
+    party.order(&format!("gone {name}")).await
+}
+
+/// From now on, nobody may lose the first node.
+async fn back(party: &mut Party) -> Look {
+    let name = party.nodes[0].name.clone();
+    party.order(&format!("back {name}")).await
+}

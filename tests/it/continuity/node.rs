@@ -1,0 +1,104 @@
+//! A Socket.IO node in a process of its own, which can be hurt: the harness's, or one of npm.
+
+use std::{
+    io::{BufRead, BufReader, Write},
+    process::{Child, ChildStdin, ChildStdout, Command, Stdio},
+};
+
+use crate::support::process;
+
+/// Where the npm packages are, and what is made with them.
+pub(super) const NPM: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/socketio");
+
+/// How often a node asks whether its clients are there, and how long it waits for their answer.
+const PING: (u32, u32) = (5, 20);
+
+/// Who makes a node or a client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Make {
+    /// `moorline-load`, which stands on engine.io and socket.io as socketioxide has them.
+    Harness,
+    /// The packages `socket.io` and `socket.io-client`.
+    Npm,
+}
+
+/// A running node; dropping it kills the process.
+pub(super) struct Node {
+    /// As it tells its clients.
+    pub(super) name: String,
+    /// Where it listens, as a backend list names it.
+    pub(super) address: String,
+    child: Child,
+    stdin: ChildStdin,
+    _stdout: BufReader<ChildStdout>,
+}
+
+impl Make {
+    fn node(self, name: &str) -> Command {
+        let (interval, timeout) = PING;
+        match self {
+            Self::Harness => {
+                let mut command = Command::new(env!("CARGO_BIN_EXE_moorline-load"));
+                command.args(["node", "--nodes", "1", "--until-eof", "--listen", "127.0.0.1:0"]);
+                command.args(["--name", name, "--ping-interval", &format!("{interval}s")]);
+                command.args(["--ping-timeout", &format!("{timeout}s")]);
+                command
+            }
+            Self::Npm => {
+                let (interval, timeout) = (interval * 1000, timeout * 1000);
+                let engine = format!("{{\"pingInterval\":{interval},\"pingTimeout\":{timeout}}}");
+                let mut command = Command::new("node");
+                command.arg(format!("{NPM}/lib/node-main.mjs"));
+                let options = "\"generation\":\"v4\"";
+                command.arg(format!("{{\"name\":\"{name}\",{options},\"engine\":{engine}}}"));
+                command
+            }
+        }
+    }
+}
+
+impl Node {
+    /// Starts one and waits until it listens.
+    pub(super) fn start(make: Make, name: &str) -> Self {
+        let mut command = make.node(name);
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        let stdin = child.stdin.take().unwrap();
+        let mut stdout = BufReader::new(child.stdout.take().unwrap());
+        let mut line = String::new();
+        stdout.read_line(&mut line).unwrap();
+        let (_, address) = line.trim_end().split_once(" listens on ").unwrap_or_else(|| {
+            panic!("{name} does not listen: {line:?}; has tests/setup been run?");
+        });
+        let address = address.to_owned();
+        Self { name: name.to_owned(), address, child, stdin, _stdout: stdout }
+    }
+
+    /// Kills it, with no goodbye to anybody.
+    pub(super) fn kill(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    /// Makes it stand still, its connections open.
+    pub(super) fn hang(&self) {
+        process::signal(self.child.id(), "STOP");
+    }
+
+    /// Lets it go on.
+    pub(super) fn resume(&self) {
+        process::signal(self.child.id(), "CONT");
+    }
+
+    /// Makes it reset all its connections.
+    pub(super) fn reset(&mut self) {
+        self.stdin.write_all(b"reset\n").unwrap();
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        // An error means that it has ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}

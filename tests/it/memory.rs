@@ -1,0 +1,154 @@
+//! Clients without a cookie that come back: who goes where it was, and who does not.
+
+use crate::support::{
+    Backend, Proxy, Raw, backend, message,
+    node::{handshake, handshake_target, poll_target},
+    pair::Pair,
+    websocket,
+};
+
+/// Opens a WebSocket session marked with `t`, with further header lines.
+async fn open(pair: &Pair, t: &str, headers: &str) -> Raw {
+    let mut client = pair.client().await;
+    let target = format!("/socket.io/?EIO=4&transport=websocket&t={t}");
+    client.send(websocket::request(&target, headers)).await;
+    assert_eq!(client.response().await.status(), 101);
+    client
+}
+
+/// Where the session marked with `t` was, and why; it has ended.
+async fn was(pair: &Pair, t: &str) -> (String, String) {
+    let marked = |line: &serde_json::Value| {
+        line["path"].as_str().is_some_and(|path| path.ends_with(&format!("t={t}")))
+    };
+    let line = pair.proxy.wait_for_log("the session's line", marked).await;
+    let text = |name: &str| line[name].as_str().unwrap().to_owned();
+    (text("backend"), text("chosen_by"))
+}
+
+const PHONE: &str = "User-Agent: phone/1\r\n";
+
+#[tokio::test]
+async fn a_client_without_a_cookie_goes_back_to_its_node() {
+    let pair = Pair::start().await;
+    drop(open(&pair, "first", PHONE).await);
+    let (home, by) = was(&pair, "first").await;
+    assert_eq!(by, "balance");
+    for t in ["again0", "again1", "again2"] {
+        drop(open(&pair, t, PHONE).await);
+        assert_eq!(was(&pair, t).await, (home.clone(), "memory".to_owned()));
+    }
+    // One session has ended: two that come are not both that client.
+    let (one, two) = (open(&pair, "one", PHONE).await, open(&pair, "two", PHONE).await);
+    drop((one, two));
+    assert_eq!(was(&pair, "one").await, (home.clone(), "memory".to_owned()));
+    assert_eq!(was(&pair, "two").await.1, "balance");
+    // Another agent at the same address is another client.
+    drop(open(&pair, "other", "User-Agent: phone/2\r\n").await);
+    assert_eq!(was(&pair, "other").await.1, "balance");
+    assert_eq!(pair.proxy.metric("moorline_memory_total{result=\"followed\"}").await, 4.0);
+    pair.finish().await;
+}
+
+#[tokio::test]
+async fn what_is_ambiguous_is_not_followed() {
+    let pair = Pair::start().await;
+    let (one, two) = (open(&pair, "one", PHONE).await, open(&pair, "two", PHONE).await);
+    drop((one, two));
+    assert_ne!(was(&pair, "one").await.0, was(&pair, "two").await.0);
+    drop(open(&pair, "three", PHONE).await);
+    assert_eq!(was(&pair, "three").await.1, "balance");
+    assert_eq!(pair.proxy.metric("moorline_memory_total{result=\"ambiguous\"}").await, 1.0);
+    pair.finish().await;
+}
+
+#[tokio::test]
+async fn a_cookie_knows_better_and_a_preflight_brings_nothing_back() {
+    let mut pair = Pair::start().await;
+    let (a, b) = (pair.session_on("a").await, pair.session_on("b").await);
+    drop(open(&pair, "first", PHONE).await);
+    let (home, _) = was(&pair, "first").await;
+    let on_a = home == pair.a.backend.address.to_string();
+    let (other, name) = if on_a { (b, "b") } else { (a, "a") };
+    let cookie = crate::support::node::cookie_field(other.cookie.as_ref().unwrap());
+    let mut client = pair.client().await;
+    let session = handshake(&mut client, "cookie", &format!("{PHONE}{cookie}")).await;
+    assert_eq!(session.node, name);
+    let preflight = message::get(&handshake_target("preflight"), PHONE);
+    client.send([b"OPTIONS".as_slice(), &preflight[3..]].concat()).await;
+    assert_eq!(client.response().await.status(), 200);
+    assert_eq!(was(&pair, "preflight").await.1, "balance");
+    // A node that is on its way out takes nobody back.
+    let stays = if on_a { pair.b.backend.address } else { pair.a.backend.address };
+    pair.proxy
+        .reload(|settings| {
+            settings.backends(&[stays]);
+        })
+        .await;
+    assert_eq!(handshake(&mut client, "gone", PHONE).await.node, name);
+    assert_eq!(was(&pair, "gone").await.1, "balance");
+    drop(client);
+    pair.finish().await;
+}
+
+#[tokio::test]
+async fn a_pool_that_wants_no_memory_has_none() {
+    let pair = Pair::with(|settings| {
+        settings.pool("sticky", "{ memory = \"0s\" }");
+    })
+    .await;
+    for t in ["one", "two", "three"] {
+        drop(open(&pair, t, PHONE).await);
+        assert_eq!(was(&pair, t).await.1, "balance");
+    }
+    pair.finish().await;
+}
+
+#[tokio::test]
+async fn who_leaves_a_held_poll_goes_back_to_the_same_node() {
+    // Each answers handshakes and holds polls.
+    let holding = |name: &'static str| {
+        backend::script(move |peer| async move {
+            while let Some(request) = peer.request().await {
+                if request.target().contains("sid=") {
+                    peer.ended().await;
+                    return;
+                }
+                let open = format!(
+                    "0{{\"sid\":\"{name}-session\",\"upgrades\":[],\"pingInterval\":25000,\
+                     \"pingTimeout\":20000,\"maxPayload\":1000000}}"
+                );
+                let field = format!("X-Node: {name}\r\n");
+                peer.send(message::reply("200 OK", &field, &open)).await;
+            }
+        })
+    };
+    let nodes = [Backend::start(holding("a")).await, Backend::start(holding("b")).await];
+    let proxy = Proxy::with(|settings| {
+        settings.backends(&[nodes[0].address, nodes[1].address]);
+        settings.pool("balance", "\"round-robin\"");
+    })
+    .await;
+    let mut client = Raw::connect(proxy.web()).await;
+    let session = handshake(&mut client, "first", PHONE).await;
+    for n in 0..3 {
+        let mut polling = Raw::connect(proxy.web()).await;
+        let target = poll_target(&session.sid, &format!("held{n}"));
+        polling.send(message::get(&target, PHONE)).await;
+        let at_node = || nodes.iter().any(|node| node.saw(&target));
+        crate::support::eventually("the poll at the node", at_node).await;
+        drop(polling);
+        let left = |line: &serde_json::Value| {
+            line["path"].as_str().is_some_and(|path| path.contains(&format!("held{n}")))
+        };
+        proxy.wait_for_log("the poll's end", left).await;
+        let again = handshake(&mut client, &format!("again{n}"), PHONE).await;
+        assert_eq!(again.node, session.node);
+        let line = |line: &serde_json::Value| {
+            line["path"].as_str().is_some_and(|path| path.contains(&format!("again{n}")))
+        };
+        assert_eq!(proxy.wait_for_log("the handshake", line).await["chosen_by"], "memory");
+    }
+    drop((client, nodes));
+    proxy.finish().await;
+}
