@@ -468,8 +468,7 @@ async fn fault_087_a_list_that_fails_changes_nothing() {
     for (rounds, (reply, why)) in troubles.into_iter().enumerate() {
         list.say(reply);
         let line = found(why, || {
-            let lines = proxy.stderr().into_iter().filter(|line| line.contains(FAILS));
-            lines.skip(rounds).next()
+            proxy.stderr().into_iter().filter(|line| line.contains(FAILS)).nth(rounds)
         })
         .await;
         assert!(line.contains(why), "{why}: {line}");
