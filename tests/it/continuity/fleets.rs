@@ -2,10 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::{
-    party::Party,
-    site::{Site, Text},
-};
+use super::site::{Site, Text};
 
 /// All nodes, one after the other: a new one joins the list, an old one leaves it, is emptied, and is ended
 /// when it is empty. Time: the longest from a node's removal until the last of its clients is elsewhere.
@@ -24,8 +21,8 @@ pub(super) async fn scale_out(site: &mut Site) -> Duration {
     let start = Instant::now();
     let more = site.parties[0].nodes.len();
     join(site, more).await;
-    for party in &mut site.parties {
-        level(party).await;
+    for number in 0..site.parties.len() {
+        level(site, number).await;
     }
     let took = start.elapsed();
     site.reload(&Text::default()).await;
@@ -66,17 +63,15 @@ async fn replace_first(site: &mut Site) -> Duration {
     start.elapsed()
 }
 
-/// Waits until no node has sockets far above its share, and everybody is back.
-async fn level(party: &mut Party) {
-    let (all, nodes) = (party.count(), party.nodes.len() as u64);
-    loop {
-        let most = party.look_at_sockets().await.nodes.into_values().max().unwrap_or(0);
-        // As many again as a tenth of the share, and one for what does not divide.
-        let share = party.sockets() / nodes;
-        let level = most <= share + share / 10 + 1;
-        let look = party.until("everybody is back", move |look| look.connected == all).await;
-        if level && look.nodes.len() as u64 == nodes {
-            return;
-        }
-    }
+/// Waits until no node has more sockets than its share, and everybody is back.
+async fn level(site: &mut Site, number: usize) {
+    let party = &site.parties[number];
+    let (pool, nodes, all) = (party.pool, party.nodes.len(), party.sockets());
+    let share = all.div_ceil(nodes as u64);
+    site.until_tunnels(pool, |tunnels| {
+        tunnels.len() == nodes
+            && tunnels.iter().sum::<u64>() == all
+            && tunnels.iter().all(|&many| many <= share + 1)
+    })
+    .await;
 }

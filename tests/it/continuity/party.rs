@@ -15,9 +15,9 @@ use crate::support::{
 };
 
 /// From one look at the clients to the next, while something is waited for.
-const LOOK: Duration = Duration::from_millis(20);
+pub(super) const LOOK: Duration = Duration::from_millis(20);
 /// What a change may take: a drain, the clients' own delays, a machine with much else to do.
-const CHANGE: Duration = Duration::from_secs(60);
+pub(super) const CHANGE: Duration = Duration::from_secs(60);
 
 /// A crowd and its fleet.
 pub(super) struct Party {
@@ -113,16 +113,6 @@ impl Party {
         sum
     }
 
-    /// How those fare that upgrade or use WebSocket only; of npm all, as they are in one process.
-    pub(super) async fn look_at_sockets(&mut self) -> Look {
-        let sockets = self.runs.len().min(2);
-        let mut sum = Look::default();
-        for run in self.runs.iter_mut().rev().take(sockets) {
-            sum = sum + run.look().await;
-        }
-        sum
-    }
-
     /// Waits until the clients fare like that.
     pub(super) async fn until(&mut self, what: &str, is: impl Fn(&Look) -> bool) -> Look {
         let deadline = Instant::now() + CHANGE + PATIENCE;
@@ -154,12 +144,9 @@ impl Party {
         self.until(&what, |look| look.on(node) == 0 && look.connected == all).await
     }
 
-    /// How many clients [`look_at_sockets`](Self::look_at_sockets) sees.
+    /// How many of the clients end up on a WebSocket.
     pub(super) fn sockets(&self) -> u64 {
-        match self.make {
-            Make::Harness => 200,
-            Make::Npm => self.count,
-        }
+        self.count / 3 * 2
     }
 
     /// How many clients there are.

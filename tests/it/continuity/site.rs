@@ -7,8 +7,11 @@ use std::{
 
 use tokio::net::TcpStream;
 
-use super::{node::Make, party::Party};
-use crate::support::{Proxy, eventually, process, proxy::Setup, tls::Authority};
+use super::{
+    node::Make,
+    party::{CHANGE, LOOK, Party},
+};
+use crate::support::{Proxy, eventually, proxy::Setup, tls::Authority};
 
 /// Nodes of each party at the beginning.
 const NODES: usize = 3;
@@ -86,6 +89,24 @@ impl Site {
     pub(super) async fn wait_until_up(&self, pool: &str, address: &str) {
         let up = format!("moorline_backend_up{{pool=\"{pool}\",backend=\"{address}\"}}");
         self.proxy.wait_for_metric("a node is up", &up, |up| up == 1.0).await;
+    }
+
+    /// Waits until the tunnels of a pool's backends are spread like that.
+    pub(super) async fn until_tunnels(&self, pool: &str, is: impl Fn(&[u64]) -> bool) {
+        let deadline = Instant::now() + CHANGE;
+        loop {
+            let told = self.proxy.command(&["backends", "--json"]).await.json();
+            let pools = told["pools"].as_array().unwrap();
+            let ours = pools.iter().find(|entry| entry["name"] == pool).unwrap();
+            let backends = ours["backends"].as_array().unwrap().iter();
+            let staying = backends.filter(|backend| backend["state"] != "leaving");
+            let tunnels: Vec<_> = staying.map(|it| it["tunnels"].as_u64().unwrap()).collect();
+            if is(&tunnels) {
+                return;
+            }
+            assert!(Instant::now() < deadline, "{pool} is never level: {tunnels:?}");
+            tokio::time::sleep(LOOK).await;
+        }
     }
 
     /// Hands over to a new process, and waits until that serves.
