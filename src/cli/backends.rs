@@ -13,7 +13,7 @@ use crate::admin::api::{BackendCondition, BackendState, NewBackend, NewWeight, O
 /// Arguments of `backends`.
 #[derive(Clone, Debug, clap::Args)]
 #[command(after_help = "\
-What is added, removed or weighed here lives until the process restarts; `moorline plan` says what a
+What is added, removed or weighed here lives until the process restarts; `moorline plan` says what a \
 reload makes of it.
 
 Examples:

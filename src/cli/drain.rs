@@ -28,9 +28,9 @@ const TELL_AGAIN: Duration = Duration::from_secs(5);
 /// Arguments of `drain`.
 #[derive(Clone, Debug, clap::Args)]
 #[command(after_help = "\
-Sessions that a backend has go on; new ones go elsewhere. Without a deadline nothing is closed: the
-drain ends when everybody has left. With one, sockets are closed evenly over the time before it, each
-between two messages, so that clients return one by one; what is left then is cut. `moorline undrain`
+Sessions that a backend has go on; new ones go elsewhere. Without a deadline nothing is closed: the \
+drain ends when everybody has left. With one, sockets are closed evenly over the time before it, each \
+between two messages, so that clients return one by one; what is left then is cut. `moorline undrain` \
 ends it at any time.
 
 Examples:

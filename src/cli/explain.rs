@@ -13,7 +13,7 @@ use crate::admin::api::{ExplainOrder, Explanation};
 /// Arguments of `explain`.
 #[derive(Clone, Debug, clap::Args)]
 #[command(after_help = "\
-The answer is the running process's own, at this moment; nothing is sent to a backend, and nothing is
+The answer is the running process's own, at this moment; nothing is sent to a backend, and nothing is \
 remembered. The access log has the same rule in `chosen_by`.
 
 Examples:

@@ -19,7 +19,7 @@ use crate::admin::api::{Change, ChangeKind, ChangedThing, Plan, PlanOrder};
 /// Arguments of `plan`.
 #[derive(Clone, Debug, clap::Args)]
 #[command(after_help = "\
-Nothing is changed. The process reads what the file names (certificates, lists, keys) as it would at a
+Nothing is changed. The process reads what the file names (certificates, lists, keys) as it would at a \
 reload, relative to the file's folder.
 
 Examples:

@@ -26,7 +26,7 @@ const LONGEST: u64 = 64 << 10;
 #[command(
     args_conflicts_with_subcommands = true,
     after_help = "\
-A session id lets anybody into its session: `find -` reads it from standard input, where neither the
+A session id lets anybody into its session: `find -` reads it from standard input, where neither the \
 list of processes nor the shell's history has it.
 
 Examples:

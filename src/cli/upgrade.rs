@@ -18,7 +18,7 @@ const WITHIN: Duration = Duration::from_secs(300);
 /// Arguments of `upgrade`.
 #[derive(Clone, Debug, clap::Args)]
 #[command(after_help = "\
-The new process takes over the listening sockets and the known sessions, and says when it serves; only
+The new process takes over the listening sockets and the known sessions, and says when it serves; only \
 then does the old one drain. One that fails leaves the old one serving. SIGUSR2 does the same.
 
 Examples:

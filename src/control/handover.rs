@@ -22,6 +22,7 @@ use tokio::{
 
 use super::{
     CUT_AGAIN, Control, Denied, HOUSEKEEPING, Order, Request,
+    doors::Doors,
     drain::Whole,
     overlay::{Overlay, covers},
 };
@@ -289,7 +290,7 @@ impl Control {
         let mut housekeeping = interval(HOUSEKEEPING);
         loop {
             tokio::select! {
-                () = self.doors.idle() => break,
+                () = empty(&self.doors, &self.handover.predecessors, stops.is_empty()) => break,
                 () = &mut closes => {
                     self.cut().await;
                     break;
@@ -327,6 +328,15 @@ impl Control {
         while timeout(CUT_AGAIN, self.doors.idle()).await.is_err() {
             self.proxy.tunnels.cut_all();
         }
+    }
+}
+
+/// Resolves when nothing is left here, and nobody before this process has anything to tell on, where
+/// that is waited for. Cancel-safe.
+async fn empty(doors: &Doors, before: &Predecessors, patient: bool) {
+    doors.idle().await;
+    if patient {
+        before.gone().await;
     }
 }
 

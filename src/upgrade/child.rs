@@ -4,12 +4,12 @@ use std::{
     collections::HashMap,
     env, io, mem,
     os::{fd::AsFd, unix::net::UnixStream},
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use rustix::{fs, net::AddressFamily};
-use tokio::time::timeout;
+use tokio::{sync::watch, time::timeout};
 
 use super::{
     BackendRecord, HANDED, PROTOCOL, Secrets, Values,
@@ -60,17 +60,37 @@ pub struct Inheritance {
 }
 
 /// The processes that this one has taken over from and that still hold connections.
+#[derive(Clone, Debug)]
+pub struct Predecessors(watch::Sender<Heard>);
+
+/// What was heard of them.
 #[derive(Clone, Debug, Default)]
-pub struct Predecessors(Arc<Mutex<Vec<Predecessor>>>);
+struct Heard {
+    /// The one that handed over to this process lives.
+    alive: bool,
+    list: Vec<Predecessor>,
+}
+
+impl Default for Predecessors {
+    fn default() -> Self {
+        Self(watch::Sender::default())
+    }
+}
 
 impl Predecessors {
     /// As they were last heard of.
     pub fn list(&self) -> Vec<Predecessor> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.0.borrow().list.clone()
     }
 
-    fn set(&self, list: Vec<Predecessor>) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = list;
+    /// Resolves when all of them have ended. Cancel-safe.
+    pub async fn gone(&self) {
+        // An error would mean that nobody can tell any more.
+        let _ = self.0.subscribe().wait_for(|heard| !heard.alive).await;
+    }
+
+    fn set(&self, alive: bool, list: Vec<Predecessor>) {
+        self.0.send_replace(Heard { alive, list });
     }
 }
 
@@ -216,6 +236,7 @@ impl Joining {
     /// Listens until the old process is empty.
     pub async fn follow(mut self, proxy: Arc<Proxy>, shown: Predecessors) {
         let mut names = Names::new(&self.backends);
+        shown.set(true, Vec::new());
         loop {
             match self.channel.receive().await {
                 Ok(Some((FromOld::Sessions(sessions), _))) => names.restore(sessions, &proxy),
@@ -223,7 +244,7 @@ impl Joining {
                 Ok(Some((FromOld::Ended(ending), _))) => {
                     proxy.memory.learn(ending, Instant::now());
                 }
-                Ok(Some((FromOld::State(list), _))) => shown.set(list),
+                Ok(Some((FromOld::State(list), _))) => shown.set(true, list),
                 Ok(Some(_)) => {}
                 Ok(None) => break,
                 Err(error) => {
@@ -232,7 +253,7 @@ impl Joining {
                 }
             }
         }
-        shown.set(Vec::new());
+        shown.set(false, Vec::new());
         tracing::info!(pid = self.pid, "the old process has ended");
     }
 

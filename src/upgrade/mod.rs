@@ -29,6 +29,7 @@
 //!   its table was read is sent after it. Where that comes late, an owner search finds it.
 //! - Connections stay where they are. The old process answers what is under way and asks each
 //!   kept-alive connection to close with its next answer; tunnels end by themselves or in its drain.
+//! - An old process that is empty stays until those before it have ended: it tells on what they say.
 //! - An old process that dies without a word once it has offered its sockets leaves a new one that
 //!   serves. One that is told to stop ends the new one first.
 //! - Keys cross the channel, are in no text, and reach no file.

@@ -80,7 +80,7 @@ async fn each_answer_is_as_the_description_says() {
         ("GET", "/v1/sessions", "", 200),
         ("POST", "/v1/sessions/find", &find, 200),
         ("POST", "/v1/sessions/find", "{\"sid\":\"nobody\"}", 200),
-        ("DELETE", "/v1/sessions/{id}", "", 404),
+        ("DELETE", "/v1/sessions/{id}", "", 400),
         ("POST", "/v1/plan", "", 200),
         ("POST", "/v1/plan", "{\"text\":\"nonsense\",\"path\":\"/m.toml\"}", 422),
         ("POST", "/v1/reload", "{\"max_disconnects\":0}", 200),

@@ -98,6 +98,9 @@ pub(super) fn counted(count: u64, noun: &str) -> String {
 /// What is left of a drain.
 pub(super) fn drain(state: &DrainState) -> String {
     let (sockets, sessions) = (state.sockets_left, state.sessions_left);
+    if sockets == 0 && sessions == 0 {
+        return "empty".to_owned();
+    }
     let mut text =
         format!("{} and {} left", counted(sockets, "socket"), counted(sessions, "session"));
     match (state.seconds_left, state.seconds_to_closes) {
@@ -162,5 +165,7 @@ mod tests {
         assert_eq!(drain(&state), "1 socket and 2 sessions left, empty within 5m");
         let state = DrainState { seconds_left: None, ..state };
         assert_eq!(drain(&state), "1 socket and 2 sessions left, no deadline");
+        let state = DrainState { sockets_left: 0, sessions_left: 0, ..state };
+        assert_eq!(drain(&state), "empty");
     }
 }

@@ -218,7 +218,7 @@ fn fullness(a: &Load, b: &Load) -> Ordering {
 /// backends of equal weight lie evenly between those of a heavier one instead of in a row.
 fn phase(index: u32, load: &Load) -> u64 {
     // In 2²⁴ths, so that the product stays below 2⁶².
-    u64::from(index.wrapping_mul(0x9e37_79b9) >> 8) * stride(load) >> 24
+    (u64::from(index.wrapping_mul(0x9e37_79b9) >> 8) * stride(load)) >> 24
 }
 
 fn stride(load: &Load) -> u64 {
