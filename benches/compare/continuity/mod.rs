@@ -59,7 +59,11 @@ pub(crate) fn stage(only: Option<&str>) -> anyhow::Result<()> {
         let mut cells = vec![case.title().to_owned()];
         for peer in &peers {
             eprintln!("{}: {}", case.title(), peer.title);
-            let cell = cell(peer, case);
+            let cell = cell(peer, case).or_else(|error| {
+                // One stumble of this machine is not to cost the whole run.
+                eprintln!("once more, because of this: {error:#}");
+                cell(peer, case)
+            });
             cells.push(cell.with_context(|| format!("{}: {}", case.title(), peer.title))?);
         }
         table.push_str(&format!("| {} |\n", cells.join(" | ")));

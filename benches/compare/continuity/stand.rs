@@ -266,7 +266,7 @@ fn fill(
             // Named by their ports, so that a name stays with its node.
             let line = |node: &String| {
                 let name = node.replace(':', "-");
-                format!("    server {name} {node} check inter 500ms fall 2 rise 1\n")
+                format!("    server {name} {node} check\n")
             };
             (include_str!("../peers/continuity/haproxy.cfg"), nodes.iter().map(line).collect())
         }
