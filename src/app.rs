@@ -9,6 +9,7 @@ use std::{
 };
 
 use tokio::{
+    runtime::Handle,
     sync::{mpsc, oneshot},
     task::JoinHandle,
 };
@@ -22,7 +23,7 @@ use crate::{
     control::{Changes, Control, Denied, Fixtures, Operator, Order, Request},
     http::proxy::Proxy,
     net::given::Given,
-    observe::BackendSample,
+    observe::{BackendSample, stalls},
     upgrade::{Inheritance, Joining, Launch},
     upstream::Life,
 };
@@ -125,6 +126,10 @@ impl App {
     pub fn start(mut self, file: Option<PathBuf>, launch: Result<Launch, String>) -> Running {
         let addresses = self.addresses();
         let (requests, received) = mpsc::channel(REQUESTS);
+        let metrics = &self.control.proxy().metrics;
+        if let Err(error) = stalls::watch(Handle::current().metrics(), metrics) {
+            tracing::warn!(%error, "stuck workers will not be noticed");
+        }
         let operator = Operator::new(requests.clone(), Arc::clone(self.control.proxy()));
         let state = admin_state(Arc::clone(self.control.proxy()), requests.clone());
         let admin = Arc::new(self.admin.serve(state, &operator, self.remote.as_ref()));

@@ -47,10 +47,13 @@ const MEMORY: &str = "memory";
 /// Who waits for an upgrade.
 type Answer = oneshot::Sender<Result<Upgraded, Denied>>;
 
+/// Descriptors of listening sockets, each with what it is for.
+type Copies = io::Result<Vec<(Purpose, OwnedFd)>>;
+
 /// The sockets that are not the control task's own.
 pub(crate) struct Fixtures {
     /// Descriptors of them, for another process.
-    pub(crate) copies: Box<dyn Fn() -> io::Result<Vec<(Purpose, OwnedFd)>> + Send>,
+    pub(crate) copies: Box<dyn Fn() -> Copies + Send>,
     /// Leaves them to it.
     pub(crate) leave: Box<dyn Fn() + Send>,
 }

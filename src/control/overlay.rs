@@ -140,6 +140,10 @@ impl Overlay {
         let pool = named(config, pool)?;
         let invalid = |wrong: config::check::Wrong| Denied::Invalid(wrong.to_string());
         let address: config::Address = new.address.parse().map_err(invalid)?;
+        if address.literal().is_some_and(|address| config.admin.is_at(address)) {
+            let wrong = format!("{address} is where operators are served");
+            return Err(Denied::Invalid(wrong));
+        }
         let name = new.name.clone().unwrap_or_else(|| new.address.clone());
         valid_name(&name).map_err(invalid)?;
         let weight = weight(new.weight.unwrap_or(1))?;
@@ -432,6 +436,9 @@ mod tests {
         is(overlay.add(&typed, "chat", &new("10.0.0.2")), Denied::Invalid);
         let heavy = NewBackend { weight: Some(0), ..new("10.0.0.2:80") };
         is(overlay.add(&typed, "chat", &heavy), Denied::Invalid);
+        let mut own = typed.clone();
+        own.admin.metrics = "127.0.0.1:9090".parse().ok();
+        is(overlay.add(&own, "chat", &new("127.0.0.1:9090")), Denied::Invalid);
         let unit = |result: Result<(), Denied>| result.map(|()| String::new());
         is(unit(overlay.remove(&typed, "chat", "10.0.0.1:80")), Denied::Conflict);
         is(unit(overlay.remove(&typed, "chat", "10.0.0.9:80")), Denied::NotFound);

@@ -159,7 +159,7 @@ enum Admitted {
 fn admit(visitor: &Visitor, parts: &Parts) -> Result<Admitted, ProxyError> {
     let checked = gate::check(parts)?;
     #[cfg(debug_assertions)]
-    panic_on_request(parts);
+    fail_on_request(parts);
     match visitor.listener.redirect {
         Some(to) if !checked.host.is_empty() => {
             let path = parts.uri.path_and_query().map_or("/", |p| p.as_str());
@@ -171,11 +171,15 @@ fn admit(visitor: &Visitor, parts: &Parts) -> Result<Admitted, ProxyError> {
     }
 }
 
-/// Lets a test see what one panic costs. Not in release builds.
+/// Lets a test see what one panic costs, or one worker that is stuck. Not in release builds.
 #[cfg(debug_assertions)]
-fn panic_on_request(parts: &Parts) {
-    if parts.uri.path() == "/__panic" && std::env::var_os("MOORLINE_TEST_PANIC").is_some() {
+fn fail_on_request(parts: &Parts) {
+    let asked = |path, name| parts.uri.path() == path && std::env::var_os(name).is_some();
+    if asked("/__panic", "MOORLINE_TEST_PANIC") {
         panic!("asked to panic by a test");
+    }
+    if asked("/__stall", "MOORLINE_TEST_STALL") {
+        std::thread::sleep(std::time::Duration::from_secs(3));
     }
 }
 

@@ -38,6 +38,10 @@ pub struct Metrics {
     pub access_log_dropped: Counter,
     /// Tasks that panicked.
     pub panics: Counter,
+    /// Times that a worker of the runtime was found stuck in one task.
+    pub stalls: Counter,
+    /// Workers that are stuck at this moment.
+    pub stalled_workers: Gauge,
     /// Requests sent again to another backend.
     pub retries: Counter,
     /// Reloads that took effect.
@@ -88,6 +92,16 @@ impl Metrics {
                 "Access-log lines lost to a slow or failing sink",
             ),
             panics: plain(&mut registry, metric::PANICS, "Tasks that panicked"),
+            stalls: plain(
+                &mut registry,
+                metric::STALLS,
+                "Times that a worker was stuck in one task",
+            ),
+            stalled_workers: level(
+                &mut registry,
+                metric::STALLED_WORKERS,
+                "Workers that are stuck in one task",
+            ),
             retries: plain(
                 &mut registry,
                 metric::RETRIES,
@@ -361,6 +375,12 @@ fn plain(registry: &mut Registry, name: &str, help: &str) -> Counter {
     let counter = Counter::default();
     registry.register(name, help, counter.clone());
     counter
+}
+
+fn level(registry: &mut Registry, name: &str, help: &str) -> Gauge {
+    let gauge = Gauge::default();
+    registry.register(name, help, gauge.clone());
+    gauge
 }
 
 /// Registers a counter by result, and gives out the one of a result.

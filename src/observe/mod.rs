@@ -11,6 +11,7 @@ pub mod names;
 pub mod record;
 mod redact;
 mod sink;
+pub mod stalls;
 
 pub use access_log::AccessLog;
 pub use metrics::{BackendSample, ListenerMetrics, Metrics};

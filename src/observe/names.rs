@@ -251,6 +251,10 @@ pub mod metric {
     pub const ACCESS_LOG_DROPPED: &str = "access_log_dropped";
     /// Tasks that panicked.
     pub const PANICS: &str = "panics";
+    /// Times that a worker of the runtime was stuck in one task.
+    pub const STALLS: &str = "worker_stalls";
+    /// Workers of the runtime that are stuck in one task.
+    pub const STALLED_WORKERS: &str = "workers_stalled";
     /// Reloads, by result.
     pub const RELOADS: &str = "reloads";
     /// Sessions whose node was searched, by result.

@@ -60,7 +60,7 @@ pub struct Inheritance {
 }
 
 /// The processes that this one has taken over from and that still hold connections.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Predecessors(watch::Sender<Heard>);
 
 /// What was heard of them.
@@ -69,12 +69,6 @@ struct Heard {
     /// The one that handed over to this process lives.
     alive: bool,
     list: Vec<Predecessor>,
-}
-
-impl Default for Predecessors {
-    fn default() -> Self {
-        Self(watch::Sender::default())
-    }
 }
 
 impl Predecessors {

@@ -151,6 +151,7 @@ impl Offer {
     /// Everything up to the new process's readiness.
     async fn converse(self, channel: &mut Channel, told: &mut HashSet<u64>) -> Result<(), Failure> {
         self.offer(channel, told).await.map_err(Failure::Lost)?;
+        tracing::info!("sockets are offered; the new process prepares");
         match hear(channel).await? {
             FromNew::Hello { protocol: PROTOCOL, .. } => {}
             FromNew::Hello { protocol, version } => return Err(foreign(protocol, &version)),

@@ -189,7 +189,7 @@ async fn fault_127_the_socket_is_its_owners() {
     let meta = fs::symlink_metadata(&socket).unwrap();
     assert!(meta.file_type().is_socket());
     assert_eq!(meta.mode() & 0o7777, 0o600);
-    // It answers during a drain, and goes with the process.
+    // It goes with the process.
     proxy.terminate();
     assert_eq!(proxy.exited().await.code(), Some(0));
     assert!(!socket.exists());

@@ -284,6 +284,8 @@ async fn of_too_many_addresses_over_tcp_1024_are_taken() {
     proxy
         .wait_for_stderr("the bound", |line| line.contains("1024 of 3000 backends are taken"))
         .await;
+    let up = "moorline_backend_up{";
+    proxy.wait_for_metric("1024 backends", up, |count| count == 1024.0).await;
     // Asked again and again, told once.
     let mut rounds = tokio::time::interval(Duration::from_millis(300));
     for _ in 0..3 {
@@ -466,8 +468,7 @@ async fn fault_087_a_list_that_fails_changes_nothing() {
     for (rounds, (reply, why)) in troubles.into_iter().enumerate() {
         list.say(reply);
         let line = found(why, || {
-            let lines = proxy.stderr().into_iter().filter(|line| line.contains(FAILS));
-            lines.skip(rounds).next()
+            proxy.stderr().into_iter().filter(|line| line.contains(FAILS)).nth(rounds)
         })
         .await;
         assert!(line.contains(why), "{why}: {line}");
@@ -510,6 +511,8 @@ async fn ten_thousand_backends_of_a_list_are_bounded() {
     proxy
         .wait_for_stderr("the bound", |line| line.contains("1024 of 10000 backends are taken"))
         .await;
+    let up = "moorline_backend_up{";
+    proxy.wait_for_metric("1024 backends", up, |count| count == 1024.0).await;
     drop(list);
     proxy.finish().await;
 }

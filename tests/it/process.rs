@@ -155,3 +155,26 @@ async fn fault_123_no_panic_on_request() {
     drop(backend);
     proxy.finish().await;
 }
+
+#[tokio::test]
+async fn fault_124_worker_that_is_stuck() {
+    const STUCK: &str = "moorline_workers_stalled";
+    let backend = Backend::replying("ok").await;
+    let address = backend.address;
+    let setup = Setup::new().with(|settings| {
+        settings.backends(&[address]);
+    });
+    let setup = setup.env("MOORLINE_TEST_STALL", "1").env("TOKIO_WORKER_THREADS", "2");
+    let proxy = setup.start().await;
+    let mut stuck = Raw::connect(proxy.web()).await;
+    stuck.send(message::get("/__stall", "")).await;
+    proxy.wait_for_metric("a worker is stuck", STUCK, |stuck| stuck == 1.0).await;
+    proxy.wait_for_stderr("the alarm", |line| line.contains("a worker is stuck")).await;
+    // The other one serves, and the stuck one goes on when it can.
+    assert_eq!(Raw::ask(proxy.web(), message::get("/", "")).await.text(), "ok");
+    assert_eq!(stuck.response().await.text(), "ok");
+    proxy.wait_for_metric("it goes on", STUCK, |stuck| stuck == 0.0).await;
+    assert_eq!(proxy.metric("moorline_worker_stalls_total").await, 1.0);
+    drop((stuck, backend));
+    proxy.finish().await;
+}

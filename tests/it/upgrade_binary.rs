@@ -549,6 +549,7 @@ async fn an_old_process_that_is_killed_leaves_a_new_one_that_serves() {
     let from = proxy.stderr().len();
     process::signal(pid, "USR2");
     let new = found("it has begun", || process::children(pid).first().copied()).await;
+    proxy.wait_for_stderr("the offer", |line| line.contains("sockets are offered")).await;
     process::adopt_orphans();
     let proxy = proxy.succeeded_by(new);
     process::kill(pid);
