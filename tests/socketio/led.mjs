@@ -1,8 +1,8 @@
 // A crowd of real Socket.IO clients that another program leads, line by line, as it leads `moorline-load led`:
 //
-//     node led.mjs https://localhost:8443 ca.pem 30
+//     node led.mjs https://localhost:8443 ca.pem polling 10
 //
-// A third each poll, upgrade and use WebSocket only; none keeps cookies. Orders are `look`, `gone NODE` (losing
+// They poll, upgrade (`polling-upgrade`) or use WebSocket only (`websocket`), and keep no cookies. Orders are `look`, `gone NODE` (losing
 // that node is expected from now on) and `back NODE`; each is answered by one line of JSON: how things stand.
 // The run ends with its input.
 
@@ -18,13 +18,11 @@ const EVERY = 2000;
 /** "Service restart": the server asks its client to come back. */
 const SERVICE_RESTART = 1012;
 
-const [url, authority, count] = process.argv.slice(2);
+const [url, authority, kind, count] = process.argv.slice(2);
+const transports = { polling: POLLING, 'polling-upgrade': UPGRADING, websocket: WEBSOCKET }[kind];
 const door = { ports: [Number(new URL(url).port)], ca: readFileSync(authority) };
 const ledger = new Ledger();
-const clients = Array.from({ length: Number(count) }, (_, i) => {
-  const transports = [POLLING, UPGRADING, WEBSOCKET][i % 3];
-  return open(door, { transports, ledger });
-});
+const clients = Array.from({ length: Number(count) }, () => open(door, { transports, ledger }));
 
 /** Nodes whose loss is expected. */
 const gone = new Set();

@@ -53,12 +53,15 @@ async fn replace_first(site: &mut Site) -> Duration {
     for party in &mut site.parties {
         let node = party.nodes.remove(0);
         let before = party.order(&format!("gone {}", node.name)).await;
+        let polling = party.polling_on(&node.name).await;
         party.list();
-        leaving.push((node, before));
+        leaving.push((node, before, polling));
     }
-    for (party, (node, before)) in site.parties.iter_mut().zip(&leaving) {
+    for (party, (node, before, polling)) in site.parties.iter_mut().zip(&leaving) {
         let now = party.left(&node.name).await - before;
         assert_eq!(now.totals.connects, before.on(&node.name), "{}: {now:?}", party.title);
+        // Those that poll were let go; every WebSocket was closed in good order, and none was cut.
+        assert_eq!(now.totals.node_gone, *polling, "{}: {now:?}", party.title);
     }
     start.elapsed()
 }

@@ -13,6 +13,7 @@
 //! what was sent, an answer of another node. After each stage everybody must be there and be answered
 //! twice more before it is booked.
 
+mod authority;
 mod changes;
 mod fleets;
 mod harm;

@@ -2,13 +2,14 @@
 
 use std::{
     io::{BufRead, BufReader, Write},
+    path::Path,
     process::{Child, ChildStdin, ChildStdout, Command, Stdio},
 };
 
 use crate::support::process;
 
 /// Where the npm packages are, and what is made with them.
-pub(super) const NPM: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/socketio");
+const NPM: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/socketio");
 
 /// How often a node asks whether its clients are there, and how long it waits for their answer.
 const PING: (u32, u32) = (5, 20);
@@ -34,6 +35,34 @@ pub(super) struct Node {
 }
 
 impl Make {
+    /// A crowd of this kind that can be led, over TLS to a port of the loopback.
+    pub(super) fn clients(
+        self,
+        kind: &str,
+        count: u64,
+        port: u16,
+        authority: &Path,
+    ) -> tokio::process::Command {
+        let count = count.to_string();
+        let mut command = match self {
+            Self::Harness => {
+                let mut command = Command::new(env!("CARGO_BIN_EXE_moorline-load"));
+                command.arg("led").arg(format!("https://127.0.0.1:{port}"));
+                command.args(["--client", kind, "--clients", &count, "--ramp", "2s"]);
+                command.args(["--every", "2s", "--quiet", "--ca"]).arg(authority);
+                command
+            }
+            Self::Npm => {
+                let mut command = Command::new("node");
+                command.arg(format!("{NPM}/led.mjs")).arg(format!("https://localhost:{port}"));
+                command.arg(authority).args([kind, &count]);
+                command
+            }
+        };
+        command.stderr(Stdio::inherit());
+        command.into()
+    }
+
     fn node(self, name: &str) -> Command {
         let (interval, timeout) = PING;
         match self {

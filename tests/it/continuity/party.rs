@@ -6,9 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tokio::process::Command;
-
-use super::node::{Make, NPM, Node};
+use super::node::{Make, Node};
 use crate::support::{
     PATIENCE,
     led::{Led, Look},
@@ -61,25 +59,12 @@ impl Party {
 
     /// Lets the clients come: a third each poll, upgrade, and use WebSocket only; without cookies.
     pub(super) async fn arrive(&mut self, port: u16, authority: &Path) {
-        match self.make {
-            Make::Harness => {
-                for client in ["polling", "polling-upgrade", "websocket"] {
-                    let mut command = Command::new(env!("CARGO_BIN_EXE_moorline-load"));
-                    command.arg("led").arg(format!("https://127.0.0.1:{port}"));
-                    command.args(["--client", client, "--clients", "100", "--ramp", "2s"]);
-                    command.args(["--every", "2s", "--quiet", "--ca"]).arg(authority);
-                    self.runs.push(Led::start(&mut command));
-                }
-                self.count = 300;
-            }
-            Make::Npm => {
-                let mut command = Command::new("node");
-                command.arg(format!("{NPM}/led.mjs")).arg(format!("https://localhost:{port}"));
-                command.arg(authority).arg("30");
-                self.runs.push(Led::start(&mut command));
-                self.count = 30;
-            }
+        let each = self.each();
+        for kind in ["polling", "polling-upgrade", "websocket"] {
+            let mut command = self.make.clients(kind, each, port, authority);
+            self.runs.push(Led::start(&mut command));
         }
+        self.count = 3 * each;
         let all = self.count;
         self.until("all have come", move |look| look.connected == all).await;
     }
@@ -142,6 +127,19 @@ impl Party {
         let all = self.count;
         let what = format!("everybody has left {node}");
         self.until(&what, |look| look.on(node) == 0 && look.connected == all).await
+    }
+
+    /// How many of each kind there are.
+    fn each(&self) -> u64 {
+        match self.make {
+            Make::Harness => 100,
+            Make::Npm => 10,
+        }
+    }
+
+    /// How many clients that poll are on a node.
+    pub(super) async fn polling_on(&mut self, node: &str) -> u64 {
+        self.runs[0].look().await.on(node)
     }
 
     /// How many of the clients end up on a WebSocket.

@@ -8,10 +8,11 @@ use std::{
 use tokio::net::TcpStream;
 
 use super::{
+    authority::Authority,
     node::Make,
     party::{CHANGE, LOOK, Party},
 };
-use crate::support::{Proxy, eventually, proxy::Setup, tls::Authority};
+use crate::support::{Proxy, eventually, proxy::Setup};
 
 /// Nodes of each party at the beginning.
 const NODES: usize = 3;

@@ -6,7 +6,7 @@
 use std::{borrow::Cow, fmt, time::Duration};
 
 use base64::{Engine, prelude::BASE64_STANDARD};
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer, de::Error};
 
 use super::Malformed;
 use crate::scenario::Protocol;
@@ -67,7 +67,8 @@ pub(crate) struct Handshake {
 /// Why a server refuses a request.
 #[derive(Clone, Debug, Deserialize, PartialEq, Eq)]
 pub(crate) struct Refusal {
-    /// 1 is "Session ID unknown".
+    /// 1 is "Session ID unknown". Some servers write it as a string.
+    #[serde(deserialize_with = "number_or_digits")]
     pub(crate) code: u32,
     /// For people.
     #[serde(default)]
@@ -311,6 +312,19 @@ impl Refusal {
             let (code, message) = BARE.into_iter().find(|(_, message)| *message == body)?;
             Some(Self { code, message: message.to_owned() })
         })
+    }
+}
+
+fn number_or_digits<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u32, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Code {
+        Number(u32),
+        Digits(String),
+    }
+    match Code::deserialize(deserializer)? {
+        Code::Number(code) => Ok(code),
+        Code::Digits(digits) => digits.parse().map_err(D::Error::custom),
     }
 }
 

@@ -172,6 +172,9 @@ fn what_is_malformed_is_refused() {
     assert!(Handshake::parse("{\"sid\":\"a\"}").is_err());
     let old = Handshake::parse("{\"sid\":\"a\",\"pingInterval\":1}").unwrap();
     assert_eq!(old.max_payload, usize::MAX);
+    let text = br#"{"code":"1","message":"Session ID unknown"}"#;
+    assert_eq!(Refusal::parse(text).map(|refusal| refusal.code), Some(1));
+    assert_eq!(Refusal::parse(br#"{"code":"one","message":"no"}"#), None);
     assert_eq!(Refusal::parse(b"<html>Bad Gateway</html>"), None);
 }
 
