@@ -23,7 +23,7 @@ use super::{
     body::RequestBody,
     entry::{Client, Entry},
     forward::{Answer, Failure, Terms, exchange},
-    headers, learn,
+    learn,
     outgoing::Outgoing,
     proxy::Proxy,
     way::Way,
@@ -151,7 +151,7 @@ impl Attempt<'_> {
         loop {
             self.chosen(way.by);
             let Some(backend) = self.next(&mut way) else {
-                return Err(last.unwrap_or_else(|| self.nobody()));
+                return Err(self.nobody(&way, last));
             };
             // From here on it counts, so that who is picked next sees it, waiting or not.
             let reserved = self.opens_session().then(|| backend.hold());
@@ -169,7 +169,7 @@ impl Attempt<'_> {
                 }
                 Err(Failure { error, unsent, .. }) => {
                     way.leave(backend);
-                    if !self.may_retry(&error, unsent.is_some(), way.tried.len()) {
+                    if !self.may_retry(&error, unsent.is_some(), way.tries) {
                         return Err(error);
                     }
                     tracing::debug!(%error, "trying another backend");
@@ -178,19 +178,6 @@ impl Attempt<'_> {
                 }
             }
         }
-    }
-
-    fn next(&self, way: &mut Way) -> Option<Arc<Backend>> {
-        let source = headers::source(self.client);
-        way.bound.take().or_else(|| self.pool.upstream.pick(&source, &way.tried))
-    }
-
-    /// Why nobody can be picked.
-    fn nobody(&self) -> ProxyError {
-        if self.pool.upstream.is_full() {
-            return ProxyError::new(Side::Proxy, Phase::Select, Kind::Saturated);
-        }
-        ProxyError::new(Side::Backend, Phase::Select, Kind::NoBackend)
     }
 
     /// To whichever backend knows the sid.
