@@ -73,7 +73,7 @@ pub(super) struct Attempt<'a> {
     pub(super) known_as: Option<Key>,
     /// Knows when the client has ended its stream.
     pub(super) patience: &'a Patience,
-    /// Only one backend will do.
+    /// The session is known to be on one backend: no other will do.
     pub(super) bound: bool,
     /// A kept connection was closed under us: no other kept one is tried.
     pub(super) fresh: bool,
@@ -183,7 +183,8 @@ impl Attempt<'_> {
     /// To whichever backend knows the sid.
     async fn search(&mut self, first: Option<Arc<Backend>>) -> Result<Reached, ProxyError> {
         self.outgoing.buffer(&self.proxy.search_memory).await?;
-        self.bound = true;
+        // Anybody can invent a sid: those that are known do not wait behind such.
+        self.bound = false;
         let header = self.config().timeouts.response_header;
         let header = if self.polls() { header.max(UNKNOWN_POLL) } else { header };
         let mut unheard = None;

@@ -294,12 +294,13 @@ impl Backend {
     }
 
     /// Counts one connection as in use, until the guard is dropped; `None` where all that there may
-    /// be are.
+    /// be are, or are somebody's who waits.
     pub fn connection(self: &Arc<Self>) -> Option<InUse> {
         self.connections.add().then(|| self.used())
     }
 
-    /// The same, once there may be one more. For those who hold a [`Pending`].
+    /// The same, once there may be one more, after all who came before. For those who hold a
+    /// [`Pending`] and drop it later than this.
     pub async fn free_connection(self: &Arc<Self>) -> InUse {
         self.connections.added().await;
         self.used()
