@@ -58,6 +58,15 @@ pub(super) struct Engine {
     pub(super) polling: bool,
 }
 
+/// Whether a request begins a session: it is a handshake, or an upgrade that is a session of its own.
+pub(super) fn begins_session(engine: Option<&Engine>, method: &Method, upgrade: bool) -> bool {
+    match engine {
+        Some(Engine { sid: Some(_), .. }) => false,
+        Some(Engine { polling: true, .. }) => upgrade || method == Method::GET,
+        _ => upgrade,
+    }
+}
+
 /// One request's way to an answer.
 #[derive(Debug)]
 pub(super) struct Attempt<'a> {
@@ -98,8 +107,8 @@ impl Attempt<'_> {
         let preflight = self.method == Method::OPTIONS;
         match choice {
             Choice::Session(backend, lifetime) => self.session(backend, lifetime).await,
-            Choice::Gone | Choice::Search(_) if preflight => self.free(Way::any()).await,
-            Choice::Gone => Err(self.gone()),
+            Choice::Gone | Choice::LetGo | Choice::Search(_) if preflight => self.free(Way::any()).await,
+            Choice::Gone | Choice::LetGo => Err(self.gone()),
             Choice::Search(first) if self.config().sticky.owner_search == 0 => {
                 self.free(first.map_or_else(Way::any, |b| Way::to(b, ChosenBy::Cookie))).await
             }
@@ -377,13 +386,8 @@ impl Attempt<'_> {
         self.upgrade || self.engine.is_some_and(|engine| engine.sid.is_none())
     }
 
-    /// A handshake, or an upgrade that is a session of its own: what admission may make wait.
     pub(super) fn begins_session(&self) -> bool {
-        match self.engine {
-            Some(Engine { sid: Some(_), .. }) => false,
-            Some(Engine { polling: true, .. }) => self.upgrade || self.method == Method::GET,
-            _ => self.upgrade,
-        }
+        begins_session(self.engine, self.method, self.upgrade)
     }
 
     fn chosen(&mut self, by: ChosenBy) {

@@ -9,7 +9,7 @@ use http::{
 use hyper::upgrade::OnUpgrade;
 
 use super::{
-    attempt::{Engine, Reached},
+    attempt::{Engine, Reached, begins_session},
     cookie::Crossing,
     entry::{Client, Entry},
     headers, learn,
@@ -71,11 +71,12 @@ impl Call<'_> {
             sid: sid.filter(|_| pool.config().sticky.engine_io),
             moored: self.crossing.moored(pool),
         };
+        let begins = begins_session(self.engine.as_ref(), &self.method, self.upgrade);
         match sticky::choose(&proxy.sids, pool.upstream.name(), clues, Instant::now()) {
-            Choice::Free if self.begins_session() => {
+            Choice::Free if begins => {
                 self.recall(proxy, pool).map_or(Choice::Free, Choice::Memory)
             }
-            Choice::Cookie(backend) if self.begins_session() => {
+            Choice::Cookie(backend) if begins => {
                 self.returns_to(proxy, pool, backend.tag());
                 Choice::Cookie(backend)
             }
@@ -120,12 +121,6 @@ impl Call<'_> {
             .known_as
             .and_then(|key| proxy.memory.use_up(key, tag, window, Instant::now()));
         self.returning.is_some()
-    }
-
-    /// A handshake, or an upgrade that is a session of its own.
-    fn begins_session(&self) -> bool {
-        let has_sid = self.engine.as_ref().is_some_and(|engine| engine.sid.is_some());
-        self.opens_polling() || (self.upgrade && !has_sid)
     }
 
     /// A handshake whose reply tells the sid.

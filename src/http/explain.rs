@@ -78,9 +78,9 @@ impl Proxy {
         let clues = Clues { sid, moored };
         let choice = sticky::preview(&self.sids, pool.upstream.name(), clues, Instant::now());
         let client = order.client.unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST));
-        let session = order.upgrade || engine.as_ref().is_some_and(|engine| engine.sid.is_none());
+        let begins = attempt::begins_session(engine.as_ref(), &parts.method, order.upgrade);
         let choice = match choice {
-            Choice::Free if session => self.remembered(pool, client, &parts, &mut told),
+            Choice::Free if begins => self.remembered(pool, client, &parts, &mut told),
             choice => choice,
         };
         decide(choice, pool, sid, client, &mut told);
@@ -194,6 +194,11 @@ fn decide(choice: Choice, pool: &Pool, sid: Option<&str>, client: IpAddr, told: 
         Choice::Gone => told.steps.push(
             "The session is known here, and its backend is down: 400 with code 1, so that the client \
              opens a new one."
+                .to_owned(),
+        ),
+        Choice::LetGo => told.steps.push(
+            "The session was let go, though its backend lives: 400 with code 1, so that the client opens \
+             a new one elsewhere."
                 .to_owned(),
         ),
         Choice::Cookie(backend) => {
