@@ -170,7 +170,7 @@ impl Backend {
         self.addresses.store(Arc::new(addresses.into()));
     }
 
-    /// Whether it is healthy.
+    /// Whether its checks succeed.
     pub fn is_up(&self) -> bool {
         self.load.is_up()
     }
