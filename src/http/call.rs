@@ -24,7 +24,10 @@ use crate::{
     net::half_close::Held,
     observe::metrics::Open,
     snapshot::Pool,
-    sticky::{self, Choice, Clues, Recalled, SessionHold, memory::{Key, Return}},
+    sticky::{
+        self, Choice, Clues, Recalled, SessionHold,
+        memory::{Key, Return},
+    },
     upstream::{Backend, Hold, Life},
 };
 
@@ -73,9 +76,7 @@ impl Call<'_> {
         };
         let begins = begins_session(self.engine.as_ref(), &self.method, self.upgrade);
         match sticky::choose(&proxy.sids, pool.upstream.name(), clues, Instant::now()) {
-            Choice::Free if begins => {
-                self.recall(proxy, pool).map_or(Choice::Free, Choice::Memory)
-            }
+            Choice::Free if begins => self.recall(proxy, pool).map_or(Choice::Free, Choice::Memory),
             Choice::Cookie(backend) if begins => {
                 self.returns_to(proxy, pool, backend.tag());
                 Choice::Cookie(backend)
@@ -117,9 +118,8 @@ impl Call<'_> {
     /// Whether there is an ending there that its client may have come back from.
     fn returns_to(&mut self, proxy: &Proxy, pool: &Pool, tag: u64) -> bool {
         let window = pool.config().sticky.memory;
-        self.returning = self
-            .known_as
-            .and_then(|key| proxy.memory.use_up(key, tag, window, Instant::now()));
+        self.returning =
+            self.known_as.and_then(|key| proxy.memory.use_up(key, tag, window, Instant::now()));
         self.returning.is_some()
     }
 

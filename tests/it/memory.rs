@@ -69,6 +69,25 @@ async fn a_return_by_cookie_leaves_no_ending_to_strangers() {
 }
 
 #[tokio::test]
+async fn an_explanation_recalls_whom_a_request_would() {
+    let pair = Pair::with(|settings| {
+        settings.pool("sticky", "{ engine_io = false }");
+    })
+    .await;
+    drop(open(&pair, "first", PHONE).await);
+    was(&pair, "first").await;
+    let new = format!("ws://{}/socket.io/?EIO=4&transport=websocket", pair.proxy.web());
+    for (url, expected) in [(format!("{new}&sid=unfollowed"), "balance"), (new, "memory")] {
+        let words = ["explain", &url, "--user-agent", "phone/1", "--json"];
+        assert_eq!(pair.proxy.command(&words).await.json()["chosen_by"], expected);
+    }
+    let unfollowed = "unfollowed&sid=unfollowed";
+    drop(open(&pair, unfollowed, PHONE).await);
+    assert_eq!(was(&pair, unfollowed).await.1, "balance");
+    pair.finish().await;
+}
+
+#[tokio::test]
 async fn what_is_ambiguous_is_not_followed() {
     let pair = Pair::start().await;
     let (one, two) = (open(&pair, "one", PHONE).await, open(&pair, "two", PHONE).await);
