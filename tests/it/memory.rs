@@ -81,9 +81,12 @@ async fn an_explanation_recalls_whom_a_request_would() {
         let words = ["explain", &url, "--user-agent", "phone/1", "--json"];
         assert_eq!(pair.proxy.command(&words).await.json()["chosen_by"], expected);
     }
-    let unfollowed = "unfollowed&sid=unfollowed";
-    drop(open(&pair, unfollowed, PHONE).await);
-    assert_eq!(was(&pair, unfollowed).await.1, "balance");
+    let mut client = pair.client().await;
+    let unfollowed = "/socket.io/?EIO=4&transport=websocket&sid=unfollowed&t=unfollowed";
+    client.send(websocket::request(unfollowed, PHONE)).await;
+    assert_eq!(client.response().await.status(), 400);
+    assert_eq!(was(&pair, "unfollowed").await.1, "balance");
+    drop(client);
     pair.finish().await;
 }
 
