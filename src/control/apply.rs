@@ -159,7 +159,8 @@ impl Control {
         }
         let mut overlay = Self::inherited_overlay(from.values);
         overlay.settle(&config);
-        for (pool, outcome) in control.discovery.first(&config.pools).await {
+        let first = control.discovery.first(&config.pools, |pool| overlay.last_good(pool)).await;
+        for (pool, outcome) in first {
             overlay.found(pool, outcome);
         }
         control.compose(config, overlay).await?;
@@ -199,7 +200,7 @@ impl Control {
         };
         self.typed = typed;
         self.overlay = overlay;
-        self.discovery.follow(&self.typed.pools);
+        self.discovery.follow(&self.typed.pools, |pool| self.overlay.last_good(pool));
         self.obey_drains();
         Ok(changes)
     }

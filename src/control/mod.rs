@@ -132,7 +132,7 @@ impl Control {
     ) {
         self.file = file;
         self.discovery.tell(again.clone());
-        self.discovery.follow(&self.typed.pools);
+        self.discovery.follow(&self.typed.pools, |pool| self.overlay.last_good(pool));
         if self.file.is_some() {
             let mut watcher = Watcher::new(again);
             watcher.watch(&self.typed.watched);
