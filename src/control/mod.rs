@@ -263,6 +263,11 @@ impl Control {
     /// Puts what a source has found in force.
     async fn discovered(&mut self, pool: String, outcome: Result<Vec<config::Backend>, String>) {
         let mut overlay = self.overlay.clone();
+        let asks = |known: &config::Pool| known.name == pool && known.source.is_some();
+        if !self.typed.pools.iter().any(asks) {
+            // It was queued before a reload that has taken the source away.
+            return;
+        }
         let name = pool.clone();
         if !overlay.found(pool, outcome) {
             self.overlay = overlay;
