@@ -24,7 +24,7 @@ use super::{
     overlay::Overlay,
     rebalance::Rebalance,
     report::Since,
-    resolve,
+    resolve::Resolver,
 };
 use crate::{
     config::{self, Config, CookieKeys, Protocol},
@@ -137,6 +137,7 @@ impl Control {
             config: nothing,
             overlay: Overlay::default(),
             discovery: Discovery::new(config.admin.clone()),
+            resolver: Resolver::new(config.admin.clone()),
             file: None,
             watcher: None,
             since: Since::now(),
@@ -221,7 +222,7 @@ impl Control {
             self.keys = Keys::new(&config.cookie_keys);
         }
         let (members, added) = self.members_of(&config);
-        resolve::first(&added).await;
+        self.resolver.first(&added).await;
         // From here on nothing fails.
         self.stay(&members).await;
         let pools = self.pools_of(&config, &members, new_keys);

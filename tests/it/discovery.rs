@@ -602,6 +602,46 @@ async fn fault_127_no_source_leads_to_the_operators_door() {
 }
 
 #[tokio::test]
+async fn fault_127_no_name_leads_to_the_operators_door() {
+    let a = Backend::start(node("a")).await;
+    let door = dns::free_port();
+    let mut proxy = Proxy::with(|settings| {
+        settings.backends(&[a.address]).pool("balance", "\"round-robin\"");
+        settings.top("admin", &format!("\"{door}\""));
+    })
+    .await;
+    let refusal = "is where `admin` listens";
+    let named = format!("localhost:{}", door.port());
+    proxy.command(&["backends", "add", "app", &named]).await.done();
+    assert_eq!(told(&proxy, refusal), 1);
+    assert_no_metrics(&proxy).await;
+    // It still is, whatever the file says: where operators are served changes with a restart.
+    proxy
+        .reload(|settings| {
+            let backends = format!("[\"{}\", \"{door}\"]", a.address);
+            settings.pool("backends", &backends).top("admin", "\"127.0.0.1:1\"");
+        })
+        .await;
+    eventually("that is told, too", || told(&proxy, refusal) == 2).await;
+    assert_no_metrics(&proxy).await;
+    // Named again and again, told once.
+    for _ in 0..2 {
+        proxy.hangup();
+    }
+    assert_no_metrics(&proxy).await;
+    assert_eq!(told(&proxy, refusal), 2, "{}", proxy.stderr_text());
+    drop(a);
+    proxy.finish().await;
+}
+
+async fn assert_no_metrics(proxy: &Proxy) {
+    for _ in 0..12 {
+        let reply = Raw::ask(proxy.web(), message::get("/metrics", "Connection: close\r\n")).await;
+        assert!(!reply.text().contains("moorline_"), "{}", reply.text());
+    }
+}
+
+#[tokio::test]
 async fn a_list_over_https_needs_a_certificate_that_the_system_trusts() {
     let a = Backend::start(node("a")).await;
     let list = List::start(message::ok(&format!("[\"{}\"]", a.address))).await;
