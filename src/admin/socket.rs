@@ -124,7 +124,7 @@ impl UnixSocket {
             io::Error::new(error.kind(), format!("admin: socket {}: {error}", path.display()))
         };
         let mode = fs::symlink_metadata(path).map_err(named)?.mode();
-        if mode & 0o177 != 0 {
+        if mode & 0o077 != 0 {
             let text = "others than its owner can connect to it; set SocketMode=0600 in its unit";
             return Err(named(io::Error::new(io::ErrorKind::PermissionDenied, text)));
         }
