@@ -613,7 +613,7 @@ async fn fault_127_no_name_leads_to_the_operators_door() {
     let refusal = "is where `admin` listens";
     let named = format!("localhost:{}", door.port());
     proxy.command(&["backends", "add", "app", &named]).await.done();
-    assert_eq!(told(&proxy, refusal), 1);
+    eventually("it is told", || told(&proxy, refusal) == 1).await;
     assert_no_metrics(&proxy).await;
     // It still is, whatever the file says: where operators are served changes with a restart.
     proxy
