@@ -200,7 +200,7 @@ impl Control {
         self.typed = typed;
         self.overlay = overlay;
         self.discovery.follow(&self.typed.pools);
-        self.obey_drains();
+        self.obey_drains().await;
         Ok(changes)
     }
 
