@@ -18,7 +18,7 @@ use tokio::time::Instant;
 use crate::{
     config,
     http::proxy::Proxy,
-    tunnel::{Reason, SHARDS},
+    tunnel::{AgeLimit, Reason, SHARDS},
     upstream::{Backend, Life},
 };
 
@@ -38,6 +38,8 @@ const FUTILE: u32 = 3;
 #[derive(Debug, Default)]
 pub(super) struct Rebalance {
     pools: HashMap<String, Leveling>,
+    /// How old the tunnels of each pool may become, where that is limited.
+    ages: HashMap<String, AgeLimit>,
     shard: usize,
     before: Option<Instant>,
 }
@@ -137,16 +139,19 @@ impl Rebalance {
         backends: &[Arc<Backend>],
         proxy: &Proxy,
     ) {
-        let limit = |backend: &Backend| {
-            pools.iter().find(|pool| pool.name == backend.pool())?.max_connection_age
-        };
-        let limits: HashMap<u64, Duration> = backends
-            .iter()
-            .filter_map(|backend| Some((backend.serial(), limit(backend)?)))
-            .collect();
-        if limits.is_empty() {
+        let since = Instant::now();
+        let limited = pools.iter().filter_map(|pool| {
+            let limit = pool.max_connection_age?;
+            let before = self.ages.remove(&pool.name).filter(|before| before.limit == limit);
+            Some((pool.name.clone(), before.unwrap_or(AgeLimit { limit, since })))
+        });
+        self.ages = limited.collect();
+        if self.ages.is_empty() {
             return;
         }
+        let limit =
+            |backend: &Arc<Backend>| Some((backend.serial(), *self.ages.get(backend.pool())?));
+        let limits: HashMap<u64, AgeLimit> = backends.iter().filter_map(limit).collect();
         for _ in 0..SHARDS / AGE_ROUND {
             proxy.tunnels.close_aged(self.shard, |serial| limits.get(&serial).copied());
             self.shard = (self.shard + 1) % SHARDS;
