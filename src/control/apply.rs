@@ -202,7 +202,7 @@ impl Control {
         self.typed = typed;
         self.overlay = overlay;
         self.discovery.follow(&self.typed.pools, |pool| self.overlay.last_good(pool));
-        self.obey_drains();
+        self.obey_drains().await;
         Ok(changes)
     }
 
