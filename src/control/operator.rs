@@ -93,7 +93,8 @@ impl Operator {
         sessions::find(&self.proxy, sid)
     }
 
-    /// Closes a tunnel at a frame boundary, or lets a polling session go.
+    /// Closes a tunnel at a frame boundary, or lets a polling session go. A tunnel that is being closed
+    /// already is cut.
     ///
     /// # Errors
     /// There is no such session.

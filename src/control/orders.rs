@@ -9,7 +9,7 @@ use super::{
     Control, Denied,
     drain::End,
     overlay::{self, Overlay},
-    plan, resolve,
+    plan,
 };
 use crate::{
     admin::api::{
@@ -64,8 +64,8 @@ impl Control {
             Order::Weight(pool, name, weight, answer) => {
                 drop(answer.send(self.give_weight(&pool, &name, weight).await));
             }
-            Order::Drain(what, how, answer) => drop(answer.send(self.drain(what, how))),
-            Order::Undrain(what, answer) => drop(answer.send(self.undrain(&what))),
+            Order::Drain(what, how, answer) => drop(answer.send(self.drain(what, how).await)),
+            Order::Undrain(what, answer) => drop(answer.send(self.undrain(&what).await)),
             Order::Reload(order, answer) => drop(answer.send(self.reload_as_ordered(order).await)),
             Order::Plan(typed, answer) => drop(answer.send(Ok(self.plan_for(&typed)))),
             Order::Explain(order, answer) => {
@@ -109,21 +109,21 @@ impl Control {
         outcome.map(|_| ()).map_err(|error| Denied::Failed(error.to_string()))
     }
 
-    fn drain(&mut self, what: Target, how: DrainOrder) -> Result<Vec<BackendState>, Denied> {
+    async fn drain(&mut self, what: Target, how: DrainOrder) -> Result<Vec<BackendState>, Denied> {
         let terms = terms(how)?;
         self.overlay.drain(&self.config, what.clone(), terms)?;
-        self.obey_drains();
+        self.obey_drains().await;
         Ok(self.states(&what))
     }
 
-    fn undrain(&mut self, what: &Target) -> Result<Vec<BackendState>, Denied> {
+    async fn undrain(&mut self, what: &Target) -> Result<Vec<BackendState>, Denied> {
         self.overlay.undrain(&self.config, what)?;
-        self.obey_drains();
+        self.obey_drains().await;
         Ok(self.states(what))
     }
 
     /// Brings the backends into the state that the ordered drains ask for.
-    pub(super) fn obey_drains(&mut self) {
+    pub(super) async fn obey_drains(&mut self) {
         let wanted = |config: &Config, backend: &Backend| {
             let pool = config.pools.iter().find(|pool| pool.name == backend.pool());
             pool.is_some_and(|pool| pool.backends.iter().any(|b| backend.is(&pool.name, b)))
@@ -138,7 +138,7 @@ impl Control {
                     self.drains.start(backend, &self.proxy, ordered.terms, End::Stays);
                 }
                 None => {
-                    self.drains.lift(backend.serial());
+                    self.drains.cancel(backend.serial(), End::Stays).await;
                     backend.set_life(Life::Serving);
                 }
             }
@@ -158,7 +158,7 @@ impl Control {
             Err(denied) => Err(denied.to_string()),
         };
         self.note_reload(noted.as_ref().map(|empty| *empty));
-        resolve::again(&self.backends);
+        self.resolver.again(&self.backends);
         outcome
     }
 
