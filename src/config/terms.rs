@@ -53,7 +53,7 @@ pub struct Admin {
 /// Where the admin API's unix socket is.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum AdminSocket {
-    /// `moorline.sock` in the user's runtime folder, where no other process has it.
+    /// `moorline.sock` in the unit's or the user's runtime folder, where no other process has it.
     #[default]
     Usual,
     /// Here.

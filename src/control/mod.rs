@@ -42,7 +42,7 @@ pub use self::{
 };
 use self::{
     discovery::Discovery, doors::Doors, drain::Drains, handover::Handover, overlay::Overlay,
-    rebalance::Rebalance, report::Since, watch::Watcher,
+    rebalance::Rebalance, report::Since, resolve::Resolver, watch::Watcher,
 };
 use crate::{
     admin::api::{Plan, ReloadState},
@@ -77,6 +77,7 @@ pub struct Control {
     config: Config,
     overlay: Overlay,
     discovery: Discovery,
+    resolver: Arc<Resolver>,
     /// Where the configuration is read from; `None`: it came from flags.
     file: Option<PathBuf>,
     watcher: Option<Watcher>,
@@ -132,7 +133,7 @@ impl Control {
     ) {
         self.file = file;
         self.discovery.tell(again.clone());
-        self.discovery.follow(&self.typed.pools);
+        self.discovery.follow(&self.typed.pools, |pool| self.overlay.last_good(pool));
         if self.file.is_some() {
             let mut watcher = Watcher::new(again);
             watcher.watch(watched(&self.typed));
@@ -166,7 +167,7 @@ impl Control {
                 () = tick(&mut alive) => self.notifier.alive(),
                 _ = housekeeping.tick() => self.keep_house(),
                 _ = tend.tick() => self.tend(),
-                _ = resolve.tick() => resolve::again(&self.backends),
+                _ = resolve.tick() => self.resolver.again(&self.backends),
                 _ = level.tick() => self.level(),
             }
         }
@@ -221,7 +222,7 @@ impl Control {
                 eprintln!("{faults}");
             }
         }
-        resolve::again(&self.backends);
+        self.resolver.again(&self.backends);
     }
 
     /// The file as it is now, checked; from here on its files are watched.
@@ -284,6 +285,11 @@ impl Control {
 
     /// Puts what a source has found in force.
     async fn discovered(&mut self, pool: String, outcome: Result<Vec<config::Backend>, String>) {
+        let asks = |known: &config::Pool| known.name == pool && known.source.is_some();
+        if !self.typed.pools.iter().any(asks) {
+            // It was queued before a reload that has taken the source away.
+            return;
+        }
         let mut overlay = self.overlay.clone();
         let name = pool.clone();
         if !overlay.found(pool, outcome) {

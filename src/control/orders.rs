@@ -9,7 +9,7 @@ use super::{
     Control, Denied,
     drain::End,
     overlay::{self, Overlay},
-    plan, resolve,
+    plan,
 };
 use crate::{
     admin::api::{
@@ -158,7 +158,7 @@ impl Control {
             Err(denied) => Err(denied.to_string()),
         };
         self.note_reload(noted.as_ref().map(|empty| *empty));
-        resolve::again(&self.backends);
+        self.resolver.again(&self.backends);
         outcome
     }
 

@@ -122,6 +122,11 @@ impl Overlay {
         }
     }
 
+    /// The last good answer of a pool's source.
+    pub(super) fn last_good(&self, pool: &str) -> &[Backend] {
+        self.found.get(pool).map_or(&[], |found| &found.backends)
+    }
+
     /// Why a source's newest answer was of no use.
     pub(super) fn source_error(&self, pool: &str) -> Option<&str> {
         self.found.get(pool)?.error.as_deref()
