@@ -233,10 +233,11 @@ async fn a_close_of_no_drain_waits_for_nobody_for_good() {
             scene.close(reason);
             let start = tokio::time::Instant::now();
             while !scene.task.is_finished() {
-                let _ = scene.client.write_all(b"\x89\x80\0\0\0\0").await;
-                let mut got = [0; 6];
-                let _ = scene.backend.read(&mut got).await;
-                tokio::time::sleep(Duration::from_secs(1)).await;
+                let second = Duration::from_secs(1);
+                let pings = scene.client.write_all(b"\x89\x80\0\0\0\0");
+                let _ = tokio::time::timeout(second, pings).await;
+                let _ = tokio::time::timeout(second, scene.backend.read(&mut [0; 6])).await;
+                tokio::time::sleep(second).await;
                 assert!(start.elapsed() < PATIENCE * 2, "{reason:?}: it lives on");
             }
             assert!(start.elapsed() >= PATIENCE, "{reason:?}: too early");

@@ -185,7 +185,7 @@ fn every_key_of_a_pool_reaches_its_field() {
             "named node.example.com:3000 7"
         ]
     );
-    assert_eq!((chat.balance, chat.drain.within), (Balance::SourceHash, Duration::ZERO));
+    assert_eq!((chat.balance, chat.drain.within), (Balance::P2c, Duration::ZERO));
     assert_eq!(
         chat.health.probe,
         Probe::Http {
@@ -211,7 +211,7 @@ fn every_key_of_a_pool_reaches_its_field() {
     assert_eq!((chat.reuse.max_idle, chat.reuse.max_total), (0, Some(9)));
     assert_eq!(chat.reuse.idle_timeout, Duration::from_secs(1));
 
-    assert_eq!((list.backends.len(), list.balance), (2, Balance::P2c));
+    assert_eq!((list.backends.len(), list.balance), (2, Balance::SourceHash));
     assert_eq!((list.backends[1].name.as_str(), list.backends[1].weight), ("second", 4));
     // A timeout that was not asked for makes way for a shorter interval.
     assert_eq!(list.health.timeout, list.health.interval);
