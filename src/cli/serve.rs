@@ -10,7 +10,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::{
     admin::Sockets,
-    app::{App, Remote},
+    app::{App, Remote, Running},
     config::{Config, Protocol},
     systemd,
     upgrade::{Handed, Launch},
@@ -55,10 +55,15 @@ where
         None => Launch::own().map_err(|error| format!("how this process was started: {error}")),
         Some(why) => Err(why.to_owned()),
     };
-    let (app, schemes) = tokio::select! {
+    let (mut app, schemes) = tokio::select! {
         begun = begin(service.load) => begun?,
         () = signals.stop() => return Ok(ExitCode::FAILURE),
     };
+    tokio::select! {
+        accepting = app.accept() => accepting?,
+        // It accepts by now: whoever came is served to the end.
+        () = signals.stop() => return end(app.start(service.file, launch), signals).await,
+    }
     announce(&app.addresses(), &schemes, app.admin());
     if let Some(greeting) = service.greeting {
         // Nobody need read it: a closed pipe is no reason to stop.
@@ -72,6 +77,11 @@ where
         () = running.ended() => return Ok(ExitCode::SUCCESS),
     }
     hangups.abort();
+    end(running, signals).await
+}
+
+/// Drains; a second signal ends that.
+async fn end(running: Running, mut signals: Signals) -> anyhow::Result<ExitCode> {
     tokio::select! {
         () = running.drain() => Ok(ExitCode::SUCCESS),
         () = signals.stop() => Ok(ExitCode::FAILURE),
@@ -81,7 +91,7 @@ where
 /// Names of the listeners, each with the scheme of its URLs.
 type Schemes = Vec<(String, &'static str)>;
 
-/// Everything up to the first connection.
+/// Everything up to the first connection; a process that takes over accepts after this.
 async fn begin(load: impl FnOnce() -> anyhow::Result<Config>) -> anyhow::Result<(App, Schemes)> {
     let schemes = |config: &Config| {
         config.listeners.iter().map(|l| (l.name.clone(), scheme(&l.protocol))).collect()
