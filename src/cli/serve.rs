@@ -51,7 +51,7 @@ where
     // Before anybody can know that we are there.
     let hangups = signal(SignalKind::hangup()).context("SIGHUP cannot be handled")?;
     let upgrades = signal(SignalKind::user_defined2()).context("SIGUSR2 cannot be handled")?;
-    let launch = match service.stays {
+    let launch = match service.stays.or_else(alone) {
         None => Launch::own().map_err(|error| format!("how this process was started: {error}")),
         Some(why) => Err(why.to_owned()),
     };
@@ -86,6 +86,15 @@ async fn end(running: Running, mut signals: Signals) -> anyhow::Result<ExitCode>
         () = running.drain() => Ok(ExitCode::SUCCESS),
         () = signals.stop() => Ok(ExitCode::FAILURE),
     }
+}
+
+/// Why a process cannot be handed over that others live and die with.
+fn alone() -> Option<&'static str> {
+    let first = std::process::id() == 1;
+    first.then_some(
+        "it is the first process of its container, which would end with it and take the new one \
+         along; start another container instead",
+    )
 }
 
 /// Names of the listeners, each with the scheme of its URLs.

@@ -316,7 +316,7 @@ async fn the_first_process_of_a_container_is_not_upgraded() {
         .with(|settings| {
             settings.backends(&[backend.address]);
         })
-        .start()
+        .run()
         .await;
     proxy.command(&["upgrade"]).await.refused("it is the first process of its container");
     assert!(proxy.is_running());
