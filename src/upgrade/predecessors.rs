@@ -41,9 +41,9 @@ impl Predecessors {
     /// Whether they may hold tunnels of a backend: they do, or have not said yet.
     pub fn may_hold(&self, backend: &Backend) -> bool {
         let heard = self.heard.borrow();
-        heard.alive && heard.tunnels.is_none() || {
-            drop(heard);
-            self.tunnels_of(backend) > 0
+        match &heard.tunnels {
+            None => heard.alive,
+            Some(tunnels) => tunnels.contains_key(&Identity::of(backend)),
         }
     }
 
@@ -101,5 +101,34 @@ impl Predecessors {
             }
         }
         pending().await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config;
+
+    fn backend(name: &str) -> std::sync::Arc<Backend> {
+        let address = config::Address { host: "127.0.0.1".to_owned(), port: 80 };
+        let known = config::Backend { name: name.to_owned(), address, weight: 1 };
+        Backend::new("chat", &known, &config::Reuse::default())
+    }
+
+    #[tokio::test]
+    async fn what_was_not_said_may_be_anything() {
+        let (one, other, before) = (backend("one"), backend("other"), Predecessors::default());
+        assert!(!before.may_hold(&one) && before.holdings().is_some(), "there is nobody");
+        before.begin();
+        assert!(before.may_hold(&one) && before.holdings().is_none());
+        let tunnels = vec![Holding { backend: Identity::of(&one), tunnels: 3 }];
+        before.set(State { processes: Vec::new(), tunnels: Some(tunnels) });
+        assert!(before.may_hold(&one) && !before.may_hold(&other));
+        assert_eq!((before.tunnels_of(&one), before.tunnels_of(&other)), (3, 0));
+        // One further back has not said.
+        before.set(State { processes: Vec::new(), tunnels: None });
+        assert!(before.may_hold(&other) && before.holdings().is_none());
+        before.end();
+        assert!(!before.may_hold(&one) && before.holdings().is_some());
     }
 }
