@@ -66,10 +66,17 @@ pub(crate) fn cpu_of_ended_children() -> anyhow::Result<Duration> {
     Ok(TICK * ticks.sum::<Result<u32, _>>()?)
 }
 
-/// Processes that this one has started.
+/// Processes that this one has started, by whichever of its threads.
 pub(crate) fn children(pid: u32) -> anyhow::Result<Vec<u32>> {
-    let listed = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"))?;
-    listed.split_whitespace().map(|child| Ok(child.parse()?)).collect()
+    let mut children = Vec::new();
+    for task in fs::read_dir(format!("/proc/{pid}/task"))? {
+        // A thread may have ended meanwhile.
+        let listed = fs::read_to_string(task?.path().join("children")).unwrap_or_default();
+        for child in listed.split_whitespace() {
+            children.push(child.parse()?);
+        }
+    }
+    Ok(children)
 }
 
 /// What follows `name` on its line.

@@ -36,7 +36,7 @@ use rustls::sign::CertifiedKey;
 
 pub use self::terms::{
     Admin, AdminRemote, AdminSocket, Admission, Dns, Drain, HttpSource, Limits, Outlier, Rate,
-    Rebalance, Source, Upgrade,
+    Rebalance, Reload, Source, Upgrade,
 };
 pub(crate) use self::{
     backends::{HEAVIEST, MOST as MOST_BACKENDS},
@@ -62,6 +62,8 @@ pub struct Config {
     pub access_log: AccessLog,
     /// How a stopping process empties itself.
     pub drain: Drain,
+    /// How the file is read again.
+    pub reload: Reload,
     /// How a process hands over to a new binary.
     pub upgrade: Upgrade,
     /// Where operators ask and order.

@@ -21,6 +21,15 @@ impl Drain {
     }
 }
 
+/// How the configuration's file is read again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reload {
+    /// Whenever it, or a file that it names, changes; else only by order.
+    pub watch: bool,
+    /// Most sessions that it may disconnect, unless an order says otherwise; `None`: any number.
+    pub max_disconnects: Option<u64>,
+}
+
 /// How a process hands over to a new binary.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Upgrade {

@@ -125,15 +125,18 @@ impl Control {
             Life::Draining if self.drains.drains_to(backend.serial()) == Some(End::Goes) => {
                 BackendCondition::Leaving
             }
-            Life::Draining if backend.sessions() == 0 && !self.predecessors().may_hold(backend) => {
-                BackendCondition::Drained
-            }
+            Life::Draining if self.is_empty(backend) => BackendCondition::Drained,
             Life::Draining => BackendCondition::Draining,
             Life::Serving if !backend.is_up() => BackendCondition::Down,
             Life::Serving if backend.is_ejected() => BackendCondition::Ejected,
             Life::Serving if backend.ramp() < 1.0 => BackendCondition::SlowStart,
             Life::Serving => BackendCondition::Up,
         }
+    }
+
+    /// Whether nothing is left on a backend, here and in the processes before this one.
+    fn is_empty(&self, backend: &Backend) -> bool {
+        backend.sessions() == 0 && backend.requests() == 0 && !self.predecessors().may_hold(backend)
     }
 }
 

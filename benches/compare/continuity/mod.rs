@@ -55,6 +55,7 @@ pub(crate) fn stage(only: Option<&str>) -> anyhow::Result<()> {
     let titles: Vec<_> = peers.iter().map(|peer| peer.title.as_str()).collect();
     let mut table =
         format!("| | {} |\n|{}\n", titles.join(" | "), " --- |".repeat(1 + peers.len()));
+    let file = Path::new(ASIDE).join("continuity.md");
     for case in Case::ALL.into_iter().filter(wanted) {
         let mut cells = vec![case.title().to_owned()];
         for peer in &peers {
@@ -67,10 +68,10 @@ pub(crate) fn stage(only: Option<&str>) -> anyhow::Result<()> {
             cells.push(cell.with_context(|| format!("{}: {}", case.title(), peer.title))?);
         }
         table.push_str(&format!("| {} |\n", cells.join(" | ")));
+        // What is staged is told, should a later case fail.
+        fs::write(&file, &table)?;
     }
     println!("{table}");
-    let file = Path::new(ASIDE).join("continuity.md");
-    fs::write(&file, table)?;
     println!("written: {}", file.display());
     Ok(())
 }

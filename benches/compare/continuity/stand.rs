@@ -27,6 +27,8 @@ const LOOK: Duration = Duration::from_millis(20);
 pub(super) struct Stand<'a> {
     peer: &'a Peer,
     child: Child,
+    /// The process that signals go to.
+    main: u32,
     directory: TempDir,
     pub(super) tls: SocketAddr,
     /// Caddy's administration, or where HAProxy's processes meet.
@@ -55,9 +57,14 @@ impl<'a> Stand<'a> {
         let mut command = command(peer, directory.path());
         command.stdin(Stdio::null()).stdout(said.try_clone()?).stderr(said);
         let child = command.spawn().with_context(|| peer.title.clone())?;
-        let mut stand = Self { peer, child, directory, tls, side, seen: BTreeSet::new() };
+        let main = child.id();
+        let mut stand = Self { peer, child, main, directory, tls, side, seen: BTreeSet::new() };
+        if peer.family == Family::Nginx {
+            stand.main = stand.daemon()?;
+        }
         stand.until("it listens", |stand| {
-            ensure!(stand.child.try_wait()?.is_none(), "it ended");
+            let ended = stand.child.try_wait()?.is_some();
+            ensure!(!ended || stand.peer.family == Family::Nginx, "it ended");
             Ok(TcpStream::connect(tls).is_ok() && !stand.carriers()?.is_empty())
         })?;
         Ok(stand)
@@ -78,7 +85,7 @@ impl<'a> Stand<'a> {
     /// Makes it read its configuration again, as its documentation says; `forced` where it would
     /// not see that a file which it names has changed.
     pub(super) fn reload(&mut self, forced: bool) -> anyhow::Result<()> {
-        let (main, before) = (self.child.id(), self.carriers()?);
+        let (main, before) = (self.main, self.carriers()?);
         match self.peer.family {
             Family::Moorline => {
                 let told = self.said()?.matches("reloaded").count();
@@ -111,7 +118,7 @@ impl<'a> Stand<'a> {
 
     /// Hands over to the binary anew; whether it can.
     pub(super) fn upgrade(&mut self) -> anyhow::Result<bool> {
-        let (main, before) = (self.child.id(), self.carriers()?);
+        let (main, before) = (self.main, self.carriers()?);
         match self.peer.family {
             Family::Caddy => return Ok(false),
             Family::Haproxy => self.reload(true)?,
@@ -144,7 +151,7 @@ impl<'a> Stand<'a> {
         }
         // What holds no connection but starts the others is no leftover, unless its successor does it.
         let stays = self.peer.family == Family::Haproxy || !upgraded;
-        let main = self.child.id();
+        let main = self.main;
         let old = now.iter().filter(|pid| before.contains(pid) && !(stays && **pid == main));
         let mut left = Left::default();
         for pid in old {
@@ -157,7 +164,7 @@ impl<'a> Stand<'a> {
 
     /// All its processes.
     pub(super) fn processes(&mut self) -> anyhow::Result<Vec<u32>> {
-        let mut all = vec![self.child.id()];
+        let mut all = vec![self.main];
         let mut next = 0;
         while let Some(&pid) = all.get(next) {
             all.extend(process::children(pid).unwrap_or_default());
@@ -174,6 +181,14 @@ impl<'a> Stand<'a> {
             Family::Nginx | Family::Haproxy => all[1..].to_vec(),
             Family::Moorline | Family::Caddy => all,
         })
+    }
+
+    /// The process that nginx leaves behind when it is started.
+    fn daemon(&mut self) -> anyhow::Result<u32> {
+        let file = self.directory.path().join("nginx.pid");
+        let read = || fs::read_to_string(&file).ok()?.trim().parse().ok();
+        self.until("it has said its number", |_| Ok(read().is_some()))?;
+        read().context("nginx.pid")
     }
 
     fn said(&self) -> anyhow::Result<String> {
