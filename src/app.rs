@@ -43,11 +43,14 @@ impl fmt::Display for StartError {
 
 impl std::error::Error for StartError {}
 
-/// A bound process: every socket is open, and connections are accepted.
+/// A bound process: every socket is open, and connections are accepted, or will be where it
+/// [accepts](App::accept).
 pub struct App {
     control: Control,
     admin: admin::Sockets,
     remote: Option<AdminRemote>,
+    /// What it takes over from.
+    joining: Option<Joining>,
 }
 
 /// A running process.
@@ -73,26 +76,31 @@ impl App {
         Self::build(config, Inheritance { given, ..Inheritance::default() }).await
     }
 
-    /// Takes over from another process: binds what that one has not, builds everything, learns its
-    /// sessions, accepts, and returns once the other one accepts nothing any more.
+    /// Prepares to take over from another process: binds what that one has not, builds everything and
+    /// learns its sessions.
     ///
     /// # Errors
     /// As for [`bind`](Self::bind), and where the other process is not understood. It knows then, and
     /// serves on.
     pub async fn take_over(config: Config, mut joining: Joining) -> Result<Self, StartError> {
         match Self::prepare(config, &mut joining).await {
-            Ok(mut app) => {
-                app.control.open();
-                joining.ready().await;
-                let proxy = Arc::clone(app.control.proxy());
-                tokio::spawn(joining.follow(proxy, app.control.predecessors().clone()));
-                Ok(app)
-            }
+            Ok(app) => Ok(Self { joining: Some(joining), ..app }),
             Err(error) => {
                 joining.give_up(&error.to_string()).await;
                 Err(error)
             }
         }
+    }
+
+    /// Accepts, where it takes over from another process, and returns once that one accepts nothing any
+    /// more. Where this is given up halfway the process may be [started](Self::start) all the same.
+    ///
+    /// # Errors
+    /// The other process has given this one up, and serves on.
+    pub async fn accept(&mut self) -> Result<(), StartError> {
+        let Some(joining) = &mut self.joining else { return Ok(()) };
+        self.control.open();
+        joining.ready().await.map_err(|error| StartError(error.to_string()))
     }
 
     async fn prepare(config: Config, joining: &mut Joining) -> Result<Self, StartError> {
@@ -108,7 +116,7 @@ impl App {
         let admin = admin.map_err(|error| told(&error))?;
         let remote = config.admin.remote.clone();
         let control = Control::new(config, from).await.map_err(|error| told(&error))?;
-        Ok(Self { control, admin, remote })
+        Ok(Self { control, admin, remote, joining: None })
     }
 
     /// Addresses listened on, by listener name.
@@ -140,6 +148,12 @@ impl App {
             leave: Box::new(move || left.hand_over()),
         };
         self.control.can_hand_over(launch, fixtures);
+        if let Some(joining) = self.joining {
+            let before = self.control.predecessors();
+            before.begin();
+            let proxy = Arc::clone(self.control.proxy());
+            tokio::spawn(joining.follow(proxy, before.clone()));
+        }
         let again = requests.downgrade();
         let control = tokio::spawn(self.control.run(file, received, again));
         Running { requests, control, admin, addresses, operator }

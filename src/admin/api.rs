@@ -110,9 +110,9 @@ pub struct BackendState {
     pub weight: u32,
     /// Share of the weight that is in force, 0 to 1: less than 1 in a slow start.
     pub ramp: f64,
-    /// Live sessions and tunnels.
+    /// Live sessions and tunnels, with the tunnels of processes before this one.
     pub sessions: u64,
-    /// Open tunnels.
+    /// Open tunnels, with those of processes before this one.
     pub tunnels: u64,
     /// Requests in flight.
     pub requests: u64,

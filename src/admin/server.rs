@@ -24,7 +24,8 @@ use crate::{drain, net::listener, observe::Metrics};
 const MOST_CONNECTIONS: usize = 64;
 /// Deadline of a request's header, also of the next one on a kept connection.
 const HEADER_WITHIN: Duration = Duration::from_secs(15);
-/// No connection lives longer; scrapers come back.
+/// No connection lives longer; scrapers come back. The longest answer is an upgrade's, whose `ready` is
+/// shorter.
 const CONNECTION_WITHIN: Duration = Duration::from_secs(300);
 /// Pause after the unix socket could not accept: the process is short of something.
 const PAUSE: Duration = Duration::from_millis(100);

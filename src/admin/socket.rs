@@ -120,15 +120,12 @@ impl UnixSocket {
     /// Others than the file's owner can connect, the file is not there any more, or the operating
     /// system's; the text names the file.
     pub fn passed(listener: Listener, path: &Path) -> io::Result<Self> {
-        let named = |error: io::Error| {
-            io::Error::new(error.kind(), format!("admin: socket {}: {error}", path.display()))
-        };
-        let mode = fs::symlink_metadata(path).map_err(named)?.mode();
+        let mode = fs::symlink_metadata(path)?.mode();
         if mode & 0o077 != 0 {
             let text = "others than its owner can connect to it; set SocketMode=0600 in its unit";
-            return Err(named(io::Error::new(io::ErrorKind::PermissionDenied, text)));
+            return Err(io::Error::new(io::ErrorKind::PermissionDenied, text));
         }
-        let mut socket = Self::over(listener, path).map_err(named)?;
+        let mut socket = Self::over(listener, path)?;
         socket.file.passed = true;
         Ok(socket)
     }

@@ -154,6 +154,26 @@ impl Serving {
     }
 }
 
+/// The socket of the process before; none where its file is gone, so that nobody finds it any more.
+fn taken_over(path: &Path, given: &mut Given) -> io::Result<Option<UnixSocket>> {
+    let take = |given: given::Unix| match given.passed {
+        true => UnixSocket::passed(given.listener, path),
+        false => UnixSocket::over(given.listener, path),
+    };
+    let socket = given.unix(path).and_then(|given| given.map(take).transpose());
+    match socket {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            tracing::warn!(path = %path.display(), "the admin socket's file is gone; it is bound anew");
+            Ok(None)
+        }
+        Err(error) => {
+            let text = format!("admin: socket {}: {error}", path.display());
+            Err(io::Error::new(error.kind(), text))
+        }
+        taken => taken,
+    }
+}
+
 fn bind_unix(place: &AdminSocket, given: &mut Given) -> io::Result<Option<UnixSocket>> {
     let known = match place {
         AdminSocket::Off => return Ok(None),
@@ -161,12 +181,9 @@ fn bind_unix(place: &AdminSocket, given: &mut Given) -> io::Result<Option<UnixSo
         AdminSocket::Usual => given.admin_path().map(Path::to_owned),
     };
     if let Some(path) = &known
-        && let Some(socket) = given.unix(path)?
+        && let Some(socket) = taken_over(path, given)?
     {
-        return match socket.passed {
-            true => UnixSocket::passed(socket.listener, path).map(Some),
-            false => UnixSocket::over(socket.listener, path).map(Some),
-        };
+        return Ok(Some(socket));
     }
     match place {
         AdminSocket::At(path) => UnixSocket::bind(path).map(Some),

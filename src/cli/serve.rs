@@ -10,7 +10,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::{
     admin::Sockets,
-    app::{App, Remote},
+    app::{App, Remote, Running},
     config::{Config, Protocol},
     systemd,
     upgrade::{Handed, Launch},
@@ -51,14 +51,19 @@ where
     // Before anybody can know that we are there.
     let hangups = signal(SignalKind::hangup()).context("SIGHUP cannot be handled")?;
     let upgrades = signal(SignalKind::user_defined2()).context("SIGUSR2 cannot be handled")?;
-    let launch = match service.stays {
+    let launch = match service.stays.or_else(alone) {
         None => Launch::own().map_err(|error| format!("how this process was started: {error}")),
         Some(why) => Err(why.to_owned()),
     };
-    let (app, schemes) = tokio::select! {
+    let (mut app, schemes) = tokio::select! {
         begun = begin(service.load) => begun?,
         () = signals.stop() => return Ok(ExitCode::FAILURE),
     };
+    tokio::select! {
+        accepting = app.accept() => accepting?,
+        // It accepts by now: whoever came is served to the end.
+        () = signals.stop() => return end(app.start(service.file, launch), signals).await,
+    }
     announce(&app.addresses(), &schemes, app.admin());
     if let Some(greeting) = service.greeting {
         // Nobody need read it: a closed pipe is no reason to stop.
@@ -75,16 +80,30 @@ where
         }
     }
     hangups.abort();
+    end(running, signals).await
+}
+
+/// Drains; a second signal ends that.
+async fn end(running: Running, mut signals: Signals) -> anyhow::Result<ExitCode> {
     tokio::select! {
         () = running.drain() => Ok(ExitCode::SUCCESS),
         () = signals.stop() => Ok(ExitCode::FAILURE),
     }
 }
 
+/// Why a process cannot be handed over that others live and die with.
+fn alone() -> Option<&'static str> {
+    let first = std::process::id() == 1;
+    first.then_some(
+        "it is the first process of its container, which would end with it and take the new one \
+         along; start another container instead",
+    )
+}
+
 /// Names of the listeners, each with the scheme of its URLs.
 type Schemes = Vec<(String, &'static str)>;
 
-/// Everything up to the first connection.
+/// Everything up to the first connection; a process that takes over accepts after this.
 async fn begin(load: impl FnOnce() -> anyhow::Result<Config>) -> anyhow::Result<(App, Schemes)> {
     let schemes = |config: &Config| {
         config.listeners.iter().map(|l| (l.name.clone(), scheme(&l.protocol))).collect()

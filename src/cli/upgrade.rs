@@ -12,7 +12,7 @@ use http::Method;
 use super::client::Access;
 use crate::admin::api::{UpgradeOrder, Upgraded};
 
-/// Longest wait for the new process; the server has a deadline of its own for it.
+/// Longest wait for the new process; the server's deadline for it, `upgrade.ready`, is shorter.
 const WITHIN: Duration = Duration::from_secs(300);
 
 /// Arguments of `upgrade`.

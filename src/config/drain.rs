@@ -1,11 +1,18 @@
 //! `drain` and `upgrade`: how something is emptied of the sessions it has.
 
+use std::time::Duration;
+
 use super::{
     Drain, Upgrade,
     fault::Wrong,
     file::{Table, Value},
+    reader::SHORTEST,
     schema,
 };
+
+/// Longest `ready`: whoever asks for an upgrade over the API waits for it on one connection, and those
+/// live for five minutes.
+const LONGEST_READY: Duration = Duration::from_secs(240);
 
 /// The `drain` of a table: a duration, or a table of one and the part in which closes are spread.
 pub(super) fn drain(table: &Table<'_>, default: Drain) -> Drain {
@@ -44,6 +51,9 @@ pub(super) fn upgrade(value: &Value<'_>) -> Option<Upgrade> {
     let default = Upgrade::default();
     Some(Upgrade {
         drain: drain(&table, default.drain),
-        ready: table.deadline("ready", default.ready),
+        ready: table
+            .value("ready")
+            .and_then(|value| value.duration_within(SHORTEST..=LONGEST_READY))
+            .unwrap_or(default.ready),
     })
 }

@@ -131,6 +131,7 @@ impl Control {
         });
         // In force is nothing yet but what is never compared.
         let nothing = Config { listeners: Vec::new(), pools: Vec::new(), ..config.clone() };
+        let handover = Handover::default();
         let mut control = Self {
             proxy,
             typed: nothing.clone(),
@@ -147,9 +148,9 @@ impl Control {
             doors: Doors::new(from.given, from.holds),
             backends: Self::revive(&from.backends, &config),
             probes: HashMap::new(),
-            drains: Drains::default(),
+            drains: Drains::new(handover.predecessors.clone()),
             rebalance: Rebalance::default(),
-            handover: Handover::default(),
+            handover,
             stopping: false,
             notifier: Notifier::new(from.holds),
         };

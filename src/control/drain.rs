@@ -23,6 +23,7 @@ use crate::{
     config::Drain,
     http::proxy::Proxy,
     tunnel::{Reason, close::ANSWER},
+    upgrade::{Course, Predecessors, Until},
     upstream::{Backend, Life},
 };
 
@@ -49,10 +50,12 @@ pub(super) enum End {
 }
 
 /// Every backend's drain, by serial.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Drains {
     running: HashMap<u64, Running>,
     whole: Arc<Whole>,
+    /// What they hold of a backend is to end as well.
+    before: Predecessors,
 }
 
 #[derive(Debug)]
@@ -84,6 +87,11 @@ struct Times {
 }
 
 impl Drains {
+    /// None yet, after these processes.
+    pub(super) fn new(before: Predecessors) -> Self {
+        Self { running: HashMap::new(), whole: Arc::default(), before }
+    }
+
     /// Starts to drain a backend. Where it drains to the same end already, other terms take the
     /// place of those, counted from now, and the same ones change nothing.
     pub(super) fn start(
@@ -106,7 +114,14 @@ impl Drains {
         }
         backend.set_life(Life::Draining);
         let clock = Clock { since, ..Clock::new(terms) };
-        let task = tokio::spawn(drain(Arc::clone(backend), Arc::clone(proxy), clock, end));
+        let task = Emptying {
+            backend: Arc::clone(backend),
+            proxy: Arc::clone(proxy),
+            before: self.before.clone(),
+            clock,
+            end,
+        };
+        let task = tokio::spawn(task.run());
         self.running.insert(backend.serial(), Running { end, terms, clock, task });
     }
 
@@ -132,7 +147,20 @@ impl Drains {
     /// How far a backend is from being empty, where it drains.
     pub(super) fn state(&self, backend: &Backend, proxy: &Proxy) -> Option<DrainState> {
         let running = self.running.get(&backend.serial())?;
-        Some(running.clock.state(proxy.tunnels.of(backend.serial()), backend.sessions()))
+        let before = self.before.tunnels_of(backend) as usize;
+        let sockets = proxy.tunnels.of(backend.serial()) + before;
+        Some(running.clock.state(sockets, backend.sessions() + before))
+    }
+
+    /// What becomes of a backend's tunnels, wherever they are.
+    pub(super) fn course(&self, backend: &Backend, proxy: &Proxy) -> Course {
+        match self.running.get(&backend.serial()) {
+            None => Course::Serves,
+            Some(running) if running.end == End::Goes && is_elsewhere(backend, proxy) => {
+                Course::Drains(None)
+            }
+            Some(running) => Course::Drains(running.clock.times.map(Times::until)),
+        }
     }
 
     /// Backends that have gone since this was last asked.
@@ -192,6 +220,12 @@ impl Whole {
     }
 }
 
+impl Times {
+    fn until(self) -> Until {
+        Until { deadline: self.deadline, spread: self.spread }
+    }
+}
+
 impl Clock {
     fn new(terms: Option<Drain>) -> Self {
         let start = Instant::now();
@@ -217,46 +251,64 @@ impl Clock {
     }
 }
 
-/// Drains a backend. Aborted where it is wanted again.
-async fn drain(backend: Arc<Backend>, proxy: Arc<Proxy>, clock: Clock, end: End) {
-    let within = clock.times.map(|times| times.deadline - clock.start);
-    let linger = clock.start + within.map_or(LINGER, |within| within.min(LINGER));
-    let mut paces = clock.times.map(|Times { deadline, spread }| {
-        (Pace::new(deadline, spread), Pace::new(deadline, spread / 4))
-    });
-    loop {
-        let now = Instant::now();
-        let over = clock.times.is_some_and(|times| now >= times.deadline);
-        // Renamed or moved to another pool, it serves on: its sessions need not end.
-        let spared = end == End::Goes && is_elsewhere(&backend, &proxy);
-        let idle = now >= linger && !is_used(&backend, &proxy);
-        if end == End::Goes && (idle || (over && !spared)) {
-            break;
-        }
-        let mut next = now + LOOK;
-        if let Some((tunnels, sessions)) = &mut paces
-            && !spared
-        {
-            if over {
-                // By order it stays, and a session may turn out to be there only now. All of the table is
-                // looked through for those alone.
-                if backend.sessions() > 0 {
-                    proxy.sids.let_go(&backend, usize::MAX);
-                }
-                proxy.tunnels.cut(backend.serial());
-            } else {
-                close(&backend, &proxy, tunnels, now);
-                let_go(&backend, &proxy, sessions, now);
-                next = tunnels.next(now).min(next);
+/// A backend that drains.
+struct Emptying {
+    backend: Arc<Backend>,
+    proxy: Arc<Proxy>,
+    before: Predecessors,
+    clock: Clock,
+    end: End,
+}
+
+impl Emptying {
+    /// Aborted where the backend is wanted again.
+    async fn run(self) {
+        let Self { backend, proxy, before, clock, end } = self;
+        let within = clock.times.map(|times| times.deadline - clock.start);
+        let linger = clock.start + within.map_or(LINGER, |within| within.min(LINGER));
+        let mut paces = clock.times.map(|Times { deadline, spread }| {
+            (Pace::new(deadline, spread), Pace::new(deadline, spread / 4))
+        });
+        loop {
+            let now = Instant::now();
+            let over = clock.times.is_some_and(|times| now >= times.deadline);
+            // Renamed or moved to another pool, it serves on: its sessions need not end.
+            let spared = end == End::Goes && is_elsewhere(&backend, &proxy);
+            let idle = now >= linger && !is_used(&backend, &proxy) && !before.may_hold(&backend);
+            if end == End::Goes && (idle || (over && !spared)) {
+                break;
             }
+            let mut next = now + LOOK;
+            if let Some((tunnels, sessions)) = &mut paces
+                && !spared
+            {
+                if over {
+                    // By order it stays, and a session may turn out to be there only now. All of the
+                    // table is looked through for those alone.
+                    if backend.sessions() > 0 {
+                        proxy.sids.let_go(&backend, usize::MAX);
+                    }
+                    proxy.tunnels.cut(backend.serial());
+                } else {
+                    close(&backend, &proxy, tunnels, now);
+                    let_go(&backend, &proxy, sessions, now);
+                    next = tunnels.next(now).min(next);
+                }
+            }
+            sleep_until(next).await;
         }
-        sleep_until(next).await;
+        backend.set_life(Life::Gone);
+        let sessions = proxy.sids.forget_backend(&backend);
+        let tunnels = proxy.tunnels.cut(backend.serial());
+        let (pool, name) = (backend.pool(), backend.name());
+        tracing::info!(
+            pool,
+            backend = name,
+            sessions,
+            tunnels,
+            "backend has gone; cut what was left"
+        );
     }
-    backend.set_life(Life::Gone);
-    let sessions = proxy.sids.forget_backend(&backend);
-    let tunnels = proxy.tunnels.cut(backend.serial());
-    let (pool, name) = (backend.pool(), backend.name());
-    tracing::info!(pool, backend = name, sessions, tunnels, "backend has gone; cut what was left");
 }
 
 /// Closes as many of a backend's tunnels as are due.

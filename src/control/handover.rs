@@ -15,7 +15,7 @@ use std::{
 };
 
 use tokio::{
-    sync::{mpsc, oneshot},
+    sync::{mpsc, oneshot, watch},
     task::JoinHandle,
     time::{interval, timeout},
 };
@@ -23,15 +23,17 @@ use tokio::{
 use super::{
     CUT_AGAIN, Control, Denied, HOUSEKEEPING, Order, Request,
     doors::Doors,
-    drain::Whole,
+    elsewhere::holdings,
     overlay::{Overlay, covers},
 };
 use crate::{
     admin::api::{DrainState, Predecessor, Target, UpgradeOrder, Upgraded},
     config::{self, Address, Config, Drain},
-    http::proxy::Proxy,
     net::given::Purpose,
-    upgrade::{BackendRecord, Failure, Launch, Offer, Predecessors, Secrets, Successor, Values},
+    upgrade::{
+        BackendRecord, Failure, Fate, Launch, Offer, Predecessors, Secrets, State, Successor,
+        Telling, Values,
+    },
     upstream::Backend,
 };
 
@@ -56,6 +58,14 @@ pub(crate) struct Fixtures {
     pub(crate) copies: Box<dyn Fn() -> Copies + Send>,
     /// Leaves them to it.
     pub(crate) leave: Box<dyn Fn() + Send>,
+}
+
+/// The task that tells the new process on, until the end of this one.
+struct Talk {
+    telling: JoinHandle<()>,
+    /// What is to become of the backends' tunnels here.
+    fates: watch::Receiver<Vec<Fate>>,
+    end: oneshot::Sender<()>,
 }
 
 /// What is needed to hand over, and how far that is.
@@ -229,11 +239,11 @@ impl Control {
     /// Backends that lived in the process before this one, in pools that `config` has.
     pub(super) fn revive(records: &[BackendRecord], config: &Config) -> Vec<Arc<Backend>> {
         let revive = |record: &BackendRecord| {
-            let pool = config.pools.iter().find(|pool| pool.name == record.pool)?;
-            let address = Address { host: record.host.clone(), port: record.port };
-            let known =
-                config::Backend { name: record.name.clone(), address, weight: record.weight };
-            let backend = Backend::new(&record.pool, &known, &pool.reuse);
+            let who = &record.who;
+            let pool = config.pools.iter().find(|pool| pool.name == who.pool)?;
+            let address = Address { host: who.host.clone(), port: who.port };
+            let known = config::Backend { name: who.name.clone(), address, weight: record.weight };
+            let backend = Backend::new(&who.pool, &known, &pool.reuse);
             let literal = known.address.literal().map(|address| vec![address]);
             let mut addresses = literal.unwrap_or_else(|| record.addresses.clone());
             // Operators may be served elsewhere now.
@@ -254,7 +264,8 @@ impl Control {
         answer: Answer,
     ) -> Option<Successor> {
         match outcome {
-            Ok(successor) => {
+            Ok(mut successor) => {
+                successor.keep();
                 let pid = successor.pid();
                 tracing::info!(pid, "the new process serves; this one drains");
                 self.doors.part();
@@ -286,11 +297,7 @@ impl Control {
         let (whole, proxy) = (Arc::clone(self.drains.whole()), Arc::clone(&self.proxy));
         whole.begin(self.config.upgrade.drain);
         let mut closes = pin!(whole.close(&proxy));
-        let before = self.handover.predecessors.clone();
-        let state = reporter(Arc::clone(&self.proxy), Arc::clone(&whole), before);
-        let (end, over) = oneshot::channel();
-        let telling = successor.keep_told(TELL, state, Arc::clone(&self.proxy.memory), over);
-        let mut telling = tokio::spawn(telling);
+        let Talk { mut telling, mut fates, end } = self.talk(successor);
         let mut stops = Vec::new();
         let mut housekeeping = interval(HOUSEKEEPING);
         loop {
@@ -310,6 +317,10 @@ impl Control {
                     // Whoever waits for an answer hears that the process is stopping.
                     _ => {}
                 },
+                Ok(()) = fates.changed() => {
+                    let fates = fates.borrow_and_update().clone();
+                    self.follow(fates).await;
+                }
                 _ = housekeeping.tick() => self.keep_house(),
             }
         }
@@ -321,6 +332,37 @@ impl Control {
         tracing::info!("empty; the new process serves alone");
         for answer in stops {
             let _ = answer.send(());
+        }
+    }
+
+    /// Begins to tell the new process on, and to hear it.
+    fn talk(&self, successor: Successor) -> Talk {
+        let (end, over) = oneshot::channel();
+        let (heard, fates) = watch::channel(Vec::new());
+        let telling = Telling {
+            every: TELL,
+            state: self.reporter(),
+            memory: Arc::clone(&self.proxy.memory),
+            fates: heard,
+            over,
+        };
+        Talk { telling: tokio::spawn(successor.keep_told(telling)), fates, end }
+    }
+
+    /// Says how far this process is, and those before it.
+    fn reporter(&self) -> impl Fn() -> State + Send + use<> {
+        let (proxy, whole) = (Arc::clone(&self.proxy), Arc::clone(self.drains.whole()));
+        let (backends, before) = (self.backends.clone(), self.handover.predecessors.clone());
+        move || {
+            let own = whole.state(&proxy).map(|state| Predecessor {
+                pid: std::process::id(),
+                // Sessions that poll have gone over.
+                drain: DrainState { sessions_left: state.sockets_left, ..state },
+            });
+            State {
+                processes: own.into_iter().chain(before.list()).collect(),
+                tunnels: holdings(&backends, &proxy, &before),
+            }
         }
     }
 
@@ -342,21 +384,5 @@ async fn empty(doors: &Doors, before: &Predecessors, patient: bool) {
     doors.idle().await;
     if patient {
         before.gone().await;
-    }
-}
-
-/// Says how far this process is, and those before it.
-fn reporter(
-    proxy: Arc<Proxy>,
-    whole: Arc<Whole>,
-    before: Predecessors,
-) -> impl Fn() -> Vec<Predecessor> + Send {
-    move || {
-        let own = whole.state(&proxy).map(|state| Predecessor {
-            pid: std::process::id(),
-            // Sessions that poll have gone over.
-            drain: DrainState { sessions_left: state.sockets_left, ..state },
-        });
-        own.into_iter().chain(before.list()).collect()
     }
 }

@@ -8,6 +8,7 @@ mod apply;
 mod discovery;
 mod doors;
 mod drain;
+mod elsewhere;
 mod handover;
 mod health;
 pub mod operator;

@@ -145,6 +145,7 @@ impl Control {
         }
         let all = self.overlay.drains_all();
         self.proxy.draining.store(all, std::sync::atomic::Ordering::Release);
+        self.tell_before();
     }
 
     /// What a reload by order did. Refused, it changes nothing.
@@ -187,12 +188,15 @@ impl Control {
         plan::plan(&self.config, &next, &fates, held, at_risk)
     }
 
-    /// What would be lost with a backend.
+    /// What would be lost with a backend, in the processes before this one, too.
     fn held(&self, pool: &str, backend: &config::Backend) -> plan::Held {
         let live = self.backends.iter().find(|live| live.is(pool, backend));
-        live.map_or_else(plan::Held::default, |live| plan::Held {
-            tunnels: self.proxy.tunnels.of(live.serial()) as u64,
-            sessions: live.sessions() as u64,
+        live.map_or_else(plan::Held::default, |live| {
+            let before = self.predecessors().tunnels_of(live);
+            plan::Held {
+                tunnels: self.proxy.tunnels.of(live.serial()) as u64 + before,
+                sessions: live.sessions() as u64 + before,
+            }
         })
     }
 

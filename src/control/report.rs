@@ -103,6 +103,7 @@ impl Control {
 
     fn state_of(&self, backend: &Backend) -> BackendState {
         let drain = self.drains.state(backend, &self.proxy);
+        let before = self.predecessors().tunnels_of(backend);
         BackendState {
             pool: backend.pool().to_owned(),
             name: backend.name().to_owned(),
@@ -111,8 +112,8 @@ impl Control {
             state: self.condition(backend),
             weight: backend.weight(),
             ramp: backend.ramp(),
-            sessions: backend.sessions() as u64,
-            tunnels: self.proxy.tunnels.of(backend.serial()) as u64,
+            sessions: backend.sessions() as u64 + before,
+            tunnels: self.proxy.tunnels.of(backend.serial()) as u64 + before,
             requests: backend.requests() as u64,
             drain,
         }
@@ -124,15 +125,18 @@ impl Control {
             Life::Draining if self.drains.drains_to(backend.serial()) == Some(End::Goes) => {
                 BackendCondition::Leaving
             }
-            Life::Draining if backend.sessions() == 0 && backend.requests() == 0 => {
-                BackendCondition::Drained
-            }
+            Life::Draining if self.is_empty(backend) => BackendCondition::Drained,
             Life::Draining => BackendCondition::Draining,
             Life::Serving if !backend.is_up() => BackendCondition::Down,
             Life::Serving if backend.is_ejected() => BackendCondition::Ejected,
             Life::Serving if backend.ramp() < 1.0 => BackendCondition::SlowStart,
             Life::Serving => BackendCondition::Up,
         }
+    }
+
+    /// Whether nothing is left on a backend, here and in the processes before this one.
+    fn is_empty(&self, backend: &Backend) -> bool {
+        backend.sessions() == 0 && backend.requests() == 0 && !self.predecessors().may_hold(backend)
     }
 }
 

@@ -8,16 +8,21 @@ use std::{
     time::{Duration, Instant},
 };
 
-use rustix::{fs, net::AddressFamily};
-use tokio::{sync::watch, time::timeout};
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    fs,
+    io::Errno,
+    net::AddressFamily,
+    process::{Pid, test_kill_process},
+};
+use tokio::time::{sleep, timeout};
 
 use super::{
-    BackendRecord, HANDED, PROTOCOL, Secrets, Values,
+    BackendRecord, HANDED, PROTOCOL, Predecessors, Secrets, Values,
     message::{FromNew, FromOld, SessionRecord},
     wire::Channel,
 };
 use crate::{
-    admin::api::Predecessor,
     http::proxy::Proxy,
     net::given::Given,
     sticky::Learned,
@@ -26,6 +31,12 @@ use crate::{
 
 /// How long the old process may take to stop accepting. It has nothing to wait for.
 const RELEASE: Duration = Duration::from_secs(5);
+
+/// How long a process may take to be dead once its files are closed.
+const DYING: Duration = Duration::from_secs(2);
+
+/// How often that is looked at.
+const LOOK: Duration = Duration::from_millis(10);
 
 /// A channel to the process before this one, over which nothing was said yet.
 #[derive(Debug)]
@@ -57,35 +68,6 @@ pub struct Inheritance {
     pub values: Values,
     /// Whether it is not to accept until it is told to.
     pub holds: bool,
-}
-
-/// The processes that this one has taken over from and that still hold connections.
-#[derive(Clone, Debug, Default)]
-pub struct Predecessors(watch::Sender<Heard>);
-
-/// What was heard of them.
-#[derive(Clone, Debug, Default)]
-struct Heard {
-    /// The one that handed over to this process lives.
-    alive: bool,
-    list: Vec<Predecessor>,
-}
-
-impl Predecessors {
-    /// As they were last heard of.
-    pub fn list(&self) -> Vec<Predecessor> {
-        self.0.borrow().list.clone()
-    }
-
-    /// Resolves when all of them have ended. Cancel-safe.
-    pub async fn gone(&self) {
-        // An error would mean that nobody can tell any more.
-        let _ = self.0.subscribe().wait_for(|heard| !heard.alive).await;
-    }
-
-    fn set(&self, alive: bool, list: Vec<Predecessor>) {
-        self.0.send_replace(Heard { alive, list });
-    }
 }
 
 impl Handed {
@@ -178,81 +160,102 @@ impl Joining {
         let _ = self.channel.send(&FromNew::Failed(why.to_owned())).await;
     }
 
-    /// Everything that can fail has been done: takes the sessions, and what else
-    /// there is. Where the old process is gone by
-    /// now, without a word, this one serves without them; their owners are found by asking.
+    /// Everything that can fail has been done: takes the sessions, and what else there is. Where the
+    /// old process is dead by now, this one serves without them; their owners are found by asking.
     ///
     /// # Errors
-    /// What comes is not what should.
+    /// What comes is not what should, or the old process lives and has given this one up.
     pub async fn prepared(&mut self, proxy: &Proxy) -> io::Result<Values> {
         let mut names = Names::new(&self.backends);
-        if self.channel.send(&FromNew::Prepared).await.is_err() {
-            self.orphaned();
-            return Ok(Values::new());
-        }
         let mut values = Values::new();
-        loop {
+        let mut there = self.channel.send(&FromNew::Prepared).await.is_ok();
+        while there {
             match self.channel.receive().await {
                 Ok(Some((FromOld::Sessions(sessions), _))) => names.restore(sessions, proxy),
                 Ok(Some((FromOld::Backend(backend), _))) => names.learn(backend),
                 Ok(Some((FromOld::Value(name, value), _))) => values.push((name, value)),
                 Ok(Some((FromOld::Transferred, _))) => return Ok(values),
                 Ok(Some((other, _))) => return Err(unexpected(&other)),
-                Ok(None) => break,
                 Err(error) if error.kind() == io::ErrorKind::InvalidData => return Err(error),
-                Err(_) => break,
+                Ok(None) | Err(_) => there = false,
             }
         }
-        self.orphaned();
+        self.orphaned().await?;
+        tracing::error!(pid = self.pid, "the old process died before its sessions were here");
         Ok(values)
     }
 
-    /// This process accepts: resolves once the old one does not any more.
-    pub async fn ready(&mut self) {
-        if self.channel.send(&FromNew::Ready).await.is_err() {
-            return;
-        }
-        let released = timeout(RELEASE, async {
-            while let Ok(Some((message, _))) = self.channel.receive().await {
-                if matches!(message, FromOld::Released) {
-                    return;
+    /// This process accepts: returns once the old one does not any more.
+    ///
+    /// # Errors
+    /// The old process lives and has given this one up.
+    pub async fn ready(&mut self) -> io::Result<()> {
+        let released = async {
+            self.channel.send(&FromNew::Ready).await?;
+            loop {
+                match self.channel.receive().await? {
+                    Some((FromOld::Released, _)) => return Ok(()),
+                    Some(_) => {}
+                    None => return Err(io::Error::from(io::ErrorKind::UnexpectedEof)),
                 }
             }
-        });
-        if released.await.is_err() {
-            tracing::warn!(
-                pid = self.pid,
-                "the old process does not say that it has stopped accepting"
-            );
+        };
+        match timeout(RELEASE, released).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(_)) => self.orphaned().await,
+            Err(_) => {
+                let pid = self.pid;
+                tracing::warn!(pid, "the old process does not say that it has stopped accepting");
+                Ok(())
+            }
         }
     }
 
-    /// Listens until the old process is empty.
+    /// Listens until the old process is empty, and passes on to it what is ordered.
     pub async fn follow(mut self, proxy: Arc<Proxy>, shown: Predecessors) {
+        let sender = self.channel.sender();
+        tokio::select! {
+            () = self.listen(&proxy, &shown) => {}
+            () = shown.pass_on(sender) => {}
+        }
+        shown.end();
+        tracing::info!(pid = self.pid, "the old process has ended");
+    }
+
+    async fn listen(&mut self, proxy: &Proxy, shown: &Predecessors) {
         let mut names = Names::new(&self.backends);
-        shown.set(true, Vec::new());
         loop {
             match self.channel.receive().await {
-                Ok(Some((FromOld::Sessions(sessions), _))) => names.restore(sessions, &proxy),
+                Ok(Some((FromOld::Sessions(sessions), _))) => names.restore(sessions, proxy),
                 Ok(Some((FromOld::Backend(backend), _))) => names.learn(backend),
                 Ok(Some((FromOld::Ended(ending), _))) => {
                     proxy.memory.learn(ending, Instant::now());
                 }
-                Ok(Some((FromOld::State(list), _))) => shown.set(true, list),
+                Ok(Some((FromOld::State(state), _))) => shown.set(state),
                 Ok(Some(_)) => {}
-                Ok(None) => break,
+                Ok(None) => return,
                 Err(error) => {
                     tracing::warn!(pid = self.pid, %error, "the old process is not understood");
-                    break;
+                    return;
                 }
             }
         }
-        shown.set(false, Vec::new());
-        tracing::info!(pid = self.pid, "the old process has ended");
     }
 
-    fn orphaned(&self) {
-        tracing::error!(pid = self.pid, "the old process died before its sessions were here");
+    /// The channel is closed: by the old process's death, or because that one has given this one up
+    /// and ended whom it had started, which need not be this very process.
+    async fn orphaned(&self) -> io::Result<()> {
+        let gone = async {
+            while !has_ended(self.pid) {
+                sleep(LOOK).await;
+            }
+        };
+        // A process that dies closes its files somewhat before it is dead.
+        if timeout(DYING, gone).await.is_err() {
+            let text = format!("process {} has given this upgrade up, and serves on", self.pid);
+            return Err(io::Error::new(io::ErrorKind::ConnectionAborted, text));
+        }
+        Ok(())
     }
 }
 
@@ -290,10 +293,21 @@ impl Names {
         let record = self.records.get(&id)?;
         let snapshot = proxy.snapshot.load();
         let mut all = snapshot.pools.iter().flat_map(|pool| pool.holders(0));
-        let backend = Arc::clone(all.find(|backend| record.is(backend))?);
+        let backend = Arc::clone(all.find(|backend| record.who.is(backend))?);
         self.found.insert(id, Arc::clone(&backend));
         Some(backend)
     }
+}
+
+/// Whether a process runs no more. One that nobody has waited for yet runs no more, either.
+fn has_ended(pid: u32) -> bool {
+    let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) else { return true };
+    #[cfg(target_os = "linux")]
+    if let Ok(handle) = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()) {
+        let mut polled = [PollFd::new(&handle, PollFlags::IN)];
+        return poll(&mut polled, Some(&Timespec::default())).is_ok_and(|ended| ended > 0);
+    }
+    test_kill_process(pid) == Err(Errno::SRCH)
 }
 
 async fn hear(channel: &mut Channel) -> io::Result<FromOld> {

@@ -4,6 +4,7 @@ use std::{net::SocketAddr, time::Duration};
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use tokio::time::Instant;
 
 use crate::{
     admin::api::Predecessor,
@@ -42,7 +43,7 @@ pub(super) enum FromOld {
     /// A session ended in the old process: where its client was.
     Ended(Ending),
     /// What it still holds, and what those before it do.
-    State(Vec<Predecessor>),
+    State(State),
 }
 
 /// From the new process to the old one.
@@ -54,6 +55,9 @@ pub(super) enum FromNew {
     Prepared,
     /// It accepts.
     Ready,
+    /// What is to become of the backends' tunnels in the old process and in those before it. Backends
+    /// that are not named here go on as before.
+    Fates(Vec<Fate>),
     /// It gives up, and why.
     Failed(String),
 }
@@ -95,11 +99,70 @@ impl std::fmt::Debug for Made {
     }
 }
 
-/// A live backend: who it is, and what is known of it.
+/// What an old process still holds.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+pub struct State {
+    /// It, and those before it.
+    pub processes: Vec<Predecessor>,
+    /// What all of them hold of each backend, where that is anything; `None`: one of those before has
+    /// not said yet.
+    pub tunnels: Option<Vec<Holding>>,
+}
+
+/// Open tunnels of a backend.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
-pub struct BackendRecord {
-    /// Its number in the old process; sessions refer to it.
-    pub id: u64,
+pub struct Holding {
+    /// Which one.
+    pub backend: Identity,
+    /// How many.
+    pub tunnels: u64,
+}
+
+/// What is to become of a backend's tunnels.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+pub struct Fate {
+    /// Which one.
+    pub backend: Identity,
+    /// What.
+    pub course: Course,
+}
+
+/// What a backend does, by the newest process's word.
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Serialize)]
+pub enum Course {
+    /// It is wanted.
+    Serves,
+    /// It takes nothing new; without an end, nothing of it is closed.
+    Drains(Option<Until>),
+}
+
+/// Terms of a drain that has begun.
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Serialize)]
+pub struct Until {
+    /// When what is left is cut. Crosses as the time that is left.
+    #[serde(with = "from_now")]
+    pub deadline: Instant,
+    /// Over how long before that tunnels are closed.
+    pub spread: Duration,
+}
+
+mod from_now {
+    use serde::{Deserializer, Serializer};
+
+    use super::{Deserialize, Duration, Instant, Serialize};
+
+    pub(super) fn serialize<S: Serializer>(at: &Instant, to: S) -> Result<S::Ok, S::Error> {
+        at.saturating_duration_since(Instant::now()).serialize(to)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Instant, D::Error> {
+        Ok(Instant::now() + Duration::deserialize(from)?)
+    }
+}
+
+/// A backend as every process knows it.
+#[derive(Clone, Debug, Deserialize, PartialEq, Eq, Hash, Serialize)]
+pub struct Identity {
     /// Its pool.
     pub pool: String,
     /// Its name.
@@ -108,6 +171,36 @@ pub struct BackendRecord {
     pub host: String,
     /// Its port.
     pub port: u16,
+}
+
+impl Identity {
+    /// Of a live backend.
+    pub fn of(backend: &Backend) -> Self {
+        let address = backend.address();
+        Self {
+            pool: backend.pool().to_owned(),
+            name: backend.name().to_owned(),
+            host: address.host.clone(),
+            port: address.port,
+        }
+    }
+
+    /// Whether this is that backend.
+    pub fn is(&self, backend: &Backend) -> bool {
+        let address = backend.address();
+        self.pool == backend.pool()
+            && self.name == backend.name()
+            && (&self.host, self.port) == (&address.host, address.port)
+    }
+}
+
+/// A live backend: who it is, and what is known of it.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+pub struct BackendRecord {
+    /// Its number in the old process; sessions refer to it.
+    pub id: u64,
+    /// Who it is.
+    pub who: Identity,
     /// Its weight.
     pub weight: u32,
     /// Whether it is healthy.
@@ -119,25 +212,13 @@ pub struct BackendRecord {
 impl BackendRecord {
     /// Of a live backend.
     pub fn of(backend: &Backend) -> Self {
-        let address = backend.address();
         Self {
             id: backend.serial(),
-            pool: backend.pool().to_owned(),
-            name: backend.name().to_owned(),
-            host: address.host.clone(),
-            port: address.port,
+            who: Identity::of(backend),
             weight: backend.weight(),
             up: backend.is_up(),
             addresses: backend.addresses().to_vec(),
         }
-    }
-
-    /// Whether this is that backend.
-    pub fn is(&self, backend: &Backend) -> bool {
-        let address = backend.address();
-        self.pool == backend.pool()
-            && self.name == backend.name()
-            && (&self.host, self.port) == (&address.host, address.port)
     }
 }
 
@@ -173,6 +254,22 @@ mod tests {
         assert_eq!(read.cookie(), Some(made));
         assert_eq!(read.tickets().len(), 1);
         assert!(!format!("{secrets:?}").contains(&format!("{made:?}")[1..20]));
+    }
+
+    #[test]
+    fn a_deadline_crosses_as_what_is_left_of_it() {
+        let (deadline, spread) = (Instant::now() + Duration::from_secs(60), Duration::from_secs(9));
+        let course = Course::Drains(Some(Until { deadline, spread }));
+        let text = serde_json::to_string(&course).unwrap();
+        let Course::Drains(Some(read)) = serde_json::from_str(&text).unwrap() else {
+            panic!("{text}")
+        };
+        // Later by what it took to cross, never earlier.
+        assert!(read.deadline >= deadline && read.spread == spread, "{text}");
+        for course in [Course::Drains(None), Course::Serves] {
+            let text = serde_json::to_string(&course).unwrap();
+            assert_eq!(serde_json::from_str::<Course>(&text).unwrap(), course);
+        }
     }
 
     #[test]

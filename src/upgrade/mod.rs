@@ -15,6 +15,7 @@
 //!  │ stops accepting, leaves the admin's sockets     │
 //!  ├ Released ───────────────────────────────────────▶ serves the admin's sockets, says `ready`
 //!  ├ Sessions (learned late), Ended, State (each s) ──▶ remembers, shows
+//!  ◀──────────────────────────── Fates (at each change) ┤
 //!  └ end of file: it is empty                          │
 //! ```
 //!
@@ -30,21 +31,28 @@
 //! - Connections stay where they are. The old process answers what is under way and asks each
 //!   kept-alive connection to close with its next answer; tunnels end by themselves or in its drain.
 //! - An old process that is empty stays until those before it have ended: it tells on what they say.
+//! - What becomes of a backend is the newest process's to say, for the tunnels in all of them: each one
+//!   does as it is told and tells those before it.
 //! - An old process that dies without a word once it has offered its sockets leaves a new one that
-//!   serves. One that is told to stop ends the new one first.
+//!   serves. One that is told to stop ends the new one first, and a new one whose old one lives and says
+//!   no more ends by itself: the two never serve side by side.
 //! - Keys cross the channel, are in no text, and reach no file.
 
 mod child;
 mod launch;
 mod message;
 mod parent;
+mod predecessors;
+mod successor;
 mod wire;
 
 pub use self::{
-    child::{Handed, Inheritance, Joining, Predecessors},
+    child::{Handed, Inheritance, Joining},
     launch::Launch,
-    message::{BackendRecord, Secrets, Values},
-    parent::{Failure, Offer, Successor},
+    message::{BackendRecord, Course, Fate, Holding, Identity, Secrets, State, Until, Values},
+    parent::{Failure, Offer},
+    predecessors::Predecessors,
+    successor::{Successor, Telling},
 };
 
 /// Variable that tells a process that its standard input is a channel to the one before it.

@@ -1,4 +1,4 @@
-//! The old process's side: it starts the new one, offers, waits for `Ready`, and tells on.
+//! The old process's side until the new one accepts: it starts it, offers, and waits for `Ready`.
 
 use std::{
     collections::HashSet,
@@ -10,32 +10,22 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tokio::{
-    process::Child,
-    sync::{mpsc, oneshot},
-    time::timeout,
-};
+use tokio::{process::Child, time::timeout};
 
 use super::{
-    BackendRecord, Launch, PROTOCOL, SESSIONS, Secrets, Values,
+    BackendRecord, Launch, PROTOCOL, SESSIONS, Secrets, Successor, Values,
     message::{FromNew, FromOld, SessionRecord},
+    successor::Line,
     wire::Channel,
 };
 use crate::{
-    admin::api::Predecessor,
     net::given::Purpose,
-    sticky::{Cursor, Learned, Memory, Table},
+    sticky::{Cursor, Learned, Table},
     upstream::Backend,
 };
 
 /// How long a process that has failed may take to say why and to end; then it is killed.
 const LAST_WORDS: Duration = Duration::from_secs(1);
-
-/// How long a message may take that nobody need wait for.
-const TOLD: Duration = Duration::from_secs(5);
-
-/// Endings of sessions that wait to be told.
-const ENDINGS: usize = 4096;
 
 /// Everything that is handed over, as it is at this moment.
 pub struct Offer {
@@ -59,16 +49,6 @@ pub struct Offer {
     pub sids: Arc<Table>,
 }
 
-/// A process that has taken over: it accepts.
-#[derive(Debug)]
-pub struct Successor {
-    pid: u32,
-    child: Child,
-    channel: Channel,
-    learned: mpsc::Receiver<Learned>,
-    told: HashSet<u64>,
-}
-
 /// Why there is no successor. The old process serves on.
 #[derive(Debug)]
 pub enum Failure {
@@ -86,8 +66,12 @@ pub enum Failure {
     Lost(io::Error),
 }
 
-/// A process that is killed unless it is kept.
-struct Doomed(Option<Child>);
+/// A process that is killed unless it is spared.
+#[derive(Debug)]
+pub(super) struct Doomed {
+    child: Child,
+    spared: bool,
+}
 
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -111,14 +95,15 @@ impl fmt::Display for Failure {
 impl std::error::Error for Failure {}
 
 impl Offer {
-    /// Starts the new process and hands over to it. Dropping this ends the new process.
+    /// Starts the new process and hands over to it. Dropping this, or the outcome before that is
+    /// [kept](Successor::keep), ends the new process.
     ///
     /// # Errors
     /// Why it did not come to accept; it has ended by then.
     pub async fn make(self) -> Result<Successor, Failure> {
         let program = self.program.as_deref().unwrap_or(self.launch.program()).to_owned();
         let (mut channel, child) = self.start(&program).map_err(|e| Failure::Start(program, e))?;
-        let mut child = Doomed(Some(child));
+        let mut child = Doomed { child, spared: false };
         // From before the table is read, so that nothing is missed in between.
         let mut learned = self.sids.tap();
         let mut told = HashSet::new();
@@ -131,8 +116,8 @@ impl Offer {
             status = child.ended() => Err(Failure::Ended(status)),
         };
         match outcome {
-            Ok(()) => match child.keep() {
-                Some((pid, child)) => Ok(Successor { pid, child, channel, learned, told }),
+            Ok(()) => match child.child.id() {
+                Some(pid) => Ok(Successor::new(pid, child, Line { channel, learned, told })),
                 None => Err(Failure::Lost(io::ErrorKind::NotConnected.into())),
             },
             Err(failure) => {
@@ -210,7 +195,7 @@ async fn transfer(
 }
 
 /// Sends sessions, each after its backend.
-async fn tell(
+pub(super) async fn tell(
     sessions: Vec<Learned>,
     channel: &mut Channel,
     told: &mut HashSet<u64>,
@@ -252,89 +237,15 @@ fn unexpected(message: &FromNew) -> Failure {
     }
 }
 
-impl Successor {
-    /// Its process id.
-    pub fn pid(&self) -> u32 {
-        self.pid
-    }
-
-    /// Tells it that this process accepts nothing any more.
-    pub async fn release(&mut self) {
-        let released = self.channel.send(&FromOld::Released);
-        if !matches!(timeout(TOLD, released).await, Ok(Ok(()))) {
-            tracing::warn!("the new process does not hear that this one has stopped accepting");
-        }
-    }
-
-    /// Tells it on: what is learned late, whose session ends, and how far this process is. Ends when
-    /// this process is `over`, with everything told, or with the new process; that one's end is reaped
-    /// here.
-    pub async fn keep_told(
-        mut self,
-        every: Duration,
-        state: impl Fn() -> Vec<Predecessor>,
-        memory: Arc<Memory>,
-        mut over: oneshot::Receiver<()>,
-    ) {
-        let mut tick = tokio::time::interval(every);
-        let (ended, mut endings) = mpsc::channel(ENDINGS);
-        // One that finds no room is one that is not remembered.
-        memory.tell(move |ending| {
-            let _ = ended.try_send(ending);
-        });
-        let mut late = Vec::new();
-        let broken = loop {
-            tokio::select! {
-                status = self.child.wait() => {
-                    tracing::error!(pid = self.pid, ?status, "the process that took over has ended");
-                    return;
-                }
-                count = self.learned.recv_many(&mut late, SESSIONS), if !self.learned.is_closed() => {
-                    if count > 0
-                        && let Err(error) =
-                            tell(std::mem::take(&mut late), &mut self.channel, &mut self.told).await
-                    {
-                        break error;
-                    }
-                }
-                _ = &mut over => {
-                    self.learned.close();
-                    while self.learned.recv_many(&mut late, SESSIONS).await > 0 {
-                        let late = std::mem::take(&mut late);
-                        if tell(late, &mut self.channel, &mut self.told).await.is_err() {
-                            return;
-                        }
-                    }
-                    return;
-                }
-                Some(ending) = endings.recv() => {
-                    if let Err(error) = self.channel.send(&FromOld::Ended(ending)).await {
-                        break error;
-                    }
-                }
-                _ = tick.tick() => {
-                    if let Err(error) = self.channel.send(&FromOld::State(state())).await {
-                        break error;
-                    }
-                }
-            }
-        };
-        tracing::debug!(%broken, "the new process listens no more");
-        let _ = self.child.wait().await;
-    }
-}
-
 impl Doomed {
-    async fn ended(&mut self) -> ExitStatus {
-        match &mut self.0 {
-            Some(child) => child.wait().await.unwrap_or_default(),
-            None => std::future::pending().await,
-        }
+    /// It is to live on.
+    pub(super) fn spare(&mut self) {
+        self.spared = true;
     }
 
-    fn keep(mut self) -> Option<(u32, Child)> {
-        let child = self.0.take()?;
-        Some((child.id()?, child))
+    /// How it has ended. Cancel-safe.
+    pub(super) async fn ended(&mut self) -> ExitStatus {
+        self.child.wait().await.unwrap_or_default()
     }
 
     /// Ends the process, by its own will or by ours, and says what it had to say.
@@ -355,13 +266,12 @@ impl Doomed {
             }
             other => other,
         };
-        let Some(mut child) = self.0.take() else { return failure };
         let patience = if late { Duration::ZERO } else { LAST_WORDS };
-        let status = match timeout(patience, child.wait()).await {
+        let status = match timeout(patience, self.child.wait()).await {
             Ok(status) => status,
             Err(_) => {
-                let _ = child.start_kill();
-                child.wait().await
+                let _ = self.child.start_kill();
+                self.child.wait().await
             }
         };
         match (failure, status) {
@@ -374,8 +284,72 @@ impl Doomed {
 impl Drop for Doomed {
     /// Reaped by the runtime.
     fn drop(&mut self) {
-        if let Some(child) = &mut self.0 {
-            let _ = child.start_kill();
+        if !self.spared {
+            // An error means that it has ended already.
+            let _ = self.child.start_kill();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, os::unix::fs::PermissionsExt};
+
+    use super::*;
+    use crate::config::Sessions;
+
+    /// What takes over from this process and never ends.
+    async fn successor(folder: &Path) -> Successor {
+        let hello = format!("{{\"Hello\":{{\"protocol\":{PROTOCOL},\"version\":\"9.9\"}}}}");
+        let says =
+            |text: &str| format!("printf '\\0\\0\\0\\{:03o}\\0%s' '{text}' >&0\n", text.len());
+        let words = [hello.as_str(), "\"Prepared\"", "\"Ready\""].map(says).concat();
+        let program = folder.join("next");
+        fs::write(&program, format!("#!/bin/sh\n{words}exec sleep 1000\n")).unwrap();
+        fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+        let offer = Offer {
+            launch: Launch::own().unwrap(),
+            program: Some(program),
+            ready: Duration::from_secs(30),
+            sockets: Vec::new(),
+            secrets: Secrets::default(),
+            backends: Vec::new(),
+            values: Values::new(),
+            late: Box::new(Values::new),
+            sids: Table::new(&Sessions::default()),
+        };
+        offer.make().await.unwrap()
+    }
+
+    fn runs(pid: u32) -> bool {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        stat.rsplit(") ").next().is_some_and(|rest| !rest.is_empty() && !rest.starts_with('Z'))
+    }
+
+    #[tokio::test]
+    async fn a_successor_that_nobody_has_taken_note_of_is_ended() {
+        let folder = tempfile::tempdir().unwrap();
+        let successor = successor(folder.path()).await;
+        let pid = successor.pid();
+        assert!(runs(pid));
+        drop(successor);
+        let gone = async {
+            while runs(pid) {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        timeout(Duration::from_secs(30), gone).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_successor_that_is_kept_outlives_its_name() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut successor = successor(folder.path()).await;
+        let pid = successor.pid();
+        successor.keep();
+        drop(successor);
+        assert!(runs(pid));
+        let pid = rustix::process::Pid::from_raw(pid.try_into().unwrap()).unwrap();
+        rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
     }
 }

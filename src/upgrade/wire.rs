@@ -13,6 +13,7 @@ use std::{
         fd::{AsFd, BorrowedFd, OwnedFd},
         unix::net::UnixStream as Stream,
     },
+    sync::Arc,
 };
 
 use rustix::net::{
@@ -32,11 +33,26 @@ const PIECE: usize = 64 * 1024;
 /// One end.
 #[derive(Debug)]
 pub(crate) struct Channel {
-    socket: UnixStream,
+    socket: Arc<UnixStream>,
     /// Read and not yet taken.
     buffer: Vec<u8>,
     /// Received, for messages that are still to be taken.
     descriptors: VecDeque<OwnedFd>,
+}
+
+/// Sends on a channel whose own end is being listened on. One of them at a time: two would break into
+/// each other's messages.
+#[derive(Debug)]
+pub(crate) struct Sender(Arc<UnixStream>);
+
+impl Sender {
+    /// As [`Channel::send`].
+    ///
+    /// # Errors
+    /// As there.
+    pub(crate) async fn send(&self, message: &impl Serialize) -> io::Result<()> {
+        transmit(&self.0, message, None).await
+    }
 }
 
 impl Channel {
@@ -46,8 +62,13 @@ impl Channel {
     /// The operating system's.
     pub(crate) fn new(socket: Stream) -> io::Result<Self> {
         socket.set_nonblocking(true)?;
-        let socket = UnixStream::from_std(socket)?;
+        let socket = Arc::new(UnixStream::from_std(socket)?);
         Ok(Self { socket, buffer: Vec::new(), descriptors: VecDeque::new() })
+    }
+
+    /// For sending while this end is listened on; nothing else is to be sent over it then.
+    pub(crate) fn sender(&self) -> Sender {
+        Sender(Arc::clone(&self.socket))
     }
 
     /// Sends a message. Where this is given up halfway the channel is of no use any more.
@@ -55,7 +76,7 @@ impl Channel {
     /// # Errors
     /// The other end is closed, or the message too long.
     pub(crate) async fn send(&mut self, message: &impl Serialize) -> io::Result<()> {
-        self.transmit(message, None).await
+        transmit(&self.socket, message, None).await
     }
 
     /// Sends a message with a descriptor, of which the other process gets its own.
@@ -67,7 +88,7 @@ impl Channel {
         message: &impl Serialize,
         descriptor: impl AsFd,
     ) -> io::Result<()> {
-        self.transmit(message, Some(descriptor.as_fd())).await
+        transmit(&self.socket, message, Some(descriptor.as_fd())).await
     }
 
     /// The next message, and the descriptor that came with it; `None`: the other end is closed.
@@ -101,28 +122,6 @@ impl Channel {
         }
     }
 
-    async fn transmit(
-        &mut self,
-        message: &impl Serialize,
-        descriptor: Option<BorrowedFd<'_>>,
-    ) -> io::Result<()> {
-        let mut bytes = vec![0; HEAD];
-        serde_json::to_writer(&mut bytes, message)?;
-        let length = bytes.len() - HEAD;
-        if length > LONGEST {
-            return Err(invalid("a message is too long"));
-        }
-        bytes[..4].copy_from_slice(&(length as u32).to_be_bytes());
-        bytes[4] = u8::from(descriptor.is_some());
-        let mut sent = 0;
-        while sent < bytes.len() {
-            let descriptor = descriptor.filter(|_| sent == 0);
-            let write = || write(&self.socket, &bytes[sent..], descriptor);
-            sent += self.socket.async_io(Interest::WRITABLE, write).await?;
-        }
-        Ok(())
-    }
-
     async fn read(&mut self) -> io::Result<usize> {
         let Self { socket, buffer, descriptors } = self;
         let read = || {
@@ -134,6 +133,28 @@ impl Channel {
         };
         socket.async_io(Interest::READABLE, read).await
     }
+}
+
+async fn transmit(
+    socket: &UnixStream,
+    message: &impl Serialize,
+    descriptor: Option<BorrowedFd<'_>>,
+) -> io::Result<()> {
+    let mut bytes = vec![0; HEAD];
+    serde_json::to_writer(&mut bytes, message)?;
+    let length = bytes.len() - HEAD;
+    if length > LONGEST {
+        return Err(invalid("a message is too long"));
+    }
+    bytes[..4].copy_from_slice(&(length as u32).to_be_bytes());
+    bytes[4] = u8::from(descriptor.is_some());
+    let mut sent = 0;
+    while sent < bytes.len() {
+        let descriptor = descriptor.filter(|_| sent == 0);
+        let write = || write(socket, &bytes[sent..], descriptor);
+        sent += socket.async_io(Interest::WRITABLE, write).await?;
+    }
+    Ok(())
 }
 
 /// Length of the text and number of descriptors, where that much is there.

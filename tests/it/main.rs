@@ -31,6 +31,8 @@ mod drains;
 #[cfg(test)]
 mod forwarded;
 #[cfg(test)]
+mod handed_over;
+#[cfg(test)]
 mod health;
 #[cfg(feature = "load")]
 #[cfg(test)]

@@ -1,0 +1,327 @@
+//! What two processes owe each other around a handover: tunnels that stay behind and whose backends
+//! are drained by the new one, and ends of either of them at the wrong moment.
+
+use std::{
+    net::SocketAddr,
+    os::{fd::OwnedFd, unix::net::UnixStream as Pair},
+    process::{Child, Command, ExitStatus, Stdio},
+};
+
+use serde_json::Value;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::UnixStream,
+};
+
+use crate::support::{
+    Backend, Peer, Proxy, Raw, Settings, eventually, found, message, process,
+    proxy::Setup,
+    websocket::{self, tunnel},
+    within,
+};
+
+/// What a client says, and a node gets.
+const ALIVE: &[u8] = b"\x81\x85\x00\x00\x00\x00alive";
+
+/// The state of a backend, as the proxy tells it.
+async fn state(proxy: &Proxy, backend: &Backend) -> Value {
+    let pool = proxy.api().get("/v1/pools/app").await;
+    let name = backend.address.to_string();
+    let backends = pool["backends"].as_array().unwrap();
+    backends.iter().find(|known| known["name"] == name).cloned().unwrap_or_default()
+}
+
+/// Waits until so many tunnels of a backend are known.
+async fn knows(proxy: &Proxy, backend: &Backend, tunnels: u64) -> Value {
+    loop {
+        let state = within("the old processes' word", state(proxy, backend)).await;
+        if state["tunnels"] == tunnels {
+            return state;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+}
+
+/// Sees a tunnel closed by the proxy, and says good-bye.
+async fn is_closed(mut client: Raw, far: Peer) {
+    let close = websocket::close("draining");
+    assert_eq!(client.exact(close.len()).await, close);
+    client.send(websocket::ANSWER).await;
+    far.ended().await;
+    far.close();
+    client.assert_closed().await;
+}
+
+#[tokio::test]
+async fn a_drain_reaches_the_tunnels_of_every_process() {
+    let backend = Backend::manual().await;
+    let mut proxy = Proxy::before(&[backend.address]).await;
+    let name = format!("app/{}", backend.address);
+    // One in each of three processes.
+    let first = tunnel(&proxy, &backend).await;
+    proxy.upgrade().await;
+    let second = tunnel(&proxy, &backend).await;
+    proxy.upgrade().await;
+    let third = tunnel(&proxy, &backend).await;
+    let state = knows(&proxy, &backend, 3).await;
+    assert_eq!(state["sessions"], 3, "{state}");
+    let from = proxy.stderr().len();
+    let words = ["drain", &name, "--within", "3s", "--spread", "2s", "--wait", "--json"];
+    let closed = async {
+        tokio::join!(
+            is_closed(first.0, first.1),
+            is_closed(second.0, second.1),
+            is_closed(third.0, third.1)
+        )
+    };
+    let (ran, _) = tokio::join!(proxy.command(&words), closed);
+    let drained = ran.json();
+    assert_eq!(drained["backends"][0]["state"], "drained", "{drained}");
+    assert!(!proxy.stderr()[from..].join("\n").contains("cutting"), "{}", proxy.stderr_text());
+    drop(backend);
+    proxy.alone().await;
+    proxy.finish().await;
+}
+
+#[tokio::test]
+async fn a_drain_is_not_over_while_an_old_process_holds_a_tunnel() {
+    let backend = Backend::manual().await;
+    let mut proxy = Proxy::before(&[backend.address]).await;
+    let name = format!("app/{}", backend.address);
+    let (mut client, far) = tunnel(&proxy, &backend).await;
+    proxy.upgrade().await;
+    // Asked at once, before the old process has said what it holds.
+    let drained = proxy.command(&["drain", &name, "--json"]).await.json();
+    assert_eq!(drained["backends"][0]["state"], "draining", "{drained}");
+    let state = knows(&proxy, &backend, 1).await;
+    assert_eq!((&state["state"], &state["drain"]["sockets_left"]), (&"draining".into(), &1.into()));
+    client.send(ALIVE).await;
+    far.wait_for_rest(ALIVE).await;
+    client.finish().await;
+    far.ended().await;
+    far.close();
+    let state = knows(&proxy, &backend, 0).await;
+    assert_eq!(state["state"], "drained", "{state}");
+    drop((client, backend));
+    proxy.alone().await;
+    proxy.finish().await;
+}
+
+#[tokio::test]
+async fn what_is_drained_no_more_is_left_alone_in_the_old_process() {
+    let (kept, drained) = (Backend::manual().await, Backend::manual().await);
+    let mut proxy = Proxy::with(|settings| {
+        settings.backends(&[kept.address]);
+        settings.host("other", "other", &[drained.address]);
+    })
+    .await;
+    let (mut client, far) = tunnel(&proxy, &kept).await;
+    let mut other = Raw::connect(proxy.web()).await;
+    let request = websocket::request("/chat", "").to_vec();
+    let request = String::from_utf8(request).unwrap();
+    let host = request.lines().find(|line| line.starts_with("Host:")).unwrap().to_owned();
+    other.send(request.replace(&host, "Host: other")).await;
+    let other_far = drained.peer(0).await;
+    let upgrade = other_far.head().await.unwrap();
+    other_far.send(websocket::switching(&upgrade)).await;
+    assert_eq!(other.response().await.status(), 101);
+    proxy.upgrade().await;
+    knows(&proxy, &kept, 1).await;
+    proxy.command(&["drain", "app", "--within", "1s", "--spread", "0s", "--json"]).await.json();
+    proxy.command(&["undrain", "app"]).await.done();
+    // When this one's turn comes, that of the first would have been over long ago.
+    proxy.command(&["drain", "other", "--within", "3s", "--spread", "1s", "--json"]).await.json();
+    is_closed(other, other_far).await;
+    client.send(ALIVE).await;
+    far.wait_for_rest(ALIVE).await;
+    client.finish().await;
+    far.ended().await;
+    far.close();
+    drop((client, kept, drained));
+    proxy.alone().await;
+    proxy.finish().await;
+}
+
+#[tokio::test]
+async fn a_node_that_is_removed_takes_its_tunnels_in_the_old_process_along() {
+    let (backend, stays) = (Backend::manual().await, Backend::replying("ok").await);
+    let mut proxy = Setup::new()
+        .with(|settings| {
+            settings.backends(&[backend.address]);
+            settings.pool("drain", "{ within = \"2s\", spread = \"1s\" }");
+        })
+        .start()
+        .await;
+    let (client, far) = tunnel(&proxy, &backend).await;
+    proxy.upgrade().await;
+    knows(&proxy, &backend, 1).await;
+    let remaining = [stays.address];
+    proxy.rewrite(|settings| {
+        settings.backends(&remaining);
+    });
+    let refused = proxy.command(&["reload", "--max-disconnects", "0"]).await;
+    refused.refused("it would disconnect 1 sessions");
+    let from = proxy.stderr().len();
+    proxy.hangup();
+    is_closed(client, far).await;
+    assert!(!proxy.stderr()[from..].join("\n").contains("cutting"), "{}", proxy.stderr_text());
+    drop((backend, stays));
+    proxy.alone().await;
+    proxy.finish().await;
+}
+
+/// This test as the process before a new one, by what is said on the channel.
+struct Elder {
+    channel: UnixStream,
+    child: Child,
+    web: SocketAddr,
+    _folder: tempfile::TempDir,
+}
+
+impl Elder {
+    /// Starts a new process and offers it nothing.
+    async fn start(backend: SocketAddr) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        // Nobody else listens on this address, so that the port stays free.
+        let web = std::net::TcpListener::bind("127.77.0.1:0").unwrap().local_addr().unwrap();
+        let mut settings = Settings::new(folder.path());
+        settings.listener("bind", &format!("\"{web}\"")).backends(&[backend]);
+        let file = folder.path().join("moorline.toml");
+        std::fs::write(&file, settings.text()).unwrap();
+        let (ours, theirs) = Pair::pair().unwrap();
+        ours.set_nonblocking(true).unwrap();
+        let child = Command::new(env!("CARGO_BIN_EXE_moorline"))
+            .arg("run")
+            .arg(file)
+            .env("XDG_RUNTIME_DIR", folder.path())
+            .env("MOORLINE_HANDED_OVER", "1")
+            .stdin(OwnedFd::from(theirs))
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut elder =
+            Self { channel: UnixStream::from_std(ours).unwrap(), child, web, _folder: folder };
+        let pid = std::process::id();
+        elder.say(&format!(r#"{{"Hello":{{"protocol":1,"pid":{pid},"version":"0.0"}}}}"#)).await;
+        elder.say(r#""Offered""#).await;
+        assert!(elder.hear().await.contains("Hello"));
+        assert_eq!(elder.hear().await, r#""Prepared""#);
+        elder
+    }
+
+    async fn say(&mut self, text: &str) {
+        self.channel.write_u32(text.len() as u32).await.unwrap();
+        self.channel.write_u8(0).await.unwrap();
+        self.channel.write_all(text.as_bytes()).await.unwrap();
+    }
+
+    async fn hear(&mut self) -> String {
+        within("the new process's word", async {
+            let length = self.channel.read_u32().await.unwrap();
+            assert_eq!(self.channel.read_u8().await.unwrap(), 0);
+            let mut text = vec![0; length as usize];
+            self.channel.read_exact(&mut text).await.unwrap();
+            String::from_utf8(text).unwrap()
+        })
+        .await
+    }
+
+    /// How the new process has ended, and what it said. The channel is closed by then.
+    async fn end(self) -> (ExitStatus, String) {
+        let Self { channel, mut child, .. } = self;
+        drop(channel);
+        ended(&mut child).await
+    }
+}
+
+async fn ended(child: &mut Child) -> (ExitStatus, String) {
+    let status = found("its end", || child.try_wait().unwrap()).await;
+    let mut said = String::new();
+    std::io::Read::read_to_string(&mut child.stderr.take().unwrap(), &mut said).unwrap();
+    (status, said)
+}
+
+#[tokio::test]
+async fn fault_122_new_process_is_given_up_and_does_not_serve_beside_the_old_one() {
+    let backend = Backend::replying("ok").await;
+    let elder = Elder::start(backend.address).await;
+    let (status, said) = elder.end().await;
+    assert_eq!(status.code(), Some(1), "{said}");
+    assert!(said.contains("has given this upgrade up, and serves on"), "{said}");
+    // The same once it accepts already.
+    let mut elder = Elder::start(backend.address).await;
+    elder.say(r#""Transferred""#).await;
+    assert_eq!(elder.hear().await, r#""Ready""#);
+    let (status, said) = elder.end().await;
+    assert_eq!(status.code(), Some(1), "{said}");
+    assert!(said.contains("has given this upgrade up, and serves on"), "{said}");
+}
+
+#[tokio::test]
+async fn fault_122_new_process_is_told_to_stop_before_the_old_one_has_let_go() {
+    let backend = Backend::manual().await;
+    let mut elder = Elder::start(backend.address).await;
+    elder.say(r#""Transferred""#).await;
+    assert_eq!(elder.hear().await, r#""Ready""#);
+    let mut client = Raw::connect(elder.web).await;
+    client.send(message::get("/", "")).await;
+    let peer = backend.peer(0).await;
+    peer.request().await.unwrap();
+    process::signal(elder.child.id(), "TERM");
+    let mut refuses =
+        found("it stops to accept", || std::net::TcpStream::connect(elder.web).err().map(Some))
+            .await;
+    assert!(refuses.take().is_some() && elder.child.try_wait().unwrap().is_none());
+    peer.send(message::ok("in time")).await;
+    assert_eq!(client.response().await.text(), "in time");
+    let (status, said) = ended(&mut elder.child).await;
+    assert_eq!(status.code(), Some(0), "{said}");
+}
+
+#[tokio::test]
+async fn an_admin_socket_whose_file_is_gone_is_bound_anew() {
+    for named in [false, true] {
+        let backend = Backend::replying("ok").await;
+        let setup = Setup::new();
+        let socket = setup.directory().join("moorline.sock");
+        let mut proxy = setup
+            .with(|settings| {
+                settings.backends(&[backend.address]);
+                if named {
+                    settings.top(
+                        "admin",
+                        &format!("{{ metrics = \"127.0.0.1:0\", socket = {socket:?} }}"),
+                    );
+                }
+            })
+            .start()
+            .await;
+        std::fs::remove_file(&socket).unwrap();
+        proxy.upgrade().await;
+        assert_eq!(proxy.api().get("/v1/status").await["pid"], proxy.pid());
+        proxy.alone().await;
+        // The old one's end has not taken it away.
+        assert_eq!(proxy.api().get("/v1/status").await["pid"], proxy.pid());
+        drop(backend);
+        proxy.finish().await;
+    }
+}
+
+#[tokio::test]
+async fn the_first_process_of_a_container_is_not_upgraded() {
+    let backend = Backend::replying("ok").await;
+    let setup = Setup::new().under(&["unshare", "--pid", "--fork", "--kill-child"]);
+    let mut proxy = setup
+        .with(|settings| {
+            settings.backends(&[backend.address]);
+        })
+        .run()
+        .await;
+    proxy.command(&["upgrade"]).await.refused("it is the first process of its container");
+    assert!(proxy.is_running());
+    let first = found("it", || process::children(proxy.pid()).first().copied()).await;
+    process::signal(first, "TERM");
+    assert_eq!(proxy.exited().await.code(), Some(0));
+    eventually("nothing is left", || !process::runs(first)).await;
+}
