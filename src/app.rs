@@ -11,7 +11,7 @@ use std::{
 use tokio::{
     runtime::Handle,
     sync::{mpsc, oneshot},
-    task::JoinHandle,
+    task::{JoinError, JoinHandle},
 };
 
 use crate::{
@@ -130,7 +130,8 @@ impl App {
         if let Err(error) = stalls::watch(Handle::current().metrics(), metrics) {
             tracing::warn!(%error, "stuck workers will not be noticed");
         }
-        let operator = Operator::new(requests.clone(), Arc::clone(self.control.proxy()));
+        let operator =
+            Operator::new(requests.clone(), Arc::clone(self.control.proxy()), file.clone());
         let state = admin_state(Arc::clone(self.control.proxy()), requests.clone());
         let admin = Arc::new(self.admin.serve(state, &operator, self.remote.as_ref()));
         let (copied, left) = (Arc::clone(&admin), Arc::clone(&admin));
@@ -163,8 +164,11 @@ impl Running {
 
     /// Resolves when the process has come to its end by itself: another one has taken over, and nothing
     /// is left here. Cancel-safe.
-    pub async fn ended(&mut self) {
-        let _ = (&mut self.control).await;
+    ///
+    /// # Errors
+    /// The control task panicked: nobody is in charge any more.
+    pub async fn ended(&mut self) -> Result<(), JoinError> {
+        (&mut self.control).await
     }
 
     /// Stops accepting, waits for requests and tunnels to end, cuts them at the configured deadline.

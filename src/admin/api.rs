@@ -230,12 +230,15 @@ impl fmt::Display for Target {
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Drain {
-    /// The pool; `None`: every one.
+    /// The pool.
     #[serde(default)]
     pub pool: Option<String>,
     /// The backend in it; `None`: every one.
     #[serde(default)]
     pub backend: Option<String>,
+    /// Every backend of every pool, in place of a pool.
+    #[serde(default)]
+    pub all: bool,
     /// As in [`DrainOrder`].
     #[serde(default)]
     pub within: Option<f64>,
@@ -245,11 +248,38 @@ pub struct Drain {
 }
 
 impl Drain {
-    /// Whom, and how.
-    pub fn split(self) -> (Target, DrainOrder) {
-        let target = Target { pool: self.pool, backend: self.backend };
-        (target, DrainOrder { within: self.within, spread: self.spread })
+    /// Whom, and how; `None`: it does not say whom.
+    pub fn split(self) -> Option<(Target, DrainOrder)> {
+        let how = DrainOrder { within: self.within, spread: self.spread };
+        Some((whom(self.pool, self.backend, self.all)?, how))
     }
+}
+
+/// Whose drains to end.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Undrain {
+    /// The pool.
+    #[serde(default)]
+    pub pool: Option<String>,
+    /// The backend in it; `None`: every one.
+    #[serde(default)]
+    pub backend: Option<String>,
+    /// Every backend of every pool, in place of a pool.
+    #[serde(default)]
+    pub all: bool,
+}
+
+impl Undrain {
+    /// Whom; `None`: it does not say.
+    pub fn target(self) -> Option<Target> {
+        whom(self.pool, self.backend, self.all)
+    }
+}
+
+/// Everything is only meant where that is said: a pool's name that got lost must not empty a fleet.
+fn whom(pool: Option<String>, backend: Option<String>, all: bool) -> Option<Target> {
+    (all == (pool.is_none() && backend.is_none())).then_some(Target { pool, backend })
 }
 
 /// All pools.

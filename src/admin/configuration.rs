@@ -11,8 +11,8 @@ use serde_json::{Value, json};
 use crate::config::{
     AccessLog, Admin, AdminRemote, AdminSocket, Admission, Backend, Balance, Config, Cookie,
     CookieKeys, Dns, Drain, Health, HttpSource, Limits, Listener, Outlier, Pool, Probe, Protocol,
-    Rate, Rebalance, Redirect, Reuse, Route, SameSite, Sessions, SetOn, Source, Sticky, Timeouts,
-    Upgrade,
+    Rate, Rebalance, Redirect, Reload, Reuse, Route, SameSite, Sessions, SetOn, Source, Sticky,
+    Timeouts, Upgrade,
 };
 
 /// The whole of it.
@@ -26,6 +26,7 @@ pub(super) fn shown(config: &Config) -> Value {
         sessions: Sessions { max, max_sid_bytes },
         access_log,
         drain: drained,
+        reload: Reload { watch, max_disconnects },
         upgrade: Upgrade { drain: handed, ready },
         admin: operators,
         watched,
@@ -46,6 +47,7 @@ pub(super) fn shown(config: &Config) -> Value {
             AccessLog::File(path) => json!({ "file": path.display().to_string() }),
         },
         "drain": drain(drained),
+        "reload": { "watch": watch, "max_disconnects": max_disconnects },
         "upgrade": { "drain": drain(handed), "ready": seconds(ready) },
         "admin": admin(operators),
         "watched": watched.iter().map(|path| path.display().to_string()).collect::<Vec<_>>(),

@@ -12,7 +12,7 @@ use super::{
         BackendCondition, BackendState, Backends, Change, ChangeKind, ChangedThing, Closed, Drain,
         DrainState, ExplainOrder, Explanation, FindOrder, ListenerState, NewBackend, NewWeight,
         Origin, Plan, PlanOrder, PoolState, Pools, Predecessor, ProcessState, Refusal, ReloadOrder,
-        ReloadState, SessionKind, SessionState, Sessions, Status, Target, UpgradeOrder, Upgraded,
+        ReloadState, SessionKind, SessionState, Sessions, Status, Undrain, UpgradeOrder, Upgraded,
         Whereabouts,
     },
     routes::{Body, ROUTES},
@@ -255,8 +255,9 @@ fn answers_are_as_the_file_says() {
 
 #[test]
 fn orders_are_as_the_file_says() {
-    holds("Target", &Target::default());
-    holds("Target", &Target { pool: Some("a".to_owned()), backend: Some("b".to_owned()) });
+    holds("Undrain", &Undrain { all: true, ..Undrain::default() });
+    let one = (Some("a".to_owned()), Some("b".to_owned()));
+    holds("Undrain", &Undrain { pool: one.0, backend: one.1, all: false });
     holds("Drain", &Drain::default());
     holds("Drain", &Drain { within: Some(300.0), spread: Some(0.5), ..Drain::default() });
     let address = "node-1:3000".to_owned();

@@ -13,7 +13,7 @@ use super::{
     access::{Token, Way},
     api::{
         Backends, Closed, Drain, ExplainOrder, FindOrder, NewBackend, NewWeight, PlanOrder, Pools,
-        ReloadOrder, Target, UpgradeOrder,
+        ReloadOrder, Target, Undrain, UpgradeOrder,
     },
     configuration,
     problem::{Problem, json, raw},
@@ -160,14 +160,15 @@ impl Call<'_> {
                 self.backend(order).await
             }
             Order::Drain => {
-                let (target, how) = self.json::<Drain>()?.split();
+                let (target, how) = self.json::<Drain>()?.split().ok_or_else(nobody)?;
                 let target = whole(target)?;
                 let done = self.operator.drain(target.clone(), how).await;
                 let backends = self.told("drain", &target.to_string(), done)?;
                 ok(&Backends { backends })
             }
             Order::Undrain => {
-                let target = whole(self.json()?)?;
+                let target = self.json::<Undrain>()?.target().ok_or_else(nobody)?;
+                let target = whole(target)?;
                 let done = self.operator.undrain(target.clone()).await;
                 let backends = self.told("undrain", &target.to_string(), done)?;
                 ok(&Backends { backends })
@@ -239,6 +240,12 @@ impl Call<'_> {
 
 fn ok(value: &impl Serialize) -> Result<Reply, Problem> {
     Ok(json(StatusCode::OK, value))
+}
+
+fn nobody() -> Problem {
+    let wrong =
+        "name a `pool`, and a `backend` of it where only one is meant, or say `\"all\": true`";
+    Problem::Invalid(wrong.to_owned())
 }
 
 /// A backend is one of a pool.

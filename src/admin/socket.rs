@@ -2,7 +2,7 @@
 //!
 //! Only its owner can connect, from the first moment on. A socket file that a dead process has left
 //! is replaced, one that somebody listens on never is; at the end the file goes, unless it is
-//! another's by then or was left to a successor.
+//! another's by then, was left to a successor, or is the service manager's.
 
 use std::{
     env, fs, io,
@@ -24,10 +24,14 @@ use rustix::{
 use socket2::{Domain, SockAddr, Socket, Type};
 use tokio::net::UnixListener;
 
+use crate::net::given::Purpose;
+
 /// The socket's name in its folder.
 const NAME: &str = "moorline.sock";
 /// Where a system keeps such files.
 const RUN: &str = "/run";
+/// The unit's folder there.
+const UNIT: &str = "moorline";
 
 /// A bound socket with its file.
 #[derive(Debug)]
@@ -44,6 +48,8 @@ pub(super) struct SocketFile {
     identity: (u64, u64),
     /// Whether it is this process's to remove.
     own: AtomicBool,
+    /// The service manager has made it and keeps it.
+    passed: bool,
 }
 
 impl UnixSocket {
@@ -66,13 +72,14 @@ impl UnixSocket {
         Ok(socket)
     }
 
-    /// Binds in the user's runtime folder.
+    /// Binds in the folder that the service manager has made for it, else in the user's runtime
+    /// folder.
     ///
     /// # Errors
     /// As [`bind`](Self::bind), and where the folder is not the user's own.
     pub fn bind_usual() -> io::Result<Self> {
-        let runtime = runtime_folder().filter(|folder| folder.is_dir());
-        if let Some(folder) = runtime {
+        let folders = [unit_folder(), runtime_folder()];
+        if let Some(folder) = folders.into_iter().flatten().find(|folder| folder.is_dir()) {
             return Self::bind(&folder.join(NAME));
         }
         if access(RUN, Access::WRITE_OK).is_ok() {
@@ -102,7 +109,28 @@ impl UnixSocket {
         listener.set_nonblocking(true)?;
         let listener = Arc::new(UnixListener::from_std(listener)?);
         let (path, identity) = (path.to_owned(), identity(path)?);
-        Ok(Self { listener, file: SocketFile { path, identity, own: AtomicBool::new(false) } })
+        let file = SocketFile { path, identity, own: AtomicBool::new(false), passed: false };
+        Ok(Self { listener, file })
+    }
+
+    /// Takes a socket over that the service manager has bound here. The file stays that one's. Must be
+    /// called within a tokio runtime.
+    ///
+    /// # Errors
+    /// Others than the file's owner can connect, the file is not there any more, or the operating
+    /// system's; the text names the file.
+    pub fn passed(listener: Listener, path: &Path) -> io::Result<Self> {
+        let named = |error: io::Error| {
+            io::Error::new(error.kind(), format!("admin: socket {}: {error}", path.display()))
+        };
+        let mode = fs::symlink_metadata(path).map_err(named)?.mode();
+        if mode & 0o077 != 0 {
+            let text = "others than its owner can connect to it; set SocketMode=0600 in its unit";
+            return Err(named(io::Error::new(io::ErrorKind::PermissionDenied, text)));
+        }
+        let mut socket = Self::over(listener, path).map_err(named)?;
+        socket.file.passed = true;
+        Ok(socket)
     }
 
     /// Where it is.
@@ -115,9 +143,18 @@ impl UnixSocket {
         Arc::clone(&self.listener)
     }
 
-    /// From now on the file is this process's: it goes with it.
+    /// What the next process knows it by.
+    pub(super) fn purpose(&self) -> Purpose {
+        let path = self.path().to_owned();
+        match self.file.passed {
+            true => Purpose::PassedAdminSocket(path),
+            false => Purpose::AdminSocket(path),
+        }
+    }
+
+    /// From now on the file is this process's, unless the service manager keeps it: it goes with it.
     pub(super) fn own(&self) {
-        self.file.own.store(true, Ordering::Release);
+        self.file.own.store(!self.file.passed, Ordering::Release);
     }
 
     /// The file alone; whoever listens has the socket.
@@ -142,12 +179,21 @@ impl Drop for SocketFile {
     }
 }
 
-/// Where a process of this user, or of root, may have its socket: in the order in which a client
-/// looks.
+/// Where a process of this user, of root, or of a service may have its socket: in the order in which a
+/// client looks.
 pub fn usual_places() -> Vec<PathBuf> {
     let own = Some(own_folder()).filter(|folder| is_private(folder));
-    let folders = [runtime_folder(), Some(PathBuf::from(RUN)), own];
+    let (user, system) = (runtime_folder(), PathBuf::from(RUN));
+    // A unit's folder is below that of its manager, the user's or the system's.
+    let (user_unit, system_unit) = (user.as_ref().map(|user| user.join(UNIT)), system.join(UNIT));
+    let folders = [user, user_unit, Some(system), own, Some(system_unit)];
     folders.into_iter().flatten().map(|folder| folder.join(NAME)).collect()
+}
+
+/// `RuntimeDirectory=` of a unit, the first one (systemd.exec(5)).
+fn unit_folder() -> Option<PathBuf> {
+    let folders = env::var_os("RUNTIME_DIRECTORY")?;
+    env::split_paths(&folders).next().filter(|folder| folder.is_absolute())
 }
 
 /// The XDG base directory specification has only absolute paths count.

@@ -74,7 +74,7 @@ impl Sockets {
         }
         if let Some(socket) = &self.socket {
             socket.own();
-            let purpose = Purpose::AdminSocket(socket.path().to_owned());
+            let purpose = socket.purpose();
             let service = Service::Api(Arc::new(Api::new(operator.clone(), None)));
             spawn(purpose, Socket::Unix(socket.listener()), service);
         }
@@ -163,7 +163,10 @@ fn bind_unix(place: &AdminSocket, given: &mut Given) -> io::Result<Option<UnixSo
     if let Some(path) = &known
         && let Some(socket) = given.unix(path)?
     {
-        return UnixSocket::over(socket, path).map(Some);
+        return match socket.passed {
+            true => UnixSocket::passed(socket.listener, path).map(Some),
+            false => UnixSocket::over(socket.listener, path).map(Some),
+        };
     }
     match place {
         AdminSocket::At(path) => UnixSocket::bind(path).map(Some),

@@ -71,6 +71,7 @@ impl Args {
         };
         let target = self.whom.target();
         let order = Drain {
+            all: target.pool.is_none(),
             pool: target.pool,
             backend: target.backend,
             within: within.map(|within| within.as_secs_f64()),

@@ -69,7 +69,10 @@ where
     tokio::spawn(upgrade(upgrades, running.remote()));
     tokio::select! {
         () = signals.stop() => {}
-        () = running.ended() => return Ok(ExitCode::SUCCESS),
+        ended = running.ended() => {
+            ended.context("the control task failed")?;
+            return Ok(ExitCode::SUCCESS);
+        }
     }
     hangups.abort();
     tokio::select! {

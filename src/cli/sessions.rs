@@ -62,6 +62,9 @@ pub enum Command {
         sid: String,
     },
     /// Close a tunnel between two messages, or let a polling session go
+    ///
+    /// A client that does not read the close within 30 seconds is cut. So is, at once, one whose tunnel is
+    /// being closed already: close it twice to wait for nobody.
     Close {
         /// As the list names it
         id: String,

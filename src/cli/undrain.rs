@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use http::Method;
 
 use super::{client::Access, drain, target::Whom};
+use crate::admin::api::Undrain;
 
 /// Arguments of `undrain`.
 #[derive(Clone, Debug, clap::Args)]
@@ -28,7 +29,9 @@ impl Args {
     /// A sentence: why there is no answer, or why it was refused.
     pub async fn run(self) -> anyhow::Result<ExitCode> {
         let target = self.whom.target();
-        let answer = self.access.ask(Method::POST, "/v1/undrain", Some(&target)).await?;
+        let all = target.pool.is_none();
+        let order = Undrain { pool: target.pool, backend: target.backend, all };
+        let answer = self.access.ask(Method::POST, "/v1/undrain", Some(&order)).await?;
         answer.print(&self.access, drain::ended);
         Ok(ExitCode::SUCCESS)
     }

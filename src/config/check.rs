@@ -10,7 +10,7 @@ use std::{
 };
 
 use super::{
-    AccessLog, Config, CookieKeys, Sessions,
+    AccessLog, Config, CookieKeys, Reload, Sessions,
     address::network,
     admin,
     defaults::PROCESS_DRAIN,
@@ -27,6 +27,9 @@ pub use super::{
 
 /// Sids that one proxy can be asked to remember: about 100 bytes each.
 const MOST_SESSIONS: usize = 100_000_000;
+
+/// Largest limit of what a reload may disconnect: more sessions than a process can hold.
+const MOST_DISCONNECTS: u64 = 1_000_000_000;
 
 /// Bounds of a sid's length: Engine.IO's have 20 characters.
 const SID_BYTES: std::ops::RangeInclusive<usize> = 20..=4096;
@@ -95,6 +98,7 @@ fn config(top: &Table<'_>) -> Config {
             .and_then(|value| access_log(&value))
             .unwrap_or_default(),
         drain: drain::drain(top, PROCESS_DRAIN),
+        reload: top.value("reload").and_then(|value| reload(&value)).unwrap_or_default(),
         upgrade: top.value("upgrade").and_then(|value| drain::upgrade(&value)).unwrap_or_default(),
         admin,
         watched: Vec::new(),
@@ -107,6 +111,13 @@ fn networks(value: &Value<'_>) -> Vec<ipnet::IpNet> {
         return Vec::new();
     };
     elements.filter_map(|element| element.parsed(network)).collect()
+}
+
+fn reload(value: &Value<'_>) -> Option<Reload> {
+    let table = value.table(&schema::RELOAD, "a table, `[reload]`")?;
+    let default = Reload::default();
+    let most = table.value("max_disconnects").and_then(|value| value.integer(0..=MOST_DISCONNECTS));
+    Some(Reload { watch: table.boolean("watch", default.watch), max_disconnects: most })
 }
 
 fn sessions(value: &Value<'_>) -> Option<Sessions> {

@@ -4,8 +4,8 @@ use std::{net::SocketAddr, time::Duration};
 
 use super::{
     AccessLog, Admin, Backend, Balance, Config, Cookie, CookieKeys, Drain, Health, HostPattern,
-    Limits, Listener, Outlier, Pool, Probe, Protocol, Reuse, Route, Sessions, SetOn, Sticky,
-    Timeouts, Upgrade,
+    Limits, Listener, Outlier, Pool, Probe, Protocol, Reload, Reuse, Route, Sessions, SetOn,
+    Sticky, Timeouts, Upgrade,
 };
 
 /// How long a stopping process waits for open streams.
@@ -28,6 +28,12 @@ pub(super) const POLL_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Deadline of its answer.
 pub(super) const POLL_TIMEOUT: Duration = Duration::from_secs(2);
+
+impl Default for Reload {
+    fn default() -> Self {
+        Self { watch: true, max_disconnects: None }
+    }
+}
 
 impl Default for Upgrade {
     fn default() -> Self {
@@ -164,6 +170,7 @@ impl Config {
             sessions: Sessions::default(),
             access_log: AccessLog::default(),
             drain: PROCESS_DRAIN,
+            reload: Reload::default(),
             upgrade: Upgrade::default(),
             admin: Admin::default(),
             watched: Vec::new(),

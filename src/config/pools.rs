@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::{
     Admin, Balance, Pool, Reuse, Timeouts, backends, drain,
+    fault::Wrong,
     file::{Table, Value},
     health, names, reader, schema, sticky, strain,
 };
@@ -52,6 +53,11 @@ fn pool(name: &str, table: &Table<'_>, admin: &Admin) -> Pool {
     pool.max_connection_age =
         table.value("max_connection_age").and_then(|value| value.duration(SHORTEST_AGE));
     strain::read(table, &mut pool);
+    if let Some(value) = table.value("rebalance").filter(|_| pool.balance == Balance::SourceHash) {
+        let wrong =
+            Wrong::new("`balance = \"source-hash\"` brings every client back to where it was");
+        value.fault(wrong.help("leave `rebalance` out, or choose another `balance`"));
+    }
     pool
 }
 

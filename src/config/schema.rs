@@ -22,6 +22,7 @@ pub(super) static TOP: Section = Section {
         "trusted_proxies",
         "admin",
         "drain",
+        "reload",
         "upgrade",
         "access_log",
         "sessions",
@@ -113,6 +114,8 @@ pub(super) static REUSE: Section =
 /// Of a pool, of the process and of an upgrade.
 pub(super) static DRAIN: Section = Section { name: "drain", keys: &["within", "spread"] };
 
+pub(super) static RELOAD: Section = Section { name: "reload", keys: &["watch", "max_disconnects"] };
+
 pub(super) static UPGRADE: Section = Section { name: "upgrade", keys: &["drain", "ready"] };
 
 pub(super) static ADMIN: Section =
@@ -127,7 +130,7 @@ pub(super) static SESSIONS: Section = Section { name: "sessions", keys: &["max",
 pub(super) static COOKIE_KEY: Section = Section { name: "cookie_key", keys: &["file", "env"] };
 
 /// Every kind of table, in the order of the reference.
-pub static SECTIONS: [&Section; 23] = [
+pub static SECTIONS: [&Section; 24] = [
     &TOP,
     &LISTENER,
     &CERTIFICATE,
@@ -145,6 +148,7 @@ pub static SECTIONS: [&Section; 23] = [
     &TIMEOUTS,
     &REUSE,
     &DRAIN,
+    &RELOAD,
     &UPGRADE,
     &ADMIN,
     &ADMIN_TOKEN,

@@ -24,7 +24,7 @@ use super::{
     overlay::Overlay,
     rebalance::Rebalance,
     report::Since,
-    resolve,
+    resolve::Resolver,
 };
 use crate::{
     config::{self, Config, CookieKeys, Protocol},
@@ -137,6 +137,7 @@ impl Control {
             config: nothing,
             overlay: Overlay::default(),
             discovery: Discovery::new(config.admin.clone()),
+            resolver: Resolver::new(config.admin.clone()),
             file: None,
             watcher: None,
             since: Since::now(),
@@ -159,7 +160,8 @@ impl Control {
         }
         let mut overlay = Self::inherited_overlay(from.values);
         overlay.settle(&config);
-        for (pool, outcome) in control.discovery.first(&config.pools).await {
+        let first = control.discovery.first(&config.pools, |pool| overlay.last_good(pool)).await;
+        for (pool, outcome) in first {
             overlay.found(pool, outcome);
         }
         control.compose(config, overlay).await?;
@@ -199,8 +201,8 @@ impl Control {
         };
         self.typed = typed;
         self.overlay = overlay;
-        self.discovery.follow(&self.typed.pools);
-        self.obey_drains();
+        self.discovery.follow(&self.typed.pools, |pool| self.overlay.last_good(pool));
+        self.obey_drains().await;
         Ok(changes)
     }
 
@@ -220,7 +222,7 @@ impl Control {
             self.keys = Keys::new(&config.cookie_keys);
         }
         let (members, added) = self.members_of(&config);
-        resolve::first(&added).await;
+        self.resolver.first(&added).await;
         // From here on nothing fails.
         self.stay(&members).await;
         let pools = self.pools_of(&config, &members, new_keys);

@@ -124,15 +124,6 @@ impl Drains {
         true
     }
 
-    /// The same for drains by order, whose tasks do not touch the backend's life.
-    pub(super) fn lift(&mut self, serial: u64) {
-        if self.drains_to(serial) == Some(End::Stays)
-            && let Some(running) = self.running.remove(&serial)
-        {
-            running.task.abort();
-        }
-    }
-
     /// To which end a backend drains, if it does.
     pub(super) fn drains_to(&self, serial: u64) -> Option<End> {
         self.running.get(&serial).map(|running| running.end)
@@ -193,7 +184,7 @@ impl Whole {
     /// How far the process is from being empty, where it drains.
     pub(super) fn state(&self, proxy: &Proxy) -> Option<DrainState> {
         let clock = *self.lock();
-        Some(clock?.state(proxy.tunnels.len(), proxy.sids.len()))
+        Some(clock?.state(proxy.tunnels.len(), sessions(proxy)))
     }
 
     fn lock(&self) -> MutexGuard<'_, Option<Clock>> {
@@ -247,8 +238,11 @@ async fn drain(backend: Arc<Backend>, proxy: Arc<Proxy>, clock: Clock, end: End)
             && !spared
         {
             if over {
-                // By order it stays, and so may a session that only now turns out to be there.
-                proxy.sids.let_go(&backend, usize::MAX);
+                // By order it stays, and a session may turn out to be there only now. All of the table is
+                // looked through for those alone.
+                if backend.sessions() > 0 {
+                    proxy.sids.let_go(&backend, usize::MAX);
+                }
                 proxy.tunnels.cut(backend.serial());
             } else {
                 close(&backend, &proxy, tunnels, now);
@@ -285,6 +279,14 @@ fn is_elsewhere(backend: &Backend, proxy: &Proxy) -> bool {
     let snapshot = proxy.snapshot.load();
     let mut all = snapshot.pools.iter().flat_map(|pool| pool.upstream.backends());
     all.any(|other| other.address() == backend.address())
+}
+
+/// Live sessions and tunnels. The table of sids would tell of those that have been let go as well, and
+/// not of WebSockets that have none.
+fn sessions(proxy: &Proxy) -> usize {
+    let snapshot = proxy.snapshot.load();
+    let all = snapshot.pools.iter().flat_map(|pool| pool.holders(0));
+    all.map(|backend| backend.sessions()).sum()
 }
 
 fn is_used(backend: &Backend, proxy: &Proxy) -> bool {

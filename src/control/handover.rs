@@ -234,9 +234,11 @@ impl Control {
             let known =
                 config::Backend { name: record.name.clone(), address, weight: record.weight };
             let backend = Backend::new(&record.pool, &known, &pool.reuse);
-            if known.address.literal().is_none() {
-                backend.set_addresses(record.addresses.as_slice());
-            }
+            let literal = known.address.literal().map(|address| vec![address]);
+            let mut addresses = literal.unwrap_or_else(|| record.addresses.clone());
+            // Operators may be served elsewhere now.
+            addresses.retain(|address| !config.admin.is_at(*address));
+            backend.set_addresses(addresses);
             if !record.up {
                 backend.mark(false, 1, 1);
             }

@@ -42,10 +42,10 @@ pub use self::{
 };
 use self::{
     discovery::Discovery, doors::Doors, drain::Drains, handover::Handover, overlay::Overlay,
-    rebalance::Rebalance, report::Since, watch::Watcher,
+    rebalance::Rebalance, report::Since, resolve::Resolver, watch::Watcher,
 };
 use crate::{
-    admin::api::ReloadState,
+    admin::api::{Plan, ReloadState},
     config::{self, Config, check},
     http::proxy::Proxy,
     net::tls::TicketKeys,
@@ -77,6 +77,7 @@ pub struct Control {
     config: Config,
     overlay: Overlay,
     discovery: Discovery,
+    resolver: Arc<Resolver>,
     /// Where the configuration is read from; `None`: it came from flags.
     file: Option<PathBuf>,
     watcher: Option<Watcher>,
@@ -132,10 +133,10 @@ impl Control {
     ) {
         self.file = file;
         self.discovery.tell(again.clone());
-        self.discovery.follow(&self.typed.pools);
+        self.discovery.follow(&self.typed.pools, |pool| self.overlay.last_good(pool));
         if self.file.is_some() {
             let mut watcher = Watcher::new(again);
-            watcher.watch(&self.typed.watched);
+            watcher.watch(watched(&self.typed));
             self.watcher = Some(watcher);
             // An edit between the first reading and the watch would go unseen.
             self.read_again().await;
@@ -166,7 +167,7 @@ impl Control {
                 () = tick(&mut alive) => self.notifier.alive(),
                 _ = housekeeping.tick() => self.keep_house(),
                 _ = tend.tick() => self.tend(),
-                _ = resolve.tick() => resolve::again(&self.backends),
+                _ = resolve.tick() => self.resolver.again(&self.backends),
                 _ = level.tick() => self.level(),
             }
         }
@@ -208,9 +209,10 @@ impl Control {
     /// Reads the file and applies it. A faulty one is told, with every fault, and changes nothing.
     async fn read_again(&mut self) {
         let outcome = match self.read().await {
-            Ok(config) => self.apply(config).await.map_err(|error| error.to_string()),
-            Err(faults) => Err(faults),
+            Ok(config) => self.put_in(config, None).await.map(|(changes, _)| changes),
+            Err(faults) => Err(Denied::Failed(faults)),
         };
+        let outcome = outcome.map_err(|denied| denied.to_string());
         self.note_reload(outcome.as_ref().map(Changes::is_empty));
         match outcome {
             Ok(changes) if changes.is_empty() => tracing::debug!("reloaded: nothing changed"),
@@ -220,7 +222,7 @@ impl Control {
                 eprintln!("{faults}");
             }
         }
-        resolve::again(&self.backends);
+        self.resolver.again(&self.backends);
     }
 
     /// The file as it is now, checked; from here on its files are watched.
@@ -234,13 +236,34 @@ impl Control {
         match timeout(LOAD, loading).await {
             Ok(Ok(Ok(config))) => {
                 if let Some(watcher) = &mut self.watcher {
-                    watcher.watch(&config.watched);
+                    watcher.watch(watched(&config));
                 }
                 Ok(config)
             }
             Ok(Ok(Err(faults))) => Err(faults.to_string()),
             Ok(Err(error)) => Err(error.to_string()),
             Err(_) => Err(format!("{shown}: reading it takes too long")),
+        }
+    }
+
+    /// Applies what the file says, unless more sessions would be disconnected than `most`, or than the
+    /// configuration in force allows.
+    async fn put_in(
+        &mut self,
+        typed: Config,
+        most: Option<u64>,
+    ) -> Result<(Changes, Plan), Denied> {
+        let plan = self.plan_for(&typed);
+        let would = plan.disconnected_sessions;
+        if let Some(most) = most.or(self.typed.reload.max_disconnects).filter(|most| would > *most)
+        {
+            return Err(Denied::Conflict(format!(
+                "refused: it would disconnect {would} sessions, and at most {most} were allowed"
+            )));
+        }
+        match self.apply(typed).await {
+            Ok(changes) => Ok((changes, plan)),
+            Err(error) => Err(Denied::Failed(error.to_string())),
         }
     }
 
@@ -262,6 +285,11 @@ impl Control {
 
     /// Puts what a source has found in force.
     async fn discovered(&mut self, pool: String, outcome: Result<Vec<config::Backend>, String>) {
+        let asks = |known: &config::Pool| known.name == pool && known.source.is_some();
+        if !self.typed.pools.iter().any(asks) {
+            // It was queued before a reload that has taken the source away.
+            return;
+        }
         let mut overlay = self.overlay.clone();
         let name = pool.clone();
         if !overlay.found(pool, outcome) {
@@ -314,11 +342,13 @@ impl Control {
         whole.begin(terms);
         let proxy = Arc::clone(&self.proxy);
         let mut closes = pin!(whole.close(&proxy));
+        let mut housekeeping = tokio::time::interval(HOUSEKEEPING);
         let over = loop {
             tokio::select! {
                 () = self.doors.idle() => break false,
                 () = &mut closes => break true,
                 Some(request) = requests.recv() => self.answer_at_last(request),
+                _ = housekeeping.tick() => self.keep_house(),
             }
         };
         if over {
@@ -345,6 +375,11 @@ impl Control {
             self.proxy.log.store(Arc::new(off));
         }
     }
+}
+
+/// The files whose change asks for a reload.
+fn watched(config: &Config) -> &[PathBuf] {
+    if config.reload.watch { &config.watched } else { &[] }
 }
 
 /// The next tick, where there are any.

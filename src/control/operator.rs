@@ -4,22 +4,32 @@
 //! Questions about the moment are answered from what the data path shares, without waiting for the
 //! control task; orders go to that task and wait for its answer. Must not know HTTP.
 
-use std::{fmt, sync::Arc};
+use std::{fmt, path::PathBuf, sync::Arc};
 
-use tokio::sync::{mpsc, oneshot};
-
-use super::{Order, Request, sessions};
-use crate::admin::api::{
-    BackendState, DrainOrder, ExplainOrder, Explanation, NewBackend, Plan, PlanOrder, ReloadOrder,
-    Sessions, Status, Target, UpgradeOrder, Upgraded, Whereabouts,
+use tokio::{
+    sync::{Semaphore, mpsc, oneshot},
+    time::timeout,
 };
-use crate::{config::Config, http::proxy::Proxy};
+
+use super::{LOAD, Order, Request, sessions};
+use crate::{
+    admin::api::{
+        BackendState, DrainOrder, ExplainOrder, Explanation, NewBackend, Plan, PlanOrder,
+        ReloadOrder, Sessions, Status, Target, UpgradeOrder, Upgraded, Whereabouts,
+    },
+    config::{Config, check},
+    http::proxy::Proxy,
+};
 
 /// Asks and orders; cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Operator {
     requests: mpsc::Sender<Request>,
     proxy: Arc<Proxy>,
+    /// Where the configuration is read from; `None`: it came from flags.
+    file: Option<PathBuf>,
+    /// One configuration is checked at a time: its files may be slow.
+    checking: Arc<Semaphore>,
 }
 
 /// Why an order was not carried out, or a question not answered.
@@ -54,8 +64,12 @@ impl std::error::Error for Denied {}
 
 impl Operator {
     /// Of a running control task.
-    pub(crate) fn new(requests: mpsc::Sender<Request>, proxy: Arc<Proxy>) -> Self {
-        Self { requests, proxy }
+    pub(crate) fn new(
+        requests: mpsc::Sender<Request>,
+        proxy: Arc<Proxy>,
+        file: Option<PathBuf>,
+    ) -> Self {
+        Self { requests, proxy, file, checking: Arc::new(Semaphore::new(1)) }
     }
 
     /// The process and everything in it.
@@ -79,7 +93,8 @@ impl Operator {
         sessions::find(&self.proxy, sid)
     }
 
-    /// Closes a tunnel at a frame boundary, or lets a polling session go.
+    /// Closes a tunnel at a frame boundary, or lets a polling session go. A tunnel that is being closed
+    /// already is cut.
     ///
     /// # Errors
     /// There is no such session.
@@ -145,7 +160,38 @@ impl Operator {
     /// # Errors
     /// Every fault of the configuration.
     pub async fn plan(&self, order: PlanOrder) -> Result<Plan, Denied> {
-        self.order(|answer| Order::Plan(order, answer)).await
+        let path = match (order.path.filter(|_| order.text.is_some()), &self.file) {
+            (Some(path), _) => path.into(),
+            (None, Some(file)) => file.clone(),
+            (None, None) => {
+                let wrong = "this process runs by flags: a text is planned with its path";
+                return Err(Denied::Invalid(wrong.to_owned()));
+            }
+        };
+        let typed = self.check(order.text, path).await?;
+        self.order(|answer| Order::Plan(Box::new(typed), answer)).await
+    }
+
+    /// Reads and checks off the runtime, and away from the control task: a disk that hangs holds up no
+    /// more than the next who asks.
+    async fn check(&self, text: Option<String>, path: PathBuf) -> Result<Config, Denied> {
+        let Ok(turn) = Arc::clone(&self.checking).try_acquire_owned() else {
+            return Err(Denied::Conflict("another plan is being checked; try again".to_owned()));
+        };
+        let checking = tokio::task::spawn_blocking(move || {
+            let checked = match text {
+                Some(text) => check::parse(&text, &path),
+                None => check::load(&path),
+            };
+            drop(turn);
+            checked
+        });
+        match timeout(LOAD, checking).await {
+            Ok(Ok(Ok(typed))) => Ok(typed),
+            Ok(Ok(Err(faults))) => Err(Denied::Failed(faults.to_string())),
+            Ok(Err(error)) => Err(Denied::Failed(error.to_string())),
+            Err(_) => Err(Denied::Failed("reading the configuration takes too long".to_owned())),
+        }
     }
 
     /// The configuration in force.

@@ -9,14 +9,14 @@ use super::{
     Control, Denied,
     drain::End,
     overlay::{self, Overlay},
-    plan, resolve,
+    plan,
 };
 use crate::{
     admin::api::{
-        BackendState, DrainOrder, ExplainOrder, Explanation, NewBackend, Plan, PlanOrder,
-        ReloadOrder, Status, Target, UpgradeOrder, Upgraded,
+        BackendState, DrainOrder, ExplainOrder, Explanation, NewBackend, Origin, Plan, ReloadOrder,
+        Status, Target, UpgradeOrder, Upgraded,
     },
-    config::{self, Config, check},
+    config::{self, Config},
     upstream::{Backend, Life},
 };
 
@@ -43,8 +43,8 @@ pub enum Order {
     Undrain(Target, Answer<Vec<BackendState>>),
     /// Read the file and put it in force.
     Reload(ReloadOrder, Answer<Plan>),
-    /// Say what that would do.
-    Plan(PlanOrder, Answer<Plan>),
+    /// Say what putting this in force would do.
+    Plan(Box<Config>, Answer<Plan>),
     /// Say who would serve a request.
     Explain(ExplainOrder, Answer<Explanation>),
     /// The configuration in force.
@@ -64,10 +64,10 @@ impl Control {
             Order::Weight(pool, name, weight, answer) => {
                 drop(answer.send(self.give_weight(&pool, &name, weight).await));
             }
-            Order::Drain(what, how, answer) => drop(answer.send(self.drain(what, how))),
-            Order::Undrain(what, answer) => drop(answer.send(self.undrain(&what))),
+            Order::Drain(what, how, answer) => drop(answer.send(self.drain(what, how).await)),
+            Order::Undrain(what, answer) => drop(answer.send(self.undrain(&what).await)),
             Order::Reload(order, answer) => drop(answer.send(self.reload_as_ordered(order).await)),
-            Order::Plan(order, answer) => drop(answer.send(self.plan(order).await)),
+            Order::Plan(typed, answer) => drop(answer.send(Ok(self.plan_for(&typed)))),
             Order::Explain(order, answer) => {
                 let told = self.proxy.explain(&order, &self.listener_states());
                 drop(answer.send(told.map_err(Denied::Invalid)));
@@ -109,21 +109,21 @@ impl Control {
         outcome.map(|_| ()).map_err(|error| Denied::Failed(error.to_string()))
     }
 
-    fn drain(&mut self, what: Target, how: DrainOrder) -> Result<Vec<BackendState>, Denied> {
+    async fn drain(&mut self, what: Target, how: DrainOrder) -> Result<Vec<BackendState>, Denied> {
         let terms = terms(how)?;
         self.overlay.drain(&self.config, what.clone(), terms)?;
-        self.obey_drains();
+        self.obey_drains().await;
         Ok(self.states(&what))
     }
 
-    fn undrain(&mut self, what: &Target) -> Result<Vec<BackendState>, Denied> {
+    async fn undrain(&mut self, what: &Target) -> Result<Vec<BackendState>, Denied> {
         self.overlay.undrain(&self.config, what)?;
-        self.obey_drains();
+        self.obey_drains().await;
         Ok(self.states(what))
     }
 
     /// Brings the backends into the state that the ordered drains ask for.
-    pub(super) fn obey_drains(&mut self) {
+    pub(super) async fn obey_drains(&mut self) {
         let wanted = |config: &Config, backend: &Backend| {
             let pool = config.pools.iter().find(|pool| pool.name == backend.pool());
             pool.is_some_and(|pool| pool.backends.iter().any(|b| backend.is(&pool.name, b)))
@@ -138,7 +138,7 @@ impl Control {
                     self.drains.start(backend, &self.proxy, ordered.terms, End::Stays);
                 }
                 None => {
-                    self.drains.lift(backend.serial());
+                    self.drains.cancel(backend.serial(), End::Stays).await;
                     backend.set_life(Life::Serving);
                 }
             }
@@ -158,55 +158,33 @@ impl Control {
             Err(denied) => Err(denied.to_string()),
         };
         self.note_reload(noted.as_ref().map(|empty| *empty));
-        resolve::again(&self.backends);
+        self.resolver.again(&self.backends);
         outcome
     }
 
     async fn reload_within(&mut self, most: Option<u64>) -> Result<Plan, Denied> {
         let typed = self.read().await.map_err(Denied::Failed)?;
-        let plan = self.plan_for(&typed);
-        if let Some(most) = most
-            && plan.disconnected_sessions > most
-        {
-            let would = plan.disconnected_sessions;
-            return Err(Denied::Conflict(format!(
-                "refused: it would disconnect {would} sessions, and at most {most} were allowed"
-            )));
-        }
-        let changes = self.apply(typed).await.map_err(|error| Denied::Failed(error.to_string()))?;
+        let (changes, plan) = self.put_in(typed, most).await?;
         if !changes.is_empty() {
             tracing::info!(%changes, "reloaded");
         }
         Ok(plan)
     }
 
-    async fn plan(&mut self, order: PlanOrder) -> Result<Plan, Denied> {
-        let path = match (order.path.filter(|_| order.text.is_some()), &self.file) {
-            (Some(path), _) => path.into(),
-            (None, Some(file)) => file.clone(),
-            (None, None) => {
-                let wrong = "this process runs by flags: a text is planned with its path";
-                return Err(Denied::Invalid(wrong.to_owned()));
-            }
-        };
-        let checking = tokio::task::spawn_blocking(move || match order.text {
-            Some(text) => check::parse(&text, &path),
-            None => check::load(&path),
-        });
-        match tokio::time::timeout(super::LOAD, checking).await {
-            Ok(Ok(Ok(typed))) => Ok(self.plan_for(&typed)),
-            Ok(Ok(Err(faults))) => Err(Denied::Failed(faults.to_string())),
-            Ok(Err(error)) => Err(Denied::Failed(error.to_string())),
-            Err(_) => Err(Denied::Failed("reading the configuration takes too long".to_owned())),
-        }
-    }
-
-    fn plan_for(&self, typed: &Config) -> Plan {
+    pub(super) fn plan_for(&self, typed: &Config) -> Plan {
         let mut overlay = self.overlay.clone();
         let fates = overlay.fate(typed);
         overlay.settle(typed);
         let next = overlay.over(typed);
-        plan::plan(&self.config, &next, &fates, |pool, backend| self.held(pool, backend))
+        let held = |pool: &str, backend: &config::Backend| self.held(pool, backend);
+        let at_risk = |pool: &str, backend: &config::Backend| {
+            let source = |config: &Config| {
+                config.pools.iter().find(|known| known.name == pool)?.source.clone()
+            };
+            let found = self.overlay.origin(pool, &backend.name) == Origin::Discovered;
+            found && source(&self.typed) != source(typed)
+        };
+        plan::plan(&self.config, &next, &fates, held, at_risk)
     }
 
     /// What would be lost with a backend.

@@ -122,6 +122,11 @@ impl Overlay {
         }
     }
 
+    /// The last good answer of a pool's source.
+    pub(super) fn last_good(&self, pool: &str) -> &[Backend] {
+        self.found.get(pool).map_or(&[], |found| &found.backends)
+    }
+
     /// Why a source's newest answer was of no use.
     pub(super) fn source_error(&self, pool: &str) -> Option<&str> {
         self.found.get(pool)?.error.as_deref()
@@ -171,7 +176,10 @@ impl Overlay {
         pool: &str,
         backend: &str,
     ) -> Result<(), Denied> {
-        member(config, pool, backend)?;
+        let is_it = |known: &Backend| known.name == backend;
+        if !self.added.get(pool).is_some_and(|added| added.iter().any(is_it)) {
+            member(config, pool, backend)?;
+        }
         let elsewhere = |whose: &str| {
             Err(Denied::Conflict(format!(
                 "{pool}/{backend} comes from {whose}; only what was added here can be removed \
@@ -235,12 +243,13 @@ impl Overlay {
     /// # Errors
     /// There is nothing of that name, it does not drain, or only as a part of something wider.
     pub(super) fn undrain(&mut self, config: &Config, what: &Target) -> Result<(), Denied> {
-        exists(config, what)?;
+        // An order is taken back also where its backend is gone for now.
         let before = self.drains.len();
         self.drains.retain(|known| !covers(what, &known.what));
         if self.drains.len() < before {
             return Ok(());
         }
+        exists(config, what)?;
         Err(Denied::Conflict(match self.drains.iter().find(|known| covers(&known.what, what)) {
             Some(wider) => {
                 let wider = spoken(&wider.what);
@@ -446,6 +455,7 @@ mod tests {
         is(unit(overlay.drain(&typed, target(Some("chat"), Some("x")), None)), Denied::NotFound);
         is(unit(overlay.drain(&typed, target(None, Some("x")), None)), Denied::Invalid);
         is(unit(overlay.undrain(&typed, &target(Some("chat"), None))), Denied::Conflict);
+        is(unit(overlay.undrain(&typed, &target(Some("chat"), Some("x")))), Denied::NotFound);
     }
 
     #[test]
@@ -466,6 +476,20 @@ mod tests {
         assert!(overlay.drains_all());
         overlay.undrain(&typed, &target(None, None)).unwrap();
         assert!(overlay.drain_of("chat", "10.0.0.1:80").is_none());
+    }
+
+    #[test]
+    fn orders_about_backends_that_are_gone_are_taken_back() {
+        let (with, without) = (config(&[("chat", &["10.0.0.1:80"])]), config(&[("chat", &[])]));
+        let mut overlay = Overlay::default();
+        let one = target(Some("chat"), Some("10.0.0.1:80"));
+        overlay.drain(&with, one.clone(), None).unwrap();
+        overlay.undrain(&without, &one).unwrap();
+        // One that a source has found since shadows it.
+        overlay.add(&without, "chat", &new("10.0.0.9:80")).unwrap();
+        let shadowed = config(&[("chat", &["10.0.0.1:80"])]);
+        overlay.remove(&shadowed, "chat", "10.0.0.9:80").unwrap();
+        assert_eq!(names(&overlay.over(&shadowed)), ["10.0.0.1:80"]);
     }
 
     #[test]

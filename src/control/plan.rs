@@ -19,12 +19,13 @@ pub(super) struct Held {
 }
 
 /// Compares what is in force with what would be. `held` tells what a backend of the pool of that
-/// name holds at this moment.
+/// name holds at this moment, `at_risk` whether another source than the one that found it decides of it.
 pub(super) fn plan(
     now: &Config,
     next: &Config,
     fates: &[Fate],
     held: impl Fn(&str, &Backend) -> Held,
+    at_risk: impl Fn(&str, &Backend) -> bool,
 ) -> Plan {
     let mut changes = Vec::new();
     listeners(now, next, &mut changes);
@@ -34,6 +35,7 @@ pub(super) fn plan(
             Some(other) => {
                 settings(pool, other, &mut changes);
                 backends(pool, other, next, &held, &mut changes);
+                risks(other, &held, &at_risk, &mut changes);
             }
             None => {
                 changes.push(change(ChangedThing::Pool, ChangeKind::Removed, &pool.name, ""));
@@ -212,6 +214,23 @@ fn backends(
     }
 }
 
+/// Backends that stay only if the pool's new source names them too.
+fn risks(
+    next: &Pool,
+    held: &impl Fn(&str, &Backend) -> Held,
+    at_risk: &impl Fn(&str, &Backend) -> bool,
+    changes: &mut Vec<Change>,
+) {
+    for backend in next.backends.iter().filter(|backend| at_risk(&next.name, backend)) {
+        let Held { tunnels, sessions } = held(&next.name, backend);
+        let by = (sessions > 0).then_some(next.drain.within.as_secs_f64());
+        let name = format!("{}/{}", next.name, backend.name);
+        let detail = "goes, unless the new source names it too";
+        let changed = change(ChangedThing::Backend, ChangeKind::Changed, &name, detail);
+        changes.push(Change { tunnels, sessions, by, ..changed });
+    }
+}
+
 fn removed(within: Duration, sessions: u64) -> String {
     match sessions {
         0 => "nothing is on it".to_owned(),
@@ -236,6 +255,7 @@ fn process(now: &Config, next: &Config, changes: &mut Vec<Change>) {
         ("sessions", now.sessions != next.sessions, ""),
         ("access_log", now.access_log != next.access_log, ""),
         ("drain", now.drain != next.drain, ""),
+        ("reload", now.reload != next.reload, ""),
         ("upgrade", now.upgrade != next.upgrade, ""),
         ("admin", now.admin != next.admin, "takes effect at a restart or an upgrade"),
     ];
@@ -266,7 +286,7 @@ mod tests {
     }
 
     fn compare(now: &Config, next: &Config) -> Plan {
-        plan(now, next, &[], |_, _| Held { tunnels: 2, sessions: 5 })
+        plan(now, next, &[], |_, _| Held { tunnels: 2, sessions: 5 }, |_, _| false)
     }
 
     fn told(plan: &Plan) -> Vec<(ChangedThing, ChangeKind, &str)> {
@@ -336,10 +356,23 @@ mod tests {
     }
 
     #[test]
+    fn backends_of_a_source_that_is_replaced_are_at_risk() {
+        let now = config(&["10.0.0.1:80", "10.0.0.2:80"]);
+        let mut next = now.clone();
+        next.pools[0].slow_start = Duration::from_secs(1);
+        let held = |_: &str, _: &Backend| Held { tunnels: 2, sessions: 5 };
+        let found = |_: &str, backend: &Backend| backend.name == "10.0.0.2:80";
+        let plan = plan(&now, &next, &[], held, found);
+        let named: Vec<&str> = plan.changes.iter().map(|change| change.name.as_str()).collect();
+        assert_eq!(named, ["chat", "chat/10.0.0.2:80"]);
+        assert_eq!((plan.disconnected_sessions, plan.by), (5, Some(300.0)));
+    }
+
+    #[test]
     fn orders_are_told_and_change_nothing_by_themselves() {
         let config = config(&["10.0.0.1:80"]);
         let fate = Fate { name: "chat/x".to_owned(), words: "until restart", kept: true };
-        let plan = plan(&config, &config, &[fate], |_, _| Held::default());
+        let plan = plan(&config, &config, &[fate], |_, _| Held::default(), |_, _| false);
         assert!(plan.empty);
         assert_eq!(told(&plan), [(ChangedThing::Backend, ChangeKind::Kept, "chat/x")]);
     }

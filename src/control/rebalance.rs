@@ -4,8 +4,12 @@
 //! its share by weight, the excess is closed at the pool's rate; while it sheds, a cookie for it is
 //! not followed, so that its clients come back elsewhere. They need some seconds for that: until then
 //! they count as if they were here, or those that stay would look too many in turn. A pool that is no
-//! nearer to level after several rounds is one whose balance policy brings the same clients to the
-//! same backends: it is left alone until its backends change.
+//! nearer to level after several rounds is one whose clients always come to the same backends: it is
+//! left alone until its backends change.
+//!
+//! Health and slow start change what is a share while a round is under way. They add to it what they
+//! add to the excess and nothing else, so that every round ends. A backend that grows into its weight
+//! gives up nothing: what it has kept is its own as soon as it has grown.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
@@ -14,8 +18,8 @@ use tokio::time::Instant;
 use crate::{
     config,
     http::proxy::Proxy,
-    tunnel::{Reason, SHARDS},
-    upstream::Backend,
+    tunnel::{AgeLimit, Reason, SHARDS},
+    upstream::{Backend, Life},
 };
 
 /// Period of looking at pools and ages.
@@ -34,6 +38,8 @@ const FUTILE: u32 = 3;
 #[derive(Debug, Default)]
 pub(super) struct Rebalance {
     pools: HashMap<String, Leveling>,
+    /// How old the tunnels of each pool may become, where that is limited.
+    ages: HashMap<String, AgeLimit>,
     shard: usize,
     before: Option<Instant>,
 }
@@ -42,17 +48,23 @@ pub(super) struct Rebalance {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Side {
     serial: u64,
+    /// The weight in force.
     weight: u32,
+    /// Whether that is less than the configured one.
+    grows: bool,
     tunnels: usize,
 }
 
 /// One pool's way to level.
 #[derive(Debug, Default)]
 struct Leveling {
-    /// Who there was, with which weight.
+    /// Whom the configuration wants, with which weight.
     members: Vec<(u64, u32)>,
+    /// Who took new sessions a step before.
+    sides: Vec<Side>,
     round: Option<Round>,
-    /// Excess at the beginning of the round before, where the pool has not been level since.
+    /// What the excess was before the last round, by the weights that are in force now; `None` where
+    /// the pool has been level since.
     last: Option<usize>,
     futile: u32,
     credit: f64,
@@ -61,10 +73,14 @@ struct Leveling {
 /// From an excess to when its clients must be back.
 #[derive(Clone, Copy, Debug)]
 struct Round {
-    excess: usize,
+    /// What it began with, by the weights that are in force now; `None` where others than were there
+    /// then may take it, so that it proves nothing.
+    excess: Option<usize>,
+    /// How many of them are still to be closed. Once none is, it only waits.
     left: usize,
     /// Tunnels at its beginning: those on their way back count.
     total: usize,
+    /// When there last were some to be closed.
     shed: Instant,
 }
 
@@ -77,7 +93,8 @@ impl Rebalance {
         proxy: &Proxy,
     ) {
         let now = Instant::now();
-        let elapsed = self.before.replace(now).map_or(TICK, |before| now - before);
+        // After a halt nobody is closed for the time that it took.
+        let elapsed = self.before.replace(now).map_or(TICK, |before| now - before).min(2 * TICK);
         self.pools.retain(|name, _| {
             pools.iter().any(|pool| pool.name == *name && pool.rebalance.is_some())
         });
@@ -87,17 +104,23 @@ impl Rebalance {
                 ours().for_each(|backend| backend.set_shedding(false));
                 continue;
             };
-            let sides: Vec<Side> = ours()
+            let members = ours()
+                .filter(|backend| backend.phase() == Life::Serving)
+                .map(|backend| (backend.serial(), backend.weight()))
+                .collect();
+            let sides = ours()
                 .filter(|backend| backend.takes_new() || backend.is_only_full())
                 .map(|backend| Side {
                     serial: backend.serial(),
                     weight: backend.shares(),
+                    grows: backend.ramp() < 1.0,
                     tunnels: proxy.tunnels.staying(backend.serial()),
                 })
                 .collect();
             let leveling = self.pools.entry(pool.name.clone()).or_default();
             let quota = elapsed.as_secs_f64() / terms.rate.interval().as_secs_f64();
-            let shed = leveling.step(&sides, quota, now);
+            leveling.note(members, sides);
+            let shed = leveling.step(quota, now);
             for &(serial, count) in &shed {
                 proxy.tunnels.close(serial, count, Reason::Rebalanced);
             }
@@ -116,16 +139,19 @@ impl Rebalance {
         backends: &[Arc<Backend>],
         proxy: &Proxy,
     ) {
-        let limit = |backend: &Backend| {
-            pools.iter().find(|pool| pool.name == backend.pool())?.max_connection_age
-        };
-        let limits: HashMap<u64, Duration> = backends
-            .iter()
-            .filter_map(|backend| Some((backend.serial(), limit(backend)?)))
-            .collect();
-        if limits.is_empty() {
+        let since = Instant::now();
+        let limited = pools.iter().filter_map(|pool| {
+            let limit = pool.max_connection_age?;
+            let before = self.ages.remove(&pool.name).filter(|before| before.limit == limit);
+            Some((pool.name.clone(), before.unwrap_or(AgeLimit { limit, since })))
+        });
+        self.ages = limited.collect();
+        if self.ages.is_empty() {
             return;
         }
+        let limit =
+            |backend: &Arc<Backend>| Some((backend.serial(), *self.ages.get(backend.pool())?));
+        let limits: HashMap<u64, AgeLimit> = backends.iter().filter_map(limit).collect();
         for _ in 0..SHARDS / AGE_ROUND {
             proxy.tunnels.close_aged(self.shard, |serial| limits.get(&serial).copied());
             self.shard = (self.shard + 1) % SHARDS;
@@ -134,57 +160,92 @@ impl Rebalance {
 }
 
 impl Leveling {
-    /// How many to close now, by backend; `quota` is how many the rate allows since the step before.
-    fn step(&mut self, sides: &[Side], quota: f64, now: Instant) -> Vec<(u64, usize)> {
-        let members: Vec<(u64, u32)> = sides.iter().map(|s| (s.serial, s.weight)).collect();
+    /// Takes note of who there is.
+    fn note(&mut self, members: Vec<(u64, u32)>, sides: Vec<Side>) {
+        let other_terms = {
+            let terms = |side: &Side| (side.serial, side.weight, side.grows);
+            !sides.iter().map(terms).eq(self.sides.iter().map(terms))
+        };
+        if other_terms {
+            // The same tunnels by the terms before and after: the rest is what clients did.
+            let mut before = std::mem::take(&mut self.sides);
+            for old in &mut before {
+                let now = sides.iter().find(|side| side.serial == old.serial);
+                old.tunnels = now.map_or(old.tunnels, |side| side.tunnels);
+            }
+            let change = |count: usize| {
+                (count + self.excess(&sides).1).saturating_sub(self.excess(&before).1)
+            };
+            let last = self.last.map(change);
+            let round = self.round.map(|round| Round {
+                excess: round.excess.map(change),
+                left: if round.left > 0 { change(round.left) } else { 0 },
+                ..round
+            });
+            (self.last, self.round) = (last, round);
+        }
+        self.sides = sides;
         if self.members != members {
-            // Those on their way back still are.
             if let Some(round) = &mut self.round {
-                round.left = usize::MAX;
+                round.excess = None;
             }
             (self.members, self.last, self.futile) = (members, None, 0);
         }
-        let here = sides.iter().map(|side| side.tunnels).sum();
+    }
+
+    /// How many to close now, by backend; `quota` is how many the rate allows since the step before.
+    fn step(&mut self, quota: f64, now: Instant) -> Vec<(u64, usize)> {
         if let Some(round) = self.round
             && now - round.shed >= RETURN
         {
-            self.last = Some(round.excess);
+            self.last = round.excess;
             self.round = None;
         }
-        let total = self.round.map_or(here, |round| round.total.max(here));
-        let excess = excess(sides, total);
-        let sum: usize = excess.iter().map(|&(_, count)| count).sum();
+        let (excess, sum) = self.excess(&self.sides);
         if sum == 0 {
-            if self.round.is_none() {
+            if self.round.is_none() && self.is_whole() {
                 (self.last, self.futile) = (None, 0);
             }
             return Vec::new();
         }
-        if self.round.is_none() && !self.begin(sum, total, now) {
+        if self.round.is_none() && !self.begin(sum, now) {
             return Vec::new();
         }
-        let Some(round) = &mut self.round else { return Vec::new() };
+        let Some(round) = self.round.as_mut().filter(|round| round.left > 0) else {
+            return Vec::new();
+        };
+        round.shed = now;
         // No more than a burst of one step, however long there was nothing to do.
         self.credit = (self.credit + quota).min(quota.max(1.0));
         let count = (self.credit as usize).min(sum).min(round.left);
-        if count == 0 {
-            return Vec::new();
-        }
         self.credit -= count as f64;
         round.left -= count;
-        round.shed = now;
         shares(&excess, sum, count)
     }
 
     /// Begins a round, where it is not futile.
-    fn begin(&mut self, excess: usize, total: usize, now: Instant) -> bool {
-        self.futile =
-            if self.last.is_some_and(|last| excess >= last) { self.futile + 1 } else { 0 };
+    fn begin(&mut self, excess: usize, now: Instant) -> bool {
+        let stands = self.last.is_some_and(|last| excess >= last);
+        self.futile = if stands { self.futile.saturating_add(1) } else { 0 };
         if self.futile >= FUTILE {
             return false;
         }
-        self.round = Some(Round { excess, left: excess, total, shed: now });
+        let total = tunnels(&self.sides);
+        self.round = Some(Round { excess: Some(excess), left: excess, total, shed: now });
         true
+    }
+
+    /// What each of these has beyond its share, and how much that is together.
+    fn excess(&self, sides: &[Side]) -> (Vec<(u64, usize)>, usize) {
+        let here = tunnels(sides);
+        let excess = excess(sides, self.round.map_or(here, |round| round.total.max(here)));
+        let sum = excess.iter().map(|&(_, count)| count).sum();
+        (excess, sum)
+    }
+
+    /// Whether everybody whom the configuration wants is there, with the whole of its weight.
+    fn is_whole(&self) -> bool {
+        self.sides.len() == self.members.len() && !self.sides.iter().any(|side| side.grows)
     }
 
     /// Whether some are closed, or on their way back.
@@ -193,12 +254,18 @@ impl Leveling {
     }
 }
 
-/// What each backend has beyond its share, rounded up, of so many tunnels.
+fn tunnels(sides: &[Side]) -> usize {
+    sides.iter().map(|side| side.tunnels).sum()
+}
+
+/// What each backend has beyond its share, rounded up, of so many tunnels. One that grows has nothing
+/// beyond: what it held before is its own by the weight that it will have.
 fn excess(sides: &[Side], total: usize) -> Vec<(u64, usize)> {
     let weights: u64 = sides.iter().map(|side| u64::from(side.weight)).sum();
     let share =
         |side: &Side| (total as u64 * u64::from(side.weight)).div_ceil(weights.max(1)) as usize;
-    let beyond = sides.iter().map(|side| (side.serial, side.tunnels.saturating_sub(share(side))));
+    let settled = sides.iter().filter(|side| !side.grows);
+    let beyond = settled.map(|side| (side.serial, side.tunnels.saturating_sub(share(side))));
     beyond.filter(|&(_, count)| count > 0).collect()
 }
 
@@ -222,6 +289,8 @@ mod tests {
     /// Backends whose clients come back three seconds after they were closed, to where `choose` says.
     struct Fleet {
         sides: Vec<Side>,
+        /// Who takes nothing.
+        down: Option<u64>,
         leveling: Leveling,
         returning: Vec<Instant>,
         now: Instant,
@@ -230,10 +299,9 @@ mod tests {
 
     impl Fleet {
         fn new(tunnels: &[usize]) -> Self {
-            let sides =
-                (1..).zip(tunnels).map(|(serial, &tunnels)| Side { serial, weight: 1, tunnels });
             Self {
-                sides: sides.collect(),
+                sides: (1..).zip(tunnels).map(|(serial, &tunnels)| side(serial, tunnels)).collect(),
+                down: None,
                 leveling: Leveling::default(),
                 returning: Vec::new(),
                 now: Instant::now(),
@@ -243,25 +311,47 @@ mod tests {
 
         fn run(&mut self, seconds: u64, per_second: f64, choose: impl Fn(&[Side]) -> usize) {
             for _ in 0..seconds * 4 {
-                self.now += TICK;
-                let quota = per_second * TICK.as_secs_f64();
-                for (serial, count) in self.leveling.step(&self.sides, quota, self.now) {
-                    self.sides[serial as usize - 1].tunnels -= count;
-                    self.closed += count;
-                    let back = self.now + Duration::from_secs(3);
-                    self.returning.extend(std::iter::repeat_n(back, count));
-                }
-                while self.returning.first().is_some_and(|&back| back <= self.now) {
-                    self.returning.remove(0);
-                    let to = choose(&self.sides);
-                    self.sides[to].tunnels += 1;
-                }
+                self.tick(per_second, &choose);
             }
+        }
+
+        fn tick(&mut self, per_second: f64, choose: impl Fn(&[Side]) -> usize) {
+            self.now += TICK;
+            let members = self.sides.iter().map(|side| (side.serial, 1)).collect();
+            let up = self.sides.iter().filter(|side| Some(side.serial) != self.down);
+            let up = up.copied().collect();
+            self.leveling.note(members, up);
+            for (serial, count) in self.leveling.step(per_second * TICK.as_secs_f64(), self.now) {
+                self.sides[serial as usize - 1].tunnels -= count;
+                self.closed += count;
+                let back = self.now + Duration::from_secs(3);
+                self.returning.extend(std::iter::repeat_n(back, count));
+            }
+            while self.returning.first().is_some_and(|&back| back <= self.now) {
+                self.returning.remove(0);
+                let to = choose(&self.sides);
+                self.sides[to].tunnels += 1;
+            }
+        }
+
+        /// The third backend grows into the weight that the others have, within `seconds`.
+        fn grow(&mut self, seconds: u64, per_second: f64, choose: impl Fn(&[Side]) -> usize) {
+            self.sides.iter_mut().for_each(|side| side.weight = 64);
+            for tick in 0..seconds * 4 {
+                let weight = 6 + (58 * tick / (seconds * 4)) as u32;
+                (self.sides[2].weight, self.sides[2].grows) = (weight, true);
+                self.tick(per_second, &choose);
+            }
+            (self.sides[2].weight, self.sides[2].grows) = (64, false);
         }
 
         fn tunnels(&self) -> Vec<usize> {
             self.sides.iter().map(|side| side.tunnels).collect()
         }
+    }
+
+    fn side(serial: u64, tunnels: usize) -> Side {
+        Side { serial, weight: 1, grows: false, tunnels }
     }
 
     fn fewest(sides: &[Side]) -> usize {
@@ -321,8 +411,69 @@ mod tests {
         fleet.run(600, 100.0, |_| 0);
         assert_eq!(fleet.closed, 150, "{FUTILE} rounds");
         // Another backend is a new chance.
-        fleet.sides.push(Side { serial: 3, weight: 1, tunnels: 0 });
+        fleet.sides.push(side(3, 0));
         fleet.run(120, 100.0, fewest);
         assert!(fleet.tunnels().iter().all(|&count| count <= 34), "{:?}", fleet.tunnels());
+    }
+
+    #[test]
+    fn a_change_during_a_round_does_not_make_it_endless() {
+        let mut fleet = Fleet::new(&[100, 0]);
+        fleet.run(5, 100.0, |_| 0);
+        fleet.sides.push(side(3, 0));
+        fleet.run(3_600, 100.0, |_| 0);
+        assert_eq!(fleet.closed, 50 + FUTILE as usize * 66);
+        // While it sheds: at 5 per second there are 25 left then.
+        let mut fleet = Fleet::new(&[100, 0]);
+        fleet.run(5, 5.0, fewest);
+        fleet.sides.push(side(3, 0));
+        fleet.run(60, 5.0, fewest);
+        let tunnels = fleet.tunnels();
+        assert!(tunnels.iter().all(|&count| count <= 34), "{tunnels:?}");
+        assert!(fleet.closed <= 90, "{}", fleet.closed);
+    }
+
+    #[test]
+    fn a_backend_that_comes_and_goes_is_no_new_chance() {
+        let mut fleet = Fleet::new(&[100, 0]);
+        for turn in 0..400 {
+            fleet.down = (turn % 2 == 1).then_some(2);
+            fleet.run(8, 100.0, |_| 0);
+        }
+        assert!(fleet.closed <= (FUTILE as usize + 1) * 50, "{}", fleet.closed);
+    }
+
+    #[test]
+    fn a_backend_that_returns_keeps_what_it_has() {
+        let mut fleet = Fleet::new(&[100, 100, 100]);
+        fleet.grow(30, 50.0, fewest);
+        fleet.run(60, 50.0, fewest);
+        assert_eq!((fleet.tunnels(), fleet.closed), (vec![100; 3], 0));
+    }
+
+    #[test]
+    fn a_backend_that_grows_gets_its_part_step_by_step_and_each_tunnel_moves_once() {
+        for seconds in [10, 60, 600] {
+            let mut fleet = Fleet::new(&[150, 150, 0]);
+            fleet.grow(seconds, 50.0, fewest);
+            fleet.run(60, 50.0, fewest);
+            assert_eq!(fleet.tunnels(), [100; 3], "{seconds} s");
+            assert!(fleet.closed <= 110, "{seconds} s: {}", fleet.closed);
+        }
+        // And those that always return are closed some times, not all the time.
+        let mut fleet = Fleet::new(&[150, 150, 0]);
+        for _ in 0..20 {
+            let least = |sides: &[Side]| usize::from(sides[1].tunnels < sides[0].tunnels);
+            fleet.grow(30, 50.0, least);
+            fleet.run(60, 50.0, least);
+        }
+        assert!(fleet.closed <= 100 * (FUTILE as usize + 1), "{}", fleet.closed);
+    }
+
+    #[test]
+    fn a_slow_rate_is_no_futile_one() {
+        let mut fleet = Fleet::new(&[10, 0]);
+        fleet.run(600, 1.0 / 60.0, fewest);
+        assert_eq!(fleet.tunnels(), [5, 5]);
     }
 }

@@ -124,7 +124,9 @@ impl Control {
             Life::Draining if self.drains.drains_to(backend.serial()) == Some(End::Goes) => {
                 BackendCondition::Leaving
             }
-            Life::Draining if backend.sessions() == 0 => BackendCondition::Drained,
+            Life::Draining if backend.sessions() == 0 && backend.requests() == 0 => {
+                BackendCondition::Drained
+            }
             Life::Draining => BackendCondition::Draining,
             Life::Serving if !backend.is_up() => BackendCondition::Down,
             Life::Serving if backend.is_ejected() => BackendCondition::Ejected,

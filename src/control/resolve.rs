@@ -3,11 +3,16 @@
 //! Names are resolved when a backend is added, again every half minute and at each reload. The last
 //! good addresses stay in use while a name does not resolve.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    collections::HashSet,
+    net::SocketAddr,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 
 use tokio::{task::JoinSet, time::timeout};
 
-use crate::upstream::Backend;
+use crate::{config::Admin, upstream::Backend};
 
 /// How long a reload, or the start, waits for names. What is not resolved by then follows.
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -15,42 +20,94 @@ const PATIENCE: Duration = Duration::from_secs(3);
 /// Most addresses that one name gives; the rest is ignored.
 const MAX_ADDRESSES: usize = 16;
 
-/// Resolves the names among `backends` that have no address yet.
-pub(super) async fn first(backends: &[Arc<Backend>]) {
-    let mut lookups = JoinSet::new();
-    for backend in backends.iter().filter(|backend| backend.addresses().is_empty()) {
-        lookups.spawn(look_up(Arc::clone(backend)));
-    }
-    if timeout(PATIENCE, async { while lookups.join_next().await.is_some() {} }).await.is_err() {
-        tracing::warn!("backends' names take long to resolve; serving without those");
-        lookups.detach_all();
-    }
+/// Finds backends' addresses. Where operators are served there are none, whoever says so: that is not
+/// reached through public traffic.
+#[derive(Debug)]
+pub(super) struct Resolver {
+    /// As it was bound; another one takes a restart.
+    admin: Admin,
+    /// The backends that were told to be where operators are served, by serial.
+    told: Mutex<HashSet<u64>>,
 }
 
-/// Resolves every name again, beside everything else.
-pub(super) fn again(backends: &[Arc<Backend>]) {
-    for backend in backends.iter().filter(|backend| backend.address().literal().is_none()) {
-        tokio::spawn(look_up(Arc::clone(backend)));
+impl Resolver {
+    pub(super) fn new(admin: Admin) -> Arc<Self> {
+        Arc::new(Self { admin, told: Mutex::default() })
     }
-}
 
-async fn look_up(backend: Arc<Backend>) {
-    let address = backend.address();
-    let (pool, name) = (backend.pool(), backend.name());
-    match tokio::net::lookup_host((address.host.as_str(), address.port)).await {
-        Ok(found) => {
-            let found = in_order(found.take(MAX_ADDRESSES).collect(), &backend.addresses());
-            if !found.is_empty() && found != backend.addresses() {
-                tracing::info!(pool, backend = name, addresses = ?found, "backend resolved");
-                backend.set_addresses(found);
-                // Kept connections lead to where the name pointed before.
-                backend.idle().clear();
+    /// Resolves the names among `backends` that have no address yet.
+    pub(super) async fn first(self: &Arc<Self>, backends: &[Arc<Backend>]) {
+        let mut lookups = JoinSet::new();
+        for backend in backends {
+            match backend.address().literal() {
+                Some(address) => backend.set_addresses(self.allowed(backend, vec![address])),
+                None if backend.addresses().is_empty() => {
+                    lookups.spawn(Arc::clone(self).look_up(Arc::clone(backend)));
+                }
+                None => {}
             }
         }
-        Err(error) => {
-            let kept = backend.addresses().len();
-            tracing::warn!(pool, backend = name, %error, kept, "backend's name does not resolve");
+        if timeout(PATIENCE, async { while lookups.join_next().await.is_some() {} }).await.is_err()
+        {
+            tracing::warn!("backends' names take long to resolve; serving without those");
+            lookups.detach_all();
         }
+    }
+
+    /// Resolves every name again, beside everything else.
+    pub(super) fn again(self: &Arc<Self>, backends: &[Arc<Backend>]) {
+        self.told().retain(|told| backends.iter().any(|backend| backend.serial() == *told));
+        for backend in backends.iter().filter(|backend| backend.address().literal().is_none()) {
+            tokio::spawn(Arc::clone(self).look_up(Arc::clone(backend)));
+        }
+    }
+
+    async fn look_up(self: Arc<Self>, backend: Arc<Backend>) {
+        let address = backend.address();
+        let (pool, name) = (backend.pool(), backend.name());
+        match tokio::net::lookup_host((address.host.as_str(), address.port)).await {
+            Ok(found) => {
+                let found = self.allowed(&backend, found.take(MAX_ADDRESSES).collect());
+                let found = in_order(found, &backend.addresses());
+                if !found.is_empty() && found != backend.addresses() {
+                    tracing::info!(pool, backend = name, addresses = ?found, "backend resolved");
+                    backend.set_addresses(found);
+                    // Kept connections lead to where the name pointed before.
+                    backend.idle().clear();
+                }
+            }
+            Err(error) => {
+                let kept = backend.addresses().len();
+                tracing::warn!(
+                    pool,
+                    backend = name,
+                    %error,
+                    kept,
+                    "backend's name does not resolve"
+                );
+            }
+        }
+    }
+
+    /// Those of a backend's addresses where no operators are served.
+    fn allowed(&self, backend: &Backend, mut addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
+        let all = addresses.len();
+        addresses.retain(|address| !self.admin.is_at(*address));
+        if addresses.len() == all {
+            self.told().remove(&backend.serial());
+        } else if self.told().insert(backend.serial()) {
+            let (pool, name, address) = (backend.pool(), backend.name(), backend.address());
+            tracing::warn!(
+                pool,
+                backend = name,
+                "{address} is where `admin` listens; nobody is sent there"
+            );
+        }
+        addresses
+    }
+
+    fn told(&self) -> MutexGuard<'_, HashSet<u64>> {
+        self.told.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -50,7 +50,8 @@ pub(super) fn find(proxy: &Proxy, sid: &str) -> Whereabouts {
     Whereabouts { found: found.iter().map(state).collect() }
 }
 
-/// Closes a tunnel at a frame boundary, or lets a session that polls go.
+/// Closes a tunnel at a frame boundary, or lets a session that polls go. A tunnel that is being closed
+/// already is cut.
 ///
 /// # Errors
 /// There is no such session, or nothing is called so.

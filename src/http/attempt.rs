@@ -1,29 +1,19 @@
-//! From a decision to a backend's answer: tries, retries, owner search.
+//! From a decision to a backend's answer: tries and retries.
 //!
 //! The rules that keep sessions alive are here. A request of a session goes to one backend and, once
-//! sent, is never sent again. An unknown sid is taken from backend to backend, one at a time, until
-//! one does not say "unknown". What is free to go anywhere is tried elsewhere where nothing was sent
-//! or nothing can be done twice, within the pool's retry budget.
+//! sent, is never sent again; an unknown sid's is the one that is [searched](super::search) for. What is
+//! free to go anywhere is tried elsewhere where nothing was sent or nothing can be done twice, within
+//! the pool's retry budget.
 
-use std::{
-    net::IpAddr,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use http::{
-    HeaderValue, Method, Request, Response, StatusCode,
-    header::{CONTENT_LENGTH, CONTENT_TYPE},
-};
-use hyper::body::Incoming;
-use xxhash_rust::xxh3::xxh3_64;
+use http::{Method, Request};
 
 use super::{
     body::RequestBody,
     entry::{Client, Entry},
     forward::{Answer, Failure, Terms, exchange},
-    headers, learn,
     outgoing::Outgoing,
     proxy::Proxy,
     way::Way,
@@ -45,17 +35,22 @@ const MAX_TRIES: usize = 3;
 const POLL_SLACK: Duration = Duration::from_secs(5);
 
 /// How long a poll may be held whose session's `pingInterval` is not known here.
-const UNKNOWN_POLL: Duration = Duration::from_secs(300);
-
-/// Lifetime of a session that was found by search: its own is not known. Past it, it is searched
-/// for again.
-const FOUND_LIFETIME: Duration = UNKNOWN_POLL;
+pub(super) const UNKNOWN_POLL: Duration = Duration::from_secs(300);
 
 /// An Engine.IO request, by its query.
 #[derive(Debug)]
 pub(super) struct Engine {
     pub(super) sid: Option<Box<str>>,
     pub(super) polling: bool,
+}
+
+/// Whether a request begins a session: it is a handshake, or an upgrade that is a session of its own.
+pub(super) fn begins_session(engine: Option<&Engine>, method: &Method, upgrade: bool) -> bool {
+    match engine {
+        Some(Engine { sid: Some(_), .. }) => false,
+        Some(Engine { polling: true, .. }) => upgrade || method == Method::GET,
+        _ => upgrade,
+    }
 }
 
 /// One request's way to an answer.
@@ -73,7 +68,7 @@ pub(super) struct Attempt<'a> {
     pub(super) known_as: Option<Key>,
     /// Knows when the client has ended its stream.
     pub(super) patience: &'a Patience,
-    /// Only one backend will do.
+    /// The session is known to be on one backend: no other will do.
     pub(super) bound: bool,
     /// A kept connection was closed under us: no other kept one is tried.
     pub(super) fresh: bool,
@@ -98,8 +93,10 @@ impl Attempt<'_> {
         let preflight = self.method == Method::OPTIONS;
         match choice {
             Choice::Session(backend, lifetime) => self.session(backend, lifetime).await,
-            Choice::Gone | Choice::Search(_) if preflight => self.free(Way::any()).await,
-            Choice::Gone => Err(self.gone()),
+            Choice::Gone | Choice::LetGo | Choice::Search(_) if preflight => {
+                self.free(Way::any()).await
+            }
+            Choice::Gone | Choice::LetGo => Err(self.gone()),
             Choice::Search(first) if self.config().sticky.owner_search == 0 => {
                 self.free(first.map_or_else(Way::any, |b| Way::to(b, ChosenBy::Cookie))).await
             }
@@ -151,7 +148,7 @@ impl Attempt<'_> {
         loop {
             self.chosen(way.by);
             let Some(backend) = self.next(&mut way) else {
-                return Err(last.unwrap_or_else(|| self.nobody()));
+                return Err(self.nobody(&way, last));
             };
             // From here on it counts, so that who is picked next sees it, waiting or not.
             let reserved = self.opens_session().then(|| backend.hold());
@@ -169,7 +166,7 @@ impl Attempt<'_> {
                 }
                 Err(Failure { error, unsent, .. }) => {
                     way.leave(backend);
-                    if !self.may_retry(&error, unsent.is_some(), way.tried.len()) {
+                    if !self.may_retry(&error, unsent.is_some(), way.tries) {
                         return Err(error);
                     }
                     tracing::debug!(%error, "trying another backend");
@@ -180,60 +177,8 @@ impl Attempt<'_> {
         }
     }
 
-    fn next(&self, way: &mut Way) -> Option<Arc<Backend>> {
-        let source = headers::source(self.client);
-        way.bound.take().or_else(|| self.pool.upstream.pick(&source, &way.tried))
-    }
-
-    /// Why nobody can be picked.
-    fn nobody(&self) -> ProxyError {
-        if self.pool.upstream.is_full() {
-            return ProxyError::new(Side::Proxy, Phase::Select, Kind::Saturated);
-        }
-        ProxyError::new(Side::Backend, Phase::Select, Kind::NoBackend)
-    }
-
-    /// To whichever backend knows the sid.
-    async fn search(&mut self, first: Option<Arc<Backend>>) -> Result<Reached, ProxyError> {
-        self.outgoing.buffer(&self.proxy.search_memory).await?;
-        self.bound = true;
-        let header = self.config().timeouts.response_header;
-        let header = if self.polls() { header.max(UNKNOWN_POLL) } else { header };
-        let mut unheard = None;
-        let mut unknown: Option<Reached> = None;
-        for backend in candidates(self.pool, first.as_ref(), self.sid().unwrap_or_default()) {
-            let cookie = first.as_ref().is_some_and(|first| Arc::ptr_eq(first, &backend));
-            self.chosen(if cookie { ChosenBy::Cookie } else { ChosenBy::OwnerSearch });
-            let request = self.outgoing.request();
-            match self.once(&backend, header, request).await {
-                Ok(mut answer) => {
-                    let (unknown_here, head) = self.unknown(&mut answer).await?;
-                    let elsewhere = unknown_here || is_no_node(answer.response.status());
-                    let reached = Reached { answer, head, reserved: None, unknown: unknown_here };
-                    if !elsewhere {
-                        self.found(&backend, &reached.answer.response);
-                        return Ok(reached);
-                    }
-                    if let Some(Reached { answer, .. }) = unknown.replace(reached) {
-                        answer.lease.give_back();
-                    }
-                }
-                Err(Failure { error, .. }) if error.side == Side::Client => return Err(error),
-                // A backend that refuses has no sessions; one that is silent may have this one.
-                Err(Failure { error, .. }) if error.kind == Kind::Refused => {}
-                Err(Failure { error, .. }) => unheard = Some(error),
-            }
-        }
-        self.proxy.metrics.owner_unknown.inc();
-        match (unheard, unknown) {
-            (Some(error), _) => Err(error),
-            (None, Some(reached)) => Ok(reached),
-            (None, None) => Err(self.gone()),
-        }
-    }
-
     /// One try, with what it tells about the backend's health.
-    async fn once(
+    pub(super) async fn once(
         &mut self,
         backend: &Arc<Backend>,
         header: Duration,
@@ -344,43 +289,18 @@ impl Attempt<'_> {
         !session && !self.upgrade && self.outgoing.replayable()
     }
 
-    async fn unknown(&self, answer: &mut Answer) -> Result<(bool, Option<Bytes>), ProxyError> {
-        let pause = self.config().timeouts.body_idle;
-        let (unknown, head) = learn::unknown_sid(answer, pause).await?;
-        Ok((unknown, (!head.is_empty()).then_some(head)))
-    }
-
-    /// Remembers the session's backend, if the answer is one that only its owner gives: a client
-    /// must not be able to write into the table with a sid of its own making.
-    fn found(&self, backend: &Arc<Backend>, response: &Response<Incoming>) {
-        let kind = response.headers().get(CONTENT_TYPE).map(HeaderValue::as_bytes);
-        let owns = match response.status() {
-            StatusCode::SWITCHING_PROTOCOLS => self.upgrade,
-            // A poll is answered with packets, a POST with `ok`.
-            StatusCode::OK if self.method == Method::POST => {
-                response.headers().get(CONTENT_LENGTH).is_some_and(|length| length == "2")
-            }
-            StatusCode::OK => !kind.is_some_and(|kind| kind.starts_with(b"text/html")),
-            _ => false,
-        };
-        if let (true, Some(sid)) = (owns, self.sid()) {
-            self.proxy.metrics.owner_found.inc();
-            self.proxy.sids.learn(sid, backend, FOUND_LIFETIME, Instant::now());
-        }
-    }
-
     fn forget(&self) {
         if let Some(sid) = self.sid() {
             self.proxy.sids.forget(self.pool.upstream.name(), sid);
         }
     }
 
-    fn sid(&self) -> Option<&str> {
+    pub(super) fn sid(&self) -> Option<&str> {
         self.engine.and_then(|engine| engine.sid.as_deref())
     }
 
     /// Whether this is a GET that a backend may hold until it has something to say.
-    fn polls(&self) -> bool {
+    pub(super) fn polls(&self) -> bool {
         let session = self.engine.is_some_and(|engine| engine.polling && engine.sid.is_some());
         session && self.method == Method::GET && !self.upgrade
     }
@@ -389,16 +309,11 @@ impl Attempt<'_> {
         self.upgrade || self.engine.is_some_and(|engine| engine.sid.is_none())
     }
 
-    /// A handshake, or an upgrade that is a session of its own: what admission may make wait.
     pub(super) fn begins_session(&self) -> bool {
-        match self.engine {
-            Some(Engine { sid: Some(_), .. }) => false,
-            Some(Engine { polling: true, .. }) => self.upgrade || self.method == Method::GET,
-            _ => self.upgrade,
-        }
+        begins_session(self.engine, self.method, self.upgrade)
     }
 
-    fn chosen(&mut self, by: ChosenBy) {
+    pub(super) fn chosen(&mut self, by: ChosenBy) {
         self.entry.record().chosen_by = by;
     }
 
@@ -406,38 +321,7 @@ impl Attempt<'_> {
         self.pool.config()
     }
 
-    fn gone(&self) -> ProxyError {
+    pub(super) fn gone(&self) -> ProxyError {
         ProxyError::new(Side::Backend, Phase::Select, Kind::SessionGone)
     }
-}
-
-/// Backends to ask for an unknown sid: the cookie's first, then from a place that depends on the sid,
-/// so that every proxy asks in the same order and the load is spread.
-pub(super) fn candidates(
-    pool: &Pool,
-    first: Option<&Arc<Backend>>,
-    sid: &str,
-) -> Vec<Arc<Backend>> {
-    let others = pool.holders(xxh3_64(sid.as_bytes()) as usize);
-    let others = others.filter(|b| first.is_none_or(|first| !Arc::ptr_eq(first, b)));
-    let mut asked: Vec<Arc<Backend>> = Vec::new();
-    for backend in first.into_iter().chain(others).filter(|b| b.keeps_sessions()) {
-        if asked.len() >= pool.config().sticky.owner_search {
-            break;
-        }
-        // One that was renamed is there twice, and must not be asked twice.
-        if !asked.iter().any(|known| known.address() == backend.address()) {
-            asked.push(Arc::clone(backend));
-        }
-    }
-    asked
-}
-
-/// Whether an answer comes from something in a node's place: one that is starting, or another
-/// application. It says nothing about the session.
-fn is_no_node(status: StatusCode) -> bool {
-    matches!(
-        status,
-        StatusCode::NOT_FOUND | StatusCode::BAD_GATEWAY | StatusCode::SERVICE_UNAVAILABLE
-    )
 }

@@ -9,7 +9,7 @@ use http::{
 use hyper::upgrade::OnUpgrade;
 
 use super::{
-    attempt::{Engine, Reached},
+    attempt::{Engine, Reached, begins_session},
     cookie::Crossing,
     entry::{Client, Entry},
     headers, learn,
@@ -24,7 +24,10 @@ use crate::{
     net::half_close::Held,
     observe::metrics::Open,
     snapshot::Pool,
-    sticky::{self, Choice, Clues, Recalled, SessionHold, memory::Key},
+    sticky::{
+        self, Choice, Clues, Recalled, SessionHold,
+        memory::{Key, Return},
+    },
     upstream::{Backend, Hold, Life},
 };
 
@@ -42,6 +45,8 @@ pub(super) struct Call<'a> {
     pub(super) crossing: Crossing,
     /// What the memory of ended sessions calls its client, where that may matter.
     pub(super) known_as: Option<Key>,
+    /// It comes back from a session that ended.
+    pub(super) returning: Option<Return>,
     pub(super) manners: Manners,
     pub(super) entry: Entry,
     /// Lets the client half-close until its reply is complete.
@@ -63,15 +68,18 @@ enum Session {
 }
 
 impl Call<'_> {
-    pub(super) fn choose(&self, proxy: &Proxy, pool: &Pool) -> Choice {
+    pub(super) fn choose(&mut self, proxy: &Proxy, pool: &Pool) -> Choice {
         let sid = self.engine.as_ref().and_then(|engine| engine.sid.as_deref());
         let clues = Clues {
             sid: sid.filter(|_| pool.config().sticky.engine_io),
             moored: self.crossing.moored(pool),
         };
+        let begins = begins_session(self.engine.as_ref(), &self.method, self.upgrade);
         match sticky::choose(&proxy.sids, pool.upstream.name(), clues, Instant::now()) {
-            Choice::Free if self.begins_session() => {
-                self.recall(proxy, pool).map_or(Choice::Free, Choice::Memory)
+            Choice::Free if begins => self.recall(proxy, pool).map_or(Choice::Free, Choice::Memory),
+            Choice::Cookie(backend) if begins => {
+                self.returns_to(proxy, pool, backend.tag());
+                Choice::Cookie(backend)
             }
             choice => choice,
         }
@@ -89,14 +97,12 @@ impl Call<'_> {
     }
 
     /// The backend that the client's last session was on, where that is beyond doubt.
-    fn recall(&self, proxy: &Proxy, pool: &Pool) -> Option<Arc<Backend>> {
-        let (key, now) = (self.known_as?, Instant::now());
+    fn recall(&mut self, proxy: &Proxy, pool: &Pool) -> Option<Arc<Backend>> {
         let window = pool.config().sticky.memory;
-        match proxy.memory.recall(key, window, now) {
+        match proxy.memory.recall(self.known_as?, window, Instant::now()) {
             Recalled::On(tag) => {
                 let backend = pool.tagged(tag)?;
-                let used = proxy.memory.use_up(key, tag, window, now);
-                used.then(|| {
+                self.returns_to(proxy, pool, tag).then(|| {
                     proxy.metrics.memory_followed.inc();
                     Arc::clone(backend)
                 })
@@ -109,10 +115,12 @@ impl Call<'_> {
         }
     }
 
-    /// A handshake, or an upgrade that is a session of its own.
-    fn begins_session(&self) -> bool {
-        let has_sid = self.engine.as_ref().is_some_and(|engine| engine.sid.is_some());
-        self.opens_polling() || (self.upgrade && !has_sid)
+    /// Whether there is an ending there that its client may have come back from.
+    fn returns_to(&mut self, proxy: &Proxy, pool: &Pool, tag: u64) -> bool {
+        let window = pool.config().sticky.memory;
+        self.returning =
+            self.known_as.and_then(|key| proxy.memory.use_up(key, tag, window, Instant::now()));
+        self.returning.is_some()
     }
 
     /// A handshake whose reply tells the sid.
@@ -142,6 +150,11 @@ impl Call<'_> {
             && let Err(error) = learn_session(proxy, pool, &mut reached).await
         {
             return reply::refuse(self.entry, &error, &self.manners);
+        }
+        if matches!(status, StatusCode::SWITCHING_PROTOCOLS | StatusCode::OK)
+            && let Some(returning) = self.returning.take()
+        {
+            returning.succeeded();
         }
         let backend = Arc::clone(reached.answer.lease.backend());
         if self.names_backend(pool, status) {

@@ -12,11 +12,11 @@ use std::{
 use http::{Method, Request, Uri, header, request::Parts};
 
 use super::{
-    attempt::{self, Engine},
+    attempt::{Engine, begins_session},
     cookie::Crossing,
     gate, headers,
     proxy::Proxy,
-    respond,
+    respond, search,
 };
 use crate::{
     admin::api::{ExplainOrder, Explanation, ListenerState},
@@ -78,9 +78,11 @@ impl Proxy {
         let clues = Clues { sid, moored };
         let choice = sticky::preview(&self.sids, pool.upstream.name(), clues, Instant::now());
         let client = order.client.unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST));
-        let session = order.upgrade || engine.as_ref().is_some_and(|engine| engine.sid.is_none());
+        let websocket = engine.as_ref().is_some_and(|engine| !engine.polling);
+        let upgrade = order.upgrade || websocket;
+        let begins = begins_session(engine.as_ref(), &parts.method, upgrade);
         let choice = match choice {
-            Choice::Free if session => self.remembered(pool, client, &parts, &mut told),
+            Choice::Free if begins => self.remembered(pool, client, &parts, &mut told),
             choice => choice,
         };
         decide(choice, pool, sid, client, &mut told);
@@ -196,6 +198,11 @@ fn decide(choice: Choice, pool: &Pool, sid: Option<&str>, client: IpAddr, told: 
              opens a new one."
                 .to_owned(),
         ),
+        Choice::LetGo => told.steps.push(
+            "The session was let go, though its backend lives: 400 with code 1, so that the client opens \
+             a new one elsewhere."
+                .to_owned(),
+        ),
         Choice::Cookie(backend) => {
             chosen(told, ChosenBy::Cookie, Some(&backend));
             let name = backend.name();
@@ -213,7 +220,7 @@ fn decide(choice: Choice, pool: &Pool, sid: Option<&str>, client: IpAddr, told: 
             None => decide(Choice::Free, pool, sid, client, told),
         },
         Choice::Search(first) => {
-            let asked = attempt::candidates(pool, first.as_ref(), sid.unwrap_or_default());
+            let asked = search::candidates(pool, first.as_ref(), sid.unwrap_or_default());
             let names: Vec<&str> = asked.iter().take(MOST_NAMED).map(|b| b.name()).collect();
             chosen(told, ChosenBy::OwnerSearch, None);
             told.steps.push(format!(

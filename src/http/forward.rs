@@ -58,7 +58,7 @@ pub(super) struct Terms<'a> {
     pub(super) upgrade: bool,
     /// Open a connection even if one is kept.
     pub(super) fresh: bool,
-    /// No other backend would do: it is worth waiting until one of its connections is free.
+    /// The session is known to be there: it is worth waiting until a connection is free.
     pub(super) bound: bool,
 }
 
@@ -155,7 +155,8 @@ pub(super) async fn exchange(
     answer(terms, connection, response, counted, Some(connected))
 }
 
-/// The right to use one of the backend's connections. Who can go elsewhere does not wait for it.
+/// The right to use one of the backend's connections. Only who is known to have a session there waits
+/// for it.
 async fn connection(terms: &Terms<'_>, until: Instant) -> Option<InUse> {
     let backend = terms.backend;
     match backend.connection() {

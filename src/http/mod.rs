@@ -3,7 +3,7 @@
 //! One request goes down this list: [`server`] parses it, `gate` refuses what no backend should
 //! see, `respond` finds its pool, `call` decides, `outgoing` makes it fit to be sent, `attempt` sends it
 //! to one backend or, by strict rules, to another, `way` says which and makes a new session wait for its
-//! turn, `forward` talks to that backend, `learn` reads a new session's id from the reply, and `body` and
+//! turn, `search` finds the backend of a session that is not known here, `forward` talks to that backend, `learn` reads a new session's id from the reply, and `body` and
 //! `relay` stream the rest. An upgrade leaves through `upgrade` into a tunnel. Whatever fails becomes a
 //! reply in `reply`, and ends once, in `entry`.
 //!
@@ -25,6 +25,7 @@ pub mod proxy;
 mod relay;
 mod reply;
 mod respond;
+mod search;
 pub mod server;
 pub(crate) mod upgrade;
 mod way;

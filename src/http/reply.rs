@@ -20,7 +20,7 @@ use crate::{
     sticky::engine_io::UNKNOWN_SID,
 };
 
-/// Seconds after which a client may try again while a whole pool is down: probes take about as long
+/// Seconds after which a client may try again while a whole pool takes nobody: probes take about as long
 /// to see a backend come back.
 const RETRY_AFTER_SECONDS: HeaderValue = HeaderValue::from_static("2");
 
@@ -161,7 +161,7 @@ fn sentence(error: &ProxyError) -> &'static str {
             "The body is too large to look for the node of a session that is not known here."
         }
         (Kind::NoRoute, _) => "No route covers this host and path.",
-        (Kind::NoBackend, _) => "Every node of this application is down.",
+        (Kind::NoBackend, _) => "No node of this application takes anybody at present.",
         (Kind::SessionGone, _) => UNKNOWN_SID,
         (Kind::Saturated, Phase::RequestBody) => {
             "Too many bodies wait for the nodes of their sessions to be found."

@@ -69,6 +69,7 @@ impl Proxy {
             client,
             crossing: Crossing::of(&parts.headers, pool, secure, &checked.host),
             known_as: None,
+            returning: None,
             manners,
             entry,
             held,

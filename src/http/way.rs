@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::attempt::Attempt;
+use super::{attempt::Attempt, headers};
 use crate::{
     error::{Kind, Phase, ProxyError, Side},
     net::half_close::Patience,
@@ -25,7 +25,12 @@ pub(super) struct Way {
     pub(super) bound: Option<Arc<Backend>>,
     /// How the next one is chosen.
     pub(super) by: ChosenBy,
-    pub(super) tried: Vec<Arc<Backend>>,
+    /// Those that it does not go to again: tried, or full of new sessions.
+    left: Vec<Arc<Backend>>,
+    /// How many were tried.
+    pub(super) tries: usize,
+    /// Seconds after which the first of those that did not admit it would.
+    come_back: Option<u32>,
     /// Serial of the backend that has admitted it.
     pub(super) admitted: Option<u64>,
     /// How long it waits to be admitted, at all of them together.
@@ -39,19 +44,49 @@ impl Way {
 
     pub(super) fn any() -> Self {
         let by = ChosenBy::Balance;
-        Self { bound: None, by, tried: Vec::new(), admitted: None, until: None }
+        let left = Vec::new();
+        Self { bound: None, by, left, tries: 0, come_back: None, admitted: None, until: None }
     }
 
-    /// Does not go there again.
+    /// It was tried there, in vain.
     pub(super) fn leave(&mut self, backend: Arc<Backend>) {
-        self.tried.push(backend);
+        self.tries += 1;
+        self.pass_by(backend);
+    }
+
+    /// It is not admitted there before so many seconds.
+    fn refused(&mut self, backend: Arc<Backend>, seconds: u32) {
+        self.come_back = Some(self.come_back.map_or(seconds, |least| least.min(seconds)));
+        self.pass_by(backend);
+    }
+
+    fn pass_by(&mut self, backend: Arc<Backend>) {
+        self.left.push(backend);
         self.by = ChosenBy::Balance;
     }
 }
 
 impl Attempt<'_> {
+    /// Where to go next.
+    pub(super) fn next(&self, way: &mut Way) -> Option<Arc<Backend>> {
+        let source = headers::source(self.client);
+        way.bound.take().or_else(|| self.pool.upstream.pick(&source, &way.left))
+    }
+
+    /// Why there is nobody left to go to, after the last failure, if there was one.
+    pub(super) fn nobody(&self, way: &Way, last: Option<ProxyError>) -> ProxyError {
+        if let Some(seconds) = way.come_back {
+            self.proxy.metrics.admission_refused.inc();
+            return ProxyError::new(Side::Proxy, Phase::Select, Kind::NotAdmitted).after(seconds);
+        }
+        last.unwrap_or_else(|| match self.pool.upstream.is_full() {
+            true => ProxyError::new(Side::Proxy, Phase::Select, Kind::Saturated),
+            false => ProxyError::new(Side::Backend, Phase::Select, Kind::NoBackend),
+        })
+    }
+
     /// Waits until the backend admits the new session, where this is one. False where another is to be
-    /// picked: it takes no new ones any more, or admits none and was only preferred.
+    /// picked: it takes no new ones any more, or admits none at present.
     pub(super) async fn admitted(
         &self,
         backend: &Arc<Backend>,
@@ -78,14 +113,9 @@ impl Attempt<'_> {
                     }
                 }
             }
-            Admitted::No(_) if way.by != ChosenBy::Balance => {
-                way.leave(Arc::clone(backend));
-                return Ok(false);
-            }
             Admitted::No(seconds) => {
-                self.proxy.metrics.admission_refused.inc();
-                let refused = ProxyError::new(Side::Proxy, Phase::Select, Kind::NotAdmitted);
-                return Err(refused.after(seconds));
+                way.refused(Arc::clone(backend), seconds);
+                return Ok(false);
             }
         }
         way.admitted = Some(backend.serial());

@@ -37,6 +37,8 @@ pub enum Purpose {
     AdminRemote(SocketAddr),
     /// The admin API's unix socket, by its path.
     AdminSocket(PathBuf),
+    /// The same, passed by the service manager, whose the file is.
+    PassedAdminSocket(PathBuf),
 }
 
 /// Sockets that were given to this process; empty where there are none.
@@ -47,6 +49,15 @@ pub struct Given(Vec<Entry>);
 struct Entry {
     tag: Tag,
     socket: OwnedFd,
+}
+
+/// A given unix socket, ready for a runtime.
+#[derive(Debug)]
+pub struct Unix {
+    /// The socket.
+    pub listener: UnixListener,
+    /// Whether its file is the service manager's, which has made it.
+    pub passed: bool,
 }
 
 /// How a given socket is known.
@@ -95,17 +106,20 @@ impl Given {
         Ok(Some(socket))
     }
 
-    /// The unix socket of this path, ready for a runtime.
+    /// The unix socket of this path.
     ///
     /// # Errors
     /// The operating system's.
-    pub fn unix(&mut self, path: &Path) -> io::Result<Option<UnixListener>> {
-        let Some(socket) = self.take(&Purpose::AdminSocket(path.to_owned())) else {
-            return Ok(None);
+    pub fn unix(&mut self, path: &Path) -> io::Result<Option<Unix>> {
+        let ours = self.take(&Purpose::AdminSocket(path.to_owned()));
+        let (socket, passed) = match ours {
+            Some(socket) => (Some(socket), false),
+            None => (self.take(&Purpose::PassedAdminSocket(path.to_owned())), true),
         };
-        let socket = UnixListener::from(socket);
-        socket.set_nonblocking(true)?;
-        Ok(Some(socket))
+        let Some(socket) = socket else { return Ok(None) };
+        let listener = UnixListener::from(socket);
+        listener.set_nonblocking(true)?;
+        Ok(Some(Unix { listener, passed }))
     }
 
     /// Path of the admin API's unix socket, where one was given for it by the process before.
@@ -148,7 +162,7 @@ impl Tag {
             (Self::At(address), Purpose::Metrics(wanted) | Purpose::AdminRemote(wanted)) => {
                 address == wanted
             }
-            (Self::AtPath(path), Purpose::AdminSocket(wanted)) => path == wanted,
+            (Self::AtPath(path), Purpose::PassedAdminSocket(wanted)) => path == wanted,
             _ => false,
         }
     }
@@ -215,7 +229,8 @@ mod tests {
         let path = folder.path().join("api.sock");
         given.push_unix(UnixListener::bind(&path).unwrap()).unwrap();
         assert!(given.unix(&folder.path().join("other.sock")).unwrap().is_none());
-        assert!(given.unix(&path).unwrap().is_some());
+        assert!(given.unix(&path).unwrap().unwrap().passed);
+        assert!(given.unix(&path).unwrap().is_none());
         given.close_rest();
     }
 }

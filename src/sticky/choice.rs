@@ -32,6 +32,8 @@ pub enum Choice {
     Memory(Arc<Backend>),
     /// Nowhere: the backend of its session is dead, and the session with it.
     Gone,
+    /// Nowhere: its session was let go, though its backend lives.
+    LetGo,
     /// To the backend that turns out to know the sid; this one, from the cookie, is asked first.
     Search(Option<Arc<Backend>>),
     /// Wherever the balance policy says.
@@ -51,10 +53,9 @@ pub fn preview(table: &Table, pool: &str, clues: Clues<'_>, now: Instant) -> Cho
 fn decide(clues: Clues<'_>, find: impl FnOnce(&str) -> Option<Known>) -> Choice {
     if let Some(sid) = clues.sid {
         return match find(sid) {
-            Some(known) if known.backend.keeps_sessions() && !known.let_go => {
-                Choice::Session(known.backend, known.lifetime)
-            }
-            Some(_) => Choice::Gone,
+            Some(known) if !known.backend.keeps_sessions() => Choice::Gone,
+            Some(known) if known.let_go => Choice::LetGo,
+            Some(known) => Choice::Session(known.backend, known.lifetime),
             None => Choice::Search(clues.moored.filter(|b| b.keeps_sessions()).cloned()),
         };
     }
@@ -112,7 +113,7 @@ mod tests {
         let (table, one, two, now) = scene();
         assert_eq!(table.let_go(&one, 9), 1);
         let clues = Clues { sid: Some("a"), moored: Some(&two) };
-        assert!(matches!(choose(&table, "chat", clues, now), Choice::Gone));
+        assert!(matches!(choose(&table, "chat", clues, now), Choice::LetGo));
     }
 
     #[test]

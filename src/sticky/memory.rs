@@ -5,7 +5,8 @@
 //! their user agent. So each session that ends is noted with a keyed hash of the two and of its pool,
 //! and a new session with the same hash goes to the same backend, if nothing speaks against it: many
 //! clients can share an address. It is followed only where all that ended of late were on one backend,
-//! and each return uses up one ending, so that of a crowd behind one address no more come back than went.
+//! and each return, by a cookie too, uses up one ending, so that of a crowd behind one address no more
+//! come back than went. A return that fails uses up nothing: its client will try again.
 //!
 //! A fixed number of endings is kept, the oldest make room; no text is. All ages count from the reading
 //! of a clock that is handed in.
@@ -74,6 +75,14 @@ pub struct Export {
     pub endings: Vec<Ending>,
 }
 
+/// A return under way: the ending that it uses up comes back where it does not succeed, so that the
+/// client is recognised when it tries again.
+#[must_use = "the ending comes back when this is dropped"]
+pub struct Return {
+    memory: Arc<Memory>,
+    ending: Option<Noted>,
+}
+
 /// Where a client was.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Recalled {
@@ -135,12 +144,21 @@ impl Memory {
         }
     }
 
-    /// The client came back: one ending is used up. False where another was faster.
-    pub fn use_up(&self, key: Key, backend: u64, window: Duration, now: Instant) -> bool {
+    /// The client comes back to this backend: one ending is used up, if it succeeds. `None` where there
+    /// is none, or another was faster.
+    pub fn use_up(
+        self: &Arc<Self>,
+        key: Key,
+        backend: u64,
+        window: Duration,
+        now: Instant,
+    ) -> Option<Return> {
         let mut shard = self.shard(key);
         let is_it = |noted: &Noted| noted.backend == backend && noted.is(key, window, now);
-        let Some(at) = shard.iter().position(is_it) else { return false };
-        shard.remove(at).is_some()
+        let at = shard.iter().position(is_it)?;
+        let ending = shard.remove(at);
+        drop(shard);
+        Some(Return { memory: Arc::clone(self), ending })
     }
 
     /// Everything, for a process that takes over.
@@ -188,6 +206,27 @@ impl Memory {
     fn shard(&self, key: Key) -> MutexGuard<'_, VecDeque<Noted>> {
         let shard = &self.shards[key.0 as usize % SHARDS];
         shard.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Return {
+    /// The client has a session again.
+    pub fn succeeded(mut self) {
+        self.ending = None;
+    }
+}
+
+impl Drop for Return {
+    fn drop(&mut self) {
+        if let Some(ending) = self.ending.take() {
+            self.memory.keep(ending);
+        }
+    }
+}
+
+impl fmt::Debug for Return {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Return").finish_non_exhaustive()
     }
 }
 
@@ -259,9 +298,11 @@ mod tests {
         memory.note(key, 7, now);
         for _ in 0..2 {
             assert_eq!(memory.recall(key, WINDOW, now), Recalled::On(7));
-            assert!(memory.use_up(key, 7, WINDOW, now));
+            drop(memory.use_up(key, 7, WINDOW, now).unwrap());
+            assert_eq!(memory.recall(key, WINDOW, now), Recalled::On(7), "it failed");
+            memory.use_up(key, 7, WINDOW, now).unwrap().succeeded();
         }
-        assert!(!memory.use_up(key, 7, WINDOW, now));
+        assert!(memory.use_up(key, 7, WINDOW, now).is_none());
         assert_eq!(memory.recall(key, WINDOW, now), Recalled::Unknown);
     }
 
@@ -349,7 +390,7 @@ mod tests {
                 };
                 prop_assert_eq!(memory.recall(key, WINDOW, now), expected);
                 if let Recalled::On(backend) = expected {
-                    prop_assert!(memory.use_up(key, backend, WINDOW, now));
+                    memory.use_up(key, backend, WINDOW, now).unwrap().succeeded();
                     let at = model.iter().position(|it| of_late(&it)).unwrap();
                     model.remove(at);
                 }

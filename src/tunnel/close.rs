@@ -6,7 +6,9 @@
 //! Close has passed, which is masked as a backend expects it; then both sides end. A client that hears
 //! of a restart (1012) connects again by itself.
 //!
-//! Where no boundary can be known, nothing is sent: the tunnel lives until it ends or is cut.
+//! Where no boundary can be known, nothing is sent: the tunnel lives until it ends or is cut. A drain
+//! cuts what is left at its own deadline. No other close has one, so that it brings its own: a client
+//! that reads nothing, a frame without an end and a tunnel without frames are cut after [`PATIENCE`].
 
 use std::{
     io,
@@ -31,6 +33,10 @@ use crate::{
 /// How long a client may take to answer our Close. Every client library does so by itself, within a
 /// round trip: one that does not has lost its event loop or its network, and is cut.
 pub const ANSWER: Duration = Duration::from_secs(5);
+
+/// How long a close that no drain has ordered may wait until our Close is with the client. Several round
+/// trips and a large frame on a slow line take less; past it, nobody reads.
+pub const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Why a tunnel is closed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -85,6 +91,11 @@ impl Reason {
         }
     }
 
+    /// Whether whoever ordered it cuts what is left of the tunnel some time.
+    fn is_followed_by_a_cut(self) -> bool {
+        self == Self::Drained
+    }
+
     /// Not 0, and below 0x80.
     pub(super) fn code(self) -> u8 {
         self as u8 + 1
@@ -108,16 +119,21 @@ impl Reason {
 impl Closing {
     /// Whether the tunnel's pause is a deadline, which no traffic moves.
     pub(super) fn has_deadline(self) -> bool {
-        matches!(self, Self::Theirs(_) | Self::Sent(..))
+        match self {
+            Self::No => false,
+            Self::Ordered(reason) | Self::Sending(reason, _) => !reason.is_followed_by_a_cut(),
+            Self::Theirs(_) | Self::Sent(..) => true,
+        }
     }
 
     /// How a tunnel ends whose pause has been too long.
     pub(super) fn timed_out(self) -> Termination {
         match self {
-            Self::No | Self::Ordered(_) => Termination::Idle,
-            Self::Theirs(reason) | Self::Sending(reason, _) | Self::Sent(reason, _) => {
-                reason.termination()
-            }
+            Self::No | Self::Ordered(Reason::Drained) => Termination::Idle,
+            Self::Ordered(reason)
+            | Self::Theirs(reason)
+            | Self::Sending(reason, _)
+            | Self::Sent(reason, _) => reason.termination(),
         }
     }
 }
@@ -132,6 +148,9 @@ impl<A: Stream, B: Stream, G: Guard> Tunnel<A, B, G> {
             Some(Order::Close(reason)) if self.closing == Closing::No => {
                 self.closing = Closing::Ordered(reason);
                 self.down.stops = true;
+                if self.closing.has_deadline() {
+                    self.pause = Some(Pause::new(PATIENCE));
+                }
             }
             Some(Order::Close(_)) | None => {}
         }

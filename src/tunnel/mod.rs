@@ -29,7 +29,7 @@ use bytes::Bytes;
 pub use self::{
     close::Reason,
     copy::{HALF_CLOSED_IDLE, Tunnel},
-    registry::{Listed, Registry, SHARDS, Ticket, TunnelId},
+    registry::{AgeLimit, Listed, Registry, SHARDS, Ticket, TunnelId},
 };
 use crate::error::Termination;
 

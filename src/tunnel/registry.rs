@@ -57,6 +57,15 @@ pub struct Listed {
     pub age: Duration,
 }
 
+/// How old tunnels may become.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AgeLimit {
+    /// So old at most.
+    pub limit: Duration,
+    /// Since when that has been so.
+    pub since: Instant,
+}
+
 /// A tunnel's entry, removed when it is dropped.
 #[derive(Debug)]
 pub struct Ticket {
@@ -194,7 +203,7 @@ impl Registry {
     }
 
     /// Closes one tunnel; false where there is none of that name. One that has an order already is
-    /// left with it.
+    /// cut: whoever names it then does not want to wait for its client.
     pub fn close_one(&self, id: TunnelId, reason: Reason) -> bool {
         for shard in &self.shards {
             let mut shard = lock(shard);
@@ -202,9 +211,14 @@ impl Registry {
                 let Some(at) = tunnels.entries.iter().position(|slot| slot.id == id) else {
                     continue;
                 };
-                let taken = (at < tunnels.free).then(|| tunnels.take(at));
+                let is_free = at < tunnels.free;
+                let handle = if is_free {
+                    tunnels.take(at)
+                } else {
+                    Arc::clone(&tunnels.entries[at].handle)
+                };
                 drop(shard);
-                order_all(taken.as_slice(), reason);
+                handle.give(if is_free { reason.code() } else { CUT });
                 return true;
             }
         }
@@ -212,17 +226,20 @@ impl Registry {
     }
 
     /// Closes the tunnels of one shard that are older than their backend's limit less a part of its
-    /// tenth that is each tunnel's own, and says how many there were.
-    pub fn close_aged(&self, shard: usize, limit: impl Fn(u64) -> Option<Duration>) -> usize {
+    /// tenth that is each tunnel's own, and says how many there were. Those that a limit finds too old
+    /// already have their turns over a tenth of it from then on.
+    pub fn close_aged(&self, shard: usize, limit: impl Fn(u64) -> Option<AgeLimit>) -> usize {
         let now = self.now();
         let mut overdue = Vec::new();
         for (&backend, tunnels) in lock(&self.shards[shard % SHARDS]).iter_mut() {
-            let Some(limit) = limit(backend) else { continue };
-            let limit = u64::try_from(limit.as_micros()).unwrap_or(u64::MAX);
+            let Some(AgeLimit { limit, since }) = limit(backend) else { continue };
+            let limit = micros(limit);
+            let since = micros(since.saturating_duration_since(self.start));
             // Backwards: what moves into a gap comes from behind, and was seen already.
             for at in (0..tunnels.free).rev() {
                 let id = tunnels.entries[at].id;
-                if now.saturating_sub(id.0) >= limit - id.part_of(limit / 10) {
+                let last = id.0.saturating_add(limit).max(since.saturating_add(limit / 10));
+                if now >= last - id.part_of(limit / 10) {
                     overdue.push(tunnels.take(at));
                 }
             }
@@ -239,10 +256,7 @@ impl Registry {
             }
             None => return 0,
         };
-        for handle in &all {
-            handle.order.fetch_or(CUT, Ordering::AcqRel);
-            handle.waker.wake();
-        }
+        all.iter().for_each(|handle| handle.give(CUT));
         all.len()
     }
 
@@ -271,12 +285,16 @@ impl Registry {
 
     /// Microseconds since the start.
     fn now(&self) -> u64 {
-        u64::try_from(self.start.elapsed().as_micros()).unwrap_or(u64::MAX)
+        micros(self.start.elapsed())
     }
 
     fn shard(&self, backend: u64) -> MutexGuard<'_, HashMap<u64, Tunnels>> {
         lock(&self.shards[backend as usize % SHARDS])
     }
+}
+
+fn micros(time: Duration) -> u64 {
+    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
 }
 
 /// A panic elsewhere leaves the map as it was: no critical section can end halfway.
@@ -286,10 +304,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 /// Orders tunnels to close, outside of any lock: their tasks may run at once.
 fn order_all(drawn: &[Arc<Handle>], reason: Reason) -> usize {
-    for handle in drawn {
-        handle.order.fetch_or(reason.code(), Ordering::AcqRel);
-        handle.waker.wake();
-    }
+    drawn.iter().for_each(|handle| handle.give(reason.code()));
     drawn.len()
 }
 
@@ -364,6 +379,12 @@ impl Drop for Ticket {
 }
 
 impl Handle {
+    /// Adds to the order, packed.
+    fn give(&self, order: u8) {
+        self.order.fetch_or(order, Ordering::AcqRel);
+        self.waker.wake();
+    }
+
     fn order(&self) -> Option<Order> {
         let packed = self.order.load(Ordering::Acquire);
         let reason = Reason::of_code(packed & !CUT);
@@ -486,7 +507,8 @@ mod tests {
         let registry = Arc::new(Registry::default());
         let _old: Vec<Ticket> = (0..1000).map(|_| enter(&registry, 1)).collect();
         let _spared = enter(&registry, 1 + SHARDS as u64);
-        let limit = |backend| (backend == 1).then_some(Duration::from_secs(100));
+        let limit = AgeLimit { limit: Duration::from_secs(100), since: Instant::now() };
+        let limit = |backend| (backend == 1).then_some(limit);
         let close = || registry.close_aged(1, limit);
         tokio::time::advance(Duration::from_secs(89)).await;
         let _young = enter(&registry, 1);
@@ -501,6 +523,35 @@ mod tests {
         tokio::time::advance(Duration::from_secs(1)).await;
         assert_eq!(total + close(), 1000);
         assert_eq!(registry.staying(1), 1, "the young one");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_limit_that_comes_late_closes_nobody_at_once() {
+        let registry = Arc::new(Registry::default());
+        let _old: Vec<Ticket> = (0..1000).map(|_| enter(&registry, 1)).collect();
+        tokio::time::advance(Duration::from_secs(7 * 86_400)).await;
+        let limit = AgeLimit { limit: Duration::from_secs(100), since: Instant::now() };
+        let mut total = registry.close_aged(1, |_| Some(limit));
+        assert_eq!(total, 0);
+        for _ in 0..10 {
+            tokio::time::advance(Duration::from_secs(1)).await;
+            let closed = registry.close_aged(1, |_| Some(limit));
+            assert!((50..150).contains(&closed), "{closed}");
+            total += closed;
+        }
+        assert_eq!(total, 1000);
+    }
+
+    #[test]
+    fn who_is_named_twice_is_cut() {
+        let registry = Arc::new(Registry::default());
+        let (ticket, other) = (enter(&registry, 1), enter(&registry, 1));
+        let id = registry.list(1, 9).iter().map(|listed| listed.id).min().unwrap();
+        assert!(registry.close_one(id, Reason::Operator));
+        assert_eq!(order(&ticket), Some(Order::Close(Reason::Operator)));
+        assert!(registry.close_one(id, Reason::Operator));
+        assert_eq!(order(&ticket), Some(Order::Cut(Some(Reason::Operator))));
+        assert_eq!((order(&other), registry.staying(1)), (None, 1));
     }
 
     proptest! {

@@ -9,7 +9,11 @@ use bytes::Bytes;
 use proptest::prelude::*;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 
-use super::{End, Ended, Guard, HALF_CLOSED_IDLE, Reason, Registry, Terms, close::ANSWER, run};
+use super::{
+    End, Ended, Guard, HALF_CLOSED_IDLE, Reason, Registry, Terms,
+    close::{ANSWER, PATIENCE},
+    run,
+};
 use crate::{
     error::{Side, Termination},
     net::stream::Stream,
@@ -207,6 +211,37 @@ async fn where_there_is_no_boundary_it_lives_until_it_is_cut() {
         assert_eq!(scene.registry.cut(7), 1);
         assert_eq!(scene.client.read(&mut [0]).await.unwrap(), 0);
         assert_eq!(scene.end().await.termination, Termination::Drained);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_close_of_no_drain_waits_for_nobody_for_good() {
+    let reasons = [
+        (Reason::Operator, Termination::Closed(Side::Proxy)),
+        (Reason::Rebalanced, Termination::Rebalanced),
+        (Reason::Aged, Termination::Aged),
+    ];
+    for (reason, termination) in reasons {
+        // The client reads nothing of our Close.
+        let unread = Scene::framed(4);
+        // Nor the rest of a frame, of which more always comes.
+        let mut amid = Scene::framed(16);
+        amid.pass_down(b"\x82\x7e\x40\0").await;
+        // There are no frames.
+        let unknown = Scene::open(64, None, b"");
+        for mut scene in [unread, amid, unknown] {
+            scene.close(reason);
+            let start = tokio::time::Instant::now();
+            while !scene.task.is_finished() {
+                let _ = scene.client.write_all(b"\x89\x80\0\0\0\0").await;
+                let mut got = [0; 6];
+                let _ = scene.backend.read(&mut got).await;
+                tokio::time::sleep(Duration::from_secs(1)).await;
+                assert!(start.elapsed() < PATIENCE * 2, "{reason:?}: it lives on");
+            }
+            assert!(start.elapsed() >= PATIENCE, "{reason:?}: too early");
+            assert_eq!(scene.end().await.termination, termination);
+        }
     }
 }
 

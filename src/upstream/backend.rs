@@ -4,6 +4,7 @@
 //! `Arc<Backend>`, so that sessions, health and tunnels survive. It sits in one selector at a time,
 //! that of its newest pool; each change that picking depends on is told to that seat at once.
 
+mod connections;
 mod guards;
 
 use std::{
@@ -170,7 +171,7 @@ impl Backend {
         self.addresses.store(Arc::new(addresses.into()));
     }
 
-    /// Whether it is healthy.
+    /// Whether its checks succeed.
     pub fn is_up(&self) -> bool {
         self.load.is_up()
     }
@@ -293,40 +294,6 @@ impl Backend {
         InFlight(Arc::clone(self))
     }
 
-    /// Counts one connection as in use, until the guard is dropped; `None` where all that there may
-    /// be are.
-    pub fn connection(self: &Arc<Self>) -> Option<InUse> {
-        self.connections.add().then(|| self.used())
-    }
-
-    /// The same, once there may be one more. For those who hold a [`Pending`].
-    pub async fn free_connection(self: &Arc<Self>) -> InUse {
-        self.connections.added().await;
-        self.used()
-    }
-
-    /// Counts one request as waiting for a connection; `None` where too many wait already.
-    pub fn pending(&self) -> Option<Pending<'_>> {
-        self.connections.add_pending().then(|| Pending(self))
-    }
-
-    /// Closes idle connections that leave no room for one more.
-    pub fn make_room(&self) {
-        if let Some(room) = self.connections.room() {
-            self.idle.shrink(room);
-        }
-    }
-
-    /// Connections in use, tunnels included.
-    pub fn connections_in_use(&self) -> usize {
-        self.connections.in_use()
-    }
-
-    /// Requests that wait for a connection.
-    pub fn requests_pending(&self) -> usize {
-        self.connections.pending()
-    }
-
     /// Asks to open a new session here, not later than `until`.
     pub fn admit(&self, terms: &config::Admission, until: Instant) -> Admitted<'_> {
         match self.schedule.ask(terms, Instant::now(), until) {
@@ -367,12 +334,6 @@ impl Backend {
         seat.as_ref().filter(|seat| Arc::ptr_eq(&seat.selector, selector)).map(|seat| seat.index)
     }
 
-    /// Takes over the limits of its newest pool.
-    pub(super) fn limit(&self, limits: &config::Limits) {
-        self.connections.limit(limits);
-        self.settle_full();
-    }
-
     /// It is new to others that serve already: it grows from the moment that it is first tended.
     pub(super) fn defer(&self) {
         self.recovery.defer(&self.load);
@@ -396,25 +357,6 @@ impl Backend {
             self.open_or_close_idle();
         }
         back
-    }
-
-    fn used(self: &Arc<Self>) -> InUse {
-        self.settle_full();
-        InUse(Arc::clone(self))
-    }
-
-    /// Brings the state up to date with the connections. Whoever stores what is no longer so looks once
-    /// more and sees it; the limit is the same for all.
-    fn settle_full(&self) {
-        loop {
-            let full = self.connections.is_full();
-            if full == self.load.is_full() {
-                return;
-            }
-            if self.load.set_full(full) {
-                self.tell_seat(Selector::state_changed);
-            }
-        }
     }
 
     fn tell_seat(&self, change: fn(&Selector, u32)) {

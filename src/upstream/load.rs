@@ -13,9 +13,9 @@ use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
 pub enum Life {
     /// In the configuration.
     Serving,
-    /// Removed from it: takes no new session, keeps those it has.
+    /// Removed from it, or drained by order: takes no new session, keeps those it has.
     Draining,
-    /// Removed, and its drain deadline is over or nothing is left on it.
+    /// One that drained, and its deadline is over or nothing is left on it.
     Gone,
 }
 
@@ -105,7 +105,9 @@ impl State {
             Life::Draining => 1,
             Life::Gone => 2,
         };
-        Self(self.0 & !Self::LIFE | bits << 1)
+        let state = Self(self.0 & !Self::LIFE | bits << 1);
+        // Who leaves is not needed: nothing makes up for its health any more.
+        if life == Life::Serving { state } else { state.with(Self::OVERRIDE, false) }
     }
 
     /// After one more check; the transition where it completes the row.
@@ -255,9 +257,13 @@ impl Load {
         self.set(State::EJECTED, ejected)
     }
 
-    /// Whether that changed anything.
+    /// Ignores its health or not; never that of one that leaves. Whether that changed anything.
     pub(super) fn set_overridden(&self, overridden: bool) -> bool {
-        self.set(State::OVERRIDE, overridden)
+        let change = |state: State| {
+            let after = state.with(State::OVERRIDE, overridden && state.life() == Life::Serving);
+            (after, after != state)
+        };
+        self.state.update_with(change).1
     }
 
     /// Whether that changed anything.
@@ -349,6 +355,17 @@ mod tests {
         assert_eq!(load.mark(true, 1, 1), Some(Transition::Up));
         assert!(load.takes_new());
         assert!(load.set_life(Life::Gone));
+        assert!(!load.keeps_sessions());
+    }
+
+    #[test]
+    fn who_leaves_is_judged_by_its_health_again() {
+        let load = Load::new(1);
+        load.mark(false, 1, 1);
+        assert!(load.set_overridden(true) && !load.set_overridden(true));
+        assert!(load.takes_new() && load.keeps_sessions());
+        load.set_life(Life::Draining);
+        assert!(!load.keeps_sessions() && !load.set_overridden(true));
         assert!(!load.keeps_sessions());
     }
 

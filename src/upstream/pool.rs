@@ -446,6 +446,27 @@ mod tests {
     }
 
     #[test]
+    fn a_backend_that_left_judges_nobody_and_is_judged_by_its_health() {
+        let backends = live(&[1, 1, 1, 1]);
+        let minimum = |config: &mut config::Pool| {
+            config.healthy_minimum = 50;
+            config.outlier = Some(Outlier { consecutive: 1, ..Outlier::default() });
+        };
+        let _old = with(&backends, minimum);
+        backends[0].mark(false, 1, 1);
+        let _new = with(&backends[..2], minimum);
+        for left in &backends[2..] {
+            left.set_life(Life::Draining);
+            // Three of the old pool's four, and one of the new one's two.
+            left.mark(false, 1, 1);
+        }
+        assert!(!backends[0].is_overridden() && backends[1].takes_new());
+        assert!(backends[2..].iter().all(|left| !left.is_overridden() && !left.keeps_sessions()));
+        backends[3].mark(true, 1, 1);
+        assert_eq!((backends[3].note(true), backends[3].is_ejected()), (None, false));
+    }
+
+    #[test]
     fn a_full_backend_is_passed_over_until_a_connection_ends() {
         for balance in ALL {
             let backends = live(&[1, 1]);

@@ -3,7 +3,8 @@
 //!
 //! When every check fails, it is more often the one who checks that is in trouble than all who are
 //! checked. So ejections stop at a share of the pool, and below a healthy minimum every serving backend
-//! is used and keeps its sessions. Loads alone are known here: an old pool must not pin a backend.
+//! is used and keeps its sessions. Loads alone are known here: an old pool must not pin a backend. Nor
+//! must it judge those that its successor has: once that is there, nothing changes here any more.
 
 use std::{
     sync::{Arc, Mutex, PoisonError},
@@ -65,6 +66,9 @@ impl Quorum {
 
     /// Ejects one, unless that would be one too many or the last that is healthy.
     pub(super) fn eject(&self, index: u32) -> bool {
+        if self.selector.is_replaced() {
+            return false;
+        }
         let mut overriding = self.overriding.lock().unwrap_or_else(PoisonError::into_inner);
         let candidate = &self.loads[index as usize];
         let serving = || self.loads.iter().filter(|load| load.life() == Life::Serving);
@@ -82,6 +86,9 @@ impl Quorum {
 
     /// Looks anew whether health counts; to be called after each change of health.
     pub(super) fn review(&self) {
+        if self.selector.is_replaced() {
+            return;
+        }
         let mut overriding = self.overriding.lock().unwrap_or_else(PoisonError::into_inner);
         self.weigh(&mut overriding);
     }

@@ -126,7 +126,12 @@ async fn what_makes_no_sense_is_refused_in_a_sentence() {
         ("POST", "/v1/drain", "{\"pol\":\"app\"}", 400, "`pol`"),
         ("POST", "/v1/drain", "[]", 400, "object"),
         ("POST", "/v1/drain", "\"all\"", 400, "object"),
-        ("POST", "/v1/drain", "{\"within\":-1}", 400, "within"),
+        ("POST", "/v1/drain", "{\"pool\":\"app\",\"within\":-1}", 400, "within"),
+        // A name that got lost must not empty a fleet.
+        ("POST", "/v1/drain", "{}", 400, "`pool`"),
+        ("POST", "/v1/drain", "{\"pool\":null,\"within\":0}", 400, "`pool`"),
+        ("POST", "/v1/drain", "{\"pool\":\"app\",\"all\":true}", 400, "`pool`"),
+        ("POST", "/v1/undrain", "{}", 400, "`pool`"),
         ("POST", "/v1/sessions/find", &long, 413, "65536"),
         ("GET", "/v1/sessions?limit=0", "", 400, "limit"),
         ("GET", "/v1/sessions?sid=x", "", 400, "sid"),

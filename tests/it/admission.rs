@@ -131,3 +131,28 @@ async fn who_waits_for_a_node_that_goes_down_is_sent_to_another() {
     drop(b);
     proxy.finish().await;
 }
+
+#[tokio::test]
+async fn whom_one_node_does_not_admit_another_does() {
+    let nodes = [Node::start("a").await, Node::start("b").await, Node::start("c").await];
+    let addresses = [0, 1, 2].map(|n: usize| nodes[n].backend.address);
+    let proxy = Proxy::with(|settings| {
+        // One client is always sent to the same node first.
+        settings.backends(&addresses).pool("balance", "\"source-hash\"");
+        settings.pool("admission", "{ rate = \"1/m\", queue = 100, deadline = \"1s\" }");
+    })
+    .await;
+    let mut client = Raw::connect(proxy.web()).await;
+    let mut came = BTreeSet::new();
+    for t in ["one", "two", "three"] {
+        came.insert(handshake(&mut client, t, "").await.node);
+    }
+    assert_eq!(came.len(), 3, "{came:?}");
+    client.send(message::get(&handshake_target("late"), "")).await;
+    let refusal = client.response().await;
+    assert_eq!(refusal.status(), 503);
+    assert!(refusal.header("retry-after").is_some());
+    assert_eq!(proxy.metric("moorline_admission_total{result=\"refused\"}").await, 1.0);
+    drop((client, nodes));
+    proxy.finish().await;
+}

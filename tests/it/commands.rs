@@ -10,6 +10,7 @@ use crate::support::{
     admin::command,
     message::get,
     node::handshake,
+    proxy::RELOADS_REFUSED,
     websocket::{self, tunnel},
 };
 
@@ -201,40 +202,53 @@ async fn plans_tell_and_reloads_do() {
 #[tokio::test]
 async fn a_reload_that_costs_too_much_is_refused() {
     let (backend, other) = (Backend::manual().await, Backend::replying("other").await);
-    let list = |proxy: &Proxy, address: String| {
-        fs::write(proxy.directory().join("moorline.toml"), {
-            let mut settings = proxy.settings.clone();
-            settings.pool("backends", &format!("[\"{address}\"]"));
-            settings.text()
-        })
-        .unwrap();
-    };
     let mut proxy = Proxy::with(|settings| {
         settings.backends(&[backend.address]).pool("drain", "\"1h\"");
+        settings.top("reload", "{ watch = false }");
     })
     .await;
     let (mut open, far) = tunnel(&proxy, &backend).await;
-    // The watch over the file would be faster than the order; a stopped process sees both at once.
-    let refused = loop {
-        crate::support::process::signal(proxy.pid(), "STOP");
-        let words = ["reload", "--max-disconnects", "0"];
-        let order = proxy.command(&words);
-        let change = async {
-            list(&proxy, other.address.to_string());
-            tokio::time::sleep(std::time::Duration::from_millis(200)).await;
-            crate::support::process::signal(proxy.pid(), "CONT");
-        };
-        let (ran, ()) = tokio::join!(order, change);
-        if ran.code == 1 {
-            break ran;
-        }
-        // The watch was first: back to where it was.
-        list(&proxy, backend.address.to_string());
-        proxy.command(&["reload"]).await.done();
-    };
+    proxy.rewrite(|settings| {
+        settings.backends(&[other.address]);
+    });
+    let refused = proxy.command(&["reload", "--max-disconnects", "0"]).await;
+    assert_eq!(refused.code, 1, "{refused:?}");
     assert!(refused.err.contains("at most 0"), "{refused:?}");
+    // Unwatched, it is not put in force by itself either.
+    let told = proxy.command(&["status"]).await.done();
+    assert!(told.contains("refused"), "{told}");
     open.send("still").await;
     far.wait_for_rest(b"still").await;
+    proxy.command(&["reload", "--max-disconnects", "1"]).await.done();
+    let now = proxy.command(&["backends"]).await.done();
+    assert!(now.contains(&other.address.to_string()), "{now}");
+    drop(open);
+    far.close();
+    proxy.settle().await;
+    drop((backend, other));
+    proxy.finish().await;
+}
+
+#[tokio::test]
+async fn a_configuration_limits_what_its_successor_costs() {
+    let (backend, other) = (Backend::manual().await, Backend::replying("other").await);
+    let mut proxy = Proxy::with(|settings| {
+        settings.backends(&[backend.address]).pool("drain", "\"1h\"");
+        settings.top("reload", "{ max_disconnects = 0 }");
+    })
+    .await;
+    let (mut open, far) = tunnel(&proxy, &backend).await;
+    // Whether the watch over the file asks, a signal, or a command that names no limit.
+    proxy.rewrite(|settings| {
+        settings.backends(&[other.address]);
+    });
+    proxy.wait_for_stderr("the refusal", |line| line.contains("would disconnect 1 session")).await;
+    proxy.hangup();
+    proxy.wait_for_metric("both refusals", RELOADS_REFUSED, |count| count >= 2.0).await;
+    assert_eq!(proxy.command(&["reload"]).await.code, 1);
+    open.send("still").await;
+    far.wait_for_rest(b"still").await;
+    proxy.command(&["reload", "--max-disconnects", "9"]).await.done();
     drop(open);
     far.close();
     proxy.settle().await;

@@ -13,7 +13,7 @@ use std::{
 use moorline::config::{
     AccessLog, AdminRemote, AdminSocket, Admission, Backend, Balance, Config, CookieKeys, Dns,
     Drain, HostPattern, HttpSource, Limits, Outlier, Probe, Protocol, Rate, Rebalance, Redirect,
-    SameSite, SetOn, Source, Upgrade,
+    Reload, SameSite, SetOn, Source, Upgrade,
     check::{self, Faults},
 };
 
@@ -141,6 +141,7 @@ fn every_key_reaches_its_field() {
     assert_eq!(config.trusted_proxies.len(), 3);
     let (minute, seconds) = (Duration::from_secs(60), Duration::from_secs);
     assert_eq!(config.drain, Drain { within: minute, spread: seconds(10) });
+    assert_eq!(config.reload, Reload { watch: false, max_disconnects: Some(3) });
     assert_eq!(config.upgrade, Upgrade { drain: Drain::within(120 * minute), ready: minute });
     let socket = env::current_dir().unwrap().join("tests/config/good/moorline.sock");
     let address = "127.0.0.1:9101".parse().unwrap();

@@ -4,7 +4,7 @@ use std::{
     net::{Ipv4Addr, SocketAddr},
     sync::{
         Arc, Mutex,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -219,6 +219,75 @@ async fn services_bring_targets_ports_and_weights() {
     assert_answerers(&proxy, &["b"]).await;
     assert_eq!(told(&proxy, "gone.fleet.test has no address"), 1, "{}", proxy.stderr_text());
     drop((a, b, c));
+    proxy.finish().await;
+}
+
+/// A name server with a service of two targets, on 127.0.0.11 and 127.0.0.12, which hold for an hour;
+/// the second one's address cannot be had while `fails`.
+fn half_a_service(port: u16, fails: Arc<AtomicBool>) -> (SocketAddr, tokio::task::AbortHandle) {
+    const ONE: &[u8] = b"\x03one\x04test\x00";
+    const TWO: &[u8] = b"\x03two\x04test\x00";
+    dns::liar(move |question| {
+        let service = |target: &[u8]| {
+            let head = [0u16, 1, port].into_iter().flat_map(u16::to_be_bytes);
+            (SAME, dns::SRV, 3600, head.chain(target.iter().copied()).collect())
+        };
+        let address = |last| vec![(SAME, dns::A, 3600, vec![127, 0, 0, last])];
+        let (name, kind) = dns::asked(question);
+        // The resolver may mix cases.
+        match (name.to_ascii_lowercase().as_slice(), kind) {
+            (_, dns::SRV) => dns::answer(question, 0, &[service(ONE), service(TWO)]),
+            (TWO, _) if fails.load(Ordering::SeqCst) => dns::answer(question, dns::SERVFAIL, &[]),
+            (ONE, dns::A) => dns::answer(question, 0, &address(11)),
+            (TWO, dns::A) => dns::answer(question, 0, &address(12)),
+            _ => dns::answer(question, 0, &[]),
+        }
+    })
+}
+
+async fn proxy_by_service(server: SocketAddr) -> Proxy {
+    Proxy::with(|settings| {
+        let source = format!(
+            "{{ srv = \"_chat._tcp.test\", resolver = \"{server}\", min_ttl = \"100ms\" }}"
+        );
+        settings.pool("backends", &source).pool("balance", "\"round-robin\"");
+    })
+    .await
+}
+
+const AMISS: &str = "something is amiss with what the source says";
+
+#[tokio::test]
+async fn fault_087_a_target_without_an_answer_stays_after_an_upgrade() {
+    let (port, [a, b]) = fleet(["a", "b"]).await;
+    let fails = Arc::new(AtomicBool::new(false));
+    let (server, task) = half_a_service(port, Arc::clone(&fails));
+    let mut proxy = proxy_by_service(server).await;
+    assert_answerers(&proxy, &["a", "b"]).await;
+    fails.store(true, Ordering::SeqCst);
+    proxy.upgrade().await;
+    proxy.wait_for_stderr("the trouble", |line| line.contains(AMISS)).await;
+    assert_answerers(&proxy, &["a", "b"]).await;
+    assert_eq!(told(&proxy, "removed"), 0, "{}", proxy.stderr_text());
+    task.abort();
+    drop((a, b));
+    proxy.alone().await;
+    proxy.finish().await;
+}
+
+#[tokio::test]
+async fn a_target_without_an_answer_is_asked_for_again_soon() {
+    let (port, [a, b]) = fleet(["a", "b"]).await;
+    let fails = Arc::new(AtomicBool::new(true));
+    let (server, task) = half_a_service(port, Arc::clone(&fails));
+    let proxy = proxy_by_service(server).await;
+    assert_answerers(&proxy, &["a"]).await;
+    // Long before what is known of the others ends.
+    fails.store(false, Ordering::SeqCst);
+    assert_answerers(&proxy, &["a", "b"]).await;
+    assert_eq!(told(&proxy, AMISS), 1, "{}", proxy.stderr_text());
+    task.abort();
+    drop((a, b));
     proxy.finish().await;
 }
 
@@ -530,6 +599,46 @@ async fn fault_127_no_source_leads_to_the_operators_door() {
     assert_answerers(&proxy, &["a"]).await;
     drop(a);
     proxy.finish().await;
+}
+
+#[tokio::test]
+async fn fault_127_no_name_leads_to_the_operators_door() {
+    let a = Backend::start(node("a")).await;
+    let door = dns::free_port();
+    let mut proxy = Proxy::with(|settings| {
+        settings.backends(&[a.address]).pool("balance", "\"round-robin\"");
+        settings.top("admin", &format!("\"{door}\""));
+    })
+    .await;
+    let refusal = "is where `admin` listens";
+    let named = format!("localhost:{}", door.port());
+    proxy.command(&["backends", "add", "app", &named]).await.done();
+    eventually("it is told", || told(&proxy, refusal) == 1).await;
+    assert_no_metrics(&proxy).await;
+    // It still is, whatever the file says: where operators are served changes with a restart.
+    proxy
+        .reload(|settings| {
+            let backends = format!("[\"{}\", \"{door}\"]", a.address);
+            settings.pool("backends", &backends).top("admin", "\"127.0.0.1:1\"");
+        })
+        .await;
+    eventually("that is told, too", || told(&proxy, refusal) == 2).await;
+    assert_no_metrics(&proxy).await;
+    // Named again and again, told once.
+    for _ in 0..2 {
+        proxy.hangup();
+    }
+    assert_no_metrics(&proxy).await;
+    assert_eq!(told(&proxy, refusal), 2, "{}", proxy.stderr_text());
+    drop(a);
+    proxy.finish().await;
+}
+
+async fn assert_no_metrics(proxy: &Proxy) {
+    for _ in 0..12 {
+        let reply = Raw::ask(proxy.web(), message::get("/metrics", "Connection: close\r\n")).await;
+        assert!(!reply.text().contains("moorline_"), "{}", reply.text());
+    }
 }
 
 #[tokio::test]

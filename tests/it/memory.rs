@@ -51,6 +51,43 @@ async fn a_client_without_a_cookie_goes_back_to_its_node() {
 }
 
 #[tokio::test]
+async fn a_return_by_cookie_leaves_no_ending_to_strangers() {
+    let pair = Pair::start().await;
+    let session = pair.session_on("a").await;
+    let cookie = crate::support::node::cookie_field(session.cookie.as_ref().unwrap());
+    let headers = format!("{PHONE}{cookie}");
+    for t in ["first", "back"] {
+        let client = open(&pair, t, &headers).await;
+        if t == "back" {
+            drop(open(&pair, "stranger", PHONE).await);
+            assert_eq!(was(&pair, "stranger").await.1, "balance");
+        }
+        drop(client);
+        assert_eq!(was(&pair, t).await.1, "cookie");
+    }
+    pair.finish().await;
+}
+
+#[tokio::test]
+async fn an_explanation_recalls_whom_a_request_would() {
+    let pair = Pair::with(|settings| {
+        settings.pool("sticky", "{ engine_io = false }");
+    })
+    .await;
+    drop(open(&pair, "first", PHONE).await);
+    was(&pair, "first").await;
+    let new = format!("ws://{}/socket.io/?EIO=4&transport=websocket", pair.proxy.web());
+    for (url, expected) in [(format!("{new}&sid=unfollowed"), "balance"), (new, "memory")] {
+        let words = ["explain", &url, "--user-agent", "phone/1", "--json"];
+        assert_eq!(pair.proxy.command(&words).await.json()["chosen_by"], expected);
+    }
+    let unfollowed = "unfollowed&sid=unfollowed";
+    drop(open(&pair, unfollowed, PHONE).await);
+    assert_eq!(was(&pair, unfollowed).await.1, "balance");
+    pair.finish().await;
+}
+
+#[tokio::test]
 async fn what_is_ambiguous_is_not_followed() {
     let pair = Pair::start().await;
     let (one, two) = (open(&pair, "one", PHONE).await, open(&pair, "two", PHONE).await);
@@ -114,6 +151,10 @@ async fn who_leaves_a_held_poll_goes_back_to_the_same_node() {
                     peer.ended().await;
                     return;
                 }
+                if request.target().contains("fails") {
+                    peer.send(message::reply("500 Internal Server Error", "", "")).await;
+                    continue;
+                }
                 let open = format!(
                     "0{{\"sid\":\"{name}-session\",\"upgrades\":[],\"pingInterval\":25000,\
                      \"pingTimeout\":20000,\"maxPayload\":1000000}}"
@@ -142,6 +183,9 @@ async fn who_leaves_a_held_poll_goes_back_to_the_same_node() {
             line["path"].as_str().is_some_and(|path| path.contains(&format!("held{n}")))
         };
         proxy.wait_for_log("the poll's end", left).await;
+        // One that is not served has not come back yet.
+        client.send(message::get(&handshake_target(&format!("fails{n}")), PHONE)).await;
+        assert_eq!(client.response().await.status(), 500);
         let again = handshake(&mut client, &format!("again{n}"), PHONE).await;
         assert_eq!(again.node, session.node);
         let line = |line: &serde_json::Value| {

@@ -278,3 +278,36 @@ async fn fault_103_cookie_and_sid_disagree() {
     drop((client, tunnel));
     pair.finish().await;
 }
+
+#[tokio::test]
+async fn a_known_session_waits_for_a_connection_and_an_invented_one_is_turned_away() {
+    let node = Node::start("a").await;
+    let proxy = Proxy::with(|settings| {
+        settings.backends(&[node.backend.address]);
+        settings.pool("limits", "{ connections = 1, pending = 1 }");
+        settings.timeouts("connect = \"1m\"");
+    })
+    .await;
+    let mut client = Raw::connect(proxy.web()).await;
+    let session = handshake(&mut client, "known", "").await;
+    let in_use = "moorline_backend_connections";
+    proxy.wait_for_metric("a free one", in_use, |in_use| in_use == 0.0).await;
+    let mut tunnel = Raw::connect(proxy.web()).await;
+    tunnel.send(websocket::request("/socket.io/?EIO=4&transport=websocket", "")).await;
+    assert_eq!(tunnel.response().await.status(), 101);
+    let invented = message::get(&poll_target("invented", "invented"), "");
+    assert_eq!(Raw::ask(proxy.web(), invented.clone()).await.status(), 503);
+    client.send(message::get(&poll_target(&session.sid, "waits"), "")).await;
+    let waiting = "moorline_backend_pending_requests";
+    proxy.wait_for_metric("the session's poll", waiting, |waiting| waiting == 1.0).await;
+    for other in [invented, message::get("/plain", "")] {
+        assert_eq!(Raw::ask(proxy.web(), other).await.status(), 503);
+    }
+    drop(tunnel);
+    assert_eq!(client.response().await.status(), 200);
+    proxy.wait_for_metric("a free one", in_use, |in_use| in_use == 0.0).await;
+    assert_eq!(proxy.metric(waiting).await, 0.0);
+    assert_eq!(Raw::ask(proxy.web(), message::get("/plain", "")).await.status(), 200);
+    drop((client, node));
+    proxy.finish().await;
+}

@@ -3,7 +3,10 @@
 use std::{
     fs,
     net::{SocketAddr, TcpListener},
-    os::unix::net::UnixDatagram,
+    os::unix::{
+        fs::PermissionsExt,
+        net::{UnixDatagram, UnixStream},
+    },
     path::{Path, PathBuf},
     process::Command,
     sync::{Arc, Mutex},
@@ -184,6 +187,64 @@ async fn passed_sockets_are_listened_on() {
     proxy.alone().await;
     proxy.terminate();
     assert_eq!(proxy.exited().await.code(), Some(0));
+}
+
+/// A proxy that is started by the first connection to a unix socket that it serves operators at.
+fn passed_socket() -> (Setup, PathBuf) {
+    let setup = Setup::new();
+    let path = setup.directory().join("passed.sock");
+    let shown = path.to_str().unwrap();
+    let wrapper = ["systemd-socket-activate", "-E", "RUST_LOG", "-l", shown];
+    let setup = setup.under(&wrapper).with(|settings| {
+        settings.backends(&[free()]).top("admin", &format!("{{ socket = {path:?} }}"));
+    });
+    (setup, path)
+}
+
+/// Starts it: the socket has this mode by then.
+async fn activate(path: &Path, mode: u32) {
+    eventually("the socket", || path.exists()).await;
+    fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+    found("a connection", || UnixStream::connect(path).ok()).await;
+}
+
+#[tokio::test]
+async fn fault_127_a_passed_socket_is_its_owner_s_alone() {
+    let (setup, path) = passed_socket();
+    let (ended, ()) = tokio::join!(setup.fails(), activate(&path, 0o660));
+    assert_eq!(ended.status.code(), Some(1));
+    let wanted = "others than its owner can connect to it; set SocketMode=0600";
+    assert!(ended.stderr.contains(wanted), "{}", ended.stderr);
+}
+
+#[tokio::test]
+async fn a_passed_socket_s_file_is_the_service_manager_s() {
+    let (setup, path) = passed_socket();
+    let (mut proxy, ()) = tokio::join!(setup.start(), activate(&path, 0o600));
+    assert!(UnixStream::connect(&path).is_ok());
+    // Nor is it the next process's.
+    proxy.upgrade().await;
+    proxy.alone().await;
+    assert!(UnixStream::connect(&path).is_ok());
+    proxy.terminate();
+    assert_eq!(proxy.exited().await.code(), Some(0));
+    assert!(path.exists());
+}
+
+#[tokio::test]
+async fn the_admin_socket_is_in_the_unit_s_folder() {
+    let setup = Setup::new().with(|settings| {
+        settings.backends(&[free()]);
+    });
+    let folder = setup.directory().join("moorline");
+    fs::create_dir(&folder).unwrap();
+    let folders = format!("{}:/elsewhere", folder.display());
+    let proxy = setup.env("RUNTIME_DIRECTORY", folders).start().await;
+    assert!(UnixStream::connect(folder.join("moorline.sock")).is_ok());
+    // Its user's shell, which knows no more than the folder above, finds it.
+    let said = proxy.command(&["status"]).await.done();
+    assert!(said.contains(&format!("process {}", proxy.pid())), "{said}");
+    proxy.finish().await;
 }
 
 #[test]

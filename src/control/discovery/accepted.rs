@@ -17,7 +17,7 @@ pub(super) fn accepted(
     answer: Answer,
     admin: &Admin,
 ) -> Result<(Vec<Backend>, Option<String>), String> {
-    let mut troubles: Vec<String> = answer.trouble.into_iter().collect();
+    let mut troubles = answer.troubles;
     let mut backends = answer.backends;
     // Sources rotate their answers; of too many, the same ones are taken each time.
     backends.sort_by_cached_key(|backend| (backend.address.to_string(), backend.name.clone()));
@@ -69,7 +69,7 @@ fn is_a_server(ip: IpAddr) -> bool {
 }
 
 /// The first few, and how many there are beside.
-fn summary(mut troubles: Vec<String>) -> Option<String> {
+pub(super) fn summary(mut troubles: Vec<String>) -> Option<String> {
     const SHOWN: usize = 3;
     if troubles.is_empty() {
         return None;
@@ -92,7 +92,7 @@ mod tests {
     }
 
     fn answer(backends: Vec<Backend>) -> Answer {
-        Answer { backends, trouble: None, holds: Duration::from_secs(1) }
+        Answer { backends, troubles: Vec::new(), holds: Duration::from_secs(1) }
     }
 
     #[test]
@@ -122,6 +122,16 @@ mod tests {
         assert_eq!(backends, [backend("good", "10.0.0.1:1")]);
         assert!(trouble.is_some());
         assert!(accepted(answer(Vec::new()), &admin).is_err());
+    }
+
+    #[test]
+    fn of_many_troubles_the_first_are_told() {
+        let troubles = (0..1024).map(|n| format!("host-{n} has no address")).collect();
+        let answer = Answer { troubles, ..answer(vec![backend("a", "10.0.0.1:1")]) };
+        let (_, trouble) = accepted(answer, &Admin::default()).unwrap();
+        let trouble = trouble.unwrap();
+        assert!(trouble.starts_with("host-0 has no address; host-1 "), "{trouble}");
+        assert!(trouble.ends_with("; and 1021 more"), "{trouble}");
     }
 
     #[test]

@@ -21,7 +21,7 @@ use tokio::{
     time::timeout,
 };
 
-use super::Answer;
+use super::{Answer, accepted::summary};
 use crate::config::{Address, Backend, Dns};
 
 /// Deadline of one question and all that follow from it.
@@ -50,7 +50,8 @@ pub(super) enum Records {
 pub(super) struct Names {
     terms: Dns,
     records: Records,
-    /// The address of each target that the last good answer gave.
+    /// The address of each target that the last good answer gave: one whose address cannot be had at
+    /// the moment keeps it.
     targets: HashMap<String, IpAddr>,
 }
 
@@ -61,8 +62,15 @@ struct Addresses {
 }
 
 impl Names {
-    pub(super) fn new(terms: Dns, records: Records) -> Self {
-        Self { terms, records, targets: HashMap::new() }
+    /// `known` has the backends of the last good answer, where somebody else had that.
+    pub(super) fn new(terms: Dns, records: Records, known: &[Backend]) -> Self {
+        let target = |backend: &Backend| {
+            let (host, port) = backend.name.rsplit_once(':')?;
+            let address =
+                backend.address.literal().filter(|_| port.parse() == Ok(backend.address.port));
+            Some((host.to_owned(), address?.ip()))
+        };
+        Self { terms, records, targets: known.iter().filter_map(target).collect() }
     }
 
     /// How long to wait after a failure, the first time.
@@ -95,7 +103,7 @@ impl Names {
             Backend { name: address.to_string(), address, weight: 1 }
         };
         let backends = found.ips.iter().map(backend).collect();
-        Ok(Answer { backends, trouble: None, holds: self.held(found.ttl) })
+        Ok(Answer { backends, troubles: Vec::new(), holds: self.held(found.ttl) })
     }
 
     async fn services(&mut self, resolver: &TokioResolver) -> Result<Answer, String> {
@@ -120,7 +128,11 @@ impl Names {
                         self.targets.insert(host, ip);
                     }
                 }
-                Err(error) => troubles.push(error),
+                // A target that has no answer is asked for again soon.
+                Err(error) => {
+                    ttl = 0;
+                    troubles.push(error);
+                }
             }
         }
         self.targets.retain(|known, _| services.keys().any(|(host, _)| host == known));
@@ -132,11 +144,10 @@ impl Names {
                 Some(Backend { name: format!("{host}:{port}"), address, weight: *weight })
             })
             .collect();
-        let trouble = (!troubles.is_empty()).then(|| troubles.join("; "));
         if backends.is_empty() {
-            return Err(trouble.unwrap_or_else(|| format!("{name} names no server")));
+            return Err(summary(troubles).unwrap_or_else(|| format!("{name} names no server")));
         }
-        Ok(Answer { backends, trouble, holds: self.held(ttl) })
+        Ok(Answer { backends, troubles, holds: self.held(ttl) })
     }
 
     fn held(&self, ttl: u32) -> Duration {
@@ -172,14 +183,14 @@ fn resolver(server: Option<SocketAddr>) -> Result<TokioResolver, String> {
     builder.build().map_err(told)
 }
 
-/// The addresses of several names, few at once.
+/// The addresses of several names, few at once; in the order of the names, whichever comes first.
 async fn targets(
     resolver: &TokioResolver,
     hosts: BTreeSet<String>,
-) -> Vec<(String, Result<Addresses, String>)> {
+) -> BTreeMap<String, Result<Addresses, String>> {
     let mut waiting = hosts.into_iter();
     let mut asked = JoinSet::new();
-    let mut found = Vec::new();
+    let mut found = BTreeMap::new();
     loop {
         while asked.len() < AT_ONCE
             && let Some(host) = waiting.next()
@@ -192,7 +203,7 @@ async fn targets(
             });
         }
         match asked.join_next().await {
-            Some(Ok(one)) => found.push(one),
+            Some(Ok((host, addresses))) => drop(found.insert(host, addresses)),
             Some(Err(_)) => {}
             None => return found,
         }
@@ -280,4 +291,36 @@ fn services(lookup: &Lookup) -> BTreeMap<(String, u16), u32> {
 
 fn least_ttl(records: &[Record]) -> u32 {
     records.iter().map(|record| record.ttl).min().unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn targets_that_are_known_are_remembered() {
+        let backend = |name: &str, address: &str| Backend {
+            name: name.to_owned(),
+            address: address.parse().unwrap(),
+            weight: 1,
+        };
+        let known = [
+            backend("one.test:80", "10.0.0.1:80"),
+            backend("two.test:80", "[::1]:80"),
+            backend("other.test:81", "10.0.0.3:80"),
+            backend("a name", "10.0.0.4:80"),
+        ];
+        let terms = Dns {
+            name: "_chat._tcp.test".to_owned(),
+            port: 0,
+            resolver: None,
+            min_ttl: Duration::ZERO,
+            max_ttl: Duration::ZERO,
+        };
+        let names = Names::new(terms, Records::Services, &known);
+        let targets: BTreeMap<_, _> = names.targets.into_iter().collect();
+        let expected = [("one.test", "10.0.0.1"), ("two.test", "::1")];
+        let expected = expected.map(|(host, ip)| (host.to_owned(), ip.parse().unwrap()));
+        assert_eq!(targets, BTreeMap::from(expected));
+    }
 }

@@ -59,7 +59,7 @@ impl List {
         let backends = timeout(within, self.backends())
             .await
             .unwrap_or_else(|_| Err("no whole answer in time".to_owned()))?;
-        Ok(Answer { backends, trouble: None, holds: self.terms.interval })
+        Ok(Answer { backends, troubles: Vec::new(), holds: self.terms.interval })
     }
 
     async fn backends(&mut self) -> Result<Vec<Backend>, String> {

@@ -20,7 +20,7 @@ use tokio::{
 
 use self::accepted::accepted;
 use super::Request;
-use crate::config::{Admin, Backend, Pool, Source};
+use crate::config::{Admin, Backend, Dns, Pool, Source};
 
 /// How long the start waits for first answers. What has not come by then follows.
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -32,7 +32,7 @@ const LONGEST_RETRY: Duration = Duration::from_secs(10);
 struct Answer {
     backends: Vec<Backend>,
     /// What is amiss with it nevertheless.
-    trouble: Option<String>,
+    troubles: Vec<String>,
     /// When to ask again.
     holds: Duration,
 }
@@ -55,12 +55,18 @@ impl Discovery {
         Self { admin, requests: None, tasks: HashMap::new() }
     }
 
-    /// The first answers of the pools' sources, as far as they come within some seconds.
-    pub(super) async fn first(&self, pools: &[Pool]) -> Vec<(String, Outcome)> {
+    /// The first answers of the pools' sources, as far as they come within some seconds. `known` has
+    /// what a pool's source had found before.
+    pub(super) async fn first<'k>(
+        &self,
+        pools: &[Pool],
+        known: impl Fn(&str) -> &'k [Backend],
+    ) -> Vec<(String, Outcome)> {
         let mut asked = JoinSet::new();
         for pool in pools {
             let Some(source) = &pool.source else { continue };
-            let (pool, admin, mut asker) = (pool.name.clone(), self.admin.clone(), asker(source));
+            let mut asker = asker(source, known(&pool.name));
+            let (pool, admin) = (pool.name.clone(), self.admin.clone());
             asked.spawn(async move {
                 let outcome = asker.ask().await.and_then(|answer| accepted(answer, &admin));
                 (pool, outcome.map(|(backends, _)| backends))
@@ -84,8 +90,8 @@ impl Discovery {
     }
 
     /// Asks for these pools from now on, and for no others. Where a source has changed, another task
-    /// takes over.
-    pub(super) fn follow(&mut self, pools: &[Pool]) {
+    /// takes over. `known` is as for [`first`](Self::first).
+    pub(super) fn follow<'k>(&mut self, pools: &[Pool], known: impl Fn(&str) -> &'k [Backend]) {
         let Some(requests) = &self.requests else { return };
         let source = |name: &str| pools.iter().find(|pool| pool.name == name)?.source.as_ref();
         self.tasks.retain(|name, (running, task)| {
@@ -98,8 +104,8 @@ impl Discovery {
         for pool in pools {
             let Some(source) = &pool.source else { continue };
             if !self.tasks.contains_key(&pool.name) {
-                let watch =
-                    watch(pool.name.clone(), asker(source), self.admin.clone(), requests.clone());
+                let asker = asker(source, known(&pool.name));
+                let watch = watch(pool.name.clone(), asker, self.admin.clone(), requests.clone());
                 self.tasks.insert(pool.name.clone(), (source.clone(), tokio::spawn(watch)));
             }
         }
@@ -120,10 +126,12 @@ enum Asker {
     Http(Box<http::List>),
 }
 
-fn asker(source: &Source) -> Asker {
+/// One that remembers what is known already.
+fn asker(source: &Source, known: &[Backend]) -> Asker {
+    let names = |terms: &Dns, records| Asker::Dns(dns::Names::new(terms.clone(), records, known));
     match source {
-        Source::Dns(terms) => Asker::Dns(dns::Names::new(terms.clone(), dns::Records::Addresses)),
-        Source::Srv(terms) => Asker::Dns(dns::Names::new(terms.clone(), dns::Records::Services)),
+        Source::Dns(terms) => names(terms, dns::Records::Addresses),
+        Source::Srv(terms) => names(terms, dns::Records::Services),
         Source::Http(terms) => Asker::Http(Box::new(http::List::new(terms.clone()))),
     }
 }

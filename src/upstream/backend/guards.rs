@@ -86,6 +86,8 @@ impl fmt::Debug for InUse {
 impl Drop for Pending<'_> {
     fn drop(&mut self) {
         self.0.connections.remove_pending();
+        // It may have been given a connection that it did not stay to take.
+        self.0.settle_full();
     }
 }
 

@@ -171,18 +171,41 @@ pub(crate) fn liar(
 /// An answer to a question: its own header and question, then A records by owner and address. Where
 /// the question is for another type, there are none.
 pub(crate) fn answer_to(question: &[u8], records: &[(&[u8], [u8; 4])]) -> Vec<u8> {
-    let name_end = 12 + question[12..].iter().position(|byte| *byte == 0).unwrap() + 1;
-    let asks_a = question[name_end..name_end + 2] == [0, 1];
-    let records = if asks_a { records } else { &[] };
+    let (_, asked) = asked(question);
+    let records = if asked == A { records } else { &[] };
+    let records: Vec<_> =
+        records.iter().map(|(owner, address)| (*owner, A, 0, address.to_vec())).collect();
+    answer(question, 0, &records)
+}
+
+/// The type of an address's record, and of a service's.
+pub(crate) const A: u16 = 1;
+pub(crate) const SRV: u16 = 33;
+
+/// The code of a server that has failed.
+pub(crate) const SERVFAIL: u8 = 2;
+
+/// The name and the type that a question is for.
+pub(crate) fn asked(question: &[u8]) -> (&[u8], u16) {
+    let end = 12 + question[12..].iter().position(|byte| *byte == 0).unwrap() + 1;
+    (&question[12..end], u16::from_be_bytes([question[end], question[end + 1]]))
+}
+
+/// An answer to a question with a code and records: owner, type, time to live, data.
+pub(crate) fn answer(question: &[u8], code: u8, records: &[(&[u8], u16, u32, Vec<u8>)]) -> Vec<u8> {
+    let (name, _) = asked(question);
     let mut answer = question[..2].to_vec();
-    // A response, recursion desired and available, no error; one question, so many answers.
-    answer.extend([0x81, 0x80, 0, 1, 0, records.len() as u8, 0, 0, 0, 0]);
-    answer.extend(&question[12..name_end + 4]);
-    for (owner, address) in records {
+    // A response, recursion desired and available; one question, so many answers.
+    answer.extend([0x81, 0x80 | code, 0, 1, 0, records.len() as u8, 0, 0, 0, 0]);
+    answer.extend(&question[12..12 + name.len() + 4]);
+    for (owner, kind, ttl, data) in records {
         answer.extend(*owner);
-        // A, IN, TTL 0, four bytes.
-        answer.extend([0, 1, 0, 1, 0, 0, 0, 0, 0, 4]);
-        answer.extend(address);
+        answer.extend(kind.to_be_bytes());
+        // IN.
+        answer.extend([0, 1]);
+        answer.extend(ttl.to_be_bytes());
+        answer.extend((data.len() as u16).to_be_bytes());
+        answer.extend(data);
     }
     answer
 }

@@ -151,6 +151,7 @@ impl Setup {
             .env_remove("MOORLINE_COOKIE_KEY")
             // An admin socket of its own.
             .env("XDG_RUNTIME_DIR", self.directory.path())
+            .env_remove("RUNTIME_DIRECTORY")
             .envs(self.env)
             .stdin(Stdio::null())
             .stdout(Stdio::null())

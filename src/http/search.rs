@@ -1,0 +1,138 @@
+//! Who knows a sid that is not known here.
+//!
+//! It is taken from backend to backend, one at a time, until one does not say "unknown". That one is
+//! remembered only where its answer is one that nobody but the session's owner gives.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use http::{
+    HeaderValue, Method, Response, StatusCode,
+    header::{CONTENT_LENGTH, CONTENT_TYPE},
+};
+use hyper::body::Incoming;
+use xxhash_rust::xxh3::xxh3_64;
+
+use super::{
+    attempt::{Attempt, Reached, UNKNOWN_POLL},
+    forward::{Answer, Failure},
+    learn,
+};
+use crate::{
+    error::{Kind, ProxyError, Side},
+    observe::ChosenBy,
+    snapshot::Pool,
+    upstream::Backend,
+};
+
+/// Lifetime of a session that was found by search: its own is not known. Past it, it is searched
+/// for again.
+const FOUND_LIFETIME: Duration = UNKNOWN_POLL;
+
+impl Attempt<'_> {
+    /// To whichever backend knows the sid.
+    pub(super) async fn search(
+        &mut self,
+        first: Option<Arc<Backend>>,
+    ) -> Result<Reached, ProxyError> {
+        self.outgoing.buffer(&self.proxy.search_memory).await?;
+        // Anybody can invent a sid: those that are known do not wait behind such.
+        self.bound = false;
+        let header = self.config().timeouts.response_header;
+        let header = if self.polls() { header.max(UNKNOWN_POLL) } else { header };
+        let mut unheard = None;
+        let mut unknown: Option<Reached> = None;
+        for backend in candidates(self.pool, first.as_ref(), self.sid().unwrap_or_default()) {
+            let cookie = first.as_ref().is_some_and(|first| Arc::ptr_eq(first, &backend));
+            self.chosen(if cookie { ChosenBy::Cookie } else { ChosenBy::OwnerSearch });
+            let request = self.outgoing.request();
+            match self.once(&backend, header, request).await {
+                Ok(mut answer) => {
+                    let (unknown_here, head) = self.unknown(&mut answer).await?;
+                    let elsewhere = unknown_here || is_no_node(answer.response.status());
+                    let reached = Reached { answer, head, reserved: None, unknown: unknown_here };
+                    if !elsewhere {
+                        self.found(&backend, &reached.answer.response);
+                        return Ok(reached);
+                    }
+                    if let Some(Reached { answer, .. }) = unknown.replace(reached) {
+                        answer.lease.give_back();
+                    }
+                }
+                Err(Failure { error, .. }) if error.side == Side::Client => return Err(error),
+                // A backend that refuses has no sessions; one that is silent may have this one.
+                Err(Failure { error, .. }) if error.kind == Kind::Refused => {}
+                Err(Failure { error, .. }) => unheard = Some(error),
+            }
+        }
+        self.proxy.metrics.owner_unknown.inc();
+        match (unheard, unknown) {
+            (Some(error), _) => Err(error),
+            (None, Some(reached)) => Ok(reached),
+            (None, None) => Err(self.gone()),
+        }
+    }
+
+    /// Whether the backend says that it does not know the session, and what was read to find out.
+    pub(super) async fn unknown(
+        &self,
+        answer: &mut Answer,
+    ) -> Result<(bool, Option<Bytes>), ProxyError> {
+        let pause = self.config().timeouts.body_idle;
+        let (unknown, head) = learn::unknown_sid(answer, pause).await?;
+        Ok((unknown, (!head.is_empty()).then_some(head)))
+    }
+
+    /// Remembers the session's backend, if the answer is one that only its owner gives: a client
+    /// must not be able to write into the table with a sid of its own making.
+    fn found(&self, backend: &Arc<Backend>, response: &Response<Incoming>) {
+        let kind = response.headers().get(CONTENT_TYPE).map(HeaderValue::as_bytes);
+        let owns = match response.status() {
+            StatusCode::SWITCHING_PROTOCOLS => self.upgrade,
+            // A poll is answered with packets, a POST with `ok`.
+            StatusCode::OK if self.method == Method::POST => {
+                response.headers().get(CONTENT_LENGTH).is_some_and(|length| length == "2")
+            }
+            StatusCode::OK => !kind.is_some_and(|kind| kind.starts_with(b"text/html")),
+            _ => false,
+        };
+        if let (true, Some(sid)) = (owns, self.sid()) {
+            self.proxy.metrics.owner_found.inc();
+            self.proxy.sids.learn(sid, backend, FOUND_LIFETIME, Instant::now());
+        }
+    }
+}
+
+/// Backends to ask for an unknown sid: the cookie's first, then from a place that depends on the sid,
+/// so that every proxy asks in the same order and the load is spread.
+pub(super) fn candidates(
+    pool: &Pool,
+    first: Option<&Arc<Backend>>,
+    sid: &str,
+) -> Vec<Arc<Backend>> {
+    let others = pool.holders(xxh3_64(sid.as_bytes()) as usize);
+    let others = others.filter(|b| first.is_none_or(|first| !Arc::ptr_eq(first, b)));
+    let mut asked: Vec<Arc<Backend>> = Vec::new();
+    for backend in first.into_iter().chain(others).filter(|b| b.keeps_sessions()) {
+        if asked.len() >= pool.config().sticky.owner_search {
+            break;
+        }
+        // One that was renamed is there twice, and must not be asked twice.
+        if !asked.iter().any(|known| known.address() == backend.address()) {
+            asked.push(Arc::clone(backend));
+        }
+    }
+    asked
+}
+
+/// Whether an answer comes from something in a node's place: one that is starting, or another
+/// application. It says nothing about the session.
+fn is_no_node(status: StatusCode) -> bool {
+    matches!(
+        status,
+        StatusCode::NOT_FOUND | StatusCode::BAD_GATEWAY | StatusCode::SERVICE_UNAVAILABLE
+    )
+}
