@@ -137,6 +137,8 @@ impl Site {
         for party in &mut self.parties {
             party.leave().await;
         }
+        // Those before it first: a process that ends before its predecessor leaves its exit code to that.
+        self.proxy.alone().await;
         self.proxy.terminate();
         let status = self.proxy.exited().await;
         assert_eq!(status.code(), Some(0), "{}", self.proxy.stderr_text());
