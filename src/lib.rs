@@ -9,8 +9,12 @@
 //! ```text
 //! listener → conn → TLS → http::server → http::proxy → route → sticky / balance → forward
 //!                                                                 101 → tunnel → Termination → observe
-//! file → config::check → control::reload → Snapshot ⇄ one swap → conn, http read
+//! file → config::check ─┐
+//! discovery, orders ────┴→ control: overlay → Snapshot ⇄ one swap → conn, http read
 //! health probes, failures under traffic → atomics on Backend
+//! admin (unix socket, TCP) ⇄ control::Operator ⇄ the control task
+//! drains, rebalancing, age → tunnel registry → a Close at the next frame's end
+//! old process ── sockets, keys, sessions ──→ upgrade ──→ new process
 //! ```
 //!
 //! # Who owns what
@@ -25,9 +29,11 @@
 //! | [`route`] | host and path → pool | I/O |
 //! | [`upstream`] | live backends, balance, connections to them | HTTP |
 //! | [`sticky`] | sids, cookies, the decision between them | HTTP exchanges, I/O |
-//! | [`tunnel`] | two byte streams and a guard | HTTP |
+//! | [`tunnel`] | two byte streams and a guard, where their frames end | HTTP |
 //! | [`http`] | requests, replies, retries, owner search, upgrades | reloads |
 //! | [`snapshot`] | one consistent view for the data path | who builds it |
+//! | [`admin`] | the operators' sockets, the API and its shapes | how orders are carried out |
+//! | [`cli`] | the command line: one process's start, or a client of the API | — |
 //! | [`upgrade`] | handing over to a new process, and taking over from an old one | who orders it |
 //! | [`systemd`] | passed sockets, what the service manager is told | why |
 //! | [`control`] | reloads, discovery, health, drains, rebalancing, orders, handing over | — |
@@ -54,6 +60,11 @@
 //! 9. Errors become replies in one place (`http/reply.rs`) and labels in one other
 //!    (`observe/names.rs`).
 //! 10. A panic costs one connection.
+//! 11. What is in force is what the file says with what sources found and operators ordered upon it;
+//!     all of it goes through one function of the control task.
+//! 12. A frame of ours goes to a client only where one of its backend's has ended, and nothing after it.
+//! 13. A process that hands over serves until the other one accepts; a session that it knows is known
+//!     there by then.
 
 pub mod admin;
 pub mod app;
