@@ -6,7 +6,7 @@ use std::{ffi::OsStr, fs};
 use serde_json::Value;
 
 use crate::support::{
-    Backend, Node, Proxy, Raw,
+    Backend, Node, Peer, Proxy, Raw,
     admin::command,
     message::get,
     node::handshake,
@@ -199,61 +199,73 @@ async fn plans_tell_and_reloads_do() {
     proxy.finish().await;
 }
 
-#[tokio::test]
-async fn a_reload_that_costs_too_much_is_refused() {
+/// A proxy whose file, since it was read by these `reload` terms, names another backend than the one
+/// that holds a tunnel.
+async fn costly(terms: &str) -> Costly {
     let (backend, other) = (Backend::manual().await, Backend::replying("other").await);
     let mut proxy = Proxy::with(|settings| {
-        settings.backends(&[backend.address]).pool("drain", "\"1h\"");
-        settings.top("reload", "{ watch = false }");
+        settings.backends(&[backend.address]).pool("drain", "\"1h\"").top("reload", terms);
     })
     .await;
-    let (mut open, far) = tunnel(&proxy, &backend).await;
+    let (open, far) = tunnel(&proxy, &backend).await;
     proxy.rewrite(|settings| {
         settings.backends(&[other.address]);
     });
-    let refused = proxy.command(&["reload", "--max-disconnects", "0"]).await;
+    Costly { proxy, backend, other, open, far }
+}
+
+struct Costly {
+    proxy: Proxy,
+    backend: Backend,
+    other: Backend,
+    open: Raw,
+    far: Peer,
+}
+
+impl Costly {
+    /// The tunnel has noticed nothing.
+    async fn assert_unharmed(&mut self) {
+        self.open.send("still").await;
+        self.far.wait_for_rest(b"still").await;
+    }
+
+    /// Puts the file in force, at its price, and ends.
+    async fn pay(mut self) {
+        self.proxy.command(&["reload", "--max-disconnects", "1"]).await.done();
+        let now = self.proxy.command(&["backends"]).await.done();
+        assert!(now.contains(&self.other.address.to_string()), "{now}");
+        drop(self.open);
+        self.far.close();
+        self.proxy.settle().await;
+        drop((self.backend, self.other));
+        self.proxy.finish().await;
+    }
+}
+
+#[tokio::test]
+async fn a_reload_that_costs_too_much_is_refused() {
+    let mut site = costly("{ watch = false }").await;
+    let refused = site.proxy.command(&["reload", "--max-disconnects", "0"]).await;
     assert_eq!(refused.code, 1, "{refused:?}");
     assert!(refused.err.contains("at most 0"), "{refused:?}");
     // Unwatched, it is not put in force by itself either.
-    let told = proxy.command(&["status"]).await.done();
+    let told = site.proxy.command(&["status"]).await.done();
     assert!(told.contains("refused"), "{told}");
-    open.send("still").await;
-    far.wait_for_rest(b"still").await;
-    proxy.command(&["reload", "--max-disconnects", "1"]).await.done();
-    let now = proxy.command(&["backends"]).await.done();
-    assert!(now.contains(&other.address.to_string()), "{now}");
-    drop(open);
-    far.close();
-    proxy.settle().await;
-    drop((backend, other));
-    proxy.finish().await;
+    site.assert_unharmed().await;
+    site.pay().await;
 }
 
 #[tokio::test]
 async fn a_configuration_limits_what_its_successor_costs() {
-    let (backend, other) = (Backend::manual().await, Backend::replying("other").await);
-    let mut proxy = Proxy::with(|settings| {
-        settings.backends(&[backend.address]).pool("drain", "\"1h\"");
-        settings.top("reload", "{ max_disconnects = 0 }");
-    })
-    .await;
-    let (mut open, far) = tunnel(&proxy, &backend).await;
+    let mut site = costly("{ max_disconnects = 0 }").await;
     // Whether the watch over the file asks, a signal, or a command that names no limit.
-    proxy.rewrite(|settings| {
-        settings.backends(&[other.address]);
-    });
-    proxy.wait_for_stderr("the refusal", |line| line.contains("would disconnect 1 session")).await;
-    proxy.hangup();
-    proxy.wait_for_metric("both refusals", RELOADS_REFUSED, |count| count >= 2.0).await;
-    assert_eq!(proxy.command(&["reload"]).await.code, 1);
-    open.send("still").await;
-    far.wait_for_rest(b"still").await;
-    proxy.command(&["reload", "--max-disconnects", "9"]).await.done();
-    drop(open);
-    far.close();
-    proxy.settle().await;
-    drop((backend, other));
-    proxy.finish().await;
+    let told = |line: &str| line.contains("would disconnect 1 session");
+    site.proxy.wait_for_stderr("the refusal", told).await;
+    site.proxy.hangup();
+    site.proxy.wait_for_metric("both refusals", RELOADS_REFUSED, |count| count >= 2.0).await;
+    assert_eq!(site.proxy.command(&["reload"]).await.code, 1);
+    site.assert_unharmed().await;
+    site.pay().await;
 }
 
 #[tokio::test]
