@@ -10,6 +10,7 @@ use crate::support::{
     admin::command,
     message::get,
     node::handshake,
+    process,
     proxy::RELOADS_REFUSED,
     websocket::{self, tunnel},
 };
@@ -248,7 +249,8 @@ async fn a_reload_that_costs_too_much_is_refused() {
     let refused = site.proxy.command(&["reload", "--max-disconnects", "0"]).await;
     assert_eq!(refused.code, 1, "{refused:?}");
     assert!(refused.err.contains("at most 0"), "{refused:?}");
-    // Unwatched, it is not put in force by itself either.
+    // Nobody looks at the file who would put it in force all the same.
+    assert_eq!(process::watched_folders(site.proxy.pid()), 0);
     let told = site.proxy.command(&["status"]).await.done();
     assert!(told.contains("refused"), "{told}");
     site.assert_unharmed().await;
@@ -258,6 +260,7 @@ async fn a_reload_that_costs_too_much_is_refused() {
 #[tokio::test]
 async fn a_configuration_limits_what_its_successor_costs() {
     let mut site = costly("{ max_disconnects = 0 }").await;
+    assert!(process::watched_folders(site.proxy.pid()) > 0);
     // Whether the watch over the file asks, a signal, or a command that names no limit.
     let told = |line: &str| line.contains("would disconnect 1 session");
     site.proxy.wait_for_stderr("the refusal", told).await;

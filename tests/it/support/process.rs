@@ -16,6 +16,14 @@ pub(crate) fn descriptors(pid: u32) -> usize {
     fs::read_dir(format!("/proc/{pid}/fd")).map_or(0, Iterator::count)
 }
 
+/// Folders that a process watches by inotify.
+pub(crate) fn watched_folders(pid: u32) -> usize {
+    let entries = fs::read_dir(format!("/proc/{pid}/fdinfo")).unwrap();
+    // One that was closed meanwhile was no watch.
+    let texts = entries.filter_map(|entry| fs::read_to_string(entry.unwrap().path()).ok());
+    texts.map(|text| text.lines().filter(|line| line.starts_with("inotify wd:")).count()).sum()
+}
+
 /// What each open descriptor is, for messages.
 pub(crate) fn open_files(pid: u32) -> Vec<String> {
     let Ok(entries) = fs::read_dir(format!("/proc/{pid}/fd")) else { return Vec::new() };
