@@ -10,7 +10,7 @@ use std::{
 
 use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
 use moorline::{
-    config::{self, CookieKeys, Reuse, Sessions},
+    config::{self, Reuse, Sessions, SharedKeys},
     sticky::{
         Table,
         cookie::{self, Ids, Keys},
@@ -124,7 +124,7 @@ fn table(c: &mut Criterion) {
 }
 
 fn cookies(c: &mut Criterion) {
-    let keys = Keys::new(&CookieKeys::Made);
+    let keys = Keys::new(&SharedKeys::Made);
     let names: Vec<_> = (0..100).map(|n| format!("node-{n}")).collect();
     let ids = Ids::new(&keys, "chat", names.iter().map(String::as_str));
     let mut headers = http::HeaderMap::new();

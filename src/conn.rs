@@ -18,7 +18,7 @@ use crate::{
         server,
     },
     net::{listener, stream::Client, tls},
-    observe::{ChosenBy, End, ListenerMetrics, Record, Start},
+    observe::{ChosenBy, End, ListenerMetrics, Record, Secured, Start},
     snapshot,
 };
 
@@ -55,8 +55,8 @@ pub async fn accept(socket: Arc<TcpListener>, door: Door) {
 
 async fn serve(door: Door, policy: Arc<snapshot::Listener>, stream: TcpStream, peer: SocketAddr) {
     let _open = door.metrics.accept();
-    let (stream, tls) = match &policy.tls {
-        None => (Client::Plain(stream), false),
+    let stream = match &policy.tls {
+        None => Client::Plain(stream),
         Some(config) => {
             let handshake = timeout(policy.handshake_timeout, tls::handshake(config, stream));
             let outcome = handshake.await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
@@ -67,12 +67,13 @@ async fn serve(door: Door, policy: Arc<snapshot::Listener>, stream: TcpStream, p
                 }
             };
             door.metrics.handshake(stream.is_resumed());
-            (stream, true)
+            stream
         }
     };
+    let secured = stream.secured().map(Arc::new);
     let visitor = Visitor {
         peer,
-        tls,
+        secured: secured.clone(),
         listener: policy,
         metrics: Arc::clone(&door.metrics),
         patience: Arc::default(),
@@ -83,7 +84,7 @@ async fn serve(door: Door, policy: Arc<snapshot::Listener>, stream: TcpStream, p
         if error.is_parse() {
             // No request came of it, so nobody else tells.
             let broken = Termination::Failed(Side::Client, Phase::Request, Kind::Malformed);
-            tell(&door, peer, tls, broken, &error.to_string());
+            tell(&door, peer, secured.as_ref(), broken, &error.to_string());
         }
     }
 }
@@ -98,15 +99,21 @@ fn tell_failed_handshake(door: &Door, peer: SocketAddr, error: &io::Error) {
         _ => Kind::Io,
     };
     let termination = Termination::Failed(Side::Client, Phase::Handshake, kind);
-    tell(door, peer, true, termination, &error.to_string());
+    tell(door, peer, Some(&Arc::default()), termination, &error.to_string());
 }
 
-fn tell(door: &Door, peer: SocketAddr, tls: bool, termination: Termination, error: &str) {
+fn tell(
+    door: &Door,
+    peer: SocketAddr,
+    secured: Option<&Arc<Secured>>,
+    termination: Termination,
+    error: &str,
+) {
     let record = Record::new(Start {
         id: "",
         client: peer,
         listener: &door.name,
-        tls,
+        secured,
         host: "",
         method: "",
         target: "",

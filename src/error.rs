@@ -20,7 +20,9 @@ pub enum Side {
 /// How far a stream had come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Phase {
-    /// TLS handshake with the client.
+    /// Reading the PROXY header that a connection begins with.
+    ProxyHeader,
+    /// TLS handshake, with the client or with the backend, by side.
     Handshake,
     /// Reading and checking the request's header.
     Request,
@@ -34,7 +36,7 @@ pub enum Phase {
     ResponseHeader,
     /// Relaying the response's body.
     ResponseBody,
-    /// Relaying an upgraded connection.
+    /// Relaying an upgraded connection, or one of layer 4.
     Tunnel,
 }
 
@@ -73,6 +75,28 @@ pub enum Kind {
     Malformed,
     /// A `101` that was not asked for, or without a valid `Upgrade` or `Sec-WebSocket-Accept`.
     BadUpgrade,
+    /// Said by a peer that is not trusted to say it.
+    Untrusted,
+    /// Not said by a peer that has to say it.
+    Missing,
+    /// The peer's bytes are no TLS.
+    NotTls,
+    /// The client asks for a server name that is not served.
+    UnknownName,
+    /// The peer's certificate is not valid any more, or not yet.
+    CertificateExpired,
+    /// The peer's certificate is for another name.
+    CertificateName,
+    /// Nobody who is trusted vouches for the peer's certificate.
+    CertificateUntrusted,
+    /// The peer's certificate was revoked.
+    CertificateRevoked,
+    /// The peer has to show a certificate and shows none.
+    CertificateMissing,
+    /// The peer's certificate is wrong in another way.
+    CertificateInvalid,
+    /// The peer ended the handshake with an alert, or nothing could be agreed on.
+    Alert,
     /// Any other socket error.
     Io,
 }

@@ -50,9 +50,17 @@ pub struct Listener {
     pub name: Arc<str>,
     /// How TLS is terminated; `None`: it is not.
     pub tls: Option<Arc<ServerConfig>>,
+    /// Whether requests are read, and not only bytes.
+    pub http: bool,
+    /// Name of the pool of layer-4 streams, where there is one for all.
+    pub pool: Option<Arc<str>>,
+    /// From server name and ALPN to the pool that connections are passed on to undecrypted.
+    pub passthrough: Vec<config::Passthrough>,
+    /// Whether connections begin with a PROXY header.
+    pub proxy_protocol: Option<config::ProxyIn>,
     /// Answer with a redirect.
     pub redirect: Option<config::Redirect>,
-    /// Deadline of the TLS handshake.
+    /// Deadline of PROXY header and TLS handshake, together.
     pub handshake_timeout: Duration,
     /// Deadline of a request's header.
     pub header_timeout: Duration,
@@ -73,6 +81,11 @@ pub struct Pool {
 }
 
 impl Snapshot {
+    /// The pool of this name.
+    pub fn pool(&self, name: &str) -> Option<&Arc<Pool>> {
+        self.pools.iter().find(|pool| pool.upstream.name() == name)
+    }
+
     /// Whether this peer's claims about earlier hops are believed.
     pub fn trusts(&self, peer: IpAddr) -> bool {
         let peer = peer.to_canonical();

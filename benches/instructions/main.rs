@@ -15,7 +15,7 @@ use std::{
 use gungraun::{library_benchmark, library_benchmark_group, main};
 use http::{HeaderMap, HeaderValue, header::COOKIE};
 use moorline::{
-    config::{self, Address, Balance, CookieKeys, Reuse, Sessions},
+    config::{self, Address, Balance, Reuse, Sessions, SharedKeys},
     sticky::{
         Table,
         cookie::{self, Found, Ids, Keys},
@@ -92,7 +92,7 @@ fn hold((table, backend, now): (Arc<Table>, Arc<Backend>, Instant)) -> Arc<Table
 }
 
 fn ids() -> Ids {
-    let keys = Keys::new(&CookieKeys::Made);
+    let keys = Keys::new(&SharedKeys::Made);
     let names: Vec<_> = (0..100).map(|n| format!("node-{n}")).collect();
     Ids::new(&keys, "chat", names.iter().map(String::as_str))
 }

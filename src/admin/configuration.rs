@@ -9,10 +9,11 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::config::{
-    AccessLog, Admin, AdminRemote, AdminSocket, Admission, Backend, Balance, Config, Cookie,
-    CookieKeys, Dns, Drain, Health, HttpSource, Limits, Listener, Outlier, Pool, Probe, Protocol,
-    Rate, Rebalance, Redirect, Reload, Reuse, Route, SameSite, Sessions, SetOn, Source, Sticky,
-    Timeouts, Upgrade,
+    AccessLog, Acme, Admin, AdminRemote, AdminSocket, Admission, Backend, BackendTls, Balance,
+    Certificate, Certificates, ClientAuth, Config, Cookie, Dns, Drain, Health, HostPattern,
+    HttpSource, Limits, Listener, Outlier, Passthrough, Pool, Probe, ProxyIn, ProxyOut, Rate,
+    Rebalance, Redirect, Reload, Reuse, Route, SameSite, Sessions, SetOn, SharedKeys, Source,
+    Sticky, Timeouts, Tls, UnknownSni, Upgrade,
 };
 
 /// The whole of it.
@@ -22,6 +23,7 @@ pub(super) fn shown(config: &Config) -> Value {
         routes,
         pools,
         cookie_keys,
+        ticket_keys,
         trusted_proxies,
         sessions: Sessions { max, max_sid_bytes },
         access_log,
@@ -35,10 +37,8 @@ pub(super) fn shown(config: &Config) -> Value {
         "listeners": listeners.iter().map(listener).collect::<Vec<_>>(),
         "routes": routes.iter().map(route).collect::<Vec<_>>(),
         "pools": pools.iter().map(pool).collect::<Vec<_>>(),
-        "cookie_keys": match cookie_keys {
-            CookieKeys::Given(keys) => json!({ "given": keys.len() }),
-            CookieKeys::Made => json!("made at start"),
-        },
+        "cookie_keys": shared_keys(cookie_keys),
+        "ticket_keys": shared_keys(ticket_keys),
         "trusted_proxies": trusted_proxies.iter().map(ToString::to_string).collect::<Vec<_>>(),
         "sessions": { "max": max, "max_sid_bytes": max_sid_bytes },
         "access_log": match access_log {
@@ -52,6 +52,13 @@ pub(super) fn shown(config: &Config) -> Value {
         "admin": admin(operators),
         "watched": watched.iter().map(|path| path.display().to_string()).collect::<Vec<_>>(),
     })
+}
+
+fn shared_keys(keys: &SharedKeys) -> Value {
+    match keys {
+        SharedKeys::Given(keys) => json!({ "given": keys.len() }),
+        SharedKeys::Made => json!("made at start"),
+    }
 }
 
 fn admin(admin: &Admin) -> Value {
@@ -69,18 +76,25 @@ fn admin(admin: &Admin) -> Value {
 }
 
 fn listener(listener: &Listener) -> Value {
-    let Listener { name, bind, protocol, redirect, handshake_timeout, header_timeout } = listener;
-    let names = match protocol {
-        Protocol::Http => None,
-        Protocol::Https { certificates } => {
-            Some(certificates.iter().map(|certificate| &certificate.names).collect::<Vec<_>>())
-        }
-    };
+    let Listener {
+        name,
+        bind,
+        protocol,
+        pool,
+        passthrough: passed,
+        proxy_protocol,
+        redirect,
+        handshake_timeout,
+        header_timeout,
+    } = listener;
     json!({
         "name": name,
         "bind": bind,
-        "protocol": if names.is_some() { "https" } else { "http" },
-        "certificates": names,
+        "protocol": protocol.name(),
+        "pool": pool,
+        "passthrough": passed.iter().map(passthrough).collect::<Vec<_>>(),
+        "proxy_protocol": proxy_protocol.as_ref().map(proxy_in),
+        "tls": protocol.tls().map(tls),
         "redirect": redirect.map(|Redirect::Https { port }| match port {
             Some(port) => format!("https:{port}"),
             None => "https".to_owned(),
@@ -90,15 +104,96 @@ fn listener(listener: &Listener) -> Value {
     })
 }
 
-fn route(route: &Route) -> Value {
-    use crate::config::HostPattern;
-    let Route { host, path, pool } = route;
+fn passthrough(rule: &Passthrough) -> Value {
+    let Passthrough { sni, alpn, pool } = rule;
+    json!({ "sni": sni.iter().map(host).collect::<Vec<_>>(), "alpn": alpn, "pool": pool })
+}
+
+fn proxy_in(terms: &ProxyIn) -> Value {
+    let ProxyIn { required, from } = terms;
     json!({
-        "host": match host {
-            HostPattern::Any => None,
-            HostPattern::Exact(name) => Some(name.clone()),
-            HostPattern::Wildcard(suffix) => Some(format!("*.{suffix}")),
+        "mode": if *required { "required" } else { "optional" },
+        "from": from.iter().map(ToString::to_string).collect::<Vec<_>>(),
+    })
+}
+
+fn tls(tls: &Tls) -> Value {
+    let Tls {
+        certificates,
+        unknown_sni,
+        min_version,
+        cipher_suites,
+        curves,
+        alpn,
+        client_auth: clients,
+        key_log,
+    } = tls;
+    json!({
+        "certificates": match certificates {
+            Certificates::Given(chains) => json!(chains.iter().map(certificate).collect::<Vec<_>>()),
+            Certificates::Acme(terms) => acme(terms),
         },
+        "unknown_sni": match unknown_sni {
+            UnknownSni::Default => "default",
+            UnknownSni::Refuse => "refuse",
+        },
+        "min_version": min_version.to_string(),
+        "cipher_suites": cipher_suites.iter().map(|suite| suite.as_str()).collect::<Vec<_>>(),
+        "curves": curves.iter().map(|curve| curve.as_str()).collect::<Vec<_>>(),
+        "alpn": alpn,
+        "client_auth": clients.as_ref().map(client_auth),
+        "key_log": key_log.as_ref().map(|path| path.display().to_string()),
+    })
+}
+
+fn certificate(certificate: &Certificate) -> Value {
+    let Certificate { names, key } = certificate;
+    json!({ "names": names, "ocsp": key.ocsp.is_some() })
+}
+
+fn acme(terms: &Acme) -> Value {
+    let Acme { directory, email, domains, storage, ca } = terms;
+    json!({ "acme": {
+        "directory": without_secrets(directory),
+        "email": email,
+        "domains": domains,
+        "storage": storage.display().to_string(),
+        "ca": ca.as_ref().map(Vec::len),
+    } })
+}
+
+fn client_auth(terms: &ClientAuth) -> Value {
+    let ClientAuth { ca, crl, required } = terms;
+    json!({
+        "mode": if *required { "required" } else { "optional" },
+        "ca": ca.len(),
+        "crl": crl.len(),
+    })
+}
+
+fn backend_tls(terms: &BackendTls) -> Value {
+    let BackendTls { ca, name, alpn, client_cert, verify } = terms;
+    json!({
+        "ca": ca.as_ref().map(Vec::len),
+        "name": name,
+        "alpn": alpn,
+        "client_cert": client_cert.as_ref().map(certificate),
+        "verify": verify,
+    })
+}
+
+fn host(host: &HostPattern) -> Option<String> {
+    match host {
+        HostPattern::Any => None,
+        HostPattern::Exact(name) => Some(name.clone()),
+        HostPattern::Wildcard(suffix) => Some(format!("*.{suffix}")),
+    }
+}
+
+fn route(route: &Route) -> Value {
+    let Route { host: covered, path, pool } = route;
+    json!({
+        "host": host(covered),
         "path": path,
         "pool": pool,
     })
@@ -122,6 +217,8 @@ fn pool(pool: &Pool) -> Value {
         admission: admitted,
         rebalance,
         max_connection_age,
+        tls: secured,
+        proxy_protocol,
     } = pool;
     json!({
         "name": name,
@@ -154,6 +251,11 @@ fn pool(pool: &Pool) -> Value {
         "admission": admitted.as_ref().map(admission),
         "rebalance": rebalance.as_ref().map(|Rebalance { rate: of }| json!({ "rate": rate(*of) })),
         "max_connection_age": max_connection_age.as_ref().map(seconds),
+        "tls": secured.as_ref().map(backend_tls),
+        "proxy_protocol": proxy_protocol.map(|version| match version {
+            ProxyOut::V1 => "v1",
+            ProxyOut::V2 => "v2",
+        }),
     })
 }
 
@@ -295,7 +397,7 @@ mod tests {
     fn everything_is_there_but_secrets() {
         let text = "listeners.a.bind = \"[::1]:0\"\npools.b.backends = [\"a:1\", \"b:1\"]\n";
         let mut config = check::parse(text, Path::new("m.toml")).unwrap();
-        config.cookie_keys = CookieKeys::Given(vec![b"a key that nobody may see".to_vec()]);
+        config.cookie_keys = SharedKeys::Given(vec![b"a key that nobody may see".to_vec()]);
         let address = "127.0.0.1:1".parse().unwrap();
         let token = "a token that nobody may see".to_owned();
         config.admin.remote = Some(AdminRemote { address, token });

@@ -14,8 +14,8 @@ use std::{
 use super::serve::{Service, serve};
 use crate::{
     config::{
-        AccessLog, Address, Backend, Certificate, Config, Drain, Health, Listener, Pool, Probe,
-        Protocol, Redirect,
+        AccessLog, Address, Backend, Certificate, Certificates, Config, Drain, Health, Listener,
+        Pool, Probe, Protocol, Redirect, Tls,
     },
     demo::Nodes,
     net::{
@@ -158,8 +158,8 @@ fn settle(args: &Args) -> Result<Args, DemoError> {
 
 /// The demo's configuration; `args` must be settled.
 fn config(args: &Args, certificate: Certificate, nodes: &[(&str, SocketAddr)]) -> Config {
-    let certificates = vec![certificate];
-    let chat = Listener::new("chat", vec![args.listen_tls], Protocol::Https { certificates });
+    let tls = Tls::new(Certificates::Given(vec![certificate]));
+    let chat = Listener::new("chat", vec![args.listen_tls], Protocol::Https(tls));
     let mut redirect = Listener::new("redirect", vec![args.listen], Protocol::Http);
     let port = Some(args.listen_tls.port()).filter(|&port| port != 443);
     redirect.redirect = Some(Redirect::Https { port });
@@ -221,7 +221,7 @@ mod tests {
     async fn free_ports_become_real_ones_and_the_redirect_names_the_right_one() {
         let demo = prepare(&args(any(), any())).await.unwrap();
         let [chat, redirect] = &demo.config.listeners[..] else { panic!("two listeners") };
-        assert!(matches!(chat.protocol, Protocol::Https { .. }));
+        assert!(matches!(chat.protocol, Protocol::Https(_)));
         let port = chat.bind[0].port();
         assert_ne!(port, 0);
         assert_ne!(redirect.bind[0].port(), 0);

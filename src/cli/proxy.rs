@@ -6,7 +6,7 @@ use anyhow::{Context as _, anyhow, bail};
 
 use super::serve::{Service, serve};
 use crate::{
-    config::{Address, Backend, Certificate, Config, Listener, Pool, Protocol},
+    config::{Address, Backend, Certificate, Certificates, Config, Listener, Pool, Protocol, Tls},
     net::tls,
 };
 
@@ -51,8 +51,8 @@ fn config(args: &Args) -> anyhow::Result<Config> {
         listeners.push(Listener::new("http", vec![address], Protocol::Http));
     }
     if let Some(address) = args.listen_tls {
-        let certificates = vec![certificate(args)?];
-        listeners.push(Listener::new("https", vec![address], Protocol::Https { certificates }));
+        let tls = Tls::new(Certificates::Given(vec![certificate(args)?]));
+        listeners.push(Listener::new("https", vec![address], Protocol::Https(tls)));
     }
     let mut backends: Vec<Backend> = Vec::new();
     for typed in &args.backend {

@@ -184,6 +184,8 @@ fn announce(addresses: &[(String, SocketAddr)], schemes: &Schemes, admin: &Socke
 fn scheme(protocol: &Protocol) -> &'static str {
     match protocol {
         Protocol::Http => "http",
-        Protocol::Https { .. } => "https",
+        Protocol::Https(_) => "https",
+        Protocol::Tcp => "tcp",
+        Protocol::Tls(_) | Protocol::TlsPassthrough => "tls",
     }
 }

@@ -3,15 +3,15 @@
 use std::{fs, path::Path, sync::Arc};
 
 use rustls::{
-    Error, InconsistentKeys,
+    Error, InconsistentKeys, RootCertStore,
     crypto::aws_lc_rs,
     sign::{CertifiedKey, SigningKey},
 };
 use rustls_pki_types::{
-    CertificateDer, PrivateKeyDer,
+    CertificateDer, CertificateRevocationListDer, PrivateKeyDer,
     pem::{self, PemObject as _},
 };
-use webpki::EndEntityCert;
+use webpki::{BorrowedCertRevocationList, EndEntityCert};
 
 use super::{
     Certificate,
@@ -19,8 +19,20 @@ use super::{
     file::{Table, Value},
 };
 
-/// Reads `{ cert, key }`; both files are looked at even if one is at fault.
+/// Reads `{ cert, key, ocsp }`; all files are looked at even if one is at fault.
 pub(super) fn certificate(table: &Table<'_>) -> Option<Certificate> {
+    let staple = match table.value("ocsp") {
+        Some(value) => value.checked(staple(contents(&value)?)).map(Some),
+        None => Some(None),
+    };
+    let certificate = pair(table)?;
+    let mut key = CertifiedKey::clone(&certificate.key);
+    key.ocsp = staple?;
+    Some(Certificate { key: Arc::new(key), ..certificate })
+}
+
+/// Reads the `{ cert, key }` of a table.
+pub(super) fn pair(table: &Table<'_>) -> Option<Certificate> {
     let cert = table.need("cert", "`cert = \"certs/site.pem\"`");
     let key = table.need("key", "`key = \"certs/site.key\"`");
     let chain = cert.and_then(|value| value.checked(chain(&contents(&value)?)));
@@ -45,6 +57,52 @@ impl Certificate {
         let names = names(&chain[0])?;
         let key = matched(chain, signing_key(&key)?, &cert.display().to_string())?;
         Ok(Self { names, key: Arc::new(key) })
+    }
+}
+
+/// Reads the certificates of those who vouch for others.
+pub(super) fn authorities(value: &Value<'_>) -> Option<Vec<CertificateDer<'static>>> {
+    let chain = value.checked(chain(&contents(value)?))?;
+    let mut roots = RootCertStore::empty();
+    for (n, certificate) in chain.iter().enumerate() {
+        if let Err(error) = roots.add(certificate.clone()) {
+            let message = format!("certificate {} of this file cannot vouch for others", n + 1);
+            value.fault(Wrong::new(message).help(error.to_string()));
+            return None;
+        }
+    }
+    Some(chain)
+}
+
+/// Reads lists of revoked certificates.
+pub(super) fn revocations(value: &Value<'_>) -> Option<Vec<CertificateRevocationListDer<'static>>> {
+    let pem = contents(value)?;
+    let lists: Result<Vec<_>, _> = CertificateRevocationListDer::pem_slice_iter(&pem).collect();
+    let lists = value.checked(lists.map_err(broken_pem))?;
+    if lists.is_empty() {
+        let wrong = Wrong::new("there is no revocation list in this file");
+        value.fault(wrong.help("one in PEM form starts with -----BEGIN X509 CRL-----"));
+        return None;
+    }
+    for list in &lists {
+        if let Err(error) = BorrowedCertRevocationList::from_der(list) {
+            value.fault(Wrong::new(format!("a list in this file cannot be used: {error}")));
+            return None;
+        }
+    }
+    Some(lists)
+}
+
+/// A signed OCSP response in DER (RFC 6960 §4.2.1), as `openssl ocsp -respout` writes it.
+fn staple(bytes: Vec<u8>) -> Result<Vec<u8>, Wrong> {
+    // SEQUENCE { ENUMERATED successful (0), … }
+    let enumerated = [0x0a, 0x01, 0x00];
+    let fits = bytes.first() == Some(&0x30)
+        && bytes.get(1..16).is_some_and(|head| head.windows(3).any(|part| part == enumerated));
+    match fits {
+        true => Ok(bytes),
+        false => Err(Wrong::new("this file is no successful OCSP response")
+            .help("write it with `openssl ocsp … -respout FILE`")),
     }
 }
 

@@ -10,7 +10,7 @@ use std::{
 };
 
 use super::{
-    AccessLog, Config, CookieKeys, Reload, Sessions,
+    AccessLog, Config, Reload, Sessions, SharedKeys,
     address::network,
     admin,
     defaults::PROCESS_DRAIN,
@@ -78,7 +78,9 @@ fn watched(path: &Path, named: Vec<PathBuf>) -> Vec<PathBuf> {
 
 fn config(top: &Table<'_>) -> Config {
     let mut claims = Claims::default();
-    let listeners = listeners::all(top, &mut claims);
+    let trusted_proxies: Vec<ipnet::IpNet> =
+        top.value("trusted_proxies").map(|value| networks(&value)).unwrap_or_default();
+    let listeners = listeners::all(top, &mut claims, &trusted_proxies);
     let routes = routes::all(top, &listeners);
     let admin = top.value("admin").and_then(|value| admin::admin(&value, &mut claims));
     let admin = admin.unwrap_or_default();
@@ -90,8 +92,12 @@ fn config(top: &Table<'_>) -> Config {
         cookie_keys: top
             .value("cookie_key")
             .and_then(|value| secrets::cookie_keys(&value))
-            .unwrap_or(CookieKeys::Made),
-        trusted_proxies: top.value("trusted_proxies").map(|v| networks(&v)).unwrap_or_default(),
+            .unwrap_or(SharedKeys::Made),
+        ticket_keys: top
+            .value("ticket_keys")
+            .and_then(|value| secrets::ticket_keys(&value))
+            .unwrap_or(SharedKeys::Made),
+        trusted_proxies,
         sessions: top.value("sessions").and_then(|value| sessions(&value)).unwrap_or_default(),
         access_log: top
             .value("access_log")
@@ -105,7 +111,7 @@ fn config(top: &Table<'_>) -> Config {
     }
 }
 
-fn networks(value: &Value<'_>) -> Vec<ipnet::IpNet> {
+pub(super) fn networks(value: &Value<'_>) -> Vec<ipnet::IpNet> {
     let Some(elements) = value.elements() else {
         value.is_not("an array of strings");
         return Vec::new();

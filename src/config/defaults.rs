@@ -3,9 +3,9 @@
 use std::{net::SocketAddr, time::Duration};
 
 use super::{
-    AccessLog, Admin, Backend, Balance, Config, Cookie, CookieKeys, Drain, Health, HostPattern,
+    AccessLog, Admin, Backend, Balance, Certificates, Config, Cookie, Drain, Health, HostPattern,
     Limits, Listener, Outlier, Pool, Probe, Protocol, Reload, Reuse, Route, Sessions, SetOn,
-    Sticky, Timeouts, Upgrade,
+    SharedKeys, Sticky, Timeouts, Tls, TlsVersion, UnknownSni, Upgrade,
 };
 
 /// How long a stopping process waits for open streams.
@@ -116,6 +116,22 @@ impl Default for Sessions {
     }
 }
 
+impl Tls {
+    /// With these certificates and every default.
+    pub fn new(certificates: Certificates) -> Self {
+        Self {
+            certificates,
+            unknown_sni: UnknownSni::default(),
+            min_version: TlsVersion::default(),
+            cipher_suites: Vec::new(),
+            curves: Vec::new(),
+            alpn: Vec::new(),
+            client_auth: None,
+            key_log: None,
+        }
+    }
+}
+
 impl Pool {
     /// A pool of these backends with every default.
     pub fn new(name: impl Into<String>, backends: Vec<Backend>) -> Self {
@@ -136,6 +152,8 @@ impl Pool {
             admission: None,
             rebalance: None,
             max_connection_age: None,
+            tls: None,
+            proxy_protocol: None,
         }
     }
 }
@@ -147,6 +165,9 @@ impl Listener {
             name: name.into(),
             bind,
             protocol,
+            pool: None,
+            passthrough: Vec::new(),
+            proxy_protocol: None,
             redirect: None,
             handshake_timeout: Duration::from_secs(10),
             header_timeout: Duration::from_secs(60),
@@ -165,7 +186,8 @@ impl Config {
                 pool: pool.name.clone(),
             }],
             pools: vec![pool],
-            cookie_keys: CookieKeys::Made,
+            cookie_keys: SharedKeys::Made,
+            ticket_keys: SharedKeys::Made,
             trusted_proxies: Vec::new(),
             sessions: Sessions::default(),
             access_log: AccessLog::default(),

@@ -2,20 +2,19 @@
 
 use std::{collections::HashMap, net::SocketAddr};
 
+use ipnet::IpNet;
+
 use super::{
-    Certificate, Listener, Protocol, Redirect,
-    address::bind,
-    certs,
+    Certificates, Listener, Passthrough, Protocol, ProxyIn, Redirect, Tls,
+    address::{bind, host_pattern},
+    check::networks,
     fault::{Wrong, quoted},
     file::{Table, Value},
-    names, schema,
+    names, routes, schema, secure,
 };
 
-/// The protocols of the design that this version does not speak.
-const LATER: [&str; 3] = ["tcp", "tls", "tls-passthrough"];
-
-/// Every listener, in file order.
-pub(super) fn all(top: &Table<'_>, claims: &mut Claims) -> Vec<Listener> {
+/// Every listener, in file order; `trusted` are whose PROXY headers count where nobody is named.
+pub(super) fn all(top: &Table<'_>, claims: &mut Claims, trusted: &[IpNet]) -> Vec<Listener> {
     let typed = top.value("listeners");
     let named = typed.map(|value| value.named()).unwrap_or_default();
     // What is no table was faulted as such.
@@ -24,64 +23,232 @@ pub(super) fn all(top: &Table<'_>, claims: &mut Claims) -> Vec<Listener> {
             .help("add `[listeners.web]` with `bind = \"0.0.0.0:8080\"`");
         top.file().missing(top.at(), wrong);
     }
+    let pools = routes::pools(top);
+    let around = Around { trusted, pools: pools.as_deref() };
     named
         .into_iter()
         .filter_map(|(at, name, value)| {
             names::check(top.file(), &at, name);
             let table = value.table(&schema::LISTENER, "a table")?;
-            Some(listener(name, &table, claims))
+            Some(listener(name, &table, claims, &around))
         })
         .collect()
 }
 
-/// What a listener's `protocol` says; `None`: a fault was noted.
+/// What of the rest of the file a listener refers to.
+struct Around<'t> {
+    trusted: &'t [IpNet],
+    /// Names of the pools; `None`: nothing can be said of them.
+    pools: Option<&'t [&'t str]>,
+}
+
+impl Around<'_> {
+    fn pool(&self, value: &Value<'_>) -> Option<String> {
+        routes::known_pool(value, self.pools)
+    }
+}
+
+/// What a listener's `protocol` says.
 #[derive(Clone, Copy, PartialEq)]
 enum Spoken {
     Http,
     Https,
+    Tcp,
+    Tls,
+    Passthrough,
 }
 
-fn listener(name: &str, table: &Table<'_>, claims: &mut Claims) -> Listener {
+const PROTOCOLS: [(&str, Spoken); 5] = [
+    ("http", Spoken::Http),
+    ("https", Spoken::Https),
+    ("tcp", Spoken::Tcp),
+    ("tls", Spoken::Tls),
+    ("tls-passthrough", Spoken::Passthrough),
+];
+
+impl Spoken {
+    fn name(self) -> &'static str {
+        PROTOCOLS.iter().find(|(_, spoken)| *spoken == self).map_or("", |(name, _)| name)
+    }
+
+    fn terminates(self) -> bool {
+        matches!(self, Self::Https | Self::Tls)
+    }
+
+    fn is_http(self) -> bool {
+        matches!(self, Self::Http | Self::Https)
+    }
+
+    /// Keys that say nothing there.
+    fn meaningless(self) -> Vec<&'static str> {
+        let mut keys = Vec::new();
+        if !self.terminates() {
+            keys.extend(["certificates", "tls"]);
+        }
+        if matches!(self, Self::Http | Self::Tcp) {
+            keys.push("passthrough");
+        }
+        if !self.is_http() {
+            keys.extend(["header_timeout", "redirect"]);
+        }
+        keys
+    }
+}
+
+fn listener(name: &str, table: &Table<'_>, claims: &mut Claims, around: &Around<'_>) -> Listener {
     let addresses = table
         .need("bind", "`bind = \"0.0.0.0:8080\"`")
         .map(|value| addresses(&value, claims))
         .unwrap_or_default();
     let spoken = match table.value("protocol") {
-        Some(value) => value.parsed(spoken),
+        Some(value) => value.choice(&PROTOCOLS),
         None => Some(Spoken::Http),
     };
-    let certificates = table.value("certificates");
-    match spoken {
-        Some(Spoken::Http) => table.refuse(&["certificates", "handshake_timeout"], |key| {
-            Wrong::new(format!("`{key}` has no meaning where `protocol` is \"http\""))
-                .help("write `protocol = \"https\"`, or leave it out")
-        }),
-        Some(Spoken::Https) => {
-            if certificates.is_none() {
-                let wrong = Wrong::new("an https listener needs `certificates`").help(
-                    "write `certificates = [{ cert = \"certs/site.pem\", key = \"certs/site.key\" }]`",
-                );
-                table.file().missing(table.at(), wrong);
-            }
-            table.refuse(&["redirect"], |_| {
-                Wrong::new("`redirect` leads to https, which this listener speaks already")
-            });
-        }
-        None => {}
+    if let Some(spoken) = spoken {
+        refuse(spoken, table);
     }
-    let certificates = match (spoken, certificates) {
-        (Some(Spoken::Https) | None, Some(value)) => chains(&value),
-        _ => Vec::new(),
-    };
-    let protocol = match spoken {
-        Some(Spoken::Https) => Protocol::Https { certificates },
-        _ => Protocol::Http,
-    };
+    let protocol = protocol(spoken, table);
     let mut listener = Listener::new(name, addresses, protocol);
+    listener.pool = pool(spoken, table, around);
+    if let Some(value) = table.value("passthrough") {
+        listener.passthrough = passthrough(&value, around);
+    }
+    listener.proxy_protocol =
+        table.value("proxy_protocol").and_then(|value| proxy_protocol(&value, around.trusted));
     listener.redirect = table.value("redirect").and_then(|value| value.parsed(redirect));
     listener.handshake_timeout = table.deadline("handshake_timeout", listener.handshake_timeout);
     listener.header_timeout = table.deadline("header_timeout", listener.header_timeout);
     listener
+}
+
+/// Notes what the protocol makes nothing of.
+fn refuse(spoken: Spoken, table: &Table<'_>) {
+    let meaningless = |key: &str, unless: &str| {
+        let name = spoken.name();
+        Wrong::new(format!("`{key}` has no meaning where `protocol` is \"{name}\"{unless}"))
+    };
+    table.refuse(&spoken.meaningless(), |key| {
+        let wrong = meaningless(key, "");
+        match (key, spoken) {
+            ("certificates" | "tls", Spoken::Http) => {
+                wrong.help("write `protocol = \"https\"`, or leave it out")
+            }
+            ("certificates" | "tls", Spoken::Tcp) => {
+                wrong.help("write `protocol = \"tls\"`, or leave it out")
+            }
+            _ => wrong.help("leave it out"),
+        }
+    });
+    if spoken.is_http() {
+        table.refuse(&["pool"], |_| {
+            Wrong::new("requests go where `[[routes]]` lead them")
+                .help("`pool` is for `protocol = \"tcp\"`, \"tls\" and \"tls-passthrough\"")
+        });
+    }
+    if spoken == Spoken::Https {
+        table.refuse(&["redirect"], |_| {
+            Wrong::new("`redirect` leads to https, which this listener speaks already")
+        });
+    }
+    let in_the_clear = matches!(spoken, Spoken::Http | Spoken::Tcp);
+    if in_the_clear && table.value("proxy_protocol").is_none() {
+        table.refuse(&["handshake_timeout"], |key| {
+            meaningless(key, " and there is no `proxy_protocol`").help("leave it out")
+        });
+    }
+}
+
+fn protocol(spoken: Option<Spoken>, table: &Table<'_>) -> Protocol {
+    let terminates = spoken.is_none_or(Spoken::terminates);
+    let certificates = table.value("certificates").filter(|_| terminates);
+    if let (Some(spoken), None, true) = (spoken, certificates, terminates) {
+        let article = if spoken == Spoken::Https { "an" } else { "a" };
+        let wrong =
+            Wrong::new(format!("{article} {} listener needs `certificates`", spoken.name())).help(
+                "write `certificates = [{ cert = \"certs/site.pem\", key = \"certs/site.key\" }]`",
+            );
+        table.file().missing(table.at(), wrong);
+    }
+    let certificates = certificates.and_then(|value| secure::certificates(&value));
+    let mut tls = Tls::new(certificates.unwrap_or(Certificates::Given(Vec::new())));
+    if let Some(value) = table.value("tls").filter(|_| terminates) {
+        secure::settings(&value, &mut tls, spoken == Some(Spoken::Https));
+    }
+    match spoken {
+        Some(Spoken::Https) => Protocol::Https(tls),
+        Some(Spoken::Tls) => Protocol::Tls(tls),
+        Some(Spoken::Tcp) => Protocol::Tcp,
+        Some(Spoken::Passthrough) => Protocol::TlsPassthrough,
+        Some(Spoken::Http) | None => Protocol::Http,
+    }
+}
+
+/// Where the bytes of a layer-4 listener go; the only pool, where there is one only.
+fn pool(spoken: Option<Spoken>, table: &Table<'_>, around: &Around<'_>) -> Option<String> {
+    let spoken = spoken.filter(|spoken| !spoken.is_http())?;
+    if let Some(value) = table.value("pool") {
+        return around.pool(&value);
+    }
+    let rules = table.value("passthrough").is_some();
+    match around.pools? {
+        _ if spoken == Spoken::Passthrough && rules => None,
+        [only] => Some((*only).to_owned()),
+        pools => {
+            let wrong = Wrong::new(format!("where does this {} listener lead?", spoken.name()));
+            let name = pools.first().copied().unwrap_or("NAME");
+            table.file().missing(table.at(), wrong.help(format!("add `pool = \"{name}\"`")));
+            None
+        }
+    }
+}
+
+fn passthrough(value: &Value<'_>, around: &Around<'_>) -> Vec<Passthrough> {
+    let Some(elements) = value.elements() else {
+        value.is_not("an array of tables `{ sni = \"…\", pool = \"…\" }`");
+        return Vec::new();
+    };
+    let rules = elements.filter_map(|element| {
+        let table = element.table(&schema::PASSTHROUGH, "a table `{ sni = …, pool = … }`")?;
+        let sni = table.value("sni").map(|value| secure::strings(&value, host_pattern));
+        let alpn = table.value("alpn").map(|value| secure::strings(&value, secure::protocol));
+        if sni.is_none() && alpn.is_none() {
+            let wrong = Wrong::new("this rule covers every connection");
+            let help = "name what it covers: `sni = \"db.example.com\"`, or `alpn = \"h2\"`";
+            element.fault(wrong.help(help));
+        }
+        let pool = table.need("pool", "`pool = \"NAME\"`").and_then(|value| around.pool(&value));
+        let (sni, alpn) = (sni.unwrap_or_default(), alpn.unwrap_or_default());
+        Some(Passthrough { sni, alpn, pool: pool? })
+    });
+    rules.collect()
+}
+
+/// `"required"`, `"optional"`, or a table that also says from whom.
+fn proxy_protocol(value: &Value<'_>, trusted: &[IpNet]) -> Option<ProxyIn> {
+    let modes = [("required", true), ("optional", false)];
+    let (required, from) = if value.node.get_ref().is_str() {
+        (value.choice(&modes)?, None)
+    } else {
+        let wanted = "\"required\", \"optional\" or a table `{ mode = …, from = […] }`";
+        let table = value.table(&schema::PROXY_PROTOCOL, wanted)?;
+        let mode = table.need("mode", "`mode = \"required\"`")?;
+        let from = table.value("from");
+        (mode.choice(&modes)?, from.map(|value| (value, networks(&value))))
+    };
+    let from = match from {
+        Some((value, from)) => {
+            if from.is_empty() {
+                value.fault(Wrong::new("`from` names nobody"));
+            }
+            from
+        }
+        None => trusted.to_vec(),
+    };
+    if from.is_empty() {
+        let wrong = Wrong::new("nobody is trusted to say whom a connection comes from");
+        value.fault(wrong.help("name the proxies before this one: `from = [\"10.0.0.0/8\"]`"));
+    }
+    Some(ProxyIn { required, from })
 }
 
 /// One address, or an array of them.
@@ -105,25 +272,6 @@ fn addresses(value: &Value<'_>, claims: &mut Claims) -> Vec<SocketAddr> {
     addresses.into_iter().filter_map(|element| one(element, claims)).collect()
 }
 
-fn spoken(typed: &str) -> Result<Spoken, Wrong> {
-    match typed {
-        "http" => Ok(Spoken::Http),
-        "https" => Ok(Spoken::Https),
-        _ if LATER.contains(&typed) => {
-            Err(Wrong::new(format!("protocol \"{typed}\" is not available in this version"))
-                .help("\"http\" and \"https\" are"))
-        }
-        _ => {
-            let words = ["http", "https"].into_iter().chain(LATER);
-            let help = match schema::nearest(typed, words) {
-                Some(near) => format!("did you mean \"{near}\"?"),
-                None => "it can be \"http\" or \"https\"".to_owned(),
-            };
-            Err(Wrong::new(format!("{} is no protocol", quoted(typed))).help(help))
-        }
-    }
-}
-
 fn redirect(typed: &str) -> Result<Redirect, Wrong> {
     let port = match typed.strip_prefix("https") {
         Some("") => return Ok(Redirect::Https { port: None }),
@@ -138,25 +286,6 @@ fn redirect(typed: &str) -> Result<Redirect, Wrong> {
         _ => Err(Wrong::new(format!("{} is no redirect", quoted(typed)))
             .help("it can be \"https\", or \"https:8443\" for another port")),
     }
-}
-
-fn chains(value: &Value<'_>) -> Vec<Certificate> {
-    let wanted = "an array of tables `{ cert = \"…\", key = \"…\" }`";
-    let Some(elements) = value.elements() else {
-        value.is_not(wanted);
-        return Vec::new();
-    };
-    let elements: Vec<Value<'_>> = elements.collect();
-    if elements.is_empty() {
-        value.fault(Wrong::new("`certificates` names no certificate"));
-    }
-    elements
-        .into_iter()
-        .filter_map(|element| {
-            let table = element.table(&schema::CERTIFICATE, "a table `{ cert = …, key = … }`")?;
-            certs::certificate(&table)
-        })
-        .collect()
 }
 
 /// The addresses that are taken, with the line that took them.
@@ -193,7 +322,7 @@ impl Claims {
 
 #[cfg(test)]
 mod tests {
-    use super::{Redirect, redirect, spoken};
+    use super::{Redirect, redirect};
 
     #[test]
     fn redirects_lead_to_https_on_a_port() {
@@ -203,13 +332,5 @@ mod tests {
         for bad in ["", "http", "https:", "https:0", "https:65536", "https:x", "https8443"] {
             assert!(redirect(bad).is_err(), "{bad}");
         }
-    }
-
-    #[test]
-    fn protocols_of_later_versions_are_told_apart_from_misspelt_ones() {
-        let message = |typed| spoken(typed).err().unwrap().to_string();
-        assert!(message("tls-passthrough").contains("not available in this version"));
-        assert!(message("htps").contains("did you mean \"https\"?"));
-        assert!(message("quic").contains("it can be"));
     }
 }

@@ -23,11 +23,13 @@ mod reader;
 mod routes;
 mod schema;
 mod secrets;
+mod secure;
 mod sources;
 mod sticky;
 mod strain;
 mod syntax;
 mod terms;
+mod tls;
 
 use std::{fmt, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
@@ -38,6 +40,7 @@ pub use self::terms::{
     Admin, AdminRemote, AdminSocket, Admission, Dns, Drain, HttpSource, Limits, Outlier, Rate,
     Rebalance, Reload, Source, Upgrade,
 };
+pub use self::tls::{Acme, BackendTls, Certificates, ClientAuth, Tls, TlsVersion, UnknownSni};
 pub(crate) use self::{
     backends::{HEAVIEST, MOST as MOST_BACKENDS},
     names::valid as valid_name,
@@ -53,7 +56,9 @@ pub struct Config {
     /// Groups of interchangeable backends, in file order; names are unique.
     pub pools: Vec<Pool>,
     /// Keys under which sticky cookies are made.
-    pub cookie_keys: CookieKeys,
+    pub cookie_keys: SharedKeys,
+    /// Keys under which TLS sessions can be resumed.
+    pub ticket_keys: SharedKeys,
     /// Peers whose `X-Forwarded-*`, `Forwarded` and `X-Request-Id` are believed.
     pub trusted_proxies: Vec<IpNet>,
     /// Bounds of the sid table.
@@ -81,9 +86,18 @@ pub struct Listener {
     pub bind: Vec<SocketAddr>,
     /// What is spoken here.
     pub protocol: Protocol,
+    /// Pool of the streams of a `tcp`, `tls` or `tls-passthrough` listener, always there for the first
+    /// two; `None`: requests are routed, or what no rule of `passthrough` covers is refused.
+    pub pool: Option<String>,
+    /// Server names whose connections are passed on as they come, in file order; the first that covers
+    /// a ClientHello counts.
+    pub passthrough: Vec<Passthrough>,
+    /// Whether connections begin with a PROXY header; `None`: none is looked for.
+    pub proxy_protocol: Option<ProxyIn>,
     /// Answer every request with a redirect instead of routing it.
     pub redirect: Option<Redirect>,
-    /// Deadline of the TLS handshake, from accept.
+    /// Deadline of what comes before the first request or byte of the application: PROXY header and TLS
+    /// handshake together, from accept.
     pub handshake_timeout: Duration,
     /// Deadline of a request's header, from its connection's accept or previous response.
     pub header_timeout: Duration,
@@ -94,11 +108,69 @@ pub struct Listener {
 pub enum Protocol {
     /// HTTP/1.x in the clear.
     Http,
-    /// HTTP/1.1 over TLS 1.2 or 1.3.
-    Https {
-        /// At least one; the first serves clients that send no or an unknown server name.
-        certificates: Vec<Certificate>,
-    },
+    /// HTTP/1.1 over TLS.
+    Https(Tls),
+    /// Anything: bytes to a pool.
+    Tcp,
+    /// TLS that is terminated here, and what is in it to a pool.
+    Tls(Tls),
+    /// TLS that is not terminated here: its ClientHello decides on the pool.
+    TlsPassthrough,
+}
+
+impl Protocol {
+    /// Its name in the file.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Http => "http",
+            Self::Https(_) => "https",
+            Self::Tcp => "tcp",
+            Self::Tls(_) => "tls",
+            Self::TlsPassthrough => "tls-passthrough",
+        }
+    }
+
+    /// How TLS is terminated, where it is.
+    pub fn tls(&self) -> Option<&Tls> {
+        match self {
+            Self::Https(tls) | Self::Tls(tls) => Some(tls),
+            Self::Http | Self::Tcp | Self::TlsPassthrough => None,
+        }
+    }
+
+    /// Whether requests are read here, and not only bytes.
+    pub fn is_http(&self) -> bool {
+        matches!(self, Self::Http | Self::Https(_))
+    }
+}
+
+/// Connections that are passed on without being decrypted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Passthrough {
+    /// Server names that it covers, any of them; empty: every one, and none.
+    pub sni: Vec<HostPattern>,
+    /// Protocols of which the client has to offer one by ALPN; empty: whatever it offers.
+    pub alpn: Vec<String>,
+    /// Name of a pool in [`Config::pools`].
+    pub pool: String,
+}
+
+/// Who may say by a PROXY header whom a connection comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ProxyIn {
+    /// Whether a connection without the header is refused.
+    pub required: bool,
+    /// Peers that may send one; at least one network.
+    pub from: Vec<IpNet>,
+}
+
+/// Which PROXY header backends are sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ProxyOut {
+    /// One line of text.
+    V1,
+    /// Binary, with TLVs for ALPN, server name, TLS, client certificate and the stream's id.
+    V2,
 }
 
 /// A certificate chain with its private key, known to belong together.
@@ -111,9 +183,9 @@ pub struct Certificate {
 }
 
 impl PartialEq for Certificate {
-    /// Same chain; a key cannot differ where the leaf is the same.
+    /// Same chain and staple; a key cannot differ where the leaf is the same.
     fn eq(&self, other: &Self) -> bool {
-        self.key.cert == other.key.cert
+        self.key.cert == other.key.cert && self.key.ocsp == other.key.ocsp
     }
 }
 
@@ -202,6 +274,10 @@ pub struct Pool {
     pub rebalance: Option<Rebalance>,
     /// How long a tunnel lives at most, less up to a tenth by chance; `None`: for ever.
     pub max_connection_age: Option<Duration>,
+    /// How TLS is spoken to the backends; `None`: it is not.
+    pub tls: Option<BackendTls>,
+    /// Which PROXY header connections to the backends begin with; `None`: none does.
+    pub proxy_protocol: Option<ProxyOut>,
 }
 
 /// One server of a pool.
@@ -404,16 +480,16 @@ pub enum AccessLog {
     File(PathBuf),
 }
 
-/// Keys under which sticky cookies are made; the first makes, all are accepted.
+/// Keys that several proxies may share; the first makes, all are accepted.
 #[derive(Clone, PartialEq, Eq)]
-pub enum CookieKeys {
+pub enum SharedKeys {
     /// From a file or the environment: at least one, each at least 32 bytes.
     Given(Vec<Vec<u8>>),
     /// Made at start: a restart forgets it and no other proxy knows it.
     Made,
 }
 
-impl fmt::Debug for CookieKeys {
+impl fmt::Debug for SharedKeys {
     /// Says how many, never what.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use super::{
-    Admin, Balance, Pool, Reuse, Timeouts, backends, drain,
+    Admin, Balance, Pool, ProxyOut, Reuse, Timeouts, backends, drain,
     fault::Wrong,
     file::{Table, Value},
-    health, names, reader, schema, sticky, strain,
+    health, names, reader, schema, secure, sticky, strain,
 };
 
 /// Most connections that can be kept or opened to one backend: there are no more ports.
@@ -53,6 +53,10 @@ fn pool(name: &str, table: &Table<'_>, admin: &Admin) -> Pool {
     pool.max_connection_age =
         table.value("max_connection_age").and_then(|value| value.duration(SHORTEST_AGE));
     strain::read(table, &mut pool);
+    pool.tls = table.value("tls").and_then(|value| secure::backend(&value));
+    pool.proxy_protocol = table
+        .value("proxy_protocol")
+        .and_then(|value| value.choice(&[("v1", ProxyOut::V1), ("v2", ProxyOut::V2)]));
     if let Some(value) = table.value("rebalance").filter(|_| pool.balance == Balance::SourceHash) {
         let wrong =
             Wrong::new("`balance = \"source-hash\"` brings every client back to where it was");

@@ -23,13 +23,7 @@ pub(super) fn all(top: &Table<'_>, listeners: &[Listener]) -> Vec<Route> {
         },
         None => Vec::new(),
     };
-    let pools = match top.value("pools") {
-        Some(value) if value.node.get_ref().is_table() => value.named(),
-        // What is no table is faulted as such; nothing can be said of routes to it.
-        Some(_) => return Vec::new(),
-        None => Vec::new(),
-    };
-    let pools: Vec<&str> = pools.into_iter().map(|(_, name, _)| name).collect();
+    let Some(pools) = pools(top) else { return Vec::new() };
     if elements.is_empty() {
         return only_pool(top, &pools, listeners).into_iter().collect();
     }
@@ -37,16 +31,49 @@ pub(super) fn all(top: &Table<'_>, listeners: &[Listener]) -> Vec<Route> {
     let known: HashSet<&str> = pools.iter().copied().collect();
     let check = |value: &Value<'_>| {
         let pool = value.string()?;
-        if !known.contains(pool) && !value.file.is_full() {
-            value.file.missing(&value.at(), unknown_pool(pool, &pools));
+        if !known.contains(pool) {
+            unknown_pool(value, pool, &pools);
         }
         Some(pool.to_owned())
     };
     elements.iter().filter_map(|element| route(element, check, &mut seen)).collect()
 }
 
+/// The names of all pools; `None` where nothing can be said of them: what should be a table is none, and
+/// is faulted as such.
+pub(super) fn pools<'t>(top: &Table<'t>) -> Option<Vec<&'t str>> {
+    match top.value("pools") {
+        Some(value) if value.node.get_ref().is_table() => {
+            Some(value.named().into_iter().map(|(_, name, _)| name).collect())
+        }
+        Some(_) => None,
+        None => Some(Vec::new()),
+    }
+}
+
+/// The pool that a value names, noted where there is no such pool.
+pub(super) fn known_pool(value: &Value<'_>, pools: Option<&[&str]>) -> Option<String> {
+    let pool = value.string()?;
+    if let Some(pools) = pools.filter(|pools| !pools.contains(&pool)) {
+        unknown_pool(value, pool, pools);
+    }
+    Some(pool.to_owned())
+}
+
+fn unknown_pool(value: &Value<'_>, pool: &str, pools: &[&str]) {
+    if !value.file.is_full() {
+        value.file.missing(&value.at(), no_pool(pool, pools));
+    }
+}
+
 /// The route that need not be written.
 fn only_pool(top: &Table<'_>, pools: &[&str], listeners: &[Listener]) -> Option<Route> {
+    // Where nobody speaks HTTP there is nothing to route, and listeners have told what they miss.
+    let routed = |listener: &Listener| listener.protocol.is_http() && listener.redirect.is_none();
+    let layer_4 = listeners.iter().any(|listener| !listener.protocol.is_http());
+    if layer_4 && !listeners.iter().any(routed) {
+        return None;
+    }
     match pools {
         [pool] => {
             let pool = (*pool).to_owned();
@@ -54,7 +81,7 @@ fn only_pool(top: &Table<'_>, pools: &[&str], listeners: &[Listener]) -> Option<
         }
         [] => {
             // A process that only redirects to https needs none.
-            if listeners.iter().any(|listener| listener.redirect.is_none()) {
+            if listeners.iter().any(routed) {
                 let wrong = Wrong::new("there is no pool")
                     .help("add `[pools.app]` with `backends = [\"127.0.0.1:3000\"]`");
                 top.file().missing(top.at(), wrong);
@@ -97,7 +124,7 @@ fn route(
     Some(Route { host, path, pool: pool? })
 }
 
-fn unknown_pool(typed: &str, pools: &[&str]) -> Wrong {
+fn no_pool(typed: &str, pools: &[&str]) -> Wrong {
     let wrong = Wrong::new(format!("there is no pool {}", quoted(typed)));
     match (schema::nearest(typed, pools.iter().copied()), pools) {
         (Some(near), _) => wrong.help(format!("did you mean \"{near}\"?")),
@@ -127,7 +154,7 @@ fn path(typed: &str) -> Result<(), Wrong> {
 
 #[cfg(test)]
 mod tests {
-    use super::{path, unknown_pool};
+    use super::{no_pool, path};
 
     #[test]
     fn paths_are_plain_prefixes() {
@@ -139,7 +166,7 @@ mod tests {
 
     #[test]
     fn an_unknown_pool_is_told_the_nearest() {
-        let help = |typed, pools: &[&str]| unknown_pool(typed, pools).help;
+        let help = |typed, pools: &[&str]| no_pool(typed, pools).help;
         assert_eq!(help("chatt", &["blog", "chat"]).unwrap(), "did you mean \"chat\"?");
         assert_eq!(help("x", &["chat"]).unwrap(), "the only pool is \"chat\"");
         assert_eq!(help("x", &["chat", "blog"]), None);

@@ -27,16 +27,55 @@ pub(super) static TOP: Section = Section {
         "access_log",
         "sessions",
         "cookie_key",
+        "ticket_keys",
     ],
 };
 
 pub(super) static LISTENER: Section = Section {
     name: "listeners.NAME",
-    keys: &["bind", "protocol", "redirect", "certificates", "handshake_timeout", "header_timeout"],
+    keys: &[
+        "bind",
+        "protocol",
+        "pool",
+        "passthrough",
+        "proxy_protocol",
+        "redirect",
+        "certificates",
+        "tls",
+        "handshake_timeout",
+        "header_timeout",
+    ],
 };
 
+pub(super) static PASSTHROUGH: Section =
+    Section { name: "listeners.NAME.passthrough", keys: &["sni", "alpn", "pool"] };
+
+pub(super) static PROXY_PROTOCOL: Section =
+    Section { name: "listeners.NAME.proxy_protocol", keys: &["mode", "from"] };
+
 pub(super) static CERTIFICATE: Section =
-    Section { name: "listeners.NAME.certificates", keys: &["cert", "key"] };
+    Section { name: "listeners.NAME.certificates", keys: &["cert", "key", "ocsp", "acme"] };
+
+pub(super) static ACME: Section = Section {
+    name: "listeners.NAME.certificates.acme",
+    keys: &["directory", "email", "domains", "storage", "ca"],
+};
+
+pub(super) static TLS: Section = Section {
+    name: "listeners.NAME.tls",
+    keys: &[
+        "min_version",
+        "cipher_suites",
+        "curves",
+        "alpn",
+        "unknown_sni",
+        "client_auth",
+        "key_log",
+    ],
+};
+
+pub(super) static CLIENT_AUTH: Section =
+    Section { name: "listeners.NAME.tls.client_auth", keys: &["mode", "ca", "crl"] };
 
 pub(super) static ROUTE: Section = Section { name: "routes", keys: &["host", "path", "pool"] };
 
@@ -56,9 +95,17 @@ pub(super) static POOL: Section = Section {
         "sticky",
         "timeouts",
         "reuse",
+        "tls",
+        "proxy_protocol",
         "drain",
     ],
 };
+
+pub(super) static BACKEND_TLS: Section =
+    Section { name: "pools.NAME.tls", keys: &["ca", "name", "alpn", "client_cert", "verify"] };
+
+pub(super) static CLIENT_CERT: Section =
+    Section { name: "pools.NAME.tls.client_cert", keys: &["cert", "key"] };
 
 pub(super) static BACKEND: Section =
     Section { name: "pools.NAME.backends", keys: &["name", "address", "weight"] };
@@ -129,11 +176,18 @@ pub(super) static SESSIONS: Section = Section { name: "sessions", keys: &["max",
 
 pub(super) static COOKIE_KEY: Section = Section { name: "cookie_key", keys: &["file", "env"] };
 
+pub(super) static TICKET_KEYS: Section = Section { name: "ticket_keys", keys: &["file", "env"] };
+
 /// Every kind of table, in the order of the reference.
-pub static SECTIONS: [&Section; 24] = [
+pub static SECTIONS: [&Section; 32] = [
     &TOP,
     &LISTENER,
+    &PASSTHROUGH,
+    &PROXY_PROTOCOL,
     &CERTIFICATE,
+    &ACME,
+    &TLS,
+    &CLIENT_AUTH,
     &ROUTE,
     &POOL,
     &BACKEND,
@@ -147,6 +201,8 @@ pub static SECTIONS: [&Section; 24] = [
     &COOKIE,
     &TIMEOUTS,
     &REUSE,
+    &BACKEND_TLS,
+    &CLIENT_CERT,
     &DRAIN,
     &RELOAD,
     &UPGRADE,
@@ -155,6 +211,7 @@ pub static SECTIONS: [&Section; 24] = [
     &ACCESS_LOG,
     &SESSIONS,
     &COOKIE_KEY,
+    &TICKET_KEYS,
 ];
 
 /// What to do about a key that a table does not have: the name that was probably meant, the table

@@ -1,4 +1,4 @@
-//! `cookie_key` and `admin.token`: what is kept out of the configuration's own text.
+//! `cookie_key`, `ticket_keys` and `admin.token`: what is kept out of the configuration's own text.
 //!
 //! Invariant: nothing of a secret is ever shown, so faults point at the configuration and never into
 //! the secret's file.
@@ -11,7 +11,7 @@ use base64::{
 };
 
 use super::{
-    CookieKeys,
+    SharedKeys,
     fault::{Wrong, quoted},
     file::Value,
     schema::{self, Section},
@@ -24,9 +24,15 @@ const SHORTEST: usize = 32;
 const SHORTEST_TOKEN: usize = 16;
 
 /// Reads the keys of `{ file = "…" }` or `{ env = "NAME" }`.
-pub(super) fn cookie_keys(value: &Value<'_>) -> Option<CookieKeys> {
+pub(super) fn cookie_keys(value: &Value<'_>) -> Option<SharedKeys> {
     let (place, text) = given(value, &schema::COOKIE_KEY, "key")?;
-    place.checked(keys(&text))
+    place.checked(keys(&text, "cookie"))
+}
+
+/// Reads the keys of TLS session tickets, in the same form.
+pub(super) fn ticket_keys(value: &Value<'_>) -> Option<SharedKeys> {
+    let (place, text) = given(value, &schema::TICKET_KEYS, "key")?;
+    place.checked(keys(&text, "ticket"))
 }
 
 /// Reads the bearer token of `{ file = "…" }` or `{ env = "NAME" }`.
@@ -96,8 +102,8 @@ fn advised(wrong: Wrong) -> Wrong {
     wrong.help("make one with `openssl rand -base64 32`")
 }
 
-/// A key a line: the first makes cookies, the others are accepted.
-fn keys(text: &str) -> Result<CookieKeys, Wrong> {
+/// A key a line: the first makes what is made, the others are accepted.
+fn keys(text: &str, kind: &str) -> Result<SharedKeys, Wrong> {
     let mut keys = Vec::new();
     for (index, line) in text.lines().enumerate() {
         let line = line.trim();
@@ -106,15 +112,15 @@ fn keys(text: &str) -> Result<CookieKeys, Wrong> {
         }
         keys.push(key(line).ok_or_else(|| {
             advised(Wrong::new(format!(
-                "the cookie key on line {} is shorter than {SHORTEST} bytes",
+                "the {kind} key on line {} is shorter than {SHORTEST} bytes",
                 index + 1
             )))
         })?);
     }
     if keys.is_empty() {
-        return Err(advised(Wrong::new("there is no cookie key in it")));
+        return Err(advised(Wrong::new(format!("there is no {kind} key in it"))));
     }
-    Ok(CookieKeys::Given(keys))
+    Ok(SharedKeys::Given(keys))
 }
 
 /// Hex or base64 of enough bytes, else the text itself if it is long enough.
@@ -138,12 +144,12 @@ fn hex(line: &str) -> Option<Vec<u8>> {
 mod tests {
     use base64::{Engine as _, engine::general_purpose::STANDARD};
 
-    use super::{CookieKeys, keys, valid_token};
+    use super::{SharedKeys, keys, valid_token};
 
     fn given(text: &str) -> Vec<Vec<u8>> {
-        match keys(text).unwrap() {
-            CookieKeys::Given(keys) => keys,
-            CookieKeys::Made => panic!("no key was given"),
+        match keys(text, "cookie").unwrap() {
+            SharedKeys::Given(keys) => keys,
+            SharedKeys::Made => panic!("no key was given"),
         }
     }
 
@@ -175,11 +181,12 @@ mod tests {
 
     #[test]
     fn short_keys_are_refused_by_line_and_never_shown() {
-        let wrong = keys(&format!("{}\nhunter2\n", "k".repeat(40))).unwrap_err();
+        let wrong = keys(&format!("{}\nhunter2\n", "k".repeat(40)), "cookie").unwrap_err();
         assert!(wrong.message.contains("line 2"));
         assert!(!wrong.to_string().contains("hunter2"));
-        assert!(keys("").is_err() && keys(" \n\n").is_err());
-        assert!(keys(&"0".repeat(31)).is_err());
+        for bad in ["", " \n\n", &"0".repeat(31)] {
+            assert!(keys(bad, "cookie").is_err());
+        }
     }
 
     #[test]

@@ -11,7 +11,6 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use rustls::ServerConfig;
 use tokio::{sync::Semaphore, task::JoinHandle};
 
 use super::{
@@ -27,7 +26,7 @@ use super::{
     resolve::Resolver,
 };
 use crate::{
-    config::{self, Config, CookieKeys, Protocol},
+    config::{self, Config, SharedKeys},
     http::proxy::Proxy,
     net::tls::{self, TicketKeys},
     observe::{AccessLog, Metrics},
@@ -255,7 +254,7 @@ impl Control {
     /// What is accepted but will surprise.
     fn warn(&self, config: &Config) {
         let cookies = |config: &Config| {
-            config.cookie_keys == CookieKeys::Made
+            config.cookie_keys == SharedKeys::Made
                 && config.pools.iter().any(|pool| pool.sticky.cookie.is_some())
         };
         if cookies(config) && !cookies(&self.config) {
@@ -415,13 +414,14 @@ fn policy(
     name: &Arc<str>,
     tickets: &TicketKeys,
 ) -> Result<snapshot::Listener, Refused> {
-    let tls: Option<Arc<ServerConfig>> = match &listener.protocol {
-        Protocol::Http => None,
-        Protocol::Https { certificates } => Some(tls::server_config(certificates, tickets)?),
-    };
+    let tls = listener.protocol.tls().map(|tls| tls::server_config(tls, tickets)).transpose()?;
     Ok(snapshot::Listener {
         name: Arc::clone(name),
         tls,
+        http: listener.protocol.is_http(),
+        pool: listener.pool.as_deref().map(Arc::from),
+        passthrough: listener.passthrough.clone(),
+        proxy_protocol: listener.proxy_protocol.clone(),
         redirect: listener.redirect,
         handshake_timeout: listener.handshake_timeout,
         header_timeout: listener.header_timeout,

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::overlay::Fate;
 use crate::{
     admin::api::{Change, ChangeKind, ChangedThing, Plan},
-    config::{Backend, Config, Listener, Pool, Protocol, Route},
+    config::{Backend, Config, Listener, Pool, Route},
 };
 
 /// What would be lost with a backend.
@@ -94,22 +94,26 @@ fn difference(now: &Listener, next: &Listener) -> String {
     if now.bind != next.bind {
         parts.push(format!("from {} to {}", addresses(now), addresses(next)));
     }
-    match (&now.protocol, &next.protocol) {
-        (Protocol::Https { certificates: now }, Protocol::Https { certificates: next })
-            if now != next =>
-        {
-            parts.push("other certificates for new connections".to_owned());
+    let mut tell = |differs: bool, what: &str| {
+        if differs {
+            parts.push(what.to_owned());
         }
-        (now, next) if now != next => parts.push("another protocol for new connections".to_owned()),
-        _ => {}
+    };
+    if now.protocol.name() == next.protocol.name() {
+        let certificates =
+            |listener: &Listener| listener.protocol.tls().map(|tls| tls.certificates.clone());
+        let others = certificates(now) != certificates(next);
+        tell(others, "other certificates for new connections");
+        tell(!others && now.protocol != next.protocol, "other terms of TLS for new connections");
+    } else {
+        tell(true, "another protocol for new connections");
     }
-    if now.redirect != next.redirect {
-        parts.push("another redirect".to_owned());
-    }
+    let ways = |listener: &Listener| (listener.pool.clone(), listener.passthrough.clone());
+    tell(ways(now) != ways(next), "other pools for new connections");
+    tell(now.proxy_protocol != next.proxy_protocol, "other terms of the PROXY protocol");
+    tell(now.redirect != next.redirect, "another redirect");
     let deadlines = |listener: &Listener| (listener.handshake_timeout, listener.header_timeout);
-    if deadlines(now) != deadlines(next) {
-        parts.push("other deadlines".to_owned());
-    }
+    tell(deadlines(now) != deadlines(next), "other deadlines");
     parts.join("; ")
 }
 
@@ -164,6 +168,8 @@ fn settings(now: &Pool, next: &Pool, changes: &mut Vec<Change>) {
         ("admission", now.admission != next.admission),
         ("rebalance", now.rebalance != next.rebalance),
         ("max_connection_age", now.max_connection_age != next.max_connection_age),
+        ("tls", now.tls != next.tls),
+        ("proxy_protocol", now.proxy_protocol != next.proxy_protocol),
     ];
     let named: Vec<&str> =
         differs.iter().filter(|(_, differs)| *differs).map(|(n, _)| *n).collect();
@@ -251,6 +257,7 @@ fn is_elsewhere(backend: &Backend, config: &Config) -> bool {
 fn process(now: &Config, next: &Config, changes: &mut Vec<Change>) {
     let differs = [
         ("cookie_key", now.cookie_keys != next.cookie_keys, "cookies are made by other keys"),
+        ("ticket_keys", now.ticket_keys != next.ticket_keys, "sessions are resumed by other keys"),
         ("trusted_proxies", now.trusted_proxies != next.trusted_proxies, ""),
         ("sessions", now.sessions != next.sessions, ""),
         ("access_log", now.access_log != next.access_log, ""),
@@ -274,6 +281,7 @@ fn change(what: ChangedThing, how: ChangeKind, name: &str, detail: impl Into<Str
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Protocol;
 
     fn backend(address: &str) -> Backend {
         Backend { name: address.to_owned(), address: address.parse().unwrap(), weight: 1 }

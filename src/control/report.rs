@@ -7,7 +7,7 @@ use crate::{
     admin::api::{
         BackendCondition, BackendState, ListenerState, PoolState, ProcessState, Status, Target,
     },
-    config::{Balance, Pool, Protocol, Source},
+    config::{Balance, Pool, Source},
     upstream::{Backend, Life},
 };
 
@@ -59,10 +59,7 @@ impl Control {
         };
         let listeners = self.config.listeners.iter().map(|listener| ListenerState {
             name: listener.name.clone(),
-            protocol: match listener.protocol {
-                Protocol::Http => "http".to_owned(),
-                Protocol::Https { .. } => "https".to_owned(),
-            },
+            protocol: listener.protocol.name().to_owned(),
             addresses: of(&listener.name),
         });
         listeners.collect()

@@ -11,7 +11,7 @@ use tokio::sync::Semaphore;
 use crate::{
     drain,
     net::half_close::Patience,
-    observe::{AccessLog, ListenerMetrics, Metrics},
+    observe::{AccessLog, ListenerMetrics, Metrics, Secured},
     snapshot::{Current, Listener},
     sticky, tunnel,
 };
@@ -42,8 +42,8 @@ pub struct Proxy {
 pub struct Visitor {
     /// Its address.
     pub peer: SocketAddr,
-    /// Whether it came over TLS.
-    pub tls: bool,
+    /// What TLS told of it; `None`: it came in the clear.
+    pub secured: Option<Arc<Secured>>,
     /// Where it was accepted.
     pub listener: Arc<Listener>,
     /// Numbers of that listener.

@@ -148,6 +148,17 @@ fn status(error: &ProxyError) -> StatusCode {
         | Kind::Incomplete
         | Kind::Malformed
         | Kind::BadUpgrade
+        | Kind::Untrusted
+        | Kind::Missing
+        | Kind::NotTls
+        | Kind::UnknownName
+        | Kind::CertificateExpired
+        | Kind::CertificateName
+        | Kind::CertificateUntrusted
+        | Kind::CertificateRevoked
+        | Kind::CertificateMissing
+        | Kind::CertificateInvalid
+        | Kind::Alert
         | Kind::Io => StatusCode::BAD_GATEWAY,
     }
 }
@@ -178,6 +189,18 @@ fn sentence(error: &ProxyError) -> &'static str {
         (Kind::Incomplete, _) => "The node closed the connection before it answered.",
         (Kind::Malformed, _) => "The node's answer is not valid HTTP.",
         (Kind::BadUpgrade, _) => "The node's answer to the upgrade is not valid.",
-        (Kind::Io, _) => "The node could not be reached.",
+        (
+            Kind::CertificateExpired
+            | Kind::CertificateName
+            | Kind::CertificateUntrusted
+            | Kind::CertificateRevoked
+            | Kind::CertificateMissing
+            | Kind::CertificateInvalid,
+            _,
+        ) => "The node could not prove who it is.",
+        (Kind::NotTls | Kind::Alert, _) => "The node and the proxy did not agree on TLS.",
+        (Kind::Untrusted | Kind::Missing | Kind::UnknownName | Kind::Io, _) => {
+            "The node could not be reached."
+        }
     }
 }

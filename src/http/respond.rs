@@ -58,7 +58,7 @@ impl Proxy {
         };
         entry.record().route = Some((Arc::clone(name), Arc::clone(pool.label())));
         // Behind a proxy that terminates TLS, the browser's own connection counts.
-        let secure = visitor.tls || trusted && headers::came_over_tls(&parts.headers);
+        let secure = visitor.secured.is_some() || trusted && headers::came_over_tls(&parts.headers);
         let mut call = Call {
             visitor,
             address,
@@ -88,7 +88,7 @@ impl Proxy {
             id,
             client,
             listener: &visitor.listener.name,
-            tls: visitor.tls,
+            secured: visitor.secured.as_ref(),
             host,
             method: parts.method.as_str(),
             target: parts.uri.path_and_query().map_or("/", |p| p.as_str()),
@@ -117,7 +117,13 @@ impl Proxy {
         };
         let peer = call.visitor.peer;
         let shape = Shape {
-            origin: Origin { peer, trusted: call.trusted, tls: call.visitor.tls, host, id },
+            origin: Origin {
+                peer,
+                trusted: call.trusted,
+                tls: call.visitor.secured.is_some(),
+                host,
+                id,
+            },
             upgrade: call.upgrade,
             plain_reply: call.opens_polling(),
             pause: pool.config().timeouts.body_idle,

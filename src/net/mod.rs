@@ -5,6 +5,7 @@
 pub mod given;
 pub mod half_close;
 pub mod listener;
+pub mod proxy_protocol;
 pub mod stream;
 mod tickets;
 pub mod tls;

@@ -1,7 +1,7 @@
-//! A client's byte stream, plain or TLS, and the tuning of every socket.
+//! The byte streams to clients and backends, plain or TLS, and the tuning of every socket.
 //!
-//! [`Client`] is an enum and not a trait object, so that a read costs a branch and no allocation;
-//! the TLS half is boxed, so that a plain connection does not carry its size.
+//! [`Client`] and [`Server`] are enums and not trait objects, so that a read costs a branch and no
+//! allocation; the TLS half is boxed, so that a plain connection does not carry its size.
 
 use std::{
     fmt,
@@ -19,6 +19,8 @@ use tokio::{
     net::TcpStream,
 };
 use tokio_rustls::server::TlsStream;
+
+use crate::observe::Secured;
 
 /// First keepalive probe after this long without a byte, well below the 5 minutes after which
 /// common NAT gateways forget a connection.
@@ -107,6 +109,21 @@ impl Client {
         self.session()?.protocol_version()
     }
 
+    /// What TLS tells of the client; `None` in the clear.
+    pub fn secured(&self) -> Option<Secured> {
+        let session = self.session()?;
+        let alpn = session.alpn_protocol().map(|name| String::from_utf8_lossy(name).into());
+        let version = session.protocol_version().zip(session.negotiated_cipher_suite());
+        Some(Secured {
+            sni: session.server_name().map(Box::from),
+            alpn,
+            version: version.map(|(version, suite)| {
+                (version.as_str().unwrap_or("?"), suite.suite().as_str().unwrap_or("?"))
+            }),
+            client: None,
+        })
+    }
+
     /// Whether the TLS session was resumed from an earlier one.
     pub fn is_resumed(&self) -> bool {
         self.session()
@@ -121,76 +138,107 @@ impl Client {
     }
 }
 
-impl Stream for Client {
-    fn reset_on_drop(&self) {
-        self.socket().reset_on_drop();
-    }
+/// A backend's connection, ready for the application's first byte.
+pub enum Server {
+    /// In the clear.
+    Plain(TcpStream),
+    /// Through TLS.
+    Tls(Box<tokio_rustls::client::TlsStream<TcpStream>>),
 }
 
-impl fmt::Debug for Client {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let name = if self.is_tls() { "Tls" } else { "Plain" };
-        f.debug_tuple(name).field(self.socket()).finish()
-    }
-}
-
-impl AsyncRead for Client {
-    fn poll_read(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Plain(socket) => Pin::new(socket).poll_read(cx, buf),
-            Self::Tls(stream) => Pin::new(stream.as_mut()).poll_read(cx, buf),
-        }
-    }
-}
-
-impl AsyncWrite for Client {
-    fn poll_write(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        match self.get_mut() {
-            Self::Plain(socket) => Pin::new(socket).poll_write(cx, buf),
-            Self::Tls(stream) => Pin::new(stream.as_mut()).poll_write(cx, buf),
-        }
-    }
-
-    fn poll_write_vectored(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        match self.get_mut() {
-            Self::Plain(socket) => Pin::new(socket).poll_write_vectored(cx, bufs),
-            Self::Tls(stream) => Pin::new(stream.as_mut()).poll_write_vectored(cx, bufs),
-        }
-    }
-
-    fn is_write_vectored(&self) -> bool {
+impl Server {
+    /// The socket beneath.
+    pub fn socket(&self) -> &TcpStream {
         match self {
-            Self::Plain(socket) => socket.is_write_vectored(),
-            Self::Tls(stream) => stream.is_write_vectored(),
+            Self::Plain(socket) => socket,
+            Self::Tls(stream) => stream.get_ref().0,
         }
     }
 
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Plain(socket) => Pin::new(socket).poll_flush(cx),
-            Self::Tls(stream) => Pin::new(stream.as_mut()).poll_flush(cx),
-        }
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Plain(socket) => Pin::new(socket).poll_shutdown(cx),
-            Self::Tls(stream) => Pin::new(stream.as_mut()).poll_shutdown(cx),
-        }
+    /// Whether it is spoken to in TLS.
+    pub fn is_tls(&self) -> bool {
+        matches!(self, Self::Tls(_))
     }
 }
+
+/// Passes reads and writes on to whichever of the two it is.
+macro_rules! plain_or_tls {
+    ($stream:ident) => {
+        impl Stream for $stream {
+            fn reset_on_drop(&self) {
+                self.socket().reset_on_drop();
+            }
+        }
+
+        impl fmt::Debug for $stream {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                let name = if self.is_tls() { "Tls" } else { "Plain" };
+                f.debug_tuple(name).field(self.socket()).finish()
+            }
+        }
+
+        impl AsyncRead for $stream {
+            fn poll_read(
+                self: Pin<&mut Self>,
+                cx: &mut Context<'_>,
+                buf: &mut ReadBuf<'_>,
+            ) -> Poll<io::Result<()>> {
+                match self.get_mut() {
+                    Self::Plain(socket) => Pin::new(socket).poll_read(cx, buf),
+                    Self::Tls(stream) => Pin::new(stream.as_mut()).poll_read(cx, buf),
+                }
+            }
+        }
+
+        impl AsyncWrite for $stream {
+            fn poll_write(
+                self: Pin<&mut Self>,
+                cx: &mut Context<'_>,
+                buf: &[u8],
+            ) -> Poll<io::Result<usize>> {
+                match self.get_mut() {
+                    Self::Plain(socket) => Pin::new(socket).poll_write(cx, buf),
+                    Self::Tls(stream) => Pin::new(stream.as_mut()).poll_write(cx, buf),
+                }
+            }
+
+            fn poll_write_vectored(
+                self: Pin<&mut Self>,
+                cx: &mut Context<'_>,
+                bufs: &[IoSlice<'_>],
+            ) -> Poll<io::Result<usize>> {
+                match self.get_mut() {
+                    Self::Plain(socket) => Pin::new(socket).poll_write_vectored(cx, bufs),
+                    Self::Tls(stream) => Pin::new(stream.as_mut()).poll_write_vectored(cx, bufs),
+                }
+            }
+
+            fn is_write_vectored(&self) -> bool {
+                match self {
+                    Self::Plain(socket) => socket.is_write_vectored(),
+                    Self::Tls(stream) => stream.is_write_vectored(),
+                }
+            }
+
+            fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+                match self.get_mut() {
+                    Self::Plain(socket) => Pin::new(socket).poll_flush(cx),
+                    Self::Tls(stream) => Pin::new(stream.as_mut()).poll_flush(cx),
+                }
+            }
+
+            fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+                match self.get_mut() {
+                    Self::Plain(socket) => Pin::new(socket).poll_shutdown(cx),
+                    Self::Tls(stream) => Pin::new(stream.as_mut()).poll_shutdown(cx),
+                }
+            }
+        }
+    };
+}
+
+plain_or_tls!(Client);
+plain_or_tls!(Server);
 
 #[cfg(test)]
 mod tests {

@@ -38,7 +38,7 @@ use tokio_rustls::{TlsAcceptor, server::TlsStream};
 
 pub use super::tickets::TicketKey;
 use super::tickets::Ticketer;
-use crate::config::Certificate;
+use crate::config::{self, Certificate};
 
 /// Most bytes a connection takes before they are written to its socket; past it, writing waits. Four
 /// full records: enough to fill the socket's buffer in one go, and the bound for a stalled reader.
@@ -93,9 +93,12 @@ impl TicketKeys {
 /// # Errors
 /// No certificate given.
 pub fn server_config(
-    certificates: &[Certificate],
+    tls: &config::Tls,
     shared: &TicketKeys,
 ) -> Result<Arc<ServerConfig>, rustls::Error> {
+    let config::Certificates::Given(certificates) = &tls.certificates else {
+        return Err(rustls::Error::General("certificates by ACME are not there yet".to_owned()));
+    };
     let resolver = Tls::new(certificates)
         .ok_or_else(|| rustls::Error::General("a TLS listener without a certificate".to_owned()))?;
     let mut config = ServerConfig::builder_with_provider(PROVIDER.clone())
@@ -323,6 +326,10 @@ mod tests {
         tokio::join!(ours, theirs)
     }
 
+    fn terms(certificates: &[Certificate]) -> config::Tls {
+        config::Tls::new(config::Certificates::Given(certificates.to_vec()))
+    }
+
     #[test]
     fn exact_beats_wildcard_beats_default() {
         let all = [
@@ -364,7 +371,7 @@ mod tests {
     #[tokio::test]
     async fn both_versions_are_spoken_and_the_connection_tells_its_terms() {
         let certificates = [certificate(&["default.test"]), certificate(&["*.example.com"])];
-        let server = server_config(&certificates, &TicketKeys::new().unwrap()).unwrap();
+        let server = server_config(&terms(&certificates), &TicketKeys::new().unwrap()).unwrap();
         let versions = [(&TLS12, ProtocolVersion::TLSv1_2), (&TLS13, ProtocolVersion::TLSv1_3)];
         for (version, agreed) in versions {
             let mut client = client_config(&[&certificates[1]], &[version]);
@@ -389,7 +396,7 @@ mod tests {
             let mut resumed = Vec::new();
             let next = TicketKeys::adopt(&keys.export()).unwrap();
             for keys in [&keys, &keys, &next, &TicketKeys::new().unwrap()] {
-                let server = server_config(&certificates, keys).unwrap();
+                let server = server_config(&terms(&certificates), keys).unwrap();
                 let (ours, theirs) = connect(&server, &client, "chat.test").await;
                 theirs.unwrap();
                 resumed.push(ours.unwrap().is_resumed());
@@ -401,7 +408,7 @@ mod tests {
     #[tokio::test]
     async fn a_client_that_cannot_be_served_is_an_error() {
         let certificates = [certificate(&["chat.test"])];
-        let server = server_config(&certificates, &TicketKeys::new().unwrap()).unwrap();
+        let server = server_config(&terms(&certificates), &TicketKeys::new().unwrap()).unwrap();
         let mut client = client_config(&[&certificates[0]], &[&TLS13]);
         client.alpn_protocols = vec![b"h2".to_vec()];
         let (ours, theirs) = connect(&server, &Arc::new(client), "chat.test").await;
@@ -412,7 +419,7 @@ mod tests {
     #[tokio::test]
     async fn what_is_no_tls_is_an_error() {
         let certificates = [certificate(&["chat.test"])];
-        let server = server_config(&certificates, &TicketKeys::new().unwrap()).unwrap();
+        let server = server_config(&terms(&certificates), &TicketKeys::new().unwrap()).unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         client.write_all(b"GET / HTTP/1.1\r\n\r\n").await.unwrap();
@@ -424,7 +431,7 @@ mod tests {
 
     #[test]
     fn no_certificate_is_an_error() {
-        assert!(server_config(&[], &TicketKeys::new().unwrap()).is_err());
+        assert!(server_config(&terms(&[]), &TicketKeys::new().unwrap()).is_err());
     }
 
     #[test]
@@ -439,7 +446,7 @@ mod tests {
     #[tokio::test]
     async fn a_made_certificate_is_valid_for_an_address() {
         let certificates = [certificate(&["localhost", "127.0.0.1"])];
-        let server = server_config(&certificates, &TicketKeys::new().unwrap()).unwrap();
+        let server = server_config(&terms(&certificates), &TicketKeys::new().unwrap()).unwrap();
         let client = Arc::new(client_config(&[&certificates[0]], &[&TLS13]));
         let (ours, theirs) = connect(&server, &client, "127.0.0.1").await;
         theirs.unwrap();

@@ -138,7 +138,7 @@ impl<'a> Line<'a> {
             id: record.id(),
             client: record.client,
             listener: &record.listener,
-            tls: record.tls,
+            tls: record.secured.is_some(),
             host: record.host(),
             method: record.method(),
             path: record.path(),
@@ -195,7 +195,7 @@ impl serde_json::ser::Formatter for Escaping {
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
+    use std::{fs, sync::Arc};
 
     use serde_json::Value;
     use tempfile::TempDir;
@@ -208,7 +208,15 @@ mod tests {
 
     fn record(host: &str, target: &str) -> Record {
         let (client, listener) = ("192.0.2.7:4711".parse().unwrap(), &"web".into());
-        Record::new(Start { id: "r-1", client, listener, tls: true, host, method: "GET", target })
+        Record::new(Start {
+            id: "r-1",
+            client,
+            listener,
+            secured: Some(&Arc::default()),
+            host,
+            method: "GET",
+            target,
+        })
     }
 
     fn log(directory: &TempDir) -> (AccessLog, PathBuf) {

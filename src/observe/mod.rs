@@ -16,4 +16,4 @@ pub mod stalls;
 pub use access_log::AccessLog;
 pub use metrics::{BackendSample, ListenerMetrics, Metrics};
 pub use names::ChosenBy;
-pub use record::{End, Record, Start};
+pub use record::{ClientCertificate, End, Record, Secured, Start};

@@ -13,8 +13,8 @@ pub const TERMINATIONS: usize = SINGLE + SIDES * PHASES * KINDS;
 /// Endings that are not a failure.
 const SINGLE: usize = 10;
 const SIDES: usize = 3;
-const PHASES: usize = 8;
-const KINDS: usize = 17;
+const PHASES: usize = 9;
+const KINDS: usize = 28;
 
 /// All labels by index, put together once.
 static LABELS: LazyLock<Vec<Box<str>>> = LazyLock::new(|| {
@@ -82,6 +82,7 @@ pub fn side(side: Side) -> &'static str {
 /// The label of a phase.
 pub fn phase(phase: Phase) -> &'static str {
     match phase {
+        Phase::ProxyHeader => "proxy_header",
         Phase::Handshake => "handshake",
         Phase::Request => "request",
         Phase::Select => "select",
@@ -112,6 +113,17 @@ pub fn kind(kind: Kind) -> &'static str {
         Kind::Incomplete => "incomplete",
         Kind::Malformed => "malformed",
         Kind::BadUpgrade => "bad_upgrade",
+        Kind::Untrusted => "untrusted",
+        Kind::Missing => "missing",
+        Kind::NotTls => "not_tls",
+        Kind::UnknownName => "unknown_name",
+        Kind::CertificateExpired => "certificate_expired",
+        Kind::CertificateName => "certificate_name",
+        Kind::CertificateUntrusted => "certificate_untrusted",
+        Kind::CertificateRevoked => "certificate_revoked",
+        Kind::CertificateMissing => "certificate_missing",
+        Kind::CertificateInvalid => "certificate_invalid",
+        Kind::Alert => "alert",
         Kind::Io => "io",
     }
 }
@@ -133,6 +145,7 @@ const PHASE_ORDER: [Phase; PHASES] = [
     Phase::ResponseHeader,
     Phase::ResponseBody,
     Phase::Tunnel,
+    Phase::ProxyHeader,
 ];
 
 fn phase_index(phase: Phase) -> usize {
@@ -145,6 +158,7 @@ fn phase_index(phase: Phase) -> usize {
         Phase::ResponseHeader => 5,
         Phase::ResponseBody => 6,
         Phase::Tunnel => 7,
+        Phase::ProxyHeader => 8,
     }
 }
 
@@ -166,6 +180,17 @@ const KIND_ORDER: [Kind; KINDS] = [
     Kind::BadUpgrade,
     Kind::Io,
     Kind::NotAdmitted,
+    Kind::Untrusted,
+    Kind::Missing,
+    Kind::NotTls,
+    Kind::UnknownName,
+    Kind::CertificateExpired,
+    Kind::CertificateName,
+    Kind::CertificateUntrusted,
+    Kind::CertificateRevoked,
+    Kind::CertificateMissing,
+    Kind::CertificateInvalid,
+    Kind::Alert,
 ];
 
 fn kind_index(kind: Kind) -> usize {
@@ -187,6 +212,17 @@ fn kind_index(kind: Kind) -> usize {
         Kind::BadUpgrade => 14,
         Kind::Io => 15,
         Kind::NotAdmitted => 16,
+        Kind::Untrusted => 17,
+        Kind::Missing => 18,
+        Kind::NotTls => 19,
+        Kind::UnknownName => 20,
+        Kind::CertificateExpired => 21,
+        Kind::CertificateName => 22,
+        Kind::CertificateUntrusted => 23,
+        Kind::CertificateRevoked => 24,
+        Kind::CertificateMissing => 25,
+        Kind::CertificateInvalid => 26,
+        Kind::Alert => 27,
     }
 }
 

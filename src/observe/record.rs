@@ -33,14 +33,38 @@ pub struct Start<'a> {
     pub client: SocketAddr,
     /// The listener's name.
     pub listener: &'a Arc<str>,
-    /// Whether the client came over TLS.
-    pub tls: bool,
+    /// What TLS told of the client, where it was terminated here or its ClientHello was read.
+    pub secured: Option<&'a Arc<Secured>>,
     /// The host asked for; empty where none was named.
     pub host: &'a str,
     /// The method.
     pub method: &'a str,
     /// Path and query as the client sent them; secrets are removed here.
     pub target: &'a str,
+}
+
+/// What TLS told of a client: one for each connection, shared by its streams.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Secured {
+    /// The server name asked for, in lower case.
+    pub sni: Option<Box<str>>,
+    /// The protocol agreed on by ALPN; where nothing was terminated, the first that the client offered.
+    pub alpn: Option<Box<str>>,
+    /// The version and the cipher suite agreed on, in IANA's names; `None` where nothing was terminated.
+    pub version: Option<(&'static str, &'static str)>,
+    /// Who the client has proved to be.
+    pub client: Option<ClientCertificate>,
+}
+
+/// A client's certificate, verified.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClientCertificate {
+    /// Its subject's distinguished name (RFC 4514).
+    pub subject: Box<str>,
+    /// Its subject's common name, where there is one.
+    pub common_name: Option<Box<str>>,
+    /// SHA-256 over the whole certificate, in lower-case hex.
+    pub fingerprint: Box<str>,
 }
 
 /// A stream's line in the making.
@@ -68,7 +92,7 @@ pub struct Record {
     pub(super) connect: u32,
     /// How the backend was chosen.
     pub chosen_by: ChosenBy,
-    pub(super) tls: bool,
+    pub(super) secured: Option<Arc<Secured>>,
     /// Whether it became a tunnel.
     pub tunnel: bool,
 }
@@ -100,7 +124,7 @@ impl Record {
             first_byte: UNKNOWN,
             connect: UNKNOWN,
             chosen_by: ChosenBy::None,
-            tls: start.tls,
+            secured: start.secured.map(Arc::clone),
             tunnel: false,
         }
     }
@@ -193,7 +217,15 @@ mod tests {
 
     fn record(host: &str, target: &str) -> Record {
         let (client, listener) = ("[2001:db8::7]:4711".parse().unwrap(), &"web".into());
-        Record::new(Start { id: "r-1", client, listener, tls: false, host, method: "GET", target })
+        Record::new(Start {
+            id: "r-1",
+            client,
+            listener,
+            secured: None,
+            host,
+            method: "GET",
+            target,
+        })
     }
 
     #[test]

@@ -13,7 +13,7 @@ use aws_lc_rs::{hmac, rand};
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use http::{HeaderMap, HeaderValue, header};
 
-use crate::config::{self, CookieKeys, SameSite};
+use crate::config::{self, SameSite, SharedKeys};
 
 /// Longest value that is looked at, in bytes. Ours have 22.
 const LONGEST: usize = 64;
@@ -65,7 +65,7 @@ impl Keys {
     /// # Panics
     ///
     /// Where the system has no randomness to give.
-    pub fn new(keys: &CookieKeys) -> Self {
+    pub fn new(keys: &SharedKeys) -> Self {
         Self::adopt(keys, None)
     }
 
@@ -74,13 +74,13 @@ impl Keys {
     /// # Panics
     ///
     /// Where the system has no randomness to give.
-    pub fn adopt(keys: &CookieKeys, made: Option<MadeKey>) -> Self {
+    pub fn adopt(keys: &SharedKeys, made: Option<MadeKey>) -> Self {
         let key = |bytes: &[u8]| hmac::Key::new(hmac::HMAC_SHA256, bytes);
         match keys {
-            CookieKeys::Given(keys) => {
+            SharedKeys::Given(keys) => {
                 Self { keys: keys.iter().map(|bytes| key(bytes)).collect(), made: None }
             }
-            CookieKeys::Made => {
+            SharedKeys::Made => {
                 let made = made.unwrap_or_else(|| {
                     let mut bytes = [0; 32];
                     rand::fill(&mut bytes).expect("the system's random source works");
@@ -230,7 +230,7 @@ mod tests {
     const NEW: [u8; 32] = [2; 32];
 
     fn keys(keys: &[[u8; 32]]) -> Keys {
-        Keys::new(&CookieKeys::Given(keys.iter().map(|key| key.to_vec()).collect()))
+        Keys::new(&SharedKeys::Given(keys.iter().map(|key| key.to_vec()).collect()))
     }
 
     fn ids(keys: &Keys, pool: &str, names: &[&str]) -> Ids {
@@ -279,7 +279,7 @@ mod tests {
             ids(&keys(&[NEW]), "game", &["blue"]),
             ids(&keys(&[NEW]), "cha", &["tblue"]),
             ids(&keys(&[OLD]), "chat", &["blue"]),
-            ids(&Keys::new(&CookieKeys::Made), "chat", &["blue"]),
+            ids(&Keys::new(&SharedKeys::Made), "chat", &["blue"]),
         ] {
             assert_eq!(other.find(chat.value(0)), None);
         }
@@ -296,14 +296,14 @@ mod tests {
 
     #[test]
     fn made_keys_differ_and_are_kept_by_a_clone() {
-        let made = Keys::new(&CookieKeys::Made);
+        let made = Keys::new(&SharedKeys::Made);
         let value = ids(&made, "chat", &["blue"]);
         assert!(ids(&made.clone(), "chat", &["blue"]).find(value.value(0)).is_some());
-        let next = Keys::adopt(&CookieKeys::Made, made.made());
+        let next = Keys::adopt(&SharedKeys::Made, made.made());
         assert!(ids(&next, "chat", &["blue"]).find(value.value(0)).is_some());
-        let given = CookieKeys::Given(vec![NEW.to_vec()]);
+        let given = SharedKeys::Given(vec![NEW.to_vec()]);
         assert_eq!(Keys::adopt(&given, made.made()).made(), None);
-        let other = ids(&Keys::new(&CookieKeys::Made), "chat", &["blue"]);
+        let other = ids(&Keys::new(&SharedKeys::Made), "chat", &["blue"]);
         assert_eq!(other.find(value.value(0)), None);
         assert_eq!(format!("{made:?}"), "Keys(1)");
     }

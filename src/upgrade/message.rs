@@ -246,7 +246,7 @@ mod tests {
 
     #[test]
     fn keys_cross_and_are_in_no_text() {
-        let keys = Keys::new(&config::CookieKeys::Made);
+        let keys = Keys::new(&config::SharedKeys::Made);
         let made = keys.made().unwrap();
         let secrets = Secrets::of(&keys, &TicketKeys::new().unwrap());
         let text = serde_json::to_string(&FromOld::Keys(secrets.clone())).unwrap();

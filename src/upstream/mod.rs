@@ -11,6 +11,7 @@ pub mod backend;
 pub mod balance;
 mod budget;
 pub mod connect;
+pub mod dial;
 mod limits;
 pub mod load;
 pub mod outlier;
@@ -21,6 +22,7 @@ pub mod reuse;
 
 pub use backend::{Admitted, Backend, Hold, InFlight, InUse, Life, Pending, Transition, Turn};
 pub use connect::{ConnectError, connect};
+pub use dial::Dial;
 pub use outlier::Reason;
 pub use pool::Pool;
 pub use recovery::TEND;

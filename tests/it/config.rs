@@ -11,9 +11,9 @@ use std::{
 };
 
 use moorline::config::{
-    AccessLog, AdminRemote, AdminSocket, Admission, Backend, Balance, Config, CookieKeys, Dns,
-    Drain, HostPattern, HttpSource, Limits, Outlier, Probe, Protocol, Rate, Rebalance, Redirect,
-    Reload, SameSite, SetOn, Source, Upgrade,
+    AccessLog, AdminRemote, AdminSocket, Admission, Backend, Balance, Certificates, Config, Dns,
+    Drain, HostPattern, HttpSource, Limits, Outlier, Probe, ProxyIn, ProxyOut, Rate, Rebalance,
+    Redirect, Reload, SameSite, SetOn, SharedKeys, Source, TlsVersion, UnknownSni, Upgrade,
     check::{self, Faults},
 };
 
@@ -151,15 +151,17 @@ fn every_key_reaches_its_field() {
     assert!(config.admin.remote == Some(AdminRemote { address, token }));
     assert_eq!(config.access_log, AccessLog::Off);
     let text = b"a key of the tests, worth nothing at all".to_vec();
-    assert!(config.cookie_keys == CookieKeys::Given(vec![text]));
+    assert!(config.cookie_keys == SharedKeys::Given(vec![text.clone()]));
+    assert!(config.ticket_keys == SharedKeys::Given(vec![text]));
     assert_eq!((config.sessions.max, config.sessions.max_sid_bytes), (500_000, 1024));
 
-    let [plain, secure] = &config.listeners[..] else { panic!("{:?}", config.listeners) };
+    let [plain, secure, ..] = &config.listeners[..] else { panic!("{:?}", config.listeners) };
     assert_eq!((plain.name.as_str(), plain.bind.len()), ("plain", 4));
     assert_eq!(plain.redirect, Some(Redirect::Https { port: Some(8443) }));
     assert_eq!(plain.header_timeout, Duration::from_secs(30));
     assert_eq!(secure.handshake_timeout, Duration::from_secs(5));
-    let Protocol::Https { certificates } = &secure.protocol else { panic!("{secure:?}") };
+    let Some(tls) = secure.protocol.tls() else { panic!("{secure:?}") };
+    let Certificates::Given(certificates) = &tls.certificates else { panic!("{tls:?}") };
     assert_eq!(certificates[0].names, ["localhost", "*.example.test"]);
     assert_eq!(certificates[1].names, ["other.test"]);
 
@@ -169,6 +171,63 @@ fn every_key_reaches_its_field() {
     assert_eq!(hosts, [&exact, &wildcard, &HostPattern::Any]);
     assert_eq!(config.routes[0].path, "/chat/");
     assert_eq!((config.routes[1].path.as_str(), config.routes[1].pool.as_str()), ("/", "list"));
+}
+
+#[test]
+fn every_key_of_layer_4_reaches_its_field() {
+    let config = good("everything.toml");
+    let listener = |name: &str| config.listeners.iter().find(|l| l.name == name).unwrap();
+    let (plain, secure, redis) = (listener("plain"), listener("secure"), listener("redis"));
+    let (classic, mixed) = (listener("classic"), listener("mixed"));
+    let from = |terms: &Option<ProxyIn>| terms.clone().map(|terms| (terms.required, terms.from));
+    let one = vec!["10.0.0.9/32".parse().unwrap()];
+    assert_eq!(from(&plain.proxy_protocol), Some((false, one)));
+    assert_eq!(from(&secure.proxy_protocol), Some((true, config.trusted_proxies.clone())));
+    let [rule] = &secure.passthrough[..] else { panic!("{:?}", secure.passthrough) };
+    let name = "db.example.com".to_owned();
+    assert_eq!(rule.sni, [HostPattern::Exact(name.clone()), HostPattern::Wildcard(name)]);
+    assert_eq!((&rule.alpn[..], rule.pool.as_str()), (&["h2".to_owned()][..], "off"));
+    let kinds = [redis, classic, mixed].map(|l| (l.protocol.name(), l.pool.as_deref().unwrap()));
+    assert_eq!(kinds, [("tcp", "off"), ("tls", "list"), ("tls-passthrough", "list")]);
+}
+
+#[test]
+fn every_key_of_tls_reaches_its_field() {
+    let config = good("everything.toml");
+    let tls = |name: &str| {
+        let listener = config.listeners.iter().find(|listener| listener.name == name).unwrap();
+        listener.protocol.tls().unwrap()
+    };
+    let (secure, classic) = (tls("secure"), tls("classic"));
+    let Certificates::Given(chains) = &secure.certificates else { panic!("{secure:?}") };
+    assert_eq!(
+        chains.iter().map(|c| c.key.ocsp.is_some()).collect::<Vec<_>>(),
+        [false, false, true]
+    );
+    assert_eq!((secure.min_version, secure.unknown_sni), (TlsVersion::V1_3, UnknownSni::Refuse));
+    assert_eq!((secure.cipher_suites.len(), secure.curves.len()), (1, 2));
+    let clients = secure.client_auth.as_ref().unwrap();
+    assert_eq!((clients.ca.len(), clients.crl.len(), clients.required), (1, 1, false));
+    assert_eq!(secure.key_log, Some(PathBuf::from("tests/config/good/keys.log")));
+    assert_eq!(classic.alpn, ["h2", "http/1.1"]);
+    let Certificates::Acme(acme) = &classic.certificates else { panic!("{classic:?}") };
+    assert_eq!(
+        (acme.directory.as_str(), acme.email.as_deref()),
+        ("https://ca.test/dir", Some("ops@example.com"))
+    );
+    assert_eq!((&acme.domains[..], acme.ca.is_some()), (&["a.example.com".to_owned()][..], true));
+    assert_eq!(acme.storage, Path::new("tests/config/good/certificates"));
+
+    let [chat, list, ..] = &config.pools[..] else { panic!("{:?}", config.pools) };
+    let to = chat.tls.as_ref().unwrap();
+    assert_eq!(
+        (to.ca.as_ref().map(Vec::len), to.name.as_deref()),
+        (Some(1), Some("chat.internal"))
+    );
+    assert_eq!((&to.alpn[..], to.verify), (&["http/1.1".to_owned()][..], true));
+    assert_eq!(to.client_cert.as_ref().unwrap().names, ["localhost", "*.example.test"]);
+    assert_eq!(list.tls.as_ref().map(|tls| tls.verify), Some(false));
+    assert_eq!((chat.proxy_protocol, list.proxy_protocol), (Some(ProxyOut::V2), None));
 }
 
 #[test]

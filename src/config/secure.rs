@@ -1,0 +1,285 @@
+//! TLS as it is typed: what listeners terminate by, and how backends are spoken to.
+
+use rustls::{CipherSuite, NamedGroup, crypto::aws_lc_rs};
+
+use super::{
+    Acme, BackendTls, Certificate, Certificates, ClientAuth, Tls, TlsVersion, UnknownSni,
+    address::dns_name,
+    certs,
+    fault::{Wrong, quoted},
+    file::Value,
+    schema,
+};
+
+/// Most names of one certificate that is ordered: what Let's Encrypt takes.
+const MOST_DOMAINS: usize = 100;
+
+/// Longest protocol name that ALPN can carry (RFC 7301 §3.1).
+const LONGEST_PROTOCOL: usize = 255;
+
+/// Where a listener's certificates come from; a table alone is an array of one.
+pub(super) fn certificates(value: &Value<'_>) -> Option<Certificates> {
+    let wanted = "an array of tables `{ cert = \"…\", key = \"…\" }`";
+    if value.node.get_ref().is_table() {
+        let table = value.table(&schema::CERTIFICATE, wanted)?;
+        let Some(terms) = table.value("acme") else {
+            return Some(Certificates::Given(vec![certs::certificate(&table)?]));
+        };
+        table.refuse(&["cert", "key", "ocsp"], |key| {
+            Wrong::new(format!("`{key}` has no meaning beside `acme`"))
+        });
+        return acme(&terms).map(Certificates::Acme);
+    }
+    let Some(elements) = value.elements() else {
+        value.is_not(wanted);
+        return None;
+    };
+    let elements: Vec<Value<'_>> = elements.collect();
+    if elements.is_empty() {
+        value.fault(Wrong::new("`certificates` names no certificate"));
+    }
+    let chains = elements.into_iter().filter_map(|element| {
+        let table = element.table(&schema::CERTIFICATE, "a table `{ cert = …, key = … }`")?;
+        if let Some(value) = table.value("acme") {
+            let wrong = Wrong::new("`acme` stands alone");
+            value.fault(wrong.help("write `certificates = { acme = { … } }`, without an array"));
+            return None;
+        }
+        certs::certificate(&table)
+    });
+    Some(Certificates::Given(chains.collect()))
+}
+
+fn acme(value: &Value<'_>) -> Option<Acme> {
+    let table = value.table(&schema::ACME, "a table `{ directory = …, domains = […] }`")?;
+    let directory = table
+        .need("directory", "`directory = \"https://acme-v02.api.letsencrypt.org/directory\"`")
+        .and_then(|value| value.parsed(directory));
+    let email = table.value("email").and_then(|value| value.parsed(email));
+    let domains = table
+        .need("domains", "`domains = [\"chat.example.com\"]`")
+        .map(|value| domains(&value))
+        .unwrap_or_default();
+    let storage = table.value("storage").map_or(Some("acme"), |value| value.string());
+    let ca = table.value("ca").and_then(|value| certs::authorities(&value));
+    let storage = value.file.resolve(storage?);
+    Some(Acme { directory: directory?, email, domains, storage, ca })
+}
+
+fn directory(typed: &str) -> Result<String, Wrong> {
+    let uri = typed.parse::<http::Uri>().ok();
+    let https = uri.filter(|uri| uri.scheme_str() == Some("https") && uri.authority().is_some());
+    https.map(|_| typed.to_owned()).ok_or_else(|| {
+        Wrong::new(format!("{} is no ACME directory", quoted(typed)))
+            .help("write its URL: \"https://acme-v02.api.letsencrypt.org/directory\"")
+    })
+}
+
+fn email(typed: &str) -> Result<String, Wrong> {
+    let well_formed = typed.split_once('@').is_some_and(|(local, host)| {
+        !local.is_empty() && dns_name(host).is_ok() && typed.bytes().all(|b| b.is_ascii_graphic())
+    });
+    match well_formed {
+        true => Ok(typed.to_owned()),
+        false => Err(Wrong::new(format!("{} is no e-mail address", quoted(typed)))
+            .help("write the address alone: \"ops@example.com\"")),
+    }
+}
+
+fn domains(value: &Value<'_>) -> Vec<String> {
+    let names = strings(value, |typed| {
+        if typed.starts_with("*.") {
+            return Err(Wrong::new(format!("{} cannot be ordered here", quoted(typed)))
+                .help("a wildcard takes a challenge in the DNS, which is not spoken"));
+        }
+        if typed.parse::<std::net::IpAddr>().is_ok() {
+            return Err(Wrong::new(format!("{} is no DNS name", quoted(typed))));
+        }
+        dns_name(typed)
+    });
+    if names.len() > MOST_DOMAINS {
+        value.fault(Wrong::new(format!("one certificate has at most {MOST_DOMAINS} names")));
+    }
+    names
+}
+
+/// An array of at least one string, or one string.
+pub(super) fn strings<T>(value: &Value<'_>, parse: impl Fn(&str) -> Result<T, Wrong>) -> Vec<T> {
+    let Some(elements) = value.elements() else {
+        if !value.node.get_ref().is_str() {
+            value.is_not("a string or an array of strings");
+            return Vec::new();
+        }
+        return value.parsed(parse).into_iter().collect();
+    };
+    let elements: Vec<Value<'_>> = elements.collect();
+    if elements.is_empty() {
+        value.fault(Wrong::new(format!("`{}` is empty", value.key)));
+    }
+    elements.iter().filter_map(|element| element.parsed(&parse)).collect()
+}
+
+/// A protocol's name in ALPN.
+pub(super) fn protocol(typed: &str) -> Result<String, Wrong> {
+    let valid = (1..=LONGEST_PROTOCOL).contains(&typed.len());
+    valid.then(|| typed.to_owned()).ok_or_else(|| {
+        Wrong::new(format!("{} is no protocol of ALPN", quoted(typed)))
+            .help("write its name, as \"http/1.1\" or \"h2\"")
+    })
+}
+
+/// `[listeners.NAME.tls]`, into what the certificates began.
+pub(super) fn settings(value: &Value<'_>, tls: &mut Tls, https: bool) {
+    let Some(table) = value.table(&schema::TLS, "a table") else { return };
+    let versions = [("1.2", TlsVersion::V1_2), ("1.3", TlsVersion::V1_3)];
+    if let Some(value) = table.value("min_version") {
+        tls.min_version = value.choice(&versions).unwrap_or_default();
+    }
+    if let Some(value) = table.value("cipher_suites") {
+        tls.cipher_suites = strings(&value, cipher_suite);
+        let (oldest, suites) = (tls.min_version, &tls.cipher_suites);
+        if !suites.is_empty() && !suites.iter().any(|suite| usable(*suite, oldest)) {
+            let message = format!("none of these suites is one of TLS {oldest} or newer");
+            value.fault(Wrong::new(message));
+        }
+    }
+    if let Some(value) = table.value("curves") {
+        tls.curves = strings(&value, curve);
+    }
+    if let Some(value) = table.value("alpn") {
+        tls.alpn = strings(&value, protocol);
+        if https {
+            value.fault(
+                Wrong::new("an https listener speaks HTTP/1.1, and offers that")
+                    .help("`alpn` is for `protocol = \"tls\"`"),
+            );
+        }
+    }
+    if let Some(value) = table.value("unknown_sni") {
+        let choices = [("default", UnknownSni::Default), ("refuse", UnknownSni::Refuse)];
+        tls.unknown_sni = value.choice(&choices).unwrap_or_default();
+    }
+    tls.client_auth = table.value("client_auth").and_then(|value| client_auth(&value));
+    tls.key_log =
+        table.value("key_log").and_then(|value| Some(value.file.resolve(value.string()?)));
+}
+
+fn usable(suite: CipherSuite, oldest: TlsVersion) -> bool {
+    let known = aws_lc_rs::ALL_CIPHER_SUITES.iter().find(|known| known.suite() == suite);
+    known.is_some_and(|known| known.tls13().is_some() || oldest == TlsVersion::V1_2)
+}
+
+/// A suite by its IANA name.
+fn cipher_suite(typed: &str) -> Result<CipherSuite, Wrong> {
+    // TLS 1.3's have no key exchange in their names; rustls marks them.
+    let name = |suite: CipherSuite| suite.as_str().unwrap_or_default().replace("TLS13_", "TLS_");
+    let mut known = aws_lc_rs::ALL_CIPHER_SUITES.iter().map(|suite| suite.suite());
+    known.find(|suite| name(*suite) == typed).ok_or_else(|| {
+        let names = aws_lc_rs::ALL_CIPHER_SUITES.iter().map(|suite| name(suite.suite()));
+        let names: Vec<String> = names.collect();
+        let wrong = Wrong::new(format!("{} is no cipher suite that is spoken", quoted(typed)));
+        match schema::nearest(typed, names.iter().map(String::as_str)) {
+            Some(near) => wrong.help(format!("did you mean \"{near}\"?")),
+            None => wrong.help(format!("they are {}", names.join(", "))),
+        }
+    })
+}
+
+/// A key exchange group by its IANA name, or by the one that OpenSSL has for it.
+fn curve(typed: &str) -> Result<NamedGroup, Wrong> {
+    let known = [
+        ("X25519MLKEM768", NamedGroup::X25519MLKEM768),
+        ("X25519", NamedGroup::X25519),
+        ("secp256r1", NamedGroup::secp256r1),
+        ("P-256", NamedGroup::secp256r1),
+        ("secp384r1", NamedGroup::secp384r1),
+        ("P-384", NamedGroup::secp384r1),
+    ];
+    let found = known.iter().find(|(name, _)| name.eq_ignore_ascii_case(typed));
+    found.map(|(_, group)| *group).ok_or_else(|| {
+        Wrong::new(format!("{} is no curve that is spoken", quoted(typed)))
+            .help("they are X25519MLKEM768, X25519, secp256r1 and secp384r1")
+    })
+}
+
+fn client_auth(value: &Value<'_>) -> Option<ClientAuth> {
+    let table = value.table(&schema::CLIENT_AUTH, "a table `{ ca = \"…\" }`")?;
+    let required = match table.value("mode") {
+        Some(value) => value.choice(&[("required", true), ("optional", false)]),
+        None => Some(true),
+    };
+    let ca = table.need("ca", "`ca = \"clients-ca.pem\"`").and_then(|v| certs::authorities(&v));
+    let crl = match table.value("crl") {
+        Some(value) => certs::revocations(&value),
+        None => Some(Vec::new()),
+    };
+    Some(ClientAuth { ca: ca?, crl: crl?, required: required? })
+}
+
+/// `tls` of a pool: `true`, `false` or a table.
+pub(super) fn backend(value: &Value<'_>) -> Option<BackendTls> {
+    let mut tls =
+        BackendTls { ca: None, name: None, alpn: Vec::new(), client_cert: None, verify: true };
+    if let Some(on) = value.node.get_ref().as_bool() {
+        return on.then_some(tls);
+    }
+    let table = value.table(&schema::BACKEND_TLS, "true, false or a table")?;
+    tls.ca = table.value("ca").and_then(|value| certs::authorities(&value));
+    tls.name = table.value("name").and_then(|value| value.parsed(server_name));
+    tls.alpn = table.value("alpn").map(|value| strings(&value, protocol)).unwrap_or_default();
+    tls.client_cert = table.value("client_cert").and_then(|value| client_cert(&value));
+    tls.verify = table.boolean("verify", true);
+    if !tls.verify {
+        table.refuse(&["ca"], |_| {
+            Wrong::new("`ca` has no meaning where `verify` is false").help("leave one of them out")
+        });
+    }
+    Some(tls)
+}
+
+fn server_name(typed: &str) -> Result<String, Wrong> {
+    typed.parse::<std::net::IpAddr>().map_or_else(|_| dns_name(typed), |ip| Ok(ip.to_string()))
+}
+
+fn client_cert(value: &Value<'_>) -> Option<Certificate> {
+    let table = value.table(&schema::CLIENT_CERT, "a table `{ cert = \"…\", key = \"…\" }`")?;
+    certs::pair(&table)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn suites_and_curves_go_by_the_names_that_the_world_has_for_them() {
+        assert_eq!(
+            cipher_suite("TLS_AES_128_GCM_SHA256"),
+            Ok(CipherSuite::TLS13_AES_128_GCM_SHA256)
+        );
+        let old = "TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256";
+        assert_eq!(cipher_suite(old), Ok(CipherSuite::TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256));
+        assert!(cipher_suite("TLS_RSA_WITH_AES_128_CBC_SHA").is_err());
+        assert_eq!(curve("x25519"), Ok(NamedGroup::X25519));
+        assert_eq!(curve("P-256"), Ok(NamedGroup::secp256r1));
+        assert!(curve("secp256k1").is_err());
+    }
+
+    #[test]
+    fn a_suite_of_an_older_version_alone_is_of_no_use() {
+        let old = CipherSuite::TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256;
+        assert!(usable(old, TlsVersion::V1_2) && !usable(old, TlsVersion::V1_3));
+        assert!(usable(CipherSuite::TLS13_AES_128_GCM_SHA256, TlsVersion::V1_3));
+    }
+
+    #[test]
+    fn what_acme_is_asked_for_is_what_it_can_give() {
+        assert!(directory("https://ca.test/directory").is_ok());
+        for bad in ["", "ca.test", "http://ca.test/directory", "https://"] {
+            assert!(directory(bad).is_err(), "{bad}");
+        }
+        assert!(email("ops@example.com").is_ok());
+        for bad in ["", "ops", "@example.com", "mailto:ops@", "a b@example.com"] {
+            assert!(email(bad).is_err(), "{bad}");
+        }
+    }
+}
