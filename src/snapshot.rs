@@ -13,6 +13,7 @@ use rustls::ServerConfig;
 
 use crate::{
     config,
+    observe::Way,
     route::Table,
     sticky::{Context, Found, Ids, Keys, set_cookie},
     upstream::{self, Backend},
@@ -37,8 +38,8 @@ pub struct Snapshot {
 /// What a route leads to.
 #[derive(Clone, Debug)]
 pub struct Rule {
-    /// The route as it is told: its host, where it has one, and its path.
-    pub name: Arc<str>,
+    /// The route as it is told: its host, where it has one, and its path; and its pool.
+    pub way: Arc<Way>,
     /// Who answers.
     pub pool: Arc<Pool>,
 }
@@ -74,8 +75,8 @@ pub struct Pool {
     /// Backends on their way out of the pool: they take nothing new, but hold sessions.
     leaving: Vec<Arc<Backend>>,
     ids: Ids,
-    /// The pool's name, to keep.
-    label: Arc<str>,
+    /// How streams are told to be led here that no route leads.
+    way: Arc<Way>,
     /// Place of a backend in [`Ids`], by serial.
     places: HashMap<u64, usize>,
 }
@@ -100,13 +101,13 @@ impl Pool {
         let backends = upstream.backends();
         let ids = Ids::new(keys, upstream.name(), backends.iter().map(|b| b.name()));
         let places = backends.iter().enumerate().map(|(place, b)| (b.serial(), place)).collect();
-        let label = Arc::from(upstream.name());
-        Self { upstream, leaving, ids, label, places }
+        let way = Arc::new(Way { route: None, pool: upstream.name().into() });
+        Self { upstream, leaving, ids, way, places }
     }
 
-    /// Its name, to keep.
-    pub fn label(&self) -> &Arc<str> {
-        &self.label
+    /// How streams are told to be led here where the listener names the pool.
+    pub fn way(&self) -> &Arc<Way> {
+        &self.way
     }
 
     /// The pool's configuration.

@@ -255,7 +255,7 @@ pub(super) fn nearest<'n>(typed: &str, names: impl Iterator<Item = &'n str>) -> 
 
 #[cfg(test)]
 mod tests {
-    use super::{HEALTH, POOL, SECTIONS, TOP, advice, nearest};
+    use super::{CLIENT_CERT, HEALTH, POOL, TOP, advice, nearest};
 
     #[test]
     fn a_misspelt_key_is_told_its_name() {
@@ -272,7 +272,7 @@ mod tests {
 
     #[test]
     fn a_key_like_no_other_is_told_all() {
-        assert_eq!(advice(SECTIONS[2], "xyzzy"), "the keys here are `cert`, `key`");
+        assert_eq!(advice(&CLIENT_CERT, "xyzzy"), "the keys here are `cert`, `key`");
     }
 
     #[test]

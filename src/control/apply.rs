@@ -29,7 +29,7 @@ use crate::{
     config::{self, Config, SharedKeys},
     http::proxy::Proxy,
     net::tls::{self, TicketKeys},
-    observe::{AccessLog, Metrics},
+    observe::{AccessLog, Metrics, Way},
     route,
     snapshot::{self, Current, Snapshot},
     sticky::{Keys, Memory, Table},
@@ -228,8 +228,9 @@ impl Control {
         let pools = self.pools_of(&config, &members, new_keys);
         let routes = config.routes.iter().filter_map(|rule| {
             let pool = pools.iter().find(|pool| pool.upstream.name() == rule.pool)?;
-            let (name, pool) = (Arc::from(rule.to_string()), Arc::clone(pool));
-            Some((rule.host.clone(), rule.path.clone(), snapshot::Rule { name, pool }))
+            let way = Way { route: Some(rule.to_string().into()), pool: rule.pool.as_str().into() };
+            let rule_of = snapshot::Rule { way: Arc::new(way), pool: Arc::clone(pool) };
+            Some((rule.host.clone(), rule.path.clone(), rule_of))
         });
         let snapshot = Snapshot {
             routes: route::Table::new(routes),

@@ -55,14 +55,15 @@ impl Proxy {
             return Ok(told);
         }
         let host = gate::without_port(&checked.host);
-        let Some(snapshot::Rule { name, pool }) = snapshot.routes.find(host, parts.uri.path())
+        let Some(snapshot::Rule { way, pool }) = snapshot.routes.find(host, parts.uri.path())
         else {
             told.steps.push(format!("No route covers {host}{}: 404.", parts.uri.path()));
             return Ok(told);
         };
-        told.route = Some(name.to_string());
+        told.route = way.route.as_deref().map(str::to_owned);
         told.pool = Some(pool.upstream.name().to_owned());
-        told.steps.push(format!("The route {name} leads to pool {}.", pool.upstream.name()));
+        let route = way.route.as_deref().unwrap_or_default();
+        told.steps.push(format!("The route {route} leads to pool {}.", way.pool));
         let engine = respond::engine(parts.uri.query());
         tell_engine(engine.as_ref(), pool, &mut told);
         let crossing = Crossing::of(&parts.headers, pool, tls, &checked.host);

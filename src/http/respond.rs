@@ -51,12 +51,12 @@ impl Proxy {
             Err(error) => return reply::refuse(entry, &error, &manners),
         };
         let host = gate::without_port(&checked.host);
-        let Some(snapshot::Rule { name, pool }) = snapshot.routes.find(host, parts.uri.path())
+        let Some(snapshot::Rule { way, pool }) = snapshot.routes.find(host, parts.uri.path())
         else {
             let error = ProxyError::new(Side::Client, Phase::Select, Kind::NoRoute);
             return reply::refuse(entry, &error, &manners);
         };
-        entry.record().route = Some((Arc::clone(name), Arc::clone(pool.label())));
+        entry.record().way = Some(Arc::clone(way));
         // Behind a proxy that terminates TLS, the browser's own connection counts.
         let secure = visitor.secured.is_some() || trusted && headers::came_over_tls(&parts.headers);
         let mut call = Call {

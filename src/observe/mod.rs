@@ -16,4 +16,4 @@ pub mod stalls;
 pub use access_log::AccessLog;
 pub use metrics::{BackendSample, ListenerMetrics, Metrics};
 pub use names::ChosenBy;
-pub use record::{ClientCertificate, End, Record, Secured, Start};
+pub use record::{ClientCertificate, End, Record, Secured, Start, Way};

@@ -43,6 +43,15 @@ pub struct Start<'a> {
     pub target: &'a str,
 }
 
+/// A pool and what led there, as the log tells it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Way {
+    /// The route; `None`: the listener itself names the pool.
+    pub route: Option<Box<str>>,
+    /// The pool's name.
+    pub pool: Box<str>,
+}
+
 /// What TLS told of a client: one for each connection, shared by its streams.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Secured {
@@ -72,8 +81,8 @@ pub struct ClientCertificate {
 /// Kept by every idle tunnel, hence one allocation for all texts and microseconds in 32 bits.
 #[derive(Debug)]
 pub struct Record {
-    /// The route and the pool that it leads to, once one is found.
-    pub route: Option<(Arc<str>, Arc<str>)>,
+    /// Where it was led to, once that is known.
+    pub way: Option<Arc<Way>>,
     /// The backend's name, once one is chosen.
     pub backend: Option<Arc<str>>,
     pub(super) listener: Arc<str>,
@@ -112,7 +121,7 @@ impl Record {
             (Box::from(texts.as_str()), cuts)
         });
         Self {
-            route: None,
+            way: None,
             backend: None,
             listener: start.listener.clone(),
             texts,
