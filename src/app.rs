@@ -21,9 +21,9 @@ use crate::{
     },
     config::{AdminRemote, Config},
     control::{Changes, Control, Denied, Fixtures, Operator, Order, Request},
-    http::proxy::Proxy,
     net::given::Given,
     observe::{BackendSample, stalls},
+    proxy::Proxy,
     upgrade::{Inheritance, Joining, Launch},
     upstream::Life,
 };

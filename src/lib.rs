@@ -7,7 +7,7 @@
 //! # The way data flows
 //!
 //! ```text
-//! listener → conn → TLS → http::server → http::proxy → route → sticky / balance → forward
+//! listener → conn → TLS → http::server → http::respond → route → sticky / balance → forward
 //!                                                                 101 → tunnel → Termination → observe
 //! file → config::check ─┐
 //! discovery, orders ────┴→ control: overlay → Snapshot ⇄ one swap → conn, http read
@@ -37,6 +37,7 @@
 //! | [`upgrade`] | handing over to a new process, and taking over from an old one | who orders it |
 //! | [`systemd`] | passed sockets, what the service manager is told | why |
 //! | [`control`] | reloads, discovery, health, drains, rebalancing, orders, handing over | — |
+//! | `entry`, [`proxy`] | the one ending of every stream; what the streams of a process have in common | HTTP |
 //! | [`conn`], [`app`] | one connection; one process | — |
 //!
 //! Dependencies point down this list only where a row needs the one above; `route`, `sticky`,
@@ -75,10 +76,12 @@ pub mod control;
 #[cfg(feature = "demo")]
 pub mod demo;
 pub mod drain;
+mod entry;
 pub mod error;
 pub mod http;
 pub mod net;
 pub mod observe;
+pub mod proxy;
 pub mod route;
 pub mod snapshot;
 pub mod sticky;

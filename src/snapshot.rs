@@ -16,7 +16,7 @@ use crate::{
     observe::Way,
     route::Table,
     sticky::{Context, Found, Ids, Keys, set_cookie},
-    upstream::{self, Backend},
+    upstream::{self, Backend, Dial},
 };
 
 /// The one place where the data path finds the current snapshot.
@@ -72,6 +72,7 @@ pub struct Listener {
 pub struct Pool {
     /// Backends, balance, retry budget.
     pub upstream: Arc<upstream::Pool>,
+    dial: Arc<Dial>,
     /// Backends on their way out of the pool: they take nothing new, but hold sessions.
     leaving: Vec<Arc<Backend>>,
     ids: Ids,
@@ -95,14 +96,24 @@ impl Snapshot {
 }
 
 impl Pool {
-    /// Makes the cookies of a pool's backends; `leaving` are those that it had before and that have
-    /// not ended yet.
-    pub fn new(upstream: Arc<upstream::Pool>, leaving: Vec<Arc<Backend>>, keys: &Keys) -> Self {
+    /// Makes the cookies of a pool's backends, which are reached by `dial`; `leaving` are those that it
+    /// had before and that have not ended yet.
+    pub fn new(
+        upstream: Arc<upstream::Pool>,
+        dial: Arc<Dial>,
+        leaving: Vec<Arc<Backend>>,
+        keys: &Keys,
+    ) -> Self {
         let backends = upstream.backends();
         let ids = Ids::new(keys, upstream.name(), backends.iter().map(|b| b.name()));
         let places = backends.iter().enumerate().map(|(place, b)| (b.serial(), place)).collect();
         let way = Arc::new(Way { route: None, pool: upstream.name().into() });
-        Self { upstream, leaving, ids, way, places }
+        Self { upstream, dial, leaving, ids, way, places }
+    }
+
+    /// How its backends are reached.
+    pub fn dial(&self) -> &Arc<Dial> {
+        &self.dial
     }
 
     /// How streams are told to be led here where the listener names the pool.

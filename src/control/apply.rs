@@ -27,15 +27,15 @@ use super::{
 };
 use crate::{
     config::{self, Config, SharedKeys},
-    http::proxy::Proxy,
     net::tls::{self, TicketKeys},
     observe::{AccessLog, Metrics, Way},
+    proxy::Proxy,
     route,
     snapshot::{self, Current, Snapshot},
     sticky::{Keys, Memory, Table},
     systemd::Notifier,
     upgrade::Inheritance,
-    upstream::{self, Backend, Life},
+    upstream::{self, Backend, Dial, Life},
 };
 
 /// Why a configuration that is right in itself could not be put in force.
@@ -52,6 +52,9 @@ const SEARCH_MEMORY: usize = 256 * 1024;
 
 /// Backends by the names of their pool and their own.
 type Members = HashMap<(String, String), Arc<Backend>>;
+
+/// How the backends of each pool are reached, in the order of the configuration.
+type Dials = Vec<Arc<Dial>>;
 
 /// What a reload changed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -210,6 +213,7 @@ impl Control {
         // Everything that can fail, first.
         let bound = self.doors.bind(&config.listeners)?;
         let listeners = self.policies(&config)?;
+        let dials = self.dials(&config)?;
         let log = if config.access_log == self.config.access_log {
             None
         } else {
@@ -225,7 +229,7 @@ impl Control {
         self.resolver.first(&added).await;
         // From here on nothing fails.
         self.stay(&members).await;
-        let pools = self.pools_of(&config, &members, new_keys);
+        let pools = self.pools_of(&config, &members, &dials, new_keys);
         let routes = config.routes.iter().filter_map(|rule| {
             let pool = pools.iter().find(|pool| pool.upstream.name() == rule.pool)?;
             let way = Way { route: Some(rule.to_string().into()), pool: rule.pool.as_str().into() };
@@ -286,6 +290,22 @@ impl Control {
         Ok(policies)
     }
 
+    /// Those of pools that are reached as before are carried over, with what they remember.
+    fn dials(&self, config: &Config) -> Result<Dials, Refused> {
+        let current = self.proxy.snapshot.load();
+        let dial = |pool: &config::Pool| {
+            let same = current.pool(&pool.name).filter(|live| {
+                let live = live.config();
+                live.tls == pool.tls && live.proxy_protocol == pool.proxy_protocol
+            });
+            match same {
+                Some(live) => Ok(Arc::clone(live.dial())),
+                None => Ok(Arc::new(Dial::new(pool)?)),
+            }
+        };
+        config.pools.iter().map(dial).collect()
+    }
+
     /// The backends of `config`, live ones where there are, and those that are new.
     fn members_of(&self, config: &Config) -> (Members, Vec<Arc<Backend>>) {
         let mut members = Members::new();
@@ -311,11 +331,12 @@ impl Control {
         &self,
         config: &Config,
         members: &Members,
+        dials: &[Arc<Dial>],
         new_keys: bool,
     ) -> Vec<Arc<snapshot::Pool>> {
         let current = self.proxy.snapshot.load_full();
         let mut pools = Vec::new();
-        for pool in &config.pools {
+        for (pool, dial) in config.pools.iter().zip(dials) {
             let same = current.pools.iter().find(|live| live.config() == pool);
             if let (Some(same), false) = (same, new_keys) {
                 pools.push(Arc::clone(same));
@@ -336,7 +357,12 @@ impl Control {
             });
             let leaving = leaving.cloned().collect();
             let upstream = upstream::Pool::new(pool.clone(), backends);
-            pools.push(Arc::new(snapshot::Pool::new(upstream, leaving, &self.keys)));
+            pools.push(Arc::new(snapshot::Pool::new(
+                upstream,
+                Arc::clone(dial),
+                leaving,
+                &self.keys,
+            )));
         }
         pools
     }

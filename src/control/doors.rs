@@ -13,11 +13,11 @@ use crate::{
     config,
     conn::{self, Door},
     drain,
-    http::proxy::Proxy,
     net::{
         given::{self, Given, Key, Purpose},
         listener,
     },
+    proxy::Proxy,
 };
 
 /// Every listening socket, and the drains of the listeners they belong to.

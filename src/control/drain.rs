@@ -21,7 +21,7 @@ use super::unix_now;
 use crate::{
     admin::api::DrainState,
     config::Drain,
-    http::proxy::Proxy,
+    proxy::Proxy,
     tunnel::{Reason, close::ANSWER},
     upgrade::{Course, Predecessors, Until},
     upstream::{Backend, Life},

@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use super::{Control, drain::End};
 use crate::{
     config::Drain,
-    http::proxy::Proxy,
+    proxy::Proxy,
     upgrade::{Course, Fate, Holding, Identity, Predecessors, Until},
     upstream::{Backend, Life},
 };

@@ -48,9 +48,9 @@ use self::{
 use crate::{
     admin::api::{Plan, ReloadState},
     config::{self, Config, check},
-    http::proxy::Proxy,
     net::tls::TicketKeys,
     observe::AccessLog,
+    proxy::Proxy,
     sticky::Keys,
     systemd::Notifier,
     upstream::{self, Backend},

@@ -17,7 +17,7 @@ use tokio::time::Instant;
 
 use crate::{
     config,
-    http::proxy::Proxy,
+    proxy::Proxy,
     tunnel::{AgeLimit, Reason, SHARDS},
     upstream::{Backend, Life},
 };

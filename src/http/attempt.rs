@@ -12,17 +12,17 @@ use http::{Method, Request};
 
 use super::{
     body::RequestBody,
-    entry::{Client, Entry},
     forward::{Answer, Failure, Terms, exchange},
     outgoing::Outgoing,
-    proxy::Proxy,
     way::Way,
 };
 use crate::{
     config::Probe,
+    entry::{Client, Entry},
     error::{Kind, Phase, ProxyError, Side},
     net::half_close::Patience,
     observe::ChosenBy,
+    proxy::Proxy,
     snapshot::Pool,
     sticky::{Choice, memory::Key},
     upstream::{Backend, Hold, Reason},

@@ -11,18 +11,19 @@ use hyper::upgrade::OnUpgrade;
 use super::{
     attempt::{Engine, Reached, begins_session},
     cookie::Crossing,
-    entry::{Client, Entry},
     headers, learn,
-    proxy::{Proxy, Visitor},
     relay::ReplyBody,
     reply::{self, Manners},
     upgrade::{self, Passage},
+    visitor::Visitor,
 };
 use crate::{
     config::SetOn,
+    entry::{Client, Entry},
     error::{Phase, ProxyError},
     net::half_close::Held,
     observe::metrics::Open,
+    proxy::Proxy,
     snapshot::Pool,
     sticky::{
         self, Choice, Clues, Recalled, SessionHold,
@@ -252,7 +253,7 @@ mod tests {
     use tokio::net::TcpStream;
 
     use super::*;
-    use crate::{http::entry::TunnelGuard, net::stream::Client, tunnel::Tunnel, upstream::InUse};
+    use crate::{entry::TunnelGuard, net::stream::Client, tunnel::Tunnel, upstream::InUse};
 
     /// What an open tunnel costs beside its sockets and its entry's strings: its task is this future.
     #[test]

@@ -14,14 +14,13 @@ use http::{Method, Request, Uri, header, request::Parts};
 use super::{
     attempt::{Engine, begins_session},
     cookie::Crossing,
-    gate, headers,
-    proxy::Proxy,
-    respond, search,
+    gate, headers, respond, search,
 };
 use crate::{
     admin::api::{ExplainOrder, Explanation, ListenerState},
     config::Balance,
     observe::ChosenBy,
+    proxy::Proxy,
     snapshot::{self, Pool},
     sticky::{self, Choice, Clues, Recalled},
     upstream::{Backend, Life},

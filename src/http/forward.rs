@@ -275,17 +275,11 @@ fn answer(
 
 /// Opens a connection and leaves its driver to a task of its own.
 async fn open(terms: &Terms<'_>, permit: Permit) -> Result<Box<H1>, ProxyError> {
-    let failed = |kind| ProxyError::new(Side::Backend, Phase::Connect, kind);
     let epoch = terms.backend.idle().epoch();
-    let stream = reach(terms).await.map_err(|error| match error {
-        ConnectError::Refused => failed(Kind::Refused),
-        ConnectError::TimedOut => failed(Kind::TimedOut),
-        ConnectError::Exhausted => ProxyError::new(Side::Proxy, Phase::Connect, Kind::Exhausted),
-        ConnectError::Io(source) => failed(Kind::Io).because(source),
+    let stream = reach(terms).await?;
+    let (sender, driver) = handshake(stream, terms.upgrade).await.map_err(|source| {
+        ProxyError::new(Side::Backend, Phase::Connect, Kind::Io).because(source)
     })?;
-    let (sender, driver) = handshake(stream, terms.upgrade)
-        .await
-        .map_err(|source| failed(Kind::Io).because(source))?;
     Ok(Box::new(H1 { sender, epoch, driver, _permit: permit }))
 }
 

@@ -5,7 +5,7 @@
 //! to one backend or, by strict rules, to another, `way` says which and makes a new session wait for its
 //! turn, `search` finds the backend of a session that is not known here, `forward` talks to that backend, `learn` reads a new session's id from the reply, and `body` and
 //! `relay` stream the rest. An upgrade leaves through `upgrade` into a tunnel. Whatever fails becomes a
-//! reply in `reply`, and ends once, in `entry`.
+//! reply in `reply`, and ends once, in its [`entry`](crate::entry).
 //!
 //! hyper is known here and nowhere below: `route`, `sticky`, `upstream` and `tunnel` would work under
 //! another HTTP implementation.
@@ -14,18 +14,17 @@ mod attempt;
 mod body;
 mod call;
 mod cookie;
-mod entry;
 mod explain;
 mod forward;
 mod gate;
 mod headers;
 mod learn;
 mod outgoing;
-pub mod proxy;
 mod relay;
 mod reply;
 mod respond;
 mod search;
 pub mod server;
 pub(crate) mod upgrade;
+pub mod visitor;
 mod way;

@@ -18,10 +18,10 @@ use hyper::body::Incoming;
 
 use super::{
     body::{BrokenOff, Pause, never},
-    entry::Entry,
     forward::{self, Lease},
 };
 use crate::{
+    entry::Entry,
     error::{Kind, Phase, Side, Termination},
     net::half_close::{Held, Patience},
 };

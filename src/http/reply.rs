@@ -13,9 +13,10 @@ use http::{
     },
 };
 
-use super::{entry::Entry, headers::X_REQUEST_ID, relay::ReplyBody};
+use super::{headers::X_REQUEST_ID, relay::ReplyBody};
 use crate::{
     config::Redirect,
+    entry::Entry,
     error::{Kind, Phase, ProxyError, Side},
     sticky::engine_io::UNKNOWN_SID,
 };

@@ -9,18 +9,19 @@ use super::{
     attempt::{Attempt, Engine},
     call::Call,
     cookie::Crossing,
-    entry::{Entry, Sinks},
     gate::{self, Checked},
     headers::{self, Origin},
     outgoing::{Outgoing, Shape},
-    proxy::{Proxy, Visitor},
     relay::ReplyBody,
     reply::{self, Manners},
+    visitor::Visitor,
 };
 use crate::{
+    entry::{Entry, Sinks},
     error::{Kind, Phase, ProxyError, Side, Termination},
     net::half_close::Held,
     observe::{Record, Start},
+    proxy::Proxy,
     snapshot::{self, Pool},
     sticky::{engine_io, engine_io::Transport},
 };

@@ -6,13 +6,11 @@ use http::{HeaderValue, StatusCode, header::CONNECTION};
 use hyper::{server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 
-use super::{
-    proxy::{Proxy, Visitor},
-    respond,
-};
+use super::{respond, visitor::Visitor};
 use crate::{
     drain::Phase,
     net::{half_close::HalfClose, stream::Client},
+    proxy::Proxy,
 };
 
 /// Largest request header; a longer one gets a 431, a longer target a 414.

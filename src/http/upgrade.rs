@@ -19,12 +19,12 @@ use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 
 use super::{
-    entry::{Entry, TunnelGuard},
     forward::Answer,
     headers::{has_token, strip_hop_by_hop},
     relay::ReplyBody,
 };
 use crate::{
+    entry::{Entry, TunnelGuard},
     error::{Kind, Phase, ProxyError, Side, Termination},
     net::{half_close::HalfClose, stream::Client},
     tunnel::{self, End, Terms, Ticket},

@@ -23,8 +23,8 @@ use super::{
     wire::Channel,
 };
 use crate::{
-    http::proxy::Proxy,
     net::given::Given,
+    proxy::Proxy,
     sticky::Learned,
     upstream::{Backend, Life},
 };

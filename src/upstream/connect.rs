@@ -14,7 +14,10 @@ use std::{
 use tokio::{net::TcpStream, time::timeout};
 
 use super::backend::Backend;
-use crate::net::stream::tune;
+use crate::{
+    error::{Kind, Phase, ProxyError, Side},
+    net::stream::tune,
+};
 
 /// Why no connection could be opened. Nothing was sent, so that another backend may be tried.
 #[derive(Debug)]
@@ -45,6 +48,18 @@ impl Error for ConnectError {
         match self {
             Self::Io(error) => Some(error),
             _ => None,
+        }
+    }
+}
+
+impl From<ConnectError> for ProxyError {
+    fn from(error: ConnectError) -> Self {
+        let failed = |kind| Self::new(Side::Backend, Phase::Connect, kind);
+        match error {
+            ConnectError::Refused => failed(Kind::Refused),
+            ConnectError::TimedOut => failed(Kind::TimedOut),
+            ConnectError::Exhausted => Self::new(Side::Proxy, Phase::Connect, Kind::Exhausted),
+            ConnectError::Io(source) => failed(Kind::Io).because(source),
         }
     }
 }

@@ -19,7 +19,7 @@ use crate::{
 
 /// An open access-log line and metric.
 #[derive(Debug)]
-pub(super) struct Entry(Option<Box<Open>>);
+pub(crate) struct Entry(Option<Box<Open>>);
 
 #[derive(Debug)]
 struct Open {
@@ -33,33 +33,33 @@ struct Open {
 
 /// Who has the session, and on which backend, for the case that it ends here.
 #[derive(Debug)]
-pub(super) struct Client {
-    pub(super) memory: Arc<Memory>,
-    pub(super) key: Key,
+pub(crate) struct Client {
+    pub(crate) memory: Arc<Memory>,
+    pub(crate) key: Key,
     /// [`Backend::tag`](crate::upstream::Backend::tag).
-    pub(super) backend: u64,
+    pub(crate) backend: u64,
 }
 
 /// Where endings are told.
 #[derive(Clone, Debug)]
-pub(super) struct Sinks {
+pub(crate) struct Sinks {
     /// The one in force when the stream ends.
-    pub(super) log: Arc<ArcSwap<AccessLog>>,
-    pub(super) metrics: Arc<Metrics>,
-    pub(super) listener: Arc<ListenerMetrics>,
+    pub(crate) log: Arc<ArcSwap<AccessLog>>,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) listener: Arc<ListenerMetrics>,
     /// Keeps a drain waiting for the stream, and tells whether it was cut by one.
-    pub(super) drain: drain::Watch,
+    pub(crate) drain: drain::Watch,
 }
 
 impl Entry {
     /// Opens an entry.
-    pub(super) fn open(record: Record, sinks: Sinks) -> Self {
+    pub(crate) fn open(record: Record, sinks: Sinks) -> Self {
         let phase = Phase::Request;
         Self(Some(Box::new(Open { record, phase, bytes_in: 0, bytes_out: 0, sinks, client: None })))
     }
 
     /// What the line will say.
-    pub(super) fn record(&mut self) -> &mut Record {
+    pub(crate) fn record(&mut self) -> &mut Record {
         // The option is emptied only by what consumes or drops the entry.
         match &mut self.0 {
             Some(open) => &mut open.record,
@@ -68,42 +68,42 @@ impl Entry {
     }
 
     /// How far the stream has come, for the case that the client leaves.
-    pub(super) fn enter(&mut self, phase: Phase) {
+    pub(crate) fn enter(&mut self, phase: Phase) {
         if let Some(open) = &mut self.0 {
             open.phase = phase;
         }
     }
 
     /// What to remember where the session ends with this stream: it is a tunnel, or a poll.
-    pub(super) fn belongs_to(&mut self, client: Client) {
+    pub(crate) fn belongs_to(&mut self, client: Client) {
         if let Some(open) = &mut self.0 {
             open.client = Some(client);
         }
     }
 
     /// Counts bytes from the client.
-    pub(super) fn received(&mut self, bytes: u64) {
+    pub(crate) fn received(&mut self, bytes: u64) {
         if let Some(open) = &mut self.0 {
             open.bytes_in += bytes;
         }
     }
 
     /// Counts bytes to the client.
-    pub(super) fn sent(&mut self, bytes: u64) {
+    pub(crate) fn sent(&mut self, bytes: u64) {
         if let Some(open) = &mut self.0 {
             open.bytes_out += bytes;
         }
     }
 
     /// Closes the entry.
-    pub(super) fn end(mut self, termination: Termination) {
+    pub(crate) fn end(mut self, termination: Termination) {
         if let Some(open) = self.0.take() {
             open.close(termination, None);
         }
     }
 
     /// Closes the entry of a request that failed.
-    pub(super) fn fail(mut self, error: &ProxyError) {
+    pub(crate) fn fail(mut self, error: &ProxyError) {
         if let Some(open) = self.0.take() {
             open.close(error.into(), Some(&error.to_string()));
         }
@@ -150,10 +150,10 @@ impl Drop for Entry {
 
 /// Closes the entry with the tunnel, and lets its session go.
 #[derive(Debug)]
-pub(super) struct TunnelGuard<M> {
-    pub(super) entry: Entry,
+pub(crate) struct TunnelGuard<M> {
+    pub(crate) entry: Entry,
     /// Counts the session.
-    pub(super) _moored: M,
+    pub(crate) _moored: M,
 }
 
 impl<M: Unpin> Guard for TunnelGuard<M> {

@@ -1,0 +1,27 @@
+//! Who sends the requests of one connection.
+
+use std::{net::SocketAddr, sync::Arc};
+
+use crate::{
+    drain,
+    net::half_close::Patience,
+    observe::{ListenerMetrics, Secured},
+    snapshot::Listener,
+};
+
+/// The client at the other end of one connection.
+#[derive(Debug)]
+pub struct Visitor {
+    /// Its address.
+    pub peer: SocketAddr,
+    /// What TLS told of it; `None`: it came in the clear.
+    pub secured: Option<Arc<Secured>>,
+    /// Where it was accepted.
+    pub listener: Arc<Listener>,
+    /// Numbers of that listener.
+    pub metrics: Arc<ListenerMetrics>,
+    /// Lets it half-close.
+    pub patience: Arc<Patience>,
+    /// Keeps a drain waiting for its streams.
+    pub drain: drain::Watch,
+}
