@@ -15,7 +15,7 @@ use crate::{
     drain,
     error::{Kind, Phase, ProxyError, Side, Termination},
     http::{server, visitor::Visitor},
-    net::{listener, stream::Client, tls},
+    net::{listener, proxy_protocol, stream::Client, tls},
     observe::{ChosenBy, End, ListenerMetrics, Record, Secured, Start},
     proxy::Proxy,
     snapshot,
@@ -46,7 +46,8 @@ pub async fn accept(socket: Arc<TcpListener>, door: Door) {
         last = current.or(last);
         let Some(policy) = last.clone() else { continue };
         let until = Instant::now() + policy.handshake_timeout;
-        let arrival = Arrival { door: door.clone(), policy, peer, secured: None, until };
+        let arrival =
+            Arrival { door: door.clone(), policy, peer, destination: None, secured: None, until };
         tokio::spawn(arrival.serve(stream));
     }
 }
@@ -57,6 +58,8 @@ struct Arrival {
     policy: Arc<snapshot::Listener>,
     /// Where it comes from.
     peer: SocketAddr,
+    /// What it connected to, where a PROXY header has told.
+    destination: Option<SocketAddr>,
     /// What TLS has told of the client; there from the moment that TLS is expected.
     secured: Option<Arc<Secured>>,
     /// By when the application's first byte may come.
@@ -87,14 +90,31 @@ impl Arrival {
 
     /// The PROXY header, where the listener has connections begin with one: whom it names is the peer
     /// from here on.
-    async fn announced(&mut self, _socket: &TcpStream) -> Result<(), ProxyError> {
+    async fn announced(&mut self, socket: &TcpStream) -> Result<(), ProxyError> {
+        let Some(terms) = &self.policy.proxy_protocol else { return Ok(()) };
+        // Most listeners have none: not in every connection's future.
+        let received = Box::pin(proxy_protocol::receive(socket, terms, self.peer, self.until));
+        let received = received.await.map_err(|error| {
+            ProxyError::new(Side::Client, Phase::ProxyHeader, error.kind()).because(error)
+        })?;
+        if let Some(announced) = received {
+            self.peer = announced.source;
+            self.destination = Some(announced.destination);
+        }
         Ok(())
+    }
+
+    /// What the client connected to, where a backend may have to be told.
+    fn destination(&self, stream: &Client) -> Option<SocketAddr> {
+        let asked = || self.door.proxy.snapshot.load().introduces().then(|| stream.local().ok());
+        self.destination.or_else(|| asked().flatten())
     }
 
     /// HTTP, request by request.
     async fn requests(self, stream: Client) {
         let visitor = Visitor {
             peer: self.peer,
+            destination: self.destination(&stream),
             secured: self.secured.clone(),
             listener: Arc::clone(&self.policy),
             metrics: Arc::clone(&self.door.metrics),

@@ -182,12 +182,17 @@ fn sentence(error: &ProxyError) -> &'static str {
         (Kind::NotAdmitted, _) => "Too many sessions open at once; try again in a moment.",
         (Kind::Exhausted, _) => "The proxy has no port or descriptor left to connect with.",
         (Kind::Refused, _) => "The node refused the connection.",
-        (Kind::TimedOut, Phase::Connect) => "The node could not be connected to in time.",
+        (Kind::TimedOut, Phase::Connect | Phase::Handshake) => {
+            "The node could not be connected to in time."
+        }
         (Kind::TimedOut, Phase::RequestBody) => "The body did not come in time.",
         (Kind::TimedOut, _) => "The node did not answer in time.",
         (Kind::Incomplete | Kind::Reset, _) if error.side == Side::Client => "The body broke off.",
         (Kind::Reset, _) => "The node reset the connection before it answered.",
         (Kind::Incomplete, _) => "The node closed the connection before it answered.",
+        (Kind::Malformed | Kind::UnknownName, Phase::Handshake) => {
+            "The node and the proxy did not agree on TLS."
+        }
         (Kind::Malformed, _) => "The node's answer is not valid HTTP.",
         (Kind::BadUpgrade, _) => "The node's answer to the upgrade is not valid.",
         (

@@ -1,6 +1,9 @@
 //! One request, from its header to its reply.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
+    sync::Arc,
+};
 
 use http::{Method, Request, Response, header::ACCEPT, request::Parts};
 use hyper::body::Incoming;
@@ -19,7 +22,10 @@ use super::{
 use crate::{
     entry::{Entry, Sinks},
     error::{Kind, Phase, ProxyError, Side, Termination},
-    net::half_close::Held,
+    net::{
+        half_close::Held,
+        proxy_protocol::{Introduced, Introduction},
+    },
     observe::{Record, Start},
     proxy::Proxy,
     snapshot::{self, Pool},
@@ -133,6 +139,7 @@ impl Proxy {
         let mut outgoing = Outgoing::new(parts.method, uri, parts.headers, body, &shape);
         let accept = call.upgrade.then(|| outgoing.expected_accept());
         pool.upstream.note_request();
+        let from = introduction(pool, &call, id);
         let mut attempt = Attempt {
             proxy: self,
             pool,
@@ -142,6 +149,7 @@ impl Proxy {
             engine: call.engine.as_ref(),
             upgrade: call.upgrade,
             client: call.address.ip(),
+            from,
             known_as: call.known_as,
             patience: &call.visitor.patience,
             fresh: false,
@@ -156,6 +164,22 @@ impl Proxy {
         };
         call.reply(self, pool, reached, accept.as_deref()).await
     }
+}
+
+/// Whom the pool's backends are told of: who they serve, or nobody in particular.
+fn introduction(pool: &Pool, call: &Call<'_>, id: &str) -> Introduction {
+    if pool.dial().is_shared() {
+        return Introduction::Local;
+    }
+    let (source, visitor) = (call.address, call.visitor);
+    // Not known of a connection that was there before the first pool that tells.
+    let unknown = || match source {
+        SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),
+        SocketAddr::V6(_) => (Ipv6Addr::UNSPECIFIED, 0).into(),
+    };
+    let destination = visitor.destination.unwrap_or_else(unknown);
+    let secured = visitor.secured.clone();
+    Introduction::Client(Arc::new(Introduced { source, destination, secured, id: id.into() }))
 }
 
 /// What to do with a request before any route is looked for.

@@ -9,3 +9,4 @@ pub mod proxy_protocol;
 pub mod stream;
 mod tickets;
 pub mod tls;
+pub mod tls_client;

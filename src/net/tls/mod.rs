@@ -26,7 +26,7 @@ use std::{
 };
 
 use rustls::{
-    ClientConfig, RootCertStore, ServerConfig,
+    ClientConfig, ServerConfig,
     crypto::{CryptoProvider, aws_lc_rs},
     server::{ServerSessionMemoryCache, StoresServerSessions},
 };
@@ -38,7 +38,7 @@ pub use self::{
     self_signed::{SelfSignedError, self_signed},
 };
 pub use super::tickets::TicketKey;
-use super::tickets::Ticketer;
+use super::{tickets::Ticketer, tls_client};
 use crate::config;
 
 /// Most bytes a connection takes before they are written to its socket; past it, writing waits. Four
@@ -48,7 +48,7 @@ pub const SEND_LIMIT: usize = 64 * 1024;
 const CACHED_SESSIONS: usize = 4096;
 
 /// Cryptography by aws-lc-rs, named here so that no process-wide default is needed.
-static PROVIDER: LazyLock<Arc<CryptoProvider>> =
+pub(super) static PROVIDER: LazyLock<Arc<CryptoProvider>> =
     LazyLock::new(|| Arc::new(aws_lc_rs::default_provider()));
 
 /// What resumption needs to remember: the ticket keys, which roll every 6 hours and are accepted
@@ -120,12 +120,7 @@ pub fn server_config(
 /// # Errors
 /// The system trusts nobody that can be read.
 pub(crate) fn system_client() -> Result<Arc<ClientConfig>, rustls::Error> {
-    let mut roots = RootCertStore::empty();
-    let (taken, _) =
-        roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-    if taken == 0 {
-        return Err(rustls::Error::General("the system has no trusted certificates".to_owned()));
-    }
+    let roots = tls_client::roots(None)?;
     let config = ClientConfig::builder_with_provider(PROVIDER.clone())
         .with_safe_default_protocol_versions()?
         .with_root_certificates(roots)
