@@ -229,7 +229,7 @@ async fn send(
             Some(kind) => ProxyError::new(Side::Client, Phase::RequestBody, kind),
             None => ProxyError::new(Side::Backend, Phase::ResponseHeader, kind(&source)),
         };
-        Failure { error: error.because(source), kept: false, unsent }
+        Failure { error: because(error, source), kept: false, unsent }
     })
 }
 
@@ -373,15 +373,31 @@ pub(super) fn kind(error: &hyper::Error) -> Kind {
     if error.is_timeout() {
         return Kind::TimedOut;
     }
-    let mut source = error.source();
-    while let Some(cause) = source {
-        if let Some(io) = cause.downcast_ref::<io::Error>() {
-            return tls_client::kind(io);
-        }
-        source = cause.source();
+    if let Some(io) = beneath(error) {
+        return tls_client::kind(io);
     }
     if error.is_incomplete_message() || error.is_closed() || error.is_canceled() {
         return Kind::Incomplete;
     }
     Kind::Io
+}
+
+/// The failure with what is beneath it: a fault of TLS in the words of TLS, which hyper's hide.
+fn because(failure: ProxyError, error: hyper::Error) -> ProxyError {
+    match beneath(&error).and_then(io::Error::get_ref) {
+        Some(tls) if tls.is::<rustls::Error>() => failure.because(tls.to_string()),
+        _ => failure.because(error),
+    }
+}
+
+/// The socket's own error.
+fn beneath(error: &hyper::Error) -> Option<&io::Error> {
+    let mut source = error.source();
+    while let Some(cause) = source {
+        if let Some(io) = cause.downcast_ref::<io::Error>() {
+            return Some(io);
+        }
+        source = cause.source();
+    }
+    None
 }

@@ -10,6 +10,8 @@ mod admin;
 #[cfg(test)]
 mod admission;
 #[cfg(test)]
+mod backend_tls;
+#[cfg(test)]
 mod backends;
 #[cfg(test)]
 mod commands;
@@ -48,6 +50,8 @@ mod outliers;
 mod process;
 #[cfg(test)]
 mod proof;
+#[cfg(test)]
+mod proxy_protocol;
 #[cfg(test)]
 mod rebalance;
 #[cfg(test)]
