@@ -14,7 +14,7 @@ use http::{Method, Request, Uri, header, request::Parts};
 use super::{
     attempt::{Engine, begins_session},
     cookie::Crossing,
-    gate, headers, respond, search,
+    gate, respond, search,
 };
 use crate::{
     admin::api::{ExplainOrder, Explanation, ListenerState},
@@ -23,7 +23,7 @@ use crate::{
     proxy::Proxy,
     snapshot::{self, Pool},
     sticky::{self, Choice, Clues, Recalled},
-    upstream::{Backend, Life},
+    upstream::{Backend, Life, source},
 };
 
 /// Backends that are named of those that would be asked for an unknown session.
@@ -246,7 +246,7 @@ fn free(pool: &Pool, client: IpAddr, told: &mut Explanation) {
         told.steps.push("No backend takes new sessions: 503 with Retry-After.".to_owned());
         return;
     }
-    let picked = pool.upstream.preview(&headers::source(client));
+    let picked = pool.upstream.preview(&source(client));
     chosen(told, ChosenBy::Balance, picked);
     let picked = picked.map_or_else(String::new, |backend| format!(": {} now", backend.name()));
     let all = backends.len();
