@@ -17,38 +17,35 @@
 //! bounds what waits to be sent, nothing is reserved for it. Only the unbuffered API, which
 //! tokio-rustls does not use, would do without the 4 KiB.
 
+mod resolver;
+mod self_signed;
+
 use std::{
-    collections::HashMap,
-    error::Error,
-    fmt, io,
+    io,
     sync::{Arc, LazyLock},
-    time::{Duration, SystemTime},
 };
 
-use rcgen::{CertificateParams, ExtendedKeyUsagePurpose, KeyPair};
 use rustls::{
-    ClientConfig, RootCertStore, ServerConfig, SignatureScheme,
+    ClientConfig, RootCertStore, ServerConfig,
     crypto::{CryptoProvider, aws_lc_rs},
-    server::{ClientHello, ResolvesServerCert, ServerSessionMemoryCache, StoresServerSessions},
-    sign::CertifiedKey,
+    server::{ServerSessionMemoryCache, StoresServerSessions},
 };
-use rustls_pki_types::PrivateKeyDer;
 use tokio::net::TcpStream;
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 
+pub use self::{
+    resolver::Resolver,
+    self_signed::{SelfSignedError, self_signed},
+};
 pub use super::tickets::TicketKey;
 use super::tickets::Ticketer;
-use crate::config::{self, Certificate};
+use crate::config;
 
 /// Most bytes a connection takes before they are written to its socket; past it, writing waits. Four
 /// full records: enough to fill the socket's buffer in one go, and the bound for a stalled reader.
 pub const SEND_LIMIT: usize = 64 * 1024;
 /// Sessions kept for TLS 1.2 clients without ticket support; everyone else brings a ticket.
 const CACHED_SESSIONS: usize = 4096;
-/// A made certificate is valid for so long; some clients refuse more than 397 days.
-const SELF_SIGNED_FOR: Duration = Duration::from_secs(365 * 24 * 3600);
-/// And from so long ago, for clients whose clock is behind.
-const SELF_SIGNED_SINCE: Duration = Duration::from_secs(24 * 3600);
 
 /// Cryptography by aws-lc-rs, named here so that no process-wide default is needed.
 static PROVIDER: LazyLock<Arc<CryptoProvider>> =
@@ -99,8 +96,10 @@ pub fn server_config(
     let config::Certificates::Given(certificates) = &tls.certificates else {
         return Err(rustls::Error::General("certificates by ACME are not there yet".to_owned()));
     };
-    let resolver = Tls::new(certificates)
-        .ok_or_else(|| rustls::Error::General("a TLS listener without a certificate".to_owned()))?;
+    let resolver = Resolver::new(certificates);
+    if resolver.is_empty() {
+        return Err(rustls::Error::General("a TLS listener without a certificate".to_owned()));
+    }
     let mut config = ServerConfig::builder_with_provider(PROVIDER.clone())
         .with_safe_default_protocol_versions()?
         .with_no_client_auth()
@@ -148,119 +147,8 @@ pub async fn handshake(
     handshake.await.map(Box::new)
 }
 
-/// Picks a certificate by the client's server name: exact, then wildcard, then the first configured.
-///
-/// Several certificates may share a name, say one ECDSA and one RSA: the first in file order whose
-/// key the client can verify is served.
-#[derive(Debug)]
-pub struct Tls {
-    exact: HashMap<Box<str>, Vec<Arc<CertifiedKey>>>,
-    /// By the name without its `*.`.
-    wildcard: HashMap<Box<str>, Vec<Arc<CertifiedKey>>>,
-    /// The first certificate, then the others that share a name with it. Never empty.
-    default: Vec<Arc<CertifiedKey>>,
-}
-
-impl Tls {
-    /// A resolver over these, in order of preference; `None` where there are none.
-    pub fn new(certificates: &[Certificate]) -> Option<Self> {
-        let first = certificates.first()?;
-        let default = certificates
-            .iter()
-            .enumerate()
-            .filter(|(n, other)| {
-                *n == 0 || other.names.iter().any(|name| first.names.contains(name))
-            })
-            .map(|(_, certificate)| certificate.key.clone())
-            .collect();
-        let mut tls = Self { exact: HashMap::new(), wildcard: HashMap::new(), default };
-        for Certificate { names, key } in certificates {
-            for name in names {
-                let (map, name) = match name.strip_prefix("*.") {
-                    Some(parent) => (&mut tls.wildcard, parent),
-                    None => (&mut tls.exact, name.as_str()),
-                };
-                map.entry(name.into()).or_default().push(key.clone());
-            }
-        }
-        Some(tls)
-    }
-
-    /// The candidates for a server name in lower case.
-    fn candidates(&self, name: Option<&str>) -> &[Arc<CertifiedKey>] {
-        let exact = name.and_then(|name| self.exact.get(name));
-        // A wildcard stands for exactly one label (RFC 6125 section 6.4.3).
-        let wildcard = || self.wildcard.get(name?.split_once('.')?.1);
-        exact.or_else(wildcard).unwrap_or(&self.default)
-    }
-
-    fn choose(&self, name: Option<&str>, schemes: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
-        let candidates = self.candidates(name);
-        let usable = candidates.iter().find(|key| key.key.choose_scheme(schemes).is_some());
-        // Where none is usable the first makes rustls say so to the client.
-        usable.or(candidates.first()).cloned()
-    }
-}
-
-impl ResolvesServerCert for Tls {
-    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        // rustls hands out the name in lower case.
-        self.choose(hello.server_name(), hello.signature_schemes())
-    }
-}
-
-/// Why no self-signed certificate could be made.
-#[derive(Debug)]
-pub enum SelfSignedError {
-    /// A name is neither a DNS name nor an IP address, or the key could not be made.
-    Make(rcgen::Error),
-    /// The made key is of no use to rustls.
-    Use(rustls::Error),
-}
-
-impl fmt::Display for SelfSignedError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Make(error) => write!(f, "cannot make a certificate: {error}"),
-            Self::Use(error) => write!(f, "cannot use the made certificate: {error}"),
-        }
-    }
-}
-
-impl Error for SelfSignedError {
-    fn source(&self) -> Option<&(dyn Error + 'static)> {
-        match self {
-            Self::Make(error) => Some(error),
-            Self::Use(error) => Some(error),
-        }
-    }
-}
-
-/// A certificate for these DNS names and IP addresses that nobody vouches for, valid for a year, with
-/// a new ECDSA P-256 key that exists in memory only.
-///
-/// # Errors
-/// A name that cannot be in a certificate; no randomness.
-pub fn self_signed(names: &[String]) -> Result<Certificate, SelfSignedError> {
-    let key = KeyPair::generate().map_err(SelfSignedError::Make)?;
-    let mut params = CertificateParams::new(names).map_err(SelfSignedError::Make)?;
-    let now = SystemTime::now();
-    params.not_before = (now - SELF_SIGNED_SINCE).into();
-    params.not_after = (now + SELF_SIGNED_FOR - SELF_SIGNED_SINCE).into();
-    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
-    let certificate = params.self_signed(&key).map_err(SelfSignedError::Make)?;
-
-    let private = PrivateKeyDer::Pkcs8(key.serialize_der().into());
-    let chain = vec![certificate.der().clone()];
-    let key = CertifiedKey::from_der(chain, private, &PROVIDER).map_err(SelfSignedError::Use)?;
-    let is_dns = |name: &&String| name.parse::<std::net::IpAddr>().is_err();
-    let names = names.iter().filter(is_dns).map(|name| name.to_ascii_lowercase()).collect();
-    Ok(Certificate { names, key: Arc::new(key) })
-}
-
 #[cfg(test)]
 mod tests {
-    use rcgen::{PKCS_RSA_SHA256, SignatureAlgorithm};
     use rustls::{
         ClientConfig, ProtocolVersion, RootCertStore, SupportedProtocolVersion,
         version::{TLS12, TLS13},
@@ -270,22 +158,10 @@ mod tests {
     use tokio_rustls::{TlsConnector, client};
 
     use super::*;
-    use crate::net::stream::Client;
-
-    const BOTH: [SignatureScheme; 2] =
-        [SignatureScheme::ECDSA_NISTP256_SHA256, SignatureScheme::RSA_PSS_SHA256];
+    use crate::{config::Certificate, net::stream::Client};
 
     fn certificate(names: &[&str]) -> Certificate {
         self_signed(&names.iter().map(|&name| name.to_owned()).collect::<Vec<_>>()).unwrap()
-    }
-
-    fn with_algorithm(name: &str, algorithm: &'static SignatureAlgorithm) -> Certificate {
-        let key = KeyPair::generate_for(algorithm).unwrap();
-        let params = CertificateParams::new([name.to_owned()]).unwrap();
-        let chain = vec![params.self_signed(&key).unwrap().der().clone()];
-        let private = PrivateKeyDer::Pkcs8(key.serialize_der().into());
-        let key = CertifiedKey::from_der(chain, private, &PROVIDER).unwrap();
-        Certificate { names: vec![name.to_owned()], key: Arc::new(key) }
     }
 
     fn client_config(
@@ -328,44 +204,6 @@ mod tests {
 
     fn terms(certificates: &[Certificate]) -> config::Tls {
         config::Tls::new(config::Certificates::Given(certificates.to_vec()))
-    }
-
-    #[test]
-    fn exact_beats_wildcard_beats_default() {
-        let all = [
-            certificate(&["default.test"]),
-            certificate(&["*.example.com", "example.com"]),
-            certificate(&["chat.example.com"]),
-        ];
-        let tls = Tls::new(&all).unwrap();
-        let chosen = |name| {
-            let key = tls.choose(name, &BOTH).unwrap();
-            all.iter().position(|other| Arc::ptr_eq(&other.key, &key)).unwrap()
-        };
-        assert_eq!(chosen(Some("chat.example.com")), 2);
-        assert_eq!(chosen(Some("other.example.com")), 1);
-        assert_eq!(chosen(Some("example.com")), 1);
-        assert_eq!(chosen(Some("a.b.example.com")), 0, "a wildcard is one label");
-        assert_eq!(chosen(Some("unknown.test")), 0);
-        assert_eq!(chosen(Some("com")), 0);
-        assert_eq!(chosen(None), 0);
-    }
-
-    #[test]
-    fn of_several_for_a_name_the_client_gets_one_it_can_verify() {
-        let name = "chat.example.com";
-        let ecdsa = with_algorithm(name, &rcgen::PKCS_ECDSA_P256_SHA256);
-        let rsa = with_algorithm(name, &PKCS_RSA_SHA256);
-        let other = certificate(&["other.test"]);
-        let tls = Tls::new(&[ecdsa.clone(), rsa.clone(), other]).unwrap();
-        for name in [Some(name), None] {
-            let chosen = |schemes: &[SignatureScheme]| tls.choose(name, schemes).unwrap();
-            assert!(Arc::ptr_eq(&chosen(&BOTH), &ecdsa.key), "file order decides");
-            assert!(Arc::ptr_eq(&chosen(&BOTH[..1]), &ecdsa.key));
-            assert!(Arc::ptr_eq(&chosen(&BOTH[1..]), &rsa.key));
-            let none = chosen(&[SignatureScheme::ED25519]);
-            assert!(Arc::ptr_eq(&none, &ecdsa.key), "so that the client gets an alert");
-        }
     }
 
     #[tokio::test]
@@ -432,15 +270,6 @@ mod tests {
     #[test]
     fn no_certificate_is_an_error() {
         assert!(server_config(&terms(&[]), &TicketKeys::new().unwrap()).is_err());
-    }
-
-    #[test]
-    fn a_made_certificate_names_what_it_was_made_for() {
-        let made = certificate(&["LocalHost", "127.0.0.1", "::1", "*.chat.test"]);
-        assert_eq!(made.names, ["localhost", "*.chat.test"]);
-        assert!(made.key.keys_match().is_ok());
-        let error = self_signed(&["käse".to_owned()]).unwrap_err();
-        assert!(error.to_string().starts_with("cannot make a certificate: "), "{error}");
     }
 
     #[tokio::test]

@@ -1,0 +1,173 @@
+//! Which certificate a client is shown.
+
+use std::{collections::HashMap, sync::Arc};
+
+use arc_swap::ArcSwap;
+use rustls::{
+    SignatureScheme,
+    server::{ClientHello, ResolvesServerCert},
+    sign::CertifiedKey,
+};
+
+use crate::config::Certificate;
+
+/// Picks a certificate by the client's server name: exact, then wildcard, then the first one.
+///
+/// Several certificates may share a name, say one ECDSA and one RSA: the first in order whose key the
+/// client can verify is served. They can be exchanged while connections come in.
+#[derive(Debug, Default)]
+pub struct Resolver(ArcSwap<Chains>);
+
+#[derive(Debug, Default)]
+struct Chains {
+    exact: HashMap<Box<str>, Vec<Arc<CertifiedKey>>>,
+    /// By the name without its `*.`.
+    wildcard: HashMap<Box<str>, Vec<Arc<CertifiedKey>>>,
+    /// The first certificate, then the others that share a name with it.
+    default: Vec<Arc<CertifiedKey>>,
+}
+
+impl Resolver {
+    /// Over these, in order of preference. Where there are none, every client is refused until
+    /// [`serve`](Self::serve) brings some.
+    pub fn new(certificates: &[Certificate]) -> Self {
+        Self(ArcSwap::from_pointee(Chains::new(certificates)))
+    }
+
+    /// Serves these from now on, and no others.
+    pub fn serve(&self, certificates: &[Certificate]) {
+        self.0.store(Arc::new(Chains::new(certificates)));
+    }
+
+    /// Whether there is nothing to serve.
+    pub fn is_empty(&self) -> bool {
+        self.0.load().default.is_empty()
+    }
+
+    /// Whether a certificate names this server name, in lower case.
+    pub fn knows(&self, name: &str) -> bool {
+        self.0.load().named(name).is_some()
+    }
+
+    fn choose(&self, name: Option<&str>, schemes: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
+        let chains = self.0.load();
+        let candidates = name.and_then(|name| chains.named(name)).unwrap_or(&chains.default);
+        let usable = candidates.iter().find(|key| key.key.choose_scheme(schemes).is_some());
+        // Where none is usable the first makes rustls say so to the client.
+        usable.or(candidates.first()).cloned()
+    }
+}
+
+impl ResolvesServerCert for Resolver {
+    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        // rustls hands out the name in lower case.
+        self.choose(hello.server_name(), hello.signature_schemes())
+    }
+}
+
+impl Chains {
+    fn new(certificates: &[Certificate]) -> Self {
+        let Some(first) = certificates.first() else { return Self::default() };
+        let default = certificates
+            .iter()
+            .enumerate()
+            .filter(|(n, other)| {
+                *n == 0 || other.names.iter().any(|name| first.names.contains(name))
+            })
+            .map(|(_, certificate)| certificate.key.clone())
+            .collect();
+        let mut chains = Self { exact: HashMap::new(), wildcard: HashMap::new(), default };
+        for Certificate { names, key } in certificates {
+            for name in names {
+                let (map, name) = match name.strip_prefix("*.") {
+                    Some(parent) => (&mut chains.wildcard, parent),
+                    None => (&mut chains.exact, name.as_str()),
+                };
+                map.entry(name.into()).or_default().push(key.clone());
+            }
+        }
+        chains
+    }
+
+    /// Those that name a server name in lower case.
+    fn named(&self, name: &str) -> Option<&[Arc<CertifiedKey>]> {
+        // A wildcard stands for exactly one label (RFC 6125 section 6.4.3).
+        let wildcard = || self.wildcard.get(name.split_once('.')?.1);
+        self.exact.get(name).or_else(wildcard).map(Vec::as_slice)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rcgen::{CertificateParams, KeyPair, PKCS_RSA_SHA256, SignatureAlgorithm};
+    use rustls_pki_types::PrivateKeyDer;
+
+    use super::*;
+    use crate::net::tls::{PROVIDER, self_signed};
+
+    const BOTH: [SignatureScheme; 2] =
+        [SignatureScheme::ECDSA_NISTP256_SHA256, SignatureScheme::RSA_PSS_SHA256];
+
+    fn certificate(names: &[&str]) -> Certificate {
+        self_signed(&names.iter().map(|&name| name.to_owned()).collect::<Vec<_>>()).unwrap()
+    }
+
+    fn with_algorithm(name: &str, algorithm: &'static SignatureAlgorithm) -> Certificate {
+        let key = KeyPair::generate_for(algorithm).unwrap();
+        let params = CertificateParams::new([name.to_owned()]).unwrap();
+        let chain = vec![params.self_signed(&key).unwrap().der().clone()];
+        let private = PrivateKeyDer::Pkcs8(key.serialize_der().into());
+        let key = CertifiedKey::from_der(chain, private, &PROVIDER).unwrap();
+        Certificate { names: vec![name.to_owned()], key: Arc::new(key) }
+    }
+
+    #[test]
+    fn exact_beats_wildcard_beats_default() {
+        let all = [
+            certificate(&["default.test"]),
+            certificate(&["*.example.com", "example.com"]),
+            certificate(&["chat.example.com"]),
+        ];
+        let resolver = Resolver::new(&all);
+        let chosen = |name| {
+            let key = resolver.choose(name, &BOTH).unwrap();
+            all.iter().position(|other| Arc::ptr_eq(&other.key, &key)).unwrap()
+        };
+        assert_eq!(chosen(Some("chat.example.com")), 2);
+        assert_eq!(chosen(Some("other.example.com")), 1);
+        assert_eq!(chosen(Some("example.com")), 1);
+        assert_eq!(chosen(Some("a.b.example.com")), 0, "a wildcard is one label");
+        assert_eq!(chosen(Some("unknown.test")), 0);
+        assert_eq!(chosen(Some("com")), 0);
+        assert_eq!(chosen(None), 0);
+        for (name, known) in [("chat.example.com", true), ("x.example.com", true), ("com", false)] {
+            assert_eq!(resolver.knows(name), known, "{name}");
+        }
+    }
+
+    #[test]
+    fn of_several_for_a_name_the_client_gets_one_it_can_verify() {
+        let name = "chat.example.com";
+        let ecdsa = with_algorithm(name, &rcgen::PKCS_ECDSA_P256_SHA256);
+        let rsa = with_algorithm(name, &PKCS_RSA_SHA256);
+        let other = certificate(&["other.test"]);
+        let resolver = Resolver::new(&[ecdsa.clone(), rsa.clone(), other]);
+        for name in [Some(name), None] {
+            let chosen = |schemes: &[SignatureScheme]| resolver.choose(name, schemes).unwrap();
+            assert!(Arc::ptr_eq(&chosen(&BOTH), &ecdsa.key), "file order decides");
+            assert!(Arc::ptr_eq(&chosen(&BOTH[..1]), &ecdsa.key));
+            assert!(Arc::ptr_eq(&chosen(&BOTH[1..]), &rsa.key));
+            let none = chosen(&[SignatureScheme::ED25519]);
+            assert!(Arc::ptr_eq(&none, &ecdsa.key), "so that the client gets an alert");
+        }
+    }
+
+    #[test]
+    fn certificates_are_exchanged_in_place() {
+        let resolver = Resolver::new(&[]);
+        assert!(resolver.is_empty() && resolver.choose(Some("a.test"), &BOTH).is_none());
+        let made = certificate(&["a.test"]);
+        resolver.serve(std::slice::from_ref(&made));
+        assert!(Arc::ptr_eq(&resolver.choose(Some("a.test"), &BOTH).unwrap(), &made.key));
+    }
+}
