@@ -11,7 +11,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 
 use super::{
     End, Ended, Guard, HALF_CLOSED_IDLE, Reason, Registry, Terms,
-    close::{ANSWER, PATIENCE},
+    close::{ANSWER, PATIENCE, QUIET},
     run,
 };
 use crate::{

@@ -168,8 +168,7 @@ async fn fault_058_hello_that_ends_or_is_too_long() {
         let mut client = Raw::connect(proxy.listener("secure")).await;
         client.send(b"\x16\x03\x01\x40\x00\x01\x00\xff\xff").await;
         assert_eq!(client.rest().await, (b"\x15\x03\x03\x00\x02\x02\x32".to_vec(), End::Fin));
-        let broken =
-            |line: &Value| line["termination"] == "client_handshake_malformed";
+        let broken = |line: &Value| line["termination"] == "client_handshake_malformed";
         let line = proxy.wait_for_log("a broken one", broken).await;
         assert_eq!(line["error"], "the ClientHello is too long");
         backend.assert_untouched();
@@ -207,7 +206,8 @@ async fn every_kind(backend: &Backend) -> (Proxy, Certificate) {
     let ours = Certificate::make(setup.directory(), "app.test");
     let mut tables = String::new();
     for protocol in ["https", "tls", "tls-passthrough"] {
-        tables += &format!("[listeners.{protocol}]\nbind = \"127.0.0.1:0\"\nprotocol = \"{protocol}\"\n");
+        tables +=
+            &format!("[listeners.{protocol}]\nbind = \"127.0.0.1:0\"\nprotocol = \"{protocol}\"\n");
         if protocol != "tls-passthrough" {
             tables += &format!("certificates = {}\n", ours.setting());
         }

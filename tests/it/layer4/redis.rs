@@ -10,10 +10,7 @@ use std::{
 
 use super::App;
 use crate::support::{
-    Backend, Proxy, Raw, backend,
-    proxy::Setup,
-    tls::Certificate,
-    websocket, within,
+    Backend, Proxy, Raw, backend, proxy::Setup, tls::Certificate, websocket, within,
 };
 
 /// A `redis-server`; dropped, it is killed.
