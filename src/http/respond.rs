@@ -1,9 +1,6 @@
 //! One request, from its header to its reply.
 
-use std::{
-    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
-    sync::Arc,
-};
+use std::{net::SocketAddr, sync::Arc};
 
 use http::{Method, Request, Response, header::ACCEPT, request::Parts};
 use hyper::body::Incoming;
@@ -22,10 +19,7 @@ use super::{
 use crate::{
     entry::{Entry, Sinks},
     error::{Kind, Phase, ProxyError, Side, Termination},
-    net::{
-        half_close::Held,
-        proxy_protocol::{Introduced, Introduction},
-    },
+    net::{half_close::Held, proxy_protocol::Introduction},
     observe::{Record, Start},
     proxy::Proxy,
     snapshot::{self, Pool},
@@ -58,6 +52,10 @@ impl Proxy {
             Err(error) => return reply::refuse(entry, &error, &manners),
         };
         let host = gate::without_port(&checked.host);
+        if visitor.misdirects(host) {
+            let error = ProxyError::new(Side::Client, Phase::Select, Kind::Misdirected);
+            return reply::refuse(entry, &error, &manners);
+        }
         let Some(snapshot::Rule { way, pool }) = snapshot.routes.find(host, parts.uri.path())
         else {
             let error = ProxyError::new(Side::Client, Phase::Select, Kind::NoRoute);
@@ -171,15 +169,9 @@ fn introduction(pool: &Pool, call: &Call<'_>, id: &str) -> Introduction {
     if pool.dial().is_shared() {
         return Introduction::Local;
     }
-    let (source, visitor) = (call.address, call.visitor);
-    // Not known of a connection that was there before the first pool that tells.
-    let unknown = || match source {
-        SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),
-        SocketAddr::V6(_) => (Ipv6Addr::UNSPECIFIED, 0).into(),
-    };
-    let destination = visitor.destination.unwrap_or_else(unknown);
-    let secured = visitor.secured.clone();
-    Introduction::Client(Arc::new(Introduced { source, destination, secured, id: id.into() }))
+    let visitor = call.visitor;
+    // The destination is not known of a connection that was there before the first pool that tells.
+    Introduction::of(call.address, visitor.destination, visitor.secured.clone(), id)
 }
 
 /// What to do with a request before any route is looked for.

@@ -349,3 +349,41 @@ async fn every_probe_goes_through_tls() {
     drop((engine, socket, node, sockets));
     proxy.finish().await;
 }
+
+#[tokio::test]
+async fn streams_of_layer_4_go_on_in_tls() {
+    let setup = Setup::new();
+    let ca = Authority::make(setup.directory(), "ca");
+    let greeting = Backend::start(backend::script(|peer| async move {
+        peer.send("220 hello\r\n").await;
+        peer.ended().await;
+    }))
+    .await;
+    let good = Front::before(&greeting, ca.issue("node.test", |_| {}).shown()).await;
+    let bad = Front::before(&greeting, ca.issue("else.test", |_| {}).shown()).await;
+    let tls = format!("tls = {{ ca = {:?}, name = \"node.test\" }}", ca.file);
+    let listener = |name: &str| {
+        format!(
+            "[listeners.{name}]\nbind = \"127.0.0.1:0\"\nprotocol = \"tcp\"\npool = \"{name}\"\n"
+        )
+    };
+    let tables = [
+        pool("good", good.address, &tls),
+        pool("bad", bad.address, &tls),
+        listener("good"),
+        listener("bad"),
+    ];
+    let proxy = setup.with(|settings| {
+        settings.backends(&[greeting.address]).table(&tables.concat());
+    });
+    let proxy = proxy.start().await;
+    let mut client = Raw::connect(proxy.listener("good")).await;
+    assert_eq!(client.exact(11).await, b"220 hello\r\n");
+    client.send("helo\r\n").await;
+    eventually("its answer", || greeting.saw("helo\r\n")).await;
+    Raw::connect(proxy.listener("bad")).await.assert_closed().await;
+    let line = proxy.wait_for_log("its line", |line| line["listener"] == "bad").await;
+    assert_eq!(line["termination"], "backend_handshake_certificate_name", "{line}");
+    drop((client, good, bad, greeting));
+    proxy.finish().await;
+}

@@ -4,7 +4,7 @@ use serde_json::Value;
 use tokio::process::Command;
 
 use crate::support::{
-    Backend, End, Proxy, Raw, eventually,
+    Backend, End, Proxy, Raw, backend, eventually,
     front::{Authority, Front},
     haproxy::Haproxy,
     message,
@@ -412,5 +412,61 @@ async fn a_tls_backend_sees_the_header_first_and_a_reload_brings_it_to_running_p
     proxy.reload(|settings| _ = settings.pool("proxy_protocol", "\"v2\"")).await;
     proxy.wait_for_metric("down", up, |up| up == 0.0).await;
     drop((front, backend));
+    proxy.finish().await;
+}
+
+#[tokio::test]
+async fn streams_of_layer_4_are_named_on_their_way_in_and_out() {
+    let setup = Setup::new();
+    let site = Certificate::make(setup.directory(), "app.test");
+    let haproxy = Haproxy::start(setup.directory(), "accept-proxy", TELLING, "");
+    let proxy = setup
+        .with(|settings| {
+            settings.backends(&[haproxy.address]).pool("proxy_protocol", "\"v2\"");
+            settings.table(&format!(
+                "[listeners.raw]\nbind = \"127.0.0.1:0\"\nprotocol = \"tcp\"\n\
+                 proxy_protocol = {TRUSTED}\n\
+                 [listeners.tls]\nbind = \"127.0.0.1:0\"\nprotocol = \"tls\"\n\
+                 certificates = {}\nproxy_protocol = {TRUSTED}\n",
+                site.setting()
+            ));
+        })
+        .start()
+        .await;
+    let request = message::get("/", "Connection: close\r\n");
+    let reply = Raw::ask(proxy.listener("raw"), [LINE.as_bytes(), &request].concat()).await;
+    assert_eq!(reply.header("x-src"), Some("192.0.2.7:4711"));
+    assert_eq!(reply.header("x-dst"), Some("198.51.100.1:443"));
+    let mut client = Raw::tls_after(proxy.listener("tls"), &binary(&[]), &site).await;
+    client.send(&request).await;
+    let reply = client.response().await;
+    assert_eq!(reply.header("x-src"), Some("192.0.2.7:4711"));
+    assert_eq!(reply.header("x-authority"), Some("app.test"));
+    drop(client);
+    let line = proxy.wait_for_log("its line", |line| line["listener"] == "tls").await;
+    assert_eq!(reply.header("x-id"), line["id"].as_str());
+    assert_eq!(line["client"], "192.0.2.7:4711");
+    drop(haproxy);
+    proxy.finish().await;
+}
+
+#[tokio::test]
+async fn where_the_server_speaks_first_optional_does_not_wait_for_ever() {
+    let backend = Backend::start(backend::script(|peer| async move {
+        peer.send("220 hello\r\n").await;
+        peer.ended().await;
+    }))
+    .await;
+    let proxy = Proxy::with(|settings| {
+        settings.backends(&[backend.address]);
+        settings.table(
+            "[listeners.raw]\nbind = \"127.0.0.1:0\"\nprotocol = \"tcp\"\n\
+             proxy_protocol = { mode = \"optional\", from = [\"127.0.0.0/8\"] }\n",
+        );
+    })
+    .await;
+    let mut client = Raw::connect(proxy.listener("raw")).await;
+    assert_eq!(client.exact(11).await, b"220 hello\r\n");
+    drop((client, backend));
     proxy.finish().await;
 }
