@@ -70,11 +70,9 @@ async fn requests_and_websockets_go_through_tls_from_end_to_end() {
         assert_eq!(shaken.resumed, resumed, "connection {index}");
     }
 
-    // One node's session is no other's, whatever name they go by.
     let mut client = Raw::tls(proxy.listener("secure"), &site).await;
     client.send(websocket::request("/chat", "")).await;
     assert_eq!(client.response().await.status(), 101);
-    assert!(!sockets.shaken(0).await.resumed);
     let frame = websocket::large_frame(300_000);
     client.send(&frame).await;
     assert!(client.exact(frame.len()).await == frame);
@@ -385,5 +383,39 @@ async fn streams_of_layer_4_go_on_in_tls() {
     let line = proxy.wait_for_log("its line", |line| line["listener"] == "bad").await;
     assert_eq!(line["termination"], "backend_handshake_certificate_name", "{line}");
     drop((client, good, bad, greeting));
+    proxy.finish().await;
+}
+
+#[tokio::test]
+async fn a_session_is_resumed_where_it_began_and_nowhere_else() {
+    let setup = Setup::new();
+    let ca = Authority::make(setup.directory(), "ca");
+    let node =
+        Backend::answering(|_| message::reply("200 OK", "Connection: close\r\n", "ok")).await;
+    let issued = ca.issue("node.test", |_| {});
+    let one = Front::before(&node, issued.shown()).await;
+    let two = Front::before(&node, issued.shown()).await;
+    let tls = format!("{{ ca = {:?}, name = \"node.test\" }}", ca.file);
+    let mut proxy = setup
+        .with(|settings| {
+            settings.backends(&[one.address, two.address]).pool("tls", &tls);
+            settings.pool("balance", "\"round-robin\"");
+        })
+        .start()
+        .await;
+    for n in 0..4 {
+        assert_eq!(ask(&proxy, &format!("n{n}")).await.text(), "ok");
+    }
+    // What a pool is reached by outlives a reload that leaves that alone.
+    proxy.reload(|settings| _ = settings.pool("timeouts", "{ connect = \"9s\" }")).await;
+    for n in 4..6 {
+        assert_eq!(ask(&proxy, &format!("n{n}")).await.text(), "ok");
+    }
+    for front in [&one, &two] {
+        for (index, resumed) in [false, true, true].into_iter().enumerate() {
+            assert_eq!(front.shaken(index).await.resumed, resumed, "connection {index}");
+        }
+    }
+    drop((one, two, node));
     proxy.finish().await;
 }
