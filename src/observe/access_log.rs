@@ -107,6 +107,8 @@ struct Line<'a> {
     client: SocketAddr,
     listener: &'a str,
     tls: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    client_cert: Option<&'a str>,
     host: &'a str,
     method: &'a str,
     path: &'a str,
@@ -139,6 +141,7 @@ impl<'a> Line<'a> {
             client: record.client,
             listener: &record.listener,
             tls: record.secured.is_some(),
+            client_cert: record.client_subject(),
             host: record.host(),
             method: record.method(),
             path: record.path(),

@@ -170,6 +170,11 @@ impl Record {
         &self.texts[self.cut(2)..]
     }
 
+    /// The subject of the client's certificate, where it has shown one.
+    pub(super) fn client_subject(&self) -> Option<&str> {
+        Some(&*self.secured.as_ref()?.client.as_ref()?.subject)
+    }
+
     /// Time since the start.
     pub fn elapsed(&self) -> Duration {
         self.started.elapsed()
