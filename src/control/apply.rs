@@ -46,6 +46,8 @@ pub(crate) enum Refused {
     Io(io::Error),
     /// TLS cannot be served or spoken as it is set.
     Tls(tls::Unusable),
+    /// A certificate that would take the place of another is not valid now; the sentence says which.
+    Lapsed(String),
 }
 
 /// KiB of bodies that may wait in memory for an owner search to end.
@@ -73,6 +75,7 @@ impl fmt::Display for Refused {
         match self {
             Self::Io(error) => write!(f, "{error}"),
             Self::Tls(error) => write!(f, "TLS: {error}"),
+            Self::Lapsed(sentence) => f.write_str(sentence),
         }
     }
 }
@@ -219,6 +222,7 @@ impl Control {
     async fn put_in_force(&mut self, config: Config) -> Result<Changes, Refused> {
         // Everything that can fail, first.
         let bound = self.doors.bind(&config.listeners)?;
+        warnings::certificates(&config, &self.config)?;
         let listeners = self.policies(&config)?;
         let dials = self.dials(&config)?;
         let log = if config.access_log == self.config.access_log {

@@ -1,14 +1,12 @@
 //! Whether clients prove who they are, and to whom they can.
 
-use std::{sync::Arc, time::SystemTime};
+use std::sync::Arc;
 
 use aws_lc_rs::digest;
 use rustls::{
     RootCertStore,
     server::{WebPkiClientVerifier, danger::ClientCertVerifier},
 };
-use rustls_pki_types::CertificateRevocationListDer;
-use x509_parser::{asn1_rs::FromDer as _, revocation_list::CertificateRevocationList};
 
 use super::PROVIDER;
 use crate::{config::ClientAuth, net::tickets::Context};
@@ -27,17 +25,6 @@ pub(super) fn verifier(auth: &ClientAuth) -> Result<Arc<dyn ClientCertVerifier>,
     let builder = builder.with_crls(auth.crl.iter().cloned());
     let builder = if auth.required { builder } else { builder.allow_unauthenticated() };
     builder.build().map_err(|error| rustls::Error::General(error.to_string()))
-}
-
-/// How many of these lists were due to be replaced before now.
-pub fn overdue(lists: &[CertificateRevocationListDer<'_>]) -> usize {
-    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    let due = |list: &&CertificateRevocationListDer<'_>| {
-        let next =
-            CertificateRevocationList::from_der(list).ok().and_then(|(_, l)| l.next_update());
-        next.is_some_and(|next| i128::from(next.timestamp()) < i128::from(now.as_secs()))
-    };
-    lists.iter().filter(due).count()
 }
 
 /// What a session was made under: one is resumed nowhere where other terms hold. A session tells who

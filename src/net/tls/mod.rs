@@ -28,6 +28,7 @@ mod sessions;
 mod terminator;
 #[cfg(test)]
 mod tests;
+mod validity;
 
 use std::sync::{Arc, LazyLock};
 
@@ -39,12 +40,12 @@ use rustls::{
 use rustls_pki_types::CertificateDer;
 
 pub use self::{
-    client_auth::overdue,
     kind::kind,
     resolver::Resolver,
     self_signed::{SelfSignedError, self_signed},
     sessions::TicketKeys,
     terminator::{Terminator, Unusable},
+    validity::{lapsed, overdue},
 };
 pub use super::tickets::TicketKey;
 use crate::observe::ClientCertificate;
