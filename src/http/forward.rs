@@ -32,7 +32,7 @@ use super::{
 };
 use crate::{
     error::{Kind, Phase, ProxyError, Side},
-    net::{proxy_protocol::Introduction, stream::Server, tls_client},
+    net::{proxy_protocol::Introduction, stream::Server, tls},
     upstream::{Acquired, Backend, ConnectError, Dial, InFlight, InUse, Permit, Reusable},
 };
 
@@ -374,7 +374,7 @@ pub(super) fn kind(error: &hyper::Error) -> Kind {
         return Kind::TimedOut;
     }
     if let Some(io) = beneath(error) {
-        return tls_client::kind(io);
+        return tls::kind(io);
     }
     if error.is_incomplete_message() || error.is_closed() || error.is_canceled() {
         return Kind::Incomplete;

@@ -7,8 +7,7 @@
 use std::{error::Error, fmt, io, net::IpAddr, sync::Arc, time::Duration};
 
 use rustls::{
-    AlertDescription, CertificateError, ClientConfig, DigitallySignedStruct, InvalidMessage,
-    RootCertStore, SignatureScheme,
+    ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme,
     client::{
         Resumption,
         danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
@@ -20,7 +19,7 @@ use rustls_pki_types::{CertificateDer, DnsName, ServerName, UnixTime};
 use tokio::{net::TcpStream, time::timeout};
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
-use super::tls::{PROVIDER, SEND_LIMIT};
+use super::tls::{self, PROVIDER, SEND_LIMIT};
 use crate::{config::BackendTls, error::Kind};
 
 /// Tickets kept for one server: as many as rustls keeps for one name.
@@ -107,7 +106,7 @@ impl Server {
         });
         match timeout(deadline, handshake).await {
             Ok(Ok(stream)) => Ok(Box::new(stream)),
-            Ok(Err(error)) => Err(HandshakeError { kind: kind(&error), source: Some(error) }),
+            Ok(Err(error)) => Err(HandshakeError { kind: tls::kind(&error), source: Some(error) }),
             Err(_) => Err(HandshakeError { kind: Kind::TimedOut, source: None }),
         }
     }
@@ -149,61 +148,6 @@ pub(crate) fn roots(
         return Err(rustls::Error::General("the system has no trusted certificates".to_owned()));
     }
     Ok(roots)
-}
-
-/// What a failure of a connection over TLS means: the library's, or the socket's.
-pub(crate) fn kind(error: &io::Error) -> Kind {
-    let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
-    match inner {
-        Some(error) => kind_of(error),
-        None => match error.kind() {
-            io::ErrorKind::ConnectionReset
-            | io::ErrorKind::BrokenPipe
-            | io::ErrorKind::ConnectionAborted => Kind::Reset,
-            io::ErrorKind::UnexpectedEof => Kind::Incomplete,
-            io::ErrorKind::TimedOut => Kind::TimedOut,
-            _ => Kind::Io,
-        },
-    }
-}
-
-fn kind_of(error: &rustls::Error) -> Kind {
-    match error {
-        rustls::Error::InvalidCertificate(error) => certificate(error),
-        rustls::Error::NoCertificatesPresented => Kind::CertificateMissing,
-        // What speaks before it has heard us, or answers in clear, cannot begin like a record.
-        rustls::Error::InvalidMessage(
-            InvalidMessage::InvalidContentType
-            | InvalidMessage::UnknownProtocolVersion
-            | InvalidMessage::MessageTooLarge,
-        ) => Kind::NotTls,
-        rustls::Error::AlertReceived(AlertDescription::UnrecognisedName) => Kind::UnknownName,
-        rustls::Error::AlertReceived(_)
-        | rustls::Error::PeerIncompatible(_)
-        | rustls::Error::NoApplicationProtocol => Kind::Alert,
-        rustls::Error::InvalidMessage(_)
-        | rustls::Error::InappropriateMessage { .. }
-        | rustls::Error::InappropriateHandshakeMessage { .. }
-        | rustls::Error::PeerMisbehaved(_)
-        | rustls::Error::DecryptError
-        | rustls::Error::PeerSentOversizedRecord => Kind::Malformed,
-        _ => Kind::Io,
-    }
-}
-
-fn certificate(error: &CertificateError) -> Kind {
-    match error {
-        CertificateError::Expired
-        | CertificateError::ExpiredContext { .. }
-        | CertificateError::NotValidYet
-        | CertificateError::NotValidYetContext { .. } => Kind::CertificateExpired,
-        CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
-            Kind::CertificateName
-        }
-        CertificateError::UnknownIssuer => Kind::CertificateUntrusted,
-        CertificateError::Revoked => Kind::CertificateRevoked,
-        _ => Kind::CertificateInvalid,
-    }
 }
 
 /// A DNS name or an IP address, of which the latter is verified and not asked for.
@@ -261,25 +205,6 @@ impl ServerCertVerifier for Anybody {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_certificates_fault_has_a_kind_of_its_own() {
-        let cases = [
-            (CertificateError::Expired, Kind::CertificateExpired),
-            (CertificateError::NotValidYet, Kind::CertificateExpired),
-            (CertificateError::NotValidForName, Kind::CertificateName),
-            (CertificateError::UnknownIssuer, Kind::CertificateUntrusted),
-            (CertificateError::Revoked, Kind::CertificateRevoked),
-            (CertificateError::BadSignature, Kind::CertificateInvalid),
-        ];
-        for (error, expected) in cases {
-            let error = io::Error::new(
-                io::ErrorKind::InvalidData,
-                rustls::Error::InvalidCertificate(error),
-            );
-            assert_eq!(kind(&error), expected, "{error}");
-        }
-    }
 
     #[test]
     fn hosts_are_names_or_addresses() {
