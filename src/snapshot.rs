@@ -9,11 +9,10 @@ use std::{collections::HashMap, net::IpAddr, sync::Arc, time::Duration};
 use arc_swap::ArcSwap;
 use http::HeaderValue;
 use ipnet::IpNet;
-use rustls::ServerConfig;
 
 use crate::{
     config,
-    net::client_hello::ClientHello,
+    net::{client_hello::ClientHello, tls::Terminator},
     observe::{Secured, Way},
     route::Table,
     sticky::{Context, Found, Ids, Keys, set_cookie},
@@ -51,7 +50,7 @@ pub struct Listener {
     /// Name in the file.
     pub name: Arc<str>,
     /// How TLS is terminated; `None`: it is not.
-    pub tls: Option<Arc<ServerConfig>>,
+    pub tls: Option<Terminator>,
     /// Whether requests are read, and not only bytes.
     pub http: bool,
     /// Name of the pool of layer-4 streams, where there is one for all.

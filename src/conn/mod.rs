@@ -171,10 +171,12 @@ impl Arrival {
 
     /// TLS, up to the end of the handshake.
     async fn terminated(&mut self, socket: TcpStream) -> Result<Opened, Refusal> {
-        let Some(config) = &self.policy.tls else { return self.opened(Client::Plain(socket)) };
-        let handshake = tls::handshake(config, socket);
-        let stream = in_time(self.until, Phase::Handshake, handshake).await?;
-        let stream = Client::Tls(stream);
+        let Some(terms) = &self.policy.tls else { return self.opened(Client::Plain(socket)) };
+        let mut told = Secured::default();
+        let handshake = terms.accept(socket, &mut told);
+        let outcome = in_time(self.until, Phase::Handshake, handshake).await;
+        self.secured = Some(Arc::new(told));
+        let stream = Client::Tls(outcome?);
         self.door.metrics.handshake(stream.is_resumed());
         self.secured = stream.secured().map(Arc::new);
         self.opened(stream)
@@ -284,16 +286,5 @@ async fn in_time<T>(
 ) -> Result<T, ProxyError> {
     let outcome = timeout_at(until, step).await;
     let outcome = outcome.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
-    outcome.map_err(|error| ProxyError::new(Side::Client, phase, kind(&error)).because(error))
-}
-
-/// What a client's failure to come to its first byte means in our vocabulary.
-fn kind(error: &io::Error) -> Kind {
-    match error.kind() {
-        io::ErrorKind::TimedOut => Kind::TimedOut,
-        io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe => Kind::Reset,
-        io::ErrorKind::UnexpectedEof => Kind::Incomplete,
-        io::ErrorKind::InvalidData => Kind::Malformed,
-        _ => Kind::Io,
-    }
+    outcome.map_err(|error| ProxyError::new(Side::Client, phase, tls::kind(&error)).because(error))
 }

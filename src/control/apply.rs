@@ -24,10 +24,11 @@ use super::{
     rebalance::Rebalance,
     report::Since,
     resolve::Resolver,
+    warnings,
 };
 use crate::{
     config::{self, Config, SharedKeys},
-    net::tls::{self, TicketKeys},
+    net::tls::{self, Terminator, TicketKeys},
     observe::{AccessLog, Metrics, Way},
     proxy::Proxy,
     route,
@@ -43,8 +44,10 @@ use crate::{
 pub(crate) enum Refused {
     /// An address could not be listened on, or the access log not be opened.
     Io(io::Error),
-    /// rustls would not serve by the certificates.
-    Tls(rustls::Error),
+    /// TLS cannot be served or spoken as it is set.
+    Tls(tls::Unusable),
+    /// A certificate that would take the place of another is not valid now; the sentence says which.
+    Lapsed(String),
 }
 
 /// KiB of bodies that may wait in memory for an owner search to end.
@@ -72,6 +75,7 @@ impl fmt::Display for Refused {
         match self {
             Self::Io(error) => write!(f, "{error}"),
             Self::Tls(error) => write!(f, "TLS: {error}"),
+            Self::Lapsed(sentence) => f.write_str(sentence),
         }
     }
 }
@@ -86,6 +90,12 @@ impl From<io::Error> for Refused {
 
 impl From<rustls::Error> for Refused {
     fn from(error: rustls::Error) -> Self {
+        Self::Tls(error.into())
+    }
+}
+
+impl From<tls::Unusable> for Refused {
+    fn from(error: tls::Unusable) -> Self {
         Self::Tls(error)
     }
 }
@@ -112,7 +122,7 @@ impl Control {
     /// rustls refuses.
     pub(crate) async fn new(config: Config, from: Inheritance) -> Result<Self, Refused> {
         let keys = Keys::adopt(&config.cookie_keys, from.secrets.cookie());
-        let tickets = TicketKeys::adopt(from.secrets.tickets())?;
+        let tickets = TicketKeys::new(&config.ticket_keys, from.secrets.tickets())?;
         let metrics = Arc::new(Metrics::new());
         let log = AccessLog::open(&config.access_log, metrics.access_log_dropped.clone())?;
         let empty = Snapshot {
@@ -212,6 +222,7 @@ impl Control {
     async fn put_in_force(&mut self, config: Config) -> Result<Changes, Refused> {
         // Everything that can fail, first.
         let bound = self.doors.bind(&config.listeners)?;
+        warnings::certificates(&config, &self.config)?;
         let listeners = self.policies(&config)?;
         let dials = self.dials(&config)?;
         let log = if config.access_log == self.config.access_log {
@@ -220,7 +231,9 @@ impl Control {
             let dropped = self.proxy.metrics.access_log_dropped.clone();
             Some(AccessLog::open(&config.access_log, dropped)?)
         };
+        self.tickets.exchange(&config.ticket_keys)?;
         self.warn(&config);
+        warnings::of_listeners(&config, &self.config);
         let new_keys = config.cookie_keys != self.config.cookie_keys;
         if new_keys {
             self.keys = Keys::new(&config.cookie_keys);
@@ -445,7 +458,17 @@ fn policy(
     name: &Arc<str>,
     tickets: &TicketKeys,
 ) -> Result<snapshot::Listener, Refused> {
-    let tls = listener.protocol.tls().map(|tls| tls::server_config(tls, tickets)).transpose()?;
+    let terms = |tls: &config::Tls| {
+        let resolver = match &tls.certificates {
+            config::Certificates::Given(certificates) => tls::Resolver::new(certificates),
+            config::Certificates::Acme(_) => {
+                let error = "certificates by ACME are not there yet";
+                return Err(tls::Unusable::Refused(rustls::Error::General(error.to_owned())));
+            }
+        };
+        Terminator::new(tls, &listener.protocol.alpn(), Arc::new(resolver), tickets)
+    };
+    let tls = listener.protocol.tls().map(terms).transpose()?;
     Ok(snapshot::Listener {
         name: Arc::clone(name),
         tls,
