@@ -24,7 +24,9 @@ use crate::{
     error::{Kind, Phase, ProxyError, Side, Termination},
     http::{PLAIN_ON_TLS, server, visitor::Visitor},
     layer4,
-    net::{client_hello::ClientHello, listener, proxy_protocol, stream::Client, tls},
+    net::{
+        client_hello::ClientHello, half_close::Patience, listener, proxy_protocol, stream::Client, tls,
+    },
     observe::{ChosenBy, End, Form, ListenerMetrics, Record, Secured, Start},
     proxy::Proxy,
     snapshot::{self, Snapshot},
@@ -116,11 +118,12 @@ impl Arrival {
         let _open = self.door.metrics.accept();
         match self.open(socket).await {
             Ok(Opened::Requests(stream)) => self.requests(stream).await,
-            Ok(Opened::Stream(stream, pool)) => self.stream(stream, &pool).await,
+            // Neither is to make the task of a connection larger that serves requests for days.
+            Ok(Opened::Stream(stream, pool)) => Box::pin(self.stream(stream, &pool)).await,
             Err(Refusal { error, parting }) => {
                 self.fail(&error, parting.as_ref().is_some_and(|(_, said)| *said == PLAIN_ON_TLS));
                 if let Some((socket, words)) = parting {
-                    first::part(socket, words).await;
+                    Box::pin(first::part(socket, words)).await;
                 }
             }
         }
@@ -224,28 +227,32 @@ impl Arrival {
 
     /// HTTP, request by request.
     async fn requests(self, stream: Client) {
-        let local = || stream.local().ok().filter(|_| self.snapshot.introduces());
+        let local = || self.snapshot.introduces().then(|| stream.local().ok()).flatten();
         let destination = self.destination.or_else(local);
         // Kept until the connection's end, it would keep old configurations alive.
         drop(self.snapshot);
+        let patience = Arc::<Patience>::default();
         let visitor = Visitor {
             peer: self.peer,
             destination,
             secured: self.secured.clone(),
             listener: Arc::clone(&self.policy),
             metrics: Arc::clone(&self.door.metrics),
-            patience: Arc::default(),
+            patience: Arc::clone(&patience),
             drain: self.door.drain.clone(),
         };
-        let Err(error) = server::serve(Arc::clone(&self.door.proxy), visitor, stream).await else {
-            return;
-        };
-        tracing::debug!(peer = %self.peer, %error, "connection ended");
-        if error.is_parse() {
-            // No request came of it, so nobody else tells.
-            let broken = ProxyError::new(Side::Client, Phase::Request, Kind::Malformed);
-            let known = Known { door: &self.door, peer: self.peer, secured: self.secured.as_ref() };
-            known.tell(Form::Http, 0, &broken.because(error));
+        let served = server::serve(Arc::clone(&self.door.proxy), visitor, stream).await;
+        // Where no request came of it, nobody else tells.
+        let broken = ProxyError::new(Side::Client, Phase::Request, Kind::Malformed);
+        let known = Known { door: &self.door, peer: self.peer, secured: self.secured.as_ref() };
+        if patience.began_with_tls() {
+            return known.tell(Form::Http, 400, &broken.because("TLS where HTTP is expected"));
+        }
+        if let Err(error) = served {
+            tracing::debug!(peer = %self.peer, %error, "connection ended");
+            if error.is_parse() {
+                known.tell(Form::Http, 0, &broken.because(error));
+            }
         }
     }
 

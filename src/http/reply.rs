@@ -33,6 +33,14 @@ pub(crate) const PLAIN_ON_TLS: &[u8] = b"HTTP/1.1 400 Bad Request\r\n\
     Connection: close\r\n\r\n\
     This port speaks TLS: use https://.\n";
 
+/// The reply to TLS where requests come in the clear.
+pub(super) const TLS_ON_PLAIN: &[u8] = b"HTTP/1.1 400 Bad Request\r\n\
+    Content-Type: text/plain; charset=utf-8\r\n\
+    Content-Length: 46\r\n\
+    Cache-Control: no-store\r\n\
+    Connection: close\r\n\r\n\
+    This port speaks no TLS: use http:// with it.\n";
+
 /// What a reply to this request needs to know of it.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Manners {
