@@ -12,6 +12,8 @@ mod admission;
 #[cfg(test)]
 mod backends;
 #[cfg(test)]
+mod client_auth;
+#[cfg(test)]
 mod commands;
 #[cfg(test)]
 mod config;
@@ -68,6 +70,8 @@ mod slow;
 mod support;
 #[cfg(test)]
 mod systemd;
+#[cfg(test)]
+mod tls_settings;
 #[cfg(test)]
 mod tunnel;
 #[cfg(test)]

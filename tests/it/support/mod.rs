@@ -13,6 +13,7 @@ pub(crate) mod led;
 pub(crate) mod load;
 pub(crate) mod message;
 pub(crate) mod node;
+pub(crate) mod openssl;
 pub(crate) mod pair;
 pub(crate) mod process;
 pub(crate) mod proxy;

@@ -33,6 +33,29 @@ impl Certificate {
         Self { cert, key, name, der: made.cert.der().clone() }
     }
 
+    /// One that is there, in these files.
+    pub(crate) fn read(cert: &Path, key: &Path, name: &'static str) -> Self {
+        let der = CertificateDer::from_pem_file(cert).unwrap();
+        Self { cert: cert.to_owned(), key: key.to_owned(), name, der }
+    }
+
+    /// A client that asks for this one's name and trusts the authority in a file.
+    pub(crate) fn trusting(&self, authority: &Path) -> Returning {
+        let mut roots = RootCertStore::empty();
+        roots.add(CertificateDer::from_pem_file(authority).unwrap()).unwrap();
+        let config = ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
+        Returning { name: self.name, config: Arc::new(config) }
+    }
+
+    /// The same client, which proves to be whom this certificate is of.
+    pub(crate) fn proving(&self, authority: &Path, asks_for: &'static str) -> Returning {
+        let mut roots = RootCertStore::empty();
+        roots.add(CertificateDer::from_pem_file(authority).unwrap()).unwrap();
+        let config = ClientConfig::builder().with_root_certificates(roots);
+        let config = config.with_client_auth_cert(self.chain(), self.private_key()).unwrap();
+        Returning { name: asks_for, config: Arc::new(config) }
+    }
+
     /// The chain, for a server.
     pub(crate) fn chain(&self) -> Vec<CertificateDer<'static>> {
         vec![self.der.clone()]
