@@ -138,6 +138,14 @@ impl Protocol {
         }
     }
 
+    /// The terms that its certificate is ordered on, where it is.
+    pub fn acme(&self) -> Option<&Acme> {
+        match self.tls().map(|tls| &tls.certificates) {
+            Some(Certificates::Acme(terms)) => Some(terms),
+            _ => None,
+        }
+    }
+
     /// Whether requests are read here, and not only bytes.
     pub fn is_http(&self) -> bool {
         matches!(self, Self::Http | Self::Https(_))

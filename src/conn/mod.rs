@@ -7,12 +7,13 @@
 use std::{future::Future, io, net::SocketAddr, sync::Arc};
 
 use tokio::{
+    io::AsyncWriteExt as _,
     net::{TcpListener, TcpStream},
     time::{Instant, timeout_at},
 };
 
 use crate::{
-    drain,
+    acme, drain,
     error::{Kind, Phase, ProxyError, Side, Termination},
     http::{server, visitor::Visitor},
     net::{listener, stream::Client, tls},
@@ -67,6 +68,7 @@ impl Arrival {
     async fn serve(mut self, socket: TcpStream) {
         let _open = self.door.metrics.accept();
         match self.open(socket).await {
+            Ok(stream) if stream.alpn() == Some(acme::PROTOCOL) => self.challenged(stream).await,
             Ok(stream) => self.requests(stream).await,
             Err(error) => self.fail(&error),
         }
@@ -77,8 +79,15 @@ impl Arrival {
         self.announced(&socket).await?;
         let Some(config) = &self.policy.tls else { return Ok(Client::Plain(socket)) };
         self.secured = Some(Arc::default());
-        let handshake = tls::handshake(config, socket);
-        let stream = in_time(self.until, Phase::Handshake, handshake).await?;
+        // That protocol is offered while somebody is to ask for it, and at no other time.
+        let stream = match self.door.proxy.challenges.tls() {
+            None => in_time(self.until, Phase::Handshake, tls::handshake(config, socket)).await?,
+            Some(challenge) => {
+                let beside = (acme::PROTOCOL, challenge);
+                let handshake = tls::handshake_beside(config, beside, socket);
+                in_time(self.until, Phase::Handshake, handshake).await?
+            }
+        };
         let stream = Client::Tls(stream);
         self.door.metrics.handshake(stream.is_resumed());
         self.secured = stream.secured().map(Arc::new);
@@ -89,6 +98,13 @@ impl Arrival {
     /// from here on.
     async fn announced(&mut self, _socket: &TcpStream) -> Result<(), ProxyError> {
         Ok(())
+    }
+
+    /// An ACME server, which has seen what it wants to see with the handshake (RFC 8737 §3).
+    async fn challenged(self, mut stream: Client) {
+        // Where it has gone already, it has seen it all the same.
+        let _ = timeout_at(self.until, stream.shutdown()).await;
+        self.tell(Termination::Answered, "");
     }
 
     /// HTTP, request by request.
@@ -113,8 +129,20 @@ impl Arrival {
     }
 
     fn fail(&self, error: &ProxyError) {
+        if self.lacks_certificate(error) {
+            let missing =
+                Termination::Failed(Side::Proxy, Phase::Handshake, Kind::CertificateMissing);
+            return self.tell(missing, "no certificate has been issued yet");
+        }
         let text = error.source.as_ref().map(ToString::to_string);
         self.tell(error.into(), text.as_deref().unwrap_or_default());
+    }
+
+    /// Whether this came of having nothing to show; rustls has no error of its own for it.
+    fn lacks_certificate(&self, error: &ProxyError) -> bool {
+        let source = error.source.as_ref().and_then(|source| source.downcast_ref::<io::Error>());
+        let told = source.and_then(|error| error.get_ref()?.downcast_ref::<rustls::Error>());
+        matches!(told, Some(rustls::Error::General(_))) && self.policy.certificates.are_missing()
     }
 
     fn tell(&self, termination: Termination, error: &str) {

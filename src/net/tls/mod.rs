@@ -28,10 +28,10 @@ use std::{
 use rustls::{
     ClientConfig, RootCertStore, ServerConfig,
     crypto::{CryptoProvider, aws_lc_rs},
-    server::{ServerSessionMemoryCache, StoresServerSessions},
+    server::{Acceptor, ServerSessionMemoryCache, StoresServerSessions},
 };
 use tokio::net::TcpStream;
-use tokio_rustls::{TlsAcceptor, server::TlsStream};
+use tokio_rustls::{LazyConfigAcceptor, TlsAcceptor, server::TlsStream};
 
 pub use self::{
     resolver::Resolver,
@@ -50,6 +50,11 @@ const CACHED_SESSIONS: usize = 4096;
 /// Cryptography by aws-lc-rs, named here so that no process-wide default is needed.
 static PROVIDER: LazyLock<Arc<CryptoProvider>> =
     LazyLock::new(|| Arc::new(aws_lc_rs::default_provider()));
+
+/// The cryptography that all TLS here is done by.
+pub(crate) fn provider() -> &'static Arc<CryptoProvider> {
+    &PROVIDER
+}
 
 /// What resumption needs to remember: the ticket keys, which roll every 6 hours and are accepted
 /// for 12, and the session cache. Make one per process and hand it to every [`server_config`].
@@ -85,25 +90,29 @@ impl TicketKeys {
 }
 
 /// What a listener serves TLS by: 1.2 and 1.3, `http/1.1` by ALPN, tickets and a session cache, no
-/// early data.
+/// early data. Certificates that are not given are `issued`: who gives them out may have none yet.
 ///
 /// # Errors
-/// No certificate given.
+/// No certificate given, and none issued elsewhere.
 pub fn server_config(
     tls: &config::Tls,
+    issued: Option<&Arc<Resolver>>,
     shared: &TicketKeys,
 ) -> Result<Arc<ServerConfig>, rustls::Error> {
-    let config::Certificates::Given(certificates) = &tls.certificates else {
-        return Err(rustls::Error::General("certificates by ACME are not there yet".to_owned()));
+    let resolver = match (&tls.certificates, issued) {
+        (config::Certificates::Given(certificates), _) if !certificates.is_empty() => {
+            Arc::new(Resolver::new(certificates))
+        }
+        (config::Certificates::Acme(_), Some(issued)) => Arc::clone(issued),
+        _ => {
+            let why = "a TLS listener without a certificate".to_owned();
+            return Err(rustls::Error::General(why));
+        }
     };
-    let resolver = Resolver::new(certificates);
-    if resolver.is_empty() {
-        return Err(rustls::Error::General("a TLS listener without a certificate".to_owned()));
-    }
     let mut config = ServerConfig::builder_with_provider(PROVIDER.clone())
         .with_safe_default_protocol_versions()?
         .with_no_client_auth()
-        .with_cert_resolver(Arc::new(resolver));
+        .with_cert_resolver(resolver);
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     config.ticketer = shared.tickets.clone();
     config.session_storage = shared.sessions.clone();
@@ -144,6 +153,22 @@ pub async fn handshake(
 ) -> io::Result<Box<TlsStream<TcpStream>>> {
     let acceptor = TlsAcceptor::from(config.clone());
     let handshake = acceptor.accept_with(socket, |tls| tls.set_buffer_limit(Some(SEND_LIMIT)));
+    handshake.await.map(Box::new)
+}
+
+/// As [`handshake`], but a client that offers `protocol` and no other is served by `other`.
+///
+/// # Errors
+/// As for [`handshake`].
+pub async fn handshake_beside(
+    config: &Arc<ServerConfig>,
+    (protocol, other): (&[u8], Arc<ServerConfig>),
+    socket: TcpStream,
+) -> io::Result<Box<TlsStream<TcpStream>>> {
+    let start = LazyConfigAcceptor::new(Acceptor::default(), socket).await?;
+    let alone = start.client_hello().alpn().is_some_and(|offered| offered.eq([protocol]));
+    let config = if alone { other } else { Arc::clone(config) };
+    let handshake = start.into_stream_with(config, |tls| tls.set_buffer_limit(Some(SEND_LIMIT)));
     handshake.await.map(Box::new)
 }
 
@@ -209,7 +234,8 @@ mod tests {
     #[tokio::test]
     async fn both_versions_are_spoken_and_the_connection_tells_its_terms() {
         let certificates = [certificate(&["default.test"]), certificate(&["*.example.com"])];
-        let server = server_config(&terms(&certificates), &TicketKeys::new().unwrap()).unwrap();
+        let server =
+            server_config(&terms(&certificates), None, &TicketKeys::new().unwrap()).unwrap();
         let versions = [(&TLS12, ProtocolVersion::TLSv1_2), (&TLS13, ProtocolVersion::TLSv1_3)];
         for (version, agreed) in versions {
             let mut client = client_config(&[&certificates[1]], &[version]);
@@ -234,7 +260,7 @@ mod tests {
             let mut resumed = Vec::new();
             let next = TicketKeys::adopt(&keys.export()).unwrap();
             for keys in [&keys, &keys, &next, &TicketKeys::new().unwrap()] {
-                let server = server_config(&terms(&certificates), keys).unwrap();
+                let server = server_config(&terms(&certificates), None, keys).unwrap();
                 let (ours, theirs) = connect(&server, &client, "chat.test").await;
                 theirs.unwrap();
                 resumed.push(ours.unwrap().is_resumed());
@@ -246,7 +272,8 @@ mod tests {
     #[tokio::test]
     async fn a_client_that_cannot_be_served_is_an_error() {
         let certificates = [certificate(&["chat.test"])];
-        let server = server_config(&terms(&certificates), &TicketKeys::new().unwrap()).unwrap();
+        let server =
+            server_config(&terms(&certificates), None, &TicketKeys::new().unwrap()).unwrap();
         let mut client = client_config(&[&certificates[0]], &[&TLS13]);
         client.alpn_protocols = vec![b"h2".to_vec()];
         let (ours, theirs) = connect(&server, &Arc::new(client), "chat.test").await;
@@ -257,7 +284,8 @@ mod tests {
     #[tokio::test]
     async fn what_is_no_tls_is_an_error() {
         let certificates = [certificate(&["chat.test"])];
-        let server = server_config(&terms(&certificates), &TicketKeys::new().unwrap()).unwrap();
+        let server =
+            server_config(&terms(&certificates), None, &TicketKeys::new().unwrap()).unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         client.write_all(b"GET / HTTP/1.1\r\n\r\n").await.unwrap();
@@ -269,13 +297,14 @@ mod tests {
 
     #[test]
     fn no_certificate_is_an_error() {
-        assert!(server_config(&terms(&[]), &TicketKeys::new().unwrap()).is_err());
+        assert!(server_config(&terms(&[]), None, &TicketKeys::new().unwrap()).is_err());
     }
 
     #[tokio::test]
     async fn a_made_certificate_is_valid_for_an_address() {
         let certificates = [certificate(&["localhost", "127.0.0.1"])];
-        let server = server_config(&terms(&certificates), &TicketKeys::new().unwrap()).unwrap();
+        let server =
+            server_config(&terms(&certificates), None, &TicketKeys::new().unwrap()).unwrap();
         let client = Arc::new(client_config(&[&certificates[0]], &[&TLS13]));
         let (ours, theirs) = connect(&server, &client, "127.0.0.1").await;
         theirs.unwrap();
