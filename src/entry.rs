@@ -12,7 +12,7 @@ use arc_swap::ArcSwap;
 use crate::{
     drain,
     error::{Kind, Phase, ProxyError, Side, Termination},
-    observe::{AccessLog, End, ListenerMetrics, Metrics, Record},
+    observe::{AccessLog, End, Form, ListenerMetrics, Metrics, Record},
     sticky::memory::{Key, Memory},
     tunnel::{Ended, Guard},
 };
@@ -128,7 +128,7 @@ impl Open {
             Termination::Drained | Termination::Rebalanced | Termination::Aged => false,
             // A client that leaves its poll leaves its session.
             Termination::Failed(Side::Client, ..) => true,
-            _ => self.record.tunnel,
+            _ => self.record.form == Form::Tunnel,
         }
     }
 }

@@ -53,6 +53,8 @@ pub enum Kind {
     BodyTooLarge,
     /// No route covers the host and path.
     NoRoute,
+    /// The host asked for is served by others, on connections that are passed on to them.
+    Misdirected,
     /// Every backend of the pool is down, or it has none.
     NoBackend,
     /// The session's node is gone, and the session with it.

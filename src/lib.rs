@@ -9,6 +9,7 @@
 //! ```text
 //! listener → conn → TLS → http::server → http::respond → route → sticky / balance → forward
 //!                                                                 101 → tunnel → Termination → observe
+//!                   └ layer4 → balance → dial ─────────────────────────┘
 //! file → config::check ─┐
 //! discovery, orders ────┴→ control: overlay → Snapshot ⇄ one swap → conn, http read
 //! health probes, failures under traffic → atomics on Backend
@@ -32,6 +33,7 @@
 //! | [`sticky`] | sids, cookies, the decision between them | HTTP exchanges, I/O |
 //! | [`tunnel`] | two byte streams and a guard, where their frames end | HTTP |
 //! | [`http`] | requests, replies, retries, owner search, upgrades | reloads |
+//! | `layer4` | streams of bytes: a backend for each, a tunnel | HTTP, reloads |
 //! | [`snapshot`] | one consistent view for the data path | who builds it |
 //! | [`admin`] | the operators' sockets, the API and its shapes | how orders are carried out |
 //! | [`cli`] | the command line: one process's start, or a client of the API | — |
@@ -81,6 +83,7 @@ pub mod drain;
 mod entry;
 pub mod error;
 pub mod http;
+mod layer4;
 pub mod net;
 pub mod observe;
 pub mod proxy;

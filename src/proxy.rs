@@ -7,9 +7,11 @@ use tokio::sync::Semaphore;
 
 use crate::{
     acme::Challenges,
+    config,
     observe::{AccessLog, Metrics},
     snapshot::Current,
     sticky, tunnel,
+    upstream::{Backend, Reason},
 };
 
 /// What every stream of a process shares.
@@ -33,4 +35,30 @@ pub struct Proxy {
     pub challenges: Arc<Challenges>,
     /// Whether the process is on its way out.
     pub draining: AtomicBool,
+}
+
+impl Proxy {
+    /// Counts a failure under traffic. Only probes count successes: an answer here must not make good
+    /// what they find wrong. Without probes nothing would bring a backend up, so nothing takes it
+    /// down.
+    pub(crate) fn mark_failed(&self, backend: &Backend, health: &config::Health) {
+        if health.probe == config::Probe::Off {
+            return;
+        }
+        if let Some(transition) = backend.mark(false, health.rise, health.fall) {
+            let (pool, backend) = (backend.pool(), backend.name());
+            tracing::warn!(pool, backend, ?transition, "backend failed under traffic");
+        }
+    }
+
+    /// Counts a try towards the backend's ejection.
+    pub(crate) fn note(&self, backend: &Backend, failed: bool) {
+        let Some(reason) = backend.note(failed) else { return };
+        let (pool, name) = (backend.pool(), backend.name());
+        tracing::warn!(pool, backend = name, ?reason, "backend ejected");
+        match reason {
+            Reason::Consecutive => self.metrics.ejections_consecutive.inc(),
+            Reason::Rate => self.metrics.ejections_rate.inc(),
+        };
+    }
 }

@@ -14,7 +14,8 @@ use rustls::ServerConfig;
 use crate::{
     acme::Issued,
     config,
-    observe::Way,
+    net::client_hello::ClientHello,
+    observe::{Secured, Way},
     route::Table,
     sticky::{Context, Found, Ids, Keys, set_cookie},
     upstream::{self, Backend, Dial},
@@ -58,8 +59,11 @@ pub struct Listener {
     pub http: bool,
     /// Name of the pool of layer-4 streams, where there is one for all.
     pub pool: Option<Arc<str>>,
-    /// From server name and ALPN to the pool that connections are passed on to undecrypted.
-    pub passthrough: Vec<config::Passthrough>,
+    /// From server name and ALPN to the pool that connections are passed on to undecrypted; the first
+    /// that covers a ClientHello counts.
+    pub passthrough: Vec<Passthrough>,
+    /// Whether the ClientHello is looked at before anything else.
+    pub looks: bool,
     /// Whether connections begin with a PROXY header.
     pub proxy_protocol: Option<config::ProxyIn>,
     /// Answer with a redirect.
@@ -102,6 +106,15 @@ impl Certificates {
     }
 }
 
+/// One rule about connections that are passed on undecrypted.
+#[derive(Debug)]
+pub struct Passthrough {
+    /// What it covers.
+    pub rule: config::Passthrough,
+    /// Name of the pool it leads to.
+    pub pool: Arc<str>,
+}
+
 /// A pool and the cookies that name its backends.
 #[derive(Debug)]
 pub struct Pool {
@@ -127,6 +140,29 @@ impl Snapshot {
     pub fn trusts(&self, peer: IpAddr) -> bool {
         let peer = peer.to_canonical();
         self.trusted.iter().any(|net| net.contains(&peer))
+    }
+}
+
+impl Listener {
+    /// The pool that a connection with this ClientHello is passed on to undecrypted; `None`: it is to
+    /// be decrypted, or refused where no TLS is terminated.
+    pub fn passed_on(&self, hello: &ClientHello) -> Option<&Arc<str>> {
+        let covers = |rule: &config::Passthrough| {
+            let name = hello.sni.as_deref();
+            let offers = |wanted: &String| hello.protocols().any(|p| p == wanted.as_bytes());
+            (rule.sni.is_empty() || name.is_some_and(|name| rule.names(name)))
+                && (rule.alpn.is_empty() || rule.alpn.iter().any(offers))
+        };
+        let rule = self.passthrough.iter().find(|passed| covers(&passed.rule));
+        let rest = self.pool.as_ref().filter(|_| self.tls.is_none());
+        rule.map(|passed| &passed.pool).or(rest)
+    }
+
+    /// Whether requests for this host, a name in lower case, belong on connections that are passed on:
+    /// one that came over another name's is misdirected (RFC 9110, section 15.5.20).
+    pub fn misdirects(&self, host: &str, secured: Option<&Secured>) -> bool {
+        let over = secured.and_then(|secured| secured.sni.as_deref());
+        over != Some(host) && self.passthrough.iter().any(|passed| passed.rule.names(host))
     }
 }
 

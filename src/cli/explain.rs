@@ -21,7 +21,8 @@ Examples:
   moorline explain 'https://chat.example.com/socket.io/?EIO=4&transport=websocket&sid=…' \\
       --cookie 'moorline=…' --client 192.0.2.7")]
 pub struct Args {
-    /// What the client asks for, `https://HOST[:PORT]/PATH?QUERY`
+    /// What the client asks for, `https://HOST[:PORT]/PATH?QUERY`; `tcp://HOST:PORT` or `tls://NAME:PORT`
+    /// for a stream of layer 4
     pub url: String,
     /// The method [default: GET]
     #[arg(long)]

@@ -163,6 +163,13 @@ pub struct Passthrough {
     pub pool: String,
 }
 
+impl Passthrough {
+    /// Whether it names this one, which is in lower case and without a final dot.
+    pub fn names(&self, name: &str) -> bool {
+        self.sni.iter().any(|pattern| pattern.covers(name))
+    }
+}
+
 /// Who may say by a PROXY header whom a connection comes from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ProxyIn {
@@ -244,6 +251,20 @@ pub enum HostPattern {
     Exact(String),
     /// Any name with at least one label before this suffix: `*.example.com` is stored as `example.com`.
     Wildcard(String),
+}
+
+impl HostPattern {
+    /// Whether this name is one of its; in lower case, without port and final dot.
+    pub fn covers(&self, name: &str) -> bool {
+        match self {
+            Self::Any => true,
+            Self::Exact(exact) => name == exact,
+            Self::Wildcard(suffix) => {
+                let labels = name.strip_suffix(suffix.as_str()).and_then(|l| l.strip_suffix('.'));
+                labels.is_some_and(|labels| !labels.is_empty())
+            }
+        }
+    }
 }
 
 /// Interchangeable backends and how they are used.

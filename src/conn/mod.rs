@@ -1,8 +1,14 @@
-//! One client connection, step by step: accept, PROXY header, TLS, HTTP.
+//! One client connection, step by step: accept, PROXY header, what it is, TLS, and then requests or a
+//! stream of layer 4.
 //!
 //! The accept loop only accepts; everything that can wait or fail happens in a task of the
 //! connection's own. What comes before the application's first byte has one deadline, from accept. A
 //! connection that does not come so far still ends once: one line, one metric.
+//!
+//! Until it is known who gets a connection, its bytes are looked at and left in the socket: one that
+//! is passed on undecrypted needs no replay, and TLS begins on the socket as it was accepted.
+
+mod first;
 
 use std::{future::Future, io, net::SocketAddr, sync::Arc};
 
@@ -12,14 +18,17 @@ use tokio::{
     time::{Instant, timeout_at},
 };
 
+use self::first::First;
+
 use crate::{
     acme, drain,
     error::{Kind, Phase, ProxyError, Side, Termination},
-    http::{server, visitor::Visitor},
-    net::{listener, stream::Client, tls},
-    observe::{ChosenBy, End, ListenerMetrics, Record, Secured, Start},
+    http::{PLAIN_ON_TLS, server, visitor::Visitor},
+    layer4,
+    net::{client_hello::ClientHello, listener, stream::Client, tls},
+    observe::{ChosenBy, End, Form, ListenerMetrics, Record, Secured, Start},
     proxy::Proxy,
-    snapshot,
+    snapshot::{self, Snapshot},
 };
 
 /// One listening socket's identity towards its connections.
@@ -43,11 +52,13 @@ pub async fn accept(socket: Arc<TcpListener>, door: Door) {
         let (stream, peer) = listener::accept(&socket, &pauses).await;
         // The policy is the one in force now; the connection keeps it.
         // A listener that is being renamed is served by the last one it had.
-        let current = door.proxy.snapshot.load().listeners.get(&door.name).cloned();
+        let snapshot = door.proxy.snapshot.load_full();
+        let current = snapshot.listeners.get(&door.name).cloned();
         last = current.or(last);
         let Some(policy) = last.clone() else { continue };
         let until = Instant::now() + policy.handshake_timeout;
-        let arrival = Arrival { door: door.clone(), policy, peer, secured: None, until };
+        let door = door.clone();
+        let arrival = Arrival { door, policy, snapshot, peer, secured: None, until };
         tokio::spawn(arrival.serve(stream));
     }
 }
@@ -56,6 +67,8 @@ pub async fn accept(socket: Arc<TcpListener>, door: Door) {
 struct Arrival {
     door: Door,
     policy: Arc<snapshot::Listener>,
+    /// What was in force when it was accepted. A stream goes by it; requests have newer ones.
+    snapshot: Arc<Snapshot>,
     /// Where it comes from.
     peer: SocketAddr,
     /// What TLS has told of the client; there from the moment that TLS is expected.
@@ -64,34 +77,93 @@ struct Arrival {
     until: Instant,
 }
 
+/// What a connection is good for.
+enum Opened {
+    /// Requests are read from it.
+    Requests(Client),
+    /// Nothing more: an ACME server has seen what it wants to see.
+    Challenge(Client),
+    /// It is a stream to the pool of this name.
+    Stream(Client, Arc<str>),
+}
+
+/// Why a connection ends before it was good for anything.
+struct Refusal {
+    error: ProxyError,
+    /// It is closed in order after these words.
+    parting: Option<(TcpStream, &'static [u8])>,
+}
+
+impl From<ProxyError> for Refusal {
+    fn from(error: ProxyError) -> Self {
+        Self { error, parting: None }
+    }
+}
+
+impl Refusal {
+    fn new(phase: Phase, kind: Kind) -> Self {
+        ProxyError::new(Side::Client, phase, kind).into()
+    }
+
+    fn after(mut self, socket: TcpStream, words: &'static [u8]) -> Self {
+        self.parting = Some((socket, words));
+        self
+    }
+}
+
 impl Arrival {
     async fn serve(mut self, socket: TcpStream) {
         let _open = self.door.metrics.accept();
         match self.open(socket).await {
-            Ok(stream) if stream.alpn() == Some(acme::PROTOCOL) => self.challenged(stream).await,
-            Ok(stream) => self.requests(stream).await,
-            Err(error) => self.fail(&error),
+            Ok(Opened::Requests(stream)) => self.requests(stream).await,
+            Ok(Opened::Challenge(stream)) => self.challenged(stream).await,
+            Ok(Opened::Stream(stream, pool)) => self.stream(stream, &pool).await,
+            Err(Refusal { error, parting }) => {
+                self.fail(&error, parting.as_ref().is_some_and(|(_, said)| *said == PLAIN_ON_TLS));
+                if let Some((socket, words)) = parting {
+                    first::part(socket, words).await;
+                }
+            }
         }
     }
 
     /// Everything that comes before the application's first byte.
-    async fn open(&mut self, socket: TcpStream) -> Result<Client, ProxyError> {
+    async fn open(&mut self, socket: TcpStream) -> Result<Opened, Refusal> {
         self.announced(&socket).await?;
-        let Some(config) = &self.policy.tls else { return Ok(Client::Plain(socket)) };
+        let policy = Arc::clone(&self.policy);
+        if policy.tls.is_none() && !policy.looks {
+            return self.opened(Client::Plain(socket));
+        }
         self.secured = Some(Arc::default());
-        // That protocol is offered while somebody is to ask for it, and at no other time.
-        let stream = match self.door.proxy.challenges.tls() {
-            None => in_time(self.until, Phase::Handshake, tls::handshake(config, socket)).await?,
-            Some(challenge) => {
-                let beside = (acme::PROTOCOL, challenge);
-                let handshake = tls::handshake_beside(config, beside, socket);
-                in_time(self.until, Phase::Handshake, handshake).await?
-            }
+        let first = async {
+            if policy.looks { first::hello(&socket).await } else { first::spoken(&socket).await }
         };
-        let stream = Client::Tls(stream);
-        self.door.metrics.handshake(stream.is_resumed());
-        self.secured = stream.secured().map(Arc::new);
-        Ok(stream)
+        match in_time(self.until, Phase::Handshake, first).await? {
+            First::Tls => {}
+            First::Hello(hello) => {
+                self.secured = Some(Arc::new(told(&hello)));
+                if let Some(pool) = policy.passed_on(&hello) {
+                    return Ok(Opened::Stream(Client::Plain(socket), Arc::clone(pool)));
+                }
+                if policy.tls.is_none() {
+                    let refusal = Refusal::new(Phase::Select, Kind::NoRoute);
+                    return Err(refusal.after(socket, first::UNRECOGNIZED_NAME));
+                }
+            }
+            First::Broken(why) => {
+                let error = ProxyError::new(Side::Client, Phase::Handshake, Kind::Malformed);
+                let refusal = Refusal::from(error.because(why));
+                return Err(refusal.after(socket, first::DECODE_ERROR));
+            }
+            First::Http if policy.http => {
+                let refusal = Refusal::new(Phase::Handshake, Kind::NotTls);
+                return Err(refusal.after(socket, PLAIN_ON_TLS));
+            }
+            First::Http | First::Other => {
+                return Err(Refusal::new(Phase::Handshake, Kind::NotTls));
+            }
+        }
+        self.terminated(socket).await
     }
 
     /// The PROXY header, where the listener has connections begin with one: whom it names is the peer
@@ -100,15 +172,79 @@ impl Arrival {
         Ok(())
     }
 
-    /// An ACME server, which has seen what it wants to see with the handshake (RFC 8737 §3).
+    /// TLS, up to the end of the handshake.
+    async fn terminated(&mut self, socket: TcpStream) -> Result<Opened, Refusal> {
+        let Some(config) = &self.policy.tls else { return self.opened(Client::Plain(socket)) };
+        // That protocol is offered while somebody is to ask for it, and at no other time.
+        let challenge = self.door.proxy.challenges.tls();
+        let handshake = async {
+            match challenge {
+                None => tls::handshake(config, socket).await,
+                Some(asked) => tls::handshake_beside(config, (acme::PROTOCOL, asked), socket).await,
+            }
+        };
+        let stream = in_time(self.until, Phase::Handshake, handshake).await;
+        let stream = Client::Tls(stream.map_err(|error| self.certified(error))?);
+        self.door.metrics.handshake(stream.is_resumed());
+        self.secured = stream.secured().map(Arc::new);
+        if stream.alpn() == Some(acme::PROTOCOL) {
+            return Ok(Opened::Challenge(stream));
+        }
+        self.opened(stream)
+    }
+
+    /// The failure of a handshake, ours where there was nothing to show; rustls has no error of its own
+    /// for it.
+    fn certified(&self, error: ProxyError) -> ProxyError {
+        let source = error.source.as_ref().and_then(|source| source.downcast_ref::<io::Error>());
+        let told = source.and_then(|error| error.get_ref()?.downcast_ref::<rustls::Error>());
+        if !matches!(told, Some(rustls::Error::General(_)))
+            || !self.policy.certificates.are_missing()
+        {
+            return error;
+        }
+        let missing = ProxyError::new(Side::Proxy, Phase::Handshake, Kind::CertificateMissing);
+        missing.because("no certificate has been issued yet")
+    }
+
+    fn opened(&self, stream: Client) -> Result<Opened, Refusal> {
+        match &self.policy.pool {
+            _ if self.policy.http => Ok(Opened::Requests(stream)),
+            Some(pool) => Ok(Opened::Stream(stream, Arc::clone(pool))),
+            None => Err(Refusal::new(Phase::Select, Kind::NoRoute)),
+        }
+    }
+
+    /// Layer 4: one stream, which goes on in a task of its own.
+    async fn stream(self, stream: Client, pool: &str) {
+        let Some(pool) = self.snapshot.pool(pool).cloned() else {
+            return self.fail(&ProxyError::new(Side::Proxy, Phase::Select, Kind::NoRoute), false);
+        };
+        drop(self.snapshot);
+        let arrived = layer4::Arrived {
+            client: stream,
+            peer: self.peer,
+            secured: self.secured,
+            pool,
+            listener: self.door.metrics,
+            drain: self.door.drain,
+        };
+        if let Some(Client::Plain(socket)) = layer4::serve(&self.door.proxy, arrived).await {
+            first::part(socket, b"").await;
+        }
+    }
+
+    /// An ACME server, for whom the handshake was all (RFC 8737 §3).
     async fn challenged(self, mut stream: Client) {
         // Where it has gone already, it has seen it all the same.
         let _ = timeout_at(self.until, stream.shutdown()).await;
-        self.tell(Termination::Answered, "");
+        self.known().tell(self.form(), 0, Termination::Answered, None);
     }
 
     /// HTTP, request by request.
     async fn requests(self, stream: Client) {
+        // Kept until the connection's end, it would keep old configurations alive.
+        drop(self.snapshot);
         let visitor = Visitor {
             peer: self.peer,
             secured: self.secured.clone(),
@@ -123,42 +259,60 @@ impl Arrival {
         tracing::debug!(peer = %self.peer, %error, "connection ended");
         if error.is_parse() {
             // No request came of it, so nobody else tells.
-            let broken = Termination::Failed(Side::Client, Phase::Request, Kind::Malformed);
-            self.tell(broken, &error.to_string());
+            let broken = ProxyError::new(Side::Client, Phase::Request, Kind::Malformed);
+            let known = Known { door: &self.door, peer: self.peer, secured: self.secured.as_ref() };
+            known.fail(Form::Http, 0, &broken.because(error));
         }
     }
 
-    fn fail(&self, error: &ProxyError) {
-        if self.lacks_certificate(error) {
-            let missing =
-                Termination::Failed(Side::Proxy, Phase::Handshake, Kind::CertificateMissing);
-            return self.tell(missing, "no certificate has been issued yet");
-        }
+    fn fail(&self, error: &ProxyError, answered: bool) {
+        self.known().fail(self.form(), if answered { 400 } else { 0 }, error);
+    }
+
+    fn form(&self) -> Form {
+        if self.policy.http { Form::Http } else { Form::Stream }
+    }
+
+    fn known(&self) -> Known<'_> {
+        Known { door: &self.door, peer: self.peer, secured: self.secured.as_ref() }
+    }
+}
+
+/// What is told of a connection that came to no stream.
+struct Known<'a> {
+    door: &'a Door,
+    peer: SocketAddr,
+    secured: Option<&'a Arc<Secured>>,
+}
+
+impl Known<'_> {
+    fn fail(&self, form: Form, status: u16, error: &ProxyError) {
         let text = error.source.as_ref().map(ToString::to_string);
-        self.tell(error.into(), text.as_deref().unwrap_or_default());
+        self.tell(form, status, error.into(), text.as_deref());
     }
 
-    /// Whether this came of having nothing to show; rustls has no error of its own for it.
-    fn lacks_certificate(&self, error: &ProxyError) -> bool {
-        let source = error.source.as_ref().and_then(|source| source.downcast_ref::<io::Error>());
-        let told = source.and_then(|error| error.get_ref()?.downcast_ref::<rustls::Error>());
-        matches!(told, Some(rustls::Error::General(_))) && self.policy.certificates.are_missing()
-    }
-
-    fn tell(&self, termination: Termination, error: &str) {
-        let record = Record::new(Start {
+    fn tell(&self, form: Form, status: u16, termination: Termination, error: Option<&str>) {
+        let mut record = Record::new(Start {
             id: "",
             client: self.peer,
             listener: &self.door.name,
-            secured: self.secured.as_ref(),
+            secured: self.secured,
             host: "",
             method: "",
             target: "",
         });
-        let end = End { error: Some(error), ..End::new(termination) };
+        record.form = form;
+        record.status = status;
+        let end = End { error, ..End::new(termination) };
         self.door.metrics.ended(&termination, ChosenBy::None, 0, 0);
         self.door.proxy.log.load().write(&record, &end);
     }
+}
+
+/// What a ClientHello that is not answered here tells.
+fn told(hello: &ClientHello) -> Secured {
+    let alpn = hello.first_protocol().map(|name| name.as_ref().into());
+    Secured { sni: hello.sni.clone(), alpn, ..Secured::default() }
 }
 
 /// What a step brings before the deadline, or the client's failure in that phase.

@@ -446,6 +446,10 @@ impl Control {
     }
 }
 
+fn passthrough(rule: &config::Passthrough) -> snapshot::Passthrough {
+    snapshot::Passthrough { rule: rule.clone(), pool: Arc::from(rule.pool.as_str()) }
+}
+
 fn policy(
     listener: &config::Listener,
     name: &Arc<str>,
@@ -472,7 +476,9 @@ fn policy(
         certificates,
         http: listener.protocol.is_http(),
         pool: listener.pool.as_deref().map(Arc::from),
-        passthrough: listener.passthrough.clone(),
+        passthrough: listener.passthrough.iter().map(passthrough).collect(),
+        looks: listener.protocol == config::Protocol::TlsPassthrough
+            || !listener.passthrough.is_empty(),
         proxy_protocol: listener.proxy_protocol.clone(),
         redirect: listener.redirect,
         handshake_timeout: listener.handshake_timeout,

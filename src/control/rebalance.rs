@@ -114,7 +114,7 @@ impl Rebalance {
                     serial: backend.serial(),
                     weight: backend.shares(),
                     grows: backend.ramp() < 1.0,
-                    tunnels: proxy.tunnels.staying(backend.serial()),
+                    tunnels: proxy.tunnels.closable(backend.serial()),
                 })
                 .collect();
             let leveling = self.pools.entry(pool.name.clone()).or_default();

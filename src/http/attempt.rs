@@ -17,7 +17,6 @@ use super::{
     way::Way,
 };
 use crate::{
-    config::Probe,
     entry::{Client, Entry},
     error::{Kind, Phase, ProxyError, Side},
     net::half_close::Patience,
@@ -25,7 +24,7 @@ use crate::{
     proxy::Proxy,
     snapshot::Pool,
     sticky::{Choice, memory::Key},
-    upstream::{Backend, Hold, Reason},
+    upstream::{Backend, Hold},
 };
 
 /// Backends tried for a request that is free to go anywhere.
@@ -211,29 +210,15 @@ impl Attempt<'_> {
             // A poll that is held for too long says nothing about the backend.
             Err(failure) => match (failure.error.phase, failure.error.kind) {
                 (Phase::Connect, Kind::Refused | Kind::TimedOut | Kind::Io) => {
-                    self.mark_failed(backend);
+                    self.proxy.mark_failed(backend, &self.config().health);
                 }
                 (Phase::ResponseHeader, Kind::TimedOut) if !self.polls() => {
-                    self.mark_failed(backend);
+                    self.proxy.mark_failed(backend, &self.config().health);
                 }
                 _ => {}
             },
         }
         outcome
-    }
-
-    /// Counts a failure under traffic. Only probes count successes: an answer here must not make good
-    /// what they find wrong. Without probes nothing would bring a backend up, so nothing takes it
-    /// down.
-    fn mark_failed(&self, backend: &Arc<Backend>) {
-        let health = &self.config().health;
-        if health.probe == Probe::Off {
-            return;
-        }
-        if let Some(transition) = backend.mark(false, health.rise, health.fall) {
-            let (pool, backend) = (backend.pool(), backend.name());
-            tracing::warn!(pool, backend, ?transition, "backend failed under traffic");
-        }
     }
 
     /// Counts towards an ejection what the backend is to blame for.
@@ -248,13 +233,7 @@ impl Attempt<'_> {
                 _ => return,
             },
         };
-        let Some(reason) = backend.note(failed) else { return };
-        let (pool, name) = (backend.pool(), backend.name());
-        tracing::warn!(pool, backend = name, ?reason, "backend ejected");
-        match reason {
-            Reason::Consecutive => self.proxy.metrics.ejections_consecutive.inc(),
-            Reason::Rate => self.proxy.metrics.ejections_rate.inc(),
-        };
+        self.proxy.note(backend, failed);
     }
 
     /// Lets the session be remembered on this backend, should its client leave this poll.

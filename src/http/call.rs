@@ -22,7 +22,7 @@ use crate::{
     entry::{Client, Entry},
     error::{Phase, ProxyError},
     net::half_close::Held,
-    observe::metrics::Open,
+    observe::{Form, metrics::Open},
     proxy::Proxy,
     snapshot::Pool,
     sticky::{
@@ -207,14 +207,14 @@ impl Call<'_> {
             None => Session::Socket { _hold: reached.reserved.unwrap_or_else(|| backend.hold()) },
         };
         let moored = Moored { _session: session, _gauge: self.visitor.metrics.tunnel() };
-        self.entry.record().tunnel = true;
+        self.entry.record().form = Form::Tunnel;
         if let Some(key) = self.known_as {
             let memory = Arc::clone(&proxy.memory);
             self.entry.belongs_to(Client { memory, key, backend: backend.tag() });
         }
         self.entry.enter(Phase::Tunnel);
         let Some(client) = self.client else { unreachable!("a checked handshake can be upgraded") };
-        let ticket = proxy.tunnels.enter(backend.serial(), self.address);
+        let ticket = proxy.tunnels.enter(backend.serial(), self.address, true);
         if backend.phase() == Life::Gone {
             // It went while it answered; its tunnels were cut before this one was entered.
             proxy.tunnels.cut(backend.serial());

@@ -14,7 +14,7 @@ use http::{Method, Request, Uri, header, request::Parts};
 use super::{
     attempt::{Engine, begins_session},
     cookie::Crossing,
-    gate, headers, respond, search,
+    gate, respond, search,
 };
 use crate::{
     admin::api::{ExplainOrder, Explanation, ListenerState},
@@ -23,11 +23,20 @@ use crate::{
     proxy::Proxy,
     snapshot::{self, Pool},
     sticky::{self, Choice, Clues, Recalled},
-    upstream::{Backend, Life},
+    upstream::{Backend, Life, source},
 };
 
 /// Backends that are named of those that would be asked for an unknown session.
 const MOST_NAMED: usize = 5;
+
+/// Whom a client is taken for where none is named.
+const LOCAL: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+
+/// Where a stream of layer 4 goes.
+enum Led<'s> {
+    To(&'s Pool),
+    Nowhere,
+}
 
 impl Proxy {
     /// Who would serve this request, of those that listen.
@@ -50,10 +59,18 @@ impl Proxy {
                 return Ok(told);
             }
         };
+        if let Some(led) = streams(&parts.uri, tls, listeners, &snapshot, &mut told) {
+            if let Led::To(pool) = led {
+                told.pool = Some(pool.upstream.name().to_owned());
+                free(pool, order.client.unwrap_or(LOCAL), &mut told);
+            }
+            return Ok(told);
+        }
         if !listen(&parts.uri, tls, listeners, &snapshot, &mut told) {
             return Ok(told);
         }
         let host = gate::without_port(&checked.host);
+        let client = order.client.unwrap_or(LOCAL);
         let Some(snapshot::Rule { way, pool }) = snapshot.routes.find(host, parts.uri.path())
         else {
             told.steps.push(format!("No route covers {host}{}: 404.", parts.uri.path()));
@@ -77,7 +94,6 @@ impl Proxy {
         let sid = sid.filter(|_| pool.config().sticky.engine_io);
         let clues = Clues { sid, moored };
         let choice = sticky::preview(&self.sids, pool.upstream.name(), clues, Instant::now());
-        let client = order.client.unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST));
         let websocket = engine.as_ref().is_some_and(|engine| !engine.polling);
         let upgrade = order.upgrade || websocket;
         let begins = begins_session(engine.as_ref(), &parts.method, upgrade);
@@ -128,9 +144,13 @@ impl Proxy {
 fn request(order: &ExplainOrder) -> Result<(Parts, bool), String> {
     let uri: Uri = order.url.parse().map_err(|error| format!("{}: {error}", order.url))?;
     let tls = match uri.scheme_str() {
-        Some("https" | "wss") => true,
-        Some("http" | "ws") => false,
-        _ => return Err("the URL begins with http:// or https://".to_owned()),
+        Some("https" | "wss" | "tls") => true,
+        Some("http" | "ws" | "tcp") => false,
+        _ => {
+            return Err(
+                "the URL begins with http:// or https://, or with tcp:// or tls://".to_owned()
+            );
+        }
     };
     let host = uri.authority().ok_or("the URL has no host")?.as_str().to_owned();
     let method = order.method.as_deref().unwrap_or("GET");
@@ -144,6 +164,58 @@ fn request(order: &ExplainOrder) -> Result<(Parts, bool), String> {
     }
     let (parts, ()) = request.body(()).map_err(|error| error.to_string())?.into_parts();
     Ok((parts, tls))
+}
+
+/// Tells where a connection goes that is a stream of layer 4; `None`: it is none.
+fn streams<'s>(
+    uri: &Uri,
+    tls: bool,
+    listeners: &[ListenerState],
+    snapshot: &'s snapshot::Snapshot,
+    told: &mut Explanation,
+) -> Option<Led<'s>> {
+    let only = matches!(uri.scheme_str(), Some("tcp" | "tls"));
+    let Some(port) = uri.port_u16().or_else(|| (!only).then_some(if tls { 443 } else { 80 }))
+    else {
+        told.steps.push("A stream of layer 4 goes to a port, and the URL names none.".to_owned());
+        return Some(Led::Nowhere);
+    };
+    let host = uri.host().unwrap_or_default().to_ascii_lowercase();
+    let mut here = listeners.iter().filter(|l| l.addresses.iter().any(|a| a.port() == port));
+    let led = here.find_map(|listener| {
+        let policy = snapshot.listeners.get(listener.name.as_str())?;
+        let named = policy.passthrough.iter().find(|passed| passed.rule.names(&host));
+        let named = named.filter(|_| tls).map(|passed| &passed.pool);
+        let pool = named.or(policy.pool.as_ref());
+        (named.is_some() || !policy.http).then_some((listener, pool, named.is_some()))
+    });
+    let Some((listener, pool, named)) = led else {
+        let nobody = format!("Nobody listens for streams of layer 4 on port {port}.");
+        return only.then(|| {
+            told.steps.push(nobody);
+            Led::Nowhere
+        });
+    };
+    let name = &listener.name;
+    told.listener = Some(name.clone());
+    let Some(pool) = pool.and_then(|pool| snapshot.pool(pool)) else {
+        told.steps.push(format!(
+            "No rule of listener {name} covers the name {host}: its connections are closed after an alert."
+        ));
+        return Some(Led::Nowhere);
+    };
+    let leads = pool.upstream.name();
+    told.steps.push(match named {
+        true => format!(
+            "Listener {name} passes connections for {host} on to pool {leads}, undecrypted; routes are \
+             not asked."
+        ),
+        false => format!(
+            "Listener {name} passes bytes on to pool {leads}; it speaks {}, which has no routes.",
+            listener.protocol
+        ),
+    });
+    Some(Led::To(pool))
 }
 
 /// Tells the listener. Whether the request goes on to a route.
@@ -243,10 +315,10 @@ fn free(pool: &Pool, client: IpAddr, told: &mut Explanation) {
     let backends = pool.upstream.backends();
     let open = backends.iter().filter(|backend| backend.takes_new()).count();
     if open == 0 {
-        told.steps.push("No backend takes new sessions: 503 with Retry-After.".to_owned());
+        told.steps.push("No backend takes new sessions: requests get 503 with Retry-After, streams wait or end.".to_owned());
         return;
     }
-    let picked = pool.upstream.preview(&headers::source(client));
+    let picked = pool.upstream.preview(&source(client));
     chosen(told, ChosenBy::Balance, picked);
     let picked = picked.map_or_else(String::new, |backend| format!(": {} now", backend.name()));
     let all = backends.len();

@@ -154,15 +154,6 @@ pub(super) fn client(
     nearest
 }
 
-/// A client's address as source-hash takes it: one form for both families, so that an IPv4 client is
-/// the same over a mapped address.
-pub(super) fn source(client: IpAddr) -> [u8; 16] {
-    match client {
-        IpAddr::V4(ip) => ip.to_ipv6_mapped().octets(),
-        IpAddr::V6(ip) => ip.octets(),
-    }
-}
-
 /// Whether a trusted peer says that its own client came over TLS.
 pub(super) fn came_over_tls(headers: &HeaderMap) -> bool {
     headers.get(X_FORWARDED_PROTO).is_some_and(|proto| proto == "https")

@@ -28,3 +28,5 @@ pub mod server;
 pub(crate) mod upgrade;
 pub mod visitor;
 mod way;
+
+pub(crate) use self::reply::PLAIN_ON_TLS;

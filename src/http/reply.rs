@@ -25,6 +25,14 @@ use crate::{
 /// to see a backend come back.
 const RETRY_AFTER_SECONDS: HeaderValue = HeaderValue::from_static("2");
 
+/// The reply to a request in the clear where TLS is expected, whatever it asks for.
+pub(crate) const PLAIN_ON_TLS: &[u8] = b"HTTP/1.1 400 Bad Request\r\n\
+    Content-Type: text/plain; charset=utf-8\r\n\
+    Content-Length: 36\r\n\
+    Cache-Control: no-store\r\n\
+    Connection: close\r\n\r\n\
+    This port speaks TLS: use https://.\n";
+
 /// What a reply to this request needs to know of it.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Manners {
@@ -146,6 +154,7 @@ fn status(error: &ProxyError) -> StatusCode {
         Kind::UpgradeRequired => StatusCode::UPGRADE_REQUIRED,
         Kind::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
         Kind::NoRoute => StatusCode::NOT_FOUND,
+        Kind::Misdirected => StatusCode::MISDIRECTED_REQUEST,
         Kind::NoBackend | Kind::Saturated | Kind::NotAdmitted | Kind::Exhausted => {
             StatusCode::SERVICE_UNAVAILABLE
         }
@@ -180,6 +189,7 @@ fn sentence(error: &ProxyError) -> &'static str {
         (Kind::BodyTooLarge, _) => {
             "The body is too large to look for the node of a session that is not known here."
         }
+        (Kind::Misdirected, _) => "This host is not served over this connection; open one for it.",
         (Kind::NoRoute, _) => "No route covers this host and path.",
         (Kind::NoBackend, _) => "No node of this application takes anybody at present.",
         (Kind::SessionGone, _) => UNKNOWN_SID,

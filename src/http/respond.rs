@@ -52,6 +52,10 @@ impl Proxy {
             Err(error) => return reply::refuse(entry, &error, &manners),
         };
         let host = gate::without_port(&checked.host);
+        if visitor.misdirects(host) {
+            let error = ProxyError::new(Side::Client, Phase::Select, Kind::Misdirected);
+            return reply::refuse(entry, &error, &manners);
+        }
         let Some(snapshot::Rule { way, pool }) = snapshot.routes.find(host, parts.uri.path())
         else {
             let error = ProxyError::new(Side::Client, Phase::Select, Kind::NoRoute);

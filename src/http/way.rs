@@ -7,12 +7,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{attempt::Attempt, headers};
+use super::attempt::Attempt;
 use crate::{
     error::{Kind, Phase, ProxyError, Side},
     net::half_close::Patience,
     observe::ChosenBy,
-    upstream::{Admitted, Backend, Turn},
+    upstream::{Admitted, Backend, Turn, source},
 };
 
 /// How often one that waits to be admitted looks whether its backend still takes new sessions.
@@ -69,7 +69,7 @@ impl Way {
 impl Attempt<'_> {
     /// Where to go next.
     pub(super) fn next(&self, way: &mut Way) -> Option<Arc<Backend>> {
-        let source = headers::source(self.client);
+        let source = source(self.client);
         way.bound.take().or_else(|| self.pool.upstream.pick(&source, &way.left))
     }
 

@@ -2,9 +2,11 @@
 //!
 //! What is said over a stream is not known here: no HTTP, no routes, no backends.
 
+pub mod client_hello;
 pub mod given;
 pub mod half_close;
 pub mod listener;
+pub mod peek;
 pub mod proxy_protocol;
 pub mod stream;
 mod tickets;

@@ -118,7 +118,7 @@ impl Client {
             sni: session.server_name().map(Box::from),
             alpn,
             version: version.map(|(version, suite)| {
-                (version.as_str().unwrap_or("?"), suite.suite().as_str().unwrap_or("?"))
+                (version_name(version), suite.suite().as_str().unwrap_or("?"))
             }),
             client: None,
         })
@@ -135,6 +135,16 @@ impl Client {
             Self::Plain(_) => None,
             Self::Tls(stream) => Some(stream.get_ref().1),
         }
+    }
+}
+
+/// A version as OpenSSL and everybody after it writes it.
+fn version_name(version: ProtocolVersion) -> &'static str {
+    match version {
+        ProtocolVersion::TLSv1_2 => "TLSv1.2",
+        ProtocolVersion::TLSv1_3 => "TLSv1.3",
+        // Nothing else is ever agreed on.
+        _ => "?",
     }
 }
 

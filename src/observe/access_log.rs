@@ -19,7 +19,7 @@ use serde::{Serialize, Serializer};
 
 use super::{
     names,
-    record::{End, Record, UNKNOWN},
+    record::{End, Form, Record, UNKNOWN},
     sink::Sink,
 };
 use crate::{
@@ -107,6 +107,9 @@ struct Line<'a> {
     client: SocketAddr,
     listener: &'a str,
     tls: bool,
+    tls_version: Option<&'a str>,
+    sni: Option<&'a str>,
+    alpn: Option<&'a str>,
     host: &'a str,
     method: &'a str,
     path: &'a str,
@@ -132,13 +135,17 @@ impl<'a> Line<'a> {
             Termination::Failed(_, _, Kind::BadRequest(reason)) => Some(reason),
             _ => None,
         };
+        let secured = record.secured.as_deref();
         let measured = |micros: u32| (micros != UNKNOWN).then(|| f64::from(micros) / 1000.0);
         Self {
             ts: record.at,
             id: record.id(),
             client: record.client,
             listener: &record.listener,
-            tls: record.secured.is_some(),
+            tls: secured.is_some(),
+            tls_version: secured.and_then(|told| told.version).map(|(version, _)| version),
+            sni: secured.and_then(|told| told.sni.as_deref()),
+            alpn: secured.and_then(|told| told.alpn.as_deref()),
             host: record.host(),
             method: record.method(),
             path: record.path(),
@@ -153,7 +160,11 @@ impl<'a> Line<'a> {
             first_byte_ms: measured(record.first_byte),
             duration_ms: record.elapsed().as_micros() as f64 / 1000.0,
             termination: names::termination(&end.termination),
-            kind: if record.tunnel { "tunnel" } else { "http" },
+            kind: match record.form {
+                Form::Http => "http",
+                Form::Tunnel => "tunnel",
+                Form::Stream => "stream",
+            },
             error: end.error.or(reason),
         }
     }
@@ -279,7 +290,7 @@ mod tests {
     #[test]
     fn what_is_not_known_is_null() {
         let mut record = record("", "*");
-        record.tunnel = true;
+        record.form = Form::Tunnel;
         let json: Value =
             serde_json::from_str(&line(&record, &End::new(Termination::Drained))).unwrap();
         for key in ["status", "backend", "connect_ms", "first_byte_ms"] {

@@ -16,4 +16,4 @@ pub mod stalls;
 pub use access_log::AccessLog;
 pub use metrics::{BackendSample, CertificateSample, ListenerMetrics, Metrics};
 pub use names::ChosenBy;
-pub use record::{ClientCertificate, End, Record, Secured, Start, Way};
+pub use record::{ClientCertificate, End, Form, Record, Secured, Start, Way};

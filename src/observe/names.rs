@@ -14,7 +14,7 @@ pub const TERMINATIONS: usize = SINGLE + SIDES * PHASES * KINDS;
 const SINGLE: usize = 10;
 const SIDES: usize = 3;
 const PHASES: usize = 9;
-const KINDS: usize = 28;
+const KINDS: usize = 29;
 
 /// All labels by index, put together once.
 static LABELS: LazyLock<Vec<Box<str>>> = LazyLock::new(|| {
@@ -124,6 +124,7 @@ pub fn kind(kind: Kind) -> &'static str {
         Kind::CertificateMissing => "certificate_missing",
         Kind::CertificateInvalid => "certificate_invalid",
         Kind::Alert => "alert",
+        Kind::Misdirected => "misdirected",
         Kind::Io => "io",
     }
 }
@@ -191,6 +192,7 @@ const KIND_ORDER: [Kind; KINDS] = [
     Kind::CertificateMissing,
     Kind::CertificateInvalid,
     Kind::Alert,
+    Kind::Misdirected,
 ];
 
 fn kind_index(kind: Kind) -> usize {
@@ -223,6 +225,7 @@ fn kind_index(kind: Kind) -> usize {
         Kind::CertificateMissing => 25,
         Kind::CertificateInvalid => 26,
         Kind::Alert => 27,
+        Kind::Misdirected => 28,
     }
 }
 

@@ -24,6 +24,18 @@ const CUT: char = '…';
 /// A duration that has not been measured.
 pub(super) const UNKNOWN: u32 = u32::MAX;
 
+/// What a stream is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Form {
+    /// A request and its response.
+    #[default]
+    Http,
+    /// A connection that was upgraded from HTTP.
+    Tunnel,
+    /// One of layer 4.
+    Stream,
+}
+
 /// What is known of a stream when its request's header is there.
 #[derive(Clone, Copy, Debug)]
 pub struct Start<'a> {
@@ -59,7 +71,7 @@ pub struct Secured {
     pub sni: Option<Box<str>>,
     /// The protocol agreed on by ALPN; where nothing was terminated, the first that the client offered.
     pub alpn: Option<Box<str>>,
-    /// The version and the cipher suite agreed on, in IANA's names; `None` where nothing was terminated.
+    /// The version, as `TLSv1.3`, and the cipher suite agreed on, in IANA's name; `None` where nothing was terminated.
     pub version: Option<(&'static str, &'static str)>,
     /// Who the client has proved to be.
     pub client: Option<ClientCertificate>,
@@ -102,8 +114,8 @@ pub struct Record {
     /// How the backend was chosen.
     pub chosen_by: ChosenBy,
     pub(super) secured: Option<Arc<Secured>>,
-    /// Whether it became a tunnel.
-    pub tunnel: bool,
+    /// What it is.
+    pub form: Form,
 }
 
 impl Record {
@@ -134,7 +146,7 @@ impl Record {
             connect: UNKNOWN,
             chosen_by: ChosenBy::None,
             secured: start.secured.map(Arc::clone),
-            tunnel: false,
+            form: Form::Http,
         }
     }
 

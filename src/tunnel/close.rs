@@ -6,7 +6,10 @@
 //! Close has passed, which is masked as a backend expects it; then both sides end. A client that hears
 //! of a restart (1012) connects again by itself.
 //!
-//! Where no boundary can be known, nothing is sent: the tunnel lives until it ends or is cut. A drain
+//! A tunnel that never had frames ends at its next pause of [`QUIET`], when nothing is under way as far
+//! as bytes tell; an operator who names it ends it at once.
+//!
+//! Where frames are lost sight of, nothing is sent: the tunnel lives until it ends or is cut. A drain
 //! cuts what is left at its own deadline. No other close has one, so that it brings its own: a client
 //! that reads nothing, a frame without an end and a tunnel without frames are cut after [`PATIENCE`].
 
@@ -38,6 +41,9 @@ pub const ANSWER: Duration = Duration::from_secs(5);
 /// trips and a large frame on a slow line take less; past it, nobody reads.
 pub const PATIENCE: Duration = Duration::from_secs(30);
 
+/// How long a tunnel without frames that is to be closed must be silent, both ways.
+pub const QUIET: Duration = Duration::from_secs(1);
+
 /// Why a tunnel is closed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reason {
@@ -59,6 +65,8 @@ pub(super) enum Closing {
     No,
     /// The next boundary is waited for.
     Ordered(Reason),
+    /// It has no frames: it ends at its next pause.
+    Quiet(Reason),
     /// One of the peers has said Close or FIN before us: they are left to it, for as long as a client
     /// may take to answer ours.
     Theirs(Reason),
@@ -120,7 +128,7 @@ impl Closing {
     /// Whether the tunnel's pause is a deadline, which no traffic moves.
     pub(super) fn has_deadline(self) -> bool {
         match self {
-            Self::No => false,
+            Self::No | Self::Quiet(_) => false,
             Self::Ordered(reason) | Self::Sending(reason, _) => !reason.is_followed_by_a_cut(),
             Self::Theirs(_) | Self::Sent(..) => true,
         }
@@ -131,6 +139,7 @@ impl Closing {
         match self {
             Self::No | Self::Ordered(Reason::Drained) => Termination::Idle,
             Self::Ordered(reason)
+            | Self::Quiet(reason)
             | Self::Theirs(reason)
             | Self::Sending(reason, _)
             | Self::Sent(reason, _) => reason.termination(),
@@ -146,6 +155,9 @@ impl<A: Stream, B: Stream, G: Guard> Tunnel<A, B, G> {
                 return Poll::Ready(reason.unwrap_or(Reason::Drained).termination());
             }
             Some(Order::Close(reason)) if self.closing == Closing::No => {
+                if !self.ticket.is_framed() {
+                    return self.close_at_pause(reason);
+                }
                 self.closing = Closing::Ordered(reason);
                 self.down.stops = true;
                 if self.closing.has_deadline() {
@@ -157,11 +169,26 @@ impl<A: Stream, B: Stream, G: Guard> Tunnel<A, B, G> {
         Poll::Pending
     }
 
+    /// Ends a tunnel without frames when it next is silent, for `PATIENCE` at most where nobody cuts it;
+    /// ready where that is now.
+    fn close_at_pause(&mut self, reason: Reason) -> Poll<Termination> {
+        let latest = match reason {
+            // To be silent between two frames is nothing that it can be.
+            Reason::Rebalanced => return Poll::Pending,
+            Reason::Operator => return Poll::Ready(reason.termination()),
+            Reason::Drained => None,
+            Reason::Aged => Some(PATIENCE),
+        };
+        self.closing = Closing::Quiet(reason);
+        self.pause = Some(Pause::within(QUIET, latest));
+        Poll::Pending
+    }
+
     /// Begins an ordered close where what has passed allows that now. Whether it has begun, so that
     /// nothing of the backend's may pass any more.
     pub(super) fn begin_close(&mut self) -> bool {
         let reason = match self.closing {
-            Closing::No | Closing::Theirs(_) => return false,
+            Closing::No | Closing::Quiet(_) | Closing::Theirs(_) => return false,
             Closing::Sending(..) | Closing::Sent(..) => return true,
             Closing::Ordered(reason) => reason,
         };

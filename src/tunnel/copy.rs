@@ -22,7 +22,7 @@ use tokio::{
     time::{Instant, Sleep},
 };
 
-use super::{End, Ended, Guard, Terms, Ticket, close::Closing, frame::FrameTracker};
+use super::{End, Ended, Guard, Reason, Terms, Ticket, close::Closing, frame::FrameTracker};
 use crate::{
     error::{Kind, Phase, Side, Termination},
     net::stream::Stream,
@@ -86,6 +86,8 @@ pub(super) enum State {
 pub(super) struct Pause {
     limit: Duration,
     since: Instant,
+    /// It is over then whatever moves.
+    latest: Option<Instant>,
     timer: Pin<Box<Sleep>>,
 }
 
@@ -185,7 +187,7 @@ where
             (State::Open { .. }, _) => Some(Side::Backend),
             _ => Some(Side::Client),
         };
-        if self.closing.has_deadline() {
+        if self.closing != Closing::No && self.closing != Closing::Ordered(Reason::Drained) {
             return;
         }
         let limit = self.pause.as_ref().map_or(HALF_CLOSED_IDLE, |p| p.limit.min(HALF_CLOSED_IDLE));
@@ -200,7 +202,7 @@ where
         }
         // The timer is moved only when it fires: a message costs no timer operation.
         while pause.timer.as_mut().poll(cx).is_ready() {
-            let deadline = pause.since + pause.limit;
+            let deadline = pause.deadline();
             if deadline <= Instant::now() {
                 return Poll::Ready(self.closing.timed_out());
             }
@@ -365,9 +367,19 @@ impl Direction {
 
 impl Pause {
     pub(super) fn new(limit: Duration) -> Box<Self> {
+        Self::within(limit, None)
+    }
+
+    /// One that is over after so long at the latest, whatever moves.
+    pub(super) fn within(limit: Duration, latest: Option<Duration>) -> Box<Self> {
         let since = Instant::now();
         let timer = Box::pin(tokio::time::sleep_until(since + limit));
-        Box::new(Self { limit, since, timer })
+        Box::new(Self { limit, since, latest: latest.map(|latest| since + latest), timer })
+    }
+
+    fn deadline(&self) -> Instant {
+        let deadline = self.since + self.limit;
+        self.latest.map_or(deadline, |latest| deadline.min(latest))
     }
 }
 

@@ -2,7 +2,8 @@
 //!
 //! Locks are taken when a tunnel opens, ends or is given an order, never for a byte. A backend's
 //! tunnels lie in one vector, those that have no order yet before those that have one: drawing some
-//! at random and counting what is left cost the same however many there are.
+//! at random and counting what is left cost the same however many there are. Those without frames have
+//! a vector of their own, as there is nowhere to close them without harm.
 
 use std::{
     collections::HashMap,
@@ -31,7 +32,7 @@ const KEPT: usize = 64;
 /// All open tunnels of a process.
 #[derive(Debug)]
 pub struct Registry {
-    shards: [Mutex<HashMap<u64, Tunnels>>; SHARDS],
+    shards: [Mutex<HashMap<u64, Member>>; SHARDS],
     open: AtomicUsize,
     start: Instant,
     /// The newest tunnel's birth.
@@ -88,6 +89,8 @@ pub(super) enum Order {
 struct Handle {
     waker: AtomicWaker,
     client: SocketAddr,
+    /// Whether it has frames, and so which vector it is in.
+    framed: bool,
     /// Where its entry is; changed under the shard's lock only.
     at: AtomicU32,
     /// An [`Order`], packed: the reason's code, and [`CUT`]; 0: none.
@@ -97,6 +100,13 @@ struct Handle {
 const CUT: u8 = 0x80;
 
 /// Tunnels of one backend.
+#[derive(Debug, Default)]
+struct Member {
+    framed: Tunnels,
+    unframed: Tunnels,
+}
+
+/// Those of one kind.
 #[derive(Debug, Default)]
 struct Tunnels {
     entries: Vec<Slot>,
@@ -122,16 +132,18 @@ impl Default for Registry {
 }
 
 impl Registry {
-    /// Enters a client's tunnel to the backend with this serial.
-    pub fn enter(self: &Arc<Self>, backend: u64, client: SocketAddr) -> Ticket {
+    /// Enters a client's tunnel to the backend with this serial; `framed`: it can be closed between two
+    /// frames.
+    pub fn enter(self: &Arc<Self>, backend: u64, client: SocketAddr, framed: bool) -> Ticket {
         let handle = Arc::new(Handle {
             waker: AtomicWaker::new(),
             client,
+            framed,
             at: AtomicU32::new(0),
             order: AtomicU8::new(0),
         });
         let slot = Slot { id: self.name(), handle: Arc::clone(&handle) };
-        self.shard(backend).entry(backend).or_default().insert(slot);
+        self.shard(backend).entry(backend).or_default().of(framed).insert(slot);
         self.open.fetch_add(1, Ordering::Relaxed);
         Ticket { registry: Arc::clone(self), handle, backend }
     }
@@ -148,12 +160,17 @@ impl Registry {
 
     /// Open tunnels to one backend.
     pub fn of(&self, backend: u64) -> usize {
-        self.shard(backend).get(&backend).map_or(0, |tunnels| tunnels.entries.len())
+        self.shard(backend).get(&backend).map_or(0, Member::len)
     }
 
     /// Open tunnels to one backend that have no order to end yet.
     pub fn staying(&self, backend: u64) -> usize {
-        self.shard(backend).get(&backend).map_or(0, |tunnels| tunnels.free)
+        self.shard(backend).get(&backend).map_or(0, Member::free)
+    }
+
+    /// The same of those that can be closed between two frames.
+    pub fn closable(&self, backend: u64) -> usize {
+        self.shard(backend).get(&backend).map_or(0, |member| member.framed.free)
     }
 
     /// The same over all backends.
@@ -165,8 +182,9 @@ impl Registry {
     pub fn list(&self, backend: u64, limit: usize) -> Vec<Listed> {
         let now = self.now();
         let shard = self.shard(backend);
-        let Some(tunnels) = shard.get(&backend) else { return Vec::new() };
-        let listed = tunnels.entries.iter().take(limit).map(|Slot { id, handle }| Listed {
+        let Some(member) = shard.get(&backend) else { return Vec::new() };
+        let slots = member.framed.entries.iter().chain(&member.unframed.entries);
+        let listed = slots.take(limit).map(|Slot { id, handle }| Listed {
             id: *id,
             backend,
             client: handle.client,
@@ -176,10 +194,11 @@ impl Registry {
     }
 
     /// Closes as many as `count` tunnels to one backend, drawn at random from those that have no
-    /// order yet, and says how many there were.
+    /// order yet, and says how many there were. Only those with frames are closed to level backends.
     pub fn close(&self, backend: u64, count: usize, reason: Reason) -> usize {
         let drawn = match self.shard(backend).get_mut(&backend) {
-            Some(tunnels) => tunnels.draw(count),
+            Some(member) if reason == Reason::Rebalanced => member.framed.draw(count),
+            Some(member) => member.draw(count),
             None => return 0,
         };
         order_all(&drawn, reason)
@@ -205,24 +224,13 @@ impl Registry {
     /// Closes one tunnel; false where there is none of that name. One that has an order already is
     /// cut: whoever names it then does not want to wait for its client.
     pub fn close_one(&self, id: TunnelId, reason: Reason) -> bool {
-        for shard in &self.shards {
+        let found = self.shards.iter().find_map(|shard| {
             let mut shard = lock(shard);
-            for tunnels in shard.values_mut() {
-                let Some(at) = tunnels.entries.iter().position(|slot| slot.id == id) else {
-                    continue;
-                };
-                let is_free = at < tunnels.free;
-                let handle = if is_free {
-                    tunnels.take(at)
-                } else {
-                    Arc::clone(&tunnels.entries[at].handle)
-                };
-                drop(shard);
-                handle.give(if is_free { reason.code() } else { CUT });
-                return true;
-            }
-        }
-        false
+            shard.values_mut().flat_map(Member::both).find_map(|tunnels| tunnels.take_one(id))
+        });
+        let Some((handle, was_free)) = found else { return false };
+        handle.give(if was_free { reason.code() } else { CUT });
+        true
     }
 
     /// Closes the tunnels of one shard that are older than their backend's limit less a part of its
@@ -231,17 +239,16 @@ impl Registry {
     pub fn close_aged(&self, shard: usize, limit: impl Fn(u64) -> Option<AgeLimit>) -> usize {
         let now = self.now();
         let mut overdue = Vec::new();
-        for (&backend, tunnels) in lock(&self.shards[shard % SHARDS]).iter_mut() {
+        for (&backend, member) in lock(&self.shards[shard % SHARDS]).iter_mut() {
             let Some(AgeLimit { limit, since }) = limit(backend) else { continue };
             let limit = micros(limit);
             let since = micros(since.saturating_duration_since(self.start));
-            // Backwards: what moves into a gap comes from behind, and was seen already.
-            for at in (0..tunnels.free).rev() {
-                let id = tunnels.entries[at].id;
+            let is_due = |id: TunnelId| {
                 let last = id.0.saturating_add(limit).max(since.saturating_add(limit / 10));
-                if now >= last - id.part_of(limit / 10) {
-                    overdue.push(tunnels.take(at));
-                }
+                now >= last - id.part_of(limit / 10)
+            };
+            for tunnels in member.both() {
+                tunnels.take_those(is_due, &mut overdue);
             }
         }
         order_all(&overdue, Reason::Aged)
@@ -250,10 +257,7 @@ impl Registry {
     /// Cuts every tunnel to one backend and says how many there were.
     pub fn cut(&self, backend: u64) -> usize {
         let all: Vec<Arc<Handle>> = match self.shard(backend).get_mut(&backend) {
-            Some(tunnels) => {
-                tunnels.free = 0;
-                tunnels.entries.iter().map(|slot| Arc::clone(&slot.handle)).collect()
-            }
+            Some(member) => member.both().into_iter().flat_map(Tunnels::order_all).collect(),
             None => return 0,
         };
         all.iter().for_each(|handle| handle.give(CUT));
@@ -269,7 +273,7 @@ impl Registry {
     fn backends(&self) -> Vec<(u64, usize)> {
         let mut backends = Vec::new();
         for shard in &self.shards {
-            backends.extend(lock(shard).iter().map(|(&backend, tunnels)| (backend, tunnels.free)));
+            backends.extend(lock(shard).iter().map(|(&backend, member)| (backend, member.free())));
         }
         backends
     }
@@ -288,7 +292,7 @@ impl Registry {
         micros(self.start.elapsed())
     }
 
-    fn shard(&self, backend: u64) -> MutexGuard<'_, HashMap<u64, Tunnels>> {
+    fn shard(&self, backend: u64) -> MutexGuard<'_, HashMap<u64, Member>> {
         lock(&self.shards[backend as usize % SHARDS])
     }
 }
@@ -308,7 +312,61 @@ fn order_all(drawn: &[Arc<Handle>], reason: Reason) -> usize {
     drawn.len()
 }
 
+impl Member {
+    fn of(&mut self, framed: bool) -> &mut Tunnels {
+        if framed { &mut self.framed } else { &mut self.unframed }
+    }
+
+    fn both(&mut self) -> [&mut Tunnels; 2] {
+        [&mut self.framed, &mut self.unframed]
+    }
+
+    fn len(&self) -> usize {
+        self.framed.entries.len() + self.unframed.entries.len()
+    }
+
+    fn free(&self) -> usize {
+        self.framed.free + self.unframed.free
+    }
+
+    /// As of [`Tunnels::draw`], of both kinds.
+    fn draw(&mut self, count: usize) -> Vec<Arc<Handle>> {
+        let count = count.min(self.free());
+        let draw = |_| {
+            let at = fastrand::usize(..self.free());
+            let framed = self.framed.free;
+            if at < framed { self.framed.take(at) } else { self.unframed.take(at - framed) }
+        };
+        (0..count).map(draw).collect()
+    }
+}
+
 impl Tunnels {
+    /// Takes those without an order that are named.
+    fn take_those(&mut self, named: impl Fn(TunnelId) -> bool, taken: &mut Vec<Arc<Handle>>) {
+        // Backwards: what moves into a gap comes from behind, and was seen already.
+        for at in (0..self.free).rev() {
+            if named(self.entries[at].id) {
+                taken.push(self.take(at));
+            }
+        }
+    }
+
+    /// The one of this name, and whether it had no order.
+    fn take_one(&mut self, id: TunnelId) -> Option<(Arc<Handle>, bool)> {
+        let at = self.entries.iter().position(|slot| slot.id == id)?;
+        if at < self.free {
+            return Some((self.take(at), true));
+        }
+        Some((Arc::clone(&self.entries[at].handle), false))
+    }
+
+    /// All of them. Each must be given an order.
+    fn order_all(&mut self) -> Vec<Arc<Handle>> {
+        self.free = 0;
+        self.entries.iter().map(|slot| Arc::clone(&slot.handle)).collect()
+    }
+
     fn insert(&mut self, slot: Slot) {
         let last = self.entries.len();
         // More would not fit into any memory.
@@ -353,6 +411,11 @@ impl Tunnels {
 }
 
 impl Ticket {
+    /// Whether the tunnel was entered as one that has frames.
+    pub(super) fn is_framed(&self) -> bool {
+        self.handle.framed
+    }
+
     /// The order, if there is one; a later one wakes the task.
     pub(super) fn order(&self, cx: &mut Context<'_>) -> Option<Order> {
         let order = self.handle.order();
@@ -368,9 +431,10 @@ impl Ticket {
 impl Drop for Ticket {
     fn drop(&mut self) {
         let mut shard = self.registry.shard(self.backend);
-        if let Some(tunnels) = shard.get_mut(&self.backend) {
-            tunnels.remove(self.handle.at.load(Ordering::Relaxed) as usize);
-            if tunnels.entries.is_empty() {
+        if let Some(member) = shard.get_mut(&self.backend) {
+            let at = self.handle.at.load(Ordering::Relaxed) as usize;
+            member.of(self.handle.framed).remove(at);
+            if member.len() == 0 {
                 shard.remove(&self.backend);
             }
         }
@@ -425,7 +489,11 @@ mod tests {
     const CLIENT: &str = "192.0.2.1:4711";
 
     fn enter(registry: &Arc<Registry>, backend: u64) -> Ticket {
-        registry.enter(backend, CLIENT.parse().unwrap())
+        registry.enter(backend, CLIENT.parse().unwrap(), true)
+    }
+
+    fn enter_unframed(registry: &Arc<Registry>, backend: u64) -> Ticket {
+        registry.enter(backend, CLIENT.parse().unwrap(), false)
     }
 
     fn order(ticket: &Ticket) -> Option<Order> {
@@ -435,6 +503,25 @@ mod tests {
     #[test]
     fn a_tunnel_costs_a_registry_little() {
         assert!(size_of::<Handle>() <= 64 && size_of::<Slot>() <= 16 && size_of::<Ticket>() <= 24);
+    }
+
+    #[test]
+    fn those_without_frames_are_closed_by_drains_and_never_to_level() {
+        let registry = Arc::new(Registry::default());
+        let framed: Vec<Ticket> = (0..10).map(|_| enter(&registry, 3)).collect();
+        let unframed: Vec<Ticket> = (0..30).map(|_| enter_unframed(&registry, 3)).collect();
+        assert_eq!((registry.of(3), registry.staying(3), registry.closable(3)), (40, 40, 10));
+        assert_eq!(registry.close(3, 25, Reason::Rebalanced), 10);
+        assert!(framed.iter().all(|ticket| order(ticket).is_some()));
+        assert!(unframed.iter().all(|ticket| order(ticket).is_none()));
+        drop(framed);
+        let _more: Vec<Ticket> = (0..10).map(|_| enter(&registry, 3)).collect();
+        assert_eq!(registry.close(3, 20, Reason::Drained), 20);
+        let ordered = unframed.iter().filter(|ticket| order(ticket).is_some()).count();
+        assert!((5..=20).contains(&ordered), "drawn from both: {ordered}");
+        assert_eq!((registry.staying(3), registry.cut(3)), (20, 40));
+        drop(unframed);
+        assert_eq!((registry.of(3), registry.list(3, 50).len()), (10, 10));
     }
 
     #[test]
@@ -573,7 +660,8 @@ mod tests {
                 let free = tickets.iter().filter(|ticket| order(ticket).is_none()).count();
                 prop_assert_eq!((registry.of(1), registry.staying(1)), (tickets.len(), free));
                 let shard = registry.shard(1);
-                for (at, slot) in shard.get(&1).iter().flat_map(|t| t.entries.iter().enumerate()) {
+                let slots = shard.get(&1).map_or(&[][..], |member| &member.framed.entries);
+                for (at, slot) in slots.iter().enumerate() {
                     prop_assert_eq!(slot.handle.at.load(Ordering::Relaxed) as usize, at);
                     prop_assert_eq!(slot.handle.order().is_none(), at < free);
                 }

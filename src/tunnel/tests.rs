@@ -11,7 +11,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 
 use super::{
     End, Ended, Guard, HALF_CLOSED_IDLE, Reason, Registry, Terms,
-    close::{ANSWER, PATIENCE},
+    close::{ANSWER, PATIENCE, QUIET},
     run,
 };
 use crate::{
@@ -64,7 +64,7 @@ impl Scene {
             End { stream: client_end, early: early_up.into() },
             End { stream: backend_end, early: early_down.into() },
             endings.clone(),
-            registry.enter(7, ([192, 0, 2, 1], 4711).into()),
+            registry.enter(7, ([192, 0, 2, 1], 4711).into(), terms.framed),
             terms,
         ));
         Self { client, backend, endings, registry, task }
@@ -201,17 +201,74 @@ async fn a_peer_that_has_said_close_is_not_interrupted() {
 
 #[tokio::test(start_paused = true)]
 async fn where_there_is_no_boundary_it_lives_until_it_is_cut() {
-    let lost = Scene::framed(64);
-    let unknown = Scene::open(64, None, b"");
-    for mut scene in [lost, unknown] {
-        scene.pass_down(b"\x83 is no frame").await;
-        scene.close(Reason::Drained);
-        tokio::time::sleep(ANSWER * 100).await;
-        scene.pass_down(b"goes on").await;
-        assert_eq!(scene.registry.cut(7), 1);
+    let mut scene = Scene::framed(64);
+    scene.pass_down(b"\x83 is no frame").await;
+    scene.close(Reason::Drained);
+    tokio::time::sleep(ANSWER * 100).await;
+    scene.pass_down(b"goes on").await;
+    assert_eq!(scene.registry.cut(7), 1);
+    assert_eq!(scene.client.read(&mut [0]).await.unwrap(), 0);
+    assert_eq!(scene.end().await.termination, Termination::Drained);
+}
+
+/// Half of the pause that ends a tunnel without frames.
+async fn less_than_a_pause() {
+    tokio::time::sleep(QUIET / 2).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_frames_it_is_closed_at_a_pause() {
+    for (reason, termination) in
+        [(Reason::Drained, Termination::Drained), (Reason::Aged, Termination::Aged)]
+    {
+        let mut scene = Scene::open(64, None, b"");
+        scene.pass_down(b"before").await;
+        scene.close(reason);
+        for _ in 0..20 {
+            less_than_a_pause().await;
+            scene.pass_down(b"more").await;
+        }
+        // One that has said FIN may still be answered, without a pause.
+        scene.client.shutdown().await.unwrap();
+        for _ in 0..6 {
+            less_than_a_pause().await;
+            scene.pass_down(b"and more").await;
+        }
+        let silent = tokio::time::Instant::now();
         assert_eq!(scene.client.read(&mut [0]).await.unwrap(), 0);
-        assert_eq!(scene.end().await.termination, Termination::Drained);
+        assert_eq!(silent.elapsed(), QUIET);
+        assert_eq!(scene.end().await.termination, termination, "{reason:?}");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_frames_only_a_drain_waits_for_a_pause_that_never_comes() {
+    for reason in [Reason::Drained, Reason::Aged] {
+        let mut scene = Scene::open(64, None, b"");
+        scene.close(reason);
+        let ordered = tokio::time::Instant::now();
+        while !scene.task.is_finished() && ordered.elapsed() < PATIENCE * 3 {
+            less_than_a_pause().await;
+            let _ = scene.backend.write_all(b"x").await;
+            let _ = tokio::time::timeout(QUIET / 10, scene.client.read(&mut [0])).await;
+        }
+        let lives = !scene.task.is_finished();
+        assert_eq!(lives, reason == Reason::Drained, "{reason:?}");
+        assert_eq!(scene.registry.cut(7), usize::from(lives));
+        assert_eq!(scene.end().await.termination, reason.termination());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_frames_an_operator_ends_it_at_once_and_leveling_never() {
+    let mut scene = Scene::open(64, None, b"");
+    assert_eq!(scene.registry.close(7, 1, Reason::Rebalanced), 0);
+    scene.pass_down(b"goes on").await;
+    scene.close(Reason::Operator);
+    let ordered = tokio::time::Instant::now();
+    assert_eq!(scene.client.read(&mut [0]).await.unwrap(), 0);
+    assert_eq!(ordered.elapsed(), Duration::ZERO);
+    assert_eq!(scene.end().await.termination, Termination::Closed(Side::Proxy));
 }
 
 #[tokio::test(start_paused = true)]
@@ -227,9 +284,7 @@ async fn a_close_of_no_drain_waits_for_nobody_for_good() {
         // Nor the rest of a frame, of which more always comes.
         let mut amid = Scene::framed(16);
         amid.pass_down(b"\x82\x7e\x40\0").await;
-        // There are no frames.
-        let unknown = Scene::open(64, None, b"");
-        for mut scene in [unread, amid, unknown] {
+        for mut scene in [unread, amid] {
             scene.close(reason);
             let start = tokio::time::Instant::now();
             while !scene.task.is_finished() {

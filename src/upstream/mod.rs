@@ -24,6 +24,6 @@ pub use backend::{Admitted, Backend, Hold, InFlight, InUse, Life, Pending, Trans
 pub use connect::{ConnectError, connect};
 pub use dial::Dial;
 pub use outlier::Reason;
-pub use pool::Pool;
+pub use pool::{Pool, source};
 pub use recovery::TEND;
 pub use reuse::{Acquired, Permit, Reusable};

@@ -5,7 +5,7 @@
 //! one around the same backends, which moves their seats: from then on the old pool is told nothing
 //! more, still picks for those few requests that have it, and its choices grow stale harmlessly.
 
-use std::{cell::OnceCell, fmt, sync::Arc, time::Instant};
+use std::{cell::OnceCell, fmt, net::IpAddr, sync::Arc, time::Instant};
 
 use super::{
     backend::{Backend, Seat},
@@ -22,6 +22,15 @@ pub struct Pool {
     selector: Arc<Selector>,
     quorum: Arc<Quorum>,
     budget: Budget,
+}
+
+/// A client's address as [`pick`](Pool::pick) takes it: one form for both families, so that an IPv4
+/// client is the same over a mapped address.
+pub fn source(client: IpAddr) -> [u8; 16] {
+    match client {
+        IpAddr::V4(ip) => ip.to_ipv6_mapped().octets(),
+        IpAddr::V6(ip) => ip.octets(),
+    }
 }
 
 impl Pool {

@@ -36,6 +36,8 @@ mod forwarded;
 mod handed_over;
 #[cfg(test)]
 mod health;
+#[cfg(test)]
+mod layer4;
 #[cfg(feature = "load")]
 #[cfg(test)]
 mod load;

@@ -70,6 +70,13 @@ impl fmt::Debug for InFlight {
     }
 }
 
+impl InUse {
+    /// The backend it goes to.
+    pub fn backend(&self) -> &Arc<Backend> {
+        &self.0
+    }
+}
+
 impl Drop for InUse {
     fn drop(&mut self) {
         self.0.connections.remove();

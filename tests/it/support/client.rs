@@ -1,11 +1,15 @@
 //! A client that sends the bytes it is told and no others, in the clear or over TLS.
 
-use std::{io, net::SocketAddr, time::Duration};
+use std::{
+    io,
+    net::{Ipv4Addr, SocketAddr},
+    time::Duration,
+};
 
 use socket2::SockRef;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpStream,
+    net::{TcpSocket, TcpStream},
 };
 use tokio_rustls::client::TlsStream;
 
@@ -26,6 +30,15 @@ impl Raw {
     /// Connects in the clear.
     pub(crate) async fn connect(address: SocketAddr) -> Self {
         let stream = within("connecting", TcpStream::connect(address)).await.unwrap();
+        stream.set_nodelay(true).unwrap();
+        Self { stream: Stream::Plain(stream), buffer: Vec::new() }
+    }
+
+    /// Connects in the clear from an address of this host's.
+    pub(crate) async fn from(source: Ipv4Addr, address: SocketAddr) -> Self {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind((source, 0).into()).unwrap();
+        let stream = within("connecting", socket.connect(address)).await.unwrap();
         stream.set_nodelay(true).unwrap();
         Self { stream: Stream::Plain(stream), buffer: Vec::new() }
     }

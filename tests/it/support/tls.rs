@@ -8,13 +8,13 @@ use std::{
 };
 
 use rustls::{
-    ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme,
+    ClientConfig, ClientConnection, DigitallySignedStruct, Error, RootCertStore, SignatureScheme,
     client::{
         Resumption,
         danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
     },
 };
-use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime, pem::PemObject as _};
 use tokio::net::TcpStream;
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
@@ -39,9 +39,37 @@ impl Certificate {
         Self { cert, key, name, der: made.cert.der().clone() }
     }
 
+    /// The chain, for a server.
+    pub(crate) fn chain(&self) -> Vec<CertificateDer<'static>> {
+        vec![self.der.clone()]
+    }
+
+    /// The key to it.
+    pub(crate) fn private_key(&self) -> PrivateKeyDer<'static> {
+        PrivateKeyDer::from_pem_file(&self.key).unwrap()
+    }
+
     /// Shakes hands as a client that trusts nothing else.
     pub(crate) async fn client(&self, tcp: TcpStream) -> io::Result<TlsStream<TcpStream>> {
         self.returning().shake(tcp).await
+    }
+
+    /// The same, and offers these protocols by ALPN.
+    pub(crate) async fn offering(
+        &self,
+        protocols: &[&str],
+        tcp: TcpStream,
+    ) -> io::Result<TlsStream<TcpStream>> {
+        let mut client = self.returning();
+        let config = Arc::make_mut(&mut client.config);
+        config.alpn_protocols = protocols.iter().map(|name| name.as_bytes().to_vec()).collect();
+        client.shake(tcp).await
+    }
+
+    /// A client that asks for `name` and has no connection.
+    pub(crate) fn unconnected(&self, name: &'static str) -> ClientConnection {
+        let name = ServerName::try_from(name).unwrap();
+        ClientConnection::new(self.returning().config, name).unwrap()
     }
 
     /// A client that trusts nothing else, and resumes its sessions.
@@ -76,12 +104,12 @@ impl Returning {
         self
     }
 
-    /// The same, trusting anybody: what is served is looked at in another way.
-    pub(crate) fn taking_anything(&self) -> Self {
-        let mut config = ClientConfig::clone(&self.config);
+    /// The same, trusting anybody and resuming nothing: what is served is looked at in another way.
+    pub(crate) fn taking_anything(mut self) -> Self {
+        let config = Arc::make_mut(&mut self.config);
         config.dangerous().set_certificate_verifier(Arc::new(Anybody));
         config.resumption = Resumption::disabled();
-        Self { name: self.name, config: Arc::new(config) }
+        self
     }
 
     /// Connects; what has gone wrong where the handshake fails.

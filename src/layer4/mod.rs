@@ -1,0 +1,147 @@
+//! Layer 4: one connection, one backend, and the bytes between them.
+//!
+//! A [`Search`](search::Search) finds a backend by the pool's own balance, waits where all
+//! connections are in use, and goes elsewhere where one cannot be reached: nothing has been sent, so
+//! nothing is done twice. What is found becomes a [tunnel](crate::tunnel) without frames. The line in
+//! the access log, the metrics and the registry of tunnels treat it as they do an upgraded connection.
+//!
+//! The snapshot is the one of the connection's accept; a stream keeps its backend and nothing else.
+
+mod search;
+
+use std::{net::SocketAddr, sync::Arc};
+
+use bytes::Bytes;
+use tokio::{io::Interest, net::TcpStream};
+
+use self::search::{Reached, Search};
+use crate::{
+    drain,
+    entry::{Entry, Sinks, TunnelGuard},
+    error::Phase,
+    net::{
+        proxy_protocol::{Introduced, Introduction},
+        stream::Client,
+    },
+    observe::{Form, ListenerMetrics, Record, Secured, Start, metrics::Open},
+    proxy::Proxy,
+    snapshot::Pool,
+    tunnel::{self, End, Terms},
+    upstream::{Hold, InUse, Life},
+};
+
+/// A connection that is to become a stream.
+pub(crate) struct Arrived {
+    /// Its socket, and what TLS made of it where that is terminated here.
+    pub(crate) client: Client,
+    /// Where it comes from.
+    pub(crate) peer: SocketAddr,
+    /// What TLS told of it.
+    pub(crate) secured: Option<Arc<Secured>>,
+    /// Where it goes.
+    pub(crate) pool: Arc<Pool>,
+    /// Numbers of the listener that accepted it.
+    pub(crate) listener: Arc<ListenerMetrics>,
+    /// Keeps a drain waiting for it.
+    pub(crate) drain: drain::Watch,
+}
+
+/// What keeps a stream counted.
+#[derive(Debug)]
+struct Moored {
+    _hold: Hold,
+    _in_use: InUse,
+    _gauge: Open,
+}
+
+/// Finds a backend and leaves the stream to a task of its own, which is small. Without one the stream
+/// has ended; its client comes back for whoever closes it.
+pub(crate) async fn serve(proxy: &Arc<Proxy>, arrived: Arrived) -> Option<Client> {
+    let Arrived { client, peer, secured, pool, listener, mut drain } = arrived;
+    let id: Box<str> = format!("{:032x}", fastrand::u128(..)).into();
+    let mut record = Record::new(Start {
+        id: &id,
+        client: peer,
+        listener: listener.name(),
+        secured: secured.as_ref(),
+        host: "",
+        method: "",
+        target: "",
+    });
+    record.form = Form::Stream;
+    record.way = Some(Arc::clone(pool.way()));
+    let sinks = Sinks {
+        log: Arc::clone(&proxy.log),
+        metrics: Arc::clone(&proxy.metrics),
+        listener: Arc::clone(&listener),
+        drain: drain.clone(),
+    };
+    let mut entry = Entry::open(record, sinks);
+    let Ok(destination) = client.local() else { return None };
+    let introduced = Introduced { source: peer, destination, secured, id };
+    let from = Introduction::Client(Arc::new(introduced));
+    let mut search = Search::new(proxy, &pool, peer.ip(), &mut entry);
+    let outcome = tokio::select! {
+        biased;
+        outcome = search.run(&from) => outcome,
+        // The entry tells of both as it is dropped.
+        () = gone(client.socket()) => return None,
+        () = drain.forced() => return None,
+    };
+    match outcome {
+        Ok(reached) => {
+            let gauge = listener.tunnel();
+            begin(proxy, &pool, (client, peer), entry, reached, gauge);
+            None
+        }
+        Err(error) => {
+            entry.fail(&error);
+            Some(client)
+        }
+    }
+}
+
+/// Lets the bytes flow.
+fn begin(
+    proxy: &Arc<Proxy>,
+    pool: &Pool,
+    (client, peer): (Client, SocketAddr),
+    mut entry: Entry,
+    reached: Reached,
+    gauge: Open,
+) {
+    let Reached { server, hold, in_use, took } = reached;
+    entry.record().connect_took(took);
+    entry.enter(Phase::Tunnel);
+    let backend = Arc::clone(hold.backend());
+    let ticket = proxy.tunnels.enter(backend.serial(), peer, false);
+    if backend.phase() == Life::Gone {
+        // It went while it was connected to; its tunnels were cut before this one was entered.
+        proxy.tunnels.cut(backend.serial());
+    }
+    let moored = Moored { _hold: hold, _in_use: in_use, _gauge: gauge };
+    let guard = TunnelGuard { entry, _moored: moored };
+    let client = End { stream: client, early: Bytes::new() };
+    let server = End { stream: server, early: Bytes::new() };
+    let terms = Terms { idle: pool.config().timeouts.tunnel_idle, framed: false };
+    tokio::spawn(tunnel::run(client, server, guard, ticket, terms));
+}
+
+/// Resolves when the client has reset its connection. One that has only said FIN still wants its answer.
+async fn gone(socket: &TcpStream) {
+    // Fails only where the runtime ends.
+    let _ = socket.ready(Interest::ERROR).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{net::stream::Server, tunnel::Tunnel};
+
+    /// What an open stream costs beside its sockets and its entry's strings: its task is this future.
+    #[test]
+    fn a_stream_is_small() {
+        let bytes = size_of::<Tunnel<Client, Server, TunnelGuard<Moored>>>();
+        assert!(bytes <= 320, "{bytes} bytes");
+    }
+}

@@ -1,0 +1,185 @@
+//! From a pool to a connection to one of its backends.
+//!
+//! A backend is picked as for a new session of HTTP, and held from then on, so that whoever is picked
+//! for next sees it. Where every connection that may be is in use, the stream waits, behind those that
+//! came before it, in the queues of some backends at once: whichever is free first takes it.
+
+use std::{
+    future::{Future, poll_fn},
+    net::IpAddr,
+    pin::Pin,
+    sync::Arc,
+    task::Poll,
+    time::Duration,
+};
+
+use tokio::time::{Instant, sleep, timeout_at};
+
+use crate::{
+    entry::Entry,
+    error::{Kind, Phase, ProxyError, Side},
+    net::{proxy_protocol::Introduction, stream::Server},
+    observe::ChosenBy,
+    proxy::Proxy,
+    snapshot::Pool,
+    upstream::{Backend, ConnectError, Hold, InUse, source},
+};
+
+/// Backends tried for one stream.
+const MAX_TRIES: usize = 3;
+/// Backends in whose queues a stream waits at once.
+const QUEUES: usize = 8;
+/// Pause before the next try where a descriptor or port is short.
+const SHORTAGE_PAUSE: Duration = Duration::from_millis(20);
+
+/// One stream's way to a backend.
+pub(super) struct Search<'a> {
+    proxy: &'a Proxy,
+    pool: &'a Pool,
+    source: [u8; 16],
+    entry: &'a mut Entry,
+    /// Those that could not be reached.
+    left: Vec<Arc<Backend>>,
+    /// By when it may wait for a free connection.
+    until: Instant,
+}
+
+/// A backend that was reached.
+pub(super) struct Reached {
+    pub(super) server: Server,
+    pub(super) hold: Hold,
+    pub(super) in_use: InUse,
+    /// How long connecting took, all tries together.
+    pub(super) took: Duration,
+}
+
+impl<'a> Search<'a> {
+    pub(super) fn new(
+        proxy: &'a Proxy,
+        pool: &'a Pool,
+        client: IpAddr,
+        entry: &'a mut Entry,
+    ) -> Self {
+        let until = Instant::now() + pool.config().timeouts.connect;
+        Self { proxy, pool, source: source(client), entry, left: Vec::new(), until }
+    }
+
+    /// Finds a backend and connects to it, or says why the last one could not be.
+    pub(super) async fn run(&mut self, from: &Introduction) -> Result<Reached, ProxyError> {
+        self.pool.upstream.note_request();
+        let mut last = None;
+        let mut started = None;
+        loop {
+            self.entry.enter(Phase::Select);
+            let (hold, in_use) = match self.place().await {
+                Ok(place) => place,
+                Err(error) => return Err(last.unwrap_or(error)),
+            };
+            let started = *started.get_or_insert_with(Instant::now);
+            let record = self.entry.record();
+            record.chosen_by = ChosenBy::Balance;
+            record.backend = Some(Arc::clone(hold.backend().label()));
+            self.entry.enter(Phase::Connect);
+            match self.connect(hold.backend(), from).await {
+                Ok(server) => {
+                    return Ok(Reached { server, hold, in_use, took: started.elapsed() });
+                }
+                Err(error) => {
+                    self.left.push(Arc::clone(hold.backend()));
+                    if !self.may_retry() {
+                        return Err(error);
+                    }
+                    tracing::debug!(%error, "trying another backend");
+                    last = Some(error);
+                }
+            }
+        }
+    }
+
+    /// A backend and the right to one more connection there.
+    async fn place(&self) -> Result<(Hold, InUse), ProxyError> {
+        loop {
+            let picked = self.pool.upstream.pick(&self.source, &self.left);
+            if let Some(backend) = &picked {
+                let hold = backend.hold();
+                if let Some(in_use) = backend.connection() {
+                    return Ok((hold, in_use));
+                }
+            } else if !self.pool.upstream.is_full() {
+                return Err(ProxyError::new(Side::Backend, Phase::Select, Kind::NoBackend));
+            }
+            let Some(in_use) = self.queue(picked).await else {
+                return Err(ProxyError::new(Side::Proxy, Phase::Select, Kind::Saturated));
+            };
+            let backend = Arc::clone(in_use.backend());
+            // It may have begun to drain meanwhile, or gone down.
+            if backend.takes_new() || backend.is_only_full() {
+                return Ok((backend.hold(), in_use));
+            }
+        }
+    }
+
+    /// Waits for a connection to be free; `None` where too many wait already, or too long.
+    async fn queue(&self, picked: Option<Arc<Backend>>) -> Option<InUse> {
+        let waits = |backend: &&Arc<Backend>| {
+            let free = !self.left.iter().any(|left| Arc::ptr_eq(left, backend));
+            backend.is_only_full() && free
+        };
+        let mut full: Vec<&Arc<Backend>> =
+            self.pool.upstream.backends().iter().filter(waits).collect();
+        if full.is_empty() {
+            full.extend(&picked);
+        }
+        full.sort_by_key(|backend| backend.requests_pending());
+        let queues = full.into_iter().filter_map(|backend| Some((backend, backend.pending()?)));
+        // The places are given up after the turns.
+        let places: Vec<_> = queues.take(QUEUES).collect();
+        let mut turns: Vec<Pin<Box<_>>> =
+            places.iter().map(|(backend, _)| Box::pin(backend.free_connection())).collect();
+        if turns.is_empty() {
+            return None;
+        }
+        let first = poll_fn(|cx| {
+            let ready = turns.iter_mut().find_map(|turn| match turn.as_mut().poll(cx) {
+                Poll::Ready(in_use) => Some(in_use),
+                Poll::Pending => None,
+            });
+            ready.map_or(Poll::Pending, Poll::Ready)
+        });
+        timeout_at(self.until, first).await.ok()
+    }
+
+    /// One try, with what it tells about the backend's health.
+    async fn connect(
+        &self,
+        backend: &Arc<Backend>,
+        from: &Introduction,
+    ) -> Result<Server, ProxyError> {
+        let until = Instant::now() + self.pool.config().timeouts.connect;
+        let outcome = loop {
+            let left = until.saturating_duration_since(Instant::now());
+            match self.pool.dial().open(backend, from, left).await {
+                Err(ConnectError::Exhausted) if left > SHORTAGE_PAUSE => {
+                    sleep(SHORTAGE_PAUSE).await;
+                }
+                outcome => break outcome.map_err(ProxyError::from),
+            }
+        };
+        match &outcome {
+            Ok(_) => self.proxy.note(backend, false),
+            Err(error) if error.side == Side::Backend => {
+                self.proxy.note(backend, true);
+                self.proxy.mark_failed(backend, &self.pool.config().health);
+            }
+            Err(_) => {}
+        }
+        outcome
+    }
+
+    fn may_retry(&self) -> bool {
+        self.left.len() < MAX_TRIES && self.pool.upstream.retry_allowed() && {
+            self.proxy.metrics.retries.inc();
+            true
+        }
+    }
+}

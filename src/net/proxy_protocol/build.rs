@@ -1,0 +1,142 @@
+//! The header that a backend is sent.
+
+use std::{
+    fmt::Write as _,
+    net::{IpAddr, SocketAddr},
+};
+
+use super::{FIXED, Introduced, Introduction, SIGNATURE, crc::crc32c, tlv};
+use crate::{
+    config::ProxyOut,
+    observe::{ClientCertificate, Secured},
+};
+
+/// Commands and families of version 2.
+const LOCAL: [u8; 2] = [0x20, 0x00];
+const TCP4: [u8; 2] = [0x21, 0x11];
+const TCP6: [u8; 2] = [0x21, 0x21];
+
+/// Bits of what is told of the client's TLS (§2.2.6). That a certificate came over this very connection
+/// (0x02) is not told: where the session was resumed, it came over an earlier one.
+const OVER_TLS: u8 = 0x01;
+const CERTIFICATE_IN_SESSION: u8 = 0x04;
+
+/// Longest text of a TLV. A longer name is left out: the beginning of a name is another one's.
+const LONGEST_TEXT: usize = 1024;
+
+/// The header that introduces `from`.
+pub fn header(version: ProxyOut, from: &Introduction) -> Vec<u8> {
+    match version {
+        ProxyOut::V1 => line(from),
+        ProxyOut::V2 => binary(from),
+    }
+}
+
+fn line(from: &Introduction) -> Vec<u8> {
+    let Introduction::Client(client) = from else { return b"PROXY UNKNOWN\r\n".to_vec() };
+    let (source, destination) = of_one_family(client);
+    let family = if source.is_ipv4() { "TCP4" } else { "TCP6" };
+    let (from, to) = (source.ip(), destination.ip());
+    let (from_port, to_port) = (source.port(), destination.port());
+    let mut line = String::new();
+    // Writing into a string cannot fail.
+    let _ = write!(line, "PROXY {family} {from} {to} {from_port} {to_port}\r\n");
+    line.into_bytes()
+}
+
+fn binary(from: &Introduction) -> Vec<u8> {
+    let mut header = Vec::with_capacity(256);
+    header.extend(SIGNATURE);
+    let Introduction::Client(client) = from else {
+        header.extend(LOCAL);
+        header.extend([0, 0]);
+        return header;
+    };
+    let (source, destination) = of_one_family(client);
+    header.extend(if source.is_ipv4() { TCP4 } else { TCP6 });
+    header.extend([0, 0]);
+    for end in [source, destination] {
+        match end.ip() {
+            IpAddr::V4(address) => header.extend(address.octets()),
+            IpAddr::V6(address) => header.extend(address.octets()),
+        }
+    }
+    header.extend(source.port().to_be_bytes());
+    header.extend(destination.port().to_be_bytes());
+    tell(&mut header, client);
+    seal(header)
+}
+
+/// What is known of the client beside its address.
+fn tell(header: &mut Vec<u8>, client: &Introduced) {
+    if client.id.len() <= tlv::LONGEST_ID {
+        text(header, tlv::UNIQUE_ID, &client.id);
+    }
+    let Some(secured) = client.secured.as_deref() else { return };
+    text(header, tlv::AUTHORITY, secured.sni.as_deref().unwrap_or_default());
+    // What a client offers and nobody has agreed on yet is not what it speaks.
+    let Some((version, suite)) = secured.version else { return };
+    text(header, tlv::ALPN, secured.alpn.as_deref().unwrap_or_default());
+    let value = tls(secured, version, suite);
+    put(header, tlv::SSL, &value);
+    if let Some(ClientCertificate { subject, fingerprint, .. }) = &secured.client {
+        text(header, tlv::SUBJECT, subject);
+        text(header, tlv::FINGERPRINT, fingerprint);
+    }
+}
+
+/// The value of the TLV for TLS: what there was, whether the certificate failed, TLVs within.
+fn tls(secured: &Secured, version: &str, suite: &str) -> Vec<u8> {
+    let (bits, failed) = match secured.client {
+        Some(_) => (OVER_TLS | CERTIFICATE_IN_SESSION, 0),
+        None => (OVER_TLS, 1_u32),
+    };
+    let mut value = vec![bits];
+    value.extend(failed.to_be_bytes());
+    // As OpenSSL and IANA have them.
+    text(&mut value, tlv::SSL_VERSION, &version.replace('_', "."));
+    text(&mut value, tlv::SSL_CIPHER, &suite.replace("TLS13_", "TLS_"));
+    let name = secured.client.as_ref().and_then(|client| client.common_name.as_deref());
+    text(&mut value, tlv::SSL_CN, name.unwrap_or_default());
+    value
+}
+
+/// A text, where there is one.
+fn text(to: &mut Vec<u8>, kind: u8, text: &str) {
+    if (1..=LONGEST_TEXT).contains(&text.len()) {
+        put(to, kind, text.as_bytes());
+    }
+}
+
+fn put(to: &mut Vec<u8>, kind: u8, value: &[u8]) {
+    // Every value is far shorter than what two bytes can count.
+    let Ok(length) = u16::try_from(value.len()) else { return };
+    to.push(kind);
+    to.extend(length.to_be_bytes());
+    to.extend(value);
+}
+
+/// Puts length and checksum in.
+fn seal(mut header: Vec<u8>) -> Vec<u8> {
+    put(&mut header, tlv::CRC32C, &[0; 4]);
+    let length = u16::try_from(header.len() - FIXED).unwrap_or_default();
+    header[FIXED - 2..FIXED].copy_from_slice(&length.to_be_bytes());
+    let sum = crc32c(header.iter().copied());
+    let at = header.len() - 4;
+    header[at..].copy_from_slice(&sum.to_be_bytes());
+    header
+}
+
+/// Both ends as IPv4 where both are, else as IPv6.
+fn of_one_family(client: &Introduced) -> (SocketAddr, SocketAddr) {
+    let plain = |end: SocketAddr| SocketAddr::new(end.ip().to_canonical(), end.port());
+    let (source, destination) = (plain(client.source), plain(client.destination));
+    if source.is_ipv4() == destination.is_ipv4() {
+        return (source, destination);
+    }
+    let mapped = |end: SocketAddr| match end.ip() {
+        IpAddr::V4(address) => SocketAddr::new(address.to_ipv6_mapped().into(), end.port()),
+        IpAddr::V6(_) => end,
+    };
+    (mapped(source), mapped(destination))
+}

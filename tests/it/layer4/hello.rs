@@ -1,0 +1,282 @@
+//! Where a ClientHello leads, and what becomes of a client that says something else.
+
+use serde_json::Value;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
+
+use super::{App, ended};
+use crate::support::{
+    Backend, End, Message, Proxy, Raw, eventually, message, proxy::Setup, tls::Certificate, within,
+};
+
+/// A whole ClientHello for `name`.
+fn hello(name: &'static str, certificate: &Certificate) -> Vec<u8> {
+    let mut client = certificate.unconnected(name);
+    let mut bytes = Vec::new();
+    client.write_tls(&mut bytes).unwrap();
+    bytes
+}
+
+/// The request to which an [`App`] gives its text, over TLS with `name`.
+async fn fetch(proxy: &Proxy, listener: &str, certificate: &Certificate) -> String {
+    let tcp = TcpStream::connect(proxy.listener(listener)).await.unwrap();
+    let mut stream = within("the handshake", certificate.client(tcp)).await.unwrap();
+    let request = message::get("/", "Connection: close\r\n");
+    stream.write_all(&request).await.unwrap();
+    let mut reply = Vec::new();
+    within("the reply", stream.read_to_end(&mut reply)).await.unwrap();
+    Message::read(&reply).unwrap().0.text()
+}
+
+/// A proxy whose `secure` has rules, and the certificates of `app.test`, which is terminated where the
+/// listener can do that, and `own.test`, which is passed on.
+async fn ruled(protocol: &str, backend: &Backend, timeout: &str) -> (Proxy, App, [Certificate; 2]) {
+    let setup = Setup::new();
+    let ours = Certificate::make(setup.directory(), "app.test");
+    let own = Certificate::make(setup.directory(), "own.test");
+    let app = App::start(&own, "its own").await;
+    let certificates = match protocol {
+        "tls-passthrough" => String::new(),
+        _ => format!("certificates = {}\n", ours.setting()),
+    };
+    let pool = if protocol == "tls" { "pool = \"app\"\n" } else { "" };
+    let listener = format!(
+        "[listeners.secure]\nbind = \"127.0.0.1:0\"\nprotocol = \"{protocol}\"\n\
+         handshake_timeout = {timeout}\n{certificates}{pool}\
+         passthrough = [{{ sni = [\"own.test\", \"*.own.test\"], pool = \"own\" }}, \
+         {{ alpn = \"acme-tls/1\", pool = \"own\" }}]\n\
+         [pools.own]\nbackends = [\"{}\"]\nhealth = {{ probe = \"off\" }}\n",
+        app.address
+    );
+    let setup = setup.with(|settings| {
+        settings.backends(&[backend.address]).table(&listener);
+    });
+    (setup.start().await, app, [ours, own])
+}
+
+#[tokio::test]
+async fn one_port_terminates_some_names_and_passes_others_on() {
+    let backend = Backend::replying("ours").await;
+    let (proxy, app, [ours, own]) = ruled("https", &backend, "\"10s\"").await;
+    assert_eq!(fetch(&proxy, "secure", &ours).await, "ours");
+    assert_eq!(fetch(&proxy, "secure", &own).await, "its own");
+    let by_name = |name: &'static str| move |line: &Value| line["sni"] == name;
+    let line = proxy.wait_for_log("the terminated", by_name("app.test")).await;
+    assert_eq!((&line["kind"], &line["tls_version"]), (&"http".into(), &"TLSv1.3".into()));
+    assert_eq!((&line["alpn"], &line["pool"]), (&Value::Null, &"app".into()), "{line}");
+    let line = proxy.wait_for_log("the one passed on", by_name("own.test")).await;
+    assert_eq!((&line["kind"], &line["tls_version"]), (&"stream".into(), &Value::Null), "{line}");
+    assert_eq!(line["pool"], "own");
+    drop((app, backend));
+    proxy.finish().await;
+}
+
+#[tokio::test]
+async fn fault_061_host_that_is_passed_on_over_a_connection_for_another() {
+    let backend = Backend::replying("ours").await;
+    let (proxy, app, [ours, _own]) = ruled("https", &backend, "\"10s\"").await;
+    for host in ["own.test", "OWN.test:443", "a.own.test."] {
+        let mut client = Raw::tls(proxy.listener("secure"), &ours).await;
+        client.send(format!("GET / HTTP/1.1\r\nHost: {host}\r\n\r\n")).await;
+        let reply = client.response().await;
+        assert_eq!(reply.status(), 421, "{host}");
+        assert!(reply.text().starts_with("This host is not served over this connection"));
+    }
+    backend.assert_untouched();
+    let line = proxy
+        .wait_for_log("a line", |line| line["termination"] == "client_select_misdirected")
+        .await;
+    assert_eq!((&line["status"], &line["sni"]), (&421.into(), &"app.test".into()));
+    let mut client = Raw::tls(proxy.listener("secure"), &ours).await;
+    client.send("GET / HTTP/1.1\r\nHost: app.test\r\n\r\n").await;
+    assert_eq!(client.response().await.text(), "ours");
+    drop((client, app, backend));
+    proxy.finish().await;
+}
+
+#[tokio::test]
+async fn the_protocols_that_a_client_offers_lead_as_well() {
+    let backend = Backend::replying("ours").await;
+    let (proxy, app, [ours, _own]) = ruled("https", &backend, "\"10s\"").await;
+    // Offered by whoever proves a name; the app has another certificate.
+    let tcp = TcpStream::connect(proxy.listener("secure")).await.unwrap();
+    let error = ours.offering(&["acme-tls/1"], tcp).await.unwrap_err();
+    assert!(error.to_string().contains("certificate") || error.to_string().contains("Certificate"));
+    let line = proxy.wait_for_log("its line", |line| line["alpn"] == "acme-tls/1").await;
+    assert_eq!((&line["pool"], &line["sni"]), (&"own".into(), &"app.test".into()), "{line}");
+    drop((app, backend));
+    proxy.finish().await;
+}
+
+#[tokio::test]
+async fn a_name_that_no_rule_covers_is_told_so_by_an_alert() {
+    let backend = Backend::manual().await;
+    let (proxy, app, [ours, own]) = ruled("tls-passthrough", &backend, "\"10s\"").await;
+    let tcp = TcpStream::connect(proxy.listener("secure")).await.unwrap();
+    let error = within("the handshake", ours.client(tcp)).await.unwrap_err();
+    assert!(error.to_string().contains("UnrecognisedName"), "{error}");
+    let line = ended(&proxy, "client_select_no_route").await;
+    assert_eq!(line["sni"], "app.test");
+    assert_eq!(fetch(&proxy, "secure", &own).await, "its own");
+    drop((app, backend));
+    proxy.finish().await;
+}
+
+#[tokio::test]
+async fn fault_058_hello_in_pieces() {
+    let backend = Backend::manual().await;
+    let (proxy, app, [_ours, own]) = ruled("https", &backend, "\"10s\"").await;
+    let bytes = hello("own.test", &own);
+    // Records of some bytes, in segments that have nothing to do with them.
+    for (record, segment) in [(bytes.len(), 1), (7, 16), (100, 333)] {
+        let cut: Vec<u8> = bytes[5..]
+            .chunks(record)
+            .flat_map(|piece| [&[22, 3, 1, 0, piece.len() as u8][..], piece].concat())
+            .collect();
+        let cut = if record == bytes.len() { bytes.clone() } else { cut };
+        let mut client = Raw::connect(proxy.listener("secure")).await;
+        for piece in cut.chunks(segment) {
+            client.send(piece).await;
+            tokio::task::yield_now().await;
+        }
+        // The server's own answer: a handshake record.
+        assert_eq!(client.exact(2).await, [22, 3], "records of {record}");
+        drop(client);
+    }
+    drop((app, backend));
+    proxy.finish().await;
+}
+
+#[tokio::test]
+async fn fault_058_hello_that_ends_or_is_too_long() {
+    let backend = Backend::manual().await;
+    for protocol in ["https", "tls", "tls-passthrough"] {
+        let (proxy, app, [_ours, own]) = ruled(protocol, &backend, "\"10s\"").await;
+        let bytes = hello("own.test", &own);
+        for end in [1, 4, 5, 9, 100, bytes.len() - 1] {
+            let mut client = Raw::connect(proxy.listener("secure")).await;
+            client.send(&bytes[..end]).await;
+            client.finish().await;
+            client.assert_closed().await;
+        }
+        let is = |line: &&Value| line["termination"] == "client_handshake_incomplete";
+        let all = || proxy.log_lines().iter().filter(is).count() == 6;
+        eventually("six lines", all).await;
+
+        let mut client = Raw::connect(proxy.listener("secure")).await;
+        client.send(b"\x16\x03\x01\x40\x00\x01\x00\xff\xff").await;
+        assert_eq!(client.rest().await, (b"\x15\x03\x03\x00\x02\x02\x32".to_vec(), End::Fin));
+        let broken = |line: &Value| line["termination"] == "client_handshake_malformed";
+        let line = proxy.wait_for_log("a broken one", broken).await;
+        assert_eq!(line["error"], "the ClientHello is too long");
+        backend.assert_untouched();
+        drop((client, app));
+        proxy.finish().await;
+    }
+}
+
+#[tokio::test]
+async fn fault_059_dribbled_handshake() {
+    let backend = Backend::manual().await;
+    for protocol in ["https", "tls", "tls-passthrough"] {
+        let (proxy, app, [_ours, own]) = ruled(protocol, &backend, "\"400ms\"").await;
+        let bytes = hello("own.test", &own);
+        let mut dribbling = Raw::connect(proxy.listener("secure")).await;
+        let mut silent = Raw::connect(proxy.listener("secure")).await;
+        let mut fed = 0;
+        // One byte after another, each well within any pause that could be allowed.
+        while fed < bytes.len() && dribbling.feed(&bytes[fed..=fed]).await {
+            fed += 1;
+        }
+        assert!((1..400).contains(&fed), "{fed}");
+        silent.assert_closed().await;
+        let is = |line: &&Value| line["termination"] == "client_handshake_timed_out";
+        let both = || proxy.log_lines().iter().filter(is).count() == 2;
+        eventually("two lines", both).await;
+        drop((dribbling, silent, app));
+        proxy.finish().await;
+    }
+}
+
+/// A proxy with `https`, `tls` and `tls-passthrough` listeners of these names, without rules.
+async fn every_kind(backend: &Backend) -> (Proxy, Certificate) {
+    let setup = Setup::new();
+    let ours = Certificate::make(setup.directory(), "app.test");
+    let mut tables = String::new();
+    for protocol in ["https", "tls", "tls-passthrough"] {
+        tables +=
+            &format!("[listeners.{protocol}]\nbind = \"127.0.0.1:0\"\nprotocol = \"{protocol}\"\n");
+        if protocol != "tls-passthrough" {
+            tables += &format!("certificates = {}\n", ours.setting());
+        }
+    }
+    let setup = setup.with(|settings| {
+        settings.backends(&[backend.address]).table(&tables);
+    });
+    (setup.start().await, ours)
+}
+
+#[tokio::test]
+async fn plain_http_where_tls_is_spoken_is_answered_or_closed() {
+    let backend = Backend::manual().await;
+    let (proxy, ours) = every_kind(&backend).await;
+    for request in ["GET / HTTP/1.1\r\nHost: app.test\r\n\r\n", "G", "OPTIONS * HTTP/1.1\r\n"] {
+        let reply = {
+            let mut client = Raw::connect(proxy.listener("https")).await;
+            client.send(request).await;
+            let reply = client.response().await;
+            assert_eq!(client.assert_closed().await, End::Fin);
+            reply
+        };
+        assert_eq!(reply.status(), 400, "{request}");
+        assert_eq!(reply.text(), "This port speaks TLS: use https://.\n");
+        for listener in ["tls", "tls-passthrough"] {
+            let mut client = Raw::connect(proxy.listener(listener)).await;
+            client.send(request).await;
+            client.assert_closed().await;
+        }
+    }
+    for garbage in ["\0\0\0\0", "SSH-2.0-x\r\n", "\u{16}\u{1}", "\u{80}.\u{1}"] {
+        for listener in ["https", "tls", "tls-passthrough"] {
+            let mut client = Raw::connect(proxy.listener(listener)).await;
+            client.send(garbage).await;
+            client.assert_closed().await;
+        }
+    }
+    backend.assert_untouched();
+    let ended = || {
+        let lines = proxy.log_lines();
+        let of = |listener| lines.iter().filter(move |line| line["listener"] == listener);
+        lines.iter().all(|line| line["termination"] == "client_handshake_not_tls")
+            && of("https").count() == 7
+            && of("https").filter(|line| line["status"] == 400).count() == 3
+            && of("tls").count() == 7
+            && of("tls-passthrough").filter(|line| line["kind"] == "stream").count() == 7
+    };
+    eventually("a line for each", ended).await;
+    // Who speaks TLS is served as before.
+    let client = Raw::tls(proxy.listener("tls"), &ours).await;
+    backend.peer(0).await;
+    drop((client, backend));
+    proxy.finish().await;
+}
+
+#[tokio::test]
+async fn passthrough_without_rules_takes_every_hello_to_its_pool() {
+    let setup = Setup::new();
+    let own = Certificate::make(setup.directory(), "own.test");
+    let app = App::start(&own, "its own").await;
+    let proxy = setup
+        .with(|settings| {
+            super::tcp(settings, &[app.address]).listener("protocol", "\"tls-passthrough\"");
+        })
+        .start()
+        .await;
+    assert_eq!(fetch(&proxy, "web", &own).await, "its own");
+    let line = proxy.wait_for_log("its line", |line| line["sni"] == "own.test").await;
+    assert_eq!((&line["pool"], &line["chosen_by"]), (&"app".into(), &"balance".into()));
+    drop(app);
+    proxy.finish().await;
+}

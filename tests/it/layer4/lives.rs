@@ -1,0 +1,291 @@
+//! How streams live and end: half-close, resets, stalls, drains, reloads and new binaries.
+
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use super::{before, ended, named, naming, tcp};
+use crate::support::{
+    Backend, End, Peer, Proxy, Raw, eventually, process,
+    proxy::{Setup, TUNNELS},
+    within,
+};
+
+/// A stream to a backend that does nothing by itself.
+async fn stream(proxy: &Proxy, backend: &Backend) -> (Raw, Peer) {
+    let next = backend.connections();
+    let client = Raw::connect(proxy.web()).await;
+    (client, backend.peer(next).await)
+}
+
+#[tokio::test]
+async fn fault_071_fin_of_a_stream_from_either_side() {
+    let backend = Backend::manual().await;
+    let proxy = before(&[backend.address]).await;
+    let (mut client, peer) = stream(&proxy, &backend).await;
+    client.send("question").await;
+    client.finish().await;
+    assert_eq!(peer.ended().await, End::Fin);
+    peer.wait_for_rest(b"question").await;
+    peer.send("answer").await;
+    assert_eq!(client.exact(6).await, b"answer");
+    peer.close();
+    assert_eq!(client.assert_closed().await, End::Fin);
+    let line = ended(&proxy, "client_closed").await;
+    assert_eq!((&line["bytes_in"], &line["bytes_out"]), (&8.into(), &6.into()));
+
+    let (mut client, peer) = stream(&proxy, &backend).await;
+    peer.send("banner").await;
+    peer.finish();
+    assert_eq!(client.rest().await, (b"banner".to_vec(), End::Fin));
+    client.send("still here").await;
+    peer.wait_for_rest(b"still here").await;
+    drop(client);
+    assert_eq!(peer.ended().await, End::Fin);
+    ended(&proxy, "backend_closed").await;
+    drop((peer, backend));
+    proxy.finish().await;
+}
+
+#[tokio::test]
+async fn fault_072_reset_of_a_stream_from_either_side() {
+    let backend = Backend::manual().await;
+    let proxy = before(&[backend.address]).await;
+    let (client, peer) = stream(&proxy, &backend).await;
+    client.reset();
+    assert_eq!(peer.ended().await, End::Reset);
+    ended(&proxy, "client_tunnel_reset").await;
+    drop(peer);
+    let (mut client, peer) = stream(&proxy, &backend).await;
+    peer.reset();
+    assert_eq!(client.assert_closed().await, End::Reset);
+    ended(&proxy, "backend_tunnel_reset").await;
+    drop((client, backend));
+    proxy.finish().await;
+}
+
+#[tokio::test]
+async fn fault_073_stalled_reader_of_a_stream_stops_its_writer() {
+    const MOST: usize = 64 << 20;
+    let quiet = Duration::from_secs(1);
+    let backend = Backend::manual().await;
+    let proxy = before(&[backend.address]).await;
+    let (mut client, peer) = stream(&proxy, &backend).await;
+    peer.check_pattern();
+    peer.stall();
+    let sent = client.fill(MOST, quiet).await;
+    assert!(sent < MOST, "nobody stopped the client");
+    let memory = process::peak(proxy.pid());
+    peer.resume();
+    eventually("every byte", || peer.checked() == sent).await;
+    let sent = peer.fill(MOST, quiet).await;
+    assert!(sent < MOST, "nobody stopped the backend");
+    assert!(process::peak(proxy.pid()) < memory + (8 << 20), "memory grew");
+    peer.close();
+    assert_eq!(client.check_pattern().await, (sent, End::Fin));
+    drop((client, backend));
+    proxy.finish().await;
+}
+
+#[tokio::test]
+async fn fault_074_client_of_a_stream_gone_while_the_backend_sends() {
+    let backend = Backend::manual().await;
+    let proxy = before(&[backend.address]).await;
+    let (client, peer) = stream(&proxy, &backend).await;
+    let sending = tokio::spawn({
+        let peer = peer.clone();
+        async move {
+            while !peer.is_ended() {
+                peer.send(vec![7; 10_000]).await;
+            }
+        }
+    });
+    drop(client);
+    within("the end", peer.ended()).await;
+    sending.await.unwrap();
+    proxy.wait_for_metric("no tunnel", TUNNELS, |count| count == 0.0).await;
+    drop((peer, backend));
+    proxy.finish().await;
+}
+
+#[tokio::test]
+async fn fault_076_keepalive_finds_dead_peers_of_streams() {
+    let backend = Backend::manual().await;
+    let proxy = before(&[backend.address]).await;
+    let (client, peer) = stream(&proxy, &backend).await;
+    let (web, target) = (proxy.web().port(), backend.address.port());
+    for filter in [format!("( sport = :{web} )"), format!("( dport = :{target} )")] {
+        let lines = process::sockets(&filter).await;
+        assert!(lines.len() == 1 && lines[0].contains("timer:(keepalive,"), "{lines:?}");
+    }
+    drop((client, peer, backend));
+    proxy.finish().await;
+}
+
+#[tokio::test]
+async fn fault_077_one_way_traffic_keeps_a_stream_and_silence_ends_it() {
+    let backend = Backend::manual().await;
+    let proxy = Proxy::with(|settings| {
+        tcp(settings, &[backend.address]).timeouts("tunnel_idle = \"1500ms\"");
+    })
+    .await;
+    let (mut client, peer) = stream(&proxy, &backend).await;
+    let (mut silent, _silent_peer) = stream(&proxy, &backend).await;
+    let start = Instant::now();
+    let talking = async {
+        while start.elapsed() < Duration::from_secs(4) {
+            assert!(client.feed(b".").await, "the stream ended while bytes went one way");
+        }
+    };
+    let ((), end) = tokio::join!(talking, silent.assert_closed());
+    assert_eq!(end, End::Fin);
+    ended(&proxy, "idle").await;
+    drop((client, silent, peer, backend));
+    proxy.finish().await;
+}
+
+#[tokio::test]
+async fn a_drain_ends_streams_at_a_pause_and_the_busy_ones_at_its_deadline() {
+    let (backend, other) = (Backend::manual().await, naming("o").await);
+    let mut proxy = Proxy::with(|settings| {
+        tcp(settings, &[backend.address]);
+        settings.pool("drain", "{ within = \"6s\", spread = \"4s\" }");
+    })
+    .await;
+    let (mut idle, idle_far) = stream(&proxy, &backend).await;
+    let (mut busy, busy_far) = stream(&proxy, &backend).await;
+    let remaining = [other.address];
+    let start = Instant::now();
+    proxy
+        .reload(|settings| {
+            settings.backends(&remaining);
+        })
+        .await;
+    // The drained one is not gone to any more, and what it holds serves on.
+    let (_new, name) = named(proxy.web()).await;
+    assert_eq!(name, 'o');
+    idle.send("on").await;
+    idle_far.wait_for_rest(b"on").await;
+    let quiet = async {
+        assert_eq!(idle.assert_closed().await, End::Fin);
+        idle_far.ended().await;
+    };
+    let talking = async {
+        while busy.feed(b"x").await {}
+        start.elapsed()
+    };
+    let ((), lived) = tokio::join!(quiet, talking);
+    assert!(lived > Duration::from_millis(5500), "cut after {lived:?}");
+    let drained = |line: &&Value| line["termination"] == "drained";
+    eventually("two lines", || proxy.log_lines().iter().filter(drained).count() == 2).await;
+    drop((idle, busy, busy_far, _new, backend, other));
+    proxy.finish().await;
+}
+
+#[tokio::test]
+async fn reloads_and_a_new_binary_leave_streams_alone() {
+    let backend = Backend::manual().await;
+    let setup = Setup::new().installed().with(|settings| {
+        tcp(settings, &[backend.address]);
+        settings.top("upgrade", "{ drain = \"60s\" }");
+    });
+    let mut proxy = setup.start().await;
+    let (mut client, peer) = stream(&proxy, &backend).await;
+    for round in 0..3 {
+        proxy
+            .reload(|settings| {
+                settings.pool("slow_start", &format!("\"{}s\"", round + 1));
+            })
+            .await;
+        client.send("a").await;
+        peer.send("b").await;
+        assert_eq!(client.exact(1).await, b"b");
+    }
+    let before = proxy.upgrade().await;
+    let (mut newer, newer_far) = stream(&proxy, &backend).await;
+    newer.send("new").await;
+    newer_far.wait_for_rest(b"new").await;
+    client.send("a").await;
+    peer.wait_for_rest(b"aaaa").await;
+    assert!(process::runs(before), "the old process holds its stream");
+    peer.close();
+    assert_eq!(client.assert_closed().await, End::Fin);
+    ended(&proxy, "backend_closed").await;
+    drop((client, newer, newer_far, backend));
+    proxy.finish().await;
+}
+
+#[tokio::test]
+async fn a_process_that_stops_waits_for_streams_until_its_deadline() {
+    let backend = Backend::manual().await;
+    let mut proxy = Proxy::with(|settings| {
+        tcp(settings, &[backend.address]);
+        settings.top("drain", "{ within = \"8s\", spread = \"1s\" }");
+    })
+    .await;
+    let (mut client, peer) = stream(&proxy, &backend).await;
+    proxy.terminate();
+    eventually("it accepts no more", || std::net::TcpStream::connect(proxy.web()).is_err()).await;
+    client.send("still").await;
+    peer.wait_for_rest(b"still").await;
+    peer.close();
+    assert_eq!(client.assert_closed().await, End::Fin);
+    assert_eq!(proxy.exited().await.code(), Some(0), "{}", proxy.stderr_text());
+}
+
+#[tokio::test]
+async fn streams_are_never_closed_to_level_backends_and_end_when_they_are_too_old() {
+    let (a, b) = (naming("a").await, naming("b").await);
+    let mut proxy = Proxy::with(|settings| {
+        tcp(settings, &[a.address]).pool("rebalance", "{ rate = \"1000/s\" }");
+    })
+    .await;
+    let mut streams = Vec::new();
+    for _ in 0..6 {
+        streams.push(named(proxy.web()).await.0);
+    }
+    let both = [a.address, b.address];
+    proxy
+        .reload(|settings| {
+            settings.backends(&both);
+        })
+        .await;
+    for stream in &mut streams {
+        assert!(!stream.has(1).await, "a byte or an end");
+    }
+    assert_eq!(proxy.metric(TUNNELS).await, 6.0);
+    proxy
+        .reload(|settings| {
+            settings.pool("max_connection_age", "\"1s\"");
+        })
+        .await;
+    for stream in &mut streams {
+        assert_eq!(stream.assert_closed().await, End::Fin);
+    }
+    let aged = |line: &&Value| line["termination"] == "aged";
+    eventually("six lines", || proxy.log_lines().iter().filter(aged).count() == 6).await;
+    drop((streams, a, b));
+    proxy.finish().await;
+}
+
+#[tokio::test]
+async fn operators_see_streams_and_can_end_one() {
+    let backend = Backend::manual().await;
+    let proxy = before(&[backend.address]).await;
+    let (mut client, peer) = stream(&proxy, &backend).await;
+    let sessions = proxy.command(&["sessions", "--json"]).await.json();
+    let session = &sessions["sessions"][0];
+    assert_eq!(session["kind"], "tunnel", "{sessions}");
+    let status = proxy.command(&["status", "--json"]).await.json();
+    assert_eq!(status["tunnels"], 1, "{status}");
+    let port = proxy.web().port();
+    let url = format!("http://app.test:{port}/");
+    let told = proxy.command(&["explain", &url, "--client", "192.0.2.7"]).await.done();
+    assert!(told.contains("Listener web passes bytes on to pool app"), "{told}");
+    let id = session["id"].as_str().unwrap();
+    proxy.command(&["sessions", "close", id]).await.done();
+    client.assert_closed().await;
+    ended(&proxy, "proxy_closed").await;
+    drop((client, peer, backend));
+    proxy.finish().await;
+}

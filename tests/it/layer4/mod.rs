@@ -1,0 +1,101 @@
+//! Streams of layer 4: `tcp`, `tls` and `tls-passthrough` listeners, and `passthrough` on `https`.
+
+mod balance;
+mod hello;
+mod lives;
+mod redis;
+
+use std::{net::SocketAddr, sync::Arc};
+
+use serde_json::Value;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+    task::AbortHandle,
+};
+use tokio_rustls::TlsAcceptor;
+
+use crate::support::{Backend, Proxy, Raw, Settings, backend, tls::Certificate};
+
+/// Makes `web` a listener for streams to these backends.
+pub(crate) fn tcp<'s>(settings: &'s mut Settings, backends: &[SocketAddr]) -> &'s mut Settings {
+    settings.unrouted().backends(backends).listener("protocol", "\"tcp\"")
+}
+
+/// A proxy whose `web` passes streams on to these backends.
+async fn before(backends: &[SocketAddr]) -> Proxy {
+    Proxy::with(|settings| {
+        tcp(settings, backends);
+    })
+    .await
+}
+
+/// A backend that says its name to each who comes, and then waits for the end.
+async fn naming(name: &'static str) -> Backend {
+    let script = backend::script(move |peer| async move {
+        peer.send(name).await;
+        peer.ended().await;
+    });
+    Backend::start(script).await
+}
+
+/// A stream to a backend that says a name of one letter, and that name.
+async fn named(address: SocketAddr) -> (Raw, char) {
+    let mut client = Raw::connect(address).await;
+    let name = client.exact(1).await[0];
+    (client, char::from(name))
+}
+
+/// The line of the stream that ended as `termination` says.
+async fn ended(proxy: &Proxy, termination: &str) -> Value {
+    let line = proxy.wait_for_log(termination, |line| line["termination"] == termination).await;
+    assert_eq!(line["kind"], "stream", "{line}");
+    line
+}
+
+/// An HTTPS server with a certificate of its own, which answers one request on each connection.
+struct App {
+    address: SocketAddr,
+    task: AbortHandle,
+}
+
+impl App {
+    async fn start(certificate: &Certificate, text: &'static str) -> Self {
+        let mut config = rustls::ServerConfig::builder()
+            .with_no_client_auth()
+            .with_single_cert(certificate.chain(), certificate.private_key())
+            .unwrap();
+        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        let acceptor = TlsAcceptor::from(Arc::new(config));
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let serve = async move {
+            loop {
+                let (tcp, _) = listener.accept().await.unwrap();
+                tokio::spawn(answer(acceptor.clone(), tcp, text));
+            }
+        };
+        Self { address, task: tokio::spawn(serve).abort_handle() }
+    }
+}
+
+impl Drop for App {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+async fn answer(acceptor: TlsAcceptor, tcp: TcpStream, text: &'static str) {
+    let Ok(mut stream) = acceptor.accept(tcp).await else { return };
+    let mut request = Vec::new();
+    while !request.ends_with(b"\r\n\r\n") {
+        if !matches!(stream.read_buf(&mut request).await, Ok(count) if count > 0) {
+            return;
+        }
+    }
+    let length = text.len();
+    let reply =
+        format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{text}");
+    let _ = stream.write_all(reply.as_bytes()).await;
+    let _ = stream.shutdown().await;
+}
