@@ -273,19 +273,22 @@ async fn before_the_first_one_handshakes_are_refused_and_the_log_says_why() {
 #[tokio::test]
 async fn listeners_of_equal_terms_share_a_certificate_and_status_tells_of_it() {
     let ports = Ports::free();
-    let pebble = Pebble::start(ports.tls, ports.http, MONTH).await;
+    // The server looks at the one of layer 4.
+    let second = free_port();
+    let pebble = Pebble::start(second, ports.http, MONTH).await;
     let backend = Backend::replying("hello").await;
     let setting = pebble.setting(&[NAME]);
     let setup = ports.setup(backend.address, &setting).with(|settings| {
         settings.table(&format!(
-            "[listeners.second]\nbind = \"127.0.0.1:0\"\nprotocol = \"https\"\n\
+            "[listeners.second]\nbind = \"{second}\"\nprotocol = \"tls\"\npool = \"app\"\n\
              certificates = {setting}\n"
         ));
     });
     let proxy = setup.start().await;
     issued(&proxy, 1.0).await;
     let one = served(&pebble, ports.tls).await;
-    assert_eq!(served(&pebble, proxy.listener("second")).await, one);
+    assert_eq!(served(&pebble, second).await, one);
+    assert!(proxy.stderr_text().contains("by=tls-alpn-01"), "{}", proxy.stderr_text());
     assert_eq!(pebble.orders(), 1);
     let status = proxy.api().get("/v1/status").await;
     let listeners = status["listeners"].as_array().unwrap();
