@@ -9,12 +9,11 @@ use std::{collections::HashMap, net::IpAddr, sync::Arc, time::Duration};
 use arc_swap::ArcSwap;
 use http::HeaderValue;
 use ipnet::IpNet;
-use rustls::ServerConfig;
 
 use crate::{
     acme::Issued,
     config,
-    net::client_hello::ClientHello,
+    net::{client_hello::ClientHello, tls::Terminator},
     observe::{Secured, Way},
     route::Table,
     sticky::{Context, Found, Ids, Keys, set_cookie},
@@ -52,7 +51,7 @@ pub struct Listener {
     /// Name in the file.
     pub name: Arc<str>,
     /// How TLS is terminated; `None`: it is not.
-    pub tls: Option<Arc<ServerConfig>>,
+    pub tls: Option<Terminator>,
     /// What it is terminated by.
     pub certificates: Certificates,
     /// Whether requests are read, and not only bytes.

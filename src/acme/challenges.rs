@@ -21,7 +21,7 @@ use rustls::{
 };
 use rustls_pki_types::PrivateKeyDer;
 
-use crate::net::tls;
+use crate::net::tls::{self, Beside};
 
 /// Where HTTP-01 looks; a token follows.
 const WELL_KNOWN: &str = "/.well-known/acme-challenge/";
@@ -72,8 +72,10 @@ impl Challenges {
     }
 
     /// How to answer a handshake for [`PROTOCOL`] alone, while one is to be expected.
-    pub fn tls(&self) -> Option<Arc<ServerConfig>> {
-        self.tls.load().as_ref().map(|asked| Arc::clone(&asked.config))
+    pub fn tls(&self) -> Option<Beside> {
+        let asked = self.tls.load();
+        let config = Arc::clone(&asked.as_ref()?.config);
+        Some(Beside { protocol: PROTOCOL, config })
     }
 
     /// Answers HTTP-01.
@@ -202,7 +204,7 @@ mod tests {
     use x509_parser::prelude::FromDer as _;
 
     use super::*;
-    use crate::config;
+    use crate::{config, observe::Secured};
 
     #[test]
     fn an_answer_is_there_for_as_long_as_it_is_posted() {
@@ -226,7 +228,7 @@ mod tests {
         assert!(challenges.tls().is_none());
         let a = challenges.post_tls("a.test", &[7; 32]).unwrap();
         let b = challenges.post_tls("b.test", &[8; 32]).unwrap();
-        assert_eq!(challenges.tls().unwrap().alpn_protocols, [PROTOCOL]);
+        assert_eq!(challenges.tls().unwrap().config.alpn_protocols, [PROTOCOL]);
         assert_eq!(challenges.asked().len(), 2);
         drop(a);
         assert!(challenges.asked().contains_key("b.test") && challenges.asked().len() == 1);
@@ -238,7 +240,9 @@ mod tests {
     async fn only_a_client_that_offers_nothing_else_gets_the_challenge() {
         let given = tls::self_signed(&["a.test".to_owned()]).unwrap();
         let terms = config::Tls::new(config::Certificates::Given(vec![given.clone()]));
-        let normal = tls::server_config(&terms, None, &tls::TicketKeys::new().unwrap()).unwrap();
+        let resolver = Arc::new(tls::Resolver::new(std::slice::from_ref(&given)));
+        let keys = tls::TicketKeys::new(&config::SharedKeys::Made, &[]).unwrap();
+        let normal = tls::Terminator::new(&terms, &["http/1.1"], resolver, &keys).unwrap();
         let challenges = Arc::new(Challenges::default());
         let _posted = challenges.post_tls("a.test", &[7; 32]).unwrap();
         for (name, offered, expected) in [
@@ -249,8 +253,7 @@ mod tests {
             ("b.test", &["acme-tls/1"], None),
             ("a.test", &["http/1.1"], Some(("http/1.1", true))),
         ] {
-            let beside = (PROTOCOL, challenges.tls().unwrap());
-            let shown = shake(&normal, beside, name, offered).await.ok();
+            let shown = shake(&normal, challenges.tls(), name, offered).await.ok();
             let shown = shown.map(|(alpn, leaf)| (alpn, leaf == given.key.cert[0]));
             let expected = expected.map(|(alpn, normal)| (alpn.as_bytes().to_vec(), normal));
             assert_eq!(shown, expected, "{name} {offered:?}");
@@ -259,8 +262,8 @@ mod tests {
 
     /// The protocol agreed on, and the certificate that the client sees.
     async fn shake(
-        normal: &Arc<ServerConfig>,
-        beside: (&[u8], Arc<ServerConfig>),
+        normal: &tls::Terminator,
+        beside: Option<Beside>,
         name: &'static str,
         offered: &[&str],
     ) -> io::Result<(Vec<u8>, CertificateDer<'static>)> {
@@ -268,7 +271,7 @@ mod tests {
         let address = listener.local_addr()?;
         let server = async {
             let (socket, _) = listener.accept().await?;
-            tls::handshake_beside(normal, beside, socket).await
+            normal.accept_beside(beside, socket, &mut Secured::default()).await
         };
         let seen = Arc::new(Seen::default());
         let mut client = ClientConfig::builder_with_provider(Arc::clone(tls::provider()))

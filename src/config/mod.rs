@@ -146,6 +146,15 @@ impl Protocol {
         }
     }
 
+    /// The protocols offered by ALPN, in order of preference.
+    pub fn alpn(&self) -> Vec<&str> {
+        match self {
+            Self::Https(_) => vec!["http/1.1"],
+            Self::Tls(tls) => tls.alpn.iter().map(String::as_str).collect(),
+            Self::Http | Self::Tcp | Self::TlsPassthrough => Vec::new(),
+        }
+    }
+
     /// Whether requests are read here, and not only bytes.
     pub fn is_http(&self) -> bool {
         matches!(self, Self::Http | Self::Https(_))

@@ -174,17 +174,14 @@ impl Arrival {
 
     /// TLS, up to the end of the handshake.
     async fn terminated(&mut self, socket: TcpStream) -> Result<Opened, Refusal> {
-        let Some(config) = &self.policy.tls else { return self.opened(Client::Plain(socket)) };
-        // That protocol is offered while somebody is to ask for it, and at no other time.
+        let Some(terms) = &self.policy.tls else { return self.opened(Client::Plain(socket)) };
+        let mut told = Secured::default();
+        // Offered while an ACME server is to ask for it, and at no other time.
         let challenge = self.door.proxy.challenges.tls();
-        let handshake = async {
-            match challenge {
-                None => tls::handshake(config, socket).await,
-                Some(asked) => tls::handshake_beside(config, (acme::PROTOCOL, asked), socket).await,
-            }
-        };
-        let stream = in_time(self.until, Phase::Handshake, handshake).await;
-        let stream = Client::Tls(stream.map_err(|error| self.certified(error))?);
+        let handshake = terms.accept_beside(challenge, socket, &mut told);
+        let outcome = in_time(self.until, Phase::Handshake, handshake).await;
+        self.secured = Some(Arc::new(told));
+        let stream = Client::Tls(outcome.map_err(|error| self.certified(error))?);
         self.door.metrics.handshake(stream.is_resumed());
         self.secured = stream.secured().map(Arc::new);
         if stream.alpn() == Some(acme::PROTOCOL) {
@@ -198,8 +195,8 @@ impl Arrival {
     fn certified(&self, error: ProxyError) -> ProxyError {
         let source = error.source.as_ref().and_then(|source| source.downcast_ref::<io::Error>());
         let told = source.and_then(|error| error.get_ref()?.downcast_ref::<rustls::Error>());
-        if !matches!(told, Some(rustls::Error::General(_)))
-            || !self.policy.certificates.are_missing()
+        let nothing = matches!(told, Some(rustls::Error::General(_)));
+        if !(nothing || error.kind == Kind::UnknownName) || !self.policy.certificates.are_missing()
         {
             return error;
         }
@@ -323,16 +320,5 @@ async fn in_time<T>(
 ) -> Result<T, ProxyError> {
     let outcome = timeout_at(until, step).await;
     let outcome = outcome.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
-    outcome.map_err(|error| ProxyError::new(Side::Client, phase, kind(&error)).because(error))
-}
-
-/// What a client's failure to come to its first byte means in our vocabulary.
-fn kind(error: &io::Error) -> Kind {
-    match error.kind() {
-        io::ErrorKind::TimedOut => Kind::TimedOut,
-        io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe => Kind::Reset,
-        io::ErrorKind::UnexpectedEof => Kind::Incomplete,
-        io::ErrorKind::InvalidData => Kind::Malformed,
-        _ => Kind::Io,
-    }
+    outcome.map_err(|error| ProxyError::new(Side::Client, phase, tls::kind(&error)).because(error))
 }

@@ -24,11 +24,12 @@ use super::{
     rebalance::Rebalance,
     report::Since,
     resolve::Resolver,
+    warnings,
 };
 use crate::{
     acme::{Fleet, Issued},
     config::{self, Config, Protocol, SharedKeys},
-    net::tls::{self, TicketKeys},
+    net::tls::{self, Terminator, TicketKeys},
     observe::{AccessLog, Metrics, Way},
     proxy::Proxy,
     route,
@@ -44,8 +45,10 @@ use crate::{
 pub(crate) enum Refused {
     /// An address could not be listened on, or the access log not be opened.
     Io(io::Error),
-    /// rustls would not serve by the certificates.
-    Tls(rustls::Error),
+    /// TLS cannot be served or spoken as it is set.
+    Tls(tls::Unusable),
+    /// A certificate that would take the place of another is not valid now; the sentence says which.
+    Lapsed(String),
 }
 
 /// KiB of bodies that may wait in memory for an owner search to end.
@@ -73,6 +76,7 @@ impl fmt::Display for Refused {
         match self {
             Self::Io(error) => write!(f, "{error}"),
             Self::Tls(error) => write!(f, "TLS: {error}"),
+            Self::Lapsed(sentence) => f.write_str(sentence),
         }
     }
 }
@@ -87,6 +91,12 @@ impl From<io::Error> for Refused {
 
 impl From<rustls::Error> for Refused {
     fn from(error: rustls::Error) -> Self {
+        Self::Tls(error.into())
+    }
+}
+
+impl From<tls::Unusable> for Refused {
+    fn from(error: tls::Unusable) -> Self {
         Self::Tls(error)
     }
 }
@@ -113,7 +123,7 @@ impl Control {
     /// rustls refuses.
     pub(crate) async fn new(config: Config, from: Inheritance) -> Result<Self, Refused> {
         let keys = Keys::adopt(&config.cookie_keys, from.secrets.cookie());
-        let tickets = TicketKeys::adopt(from.secrets.tickets())?;
+        let tickets = TicketKeys::new(&config.ticket_keys, from.secrets.tickets())?;
         let metrics = Arc::new(Metrics::new());
         let log = AccessLog::open(&config.access_log, metrics.access_log_dropped.clone())?;
         let empty = Snapshot {
@@ -218,6 +228,7 @@ impl Control {
     async fn put_in_force(&mut self, config: Config) -> Result<Changes, Refused> {
         // Everything that can fail, first.
         let bound = self.doors.bind(&config.listeners)?;
+        warnings::certificates(&config, &self.config)?;
         let terms = config.listeners.iter().filter_map(|listener| listener.protocol.acme());
         let issued = self.acme.prepare(terms).await?;
         let listeners = self.policies(&config, &issued)?;
@@ -228,7 +239,9 @@ impl Control {
             let dropped = self.proxy.metrics.access_log_dropped.clone();
             Some(AccessLog::open(&config.access_log, dropped)?)
         };
+        self.tickets.exchange(&config.ticket_keys)?;
         self.warn(&config);
+        warnings::of_listeners(&config, &self.config);
         let new_keys = config.cookie_keys != self.config.cookie_keys;
         if new_keys {
             self.keys = Keys::new(&config.cookie_keys);
@@ -456,20 +469,25 @@ fn policy(
     issued: &[Arc<Issued>],
     tickets: &TicketKeys,
 ) -> Result<snapshot::Listener, Refused> {
-    let terms = listener.protocol.tls();
     let issued = listener.protocol.acme().and_then(|terms| {
         let issued = issued.iter().find(|issued| issued.terms() == terms);
         issued.cloned()
     });
-    let resolver = issued.as_ref().map(|issued| issued.resolver());
-    let tls = terms.map(|tls| tls::server_config(tls, resolver, tickets)).transpose()?;
-    let certificates = match (issued, terms.map(|tls| &tls.certificates)) {
-        (Some(issued), _) => snapshot::Certificates::Issued(issued),
+    let certificates = match (&issued, listener.protocol.tls().map(|tls| &tls.certificates)) {
+        (Some(issued), _) => snapshot::Certificates::Issued(Arc::clone(issued)),
         (None, Some(config::Certificates::Given(given))) => {
             snapshot::Certificates::Given(given.clone())
         }
         (None, _) => snapshot::Certificates::Given(Vec::new()),
     };
+    let terms = |tls: &config::Tls| {
+        let resolver = match &certificates {
+            snapshot::Certificates::Given(given) => Arc::new(tls::Resolver::new(given)),
+            snapshot::Certificates::Issued(issued) => Arc::clone(issued.resolver()),
+        };
+        Terminator::new(tls, &listener.protocol.alpn(), resolver, tickets)
+    };
+    let tls = listener.protocol.tls().map(terms).transpose()?;
     Ok(snapshot::Listener {
         name: Arc::clone(name),
         tls,

@@ -19,6 +19,7 @@ mod rebalance;
 mod report;
 mod resolve;
 mod sessions;
+mod warnings;
 mod watch;
 
 use std::{

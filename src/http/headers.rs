@@ -18,6 +18,8 @@ use http::{
     },
 };
 
+use crate::observe::ClientCertificate;
+
 /// Fields that `Connection` may not name away: framing, routing, authentication and ours.
 const KEPT: [HeaderName; 5] = [HOST, CONTENT_LENGTH, AUTHORIZATION, COOKIE, TRAILER];
 
@@ -28,6 +30,8 @@ const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const X_REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
+const X_CLIENT_CERT_SUBJECT: HeaderName = HeaderName::from_static("x-client-cert-subject");
+const X_CLIENT_CERT_FINGERPRINT: HeaderName = HeaderName::from_static("x-client-cert-fingerprint");
 /// Carries one request's id through every hop and log.
 pub(super) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
@@ -43,6 +47,8 @@ pub(super) struct Origin<'a> {
     pub(super) trusted: bool,
     /// Whether it came over TLS.
     pub(super) tls: bool,
+    /// Who it has proved to be.
+    pub(super) certificate: Option<&'a ClientCertificate>,
     /// The request's host, with its port as sent.
     pub(super) host: &'a str,
     /// The request's id.
@@ -102,9 +108,20 @@ pub(super) fn tokens<'a>(
 }
 
 /// Tells the backend who the client is. Claims of an untrusted peer are removed first, aliases with
-/// underscores too: many frameworks read `X_Forwarded_For` and `X-Forwarded-For` as one.
+/// underscores too: many frameworks read `X_Forwarded_For` and `X-Forwarded-For` as one. A peer that
+/// has proved to be someone is believed no claim to be someone else.
 pub(super) fn add_forwarding(headers: &mut HeaderMap, origin: &Origin<'_>) {
-    drop_claims(headers, origin.trusted);
+    drop_claims(headers, origin);
+    if let Some(certificate) = origin.certificate {
+        // Both are visible ASCII.
+        let told = [
+            (X_CLIENT_CERT_SUBJECT, &certificate.subject),
+            (X_CLIENT_CERT_FINGERPRINT, &certificate.fingerprint),
+        ];
+        headers.extend(told.into_iter().filter_map(|(name, value)| {
+            HeaderValue::from_str(value).ok().map(|value| (name, value))
+        }));
+    }
     let client = origin.peer.ip().to_canonical();
     append(headers, X_FORWARDED_FOR, &client.to_string());
     let proto = if origin.tls { "https" } else { "http" };
@@ -176,28 +193,29 @@ pub(super) fn keep_alive_timeout(headers: &HeaderMap) -> Option<Duration> {
         .map(Duration::from_secs)
 }
 
-fn drop_claims(headers: &mut HeaderMap, trusted: bool) {
+fn drop_claims(headers: &mut HeaderMap, origin: &Origin<'_>) {
     let claims: Vec<HeaderName> =
-        headers.keys().filter(|name| is_claim(name.as_str(), trusted)).cloned().collect();
+        headers.keys().filter(|name| is_claim(name.as_str(), origin)).cloned().collect();
     for name in claims {
         headers.remove(name);
     }
 }
 
-fn is_claim(name: &str, trusted: bool) -> bool {
-    const PREFIX: &[u8] = b"x-forwarded-";
+fn is_claim(name: &str, origin: &Origin<'_>) -> bool {
     let aliased = name.contains('_');
-    if trusted && !aliased {
+    let dash = |byte: u8| if byte == b'_' { b'-' } else { byte };
+    let starts = |prefix: &str| {
+        name.len() >= prefix.len()
+            && name.bytes().map(dash).zip(prefix.bytes()).all(|(a, b)| a == b)
+    };
+    let is = |other: &HeaderName| name.len() == other.as_str().len() && starts(other.as_str());
+    if starts("x-client-cert-") {
+        return aliased || !origin.trusted || origin.certificate.is_some();
+    }
+    if origin.trusted && !aliased {
         return false;
     }
-    let dash = |byte: &u8| if *byte == b'_' { b'-' } else { *byte };
-    let starts =
-        name.len() >= PREFIX.len() && name.bytes().zip(PREFIX).all(|(a, b)| dash(&a) == *b);
-    let is = |other: &HeaderName| {
-        name.len() == other.as_str().len()
-            && name.bytes().zip(other.as_str().bytes()).all(|(a, b)| dash(&a) == b)
-    };
-    starts || is(&FORWARDED) || is(&X_REAL_IP) || is(&X_REQUEST_ID)
+    starts("x-forwarded-") || is(&FORWARDED) || is(&X_REAL_IP) || is(&X_REQUEST_ID)
 }
 
 /// Appends an element to a list field, on its last line.
@@ -222,6 +240,48 @@ mod tests {
             headers.append(HeaderName::from_static(name), HeaderValue::from_static(value));
         }
         headers
+    }
+
+    fn origin(
+        peer: SocketAddr,
+        trusted: bool,
+        certificate: Option<&ClientCertificate>,
+    ) -> Origin<'_> {
+        Origin { peer, trusted, tls: true, certificate, host: "", id: "1" }
+    }
+
+    #[test]
+    fn who_a_client_is_only_its_certificate_says() {
+        let ada = ClientCertificate {
+            subject: "CN=ada".into(),
+            common_name: None,
+            fingerprint: "f00d".into(),
+        };
+        let peer = "192.0.2.7:5".parse().unwrap();
+        let claims = [
+            ("x-client-cert-subject", "CN=eve"),
+            ("x_client_cert_subject", "CN=eve"),
+            ("x-client-cert-fingerprint", "666"),
+            ("x-client-cert-other", "1"),
+        ];
+        let told = |trusted, certificate| {
+            let mut headers = map(&claims);
+            add_forwarding(&mut headers, &origin(peer, trusted, certificate));
+            let told = headers.iter().filter(|(name, _)| is_certificate(name.as_str()));
+            let mut told: Vec<_> =
+                told.map(|(_, value)| value.to_str().unwrap().to_owned()).collect();
+            told.sort_unstable();
+            told
+        };
+        assert_eq!(told(false, None), [""; 0]);
+        assert_eq!(told(true, None), ["1", "666", "CN=eve"], "a trusted peer has terminated TLS");
+        for trusted in [false, true] {
+            assert_eq!(told(trusted, Some(&ada)), ["CN=ada", "f00d"]);
+        }
+    }
+
+    fn is_certificate(name: &str) -> bool {
+        name.replace('_', "-").starts_with("x-client-cert")
     }
 
     #[test]
@@ -255,7 +315,7 @@ mod tests {
             ("x-request-id", "forged"),
         ]);
         let peer = "[::ffff:192.0.2.7]:5".parse().unwrap();
-        let origin = Origin { peer, trusted: false, tls: true, host: "chat.test:443", id: "1" };
+        let origin = Origin { host: "chat.test:443", ..origin(peer, false, None) };
         add_forwarding(&mut headers, &origin);
         assert_eq!(headers["x-forwarded-for"], "192.0.2.7");
         assert_eq!(headers["x-forwarded-proto"], "https");
@@ -269,10 +329,7 @@ mod tests {
     fn a_trusted_peer_is_believed_and_appended_to() {
         let mut headers = map(&[("x-forwarded-for", "192.0.2.1"), ("x-forwarded-proto", "https")]);
         let peer = "[2001:db8::1]:5".parse().unwrap();
-        add_forwarding(
-            &mut headers,
-            &Origin { peer, trusted: true, tls: false, host: "", id: "2" },
-        );
+        add_forwarding(&mut headers, &Origin { tls: false, ..origin(peer, true, None) });
         assert_eq!(headers["x-forwarded-for"], "192.0.2.1, 2001:db8::1");
         assert_eq!(headers["x-forwarded-proto"], "https");
         assert_eq!(headers["forwarded"], "for=\"[2001:db8::1]\";proto=http");

@@ -146,6 +146,7 @@ impl Proxy {
                 peer,
                 trusted: call.trusted,
                 tls: call.visitor.secured.is_some(),
+                certificate: call.visitor.secured.as_ref().and_then(|told| told.client.as_ref()),
                 host,
                 id,
             },

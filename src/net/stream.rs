@@ -20,6 +20,7 @@ use tokio::{
 };
 use tokio_rustls::server::TlsStream;
 
+use super::tls;
 use crate::observe::Secured;
 
 /// First keepalive probe after this long without a byte, well below the 5 minutes after which
@@ -120,7 +121,7 @@ impl Client {
             version: version.map(|(version, suite)| {
                 (version_name(version), suite.suite().as_str().unwrap_or("?"))
             }),
-            client: None,
+            client: session.peer_certificates().and_then(<[_]>::first).map(tls::identity),
         })
     }
 

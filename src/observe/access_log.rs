@@ -110,6 +110,8 @@ struct Line<'a> {
     tls_version: Option<&'a str>,
     sni: Option<&'a str>,
     alpn: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    client_cert: Option<&'a str>,
     host: &'a str,
     method: &'a str,
     path: &'a str,
@@ -146,6 +148,7 @@ impl<'a> Line<'a> {
             tls_version: secured.and_then(|told| told.version).map(|(version, _)| version),
             sni: secured.and_then(|told| told.sni.as_deref()),
             alpn: secured.and_then(|told| told.alpn.as_deref()),
+            client_cert: secured.and_then(|told| told.client.as_ref()).map(|told| &*told.subject),
             host: record.host(),
             method: record.method(),
             path: record.path(),

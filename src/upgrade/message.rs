@@ -67,7 +67,7 @@ pub(super) enum FromNew {
 pub struct Secrets {
     /// The cookie key, where it was made.
     cookie: Option<Made>,
-    /// Of TLS tickets, the current one first.
+    /// Of TLS tickets, the current one first, where they were made.
     tickets: Vec<TicketKey>,
 }
 
@@ -248,7 +248,7 @@ mod tests {
     fn keys_cross_and_are_in_no_text() {
         let keys = Keys::new(&config::SharedKeys::Made);
         let made = keys.made().unwrap();
-        let secrets = Secrets::of(&keys, &TicketKeys::new().unwrap());
+        let secrets = Secrets::of(&keys, &TicketKeys::new(&config::SharedKeys::Made, &[]).unwrap());
         let text = serde_json::to_string(&FromOld::Keys(secrets.clone())).unwrap();
         let FromOld::Keys(read) = serde_json::from_str(&text).unwrap() else { panic!("{text}") };
         assert_eq!(read.cookie(), Some(made));

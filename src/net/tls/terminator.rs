@@ -1,0 +1,269 @@
+//! How a listener terminates TLS, and the handshake by it.
+
+use std::{error::Error, fmt, io, sync::Arc, time::Duration};
+
+use rustls::{
+    ProtocolVersion, ServerConfig, SupportedProtocolVersion,
+    crypto::{CryptoProvider, aws_lc_rs},
+    server::{Acceptor, ClientHello, danger::ClientCertVerifier},
+    version::{TLS12, TLS13},
+};
+use rustls_pki_types::UnixTime;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+    time::timeout,
+};
+use tokio_rustls::{LazyConfigAcceptor, StartHandshake, server::TlsStream};
+
+use super::{PROVIDER, Resolver, SEND_LIMIT, TicketKeys, client_auth, key_log, kind::UnknownName};
+use crate::{
+    config::{self, TlsVersion, UnknownSni},
+    observe::Secured,
+};
+
+/// The fatal alert `unrecognized_name` (RFC 6066 section 3) in a record of its own. rustls knows no
+/// way to say it: where its resolver gives nothing, it says `access_denied`.
+const UNRECOGNIZED_NAME: [u8; 7] = [21, 3, 3, 0, 2, 2, 112];
+
+/// How long a client that was refused may take to read why.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+/// How much of what it still sends is read meanwhile.
+const LAST_BYTES: u64 = 64 * 1024;
+
+/// Why a listener's terms cannot be served by.
+#[derive(Debug)]
+pub enum Unusable {
+    /// rustls refuses them.
+    Refused(rustls::Error),
+    /// The file for its sessions' secrets cannot be written to; the text names it.
+    KeyLog(io::Error),
+}
+
+impl fmt::Display for Unusable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Refused(error) => error.fmt(f),
+            Self::KeyLog(error) => error.fmt(f),
+        }
+    }
+}
+
+impl Error for Unusable {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        match self {
+            Self::Refused(error) => Some(error),
+            Self::KeyLog(error) => Some(error),
+        }
+    }
+}
+
+impl From<rustls::Error> for Unusable {
+    fn from(error: rustls::Error) -> Self {
+        Self::Refused(error)
+    }
+}
+
+/// A listener's terms of TLS, in force. They never change; its certificates can, see [`Resolver`].
+#[derive(Debug)]
+pub struct Terminator {
+    config: Arc<ServerConfig>,
+    resolver: Arc<Resolver>,
+    unknown_sni: UnknownSni,
+    /// Who looks at clients' certificates, where they are asked for some.
+    verifier: Option<Arc<dyn ClientCertVerifier>>,
+}
+
+/// How a client is served that offers a certain protocol and no other.
+#[derive(Clone, Debug)]
+pub struct Beside {
+    /// Its name in ALPN.
+    pub protocol: &'static [u8],
+    /// By what.
+    pub config: Arc<ServerConfig>,
+}
+
+impl Beside {
+    fn is_for(&self, hello: &ClientHello<'_>) -> bool {
+        hello.alpn().is_some_and(|offered| offered.eq([self.protocol]))
+    }
+}
+
+impl Terminator {
+    /// By these settings and what all listeners share. `alpn`: the protocols spoken inside, in order
+    /// of preference.
+    ///
+    /// # Errors
+    /// Settings that exclude each other, or a key log that cannot be opened.
+    pub fn new(
+        tls: &config::Tls,
+        alpn: &[&str],
+        resolver: Arc<Resolver>,
+        tickets: &TicketKeys,
+    ) -> Result<Self, Unusable> {
+        let verifier = tls.client_auth.as_ref().map(client_auth::verifier).transpose()?;
+        let provider = provider(tls);
+        let versions = versions(tls.min_version, &provider);
+        let builder = ServerConfig::builder_with_provider(Arc::new(provider))
+            .with_protocol_versions(&versions)?;
+        let builder = match &verifier {
+            Some(verifier) => builder.with_client_cert_verifier(Arc::clone(verifier)),
+            None => builder.with_no_client_auth(),
+        };
+        let mut config = builder.with_cert_resolver(resolver.clone());
+        // All suites are good; which of them is for who pays for the machine to say.
+        config.ignore_client_order = true;
+        config.alpn_protocols = alpn.iter().map(|name| name.as_bytes().to_vec()).collect();
+        let context = client_auth::context(tls.client_auth.as_ref());
+        config.ticketer = tickets.tickets(context);
+        config.session_storage = tickets.cache(context);
+        // A replayed request could open a second session or repeat a poll.
+        config.max_early_data_size = 0;
+        // Two, because a ticket is used once and browsers open more than one connection.
+        config.send_tls13_tickets = 2;
+        if let Some(path) = &tls.key_log {
+            config.key_log = key_log::Writer::of(path).map_err(Unusable::KeyLog)?;
+        }
+        Ok(Self { config: Arc::new(config), resolver, unknown_sni: tls.unknown_sni, verifier })
+    }
+
+    /// Runs the handshake, with no deadline of its own: the caller knows when the client was accepted.
+    /// What the client has said of itself is in `told` as soon as it was understood.
+    ///
+    /// # Errors
+    /// The socket's, or [`io::ErrorKind::InvalidData`] with a [`rustls::Error`] inside where the
+    /// client's bytes are no TLS, it is not let in or nothing could be agreed on;
+    /// [`kind`](super::kind) knows them all. An alert has been sent where that was possible.
+    pub async fn accept(
+        &self,
+        socket: TcpStream,
+        told: &mut Secured,
+    ) -> io::Result<Box<TlsStream<TcpStream>>> {
+        self.accept_beside(None, socket, told).await
+    }
+
+    /// The same; a client that offers a protocol of its own and no other is served by what is beside.
+    ///
+    /// # Errors
+    /// As for [`accept`](Self::accept).
+    pub async fn accept_beside(
+        &self,
+        beside: Option<Beside>,
+        socket: TcpStream,
+        told: &mut Secured,
+    ) -> io::Result<Box<TlsStream<TcpStream>>> {
+        // Boxed: it is big, and over long before the connection is.
+        Box::pin(self.handshake(beside, socket, told)).await
+    }
+
+    async fn handshake(
+        &self,
+        beside: Option<Beside>,
+        socket: TcpStream,
+        told: &mut Secured,
+    ) -> io::Result<Box<TlsStream<TcpStream>>> {
+        let mut acceptor = LazyConfigAcceptor::new(Acceptor::default(), socket);
+        let start = match (&mut acceptor).await {
+            Ok(start) => start,
+            Err(error) => return Err(refused(error, acceptor.take_io())),
+        };
+        tell(&start.client_hello(), told);
+        let config = match beside.filter(|beside| beside.is_for(&start.client_hello())) {
+            Some(beside) => beside.config,
+            None => {
+                if let Err(unknown) = self.serves(told.sni.as_deref()) {
+                    return Err(refuse_name(unknown, start).await);
+                }
+                Arc::clone(&self.config)
+            }
+        };
+        let handshake =
+            start.into_stream_with(config, |tls| tls.set_buffer_limit(Some(SEND_LIMIT)));
+        let stream = match handshake.into_fallible().await {
+            Ok(stream) => stream,
+            Err((error, socket)) => return Err(refused(error, Some(socket))),
+        };
+        self.still_valid(&stream)?;
+        Ok(Box::new(stream))
+    }
+
+    fn serves(&self, name: Option<&str>) -> Result<(), UnknownName> {
+        let served = match self.unknown_sni {
+            UnknownSni::Default => true,
+            UnknownSni::Refuse => name.is_some_and(|name| self.resolver.knows(name)),
+        };
+        served.then_some(()).ok_or_else(|| UnknownName(name.map(Box::from)))
+    }
+
+    /// A session that goes on asks for no proof, and may go on for longer than its client's certificate
+    /// is valid. By then the handshake is over: no alert says so.
+    fn still_valid(&self, stream: &TlsStream<TcpStream>) -> io::Result<()> {
+        let session = stream.get_ref().1;
+        let resumed = session.handshake_kind() == Some(rustls::HandshakeKind::Resumed);
+        let Some((own, others)) = session.peer_certificates().and_then(<[_]>::split_first) else {
+            return Ok(());
+        };
+        match &self.verifier {
+            Some(verifier) if resumed => verifier
+                .verify_client_cert(own, others, UnixTime::now())
+                .map(|_| ())
+                .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error)),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Cryptography with the suites and groups that are wanted, in that order.
+fn provider(tls: &config::Tls) -> CryptoProvider {
+    let mut provider = CryptoProvider::clone(&PROVIDER);
+    if !tls.cipher_suites.is_empty() {
+        let known = aws_lc_rs::ALL_CIPHER_SUITES;
+        let find = |wanted| known.iter().find(|suite| suite.suite() == wanted).copied();
+        provider.cipher_suites = tls.cipher_suites.iter().copied().filter_map(find).collect();
+    }
+    if !tls.curves.is_empty() {
+        let known = aws_lc_rs::ALL_KX_GROUPS;
+        let find = |wanted| known.iter().find(|group| group.name() == wanted).copied();
+        provider.kx_groups = tls.curves.iter().copied().filter_map(find).collect();
+    }
+    provider
+}
+
+/// The versions that are spoken: one for which there is no suite cannot be.
+fn versions(
+    oldest: TlsVersion,
+    provider: &CryptoProvider,
+) -> Vec<&'static SupportedProtocolVersion> {
+    let spoken = |version: &&SupportedProtocolVersion| {
+        let new_enough = oldest == TlsVersion::V1_2 || version.version == ProtocolVersion::TLSv1_3;
+        let usable = provider.cipher_suites.iter().any(|suite| suite.version() == *version);
+        new_enough && usable
+    };
+    [&TLS13, &TLS12].into_iter().filter(spoken).collect()
+}
+
+fn tell(hello: &ClientHello<'_>, told: &mut Secured) {
+    told.sni = hello.server_name().map(Box::from);
+    let offered = hello.alpn().and_then(|mut names| names.next());
+    told.alpn = offered.map(|name| String::from_utf8_lossy(name).into());
+}
+
+async fn refuse_name(unknown: UnknownName, start: StartHandshake<TcpStream>) -> io::Error {
+    let mut socket = start.io;
+    // Fails where nobody is there any more to be told.
+    let _ = socket.write_all(&UNRECOGNIZED_NAME).await;
+    refused(io::Error::new(io::ErrorKind::InvalidData, unknown), Some(socket))
+}
+
+/// Lets the client read the alert. A socket that is closed with bytes unread is reset, and takes what
+/// the client has not read yet with it: in TLS 1.3 a request may come with the handshake's last part.
+fn refused(error: io::Error, socket: Option<TcpStream>) -> io::Error {
+    if let Some(mut socket) = socket.filter(|_| error.kind() == io::ErrorKind::InvalidData) {
+        tokio::spawn(async move {
+            let _ = socket.shutdown().await;
+            let mut rest = socket.take(LAST_BYTES);
+            let _ = timeout(LAST_WORDS, tokio::io::copy(&mut rest, &mut tokio::io::sink())).await;
+        });
+    }
+    error
+}

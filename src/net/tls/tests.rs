@@ -1,0 +1,146 @@
+//! Handshakes over loopback: what both sides are told.
+
+use std::io;
+
+use rustls::{
+    ClientConfig, ProtocolVersion, RootCertStore, SupportedProtocolVersion,
+    version::{TLS12, TLS13},
+};
+use rustls_pki_types::ServerName;
+use tokio::{
+    io::AsyncWriteExt,
+    net::{TcpListener, TcpStream},
+};
+use tokio_rustls::{TlsConnector, client};
+
+use super::*;
+use crate::{
+    config::{self, Certificate, SharedKeys},
+    error::Kind,
+    net::stream::Client,
+    observe::Secured,
+};
+
+fn certificate(names: &[&str]) -> Certificate {
+    self_signed(&names.iter().map(|&name| name.to_owned()).collect::<Vec<_>>()).unwrap()
+}
+
+fn client_config(
+    trusted: &[&Certificate],
+    versions: &[&'static SupportedProtocolVersion],
+) -> ClientConfig {
+    let mut roots = RootCertStore::empty();
+    for certificate in trusted {
+        roots.add(certificate.key.cert[0].clone()).unwrap();
+    }
+    let builder = ClientConfig::builder_with_provider(PROVIDER.clone());
+    let builder = builder.with_protocol_versions(versions).unwrap();
+    builder.with_root_certificates(roots).with_no_client_auth()
+}
+
+/// Connects once; both ends, or what the server failed with.
+async fn connect(
+    server: &Terminator,
+    client: &Arc<ClientConfig>,
+    name: &str,
+) -> (io::Result<Client>, io::Result<client::TlsStream<TcpStream>>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let name = ServerName::try_from(name.to_owned()).unwrap();
+    let ours = async {
+        let (socket, _) = listener.accept().await.unwrap();
+        let mut stream = server.accept(socket, &mut Secured::default()).await?;
+        // Tickets reach a client when it reads.
+        stream.write_all(b"!").await?;
+        Ok(Client::Tls(stream))
+    };
+    let theirs = async {
+        let socket = TcpStream::connect(address).await.unwrap();
+        let mut stream = TlsConnector::from(client.clone()).connect(name, socket).await?;
+        tokio::io::AsyncReadExt::read_exact(&mut stream, &mut [0; 1]).await?;
+        Ok(stream)
+    };
+    tokio::join!(ours, theirs)
+}
+
+fn keys() -> TicketKeys {
+    TicketKeys::new(&SharedKeys::Made, &[]).unwrap()
+}
+
+fn terminator(certificates: &[Certificate], keys: &TicketKeys) -> Terminator {
+    let tls = config::Tls::new(config::Certificates::Given(certificates.to_vec()));
+    let resolver = Arc::new(Resolver::new(certificates));
+    Terminator::new(&tls, &["http/1.1"], resolver, keys).unwrap()
+}
+
+#[tokio::test]
+async fn both_versions_are_spoken_and_the_connection_tells_its_terms() {
+    let certificates = [certificate(&["default.test"]), certificate(&["*.example.com"])];
+    let server = terminator(&certificates, &keys());
+    let versions = [(&TLS12, ProtocolVersion::TLSv1_2), (&TLS13, ProtocolVersion::TLSv1_3)];
+    for (version, agreed) in versions {
+        let mut client = client_config(&[&certificates[1]], &[version]);
+        client.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        let (ours, theirs) = connect(&server, &Arc::new(client), "Chat.Example.Com").await;
+        let (ours, theirs) = (ours.unwrap(), theirs.unwrap());
+        assert_eq!(ours.server_name(), Some("chat.example.com"));
+        assert_eq!(ours.alpn(), Some(&b"http/1.1"[..]));
+        assert_eq!(ours.tls_version(), Some(agreed));
+        assert!(ours.is_tls() && !ours.is_resumed());
+        let chain = theirs.get_ref().1.peer_certificates().unwrap();
+        assert_eq!(chain, certificates[1].key.cert);
+    }
+}
+
+#[tokio::test]
+async fn sessions_are_resumed_over_a_reload_and_an_upgrade_but_not_with_other_keys() {
+    let certificates = [certificate(&["chat.test"])];
+    for version in [&TLS12, &TLS13] {
+        let keys = keys();
+        let client = Arc::new(client_config(&[&certificates[0]], &[version]));
+        let mut resumed = Vec::new();
+        let next = TicketKeys::new(&SharedKeys::Made, &keys.export()).unwrap();
+        for keys in [&keys, &keys, &next, &super::tests::keys()] {
+            let server = terminator(&certificates, keys);
+            let (ours, theirs) = connect(&server, &client, "chat.test").await;
+            theirs.unwrap();
+            resumed.push(ours.unwrap().is_resumed());
+        }
+        assert_eq!(resumed, [false, true, true, false], "{version:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_cannot_be_served_is_an_error() {
+    let certificates = [certificate(&["chat.test"])];
+    let server = terminator(&certificates, &keys());
+    let mut client = client_config(&[&certificates[0]], &[&TLS13]);
+    client.alpn_protocols = vec![b"h2".to_vec()];
+    let (ours, theirs) = connect(&server, &Arc::new(client), "chat.test").await;
+    assert_eq!(kind(&ours.unwrap_err()), Kind::Alert);
+    assert!(theirs.is_err());
+}
+
+#[tokio::test]
+async fn what_is_no_tls_is_an_error() {
+    let certificates = [certificate(&["chat.test"])];
+    let server = terminator(&certificates, &keys());
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+    client.write_all(b"GET / HTTP/1.1\r\n\r\n").await.unwrap();
+    let (socket, _) = listener.accept().await.unwrap();
+    let error = server.accept(socket, &mut Secured::default()).await.unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::InvalidData);
+    assert!(error.get_ref().is_some_and(|inner| inner.is::<rustls::Error>()));
+    assert_eq!(kind(&error), Kind::NotTls);
+}
+
+#[tokio::test]
+async fn a_made_certificate_is_valid_for_an_address() {
+    let certificates = [certificate(&["localhost", "127.0.0.1"])];
+    let server = terminator(&certificates, &keys());
+    let client = Arc::new(client_config(&[&certificates[0]], &[&TLS13]));
+    let (ours, theirs) = connect(&server, &client, "127.0.0.1").await;
+    theirs.unwrap();
+    assert_eq!(ours.unwrap().server_name(), None);
+}
