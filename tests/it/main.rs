@@ -6,6 +6,8 @@
 //! the part of a stream that breaks.
 
 #[cfg(test)]
+mod acme;
+#[cfg(test)]
 mod admin;
 #[cfg(test)]
 mod admission;

@@ -86,6 +86,21 @@ struct Preferred {
     config: Arc<ServerConfig>,
 }
 
+/// How a client is served that offers a certain protocol and no other.
+#[derive(Clone, Debug)]
+pub struct Beside {
+    /// Its name in ALPN.
+    pub protocol: &'static [u8],
+    /// By what.
+    pub config: Arc<ServerConfig>,
+}
+
+impl Beside {
+    fn is_for(&self, hello: &ClientHello<'_>) -> bool {
+        hello.alpn().is_some_and(|offered| offered.eq([self.protocol]))
+    }
+}
+
 impl Terminator {
     /// By these settings and what all listeners share. `alpn`: the protocols spoken inside, in order
     /// of preference.
@@ -149,12 +164,26 @@ impl Terminator {
         socket: TcpStream,
         told: &mut Secured,
     ) -> io::Result<Box<TlsStream<TcpStream>>> {
+        self.accept_beside(None, socket, told).await
+    }
+
+    /// The same; a client that offers a protocol of its own and no other is served by what is beside.
+    ///
+    /// # Errors
+    /// As for [`accept`](Self::accept).
+    pub async fn accept_beside(
+        &self,
+        beside: Option<Beside>,
+        socket: TcpStream,
+        told: &mut Secured,
+    ) -> io::Result<Box<TlsStream<TcpStream>>> {
         // Boxed: it is big, and over long before the connection is.
-        Box::pin(self.handshake(socket, told)).await
+        Box::pin(self.handshake(beside, socket, told)).await
     }
 
     async fn handshake(
         &self,
+        beside: Option<Beside>,
         socket: TcpStream,
         told: &mut Secured,
     ) -> io::Result<Box<TlsStream<TcpStream>>> {
@@ -164,10 +193,15 @@ impl Terminator {
             Err(error) => return Err(refused(error, acceptor.take_io())),
         };
         tell(&start.client_hello(), told);
-        if let Err(unknown) = self.serves(told.sni.as_deref()) {
-            return Err(refuse_name(unknown, start).await);
-        }
-        let config = Arc::clone(self.by_preference(&start.client_hello()));
+        let config = match beside.filter(|beside| beside.is_for(&start.client_hello())) {
+            Some(beside) => beside.config,
+            None => {
+                if let Err(unknown) = self.serves(told.sni.as_deref()) {
+                    return Err(refuse_name(unknown, start).await);
+                }
+                Arc::clone(self.by_preference(&start.client_hello()))
+            }
+        };
         let handshake =
             start.into_stream_with(config, |tls| tls.set_buffer_limit(Some(SEND_LIMIT)));
         let stream = match handshake.into_fallible().await {

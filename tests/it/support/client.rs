@@ -51,7 +51,7 @@ impl Raw {
         Self { stream: Stream::Tls(Box::new(stream)), buffer: Vec::new() }
     }
 
-    /// Over a connection whose handshake is done.
+    /// Goes on over a stream whose handshake is done.
     pub(crate) fn over(stream: TlsStream<TcpStream>) -> Self {
         Self { stream: Stream::Tls(Box::new(stream)), buffer: Vec::new() }
     }

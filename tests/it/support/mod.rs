@@ -15,6 +15,7 @@ pub(crate) mod message;
 pub(crate) mod node;
 pub(crate) mod openssl;
 pub(crate) mod pair;
+pub(crate) mod pebble;
 pub(crate) mod process;
 pub(crate) mod proxy;
 pub(crate) mod settings;
