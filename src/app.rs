@@ -22,7 +22,7 @@ use crate::{
     config::{AdminRemote, Config},
     control::{Changes, Control, Denied, Fixtures, Operator, Order, Request},
     net::given::Given,
-    observe::{BackendSample, stalls},
+    observe::{BackendSample, CertificateSample, stalls},
     proxy::Proxy,
     upgrade::{Inheritance, Joining, Launch},
     upstream::Life,
@@ -228,9 +228,27 @@ impl Remote {
 
 fn admin_state(proxy: Arc<Proxy>, requests: mpsc::Sender<Request>) -> admin::State {
     let metrics = Arc::clone(&proxy.metrics);
-    let draining = Arc::clone(&proxy);
+    let (draining, listening) = (Arc::clone(&proxy), Arc::clone(&proxy));
     let ready = move || !requests.is_closed() && !draining.draining.load(Ordering::Acquire);
-    admin::State { metrics, backends: Box::new(move || samples(&proxy)), ready: Box::new(ready) }
+    admin::State {
+        metrics,
+        backends: Box::new(move || samples(&proxy)),
+        certificates: Box::new(move || certificates(&listening)),
+        ready: Box::new(ready),
+    }
+}
+
+fn certificates(proxy: &Proxy) -> Vec<CertificateSample> {
+    let snapshot = proxy.snapshot.load();
+    let mut samples = Vec::new();
+    for listener in snapshot.listeners.values() {
+        for certificate in listener.certificates.now() {
+            let Some((_, expires)) = certificate.validity() else { continue };
+            let name = certificate.names.first().cloned().unwrap_or_default();
+            samples.push(CertificateSample { listener: listener.name.to_string(), name, expires });
+        }
+    }
+    samples
 }
 
 fn samples(proxy: &Proxy) -> Vec<BackendSample> {

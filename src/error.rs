@@ -93,7 +93,7 @@ pub enum Kind {
     CertificateUntrusted,
     /// The peer's certificate was revoked.
     CertificateRevoked,
-    /// The peer has to show a certificate and shows none.
+    /// Whoever has to show a certificate has none: the peer, or we as long as none has been issued.
     CertificateMissing,
     /// The peer's certificate is wrong in another way.
     CertificateInvalid,

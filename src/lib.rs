@@ -27,6 +27,7 @@
 //! | [`observe`] | access log, metrics, the process's own log | who is observed |
 //! | [`config`] | what was typed, what it means, every fault of it | any runtime module |
 //! | [`net`] | sockets, TLS both ways, PROXY headers, byte streams | HTTP, routes, backends |
+//! | [`acme`] | certificates that are ordered: when, how, where they are kept | listeners, HTTP |
 //! | [`route`] | host and path → pool | I/O |
 //! | [`upstream`] | live backends, balance, connections to them | HTTP |
 //! | [`sticky`] | sids, cookies, the decision between them | HTTP exchanges, I/O |
@@ -69,6 +70,7 @@
 //! 13. A process that hands over serves until the other one accepts; a session that it knows is known
 //!     there by then.
 
+pub mod acme;
 pub mod admin;
 pub mod app;
 pub mod cli;

@@ -6,6 +6,7 @@ use arc_swap::ArcSwap;
 use tokio::sync::Semaphore;
 
 use crate::{
+    acme::Challenges,
     config,
     observe::{AccessLog, Metrics},
     snapshot::Current,
@@ -30,6 +31,8 @@ pub struct Proxy {
     pub log: Arc<ArcSwap<AccessLog>>,
     /// KiB that bodies may take, all together, while the owners of their sessions are looked for.
     pub search_memory: Arc<Semaphore>,
+    /// What ACME servers are to find here.
+    pub challenges: Arc<Challenges>,
     /// Whether the process is on its way out.
     pub draining: AtomicBool,
 }

@@ -11,6 +11,7 @@ use http::HeaderValue;
 use ipnet::IpNet;
 
 use crate::{
+    acme::Issued,
     config,
     net::{client_hello::ClientHello, tls::Terminator},
     observe::{Secured, Way},
@@ -51,6 +52,8 @@ pub struct Listener {
     pub name: Arc<str>,
     /// How TLS is terminated; `None`: it is not.
     pub tls: Option<Terminator>,
+    /// What it is terminated by.
+    pub certificates: Certificates,
     /// Whether requests are read, and not only bytes.
     pub http: bool,
     /// Name of the pool of layer-4 streams, where there is one for all.
@@ -68,6 +71,38 @@ pub struct Listener {
     pub handshake_timeout: Duration,
     /// Deadline of a request's header.
     pub header_timeout: Duration,
+}
+
+/// What a listener proves itself by.
+#[derive(Clone, Debug)]
+pub enum Certificates {
+    /// These, or none: it does not terminate TLS.
+    Given(Vec<config::Certificate>),
+    /// The newest that was ordered.
+    Issued(Arc<Issued>),
+}
+
+impl Certificates {
+    /// Those in place at this moment.
+    pub fn now(&self) -> Vec<config::Certificate> {
+        match self {
+            Self::Given(certificates) => certificates.clone(),
+            Self::Issued(issued) => issued.certificate().into_iter().collect(),
+        }
+    }
+
+    /// Whether one is ordered, and none has been issued.
+    pub fn are_missing(&self) -> bool {
+        matches!(self, Self::Issued(issued) if issued.resolver().is_empty())
+    }
+
+    /// Why the newest order has failed, where it has.
+    pub fn trouble(&self) -> Option<String> {
+        match self {
+            Self::Given(_) => None,
+            Self::Issued(issued) => issued.trouble(),
+        }
+    }
 }
 
 /// One rule about connections that are passed on undecrypted.

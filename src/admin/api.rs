@@ -76,6 +76,19 @@ pub struct ListenerState {
     pub protocol: String,
     /// Bound addresses.
     pub addresses: Vec<SocketAddr>,
+    /// What TLS is terminated by, at this moment.
+    pub certificates: Vec<CertificateState>,
+    /// Why the newest order of a certificate has failed, where it has.
+    pub certificate_error: Option<String>,
+}
+
+/// A certificate that a listener serves by.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+pub struct CertificateState {
+    /// DNS names that it is for.
+    pub names: Vec<String>,
+    /// When it expires; `None`: that cannot be read.
+    pub expires: Option<f64>,
 }
 
 /// A pool and its backends.

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use http::{HeaderValue, Method, Response, StatusCode, header};
 use http_body_util::Full;
 
-use crate::observe::{BackendSample, Metrics, metrics};
+use crate::observe::{BackendSample, CertificateSample, Metrics, metrics};
 
 /// Where the answers come from.
 pub struct State {
@@ -18,6 +18,8 @@ pub struct State {
     pub metrics: Arc<Metrics>,
     /// What the backends are like at this moment.
     pub backends: Box<dyn Fn() -> Vec<BackendSample> + Send + Sync>,
+    /// What listeners serve TLS by at this moment.
+    pub certificates: Box<dyn Fn() -> Vec<CertificateSample> + Send + Sync>,
     /// Whether new clients should be sent here: serving and not draining.
     pub ready: Box<dyn Fn() -> bool + Send + Sync>,
 }
@@ -32,7 +34,8 @@ pub fn answer(method: &Method, path: &str, state: &State) -> Response<Full<Bytes
     }
     match path {
         "/metrics" => {
-            let body = state.metrics.encode((state.backends)().into_iter());
+            let certificates = (state.certificates)().into_iter();
+            let body = state.metrics.encode((state.backends)().into_iter(), certificates);
             reply(StatusCode::OK, metrics::CONTENT_TYPE, body)
         }
         "/live" => text(StatusCode::OK, "live\n"),

@@ -9,11 +9,11 @@ use serde_json::{Value, json};
 use super::{
     OPENAPI,
     api::{
-        BackendCondition, BackendState, Backends, Change, ChangeKind, ChangedThing, Closed, Drain,
-        DrainState, ExplainOrder, Explanation, FindOrder, ListenerState, NewBackend, NewWeight,
-        Origin, Plan, PlanOrder, PoolState, Pools, Predecessor, ProcessState, Refusal, ReloadOrder,
-        ReloadState, SessionKind, SessionState, Sessions, Status, Undrain, UpgradeOrder, Upgraded,
-        Whereabouts,
+        BackendCondition, BackendState, Backends, CertificateState, Change, ChangeKind,
+        ChangedThing, Closed, Drain, DrainState, ExplainOrder, Explanation, FindOrder,
+        ListenerState, NewBackend, NewWeight, Origin, Plan, PlanOrder, PoolState, Pools,
+        Predecessor, ProcessState, Refusal, ReloadOrder, ReloadState, SessionKind, SessionState,
+        Sessions, Status, Undrain, UpgradeOrder, Upgraded, Whereabouts,
     },
     routes::{Body, ROUTES},
 };
@@ -190,10 +190,14 @@ fn pool() -> PoolState {
 
 #[test]
 fn states_are_as_the_file_says() {
+    let names = vec!["chat.example.com".to_owned()];
+    let certificate = CertificateState { names, expires: Some(1.0) };
     let listener = ListenerState {
         name: "web".to_owned(),
         protocol: "https".to_owned(),
         addresses: vec!["[::]:443".parse().unwrap()],
+        certificates: vec![certificate.clone()],
+        certificate_error: Some("refused".to_owned()),
     };
     let status = Status {
         version: "1".to_owned(),
@@ -212,6 +216,9 @@ fn states_are_as_the_file_says() {
     holds("Status", &status);
     holds("Status", &Status { drain: None, reload: None, ..status });
     holds("ListenerState", &listener);
+    holds("ListenerState", &ListenerState { certificate_error: None, ..listener });
+    holds("CertificateState", &certificate);
+    holds("CertificateState", &CertificateState { expires: None, ..certificate });
     holds("Pools", &Pools { pools: vec![pool()] });
     holds("PoolState", &pool());
     holds("BackendState", &backend());

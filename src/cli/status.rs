@@ -6,7 +6,9 @@ use super::{
     client::Access,
     show::{self, Cell, Column, Ink, Table, counted, paint, plain},
 };
-use crate::admin::api::{BackendCondition, PoolState, ProcessState, Status};
+use crate::admin::api::{
+    BackendCondition, CertificateState, ListenerState, PoolState, ProcessState, Status,
+};
 
 /// Arguments of `status`.
 #[derive(Clone, Debug, clap::Args)]
@@ -73,20 +75,47 @@ fn words(status: &Status) -> String {
 }
 
 fn ago(then: f64) -> String {
+    format!("{} ago", show::seconds(unix_now() - then))
+}
+
+fn unix_now() -> f64 {
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-    let now = now.unwrap_or_default().as_secs_f64();
-    format!("{} ago", show::seconds(now - then))
+    now.unwrap_or_default().as_secs_f64()
 }
 
 fn listeners(status: &Status) -> String {
-    let columns = [Column::text("LISTENER"), Column::text("PROTOCOL"), Column::text("ADDRESSES")];
+    let columns = [
+        Column::text("LISTENER"),
+        Column::text("PROTOCOL"),
+        Column::text("ADDRESSES"),
+        Column::text("CERTIFICATES"),
+    ];
     let mut table = Table::new(&columns);
     for listener in &status.listeners {
         let addresses: Vec<String> = listener.addresses.iter().map(ToString::to_string).collect();
         let (name, protocol) = (listener.name.as_str(), listener.protocol.as_str());
-        table.row([name.into(), protocol.into(), addresses.join(", ").into()]);
+        let addresses = addresses.join(", ");
+        table.row([name.into(), protocol.into(), addresses.into(), certificates(listener)]);
     }
     table.text()
+}
+
+/// Names, and how long each certificate is valid; or why there is none.
+fn certificates(listener: &ListenerState) -> Cell {
+    let valid = |certificate: &CertificateState| {
+        let names = certificate.names.join(" ");
+        match certificate.expires.map(|at| at - unix_now()) {
+            Some(left) if left > 0.0 => format!("{names} for {}", show::seconds(left)),
+            Some(_) => format!("{names} EXPIRED"),
+            None => names,
+        }
+    };
+    let all: Vec<String> = listener.certificates.iter().map(valid).collect();
+    match &listener.certificate_error {
+        Some(why) if all.is_empty() => Cell::inked(&format!("none: {}", plain(why)), Ink::Bad),
+        Some(_) => Cell::inked(&format!("{}; renewing it fails", all.join(", ")), Ink::Note),
+        None => all.join(", ").into(),
+    }
 }
 
 fn pools(pools: &[PoolState]) -> String {

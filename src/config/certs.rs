@@ -1,6 +1,11 @@
 //! Certificate chains and their keys, from PEM files.
 
-use std::{fs, path::Path, sync::Arc};
+use std::{
+    fs,
+    path::Path,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use rustls::{
     Error, InconsistentKeys, RootCertStore,
@@ -12,6 +17,7 @@ use rustls_pki_types::{
     pem::{self, PemObject as _},
 };
 use webpki::{BorrowedCertRevocationList, EndEntityCert};
+use x509_parser::{certificate::X509Certificate, prelude::FromDer as _, time::ASN1Time};
 
 use super::{
     Certificate,
@@ -52,11 +58,28 @@ impl Certificate {
         let read = |path: &Path| {
             fs::read(path).map_err(|error| Wrong::new(format!("{}: {error}", path.display())))
         };
-        let (pem, key) = (read(cert)?, read(key)?);
-        let chain = chain(&pem)?;
+        Self::from_pem(&read(cert)?, &read(key)?, &cert.display().to_string())
+    }
+
+    /// From the text of two PEM files, or twice that of one with both; `file` is what to call it.
+    ///
+    /// # Errors
+    /// What is wrong with which of them.
+    pub(crate) fn from_pem(cert: &[u8], key: &[u8], file: &str) -> Result<Self, Wrong> {
+        let chain = chain(cert)?;
         let names = names(&chain[0])?;
-        let key = matched(chain, signing_key(&key)?, &cert.display().to_string())?;
+        let key = matched(chain, signing_key(key)?, file)?;
         Ok(Self { names, key: Arc::new(key) })
+    }
+
+    /// From when and until when it is valid, where that can be read.
+    pub fn validity(&self) -> Option<(SystemTime, SystemTime)> {
+        let (_, leaf) = X509Certificate::from_der(self.key.cert.first()?).ok()?;
+        let at = |time: ASN1Time| {
+            let seconds = u64::try_from(time.timestamp()).ok()?;
+            SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(seconds))
+        };
+        Some((at(leaf.validity().not_before)?, at(leaf.validity().not_after)?))
     }
 }
 

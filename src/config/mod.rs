@@ -138,6 +138,14 @@ impl Protocol {
         }
     }
 
+    /// The terms that its certificate is ordered on, where it is.
+    pub fn acme(&self) -> Option<&Acme> {
+        match self.tls().map(|tls| &tls.certificates) {
+            Some(Certificates::Acme(terms)) => Some(terms),
+            _ => None,
+        }
+    }
+
     /// The protocols offered by ALPN, in order of preference.
     pub fn alpn(&self) -> Vec<&str> {
         match self {

@@ -1,5 +1,8 @@
 //! TLS as it is typed: what listeners terminate by, and how backends are spoken to.
 
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{Access, access};
 use rustls::{CipherSuite, NamedGroup, crypto::aws_lc_rs};
 
 use super::{
@@ -7,7 +10,7 @@ use super::{
     address::dns_name,
     certs,
     fault::{Wrong, quoted},
-    file::Value,
+    file::{Table, Value},
     schema,
 };
 
@@ -60,10 +63,34 @@ fn acme(value: &Value<'_>) -> Option<Acme> {
         .need("domains", "`domains = [\"chat.example.com\"]`")
         .map(|value| domains(&value))
         .unwrap_or_default();
-    let storage = table.value("storage").map_or(Some("acme"), |value| value.string());
     let ca = table.value("ca").and_then(|value| certs::authorities(&value));
-    let storage = value.file.resolve(storage?);
+    let storage = storage(&table, value)?;
     Some(Acme { directory: directory?, email, domains, storage, ca })
+}
+
+/// Where what ACME brings is kept; the default is beside the file.
+fn storage(table: &Table<'_>, acme: &Value<'_>) -> Option<PathBuf> {
+    let typed = table.value("storage");
+    let name = typed.as_ref().map_or(Some("acme"), |value| value.string())?;
+    let folder = acme.file.resolve(name);
+    let folder = std::path::absolute(&folder).unwrap_or(folder);
+    typed.as_ref().unwrap_or(acme).checked(can_be_kept_in(&folder, name))?;
+    Some(folder)
+}
+
+/// Whether a folder can be written to, or made where there is none; `typed` is what to call it. Makes
+/// none.
+fn can_be_kept_in(folder: &Path, typed: &str) -> Result<(), Wrong> {
+    let there = folder.ancestors().find(|folder| folder.exists()).unwrap_or(Path::new("/"));
+    let writable = || access(there, Access::WRITE_OK | Access::EXEC_OK).is_ok();
+    let wrong = match there == folder {
+        _ if there.is_dir() && writable() => return Ok(()),
+        true if there.is_dir() => "cannot be written to",
+        true => "is no folder",
+        false => "is no folder, and none can be made there",
+    };
+    Err(Wrong::new(format!("{} {wrong}", quoted(typed)))
+        .help("certificates by ACME are kept there, and their keys"))
 }
 
 fn directory(typed: &str) -> Result<String, Wrong> {

@@ -13,6 +13,7 @@ mod first;
 use std::{future::Future, io, net::SocketAddr, sync::Arc};
 
 use tokio::{
+    io::AsyncWriteExt as _,
     net::{TcpListener, TcpStream},
     time::{Instant, timeout_at},
 };
@@ -20,12 +21,13 @@ use tokio::{
 use self::first::First;
 
 use crate::{
-    drain,
+    acme, drain,
     error::{Kind, Phase, ProxyError, Side, Termination},
     http::{PLAIN_ON_TLS, server, visitor::Visitor},
     layer4,
     net::{
-        client_hello::ClientHello, half_close::Patience, listener, proxy_protocol, stream::Client, tls,
+        client_hello::ClientHello, half_close::Patience, listener, proxy_protocol, stream::Client,
+        tls,
     },
     observe::{ChosenBy, End, Form, ListenerMetrics, Record, Secured, Start},
     proxy::Proxy,
@@ -85,6 +87,8 @@ struct Arrival {
 enum Opened {
     /// Requests are read from it.
     Requests(Client),
+    /// Nothing more: an ACME server has seen what it wants to see.
+    Challenge(Client),
     /// It is a stream to the pool of this name.
     Stream(Client, Arc<str>),
 }
@@ -118,6 +122,7 @@ impl Arrival {
         let _open = self.door.metrics.accept();
         match self.open(socket).await {
             Ok(Opened::Requests(stream)) => self.requests(stream).await,
+            Ok(Opened::Challenge(stream)) => self.challenged(stream).await,
             // Neither is to make the task of a connection larger that serves requests for days.
             Ok(Opened::Stream(stream, pool)) => Box::pin(self.stream(stream, &pool)).await,
             Err(Refusal { error, parting }) => {
@@ -188,13 +193,32 @@ impl Arrival {
     async fn terminated(&mut self, socket: TcpStream) -> Result<Opened, Refusal> {
         let Some(terms) = &self.policy.tls else { return self.opened(Client::Plain(socket)) };
         let mut told = Secured::default();
-        let handshake = terms.accept(socket, &mut told);
+        // Offered while an ACME server is to ask for it, and at no other time.
+        let challenge = self.door.proxy.challenges.tls();
+        let handshake = terms.accept_beside(challenge, socket, &mut told);
         let outcome = in_time(self.until, Phase::Handshake, handshake).await;
         self.secured = Some(Arc::new(told));
-        let stream = Client::Tls(outcome?);
+        let stream = Client::Tls(outcome.map_err(|error| self.certified(error))?);
         self.door.metrics.handshake(stream.is_resumed());
         self.secured = stream.secured().map(Arc::new);
+        if stream.alpn() == Some(acme::PROTOCOL) {
+            return Ok(Opened::Challenge(stream));
+        }
         self.opened(stream)
+    }
+
+    /// The failure of a handshake, ours where there was nothing to show; rustls has no error of its own
+    /// for it.
+    fn certified(&self, error: ProxyError) -> ProxyError {
+        let source = error.source.as_ref().and_then(|source| source.downcast_ref::<io::Error>());
+        let told = source.and_then(|error| error.get_ref()?.downcast_ref::<rustls::Error>());
+        let nothing = matches!(told, Some(rustls::Error::General(_)));
+        if !(nothing || error.kind == Kind::UnknownName) || !self.policy.certificates.are_missing()
+        {
+            return error;
+        }
+        let missing = ProxyError::new(Side::Proxy, Phase::Handshake, Kind::CertificateMissing);
+        missing.because("no certificate has been issued yet")
     }
 
     fn opened(&self, stream: Client) -> Result<Opened, Refusal> {
@@ -225,6 +249,13 @@ impl Arrival {
         }
     }
 
+    /// An ACME server, for whom the handshake was all (RFC 8737 §3).
+    async fn challenged(self, mut stream: Client) {
+        // Where it has gone already, it has seen it all the same.
+        let _ = timeout_at(self.until, stream.shutdown()).await;
+        self.known().tell(self.form(), 0, Termination::Answered, None);
+    }
+
     /// HTTP, request by request.
     async fn requests(self, stream: Client) {
         let local = || self.snapshot.introduces().then(|| stream.local().ok()).flatten();
@@ -246,20 +277,26 @@ impl Arrival {
         let broken = ProxyError::new(Side::Client, Phase::Request, Kind::Malformed);
         let known = Known { door: &self.door, peer: self.peer, secured: self.secured.as_ref() };
         if patience.began_with_tls() {
-            return known.tell(Form::Http, 400, &broken.because("TLS where HTTP is expected"));
+            return known.fail(Form::Http, 400, &broken.because("TLS where HTTP is expected"));
         }
         if let Err(error) = served {
             tracing::debug!(peer = %self.peer, %error, "connection ended");
             if error.is_parse() {
-                known.tell(Form::Http, 0, &broken.because(error));
+                known.fail(Form::Http, 0, &broken.because(error));
             }
         }
     }
 
     fn fail(&self, error: &ProxyError, answered: bool) {
-        let form = if self.policy.http { Form::Http } else { Form::Stream };
-        let known = Known { door: &self.door, peer: self.peer, secured: self.secured.as_ref() };
-        known.tell(form, if answered { 400 } else { 0 }, error);
+        self.known().fail(self.form(), if answered { 400 } else { 0 }, error);
+    }
+
+    fn form(&self) -> Form {
+        if self.policy.http { Form::Http } else { Form::Stream }
+    }
+
+    fn known(&self) -> Known<'_> {
+        Known { door: &self.door, peer: self.peer, secured: self.secured.as_ref() }
     }
 }
 
@@ -271,7 +308,12 @@ struct Known<'a> {
 }
 
 impl Known<'_> {
-    fn tell(&self, form: Form, status: u16, error: &ProxyError) {
+    fn fail(&self, form: Form, status: u16, error: &ProxyError) {
+        let text = error.source.as_ref().map(ToString::to_string);
+        self.tell(form, status, error.into(), text.as_deref());
+    }
+
+    fn tell(&self, form: Form, status: u16, termination: Termination, error: Option<&str>) {
         let mut record = Record::new(Start {
             id: "",
             client: self.peer,
@@ -283,9 +325,7 @@ impl Known<'_> {
         });
         record.form = form;
         record.status = status;
-        let termination = Termination::from(error);
-        let text = error.source.as_ref().map(ToString::to_string);
-        let end = End { error: text.as_deref(), ..End::new(termination) };
+        let end = End { error, ..End::new(termination) };
         self.door.metrics.ended(&termination, ChosenBy::None, 0, 0);
         self.door.proxy.log.load().write(&record, &end);
     }

@@ -27,7 +27,8 @@ use super::{
     warnings,
 };
 use crate::{
-    config::{self, Config, SharedKeys},
+    acme::{Fleet, Issued},
+    config::{self, Config, Protocol, SharedKeys},
     net::tls::{self, Terminator, TicketKeys},
     observe::{AccessLog, Metrics, Way},
     proxy::Proxy,
@@ -136,11 +137,13 @@ impl Control {
             metrics,
             log: Arc::new(ArcSwap::from_pointee(log)),
             search_memory: Arc::new(Semaphore::new(SEARCH_MEMORY)),
+            challenges: Arc::default(),
             draining: AtomicBool::new(false),
         });
         // In force is nothing yet but what is never compared.
         let nothing = Config { listeners: Vec::new(), pools: Vec::new(), ..config.clone() };
         let handover = Handover::default();
+        let orders = Fleet::new(Arc::clone(&proxy.challenges), Arc::clone(&proxy.metrics));
         let mut control = Self {
             proxy,
             typed: nothing.clone(),
@@ -160,6 +163,7 @@ impl Control {
             drains: Drains::new(handover.predecessors.clone()),
             rebalance: Rebalance::default(),
             handover,
+            acme: orders,
             stopping: false,
             notifier: Notifier::new(from.holds),
         };
@@ -192,7 +196,9 @@ impl Control {
     pub(crate) async fn apply(&mut self, typed: Config) -> Result<Changes, Refused> {
         let mut overlay = self.overlay.clone();
         overlay.settle(&typed);
-        self.compose(typed, overlay).await
+        let changes = self.compose(typed, overlay).await?;
+        self.acme.retry();
+        Ok(changes)
     }
 
     /// Puts a file's configuration in force with these layers upon it, or changes nothing.
@@ -220,7 +226,9 @@ impl Control {
         // Everything that can fail, first.
         let bound = self.doors.bind(&config.listeners)?;
         warnings::certificates(&config, &self.config)?;
-        let listeners = self.policies(&config)?;
+        let terms = config.listeners.iter().filter_map(|listener| listener.protocol.acme());
+        let issued = self.acme.prepare(terms).await?;
+        let listeners = self.policies(&config, &issued)?;
         let dials = Self::dials(self.proxy.snapshot.load_full(), &config).await?;
         let log = if config.access_log == self.config.access_log {
             None
@@ -260,6 +268,7 @@ impl Control {
         let removed = self.drain_others(&config);
         self.backends.extend(added.iter().cloned());
         self.probe(&added);
+        self.acme.settle(issued, config.listeners.iter().any(|l| l.protocol == Protocol::Http));
         self.doors.settle(&config.listeners, bound, &self.proxy);
         let added = added.len();
         self.config = config;
@@ -286,6 +295,7 @@ impl Control {
     fn policies(
         &self,
         config: &Config,
+        issued: &[Arc<Issued>],
     ) -> Result<HashMap<Arc<str>, Arc<snapshot::Listener>>, Refused> {
         let current = self.proxy.snapshot.load();
         let mut policies = HashMap::new();
@@ -294,7 +304,7 @@ impl Control {
             let before = self.config.listeners.iter().find(|l| l.name == listener.name);
             let policy = match (before, current.listeners.get(&name)) {
                 (Some(before), Some(policy)) if before == listener => Arc::clone(policy),
-                _ => Arc::new(policy(listener, &name, &self.tickets)?),
+                _ => Arc::new(policy(listener, &name, issued, &self.tickets)?),
             };
             policies.insert(name, policy);
         }
@@ -435,22 +445,32 @@ fn passthrough(rule: &config::Passthrough) -> snapshot::Passthrough {
 fn policy(
     listener: &config::Listener,
     name: &Arc<str>,
+    issued: &[Arc<Issued>],
     tickets: &TicketKeys,
 ) -> Result<snapshot::Listener, Refused> {
+    let issued = listener.protocol.acme().and_then(|terms| {
+        let issued = issued.iter().find(|issued| issued.terms() == terms);
+        issued.cloned()
+    });
+    let certificates = match (&issued, listener.protocol.tls().map(|tls| &tls.certificates)) {
+        (Some(issued), _) => snapshot::Certificates::Issued(Arc::clone(issued)),
+        (None, Some(config::Certificates::Given(given))) => {
+            snapshot::Certificates::Given(given.clone())
+        }
+        (None, _) => snapshot::Certificates::Given(Vec::new()),
+    };
     let terms = |tls: &config::Tls| {
-        let resolver = match &tls.certificates {
-            config::Certificates::Given(certificates) => tls::Resolver::new(certificates),
-            config::Certificates::Acme(_) => {
-                let error = "certificates by ACME are not there yet";
-                return Err(tls::Unusable::Refused(rustls::Error::General(error.to_owned())));
-            }
+        let resolver = match &certificates {
+            snapshot::Certificates::Given(given) => Arc::new(tls::Resolver::new(given)),
+            snapshot::Certificates::Issued(issued) => Arc::clone(issued.resolver()),
         };
-        Terminator::new(tls, &listener.protocol.alpn(), Arc::new(resolver), tickets)
+        Terminator::new(tls, &listener.protocol.alpn(), resolver, tickets)
     };
     let tls = listener.protocol.tls().map(terms).transpose()?;
     Ok(snapshot::Listener {
         name: Arc::clone(name),
         tls,
+        certificates,
         http: listener.protocol.is_http(),
         pool: listener.pool.as_deref().map(Arc::from),
         passthrough: listener.passthrough.iter().map(passthrough).collect(),

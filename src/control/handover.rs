@@ -269,6 +269,7 @@ impl Control {
                 let pid = successor.pid();
                 tracing::info!(pid, "the new process serves; this one drains");
                 self.doors.part();
+                self.acme.stop();
                 self.proxy.draining.store(true, Ordering::Release);
                 if let Some(fixtures) = &self.handover.fixtures {
                     (fixtures.leave)();

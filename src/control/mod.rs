@@ -47,6 +47,7 @@ use self::{
     overlay::Overlay, rebalance::Rebalance, report::Since, resolve::Resolver, watch::Watcher,
 };
 use crate::{
+    acme,
     admin::api::{Plan, ReloadState},
     config::{self, Config, check},
     net::tls::TicketKeys,
@@ -97,6 +98,7 @@ pub struct Control {
     drains: Drains,
     rebalance: Rebalance,
     handover: Handover,
+    acme: acme::Fleet,
     /// On its way out: nothing is accepted any more.
     stopping: bool,
     /// Tells the service manager.
@@ -143,6 +145,7 @@ impl Control {
             // An edit between the first reading and the watch would go unseen.
             self.read_again().await;
         }
+        self.acme.start();
         self.notifier.ready();
         let mut alive = Notifier::watchdog().map(tokio::time::interval);
         let mut housekeeping = tokio::time::interval(HOUSEKEEPING);
@@ -335,6 +338,7 @@ impl Control {
     /// Drains the whole process: no new connections, requests and tunnels until the deadline.
     async fn stop(&mut self, requests: &mut mpsc::Receiver<Request>) {
         self.handover.give_up();
+        self.acme.stop();
         self.notifier.stopping();
         self.stopping = true;
         let (terms, whole) = (self.config.drain, Arc::clone(self.drains.whole()));

@@ -1,13 +1,14 @@
 //! What the control task says of the process: everything in it, as the admin API shapes it.
 
-use std::time::Instant;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use super::{Control, drain::End, overlay::covers};
 use crate::{
     admin::api::{
-        BackendCondition, BackendState, ListenerState, PoolState, ProcessState, Status, Target,
+        BackendCondition, BackendState, CertificateState, ListenerState, PoolState, ProcessState,
+        Status, Target,
     },
-    config::{Balance, Pool, Source},
+    config::{Balance, Certificate, Pool, Source},
     upstream::{Backend, Life},
 };
 
@@ -57,10 +58,19 @@ impl Control {
             let own = addresses.iter().filter(|(listener, _)| listener == name);
             own.map(|(_, address)| *address).collect()
         };
+        let policies = &self.proxy.snapshot.load().listeners;
+        let certificates = |name: &str| {
+            let now = policies.get(name).map(|policy| policy.certificates.now());
+            now.unwrap_or_default().into_iter().map(certificate_state).collect()
+        };
         let listeners = self.config.listeners.iter().map(|listener| ListenerState {
             name: listener.name.clone(),
             protocol: listener.protocol.name().to_owned(),
             addresses: of(&listener.name),
+            certificates: certificates(&listener.name),
+            certificate_error: policies
+                .get(listener.name.as_str())
+                .and_then(|policy| policy.certificates.trouble()),
         });
         listeners.collect()
     }
@@ -135,6 +145,12 @@ impl Control {
     fn is_empty(&self, backend: &Backend) -> bool {
         backend.sessions() == 0 && backend.requests() == 0 && !self.predecessors().may_hold(backend)
     }
+}
+
+fn certificate_state(certificate: Certificate) -> CertificateState {
+    let expires = certificate.validity().map(|(_, to)| to);
+    let since = |at: SystemTime| at.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
+    CertificateState { names: certificate.names, expires: expires.map(since) }
 }
 
 fn own(backend: &Backend) -> Target {

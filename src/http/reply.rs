@@ -135,6 +135,14 @@ pub(super) fn redirect(to: Redirect, host: &str, path: &str) -> Response<ReplyBo
     response
 }
 
+/// The reply to an ACME server that looks whether a name is ours (RFC 8555 §8.3).
+pub(super) fn challenge(answer: Bytes) -> Response<ReplyBody> {
+    let mut response = Response::new(ReplyBody::own(answer));
+    let octets = HeaderValue::from_static("application/octet-stream");
+    set(&mut response, CONTENT_TYPE, octets);
+    response
+}
+
 fn text(sentence: &str, manners: &Manners) -> Response<ReplyBody> {
     let body = Bytes::from(format!("{sentence}\nRequest id: {}\n", manners.id));
     let mut response = Response::new(ReplyBody::own(body));

@@ -42,7 +42,7 @@ impl Proxy {
         let id = headers::request_id(&parts.headers, trusted);
         let manners = Manners::of(&parts.headers, &id);
         let mut entry = self.open(visitor, &parts, address, &id);
-        let checked = match admit(visitor, &parts) {
+        let checked = match self.admit(visitor, &parts) {
             Ok(Admitted::Serve(checked)) => checked,
             Ok(Admitted::Answer(response)) => {
                 entry.record().status = response.status().as_u16();
@@ -82,6 +82,26 @@ impl Proxy {
         call.recognise(self, pool, &parts.headers);
         let pool = Arc::clone(pool);
         self.serve(&pool, call, parts, body, (&checked.host, &id)).await
+    }
+
+    fn admit(&self, visitor: &Visitor, parts: &Parts) -> Result<Admitted, ProxyError> {
+        let checked = gate::check(parts)?;
+        #[cfg(debug_assertions)]
+        fail_on_request(parts);
+        if parts.method == Method::GET
+            && let Some(answer) = self.challenges.http(parts.uri.path())
+        {
+            return Ok(Admitted::Answer(reply::challenge(answer)));
+        }
+        match visitor.listener.redirect {
+            Some(to) if !checked.host.is_empty() => {
+                let path = parts.uri.path_and_query().map_or("/", |p| p.as_str());
+                let host = gate::without_port(&checked.host);
+                Ok(Admitted::Answer(reply::redirect(to, host, path)))
+            }
+            Some(_) => Err(ProxyError::bad_request("The Host field is missing.")),
+            None => Ok(Admitted::Serve(checked)),
+        }
     }
 
     fn open(&self, visitor: &Visitor, parts: &Parts, client: SocketAddr, id: &str) -> Entry {
@@ -179,21 +199,6 @@ fn introduction(pool: &Pool, call: &Call<'_>, id: &str) -> Introduction {
 enum Admitted {
     Serve(Checked),
     Answer(Response<ReplyBody>),
-}
-
-fn admit(visitor: &Visitor, parts: &Parts) -> Result<Admitted, ProxyError> {
-    let checked = gate::check(parts)?;
-    #[cfg(debug_assertions)]
-    fail_on_request(parts);
-    match visitor.listener.redirect {
-        Some(to) if !checked.host.is_empty() => {
-            let path = parts.uri.path_and_query().map_or("/", |p| p.as_str());
-            let host = gate::without_port(&checked.host);
-            Ok(Admitted::Answer(reply::redirect(to, host, path)))
-        }
-        Some(_) => Err(ProxyError::bad_request("The Host field is missing.")),
-        None => Ok(Admitted::Serve(checked)),
-    }
 }
 
 /// Lets a test see what one panic costs, or one worker that is stuck. Not in release builds.

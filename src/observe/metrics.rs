@@ -12,6 +12,7 @@ use std::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
+    time::{SystemTime, UNIX_EPOCH},
 };
 
 use prometheus_client::{
@@ -64,6 +65,10 @@ pub struct Metrics {
     pub memory_followed: Counter,
     /// New sessions whose client cannot be told from others that were elsewhere.
     pub memory_ambiguous: Counter,
+    /// Certificates ordered by ACME.
+    pub acme_ok: Counter,
+    /// Orders by ACME that failed.
+    pub acme_failed: Counter,
     registry: Registry,
     listeners: Mutex<BTreeMap<Arc<str>, Arc<ListenerMetrics>>>,
 }
@@ -80,6 +85,8 @@ impl Metrics {
         let waits = by_result(&mut registry, metric::ADMISSION, "New sessions that had to wait");
         let recalls =
             by_result(&mut registry, metric::MEMORY, "Clients that came back without a cookie");
+        let orders =
+            by_result(&mut registry, metric::ACME_ORDERS, "Orders of certificates by ACME");
         Self {
             accept_pauses: plain(
                 &mut registry,
@@ -117,6 +124,8 @@ impl Metrics {
             admission_refused: waits("refused"),
             memory_followed: recalls("followed"),
             memory_ambiguous: recalls("ambiguous"),
+            acme_ok: orders("ok"),
+            acme_failed: orders("failed"),
             registry,
             listeners: Mutex::default(),
         }
@@ -141,12 +150,17 @@ impl Metrics {
         u64::try_from(open.sum::<i64>()).unwrap_or_default()
     }
 
-    /// Everything as OpenMetrics text, of type [`CONTENT_TYPE`]. `backends` tells what they are like
-    /// at this moment.
-    pub fn encode(&self, backends: impl Iterator<Item = BackendSample>) -> String {
+    /// Everything as OpenMetrics text, of type [`CONTENT_TYPE`]. `backends` and `certificates` tell what
+    /// they are like at this moment.
+    pub fn encode(
+        &self,
+        backends: impl Iterator<Item = BackendSample>,
+        certificates: impl Iterator<Item = CertificateSample>,
+    ) -> String {
         let mut scraped = Registry::with_prefix(names::PREFIX);
         self.register_listeners(&mut scraped);
         register_backends(&mut scraped, backends);
+        register_certificates(&mut scraped, certificates);
         let mut out = String::new();
         // Writing to a String cannot fail.
         let _ = text::encode_registry(&mut out, &self.registry);
@@ -346,6 +360,33 @@ fn register_backends(registry: &mut Registry, backends: impl Iterator<Item = Bac
     }
 }
 
+/// A certificate that a listener serves by at the moment of a scrape.
+#[derive(Clone, Debug)]
+pub struct CertificateSample {
+    /// The listener's name.
+    pub listener: String,
+    /// The first name that it is for; empty where it is for none.
+    pub name: String,
+    /// When it expires.
+    pub expires: SystemTime,
+}
+
+fn register_certificates(
+    registry: &mut Registry,
+    certificates: impl Iterator<Item = CertificateSample>,
+) {
+    let expiry =
+        levels(registry, metric::CERTIFICATE_EXPIRY, "When the certificate expires, in Unix time");
+    let mut all: Vec<CertificateSample> = certificates.collect();
+    // Of several for one name the first to expire is told.
+    all.sort_by_key(|certificate| std::cmp::Reverse(certificate.expires));
+    for CertificateSample { listener, name, expires } in all {
+        let since = expires.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        let labels = [("listener", listener), ("certificate", name)];
+        expiry.get_or_create(&labels).set(i64::try_from(since).unwrap_or(i64::MAX));
+    }
+}
+
 /// A family of counters that is filled for one scrape.
 struct Counts<const N: usize>(Family<Labels<N>, Counter>);
 
@@ -406,7 +447,7 @@ mod tests {
     use crate::error::{Kind, Phase, Side};
 
     fn text(metrics: &Metrics) -> String {
-        metrics.encode(std::iter::empty())
+        metrics.encode(std::iter::empty(), std::iter::empty())
     }
 
     fn has(text: &str, line: &str) -> bool {
@@ -478,7 +519,7 @@ mod tests {
             waiting: 9,
         };
         let labels = "{pool=\"chat\",backend=\"10.0.0.1:3000\"}";
-        let text = metrics.encode([sample.clone()].into_iter());
+        let text = metrics.encode([sample.clone()].into_iter(), std::iter::empty());
         for (name, value) in [
             ("up", "1"),
             ("draining", "0"),
@@ -493,7 +534,7 @@ mod tests {
         ] {
             assert!(has(&text, &format!("moorline_backend_{name}{labels} {value}")), "{text}");
         }
-        let gone = metrics.encode(std::iter::empty());
+        let gone = metrics.encode(std::iter::empty(), std::iter::empty());
         assert!(!gone.contains(labels), "a backend that is gone leaves nothing behind");
     }
 

@@ -14,6 +14,6 @@ mod sink;
 pub mod stalls;
 
 pub use access_log::AccessLog;
-pub use metrics::{BackendSample, ListenerMetrics, Metrics};
+pub use metrics::{BackendSample, CertificateSample, ListenerMetrics, Metrics};
 pub use names::ChosenBy;
 pub use record::{ClientCertificate, End, Form, Record, Secured, Start, Way};

@@ -306,6 +306,10 @@ pub mod metric {
     pub const ADMISSION: &str = "admission";
     /// New sessions without a cookie whose client was here a moment ago, by result.
     pub const MEMORY: &str = "memory";
+    /// Orders of certificates by ACME, by result.
+    pub const ACME_ORDERS: &str = "acme_orders";
+    /// When a certificate expires, in seconds of Unix time, by listener and the certificate's first name.
+    pub const CERTIFICATE_EXPIRY: &str = "certificate_expiry_seconds";
     /// Whether a backend is left out for its failures under traffic, by pool and backend.
     pub const BACKEND_EJECTED: &str = "backend_ejected";
     /// Part of a backend's weight that is in force, 0 to 1, by pool and backend.

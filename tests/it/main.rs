@@ -6,6 +6,8 @@
 //! the part of a stream that breaks.
 
 #[cfg(test)]
+mod acme;
+#[cfg(test)]
 mod admin;
 #[cfg(test)]
 mod admission;
@@ -13,6 +15,8 @@ mod admission;
 mod backend_tls;
 #[cfg(test)]
 mod backends;
+#[cfg(test)]
+mod client_auth;
 #[cfg(test)]
 mod commands;
 #[cfg(test)]
@@ -72,6 +76,8 @@ mod slow;
 mod support;
 #[cfg(test)]
 mod systemd;
+#[cfg(test)]
+mod tls_settings;
 #[cfg(test)]
 mod tunnel;
 #[cfg(test)]

@@ -44,7 +44,7 @@ pub use self::{
     resolver::Resolver,
     self_signed::{SelfSignedError, self_signed},
     sessions::TicketKeys,
-    terminator::{Terminator, Unusable},
+    terminator::{Beside, Terminator, Unusable},
     validity::{lapsed, overdue},
 };
 pub use super::tickets::TicketKey;
@@ -63,6 +63,11 @@ pub(super) static PROVIDER: LazyLock<Arc<CryptoProvider>> = LazyLock::new(|| {
         ..aws_lc_rs::default_provider()
     })
 });
+
+/// The cryptography that all TLS here is done by.
+pub(crate) fn provider() -> &'static Arc<CryptoProvider> {
+    &PROVIDER
+}
 
 /// What we ask others by, as a client that trusts whom the system trusts (`SSL_CERT_FILE` and
 /// `SSL_CERT_DIR` are honoured). Reads files.

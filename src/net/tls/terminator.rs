@@ -3,7 +3,7 @@
 use std::{error::Error, fmt, io, sync::Arc, time::Duration};
 
 use rustls::{
-    ProtocolVersion, ServerConfig, SupportedProtocolVersion,
+    NamedGroup, ProtocolVersion, ServerConfig, SupportedProtocolVersion,
     crypto::{CryptoProvider, aws_lc_rs},
     server::{Acceptor, ClientHello, danger::ClientCertVerifier},
     version::{TLS12, TLS13},
@@ -68,10 +68,37 @@ impl From<rustls::Error> for Unusable {
 #[derive(Debug)]
 pub struct Terminator {
     config: Arc<ServerConfig>,
+    /// One for each key exchange group, in order of preference. rustls takes the first of the client's
+    /// groups that is among ours; whoever is served by one of these has no choice.
+    preferred: Vec<Preferred>,
     resolver: Arc<Resolver>,
     unknown_sni: UnknownSni,
     /// Who looks at clients' certificates, where they are asked for some.
     verifier: Option<Arc<dyn ClientCertVerifier>>,
+}
+
+/// Terms with one key exchange group.
+#[derive(Debug)]
+struct Preferred {
+    group: NamedGroup,
+    /// Whether TLS 1.2 knows it.
+    old: bool,
+    config: Arc<ServerConfig>,
+}
+
+/// How a client is served that offers a certain protocol and no other.
+#[derive(Clone, Debug)]
+pub struct Beside {
+    /// Its name in ALPN.
+    pub protocol: &'static [u8],
+    /// By what.
+    pub config: Arc<ServerConfig>,
+}
+
+impl Beside {
+    fn is_for(&self, hello: &ClientHello<'_>) -> bool {
+        hello.alpn().is_some_and(|offered| offered.eq([self.protocol]))
+    }
 }
 
 impl Terminator {
@@ -87,29 +114,42 @@ impl Terminator {
         tickets: &TicketKeys,
     ) -> Result<Self, Unusable> {
         let verifier = tls.client_auth.as_ref().map(client_auth::verifier).transpose()?;
-        let provider = provider(tls);
-        let versions = versions(tls.min_version, &provider);
-        let builder = ServerConfig::builder_with_provider(Arc::new(provider))
-            .with_protocol_versions(&versions)?;
-        let builder = match &verifier {
-            Some(verifier) => builder.with_client_cert_verifier(Arc::clone(verifier)),
-            None => builder.with_no_client_auth(),
-        };
-        let mut config = builder.with_cert_resolver(resolver.clone());
-        // All suites are good; which of them is for who pays for the machine to say.
-        config.ignore_client_order = true;
-        config.alpn_protocols = alpn.iter().map(|name| name.as_bytes().to_vec()).collect();
+        let key_log = tls.key_log.as_deref().map(key_log::Writer::of).transpose();
+        let key_log = key_log.map_err(Unusable::KeyLog)?;
         let context = client_auth::context(tls.client_auth.as_ref());
-        config.ticketer = tickets.tickets(context);
-        config.session_storage = tickets.cache(context);
-        // A replayed request could open a second session or repeat a poll.
-        config.max_early_data_size = 0;
-        // Two, because a ticket is used once and browsers open more than one connection.
-        config.send_tls13_tickets = 2;
-        if let Some(path) = &tls.key_log {
-            config.key_log = key_log::Writer::of(path).map_err(Unusable::KeyLog)?;
-        }
-        Ok(Self { config: Arc::new(config), resolver, unknown_sni: tls.unknown_sni, verifier })
+        let (ticketer, cache) = (tickets.tickets(context), tickets.cache(context));
+        let config = |provider: CryptoProvider| -> Result<Arc<ServerConfig>, Unusable> {
+            let versions = versions(tls.min_version, &provider);
+            let builder = ServerConfig::builder_with_provider(Arc::new(provider))
+                .with_protocol_versions(&versions)?;
+            let builder = match &verifier {
+                Some(verifier) => builder.with_client_cert_verifier(Arc::clone(verifier)),
+                None => builder.with_no_client_auth(),
+            };
+            let mut config = builder.with_cert_resolver(resolver.clone());
+            // All suites are good; which of them is for who pays for the machine to say.
+            config.ignore_client_order = true;
+            config.alpn_protocols = alpn.iter().map(|name| name.as_bytes().to_vec()).collect();
+            config.ticketer = Arc::clone(&ticketer);
+            config.session_storage = Arc::clone(&cache);
+            // A replayed request could open a second session or repeat a poll.
+            config.max_early_data_size = 0;
+            // Two, because a ticket is used once and browsers open more than one connection.
+            config.send_tls13_tickets = 2;
+            if let Some(writer) = &key_log {
+                config.key_log = writer.clone();
+            }
+            Ok(Arc::new(config))
+        };
+        let provider = provider(tls);
+        let preferred = provider.kx_groups.iter().map(|group| {
+            let alone = CryptoProvider { kx_groups: vec![*group], ..provider.clone() };
+            let old = group.usable_for_version(ProtocolVersion::TLSv1_2);
+            Ok(Preferred { group: group.name(), old, config: config(alone)? })
+        });
+        let preferred = preferred.collect::<Result<_, Unusable>>()?;
+        let config = config(provider)?;
+        Ok(Self { config, preferred, resolver, unknown_sni: tls.unknown_sni, verifier })
     }
 
     /// Runs the handshake, with no deadline of its own: the caller knows when the client was accepted.
@@ -124,12 +164,26 @@ impl Terminator {
         socket: TcpStream,
         told: &mut Secured,
     ) -> io::Result<Box<TlsStream<TcpStream>>> {
+        self.accept_beside(None, socket, told).await
+    }
+
+    /// The same; a client that offers a protocol of its own and no other is served by what is beside.
+    ///
+    /// # Errors
+    /// As for [`accept`](Self::accept).
+    pub async fn accept_beside(
+        &self,
+        beside: Option<Beside>,
+        socket: TcpStream,
+        told: &mut Secured,
+    ) -> io::Result<Box<TlsStream<TcpStream>>> {
         // Boxed: it is big, and over long before the connection is.
-        Box::pin(self.handshake(socket, told)).await
+        Box::pin(self.handshake(beside, socket, told)).await
     }
 
     async fn handshake(
         &self,
+        beside: Option<Beside>,
         socket: TcpStream,
         told: &mut Secured,
     ) -> io::Result<Box<TlsStream<TcpStream>>> {
@@ -139,17 +193,36 @@ impl Terminator {
             Err(error) => return Err(refused(error, acceptor.take_io())),
         };
         tell(&start.client_hello(), told);
-        if let Err(unknown) = self.serves(told.sni.as_deref()) {
-            return Err(refuse_name(unknown, start).await);
-        }
-        let handshake = start
-            .into_stream_with(self.config.clone(), |tls| tls.set_buffer_limit(Some(SEND_LIMIT)));
+        let config = match beside.filter(|beside| beside.is_for(&start.client_hello())) {
+            Some(beside) => beside.config,
+            None => {
+                if let Err(unknown) = self.serves(told.sni.as_deref()) {
+                    return Err(refuse_name(unknown, start).await);
+                }
+                Arc::clone(self.by_preference(&start.client_hello()))
+            }
+        };
+        let handshake =
+            start.into_stream_with(config, |tls| tls.set_buffer_limit(Some(SEND_LIMIT)));
         let stream = match handshake.into_fallible().await {
             Ok(stream) => stream,
             Err((error, socket)) => return Err(refused(error, Some(socket))),
         };
         self.still_valid(&stream)?;
         Ok(Box::new(stream))
+    }
+
+    /// The terms with the first of our key exchange groups that the client knows; where it knows none,
+    /// rustls says so. A client of TLS 1.3 that has sent no share for it is asked for one.
+    fn by_preference(&self, hello: &ClientHello<'_>) -> &Arc<ServerConfig> {
+        let offered = hello.named_groups().unwrap_or_default();
+        // Suites are of one version or the other, and so tell which will be spoken.
+        let suites = &self.config.crypto_provider().cipher_suites;
+        let new = suites
+            .iter()
+            .any(|suite| suite.tls13().is_some() && hello.cipher_suites().contains(&suite.suite()));
+        let known = |terms: &&Preferred| offered.contains(&terms.group) && (new || terms.old);
+        self.preferred.iter().find(known).map_or(&self.config, |terms| &terms.config)
     }
 
     fn serves(&self, name: Option<&str>) -> Result<(), UnknownName> {

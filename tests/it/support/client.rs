@@ -68,6 +68,11 @@ impl Raw {
         self.tcp().local_addr().unwrap()
     }
 
+    /// Goes on over a stream whose handshake is done.
+    pub(crate) fn over(stream: TlsStream<TcpStream>) -> Self {
+        Self { stream: Stream::Tls(Box::new(stream)), buffer: Vec::new() }
+    }
+
     /// Sends one request on a connection of its own and gives its response.
     pub(crate) async fn ask(address: SocketAddr, request: impl AsRef<[u8]>) -> Message {
         let mut client = Self::connect(address).await;

@@ -7,8 +7,14 @@ use std::{
     sync::Arc,
 };
 
-use rustls::{ClientConfig, ClientConnection, RootCertStore};
-use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject as _};
+use rustls::{
+    ClientConfig, ClientConnection, DigitallySignedStruct, Error, RootCertStore, SignatureScheme,
+    client::{
+        Resumption,
+        danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
+    },
+};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime, pem::PemObject as _};
 use tokio::net::TcpStream;
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
@@ -31,6 +37,29 @@ impl Certificate {
         fs::write(&cert, made.cert.pem()).unwrap();
         fs::write(&key, made.signing_key.serialize_pem()).unwrap();
         Self { cert, key, name, der: made.cert.der().clone() }
+    }
+
+    /// One that is there, in these files.
+    pub(crate) fn read(cert: &Path, key: &Path, name: &'static str) -> Self {
+        let der = CertificateDer::from_pem_file(cert).unwrap();
+        Self { cert: cert.to_owned(), key: key.to_owned(), name, der }
+    }
+
+    /// A client that asks for this one's name and trusts the authority in a file.
+    pub(crate) fn trusting(&self, authority: &Path) -> Returning {
+        let mut roots = RootCertStore::empty();
+        roots.add(CertificateDer::from_pem_file(authority).unwrap()).unwrap();
+        let config = ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
+        Returning { name: self.name, config: Arc::new(config) }
+    }
+
+    /// The same client, which proves to be whom this certificate is of.
+    pub(crate) fn proving(&self, authority: &Path, asks_for: &'static str) -> Returning {
+        let mut roots = RootCertStore::empty();
+        roots.add(CertificateDer::from_pem_file(authority).unwrap()).unwrap();
+        let config = ClientConfig::builder().with_root_certificates(roots);
+        let config = config.with_client_auth_cert(self.chain(), self.private_key()).unwrap();
+        Returning { name: asks_for, config: Arc::new(config) }
     }
 
     /// The chain, for a server.
@@ -68,10 +97,7 @@ impl Certificate {
 
     /// A client that trusts nothing else, and resumes its sessions.
     pub(crate) fn returning(&self) -> Returning {
-        let mut roots = RootCertStore::empty();
-        roots.add(self.der.clone()).unwrap();
-        let config = ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
-        Returning { name: self.name, config: Arc::new(config) }
+        Returning::trusting(self.der.clone(), self.name)
     }
 
     /// The table for a listener's `certificates`.
@@ -87,6 +113,36 @@ pub(crate) struct Returning {
 }
 
 impl Returning {
+    /// A client that trusts whom this one vouches for, and wants a server of this name.
+    pub(crate) fn trusting(root: CertificateDer<'static>, name: &'static str) -> Self {
+        let mut roots = RootCertStore::empty();
+        roots.add(root).unwrap();
+        let config = ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
+        Self { name, config: Arc::new(config) }
+    }
+
+    /// The same, offering this protocol by ALPN.
+    pub(crate) fn offering(mut self, protocol: &str) -> Self {
+        Arc::make_mut(&mut self.config).alpn_protocols = vec![protocol.into()];
+        self
+    }
+
+    /// The same, trusting anybody and resuming nothing: what is served is looked at in another way.
+    pub(crate) fn taking_anything(mut self) -> Self {
+        let config = Arc::make_mut(&mut self.config);
+        config.dangerous().set_certificate_verifier(Arc::new(Anybody));
+        config.resumption = Resumption::disabled();
+        self
+    }
+
+    /// Connects; what has gone wrong where the handshake fails.
+    pub(crate) async fn try_connect(
+        &self,
+        address: SocketAddr,
+    ) -> io::Result<TlsStream<TcpStream>> {
+        self.shake(TcpStream::connect(address).await.unwrap()).await
+    }
+
     /// One connection, its handshake done.
     pub(crate) async fn connect(&self, address: SocketAddr) -> TlsStream<TcpStream> {
         self.shake(TcpStream::connect(address).await.unwrap()).await.unwrap()
@@ -95,5 +151,44 @@ impl Returning {
     async fn shake(&self, tcp: TcpStream) -> io::Result<TlsStream<TcpStream>> {
         let name = ServerName::try_from(self.name).unwrap();
         TlsConnector::from(Arc::clone(&self.config)).connect(name, tcp).await
+    }
+}
+
+/// Takes every certificate, an expired one too.
+#[derive(Debug)]
+struct Anybody;
+
+impl ServerCertVerifier for Anybody {
+    fn verify_server_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        Ok(HandshakeSignatureValid::assertion())
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        Ok(HandshakeSignatureValid::assertion())
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        vec![SignatureScheme::ECDSA_NISTP256_SHA256]
     }
 }

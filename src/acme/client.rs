@@ -1,0 +1,197 @@
+//! How the ACME server is asked: HTTP/1.1 over TLS on the stack that serves everything else.
+//!
+//! One connection a question, a deadline for all of it, a bounded answer, no redirect followed. What a
+//! refusal says of when to come back ([`Client::come_back`]) is kept, as the protocol's library drops
+//! it. Knows nothing of ACME.
+
+use std::{
+    fmt,
+    pin::Pin,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, SystemTime},
+};
+
+use bytes::Bytes;
+use http::{HeaderValue, Request, Response, header};
+use http_body_util::{BodyExt as _, Full, Limited};
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
+use instant_acme::{BodyWrapper, BytesResponse, Error, HttpClient};
+use rustls::{ClientConfig, RootCertStore, pki_types::ServerName};
+use rustls_pki_types::CertificateDer;
+use tokio::{net::TcpStream, task::spawn_blocking, time::timeout};
+use tokio_rustls::TlsConnector;
+
+use crate::net::tls;
+
+/// Deadline of one question, from connecting to the answer's last byte.
+const WITHIN: Duration = Duration::from_secs(30);
+
+/// Longest answer, in bytes: a chain of certificates is the longest that comes.
+const LONGEST: usize = 1 << 20;
+
+/// Largest header of an answer.
+const MAX_HEADER: usize = 16 * 1024;
+
+/// Asks one server.
+#[derive(Clone)]
+pub(super) struct Client {
+    tls: Arc<ClientConfig>,
+    come_back: Arc<Mutex<Option<SystemTime>>>,
+}
+
+impl Client {
+    /// One that trusts `ca`, or else whom the system trusts. Reads files.
+    ///
+    /// # Errors
+    /// Nobody can be trusted.
+    pub(super) async fn new(ca: Option<&[CertificateDer<'static>]>) -> Result<Self, String> {
+        let tls = match ca {
+            Some(ca) => trusting(ca),
+            None => spawn_blocking(tls::system_client).await.map_err(|error| error.to_string())?,
+        };
+        let tls = tls.map_err(|error| error.to_string())?;
+        Ok(Self { tls, come_back: Arc::default() })
+    }
+
+    /// When the last refusal has said to come back, in how long from now.
+    pub(super) fn come_back(&self) -> Option<Duration> {
+        let at = (*self.come_back.lock().unwrap_or_else(PoisonError::into_inner))?;
+        at.duration_since(SystemTime::now()).ok()
+    }
+
+    async fn ask(
+        self,
+        request: Request<BodyWrapper<Bytes>>,
+    ) -> Result<Response<Full<Bytes>>, Said> {
+        let (parts, body) = request.into_parts();
+        let body = body.collect().await.map(|body| body.to_bytes()).unwrap_or_default();
+        let uri = parts.uri;
+        let host = uri.host().unwrap_or_default().trim_matches(['[', ']']).to_owned();
+        if uri.scheme_str() != Some("https") {
+            return Err(Said(format!("{uri}: it is not https")));
+        }
+        let told = |error: &dyn std::error::Error| Said(format!("{host}: {}", whole(error)));
+        let stream = TcpStream::connect((host.as_str(), uri.port_u16().unwrap_or(443))).await;
+        let stream = stream.map_err(|error| told(&error))?;
+        let name = ServerName::try_from(host.clone()).map_err(|error| told(&error))?;
+        let stream = TlsConnector::from(self.tls).connect(name, stream).await;
+        let stream = stream.map_err(|error| told(&error))?;
+
+        let target = uri.path_and_query().map_or("/", |target| target.as_str());
+        let authority = uri.authority().map_or("", |authority| authority.as_str());
+        let mut request = Request::builder()
+            .method(parts.method)
+            .uri(target)
+            .body(Full::new(body))
+            .map_err(|error| told(&error))?;
+        *request.headers_mut() = parts.headers;
+        let host_field = HeaderValue::from_str(authority).map_err(|error| told(&error))?;
+        request.headers_mut().insert(header::HOST, host_field);
+        request.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+
+        let (mut sender, connection) = http1::Builder::new()
+            .max_buf_size(MAX_HEADER)
+            .handshake(TokioIo::new(stream))
+            .await
+            .map_err(|error| told(&error))?;
+        tokio::spawn(connection);
+        let response = sender.send_request(request).await.map_err(|error| told(&error))?;
+        let (parts, body) = response.into_parts();
+        self.come_back.lock().unwrap_or_else(PoisonError::into_inner).clone_from(
+            &parts
+                .headers
+                .get(header::RETRY_AFTER)
+                .and_then(retry_after)
+                .filter(|_| parts.status.is_client_error() || parts.status.is_server_error()),
+        );
+        let body = Limited::new(body, LONGEST)
+            .collect()
+            .await
+            .map_err(|error| Said(format!("{host}: {}", whole(error.as_ref()))))?;
+        Ok(Response::from_parts(parts, Full::new(body.to_bytes())))
+    }
+}
+
+impl HttpClient for Client {
+    fn request(
+        &self,
+        request: Request<BodyWrapper<Bytes>>,
+    ) -> Pin<Box<dyn Future<Output = Result<BytesResponse, Error>> + Send>> {
+        let (client, uri) = (self.clone(), request.uri().clone());
+        Box::pin(async move {
+            let answer = timeout(WITHIN, client.ask(request)).await;
+            let late = || Said(format!("{uri}: no whole answer in {} s", WITHIN.as_secs()));
+            let answer = answer.unwrap_or_else(|_| Err(late()));
+            answer.map(BytesResponse::from).map_err(|said| Error::Other(Box::new(said)))
+        })
+    }
+}
+
+/// Why there is no answer, in words.
+#[derive(Debug)]
+struct Said(String);
+
+impl fmt::Display for Said {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Said {}
+
+fn trusting(ca: &[CertificateDer<'static>]) -> Result<Arc<ClientConfig>, rustls::Error> {
+    let mut roots = RootCertStore::empty();
+    for certificate in ca {
+        roots.add(certificate.clone())?;
+    }
+    let config = ClientConfig::builder_with_provider(Arc::clone(tls::provider()))
+        .with_safe_default_protocol_versions()?
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    Ok(Arc::new(config))
+}
+
+/// Seconds or a date (RFC 9110 §10.2.3).
+fn retry_after(value: &HeaderValue) -> Option<SystemTime> {
+    let text = value.to_str().ok()?.trim();
+    match text.parse::<u64>() {
+        Ok(seconds) => SystemTime::now().checked_add(Duration::from_secs(seconds)),
+        Err(_) => jiff::fmt::rfc2822::parse(text).ok().map(|at| {
+            let seconds = u64::try_from(at.timestamp().as_second()).unwrap_or_default();
+            SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)
+        }),
+    }
+}
+
+/// An error and what is behind it: hyper's own words alone say little.
+fn whole(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    // An I/O error of a handshake says what rustls said, and has it for its source besides.
+    while let Some(inner) = source {
+        let more = inner.to_string();
+        if !text.ends_with(&more) {
+            text = format!("{text}: {more}");
+        }
+        source = inner.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_forms_of_coming_back_are_read() {
+        let left = |text| {
+            let at = retry_after(&HeaderValue::from_static(text))?;
+            Some(at.duration_since(SystemTime::now()).unwrap_or_default().as_secs())
+        };
+        assert!((118..=120).contains(&left("120").unwrap()));
+        assert!(left("Fri, 31 Dec 2100 23:59:59 GMT").unwrap() > 1 << 30);
+        assert_eq!(left("Fri, 31 Dec 1999 23:59:59 GMT"), Some(0));
+        assert_eq!(left("soon"), None);
+    }
+}

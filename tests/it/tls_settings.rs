@@ -1,0 +1,437 @@
+//! How TLS is spoken by its settings, and what scanners think of it without any.
+
+use std::{
+    fs,
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use serde_json::Value;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use crate::support::{
+    Backend, Proxy, Settings, message,
+    openssl::{assert_says, certificates, file, request, run, s_client},
+    proxy::Setup,
+    tls::Certificate,
+};
+
+/// Makes `web` speak https by these settings of TLS.
+fn https<'s>(settings: &'s mut Settings, backend: &Backend, tls: &str) -> &'s mut Settings {
+    settings.backends(&[backend.address]).listener("protocol", "\"https\"");
+    settings.listener("certificates", &certificates()).listener("tls", &format!("{{ {tls} }}"))
+}
+
+/// Adds a listener that speaks https by other settings.
+fn beside<'s>(settings: &'s mut Settings, name: &str, tls: &str) -> &'s mut Settings {
+    settings.table(&format!(
+        "[listeners.{name}]\nbind = \"127.0.0.1:0\"\nprotocol = \"https\"\n\
+         certificates = {}\ntls = {{ {tls} }}\n",
+        certificates()
+    ))
+}
+
+#[tokio::test]
+async fn versions_suites_groups_and_protocols_are_as_set() {
+    let backend = Backend::replying("ok").await;
+    let proxy = Proxy::with(|settings| {
+        https(settings, &backend, "");
+        let strict = "min_version = \"1.3\", curves = [\"secp384r1\", \"X25519\"], \
+            cipher_suites = [\"TLS_CHACHA20_POLY1305_SHA256\", \"TLS_AES_128_GCM_SHA256\"]";
+        beside(settings, "strict", strict);
+        let old = "cipher_suites = [\"TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256\"]";
+        beside(settings, "old", old);
+    })
+    .await;
+    let web = proxy.web();
+    let said = request(web, "-tls1_3 -status -alpn http/1.1").await;
+    assert_says(&said, &["Cipher is TLS_AES_256_GCM_SHA384", "Verify return code: 0", "200 OK"]);
+    assert_says(&said, &["OCSP Response Status: successful", "ALPN protocol: http/1.1"]);
+    let said = request(web, "-tls1_2 -status").await;
+    assert_says(&said, &["Cipher is ECDHE-ECDSA-AES256-GCM-SHA384", "200 OK"]);
+    assert_says(&said, &["OCSP Response Status: successful", "Compression: NONE"]);
+    let said = request(web, "-servername other.test").await;
+    assert_says(&said, &["CN = moorline other test"]);
+    let said = request(web, "-alpn h2").await;
+    assert_says(&said, &["alert no application protocol"]);
+    let line = proxy.wait_for_log("no protocol", |line| line["alpn"] == "h2").await;
+    assert_eq!(line["termination"], "client_handshake_alert", "{line}");
+
+    let strict = proxy.listener("strict");
+    let said = request(strict, "").await;
+    // Theirs would be AES-256 first.
+    assert_says(&said, &["Cipher is TLS_CHACHA20_POLY1305_SHA256", "secp384r1", "200 OK"]);
+    assert_says(&request(strict, "-tls1_2").await, &["alert protocol version"]);
+    let old = proxy.listener("old");
+    assert_says(&request(old, "").await, &["ECDHE-ECDSA-CHACHA20-POLY1305", "200 OK"]);
+    assert_says(&request(old, "-tls1_3").await, &["alert protocol version"]);
+    drop(backend);
+    proxy.finish().await;
+}
+
+#[tokio::test]
+async fn keys_are_exchanged_so_that_nobody_can_undo_it_later_where_the_client_can() {
+    let backend = Backend::replying("ok").await;
+    let (proxy, certificate) = Proxy::plain_and_secure(backend.address).await;
+    // It has four groups as well, and likes another one best.
+    let stream = certificate.returning().connect(proxy.listener("secure")).await;
+    let group = stream.get_ref().1.negotiated_key_exchange_group().unwrap();
+    assert_eq!(group.name(), rustls::NamedGroup::X25519MLKEM768);
+    drop((stream, backend));
+    proxy.finish().await;
+}
+
+#[tokio::test]
+async fn fault_060_unknown_or_absent_server_name() {
+    let backend = Backend::replying("ok").await;
+    let proxy = Proxy::with(|settings| {
+        https(settings, &backend, "");
+        beside(settings, "known", "unknown_sni = \"refuse\"");
+    })
+    .await;
+    for words in ["-servername nobody.test", "-noservername"] {
+        let said = request(proxy.web(), words).await;
+        assert_says(&said, &["subject=CN = localhost", "200 OK"]);
+    }
+    let known = proxy.listener("known");
+    for name in ["localhost", "chat.example.test", "OTHER.test"] {
+        assert_says(&request(known, &format!("-servername {name}")).await, &["200 OK"]);
+    }
+    for version in ["-tls1_2", "-tls1_3"] {
+        let said = request(known, &format!("{version} -servername nobody.test")).await;
+        assert_says(&said, &["unrecognized name", "alert number 112"]);
+        let said = request(known, &format!("{version} -noservername")).await;
+        assert_says(&said, &["alert number 112"]);
+    }
+    let refused = |line: &Value| line["termination"] == "client_handshake_unknown_name";
+    let line =
+        proxy.wait_for_log("a refusal", |line| refused(line) && line["sni"].is_string()).await;
+    assert_eq!(line["sni"], "nobody.test");
+    assert!(line["error"].as_str().unwrap().contains("nobody.test"), "{line}");
+    proxy.wait_for_log("another", |line| refused(line) && line["sni"].is_null()).await;
+    drop(backend);
+    proxy.finish().await;
+}
+
+#[tokio::test]
+async fn fault_062_renegotiation_and_old_versions() {
+    let backend = Backend::replying("ok").await;
+    let proxy = Proxy::with(|settings| drop_ref(https(settings, &backend, ""))).await;
+    for version in ["-tls1", "-tls1_1"] {
+        let words = format!("{version} -cipher ALL:@SECLEVEL=0");
+        let said = request(proxy.web(), &words).await;
+        assert_says(&said, &["alert"]);
+        assert!(!said.contains("200 OK"), "{said}");
+    }
+    let refused = |line: &Value| line["termination"] == "client_handshake_alert";
+    proxy.wait_for_log("an old version", refused).await;
+    let said = s_client(proxy.web(), "-tls1_2", "R\n").await;
+    assert_says(&said, &["RENEGOTIATING", "no renegotiation"]);
+    assert_says(&request(proxy.web(), "").await, &["200 OK"]);
+    drop(backend);
+    proxy.finish().await;
+}
+
+/// A session of OpenSSL's in a PEM file, changed so that it believes early data to be welcome.
+fn promise_early_data(session: &Path) {
+    use base64::{Engine as _, engine::general_purpose::STANDARD};
+    let pem = fs::read_to_string(session).unwrap();
+    let text: String = pem.lines().filter(|line| !line.starts_with("-----")).collect();
+    let der = STANDARD.decode(text).unwrap();
+    assert_eq!(der[..2], [0x30, 0x82], "a long SEQUENCE");
+    let mut rest = &der[4..];
+    let mut fields = Vec::new();
+    // `max_early_data` is the field with the tag 15; fields are in order of their tags.
+    while let Some(field) = rest.first() {
+        if *field > 0xaf {
+            break;
+        }
+        let (length, header) = match rest[1] {
+            0x81 => (usize::from(rest[2]), 3),
+            0x82 => (usize::from(rest[2]) << 8 | usize::from(rest[3]), 4),
+            short => (usize::from(short), 2),
+        };
+        fields.extend_from_slice(&rest[..header + length]);
+        rest = &rest[header + length..];
+    }
+    fields.extend_from_slice(&[0xaf, 4, 2, 2, 0x40, 0]);
+    fields.extend_from_slice(rest);
+    let length = u16::try_from(fields.len()).unwrap().to_be_bytes();
+    let der = [&[0x30, 0x82], &length[..], &fields].concat();
+    let body = STANDARD.encode(der);
+    let lines: Vec<&str> =
+        body.as_bytes().chunks(64).map(|line| std::str::from_utf8(line).unwrap()).collect();
+    let [begin, end] =
+        ["BEGIN", "END"].map(|word| format!("-----{word} SSL SESSION PARAMETERS-----"));
+    fs::write(session, format!("{begin}\n{}\n{end}\n", lines.join("\n"))).unwrap();
+}
+
+#[tokio::test]
+async fn fault_063_early_data() {
+    let backend = Backend::replying("ok").await;
+    let proxy = Proxy::with(|settings| drop_ref(https(settings, &backend, ""))).await;
+    let [session, early] = ["session.pem", "early"].map(|name| proxy.directory().join(name));
+    let words = format!("-tls1_3 -sess_out {}", session.display());
+    assert_says(&request(proxy.web(), &words).await, &["Max Early Data: 0", "200 OK"]);
+    promise_early_data(&session);
+    fs::write(&early, message::get("/early", "")).unwrap();
+    let words = format!("-tls1_3 -sess_in {} -early_data {}", session.display(), early.display());
+    let said = request(proxy.web(), &words).await;
+    assert_says(&said, &["Reused", "Early data was rejected", "200 OK"]);
+    assert!(!backend.saw("/early"), "a request that anybody may send again");
+    drop(backend);
+    proxy.finish().await;
+}
+
+#[tokio::test]
+async fn fault_064_certificate_out_of_date_or_broken_at_reload() {
+    let backend = Backend::replying("ok").await;
+    let mut proxy = Proxy::with(|settings| drop_ref(https(settings, &backend, ""))).await;
+    let served = async |proxy: &Proxy| {
+        assert_says(&request(proxy.web(), "").await, &["subject=CN = localhost", "200 OK"]);
+    };
+    let with = |settings: &Settings, cert: &Path, key: &Path| {
+        let mut settings = settings.clone();
+        settings.listener("certificates", &format!("[{{ cert = {cert:?}, key = {key:?} }}]"));
+        settings.text()
+    };
+    let good = proxy.settings.clone();
+    let (expired, expired_key) = expired(proxy.directory());
+    let text = with(&good, &expired, &expired_key);
+    let words = ["listener web", "old.test", "has expired on 2021-02-03"];
+    proxy.refuses(&text, &words).await;
+    served(&proxy).await;
+    let text = with(&good, &file("signed.pem"), &file("other.key"));
+    proxy.refuses(&text, &["does not belong to the certificate"]).await;
+    served(&proxy).await;
+    let broken = proxy.directory().join("broken.pem");
+    fs::write(&broken, "-----BEGIN CERTIFICATE-----\nnothing\n").unwrap();
+    proxy.refuses(&with(&good, &broken, &file("signed.key")), &["PEM"]).await;
+    served(&proxy).await;
+    // What is in force may grow old there: other changes are still taken.
+    proxy.reload(|settings| drop_ref(settings.listener("header_timeout", "\"50s\""))).await;
+    served(&proxy).await;
+    proxy.finish().await;
+
+    let setup = Setup::new();
+    let (expired, expired_key) = self::expired(setup.directory());
+    let proxy = setup
+        .with(|settings| {
+            https(settings, &backend, "");
+            let table = format!("[{{ cert = {expired:?}, key = {expired_key:?} }}]");
+            settings.listener("certificates", &table);
+        })
+        .start()
+        .await;
+    proxy.wait_for_stderr("a warning", |line| line.contains("has expired on 2021-02-03")).await;
+    assert_says(&request(proxy.web(), "").await, &["200 OK"]);
+    drop(backend);
+    proxy.finish().await;
+}
+
+/// A certificate of the past and its key, in files.
+fn expired(directory: &Path) -> (PathBuf, PathBuf) {
+    let mut params = rcgen::CertificateParams::new(["old.test".to_owned()]).unwrap();
+    params.not_before = rcgen::date_time_ymd(2020, 1, 1);
+    params.not_after = rcgen::date_time_ymd(2021, 2, 3);
+    let key = rcgen::KeyPair::generate().unwrap();
+    let [cert_file, key_file] = ["old.pem", "old.key"].map(|name| directory.join(name));
+    fs::write(&cert_file, params.self_signed(&key).unwrap().pem()).unwrap();
+    fs::write(&key_file, key.serialize_pem()).unwrap();
+    (cert_file, key_file)
+}
+
+#[tokio::test]
+async fn proxies_that_share_ticket_keys_resume_each_others_sessions() {
+    let backend = Backend::replying("ok").await;
+    let shared = tempfile::tempdir().unwrap();
+    let keys = shared.path().join("ticket.keys");
+    let [old, new] = ["old key ", "new key "].map(|word| word.repeat(5));
+    fs::write(&keys, &old).unwrap();
+    let change = |settings: &mut Settings| {
+        https(settings, &backend, "").top("ticket_keys", &format!("{{ file = {keys:?} }}"));
+    };
+    let (one, other) = (Proxy::with(change).await, Proxy::with(change).await);
+    let certificate = Certificate::read(&file("signed.pem"), &file("signed.key"), "localhost");
+    let mut open = certificate.trusting(&file("ca.pem")).connect(one.web()).await;
+
+    let versions = ["-tls1_2", "-tls1_3"];
+    let session = |version: &str| shared.path().join(version);
+    let resumed = async |proxy: &Proxy, version: &str| {
+        let words = format!("{version} -sess_in {}", session(version).display());
+        let said = request(proxy.web(), &words).await;
+        assert_says(&said, &["200 OK"]);
+        said.contains("Reused")
+    };
+    for version in versions {
+        let words = format!("{version} -sess_out {}", session(version).display());
+        assert_says(&request(one.web(), &words).await, &["New", "200 OK"]);
+        assert!(resumed(&other, version).await, "by the other proxy, {version}");
+    }
+    // The file is watched: nobody asks for anything.
+    let rotate = async |text: String| {
+        let mut before = Vec::new();
+        for proxy in [&one, &other] {
+            before.push(proxy.metric(crate::support::proxy::RELOADS_OK).await);
+        }
+        let fresh = shared.path().join("fresh");
+        fs::write(&fresh, text).unwrap();
+        fs::rename(&fresh, &keys).unwrap();
+        for (proxy, before) in [&one, &other].into_iter().zip(before) {
+            let is = |count| count > before;
+            proxy.wait_for_metric("a reload", crate::support::proxy::RELOADS_OK, is).await;
+        }
+    };
+    rotate(format!("{new}\n{old}\n")).await;
+    for version in versions {
+        for proxy in [&one, &other] {
+            assert!(resumed(proxy, version).await, "by the key before, {version}");
+        }
+    }
+    rotate(new).await;
+    for version in versions {
+        for proxy in [&one, &other] {
+            assert!(!resumed(proxy, version).await, "by a key that is gone, {version}");
+        }
+    }
+    // Who was there all the time has noticed nothing.
+    open.write_all(&message::get("/still", "Connection: close\r\n")).await.unwrap();
+    let mut reply = String::new();
+    open.read_to_string(&mut reply).await.unwrap();
+    assert!(reply.starts_with("HTTP/1.1 200") && reply.ends_with("ok"), "{reply}");
+    drop((open, backend));
+    one.finish().await;
+    other.finish().await;
+}
+
+#[tokio::test]
+async fn secrets_are_written_where_that_is_asked_for_and_nowhere_else() {
+    let backend = Backend::replying("ok").await;
+    let setup = Setup::new();
+    let [ours, theirs] = ["ours.log", "theirs.log"].map(|name| setup.directory().join(name));
+    // There before, and open to everybody.
+    fs::write(&ours, "").unwrap();
+    fs::set_permissions(&ours, fs::Permissions::from_mode(0o644)).unwrap();
+    let proxy = setup
+        .with(|settings| {
+            let tls = format!("key_log = {ours:?}");
+            https(settings, &backend, &tls);
+            beside(settings, "second", &tls);
+        })
+        .start()
+        .await;
+    for name in ["web", "second"] {
+        let needle = format!("listener=\"{name}\"");
+        let is =
+            |line: &str| line.contains("secrets of every TLS session") && line.contains(&needle);
+        proxy.wait_for_stderr("a warning", is).await;
+        for version in ["-tls1_2", "-tls1_3"] {
+            let words = format!("{version} -keylogfile {}", theirs.display());
+            assert_says(&request(proxy.listener(name), &words).await, &["200 OK"]);
+        }
+    }
+    assert_eq!(fs::metadata(&ours).unwrap().permissions().mode() & 0o777, 0o600);
+    let secrets = |file: &Path| {
+        let text = fs::read_to_string(file).unwrap();
+        let lines = text.lines().filter(|line| !line.starts_with('#')).map(str::to_owned);
+        lines.collect::<std::collections::BTreeSet<_>>()
+    };
+    let (ours, theirs) = (secrets(&ours), secrets(&theirs));
+    assert!(ours.len() >= 10 && theirs.len() >= 10, "{ours:?}\n{theirs:?}");
+    assert!(ours.is_subset(&theirs), "{ours:?}\n{theirs:?}");
+    for label in ["CLIENT_RANDOM ", "CLIENT_TRAFFIC_SECRET_0 ", "SERVER_TRAFFIC_SECRET_0 "] {
+        assert_eq!(ours.iter().filter(|line| line.starts_with(label)).count(), 2, "{label}");
+    }
+    let open = crate::support::process::open_files(proxy.pid());
+    assert_eq!(open.iter().filter(|file| file.ends_with("ours.log")).count(), 1, "{open:?}");
+    proxy.finish().await;
+
+    let setup = Setup::new().with(|settings| {
+        https(settings, &backend, "key_log = \"/nowhere/at/all\"");
+    });
+    let ended = setup.fails().await;
+    assert_says(&ended.stderr, &["key log /nowhere/at/all"]);
+}
+
+#[tokio::test]
+async fn sslscan_finds_nothing_weak() {
+    let backend = Backend::replying("ok").await;
+    let proxy = Proxy::with(|settings| drop_ref(https(settings, &backend, ""))).await;
+    let words = ["--xml=-", "--no-colour", &proxy.web().to_string()].map(str::to_owned);
+    let said = run("sslscan", &words, b"", Duration::from_secs(120)).await;
+    let start = said.find("<?xml").unwrap_or_else(|| panic!("no XML in {said}"));
+    let document = roxmltree::Document::parse(said[start..].trim()).unwrap();
+    let all = |name: &'static str| {
+        document.descendants().filter(move |node| node.has_tag_name(name)).collect::<Vec<_>>()
+    };
+    let enabled: Vec<_> = all("protocol")
+        .into_iter()
+        .filter(|node| node.attribute("enabled") == Some("1"))
+        .map(|node| node.attribute("version").unwrap())
+        .collect();
+    assert_eq!(enabled, ["1.2", "1.3"], "{said}");
+    let ciphers = all("cipher");
+    assert_eq!(ciphers.len(), 6, "{said}");
+    for cipher in ciphers {
+        let strength = cipher.attribute("strength").unwrap();
+        assert!(["acceptable", "strong"].contains(&strength), "{cipher:?}");
+    }
+    for (name, attribute) in
+        [("renegotiation", "supported"), ("compression", "supported"), ("heartbleed", "vulnerable")]
+    {
+        let found = all(name).into_iter().any(|node| node.attribute(attribute) == Some("1"));
+        assert!(!found, "{name}: {said}");
+    }
+    let groups = all("group");
+    assert!(groups.iter().all(|group| group.attribute("bits").unwrap() >= "128"), "{said}");
+    assert!(groups.iter().any(|group| group.attribute("name") == Some("x25519")), "{said}");
+    drop(backend);
+    proxy.finish().await;
+}
+
+/// What testssl says of the certificate, which is one for tests.
+const OF_THE_CERTIFICATE: [(&str, &str); 5] = [
+    ("cert_chain_of_trust", "nobody trusts the authority that made it"),
+    ("cert_validityPeriod", "it is valid for a hundred years"),
+    ("cert_serialNumberLen", "it was numbered by hand"),
+    ("cert_revocation", "its authority can be asked nowhere"),
+    ("DNS_CAArecord", "127.0.0.1 has no domain to say who may sign for it"),
+];
+
+#[tokio::test]
+async fn testssl_has_no_finding_but_of_the_test_certificate() {
+    let backend = Backend::replying("ok").await;
+    let proxy = Proxy::with(|settings| drop_ref(https(settings, &backend, ""))).await;
+    let report = proxy.directory().join("report.json");
+    let mut words = ["--quiet", "--color", "0", "--warnings", "off", "--jsonfile"].to_vec();
+    let report_name = report.display().to_string();
+    // Protocols, cipher categories, forward secrecy, preferences, defaults, vulnerabilities.
+    words.extend([&*report_name, "-p", "-s", "-f", "-P", "-S", "-U"]);
+    let address = proxy.web().to_string();
+    words.push(&address);
+    let words: Vec<String> = words.into_iter().map(str::to_owned).collect();
+    let said = run("testssl", &words, b"", Duration::from_secs(240)).await;
+    let report: Vec<Value> =
+        serde_json::from_str(&fs::read_to_string(report).unwrap_or_else(|e| panic!("{e}: {said}")))
+            .unwrap_or_else(|e| panic!("{e}: {said}"));
+    let named = |id: &str| report.iter().find(|finding| finding["id"] == id).cloned();
+    for id in ["TLS1_2", "TLS1_3", "FS", "PFS", "secure_client_renego", "CRIME_TLS", "LUCKY13"] {
+        // Forward secrecy has had two names.
+        let found = named(id).is_some_and(|finding| finding["severity"] == "OK");
+        assert!(found || id.ends_with("FS"), "{id}: {said}");
+    }
+    assert!(named("FS").or(named("PFS")).is_some(), "{said}");
+    let findings = report.iter().filter(|finding| {
+        let severity = finding["severity"].as_str().unwrap();
+        let excepted = OF_THE_CERTIFICATE.iter().any(|(id, _)| finding["id"] == *id);
+        !["OK", "INFO", "DEBUG"].contains(&severity) && !excepted
+    });
+    let findings: Vec<_> = findings.collect();
+    assert!(findings.is_empty(), "{findings:#?}");
+    drop(backend);
+    proxy.finish().await;
+}
+
+/// For settings that are changed in place.
+fn drop_ref(_: &mut Settings) {}
