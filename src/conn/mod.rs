@@ -25,7 +25,8 @@ use crate::{
     http::{PLAIN_ON_TLS, server, visitor::Visitor},
     layer4,
     net::{
-        client_hello::ClientHello, half_close::Patience, listener, proxy_protocol, stream::Client, tls,
+        client_hello::ClientHello, half_close::Patience, listener, proxy_protocol, stream::Client,
+        tls,
     },
     observe::{ChosenBy, End, Form, ListenerMetrics, Record, Secured, Start},
     proxy::Proxy,
