@@ -7,9 +7,9 @@
 //! # The way data flows
 //!
 //! ```text
-//! listener → conn → TLS → http::server → http::respond → route → sticky / balance → forward
-//!                                                                 101 → tunnel → Termination → observe
-//!                   └ layer4 → balance → dial ─────────────────────────┘
+//! listener → conn → PROXY header → TLS → http::server → http::respond → route → sticky / balance → forward
+//!                                                                                101 → tunnel → Termination → observe
+//!                   └ layer4 → balance → dial ────────────────────────────────────────┘
 //! file → config::check ─┐
 //! discovery, orders ────┴→ control: overlay → Snapshot ⇄ one swap → conn, http read
 //! health probes, failures under traffic → atomics on Backend
@@ -26,7 +26,7 @@
 //! | [`drain`] | asking work to finish, waiting for it | anybody |
 //! | [`observe`] | access log, metrics, the process's own log | who is observed |
 //! | [`config`] | what was typed, what it means, every fault of it | any runtime module |
-//! | [`net`] | sockets, TLS, byte streams | HTTP, routes, backends |
+//! | [`net`] | sockets, TLS both ways, PROXY headers, byte streams | HTTP, routes, backends |
 //! | [`acme`] | certificates that are ordered: when, how, where they are kept | listeners, HTTP |
 //! | [`route`] | host and path → pool | I/O |
 //! | [`upstream`] | live backends, balance, connections to them | HTTP |

@@ -135,6 +135,11 @@ impl Snapshot {
         self.pools.iter().find(|pool| pool.upstream.name() == name)
     }
 
+    /// Whether any pool's backends are told who their clients are.
+    pub fn introduces(&self) -> bool {
+        self.pools.iter().any(|pool| !pool.dial().is_shared())
+    }
+
     /// Whether this peer's claims about earlier hops are believed.
     pub fn trusts(&self, peer: IpAddr) -> bool {
         let peer = peer.to_canonical();

@@ -330,7 +330,7 @@ pub struct SessionState {
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum SessionKind {
-    /// An upgraded connection.
+    /// An upgraded connection, or a stream of layer 4.
     Tunnel,
     /// An Engine.IO session without a tunnel.
     Polling,
@@ -463,7 +463,8 @@ pub struct PlanOrder {
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct ExplainOrder {
-    /// What the client asks for, `https://host[:port]/path?query`.
+    /// What the client asks for, `https://host[:port]/path?query`; `tcp://host:port` or `tls://name:port`
+    /// for a stream of layer 4.
     pub url: String,
     /// `GET` where none is given.
     #[serde(default)]

@@ -84,7 +84,7 @@ fn config(top: &Table<'_>) -> Config {
     let routes = routes::all(top, &listeners);
     let admin = top.value("admin").and_then(|value| admin::admin(&value, &mut claims));
     let admin = admin.unwrap_or_default();
-    let pools = pools::all(top, &admin);
+    let pools = pools::all(top, &admin, &routes);
     Config {
         listeners,
         routes,

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{
-    Admin, Balance, Pool, ProxyOut, Reuse, Timeouts, backends, drain,
+    Admin, Balance, Pool, ProxyOut, Reuse, Route, Timeouts, backends, drain,
     fault::Wrong,
     file::{Table, Value},
     health, names, reader, schema, secure, sticky, strain,
@@ -15,20 +15,22 @@ const MOST_CONNECTIONS: usize = 65_535;
 /// Shortest life of a tunnel: a client that has to come back at once is no client served.
 const SHORTEST_AGE: Duration = Duration::from_secs(1);
 
-/// Every pool, in file order. No backend is where `admin` listens.
-pub(super) fn all(top: &Table<'_>, admin: &Admin) -> Vec<Pool> {
+/// Every pool, in file order. No backend is where `admin` listens; those that `routes` lead to are asked in
+/// HTTP/1.1.
+pub(super) fn all(top: &Table<'_>, admin: &Admin, routes: &[Route]) -> Vec<Pool> {
     let named = top.value("pools").map(|value| value.named()).unwrap_or_default();
     named
         .into_iter()
         .filter_map(|(at, name, value)| {
             names::check(top.file(), &at, name);
             let table = value.table(&schema::POOL, "a table")?;
-            Some(pool(name, &table, admin))
+            let routed = routes.iter().any(|route| route.pool == name);
+            Some(pool(name, &table, admin, routed))
         })
         .collect()
 }
 
-fn pool(name: &str, table: &Table<'_>, admin: &Admin) -> Pool {
+fn pool(name: &str, table: &Table<'_>, admin: &Admin, routed: bool) -> Pool {
     let (backends, source) = table
         .need("backends", "`backends = [\"10.0.0.11:3000\"]`")
         .map(|value| backends::all(&value, admin))
@@ -53,7 +55,7 @@ fn pool(name: &str, table: &Table<'_>, admin: &Admin) -> Pool {
     pool.max_connection_age =
         table.value("max_connection_age").and_then(|value| value.duration(SHORTEST_AGE));
     strain::read(table, &mut pool);
-    pool.tls = table.value("tls").and_then(|value| secure::backend(&value));
+    pool.tls = table.value("tls").and_then(|value| secure::backend(&value, routed));
     pool.proxy_protocol = table
         .value("proxy_protocol")
         .and_then(|value| value.choice(&[("v1", ProxyOut::V1), ("v2", ProxyOut::V2)]));

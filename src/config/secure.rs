@@ -243,8 +243,8 @@ fn client_auth(value: &Value<'_>) -> Option<ClientAuth> {
     Some(ClientAuth { ca: ca?, crl: crl?, required: required? })
 }
 
-/// `tls` of a pool: `true`, `false` or a table.
-pub(super) fn backend(value: &Value<'_>) -> Option<BackendTls> {
+/// `tls` of a pool: `true`, `false` or a table. `routed`: requests go there.
+pub(super) fn backend(value: &Value<'_>, routed: bool) -> Option<BackendTls> {
     let mut tls =
         BackendTls { ca: None, name: None, alpn: Vec::new(), client_cert: None, verify: true };
     if let Some(on) = value.node.get_ref().as_bool() {
@@ -253,7 +253,13 @@ pub(super) fn backend(value: &Value<'_>) -> Option<BackendTls> {
     let table = value.table(&schema::BACKEND_TLS, "true, false or a table")?;
     tls.ca = table.value("ca").and_then(|value| certs::authorities(&value));
     tls.name = table.value("name").and_then(|value| value.parsed(server_name));
-    tls.alpn = table.value("alpn").map(|value| strings(&value, protocol)).unwrap_or_default();
+    if let Some(value) = table.value("alpn") {
+        tls.alpn = strings(&value, protocol);
+        if routed && tls.alpn.iter().any(|name| name != "http/1.1") {
+            let wrong = Wrong::new("requests go to this pool in HTTP/1.1, and in nothing else");
+            value.fault(wrong.help("write `alpn = \"http/1.1\"`, or leave it out"));
+        }
+    }
     tls.client_cert = table.value("client_cert").and_then(|value| client_cert(&value));
     tls.verify = table.boolean("verify", true);
     if !tls.verify {

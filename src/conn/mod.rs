@@ -25,7 +25,10 @@ use crate::{
     error::{Kind, Phase, ProxyError, Side, Termination},
     http::{PLAIN_ON_TLS, server, visitor::Visitor},
     layer4,
-    net::{client_hello::ClientHello, listener, stream::Client, tls},
+    net::{
+        client_hello::ClientHello, half_close::Patience, listener, proxy_protocol, stream::Client,
+        tls,
+    },
     observe::{ChosenBy, End, Form, ListenerMetrics, Record, Secured, Start},
     proxy::Proxy,
     snapshot::{self, Snapshot},
@@ -58,7 +61,8 @@ pub async fn accept(socket: Arc<TcpListener>, door: Door) {
         let Some(policy) = last.clone() else { continue };
         let until = Instant::now() + policy.handshake_timeout;
         let door = door.clone();
-        let arrival = Arrival { door, policy, snapshot, peer, secured: None, until };
+        let arrival =
+            Arrival { door, policy, snapshot, peer, destination: None, secured: None, until };
         tokio::spawn(arrival.serve(stream));
     }
 }
@@ -71,6 +75,8 @@ struct Arrival {
     snapshot: Arc<Snapshot>,
     /// Where it comes from.
     peer: SocketAddr,
+    /// What it connected to, where a PROXY header has told.
+    destination: Option<SocketAddr>,
     /// What TLS has told of the client; there from the moment that TLS is expected.
     secured: Option<Arc<Secured>>,
     /// By when the application's first byte may come.
@@ -117,11 +123,12 @@ impl Arrival {
         match self.open(socket).await {
             Ok(Opened::Requests(stream)) => self.requests(stream).await,
             Ok(Opened::Challenge(stream)) => self.challenged(stream).await,
-            Ok(Opened::Stream(stream, pool)) => self.stream(stream, &pool).await,
+            // Neither is to make the task of a connection larger that serves requests for days.
+            Ok(Opened::Stream(stream, pool)) => Box::pin(self.stream(stream, &pool)).await,
             Err(Refusal { error, parting }) => {
                 self.fail(&error, parting.as_ref().is_some_and(|(_, said)| *said == PLAIN_ON_TLS));
                 if let Some((socket, words)) = parting {
-                    first::part(socket, words).await;
+                    Box::pin(first::part(socket, words)).await;
                 }
             }
         }
@@ -168,7 +175,17 @@ impl Arrival {
 
     /// The PROXY header, where the listener has connections begin with one: whom it names is the peer
     /// from here on.
-    async fn announced(&mut self, _socket: &TcpStream) -> Result<(), ProxyError> {
+    async fn announced(&mut self, socket: &TcpStream) -> Result<(), ProxyError> {
+        let Some(terms) = &self.policy.proxy_protocol else { return Ok(()) };
+        // Most listeners have none: not in every connection's future.
+        let received = Box::pin(proxy_protocol::receive(socket, terms, self.peer, self.until));
+        let received = received.await.map_err(|error| {
+            ProxyError::new(Side::Client, Phase::ProxyHeader, error.kind()).because(error)
+        })?;
+        if let Some(announced) = received {
+            self.peer = announced.source;
+            self.destination = Some(announced.destination);
+        }
         Ok(())
     }
 
@@ -221,6 +238,7 @@ impl Arrival {
         let arrived = layer4::Arrived {
             client: stream,
             peer: self.peer,
+            destination: self.destination,
             secured: self.secured,
             pool,
             listener: self.door.metrics,
@@ -240,25 +258,32 @@ impl Arrival {
 
     /// HTTP, request by request.
     async fn requests(self, stream: Client) {
+        let local = || self.snapshot.introduces().then(|| stream.local().ok()).flatten();
+        let destination = self.destination.or_else(local);
         // Kept until the connection's end, it would keep old configurations alive.
         drop(self.snapshot);
+        let patience = Arc::<Patience>::default();
         let visitor = Visitor {
             peer: self.peer,
+            destination,
             secured: self.secured.clone(),
             listener: Arc::clone(&self.policy),
             metrics: Arc::clone(&self.door.metrics),
-            patience: Arc::default(),
+            patience: Arc::clone(&patience),
             drain: self.door.drain.clone(),
         };
-        let Err(error) = server::serve(Arc::clone(&self.door.proxy), visitor, stream).await else {
-            return;
-        };
-        tracing::debug!(peer = %self.peer, %error, "connection ended");
-        if error.is_parse() {
-            // No request came of it, so nobody else tells.
-            let broken = ProxyError::new(Side::Client, Phase::Request, Kind::Malformed);
-            let known = Known { door: &self.door, peer: self.peer, secured: self.secured.as_ref() };
-            known.fail(Form::Http, 0, &broken.because(error));
+        let served = server::serve(Arc::clone(&self.door.proxy), visitor, stream).await;
+        // Where no request came of it, nobody else tells.
+        let broken = ProxyError::new(Side::Client, Phase::Request, Kind::Malformed);
+        let known = Known { door: &self.door, peer: self.peer, secured: self.secured.as_ref() };
+        if patience.began_with_tls() {
+            return known.fail(Form::Http, 400, &broken.because("TLS where HTTP is expected"));
+        }
+        if let Err(error) = served {
+            tracing::debug!(peer = %self.peer, %error, "connection ended");
+            if error.is_parse() {
+                known.fail(Form::Http, 0, &broken.because(error));
+            }
         }
     }
 

@@ -11,7 +11,7 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use tokio::{sync::Semaphore, task::JoinHandle};
+use tokio::sync::Semaphore;
 
 use super::{
     Control,
@@ -19,7 +19,7 @@ use super::{
     doors::Doors,
     drain::{Drains, End},
     handover::Handover,
-    health,
+    health::Probing,
     overlay::Overlay,
     rebalance::Rebalance,
     report::Since,
@@ -56,9 +56,6 @@ const SEARCH_MEMORY: usize = 256 * 1024;
 
 /// Backends by the names of their pool and their own.
 type Members = HashMap<(String, String), Arc<Backend>>;
-
-/// How the backends of each pool are reached, in the order of the configuration.
-type Dials = Vec<Arc<Dial>>;
 
 /// What a reload changed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -232,7 +229,7 @@ impl Control {
         let terms = config.listeners.iter().filter_map(|listener| listener.protocol.acme());
         let issued = self.acme.prepare(terms).await?;
         let listeners = self.policies(&config, &issued)?;
-        let dials = self.dials(&config)?;
+        let dials = Self::dials(self.proxy.snapshot.load_full(), &config).await?;
         let log = if config.access_log == self.config.access_log {
             None
         } else {
@@ -270,7 +267,7 @@ impl Control {
         }
         let removed = self.drain_others(&config);
         self.backends.extend(added.iter().cloned());
-        self.probe(&config, &added);
+        self.probe(&added);
         self.acme.settle(issued, config.listeners.iter().any(|l| l.protocol == Protocol::Http));
         self.doors.settle(&config.listeners, bound, &self.proxy);
         let added = added.len();
@@ -289,6 +286,7 @@ impl Control {
                 "no cookie_key is set: one was made, which a restart and other proxies will not share"
             );
         }
+        self.warn_of_strangers(config);
         if config.admin != self.config.admin {
             tracing::warn!("a change of `admin` takes an upgrade or a restart");
         }
@@ -311,22 +309,6 @@ impl Control {
             policies.insert(name, policy);
         }
         Ok(policies)
-    }
-
-    /// Those of pools that are reached as before are carried over, with what they remember.
-    fn dials(&self, config: &Config) -> Result<Dials, Refused> {
-        let current = self.proxy.snapshot.load();
-        let dial = |pool: &config::Pool| {
-            let same = current.pool(&pool.name).filter(|live| {
-                let live = live.config();
-                live.tls == pool.tls && live.proxy_protocol == pool.proxy_protocol
-            });
-            match same {
-                Some(live) => Ok(Arc::clone(live.dial())),
-                None => Ok(Arc::new(Dial::new(pool)?)),
-            }
-        };
-        config.pools.iter().map(dial).collect()
     }
 
     /// The backends of `config`, live ones where there are, and those that are new.
@@ -379,6 +361,7 @@ impl Control {
                 live.pool() == pool.name && !pool.backends.iter().any(|b| live.is(&pool.name, b))
             });
             let leaving = leaving.cloned().collect();
+            Self::settle(&current, pool, dial, &backends);
             let upstream = upstream::Pool::new(pool.clone(), backends);
             pools.push(Arc::new(snapshot::Pool::new(
                 upstream,
@@ -424,27 +407,23 @@ impl Control {
     pub(super) fn forget_gone(&mut self) {
         for serial in self.drains.finished() {
             self.backends.retain(|backend| backend.serial() != serial);
-            if let Some((_, probe)) = self.probes.remove(&serial) {
-                probe.abort();
-            }
+            self.probes.remove(&serial);
         }
     }
 
     /// Starts probes for new backends and restarts those whose terms have changed.
-    fn probe(&mut self, config: &Config, added: &[Arc<Backend>]) {
+    fn probe(&mut self, added: &[Arc<Backend>]) {
+        let snapshot = self.proxy.snapshot.load_full();
         for backend in &self.backends {
-            let pool = config.pools.iter().find(|pool| pool.name == backend.pool());
-            let Some(terms) = pool.map(|pool| &pool.health) else { continue };
+            let Some(pool) = snapshot.pool(backend.pool()) else { continue };
+            let (terms, dial) = (&pool.config().health, pool.dial());
             let serial = backend.serial();
-            if self.probes.get(&serial).is_some_and(|(running, _)| running == terms) {
+            if self.probes.get(&serial).is_some_and(|probe| probe.goes_by(terms, dial)) {
                 continue;
             }
             let new = added.iter().any(|added| added.serial() == serial);
-            let task: JoinHandle<()> =
-                tokio::spawn(health::watch(Arc::clone(backend), terms.clone(), new));
-            if let Some((_, before)) = self.probes.insert(serial, (terms.clone(), task)) {
-                before.abort();
-            }
+            // The one before, if any, ends by being dropped.
+            self.probes.insert(serial, Probing::start(backend, dial, terms, new));
         }
     }
 

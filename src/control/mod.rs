@@ -5,6 +5,7 @@
 //! configuration. Checks come before the first effect: a refused change has none.
 
 mod apply;
+mod dials;
 mod discovery;
 mod doors;
 mod drain;
@@ -32,7 +33,6 @@ use std::{
 
 use tokio::{
     sync::{mpsc, oneshot},
-    task::JoinHandle,
     time::{Instant, timeout},
 };
 
@@ -43,8 +43,8 @@ pub use self::{
     orders::Order,
 };
 use self::{
-    discovery::Discovery, doors::Doors, drain::Drains, handover::Handover, overlay::Overlay,
-    rebalance::Rebalance, report::Since, resolve::Resolver, watch::Watcher,
+    discovery::Discovery, doors::Doors, drain::Drains, handover::Handover, health::Probing,
+    overlay::Overlay, rebalance::Rebalance, report::Since, resolve::Resolver, watch::Watcher,
 };
 use crate::{
     acme,
@@ -93,8 +93,8 @@ pub struct Control {
     doors: Doors,
     /// Every live backend, those on their way out included.
     backends: Vec<Arc<Backend>>,
-    /// Probes by backend serial, with what they were started for.
-    probes: HashMap<u64, (config::Health, JoinHandle<()>)>,
+    /// Probes by backend serial.
+    probes: HashMap<u64, Probing>,
     drains: Drains,
     rebalance: Rebalance,
     handover: Handover,
@@ -373,9 +373,7 @@ impl Control {
 
     /// Ends what serves until the end.
     fn close_books(&mut self) {
-        for (_, probe) in self.probes.values() {
-            probe.abort();
-        }
+        self.probes.values().for_each(Probing::stop);
         // Nobody writes any more: dropping the log writes out what it still holds.
         if let Ok(off) = AccessLog::open(&config::AccessLog::Off, Default::default()) {
             self.proxy.log.store(Arc::new(off));

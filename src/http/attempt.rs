@@ -19,7 +19,7 @@ use super::{
 use crate::{
     entry::{Client, Entry},
     error::{Kind, Phase, ProxyError, Side},
-    net::half_close::Patience,
+    net::{half_close::Patience, proxy_protocol::Introduction},
     observe::ChosenBy,
     proxy::Proxy,
     snapshot::Pool,
@@ -63,6 +63,8 @@ pub(super) struct Attempt<'a> {
     pub(super) engine: Option<&'a Engine>,
     pub(super) upgrade: bool,
     pub(super) client: IpAddr,
+    /// Whom the backend is told of, where it is.
+    pub(super) from: Introduction,
     /// What the memory of ended sessions calls the client.
     pub(super) known_as: Option<Key>,
     /// Knows when the client has ended its stream.
@@ -186,6 +188,8 @@ impl Attempt<'_> {
         let config = self.pool.config();
         let terms = Terms {
             backend,
+            dial: self.pool.dial(),
+            from: &self.from.clone(),
             connect: config.timeouts.connect,
             header,
             keep: config.reuse.idle_timeout,
@@ -209,7 +213,8 @@ impl Attempt<'_> {
             }
             // A poll that is held for too long says nothing about the backend.
             Err(failure) => match (failure.error.phase, failure.error.kind) {
-                (Phase::Connect, Kind::Refused | Kind::TimedOut | Kind::Io) => {
+                (Phase::Connect, Kind::Refused | Kind::TimedOut | Kind::Io)
+                | (Phase::Handshake, _) => {
                     self.proxy.mark_failed(backend, &self.config().health);
                 }
                 (Phase::ResponseHeader, Kind::TimedOut) if !self.polls() => {
@@ -226,7 +231,7 @@ impl Attempt<'_> {
         let failed = match outcome {
             Ok(answer) => matches!(answer.response.status().as_u16(), 500 | 502..=504),
             Err(Failure { error, kept, .. }) => match (error.side, error.phase) {
-                (Side::Backend, Phase::Connect) => true,
+                (Side::Backend, Phase::Connect | Phase::Handshake) => true,
                 // A kept connection may have been closed under us, and a poll is held for as long as
                 // its node likes.
                 (Side::Backend, Phase::ResponseHeader) if !kept && !self.polls() => true,

@@ -250,15 +250,18 @@ async fn learn_session(
 
 #[cfg(test)]
 mod tests {
-    use tokio::net::TcpStream;
-
     use super::*;
-    use crate::{entry::TunnelGuard, net::stream::Client, tunnel::Tunnel, upstream::InUse};
+    use crate::{
+        entry::TunnelGuard,
+        net::stream::{Client, Server},
+        tunnel::Tunnel,
+        upstream::InUse,
+    };
 
     /// What an open tunnel costs beside its sockets and its entry's strings: its task is this future.
     #[test]
     fn a_tunnel_is_small() {
-        let bytes = size_of::<Tunnel<Client, TcpStream, TunnelGuard<(Moored, InUse)>>>();
+        let bytes = size_of::<Tunnel<Client, Server, TunnelGuard<(Moored, InUse)>>>();
         assert!(bytes <= 320, "{bytes} bytes");
     }
 }

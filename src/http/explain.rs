@@ -170,7 +170,7 @@ fn request(order: &ExplainOrder) -> Result<(Parts, bool), String> {
 fn streams<'s>(
     uri: &Uri,
     tls: bool,
-    listeners: &[ListenerState],
+    listeners: &'s [ListenerState],
     snapshot: &'s snapshot::Snapshot,
     told: &mut Explanation,
 ) -> Option<Led<'s>> {
@@ -181,41 +181,66 @@ fn streams<'s>(
         return Some(Led::Nowhere);
     };
     let host = uri.host().unwrap_or_default().to_ascii_lowercase();
+    let name = Some(host.as_str()).filter(|_| tls);
     let mut here = listeners.iter().filter(|l| l.addresses.iter().any(|a| a.port() == port));
-    let led = here.find_map(|listener| {
-        let policy = snapshot.listeners.get(listener.name.as_str())?;
-        let named = policy.passthrough.iter().find(|passed| passed.rule.names(&host));
-        let named = named.filter(|_| tls).map(|passed| &passed.pool);
-        let pool = named.or(policy.pool.as_ref());
-        (named.is_some() || !policy.http).then_some((listener, pool, named.is_some()))
-    });
-    let Some((listener, pool, named)) = led else {
+    let Some(door) = here.find_map(|listener| Door::of(listener, name, snapshot)) else {
         let nobody = format!("Nobody listens for streams of layer 4 on port {port}.");
         return only.then(|| {
             told.steps.push(nobody);
             Led::Nowhere
         });
     };
-    let name = &listener.name;
-    told.listener = Some(name.clone());
-    let Some(pool) = pool.and_then(|pool| snapshot.pool(pool)) else {
-        told.steps.push(format!(
-            "No rule of listener {name} covers the name {host}: its connections are closed after an alert."
-        ));
-        return Some(Led::Nowhere);
-    };
-    let leads = pool.upstream.name();
-    told.steps.push(match named {
-        true => format!(
-            "Listener {name} passes connections for {host} on to pool {leads}, undecrypted; routes are \
-             not asked."
-        ),
-        false => format!(
-            "Listener {name} passes bytes on to pool {leads}; it speaks {}, which has no routes.",
-            listener.protocol
-        ),
-    });
-    Some(Led::To(pool))
+    told.listener = Some(door.listener.name.clone());
+    told.steps.push(door.sentence(&host));
+    Some(door.pool.map_or(Led::Nowhere, Led::To))
+}
+
+/// A listener that takes a connection for a stream.
+struct Door<'s> {
+    listener: &'s ListenerState,
+    /// Where it goes; `None`: nowhere.
+    pool: Option<&'s Pool>,
+    /// By a rule about its name.
+    ruled: bool,
+}
+
+impl<'s> Door<'s> {
+    /// What this listener does with TLS for `name`, or with a connection in the clear; `None`: it reads
+    /// requests from it.
+    fn of(
+        listener: &'s ListenerState,
+        name: Option<&str>,
+        snapshot: &'s snapshot::Snapshot,
+    ) -> Option<Self> {
+        let policy = snapshot.listeners.get(listener.name.as_str())?;
+        let mut rules = policy.passthrough.iter();
+        let rule = name.and_then(|name| rules.find(|passed| passed.rule.names(name)));
+        if rule.is_none() && policy.http {
+            return None;
+        }
+        let pool = rule.map(|passed| &passed.pool).or(policy.pool.as_ref());
+        let pool = pool.and_then(|pool| snapshot.pool(pool)).map(|pool| &**pool);
+        Some(Self { listener, pool, ruled: rule.is_some() })
+    }
+
+    fn sentence(&self, host: &str) -> String {
+        let ListenerState { name, protocol, .. } = self.listener;
+        let Some(pool) = self.pool.map(|pool| pool.upstream.name()) else {
+            return format!(
+                "No rule of listener {name} covers the name {host}: its connections are closed after an \
+                 alert."
+            );
+        };
+        match self.ruled {
+            true => format!(
+                "Listener {name} passes connections for {host} on to pool {pool}, undecrypted; routes are \
+                 not asked."
+            ),
+            false => format!(
+                "Listener {name} passes bytes on to pool {pool}; it speaks {protocol}, which has no routes."
+            ),
+        }
+    }
 }
 
 /// Tells the listener. Whether the request goes on to a route.

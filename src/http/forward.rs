@@ -22,7 +22,6 @@ use hyper::{
 };
 use hyper_util::rt::TokioIo;
 use tokio::{
-    net::TcpStream,
     task::AbortHandle,
     time::{Instant, sleep, timeout, timeout_at},
 };
@@ -33,7 +32,8 @@ use super::{
 };
 use crate::{
     error::{Kind, Phase, ProxyError, Side},
-    upstream::{Acquired, Backend, ConnectError, InFlight, InUse, Permit, Reusable, connect},
+    net::{proxy_protocol::Introduction, stream::Server, tls},
+    upstream::{Acquired, Backend, ConnectError, Dial, InFlight, InUse, Permit, Reusable},
 };
 
 /// Largest response header, and read buffer; node itself accepts 16 KiB.
@@ -46,6 +46,9 @@ const SHORTAGE_PAUSE: Duration = Duration::from_millis(20);
 #[derive(Debug)]
 pub(super) struct Terms<'a> {
     pub(super) backend: &'a Arc<Backend>,
+    /// How it is reached, and for whom.
+    pub(super) dial: &'a Dial,
+    pub(super) from: &'a Introduction,
     /// Deadline of opening a connection.
     pub(super) connect: Duration,
     /// Deadline of the response's header, from the end of the request.
@@ -97,6 +100,8 @@ pub(super) struct Lease {
 #[derive(Debug)]
 struct H1 {
     sender: SendRequest<RequestBody>,
+    /// [`Dial::serial`] of what it was opened by.
+    dial: u64,
     /// [`Idle::epoch`] when it was opened.
     epoch: u64,
     /// What moves its bytes; an upgraded connection's outlives it.
@@ -110,6 +115,13 @@ impl Drop for H1 {
         if let Some(driver) = &self.driver {
             driver.abort();
         }
+    }
+}
+
+impl Terms<'_> {
+    /// Whether the request needs a connection of its own.
+    fn alone(&self) -> bool {
+        self.upgrade || self.fresh || !self.dial.is_shared()
     }
 }
 
@@ -134,8 +146,11 @@ pub(super) async fn exchange(
             Some(Acquired::Fresh(permit)) => break permit,
             None => return Err(saturated(request)),
         };
+        if terms.alone() || connection.dial != terms.dial.serial() {
+            continue;
+        }
         let ready = timeout(terms.connect, connection.sender.ready());
-        if terms.upgrade || terms.fresh || !matches!(ready.await, Ok(Ok(()))) {
+        if !matches!(ready.await, Ok(Ok(()))) {
             continue;
         }
         match send(terms, &mut connection, request).await {
@@ -176,7 +191,7 @@ async fn acquire(terms: &Terms<'_>, until: Instant) -> Option<Acquired<H1>> {
         tokio::select! {
             biased;
             // A kept connection is of no use then, but one that is dropped leaves its permit.
-            permit = idle.permit(), if terms.upgrade || terms.fresh => Acquired::Fresh(permit),
+            permit = idle.permit(), if terms.alone() => Acquired::Fresh(permit),
             acquired = idle.acquire::<H1>() => acquired,
         }
     };
@@ -214,7 +229,7 @@ async fn send(
             Some(kind) => ProxyError::new(Side::Client, Phase::RequestBody, kind),
             None => ProxyError::new(Side::Backend, Phase::ResponseHeader, kind(&source)),
         };
-        Failure { error: error.because(source), kept: false, unsent }
+        Failure { error: because(error, source), kept: false, unsent }
     })
 }
 
@@ -266,7 +281,8 @@ fn answer(
         connection,
         backend: Arc::clone(terms.backend),
         progress: Arc::clone(terms.progress),
-        keep: (!ambiguous && !terms.upgrade && !keep.is_zero()).then_some(keep),
+        keep: (!ambiguous && !terms.upgrade && terms.dial.is_shared() && !keep.is_zero())
+            .then_some(keep),
         in_use,
         _in_flight: in_flight,
     };
@@ -280,15 +296,15 @@ async fn open(terms: &Terms<'_>, permit: Permit) -> Result<Box<H1>, ProxyError> 
     let (sender, driver) = handshake(stream, terms.upgrade).await.map_err(|source| {
         ProxyError::new(Side::Backend, Phase::Connect, Kind::Io).because(source)
     })?;
-    Ok(Box::new(H1 { sender, epoch, driver, _permit: permit }))
+    Ok(Box::new(H1 { sender, dial: terms.dial.serial(), epoch, driver, _permit: permit }))
 }
 
 /// Connects; a shortage of descriptors or ports is waited out within the deadline.
-async fn reach(terms: &Terms<'_>) -> Result<TcpStream, ConnectError> {
+async fn reach(terms: &Terms<'_>) -> Result<Server, ConnectError> {
     let until = Instant::now() + terms.connect;
     loop {
         let left = until.saturating_duration_since(Instant::now());
-        match connect(terms.backend, left).await {
+        match terms.dial.open(terms.backend, terms.from, left).await {
             Err(ConnectError::Exhausted) if left > SHORTAGE_PAUSE => sleep(SHORTAGE_PAUSE).await,
             outcome => return outcome,
         }
@@ -296,7 +312,7 @@ async fn reach(terms: &Terms<'_>) -> Result<TcpStream, ConnectError> {
 }
 
 async fn handshake(
-    stream: TcpStream,
+    stream: Server,
     upgrade: bool,
 ) -> Result<(SendRequest<RequestBody>, Option<AbortHandle>), hyper::Error> {
     let (sender, connection) =
@@ -357,22 +373,31 @@ pub(super) fn kind(error: &hyper::Error) -> Kind {
     if error.is_timeout() {
         return Kind::TimedOut;
     }
-    let mut source = error.source();
-    while let Some(cause) = source {
-        if let Some(io) = cause.downcast_ref::<io::Error>() {
-            return match io.kind() {
-                io::ErrorKind::ConnectionReset
-                | io::ErrorKind::BrokenPipe
-                | io::ErrorKind::ConnectionAborted => Kind::Reset,
-                io::ErrorKind::TimedOut => Kind::TimedOut,
-                io::ErrorKind::UnexpectedEof => Kind::Incomplete,
-                _ => Kind::Io,
-            };
-        }
-        source = cause.source();
+    if let Some(io) = beneath(error) {
+        return tls::kind(io);
     }
     if error.is_incomplete_message() || error.is_closed() || error.is_canceled() {
         return Kind::Incomplete;
     }
     Kind::Io
+}
+
+/// The failure with what is beneath it: a fault of TLS in the words of TLS, which hyper's hide.
+fn because(failure: ProxyError, error: hyper::Error) -> ProxyError {
+    match beneath(&error).and_then(io::Error::get_ref) {
+        Some(tls) if tls.is::<rustls::Error>() => failure.because(tls.to_string()),
+        _ => failure.because(error),
+    }
+}
+
+/// The socket's own error.
+fn beneath(error: &hyper::Error) -> Option<&io::Error> {
+    let mut source = error.source();
+    while let Some(cause) = source {
+        if let Some(io) = cause.downcast_ref::<io::Error>() {
+            return Some(io);
+        }
+        source = cause.source();
+    }
+    None
 }

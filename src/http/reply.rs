@@ -33,6 +33,14 @@ pub(crate) const PLAIN_ON_TLS: &[u8] = b"HTTP/1.1 400 Bad Request\r\n\
     Connection: close\r\n\r\n\
     This port speaks TLS: use https://.\n";
 
+/// The reply to TLS where requests come in the clear.
+pub(super) const TLS_ON_PLAIN: &[u8] = b"HTTP/1.1 400 Bad Request\r\n\
+    Content-Type: text/plain; charset=utf-8\r\n\
+    Content-Length: 46\r\n\
+    Cache-Control: no-store\r\n\
+    Connection: close\r\n\r\n\
+    This port speaks no TLS: use http:// with it.\n";
+
 /// What a reply to this request needs to know of it.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Manners {
@@ -200,12 +208,17 @@ fn sentence(error: &ProxyError) -> &'static str {
         (Kind::NotAdmitted, _) => "Too many sessions open at once; try again in a moment.",
         (Kind::Exhausted, _) => "The proxy has no port or descriptor left to connect with.",
         (Kind::Refused, _) => "The node refused the connection.",
-        (Kind::TimedOut, Phase::Connect) => "The node could not be connected to in time.",
+        (Kind::TimedOut, Phase::Connect | Phase::Handshake) => {
+            "The node could not be connected to in time."
+        }
         (Kind::TimedOut, Phase::RequestBody) => "The body did not come in time.",
         (Kind::TimedOut, _) => "The node did not answer in time.",
         (Kind::Incomplete | Kind::Reset, _) if error.side == Side::Client => "The body broke off.",
         (Kind::Reset, _) => "The node reset the connection before it answered.",
         (Kind::Incomplete, _) => "The node closed the connection before it answered.",
+        (Kind::Malformed | Kind::UnknownName, Phase::Handshake) => {
+            "The node and the proxy did not agree on TLS."
+        }
         (Kind::Malformed, _) => "The node's answer is not valid HTTP.",
         (Kind::BadUpgrade, _) => "The node's answer to the upgrade is not valid.",
         (

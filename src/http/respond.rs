@@ -19,7 +19,7 @@ use super::{
 use crate::{
     entry::{Entry, Sinks},
     error::{Kind, Phase, ProxyError, Side, Termination},
-    net::half_close::Held,
+    net::{half_close::Held, proxy_protocol::Introduction},
     observe::{Record, Start},
     proxy::Proxy,
     snapshot::{self, Pool},
@@ -158,6 +158,7 @@ impl Proxy {
         let mut outgoing = Outgoing::new(parts.method, uri, parts.headers, body, &shape);
         let accept = call.upgrade.then(|| outgoing.expected_accept());
         pool.upstream.note_request();
+        let from = introduction(pool, &call, id);
         let mut attempt = Attempt {
             proxy: self,
             pool,
@@ -167,6 +168,7 @@ impl Proxy {
             engine: call.engine.as_ref(),
             upgrade: call.upgrade,
             client: call.address.ip(),
+            from,
             known_as: call.known_as,
             patience: &call.visitor.patience,
             fresh: false,
@@ -181,6 +183,16 @@ impl Proxy {
         };
         call.reply(self, pool, reached, accept.as_deref()).await
     }
+}
+
+/// Whom the pool's backends are told of: who they serve, or nobody in particular.
+fn introduction(pool: &Pool, call: &Call<'_>, id: &str) -> Introduction {
+    if pool.dial().is_shared() {
+        return Introduction::Local;
+    }
+    let visitor = call.visitor;
+    // The destination is not known of a connection that was there before the first pool that tells.
+    Introduction::of(call.address, visitor.destination, visitor.secured.clone(), id)
 }
 
 /// What to do with a request before any route is looked for.

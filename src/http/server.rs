@@ -6,7 +6,7 @@ use http::{HeaderValue, StatusCode, header::CONNECTION};
 use hyper::{server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 
-use super::{respond, visitor::Visitor};
+use super::{reply, respond, visitor::Visitor};
 use crate::{
     drain::Phase,
     net::{half_close::HalfClose, stream::Client},
@@ -28,7 +28,11 @@ pub async fn serve(
 ) -> Result<(), hyper::Error> {
     let mut drain = visitor.drain.clone();
     let header_timeout = visitor.listener.header_timeout;
-    let stream = HalfClose::new(stream, Arc::clone(&visitor.patience));
+    let plain = !stream.is_tls();
+    let mut stream = HalfClose::new(stream, Arc::clone(&visitor.patience));
+    if plain {
+        stream = stream.without_tls(reply::TLS_ON_PLAIN);
+    }
     let visitor = Arc::new(visitor);
     let service = service_fn(move |request| {
         let (proxy, visitor) = (Arc::clone(&proxy), Arc::clone(&visitor));

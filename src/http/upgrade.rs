@@ -16,7 +16,6 @@ use hyper::{
     upgrade::{OnUpgrade, Upgraded},
 };
 use hyper_util::rt::TokioIo;
-use tokio::net::TcpStream;
 
 use super::{
     forward::Answer,
@@ -26,7 +25,10 @@ use super::{
 use crate::{
     entry::{Entry, TunnelGuard},
     error::{Kind, Phase, ProxyError, Side, Termination},
-    net::{half_close::HalfClose, stream::Client},
+    net::{
+        half_close::HalfClose,
+        stream::{Client, Server},
+    },
     tunnel::{self, End, Terms, Ticket},
     upstream::InUse,
 };
@@ -110,7 +112,7 @@ where
         Err(side) => return lost(entry, side),
     };
     let (Some(client), Some(backend)) =
-        (socket::<HalfClose<Client>>(client), socket::<TcpStream>(backend))
+        (socket::<HalfClose<Client>>(client), socket::<Server>(backend))
     else {
         return lost(entry, Side::Proxy);
     };

@@ -14,6 +14,8 @@ use crate::{
 pub struct Visitor {
     /// Its address.
     pub peer: SocketAddr,
+    /// What it connected to, where a backend may have to be told.
+    pub destination: Option<SocketAddr>,
     /// What TLS told of it; `None`: it came in the clear.
     pub secured: Option<Arc<Secured>>,
     /// Where it was accepted.

@@ -19,10 +19,7 @@ use crate::{
     drain,
     entry::{Entry, Sinks, TunnelGuard},
     error::Phase,
-    net::{
-        proxy_protocol::{Introduced, Introduction},
-        stream::Client,
-    },
+    net::{proxy_protocol::Introduction, stream::Client},
     observe::{Form, ListenerMetrics, Record, Secured, Start, metrics::Open},
     proxy::Proxy,
     snapshot::Pool,
@@ -36,6 +33,8 @@ pub(crate) struct Arrived {
     pub(crate) client: Client,
     /// Where it comes from.
     pub(crate) peer: SocketAddr,
+    /// What it connected to, where a PROXY header has told.
+    pub(crate) destination: Option<SocketAddr>,
     /// What TLS told of it.
     pub(crate) secured: Option<Arc<Secured>>,
     /// Where it goes.
@@ -57,7 +56,7 @@ struct Moored {
 /// Finds a backend and leaves the stream to a task of its own, which is small. Without one the stream
 /// has ended; its client comes back for whoever closes it.
 pub(crate) async fn serve(proxy: &Arc<Proxy>, arrived: Arrived) -> Option<Client> {
-    let Arrived { client, peer, secured, pool, listener, mut drain } = arrived;
+    let Arrived { client, peer, destination, secured, pool, listener, mut drain } = arrived;
     let id: Box<str> = format!("{:032x}", fastrand::u128(..)).into();
     let mut record = Record::new(Start {
         id: &id,
@@ -77,9 +76,12 @@ pub(crate) async fn serve(proxy: &Arc<Proxy>, arrived: Arrived) -> Option<Client
         drain: drain.clone(),
     };
     let mut entry = Entry::open(record, sinks);
-    let Ok(destination) = client.local() else { return None };
-    let introduced = Introduced { source: peer, destination, secured, id };
-    let from = Introduction::Client(Arc::new(introduced));
+    let from = if pool.dial().is_shared() {
+        Introduction::Local
+    } else {
+        let destination = destination.or_else(|| client.local().ok());
+        Introduction::of(peer, destination, secured, &id)
+    };
     let mut search = Search::new(proxy, &pool, peer.ip(), &mut entry);
     let outcome = tokio::select! {
         biased;

@@ -93,7 +93,8 @@ fn message(bytes: &[u8]) -> Result<Option<Cow<'_, [u8]>>, Peeked> {
     let mut whole: Cow<'_, [u8]> = Cow::Borrowed(&[]);
     let mut rest = bytes;
     loop {
-        let Some((fragment, complete, after)) = record(rest, rest.len() < bytes.len())? else {
+        let Some(Record { fragment, complete, after }) = record(rest, rest.len() < bytes.len())?
+        else {
             return Ok(None);
         };
         if whole.is_empty() {
@@ -116,8 +117,16 @@ fn message(bytes: &[u8]) -> Result<Option<Cow<'_, [u8]>>, Peeked> {
     }
 }
 
-/// What is there of the first record, whether that is all of it, and what follows.
-fn record(bytes: &[u8], continued: bool) -> Result<Option<(&[u8], bool, &[u8])>, Peeked> {
+/// A record, as far as it is there.
+struct Record<'a> {
+    fragment: &'a [u8],
+    complete: bool,
+    /// What follows it.
+    after: &'a [u8],
+}
+
+/// The first record of these, once its header is there.
+fn record(bytes: &[u8], continued: bool) -> Result<Option<Record<'_>>, Peeked> {
     let wrong = |why| if continued { Peeked::Broken(why) } else { Peeked::NotTls };
     if bytes.first().is_some_and(|&kind| kind != HANDSHAKE) {
         return Err(wrong("another record comes within the ClientHello"));
@@ -133,7 +142,7 @@ fn record(bytes: &[u8], continued: bool) -> Result<Option<(&[u8], bool, &[u8])>,
     }
     let complete = rest.len() >= length;
     let (fragment, after) = rest.split_at(length.min(rest.len()));
-    Ok(Some((fragment, complete, after)))
+    Ok(Some(Record { fragment, complete, after }))
 }
 
 /// Length of the message's body, once it is there.

@@ -26,6 +26,8 @@ pub struct HalfClose<S: Stream> {
     /// Taken by [`into_inner`](Self::into_inner) only.
     inner: Option<S>,
     ended: bool,
+    /// What a client is answered whose first byte is one of TLS; `None`: it is not looked for.
+    not_tls: Option<&'static [u8]>,
     patience: Arc<Patience>,
 }
 
@@ -38,6 +40,7 @@ pub struct Patience {
     held: AtomicBool,
     ended: AtomicBool,
     broken_off: AtomicBool,
+    began_with_tls: AtomicBool,
     /// Waits for the end to be let through.
     reader: AtomicWaker,
     /// Waits for more of the body.
@@ -51,7 +54,14 @@ pub struct Held(Arc<Patience>);
 impl<S: Stream> HalfClose<S> {
     /// Wraps a stream; nothing is held back until [`Patience::hold`].
     pub fn new(inner: S, patience: Arc<Patience>) -> Self {
-        Self { inner: Some(inner), ended: false, patience }
+        Self { inner: Some(inner), ended: false, not_tls: None, patience }
+    }
+
+    /// Answers a client with these bytes that begins with TLS, and shows nothing of what it has sent.
+    #[must_use]
+    pub fn without_tls(mut self, answer: &'static [u8]) -> Self {
+        self.not_tls = Some(answer);
+        self
     }
 
     /// The stream itself. Its end, if it has come, can be read from it again.
@@ -85,6 +95,11 @@ impl Patience {
     /// Whether the end has come: what is not there by now will never be.
     pub fn ended(&self) -> bool {
         self.ended.load(Ordering::Acquire)
+    }
+
+    /// Whether the client has begun with TLS, and was [answered](HalfClose::without_tls).
+    pub fn began_with_tls(&self) -> bool {
+        self.began_with_tls.load(Ordering::Acquire)
     }
 
     /// Wakes the task when the end comes; it may have come already.
@@ -132,7 +147,14 @@ impl<S: Stream> AsyncRead for HalfClose<S> {
                 Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => {}
                 Err(e) => return Poll::Ready(Err(e)),
                 Ok(()) if buffer.filled().len() > before || buffer.remaining() == 0 => {
-                    return Poll::Ready(Ok(()));
+                    const HANDSHAKE: u8 = 22;
+                    let first = buffer.filled().get(before);
+                    let answer = this.not_tls.take().filter(|_| first == Some(&HANDSHAKE));
+                    let Some(answer) = answer else { return Poll::Ready(Ok(())) };
+                    this.patience.began_with_tls.store(true, Ordering::Release);
+                    buffer.set_filled(before);
+                    // It is the first that is written there: if anything has room, this has.
+                    let _ = this.stream()?.poll_write(cx, answer)?;
                 }
                 Ok(()) => {}
             }

@@ -11,3 +11,4 @@ pub mod proxy_protocol;
 pub mod stream;
 mod tickets;
 pub mod tls;
+pub mod tls_client;

@@ -16,7 +16,7 @@ use tokio::{net::TcpStream, time::timeout};
 use super::backend::Backend;
 use crate::{
     error::{Kind, Phase, ProxyError, Side},
-    net::stream::tune,
+    net::{stream::tune, tls_client::HandshakeError},
 };
 
 /// Why no connection could be opened. Nothing was sent, so that another backend may be tried.
@@ -28,6 +28,8 @@ pub enum ConnectError {
     TimedOut,
     /// No local port or descriptor left: not the backend's doing.
     Exhausted,
+    /// It was connected to, and did not prove to be whom TLS was to be spoken with.
+    Handshake(HandshakeError),
     /// Anything else; also a backend whose name has no address.
     Io(io::Error),
 }
@@ -38,6 +40,7 @@ impl fmt::Display for ConnectError {
             Self::Refused => f.write_str("connection refused"),
             Self::TimedOut => f.write_str("connecting timed out"),
             Self::Exhausted => f.write_str("no local port or descriptor left to connect with"),
+            Self::Handshake(error) => write!(f, "{error}"),
             Self::Io(error) => write!(f, "cannot connect: {error}"),
         }
     }
@@ -46,6 +49,7 @@ impl fmt::Display for ConnectError {
 impl Error for ConnectError {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         match self {
+            Self::Handshake(error) => error.source(),
             Self::Io(error) => Some(error),
             _ => None,
         }
@@ -59,6 +63,9 @@ impl From<ConnectError> for ProxyError {
             ConnectError::Refused => failed(Kind::Refused),
             ConnectError::TimedOut => failed(Kind::TimedOut),
             ConnectError::Exhausted => Self::new(Side::Proxy, Phase::Connect, Kind::Exhausted),
+            ConnectError::Handshake(source) => {
+                Self::new(Side::Backend, Phase::Handshake, source.kind).because(source)
+            }
             ConnectError::Io(source) => failed(Kind::Io).because(source),
         }
     }
@@ -100,6 +107,12 @@ async fn attempt(address: SocketAddr, deadline: Duration) -> Result<TcpStream, C
     Ok(stream)
 }
 
+impl From<HandshakeError> for ConnectError {
+    fn from(error: HandshakeError) -> Self {
+        Self::Handshake(error)
+    }
+}
+
 impl From<io::Error> for ConnectError {
     fn from(error: io::Error) -> Self {
         // ENFILE and EMFILE have no `ErrorKind`; the numbers are the same on all Unix systems.
@@ -123,6 +136,8 @@ fn graver(before: Option<ConnectError>, now: ConnectError) -> ConnectError {
         ConnectError::Refused => 1,
         ConnectError::Io(_) => 2,
         ConnectError::TimedOut => 3,
+        // Comes after the addresses, so far.
+        ConnectError::Handshake(_) => 4,
     };
     match before {
         Some(before) if gravity(&before) >= gravity(&now) => before,

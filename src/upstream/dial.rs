@@ -3,7 +3,21 @@
 //! One deadline covers all three. What comes out is ready for the first byte of the application. Counting
 //! the result towards the backend's health is the caller's part.
 
-use std::time::Duration;
+use std::{
+    collections::HashMap,
+    io,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use tokio::{
+    io::AsyncWriteExt as _,
+    net::TcpStream,
+    time::{Instant, timeout_at},
+};
 
 use super::{
     backend::Backend,
@@ -11,22 +25,57 @@ use super::{
 };
 use crate::{
     config,
-    net::{proxy_protocol::Introduction, stream::Server},
+    error::Kind,
+    net::{
+        proxy_protocol::{self, Introduction},
+        stream::Server,
+        tls_client::{self, Connector, HandshakeError},
+    },
 };
 
-/// How the backends of a pool are reached; made once for each configuration of it.
-#[derive(Clone, Debug, Default)]
+/// How the backends of a pool are reached; made once for each configuration of that, and kept while it
+/// says the same.
+#[derive(Debug)]
 pub struct Dial {
+    serial: u64,
     proxy: Option<config::ProxyOut>,
+    tls: Option<Tls>,
+}
+
+/// TLS to a pool's backends.
+#[derive(Debug)]
+struct Tls {
+    connector: Connector,
+    /// What is remembered of each, by serial.
+    servers: Mutex<HashMap<u64, tls_client::Server>>,
+}
+
+impl Default for Dial {
+    /// TCP alone.
+    fn default() -> Self {
+        Self::with(None, None)
+    }
 }
 
 impl Dial {
-    /// As a pool's configuration says.
+    /// As a pool's configuration says. Reads the system's certificates where those are to be trusted.
     ///
     /// # Errors
     /// The system trusts nobody, or the certificates are of no use to rustls.
     pub fn new(pool: &config::Pool) -> Result<Self, rustls::Error> {
-        Ok(Self { proxy: pool.proxy_protocol })
+        let connector = pool.tls.as_ref().map(Connector::new).transpose()?;
+        Ok(Self::with(pool.proxy_protocol, connector))
+    }
+
+    fn with(proxy: Option<config::ProxyOut>, connector: Option<Connector>) -> Self {
+        static COUNT: AtomicU64 = AtomicU64::new(0);
+        let tls = connector.map(|connector| Tls { connector, servers: Mutex::default() });
+        Self { serial: COUNT.fetch_add(1, Ordering::Relaxed), proxy, tls }
+    }
+
+    /// A number that no other has: connections that were opened by one are of no use to another.
+    pub fn serial(&self) -> u64 {
+        self.serial
     }
 
     /// Whether a connection may serve requests of several clients: not where it names one.
@@ -34,16 +83,61 @@ impl Dial {
         self.proxy.is_none()
     }
 
-    /// Opens a connection for whom `_from` says, within `deadline` for everything.
+    /// Forgets the sessions of all backends but these.
+    pub fn keep(&self, backends: &[Arc<Backend>]) {
+        if let Some(tls) = &self.tls {
+            let mut servers = tls.servers.lock().unwrap_or_else(PoisonError::into_inner);
+            servers.retain(|serial, _| backends.iter().any(|b| b.serial() == *serial));
+        }
+    }
+
+    /// Opens a connection for whom `from` says, within `deadline` for everything.
     ///
     /// # Errors
     /// What failed; nothing of the application was sent.
     pub async fn open(
         &self,
         backend: &Backend,
-        _from: &Introduction,
+        from: &Introduction,
         deadline: Duration,
     ) -> Result<Server, ConnectError> {
-        connect(backend, deadline).await.map(Server::Plain)
+        let until = Instant::now() + deadline;
+        let mut socket = connect(backend, deadline).await?;
+        if let Some(version) = self.proxy {
+            introduce(&mut socket, &proxy_protocol::header(version, from), until).await?;
+        }
+        let Some(tls) = &self.tls else { return Ok(Server::Plain(socket)) };
+        let server = tls.server(backend)?;
+        let left = until.saturating_duration_since(Instant::now());
+        // A handshake is many states, of which most connections need none: not in every caller's future.
+        let stream = Box::pin(server.handshake(socket, left)).await?;
+        Ok(Server::Tls(stream))
+    }
+}
+
+impl Tls {
+    fn server(&self, backend: &Backend) -> Result<tls_client::Server, ConnectError> {
+        let mut servers = self.servers.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(server) = servers.get(&backend.serial()) {
+            return Ok(server.clone());
+        }
+        let server = self.connector.server(&backend.address().host).map_err(|error| {
+            let source = Some(io::Error::new(io::ErrorKind::InvalidInput, error));
+            HandshakeError { kind: Kind::CertificateName, source }
+        })?;
+        servers.insert(backend.serial(), server.clone());
+        Ok(server)
+    }
+}
+
+/// Sends a PROXY header, which fits into the buffer of any new connection.
+async fn introduce(
+    socket: &mut TcpStream,
+    header: &[u8],
+    until: Instant,
+) -> Result<(), ConnectError> {
+    match timeout_at(until, socket.write_all(header)).await {
+        Ok(sent) => Ok(sent?),
+        Err(_) => Err(ConnectError::TimedOut),
     }
 }

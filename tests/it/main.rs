@@ -12,6 +12,8 @@ mod admin;
 #[cfg(test)]
 mod admission;
 #[cfg(test)]
+mod backend_tls;
+#[cfg(test)]
 mod backends;
 #[cfg(test)]
 mod client_auth;
@@ -54,6 +56,8 @@ mod outliers;
 mod process;
 #[cfg(test)]
 mod proof;
+#[cfg(test)]
+mod proxy_protocol;
 #[cfg(test)]
 mod rebalance;
 #[cfg(test)]

@@ -408,7 +408,8 @@ async fn testssl_has_no_finding() {
         serde_json::from_str(&fs::read_to_string(report).unwrap_or_else(|e| panic!("{e}: {said}")))
             .unwrap_or_else(|e| panic!("{e}: {said}"));
     let named = |id: &str| report.iter().find(|finding| finding["id"] == id).cloned();
-    for id in ["TLS1_2", "TLS1_3", "FS", "PFS", "cipher_order", "secure_client_renego", "CRIME_TLS"] {
+    for id in ["TLS1_2", "TLS1_3", "FS", "PFS", "cipher_order", "secure_client_renego", "CRIME_TLS"]
+    {
         // Forward secrecy has had two names.
         let found = named(id).is_some_and(|finding| finding["severity"] == "OK");
         assert!(found || id.ends_with("FS"), "{id}: {said}");

@@ -12,7 +12,7 @@ use http::{Method, StatusCode, header::CONTENT_TYPE};
 use serde::Deserialize;
 
 use super::{
-    http::{Dial, Link, whole},
+    http::{Link, Target, whole},
     websocket,
 };
 use crate::sticky::engine_io::open_packet;
@@ -30,34 +30,34 @@ struct Session {
 }
 
 /// Opens a session, upgrades it and closes it.
-pub(super) async fn probe(dial: Dial<'_>, path: &str) -> Result<(), String> {
-    let mut link = dial.link().await?;
-    let session = match handshake(&dial, &mut link, path, 4).await? {
+pub(super) async fn probe(on: Target<'_>, path: &str) -> Result<(), String> {
+    let mut link = on.link().await?;
+    let session = match handshake(&on, &mut link, path, 4).await? {
         Some(session) => session,
-        None => handshake(&dial, &mut link, path, 3)
+        None => handshake(&on, &mut link, path, 3)
             .await?
             .ok_or("it speaks neither protocol 4 nor 3 of Engine.IO")?,
     };
     if !session.upgrades {
-        return goodbye(&dial, &mut link, &session).await;
+        return goodbye(&on, &mut link, &session).await;
     }
-    let upgraded = upgrade(&dial, &session).await;
+    let upgraded = upgrade(&on, &session).await;
     if upgraded.is_err() {
         // The session is there still; whether the node takes a goodbye matters no more.
-        let _ = goodbye(&dial, &mut link, &session).await;
+        let _ = goodbye(&on, &mut link, &session).await;
     }
     upgraded
 }
 
 /// `None`: the node does not speak this protocol.
 async fn handshake(
-    dial: &Dial<'_>,
+    on: &Target<'_>,
     link: &mut Link,
     path: &str,
     protocol: u8,
 ) -> Result<Option<Session>, String> {
     let target = format!("{path}?EIO={protocol}&transport=");
-    let request = dial.request(&format!("{target}polling&b64=1"));
+    let request = on.request(&format!("{target}polling&b64=1"));
     let response = link.ask(request, Bytes::new()).await?;
     let status = response.status();
     let body = whole(response).await?;
@@ -74,18 +74,18 @@ async fn handshake(
 }
 
 /// Asks by WebSocket whether the session is heard there, moves over, and closes both.
-async fn upgrade(dial: &Dial<'_>, session: &Session) -> Result<(), String> {
-    let mut socket = websocket::open(dial, &format!("{}websocket", session.query)).await?;
+async fn upgrade(on: &Target<'_>, session: &Session) -> Result<(), String> {
+    let mut socket = websocket::open(on, &format!("{}websocket", session.query)).await?;
     socket.say("2probe").await?;
     socket.hear("3probe").await?;
     socket.say("5").await?;
     socket.close().await
 }
 
-async fn goodbye(dial: &Dial<'_>, link: &mut Link, session: &Session) -> Result<(), String> {
+async fn goodbye(on: &Target<'_>, link: &mut Link, session: &Session) -> Result<(), String> {
     let target = format!("{}polling", session.query);
     let request =
-        dial.request(&target).method(Method::POST).header(CONTENT_TYPE, "text/plain;charset=UTF-8");
+        on.request(&target).method(Method::POST).header(CONTENT_TYPE, "text/plain;charset=UTF-8");
     let response = link.ask(request, Bytes::from_static(session.goodbye.as_bytes())).await?;
     let status = response.status();
     whole(response).await?;

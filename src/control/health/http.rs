@@ -16,7 +16,10 @@ use hyper::{
 use hyper_util::rt::TokioIo;
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::upstream::{Backend, connect};
+use crate::{
+    net::{proxy_protocol::Introduction, stream::Server},
+    upstream::{Backend, Dial},
+};
 
 /// Largest response header of a probe.
 const MAX_HEADER: usize = 16 * 1024;
@@ -25,8 +28,10 @@ const MAX_HEADER: usize = 16 * 1024;
 const MAX_BODY: usize = 1 << 20;
 
 /// Whom to ask, and by what name.
-pub(super) struct Dial<'p> {
+pub(super) struct Target<'p> {
     pub(super) backend: &'p Backend,
+    /// How it is reached.
+    pub(super) dial: &'p Dial,
     /// Deadline of each connect; the whole probe has the same.
     pub(super) within: Duration,
     pub(super) host: String,
@@ -34,12 +39,12 @@ pub(super) struct Dial<'p> {
 
 /// `GET`s a path and wants a whole answer with one of these statuses.
 pub(super) async fn probe(
-    dial: Dial<'_>,
+    target: Target<'_>,
     path: &str,
     (lowest, highest): (u16, u16),
 ) -> Result<(), String> {
-    let request = dial.request(path).header("connection", "close");
-    let mut link = dial.link().await?;
+    let request = target.request(path).header("connection", "close");
+    let mut link = target.link().await?;
     let response = link.ask(request, Bytes::new()).await?;
     let code = response.status().as_u16();
     whole(response).await?;
@@ -49,15 +54,21 @@ pub(super) async fn probe(
     }
 }
 
-impl Dial<'_> {
+impl Target<'_> {
     /// The beginning of a request.
     pub(super) fn request(&self, target: &str) -> request::Builder {
         Request::get(target).header(HOST, &self.host).header(USER_AGENT, "moorline-health")
     }
 
-    /// A new connection.
+    /// Opens a connection, for nobody but ourselves.
+    pub(super) async fn connect(&self) -> Result<Server, String> {
+        let opened = self.dial.open(self.backend, &Introduction::Local, self.within).await;
+        opened.map_err(|error| error.to_string())
+    }
+
+    /// A new connection to ask on.
     pub(super) async fn link(&self) -> Result<Link, String> {
-        let stream = connect(self.backend, self.within).await.map_err(|error| error.to_string())?;
+        let stream = self.connect().await?;
         let (sender, connection) = http1::Builder::new()
             .max_buf_size(MAX_HEADER)
             .handshake(TokioIo::new(stream))

@@ -11,16 +11,49 @@ mod websocket;
 use std::{sync::Arc, time::Duration};
 
 use tokio::time::{sleep, timeout};
+use tokio_util::task::AbortOnDropHandle;
 
-use self::http::Dial;
+use self::http::Target;
 
 use crate::{
     config::{Health, Probe},
-    upstream::{Backend, connect},
+    upstream::{Backend, Dial},
 };
 
-/// Probes until it is dropped. `new`: the backend has just come, and nobody knows how it is.
-pub(super) async fn watch(backend: Arc<Backend>, terms: Health, new: bool) {
+/// The probes of one backend; dropped, they end.
+#[derive(Debug)]
+pub(super) struct Probing {
+    terms: Health,
+    dial: Arc<Dial>,
+    task: AbortOnDropHandle<()>,
+}
+
+impl Probing {
+    /// Starts them. `new`: the backend has just come, and nobody knows how it is.
+    pub(super) fn start(
+        backend: &Arc<Backend>,
+        dial: &Arc<Dial>,
+        terms: &Health,
+        new: bool,
+    ) -> Self {
+        let (terms, dial) = (terms.clone(), Arc::clone(dial));
+        let task = watch(Arc::clone(backend), Arc::clone(&dial), terms.clone(), new);
+        Self { terms, dial, task: AbortOnDropHandle::new(tokio::spawn(task)) }
+    }
+
+    /// Ends them.
+    pub(super) fn stop(&self) {
+        self.task.abort();
+    }
+
+    /// Whether they go by these terms already.
+    pub(super) fn goes_by(&self, terms: &Health, dial: &Arc<Dial>) -> bool {
+        self.terms == *terms && Arc::ptr_eq(&self.dial, dial)
+    }
+}
+
+/// Probes until it is dropped, each time by a connection that `dial` opens.
+async fn watch(backend: Arc<Backend>, dial: Arc<Dial>, terms: Health, new: bool) {
     if terms.probe == Probe::Off {
         // Nothing else would bring it up again.
         backend.mark(true, 1, 1);
@@ -30,7 +63,7 @@ pub(super) async fn watch(backend: Arc<Backend>, terms: Health, new: bool) {
     // served under other terms has to.
     let mut fall = if new { 1 } else { terms.fall };
     loop {
-        let outcome = timeout(terms.timeout, probe(&backend, &terms)).await;
+        let outcome = timeout(terms.timeout, probe(&backend, &dial, &terms)).await;
         let verdict = outcome.unwrap_or_else(|_| Err("no answer in time".to_owned()));
         let (pool, name) = (backend.pool(), backend.name());
         if let Some(transition) = backend.mark(verdict.is_ok(), terms.rise, fall) {
@@ -47,21 +80,18 @@ fn jittered(interval: Duration) -> Duration {
     interval.mul_f64(0.9 + 0.2 * fastrand::f64())
 }
 
-async fn probe(backend: &Backend, terms: &Health) -> Result<(), String> {
-    let host =
-        |host: &Option<String>| host.clone().unwrap_or_else(|| backend.address().to_string());
-    let within = terms.timeout;
+async fn probe(backend: &Backend, dial: &Dial, terms: &Health) -> Result<(), String> {
+    let target = |host: &Option<String>| Target {
+        backend,
+        dial,
+        within: terms.timeout,
+        host: host.clone().unwrap_or_else(|| backend.address().to_string()),
+    };
     match &terms.probe {
         Probe::Off => Ok(()),
-        Probe::Tcp => connect(backend, within).await.map(drop).map_err(|error| error.to_string()),
-        Probe::Http { path, host: typed, status } => {
-            http::probe(Dial { backend, within, host: host(typed) }, path, *status).await
-        }
-        Probe::EngineIo { path, host: typed } => {
-            engine_io::probe(Dial { backend, within, host: host(typed) }, path).await
-        }
-        Probe::WebSocket { path, host: typed } => {
-            websocket::probe(Dial { backend, within, host: host(typed) }, path).await
-        }
+        Probe::Tcp => target(&None).connect().await.map(drop),
+        Probe::Http { path, host, status } => http::probe(target(host), path, *status).await,
+        Probe::EngineIo { path, host } => engine_io::probe(target(host), path).await,
+        Probe::WebSocket { path, host } => websocket::probe(target(host), path).await,
     }
 }

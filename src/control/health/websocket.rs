@@ -12,7 +12,7 @@ use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
-use super::http::{Dial, Link};
+use super::http::{Link, Target};
 use crate::http::upgrade::accept;
 
 /// Most bytes of frames that are read until the one that is waited for.
@@ -27,8 +27,8 @@ const FINAL: u8 = 0x80;
 const NORMAL: [u8; 2] = 1000_u16.to_be_bytes();
 
 /// Opens a WebSocket and closes it.
-pub(super) async fn probe(dial: Dial<'_>, target: &str) -> Result<(), String> {
-    open(&dial, target).await?.close().await
+pub(super) async fn probe(on: Target<'_>, target: &str) -> Result<(), String> {
+    open(&on, target).await?.close().await
 }
 
 /// An open WebSocket; dropping it cuts it.
@@ -40,15 +40,15 @@ pub(super) struct Socket {
 }
 
 /// Shakes hands; a server that answers by anything but a right `101` is no WebSocket's.
-pub(super) async fn open(dial: &Dial<'_>, target: &str) -> Result<Socket, String> {
+pub(super) async fn open(on: &Target<'_>, target: &str) -> Result<Socket, String> {
     let key = BASE64_STANDARD.encode(fastrand::u128(..).to_ne_bytes());
-    let request = dial
+    let request = on
         .request(target)
         .header(CONNECTION, "Upgrade")
         .header(UPGRADE, "websocket")
         .header(SEC_WEBSOCKET_VERSION, "13")
         .header(SEC_WEBSOCKET_KEY, &key);
-    let mut link = dial.link().await?;
+    let mut link = on.link().await?;
     let response = link.ask(request, Bytes::new()).await?;
     if response.status() != StatusCode::SWITCHING_PROTOCOLS {
         return Err(format!("status {} to a WebSocket handshake", response.status().as_u16()));

@@ -113,7 +113,8 @@ fn reserved_values_and_encrypted_hellos_are_passed_over() {
 
 #[test]
 fn only_one_dns_name_is_a_name() {
-    let cases: [(&[(u8, &[u8])], Option<&str>); 12] = [
+    type Name<'n> = (u8, &'n [u8]);
+    let cases: [(&[Name<'_>], Option<&str>); 12] = [
         (&[(0, b"A.test")], Some("a.test")),
         (&[(0, b"a.test.")], Some("a.test")),
         (&[(0, b"under_score.xn--bcher-kva.test")], Some("under_score.xn--bcher-kva.test")),

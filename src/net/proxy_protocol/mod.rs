@@ -19,7 +19,10 @@ mod receive;
 #[cfg(test)]
 mod tests;
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
+    sync::Arc,
+};
 
 pub use self::{
     build::header,
@@ -60,6 +63,23 @@ pub enum Introduction {
     Local,
     /// For a client.
     Client(Arc<Introduced>),
+}
+
+impl Introduction {
+    /// For a client that connected to `destination`, where that is known.
+    pub fn of(
+        source: SocketAddr,
+        destination: Option<SocketAddr>,
+        secured: Option<Arc<Secured>>,
+        id: &str,
+    ) -> Self {
+        let unknown = || match source {
+            SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),
+            SocketAddr::V6(_) => (Ipv6Addr::UNSPECIFIED, 0).into(),
+        };
+        let destination = destination.unwrap_or_else(unknown);
+        Self::Client(Arc::new(Introduced { source, destination, secured, id: id.into() }))
+    }
 }
 
 /// A client, as a backend is told of it.

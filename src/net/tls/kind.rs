@@ -33,7 +33,9 @@ pub fn kind(error: &io::Error) -> Kind {
     }
     match error.kind() {
         io::ErrorKind::TimedOut => Kind::TimedOut,
-        io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe => Kind::Reset,
+        io::ErrorKind::ConnectionReset
+        | io::ErrorKind::ConnectionAborted
+        | io::ErrorKind::BrokenPipe => Kind::Reset,
         io::ErrorKind::UnexpectedEof => Kind::Incomplete,
         io::ErrorKind::InvalidData => Kind::Malformed,
         _ => Kind::Io,

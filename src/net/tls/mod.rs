@@ -33,7 +33,7 @@ mod validity;
 use std::sync::{Arc, LazyLock};
 
 use rustls::{
-    ClientConfig, RootCertStore,
+    ClientConfig,
     crypto::{CryptoProvider, aws_lc_rs},
 };
 
@@ -48,6 +48,7 @@ pub use self::{
     validity::{lapsed, overdue},
 };
 pub use super::tickets::TicketKey;
+use super::tls_client;
 use crate::observe::ClientCertificate;
 
 /// Most bytes a connection takes before they are written to its socket; past it, writing waits. Four
@@ -55,7 +56,7 @@ use crate::observe::ClientCertificate;
 pub const SEND_LIMIT: usize = 64 * 1024;
 /// Cryptography by aws-lc-rs, named here so that no process-wide default is needed. The key exchange
 /// that a quantum computer cannot undo comes first.
-static PROVIDER: LazyLock<Arc<CryptoProvider>> = LazyLock::new(|| {
+pub(super) static PROVIDER: LazyLock<Arc<CryptoProvider>> = LazyLock::new(|| {
     use aws_lc_rs::kx_group::{SECP256R1, SECP384R1, X25519, X25519MLKEM768};
     Arc::new(CryptoProvider {
         kx_groups: vec![X25519MLKEM768, X25519, SECP256R1, SECP384R1],
@@ -74,12 +75,7 @@ pub(crate) fn provider() -> &'static Arc<CryptoProvider> {
 /// # Errors
 /// The system trusts nobody that can be read.
 pub(crate) fn system_client() -> Result<Arc<ClientConfig>, rustls::Error> {
-    let mut roots = RootCertStore::empty();
-    let (taken, _) =
-        roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-    if taken == 0 {
-        return Err(rustls::Error::General("the system has no trusted certificates".to_owned()));
-    }
+    let roots = tls_client::roots(None)?;
     let config = ClientConfig::builder_with_provider(PROVIDER.clone())
         .with_safe_default_protocol_versions()?
         .with_root_certificates(roots)

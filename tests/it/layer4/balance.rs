@@ -206,24 +206,25 @@ async fn whichever_backend_is_free_first_takes_who_waits() {
 
 #[tokio::test]
 async fn failures_under_streams_take_a_backend_down_as_those_under_requests() {
-    let (refusing, a) = (Refusing::new(), naming("a").await);
-    let gone = refusing.address();
+    let (a, b) = (naming("a").await, naming("b").await);
     let proxy = Proxy::with(|settings| {
-        tcp(settings, &[gone, a.address]).pool("balance", "\"round-robin\"");
+        tcp(settings, &[a.address, b.address]).pool("balance", "\"round-robin\"");
         settings.pool("health", "{ probe = \"tcp\", interval = \"1h\", fall = 2 }");
     })
     .await;
-    let state = format!("moorline_backend_up{{pool=\"app\",backend=\"{gone}\"}}");
-    let down = async || proxy.metric(&state).await == 0.0;
+    eventually("both are probed", || a.connections() > 0 && b.connections() > 0).await;
+    let up = format!("moorline_backend_up{{pool=\"app\",backend=\"{}\"", b.address);
+    proxy.wait_for_metric("it is up", &up, |up| up == 1.0).await;
+    drop(b);
     let mut streams = Vec::new();
-    for _ in 0..10 {
-        streams.push(named(proxy.web()).await);
+    while proxy.metric(&up).await == 1.0 {
+        assert!(streams.len() < 100, "nobody takes it down");
+        let (stream, name) = named(proxy.web()).await;
+        assert_eq!(name, 'a');
+        streams.push(stream);
     }
-    assert!(down().await, "{}", proxy.metrics().await);
-    eventually("it is told", || {
-        proxy.stderr().iter().any(|line| line.contains("backend failed under traffic"))
-    })
-    .await;
-    drop((streams, a, refusing));
+    let told = || proxy.stderr().iter().any(|l| l.contains("backend failed under traffic"));
+    eventually("it is told", told).await;
+    drop((streams, a));
     proxy.finish().await;
 }

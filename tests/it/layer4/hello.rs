@@ -62,6 +62,16 @@ async fn one_port_terminates_some_names_and_passes_others_on() {
     let (proxy, app, [ours, own]) = ruled("https", &backend, "\"10s\"").await;
     assert_eq!(fetch(&proxy, "secure", &ours).await, "ours");
     assert_eq!(fetch(&proxy, "secure", &own).await, "its own");
+    for (url, words) in [
+        ("https://own.test", "Listener secure passes connections for own.test on to pool own"),
+        ("tls://a.own.test", "Listener secure passes connections for a.own.test on to pool own"),
+        ("https://app.test", "Listener secure accepts https"),
+        ("tls://app.test", "Nobody listens for streams of layer 4"),
+    ] {
+        let url = format!("{url}:{}", proxy.listener("secure").port());
+        let told = proxy.command(&["explain", &url]).await.done();
+        assert!(told.contains(words), "{told}");
+    }
     let by_name = |name: &'static str| move |line: &Value| line["sni"] == name;
     let line = proxy.wait_for_log("the terminated", by_name("app.test")).await;
     assert_eq!((&line["kind"], &line["tls_version"]), (&"http".into(), &"TLSv1.3".into()));
@@ -100,10 +110,9 @@ async fn fault_061_host_that_is_passed_on_over_a_connection_for_another() {
 async fn the_protocols_that_a_client_offers_lead_as_well() {
     let backend = Backend::replying("ours").await;
     let (proxy, app, [ours, _own]) = ruled("https", &backend, "\"10s\"").await;
-    // Offered by whoever proves a name; the app has another certificate.
+    // The app has no such protocol, and another certificate.
     let tcp = TcpStream::connect(proxy.listener("secure")).await.unwrap();
-    let error = ours.offering(&["acme-tls/1"], tcp).await.unwrap_err();
-    assert!(error.to_string().contains("certificate") || error.to_string().contains("Certificate"));
+    ours.offering(&["acme-tls/1"], tcp).await.unwrap_err();
     let line = proxy.wait_for_log("its line", |line| line["alpn"] == "acme-tls/1").await;
     assert_eq!((&line["pool"], &line["sni"]), (&"own".into(), &"app.test".into()), "{line}");
     drop((app, backend));
@@ -256,6 +265,18 @@ async fn plain_http_where_tls_is_spoken_is_answered_or_closed() {
             && of("tls-passthrough").filter(|line| line["kind"] == "stream").count() == 7
     };
     eventually("a line for each", ended).await;
+    // The other way round as well.
+    let mut client = Raw::connect(proxy.web()).await;
+    client.send(hello("app.test", &ours)).await;
+    let reply = client.response().await;
+    assert_eq!((reply.status(), reply.text().lines().count()), (400, 1));
+    assert!(reply.text().starts_with("This port speaks no TLS"));
+    client.assert_closed().await;
+    let line = proxy.wait_for_log("its line", |line| line["listener"] == "web").await;
+    assert_eq!(
+        (&line["termination"], &line["status"]),
+        (&"client_request_malformed".into(), &400.into())
+    );
     // Who speaks TLS is served as before.
     let client = Raw::tls(proxy.listener("tls"), &ours).await;
     backend.peer(0).await;

@@ -210,8 +210,9 @@ async fn reloads_and_a_new_binary_leave_streams_alone() {
     assert!(process::runs(before), "the old process holds its stream");
     peer.close();
     assert_eq!(client.assert_closed().await, End::Fin);
+    drop(client);
     ended(&proxy, "backend_closed").await;
-    drop((client, newer, newer_far, backend));
+    drop((newer, newer_far, backend));
     proxy.finish().await;
 }
 

@@ -57,7 +57,7 @@ async fn output(program: &'static str, arguments: &[&str], input: &'static str) 
 /// What follows `label` in a report, up to the next blank.
 fn number(report: &str, label: &str) -> u64 {
     let rest = report.split_once(label).unwrap_or_else(|| panic!("no {label} in {report}")).1;
-    rest.trim_start().split_whitespace().next().unwrap().parse().unwrap()
+    rest.split_whitespace().next().unwrap().parse().unwrap()
 }
 
 /// What `openssl s_client` reports of a connection on which it sends this.

@@ -56,6 +56,23 @@ impl Raw {
         Self { stream: Stream::Tls(Box::new(stream)), buffer: Vec::new() }
     }
 
+    /// Connects, sends this in the clear, and then shakes hands, trusting this certificate only.
+    pub(crate) async fn tls_after(
+        address: SocketAddr,
+        first: &[u8],
+        certificate: &Certificate,
+    ) -> Self {
+        let mut tcp = within("connecting", TcpStream::connect(address)).await.unwrap();
+        tcp.write_all(first).await.unwrap();
+        let stream = within("the TLS handshake", certificate.client(tcp)).await.unwrap();
+        Self { stream: Stream::Tls(Box::new(stream)), buffer: Vec::new() }
+    }
+
+    /// Where it connects from.
+    pub(crate) fn local(&self) -> SocketAddr {
+        self.tcp().local_addr().unwrap()
+    }
+
     /// Sends one request on a connection of its own and gives its response.
     pub(crate) async fn ask(address: SocketAddr, request: impl AsRef<[u8]>) -> Message {
         let mut client = Self::connect(address).await;

@@ -7,6 +7,8 @@ pub(crate) mod admin;
 pub(crate) mod backend;
 pub(crate) mod client;
 pub(crate) mod dns;
+pub(crate) mod front;
+pub(crate) mod haproxy;
 #[cfg(feature = "load")]
 pub(crate) mod led;
 #[cfg(feature = "load")]

@@ -1,0 +1,472 @@
+//! The PROXY protocol: whom a proxy in front names, and whom the backends behind are told of.
+
+use serde_json::Value;
+use tokio::process::Command;
+
+use crate::support::{
+    Backend, End, Proxy, Raw, backend, eventually,
+    front::{Authority, Front},
+    haproxy::Haproxy,
+    message,
+    proxy::Setup,
+    tls::Certificate,
+    websocket, within,
+};
+
+const LINE: &str = "PROXY TCP4 192.0.2.7 198.51.100.1 4711 443\r\n";
+
+const TRUSTED: &str = "{ mode = \"required\", from = [\"127.0.0.0/8\"] }";
+
+/// A header of version 2 from 192.0.2.7:4711 to 198.51.100.1:443, with these TLVs.
+fn binary(tlvs: &[u8]) -> Vec<u8> {
+    let length = (12 + tlvs.len() as u16).to_be_bytes();
+    let ends = [192, 0, 2, 7, 198, 51, 100, 1, 0x12, 0x67, 0x01, 0xbb];
+    [b"\r\n\r\n\0\r\nQUIT\n\x21\x11", &length[..], &ends, tlvs].concat()
+}
+
+/// A proxy whose listeners `web` and `secure` take PROXY headers by these terms; `bare` takes none.
+async fn receiving(backend: &Backend, terms: &str) -> (Proxy, Certificate) {
+    let setup = Setup::new();
+    let site = Certificate::make(setup.directory(), "app.test");
+    let proxy = setup
+        .with(|settings| {
+            settings.backends(&[backend.address]).listener("proxy_protocol", terms);
+            settings.listener("handshake_timeout", "\"2s\"");
+            settings.table("[listeners.bare]\nbind = \"127.0.0.1:0\"\n");
+            settings.table(&format!(
+                "[listeners.secure]\nbind = \"127.0.0.1:0\"\nprotocol = \"https\"\n\
+                 certificates = {}\nproxy_protocol = {terms}\n",
+                site.setting()
+            ));
+        })
+        .start()
+        .await;
+    (proxy, site)
+}
+
+async fn line_of(proxy: &Proxy, path: &str) -> Value {
+    proxy.wait_for_log("the request", |line| line["path"] == path).await
+}
+
+/// What becomes of a connection that begins like this: the label of its one line.
+async fn label(proxy: &Proxy, bytes: &[u8]) -> Value {
+    let before = proxy.log_lines().len();
+    let mut client = Raw::connect(proxy.web()).await;
+    client.try_send(bytes).await;
+    client.assert_closed().await;
+    eventually("its line", || proxy.log_lines().len() > before).await;
+    let lines = proxy.log_lines();
+    assert_eq!(lines.len(), before + 1, "one line");
+    lines[before].clone()
+}
+
+#[tokio::test]
+async fn curl_and_the_log_agree_on_who_the_client_is() {
+    let backend = Backend::replying("ok").await;
+    let (proxy, site) = receiving(&backend, TRUSTED).await;
+    let targets = [("http", proxy.web(), "/plain"), ("https", proxy.listener("secure"), "/tls")];
+    for (scheme, address, path) in targets {
+        let output = Command::new("curl")
+            .args(["--silent", "--show-error", "--haproxy-protocol", "--cacert"])
+            .arg(&site.cert)
+            .args(["--resolve", &format!("app.test:{}:127.0.0.1", address.port())])
+            .args(["--write-out", " %{local_ip}:%{local_port}"])
+            .arg(format!("{scheme}://app.test:{}{path}", address.port()))
+            .output()
+            .await
+            .unwrap();
+        let said = String::from_utf8(output.stdout).unwrap();
+        let (body, from) = said.split_once(' ').unwrap_or_default();
+        assert_eq!(body, "ok", "{}", String::from_utf8_lossy(&output.stderr));
+        let line = line_of(&proxy, path).await;
+        assert_eq!(line["client"], from);
+    }
+    drop(backend);
+    proxy.finish().await;
+}
+
+#[tokio::test]
+async fn whom_a_header_names_is_the_client_everywhere() {
+    let backend = Backend::replying("ok").await;
+    let (mut proxy, site) = receiving(&backend, TRUSTED).await;
+    let tlvs = b"\x02\0\x08app.test\x05\0\x04id-1\x20\0\x05\x01\0\0\0\0\xe7\0\x01x";
+    let headers = [LINE.as_bytes().to_vec(), binary(&[]), binary(tlvs)];
+    for (n, header) in headers.iter().enumerate() {
+        let (plain, secure) = (format!("/plain/{n}"), format!("/secure/{n}"));
+        // The header and the first request in one segment.
+        let first = [&header[..], &message::get(&plain, "")].concat();
+        assert_eq!(Raw::ask(proxy.web(), first).await.text(), "ok");
+        let mut client = Raw::tls_after(proxy.listener("secure"), header, &site).await;
+        client.send(message::get(&secure, "")).await;
+        assert_eq!(client.response().await.text(), "ok");
+        for path in [&plain, &secure] {
+            assert_eq!(line_of(&proxy, path).await["client"], "192.0.2.7:4711");
+            let seen = backend.request(path).await;
+            assert_eq!(seen.header("x-forwarded-for"), Some("192.0.2.7"), "{path}");
+        }
+    }
+    // Of its own connections, and of those that it knows nothing of, the proxy in front says so.
+    let local = b"\r\n\r\n\0\r\nQUIT\n\x20\x11\0\x02??".to_vec();
+    for (n, header) in [b"PROXY UNKNOWN\r\n".to_vec(), local].iter().enumerate() {
+        let path = format!("/own/{n}");
+        let first = [&header[..], &message::get(&path, "")].concat();
+        assert_eq!(Raw::ask(proxy.web(), first).await.text(), "ok");
+        let client = line_of(&proxy, &path).await["client"].as_str().unwrap().to_owned();
+        assert!(client.starts_with("127.0.0.1:"), "{client}");
+    }
+    // Whose word counts for HTTP fields is decided by that address, not by the proxy's in front.
+    proxy.reload(|settings| _ = settings.top("trusted_proxies", "[\"192.0.2.0/24\"]")).await;
+    let claim = message::get("/claim", "X-Forwarded-For: 203.0.113.5\r\n");
+    Raw::ask(proxy.web(), [LINE.as_bytes(), &claim].concat()).await;
+    assert_eq!(line_of(&proxy, "/claim").await["client"], "203.0.113.5:0");
+    drop(backend);
+    proxy.finish().await;
+}
+
+#[tokio::test]
+async fn a_header_may_come_in_any_two_pieces() {
+    let backend = Backend::replying("ok").await;
+    let (proxy, _) = receiving(&backend, TRUSTED).await;
+    let mut clients = Vec::new();
+    for header in [LINE.as_bytes().to_vec(), binary(b"\x05\0\x02id")] {
+        for split in 1..header.len() {
+            let mut client = Raw::connect(proxy.web()).await;
+            client.send(&header[..split]).await;
+            clients.push((client, header[split..].to_vec()));
+        }
+    }
+    // By now each first piece was there for a while.
+    for (n, (mut client, rest)) in clients.into_iter().enumerate() {
+        let request = message::get(&format!("/{n}"), "Connection: close\r\n");
+        client.send([rest, request].concat()).await;
+        assert_eq!(client.response().await.text(), "ok", "piece {n}");
+    }
+    eventually("all lines", || proxy.log_lines().len() == LINE.len() - 1 + 32).await;
+    assert!(proxy.log_lines().iter().all(|line| line["client"] == "192.0.2.7:4711"));
+    drop(backend);
+    proxy.finish().await;
+}
+
+#[tokio::test]
+async fn fault_126_proxy_header_from_an_untrusted_source() {
+    let backend = Backend::replying("ok").await;
+    let request = message::get("/", "");
+    for (mode, without) in [("required", 0), ("optional", 200)] {
+        let terms = format!("{{ mode = \"{mode}\", from = [\"192.0.2.0/24\"] }}");
+        let (proxy, _) = receiving(&backend, &terms).await;
+        for header in [LINE.as_bytes().to_vec(), binary(&[])] {
+            let line = label(&proxy, &[&header[..], &request].concat()).await;
+            assert_eq!(line["termination"], "client_proxy_header_untrusted", "{line}");
+            assert!(line["client"].as_str().unwrap().starts_with("127.0.0.1:"), "{line}");
+        }
+        backend.assert_untouched();
+        if without == 200 {
+            assert_eq!(Raw::ask(proxy.web(), &request).await.status(), 200);
+        } else {
+            let line = label(&proxy, &request).await;
+            assert_eq!(line["termination"], "client_proxy_header_untrusted", "{line}");
+        }
+        proxy.finish().await;
+    }
+}
+
+#[tokio::test]
+async fn fault_126_proxy_headers_that_are_none() {
+    let backend = Backend::replying("ok").await;
+    let (proxy, _) = receiving(&backend, TRUSTED).await;
+    let request = message::get("/", "");
+    let long_line = format!("PROXY UNKNOWN {}\r\n", "x".repeat(107));
+    let long_binary = [b"\r\n\r\n\0\r\nQUIT\n\x21\x11\xff\xff", &[0; 200][..]].concat();
+    let mut garbage = b"PROXY ".to_vec();
+    garbage.extend((0..100).map(|n| (n * 37 % 251) as u8));
+    garbage.extend(b"\r\n");
+    let broken = [
+        (long_line.into_bytes(), "too long"),
+        (long_binary, "too long"),
+        (binary(b"\x02\0\x09app.test"), "overruns"),
+        (binary(b"\x03\0\x04\0\0\0\0"), "checksum"),
+        (b"\r\n\r\n\0\r\nQUIT\n\x2f\x11".to_vec(), "command"),
+        (LINE.replace("4711", "+4711").into_bytes(), "port"),
+        (garbage, ""),
+    ];
+    for (bytes, why) in broken {
+        let line = label(&proxy, &[&bytes[..], &request].concat()).await;
+        assert_eq!(line["termination"], "client_proxy_header_malformed", "{line}");
+        assert!(line["error"].as_str().unwrap().contains(why), "{line}");
+    }
+    let line = label(&proxy, &request).await;
+    assert_eq!(line["termination"], "client_proxy_header_missing", "{line}");
+
+    // Nothing, part of one, and all of one, with silence after it.
+    let silent = [(&b""[..], "timed_out"), (&LINE.as_bytes()[..20], "timed_out")];
+    for (bytes, kind) in silent {
+        let line = label(&proxy, bytes).await;
+        assert_eq!(line["termination"], format!("client_proxy_header_{kind}"), "{line}");
+    }
+    let mut client = Raw::connect(proxy.web()).await;
+    client.send(&LINE[..20]).await;
+    client.finish().await;
+    client.assert_closed().await;
+    let line = proxy
+        .wait_for_log("its line", |line| line["termination"] == "client_proxy_header_incomplete");
+    line.await;
+    backend.assert_untouched();
+    proxy.finish().await;
+}
+
+#[tokio::test]
+async fn a_header_alone_and_then_silence_ends_as_any_silent_client() {
+    let backend = Backend::replying("ok").await;
+    let proxy = Setup::new()
+        .with(|settings| {
+            settings.backends(&[backend.address]).listener("proxy_protocol", TRUSTED);
+            settings.listener("header_timeout", "\"500ms\"");
+        })
+        .start()
+        .await;
+    let mut client = Raw::connect(proxy.web()).await;
+    client.send(LINE).await;
+    let (_, end) = client.rest().await;
+    assert_eq!(end, End::Fin);
+    backend.assert_untouched();
+    proxy.finish().await;
+}
+
+#[tokio::test]
+async fn optional_is_with_or_without_and_no_listener_looks_unasked() {
+    let backend = Backend::replying("ok").await;
+    let terms = "{ mode = \"optional\", from = [\"127.0.0.0/8\"] }";
+    let (proxy, site) = receiving(&backend, terms).await;
+    let with = [LINE.as_bytes(), &message::get("/with", "")].concat();
+    assert_eq!(Raw::ask(proxy.web(), with.clone()).await.status(), 200);
+    assert_eq!(line_of(&proxy, "/with").await["client"], "192.0.2.7:4711");
+    let mut client = Raw::tls(proxy.listener("secure"), &site).await;
+    client.send(message::get("/without", "")).await;
+    assert_eq!(client.response().await.status(), 200);
+    assert_eq!(line_of(&proxy, "/without").await["client"], client.local().to_string());
+    drop(client);
+
+    assert_eq!(Raw::ask(proxy.listener("bare"), with).await.status(), 400);
+    drop(backend);
+    proxy.finish().await;
+}
+
+#[tokio::test]
+async fn backends_are_told_of_each_client_on_a_connection_of_its_own() {
+    let backend = Backend::manual().await;
+    let pages = Backend::replying("ok").await;
+    let proxy = Proxy::with(|settings| {
+        settings.backends(&[backend.address]).pool("proxy_protocol", "\"v1\"");
+        settings.host("pages.test", "pages", &[pages.address]);
+        // Goes on with that pool's table.
+        settings.table("proxy_protocol = \"v1\"\n");
+    })
+    .await;
+    let mut clients = Vec::new();
+    for n in 0..4 {
+        let mut client = Raw::connect(proxy.web()).await;
+        // Twice on the first connection, once on another.
+        for _ in 0..=(n % 2) {
+            client.send(b"GET / HTTP/1.1\r\nHost: pages.test\r\n\r\n").await;
+            assert_eq!(client.response().await.text(), "ok");
+            let index = pages.connections() - 1;
+            let text = String::from_utf8(pages.bytes(index)).unwrap();
+            let (from, to) = (client.local().port(), proxy.web().port());
+            let line = format!("PROXY TCP4 127.0.0.1 127.0.0.1 {from} {to}\r\nGET / ");
+            assert!(text.starts_with(&line), "{text}");
+            assert_eq!(text.matches("PROXY").count(), 1, "{text}");
+        }
+        clients.push(client);
+    }
+    assert_eq!(pages.connections(), 6);
+    let mut client = Raw::connect(proxy.web()).await;
+    client.send(websocket::request("/chat", "")).await;
+    let peer = backend.peer(0).await;
+    eventually("the request", || backend.saw("GET /chat ")).await;
+    let text = String::from_utf8(backend.bytes(0)).unwrap();
+    let from = client.local().port();
+    assert!(text.starts_with(&format!("PROXY TCP4 127.0.0.1 127.0.0.1 {from} ")), "{text}");
+    drop((clients, client, backend, pages, peer));
+    proxy.finish().await;
+}
+
+/// Tells who asks, as far as a PROXY header has told HAProxy.
+const TELLING: &str = "  mode http\n  http-request return status 200 hdr x-src %[src]:%[src_port] \
+    hdr x-dst %[dst]:%[dst_port] hdr x-authority %[fc_pp_authority] hdr x-id %[fc_pp_unique_id]\n";
+
+#[tokio::test]
+async fn haproxy_behind_is_told_in_either_version_and_its_probes_are_ours() {
+    for version in ["v1", "v2"] {
+        let setup = Setup::new();
+        let site = Certificate::make(setup.directory(), "app.test");
+        let haproxy = Haproxy::start(setup.directory(), "accept-proxy", TELLING, "");
+        let health = "{ probe = \"http\", interval = \"60s\", fall = 1 }";
+        let proxy = setup
+            .with(|settings| {
+                settings.backends(&[haproxy.address]).pool("health", health);
+                settings.pool("proxy_protocol", &format!("\"{version}\""));
+                settings.listener("proxy_protocol", TRUSTED);
+                settings.table(&format!(
+                    "[listeners.secure]\nbind = \"127.0.0.1:0\"\nprotocol = \"https\"\n\
+                     certificates = {}\n",
+                    site.setting()
+                ));
+            })
+            .start()
+            .await;
+        let up = "moorline_backend_up{pool=\"app\"";
+        proxy.wait_for_metric("the probe's verdict", up, |up| up == 1.0).await;
+        // What came in by a header goes out by one.
+        let request = message::get("/named", "");
+        let reply = Raw::ask(proxy.web(), [LINE.as_bytes(), &request].concat()).await;
+        assert_eq!(reply.header("x-src"), Some("192.0.2.7:4711"));
+        assert_eq!(reply.header("x-dst"), Some("198.51.100.1:443"));
+        let mut client = Raw::tls(proxy.listener("secure"), &site).await;
+        client.send(message::get("/real", "")).await;
+        let reply = client.response().await;
+        assert_eq!(reply.header("x-src"), Some(client.local().to_string().as_str()));
+        let secure = proxy.listener("secure").to_string();
+        assert_eq!(reply.header("x-dst"), Some(secure.as_str()));
+        let line = line_of(&proxy, "/real").await;
+        let (authority, id) = match version {
+            "v2" => ("app.test", line["id"].as_str().unwrap()),
+            _ => ("", ""),
+        };
+        assert_eq!(reply.header("x-authority").unwrap_or_default(), authority);
+        assert_eq!(reply.header("x-id").unwrap_or_default(), id);
+        drop((client, haproxy));
+        proxy.finish().await;
+    }
+}
+
+#[tokio::test]
+async fn haproxy_behind_takes_the_header_before_tls() {
+    let setup = Setup::new();
+    let ca = Authority::make(setup.directory(), "ca");
+    let joined = setup.directory().join("joined.pem");
+    ca.issue("127.0.0.1", |_| {}).write_joined(&joined);
+    let bind = format!("accept-proxy ssl crt {}", joined.display());
+    let haproxy = Haproxy::start(setup.directory(), &bind, TELLING, "");
+    let proxy = setup
+        .with(|settings| {
+            settings.backends(&[haproxy.address]).pool("proxy_protocol", "\"v2\"");
+            settings.pool("tls", &format!("{{ ca = {:?} }}", ca.file));
+            settings.pool("health", "{ probe = \"tcp\", interval = \"60s\", fall = 1 }");
+        })
+        .start()
+        .await;
+    let up = "moorline_backend_up{pool=\"app\"";
+    proxy.wait_for_metric("the probe's verdict", up, |up| up == 1.0).await;
+    let mut client = Raw::connect(proxy.web()).await;
+    client.send(message::get("/", "")).await;
+    let reply = client.response().await;
+    assert_eq!(reply.header("x-src"), Some(client.local().to_string().as_str()));
+    drop((client, haproxy));
+    proxy.finish().await;
+}
+
+#[tokio::test]
+async fn haproxy_in_front_names_its_clients() {
+    let backend = Backend::replying("ok").await;
+    let cases = [
+        ("http", "httplog", "send-proxy-v2"),
+        ("http", "httplog", "send-proxy"),
+        ("tcp", "tcplog", "send-proxy-v2"),
+    ];
+    for (mode, log, send) in cases {
+        let (proxy, _) = receiving(&backend, TRUSTED).await;
+        let front = format!("  mode {mode}\n  option {log}\n  default_backend moorline\n");
+        let behind =
+            format!("backend moorline\n  mode {mode}\n  server m {} {send}\n", proxy.web());
+        let haproxy = Haproxy::start(proxy.directory(), "", &front, &behind);
+        let mut client = Raw::connect(haproxy.address).await;
+        client.send(message::get("/front", "Connection: close\r\n")).await;
+        assert_eq!(client.response().await.text(), "ok", "{}", haproxy.said());
+        let from = client.local().to_string();
+        drop(client);
+        assert_eq!(line_of(&proxy, "/front").await["client"], from.as_str());
+        eventually("its log", || haproxy.said().contains(&from)).await;
+        drop(haproxy);
+        proxy.finish().await;
+    }
+}
+
+#[tokio::test]
+async fn a_tls_backend_sees_the_header_first_and_a_reload_brings_it_to_running_probes() {
+    let setup = Setup::new();
+    let backend = Backend::replying("ok").await;
+    let ca = Authority::make(setup.directory(), "ca");
+    let front = Front::before(&backend, ca.issue("127.0.0.1", |_| {}).shown()).await;
+    let mut proxy = setup
+        .with(|settings| {
+            settings.backends(&[front.address]);
+            settings.pool("tls", &format!("{{ ca = {:?} }}", ca.file));
+            settings.pool("health", "{ probe = \"tcp\", interval = \"60s\", fall = 1 }");
+        })
+        .start()
+        .await;
+    let up = "moorline_backend_up{pool=\"app\"";
+    proxy.wait_for_metric("up", up, |up| up == 1.0).await;
+    within("the probe", front.shaken(0)).await;
+    // A server of TLS takes a PROXY header for no ClientHello.
+    proxy.reload(|settings| _ = settings.pool("proxy_protocol", "\"v2\"")).await;
+    proxy.wait_for_metric("down", up, |up| up == 0.0).await;
+    drop((front, backend));
+    proxy.finish().await;
+}
+
+#[tokio::test]
+async fn streams_of_layer_4_are_named_on_their_way_in_and_out() {
+    let setup = Setup::new();
+    let site = Certificate::make(setup.directory(), "app.test");
+    let haproxy = Haproxy::start(setup.directory(), "accept-proxy", TELLING, "");
+    let proxy = setup
+        .with(|settings| {
+            settings.backends(&[haproxy.address]).pool("proxy_protocol", "\"v2\"");
+            settings.table(&format!(
+                "[listeners.raw]\nbind = \"127.0.0.1:0\"\nprotocol = \"tcp\"\n\
+                 proxy_protocol = {TRUSTED}\n\
+                 [listeners.tls]\nbind = \"127.0.0.1:0\"\nprotocol = \"tls\"\n\
+                 certificates = {}\nproxy_protocol = {TRUSTED}\n",
+                site.setting()
+            ));
+        })
+        .start()
+        .await;
+    let request = message::get("/", "Connection: close\r\n");
+    let reply = Raw::ask(proxy.listener("raw"), [LINE.as_bytes(), &request].concat()).await;
+    assert_eq!(reply.header("x-src"), Some("192.0.2.7:4711"));
+    assert_eq!(reply.header("x-dst"), Some("198.51.100.1:443"));
+    let mut client = Raw::tls_after(proxy.listener("tls"), &binary(&[]), &site).await;
+    client.send(&request).await;
+    let reply = client.response().await;
+    assert_eq!(reply.header("x-src"), Some("192.0.2.7:4711"));
+    assert_eq!(reply.header("x-authority"), Some("app.test"));
+    drop(client);
+    let line = proxy.wait_for_log("its line", |line| line["listener"] == "tls").await;
+    assert_eq!(reply.header("x-id"), line["id"].as_str());
+    assert_eq!(line["client"], "192.0.2.7:4711");
+    drop(haproxy);
+    proxy.finish().await;
+}
+
+#[tokio::test]
+async fn where_the_server_speaks_first_optional_does_not_wait_for_ever() {
+    let backend = Backend::start(backend::script(|peer| async move {
+        peer.send("220 hello\r\n").await;
+        peer.ended().await;
+    }))
+    .await;
+    let proxy = Proxy::with(|settings| {
+        settings.backends(&[backend.address]);
+        settings.table(
+            "[listeners.raw]\nbind = \"127.0.0.1:0\"\nprotocol = \"tcp\"\n\
+             proxy_protocol = { mode = \"optional\", from = [\"127.0.0.0/8\"] }\n",
+        );
+    })
+    .await;
+    let mut client = Raw::connect(proxy.listener("raw")).await;
+    assert_eq!(client.exact(11).await, b"220 hello\r\n");
+    drop((client, backend));
+    proxy.finish().await;
+}
