@@ -205,7 +205,8 @@ where
 
     fn poll_pause(&mut self, cx: &mut Context<'_>, before: u64) -> Poll<Termination> {
         // Who reads slowly is amid something, however long nothing could be written.
-        let holds = matches!(self.closing, Closing::Quiet(_)) && (self.up.holds() || self.down.holds());
+        let holds =
+            matches!(self.closing, Closing::Quiet(_)) && (self.up.holds() || self.down.holds());
         let moved = holds || self.moved() != before;
         let Some(pause) = &mut self.pause else { return Poll::Pending };
         if moved && !self.closing.has_deadline() {
@@ -350,8 +351,8 @@ impl Direction {
         match Pin::new(reader).poll_read(cx, &mut buffer) {
             Poll::Ready(Ok(())) => {}
             // A TLS peer that closes without close_notify has still closed.
-            Poll::Ready(Err(e))
-                if e.kind() == io::ErrorKind::UnexpectedEof && !self.wants_word => {}
+            Poll::Ready(Err(e)) if e.kind() == io::ErrorKind::UnexpectedEof && !self.wants_word => {
+            }
             Poll::Ready(Err(e)) => return Poll::Ready(Err(Failure::Read(e))),
             Poll::Pending => {
                 if self.state == (State::Open { unflushed: true }) {
