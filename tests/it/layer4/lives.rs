@@ -358,6 +358,7 @@ async fn an_end_that_tls_does_not_vouch_for_is_passed_on_as_a_reset() {
     client.finish().await;
     let peer = backend.peer(1).await;
     assert_eq!(peer.ended().await, End::Fin);
+    peer.close();
     drop(client);
     // Who has said goodbye needs no other end.
     let mut client = Raw::tls(proxy.listener("secure"), &ours).await;
