@@ -197,8 +197,12 @@ impl Arrival {
     /// from here on.
     async fn announced(&mut self, socket: &TcpStream) -> Result<(), ProxyError> {
         let Some(terms) = &self.policy.proxy_protocol else { return Ok(()) };
+        // Of all that is spoken here only what is passed on as it comes may begin with the server.
+        let policy = &self.policy;
+        let server_first = !(policy.http || policy.looks || policy.tls.is_some());
+        let wait = proxy_protocol::Wait { deadline: self.until, server_first };
         // Most listeners have none: not in every connection's future.
-        let received = Box::pin(proxy_protocol::receive(socket, terms, self.peer, self.until));
+        let received = Box::pin(proxy_protocol::receive(socket, terms, self.peer, wait));
         let received = received.await.map_err(|error| {
             ProxyError::new(Side::Client, Phase::ProxyHeader, error.kind()).because(error)
         })?;
