@@ -51,11 +51,6 @@ impl Raw {
         Self { stream: Stream::Tls(Box::new(stream)), buffer: Vec::new() }
     }
 
-    /// Goes on over a stream whose handshake is done.
-    pub(crate) fn over(stream: TlsStream<TcpStream>) -> Self {
-        Self { stream: Stream::Tls(Box::new(stream)), buffer: Vec::new() }
-    }
-
     /// Connects, sends this in the clear, and then shakes hands, trusting this certificate only.
     pub(crate) async fn tls_after(
         address: SocketAddr,
@@ -71,6 +66,11 @@ impl Raw {
     /// Where it connects from.
     pub(crate) fn local(&self) -> SocketAddr {
         self.tcp().local_addr().unwrap()
+    }
+
+    /// Goes on over a stream whose handshake is done.
+    pub(crate) fn over(stream: TlsStream<TcpStream>) -> Self {
+        Self { stream: Stream::Tls(Box::new(stream)), buffer: Vec::new() }
     }
 
     /// Sends one request on a connection of its own and gives its response.
