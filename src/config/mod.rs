@@ -25,6 +25,7 @@ mod schema;
 mod secrets;
 mod secure;
 mod sources;
+pub(crate) mod staple;
 mod sticky;
 mod strain;
 mod syntax;

@@ -45,7 +45,7 @@ pub use self::{
     self_signed::{SelfSignedError, self_signed},
     sessions::TicketKeys,
     terminator::{Beside, Terminator, Unusable},
-    validity::{lapsed, overdue},
+    validity::{lapsed, outdated, overdue},
 };
 pub use super::tickets::TicketKey;
 use super::tls_client;
