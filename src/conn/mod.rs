@@ -154,7 +154,7 @@ impl Arrival {
                 }
                 if policy.tls.is_none() {
                     let refusal = Refusal::new(Phase::Select, Kind::NoRoute);
-                    return Err(refusal.after(socket, first::UNRECOGNIZED_NAME));
+                    return Err(refusal.after(socket, tls::UNRECOGNIZED_NAME));
                 }
             }
             First::Broken(why) => {
@@ -196,15 +196,23 @@ impl Arrival {
         // Offered while an ACME server is to ask for it, and at no other time.
         let challenge = self.door.proxy.challenges.tls();
         let handshake = terms.accept_beside(challenge, socket, &mut told);
-        let outcome = in_time(self.until, Phase::Handshake, handshake).await;
+        let outcome = timeout_at(self.until, handshake).await;
+        let outcome = outcome
+            .unwrap_or_else(|_| Err(tls::Refused::from(io::Error::from(io::ErrorKind::TimedOut))));
         self.secured = Some(Arc::new(told));
-        let stream = Client::Tls(outcome.map_err(|error| self.certified(error))?);
+        let stream = Client::Tls(outcome.map_err(|refused| self.refused(refused))?);
         self.door.metrics.handshake(stream.is_resumed());
         self.secured = stream.secured().map(Arc::new);
         if stream.alpn() == Some(acme::PROTOCOL) {
             return Ok(Opened::Challenge(stream));
         }
         self.opened(stream)
+    }
+
+    fn refused(&self, refused: tls::Refused) -> Refusal {
+        let tls::Refused { error, parting } = refused;
+        let failed = ProxyError::new(Side::Client, Phase::Handshake, tls::kind(&error));
+        Refusal { error: self.certified(failed.because(error)), parting }
     }
 
     /// The failure of a handshake, ours where there was nothing to show; rustls has no error of its own

@@ -44,7 +44,7 @@ pub use self::{
     resolver::Resolver,
     self_signed::{SelfSignedError, self_signed},
     sessions::TicketKeys,
-    terminator::{Beside, Terminator, Unusable},
+    terminator::{Beside, Refused, Terminator, UNRECOGNIZED_NAME, Unusable},
     validity::{lapsed, outdated, overdue},
 };
 pub use super::tickets::TicketKey;
