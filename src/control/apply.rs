@@ -228,7 +228,6 @@ impl Control {
         warnings::certificates(&config, &self.config)?;
         let terms = config.listeners.iter().filter_map(|listener| listener.protocol.acme());
         let issued = self.acme.prepare(terms).await?;
-        let listeners = self.policies(&config, &issued)?;
         let dials = Self::dials(self.proxy.snapshot.load_full(), &config).await?;
         let log = if config.access_log == self.config.access_log {
             None
@@ -236,6 +235,8 @@ impl Control {
             let dropped = self.proxy.metrics.access_log_dropped.clone();
             Some(AccessLog::open(&config.access_log, dropped)?)
         };
+        // Last: it may make a file, and close one that was there to others.
+        let listeners = self.policies(&config, &issued)?;
         self.tickets.exchange(&config.ticket_keys)?;
         self.warn(&config);
         warnings::of_listeners(&config, &self.config);

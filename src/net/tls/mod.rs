@@ -39,6 +39,7 @@ use rustls::{
 
 use rustls_pki_types::CertificateDer;
 
+pub(crate) use self::key_log::reopen as reopen_key_logs;
 pub use self::{
     kind::kind,
     resolver::Resolver,
