@@ -174,7 +174,7 @@ impl Arrival {
                 }
                 if policy.tls.is_none() {
                     let refusal = Refusal::new(Phase::Select, Kind::NoRoute);
-                    return Err(refusal.after(Client::Plain(socket), first::UNRECOGNIZED_NAME));
+                    return Err(refusal.after(Client::Plain(socket), tls::UNRECOGNIZED_NAME));
                 }
             }
             First::Broken(why) => {
@@ -220,12 +220,14 @@ impl Arrival {
         // Offered while an ACME server is to ask for it, and at no other time.
         let challenge = self.door.proxy.challenges.tls();
         let handshake = terms.accept_beside(challenge, socket, &mut told);
-        let outcome = in_time(self.until, Phase::Handshake, handshake).await;
+        let outcome = timeout_at(self.until, handshake).await;
+        let outcome = outcome
+            .unwrap_or_else(|_| Err(tls::Refused::from(io::Error::from(io::ErrorKind::TimedOut))));
         let stream = match outcome {
             Ok(stream) => Client::Tls(stream),
-            Err(error) => {
+            Err(refused) => {
                 self.secured = Some(Arc::new(told));
-                return Err(self.certified(error).into());
+                return Err(self.refused(refused));
             }
         };
         self.door.metrics.handshake(stream.is_resumed());
@@ -234,6 +236,16 @@ impl Arrival {
             return Ok(Opened::Challenge(stream));
         }
         self.opened(stream)
+    }
+
+    fn refused(&self, refused: tls::Refused) -> Refusal {
+        let tls::Refused { error, parting } = refused;
+        let failed = ProxyError::new(Side::Client, Phase::Handshake, tls::kind(&error));
+        let refusal = Refusal::from(self.certified(failed.because(error)));
+        match parting {
+            Some((socket, words)) => refusal.after(Client::Plain(socket), words),
+            None => refusal,
+        }
     }
 
     /// The failure of a handshake, ours where there was nothing to show; rustls has no error of its own

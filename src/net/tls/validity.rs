@@ -8,16 +8,27 @@ use x509_parser::{
     revocation_list::CertificateRevocationList, time::ASN1Time,
 };
 
+use crate::config::staple;
+
+/// How far, in seconds, this machine's clock may be behind that of who has signed: a certificate is often
+/// put to use in the minute that it was made.
+const SKEW: i64 = 5 * 60;
+
 /// Why a certificate is not valid now, in words that follow its name; `None`: it is, as far as its
 /// dates say.
 pub fn lapsed(certificate: &CertificateDer<'_>) -> Option<String> {
     let (_, certificate) = X509Certificate::from_der(certificate).ok()?;
     let (from, until) = (certificate.validity().not_before, certificate.validity().not_after);
     match now() {
-        now if now < seconds(from) => Some(format!("is not valid before {}", date(from))),
-        now if now > seconds(until) => Some(format!("has expired on {}", date(until))),
+        now if now + SKEW < seconds(from) => Some(format!("is not valid before {}", date(from))),
+        now if now > seconds(until) => Some(format!("has expired at {}", date(until))),
         _ => None,
     }
+}
+
+/// Whether an OCSP response is past its own date; it is not handed on then.
+pub fn outdated(response: &[u8]) -> bool {
+    staple::until(response).is_some_and(|until| until < SystemTime::now())
 }
 
 /// How many of these lists were due to be replaced before now.
@@ -41,8 +52,7 @@ fn seconds(time: ASN1Time) -> i64 {
 
 fn date(time: ASN1Time) -> String {
     let since = Duration::from_secs(seconds(time).max(0).unsigned_abs());
-    let text = humantime::format_rfc3339_seconds(SystemTime::UNIX_EPOCH + since).to_string();
-    text.split('T').next().unwrap_or_default().to_owned()
+    humantime::format_rfc3339_seconds(SystemTime::UNIX_EPOCH + since).to_string()
 }
 
 #[cfg(test)]
@@ -61,8 +71,12 @@ mod tests {
         let day = date_time_ymd;
         assert_eq!(told(day(2020, 1, 1), day(3000, 1, 1)), None);
         let expired = told(day(2020, 1, 1), day(2021, 2, 3)).unwrap();
-        assert_eq!(expired, "has expired on 2021-02-03");
+        assert_eq!(expired, "has expired at 2021-02-03T00:00:00Z");
         let early = told(day(2999, 1, 1), day(3000, 1, 1)).unwrap();
-        assert_eq!(early, "is not valid before 2999-01-01");
+        assert_eq!(early, "is not valid before 2999-01-01T00:00:00Z");
+        let soon = |seconds| date_time_ymd(1970, 1, 1) + Duration::from_secs(seconds);
+        let now = now().unsigned_abs();
+        assert_eq!(told(soon(now + 200), day(3000, 1, 1)), None, "clocks differ a little");
+        assert!(told(soon(now + 500), day(3000, 1, 1)).is_some());
     }
 }
