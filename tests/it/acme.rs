@@ -196,7 +196,7 @@ async fn where_no_handshake_reaches_us_a_listener_that_redirects_proves_the_name
 async fn a_certificate_is_renewed_in_place_and_the_old_one_serves_while_that_fails() {
     let ports = Ports::free();
     // So short that it is renewed within seconds; a client that is slow may find it expired.
-    let mut pebble = Pebble::start(ports.tls, ports.http, 15).await;
+    let mut pebble = Pebble::start(ports.tls, ports.http, 10).await;
     let backend = Backend::manual().await;
     let proxy = ports.setup(backend.address, &pebble.setting(&[NAME])).start().await;
     issued(&proxy, 1.0).await;
