@@ -181,6 +181,13 @@ fn whole(error: &dyn std::error::Error) -> String {
 
 #[cfg(test)]
 mod tests {
+    use rustls::{ServerConfig, sign::SingleCertAndKey};
+    use tokio::{
+        io::{AsyncReadExt as _, AsyncWriteExt as _},
+        net::TcpListener,
+    };
+    use tokio_rustls::TlsAcceptor;
+
     use super::*;
 
     #[test]
@@ -193,5 +200,45 @@ mod tests {
         assert!(left("Fri, 31 Dec 2100 23:59:59 GMT").unwrap() > 1 << 30);
         assert_eq!(left("Fri, 31 Dec 1999 23:59:59 GMT"), Some(0));
         assert_eq!(left("soon"), None);
+    }
+
+    #[tokio::test]
+    async fn when_to_come_back_is_kept_and_taken_out_of_the_answer() {
+        let given = tls::self_signed(&["localhost".to_owned()]).unwrap();
+        let ca = [given.key.cert[0].clone()];
+        let config = ServerConfig::builder_with_provider(Arc::clone(tls::provider()))
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_cert_resolver(Arc::new(SingleCertAndKey::from(given.key)));
+        let acceptor = TlsAcceptor::from(Arc::new(config));
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let uri = format!("https://localhost:{}/dir", listener.local_addr().unwrap().port());
+        let client = Client::new(Some(&ca)).await.unwrap();
+        for (status, later, refused) in [
+            ("429 Too Many Requests", "Retry-After: 120\r\n", true),
+            ("503 Service Unavailable", "Retry-After: 120\r\n", true),
+            ("200 OK", "Retry-After: 120\r\n", false),
+            ("503 Service Unavailable", "Retry-After: 18446744073709551615\r\n", false),
+            ("503 Service Unavailable", "", false),
+        ] {
+            let serve = async {
+                let mut stream = acceptor.accept(listener.accept().await.unwrap().0).await.unwrap();
+                let mut asked = Vec::new();
+                while !asked.ends_with(b"\r\n\r\n") {
+                    asked.push(stream.read_u8().await.unwrap());
+                }
+                let answer = format!("HTTP/1.1 {status}\r\n{later}Content-Length: 2\r\n\r\n{{}}");
+                stream.write_all(answer.as_bytes()).await.unwrap();
+                stream.shutdown().await.unwrap();
+            };
+            let request = Request::get(&uri).body(BodyWrapper::default()).unwrap();
+            let (answer, ()) = tokio::join!(client.request(request), serve);
+            let answer = answer.unwrap();
+            assert!(answer.parts.headers.get(header::RETRY_AFTER).is_none(), "{status}");
+            let heard = client.come_back().map(|wait| (118..=120).contains(&wait.as_secs()));
+            assert_eq!(heard, refused.then_some(true), "{status} {later}");
+            assert_eq!(client.ask_again().is_some(), later.contains("120"), "{status} {later}");
+        }
     }
 }
