@@ -15,7 +15,7 @@ use crate::{
     config,
     net::{client_hello::ClientHello, tls::Terminator},
     observe::{Secured, Way},
-    route::Table,
+    route::Routes,
     sticky::{Context, Found, Ids, Keys, set_cookie},
     upstream::{self, Backend, Dial},
 };
@@ -26,8 +26,8 @@ pub type Current = ArcSwap<Snapshot>;
 /// One consistent view of the configuration in force.
 #[derive(Debug)]
 pub struct Snapshot {
-    /// From host and path to a pool.
-    pub routes: Table<Rule>,
+    /// From listener, host and path to a pool.
+    pub routes: Routes<Rule>,
     /// Every pool, in file order.
     pub pools: Vec<Arc<Pool>>,
     /// Policies by listener name.

@@ -38,8 +38,6 @@ const METHODS: [&[u8]; 9] = [
 
 /// A fatal `decode_error` (RFC 8446, section 6).
 pub(super) const DECODE_ERROR: &[u8] = b"\x15\x03\x03\x00\x02\x02\x32";
-/// A fatal `unrecognized_name` (RFC 6066, section 3).
-pub(super) const UNRECOGNIZED_NAME: &[u8] = b"\x15\x03\x03\x00\x02\x02\x70";
 
 /// What a client speaks.
 #[derive(Debug, PartialEq, Eq)]

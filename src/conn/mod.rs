@@ -171,7 +171,7 @@ impl Arrival {
                 }
                 if policy.tls.is_none() {
                     let refusal = Refusal::new(Phase::Select, Kind::NoRoute);
-                    return Err(refusal.after(Client::Plain(socket), first::UNRECOGNIZED_NAME));
+                    return Err(refusal.after(Client::Plain(socket), tls::UNRECOGNIZED_NAME));
                 }
             }
             First::Broken(why) => {
@@ -194,8 +194,12 @@ impl Arrival {
     /// from here on.
     async fn announced(&mut self, socket: &TcpStream) -> Result<(), ProxyError> {
         let Some(terms) = &self.policy.proxy_protocol else { return Ok(()) };
+        // Of all that is spoken here only what is passed on as it comes may begin with the server.
+        let policy = &self.policy;
+        let server_first = !(policy.http || policy.looks || policy.tls.is_some());
+        let wait = proxy_protocol::Wait { deadline: self.until, server_first };
         // Most listeners have none: not in every connection's future.
-        let received = Box::pin(proxy_protocol::receive(socket, terms, self.peer, self.until));
+        let received = Box::pin(proxy_protocol::receive(socket, terms, self.peer, wait));
         let received = received.await.map_err(|error| {
             ProxyError::new(Side::Client, Phase::ProxyHeader, error.kind()).because(error)
         })?;
@@ -213,12 +217,14 @@ impl Arrival {
         // Offered while an ACME server is to ask for it, and at no other time.
         let challenge = self.door.proxy.challenges.tls();
         let handshake = terms.accept_beside(challenge, socket, &mut told);
-        let outcome = in_time(self.until, Phase::Handshake, handshake).await;
+        let outcome = timeout_at(self.until, handshake).await;
+        let outcome = outcome
+            .unwrap_or_else(|_| Err(tls::Refused::from(io::Error::from(io::ErrorKind::TimedOut))));
         let stream = match outcome {
             Ok(stream) => Client::Tls(stream),
-            Err(error) => {
+            Err(refused) => {
                 self.secured = Some(Arc::new(told));
-                return Err(self.certified(error).into());
+                return Err(self.refused(refused));
             }
         };
         self.door.metrics.handshake(stream.is_resumed());
@@ -227,6 +233,16 @@ impl Arrival {
             return Ok(Opened::Challenge(stream));
         }
         self.opened(stream)
+    }
+
+    fn refused(&self, refused: tls::Refused) -> Refusal {
+        let tls::Refused { error, parting } = refused;
+        let failed = ProxyError::new(Side::Client, Phase::Handshake, tls::kind(&error));
+        let refusal = Refusal::from(self.certified(failed.because(error)));
+        match parting {
+            Some((socket, words)) => refusal.after(Client::Plain(socket), words),
+            None => refusal,
+        }
     }
 
     /// The failure of a handshake, ours where there was nothing to show; rustls has no error of its own
