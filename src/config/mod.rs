@@ -46,7 +46,9 @@ pub use self::terms::{
     Admin, AdminRemote, AdminSocket, Admission, Dns, Drain, HttpSource, Limits, Outlier, Rate,
     Rebalance, Reload, Source, Upgrade,
 };
-pub use self::tls::{Acme, BackendTls, Certificates, ClientAuth, Tls, TlsVersion, UnknownSni};
+pub use self::tls::{
+    Acme, BackendTls, Certificates, ClientAuth, Tls, TlsVersion, UnknownSni, suite_name,
+};
 pub(crate) use self::{
     backends::{HEAVIEST, MOST as MOST_BACKENDS},
     names::valid as valid_name,

@@ -75,7 +75,7 @@ pub(crate) fn provider() -> &'static Arc<CryptoProvider> {
 /// # Errors
 /// The system trusts nobody that can be read.
 pub(crate) fn system_client() -> Result<Arc<ClientConfig>, rustls::Error> {
-    let roots = tls_client::roots(None)?;
+    let roots = tls_client::system_roots()?;
     let config = ClientConfig::builder_with_provider(PROVIDER.clone())
         .with_safe_default_protocol_versions()?
         .with_root_certificates(roots)
