@@ -34,6 +34,7 @@ mod tls;
 use std::{
     fmt,
     net::{IpAddr, SocketAddr},
+    num::NonZeroU32,
     path::PathBuf,
     sync::Arc,
     time::Duration,
@@ -102,6 +103,8 @@ pub struct Listener {
     pub passthrough: Vec<Passthrough>,
     /// Whether connections begin with a PROXY header; `None`: none is looked for.
     pub proxy_protocol: Option<ProxyIn>,
+    /// How many connections one client address may have open at once, IPv6 by /64; `None`: any number.
+    pub connections_per_address: Option<NonZeroU32>,
     /// Answer every request with a redirect instead of routing it.
     pub redirect: Option<Redirect>,
     /// Deadline of what comes before the first request or byte of the application: PROXY header and TLS

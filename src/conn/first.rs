@@ -86,6 +86,13 @@ fn first(bytes: &[u8]) -> First {
     }
 }
 
+/// The status of words that a client is refused with; 0: they are no reply.
+pub(super) fn status(words: &[u8]) -> u16 {
+    let status = words.strip_prefix(b"HTTP/1.1 ").and_then(|rest| rest.get(..3));
+    let status = status.and_then(|digits| str::from_utf8(digits).ok());
+    status.and_then(|digits| digits.parse().ok()).unwrap_or(0)
+}
+
 /// Closes in order, so that the client reads these words, if there are any: bytes that nobody has read
 /// would make it a reset, which overtakes them.
 pub(super) async fn part(mut socket: TcpStream, words: &[u8]) {

@@ -21,13 +21,15 @@ use tokio::{
 use self::first::First;
 
 use crate::{
-    acme, drain,
+    acme,
+    config::ProxyIn,
+    drain,
     error::{Kind, Phase, ProxyError, Side, Termination},
-    http::{PLAIN_ON_TLS, server, visitor::Visitor},
+    http::{PLAIN_ON_TLS, TOO_MANY, server, visitor::Visitor},
     layer4,
     net::{
-        client_hello::ClientHello, half_close::Patience, listener, proxy_protocol, stream::Client,
-        tls,
+        client_hello::ClientHello, half_close::Patience, listener, per_address::Counted,
+        proxy_protocol, stream::Client, tls,
     },
     observe::{ChosenBy, End, Form, ListenerMetrics, Record, Secured, Start},
     proxy::Proxy,
@@ -61,8 +63,16 @@ pub async fn accept(socket: Arc<TcpListener>, door: Door) {
         let Some(policy) = last.clone() else { continue };
         let until = Instant::now() + policy.handshake_timeout;
         let door = door.clone();
-        let arrival =
-            Arrival { door, policy, snapshot, peer, destination: None, secured: None, until };
+        let arrival = Arrival {
+            door,
+            policy,
+            snapshot,
+            peer,
+            counted: None,
+            destination: None,
+            secured: None,
+            until,
+        };
         tokio::spawn(arrival.serve(stream));
     }
 }
@@ -75,6 +85,8 @@ struct Arrival {
     snapshot: Arc<Snapshot>,
     /// Where it comes from.
     peer: SocketAddr,
+    /// Its place among those of its address, where they are counted.
+    counted: Option<Arc<Counted>>,
     /// What it connected to, where a PROXY header has told.
     destination: Option<SocketAddr>,
     /// What TLS has told of the client; there from the moment that TLS is expected.
@@ -126,7 +138,7 @@ impl Arrival {
             // Neither is to make the task of a connection larger that serves requests for days.
             Ok(Opened::Stream(stream, pool)) => Box::pin(self.stream(stream, &pool)).await,
             Err(Refusal { error, parting }) => {
-                self.fail(&error, parting.as_ref().is_some_and(|(_, said)| *said == PLAIN_ON_TLS));
+                self.fail(&error, parting.as_ref().map_or(0, |(_, said)| first::status(said)));
                 if let Some((socket, words)) = parting {
                     Box::pin(first::part(socket, words)).await;
                 }
@@ -136,8 +148,12 @@ impl Arrival {
 
     /// Everything that comes before the application's first byte.
     async fn open(&mut self, socket: TcpStream) -> Result<Opened, Refusal> {
-        self.announced(&socket).await?;
         let policy = Arc::clone(&self.policy);
+        if !self.counts() || (self.announced(&socket).await? && !self.counts()) {
+            let refusal = Refusal::new(Phase::Select, Kind::TooMany);
+            let readable = policy.http && policy.tls.is_none();
+            return Err(if readable { refusal.after(socket, TOO_MANY) } else { refusal });
+        }
         if policy.tls.is_none() && !policy.looks {
             return self.opened(Client::Plain(socket));
         }
@@ -173,10 +189,26 @@ impl Arrival {
         self.terminated(socket).await
     }
 
+    /// Counts it among those of its address from here on, and of no other; false where that has as many
+    /// as one may.
+    fn counts(&mut self) -> bool {
+        self.counted = None;
+        let Some((most, open)) = &self.policy.per_address else { return true };
+        let ip = self.peer.ip();
+        // Many clients share the address of a proxy in front.
+        let in_front = |terms: &ProxyIn| self.destination.is_none() && terms.believes(ip);
+        let terms = self.policy.proxy_protocol.as_ref();
+        if self.snapshot.trusts(ip) || terms.is_some_and(in_front) {
+            return true;
+        }
+        self.counted = open.admit(ip, *most);
+        self.counted.is_some()
+    }
+
     /// The PROXY header, where the listener has connections begin with one: whom it names is the peer
-    /// from here on.
-    async fn announced(&mut self, socket: &TcpStream) -> Result<(), ProxyError> {
-        let Some(terms) = &self.policy.proxy_protocol else { return Ok(()) };
+    /// from here on. Whether it names anybody.
+    async fn announced(&mut self, socket: &TcpStream) -> Result<bool, ProxyError> {
+        let Some(terms) = &self.policy.proxy_protocol else { return Ok(false) };
         // Of all that is spoken here only what is passed on as it comes may begin with the server.
         let policy = &self.policy;
         let server_first = !(policy.http || policy.looks || policy.tls.is_some());
@@ -186,11 +218,10 @@ impl Arrival {
         let received = received.await.map_err(|error| {
             ProxyError::new(Side::Client, Phase::ProxyHeader, error.kind()).because(error)
         })?;
-        if let Some(announced) = received {
-            self.peer = announced.source;
-            self.destination = Some(announced.destination);
-        }
-        Ok(())
+        let Some(announced) = received else { return Ok(false) };
+        self.peer = announced.source;
+        self.destination = Some(announced.destination);
+        Ok(true)
     }
 
     /// TLS, up to the end of the handshake.
@@ -236,7 +267,7 @@ impl Arrival {
     /// Layer 4: one stream, which goes on in a task of its own.
     async fn stream(self, stream: Client, pool: &str) {
         let Some(pool) = self.snapshot.pool(pool).cloned() else {
-            return self.fail(&ProxyError::new(Side::Proxy, Phase::Select, Kind::NoRoute), false);
+            return self.fail(&ProxyError::new(Side::Proxy, Phase::Select, Kind::NoRoute), 0);
         };
         drop(self.snapshot);
         let arrived = layer4::Arrived {
@@ -246,6 +277,7 @@ impl Arrival {
             secured: self.secured,
             pool,
             listener: self.door.metrics,
+            counted: self.counted,
             drain: self.door.drain,
         };
         if let Some(Client::Plain(socket)) = layer4::serve(&self.door.proxy, arrived).await {
@@ -273,6 +305,7 @@ impl Arrival {
             secured: self.secured.clone(),
             listener: Arc::clone(&self.policy),
             metrics: Arc::clone(&self.door.metrics),
+            counted: self.counted.clone(),
             patience: Arc::clone(&patience),
             drain: self.door.drain.clone(),
         };
@@ -291,8 +324,8 @@ impl Arrival {
         }
     }
 
-    fn fail(&self, error: &ProxyError, answered: bool) {
-        self.known().fail(self.form(), if answered { 400 } else { 0 }, error);
+    fn fail(&self, error: &ProxyError, status: u16) {
+        self.known().fail(self.form(), status, error);
     }
 
     fn form(&self) -> Form {
