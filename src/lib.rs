@@ -27,7 +27,7 @@
 //! | [`observe`] | access log, metrics, the process's own log | who is observed |
 //! | [`config`] | what was typed, what it means, every fault of it | any runtime module |
 //! | [`net`] | sockets, TLS both ways, PROXY headers, byte streams | HTTP, routes, backends |
-//! | [`acme`] | certificates that are ordered: when, how, where they are kept | listeners, HTTP |
+//! | [`acme`] | certificates that are ordered: when, how, where they are kept | who listens, who gives its answers out |
 //! | [`route`] | host and path → pool | I/O |
 //! | [`upstream`] | live backends, balance, connections to them | HTTP |
 //! | [`sticky`] | sids, cookies, the decision between them | HTTP exchanges, I/O |
@@ -69,6 +69,8 @@
 //! 12. A frame of ours goes to a client only where one of its backend's has ended, and nothing after it.
 //! 13. A process that hands over serves until the other one accepts; a session that it knows is known
 //!     there by then.
+//! 14. A TLS session is resumed under the terms of client certificates that it was made under, or not at
+//!     all: who a client is said to be it has proved where the same terms hold.
 
 pub mod acme;
 pub mod admin;

@@ -25,6 +25,7 @@ mod schema;
 mod secrets;
 mod secure;
 mod sources;
+pub(crate) mod staple;
 mod sticky;
 mod strain;
 mod syntax;
@@ -257,15 +258,21 @@ pub struct Route {
     pub path: String,
     /// Name of a pool in [`Config::pools`].
     pub pool: String,
+    /// Names of the listeners whose requests follow it; empty: every one's.
+    pub listeners: Vec<String>,
 }
 
 impl fmt::Display for Route {
-    /// Its host, where it has one, and its path.
+    /// Its host, where it has one, and its path; and its listeners, where it is not for every one.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.host {
-            HostPattern::Any => f.write_str(&self.path),
-            HostPattern::Exact(name) => write!(f, "{name}{}", self.path),
-            HostPattern::Wildcard(suffix) => write!(f, "*.{suffix}{}", self.path),
+            HostPattern::Any => f.write_str(&self.path)?,
+            HostPattern::Exact(name) => write!(f, "{name}{}", self.path)?,
+            HostPattern::Wildcard(suffix) => write!(f, "*.{suffix}{}", self.path)?,
+        }
+        match &self.listeners[..] {
+            [] => Ok(()),
+            listeners => write!(f, " on {}", listeners.join(", ")),
         }
     }
 }

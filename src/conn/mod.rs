@@ -33,7 +33,7 @@ use crate::{
     },
     observe::{ChosenBy, End, Form, ListenerMetrics, Record, Secured, Start},
     proxy::Proxy,
-    snapshot::{self, Snapshot},
+    snapshot,
 };
 
 /// One listening socket's identity towards its connections.
@@ -57,22 +57,13 @@ pub async fn accept(socket: Arc<TcpListener>, door: Door) {
         let (stream, peer) = listener::accept(&socket, &pauses).await;
         // The policy is the one in force now; the connection keeps it.
         // A listener that is being renamed is served by the last one it had.
-        let snapshot = door.proxy.snapshot.load_full();
-        let current = snapshot.listeners.get(&door.name).cloned();
+        let current = door.proxy.snapshot.load().listeners.get(&door.name).cloned();
         last = current.or(last);
         let Some(policy) = last.clone() else { continue };
         let until = Instant::now() + policy.handshake_timeout;
         let door = door.clone();
-        let arrival = Arrival {
-            door,
-            policy,
-            snapshot,
-            peer,
-            counted: None,
-            destination: None,
-            secured: None,
-            until,
-        };
+        let arrival =
+            Arrival { door, policy, peer, counted: None, destination: None, secured: None, until };
         tokio::spawn(arrival.serve(stream));
     }
 }
@@ -81,15 +72,13 @@ pub async fn accept(socket: Arc<TcpListener>, door: Door) {
 struct Arrival {
     door: Door,
     policy: Arc<snapshot::Listener>,
-    /// What was in force when it was accepted. A stream goes by it; requests have newer ones.
-    snapshot: Arc<Snapshot>,
     /// Where it comes from.
     peer: SocketAddr,
     /// Its place among those of its address, where they are counted.
     counted: Option<Arc<Counted>>,
     /// What it connected to, where a PROXY header has told.
     destination: Option<SocketAddr>,
-    /// What TLS has told of the client; there from the moment that TLS is expected.
+    /// What TLS has told of the client; there once nothing more is to be told.
     secured: Option<Arc<Secured>>,
     /// By when the application's first byte may come.
     until: Instant,
@@ -108,8 +97,16 @@ enum Opened {
 /// Why a connection ends before it was good for anything.
 struct Refusal {
     error: ProxyError,
-    /// It is closed in order after these words.
-    parting: Option<(TcpStream, &'static [u8])>,
+    /// It is closed in order.
+    parting: Option<Parting>,
+}
+
+/// The last that a client hears.
+struct Parting {
+    client: Client,
+    words: &'static [u8],
+    /// Status of the words, where they are a reply; else 0.
+    status: u16,
 }
 
 impl From<ProxyError> for Refusal {
@@ -123,8 +120,13 @@ impl Refusal {
         ProxyError::new(Side::Client, phase, kind).into()
     }
 
-    fn after(mut self, socket: TcpStream, words: &'static [u8]) -> Self {
-        self.parting = Some((socket, words));
+    fn after(mut self, client: Client, words: &'static [u8]) -> Self {
+        self.parting = Some(Parting { client, words, status: 0 });
+        self
+    }
+
+    fn answered(mut self, client: Client, words: &'static [u8], status: u16) -> Self {
+        self.parting = Some(Parting { client, words, status });
         self
     }
 }
@@ -138,9 +140,13 @@ impl Arrival {
             // Neither is to make the task of a connection larger that serves requests for days.
             Ok(Opened::Stream(stream, pool)) => Box::pin(self.stream(stream, &pool)).await,
             Err(Refusal { error, parting }) => {
-                self.fail(&error, parting.as_ref().map_or(0, |(_, said)| first::status(said)));
-                if let Some((socket, words)) = parting {
-                    Box::pin(first::part(socket, words)).await;
+                if error.phase != Phase::ProxyHeader && self.expects_tls() {
+                    // TLS it was to be, even where it has told nothing.
+                    self.secured.get_or_insert_default();
+                }
+                self.fail(&error, parting.as_ref().map_or(0, |parting| parting.status));
+                if let Some(Parting { client, words, .. }) = parting {
+                    Box::pin(first::part(client, words)).await;
                 }
             }
         }
@@ -152,35 +158,45 @@ impl Arrival {
         if !self.counts() || (self.announced(&socket).await? && !self.counts()) {
             let refusal = Refusal::new(Phase::Select, Kind::TooMany);
             let readable = policy.http && policy.tls.is_none();
-            return Err(if readable { refusal.after(socket, TOO_MANY) } else { refusal });
+            return Err(match readable {
+                true => refusal.answered(Client::Plain(socket), TOO_MANY, 503),
+                false => refusal,
+            });
         }
-        if policy.tls.is_none() && !policy.looks {
+        if !self.expects_tls() {
             return self.opened(Client::Plain(socket));
         }
-        self.secured = Some(Arc::default());
         let first = async {
-            if policy.looks { first::hello(&socket).await } else { first::spoken(&socket).await }
+            // Few listeners need all of it: not in every connection's future.
+            if policy.looks {
+                Box::pin(first::hello(&socket)).await
+            } else {
+                first::spoken(&socket).await
+            }
         };
         match in_time(self.until, Phase::Handshake, first).await? {
             First::Tls => {}
             First::Hello(hello) => {
-                self.secured = Some(Arc::new(told(&hello)));
-                if let Some(pool) = policy.passed_on(&hello) {
+                let passed_on = policy.passed_on(&hello);
+                if passed_on.is_some() || policy.tls.is_none() {
+                    self.secured = Some(Arc::new(told(&hello)));
+                }
+                if let Some(pool) = passed_on {
                     return Ok(Opened::Stream(Client::Plain(socket), Arc::clone(pool)));
                 }
                 if policy.tls.is_none() {
                     let refusal = Refusal::new(Phase::Select, Kind::NoRoute);
-                    return Err(refusal.after(socket, first::UNRECOGNIZED_NAME));
+                    return Err(refusal.after(Client::Plain(socket), tls::UNRECOGNIZED_NAME));
                 }
             }
             First::Broken(why) => {
                 let error = ProxyError::new(Side::Client, Phase::Handshake, Kind::Malformed);
                 let refusal = Refusal::from(error.because(why));
-                return Err(refusal.after(socket, first::DECODE_ERROR));
+                return Err(refusal.after(Client::Plain(socket), first::DECODE_ERROR));
             }
             First::Http if policy.http => {
                 let refusal = Refusal::new(Phase::Handshake, Kind::NotTls);
-                return Err(refusal.after(socket, PLAIN_ON_TLS));
+                return Err(refusal.answered(Client::Plain(socket), PLAIN_ON_TLS, 400));
             }
             First::Http | First::Other => {
                 return Err(Refusal::new(Phase::Handshake, Kind::NotTls));
@@ -198,7 +214,7 @@ impl Arrival {
         // Many clients share the address of a proxy in front.
         let in_front = |terms: &ProxyIn| self.destination.is_none() && terms.believes(ip);
         let terms = self.policy.proxy_protocol.as_ref();
-        if self.snapshot.trusts(ip) || terms.is_some_and(in_front) {
+        if self.door.proxy.snapshot.load().trusts(ip) || terms.is_some_and(in_front) {
             return true;
         }
         self.counted = open.admit(ip, *most);
@@ -210,8 +226,7 @@ impl Arrival {
     async fn announced(&mut self, socket: &TcpStream) -> Result<bool, ProxyError> {
         let Some(terms) = &self.policy.proxy_protocol else { return Ok(false) };
         // Of all that is spoken here only what is passed on as it comes may begin with the server.
-        let policy = &self.policy;
-        let server_first = !(policy.http || policy.looks || policy.tls.is_some());
+        let server_first = !(self.policy.http || self.expects_tls());
         let wait = proxy_protocol::Wait { deadline: self.until, server_first };
         // Most listeners have none: not in every connection's future.
         let received = Box::pin(proxy_protocol::receive(socket, terms, self.peer, wait));
@@ -231,15 +246,32 @@ impl Arrival {
         // Offered while an ACME server is to ask for it, and at no other time.
         let challenge = self.door.proxy.challenges.tls();
         let handshake = terms.accept_beside(challenge, socket, &mut told);
-        let outcome = in_time(self.until, Phase::Handshake, handshake).await;
-        self.secured = Some(Arc::new(told));
-        let stream = Client::Tls(outcome.map_err(|error| self.certified(error))?);
+        let outcome = timeout_at(self.until, handshake).await;
+        let outcome = outcome
+            .unwrap_or_else(|_| Err(tls::Refused::from(io::Error::from(io::ErrorKind::TimedOut))));
+        let stream = match outcome {
+            Ok(stream) => Client::Tls(stream),
+            Err(refused) => {
+                self.secured = Some(Arc::new(told));
+                return Err(self.refused(refused));
+            }
+        };
         self.door.metrics.handshake(stream.is_resumed());
         self.secured = stream.secured().map(Arc::new);
         if stream.alpn() == Some(acme::PROTOCOL) {
             return Ok(Opened::Challenge(stream));
         }
         self.opened(stream)
+    }
+
+    fn refused(&self, refused: tls::Refused) -> Refusal {
+        let tls::Refused { error, parting } = refused;
+        let failed = ProxyError::new(Side::Client, Phase::Handshake, tls::kind(&error));
+        let refusal = Refusal::from(self.certified(failed.because(error)));
+        match parting {
+            Some((socket, words)) => refusal.after(Client::Plain(socket), words),
+            None => refusal,
+        }
     }
 
     /// The failure of a handshake, ours where there was nothing to show; rustls has no error of its own
@@ -260,16 +292,17 @@ impl Arrival {
         match &self.policy.pool {
             _ if self.policy.http => Ok(Opened::Requests(stream)),
             Some(pool) => Ok(Opened::Stream(stream, Arc::clone(pool))),
-            None => Err(Refusal::new(Phase::Select, Kind::NoRoute)),
+            None => Err(Refusal::new(Phase::Select, Kind::NoRoute).after(stream, b"")),
         }
     }
 
-    /// Layer 4: one stream, which goes on in a task of its own.
+    /// Layer 4: one stream, which goes on in a task of its own. Its pool is the one that has the name
+    /// now: a handshake may take long.
     async fn stream(self, stream: Client, pool: &str) {
-        let Some(pool) = self.snapshot.pool(pool).cloned() else {
-            return self.fail(&ProxyError::new(Side::Proxy, Phase::Select, Kind::NoRoute), 0);
+        let Some(pool) = self.door.proxy.snapshot.load().pool(pool).cloned() else {
+            self.fail(&ProxyError::new(Side::Proxy, Phase::Select, Kind::NoRoute), 0);
+            return first::part(stream, b"").await;
         };
-        drop(self.snapshot);
         let arrived = layer4::Arrived {
             client: stream,
             peer: self.peer,
@@ -280,8 +313,8 @@ impl Arrival {
             counted: self.counted,
             drain: self.door.drain,
         };
-        if let Some(Client::Plain(socket)) = layer4::serve(&self.door.proxy, arrived).await {
-            first::part(socket, b"").await;
+        if let Some(client) = layer4::serve(&self.door.proxy, arrived).await {
+            first::part(client, b"").await;
         }
     }
 
@@ -294,10 +327,9 @@ impl Arrival {
 
     /// HTTP, request by request.
     async fn requests(self, stream: Client) {
-        let local = || self.snapshot.introduces().then(|| stream.local().ok()).flatten();
+        let introduces = self.door.proxy.snapshot.load().introduces;
+        let local = || introduces.then(|| stream.local().ok()).flatten();
         let destination = self.destination.or_else(local);
-        // Kept until the connection's end, it would keep old configurations alive.
-        drop(self.snapshot);
         let patience = Arc::<Patience>::default();
         let visitor = Visitor {
             peer: self.peer,
@@ -326,6 +358,10 @@ impl Arrival {
 
     fn fail(&self, error: &ProxyError, status: u16) {
         self.known().fail(self.form(), status, error);
+    }
+
+    fn expects_tls(&self) -> bool {
+        self.policy.tls.is_some() || self.policy.looks
     }
 
     fn form(&self) -> Form {

@@ -139,7 +139,7 @@ impl Error for HandshakeError {
 ///
 /// # Errors
 /// One of them cannot vouch.
-fn these(ca: &[CertificateDer<'static>]) -> Result<RootCertStore, rustls::Error> {
+pub(super) fn these(ca: &[CertificateDer<'static>]) -> Result<RootCertStore, rustls::Error> {
     let mut roots = RootCertStore::empty();
     for certificate in ca {
         roots.add(certificate.clone())?;

@@ -39,13 +39,14 @@ use rustls::{
 
 use rustls_pki_types::CertificateDer;
 
+pub(crate) use self::key_log::reopen as reopen_key_logs;
 pub use self::{
     kind::kind,
     resolver::Resolver,
     self_signed::{SelfSignedError, self_signed},
     sessions::TicketKeys,
-    terminator::{Beside, Terminator, Unusable},
-    validity::{lapsed, overdue},
+    terminator::{Beside, Refused, Terminator, UNRECOGNIZED_NAME, Unusable},
+    validity::{lapsed, outdated, overdue},
 };
 pub use super::tickets::TicketKey;
 use super::tls_client;
@@ -69,13 +70,18 @@ pub(crate) fn provider() -> &'static Arc<CryptoProvider> {
     &PROVIDER
 }
 
-/// What we ask others by, as a client that trusts whom the system trusts (`SSL_CERT_FILE` and
-/// `SSL_CERT_DIR` are honoured). Reads files.
+/// What we ask others by, as a client that trusts `ca`, or else whom the system trusts
+/// (`SSL_CERT_FILE` and `SSL_CERT_DIR` are honoured). Reads files.
 ///
 /// # Errors
-/// The system trusts nobody that can be read.
-pub(crate) fn system_client() -> Result<Arc<ClientConfig>, rustls::Error> {
-    let roots = tls_client::system_roots()?;
+/// The system trusts nobody that can be read, or `ca` has what cannot vouch for others.
+pub(crate) fn client_trusting(
+    ca: Option<&[CertificateDer<'static>]>,
+) -> Result<Arc<ClientConfig>, rustls::Error> {
+    let roots = match ca {
+        Some(ca) => tls_client::these(ca)?,
+        None => tls_client::system_roots()?,
+    };
     let config = ClientConfig::builder_with_provider(PROVIDER.clone())
         .with_safe_default_protocol_versions()?
         .with_root_certificates(roots)
