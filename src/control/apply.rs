@@ -306,7 +306,14 @@ impl Control {
             let before = self.config.listeners.iter().find(|l| l.name == listener.name);
             let policy = match (before, current.listeners.get(&name)) {
                 (Some(before), Some(policy)) if before == listener => Arc::clone(policy),
-                _ => Arc::new(policy(listener, &name, issued, &self.tickets)?),
+                (_, live) => {
+                    let mut policy = policy(listener, &name, issued, &self.tickets)?;
+                    let counted = live.and_then(|live| live.per_address.as_ref());
+                    policy.per_address = listener.connections_per_address.map(|most| {
+                        (most, counted.map_or_else(Arc::default, |(_, open)| Arc::clone(open)))
+                    });
+                    Arc::new(policy)
+                }
             };
             policies.insert(name, policy);
         }
@@ -479,6 +486,7 @@ fn policy(
         looks: listener.protocol == config::Protocol::TlsPassthrough
             || !listener.passthrough.is_empty(),
         proxy_protocol: listener.proxy_protocol.clone(),
+        per_address: None,
         redirect: listener.redirect,
         handshake_timeout: listener.handshake_timeout,
         header_timeout: listener.header_timeout,
