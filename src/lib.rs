@@ -69,6 +69,8 @@
 //! 12. A frame of ours goes to a client only where one of its backend's has ended, and nothing after it.
 //! 13. A process that hands over serves until the other one accepts; a session that it knows is known
 //!     there by then.
+//! 14. A TLS session is resumed under the terms of client certificates that it was made under, or not at
+//!     all: who a client is said to be it has proved where the same terms hold.
 
 pub mod acme;
 pub mod admin;

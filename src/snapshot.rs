@@ -15,7 +15,7 @@ use crate::{
     config,
     net::{client_hello::ClientHello, tls::Terminator},
     observe::{Secured, Way},
-    route::Table,
+    route::Routes,
     sticky::{Context, Found, Ids, Keys, set_cookie},
     upstream::{self, Backend, Dial},
 };
@@ -26,14 +26,16 @@ pub type Current = ArcSwap<Snapshot>;
 /// One consistent view of the configuration in force.
 #[derive(Debug)]
 pub struct Snapshot {
-    /// From host and path to a pool.
-    pub routes: Table<Rule>,
+    /// From listener, host and path to a pool.
+    pub routes: Routes<Rule>,
     /// Every pool, in file order.
     pub pools: Vec<Arc<Pool>>,
     /// Policies by listener name.
     pub listeners: HashMap<Arc<str>, Arc<Listener>>,
     /// Peers whose forwarding headers are believed.
     pub trusted: Vec<IpNet>,
+    /// Whether any pool's backends are told who their clients are.
+    pub introduces: bool,
 }
 
 /// What a route leads to.
@@ -135,11 +137,6 @@ impl Snapshot {
         self.pools.iter().find(|pool| pool.upstream.name() == name)
     }
 
-    /// Whether any pool's backends are told who their clients are.
-    pub fn introduces(&self) -> bool {
-        self.pools.iter().any(|pool| !pool.dial().is_shared())
-    }
-
     /// Whether this peer's claims about earlier hops are believed.
     pub fn trusts(&self, peer: IpAddr) -> bool {
         let peer = peer.to_canonical();
@@ -166,7 +163,11 @@ impl Listener {
     /// one that came over another name's is misdirected (RFC 9110, section 15.5.20).
     pub fn misdirects(&self, host: &str, secured: Option<&Secured>) -> bool {
         let over = secured.and_then(|secured| secured.sni.as_deref());
-        over != Some(host) && self.passthrough.iter().any(|passed| passed.rule.names(host))
+        // One for other protocols than requests come by leaves the host's requests to us.
+        let takes = |rule: &config::Passthrough| {
+            rule.names(host) && (rule.alpn.is_empty() || rule.alpn.iter().any(|p| p == "http/1.1"))
+        };
+        over != Some(host) && self.passthrough.iter().any(|passed| takes(&passed.rule))
     }
 }
 

@@ -312,7 +312,8 @@ mod tests {
         };
         let (server, client) = tokio::join!(server, client);
         client?;
-        let alpn = server?.get_ref().1.alpn_protocol().unwrap().to_vec();
+        let alpn =
+            server.map_err(|refused| refused.error)?.get_ref().1.alpn_protocol().unwrap().to_vec();
         Ok((alpn, seen.0.lock().unwrap().take().unwrap()))
     }
 

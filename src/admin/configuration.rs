@@ -191,11 +191,12 @@ fn host(host: &HostPattern) -> Option<String> {
 }
 
 fn route(route: &Route) -> Value {
-    let Route { host: covered, path, pool } = route;
+    let Route { host: covered, path, pool, listeners } = route;
     json!({
         "host": host(covered),
         "path": path,
         "pool": pool,
+        "listeners": listeners,
     })
 }
 

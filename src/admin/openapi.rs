@@ -17,6 +17,7 @@ use super::{
     },
     routes::{Body, ROUTES},
 };
+use crate::config::{Certificates, Protocol, Tls};
 
 const METHODS: [&str; 7] = ["get", "put", "post", "delete", "patch", "head", "options"];
 
@@ -150,11 +151,18 @@ fn words_are_those_of_the_file() {
     use ProcessState::{Draining, Serving, Stopping};
     holds_all("ProcessState", &[Serving, Draining, Stopping]);
     holds_all("Origin", &[Origin::Configured, Origin::Discovered, Origin::Added]);
-    holds_all("SessionKind", &[SessionKind::Tunnel, SessionKind::Polling]);
+    let kinds = [SessionKind::Tunnel, SessionKind::Stream, SessionKind::Polling];
+    holds_all("SessionKind", &kinds);
     use ChangedThing::{Backend, Listener, Pool, Route, Setting};
     holds_all("ChangedThing", &[Listener, Route, Pool, Backend, Setting]);
     use ChangeKind::{Added, Changed, Kept, Removed};
     holds_all("ChangeKind", &[Added, Removed, Changed, Kept]);
+    let tls = Tls::new(Certificates::Given(Vec::new()));
+    let (https, inside) = (Protocol::Https(tls.clone()), Protocol::Tls(tls));
+    let spoken = [Protocol::Http, https, Protocol::Tcp, inside, Protocol::TlsPassthrough];
+    let words = json!(spoken.each_ref().map(Protocol::name));
+    let listener = &file()["components"]["schemas"]["ListenerState"];
+    assert_eq!(listener["properties"]["protocol"]["enum"], words);
 }
 
 fn drain() -> DrainState {

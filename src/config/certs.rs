@@ -23,17 +23,20 @@ use super::{
     Certificate,
     fault::{Wrong, quoted},
     file::{Table, Value},
+    staple::{self, Told},
 };
 
 /// Reads `{ cert, key, ocsp }`; all files are looked at even if one is at fault.
 pub(super) fn certificate(table: &Table<'_>) -> Option<Certificate> {
-    let staple = match table.value("ocsp") {
-        Some(value) => value.checked(staple(contents(&value)?)).map(Some),
-        None => Some(None),
-    };
+    let typed = table.value("ocsp");
+    let read = |value: &Value<'_>| value.checked(response(contents(value)?));
+    let response = typed.as_ref().map(read);
     let certificate = pair(table)?;
+    let (Some(value), Some(response)) = (typed, response) else { return Some(certificate) };
     let mut key = CertifiedKey::clone(&certificate.key);
-    key.ocsp = staple?;
+    let response = response?;
+    value.checked(tells_of(&response, key.cert.first()?))?;
+    key.ocsp = Some(response);
     Some(Certificate { key: Arc::new(key), ..certificate })
 }
 
@@ -117,15 +120,22 @@ pub(super) fn revocations(value: &Value<'_>) -> Option<Vec<CertificateRevocation
 }
 
 /// A signed OCSP response in DER (RFC 6960 §4.2.1), as `openssl ocsp -respout` writes it.
-fn staple(bytes: Vec<u8>) -> Result<Vec<u8>, Wrong> {
-    // SEQUENCE { ENUMERATED successful (0), … }
-    let enumerated = [0x0a, 0x01, 0x00];
-    let fits = bytes.first() == Some(&0x30)
-        && bytes.get(1..16).is_some_and(|head| head.windows(3).any(|part| part == enumerated));
-    match fits {
-        true => Ok(bytes),
-        false => Err(Wrong::new("this file is no successful OCSP response")
+fn response(bytes: Vec<u8>) -> Result<Vec<u8>, Wrong> {
+    match staple::read(&bytes) {
+        Some(_) => Ok(bytes),
+        None => Err(Wrong::new("this file is no successful OCSP response")
             .help("write it with `openssl ocsp … -respout FILE`")),
+    }
+}
+
+/// Whether a response tells of this certificate; by its serial number, its issuer being unknown here.
+fn tells_of(response: &[u8], leaf: &CertificateDer<'_>) -> Result<(), Wrong> {
+    let told = staple::read(response).unwrap_or_default();
+    let leaf = X509Certificate::from_der(leaf).ok();
+    match leaf.and_then(|(_, leaf)| Told::of(&told, leaf.raw_serial()).map(|_| ())) {
+        Some(()) => Ok(()),
+        None => Err(Wrong::new("this OCSP response is about another certificate")
+            .help("ask for one again whenever the certificate is renewed")),
     }
 }
 

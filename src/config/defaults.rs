@@ -184,6 +184,7 @@ impl Config {
                 host: HostPattern::Any,
                 path: "/".to_owned(),
                 pool: pool.name.clone(),
+                listeners: Vec::new(),
             }],
             pools: vec![pool],
             cookie_keys: SharedKeys::Made,

@@ -25,13 +25,20 @@ mod schema;
 mod secrets;
 mod secure;
 mod sources;
+pub(crate) mod staple;
 mod sticky;
 mod strain;
 mod syntax;
 mod terms;
 mod tls;
 
-use std::{fmt, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
 
 use ipnet::IpNet;
 use rustls::sign::CertifiedKey;
@@ -188,6 +195,14 @@ pub struct ProxyIn {
     pub from: Vec<IpNet>,
 }
 
+impl ProxyIn {
+    /// Whether a header from this peer counts.
+    pub fn believes(&self, peer: IpAddr) -> bool {
+        let peer = peer.to_canonical();
+        self.from.iter().any(|network| network.contains(&peer))
+    }
+}
+
 /// Which PROXY header backends are sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ProxyOut {
@@ -238,15 +253,21 @@ pub struct Route {
     pub path: String,
     /// Name of a pool in [`Config::pools`].
     pub pool: String,
+    /// Names of the listeners whose requests follow it; empty: every one's.
+    pub listeners: Vec<String>,
 }
 
 impl fmt::Display for Route {
-    /// Its host, where it has one, and its path.
+    /// Its host, where it has one, and its path; and its listeners, where it is not for every one.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.host {
-            HostPattern::Any => f.write_str(&self.path),
-            HostPattern::Exact(name) => write!(f, "{name}{}", self.path),
-            HostPattern::Wildcard(suffix) => write!(f, "*.{suffix}{}", self.path),
+            HostPattern::Any => f.write_str(&self.path)?,
+            HostPattern::Exact(name) => write!(f, "{name}{}", self.path)?,
+            HostPattern::Wildcard(suffix) => write!(f, "*.{suffix}{}", self.path)?,
+        }
+        match &self.listeners[..] {
+            [] => Ok(()),
+            listeners => write!(f, " on {}", listeners.join(", ")),
         }
     }
 }

@@ -1,14 +1,14 @@
 //! `[[routes]]`: which pool answers for which host and path.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use super::{
     HostPattern, Listener, Route,
     address::host_pattern,
     fault::{Wrong, quoted},
     file::{Table, Value},
-    names::Unique,
     schema,
+    secure::strings,
 };
 
 /// Every route, in file order; without any, one that leads everything to the only pool.
@@ -27,7 +27,8 @@ pub(super) fn all(top: &Table<'_>, listeners: &[Listener]) -> Vec<Route> {
     if elements.is_empty() {
         return only_pool(top, &pools, listeners).into_iter().collect();
     }
-    let mut seen = Unique::new();
+    let mut seen = Seen::new();
+    let doors = Doors { named: listener_names(top), read: listeners };
     let known: HashSet<&str> = pools.iter().copied().collect();
     let check = |value: &Value<'_>| {
         let pool = value.string()?;
@@ -36,7 +37,7 @@ pub(super) fn all(top: &Table<'_>, listeners: &[Listener]) -> Vec<Route> {
         }
         Some(pool.to_owned())
     };
-    elements.iter().filter_map(|element| route(element, check, &mut seen)).collect()
+    elements.iter().filter_map(|element| route(element, check, &doors, &mut seen)).collect()
 }
 
 /// The names of all pools; `None` where nothing can be said of them: what should be a table is none, and
@@ -77,7 +78,8 @@ fn only_pool(top: &Table<'_>, pools: &[&str], listeners: &[Listener]) -> Option<
     match pools {
         [pool] => {
             let pool = (*pool).to_owned();
-            Some(Route { host: HostPattern::Any, path: "/".to_owned(), pool })
+            let (host, path) = (HostPattern::Any, "/".to_owned());
+            Some(Route { host, path, pool, listeners: Vec::new() })
         }
         [] => {
             // A process that only redirects to https needs none.
@@ -101,7 +103,8 @@ fn only_pool(top: &Table<'_>, pools: &[&str], listeners: &[Listener]) -> Option<
 fn route(
     value: &Value<'_>,
     pool: impl Fn(&Value<'_>) -> Option<String>,
-    seen: &mut Unique<(HostPattern, String)>,
+    doors: &Doors<'_>,
+    seen: &mut Seen,
 ) -> Option<Route> {
     let table = value.table(&schema::ROUTE, "a table")?;
     let host = match table.value("host") {
@@ -113,15 +116,60 @@ fn route(
         None => Some("/".to_owned()),
     };
     let pool = table.need("pool", "`pool = \"NAME\"`").and_then(|value| pool(&value));
+    let listeners = match table.value("listeners") {
+        Some(value) => strings(&value, |typed| doors.check(typed)),
+        None => Vec::new(),
+    };
     let (host, path) = (host?, path?);
     // A trailing slash makes no difference to what a prefix covers.
     let rule = (host.clone(), path.trim_end_matches('/').to_owned());
     let line = value.file.line(value.at().start);
-    let twice = || "another route has this host and path".to_owned();
-    if let Err(wrong) = seen.add(rule, line, twice) {
-        value.fault(wrong);
+    let others = seen.entry(rule).or_default();
+    let meets = |other: &[String]| {
+        listeners.is_empty() || other.is_empty() || listeners.iter().any(|l| other.contains(l))
+    };
+    if let Some((_, first)) = others.iter().find(|(other, _)| meets(other)) {
+        let wrong = Wrong::new("another route has this host and path");
+        value.fault(wrong.help(format!("first on line {first}")));
     }
-    Some(Route { host, path, pool: pool? })
+    others.push((listeners.clone(), line));
+    Some(Route { host, path, pool: pool?, listeners })
+}
+
+/// Hosts and paths that routes have, each with the listeners and the lines of those.
+type Seen = HashMap<(HostPattern, String), Vec<(Vec<String>, usize)>>;
+
+/// The listeners that a route may name.
+struct Doors<'t> {
+    /// All that the file names; `None`: nothing can be said of them.
+    named: Option<Vec<&'t str>>,
+    /// Those that could be read.
+    read: &'t [Listener],
+}
+
+impl Doors<'_> {
+    /// A listener's name, if requests come over it.
+    fn check(&self, typed: &str) -> Result<String, Wrong> {
+        let read = self.read.iter().find(|listener| listener.name == typed);
+        if let Some(listener) = read.filter(|listener| !listener.protocol.is_http()) {
+            let protocol = listener.protocol.name();
+            let wrong = Wrong::new(format!("listener {} has no routes", quoted(typed)));
+            return Err(wrong.help(format!("it speaks {protocol}, in which there are no requests")));
+        }
+        let Some(named) = self.named.as_ref().filter(|named| !named.contains(&typed)) else {
+            return Ok(typed.to_owned());
+        };
+        let wrong = Wrong::new(format!("there is no listener {}", quoted(typed)));
+        Err(match schema::nearest(typed, named.iter().copied()) {
+            Some(near) => wrong.help(format!("did you mean \"{near}\"?")),
+            None => wrong,
+        })
+    }
+}
+
+fn listener_names<'t>(top: &Table<'t>) -> Option<Vec<&'t str>> {
+    let value = top.value("listeners").filter(|value| value.node.get_ref().is_table())?;
+    Some(value.named().into_iter().map(|(_, name, _)| name).collect())
 }
 
 fn no_pool(typed: &str, pools: &[&str]) -> Wrong {

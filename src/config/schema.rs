@@ -77,7 +77,8 @@ pub(super) static TLS: Section = Section {
 pub(super) static CLIENT_AUTH: Section =
     Section { name: "listeners.NAME.tls.client_auth", keys: &["mode", "ca", "crl"] };
 
-pub(super) static ROUTE: Section = Section { name: "routes", keys: &["host", "path", "pool"] };
+pub(super) static ROUTE: Section =
+    Section { name: "routes", keys: &["host", "path", "pool", "listeners"] };
 
 pub(super) static POOL: Section = Section {
     name: "pools.NAME",

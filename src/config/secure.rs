@@ -7,7 +7,10 @@ use std::{
 };
 
 use rustix::fs::{Access, access};
-use rustls::{CipherSuite, NamedGroup, crypto::aws_lc_rs};
+use rustls::{
+    CipherSuite, NamedGroup, ProtocolVersion, SignatureAlgorithm, SupportedCipherSuite,
+    crypto::aws_lc_rs,
+};
 
 use super::{
     Acme, BackendTls, Certificate, Certificates, ClientAuth, Tls, TlsVersion, UnknownSni,
@@ -178,14 +181,11 @@ pub(super) fn settings(value: &Value<'_>, tls: &mut Tls, https: bool) {
     }
     if let Some(value) = table.value("cipher_suites") {
         tls.cipher_suites = strings(&value, cipher_suite);
-        let (oldest, suites) = (tls.min_version, &tls.cipher_suites);
-        if !suites.is_empty() && !suites.iter().any(|suite| usable(*suite, oldest)) {
-            let message = format!("none of these suites is one of TLS {oldest} or newer");
-            value.fault(Wrong::new(message));
-        }
+        value.checked(suites_fit(tls));
     }
     if let Some(value) = table.value("curves") {
         tls.curves = strings(&value, curve);
+        value.checked(curves_fit(tls));
     }
     if let Some(value) = table.value("alpn") {
         tls.alpn = strings(&value, protocol);
@@ -205,9 +205,59 @@ pub(super) fn settings(value: &Value<'_>, tls: &mut Tls, https: bool) {
         table.value("key_log").and_then(|value| Some(value.file.resolve(value.string()?)));
 }
 
-fn usable(suite: CipherSuite, oldest: TlsVersion) -> bool {
-    let known = aws_lc_rs::ALL_CIPHER_SUITES.iter().find(|known| known.suite() == suite);
-    known.is_some_and(|known| known.tls13().is_some() || oldest == TlsVersion::V1_2)
+/// Whether the suites, where some are set, are of a version that is spoken, and for every certificate's
+/// key. Those of TLS 1.3 are for all.
+fn suites_fit(tls: &Tls) -> Result<(), Wrong> {
+    let (suites, oldest) = (spoken(tls), tls.min_version);
+    if tls.cipher_suites.is_empty() || suites.iter().any(|suite| suite.tls13().is_some()) {
+        return Ok(());
+    }
+    if suites.is_empty() {
+        let message = format!("none of these suites is one of TLS {oldest} or newer");
+        return Err(Wrong::new(message));
+    }
+    let keys = match &tls.certificates {
+        Certificates::Given(given) => given.iter().map(|c| c.key.key.algorithm()).collect(),
+        Certificates::Acme(_) => vec![SignatureAlgorithm::ECDSA],
+    };
+    let fits =
+        |key: &SignatureAlgorithm| suites.iter().any(|s| s.usable_for_signature_algorithm(*key));
+    match keys.iter().find(|key| !fits(key)) {
+        None => Ok(()),
+        Some(key) => {
+            let key = match *key {
+                SignatureAlgorithm::RSA => "RSA",
+                SignatureAlgorithm::ECDSA => "ECDSA",
+                _ => "Ed25519",
+            };
+            let message = format!("none of these suites is for a certificate with an {key} key");
+            Err(Wrong::new(message).help(
+                "in TLS 1.2 a suite's name says whose keys it is for; those of TLS 1.3 are for all",
+            ))
+        }
+    }
+}
+
+/// Whether one of the key exchange groups, where some are set, goes with the versions spoken.
+fn curves_fit(tls: &Tls) -> Result<(), Wrong> {
+    let old = !spoken(tls).iter().any(|suite| suite.tls13().is_some());
+    let fits = aws_lc_rs::ALL_KX_GROUPS.iter().any(|group| {
+        tls.curves.contains(&group.name()) && group.usable_for_version(ProtocolVersion::TLSv1_2)
+    });
+    match tls.curves.is_empty() || !old || fits {
+        true => Ok(()),
+        false => Err(Wrong::new("none of these curves is one of TLS 1.2")
+            .help("the suites are of no newer version; add \"X25519\"")),
+    }
+}
+
+/// The suites that are spoken by these settings.
+fn spoken(tls: &Tls) -> Vec<&'static SupportedCipherSuite> {
+    let set = |known: &&SupportedCipherSuite| {
+        let wanted = tls.cipher_suites.is_empty() || tls.cipher_suites.contains(&known.suite());
+        wanted && (known.tls13().is_some() || tls.min_version == TlsVersion::V1_2)
+    };
+    aws_lc_rs::ALL_CIPHER_SUITES.iter().filter(set).collect()
 }
 
 /// A suite by its IANA name.
@@ -312,10 +362,36 @@ mod tests {
     }
 
     #[test]
-    fn a_suite_of_an_older_version_alone_is_of_no_use() {
-        let old = CipherSuite::TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256;
-        assert!(usable(old, TlsVersion::V1_2) && !usable(old, TlsVersion::V1_3));
-        assert!(usable(CipherSuite::TLS13_AES_128_GCM_SHA256, TlsVersion::V1_3));
+    fn suites_and_curves_go_with_versions_and_keys() {
+        let rsa = CipherSuite::TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256;
+        let ecdsa = CipherSuite::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256;
+        let new = CipherSuite::TLS13_AES_128_GCM_SHA256;
+        let file =
+            |name| std::path::PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("certs").join(name);
+        let site = Certificate::from_files(&file("site.pem"), &file("site.key")).unwrap();
+        let other = Certificate::from_files(&file("other.pem"), &file("other.key")).unwrap();
+        let with = |suites: &[CipherSuite], min_version, certificates: &[&Certificate]| {
+            let given = certificates.iter().copied().cloned().collect();
+            let tls = Tls::new(Certificates::Given(given));
+            Tls { cipher_suites: suites.to_vec(), min_version, ..tls }
+        };
+        let fit = |suites: &[CipherSuite], oldest, certificates: &[&Certificate]| {
+            suites_fit(&with(suites, oldest, certificates)).is_ok()
+        };
+        let (v1_2, v1_3) = (TlsVersion::V1_2, TlsVersion::V1_3);
+        assert!(fit(&[], v1_3, &[&site]) && fit(&[new], v1_3, &[&site, &other]));
+        assert!(!fit(&[rsa], v1_3, &[&other]), "an older version alone");
+        assert!(fit(&[rsa], v1_2, &[&other]) && fit(&[ecdsa], v1_2, &[&site]));
+        assert!(!fit(&[rsa], v1_2, &[&site]) && !fit(&[ecdsa], v1_2, &[&site, &other]));
+        assert!(fit(&[rsa, ecdsa], v1_2, &[&site, &other]) && fit(&[rsa, new], v1_2, &[&site]));
+
+        let curves = |suites: &[CipherSuite], curves: &[NamedGroup]| {
+            let tls = with(suites, v1_2, &[&site]);
+            curves_fit(&Tls { curves: curves.to_vec(), ..tls }).is_ok()
+        };
+        let (hybrid, classic) = (NamedGroup::X25519MLKEM768, NamedGroup::X25519);
+        assert!(curves(&[], &[hybrid]) && curves(&[new], &[hybrid]));
+        assert!(!curves(&[ecdsa], &[hybrid]) && curves(&[ecdsa], &[hybrid, classic]));
     }
 
     #[test]

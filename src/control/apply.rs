@@ -124,10 +124,11 @@ impl Control {
         let metrics = Arc::new(Metrics::new());
         let log = AccessLog::open(&config.access_log, metrics.access_log_dropped.clone())?;
         let empty = Snapshot {
-            routes: route::Table::new([]),
+            routes: route::Routes::new(&[]),
             pools: Vec::new(),
             listeners: HashMap::new(),
             trusted: Vec::new(),
+            introduces: false,
         };
         let proxy = Arc::new(Proxy {
             snapshot: Current::from_pointee(empty),
@@ -226,7 +227,6 @@ impl Control {
         warnings::certificates(&config, &self.config)?;
         let terms = config.listeners.iter().filter_map(|listener| listener.protocol.acme());
         let issued = self.acme.prepare(terms).await?;
-        let listeners = self.policies(&config, &issued)?;
         let dials = Self::dials(self.proxy.snapshot.load_full(), &config).await?;
         let log = if config.access_log == self.config.access_log {
             None
@@ -234,6 +234,8 @@ impl Control {
             let dropped = self.proxy.metrics.access_log_dropped.clone();
             Some(AccessLog::open(&config.access_log, dropped)?)
         };
+        // Last: it may make a file, and close one that was there to others.
+        let listeners = self.policies(&config, &issued)?;
         self.tickets.exchange(&config.ticket_keys)?;
         self.warn(&config);
         warnings::of_listeners(&config, &self.config);
@@ -249,14 +251,16 @@ impl Control {
         let routes = config.routes.iter().filter_map(|rule| {
             let pool = pools.iter().find(|pool| pool.upstream.name() == rule.pool)?;
             let way = Way { route: Some(rule.to_string().into()), pool: rule.pool.as_str().into() };
-            let rule_of = snapshot::Rule { way: Arc::new(way), pool: Arc::clone(pool) };
-            Some((rule.host.clone(), rule.path.clone(), rule_of))
+            let target = snapshot::Rule { way: Arc::new(way), pool: Arc::clone(pool) };
+            let config::Route { host, path, listeners, pool: _ } = rule.clone();
+            Some(route::Rule { listeners, host, path, target })
         });
         let snapshot = Snapshot {
-            routes: route::Table::new(routes),
+            routes: route::Routes::new(&routes.collect::<Vec<_>>()),
             pools: pools.clone(),
             listeners,
             trusted: config.trusted_proxies.clone(),
+            introduces: pools.iter().any(|pool| !pool.dial().is_shared()),
         };
         self.proxy.snapshot.store(Arc::new(snapshot));
         self.proxy.sids.resize(&config.sessions);

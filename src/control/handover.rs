@@ -314,7 +314,7 @@ impl Control {
                         self.doors.finish();
                         stops.push(answer);
                     }
-                    Request::Hangup => self.reopen_log(),
+                    Request::Hangup => self.reopen_logs(),
                     // Whoever waits for an answer hears that the process is stopping.
                     _ => {}
                 },

@@ -50,7 +50,7 @@ use crate::{
     acme,
     admin::api::{Plan, ReloadState},
     config::{self, Config, check},
-    net::tls::TicketKeys,
+    net::tls::{self, TicketKeys},
     observe::AccessLog,
     proxy::Proxy,
     sticky::Keys,
@@ -183,7 +183,7 @@ impl Control {
         match request {
             Request::Reload => self.reload().await,
             Request::Hangup => {
-                self.reopen_log();
+                self.reopen_logs();
                 self.reload().await;
                 self.acme.retry();
             }
@@ -206,7 +206,8 @@ impl Control {
         }
     }
 
-    fn reopen_log(&self) {
+    fn reopen_logs(&self) {
+        tls::reopen_key_logs();
         if let Err(error) = self.proxy.log.load().reopen() {
             tracing::error!(%error, "the access log could not be reopened");
         }

@@ -123,7 +123,8 @@ fn addresses(listener: &Listener) -> String {
 }
 
 fn routes(now: &Config, next: &Config, changes: &mut Vec<Change>) {
-    let same = |one: &Route, other: &Route| one.host == other.host && one.path == other.path;
+    let key = |route: &Route| (route.host.clone(), route.path.clone(), route.listeners.clone());
+    let same = |one: &Route, other: &Route| key(one) == key(other);
     for route in &now.routes {
         let name = route.to_string();
         match next.routes.iter().find(|other| same(route, other)) {

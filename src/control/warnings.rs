@@ -44,13 +44,22 @@ fn given(listener: &Listener) -> &[Certificate] {
 pub(super) fn of_listeners(config: &Config, before: &Config) {
     let changed = |listener: &&Listener| !before.listeners.contains(listener);
     for listener in config.listeners.iter().filter(changed) {
-        let Some(tls) = listener.protocol.tls() else { continue };
+        let Some(terms) = listener.protocol.tls() else { continue };
         let name = &listener.name;
-        if let Some(file) = &tls.key_log {
+        if let Some(file) = &terms.key_log {
             let file = file.display();
             tracing::warn!(listener = name, %file, "the secrets of every TLS session are written to a file");
         }
-        let lists = tls.client_auth.as_ref().map_or(&[][..], |auth| &auth.crl);
+        let responses = given(listener).iter().filter_map(|c| c.key.ocsp.as_deref());
+        let outdated = responses.filter(|response| tls::outdated(response)).count();
+        if outdated > 0 {
+            tracing::warn!(
+                listener = name,
+                responses = outdated,
+                "OCSP responses are past their date; their certificates are served without them"
+            );
+        }
+        let lists = terms.client_auth.as_ref().map_or(&[][..], |auth| &auth.crl);
         let overdue = tls::overdue(lists);
         if overdue > 0 {
             tracing::warn!(

@@ -23,6 +23,7 @@ use http_body_util::Full;
 use hyper::body::Incoming;
 use tokio::time::{Instant, Sleep};
 
+use super::headers::strip_trailers;
 use crate::{
     error::{Kind, Phase, Side, Termination},
     net::half_close::Patience,
@@ -191,8 +192,11 @@ impl Inbound {
         // Looked at first: all that came before the end is in `incoming` by then.
         let ended = self.patience.ended();
         match Pin::new(&mut self.incoming).poll_frame(cx) {
-            Poll::Ready(Some(Ok(frame))) => {
+            Poll::Ready(Some(Ok(mut frame))) => {
                 self.pause.over();
+                if let Some(trailers) = frame.trailers_mut() {
+                    strip_trailers(trailers);
+                }
                 let bytes = frame.data_ref().map_or(0, |data| data.len() as u64);
                 self.progress.bytes.fetch_add(bytes, Ordering::Relaxed);
                 // hyper asks no more after trailers, or once it knows that this was the last frame.

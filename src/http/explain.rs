@@ -21,6 +21,7 @@ use crate::{
     config::Balance,
     observe::ChosenBy,
     proxy::Proxy,
+    route::Uncovered,
     snapshot::{self, Pool},
     sticky::{self, Choice, Clues, Recalled},
     upstream::{Backend, Life, source},
@@ -71,10 +72,19 @@ impl Proxy {
         }
         let host = gate::without_port(&checked.host);
         let client = order.client.unwrap_or(LOCAL);
-        let Some(snapshot::Rule { way, pool }) = snapshot.routes.find(host, parts.uri.path())
-        else {
-            told.steps.push(format!("No route covers {host}{}: 404.", parts.uri.path()));
-            return Ok(told);
+        let listener = told.listener.as_deref().unwrap_or_default();
+        let path = parts.uri.path();
+        let snapshot::Rule { way, pool } = match snapshot.routes.find(listener, host, path) {
+            Ok(rule) => rule,
+            Err(uncovered) => {
+                told.steps.push(match uncovered {
+                    Uncovered::Nowhere => format!("No route covers {host}{path}: 404."),
+                    Uncovered::Elsewhere => {
+                        format!("Only routes of other listeners cover {host}{path}: 421.")
+                    }
+                });
+                return Ok(told);
+            }
         };
         told.route = way.route.as_deref().map(str::to_owned);
         told.pool = Some(pool.upstream.name().to_owned());

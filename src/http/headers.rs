@@ -108,10 +108,10 @@ pub(super) fn tokens<'a>(
 }
 
 /// Tells the backend who the client is. Claims of an untrusted peer are removed first, aliases with
-/// underscores too: many frameworks read `X_Forwarded_For` and `X-Forwarded-For` as one. A peer that
-/// has proved to be someone is believed no claim to be someone else.
+/// underscores too: many frameworks read `X_Forwarded_For` and `X-Forwarded-For` as one. Who a client
+/// has proved to be is told of this connection's client alone, whoever claims otherwise.
 pub(super) fn add_forwarding(headers: &mut HeaderMap, origin: &Origin<'_>) {
-    drop_claims(headers, origin);
+    drop_claims(headers, origin.trusted);
     if let Some(certificate) = origin.certificate {
         // Both are visible ASCII.
         let told = [
@@ -147,6 +147,12 @@ pub(super) fn add_forwarding(headers: &mut HeaderMap, origin: &Origin<'_>) {
     if let Ok(id) = HeaderValue::from_str(origin.id) {
         headers.insert(X_REQUEST_ID, id);
     }
+}
+
+/// Removes from a request's trailers all that only its header may say: a backend may merge them (RFC 9110
+/// §6.5.1), and nobody who is believed has reason to put it there.
+pub(super) fn strip_trailers(trailers: &mut HeaderMap) {
+    drop_claims(trailers, false);
 }
 
 /// The client's address: the peer's, or behind trusted peers the nearest one in `X-Forwarded-For` that
@@ -193,15 +199,16 @@ pub(super) fn keep_alive_timeout(headers: &HeaderMap) -> Option<Duration> {
         .map(Duration::from_secs)
 }
 
-fn drop_claims(headers: &mut HeaderMap, origin: &Origin<'_>) {
+/// Removes what a peer claims of who sent a request; claims of earlier hops stand where they are believed.
+fn drop_claims(headers: &mut HeaderMap, believed: bool) {
     let claims: Vec<HeaderName> =
-        headers.keys().filter(|name| is_claim(name.as_str(), origin)).cloned().collect();
+        headers.keys().filter(|name| is_claim(name.as_str(), believed)).cloned().collect();
     for name in claims {
         headers.remove(name);
     }
 }
 
-fn is_claim(name: &str, origin: &Origin<'_>) -> bool {
+fn is_claim(name: &str, believed: bool) -> bool {
     let aliased = name.contains('_');
     let dash = |byte: u8| if byte == b'_' { b'-' } else { byte };
     let starts = |prefix: &str| {
@@ -209,10 +216,12 @@ fn is_claim(name: &str, origin: &Origin<'_>) -> bool {
             && name.bytes().map(dash).zip(prefix.bytes()).all(|(a, b)| a == b)
     };
     let is = |other: &HeaderName| name.len() == other.as_str().len() && starts(other.as_str());
+    // Whoever is in front of us appends to the fields that all proxies know. These it may not know, and
+    // hand on as its own client sent them.
     if starts("x-client-cert-") {
-        return aliased || !origin.trusted || origin.certificate.is_some();
+        return true;
     }
-    if origin.trusted && !aliased {
+    if believed && !aliased {
         return false;
     }
     starts("x-forwarded-") || is(&FORWARDED) || is(&X_REAL_IP) || is(&X_REQUEST_ID)
@@ -273,9 +282,8 @@ mod tests {
             told.sort_unstable();
             told
         };
-        assert_eq!(told(false, None), [""; 0]);
-        assert_eq!(told(true, None), ["1", "666", "CN=eve"], "a trusted peer has terminated TLS");
         for trusted in [false, true] {
+            assert_eq!(told(trusted, None), [""; 0], "a trusted peer may not know these fields");
             assert_eq!(told(trusted, Some(&ada)), ["CN=ada", "f00d"]);
         }
     }

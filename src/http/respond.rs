@@ -22,6 +22,7 @@ use crate::{
     net::{half_close::Held, proxy_protocol::Introduction},
     observe::{Record, Start},
     proxy::Proxy,
+    route::Uncovered,
     snapshot::{self, Pool},
     sticky::{engine_io, engine_io::Transport},
 };
@@ -56,10 +57,17 @@ impl Proxy {
             let error = ProxyError::new(Side::Client, Phase::Select, Kind::Misdirected);
             return reply::refuse(entry, &error, &manners);
         }
-        let Some(snapshot::Rule { way, pool }) = snapshot.routes.find(host, parts.uri.path())
-        else {
-            let error = ProxyError::new(Side::Client, Phase::Select, Kind::NoRoute);
-            return reply::refuse(entry, &error, &manners);
+        let found = snapshot.routes.find(&visitor.listener.name, host, parts.uri.path());
+        let snapshot::Rule { way, pool } = match found {
+            Ok(rule) => rule,
+            Err(uncovered) => {
+                let kind = match uncovered {
+                    Uncovered::Nowhere => Kind::NoRoute,
+                    Uncovered::Elsewhere => Kind::Misdirected,
+                };
+                let error = ProxyError::new(Side::Client, Phase::Select, kind);
+                return reply::refuse(entry, &error, &manners);
+            }
         };
         entry.record().way = Some(Arc::clone(way));
         // Behind a proxy that terminates TLS, the browser's own connection counts.

@@ -3,9 +3,11 @@
 //!
 //! # Why this is safe
 //!
-//! - A ticket is `key name (16) ‖ nonce (12) ‖ AES-256-GCM-SIV(state) with tag (16)`, the name being
-//!   authenticated with it (RFC 5077 section 4, with an AEAD in place of its CBC and HMAC). It is all
-//!   made and opened by aws-lc-rs; nothing is composed here.
+//! - A ticket is `key name (16) ‖ nonce (12) ‖ AES-256-GCM-SIV(date (8) ‖ state) with tag (16)`, the name
+//!   being authenticated with it (RFC 5077 section 4, with an AEAD in place of its CBC and HMAC). It is
+//!   all made and opened by aws-lc-rs; nothing is composed here.
+//! - A ticket is good for 12 hours, whatever key it was made by. Its age is taken by the clocks of who
+//!   made and who opens it, in whole seconds; one of the future has none, for clocks differ.
 //! - Nonces are random. GCM-SIV (RFC 8452) is made for that: a nonce that repeats by chance tells
 //!   whether two states are the same, and nothing else; with GCM it would give the key away.
 //! - What a ticket was made under is authenticated with it and not in it: it is opened in the same
@@ -22,7 +24,7 @@
 use std::{
     fmt,
     sync::{Arc, Mutex, PoisonError},
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use arc_swap::ArcSwap;
@@ -37,14 +39,30 @@ use crate::config::SharedKeys;
 
 /// Age at which a key makes no more tickets.
 const ROLL: Duration = Duration::from_secs(6 * 3600);
-/// Age at which a key opens none any more.
+/// Age at which a key opens none any more, and at which no ticket is opened.
 const ACCEPT: Duration = Duration::from_secs(12 * 3600);
 
 const NAME: usize = 16;
 const SECRET: usize = 32;
+/// Seconds since 1970, the most significant byte first.
+const DATE: usize = 8;
 
-/// What keys are derived for; another purpose or format has another one.
-const PURPOSE: &[u8] = b"moorline TLS tickets 1";
+/// What keys are derived and tickets made for; another purpose or format has another one.
+const PURPOSE: &[u8] = b"moorline TLS tickets 2";
+
+/// Now, by both clocks: keys are as old as this process has seen them, tickets go from one to another.
+#[derive(Clone, Copy)]
+struct Moment {
+    ticks: Instant,
+    date: u64,
+}
+
+impl Moment {
+    fn now() -> Self {
+        let date = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        Self { ticks: Instant::now(), date: date.as_secs() }
+    }
+}
 
 /// Keys that tickets are made and opened by. They can be exchanged while that goes on.
 pub(super) struct Keys {
@@ -174,15 +192,22 @@ impl Keys {
         Some(new)
     }
 
-    fn seal(&self, state: &[u8], context: Context, now: Instant) -> Option<Vec<u8>> {
-        self.current(now)?.seal(state, context)
+    fn seal(&self, state: &[u8], context: Context, now: Moment) -> Option<Vec<u8>> {
+        let dated = [&now.date.to_be_bytes()[..], state].concat();
+        self.current(now.ticks)?.seal(dated, context)
     }
 
-    fn open(&self, ticket: &[u8], context: Context, now: Instant) -> Option<Vec<u8>> {
+    fn open(&self, ticket: &[u8], context: Context, now: Moment) -> Option<Vec<u8>> {
         let (name, sealed) = ticket.split_at_checked(NAME)?;
         let ring = self.ring.load();
         let key = ring.keys.iter().find(|key| key.name == name)?;
-        (ring.given || key.age(now) < ACCEPT).then(|| key.open(sealed, context))?
+        if !ring.given && key.age(now.ticks) >= ACCEPT {
+            return None;
+        }
+        let mut state = key.open(sealed, context)?;
+        let date = u64::from_be_bytes(*state.first_chunk::<DATE>()?);
+        state.drain(..DATE);
+        (now.date.saturating_sub(date) < ACCEPT.as_secs()).then_some(state)
     }
 }
 
@@ -203,11 +228,11 @@ impl ProducesTickets for Ticketer {
     }
 
     fn encrypt(&self, state: &[u8]) -> Option<Vec<u8>> {
-        self.keys.seal(state, self.context, Instant::now())
+        self.keys.seal(state, self.context, Moment::now())
     }
 
     fn decrypt(&self, ticket: &[u8]) -> Option<Vec<u8>> {
-        self.keys.open(ticket, self.context, Instant::now())
+        self.keys.open(ticket, self.context, Moment::now())
     }
 }
 
@@ -260,8 +285,7 @@ impl Key {
         now.saturating_duration_since(self.made)
     }
 
-    fn seal(&self, state: &[u8], context: Context) -> Option<Vec<u8>> {
-        let mut sealed = state.to_vec();
+    fn seal(&self, mut sealed: Vec<u8>, context: Context) -> Option<Vec<u8>> {
         let beside = self.beside(context);
         let nonce = self.aead.seal_in_place_append_tag(beside, &mut sealed).ok()?;
         Some([&self.name[..], nonce.as_ref(), &sealed].concat())
@@ -276,9 +300,9 @@ impl Key {
         Some(state)
     }
 
-    /// What is authenticated beside the state. The name has one length, so nothing runs together.
+    /// What is authenticated beside the state. The first two have one length, so nothing runs together.
     fn beside(&self, context: Context) -> Aad<Vec<u8>> {
-        Aad::from([&self.name[..], context.as_bytes()].concat())
+        Aad::from([PURPOSE, &self.name[..], context.as_bytes()].concat())
     }
 }
 
@@ -308,11 +332,15 @@ mod tests {
     }
 
     fn seal(keys: &Keys, state: &[u8]) -> Vec<u8> {
-        keys.seal(state, NOWHERE, Instant::now()).unwrap()
+        keys.seal(state, NOWHERE, Moment::now()).unwrap()
+    }
+
+    fn after(now: Moment, time: Duration) -> Moment {
+        Moment { ticks: now.ticks + time, date: now.date + time.as_secs() }
     }
 
     fn open(keys: &Keys, ticket: &[u8]) -> Option<Vec<u8>> {
-        keys.open(ticket, NOWHERE, Instant::now())
+        keys.open(ticket, NOWHERE, Moment::now())
     }
 
     #[test]
@@ -351,10 +379,11 @@ mod tests {
         let keys = Keys::new(&given(&[1]), &made().export()).unwrap();
         let first = seal(&keys, b"first");
         assert_eq!(open(&Keys::new(&given(&[1]), &[]).unwrap(), &first).unwrap(), b"first");
-        let later = Instant::now() + 10 * ACCEPT;
+        let later = after(Moment::now(), 10 * ACCEPT);
         let again = keys.seal(b"again", NOWHERE, later).unwrap();
         assert_eq!(again[..NAME], first[..NAME], "nobody rolled");
-        assert_eq!(keys.open(&first, NOWHERE, later).unwrap(), b"first");
+        assert_eq!(keys.open(&again, NOWHERE, later).unwrap(), b"again");
+        assert_eq!(keys.open(&first, NOWHERE, later), None, "tickets grow old all the same");
         assert!(keys.export().is_empty(), "the next process is given them too");
 
         keys.exchange(&given(&[2, 1])).unwrap();
@@ -373,20 +402,32 @@ mod tests {
     }
 
     #[test]
+    fn a_ticket_grows_old_by_the_date_and_clocks_may_differ() {
+        for terms in [SharedKeys::Made, given(&[1])] {
+            let keys = Keys::new(&terms, &[]).unwrap();
+            let now = Moment::now();
+            let ticket = keys.seal(b"state", NOWHERE, now).unwrap();
+            let opens = |date| keys.open(&ticket, NOWHERE, Moment { date, ..now }).is_some();
+            assert!(opens(now.date + ACCEPT.as_secs() - 1) && !opens(now.date + ACCEPT.as_secs()));
+            assert!(opens(now.date - 3600) && opens(0), "theirs is ahead");
+        }
+    }
+
+    #[test]
     fn keys_roll_and_are_accepted_for_a_while() {
         let keys = made();
-        let start = Instant::now();
+        let start = Moment::now();
         let seal = |state: &[u8], now| keys.seal(state, NOWHERE, now).unwrap();
         let open = |ticket: &[u8], now| keys.open(ticket, NOWHERE, now);
         let first = seal(b"first", start);
-        let later = start + ROLL + Duration::from_secs(1);
+        let later = after(start, ROLL + Duration::from_secs(1));
         let second = seal(b"second", later);
         assert_ne!(second[..NAME], first[..NAME], "the key should have rolled");
         assert_eq!(seal(b"third", later)[..NAME], second[..NAME]);
         assert_eq!(keys.export().len(), 2);
         assert_eq!(open(&first, later).unwrap(), b"first");
         assert_eq!(open(&second, later).unwrap(), b"second");
-        let last = start + ACCEPT + Duration::from_secs(1);
+        let last = after(start, ACCEPT + Duration::from_secs(1));
         assert_eq!(open(&first, last), None);
         assert_eq!(open(&second, last).unwrap(), b"second");
         // A successor accepts both.

@@ -108,10 +108,55 @@ async fn backends_and_the_log_are_told_who_a_client_has_proved_to_be() {
 }
 
 #[tokio::test]
+async fn fault_061_a_route_of_a_listener_with_client_certificates_is_not_reached_by_another() {
+    let backend = Backend::replying("ok").await;
+    let proxy = Proxy::with(|settings| {
+        mutual(settings, &backend, "");
+        beside(settings, "open", None);
+        settings.table("[listeners.plain]\nbind = \"127.0.0.1:0\"\n");
+        settings
+            .unrouted()
+            .table("[[routes]]\nhost = \"inner.test\"\npool = \"app\"\nlisteners = [\"web\"]\n");
+        settings.table("[[routes]]\npath = \"/both\"\npool = \"app\"\nlisteners = \"web\"\n");
+        settings.table("[[routes]]\npath = \"/\"\nhost = \"outer.test\"\npool = \"app\"\n");
+    })
+    .await;
+    let get = |host: &str, path: &str| {
+        format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n")
+    };
+    let ada = as_client("client");
+    for (host, path) in [("inner.test", "/in"), ("any.test", "/both"), ("outer.test", "/out")] {
+        assert_says(&s_client(proxy.web(), &ada, get(host, path)).await, &["200 OK"]);
+        assert!(backend.saw(path), "{host}{path}");
+    }
+    let others = [proxy.listener("open"), proxy.listener("plain")];
+    for (host, path, status) in [
+        ("inner.test", "/other", 421),
+        ("INNER.test.:443", "/other", 421),
+        ("any.test", "/both/other", 421),
+        ("any.test", "/other", 404),
+        ("outer.test", "/both", 200),
+    ] {
+        let said = s_client(others[0], "-servername inner.test", get(host, path)).await;
+        assert!(said.contains(&format!("HTTP/1.1 {status}")), "{host}{path}: {said}");
+        let reply = Raw::ask(others[1], get(host, path)).await;
+        assert_eq!(reply.status(), status, "{host}{path}");
+    }
+    assert!(!backend.saw("other"));
+    let refused = |line: &Value| line["termination"] == "client_select_misdirected";
+    let line = proxy.wait_for_log("a refusal", refused).await;
+    assert_eq!(line["status"], 421, "{line}");
+    drop(backend);
+    proxy.finish().await;
+}
+
+#[tokio::test]
 async fn whoever_has_no_certificate_of_its_own_claims_none() {
     let backend = Backend::replying("ok").await;
     let proxy = Proxy::with(|settings| {
         mutual(settings, &backend, "mode = \"optional\"");
+        // A balancer that is trusted with addresses hands on fields that it does not know.
+        settings.top("trusted_proxies", "[\"127.0.0.1\"]");
         beside(settings, "open", None);
         settings.table("[listeners.plain]\nbind = \"127.0.0.1:0\"\n");
     })
@@ -124,8 +169,17 @@ async fn whoever_has_no_certificate_of_its_own_claims_none() {
     Raw::ask(proxy.listener("plain"), &anonymous).await;
     let said = s_client(proxy.web(), &as_client("client"), &anonymous).await;
     assert_says(&said, &["200 OK"]);
+    let names = "X-Client-Cert-Subject, X_Client_Cert_Subject, X-Forwarded-For, X-Checksum";
+    let late = format!(
+        "POST /late HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nTrailer: {names}\r\n\
+         Transfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n0\r\n\
+         X-Client-Cert-Subject: CN=eve\r\nX_Client_Cert_Subject: CN=eve\r\n\
+         X-Forwarded-For: 6.6.6.6\r\nX-Checksum: 77\r\n\r\n"
+    );
+    Raw::ask(proxy.listener("plain"), &late).await;
+    assert!(backend.saw("77") && !backend.saw("6.6.6.6"), "of trailers, claims alone are dropped");
     let seen = backend.requests();
-    assert_eq!(seen.len(), 4);
+    assert_eq!(seen.len(), 5);
     for request in &seen[..3] {
         assert!(request.all("x-client-cert-subject").is_empty(), "{request:?}");
     }

@@ -51,10 +51,12 @@ pub(super) fn of(certificate: &CertificateDer<'_>) -> ClientCertificate {
     }
 }
 
-/// The parts of a name whose outer SEQUENCE is off; as many as can be read.
+/// The parts of a name whose outer SEQUENCE is off; none where one cannot be read: half a name may be
+/// another's.
 fn relative_names(mut der: &[u8]) -> Vec<RelativeDistinguishedName<'_>> {
     let mut names = Vec::new();
-    while let Ok((rest, name)) = RelativeDistinguishedName::from_der(der) {
+    while !der.is_empty() {
+        let Ok((rest, name)) = RelativeDistinguishedName::from_der(der) else { return Vec::new() };
         names.push(name);
         der = rest;
     }
@@ -146,6 +148,15 @@ mod tests {
         assert_eq!(client.fingerprint.len(), 64);
         assert_eq!(&*told(&[]).subject, "");
         assert_eq!(told(&[]).common_name, None);
+    }
+
+    #[test]
+    fn half_a_name_is_none() {
+        // C=NZ, and then a SET that holds no SEQUENCE.
+        let country = b"\x31\x0b\x30\x09\x06\x03\x55\x04\x06\x13\x02NZ";
+        assert_eq!(subject(&relative_names(country)), "C=NZ");
+        assert!(relative_names(&[&country[..], b"\x31\x02\x05\x00"].concat()).is_empty());
+        assert!(relative_names(&[&country[..], b"\x31"].concat()).is_empty());
     }
 
     #[test]

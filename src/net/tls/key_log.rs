@@ -4,11 +4,12 @@ use std::{
     fmt::Write as _,
     fs::{self, File, OpenOptions},
     io::{self, Write as _},
-    os::unix::fs::{OpenOptionsExt, PermissionsExt},
+    os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError, Weak},
 };
 
+use rustix::process::geteuid;
 use rustls::KeyLog;
 
 /// Who writes to a file is one for the whole process, however many listeners name it.
@@ -25,27 +26,46 @@ impl Writer {
     /// The writer of this file, which is for its owner's eyes only from then on.
     ///
     /// # Errors
-    /// The file cannot be opened, or its mode not be set; the text names it.
+    /// The file cannot be opened, its mode not be set, or it is another user's; the text names it.
     pub(super) fn of(path: &Path) -> io::Result<Arc<Self>> {
         let mut writers = WRITERS.lock().unwrap_or_else(PoisonError::into_inner);
         writers.retain(|writer| writer.strong_count() > 0);
         if let Some(same) = writers.iter().filter_map(Weak::upgrade).find(|w| w.path == path) {
             return Ok(same);
         }
-        let file = open(path).map_err(|error| {
-            io::Error::new(error.kind(), format!("key log {}: {error}", path.display()))
-        })?;
+        let file = open(path)?;
         let writer = Arc::new(Self { path: path.to_owned(), file: Mutex::new(file) });
         writers.push(Arc::downgrade(&writer));
         Ok(writer)
     }
 }
 
+/// Opens every file anew, for a rotation that has renamed it. Where one cannot be, the old one is written
+/// to as before, and a line says so.
+pub(crate) fn reopen() {
+    let writers = WRITERS.lock().unwrap_or_else(PoisonError::into_inner);
+    for writer in writers.iter().filter_map(Weak::upgrade) {
+        match open(&writer.path) {
+            Ok(file) => *writer.file.lock().unwrap_or_else(PoisonError::into_inner) = file,
+            Err(error) => tracing::error!("{error}"),
+        }
+    }
+}
+
 fn open(path: &Path) -> io::Result<File> {
-    let file = OpenOptions::new().append(true).create(true).mode(0o600).open(path)?;
-    // One that was there may be open to others.
-    file.set_permissions(fs::Permissions::from_mode(0o600))?;
-    Ok(file)
+    let own = || {
+        let file = OpenOptions::new().append(true).create(true).mode(0o600).open(path)?;
+        // Whose it is, may read it whatever its mode.
+        if file.metadata()?.uid() != geteuid().as_raw() {
+            return Err(io::Error::new(io::ErrorKind::PermissionDenied, "it is another user's"));
+        }
+        // One that was there may be open to others.
+        file.set_permissions(fs::Permissions::from_mode(0o600))?;
+        Ok(file)
+    };
+    own().map_err(|error: io::Error| {
+        io::Error::new(error.kind(), format!("key log {}: {error}", path.display()))
+    })
 }
 
 impl KeyLog for Writer {

@@ -1,6 +1,6 @@
 //! Which certificate a client is shown.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{collections::HashMap, sync::Arc, time::SystemTime};
 
 use arc_swap::ArcSwap;
 use rustls::{
@@ -9,22 +9,31 @@ use rustls::{
     sign::CertifiedKey,
 };
 
-use crate::config::Certificate;
+use crate::config::{Certificate, staple};
 
 /// Picks a certificate by the client's server name: exact, then wildcard, then the first one.
 ///
 /// Several certificates may share a name, say one ECDSA and one RSA: the first in order whose key the
-/// client can verify is served. They can be exchanged while connections come in.
+/// client can verify is served. They can be exchanged while connections come in. An OCSP response goes
+/// with one until its date; a client that is shown an older one refuses the connection.
 #[derive(Debug, Default)]
 pub struct Resolver(ArcSwap<Chains>);
 
 #[derive(Debug, Default)]
 struct Chains {
-    exact: HashMap<Box<str>, Vec<Arc<CertifiedKey>>>,
+    exact: HashMap<Box<str>, Vec<Chain>>,
     /// By the name without its `*.`.
-    wildcard: HashMap<Box<str>, Vec<Arc<CertifiedKey>>>,
+    wildcard: HashMap<Box<str>, Vec<Chain>>,
     /// The first certificate, then the others that share a name with it.
-    default: Vec<Arc<CertifiedKey>>,
+    default: Vec<Chain>,
+}
+
+/// A certificate with its key, as it is served.
+#[derive(Clone, Debug)]
+struct Chain {
+    key: Arc<CertifiedKey>,
+    /// Until when its OCSP response is good, and what is served then, without one.
+    afterwards: Option<(SystemTime, Arc<CertifiedKey>)>,
 }
 
 impl Resolver {
@@ -52,9 +61,9 @@ impl Resolver {
     fn choose(&self, name: Option<&str>, schemes: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
         let chains = self.0.load();
         let candidates = name.and_then(|name| chains.named(name)).unwrap_or(&chains.default);
-        let usable = candidates.iter().find(|key| key.key.choose_scheme(schemes).is_some());
+        let usable = candidates.iter().find(|c| c.key.key.choose_scheme(schemes).is_some());
         // Where none is usable the first makes rustls say so to the client.
-        usable.or(candidates.first()).cloned()
+        usable.or(candidates.first()).map(Chain::now)
     }
 }
 
@@ -62,6 +71,22 @@ impl ResolvesServerCert for Resolver {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
         // rustls hands out the name in lower case.
         self.choose(hello.server_name(), hello.signature_schemes())
+    }
+}
+
+impl Chain {
+    fn new(key: &Arc<CertifiedKey>) -> Self {
+        let until = key.ocsp.as_deref().and_then(staple::until);
+        let bare = || Arc::new(CertifiedKey { ocsp: None, ..CertifiedKey::clone(key) });
+        Self { key: Arc::clone(key), afterwards: until.map(|until| (until, bare())) }
+    }
+
+    /// As it is served at this moment.
+    fn now(&self) -> Arc<CertifiedKey> {
+        match &self.afterwards {
+            Some((until, bare)) if *until < SystemTime::now() => Arc::clone(bare),
+            _ => Arc::clone(&self.key),
+        }
     }
 }
 
@@ -74,23 +99,24 @@ impl Chains {
             .filter(|(n, other)| {
                 *n == 0 || other.names.iter().any(|name| first.names.contains(name))
             })
-            .map(|(_, certificate)| certificate.key.clone())
+            .map(|(_, certificate)| Chain::new(&certificate.key))
             .collect();
         let mut chains = Self { exact: HashMap::new(), wildcard: HashMap::new(), default };
         for Certificate { names, key } in certificates {
+            let chain = Chain::new(key);
             for name in names {
                 let (map, name) = match name.strip_prefix("*.") {
                     Some(parent) => (&mut chains.wildcard, parent),
                     None => (&mut chains.exact, name.as_str()),
                 };
-                map.entry(name.into()).or_default().push(key.clone());
+                map.entry(name.into()).or_default().push(chain.clone());
             }
         }
         chains
     }
 
     /// Those that name a server name in lower case.
-    fn named(&self, name: &str) -> Option<&[Arc<CertifiedKey>]> {
+    fn named(&self, name: &str) -> Option<&[Chain]> {
         // A wildcard stands for exactly one label (RFC 6125 section 6.4.3).
         let wildcard = || self.wildcard.get(name.split_once('.')?.1);
         self.exact.get(name).or_else(wildcard).map(Vec::as_slice)

@@ -1,6 +1,6 @@
 //! How a listener terminates TLS, and the handshake by it.
 
-use std::{error::Error, fmt, io, sync::Arc, time::Duration};
+use std::{error::Error, fmt, io, sync::Arc};
 
 use rustls::{
     NamedGroup, ProtocolVersion, ServerConfig, SupportedProtocolVersion,
@@ -9,12 +9,8 @@ use rustls::{
     version::{TLS12, TLS13},
 };
 use rustls_pki_types::UnixTime;
-use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _},
-    net::TcpStream,
-    time::timeout,
-};
-use tokio_rustls::{LazyConfigAcceptor, StartHandshake, server::TlsStream};
+use tokio::net::TcpStream;
+use tokio_rustls::{LazyConfigAcceptor, server::TlsStream};
 
 use super::{PROVIDER, Resolver, SEND_LIMIT, TicketKeys, client_auth, key_log, kind::UnknownName};
 use crate::{
@@ -24,12 +20,7 @@ use crate::{
 
 /// The fatal alert `unrecognized_name` (RFC 6066 section 3) in a record of its own. rustls knows no
 /// way to say it: where its resolver gives nothing, it says `access_denied`.
-const UNRECOGNIZED_NAME: [u8; 7] = [21, 3, 3, 0, 2, 2, 112];
-
-/// How long a client that was refused may take to read why.
-const LAST_WORDS: Duration = Duration::from_secs(1);
-/// How much of what it still sends is read meanwhile.
-const LAST_BYTES: u64 = 64 * 1024;
+pub const UNRECOGNIZED_NAME: &[u8] = &[21, 3, 3, 0, 2, 2, 112];
 
 /// Why a listener's terms cannot be served by.
 #[derive(Debug)]
@@ -61,6 +52,32 @@ impl Error for Unusable {
 impl From<rustls::Error> for Unusable {
     fn from(error: rustls::Error) -> Self {
         Self::Refused(error)
+    }
+}
+
+/// A handshake that failed.
+#[derive(Debug)]
+pub struct Refused {
+    /// The socket's error, or [`io::ErrorKind::InvalidData`] with a [`rustls::Error`] inside where the
+    /// client's bytes are no TLS, it is not let in or nothing could be agreed on;
+    /// [`kind`](super::kind) knows them all.
+    pub error: io::Error,
+    /// Where the client can still be told: the socket, and what has to be said. Whoever closes it without
+    /// reading what the client still sends takes an alert back that rustls has sent: in TLS 1.3 a request
+    /// may come with the handshake's last part.
+    pub parting: Option<(TcpStream, &'static [u8])>,
+}
+
+impl Refused {
+    fn new(error: io::Error, socket: Option<TcpStream>, words: &'static [u8]) -> Self {
+        let socket = socket.filter(|_| error.kind() == io::ErrorKind::InvalidData);
+        Self { error, parting: socket.map(|socket| (socket, words)) }
+    }
+}
+
+impl From<io::Error> for Refused {
+    fn from(error: io::Error) -> Self {
+        Self { error, parting: None }
     }
 }
 
@@ -156,14 +173,12 @@ impl Terminator {
     /// What the client has said of itself is in `told` as soon as it was understood.
     ///
     /// # Errors
-    /// The socket's, or [`io::ErrorKind::InvalidData`] with a [`rustls::Error`] inside where the
-    /// client's bytes are no TLS, it is not let in or nothing could be agreed on;
-    /// [`kind`](super::kind) knows them all. An alert has been sent where that was possible.
+    /// It failed; nothing has been closed.
     pub async fn accept(
         &self,
         socket: TcpStream,
         told: &mut Secured,
-    ) -> io::Result<Box<TlsStream<TcpStream>>> {
+    ) -> Result<Box<TlsStream<TcpStream>>, Refused> {
         self.accept_beside(None, socket, told).await
     }
 
@@ -176,7 +191,7 @@ impl Terminator {
         beside: Option<Beside>,
         socket: TcpStream,
         told: &mut Secured,
-    ) -> io::Result<Box<TlsStream<TcpStream>>> {
+    ) -> Result<Box<TlsStream<TcpStream>>, Refused> {
         // Boxed: it is big, and over long before the connection is.
         Box::pin(self.handshake(beside, socket, told)).await
     }
@@ -186,18 +201,19 @@ impl Terminator {
         beside: Option<Beside>,
         socket: TcpStream,
         told: &mut Secured,
-    ) -> io::Result<Box<TlsStream<TcpStream>>> {
+    ) -> Result<Box<TlsStream<TcpStream>>, Refused> {
         let mut acceptor = LazyConfigAcceptor::new(Acceptor::default(), socket);
         let start = match (&mut acceptor).await {
             Ok(start) => start,
-            Err(error) => return Err(refused(error, acceptor.take_io())),
+            Err(error) => return Err(Refused::new(error, acceptor.take_io(), b"")),
         };
         tell(&start.client_hello(), told);
         let config = match beside.filter(|beside| beside.is_for(&start.client_hello())) {
             Some(beside) => beside.config,
             None => {
                 if let Err(unknown) = self.serves(told.sni.as_deref()) {
-                    return Err(refuse_name(unknown, start).await);
+                    let error = io::Error::new(io::ErrorKind::InvalidData, unknown);
+                    return Err(Refused::new(error, Some(start.io), UNRECOGNIZED_NAME));
                 }
                 Arc::clone(self.by_preference(&start.client_hello()))
             }
@@ -206,7 +222,7 @@ impl Terminator {
             start.into_stream_with(config, |tls| tls.set_buffer_limit(Some(SEND_LIMIT)));
         let stream = match handshake.into_fallible().await {
             Ok(stream) => stream,
-            Err((error, socket)) => return Err(refused(error, Some(socket))),
+            Err((error, socket)) => return Err(Refused::new(error, Some(socket), b"")),
         };
         self.still_valid(&stream)?;
         Ok(Box::new(stream))
@@ -284,24 +300,4 @@ fn tell(hello: &ClientHello<'_>, told: &mut Secured) {
     told.sni = hello.server_name().map(Box::from);
     let offered = hello.alpn().and_then(|mut names| names.next());
     told.alpn = offered.map(|name| String::from_utf8_lossy(name).into());
-}
-
-async fn refuse_name(unknown: UnknownName, start: StartHandshake<TcpStream>) -> io::Error {
-    let mut socket = start.io;
-    // Fails where nobody is there any more to be told.
-    let _ = socket.write_all(&UNRECOGNIZED_NAME).await;
-    refused(io::Error::new(io::ErrorKind::InvalidData, unknown), Some(socket))
-}
-
-/// Lets the client read the alert. A socket that is closed with bytes unread is reset, and takes what
-/// the client has not read yet with it: in TLS 1.3 a request may come with the handshake's last part.
-fn refused(error: io::Error, socket: Option<TcpStream>) -> io::Error {
-    if let Some(mut socket) = socket.filter(|_| error.kind() == io::ErrorKind::InvalidData) {
-        tokio::spawn(async move {
-            let _ = socket.shutdown().await;
-            let mut rest = socket.take(LAST_BYTES);
-            let _ = timeout(LAST_WORDS, tokio::io::copy(&mut rest, &mut tokio::io::sink())).await;
-        });
-    }
-    error
 }

@@ -49,7 +49,8 @@ async fn connect(
     let name = ServerName::try_from(name.to_owned()).unwrap();
     let ours = async {
         let (socket, _) = listener.accept().await.unwrap();
-        let mut stream = server.accept(socket, &mut Secured::default()).await?;
+        let accepted = server.accept(socket, &mut Secured::default()).await;
+        let mut stream = accepted.map_err(|refused| refused.error)?;
         // Tickets reach a client when it reads.
         stream.write_all(b"!").await?;
         Ok(Client::Tls(stream))
@@ -129,7 +130,9 @@ async fn what_is_no_tls_is_an_error() {
     let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
     client.write_all(b"GET / HTTP/1.1\r\n\r\n").await.unwrap();
     let (socket, _) = listener.accept().await.unwrap();
-    let error = server.accept(socket, &mut Secured::default()).await.unwrap_err();
+    let refused = server.accept(socket, &mut Secured::default()).await.unwrap_err();
+    assert!(refused.parting.is_some_and(|(_, words)| words.is_empty()), "rustls has sent an alert");
+    let error = refused.error;
     assert_eq!(error.kind(), io::ErrorKind::InvalidData);
     assert!(error.get_ref().is_some_and(|inner| inner.is::<rustls::Error>()));
     assert_eq!(kind(&error), Kind::NotTls);

@@ -7,16 +7,27 @@ use x509_parser::{
     asn1_rs::FromDer as _, revocation_list::CertificateRevocationList, time::ASN1Time,
 };
 
+use crate::config::staple;
+
+/// How far this machine's clock may be behind that of who has signed: a certificate is often put to use
+/// in the minute that it was made.
+const SKEW: Duration = Duration::from_secs(5 * 60);
+
 /// Why a certificate with these dates is not valid now, in words that follow its name; `None`: it is.
 pub fn lapsed((from, until): (SystemTime, SystemTime)) -> Option<String> {
     match SystemTime::now() {
-        now if now < from => Some(format!("is not valid before {}", date(from))),
+        now if now + SKEW < from => Some(format!("is not valid before {}", date(from))),
         // Dates have no fractions: it is valid to the end of the last second.
         now if now >= until + Duration::from_secs(1) => {
-            Some(format!("has expired on {}", date(until)))
+            Some(format!("has expired at {}", date(until)))
         }
         _ => None,
     }
+}
+
+/// Whether an OCSP response is past its own date; it is not handed on then.
+pub fn outdated(response: &[u8]) -> bool {
+    staple::until(response).is_some_and(|until| until < SystemTime::now())
 }
 
 /// How many of these lists were due to be replaced before now.
@@ -39,8 +50,7 @@ fn seconds(time: ASN1Time) -> i64 {
 }
 
 fn date(time: SystemTime) -> String {
-    let text = humantime::format_rfc3339_seconds(time).to_string();
-    text.split('T').next().unwrap_or_default().to_owned()
+    humantime::format_rfc3339_seconds(time).to_string()
 }
 
 #[cfg(test)]
@@ -54,9 +64,12 @@ mod tests {
         assert_eq!(lapsed((now - year, now + year)), None);
         let then = SystemTime::UNIX_EPOCH + 50 * year;
         let expired = lapsed((SystemTime::UNIX_EPOCH, then)).unwrap();
-        assert_eq!(expired, "has expired on 2019-12-20");
+        assert_eq!(expired, "has expired at 2019-12-20T00:00:00Z");
         let then = SystemTime::UNIX_EPOCH + 1000 * year;
         let early = lapsed((then, then + year)).unwrap();
-        assert_eq!(early, "is not valid before 2969-05-03");
+        assert_eq!(early, "is not valid before 2969-05-03T00:00:00Z");
+        let soon = |seconds| lapsed((now + Duration::from_secs(seconds), now + year));
+        assert_eq!(soon(200), None, "clocks differ a little");
+        assert!(soon(500).is_some());
     }
 }
