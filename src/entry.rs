@@ -5,7 +5,7 @@
 //! an entry that is dropped instead belongs to a client that went away, to a drain that was forced, or
 //! to a task that panicked.
 
-use std::{sync::Arc, time::Instant};
+use std::{io, sync::Arc, time::Instant};
 
 use arc_swap::ArcSwap;
 
@@ -164,9 +164,11 @@ pub(crate) struct TunnelGuard<M> {
 }
 
 impl<M: Unpin> Guard for TunnelGuard<M> {
-    fn end(mut self, ended: Ended) {
+    fn end(mut self, ended: Ended, error: Option<&io::Error>) {
         self.entry.received(ended.to_backend);
         self.entry.sent(ended.to_client);
-        self.entry.end(ended.termination);
+        if let Some(open) = self.entry.0.take() {
+            open.close(ended.termination, error.map(ToString::to_string).as_deref());
+        }
     }
 }

@@ -27,7 +27,7 @@
 //! | [`observe`] | access log, metrics, the process's own log | who is observed |
 //! | [`config`] | what was typed, what it means, every fault of it | any runtime module |
 //! | [`net`] | sockets, TLS both ways, PROXY headers, byte streams | HTTP, routes, backends |
-//! | [`acme`] | certificates that are ordered: when, how, where they are kept | listeners, HTTP |
+//! | [`acme`] | certificates that are ordered: when, how, where they are kept | who listens, who gives its answers out |
 //! | [`route`] | host and path → pool | I/O |
 //! | [`upstream`] | live backends, balance, connections to them | HTTP |
 //! | [`sticky`] | sids, cookies, the decision between them | HTTP exchanges, I/O |

@@ -3,7 +3,7 @@
 //! Shared by the orders, which put answers in, and by listeners, which give them out: HTTP-01 by a
 //! path (RFC 8555 §8.3), TLS-ALPN-01 by a certificate that only a handshake for `acme-tls/1` gets (RFC
 //! 8737). While nothing is asked, both are one load of a pointer. What was put in goes with its
-//! [`Posted`].
+//! [`Posted`], and nothing else does: of two orders for one name the first is answered, then the other.
 
 use std::{
     collections::HashMap,
@@ -50,19 +50,22 @@ pub(super) struct Posted {
 #[derive(Debug)]
 enum What {
     /// By token.
-    Http(Box<str>),
+    Http(Box<str>, Bytes),
     /// By server name.
-    Tls(Box<str>),
+    Tls(Box<str>, Arc<CertifiedKey>),
 }
 
+/// Certificates by the server name that is asked for, in the order in which they were put in.
+type ByName = HashMap<Box<str>, Vec<Arc<CertifiedKey>>>;
+
 struct Asked {
-    certificates: HashMap<Box<str>, Arc<CertifiedKey>>,
+    certificates: ByName,
     config: Arc<ServerConfig>,
 }
 
 /// Gives out the certificate of a server name that is being asked for, and no other.
 #[derive(Debug)]
-struct ByName(HashMap<Box<str>, Arc<CertifiedKey>>);
+struct Proving(ByName);
 
 impl Challenges {
     /// The answer to a `GET` of this path, where it is one of ours.
@@ -82,9 +85,10 @@ impl Challenges {
     pub(super) fn post_http(self: &Arc<Self>, token: &str, answer: &str) -> Posted {
         let _writing = self.writing();
         let mut all = HashMap::clone(&self.http.load());
-        all.insert(token.into(), Bytes::copy_from_slice(answer.as_bytes()));
+        let answer = Bytes::copy_from_slice(answer.as_bytes());
+        all.insert(token.into(), answer.clone());
         self.http.store(Arc::new(all));
-        Posted { challenges: Arc::clone(self), what: What::Http(token.into()) }
+        Posted { challenges: Arc::clone(self), what: What::Http(token.into(), answer) }
     }
 
     /// Answers TLS-ALPN-01 for a name; `digest` is the SHA-256 of the key authorization.
@@ -99,19 +103,16 @@ impl Challenges {
         let certificate = certificate(name, digest)?;
         let _writing = self.writing();
         let mut all = self.asked();
-        all.insert(name.into(), certificate);
+        all.entry(name.into()).or_default().push(Arc::clone(&certificate));
         self.put_tls(all)?;
-        Ok(Posted { challenges: Arc::clone(self), what: What::Tls(name.into()) })
+        Ok(Posted { challenges: Arc::clone(self), what: What::Tls(name.into(), certificate) })
     }
 
-    fn asked(&self) -> HashMap<Box<str>, Arc<CertifiedKey>> {
+    fn asked(&self) -> ByName {
         self.tls.load().as_ref().map(|asked| asked.certificates.clone()).unwrap_or_default()
     }
 
-    fn put_tls(
-        &self,
-        certificates: HashMap<Box<str>, Arc<CertifiedKey>>,
-    ) -> Result<(), rustls::Error> {
+    fn put_tls(&self, certificates: ByName) -> Result<(), rustls::Error> {
         let asked = match certificates.is_empty() {
             true => None,
             false => Some(Arc::new(Asked { config: config(certificates.clone())?, certificates })),
@@ -123,14 +124,20 @@ impl Challenges {
     fn take_away(&self, what: &What) {
         let _writing = self.writing();
         match what {
-            What::Http(token) => {
+            What::Http(token, answer) => {
                 let mut all = HashMap::clone(&self.http.load());
-                all.remove(token);
-                self.http.store(Arc::new(all));
+                // The same bytes, not equal ones.
+                if all.get(token).is_some_and(|posted| posted.as_ptr() == answer.as_ptr()) {
+                    all.remove(token);
+                    self.http.store(Arc::new(all));
+                }
             }
-            What::Tls(name) => {
+            What::Tls(name, certificate) => {
                 let mut all = self.asked();
-                all.remove(name);
+                if let Some(posted) = all.get_mut(name) {
+                    posted.retain(|posted| !Arc::ptr_eq(posted, certificate));
+                }
+                all.retain(|_, posted| !posted.is_empty());
                 if self.put_tls(all).is_err() {
                     self.tls.store(None);
                 }
@@ -155,9 +162,9 @@ impl fmt::Debug for Asked {
     }
 }
 
-impl ResolvesServerCert for ByName {
+impl ResolvesServerCert for Proving {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        self.0.get(hello.server_name()?).cloned()
+        self.0.get(hello.server_name()?)?.first().cloned()
     }
 }
 
@@ -176,13 +183,11 @@ fn certificate(
     Ok(Arc::new(CertifiedKey::new(chain, key)))
 }
 
-fn config(
-    certificates: HashMap<Box<str>, Arc<CertifiedKey>>,
-) -> Result<Arc<ServerConfig>, rustls::Error> {
+fn config(certificates: ByName) -> Result<Arc<ServerConfig>, rustls::Error> {
     let mut config = ServerConfig::builder_with_provider(Arc::clone(tls::provider()))
         .with_safe_default_protocol_versions()?
         .with_no_client_auth()
-        .with_cert_resolver(Arc::new(ByName(certificates)));
+        .with_cert_resolver(Arc::new(Proving(certificates)));
     config.alpn_protocols = vec![PROTOCOL.to_vec()];
     // Nothing is said in such a session, and none is resumed.
     config.session_storage = Arc::new(NoServerSessionStorage {});
@@ -234,6 +239,25 @@ mod tests {
         assert!(challenges.asked().contains_key("b.test") && challenges.asked().len() == 1);
         drop(b);
         assert!(challenges.tls().is_none(), "nothing is offered when nothing is asked");
+    }
+
+    #[test]
+    fn two_orders_for_one_name_leave_each_other_alone() {
+        let challenges = Arc::new(Challenges::default());
+        let shown = || challenges.asked().get("a.test").map(|posted| Arc::clone(&posted[0]));
+        let first = challenges.post_tls("a.test", &[7; 32]).unwrap();
+        let is_first = shown().unwrap();
+        let second = challenges.post_tls("a.test", &[8; 32]).unwrap();
+        assert!(Arc::ptr_eq(&shown().unwrap(), &is_first), "who is being looked at stays");
+        drop(first);
+        assert!(!Arc::ptr_eq(&shown().unwrap(), &is_first), "and then it is the other's turn");
+        drop(second);
+        assert!(shown().is_none());
+        let path = format!("{WELL_KNOWN}token");
+        let first = challenges.post_http("token", "one");
+        let _second = challenges.post_http("token", "two");
+        drop(first);
+        assert_eq!(challenges.http(&path).unwrap(), "two");
     }
 
     #[tokio::test]

@@ -17,7 +17,7 @@ use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use instant_acme::{BodyWrapper, BytesResponse, Error, HttpClient};
-use rustls::{ClientConfig, RootCertStore, pki_types::ServerName};
+use rustls::{ClientConfig, pki_types::ServerName};
 use rustls_pki_types::CertificateDer;
 use tokio::{net::TcpStream, task::spawn_blocking, time::timeout};
 use tokio_rustls::TlsConnector;
@@ -37,7 +37,15 @@ const MAX_HEADER: usize = 16 * 1024;
 #[derive(Clone)]
 pub(super) struct Client {
     tls: Arc<ClientConfig>,
-    come_back: Arc<Mutex<Option<SystemTime>>>,
+    said: Arc<Mutex<Waits>>,
+}
+
+/// When the newest answer has said to come back.
+#[derive(Clone, Copy, Debug, Default)]
+struct Waits {
+    at: Option<SystemTime>,
+    /// Whether it was a refusal.
+    refused: bool,
 }
 
 impl Client {
@@ -46,18 +54,24 @@ impl Client {
     /// # Errors
     /// Nobody can be trusted.
     pub(super) async fn new(ca: Option<&[CertificateDer<'static>]>) -> Result<Self, String> {
-        let tls = match ca {
-            Some(ca) => trusting(ca),
-            None => spawn_blocking(tls::system_client).await.map_err(|error| error.to_string())?,
-        };
-        let tls = tls.map_err(|error| error.to_string())?;
-        Ok(Self { tls, come_back: Arc::default() })
+        let ca = ca.map(<[_]>::to_vec);
+        let tls = spawn_blocking(move || tls::client_trusting(ca.as_deref())).await;
+        let tls = tls.map_err(|error| error.to_string())?.map_err(|error| error.to_string())?;
+        Ok(Self { tls, said: Arc::default() })
     }
 
-    /// When the last refusal has said to come back, in how long from now.
+    /// When the newest answer has said to come back, if it was a refusal: in how long from now.
     pub(super) fn come_back(&self) -> Option<Duration> {
-        let at = (*self.come_back.lock().unwrap_or_else(PoisonError::into_inner))?;
-        at.duration_since(SystemTime::now()).ok()
+        self.said().refused.then(|| self.ask_again()).flatten()
+    }
+
+    /// When the newest answer has said to ask again, in how long from now.
+    pub(super) fn ask_again(&self) -> Option<Duration> {
+        self.said().at?.duration_since(SystemTime::now()).ok()
+    }
+
+    fn said(&self) -> Waits {
+        *self.said.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn ask(
@@ -97,14 +111,12 @@ impl Client {
             .map_err(|error| told(&error))?;
         tokio::spawn(connection);
         let response = sender.send_request(request).await.map_err(|error| told(&error))?;
-        let (parts, body) = response.into_parts();
-        self.come_back.lock().unwrap_or_else(PoisonError::into_inner).clone_from(
-            &parts
-                .headers
-                .get(header::RETRY_AFTER)
-                .and_then(retry_after)
-                .filter(|_| parts.status.is_client_error() || parts.status.is_server_error()),
-        );
+        let (mut parts, body) = response.into_parts();
+        // Taken out: the protocol's library would wait for as long as it says, and add it up unchecked.
+        let later = parts.headers.remove(header::RETRY_AFTER);
+        let refused = parts.status.is_client_error() || parts.status.is_server_error();
+        *self.said.lock().unwrap_or_else(PoisonError::into_inner) =
+            Waits { at: later.as_ref().and_then(retry_after), refused };
         let body = Limited::new(body, LONGEST)
             .collect()
             .await
@@ -140,18 +152,6 @@ impl fmt::Display for Said {
 
 impl std::error::Error for Said {}
 
-fn trusting(ca: &[CertificateDer<'static>]) -> Result<Arc<ClientConfig>, rustls::Error> {
-    let mut roots = RootCertStore::empty();
-    for certificate in ca {
-        roots.add(certificate.clone())?;
-    }
-    let config = ClientConfig::builder_with_provider(Arc::clone(tls::provider()))
-        .with_safe_default_protocol_versions()?
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    Ok(Arc::new(config))
-}
-
 /// Seconds or a date (RFC 9110 §10.2.3).
 fn retry_after(value: &HeaderValue) -> Option<SystemTime> {
     let text = value.to_str().ok()?.trim();
@@ -181,6 +181,13 @@ fn whole(error: &dyn std::error::Error) -> String {
 
 #[cfg(test)]
 mod tests {
+    use rustls::{ServerConfig, sign::SingleCertAndKey};
+    use tokio::{
+        io::{AsyncReadExt as _, AsyncWriteExt as _},
+        net::TcpListener,
+    };
+    use tokio_rustls::TlsAcceptor;
+
     use super::*;
 
     #[test]
@@ -193,5 +200,45 @@ mod tests {
         assert!(left("Fri, 31 Dec 2100 23:59:59 GMT").unwrap() > 1 << 30);
         assert_eq!(left("Fri, 31 Dec 1999 23:59:59 GMT"), Some(0));
         assert_eq!(left("soon"), None);
+    }
+
+    #[tokio::test]
+    async fn when_to_come_back_is_kept_and_taken_out_of_the_answer() {
+        let given = tls::self_signed(&["localhost".to_owned()]).unwrap();
+        let ca = [given.key.cert[0].clone()];
+        let config = ServerConfig::builder_with_provider(Arc::clone(tls::provider()))
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_cert_resolver(Arc::new(SingleCertAndKey::from(given.key)));
+        let acceptor = TlsAcceptor::from(Arc::new(config));
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let uri = format!("https://localhost:{}/dir", listener.local_addr().unwrap().port());
+        let client = Client::new(Some(&ca)).await.unwrap();
+        for (status, later, refused) in [
+            ("429 Too Many Requests", "Retry-After: 120\r\n", true),
+            ("503 Service Unavailable", "Retry-After: 120\r\n", true),
+            ("200 OK", "Retry-After: 120\r\n", false),
+            ("503 Service Unavailable", "Retry-After: 18446744073709551615\r\n", false),
+            ("503 Service Unavailable", "", false),
+        ] {
+            let serve = async {
+                let mut stream = acceptor.accept(listener.accept().await.unwrap().0).await.unwrap();
+                let mut asked = Vec::new();
+                while !asked.ends_with(b"\r\n\r\n") {
+                    asked.push(stream.read_u8().await.unwrap());
+                }
+                let answer = format!("HTTP/1.1 {status}\r\n{later}Content-Length: 2\r\n\r\n{{}}");
+                stream.write_all(answer.as_bytes()).await.unwrap();
+                stream.shutdown().await.unwrap();
+            };
+            let request = Request::get(&uri).body(BodyWrapper::default()).unwrap();
+            let (answer, ()) = tokio::join!(client.request(request), serve);
+            let answer = answer.unwrap();
+            assert!(answer.parts.headers.get(header::RETRY_AFTER).is_none(), "{status}");
+            let heard = client.come_back().map(|wait| (118..=120).contains(&wait.as_secs()));
+            assert_eq!(heard, refused.then_some(true), "{status} {later}");
+            assert_eq!(client.ask_again().is_some(), later.contains("120"), "{status} {later}");
+        }
     }
 }

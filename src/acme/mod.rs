@@ -6,12 +6,13 @@
 //! handshakes get it. The old one serves until then, even when it has expired; before the first there
 //! is none, and handshakes are refused.
 //!
-//! Proofs are tried by TLS-ALPN-01 first, and by HTTP-01 where that fails and a listener speaks HTTP in
-//! the clear; the next order begins with what has worked. Knows neither listeners nor the configuration
-//! beyond [`Acme`], nor who answers the [`Challenges`].
+//! An attempt proves by one way: by TLS-ALPN-01 first, and at the next by HTTP-01 where that has failed
+//! and a listener speaks HTTP in the clear; what has worked comes first the next time. Knows neither
+//! listeners nor the configuration beyond [`Acme`], nor who answers the [`Challenges`].
 
 mod challenges;
 mod client;
+mod keeper;
 mod order;
 mod schedule;
 mod store;
@@ -22,19 +23,17 @@ use std::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
-    time::{Duration, SystemTime},
+    time::SystemTime,
 };
 
 use tokio::{
     sync::Notify,
     task::{JoinHandle, spawn_blocking},
-    time::sleep,
 };
 
 use self::{
-    order::{Failure, Orderer, Way},
     schedule::Pace,
-    store::Store,
+    store::{Pem, Store},
 };
 use crate::{
     config::{Acme, Certificate},
@@ -43,12 +42,6 @@ use crate::{
 };
 
 pub use self::challenges::{Challenges, PROTOCOL};
-
-/// Longest sleep at a stretch: the clock may be set, and the machine sleep.
-const LOOK_AGAIN: Duration = Duration::from_secs(600);
-
-/// Pause where another process orders into the same folder.
-const BUSY: Duration = Duration::from_secs(10);
 
 /// Every certificate that is ordered, and the tasks that keep them valid.
 pub(crate) struct Fleet {
@@ -74,8 +67,10 @@ struct State {
     certificate: Option<Certificate>,
     /// When it is renewed; `None`: there is none, or nobody can say how long it is valid.
     renewal: Option<SystemTime>,
-    /// Why the newest order has failed.
+    /// Why the newest order has failed, or why the certificate is not stored.
     trouble: Option<String>,
+    /// The file of the one that serves, where it could not be written.
+    unsaved: Option<Arc<Pem>>,
 }
 
 /// What every order needs.
@@ -88,16 +83,6 @@ struct Means {
     pace: Pace,
 }
 
-/// What became of an attempt.
-enum Outcome {
-    /// The certificate is there.
-    Done,
-    /// Another process orders into the folder.
-    Busy,
-    /// There is no new one.
-    Failed(Failure),
-}
-
 impl Fleet {
     /// Without any. Answers are posted to `challenges`.
     pub(crate) fn new(challenges: Arc<Challenges>, metrics: Arc<Metrics>) -> Self {
@@ -105,11 +90,11 @@ impl Fleet {
         Self { means, members: Vec::new(), running: false }
     }
 
-    /// Those of these terms: the ones that are there, and new ones, with what is stored of them. Makes
-    /// their folders.
+    /// Those of these terms: the ones that are there, and new ones, with what is stored of them. Touches
+    /// nothing: what is refused later has done nothing.
     ///
     /// # Errors
-    /// A folder that cannot be made or written.
+    /// The process is ending.
     pub(crate) async fn prepare<'a>(
         &self,
         terms: impl Iterator<Item = &'a Acme>,
@@ -124,7 +109,7 @@ impl Fleet {
                 Some((issued, _)) => Arc::clone(issued),
                 None => {
                     let terms = terms.clone();
-                    spawn_blocking(|| Issued::load(terms)).await.map_err(io::Error::other)??
+                    spawn_blocking(|| Issued::load(terms)).await.map_err(io::Error::other)?
                 }
             });
         }
@@ -153,12 +138,13 @@ impl Fleet {
         self.running = true;
         for (issued, task) in &mut self.members {
             if task.is_none() {
-                *task = Some(tokio::spawn(Arc::clone(issued).keep_valid(self.means.clone())));
+                *task =
+                    Some(tokio::spawn(keeper::keep_valid(Arc::clone(issued), self.means.clone())));
             }
         }
     }
 
-    /// Orders nothing any more.
+    /// Orders nothing any more. What is being issued is still taken, and stored, while the process lives.
     pub(crate) fn stop(&mut self) {
         self.running = false;
         for task in self.members.iter_mut().filter_map(|(_, task)| task.take()) {
@@ -166,10 +152,10 @@ impl Fleet {
         }
     }
 
-    /// Tries again at once what has failed, but for what its server has asked to wait with.
+    /// Tries again what has failed, or fails now, as soon as [`schedule`] has it: an operator has asked.
     pub(crate) fn retry(&self) {
         for (issued, _) in &self.members {
-            issued.again.notify_waiters();
+            issued.again.notify_one();
         }
     }
 }
@@ -181,10 +167,10 @@ impl Drop for Fleet {
 }
 
 impl Issued {
-    /// What is stored of these terms.
-    fn load(terms: Acme) -> io::Result<Arc<Self>> {
-        let store = Store::open(&terms)?;
-        let certificate = store.certificate();
+    /// With what is stored of these terms.
+    fn load(terms: Acme) -> Arc<Self> {
+        let store = Store::new(&terms);
+        let certificate = store.look();
         let issued = Self {
             resolver: Arc::new(Resolver::new(&[])),
             state: Mutex::default(),
@@ -192,14 +178,10 @@ impl Issued {
             terms,
             store,
         };
-        match certificate {
-            Some(certificate) => issued.put_in_place(certificate),
-            None => tracing::warn!(
-                "no certificate for {} yet: handshakes are refused until one is issued",
-                issued.names()
-            ),
+        if let Some(certificate) = certificate {
+            issued.put_in_place(certificate);
         }
-        Ok(Arc::new(issued))
+        Arc::new(issued)
     }
 
     /// The terms that it is ordered on.
@@ -234,112 +216,11 @@ impl Issued {
         let validity = certificate.validity();
         let renewal = validity.map(|(from, to)| schedule::renewal(from, to, fastrand::f64()));
         self.resolver.serve(std::slice::from_ref(&certificate));
-        *self.state() = State { certificate: Some(certificate), renewal, trouble: None };
+        *self.state() = State { certificate: Some(certificate), renewal, ..State::default() };
     }
 
-    /// Orders whenever it is time to, for ever.
-    async fn keep_valid(self: Arc<Self>, means: Means) {
-        let mut way = Way::TlsAlpn;
-        let mut failures = 0;
-        loop {
-            self.due().await;
-            match self.attempt(&means, &mut way).await {
-                Outcome::Done => failures = 0,
-                Outcome::Busy => sleep(BUSY).await,
-                Outcome::Failed(failure) => {
-                    failures += 1;
-                    let come_back = failure.come_back;
-                    let wait = means.pace.wait(failures, come_back, fastrand::f64());
-                    self.tell(failure, wait);
-                    tokio::select! {
-                        () = sleep(wait) => {}
-                        () = self.again.notified(), if come_back.is_none() => {}
-                    }
-                }
-            }
-        }
-    }
-
-    /// Resolves when there is none, or it is time to renew it.
-    async fn due(&self) {
-        loop {
-            let renewal = self.state().renewal;
-            let left = renewal.and_then(|at| at.duration_since(SystemTime::now()).ok());
-            match left.filter(|left| !left.is_zero()) {
-                Some(left) => sleep(left.min(LOOK_AGAIN)).await,
-                None => return,
-            }
-        }
-    }
-
-    /// Orders one, unless another process has put one into the folder meanwhile.
-    async fn attempt(&self, means: &Means, way: &mut Way) -> Outcome {
-        let store = self.store.clone();
-        let looked = spawn_blocking(move || {
-            let lock = store.lock()?;
-            Ok::<_, io::Error>(lock.map(|lock| (lock, store.certificate())))
-        });
-        let _lock = match looked.await.map_err(io::Error::other).flatten() {
-            Ok(None) => return Outcome::Busy,
-            Ok(Some((_, Some(stored)))) if self.is_newer(&stored) => {
-                tracing::info!(names = self.names(), "another process has renewed the certificate");
-                self.put_in_place(stored);
-                return Outcome::Done;
-            }
-            Ok(Some((lock, _))) => lock,
-            Err(error) => return Outcome::Failed(error.to_string().into()),
-        };
-        match self.order(means, way).await {
-            Ok(certificate) => {
-                self.put_in_place(certificate);
-                means.metrics.acme_ok.inc();
-                tracing::info!(names = self.names(), by = %way, "a certificate has been issued");
-                Outcome::Done
-            }
-            Err(failure) => {
-                means.metrics.acme_failed.inc();
-                Outcome::Failed(failure)
-            }
-        }
-    }
-
-    /// Whether a stored certificate is another one than that in place, and not due.
-    fn is_newer(&self, stored: &Certificate) -> bool {
-        let fresh = stored
-            .validity()
-            .is_some_and(|(from, to)| schedule::renewal(from, to, 0.0) > SystemTime::now());
-        fresh && self.state().certificate.as_ref() != Some(stored)
-    }
-
-    /// Orders by a way, and by the other one where that proves nothing; `way` is then the last one.
-    async fn order(&self, means: &Means, way: &mut Way) -> Result<Certificate, Failure> {
-        let Self { terms, store, .. } = self;
-        let challenges = &means.challenges;
-        if *way == Way::Http && !means.http.load(Ordering::Relaxed) {
-            *way = Way::TlsAlpn;
-        }
-        let first = Orderer { terms, store, challenges, way: *way }.run().await;
-        let failure = match first {
-            Err(failure) if failure.unproved && failure.come_back.is_none() => failure,
-            outcome => return outcome,
-        };
-        if *way == Way::TlsAlpn && !means.http.load(Ordering::Relaxed) {
-            return Err(failure);
-        }
-        *way = way.other();
-        tracing::warn!(names = self.names(), why = %failure, "trying {way} instead");
-        let second = Orderer { terms, store, challenges, way: *way }.run().await;
-        second.map_err(|second| second.after(&failure))
-    }
-
-    /// Says that there is no new one, and what that means.
-    fn tell(&self, failure: Failure, wait: Duration) {
-        let serves = match self.certificate() {
-            Some(_) => "the one in place goes on serving",
-            None => "handshakes are refused until one is issued",
-        };
-        let (names, again) = (self.names(), format!("{:?}", Duration::from_secs(wait.as_secs())));
-        tracing::error!(names, why = %failure, again, "no certificate could be had; {serves}");
-        self.state().trouble = Some(failure.text);
+    /// When it is to be renewed; `None`: now.
+    fn renewal(&self) -> Option<SystemTime> {
+        self.state().renewal.filter(|at| *at > SystemTime::now())
     }
 }

@@ -1,39 +1,52 @@
-//! One order, from its beginning to a certificate that is stored.
+//! One order, from its beginning to a certificate; nothing of it is stored here but the account.
 //!
-//! The account is made once and kept. Each name is proved by one way for the whole order
-//! ([`Way`]); which one is the caller's to say, and where a proof fails it may say the other.
+//! The account is made once and kept. Names are proved by the [`Way`] that the caller prefers, each by
+//! the other one where the server offers that alone; which one comes next after a failure is the
+//! caller's to say. What comes after the proofs ([`Proven::issue`]) stands on its own, so that it can
+//! go on where the rest is given up: a certificate that is issued counts at the server, whoever gets it.
 
 use std::{fmt, sync::Arc, time::Duration};
 
 use instant_acme::{
     Account, AuthorizationStatus, ChallengeType, Error, Identifier, NewAccount, NewOrder, Order,
-    OrderStatus, RetryPolicy,
+    OrderStatus,
 };
 use rcgen::{CertificateParams, DistinguishedName, KeyPair};
-use tokio::time::timeout;
+use serde::{Deserialize, Serialize};
+use tokio::{
+    task::spawn_blocking,
+    time::{Instant, sleep, timeout_at},
+};
 
 use super::{
     challenges::{Challenges, Posted},
     client::Client,
     store::{Store, StoredAccount},
 };
-use crate::config::{Acme, Certificate};
+use crate::config::Acme;
 
 /// Deadline of a whole order.
 const WITHIN: Duration = Duration::from_secs(300);
 
-/// How long the server may take to look at the proofs, and again to issue.
-const LOOK: Duration = Duration::from_secs(90);
+/// First pause between two questions about what has become of an order, and the longest; a server that
+/// names another one is believed.
+const PAUSES: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(10));
+
+/// What is left of the deadline when a server is asked for the last time, whatever it has said.
+const LAST_LOOK: Duration = Duration::from_secs(20);
 
 /// Type of the problem where the server does not know the account (RFC 8555 §6.7).
 const NO_ACCOUNT: &str = "urn:ietf:params:acme:error:accountDoesNotExist";
 
 /// How names are proved to be ours.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 pub(super) enum Way {
     /// By a handshake for a protocol of its own (RFC 8737).
+    #[default]
+    #[serde(rename = "tls-alpn-01")]
     TlsAlpn,
     /// By a path in the clear (RFC 8555 §8.3).
+    #[serde(rename = "http-01")]
     Http,
 }
 
@@ -45,7 +58,7 @@ pub(super) struct Failure {
     /// Whether it is the proof of a name that failed: the other way may do.
     pub(super) unproved: bool,
     /// Whether the server does not know the account.
-    stranger: bool,
+    pub(super) stranger: bool,
     /// In how long the server has said to come back.
     pub(super) come_back: Option<Duration>,
 }
@@ -55,7 +68,25 @@ pub(super) struct Orderer<'a> {
     pub(super) terms: &'a Acme,
     pub(super) store: &'a Store,
     pub(super) challenges: &'a Arc<Challenges>,
+    /// How names are proved, where the server offers that.
     pub(super) way: Way,
+    /// Whether they may be proved the other way where it does not.
+    pub(super) both: bool,
+}
+
+/// An order whose names are all proved.
+pub(super) struct Proven {
+    /// How they were, as far as anything was to be proved.
+    pub(super) by: Way,
+    order: Order,
+    client: Client,
+    deadline: Instant,
+}
+
+/// What a server has issued, in PEM.
+pub(super) struct Fresh {
+    pub(super) chain: String,
+    pub(super) key: String,
 }
 
 impl Way {
@@ -85,14 +116,6 @@ impl fmt::Display for Way {
     }
 }
 
-impl Failure {
-    /// The same, said after what had failed before it.
-    pub(super) fn after(mut self, before: &Self) -> Self {
-        self.text = format!("{before}; {self}");
-        self
-    }
-}
-
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.text)
@@ -114,42 +137,45 @@ impl From<Error> for Failure {
 }
 
 impl Orderer<'_> {
-    /// Orders, proves, and stores what comes.
+    /// Orders, and proves that the names are ours.
     ///
     /// # Errors
-    /// Why there is no certificate.
-    pub(super) async fn run(&self) -> Result<Certificate, Failure> {
+    /// Why it is not to be had.
+    pub(super) async fn prove(&self) -> Result<Proven, Failure> {
+        let deadline = Instant::now() + WITHIN;
         let client = Client::new(self.terms.ca.as_deref()).await?;
-        let outcome = timeout(WITHIN, self.certificate(&client)).await.unwrap_or_else(|_| {
-            Err(format!("the order has not come to an end in {} s", WITHIN.as_secs()).into())
-        });
-        outcome.map_err(|failure| Failure { come_back: client.come_back(), ..failure })
+        let proven = in_time(deadline, &client, self.proven(&client, deadline)).await;
+        let (order, by) = proven?;
+        Ok(Proven { by, order, client, deadline })
     }
 
-    async fn certificate(&self, client: &Client) -> Result<Certificate, Failure> {
+    async fn proven(&self, client: &Client, deadline: Instant) -> Result<(Order, Way), Failure> {
         let account = self.account(client).await?;
         let mut order = match self.order(&account).await {
             Err(failure) if failure.stranger => {
-                self.store.refuse_account(&failure.text);
+                let text = failure.text;
+                self.stored(move |store| store.refuse_account(&text)).await?;
                 self.order(&self.account(client).await?).await?
             }
             order => order?,
         };
-        let posted = self.post(&mut order).await?;
-        let looked = order.poll_ready(&RetryPolicy::new().timeout(LOOK)).await;
-        drop(posted);
-        match looked {
-            Ok(OrderStatus::Ready) => {}
-            Ok(_) => return Err(self.unproved(&mut order, None).await),
-            Err(error @ Error::Api(_)) => return Err(self.unproved(&mut order, Some(error)).await),
-            Err(error) => return Err(error.into()),
+        let (_posted, by) = self.post(&mut order).await?;
+        match settled(&mut order, client, deadline, |status| status == OrderStatus::Pending).await {
+            Ok(OrderStatus::Ready) => Ok((order, by)),
+            Ok(_) => Err(unproved(&mut order, by, None).await),
+            Err(error @ Error::Api(_)) => Err(unproved(&mut order, by, Some(error)).await),
+            Err(error) => Err(error.into()),
         }
-        let (request, key) = self.request().map_err(|error| error.to_string())?;
-        order.finalize_csr(&request).await?;
-        let chain = order.poll_certificate(&RetryPolicy::new().timeout(LOOK)).await?;
-        self.store
-            .keep(&chain, &key.serialize_pem())
-            .map_err(|why| format!("what the server has issued is of no use: {why}").into())
+    }
+
+    /// Does something with the stored files, off the runtime.
+    async fn stored<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Store) -> T + Send + 'static,
+    ) -> Result<T, Failure> {
+        let store = self.store.clone();
+        let done = spawn_blocking(move || work(&store)).await;
+        done.map_err(|error| error.to_string().into())
     }
 
     /// The account that is stored, or else a new one.
@@ -157,7 +183,7 @@ impl Orderer<'_> {
         let contact = self.terms.email.as_ref().map(|email| format!("mailto:{email}"));
         let contact: Vec<&str> = contact.iter().map(String::as_str).collect();
         let builder = Account::builder_with_http(Box::new(client.clone()));
-        if let Some(stored) = self.store.account() {
+        if let Some(stored) = self.stored(Store::account).await? {
             let same = stored.email == self.terms.email;
             let account = builder.from_credentials(stored.credentials).await?;
             if !same {
@@ -173,7 +199,8 @@ impl Orderer<'_> {
         let directory = self.terms.directory.clone();
         let (account, credentials) = builder.create(&terms, directory, None).await?;
         let email = self.terms.email.clone();
-        self.store.keep_account(&StoredAccount { email, credentials })?;
+        let made = StoredAccount { email, credentials };
+        self.stored(move |store| store.keep_account(&made)).await??;
         tracing::info!(directory = self.terms.directory, "an ACME account has been made");
         Ok(account)
     }
@@ -182,9 +209,9 @@ impl Orderer<'_> {
     async fn rename(&self, account: &Account, contact: &[&str]) -> Result<(), Failure> {
         account.update_contacts(contact).await?;
         // Read again: what was read went into the account.
-        if let Some(stored) = self.store.account() {
-            let email = self.terms.email.clone();
-            self.store.keep_account(&StoredAccount { email, ..stored })?;
+        if let Some(stored) = self.stored(Store::account).await? {
+            let renamed = StoredAccount { email: self.terms.email.clone(), ..stored };
+            self.stored(move |store| store.keep_account(&renamed)).await??;
         }
         Ok(())
     }
@@ -196,8 +223,8 @@ impl Orderer<'_> {
     }
 
     /// Puts up what the server is to find, and asks it to look.
-    async fn post(&self, order: &mut Order) -> Result<Vec<Posted>, Failure> {
-        let mut posted = Vec::new();
+    async fn post(&self, order: &mut Order) -> Result<(Vec<Posted>, Way), Failure> {
+        let (mut posted, mut by) = (Vec::new(), self.way);
         let mut authorizations = order.authorizations();
         while let Some(authorization) = authorizations.next().await {
             let mut authorization = authorization?;
@@ -205,12 +232,20 @@ impl Orderer<'_> {
                 continue;
             }
             let name = authorization.identifier().to_string();
-            let Some(mut challenge) = authorization.challenge(self.way.challenge()) else {
+            let offers =
+                |way: &Way| authorization.challenges.iter().any(|c| c.r#type == way.challenge());
+            let ways = [self.way, self.way.other()];
+            let ways = if self.both { &ways[..] } else { &ways[..1] };
+            let way = ways.iter().copied().find(offers);
+            let Some((way, mut challenge)) =
+                way.and_then(|way| Some((way, authorization.challenge(way.challenge())?)))
+            else {
                 let text = format!("the server does not take {} for {name}", self.way);
                 return Err(Failure { unproved: true, ..text.into() });
             };
+            by = way;
             let answer = challenge.key_authorization();
-            posted.push(match self.way {
+            posted.push(match way {
                 Way::Http => self.challenges.post_http(&challenge.token, answer.as_str()),
                 Way::TlsAlpn => {
                     let posted = self.challenges.post_tls(&name, answer.digest().as_ref());
@@ -219,35 +254,92 @@ impl Orderer<'_> {
             });
             challenge.set_ready().await?;
         }
-        Ok(posted)
+        Ok((posted, by))
     }
+}
 
-    /// What the server has to say of each proof that failed.
-    async fn unproved(&self, order: &mut Order, error: Option<Error>) -> Failure {
-        let mut said = Vec::new();
-        let mut authorizations = order.authorizations();
-        while let Some(Ok(mut authorization)) = authorizations.next().await {
-            if authorization.refresh().await.is_err() {
-                continue;
-            }
-            let name = authorization.identifier().to_string();
-            let problems = authorization.challenges.iter().filter_map(|known| known.error.as_ref());
-            said.extend(problems.map(|problem| format!("{name}: {problem}")));
-        }
-        let unproved = !said.is_empty();
-        if !unproved {
-            said.extend(error.map(|error| error.to_string()));
-        }
-        let said = said.join("; ");
-        let text = format!("by {}: {said}", self.way);
-        Failure { unproved, ..text.into() }
+impl Proven {
+    /// Has the certificate for these names made, with a new key.
+    ///
+    /// # Errors
+    /// Why there is none.
+    pub(super) async fn issue(self, domains: Vec<String>) -> Result<Fresh, Failure> {
+        let Self { mut order, client, deadline, .. } = self;
+        let (request, key) = request(domains).map_err(|error| error.to_string())?;
+        let issue = async {
+            order.finalize_csr(&request).await?;
+            let waits = |status| matches!(status, OrderStatus::Ready | OrderStatus::Processing);
+            settled(&mut order, &client, deadline, waits).await?;
+            let chain = order.certificate().await?;
+            chain.ok_or_else(|| "the server has issued nothing".to_owned().into())
+        };
+        let chain = in_time(deadline, &client, issue).await?;
+        Ok(Fresh { chain, key: key.serialize_pem() })
     }
+}
 
-    /// A request for all names, with a new key: ECDSA P-256.
-    fn request(&self) -> Result<(Vec<u8>, KeyPair), rcgen::Error> {
-        let key = KeyPair::generate()?;
-        let mut params = CertificateParams::new(self.terms.domains.clone())?;
-        params.distinguished_name = DistinguishedName::new();
-        Ok((params.serialize_request(&key)?.der().to_vec(), key))
+/// What the server has to say of each proof that failed.
+async fn unproved(order: &mut Order, by: Way, error: Option<Error>) -> Failure {
+    let mut said = Vec::new();
+    let mut authorizations = order.authorizations();
+    while let Some(Ok(mut authorization)) = authorizations.next().await {
+        if authorization.refresh().await.is_err() {
+            continue;
+        }
+        let name = authorization.identifier().to_string();
+        let problems = authorization.challenges.iter().filter_map(|known| known.error.as_ref());
+        said.extend(problems.map(|problem| format!("{name}: {problem}")));
     }
+    let unproved = !said.is_empty();
+    if !unproved {
+        said.extend(error.map(|error| error.to_string()));
+    }
+    let said = said.join("; ");
+    let text = format!("by {by}: {said}");
+    Failure { unproved, ..text.into() }
+}
+
+/// The outcome, or that it is late; a failure with what the server has said of when to come back.
+async fn in_time<T>(
+    deadline: Instant,
+    client: &Client,
+    work: impl Future<Output = Result<T, Failure>>,
+) -> Result<T, Failure> {
+    let outcome = timeout_at(deadline, work).await.unwrap_or_else(|_| {
+        Err(format!("the order has not come to an end in {} s", WITHIN.as_secs()).into())
+    });
+    outcome.map_err(|failure| Failure { come_back: client.come_back(), ..failure })
+}
+
+/// Asks until the order is no more in a state that `waits`. A server that says when to ask again is
+/// believed, but asked once more before the deadline.
+async fn settled(
+    order: &mut Order,
+    client: &Client,
+    deadline: Instant,
+    waits: impl Fn(OrderStatus) -> bool,
+) -> Result<OrderStatus, Error> {
+    let (mut pause, longest) = PAUSES;
+    loop {
+        let state = order.state();
+        if let Some(error) = &state.error {
+            return Err(Error::Api(error.clone()));
+        }
+        if !waits(state.status) {
+            return Ok(state.status);
+        }
+        let left = deadline.saturating_duration_since(Instant::now()).saturating_sub(LAST_LOOK);
+        let said = client.ask_again().filter(|_| !left.is_zero());
+        sleep(said.map_or(pause, |said| said.min(left).max(PAUSES.0))).await;
+        pause = (pause * 2).min(longest);
+        order.refresh().await?;
+    }
+}
+
+/// A request for all names, with a new key: ECDSA P-256.
+fn request(domains: Vec<String>) -> Result<(Vec<u8>, KeyPair), rcgen::Error> {
+    let key = KeyPair::generate()?;
+    let mut params = CertificateParams::new(domains)?;
+    params.distinguished_name = DistinguishedName::new();
+    Ok((params.serialize_request(&key)?.der().to_vec(), key))
 }

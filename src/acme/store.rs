@@ -4,10 +4,11 @@
 //! chain and its key are one file, so that both are replaced by one rename: written under another
 //! name, synced, renamed, and the folder synced. The folder is made with mode 0700, files with 0600.
 //! A file that is of no use is put aside as `NAME.bad`, said, and made anew; one that others may read
-//! is closed to them, said, and used. Knows nothing of orders.
+//! is closed to them, said, and used. Beside a certificate that cannot be had lies what was tried for
+//! it. Nothing is touched, nor made, before [`Store::open`]. Knows nothing of orders.
 
 use std::{
-    fmt::Write as _,
+    fmt::{self, Write as _},
     fs::{self, DirBuilder, File, OpenOptions, Permissions},
     io::{self, Write as _},
     os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _},
@@ -19,6 +20,7 @@ use instant_acme::AccountCredentials;
 use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 
+use super::schedule::Past;
 use crate::config::{Acme, Certificate};
 
 /// Bytes of a hash that are in a file's name: enough for no two to meet by chance.
@@ -30,7 +32,10 @@ pub(super) struct Store {
     folder: PathBuf,
     account: PathBuf,
     certificate: PathBuf,
+    past: PathBuf,
     domains: Vec<String>,
+    /// What an attempt is made on besides names and server: where it changes, the past does not count.
+    terms: String,
 }
 
 /// An account as it is stored.
@@ -42,42 +47,67 @@ pub(super) struct StoredAccount {
     pub(super) credentials: AccountCredentials,
 }
 
+/// The text of a certificate's file: its key and its chain.
+pub(super) struct Pem(String);
+
+/// What was tried for a certificate, as it is stored.
+#[derive(Deserialize, Serialize)]
+struct StoredPast {
+    terms: String,
+    past: Past,
+}
+
 /// Keeps every other process from ordering into the folder, until it is dropped.
 #[derive(Debug)]
 pub(super) struct Locked(#[expect(dead_code, reason = "the lock goes with the descriptor")] File);
 
+impl fmt::Debug for Pem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Pem")
+    }
+}
+
 impl Store {
-    /// The files of these terms; makes their folder.
-    ///
-    /// # Errors
-    /// The folder cannot be made or written; the text names it.
-    pub(super) fn open(terms: &Acme) -> io::Result<Self> {
+    /// The files of these terms.
+    pub(super) fn new(terms: &Acme) -> Self {
         let folder = terms.storage.clone();
-        let named = |error: io::Error| {
-            let text = format!("ACME storage {}: {error}", folder.display());
-            io::Error::new(error.kind(), text)
-        };
-        DirBuilder::new().recursive(true).mode(0o700).create(&folder).map_err(named)?;
-        let mode = fs::metadata(&folder).map_err(named)?.permissions().mode();
-        if mode & 0o022 != 0 {
-            let (folder, mode) = (folder.display(), mode & 0o777);
-            tracing::warn!("others may write into {folder} (mode {mode:o}), which holds keys");
-        }
         let mut sorted = terms.domains.clone();
         sorted.sort_unstable();
         let of = |names: &str| hex(&format!("{}\n{names}", terms.directory));
         let first = terms.domains.first().map_or("none", String::as_str);
-        let store = Self {
+        let stem = format!("{first}-{}", of(&sorted.join("\n")));
+        Self {
             account: folder.join(format!("account-{}.json", of(""))),
-            certificate: folder.join(format!("{first}-{}.pem", of(&sorted.join("\n")))),
+            certificate: folder.join(format!("{stem}.pem")),
+            past: folder.join(format!("{stem}.tried.json")),
             domains: terms.domains.clone(),
-            folder: folder.clone(),
-        };
-        store.lock_file().map(drop).map_err(named)?;
-        Ok(store)
+            terms: hex(&format!("{:?}\n{:?}", terms.email, terms.ca)),
+            folder,
+        }
     }
 
-    /// Keeps others from ordering; `None`: another process does at present.
+    /// Makes the folder, and closes what others may read.
+    ///
+    /// # Errors
+    /// The folder cannot be made or written; the text names it.
+    pub(super) fn open(&self) -> io::Result<()> {
+        let folder = &self.folder;
+        let named = |error: io::Error| {
+            let text = format!("ACME storage {}: {error}", folder.display());
+            io::Error::new(error.kind(), text)
+        };
+        self.lock_file().map(drop).map_err(named)?;
+        let mode = fs::metadata(folder).map_err(named)?.permissions().mode();
+        if mode & 0o022 != 0 {
+            let (folder, mode) = (folder.display(), mode & 0o777);
+            tracing::warn!("others may write into {folder} (mode {mode:o}), which holds keys");
+        }
+        close(&self.account);
+        close(&self.certificate);
+        Ok(())
+    }
+
+    /// Keeps others from ordering; `None`: another process does at present. Makes the folder.
     ///
     /// # Errors
     /// The lock file cannot be made.
@@ -91,11 +121,35 @@ impl Store {
     }
 
     fn lock_file(&self) -> io::Result<File> {
+        DirBuilder::new().recursive(true).mode(0o700).create(&self.folder)?;
         let path = self.folder.join("lock");
         OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(path)
     }
 
-    /// The certificate that is stored, where it is of use.
+    /// The certificate that is stored, where it is of use; touches nothing.
+    pub(super) fn look(&self) -> Option<Certificate> {
+        self.usable(&fs::read(&self.certificate).ok()?).ok()
+    }
+
+    /// What was tried for it in vain; touches nothing.
+    pub(super) fn past(&self) -> Past {
+        let read = fs::read(&self.past).ok();
+        let stored = read.and_then(|json| serde_json::from_slice::<StoredPast>(&json).ok());
+        let same = stored.filter(|stored| stored.terms == self.terms);
+        same.map(|stored| stored.past).unwrap_or_default()
+    }
+
+    /// Stores what was tried for it.
+    ///
+    /// # Errors
+    /// Why it cannot be written; the text names the file.
+    pub(super) fn keep_past(&self, past: &Past) -> Result<(), String> {
+        let stored = StoredPast { terms: self.terms.clone(), past: past.clone() };
+        let json = serde_json::to_vec(&stored).map_err(|error| error.to_string())?;
+        self.write(&self.past, &json)
+    }
+
+    /// The certificate that is stored, where it is of use; puts one aside that is not.
     pub(super) fn certificate(&self) -> Option<Certificate> {
         let pem = read(&self.certificate)?;
         match self.usable(&pem) {
@@ -107,17 +161,27 @@ impl Store {
         }
     }
 
-    /// Stores a chain and its key, both PEM, in place of what was there.
+    /// A certificate of a chain and its key, both PEM, and the text of the file that holds both.
     ///
     /// # Errors
-    /// What they are of no use for, or why they cannot be written.
-    pub(super) fn keep(&self, chain: &str, key: &str) -> Result<Certificate, String> {
-        let mut pem = key.trim_end().to_owned();
-        let _ = write!(pem, "\n{}\n", chain.trim());
-        let certificate = self.usable(pem.as_bytes())?;
-        self.write(&self.certificate, pem.as_bytes())
-            .map_err(|error| format!("cannot write {}: {error}", self.certificate.display()))?;
-        Ok(certificate)
+    /// What they are of no use for.
+    pub(super) fn made(&self, chain: &str, key: &str) -> Result<(Certificate, Pem), String> {
+        let pem = format!("{}\n{}\n", key.trim_end(), chain.trim());
+        Ok((self.usable(pem.as_bytes())?, Pem(pem)))
+    }
+
+    /// Stores a certificate's file in place of what was there, and forgets what was tried for it.
+    ///
+    /// # Errors
+    /// Why it cannot be written; the text names the file.
+    pub(super) fn keep(&self, Pem(pem): &Pem) -> Result<(), String> {
+        self.write(&self.certificate, pem.as_bytes())?;
+        match fs::remove_file(&self.past) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(format!("cannot remove {}: {error}", self.past.display()))
+            }
+            _ => Ok(()),
+        }
     }
 
     fn usable(&self, pem: &[u8]) -> Result<Certificate, String> {
@@ -150,7 +214,6 @@ impl Store {
     pub(super) fn keep_account(&self, account: &StoredAccount) -> Result<(), String> {
         let json = serde_json::to_vec_pretty(account).map_err(|error| error.to_string())?;
         self.write(&self.account, &json)
-            .map_err(|error| format!("cannot write {}: {error}", self.account.display()))
     }
 
     /// Puts an account aside that its server does not know.
@@ -158,7 +221,12 @@ impl Store {
         set_aside(&self.account, why);
     }
 
-    fn write(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
+    fn write(&self, path: &Path, bytes: &[u8]) -> Result<(), String> {
+        self.replace(path, bytes)
+            .map_err(|error| format!("cannot write {}: {error}", path.display()))
+    }
+
+    fn replace(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
         let fresh = with_suffix(path, ".new");
         // One that a crash has left may have another mode.
         match fs::remove_file(&fresh) {
@@ -175,19 +243,7 @@ impl Store {
 
 /// A file's bytes; what keeps them from being read is said.
 fn read(path: &Path) -> Option<Vec<u8>> {
-    let bytes = fs::metadata(path).and_then(|about| {
-        let mode = about.permissions().mode() & 0o777;
-        if mode & 0o077 != 0 {
-            let shown = path.display();
-            tracing::warn!(
-                "others may read {shown} (mode {mode:o}), which holds a key: closed to them now, but \
-                 who has read it may have it; removed, it is made anew"
-            );
-            fs::set_permissions(path, Permissions::from_mode(0o600))?;
-        }
-        fs::read(path)
-    });
-    match bytes {
+    match fs::read(path) {
         Ok(bytes) => Some(bytes),
         Err(error) if error.kind() == io::ErrorKind::NotFound => None,
         Err(error) => {
@@ -197,11 +253,28 @@ fn read(path: &Path) -> Option<Vec<u8>> {
     }
 }
 
+/// Closes a file to others, where there is one and they may read it.
+fn close(path: &Path) {
+    let Ok(about) = fs::metadata(path) else { return };
+    let mode = about.permissions().mode() & 0o777;
+    if mode & 0o077 == 0 {
+        return;
+    }
+    let shown = path.display();
+    tracing::warn!(
+        "others may read {shown} (mode {mode:o}), which holds a key: closed to them now, but who has \
+         read it may have it; removed, it is made anew"
+    );
+    if let Err(error) = fs::set_permissions(path, Permissions::from_mode(0o600)) {
+        tracing::error!(%error, "{shown} cannot be closed");
+    }
+}
+
 fn set_aside(path: &Path, why: &str) {
     let aside = with_suffix(path, ".bad");
-    let (path, kept) = (path.display(), aside.display());
-    tracing::error!("{path} is of no use: {why}; it is kept as {kept}, and made anew");
-    if let Err(error) = fs::rename(path.to_string(), &aside) {
+    let (shown, kept) = (path.display(), aside.display());
+    tracing::error!("{shown} is of no use: {why}; it is kept as {kept}, and made anew");
+    if let Err(error) = fs::rename(path, &aside) {
         tracing::error!(%error, "it cannot be kept");
     }
 }
@@ -223,9 +296,12 @@ fn hex(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::time::SystemTime;
+
     use rcgen::{CertificateParams, KeyPair};
 
     use super::*;
+    use crate::acme::schedule::Pace;
 
     fn terms(folder: &Path, domains: &[&str]) -> Acme {
         Acme {
@@ -244,6 +320,18 @@ mod tests {
         (certificate.pem(), key.serialize_pem())
     }
 
+    fn opened(terms: &Acme) -> Store {
+        let store = Store::new(terms);
+        store.open().unwrap();
+        store
+    }
+
+    fn kept(store: &Store, (chain, key): &(String, String)) -> Certificate {
+        let (certificate, pem) = store.made(chain, key).unwrap();
+        store.keep(&pem).unwrap();
+        certificate
+    }
+
     fn mode(path: &Path) -> u32 {
         fs::metadata(path).unwrap().permissions().mode() & 0o777
     }
@@ -251,24 +339,24 @@ mod tests {
     #[test]
     fn what_is_kept_is_there_again_and_nobody_elses() {
         let folder = tempfile::tempdir().unwrap();
-        let store = Store::open(&terms(folder.path(), &["b.test", "a.test"])).unwrap();
+        let store = opened(&terms(folder.path(), &["b.test", "a.test"]));
         assert!(store.certificate().is_none() && store.account().is_none());
         assert_eq!(mode(&store.folder), 0o700);
 
-        let (chain, key) = made(&["a.test", "b.test", "c.test"]);
-        let kept = store.keep(&chain, &key).unwrap();
+        let kept = kept(&store, &made(&["a.test", "b.test", "c.test"]));
         assert_eq!(store.certificate().unwrap(), kept);
+        assert_eq!(store.look().unwrap(), kept);
         assert_eq!(mode(&store.certificate), 0o600);
-        let in_order = Store::open(&terms(folder.path(), &["a.test", "b.test"])).unwrap();
+        let in_order = opened(&terms(folder.path(), &["a.test", "b.test"]));
         assert_ne!(in_order.certificate, store.certificate, "the first one's name is in it");
-        let other = Store::open(&terms(folder.path(), &["b.test", "c.test"])).unwrap();
+        let other = opened(&terms(folder.path(), &["b.test", "c.test"]));
         assert!(other.certificate().is_none());
     }
 
     #[test]
     fn what_is_of_no_use_is_put_aside() {
         let folder = tempfile::tempdir().unwrap();
-        let store = Store::open(&terms(folder.path(), &["a.test"])).unwrap();
+        let store = opened(&terms(folder.path(), &["a.test"]));
         let (chain, key) = made(&["a.test"]);
         let (_, others) = made(&["a.test"]);
         let foreign = made(&["b.test"]);
@@ -279,14 +367,15 @@ mod tests {
             (format!("{}{}", foreign.1, foreign.0), "another's name"),
         ] {
             fs::write(&store.certificate, &text).unwrap();
+            assert!(store.look().is_none() && store.certificate.exists(), "{why}");
             assert!(store.certificate().is_none(), "{why}");
             assert!(!store.certificate.exists(), "{why}");
             let aside = with_suffix(&store.certificate, ".bad");
             assert_eq!(fs::read_to_string(aside).unwrap(), text, "{why}");
         }
-        assert!(store.keep(&chain, &others).is_err());
-        assert!(store.keep(&foreign.0, &foreign.1).unwrap_err().contains("a.test"));
-        store.keep(&chain, &key).unwrap();
+        assert!(store.made(&chain, &others).is_err());
+        assert!(store.made(&foreign.0, &foreign.1).unwrap_err().contains("a.test"));
+        kept(&store, &(chain, key));
 
         fs::write(&store.account, "{").unwrap();
         assert!(store.account().is_none() && !store.account.exists());
@@ -295,25 +384,24 @@ mod tests {
     #[test]
     fn a_file_that_others_may_read_is_closed_to_them_and_used() {
         let folder = tempfile::tempdir().unwrap();
-        let store = Store::open(&terms(folder.path(), &["a.test"])).unwrap();
-        let (chain, key) = made(&["a.test"]);
-        store.keep(&chain, &key).unwrap();
+        let store = opened(&terms(folder.path(), &["a.test"]));
+        kept(&store, &made(&["a.test"]));
         fs::set_permissions(&store.certificate, Permissions::from_mode(0o644)).unwrap();
-        assert!(store.certificate().is_some());
+        assert!(store.look().is_some());
+        assert_eq!(mode(&store.certificate), 0o644, "to look touches nothing");
+        store.open().unwrap();
         assert_eq!(mode(&store.certificate), 0o600);
     }
 
     #[test]
     fn a_crash_in_the_middle_of_writing_leaves_what_was_there() {
         let folder = tempfile::tempdir().unwrap();
-        let store = Store::open(&terms(folder.path(), &["a.test"])).unwrap();
-        let (chain, key) = made(&["a.test"]);
-        let first = store.keep(&chain, &key).unwrap();
+        let store = opened(&terms(folder.path(), &["a.test"]));
+        let first = kept(&store, &made(&["a.test"]));
         let fresh = with_suffix(&store.certificate, ".new");
         fs::write(&fresh, "half of").unwrap();
         assert_eq!(store.certificate().unwrap(), first);
-        let (chain, key) = made(&["a.test"]);
-        store.keep(&chain, &key).unwrap();
+        kept(&store, &made(&["a.test"]));
         assert!(!fresh.exists());
         assert_eq!(mode(&store.certificate), 0o600);
     }
@@ -321,8 +409,8 @@ mod tests {
     #[test]
     fn one_at_a_time_orders() {
         let folder = tempfile::tempdir().unwrap();
-        let store = Store::open(&terms(folder.path(), &["a.test"])).unwrap();
-        let other = Store::open(&terms(folder.path(), &["b.test"])).unwrap();
+        let store = opened(&terms(folder.path(), &["a.test"]));
+        let other = opened(&terms(folder.path(), &["b.test"]));
         let lock = store.lock().unwrap();
         assert!(lock.is_some());
         assert!(other.lock().unwrap().is_none());
@@ -331,10 +419,27 @@ mod tests {
     }
 
     #[test]
+    fn what_was_tried_counts_until_a_certificate_is_there_or_other_terms_are() {
+        let folder = tempfile::tempdir().unwrap();
+        let wanted = terms(folder.path(), &["a.test"]);
+        assert_eq!(Store::new(&wanted).past(), Past::default());
+        assert!(!wanted.storage.exists(), "to look makes nothing");
+        let store = opened(&wanted);
+        let mut past = Past::default();
+        past.begin(&Pace::default(), SystemTime::now(), 0.5);
+        store.keep_past(&past).unwrap();
+        assert_eq!(opened(&wanted).past(), past);
+        let other = Acme { email: Some("ops@example.com".to_owned()), ..wanted.clone() };
+        assert_eq!(Store::new(&other).past(), Past::default());
+        kept(&store, &made(&["a.test"]));
+        assert_eq!(store.past(), Past::default());
+    }
+
+    #[test]
     fn a_folder_that_cannot_be_made_is_named() {
         let folder = tempfile::tempdir().unwrap();
         fs::write(folder.path().join("deep"), "a file").unwrap();
-        let error = Store::open(&terms(folder.path(), &["a.test"])).unwrap_err().to_string();
+        let error = Store::new(&terms(folder.path(), &["a.test"])).open().unwrap_err().to_string();
         assert!(error.contains("deep/acme"), "{error}");
     }
 }

@@ -1,17 +1,20 @@
 //! `[listeners.NAME]`: where connections are accepted and what is spoken there.
 
-use std::{collections::HashMap, net::SocketAddr};
+use std::{collections::HashMap, net::SocketAddr, path::PathBuf};
 
 use ipnet::IpNet;
 
 use super::{
-    Certificates, Listener, Passthrough, Protocol, ProxyIn, Redirect, Tls,
+    Acme, Certificates, Listener, Passthrough, Protocol, ProxyIn, Redirect, Tls,
     address::{bind, host_pattern},
     check::networks,
     fault::{Wrong, quoted},
     file::{Table, Value},
     names, routes, schema, secure,
 };
+
+/// The protocol that names are proved by (RFC 8737).
+const PROVING: &str = "acme-tls/1";
 
 /// Every listener, in file order; `trusted` are whose PROXY headers count where nobody is named.
 pub(super) fn all(top: &Table<'_>, claims: &mut Claims, trusted: &[IpNet]) -> Vec<Listener> {
@@ -25,14 +28,52 @@ pub(super) fn all(top: &Table<'_>, claims: &mut Claims, trusted: &[IpNet]) -> Ve
     }
     let pools = routes::pools(top);
     let around = Around { trusted, pools: pools.as_deref() };
+    let mut accounts = HashMap::new();
     named
         .into_iter()
         .filter_map(|(at, name, value)| {
             names::check(top.file(), &at, name);
             let table = value.table(&schema::LISTENER, "a table")?;
-            Some(listener(name, &table, claims, &around))
+            let listener = listener(name, &table, claims, &around);
+            if let (Some(terms), Some(value)) =
+                (listener.protocol.acme(), table.value("certificates"))
+            {
+                refuse_passed_on(terms, &listener.passthrough, &value);
+                refuse_second_email(terms, &value, &mut accounts);
+            }
+            Some(listener)
         })
         .collect()
+}
+
+/// Notes names that are ordered for and never get here, nor who proves them.
+fn refuse_passed_on(terms: &Acme, rules: &[Passthrough], certificates: &Value<'_>) {
+    let challenges =
+        |rule: &Passthrough| rule.alpn.is_empty() || rule.alpn.iter().any(|name| name == PROVING);
+    let passed_on = |name: &String| {
+        let covers = |rule: &Passthrough| rule.sni.is_empty() || rule.names(name);
+        rules.iter().any(|rule| covers(rule) && challenges(rule))
+    };
+    if let Some(name) = terms.domains.iter().find(|name| passed_on(name)) {
+        let name = quoted(name);
+        let wrong = Wrong::new(format!("connections for {name} are passed on undecrypted"));
+        certificates.fault(wrong.help(
+            "whoever decrypts them orders their certificate: leave the name out, or its `passthrough`",
+        ));
+    }
+}
+
+/// Notes an account that is to be written to at two addresses.
+fn refuse_second_email(
+    terms: &Acme,
+    certificates: &Value<'_>,
+    accounts: &mut HashMap<(PathBuf, String), Option<String>>,
+) {
+    let account = (terms.storage.clone(), terms.directory.clone());
+    if *accounts.entry(account).or_insert_with(|| terms.email.clone()) != terms.email {
+        let wrong = Wrong::new("another listener has the same account with another `email`");
+        certificates.fault(wrong.help("write the same, or give this one a `storage` of its own"));
+    }
 }
 
 /// What of the rest of the file a listener refers to.

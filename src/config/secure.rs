@@ -1,6 +1,10 @@
 //! TLS as it is typed: what listeners terminate by, and how backends are spoken to.
 
-use std::path::{Path, PathBuf};
+use std::{
+    cell::RefCell,
+    collections::HashSet,
+    path::{Path, PathBuf},
+};
 
 use rustix::fs::{Access, access};
 use rustls::{
@@ -117,6 +121,7 @@ fn email(typed: &str) -> Result<String, Wrong> {
 }
 
 fn domains(value: &Value<'_>) -> Vec<String> {
+    let seen = RefCell::new(HashSet::new());
     let names = strings(value, |typed| {
         if typed.starts_with("*.") {
             return Err(Wrong::new(format!("{} cannot be ordered here", quoted(typed)))
@@ -125,7 +130,16 @@ fn domains(value: &Value<'_>) -> Vec<String> {
         if typed.parse::<std::net::IpAddr>().is_ok() {
             return Err(Wrong::new(format!("{} is no DNS name", quoted(typed))));
         }
-        dns_name(typed)
+        let name = dns_name(typed)?;
+        if name.contains('_') {
+            return Err(Wrong::new(format!("no certificate is issued for {}", quoted(typed)))
+                .help("host names have letters, digits and hyphens; underscores are for other records"));
+        }
+        let name = name.trim_end_matches('.').to_owned();
+        match seen.borrow_mut().insert(name.clone()) {
+            true => Ok(name),
+            false => Err(Wrong::new(format!("{} is named twice", quoted(typed)))),
+        }
     });
     if names.len() > MOST_DOMAINS {
         value.fault(Wrong::new(format!("one certificate has at most {MOST_DOMAINS} names")));

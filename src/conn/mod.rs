@@ -25,10 +25,7 @@ use crate::{
     error::{Kind, Phase, ProxyError, Side, Termination},
     http::{PLAIN_ON_TLS, server, visitor::Visitor},
     layer4,
-    net::{
-        client_hello::ClientHello, half_close::Patience, listener, proxy_protocol, stream::Client,
-        tls,
-    },
+    net::{client_hello::ClientHello, listener, proxy_protocol, stream::Client, tls},
     observe::{ChosenBy, End, Form, ListenerMetrics, Record, Secured, Start},
     proxy::Proxy,
     snapshot,
@@ -298,33 +295,25 @@ impl Arrival {
         self.known().tell(self.form(), 0, Termination::Answered, None);
     }
 
-    /// HTTP, request by request.
-    async fn requests(self, stream: Client) {
+    /// HTTP, request by request. What the future holds it holds for days: only what the connection's end
+    /// needs, and nothing of how it began.
+    fn requests(self, stream: Client) -> impl Future<Output = ()> {
         let introduces = self.door.proxy.snapshot.load().introduces;
         let local = || introduces.then(|| stream.local().ok()).flatten();
         let destination = self.destination.or_else(local);
-        let patience = Arc::<Patience>::default();
-        let visitor = Visitor {
+        let Door { proxy, metrics, drain, .. } = self.door;
+        let visitor = Arc::new(Visitor {
             peer: self.peer,
             destination,
-            secured: self.secured.clone(),
-            listener: Arc::clone(&self.policy),
-            metrics: Arc::clone(&self.door.metrics),
-            patience: Arc::clone(&patience),
-            drain: self.door.drain.clone(),
-        };
-        let served = server::serve(Arc::clone(&self.door.proxy), visitor, stream).await;
-        // Where no request came of it, nobody else tells.
-        let broken = ProxyError::new(Side::Client, Phase::Request, Kind::Malformed);
-        let known = Known { door: &self.door, peer: self.peer, secured: self.secured.as_ref() };
-        if patience.began_with_tls() {
-            return known.fail(Form::Http, 400, &broken.because("TLS where HTTP is expected"));
-        }
-        if let Err(error) = served {
-            tracing::debug!(peer = %self.peer, %error, "connection ended");
-            if error.is_parse() {
-                known.fail(Form::Http, 0, &broken.because(error));
-            }
+            secured: self.secured,
+            listener: self.policy,
+            metrics,
+            patience: Arc::default(),
+            drain,
+        });
+        async move {
+            let served = server::serve(Arc::clone(&proxy), Arc::clone(&visitor), stream).await;
+            tell_unserved(&proxy, &visitor, served);
         }
     }
 
@@ -341,13 +330,35 @@ impl Arrival {
     }
 
     fn known(&self) -> Known<'_> {
-        Known { door: &self.door, peer: self.peer, secured: self.secured.as_ref() }
+        Known {
+            proxy: &self.door.proxy,
+            metrics: &self.door.metrics,
+            peer: self.peer,
+            secured: self.secured.as_ref(),
+        }
+    }
+}
+
+/// The end of a connection of which no request came: nobody else tells.
+fn tell_unserved(proxy: &Proxy, visitor: &Visitor, served: Result<(), hyper::Error>) {
+    let Visitor { peer, metrics, secured, patience, .. } = visitor;
+    let known = Known { proxy, metrics, peer: *peer, secured: secured.as_ref() };
+    let broken = ProxyError::new(Side::Client, Phase::Request, Kind::Malformed);
+    if patience.began_with_tls() {
+        return known.fail(Form::Http, 400, &broken.because("TLS where HTTP is expected"));
+    }
+    if let Err(error) = served {
+        tracing::debug!(%peer, %error, "connection ended");
+        if error.is_parse() {
+            known.fail(Form::Http, 0, &broken.because(error));
+        }
     }
 }
 
 /// What is told of a connection that came to no stream.
 struct Known<'a> {
-    door: &'a Door,
+    proxy: &'a Proxy,
+    metrics: &'a ListenerMetrics,
     peer: SocketAddr,
     secured: Option<&'a Arc<Secured>>,
 }
@@ -362,7 +373,7 @@ impl Known<'_> {
         let mut record = Record::new(Start {
             id: "",
             client: self.peer,
-            listener: &self.door.name,
+            listener: self.metrics.name(),
             secured: self.secured,
             host: "",
             method: "",
@@ -371,8 +382,8 @@ impl Known<'_> {
         record.form = form;
         record.status = status;
         let end = End { error, ..End::new(termination) };
-        self.door.metrics.ended(&termination, ChosenBy::None, 0, 0);
-        self.door.proxy.log.load().write(&record, &end);
+        self.metrics.ended(&termination, ChosenBy::None, 0, 0);
+        self.proxy.log.load().write(&record, &end);
     }
 }
 
@@ -391,4 +402,24 @@ async fn in_time<T>(
     let outcome = timeout_at(until, step).await;
     let outcome = outcome.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
     outcome.map_err(|error| ProxyError::new(Side::Client, phase, tls::kind(&error)).because(error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn size<A, B, F>(_: impl Fn(A, B) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    fn size_of_served<A, B, C, F>(_: impl Fn(A, B, C) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    /// What a connection costs while it waits for requests, beside hyper's share: its task is this future.
+    #[test]
+    fn a_connection_that_waits_remembers_little_of_how_it_began() {
+        let (whole, served) = (size(Arrival::serve), size_of_served(server::serve));
+        assert!(whole <= served + 500, "{whole} bytes, of which HTTP has {served}");
+    }
 }

@@ -197,9 +197,7 @@ impl Control {
     pub(crate) async fn apply(&mut self, typed: Config) -> Result<Changes, Refused> {
         let mut overlay = self.overlay.clone();
         overlay.settle(&typed);
-        let changes = self.compose(typed, overlay).await?;
-        self.acme.retry();
-        Ok(changes)
+        self.compose(typed, overlay).await
     }
 
     /// Puts a file's configuration in force with these layers upon it, or changes nothing.

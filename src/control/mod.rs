@@ -186,6 +186,7 @@ impl Control {
             Request::Hangup => {
                 self.reopen_logs();
                 self.reload().await;
+                self.acme.retry();
             }
             Request::Apply(config, answer) => {
                 let outcome = self.apply(*config).await.map_err(|e| e.to_string());

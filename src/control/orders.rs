@@ -160,6 +160,7 @@ impl Control {
         };
         self.note_reload(noted.as_ref().map(|empty| *empty));
         self.resolver.again(&self.backends);
+        self.acme.retry();
         outcome
     }
 

@@ -18,7 +18,7 @@ pub(super) fn certificates(config: &Config, before: &Config) -> Result<(), Refus
             !old.into_iter().any(|old| old.key.cert.first() == new.key.cert.first())
         });
         for certificate in new {
-            let lapsed = certificate.key.cert.first().and_then(tls::lapsed);
+            let lapsed = certificate.validity().and_then(tls::lapsed);
             let Some(lapsed) = lapsed else { continue };
             let names = certificate.names.join(", ");
             let sentence =

@@ -23,7 +23,7 @@ const MAX_HEADER: usize = 64 * 1024;
 /// What broke the connection: the client's bytes, its socket, or a relayed body that broke off.
 pub async fn serve(
     proxy: Arc<Proxy>,
-    visitor: Visitor,
+    visitor: Arc<Visitor>,
     stream: Client,
 ) -> Result<(), hyper::Error> {
     let mut drain = visitor.drain.clone();
@@ -33,7 +33,6 @@ pub async fn serve(
     if plain {
         stream = stream.without_tls(reply::TLS_ON_PLAIN);
     }
-    let visitor = Arc::new(visitor);
     let service = service_fn(move |request| {
         let (proxy, visitor) = (Arc::clone(&proxy), Arc::clone(&visitor));
         // Before the request's future is first polled, hyper may look for the stream's end.

@@ -1,7 +1,7 @@
 //! Layer 4: one connection, one backend, and the bytes between them.
 //!
 //! A [`Search`](search::Search) finds a backend by the pool's own balance, waits where all
-//! connections are in use, and goes elsewhere where one cannot be reached: nothing has been sent, so
+//! connections are in use, and goes elsewhere where one cannot be reached: none of its bytes were sent, so
 //! nothing is done twice. What is found becomes a [tunnel](crate::tunnel) without frames. The line in
 //! the access log, the metrics and the registry of tunnels treat it as they do an upgraded connection.
 //!

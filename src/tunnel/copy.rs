@@ -180,10 +180,21 @@ where
             _ => self.client.reset_on_drop(),
         }
         let kind = tls::kind(&error);
-        match self.first_fin {
+        let termination = match self.first_fin {
             // Whoever is told goodbye may leave without a word.
             Some(first) if first != side && kind == Kind::Incomplete => Termination::Closed(first),
             _ => Termination::Failed(side, Phase::Tunnel, kind),
+        };
+        let says_all = matches!(kind, Kind::Reset | Kind::TimedOut | Kind::Incomplete);
+        self.tell(termination, Some(&error).filter(|_| !says_all));
+        termination
+    }
+
+    /// Tells the guard, once: of a failure at once, as nobody keeps its error.
+    fn tell(&mut self, termination: Termination, error: Option<&io::Error>) {
+        if let Some(guard) = self.guard.take() {
+            let (to_backend, to_client) = (self.up.moved, self.down.moved);
+            guard.end(Ended { termination, to_backend, to_client }, error);
         }
     }
 
@@ -250,9 +261,7 @@ where
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let this = self.get_mut();
         let termination = ready!(this.poll_end(cx));
-        if let Some(guard) = this.guard.take() {
-            guard.end(Ended { termination, to_backend: this.up.moved, to_client: this.down.moved });
-        }
+        this.tell(termination, None);
         Poll::Ready(())
     }
 }

@@ -22,7 +22,7 @@ mod registry;
 #[cfg(test)]
 mod tests;
 
-use std::time::Duration;
+use std::{io, time::Duration};
 
 use bytes::Bytes;
 
@@ -46,8 +46,9 @@ pub struct Ended {
 
 /// Hears of a tunnel's end. Dropped unheard where the tunnel's task panicked or was dropped.
 pub trait Guard: Unpin {
-    /// The tunnel is over; both sockets are about to close.
-    fn end(self, ended: Ended);
+    /// The tunnel is over; both sockets are about to close. There is an error where more is known of a
+    /// failure than its kind.
+    fn end(self, ended: Ended, error: Option<&io::Error>);
 }
 
 /// One end of a tunnel: the stream, and what had been read from it before.

@@ -1,6 +1,7 @@
 //! What a tunnel promises, over in-memory streams and a paused clock.
 
 use std::{
+    io,
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -27,7 +28,7 @@ impl Stream for DuplexStream {
 struct Endings(Arc<Mutex<Vec<Ended>>>);
 
 impl Guard for Endings {
-    fn end(self, ended: Ended) {
+    fn end(self, ended: Ended, _: Option<&io::Error>) {
         self.0.lock().unwrap().push(ended);
     }
 }

@@ -19,7 +19,8 @@ use crate::{
     net::{stream::tune, tls_client::HandshakeError},
 };
 
-/// Why no connection could be opened. Nothing was sent, so that another backend may be tried.
+/// Why no connection could be opened. Nothing of the application was sent, at most a PROXY header, so that
+/// another backend may be tried.
 #[derive(Debug)]
 pub enum ConnectError {
     /// Every address refused, so far as any of them answered.

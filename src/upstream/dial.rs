@@ -94,7 +94,7 @@ impl Dial {
     /// Opens a connection for whom `from` says, within `deadline` for everything.
     ///
     /// # Errors
-    /// What failed; nothing of the application was sent.
+    /// What failed; nothing of the application was sent, though a PROXY header may have been.
     pub async fn open(
         &self,
         backend: &Backend,

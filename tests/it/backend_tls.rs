@@ -266,6 +266,9 @@ async fn a_backend_may_ask_for_a_certificate() {
             let ours = format!(", client_cert = {ours}");
             settings.table(&pool("with", front.address, &tls(&ours)));
             settings.table(&pool("without", front.address, &tls("")));
+            settings.table(
+                "[listeners.stream]\nbind = \"127.0.0.1:0\"\nprotocol = \"tcp\"\npool = \"without\"\n",
+            );
         })
         .start()
         .await;
@@ -275,6 +278,13 @@ async fn a_backend_may_ask_for_a_certificate() {
     assert_eq!(label, "backend_response_header_alert");
     assert!(error.contains("CertificateRequired"), "{error}");
     assert_eq!(node.requests().len(), 1);
+    // A stream is on its way by then.
+    let mut stream = Raw::connect(proxy.listener("stream")).await;
+    stream.assert_closed().await;
+    let of_stream = |line: &serde_json::Value| line["kind"] == "stream";
+    let line = proxy.wait_for_log("the stream's line", of_stream).await;
+    assert_eq!(line["termination"], "backend_tunnel_alert", "{line}");
+    assert!(line["error"].as_str().unwrap().contains("CertificateRequired"), "{line}");
     drop((front, node));
     proxy.finish().await;
 }

@@ -70,13 +70,15 @@ pub(crate) fn provider() -> &'static Arc<CryptoProvider> {
     &PROVIDER
 }
 
-/// What we ask others by, as a client that trusts whom the system trusts (`SSL_CERT_FILE` and
-/// `SSL_CERT_DIR` are honoured). Reads files.
+/// What we ask others by, as a client that trusts `ca`, or else whom the system trusts
+/// (`SSL_CERT_FILE` and `SSL_CERT_DIR` are honoured). Reads files.
 ///
 /// # Errors
-/// The system trusts nobody that can be read.
-pub(crate) fn system_client() -> Result<Arc<ClientConfig>, rustls::Error> {
-    let roots = tls_client::roots(None)?;
+/// The system trusts nobody that can be read, or `ca` has what cannot vouch for others.
+pub(crate) fn client_trusting(
+    ca: Option<&[CertificateDer<'static>]>,
+) -> Result<Arc<ClientConfig>, rustls::Error> {
+    let roots = tls_client::roots(ca)?;
     let config = ClientConfig::builder_with_provider(PROVIDER.clone())
         .with_safe_default_protocol_versions()?
         .with_root_certificates(roots)

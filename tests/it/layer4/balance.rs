@@ -138,6 +138,7 @@ async fn fault_078_streams_beyond_the_limit_wait_in_a_bounded_queue() {
     let backend = naming("a").await;
     let proxy = Proxy::with(|settings| {
         tcp(settings, &[backend.address]).pool("limits", "{ connections = 2, pending = 2 }");
+        settings.timeouts("connect = \"20s\"");
     })
     .await;
     let (first, _) = named(proxy.web()).await;
@@ -159,6 +160,7 @@ async fn fault_078_streams_beyond_the_limit_wait_in_a_bounded_queue() {
     // One that leaves by a reset leaves the queue.
     let mut last = Raw::connect(proxy.web()).await;
     waiting.pop().unwrap().reset();
+    ended(&proxy, "client_select_reset").await;
     drop(second);
     assert_eq!(last.exact(1).await, b"a");
     drop((waiting, last, beyond, backend));
@@ -185,7 +187,9 @@ async fn a_stream_waits_no_longer_than_connecting_may_take() {
 async fn whichever_backend_is_free_first_takes_who_waits() {
     let (a, b) = (naming("a").await, naming("b").await);
     let proxy = Proxy::with(|settings| {
-        tcp(settings, &[a.address, b.address]).pool("limits", "{ connections = 1 }");
+        let limits = "{ connections = 1, pending = 1 }";
+        tcp(settings, &[a.address, b.address]).pool("limits", limits);
+        settings.timeouts("connect = \"20s\"");
     })
     .await;
     let mut streams = streams(&proxy, 2).await;
@@ -193,29 +197,34 @@ async fn whichever_backend_is_free_first_takes_who_waits() {
     for count in 1..=2 {
         waiting.push(Raw::connect(proxy.web()).await);
         let pending = "moorline_backend_pending";
-        proxy.wait_for_metric("it waits", pending, |sum| sum == f64::from(2 * count)).await;
+        proxy.wait_for_metric("it waits", pending, |sum| sum == f64::from(count)).await;
     }
+    // Each has the one place of one backend, and waits for both.
+    let mut beyond = Raw::connect(proxy.web()).await;
+    assert_eq!(beyond.assert_closed().await, End::Fin);
     for client in &mut waiting {
         let (stream, name) = streams.pop().unwrap();
         drop(stream);
         assert_eq!(client.exact(1).await, [name as u8]);
     }
-    drop((waiting, a, b));
+    drop((waiting, beyond, a, b));
     proxy.finish().await;
 }
 
 #[tokio::test]
 async fn failures_under_streams_take_a_backend_down_as_those_under_requests() {
     let (a, b) = (naming("a").await, naming("b").await);
+    let address = b.address;
     let proxy = Proxy::with(|settings| {
-        tcp(settings, &[a.address, b.address]).pool("balance", "\"round-robin\"");
+        tcp(settings, &[a.address, address]).pool("balance", "\"round-robin\"");
         settings.pool("health", "{ probe = \"tcp\", interval = \"1h\", fall = 2 }");
     })
     .await;
     eventually("both are probed", || a.connections() > 0 && b.connections() > 0).await;
-    let up = format!("moorline_backend_up{{pool=\"app\",backend=\"{}\"", b.address);
+    let up = format!("moorline_backend_up{{pool=\"app\",backend=\"{address}\"");
     proxy.wait_for_metric("it is up", &up, |up| up == 1.0).await;
     drop(b);
+    let refusing = Refusing::at(address).await;
     let mut streams = Vec::new();
     while proxy.metric(&up).await == 1.0 {
         assert!(streams.len() < 100, "nobody takes it down");
@@ -225,6 +234,53 @@ async fn failures_under_streams_take_a_backend_down_as_those_under_requests() {
     }
     let told = || proxy.stderr().iter().any(|l| l.contains("backend failed under traffic"));
     eventually("it is told", told).await;
-    drop((streams, a));
+    drop((streams, a, refusing));
+    proxy.finish().await;
+}
+
+#[tokio::test]
+async fn a_backend_nobody_else_stands_in_for_is_tried_once_and_no_retry_counted() {
+    let refusing = Refusing::new();
+    let proxy = before(&[refusing.address()]).await;
+    let mut client = Raw::connect(proxy.web()).await;
+    assert_eq!(client.assert_closed().await, End::Fin);
+    ended(&proxy, "backend_connect_refused").await;
+    assert_eq!(proxy.metric("moorline_retries_total").await, 0.0);
+    drop(client);
+    proxy.finish().await;
+}
+
+#[tokio::test]
+async fn fault_093_streams_wait_to_be_admitted_as_sessions_do() {
+    let backend = naming("a").await;
+    let mut proxy = Proxy::with(|settings| {
+        tcp(settings, &[backend.address]);
+        settings.pool("admission", "{ rate = \"1/m\", queue = 9, deadline = \"1s\" }");
+    })
+    .await;
+    let (first, _) = named(proxy.web()).await;
+    let mut refused = Raw::connect(proxy.web()).await;
+    assert_eq!(refused.assert_closed().await, End::Fin);
+    ended(&proxy, "proxy_select_not_admitted").await;
+    assert_eq!(proxy.metric("moorline_admission_total{result=\"refused\"}").await, 1.0);
+    assert_eq!(backend.connections(), 1);
+    drop((first, refused));
+
+    let other = naming("b").await;
+    proxy
+        .reload(|settings| {
+            settings.backends(&[other.address]);
+            settings.pool("admission", "{ rate = \"2/s\", queue = 9, deadline = \"19s\" }");
+        })
+        .await;
+    let mut herd = Vec::new();
+    for _ in 0..5 {
+        herd.push(Raw::connect(proxy.web()).await);
+    }
+    for client in &mut herd {
+        assert_eq!(client.exact(1).await, b"b");
+    }
+    assert!(proxy.metric("moorline_admission_total{result=\"queued\"}").await >= 1.0);
+    drop((herd, backend, other));
     proxy.finish().await;
 }

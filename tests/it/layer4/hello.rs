@@ -46,7 +46,8 @@ async fn ruled(protocol: &str, backend: &Backend, timeout: &str) -> (Proxy, App,
         "[listeners.secure]\nbind = \"127.0.0.1:0\"\nprotocol = \"{protocol}\"\n\
          handshake_timeout = {timeout}\n{certificates}{pool}\
          passthrough = [{{ sni = [\"own.test\", \"*.own.test\"], pool = \"own\" }}, \
-         {{ alpn = \"acme-tls/1\", pool = \"own\" }}]\n\
+         {{ alpn = \"acme-tls/1\", pool = \"own\" }}, \
+         {{ sni = \"h2.test\", alpn = \"h2\", pool = \"own\" }}]\n\
          [pools.own]\nbackends = [\"{}\"]\nhealth = {{ probe = \"off\" }}\n",
         app.address
     );
@@ -99,9 +100,12 @@ async fn fault_061_host_that_is_passed_on_over_a_connection_for_another() {
         .wait_for_log("a line", |line| line["termination"] == "client_select_misdirected")
         .await;
     assert_eq!((&line["status"], &line["sni"]), (&421.into(), &"app.test".into()));
+    // Whose connections are passed on for another protocol alone is served by this one here.
     let mut client = Raw::tls(proxy.listener("secure"), &ours).await;
-    client.send("GET / HTTP/1.1\r\nHost: app.test\r\n\r\n").await;
-    assert_eq!(client.response().await.text(), "ours");
+    for host in ["app.test", "h2.test"] {
+        client.send(format!("GET / HTTP/1.1\r\nHost: {host}\r\n\r\n")).await;
+        assert_eq!(client.response().await.text(), "ours", "{host}");
+    }
     drop((client, app, backend));
     proxy.finish().await;
 }
@@ -188,25 +192,27 @@ async fn fault_058_hello_that_ends_or_is_too_long() {
 
 #[tokio::test]
 async fn fault_059_dribbled_handshake() {
+    tokio::join!(dribbled("https"), dribbled("tls"), dribbled("tls-passthrough"));
+}
+
+async fn dribbled(protocol: &str) {
     let backend = Backend::manual().await;
-    for protocol in ["https", "tls", "tls-passthrough"] {
-        let (proxy, app, [_ours, own]) = ruled(protocol, &backend, "\"400ms\"").await;
-        let bytes = hello("own.test", &own);
-        let mut dribbling = Raw::connect(proxy.listener("secure")).await;
-        let mut silent = Raw::connect(proxy.listener("secure")).await;
-        let mut fed = 0;
-        // One byte after another, each well within any pause that could be allowed.
-        while fed < bytes.len() && dribbling.feed(&bytes[fed..=fed]).await {
-            fed += 1;
-        }
-        assert!((1..400).contains(&fed), "{fed}");
-        silent.assert_closed().await;
-        let is = |line: &&Value| line["termination"] == "client_handshake_timed_out";
-        let both = || proxy.log_lines().iter().filter(is).count() == 2;
-        eventually("two lines", both).await;
-        drop((dribbling, silent, app));
-        proxy.finish().await;
+    let (proxy, app, [_ours, own]) = ruled(protocol, &backend, "\"2s\"").await;
+    let bytes = hello("own.test", &own);
+    let mut dribbling = Raw::connect(proxy.listener("secure")).await;
+    let mut silent = Raw::connect(proxy.listener("secure")).await;
+    let mut fed = 0;
+    // One byte after another, each well within any pause that could be allowed.
+    while fed < bytes.len() && dribbling.feed(&bytes[fed..=fed]).await {
+        fed += 1;
     }
+    assert!((1..400).contains(&fed), "{fed}");
+    silent.assert_closed().await;
+    let is = |line: &&Value| line["termination"] == "client_handshake_timed_out";
+    let both = || proxy.log_lines().iter().filter(is).count() == 2;
+    eventually("two lines", both).await;
+    drop((dribbling, silent, app));
+    proxy.finish().await;
 }
 
 /// A proxy with `https`, `tls` and `tls-passthrough` listeners of these names, without rules.

@@ -1,13 +1,17 @@
 //! How streams live and end: half-close, resets, stalls, drains, reloads and new binaries.
 
-use std::time::{Duration, Instant};
+use std::{
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
 
 use serde_json::Value;
 
 use super::{before, ended, named, naming, tcp};
 use crate::support::{
-    Backend, End, Peer, Proxy, Raw, eventually, process,
+    Backend, End, Peer, Proxy, Raw, Refusing, eventually, process,
     proxy::{Setup, TUNNELS},
+    tls::Certificate,
     within,
 };
 
@@ -149,23 +153,31 @@ async fn a_drain_ends_streams_at_a_pause_and_the_busy_ones_at_its_deadline() {
     let (backend, other) = (Backend::manual().await, naming("o").await);
     let mut proxy = Proxy::with(|settings| {
         tcp(settings, &[backend.address]);
-        settings.pool("drain", "{ within = \"6s\", spread = \"4s\" }");
+        settings.pool("drain", "{ within = \"8s\", spread = \"4s\" }");
     })
     .await;
     let (mut idle, idle_far) = stream(&proxy, &backend).await;
     let (mut busy, busy_far) = stream(&proxy, &backend).await;
     let remaining = [other.address];
     let start = Instant::now();
-    proxy
-        .reload(|settings| {
+    let draining = async {
+        let reloaded = proxy.reload(|settings| {
             settings.backends(&remaining);
-        })
-        .await;
-    // The drained one is not gone to any more, and what it holds serves on.
-    let (_new, name) = named(proxy.web()).await;
-    assert_eq!(name, 'o');
-    idle.send("on").await;
-    idle_far.wait_for_rest(b"on").await;
+        });
+        reloaded.await;
+        // The drained one is not gone to any more, and what it holds serves on.
+        let (new, name) = named(proxy.web()).await;
+        assert_eq!(name, 'o');
+        new
+    };
+    // It falls silent only after that.
+    let serving = async { while idle.feed(b"o").await {} };
+    let _new = tokio::select! {
+        new = draining => new,
+        () = serving => panic!("it was not silent"),
+    };
+    idle.send("n").await;
+    eventually("it serves on", || idle_far.rest().ends_with(b"n")).await;
     let quiet = async {
         assert_eq!(idle.assert_closed().await, End::Fin);
         idle_far.ended().await;
@@ -175,7 +187,7 @@ async fn a_drain_ends_streams_at_a_pause_and_the_busy_ones_at_its_deadline() {
         start.elapsed()
     };
     let ((), lived) = tokio::join!(quiet, talking);
-    assert!(lived > Duration::from_millis(5500), "cut after {lived:?}");
+    assert!(lived > Duration::from_millis(7500), "cut after {lived:?}");
     let drained = |line: &&Value| line["termination"] == "drained";
     eventually("two lines", || proxy.log_lines().iter().filter(drained).count() == 2).await;
     drop((idle, busy, busy_far, _new, backend, other));
@@ -288,5 +300,73 @@ async fn operators_see_streams_and_can_end_one() {
     client.assert_closed().await;
     ended(&proxy, "proxy_closed").await;
     drop((client, peer, backend));
+    proxy.finish().await;
+}
+
+/// A `tls` listener `secure` for streams to `backend`.
+async fn secure(backend: SocketAddr) -> (Proxy, Certificate) {
+    let setup = Setup::new();
+    let ours = Certificate::make(setup.directory(), "app.test");
+    let certificates = ours.setting();
+    let listener = format!(
+        "[listeners.secure]\nbind = \"127.0.0.1:0\"\nprotocol = \"tls\"\npool = \"app\"\n\
+         certificates = {certificates}\n"
+    );
+    let setup = setup.with(|settings| {
+        tcp(settings, &[backend]).table(&listener);
+    });
+    (setup.start().await, ours)
+}
+
+#[tokio::test]
+async fn clients_of_tls_are_told_that_a_stream_ends() {
+    let (refusing, backend) = (Refusing::new(), Backend::manual().await);
+    let (proxy, ours) = secure(refusing.address()).await;
+    let mut client = Raw::tls(proxy.listener("secure"), &ours).await;
+    assert_eq!(client.assert_closed().await, End::Fin, "nobody takes it");
+    ended(&proxy, "backend_connect_refused").await;
+    drop(client);
+    proxy.finish().await;
+
+    let (proxy, ours) = secure(backend.address).await;
+    let mut client = Raw::tls(proxy.listener("secure"), &ours).await;
+    backend.peer(0).await;
+    let sessions = proxy.command(&["sessions", "--json"]).await.json();
+    let id = sessions["sessions"][0]["id"].as_str().unwrap();
+    proxy.command(&["sessions", "close", id]).await.done();
+    assert_eq!(client.assert_closed().await, End::Fin, "an operator ends it");
+    drop((client, backend));
+    proxy.finish().await;
+}
+
+#[tokio::test]
+async fn an_end_that_tls_does_not_vouch_for_is_passed_on_as_a_reset() {
+    let backend = Backend::manual().await;
+    let (proxy, ours) = secure(backend.address).await;
+    let mut cut = Raw::tls(proxy.listener("secure"), &ours).await;
+    cut.send("half a mess").await;
+    let peer = backend.peer(0).await;
+    peer.wait_for_rest(b"half a mess").await;
+    // By FIN, without a close_notify: what it has read makes it no reset.
+    peer.send("x").await;
+    cut.exact(1).await;
+    drop(cut);
+    assert_eq!(peer.ended().await, End::Reset);
+    ended(&proxy, "client_tunnel_incomplete").await;
+
+    let mut client = Raw::tls(proxy.listener("secure"), &ours).await;
+    client.finish().await;
+    let peer = backend.peer(1).await;
+    assert_eq!(peer.ended().await, End::Fin);
+    peer.close();
+    drop(client);
+    // Who has said goodbye needs no other end.
+    let mut client = Raw::tls(proxy.listener("secure"), &ours).await;
+    let peer = backend.peer(2).await;
+    peer.finish();
+    assert_eq!(client.assert_closed().await, End::Fin);
+    drop(client);
+    ended(&proxy, "backend_closed").await;
+    drop((peer, backend));
     proxy.finish().await;
 }

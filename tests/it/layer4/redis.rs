@@ -3,23 +3,25 @@
 
 use std::{
     io::Write,
-    net::{SocketAddr, TcpListener},
+    net::{SocketAddr, TcpStream},
     path::Path,
     process::{Child, Command, Stdio},
 };
 
 use super::App;
 use crate::support::{
-    Backend, Proxy, Raw, backend, proxy::Setup, tls::Certificate, websocket, within,
+    Backend, Proxy, Raw, backend, dns::free_port, eventually, proxy::Setup, tls::Certificate,
+    websocket, within,
 };
 
 /// A `redis-server`; dropped, it is killed.
 struct Redis(Child, SocketAddr);
 
 impl Redis {
-    fn start(directory: &Path) -> Self {
+    /// One that accepts.
+    async fn start(directory: &Path) -> Self {
         // Redis takes no socket that is bound already.
-        let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let address = free_port();
         let port = address.port().to_string();
         let child = Command::new("redis-server")
             .args(["--bind", "127.0.0.1", "--port", &port, "--save", "", "--appendonly", "no"])
@@ -27,7 +29,9 @@ impl Redis {
             .stdout(Stdio::null())
             .spawn()
             .unwrap();
-        Self(child, address)
+        let redis = Self(child, address);
+        eventually("redis accepts", || TcpStream::connect(address).is_ok()).await;
+        redis
     }
 }
 
@@ -98,7 +102,7 @@ async fn all(setup: Setup, ours: &Certificate, backends: [SocketAddr; 3]) -> Pro
 #[tokio::test]
 async fn three_apps_run_behind_one_proxy_and_their_clients_agree_with_the_log() {
     let setup = Setup::new();
-    let redis = Redis::start(setup.directory());
+    let redis = Redis::start(setup.directory()).await;
     let chat = Backend::start(backend::script(|peer| async move {
         let request = peer.request().await.unwrap();
         peer.send(websocket::switching(&request)).await;

@@ -106,6 +106,16 @@ impl Refusing {
         Self(socket)
     }
 
+    /// Binds this address once nobody listens there any more.
+    pub(crate) async fn at(address: SocketAddr) -> Self {
+        let bound = || {
+            let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+            socket.set_reuse_address(true).unwrap();
+            socket.bind(&address.into()).is_ok().then_some(Self(socket))
+        };
+        found("the address is given up", bound).await
+    }
+
     /// Where nobody answers.
     pub(crate) fn address(&self) -> SocketAddr {
         self.0.local_addr().unwrap().as_socket().unwrap()
