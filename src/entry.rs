@@ -102,6 +102,13 @@ impl Entry {
         }
     }
 
+    /// Closes the entry of a client that has gone, in the phase that it is in.
+    pub(crate) fn lose(mut self, kind: Kind) {
+        if let Some(open) = self.0.take() {
+            open.close(Termination::Failed(Side::Client, open.phase, kind), None);
+        }
+    }
+
     /// Closes the entry of a request that failed.
     pub(crate) fn fail(mut self, error: &ProxyError) {
         if let Some(open) = self.0.take() {

@@ -34,6 +34,8 @@ pub struct Snapshot {
     pub listeners: HashMap<Arc<str>, Arc<Listener>>,
     /// Peers whose forwarding headers are believed.
     pub trusted: Vec<IpNet>,
+    /// Whether any pool's backends are told who their clients are.
+    pub introduces: bool,
 }
 
 /// What a route leads to.
@@ -135,11 +137,6 @@ impl Snapshot {
         self.pools.iter().find(|pool| pool.upstream.name() == name)
     }
 
-    /// Whether any pool's backends are told who their clients are.
-    pub fn introduces(&self) -> bool {
-        self.pools.iter().any(|pool| !pool.dial().is_shared())
-    }
-
     /// Whether this peer's claims about earlier hops are believed.
     pub fn trusts(&self, peer: IpAddr) -> bool {
         let peer = peer.to_canonical();
@@ -166,7 +163,11 @@ impl Listener {
     /// one that came over another name's is misdirected (RFC 9110, section 15.5.20).
     pub fn misdirects(&self, host: &str, secured: Option<&Secured>) -> bool {
         let over = secured.and_then(|secured| secured.sni.as_deref());
-        over != Some(host) && self.passthrough.iter().any(|passed| passed.rule.names(host))
+        // One for other protocols than requests come by leaves the host's requests to us.
+        let takes = |rule: &config::Passthrough| {
+            rule.names(host) && (rule.alpn.is_empty() || rule.alpn.iter().any(|p| p == "http/1.1"))
+        };
+        over != Some(host) && self.passthrough.iter().any(|passed| takes(&passed.rule))
     }
 }
 

@@ -309,7 +309,7 @@ pub struct Backends {
     pub backends: Vec<BackendState>,
 }
 
-/// A tunnel, or a session that polls.
+/// A tunnel, a stream of layer 4, or a session that polls.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 pub struct SessionState {
     /// To close it by.
@@ -322,7 +322,7 @@ pub struct SessionState {
     pub kind: SessionKind,
     /// The client's address; not known of a session that polls.
     pub client: Option<SocketAddr>,
-    /// Since the tunnel was opened; not known of a session that polls.
+    /// Since the tunnel or stream was opened; not known of a session that polls.
     pub age: Option<f64>,
 }
 
@@ -330,8 +330,10 @@ pub struct SessionState {
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum SessionKind {
-    /// An upgraded connection, or a stream of layer 4.
+    /// An upgraded connection.
     Tunnel,
+    /// A connection of layer 4.
+    Stream,
     /// An Engine.IO session without a tunnel.
     Polling,
 }

@@ -150,7 +150,8 @@ fn words_are_those_of_the_file() {
     use ProcessState::{Draining, Serving, Stopping};
     holds_all("ProcessState", &[Serving, Draining, Stopping]);
     holds_all("Origin", &[Origin::Configured, Origin::Discovered, Origin::Added]);
-    holds_all("SessionKind", &[SessionKind::Tunnel, SessionKind::Polling]);
+    let kinds = [SessionKind::Tunnel, SessionKind::Stream, SessionKind::Polling];
+    holds_all("SessionKind", &kinds);
     use ChangedThing::{Backend, Listener, Pool, Route, Setting};
     holds_all("ChangedThing", &[Listener, Route, Pool, Backend, Setting]);
     use ChangeKind::{Added, Changed, Kept, Removed};

@@ -154,6 +154,7 @@ fn table(sessions: &[SessionState]) -> String {
     for session in sessions {
         let kind = match session.kind {
             SessionKind::Tunnel => "tunnel",
+            SessionKind::Stream => "stream",
             SessionKind::Polling => "polling",
         };
         table.row([

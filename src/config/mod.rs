@@ -31,7 +31,13 @@ mod syntax;
 mod terms;
 mod tls;
 
-use std::{fmt, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
 
 use ipnet::IpNet;
 use rustls::sign::CertifiedKey;
@@ -186,6 +192,14 @@ pub struct ProxyIn {
     pub required: bool,
     /// Peers that may send one; at least one network.
     pub from: Vec<IpNet>,
+}
+
+impl ProxyIn {
+    /// Whether a header from this peer counts.
+    pub fn believes(&self, peer: IpAddr) -> bool {
+        let peer = peer.to_canonical();
+        self.from.iter().any(|network| network.contains(&peer))
+    }
 }
 
 /// Which PROXY header backends are sent.

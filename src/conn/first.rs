@@ -10,7 +10,8 @@ use tokio::{
 
 use crate::net::{
     client_hello::{self, ClientHello, Peeked},
-    peek::peek,
+    peek::{peek, peek_into},
+    stream::Client,
 };
 
 /// Enough to tell HTTP by: its longest method that is in use, and the space after it.
@@ -58,9 +59,9 @@ pub(super) enum First {
 /// What the client speaks, by its first byte that tells.
 ///
 /// # Errors
-/// As for [`peek`].
+/// As for [`peek_into`].
 pub(super) async fn spoken(socket: &TcpStream) -> io::Result<First> {
-    peek(socket, (FEW, FEW), |bytes| Some(first(bytes))).await
+    peek_into(socket, &mut [0; FEW], |bytes| Some(first(bytes))).await
 }
 
 /// The same, with its whole ClientHello.
@@ -88,8 +89,17 @@ fn first(bytes: &[u8]) -> First {
 
 /// Closes in order, so that the client reads these words, if there are any: bytes that nobody has read
 /// would make it a reset, which overtakes them.
-pub(super) async fn part(mut socket: TcpStream, words: &[u8]) {
+///
+/// One that speaks TLS hears that it ends by its own means, and nothing else.
+pub(super) async fn part(client: Client, words: &[u8]) {
     let parting = async {
+        let mut socket = match client {
+            Client::Plain(socket) => socket,
+            Client::Tls(mut stream) => {
+                stream.shutdown().await?;
+                stream.into_inner().0
+            }
+        };
         socket.write_all(words).await?;
         socket.shutdown().await?;
         let (mut dropped, mut buffer) = (0, [0; 2048]);

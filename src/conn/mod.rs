@@ -31,7 +31,7 @@ use crate::{
     },
     observe::{ChosenBy, End, Form, ListenerMetrics, Record, Secured, Start},
     proxy::Proxy,
-    snapshot::{self, Snapshot},
+    snapshot,
 };
 
 /// One listening socket's identity towards its connections.
@@ -55,14 +55,12 @@ pub async fn accept(socket: Arc<TcpListener>, door: Door) {
         let (stream, peer) = listener::accept(&socket, &pauses).await;
         // The policy is the one in force now; the connection keeps it.
         // A listener that is being renamed is served by the last one it had.
-        let snapshot = door.proxy.snapshot.load_full();
-        let current = snapshot.listeners.get(&door.name).cloned();
+        let current = door.proxy.snapshot.load().listeners.get(&door.name).cloned();
         last = current.or(last);
         let Some(policy) = last.clone() else { continue };
         let until = Instant::now() + policy.handshake_timeout;
         let door = door.clone();
-        let arrival =
-            Arrival { door, policy, snapshot, peer, destination: None, secured: None, until };
+        let arrival = Arrival { door, policy, peer, destination: None, secured: None, until };
         tokio::spawn(arrival.serve(stream));
     }
 }
@@ -71,13 +69,11 @@ pub async fn accept(socket: Arc<TcpListener>, door: Door) {
 struct Arrival {
     door: Door,
     policy: Arc<snapshot::Listener>,
-    /// What was in force when it was accepted. A stream goes by it; requests have newer ones.
-    snapshot: Arc<Snapshot>,
     /// Where it comes from.
     peer: SocketAddr,
     /// What it connected to, where a PROXY header has told.
     destination: Option<SocketAddr>,
-    /// What TLS has told of the client; there from the moment that TLS is expected.
+    /// What TLS has told of the client; there once nothing more is to be told.
     secured: Option<Arc<Secured>>,
     /// By when the application's first byte may come.
     until: Instant,
@@ -96,8 +92,16 @@ enum Opened {
 /// Why a connection ends before it was good for anything.
 struct Refusal {
     error: ProxyError,
-    /// It is closed in order after these words.
-    parting: Option<(TcpStream, &'static [u8])>,
+    /// It is closed in order.
+    parting: Option<Parting>,
+}
+
+/// The last that a client hears.
+struct Parting {
+    client: Client,
+    words: &'static [u8],
+    /// Status of the words, where they are a reply; else 0.
+    status: u16,
 }
 
 impl From<ProxyError> for Refusal {
@@ -111,8 +115,13 @@ impl Refusal {
         ProxyError::new(Side::Client, phase, kind).into()
     }
 
-    fn after(mut self, socket: TcpStream, words: &'static [u8]) -> Self {
-        self.parting = Some((socket, words));
+    fn after(mut self, client: Client, words: &'static [u8]) -> Self {
+        self.parting = Some(Parting { client, words, status: 0 });
+        self
+    }
+
+    fn answered(mut self, client: Client, words: &'static [u8], status: u16) -> Self {
+        self.parting = Some(Parting { client, words, status });
         self
     }
 }
@@ -126,9 +135,13 @@ impl Arrival {
             // Neither is to make the task of a connection larger that serves requests for days.
             Ok(Opened::Stream(stream, pool)) => Box::pin(self.stream(stream, &pool)).await,
             Err(Refusal { error, parting }) => {
-                self.fail(&error, parting.as_ref().is_some_and(|(_, said)| *said == PLAIN_ON_TLS));
-                if let Some((socket, words)) = parting {
-                    Box::pin(first::part(socket, words)).await;
+                if error.phase != Phase::ProxyHeader && self.expects_tls() {
+                    // TLS it was to be, even where it has told nothing.
+                    self.secured.get_or_insert_default();
+                }
+                self.fail(&error, parting.as_ref().map_or(0, |parting| parting.status));
+                if let Some(Parting { client, words, .. }) = parting {
+                    Box::pin(first::part(client, words)).await;
                 }
             }
         }
@@ -137,34 +150,41 @@ impl Arrival {
     /// Everything that comes before the application's first byte.
     async fn open(&mut self, socket: TcpStream) -> Result<Opened, Refusal> {
         self.announced(&socket).await?;
-        let policy = Arc::clone(&self.policy);
-        if policy.tls.is_none() && !policy.looks {
+        if !self.expects_tls() {
             return self.opened(Client::Plain(socket));
         }
-        self.secured = Some(Arc::default());
+        let policy = Arc::clone(&self.policy);
         let first = async {
-            if policy.looks { first::hello(&socket).await } else { first::spoken(&socket).await }
+            // Few listeners need all of it: not in every connection's future.
+            if policy.looks {
+                Box::pin(first::hello(&socket)).await
+            } else {
+                first::spoken(&socket).await
+            }
         };
         match in_time(self.until, Phase::Handshake, first).await? {
             First::Tls => {}
             First::Hello(hello) => {
-                self.secured = Some(Arc::new(told(&hello)));
-                if let Some(pool) = policy.passed_on(&hello) {
+                let passed_on = policy.passed_on(&hello);
+                if passed_on.is_some() || policy.tls.is_none() {
+                    self.secured = Some(Arc::new(told(&hello)));
+                }
+                if let Some(pool) = passed_on {
                     return Ok(Opened::Stream(Client::Plain(socket), Arc::clone(pool)));
                 }
                 if policy.tls.is_none() {
                     let refusal = Refusal::new(Phase::Select, Kind::NoRoute);
-                    return Err(refusal.after(socket, first::UNRECOGNIZED_NAME));
+                    return Err(refusal.after(Client::Plain(socket), first::UNRECOGNIZED_NAME));
                 }
             }
             First::Broken(why) => {
                 let error = ProxyError::new(Side::Client, Phase::Handshake, Kind::Malformed);
                 let refusal = Refusal::from(error.because(why));
-                return Err(refusal.after(socket, first::DECODE_ERROR));
+                return Err(refusal.after(Client::Plain(socket), first::DECODE_ERROR));
             }
             First::Http if policy.http => {
                 let refusal = Refusal::new(Phase::Handshake, Kind::NotTls);
-                return Err(refusal.after(socket, PLAIN_ON_TLS));
+                return Err(refusal.answered(Client::Plain(socket), PLAIN_ON_TLS, 400));
             }
             First::Http | First::Other => {
                 return Err(Refusal::new(Phase::Handshake, Kind::NotTls));
@@ -177,8 +197,12 @@ impl Arrival {
     /// from here on.
     async fn announced(&mut self, socket: &TcpStream) -> Result<(), ProxyError> {
         let Some(terms) = &self.policy.proxy_protocol else { return Ok(()) };
+        // Of all that is spoken here only what is passed on as it comes may begin with the server.
+        let policy = &self.policy;
+        let server_first = !(policy.http || policy.looks || policy.tls.is_some());
+        let wait = proxy_protocol::Wait { deadline: self.until, server_first };
         // Most listeners have none: not in every connection's future.
-        let received = Box::pin(proxy_protocol::receive(socket, terms, self.peer, self.until));
+        let received = Box::pin(proxy_protocol::receive(socket, terms, self.peer, wait));
         let received = received.await.map_err(|error| {
             ProxyError::new(Side::Client, Phase::ProxyHeader, error.kind()).because(error)
         })?;
@@ -197,8 +221,13 @@ impl Arrival {
         let challenge = self.door.proxy.challenges.tls();
         let handshake = terms.accept_beside(challenge, socket, &mut told);
         let outcome = in_time(self.until, Phase::Handshake, handshake).await;
-        self.secured = Some(Arc::new(told));
-        let stream = Client::Tls(outcome.map_err(|error| self.certified(error))?);
+        let stream = match outcome {
+            Ok(stream) => Client::Tls(stream),
+            Err(error) => {
+                self.secured = Some(Arc::new(told));
+                return Err(self.certified(error).into());
+            }
+        };
         self.door.metrics.handshake(stream.is_resumed());
         self.secured = stream.secured().map(Arc::new);
         if stream.alpn() == Some(acme::PROTOCOL) {
@@ -225,16 +254,17 @@ impl Arrival {
         match &self.policy.pool {
             _ if self.policy.http => Ok(Opened::Requests(stream)),
             Some(pool) => Ok(Opened::Stream(stream, Arc::clone(pool))),
-            None => Err(Refusal::new(Phase::Select, Kind::NoRoute)),
+            None => Err(Refusal::new(Phase::Select, Kind::NoRoute).after(stream, b"")),
         }
     }
 
-    /// Layer 4: one stream, which goes on in a task of its own.
+    /// Layer 4: one stream, which goes on in a task of its own. Its pool is the one that has the name
+    /// now: a handshake may take long.
     async fn stream(self, stream: Client, pool: &str) {
-        let Some(pool) = self.snapshot.pool(pool).cloned() else {
-            return self.fail(&ProxyError::new(Side::Proxy, Phase::Select, Kind::NoRoute), false);
+        let Some(pool) = self.door.proxy.snapshot.load().pool(pool).cloned() else {
+            self.fail(&ProxyError::new(Side::Proxy, Phase::Select, Kind::NoRoute), 0);
+            return first::part(stream, b"").await;
         };
-        drop(self.snapshot);
         let arrived = layer4::Arrived {
             client: stream,
             peer: self.peer,
@@ -244,8 +274,8 @@ impl Arrival {
             listener: self.door.metrics,
             drain: self.door.drain,
         };
-        if let Some(Client::Plain(socket)) = layer4::serve(&self.door.proxy, arrived).await {
-            first::part(socket, b"").await;
+        if let Some(client) = layer4::serve(&self.door.proxy, arrived).await {
+            first::part(client, b"").await;
         }
     }
 
@@ -258,10 +288,9 @@ impl Arrival {
 
     /// HTTP, request by request.
     async fn requests(self, stream: Client) {
-        let local = || self.snapshot.introduces().then(|| stream.local().ok()).flatten();
+        let introduces = self.door.proxy.snapshot.load().introduces;
+        let local = || introduces.then(|| stream.local().ok()).flatten();
         let destination = self.destination.or_else(local);
-        // Kept until the connection's end, it would keep old configurations alive.
-        drop(self.snapshot);
         let patience = Arc::<Patience>::default();
         let visitor = Visitor {
             peer: self.peer,
@@ -287,8 +316,12 @@ impl Arrival {
         }
     }
 
-    fn fail(&self, error: &ProxyError, answered: bool) {
-        self.known().fail(self.form(), if answered { 400 } else { 0 }, error);
+    fn fail(&self, error: &ProxyError, status: u16) {
+        self.known().fail(self.form(), status, error);
+    }
+
+    fn expects_tls(&self) -> bool {
+        self.policy.tls.is_some() || self.policy.looks
     }
 
     fn form(&self) -> Form {

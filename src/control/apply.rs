@@ -128,6 +128,7 @@ impl Control {
             pools: Vec::new(),
             listeners: HashMap::new(),
             trusted: Vec::new(),
+            introduces: false,
         };
         let proxy = Arc::new(Proxy {
             snapshot: Current::from_pointee(empty),
@@ -259,6 +260,7 @@ impl Control {
             pools: pools.clone(),
             listeners,
             trusted: config.trusted_proxies.clone(),
+            introduces: pools.iter().any(|pool| !pool.dial().is_shared()),
         };
         self.proxy.snapshot.store(Arc::new(snapshot));
         self.proxy.sids.resize(&config.sessions);

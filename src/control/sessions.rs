@@ -15,7 +15,7 @@ use crate::{
     upstream::Backend,
 };
 
-/// At most `limit` sessions of these backends: their tunnels first, then those that poll.
+/// At most `limit` sessions of these backends: their tunnels and streams first, then those that poll.
 ///
 /// # Errors
 /// There is no such pool or backend, or the target makes no sense.
@@ -30,7 +30,7 @@ pub(super) fn list(proxy: &Proxy, of: &Target, limit: usize) -> Result<Sessions,
             id: tunnel.id.to_string(),
             pool: backend.pool().to_owned(),
             backend: backend.name().to_owned(),
-            kind: SessionKind::Tunnel,
+            kind: if tunnel.framed { SessionKind::Tunnel } else { SessionKind::Stream },
             client: Some(tunnel.client),
             age: Some(tunnel.age.as_secs_f64()),
         }));

@@ -5,7 +5,8 @@
 //! nothing is done twice. What is found becomes a [tunnel](crate::tunnel) without frames. The line in
 //! the access log, the metrics and the registry of tunnels treat it as they do an upgraded connection.
 //!
-//! The snapshot is the one of the connection's accept; a stream keeps its backend and nothing else.
+//! The pool is the one that has the name when the stream begins; a stream keeps its backend and nothing
+//! else.
 
 mod search;
 
@@ -18,7 +19,7 @@ use self::search::{Reached, Search};
 use crate::{
     drain,
     entry::{Entry, Sinks, TunnelGuard},
-    error::Phase,
+    error::{Kind, Phase},
     net::{proxy_protocol::Introduction, stream::Client},
     observe::{Form, ListenerMetrics, Record, Secured, Start, metrics::Open},
     proxy::Proxy,
@@ -86,8 +87,11 @@ pub(crate) async fn serve(proxy: &Arc<Proxy>, arrived: Arrived) -> Option<Client
     let outcome = tokio::select! {
         biased;
         outcome = search.run(&from) => outcome,
-        // The entry tells of both as it is dropped.
-        () = gone(client.socket()) => return None,
+        () = gone(client.socket()) => {
+            entry.lose(Kind::Reset);
+            return None;
+        }
+        // The entry tells of it as it is dropped.
         () = drain.forced() => return None,
     };
     match outcome {

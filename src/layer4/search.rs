@@ -2,7 +2,8 @@
 //!
 //! A backend is picked as for a new session of HTTP, and held from then on, so that whoever is picked
 //! for next sees it. Where every connection that may be is in use, the stream waits, behind those that
-//! came before it, in the queues of some backends at once: whichever is free first takes it.
+//! came before it, for the first of some backends that is free; it counts as waiting at one of them.
+//! One that has its connection is a new session, and waits as those do to be admitted.
 
 use std::{
     future::{Future, poll_fn},
@@ -22,13 +23,15 @@ use crate::{
     observe::ChosenBy,
     proxy::Proxy,
     snapshot::Pool,
-    upstream::{Backend, ConnectError, Hold, InUse, source},
+    upstream::{Admitted, Backend, ConnectError, Hold, InUse, source},
 };
 
 /// Backends tried for one stream.
 const MAX_TRIES: usize = 3;
-/// Backends in whose queues a stream waits at once.
+/// Backends that a stream waits for at once.
 const QUEUES: usize = 8;
+/// How often one that waits to be admitted looks whether its backend still takes new sessions.
+const LOOK: Duration = Duration::from_millis(500);
 /// Pause before the next try where a descriptor or port is short.
 const SHORTAGE_PAUSE: Duration = Duration::from_millis(20);
 
@@ -38,10 +41,16 @@ pub(super) struct Search<'a> {
     pool: &'a Pool,
     source: [u8; 16],
     entry: &'a mut Entry,
-    /// Those that could not be reached.
+    /// Those that it does not go to again: not reached, or full of new sessions.
     left: Vec<Arc<Backend>>,
+    /// How many were tried.
+    tries: usize,
     /// By when it may wait for a free connection.
     until: Instant,
+    /// By when it may wait to be admitted, at all of them together.
+    admitted_by: Option<std::time::Instant>,
+    /// Whether somebody has not admitted it.
+    refused: bool,
 }
 
 /// A backend that was reached.
@@ -61,7 +70,17 @@ impl<'a> Search<'a> {
         entry: &'a mut Entry,
     ) -> Self {
         let until = Instant::now() + pool.config().timeouts.connect;
-        Self { proxy, pool, source: source(client), entry, left: Vec::new(), until }
+        Self {
+            proxy,
+            pool,
+            source: source(client),
+            entry,
+            left: Vec::new(),
+            tries: 0,
+            until,
+            admitted_by: None,
+            refused: false,
+        }
     }
 
     /// Finds a backend and connects to it, or says why the last one could not be.
@@ -73,6 +92,7 @@ impl<'a> Search<'a> {
             self.entry.enter(Phase::Select);
             let (hold, in_use) = match self.place().await {
                 Ok(place) => place,
+                Err(error) if error.kind == Kind::NotAdmitted => return Err(error),
                 Err(error) => return Err(last.unwrap_or(error)),
             };
             let started = *started.get_or_insert_with(Instant::now);
@@ -86,6 +106,7 @@ impl<'a> Search<'a> {
                 }
                 Err(error) => {
                     self.left.push(Arc::clone(hold.backend()));
+                    self.tries += 1;
                     if !self.may_retry() {
                         return Err(error);
                     }
@@ -96,8 +117,48 @@ impl<'a> Search<'a> {
         }
     }
 
+    /// A backend that admits it, and the right to one more connection there.
+    async fn place(&mut self) -> Result<(Hold, InUse), ProxyError> {
+        loop {
+            let (hold, in_use) = match self.room().await {
+                Ok(room) => room,
+                Err(_) if self.refused => {
+                    self.proxy.metrics.admission_refused.inc();
+                    return Err(ProxyError::new(Side::Proxy, Phase::Select, Kind::NotAdmitted));
+                }
+                Err(error) => return Err(error),
+            };
+            if self.admitted(hold.backend()).await {
+                return Ok((hold, in_use));
+            }
+        }
+    }
+
+    /// Waits until the backend admits it; false where another is to be picked.
+    async fn admitted(&mut self, backend: &Arc<Backend>) -> bool {
+        let pool = self.pool;
+        let Some(terms) = &pool.config().admission else { return true };
+        let latest = || std::time::Instant::now() + terms.deadline;
+        match backend.admit(terms, *self.admitted_by.get_or_insert_with(latest)) {
+            Admitted::Now => true,
+            Admitted::Then(turn) => {
+                self.proxy.metrics.admission_queued.inc();
+                let comes = its_turn(backend, turn.at().into()).await;
+                if !comes {
+                    self.left.push(Arc::clone(backend));
+                }
+                comes
+            }
+            Admitted::No(_) => {
+                self.refused = true;
+                self.left.push(Arc::clone(backend));
+                false
+            }
+        }
+    }
+
     /// A backend and the right to one more connection there.
-    async fn place(&self) -> Result<(Hold, InUse), ProxyError> {
+    async fn room(&self) -> Result<(Hold, InUse), ProxyError> {
         loop {
             let picked = self.pool.upstream.pick(&self.source, &self.left);
             if let Some(backend) = &picked {
@@ -113,7 +174,7 @@ impl<'a> Search<'a> {
             };
             let backend = Arc::clone(in_use.backend());
             // It may have begun to drain meanwhile, or gone down.
-            if backend.takes_new() || backend.is_only_full() {
+            if would_take(&backend) {
                 return Ok((backend.hold(), in_use));
             }
         }
@@ -121,24 +182,17 @@ impl<'a> Search<'a> {
 
     /// Waits for a connection to be free; `None` where too many wait already, or too long.
     async fn queue(&self, picked: Option<Arc<Backend>>) -> Option<InUse> {
-        let waits = |backend: &&Arc<Backend>| {
-            let free = !self.left.iter().any(|left| Arc::ptr_eq(left, backend));
-            backend.is_only_full() && free
-        };
+        let waits = |backend: &&Arc<Backend>| backend.is_only_full() && !self.has_left(backend);
         let mut full: Vec<&Arc<Backend>> =
             self.pool.upstream.backends().iter().filter(waits).collect();
         if full.is_empty() {
             full.extend(&picked);
         }
         full.sort_by_key(|backend| backend.requests_pending());
-        let queues = full.into_iter().filter_map(|backend| Some((backend, backend.pending()?)));
-        // The places are given up after the turns.
-        let places: Vec<_> = queues.take(QUEUES).collect();
+        // One stream, one place; it is given up after the turns.
+        let _place = full.first()?.pending()?;
         let mut turns: Vec<Pin<Box<_>>> =
-            places.iter().map(|(backend, _)| Box::pin(backend.free_connection())).collect();
-        if turns.is_empty() {
-            return None;
-        }
+            full.iter().take(QUEUES).map(|backend| Box::pin(backend.free_connection())).collect();
         let first = poll_fn(|cx| {
             let ready = turns.iter_mut().find_map(|turn| match turn.as_mut().poll(cx) {
                 Poll::Ready(in_use) => Some(in_use),
@@ -176,10 +230,36 @@ impl<'a> Search<'a> {
         outcome
     }
 
+    /// Whether there is somebody else to try, and the budget, which is then spent on it.
     fn may_retry(&self) -> bool {
-        self.left.len() < MAX_TRIES && self.pool.upstream.retry_allowed() && {
-            self.proxy.metrics.retries.inc();
-            true
+        let other = |backend: &Arc<Backend>| would_take(backend) && !self.has_left(backend);
+        self.tries < MAX_TRIES
+            && self.pool.upstream.backends().iter().any(other)
+            && self.pool.upstream.retry_allowed()
+            && {
+                self.proxy.metrics.retries.inc();
+                true
+            }
+    }
+
+    fn has_left(&self, backend: &Arc<Backend>) -> bool {
+        self.left.iter().any(|left| Arc::ptr_eq(left, backend))
+    }
+}
+
+/// Whether it takes new sessions, at once or when a connection is free.
+fn would_take(backend: &Backend) -> bool {
+    backend.takes_new() || backend.is_only_full()
+}
+
+/// Waits until then; false where the backend takes no new sessions any more.
+async fn its_turn(backend: &Backend, at: Instant) -> bool {
+    loop {
+        let left = at.saturating_duration_since(Instant::now());
+        sleep(left.min(LOOK)).await;
+        // Its own connection may be what makes it full.
+        if !would_take(backend) || left <= LOOK {
+            return would_take(backend);
         }
     }
 }

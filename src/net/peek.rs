@@ -6,13 +6,32 @@ use rustix::net::{RecvFlags, recv};
 use tokio::{io::Interest, net::TcpStream};
 
 /// Looks at the bytes that have come, again with each that comes, until `look` has seen enough. The
-/// buffer begins at `first` bytes and grows to `most`; nothing is consumed.
+/// buffer is the caller's; nothing is consumed.
 ///
 /// There is no deadline here. Cancel-safe.
 ///
 /// # Errors
 /// The socket's; [`io::ErrorKind::UnexpectedEof`] where the client ends its stream before there is enough,
-/// and [`io::ErrorKind::InvalidData`] where `most` is not.
+/// and [`io::ErrorKind::InvalidData`] where the whole buffer is not.
+pub async fn peek_into<T>(
+    socket: &TcpStream,
+    buffer: &mut [u8],
+    mut look: impl FnMut(&[u8]) -> Option<T>,
+) -> io::Result<T> {
+    let mut seen = 0;
+    while seen < buffer.len() {
+        seen = more(socket, buffer, seen).await?;
+        if let Some(found) = look(&buffer[..seen]) {
+            return Ok(found);
+        }
+    }
+    Err(io::ErrorKind::InvalidData.into())
+}
+
+/// The same with a buffer of its own, which begins at `first` bytes and grows to `most`.
+///
+/// # Errors
+/// As for [`peek_into`]; the whole buffer is `most`.
 pub async fn peek<T>(
     socket: &TcpStream,
     (first, most): (usize, usize),
@@ -21,25 +40,7 @@ pub async fn peek<T>(
     let mut buffer = vec![0; first];
     let mut seen = 0;
     loop {
-        let ready = socket.ready(Interest::READABLE).await?;
-        // What was seen stays readable, but only what is new makes the socket ready again: to find
-        // nothing new is to wait for that.
-        let count = socket.try_io(Interest::READABLE, || {
-            let (_, count) = recv(socket, &mut buffer[..], RecvFlags::PEEK)?;
-            if count == seen && count > 0 {
-                Err(io::ErrorKind::WouldBlock.into())
-            } else {
-                Ok(count)
-            }
-        });
-        match count {
-            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
-            Ok(count) => seen = count,
-            Err(error) if error.kind() != io::ErrorKind::WouldBlock => return Err(error),
-            // The end makes it ready for ever.
-            Err(_) if ready.is_read_closed() => return Err(io::ErrorKind::UnexpectedEof.into()),
-            Err(_) => continue,
-        }
+        seen = more(socket, &mut buffer, seen).await?;
         if let Some(found) = look(&buffer[..seen]) {
             return Ok(found);
         }
@@ -48,6 +49,31 @@ pub async fn peek<T>(
                 return Err(io::ErrorKind::InvalidData.into());
             }
             buffer.resize((seen * 2).min(most), 0);
+        }
+    }
+}
+
+/// Waits until there are more bytes than `seen`, and says how many.
+async fn more(socket: &TcpStream, buffer: &mut [u8], seen: usize) -> io::Result<usize> {
+    loop {
+        let ready = socket.ready(Interest::READABLE).await?;
+        // What was seen stays readable, but only what is new makes the socket ready again: to find
+        // nothing new is to wait for that.
+        let count = socket.try_io(Interest::READABLE, || {
+            let (_, count) = recv(socket, &mut *buffer, RecvFlags::PEEK)?;
+            if count == seen && count > 0 {
+                Err(io::ErrorKind::WouldBlock.into())
+            } else {
+                Ok(count)
+            }
+        });
+        match count {
+            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(count) => return Ok(count),
+            Err(error) if error.kind() != io::ErrorKind::WouldBlock => return Err(error),
+            // The end makes it ready for ever.
+            Err(_) if ready.is_read_closed() => return Err(io::ErrorKind::UnexpectedEof.into()),
+            Err(_) => {}
         }
     }
 }

@@ -7,7 +7,9 @@
 //! of a restart (1012) connects again by itself.
 //!
 //! A tunnel that never had frames ends at its next pause of [`QUIET`], when nothing is under way as far
-//! as bytes tell; an operator who names it ends it at once.
+//! as bytes tell: none come, and none wait for a slow reader. An operator who names it ends it at once.
+//! Its peers are told in order, by FIN and TLS's close_notify, except where bytes for one are left: that
+//! one sees a reset, so that it takes nothing for whole.
 //!
 //! Where frames are lost sight of, nothing is sent: the tunnel lives until it ends or is cut. A drain
 //! cuts what is left at its own deadline. No other close has one, so that it brings its own: a client
@@ -152,11 +154,12 @@ impl<A: Stream, B: Stream, G: Guard> Tunnel<A, B, G> {
     pub(super) fn poll_order(&mut self, cx: &mut Context<'_>) -> Poll<Termination> {
         match self.ticket.order(cx) {
             Some(Order::Cut(reason)) => {
+                self.part(cx);
                 return Poll::Ready(reason.unwrap_or(Reason::Drained).termination());
             }
             Some(Order::Close(reason)) if self.closing == Closing::No => {
                 if !self.ticket.is_framed() {
-                    return self.close_at_pause(reason);
+                    return self.close_at_pause(cx, reason);
                 }
                 self.closing = Closing::Ordered(reason);
                 self.down.stops = true;
@@ -171,11 +174,14 @@ impl<A: Stream, B: Stream, G: Guard> Tunnel<A, B, G> {
 
     /// Ends a tunnel without frames when it next is silent, for `PATIENCE` at most where nobody cuts it;
     /// ready where that is now.
-    fn close_at_pause(&mut self, reason: Reason) -> Poll<Termination> {
+    fn close_at_pause(&mut self, cx: &mut Context<'_>, reason: Reason) -> Poll<Termination> {
         let latest = match reason {
             // To be silent between two frames is nothing that it can be.
             Reason::Rebalanced => return Poll::Pending,
-            Reason::Operator => return Poll::Ready(reason.termination()),
+            Reason::Operator => {
+                self.part(cx);
+                return Poll::Ready(reason.termination());
+            }
             Reason::Drained => None,
             Reason::Aged => Some(PATIENCE),
         };

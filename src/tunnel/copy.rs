@@ -33,7 +33,7 @@ use super::{
 };
 use crate::{
     error::{Kind, Phase, Side, Termination},
-    net::stream::Stream,
+    net::{stream::Stream, tls},
 };
 
 /// Longest pause of the open direction after the other one has ended. A peer that has said FIN and
@@ -79,6 +79,9 @@ pub(super) struct Direction {
     pub(super) state: State,
     /// Whether nothing is to be written beyond the next boundary.
     pub(super) stops: bool,
+    /// Whether only a TLS peer's own word ends it, and not a FIN that anybody on the way may have sent:
+    /// nothing in the bytes themselves tells that some are missing.
+    wants_word: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -125,8 +128,8 @@ where
         Self {
             client: client.stream,
             backend: backend.stream,
-            up: Direction::starting_with(client.early, frames),
-            down: Direction::starting_with(backend.early, frames),
+            up: Direction::starting_with(client.early, frames, !terms.framed),
+            down: Direction::starting_with(backend.early, frames, !terms.framed),
             first_fin: None,
             closing: Closing::No,
             pause: terms.idle.map(Pause::new),
@@ -177,7 +180,8 @@ where
         }
     }
 
-    /// Both ends go the way the failed one went: a reset is passed on as a reset.
+    /// Both ends go the way the failed one went: a reset is passed on as a reset, and so is an end that a
+    /// TLS peer has not said.
     fn fail(&mut self, reader: Side, writer: Side, failure: Failure) -> Termination {
         let (side, error) = match failure {
             Failure::Read(error) => (reader, error),
@@ -187,7 +191,12 @@ where
             Side::Client => self.backend.reset_on_drop(),
             _ => self.client.reset_on_drop(),
         }
-        Termination::Failed(side, Phase::Tunnel, kind(&error))
+        let kind = tls::kind(&error);
+        match self.first_fin {
+            // Whoever is told goodbye may leave without a word.
+            Some(first) if first != side && kind == Kind::Incomplete => Termination::Closed(first),
+            _ => Termination::Failed(side, Phase::Tunnel, kind),
+        }
     }
 
     fn note_half_close(&mut self) {
@@ -207,7 +216,10 @@ where
     }
 
     fn poll_pause(&mut self, cx: &mut Context<'_>, before: u64) -> Poll<Termination> {
-        let moved = self.moved() != before;
+        // Who reads slowly is amid something, however long nothing could be written.
+        let holds =
+            matches!(self.closing, Closing::Quiet(_)) && (self.up.holds() || self.down.holds());
+        let moved = holds || self.moved() != before;
         let Some(pause) = &mut self.pause else { return Poll::Pending };
         if moved && !self.closing.has_deadline() {
             pause.since = Instant::now();
@@ -216,6 +228,7 @@ where
         while pause.timer.as_mut().poll(cx).is_ready() {
             let deadline = pause.deadline();
             if deadline <= Instant::now() {
+                self.part(cx);
                 return Poll::Ready(self.closing.timed_out());
             }
             pause.timer.as_mut().reset(deadline);
@@ -225,6 +238,16 @@ where
 
     fn moved(&self) -> u64 {
         self.up.moved + self.down.moved
+    }
+
+    /// Ends both streams of a tunnel without frames before they are dropped: in order, as far as that
+    /// can be done at once, or by a reset where bytes for it are left. WebSocket peers know an end
+    /// without a Close for what it is.
+    pub(super) fn part(&mut self, cx: &mut Context<'_>) {
+        if !self.ticket.is_framed() {
+            self.up.part(cx, &mut self.backend);
+            self.down.part(cx, &mut self.client);
+        }
     }
 }
 
@@ -247,15 +270,31 @@ where
 }
 
 impl Direction {
-    fn starting_with(early: Bytes, frames: FrameTracker) -> Self {
+    fn starting_with(early: Bytes, frames: FrameTracker, wants_word: bool) -> Self {
         let state = State::Open { unflushed: false };
-        let bulk = Bulk::default();
-        Self { moved: 0, rest: early, held: None, bulk, frames, state, stops: false }
+        let (bulk, held) = (Bulk::default(), None);
+        Self { moved: 0, rest: early, held, bulk, frames, state, stops: false, wants_word }
     }
 
     /// Whether its reader has not ended.
     pub(super) fn is_open(&self) -> bool {
         matches!(self.state, State::Open { .. })
+    }
+
+    /// Whether bytes or an end are on their way that the writer does not take at present.
+    pub(super) fn holds(&self) -> bool {
+        !self.rest.is_empty()
+            || self.held.is_some()
+            || matches!(self.state, State::Open { unflushed: true } | State::Ending)
+    }
+
+    fn part<W: Stream>(&mut self, cx: &mut Context<'_>, writer: &mut W) {
+        if self.holds() {
+            writer.reset_on_drop();
+        } else if self.state != State::Ended {
+            // What cannot be said now is not said.
+            let _ = Pin::new(writer).poll_shutdown(cx);
+        }
     }
 
     /// Takes its reader for ended.
@@ -329,7 +368,8 @@ impl Direction {
         match Pin::new(reader).poll_read(cx, &mut buffer) {
             Poll::Ready(Ok(())) => {}
             // A TLS peer that closes without close_notify has still closed.
-            Poll::Ready(Err(e)) if e.kind() == io::ErrorKind::UnexpectedEof => {}
+            Poll::Ready(Err(e)) if e.kind() == io::ErrorKind::UnexpectedEof && !self.wants_word => {
+            }
             Poll::Ready(Err(e)) => return Poll::Ready(Err(Failure::Read(e))),
             Poll::Pending => {
                 if self.state == (State::Open { unflushed: true }) {
@@ -397,15 +437,5 @@ impl Pause {
     fn deadline(&self) -> Instant {
         let deadline = self.since + self.limit;
         self.latest.map_or(deadline, |latest| deadline.min(latest))
-    }
-}
-
-fn kind(error: &io::Error) -> Kind {
-    match error.kind() {
-        io::ErrorKind::ConnectionReset
-        | io::ErrorKind::BrokenPipe
-        | io::ErrorKind::ConnectionAborted => Kind::Reset,
-        io::ErrorKind::TimedOut => Kind::TimedOut,
-        _ => Kind::Io,
     }
 }

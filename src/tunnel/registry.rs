@@ -54,6 +54,8 @@ pub struct Listed {
     pub backend: u64,
     /// The client's address.
     pub client: SocketAddr,
+    /// Whether it has frames; one of layer 4 has none.
+    pub framed: bool,
     /// Time since it was opened.
     pub age: Duration,
 }
@@ -178,16 +180,19 @@ impl Registry {
         self.backends().into_iter().map(|(_, staying)| staying).sum()
     }
 
-    /// Some tunnels to one backend, `limit` at most.
+    /// Some tunnels to one backend, `limit` at most, of both kinds in turn.
     pub fn list(&self, backend: u64, limit: usize) -> Vec<Listed> {
         let now = self.now();
         let shard = self.shard(backend);
         let Some(member) = shard.get(&backend) else { return Vec::new() };
-        let slots = member.framed.entries.iter().chain(&member.unframed.entries);
+        let (framed, unframed) = (&member.framed.entries, &member.unframed.entries);
+        let turns = 0..framed.len().max(unframed.len());
+        let slots = turns.flat_map(|at| [framed.get(at), unframed.get(at)]).flatten();
         let listed = slots.take(limit).map(|Slot { id, handle }| Listed {
             id: *id,
             backend,
             client: handle.client,
+            framed: handle.framed,
             age: Duration::from_micros(now.saturating_sub(id.0)),
         });
         listed.collect()
@@ -520,6 +525,8 @@ mod tests {
         let ordered = unframed.iter().filter(|ticket| order(ticket).is_some()).count();
         assert!((5..=20).contains(&ordered), "drawn from both: {ordered}");
         assert_eq!((registry.staying(3), registry.cut(3)), (20, 40));
+        let framed = registry.list(3, 10).iter().filter(|listed| listed.framed).count();
+        assert_eq!((framed, registry.list(3, 50).len()), (5, 40), "neither hides the other");
         drop(unframed);
         assert_eq!((registry.of(3), registry.list(3, 50).len()), (10, 10));
     }

@@ -211,7 +211,9 @@ impl Direction {
         writer: &TcpStream,
     ) -> Poll<Result<bool, Failure>> {
         // A poll for the other direction's sake must not cost a pipe.
-        ready!(reader.poll_read_ready(cx)).map_err(Failure::Read)?;
+        if reader.poll_read_ready(cx).is_pending() {
+            return Poll::Ready(Ok(false));
+        }
         let Some(mut pipe) = Pipe::take() else {
             // Not tried again before as much again has moved.
             self.bulk = Bulk::default();

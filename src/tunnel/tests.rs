@@ -260,6 +260,34 @@ async fn without_frames_only_a_drain_waits_for_a_pause_that_never_comes() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn without_frames_a_reader_that_stalls_is_no_pause() {
+    for reason in [Reason::Drained, Reason::Aged] {
+        let mut scene = Scene::open(16, None, b"");
+        // The client's room, the tunnel's rest, and what waits for it.
+        scene.backend.write_all(&[7; 48]).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        scene.close(reason);
+        let ordered = tokio::time::Instant::now();
+        tokio::time::sleep(PATIENCE - QUIET * 2).await;
+        scene.client_gets(&[7; 48]).await;
+        assert_eq!(scene.client.read(&mut [0]).await.unwrap(), 0);
+        assert!(ordered.elapsed() >= PATIENCE - QUIET, "cut amid its bytes");
+        assert_eq!(scene.end().await.termination, reason.termination(), "{reason:?}");
+
+        // One that never reads is cut all the same.
+        let mut scene = Scene::open(16, None, b"");
+        scene.backend.write_all(&[7; 48]).await.unwrap();
+        scene.close(reason);
+        let ordered = tokio::time::Instant::now();
+        tokio::time::sleep(PATIENCE * 2).await;
+        assert_eq!(scene.registry.cut(7), usize::from(reason == Reason::Drained));
+        let ended = scene.end().await;
+        assert_eq!(ended.termination, reason.termination(), "{reason:?}");
+        assert!(ordered.elapsed() >= PATIENCE && ended.to_client == 16);
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn without_frames_an_operator_ends_it_at_once_and_leveling_never() {
     let mut scene = Scene::open(64, None, b"");
     assert_eq!(scene.registry.close(7, 1, Reason::Rebalanced), 0);

@@ -450,23 +450,66 @@ async fn streams_of_layer_4_are_named_on_their_way_in_and_out() {
     proxy.finish().await;
 }
 
-#[tokio::test]
-async fn where_the_server_speaks_first_optional_does_not_wait_for_ever() {
-    let backend = Backend::start(backend::script(|peer| async move {
+/// Says so as soon as somebody has connected, and listens.
+async fn greeting() -> Backend {
+    Backend::start(backend::script(|peer| async move {
         peer.send("220 hello\r\n").await;
         peer.ended().await;
     }))
-    .await;
-    let proxy = Proxy::with(|settings| {
-        settings.backends(&[backend.address]);
-        settings.table(
-            "[listeners.raw]\nbind = \"127.0.0.1:0\"\nprotocol = \"tcp\"\n\
-             proxy_protocol = { mode = \"optional\", from = [\"127.0.0.0/8\"] }\n",
-        );
-    })
-    .await;
-    let mut client = Raw::connect(proxy.listener("raw")).await;
-    assert_eq!(client.exact(11).await, b"220 hello\r\n");
-    drop((client, backend));
+    .await
+}
+
+#[tokio::test]
+async fn a_late_header_counts_where_the_client_speaks_first_and_is_bytes_where_the_server_may() {
+    let (pages, greeting) = (Backend::replying("ok").await, greeting().await);
+    let setup = Setup::new();
+    let site = Certificate::make(setup.directory(), "app.test");
+    let table = |name: &str, from: &str, more: &str| {
+        format!(
+            "[listeners.{name}]\nbind = \"127.0.0.1:0\"\n{more}\n\
+             proxy_protocol = {{ mode = \"optional\", from = [\"{from}\"] }}\n"
+        )
+    };
+    let https = format!("protocol = \"https\"\ncertificates = {}", site.setting());
+    let tcp = "protocol = \"tcp\"\npool = \"mail\"";
+    let proxy = setup
+        .with(|settings| {
+            settings.backends(&[pages.address]).host("mail.test", "mail", &[greeting.address]);
+            settings.table(&table("plain", "127.0.0.0/8", "handshake_timeout = \"60s\""));
+            settings.table(&table("secure", "127.0.0.0/8", &https));
+            settings.table(&table("elsewhere", "192.0.2.0/24", "handshake_timeout = \"60s\""));
+            settings.table(&table("raw", "127.0.0.0/8", tcp));
+            settings.table(&table("stranger", "192.0.2.0/24", tcp));
+        })
+        .start()
+        .await;
+    let mut plain = Raw::connect(proxy.listener("plain")).await;
+    let secure = Raw::connect(proxy.listener("secure")).await;
+    let mut elsewhere = Raw::connect(proxy.listener("elsewhere")).await;
+    eventually("they are accepted", || proxy.connections() == 3).await;
+    // What the server says first tells that its listener waits no longer, whoever the client is.
+    for listener in ["raw", "stranger"] {
+        let mut client = Raw::connect(proxy.listener(listener)).await;
+        assert_eq!(client.exact(11).await, b"220 hello\r\n");
+        client.send(LINE).await;
+        eventually("bytes like any others", || greeting.saw(LINE)).await;
+        drop(client);
+        let line = proxy.wait_for_log("its line", |line| line["listener"] == listener).await;
+        assert!(line["client"].as_str().unwrap().starts_with("127.0.0.1:"), "{line}");
+    }
+    plain.send([LINE.as_bytes(), &message::get("/late/plain", "")].concat()).await;
+    assert_eq!(plain.response().await.text(), "ok");
+    let mut secure = secure.into_tls_after(LINE.as_bytes(), &site).await;
+    secure.send(message::get("/late/secure", "")).await;
+    assert_eq!(secure.response().await.text(), "ok");
+    for path in ["/late/plain", "/late/secure"] {
+        assert_eq!(line_of(&proxy, path).await["client"], "192.0.2.7:4711");
+    }
+    elsewhere.send([LINE.as_bytes(), &message::get("/late/elsewhere", "")].concat()).await;
+    elsewhere.assert_closed().await;
+    proxy
+        .wait_for_log("its line", |line| line["termination"] == "client_proxy_header_untrusted")
+        .await;
+    drop((plain, secure, pages, greeting));
     proxy.finish().await;
 }

@@ -27,7 +27,7 @@ use std::{
 pub use self::{
     build::header,
     parse::{Header, LONGEST_LINE, MOST, Parsed, parse},
-    receive::{Announced, GRACE, HeaderError, receive},
+    receive::{Announced, GRACE, HeaderError, Wait, receive},
 };
 use crate::observe::Secured;
 

@@ -31,7 +31,7 @@ const PATHS: usize = 216;
 
 /// What the bytes that a connection has brought so far are.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Parsed<'b> {
+pub enum Parsed {
     /// No header: none begins like this.
     Absent,
     /// What a header may begin with, and other things too.
@@ -39,25 +39,23 @@ pub enum Parsed<'b> {
     /// A header that is not complete. All of these bytes belong to it.
     Partial,
     /// A header, and perhaps bytes after it.
-    Whole(Header<'b>),
+    Whole(Header),
     /// What begins like a header and is none, and why.
     Broken(&'static str),
 }
 
 /// What a header says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Header<'b> {
+pub struct Header {
     /// Its own bytes: the application's begin after them.
     pub length: usize,
     /// Source and destination; `None` where the connection is the proxy's own (`LOCAL`), or where it does
     /// not know or cannot tell (`UNKNOWN`, unspecified, unix sockets): the real ones stand.
     pub ends: Option<(SocketAddr, SocketAddr)>,
-    /// The connection's id, as the proxy before this one calls it; never empty.
-    pub id: Option<&'b [u8]>,
 }
 
 /// Looks at the first bytes of a connection.
-pub fn parse(bytes: &[u8]) -> Parsed<'_> {
+pub fn parse(bytes: &[u8]) -> Parsed {
     let begins = |with: &[u8]| {
         let length = bytes.len().min(with.len());
         bytes[..length] == with[..length]
@@ -85,7 +83,7 @@ pub fn parse(bytes: &[u8]) -> Parsed<'_> {
 }
 
 /// Version 1; `None`: its end is missing.
-fn line(bytes: &[u8]) -> Result<Option<Header<'_>>, &'static str> {
+fn line(bytes: &[u8]) -> Result<Option<Header>, &'static str> {
     let line = &bytes[..bytes.len().min(LONGEST_LINE)];
     let Some(end) = line.iter().position(|byte| *byte == b'\n') else {
         return if line.len() == LONGEST_LINE { Err("its line is too long") } else { Ok(None) };
@@ -102,7 +100,7 @@ fn line(bytes: &[u8]) -> Result<Option<Header<'_>>, &'static str> {
         "TCP6" => Some(typed::<Ipv6Addr>(rest)?),
         _ => return Err("its protocol is neither TCP4 nor TCP6 nor UNKNOWN"),
     };
-    Ok(Some(Header { length, ends, id: None }))
+    Ok(Some(Header { length, ends }))
 }
 
 /// Two addresses and two ports, one space between each.
@@ -127,7 +125,7 @@ fn port(typed: &str) -> Result<u16, &'static str> {
 }
 
 /// Version 2; `None`: its end is missing. What is wrong with its beginning is told before that comes.
-fn binary(bytes: &[u8]) -> Result<Option<Header<'_>>, &'static str> {
+fn binary(bytes: &[u8]) -> Result<Option<Header>, &'static str> {
     let Some(&command) = bytes.get(SIGNATURE.len()) else { return Ok(None) };
     if command >> 4 != 2 {
         return Err("its version is neither 1 nor 2");
@@ -148,7 +146,7 @@ fn binary(bytes: &[u8]) -> Result<Option<Header<'_>>, &'static str> {
     let Some(whole) = bytes.get(..length) else { return Ok(None) };
     if command == LOCAL || family == UNSPECIFIED {
         // Whatever else it says is to be ignored.
-        return Ok(Some(Header { length, ends: None, id: None }));
+        return Ok(Some(Header { length, ends: None }));
     }
     let block = &whole[FIXED..FIXED + addresses];
     let ends = match family {
@@ -156,8 +154,8 @@ fn binary(bytes: &[u8]) -> Result<Option<Header<'_>>, &'static str> {
         TCP6 => packed::<16>(block),
         _ => None,
     };
-    let id = tlvs(whole, FIXED + addresses)?;
-    Ok(Some(Header { length, ends, id }))
+    tlvs(whole, FIXED + addresses)?;
+    Ok(Some(Header { length, ends }))
 }
 
 /// How many bytes of addresses a family has.
@@ -189,10 +187,9 @@ where
     Some((end(from, from_port), end(to, to_port)))
 }
 
-/// Walks over the TLVs, which begin at `at` and must end with the header. Gives the unique id.
-fn tlvs(whole: &[u8], mut at: usize) -> Result<Option<&[u8]>, &'static str> {
+/// Walks over the TLVs, which begin at `at` and must end with the header.
+fn tlvs(whole: &[u8], mut at: usize) -> Result<(), &'static str> {
     const OVERRUN: &str = "a TLV of it overruns its end";
-    let mut id = None;
     while at < whole.len() {
         let (head, rest) = whole[at..].split_first_chunk().ok_or(OVERRUN)?;
         let [kind, high, low] = *head;
@@ -203,11 +200,10 @@ fn tlvs(whole: &[u8], mut at: usize) -> Result<Option<&[u8]>, &'static str> {
         match kind {
             tlv::CRC32C => checked(whole, from, value)?,
             tlv::UNIQUE_ID if value.len() > tlv::LONGEST_ID => return Err("its id is too long"),
-            tlv::UNIQUE_ID if !value.is_empty() => id = Some(value),
             _ => {}
         }
     }
-    Ok(id)
+    Ok(())
 }
 
 /// Whether the checksum at `from` is that of the header with zeros in its place.

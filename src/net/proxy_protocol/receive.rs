@@ -1,9 +1,7 @@
 //! Taking one header off a client's socket, and not a byte more.
 //!
-//! Bytes are looked at where they lie (`MSG_PEEK`) and taken only once they are known to be a header's, so
-//! that whatever comes after it finds its own first byte. While they can still be either, nothing is
-//! taken, and the next look waits for bytes that were not there at the last one: the socket's readiness is
-//! edge-triggered, so a look that finds nothing new may say that it would block.
+//! Bytes are looked at where they lie and taken only once they are known to be a whole header, so that
+//! whatever comes after it finds its own first byte.
 
 use std::{
     fmt,
@@ -12,18 +10,16 @@ use std::{
     time::Duration,
 };
 
-use rustix::net::{RecvFlags, recv};
 use tokio::{
-    io::Interest,
     net::TcpStream,
     time::{Instant, timeout_at},
 };
 
-use super::parse::{Header, LONGEST_LINE, MOST, Parsed, parse};
-use crate::{config::ProxyIn, error::Kind};
+use super::parse::{LONGEST_LINE, MOST, Parsed, parse};
+use crate::{config::ProxyIn, error::Kind, net::peek::peek};
 
-/// How long a client that may send a header and says nothing is waited for: in protocols where the server
-/// speaks first, one without a header waits for us.
+/// How long a client that may send a header and says nothing is waited for where the server may have to
+/// speak first. A header that comes later is bytes like any others.
 pub const GRACE: Duration = Duration::from_secs(3);
 
 /// What a header has told of a connection.
@@ -33,8 +29,6 @@ pub struct Announced {
     pub source: SocketAddr,
     /// What it connected to.
     pub destination: SocketAddr,
-    /// What the proxy before this one calls it, where that is printable.
-    pub id: Option<Box<str>>,
 }
 
 /// Why a connection goes no further.
@@ -84,8 +78,18 @@ impl fmt::Display for HeaderError {
 
 impl std::error::Error for HeaderError {}
 
-/// Reads the header that a connection begins with, by these terms and until `deadline`. `None` where it is
-/// served as what it looks like: it has no header, or one that names nobody.
+/// How long a header is waited for.
+#[derive(Clone, Copy, Debug)]
+pub struct Wait {
+    /// By when it has to be complete.
+    pub deadline: Instant,
+    /// Whether the protocol may be one in which the server speaks first: a client without a header then
+    /// waits for us, and gets what it waits for after [`GRACE`].
+    pub server_first: bool,
+}
+
+/// Reads the header that a connection begins with, by these terms. `None` where it is served as what it
+/// looks like: it has no header, or one that names nobody.
 ///
 /// # Errors
 /// Why it is not served at all.
@@ -93,115 +97,59 @@ pub async fn receive(
     socket: &TcpStream,
     terms: &ProxyIn,
     peer: SocketAddr,
-    deadline: Instant,
+    wait: Wait,
 ) -> Result<Option<Announced>, HeaderError> {
-    let ip = peer.ip().to_canonical();
-    let trusted = terms.from.iter().any(|network| network.contains(&ip));
+    let trusted = terms.believes(peer.ip());
     if terms.required && !trusted {
         return Err(HeaderError::Untrusted);
     }
-    match read(socket, terms.required, trusted, deadline).await {
-        Ok(outcome) => Ok(outcome),
-        Err(Stopped::By(error)) => Err(error),
-        Err(Stopped::Silent) if terms.required => Err(HeaderError::TimedOut),
-        Err(Stopped::Silent) => Ok(None),
+    if !begins(socket, terms.required, wait).await? {
+        return Ok(None);
+    }
+    let header = peek(socket, (LONGEST_LINE, MOST), |bytes| match parse(bytes) {
+        Parsed::Undecided => None,
+        Parsed::Absent if terms.required => Some(Err(HeaderError::Missing)),
+        Parsed::Absent => Some(Ok(None)),
+        _ if !trusted => Some(Err(HeaderError::Untrusted)),
+        Parsed::Partial => None,
+        Parsed::Broken(why) => Some(Err(HeaderError::Malformed(why))),
+        Parsed::Whole(header) => Some(Ok(Some(header))),
+    });
+    let found = match timeout_at(wait.deadline, header).await {
+        Ok(Err(error)) if error.kind() == ErrorKind::UnexpectedEof => Err(HeaderError::Incomplete),
+        Ok(found) => found.map_err(HeaderError::Io)?,
+        Err(_) => Err(HeaderError::TimedOut),
+    };
+    let Some(header) = found? else { return Ok(None) };
+    take(socket, header.length).await.map_err(HeaderError::Io)?;
+    let announced = |(source, destination)| Announced { source, destination };
+    Ok(header.ends.map(announced))
+}
+
+/// Waits for the first byte; whether one came, or is to be waited for no longer.
+async fn begins(socket: &TcpStream, required: bool, wait: Wait) -> Result<bool, HeaderError> {
+    let may_be_silent = wait.server_first && !required;
+    let until = match may_be_silent {
+        true => wait.deadline.min(Instant::now() + GRACE),
+        false => wait.deadline,
+    };
+    match timeout_at(until, peek(socket, (1, 1), |_| Some(()))).await {
+        Ok(Ok(())) => Ok(true),
+        // The peer has ended its stream before it began.
+        Ok(Err(error)) if error.kind() == ErrorKind::UnexpectedEof => match required {
+            true => Err(HeaderError::Missing),
+            false => Ok(false),
+        },
+        Ok(Err(error)) => Err(HeaderError::Io(error)),
+        Err(_) if may_be_silent => Ok(false),
+        Err(_) => Err(HeaderError::TimedOut),
     }
 }
 
-/// Why no more is read.
-enum Stopped {
-    By(HeaderError),
-    /// Nothing came at all.
-    Silent,
-}
-
-impl From<HeaderError> for Stopped {
-    fn from(error: HeaderError) -> Self {
-        Self::By(error)
-    }
-}
-
-impl From<io::Error> for Stopped {
-    fn from(error: io::Error) -> Self {
-        Self::By(HeaderError::Io(error))
-    }
-}
-
-async fn read(
-    socket: &TcpStream,
-    required: bool,
-    trusted: bool,
-    deadline: Instant,
-) -> Result<Option<Announced>, Stopped> {
-    let mut bytes = vec![0; LONGEST_LINE];
-    // How many of them are taken, and how many there were at the last look.
-    let (mut taken, mut seen) = (0, 0);
-    loop {
-        let patience = match seen {
-            0 if !required => deadline.min(Instant::now() + GRACE),
-            _ => deadline,
-        };
-        let look = look(socket, &mut bytes[taken..], seen - taken);
-        let Ok(looked) = timeout_at(patience, look).await else {
-            return Err(if seen == 0 { Stopped::Silent } else { HeaderError::TimedOut.into() });
-        };
-        let there = taken + looked?;
-        if there == seen {
-            // The peer has ended its stream.
-            return match (required, seen) {
-                (false, 0) => Ok(None),
-                (true, 0) => Err(HeaderError::Missing.into()),
-                _ => Err(HeaderError::Incomplete.into()),
-            };
-        }
-        seen = there;
-        let parsed = parse(&bytes[..seen]);
-        if !trusted && !matches!(parsed, Parsed::Absent | Parsed::Undecided) {
-            return Err(HeaderError::Untrusted.into());
-        }
-        match parsed {
-            Parsed::Undecided => {}
-            Parsed::Absent if required => return Err(HeaderError::Missing.into()),
-            Parsed::Absent => return Ok(None),
-            Parsed::Broken(why) => return Err(HeaderError::Malformed(why).into()),
-            Parsed::Whole(header) => {
-                let announced = announced(&header);
-                let length = header.length;
-                take(socket, &mut bytes[taken..length]).await?;
-                return Ok(announced);
-            }
-            Parsed::Partial => {
-                take(socket, &mut bytes[taken..seen]).await?;
-                taken = seen;
-                if seen == bytes.len() {
-                    // Only a header of version 2 can be this long.
-                    bytes.resize(MOST, 0);
-                }
-            }
-        }
-    }
-}
-
-/// Waits until more than `seen` bytes lie there, or the end; gives how many do.
-async fn look(socket: &TcpStream, into: &mut [u8], seen: usize) -> io::Result<usize> {
-    loop {
-        let ready = socket.ready(Interest::READABLE).await?;
-        let peeked = socket.try_io(Interest::READABLE, || {
-            let (count, _) = recv(socket, &mut *into, RecvFlags::PEEK | RecvFlags::DONTWAIT)?;
-            match count > seen || ready.is_read_closed() {
-                true => Ok(count),
-                false => Err(ErrorKind::WouldBlock.into()),
-            }
-        });
-        match peeked {
-            Err(error) if error.kind() == ErrorKind::WouldBlock => {}
-            outcome => return outcome,
-        }
-    }
-}
-
-/// Takes bytes that are known to be there.
-async fn take(socket: &TcpStream, mut into: &mut [u8]) -> io::Result<()> {
+/// Takes as many bytes, which are known to be there.
+async fn take(socket: &TcpStream, length: usize) -> io::Result<()> {
+    let mut bytes = vec![0; length];
+    let mut into = &mut bytes[..];
     while !into.is_empty() {
         socket.readable().await?;
         match socket.try_read(into) {
@@ -212,11 +160,4 @@ async fn take(socket: &TcpStream, mut into: &mut [u8]) -> io::Result<()> {
         }
     }
     Ok(())
-}
-
-fn announced(header: &Header<'_>) -> Option<Announced> {
-    let (source, destination) = header.ends?;
-    let printable = |id: &&[u8]| id.iter().all(u8::is_ascii_graphic);
-    let id = header.id.filter(printable).map(|id| String::from_utf8_lossy(id).into());
-    Some(Announced { source, destination, id })
 }

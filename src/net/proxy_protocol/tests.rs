@@ -20,7 +20,7 @@ fn at(address: &str) -> SocketAddr {
     address.parse().unwrap()
 }
 
-fn whole(bytes: &[u8]) -> Header<'_> {
+fn whole(bytes: &[u8]) -> Header {
     match parse(bytes) {
         Parsed::Whole(header) => header,
         other => panic!("{other:?}: {}", bytes.escape_ascii()),
@@ -65,7 +65,7 @@ fn lines_of_the_specification_are_read() {
     assert_eq!(whole(line).ends, Some((at("[2001:db8::7]:65535"), at("[::1]:0"))));
     let longest = b"PROXY UNKNOWN ffff:f...f:ffff ffff:f...f:ffff 65535 65535\r\n";
     for unknown in [&b"PROXY UNKNOWN\r\n"[..], longest] {
-        assert_eq!(whole(unknown), Header { length: unknown.len(), ends: None, id: None });
+        assert_eq!(whole(unknown), Header { length: unknown.len(), ends: None });
     }
 }
 
@@ -113,7 +113,7 @@ fn a_line_has_107_bytes_at_most() {
 fn every_family_of_version_2_is_read() {
     let ends = Some((at("192.0.2.7:4711"), at("198.51.100.1:443")));
     let bytes = tcp4(&[]);
-    assert_eq!(whole(&bytes), Header { length: bytes.len(), ends, id: None });
+    assert_eq!(whole(&bytes), Header { length: bytes.len(), ends });
 
     let mut six = at("[2001:db8::7]:0").ip().to_string().parse::<std::net::Ipv6Addr>().unwrap();
     let mut rest = six.octets().to_vec();
@@ -145,9 +145,9 @@ fn what_version_2_does_not_have_is_broken_as_soon_as_it_is_seen() {
 }
 
 #[test]
-fn tlvs_end_with_the_header_and_the_id_is_kept() {
+fn tlvs_end_with_the_header() {
     let bytes = tcp4(b"\x02\0\x08app.test\x05\0\x02r9\x04\0\x03\0\0\0\xe7\0\0");
-    assert_eq!(whole(&bytes).id, Some(&b"r9"[..]));
+    assert_eq!(whole(&bytes).length, bytes.len());
     for overrun in [&b"\x02"[..], b"\x02\0", b"\x02\0\x01", b"\x02\0\x08app.tes", b"\x04\xff\xff"] {
         assert_eq!(broken(&tcp4(overrun)), "a TLV of it overruns its end");
     }
@@ -227,8 +227,8 @@ fn tls_is_told_in_tlvs() {
         introduced(Introduced { secured, ..client("192.0.2.7:1", "192.0.2.8:2") })
     };
     let bytes = header(ProxyOut::V2, &with(secured.clone()));
-    assert_eq!(whole(&bytes).id, Some(&b"r-1"[..]));
     let has = |needle: &[u8]| bytes.windows(needle.len()).any(|part| part == needle);
+    assert!(has(b"\x05\0\x03r-1"));
     assert!(has(b"\x02\0\x08app.test") && has(b"\x01\0\x08http/1.1"));
     let inner = b"\x21\0\x07TLSv1.3\x23\0\x16TLS_AES_128_GCM_SHA256\x22\0\x03ada";
     let tls = [&b"\x20\0\x2e\x05\0\0\0\0"[..], inner].concat();
@@ -292,7 +292,9 @@ proptest! {
         prop_assert_eq!(from.ip().to_canonical(), source.ip().to_canonical());
         prop_assert_eq!(to.ip().to_canonical(), destination.ip().to_canonical());
         prop_assert_eq!((from.port(), to.port()), (source.port(), destination.port()));
-        prop_assert_eq!(read.id.unwrap_or_default(), if v1 { b"" } else { id.as_bytes() });
+        let told = [&[0x05, 0, id.len() as u8], id.as_bytes()].concat();
+        let tells = bytes.windows(told.len()).any(|part| part == told);
+        prop_assert!(v1 || id.is_empty() || tells);
         for length in 0..bytes.len() {
             prop_assert!(matches!(parse(&bytes[..length]), Parsed::Undecided | Parsed::Partial));
         }
@@ -317,7 +319,8 @@ fn terms(required: bool, from: &str) -> ProxyIn {
 }
 
 async fn received(socket: &TcpStream, terms: &ProxyIn) -> Result<Option<Announced>, HeaderError> {
-    receive(socket, terms, socket.peer_addr().unwrap(), Instant::now() + LONG).await
+    let wait = Wait { deadline: Instant::now() + LONG, server_first: false };
+    receive(socket, terms, socket.peer_addr().unwrap(), wait).await
 }
 
 /// What a required header, then the end, comes to.
@@ -367,7 +370,7 @@ async fn a_long_header_comes_in_byte_by_byte() {
         client.shutdown().await.unwrap();
     };
     let (announced, ()) = tokio::join!(received(&socket, &terms), sent);
-    assert_eq!(announced.unwrap().unwrap().id.as_deref(), Some("abc"));
+    assert_eq!(announced.unwrap().unwrap().source, at("192.0.2.7:4711"));
     assert_eq!(socket.read(&mut [0; 1]).await.unwrap(), 0);
 }
 
@@ -406,20 +409,32 @@ async fn each_way_to_fail_has_its_kind() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn silence_is_waited_out_where_a_header_may_come_and_fails_where_it_must() {
+async fn silence_is_waited_out_where_the_server_may_speak_first_and_fails_elsewhere() {
     let (mut client, socket) = pair().await;
-    let begun = Instant::now();
     let peer = socket.peer_addr().unwrap();
-    let optional = terms(false, "127.0.0.0/8");
-    assert_eq!(receive(&socket, &optional, peer, begun + LONG).await.unwrap(), None);
-    assert_eq!(begun.elapsed().as_secs(), GRACE.as_secs());
+    // Whom a peer would be believed by makes no difference.
+    for from in ["127.0.0.0/8", "192.0.2.0/24"] {
+        let begun = Instant::now();
+        let wait = |server_first| Wait { deadline: Instant::now() + LONG, server_first };
+        let optional = terms(false, from);
+        assert_eq!(receive(&socket, &optional, peer, wait(true)).await.unwrap(), None);
+        assert_eq!(begun.elapsed().as_secs(), GRACE.as_secs());
+        let begun = Instant::now();
+        let error = receive(&socket, &optional, peer, wait(false)).await.unwrap_err();
+        assert_eq!((error.kind(), begun.elapsed().as_secs()), (Kind::TimedOut, LONG.as_secs()));
+    }
     let required = terms(true, "127.0.0.0/8");
-    let error = receive(&socket, &required, peer, begun + LONG).await.unwrap_err();
-    assert_eq!((error.kind(), begun.elapsed().as_secs()), (Kind::TimedOut, LONG.as_secs()));
+    for server_first in [false, true] {
+        let begun = Instant::now();
+        let wait = Wait { deadline: begun + LONG, server_first };
+        let error = receive(&socket, &required, peer, wait).await.unwrap_err();
+        assert_eq!((error.kind(), begun.elapsed().as_secs()), (Kind::TimedOut, LONG.as_secs()));
+    }
 
     // What may be the beginning of one is waited for until the deadline.
     client.write_all(b"PRO").await.unwrap();
     socket.readable().await.unwrap();
-    let error = receive(&socket, &optional, peer, Instant::now() + LONG).await.unwrap_err();
+    let wait = Wait { deadline: Instant::now() + LONG, server_first: true };
+    let error = receive(&socket, &terms(false, "127.0.0.0/8"), peer, wait).await.unwrap_err();
     assert_eq!(error.kind(), Kind::TimedOut);
 }

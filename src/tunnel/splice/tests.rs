@@ -21,7 +21,7 @@ use super::*;
 use crate::{
     error::{Kind, Phase, Side, Termination},
     net::stream::Stream,
-    tunnel::{End, Ended, Guard, Registry, Terms, run},
+    tunnel::{End, Ended, Guard, Reason, Registry, Terms, close::QUIET, run},
 };
 
 #[derive(Clone, Default)]
@@ -38,6 +38,7 @@ struct Scene {
     client: TcpStream,
     backend: TcpStream,
     endings: Endings,
+    registry: Arc<Registry>,
     task: JoinHandle<()>,
 }
 
@@ -61,7 +62,7 @@ impl Scene {
             registry.enter(7, ([192, 0, 2, 1], 4711).into(), false),
             Terms::default(),
         ));
-        Self { client, backend, endings, task }
+        Self { client, backend, endings, registry, task }
     }
 
     /// How it ended.
@@ -116,7 +117,7 @@ async fn exchange(
     pieces: Vec<usize>,
 ) -> (bool, Ended, u64) {
     let before = SPLICED.get();
-    let Scene { client, backend, endings, task } = scene;
+    let Scene { client, backend, endings, task, .. } = scene;
     let (mut client_reads, client_writes) = client.into_split();
     let (mut backend_reads, backend_writes) = backend.into_split();
     let (mut got_up, mut got_down) = (Vec::new(), Vec::new());
@@ -200,6 +201,27 @@ async fn a_reader_that_stalls_stops_its_writer_and_its_pipe_is_given_back_afterw
     scene.client.shutdown().await.unwrap();
     scene.backend.shutdown().await.unwrap();
     assert!(matches!(scene.end().await.termination, Termination::Closed(_)));
+}
+
+/// What a drain asks of a stream that has no frames: that it is silent for a while.
+#[tokio::test(start_paused = true)]
+async fn bulk_that_its_reader_stalls_is_no_silence_and_bulk_that_has_passed_is() {
+    let mut scene = Scene::open().await;
+    let sent = pattern(64 << 20);
+    let (mut writer, expected) = (scene.client, sent.clone());
+    let writing = tokio::spawn(async move {
+        writer.write_all(&sent).await.unwrap();
+        writer
+    });
+    tokio::time::sleep(QUIET).await;
+    assert_eq!(scene.registry.close(7, 1, Reason::Drained), 1);
+    tokio::time::sleep(QUIET * 10).await;
+    assert!(!scene.task.is_finished(), "it was ended with bytes in its pipe");
+    let mut got = Vec::new();
+    scene.backend.read_to_end(&mut got).await.unwrap();
+    assert!(got == expected);
+    scene.client = writing.await.unwrap();
+    assert_eq!(scene.end().await.termination, Termination::Drained);
 }
 
 #[tokio::test]

@@ -276,7 +276,7 @@ async fn operators_see_streams_and_can_end_one() {
     let (mut client, peer) = stream(&proxy, &backend).await;
     let sessions = proxy.command(&["sessions", "--json"]).await.json();
     let session = &sessions["sessions"][0];
-    assert_eq!(session["kind"], "tunnel", "{sessions}");
+    assert_eq!(session["kind"], "stream", "{sessions}");
     let status = proxy.command(&["status", "--json"]).await.json();
     assert_eq!(status["tunnels"], 1, "{status}");
     let port = proxy.web().port();
