@@ -208,6 +208,13 @@ async fn a_reader_that_stalls_stops_its_writer_and_its_pipe_is_given_back_afterw
 async fn bulk_that_its_reader_stalls_is_no_silence_and_bulk_that_has_passed_is() {
     let mut scene = Scene::open().await;
     let sent = pattern(64 << 20);
+    // It is bulky by then, and at rest.
+    let mut first = vec![0; 4 << 20];
+    let (_, read) = tokio::join!(scene.client.write_all(&sent[..4 << 20]), async {
+        scene.backend.read_exact(&mut first).await
+    });
+    read.unwrap();
+    tokio::time::sleep(QUIET).await;
     let (mut writer, expected) = (scene.client, sent.clone());
     let writing = tokio::spawn(async move {
         writer.write_all(&sent).await.unwrap();
