@@ -40,9 +40,19 @@ pub trait Stream: AsyncRead + AsyncWrite + Unpin + Send {
     /// From now on, dropping the stream sends RST: the peer must not take what it got for complete.
     /// Unsent data is lost with it.
     fn reset_on_drop(&self);
+
+    /// The socket, where the stream's bytes are the socket's own: none of it is held back, and
+    /// nothing is made of them.
+    fn plain(&self) -> Option<&TcpStream> {
+        None
+    }
 }
 
 impl Stream for TcpStream {
+    fn plain(&self) -> Option<&TcpStream> {
+        Some(self)
+    }
+
     fn reset_on_drop(&self) {
         // Fails only on a socket that has no connection left to reset.
         let _ = SockRef::from(self).set_linger(Some(Duration::ZERO));
@@ -162,6 +172,13 @@ macro_rules! plain_or_tls {
         impl Stream for $stream {
             fn reset_on_drop(&self) {
                 self.socket().reset_on_drop();
+            }
+
+            fn plain(&self) -> Option<&TcpStream> {
+                match self {
+                    Self::Plain(socket) => Some(socket),
+                    Self::Tls(_) => None,
+                }
             }
         }
 
