@@ -61,6 +61,8 @@ pub enum Kind {
     SessionGone,
     /// Every connection allowed to the backend is in use.
     Saturated,
+    /// Too many connections from one address.
+    TooMany,
     /// Too many new sessions for the backend, for longer than one of them may wait.
     NotAdmitted,
     /// The peer refused the connection.

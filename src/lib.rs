@@ -58,8 +58,8 @@
 //!    refused as not its own.
 //! 5. Where sid and cookie disagree, the sid is right.
 //! 6. Nothing from a client names an address. Cookies carry a keyed id.
-//! 7. An idle tunnel holds no buffer; memory per connection is bounded, a stalled reader stops its
-//!    writer.
+//! 7. An idle tunnel holds no buffer, and no descriptor beside its sockets; memory per connection is
+//!    bounded, a stalled reader stops its writer.
 //! 8. Every stream ends with one [`error::Termination`]: one access-log line, one metric.
 //! 9. Errors become replies in one place (`http/reply.rs`) and labels in one other
 //!    (`observe/names.rs`).

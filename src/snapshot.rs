@@ -4,7 +4,7 @@
 //! it once. What lives longer than a configuration — backends with their health and counters — is
 //! shared between snapshots, and a tunnel holds on to its backend only.
 
-use std::{collections::HashMap, net::IpAddr, sync::Arc, time::Duration};
+use std::{collections::HashMap, net::IpAddr, num::NonZeroU32, sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
 use http::HeaderValue;
@@ -13,7 +13,7 @@ use ipnet::IpNet;
 use crate::{
     acme::Issued,
     config,
-    net::{client_hello::ClientHello, tls::Terminator},
+    net::{client_hello::ClientHello, per_address::PerAddress, tls::Terminator},
     observe::{Secured, Way},
     route::Routes,
     sticky::{Context, Found, Ids, Keys, set_cookie},
@@ -67,6 +67,8 @@ pub struct Listener {
     pub looks: bool,
     /// Whether connections begin with a PROXY header.
     pub proxy_protocol: Option<config::ProxyIn>,
+    /// How many connections one address may have, and has; `None`: any number, and nobody counts.
+    pub per_address: Option<(NonZeroU32, Arc<PerAddress>)>,
     /// Answer with a redirect.
     pub redirect: Option<config::Redirect>,
     /// Deadline of PROXY header and TLS handshake, together.

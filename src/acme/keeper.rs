@@ -117,8 +117,9 @@ impl Issued {
                     let now = SystemTime::now();
                     tried.fail(&failure, other(), &pace, now, fastrand::f64());
                     past = tried;
-                    self.tell(failure, past.left(now, false));
+                    // First kept, then told: whoever reads of it may end the process.
                     self.note(&past).await;
+                    self.tell(failure, past.left(now, false));
                 }
             }
         }

@@ -83,6 +83,7 @@ fn listener(listener: &Listener) -> Value {
         pool,
         passthrough: passed,
         proxy_protocol,
+        connections_per_address,
         redirect,
         handshake_timeout,
         header_timeout,
@@ -94,6 +95,7 @@ fn listener(listener: &Listener) -> Value {
         "pool": pool,
         "passthrough": passed.iter().map(passthrough).collect::<Vec<_>>(),
         "proxy_protocol": proxy_protocol.as_ref().map(proxy_in),
+        "connections_per_address": connections_per_address,
         "tls": protocol.tls().map(tls),
         "redirect": redirect.map(|Redirect::Https { port }| match port {
             Some(port) => format!("https:{port}"),

@@ -1,7 +1,7 @@
 //! From a configuration to an exit code: what `run`, `proxy` and `demo` have in common.
 
 use std::{
-    fmt::Write as _, io::Write as _, net::SocketAddr, path::PathBuf, process::ExitCode,
+    env, fmt::Write as _, io::Write as _, net::SocketAddr, path::PathBuf, process::ExitCode,
     time::Duration,
 };
 
@@ -13,6 +13,7 @@ use crate::{
     app::{App, Remote, Running},
     config::{Config, Protocol},
     systemd,
+    tunnel::splice,
     upgrade::{Handed, Launch},
 };
 
@@ -48,6 +49,9 @@ where
     L: FnOnce() -> anyhow::Result<Config>,
 {
     let mut signals = Signals::new()?;
+    if env::var_os("MOORLINE_SPLICE").is_some_and(|value| value == "off") {
+        splice::forbid();
+    }
     // Before anybody can know that we are there.
     let hangups = signal(SignalKind::hangup()).context("SIGHUP cannot be handled")?;
     let upgrades = signal(SignalKind::user_defined2()).context("SIGUSR2 cannot be handled")?;

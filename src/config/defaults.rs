@@ -168,6 +168,7 @@ impl Listener {
             pool: None,
             passthrough: Vec::new(),
             proxy_protocol: None,
+            connections_per_address: None,
             redirect: None,
             handshake_timeout: Duration::from_secs(10),
             header_timeout: Duration::from_secs(60),

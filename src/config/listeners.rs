@@ -1,6 +1,6 @@
 //! `[listeners.NAME]`: where connections are accepted and what is spoken there.
 
-use std::{collections::HashMap, net::SocketAddr, path::PathBuf};
+use std::{collections::HashMap, net::SocketAddr, num::NonZeroU32, path::PathBuf};
 
 use ipnet::IpNet;
 
@@ -156,6 +156,10 @@ fn listener(name: &str, table: &Table<'_>, claims: &mut Claims, around: &Around<
     }
     listener.proxy_protocol =
         table.value("proxy_protocol").and_then(|value| proxy_protocol(&value, around.trusted));
+    listener.connections_per_address = table
+        .value("connections_per_address")
+        .and_then(|value| value.integer(1..=u32::MAX))
+        .and_then(NonZeroU32::new);
     listener.redirect = table.value("redirect").and_then(|value| value.parsed(redirect));
     listener.handshake_timeout = table.deadline("handshake_timeout", listener.handshake_timeout);
     listener.header_timeout = table.deadline("header_timeout", listener.header_timeout);

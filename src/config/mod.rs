@@ -35,6 +35,7 @@ mod tls;
 use std::{
     fmt,
     net::{IpAddr, SocketAddr},
+    num::NonZeroU32,
     path::PathBuf,
     sync::Arc,
     time::Duration,
@@ -47,7 +48,9 @@ pub use self::terms::{
     Admin, AdminRemote, AdminSocket, Admission, Dns, Drain, HttpSource, Limits, Outlier, Rate,
     Rebalance, Reload, Source, Upgrade,
 };
-pub use self::tls::{Acme, BackendTls, Certificates, ClientAuth, Tls, TlsVersion, UnknownSni};
+pub use self::tls::{
+    Acme, BackendTls, Certificates, ClientAuth, Tls, TlsVersion, UnknownSni, suite_name,
+};
 pub(crate) use self::{
     backends::{HEAVIEST, MOST as MOST_BACKENDS},
     names::valid as valid_name,
@@ -101,6 +104,8 @@ pub struct Listener {
     pub passthrough: Vec<Passthrough>,
     /// Whether connections begin with a PROXY header; `None`: none is looked for.
     pub proxy_protocol: Option<ProxyIn>,
+    /// How many connections one client address may have open at once, IPv6 by /64; `None`: any number.
+    pub connections_per_address: Option<NonZeroU32>,
     /// Answer every request with a redirect instead of routing it.
     pub redirect: Option<Redirect>,
     /// Deadline of what comes before the first request or byte of the application: PROXY header and TLS

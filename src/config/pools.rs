@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{
-    Admin, Balance, Pool, ProxyOut, Reuse, Route, Timeouts, backends, drain,
+    Admin, Balance, Pool, Probe, ProxyOut, Reuse, Route, Timeouts, backends, drain,
     fault::Wrong,
     file::{Table, Value},
     health, names, reader, schema, secure, sticky, strain,
@@ -55,7 +55,12 @@ fn pool(name: &str, table: &Table<'_>, admin: &Admin, routed: bool) -> Pool {
     pool.max_connection_age =
         table.value("max_connection_age").and_then(|value| value.duration(SHORTEST_AGE));
     strain::read(table, &mut pool);
-    pool.tls = table.value("tls").and_then(|value| secure::backend(&value, routed));
+    let http = match &pool.health.probe {
+        _ if routed => Some("requests"),
+        Probe::Off | Probe::Tcp => None,
+        Probe::Http { .. } | Probe::EngineIo { .. } | Probe::WebSocket { .. } => Some("probes"),
+    };
+    pool.tls = table.value("tls").and_then(|value| secure::backend(&value, http));
     pool.proxy_protocol = table
         .value("proxy_protocol")
         .and_then(|value| value.choice(&[("v1", ProxyOut::V1), ("v2", ProxyOut::V2)]));

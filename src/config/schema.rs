@@ -39,6 +39,7 @@ pub(super) static LISTENER: Section = Section {
         "pool",
         "passthrough",
         "proxy_protocol",
+        "connections_per_address",
         "redirect",
         "certificates",
         "tls",

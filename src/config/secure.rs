@@ -19,6 +19,7 @@ use super::{
     fault::{Wrong, quoted},
     file::{Table, Value},
     schema,
+    tls::suite_name,
 };
 
 /// Most names of one certificate that is ordered: what Let's Encrypt takes.
@@ -262,14 +263,12 @@ fn spoken(tls: &Tls) -> Vec<&'static SupportedCipherSuite> {
 
 /// A suite by its IANA name.
 fn cipher_suite(typed: &str) -> Result<CipherSuite, Wrong> {
-    // TLS 1.3's have no key exchange in their names; rustls marks them.
-    let name = |suite: CipherSuite| suite.as_str().unwrap_or_default().replace("TLS13_", "TLS_");
     let mut known = aws_lc_rs::ALL_CIPHER_SUITES.iter().map(|suite| suite.suite());
-    known.find(|suite| name(*suite) == typed).ok_or_else(|| {
-        let names = aws_lc_rs::ALL_CIPHER_SUITES.iter().map(|suite| name(suite.suite()));
-        let names: Vec<String> = names.collect();
+    known.find(|suite| suite_name(*suite) == typed).ok_or_else(|| {
+        let names = aws_lc_rs::ALL_CIPHER_SUITES.iter().map(|suite| suite_name(suite.suite()));
+        let names: Vec<&str> = names.collect();
         let wrong = Wrong::new(format!("{} is no cipher suite that is spoken", quoted(typed)));
-        match schema::nearest(typed, names.iter().map(String::as_str)) {
+        match schema::nearest(typed, names.iter().copied()) {
             Some(near) => wrong.help(format!("did you mean \"{near}\"?")),
             None => wrong.help(format!("they are {}", names.join(", "))),
         }
@@ -307,8 +306,8 @@ fn client_auth(value: &Value<'_>) -> Option<ClientAuth> {
     Some(ClientAuth { ca: ca?, crl: crl?, required: required? })
 }
 
-/// `tls` of a pool: `true`, `false` or a table. `routed`: requests go there.
-pub(super) fn backend(value: &Value<'_>, routed: bool) -> Option<BackendTls> {
+/// `tls` of a pool: `true`, `false` or a table. `http`: who speaks HTTP/1.1 to its backends.
+pub(super) fn backend(value: &Value<'_>, http: Option<&str>) -> Option<BackendTls> {
     let mut tls =
         BackendTls { ca: None, name: None, alpn: Vec::new(), client_cert: None, verify: true };
     if let Some(on) = value.node.get_ref().as_bool() {
@@ -319,8 +318,9 @@ pub(super) fn backend(value: &Value<'_>, routed: bool) -> Option<BackendTls> {
     tls.name = table.value("name").and_then(|value| value.parsed(server_name));
     if let Some(value) = table.value("alpn") {
         tls.alpn = strings(&value, protocol);
-        if routed && tls.alpn.iter().any(|name| name != "http/1.1") {
-            let wrong = Wrong::new("requests go to this pool in HTTP/1.1, and in nothing else");
+        if let Some(who) = http.filter(|_| tls.alpn.iter().any(|name| name != "http/1.1")) {
+            let wrong =
+                Wrong::new(format!("{who} go to this pool in HTTP/1.1, and in nothing else"));
             value.fault(wrong.help("write `alpn = \"http/1.1\"`, or leave it out"));
         }
     }

@@ -110,3 +110,21 @@ pub struct BackendTls {
     /// Whether the backend's certificate is looked at. Anybody can stand in for it where not.
     pub verify: bool,
 }
+
+impl BackendTls {
+    /// Whether those vouch for the backends whom the system trusts.
+    pub fn asks_the_system(&self) -> bool {
+        self.verify && self.ca.is_none()
+    }
+}
+
+/// A suite by its IANA name.
+pub fn suite_name(suite: CipherSuite) -> &'static str {
+    match suite {
+        // They have no key exchange in their names; rustls marks them.
+        CipherSuite::TLS13_AES_128_GCM_SHA256 => "TLS_AES_128_GCM_SHA256",
+        CipherSuite::TLS13_AES_256_GCM_SHA384 => "TLS_AES_256_GCM_SHA384",
+        CipherSuite::TLS13_CHACHA20_POLY1305_SHA256 => "TLS_CHACHA20_POLY1305_SHA256",
+        _ => suite.as_str().unwrap_or("?"),
+    }
+}

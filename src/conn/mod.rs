@@ -21,11 +21,16 @@ use tokio::{
 use self::first::First;
 
 use crate::{
-    acme, drain,
+    acme,
+    config::ProxyIn,
+    drain,
     error::{Kind, Phase, ProxyError, Side, Termination},
-    http::{PLAIN_ON_TLS, server, visitor::Visitor},
+    http::{PLAIN_ON_TLS, TOO_MANY, server, visitor::Visitor},
     layer4,
-    net::{client_hello::ClientHello, listener, proxy_protocol, stream::Client, tls},
+    net::{
+        client_hello::ClientHello, listener, per_address::Counted, proxy_protocol, stream::Client,
+        tls,
+    },
     observe::{ChosenBy, End, Form, ListenerMetrics, Record, Secured, Start},
     proxy::Proxy,
     snapshot,
@@ -57,7 +62,8 @@ pub async fn accept(socket: Arc<TcpListener>, door: Door) {
         let Some(policy) = last.clone() else { continue };
         let until = Instant::now() + policy.handshake_timeout;
         let door = door.clone();
-        let arrival = Arrival { door, policy, peer, destination: None, secured: None, until };
+        let arrival =
+            Arrival { door, policy, peer, counted: None, destination: None, secured: None, until };
         tokio::spawn(arrival.serve(stream));
     }
 }
@@ -68,6 +74,8 @@ struct Arrival {
     policy: Arc<snapshot::Listener>,
     /// Where it comes from.
     peer: SocketAddr,
+    /// Its place among those of its address, where they are counted.
+    counted: Option<Arc<Counted>>,
     /// What it connected to, where a PROXY header has told.
     destination: Option<SocketAddr>,
     /// What TLS has told of the client; there once nothing more is to be told.
@@ -146,11 +154,18 @@ impl Arrival {
 
     /// Everything that comes before the application's first byte.
     async fn open(&mut self, socket: TcpStream) -> Result<Opened, Refusal> {
-        self.announced(&socket).await?;
+        let policy = Arc::clone(&self.policy);
+        if !self.counts() || (self.announced(&socket).await? && !self.counts()) {
+            let refusal = Refusal::new(Phase::Select, Kind::TooMany);
+            let readable = policy.http && policy.tls.is_none();
+            return Err(match readable {
+                true => refusal.answered(Client::Plain(socket), TOO_MANY, 503),
+                false => refusal,
+            });
+        }
         if !self.expects_tls() {
             return self.opened(Client::Plain(socket));
         }
-        let policy = Arc::clone(&self.policy);
         let first = async {
             // Few listeners need all of it: not in every connection's future.
             if policy.looks {
@@ -190,24 +205,38 @@ impl Arrival {
         self.terminated(socket).await
     }
 
+    /// Counts it among those of its address from here on, and of no other; false where that has as many
+    /// as one may.
+    fn counts(&mut self) -> bool {
+        self.counted = None;
+        let Some((most, open)) = &self.policy.per_address else { return true };
+        let ip = self.peer.ip();
+        // Many clients share the address of a proxy in front.
+        let in_front = |terms: &ProxyIn| self.destination.is_none() && terms.believes(ip);
+        let terms = self.policy.proxy_protocol.as_ref();
+        if self.door.proxy.snapshot.load().trusts(ip) || terms.is_some_and(in_front) {
+            return true;
+        }
+        self.counted = open.admit(ip, *most);
+        self.counted.is_some()
+    }
+
     /// The PROXY header, where the listener has connections begin with one: whom it names is the peer
-    /// from here on.
-    async fn announced(&mut self, socket: &TcpStream) -> Result<(), ProxyError> {
-        let Some(terms) = &self.policy.proxy_protocol else { return Ok(()) };
+    /// from here on. Whether it names anybody.
+    async fn announced(&mut self, socket: &TcpStream) -> Result<bool, ProxyError> {
+        let Some(terms) = &self.policy.proxy_protocol else { return Ok(false) };
         // Of all that is spoken here only what is passed on as it comes may begin with the server.
-        let policy = &self.policy;
-        let server_first = !(policy.http || policy.looks || policy.tls.is_some());
+        let server_first = !(self.policy.http || self.expects_tls());
         let wait = proxy_protocol::Wait { deadline: self.until, server_first };
         // Most listeners have none: not in every connection's future.
         let received = Box::pin(proxy_protocol::receive(socket, terms, self.peer, wait));
         let received = received.await.map_err(|error| {
             ProxyError::new(Side::Client, Phase::ProxyHeader, error.kind()).because(error)
         })?;
-        if let Some(announced) = received {
-            self.peer = announced.source;
-            self.destination = Some(announced.destination);
-        }
-        Ok(())
+        let Some(announced) = received else { return Ok(false) };
+        self.peer = announced.source;
+        self.destination = Some(announced.destination);
+        Ok(true)
     }
 
     /// TLS, up to the end of the handshake.
@@ -281,6 +310,7 @@ impl Arrival {
             secured: self.secured,
             pool,
             listener: self.door.metrics,
+            counted: self.counted,
             drain: self.door.drain,
         };
         if let Some(client) = layer4::serve(&self.door.proxy, arrived).await {
@@ -308,6 +338,7 @@ impl Arrival {
             secured: self.secured,
             listener: self.policy,
             metrics,
+            counted: self.counted,
             patience: Arc::default(),
             drain,
         });

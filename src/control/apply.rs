@@ -27,9 +27,9 @@ use super::{
     warnings,
 };
 use crate::{
-    acme::{Fleet, Issued},
+    acme::Fleet,
     config::{self, Config, Protocol, SharedKeys},
-    net::tls::{self, Terminator, TicketKeys},
+    net::tls::{self, TicketKeys},
     observe::{AccessLog, Metrics, Way},
     proxy::Proxy,
     route,
@@ -294,25 +294,6 @@ impl Control {
         }
     }
 
-    fn policies(
-        &self,
-        config: &Config,
-        issued: &[Arc<Issued>],
-    ) -> Result<HashMap<Arc<str>, Arc<snapshot::Listener>>, Refused> {
-        let current = self.proxy.snapshot.load();
-        let mut policies = HashMap::new();
-        for listener in &config.listeners {
-            let name: Arc<str> = Arc::from(listener.name.as_str());
-            let before = self.config.listeners.iter().find(|l| l.name == listener.name);
-            let policy = match (before, current.listeners.get(&name)) {
-                (Some(before), Some(policy)) if before == listener => Arc::clone(policy),
-                _ => Arc::new(policy(listener, &name, issued, &self.tickets)?),
-            };
-            policies.insert(name, policy);
-        }
-        Ok(policies)
-    }
-
     /// The backends of `config`, live ones where there are, and those that are new.
     fn members_of(&self, config: &Config) -> (Members, Vec<Arc<Backend>>) {
         let mut members = Members::new();
@@ -438,49 +419,4 @@ impl Control {
     pub(crate) fn addresses(&self) -> Vec<(String, std::net::SocketAddr)> {
         self.doors.addresses(&self.config.listeners)
     }
-}
-
-fn passthrough(rule: &config::Passthrough) -> snapshot::Passthrough {
-    snapshot::Passthrough { rule: rule.clone(), pool: Arc::from(rule.pool.as_str()) }
-}
-
-fn policy(
-    listener: &config::Listener,
-    name: &Arc<str>,
-    issued: &[Arc<Issued>],
-    tickets: &TicketKeys,
-) -> Result<snapshot::Listener, Refused> {
-    let issued = listener.protocol.acme().and_then(|terms| {
-        let issued = issued.iter().find(|issued| issued.terms() == terms);
-        issued.cloned()
-    });
-    let certificates = match (&issued, listener.protocol.tls().map(|tls| &tls.certificates)) {
-        (Some(issued), _) => snapshot::Certificates::Issued(Arc::clone(issued)),
-        (None, Some(config::Certificates::Given(given))) => {
-            snapshot::Certificates::Given(given.clone())
-        }
-        (None, _) => snapshot::Certificates::Given(Vec::new()),
-    };
-    let terms = |tls: &config::Tls| {
-        let resolver = match &certificates {
-            snapshot::Certificates::Given(given) => Arc::new(tls::Resolver::new(given)),
-            snapshot::Certificates::Issued(issued) => Arc::clone(issued.resolver()),
-        };
-        Terminator::new(tls, &listener.protocol.alpn(), resolver, tickets)
-    };
-    let tls = listener.protocol.tls().map(terms).transpose()?;
-    Ok(snapshot::Listener {
-        name: Arc::clone(name),
-        tls,
-        certificates,
-        http: listener.protocol.is_http(),
-        pool: listener.pool.as_deref().map(Arc::from),
-        passthrough: listener.passthrough.iter().map(passthrough).collect(),
-        looks: listener.protocol == config::Protocol::TlsPassthrough
-            || !listener.passthrough.is_empty(),
-        proxy_protocol: listener.proxy_protocol.clone(),
-        redirect: listener.redirect,
-        handshake_timeout: listener.handshake_timeout,
-        header_timeout: listener.header_timeout,
-    })
 }

@@ -2,11 +2,13 @@
 
 use std::sync::Arc;
 
+use rustls::RootCertStore;
 use tokio::task::spawn_blocking;
 
 use super::{Control, apply::Refused};
 use crate::{
-    config::{self, Config},
+    config::{self, BackendTls, Config},
+    net::tls_client,
     snapshot::Snapshot,
     upstream::{Backend, Dial},
 };
@@ -21,18 +23,19 @@ impl Control {
         current: Arc<Snapshot>,
         config: &Config,
     ) -> Result<Vec<Arc<Dial>>, Refused> {
-        let mut dials = Vec::with_capacity(config.pools.len());
-        for pool in &config.pools {
-            let same = current.pool(&pool.name).filter(|live| {
-                let live = live.config();
-                live.tls == pool.tls && live.proxy_protocol == pool.proxy_protocol
-            });
-            dials.push(match same {
-                Some(live) => Arc::clone(live.dial()),
-                None => Arc::new(dial(pool).await?),
-            });
-        }
-        Ok(dials)
+        let same = |pool: &config::Pool| {
+            let live = current.pool(&pool.name)?;
+            let terms = live.config();
+            let same = terms.tls == pool.tls && terms.proxy_protocol == pool.proxy_protocol;
+            same.then(|| Arc::clone(live.dial()))
+        };
+        let new: Vec<_> = config.pools.iter().filter(|pool| same(pool).is_none()).collect();
+        let system = system_roots(&new).await?;
+        let dials = config.pools.iter().map(|pool| match same(pool) {
+            Some(dial) => Ok(dial),
+            None => Ok(Arc::new(Dial::new(pool, system.as_ref())?)),
+        });
+        dials.collect()
     }
 
     /// Lets the backends of a pool be reached by `dial` alone from here on.
@@ -65,12 +68,13 @@ impl Control {
     }
 }
 
-/// The system's certificates are read from files.
-async fn dial(pool: &config::Pool) -> Result<Dial, Refused> {
-    if !pool.tls.as_ref().is_some_and(|tls| tls.verify && tls.ca.is_none()) {
-        return Ok(Dial::new(pool)?);
+/// Whom the system trusts, where any of these pools asks for that; read once for all of them.
+async fn system_roots(pools: &[&config::Pool]) -> Result<Option<Arc<RootCertStore>>, Refused> {
+    let asks = |pool: &&config::Pool| pool.tls.as_ref().is_some_and(BackendTls::asks_the_system);
+    if !pools.iter().any(asks) {
+        return Ok(None);
     }
-    let pool = pool.clone();
-    let made = spawn_blocking(move || Dial::new(&pool)).await;
-    Ok(made.map_err(|error| rustls::Error::General(error.to_string()))??)
+    let read = spawn_blocking(tls_client::system_roots).await;
+    let roots = read.map_err(|error| rustls::Error::General(error.to_string()))??;
+    Ok(Some(Arc::new(roots)))
 }

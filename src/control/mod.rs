@@ -16,6 +16,7 @@ pub mod operator;
 mod orders;
 mod overlay;
 mod plan;
+mod policies;
 mod rebalance;
 mod report;
 mod resolve;

@@ -111,6 +111,8 @@ fn difference(now: &Listener, next: &Listener) -> String {
     let ways = |listener: &Listener| (listener.pool.clone(), listener.passthrough.clone());
     tell(ways(now) != ways(next), "other pools for new connections");
     tell(now.proxy_protocol != next.proxy_protocol, "other terms of the PROXY protocol");
+    let most = |listener: &Listener| listener.connections_per_address;
+    tell(most(now) != most(next), "another number of connections per address");
     tell(now.redirect != next.redirect, "another redirect");
     let deadlines = |listener: &Listener| (listener.handshake_timeout, listener.header_timeout);
     tell(deadlines(now) != deadlines(next), "other deadlines");

@@ -185,22 +185,22 @@ impl Attempt<'_> {
         header: Duration,
         request: Request<RequestBody>,
     ) -> Result<Answer, Failure> {
+        self.recognise(backend);
+        self.entry.record().backend = Some(Arc::clone(backend.label()));
+        self.entry.enter(Phase::ResponseHeader);
         let config = self.pool.config();
         let terms = Terms {
             backend,
             dial: self.pool.dial(),
-            from: &self.from.clone(),
+            from: &self.from,
             connect: config.timeouts.connect,
             header,
             keep: config.reuse.idle_timeout,
-            progress: &Arc::clone(self.outgoing.progress()),
+            progress: self.outgoing.progress(),
             upgrade: self.upgrade,
             fresh: self.fresh,
             bound: self.bound,
         };
-        self.recognise(backend);
-        self.entry.record().backend = Some(Arc::clone(backend.label()));
-        self.entry.enter(Phase::ResponseHeader);
         let outcome = exchange(&terms, request).await;
         self.note(backend, &outcome);
         match &outcome {

@@ -29,4 +29,4 @@ pub(crate) mod upgrade;
 pub mod visitor;
 mod way;
 
-pub(crate) use self::reply::PLAIN_ON_TLS;
+pub(crate) use self::reply::{PLAIN_ON_TLS, TOO_MANY};

@@ -41,6 +41,15 @@ pub(super) const TLS_ON_PLAIN: &[u8] = b"HTTP/1.1 400 Bad Request\r\n\
     Connection: close\r\n\r\n\
     This port speaks no TLS: use http:// with it.\n";
 
+/// The reply to a connection of an address that has as many open as one may.
+pub(crate) const TOO_MANY: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\n\
+    Content-Type: text/plain; charset=utf-8\r\n\
+    Content-Length: 54\r\n\
+    Cache-Control: no-store\r\n\
+    Retry-After: 5\r\n\
+    Connection: close\r\n\r\n\
+    Too many connections from your address are open here.\n";
+
 /// What a reply to this request needs to know of it.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Manners {
@@ -92,7 +101,7 @@ fn error(error: &ProxyError, manners: &Manners) -> Response<ReplyBody> {
             set(&mut response, SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
             super::upgrade::mark(response.headers_mut());
         }
-        Kind::NoBackend | Kind::Saturated | Kind::NotAdmitted | Kind::Exhausted => {
+        Kind::NoBackend | Kind::Saturated | Kind::TooMany | Kind::NotAdmitted | Kind::Exhausted => {
             let after = error.retry_after.map_or(RETRY_AFTER_SECONDS, HeaderValue::from);
             set(&mut response, RETRY_AFTER, after);
         }
@@ -163,7 +172,7 @@ fn status(error: &ProxyError) -> StatusCode {
         Kind::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
         Kind::NoRoute => StatusCode::NOT_FOUND,
         Kind::Misdirected => StatusCode::MISDIRECTED_REQUEST,
-        Kind::NoBackend | Kind::Saturated | Kind::NotAdmitted | Kind::Exhausted => {
+        Kind::NoBackend | Kind::Saturated | Kind::TooMany | Kind::NotAdmitted | Kind::Exhausted => {
             StatusCode::SERVICE_UNAVAILABLE
         }
         Kind::TimedOut if error.side == Side::Client => StatusCode::REQUEST_TIMEOUT,
@@ -205,6 +214,7 @@ fn sentence(error: &ProxyError) -> &'static str {
             "Too many bodies wait for the nodes of their sessions to be found."
         }
         (Kind::Saturated, _) => "Every connection to the node is in use.",
+        (Kind::TooMany, _) => "Too many connections from your address are open here.",
         (Kind::NotAdmitted, _) => "Too many sessions open at once; try again in a moment.",
         (Kind::Exhausted, _) => "The proxy has no port or descriptor left to connect with.",
         (Kind::Refused, _) => "The node refused the connection.",

@@ -4,7 +4,7 @@ use std::{net::SocketAddr, sync::Arc};
 
 use crate::{
     drain,
-    net::half_close::Patience,
+    net::{half_close::Patience, per_address::Counted},
     observe::{ListenerMetrics, Secured},
     snapshot::Listener,
 };
@@ -22,6 +22,8 @@ pub struct Visitor {
     pub listener: Arc<Listener>,
     /// Numbers of that listener.
     pub metrics: Arc<ListenerMetrics>,
+    /// Its connection's place among those of its address, where they are counted.
+    pub counted: Option<Arc<Counted>>,
     /// Lets it half-close.
     pub patience: Arc<Patience>,
     /// Keeps a drain waiting for its streams.

@@ -20,7 +20,7 @@ use crate::{
     drain,
     entry::{Entry, Sinks, TunnelGuard},
     error::{Kind, Phase},
-    net::{proxy_protocol::Introduction, stream::Client},
+    net::{per_address::Counted, proxy_protocol::Introduction, stream::Client},
     observe::{Form, ListenerMetrics, Record, Secured, Start, metrics::Open},
     proxy::Proxy,
     snapshot::Pool,
@@ -42,6 +42,8 @@ pub(crate) struct Arrived {
     pub(crate) pool: Arc<Pool>,
     /// Numbers of the listener that accepted it.
     pub(crate) listener: Arc<ListenerMetrics>,
+    /// Its place among those of its address, where they are counted.
+    pub(crate) counted: Option<Arc<Counted>>,
     /// Keeps a drain waiting for it.
     pub(crate) drain: drain::Watch,
 }
@@ -52,12 +54,14 @@ struct Moored {
     _hold: Hold,
     _in_use: InUse,
     _gauge: Open,
+    _counted: Option<Arc<Counted>>,
 }
 
 /// Finds a backend and leaves the stream to a task of its own, which is small. Without one the stream
 /// has ended; its client comes back for whoever closes it.
 pub(crate) async fn serve(proxy: &Arc<Proxy>, arrived: Arrived) -> Option<Client> {
-    let Arrived { client, peer, destination, secured, pool, listener, mut drain } = arrived;
+    let Arrived { client, peer, destination, secured, pool, listener, counted, mut drain } =
+        arrived;
     let id: Box<str> = format!("{:032x}", fastrand::u128(..)).into();
     let mut record = Record::new(Start {
         id: &id,
@@ -96,8 +100,8 @@ pub(crate) async fn serve(proxy: &Arc<Proxy>, arrived: Arrived) -> Option<Client
     };
     match outcome {
         Ok(reached) => {
-            let gauge = listener.tunnel();
-            begin(proxy, &pool, (client, peer), entry, reached, gauge);
+            let counts = (listener.tunnel(), counted);
+            begin(proxy, &pool, (client, peer), entry, reached, counts);
             None
         }
         Err(error) => {
@@ -114,7 +118,7 @@ fn begin(
     (client, peer): (Client, SocketAddr),
     mut entry: Entry,
     reached: Reached,
-    gauge: Open,
+    (gauge, counted): (Open, Option<Arc<Counted>>),
 ) {
     let Reached { server, hold, in_use, took } = reached;
     entry.record().connect_took(took);
@@ -125,7 +129,7 @@ fn begin(
         // It went while it was connected to; its tunnels were cut before this one was entered.
         proxy.tunnels.cut(backend.serial());
     }
-    let moored = Moored { _hold: hold, _in_use: in_use, _gauge: gauge };
+    let moored = Moored { _hold: hold, _in_use: in_use, _gauge: gauge, _counted: counted };
     let guard = TunnelGuard { entry, _moored: moored };
     let client = End { stream: client, early: Bytes::new() };
     let server = End { stream: server, early: Bytes::new() };

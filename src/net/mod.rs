@@ -7,6 +7,7 @@ pub mod given;
 pub mod half_close;
 pub mod listener;
 pub mod peek;
+pub mod per_address;
 pub mod proxy_protocol;
 pub mod stream;
 mod tickets;

@@ -21,7 +21,7 @@ use tokio::{
 use tokio_rustls::server::TlsStream;
 
 use super::tls;
-use crate::observe::Secured;
+use crate::{config::suite_name, observe::Secured};
 
 /// First keepalive probe after this long without a byte, well below the 5 minutes after which
 /// common NAT gateways forget a connection.
@@ -40,9 +40,19 @@ pub trait Stream: AsyncRead + AsyncWrite + Unpin + Send {
     /// From now on, dropping the stream sends RST: the peer must not take what it got for complete.
     /// Unsent data is lost with it.
     fn reset_on_drop(&self);
+
+    /// The socket, where the stream's bytes are the socket's own: none of it is held back, and
+    /// nothing is made of them.
+    fn plain(&self) -> Option<&TcpStream> {
+        None
+    }
 }
 
 impl Stream for TcpStream {
+    fn plain(&self) -> Option<&TcpStream> {
+        Some(self)
+    }
+
     fn reset_on_drop(&self) {
         // Fails only on a socket that has no connection left to reset.
         let _ = SockRef::from(self).set_linger(Some(Duration::ZERO));
@@ -85,29 +95,14 @@ impl Client {
         matches!(self, Self::Tls(_))
     }
 
-    /// The client's address. Fails where the connection is gone already.
-    pub fn peer(&self) -> io::Result<SocketAddr> {
-        self.socket().peer_addr()
-    }
-
     /// The address that the client connected to.
     pub fn local(&self) -> io::Result<SocketAddr> {
         self.socket().local_addr()
     }
 
-    /// The server name that the client asked for, lower case.
-    pub fn server_name(&self) -> Option<&str> {
-        self.session()?.server_name()
-    }
-
     /// The protocol agreed on by ALPN.
     pub fn alpn(&self) -> Option<&[u8]> {
         self.session()?.alpn_protocol()
-    }
-
-    /// The TLS version agreed on.
-    pub fn tls_version(&self) -> Option<ProtocolVersion> {
-        self.session()?.protocol_version()
     }
 
     /// What TLS tells of the client; `None` in the clear.
@@ -118,9 +113,8 @@ impl Client {
         Some(Secured {
             sni: session.server_name().map(Box::from),
             alpn,
-            version: version.map(|(version, suite)| {
-                (version_name(version), suite.suite().as_str().unwrap_or("?"))
-            }),
+            version: version
+                .map(|(version, suite)| (version_name(version), suite_name(suite.suite()))),
             client: session.peer_certificates().and_then(<[_]>::first).map(tls::identity),
         })
     }
@@ -178,6 +172,13 @@ macro_rules! plain_or_tls {
         impl Stream for $stream {
             fn reset_on_drop(&self) {
                 self.socket().reset_on_drop();
+            }
+
+            fn plain(&self) -> Option<&TcpStream> {
+                match self {
+                    Self::Plain(socket) => Some(socket),
+                    Self::Tls(_) => None,
+                }
             }
         }
 
@@ -300,7 +301,6 @@ mod tests {
         let (mut peer, socket) = pair().await;
         let mut client = Client::Plain(socket);
         assert!(!client.is_tls() && client.alpn().is_none() && !client.is_resumed());
-        assert_eq!(client.peer().unwrap(), peer.local_addr().unwrap());
         assert_eq!(client.local().unwrap(), peer.peer_addr().unwrap());
 
         let parts = [IoSlice::new(b"two "), IoSlice::new(b"parts")];

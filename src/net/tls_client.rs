@@ -50,15 +50,23 @@ pub struct HandshakeError {
 }
 
 impl Connector {
-    /// By a pool's terms. Reads the system's certificates where no others are named.
+    /// By a pool's terms; `system`: whom the system trusts, to be there where the terms ask for it.
     ///
     /// # Errors
-    /// The system trusts nobody, or a certificate is of no use to rustls.
-    pub fn new(terms: &BackendTls) -> Result<Self, rustls::Error> {
+    /// It is not there, or a certificate is of no use to rustls.
+    pub fn new(
+        terms: &BackendTls,
+        system: Option<&Arc<RootCertStore>>,
+    ) -> Result<Self, rustls::Error> {
         let builder = ClientConfig::builder_with_provider(PROVIDER.clone())
             .with_safe_default_protocol_versions()?;
         let builder = if terms.verify {
-            builder.with_root_certificates(roots(terms.ca.as_deref())?)
+            let roots = match (&terms.ca, system) {
+                (Some(ca), _) => Arc::new(these(ca)?),
+                (None, Some(system)) => Arc::clone(system),
+                (None, None) => return Err(nobody()),
+            };
+            builder.with_root_certificates(roots)
         } else {
             builder.dangerous().with_custom_certificate_verifier(Arc::new(Anybody))
         };
@@ -127,27 +135,32 @@ impl Error for HandshakeError {
     }
 }
 
-/// Who vouches for servers: these, or whom the system trusts (`SSL_CERT_FILE` and `SSL_CERT_DIR` are
-/// honoured), for which files are read.
+/// Who vouches for servers: these.
 ///
 /// # Errors
-/// The system trusts nobody, or one of these cannot vouch.
-pub(crate) fn roots(
-    ca: Option<&[CertificateDer<'static>]>,
-) -> Result<RootCertStore, rustls::Error> {
+/// One of them cannot vouch.
+pub(super) fn these(ca: &[CertificateDer<'static>]) -> Result<RootCertStore, rustls::Error> {
     let mut roots = RootCertStore::empty();
-    if let Some(ca) = ca {
-        for certificate in ca {
-            roots.add(certificate.clone())?;
-        }
-        return Ok(roots);
-    }
-    let (taken, _) =
-        roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-    if taken == 0 {
-        return Err(rustls::Error::General("the system has no trusted certificates".to_owned()));
+    for certificate in ca {
+        roots.add(certificate.clone())?;
     }
     Ok(roots)
+}
+
+/// Who vouches for servers: whom the system trusts (`SSL_CERT_FILE` and `SSL_CERT_DIR` are honoured).
+/// Reads and parses a few hundred certificates from files.
+///
+/// # Errors
+/// The system trusts nobody.
+pub(crate) fn system_roots() -> Result<RootCertStore, rustls::Error> {
+    let mut roots = RootCertStore::empty();
+    let (taken, _) =
+        roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+    if taken == 0 { Err(nobody()) } else { Ok(roots) }
+}
+
+fn nobody() -> rustls::Error {
+    rustls::Error::General("the system has no trusted certificates".to_owned())
 }
 
 /// A DNS name or an IP address, of which the latter is verified and not asked for.

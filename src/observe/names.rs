@@ -14,7 +14,7 @@ pub const TERMINATIONS: usize = SINGLE + SIDES * PHASES * KINDS;
 const SINGLE: usize = 10;
 const SIDES: usize = 3;
 const PHASES: usize = 9;
-const KINDS: usize = 29;
+const KINDS: usize = 30;
 
 /// All labels by index, put together once.
 static LABELS: LazyLock<Vec<Box<str>>> = LazyLock::new(|| {
@@ -125,6 +125,7 @@ pub fn kind(kind: Kind) -> &'static str {
         Kind::CertificateInvalid => "certificate_invalid",
         Kind::Alert => "alert",
         Kind::Misdirected => "misdirected",
+        Kind::TooMany => "too_many",
         Kind::Io => "io",
     }
 }
@@ -193,6 +194,7 @@ const KIND_ORDER: [Kind; KINDS] = [
     Kind::CertificateInvalid,
     Kind::Alert,
     Kind::Misdirected,
+    Kind::TooMany,
 ];
 
 fn kind_index(kind: Kind) -> usize {
@@ -226,6 +228,7 @@ fn kind_index(kind: Kind) -> usize {
         Kind::CertificateInvalid => 26,
         Kind::Alert => 27,
         Kind::Misdirected => 28,
+        Kind::TooMany => 29,
     }
 }
 

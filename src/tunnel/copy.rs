@@ -5,7 +5,10 @@
 //! a short write is copied into memory of the tunnel's own.
 //!
 //! Where the bytes are those of a WebSocket, each direction's [`FrameTracker`] follows what has been
-//! written, so that it says at any moment whether a frame of ours may follow there.
+//! written, so that it says at any moment whether a frame of ours may follow there. Where there are
+//! no frames to follow and both streams are plain sockets, bulk is left to the kernel ([`splice`]).
+//!
+//! [`splice`]: super::splice
 
 use std::{
     cell::RefCell,
@@ -22,7 +25,12 @@ use tokio::{
     time::{Instant, Sleep},
 };
 
-use super::{End, Ended, Guard, Reason, Terms, Ticket, close::Closing, frame::FrameTracker};
+use super::{
+    End, Ended, Guard, Reason, Terms, Ticket,
+    close::Closing,
+    frame::FrameTracker,
+    splice::{self, Bulk, Pipe},
+};
 use crate::{
     error::{Kind, Phase, Side, Termination},
     net::{stream::Stream, tls},
@@ -62,7 +70,10 @@ pub struct Tunnel<A, B, G> {
 pub(super) struct Direction {
     /// What a short write left over; empty and without memory otherwise.
     pub(super) rest: Bytes,
-    moved: u64,
+    /// The same of a spliced write; never both.
+    pub(super) held: Option<Box<Pipe>>,
+    pub(super) moved: u64,
+    pub(super) bulk: Bulk,
     /// Where among the frames the writer is.
     pub(super) frames: FrameTracker,
     pub(super) state: State,
@@ -141,6 +152,7 @@ where
             }
             self.poll_close(cx, scratch)
         });
+        splice::end_poll();
         if over.is_ready() {
             return over;
         }
@@ -269,7 +281,8 @@ where
 impl Direction {
     fn starting_with(early: Bytes, frames: FrameTracker, wants_word: bool) -> Self {
         let state = State::Open { unflushed: false };
-        Self { moved: 0, rest: early, frames, state, stops: false, wants_word }
+        let (bulk, held) = (Bulk::default(), None);
+        Self { moved: 0, rest: early, held, bulk, frames, state, stops: false, wants_word }
     }
 
     /// Whether its reader has not ended.
@@ -280,6 +293,7 @@ impl Direction {
     /// Whether bytes or an end are on their way that the writer does not take at present.
     pub(super) fn holds(&self) -> bool {
         !self.rest.is_empty()
+            || self.held.is_some()
             || matches!(self.state, State::Open { unflushed: true } | State::Ending)
     }
 
@@ -329,6 +343,9 @@ impl Direction {
         cx: &mut Context<'_>,
         writer: &mut W,
     ) -> Poll<io::Result<()>> {
+        if self.held.is_some() {
+            ready!(self.poll_held(cx, writer.plain()))?;
+        }
         while !self.rest.is_empty() {
             let may = self.allowed(&self.rest);
             if may == 0 {
@@ -349,7 +366,7 @@ impl Direction {
     }
 
     /// One read and the write of what it brought.
-    fn poll_move<R: Stream, W: Stream>(
+    pub(super) fn poll_copy<R: Stream, W: Stream>(
         &mut self,
         cx: &mut Context<'_>,
         reader: &mut R,
@@ -377,6 +394,7 @@ impl Direction {
             return Poll::Ready(Ok(()));
         }
         self.state = State::Open { unflushed: true };
+        self.bulk.note(filled.len());
         filled = &filled[..self.allowed(filled)];
         while !filled.is_empty() {
             match Pin::new(&mut *writer).poll_write(cx, filled) {

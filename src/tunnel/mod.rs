@@ -4,7 +4,8 @@
 //! and never looks into a payload. What it promises:
 //!
 //! - **No buffer while idle.** Bytes move through a buffer of the thread ([`copy`]); a tunnel owns
-//!   memory only while a write is short.
+//!   memory only while a write is short. Bulk between plain sockets goes through a pipe ([`splice`]),
+//!   on the same terms.
 //! - **Backpressure.** While a write is short, nothing more is read from its other side.
 //! - **Half-close.** A FIN is passed on once everything before it is; the other direction goes on,
 //!   for [`HALF_CLOSED_IDLE`] without a byte at most.
@@ -19,6 +20,7 @@ pub mod close;
 mod copy;
 pub mod frame;
 mod registry;
+pub mod splice;
 #[cfg(test)]
 mod tests;
 

@@ -13,6 +13,7 @@ use std::{
     time::Duration,
 };
 
+use rustls::RootCertStore;
 use tokio::{
     io::AsyncWriteExt as _,
     net::TcpStream,
@@ -58,12 +59,15 @@ impl Default for Dial {
 }
 
 impl Dial {
-    /// As a pool's configuration says. Reads the system's certificates where those are to be trusted.
+    /// As a pool's configuration says; `system`: whom the system trusts, to be there where that is asked for.
     ///
     /// # Errors
-    /// The system trusts nobody, or the certificates are of no use to rustls.
-    pub fn new(pool: &config::Pool) -> Result<Self, rustls::Error> {
-        let connector = pool.tls.as_ref().map(Connector::new).transpose()?;
+    /// It is not there, or the certificates are of no use to rustls.
+    pub fn new(
+        pool: &config::Pool,
+        system: Option<&Arc<RootCertStore>>,
+    ) -> Result<Self, rustls::Error> {
+        let connector = pool.tls.as_ref().map(|tls| Connector::new(tls, system)).transpose()?;
         Ok(Self::with(pool.proxy_protocol, connector))
     }
 

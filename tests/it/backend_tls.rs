@@ -1,11 +1,22 @@
 //! TLS to backends: who is believed, what is remembered, and what a client is told otherwise.
 
-use std::net::SocketAddr;
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use rustls::{
+    server::{ClientHello, ResolvesServerCert},
+    sign::CertifiedKey,
+};
 
 use crate::support::{
-    Backend, Message, Node, Proxy, Raw, backend, eventually,
+    Backend, Message, Node, PATIENCE, Proxy, Raw, backend, eventually,
     front::{Authority, Front, Issued},
-    message,
+    message, process,
     proxy::Setup,
     tls::Certificate,
     websocket,
@@ -197,7 +208,7 @@ async fn fault_065_plaintext_before_tls() {
 }
 
 #[tokio::test]
-async fn another_backend_is_tried_and_health_hears_of_it() {
+async fn a_backend_that_cannot_prove_itself_is_down_before_anybody_meets_it() {
     let setup = Setup::new();
     let ca = Authority::make(setup.directory(), "ca");
     let node = Backend::replying("ok").await;
@@ -207,7 +218,6 @@ async fn another_backend_is_tried_and_health_hears_of_it() {
     let proxy = setup
         .with(|settings| {
             settings.backends(&[bad.address, good.address]).pool("tls", &tls);
-            // The first probes are over before the first request; the next ones are far away.
             settings.pool("health", "{ probe = \"tcp\", interval = \"60s\", fall = 1 }");
             settings.pool("balance", "\"round-robin\"");
         })
@@ -223,6 +233,101 @@ async fn another_backend_is_tried_and_health_hears_of_it() {
         assert_eq!(ask(&proxy, &format!("n{n}")).await.text(), "ok");
     }
     drop((good, bad, node));
+    proxy.finish().await;
+}
+
+/// Shows one certificate in the first handshake, and another in those that follow.
+#[derive(Debug)]
+struct Turning {
+    first: Arc<dyn ResolvesServerCert>,
+    then: Arc<dyn ResolvesServerCert>,
+    turned: AtomicBool,
+}
+
+impl ResolvesServerCert for Turning {
+    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        match self.turned.swap(true, Ordering::Relaxed) {
+            true => self.then.resolve(hello),
+            false => self.first.resolve(hello),
+        }
+    }
+}
+
+#[tokio::test]
+async fn another_backend_is_tried_and_health_hears_of_it() {
+    let setup = Setup::new();
+    let ca = Authority::make(setup.directory(), "ca");
+    let node = Backend::replying("ok").await;
+    let terms = ca.issue("127.0.0.1", |_| {}).shown();
+    let good = Front::before(&node, terms.clone()).await;
+    let mut turning = terms;
+    turning.cert_resolver = Arc::new(Turning {
+        first: turning.cert_resolver,
+        then: Issued::by_itself("127.0.0.1").shown().cert_resolver,
+        turned: AtomicBool::new(false),
+    });
+    turning.send_tls13_tickets = 0;
+    let bad = Front::before(&node, turning).await;
+    let tls = format!("{{ ca = {:?} }}", ca.file);
+    let proxy = setup
+        .with(|settings| {
+            settings.backends(&[bad.address, good.address]).pool("tls", &tls);
+            // The first probes find nothing wrong; the next ones are far away.
+            settings.pool("health", "{ probe = \"tcp\", interval = \"60s\", fall = 1 }");
+            settings.pool("balance", "\"round-robin\"");
+        })
+        .start()
+        .await;
+    bad.shaken(0).await;
+    good.shaken(0).await;
+    for n in 0..4 {
+        assert_eq!(ask(&proxy, &format!("n{n}")).await.text(), "ok");
+    }
+    assert_eq!(proxy.metric("moorline_retries_total").await, 1.0);
+    let line = proxy
+        .wait_for_stderr("the verdict", |line| {
+            line.contains("failed under traffic") && line.contains(&bad.address.to_string())
+        })
+        .await;
+    assert!(line.contains("Down"), "{line}");
+    drop((good, bad, node));
+    proxy.finish().await;
+}
+
+/// Most that a stream may add to the proxy's memory, whatever goes through it.
+const FLAT: usize = 8 << 20;
+
+#[tokio::test]
+async fn fault_075_streams_from_tls_to_tls_take_no_more_memory() {
+    const BULK: usize = 64 << 20;
+    let setup = Setup::new();
+    let ca = Authority::make(setup.directory(), "ca");
+    let site = Certificate::make(setup.directory(), "app.test");
+    let node = Backend::manual().await;
+    let front = Front::before(&node, ca.issue("127.0.0.1", |_| {}).shown()).await;
+    let proxy = setup
+        .with(|settings| {
+            settings.unrouted().backends(&[front.address]);
+            settings.pool("tls", &format!("{{ ca = {:?} }}", ca.file));
+            settings.listener("protocol", "\"tls\"").listener("certificates", &site.setting());
+        })
+        .start()
+        .await;
+    let mut client = Raw::tls(proxy.web(), &site).await;
+    // The buffers that any traffic needs are there before the measurement.
+    client.send("warm").await;
+    let peer = node.peer(0).await;
+    peer.wait_for_rest(b"warm").await;
+    process::forget_peak(proxy.pid());
+    let before = process::resident(proxy.pid());
+    peer.check_pattern();
+    assert_eq!(client.fill(BULK, PATIENCE).await, BULK);
+    client.finish().await;
+    peer.ended().await;
+    assert_eq!(peer.checked(), BULK);
+    let grown = process::peak(proxy.pid()).saturating_sub(before);
+    assert!(grown < FLAT, "memory grew by {grown}");
+    drop((client, peer, front, node));
     proxy.finish().await;
 }
 

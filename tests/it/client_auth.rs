@@ -59,6 +59,53 @@ async fn connect(proxy: &Proxy, name: &str) -> Raw {
     Raw::over(client(name).connect(proxy.web()).await)
 }
 
+/// TLVs of a PROXY header, one after the other.
+fn tlvs(mut bytes: &[u8]) -> Vec<(u8, Vec<u8>)> {
+    let mut all = Vec::new();
+    while let [kind, high, low, rest @ ..] = bytes {
+        let (value, after) = rest.split_at(usize::from(*high) << 8 | usize::from(*low));
+        all.push((*kind, value.to_vec()));
+        bytes = after;
+    }
+    all
+}
+
+#[tokio::test]
+async fn a_proxy_header_tells_who_the_client_has_proved_to_be() {
+    let backend = Backend::replying("ok").await;
+    let proxy = Proxy::with(|settings| {
+        mutual(settings, &backend, "mode = \"optional\"").pool("proxy_protocol", "\"v2\"");
+    })
+    .await;
+    let mut ada = connect(&proxy, "client").await;
+    ada.send(message::get("/ada", "")).await;
+    assert_eq!(ada.response().await.text(), "ok");
+    let bytes = backend.bytes(0);
+    let length = usize::from(bytes[14]) << 8 | usize::from(bytes[15]);
+    let told = tlvs(&bytes[28..16 + length]);
+    let value = |kind: u8| {
+        let mut of_kind = told.iter().filter(|(this, _)| *this == kind);
+        let value = of_kind.next().map(|(_, value)| value.clone()).unwrap_or_default();
+        assert!(of_kind.next().is_none(), "{kind:#x} is there twice");
+        value
+    };
+    assert_eq!(value(0x02), b"localhost");
+    assert_eq!(value(0xe0), ADA.as_bytes());
+    assert_eq!(value(0xe1), fingerprint("client").await.into_bytes());
+    let tls = value(0x20);
+    // Over TLS, a certificate in this session, and verified.
+    assert_eq!(tls[..5], [0x05, 0, 0, 0, 0]);
+    let inner = tlvs(&tls[5..]);
+    assert_eq!(inner[0], (0x21, b"TLSv1.3".to_vec()));
+    assert_eq!(inner[2], (0x22, b"ada".to_vec()));
+    let line = proxy.wait_for_log("the line", |line| line["path"] == "/ada").await;
+    assert_eq!(value(0x05), line["id"].as_str().unwrap().as_bytes());
+    let suite = String::from_utf8(inner[1].1.clone()).unwrap();
+    assert!(inner[1].0 == 0x23 && suite.starts_with("TLS_AES_"), "{suite}");
+    drop((ada, backend));
+    proxy.finish().await;
+}
+
 /// The fingerprint as OpenSSL tells it, in our form.
 async fn fingerprint(name: &str) -> String {
     let path = file(&format!("{name}.pem")).display().to_string();

@@ -5,6 +5,7 @@
 
 use std::{
     env, fs,
+    num::NonZeroU32,
     path::{Path, PathBuf},
     process::{Command, Output},
     time::Duration,
@@ -159,6 +160,8 @@ fn every_key_reaches_its_field() {
     assert_eq!((plain.name.as_str(), plain.bind.len()), ("plain", 4));
     assert_eq!(plain.redirect, Some(Redirect::Https { port: Some(8443) }));
     assert_eq!(plain.header_timeout, Duration::from_secs(30));
+    assert_eq!(plain.connections_per_address, NonZeroU32::new(100));
+    assert_eq!(secure.connections_per_address, None);
     assert_eq!(secure.handshake_timeout, Duration::from_secs(5));
     let Some(tls) = secure.protocol.tls() else { panic!("{secure:?}") };
     let Certificates::Given(certificates) = &tls.certificates else { panic!("{tls:?}") };

@@ -53,6 +53,8 @@ mod memory;
 #[cfg(test)]
 mod outliers;
 #[cfg(test)]
+mod per_address;
+#[cfg(test)]
 mod process;
 #[cfg(test)]
 mod proof;

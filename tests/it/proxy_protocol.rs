@@ -26,12 +26,17 @@ fn binary(tlvs: &[u8]) -> Vec<u8> {
 
 /// A proxy whose listeners `web` and `secure` take PROXY headers by these terms; `bare` takes none.
 async fn receiving(backend: &Backend, terms: &str) -> (Proxy, Certificate) {
+    receiving_within(backend, terms, "\"60s\"").await
+}
+
+/// The same, where a header has to come to `web` in time.
+async fn receiving_within(backend: &Backend, terms: &str, time: &str) -> (Proxy, Certificate) {
     let setup = Setup::new();
     let site = Certificate::make(setup.directory(), "app.test");
     let proxy = setup
         .with(|settings| {
             settings.backends(&[backend.address]).listener("proxy_protocol", terms);
-            settings.listener("handshake_timeout", "\"2s\"");
+            settings.listener("handshake_timeout", time);
             settings.table("[listeners.bare]\nbind = \"127.0.0.1:0\"\n");
             settings.table(&format!(
                 "[listeners.secure]\nbind = \"127.0.0.1:0\"\nprotocol = \"https\"\n\
@@ -173,7 +178,7 @@ async fn fault_126_proxy_header_from_an_untrusted_source() {
 #[tokio::test]
 async fn fault_126_proxy_headers_that_are_none() {
     let backend = Backend::replying("ok").await;
-    let (proxy, _) = receiving(&backend, TRUSTED).await;
+    let (proxy, _) = receiving_within(&backend, TRUSTED, "\"2s\"").await;
     let request = message::get("/", "");
     let long_line = format!("PROXY UNKNOWN {}\r\n", "x".repeat(107));
     let long_binary = [b"\r\n\r\n\0\r\nQUIT\n\x21\x11\xff\xff", &[0; 200][..]].concat();
@@ -295,7 +300,7 @@ const TELLING: &str = "  mode http\n  http-request return status 200 hdr x-src %
     hdr x-dst %[dst]:%[dst_port] hdr x-authority %[fc_pp_authority] hdr x-id %[fc_pp_unique_id]\n";
 
 #[tokio::test]
-async fn haproxy_behind_is_told_in_either_version_and_its_probes_are_ours() {
+async fn haproxy_behind_is_told_in_either_version() {
     for version in ["v1", "v2"] {
         let setup = Setup::new();
         let site = Certificate::make(setup.directory(), "app.test");
@@ -335,6 +340,27 @@ async fn haproxy_behind_is_told_in_either_version_and_its_probes_are_ours() {
         assert_eq!(reply.header("x-authority").unwrap_or_default(), authority);
         assert_eq!(reply.header("x-id").unwrap_or_default(), id);
         drop((client, haproxy));
+        proxy.finish().await;
+    }
+}
+
+#[tokio::test]
+async fn probes_say_that_they_are_our_own() {
+    let local = b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0".to_vec();
+    for (version, header) in [("v1", b"PROXY UNKNOWN\r\n".to_vec()), ("v2", local)] {
+        let backend = Backend::manual().await;
+        let proxy = Proxy::with(|settings| {
+            settings.backends(&[backend.address]);
+            settings.pool("health", "{ probe = \"http\", interval = \"60s\", timeout = \"30s\" }");
+            settings.pool("proxy_protocol", &format!("\"{version}\""));
+        })
+        .await;
+        let peer = backend.peer(0).await;
+        let begins = [&header[..], b"GET / HTTP/1.1\r\n"].concat();
+        eventually("the probe", || backend.bytes(0).len() >= begins.len()).await;
+        let bytes = backend.bytes(0);
+        assert!(bytes.starts_with(&begins), "{}", bytes.escape_ascii());
+        drop((peer, backend));
         proxy.finish().await;
     }
 }
@@ -389,6 +415,140 @@ async fn haproxy_in_front_names_its_clients() {
         drop(haproxy);
         proxy.finish().await;
     }
+}
+
+#[tokio::test]
+async fn haproxy_in_front_of_layer_4_names_its_clients() {
+    let backend = Backend::replying("ok").await;
+    let setup = Setup::new();
+    let site = Certificate::make(setup.directory(), "app.test");
+    let proxy = setup
+        .with(|settings| {
+            settings.unrouted().backends(&[backend.address]);
+            settings.listener("protocol", "\"tcp\"").listener("proxy_protocol", TRUSTED);
+            settings.table(&format!(
+                "[listeners.secure]\nbind = \"127.0.0.1:0\"\nprotocol = \"tls\"\n\
+                 certificates = {}\nproxy_protocol = {TRUSTED}\n",
+                site.setting()
+            ));
+        })
+        .start()
+        .await;
+    for listener in ["web", "secure"] {
+        let folder = proxy.directory().join(listener);
+        std::fs::create_dir(&folder).unwrap();
+        let behind = format!(
+            "backend moorline\n  mode tcp\n  server m {} send-proxy-v2\n",
+            proxy.listener(listener)
+        );
+        let front = "  mode tcp\n  option tcplog\n  default_backend moorline\n";
+        let haproxy = Haproxy::start(&folder, "", front, &behind);
+        let mut client = match listener {
+            "web" => Raw::connect(haproxy.address).await,
+            _ => Raw::tls(haproxy.address, &site).await,
+        };
+        client.send(message::get("/", "")).await;
+        assert_eq!(client.response().await.text(), "ok", "{}", haproxy.said());
+        let from = client.local().to_string();
+        drop(client);
+        let line = proxy.wait_for_log("its line", |line| line["listener"] == listener).await;
+        assert_eq!(line["client"], from.as_str());
+    }
+    drop(backend);
+    proxy.finish().await;
+}
+
+#[tokio::test]
+async fn a_header_before_a_connection_that_is_passed_on_undecrypted_is_all_that_is_taken() {
+    let backend = Backend::manual().await;
+    let setup = Setup::new();
+    let site = Certificate::make(setup.directory(), "app.test");
+    let proxy = setup
+        .with(|settings| {
+            settings.backends(&[backend.address]);
+            settings.table(&format!(
+                "[listeners.passthrough]\nbind = \"127.0.0.1:0\"\nprotocol = \"tls-passthrough\"\n\
+                 pool = \"app\"\nproxy_protocol = {TRUSTED}\nhandshake_timeout = \"60s\"\n\
+                 [listeners.https]\nbind = \"127.0.0.1:0\"\nprotocol = \"https\"\n\
+                 certificates = {}\nproxy_protocol = {TRUSTED}\nhandshake_timeout = \"60s\"\n\
+                 passthrough = [{{ sni = \"own.test\", pool = \"app\" }}]\n",
+                site.setting()
+            ));
+        })
+        .start()
+        .await;
+    let hello = site.hello("own.test");
+    let mut count = 0;
+    for listener in ["passthrough", "https"] {
+        for header in [LINE.as_bytes().to_vec(), binary(b"\x05\0\x02id")] {
+            let length = header.len();
+            let all = [&header[..], &hello].concat();
+            // At once; within the header; between the two; within the ClientHello.
+            for split in [0, 5, 20, length - 1, length, length + 3, all.len() - 1] {
+                let mut client = Raw::connect(proxy.listener(listener)).await;
+                client.send(&all[..split]).await;
+                tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+                client.send(&all[split..]).await;
+                let peer = backend.peer(count).await;
+                peer.wait_for_rest(&hello).await;
+                drop(client);
+                peer.close();
+                count += 1;
+                eventually("its line", || proxy.log_lines().len() == count).await;
+                let line = proxy.log_lines().pop().unwrap();
+                assert_eq!(line["client"], "192.0.2.7:4711", "{listener}, {split}");
+                assert_eq!(line["sni"], "own.test");
+            }
+        }
+    }
+    drop(backend);
+    proxy.finish().await;
+}
+
+#[tokio::test]
+async fn ipv6_from_end_to_end() {
+    let socket = tokio::net::TcpListener::bind("[::1]:0").await.unwrap();
+    let backend = Backend::on(socket, backend::answering(|_| message::reply("200 OK", "", "ok")));
+    let proxy = Proxy::with(|settings| {
+        settings.backends(&[backend.address]).listener("bind", "\"[::1]:0\"");
+        settings.pool("proxy_protocol", "\"v2\"");
+        settings.table(
+            "[listeners.named]\nbind = \"[::1]:0\"\n\
+             proxy_protocol = { mode = \"required\", from = [\"::1\"] }\n\
+             [listeners.raw]\nbind = \"[::1]:0\"\nprotocol = \"tcp\"\npool = \"app\"\n",
+        );
+    })
+    .await;
+    let line = "PROXY TCP6 2001:db8::7 2001:db8::1 4711 443\r\n";
+    for (index, listener) in ["web", "raw", "named"].into_iter().enumerate() {
+        let mut client = Raw::connect(proxy.listener(listener)).await;
+        let (mut from, mut to) = (client.local(), proxy.listener(listener));
+        if listener == "named" {
+            client.send(line).await;
+            (from, to) =
+                ("[2001:db8::7]:4711".parse().unwrap(), "[2001:db8::1]:443".parse().unwrap());
+        }
+        client.send(message::get("/six", "")).await;
+        assert_eq!(client.response().await.text(), "ok");
+        let (std::net::IpAddr::V6(source), std::net::IpAddr::V6(target)) = (from.ip(), to.ip())
+        else {
+            panic!("{from} {to}")
+        };
+        let ends = [&source.octets()[..], &target.octets()].concat();
+        let ports = [from.port().to_be_bytes(), to.port().to_be_bytes()].concat();
+        let bytes = backend.bytes(index);
+        assert_eq!(&bytes[..14], b"\r\n\r\n\0\r\nQUIT\n\x21\x21", "{listener}");
+        assert_eq!(&bytes[16..52], [ends, ports].concat(), "{listener}");
+        if listener != "raw" {
+            let text = String::from_utf8_lossy(&bytes).to_lowercase();
+            assert!(text.contains(&format!("x-forwarded-for: {source}\r\n")), "{text}");
+        }
+        drop(client);
+        let line = proxy.wait_for_log("its line", |line| line["listener"] == listener).await;
+        assert_eq!(line["client"], from.to_string());
+    }
+    drop(backend);
+    proxy.finish().await;
 }
 
 #[tokio::test]
@@ -467,6 +627,7 @@ async fn a_late_header_counts_where_the_client_speaks_first_and_is_bytes_where_t
     let table = |name: &str, from: &str, more: &str| {
         format!(
             "[listeners.{name}]\nbind = \"127.0.0.1:0\"\n{more}\n\
+             handshake_timeout = \"60s\"\n\
              proxy_protocol = {{ mode = \"optional\", from = [\"{from}\"] }}\n"
         )
     };
@@ -475,18 +636,24 @@ async fn a_late_header_counts_where_the_client_speaks_first_and_is_bytes_where_t
     let proxy = setup
         .with(|settings| {
             settings.backends(&[pages.address]).host("mail.test", "mail", &[greeting.address]);
-            settings.table(&table("plain", "127.0.0.0/8", "handshake_timeout = \"60s\""));
-            settings.table(&table("secure", "127.0.0.0/8", &https));
-            settings.table(&table("elsewhere", "192.0.2.0/24", "handshake_timeout = \"60s\""));
-            settings.table(&table("raw", "127.0.0.0/8", tcp));
-            settings.table(&table("stranger", "192.0.2.0/24", tcp));
+            let listeners = [
+                table("plain", "127.0.0.0/8", "protocol = \"http\""),
+                table("secure", "127.0.0.0/8", &https),
+                table("elsewhere", "192.0.2.0/24", "protocol = \"http\""),
+                table("raw", "127.0.0.0/8", tcp),
+                table("stranger", "192.0.2.0/24", tcp),
+            ];
+            settings.table(&listeners.concat());
         })
         .start()
         .await;
     let mut plain = Raw::connect(proxy.listener("plain")).await;
     let secure = Raw::connect(proxy.listener("secure")).await;
     let mut elsewhere = Raw::connect(proxy.listener("elsewhere")).await;
-    eventually("they are accepted", || proxy.connections() == 3).await;
+    for listener in ["plain", "secure", "elsewhere"] {
+        let open = format!("moorline_connections{{listener=\"{listener}\"}}");
+        proxy.wait_for_metric("it is accepted", &open, |open| open == 1.0).await;
+    }
     // What the server says first tells that its listener waits no longer, whoever the client is.
     for listener in ["raw", "stranger"] {
         let mut client = Raw::connect(proxy.listener(listener)).await;

@@ -93,9 +93,8 @@ fn tls(secured: &Secured, version: &str, suite: &str) -> Vec<u8> {
     };
     let mut value = vec![bits];
     value.extend(failed.to_be_bytes());
-    // As OpenSSL and IANA have them.
-    text(&mut value, tlv::SSL_VERSION, &version.replace('_', "."));
-    text(&mut value, tlv::SSL_CIPHER, &suite.replace("TLS13_", "TLS_"));
+    text(&mut value, tlv::SSL_VERSION, version);
+    text(&mut value, tlv::SSL_CIPHER, suite);
     let name = secured.client.as_ref().and_then(|client| client.common_name.as_deref());
     text(&mut value, tlv::SSL_CN, name.unwrap_or_default());
     value

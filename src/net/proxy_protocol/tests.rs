@@ -219,7 +219,7 @@ fn tls_is_told_in_tlvs() {
     let secured = Secured {
         sni: Some("app.test".into()),
         alpn: Some("http/1.1".into()),
-        version: Some(("TLSv1_3", "TLS13_AES_128_GCM_SHA256")),
+        version: Some(("TLSv1.3", "TLS_AES_128_GCM_SHA256")),
         client: Some(certificate),
     };
     let with = |secured| {
@@ -260,7 +260,7 @@ fn a_header_is_short_whatever_it_tells() {
     };
     let (sni, alpn) = (Some(long.clone()), Some(long.clone()));
     let secured =
-        Secured { sni, alpn, version: Some(("TLSv1_3", "suite")), client: Some(certificate) };
+        Secured { sni, alpn, version: Some(("TLSv1.3", "suite")), client: Some(certificate) };
     let secured = Some(Arc::new(secured));
     let client = Introduced { secured, id: long, ..client("192.0.2.7:1", "192.0.2.8:2") };
     whole(&header(ProxyOut::V2, &introduced(client)));

@@ -78,7 +78,10 @@ pub(crate) fn provider() -> &'static Arc<CryptoProvider> {
 pub(crate) fn client_trusting(
     ca: Option<&[CertificateDer<'static>]>,
 ) -> Result<Arc<ClientConfig>, rustls::Error> {
-    let roots = tls_client::roots(ca)?;
+    let roots = match ca {
+        Some(ca) => tls_client::these(ca)?,
+        None => tls_client::system_roots()?,
+    };
     let config = ClientConfig::builder_with_provider(PROVIDER.clone())
         .with_safe_default_protocol_versions()?
         .with_root_certificates(roots)

@@ -3,7 +3,7 @@
 use std::io;
 
 use rustls::{
-    ClientConfig, ProtocolVersion, RootCertStore, SupportedProtocolVersion,
+    ClientConfig, RootCertStore, SupportedProtocolVersion,
     version::{TLS12, TLS13},
 };
 use rustls_pki_types::ServerName;
@@ -78,15 +78,16 @@ fn terminator(certificates: &[Certificate], keys: &TicketKeys) -> Terminator {
 async fn both_versions_are_spoken_and_the_connection_tells_its_terms() {
     let certificates = [certificate(&["default.test"]), certificate(&["*.example.com"])];
     let server = terminator(&certificates, &keys());
-    let versions = [(&TLS12, ProtocolVersion::TLSv1_2), (&TLS13, ProtocolVersion::TLSv1_3)];
+    let versions = [(&TLS12, "TLSv1.2"), (&TLS13, "TLSv1.3")];
     for (version, agreed) in versions {
         let mut client = client_config(&[&certificates[1]], &[version]);
         client.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
         let (ours, theirs) = connect(&server, &Arc::new(client), "Chat.Example.Com").await;
         let (ours, theirs) = (ours.unwrap(), theirs.unwrap());
-        assert_eq!(ours.server_name(), Some("chat.example.com"));
+        let told = ours.secured().unwrap();
+        assert_eq!(told.sni.as_deref(), Some("chat.example.com"));
         assert_eq!(ours.alpn(), Some(&b"http/1.1"[..]));
-        assert_eq!(ours.tls_version(), Some(agreed));
+        assert_eq!(told.version.map(|(version, _)| version), Some(agreed));
         assert!(ours.is_tls() && !ours.is_resumed());
         let chain = theirs.get_ref().1.peer_certificates().unwrap();
         assert_eq!(chain, certificates[1].key.cert);
@@ -145,5 +146,5 @@ async fn a_made_certificate_is_valid_for_an_address() {
     let client = Arc::new(client_config(&[&certificates[0]], &[&TLS13]));
     let (ours, theirs) = connect(&server, &client, "127.0.0.1").await;
     theirs.unwrap();
-    assert_eq!(ours.unwrap().server_name(), None);
+    assert_eq!(ours.unwrap().secured().unwrap().sni, None);
 }

@@ -13,10 +13,7 @@ use crate::support::{
 
 /// A whole ClientHello for `name`.
 fn hello(name: &'static str, certificate: &Certificate) -> Vec<u8> {
-    let mut client = certificate.unconnected(name);
-    let mut bytes = Vec::new();
-    client.write_tls(&mut bytes).unwrap();
-    bytes
+    certificate.hello(name)
 }
 
 /// The request to which an [`App`] gives its text, over TLS with `name`.

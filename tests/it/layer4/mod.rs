@@ -1,6 +1,7 @@
 //! Streams of layer 4: `tcp`, `tls` and `tls-passthrough` listeners, and `passthrough` on `https`.
 
 mod balance;
+mod bulk;
 mod hello;
 mod lives;
 mod redis;

@@ -57,7 +57,12 @@ impl Raw {
         first: &[u8],
         certificate: &Certificate,
     ) -> Self {
-        let mut tcp = within("connecting", TcpStream::connect(address)).await.unwrap();
+        Self::connect(address).await.into_tls_after(first, certificate).await
+    }
+
+    /// Sends this in the clear and then shakes hands, trusting this certificate only.
+    pub(crate) async fn into_tls_after(self, first: &[u8], certificate: &Certificate) -> Self {
+        let Stream::Plain(mut tcp) = self.stream else { panic!("it speaks TLS already") };
         tcp.write_all(first).await.unwrap();
         let stream = within("the TLS handshake", certificate.client(tcp)).await.unwrap();
         Self { stream: Stream::Tls(Box::new(stream)), buffer: Vec::new() }

@@ -95,6 +95,13 @@ impl Certificate {
         ClientConnection::new(self.returning().config, name).unwrap()
     }
 
+    /// A whole ClientHello for `name`.
+    pub(crate) fn hello(&self, name: &'static str) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        self.unconnected(name).write_tls(&mut bytes).unwrap();
+        bytes
+    }
+
     /// A client that trusts nothing else, and resumes its sessions.
     pub(crate) fn returning(&self) -> Returning {
         Returning::trusting(self.der.clone(), self.name)

@@ -1,0 +1,73 @@
+//! What holds of the PROXY header's reader, whatever bytes it is given.
+
+use std::net::{IpAddr, SocketAddr};
+
+use moorline::{
+    config::ProxyOut,
+    net::proxy_protocol::{Header, Introduced, Introduction, MOST, Parsed, header, parse},
+};
+
+/// Panics where something does not hold.
+pub(crate) fn holds(bytes: &[u8]) {
+    let mut before = parse(&[]);
+    for end in 1..=bytes.len().min(MOST + 16) {
+        let now = parse(&bytes[..end]);
+        follows(&before, &now);
+        if let Parsed::Whole(header) = &now {
+            bounded(header, end);
+        }
+        before = now;
+    }
+    if let Parsed::Whole(header) = before {
+        alone(bytes, header);
+        told_on(header);
+    }
+}
+
+/// More bytes decide what was open and change nothing of what was decided.
+fn follows(before: &Parsed<'_>, now: &Parsed<'_>) {
+    match before {
+        Parsed::Undecided => {}
+        Parsed::Partial => assert!(
+            matches!(now, Parsed::Partial | Parsed::Whole(_) | Parsed::Broken(_)),
+            "what had begun like a header is {now:?}"
+        ),
+        Parsed::Absent | Parsed::Whole(_) | Parsed::Broken(_) => assert_eq!(before, now),
+    }
+}
+
+/// It is whole once its last byte is there.
+fn bounded(header: &Header<'_>, end: usize) {
+    assert!((1..=MOST).contains(&header.length), "{header:?}");
+    assert!(header.length <= end, "{header:?} after {end} bytes");
+    assert!(header.id.is_none_or(|id| (1..=128).contains(&id.len())), "{header:?}");
+}
+
+/// What follows it has no part in it, and none of it is missing.
+fn alone(bytes: &[u8], header: Header<'_>) {
+    let own = &bytes[..header.length];
+    for tail in [&b""[..], b"\r\n", b"PROXY ", &[0xff; 300]] {
+        assert_eq!(parse(&[own, tail].concat()), Parsed::Whole(header));
+    }
+    let short = &own[..own.len() - 1];
+    assert!(matches!(parse(short), Parsed::Partial), "{header:?} is whole without its end");
+}
+
+/// A backend is told the same.
+fn told_on(read: Header<'_>) {
+    let Some((source, destination)) = read.ends else { return };
+    let id = read.id.and_then(|id| str::from_utf8(id).ok()).unwrap_or("an id");
+    let client = Introduced { source, destination, secured: None, id: id.into() };
+    let introduction = Introduction::Client(client.into());
+    let canonical = |end: SocketAddr| -> (IpAddr, u16) { (end.ip().to_canonical(), end.port()) };
+    for version in [ProxyOut::V1, ProxyOut::V2] {
+        let told = header(version, &introduction);
+        let Parsed::Whole(again) = parse(&told) else { panic!("{:?}", parse(&told)) };
+        assert_eq!(again.length, told.len());
+        let (from, to) = again.ends.expect("both ends");
+        assert_eq!((canonical(from), canonical(to)), (canonical(source), canonical(destination)));
+        if version == ProxyOut::V2 {
+            assert_eq!(again.id, Some(id.as_bytes()));
+        }
+    }
+}

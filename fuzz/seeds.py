@@ -1,0 +1,193 @@
+#!/usr/bin/env python3
+"""Makes the seeds of the fuzz targets anew: what real programs send first.
+
+    fuzz/seeds.py PATH/TO/moorline-load
+
+ClientHellos come from openssl s_client, curl, chromium and rustls (moorline-load); PROXY headers from
+HAProxy and curl, and by hand where no program sends such a thing. Programs that are missing are left
+out, and so are their seeds. Wants Debian's openssl, curl, chromium and haproxy.
+"""
+
+import pathlib
+import shutil
+import socket
+import struct
+import subprocess
+import sys
+import tempfile
+import time
+
+SEEDS = pathlib.Path(__file__).parent / "seeds"
+SIGNATURE = b"\r\n\r\n\0\r\nQUIT\n"
+
+
+def first_bytes(command, complete):
+    """What a program sends first to a port, `{port}` in its arguments, up to the end that `complete` finds."""
+    if not shutil.which(command[0]):
+        print("missing:", command[0])
+        return None
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        server.settimeout(20)
+        quiet = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        program = subprocess.Popen([word.replace("{port}", str(port)) for word in command], **quiet)
+        try:
+            client, _ = server.accept()
+            client.settimeout(20)
+            data = b""
+            while not (end := complete(data)):
+                more = client.recv(65536)
+                if not more:
+                    raise SystemExit(f"{command[0]} sent {data!r} and no more")
+                data += more
+            client.close()
+            return data[:end]
+        finally:
+            program.kill()
+            program.wait()
+
+
+def record(data):
+    """Where the first TLS record ends, once it is there."""
+    if len(data) < 5:
+        return 0
+    end = 5 + struct.unpack(">H", data[3:5])[0]
+    return end if len(data) >= end else 0
+
+
+def header(data):
+    """Where the PROXY header ends, and a little of what follows it."""
+    if data.startswith(SIGNATURE):
+        if len(data) < 16:
+            return 0
+        end = 16 + struct.unpack(">H", data[14:16])[0]
+    else:
+        end = data.find(b"\n") + 1
+    return min(end + 16, len(data)) if end and len(data) >= end else 0
+
+
+def keep(target, name, data):
+    if data:
+        (SEEDS / target / name).write_bytes(data)
+        print(f"{target}/{name}: {len(data)} bytes")
+
+
+def fragmented(hello, pieces):
+    """The same ClientHello over records of so many bytes each."""
+    body, head, out = hello[5:], hello[:3], b""
+    for at in range(0, len(body), pieces):
+        piece = body[at : at + pieces]
+        out += head + struct.pack(">H", len(piece)) + piece
+    return out
+
+
+def client_hellos(load):
+    def hello(name, *command):
+        data = first_bytes(command, record)
+        keep("client_hello", name, data)
+        return data
+
+    s_client = ["openssl", "s_client", "-connect", "127.0.0.1:{port}"]
+    plain = hello("openssl", *s_client, "-servername", "db.example.com", "-alpn", "h2,http/1.1")
+    hello("openssl-tls12", *s_client, "-servername", "chat.example.com", "-tls1_2")
+    hello("openssl-no-sni", *s_client, "-noservername")
+    hello("openssl-postgres", *s_client, "-servername", "db", "-alpn", "postgresql")
+    resolve = ["--resolve", "www.example.com:{port}:127.0.0.1"]
+    hello("curl", "curl", "-sk", *resolve, "https://www.example.com:{port}/")
+    chromium = ["chromium", "--headless", "--no-sandbox", "--disable-gpu"]
+    with tempfile.TemporaryDirectory() as home:
+        own = ["--no-first-run", f"--user-data-dir={home}"]
+        rules = ["--host-resolver-rules=MAP www.example.com 127.0.0.1"]
+        hello("chromium", *chromium, *own, *rules, "https://www.example.com:{port}/")
+    run = ["run", "https://localhost:{port}/", "--client", "http", "--clients", "1", "--hold", "5s"]
+    hello("rustls", load, *run, "--insecure", "--quiet")
+    keep("client_hello", "fragments", fragmented(plain, 50))
+    keep("client_hello", "bytewise", fragmented(plain[:5] + plain[5:], 1)[:600])
+    keep("client_hello", "trailing", plain + b"\x14\x03\x03\x00\x01\x01")
+    keep("client_hello", "half", plain[: len(plain) // 2])
+    keep("client_hello", "ssh", b"SSH-2.0-OpenSSH_9.2p1 Debian-2\r\n")
+    keep("client_hello", "http", b"GET / HTTP/1.1\r\nHost: chat.example.com\r\n\r\n")
+    # One of SSL 2, and an alert in the place of a handshake.
+    keep("client_hello", "ssl2", bytes.fromhex("802e0100020015000000100100800200800300800400800500800600400700c0") + bytes(16))
+    keep("client_hello", "alert", bytes.fromhex("15030100020228"))
+
+
+def haproxy(words):
+    """The header that HAProxy sends to a server with such words, for a client that says hello."""
+    with tempfile.TemporaryDirectory() as home, socket.create_server(("127.0.0.1", 0)) as server:
+        with socket.create_server(("127.0.0.1", 0)) as taken:
+            listen = taken.getsockname()
+        file = pathlib.Path(home) / "haproxy.cfg"
+        file.write_text(f"""
+defaults
+    mode tcp
+    timeout connect 5s
+    timeout client 5s
+    timeout server 5s
+listen in
+    bind 127.0.0.1:{listen[1]}
+    unique-id-format %rt
+    server out 127.0.0.1:{server.getsockname()[1]} {words}
+""")
+        program = subprocess.Popen(["haproxy", "-db", "-f", str(file)])
+        try:
+            while True:
+                try:
+                    client = socket.create_connection(listen)
+                    break
+                except ConnectionRefusedError:
+                    time.sleep(0.05)
+            client.sendall(b"hello")
+            server.settimeout(20)
+            accepted, _ = server.accept()
+            data = b""
+            while not (end := header(data)):
+                data += accepted.recv(65536)
+            return data[:end]
+        finally:
+            program.kill()
+            program.wait()
+
+
+def proxy_headers():
+    address = "http://127.0.0.1:{port}/"
+    keep("proxy_header", "curl", first_bytes(["curl", "-s", "--haproxy-protocol", address], header))
+    if shutil.which("haproxy"):
+        keep("proxy_header", "haproxy-v1", haproxy("send-proxy"))
+        keep("proxy_header", "haproxy-v2", haproxy("send-proxy-v2"))
+        keep("proxy_header", "haproxy-tlvs", haproxy("send-proxy-v2 proxy-v2-options unique-id,crc32c,authority"))
+
+    def v2(command, family, rest):
+        return SIGNATURE + bytes([command, family]) + struct.pack(">H", len(rest)) + rest
+
+    def tlv(kind, value):
+        return bytes([kind]) + struct.pack(">H", len(value)) + value
+
+    ends = bytes([192, 0, 2, 7, 198, 51, 100, 1]) + struct.pack(">HH", 4711, 443)
+    ends6 = socket.inet_pton(socket.AF_INET6, "2001:db8::7") * 2 + struct.pack(">HH", 4711, 443)
+    mapped = socket.inet_pton(socket.AF_INET6, "::ffff:192.0.2.7") * 2 + struct.pack(">HH", 4711, 443)
+    tls = bytes([7, 0, 0, 0, 0]) + tlv(0x21, b"TLSv1.3") + tlv(0x22, b"client")
+    more = tlv(1, b"h2") + tlv(2, b"db.example.com") + tlv(5, b"id") + tlv(0x20, tls)
+    for name, data in {
+        "v1-tcp6": b"PROXY TCP6 2001:db8::7 ::1 65535 0\r\nGET /",
+        "v1-unknown": b"PROXY UNKNOWN ffff::1 ffff::2 1 2\r\n",
+        "v1-too-long": b"PROXY UNKNOWN " + b"x" * 100 + b"\r\n",
+        "v1-port": b"PROXY TCP4 192.0.2.7 198.51.100.1 04711 443\r\n",
+        "v2-local": v2(0x20, 0, b"") + b"PING\r\n",
+        "v2-tlvs": v2(0x21, 0x11, ends + more) + b"GET /",
+        "v2-tcp6": v2(0x21, 0x21, ends6 + more),
+        "v2-mapped": v2(0x21, 0x21, mapped),
+        "v2-unix": v2(0x21, 0x31, b"/run/a".ljust(108, b"\0") * 2),
+        "v2-overrun": v2(0x21, 0x11, ends + b"\x05\x01\x00id"),
+        "v2-checksum": v2(0x21, 0x11, ends + tlv(3, b"\0\0\0\0")),
+        "v2-short": v2(0x21, 0x11, ends[:7]),
+        "v2-long": SIGNATURE + bytes([0x21, 0x11, 0xff, 0xff]) + ends,
+        "v2-datagram": v2(0x21, 0x12, ends),
+        "absent": b"GET / HTTP/1.1\r\n\r\n",
+    }.items():
+        keep("proxy_header", name, data)
+
+
+if __name__ == "__main__":
+    client_hellos(sys.argv[1] if len(sys.argv) > 1 else "moorline-load")
+    proxy_headers()

@@ -1,0 +1,92 @@
+//! What each listener does with its connections, from its settings.
+//!
+//! A policy whose settings have not changed is carried over as it is.
+
+use std::{collections::HashMap, sync::Arc};
+
+use super::{Control, apply::Refused};
+use crate::{
+    acme::Issued,
+    config::{self, Config},
+    net::tls::{self, Terminator, TicketKeys},
+    snapshot,
+};
+
+impl Control {
+    /// The policies of all listeners, by name.
+    ///
+    /// # Errors
+    /// TLS cannot be served as one of them is set.
+    pub(super) fn policies(
+        &self,
+        config: &Config,
+        issued: &[Arc<Issued>],
+    ) -> Result<HashMap<Arc<str>, Arc<snapshot::Listener>>, Refused> {
+        let current = self.proxy.snapshot.load();
+        let mut policies = HashMap::new();
+        for listener in &config.listeners {
+            let name: Arc<str> = Arc::from(listener.name.as_str());
+            let before = self.config.listeners.iter().find(|l| l.name == listener.name);
+            let policy = match (before, current.listeners.get(&name)) {
+                (Some(before), Some(policy)) if before == listener => Arc::clone(policy),
+                (_, live) => {
+                    let mut policy = policy(listener, &name, issued, &self.tickets)?;
+                    // Those that are open count on.
+                    let counted = live.and_then(|live| live.per_address.as_ref());
+                    policy.per_address = listener.connections_per_address.map(|most| {
+                        (most, counted.map_or_else(Arc::default, |(_, open)| Arc::clone(open)))
+                    });
+                    Arc::new(policy)
+                }
+            };
+            policies.insert(name, policy);
+        }
+        Ok(policies)
+    }
+}
+
+fn passthrough(rule: &config::Passthrough) -> snapshot::Passthrough {
+    snapshot::Passthrough { rule: rule.clone(), pool: Arc::from(rule.pool.as_str()) }
+}
+
+fn policy(
+    listener: &config::Listener,
+    name: &Arc<str>,
+    issued: &[Arc<Issued>],
+    tickets: &TicketKeys,
+) -> Result<snapshot::Listener, Refused> {
+    let issued = listener.protocol.acme().and_then(|terms| {
+        let issued = issued.iter().find(|issued| issued.terms() == terms);
+        issued.cloned()
+    });
+    let certificates = match (&issued, listener.protocol.tls().map(|tls| &tls.certificates)) {
+        (Some(issued), _) => snapshot::Certificates::Issued(Arc::clone(issued)),
+        (None, Some(config::Certificates::Given(given))) => {
+            snapshot::Certificates::Given(given.clone())
+        }
+        (None, _) => snapshot::Certificates::Given(Vec::new()),
+    };
+    let terms = |tls: &config::Tls| {
+        let resolver = match &certificates {
+            snapshot::Certificates::Given(given) => Arc::new(tls::Resolver::new(given)),
+            snapshot::Certificates::Issued(issued) => Arc::clone(issued.resolver()),
+        };
+        Terminator::new(tls, &listener.protocol.alpn(), resolver, tickets)
+    };
+    let tls = listener.protocol.tls().map(terms).transpose()?;
+    Ok(snapshot::Listener {
+        name: Arc::clone(name),
+        tls,
+        certificates,
+        http: listener.protocol.is_http(),
+        pool: listener.pool.as_deref().map(Arc::from),
+        passthrough: listener.passthrough.iter().map(passthrough).collect(),
+        looks: listener.protocol == config::Protocol::TlsPassthrough
+            || !listener.passthrough.is_empty(),
+        proxy_protocol: listener.proxy_protocol.clone(),
+        per_address: None,
+        redirect: listener.redirect,
+        handshake_timeout: listener.handshake_timeout,
+        header_timeout: listener.header_timeout,
+    })
+}

@@ -1,0 +1,377 @@
+//! What a tunnel promises, over sockets whose bulk the kernel moves.
+
+use std::{
+    net::TcpStream as StdStream,
+    os::fd::OwnedFd,
+    pin::Pin,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use proptest::prelude::*;
+use rustix::event::{EventfdFlags, eventfd};
+use socket2::SockRef;
+use tokio::{
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf},
+    net::TcpListener,
+    task::JoinHandle,
+};
+
+use super::*;
+use crate::{
+    error::{Kind, Phase, Side, Termination},
+    net::stream::Stream,
+    tunnel::{End, Ended, Guard, Reason, Registry, Terms, close::QUIET, run},
+};
+
+#[derive(Clone, Default)]
+struct Endings(Arc<Mutex<Vec<Ended>>>);
+
+impl Guard for Endings {
+    fn end(self, ended: Ended) {
+        self.0.lock().unwrap().push(ended);
+    }
+}
+
+/// A tunnel between sockets, and who talks through it.
+struct Scene {
+    client: TcpStream,
+    backend: TcpStream,
+    endings: Endings,
+    registry: Arc<Registry>,
+    task: JoinHandle<()>,
+}
+
+impl Scene {
+    async fn open() -> Self {
+        Self::with(None, |socket| socket, |socket| socket).await
+    }
+
+    /// With so much room in every socket, and streams made of the tunnel's two.
+    async fn with<A: Stream + 'static, B: Stream + 'static>(
+        room: Option<usize>,
+        near: impl FnOnce(TcpStream) -> A,
+        far: impl FnOnce(TcpStream) -> B,
+    ) -> Self {
+        let ((client, near_end), (backend, far_end)) = (pair(room).await, pair(room).await);
+        let (endings, registry) = (Endings::default(), Arc::new(Registry::default()));
+        let task = tokio::spawn(run(
+            End { stream: near(near_end), early: Bytes::new() },
+            End { stream: far(far_end), early: Bytes::new() },
+            endings.clone(),
+            registry.enter(7, ([192, 0, 2, 1], 4711).into(), false),
+            Terms::default(),
+        ));
+        Self { client, backend, endings, registry, task }
+    }
+
+    /// How it ended.
+    async fn end(self) -> Ended {
+        self.task.await.unwrap();
+        let endings = self.endings.0.lock().unwrap();
+        assert_eq!(endings.len(), 1);
+        endings[0]
+    }
+}
+
+async fn pair(room: Option<usize>) -> (TcpStream, TcpStream) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let (one, accepted) = tokio::join!(TcpStream::connect(address), listener.accept());
+    let (one, other) = (one.unwrap(), accepted.unwrap().0);
+    for socket in [&one, &other] {
+        socket.set_nodelay(true).unwrap();
+        if let Some(room) = room {
+            SockRef::from(socket).set_send_buffer_size(room).unwrap();
+            SockRef::from(socket).set_recv_buffer_size(room).unwrap();
+        }
+    }
+    (one, other)
+}
+
+/// Bytes of which each place has its own.
+fn pattern(length: usize) -> Vec<u8> {
+    let mut random = fastrand::Rng::with_seed(length as u64);
+    let mut bytes = vec![0; length];
+    random.fill(&mut bytes);
+    bytes
+}
+
+/// Writes all in pieces of such sizes, then FIN.
+async fn send(mut to: impl AsyncWrite + Unpin, bytes: Vec<u8>, pieces: Vec<usize>) {
+    let (mut rest, mut sizes) = (&bytes[..], pieces.iter().cycle());
+    while !rest.is_empty() {
+        let (piece, more) = rest.split_at(rest.len().min(*sizes.next().unwrap()));
+        to.write_all(piece).await.unwrap();
+        rest = more;
+        tokio::task::yield_now().await;
+    }
+    to.shutdown().await.unwrap();
+}
+
+/// Both ways at a time, each with its half-close: what came, how it ended, bytes that were spliced.
+async fn exchange(
+    scene: Scene,
+    up: Vec<u8>,
+    down: Vec<u8>,
+    pieces: Vec<usize>,
+) -> (bool, Ended, u64) {
+    let before = SPLICED.get();
+    let Scene { client, backend, endings, task, .. } = scene;
+    let (mut client_reads, client_writes) = client.into_split();
+    let (mut backend_reads, backend_writes) = backend.into_split();
+    let (mut got_up, mut got_down) = (Vec::new(), Vec::new());
+    let (_, _, read_up, read_down) = tokio::join!(
+        send(client_writes, up.clone(), pieces.clone()),
+        send(backend_writes, down.clone(), pieces),
+        backend_reads.read_to_end(&mut got_up),
+        client_reads.read_to_end(&mut got_down),
+    );
+    read_up.unwrap();
+    read_down.unwrap();
+    task.await.unwrap();
+    let ended = endings.0.lock().unwrap()[0];
+    (got_up == up && got_down == down, ended, SPLICED.get() - before)
+}
+
+fn block_on<F: Future>(future: F) -> F::Output {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(future)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 16, ..ProptestConfig::default() })]
+
+    #[test]
+    fn every_byte_arrives_in_order_whatever_the_sizes(
+        up in 0..900_000_usize,
+        down in 0..900_000_usize,
+        mut pieces in prop::collection::vec(1..200_000_usize, 1..8),
+        room in prop::option::of(4_096..200_000_usize),
+    ) {
+        // Never nothing but tiny ones.
+        pieces.push(1 << 16);
+        let (all, ended, _) = block_on(async {
+            let scene = Scene::with(room, |socket| socket, |socket| socket).await;
+            exchange(scene, pattern(up), pattern(down), pieces).await
+        });
+        prop_assert!(all, "not what was sent");
+        prop_assert_eq!((ended.to_backend, ended.to_client), (up as u64, down as u64));
+        prop_assert!(matches!(ended.termination, Termination::Closed(_)), "{:?}", ended);
+    }
+}
+
+#[tokio::test]
+async fn bulk_goes_through_a_pipe_and_messages_do_not() {
+    let (all, ended, spliced) =
+        exchange(Scene::open().await, pattern(9 << 20), pattern(100), vec![1 << 20]).await;
+    assert!(all && ended.to_backend == 9 << 20);
+    assert!(spliced > 4 << 20, "{spliced} bytes of 9 MiB were spliced");
+
+    let mut scene = Scene::open().await;
+    let before = SPLICED.get();
+    let mut echo = vec![0; 4096];
+    for _ in 0..200 {
+        scene.client.write_all(&pattern(4096)).await.unwrap();
+        scene.backend.read_exact(&mut echo).await.unwrap();
+    }
+    assert_eq!(SPLICED.get(), before, "messages were spliced");
+}
+
+/// What is in the pipe when a writer blocks is bounded, and goes on when it can.
+#[tokio::test]
+async fn a_reader_that_stalls_stops_its_writer_and_its_pipe_is_given_back_afterwards() {
+    let mut scene = Scene::open().await;
+    let sent = pattern(64 << 20);
+    let (mut writer, expected) = (scene.client, sent.clone());
+    let mut writing = tokio::spawn(async move {
+        writer.write_all(&sent).await.unwrap();
+        writer
+    });
+    let idle = Duration::from_millis(100);
+    let stalled = tokio::time::timeout(idle, &mut writing).await;
+    assert!(stalled.is_err(), "64 MiB must not fit into a tunnel that nobody reads from");
+    let mut got = vec![0; expected.len()];
+    let before = SPLICED.get();
+    scene.backend.read_exact(&mut got).await.unwrap();
+    assert!(got == expected);
+    assert!(SPLICED.get() > before);
+    assert!(SPARE.take().is_none(), "a pipe is left");
+    scene.client = writing.await.unwrap();
+    scene.client.shutdown().await.unwrap();
+    scene.backend.shutdown().await.unwrap();
+    assert!(matches!(scene.end().await.termination, Termination::Closed(_)));
+}
+
+/// What a drain asks of a stream that has no frames: that it is silent for a while.
+#[tokio::test(start_paused = true)]
+async fn bulk_that_its_reader_stalls_is_no_silence_and_bulk_that_has_passed_is() {
+    let mut scene = Scene::open().await;
+    let sent = pattern(64 << 20);
+    // It is bulky by then, and at rest.
+    let mut first = vec![0; 4 << 20];
+    let (_, read) = tokio::join!(scene.client.write_all(&sent[..4 << 20]), async {
+        scene.backend.read_exact(&mut first).await
+    });
+    read.unwrap();
+    tokio::time::sleep(QUIET).await;
+    let (mut writer, expected) = (scene.client, sent.clone());
+    let writing = tokio::spawn(async move {
+        writer.write_all(&sent).await.unwrap();
+        writer
+    });
+    tokio::time::sleep(QUIET).await;
+    assert_eq!(scene.registry.close(7, 1, Reason::Drained), 1);
+    tokio::time::sleep(QUIET * 10).await;
+    assert!(!scene.task.is_finished(), "it was ended with bytes in its pipe");
+    let mut got = Vec::new();
+    scene.backend.read_to_end(&mut got).await.unwrap();
+    assert!(got == expected);
+    scene.client = writing.await.unwrap();
+    assert_eq!(scene.end().await.termination, Termination::Drained);
+}
+
+#[tokio::test]
+async fn a_reset_amid_bulk_is_passed_on() {
+    let mut scene = Scene::open().await;
+    let mut got = vec![0; 8 << 20];
+    let sent = pattern(got.len());
+    let (client, backend) = (&mut scene.client, &mut scene.backend);
+    let (written, read) = tokio::join!(client.write_all(&sent), backend.read_exact(&mut got));
+    written.unwrap();
+    read.unwrap();
+    scene.client.write_all(&sent[..1000]).await.unwrap();
+    SockRef::from(&scene.client).set_linger(Some(Duration::ZERO)).unwrap();
+    drop(std::mem::replace(&mut scene.client, pair(None).await.0));
+    let error = scene.backend.read_to_end(&mut got).await.unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
+    let ended = scene.end().await;
+    assert_eq!(ended.termination, Termination::Failed(Side::Client, Phase::Tunnel, Kind::Reset));
+}
+
+/// The kernel splices up to urgent data and then nothing, without any end.
+#[tokio::test]
+async fn urgent_data_is_no_end() {
+    let mut scene = Scene::open().await;
+    let sent = pattern(3 << 20);
+    let mut got = vec![0; sent.len()];
+    for _ in 0..3 {
+        let (client, backend) = (&mut scene.client, &mut scene.backend);
+        let write = async {
+            client.write_all(&sent).await.unwrap();
+            client.writable().await.unwrap();
+            SockRef::from(&*client).send_out_of_band(b"!").unwrap();
+        };
+        let passed = async { tokio::join!(write, backend.read_exact(&mut got)).1 };
+        let passed = tokio::time::timeout(Duration::from_secs(20), passed).await;
+        passed.expect("it passes in time").unwrap();
+        assert!(got == sent);
+    }
+    scene.client.shutdown().await.unwrap();
+    assert_eq!(scene.backend.read(&mut got).await.unwrap(), 0);
+    scene.backend.shutdown().await.unwrap();
+    assert_eq!(scene.end().await.to_backend, 9 << 20);
+}
+
+/// A socket that the kernel will not splice: it is asked about another descriptor.
+struct Odd {
+    socket: TcpStream,
+    /// One that is ready and knows no splice.
+    other: TcpStream,
+}
+
+impl Odd {
+    fn new(socket: TcpStream) -> Self {
+        let flags = EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC;
+        let other: OwnedFd = eventfd(1, flags).unwrap();
+        Self { socket, other: TcpStream::from_std(StdStream::from(other)).unwrap() }
+    }
+}
+
+impl Stream for Odd {
+    fn reset_on_drop(&self) {}
+
+    fn plain(&self) -> Option<&TcpStream> {
+        Some(&self.other)
+    }
+}
+
+impl AsyncRead for Odd {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.socket).poll_read(cx, buffer)
+    }
+}
+
+impl AsyncWrite for Odd {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.socket).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.socket).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.socket).poll_shutdown(cx)
+    }
+}
+
+#[tokio::test]
+async fn where_the_kernel_will_not_splice_all_is_copied() {
+    // Up it refuses to fill a pipe, down to empty one that is full already.
+    let scene = Scene::with(None, Odd::new, |socket| socket).await;
+    let (up, down) = (pattern(4 << 20), pattern((4 << 20) + 1));
+    let (all, ended, spliced) = exchange(scene, up, down, vec![1 << 20]).await;
+    assert!(all, "not what was sent");
+    assert_eq!((ended.to_backend, ended.to_client), (4 << 20, (4 << 20) + 1));
+    assert_eq!(spliced, 0);
+}
+
+#[tokio::test]
+async fn a_tunnel_that_ends_takes_its_pipe_along() {
+    let mut scene = Scene::open().await;
+    let sent = pattern(64 << 20);
+    let idle = Duration::from_millis(100);
+    let writing = tokio::time::timeout(idle, scene.client.write_all(&sent)).await;
+    assert!(writing.is_err(), "it fits");
+    let spare = SPARE.take();
+    assert!(spare.is_none(), "the pipe is with the direction that is blocked");
+    scene.task.abort();
+    assert!((&mut scene.task).await.unwrap_err().is_cancelled());
+    let mut got = Vec::new();
+    scene.backend.read_to_end(&mut got).await.unwrap();
+    assert!(sent.starts_with(&got) && got.len() > BULKY as usize);
+    assert!(SPARE.take().is_none(), "a pipe with bytes in it was given back");
+}
+
+#[test]
+fn a_direction_becomes_bulky_by_much_and_stays_so_for_little() {
+    let mut bulk = Bulk::default();
+    for _ in 0..1000 {
+        bulk.note(WORTHWHILE as usize);
+    }
+    assert!(!bulk.is_bulky(), "by messages");
+    for _ in 0..6 {
+        bulk.note(64 * 1024);
+    }
+    assert!(bulk.is_bulky());
+    for _ in 0..1000 {
+        bulk.note(64 * 1024);
+    }
+    let messages = (0..).take_while(|_| {
+        bulk.note(100);
+        bulk.is_bulky()
+    });
+    assert!(messages.count() <= 17);
+    let mut never = Bulk::NEVER;
+    never.note(1 << 20);
+    assert!(!never.is_bulky());
+}

@@ -1,0 +1,204 @@
+//! `connections_per_address`: one client address has so many connections, and no more.
+
+use std::net::{Ipv4Addr, SocketAddr};
+
+use serde_json::Value;
+
+use crate::support::{
+    Backend, Proxy, Raw, eventually, message, proxy::Setup, tls::Certificate, websocket, within,
+};
+
+const OTHER: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 2);
+
+/// How many lines say that somebody had too many connections.
+fn refusals(proxy: &Proxy) -> usize {
+    let is = |line: &&Value| line["termination"] == "client_select_too_many";
+    proxy.log_lines().iter().filter(is).count()
+}
+
+/// Asks from an address until that has a place.
+async fn admitted(source: Ipv4Addr, address: SocketAddr) {
+    let asked = async {
+        loop {
+            let mut client = Raw::from(source, address).await;
+            client.send(message::get("/", "Connection: close\r\n")).await;
+            match client.response().await.status() {
+                200 => return,
+                status => assert_eq!(status, 503),
+            }
+        }
+    };
+    within("a place", asked).await;
+}
+
+#[tokio::test]
+async fn fault_059_one_address_cannot_hold_all_handshakes() {
+    let backend = Backend::replying("ok").await;
+    let setup = Setup::new();
+    let site = Certificate::make(setup.directory(), "app.test");
+    let proxy = setup
+        .with(|settings| {
+            settings.backends(&[backend.address]).listener("protocol", "\"https\"");
+            settings.listener("certificates", &site.setting());
+            settings.listener("handshake_timeout", "\"60s\"");
+            settings.listener("connections_per_address", "3");
+        })
+        .start()
+        .await;
+    let mut silent = Vec::new();
+    for _ in 0..3 {
+        let mut client = Raw::connect(proxy.web()).await;
+        client.send(b"\x16\x03\x01\x02").await;
+        silent.push(client);
+    }
+    let open = "moorline_connections{listener=\"web\"}";
+    proxy.wait_for_metric("all are accepted", open, |open| open == 3.0).await;
+    for n in 1..3 {
+        Raw::connect(proxy.web()).await.assert_closed().await;
+        eventually("its line", || refusals(&proxy) == n).await;
+    }
+    let count = "moorline_streams_total{listener=\"web\",termination=\"client_select_too_many\"}";
+    assert_eq!(proxy.metric(count).await, 2.0);
+
+    // Others are none the worse for it.
+    let asks = |source| {
+        let (address, site) = (proxy.web(), &site);
+        async move {
+            let client = Raw::from(source, address).await;
+            let mut client = client.into_tls_after(b"", site).await;
+            client.send(message::get("/", "")).await;
+            assert_eq!(client.response().await.text(), "ok");
+        }
+    };
+    asks(OTHER).await;
+    // Nor is that address, once it has let go.
+    drop(silent);
+    proxy.wait_for_metric("they have gone", open, |open| open == 0.0).await;
+    asks(Ipv4Addr::LOCALHOST).await;
+    drop(backend);
+    proxy.finish().await;
+}
+
+#[tokio::test]
+async fn fault_078_tunnels_of_one_address_are_capped() {
+    let backend = Backend::manual().await;
+    let mut proxy = Proxy::with(|settings| {
+        settings.backends(&[backend.address]).listener("connections_per_address", "2");
+    })
+    .await;
+    let first = websocket::tunnel(&proxy, &backend).await;
+    let second = websocket::tunnel(&proxy, &backend).await;
+    let refused = Raw::ask(proxy.web(), websocket::request("/chat", "")).await;
+    assert_eq!(refused.status(), 503);
+    assert!(refused.header("retry-after").is_some_and(|after| after.parse::<u32>().is_ok()));
+    assert_eq!(refused.text(), "Too many connections from your address are open here.\n");
+    eventually("its line", || refusals(&proxy) == 1).await;
+    assert!(proxy.log_lines().iter().any(|line| line["status"] == 503));
+    let other = websocket::over(Raw::from(OTHER, proxy.web()).await, &backend).await;
+
+    // A reload counts on from what is open, up and down.
+    proxy.reload(|settings| _ = settings.listener("connections_per_address", "3")).await;
+    let third = websocket::tunnel(&proxy, &backend).await;
+    assert_eq!(Raw::ask(proxy.web(), "").await.status(), 503);
+    proxy.reload(|settings| _ = settings.listener("connections_per_address", "1")).await;
+    for (client, peer) in [first, second] {
+        drop(client);
+        peer.close();
+    }
+    let closed = "moorline_tunnels{listener=\"web\"}";
+    proxy.wait_for_metric("two are closed", closed, |open| open == 2.0).await;
+    assert_eq!(Raw::ask(proxy.web(), "").await.status(), 503);
+    drop(third.0);
+    third.1.close();
+    proxy.wait_for_metric("the third is closed", closed, |open| open == 1.0).await;
+    let fourth = websocket::tunnel(&proxy, &backend).await;
+    drop((fourth, other, backend));
+    proxy.finish().await;
+}
+
+#[tokio::test]
+async fn fault_078_streams_of_one_address_are_capped() {
+    let backend = Backend::start(crate::support::backend::script(|peer| async move {
+        peer.send("a").await;
+        peer.ended().await;
+    }))
+    .await;
+    let proxy = Proxy::with(|settings| {
+        settings.backends(&[backend.address]);
+        settings.table(
+            "[listeners.raw]\nbind = \"[::1]:0\"\nprotocol = \"tcp\"\nconnections_per_address = 2\n",
+        );
+    })
+    .await;
+    let mut streams = Vec::new();
+    for _ in 0..2 {
+        let mut client = Raw::connect(proxy.listener("raw")).await;
+        assert_eq!(client.exact(1).await, b"a");
+        streams.push(client);
+    }
+    Raw::connect(proxy.listener("raw")).await.assert_closed().await;
+    eventually("its line", || refusals(&proxy) == 1).await;
+    let line = proxy.log_lines().pop().unwrap();
+    assert_eq!((&line["kind"], &line["listener"]), (&"stream".into(), &"raw".into()), "{line}");
+    assert_eq!(backend.connections(), 2);
+    drop(streams.pop());
+    let open = "moorline_tunnels{listener=\"raw\"}";
+    proxy.wait_for_metric("one is closed", open, |open| open == 1.0).await;
+    let mut client = Raw::connect(proxy.listener("raw")).await;
+    assert_eq!(client.exact(1).await, b"a");
+    drop((client, streams, backend));
+    proxy.finish().await;
+}
+
+#[tokio::test]
+async fn clients_behind_a_proxy_are_counted_each_and_the_proxy_itself_is_not() {
+    let backend = Backend::replying("ok").await;
+    let proxy = Proxy::with(|settings| {
+        settings.backends(&[backend.address]).listener("connections_per_address", "1");
+        settings.top("trusted_proxies", "[\"127.0.0.2\"]");
+        settings.table(
+            "[listeners.named]\nbind = \"127.0.0.1:0\"\nconnections_per_address = 1\n\
+             proxy_protocol = { mode = \"required\", from = [\"127.0.0.1\"] }\n",
+        );
+    })
+    .await;
+    let named = |source: &str| {
+        let line = format!("PROXY TCP4 {source} 198.51.100.1 4711 443\r\n").into_bytes();
+        let address = proxy.listener("named");
+        async move {
+            let mut client = Raw::connect(address).await;
+            client.send([line, message::get("/", "")].concat()).await;
+            let status = client.response().await.status();
+            (client, status)
+        }
+    };
+    let (first, status) = named("192.0.2.7").await;
+    assert_eq!(status, 200);
+    assert_eq!(named("192.0.2.7").await.1, 503);
+    let line = proxy.wait_for_log("its line", |line| line["status"] == 503).await;
+    assert_eq!(line["client"], "192.0.2.7:4711");
+    let (second, status) = named("192.0.2.8").await;
+    assert_eq!(status, 200);
+    // What the proxy in front asks for itself.
+    let mut probes = Vec::new();
+    for _ in 0..3 {
+        let mut client = Raw::connect(proxy.listener("named")).await;
+        client.send([b"PROXY UNKNOWN\r\n".to_vec(), message::get("/", "")].concat()).await;
+        assert_eq!(client.response().await.status(), 200);
+        probes.push(client);
+    }
+    for _ in 0..3 {
+        let mut client = Raw::from(OTHER, proxy.web()).await;
+        client.send(message::get("/", "")).await;
+        assert_eq!(client.response().await.status(), 200);
+        probes.push(client);
+    }
+    let mut only = Raw::connect(proxy.web()).await;
+    only.send(message::get("/", "")).await;
+    assert_eq!(only.response().await.status(), 200);
+    assert_eq!(Raw::ask(proxy.web(), message::get("/", "")).await.status(), 503);
+    drop(only);
+    admitted(Ipv4Addr::LOCALHOST, proxy.web()).await;
+    drop((first, second, probes, backend));
+    proxy.finish().await;
+}
