@@ -28,7 +28,7 @@ use crate::{
 struct Endings(Arc<Mutex<Vec<Ended>>>);
 
 impl Guard for Endings {
-    fn end(self, ended: Ended) {
+    fn end(self, ended: Ended, _: Option<&io::Error>) {
         self.0.lock().unwrap().push(ended);
     }
 }
