@@ -3,6 +3,7 @@
 use std::{
     fs,
     net::{SocketAddr, TcpStream},
+    path::Path,
     process::{Child, Command, Stdio},
     thread,
     time::{Duration, Instant},
@@ -21,8 +22,12 @@ const STARTING: Duration = Duration::from_secs(10);
 /// Nodes and echo origin; they end with this.
 pub(crate) struct Origin {
     child: Child,
+    /// What terminates TLS in front of it.
+    terminator: Child,
     /// HTTP and WebSocket echo, and downloads.
     pub(crate) echo: SocketAddr,
+    /// The same over TLS.
+    pub(crate) secure: SocketAddr,
     /// The Socket.IO nodes, as a backend list names them.
     pub(crate) nodes: Vec<String>,
     _directory: TempDir,
@@ -33,14 +38,19 @@ impl Origin {
     pub(crate) fn start() -> anyhow::Result<Self> {
         let directory = tempfile::tempdir()?;
         let (echo, list) = (peer::free()?, directory.path().join("nodes"));
+        let secure = peer::free()?;
         let mut command = Command::new(LOAD);
         command.args(["node", "--nodes", &NODES.to_string(), "--listen", "127.0.0.1:0"]);
         command.args(["--echo", &echo.to_string()]).arg("--backends-file").arg(&list);
         command.stdin(Stdio::null()).stdout(Stdio::null());
         let child = command.spawn().context(LOAD)?;
-        let mut origin = Self { child, echo, nodes: Vec::new(), _directory: directory };
+        let terminator = terminate(directory.path(), secure, echo)?;
+        let nodes = Vec::new();
+        let mut origin = Self { child, terminator, echo, secure, nodes, _directory: directory };
         let deadline = Instant::now() + STARTING;
-        while origin.nodes.len() < NODES || TcpStream::connect(echo).is_err() {
+        while origin.nodes.len() < NODES
+            || [echo, secure].iter().any(|address| TcpStream::connect(address).is_err())
+        {
             if let Some(status) = origin.child.try_wait()? {
                 bail!("the origin ended with {status}");
             }
@@ -58,7 +68,25 @@ impl Origin {
 
 impl Drop for Origin {
     fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        for child in [&mut self.child, &mut self.terminator] {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
     }
+}
+
+/// TLS in front of `echo`, on the origin's core.
+fn terminate(directory: &Path, secure: SocketAddr, echo: SocketAddr) -> anyhow::Result<Child> {
+    let words = [
+        ("{secure}", secure.to_string()),
+        ("{origin}", echo.to_string()),
+        ("{certs}", peer::CERTS.to_owned()),
+    ];
+    let template = include_str!("peers/layer4/origin.toml").to_owned();
+    let text = words.iter().fold(template, |text, (word, value)| text.replace(word, value));
+    let file = directory.join("origin.toml");
+    fs::write(&file, text)?;
+    let mut command = Command::new(env!("CARGO_BIN_EXE_moorline"));
+    command.arg("run").arg(&file).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    command.spawn().context("the origin's TLS")
 }

@@ -48,6 +48,17 @@ pub(crate) enum Door {
     Tls,
     /// TLS with the RSA certificate.
     Rsa,
+    /// TLS that is left to the origin.
+    Passed,
+}
+
+/// What a proxy is to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Scene {
+    /// One that reads HTTP.
+    Http,
+    /// One of byte streams, which the kernel may `splice` or not.
+    Layer4 { splice: bool },
 }
 
 /// A running proxy; killed when dropped.
@@ -64,6 +75,7 @@ struct Doors {
     plain: SocketAddr,
     tls: SocketAddr,
     rsa: SocketAddr,
+    passed: SocketAddr,
 }
 
 impl Family {
@@ -99,13 +111,19 @@ impl Family {
         Ok(version(&String::from_utf8_lossy(&told)).to_owned())
     }
 
-    fn template(self) -> &'static str {
-        match self {
-            Self::Moorline => include_str!("peers/moorline.toml"),
-            Self::Nginx => include_str!("peers/nginx.conf"),
-            Self::Haproxy => include_str!("peers/haproxy.cfg"),
-            Self::Caddy => include_str!("peers/Caddyfile"),
-        }
+    /// `None` where it cannot be that.
+    pub(crate) fn template(self, scene: Scene) -> Option<&'static str> {
+        let http = scene == Scene::Http;
+        Some(match self {
+            Self::Moorline if http => include_str!("peers/moorline.toml"),
+            Self::Nginx if http => include_str!("peers/nginx.conf"),
+            Self::Haproxy if http => include_str!("peers/haproxy.cfg"),
+            Self::Caddy if http => include_str!("peers/Caddyfile"),
+            Self::Moorline => include_str!("peers/layer4/moorline.toml"),
+            Self::Nginx => include_str!("peers/layer4/nginx.conf"),
+            Self::Haproxy => include_str!("peers/layer4/haproxy.cfg"),
+            Self::Caddy => return None,
+        })
     }
 }
 
@@ -137,8 +155,26 @@ impl Peer {
     }
 
     /// Starts it in front of `origin` and waits until it accepts connections.
-    pub(crate) fn start(&self, cores: &Cores, origin: &Origin) -> anyhow::Result<Proxy> {
-        self.start_with(cores, origin, self.family.template())
+    pub(crate) fn start(
+        &self,
+        cores: &Cores,
+        origin: &Origin,
+        scene: Scene,
+    ) -> anyhow::Result<Proxy> {
+        let template = self.family.template(scene).context("it cannot be that")?;
+        let command = |directory: &Path, file: &Path| {
+            let mut command = self.command(cores, directory, file)?;
+            if scene == (Scene::Layer4 { splice: false }) {
+                match self.family {
+                    Family::Moorline => _ = command.env("MOORLINE_SPLICE", "off"),
+                    Family::Haproxy => _ = command.arg("-dS"),
+                    // Neither knows it here.
+                    Family::Nginx | Family::Caddy => {}
+                }
+            }
+            Ok(command)
+        };
+        self.launch(origin, template, command)
     }
 
     /// The same with a configuration of its own.
@@ -148,8 +184,17 @@ impl Peer {
         origin: &Origin,
         template: &str,
     ) -> anyhow::Result<Proxy> {
+        self.launch(origin, template, |directory, file| self.command(cores, directory, file))
+    }
+
+    fn launch(
+        &self,
+        origin: &Origin,
+        template: &str,
+        command: impl FnOnce(&Path, &Path) -> anyhow::Result<Command>,
+    ) -> anyhow::Result<Proxy> {
         let directory = tempfile::tempdir()?;
-        let doors = Doors { plain: free()?, tls: free()?, rsa: free()? };
+        let doors = Doors { plain: free()?, tls: free()?, rsa: free()?, passed: free()? };
         let file = directory.path().join(match self.family {
             Family::Caddy => "Caddyfile",
             Family::Moorline => "moorline.toml",
@@ -158,8 +203,7 @@ impl Peer {
         fs::write(&file, doors.fill(template, origin, directory.path()))?;
         let said = directory.path().join("said");
         let log = File::create(&said)?;
-        let child = self
-            .command(cores, directory.path(), &file)?
+        let child = command(directory.path(), &file)?
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log)
@@ -212,7 +256,9 @@ impl Doors {
             ("{tls.port}".to_owned(), self.tls.port().to_string()),
             ("{rsa}".to_owned(), self.rsa.to_string()),
             ("{rsa.port}".to_owned(), self.rsa.port().to_string()),
+            ("{passed}".to_owned(), self.passed.to_string()),
             ("{origin}".to_owned(), origin.echo.to_string()),
+            ("{secure}".to_owned(), origin.secure.to_string()),
             ("{certs}".to_owned(), CERTS.to_owned()),
             ("{directory}".to_owned(), directory.display().to_string()),
         ];
@@ -229,6 +275,7 @@ impl Proxy {
             Door::Plain => ("http", self.doors.plain),
             Door::Tls => ("https", self.doors.tls),
             Door::Rsa => ("https", self.doors.rsa),
+            Door::Passed => ("https", self.doors.passed),
         };
         format!("{scheme}://localhost:{}", address.port())
     }

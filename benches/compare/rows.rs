@@ -1,6 +1,9 @@
 //! What is measured: the rows of the page, and the flags of the load generator behind each.
 
-use crate::{peer::Door, results::Better};
+use crate::{
+    peer::{Door, Scene},
+    results::Better,
+};
 
 /// Rows that are measured by the same loads.
 pub(crate) struct Group {
@@ -17,6 +20,7 @@ pub(crate) struct Load {
     pub(crate) door: Door,
     pub(crate) path: &'static str,
     pub(crate) kind: Kind,
+    pub(crate) scene: Scene,
     /// Left out where there is little time.
     pub(crate) quick: bool,
 }
@@ -65,7 +69,7 @@ pub(crate) const IDLE_QUICK: [u64; 1] = [1000];
 
 /// All of them, in the order of the page.
 pub(crate) fn groups() -> Vec<Group> {
-    vec![http(), echo(), bulk(), idle(), setup(), session()]
+    vec![http(), echo(), bulk(), idle(), setup(), session(), layer4()]
 }
 
 const fn flow(
@@ -75,12 +79,18 @@ const fn flow(
     flags: &'static str,
     figures: &'static [Figure],
 ) -> Load {
-    Load { title, door, path, kind: Kind::Flow { flags, figures }, quick: true }
+    let kind = Kind::Flow { flags, figures };
+    Load { title, door, path, kind, scene: Scene::Http, quick: true }
 }
 
 impl Load {
     const fn not_quick(mut self) -> Self {
         self.quick = false;
+        self
+    }
+
+    const fn streams(mut self, splice: bool) -> Self {
+        self.scene = Scene::Layer4 { splice };
         self
     }
 }
@@ -144,7 +154,10 @@ fn bulk() -> Group {
 }
 
 fn idle() -> Group {
-    let idle = |title, door| Load { title, door, path: "/", kind: Kind::Idle, quick: true };
+    let idle = |title, door| {
+        let (kind, scene) = (Kind::Idle, Scene::Http);
+        Load { title, door, path: "/", kind, scene, quick: true }
+    };
     Group {
         title: "4. Idle WebSockets",
         method: "Proportional set size of the proxy with so many open and silent, less what it had \
@@ -191,6 +204,37 @@ fn session() -> Group {
             flow("TLS", Door::Tls, "/socket.io/", BUSY, FIGURES),
             flow("plain", Door::Plain, "/socket.io/", PACED, LATENCY).not_quick(),
             flow("TLS", Door::Tls, "/socket.io/", PACED, LATENCY).not_quick(),
+        ],
+    }
+}
+
+fn layer4() -> Group {
+    const CONNECT: &str = "--client http --clients 16 --messages 1 --repeat --think 0ms";
+    const HANDSHAKES: &str = "--client connect --clients 16 --think 0ms --no-resume";
+    const BULK: &str = "--client bulk --clients 4";
+    const ECHO: &str = "--client ws --clients 100 --payload binary --think 0ms --size 4096";
+    const CONNECTION: &[Figure] = &[Figure::Cpu(Unit::Connection), Figure::Rate(Unit::Connection)];
+    const HANDSHAKE: &[Figure] = &[Figure::Cpu(Unit::Handshake), Figure::Rate(Unit::Handshake)];
+    const MESSAGE: &[Figure] = &[Figure::Cpu(Unit::Message)];
+    const GIB: &[Figure] = &[Figure::CpuPerGib];
+    Group {
+        title: "9. Layer 4",
+        method: "TCP, TLS that ends at the proxy, and TLS that is passed on by the name in the \
+                 ClientHello, to the same origin. Connections: connect, one small request and its \
+                 answer, close. Handshakes: connect, full handshake with ECDSA P-256, close; passed \
+                 ones end at an origin that shares the load's core. 16 at a time. Bulk: 64 KiB at a \
+                 time to 4 clients. HAProxy and Moorline splice bulk in the clear, nginx and Caddy know \
+                 no splice here.",
+        loads: vec![
+            flow("TCP, connection", Door::Plain, "/", CONNECT, CONNECTION).streams(true),
+            flow("TCP, 4 KiB there and back", Door::Plain, "/", ECHO, MESSAGE).streams(true),
+            flow("TCP, bulk", Door::Plain, "/", BULK, GIB).streams(true),
+            flow("TCP, bulk without splice", Door::Plain, "/", BULK, GIB).streams(false),
+            flow("TLS, handshake", Door::Tls, "/", HANDSHAKES, HANDSHAKE).streams(true),
+            flow("TLS, bulk", Door::Tls, "/", BULK, GIB).streams(true),
+            flow("passed by name, handshake", Door::Passed, "/", HANDSHAKES, HANDSHAKE)
+                .streams(true),
+            flow("passed by name, bulk", Door::Passed, "/", BULK, GIB).streams(true),
         ],
     }
 }

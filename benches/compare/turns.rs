@@ -7,7 +7,7 @@ use anyhow::Context as _;
 use crate::{
     load::{self, Wish},
     origin::Origin,
-    peer::Peer,
+    peer::{Peer, Scene},
     process::Cores,
     results::{Better, Results, grouped},
     rows::{self, Group, Kind, Load},
@@ -37,6 +37,10 @@ impl Turns<'_> {
                     continue;
                 }
                 for (column, peer) in self.peers.iter().enumerate() {
+                    if peer.family.template(load.scene).is_none() {
+                        self.book_none(results, &group, column, load);
+                        continue;
+                    }
                     eprintln!("{round}: {}, {}: {}", group.title, load.title, peer.title);
                     let measured = self.measure(peer, load).or_else(|error| {
                         // One stumble of this machine is not to cost half an hour.
@@ -72,12 +76,22 @@ impl Turns<'_> {
         }
     }
 
+    /// Says of its rows that it has no such thing.
+    fn book_none(&self, results: &mut Results, group: &Group, column: usize, load: &Load) {
+        let Kind::Flow { figures, .. } = load.kind else { return };
+        let table = results.table(group.title, group.method, &self.columns());
+        for figure in figures {
+            let title = format!("{}: {}", load.title, figure.title());
+            table.cannot(&title, figure.better(), column, "has no layer 4");
+        }
+    }
+
     fn measure(&self, peer: &Peer, load: &Load) -> anyhow::Result<Vec<Value>> {
         let (flags, figures) = match load.kind {
             Kind::Idle => return self.idle(peer, load),
             Kind::Flow { flags, figures } => (flags, figures),
         };
-        let proxy = peer.start(self.cores, self.origin)?;
+        let proxy = peer.start(self.cores, self.origin, load.scene)?;
         let (ramp, hold) = if self.quick { (50, 1000) } else { (200, 3000) };
         let wish = Wish {
             door: load.door,
@@ -100,7 +114,7 @@ impl Turns<'_> {
         let mut values = Vec::new();
         let mut last: Option<(u64, f64)> = None;
         for &count in counts {
-            let proxy = peer.start(self.cores, self.origin)?;
+            let proxy = peer.start(self.cores, self.origin, Scene::Http)?;
             let flags = format!("--client ws --silent --clients {count}");
             let wish = Wish {
                 door: load.door,

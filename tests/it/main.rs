@@ -37,6 +37,8 @@ mod drains;
 #[cfg(test)]
 mod forwarded;
 #[cfg(test)]
+mod fuzz_seeds;
+#[cfg(test)]
 mod handed_over;
 #[cfg(test)]
 mod health;
