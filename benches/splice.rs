@@ -235,7 +235,7 @@ impl Drop for Role {
 struct Nobody;
 
 impl Guard for Nobody {
-    fn end(self, _: Ended) {}
+    fn end(self, _: Ended, _: Option<&std::io::Error>) {}
 }
 
 /// Tunnels from each connection to one to the origin.
