@@ -36,7 +36,7 @@ enum Command {
     Reload(cli::reload::Args),
     /// Say what putting a configuration in force would do, and who would be disconnected.
     Plan(cli::plan::Args),
-    /// Show tunnels and polling sessions, find one, close one.
+    /// Show tunnels, streams and polling sessions, find one, close one.
     Sessions(cli::sessions::Args),
     /// Say who would serve a request, and by which rule.
     Explain(cli::explain::Args),

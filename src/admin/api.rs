@@ -444,7 +444,7 @@ pub enum ChangeKind {
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct ReloadOrder {
-    /// Refuse where more tunnels and polling sessions would be disconnected.
+    /// Refuse where more tunnels, streams and polling sessions would be disconnected.
     #[serde(default)]
     pub max_disconnects: Option<u64>,
 }
