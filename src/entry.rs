@@ -12,6 +12,7 @@ use arc_swap::ArcSwap;
 use crate::{
     drain,
     error::{Kind, Phase, ProxyError, Side, Termination},
+    net::per_address::Counted,
     observe::{AccessLog, End, Form, ListenerMetrics, Metrics, Record},
     sticky::memory::{Key, Memory},
     tunnel::{Ended, Guard},
@@ -29,6 +30,8 @@ struct Open {
     bytes_out: u64,
     sinks: Sinks,
     client: Option<Client>,
+    /// The connection's place among those of its address, for a tunnel, which outlives the connection.
+    _counted: Option<Arc<Counted>>,
 }
 
 /// Who has the session, and on which backend, for the case that it ends here.
@@ -55,7 +58,10 @@ impl Entry {
     /// Opens an entry.
     pub(crate) fn open(record: Record, sinks: Sinks) -> Self {
         let phase = Phase::Request;
-        Self(Some(Box::new(Open { record, phase, bytes_in: 0, bytes_out: 0, sinks, client: None })))
+        let (bytes_in, bytes_out) = (0, 0);
+        let (client, _counted) = (None, None);
+        let open = Open { record, phase, bytes_in, bytes_out, sinks, client, _counted };
+        Self(Some(Box::new(open)))
     }
 
     /// What the line will say.
@@ -78,6 +84,13 @@ impl Entry {
     pub(crate) fn belongs_to(&mut self, client: Client) {
         if let Some(open) = &mut self.0 {
             open.client = Some(client);
+        }
+    }
+
+    /// Keeps the connection counted among those of its address.
+    pub(crate) fn keeps(&mut self, counted: Option<Arc<Counted>>) {
+        if let Some(open) = &mut self.0 {
+            open._counted = counted;
         }
     }
 

@@ -21,7 +21,7 @@ use crate::{
     config::SetOn,
     entry::{Client, Entry},
     error::{Phase, ProxyError},
-    net::{half_close::Held, per_address::Counted},
+    net::half_close::Held,
     observe::{Form, metrics::Open},
     proxy::Proxy,
     snapshot::Pool,
@@ -59,7 +59,6 @@ pub(super) struct Call<'a> {
 struct Moored {
     _session: Session,
     _gauge: Open,
-    _counted: Option<Arc<Counted>>,
 }
 
 /// How a tunnel counts: as its sid's session, or as one of its own.
@@ -207,11 +206,8 @@ impl Call<'_> {
             Some(hold) => Session::Sid { _hold: hold },
             None => Session::Socket { _hold: reached.reserved.unwrap_or_else(|| backend.hold()) },
         };
-        let moored = Moored {
-            _session: session,
-            _gauge: self.visitor.metrics.tunnel(),
-            _counted: self.visitor.counted.clone(),
-        };
+        let moored = Moored { _session: session, _gauge: self.visitor.metrics.tunnel() };
+        self.entry.keeps(self.visitor.counted.clone());
         self.entry.record().form = Form::Tunnel;
         if let Some(key) = self.known_as {
             let memory = Arc::clone(&proxy.memory);

@@ -54,7 +54,6 @@ struct Moored {
     _hold: Hold,
     _in_use: InUse,
     _gauge: Open,
-    _counted: Option<Arc<Counted>>,
 }
 
 /// Finds a backend and leaves the stream to a task of its own, which is small. Without one the stream
@@ -100,8 +99,8 @@ pub(crate) async fn serve(proxy: &Arc<Proxy>, arrived: Arrived) -> Option<Client
     };
     match outcome {
         Ok(reached) => {
-            let counts = (listener.tunnel(), counted);
-            begin(proxy, &pool, (client, peer), entry, reached, counts);
+            entry.keeps(counted);
+            begin(proxy, &pool, (client, peer), entry, reached, listener.tunnel());
             None
         }
         Err(error) => {
@@ -118,7 +117,7 @@ fn begin(
     (client, peer): (Client, SocketAddr),
     mut entry: Entry,
     reached: Reached,
-    (gauge, counted): (Open, Option<Arc<Counted>>),
+    gauge: Open,
 ) {
     let Reached { server, hold, in_use, took } = reached;
     entry.record().connect_took(took);
@@ -129,7 +128,7 @@ fn begin(
         // It went while it was connected to; its tunnels were cut before this one was entered.
         proxy.tunnels.cut(backend.serial());
     }
-    let moored = Moored { _hold: hold, _in_use: in_use, _gauge: gauge, _counted: counted };
+    let moored = Moored { _hold: hold, _in_use: in_use, _gauge: gauge };
     let guard = TunnelGuard { entry, _moored: moored };
     let client = End { stream: client, early: Bytes::new() };
     let server = End { stream: server, early: Bytes::new() };

@@ -6,7 +6,7 @@
 use std::{
     fmt,
     io::{self, IoSlice},
-    net::SocketAddr,
+    net::{Shutdown, SocketAddr},
     pin::Pin,
     task::{Context, Poll},
     time::Duration,
@@ -41,6 +41,12 @@ pub trait Stream: AsyncRead + AsyncWrite + Unpin + Send {
     /// Unsent data is lost with it.
     fn reset_on_drop(&self);
 
+    /// Sends FIN, and nothing of what TLS says at an end.
+    ///
+    /// # Errors
+    /// The socket's: there is no connection left.
+    fn shut(&self) -> io::Result<()>;
+
     /// The socket, where the stream's bytes are the socket's own: none of it is held back, and
     /// nothing is made of them.
     fn plain(&self) -> Option<&TcpStream> {
@@ -51,6 +57,10 @@ pub trait Stream: AsyncRead + AsyncWrite + Unpin + Send {
 impl Stream for TcpStream {
     fn plain(&self) -> Option<&TcpStream> {
         Some(self)
+    }
+
+    fn shut(&self) -> io::Result<()> {
+        SockRef::from(self).shutdown(Shutdown::Write)
     }
 
     fn reset_on_drop(&self) {
@@ -172,6 +182,10 @@ macro_rules! plain_or_tls {
         impl Stream for $stream {
             fn reset_on_drop(&self) {
                 self.socket().reset_on_drop();
+            }
+
+            fn shut(&self) -> io::Result<()> {
+                self.socket().shut()
             }
 
             fn plain(&self) -> Option<&TcpStream> {

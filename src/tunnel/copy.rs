@@ -79,9 +79,11 @@ pub(super) struct Direction {
     pub(super) state: State,
     /// Whether nothing is to be written beyond the next boundary.
     pub(super) stops: bool,
-    /// Whether only a TLS peer's own word ends it, and not a FIN that anybody on the way may have sent:
-    /// nothing in the bytes themselves tells that some are missing.
+    /// Whether an end that TLS has not told is to be none in the writer's TLS either: nothing in the bytes
+    /// themselves tells that some are missing.
     wants_word: bool,
+    /// Whether it has ended so.
+    unsaid: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -180,8 +182,7 @@ where
         }
     }
 
-    /// Both ends go the way the failed one went: a reset is passed on as a reset, and so is an end that a
-    /// TLS peer has not said.
+    /// Both ends go the way the failed one went: a reset is passed on as a reset.
     fn fail(&mut self, reader: Side, writer: Side, failure: Failure) -> Termination {
         let (side, error) = match failure {
             Failure::Read(error) => (reader, error),
@@ -192,12 +193,8 @@ where
             _ => self.client.reset_on_drop(),
         }
         let kind = tls::kind(&error);
-        let termination = match self.first_fin {
-            // Whoever is told goodbye may leave without a word.
-            Some(first) if first != side && kind == Kind::Incomplete => Termination::Closed(first),
-            _ => Termination::Failed(side, Phase::Tunnel, kind),
-        };
-        let says_all = matches!(kind, Kind::Reset | Kind::TimedOut | Kind::Incomplete);
+        let termination = Termination::Failed(side, Phase::Tunnel, kind);
+        let says_all = matches!(kind, Kind::Reset | Kind::TimedOut);
         self.tell(termination, Some(&error).filter(|_| !says_all));
         termination
     }
@@ -282,7 +279,8 @@ impl Direction {
     fn starting_with(early: Bytes, frames: FrameTracker, wants_word: bool) -> Self {
         let state = State::Open { unflushed: false };
         let (bulk, held) = (Bulk::default(), None);
-        Self { moved: 0, rest: early, held, bulk, frames, state, stops: false, wants_word }
+        let (stops, unsaid) = (false, false);
+        Self { moved: 0, rest: early, held, bulk, frames, state, stops, wants_word, unsaid }
     }
 
     /// Whether its reader has not ended.
@@ -328,7 +326,7 @@ impl Direction {
             match self.state {
                 State::Ended => return Poll::Ready(Ok(())),
                 State::Ending => {
-                    ready!(Pin::new(&mut *writer).poll_shutdown(cx)).map_err(Failure::Write)?;
+                    ready!(self.poll_goodbye(cx, writer)).map_err(Failure::Write)?;
                     self.state = State::Ended;
                 }
                 State::Open { .. } => ready!(self.poll_move(cx, reader, writer, scratch))?,
@@ -336,6 +334,19 @@ impl Direction {
         }
         cx.waker().wake_by_ref();
         Poll::Pending
+    }
+
+    /// Tells the writer that its reader has ended, in TLS only where the reader has said so in TLS.
+    fn poll_goodbye<W: Stream>(
+        &self,
+        cx: &mut Context<'_>,
+        writer: &mut W,
+    ) -> Poll<io::Result<()>> {
+        if !self.unsaid {
+            return Pin::new(writer).poll_shutdown(cx);
+        }
+        ready!(Pin::new(&mut *writer).poll_flush(cx))?;
+        Poll::Ready(writer.shut())
     }
 
     pub(super) fn poll_rest<W: Stream>(
@@ -376,8 +387,10 @@ impl Direction {
         let mut buffer = ReadBuf::new(scratch);
         match Pin::new(reader).poll_read(cx, &mut buffer) {
             Poll::Ready(Ok(())) => {}
-            // A TLS peer that closes without close_notify has still closed.
-            Poll::Ready(Err(e)) if e.kind() == io::ErrorKind::UnexpectedEof && !self.wants_word => {
+            // A TLS peer that closes without close_notify has still closed. Nobody vouches for that: it
+            // is as well a connection that somebody has cut.
+            Poll::Ready(Err(e)) if e.kind() == io::ErrorKind::UnexpectedEof => {
+                self.unsaid = self.wants_word;
             }
             Poll::Ready(Err(e)) => return Poll::Ready(Err(Failure::Read(e))),
             Poll::Pending => {

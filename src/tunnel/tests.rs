@@ -22,6 +22,10 @@ use crate::{
 
 impl Stream for DuplexStream {
     fn reset_on_drop(&self) {}
+
+    fn shut(&self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 #[derive(Clone, Default)]

@@ -1,6 +1,7 @@
 //! TLS to backends: who is believed, what is remembered, and what a client is told otherwise.
 
 use std::{
+    io::ErrorKind,
     net::SocketAddr,
     sync::{
         Arc,
@@ -12,6 +13,11 @@ use rustls::{
     server::{ClientHello, ResolvesServerCert},
     sign::CertifiedKey,
 };
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpListener,
+};
+use tokio_rustls::TlsAcceptor;
 
 use crate::support::{
     Backend, Message, Node, PATIENCE, Proxy, Raw, backend, eventually,
@@ -19,7 +25,7 @@ use crate::support::{
     message, process,
     proxy::Setup,
     tls::Certificate,
-    websocket,
+    websocket, within,
 };
 
 /// A route by host `NAME.test` and its pool of one backend, with these lines.
@@ -328,6 +334,48 @@ async fn fault_075_streams_from_tls_to_tls_take_no_more_memory() {
     let grown = process::peak(proxy.pid()).saturating_sub(before);
     assert!(grown < FLAT, "memory grew by {grown}");
     drop((client, peer, front, node));
+    proxy.finish().await;
+}
+
+#[tokio::test]
+async fn an_end_that_a_client_does_not_tell_in_tls_is_not_told_to_a_backend_either() {
+    let setup = Setup::new();
+    let ca = Authority::make(setup.directory(), "ca");
+    let site = Certificate::make(setup.directory(), "app.test");
+    let node = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let acceptor = TlsAcceptor::from(Arc::new(ca.issue("127.0.0.1", |_| {}).shown()));
+    let proxy = setup
+        .with(|settings| {
+            settings.unrouted().backends(&[node.local_addr().unwrap()]);
+            settings.pool("tls", &format!("{{ ca = {:?} }}", ca.file));
+            settings.pool("health", "{ probe = \"off\" }");
+            settings.listener("protocol", "\"tls\"").listener("certificates", &site.setting());
+        })
+        .start()
+        .await;
+    for tells in [true, false] {
+        let mut client = Raw::tls(proxy.web(), &site).await;
+        let (socket, _) = within("a connection", node.accept()).await.unwrap();
+        let mut stream = within("a handshake", acceptor.accept(socket)).await.unwrap();
+        client.send("last words").await;
+        let mut heard = [0; 10];
+        within("its words", stream.read_exact(&mut heard)).await.unwrap();
+        stream.write_all(b"x").await.unwrap();
+        // What it has read makes its end no reset.
+        client.exact(1).await;
+        if tells {
+            client.finish().await;
+        } else {
+            drop(client);
+        }
+        let end = within("its end", stream.read(&mut heard)).await;
+        match end {
+            Ok(0) => assert!(tells, "nobody has vouched for it"),
+            Err(error) => assert!(!tells && error.kind() == ErrorKind::UnexpectedEof, "{error}"),
+            Ok(count) => panic!("{count} bytes"),
+        }
+    }
+    drop(node);
     proxy.finish().await;
 }
 

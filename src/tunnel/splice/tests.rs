@@ -291,6 +291,10 @@ impl Odd {
 impl Stream for Odd {
     fn reset_on_drop(&self) {}
 
+    fn shut(&self) -> io::Result<()> {
+        Ok(())
+    }
+
     fn plain(&self) -> Option<&TcpStream> {
         Some(&self.other)
     }
