@@ -131,10 +131,12 @@ fn cookies(c: &mut Criterion) {
     let text = format!("_ga=GA1.2.1; theme=dark; moorline={}; lang=en", ids.value(42));
     headers.insert(http::header::COOKIE, text.parse().expect("a header value"));
     c.bench_function("cookie to backend, of 100", |b| {
-        b.iter(|| cookie::read(black_box(&headers), "moorline").and_then(|value| ids.find(value)));
+        b.iter(|| {
+            cookie::values(black_box(&headers), "moorline").find_map(|value| ids.find(value))
+        });
     });
     let (setting, context) =
-        (config::Cookie::default(), cookie::Context { tls: true, cross_site: true });
+        (config::Cookie::of("chat"), cookie::Context { tls: true, cross_site: true });
     c.bench_function("cookie to set", |b| {
         b.iter(|| cookie::set_cookie(black_box(&setting), ids.value(42), context));
     });

@@ -127,6 +127,8 @@ pub struct Pool {
     /// Backends on their way out of the pool: they take nothing new, but hold sessions.
     leaving: Vec<Arc<Backend>>,
     ids: Ids,
+    /// Cookies of the name that all pools had in earlier versions count too.
+    former: bool,
     /// How streams are told to be led here that no route leads.
     way: Arc<Way>,
     /// Place of a backend in [`Ids`], by serial.
@@ -186,7 +188,9 @@ impl Pool {
         let ids = Ids::new(keys, upstream.name(), backends.iter().map(|b| b.name()));
         let places = backends.iter().enumerate().map(|(place, b)| (b.serial(), place)).collect();
         let way = Arc::new(Way { route: None, pool: upstream.name().into() });
-        Self { upstream, dial, leaving, ids, way, places }
+        let cookie = upstream.config().sticky.cookie.as_ref();
+        let former = cookie.is_some_and(|c| c.name == config::default_cookie_name(upstream.name()));
+        Self { upstream, dial, leaving, ids, former, way, places }
     }
 
     /// How its backends are reached.
@@ -217,21 +221,24 @@ impl Pool {
         tagged.filter(|b| b.takes_new() && !b.sheds())
     }
 
-    /// The backend that a cookie's value names, where it is one of ours.
-    pub fn moored(&self, value: &str) -> Option<&Arc<Backend>> {
-        self.ids.find(value).map(|Found { index, .. }| &self.upstream.backends()[index])
+    /// The backend of this pool that a cookie's value names, and whether the value was made under the
+    /// current key.
+    pub fn moored(&self, value: &str) -> Option<(&Arc<Backend>, bool)> {
+        let Found { index, current_key } = self.ids.find(value)?;
+        Some((&self.upstream.backends()[index], current_key))
     }
 
-    /// The `Set-Cookie` that names `backend`; `None` where no cookie is configured, the backend has
-    /// left the pool, or `held`, what the client sent, is that very value.
-    pub fn cookie(
-        &self,
-        backend: &Backend,
-        held: Option<&str>,
-        context: Context,
-    ) -> Option<HeaderValue> {
+    /// Whether valid cookies of [`FORMER_COOKIE_NAME`](config::FORMER_COOKIE_NAME) count too: unless the
+    /// cookie has a name of the operator's choice.
+    pub fn reads_former_cookie(&self) -> bool {
+        self.former
+    }
+
+    /// The `Set-Cookie` that names `backend`; `None` if no cookie is configured or the backend has left
+    /// the pool.
+    pub fn cookie(&self, backend: &Backend, context: Context) -> Option<HeaderValue> {
         let cookie = self.config().sticky.cookie.as_ref()?;
         let value = self.ids.value(*self.places.get(&backend.serial())?);
-        (held != Some(value)).then(|| set_cookie(cookie, value, context))
+        Some(set_cookie(cookie, value, context))
     }
 }

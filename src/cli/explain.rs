@@ -19,7 +19,7 @@ remembered. The access log has the same rule in `chosen_by`.
 Examples:
   moorline explain 'https://chat.example.com/socket.io/?EIO=4&transport=polling'
   moorline explain 'https://chat.example.com/socket.io/?EIO=4&transport=websocket&sid=…' \\
-      --cookie 'moorline=…' --client 192.0.2.7")]
+      --cookie 'moorline-chat=…' --client 192.0.2.7")]
 pub struct Args {
     /// What the client asks for, `https://HOST[:PORT]/PATH?QUERY`; `tcp://HOST:PORT` or `tls://NAME:PORT`
     /// for a stream of layer 4

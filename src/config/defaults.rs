@@ -5,7 +5,7 @@ use std::{net::SocketAddr, time::Duration};
 use super::{
     AccessLog, Admin, Backend, Balance, Certificates, Config, Cookie, Drain, Health, HostPattern,
     Limits, Listener, Outlier, Pool, Probe, Protocol, Reload, Reuse, Route, Sessions, SetOn,
-    SharedKeys, Sticky, Timeouts, Tls, TlsVersion, UnknownSni, Upgrade,
+    SharedKeys, Sticky, Timeouts, Tls, TlsVersion, UnknownSni, Upgrade, sticky,
 };
 
 /// How long a stopping process waits for open streams.
@@ -67,21 +67,23 @@ impl Default for Health {
     }
 }
 
-impl Default for Sticky {
-    fn default() -> Self {
+impl Sticky {
+    /// The defaults for the pool of this name.
+    pub fn of(pool: &str) -> Self {
         Self {
             engine_io: true,
             owner_search: 64,
-            cookie: Some(Cookie::default()),
+            cookie: Some(Cookie::of(pool)),
             memory: Duration::from_secs(120),
         }
     }
 }
 
-impl Default for Cookie {
-    fn default() -> Self {
+impl Cookie {
+    /// The defaults for the pool of this name.
+    pub fn of(pool: &str) -> Self {
         Self {
-            name: "moorline".to_owned(),
+            name: sticky::default_name(pool),
             same_site: None,
             secure: None,
             http_only: true,
@@ -135,13 +137,14 @@ impl Tls {
 impl Pool {
     /// A pool of these backends with every default.
     pub fn new(name: impl Into<String>, backends: Vec<Backend>) -> Self {
+        let name = name.into();
         Self {
-            name: name.into(),
+            sticky: Sticky::of(&name),
+            name,
             backends,
             source: None,
             balance: Balance::default(),
             health: Health::default(),
-            sticky: Sticky::default(),
             timeouts: Timeouts::default(),
             reuse: Reuse::default(),
             drain: POOL_DRAIN,

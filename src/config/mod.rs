@@ -54,6 +54,7 @@ pub use self::tls::{
 pub(crate) use self::{
     backends::{HEAVIEST, MOST as MOST_BACKENDS},
     names::valid as valid_name,
+    sticky::{FORMER_NAME as FORMER_COOKIE_NAME, default_name as default_cookie_name},
 };
 
 /// Everything one process runs by. Two equal configurations are interchangeable.
@@ -460,7 +461,7 @@ pub struct Sticky {
 /// Attributes of the sticky cookie.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Cookie {
-    /// Cookie name, an RFC 6265 token.
+    /// Cookie name, an RFC 6265 token; by default made from the pool's name.
     pub name: String,
     /// `SameSite`; `None`: `None` for a cross-site request over TLS, else `Lax`.
     pub same_site: Option<SameSite>,

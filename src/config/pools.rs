@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{
-    Admin, Balance, Pool, Probe, ProxyOut, Reuse, Route, Timeouts, backends, drain,
+    Admin, Balance, Pool, Probe, ProxyOut, Reuse, Route, Sticky, Timeouts, backends, drain,
     fault::Wrong,
     file::{Table, Value},
     health, names, reader, schema, secure, sticky, strain,
@@ -43,7 +43,7 @@ fn pool(name: &str, table: &Table<'_>, admin: &Admin, routed: bool) -> Pool {
         pool.health = health::health(&value).unwrap_or_default();
     }
     if let Some(value) = table.value("sticky") {
-        pool.sticky = sticky::sticky(&value).unwrap_or_default();
+        pool.sticky = sticky::sticky(&value, name).unwrap_or_else(|| Sticky::of(name));
     }
     if let Some(value) = table.value("timeouts") {
         pool.timeouts = timeouts(&value).unwrap_or_default();

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use xxhash_rust::xxh3::xxh3_64;
+
 use super::{
     Cookie, SameSite, SetOn, Sticky,
     fault::{Wrong, quoted},
@@ -15,18 +17,21 @@ const MOST_ASKED: usize = 65_535;
 /// Longest cookie name: what a request header of many cookies can spare.
 const LONGEST_NAME: usize = 64;
 
+/// The cookie name of every pool in versions that had one name for all pools.
+pub(crate) const FORMER_NAME: &str = "moorline";
+
 /// What `Max-Age` counts in.
 const SECOND: Duration = Duration::from_secs(1);
 
-/// Reads `false`, `true` or a table.
-pub(super) fn sticky(value: &Value<'_>) -> Option<Sticky> {
+/// Reads the `sticky` setting of this pool: `false`, `true` or a table.
+pub(super) fn sticky(value: &Value<'_>, pool: &str) -> Option<Sticky> {
     if let Some(on) = value.node.get_ref().as_bool() {
         let memory = Duration::ZERO;
         let off = Sticky { engine_io: false, owner_search: 0, cookie: None, memory };
-        return Some(if on { Sticky::default() } else { off });
+        return Some(if on { Sticky::of(pool) } else { off });
     }
     let table = value.table(&schema::STICKY, "true, false or a table")?;
-    let default = Sticky::default();
+    let default = Sticky::of(pool);
     let engine_io = table.boolean("engine_io", default.engine_io);
     let owner_search = if engine_io {
         table.integer("owner_search", 0..=MOST_ASKED, default.owner_search)
@@ -37,7 +42,7 @@ pub(super) fn sticky(value: &Value<'_>) -> Option<Sticky> {
         0
     };
     let cookie = match table.value("cookie") {
-        Some(value) => cookie(&value)?,
+        Some(value) => cookie(&value, pool)?,
         None => default.cookie,
     };
     let memory = table.period("memory", default.memory);
@@ -45,12 +50,12 @@ pub(super) fn sticky(value: &Value<'_>) -> Option<Sticky> {
 }
 
 /// Reads `false`, `true` or a table; the outer `None` is a fault, the inner one no cookie.
-fn cookie(value: &Value<'_>) -> Option<Option<Cookie>> {
+fn cookie(value: &Value<'_>, pool: &str) -> Option<Option<Cookie>> {
     if let Some(on) = value.node.get_ref().as_bool() {
-        return Some(on.then(Cookie::default));
+        return Some(on.then(|| Cookie::of(pool)));
     }
     let table = value.table(&schema::COOKIE, "true, false or a table")?;
-    let default = Cookie::default();
+    let default = Cookie::of(pool);
     let cookie = Cookie {
         name: table.value("name").and_then(|value| value.parsed(name)).unwrap_or(default.name),
         same_site: table.value("same_site").and_then(|value| value.parsed(same_site)),
@@ -103,11 +108,26 @@ fn same_site(typed: &str) -> Result<SameSite, Wrong> {
     }
 }
 
-/// A token (RFC 9110 §5.6.2), as RFC 6265 §4.1.1 wants it.
+/// The name of a pool's cookie if none is set: `moorline-POOL`. A pool name that cannot be part of a
+/// cookie name is represented by its hash, which never changes.
+pub(crate) fn default_name(pool: &str) -> String {
+    let name = format!("{FORMER_NAME}-{pool}");
+    if is_token(&name) && name.len() <= LONGEST_NAME {
+        return name;
+    }
+    format!("{FORMER_NAME}-{:016x}", xxh3_64(pool.as_bytes()))
+}
+
+/// Whether a text is a token (RFC 9110, section 5.6.2).
+fn is_token(text: &str) -> bool {
+    let allowed = |c: char| c.is_ascii_alphanumeric() || "!#$%&'*+-.^_`|~".contains(c);
+    !text.is_empty() && text.chars().all(allowed)
+}
+
+/// A cookie name: a token, as RFC 6265, section 4.1.1 requires.
 fn name(typed: &str) -> Result<String, Wrong> {
     let wrong = || Wrong::new(format!("{} is no cookie name", quoted(typed)));
-    let allowed = |c: char| c.is_ascii_alphanumeric() || "!#$%&'*+-.^_`|~".contains(c);
-    if typed.is_empty() || !typed.chars().all(allowed) {
+    if !is_token(typed) {
         return Err(wrong().help("it has letters, digits and some signs like `-` and `_`"));
     }
     if typed.len() > LONGEST_NAME {
@@ -118,13 +138,27 @@ fn name(typed: &str) -> Result<String, Wrong> {
 
 #[cfg(test)]
 mod tests {
-    use super::{SameSite, name, same_site};
+    use super::{SameSite, default_name, name, same_site};
 
     #[test]
     fn same_site_is_read_in_both_spellings() {
         assert_eq!(same_site("None"), Ok(SameSite::None));
         assert_eq!(same_site("lax"), Ok(SameSite::Lax));
         assert!(same_site("").is_err() && same_site("loose").is_err());
+    }
+
+    #[test]
+    fn the_default_cookie_name_is_a_token_that_is_different_for_each_pool() {
+        assert_eq!(default_name("chat"), "moorline-chat");
+        assert_eq!(default_name("__Host-x"), "moorline-__Host-x");
+        // Part of the interface: another proxy of a fleet, or the next version, must agree.
+        assert_eq!(default_name("a b"), "moorline-8044f8a624582c4c");
+        let names = ["chat", "Chat", "a b", "a;b", "a=b", "ü", &"a".repeat(56), &"a".repeat(57)];
+        let defaults = names.map(default_name);
+        for (at, default) in defaults.iter().enumerate() {
+            assert!(name(default).is_ok(), "{default}");
+            assert!(!defaults[..at].contains(default), "{default}");
+        }
     }
 
     #[test]

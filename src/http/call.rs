@@ -73,7 +73,7 @@ impl Call<'_> {
         let sid = self.engine.as_ref().and_then(|engine| engine.sid.as_deref());
         let clues = Clues {
             sid: sid.filter(|_| pool.config().sticky.engine_io),
-            moored: self.crossing.moored(pool),
+            moored: self.crossing.moored(),
         };
         let begins = begins_session(self.engine.as_ref(), &self.method, self.upgrade);
         match sticky::choose(&proxy.sids, pool.upstream.name(), clues, Instant::now()) {

@@ -93,7 +93,7 @@ impl Proxy {
         let engine = respond::engine(parts.uri.query());
         tell_engine(engine.as_ref(), pool, &mut told);
         let crossing = Crossing::of(&parts.headers, pool, tls, &checked.host);
-        let moored = crossing.moored(pool);
+        let moored = crossing.moored();
         if parts.headers.contains_key(header::COOKIE) {
             told.steps.push(match moored {
                 Some(backend) => format!("The cookie names {}.", backend.name()),

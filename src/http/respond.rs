@@ -139,7 +139,7 @@ impl Proxy {
         &self,
         pool: &Pool,
         mut call: Call<'_>,
-        parts: Parts,
+        mut parts: Parts,
         body: Incoming,
         (host, id): (&str, &str),
     ) -> Response<ReplyBody> {
@@ -148,6 +148,7 @@ impl Proxy {
             let error = ProxyError::bad_request("The request target is not a path.");
             return reply::refuse(call.entry, &error, &call.manners);
         };
+        call.crossing.strip(pool, &mut parts.headers);
         let peer = call.visitor.peer;
         let shape = Shape {
             origin: Origin {

@@ -142,31 +142,62 @@ impl fmt::Debug for Ids {
     }
 }
 
-/// The value of the one cookie of this name, over all `Cookie` headers, without quotes.
+/// The values of all cookies of this name, over all `Cookie` fields, in the order of the request. Names are
+/// compared exactly, as browsers do.
 ///
-/// `None` where there is none or more than one, or its value is empty, no text, or longer than 64
-/// bytes. Names are compared exactly, as browsers do.
-pub fn read<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
-    let mut of_that_name = headers
+/// A browser sends several cookies of one name if they were set with different attributes, or by different
+/// hosts of a site. A value is empty if it is not text or is longer than 64 bytes: it can name no backend.
+pub fn values<'a>(headers: &'a HeaderMap, name: &str) -> impl Iterator<Item = &'a str> {
+    let fields = headers.get_all(header::COOKIE).iter();
+    let pairs = fields.flat_map(|field| field.as_bytes().split(|&byte| byte == b';'));
+    pairs.filter(move |pair| name_of(pair) == Some(name.as_bytes())).map(value_of)
+}
+
+/// Removes the cookies for which `is_ours(name, value)` holds from every `Cookie` field. What remains of a
+/// field stays byte for byte as it was; a field of which nothing remains is removed.
+pub fn strip(headers: &mut HeaderMap, is_ours: impl Fn(&[u8], &str) -> bool) {
+    let is_kept = |pair: &&[u8]| name_of(pair).is_none_or(|name| !is_ours(name, value_of(pair)));
+    let kept: Vec<HeaderValue> = headers
         .get_all(header::COOKIE)
         .iter()
-        .flat_map(|header| header.as_bytes().split(|&byte| byte == b';'))
-        .filter_map(|pair| {
-            let equals = pair.iter().position(|&byte| byte == b'=')?;
-            (pair[..equals].trim_ascii() == name.as_bytes()).then(|| &pair[equals + 1..])
-        });
-    let value = of_that_name.next()?.trim_ascii();
-    if of_that_name.next().is_some() {
-        return None;
+        .filter_map(|field| {
+            let mut rest = Vec::with_capacity(field.len());
+            for (at, pair) in
+                field.as_bytes().split(|&byte| byte == b';').filter(is_kept).enumerate()
+            {
+                if at > 0 {
+                    rest.push(b';');
+                }
+                rest.extend_from_slice(pair);
+            }
+            // The first pair follows no semicolon, and its space goes with that of the pair before.
+            HeaderValue::from_bytes(rest.trim_ascii()).ok().filter(|rest| !rest.is_empty())
+        })
+        .collect();
+    headers.remove(header::COOKIE);
+    for field in kept {
+        headers.append(header::COOKIE, field);
     }
+}
+
+/// The name of a `name=value` pair, without the space around it.
+fn name_of(pair: &[u8]) -> Option<&[u8]> {
+    let equals = pair.iter().position(|&byte| byte == b'=')?;
+    Some(pair[..equals].trim_ascii())
+}
+
+/// The value of a `name=value` pair, without space and quotes around it; empty if it cannot be ours.
+fn value_of(pair: &[u8]) -> &str {
+    let equals = pair.iter().position(|&byte| byte == b'=');
+    let value = equals.map_or(&b""[..], |equals| &pair[equals + 1..]).trim_ascii();
     let value = match value {
         [b'"', inner @ .., b'"'] => inner,
         _ => value,
     };
-    if value.is_empty() || value.len() > LONGEST {
-        return None;
+    if value.len() > LONGEST {
+        return "";
     }
-    str::from_utf8(value).ok()
+    str::from_utf8(value).unwrap_or_default()
 }
 
 /// The `Set-Cookie` header that gives a client this value.
@@ -317,40 +348,59 @@ mod tests {
             &[b"a=b", b"\tmoorline=abc"],
             &[b"other=\xff\xfe; moorline=abc; moorline2=x; xmoorline=y; Moorline=z"],
         ] {
-            assert_eq!(read(&headers(cookies), "moorline"), Some("abc"), "{cookies:?}");
+            assert_eq!(read(cookies), ["abc"], "{cookies:?}");
         }
-        assert_eq!(read(&headers(&[b"moorline=a=b=="]), "moorline"), Some("a=b=="));
+        assert_eq!(read(&[b"moorline=a=b=="]), ["a=b=="]);
+        assert_eq!(read(&[b"moorline=a; b=c; moorline=d", b"moorline=e"]), ["a", "d", "e"]);
+    }
+
+    fn read(cookies: &[&[u8]]) -> Vec<String> {
+        values(&headers(cookies), "moorline").map(str::to_owned).collect()
     }
 
     #[test]
-    fn a_doubtful_cookie_is_absent() {
+    fn a_value_that_cannot_be_ours_is_empty() {
         let long = [b"moorline=".as_slice(), &[b'x'; 65]].concat();
-        let longest = &long[..long.len() - 1];
-        assert!(read(&headers(&[longest]), "moorline").is_some());
-        for cookies in [
-            &[][..],
-            &[b"".as_slice()],
-            &[b"moorline"],
-            &[b"moorline="],
-            &[b"moorline=\"\""],
-            &[b"moorline=\xff"],
-            &[b"moorline=a; moorline=a"],
-            &[b"moorline=a", b"moorline=b"],
-            &[&long],
-            &[&long, b"moorline=a"],
+        assert_eq!(read(&[&long[..long.len() - 1]]), ["x".repeat(64)]);
+        for cookies in [b"".as_slice(), b"moorline", b"moorline2=a"] {
+            assert_eq!(read(&[cookies]), [""; 0], "{cookies:?}");
+        }
+        for cookies in [b"moorline=".as_slice(), b"moorline=\"\"", b"moorline=\xff", &long] {
+            assert_eq!(read(&[cookies]), [""], "{cookies:?}");
+        }
+        assert_eq!(read(&[&long, b"moorline=a"]), ["", "a"], "the next one is read all the same");
+    }
+
+    #[test]
+    fn stripping_keeps_other_cookies_byte_for_byte() {
+        for (cookies, expected) in [
+            (&[b"moorline=x".as_slice()][..], &[][..]),
+            (&[b" moorline = \"x\" ;"], &[]),
+            (&[b"moorline=x; a=b"], &[b"a=b".as_slice()]),
+            (&[b"a=b; moorline=x"], &[b"a=b"]),
+            (
+                &[b"a=b;moorline=x;  c=\"d\";;e;moorline=y; moorline2=z"],
+                &[b"a=b;  c=\"d\";;e; moorline2=z"],
+            ),
+            (&[b"moorline=x", b"a=\xff\xfe"], &[b"a=\xff\xfe"]),
+            (&[b"a=b; moorline", b"Moorline=x"], &[b"a=b; moorline", b"Moorline=x"]),
         ] {
-            assert_eq!(read(&headers(cookies), "moorline"), None, "{cookies:?}");
+            let mut fields = headers(cookies);
+            strip(&mut fields, |name, _| name == b"moorline");
+            let left: Vec<_> =
+                fields.get_all(header::COOKIE).iter().map(|v| v.as_bytes()).collect();
+            assert_eq!(left, expected, "{cookies:?}");
         }
     }
 
     #[test]
     fn attributes_follow_the_request_where_they_are_not_configured() {
-        let cookie = config::Cookie::default();
+        let cookie = config::Cookie::of("chat");
         let set = |tls, cross_site| set_cookie(&cookie, "v", Context { tls, cross_site });
-        assert_eq!(set(false, false), "moorline=v; Path=/; HttpOnly; SameSite=Lax");
-        assert_eq!(set(false, true), "moorline=v; Path=/; HttpOnly; SameSite=Lax");
-        assert_eq!(set(true, false), "moorline=v; Path=/; HttpOnly; SameSite=Lax; Secure");
-        assert_eq!(set(true, true), "moorline=v; Path=/; HttpOnly; SameSite=None; Secure");
+        assert_eq!(set(false, false), "moorline-chat=v; Path=/; HttpOnly; SameSite=Lax");
+        assert_eq!(set(false, true), "moorline-chat=v; Path=/; HttpOnly; SameSite=Lax");
+        assert_eq!(set(true, false), "moorline-chat=v; Path=/; HttpOnly; SameSite=Lax; Secure");
+        assert_eq!(set(true, true), "moorline-chat=v; Path=/; HttpOnly; SameSite=None; Secure");
     }
 
     #[test]
@@ -362,23 +412,26 @@ mod tests {
             secure: Some(false),
             http_only: false,
             lifetime: Some(Duration::from_secs(86_400)),
-            ..config::Cookie::default()
+            ..config::Cookie::of("chat")
         };
         let expected = "__Host-node=v; Path=/; Max-Age=86400; SameSite=Strict";
         assert_eq!(set_cookie(&cookie, "v", context), expected);
-        let open = config::Cookie { same_site: Some(SameSite::None), ..config::Cookie::default() };
+        let open = config::Cookie { same_site: Some(SameSite::None), ..config::Cookie::of("chat") };
         let plain = Context { tls: false, ..context };
-        assert_eq!(set_cookie(&open, "v", plain), "moorline=v; Path=/; HttpOnly; SameSite=None");
+        assert_eq!(
+            set_cookie(&open, "v", plain),
+            "moorline-chat=v; Path=/; HttpOnly; SameSite=None"
+        );
     }
 
     #[test]
     fn same_site_none_is_not_chosen_where_browsers_would_drop_it() {
         let with = |secure, partitioned, tls| {
-            let cookie = config::Cookie { secure, partitioned, ..config::Cookie::default() };
+            let cookie = config::Cookie { secure, partitioned, ..config::Cookie::of("chat") };
             set_cookie(&cookie, "v", Context { tls, cross_site: true })
         };
-        let lax = "moorline=v; Path=/; HttpOnly; SameSite=Lax";
-        let none = "moorline=v; Path=/; HttpOnly; SameSite=None; Secure";
+        let lax = "moorline-chat=v; Path=/; HttpOnly; SameSite=Lax";
+        let none = "moorline-chat=v; Path=/; HttpOnly; SameSite=None; Secure";
         assert_eq!(with(Some(false), false, true), lax);
         assert_eq!(with(None, false, false), lax);
         // TLS ends before us, and the operator says so.
@@ -396,11 +449,14 @@ mod tests {
                 .iter()
                 .filter_map(|bytes| Some((header::COOKIE, HeaderValue::from_bytes(bytes).ok()?)))
                 .collect();
-            if let Some(value) = read(&headers, "moor") {
-                prop_assert!(!value.is_empty() && value.len() <= LONGEST);
-                let ids = ids(&keys(&[NEW]), "chat", &["blue"]);
+            let ids = ids(&keys(&[NEW]), "chat", &["blue"]);
+            for value in values(&headers, "moor") {
+                prop_assert!(value.len() <= LONGEST);
                 prop_assert_eq!(ids.find(value), None);
             }
+            let mut stripped = headers.clone();
+            strip(&mut stripped, |name, _| name == b"moor");
+            prop_assert_eq!(values(&stripped, "moor").count(), 0);
         }
     }
 }

@@ -13,7 +13,7 @@ pub mod table;
 
 pub use self::{
     choice::{Choice, Clues, choose, preview},
-    cookie::{Context, Found, Ids, Keys, MadeKey, read, set_cookie},
+    cookie::{Context, Found, Ids, Keys, MadeKey, set_cookie},
     memory::{Ending, Memory, Recalled},
     table::{Cursor, Known, Learned, Session, SessionHold, SessionId, Table},
 };

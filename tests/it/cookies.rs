@@ -1,13 +1,15 @@
 //! The sticky cookie, true and forged.
 
-use std::{fs, net::SocketAddr, path::Path};
+use std::{collections::BTreeMap, fs, net::SocketAddr, path::Path};
 
 use crate::support::{
     Backend, Node, Proxy, Raw, message,
     node::{cookie_field, handshake, handshake_target, poll},
     pair::Pair,
     proxy::Setup,
+    settings,
     tls::Certificate,
+    websocket,
 };
 
 const KEY_ONE: &str = "0123456789abcdef0123456789abcdef-one";
@@ -24,24 +26,24 @@ async fn fault_094_forged_cookie() {
     let pair = Pair::start().await;
     let good = pair.session_on("b").await.cookie.expect("a cookie");
     pair.assert_bound("good", &cookie_field(&good), "b").await;
-    let value = good.strip_prefix("moorline=").unwrap();
+    let value = good.strip_prefix("moorline-app=").unwrap();
     let flipped = |at: usize| {
         let swap = |c: char| if c == 'A' { 'B' } else { 'A' };
         let chars = value.chars().enumerate();
         let forged: String = chars.map(|(n, c)| if n == at { swap(c) } else { c }).collect();
-        format!("moorline={forged}")
+        format!("moorline-app={forged}")
     };
     let stranger = Pair::start().await;
     let foreign = stranger.session_on("b").await.cookie.unwrap();
     for (n, forged) in [
         flipped(0),
         flipped(value.len() / 2),
-        format!("moorline={}", &value[..value.len() - 1]),
-        format!("moorline={value}A"),
-        format!("moorline={}", "A".repeat(value.len())),
-        format!("moorline={}", value.to_lowercase()),
-        format!("moorline=\"{value}\"x"),
-        "moorline=".to_owned(),
+        format!("moorline-app={}", &value[..value.len() - 1]),
+        format!("moorline-app={value}A"),
+        format!("moorline-app={}", "A".repeat(value.len())),
+        format!("moorline-app={}", value.to_lowercase()),
+        format!("moorline-app=\"{value}\"x"),
+        "moorline-app=".to_owned(),
         "moorline".to_owned(),
         // A good one, of a process with another key.
         foreign,
@@ -71,13 +73,13 @@ async fn fault_095_cookie_that_names_an_address() {
     let reply = client.response().await;
     let inner_cookie = reply.header("set-cookie").unwrap().split(';').next().unwrap().to_owned();
     for (n, named) in [
-        format!("moorline={address}"),
-        format!("moorline=http://{address}/"),
-        format!("moorline={}", pair.a.backend.address),
-        "moorline=0".to_owned(),
-        "moorline=1".to_owned(),
+        format!("moorline-app={address}"),
+        format!("moorline-app=http://{address}/"),
+        format!("moorline-app={}", pair.a.backend.address),
+        "moorline-app=0".to_owned(),
+        "moorline-app=1".to_owned(),
         // IP and port as some load balancers write them.
-        format!("moorline=16777343.{}.0000", address.port().swap_bytes()),
+        format!("moorline-app=16777343.{}.0000", address.port().swap_bytes()),
         // A good one, of another pool.
         inner_cookie,
     ]
@@ -103,21 +105,157 @@ async fn fault_097_oversize_or_duplicate_cookie() {
     let (a, b) = (a.cookie.unwrap(), b.cookie.unwrap());
     let huge = format!("{b}{}", "A".repeat(5000));
     for (n, field) in [
-        format!("Cookie: moorline={}\r\n", "A".repeat(5000)),
+        format!("Cookie: moorline-app={}\r\n", "A".repeat(5000)),
         format!("Cookie: {huge}\r\n"),
-        format!("Cookie: {a}; {b}\r\n"),
-        format!("Cookie: {b}; {b}\r\n"),
-        format!("Cookie: {b}; moorline=x\r\n"),
-        format!("Cookie: {a}\r\nCookie: {b}\r\n"),
+        format!("Cookie: {huge}; moorline-app=x\r\n"),
+        format!("Cookie: moorline-app2{}\r\n", b.strip_prefix("moorline-app").unwrap()),
     ]
     .into_iter()
     .enumerate()
     {
         pair.assert_ignored(&format!("odd{n}"), &field).await;
     }
-    // The controls: alone, and among others, it counts.
-    pair.assert_bound("alone", &format!("Cookie: {b}\r\n"), "b").await;
-    pair.assert_bound("among", &format!("Cookie: x=y;{b}; moorline2=z\r\n"), "b").await;
+    // The first valid one counts, wherever it is.
+    for (n, field) in [
+        format!("Cookie: {b}\r\n"),
+        format!("Cookie: x=y;{b}; moorline-app2=z\r\n"),
+        format!("Cookie: {b}; {b}\r\n"),
+        format!("Cookie: {b}; {a}\r\n"),
+        format!("Cookie: moorline-app=x; {b}\r\n"),
+        format!("Cookie: {b}; moorline-app=x\r\n"),
+        format!("Cookie: {huge}; moorline-app=; {b}\r\n"),
+        format!("Cookie: moorline-app=x\r\nCookie: y=z; {b}\r\n"),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        pair.assert_bound(&format!("valid{n}"), &field, "b").await;
+    }
+    pair.finish().await;
+}
+
+#[tokio::test]
+async fn a_cookie_of_a_drained_backend_does_not_hide_another() {
+    let pair = Pair::start().await;
+    let (a, b) = (pair.session_on("a").await, pair.session_on("b").await);
+    let (a, b) = (a.cookie.unwrap(), b.cookie.unwrap());
+    let drained = format!("app/{}", pair.a.backend.address);
+    assert_eq!(pair.proxy.command(&["drain", &drained]).await.code, 0);
+    pair.assert_bound("both", &format!("Cookie: {a}; {b}\r\n"), "b").await;
+    pair.finish().await;
+}
+
+/// What a browser keeps of one host: cookies by name.
+#[derive(Default)]
+struct Jar(BTreeMap<String, String>);
+
+impl Jar {
+    /// Asks for a path and gives the body of the reply, which is the backend's name.
+    async fn ask(&mut self, client: &mut Raw, path: &str) -> String {
+        let pairs: Vec<_> = self.0.iter().map(|(name, value)| format!("{name}={value}")).collect();
+        let cookies = match &pairs[..] {
+            [] => String::new(),
+            pairs => format!("Cookie: {}\r\n", pairs.join("; ")),
+        };
+        client.send(message::get(path, &cookies)).await;
+        let reply = client.response().await;
+        for set in reply.all("set-cookie") {
+            let (name, value) = set.split(';').next().unwrap().split_once('=').unwrap();
+            self.0.insert(name.to_owned(), value.to_owned());
+        }
+        reply.text()
+    }
+}
+
+#[tokio::test]
+async fn two_pools_on_one_host_have_a_cookie_each() {
+    let mut backends = Vec::new();
+    for name in ["a", "b", "c", "x", "y", "z"] {
+        backends.push(Backend::replying(name).await);
+    }
+    let addresses: Vec<_> = backends.iter().map(|backend| backend.address).collect();
+    let proxy = Proxy::with(|settings| {
+        let sticky = "{ cookie = { set_on = \"always\" } }";
+        settings.backends(&addresses[..3]).pool("sticky", sticky);
+        settings.pool("balance", "\"round-robin\"");
+        let other = settings::list(&addresses[3..]);
+        settings.table(&format!(
+            "[[routes]]\npath = \"/other\"\npool = \"other pool\"\n[pools.\"other pool\"]\n\
+             backends = {other}\nbalance = \"round-robin\"\nsticky = {sticky}\n\
+             health = {{ probe = \"off\" }}\nreuse = {{ idle_timeout = \"1s\" }}\n"
+        ));
+    })
+    .await;
+    let (mut client, mut jar) = (Raw::connect(proxy.web()).await, Jar::default());
+    let home = (jar.ask(&mut client, "/").await, jar.ask(&mut client, "/other").await);
+    for _ in 0..4 {
+        let now = (jar.ask(&mut client, "/").await, jar.ask(&mut client, "/other").await);
+        assert_eq!(now, home, "{:?}", jar.0);
+    }
+    let names: Vec<_> = jar.0.keys().collect();
+    assert!(names.len() == 2 && names.iter().any(|name| *name == "moorline-app"), "{names:?}");
+    drop((client, backends));
+    proxy.finish().await;
+}
+
+#[tokio::test]
+async fn a_cookie_of_the_former_name_counts_and_is_replaced() {
+    let pair = Pair::start().await;
+    let good = pair.session_on("b").await.cookie.unwrap();
+    let former = good.replace("moorline-app=", "moorline=");
+    let sessions = pair.spread("former", &cookie_field(&former)).await;
+    for session in sessions {
+        assert_eq!((session.node.as_str(), session.cookie), ("b", Some(good.clone())));
+    }
+    for request in pair.b.backend.requests().iter().filter(|r| r.target().contains("t=former")) {
+        assert_eq!(request.all("cookie"), ["other=1"]);
+    }
+    // An application's own cookie of that name is not ours.
+    let mut client = pair.client().await;
+    let session = handshake(&mut client, "app", "Cookie: moorline=theirs\r\n").await;
+    let node = if session.node == "a" { &pair.a } else { &pair.b };
+    let requests = node.backend.requests();
+    let request = requests.iter().find(|r| r.target().contains("t=app")).unwrap();
+    assert_eq!(request.all("cookie"), ["moorline=theirs"]);
+    drop(client);
+    pair.finish().await;
+}
+
+#[tokio::test]
+async fn fault_139_our_own_cookie_is_not_forwarded() {
+    let pair = Pair::start().await;
+    let ours = pair.session_on("b").await.cookie.unwrap();
+    let mut client = pair.client().await;
+    let cases = [
+        (format!("Cookie: {ours}\r\n"), vec![]),
+        (format!("Cookie: a=\"b\";  c=d; {ours}\r\n"), vec!["a=\"b\";  c=d"]),
+        (format!("Cookie: {ours}; a=b\r\n"), vec!["a=b"]),
+        (format!("Cookie: a=b; {ours};c=d; moorline-app=x\r\n"), vec!["a=b;c=d"]),
+        (
+            format!("Cookie: {ours}\r\nCookie: io=1; moorline-app2=y\r\n"),
+            vec!["io=1; moorline-app2=y"],
+        ),
+        ("Cookie: a=b; moorline-other=x; ;c\r\n".to_owned(), vec!["a=b; moorline-other=x; ;c"]),
+    ];
+    for (n, (headers, expected)) in cases.iter().enumerate() {
+        for upgrade in [false, true] {
+            let mark = format!("strip{n}{upgrade}");
+            let target = handshake_target(&mark);
+            if upgrade {
+                let mut client = pair.client().await;
+                let target = target.replace("polling", "websocket");
+                client.send(websocket::request(&target, headers)).await;
+                assert_eq!(client.response().await.status(), 101);
+            } else {
+                client.send(message::get(&target, headers)).await;
+                assert_eq!(client.response().await.status(), 200);
+            }
+            let all = [pair.a.backend.requests(), pair.b.backend.requests()].concat();
+            let request = all.iter().find(|r| r.target().ends_with(&format!("t={mark}"))).unwrap();
+            assert_eq!(&request.all("cookie"), expected, "{headers}");
+        }
+    }
+    drop(client);
     pair.finish().await;
 }
 

@@ -120,7 +120,7 @@ async fn fault_110_hostile_labels() {
         for n in 0..count {
             let request = format!(
                 "GET /{name}{n}?{name}{n}=1 HTTP/1.1\r\nHost: {name}{n}.test\r\n\
-                 User-Agent: {name}{n}\r\nCookie: moorline={name}{n}\r\nConnection: close\r\n\r\n"
+                 User-Agent: {name}{n}\r\nCookie: moorline-app={name}{n}\r\nConnection: close\r\n\r\n"
             );
             Raw::ask(proxy.web(), request).await;
             let method =

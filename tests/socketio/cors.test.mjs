@@ -24,7 +24,7 @@ for (const tls of [false, true]) {
     const handshake = await cross(site, { path: PATH });
     assert.equal(handshake.status, 200);
     const { sid } = JSON.parse(handshake.body.slice(1));
-    const cookies = handshake.headers['set-cookie'].filter((line) => line.startsWith('moorline='));
+    const cookies = handshake.headers['set-cookie'].filter((line) => line.startsWith('moorline-chat='));
     assert.equal(cookies.length, 1);
     // Only over TLS do browsers take a cookie from another site.
     assert.match(cookies[0], tls ? /; SameSite=None/i : /; SameSite=Lax/i);

@@ -64,7 +64,7 @@ async function visit({ nodes, proxy }, { generation, transports, tls, cookies })
 
 /** The proxy offers its cookie once, with the attributes that the connection asks for. */
 function checkCookie({ agent }, tls) {
-  const lines = agent.offered.filter((line) => line.startsWith('moorline='));
+  const lines = agent.offered.filter((line) => line.startsWith('moorline-chat='));
   assert.ok(lines.length >= 1, 'a handshake brings the cookie');
   for (const line of lines) {
     assert.match(line, /; HttpOnly/i);

@@ -165,7 +165,7 @@ pub(crate) async fn handshake(client: &mut Raw, t: &str, headers: &str) -> Sessi
     let node = reply.header("x-node").unwrap_or_default().to_owned();
     let pair = |value: &str| value.split(';').next().unwrap().to_owned();
     let cookies = reply.all("set-cookie");
-    let cookie = cookies.iter().find(|value| value.starts_with("moorline=")).map(|v| pair(v));
+    let cookie = cookies.iter().find(|value| value.starts_with("moorline-")).map(|v| pair(v));
     Session { sid, node, cookie, reply }
 }
 

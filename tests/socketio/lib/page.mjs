@@ -59,7 +59,7 @@ async function book(response, ledger) {
   if (response.status() >= 400) await complain(response, ledger);
   const headers = await response.headersArray();
   return headers
-    .filter(({ name, value }) => name.toLowerCase() === 'set-cookie' && value.startsWith('moorline='))
+    .filter(({ name, value }) => name.toLowerCase() === 'set-cookie' && value.startsWith('moorline-chat='))
     .map(({ value }) => value);
 }
 
