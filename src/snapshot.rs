@@ -14,7 +14,7 @@ use crate::{
     acme::Issued,
     config,
     net::{client_hello::ClientHello, per_address::PerAddress, tls::Terminator},
-    observe::{Secured, Way},
+    observe::{Notices, Secured, Way},
     route::Routes,
     sticky::{Context, Found, Ids, Keys, set_cookie},
     upstream::{self, Backend, Dial},
@@ -34,6 +34,8 @@ pub struct Snapshot {
     pub listeners: HashMap<Arc<str>, Arc<Listener>>,
     /// Peers whose forwarding headers are believed.
     pub trusted: Vec<IpNet>,
+    /// Whether backends get `Forwarded` even if none came in.
+    pub forwarded_always: bool,
     /// Whether any pool's backends are told who their clients are.
     pub introduces: bool,
 }
@@ -75,6 +77,8 @@ pub struct Listener {
     pub handshake_timeout: Duration,
     /// Deadline of a request's header.
     pub header_timeout: Duration,
+    /// Warnings that its traffic has caused.
+    pub notices: Notices,
 }
 
 /// What a listener proves itself by.

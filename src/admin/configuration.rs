@@ -25,6 +25,7 @@ pub(super) fn shown(config: &Config) -> Value {
         cookie_keys,
         ticket_keys,
         trusted_proxies,
+        forwarded,
         sessions: Sessions { max, max_sid_bytes },
         access_log,
         drain: drained,
@@ -40,6 +41,7 @@ pub(super) fn shown(config: &Config) -> Value {
         "cookie_keys": shared_keys(cookie_keys),
         "ticket_keys": shared_keys(ticket_keys),
         "trusted_proxies": trusted_proxies.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        "forwarded": forwarded.name(),
         "sessions": { "max": max, "max_sid_bytes": max_sid_bytes },
         "access_log": match access_log {
             AccessLog::Off => json!("off"),

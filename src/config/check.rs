@@ -10,15 +10,13 @@ use std::{
 };
 
 use super::{
-    AccessLog, Config, Reload, Sessions, SharedKeys,
-    address::network,
-    admin,
+    AccessLog, Config, Forwarded, Reload, Sessions, SharedKeys, admin,
     defaults::PROCESS_DRAIN,
     drain,
     fault::Source,
     file::{self, File, Table, Value},
     listeners::{self, Claims},
-    pools, routes, schema, secrets,
+    networks, pools, routes, schema, secrets,
 };
 pub use super::{
     fault::{Fault, Faults, Wrong},
@@ -79,7 +77,7 @@ fn watched(path: &Path, named: Vec<PathBuf>) -> Vec<PathBuf> {
 fn config(top: &Table<'_>) -> Config {
     let mut claims = Claims::default();
     let trusted_proxies: Vec<ipnet::IpNet> =
-        top.value("trusted_proxies").map(|value| networks(&value)).unwrap_or_default();
+        top.value("trusted_proxies").map(|value| networks::all(&value)).unwrap_or_default();
     let listeners = listeners::all(top, &mut claims, &trusted_proxies);
     let routes = routes::all(top, &listeners);
     let admin = top.value("admin").and_then(|value| admin::admin(&value, &mut claims));
@@ -98,6 +96,12 @@ fn config(top: &Table<'_>) -> Config {
             .and_then(|value| secrets::ticket_keys(&value))
             .unwrap_or(SharedKeys::Made),
         trusted_proxies,
+        forwarded: top
+            .value("forwarded")
+            .and_then(|value| {
+                value.choice(&[Forwarded::Pass, Forwarded::Always].map(|f| (f.name(), f)))
+            })
+            .unwrap_or_default(),
         sessions: top.value("sessions").and_then(|value| sessions(&value)).unwrap_or_default(),
         access_log: top
             .value("access_log")
@@ -109,14 +113,6 @@ fn config(top: &Table<'_>) -> Config {
         admin,
         watched: Vec::new(),
     }
-}
-
-pub(super) fn networks(value: &Value<'_>) -> Vec<ipnet::IpNet> {
-    let Some(elements) = value.elements() else {
-        value.is_not("an array of strings");
-        return Vec::new();
-    };
-    elements.filter_map(|element| element.parsed(network)).collect()
 }
 
 fn reload(value: &Value<'_>) -> Option<Reload> {

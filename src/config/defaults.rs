@@ -3,9 +3,9 @@
 use std::{net::SocketAddr, time::Duration};
 
 use super::{
-    AccessLog, Admin, Backend, Balance, Certificates, Config, Cookie, Drain, Health, HostPattern,
-    Limits, Listener, Outlier, Pool, Probe, Protocol, Reload, Reuse, Route, Sessions, SetOn,
-    SharedKeys, Sticky, Timeouts, Tls, TlsVersion, UnknownSni, Upgrade, sticky,
+    AccessLog, Admin, Backend, Balance, Certificates, Config, Cookie, Drain, Forwarded, Health,
+    HostPattern, Limits, Listener, Outlier, Pool, Probe, Protocol, Reload, Reuse, Route, Sessions,
+    SetOn, SharedKeys, Sticky, Timeouts, Tls, TlsVersion, UnknownSni, Upgrade, sticky,
 };
 
 /// How long a stopping process waits for open streams.
@@ -194,6 +194,7 @@ impl Config {
             cookie_keys: SharedKeys::Made,
             ticket_keys: SharedKeys::Made,
             trusted_proxies: Vec::new(),
+            forwarded: Forwarded::default(),
             sessions: Sessions::default(),
             access_log: AccessLog::default(),
             drain: PROCESS_DRAIN,

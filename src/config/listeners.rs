@@ -7,10 +7,9 @@ use ipnet::IpNet;
 use super::{
     Acme, Certificates, Listener, Passthrough, Protocol, ProxyIn, Redirect, Tls,
     address::{bind, host_pattern},
-    check::networks,
     fault::{Wrong, quoted},
     file::{Table, Value},
-    names, routes, schema, secure,
+    names, networks, routes, schema, secure,
 };
 
 /// The protocol that names are proved by (RFC 8737).
@@ -278,7 +277,7 @@ fn proxy_protocol(value: &Value<'_>, trusted: &[IpNet]) -> Option<ProxyIn> {
         let table = value.table(&schema::PROXY_PROTOCOL, wanted)?;
         let mode = table.need("mode", "`mode = \"required\"`")?;
         let from = table.value("from");
-        (mode.choice(&modes)?, from.map(|value| (value, networks(&value))))
+        (mode.choice(&modes)?, from.map(|value| (value, networks::all(&value))))
     };
     let from = match from {
         Some((value, from)) => {

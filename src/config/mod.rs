@@ -18,6 +18,7 @@ mod file;
 mod health;
 mod listeners;
 mod names;
+mod networks;
 mod pools;
 mod reader;
 mod routes;
@@ -72,6 +73,8 @@ pub struct Config {
     pub ticket_keys: SharedKeys,
     /// Peers whose `X-Forwarded-*`, `Forwarded` and `X-Request-Id` are believed.
     pub trusted_proxies: Vec<IpNet>,
+    /// When backends get `Forwarded`.
+    pub forwarded: Forwarded,
     /// Bounds of the sid table.
     pub sessions: Sessions,
     /// Where access-log lines go.
@@ -86,6 +89,26 @@ pub struct Config {
     pub admin: Admin,
     /// Files whose change asks for a reload: the configuration itself, backend lists, certificates, keys.
     pub watched: Vec<PathBuf>,
+}
+
+/// When backends get `Forwarded` (RFC 7239) beside `X-Forwarded-*`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Forwarded {
+    /// With requests of trusted peers that sent it.
+    #[default]
+    Pass,
+    /// With every request.
+    Always,
+}
+
+impl Forwarded {
+    /// The setting's value in the file.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Pass => "pass",
+            Self::Always => "always",
+        }
+    }
 }
 
 /// One named group of listening addresses that behave alike.

@@ -20,6 +20,7 @@ pub(super) static TOP: Section = Section {
         "routes",
         "pools",
         "trusted_proxies",
+        "forwarded",
         "admin",
         "drain",
         "reload",
@@ -30,6 +31,9 @@ pub(super) static TOP: Section = Section {
         "ticket_keys",
     ],
 };
+
+/// Among addresses and networks: a file with more of them.
+pub(super) static NETWORKS: Section = Section { name: "trusted_proxies", keys: &["file"] };
 
 pub(super) static LISTENER: Section = Section {
     name: "listeners.NAME",
@@ -181,8 +185,9 @@ pub(super) static COOKIE_KEY: Section = Section { name: "cookie_key", keys: &["f
 pub(super) static TICKET_KEYS: Section = Section { name: "ticket_keys", keys: &["file", "env"] };
 
 /// Every kind of table, in the order of the reference.
-pub static SECTIONS: [&Section; 32] = [
+pub static SECTIONS: [&Section; 33] = [
     &TOP,
+    &NETWORKS,
     &LISTENER,
     &PASSTHROUGH,
     &PROXY_PROTOCOL,

@@ -128,6 +128,7 @@ impl Control {
             pools: Vec::new(),
             listeners: HashMap::new(),
             trusted: Vec::new(),
+            forwarded_always: false,
             introduces: false,
         };
         let proxy = Arc::new(Proxy {
@@ -260,6 +261,7 @@ impl Control {
             pools: pools.clone(),
             listeners,
             trusted: config.trusted_proxies.clone(),
+            forwarded_always: config.forwarded == config::Forwarded::Always,
             introduces: pools.iter().any(|pool| !pool.dial().is_shared()),
         };
         self.proxy.snapshot.store(Arc::new(snapshot));

@@ -262,6 +262,7 @@ fn process(now: &Config, next: &Config, changes: &mut Vec<Change>) {
         ("cookie_key", now.cookie_keys != next.cookie_keys, "cookies are made by other keys"),
         ("ticket_keys", now.ticket_keys != next.ticket_keys, "sessions are resumed by other keys"),
         ("trusted_proxies", now.trusted_proxies != next.trusted_proxies, ""),
+        ("forwarded", now.forwarded != next.forwarded, ""),
         ("sessions", now.sessions != next.sessions, ""),
         ("access_log", now.access_log != next.access_log, ""),
         ("drain", now.drain != next.drain, ""),

@@ -9,6 +9,7 @@ use crate::{
     acme::Issued,
     config::{self, Config},
     net::tls::{self, Terminator, TicketKeys},
+    observe::Notices,
     snapshot,
 };
 
@@ -88,5 +89,6 @@ fn policy(
         redirect: listener.redirect,
         handshake_timeout: listener.handshake_timeout,
         header_timeout: listener.header_timeout,
+        notices: Notices::new(name),
     })
 }

@@ -11,7 +11,9 @@ use hyper::upgrade::OnUpgrade;
 use super::{
     attempt::{Engine, Reached, begins_session},
     cookie::Crossing,
-    headers, learn,
+    headers,
+    hops::Claims,
+    learn,
     relay::ReplyBody,
     reply::{self, Manners},
     upgrade::{self, Passage},
@@ -39,6 +41,10 @@ pub(super) struct Call<'a> {
     pub(super) address: SocketAddr,
     /// Whether the peer's own claims are believed.
     pub(super) trusted: bool,
+    /// What those say about the hops before it.
+    pub(super) claims: Option<Box<Claims>>,
+    /// Whether the backend gets `Forwarded` even if none came in.
+    pub(super) forwarded_always: bool,
     pub(super) method: Method,
     pub(super) engine: Option<Engine>,
     pub(super) upgrade: bool,

@@ -100,7 +100,7 @@ fn host(parts: &Parts) -> Result<Box<str>, ProxyError> {
 }
 
 /// Name or address with an optional port; no userinfo, list or path (RFC 9112 §3.2).
-fn is_host(host: &str) -> bool {
+pub(super) fn is_host(host: &str) -> bool {
     let bracketed = host.starts_with('[');
     let allowed = |b: u8| b.is_ascii_alphanumeric() || b"-._~%!$&'()*+;=:[]".contains(&b);
     let port = &host[without_port(host).len()..];

@@ -1,11 +1,9 @@
 //! Header hygiene: what must not cross a proxy, and what a proxy adds.
 //!
-//! Pure functions over [`HeaderMap`]; RFC 9110 §7.6.1 for hop-by-hop fields, RFC 7239 for
-//! `Forwarded`. Stripping comes before adding, so that no client can have our own fields removed by
+//! Pure functions over [`HeaderMap`]; RFC 9110 §7.6.1 for hop-by-hop fields. Stripping comes before adding, so that no client can have our own fields removed by
 //! naming them in `Connection`.
 
 use std::{
-    fmt::Write as _,
     net::{IpAddr, SocketAddr},
     time::Duration,
 };
@@ -18,6 +16,7 @@ use http::{
     },
 };
 
+use super::hops::{self, Claims};
 use crate::observe::ClientCertificate;
 
 /// Fields that `Connection` may not name away: framing, routing, authentication and ours.
@@ -26,9 +25,6 @@ const KEPT: [HeaderName; 5] = [HOST, CONTENT_LENGTH, AUTHORIZATION, COOKIE, TRAI
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
-const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
-const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
-const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const X_REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
 const X_CLIENT_CERT_SUBJECT: HeaderName = HeaderName::from_static("x-client-cert-subject");
 const X_CLIENT_CERT_FINGERPRINT: HeaderName = HeaderName::from_static("x-client-cert-fingerprint");
@@ -45,6 +41,12 @@ pub(super) struct Origin<'a> {
     pub(super) peer: SocketAddr,
     /// Whether its own claims about earlier hops are believed.
     pub(super) trusted: bool,
+    /// Those claims, if it makes any.
+    pub(super) claims: Option<&'a Claims>,
+    /// The address that counts as the client's.
+    pub(super) client: IpAddr,
+    /// Whether `Forwarded` is sent even if none came in.
+    pub(super) forwarded_always: bool,
     /// Whether it came over TLS.
     pub(super) tls: bool,
     /// Who it has proved to be.
@@ -107,11 +109,12 @@ pub(super) fn tokens<'a>(
         .filter(|token| !token.is_empty())
 }
 
-/// Tells the backend who the client is. Claims of an untrusted peer are removed first, aliases with
-/// underscores too: many frameworks read `X_Forwarded_For` and `X-Forwarded-For` as one. Who a client
-/// has proved to be is told of this connection's client alone, whoever claims otherwise.
-pub(super) fn add_forwarding(headers: &mut HeaderMap, origin: &Origin<'_>) {
-    drop_claims(headers, origin.trusted);
+/// Describes the client to the backend. Claims of an untrusted peer are removed first, aliases with
+/// underscores too: many frameworks read `X_Forwarded_For` and `X-Forwarded-For` as one. Client
+/// certificates are described by this connection alone, whatever the peer claims. Returns a forwarding
+/// field that was removed because the peer is not trusted.
+pub(super) fn add_forwarding(headers: &mut HeaderMap, origin: &Origin<'_>) -> Option<HeaderName> {
+    let dropped = drop_claims(headers, origin.trusted);
     if let Some(certificate) = origin.certificate {
         // Both are visible ASCII.
         let told = [
@@ -122,64 +125,20 @@ pub(super) fn add_forwarding(headers: &mut HeaderMap, origin: &Origin<'_>) {
             HeaderValue::from_str(value).ok().map(|value| (name, value))
         }));
     }
-    let client = origin.peer.ip().to_canonical();
-    append(headers, X_FORWARDED_FOR, &client.to_string());
-    let proto = if origin.tls { "https" } else { "http" };
-    if !headers.contains_key(X_FORWARDED_PROTO) {
-        headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static(proto));
-    }
-    if !headers.contains_key(X_FORWARDED_HOST)
-        && let Ok(host) = HeaderValue::from_str(origin.host)
-        && !host.is_empty()
-    {
-        headers.insert(X_FORWARDED_HOST, host);
-    }
-    let mut element = String::with_capacity(64);
-    // Writing to a string cannot fail.
-    let _ = match client {
-        IpAddr::V4(ip) => write!(element, "for={ip};proto={proto}"),
-        IpAddr::V6(ip) => write!(element, "for=\"[{ip}]\";proto={proto}"),
-    };
-    if !origin.host.is_empty() {
-        let _ = write!(element, ";host=\"{}\"", origin.host);
-    }
-    append(headers, FORWARDED, &element);
+    let peer = origin.peer.ip().to_canonical();
+    let own = hops::Own { peer, tls: origin.tls, host: origin.host };
+    let client = origin.client.to_canonical();
+    hops::write(headers, origin.claims, own, client, origin.forwarded_always);
     if let Ok(id) = HeaderValue::from_str(origin.id) {
         headers.insert(X_REQUEST_ID, id);
     }
+    dropped
 }
 
 /// Removes from a request's trailers all that only its header may say: a backend may merge them (RFC 9110
 /// §6.5.1), and nobody who is believed has reason to put it there.
 pub(super) fn strip_trailers(trailers: &mut HeaderMap) {
-    drop_claims(trailers, false);
-}
-
-/// The client's address: the peer's, or behind trusted peers the nearest one in `X-Forwarded-For` that
-/// is not trusted itself. An address from there has port 0.
-pub(super) fn client(
-    headers: &HeaderMap,
-    peer: SocketAddr,
-    trusts: impl Fn(IpAddr) -> bool,
-) -> SocketAddr {
-    if !trusts(peer.ip()) {
-        return peer;
-    }
-    let hops: Vec<&str> = tokens(headers, &X_FORWARDED_FOR).collect();
-    let known = hops.iter().rev().map_while(|hop| hop.parse::<IpAddr>().ok());
-    let mut nearest = peer;
-    for hop in known {
-        nearest = SocketAddr::new(hop, 0);
-        if !trusts(hop) {
-            break;
-        }
-    }
-    nearest
-}
-
-/// Whether a trusted peer says that its own client came over TLS.
-pub(super) fn came_over_tls(headers: &HeaderMap) -> bool {
-    headers.get(X_FORWARDED_PROTO).is_some_and(|proto| proto == "https")
+    let _ = drop_claims(trailers, false);
 }
 
 /// The request's id: a trusted peer's own, else a new one of 32 hex digits.
@@ -199,13 +158,18 @@ pub(super) fn keep_alive_timeout(headers: &HeaderMap) -> Option<Duration> {
         .map(Duration::from_secs)
 }
 
-/// Removes what a peer claims of who sent a request; claims of earlier hops stand where they are believed.
-fn drop_claims(headers: &mut HeaderMap, believed: bool) {
+/// Removes what a peer claims about the client; claims about earlier hops stay if it is trusted.
+/// Returns the first forwarding field that went, if the peer is not.
+fn drop_claims(headers: &mut HeaderMap, trusted: bool) -> Option<HeaderName> {
     let claims: Vec<HeaderName> =
-        headers.keys().filter(|name| is_claim(name.as_str(), believed)).cloned().collect();
-    for name in claims {
+        headers.keys().filter(|name| is_claim(name.as_str(), trusted)).cloned().collect();
+    for name in &claims {
         headers.remove(name);
     }
+    let is_forwarding = |name: &HeaderName| {
+        name.as_str().starts_with("x-forwarded-") || name == FORWARDED || name == X_REAL_IP
+    };
+    claims.into_iter().find(is_forwarding).filter(|_| !trusted)
 }
 
 fn is_claim(name: &str, believed: bool) -> bool {
@@ -227,18 +191,6 @@ fn is_claim(name: &str, believed: bool) -> bool {
     starts("x-forwarded-") || is(&FORWARDED) || is(&X_REAL_IP) || is(&X_REQUEST_ID)
 }
 
-/// Appends an element to a list field, on its last line.
-fn append(headers: &mut HeaderMap, name: HeaderName, element: &str) {
-    let joined =
-        match headers.get_all(&name).iter().map(|v| v.to_str()).collect::<Result<Vec<_>, _>>() {
-            Ok(earlier) if !earlier.is_empty() => format!("{}, {element}", earlier.join(", ")),
-            _ => element.to_owned(),
-        };
-    if let Ok(value) = HeaderValue::from_str(&joined) {
-        headers.insert(name, value);
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -256,7 +208,18 @@ mod tests {
         trusted: bool,
         certificate: Option<&ClientCertificate>,
     ) -> Origin<'_> {
-        Origin { peer, trusted, tls: true, certificate, host: "", id: "1" }
+        let client = peer.ip();
+        Origin {
+            peer,
+            trusted,
+            claims: None,
+            client,
+            forwarded_always: false,
+            tls: true,
+            certificate,
+            host: "",
+            id: "1",
+        }
     }
 
     #[test]
@@ -323,37 +286,17 @@ mod tests {
             ("x-request-id", "forged"),
         ]);
         let peer = "[::ffff:192.0.2.7]:5".parse().unwrap();
-        let origin = Origin { host: "chat.test:443", ..origin(peer, false, None) };
-        add_forwarding(&mut headers, &origin);
+        let origin = Origin { host: "chat.test:444", ..origin(peer, false, None) };
+        let dropped = add_forwarding(&mut headers, &origin);
+        assert_eq!(dropped.unwrap(), "x-forwarded-for");
         assert_eq!(headers["x-forwarded-for"], "192.0.2.7");
         assert_eq!(headers["x-forwarded-proto"], "https");
-        assert_eq!(headers["x-forwarded-host"], "chat.test:443");
-        assert_eq!(headers["forwarded"], "for=192.0.2.7;proto=https;host=\"chat.test:443\"");
+        assert_eq!(headers["x-forwarded-host"], "chat.test:444");
+        assert_eq!(headers["x-forwarded-port"], "444");
+        assert_eq!(headers["x-real-ip"], "192.0.2.7");
         assert_eq!(headers["x-request-id"], "1");
-        assert_eq!(headers.len(), 5);
-    }
-
-    #[test]
-    fn a_trusted_peer_is_believed_and_appended_to() {
-        let mut headers = map(&[("x-forwarded-for", "192.0.2.1"), ("x-forwarded-proto", "https")]);
-        let peer = "[2001:db8::1]:5".parse().unwrap();
-        add_forwarding(&mut headers, &Origin { tls: false, ..origin(peer, true, None) });
-        assert_eq!(headers["x-forwarded-for"], "192.0.2.1, 2001:db8::1");
-        assert_eq!(headers["x-forwarded-proto"], "https");
-        assert_eq!(headers["forwarded"], "for=\"[2001:db8::1]\";proto=http");
-    }
-
-    #[test]
-    fn the_client_is_the_nearest_address_that_is_not_trusted() {
-        let peer: SocketAddr = "10.0.0.1:5".parse().unwrap();
-        let trusts = |ip: IpAddr| matches!(ip, IpAddr::V4(v4) if v4.octets()[0] == 10);
-        let of = |chain| client(&map(&[("x-forwarded-for", chain)]), peer, trusts).ip().to_string();
-        assert_eq!(of("6.6.6.6, 192.0.2.1, 10.0.0.2"), "192.0.2.1");
-        assert_eq!(of("10.0.0.3, 10.0.0.2"), "10.0.0.3");
-        assert_eq!(of("192.0.2.1, garbage"), "10.0.0.1");
-        let stranger = "192.0.2.9:5".parse().unwrap();
-        let claim = map(&[("x-forwarded-for", "6.6.6.6")]);
-        assert_eq!(client(&claim, stranger, trusts), stranger);
+        assert_eq!(headers.len(), 6);
+        assert_eq!(add_forwarding(&mut HeaderMap::new(), &origin), None);
     }
 
     #[test]

@@ -14,11 +14,13 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use super::{
     body::{Go, Inbound, Progress, RequestBody},
     headers::{self, Origin},
+    hops::Claims,
     upgrade,
 };
 use crate::{
     error::{Kind, Phase, ProxyError, Side},
     net::half_close::Patience,
+    observe::Notices,
 };
 
 /// Most of a body that is held in memory while the owner of its session is looked for. Socket.IO
@@ -62,6 +64,8 @@ pub(super) struct Shape<'a> {
     pub(super) pause: Duration,
     /// Knows when the client has ended its stream.
     pub(super) patience: &'a Arc<Patience>,
+    /// Warns of forwarding fields that are not used.
+    pub(super) notices: &'a Notices,
 }
 
 impl Outgoing {
@@ -74,7 +78,13 @@ impl Outgoing {
         shape: &Shape<'_>,
     ) -> Self {
         headers::strip_hop_by_hop(&mut headers);
-        headers::add_forwarding(&mut headers, &shape.origin);
+        let origin = &shape.origin;
+        if let Some(name) = headers::add_forwarding(&mut headers, origin) {
+            shape.notices.dropped(&name, origin.peer.ip());
+        }
+        if let Some(trouble) = origin.claims.and_then(Claims::trouble) {
+            shape.notices.trouble(trouble, origin.peer.ip());
+        }
         if shape.upgrade {
             upgrade::mark(&mut headers);
         }

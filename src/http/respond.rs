@@ -11,6 +11,7 @@ use super::{
     cookie::Crossing,
     gate::{self, Checked},
     headers::{self, Origin},
+    hops::Claims,
     outgoing::{Outgoing, Shape},
     relay::ReplyBody,
     reply::{self, Manners},
@@ -39,7 +40,10 @@ impl Proxy {
         let (parts, body) = request.into_parts();
         let snapshot = self.snapshot.load_full();
         let trusted = snapshot.trusts(visitor.peer.ip());
-        let address = headers::client(&parts.headers, visitor.peer, |ip| snapshot.trusts(ip));
+        let claims = trusted.then(|| Claims::read(&parts.headers)).flatten();
+        let client_is =
+            claims.as_ref().map(|said| said.client(visitor.peer, |ip| snapshot.trusts(ip)));
+        let address = client_is.as_ref().map_or(visitor.peer, |client| client.address);
         let id = headers::request_id(&parts.headers, trusted);
         let manners = Manners::of(&parts.headers, &id);
         let mut entry = self.open(visitor, &parts, address, &id);
@@ -71,11 +75,13 @@ impl Proxy {
         };
         entry.record().way = Some(Arc::clone(way));
         // Behind a proxy that terminates TLS, the browser's own connection counts.
-        let secure = visitor.secured.is_some() || trusted && headers::came_over_tls(&parts.headers);
+        let secure = visitor.secured.is_some() || client_is.is_some_and(|client| client.tls);
         let mut call = Call {
             visitor,
             address,
             trusted,
+            claims,
+            forwarded_always: snapshot.forwarded_always,
             method: parts.method.clone(),
             engine: engine(parts.uri.query()),
             upgrade: checked.upgrade,
@@ -154,6 +160,9 @@ impl Proxy {
             origin: Origin {
                 peer,
                 trusted: call.trusted,
+                claims: call.claims.as_deref(),
+                client: call.address.ip(),
+                forwarded_always: call.forwarded_always,
                 tls: call.visitor.secured.is_some(),
                 certificate: call.visitor.secured.as_ref().and_then(|told| told.client.as_ref()),
                 host,
@@ -163,6 +172,7 @@ impl Proxy {
             plain_reply: call.opens_polling(),
             pause: pool.config().timeouts.body_idle,
             patience: &call.visitor.patience,
+            notices: &call.visitor.listener.notices,
         };
         let mut outgoing = Outgoing::new(parts.method, uri, parts.headers, body, &shape);
         let accept = call.upgrade.then(|| outgoing.expected_accept());

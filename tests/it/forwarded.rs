@@ -1,6 +1,6 @@
 //! Fields that tell the backend who the client is, and who may set them.
 
-use crate::support::{Backend, Message, Proxy, Raw, message};
+use crate::support::{Backend, Message, Proxy, Raw, message, within};
 
 const SPOOF: &str = "X-Forwarded-For: 6.6.6.6\r\nX-Forwarded-Proto: gopher\r\n\
     X-Forwarded-Host: evil.test\r\nX-Forwarded-Port: 666\r\nX-Forwarded-Prefix: /evil\r\n\
@@ -22,8 +22,9 @@ async fn fault_125_spoofed_forwarding_headers() {
     assert_eq!(seen.all("x-forwarded-for"), ["127.0.0.1"]);
     assert_eq!(seen.all("x-forwarded-proto"), ["http"]);
     assert_eq!(seen.all("x-forwarded-host"), ["app.test"]);
-    assert_eq!(seen.all("forwarded").len(), 1);
-    assert!(seen.header("forwarded").unwrap().contains("for=127.0.0.1"));
+    assert_eq!(seen.all("x-forwarded-port"), ["80"]);
+    assert_eq!(seen.all("x-real-ip"), ["127.0.0.1"]);
+    assert!(seen.all("forwarded").is_empty());
     let id = seen.header("x-request-id").unwrap();
     assert!(!id.is_empty() && id != "forged");
     for claim in ["6.6.6.6", "7.7.7.7", "evil", "gopher", "666", "forged"] {
@@ -62,8 +63,10 @@ async fn fault_125_a_trusted_peer_is_believed() {
     assert_eq!(seen.header("x-forwarded-proto"), Some("gopher"));
     assert_eq!(seen.header("x-forwarded-host"), Some("evil.test"));
     assert_eq!(seen.header("x-request-id"), Some("forged"));
-    let forwarded = seen.header("forwarded").unwrap();
-    assert!(forwarded.contains("6.6.6.6") && forwarded.contains("for=127.0.0.1"), "{forwarded}");
+    assert_eq!(seen.header("x-real-ip"), Some("6.6.6.6"));
+    assert_eq!(seen.header("x-forwarded-port"), Some("666"));
+    let forwarded = "for=6.6.6.6;proto=gopher;host=\"evil.test:666\", for=127.0.0.1";
+    assert_eq!(seen.header("forwarded"), Some(forwarded));
     // Underscores are no way around, whoever sends them.
     let seen = seen_through(&proxy, &backend, "X_Forwarded_For: 5.5.5.5\r\n").await;
     assert_eq!(seen.all("x-forwarded-for"), ["127.0.0.1"]);
@@ -103,4 +106,382 @@ async fn seen_trusting(trusted: &str, backend: &Backend) -> String {
     let seen = seen_through(&proxy, backend, headers).await;
     proxy.finish().await;
     seen.all("x-forwarded-for").join(" and ")
+}
+
+/// A proxy that trusts the tests' own address, with these further settings.
+async fn trusting(backend: &Backend, top: &[(&str, &str)]) -> Proxy {
+    Proxy::with(|settings| {
+        settings.backends(&[backend.address]).top("trusted_proxies", "[\"127.0.0.0/8\"]");
+        for (key, value) in top {
+            settings.top(key, value);
+        }
+    })
+    .await
+}
+
+/// What the peer sends, and the value of each field that the backend gets; `""`: none.
+type Case = (&'static str, [(&'static str, &'static str); 6]);
+
+fn fields(values: [&'static str; 6]) -> [(&'static str, &'static str); 6] {
+    let names = [
+        "x-forwarded-for",
+        "x-forwarded-proto",
+        "x-forwarded-host",
+        "x-forwarded-port",
+        "x-real-ip",
+        "forwarded",
+    ];
+    std::array::from_fn(|at| (names[at], values[at]))
+}
+
+async fn assert_translated(proxy: &Proxy, backend: &Backend, cases: &[Case]) {
+    for (sent, expected) in cases {
+        let seen = seen_through(proxy, backend, sent).await;
+        for (name, value) in expected {
+            let wanted = if value.is_empty() { vec![] } else { vec![*value] };
+            assert_eq!(seen.all(name), wanted, "{name} after {sent:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn fault_128_x_forwarded_fields_decide_what_forwarded_says() {
+    let backend = Backend::replying("ok").await;
+    let proxy = trusting(&backend, &[("forwarded", "\"always\"")]).await;
+    let cases: [Case; 8] = [
+        // What a front that terminates TLS sends: the browser's own connection is what counts.
+        (
+            "X-Forwarded-Proto: https\r\nX-Forwarded-For: 203.0.113.9\r\n",
+            fields([
+                "203.0.113.9, 127.0.0.1",
+                "https",
+                "app.test",
+                "443",
+                "203.0.113.9",
+                "for=203.0.113.9;proto=https;host=app.test, for=127.0.0.1",
+            ]),
+        ),
+        // Nothing is known but the peer.
+        (
+            "",
+            fields([
+                "127.0.0.1",
+                "http",
+                "app.test",
+                "80",
+                "127.0.0.1",
+                "for=127.0.0.1;proto=http;host=app.test",
+            ]),
+        ),
+        (
+            "X-Forwarded-Proto: https\r\n",
+            fields([
+                "127.0.0.1",
+                "https",
+                "app.test",
+                "443",
+                "127.0.0.1",
+                "for=127.0.0.1;proto=https;host=app.test",
+            ]),
+        ),
+        // Several values: one for each address, and ours behind.
+        (
+            "X-Forwarded-For: 203.0.113.9, 127.0.0.7\r\nX-Forwarded-Proto: https, http\r\n",
+            fields([
+                "203.0.113.9, 127.0.0.7, 127.0.0.1",
+                "https, http, http",
+                "app.test",
+                "443",
+                "203.0.113.9",
+                "for=203.0.113.9;proto=https;host=app.test, for=127.0.0.7;proto=http, \
+                 for=127.0.0.1;proto=http",
+            ]),
+        ),
+        // More values than addresses: those at the end are of the hops that are known.
+        (
+            "X-Forwarded-For: 203.0.113.9\r\nX-Forwarded-Proto: https\r\nX-Forwarded-Proto: http\r\n",
+            fields([
+                "203.0.113.9, 127.0.0.1",
+                "http",
+                "app.test",
+                "80",
+                "203.0.113.9",
+                "for=203.0.113.9;proto=http;host=app.test, for=127.0.0.1",
+            ]),
+        ),
+        // A port of its own stands in `Forwarded` with the host.
+        (
+            "X-Forwarded-For: 203.0.113.9\r\nX-Forwarded-Proto: https\r\n\
+             X-Forwarded-Host: shop.test\r\nX-Forwarded-Port: 8443\r\n",
+            fields([
+                "203.0.113.9, 127.0.0.1",
+                "https",
+                "shop.test",
+                "8443",
+                "203.0.113.9",
+                "for=203.0.113.9;proto=https;host=\"shop.test:8443\", for=127.0.0.1",
+            ]),
+        ),
+        // Addresses with ports, and IPv6.
+        (
+            "X-Forwarded-For: [2001:DB8::1]:4711, 127.0.0.7:99\r\nX-Real-IP: 6.6.6.6\r\n",
+            fields([
+                "[2001:DB8::1]:4711, 127.0.0.7:99, 127.0.0.1",
+                "http",
+                "app.test",
+                "80",
+                "2001:db8::1",
+                "for=\"[2001:db8::1]:4711\";proto=http;host=app.test, for=\"127.0.0.7:99\", \
+                 for=127.0.0.1",
+            ]),
+        ),
+        // Both families, and they disagree.
+        (
+            "X-Forwarded-For: 203.0.113.9\r\nX-Forwarded-Proto: https\r\n\
+             Forwarded: for=6.6.6.6;proto=http;host=evil.test\r\n",
+            fields([
+                "203.0.113.9, 127.0.0.1",
+                "https",
+                "app.test",
+                "443",
+                "203.0.113.9",
+                "for=203.0.113.9;proto=https;host=app.test, for=127.0.0.1",
+            ]),
+        ),
+    ];
+    assert_translated(&proxy, &backend, &cases).await;
+    drop(backend);
+    proxy.finish().await;
+}
+
+#[tokio::test]
+async fn fault_128_forwarded_alone_is_translated() {
+    let backend = Backend::replying("ok").await;
+    let proxy = trusting(&backend, &[]).await;
+    let cases: [Case; 5] = [
+        (
+            "Forwarded: proto=https\r\n",
+            fields([
+                "127.0.0.1",
+                "https",
+                "app.test",
+                "443",
+                "127.0.0.1",
+                "for=127.0.0.1;proto=https;host=app.test",
+            ]),
+        ),
+        (
+            "Forwarded: FOR=\"[2001:DB8::1]:4711\";Proto=HTTPS;host=\"shop.test:8443\";by=_edge\r\n",
+            fields([
+                "2001:db8::1, 127.0.0.1",
+                "https",
+                "shop.test:8443",
+                "8443",
+                "2001:db8::1",
+                "for=\"[2001:db8::1]:4711\";proto=https;host=\"shop.test:8443\";by=_edge, \
+                 for=127.0.0.1",
+            ]),
+        ),
+        (
+            "Forwarded: for=203.0.113.9;proto=https\r\nForwarded: for=127.0.0.7;proto=http\r\n",
+            fields([
+                "203.0.113.9, 127.0.0.7, 127.0.0.1",
+                "https, http, http",
+                "app.test",
+                "443",
+                "203.0.113.9",
+                "for=203.0.113.9;proto=https;host=app.test, for=127.0.0.7;proto=http, \
+                 for=127.0.0.1;proto=http",
+            ]),
+        ),
+        // Both families say the same, each a part of it.
+        (
+            "Forwarded: for=\"203.0.113.9:5555\";host=shop.test\r\nX-Forwarded-For: 203.0.113.9\r\n\
+             X-Forwarded-Proto: https\r\n",
+            fields([
+                "203.0.113.9, 127.0.0.1",
+                "https",
+                "shop.test",
+                "443",
+                "203.0.113.9",
+                "for=\"203.0.113.9:5555\";proto=https;host=shop.test, for=127.0.0.1",
+            ]),
+        ),
+        // Without it, none is sent: few look for it, and those that do prefer it.
+        (
+            "X-Forwarded-For: 203.0.113.9\r\n",
+            fields(["203.0.113.9, 127.0.0.1", "http", "app.test", "80", "203.0.113.9", ""]),
+        ),
+    ];
+    assert_translated(&proxy, &backend, &cases).await;
+    drop(backend);
+    proxy.finish().await;
+}
+
+#[tokio::test]
+async fn fault_128_an_untrusted_peer_gets_no_forwarded_through() {
+    let backend = Backend::replying("ok").await;
+    for (setting, forwarded) in
+        [("\"pass\"", ""), ("\"always\"", "for=127.0.0.1;proto=http;host=app.test")]
+    {
+        let proxy = Proxy::with(|settings| {
+            settings.backends(&[backend.address]).top("forwarded", setting);
+        })
+        .await;
+        let fields = fields(["127.0.0.1", "http", "app.test", "80", "127.0.0.1", forwarded]);
+        assert_translated(&proxy, &backend, &[(SPOOF, fields)]).await;
+        proxy.finish().await;
+    }
+    assert!(!backend.saw("/evil"));
+}
+
+#[tokio::test]
+async fn a_trusted_peers_prefix_goes_through() {
+    let backend = Backend::replying("ok").await;
+    let proxy = trusting(&backend, &[]).await;
+    let seen = seen_through(&proxy, &backend, "X-Forwarded-Prefix: /shop\r\n").await;
+    assert_eq!(seen.all("x-forwarded-prefix"), ["/shop"]);
+    drop(backend);
+    proxy.finish().await;
+}
+
+#[tokio::test]
+async fn the_port_is_the_one_that_the_client_names() {
+    let backend = Backend::replying("ok").await;
+    let proxy = Proxy::before(&[backend.address]).await;
+    let request = "GET / HTTP/1.1\r\nHost: app.test:8123\r\n\r\n";
+    assert_eq!(Raw::ask(proxy.web(), request).await.status(), 200);
+    let seen = backend.requests().last().unwrap().clone();
+    assert_eq!(seen.all("x-forwarded-host"), ["app.test:8123"]);
+    assert_eq!(seen.all("x-forwarded-port"), ["8123"]);
+    drop(backend);
+    proxy.finish().await;
+}
+
+#[tokio::test]
+async fn fault_129_client_addresses_in_every_form_are_found() {
+    let backend = Backend::replying("ok").await;
+    let proxy = trusting(&backend, &[]).await;
+    for (sent, client) in [
+        ("X-Forwarded-For: 203.0.113.9:5555", "203.0.113.9:5555"),
+        ("X-Forwarded-For: [2001:db8::1]", "[2001:db8::1]:0"),
+        ("X-Forwarded-For: [2001:DB8::1]:5555", "[2001:db8::1]:5555"),
+        ("X-Forwarded-For: 2001:db8::1", "[2001:db8::1]:0"),
+        ("X-Forwarded-For: \"203.0.113.9\"", "203.0.113.9:0"),
+        ("X-Forwarded-For: ::ffff:203.0.113.9", "203.0.113.9:0"),
+        ("X-Forwarded-For: 6.6.6.6, 203.0.113.9:1 , 127.0.0.8:2", "203.0.113.9:1"),
+        ("Forwarded: for=\"[2001:db8::1]:4711\"", "[2001:db8::1]:4711"),
+        ("Forwarded: For=\"[2001:db8::1]\"", "[2001:db8::1]:0"),
+        ("Forwarded: for=203.0.113.9", "203.0.113.9:0"),
+        (
+            "Forwarded: for=6.6.6.6, for=\"203.0.113.9:80\";by=\"_a,b\\\"\", for=127.0.0.9",
+            "203.0.113.9:80",
+        ),
+        ("Forwarded: for=\"203.0.113.9:_obfuscated\"", "203.0.113.9:0"),
+    ] {
+        let id = format!("id-{:x}", fastrand::u64(..));
+        seen_through(&proxy, &backend, &format!("{sent}\r\nX-Request-Id: {id}\r\n")).await;
+        let line = proxy.wait_for_log(sent, |line| line["id"] == id.as_str()).await;
+        assert_eq!(line["client"], client, "{sent}");
+    }
+    drop(backend);
+    proxy.finish().await;
+}
+
+#[tokio::test]
+async fn fault_129_what_is_no_address_is_told_once_and_the_peer_counts() {
+    let backend = Backend::replying("ok").await;
+    let proxy = trusting(&backend, &[]).await;
+    for sent in [
+        "X-Forwarded-For: 6.6.6.6, garbage",
+        "X-Forwarded-For: garbage",
+        "Forwarded: for=\"6.6.6.6",
+    ] {
+        let id = format!("id-{:x}", fastrand::u64(..));
+        seen_through(&proxy, &backend, &format!("{sent}\r\nX-Request-Id: {id}\r\n")).await;
+        let line = proxy.wait_for_log(sent, |line| line["id"] == id.as_str()).await;
+        assert!(line["client"].as_str().unwrap().starts_with("127.0.0.1:"), "{sent}: {line}");
+    }
+    let told = "cannot be read";
+    proxy.wait_for_stderr("the warning", |line| line.contains(told)).await;
+    assert_eq!(proxy.stderr().iter().filter(|line| line.contains(told)).count(), 1);
+    drop(backend);
+    proxy.finish().await;
+}
+
+#[tokio::test]
+async fn dropped_forwarding_fields_are_told_once_with_the_setting_to_use() {
+    let backend = Backend::replying("ok").await;
+    let mut proxy = Proxy::before(&[backend.address]).await;
+    for _ in 0..3 {
+        seen_through(&proxy, &backend, SPOOF).await;
+    }
+    let told = |line: &&String| line.contains("trusted_proxies = [\"127.0.0.1\"]");
+    proxy.wait_for_stderr("the warning", |line| told(&&line.to_owned())).await;
+    assert_eq!(proxy.stderr().iter().filter(told).count(), 1);
+    let line = proxy.stderr().into_iter().find(|line| told(&line)).unwrap();
+    assert!(line.contains("X-Forwarded-For") && line.contains("listener=\"web\""), "{line}");
+    // A peer that is trusted loses nothing, and nothing is told.
+    proxy.reload(|settings| _ = settings.top("trusted_proxies", "\"private\"")).await;
+    seen_through(&proxy, &backend, SPOOF).await;
+    assert_eq!(proxy.stderr().iter().filter(told).count(), 1);
+    drop(backend);
+    proxy.finish().await;
+}
+
+#[tokio::test]
+async fn trusted_proxies_come_from_a_watched_file_and_by_the_word_private() {
+    let backend = Backend::replying("ok").await;
+    let mut proxy = Proxy::with(|settings| {
+        settings.backends(&[backend.address]).top("trusted_proxies", "\"private\"");
+    })
+    .await;
+    let chain = |seen: &Message| seen.header("x-forwarded-for").unwrap().to_owned();
+    let claim = "X-Forwarded-For: 203.0.113.9\r\n";
+    let seen = seen_through(&proxy, &backend, claim).await;
+    assert_eq!(chain(&seen), "203.0.113.9, 127.0.0.1");
+    let file = proxy.directory().join("proxies.txt");
+    std::fs::write(&file, "# the balancers\n192.0.2.0/24 # old\n").unwrap();
+    proxy
+        .reload(|settings| {
+            settings.top("trusted_proxies", "[\"198.51.100.7\", { file = \"proxies.txt\" }]");
+        })
+        .await;
+    assert_eq!(chain(&seen_through(&proxy, &backend, claim).await), "127.0.0.1");
+    // The file alone changes: it is watched.
+    std::fs::write(&file, "private\n192.0.2.0/24\n").unwrap();
+    within("the file is read again", async {
+        while chain(&seen_through(&proxy, &backend, claim).await) == "127.0.0.1" {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    drop(backend);
+    proxy.finish().await;
+}
+
+#[tokio::test]
+async fn a_secure_cookie_follows_the_same_list() {
+    let backend = Backend::replying("ok").await;
+    let proxy = Proxy::with(|settings| {
+        settings.backends(&[backend.address]).top("trusted_proxies", "\"private\"");
+        settings.pool("sticky", "{ cookie = { set_on = \"always\" } }");
+    })
+    .await;
+    for (sent, secure) in [
+        ("X-Forwarded-Proto: https\r\n", true),
+        ("X-Forwarded-Proto: HTTPS\r\n", true),
+        ("X-Forwarded-Proto: wss\r\n", true),
+        ("Forwarded: for=203.0.113.9;proto=https\r\n", true),
+        ("X-Forwarded-For: 203.0.113.9, 127.0.0.7\r\nX-Forwarded-Proto: https, http\r\n", true),
+        ("X-Forwarded-For: 127.0.0.7, 203.0.113.9\r\nX-Forwarded-Proto: https, http\r\n", false),
+        ("X-Forwarded-Proto: http\r\nForwarded: proto=https\r\n", false),
+        ("", false),
+    ] {
+        let reply = Raw::ask(proxy.web(), message::get("/", sent)).await;
+        let cookie = reply.header("set-cookie").expect("a cookie is set").to_lowercase();
+        assert_eq!(cookie.contains("secure"), secure, "{sent}: {cookie}");
+    }
+    drop(backend);
+    proxy.finish().await;
 }

@@ -1,0 +1,117 @@
+//! The grammar of `Forwarded` (RFC 7239 §4), read strictly: a field that breaks it says nothing.
+
+use std::fmt::Write as _;
+
+use http::{HeaderMap, header::FORWARDED};
+
+/// One element: what one proxy says about the request as it came in there.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Element {
+    pub(super) node: Option<String>,
+    pub(super) proto: Option<String>,
+    pub(super) host: Option<String>,
+    /// `by` and extensions, each after a semicolon.
+    pub(super) others: Box<str>,
+}
+
+/// The elements of all lines; `None` if one of them breaks the grammar.
+pub(super) fn parse(headers: &HeaderMap) -> Option<Vec<Element>> {
+    let mut elements = Vec::new();
+    for line in headers.get_all(FORWARDED) {
+        let mut rest = line.to_str().ok()?;
+        loop {
+            let (element, after) = element(rest)?;
+            elements.extend(element);
+            match after.strip_prefix(',') {
+                Some(after) => rest = after,
+                None if after.is_empty() => break,
+                None => return None,
+            }
+        }
+    }
+    Some(elements)
+}
+
+/// An element and what follows it; no element between two commas (RFC 9110 §5.6.1).
+fn element(text: &str) -> Option<(Option<Element>, &str)> {
+    let mut element = Element::default();
+    let (mut rest, mut any) = (text.trim_start(), false);
+    let mut others = String::new();
+    loop {
+        rest = rest.trim_start();
+        // An empty pair: the grammar has it.
+        if !rest.is_empty() && !rest.starts_with([';', ',']) {
+            let (name, value, after) = pair(rest)?;
+            any = true;
+            let place = match &*name.to_ascii_lowercase() {
+                "for" => Some(&mut element.node),
+                "proto" => Some(&mut element.proto),
+                "host" => Some(&mut element.host),
+                other => {
+                    // Writing to a string cannot fail.
+                    let _ = write!(others, ";{other}=");
+                    push_value(&mut others, &value);
+                    None
+                }
+            };
+            // A parameter occurs once (RFC 7239 §4).
+            if place.is_some_and(|place| place.replace(value).is_some()) {
+                return None;
+            }
+            rest = after.trim_start();
+        }
+        match rest.strip_prefix(';') {
+            Some(after) => rest = after,
+            None => break,
+        }
+    }
+    element.others = others.into();
+    Some((any.then_some(element), rest))
+}
+
+/// Name, value without its quotes, and what follows.
+fn pair(text: &str) -> Option<(&str, String, &str)> {
+    let (name, rest) = text.split_once('=')?;
+    if name.is_empty() || !name.bytes().all(is_token) {
+        return None;
+    }
+    if let Some(quoted) = rest.strip_prefix('"') {
+        let mut value = String::new();
+        let mut characters = quoted.char_indices();
+        while let Some((at, character)) = characters.next() {
+            match character {
+                '"' => return Some((name, value, &quoted[at + 1..])),
+                '\\' => value.push(characters.next()?.1),
+                _ => value.push(character),
+            }
+        }
+        return None;
+    }
+    let end = rest.bytes().position(|byte| !is_plain(byte)).unwrap_or(rest.len());
+    (end > 0).then(|| (name, rest[..end].to_owned(), &rest[end..]))
+}
+
+/// Appends a value, in quotes if it is no token.
+pub(super) fn push_value(out: &mut String, value: &str) {
+    if !value.is_empty() && value.bytes().all(is_token) {
+        out.push_str(value);
+        return;
+    }
+    out.push('"');
+    for character in value.chars() {
+        if matches!(character, '"' | '\\') {
+            out.push('\\');
+        }
+        out.push(character);
+    }
+    out.push('"');
+}
+
+fn is_token(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
+}
+
+/// Ports and IPv6 need quotes, and are often sent without.
+fn is_plain(byte: u8) -> bool {
+    is_token(byte) || b":[]/".contains(&byte)
+}

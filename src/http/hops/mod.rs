@@ -1,0 +1,340 @@
+//! The way of a request to this proxy: one list of hops, from which every forwarding field is written.
+//!
+//! A trusted peer describes earlier hops by `X-Forwarded-*`, by `Forwarded` (RFC 7239), or by both.
+//! [`Claims`] is what those fields say, read once per request. The client's address, whether the client
+//! used TLS, and the fields for the backend all come from it, so that they cannot contradict each other.
+//!
+//! If both families come in and contradict each other, `X-Forwarded-*` decides. nginx, Caddy, Traefik,
+//! Envoy and the balancers of the clouds write `X-Forwarded-*` and pass `Forwarded` on as their own
+//! client sent it, so that a `Forwarded` that contradicts them is a client's claim.
+//!
+//! A protocol, host or port that is said once describes the request as the first client made it, and
+//! stands in the first element of `Forwarded`. One that is said for each hop is continued with ours.
+
+mod forwarded;
+mod write;
+
+use std::net::{IpAddr, SocketAddr};
+
+use http::{HeaderMap, HeaderName, header::FORWARDED};
+
+use self::forwarded::Element;
+use super::{gate, headers::tokens};
+use crate::observe::Trouble;
+
+pub(super) use self::write::{Own, write};
+
+const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+const X_FORWARDED_PORT: HeaderName = HeaderName::from_static("x-forwarded-port");
+const X_REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
+
+/// Longest protocol name that is taken over.
+const MAX_PROTO: usize = 16;
+
+/// What a trusted peer says about the hops before it.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Claims {
+    /// Senders of the request, the first client first; the peer itself is not among them.
+    nodes: Vec<Node>,
+    proto: Said<Box<str>>,
+    /// With its port, if that was sent.
+    host: Said<Box<str>>,
+    port: Said<u16>,
+    /// `Forwarded` came in.
+    forwarded: bool,
+    /// The fields contradict each other, or cannot be read.
+    trouble: Option<Trouble>,
+}
+
+/// One sender of the request.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Node {
+    address: Option<(IpAddr, Option<u16>)>,
+    /// As it stands in `X-Forwarded-For`.
+    text: Box<str>,
+    /// Further parameters of its element in `Forwarded`, each after a semicolon.
+    others: Box<str>,
+}
+
+/// A property of the request, as hops say it.
+#[derive(Debug, Default, PartialEq, Eq)]
+enum Said<T> {
+    /// No hop says it.
+    #[default]
+    Never,
+    /// One value for the request.
+    Once(T),
+    /// One value for each node, of which there are at least two.
+    Each(Vec<T>),
+}
+
+impl<T> Said<T> {
+    /// From the values of a list field. If there are more values than hops, those at the end count:
+    /// each proxy appends its own.
+    fn listed(mut values: Vec<T>, hops: usize) -> Self {
+        if hops >= 2 && values.len() >= hops {
+            return Self::Each(values.split_off(values.len() - hops));
+        }
+        let at = if hops >= 2 { 0 } else { values.len().saturating_sub(1) };
+        if at < values.len() { Self::Once(values.swap_remove(at)) } else { Self::Never }
+    }
+
+    /// From the elements of `Forwarded`.
+    fn stated(values: Vec<Option<T>>) -> Self {
+        if values.len() >= 2 && values.iter().all(Option::is_some) {
+            return Self::Each(values.into_iter().flatten().collect());
+        }
+        values.into_iter().flatten().next().map_or(Self::Never, Self::Once)
+    }
+
+    fn first(&self) -> Option<&T> {
+        match self {
+            Self::Never => None,
+            Self::Once(value) => Some(value),
+            Self::Each(values) => values.first(),
+        }
+    }
+
+    fn or(self, other: Self) -> Self {
+        if matches!(self, Self::Never) { other } else { self }
+    }
+}
+
+/// Who sends the request, as far as the peer and its claims tell.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Client {
+    /// Port 0 if only the address is known.
+    pub(super) address: SocketAddr,
+    /// The trusted peer says that the client uses TLS.
+    pub(super) tls: bool,
+}
+
+impl Claims {
+    /// Reads the forwarding fields of a trusted peer; `None` if it sends none.
+    pub(super) fn read(headers: &HeaderMap) -> Option<Box<Self>> {
+        let x = [X_FORWARDED_FOR, X_FORWARDED_PROTO, X_FORWARDED_HOST, X_FORWARDED_PORT];
+        let x = x.iter().any(|name| headers.contains_key(name));
+        let forwarded = headers.contains_key(FORWARDED);
+        if !x && !forwarded {
+            return None;
+        }
+        let told = if x { Self::x_forwarded(headers) } else { Self::default() };
+        let other = if forwarded { Self::forwarded(headers) } else { Self::default() };
+        Some(Box::new(told.merged(other, forwarded)))
+    }
+
+    /// The client: the peer, or the nearest sender before it that is not trusted itself.
+    pub(super) fn client(&self, peer: SocketAddr, trusts: impl Fn(IpAddr) -> bool) -> Client {
+        let (mut address, mut hop) = (peer, None);
+        for (at, node) in self.nodes.iter().enumerate().rev() {
+            let Some((ip, port)) = node.address else { break };
+            (address, hop) = (SocketAddr::new(ip, port.unwrap_or(0)), Some(at));
+            if !trusts(ip) {
+                break;
+            }
+        }
+        let proto = match &self.proto {
+            Said::Never => None,
+            Said::Once(proto) => Some(proto),
+            Said::Each(protos) => hop.and_then(|hop| protos.get(hop)),
+        };
+        Client { address, tls: proto.is_some_and(|proto| is_tls(proto)) }
+    }
+
+    /// What of it cannot be used.
+    pub(super) fn trouble(&self) -> Option<Trouble> {
+        self.trouble
+    }
+
+    fn x_forwarded(headers: &HeaderMap) -> Self {
+        let nodes = tokens(headers, &X_FORWARDED_FOR).map(Node::listed).collect();
+        let mut claims = Self { nodes, ..Self::default() };
+        if claims.nodes.iter().any(|node| node.address.is_none() && !is_hidden(&node.text)) {
+            claims.trouble = Some(Trouble::Unreadable("X-Forwarded-For"));
+        }
+        let hops = claims.nodes.len();
+        let protos = claims.list(headers, &X_FORWARDED_PROTO, "X-Forwarded-Proto", proto);
+        claims.proto = Said::listed(protos, hops);
+        let hosts = claims.list(headers, &X_FORWARDED_HOST, "X-Forwarded-Host", host);
+        claims.host = Said::listed(hosts, hops);
+        let ports = claims.list(headers, &X_FORWARDED_PORT, "X-Forwarded-Port", port);
+        claims.port = Said::listed(ports, hops);
+        claims
+    }
+
+    /// The values of a list field; one that cannot be read is left out.
+    fn list<T>(
+        &mut self,
+        headers: &HeaderMap,
+        name: &HeaderName,
+        shown: &'static str,
+        parse: impl Fn(&str) -> Option<T>,
+    ) -> Vec<T> {
+        let (mut values, mut all) = (Vec::new(), 0);
+        for token in tokens(headers, name) {
+            all += 1;
+            values.extend(parse(token));
+        }
+        if values.len() < all {
+            self.trouble.get_or_insert(Trouble::Unreadable(shown));
+        }
+        values
+    }
+
+    fn forwarded(headers: &HeaderMap) -> Self {
+        let unreadable = || Self {
+            trouble: Some(Trouble::Unreadable("Forwarded")),
+            forwarded: true,
+            ..Self::default()
+        };
+        let Some(elements) = forwarded::parse(headers) else { return unreadable() };
+        let mut claims = Self { forwarded: true, ..Self::default() };
+        let (mut protos, mut hosts, mut named) = (Vec::new(), Vec::new(), false);
+        for Element { node, proto: typed_proto, host: typed_host, others } in elements {
+            let (said_proto, said_host) =
+                (typed_proto.as_deref().map(proto), typed_host.as_deref().map(host));
+            if said_proto == Some(None) || said_host == Some(None) {
+                claims.trouble = Some(Trouble::Unreadable("Forwarded"));
+            }
+            protos.push(said_proto.flatten());
+            hosts.push(said_host.flatten());
+            named |= node.is_some();
+            let node = Node::stated(node.as_deref().unwrap_or("unknown"), others);
+            claims.nodes.push(node);
+        }
+        if named {
+            claims.proto = Said::stated(protos);
+            claims.host = Said::stated(hosts);
+        } else {
+            // They describe the request, and no hop that anybody could name.
+            claims.nodes.clear();
+            claims.proto = Said::listed(protos.into_iter().flatten().collect(), 0);
+            claims.host = Said::listed(hosts.into_iter().flatten().collect(), 0);
+        }
+        claims
+    }
+
+    /// What `X-Forwarded-*` says, with what `Forwarded` says beyond it.
+    fn merged(mut self, other: Self, forwarded: bool) -> Self {
+        if self.contradicts(&other) {
+            self.trouble = Some(Trouble::Contradiction);
+            return Self { forwarded, ..self };
+        }
+        if self.nodes.is_empty() {
+            self.nodes = other.nodes;
+        } else {
+            for (node, said) in self.nodes.iter_mut().zip(other.nodes) {
+                node.others = said.others;
+                if let (Some((_, port @ None)), Some((_, said))) = (&mut node.address, said.address)
+                {
+                    *port = said;
+                }
+            }
+        }
+        self.proto = self.proto.or(other.proto);
+        self.host = self.host.or(other.host);
+        self.trouble = self.trouble.or(other.trouble);
+        Self { forwarded, ..self }
+    }
+
+    fn contradicts(&self, other: &Self) -> bool {
+        let ip = |node: &Node| node.address.map(|(ip, _)| ip);
+        let nodes = !self.nodes.is_empty()
+            && !other.nodes.is_empty()
+            && (self.nodes.len() != other.nodes.len()
+                || self.nodes.iter().map(ip).ne(other.nodes.iter().map(ip)));
+        let differ = |mine: Option<&str>, other: Option<&str>| {
+            mine.zip(other).is_some_and(|(mine, other)| !mine.eq_ignore_ascii_case(other))
+        };
+        let proto = |claims: &Self| claims.proto.first().map(|proto| proto.to_string());
+        let name =
+            |claims: &Self| claims.host.first().map(|host| gate::without_port(host).to_owned());
+        nodes
+            || differ(proto(self).as_deref(), proto(other).as_deref())
+            || differ(name(self).as_deref(), name(other).as_deref())
+            || self
+                .port
+                .first()
+                .zip(other.host.first().and_then(|host| port_of(host)))
+                .is_some_and(|(mine, other)| *mine != other)
+    }
+}
+
+impl Node {
+    /// An element of `X-Forwarded-For`.
+    fn listed(text: &str) -> Self {
+        Self { address: address(text), text: text.into(), others: "".into() }
+    }
+
+    /// The `for` of an element of `Forwarded`.
+    fn stated(text: &str, others: Box<str>) -> Self {
+        let address = address(text);
+        let text = match address {
+            Some((ip, _)) => ip.to_string().into(),
+            None if is_hidden(text) => text.into(),
+            None => "unknown".into(),
+        };
+        Self { address, text, others }
+    }
+}
+
+/// An address in each form that occurs: with a port, in brackets, in quotes, with a zone.
+fn address(text: &str) -> Option<(IpAddr, Option<u16>)> {
+    let text = text.strip_prefix('"').and_then(|text| text.strip_suffix('"')).unwrap_or(text);
+    let ip = |text: &str| {
+        let text = text.split('%').next().unwrap_or(text);
+        text.parse::<IpAddr>().ok().map(|ip| ip.to_canonical())
+    };
+    if let Some(ip) = ip(text) {
+        return Some((ip, None));
+    }
+    let (host, port) = match text.strip_prefix('[') {
+        Some(rest) => rest.split_once(']')?,
+        None => text.split_at(text.find(':')?),
+    };
+    // RFC 7239 §6 lets a port be hidden as well.
+    let port = port.strip_prefix(':').map_or(port.is_empty().then_some(None), |port| match port
+        .parse()
+    {
+        Ok(port) => Some(Some(port)),
+        Err(_) => is_hidden(port).then_some(None),
+    })?;
+    Some((ip(host)?, port))
+}
+
+/// An identifier of RFC 7239 §6.2 and §6.3 that names nobody: `unknown`, `_hidden`.
+fn is_hidden(text: &str) -> bool {
+    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
+    text.eq_ignore_ascii_case("unknown")
+        || text.len() > 1 && text.starts_with('_') && text.bytes().all(allowed)
+}
+
+/// The name of a protocol (RFC 3986 §3.1), in lower case.
+fn proto(text: &str) -> Option<Box<str>> {
+    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"+-.".contains(&byte);
+    let is_name = text.len() <= MAX_PROTO
+        && text.starts_with(|first: char| first.is_ascii_alphabetic())
+        && text.bytes().all(allowed);
+    is_name.then(|| text.to_ascii_lowercase().into())
+}
+
+fn host(text: &str) -> Option<Box<str>> {
+    (!text.is_empty() && gate::is_host(text)).then(|| text.into())
+}
+
+fn port(text: &str) -> Option<u16> {
+    text.parse().ok().filter(|port| *port > 0)
+}
+
+fn port_of(host: &str) -> Option<u16> {
+    port(host[gate::without_port(host).len()..].strip_prefix(':')?)
+}
+
+fn is_tls(proto: &str) -> bool {
+    matches!(proto, "https" | "wss")
+}
+
+#[cfg(test)]
+mod tests;

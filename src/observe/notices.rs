@@ -1,0 +1,82 @@
+//! Warnings that a listener's traffic can cause at any rate: each is logged once per listener.
+
+use std::{
+    net::IpAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use http::HeaderName;
+
+/// Why forwarding fields of a trusted peer are not used as they came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Trouble {
+    /// This field cannot be read, or not all of it.
+    Unreadable(&'static str),
+    /// `Forwarded` and `X-Forwarded-*` contradict each other.
+    Contradiction,
+}
+
+/// Which warnings of one listener have been logged.
+#[derive(Debug, Default)]
+pub struct Notices {
+    listener: Arc<str>,
+    dropped: AtomicBool,
+    unreadable: AtomicBool,
+    contradiction: AtomicBool,
+}
+
+impl Notices {
+    /// Nothing was logged for this listener yet.
+    pub fn new(listener: &Arc<str>) -> Self {
+        Self { listener: Arc::clone(listener), ..Self::default() }
+    }
+
+    /// Forwarding fields of a peer were dropped because it is not trusted.
+    pub fn dropped(&self, field: &HeaderName, peer: IpAddr) {
+        if first(&self.dropped) {
+            let (listener, peer) = (&*self.listener, peer.to_canonical());
+            tracing::warn!(
+                listener,
+                "dropped {} sent by {peer}: this peer is not a trusted proxy; if it is your load balancer, \
+                 set trusted_proxies = [\"{peer}\"]; further cases on this listener are not logged",
+                shown(field),
+            );
+        }
+    }
+
+    /// Forwarding fields of a trusted peer are not used as they came.
+    pub fn trouble(&self, trouble: Trouble, peer: IpAddr) {
+        let (listener, peer) = (&*self.listener, peer.to_canonical());
+        match trouble {
+            Trouble::Unreadable(field) if first(&self.unreadable) => tracing::warn!(
+                listener,
+                "{field} sent by trusted proxy {peer} cannot be read; the part that cannot be read is \
+                 ignored; check what this proxy sends; further cases on this listener are not logged",
+            ),
+            Trouble::Contradiction if first(&self.contradiction) => tracing::warn!(
+                listener,
+                "Forwarded and X-Forwarded-* sent by trusted proxy {peer} contradict each other; \
+                 X-Forwarded-* is used; let this proxy remove the Forwarded field of its clients; \
+                 further cases on this listener are not logged",
+            ),
+            _ => {}
+        }
+    }
+}
+
+/// Whether it was not set before; a plain read in all other cases.
+fn first(logged: &AtomicBool) -> bool {
+    !logged.load(Ordering::Relaxed) && !logged.swap(true, Ordering::Relaxed)
+}
+
+/// The name as people write it: `X-Forwarded-For`.
+fn shown(name: &HeaderName) -> String {
+    let part = |part: &str| match part {
+        "ip" => "IP".to_owned(),
+        part => part[..1].to_uppercase() + &part[1..],
+    };
+    name.as_str().split('-').filter(|part| !part.is_empty()).map(part).collect::<Vec<_>>().join("-")
+}
