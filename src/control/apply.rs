@@ -217,6 +217,8 @@ impl Control {
         };
         self.typed = typed;
         self.overlay = overlay;
+        let live = self.backends.iter().map(AsRef::as_ref);
+        self.overlay.note_origins(&self.typed, live);
         self.discovery.follow(&self.typed.pools, |pool| self.overlay.last_good(pool));
         self.obey_drains().await;
         Ok(changes)

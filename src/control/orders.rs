@@ -86,7 +86,7 @@ impl Control {
 
     async fn remove(&mut self, pool: &str, name: &str) -> Result<BackendState, Denied> {
         let mut overlay = self.overlay.clone();
-        overlay.remove(&self.config, pool, name)?;
+        overlay.remove(&self.typed, &self.config, pool, name)?;
         self.lay(overlay).await?;
         self.backend_state(pool, name)
     }
@@ -183,7 +183,8 @@ impl Control {
             let source = |config: &Config| {
                 config.pools.iter().find(|known| known.name == pool)?.source.clone()
             };
-            let found = self.overlay.origin(pool, &backend.name) == Origin::Discovered;
+            let origin = self.overlay.origin(pool, &backend.name, &backend.address);
+            let found = origin == Origin::Discovered;
             found && source(&self.typed) != source(typed)
         };
         plan::plan(&self.config, &next, &fates, held, at_risk)

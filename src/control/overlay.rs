@@ -5,9 +5,11 @@
 //! backends.
 
 mod carry;
+mod origins;
 
 use std::collections::HashMap;
 
+use self::origins::Origins;
 use super::Denied;
 use crate::{
     admin::api::{NewBackend, Origin, Target},
@@ -25,6 +27,8 @@ pub(super) struct Overlay {
     weights: HashMap<(String, String), u32>,
     /// Drains by order; no two cover the same.
     drains: Vec<Ordered>,
+    /// Who named each live backend.
+    origins: Origins,
 }
 
 /// What a pool's source has found.
@@ -89,20 +93,6 @@ impl Overlay {
         self.weights.retain(|(name, _), _| pool(name).is_some());
         self.drains
             .retain(|ordered| ordered.what.pool.as_deref().is_none_or(|name| pool(name).is_some()));
-    }
-
-    /// Who named a backend of the effective configuration.
-    pub(super) fn origin(&self, pool: &str, backend: &str) -> Origin {
-        let has = |list: Option<&Vec<Backend>>| {
-            list.is_some_and(|list| list.iter().any(|known| known.name == backend))
-        };
-        if has(self.added.get(pool)) {
-            Origin::Added
-        } else if has(self.found.get(pool).map(|found| &found.backends)) {
-            Origin::Discovered
-        } else {
-            Origin::Configured
-        }
     }
 
     /// Takes a source's answer. Whether it is another one than before.
@@ -172,27 +162,29 @@ impl Overlay {
     /// There is no such backend, or it is not one that was added by order.
     pub(super) fn remove(
         &mut self,
+        typed: &Config,
         config: &Config,
         pool: &str,
         backend: &str,
     ) -> Result<(), Denied> {
         let is_it = |known: &Backend| known.name == backend;
         if !self.added.get(pool).is_some_and(|added| added.iter().any(is_it)) {
-            member(config, pool, backend)?;
-        }
-        let elsewhere = |whose: &str| {
-            Err(Denied::Conflict(format!(
+            let known = member(config, pool, backend)?;
+            let whose = match self.origin(pool, backend, &known.address) {
+                Origin::Discovered => "the pool's source",
+                Origin::Configured | Origin::Added => "the configuration",
+            };
+            return Err(Denied::Conflict(format!(
                 "{pool}/{backend} comes from {whose}; only what was added here can be removed \
                  here, anything can be drained"
-            )))
-        };
-        match self.origin(pool, backend) {
-            Origin::Configured => return elsewhere("the configuration"),
-            Origin::Discovered => return elsewhere("the pool's source"),
-            Origin::Added => {}
+            )));
         }
         if let Some(added) = self.added.get_mut(pool) {
             added.retain(|known| known.name != backend);
+        }
+        // The pool's source may name the backend too: it stays, with what was ordered for it.
+        if self.over(typed).pools.iter().any(|p| p.name == pool && p.backends.iter().any(is_it)) {
+            return Ok(());
         }
         self.weights.remove(&(pool.to_owned(), backend.to_owned()));
         let own = Target { pool: Some(pool.to_owned()), backend: Some(backend.to_owned()) };
@@ -372,7 +364,10 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::config::{Dns, Pool, Source};
+    use crate::{
+        config::{Dns, Pool, Source},
+        upstream::Backend as Live,
+    };
 
     fn backend(address: &str) -> Backend {
         Backend { name: address.to_owned(), address: address.parse().unwrap(), weight: 1 }
@@ -418,9 +413,18 @@ mod tests {
         let effective = overlay.over(&typed);
         assert_eq!(names(&effective), ["10.0.0.1:80", "10.0.0.2:80", "10.0.0.3:80"]);
         assert_eq!(effective.pools[0].backends[1].weight, 7);
-        let origins = names(&effective).into_iter().map(|name| overlay.origin("chat", name));
-        let expected = [Origin::Discovered, Origin::Discovered, Origin::Added];
-        assert_eq!(origins.collect::<Vec<_>>(), expected);
+        let expected = [Origin::Configured, Origin::Discovered, Origin::Added];
+        assert_eq!(origins(&mut overlay, &typed), expected);
+    }
+
+    /// The origins of the first pool's backends in force.
+    fn origins(overlay: &mut Overlay, typed: &Config) -> Vec<Origin> {
+        let pool = overlay.over(typed).pools.remove(0);
+        let live = pool.backends.iter().map(|b| Live::new(&pool.name, b, &pool.reuse));
+        let live: Vec<_> = live.collect();
+        overlay.note_origins(typed, live.iter().map(AsRef::as_ref));
+        let origin = |b: &Backend| overlay.origin(&pool.name, &b.name, &b.address);
+        pool.backends.iter().map(origin).collect()
     }
 
     #[test]
@@ -449,8 +453,8 @@ mod tests {
         own.admin.metrics = "127.0.0.1:9090".parse().ok();
         is(overlay.add(&own, "chat", &new("127.0.0.1:9090")), Denied::Invalid);
         let unit = |result: Result<(), Denied>| result.map(|()| String::new());
-        is(unit(overlay.remove(&typed, "chat", "10.0.0.1:80")), Denied::Conflict);
-        is(unit(overlay.remove(&typed, "chat", "10.0.0.9:80")), Denied::NotFound);
+        is(unit(overlay.remove(&typed, &typed, "chat", "10.0.0.1:80")), Denied::Conflict);
+        is(unit(overlay.remove(&typed, &typed, "chat", "10.0.0.9:80")), Denied::NotFound);
         is(unit(overlay.set_weight(&typed, "chat", "10.0.0.1:80", 70_000)), Denied::Invalid);
         is(unit(overlay.drain(&typed, target(Some("chat"), Some("x")), None)), Denied::NotFound);
         is(unit(overlay.drain(&typed, target(None, Some("x")), None)), Denied::Invalid);
@@ -488,7 +492,7 @@ mod tests {
         // One that a source has found since shadows it.
         overlay.add(&without, "chat", &new("10.0.0.9:80")).unwrap();
         let shadowed = config(&[("chat", &["10.0.0.1:80"])]);
-        overlay.remove(&shadowed, "chat", "10.0.0.9:80").unwrap();
+        overlay.remove(&shadowed, &shadowed, "chat", "10.0.0.9:80").unwrap();
         assert_eq!(names(&overlay.over(&shadowed)), ["10.0.0.1:80"]);
     }
 
@@ -508,6 +512,7 @@ mod tests {
         assert!(!kept("chat/10.0.0.2:80") && kept("chat/10.0.0.3:80") && !kept("pool old"));
         overlay.settle(&next);
         assert_eq!(names(&overlay.over(&next)), ["10.0.0.1:80", "10.0.0.2:80", "10.0.0.3:80"]);
-        assert_eq!(overlay.origin("chat", "10.0.0.2:80"), Origin::Configured);
+        let expected = [Origin::Configured, Origin::Configured, Origin::Added];
+        assert_eq!(origins(&mut overlay, &next), expected);
     }
 }

@@ -115,7 +115,7 @@ impl Control {
             pool: backend.pool().to_owned(),
             name: backend.name().to_owned(),
             address: backend.address().to_string(),
-            origin: self.overlay.origin(backend.pool(), backend.name()),
+            origin: self.overlay.origin(backend.pool(), backend.name(), backend.address()),
             state: self.condition(backend),
             weight: backend.weight(),
             ramp: backend.ramp(),

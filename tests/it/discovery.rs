@@ -41,7 +41,7 @@ async fn fleet<const N: usize>(names: [&'static str; N]) -> (u16, [Backend; N]) 
 }
 
 /// Says its name to requests, and sends back what comes over a WebSocket.
-fn node(name: &'static str) -> backend::Script {
+pub(crate) fn node(name: &'static str) -> backend::Script {
     backend::script(move |peer| async move {
         while let Some(request) = peer.head().await {
             if request.header("upgrade").is_none() {
@@ -64,7 +64,7 @@ fn node(name: &'static str) -> backend::Script {
 }
 
 /// The `backends` of a name at this server, asked ten times a second.
-fn by_name(server: SocketAddr, port: u16) -> String {
+pub(crate) fn by_name(server: SocketAddr, port: u16) -> String {
     format!(
         "{{ dns = \"chat.{ZONE}:{port}\", resolver = \"{server}\", min_ttl = \"100ms\", \
          max_ttl = \"200ms\" }}"
@@ -86,7 +86,7 @@ async fn answerer(proxy: &Proxy) -> String {
 }
 
 /// Waits until requests are answered by exactly these, in turns.
-async fn assert_answerers(proxy: &Proxy, names: &[&str]) {
+pub(crate) async fn assert_answerers(proxy: &Proxy, names: &[&str]) {
     let deadline = tokio::time::Instant::now() + crate::support::PATIENCE;
     loop {
         let mut seen = Vec::new();
@@ -103,11 +103,11 @@ async fn assert_answerers(proxy: &Proxy, names: &[&str]) {
 }
 
 /// How many lines on standard error have this in them.
-fn told(proxy: &Proxy, needle: &str) -> usize {
+pub(crate) fn told(proxy: &Proxy, needle: &str) -> usize {
     proxy.stderr().iter().filter(|line| line.contains(needle)).count()
 }
 
-const FAILS: &str = "the pool's source fails";
+pub(crate) const FAILS: &str = "the pool's source fails";
 const AGAIN: &str = "the pool's source answers again";
 
 #[tokio::test]
@@ -407,7 +407,7 @@ async fn fault_087_a_server_that_lies() {
 #[tokio::test]
 async fn a_start_does_not_wait_for_a_silent_server() {
     let (port, [a]) = fleet(["a"]).await;
-    let silent = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    let silent = std::net::UdpSocket::bind(dns::free_port()).unwrap();
     let address = silent.local_addr().unwrap();
     let proxy = proxy_by_name(address, port).await;
     assert_eq!(answerer(&proxy).await, "503");
@@ -498,7 +498,7 @@ async fn a_list_over_http_is_asked_for_again_and_again() {
     );
     list.say(message::ok(&consul));
     assert_answerers(&proxy, &["a"]).await;
-    proxy.wait_for_log("its id", |line| line["backend"] == "chat-1").await;
+    proxy.wait_for_log("its id", |line| line["backend"] == "chat-1@n1").await;
     // The server has nothing new to say.
     list.say(message::reply("200 OK", "ETag: \"v1\"\r\n", &format!("[\"{}\"]", b.address)));
     assert_answerers(&proxy, &["b"]).await;
@@ -515,6 +515,55 @@ async fn a_list_over_http_is_asked_for_again_and_again() {
 }
 
 #[tokio::test]
+async fn an_entry_of_a_list_that_cannot_be_used_takes_nothing_from_the_others() {
+    let (a, b) = (Backend::start(node("a")).await, Backend::start(node("b")).await);
+    let list = List::start(message::ok(&format!("[\"{}\", 7]", a.address))).await;
+    let proxy = proxy_by_list(&list.source()).await;
+    assert_answerers(&proxy, &["a"]).await;
+    let line = proxy.wait_for_stderr("the trouble", |line| line.contains(AMISS)).await;
+    assert!(line.contains("entry 2 is not used"), "{line}");
+    list.say(message::ok(&format!("[\"nowhere\", \"{}\", \"{}\"]", a.address, b.address)));
+    assert_answerers(&proxy, &["a", "b"]).await;
+    assert_eq!(told(&proxy, FAILS), 0, "{}", proxy.stderr_text());
+    drop((a, b, list));
+    proxy.finish().await;
+}
+
+#[tokio::test]
+async fn services_behind_an_alias_are_found() {
+    let (a, b) = (Backend::start(node("a")).await, Backend::start(node("b")).await);
+    let [pa, pb] = [&a, &b].map(|backend| backend.address.port());
+    let mut server = NameServer::start(&format!(
+        "_chat._tcp 0 CNAME _blue._tcp\n_blue._tcp 0 SRV 10 1 {pa} one\none 0 A 127.0.0.1"
+    ))
+    .await;
+    let address = server.address;
+    let proxy = Proxy::with(|settings| {
+        let source = format!(
+            "{{ srv = \"_chat._tcp.{ZONE}\", resolver = \"{address}\", min_ttl = \"100ms\" }}"
+        );
+        settings.pool("backends", &source).pool("balance", "\"round-robin\"");
+    })
+    .await;
+    assert_answerers(&proxy, &["a"]).await;
+    // The alias moves, by one more alias.
+    server
+        .set(&format!(
+            "_chat._tcp 0 CNAME _next._tcp\n_next._tcp 0 CNAME _green._tcp\n\
+             _green._tcp 0 SRV 10 1 {pb} one\none 0 A 127.0.0.1"
+        ))
+        .await;
+    assert_answerers(&proxy, &["b"]).await;
+    assert_eq!(told(&proxy, FAILS), 0, "{}", proxy.stderr_text());
+    // An alias of itself ends.
+    server.set("_chat._tcp 0 CNAME _loop._tcp\n_loop._tcp 0 CNAME _chat._tcp").await;
+    eventually("the loop is reported", || told(&proxy, FAILS) == 1).await;
+    assert_answerers(&proxy, &["b"]).await;
+    drop((a, b));
+    proxy.finish().await;
+}
+
+#[tokio::test]
 async fn fault_087_a_list_that_fails_changes_nothing() {
     let (a, b) = (Backend::start(node("a")).await, Backend::start(node("b")).await);
     let (one, other) = (format!("[\"{}\"]", a.address), format!("[\"{}\"]", b.address));
@@ -527,7 +576,7 @@ async fn fault_087_a_list_that_fails_changes_nothing() {
         (message::reply("500 Oops", "", &other), "status 500"),
         (message::reply("302 Found", &elsewhere, &other), "redirects are not followed"),
         (message::ok(&huge), "longer than 1 MiB"),
-        (message::ok("[\"127.0.0.1:3000\", 7]"), "backend 2"),
+        (message::ok("[7, \"127.0.0.1\"]"), "entry 1 is not used"),
         (message::ok("<html>"), "no JSON"),
         (message::ok("[]"), "no backend"),
         (b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n[".to_vec(), "end of file"),

@@ -25,6 +25,8 @@ mod config;
 mod configuration;
 #[cfg(test)]
 mod connecting;
+#[cfg(test)]
+mod consul;
 #[cfg(feature = "load")]
 #[cfg(test)]
 mod continuity;
@@ -34,6 +36,8 @@ mod cookies;
 mod discovery;
 #[cfg(test)]
 mod drains;
+#[cfg(test)]
+mod families;
 #[cfg(test)]
 mod forwarded;
 #[cfg(test)]

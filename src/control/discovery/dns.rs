@@ -2,10 +2,15 @@
 //!
 //! A backend found by address is named by it, one found by a service by its target and port. Each
 //! question goes out afresh: how long an answer holds is for its records to say, within bounds.
+//! If one address family fails, the addresses of the other are used, and those that the last good
+//! answer had in the failed family stay.
+
+mod families;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     net::{IpAddr, SocketAddr},
+    sync::Arc,
     time::Duration,
 };
 
@@ -21,6 +26,7 @@ use tokio::{
     time::timeout,
 };
 
+use self::families::{Addresses, Pace, addresses};
 use super::{Answer, accepted::summary};
 use crate::config::{Address, Backend, Dns};
 
@@ -50,15 +56,11 @@ pub(super) enum Records {
 pub(super) struct Names {
     terms: Dns,
     records: Records,
+    /// The addresses of the name in the last good answer: a family that fails keeps them.
+    last: BTreeSet<IpAddr>,
     /// The address of each target that the last good answer gave: one whose address cannot be had at
     /// the moment keeps it.
     targets: HashMap<String, IpAddr>,
-}
-
-/// Addresses of one name, and how long they hold.
-struct Addresses {
-    ips: BTreeSet<IpAddr>,
-    ttl: u32,
 }
 
 impl Names {
@@ -70,7 +72,9 @@ impl Names {
                 backend.address.literal().filter(|_| port.parse() == Ok(backend.address.port));
             Some((host.to_owned(), address?.ip()))
         };
-        Self { terms, records, targets: known.iter().filter_map(target).collect() }
+        let ips = known.iter().filter_map(|backend| Some(backend.address.literal()?.ip()));
+        let last = ips.collect();
+        Self { terms, records, last, targets: known.iter().filter_map(target).collect() }
     }
 
     /// How long to wait after a failure, the first time.
@@ -96,22 +100,24 @@ impl Names {
         timeout(DEADLINE, asked).await.unwrap_or_else(|_| Err("no answer in time".to_owned()))
     }
 
-    async fn addresses(&self, resolver: &TokioResolver) -> Result<Answer, String> {
-        let found = addresses(resolver, &self.terms.name).await?;
+    async fn addresses(&mut self, resolver: &TokioResolver) -> Result<Answer, String> {
+        let mut found = addresses(resolver, &self.terms.name, &Pace::default()).await?;
+        let kept = self.last.iter().filter(|ip| found.lacks(ip)).copied().collect::<Vec<_>>();
+        found.ips.extend(kept);
+        self.last.clone_from(&found.ips);
         let backend = |ip: &IpAddr| {
             let address = Address { host: ip.to_string(), port: self.terms.port };
             Backend { name: address.to_string(), address, weight: 1 }
         };
         let backends = found.ips.iter().map(backend).collect();
-        Ok(Answer { backends, troubles: Vec::new(), holds: self.held(found.ttl) })
+        let troubles = found.trouble().into_iter().collect();
+        Ok(Answer { backends, troubles, holds: self.held(found.ttl) })
     }
 
     async fn services(&mut self, resolver: &TokioResolver) -> Result<Answer, String> {
         let name = &self.terms.name;
-        let lookup = look_up(resolver, name, RecordType::SRV).await?;
-        let lookup = lookup.ok_or_else(|| format!("{name} has no SRV records"))?;
+        let (lookup, mut ttl) = service_records(resolver, name).await?;
         let mut services = services(&lookup);
-        let mut ttl = least_ttl(lookup.answers());
         let mut troubles = Vec::new();
         if services.len() > MOST_TARGETS {
             troubles.push(format!("{MOST_TARGETS} of {} SRV records are taken", services.len()));
@@ -122,7 +128,9 @@ impl Names {
             match found {
                 Ok(found) => {
                     ttl = ttl.min(found.ttl);
-                    let before = self.targets.get(&host).filter(|ip| found.ips.contains(ip));
+                    troubles.extend(found.trouble());
+                    let stays = |ip: &&IpAddr| found.ips.contains(ip) || found.lacks(ip);
+                    let before = self.targets.get(&host).filter(stays);
                     // Of several, the one in use stays for as long as the target has it.
                     if let Some(ip) = before.or(found.ips.first()).copied() {
                         self.targets.insert(host, ip);
@@ -189,16 +197,17 @@ async fn targets(
     hosts: BTreeSet<String>,
 ) -> BTreeMap<String, Result<Addresses, String>> {
     let mut waiting = hosts.into_iter();
+    let pace = Arc::new(Pace::default());
     let mut asked = JoinSet::new();
     let mut found = BTreeMap::new();
     loop {
         while asked.len() < AT_ONCE
             && let Some(host) = waiting.next()
         {
-            let resolver = resolver.clone();
+            let (resolver, pace) = (resolver.clone(), Arc::clone(&pace));
             asked.spawn(async move {
                 // It is a whole name: no search domain is tried behind it.
-                let addresses = addresses(&resolver, &format!("{host}.")).await;
+                let addresses = addresses(&resolver, &format!("{host}."), &pace).await;
                 (host, addresses)
             });
         }
@@ -210,27 +219,37 @@ async fn targets(
     }
 }
 
-/// The addresses of one name in both families.
+/// The SRV records of a name, or of the name that it is an alias for, and how long they hold.
 ///
 /// # Errors
-/// One of the two questions failed: half an answer would send the other half's backends away.
-async fn addresses(resolver: &TokioResolver, name: &str) -> Result<Addresses, String> {
-    let (v4, v6) = tokio::join!(
-        look_up(resolver, name, RecordType::A),
-        look_up(resolver, name, RecordType::AAAA)
-    );
-    let mut found = Addresses { ips: BTreeSet::new(), ttl: u32::MAX };
-    for lookup in [v4?, v6?].into_iter().flatten() {
-        found.ttl = found.ttl.min(least_ttl(lookup.answers()));
-        let own = own_records(&lookup);
-        found
-            .ips
-            .extend(own.filter_map(|record| record.data.ip_addr()).map(|ip| ip.to_canonical()));
+/// No server answers, or there are no such records.
+async fn service_records(resolver: &TokioResolver, name: &str) -> Result<(Lookup, u32), String> {
+    let (mut asked, mut ttl) = (name.to_owned(), u32::MAX);
+    for _ in 0..LONGEST_CHAIN {
+        let outcome = look_up(resolver, &asked, RecordType::SRV).await;
+        if let Ok(Some(lookup)) = outcome {
+            ttl = ttl.min(least_ttl(lookup.answers()));
+            return Ok((lookup, ttl));
+        }
+        // The resolver takes the target of an SRV record behind an alias for one more alias, and
+        // fails: the alias is followed here.
+        let Some((target, holds)) = alias(resolver, &asked).await else {
+            return outcome.and(Err(format!("{name} has no SRV records")));
+        };
+        (asked, ttl) = (target, ttl.min(holds));
     }
-    if found.ips.is_empty() {
-        return Err(format!("{} has no address", name.trim_end_matches('.')));
-    }
-    Ok(found)
+    Err(format!("{name} is behind more than {LONGEST_CHAIN} aliases"))
+}
+
+/// What a name is an alias for, and how long that holds.
+async fn alias(resolver: &TokioResolver, name: &str) -> Option<(String, u32)> {
+    let lookup = look_up(resolver, name, RecordType::CNAME).await.ok()??;
+    lookup.answers().iter().find_map(|record| match &record.data {
+        RData::CNAME(target) if record.name == *lookup.query().name() => {
+            Some((target.0.to_ascii(), record.ttl))
+        }
+        _ => None,
+    })
 }
 
 /// One question; `None`: there are no such records.

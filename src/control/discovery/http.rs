@@ -19,11 +19,11 @@ use tokio::{
 };
 use tokio_rustls::TlsConnector;
 
-use super::{Answer, list};
-use crate::{
-    config::{Backend, HttpSource},
-    net::tls,
+use super::{
+    Answer,
+    list::{self, Listed},
 };
+use crate::{config::HttpSource, net::tls};
 
 /// Longest answer, in bytes: some ten thousand backends.
 const LONGEST: usize = 1 << 20;
@@ -37,7 +37,7 @@ pub(super) struct List {
     /// Made at the first question over TLS: it reads the system's certificates.
     tls: Option<Arc<ClientConfig>>,
     /// The last answer, and what its server calls it.
-    last: Option<(HeaderValue, Vec<Backend>)>,
+    last: Option<(HeaderValue, Listed)>,
 }
 
 impl List {
@@ -56,26 +56,26 @@ impl List {
     /// Everything but a list, whole and in time.
     pub(super) async fn ask(&mut self) -> Result<Answer, String> {
         let within = self.terms.timeout;
-        let backends = timeout(within, self.backends())
+        let Listed { backends, troubles } = timeout(within, self.listed())
             .await
             .unwrap_or_else(|_| Err("no whole answer in time".to_owned()))?;
-        Ok(Answer { backends, troubles: Vec::new(), holds: self.terms.interval })
+        Ok(Answer { backends, troubles, holds: self.terms.interval })
     }
 
-    async fn backends(&mut self) -> Result<Vec<Backend>, String> {
+    async fn listed(&mut self) -> Result<Listed, String> {
         let response = self.fetch().await?;
         match (response.status(), &self.last) {
             (StatusCode::OK, _) => {}
-            (StatusCode::NOT_MODIFIED, Some((_, backends))) => return Ok(backends.clone()),
+            (StatusCode::NOT_MODIFIED, Some((_, listed))) => return Ok(listed.clone()),
             (status, _) if status.is_redirection() => {
                 return Err(format!("status {}: redirects are not followed", status.as_u16()));
             }
             (status, _) => return Err(format!("status {}", status.as_u16())),
         }
         let tag = response.headers().get(header::ETAG).cloned();
-        let backends = list::backends(&bounded(response.into_body()).await?)?;
-        self.last = tag.map(|tag| (tag, backends.clone()));
-        Ok(backends)
+        let listed = list::backends(&bounded(response.into_body()).await?)?;
+        self.last = tag.map(|tag| (tag, listed.clone()));
+        Ok(listed)
     }
 
     async fn fetch(&mut self) -> Result<Response<Incoming>, String> {

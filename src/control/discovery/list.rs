@@ -1,18 +1,26 @@
-//! A list of backends in JSON, as a script or Consul says it. Pure.
-
-use std::collections::HashMap;
+//! A list of backends in JSON: our own form, or Consul's health endpoint. Pure.
 
 use serde::Deserialize;
 use serde_json::Value;
 
+use super::accepted::summary;
 use crate::config::{Address, Backend, HEAVIEST, valid_name};
 
-/// Reads an array of backends, or an object that has it under `backends`. One entry that cannot be
-/// read spoils the answer: a list that is half understood would send the other half away.
+/// What a list says.
+#[derive(Clone, Debug)]
+pub(super) struct Listed {
+    /// The backends of the entries that can be used.
+    pub(super) backends: Vec<Backend>,
+    /// The entries that cannot be used, and why.
+    pub(super) troubles: Vec<String>,
+}
+
+/// Reads an array of backends, or an object that has it under `backends`. An entry that cannot be used
+/// is left out and reported; it takes nothing from the others.
 ///
 /// # Errors
-/// What is wrong, by the number of the entry.
-pub(super) fn backends(body: &[u8]) -> Result<Vec<Backend>, String> {
+/// The list cannot be read, or none of its entries can be used.
+pub(super) fn backends(body: &[u8]) -> Result<Listed, String> {
     let mut whole: Value =
         serde_json::from_slice(body).map_err(|error| format!("the answer is no JSON: {error}"))?;
     let entries = match &mut whole {
@@ -23,19 +31,26 @@ pub(super) fn backends(body: &[u8]) -> Result<Vec<Backend>, String> {
         },
         _ => return Err("the answer is neither an array nor an object".to_owned()),
     };
-    let mut services = Vec::new();
-    let mut backends = Vec::new();
+    let mut listed = Listed { backends: Vec::new(), troubles: Vec::new() };
+    let (mut critical, count) = (0, entries.len());
     for (index, entry) in entries.into_iter().enumerate() {
-        let wrong = |why: String| format!("backend {} of the answer: {why}", index + 1);
-        if entry.get("Service").is_some() {
-            let health = serde_json::from_value(entry).map_err(|error| wrong(error.to_string()))?;
-            services.push(service(health).map_err(wrong)?);
-        } else {
-            backends.push(plain(entry).map_err(wrong)?);
+        let read =
+            if entry.get("Service").is_some() { service(entry) } else { plain(entry).map(Some) };
+        match read {
+            Ok(Some(backend)) => listed.backends.push(backend),
+            Ok(None) => critical += 1,
+            Err(why) => {
+                listed.troubles.push(format!("entry {} is not used: {why}", index + 1));
+            }
         }
     }
-    backends.extend(named(services));
-    Ok(backends)
+    if listed.backends.is_empty() && count > 0 {
+        if critical > 0 {
+            listed.troubles.insert(0, format!("{critical} of {count} instances are critical"));
+        }
+        return Err(summary(listed.troubles).unwrap_or_default());
+    }
+    Ok(listed)
 }
 
 /// An entry of our own form.
@@ -68,11 +83,15 @@ struct Health {
     #[serde(default)]
     node: Node,
     service: Service,
+    checks: Option<Vec<Check>>,
 }
 
 #[derive(Default, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 struct Node {
+    /// The node's name, unique in its datacenter.
+    #[serde(default)]
+    node: String,
     #[serde(default)]
     address: String,
 }
@@ -80,47 +99,68 @@ struct Node {
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
 struct Service {
+    /// Unique on its node.
     #[serde(default, rename = "ID")]
     id: String,
     /// Empty where it is the node's.
     #[serde(default)]
     address: String,
     port: u16,
-    #[serde(default)]
-    weights: Weights,
+    weights: Option<Weights>,
 }
 
-#[derive(Default, Deserialize)]
+#[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
 struct Weights {
-    #[serde(default)]
+    #[serde(default = "one")]
     passing: u32,
+    #[serde(default = "one")]
+    warning: u32,
 }
 
-fn service(Health { node, service }: Health) -> Result<Backend, String> {
-    let host = Some(service.address).filter(|own| !own.is_empty()).unwrap_or(node.address);
-    let typed = if host.contains(':') {
-        format!("[{host}]:{}", service.port)
-    } else {
-        format!("{host}:{}", service.port)
+/// A check of the node or of the service.
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Check {
+    #[serde(default)]
+    status: String,
+}
+
+/// Consul's default weight.
+fn one() -> u32 {
+    1
+}
+
+/// The instance that an entry describes; `None`: one of its checks is critical, which covers
+/// maintenance mode too.
+fn service(entry: Value) -> Result<Option<Backend>, String> {
+    let Health { node, service, checks } =
+        serde_json::from_value(entry).map_err(|error| error.to_string())?;
+    let checks = checks.unwrap_or_default();
+    let any = |status: &str| checks.iter().any(|check| check.status == status);
+    if any("critical") || any("maintenance") {
+        return Ok(None);
+    }
+    let host = if service.address.is_empty() { &node.address } else { &service.address };
+    let typed = match host.contains(':') {
+        true => format!("[{host}]:{}", service.port),
+        false => format!("{host}:{}", service.port),
     };
-    let address: Address = typed.parse().map_err(|wrong| format!("{wrong}"))?;
-    Ok(Backend { name: service.id, address, weight: service.weights.passing.clamp(1, HEAVIEST) })
+    let name = instance(&service.id, &node.node).unwrap_or_else(|| typed.clone());
+    let address: Address = typed.parse().map_err(|wrong| format!("{name}: {wrong}"))?;
+    let weights = service.weights.unwrap_or(Weights { passing: 1, warning: 1 });
+    let weight = if any("warning") { weights.warning } else { weights.passing };
+    Ok(Some(Backend { name, address, weight: weight.clamp(1, HEAVIEST) }))
 }
 
-/// Services by their ids, which are unique on their node only: where two share one, and where one can
-/// be no name, the address takes its place.
-fn named(mut services: Vec<Backend>) -> Vec<Backend> {
-    let mut seen: HashMap<String, usize> = HashMap::new();
-    for service in &services {
-        *seen.entry(service.name.clone()).or_default() += 1;
-    }
-    for service in &mut services {
-        if seen[&service.name] > 1 || valid_name(&service.name).is_err() {
-            service.name = service.address.to_string();
-        }
-    }
-    services
+/// The name of an instance: `ID@NODE`. An id is unique on its node only, and a name must not depend on
+/// which other instances there are: orders of operators follow it. `None`: that can be no name.
+fn instance(id: &str, node: &str) -> Option<String> {
+    let name = match node {
+        "" => id.to_owned(),
+        node => format!("{id}@{node}"),
+    };
+    (!id.is_empty() && valid_name(&name).is_ok()).then_some(name)
 }
 
 #[cfg(test)]
@@ -128,7 +168,7 @@ mod tests {
     use super::backends;
 
     fn shown(body: &str) -> Result<Vec<String>, String> {
-        let list = backends(body.as_bytes())?;
+        let list = backends(body.as_bytes())?.backends;
         Ok(list.iter().map(|b| format!("{} {} {}", b.name, b.address, b.weight)).collect())
     }
 
@@ -143,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn consul_says_where_a_service_is() {
+    fn consul_instances_are_named_by_id_and_node() {
         let body = r#"[
             {"Node": {"Node": "a", "Address": "10.1.0.1"},
              "Service": {"ID": "chat-1", "Service": "chat", "Address": "", "Port": 3000,
@@ -151,37 +191,55 @@ mod tests {
              "Checks": []},
             {"Node": {"Address": "10.1.0.2"},
              "Service": {"ID": "chat-2", "Address": "fd00::2", "Port": 3001, "Weights": {"Passing": 0}}},
-            {"Node": {"Address": "10.1.0.3"}, "Service": {"ID": "chat-3", "Port": 3000}},
-            {"Node": {"Address": "10.1.0.4"}, "Service": {"ID": "chat-3", "Port": 3000}}
+            {"Node": {"Node": "c", "Address": "10.1.0.3"}, "Service": {"ID": "chat-3", "Port": 3000}},
+            {"Node": {"Node": "d", "Address": "10.1.0.4"}, "Service": {"ID": "chat-3", "Port": 3000},
+             "Checks": null},
+            {"Node": {"Node": "e", "Address": "10.1.0.5"}, "Service": {"Port": 3000}}
         ]"#;
         assert_eq!(
             shown(body).unwrap(),
             [
-                "chat-1 10.1.0.1:3000 10",
+                "chat-1@a 10.1.0.1:3000 10",
                 "chat-2 [fd00::2]:3001 1",
-                "10.1.0.3:3000 10.1.0.3:3000 1",
-                "10.1.0.4:3000 10.1.0.4:3000 1"
+                "chat-3@c 10.1.0.3:3000 1",
+                "chat-3@d 10.1.0.4:3000 1",
+                "10.1.0.5:3000 10.1.0.5:3000 1"
             ]
         );
     }
 
     #[test]
-    fn one_bad_entry_spoils_the_answer_and_is_named() {
+    fn an_entry_that_cannot_be_used_is_left_out_and_reported() {
+        let good = r#""10.0.0.9:1""#;
+        for (entry, part) in [
+            ("7", "invalid type"),
+            (r#""10.0.0.1""#, "has no port"),
+            (r#"{"name": "x"}"#, "missing field `address`"),
+            (r#"{"address": "a:1", "weight": 0}"#, "weight"),
+            (r#"{"address": "a:1", "weight": -1}"#, "invalid value"),
+            (r#"{"address": "a:1", "name": "\u0007"}"#, "control character"),
+            (r#"{"Service": {"ID": "x", "Port": 0}, "Node": {"Address": "a"}}"#, "x: "),
+            (r#"{"Service": {"ID": "x", "Port": 70000}}"#, "70000"),
+            (r#"{"Service": {"ID": "x", "Port": 80}}"#, "empty"),
+        ] {
+            let listed = backends(format!("[{entry}, {good}]").as_bytes()).unwrap();
+            assert_eq!(listed.backends.len(), 1, "{entry}");
+            let [trouble] = &listed.troubles[..] else { panic!("{entry}: {:?}", listed.troubles) };
+            assert!(trouble.starts_with("entry 1 is not used: "), "{trouble}");
+            assert!(trouble.contains(part), "{entry}: {trouble}");
+            let alone = shown(&format!("[{entry}]")).unwrap_err();
+            assert!(alone.contains(part), "{entry}: {alone}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_list_is_an_error() {
         for (body, part) in [
             ("", "no JSON"),
             ("[", "no JSON"),
             ("3", "neither an array nor an object"),
             ("{}", "no array `backends`"),
             (r#"{"backends": {}}"#, "no array `backends`"),
-            (r#"["10.0.0.1:1", 7]"#, "backend 2"),
-            (r#"["10.0.0.1"]"#, "has no port"),
-            (r#"[{"name": "x"}]"#, "missing field `address`"),
-            (r#"[{"address": "a:1", "weight": 0}]"#, "weight"),
-            (r#"[{"address": "a:1", "weight": -1}]"#, "backend 1"),
-            (r#"[{"address": "a:1", "name": "\u0007"}]"#, "control character"),
-            (r#"[{"Service": {"ID": "x", "Port": 0}, "Node": {"Address": "a"}}]"#, "no port"),
-            (r#"[{"Service": {"ID": "x", "Port": 70000}}]"#, "backend 1"),
-            (r#"[{"Service": {"ID": "x", "Port": 80}}]"#, "empty"),
         ] {
             let error = shown(body).unwrap_err();
             assert!(error.contains(part), "{body}: {error}");

@@ -5,9 +5,9 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{Found, Ordered, Overlay};
+use super::{Found, Ordered, Origins, Overlay};
 use crate::{
-    admin::api::Target,
+    admin::api::{Origin, Target},
     config::{Address, Backend, Drain},
 };
 
@@ -20,6 +20,9 @@ struct Layers {
     weights: Vec<(String, String, u32)>,
     /// What, and within which time and spread.
     drains: Vec<(Target, Option<(Duration, Duration)>)>,
+    /// By pool, name and address; an older process sends none.
+    #[serde(default)]
+    origins: Vec<((String, String, String), Origin)>,
 }
 
 /// A backend.
@@ -49,6 +52,7 @@ impl Overlay {
             added: self.added.iter().map(|(pool, added)| (pool.clone(), all(added))).collect(),
             weights: weights.map(|((pool, name), w)| (pool.clone(), name.clone(), *w)).collect(),
             drains: drains.collect(),
+            origins: self.origins.0.iter().map(|(key, origin)| (key.clone(), *origin)).collect(),
         };
         serde_json::to_value(layers).unwrap_or_default()
     }
@@ -73,6 +77,7 @@ impl Overlay {
             added: layers.added.into_iter().map(|(pool, list)| (pool, all(list))).collect(),
             weights: weights.map(|(pool, name, weight)| ((pool, name), weight)).collect(),
             drains: drains.collect(),
+            origins: Origins(layers.origins.into_iter().collect()),
         })
     }
 }

@@ -164,7 +164,8 @@ pub(crate) fn free_port() -> SocketAddr {
     panic!("no port is free");
 }
 
-/// A name server that lies: each question is answered by `answer`, a function of the question's bytes.
+/// A name server that lies: each question is answered by `answer`, a function of the question's bytes;
+/// an empty answer is not sent.
 pub(crate) fn liar(
     answer: impl Fn(&[u8]) -> Vec<u8> + Send + 'static,
 ) -> (SocketAddr, tokio::task::AbortHandle) {
@@ -175,7 +176,10 @@ pub(crate) fn liar(
     let task = tokio::spawn(async move {
         let mut buffer = [0; 1500];
         while let Ok((count, peer)) = socket.recv_from(&mut buffer).await {
-            let _ = socket.send_to(&answer(&buffer[..count]), peer).await;
+            let answer = answer(&buffer[..count]);
+            if !answer.is_empty() {
+                let _ = socket.send_to(&answer, peer).await;
+            }
         }
     });
     (address, task.abort_handle())
@@ -191,12 +195,15 @@ pub(crate) fn answer_to(question: &[u8], records: &[(&[u8], [u8; 4])]) -> Vec<u8
     answer(question, 0, &records)
 }
 
-/// The type of an address's record, and of a service's.
+/// The types of an address's record in both families, and of a service's.
 pub(crate) const A: u16 = 1;
+pub(crate) const AAAA: u16 = 28;
 pub(crate) const SRV: u16 = 33;
 
-/// The code of a server that has failed.
+/// The code of a server that has failed, of a name that does not exist, and of a refusal.
 pub(crate) const SERVFAIL: u8 = 2;
+pub(crate) const NXDOMAIN: u8 = 3;
+pub(crate) const REFUSED: u8 = 5;
 
 /// The name and the type that a question is for.
 pub(crate) fn asked(question: &[u8]) -> (&[u8], u16) {

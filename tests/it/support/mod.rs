@@ -7,6 +7,7 @@ pub(crate) mod admin;
 pub(crate) mod backend;
 pub(crate) mod client;
 pub(crate) mod dns;
+pub(crate) mod dnsmasq;
 pub(crate) mod front;
 pub(crate) mod haproxy;
 #[cfg(feature = "load")]

@@ -1,0 +1,53 @@
+//! Who named each live backend: the file, the pool's source, or an order.
+//!
+//! A backend keeps its origin while it leaves, after the layer that named it has forgotten it.
+
+use std::collections::HashMap;
+
+use super::Overlay;
+use crate::{
+    admin::api::Origin,
+    config::{self, Address, Config},
+    upstream,
+};
+
+/// Origins by pool, name and address.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Origins(pub(super) HashMap<(String, String, String), Origin>);
+
+impl Overlay {
+    /// Who named a live backend; the first layer that names it as it is in force.
+    pub(in crate::control) fn origin(&self, pool: &str, name: &str, address: &Address) -> Origin {
+        let key = (pool.to_owned(), name.to_owned(), address.to_string());
+        self.origins.0.get(&key).copied().unwrap_or(Origin::Configured)
+    }
+
+    /// Notes who names each live backend where `typed` is what the file says. Backends that nobody
+    /// names any more keep their origin.
+    pub(in crate::control) fn note_origins<'b>(
+        &mut self,
+        typed: &Config,
+        live: impl Iterator<Item = &'b upstream::Backend>,
+    ) {
+        let before = std::mem::take(&mut self.origins.0);
+        for backend in live {
+            let (pool, name) = (backend.pool().to_owned(), backend.name().to_owned());
+            let key = (pool, name, backend.address().to_string());
+            let origin = self.named_by(typed, backend).or_else(|| before.get(&key).copied());
+            self.origins.0.extend(origin.map(|origin| (key, origin)));
+        }
+    }
+
+    fn named_by(&self, typed: &Config, backend: &upstream::Backend) -> Option<Origin> {
+        let has = |list: &[config::Backend]| list.iter().any(|b| backend.is(backend.pool(), b));
+        let pool = typed.pools.iter().find(|pool| pool.name == backend.pool())?;
+        let found = self.found.get(&pool.name).filter(|_| pool.source.is_some());
+        if has(&pool.backends) {
+            Some(Origin::Configured)
+        } else if found.is_some_and(|found| has(&found.backends)) {
+            Some(Origin::Discovered)
+        } else {
+            self.added.get(&pool.name).filter(|added| has(added)).map(|_| Origin::Added)
+        }
+    }
+}
