@@ -2,12 +2,18 @@
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
-use moorline::{cli, observe::log};
+use anyhow::Context as _;
+use clap::{CommandFactory as _, Parser, Subcommand};
+use moorline::{cli, config::check::Faults, observe::log};
 
 /// The front door for Socket.IO and WebSocket apps.
 #[derive(Debug, Parser)]
-#[command(name = "moorline", version, arg_required_else_help = true)]
+#[command(
+    name = "moorline",
+    version,
+    arg_required_else_help = true,
+    disable_help_subcommand = true
+)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -19,43 +25,83 @@ enum Command {
     Run(cli::run::Args),
     /// Run the proxy from flags, without a file.
     Proxy(cli::proxy::Args),
-    /// Check a configuration file: every fault at once, with its place.
+    /// Check a configuration file: every error and warning at once, with its place.
     Check(cli::check::Args),
     /// Run a chat on three embedded Socket.IO nodes behind TLS, with nothing to configure.
     #[cfg(feature = "demo")]
     Demo(cli::demo::Args),
-    /// Show the running process: what it does, its listeners, its pools.
+    /// Show the running process, its listeners and its pools.
     Status(cli::status::Args),
-    /// Show the backends of the running process; add, remove and weigh them.
+    /// Show the backends of the running process; add or remove them, change weights.
     Backends(cli::backends::Args),
-    /// Empty backends of their sessions without dropping everybody at once.
+    /// Drain backends gradually.
     Drain(cli::drain::Args),
     /// End drains: backends take new sessions again.
     Undrain(cli::undrain::Args),
-    /// Read the configuration file again and put it in force.
+    /// Reload the configuration file.
     Reload(cli::reload::Args),
-    /// Say what putting a configuration in force would do, and who would be disconnected.
+    /// Show what a reload would change, and how many sessions it would disconnect.
     Plan(cli::plan::Args),
-    /// Show tunnels, streams and polling sessions, find one, close one.
+    /// Show tunnels, streams and polling sessions; find or close one.
     Sessions(cli::sessions::Args),
-    /// Say who would serve a request, and by which rule.
+    /// Show which backend a request would go to, and by which rule.
     Explain(cli::explain::Args),
-    /// Show what the running process runs by, without secrets.
+    /// Show the configuration of the running process, without secrets.
     Config(cli::config::Args),
-    /// Hand over to a new binary without dropping anyone.
+    /// Hand over to a new binary without dropping connections.
     Upgrade(cli::upgrade::Args),
+    /// Print the version.
+    Version,
+    /// Print help, or the help of a command.
+    #[command(disable_help_flag = true)]
+    Help {
+        /// The command, for example `drain` or `backends add`
+        #[arg(allow_hyphen_values = true)]
+        command: Vec<String>,
+    },
 }
 
 fn main() -> ExitCode {
     let command = Cli::parse().command;
+    let serves = command.serves();
     log::init();
     match start(command) {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("{error:#}");
+            // Faults of a file have their own form, and come before the first line of the log.
+            match serves && !error.is::<Faults>() {
+                true => log::fatal(&format!("{error:#}")),
+                false => eprintln!("{error:#}"),
+            }
             ExitCode::FAILURE
         }
     }
+}
+
+impl Command {
+    /// Whether this runs a proxy, and has a log.
+    fn serves(&self) -> bool {
+        match self {
+            Self::Run(_) | Self::Proxy(_) => true,
+            #[cfg(feature = "demo")]
+            Self::Demo(_) => true,
+            _ => false,
+        }
+    }
+}
+
+/// Prints the help of the program or of one of its commands, by name.
+fn help(names: &[String]) -> anyhow::Result<ExitCode> {
+    let mut command = Cli::command();
+    command.build();
+    let mut of = &mut command;
+    for name in names.iter().filter(|name| !name.starts_with('-')) {
+        let known = of.find_subcommand(name).is_some();
+        anyhow::ensure!(known, "there is no command `{name}`; `moorline help` lists the commands");
+        of = of.find_subcommand_mut(name).context("the command is known")?;
+    }
+    of.print_long_help()?;
+    Ok(ExitCode::SUCCESS)
 }
 
 fn start(command: Command) -> anyhow::Result<ExitCode> {
@@ -77,6 +123,11 @@ fn start(command: Command) -> anyhow::Result<ExitCode> {
             Command::Explain(args) => args.run().await,
             Command::Config(args) => args.run().await,
             Command::Upgrade(args) => args.run().await,
+            Command::Version => {
+                println!("moorline {}", env!("CARGO_PKG_VERSION"));
+                Ok(ExitCode::SUCCESS)
+            }
+            Command::Help { command } => help(&command),
         }
     });
     // Whatever still runs after a drain was told to stop; a name that is being looked up is not

@@ -18,7 +18,8 @@ mod socket;
 mod sockets;
 
 pub use handlers::State;
-pub use socket::{UnixSocket, usual_places};
+pub use service::{CONFIG_HEADER, PROCESS_HEADER};
+pub use socket::{Places, UnixSocket, places};
 pub use sockets::{Serving, Sockets};
 
 /// The API's description, OpenAPI 3.1.

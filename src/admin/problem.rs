@@ -58,13 +58,16 @@ impl Problem {
     fn sentence(&self) -> String {
         match self {
             Self::Unauthorized => {
-                "the admin API wants its token, as `Authorization: Bearer …`".to_owned()
+                "the admin API needs a token, or this one is wrong: send `Authorization: Bearer …`"
+                    .to_owned()
             }
-            Self::NoPath => "there is nothing here; /v1/openapi.json says what there is".to_owned(),
-            Self::Method(allow) => format!("here, only {allow}"),
+            Self::NoPath => {
+                "there is nothing at this path; /v1/openapi.json lists the paths".to_owned()
+            }
+            Self::Method(allow) => format!("this path allows only {allow}"),
             Self::MediaType => "the body must be application/json".to_owned(),
             Self::TooLong(limit) => format!("the body is longer than {limit} bytes"),
-            Self::TooSlow => "the body did not come in time".to_owned(),
+            Self::TooSlow => "the body did not arrive in time".to_owned(),
             Self::Invalid(why) => why.clone(),
             Self::Denied(denied) => denied.to_string(),
         }

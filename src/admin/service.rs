@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderMap, Request, Response, StatusCode, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
-use percent_encoding::percent_decode_str;
+use percent_encoding::{AsciiSet, CONTROLS, percent_decode_str, percent_encode};
 use serde::{Serialize, de::DeserializeOwned};
 
 use super::{
@@ -28,10 +28,20 @@ const SESSIONS: usize = 100;
 /// The most that are.
 const MOST_SESSIONS: usize = 10_000;
 
+/// Header of each answer with the id of the process.
+pub static PROCESS_HEADER: HeaderName = HeaderName::from_static("moorline-process");
+/// Header of each answer with the absolute path of the configuration file, percent-encoded; none where the
+/// process runs from flags.
+pub static CONFIG_HEADER: HeaderName = HeaderName::from_static("moorline-config");
+/// What a path must not have in a header.
+const UNSAFE_IN_HEADER: &AsciiSet = &CONTROLS.add(b' ').add(b'%');
+
 /// The API on one socket.
 #[derive(Debug)]
 pub(super) struct Api {
     operator: Operator,
+    /// The configuration file, percent-encoded; `None`: the process runs from flags.
+    config: Option<HeaderValue>,
     token: Option<Token>,
 }
 
@@ -40,7 +50,13 @@ type Reply = Response<Full<Bytes>>;
 impl Api {
     /// For who reaches the socket, or brings the token where there is one.
     pub(super) fn new(operator: Operator, token: Option<&str>) -> Self {
-        Self { operator, token: token.map(Token::new) }
+        let config = operator.file().and_then(|file| {
+            let file = std::path::absolute(file).unwrap_or_else(|_| file.to_owned());
+            let bytes = file.as_os_str().as_encoded_bytes();
+            let encoded = percent_encode(bytes, UNSAFE_IN_HEADER).to_string();
+            HeaderValue::try_from(encoded).ok()
+        });
+        Self { operator, config, token: token.map(Token::new) }
     }
 
     /// The answer to a request.
@@ -50,9 +66,21 @@ impl Api {
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
         match self.attempt(request, way).await {
-            Ok(reply) => reply,
-            Err(problem) => problem.response(),
+            Ok(reply) => self.signed(reply),
+            // Without the token nothing is said about the process.
+            Err(problem @ Problem::Unauthorized) => problem.response(),
+            Err(problem) => self.signed(problem.response()),
         }
+    }
+
+    /// The same answer with headers that say which process gives it.
+    fn signed(&self, mut reply: Reply) -> Reply {
+        let headers = reply.headers_mut();
+        headers.insert(&PROCESS_HEADER, std::process::id().into());
+        if let Some(config) = &self.config {
+            headers.insert(&CONFIG_HEADER, config.clone());
+        }
+        reply
     }
 
     async fn attempt<B>(&self, request: Request<B>, way: Way) -> Result<Reply, Problem>

@@ -60,7 +60,10 @@ impl UnixSocket {
     /// Somebody listens here, or the file cannot be made; the text says which and names it.
     pub fn bind(path: &Path) -> io::Result<Self> {
         let named = |error: io::Error| {
-            io::Error::new(error.kind(), format!("admin: socket {}: {error}", path.display()))
+            io::Error::new(
+                error.kind(),
+                format!("cannot listen on the admin socket {}: {error}", path.display()),
+            )
         };
         clear(path).map_err(named)?;
         // The mode is in force before the file can be seen, so that nobody can connect meanwhile.
@@ -80,24 +83,42 @@ impl UnixSocket {
     pub fn bind_usual() -> io::Result<Self> {
         let folders = [unit_folder(), runtime_folder()];
         if let Some(folder) = folders.into_iter().flatten().find(|folder| folder.is_dir()) {
-            return Self::bind(&folder.join(NAME));
+            return Self::bind_in(&folder);
         }
         if access(RUN, Access::WRITE_OK).is_ok() {
-            return Self::bind(&Path::new(RUN).join(NAME));
+            return Self::bind_in(Path::new(RUN));
         }
         let folder = own_folder();
         match fs::DirBuilder::new().mode(0o700).create(&folder) {
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
-                let text = format!("admin: folder {}: {error}", folder.display());
+                let text = format!(
+                    "cannot create the folder {} of the admin socket: {error}",
+                    folder.display()
+                );
                 return Err(io::Error::new(error.kind(), text));
             }
             _ => {}
         }
         if !is_private(&folder) {
-            let text = format!("admin: {} is not this user's alone", folder.display());
+            let text = format!(
+                "the folder {} of the admin socket is open to other users; run `chmod 700` on it",
+                folder.display()
+            );
             return Err(io::Error::new(io::ErrorKind::PermissionDenied, text));
         }
-        Self::bind(&folder.join(NAME))
+        Self::bind_in(&folder)
+    }
+
+    /// Binds in a folder: by the usual name, or by one with the process's id where another process has
+    /// the usual name.
+    fn bind_in(folder: &Path) -> io::Result<Self> {
+        clear_further(folder);
+        match Self::bind(&folder.join(NAME)) {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
+                Self::bind(&folder.join(format!("moorline-{}.sock", std::process::id())))
+            }
+            bound => bound,
+        }
     }
 
     /// Takes a socket over that another process has bound here. The file stays that process's until
@@ -122,7 +143,7 @@ impl UnixSocket {
     pub fn passed(listener: Listener, path: &Path) -> io::Result<Self> {
         let mode = fs::symlink_metadata(path)?.mode();
         if mode & 0o077 != 0 {
-            let text = "others than its owner can connect to it; set SocketMode=0600 in its unit";
+            let text = "other users can connect to it; set SocketMode=0600 in its socket unit";
             return Err(io::Error::new(io::ErrorKind::PermissionDenied, text));
         }
         let mut socket = Self::over(listener, path)?;
@@ -176,15 +197,65 @@ impl Drop for SocketFile {
     }
 }
 
-/// Where a process of this user, of root, or of a service may have its socket: in the order in which a
-/// client looks.
-pub fn usual_places() -> Vec<PathBuf> {
+/// Where a client looks for a process's socket.
+#[derive(Clone, Debug)]
+pub struct Places {
+    /// Folders of this user's processes, in order.
+    pub folders: Vec<PathBuf>,
+    /// Folders of others, to be named but not used.
+    pub elsewhere: Vec<PathBuf>,
+    /// The environment variable that chose the folders.
+    pub set_by: Option<&'static str>,
+}
+
+/// Where a client looks. A runtime folder that the environment names is the only place: elsewhere there
+/// are other users' processes.
+pub fn places() -> Places {
     let own = Some(own_folder()).filter(|folder| is_private(folder));
-    let (user, system) = (runtime_folder(), PathBuf::from(RUN));
-    // A unit's folder is below that of its manager, the user's or the system's.
-    let (user_unit, system_unit) = (user.as_ref().map(|user| user.join(UNIT)), system.join(UNIT));
-    let folders = [user, user_unit, Some(system), own, Some(system_unit)];
-    folders.into_iter().flatten().map(|folder| folder.join(NAME)).collect()
+    let system = PathBuf::from(RUN);
+    let (unit, user) = (unit_folder(), runtime_folder());
+    let user_unit = user.as_ref().map(|user| user.join(UNIT));
+    let all = [user.clone(), user_unit.clone(), Some(system.clone()), Some(system.join(UNIT)), own];
+    let all: Vec<PathBuf> = all.into_iter().flatten().collect();
+    let (folders, set_by) = match (unit, user.filter(|folder| folder.is_dir())) {
+        (Some(unit), _) if unit.is_dir() => (vec![unit], Some("RUNTIME_DIRECTORY")),
+        (_, Some(user)) => {
+            (std::iter::once(user).chain(user_unit).collect(), Some("XDG_RUNTIME_DIR"))
+        }
+        _ => (all.clone(), None),
+    };
+    let elsewhere = all.into_iter().filter(|folder| !folders.contains(folder)).collect();
+    Places { folders, elsewhere, set_by }
+}
+
+impl Places {
+    /// The usual socket of a folder.
+    pub fn usual(folder: &Path) -> PathBuf {
+        folder.join(NAME)
+    }
+
+    /// Whether a file by this name can be a process's socket: the usual one, or that of a further process
+    /// in the same folder.
+    pub fn is_name(name: &str) -> bool {
+        name == NAME || further(name)
+    }
+}
+
+/// Whether this is the name of a further process's socket, `moorline-PID.sock`.
+fn further(name: &str) -> bool {
+    let pid = name.strip_prefix("moorline-").and_then(|rest| rest.strip_suffix(".sock"));
+    pid.is_some_and(|pid| !pid.is_empty() && pid.bytes().all(|byte| byte.is_ascii_digit()))
+}
+
+/// Removes sockets that further processes have left in a folder when they died.
+fn clear_further(folder: &Path) {
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+        let own = entry.metadata().is_ok_and(|meta| meta.uid() == geteuid().as_raw());
+        if own && entry.file_name().to_str().is_some_and(further) {
+            // An error means that a process listens there, or that it is not a socket.
+            let _ = clear(&entry.path());
+        }
+    }
 }
 
 /// `RuntimeDirectory=` of a unit, the first one (systemd.exec(5)).
@@ -217,7 +288,10 @@ fn clear(path: &Path) -> io::Result<()> {
         Err(error) => return Err(error),
     };
     if !meta.file_type().is_socket() {
-        return Err(io::Error::new(io::ErrorKind::AlreadyExists, "it is there and no socket"));
+        return Err(io::Error::new(
+            io::ErrorKind::AlreadyExists,
+            "the file exists and is not a socket; remove it or choose another path",
+        ));
     }
     let probe = Socket::new(Domain::UNIX, Type::STREAM, None)?;
     // A full queue is somebody's, too, and must not be waited for.
@@ -226,9 +300,10 @@ fn clear(path: &Path) -> io::Result<()> {
         Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => fs::remove_file(path),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         Err(error) if error.kind() != io::ErrorKind::WouldBlock => Err(error),
-        Ok(()) | Err(_) => {
-            Err(io::Error::new(io::ErrorKind::AddrInUse, "another process listens there"))
-        }
+        Ok(()) | Err(_) => Err(io::Error::new(
+            io::ErrorKind::AddrInUse,
+            "another process listens there; choose another path",
+        )),
     }
 }
 
@@ -273,7 +348,12 @@ mod tests {
         let path = folder.path().join("precious");
         fs::write(&path, "text").unwrap();
         let error = UnixSocket::bind(&path).unwrap_err();
-        assert!(error.to_string().ends_with("it is there and no socket"), "{error}");
+        assert!(
+            error
+                .to_string()
+                .ends_with("the file exists and is not a socket; remove it or choose another path"),
+            "{error}"
+        );
         assert_eq!(fs::read_to_string(&path).unwrap(), "text");
         let error = UnixSocket::bind(&folder.path().join("no/such")).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::NotFound);

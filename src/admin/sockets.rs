@@ -22,6 +22,7 @@ use crate::{
     control::Operator,
     drain,
     net::{
+        bind_error,
         given::{self, Given, Purpose},
         listener,
     },
@@ -109,10 +110,12 @@ impl Tcp {
             Ok(None) => listener::bind_one(address),
             Err(error) => Err(error),
         };
-        let named = |error: io::Error| {
-            io::Error::new(error.kind(), format!("admin: bind {address}: {error}"))
+        let whose = match purpose {
+            Purpose::Metrics(_) => "metrics",
+            _ => "admin API",
         };
-        Ok(Self { purpose, listener: listener.map_err(named)? })
+        let listener = listener.map_err(|error| bind_error::explained(whose, address, &error));
+        Ok(Self { purpose, listener: listener? })
     }
 }
 
@@ -163,11 +166,11 @@ fn taken_over(path: &Path, given: &mut Given) -> io::Result<Option<UnixSocket>> 
     let socket = given.unix(path).and_then(|given| given.map(take).transpose());
     match socket {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            tracing::warn!(path = %path.display(), "the admin socket's file is gone; it is bound anew");
+            tracing::warn!(path = %path.display(), "the file of the admin socket was removed; making a new socket");
             Ok(None)
         }
         Err(error) => {
-            let text = format!("admin: socket {}: {error}", path.display());
+            let text = format!("cannot use the admin socket {}: {error}", path.display());
             Err(io::Error::new(error.kind(), text))
         }
         taken => taken,
@@ -189,7 +192,10 @@ fn bind_unix(place: &AdminSocket, given: &mut Given) -> io::Result<Option<UnixSo
         AdminSocket::At(path) => UnixSocket::bind(path).map(Some),
         _ => Ok(UnixSocket::bind_usual()
             .inspect_err(|why| {
-                tracing::warn!(%why, "no admin socket; another place can be named in `admin`");
+                tracing::warn!(
+                    "there is no admin socket, so commands cannot reach this process: {why}; set `socket` in \
+                     `[admin]` or --admin-socket"
+                );
             })
             .ok()),
     }

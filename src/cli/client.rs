@@ -2,8 +2,9 @@
 //! answer, and a sentence that says what to do where there is none.
 
 use std::{
-    env, fs, io,
+    env, fs,
     path::{Path, PathBuf},
+    sync::OnceLock,
     time::Duration,
 };
 
@@ -17,12 +18,16 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::{Serialize, de::DeserializeOwned};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
-    net::{TcpStream, UnixStream},
+    net::TcpStream,
     time::timeout,
 };
 
-use super::show;
-use crate::admin::{api::Refusal, usual_places};
+pub(super) use super::process::Process;
+use super::{
+    find::{self, Found},
+    show,
+};
+use crate::admin::api::Refusal;
 
 /// Deadline of a connection.
 const CONNECT_WITHIN: Duration = Duration::from_secs(5);
@@ -37,33 +42,38 @@ const SEGMENT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'
 #[derive(Clone, Debug, clap::Args)]
 #[command(next_help_heading = "Where and how")]
 pub struct Access {
-    /// The proxy's admin socket, else $MOORLINE_SOCKET, else the usual places
-    #[arg(long, value_name = "PATH", global = true, conflicts_with = "admin")]
+    /// The proxy's admin socket [default: $MOORLINE_SOCKET, else the only one of this user]
+    #[arg(long, value_name = "PATH", global = true, conflicts_with = "api")]
     pub socket: Option<PathBuf>,
-    /// The admin API over TCP, as http://HOST:PORT; its token is in $MOORLINE_TOKEN or --token-file
+    /// The admin API over TCP, as http://HOST:PORT; the token is in $MOORLINE_TOKEN or --token-file
     #[arg(long, value_name = "URL", global = true, value_parser = authority)]
-    pub admin: Option<Authority>,
+    pub api: Option<Authority>,
     /// A file with the token of the admin API over TCP
     #[arg(long, value_name = "FILE", global = true)]
     pub token_file: Option<PathBuf>,
-    /// Print the API's own JSON, one document
+    /// Print JSON: the API's answer and, as `process`, who gave it
     #[arg(long, global = true)]
     pub json: bool,
+    /// The socket that was found.
+    #[arg(skip)]
+    found: OnceLock<PathBuf>,
 }
 
-/// What was answered: its meaning, and its text.
+/// What was answered: its meaning, its text, and by which process.
 pub(super) struct Answer<T> {
     pub(super) value: T,
     text: String,
+    pub(super) process: Process,
 }
 
 impl<T> Answer<T> {
-    /// Prints the answer itself, or what `words` makes of it.
+    /// Prints the answer itself, or what `words` makes of it; and who gave it.
     pub(super) fn print(&self, access: &Access, words: impl FnOnce(&T) -> String) {
         if access.json {
-            show::document(&self.text);
+            show::document(&self.process.signed(&self.text));
         } else {
-            show::out(&words(&self.value));
+            let text = words(&self.value);
+            show::out(&format!("{}\n{}", text.trim_end_matches('\n'), self.process.line()));
         }
     }
 }
@@ -109,28 +119,31 @@ impl Access {
         path: &str,
         body: Option<&impl Serialize>,
     ) -> anyhow::Result<Answer<T>> {
-        let (status, text) = self.exchange(deadline, method, path, body).await?;
+        let Reply { status, text, process } = self.exchange(deadline, method, path, body).await?;
         if !status.is_success() {
-            return Err(self.refused(status, &text));
+            return Err(self.refused(status, &text, &process));
         }
         match serde_json::from_str(&text) {
-            Ok(value) => Ok(Answer { value, text }),
+            Ok(value) => Ok(Answer { value, text, process }),
             Err(error) => Err(anyhow!(
-                "the answer is not understood; is that another version of Moorline? ({error})"
+                "the answer cannot be read ({error}); is the process of another version of Moorline?\n{}",
+                process.line()
             )),
         }
     }
 
-    /// The server's own sentence; for scripts, its JSON as well.
-    fn refused(&self, status: StatusCode, text: &str) -> anyhow::Error {
+    /// The server's own sentence and whose it is; for scripts, its JSON as well.
+    fn refused(&self, status: StatusCode, text: &str, process: &Process) -> anyhow::Error {
         match serde_json::from_str::<Refusal>(text) {
             Ok(refusal) => {
                 if self.json {
-                    show::document(text);
+                    show::document(&process.signed(text));
                 }
-                anyhow!(show::lines(&refusal.error))
+                anyhow!("{}\n{}", show::lines(&refusal.error), process.line())
             }
-            Err(_) => anyhow!("answered with {status}; is that the admin API of Moorline?"),
+            Err(_) => {
+                anyhow!("{} answered with {status}: it is not Moorline's admin API", process.at)
+            }
         }
     }
 
@@ -140,7 +153,7 @@ impl Access {
         method: Method,
         path: &str,
         body: Option<&impl Serialize>,
-    ) -> anyhow::Result<(StatusCode, String)> {
+    ) -> anyhow::Result<Reply> {
         let mut request = Request::builder().method(method).uri(path);
         let body = match body {
             Some(body) => {
@@ -151,18 +164,21 @@ impl Access {
         };
         let body = Full::new(Bytes::from(body));
         let exchange = async {
-            if let Some(authority) = &self.admin {
+            if let Some(authority) = &self.api {
                 let stream = tcp(authority).await?;
                 let bearer = format!("Bearer {}", self.token()?);
                 let request = request
                     .header(header::HOST, authority.as_str())
                     .header(header::AUTHORIZATION, bearer)
                     .body(body)
-                    .context("the token has characters that no header can have")?;
-                send(stream, request).await
+                    .context(
+                        "the token has characters that a header cannot have; use visible ASCII",
+                    )?;
+                send(stream, request, format!("http://{authority}"), None).await
             } else {
-                let stream = self.unix().await?;
-                send(stream, request.header(header::HOST, "localhost").body(body)?).await
+                let (Found { stream, user }, path) = self.unix().await?;
+                let request = request.header(header::HOST, "localhost").body(body)?;
+                send(stream, request, path.display().to_string(), user).await
             }
         };
         timeout(deadline, exchange)
@@ -174,101 +190,96 @@ impl Access {
     fn token(&self) -> anyhow::Result<String> {
         let token = match &self.token_file {
             Some(file) => fs::read_to_string(file)
-                .with_context(|| format!("the token file {} cannot be read", file.display()))?,
+                .with_context(|| format!("cannot read the token file {}", file.display()))?,
             None => env::var("MOORLINE_TOKEN").unwrap_or_default(),
         };
         match token.trim() {
             "" => bail!(
-                "the admin API over TCP wants a token: set MOORLINE_TOKEN, or name a file that has \
-                 it with --token-file"
+                "the admin API over TCP needs a token: set MOORLINE_TOKEN, or name the token's file with \
+                 --token-file"
             ),
             token => Ok(token.to_owned()),
         }
     }
 
-    async fn unix(&self) -> anyhow::Result<UnixStream> {
+    /// The socket of the process, and a connection to it.
+    async fn unix(&self) -> anyhow::Result<(Found, PathBuf)> {
         let given = self.socket.clone().or_else(|| {
             env::var_os("MOORLINE_SOCKET").filter(|path| !path.is_empty()).map(PathBuf::from)
         });
-        if let Some(path) = given {
-            let connected = timeout(CONNECT_WITHIN, UnixStream::connect(&path)).await;
-            return connected
-                .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
-                .map_err(|error| anyhow!(unreachable(&path, &error)));
-        }
-        let places = usual_places();
-        for path in &places {
-            match timeout(CONNECT_WITHIN, UnixStream::connect(path)).await {
-                Ok(Ok(stream)) => return Ok(stream),
-                Ok(Err(error)) if is_absent(&error) => {}
-                Ok(Err(error)) => bail!(unreachable(path, &error)),
-                Err(_) => bail!(unreachable(path, &io::ErrorKind::TimedOut.into())),
+        let path = match given.or_else(|| self.found.get().cloned()) {
+            Some(path) => path,
+            None => {
+                let path = find::only().await?;
+                // One command speaks to one process, however often it asks.
+                self.found.get_or_init(|| path).clone()
             }
-        }
-        let places: Vec<String> = places.iter().map(|path| path.display().to_string()).collect();
-        bail!(
-            "no running Moorline was found: nobody listens on {}. Where it runs with another \
-             socket, name that with --socket",
-            places.join(" or ")
-        )
-    }
-}
-
-/// Whether nobody is there, rather than somebody who cannot be reached.
-fn is_absent(error: &io::Error) -> bool {
-    use io::ErrorKind::{ConnectionRefused, NotADirectory, NotFound};
-    matches!(error.kind(), NotFound | ConnectionRefused | NotADirectory)
-}
-
-/// Why a socket was no use, and what to do.
-fn unreachable(path: &Path, error: &io::Error) -> String {
-    let path = path.display();
-    match error.kind() {
-        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => format!(
-            "there is no socket {path}: Moorline does not run, or with another `socket` in `admin`"
-        ),
-        io::ErrorKind::ConnectionRefused => format!(
-            "nobody listens on {path}: the process that made it has ended, or it is no socket"
-        ),
-        io::ErrorKind::PermissionDenied => format!(
-            "{path} is another user's: run this as the user that Moorline runs as, or with sudo"
-        ),
-        io::ErrorKind::TimedOut => format!("{path} takes no connection: the process may hang"),
-        _ => format!("{path} cannot be connected to: {error}"),
+        };
+        Ok((find::named(&path).await?, path))
     }
 }
 
 async fn tcp(authority: &Authority) -> anyhow::Result<TcpStream> {
     let host = authority.host().trim_start_matches('[').trim_end_matches(']');
     let port = authority.port_u16().unwrap_or(80);
+    let help = "check `admin.listen` of the process's configuration and the firewall";
     match timeout(CONNECT_WITHIN, TcpStream::connect((host, port))).await {
         Ok(Ok(stream)) => Ok(stream),
-        Ok(Err(error)) => Err(anyhow!("nobody answers at {authority}: {error}")),
-        Err(_) => Err(anyhow!("nobody answers at {authority}")),
+        Ok(Err(error)) => Err(anyhow!("cannot connect to {authority}: {error}; {help}")),
+        Err(_) => {
+            let within = show::seconds(CONNECT_WITHIN.as_secs_f64());
+            Err(anyhow!("cannot connect to {authority}: no answer within {within}; {help}"))
+        }
     }
 }
 
-/// One request on a connection of its own.
-async fn send<S>(stream: S, request: Request<Full<Bytes>>) -> anyhow::Result<(StatusCode, String)>
+/// Asks the process behind a socket who it is.
+///
+/// # Errors
+/// It cannot be reached, or breaks off.
+pub(super) async fn identify(path: &Path) -> anyhow::Result<Process> {
+    let Found { stream, user } = find::named(path).await?;
+    let request = Request::get("/v1").header(header::HOST, "localhost").body(Full::default())?;
+    let asking = send(stream, request, path.display().to_string(), user);
+    Ok(timeout(CONNECT_WITHIN, asking).await??.process)
+}
+
+/// What came back.
+struct Reply {
+    status: StatusCode,
+    text: String,
+    process: Process,
+}
+
+/// One request on a connection of its own; `at` and `user` say whose.
+async fn send<S>(
+    stream: S,
+    request: Request<Full<Bytes>>,
+    at: String,
+    user: Option<String>,
+) -> anyhow::Result<Reply>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let broken = "the connection to the process broke";
-    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.context(broken)?;
-    // Ends with the answer; what goes wrong is told by the sender as well.
+    let broken =
+        format!("the process closed the connection before it answered ({at}); see its log");
+    let (mut sender, connection) =
+        http1::handshake(TokioIo::new(stream)).await.with_context(|| broken.clone())?;
+    // Ends with the answer; what goes wrong is reported by the sender as well.
     let connection = tokio::spawn(connection);
-    let response = sender.send_request(request).await.context(broken)?;
+    let response = sender.send_request(request).await.with_context(|| broken.clone())?;
     let status = response.status();
+    let process = Process::of(response.headers(), at, user);
     let body = Limited::new(response.into_body(), LONGEST).collect().await;
     connection.abort();
     let body = body.map_err(|error| anyhow!("{broken}: {error}"))?.to_bytes();
-    let text = String::from_utf8(body.into()).context("the answer is no UTF-8")?;
-    Ok((status, text))
+    let text = String::from_utf8(body.into()).context("the answer is not UTF-8")?;
+    Ok(Reply { status, text, process })
 }
 
-/// Host and port of the URL that `--admin` takes.
+/// Host and port of the URL that `--api` takes.
 fn authority(url: &str) -> Result<Authority, String> {
-    let uri: Uri = url.parse().map_err(|error| format!("it is no URL: {error}"))?;
+    let uri: Uri = url.parse().map_err(|error| format!("it is not a URL: {error}"))?;
     let plain = uri.scheme_str() == Some("http") && uri.path() == "/" && uri.query().is_none();
     match uri.authority() {
         Some(authority) if plain && !authority.as_str().contains('@') => Ok(authority.clone()),
@@ -294,13 +305,5 @@ mod tests {
         assert_eq!(segment("[::1]:3000"), "%5B%3A%3A1%5D%3A3000");
         assert_eq!(segment("a/b?ä"), "a%2Fb%3F%C3%A4");
         assert_eq!(segment("blue-2.x_y~"), "blue-2.x_y~");
-    }
-
-    #[test]
-    fn each_way_of_not_reaching_it_says_what_to_do() {
-        let said = |kind: io::ErrorKind| unreachable(Path::new("/run/m.sock"), &kind.into());
-        assert!(said(io::ErrorKind::PermissionDenied).contains("sudo"));
-        assert!(said(io::ErrorKind::NotFound).contains("does not run"));
-        assert!(said(io::ErrorKind::ConnectionRefused).contains("has ended"));
     }
 }

@@ -11,15 +11,18 @@ use std::{
     time::Duration,
 };
 
-use super::serve::{Service, serve};
+use super::{
+    flags,
+    serve::{Service, serve},
+};
 use crate::{
     config::{
-        AccessLog, Address, Backend, Certificate, Certificates, Config, Drain, Health, Listener,
-        Pool, Probe, Protocol, Redirect, Tls,
+        AccessLog, Address, AdminSocket, Backend, Certificate, Certificates, Config, Drain, Health,
+        Listener, Pool, Probe, Protocol, Redirect, Tls,
     },
     demo::Nodes,
     net::{
-        listener,
+        bind_error, listener,
         tls::{self, SelfSignedError},
     },
 };
@@ -35,11 +38,14 @@ const DRAIN: Duration = Duration::from_secs(1);
 #[derive(Clone, Debug, clap::Args)]
 pub struct Args {
     /// Where the chat is served over TLS, with a certificate made for this run
-    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8443")]
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8443", value_parser = flags::listen)]
     pub listen_tls: SocketAddr,
     /// Where plain HTTP is redirected to it
-    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8080")]
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8080", value_parser = flags::listen)]
     pub listen: SocketAddr,
+    /// Path of the admin API's unix socket, or `off` [default: moorline.sock in the runtime folder]
+    #[arg(long, value_name = "PATH", value_parser = flags::admin_socket)]
+    pub admin_socket: Option<AdminSocket>,
     /// How many Socket.IO nodes to start, 1 to 8
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..=8))]
     pub nodes: u8,
@@ -66,14 +72,8 @@ pub enum DemoError {
 impl fmt::Display for DemoError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Listen { address, flag, source } if source.kind() == io::ErrorKind::AddrInUse => {
-                write!(f, "{address} is already in use: choose another address with {flag}")
-            }
             Self::Listen { address, flag, source } => {
-                write!(
-                    f,
-                    "cannot listen on {address}: {source}; choose another address with {flag}"
-                )
+                write!(f, "{}", bind_error::explained(flag, *address, source))
             }
             Self::Nodes(error) => write!(f, "cannot start the Socket.IO nodes: {error}"),
             Self::Certificate(error) => write!(f, "cannot make a certificate: {error}"),
@@ -177,6 +177,7 @@ fn config(args: &Args, certificate: Certificate, nodes: &[(&str, SocketAddr)]) -
     // What happens is on the page; the terminal keeps the addresses in sight.
     config.access_log = AccessLog::Off;
     config.drain = Drain::within(DRAIN);
+    config.admin.socket = args.admin_socket.clone().unwrap_or_default();
     config
 }
 
@@ -210,7 +211,7 @@ mod tests {
     use super::*;
 
     fn args(listen_tls: SocketAddr, listen: SocketAddr) -> Args {
-        Args { listen_tls, listen, nodes: 3 }
+        Args { listen_tls, listen, nodes: 3, admin_socket: None }
     }
 
     fn any() -> SocketAddr {
@@ -247,8 +248,8 @@ mod tests {
             [(args(address, any()), "--listen-tls"), (args(any(), address), "--listen")]
         {
             let fault = prepare(&args).await.unwrap_err().to_string();
-            let wanted = format!("{address} is already in use: choose another address with {flag}");
-            assert_eq!(fault, wanted);
+            let wanted = format!("{flag}: cannot listen on {address}: process ");
+            assert!(fault.starts_with(&wanted), "{fault}");
         }
     }
 
@@ -256,7 +257,7 @@ mod tests {
     async fn the_same_address_twice_is_a_clash() {
         let free = listener::bind_one(any()).unwrap().local_addr().unwrap();
         let fault = prepare(&args(free, free)).await.unwrap_err().to_string();
-        assert!(fault.ends_with("with --listen"), "{fault}");
+        assert!(fault.starts_with("--listen: "), "{fault}");
     }
 
     #[test]

@@ -13,8 +13,8 @@ use tokio::time::{Instant, sleep};
 
 use super::{
     backends::{named, table},
-    client::Access,
-    deadline,
+    client::{Access, Answer},
+    deadline, process,
     show::{self, counted},
     target::Whom,
 };
@@ -79,7 +79,7 @@ impl Args {
         };
         let answer = self.access.ask(Method::POST, "/v1/drain", Some(&order)).await?;
         if self.wait {
-            wait(&self.access, &answer.value).await?;
+            wait(&self.access, &answer).await?;
         } else {
             answer.print(&self.access, words);
         }
@@ -95,9 +95,9 @@ fn words(drained: &Backends) -> String {
 }
 
 /// Looks until all of them are empty, and tells how far they are.
-async fn wait(access: &Access, drained: &Backends) -> anyhow::Result<()> {
+async fn wait(access: &Access, drained: &Answer<Backends>) -> anyhow::Result<()> {
     let mut progress = Progress::new(access.json);
-    let mut latest = drained.backends.clone();
+    let mut latest = drained.value.backends.clone();
     while let Some(left) = left(&latest)? {
         progress.tell(&left);
         sleep(LOOK_AGAIN).await;
@@ -113,10 +113,11 @@ async fn wait(access: &Access, drained: &Backends) -> anyhow::Result<()> {
     }
     progress.end();
     if access.json {
-        show::document(&serde_json::to_string(&Backends { backends: latest })?);
+        let text = serde_json::to_string(&Backends { backends: latest })?;
+        show::document(&drained.process.signed(&text));
     } else {
         let names: Vec<String> = latest.iter().map(named).collect();
-        show::out(&format!("empty: {}", names.join(", ")));
+        process::print(&format!("empty: {}", names.join(", ")), &drained.process);
     }
     Ok(())
 }

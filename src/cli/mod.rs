@@ -1,7 +1,7 @@
 //! The command line: one file for each subcommand.
 //!
 //! Those that run a proxy share `serve`; those that speak to a running one are clients of its admin
-//! API and share `client`, `show`, `target` and `deadline`.
+//! API and share `client`, `find`, `show`, `target` and `deadline`.
 
 pub mod backends;
 pub mod check;
@@ -12,7 +12,10 @@ mod deadline;
 pub mod demo;
 pub mod drain;
 pub mod explain;
+mod find;
+mod flags;
 pub mod plan;
+mod process;
 pub mod proxy;
 pub mod reload;
 pub mod run;

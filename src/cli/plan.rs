@@ -43,7 +43,7 @@ impl Args {
     pub async fn run(self) -> anyhow::Result<ExitCode> {
         let order = match &self.file {
             Some(file) => {
-                let named = || format!("{} cannot be read", file.display());
+                let named = || format!("cannot read {}", file.display());
                 let text = fs::read_to_string(file).with_context(named)?;
                 let whole = path::absolute(file).with_context(named)?;
                 let path = whole.to_str().context("the path is no UTF-8")?.to_owned();

@@ -4,33 +4,47 @@ use std::{net::SocketAddr, path::PathBuf, process::ExitCode};
 
 use anyhow::{Context as _, anyhow, bail};
 
-use super::serve::{Service, serve};
+use super::{
+    flags,
+    serve::{Service, serve},
+};
 use crate::{
-    config::{Address, Backend, Certificate, Certificates, Config, Listener, Pool, Protocol, Tls},
+    config::{
+        Address, AdminSocket, Backend, Certificate, Certificates, Config, Listener, Pool, Protocol,
+        Tls,
+    },
     net::tls,
 };
 
 /// Arguments of `proxy`.
 #[derive(Clone, Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  moorline proxy --backend 127.0.0.1:3001 --backend 127.0.0.1:3002
+  moorline proxy --backend 127.0.0.1:3001,127.0.0.1:3002 --listen 0.0.0.0:8080 --metrics 127.0.0.1:9090
+  moorline proxy --backend node-1:3000 --listen-tls 0.0.0.0:8443 --cert site.pem --key site.key")]
 pub struct Args {
-    /// A backend, as HOST:PORT; repeat it for each.
-    #[arg(long, value_name = "ADDR", required = true)]
-    pub backend: Vec<String>,
-    /// Address to serve plain HTTP on. Default: 127.0.0.1:8080, unless --listen-tls is given.
-    #[arg(long, value_name = "ADDR")]
-    pub listen: Option<SocketAddr>,
-    /// Address to serve HTTPS on.
-    #[arg(long, value_name = "ADDR")]
-    pub listen_tls: Option<SocketAddr>,
-    /// Certificate chain, PEM. Without it, one for localhost is made in memory.
+    /// A backend, as HOST:PORT; repeat the flag, or separate several by commas
+    #[arg(long, value_name = "ADDR", required = true, value_delimiter = ',', value_parser = flags::backend)]
+    pub backend: Vec<(String, Address)>,
+    /// Address to serve plain HTTP on [default: 127.0.0.1:8080, unless --listen-tls is given]
+    #[arg(long, value_name = "ADDR", value_delimiter = ',', value_parser = flags::listen)]
+    pub listen: Vec<SocketAddr>,
+    /// Address to serve HTTPS on
+    #[arg(long, value_name = "ADDR", value_delimiter = ',', value_parser = flags::listen)]
+    pub listen_tls: Vec<SocketAddr>,
+    /// Certificate chain, PEM; without it, a certificate for localhost is made in memory
     #[arg(long, value_name = "FILE", requires_all = ["key", "listen_tls"])]
     pub cert: Option<PathBuf>,
-    /// Private key of the certificate, PEM.
+    /// Private key of the certificate, PEM
     #[arg(long, value_name = "FILE", requires = "cert")]
     pub key: Option<PathBuf>,
-    /// Address to serve metrics and readiness on.
-    #[arg(long, value_name = "ADDR")]
-    pub admin: Option<SocketAddr>,
+    /// Address to serve /metrics, /live and /ready on
+    #[arg(long, value_name = "ADDR", value_parser = flags::listen)]
+    pub metrics: Option<SocketAddr>,
+    /// Path of the admin API's unix socket, or `off` [default: moorline.sock in the runtime folder]
+    #[arg(long, value_name = "PATH", value_parser = flags::admin_socket)]
+    pub admin_socket: Option<AdminSocket>,
 }
 
 /// Runs until it is told to stop.
@@ -44,27 +58,27 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
 /// The same `Config` that a file would give.
 fn config(args: &Args) -> anyhow::Result<Config> {
     let mut listeners = Vec::new();
-    let plain = args
-        .listen
-        .or_else(|| args.listen_tls.is_none().then(|| SocketAddr::from(([127, 0, 0, 1], 8080))));
-    if let Some(address) = plain {
-        listeners.push(Listener::new("http", vec![address], Protocol::Http));
+    let mut plain = args.listen.clone();
+    if plain.is_empty() && args.listen_tls.is_empty() {
+        plain.push(SocketAddr::from(([127, 0, 0, 1], 8080)));
     }
-    if let Some(address) = args.listen_tls {
+    if !plain.is_empty() {
+        listeners.push(Listener::new("http", plain, Protocol::Http));
+    }
+    if !args.listen_tls.is_empty() {
         let tls = Tls::new(Certificates::Given(vec![certificate(args)?]));
-        listeners.push(Listener::new("https", vec![address], Protocol::Https(tls)));
+        listeners.push(Listener::new("https", args.listen_tls.clone(), Protocol::Https(tls)));
     }
     let mut backends: Vec<Backend> = Vec::new();
-    for typed in &args.backend {
-        let address: Address =
-            typed.parse().map_err(|wrong| anyhow!("--backend {typed}: {wrong}"))?;
-        if backends.iter().any(|known| known.address == address) {
-            bail!("--backend {typed}: given twice");
+    for (typed, address) in &args.backend {
+        if backends.iter().any(|known| known.address == *address) {
+            bail!("--backend {typed} is given twice: remove one of the two");
         }
-        backends.push(Backend { name: typed.clone(), address, weight: 1 });
+        backends.push(Backend { name: typed.clone(), address: address.clone(), weight: 1 });
     }
     let mut config = Config::new(listeners, Pool::new("default", backends));
-    config.admin.metrics = args.admin;
+    config.admin.metrics = args.metrics;
+    config.admin.socket = args.admin_socket.clone().unwrap_or_default();
     Ok(config)
 }
 
@@ -75,7 +89,8 @@ fn certificate(args: &Args) -> anyhow::Result<Certificate> {
         }
         _ => {
             let names = ["localhost", "127.0.0.1", "::1"].map(str::to_owned);
-            tls::self_signed(&names).context("no certificate could be made")
+            tls::self_signed(&names)
+                .context("cannot make a certificate in memory; use --cert and --key")
         }
     }
 }

@@ -1,7 +1,11 @@
 //! From a configuration to an exit code: what `run`, `proxy` and `demo` have in common.
 
 use std::{
-    env, fmt::Write as _, io::Write as _, net::SocketAddr, path::PathBuf, process::ExitCode,
+    env,
+    fmt::Write as _,
+    io::Write as _,
+    path::{self, Path, PathBuf},
+    process::ExitCode,
     time::Duration,
 };
 
@@ -9,9 +13,9 @@ use anyhow::Context as _;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::{
-    admin::Sockets,
     app::{App, Remote, Running},
-    config::{Config, Protocol},
+    config::{self, AccessLog, Config, Probe, Protocol, Source},
+    observe::log,
     systemd,
     tunnel::splice,
     upgrade::{Handed, Launch},
@@ -59,7 +63,7 @@ where
         None => Launch::own().map_err(|error| format!("how this process was started: {error}")),
         Some(why) => Err(why.to_owned()),
     };
-    let (mut app, schemes) = tokio::select! {
+    let (mut app, summary) = tokio::select! {
         begun = begin(service.load) => begun?,
         () = signals.stop() => return Ok(ExitCode::FAILURE),
     };
@@ -68,7 +72,7 @@ where
         // It accepts by now: whoever came is served to the end.
         () = signals.stop() => return end(app.start(service.file, launch), signals).await,
     }
-    announce(&app.addresses(), &schemes, app.admin());
+    log::announce(&banner(&app, &summary, service.file.as_deref()));
     if let Some(greeting) = service.greeting {
         // Nobody need read it: a closed pipe is no reason to stop.
         let _ = writeln!(std::io::stdout(), "{greeting}");
@@ -104,26 +108,42 @@ fn alone() -> Option<&'static str> {
     )
 }
 
-/// Names of the listeners, each with the scheme of its URLs.
-type Schemes = Vec<(String, &'static str)>;
+/// What the banner says of a configuration that is not at hand any more.
+struct Summary {
+    /// Names of the listeners, each with the scheme of its URLs.
+    schemes: Vec<(String, &'static str)>,
+    /// A line for each pool.
+    pools: Vec<String>,
+    access_log: String,
+}
+
+impl Summary {
+    fn of(config: &Config) -> Self {
+        let schemes = config.listeners.iter().map(|l| (l.name.clone(), scheme(&l.protocol)));
+        let access_log = match &config.access_log {
+            AccessLog::Off => "off".to_owned(),
+            AccessLog::Stdout => "standard output".to_owned(),
+            AccessLog::File(path) => path.display().to_string(),
+        };
+        let pools = config.pools.iter().map(pool).collect();
+        Self { schemes: schemes.collect(), pools, access_log }
+    }
+}
 
 /// Everything up to the first connection; a process that takes over accepts after this.
-async fn begin(load: impl FnOnce() -> anyhow::Result<Config>) -> anyhow::Result<(App, Schemes)> {
-    let schemes = |config: &Config| {
-        config.listeners.iter().map(|l| (l.name.clone(), scheme(&l.protocol))).collect()
-    };
+async fn begin(load: impl FnOnce() -> anyhow::Result<Config>) -> anyhow::Result<(App, Summary)> {
     let Some(handed) = Handed::from_stdin()? else {
         // No thread but this one reads the environment yet.
         let given = systemd::passed();
         let config = load()?;
-        let schemes = schemes(&config);
-        return Ok((App::bind(config, given).await?, schemes));
+        let summary = Summary::of(&config);
+        return Ok((App::bind(config, given).await?, summary));
     };
     let joining = handed.receive().await.context("the process to take over from")?;
     match load() {
         Ok(config) => {
-            let schemes = schemes(&config);
-            Ok((App::take_over(config, joining).await?, schemes))
+            let summary = Summary::of(&config);
+            Ok((App::take_over(config, joining).await?, summary))
         }
         Err(error) => {
             joining.give_up(&format!("{error:#}")).await;
@@ -165,14 +185,22 @@ async fn hang_ups(mut hangups: Signal, remote: Remote) {
     }
 }
 
-/// One line an address, then `ready`: connections are accepted from here on.
-fn announce(addresses: &[(String, SocketAddr)], schemes: &Schemes, admin: &Sockets) {
-    // In one piece: at an upgrade two processes write to the same place.
-    let mut text = String::new();
-    for (name, address) in addresses {
-        let scheme = schemes.iter().find(|(of, _)| of == name).map_or("http", |(_, s)| s);
+/// What is there once the process serves, one fact a line; the last line is `ready`.
+fn banner(app: &App, summary: &Summary, file: Option<&Path>) -> String {
+    let (version, pid) = (env!("CARGO_PKG_VERSION"), std::process::id());
+    let mut text = format!("Moorline {version}, process {pid}, ");
+    let _ = match file.map(|file| path::absolute(file).unwrap_or_else(|_| file.to_owned())) {
+        Some(file) => writeln!(text, "configuration {}", file.display()),
+        None => writeln!(text, "configuration from flags"),
+    };
+    for (name, address) in app.addresses() {
+        let scheme = summary.schemes.iter().find(|(of, _)| *of == name).map_or("http", |(_, s)| s);
         let _ = writeln!(text, "listening on {scheme}://{address} ({name})");
     }
+    for pool in &summary.pools {
+        let _ = writeln!(text, "{pool}");
+    }
+    let admin = app.admin();
     if let Some(address) = admin.metrics_address() {
         let _ = writeln!(text, "metrics on http://{address}/metrics");
     }
@@ -182,7 +210,27 @@ fn announce(addresses: &[(String, SocketAddr)], schemes: &Schemes, admin: &Socke
     if let Some(address) = admin.remote_address() {
         let _ = writeln!(text, "admin API on http://{address}");
     }
-    let _ = std::io::stderr().write_all(format!("{text}ready\n").as_bytes());
+    let _ = writeln!(text, "access log: {}; this log: standard error", summary.access_log);
+    text.push_str("ready");
+    text
+}
+
+fn pool(pool: &config::Pool) -> String {
+    let backends = match &pool.source {
+        Some(Source::Dns(dns)) => format!("backends from dns {}:{}", dns.name, dns.port),
+        Some(Source::Srv(dns)) => format!("backends from srv {}", dns.name),
+        Some(Source::Http(list)) => format!("backends from {}", list.url),
+        None if pool.backends.len() == 1 => "1 backend".to_owned(),
+        None => format!("{} backends", pool.backends.len()),
+    };
+    let probe = match &pool.health.probe {
+        Probe::Off => "no health check".to_owned(),
+        Probe::Tcp => "health check tcp".to_owned(),
+        Probe::Http { path, .. } => format!("health check http {path}"),
+        Probe::EngineIo { path, .. } => format!("health check engine.io {path}"),
+        Probe::WebSocket { path, .. } => format!("health check websocket {path}"),
+    };
+    format!("pool {}: {backends}, {}, {probe}", pool.name, pool.balance.name())
 }
 
 fn scheme(protocol: &Protocol) -> &'static str {

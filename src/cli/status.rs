@@ -16,7 +16,7 @@ use crate::admin::api::{
 Examples:
   moorline status
   moorline status --json | jq .tunnels
-  moorline status --admin http://10.0.0.1:9091 --token-file token")]
+  moorline status --api http://10.0.0.1:9091 --token-file token")]
 pub struct Args {
     /// Where the process is.
     #[command(flatten)]

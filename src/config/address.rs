@@ -19,8 +19,20 @@ impl FromStr for Address {
     fn from_str(text: &str) -> Result<Self, Wrong> {
         if let Some((_, rest)) = text.split_once("://") {
             let bare = rest.split(['/', '?', '#']).next().unwrap_or(rest);
+            let tls = text.starts_with("https:") || text.starts_with("wss:");
+            let with = if tls { ", and `tls = true` in the pool" } else { "" };
+            let port = if bare.contains(':') { "" } else { ":3000" };
             return Err(Wrong::new(format!("{} is a URL, not an address", quoted(text)))
-                .help(format!("write \"{bare}\"")));
+                .help(format!("write \"{bare}{port}\"{with}")));
+        }
+        if several(text) {
+            return Err(Wrong::new(format!("{} is more than one address", quoted(text))).help(
+                "write each address as a string of its own: \"10.0.0.11:3000\", \"10.0.0.12:3000\"",
+            ));
+        }
+        if text.parse::<u16>().is_ok_and(|port| port > 0) {
+            return Err(Wrong::new(format!("{} has a port, but no host", quoted(text)))
+                .help(format!("write \"127.0.0.1:{text}\"")));
         }
         if text.parse::<IpAddr>().is_ok_and(|ip| ip.is_ipv6()) {
             return Err(no_port(text, &format!("[{text}]")));
@@ -32,12 +44,18 @@ impl FromStr for Address {
         let port = match port.parse::<u16>() {
             Ok(port) if port > 0 && !typed_sign(text) => port,
             _ => {
-                let message = format!("{} is no port", quoted(port));
+                let message = format!("invalid port {} in {}", quoted(port), quoted(text));
                 return Err(Wrong::new(message).help("a port is a number from 1 to 65535"));
             }
         };
         Ok(Self { host: host_of_address(host)?, port })
     }
+}
+
+/// Whether a text is a list of addresses.
+fn several(text: &str) -> bool {
+    let mut parts = text.split([',', ' ']).filter(|part| !part.is_empty());
+    text.contains(',') || (text.contains(' ') && parts.all(|part| part.contains(':')))
 }
 
 /// Rust's integers parse with a leading plus, which no address has.
@@ -53,57 +71,73 @@ fn no_port(text: &str, host: &str) -> Wrong {
 fn host_of_address(host: &str) -> Result<String, Wrong> {
     if let Some(inner) = host.strip_prefix('[') {
         let ip = inner.strip_suffix(']').and_then(|ip| ip.parse::<Ipv6Addr>().ok());
-        let message = || format!("{} is no IPv6 address", quoted(host));
-        return ip.map(|ip| ip.to_string()).ok_or_else(|| Wrong::new(message()));
+        let message = || format!("invalid IPv6 address {}", quoted(host));
+        return ip
+            .map(|ip| ip.to_string())
+            .ok_or_else(|| Wrong::new(message()).help("write it as \"[2001:db8::1]:3000\""));
     }
     if host.contains(':') {
-        return Err(Wrong::new(format!("{} is no host", quoted(host)))
-            .help("an IPv6 address is written in brackets: \"[::1]:3000\""));
+        return Err(Wrong::new(format!("invalid host {}", quoted(host)))
+            .help("write an IPv6 address in brackets: \"[::1]:3000\""));
     }
     host.parse::<Ipv4Addr>().map_or_else(|_| dns_name(host), |ip| Ok(ip.to_string()))
 }
 
 /// A DNS name in lower case; underscores occur in container networks and are accepted.
 pub(super) fn dns_name(typed: &str) -> Result<String, Wrong> {
-    let wrong = |why: &str| Err(Wrong::new(format!("{} is no host name: {why}", quoted(typed))));
+    let wrong = |why: &str, help: &str| {
+        Err(Wrong::new(format!("invalid host name {}: {why}", quoted(typed))).help(help))
+    };
     let name = typed.strip_suffix('.').unwrap_or(typed);
     if name.is_empty() {
-        return wrong("it is empty");
+        return wrong("it is empty", "write a name or an IP address: \"node-1.example.com\"");
     }
     if !name.is_ascii() {
-        return wrong("names outside ASCII are written in punycode, xn--…");
+        return wrong("it has letters outside ASCII", "write the name in punycode: \"xn--…\"");
     }
     if name.len() > 253 {
-        return wrong("it is longer than 253 characters");
+        return wrong("it is longer than 253 characters", "use a shorter name");
     }
     for label in name.split('.') {
         if label.is_empty() {
-            return wrong("two dots have nothing between them");
+            return wrong("there is nothing between two dots", "remove one of the dots");
         }
         if label.len() > 63 {
-            return wrong("the part between two dots is longer than 63 characters");
+            let help = "use a shorter name";
+            return wrong("the part between two dots is longer than 63 characters", help);
         }
         if label.starts_with('-') || label.ends_with('-') {
-            return wrong("a part begins or ends with a hyphen");
+            let help = "remove the hyphen; names have letters, digits and hyphens between them";
+            return wrong("a part begins or ends with a hyphen", help);
         }
         if let Some(bad) =
             label.chars().find(|c| !c.is_ascii_alphanumeric() && !matches!(c, '-' | '_'))
         {
-            return wrong(&format!("{} is not allowed", quoted(&bad.to_string())));
+            let help = "names have letters, digits, hyphens, underscores and dots";
+            return wrong(&format!("{} is not allowed", quoted(&bad.to_string())), help);
         }
     }
     // What ends in a number is meant as an IPv4 address (WHATWG URL §3.5), and is none.
     let last = name.rsplit('.').next().unwrap_or_default();
     if last.bytes().all(|byte| byte.is_ascii_digit()) {
-        return Err(Wrong::new(format!("{} is no IPv4 address", quoted(typed))));
+        return Err(Wrong::new(format!("invalid IPv4 address {}", quoted(typed)))
+            .help("an IPv4 address is four numbers from 0 to 255: \"10.0.0.11\""));
     }
     Ok(typed.to_ascii_lowercase())
 }
 
 /// An address to listen on: IP address and port, port 0 for a free one.
-pub(super) fn bind(text: &str) -> Result<SocketAddr, Wrong> {
+pub(crate) fn bind(text: &str) -> Result<SocketAddr, Wrong> {
     text.parse().map_err(|_| {
-        let wrong = Wrong::new(format!("{} is no address to listen on", quoted(text)));
+        let wrong = Wrong::new(format!("invalid address to listen on {}", quoted(text)));
+        if several(text) {
+            return wrong
+                .help("write each address as a string of its own: \"0.0.0.0:80\", \"[::]:80\"");
+        }
+        if let Some((_, rest)) = text.split_once("://") {
+            let bare = rest.split(['/', '?', '#']).next().unwrap_or(rest);
+            return wrong.help(format!("write the address without the scheme: \"{bare}\""));
+        }
         let port = text.rsplit(':').next().unwrap_or_default();
         match (port.parse::<u16>(), text.parse::<IpAddr>()) {
             (_, Ok(IpAddr::V4(ip))) => wrong.help(format!("add a port: \"{ip}:8080\"")),
@@ -126,8 +160,8 @@ pub(super) fn network(text: &str) -> Result<IpNet, Wrong> {
     // Host bits carry no meaning; without them equal networks are equal.
     let net = one.or_else(|_| text.parse::<IpNet>().map(|net| net.trunc())).map(canonical);
     net.map_err(|_| {
-        Wrong::new(format!("{} is neither an IP address nor a network", quoted(text)))
-            .help("write \"10.0.0.7\" or \"10.0.0.0/8\"")
+        Wrong::new(format!("invalid IP address or network {}", quoted(text)))
+            .help("write an address or a network: \"10.0.0.7\" or \"10.0.0.0/8\"")
     })
 }
 
@@ -140,26 +174,28 @@ fn canonical(net: IpNet) -> IpNet {
 
 /// A route's host: a name, an IP address, or `*.` and a name.
 pub(super) fn host_pattern(text: &str) -> Result<HostPattern, Wrong> {
-    let wrong = || Wrong::new(format!("{} is no host", quoted(text)));
+    let wrong = || Wrong::new(format!("invalid host {}", quoted(text)));
     if text == "*" {
-        return Err(wrong().help("leave `host` out to cover every host"));
+        return Err(wrong().help("remove the key to match every host"));
     }
     if text.contains("://") || text.contains('/') {
-        return Err(wrong().help("write the host alone; the path has a key of its own, `path`"));
+        return Err(wrong().help("write the host alone; the path belongs in `path`"));
     }
     if let Some(suffix) = text.strip_prefix("*.") {
         return Ok(HostPattern::Wildcard(plain_name(suffix)?));
     }
     if text.contains('*') {
-        return Err(wrong().help("a wildcard stands for whole first parts: \"*.example.com\""));
+        return Err(
+            wrong().help("a wildcard replaces the first parts of a name: \"*.example.com\"")
+        );
     }
     if text.starts_with('[') && text.ends_with(']') {
         return host_of_address(text).map(|ip| HostPattern::Exact(format!("[{ip}]")));
     }
     if let Some((host, port)) = text.rsplit_once(':') {
         return Err(match port.parse::<u16>() {
-            Ok(_) if !host.contains(':') => wrong().help(format!("leave the port out: \"{host}\"")),
-            _ => wrong().help("an IPv6 address is written in brackets: \"[::1]\""),
+            Ok(_) if !host.contains(':') => wrong().help(format!("remove the port: \"{host}\"")),
+            _ => wrong().help("write an IPv6 address in brackets: \"[::1]\""),
         });
     }
     let literal = text.parse::<Ipv4Addr>();
@@ -198,15 +234,18 @@ mod tests {
             ("::1", "write \"[::1]:3000\""),
             ("[::1]", "write \"[::1]:3000\""),
             ("http://10.0.0.1:3000/x", "write \"10.0.0.1:3000\""),
-            ("10.0.0.1:0", "`0` is no port"),
-            ("10.0.0.1:65536", "`65536` is no port"),
-            ("10.0.0.1:+80", "`+80` is no port"),
-            ("10.0.0.1:", "`` is no port"),
-            ("10.0.0.256:80", "`10.0.0.256` is no IPv4 address"),
+            ("10.0.0.1:0", "invalid port `0` in `10.0.0.1:0`"),
+            ("10.0.0.1:65536", "invalid port `65536`"),
+            ("10.0.0.1:+80", "invalid port `+80`"),
+            ("10.0.0.1:", "invalid port ``"),
+            ("10.0.0.256:80", "invalid IPv4 address `10.0.0.256`"),
             (":80", "it is empty"),
             ("", "has no port"),
+            ("22001", "write \"127.0.0.1:22001\""),
+            ("a:1, b:2", "a string of its own"),
+            ("https://a", "`tls = true`"),
             ("fe80::1:80:x:80", "in brackets"),
-            ("[fe80::1%eth0]:80", "is no IPv6 address"),
+            ("[fe80::1%eth0]:80", "invalid IPv6 address"),
             ("a b:80", "` ` is not allowed"),
             ("a..b:80", "two dots"),
             ("-a:80", "hyphen"),

@@ -19,6 +19,12 @@ pub(super) fn admin(value: &Value<'_>, claims: &mut Claims) -> Option<Admin> {
     if value.node.get_ref().is_str() {
         return Some(Admin { metrics: address(value, claims), ..Admin::default() });
     }
+    if let Some(port) = value.typed_number() {
+        value.is_not_with("an address such as \"127.0.0.1:9090\"", || {
+            Some(format!("write \"127.0.0.1:{port}\""))
+        });
+        return None;
+    }
     let table = value.table(&schema::ADMIN, "an address or a table, `[admin]`")?;
     Some(Admin {
         metrics: table.value("metrics").and_then(|value| address(&value, claims)),
@@ -39,14 +45,14 @@ fn remote(table: &Table<'_>, claims: &mut Claims) -> Option<AdminRemote> {
     let address = listen.and_then(|value| address(&value, claims));
     let token = table.value("token");
     if let (Some(listen), None) = (listen, token) {
-        let wrong = Wrong::new("the admin API does not listen on TCP without a token")
+        let wrong = Wrong::new("the admin API over TCP (`listen`) needs a token")
             .help("add `token = { file = \"admin.token\" }`");
         table.file().missing(&listen.at(), wrong);
     }
     if listen.is_none() {
         table.refuse(&["token"], |key| {
-            Wrong::new(format!("`{key}` has no meaning without `listen`"))
-                .help("the unix socket is for who may open its file")
+            Wrong::new(format!("`{key}` is not used without `listen`"))
+                .help("remove it, or add `listen`; file permissions protect the unix socket")
         });
     }
     Some(AdminRemote { address: address?, token: secrets::token(&token?)? })
@@ -58,7 +64,7 @@ fn socket(value: &Value<'_>) -> Option<AdminSocket> {
         return Some(if on { AdminSocket::Usual } else { AdminSocket::Off });
     }
     if !value.node.get_ref().is_str() {
-        value.is_not("false or a path");
+        value.is_not("false or a path such as \"moorline.sock\"");
         return None;
     }
     let typed = value.string()?;
@@ -67,24 +73,30 @@ fn socket(value: &Value<'_>) -> Option<AdminSocket> {
     value.checked(socket_path(typed, &path)).map(|()| AdminSocket::At(path))
 }
 
-fn socket_path(typed: &str, path: &Path) -> Result<(), Wrong> {
+/// Whether a socket can be made at a path; `typed` is what to call it.
+///
+/// # Errors
+/// What is wrong with the path.
+pub(crate) fn socket_path(typed: &str, path: &Path) -> Result<(), Wrong> {
     let shown = path.to_string_lossy();
     if typed.is_empty() || typed.ends_with('/') || typed.contains('\0') {
-        return Err(Wrong::new(format!("{} is no path of a socket", quoted(typed)))
-            .help("write \"moorline.sock\", or false for no socket"));
+        return Err(Wrong::new(format!("invalid path of a socket {}", quoted(typed)))
+            .help("write a file name, for example \"moorline.sock\", or false for no socket"));
     }
     if shown.len() > LONGEST_PATH {
         let message = format!(
-            "a socket's path has at most {LONGEST_PATH} bytes, {} are too many",
+            "the path of the socket has {} bytes, more than the {LONGEST_PATH} that the system allows",
             shown.len()
         );
-        return Err(Wrong::new(message).help("put it into a folder with a shorter name"));
+        return Err(Wrong::new(message).help("use a folder with a shorter path"));
     }
     match path.parent() {
         Some(folder) if !folder.is_dir() => {
             // As it was typed: the absolute path differs from machine to machine.
             let folder = Path::new(typed).parent().unwrap_or(Path::new(""));
-            Err(Wrong::new(format!("there is no folder {}", quoted(&folder.to_string_lossy()))))
+            let folder = folder.to_string_lossy();
+            Err(Wrong::new(format!("there is no folder {}", quoted(&folder)))
+                .help("create it with `mkdir -p`; the path starts at the folder of the configuration file"))
         }
         _ => Ok(()),
     }

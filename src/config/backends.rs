@@ -23,7 +23,7 @@ pub(super) fn all(value: &Value<'_>, admin: &Admin) -> (Vec<Backend>, Option<con
     if let Some(elements) = value.elements() {
         return (inline(value, elements, admin), None);
     }
-    let wanted = "an array of addresses, or a table `{ file = \"backends.txt\" }`";
+    let wanted = "an array of addresses, or a table such as `{ file = \"backends.txt\" }`";
     let table = value.table(&schema::BACKEND_SOURCE, wanted);
     table.map(|table| brought(&table, admin)).unwrap_or_default()
 }
@@ -33,24 +33,27 @@ fn brought(table: &Table<'_>, admin: &Admin) -> (Vec<Backend>, Option<config::So
     let kinds = ["file", "dns", "srv", "http"];
     let mut named = kinds.iter().filter_map(|kind| table.value(kind));
     let Some(first) = named.next() else {
-        let wrong = Wrong::new("`backends` names nothing that brings them")
-            .help("write `file`, `dns`, `srv` or `http`");
-        table.file().missing(table.at(), wrong);
+        // An unknown key is reported as such, and is what was meant to be the source.
+        if !table.has_unknown_keys() {
+            let wrong = Wrong::new("this table names no source of backends")
+                .help("add `file`, `dns`, `srv` or `http`, for example `file = \"backends.txt\"`");
+            table.file().missing(table.at(), wrong);
+        }
         return Default::default();
     };
     for second in named {
-        let message = format!("`backends` has `{}` already", first.key);
-        second.fault(Wrong::new(message).help("a pool's backends come from one source"));
+        let message = format!("`backends` already has the source `{}`", first.key);
+        second.fault(Wrong::new(message).help("a pool has one source: remove one of the two"));
     }
     let is_name = matches!(first.key, "dns" | "srv");
     if !is_name {
         table.refuse(&["resolver", "min_ttl", "max_ttl"], |key| {
-            Wrong::new(format!("`{key}` belongs to `dns` and `srv`"))
+            Wrong::new(format!("`{key}` is used with `dns` and `srv` only")).help("remove it")
         });
     }
     if first.key != "http" {
         table.refuse(&["interval", "timeout"], |key| {
-            Wrong::new(format!("`{key}` belongs to `http`"))
+            Wrong::new(format!("`{key}` is used with `http` only")).help("remove it")
         });
     }
     match first.key {
@@ -64,8 +67,10 @@ fn brought(table: &Table<'_>, admin: &Admin) -> (Vec<Backend>, Option<config::So
 fn from_file(named: &Value<'_>, admin: &Admin) -> Option<Vec<Backend>> {
     let path = named.file.resolve(named.string()?);
     let bytes = named.checked(named.file.read(&path))?;
-    let text = String::from_utf8(bytes)
-        .map_err(|_| Wrong::new(format!("{} is no UTF-8 text", quoted(&path.to_string_lossy()))));
+    let text = String::from_utf8(bytes).map_err(|_| {
+        Wrong::new(format!("{} is not UTF-8 text", quoted(&path.to_string_lossy())))
+            .help("the file has one address per line, for example 10.0.0.11:3000")
+    });
     let text = named.checked(text)?;
     Some(listed(&Source::new(&path, &text), admin, |fault| {
         named.file.elsewhere(&named.at(), fault);
@@ -88,13 +93,14 @@ impl<'a> Taken<'a> {
     fn take(&mut self, backend: &Backend, line: usize) -> Result<(), Wrong> {
         if backend.address.literal().is_some_and(|address| self.admin.is_at(address)) {
             let message = format!("{} is where `admin` listens", backend.address);
-            return Err(Wrong::new(message).help("clients must not reach it through a pool"));
+            return Err(Wrong::new(message)
+                .help("remove it: clients must not reach the admin endpoints through a pool"));
         }
         self.addresses.add(backend.address.clone(), line, || {
-            format!("this pool has the address {} already", backend.address)
+            format!("this pool already has the address {}", backend.address)
         })?;
         self.names.add(backend.name.clone(), line, || {
-            format!("this pool has a backend named {} already", quoted(&backend.name))
+            format!("this pool already has a backend named {}", quoted(&backend.name))
         })
     }
 }
@@ -116,7 +122,10 @@ fn inline<'t>(
         }
     }
     if count == 0 {
-        value.fault(Wrong::new("a pool needs a backend").help("write `[\"10.0.0.11:3000\"]`"));
+        value.fault(
+            Wrong::new("this pool has no backend")
+                .help("write at least one address: `backends = [\"10.0.0.11:3000\"]`"),
+        );
     }
     if count > MOST {
         value.fault(too_many());
@@ -125,7 +134,7 @@ fn inline<'t>(
 }
 
 fn too_many() -> Wrong {
-    Wrong::new(format!("a pool has at most {MOST} backends"))
+    Wrong::new(format!("a pool has at most {MOST} backends")).help("split them into several pools")
 }
 
 /// An address, or a table of one.
@@ -140,7 +149,11 @@ fn one(value: &Value<'_>) -> Option<Backend> {
             described(&table)
         }
         _ => {
-            value.is_not("an address or a table `{ address = \"…\", weight = … }`");
+            let wanted =
+                "an address or a table such as `{ address = \"10.0.0.11:3000\", weight = 2 }`";
+            value.is_not_with(wanted, || {
+                value.typed_number().map(|port| format!("write \"127.0.0.1:{port}\""))
+            });
             None
         }
     }
@@ -199,8 +212,8 @@ fn set<'l>(
     given: &mut HashMap<&'l str, ()>,
 ) -> Result<(), Wrong> {
     let unknown = || {
-        Wrong::new(format!("{} is not understood", quoted(word)))
-            .help("an address can be followed by `name=…` and `weight=…`")
+        Wrong::new(format!("unknown setting {}", quoted(word)))
+            .help("only `name=…` and `weight=…` can follow an address")
     };
     let (key, value) = word.split_once('=').ok_or_else(unknown)?;
     match key {
@@ -210,13 +223,17 @@ fn set<'l>(
         }
         "weight" => {
             let weight = value.parse().ok().filter(|weight| (1..=HEAVIEST).contains(weight));
-            backend.weight = weight
-                .ok_or_else(|| Wrong::new(format!("`weight` must be from 1 to {HEAVIEST}")))?;
+            backend.weight = weight.ok_or_else(|| {
+                Wrong::new(format!("`weight` must be from 1 to {HEAVIEST}"))
+                    .help("write for example `weight=2`")
+            })?;
         }
         _ => return Err(unknown()),
     }
     match given.insert(key, ()) {
-        Some(()) => Err(Wrong::new(format!("`{key}` is given twice"))),
+        Some(()) => {
+            Err(Wrong::new(format!("`{key}` is given twice")).help("remove one of the two"))
+        }
         None => Ok(()),
     }
 }
@@ -287,10 +304,10 @@ mod tests {
         );
         for part in [
             "`10.0.0.1` has no port\n --> backends.txt:1:1\n",
-            "`wieght=2` is not understood\n --> backends.txt:2:13\n",
-            "the address 10.0.0.2:80 already\n --> backends.txt:3:1\n",
+            "unknown setting `wieght=2`\n --> backends.txt:2:13\n",
+            "already has the address 10.0.0.2:80\n --> backends.txt:3:1\n",
             "from 1 to 65535\n --> backends.txt:4:13\n",
-            "named `x` already\n --> backends.txt:6:1\n",
+            "already has a backend named `x`\n --> backends.txt:6:1\n",
             "`name` is given twice\n --> backends.txt:7:20\n",
         ] {
             assert!(faults.contains(part), "{part} in:\n{faults}");

@@ -59,7 +59,8 @@ impl Certificate {
     /// What is wrong with which of them.
     pub fn from_files(cert: &Path, key: &Path) -> Result<Self, Wrong> {
         let read = |path: &Path| {
-            fs::read(path).map_err(|error| Wrong::new(format!("{}: {error}", path.display())))
+            fs::read(path)
+                .map_err(|error| Wrong::new(format!("cannot read {}: {error}", path.display())))
         };
         Self::from_pem(&read(cert)?, &read(key)?, &cert.display().to_string())
     }
@@ -92,8 +93,10 @@ pub(super) fn authorities(value: &Value<'_>) -> Option<Vec<CertificateDer<'stati
     let mut roots = RootCertStore::empty();
     for (n, certificate) in chain.iter().enumerate() {
         if let Err(error) = roots.add(certificate.clone()) {
-            let message = format!("certificate {} of this file cannot vouch for others", n + 1);
-            value.fault(Wrong::new(message).help(error.to_string()));
+            let message =
+                format!("certificate {} of this file cannot be used as a CA: {error}", n + 1);
+            value
+                .fault(Wrong::new(message).help("name a PEM file of the authority's certificates"));
             return None;
         }
     }
@@ -107,12 +110,16 @@ pub(super) fn revocations(value: &Value<'_>) -> Option<Vec<CertificateRevocation
     let lists = value.checked(lists.map_err(broken_pem))?;
     if lists.is_empty() {
         let wrong = Wrong::new("there is no revocation list in this file");
-        value.fault(wrong.help("one in PEM form starts with -----BEGIN X509 CRL-----"));
+        value.fault(
+            wrong.help("a revocation list in PEM form starts with -----BEGIN X509 CRL-----"),
+        );
         return None;
     }
     for list in &lists {
         if let Err(error) = BorrowedCertRevocationList::from_der(list) {
-            value.fault(Wrong::new(format!("a list in this file cannot be used: {error}")));
+            let wrong =
+                Wrong::new(format!("a revocation list in this file cannot be used: {error}"));
+            value.fault(wrong.help("ask the authority for a list of version 2"));
             return None;
         }
     }
@@ -123,8 +130,8 @@ pub(super) fn revocations(value: &Value<'_>) -> Option<Vec<CertificateRevocation
 fn response(bytes: Vec<u8>) -> Result<Vec<u8>, Wrong> {
     match staple::read(&bytes) {
         Some(_) => Ok(bytes),
-        None => Err(Wrong::new("this file is no successful OCSP response")
-            .help("write it with `openssl ocsp … -respout FILE`")),
+        None => Err(Wrong::new("this file is not a successful OCSP response in DER form")
+            .help("make it with `openssl ocsp … -respout FILE`")),
     }
 }
 
@@ -135,7 +142,7 @@ fn tells_of(response: &[u8], leaf: &CertificateDer<'_>) -> Result<(), Wrong> {
     match leaf.and_then(|(_, leaf)| Told::of(&told, leaf.raw_serial()).map(|_| ())) {
         Some(()) => Ok(()),
         None => Err(Wrong::new("this OCSP response is about another certificate")
-            .help("ask for one again whenever the certificate is renewed")),
+            .help("fetch a new response after each renewal of the certificate")),
     }
 }
 
@@ -156,7 +163,10 @@ fn chain(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, Wrong> {
     Err(if holds(pem, "PRIVATE KEY-----") {
         wrong.help("it holds a private key: are `cert` and `key` swapped?")
     } else {
-        wrong.help("a certificate in PEM form starts with -----BEGIN CERTIFICATE-----")
+        wrong.help(
+            "a certificate in PEM form starts with -----BEGIN CERTIFICATE-----; convert DER with \
+             `openssl x509 -inform der -in FILE -out FILE.pem`",
+        )
     })
 }
 
@@ -164,7 +174,7 @@ fn chain(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, Wrong> {
 fn signing_key(pem: &[u8]) -> Result<Arc<dyn SigningKey>, Wrong> {
     if holds(pem, "ENCRYPTED") {
         return Err(Wrong::new("the key in this file is encrypted")
-            .help("nobody is there to type a passphrase; decrypt it with `openssl pkey`"));
+            .help("Moorline cannot ask for a passphrase; decrypt it: `openssl pkey -in FILE -out FILE.key`"));
     }
     let key = PrivateKeyDer::from_pem_slice(pem).map_err(|error| {
         if !matches!(error, pem::Error::NoItemsFound) {
@@ -190,10 +200,11 @@ fn holds(pem: &[u8], marker: &str) -> bool {
 
 fn broken_pem(error: pem::Error) -> Wrong {
     Wrong::new(match error {
-        pem::Error::MissingSectionEnd { .. } => "a PEM section of this file has no end",
-        pem::Error::Base64Decode(_) => "a PEM section of this file is no base64",
-        _ => "this file is no valid PEM",
+        pem::Error::MissingSectionEnd { .. } => "a PEM section of this file has no -----END line",
+        pem::Error::Base64Decode(_) => "a PEM section of this file is not valid base64",
+        _ => "this file is not valid PEM",
     })
+    .help("is the file truncated? Copy it again; `openssl x509 -in FILE -noout` must accept it")
 }
 
 /// The DNS names that a certificate is valid for, in lower case.
@@ -204,7 +215,7 @@ fn names(leaf: &CertificateDer<'_>) -> Result<Vec<String>, Wrong> {
 
 fn unusable(why: &str) -> Wrong {
     Wrong::new(format!("the first certificate of this file cannot be used: {why}"))
-        .help("it has to be X.509 version 3")
+        .help("use an X.509 certificate of version 3")
 }
 
 /// The chain with its key, if they belong together; `file` is where the chain came from.
@@ -224,11 +235,11 @@ fn matched(
     if let Some(certified) = fits(chain.clone()) {
         return Ok(certified);
     }
-    let wrong = Wrong::new(format!("this key does not belong to the certificate {}", quoted(file)));
+    let wrong = Wrong::new(format!("this key does not match the certificate in {}", quoted(file)));
     Err(match chain.into_iter().skip(1).position(|other| fits(vec![other]).is_some()) {
         Some(_) => {
-            wrong.help("it belongs to a later one of that file; the server's own comes first")
+            wrong.help("it matches a later certificate of that file; put the server's own first")
         }
-        None => wrong,
+        None => wrong.help("name the key that the certificate was requested with"),
     })
 }

@@ -21,26 +21,24 @@ pub(super) fn drain(table: &Table<'_>, default: Drain) -> Drain {
 
 fn terms(value: &Value<'_>) -> Option<Drain> {
     if !value.node.get_ref().is_table() {
-        let whole = value.node.get_ref().is_str().then(|| value.duration(Default::default()));
-        return whole.map_or_else(
-            || {
-                value.is_not(
-                    "a duration as \"5m\" or a table `{ within = \"5m\", spread = \"2m\" }`",
-                );
-                None
-            },
-            |within| within.map(Drain::within),
-        );
+        if value.node.get_ref().is_str() {
+            return value.duration(Default::default()).map(Drain::within);
+        }
+        let wanted = "a duration such as \"5m\" or a table `{ within = \"5m\", spread = \"2m\" }`";
+        value.is_not_with(wanted, || {
+            value.as_duration().map(|text| format!("add a unit and quotes: \"{text}\""))
+        });
+        return None;
     }
     let table = value.table(&schema::DRAIN, "a table")?;
     let within = table.need("within", "`within = \"5m\"`")?.duration(Default::default())?;
     let spread = table.period("spread", Drain::within(within).spread);
     if let Some(typed) = table.value("spread").filter(|_| spread > within) {
         let message = format!(
-            "closes are spread over longer than the drain, {}",
+            "`spread` is longer than the whole drain, {}",
             humantime::format_duration(within)
         );
-        typed.fault(Wrong::new(message).help("write at most `within`; half of it is the default"));
+        typed.fault(Wrong::new(message).help("write at most `within`; the default is half of it"));
     }
     Some(Drain { within, spread })
 }

@@ -6,6 +6,7 @@
 
 use std::{
     cell::RefCell,
+    collections::HashSet,
     fs, io,
     io::Read as _,
     path::{Path, PathBuf},
@@ -17,8 +18,8 @@ use toml::{
 };
 
 use super::{
-    content::{Content, Reading},
     fault::{Fault, Faults, Source, Span, Wrong, quoted},
+    foreign,
     schema::{self, Section},
     syntax::Syntax,
 };
@@ -33,7 +34,9 @@ pub(super) const MOST_FAULTS: usize = 200;
 pub(super) struct File<'s> {
     source: Source<'s>,
     found: RefCell<Vec<Found>>,
-    readings: RefCell<Vec<Reading>>,
+    named: RefCell<Vec<PathBuf>>,
+    /// Mistakes that are reported at their first place only.
+    said: RefCell<HashSet<String>>,
 }
 
 /// A fault with what decides whether and where it is reported.
@@ -51,7 +54,8 @@ impl<'s> File<'s> {
         Self {
             source: Source::new(path, text),
             found: RefCell::default(),
-            readings: RefCell::default(),
+            named: RefCell::default(),
+            said: RefCell::default(),
         }
     }
 
@@ -94,29 +98,49 @@ impl<'s> File<'s> {
 
     /// The bytes of a file that this one names, remembered as one to watch.
     pub(super) fn read(&self, path: &Path) -> Result<Vec<u8>, Wrong> {
-        let outcome = read(path);
-        let content = outcome.as_deref().map_or(Content::Unreadable, Content::of);
-        self.readings.borrow_mut().push(Reading { path: path.to_owned(), content });
-        outcome
+        self.named.borrow_mut().push(path.to_owned());
+        read(path).map_err(|wrong| match &wrong.help {
+            None => wrong.help(self.relative_to()),
+            Some(_) => wrong,
+        })
     }
 
-    /// Parses the text and walks it: the value, if nothing was wrong, and what was read for it.
+    /// Where relative paths of this file start, as advice.
+    pub(super) fn relative_to(&self) -> String {
+        let folder = self.source.path().parent().filter(|folder| !folder.as_os_str().is_empty());
+        let folder = folder.map(Path::to_owned).or_else(|| std::env::current_dir().ok());
+        let folder = folder.unwrap_or_default();
+        format!(
+            "relative paths start at the folder of the configuration file, {}",
+            folder.display()
+        )
+    }
+
+    /// Whether this is said for the first time in this file: several places may follow from one mistake.
+    pub(super) fn first_time(&self, said: &str) -> bool {
+        self.said.borrow_mut().insert(said.to_owned())
+    }
+
+    /// Parses the text and walks it; the value, and the files it names, if nothing was wrong.
     pub(super) fn walk<T>(
         self,
         section: &'static Section,
         walk: impl FnOnce(&Table<'_>) -> T,
-    ) -> (Result<T, Faults>, Vec<Reading>) {
+    ) -> Result<(T, Vec<PathBuf>), Faults> {
         let (root, errors) = DeTable::parse_recoverable(self.source.text());
         let end = self.source.text().trim_end().len();
         let table = Table { file: &self, section, at: end..end, entries: root.get_ref() };
         table.fault_unknown_keys();
         let value = walk(&table);
+        if let Some(fault) = foreign::fault(&self.source, &errors) {
+            return Err(Faults(vec![fault]));
+        }
         let syntax = Syntax::new(&self.source, &errors);
-        let readings = self.readings.take();
+        let named = self.named.take();
         if syntax.is_empty() && self.found.borrow().is_empty() {
-            (Ok(value), readings)
+            Ok((value, named))
         } else {
-            (Err(self.faults(syntax)), readings)
+            Err(self.faults(syntax))
         }
     }
 
@@ -136,7 +160,8 @@ impl<'s> File<'s> {
         let mut faults: Vec<Fault> = found.into_iter().map(|found| found.fault).collect();
         if more {
             faults.truncate(MOST_FAULTS);
-            let wrong = Wrong::new(format!("there are more than these {MOST_FAULTS} faults"));
+            let wrong = Wrong::new(format!("there are more than these {MOST_FAULTS} faults"))
+                .help("correct these first");
             faults.push(Fault::of_file(self.source.path(), wrong));
         }
         Faults(faults)
@@ -151,7 +176,8 @@ pub(super) fn read(path: &Path) -> Result<Vec<u8>, Wrong> {
     let shown = quoted(&path.to_string_lossy());
     match read {
         Ok(_) if bytes.len() as u64 > LARGEST_FILE => {
-            Err(Wrong::new(format!("{shown} is larger than {} MiB", LARGEST_FILE >> 20)))
+            Err(Wrong::new(format!("{shown} is larger than {} MiB", LARGEST_FILE >> 20))
+                .help("name a smaller file"))
         }
         Ok(_) => Ok(bytes),
         Err(error) => Err(Wrong::new(format!("cannot read {shown}: {}", reason(&error)))),
@@ -162,7 +188,10 @@ pub(super) fn read(path: &Path) -> Result<Vec<u8>, Wrong> {
 fn reason(error: &io::Error) -> String {
     match error.kind() {
         io::ErrorKind::NotFound => "there is no such file".to_owned(),
-        io::ErrorKind::PermissionDenied => "permission denied".to_owned(),
+        io::ErrorKind::PermissionDenied => {
+            let user = rustix::process::geteuid().as_raw();
+            format!("permission denied for this process (uid {user}); see `namei -l` of the path")
+        }
         io::ErrorKind::IsADirectory => "it is a folder".to_owned(),
         _ => error.to_string(),
     }
@@ -196,11 +225,26 @@ impl<'t> Table<'t> {
     /// The value of a key that has to be there.
     pub(super) fn need(&self, key: &'static str, example: &str) -> Option<Value<'t>> {
         let value = self.value(key);
-        if value.is_none() {
+        if value.is_none() && !self.misspells(key) {
             let wrong = Wrong::new(format!("`{key}` is missing")).help(format!("write {example}"));
             self.file.missing(&self.at, wrong);
         }
         value
+    }
+
+    /// Whether an unknown key of the table was probably meant as this one, so that the unknown key is
+    /// the fault to report and the missing key only follows from it.
+    pub(super) fn misspells(&self, key: &str) -> bool {
+        let unknown = self.entries.iter().map(|(typed, _)| typed.get_ref().as_ref());
+        let mut unknown = unknown.filter(|typed| !self.section.keys.contains(typed));
+        // In a small table there is nothing else that could have been meant.
+        let small = self.section.keys.len() <= 2;
+        unknown.any(|typed| small || schema::meant(self.section, typed) == Some(key))
+    }
+
+    /// Whether the table has a key that it may not have.
+    pub(super) fn has_unknown_keys(&self) -> bool {
+        self.entries.iter().any(|(key, _)| !self.section.keys.contains(&key.get_ref().as_ref()))
     }
 
     /// The place of a key itself.
@@ -256,6 +300,11 @@ impl<'t> Value<'t> {
 
     /// Notes that it is of another type; `wanted` with its article.
     pub(super) fn is_not(&self, wanted: &str) {
+        self.is_not_with(wanted, || None);
+    }
+
+    /// Notes that it is of another type, with advice of the caller's where it has any.
+    pub(super) fn is_not_with(&self, wanted: &str, help: impl FnOnce() -> Option<String>) {
         let each = if self.element { "each of " } else { "" };
         let found = match self.node.get_ref() {
             DeValue::String(_) => "a string",
@@ -267,15 +316,40 @@ impl<'t> Value<'t> {
             DeValue::Table(_) => "a table",
         };
         let message = format!("{each}{} must be {wanted}, not {found}", quoted(self.key));
-        let text = self.file.source.text();
-        let typed = text.get(self.at()).unwrap_or_default();
-        let plain = matches!(self.node.get_ref(), DeValue::Integer(_) | DeValue::Boolean(_));
-        let wrong = Wrong::new(message);
-        self.fault(if plain && wanted.contains("string") {
-            wrong.help(format!("put it in quotes: \"{typed}\""))
-        } else {
-            wrong
-        });
+        let help = help().or_else(|| self.retyped(wanted));
+        let help = help.unwrap_or_else(|| format!("write {wanted}"));
+        self.fault(Wrong::new(message).help(help));
+    }
+
+    /// The source text of the value.
+    pub(super) fn typed(&self) -> &'t str {
+        self.file.source.text().get(self.at()).unwrap_or_default()
+    }
+
+    /// The same value written as the type that is wanted, where that is plain.
+    fn retyped(&self, wanted: &str) -> Option<String> {
+        let typed = self.typed();
+        if typed.is_empty() || typed.len() > 60 || typed.contains('\n') {
+            return None;
+        }
+        let inner = typed.trim_matches(['"', '\'']);
+        match self.node.get_ref() {
+            DeValue::String(_) if wanted.starts_with("an array") && !self.element => {
+                Some(format!("put it in brackets: [{typed}]"))
+            }
+            DeValue::String(_) if wanted.contains("true") => match inner {
+                "true" | "yes" | "on" => Some("write true, without quotes".to_owned()),
+                "false" | "no" | "off" => Some("write false, without quotes".to_owned()),
+                _ => None,
+            },
+            DeValue::String(_) if wanted == "an integer" && inner.parse::<u64>().is_ok() => {
+                Some(format!("remove the quotes: {inner}"))
+            }
+            DeValue::Integer(_) | DeValue::Boolean(_) if wanted.contains("string") => {
+                Some(format!("put it in quotes: \"{typed}\""))
+            }
+            _ => None,
+        }
     }
 
     /// Its elements, if it is an array.

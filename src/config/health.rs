@@ -15,17 +15,17 @@ const MOST_PROBES: u32 = 1000;
 
 /// Reads the table.
 pub(super) fn health(value: &Value<'_>) -> Option<Health> {
-    let table = value.table(&schema::HEALTH, "a table")?;
+    let table = value.table(&schema::HEALTH, "a table such as `{ probe = \"engine.io\" }`")?;
     let default = Health::default();
     let interval = table.deadline("interval", default.interval);
     // A shorter interval alone shall not ask for a shorter timeout too.
     let timeout = table.deadline("timeout", default.timeout.min(interval));
     if let Some(typed) = table.value("timeout").filter(|_| timeout > interval) {
         let message = format!(
-            "the probe's timeout is longer than its interval, {}",
+            "`timeout` is longer than `interval`, {}",
             humantime::format_duration(interval)
         );
-        typed.fault(Wrong::new(message).help("a probe ends before the next one starts"));
+        typed.fault(Wrong::new(message).help("write at most `interval`, or a longer `interval`"));
     }
     Some(Health {
         probe: probe(&table)?,
@@ -61,18 +61,19 @@ fn probe(table: &Table<'_>) -> Option<Probe> {
     };
     if matches!(kind, Kind::Off | Kind::Tcp) {
         table.refuse(&["path", "host"], |key| {
-            Wrong::new(format!("`{key}` belongs to an http, engine.io or websocket probe"))
-                .help("write `probe = \"http\"`, `\"engine.io\"` or `\"websocket\"`")
+            Wrong::new(format!("`{key}` is used by http, engine.io and websocket probes only"))
+                .help("add `probe = \"http\"`, `\"engine.io\"` or `\"websocket\"`, or remove it")
         });
     }
     if kind != Kind::Http {
         table.refuse(&["status"], |key| {
-            Wrong::new(format!("`{key}` belongs to an http probe")).help("write `probe = \"http\"`")
+            Wrong::new(format!("`{key}` is used by http probes only"))
+                .help("add `probe = \"http\"`, or remove it")
         });
     }
     if kind == Kind::Off {
         table.refuse(&["interval", "timeout", "rise", "fall"], |key| {
-            Wrong::new(format!("`{key}` has no meaning where `probe` is \"off\""))
+            Wrong::new(format!("`{key}` is not used when `probe` is \"off\"")).help("remove it")
         });
     }
     let path = |parse: fn(&str) -> Result<String, Wrong>, default: &str| {
@@ -95,7 +96,7 @@ fn probe(table: &Table<'_>) -> Option<Probe> {
 
 /// A request target in origin form: path and query.
 fn target(typed: &str) -> Result<String, Wrong> {
-    let wrong = || Wrong::new(format!("{} is no path", quoted(typed)));
+    let wrong = || Wrong::new(format!("invalid path {}", quoted(typed)));
     if !typed.starts_with('/') {
         return Err(wrong().help("a path starts with a slash: \"/healthz\""));
     }
@@ -109,7 +110,7 @@ fn target(typed: &str) -> Result<String, Wrong> {
 fn bare_path(typed: &str) -> Result<String, Wrong> {
     if typed.contains('?') {
         return Err(Wrong::new(format!(
-            "{} has a query, which the probe brings itself",
+            "{} has a query, which the probe adds itself",
             quoted(typed)
         ))
         .help("write the path alone: \"/socket.io/\""));
@@ -121,7 +122,7 @@ fn bare_path(typed: &str) -> Result<String, Wrong> {
 fn host(typed: &str) -> Result<String, Wrong> {
     let allowed = |c: char| c.is_ascii_alphanumeric() || ".-_:[]".contains(c);
     if typed.is_empty() || !typed.chars().all(allowed) {
-        return Err(Wrong::new(format!("{} is no host", quoted(typed)))
+        return Err(Wrong::new(format!("invalid host {}", quoted(typed)))
             .help("write a name, with a port if the server wants one: \"chat.example.com\""));
     }
     Ok(typed.to_owned())
@@ -133,7 +134,7 @@ fn statuses(value: &Value<'_>) -> Option<(u16, u16)> {
         return value.integer(200..=599).map(|status| (status, status));
     }
     if !value.node.get_ref().is_str() {
-        value.is_not("a status as 200 or a range as \"200-399\"");
+        value.is_not("a status such as 200 or a range such as \"200-399\"");
         return None;
     }
     value.parsed(status_range)
@@ -144,8 +145,8 @@ fn status_range(typed: &str) -> Result<(u16, u16), Wrong> {
     let status = |text: &str| text.trim().parse::<u16>().ok().filter(|s| (200..=599).contains(s));
     match (status(low), status(high)) {
         (Some(low), Some(high)) if low <= high => Ok((low, high)),
-        _ => Err(Wrong::new(format!("{} is no range of statuses", quoted(typed)))
-            .help("write \"200-399\"; statuses are from 200 to 599")),
+        _ => Err(Wrong::new(format!("invalid range of statuses {}", quoted(typed)))
+            .help("write for example \"200-399\"; statuses are from 200 to 599")),
     }
 }
 

@@ -20,7 +20,10 @@ pub(super) fn all(top: &Table<'_>, claims: &mut Claims, trusted: &[IpNet]) -> Ve
     let typed = top.value("listeners");
     let named = typed.map(|value| value.named()).unwrap_or_default();
     // What is no table was faulted as such.
-    if named.is_empty() && typed.is_none_or(|value| value.node.get_ref().is_table()) {
+    if named.is_empty()
+        && typed.is_none_or(|value| value.node.get_ref().is_table())
+        && !top.misspells("listeners")
+    {
         let wrong = Wrong::new("there is no listener")
             .help("add `[listeners.web]` with `bind = \"0.0.0.0:8080\"`");
         top.file().missing(top.at(), wrong);
@@ -32,7 +35,7 @@ pub(super) fn all(top: &Table<'_>, claims: &mut Claims, trusted: &[IpNet]) -> Ve
         .into_iter()
         .filter_map(|(at, name, value)| {
             names::check(top.file(), &at, name);
-            let table = value.table(&schema::LISTENER, "a table")?;
+            let table = value.table(&schema::LISTENER, "a table with `bind`")?;
             let listener = listener(name, &table, claims, &around);
             if let (Some(terms), Some(value)) =
                 (listener.protocol.acme(), table.value("certificates"))
@@ -55,9 +58,9 @@ fn refuse_passed_on(terms: &Acme, rules: &[Passthrough], certificates: &Value<'_
     };
     if let Some(name) = terms.domains.iter().find(|name| passed_on(name)) {
         let name = quoted(name);
-        let wrong = Wrong::new(format!("connections for {name} are passed on undecrypted"));
-        certificates.fault(wrong.help(
-            "whoever decrypts them orders their certificate: leave the name out, or its `passthrough`",
+        let message = format!("a `passthrough` rule forwards connections for {name} undecrypted");
+        certificates.fault(Wrong::new(message).help(
+            "the server that decrypts them must order the certificate: remove the name here, or the rule",
         ));
     }
 }
@@ -70,8 +73,8 @@ fn refuse_second_email(
 ) {
     let account = (terms.storage.clone(), terms.directory.clone());
     if *accounts.entry(account).or_insert_with(|| terms.email.clone()) != terms.email {
-        let wrong = Wrong::new("another listener has the same account with another `email`");
-        certificates.fault(wrong.help("write the same, or give this one a `storage` of its own"));
+        let wrong = Wrong::new("another listener uses this ACME account with another `email`");
+        certificates.fault(wrong.help("write the same `email`, or another `storage`"));
     }
 }
 
@@ -169,35 +172,36 @@ fn listener(name: &str, table: &Table<'_>, claims: &mut Claims, around: &Around<
 fn refuse(spoken: Spoken, table: &Table<'_>) {
     let meaningless = |key: &str, unless: &str| {
         let name = spoken.name();
-        Wrong::new(format!("`{key}` has no meaning where `protocol` is \"{name}\"{unless}"))
+        Wrong::new(format!("`{key}` is not used when `protocol` is \"{name}\"{unless}"))
     };
     table.refuse(&spoken.meaningless(), |key| {
         let wrong = meaningless(key, "");
         match (key, spoken) {
             ("certificates" | "tls", Spoken::Http) => {
-                wrong.help("write `protocol = \"https\"`, or leave it out")
+                wrong.help("write `protocol = \"https\"`, or remove it")
             }
             ("certificates" | "tls", Spoken::Tcp) => {
-                wrong.help("write `protocol = \"tls\"`, or leave it out")
+                wrong.help("write `protocol = \"tls\"`, or remove it")
             }
-            _ => wrong.help("leave it out"),
+            _ => wrong.help("remove it"),
         }
     });
     if spoken.is_http() {
         table.refuse(&["pool"], |_| {
-            Wrong::new("requests go where `[[routes]]` lead them")
-                .help("`pool` is for `protocol = \"tcp\"`, \"tls\" and \"tls-passthrough\"")
+            Wrong::new("`pool` is not used by http and https listeners")
+                .help("remove it, and write `[[routes]]` with this `pool`")
         });
     }
     if spoken == Spoken::Https {
         table.refuse(&["redirect"], |_| {
-            Wrong::new("`redirect` leads to https, which this listener speaks already")
+            Wrong::new("`redirect` leads to https, but this is an https listener")
+                .help("remove it, or set it on the http listener")
         });
     }
     let in_the_clear = matches!(spoken, Spoken::Http | Spoken::Tcp);
     if in_the_clear && table.value("proxy_protocol").is_none() {
         table.refuse(&["handshake_timeout"], |key| {
-            meaningless(key, " and there is no `proxy_protocol`").help("leave it out")
+            meaningless(key, " and `proxy_protocol` is not set").help("remove it")
         });
     }
 }
@@ -238,7 +242,10 @@ fn pool(spoken: Option<Spoken>, table: &Table<'_>, around: &Around<'_>) -> Optio
         _ if spoken == Spoken::Passthrough && rules => None,
         [only] => Some((*only).to_owned()),
         pools => {
-            let wrong = Wrong::new(format!("where does this {} listener lead?", spoken.name()));
+            if table.misspells("pool") {
+                return None;
+            }
+            let wrong = Wrong::new(format!("this {} listener has no pool", spoken.name()));
             let name = pools.first().copied().unwrap_or("NAME");
             table.file().missing(table.at(), wrong.help(format!("add `pool = \"{name}\"`")));
             None
@@ -252,12 +259,13 @@ fn passthrough(value: &Value<'_>, around: &Around<'_>) -> Vec<Passthrough> {
         return Vec::new();
     };
     let rules = elements.filter_map(|element| {
-        let table = element.table(&schema::PASSTHROUGH, "a table `{ sni = …, pool = … }`")?;
+        let wanted = "a table such as `{ sni = \"db.example.com\", pool = \"NAME\" }`";
+        let table = element.table(&schema::PASSTHROUGH, wanted)?;
         let sni = table.value("sni").map(|value| secure::strings(&value, host_pattern));
         let alpn = table.value("alpn").map(|value| secure::strings(&value, secure::protocol));
         if sni.is_none() && alpn.is_none() {
-            let wrong = Wrong::new("this rule covers every connection");
-            let help = "name what it covers: `sni = \"db.example.com\"`, or `alpn = \"h2\"`";
+            let wrong = Wrong::new("this rule has no condition");
+            let help = "add one: `sni = \"db.example.com\"` or `alpn = \"h2\"`";
             element.fault(wrong.help(help));
         }
         let pool = table.need("pool", "`pool = \"NAME\"`").and_then(|value| around.pool(&value));
@@ -282,15 +290,21 @@ fn proxy_protocol(value: &Value<'_>, trusted: &[IpNet]) -> Option<ProxyIn> {
     let from = match from {
         Some((value, from)) => {
             if from.is_empty() {
-                value.fault(Wrong::new("`from` names nobody"));
+                value.fault(Wrong::new("`from` has no address").help(
+                    "write the addresses of the proxies in front: `from = [\"10.0.0.0/8\"]`",
+                ));
+                return None;
             }
             from
         }
         None => trusted.to_vec(),
     };
     if from.is_empty() {
-        let wrong = Wrong::new("nobody is trusted to say whom a connection comes from");
-        value.fault(wrong.help("name the proxies before this one: `from = [\"10.0.0.0/8\"]`"));
+        let wrong = Wrong::new("no address may send a PROXY header");
+        value.fault(wrong.help(
+            "write `{ mode = \"required\", from = [\"10.0.0.0/8\"] }` with the proxies in front, or set \
+             `trusted_proxies`",
+        ));
     }
     Some(ProxyIn { required, from })
 }
@@ -304,14 +318,16 @@ fn addresses(value: &Value<'_>, claims: &mut Claims) -> Vec<SocketAddr> {
     };
     let Some(elements) = value.elements() else {
         if !value.node.get_ref().is_str() {
-            value.is_not("a string or an array of strings");
+            value.is_not_with("an address or an array of addresses", || {
+                value.typed_number().map(|port| format!("write \"0.0.0.0:{port}\""))
+            });
             return Vec::new();
         }
         return one(*value, claims).into_iter().collect();
     };
     let addresses: Vec<Value<'_>> = elements.collect();
     if addresses.is_empty() {
-        value.fault(Wrong::new("`bind` names no address"));
+        value.fault(Wrong::new("`bind` has no address").help("write `bind = \"0.0.0.0:8080\"`"));
     }
     addresses.into_iter().filter_map(|element| one(element, claims)).collect()
 }
@@ -327,8 +343,8 @@ fn redirect(typed: &str) -> Result<Redirect, Wrong> {
             // 443 is what https means: the target leaves it out either way.
             Ok(Redirect::Https { port: (port != 443).then_some(port) })
         }
-        _ => Err(Wrong::new(format!("{} is no redirect", quoted(typed)))
-            .help("it can be \"https\", or \"https:8443\" for another port")),
+        _ => Err(Wrong::new(format!("invalid redirect {}", quoted(typed)))
+            .help("write \"https\", or \"https:8443\" for another port")),
     }
 }
 
@@ -353,8 +369,10 @@ impl Claims {
         let same = self.exact.get(&address).copied();
         let taken = same.or(port.0).or((all && port.1 != line).then_some(port.1));
         if let Some(earlier) = taken {
-            let wrong = Wrong::new(format!("{address} is taken already"));
-            value.fault(wrong.help(format!("line {earlier} listens there")));
+            let wrong = Wrong::new(format!("the address {address} is already used in this file"));
+            let help =
+                format!("line {earlier} listens there; choose another port for one of the two");
+            value.fault(wrong.help(help));
             return;
         }
         self.exact.insert(address, line);

@@ -11,11 +11,12 @@ mod admin;
 mod backends;
 mod certs;
 pub mod check;
-mod content;
 mod defaults;
 mod drain;
 mod fault;
 mod file;
+mod folders;
+mod foreign;
 mod health;
 mod listeners;
 mod names;
@@ -46,7 +47,7 @@ use std::{
 use ipnet::IpNet;
 use rustls::sign::CertifiedKey;
 
-pub use self::content::{Content, Reading};
+pub use self::fault::Wrong;
 pub use self::terms::{
     Admin, AdminRemote, AdminSocket, Admission, Dns, Drain, HttpSource, Limits, Outlier, Rate,
     Rebalance, Reload, Source, Upgrade,
@@ -55,7 +56,10 @@ pub use self::tls::{
     Acme, BackendTls, Certificates, ClientAuth, Tls, TlsVersion, UnknownSni, suite_name,
 };
 pub(crate) use self::{
+    address::bind as listen_address,
+    admin::socket_path,
     backends::{HEAVIEST, MOST as MOST_BACKENDS},
+    folders::user_name,
     names::valid as valid_name,
     sticky::{FORMER_NAME as FORMER_COOKIE_NAME, default_name as default_cookie_name},
 };
@@ -419,6 +423,18 @@ pub enum Balance {
     P2c,
     /// By the client's address, so that a client returns to its backend while it is there.
     SourceHash,
+}
+
+impl Balance {
+    /// Its name in the file.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::LeastSessions => "least-sessions",
+            Self::RoundRobin => "round-robin",
+            Self::P2c => "p2c",
+            Self::SourceHash => "source-hash",
+        }
+    }
 }
 
 /// How backends are probed.

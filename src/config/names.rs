@@ -20,13 +20,15 @@ pub(super) fn check(file: &File<'_>, at: &Span, name: &str) {
 /// A name is shown in logs and metrics: visible, of bounded length.
 pub(crate) fn valid(name: &str) -> Result<(), Wrong> {
     if name.trim().is_empty() {
-        return Err(Wrong::new("a name is empty"));
+        return Err(Wrong::new("this name is empty").help("write a name, for example `web`"));
     }
     if name.chars().count() > LONGEST {
-        return Err(Wrong::new(format!("{} is longer than {LONGEST} characters", quoted(name))));
+        return Err(Wrong::new(format!("{} is longer than {LONGEST} characters", quoted(name)))
+            .help("use a shorter name"));
     }
     if name.chars().any(char::is_control) {
-        return Err(Wrong::new(format!("the name {} has a control character", quoted(name))));
+        return Err(Wrong::new(format!("the name {} has a control character", quoted(name)))
+            .help("use visible characters only"));
     }
     Ok(())
 }
@@ -47,7 +49,8 @@ impl<T: Eq + Hash> Unique<T> {
         message: impl FnOnce() -> String,
     ) -> Result<(), Wrong> {
         match self.0.get(&thing) {
-            Some(first) => Err(Wrong::new(message()).help(format!("first on line {first}"))),
+            Some(first) => Err(Wrong::new(message())
+                .help(format!("remove one of the two; the first is on line {first}"))),
             None => {
                 self.0.insert(thing, line);
                 Ok(())

@@ -23,7 +23,7 @@ pub(super) fn all(top: &Table<'_>, admin: &Admin, routes: &[Route]) -> Vec<Pool>
         .into_iter()
         .filter_map(|(at, name, value)| {
             names::check(top.file(), &at, name);
-            let table = value.table(&schema::POOL, "a table")?;
+            let table = value.table(&schema::POOL, "a table with `backends`")?;
             let routed = routes.iter().any(|route| route.pool == name);
             Some(pool(name, &table, admin, routed))
         })
@@ -65,9 +65,10 @@ fn pool(name: &str, table: &Table<'_>, admin: &Admin, routed: bool) -> Pool {
         .value("proxy_protocol")
         .and_then(|value| value.choice(&[("v1", ProxyOut::V1), ("v2", ProxyOut::V2)]));
     if let Some(value) = table.value("rebalance").filter(|_| pool.balance == Balance::SourceHash) {
-        let wrong =
-            Wrong::new("`balance = \"source-hash\"` brings every client back to where it was");
-        value.fault(wrong.help("leave `rebalance` out, or choose another `balance`"));
+        let wrong = Wrong::new(
+            "`rebalance` has no effect with `balance = \"source-hash\"`: clients return to their backend",
+        );
+        value.fault(wrong.help("remove `rebalance`, or choose another `balance`"));
     }
     pool
 }
@@ -82,7 +83,7 @@ fn balance(value: &Value<'_>) -> Option<Balance> {
 }
 
 fn timeouts(value: &Value<'_>) -> Option<Timeouts> {
-    let table = value.table(&schema::TIMEOUTS, "a table")?;
+    let table = value.table(&schema::TIMEOUTS, "a table such as `{ connect = \"2s\" }`")?;
     let default = Timeouts::default();
     Some(Timeouts {
         connect: table.deadline("connect", default.connect),
@@ -93,7 +94,7 @@ fn timeouts(value: &Value<'_>) -> Option<Timeouts> {
 }
 
 fn reuse(value: &Value<'_>) -> Option<Reuse> {
-    let table = value.table(&schema::REUSE, "a table")?;
+    let table = value.table(&schema::REUSE, "a table such as `{ max_idle = 64 }`")?;
     let default = Reuse::default();
     Some(Reuse {
         max_idle: table.integer("max_idle", 0..=MOST_CONNECTIONS, default.max_idle),

@@ -73,7 +73,7 @@ impl<'t> Value<'t> {
                 self.bounded(usize::try_from(bytes).ok(), bounds)
             }
             _ => {
-                self.is_not("a size as \"64KiB\"");
+                self.is_not("a size such as \"64KiB\"");
                 None
             }
         }
@@ -87,7 +87,7 @@ impl<'t> Value<'t> {
         if within.is_none() {
             let (low, high) = bounds.into_inner();
             let message = format!("{} must be from {low} to {high}", quoted(self.key));
-            self.fault(Wrong::new(message));
+            self.fault(Wrong::new(message).help(format!("write a number from {low} to {high}")));
         }
         within
     }
@@ -95,14 +95,16 @@ impl<'t> Value<'t> {
     /// A duration of at least `shortest`.
     pub(super) fn duration(&self, shortest: Duration) -> Option<Duration> {
         let DeValue::String(text) = self.node.get_ref() else {
-            self.is_not("a duration as \"500ms\", \"2s\" or \"5m\"");
+            self.is_not_with("a duration such as \"500ms\", \"2s\" or \"5m\"", || {
+                self.as_duration().map(|text| format!("add a unit and quotes: \"{text}\""))
+            });
             return None;
         };
         let duration = self.checked(duration(text))?;
         if duration < shortest {
             let shortest = humantime::format_duration(shortest);
             let message = format!("{} must be at least {shortest}", quoted(self.key));
-            self.fault(Wrong::new(message));
+            self.fault(Wrong::new(message).help(format!("write \"{shortest}\" or more")));
             return None;
         }
         Some(duration)
@@ -114,7 +116,7 @@ impl<'t> Value<'t> {
         if duration > *bounds.end() {
             let longest = humantime::format_duration(*bounds.end());
             let message = format!("{} must be at most {longest}", quoted(self.key));
-            self.fault(Wrong::new(message));
+            self.fault(Wrong::new(message).help(format!("write \"{longest}\" or less")));
             return None;
         }
         Some(duration)
@@ -123,7 +125,9 @@ impl<'t> Value<'t> {
     /// A share as "50%", of at least this many percent.
     pub(super) fn percent(&self, least: u8) -> Option<u8> {
         let DeValue::String(text) = self.node.get_ref() else {
-            self.is_not("a share as \"50%\"");
+            self.is_not_with("a percentage such as \"50%\"", || {
+                self.typed_number().map(|number| format!("add the sign and quotes: \"{number}%\""))
+            });
             return None;
         };
         let percent = self.checked(percent(text))?;
@@ -133,10 +137,30 @@ impl<'t> Value<'t> {
     /// How often something may happen, as "50/s".
     pub(super) fn rate(&self) -> Option<Rate> {
         let DeValue::String(text) = self.node.get_ref() else {
-            self.is_not("a rate as \"50/s\"");
+            self.is_not_with("a rate such as \"50/s\"", || {
+                let number = self.typed_number()?;
+                Some(format!("add the unit of time and quotes: \"{number}/s\""))
+            });
             return None;
         };
         self.checked(rate(text))
+    }
+
+    /// The number that was typed without quotes, as typed.
+    pub(super) fn typed_number(&self) -> Option<&'t str> {
+        let number = matches!(self.node.get_ref(), DeValue::Integer(_) | DeValue::Float(_));
+        number.then(|| self.typed()).filter(|text| !text.starts_with('-'))
+    }
+
+    /// The duration that a number without a unit probably means: seconds.
+    pub(super) fn as_duration(&self) -> Option<String> {
+        let number = self.typed_number()?;
+        if number.bytes().all(|byte| byte.is_ascii_digit()) {
+            return Some(format!("{number}s"));
+        }
+        let seconds =
+            number.parse::<f64>().ok().filter(|seconds| (0.001..1e6).contains(seconds))?;
+        Some(format!("{:.0}ms", seconds * 1000.0))
     }
 
     /// One of these words.
@@ -179,25 +203,27 @@ fn choice<T: Clone>(key: &str, typed: &str, choices: &[(&str, T)]) -> Result<T, 
         return Ok(meaning.clone());
     }
     let words = || choices.iter().map(|(word, _)| *word);
-    let wrong = Wrong::new(format!("{} is no {key}", quoted(typed)));
+    let wrong = Wrong::new(format!("invalid {key} {}", quoted(typed)));
     Err(match nearest(typed, words()) {
         Some(near) => wrong.help(format!("did you mean \"{near}\"?")),
         None => {
             let words: Vec<String> = words().map(|word| format!("\"{word}\"")).collect();
-            wrong.help(format!("it can be {}", words.join(", ")))
+            wrong.help(format!("use one of {}", words.join(", ")))
         }
     })
 }
 
 /// A duration as humantime reads it: "500ms", "2s", "5m", "1h 30m".
 fn duration(text: &str) -> Result<Duration, Wrong> {
-    let wrong = || Wrong::new(format!("{} is no duration", quoted(text)));
+    let wrong = || Wrong::new(format!("invalid duration {}", quoted(text)));
     match humantime::parse_duration(text) {
-        Ok(duration) if duration > LONGEST => Err(wrong().help("the longest is \"400d\"")),
+        Ok(duration) if duration > LONGEST => Err(wrong().help("the longest duration is \"400d\"")),
         Ok(duration) => Ok(duration),
         Err(_) => Err(match text.trim().parse::<u32>() {
             Ok(number) => wrong().help(format!("add a unit: \"{number}s\" or \"{number}ms\"")),
-            Err(_) => wrong().help("write a number with its unit: \"500ms\", \"2s\", \"5m\""),
+            Err(_) => {
+                wrong().help("write a number with a unit, for example \"500ms\", \"2s\" or \"5m\"")
+            }
         }),
     }
 }
@@ -218,8 +244,8 @@ fn size(text: &str) -> Result<u64, Wrong> {
     };
     let bytes = number.parse::<u64>().ok().zip(factor).and_then(|(n, f)| n.checked_mul(f));
     bytes.ok_or_else(|| {
-        Wrong::new(format!("{} is no size", quoted(text)))
-            .help("write a number with its unit: \"512B\", \"64KiB\", \"1MiB\"")
+        Wrong::new(format!("invalid size {}", quoted(text)))
+            .help("write a number with a unit, for example \"512B\", \"64KiB\" or \"1MiB\"")
     })
 }
 
@@ -229,10 +255,12 @@ fn percent(text: &str) -> Result<u8, Wrong> {
     let digits = number.filter(|number| number.bytes().all(|byte| byte.is_ascii_digit()));
     let percent = digits.and_then(|digits| digits.parse().ok()).filter(|percent| *percent <= 100);
     percent.ok_or_else(|| {
-        let wrong = Wrong::new(format!("{} is no share", quoted(text)));
+        let wrong = Wrong::new(format!("invalid percentage {}", quoted(text)));
         match text.trim().parse::<u8>() {
             Ok(number @ 0..=100) => wrong.help(format!("add the sign: \"{number}%\"")),
-            _ => wrong.help("write a whole number from 0 to 100 with its sign: \"50%\""),
+            _ => {
+                wrong.help("write a whole number from 0 to 100 with the sign, for example \"50%\"")
+            }
         }
     })
 }
@@ -251,8 +279,8 @@ fn rate(text: &str) -> Result<Rate, Wrong> {
     };
     match (times, seconds) {
         (Some(times), Some(seconds)) => Ok(Rate { times, per: Duration::from_secs(seconds) }),
-        _ => Err(Wrong::new(format!("{} is no rate", quoted(text))).help(format!(
-            "write a number from 1 to {FASTEST} by the second, minute or hour: \"50/s\", \"3000/m\", \"2/h\""
+        _ => Err(Wrong::new(format!("invalid rate {}", quoted(text))).help(format!(
+            "write a number from 1 to {FASTEST} per second, minute or hour: \"50/s\", \"3000/m\" or \"2/h\""
         ))),
     }
 }
@@ -273,7 +301,7 @@ mod tests {
         assert_eq!(duration("400d").unwrap().as_secs(), 400 * 86_400);
         let help = |text: &str| duration(text).unwrap_err().help.unwrap();
         assert_eq!(help("5"), "add a unit: \"5s\" or \"5ms\"");
-        assert_eq!(help("401d"), "the longest is \"400d\"");
+        assert_eq!(help("401d"), "the longest duration is \"400d\"");
         for bad in ["", "s", "5 parsecs", "-1s", "99999999999999999999s", "584942417355y"] {
             assert!(duration(bad).is_err(), "{bad}");
         }
@@ -320,6 +348,6 @@ mod tests {
         assert_eq!(choice("balance", "p2c", &choices), Ok(2));
         let help = |typed| choice("balance", typed, &choices).unwrap_err().help.unwrap();
         assert_eq!(help("roundrobin"), "did you mean \"round-robin\"?");
-        assert_eq!(help("best"), "it can be \"round-robin\", \"p2c\"");
+        assert_eq!(help("best"), "use one of \"round-robin\", \"p2c\"");
     }
 }

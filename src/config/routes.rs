@@ -48,6 +48,7 @@ pub(super) fn pools<'t>(top: &Table<'t>) -> Option<Vec<&'t str>> {
             Some(value.named().into_iter().map(|(_, name, _)| name).collect())
         }
         Some(_) => None,
+        None if top.misspells("pools") => None,
         None => Some(Vec::new()),
     }
 }
@@ -62,7 +63,8 @@ pub(super) fn known_pool(value: &Value<'_>, pools: Option<&[&str]>) -> Option<St
 }
 
 fn unknown_pool(value: &Value<'_>, pool: &str, pools: &[&str]) {
-    if !value.file.is_full() {
+    // One missing pool may be named by many routes.
+    if !value.file.is_full() && value.file.first_time(&format!("pool {pool}")) {
         value.file.missing(&value.at(), no_pool(pool, pools));
     }
 }
@@ -73,6 +75,9 @@ fn only_pool(top: &Table<'_>, pools: &[&str], listeners: &[Listener]) -> Option<
     let routed = |listener: &Listener| listener.protocol.is_http() && listener.redirect.is_none();
     let layer_4 = listeners.iter().any(|listener| !listener.protocol.is_http());
     if layer_4 && !listeners.iter().any(routed) {
+        return None;
+    }
+    if top.misspells("routes") {
         return None;
     }
     match pools {
@@ -92,7 +97,7 @@ fn only_pool(top: &Table<'_>, pools: &[&str], listeners: &[Listener]) -> Option<
         }
         _ => {
             let at = top.place("pools").unwrap_or(top.at().clone());
-            let wrong = Wrong::new("there are several pools and no route to them")
+            let wrong = Wrong::new("there are several pools, but no route")
                 .help(format!("add `[[routes]]` with `pool = \"{}\"`", pools[0]));
             top.file().missing(&at, wrong);
             None
@@ -106,7 +111,8 @@ fn route(
     doors: &Doors<'_>,
     seen: &mut Seen,
 ) -> Option<Route> {
-    let table = value.table(&schema::ROUTE, "a table")?;
+    let table =
+        value.table(&schema::ROUTE, "a table such as `{ path = \"/\", pool = \"NAME\" }`")?;
     let host = match table.value("host") {
         Some(value) => value.parsed(host_pattern),
         None => Some(HostPattern::Any),
@@ -129,8 +135,8 @@ fn route(
         listeners.is_empty() || other.is_empty() || listeners.iter().any(|l| other.contains(l))
     };
     if let Some((_, first)) = others.iter().find(|(other, _)| meets(other)) {
-        let wrong = Wrong::new("another route has this host and path");
-        value.fault(wrong.help(format!("first on line {first}")));
+        let wrong = Wrong::new("another route already has this host and path");
+        value.fault(wrong.help(format!("remove one of the two; the first is on line {first}")));
     }
     others.push((listeners.clone(), line));
     Some(Route { host, path, pool: pool?, listeners })
@@ -153,8 +159,11 @@ impl Doors<'_> {
         let read = self.read.iter().find(|listener| listener.name == typed);
         if let Some(listener) = read.filter(|listener| !listener.protocol.is_http()) {
             let protocol = listener.protocol.name();
-            let wrong = Wrong::new(format!("listener {} has no routes", quoted(typed)));
-            return Err(wrong.help(format!("it speaks {protocol}, in which there are no requests")));
+            let message = format!(
+                "listener {} does not use routes: it is a {protocol} listener",
+                quoted(typed)
+            );
+            return Err(Wrong::new(message).help("name http and https listeners only"));
         }
         let Some(named) = self.named.as_ref().filter(|named| !named.contains(&typed)) else {
             return Ok(typed.to_owned());
@@ -162,7 +171,7 @@ impl Doors<'_> {
         let wrong = Wrong::new(format!("there is no listener {}", quoted(typed)));
         Err(match schema::nearest(typed, named.iter().copied()) {
             Some(near) => wrong.help(format!("did you mean \"{near}\"?")),
-            None => wrong,
+            None => wrong.help(format!("the listeners are {}", listed(named))),
         })
     }
 }
@@ -178,24 +187,35 @@ fn no_pool(typed: &str, pools: &[&str]) -> Wrong {
         (Some(near), _) => wrong.help(format!("did you mean \"{near}\"?")),
         (None, []) => wrong.help(format!("add `[pools.{typed}]`")),
         (None, [only]) => wrong.help(format!("the only pool is \"{only}\"")),
-        (None, _) => wrong,
+        (None, pools) => wrong.help(format!("the pools are {}", listed(pools))),
     }
+}
+
+/// Some names, in quotes.
+fn listed(names: &[&str]) -> String {
+    const MOST: usize = 10;
+    let mut shown: Vec<String> =
+        names.iter().take(MOST).map(|name| format!("\"{name}\"")).collect();
+    if names.len() > MOST {
+        shown.push("…".to_owned());
+    }
+    shown.join(", ")
 }
 
 /// A path prefix as it stands in a request: no query, nothing that would have to be escaped.
 fn path(typed: &str) -> Result<(), Wrong> {
-    let wrong = || Wrong::new(format!("{} is no path", quoted(typed)));
+    let wrong = || Wrong::new(format!("invalid path {}", quoted(typed)));
     if !typed.starts_with('/') {
         return Err(wrong().help(format!("a path starts with a slash: \"/{typed}\"")));
     }
     if typed.contains(['?', '#']) {
-        return Err(wrong().help("routes see the path alone, without a query"));
+        return Err(wrong().help("routes match the path only: remove the query"));
     }
     if typed.contains('*') {
-        return Err(wrong().help("a path covers everything below it without a `*`"));
+        return Err(wrong().help("remove the `*`: a path also matches everything below it"));
     }
     if typed.bytes().any(|byte| !byte.is_ascii_graphic()) {
-        return Err(wrong().help("write other characters as in a request, percent-encoded"));
+        return Err(wrong().help("write other characters percent-encoded, as in a request"));
     }
     Ok(())
 }
@@ -217,6 +237,6 @@ mod tests {
         let help = |typed, pools: &[&str]| no_pool(typed, pools).help;
         assert_eq!(help("chatt", &["blog", "chat"]).unwrap(), "did you mean \"chat\"?");
         assert_eq!(help("x", &["chat"]).unwrap(), "the only pool is \"chat\"");
-        assert_eq!(help("x", &["chat", "blog"]), None);
+        assert_eq!(help("x", &["chat", "blog"]).unwrap(), "the pools are \"chat\", \"blog\"");
     }
 }

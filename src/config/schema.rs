@@ -167,8 +167,7 @@ pub(super) static REUSE: Section =
 /// Of a pool, of the process and of an upgrade.
 pub(super) static DRAIN: Section = Section { name: "drain", keys: &["within", "spread"] };
 
-pub(super) static RELOAD: Section =
-    Section { name: "reload", keys: &["watch", "interval", "max_disconnects"] };
+pub(super) static RELOAD: Section = Section { name: "reload", keys: &["watch", "max_disconnects"] };
 
 pub(super) static UPGRADE: Section = Section { name: "upgrade", keys: &["drain", "ready"] };
 
@@ -225,6 +224,9 @@ pub static SECTIONS: [&Section; 33] = [
 /// What to do about a key that a table does not have: the name that was probably meant, the table
 /// where it belongs, or else all that there are.
 pub(super) fn advice(section: &Section, typed: &str) -> String {
+    if let Some(near) = meant(section, typed) {
+        return format!("did you mean `{near}`?");
+    }
     let elsewhere = || {
         let homes = SECTIONS.iter().filter(|home| home.keys.contains(&typed));
         let homes: Vec<String> = homes
@@ -238,13 +240,60 @@ pub(super) fn advice(section: &Section, typed: &str) -> String {
     if let Some(advice) = elsewhere() {
         return advice;
     }
-    match nearest(typed, section.keys.iter().copied()) {
-        Some(near) => format!("did you mean `{near}`?"),
-        None => {
-            let known: Vec<String> = section.keys.iter().map(|key| quoted(key)).collect();
+    match section.keys {
+        [only] => format!("the only key here is {}", quoted(only)),
+        keys => {
+            let known: Vec<String> = keys.iter().map(|key| quoted(key)).collect();
             format!("the keys here are {}", known.join(", "))
         }
     }
+}
+
+/// What other proxies call a key, and what it is called here.
+const SYNONYMS: [(&str, &str); 31] = [
+    ("upstream", "pools"),
+    ("upstreams", "pools"),
+    ("clusters", "pools"),
+    ("frontends", "listeners"),
+    ("entrypoints", "listeners"),
+    ("locations", "routes"),
+    ("rules", "routes"),
+    ("servers", "backends"),
+    ("nodes", "backends"),
+    ("targets", "backends"),
+    ("members", "backends"),
+    ("listen", "bind"),
+    ("address", "bind"),
+    ("port", "bind"),
+    ("domain", "host"),
+    ("hostname", "host"),
+    ("server_name", "host"),
+    ("location", "path"),
+    ("prefix", "path"),
+    ("url", "path"),
+    ("uri", "path"),
+    ("upstream", "pool"),
+    ("backend", "pool"),
+    ("ssl", "tls"),
+    ("strategy", "balance"),
+    ("algorithm", "balance"),
+    ("policy", "balance"),
+    ("health_check", "health"),
+    ("healthcheck", "health"),
+    ("type", "probe"),
+    ("path", "file"),
+];
+
+/// The key of a table that an unknown one was probably meant as: one that is spelt nearly so, or what
+/// other proxies call by that name.
+pub(super) fn meant(section: &Section, typed: &str) -> Option<&'static str> {
+    let home = SECTIONS.iter().any(|section| section.keys.contains(&typed));
+    let near = nearest(typed, section.keys.iter().copied()).filter(|_| !home);
+    let synonym = || {
+        let mut known = SYNONYMS.iter().filter(|(other, _)| other.eq_ignore_ascii_case(typed));
+        known.find(|(_, ours)| section.keys.contains(ours)).map(|(_, ours)| *ours)
+    };
+    near.or_else(synonym)
 }
 
 /// The name that was probably meant: at most a third of it differs.

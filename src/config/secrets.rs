@@ -53,18 +53,25 @@ fn given<'t>(
             let path = value.file.resolve(file.string()?);
             let bytes = file.checked(value.file.read(&path))?;
             let text = String::from_utf8(bytes)
-                .map_err(|_| advised(Wrong::new(format!("the {thing} file is no text"))));
+                .map_err(|_| advised(Wrong::new(format!("the {thing} file is not UTF-8 text"))));
             Some((file, file.checked(text)?))
         }
         (None, Some(name)) => Some((name, name.checked(from_environment(name.string()?))?)),
         (Some(_), Some(name)) => {
             let key = value.key;
-            name.fault(Wrong::new(format!("`{key}` takes `file` or `env`, not both")));
+            name.fault(
+                Wrong::new(format!("`{key}` takes `file` or `env`, not both"))
+                    .help("remove one of the two"),
+            );
             None
         }
         (None, None) => {
-            let wrong = Wrong::new(format!("`{}` names no {thing}", value.key));
-            value.file.missing(table.at(), wrong.help("write `file` or `env`"));
+            if !table.has_unknown_keys() {
+                let wrong = Wrong::new(format!("`{}` has neither `file` nor `env`", value.key));
+                let help =
+                    format!("write `{{ file = \"{thing}.txt\" }}` or `{{ env = \"NAME\" }}`");
+                value.file.missing(table.at(), wrong.help(help));
+            }
             None
         }
     }
@@ -76,20 +83,24 @@ fn from_environment(name: &str) -> Result<String, Wrong> {
     valid
         .then(|| env::var(name).ok())
         .flatten()
-        .ok_or_else(|| Wrong::new(format!("the environment has no variable {}", quoted(name))))
+        .ok_or_else(|| {
+            Wrong::new(format!("the environment variable {} is not set", quoted(name))).help(
+                "set it for this process (systemd: `Environment=` or `EnvironmentFile=`), or use `file`",
+            )
+        })
 }
 
 /// What a header can carry and nobody guesses (RFC 6750 §2.1, a little wider).
 fn valid_token(text: &str) -> Result<String, Wrong> {
     let token = text.trim();
     if token.is_empty() {
-        return Err(advised(Wrong::new("there is no token in it")));
+        return Err(advised(Wrong::new("the token is empty")));
     }
     if token.lines().count() > 1 {
-        return Err(advised(Wrong::new("a token is one line")));
+        return Err(advised(Wrong::new("the token has more than one line")));
     }
     if !token.bytes().all(|byte| byte.is_ascii_graphic()) {
-        return Err(advised(Wrong::new("a token has visible ASCII characters only")));
+        return Err(advised(Wrong::new("the token has characters other than visible ASCII")));
     }
     if token.len() < SHORTEST_TOKEN {
         let message = format!("the token is shorter than {SHORTEST_TOKEN} characters");
@@ -118,7 +129,7 @@ fn keys(text: &str, kind: &str) -> Result<SharedKeys, Wrong> {
         })?);
     }
     if keys.is_empty() {
-        return Err(advised(Wrong::new(format!("there is no {kind} key in it"))));
+        return Err(advised(Wrong::new(format!("there is no {kind} key in this file"))));
     }
     Ok(SharedKeys::Given(keys))
 }

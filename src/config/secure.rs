@@ -1,12 +1,7 @@
 //! TLS as it is typed: what listeners terminate by, and how backends are spoken to.
 
-use std::{
-    cell::RefCell,
-    collections::HashSet,
-    path::{Path, PathBuf},
-};
+use std::{cell::RefCell, collections::HashSet, path::PathBuf};
 
-use rustix::fs::{Access, access};
 use rustls::{
     CipherSuite, NamedGroup, ProtocolVersion, SignatureAlgorithm, SupportedCipherSuite,
     crypto::aws_lc_rs,
@@ -18,7 +13,7 @@ use super::{
     certs,
     fault::{Wrong, quoted},
     file::{Table, Value},
-    schema,
+    folders, schema,
     tls::suite_name,
 };
 
@@ -37,7 +32,8 @@ pub(super) fn certificates(value: &Value<'_>) -> Option<Certificates> {
             return Some(Certificates::Given(vec![certs::certificate(&table)?]));
         };
         table.refuse(&["cert", "key", "ocsp"], |key| {
-            Wrong::new(format!("`{key}` has no meaning beside `acme`"))
+            Wrong::new(format!("`{key}` is not used together with `acme`"))
+                .help("remove one of the two")
         });
         return acme(&terms).map(Certificates::Acme);
     }
@@ -47,13 +43,15 @@ pub(super) fn certificates(value: &Value<'_>) -> Option<Certificates> {
     };
     let elements: Vec<Value<'_>> = elements.collect();
     if elements.is_empty() {
-        value.fault(Wrong::new("`certificates` names no certificate"));
+        value.fault(Wrong::new("`certificates` is empty").help(
+            "write `certificates = [{ cert = \"certs/site.pem\", key = \"certs/site.key\" }]`",
+        ));
     }
     let chains = elements.into_iter().filter_map(|element| {
         let table = element.table(&schema::CERTIFICATE, "a table `{ cert = …, key = … }`")?;
         if let Some(value) = table.value("acme") {
-            let wrong = Wrong::new("`acme` stands alone");
-            value.fault(wrong.help("write `certificates = { acme = { … } }`, without an array"));
+            let wrong = Wrong::new("`acme` cannot be an element of an array");
+            value.fault(wrong.help("write `certificates = { acme = { … } }`"));
             return None;
         }
         certs::certificate(&table)
@@ -82,30 +80,20 @@ fn storage(table: &Table<'_>, acme: &Value<'_>) -> Option<PathBuf> {
     let name = typed.as_ref().map_or(Some("acme"), |value| value.string())?;
     let folder = acme.file.resolve(name);
     let folder = std::path::absolute(&folder).unwrap_or(folder);
-    typed.as_ref().unwrap_or(acme).checked(can_be_kept_in(&folder, name))?;
+    let usable = folders::can_be_used(&folder).map_err(|why| {
+        Wrong::new(format!("{} {why}", quoted(name))).help(
+            "ACME certificates and their keys are stored there: name a folder that this user can write to",
+        )
+    });
+    typed.as_ref().unwrap_or(acme).checked(usable)?;
     Some(folder)
-}
-
-/// Whether a folder can be written to, or made where there is none; `typed` is what to call it. Makes
-/// none.
-fn can_be_kept_in(folder: &Path, typed: &str) -> Result<(), Wrong> {
-    let there = folder.ancestors().find(|folder| folder.exists()).unwrap_or(Path::new("/"));
-    let writable = || access(there, Access::WRITE_OK | Access::EXEC_OK).is_ok();
-    let wrong = match there == folder {
-        _ if there.is_dir() && writable() => return Ok(()),
-        true if there.is_dir() => "cannot be written to",
-        true => "is no folder",
-        false => "is no folder, and none can be made there",
-    };
-    Err(Wrong::new(format!("{} {wrong}", quoted(typed)))
-        .help("certificates by ACME are kept there, and their keys"))
 }
 
 fn directory(typed: &str) -> Result<String, Wrong> {
     let uri = typed.parse::<http::Uri>().ok();
     let https = uri.filter(|uri| uri.scheme_str() == Some("https") && uri.authority().is_some());
     https.map(|_| typed.to_owned()).ok_or_else(|| {
-        Wrong::new(format!("{} is no ACME directory", quoted(typed)))
+        Wrong::new(format!("invalid ACME directory {}", quoted(typed)))
             .help("write its URL: \"https://acme-v02.api.letsencrypt.org/directory\"")
     })
 }
@@ -116,7 +104,7 @@ fn email(typed: &str) -> Result<String, Wrong> {
     });
     match well_formed {
         true => Ok(typed.to_owned()),
-        false => Err(Wrong::new(format!("{} is no e-mail address", quoted(typed)))
+        false => Err(Wrong::new(format!("invalid e-mail address {}", quoted(typed)))
             .help("write the address alone: \"ops@example.com\"")),
     }
 }
@@ -125,25 +113,35 @@ fn domains(value: &Value<'_>) -> Vec<String> {
     let seen = RefCell::new(HashSet::new());
     let names = strings(value, |typed| {
         if typed.starts_with("*.") {
-            return Err(Wrong::new(format!("{} cannot be ordered here", quoted(typed)))
-                .help("a wildcard takes a challenge in the DNS, which is not spoken"));
+            return Err(Wrong::new(format!(
+                "the wildcard name {} cannot be ordered",
+                quoted(typed)
+            ))
+            .help(
+                "wildcard names need the DNS-01 challenge, which is not supported; list the names",
+            ));
         }
         if typed.parse::<std::net::IpAddr>().is_ok() {
-            return Err(Wrong::new(format!("{} is no DNS name", quoted(typed))));
+            return Err(Wrong::new(format!("{} is an IP address, not a DNS name", quoted(typed)))
+                .help("write the names that clients use: \"chat.example.com\""));
         }
         let name = dns_name(typed)?;
         if name.contains('_') {
             return Err(Wrong::new(format!("no certificate is issued for {}", quoted(typed)))
-                .help("host names have letters, digits and hyphens; underscores are for other records"));
+                .help("host names have letters, digits and hyphens, but no underscores"));
         }
         let name = name.trim_end_matches('.').to_owned();
         match seen.borrow_mut().insert(name.clone()) {
             true => Ok(name),
-            false => Err(Wrong::new(format!("{} is named twice", quoted(typed)))),
+            false => Err(Wrong::new(format!("{} is listed twice", quoted(typed)))
+                .help("remove one of the two")),
         }
     });
     if names.len() > MOST_DOMAINS {
-        value.fault(Wrong::new(format!("one certificate has at most {MOST_DOMAINS} names")));
+        value.fault(
+            Wrong::new(format!("a certificate has at most {MOST_DOMAINS} names"))
+                .help("spread the names over several listeners"),
+        );
     }
     names
 }
@@ -159,7 +157,8 @@ pub(super) fn strings<T>(value: &Value<'_>, parse: impl Fn(&str) -> Result<T, Wr
     };
     let elements: Vec<Value<'_>> = elements.collect();
     if elements.is_empty() {
-        value.fault(Wrong::new(format!("`{}` is empty", value.key)));
+        let wrong = Wrong::new(format!("`{}` is empty", value.key));
+        value.fault(wrong.help("write at least one value, or remove the key"));
     }
     elements.iter().filter_map(|element| element.parsed(&parse)).collect()
 }
@@ -168,14 +167,17 @@ pub(super) fn strings<T>(value: &Value<'_>, parse: impl Fn(&str) -> Result<T, Wr
 pub(super) fn protocol(typed: &str) -> Result<String, Wrong> {
     let valid = (1..=LONGEST_PROTOCOL).contains(&typed.len());
     valid.then(|| typed.to_owned()).ok_or_else(|| {
-        Wrong::new(format!("{} is no protocol of ALPN", quoted(typed)))
-            .help("write its name, as \"http/1.1\" or \"h2\"")
+        Wrong::new(format!("invalid ALPN protocol {}", quoted(typed)))
+            .help("write its name, for example \"http/1.1\" or \"h2\"")
     })
 }
 
 /// `[listeners.NAME.tls]`, into what the certificates began.
 pub(super) fn settings(value: &Value<'_>, tls: &mut Tls, https: bool) {
-    let Some(table) = value.table(&schema::TLS, "a table") else { return };
+    let Some(table) = value.table(&schema::TLS, "a table such as `{ min_version = \"1.3\" }`")
+    else {
+        return;
+    };
     let versions = [("1.2", TlsVersion::V1_2), ("1.3", TlsVersion::V1_3)];
     if let Some(value) = table.value("min_version") {
         tls.min_version = value.choice(&versions).unwrap_or_default();
@@ -192,8 +194,8 @@ pub(super) fn settings(value: &Value<'_>, tls: &mut Tls, https: bool) {
         tls.alpn = strings(&value, protocol);
         if https {
             value.fault(
-                Wrong::new("an https listener speaks HTTP/1.1, and offers that")
-                    .help("`alpn` is for `protocol = \"tls\"`"),
+                Wrong::new("an https listener always offers HTTP/1.1")
+                    .help("remove `alpn`; it is for `protocol = \"tls\"`"),
             );
         }
     }
@@ -214,8 +216,8 @@ fn suites_fit(tls: &Tls) -> Result<(), Wrong> {
         return Ok(());
     }
     if suites.is_empty() {
-        let message = format!("none of these suites is one of TLS {oldest} or newer");
-        return Err(Wrong::new(message));
+        let message = format!("none of these suites works with TLS {oldest} or newer");
+        return Err(Wrong::new(message).help("add \"TLS_AES_128_GCM_SHA256\""));
     }
     let keys = match &tls.certificates {
         Certificates::Given(given) => given.iter().map(|c| c.key.key.algorithm()).collect(),
@@ -231,9 +233,11 @@ fn suites_fit(tls: &Tls) -> Result<(), Wrong> {
                 SignatureAlgorithm::ECDSA => "ECDSA",
                 _ => "Ed25519",
             };
-            let message = format!("none of these suites is for a certificate with an {key} key");
+            let message =
+                format!("none of these suites works with a certificate that has an {key} key");
             Err(Wrong::new(message).help(
-                "in TLS 1.2 a suite's name says whose keys it is for; those of TLS 1.3 are for all",
+                "add a suite of TLS 1.3, which works with every key, or one of TLS 1.2 with the key type \
+                 in its name",
             ))
         }
     }
@@ -247,8 +251,10 @@ fn curves_fit(tls: &Tls) -> Result<(), Wrong> {
     });
     match tls.curves.is_empty() || !old || fits {
         true => Ok(()),
-        false => Err(Wrong::new("none of these curves is one of TLS 1.2")
-            .help("the suites are of no newer version; add \"X25519\"")),
+        false => Err(Wrong::new(
+            "none of these curves works with TLS 1.2, and the suites are for TLS 1.2",
+        )
+        .help("add \"X25519\"")),
     }
 }
 
@@ -267,10 +273,10 @@ fn cipher_suite(typed: &str) -> Result<CipherSuite, Wrong> {
     known.find(|suite| suite_name(*suite) == typed).ok_or_else(|| {
         let names = aws_lc_rs::ALL_CIPHER_SUITES.iter().map(|suite| suite_name(suite.suite()));
         let names: Vec<&str> = names.collect();
-        let wrong = Wrong::new(format!("{} is no cipher suite that is spoken", quoted(typed)));
+        let wrong = Wrong::new(format!("unsupported cipher suite {}", quoted(typed)));
         match schema::nearest(typed, names.iter().copied()) {
             Some(near) => wrong.help(format!("did you mean \"{near}\"?")),
-            None => wrong.help(format!("they are {}", names.join(", "))),
+            None => wrong.help(format!("use one of {}", names.join(", "))),
         }
     })
 }
@@ -287,8 +293,8 @@ fn curve(typed: &str) -> Result<NamedGroup, Wrong> {
     ];
     let found = known.iter().find(|(name, _)| name.eq_ignore_ascii_case(typed));
     found.map(|(_, group)| *group).ok_or_else(|| {
-        Wrong::new(format!("{} is no curve that is spoken", quoted(typed)))
-            .help("they are X25519MLKEM768, X25519, secp256r1 and secp384r1")
+        Wrong::new(format!("unsupported curve {}", quoted(typed)))
+            .help("use one of X25519MLKEM768, X25519, secp256r1 and secp384r1")
     })
 }
 
@@ -313,22 +319,22 @@ pub(super) fn backend(value: &Value<'_>, http: Option<&str>) -> Option<BackendTl
     if let Some(on) = value.node.get_ref().as_bool() {
         return on.then_some(tls);
     }
-    let table = value.table(&schema::BACKEND_TLS, "true, false or a table")?;
+    let table = value
+        .table(&schema::BACKEND_TLS, "true, false or a table such as `{ ca = \"ca.pem\" }`")?;
     tls.ca = table.value("ca").and_then(|value| certs::authorities(&value));
     tls.name = table.value("name").and_then(|value| value.parsed(server_name));
     if let Some(value) = table.value("alpn") {
         tls.alpn = strings(&value, protocol);
         if let Some(who) = http.filter(|_| tls.alpn.iter().any(|name| name != "http/1.1")) {
-            let wrong =
-                Wrong::new(format!("{who} go to this pool in HTTP/1.1, and in nothing else"));
-            value.fault(wrong.help("write `alpn = \"http/1.1\"`, or leave it out"));
+            let wrong = Wrong::new(format!("{who} to this pool use HTTP/1.1 only"));
+            value.fault(wrong.help("write `alpn = \"http/1.1\"`, or remove it"));
         }
     }
     tls.client_cert = table.value("client_cert").and_then(|value| client_cert(&value));
     tls.verify = table.boolean("verify", true);
     if !tls.verify {
         table.refuse(&["ca"], |_| {
-            Wrong::new("`ca` has no meaning where `verify` is false").help("leave one of them out")
+            Wrong::new("`ca` is not used when `verify` is false").help("remove one of the two")
         });
     }
     Some(tls)

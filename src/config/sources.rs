@@ -39,7 +39,7 @@ pub(super) fn srv(table: &Table<'_>, named: &Value<'_>) -> Option<Source> {
     let name = named.parsed(|text| {
         if text.contains(':') {
             return Err(Wrong::new(format!(
-                "{} has a port, which SRV records bring",
+                "{} has a port, but SRV records contain the port",
                 quoted(text)
             ))
             .help("write the name alone: \"_chat._tcp.internal\""));
@@ -62,7 +62,7 @@ fn terms(table: &Table<'_>) -> Dns {
     if let Some(typed) = table.value("max_ttl").filter(|_| max_ttl < min_ttl) {
         let least = humantime::format_duration(min_ttl);
         let message = format!("`max_ttl` is shorter than `min_ttl`, {least}");
-        typed.fault(Wrong::new(message));
+        typed.fault(Wrong::new(message).help("write at least `min_ttl`"));
     }
     let resolver = table.value("resolver").and_then(|value| value.parsed(resolver));
     Dns { name: String::new(), port: 0, resolver, min_ttl, max_ttl }
@@ -74,8 +74,8 @@ fn resolver(text: &str) -> Result<SocketAddr, Wrong> {
     let bare = || text.parse::<IpAddr>().map(|ip| SocketAddr::new(ip, DNS_PORT));
     match whole.or_else(|_| bare()) {
         Ok(address) if address.port() > 0 && !address.ip().is_unspecified() => Ok(address),
-        _ => Err(Wrong::new(format!("{} is no name server", quoted(text)))
-            .help("write an IP address, with a port where it is not 53: \"127.0.0.1:5353\"")),
+        _ => Err(Wrong::new(format!("invalid name server {}", quoted(text)))
+            .help("write an IP address, with a port if it is not 53: \"127.0.0.1:5353\"")),
     }
 }
 
@@ -88,38 +88,38 @@ pub(super) fn http(table: &Table<'_>, named: &Value<'_>) -> Option<Source> {
     let timeout = table.deadline("timeout", POLL_TIMEOUT.min(interval));
     if let Some(typed) = table.value("timeout").filter(|_| timeout > interval) {
         let interval = humantime::format_duration(interval);
-        let message = format!("the timeout is longer than the interval, {interval}");
-        typed.fault(Wrong::new(message).help("a request ends before the next one starts"));
+        let message = format!("`timeout` is longer than `interval`, {interval}");
+        typed.fault(Wrong::new(message).help("write at most `interval`, or a longer `interval`"));
     }
     url.map(|url| Source::Http(HttpSource { url, interval, timeout }))
 }
 
 /// An `http` or `https` URL that a request can be made of as it is.
 fn url(text: &str) -> Result<String, Wrong> {
-    let wrong = || Wrong::new(format!("{} is no URL that can be asked", quoted(text)));
+    let wrong = || Wrong::new(format!("invalid URL {}", quoted(text)));
     let example = "write \"http://127.0.0.1:8500/v1/health/service/chat?passing\"";
     let typed_authority =
         text.split("://").nth(1).and_then(|rest| rest.split(['/', '?', '#']).next());
     if typed_authority.is_some_and(|authority| authority.contains('@')) {
         // Without the URL: what stands before the sign may be a password.
-        return Err(Wrong::new("a URL with a user's name in it is not asked")
-            .help("leave out what stands before the `@`"));
+        return Err(Wrong::new("this URL contains a user name, which is not supported")
+            .help("remove everything before the `@`"));
     }
     let uri: Uri = text.parse().map_err(|_| wrong().help(example))?;
     let (Some(scheme), Some(authority)) = (uri.scheme_str(), uri.authority()) else {
         return Err(wrong().help(example));
     };
     if !["http", "https"].contains(&scheme) {
-        return Err(wrong().help("it starts with `http://` or `https://`"));
+        return Err(wrong().help("write a URL that starts with `http://` or `https://`"));
     }
     if text.contains('#') {
-        return Err(wrong().help("leave the fragment out: no server is sent it"));
+        return Err(wrong().help("remove the fragment (`#…`)"));
     }
     let port = authority.port_u16();
     // `http` takes any digits for a port, and none.
     let typed_port = authority.as_str() != authority.host();
     if authority.host().is_empty() || port == Some(0) || (port.is_none() && typed_port) {
-        return Err(wrong().help("its host is a name or an address, its port from 1 to 65535"));
+        return Err(wrong().help("write a host name or an address, and a port from 1 to 65535"));
     }
     Ok(text.to_owned())
 }

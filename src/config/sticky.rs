@@ -30,14 +30,15 @@ pub(super) fn sticky(value: &Value<'_>, pool: &str) -> Option<Sticky> {
         let off = Sticky { engine_io: false, owner_search: 0, cookie: None, memory };
         return Some(if on { Sticky::of(pool) } else { off });
     }
-    let table = value.table(&schema::STICKY, "true, false or a table")?;
+    let table =
+        value.table(&schema::STICKY, "true, false or a table such as `{ cookie = false }`")?;
     let default = Sticky::of(pool);
     let engine_io = table.boolean("engine_io", default.engine_io);
     let owner_search = if engine_io {
         table.integer("owner_search", 0..=MOST_ASKED, default.owner_search)
     } else {
         table.refuse(&["owner_search"], |key| {
-            Wrong::new(format!("`{key}` has no meaning where `engine_io` is false"))
+            Wrong::new(format!("`{key}` is not used when `engine_io` is false")).help("remove it")
         });
         0
     };
@@ -54,7 +55,8 @@ fn cookie(value: &Value<'_>, pool: &str) -> Option<Option<Cookie>> {
     if let Some(on) = value.node.get_ref().as_bool() {
         return Some(on.then(|| Cookie::of(pool)));
     }
-    let table = value.table(&schema::COOKIE, "true, false or a table")?;
+    let table =
+        value.table(&schema::COOKIE, "true, false or a table such as `{ lifetime = \"1d\" }`")?;
     let default = Cookie::of(pool);
     let cookie = Cookie {
         name: table.value("name").and_then(|value| value.parsed(name)).unwrap_or(default.name),
@@ -74,8 +76,8 @@ fn cookie(value: &Value<'_>, pool: &str) -> Option<Option<Cookie>> {
         && let Some(reason) = needs_secure(&cookie)
     {
         table.refuse(&["secure"], |_| {
-            Wrong::new(format!("browsers drop a cookie with {reason} that is not secure"))
-                .help("leave `secure` out, or write `secure = true`")
+            Wrong::new(format!("browsers reject a cookie with {reason} that is not secure"))
+                .help("remove `secure`, or write `secure = true`")
         });
     }
     Some(Some(cookie))
@@ -91,7 +93,7 @@ fn needs_secure(cookie: &Cookie) -> Option<&'static str> {
     } else if cookie.partitioned {
         Some("`partitioned = true`")
     } else if prefixed("__Secure-") || prefixed("__Host-") {
-        Some("such a name")
+        Some("the prefix `__Secure-` or `__Host-`")
     } else {
         None
     }
@@ -103,8 +105,8 @@ fn same_site(typed: &str) -> Result<SameSite, Wrong> {
         "strict" => Ok(SameSite::Strict),
         "lax" => Ok(SameSite::Lax),
         "none" => Ok(SameSite::None),
-        _ => Err(Wrong::new(format!("{} is no same_site", quoted(typed)))
-            .help("it can be \"strict\", \"lax\" or \"none\"")),
+        _ => Err(Wrong::new(format!("invalid same_site {}", quoted(typed)))
+            .help("use one of \"strict\", \"lax\" and \"none\"")),
     }
 }
 
@@ -126,12 +128,12 @@ fn is_token(text: &str) -> bool {
 
 /// A cookie name: a token, as RFC 6265, section 4.1.1 requires.
 fn name(typed: &str) -> Result<String, Wrong> {
-    let wrong = || Wrong::new(format!("{} is no cookie name", quoted(typed)));
+    let wrong = || Wrong::new(format!("invalid cookie name {}", quoted(typed)));
     if !is_token(typed) {
-        return Err(wrong().help("it has letters, digits and some signs like `-` and `_`"));
+        return Err(wrong().help("use letters, digits, `-` and `_`"));
     }
     if typed.len() > LONGEST_NAME {
-        return Err(wrong().help(format!("it has at most {LONGEST_NAME} characters")));
+        return Err(wrong().help(format!("use at most {LONGEST_NAME} characters")));
     }
     Ok(typed.to_owned())
 }

@@ -34,14 +34,15 @@ fn outlier(value: &Value<'_>) -> Option<Outlier> {
     if let Some(on) = value.node.get_ref().as_bool() {
         return on.then(Outlier::default);
     }
-    let table = value.table(&schema::OUTLIER, "true, false or a table")?;
+    let table =
+        value.table(&schema::OUTLIER, "true, false or a table such as `{ consecutive = 5 }`")?;
     let default = Outlier::default();
     let ejection = table.deadline("ejection", default.ejection);
     // A longer first ejection alone shall not ask for a longer last one too.
     let max_ejection = table.deadline("max_ejection", default.max_ejection.max(ejection));
     if let Some(typed) = table.value("max_ejection").filter(|_| max_ejection < ejection) {
         let first = humantime::format_duration(ejection);
-        let message = format!("the longest ejection is shorter than the first, {first}");
+        let message = format!("`max_ejection` is shorter than `ejection`, {first}");
         typed.fault(Wrong::new(message).help("write at least `ejection`"));
     }
     Some(Outlier {
@@ -56,7 +57,7 @@ fn outlier(value: &Value<'_>) -> Option<Outlier> {
 }
 
 fn limits(value: &Value<'_>) -> Option<Limits> {
-    let table = value.table(&schema::LIMITS, "a table `{ connections = …, pending = … }`")?;
+    let table = value.table(&schema::LIMITS, "a table such as `{ connections = 5000 }`")?;
     let most = MOST_REQUESTS as usize;
     Some(Limits {
         connections: table.value("connections").and_then(|v| v.integer(1..=MOST_CONNECTIONS)),
@@ -65,7 +66,7 @@ fn limits(value: &Value<'_>) -> Option<Limits> {
 }
 
 fn admission(value: &Value<'_>) -> Option<Admission> {
-    let table = value.table(&schema::ADMISSION, "a table `{ rate = \"100/s\" }`")?;
+    let table = value.table(&schema::ADMISSION, "a table such as `{ rate = \"100/s\" }`")?;
     let deadline = table.value("deadline");
     let admission = Admission {
         rate: table.need("rate", "`rate = \"100/s\"`")?.rate()?,
@@ -78,6 +79,6 @@ fn admission(value: &Value<'_>) -> Option<Admission> {
 }
 
 fn rebalance(value: &Value<'_>) -> Option<Rebalance> {
-    let table = value.table(&schema::REBALANCE, "a table `{ rate = \"50/s\" }`")?;
+    let table = value.table(&schema::REBALANCE, "a table such as `{ rate = \"50/s\" }`")?;
     Some(Rebalance { rate: table.need("rate", "`rate = \"50/s\"`")?.rate()? })
 }

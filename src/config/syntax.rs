@@ -89,23 +89,30 @@ fn without_echoes<'e>(
 fn advised(text: &str, at: &Span, message: &str) -> Wrong {
     let typed = text.get(at.clone()).unwrap_or_default();
     if message == "duplicate key" {
-        return Wrong::new(format!("{} is there twice", quoted(typed)));
+        return Wrong::new(format!("{} is given twice", quoted(typed)))
+            .help("remove one of the two, or merge them");
     }
     if message.starts_with("string values must be quoted") {
-        return Wrong::new("a string has to be in quotes").help(format!("write \"{typed}\""));
+        return Wrong::new("this string needs quotes").help(format!("write \"{typed}\""));
     }
     // The parser names what could go on at the line's end, which depends on the line's end.
     let at_line_end = text
         .get(at.start..)
         .is_none_or(|rest| rest.is_empty() || rest.starts_with('\n') || rest.starts_with("\r\n"));
     if at_line_end && message.starts_with("invalid") && message.contains(" string") {
-        return Wrong::new("a string has no closing quote");
+        return Wrong::new("this string has no closing quote").help("add the closing quote");
     }
     let wrong = Wrong::new(message);
     if message.contains("array") {
-        return wrong.help("is an array before this not closed with `]`?");
+        return wrong.help("an array before this is not closed: add `]`");
     }
-    wrong
+    if message.contains("unclosed table") {
+        return wrong.help("write the header as `[listeners.web]`");
+    }
+    if message.contains("expected `=`") {
+        return wrong.help("write `key = value`");
+    }
+    wrong.help("this is not valid TOML: a line is `key = value` or a header such as `[pools.app]`")
 }
 
 #[cfg(test)]
@@ -141,7 +148,7 @@ mod tests {
     fn a_table_that_is_there_twice_is_one_error() {
         assert_eq!(
             errors("[a.b]\nx = 1\n[a.b]\nx = 2\n[c]\nx = 1\nx = 2"),
-            [(3, "`b` is there twice".to_owned()), (7, "`x` is there twice".to_owned())]
+            [(3, "`b` is given twice".to_owned()), (7, "`x` is given twice".to_owned())]
         );
     }
 

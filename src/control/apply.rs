@@ -283,18 +283,25 @@ impl Control {
 
     /// What is accepted but will surprise.
     fn warn(&self, config: &Config) {
+        // With one backend a cookie decides nothing.
+        let chooses = |pool: &config::Pool| pool.source.is_some() || pool.backends.len() > 1;
         let cookies = |config: &Config| {
+            let mut pools = config.pools.iter();
             config.cookie_keys == SharedKeys::Made
-                && config.pools.iter().any(|pool| pool.sticky.cookie.is_some())
+                && pools.any(|pool| {
+                    let routed = config.routes.iter().any(|route| route.pool == pool.name);
+                    routed && pool.sticky.cookie.is_some() && chooses(pool)
+                })
         };
         if cookies(config) && !cookies(&self.config) {
-            tracing::warn!(
-                "no cookie_key is set: one was made, which a restart and other proxies will not share"
+            tracing::info!(
+                "no cookie_key set; using a random key that is lost on restart and not shared with other \
+                 proxies"
             );
         }
         self.warn_of_strangers(config);
         if config.admin != self.config.admin {
-            tracing::warn!("a change of `admin` takes an upgrade or a restart");
+            tracing::warn!("changes to `admin` take effect after an upgrade or a restart");
         }
     }
 

@@ -14,6 +14,7 @@ use crate::{
     conn::{self, Door},
     drain,
     net::{
+        bind_error,
         given::{self, Given, Key, Purpose},
         listener,
     },
@@ -60,8 +61,7 @@ impl Doors {
                 continue;
             }
             let socket = self.obtain(&key).map_err(|error| {
-                let text = format!("listener {}: bind {}: {error}", listener.name, key.address);
-                io::Error::new(error.kind(), text)
+                bind_error::explained(&format!("listener {}", listener.name), key.address, &error)
             })?;
             bound.push((key, Arc::new(socket)));
         }

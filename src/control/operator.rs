@@ -72,6 +72,11 @@ impl Operator {
         Self { requests, proxy, file, checking: Arc::new(Semaphore::new(1)) }
     }
 
+    /// The configuration file; `None`: the process runs from flags.
+    pub fn file(&self) -> Option<&std::path::Path> {
+        self.file.as_deref()
+    }
+
     /// The process and everything in it.
     ///
     /// # Errors

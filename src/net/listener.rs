@@ -15,7 +15,7 @@ use prometheus_client::metrics::counter::Counter;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
 
-use super::stream;
+use super::{bind_error, stream};
 use crate::config;
 
 /// Connections that may wait for their accept; the kernel cuts it to `net.core.somaxconn`. Generous,
@@ -41,8 +41,7 @@ pub fn bind(listener: &config::Listener) -> io::Result<Vec<TcpListener>> {
         .iter()
         .map(|&address| {
             bind_one(address).map_err(|error| {
-                let name = &listener.name;
-                io::Error::new(error.kind(), format!("listener {name}: bind {address}: {error}"))
+                bind_error::explained(&format!("listener {}", listener.name), address, &error)
             })
         })
         .collect()
@@ -144,7 +143,7 @@ fn warn_now_and_then(listener: &TcpListener, error: &io::Error, pause: Duration)
         %error,
         address = address.map(tracing::field::display),
         ?pause,
-        "cannot accept connections, pausing; is the limit of open files (ulimit -n) too low?"
+        "cannot accept connections, pausing; raise the limit of open files (`LimitNOFILE=` of the unit, or `ulimit -n`)"
     );
 }
 
@@ -196,7 +195,8 @@ mod tests {
         let error = bind(&listener(&[&address])).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
         let text = error.to_string();
-        assert!(text.starts_with(&format!("listener web: bind {address}: ")), "{text}");
+        let named = format!("listener web: cannot listen on {address}: process ");
+        assert!(text.starts_with(&named), "{text}");
     }
 
     #[tokio::test]

@@ -2,6 +2,7 @@
 //!
 //! What is said over a stream is not known here: no HTTP, no routes, no backends.
 
+pub mod bind_error;
 pub mod client_hello;
 pub mod given;
 pub mod half_close;

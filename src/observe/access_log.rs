@@ -6,10 +6,13 @@
 
 use std::{
     cell::RefCell,
-    fs::OpenOptions,
+    fs::{DirBuilder, OpenOptions},
     io::{self, Write},
     net::SocketAddr,
-    os::{fd::AsFd, unix::fs::OpenOptionsExt},
+    os::{
+        fd::AsFd,
+        unix::fs::{DirBuilderExt, OpenOptionsExt},
+    },
     path::{Path, PathBuf},
     time::{Duration, UNIX_EPOCH},
 };
@@ -92,9 +95,22 @@ impl AccessLog {
 
 fn open_file(path: &Path) -> io::Result<std::fs::File> {
     // Who may read the log sees client addresses: not everybody.
+    if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
+        DirBuilder::new().recursive(true).mode(0o750).create(folder).map_err(|error| {
+            let shown = folder.display();
+            let text = format!(
+                "cannot create the folder {shown} of the access log: {error}; run `install -d -o {} {shown}`",
+                config::user_name(rustix::process::geteuid().as_raw())
+            );
+            io::Error::new(error.kind(), text)
+        })?;
+    }
     let mut options = OpenOptions::new();
     options.append(true).create(true).mode(0o640).open(path).map_err(|error| {
-        io::Error::new(error.kind(), format!("access log {}: {error}", path.display()))
+        io::Error::new(
+            error.kind(),
+            format!("cannot open the access log {}: {error}", path.display()),
+        )
     })
 }
 

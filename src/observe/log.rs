@@ -9,29 +9,96 @@ use std::{
     env,
     fmt::{self, Debug, Write},
     io::{self, IsTerminal},
+    sync::LazyLock,
+    time::SystemTime,
 };
 
-use tracing::{Subscriber, field::Field, level_filters::LevelFilter};
+use tracing::{Level, Subscriber, field::Field, level_filters::LevelFilter};
 use tracing_subscriber::{
     EnvFilter,
     field::MakeExt,
     fmt::{
         MakeWriter,
         format::{self, Writer},
+        time::FormatTime,
     },
 };
 
 /// What the further lines of a message begin with.
 const CONTINUED: &str = "\n  | ";
 
-/// Starts logging. `RUST_LOG` says what, by default `info` and above; colours only where standard
-/// error is a terminal and `NO_COLOR` is not set. Without effect where logging was started already.
-pub fn init() {
+/// How lines look.
+#[derive(Clone, Copy, Debug)]
+struct Style {
+    /// Colours: standard error is a terminal, and `NO_COLOR` is not set.
+    ansi: bool,
+    /// Times: not for the journal, which has its own.
+    times: bool,
+}
+
+static STYLE: LazyLock<Style> = LazyLock::new(|| {
     // https://no-color.org: set and not empty.
     let no_color = env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
-    let ansi = io::stderr().is_terminal() && !no_color;
+    Style { ansi: io::stderr().is_terminal() && !no_color, times: !goes_to_the_journal() }
+});
+
+/// Starts logging. `RUST_LOG` says what, by default `info` and above. Without effect where logging was
+/// started already.
+pub fn init() {
     let filter = filter(&env::var(EnvFilter::DEFAULT_ENV).unwrap_or_default());
-    let _ = tracing::subscriber::set_global_default(subscriber(io::stderr, ansi, filter));
+    let _ = match *STYLE {
+        Style { ansi, times: true } => {
+            tracing::subscriber::set_global_default(subscriber(io::stderr, ansi, filter))
+        }
+        Style { ansi, times: false } => {
+            tracing::subscriber::set_global_default(timeless(io::stderr, ansi, filter))
+        }
+    };
+}
+
+/// Prints lines that look like those of the log whatever `RUST_LOG` says, in one piece: at an upgrade two
+/// processes write to the same place. Nobody need read them: a closed pipe is no reason to stop.
+pub fn announce(text: &str) {
+    let lines: String = text.lines().map(|line| styled(*STYLE, Level::INFO, line)).collect();
+    let _ = io::Write::write_all(&mut io::stderr(), lines.as_bytes());
+}
+
+/// Prints why the process ends, as a line of the log, whatever `RUST_LOG` says.
+pub fn fatal(text: &str) {
+    let line = styled(*STYLE, Level::ERROR, &text.replace('\n', CONTINUED));
+    let _ = io::Write::write_all(&mut io::stderr(), line.as_bytes());
+}
+
+/// A line as the subscriber would write it.
+fn styled(style: Style, level: Level, line: &str) -> String {
+    let time = humantime::format_rfc3339_millis(SystemTime::now());
+    let ink = if level == Level::ERROR { "31" } else { "32" };
+    let time = match style {
+        Style { times: false, .. } => String::new(),
+        Style { ansi: true, .. } => format!("\x1b[2m{time}\x1b[0m "),
+        Style { ansi: false, .. } => format!("{time} "),
+    };
+    match style.ansi {
+        true => format!("{time}\x1b[{ink}m{level:>5}\x1b[0m {line}\n"),
+        false => format!("{time}{level:>5} {line}\n"),
+    }
+}
+
+/// Whether standard error leads to systemd's journal: `JOURNAL_STREAM` has its device and inode
+/// (systemd.exec(5)).
+fn goes_to_the_journal() -> bool {
+    let stream = env::var("JOURNAL_STREAM").unwrap_or_default();
+    let Ok(stat) = rustix::fs::fstat(io::stderr()) else { return false };
+    stream == format!("{}:{}", stat.st_dev, stat.st_ino)
+}
+
+/// Times in UTC with milliseconds.
+struct Stamp;
+
+impl FormatTime for Stamp {
+    fn format_time(&self, writer: &mut Writer<'_>) -> fmt::Result {
+        write!(writer, "{}", humantime::format_rfc3339_millis(SystemTime::now()))
+    }
 }
 
 /// `info` where nothing else is said; faulty directives are left out with a word on standard error.
@@ -48,6 +115,22 @@ where
         .with_writer(writer)
         .with_ansi(ansi)
         .with_target(false)
+        .with_timer(Stamp)
+        .fmt_fields(format::debug_fn(field).delimited(" "))
+        .finish()
+}
+
+/// The same without times.
+fn timeless<W>(writer: W, ansi: bool, filter: EnvFilter) -> impl Subscriber + Send + Sync
+where
+    W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
+{
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(writer)
+        .with_ansi(ansi)
+        .with_target(false)
+        .without_time()
         .fmt_fields(format::debug_fn(field).delimited(" "))
         .finish()
 }
@@ -119,6 +202,20 @@ mod tests {
         let (time, rest) = text.split_once(' ').unwrap();
         assert!(time.ends_with('Z') && humantime::parse_rfc3339(time).is_ok(), "{time}");
         assert_eq!(rest, " INFO bound port=80 name=\"a b\"\n");
+    }
+
+    #[test]
+    fn an_announced_line_looks_like_a_logged_one() {
+        let shape = |text: &str| {
+            let digit = |c: char| if c.is_ascii_digit() { '0' } else { c };
+            text.chars().map(digit).collect::<String>()
+        };
+        for ansi in [false, true] {
+            let logged = logged(ansi, "", || tracing::info!("ready"));
+            let announced = styled(Style { ansi, times: true }, Level::INFO, "ready");
+            assert_eq!(shape(&logged), shape(&announced));
+        }
+        assert_eq!(styled(Style { ansi: false, times: false }, Level::INFO, "x"), " INFO x\n");
     }
 
     #[test]

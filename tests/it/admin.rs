@@ -11,7 +11,7 @@ use crate::support::{
     Backend, Message, Node, Proxy, Raw,
     message::{self, get},
     node::{handshake, poll},
-    proxy::Setup,
+    proxy::{Setup, said},
     websocket,
 };
 
@@ -212,17 +212,31 @@ async fn a_dead_process_socket_is_replaced_and_a_live_ones_is_not() {
         setup.env("XDG_RUNTIME_DIR", folder)
     };
     let second = setup(&folder).start().await;
-    let warned = second.stderr_text();
-    assert!(warned.contains("another process listens there"), "{warned}");
+    // The second process has a socket of its own, and no command guesses which of them is meant.
+    let own = std::path::Path::new(&folder).join(format!("moorline-{}.sock", second.pid()));
+    assert!(own.exists(), "{}", second.stderr_text());
+    let ran = first.command(&["drain", "--all"]).await;
+    for part in [&format!("process {}", first.pid()), &format!("process {}", second.pid())] {
+        assert!(ran.err.contains(part.as_str()), "{ran:?}");
+    }
+    assert!(ran.err.contains(&format!("--socket {}", own.display())), "{ran:?}");
+    ran.refused("several Moorline processes are running");
+    let named = first.command(&["status", "--json", "--socket", &own.display().to_string()]).await;
+    assert_eq!(named.json()["pid"], second.pid());
     let ask = Raw::ask(second.web(), get("/", "Connection: close\r\n")).await;
     assert_eq!(ask.text(), "ok");
     second.finish().await;
+    assert!(!own.exists());
+    // What a further process has left when it died is cleared away by the next one.
+    let stale = std::path::Path::new(&folder).join("moorline-999999999.sock");
+    drop(std::os::unix::net::UnixListener::bind(&stale).unwrap());
     assert_eq!(first.api().get("/v1/status").await["pid"], first.pid());
     crate::support::process::signal(first.pid(), "KILL");
     first.exited().await;
     assert!(first.socket().exists());
     let third = setup(&folder).start().await;
     assert_eq!(first.api().get("/v1/status").await["pid"], third.pid());
+    assert!(!stale.exists());
     third.finish().await;
     assert!(!first.socket().exists());
 }
@@ -238,7 +252,7 @@ async fn remote(backend: &Backend) -> Proxy {
 
 fn remote_address(proxy: &Proxy) -> std::net::SocketAddr {
     let lines = proxy.stderr();
-    let mut urls = lines.iter().filter_map(|line| line.strip_prefix("admin API on http://"));
+    let mut urls = lines.iter().filter_map(|line| said(line, "admin API on http://"));
     urls.next().unwrap_or_else(|| panic!("{lines:?}")).parse().unwrap()
 }
 

@@ -4,7 +4,7 @@ use std::{fs, net::SocketAddr};
 
 use crate::support::{
     Backend, Proxy, Raw, message,
-    proxy::{RELOADS_OK, RELOADS_REFUSED, Setup},
+    proxy::{RELOADS_OK, RELOADS_REFUSED, Setup, is_ready},
     settings::list,
     websocket::tunnel,
 };
@@ -163,7 +163,7 @@ async fn fault_113_faulty_file_at_start() {
         assert_eq!(ended.status.code(), Some(1), "{shown}\n{}", ended.stderr);
         assert!(ended.stderr.contains(word), "no {word:?} in {}", ended.stderr);
         assert!(ended.stderr.contains("moorline.toml"), "{}", ended.stderr);
-        assert!(!ended.stderr.contains("panicked") && !ended.stderr.lines().any(|l| l == "ready"));
+        assert!(!ended.stderr.contains("panicked") && !ended.stderr.lines().any(is_ready));
     }
     // Several at once, each with its place.
     let text = good.settings.text().replace("\"http\"", "\"htp\"").replace("\"10s\"", "10");

@@ -92,5 +92,3 @@ mod tunnel;
 mod upgrade;
 #[cfg(test)]
 mod upgrade_binary;
-#[cfg(test)]
-mod watching;

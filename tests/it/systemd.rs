@@ -213,7 +213,7 @@ async fn fault_127_a_passed_socket_is_its_owner_s_alone() {
     let (setup, path) = passed_socket();
     let (ended, ()) = tokio::join!(setup.fails(), activate(&path, 0o660));
     assert_eq!(ended.status.code(), Some(1));
-    let wanted = "others than its owner can connect to it; set SocketMode=0600";
+    let wanted = "other users can connect to it; set SocketMode=0600";
     assert!(ended.stderr.contains(wanted), "{}", ended.stderr);
 }
 

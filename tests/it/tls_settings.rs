@@ -209,7 +209,7 @@ async fn fault_064_certificate_out_of_date_or_broken_at_reload() {
     proxy.refuses(&text, &words).await;
     served(&proxy).await;
     let text = with(&good, &file("signed.pem"), &file("other.key"));
-    proxy.refuses(&text, &["does not belong to the certificate"]).await;
+    proxy.refuses(&text, &["does not match the certificate"]).await;
     served(&proxy).await;
     let broken = proxy.directory().join("broken.pem");
     fs::write(&broken, "-----BEGIN CERTIFICATE-----\nnothing\n").unwrap();

@@ -19,7 +19,7 @@ use crate::support::{
     node::{cookie_field, handshake, handshake_target, poll, poll_target},
     pair::Pair,
     process,
-    proxy::{Setup, TUNNELS},
+    proxy::{Setup, TUNNELS, is_ready},
     websocket,
 };
 
@@ -352,7 +352,7 @@ async fn a_proxy_without_a_file_is_upgraded_by_its_flags() {
     let backend = Backend::replying("ok").await;
     let address = backend.address.to_string();
     let words =
-        ["proxy", "--backend", &address, "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"];
+        ["proxy", "--backend", &address, "--listen", "127.0.0.1:0", "--metrics", "127.0.0.1:0"];
     let mut proxy = Setup::new().arguments(&words).run().await;
     let web = proxy.listener("http");
     proxy.upgrade().await;
@@ -555,7 +555,7 @@ async fn an_old_process_that_is_killed_leaves_a_new_one_that_serves() {
     process::kill(pid);
     std::fs::write(go, "").unwrap();
     let said = |proxy: &Proxy| proxy.stderr()[from..].join("\n");
-    eventually("the new one serves", || said(&proxy).lines().any(|line| line == "ready")).await;
+    eventually("the new one serves", || said(&proxy).lines().any(is_ready)).await;
     assert!(said(&proxy).contains("died before its sessions were here"), "{}", said(&proxy));
     let mut client = Raw::connect(web).await;
     let reply = poll(&mut client, &session.sid, "orphan", "").await;

@@ -125,7 +125,8 @@ impl<'a> Stand<'a> {
             Family::Moorline => {
                 signal(main, "USR2")?;
                 self.until("a new process is ready", |stand| {
-                    Ok(stand.said()?.lines().filter(|line| *line == "ready").count() > 1)
+                    Ok(stand.said()?.lines().filter(|line| line.ends_with(" INFO ready")).count()
+                        > 1)
                 })?;
             }
             Family::Nginx => {

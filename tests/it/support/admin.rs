@@ -87,10 +87,12 @@ pub(crate) struct Ran {
 }
 
 impl Ran {
-    /// Asserts success; gives what was printed.
+    /// Asserts success and that the answer says which process gave it; gives what was printed before that.
     pub(crate) fn done(self) -> String {
         assert_eq!((self.code, self.err.as_str()), (0, ""), "{self:?}");
-        self.out
+        let Some((said, whose)) = self.out.split_once("\n-- process ") else { return self.out };
+        assert!(whose.contains("moorline.toml") && whose.contains(".sock"), "{whose}");
+        format!("{said}\n")
     }
 
     /// Asserts exit code 1 and one sentence that contains `needle`.

@@ -197,8 +197,8 @@ impl Demo {
         let mut demo = Self { url: String::new(), child, _directory: directory };
         demo.url = found("the demo's `listening on`", || {
             let said = fs::read_to_string(&stderr).unwrap();
-            let line = said.lines().find(|line| line.starts_with("listening on https://"))?;
-            Some(line.split(' ').nth(2)?.to_owned())
+            let line = said.lines().find(|line| line.contains(" listening on https://"))?;
+            Some(line.split_once(" listening on ")?.1.split(' ').next()?.to_owned())
         })
         .await;
         demo

@@ -118,7 +118,7 @@ impl Setup {
             if let Some(status) = proxy.child.try_wait().unwrap() {
                 panic!("the proxy ended with {status}: {}", proxy.stderr_text());
             }
-            proxy.stderr().iter().any(|line| line == "ready").then_some(())
+            proxy.stderr().iter().any(|line| is_ready(line)).then_some(())
         })
         .await;
         proxy.baseline = proxy.steady_descriptors().await;
@@ -128,7 +128,7 @@ impl Setup {
     /// Starts a process without a file of ours and waits until it serves.
     pub(crate) async fn run(self) -> Proxy {
         let proxy = self.spawn();
-        proxy.wait_for_stderr("the process's `ready`", |line| line == "ready").await;
+        proxy.wait_for_stderr("the process's `ready`", is_ready).await;
         proxy
     }
 
@@ -208,7 +208,7 @@ impl Proxy {
         let tail = format!(" ({name})");
         let lines = self.stderr();
         let mut addresses = lines.iter().rev().filter_map(|line| {
-            let url = line.strip_prefix("listening on ")?.strip_suffix(&tail)?;
+            let url = said(line, "listening on ")?.strip_suffix(&tail)?;
             url.split_once("://")?.1.parse().ok()
         });
         addresses.next().unwrap_or_else(|| panic!("no listener {name} in {lines:?}"))
@@ -253,7 +253,7 @@ impl Proxy {
             pid = said.iter().find_map(|line| {
                 line.split_once("the new process serves")?.1.rsplit_once("pid=")?.1.parse().ok()
             });
-            pid.is_some() && said.iter().any(|line| line == "ready")
+            pid.is_some() && said.iter().any(|line| is_ready(line))
         })
         .await;
         self.successors.extend(pid);
@@ -431,7 +431,7 @@ impl Proxy {
     /// The admin endpoint's address.
     pub(crate) fn admin(&self) -> SocketAddr {
         let lines = self.stderr();
-        let mut urls = lines.iter().filter_map(|line| line.strip_prefix("metrics on http://"));
+        let mut urls = lines.iter().filter_map(|line| said(line, "metrics on http://"));
         let address = urls.next().and_then(|url| url.strip_suffix("/metrics"));
         address.unwrap_or_else(|| panic!("no admin endpoint in {lines:?}")).parse().unwrap()
     }
@@ -523,6 +523,16 @@ impl Drop for Proxy {
         all.into_iter().for_each(process::kill);
         let _ = self.child.wait();
     }
+}
+
+/// Whether this is the line of the log by which a process says that it serves.
+pub(crate) fn is_ready(line: &str) -> bool {
+    said(line, "ready") == Some("")
+}
+
+/// What follows these first words of a log line's message, after its time and level.
+pub(crate) fn said<'l>(line: &'l str, words: &str) -> Option<&'l str> {
+    line.split_once(" INFO ")?.1.strip_prefix(words)
 }
 
 /// Reads lines in a thread of its own until the pipe closes.

@@ -24,10 +24,10 @@ export async function startDemo(t, flags = []) {
     () => `the demo is ready:\n${child.output}`,
     () => {
       if (child.end) throw new Error(`the demo ended at start:\n${child.output}`);
-      return /^ready$/m.test(child.output);
+      return / INFO ready$/m.test(child.output);
     },
   );
-  const address = (scheme) => child.output.match(new RegExp(`^listening on (${scheme}://\\S+)`, 'm'))?.[1];
+  const address = (scheme) => child.output.match(new RegExp(` INFO listening on (${scheme}://\\S+)`, 'm'))?.[1];
   return { child, chat: address('https'), plain: address('http') };
 }
 

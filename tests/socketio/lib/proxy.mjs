@@ -89,14 +89,14 @@ class Proxy {
       () => `the proxy is ready:\n${this.child.output}`,
       () => {
         if (this.child.end) throw new Error(`the proxy ended at start:\n${this.child.output}`);
-        return /^ready$/m.test(this.child.output);
+        return / INFO ready$/m.test(this.child.output);
       },
     );
     this.ports = new Map();
-    for (const [, port, name] of this.child.output.matchAll(/^listening on \S+:(\d+) \((\w+)\)$/gm)) {
+    for (const [, port, name] of this.child.output.matchAll(/ INFO listening on \S+:(\d+) \((\w+)\)$/gm)) {
       this.ports.set(name, Number(port));
     }
-    this.admin = this.child.output.match(/^metrics on (\S+)$/m)?.[1];
+    this.admin = this.child.output.match(/ INFO metrics on (\S+)$/m)?.[1];
     return this;
   }
 

@@ -1,0 +1,45 @@
+//! Flags that mean what a setting of the file means: the same readers, the same advice.
+
+use std::{net::SocketAddr, path::PathBuf};
+
+use crate::config::{self, Address, AdminSocket, Wrong};
+
+/// An IP address and a port to listen on.
+pub(super) fn listen(typed: &str) -> Result<SocketAddr, Wrong> {
+    config::listen_address(typed.trim())
+}
+
+/// A backend, with its address as typed for a name.
+pub(super) fn backend(typed: &str) -> Result<(String, Address), Wrong> {
+    let typed = typed.trim();
+    typed.parse().map(|address| (typed.to_owned(), address))
+}
+
+/// Where the admin API's unix socket is: a path, or `off`.
+pub(super) fn admin_socket(typed: &str) -> Result<AdminSocket, Wrong> {
+    if typed == "off" {
+        return Ok(AdminSocket::Off);
+    }
+    let path = PathBuf::from(typed);
+    let path = std::path::absolute(&path).unwrap_or(path);
+    config::socket_path(typed, &path).map(|()| AdminSocket::At(path))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn advice<T: std::fmt::Debug>(parsed: Result<T, Wrong>) -> String {
+        parsed.unwrap_err().to_string()
+    }
+
+    #[test]
+    fn flags_give_the_advice_of_the_file() {
+        assert!(advice(listen("22300")).contains("\"127.0.0.1:22300\""));
+        assert!(advice(listen("localhost:80")).contains("\"127.0.0.1:80\""));
+        assert!(advice(backend("22001")).contains("\"127.0.0.1:22001\""));
+        assert!(advice(backend("http://a:1/")).contains("write \"a:1\""));
+        assert!(advice(admin_socket("folder/")).contains("moorline.sock"));
+        assert_eq!(admin_socket("off"), Ok(AdminSocket::Off));
+    }
+}
