@@ -7,10 +7,11 @@ use std::{
     collections::HashSet,
     path::{Path, PathBuf},
     str,
+    time::Duration,
 };
 
 use super::{
-    AccessLog, Config, Forwarded, Reload, Sessions, SharedKeys, admin,
+    AccessLog, Config, Content, Forwarded, Reading, Reload, Sessions, SharedKeys, admin,
     defaults::PROCESS_DRAIN,
     drain,
     fault::{Source, quoted},
@@ -30,8 +31,20 @@ const MOST_SESSIONS: usize = 100_000_000;
 /// Largest limit of what a reload may disconnect: more sessions than a process can hold.
 const MOST_DISCONNECTS: u64 = 1_000_000_000;
 
+/// Shortest time between two comparisons of the watched files.
+const SHORTEST_INTERVAL: Duration = Duration::from_millis(100);
+
 /// Bounds of a sid's length: Engine.IO's have 20 characters.
 const SID_BYTES: std::ops::RangeInclusive<usize> = 20..=4096;
+
+/// A configuration file that was read.
+#[derive(Debug)]
+pub struct Loaded {
+    /// What it means, or every fault.
+    pub outcome: Result<Config, Faults>,
+    /// The file and those that it names, absolute. Where there are faults, those that were read before.
+    pub readings: Vec<Reading>,
+}
 
 /// Reads and checks a configuration file.
 ///
@@ -40,17 +53,20 @@ const SID_BYTES: std::ops::RangeInclusive<usize> = 20..=4096;
 /// Every fault of the file and of those that it names, in file order; one without a line where the
 /// file itself cannot be read.
 pub fn load(path: &Path) -> Result<Config, Faults> {
-    let bytes = file::read(path).map_err(|wrong| Faults(vec![Fault::of_file(path, wrong)]))?;
-    match str::from_utf8(&bytes) {
-        Ok(text) => parse(text, path),
-        Err(error) => {
-            // The lossy text is the same up to the first bad byte.
-            let lossy = String::from_utf8_lossy(&bytes);
-            let at = error.valid_up_to()..error.valid_up_to() + 1;
-            let wrong = Wrong::new("this byte is not valid UTF-8").help("save the file as UTF-8");
-            Err(Faults(vec![Source::new(path, &lossy).fault(&at, wrong)]))
-        }
-    }
+    read(path).outcome
+}
+
+/// The same, with what was read for it.
+pub fn read(path: &Path) -> Loaded {
+    let bytes = file::read(path);
+    let content = bytes.as_deref().map_or(Content::Unreadable, Content::of);
+    let own = Reading { path: absolute(path), content };
+    let (outcome, named) = match bytes {
+        Ok(bytes) => text(&bytes, path),
+        Err(wrong) => (Err(Faults(vec![Fault::of_file(path, wrong)])), Vec::new()),
+    };
+    let named = named.into_iter().map(|named| Reading { path: absolute(&named.path), ..named });
+    Loaded { outcome, readings: std::iter::once(own).chain(named).collect() }
 }
 
 /// Checks a configuration's text; relative paths in it start at the folder of `path`, which is not
@@ -60,19 +76,40 @@ pub fn load(path: &Path) -> Result<Config, Faults> {
 ///
 /// Every fault, as for [`load`].
 pub fn parse(text: &str, path: &Path) -> Result<Config, Faults> {
-    let (mut config, named) = File::new(path, text).walk(&schema::TOP, config)?;
-    config.watched = watched(path, named);
-    Ok(config)
+    parsed(text, path).0
+}
+
+fn text(bytes: &[u8], path: &Path) -> (Result<Config, Faults>, Vec<Reading>) {
+    match str::from_utf8(bytes) {
+        Ok(text) => parsed(text, path),
+        Err(error) => {
+            // The lossy text is the same up to the first bad byte.
+            let lossy = String::from_utf8_lossy(bytes);
+            let at = error.valid_up_to()..error.valid_up_to() + 1;
+            let wrong = Wrong::new("this byte is not valid UTF-8").help("save the file as UTF-8");
+            (Err(Faults(vec![Source::new(path, &lossy).fault(&at, wrong)])), Vec::new())
+        }
+    }
+}
+
+fn parsed(text: &str, path: &Path) -> (Result<Config, Faults>, Vec<Reading>) {
+    let (outcome, named) = File::new(path, text).walk(&schema::TOP, config);
+    let outcome = outcome.map(|config| Config { watched: watched(path, &named), ..config });
+    (outcome, named)
 }
 
 /// The file and those it names, absolute, each once.
-fn watched(path: &Path, named: Vec<PathBuf>) -> Vec<PathBuf> {
+fn watched(path: &Path, named: &[Reading]) -> Vec<PathBuf> {
     let mut seen = HashSet::new();
-    std::iter::once(path.to_owned())
-        .chain(named)
-        .map(|path| std::path::absolute(&path).unwrap_or(path))
+    std::iter::once(path)
+        .chain(named.iter().map(|named| named.path.as_path()))
+        .map(absolute)
         .filter(|path| seen.insert(path.clone()))
         .collect()
+}
+
+fn absolute(path: &Path) -> PathBuf {
+    std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
 }
 
 fn config(top: &Table<'_>) -> Config {
@@ -120,7 +157,12 @@ fn reload(value: &Value<'_>) -> Option<Reload> {
     let table = value.table(&schema::RELOAD, "a table, `[reload]`")?;
     let default = Reload::default();
     let most = table.value("max_disconnects").and_then(|value| value.integer(0..=MOST_DISCONNECTS));
-    Some(Reload { watch: table.boolean("watch", default.watch), max_disconnects: most })
+    let interval = table.value("interval").and_then(|value| value.duration(SHORTEST_INTERVAL));
+    Some(Reload {
+        watch: table.boolean("watch", default.watch),
+        interval: interval.unwrap_or(default.interval),
+        max_disconnects: most,
+    })
 }
 
 fn sessions(value: &Value<'_>) -> Option<Sessions> {

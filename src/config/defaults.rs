@@ -31,7 +31,7 @@ pub(super) const POLL_TIMEOUT: Duration = Duration::from_secs(2);
 
 impl Default for Reload {
     fn default() -> Self {
-        Self { watch: true, max_disconnects: None }
+        Self { watch: true, interval: Duration::from_secs(60), max_disconnects: None }
     }
 }
 

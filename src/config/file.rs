@@ -18,6 +18,7 @@ use toml::{
 };
 
 use super::{
+    content::{Content, Reading},
     fault::{Fault, Faults, Source, Span, Wrong, quoted},
     foreign,
     schema::{self, Section},
@@ -34,7 +35,7 @@ pub(super) const MOST_FAULTS: usize = 200;
 pub(super) struct File<'s> {
     source: Source<'s>,
     found: RefCell<Vec<Found>>,
-    named: RefCell<Vec<PathBuf>>,
+    readings: RefCell<Vec<Reading>>,
     /// Mistakes that are reported at their first place only.
     said: RefCell<HashSet<String>>,
 }
@@ -54,7 +55,7 @@ impl<'s> File<'s> {
         Self {
             source: Source::new(path, text),
             found: RefCell::default(),
-            named: RefCell::default(),
+            readings: RefCell::default(),
             said: RefCell::default(),
         }
     }
@@ -98,8 +99,10 @@ impl<'s> File<'s> {
 
     /// The bytes of a file that this one names, remembered as one to watch.
     pub(super) fn read(&self, path: &Path) -> Result<Vec<u8>, Wrong> {
-        self.named.borrow_mut().push(path.to_owned());
-        read(path).map_err(|wrong| match &wrong.help {
+        let outcome = read(path);
+        let content = outcome.as_deref().map_or(Content::Unreadable, Content::of);
+        self.readings.borrow_mut().push(Reading { path: path.to_owned(), content });
+        outcome.map_err(|wrong| match &wrong.help {
             None => wrong.help(self.relative_to()),
             Some(_) => wrong,
         })
@@ -121,26 +124,26 @@ impl<'s> File<'s> {
         self.said.borrow_mut().insert(said.to_owned())
     }
 
-    /// Parses the text and walks it; the value, and the files it names, if nothing was wrong.
+    /// Parses the text and walks it: the value, if nothing was wrong, and what was read for it.
     pub(super) fn walk<T>(
         self,
         section: &'static Section,
         walk: impl FnOnce(&Table<'_>) -> T,
-    ) -> Result<(T, Vec<PathBuf>), Faults> {
+    ) -> (Result<T, Faults>, Vec<Reading>) {
         let (root, errors) = DeTable::parse_recoverable(self.source.text());
         let end = self.source.text().trim_end().len();
         let table = Table { file: &self, section, at: end..end, entries: root.get_ref() };
         table.fault_unknown_keys();
         let value = walk(&table);
         if let Some(fault) = foreign::fault(&self.source, &errors) {
-            return Err(Faults(vec![fault]));
+            return (Err(Faults(vec![fault])), self.readings.take());
         }
         let syntax = Syntax::new(&self.source, &errors);
-        let named = self.named.take();
+        let readings = self.readings.take();
         if syntax.is_empty() && self.found.borrow().is_empty() {
-            Ok((value, named))
+            (Ok(value), readings)
         } else {
-            Err(self.faults(syntax))
+            (Err(self.faults(syntax)), readings)
         }
     }
 

@@ -11,6 +11,7 @@ mod admin;
 mod backends;
 mod certs;
 pub mod check;
+mod content;
 mod defaults;
 mod drain;
 mod fault;
@@ -47,6 +48,7 @@ use std::{
 use ipnet::IpNet;
 use rustls::sign::CertifiedKey;
 
+pub use self::content::{Content, Reading};
 pub use self::fault::Wrong;
 pub use self::terms::{
     Admin, AdminRemote, AdminSocket, Admission, Dns, Drain, HttpSource, Limits, Outlier, Rate,

@@ -167,7 +167,8 @@ pub(super) static REUSE: Section =
 /// Of a pool, of the process and of an upgrade.
 pub(super) static DRAIN: Section = Section { name: "drain", keys: &["within", "spread"] };
 
-pub(super) static RELOAD: Section = Section { name: "reload", keys: &["watch", "max_disconnects"] };
+pub(super) static RELOAD: Section =
+    Section { name: "reload", keys: &["watch", "interval", "max_disconnects"] };
 
 pub(super) static UPGRADE: Section = Section { name: "upgrade", keys: &["drain", "ready"] };
 

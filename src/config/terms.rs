@@ -26,6 +26,8 @@ impl Drain {
 pub struct Reload {
     /// Whenever it, or a file that it names, changes; else only by order.
     pub watch: bool,
+    /// Time between two comparisons of the watched files, for changes that the system does not report.
+    pub interval: Duration,
     /// Most sessions that it may disconnect, unless an order says otherwise; `None`: any number.
     pub max_disconnects: Option<u64>,
 }

@@ -109,8 +109,8 @@ pub struct Control {
 /// Something for the control task to do.
 #[derive(Debug)]
 pub enum Request {
-    /// Read the file again, where there is one, and apply it.
-    Reload,
+    /// A watched file has changed: read the configuration again and apply it.
+    Changed,
     /// Apply this configuration.
     Apply(Box<Config>, oneshot::Sender<Result<Changes, String>>),
     /// Reopen the access log and reload: what SIGHUP means.
@@ -128,6 +128,17 @@ pub enum Request {
     Stop(oneshot::Sender<()>),
 }
 
+/// Why the file is read again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Cause {
+    /// The process has just started.
+    Start,
+    /// A watched file has changed.
+    Change,
+    /// An operator wants it.
+    Order,
+}
+
 impl Control {
     /// The control loop; ends after a stop.
     pub(crate) async fn run(
@@ -140,11 +151,9 @@ impl Control {
         self.discovery.tell(again.clone());
         self.discovery.follow(&self.typed.pools, |pool| self.overlay.last_good(pool));
         if self.file.is_some() {
-            let mut watcher = Watcher::new(again);
-            watcher.watch(watched(&self.typed));
-            self.watcher = Some(watcher);
+            self.watcher = Some(Watcher::new(again, self.typed.reload));
             // An edit between the first reading and the watch would go unseen.
-            self.read_again().await;
+            self.read_again(Cause::Start).await;
         }
         self.acme.start();
         self.notifier.ready();
@@ -182,10 +191,10 @@ impl Control {
     /// Does what is asked, but for a stop.
     async fn serve(&mut self, request: Request) {
         match request {
-            Request::Reload => self.reload().await,
+            Request::Changed => self.reload(Cause::Change).await,
             Request::Hangup => {
                 self.reopen_logs();
-                self.reload().await;
+                self.reload(Cause::Order).await;
                 self.acme.retry();
             }
             Request::Apply(config, answer) => {
@@ -199,10 +208,10 @@ impl Control {
     }
 
     /// Reads the file and applies it, and the service manager knows.
-    async fn reload(&mut self) {
+    async fn reload(&mut self, cause: Cause) {
         if self.file.is_some() {
             self.notifier.reloading();
-            self.read_again().await;
+            self.read_again(cause).await;
             self.notifier.ready();
         }
     }
@@ -215,13 +224,16 @@ impl Control {
     }
 
     /// Reads the file and applies it. A faulty one is told, with every fault, and changes nothing.
-    async fn read_again(&mut self) {
+    async fn read_again(&mut self, cause: Cause) {
         let outcome = match self.read().await {
             Ok(config) => self.put_in(config, None).await.map(|(changes, _)| changes),
             Err(faults) => Err(Denied::Failed(faults)),
         };
         let outcome = outcome.map_err(|denied| denied.to_string());
-        self.note_reload(outcome.as_ref().map(Changes::is_empty));
+        // What nobody ordered and what changes nothing is no reload.
+        if cause == Cause::Order || !outcome.as_ref().is_ok_and(Changes::is_empty) {
+            self.note_reload(outcome.as_ref().map(Changes::is_empty));
+        }
         match outcome {
             Ok(changes) if changes.is_empty() => tracing::debug!("reloaded: nothing changed"),
             Ok(changes) => tracing::info!(%changes, "reloaded"),
@@ -235,7 +247,7 @@ impl Control {
         self.resolver.again(&self.backends);
     }
 
-    /// The file as it is now, checked; from here on its files are watched.
+    /// The file as it is now, checked. Its files are watched from then on, by new watches.
     async fn read(&mut self) -> Result<Config, String> {
         let Some(path) = self.file.clone() else {
             return Err(
@@ -244,14 +256,13 @@ impl Control {
         };
         let shown = path.display().to_string();
         // Files are read off the runtime: a slow disk must not hold up a request.
-        let loading = tokio::task::spawn_blocking(move || check::load(&path));
+        let files = self.watcher.as_ref().map(Watcher::files);
+        let loading = tokio::task::spawn_blocking(move || match files {
+            Some(files) => files.load(|| check::read(&path)),
+            None => check::load(&path),
+        });
         match timeout(LOAD, loading).await {
-            Ok(Ok(Ok(config))) => {
-                if let Some(watcher) = &mut self.watcher {
-                    watcher.watch(watched(&config));
-                }
-                Ok(config)
-            }
+            Ok(Ok(Ok(config))) => Ok(config),
             Ok(Ok(Err(faults))) => Err(faults.to_string()),
             Ok(Err(error)) => Err(error.to_string()),
             Err(_) => Err(format!(
@@ -388,11 +399,6 @@ impl Control {
             self.proxy.log.store(Arc::new(off));
         }
     }
-}
-
-/// The files whose change asks for a reload.
-fn watched(config: &Config) -> &[PathBuf] {
-    if config.reload.watch { &config.watched } else { &[] }
 }
 
 /// The next tick, where there are any.

@@ -142,7 +142,10 @@ fn every_key_reaches_its_field() {
     assert_eq!(config.trusted_proxies.len(), 3);
     let (minute, seconds) = (Duration::from_secs(60), Duration::from_secs);
     assert_eq!(config.drain, Drain { within: minute, spread: seconds(10) });
-    assert_eq!(config.reload, Reload { watch: false, max_disconnects: Some(3) });
+    assert_eq!(
+        config.reload,
+        Reload { watch: false, interval: Duration::from_secs(5), max_disconnects: Some(3) }
+    );
     assert_eq!(config.upgrade, Upgrade { drain: Drain::within(120 * minute), ready: minute });
     let socket = env::current_dir().unwrap().join("tests/config/good/moorline.sock");
     let address = "127.0.0.1:9101".parse().unwrap();

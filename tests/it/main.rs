@@ -92,3 +92,5 @@ mod tunnel;
 mod upgrade;
 #[cfg(test)]
 mod upgrade_binary;
+#[cfg(test)]
+mod watching;

@@ -1,0 +1,346 @@
+//! Events in the folders that the paths of the watched files go through.
+//!
+//! Folders are watched, not files: editors and deployment tools replace a file by a rename. A path is
+//! resolved component by component, as the kernel does it, and every folder on the way is watched for
+//! the name that is looked up in it: of a link, of what the link leads to, and of each folder, so that
+//! one that is moved, removed or made again is seen in its parent. Where the way ends early, the name
+//! that is missing is waited for in the deepest folder that is there.
+//!
+//! A watch belongs to a folder, not to a path: one that has been replaced goes on under its old watch.
+//! Hence the paths are resolved anew each time, and watches that none of them needs are removed.
+
+use std::{
+    collections::{HashMap, HashSet},
+    ffi::{OsStr, OsString},
+    fs,
+    io::{self, ErrorKind},
+    path::{Component, Path, PathBuf},
+    time::Duration,
+};
+
+use tokio::net::unix::pipe::Receiver;
+
+/// Most links of one path, as for the kernel (`path_resolution(7)`).
+const MOST_LINKS: usize = 40;
+
+/// A source of events, where the system has one.
+pub(super) struct Folders {
+    inotify: io::Result<Receiver>,
+}
+
+/// The names that matter, by the watch of their folder.
+#[derive(Debug, Default)]
+pub(super) struct Names {
+    watched: HashMap<i32, HashSet<OsString>>,
+    /// Folders that could not be watched; each is logged once.
+    unwatched: HashSet<PathBuf>,
+}
+
+/// Something that happened in a folder.
+#[derive(Debug)]
+pub(super) struct Event {
+    watch: i32,
+    what: What,
+}
+
+#[derive(Debug)]
+enum What {
+    /// To the entry of this name.
+    Entry(OsString),
+    /// To the folder: it was moved or removed, or is watched no more.
+    Folder,
+    /// More than could be queued.
+    Overflow,
+}
+
+impl Folders {
+    /// Watches nothing yet.
+    pub(super) fn new() -> Self {
+        Self { inotify: system::open() }
+    }
+
+    /// Watches what these paths go through, and nothing else any more; whether every folder of them
+    /// could be watched. Where not, that is logged, with `instead` as the time between comparisons.
+    pub(super) fn watch(&self, names: &mut Names, paths: &[PathBuf], instead: Duration) -> bool {
+        let mut round = Round { watched: HashMap::new(), failed: HashMap::new() };
+        let inotify = match &self.inotify {
+            Ok(inotify) => inotify,
+            Err(error) => {
+                if !paths.is_empty() && names.unwatched.insert(PathBuf::new()) {
+                    let every = humantime::format_duration(instead);
+                    tracing::warn!(%error, "files cannot be watched; they are compared every {every}");
+                }
+                return paths.is_empty();
+            }
+        };
+        for path in paths {
+            round.follow(inotify, path);
+        }
+        for gone in names.watched.keys().filter(|watch| !round.watched.contains_key(watch)) {
+            system::remove(inotify, *gone);
+        }
+        names.watched = round.watched;
+        names.unwatched.retain(|folder| round.failed.contains_key(folder));
+        let all = round.failed.is_empty();
+        for (folder, error) in round.failed {
+            let shown = folder.display().to_string();
+            if names.unwatched.insert(folder) {
+                let every = humantime::format_duration(instead);
+                tracing::warn!(
+                    folder = shown,
+                    %error,
+                    "the folder cannot be watched; its files are compared every {every}"
+                );
+            }
+        }
+        all
+    }
+
+    /// The next events; cancel-safe. Never resolves where the system has none.
+    pub(super) async fn events(&self) -> Vec<Event> {
+        let Ok(inotify) = &self.inotify else { return std::future::pending().await };
+        loop {
+            if inotify.readable().await.is_err() {
+                return std::future::pending().await;
+            }
+            match system::read(inotify) {
+                Ok(events) if events.is_empty() => {}
+                Ok(events) => return events,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+                Err(error) => {
+                    tracing::error!(%error, "folders are watched no more; files are compared");
+                    return std::future::pending().await;
+                }
+            }
+        }
+    }
+}
+
+impl Names {
+    /// Whether one of these events may have changed a watched file.
+    pub(super) fn concerned_by(&self, events: &[Event]) -> bool {
+        events.iter().any(|event| match (&event.what, self.watched.get(&event.watch)) {
+            (What::Overflow, _) => !self.watched.is_empty(),
+            (What::Folder, names) => names.is_some(),
+            (What::Entry(name), names) => names.is_some_and(|names| names.contains(name)),
+        })
+    }
+}
+
+/// One resolution of all paths.
+struct Round {
+    watched: HashMap<i32, HashSet<OsString>>,
+    failed: HashMap<PathBuf, io::Error>,
+}
+
+impl Round {
+    /// Watches each folder on the way before the name in it is looked up: what changes after that is
+    /// an event.
+    fn follow(&mut self, inotify: &Receiver, path: &Path) {
+        let mut at = PathBuf::new();
+        let mut links = 0;
+        let mut rest: Vec<Step> = steps(path);
+        while let Some(step) = rest.pop() {
+            let name = match step {
+                Step::Root => {
+                    at = PathBuf::from("/");
+                    continue;
+                }
+                Step::Up => {
+                    at.pop();
+                    continue;
+                }
+                Step::Into(name) => name,
+            };
+            if !self.add(inotify, &at, &name, rest.is_empty()) {
+                return;
+            }
+            let next = at.join(&name);
+            let Ok(about) = fs::symlink_metadata(&next) else { return };
+            if !about.is_symlink() {
+                at = next;
+                continue;
+            }
+            links += 1;
+            let Ok(target) = fs::read_link(&next) else { return };
+            if links > MOST_LINKS {
+                return;
+            }
+            rest.extend(steps(&target));
+        }
+    }
+
+    /// Whether the folder is there.
+    fn add(&mut self, inotify: &Receiver, folder: &Path, name: &OsStr, last: bool) -> bool {
+        match system::add(inotify, folder, last) {
+            Ok(watch) => {
+                self.watched.entry(watch).or_default().insert(name.to_owned());
+            }
+            Err(error)
+                if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) =>
+            {
+                return false;
+            }
+            Err(error) => {
+                self.failed.insert(folder.to_owned(), error);
+            }
+        }
+        true
+    }
+}
+
+/// One step of a path.
+enum Step {
+    Root,
+    Up,
+    Into(OsString),
+}
+
+/// The steps of a path, the first one last.
+fn steps(path: &Path) -> Vec<Step> {
+    let step = |component: Component<'_>| match component {
+        Component::RootDir => Some(Step::Root),
+        Component::ParentDir => Some(Step::Up),
+        Component::Normal(name) => Some(Step::Into(name.to_owned())),
+        Component::CurDir | Component::Prefix(_) => None,
+    };
+    path.components().rev().filter_map(step).collect()
+}
+
+#[cfg(target_os = "linux")]
+mod system {
+    //! inotify(7).
+
+    use std::{
+        ffi::OsStr,
+        io,
+        os::{fd::AsFd, unix::ffi::OsStrExt as _},
+        path::Path,
+    };
+
+    use rustix::fs::inotify::{self, CreateFlags, ReadFlags, WatchFlags};
+    use tokio::net::unix::pipe::Receiver;
+
+    use super::{Event, What};
+
+    /// Room for some events of the longest name.
+    const BUFFER: usize = 4096;
+
+    /// Bytes of an event before its name: four numbers of 4 bytes.
+    const HEAD: usize = 16;
+
+    /// The descriptor, read as if it were a pipe: like one it becomes readable, and gives whole events.
+    pub(super) fn open() -> io::Result<Receiver> {
+        let inotify = inotify::init(CreateFlags::NONBLOCK | CreateFlags::CLOEXEC)?;
+        Receiver::from_owned_fd_unchecked(inotify)
+    }
+
+    /// Watches a folder: `content` for what is written in its files, too. Reads, and writes of files
+    /// that stay open as logs do, are no event.
+    pub(super) fn add(inotify: &impl AsFd, folder: &Path, content: bool) -> io::Result<i32> {
+        let mut flags = WatchFlags::ONLYDIR
+            | WatchFlags::MASK_ADD
+            | WatchFlags::CREATE
+            | WatchFlags::DELETE
+            | WatchFlags::MOVE
+            | WatchFlags::DELETE_SELF
+            | WatchFlags::MOVE_SELF;
+        if content {
+            flags |= WatchFlags::CLOSE_WRITE | WatchFlags::ATTRIB;
+        }
+        Ok(inotify::add_watch(inotify, folder, flags)?)
+    }
+
+    pub(super) fn remove(inotify: &impl AsFd, watch: i32) {
+        // The kernel has removed the watch of a removed folder already.
+        let _ = inotify::remove_watch(inotify, watch);
+    }
+
+    /// Some of the events that are there.
+    pub(super) fn read(inotify: &Receiver) -> io::Result<Vec<Event>> {
+        let mut buffer = [0; BUFFER];
+        let length = inotify.try_read(&mut buffer)?;
+        Ok(events(&buffer[..length]))
+    }
+
+    /// Reads `struct inotify_event`s, one after the other (inotify(7)).
+    fn events(mut bytes: &[u8]) -> Vec<Event> {
+        let mut events = Vec::new();
+        while let Some((head, rest)) = bytes.split_at_checked(HEAD) {
+            let field = |at: usize| head[at..at + 4].try_into().map_or(0, u32::from_ne_bytes);
+            let (watch, flags) = (field(0), ReadFlags::from_bits_retain(field(4)));
+            let Some((name, next)) = rest.split_at_checked(field(12) as usize) else { break };
+            bytes = next;
+            // Filled up with zeros.
+            let name = name.split(|byte| *byte == 0).next().unwrap_or_default();
+            if let Some(what) = what(flags, name) {
+                events.push(Event { watch: watch.cast_signed(), what });
+            }
+        }
+        events
+    }
+
+    fn what(flags: ReadFlags, name: &[u8]) -> Option<What> {
+        let gone =
+            ReadFlags::DELETE_SELF | ReadFlags::MOVE_SELF | ReadFlags::IGNORED | ReadFlags::UNMOUNT;
+        if flags.contains(ReadFlags::QUEUE_OVERFLOW) {
+            Some(What::Overflow)
+        } else if flags.intersects(gone) {
+            Some(What::Folder)
+        } else {
+            (!name.is_empty()).then(|| What::Entry(OsStr::from_bytes(name).to_owned()))
+        }
+    }
+
+    #[cfg(test)]
+    mod tests {
+        use super::*;
+
+        fn event(watch: i32, flags: ReadFlags, name: &[u8]) -> Vec<u8> {
+            let fields = [watch.cast_unsigned(), flags.bits(), 0, name.len() as u32];
+            let head = fields.iter().flat_map(|field| field.to_ne_bytes());
+            head.chain(name.iter().copied()).collect()
+        }
+
+        #[test]
+        fn events_are_read_one_after_the_other() {
+            let bytes = [
+                event(1, ReadFlags::MOVED_TO, b"..data\0\0"),
+                event(2, ReadFlags::ATTRIB, b""),
+                event(3, ReadFlags::DELETE_SELF, b""),
+                event(-1, ReadFlags::QUEUE_OVERFLOW, b""),
+                event(4, ReadFlags::CREATE, b"cut off")[..20].to_vec(),
+            ]
+            .concat();
+            let read = format!("{:?}", events(&bytes));
+            let expected = "[Event { watch: 1, what: Entry(\"..data\") }, \
+                            Event { watch: 3, what: Folder }, Event { watch: -1, what: Overflow }]";
+            assert_eq!(read, expected);
+        }
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+mod system {
+    //! No source of events: files are compared.
+
+    use std::{io, os::fd::AsFd, path::Path};
+
+    use tokio::net::unix::pipe::Receiver;
+
+    use super::Event;
+
+    pub(super) fn open() -> io::Result<Receiver> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    pub(super) fn add(_: &impl AsFd, _: &Path, _: bool) -> io::Result<i32> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    pub(super) fn remove(_: &impl AsFd, _: i32) {}
+
+    pub(super) fn read(_: &Receiver) -> io::Result<Vec<Event>> {
+        Err(io::ErrorKind::WouldBlock.into())
+    }
+}

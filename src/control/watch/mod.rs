@@ -1,0 +1,201 @@
+//! Reloads when a watched file changes.
+//!
+//! Two independent ways find a change. The system reports events in the folders that the files' paths
+//! go through, every link of a path included; see [`folders`]. And a slow timer compares the files'
+//! contents with those that were loaded, for changes that the system does not report: on a network file
+//! system, behind a hard link, or past the limit of watches; see [`contents`].
+//!
+//! Both are renewed each time that the configuration is read, also where it is refused. A file that is
+//! written in pieces is read once: a reload waits until the folders are quiet.
+
+mod contents;
+mod folders;
+
+use std::{
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use tokio::{
+    sync::{Mutex, Notify, mpsc, watch},
+    task::spawn_blocking,
+    time::{Instant, sleep_until},
+};
+use tokio_util::task::AbortOnDropHandle;
+
+use self::{
+    contents::Contents,
+    folders::{Event, Folders},
+};
+use super::Request;
+use crate::config::{
+    Config, Reload,
+    check::{Faults, Loaded},
+};
+
+/// How long the folders must be quiet before a reload.
+const QUIET: Duration = Duration::from_millis(200);
+
+/// Longest time that a reload waits for quiet.
+const LONGEST_WAIT: Duration = Duration::from_secs(2);
+
+/// Longest time between two comparisons while a folder cannot be watched.
+const UNWATCHED: Duration = Duration::from_secs(5);
+
+/// Watches the files of a configuration and requests reloads; dropping it ends that.
+pub(super) struct Watcher {
+    files: Files,
+    _task: AbortOnDropHandle<()>,
+}
+
+/// The watched files. Clones share them.
+#[derive(Clone)]
+pub(super) struct Files(Arc<Shared>);
+
+struct Shared {
+    state: Mutex<State>,
+    folders: Folders,
+    /// Time between two comparisons; `None`: nothing is watched.
+    every: watch::Sender<Option<Duration>>,
+    /// A file has changed while it was loaded.
+    overtaken: AtomicBool,
+    wake: Notify,
+}
+
+#[derive(Default)]
+struct State {
+    watch: bool,
+    interval: Duration,
+    contents: Contents,
+    names: folders::Names,
+}
+
+impl Watcher {
+    /// Watches nothing until a configuration is read by [`Files::load`]; `terms` count until then.
+    pub(super) fn new(requests: mpsc::WeakSender<Request>, terms: Reload) -> Self {
+        let Reload { watch, interval, .. } = terms;
+        let shared = Shared {
+            state: Mutex::new(State { watch, interval, ..State::default() }),
+            folders: Folders::new(),
+            every: watch::Sender::new(None),
+            overtaken: AtomicBool::new(false),
+            wake: Notify::new(),
+        };
+        let files = Files(Arc::new(shared));
+        let task = tokio::spawn(run(files.clone(), requests));
+        Self { files, _task: AbortOnDropHandle::new(task) }
+    }
+
+    /// The watched files.
+    pub(super) fn files(&self) -> Files {
+        self.files.clone()
+    }
+}
+
+impl Files {
+    /// Reads a configuration, and watches from then on the files that it was read from. A refused
+    /// configuration adds its files to those that are watched already. Blocks.
+    ///
+    /// # Errors
+    /// Those of `read`.
+    pub(super) fn load(&self, read: impl FnOnce() -> Loaded) -> Result<Config, Faults> {
+        // Events of new watches are judged only after this.
+        let mut state = self.0.state.blocking_lock();
+        let Loaded { outcome, readings } = read();
+        if let Ok(config) = &outcome {
+            (state.watch, state.interval) = (config.reload.watch, config.reload.interval);
+            state.contents.clear();
+        }
+        if state.watch {
+            state.contents.note(readings);
+        } else {
+            state.contents.clear();
+        }
+        let paths: Vec<PathBuf> = state.contents.paths().cloned().collect();
+        let instead = state.interval.min(UNWATCHED);
+        let all = self.0.folders.watch(&mut state.names, &paths, instead);
+        let every = if all { state.interval } else { instead };
+        // A file may have changed after it was read and before its folder was watched.
+        if state.contents.compare() {
+            self.0.overtaken.store(true, Ordering::Release);
+        }
+        self.0.every.send_replace((!paths.is_empty()).then_some(every));
+        self.0.wake.notify_one();
+        outcome
+    }
+
+    /// Whether one of these events may have changed a watched file.
+    async fn are_concerned_by(&self, events: &[Event]) -> bool {
+        self.0.state.lock().await.names.concerned_by(events)
+    }
+
+    /// Whether a file holds something else than when it was last loaded or compared.
+    async fn compare(&self) -> bool {
+        let files = self.clone();
+        let compared = spawn_blocking(move || files.0.state.blocking_lock().contents.compare());
+        compared.await.unwrap_or(false)
+    }
+}
+
+/// Requests a reload after each change.
+async fn run(files: Files, requests: mpsc::WeakSender<Request>) {
+    let mut every = files.0.every.subscribe();
+    let mut compared = Instant::now();
+    let mut wait: Option<Wait> = None;
+    loop {
+        let interval = *every.borrow_and_update();
+        tokio::select! {
+            events = files.0.folders.events() => {
+                if files.are_concerned_by(&events).await {
+                    wait = Some(Wait::after(wait));
+                }
+            }
+            () = files.0.wake.notified() => {
+                if files.0.overtaken.swap(false, Ordering::AcqRel) {
+                    wait = Some(Wait::after(wait));
+                }
+            }
+            () = until(wait.map(|wait| wait.until)) => {
+                wait = None;
+                let Some(requests) = requests.upgrade() else { return };
+                if requests.send(Request::Changed).await.is_err() {
+                    return;
+                }
+            }
+            () = until(interval.map(|interval| compared + interval)) => {
+                if files.compare().await {
+                    wait = Some(Wait::after(wait));
+                }
+                compared = Instant::now();
+            }
+        }
+    }
+}
+
+/// How long a reload waits for quiet.
+#[derive(Clone, Copy)]
+struct Wait {
+    until: Instant,
+    latest: Instant,
+}
+
+impl Wait {
+    /// After a change now, and those that were waited for before.
+    fn after(before: Option<Self>) -> Self {
+        let now = Instant::now();
+        let latest = before.map_or(now + LONGEST_WAIT, |before| before.latest);
+        Self { until: (now + QUIET).min(latest), latest }
+    }
+}
+
+/// Resolves at a moment, if there is one.
+async fn until(at: Option<Instant>) {
+    match at {
+        Some(at) => sleep_until(at).await,
+        None => std::future::pending().await,
+    }
+}
