@@ -1,6 +1,9 @@
 //! What the streams of a process have in common.
 
-use std::sync::{Arc, atomic::AtomicBool};
+use std::{
+    sync::{Arc, atomic::AtomicBool},
+    time::Instant,
+};
 
 use arc_swap::ArcSwap;
 use tokio::sync::Semaphore;
@@ -40,12 +43,12 @@ pub struct Proxy {
 impl Proxy {
     /// Counts a failure under traffic. Only probes count successes: an answer here must not make good
     /// what they find wrong. Without probes nothing would bring a backend up, so nothing takes it
-    /// down.
-    pub(crate) fn mark_failed(&self, backend: &Backend, health: &config::Health) {
+    /// down. The attempt that failed began at `began`: failures that overlap count once.
+    pub(crate) fn mark_failed(&self, backend: &Backend, health: &config::Health, began: Instant) {
         if health.probe == config::Probe::Off {
             return;
         }
-        if let Some(transition) = backend.mark(false, health.rise, health.fall) {
+        if let Some(transition) = backend.mark_failed(began, health.rise, health.fall) {
             let (pool, backend) = (backend.pool(), backend.name());
             tracing::warn!(pool, backend, ?transition, "backend failed under traffic");
         }

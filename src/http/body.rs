@@ -4,9 +4,10 @@
 //! far the body has come is shared, as its [`Progress`], with whoever waits for the response.
 
 use std::{
+    collections::VecDeque,
     convert::Infallible,
     fmt,
-    future::Future,
+    future::{Future, poll_fn},
     pin::Pin,
     sync::{
         Arc,
@@ -57,6 +58,8 @@ pub(super) struct Inbound {
     progress: Arc<Progress>,
     pause: Pause,
     gate: Option<Gate>,
+    /// Frames that were read ahead.
+    ahead: VecDeque<Frame<Bytes>>,
     /// Knows when the client has ended its stream.
     patience: Arc<Patience>,
 }
@@ -88,6 +91,9 @@ pub(super) struct Go {
     waker: AtomicWaker,
 }
 
+/// Most of a body that is read while its backend is out of reach.
+const MAX_AHEAD: usize = 64 * 1024;
+
 /// A backend that ignores `Expect` gets the body after this (RFC 9110 §10.1.1: not indefinitely).
 const EXPECT_PATIENCE: Duration = Duration::from_secs(1);
 
@@ -105,6 +111,15 @@ impl RequestBody {
     /// The client's body as it comes.
     pub(super) fn streamed(inbound: Inbound) -> Self {
         Self::Streamed(Box::new(inbound))
+    }
+
+    /// Waits until the client breaks its body off; forever, where it does not. Up to 64 KiB of the body
+    /// are read meanwhile, and sent later.
+    pub(super) async fn left(&mut self) {
+        match self {
+            Self::Buffered(_) => std::future::pending().await,
+            Self::Streamed(inbound) => poll_fn(|cx| inbound.poll_left(cx)).await,
+        }
     }
 }
 
@@ -170,7 +185,8 @@ impl Inbound {
         pause: Duration,
         patience: Arc<Patience>,
     ) -> Self {
-        Self { incoming, progress, pause: Pause::new(pause), gate: None, patience }
+        let (pause, ahead) = (Pause::new(pause), VecDeque::new());
+        Self { incoming, progress, pause, gate: None, ahead, patience }
     }
 
     /// Keeps the body back until `go` is given.
@@ -188,6 +204,48 @@ impl Inbound {
             ready!(gate.poll_open(cx));
             self.gate = None;
         }
+        if let Some(frame) = self.ahead.pop_front() {
+            return Poll::Ready(Some(Ok(frame)));
+        }
+        self.poll_client(cx)
+    }
+
+    /// What is still to come.
+    fn size_hint(&self) -> SizeHint {
+        let rest = self.incoming.size_hint();
+        let ahead = self.ahead.iter().filter_map(Frame::data_ref).map(Bytes::len);
+        let ahead: usize = ahead.sum();
+        let mut hint = SizeHint::new();
+        hint.set_lower(rest.lower() + ahead as u64);
+        if let Some(upper) = rest.upper() {
+            hint.set_upper(upper + ahead as u64);
+        }
+        hint
+    }
+
+    /// Reads ahead while nobody takes the body, so that a client that leaves is noticed: an end behind a
+    /// body that is not read would not be seen. Ready where the client has broken off.
+    fn poll_left(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.gate.is_some() {
+            return Poll::Pending;
+        }
+        let held = |ahead: &VecDeque<Frame<Bytes>>| -> usize {
+            ahead.iter().filter_map(Frame::data_ref).map(Bytes::len).sum()
+        };
+        while !self.progress.is_done() && held(&self.ahead) < MAX_AHEAD {
+            match ready!(self.poll_client(cx)) {
+                Some(Ok(frame)) => self.ahead.push_back(frame),
+                Some(Err(_)) => return Poll::Ready(()),
+                None => break,
+            }
+        }
+        Poll::Pending
+    }
+
+    fn poll_client(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BrokenOff>>> {
         let broken = |kind| BrokenOff(Termination::Failed(Side::Client, Phase::RequestBody, kind));
         // Looked at first: all that came before the end is in `incoming` by then.
         let ended = self.patience.ended();
@@ -244,14 +302,16 @@ impl Body for RequestBody {
     fn is_end_stream(&self) -> bool {
         match self {
             Self::Buffered(full) => full.is_end_stream(),
-            Self::Streamed(inbound) => inbound.incoming.is_end_stream(),
+            Self::Streamed(inbound) => {
+                inbound.ahead.is_empty() && inbound.incoming.is_end_stream()
+            }
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match self {
             Self::Buffered(full) => full.size_hint(),
-            Self::Streamed(inbound) => inbound.incoming.size_hint(),
+            Self::Streamed(inbound) => inbound.size_hint(),
         }
     }
 }

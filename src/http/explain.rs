@@ -301,7 +301,7 @@ fn decide(choice: Choice, pool: &Pool, sid: Option<&str>, client: IpAddr, told: 
             told.steps.push(format!("The session is known here: it is on {name}, {}.", now(&backend)));
         }
         Choice::Gone => told.steps.push(
-            "The session is known here, and its backend is down: 400 with code 1, so that the client \
+            "The session is known here, and its backend is gone: 400 with code 1, so that the client \
              opens a new one."
                 .to_owned(),
         ),
@@ -367,6 +367,7 @@ fn chosen(told: &mut Explanation, by: ChosenBy, backend: Option<&Arc<Backend>>) 
 
 fn now(backend: &Backend) -> &'static str {
     match backend.phase() {
+        Life::Serving if !backend.is_up() => "which is down and is tried nevertheless",
         Life::Serving => "which serves",
         Life::Draining => "which drains and keeps it",
         Life::Gone => "which is gone",

@@ -80,8 +80,17 @@ pub(super) struct Failure {
     pub(super) error: ProxyError,
     /// It happened on a connection that had been kept alive, and may have been closed under us.
     pub(super) kept: bool,
+    /// When it was begun to connect, or to wait for the answer.
+    pub(super) began: std::time::Instant,
     /// The request, where no byte of it was sent.
     pub(super) unsent: Option<Box<Request<RequestBody>>>,
+}
+
+impl Failure {
+    /// One that took no time, with the request sent.
+    fn now(error: ProxyError) -> Self {
+        Self { error, kept: false, began: std::time::Instant::now(), unsent: None }
+    }
 }
 
 /// A connection to a backend while a response is read from it. Dropped, it closes the connection;
@@ -163,7 +172,10 @@ pub(super) async fn exchange(
     terms.backend.make_room();
     let mut connection = match open(terms, permit).await {
         Ok(connection) => connection,
-        Err(error) => return Err(Failure { error, kept: false, unsent: Some(Box::new(request)) }),
+        Err(error) => {
+            let (began, unsent) = (started.into_std(), Some(Box::new(request)));
+            return Err(Failure { error, kept: false, began, unsent });
+        }
     };
     let connected = started.elapsed();
     let response = send(terms, &mut connection, request).await?;
@@ -209,7 +221,7 @@ async fn acquire(terms: &Terms<'_>, until: Instant) -> Option<Acquired<H1>> {
 
 fn saturated(request: Request<RequestBody>) -> Failure {
     let error = ProxyError::new(Side::Proxy, Phase::Connect, Kind::Saturated);
-    Failure { error, kept: false, unsent: Some(Box::new(request)) }
+    Failure { unsent: Some(Box::new(request)), ..Failure::now(error) }
 }
 
 async fn send(
@@ -220,7 +232,9 @@ async fn send(
     let sending = connection.sender.try_send_request(request);
     let Some(outcome) = before(terms.header, terms.progress, sending).await else {
         let error = ProxyError::new(Side::Backend, Phase::ResponseHeader, Kind::TimedOut);
-        return Err(Failure { error, kept: false, unsent: None });
+        let now = std::time::Instant::now();
+        let began = now.checked_sub(terms.header).unwrap_or(now);
+        return Err(Failure { began, ..Failure::now(error) });
     };
     outcome.map_err(|mut failed| {
         let unsent = failed.take_message().map(Box::new);
@@ -229,7 +243,7 @@ async fn send(
             Some(kind) => ProxyError::new(Side::Client, Phase::RequestBody, kind),
             None => ProxyError::new(Side::Backend, Phase::ResponseHeader, kind(&source)),
         };
-        Failure { error: because(error, source), kept: false, unsent }
+        Failure { unsent, ..Failure::now(because(error, source)) }
     })
 }
 
@@ -275,7 +289,7 @@ fn answer(
     let keep = peer.map_or(terms.keep, |peer| peer.min(terms.keep));
     if response.status() == StatusCode::SWITCHING_PROTOCOLS && !terms.upgrade {
         let error = ProxyError::new(Side::Backend, Phase::ResponseHeader, Kind::BadUpgrade);
-        return Err(Failure { error, kept: false, unsent: None });
+        return Err(Failure::now(error));
     }
     let lease = Lease {
         connection,

@@ -150,7 +150,7 @@ async fn wait(turn: &Turn<'_>, backend: &Backend, patience: &Patience) -> Waited
     }
 }
 
-async fn end(patience: &Patience) {
+pub(super) async fn end(patience: &Patience) {
     poll_fn(|cx| {
         if patience.ended() {
             return Poll::Ready(());

@@ -209,7 +209,8 @@ impl<'a> Search<'a> {
         backend: &Arc<Backend>,
         from: &Introduction,
     ) -> Result<Server, ProxyError> {
-        let until = Instant::now() + self.pool.config().timeouts.connect;
+        let began = Instant::now();
+        let until = began + self.pool.config().timeouts.connect;
         let outcome = loop {
             let left = until.saturating_duration_since(Instant::now());
             match self.pool.dial().open(backend, from, left).await {
@@ -223,7 +224,8 @@ impl<'a> Search<'a> {
             Ok(_) => self.proxy.note(backend, false),
             Err(error) if error.side == Side::Backend => {
                 self.proxy.note(backend, true);
-                self.proxy.mark_failed(backend, &self.pool.config().health);
+                let health = &self.pool.config().health;
+                self.proxy.mark_failed(backend, health, began.into_std());
             }
             Err(_) => {}
         }

@@ -43,7 +43,7 @@ pub struct Metrics {
     pub stalls: Counter,
     /// Workers that are stuck at this moment.
     pub stalled_workers: Gauge,
-    /// Requests sent again to another backend.
+    /// Requests tried again: sent to another backend, or connected for again.
     pub retries: Counter,
     /// Reloads that took effect.
     pub reloads_ok: Counter,
@@ -112,7 +112,7 @@ impl Metrics {
             retries: plain(
                 &mut registry,
                 metric::RETRIES,
-                "Requests sent again to another backend",
+                "Requests tried again: sent to another backend, or connected for again",
             ),
             reloads_ok: reloads("ok"),
             reloads_refused: reloads("refused"),

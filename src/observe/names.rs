@@ -301,7 +301,7 @@ pub mod metric {
     pub const RELOADS: &str = "reloads";
     /// Sessions whose node was searched, by result.
     pub const OWNER_SEARCHES: &str = "owner_searches";
-    /// Requests sent again to another backend.
+    /// Requests tried again: sent to another backend, or connected for again.
     pub const RETRIES: &str = "retries";
     /// Backends left out for their failures under traffic, by reason.
     pub const EJECTIONS: &str = "ejections";

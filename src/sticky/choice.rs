@@ -10,7 +10,7 @@ use std::{
 };
 
 use super::{Known, Table};
-use crate::upstream::Backend;
+use crate::upstream::{Backend, Life};
 
 /// What a request brings along.
 #[derive(Clone, Copy, Debug, Default)]
@@ -30,7 +30,8 @@ pub enum Choice {
     Cookie(Arc<Backend>),
     /// To the backend that its last session was on, or to another where that one cannot be reached.
     Memory(Arc<Backend>),
-    /// Nowhere: the backend of its session is dead, and the session with it.
+    /// Nowhere: the backend of its session has left the configuration and been emptied, and the session
+    /// has ended with it.
     Gone,
     /// Nowhere: its session was let go, though its backend lives.
     LetGo,
@@ -53,7 +54,8 @@ pub fn preview(table: &Table, pool: &str, clues: Clues<'_>, now: Instant) -> Cho
 fn decide(clues: Clues<'_>, find: impl FnOnce(&str) -> Option<Known>) -> Choice {
     if let Some(sid) = clues.sid {
         return match find(sid) {
-            Some(known) if !known.backend.keeps_sessions() => Choice::Gone,
+            // Its health does not matter: a node that answers no probe may still have the session.
+            Some(known) if known.backend.phase() == Life::Gone => Choice::Gone,
             Some(known) if known.let_go => Choice::LetGo,
             Some(known) => Choice::Session(known.backend, known.lifetime),
             None => Choice::Search(clues.moored.filter(|b| b.keeps_sessions()).cloned()),
@@ -70,10 +72,7 @@ fn decide(clues: Clues<'_>, find: impl FnOnce(&str) -> Option<Known>) -> Choice 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{
-        config::{self, Address},
-        upstream::Life,
-    };
+    use crate::config::{self, Address};
 
     const LIFETIME: Duration = Duration::from_secs(45);
 
@@ -101,9 +100,13 @@ mod tests {
     }
 
     #[test]
-    fn a_session_dies_with_its_backend_and_is_not_moved() {
+    fn a_session_stays_with_its_backend_while_that_is_down_and_ends_with_it() {
         let (table, one, two, now) = scene();
         one.mark(false, 1, 1);
+        let clues = Clues { sid: Some("a"), moored: Some(&two) };
+        let choice = choose(&table, "chat", clues, now);
+        assert!(matches!(choice, Choice::Session(b, LIFETIME) if Arc::ptr_eq(&b, &one)));
+        one.set_life(Life::Gone);
         let clues = Clues { sid: Some("a"), moored: Some(&two) };
         assert!(matches!(choose(&table, "chat", clues, now), Choice::Gone));
     }

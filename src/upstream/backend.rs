@@ -30,6 +30,7 @@ use super::{
     quorum::Quorum,
     recovery::Recovery,
     reuse::Idle,
+    silence::Silence,
 };
 use crate::config;
 
@@ -50,6 +51,7 @@ pub struct Backend {
     schedule: Schedule,
     recovery: Recovery,
     down_since: Mutex<Option<Instant>>,
+    silence: Silence,
     shedding: AtomicBool,
     seat: ArcSwapOption<Seat>,
 }
@@ -92,6 +94,7 @@ impl Backend {
             schedule: Schedule::new(Instant::now()),
             recovery: Recovery::new(Instant::now()),
             down_since: Mutex::new(None),
+            silence: Silence::new(Instant::now()),
             shedding: AtomicBool::new(false),
             seat: ArcSwapOption::empty(),
         })
@@ -224,7 +227,8 @@ impl Backend {
         self.load.takes_new()
     }
 
-    /// Whether a session that is here may stay: up and not gone.
+    /// Whether it can be asked about sessions that it may have: up and not gone. A session that is known
+    /// to be here is not bound to this: its requests come here until the backend is gone.
     pub fn keeps_sessions(&self) -> bool {
         self.load.keeps_sessions()
     }
@@ -244,6 +248,11 @@ impl Backend {
     /// after `fall` failures; the transition is returned once. Going down drops the idle
     /// connections.
     pub fn mark(&self, healthy: bool, rise: u32, fall: u32) -> Option<Transition> {
+        // A success matters here only to a backend that is down: what failed before it must not
+        // keep the backend down. While the backend is up, traffic may find what probes do not.
+        if !healthy || !self.is_up() {
+            self.silence.checked(Instant::now());
+        }
         let transition = self.load.mark(healthy, rise, fall)?;
         if let Some(seat) = self.seat.load().as_ref() {
             self.recovery.health_changed(&self.load, &seat.quorum, Instant::now());
@@ -257,6 +266,30 @@ impl Backend {
         let mut since = self.down_since.lock().unwrap_or_else(PoisonError::into_inner);
         *since = if self.is_up() { None } else { since.or_else(|| Some(Instant::now())) };
         Some(transition)
+    }
+
+    /// Counts a failure under traffic of an attempt that began at `began` as a failed check. Failures
+    /// that overlap in time count once.
+    pub fn mark_failed(&self, began: Instant, rise: u32, fall: u32) -> Option<Transition> {
+        if !self.silence.counts(began, Instant::now()) {
+            return None;
+        }
+        self.mark(false, rise, fall)
+    }
+
+    /// Notes that an attempt that began at `began` got no answer.
+    pub fn fell_silent(&self, began: Instant) {
+        self.silence.begins(began);
+    }
+
+    /// Notes that it has answered.
+    pub fn heard(&self) {
+        self.silence.ends();
+    }
+
+    /// When the first attempt began since which it has not answered; `None`: it has.
+    pub fn silent_since(&self) -> Option<Instant> {
+        self.silence.since()
     }
 
     /// Counts an answer under traffic, or that there was none; why it is ejected, where that did it.

@@ -67,7 +67,13 @@ impl From<ConnectError> for ProxyError {
             ConnectError::Handshake(source) => {
                 Self::new(Side::Backend, Phase::Handshake, source.kind).because(source)
             }
-            ConnectError::Io(source) => failed(Kind::Io).because(source),
+            ConnectError::Io(source) => {
+                let reset = matches!(
+                    source.kind(),
+                    io::ErrorKind::ConnectionReset | io::ErrorKind::ConnectionAborted
+                );
+                failed(if reset { Kind::Reset } else { Kind::Io }).because(source)
+            }
         }
     }
 }

@@ -4,7 +4,7 @@
 //! health and idle connections. [`Pool`](pool::Pool) is a configuration's view of several, with the
 //! policy that picks among them. Who fails under traffic is left out by [`outlier`] and comes back by
 //! `recovery`, as far as `quorum` lets anybody be left out; `limits` bounds a backend's connections, and
-//! `admission` how many new sessions it is given in a time. This module knows neither HTTP nor who asks.
+//! `admission` how many new sessions it is given in a time; `silence` knows since when it has not been heard. This module knows neither HTTP nor who asks.
 
 mod admission;
 pub mod backend;
@@ -19,6 +19,7 @@ pub mod pool;
 mod quorum;
 mod recovery;
 pub mod reuse;
+mod silence;
 
 pub use backend::{Admitted, Backend, Hold, InFlight, InUse, Life, Pending, Transition, Turn};
 pub use connect::{ConnectError, connect};

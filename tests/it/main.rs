@@ -67,6 +67,8 @@ mod proof;
 #[cfg(test)]
 mod proxy_protocol;
 #[cfg(test)]
+mod reach;
+#[cfg(test)]
 mod rebalance;
 #[cfg(test)]
 mod reload;

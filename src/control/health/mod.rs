@@ -8,7 +8,10 @@ mod engine_io;
 mod http;
 mod websocket;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use tokio::time::{sleep, timeout};
 use tokio_util::task::AbortOnDropHandle;
@@ -63,7 +66,14 @@ async fn watch(backend: Arc<Backend>, dial: Arc<Dial>, terms: Health, new: bool)
     // served under other terms has to.
     let mut fall = if new { 1 } else { terms.fall };
     loop {
+        let began = Instant::now();
         let outcome = timeout(terms.timeout, probe(&backend, &dial, &terms)).await;
+        match &outcome {
+            Ok(Ok(())) => backend.heard(),
+            Err(_) => backend.fell_silent(began),
+            // It refused, or answered something else.
+            Ok(Err(_)) => {}
+        }
         let verdict = outcome.unwrap_or_else(|_| Err("no answer in time".to_owned()));
         let (pool, name) = (backend.pool(), backend.name());
         if let Some(transition) = backend.mark(verdict.is_ok(), terms.rise, fall) {

@@ -4,7 +4,7 @@
 //! Each party has nodes and a pool of its own, so that a stage meets both at once. What a session is
 //! lost by that need not have been is anything but this:
 //!
-//! - the node that carried it was removed and drained, killed, hung or reset by the stage itself;
+//! - the node that carried it was removed and drained, killed or reset by the stage itself;
 //! - we ended it with a Close (1012) at a frame boundary and its client came back by itself, in a stage
 //!   that is there to move clients: a replaced node's, or a rebalance. Elsewhere that is a loss as well.
 //!
@@ -18,6 +18,7 @@ mod changes;
 mod fleets;
 mod harm;
 mod node;
+mod outage;
 mod party;
 mod site;
 mod table;
@@ -40,7 +41,11 @@ async fn nobody_is_dropped() {
     t.stage(s, "5 binary upgrades", Spares::Everybody, changes::binary_upgrades).await;
     let hurt = Spares::OthersThanHurt;
     t.stage(s, "A node killed", hurt, harm::kill).await;
-    t.stage(s, "A node hung", hurt, harm::hang).await;
+    for (probe, text, sees) in harm::PROBES {
+        let title = format!("A node hung for 10 s, `{probe}` probe");
+        let hang = async |s: &mut Site| harm::hang(s, text, sees).await;
+        t.stage(s, &title, Spares::Everybody, hang).await;
+    }
     t.stage(s, "A node that resets its connections", hurt, harm::reset).await;
     std::mem::take(t).finish();
     site.finish().await;

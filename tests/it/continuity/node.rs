@@ -6,7 +6,7 @@ use std::{
     process::{Child, ChildStdin, ChildStdout, Command, Stdio},
 };
 
-use crate::support::process;
+use crate::support::process::{self, Namespace};
 
 /// Where the npm packages are, and what is made with them.
 const NPM: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/socketio");
@@ -63,12 +63,18 @@ impl Make {
         command.into()
     }
 
-    fn node(self, name: &str) -> Command {
+    fn node(self, name: &str, inside: Option<&Namespace>) -> Command {
+        let program = |program: &str| match inside {
+            Some(namespace) => namespace.command(program),
+            None => Command::new(program),
+        };
+        let host = inside.map_or_else(|| "127.0.0.1".to_owned(), Namespace::inside);
         let (interval, timeout) = PING;
         match self {
             Self::Harness => {
-                let mut command = Command::new(env!("CARGO_BIN_EXE_moorline-load"));
-                command.args(["node", "--nodes", "1", "--until-eof", "--listen", "127.0.0.1:0"]);
+                let mut command = program(env!("CARGO_BIN_EXE_moorline-load"));
+                command.args(["node", "--nodes", "1", "--until-eof"]);
+                command.args(["--listen", &format!("{host}:0")]);
                 command.args(["--name", name, "--ping-interval", &format!("{interval}s")]);
                 command.args(["--ping-timeout", &format!("{timeout}s")]);
                 command
@@ -76,9 +82,9 @@ impl Make {
             Self::Npm => {
                 let (interval, timeout) = (interval * 1000, timeout * 1000);
                 let engine = format!("{{\"pingInterval\":{interval},\"pingTimeout\":{timeout}}}");
-                let mut command = Command::new("node");
+                let mut command = program("node");
                 command.arg(format!("{NPM}/lib/node-main.mjs"));
-                let options = "\"generation\":\"v4\"";
+                let options = format!("\"generation\":\"v4\",\"host\":\"{host}\"");
                 command.arg(format!("{{\"name\":\"{name}\",{options},\"engine\":{engine}}}"));
                 command
             }
@@ -89,7 +95,15 @@ impl Make {
 impl Node {
     /// Starts one and waits until it listens.
     pub(super) fn start(make: Make, name: &str) -> Self {
-        let mut command = make.node(name);
+        Self::run(make.node(name, None), name)
+    }
+
+    /// Starts one in a network namespace.
+    pub(super) fn inside(make: Make, name: &str, namespace: &Namespace) -> Self {
+        Self::run(make.node(name, Some(namespace)), name)
+    }
+
+    fn run(mut command: Command, name: &str) -> Self {
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
         let stdin = child.stdin.take().unwrap();
         let mut stdout = BufReader::new(child.stdout.take().unwrap());

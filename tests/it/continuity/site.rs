@@ -27,6 +27,8 @@ pub(super) struct Text {
     pub(super) top: String,
     /// Lines of both pools.
     pub(super) pools: String,
+    /// What probes both pools, where that is not `tcp`.
+    pub(super) probe: Option<&'static str>,
     /// Further tables.
     pub(super) tables: String,
 }
@@ -92,6 +94,12 @@ impl Site {
         self.proxy.wait_for_metric("a node is up", &up, |up| up == 1.0).await;
     }
 
+    /// Waits until the proxy knows a node to be down.
+    pub(super) async fn wait_until_down(&self, pool: &str, address: &str) {
+        let up = format!("moorline_backend_up{{pool=\"{pool}\",backend=\"{address}\"}}");
+        self.proxy.wait_for_metric("a node is down", &up, |up| up == 0.0).await;
+    }
+
     /// Waits until the tunnels of a pool's backends are spread like that.
     pub(super) async fn until_tunnels(&self, pool: &str, is: impl Fn(&[u64]) -> bool) {
         let deadline = Instant::now() + CHANGE;
@@ -154,12 +162,13 @@ impl Site {
 impl Text {
     /// The file's text.
     pub(super) fn whole(&self) -> String {
-        let Self { top, pools, tables } = self;
+        let Self { top, pools, probe, tables } = self;
+        let probe = probe.unwrap_or("\"tcp\"");
         let pool = |name| {
             format!(
                 "[pools.{name}]\n\
                  backends = {{ file = \"{name}.txt\" }}\n\
-                 health = {{ probe = \"tcp\", interval = \"500ms\", fall = 2 }}\n\
+                 health = {{ probe = {probe}, interval = \"500ms\", fall = 2 }}\n\
                  drain = {{ within = \"6s\", spread = \"4s\" }}\n\
                  {pools}\n"
             )

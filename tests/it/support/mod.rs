@@ -142,6 +142,22 @@ impl Blackhole {
     pub(crate) fn new() -> Self {
         let listener = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
         listener.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+        Self::on(listener)
+    }
+
+    /// Takes the place of whoever listened at this address before.
+    pub(crate) async fn at(address: SocketAddr) -> Self {
+        Self::on(Refusing::at(address).await.0)
+    }
+
+    /// The network is back: what is in the queue is dropped, and the listener accepts.
+    pub(crate) fn ends(self) -> tokio::net::TcpListener {
+        self.listener.listen(1024).unwrap();
+        self.listener.set_nonblocking(true).unwrap();
+        tokio::net::TcpListener::from_std(self.listener.into()).unwrap()
+    }
+
+    fn on(listener: Socket) -> Self {
         listener.listen(0).unwrap();
         let address = listener.local_addr().unwrap();
         let mut queued = Vec::new();

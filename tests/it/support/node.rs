@@ -2,8 +2,14 @@
 
 use std::{
     collections::HashSet,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
 };
+
+use tokio::net::TcpListener;
 
 use super::{Backend, Message, Raw, backend, message, websocket};
 
@@ -23,10 +29,38 @@ struct State {
     /// Given out next, in place of numbered ones.
     next: Mutex<Option<String>>,
     count: Mutex<usize>,
+    /// Whether requests are read and not answered.
+    hung: AtomicBool,
     /// `pingInterval` and `pingTimeout` in milliseconds.
     ping: (u32, u32),
     /// Further header lines of a handshake's reply, each ended by CRLF.
     fields: &'static str,
+}
+
+/// A node's sessions, without its connections.
+pub(crate) struct Memory(Arc<State>);
+
+/// Answers as the node does, once it does not hang.
+fn serve(state: &Arc<State>) -> backend::Script {
+    let shared = Arc::clone(state);
+    backend::script(move |peer| {
+        let state = Arc::clone(&shared);
+        async move {
+            while let Some(request) = peer.request().await {
+                while state.hung.load(Ordering::SeqCst) {
+                    tokio::time::sleep(Duration::from_millis(2)).await;
+                }
+                let upgrades = request.header("upgrade") == Some("websocket");
+                let known = state.is_known(&request);
+                if upgrades && (known || sid(&request).is_none()) {
+                    peer.send(websocket::switching(&request)).await;
+                    peer.ended().await;
+                    return;
+                }
+                peer.send(state.answer(&request, upgrades)).await;
+            }
+        }
+    })
 }
 
 /// What a node says where it does not know a session.
@@ -49,28 +83,34 @@ impl Node {
             known: Mutex::default(),
             next: Mutex::default(),
             count: Mutex::default(),
+            hung: AtomicBool::new(false),
             ping,
             fields,
         });
-        let shared = Arc::clone(&state);
-        let serve = backend::script(move |peer| {
-            let state = Arc::clone(&shared);
-            async move {
-                while let Some(request) = peer.request().await {
-                    let upgrades = request.header("upgrade") == Some("websocket");
-                    let known = state.is_known(&request);
-                    if upgrades && (known || sid(&request).is_none()) {
-                        peer.send(websocket::switching(&request)).await;
-                        peer.ended().await;
-                        return;
-                    }
-                    peer.send(state.answer(&request, upgrades)).await;
-                }
-            }
-        });
-        Self { backend: Backend::start(serve).await, name, state }
+        Self { backend: Backend::start(serve(&state)).await, name, state }
     }
 
+    /// Starts again on this listener, with the sessions that the node had.
+    pub(crate) fn returns(state: &Memory, listener: TcpListener) -> Self {
+        let Memory(state) = state;
+        let backend = Backend::on(listener, serve(state));
+        Self { backend, name: state.name, state: Arc::clone(state) }
+    }
+
+    /// What the node knows of its sessions, to be kept while its network is away.
+    pub(crate) fn memory(&self) -> Memory {
+        Memory(Arc::clone(&self.state))
+    }
+
+    /// Reads requests and answers none, health probes included, until [`Node::wake`].
+    pub(crate) fn hang(&self) {
+        self.state.hung.store(true, Ordering::SeqCst);
+    }
+
+    /// Answers everything that has come meanwhile, and goes on.
+    pub(crate) fn wake(&self) {
+        self.state.hung.store(false, Ordering::SeqCst);
+    }
     /// Gives the next handshake this sid.
     pub(crate) fn next_sid(&self, sid: &str) {
         *self.state.next.lock().unwrap() = Some(sid.to_owned());

@@ -5,6 +5,7 @@ use std::{
     net::SocketAddr,
     os::unix::process::ExitStatusExt,
     process::{Child, Command, ExitStatus},
+    sync::atomic::{AtomicU32, Ordering},
 };
 
 use rustix::process::{Pid, Signal, WaitOptions};
@@ -92,8 +93,9 @@ pub(crate) struct Namespace {
 impl Namespace {
     /// Makes one, with addresses from 198.18.0.0/15, which is for tests (RFC 2544).
     pub(crate) fn new() -> Self {
-        let pid = std::process::id();
-        let (name, net) = (format!("moorline-{pid}"), (pid % 250) as u8);
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let (pid, count) = (std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+        let (name, net) = (format!("moorline-{pid}-{count}"), ((pid + count) % 250) as u8);
         let this = Self { name, net };
         let (name, cable, outside) = (&this.name, this.cable(), this.outside());
         ip(&format!("netns add {name}"));
@@ -118,9 +120,26 @@ impl Namespace {
         Command::new("ip").args(words).spawn().unwrap()
     }
 
+    /// Address of the other side's end.
+    pub(crate) fn inside(&self) -> String {
+        format!("198.18.{}.2", self.net)
+    }
+
+    /// A command that runs a program inside.
+    pub(crate) fn command(&self, program: &str) -> Command {
+        let mut command = Command::new("ip");
+        command.args(["netns", "exec", &self.name, program]);
+        command
+    }
+
     /// Loses every packet from now on, without a word to either side.
     pub(crate) fn cut(&self) {
         ip(&format!("-n {} link set eth0 down", self.name));
+    }
+
+    /// Loses no packet any more.
+    pub(crate) fn mend(&self) {
+        ip(&format!("-n {} link set eth0 up", self.name));
     }
 
     fn cable(&self) -> String {

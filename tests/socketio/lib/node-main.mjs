@@ -15,7 +15,7 @@ import { Server } from 'socket.io';
 import ServerV2 from 'socket.io-v2';
 
 const options = JSON.parse(process.argv[2]);
-const { name, generation, port = 0, redis, engine = {} } = options;
+const { name, generation, host = '127.0.0.1', port = 0, redis, engine = {} } = options;
 
 const account = { made: [], known: {}, unknown: [], preflights: 0, handshakes: 0, connected: 0, disconnects: {} };
 const server = createServer((request, response) => {
@@ -36,12 +36,12 @@ if (process.send) {
 } else {
   takeLines();
 }
-server.listen(port, '127.0.0.1', () => {
+server.listen(port, host, () => {
   // Engine.IO makes its WebSocket server anew when it listens, where it has one.
   io.engine.ws?.on('headers', (headers) => headers.push(`x-node: ${name}`));
   const { port } = server.address();
   if (process.send) process.send({ port });
-  else console.log(`${name} listens on 127.0.0.1:${port}`);
+  else console.log(`${name} listens on ${host}:${port}`);
 });
 
 function takeLines() {

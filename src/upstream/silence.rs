@@ -1,0 +1,98 @@
+//! Since when nothing has been heard of a backend, and which failures overlap in time.
+//!
+//! A backend that is out of reach fails many requests at the same moment. They are one finding about
+//! the backend, not many: a failure counts only if its attempt began after the last failure that was
+//! counted. Time is passed in; a moment before `start` counts as `start`.
+
+use std::{
+    sync::atomic::{AtomicU64, Ordering::Relaxed},
+    time::{Duration, Instant},
+};
+
+/// What one backend did not say. Times are nanoseconds since `start`.
+#[derive(Debug)]
+pub(super) struct Silence {
+    start: Instant,
+    /// When the first unanswered attempt began; 0: the backend was heard since.
+    since: AtomicU64,
+    /// When the last failure was counted.
+    counted: AtomicU64,
+}
+
+impl Silence {
+    pub(super) fn new(start: Instant) -> Self {
+        Self { start, since: AtomicU64::new(0), counted: AtomicU64::new(0) }
+    }
+
+    /// An attempt that began at `began` got no answer.
+    pub(super) fn begins(&self, began: Instant) {
+        // An error means that the backend has been silent for longer.
+        let _ = self.since.compare_exchange(0, self.at(began).max(1), Relaxed, Relaxed);
+    }
+
+    /// The backend was heard. Costs a load if it was not silent.
+    pub(super) fn ends(&self) {
+        if self.since.load(Relaxed) != 0 {
+            self.since.store(0, Relaxed);
+        }
+    }
+
+    /// When the silence began; `None`: there is none.
+    pub(super) fn since(&self) -> Option<Instant> {
+        match self.since.load(Relaxed) {
+            0 => None,
+            since => Some(self.start + Duration::from_nanos(since)),
+        }
+    }
+
+    /// Whether the failure of an attempt that began at `began` counts: it does not overlap with a
+    /// failure that was counted before. One of several threads is told so.
+    pub(super) fn counts(&self, began: Instant, now: Instant) -> bool {
+        let (began, now) = (self.at(began), self.at(now));
+        let count = |last: u64| (began >= last).then_some(now.max(last));
+        self.counted.fetch_update(Relaxed, Relaxed, count).is_ok()
+    }
+
+    /// A health check has come to a verdict: failures of attempts that began before it are old.
+    pub(super) fn checked(&self, now: Instant) {
+        self.counted.fetch_max(self.at(now), Relaxed);
+    }
+
+    fn at(&self, moment: Instant) -> u64 {
+        let since = moment.saturating_duration_since(self.start).as_nanos();
+        u64::try_from(since).unwrap_or(u64::MAX)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    #[test]
+    fn silence_lasts_from_the_first_unanswered_attempt_until_the_backend_is_heard() {
+        let start = Instant::now();
+        let silence = Silence::new(start);
+        assert_eq!(silence.since(), None);
+        silence.begins(start + SECOND);
+        silence.begins(start + 3 * SECOND);
+        assert_eq!(silence.since(), Some(start + SECOND));
+        silence.ends();
+        assert_eq!(silence.since(), None);
+    }
+
+    #[test]
+    fn failures_that_overlap_count_once() {
+        let start = Instant::now();
+        let silence = Silence::new(start);
+        let counts = |began: u32, ended: u32| {
+            silence.counts(start + began * SECOND, start + ended * SECOND)
+        };
+        assert!(counts(0, 2));
+        assert!(!counts(0, 2) && !counts(1, 3), "they overlap with the first");
+        assert!(counts(2, 4), "it began when the first had ended");
+        silence.checked(start + 6 * SECOND);
+        assert!(!counts(5, 7) && counts(6, 8));
+    }
+}

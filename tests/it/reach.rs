@@ -1,0 +1,323 @@
+//! Sessions of nodes that cannot be heard for a while: hung, slow, out of reach, back again, or dead.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use serde_json::Value;
+use tokio::task::JoinSet;
+
+use crate::support::{
+    Backend, Blackhole, Message, Node, Proxy, Raw, backend, eventually, message,
+    node::{handshake, poll, poll_target},
+    pair::Pair,
+    websocket,
+};
+
+/// A probe that sees a hung node at once.
+const HTTP_PROBE: &str =
+    "{ probe = \"http\", interval = \"100ms\", timeout = \"100ms\", rise = 1, fall = 1 }";
+
+const RETRIES: &str = "moorline_retries_total";
+
+/// `moorline_backend_up` of one node.
+fn up(node: &Node) -> String {
+    format!("moorline_backend_up{{pool=\"app\",backend=\"{}\"}}", node.backend.address)
+}
+
+fn assert_code_1(reply: &Message) {
+    assert_eq!(reply.status(), 400, "{}", reply.text());
+    assert!(reply.text().contains("\"code\":1"), "{}", reply.text());
+    assert!(reply.header("access-control-allow-origin").is_some(), "a browser cannot read it");
+}
+
+fn post(sid: &str, t: &str) -> Vec<u8> {
+    message::post(&poll_target(sid, t), "Origin: http://app.test\r\n", "42[\"emit\"]")
+}
+
+#[tokio::test]
+async fn known_sessions_wait_for_a_hung_node_that_is_down() {
+    let pair = Pair::with(|settings| {
+        settings.pool("health", HTTP_PROBE);
+    })
+    .await;
+    let (polls, upgrades) = (pair.session_on("a").await, pair.session_on("a").await);
+    let other = pair.session_on("b").await;
+    pair.a.hang();
+    pair.proxy.wait_for_metric("the hung node is down", &up(&pair.a), |up| up == 0.0).await;
+    // A poll, a POST and an upgrade, each on a connection of its own.
+    let mut waiting = [pair.client().await, pair.client().await, pair.client().await];
+    let upgrade = format!("/socket.io/?EIO=4&transport=websocket&sid={}", upgrades.sid);
+    waiting[0].send(message::get(&poll_target(&polls.sid, "poll"), "")).await;
+    waiting[1].send(post(&polls.sid, "post")).await;
+    waiting[2].send(websocket::request(&upgrade, "")).await;
+    let arrived = || pair.a.polls(&polls.sid) == 2 && pair.a.polls(&upgrades.sid) == 1;
+    eventually("all of them are at the hung node", arrived).await;
+    // The other node is not affected, and gets the new sessions.
+    let mut client = pair.client().await;
+    assert_eq!(poll(&mut client, &other.sid, "other", "").await.status(), 200);
+    for session in pair.spread("new", "").await {
+        assert_eq!(session.node, "b");
+    }
+    pair.a.wake();
+    for (client, status) in waiting.iter_mut().zip([200, 200, 101]) {
+        let reply = client.response().await;
+        assert_eq!(reply.status(), status, "{}", reply.text());
+    }
+    assert_eq!((pair.a.polls(&polls.sid), pair.a.polls(&upgrades.sid)), (2, 1), "sent once each");
+    drop((client, waiting));
+    pair.finish().await;
+}
+
+#[tokio::test]
+async fn a_known_session_is_served_by_a_node_whose_health_check_fails() {
+    // Its health endpoint says 503, and its sessions are well.
+    let node = Backend::answering(|request| match request.target() {
+        "/healthz" => message::reply("503 Service Unavailable", "", ""),
+        target if target.contains("sid=") => message::ok("6"),
+        _ => message::ok("0{\"sid\":\"well\",\"pingInterval\":25000,\"pingTimeout\":20000}"),
+    })
+    .await;
+    let health = HTTP_PROBE.replace("\"http\"", "\"http\", path = \"/healthz\"");
+    let mut proxy = Proxy::with(|settings| {
+        settings.backends(&[node.address]).pool("health", "{ probe = \"off\" }");
+    })
+    .await;
+    let mut client = Raw::connect(proxy.web()).await;
+    let session = handshake(&mut client, "open", "").await;
+    proxy
+        .reload(|settings| {
+            settings.pool("health", &health);
+        })
+        .await;
+    proxy.wait_for_metric("the node is down", "moorline_backend_up", |up| up == 0.0).await;
+    for n in 0..3 {
+        let reply = poll(&mut client, &session.sid, &format!("poll{n}"), "").await;
+        assert_eq!(reply.status(), 200, "{}", reply.text());
+    }
+    drop((client, node));
+    proxy.finish().await;
+}
+
+#[tokio::test]
+async fn sessions_of_a_dead_node_are_ended_at_once() {
+    for probe in ["{ probe = \"off\" }", HTTP_PROBE] {
+        let pair = Pair::with(|settings| {
+            // A kept connection that the node closes as it dies would fail the request on it.
+            settings.pool("health", probe).pool("reuse", "{ max_idle = 0 }");
+        })
+        .await;
+        let (first, second) = (pair.session_on("a").await, pair.session_on("a").await);
+        let Pair { a, b, proxy } = pair;
+        let is_up = up(&a);
+        drop(a);
+        let mut client = Raw::connect(proxy.web()).await;
+        // Far below the 45 s that the session would live: the client's patience is shorter.
+        let origin = "Origin: http://app.test\r\n";
+        assert_code_1(&poll(&mut client, &first.sid, "first", origin).await);
+        if probe == HTTP_PROBE {
+            proxy.wait_for_metric("the dead node is down", &is_up, |up| up == 0.0).await;
+        }
+        client.send(post(&second.sid, "second")).await;
+        assert_code_1(&client.response().await);
+        drop((client, b));
+        proxy.finish().await;
+    }
+}
+
+#[tokio::test]
+async fn sessions_of_a_node_out_of_reach_wait_until_it_is_back() {
+    let pair = Pair::with(|settings| {
+        settings.pool("health", HTTP_PROBE).timeouts("connect = \"200ms\"");
+    })
+    .await;
+    let sessions = [pair.session_on("a").await, pair.session_on("a").await];
+    let Pair { a, b, proxy } = pair;
+    let (is_up, memory, address) = (up(&a), a.memory(), a.backend.address);
+    drop(a);
+    let hole = Blackhole::at(address).await;
+    proxy.wait_for_metric("the node is down", &is_up, |up| up == 0.0).await;
+    let mut waiting = [Raw::connect(proxy.web()).await, Raw::connect(proxy.web()).await];
+    waiting[0].send(message::get(&poll_target(&sessions[0].sid, "poll"), "")).await;
+    waiting[1].send(post(&sessions[1].sid, "post")).await;
+    // Longer than one connect may take, so that each of them has to be tried again.
+    proxy.wait_for_metric("connects are tried again", RETRIES, |retries| retries >= 4.0).await;
+    let a = Node::returns(&memory, hole.ends());
+    for client in &mut waiting {
+        let reply = client.response().await;
+        assert_eq!((reply.status(), reply.header("x-node")), (200, Some("a")), "{}", reply.text());
+    }
+    assert_eq!((a.polls(&sessions[0].sid), a.polls(&sessions[1].sid)), (1, 1), "sent once each");
+    drop((waiting, a, b));
+    proxy.finish().await;
+}
+
+#[tokio::test]
+async fn a_session_ends_when_its_node_is_silent_for_longer_than_its_lifetime() {
+    let lifetime = Duration::from_millis(900);
+    let a = Node::special("a", (500, 400), "").await;
+    let proxy = Proxy::with(|settings| {
+        settings.backends(&[a.backend.address]).timeouts("connect = \"200ms\"");
+    })
+    .await;
+    let mut client = Raw::connect(proxy.web()).await;
+    let session = handshake(&mut client, "open", "").await;
+    let address = a.backend.address;
+    drop(a);
+    let hole = Blackhole::at(address).await;
+    let started = Instant::now();
+    let origin = "Origin: http://app.test\r\n";
+    assert_code_1(&poll(&mut client, &session.sid, "poll", origin).await);
+    assert!(started.elapsed() >= lifetime, "given up after {:?}", started.elapsed());
+    drop((client, hole));
+    proxy.finish().await;
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_ends_the_wait_for_a_node_out_of_reach() {
+    let a = Node::start("a").await;
+    let proxy = Proxy::with(|settings| {
+        settings.backends(&[a.backend.address]).timeouts("connect = \"200ms\"");
+    })
+    .await;
+    let mut client = Raw::connect(proxy.web()).await;
+    let session = handshake(&mut client, "open", "").await;
+    let (memory, address) = (a.memory(), a.backend.address);
+    drop(a);
+    let hole = Blackhole::at(address).await;
+    let mut leaving = Raw::connect(proxy.web()).await;
+    leaving.send(post(&session.sid, "leaves")).await;
+    proxy.wait_for_metric("a connect is tried again", RETRIES, |retries| retries >= 1.0).await;
+    leaving.finish().await;
+    let left = |line: &Value| line["path"].as_str().is_some_and(|path| path.contains("t=leaves"));
+    let line = proxy.wait_for_log("the line of the client that left", left).await;
+    assert!(line["termination"].as_str().unwrap().starts_with("client_"), "{line}");
+    let a = Node::returns(&memory, hole.ends());
+    assert_eq!(poll(&mut client, &session.sid, "stays", "").await.status(), 200);
+    assert_eq!(a.polls(&session.sid), 1, "the POST of the client that left was sent");
+    drop((client, leaving, a));
+    proxy.finish().await;
+}
+
+#[tokio::test]
+async fn connects_that_time_out_together_count_once() {
+    let live = Backend::replying("ok").await;
+    let address = live.address;
+    let proxy = Proxy::with(|settings| {
+        settings.backends(&[address]).timeouts("connect = \"400ms\"");
+        settings.pool("health", "{ probe = \"tcp\", interval = \"60s\", fall = 3 }");
+    })
+    .await;
+    eventually("the first probe", || live.connections() > 0).await;
+    drop(live);
+    let hole = Blackhole::at(address).await;
+    let web = proxy.web();
+    let mut together = JoinSet::new();
+    (0..20).for_each(|_| drop(together.spawn(Raw::ask(web, message::get("/", "")))));
+    while let Some(reply) = together.join_next().await {
+        assert_eq!(reply.unwrap().status(), 504);
+    }
+    assert_eq!(proxy.metric("moorline_backend_up").await, 1.0, "20 at once took it down");
+    for _ in 0..2 {
+        assert_eq!(Raw::ask(proxy.web(), message::get("/", "")).await.status(), 504);
+    }
+    proxy.wait_for_metric("the third failure", "moorline_backend_up", |up| up == 0.0).await;
+    drop(hole);
+    proxy.finish().await;
+}
+
+/// A backend that closes each connection, without a word, once it has been idle for this long; and how
+/// many it has closed.
+async fn impatient(limit: Duration) -> (Backend, Arc<AtomicUsize>) {
+    let closes = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&closes);
+    let script = backend::script(move |peer| {
+        let count = Arc::clone(&count);
+        async move {
+            while let Ok(Some(request)) = tokio::time::timeout(limit, peer.request()).await {
+                let open = "0{\"sid\":\"one\",\"pingInterval\":25000,\"pingTimeout\":20000}";
+                let is_known = request.target().contains("sid=");
+                peer.send(message::ok(if is_known { "ok" } else { open })).await;
+            }
+            count.fetch_add(1, Ordering::SeqCst);
+        }
+    });
+    (Backend::start(script).await, closes)
+}
+
+/// Sends emits of a session in rounds, all of a round together, so that the connections they leave are as
+/// old at the next round as the backend lets them become, give or take `spread`. Returns how many
+/// of them failed.
+async fn timed_emits(proxy: &Proxy, rounds: u32, (limit, spread): (Duration, Duration)) -> usize {
+    let mut clients = Vec::new();
+    for _ in 0..EMITS {
+        clients.push(Raw::connect(proxy.web()).await);
+    }
+    let mut lost = 0;
+    for _ in 0..rounds {
+        let mut round = JoinSet::new();
+        for (n, mut client) in clients.drain(..).enumerate() {
+            let away = limit - spread + 2 * spread * n as u32 / EMITS;
+            round.spawn(async move {
+                client.send(post("one", "emit")).await;
+                let answered = client.response().await.status() == 200;
+                // The next round comes when the connection that served this one is about to close.
+                tokio::time::sleep(away).await;
+                (client, answered)
+            });
+        }
+        while let Some(done) = round.join_next().await {
+            let (client, answered) = done.unwrap();
+            lost += usize::from(!answered);
+            clients.push(client);
+        }
+    }
+    lost
+}
+
+const EMITS: u32 = 250;
+
+#[tokio::test]
+async fn no_emit_meets_the_close_of_a_backend_that_closes_idle_connections() {
+    // As gunicorn does, by default; once with the default settings, once with what is meant for a Node.
+    let limit = Duration::from_secs(2);
+    let (node, _) = impatient(limit).await;
+    for reuse in ["{}", "{ idle_timeout = \"4s\" }"] {
+        let proxy = Proxy::with(|settings| {
+            settings.backends(&[node.address]).pool("reuse", reuse);
+        })
+        .await;
+        let mut client = Raw::connect(proxy.web()).await;
+        assert_eq!(handshake(&mut client, "open", "").await.sid, "one");
+        let lost = timed_emits(&proxy, 5, (limit, Duration::from_millis(60))).await;
+        assert_eq!(lost, 0, "lost with reuse = {reuse}");
+        drop(client);
+        proxy.finish().await;
+    }
+    drop(node);
+}
+
+#[tokio::test]
+async fn the_idle_limit_of_a_backend_is_learned_from_its_closes() {
+    let limit = Duration::from_millis(300);
+    let (node, closes) = impatient(limit).await;
+    let proxy = Proxy::with(|settings| {
+        settings.backends(&[node.address]).pool("reuse", "{ idle_timeout = \"4s\" }");
+    })
+    .await;
+    let mut client = Raw::connect(proxy.web()).await;
+    assert_eq!(handshake(&mut client, "open", "").await.sid, "one");
+    // Two closes show the limit: each of the requests leaves an idle connection to be closed.
+    for n in 1..=2 {
+        eventually("an idle connection is closed", || closes.load(Ordering::SeqCst) >= n).await;
+        assert_eq!(Raw::ask(proxy.web(), message::get("/", "")).await.status(), 200);
+    }
+    let lost = timed_emits(&proxy, 12, (limit, Duration::from_millis(60))).await;
+    assert_eq!(lost, 0);
+    drop((client, node));
+    proxy.finish().await;
+}
