@@ -274,6 +274,7 @@ impl Attempt<'_> {
             keep: config.reuse.idle_timeout,
             progress: self.outgoing.progress(),
             upgrade: self.upgrade,
+            once: !self.replayable(),
             fresh: self.fresh,
             bound: self.bound,
         };

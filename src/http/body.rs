@@ -302,9 +302,7 @@ impl Body for RequestBody {
     fn is_end_stream(&self) -> bool {
         match self {
             Self::Buffered(full) => full.is_end_stream(),
-            Self::Streamed(inbound) => {
-                inbound.ahead.is_empty() && inbound.incoming.is_end_stream()
-            }
+            Self::Streamed(inbound) => inbound.ahead.is_empty() && inbound.incoming.is_end_stream(),
         }
     }
 

@@ -10,7 +10,10 @@ use std::{
     future::{Future, poll_fn},
     io,
     pin::pin,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     task::Poll,
     time::Duration,
 };
@@ -33,11 +36,15 @@ use super::{
 use crate::{
     error::{Kind, Phase, ProxyError, Side},
     net::{proxy_protocol::Introduction, stream::Server, tls},
-    upstream::{Acquired, Backend, ConnectError, Dial, InFlight, InUse, Permit, Reusable},
+    upstream::{ANY_AGE, Acquired, Backend, ConnectError, Dial, InFlight, InUse, Permit, Reusable},
 };
 
 /// Largest response header, and read buffer; node itself accepts 16 KiB.
 const MAX_HEADER: usize = 64 * 1024;
+
+/// How long a connection may have been idle that gets what cannot be sent twice: half of the shortest
+/// limit that common servers have, gunicorn's 2 s.
+const YOUNG: Duration = Duration::from_secs(1);
 
 /// Pause before the next try where a descriptor or port is short.
 const SHORTAGE_PAUSE: Duration = Duration::from_millis(20);
@@ -59,6 +66,8 @@ pub(super) struct Terms<'a> {
     pub(super) progress: &'a Arc<Progress>,
     /// The request asks for a WebSocket: it gets a connection of its own.
     pub(super) upgrade: bool,
+    /// The request cannot be sent twice: only a connection that cannot be closing will do.
+    pub(super) once: bool,
     /// Open a connection even if one is kept.
     pub(super) fresh: bool,
     /// The session is known to be there: it is worth waiting until a connection is free.
@@ -113,6 +122,7 @@ struct H1 {
     dial: u64,
     /// [`Idle::epoch`] when it was opened.
     epoch: u64,
+    idle_since: Arc<IdleSince>,
     /// What moves its bytes; an upgraded connection's outlives it.
     driver: Option<AbortHandle>,
     _permit: Permit,
@@ -137,6 +147,41 @@ impl Terms<'_> {
 impl Reusable for H1 {
     fn is_open(&self) -> bool {
         !self.sender.is_closed()
+    }
+
+    fn set_idle(&self, since: Option<std::time::Instant>) {
+        self.idle_since.set(since);
+    }
+}
+
+/// Since when a connection is idle; shared with its driver, which sees it closed.
+#[derive(Debug)]
+struct IdleSince {
+    opened: std::time::Instant,
+    /// Nanoseconds since then, and 1; 0: in use.
+    nanos: AtomicU64,
+}
+
+impl IdleSince {
+    fn new() -> Arc<Self> {
+        Arc::new(Self { opened: std::time::Instant::now(), nanos: AtomicU64::new(0) })
+    }
+
+    fn set(&self, since: Option<std::time::Instant>) {
+        let nanos = since.map_or(0, |since| self.nanos(since) + 1);
+        self.nanos.store(nanos, Ordering::Relaxed);
+    }
+
+    /// How long it has been idle; `None`: it is in use.
+    fn age(&self) -> Option<Duration> {
+        let since = self.nanos.load(Ordering::Relaxed).checked_sub(1)?;
+        let now = self.nanos(std::time::Instant::now());
+        Some(Duration::from_nanos(now.saturating_sub(since)))
+    }
+
+    fn nanos(&self, moment: std::time::Instant) -> u64 {
+        let since = moment.saturating_duration_since(self.opened).as_nanos();
+        u64::try_from(since).unwrap_or(u64::MAX - 1)
     }
 }
 
@@ -199,12 +244,13 @@ async fn connection(terms: &Terms<'_>, until: Instant) -> Option<InUse> {
 /// many wait for it.
 async fn acquire(terms: &Terms<'_>, until: Instant) -> Option<Acquired<H1>> {
     let idle = terms.backend.idle();
+    let age = if terms.once && !terms.alone() { YOUNG } else { ANY_AGE };
     let acquired = async {
         tokio::select! {
             biased;
             // A kept connection is of no use then, but one that is dropped leaves its permit.
             permit = idle.permit(), if terms.alone() => Acquired::Fresh(permit),
-            acquired = idle.acquire::<H1>() => acquired,
+            acquired = idle.acquire::<H1>(age) => acquired,
         }
     };
     let mut acquired = pin!(acquired);
@@ -307,10 +353,13 @@ fn answer(
 async fn open(terms: &Terms<'_>, permit: Permit) -> Result<Box<H1>, ProxyError> {
     let epoch = terms.backend.idle().epoch();
     let stream = reach(terms).await?;
-    let (sender, driver) = handshake(stream, terms.upgrade).await.map_err(|source| {
+    let idle_since = IdleSince::new();
+    let backend = (!terms.upgrade).then(|| (terms.backend, Arc::clone(&idle_since)));
+    let (sender, driver) = handshake(stream, backend).await.map_err(|source| {
         ProxyError::new(Side::Backend, Phase::Connect, Kind::Io).because(source)
     })?;
-    Ok(Box::new(H1 { sender, dial: terms.dial.serial(), epoch, driver, _permit: permit }))
+    let dial = terms.dial.serial();
+    Ok(Box::new(H1 { sender, dial, epoch, idle_since, driver, _permit: permit }))
 }
 
 /// Connects; a shortage of descriptors or ports is waited out within the deadline.
@@ -325,9 +374,11 @@ async fn reach(terms: &Terms<'_>) -> Result<Server, ConnectError> {
     }
 }
 
+/// Leaves a connection to its driver. `backend` learns when it closes the connection while that is idle;
+/// `None`: the connection is to be upgraded.
 async fn handshake(
     stream: Server,
-    upgrade: bool,
+    backend: Option<(&Arc<Backend>, Arc<IdleSince>)>,
 ) -> Result<(SendRequest<RequestBody>, Option<AbortHandle>), hyper::Error> {
     let (sender, connection) =
         http1::Builder::new().max_buf_size(MAX_HEADER).handshake(TokioIo::new(stream)).await?;
@@ -337,11 +388,19 @@ async fn handshake(
             tracing::debug!(%error, "backend connection ended");
         }
     };
-    if upgrade {
+    let Some((backend, idle_since)) = backend else {
         tokio::spawn(async move { tell(connection.with_upgrades().await) });
         return Ok((sender, None));
-    }
-    let driver = tokio::spawn(async move { tell(connection.await) });
+    };
+    // The backend keeps the connection, and must not be kept by it.
+    let backend = Arc::downgrade(backend);
+    let driver = tokio::spawn(async move {
+        tell(connection.await);
+        // The backend's doing: a connection that is dropped here takes its driver with it.
+        if let (Some(age), Some(backend)) = (idle_since.age(), backend.upgrade()) {
+            backend.idle().closed_after(age);
+        }
+    });
     Ok((sender, Some(driver.abort_handle())))
 }
 

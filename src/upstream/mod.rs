@@ -27,4 +27,4 @@ pub use dial::Dial;
 pub use outlier::Reason;
 pub use pool::{Pool, source};
 pub use recovery::TEND;
-pub use reuse::{Acquired, Permit, Reusable};
+pub use reuse::{ANY_AGE, Acquired, Permit, Reusable};

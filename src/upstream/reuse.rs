@@ -4,6 +4,11 @@
 //! bounded in number and in time, and is empty while it is closed: a connection that comes back to a
 //! backend that went down meanwhile is dropped, not kept. This module does not know what a
 //! connection speaks.
+//!
+//! A backend closes idle connections after a time of its own, often without having said so, and a
+//! request that meets the close is lost. What cannot be sent twice therefore asks for a connection that
+//! has been idle for a short while only; and the time that the backend has shown by its closes bounds
+//! how long a connection is kept and used.
 
 use std::{
     any::Any,
@@ -15,14 +20,23 @@ use std::{
 use arc_swap::ArcSwapOption;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
+use self::limit::Shown;
 use crate::config;
+
+mod limit;
 
 /// A connection that may serve again.
 pub trait Reusable: Any + Send {
     /// Whether the peer still has its end open, as far as is known. Called with the list locked: it
     /// must be quick and must not come back to the list.
     fn is_open(&self) -> bool;
+
+    /// Told since when it is idle; `None`: it is in use again. Called with the list locked, too.
+    fn set_idle(&self, _since: Option<Instant>) {}
 }
+
+/// Any age of an idle connection will do.
+pub const ANY_AGE: Duration = Duration::MAX;
 
 /// The idle connections of one backend, of any kind.
 pub struct Idle {
@@ -31,6 +45,8 @@ pub struct Idle {
     total: ArcSwapOption<Total>,
     /// Told at each `put`, for those who wait for a permit and would rather have a connection.
     returned: Notify,
+    /// After how long the backend closes idle connections.
+    shown: Shown,
 }
 
 struct List {
@@ -44,6 +60,7 @@ struct List {
 
 struct Kept {
     connection: Box<dyn Reusable>,
+    since: Instant,
     until: Instant,
 }
 
@@ -79,6 +96,7 @@ impl Idle {
             }),
             total: ArcSwapOption::empty(),
             returned: Notify::new(),
+            shown: Shown::new(Instant::now()),
         };
         idle.limit(limits);
         idle
@@ -102,9 +120,15 @@ impl Idle {
         drop(surplus);
     }
 
-    /// The freshest open connection of kind `C`; those found closed or expired are dropped.
-    pub fn take<C: Reusable>(&self) -> Option<Box<C>> {
+    /// The freshest open connection of kind `C` that has been idle for less than `age`, or for half of
+    /// the time after which the backend closes them, where that is shorter. Those found closed or
+    /// expired are dropped.
+    pub fn take<C: Reusable>(&self, age: Duration) -> Option<Box<C>> {
         let now = Instant::now();
+        let age = match self.shown.get(now) {
+            Some(limit) if age < ANY_AGE => age.min(limit / 2),
+            _ => age,
+        };
         let mut dead = Vec::new();
         let mut list = self.lock();
         let mut at = list.kept.len();
@@ -114,6 +138,10 @@ impl Idle {
                 None => break None,
             };
             let kept = &list.kept[at];
+            if now.saturating_duration_since(kept.since) >= age {
+                // Those before it are older.
+                break None;
+            }
             let serves = kept.serves(now);
             let is_c = (kept.connection.as_ref() as &dyn Any).is::<C>();
             if serves && !is_c {
@@ -128,7 +156,9 @@ impl Idle {
         // Closing a socket may run code of any length: not while others wait.
         drop(list);
         drop(dead);
-        let connection: Box<dyn Any> = found?.connection;
+        let Kept { connection, .. } = found?;
+        connection.set_idle(None);
+        let connection: Box<dyn Any> = connection;
         connection.downcast().ok()
     }
 
@@ -146,8 +176,11 @@ impl Idle {
             drop(list);
             return;
         }
-        let until = now + keep.min(list.timeout);
-        list.kept.push_back(Kept { connection, until });
+        // Well before the backend's own limit: it counts from an earlier moment, and its close takes time.
+        let shown = self.shown.get(now).map_or(Duration::MAX, |limit| limit / 4 * 3);
+        let until = now + keep.min(list.timeout).min(shown);
+        connection.set_idle(Some(now));
+        list.kept.push_back(Kept { connection, since: now, until });
         let surplus = list.trim();
         drop(list);
         drop(surplus);
@@ -182,12 +215,21 @@ impl Idle {
         drop(surplus);
     }
 
-    /// Opens or closes the list, and drops every connection where it closes. `open` is asked with
+    /// The backend has closed a connection that had been idle for so long.
+    pub fn closed_after(&self, idle: Duration) {
+        self.shown.note(idle, Instant::now());
+    }
+
+    /// Opens or closes the list, and drops every connection where it closes. What the backend has shown
+    /// is forgotten then: the process that comes after it may keep connections for longer. `open` is asked with
     /// the list locked, so that of two calls at once the later sees what is so now.
     pub fn set_open(&self, open: impl FnOnce() -> bool) {
         let mut list = self.lock();
         list.open = open();
         let dropped = if list.open { VecDeque::new() } else { std::mem::take(&mut list.kept) };
+        if !list.open {
+            self.shown.forget();
+        }
         drop(list);
         drop(dropped);
     }
@@ -219,15 +261,21 @@ impl Idle {
         Permit(total.permits.clone().acquire_owned().await.ok())
     }
 
-    /// A kept connection, or the right to open one, whichever comes first. Where all that the limit
-    /// allows are open, waiting for a permit alone would last until an idle one expires.
-    pub async fn acquire<C: Reusable>(&self) -> Acquired<C> {
+    /// A connection that has been idle for less than `age`, or the right to open one, whichever comes
+    /// first. Where all that the limit allows are open, waiting for a permit alone would last until an
+    /// idle one expires: one that is too old makes room.
+    pub async fn acquire<C: Reusable>(&self, age: Duration) -> Acquired<C> {
         loop {
             // Listening begins before looking: a connection put in between is not missed.
             let mut returned = std::pin::pin!(self.returned.notified());
             returned.as_mut().enable();
-            if let Some(connection) = self.take() {
+            if let Some(connection) = self.take(age) {
                 return Acquired::Kept(connection);
+            }
+            let total = self.total.load_full();
+            if total.is_some_and(|total| total.permits.available_permits() == 0) {
+                let oldest = self.lock().kept.pop_front();
+                drop(oldest);
             }
             tokio::select! {
                 permit = self.permit() => return Acquired::Fresh(permit),

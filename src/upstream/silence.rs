@@ -86,9 +86,8 @@ mod tests {
     fn failures_that_overlap_count_once() {
         let start = Instant::now();
         let silence = Silence::new(start);
-        let counts = |began: u32, ended: u32| {
-            silence.counts(start + began * SECOND, start + ended * SECOND)
-        };
+        let counts =
+            |began: u32, ended: u32| silence.counts(start + began * SECOND, start + ended * SECOND);
         assert!(counts(0, 2));
         assert!(!counts(0, 2) && !counts(1, 3), "they overlap with the first");
         assert!(counts(2, 4), "it began when the first had ended");

@@ -1,6 +1,7 @@
 //! Sessions of nodes that cannot be heard for a while: hung, slow, out of reach, back again, or dead.
 
 use std::{
+    net::SocketAddr,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -249,75 +250,74 @@ async fn impatient(limit: Duration) -> (Backend, Arc<AtomicUsize>) {
     (Backend::start(script).await, closes)
 }
 
-/// Sends emits of a session in rounds, all of a round together, so that the connections they leave are as
-/// old at the next round as the backend lets them become, give or take `spread`. Returns how many
-/// of them failed.
-async fn timed_emits(proxy: &Proxy, rounds: u32, (limit, spread): (Duration, Duration)) -> usize {
+/// Sends emits of a session in rounds, all of a round at once, so that each leaves an idle connection. From
+/// one round to the next those become as old as the backend lets them, give or take `spread`.
+/// Returns how many emits failed.
+async fn timed_emits(web: SocketAddr, (limit, spread): (Duration, Duration)) -> usize {
     let mut clients = Vec::new();
     for _ in 0..EMITS {
-        clients.push(Raw::connect(proxy.web()).await);
+        clients.push(Raw::connect(web).await);
     }
     let mut lost = 0;
-    for _ in 0..rounds {
-        let mut round = JoinSet::new();
-        for (n, mut client) in clients.drain(..).enumerate() {
-            let away = limit - spread + 2 * spread * n as u32 / EMITS;
-            round.spawn(async move {
+    for round in 0..ROUNDS {
+        let mut emits = JoinSet::new();
+        for mut client in clients.drain(..) {
+            emits.spawn(async move {
                 client.send(post("one", "emit")).await;
                 let answered = client.response().await.status() == 200;
-                // The next round comes when the connection that served this one is about to close.
-                tokio::time::sleep(away).await;
                 (client, answered)
             });
         }
-        while let Some(done) = round.join_next().await {
+        while let Some(done) = emits.join_next().await {
             let (client, answered) = done.unwrap();
             lost += usize::from(!answered);
             clients.push(client);
         }
+        tokio::time::sleep(limit - spread + 2 * spread * round / ROUNDS).await;
     }
     lost
 }
 
-const EMITS: u32 = 250;
+const EMITS: u32 = 200;
+const ROUNDS: u32 = 12;
+
+/// A proxy in front of an impatient backend that has opened the session.
+async fn before_impatient(node: &Backend, reuse: &str) -> Proxy {
+    let proxy = Proxy::with(|settings| {
+        settings.backends(&[node.address]).pool("reuse", reuse);
+    })
+    .await;
+    let mut client = Raw::connect(proxy.web()).await;
+    assert_eq!(handshake(&mut client, "open", "").await.sid, "one");
+    proxy
+}
 
 #[tokio::test]
 async fn no_emit_meets_the_close_of_a_backend_that_closes_idle_connections() {
     // As gunicorn does, by default; once with the default settings, once with what is meant for a Node.
-    let limit = Duration::from_secs(2);
-    let (node, _) = impatient(limit).await;
-    for reuse in ["{}", "{ idle_timeout = \"4s\" }"] {
-        let proxy = Proxy::with(|settings| {
-            settings.backends(&[node.address]).pool("reuse", reuse);
-        })
-        .await;
-        let mut client = Raw::connect(proxy.web()).await;
-        assert_eq!(handshake(&mut client, "open", "").await.sid, "one");
-        let lost = timed_emits(&proxy, 5, (limit, Duration::from_millis(60))).await;
-        assert_eq!(lost, 0, "lost with reuse = {reuse}");
-        drop(client);
-        proxy.finish().await;
-    }
+    let times = (Duration::from_secs(2), Duration::from_millis(60));
+    let (node, _) = impatient(times.0).await;
+    let default = before_impatient(&node, "{}").await;
+    let longer = before_impatient(&node, "{ idle_timeout = \"4s\" }").await;
+    let (webs, emits) = ([default.web(), longer.web()], |web| timed_emits(web, times));
+    assert_eq!(tokio::join!(emits(webs[0]), emits(webs[1])), (0, 0), "emits lost");
     drop(node);
+    default.finish().await;
+    longer.finish().await;
 }
 
 #[tokio::test]
 async fn the_idle_limit_of_a_backend_is_learned_from_its_closes() {
     let limit = Duration::from_millis(300);
     let (node, closes) = impatient(limit).await;
-    let proxy = Proxy::with(|settings| {
-        settings.backends(&[node.address]).pool("reuse", "{ idle_timeout = \"4s\" }");
-    })
-    .await;
-    let mut client = Raw::connect(proxy.web()).await;
-    assert_eq!(handshake(&mut client, "open", "").await.sid, "one");
+    let proxy = before_impatient(&node, "{ idle_timeout = \"4s\" }").await;
     // Two closes show the limit: each of the requests leaves an idle connection to be closed.
     for n in 1..=2 {
         eventually("an idle connection is closed", || closes.load(Ordering::SeqCst) >= n).await;
         assert_eq!(Raw::ask(proxy.web(), message::get("/", "")).await.status(), 200);
     }
-    let lost = timed_emits(&proxy, 12, (limit, Duration::from_millis(60))).await;
+    let lost = timed_emits(proxy.web(), (limit, Duration::from_millis(60))).await;
     assert_eq!(lost, 0);
-    drop((client, node));
+    drop(node);
     proxy.finish().await;
 }

@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{Acquired, Idle, Permit, Reusable};
+use super::{ANY_AGE, Acquired, Idle, Permit, Reusable};
 use crate::config::Reuse;
 
 const LONG: Duration = Duration::from_secs(3600);
@@ -67,7 +67,7 @@ fn idle(max_idle: usize, max_total: Option<usize>) -> Idle {
 }
 
 fn take(idle: &Idle) -> Option<usize> {
-    idle.take::<Conn>().map(|connection| connection.id)
+    idle.take::<Conn>(ANY_AGE).map(|connection| connection.id)
 }
 
 #[test]
@@ -144,7 +144,7 @@ fn kinds_do_not_mix() {
     idle.put(Box::new(Other), LONG);
     assert_eq!(take(&idle), Some(0));
     assert_eq!(take(&idle), None);
-    assert!(idle.take::<Other>().is_some());
+    assert!(idle.take::<Other>(ANY_AGE).is_some());
 }
 
 #[test]
@@ -219,10 +219,12 @@ async fn without_a_limit_permits_never_wait() {
 #[tokio::test]
 async fn who_waits_for_a_permit_gets_a_connection_that_comes_back() {
     let (idle, peer) = (Arc::new(idle(8, Some(1))), Peer::default());
-    let Acquired::Fresh(permit) = idle.acquire::<Conn>().await else { panic!("none is kept") };
+    let Acquired::Fresh(permit) = idle.acquire::<Conn>(ANY_AGE).await else {
+        panic!("none is kept")
+    };
     let waiting = tokio::spawn({
         let idle = Arc::clone(&idle);
-        async move { idle.acquire::<Conn>().await }
+        async move { idle.acquire::<Conn>(ANY_AGE).await }
     });
     tokio::task::yield_now().await;
     assert!(!waiting.is_finished());
@@ -234,7 +236,7 @@ async fn who_waits_for_a_permit_gets_a_connection_that_comes_back() {
     assert_eq!(connection.id, 7);
 
     drop(connection);
-    assert!(matches!(idle.acquire::<Conn>().await, Acquired::Fresh(_)));
+    assert!(matches!(idle.acquire::<Conn>(ANY_AGE).await, Acquired::Fresh(_)));
 }
 
 #[tokio::test]
@@ -245,4 +247,44 @@ async fn a_raised_limit_holds_from_the_next_permit() {
     let _two = idle.permit().await;
     idle.limit(&Reuse { max_idle: 8, max_total: None, idle_timeout: LONG });
     let _three = idle.permit().await;
+}
+
+#[test]
+fn what_is_asked_for_young_is_not_given_old() {
+    let (idle, peer) = (idle(8, None), Peer::default());
+    peer.put(&idle, 0);
+    assert!(idle.take::<Conn>(Duration::ZERO).is_none());
+    assert!(idle.take::<Conn>(LONG).is_some());
+}
+
+#[tokio::test]
+async fn an_idle_connection_that_is_too_old_makes_room_for_a_new_one() {
+    let (idle, peer) = (idle(8, Some(1)), Peer::default());
+    let Acquired::Fresh(permit) = idle.acquire::<Conn>(ANY_AGE).await else {
+        panic!("none is kept")
+    };
+    let (mut connection, _) = peer.connect(7);
+    connection._permit = Some(permit);
+    idle.put(connection, LONG);
+    assert!(matches!(idle.acquire::<Conn>(Duration::ZERO).await, Acquired::Fresh(_)));
+    assert_eq!(peer.drops(), 1);
+}
+
+#[test]
+fn a_limit_that_the_backend_has_shown_bounds_how_long_connections_are_kept() {
+    let (idle, peer) = (idle(8, None), Peer::default());
+    for _ in 0..2 {
+        idle.closed_after(Duration::from_secs(8));
+    }
+    peer.put(&idle, 0);
+    idle.sweep(Instant::now() + Duration::from_secs(5));
+    assert_eq!(idle.len(), 1);
+    idle.sweep(Instant::now() + Duration::from_secs(7));
+    assert_eq!(idle.len(), 0);
+    // A process that comes after it may keep them for longer.
+    idle.set_open(|| false);
+    idle.set_open(|| true);
+    peer.put(&idle, 1);
+    idle.sweep(Instant::now() + Duration::from_secs(7));
+    assert_eq!(idle.len(), 1);
 }

@@ -14,7 +14,7 @@ const CLIENTS: u64 = 90;
 
 /// How long the network is away. The sessions live for 25 s without being heard.
 const SHORT: Duration = Duration::from_millis(1_500);
-const LONG: Duration = Duration::from_secs(10);
+const LONG: Duration = Duration::from_secs(4);
 
 /// Two real Socket.IO nodes, one of them behind a cable that can be cut, and their clients.
 struct Scene {
@@ -42,15 +42,14 @@ async fn a_node_out_of_reach_keeps_its_sessions() {
 impl Scene {
     async fn start() -> Self {
         let namespace = Namespace::new();
-        let nodes = [
-            Node::inside(Make::Npm, "inside", &namespace),
-            Node::start(Make::Npm, "outside"),
-        ];
+        let nodes =
+            [Node::inside(Make::Npm, "inside", &namespace), Node::start(Make::Npm, "outside")];
         let addresses: Vec<SocketAddr> =
             nodes.iter().map(|node| node.address.parse().unwrap()).collect();
         let proxy = Proxy::with(|settings| {
             settings.backends(&addresses);
-            settings.pool("health", "{ probe = \"http\", path = \"/healthz\" }");
+            settings
+                .pool("health", "{ probe = \"http\", path = \"/healthz\", interval = \"500ms\" }");
         })
         .await;
         let crowds = ["polling", "websocket"].map(|kind| crowd(kind, proxy.web()));
