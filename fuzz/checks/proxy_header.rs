@@ -3,7 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use moorline::{
-    config::ProxyOut,
+    config::{ProxyOut, Tlvs},
     net::proxy_protocol::{Header, Introduced, Introduction, MOST, Parsed, header, parse},
 };
 
@@ -58,7 +58,7 @@ fn told_on(read: Header) {
     let client = Introduced { source, destination, secured: None, id: "an id".into() };
     let introduction = Introduction::Client(client.into());
     let canonical = |end: SocketAddr| -> (IpAddr, u16) { (end.ip().to_canonical(), end.port()) };
-    for version in [ProxyOut::V1, ProxyOut::V2] {
+    for version in [ProxyOut::V1, ProxyOut::V2(Tlvs::default()), ProxyOut::V2(Tlvs::ALL)] {
         let told = header(version, &introduction);
         let Parsed::Whole(again) = parse(&told) else { panic!("{:?}", parse(&told)) };
         assert_eq!(again.length, told.len());

@@ -260,8 +260,10 @@ fn pool(pool: &Pool) -> Value {
         "max_connection_age": max_connection_age.as_ref().map(seconds),
         "tls": secured.as_ref().map(backend_tls),
         "proxy_protocol": proxy_protocol.map(|version| match version {
-            ProxyOut::V1 => "v1",
-            ProxyOut::V2 => "v2",
+            ProxyOut::V1 => json!({ "version": "v1" }),
+            ProxyOut::V2(tlvs) => {
+                json!({ "version": "v2", "tlvs": tlvs.names().collect::<Vec<_>>() })
+            }
         }),
     })
 }

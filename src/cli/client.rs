@@ -193,7 +193,7 @@ impl Access {
                 .with_context(|| format!("cannot read the token file {}", file.display()))?,
             None => env::var("MOORLINE_TOKEN").unwrap_or_default(),
         };
-        match token.trim() {
+        match token.trim_start_matches('\u{feff}').trim() {
             "" => bail!(
                 "the admin API over TCP needs a token: set MOORLINE_TOKEN, or name the token's file with \
                  --token-file"

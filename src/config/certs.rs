@@ -23,20 +23,19 @@ use super::{
     Certificate,
     fault::{Wrong, quoted},
     file::{Table, Value},
-    staple::{self, Told},
+    staple, text,
 };
 
-/// Reads `{ cert, key, ocsp }`; all files are looked at even if one is at fault.
+/// Reads `{ cert, key, ocsp }`; all files are looked at even if one is at fault. A response that is
+/// about another certificate, or past its date, is no fault: it must not keep a renewed certificate out.
 pub(super) fn certificate(table: &Table<'_>) -> Option<Certificate> {
     let typed = table.value("ocsp");
     let read = |value: &Value<'_>| value.checked(response(contents(value)?));
     let response = typed.as_ref().map(read);
     let certificate = pair(table)?;
-    let (Some(value), Some(response)) = (typed, response) else { return Some(certificate) };
+    let Some(response) = response else { return Some(certificate) };
     let mut key = CertifiedKey::clone(&certificate.key);
-    let response = response?;
-    value.checked(tells_of(&response, key.cert.first()?))?;
-    key.ocsp = Some(response);
+    key.ocsp = Some(response?);
     Some(Certificate { key: Arc::new(key), ..certificate })
 }
 
@@ -60,6 +59,7 @@ impl Certificate {
     pub fn from_files(cert: &Path, key: &Path) -> Result<Self, Wrong> {
         let read = |path: &Path| {
             fs::read(path)
+                .map(text::unmarked_pem)
                 .map_err(|error| Wrong::new(format!("cannot read {}: {error}", path.display())))
         };
         Self::from_pem(&read(cert)?, &read(key)?, &cert.display().to_string())
@@ -128,28 +128,17 @@ pub(super) fn revocations(value: &Value<'_>) -> Option<Vec<CertificateRevocation
 
 /// A signed OCSP response in DER (RFC 6960 §4.2.1), as `openssl ocsp -respout` writes it.
 fn response(bytes: Vec<u8>) -> Result<Vec<u8>, Wrong> {
-    match staple::read(&bytes) {
-        Some(_) => Ok(bytes),
-        None => Err(Wrong::new("this file is not a successful OCSP response in DER form")
+    match staple::read(&bytes).is_some() || staple::is_refusal(&bytes) {
+        true => Ok(bytes),
+        false => Err(Wrong::new("this file is not an OCSP response in DER form")
             .help("make it with `openssl ocsp … -respout FILE`")),
-    }
-}
-
-/// Whether a response tells of this certificate; by its serial number, its issuer being unknown here.
-fn tells_of(response: &[u8], leaf: &CertificateDer<'_>) -> Result<(), Wrong> {
-    let told = staple::read(response).unwrap_or_default();
-    let leaf = X509Certificate::from_der(leaf).ok();
-    match leaf.and_then(|(_, leaf)| Told::of(&told, leaf.raw_serial()).map(|_| ())) {
-        Some(()) => Ok(()),
-        None => Err(Wrong::new("this OCSP response is about another certificate")
-            .help("fetch a new response after each renewal of the certificate")),
     }
 }
 
 /// The bytes of the file that a value names.
 fn contents(value: &Value<'_>) -> Option<Vec<u8>> {
     let path = value.file.resolve(value.string()?);
-    value.checked(value.file.read(&path))
+    value.checked(value.file.read(&path)).map(text::unmarked_pem)
 }
 
 /// The certificates of a PEM file, at least one.

@@ -23,6 +23,7 @@ mod listeners;
 mod names;
 mod networks;
 mod pools;
+mod proxy_out;
 mod reader;
 mod routes;
 mod schema;
@@ -34,6 +35,7 @@ mod sticky;
 mod strain;
 mod syntax;
 mod terms;
+mod text;
 mod tls;
 
 use std::{
@@ -50,6 +52,7 @@ use rustls::sign::CertifiedKey;
 
 pub use self::content::{Content, Reading};
 pub use self::fault::Wrong;
+pub use self::proxy_out::{ProxyOut, Tlv, Tlvs};
 pub use self::terms::{
     Admin, AdminRemote, AdminSocket, Admission, Dns, Drain, HttpSource, Limits, Outlier, Rate,
     Rebalance, Reload, Source, Upgrade,
@@ -238,15 +241,6 @@ impl ProxyIn {
         let peer = peer.to_canonical();
         self.from.iter().any(|network| network.contains(&peer))
     }
-}
-
-/// Which PROXY header backends are sent.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ProxyOut {
-    /// One line of text.
-    V1,
-    /// Binary, with TLVs for ALPN, server name, TLS, client certificate and the stream's id.
-    V2,
 }
 
 /// A certificate chain with its private key, known to belong together.

@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use super::{
-    Admin, Balance, Pool, Probe, ProxyOut, Reuse, Route, Sticky, Timeouts, backends, drain,
+    Admin, Balance, Pool, Probe, Reuse, Route, Sticky, Timeouts, backends, drain,
     fault::Wrong,
     file::{Table, Value},
-    health, names, reader, schema, secure, sticky, strain,
+    health, names, proxy_out, reader, schema, secure, sticky, strain,
 };
 
 /// Most connections that can be kept or opened to one backend: there are no more ports.
@@ -61,9 +61,7 @@ fn pool(name: &str, table: &Table<'_>, admin: &Admin, routed: bool) -> Pool {
         Probe::Http { .. } | Probe::EngineIo { .. } | Probe::WebSocket { .. } => Some("probes"),
     };
     pool.tls = table.value("tls").and_then(|value| secure::backend(&value, http));
-    pool.proxy_protocol = table
-        .value("proxy_protocol")
-        .and_then(|value| value.choice(&[("v1", ProxyOut::V1), ("v2", ProxyOut::V2)]));
+    pool.proxy_protocol = table.value("proxy_protocol").and_then(|value| proxy_out::read(&value));
     if let Some(value) = table.value("rebalance").filter(|_| pool.balance == Balance::SourceHash) {
         let wrong = Wrong::new(
             "`rebalance` has no effect with `balance = \"source-hash\"`: clients return to their backend",

@@ -110,6 +110,9 @@ pub(super) static POOL: Section = Section {
 pub(super) static BACKEND_TLS: Section =
     Section { name: "pools.NAME.tls", keys: &["ca", "name", "alpn", "client_cert", "verify"] };
 
+pub(super) static PROXY_OUT: Section =
+    Section { name: "pools.NAME.proxy_protocol", keys: &["version", "tlvs"] };
+
 pub(super) static CLIENT_CERT: Section =
     Section { name: "pools.NAME.tls.client_cert", keys: &["cert", "key"] };
 
@@ -186,7 +189,7 @@ pub(super) static COOKIE_KEY: Section = Section { name: "cookie_key", keys: &["f
 pub(super) static TICKET_KEYS: Section = Section { name: "ticket_keys", keys: &["file", "env"] };
 
 /// Every kind of table, in the order of the reference.
-pub static SECTIONS: [&Section; 33] = [
+pub static SECTIONS: [&Section; 34] = [
     &TOP,
     &NETWORKS,
     &LISTENER,
@@ -211,6 +214,7 @@ pub static SECTIONS: [&Section; 33] = [
     &REUSE,
     &BACKEND_TLS,
     &CLIENT_CERT,
+    &PROXY_OUT,
     &DRAIN,
     &RELOAD,
     &UPGRADE,

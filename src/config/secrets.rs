@@ -15,6 +15,7 @@ use super::{
     fault::{Wrong, quoted},
     file::Value,
     schema::{self, Section},
+    text,
 };
 
 /// Shortest key: that of the MAC's full strength (RFC 2104 §3, SHA-256).
@@ -54,7 +55,8 @@ fn given<'t>(
             let bytes = file.checked(value.file.read(&path))?;
             let text = String::from_utf8(bytes)
                 .map_err(|_| advised(Wrong::new(format!("the {thing} file is not UTF-8 text"))));
-            Some((file, file.checked(text)?))
+            let text = file.checked(text)?;
+            Some((file, text::unmarked(&text).to_owned()))
         }
         (None, Some(name)) => Some((name, name.checked(from_environment(name.string()?))?)),
         (Some(_), Some(name)) => {

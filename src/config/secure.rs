@@ -47,16 +47,40 @@ pub(super) fn certificates(value: &Value<'_>) -> Option<Certificates> {
             "write `certificates = [{ cert = \"certs/site.pem\", key = \"certs/site.key\" }]`",
         ));
     }
-    let chains = elements.into_iter().filter_map(|element| {
-        let table = element.table(&schema::CERTIFICATE, "a table `{ cert = …, key = … }`")?;
-        if let Some(value) = table.value("acme") {
-            let wrong = Wrong::new("`acme` cannot be an element of an array");
-            value.fault(wrong.help("write `certificates = { acme = { … } }`"));
-            return None;
-        }
-        certs::certificate(&table)
-    });
-    Some(Certificates::Given(chains.collect()))
+    let mut chains: Vec<Certificate> = Vec::new();
+    for element in elements {
+        let Some(certificate) = listed(&element) else { continue };
+        element.checked(is_served(&certificate, &chains));
+        chains.push(certificate);
+    }
+    Some(Certificates::Given(chains))
+}
+
+/// An element of an array of certificates.
+fn listed(element: &Value<'_>) -> Option<Certificate> {
+    let table = element.table(&schema::CERTIFICATE, "a table `{ cert = …, key = … }`")?;
+    if let Some(value) = table.value("acme") {
+        let wrong = Wrong::new("`acme` cannot be an element of an array");
+        value.fault(wrong.help("write `certificates = { acme = { … } }`"));
+        return None;
+    }
+    certs::certificate(&table)
+}
+
+/// Whether a certificate after these is ever served: by its names, or with another type of key in place
+/// of the default.
+fn is_served(certificate: &Certificate, before: &[Certificate]) -> Result<(), Wrong> {
+    let key = |certificate: &Certificate| certificate.key.key.algorithm();
+    let mut default =
+        before.iter().enumerate().filter(|(n, other)| *n == 0 || other.names.is_empty());
+    if !certificate.names.is_empty()
+        || before.is_empty()
+        || !default.any(|(_, other)| key(other) == key(certificate))
+    {
+        return Ok(());
+    }
+    Err(Wrong::new("this certificate has no DNS name, so it would never be served")
+        .help("put it first to serve clients without a known server name, or issue it with a subjectAltName"))
 }
 
 fn acme(value: &Value<'_>) -> Option<Acme> {

@@ -5,7 +5,11 @@
 
 use std::time::{Duration, SystemTime};
 
-use x509_parser::asn1_rs::{Any, Class, Enumerated, FromDer, GeneralizedTime, Tag};
+use rustls_pki_types::CertificateDer;
+use x509_parser::{
+    asn1_rs::{Any, Class, Enumerated, FromDer, GeneralizedTime, Tag},
+    certificate::X509Certificate,
+};
 
 /// What one certificate's part of a response tells.
 #[derive(Debug, PartialEq, Eq)]
@@ -49,6 +53,19 @@ impl<'a> Told<'a> {
 /// Until when all that a response tells is good; `None`: nothing says so.
 pub(crate) fn until(response: &[u8]) -> Option<SystemTime> {
     read(response)?.iter().filter_map(|told| told.until).min()
+}
+
+/// Whether a response is about this certificate; by its serial number, its issuer being unknown here.
+pub(crate) fn is_about(response: &[u8], leaf: &CertificateDer<'_>) -> bool {
+    let told = read(response).unwrap_or_default();
+    let leaf = X509Certificate::from_der(leaf).ok();
+    leaf.is_some_and(|(_, leaf)| Told::of(&told, leaf.raw_serial()).is_some())
+}
+
+/// Whether this is a response by which a responder declines to answer (RFC 6960 §4.2.1).
+pub(crate) fn is_refusal(response: &[u8]) -> bool {
+    let mut outer = sequence(&mut &response[..]).unwrap_or_default();
+    next(&mut outer).is_some_and(|Enumerated(status)| status != 0) && outer.is_empty()
 }
 
 /// A SingleResponse.
@@ -120,5 +137,7 @@ mod tests {
         assert_eq!(failed[4..7], [0x0a, 1, 0]);
         failed[6] = 6;
         assert_eq!(read(&failed), None);
+        assert!(is_refusal(b"\x30\x03\x0a\x01\x03") && !is_refusal(RESPONSE));
+        assert!(!is_refusal(b"\x30\x03\x0a\x01\x00") && !is_refusal(b"text"));
     }
 }

@@ -50,13 +50,13 @@ pub(super) fn of_listeners(config: &Config, before: &Config) {
             let file = file.display();
             tracing::warn!(listener = name, %file, "the secrets of every TLS session are written to a file");
         }
-        let responses = given(listener).iter().filter_map(|c| c.key.ocsp.as_deref());
-        let outdated = responses.filter(|response| tls::outdated(response)).count();
-        if outdated > 0 {
+        for certificate in given(listener) {
+            let Some(why) = tls::unstapled(&certificate.key) else { continue };
+            let names = certificate.names.join(", ");
             tracing::warn!(
                 listener = name,
-                responses = outdated,
-                "OCSP responses are past their date; their certificates are served without them"
+                "the OCSP response of the certificate for {names} {why}; serving the certificate \
+                 without it; fetch a new response"
             );
         }
         let lists = terms.client_auth.as_ref().map_or(&[][..], |auth| &auth.crl);

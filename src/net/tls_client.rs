@@ -1,8 +1,11 @@
 //! TLS towards backends: whom we believe to be who they say they are, and the handshake.
 //!
 //! A [`Connector`] is made once for each configuration of a pool. Sessions are kept for each server of its
-//! own: a ticket is of no use to the neighbour, even where both go by one name. What a handshake failed
-//! with is told in the closed vocabulary of endings, with the library's sentence beneath it.
+//! own: a ticket is of no use to the neighbour, even where both go by one name. A failed handshake has a
+//! kind of the closed vocabulary of endings, and a sentence that says what to do.
+
+mod explain;
+mod verify;
 
 use std::{error::Error, fmt, io, net::IpAddr, sync::Arc, time::Duration};
 
@@ -19,6 +22,8 @@ use rustls_pki_types::{CertificateDer, DnsName, ServerName, UnixTime};
 use tokio::{net::TcpStream, time::timeout};
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
+pub(super) use self::explain::Rejected;
+use self::verify::Verifier;
 use super::tls::{self, PROVIDER, SEND_LIMIT};
 use crate::{config::BackendTls, error::Kind};
 
@@ -61,12 +66,12 @@ impl Connector {
         let builder = ClientConfig::builder_with_provider(PROVIDER.clone())
             .with_safe_default_protocol_versions()?;
         let builder = if terms.verify {
-            let roots = match (&terms.ca, system) {
-                (Some(ca), _) => Arc::new(these(ca)?),
-                (None, Some(system)) => Arc::clone(system),
+            let verifier = match (&terms.ca, system) {
+                (Some(ca), _) => Verifier::new(Arc::new(these(ca)?), ca.clone())?,
+                (None, Some(system)) => Verifier::new(Arc::clone(system), Vec::new())?,
                 (None, None) => return Err(nobody()),
             };
-            builder.with_root_certificates(roots)
+            builder.dangerous().with_custom_certificate_verifier(Arc::new(verifier))
         } else {
             builder.dangerous().with_custom_certificate_verifier(Arc::new(Anybody))
         };
@@ -123,8 +128,13 @@ impl Server {
 impl fmt::Display for HandshakeError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.source {
-            Some(source) => write!(f, "the TLS handshake failed: {source}"),
-            None => f.write_str("the TLS handshake was not over in time"),
+            Some(source) => match explain::explain(source) {
+                Some(sentence) => write!(f, "the TLS handshake failed: {sentence}"),
+                None => write!(f, "the TLS handshake failed: {source}"),
+            },
+            None => f.write_str(
+                "the TLS handshake timed out; check that the backend uses TLS on this port",
+            ),
         }
     }
 }

@@ -147,12 +147,61 @@ async fn fault_065_certificates_that_prove_nothing() {
         params.not_before = rcgen::date_time_ymd(2901, 1, 1);
         params.not_after = rcgen::date_time_ymd(2902, 1, 1);
     };
+    let authority = |params: &mut rcgen::CertificateParams| {
+        params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    };
+    let for_clients = |params: &mut rcgen::CertificateParams| {
+        params.extended_key_usages = vec![rcgen::ExtendedKeyUsagePurpose::ClientAuth];
+    };
     let cases = [
-        ("expired", ca.issue("node.test", past), "certificate_expired", "certificate expired"),
-        ("early", ca.issue("node.test", future), "certificate_expired", "not valid yet"),
-        ("name", ca.issue("else.test", |_| {}), "certificate_name", "not valid for name"),
-        ("ca", other.issue("node.test", |_| {}), "certificate_untrusted", "UnknownIssuer"),
-        ("itself", Issued::by_itself("node.test"), "certificate_untrusted", "UnknownIssuer"),
+        (
+            "expired",
+            ca.issue("node.test", past),
+            "certificate_expired",
+            "(subject CN=node.test, issuer CN=ca) expired on 2002-01-01T00:00:00Z; renew it",
+        ),
+        (
+            "early",
+            ca.issue("node.test", future),
+            "certificate_expired",
+            "is not valid before 2901-01-01T00:00:00Z; check the clocks",
+        ),
+        (
+            "name",
+            ca.issue("else.test", |_| {}),
+            "certificate_name",
+            "is for else.test, not for node.test; set `tls.name`",
+        ),
+        (
+            "ca",
+            other.issue("node.test", |_| {}),
+            "certificate_untrusted",
+            "issuer CN=other) is not from an authority of `tls.ca`; add the issuer's certificate",
+        ),
+        (
+            "itself",
+            Issued::by_itself("node.test"),
+            "certificate_untrusted",
+            "is self-signed and is not in `tls.ca`; add it there",
+        ),
+        (
+            "authority",
+            ca.issue("node.test", authority),
+            "certificate_invalid",
+            "is the certificate of an authority, used as a server's; add exactly this certificate",
+        ),
+        (
+            "client",
+            ca.issue("node.test", for_clients),
+            "certificate_invalid",
+            "its extended key usage lacks serverAuth",
+        ),
+        (
+            "nameless",
+            ca.issue("node.test", |params| params.subject_alt_names.clear()),
+            "certificate_name",
+            "has no subjectAltName, and its common name is not used; issue it for node.test",
+        ),
     ];
     let mut fronts = Vec::new();
     let mut tables = String::new();
@@ -198,8 +247,9 @@ async fn fault_065_plaintext_before_tls() {
         })
         .start()
         .await;
-    let (label, _) = failure(&proxy, "greeting").await;
+    let (label, error) = failure(&proxy, "greeting").await;
     assert_eq!(label, "backend_handshake_not_tls");
+    assert!(error.contains("not TLS; leave `tls` out"), "{error}");
     let (label, _) = failure(&proxy, "closing").await;
     assert!(
         ["backend_handshake_incomplete", "backend_handshake_reset"].contains(&label.as_str()),
@@ -234,11 +284,78 @@ async fn a_backend_that_cannot_prove_itself_is_down_before_anybody_meets_it() {
             line.contains("health changed") && line.contains(&bad.address.to_string())
         })
         .await;
-    assert!(line.contains("Down") && line.contains("UnknownIssuer"), "{line}");
+    assert!(line.contains("Down") && line.contains("is self-signed"), "{line}");
     for n in 0..4 {
         assert_eq!(ask(&proxy, &format!("n{n}")).await.text(), "ok");
     }
     drop((good, bad, node));
+    proxy.finish().await;
+}
+
+/// `tls` of a pool whose backend's own certificate is its `ca`.
+fn pinned(issued: &Issued, setup: &Setup, name: &str) -> String {
+    issued.write(setup.directory(), name);
+    format!("tls = {{ ca = {:?} }}", setup.directory().join(format!("{name}.pem")))
+}
+
+#[tokio::test]
+async fn a_self_signed_certificate_as_its_own_ca_is_accepted() {
+    let setup = Setup::new();
+    let node = Backend::replying("ok").await;
+    let authority = |params: &mut rcgen::CertificateParams| {
+        params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    };
+    let past = |params: &mut rcgen::CertificateParams| {
+        params.not_before = rcgen::date_time_ymd(2001, 1, 1);
+        params.not_after = rcgen::date_time_ymd(2002, 1, 1);
+    };
+    let nameless = |params: &mut rcgen::CertificateParams| params.subject_alt_names.clear();
+    // As `openssl req -x509` makes it: an authority, by its common name only.
+    let (cert, key) = (setup.directory().join("made.pem"), setup.directory().join("made.key"));
+    let made = std::process::Command::new("openssl")
+        .args(["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "9", "-subj", "/CN=me"])
+        .arg("-out")
+        .arg(&cert)
+        .arg("-keyout")
+        .arg(&key)
+        .output()
+        .expect("openssl, which tests/setup installs");
+    assert!(made.status.success());
+    let accepted = [
+        ("authority", Issued::by_itself_with("127.0.0.1", authority)),
+        ("leaf", Issued::by_itself("127.0.0.1")),
+        ("elsewhere", Issued::by_itself("else.test")),
+        ("nameless", Issued::by_itself_with("127.0.0.1", nameless)),
+        ("openssl", Issued::from_files(&cert, &key)),
+    ];
+    let expired = Issued::by_itself_with("127.0.0.1", past);
+    let other = Issued::by_itself_with("127.0.0.1", authority);
+    let mut fronts = Vec::new();
+    let mut tables = String::new();
+    for (host, issued) in &accepted {
+        let front = Front::before(&node, issued.shown()).await;
+        tables += &pool(host, front.address, &pinned(issued, &setup, host));
+        fronts.push(front);
+    }
+    let front = Front::before(&node, expired.shown()).await;
+    tables += &pool("expired", front.address, &pinned(&expired, &setup, "expired"));
+    fronts.push(front);
+    // Another certificate of the same names is not the one that was given.
+    let front = Front::before(&node, other.shown()).await;
+    tables += &pool("other", front.address, &pinned(&accepted[0].1, &setup, "authority"));
+    fronts.push(front);
+    let proxy = setup.with(|settings| _ = settings.backends(&[node.address]).table(&tables));
+    let proxy = proxy.start().await;
+    for (host, _) in accepted {
+        assert_eq!(ask(&proxy, host).await.text(), "ok", "{host}: {:?}", proxy.log_lines());
+    }
+    let (label, error) = failure(&proxy, "expired").await;
+    assert_eq!(label, "backend_handshake_certificate_expired");
+    assert!(error.contains("expired on 2002-01-01T00:00:00Z"), "{error}");
+    let (label, error) = failure(&proxy, "other").await;
+    assert!(label.starts_with("backend_handshake_certificate_"), "{label}: {error}");
+    assert!(error.contains("tls.ca"), "{error}");
+    drop((fronts, node));
     proxy.finish().await;
 }
 

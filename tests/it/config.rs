@@ -14,7 +14,7 @@ use std::{
 use moorline::config::{
     AccessLog, AdminRemote, AdminSocket, Admission, Backend, Balance, Certificates, Config, Dns,
     Drain, HostPattern, HttpSource, Limits, Outlier, Probe, ProxyIn, ProxyOut, Rate, Rebalance,
-    Redirect, Reload, SameSite, SetOn, SharedKeys, Source, TlsVersion, UnknownSni, Upgrade,
+    Redirect, Reload, SameSite, SetOn, SharedKeys, Source, TlsVersion, Tlv, UnknownSni, Upgrade,
     check::{self, Faults},
 };
 
@@ -234,7 +234,8 @@ fn every_key_of_tls_reaches_its_field() {
     assert_eq!((&to.alpn[..], to.verify), (&["http/1.1".to_owned()][..], true));
     assert_eq!(to.client_cert.as_ref().unwrap().names, ["localhost", "*.example.test"]);
     assert_eq!(list.tls.as_ref().map(|tls| tls.verify), Some(false));
-    assert_eq!((chat.proxy_protocol, list.proxy_protocol), (Some(ProxyOut::V2), None));
+    let tlvs = [Tlv::Ssl, Tlv::Crc32c].into_iter().collect();
+    assert_eq!((chat.proxy_protocol, list.proxy_protocol), (Some(ProxyOut::V2(tlvs)), None));
 }
 
 #[test]

@@ -16,7 +16,11 @@ mod backend_tls;
 #[cfg(test)]
 mod backends;
 #[cfg(test)]
+mod certificates;
+#[cfg(test)]
 mod client_auth;
+#[cfg(test)]
+mod close_notify;
 #[cfg(test)]
 mod commands;
 #[cfg(test)]

@@ -8,6 +8,7 @@ use crate::support::{
     front::{Authority, Front},
     haproxy::Haproxy,
     message,
+    nginx::Nginx,
     proxy::Setup,
     tls::Certificate,
     websocket, within,
@@ -309,7 +310,11 @@ async fn haproxy_behind_is_told_in_either_version() {
         let proxy = setup
             .with(|settings| {
                 settings.backends(&[haproxy.address]).pool("health", health);
-                settings.pool("proxy_protocol", &format!("\"{version}\""));
+                let told = match version {
+                    "v2" => "{ tlvs = [\"unique-id\", \"authority\", \"crc32c\"] }",
+                    _ => "\"v1\"",
+                };
+                settings.pool("proxy_protocol", told);
                 settings.listener("proxy_protocol", TRUSTED);
                 settings.table(&format!(
                     "[listeners.secure]\nbind = \"127.0.0.1:0\"\nprotocol = \"https\"\n\
@@ -388,6 +393,66 @@ async fn haproxy_behind_takes_the_header_before_tls() {
     let reply = client.response().await;
     assert_eq!(reply.header("x-src"), Some(client.local().to_string().as_str()));
     drop((client, haproxy));
+    proxy.finish().await;
+}
+
+#[tokio::test]
+async fn nginx_behind_takes_the_header_before_tls_from_every_listener() {
+    let setup = Setup::new();
+    let ca = Authority::make(setup.directory(), "ca");
+    let site = Certificate::make(setup.directory(), "app.test");
+    ca.issue("127.0.0.1", |_| {}).write(setup.directory(), "node");
+    let folder = setup.directory().display().to_string();
+    let nginx = Nginx::start(
+        setup.directory(),
+        "ssl proxy_protocol",
+        &format!(
+            "    ssl_certificate {folder}/node.pem;\n    ssl_certificate_key {folder}/node.key;\n\
+             location / {{ return 200 $proxy_protocol_addr:$proxy_protocol_port; }}"
+        ),
+    )
+    .await;
+    let table = |told: &str| {
+        format!(
+            "backends = [\"{}\"]\nproxy_protocol = {told}\ntls = {{ ca = {:?} }}\n\
+             health = {{ probe = \"off\" }}\n",
+            nginx.address, ca.file
+        )
+    };
+    let proxy = setup
+        .with(|settings| {
+            settings.backends(&[nginx.address]).pool("proxy_protocol", "\"v2\"");
+            settings.pool("tls", &format!("{{ ca = {:?} }}", ca.file));
+            settings.pool("health", "{ probe = \"http\", interval = \"60s\", fall = 1 }");
+            for (name, told) in
+                [("one", "\"v1\""), ("sum", "{ tlvs = [\"crc32c\", \"unique-id\"] }")]
+            {
+                settings.table(&format!(
+                    "[[routes]]\nhost = \"{name}.test\"\npool = \"{name}\"\n[pools.{name}]\n{}",
+                    table(told)
+                ));
+            }
+            settings.table(&format!(
+                "[listeners.secure]\nbind = \"127.0.0.1:0\"\nprotocol = \"https\"\n\
+                 certificates = {}\n",
+                site.setting()
+            ));
+        })
+        .start()
+        .await;
+    let up = "moorline_backend_up{pool=\"app\"";
+    proxy.wait_for_metric("the probe's verdict", up, |up| up == 1.0).await;
+    for host in ["app", "one", "sum"] {
+        let request = format!("GET / HTTP/1.1\r\nHost: {host}.test\r\n\r\n");
+        let mut plain = Raw::connect(proxy.web()).await;
+        plain.send(&request).await;
+        assert_eq!(plain.response().await.text(), plain.local().to_string(), "{host}");
+        // With all that TLS tells, the header is as short.
+        let mut secure = Raw::tls(proxy.listener("secure"), &site).await;
+        secure.send(&request).await;
+        assert_eq!(secure.response().await.text(), secure.local().to_string(), "{host}");
+    }
+    drop(nginx);
     proxy.finish().await;
 }
 
@@ -582,7 +647,9 @@ async fn streams_of_layer_4_are_named_on_their_way_in_and_out() {
     let haproxy = Haproxy::start(setup.directory(), "accept-proxy", TELLING, "");
     let proxy = setup
         .with(|settings| {
-            settings.backends(&[haproxy.address]).pool("proxy_protocol", "\"v2\"");
+            settings.backends(&[haproxy.address]);
+            let told = "{ version = \"v2\", tlvs = [\"unique-id\", \"authority\"] }";
+            settings.pool("proxy_protocol", told);
             settings.table(&format!(
                 "[listeners.raw]\nbind = \"127.0.0.1:0\"\nprotocol = \"tcp\"\n\
                  proxy_protocol = {TRUSTED}\n\

@@ -267,7 +267,7 @@ async fn an_ocsp_response_is_served_until_its_date() {
         .with(|settings| drop_ref(https(settings, &backend, "").listener("certificates", &table)))
         .start()
         .await;
-    proxy.wait_for_stderr("a warning", |line| line.contains("past their date")).await;
+    proxy.wait_for_stderr("a warning", |line| line.contains("is past its date")).await;
     let serves = async |words: &str| {
         let said = request(proxy.web(), "-status").await;
         assert_says(&said, &[words, "200 OK"]);

@@ -7,7 +7,7 @@ use std::{
 
 use super::{FIXED, Introduced, Introduction, SIGNATURE, crc::crc32c, tlv};
 use crate::{
-    config::ProxyOut,
+    config::{ProxyOut, Tlv, Tlvs},
     observe::{ClientCertificate, Secured},
 };
 
@@ -28,7 +28,7 @@ const LONGEST_TEXT: usize = 1024;
 pub fn header(version: ProxyOut, from: &Introduction) -> Vec<u8> {
     match version {
         ProxyOut::V1 => line(from),
-        ProxyOut::V2 => binary(from),
+        ProxyOut::V2(tlvs) => binary(from, tlvs),
     }
 }
 
@@ -44,8 +44,8 @@ fn line(from: &Introduction) -> Vec<u8> {
     line.into_bytes()
 }
 
-fn binary(from: &Introduction) -> Vec<u8> {
-    let mut header = Vec::with_capacity(256);
+fn binary(from: &Introduction, tlvs: Tlvs) -> Vec<u8> {
+    let mut header = Vec::with_capacity(if tlvs == Tlvs::default() { 64 } else { 256 });
     header.extend(SIGNATURE);
     let Introduction::Client(client) = from else {
         header.extend(LOCAL);
@@ -63,40 +63,54 @@ fn binary(from: &Introduction) -> Vec<u8> {
     }
     header.extend(source.port().to_be_bytes());
     header.extend(destination.port().to_be_bytes());
-    tell(&mut header, client);
-    seal(header)
+    tell(&mut header, client, tlvs);
+    seal(header, tlvs.has(Tlv::Crc32c))
 }
 
-/// What is known of the client beside its address.
-fn tell(header: &mut Vec<u8>, client: &Introduced) {
-    if client.id.len() <= tlv::LONGEST_ID {
+/// What is known of the client beside its address, as far as these TLVs tell it.
+fn tell(header: &mut Vec<u8>, client: &Introduced, tlvs: Tlvs) {
+    if tlvs.has(Tlv::UniqueId) && client.id.len() <= tlv::LONGEST_ID {
         text(header, tlv::UNIQUE_ID, &client.id);
     }
     let Some(secured) = client.secured.as_deref() else { return };
-    text(header, tlv::AUTHORITY, secured.sni.as_deref().unwrap_or_default());
+    if tlvs.has(Tlv::Authority) {
+        text(header, tlv::AUTHORITY, secured.sni.as_deref().unwrap_or_default());
+    }
     // What a client offers and nobody has agreed on yet is not what it speaks.
     let Some((version, suite)) = secured.version else { return };
-    text(header, tlv::ALPN, secured.alpn.as_deref().unwrap_or_default());
-    let value = tls(secured, version, suite);
-    put(header, tlv::SSL, &value);
-    if let Some(ClientCertificate { subject, fingerprint, .. }) = &secured.client {
+    if tlvs.has(Tlv::Alpn) {
+        text(header, tlv::ALPN, secured.alpn.as_deref().unwrap_or_default());
+    }
+    if tlvs.has_ssl() {
+        let value = tls(secured, version, suite, tlvs);
+        put(header, tlv::SSL, &value);
+    }
+    let Some(ClientCertificate { subject, fingerprint, .. }) = &secured.client else { return };
+    if tlvs.has(Tlv::CertSubject) {
         text(header, tlv::SUBJECT, subject);
+    }
+    if tlvs.has(Tlv::CertFingerprint) {
         text(header, tlv::FINGERPRINT, fingerprint);
     }
 }
 
 /// The value of the TLV for TLS: what there was, whether the certificate failed, TLVs within.
-fn tls(secured: &Secured, version: &str, suite: &str) -> Vec<u8> {
+fn tls(secured: &Secured, version: &str, suite: &str, tlvs: Tlvs) -> Vec<u8> {
     let (bits, failed) = match secured.client {
         Some(_) => (OVER_TLS | CERTIFICATE_IN_SESSION, 0),
         None => (OVER_TLS, 1_u32),
     };
     let mut value = vec![bits];
     value.extend(failed.to_be_bytes());
+    // The protocol wants the version with every client that came over TLS (§2.2.6).
     text(&mut value, tlv::SSL_VERSION, version);
-    text(&mut value, tlv::SSL_CIPHER, suite);
-    let name = secured.client.as_ref().and_then(|client| client.common_name.as_deref());
-    text(&mut value, tlv::SSL_CN, name.unwrap_or_default());
+    if tlvs.has(Tlv::SslCipher) {
+        text(&mut value, tlv::SSL_CIPHER, suite);
+    }
+    if tlvs.has(Tlv::CertCn) {
+        let name = secured.client.as_ref().and_then(|client| client.common_name.as_deref());
+        text(&mut value, tlv::SSL_CN, name.unwrap_or_default());
+    }
     value
 }
 
@@ -115,14 +129,18 @@ fn put(to: &mut Vec<u8>, kind: u8, value: &[u8]) {
     to.extend(value);
 }
 
-/// Puts length and checksum in.
-fn seal(mut header: Vec<u8>) -> Vec<u8> {
-    put(&mut header, tlv::CRC32C, &[0; 4]);
+/// Puts the length in, and the checksum if it is wanted.
+fn seal(mut header: Vec<u8>, checksum: bool) -> Vec<u8> {
+    if checksum {
+        put(&mut header, tlv::CRC32C, &[0; 4]);
+    }
     let length = u16::try_from(header.len() - FIXED).unwrap_or_default();
     header[FIXED - 2..FIXED].copy_from_slice(&length.to_be_bytes());
-    let sum = crc32c(header.iter().copied());
-    let at = header.len() - 4;
-    header[at..].copy_from_slice(&sum.to_be_bytes());
+    if checksum {
+        let sum = crc32c(header.iter().copied());
+        let at = header.len() - 4;
+        header[at..].copy_from_slice(&sum.to_be_bytes());
+    }
     header
 }
 

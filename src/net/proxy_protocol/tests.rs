@@ -11,10 +11,13 @@ use tokio::{
 
 use super::*;
 use crate::{
-    config::{ProxyIn, ProxyOut},
+    config::{ProxyIn, ProxyOut, Tlv, Tlvs},
     error::Kind,
     observe::ClientCertificate,
 };
+
+/// Version 2 with everything that it can tell.
+const V2: ProxyOut = ProxyOut::V2(Tlvs::ALL);
 
 fn at(address: &str) -> SocketAddr {
     address.parse().unwrap()
@@ -157,7 +160,7 @@ fn tlvs_end_with_the_header() {
 
 #[test]
 fn a_checksum_is_held_against_the_header() {
-    let good = header(ProxyOut::V2, &introduced(client("192.0.2.7:1", "192.0.2.8:2")));
+    let good = header(V2, &introduced(client("192.0.2.7:1", "192.0.2.8:2")));
     whole(&good);
     // The fixed part is known by other rules, and what is no checksum any more is none that is wrong.
     let kind = good.len() - 7;
@@ -196,7 +199,7 @@ fn headers_name_both_ends_in_one_family() {
     let six = "PROXY TCP6 2001:db8::7 ::ffff:198.51.100.1 4711 443\r\n";
     assert_eq!(line("[2001:db8::7]:4711", "198.51.100.1:443"), six);
     let mixed = introduced(client("192.0.2.7:4711", "[2001:db8::1]:443"));
-    for version in [ProxyOut::V1, ProxyOut::V2] {
+    for version in [ProxyOut::V1, V2] {
         let bytes = header(version, &mixed);
         let ends = (at("[::ffff:192.0.2.7]:4711"), at("[2001:db8::1]:443"));
         assert_eq!(whole(&bytes).ends, Some(ends));
@@ -206,7 +209,7 @@ fn headers_name_both_ends_in_one_family() {
 #[test]
 fn our_own_connections_name_nobody() {
     assert_eq!(header(ProxyOut::V1, &Introduction::Local), b"PROXY UNKNOWN\r\n");
-    assert_eq!(header(ProxyOut::V2, &Introduction::Local), v2(0x20, 0x00, &[]));
+    assert_eq!(header(V2, &Introduction::Local), v2(0x20, 0x00, &[]));
 }
 
 #[test]
@@ -226,7 +229,7 @@ fn tls_is_told_in_tlvs() {
         let secured = Some(Arc::new(secured));
         introduced(Introduced { secured, ..client("192.0.2.7:1", "192.0.2.8:2") })
     };
-    let bytes = header(ProxyOut::V2, &with(secured.clone()));
+    let bytes = header(V2, &with(secured.clone()));
     let has = |needle: &[u8]| bytes.windows(needle.len()).any(|part| part == needle);
     assert!(has(b"\x05\0\x03r-1"));
     assert!(has(b"\x02\0\x08app.test") && has(b"\x01\0\x08http/1.1"));
@@ -237,7 +240,7 @@ fn tls_is_told_in_tlvs() {
     assert!(has(b"\xe0\0\x11O=moorline,CN=ada") && has(b"\xe1\0\x40abab"));
 
     let nobody = Secured { client: None, ..secured.clone() };
-    let bytes = header(ProxyOut::V2, &with(nobody));
+    let bytes = header(V2, &with(nobody));
     assert!(
         bytes.windows(8).any(|part| part == b"\x20\0\x28\x01\0\0\0\x01"),
         "nothing was verified"
@@ -245,9 +248,45 @@ fn tls_is_told_in_tlvs() {
 
     // Nothing was terminated: what was offered is not agreed on, and the TLS is the backend's.
     let passed = Secured { version: None, client: None, ..secured };
-    let bytes = header(ProxyOut::V2, &with(passed));
+    let bytes = header(V2, &with(passed));
     let has = |needle: &[u8]| bytes.windows(needle.len()).any(|part| part == needle);
     assert!(has(b"\x02\0\x08app.test") && !has(b"http/1.1") && !has(b"TLS"));
+}
+
+#[test]
+fn a_header_has_the_tlvs_that_are_wanted_and_no_others() {
+    let certificate = ClientCertificate {
+        subject: "CN=ada".into(),
+        common_name: Some("ada".into()),
+        fingerprint: "ab".repeat(32).into(),
+    };
+    let secured = Secured {
+        sni: Some("app.test".into()),
+        alpn: Some("http/1.1".into()),
+        version: Some(("TLSv1.3", "TLS_AES_128_GCM_SHA256")),
+        client: Some(certificate),
+    };
+    let told = introduced(Introduced {
+        secured: Some(Arc::new(secured)),
+        ..client("[2001:db8::1]:1", "[2001:db8::2]:2")
+    });
+    let with = |tlvs: &[Tlv]| header(ProxyOut::V2(tlvs.iter().copied().collect()), &told);
+    // No longer than the longest line of version 1, whatever is known of the client.
+    let bare = with(&[]);
+    assert_eq!(bare.len(), 52);
+    assert_eq!(whole(&bare).length, 52);
+    let after = |tlvs: &[Tlv]| with(tlvs)[52..].to_vec();
+    assert_eq!(after(&[Tlv::UniqueId]), b"\x05\0\x03r-1");
+    assert_eq!(after(&[Tlv::Authority]), b"\x02\0\x08app.test");
+    assert_eq!(after(&[Tlv::Alpn]), b"\x01\0\x08http/1.1");
+    assert_eq!(after(&[Tlv::Ssl]), b"\x20\0\x0f\x05\0\0\0\0\x21\0\x07TLSv1.3");
+    assert!(after(&[Tlv::CertCn]).ends_with(b"\x21\0\x07TLSv1.3\x22\0\x03ada"));
+    assert!(after(&[Tlv::SslCipher]).ends_with(b"\x23\0\x16TLS_AES_128_GCM_SHA256"));
+    assert_eq!(after(&[Tlv::CertSubject]), b"\xe0\0\x06CN=ada");
+    assert!(after(&[Tlv::CertFingerprint]).starts_with(b"\xe1\0\x40abab"));
+    let summed = with(&[Tlv::Crc32c]);
+    assert_eq!((summed.len(), &summed[52..55]), (59, &b"\x03\0\x04"[..]));
+    assert_eq!(whole(&summed).length, 59, "the sum is right");
 }
 
 #[test]
@@ -263,7 +302,7 @@ fn a_header_is_short_whatever_it_tells() {
         Secured { sni, alpn, version: Some(("TLSv1.3", "suite")), client: Some(certificate) };
     let secured = Some(Arc::new(secured));
     let client = Introduced { secured, id: long, ..client("192.0.2.7:1", "192.0.2.8:2") };
-    whole(&header(ProxyOut::V2, &introduced(client)));
+    whole(&header(V2, &introduced(client)));
 }
 
 proptest! {
@@ -283,7 +322,7 @@ proptest! {
         v1: bool,
         id in "[!-~]{0,128}",
     ) {
-        let version = if v1 { ProxyOut::V1 } else { ProxyOut::V2 };
+        let version = if v1 { ProxyOut::V1 } else { V2 };
         let told = Introduced { source, destination, secured: None, id: id.as_str().into() };
         let bytes = header(version, &introduced(told));
         let read = whole(&bytes);
@@ -334,7 +373,7 @@ async fn kind_of(bytes: &[u8], terms: &ProxyIn) -> Kind {
 #[tokio::test]
 async fn exactly_the_header_is_taken_however_it_is_split() {
     let six = introduced(client("[2001:db8::7]:4711", "[::1]:443"));
-    let lines = [header(ProxyOut::V1, &six), header(ProxyOut::V2, &six)];
+    let lines = [header(ProxyOut::V1, &six), header(V2, &six)];
     for bytes in &lines {
         for split in 1..bytes.len() {
             let (mut client, mut socket) = pair().await;

@@ -2,9 +2,9 @@
 
 use std::{error::Error, fmt, io};
 
-use rustls::{CertificateError, InvalidMessage};
+use rustls::{CertificateError, InvalidMessage, OtherError};
 
-use crate::error::Kind;
+use crate::{error::Kind, net::tls_client::Rejected};
 
 /// The client asks for a server name that is not served; `None`: for none.
 #[derive(Debug)]
@@ -60,9 +60,14 @@ fn said(error: &rustls::Error) -> Kind {
     }
 }
 
-fn certificate(error: &CertificateError) -> Kind {
+/// What a certificate that is not accepted is called.
+pub(in crate::net) fn certificate(error: &CertificateError) -> Kind {
     use CertificateError as E;
     match error {
+        E::Other(OtherError(why)) => match why.downcast_ref::<Rejected>() {
+            Some(rejected) => rejected.kind(),
+            None => Kind::CertificateInvalid,
+        },
         E::Expired | E::ExpiredContext { .. } | E::NotValidYet | E::NotValidYetContext { .. } => {
             Kind::CertificateExpired
         }

@@ -40,13 +40,14 @@ use rustls::{
 use rustls_pki_types::CertificateDer;
 
 pub(crate) use self::key_log::reopen as reopen_key_logs;
+pub(super) use self::kind::certificate as certificate_kind;
 pub use self::{
     kind::kind,
     resolver::Resolver,
     self_signed::{SelfSignedError, self_signed},
     sessions::TicketKeys,
     terminator::{Beside, Refused, Terminator, UNRECOGNIZED_NAME, Unusable},
-    validity::{lapsed, outdated, overdue},
+    validity::{lapsed, overdue, unstapled},
 };
 pub use super::tickets::TicketKey;
 use super::tls_client;

@@ -9,13 +9,17 @@ use rustls::{
     sign::CertifiedKey,
 };
 
+use super::validity::unstapled;
 use crate::config::{Certificate, staple};
 
-/// Picks a certificate by the client's server name: exact, then wildcard, then the first one.
+/// Picks a certificate by the client's server name: exact names, then wildcards, else the default.
 ///
-/// Several certificates may share a name, say one ECDSA and one RSA: the first in order whose key the
-/// client can verify is served. They can be exchanged while connections come in. An OCSP response goes
-/// with one until its date; a client that is shown an older one refuses the connection.
+/// Of all certificates for a name, say one ECDSA and one RSA, exact or by a wildcard, the first in this
+/// order is served whose key the client can verify; rustls hands out only the signature schemes that go
+/// with a common cipher suite. The default is the first certificate; those that share a name with it and
+/// those that have no name stand in for it. Certificates can be exchanged while connections come in. An
+/// OCSP response goes with its certificate until its date; a client that is shown an older one refuses
+/// the connection.
 #[derive(Debug, Default)]
 pub struct Resolver(ArcSwap<Chains>);
 
@@ -24,7 +28,7 @@ struct Chains {
     exact: HashMap<Box<str>, Vec<Chain>>,
     /// By the name without its `*.`.
     wildcard: HashMap<Box<str>, Vec<Chain>>,
-    /// The first certificate, then the others that share a name with it.
+    /// The first certificate, then the others that share a name with it or have none.
     default: Vec<Chain>,
 }
 
@@ -60,10 +64,12 @@ impl Resolver {
 
     fn choose(&self, name: Option<&str>, schemes: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
         let chains = self.0.load();
-        let candidates = name.and_then(|name| chains.named(name)).unwrap_or(&chains.default);
-        let usable = candidates.iter().find(|c| c.key.key.choose_scheme(schemes).is_some());
+        let named = name.and_then(|name| chains.named(name));
+        let (exact, wildcard) = named.unwrap_or((&chains.default, &[]));
+        let mut candidates = exact.iter().chain(wildcard);
+        let usable = candidates.clone().find(|c| c.key.key.choose_scheme(schemes).is_some());
         // Where none is usable the first makes rustls say so to the client.
-        usable.or(candidates.first()).map(Chain::now)
+        usable.or_else(|| candidates.next()).map(Chain::now)
     }
 }
 
@@ -76,8 +82,11 @@ impl ResolvesServerCert for Resolver {
 
 impl Chain {
     fn new(key: &Arc<CertifiedKey>) -> Self {
-        let until = key.ocsp.as_deref().and_then(staple::until);
         let bare = || Arc::new(CertifiedKey { ocsp: None, ..CertifiedKey::clone(key) });
+        if unstapled(key).is_some() {
+            return Self { key: bare(), afterwards: None };
+        }
+        let until = key.ocsp.as_deref().and_then(staple::until);
         Self { key: Arc::clone(key), afterwards: until.map(|until| (until, bare())) }
     }
 
@@ -97,7 +106,8 @@ impl Chains {
             .iter()
             .enumerate()
             .filter(|(n, other)| {
-                *n == 0 || other.names.iter().any(|name| first.names.contains(name))
+                let shares = || other.names.iter().any(|name| first.names.contains(name));
+                *n == 0 || other.names.is_empty() || shares()
             })
             .map(|(_, certificate)| Chain::new(&certificate.key))
             .collect();
@@ -115,11 +125,14 @@ impl Chains {
         chains
     }
 
-    /// Those that name a server name in lower case.
-    fn named(&self, name: &str) -> Option<&[Chain]> {
+    /// Those for a server name in lower case, exactly and by a wildcard; `None`: there is none.
+    fn named(&self, name: &str) -> Option<(&[Chain], &[Chain])> {
         // A wildcard stands for exactly one label (RFC 6125 section 6.4.3).
-        let wildcard = || self.wildcard.get(name.split_once('.')?.1);
-        self.exact.get(name).or_else(wildcard).map(Vec::as_slice)
+        let parent = name.split_once('.').map(|(_, parent)| parent);
+        let exact = self.exact.get(name).map_or(&[][..], Vec::as_slice);
+        let wildcard = parent.and_then(|parent| self.wildcard.get(parent));
+        let wildcard = wildcard.map_or(&[][..], Vec::as_slice);
+        (!exact.is_empty() || !wildcard.is_empty()).then_some((exact, wildcard))
     }
 }
 
@@ -186,6 +199,34 @@ mod tests {
             let none = chosen(&[SignatureScheme::ED25519]);
             assert!(Arc::ptr_eq(&none, &ecdsa.key), "so that the client gets an alert");
         }
+    }
+
+    #[test]
+    fn a_wildcard_serves_the_client_that_cannot_use_the_exact_certificate() {
+        let default = certificate(&["default.test"]);
+        let exact = with_algorithm("x.w.test", &rcgen::PKCS_ECDSA_P256_SHA256);
+        let wildcard = with_algorithm("*.w.test", &PKCS_RSA_SHA256);
+        let resolver = Resolver::new(&[default.clone(), wildcard.clone(), exact.clone()]);
+        let chosen = |name, schemes: &[SignatureScheme]| {
+            let key = resolver.choose(Some(name), schemes).unwrap();
+            [&default, &exact, &wildcard].iter().position(|c| Arc::ptr_eq(&c.key, &key)).unwrap()
+        };
+        assert_eq!(chosen("x.w.test", &BOTH), 1, "exact comes first");
+        assert_eq!(chosen("x.w.test", &BOTH[..1]), 1);
+        assert_eq!(chosen("x.w.test", &BOTH[1..]), 2);
+        assert_eq!(chosen("y.w.test", &BOTH[..1]), 2, "so that the client gets an alert");
+        assert_eq!(chosen("z.test", &BOTH), 0);
+    }
+
+    #[test]
+    fn a_certificate_without_a_name_stands_in_for_the_default() {
+        let first = with_algorithm("a.test", &rcgen::PKCS_ECDSA_P256_SHA256);
+        let mut nameless = with_algorithm("b.test", &PKCS_RSA_SHA256);
+        nameless.names.clear();
+        let resolver = Resolver::new(&[first.clone(), nameless.clone()]);
+        let rsa = resolver.choose(None, &BOTH[1..]).unwrap();
+        assert!(Arc::ptr_eq(&rsa, &nameless.key));
+        assert!(Arc::ptr_eq(&resolver.choose(None, &BOTH).unwrap(), &first.key));
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, SystemTime};
 
+use rustls::sign::CertifiedKey;
 use rustls_pki_types::CertificateRevocationListDer;
 use x509_parser::{
     asn1_rs::FromDer as _, revocation_list::CertificateRevocationList, time::ASN1Time,
@@ -25,9 +26,16 @@ pub fn lapsed((from, until): (SystemTime, SystemTime)) -> Option<String> {
     }
 }
 
-/// Whether an OCSP response is past its own date; it is not handed on then.
-pub fn outdated(response: &[u8]) -> bool {
-    staple::until(response).is_some_and(|until| until < SystemTime::now())
+/// Why a certificate is served without the OCSP response that it was given; `None`: it has none, or is
+/// served with it.
+pub fn unstapled(key: &CertifiedKey) -> Option<&'static str> {
+    let response = key.ocsp.as_deref()?;
+    let until = staple::until(response);
+    match key.cert.first() {
+        _ if staple::read(response).is_none() => Some("is not a successful one"),
+        Some(leaf) if !staple::is_about(response, leaf) => Some("is about another certificate"),
+        _ => until.filter(|until| *until < SystemTime::now()).map(|_| "is past its date"),
+    }
 }
 
 /// How many of these lists were due to be replaced before now.

@@ -12,7 +12,7 @@ use rustls::{
     HandshakeKind, RootCertStore, ServerConfig,
     server::{WebPkiClientVerifier, danger::ClientCertVerifier},
 };
-use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
 use tokio::{
     io::copy_bidirectional,
     net::{TcpListener, TcpStream},
@@ -67,9 +67,20 @@ impl Authority {
 impl Issued {
     /// One that vouches for itself.
     pub(crate) fn by_itself(name: &str) -> Self {
+        Self::by_itself_with(name, |_| {})
+    }
+
+    /// One that vouches for itself, with whatever changed.
+    pub(crate) fn by_itself_with(name: &str, change: impl FnOnce(&mut CertificateParams)) -> Self {
         let key = KeyPair::generate().unwrap();
-        let der = params(name, |_| {}).self_signed(&key).unwrap().der().clone();
+        let der = params(name, change).self_signed(&key).unwrap().der().clone();
         Self { der, key }
+    }
+
+    /// A chain and key from PEM files.
+    pub(crate) fn from_files(cert: &Path, key: &Path) -> Self {
+        let key = KeyPair::from_pem(&fs::read_to_string(key).unwrap()).unwrap();
+        Self { der: CertificateDer::from_pem_file(cert).unwrap(), key }
     }
 
     /// Terms of a server that shows it, to anybody.

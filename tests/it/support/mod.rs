@@ -15,6 +15,7 @@ pub(crate) mod led;
 #[cfg(feature = "load")]
 pub(crate) mod load;
 pub(crate) mod message;
+pub(crate) mod nginx;
 pub(crate) mod node;
 pub(crate) mod openssl;
 pub(crate) mod pair;
