@@ -12,7 +12,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{HeaderValue, Request, Response, header};
+use http::{HeaderValue, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
@@ -83,9 +83,9 @@ impl Client {
         let uri = parts.uri;
         let host = uri.host().unwrap_or_default().trim_matches(['[', ']']).to_owned();
         if uri.scheme_str() != Some("https") {
-            return Err(Said(format!("{uri}: it is not https")));
+            return Err(Said::new(format!("{uri}: it is not https")));
         }
-        let told = |error: &dyn std::error::Error| Said(format!("{host}: {}", whole(error)));
+        let told = |error: &dyn std::error::Error| Said::new(format!("{host}: {}", whole(error)));
         let stream = TcpStream::connect((host.as_str(), uri.port_u16().unwrap_or(443))).await;
         let stream = stream.map_err(|error| told(&error))?;
         let name = ServerName::try_from(host.clone()).map_err(|error| told(&error))?;
@@ -120,8 +120,15 @@ impl Client {
         let body = Limited::new(body, LONGEST)
             .collect()
             .await
-            .map_err(|error| Said(format!("{host}: {}", whole(error.as_ref()))))?;
-        Ok(Response::from_parts(parts, Full::new(body.to_bytes())))
+            .map_err(|error| Said::new(format!("{host}: {}", whole(error.as_ref()))))?
+            .to_bytes();
+        // The protocol's library would say that this is no JSON.
+        if refused && !is_problem(&body) {
+            let (status, target) = (parts.status, uri.path());
+            let text = format!("{host}: HTTP {status} for {target}{}", excerpt(&body));
+            return Err(Said { text, status: Some(status) });
+        }
+        Ok(Response::from_parts(parts, Full::new(body)))
     }
 }
 
@@ -133,7 +140,7 @@ impl HttpClient for Client {
         let (client, uri) = (self.clone(), request.uri().clone());
         Box::pin(async move {
             let answer = timeout(WITHIN, client.ask(request)).await;
-            let late = || Said(format!("{uri}: no whole answer in {} s", WITHIN.as_secs()));
+            let late = || Said::new(format!("{uri}: no whole answer in {} s", WITHIN.as_secs()));
             let answer = answer.unwrap_or_else(|_| Err(late()));
             answer.map(BytesResponse::from).map_err(|said| Error::Other(Box::new(said)))
         })
@@ -142,15 +149,62 @@ impl HttpClient for Client {
 
 /// Why there is no answer, in words.
 #[derive(Debug)]
-struct Said(String);
+struct Said {
+    text: String,
+    /// The status of an answer that is no ACME problem.
+    status: Option<StatusCode>,
+}
+
+impl Said {
+    /// There was no answer at all.
+    fn new(text: String) -> Self {
+        Self { text, status: None }
+    }
+}
 
 impl fmt::Display for Said {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        f.write_str(&self.text)
     }
 }
 
 impl std::error::Error for Said {}
+
+/// Whether the same question may be answered later: the network or the server failed, or the server
+/// was busy or did not take a nonce, and has not refused what was asked.
+pub(super) fn passes(error: &Error) -> bool {
+    let busy = |status: u16| status >= 500 || [408, 429].contains(&status);
+    match error {
+        Error::Api(problem) => {
+            let kind = problem.r#type.as_deref().unwrap_or_default();
+            let kind = kind.trim_start_matches("urn:ietf:params:acme:error:");
+            let known = ["badNonce", "rateLimited", "serverInternal"].contains(&kind);
+            known || problem.status.is_some_and(busy)
+        }
+        Error::Other(inner) => match inner.downcast_ref::<Said>() {
+            Some(said) => said.status.is_none_or(|status| busy(status.as_u16())),
+            None => true,
+        },
+        // An answer that was cut, or of something between.
+        Error::Json(_) | Error::Http(_) | Error::Timeout(_) => true,
+        _ => false,
+    }
+}
+
+/// Whether an answer explains itself (RFC 8555 §6.7).
+fn is_problem(body: &[u8]) -> bool {
+    let read = serde_json::from_slice::<serde_json::Value>(body).ok();
+    read.is_some_and(|value| value.get("type").or(value.get("detail")).is_some())
+}
+
+/// The beginning of an answer that is no problem, as a log can carry it.
+fn excerpt(body: &[u8]) -> String {
+    const LONGEST: usize = 100;
+    let text = String::from_utf8_lossy(&body[..body.len().min(4 * LONGEST)]).into_owned();
+    let words = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    let shown: String = words.chars().filter(|c| !c.is_control()).take(LONGEST).collect();
+    if shown.is_empty() { shown } else { format!(": {shown}") }
+}
 
 /// Seconds or a date (RFC 9110 §10.2.3).
 fn retry_after(value: &HeaderValue) -> Option<SystemTime> {

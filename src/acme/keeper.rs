@@ -20,9 +20,10 @@ use tokio::{
 
 use super::{
     Issued, Means,
-    order::{Failure, Orderer, Proven},
+    issue::Proven,
+    order::{Failure, Orderer},
     schedule::{self, Pace, Past},
-    store::Locked,
+    store::{Locked, Store},
 };
 use crate::config::Certificate;
 
@@ -63,9 +64,11 @@ impl Issued {
     /// Makes what is to be there, and says what is missing; the attempts so far.
     async fn open(&self) -> Past {
         let store = self.store.clone();
-        let opened = spawn_blocking(move || (store.open(), store.past())).await;
-        let (opened, past) =
-            opened.unwrap_or_else(|error| (Err(io::Error::other(error)), Past::default()));
+        let open = move || (store.open(), store.past(), store.pending().is_some());
+        let opened = spawn_blocking(open).await;
+        let (opened, past, pending) =
+            opened.unwrap_or_else(|error| (Err(io::Error::other(error)), Past::default(), false));
+        self.state().pending = pending;
         if let Err(error) = opened {
             tracing::error!("{error}");
         }
@@ -75,7 +78,7 @@ impl Issued {
                 "no certificate for {names} yet: handshakes are refused until one is issued"
             );
         }
-        let left = past.left(SystemTime::now(), false);
+        let left = past.left(SystemTime::now(), pending);
         if self.renewal().is_none() && !left.is_zero() {
             let text = "the last attempt has failed, or was cut short, before this process began";
             tracing::warn!(names, again = shown(left), "{text}; a reload need not wait");
@@ -136,7 +139,8 @@ impl Issued {
     /// Resolves when it is time for the next attempt, or somebody wants one and may have it.
     async fn rest(&self, past: &Past) {
         let now = SystemTime::now();
-        let (whole, least) = (past.left(now, false), past.left(now, true));
+        // An order that has its certificate already costs nothing at the server.
+        let (whole, least) = (past.left(now, self.state().pending), past.left(now, true));
         if whole.is_zero() {
             return;
         }
@@ -208,7 +212,11 @@ impl Issued {
         let way = if both { tried.way } else { Default::default() };
         let Means { challenges, metrics, .. } = means.clone();
         let (terms, store) = (&self.terms, &self.store);
-        let proven = Orderer { terms, store, challenges: &challenges, way, both }.prove().await?;
+        let orderer = Orderer { terms, store, challenges: &challenges, way, both };
+        let proven = match self.resume(&orderer).await? {
+            Some(proven) => proven,
+            None => orderer.prove().await?,
+        };
         // From here on the server counts it: it is not given up with whoever waits for it.
         let issued = Arc::clone(self);
         let taking = tokio::spawn(async move {
@@ -220,19 +228,64 @@ impl Issued {
         taking.await.unwrap_or_else(|error| Err(error.to_string().into()))
     }
 
-    /// Has the certificate issued, serves by it, and stores it.
+    /// The order that is stored, if the server still has it.
+    async fn resume(&self, orderer: &Orderer<'_>) -> Result<Option<Proven>, Failure> {
+        let pending = self.on_disk(|store| Ok(store.pending())).await;
+        let Some(pending) = pending.ok().flatten() else { return Ok(None) };
+        let proven = orderer.resume(pending).await?;
+        if proven.is_none() {
+            self.forget_order().await;
+        }
+        Ok(proven)
+    }
+
+    /// Has the certificate issued, serves by it, and stores it. An order that can still bring it is kept.
     async fn take(&self, proven: Proven) -> Result<(), Failure> {
-        let by = proven.by;
-        let fresh = proven.issue(self.terms.domains.clone()).await?;
-        let (certificate, pem) = self
-            .store
-            .made(&fresh.chain, &fresh.key)
-            .map_err(|why| format!("what the server has issued is of no use: {why}"))?;
+        let pending = proven.pending.clone();
+        let by = pending.by;
+        match self.on_disk(move |store| store.keep_pending(&pending)).await {
+            Ok(()) => self.state().pending = true,
+            Err(error) => tracing::error!("{error}; if the download fails, a new order follows"),
+        }
+        let fresh = match proven.issue(self.terms.domains.clone()).await {
+            Ok(fresh) => fresh,
+            Err(failure) => {
+                if !failure.passes {
+                    self.forget_order().await;
+                }
+                return Err(failure);
+            }
+        };
+        let (certificate, pem) = match self.store.made(&fresh.chain, &fresh.key) {
+            Ok(made) => made,
+            Err(why) => {
+                self.forget_order().await;
+                return Err(format!("what the server has issued is of no use: {why}").into());
+            }
+        };
         self.put_in_place(certificate);
         self.state().unsaved = Some(Arc::new(pem));
         tracing::info!(names = self.names(), %by, "a certificate has been issued");
         self.save().await;
         Ok(())
+    }
+
+    /// There will be no certificate of the order that is stored.
+    async fn forget_order(&self) {
+        self.state().pending = false;
+        if let Err(error) = self.on_disk(Store::forget_pending).await {
+            tracing::warn!("{error}");
+        }
+    }
+
+    /// Does something with the stored files, off the runtime.
+    async fn on_disk<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Store) -> Result<T, String> + Send + 'static,
+    ) -> Result<T, String> {
+        let store = self.store.clone();
+        let done = spawn_blocking(move || work(&store)).await;
+        done.map_err(|error| error.to_string()).flatten()
     }
 
     /// Stores the certificate that serves, where it is not.

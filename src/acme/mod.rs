@@ -12,6 +12,7 @@
 
 mod challenges;
 mod client;
+mod issue;
 mod keeper;
 mod order;
 mod schedule;
@@ -71,6 +72,8 @@ struct State {
     trouble: Option<String>,
     /// The file of the one that serves, where it could not be written.
     unsaved: Option<Arc<Pem>>,
+    /// Whether an order is stored that may have its certificate already.
+    pending: bool,
 }
 
 /// What every order needs.

@@ -2,8 +2,8 @@
 //!
 //! The account is made once and kept. Names are proved by the [`Way`] that the caller prefers, each by
 //! the other one where the server offers that alone; which one comes next after a failure is the
-//! caller's to say. What comes after the proofs ([`Proven::issue`]) stands on its own, so that it can
-//! go on where the rest is given up: a certificate that is issued counts at the server, whoever gets it.
+//! caller's to say. What comes after the proofs ([`Proven`]) stands on its own, so that it can go on where
+//! the rest is given up: a certificate that is issued counts at the server, whoever gets it.
 
 use std::{fmt, sync::Arc, time::Duration};
 
@@ -11,7 +11,6 @@ use instant_acme::{
     Account, AuthorizationStatus, ChallengeType, Error, Identifier, NewAccount, NewOrder, Order,
     OrderStatus,
 };
-use rcgen::{CertificateParams, DistinguishedName, KeyPair};
 use serde::{Deserialize, Serialize};
 use tokio::{
     task::spawn_blocking,
@@ -20,20 +19,22 @@ use tokio::{
 
 use super::{
     challenges::{Challenges, Posted},
-    client::Client,
+    client::{Client, passes},
+    issue::{Proven, Retries, refresh},
     store::{Store, StoredAccount},
 };
 use crate::config::Acme;
 
 /// Deadline of a whole order.
-const WITHIN: Duration = Duration::from_secs(300);
+pub(super) const WITHIN: Duration = Duration::from_secs(300);
 
 /// First pause between two questions about what has become of an order, and the longest; a server that
 /// names another one is believed.
-const PAUSES: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(10));
+pub(super) const PAUSES: (Duration, Duration) =
+    (Duration::from_millis(250), Duration::from_secs(10));
 
 /// What is left of the deadline when a server is asked for the last time, whatever it has said.
-const LAST_LOOK: Duration = Duration::from_secs(20);
+pub(super) const LAST_LOOK: Duration = Duration::from_secs(20);
 
 /// Type of the problem where the server does not know the account (RFC 8555 §6.7).
 const NO_ACCOUNT: &str = "urn:ietf:params:acme:error:accountDoesNotExist";
@@ -61,6 +62,8 @@ pub(super) struct Failure {
     pub(super) stranger: bool,
     /// In how long the server has said to come back.
     pub(super) come_back: Option<Duration>,
+    /// Whether the same question may be answered later.
+    pub(super) passes: bool,
 }
 
 /// What an order needs.
@@ -72,15 +75,6 @@ pub(super) struct Orderer<'a> {
     pub(super) way: Way,
     /// Whether they may be proved the other way where it does not.
     pub(super) both: bool,
-}
-
-/// An order whose names are all proved.
-pub(super) struct Proven {
-    /// How they were, as far as anything was to be proved.
-    pub(super) by: Way,
-    order: Order,
-    client: Client,
-    deadline: Instant,
 }
 
 /// What a server has issued, in PEM.
@@ -124,7 +118,7 @@ impl fmt::Display for Failure {
 
 impl From<String> for Failure {
     fn from(text: String) -> Self {
-        Self { text, unproved: false, stranger: false, come_back: None }
+        Self { text, unproved: false, stranger: false, come_back: None, passes: false }
     }
 }
 
@@ -132,7 +126,12 @@ impl From<Error> for Failure {
     fn from(error: Error) -> Self {
         let stranger =
             matches!(&error, Error::Api(problem) if problem.r#type.as_deref() == Some(NO_ACCOUNT));
-        Self { stranger, ..Self::from(error.to_string()) }
+        let status = match &error {
+            Error::Api(problem) => problem.status.map(|status| format!("HTTP {status}: ")),
+            _ => None,
+        };
+        let text = format!("{}{error}", status.unwrap_or_default());
+        Self { stranger, passes: passes(&error), ..Self::from(text) }
     }
 }
 
@@ -146,7 +145,7 @@ impl Orderer<'_> {
         let client = Client::new(self.terms.ca.as_deref()).await?;
         let proven = in_time(deadline, &client, self.proven(&client, deadline)).await;
         let (order, by) = proven?;
-        Ok(Proven { by, order, client, deadline })
+        Proven::new(order, by, client, deadline)
     }
 
     async fn proven(&self, client: &Client, deadline: Instant) -> Result<(Order, Way), Failure> {
@@ -179,7 +178,7 @@ impl Orderer<'_> {
     }
 
     /// The account that is stored, or else a new one.
-    async fn account(&self, client: &Client) -> Result<Account, Failure> {
+    pub(super) async fn account(&self, client: &Client) -> Result<Account, Failure> {
         let contact = self.terms.email.as_ref().map(|email| format!("mailto:{email}"));
         let contact: Vec<&str> = contact.iter().map(String::as_str).collect();
         let builder = Account::builder_with_http(Box::new(client.clone()));
@@ -258,26 +257,6 @@ impl Orderer<'_> {
     }
 }
 
-impl Proven {
-    /// Has the certificate for these names made, with a new key.
-    ///
-    /// # Errors
-    /// Why there is none.
-    pub(super) async fn issue(self, domains: Vec<String>) -> Result<Fresh, Failure> {
-        let Self { mut order, client, deadline, .. } = self;
-        let (request, key) = request(domains).map_err(|error| error.to_string())?;
-        let issue = async {
-            order.finalize_csr(&request).await?;
-            let waits = |status| matches!(status, OrderStatus::Ready | OrderStatus::Processing);
-            settled(&mut order, &client, deadline, waits).await?;
-            let chain = order.certificate().await?;
-            chain.ok_or_else(|| "the server has issued nothing".to_owned().into())
-        };
-        let chain = in_time(deadline, &client, issue).await?;
-        Ok(Fresh { chain, key: key.serialize_pem() })
-    }
-}
-
 /// What the server has to say of each proof that failed.
 async fn unproved(order: &mut Order, by: Way, error: Option<Error>) -> Failure {
     let mut said = Vec::new();
@@ -300,20 +279,21 @@ async fn unproved(order: &mut Order, by: Way, error: Option<Error>) -> Failure {
 }
 
 /// The outcome, or that it is late; a failure with what the server has said of when to come back.
-async fn in_time<T>(
+pub(super) async fn in_time<T>(
     deadline: Instant,
     client: &Client,
     work: impl Future<Output = Result<T, Failure>>,
 ) -> Result<T, Failure> {
     let outcome = timeout_at(deadline, work).await.unwrap_or_else(|_| {
-        Err(format!("the order has not come to an end in {} s", WITHIN.as_secs()).into())
+        let text = format!("the order has not come to an end in {} s", WITHIN.as_secs());
+        Err(Failure { passes: true, ..text.into() })
     });
     outcome.map_err(|failure| Failure { come_back: client.come_back(), ..failure })
 }
 
 /// Asks until the order is no more in a state that `waits`. A server that says when to ask again is
 /// believed, but asked once more before the deadline.
-async fn settled(
+pub(super) async fn settled(
     order: &mut Order,
     client: &Client,
     deadline: Instant,
@@ -332,14 +312,6 @@ async fn settled(
         let said = client.ask_again().filter(|_| !left.is_zero());
         sleep(said.map_or(pause, |said| said.min(left).max(PAUSES.0))).await;
         pause = (pause * 2).min(longest);
-        order.refresh().await?;
+        refresh(order, &mut Retries::new(deadline, client)).await?;
     }
-}
-
-/// A request for all names, with a new key: ECDSA P-256.
-fn request(domains: Vec<String>) -> Result<(Vec<u8>, KeyPair), rcgen::Error> {
-    let key = KeyPair::generate()?;
-    let mut params = CertificateParams::new(domains)?;
-    params.distinguished_name = DistinguishedName::new();
-    Ok((params.serialize_request(&key)?.der().to_vec(), key))
 }

@@ -5,7 +5,7 @@
 //! name, synced, renamed, and the folder synced. The folder is made with mode 0700, files with 0600.
 //! A file that is of no use is put aside as `NAME.bad`, said, and made anew; one that others may read
 //! is closed to them, said, and used. Beside a certificate that cannot be had lies what was tried for
-//! it. Nothing is touched, nor made, before [`Store::open`]. Knows nothing of orders.
+//! it, and the order that may have it already with the key to it. Nothing is touched, nor made, before [`Store::open`]. Knows nothing of orders.
 
 use std::{
     fmt::{self, Write as _},
@@ -20,7 +20,7 @@ use instant_acme::AccountCredentials;
 use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 
-use super::schedule::Past;
+use super::{issue::Pending, schedule::Past};
 use crate::config::{Acme, Certificate};
 
 /// Bytes of a hash that are in a file's name: enough for no two to meet by chance.
@@ -33,6 +33,8 @@ pub(super) struct Store {
     account: PathBuf,
     certificate: PathBuf,
     past: PathBuf,
+    /// An order that may have its certificate already, and the key to it.
+    pending: PathBuf,
     domains: Vec<String>,
     /// What an attempt is made on besides names and server: where it changes, the past does not count.
     terms: String,
@@ -80,6 +82,7 @@ impl Store {
             account: folder.join(format!("account-{}.json", of(""))),
             certificate: folder.join(format!("{stem}.pem")),
             past: folder.join(format!("{stem}.tried.json")),
+            pending: folder.join(format!("{stem}.order.json")),
             domains: terms.domains.clone(),
             terms: hex(&format!("{:?}\n{:?}", terms.email, terms.ca)),
             folder,
@@ -104,6 +107,7 @@ impl Store {
         }
         close(&self.account);
         close(&self.certificate);
+        close(&self.pending);
         Ok(())
     }
 
@@ -161,6 +165,28 @@ impl Store {
         }
     }
 
+    /// The order that may have its certificate already; touches nothing.
+    pub(super) fn pending(&self) -> Option<Pending> {
+        serde_json::from_slice(&fs::read(&self.pending).ok()?).ok()
+    }
+
+    /// Stores an order before its certificate is asked for.
+    ///
+    /// # Errors
+    /// Why it cannot be written; the text names the file.
+    pub(super) fn keep_pending(&self, pending: &Pending) -> Result<(), String> {
+        let json = serde_json::to_vec(pending).map_err(|error| error.to_string())?;
+        self.write(&self.pending, &json)
+    }
+
+    /// Forgets the order: its certificate is stored, or there will be none.
+    ///
+    /// # Errors
+    /// Why the file cannot be removed; the text names it.
+    pub(super) fn forget_pending(&self) -> Result<(), String> {
+        remove(&self.pending)
+    }
+
     /// A certificate of a chain and its key, both PEM, and the text of the file that holds both.
     ///
     /// # Errors
@@ -170,18 +196,15 @@ impl Store {
         Ok((self.usable(pem.as_bytes())?, Pem(pem)))
     }
 
-    /// Stores a certificate's file in place of what was there, and forgets what was tried for it.
+    /// Stores a certificate's file in place of what was there, and forgets its order and what was tried for
+    /// it.
     ///
     /// # Errors
     /// Why it cannot be written; the text names the file.
     pub(super) fn keep(&self, Pem(pem): &Pem) -> Result<(), String> {
         self.write(&self.certificate, pem.as_bytes())?;
-        match fs::remove_file(&self.past) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                Err(format!("cannot remove {}: {error}", self.past.display()))
-            }
-            _ => Ok(()),
-        }
+        self.forget_pending()?;
+        remove(&self.past)
     }
 
     fn usable(&self, pem: &[u8]) -> Result<Certificate, String> {
@@ -238,6 +261,16 @@ impl Store {
         file.sync_all()?;
         fs::rename(&fresh, path)?;
         File::open(&self.folder)?.sync_all()
+    }
+}
+
+/// Removes a file, where there is one.
+fn remove(path: &Path) -> Result<(), String> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(format!("cannot remove {}: {error}", path.display()))
+        }
+        _ => Ok(()),
     }
 }
 

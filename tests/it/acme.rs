@@ -8,8 +8,14 @@ use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
 
 use crate::support::{
-    Backend, Proxy, Raw, Settings, dns::free_port, eventually, message, pebble::Pebble,
-    proxy::Setup, tls::Returning, websocket, within,
+    Backend, Proxy, Raw, Settings,
+    dns::free_port,
+    eventually, message,
+    pebble::Pebble,
+    proxy::Setup,
+    relay::{BAD_NONCE, UNAVAILABLE},
+    tls::Returning,
+    websocket, within,
 };
 
 const NAME: &str = "chat.example.com";
@@ -133,6 +139,74 @@ async fn a_certificate_is_ordered_once_kept_and_ordered_for_other_names() {
 /// Starts the proxy again after an end without notice.
 async fn proxy_again(proxy: Proxy) -> Proxy {
     proxy.crash().start().await
+}
+
+#[tokio::test]
+async fn an_issued_certificate_whose_download_fails_is_downloaded_again() {
+    for failure in [UNAVAILABLE, BAD_NONCE] {
+        let ports = Ports::free();
+        let pebble = Pebble::start(ports.tls, ports.http, MONTH).await;
+        let relay = pebble.relay().await;
+        // More often than the protocol's library asks again for a nonce.
+        relay.fail(5, failure);
+        let backend = Backend::replying("hello").await;
+        let setting = pebble.setting_through(&relay, &[NAME]);
+        let proxy = ports.setup(backend.address, &setting).start().await;
+        issued(&proxy, 1.0).await;
+        served(&pebble, ports.tls).await;
+        assert_eq!((relay.failed(), pebble.orders()), (5, 1));
+        assert_eq!(proxy.metric(FAILED).await, 0.0);
+        let status = if failure == UNAVAILABLE { "HTTP 503" } else { "HTTP 400" };
+        let said = proxy.stderr_text();
+        assert!(said.contains(status) && !said.contains("JSON"), "{said}");
+        drop((relay, backend));
+        proxy.finish().await;
+    }
+}
+
+#[tokio::test]
+async fn an_issued_certificate_is_downloaded_after_a_restart() {
+    let ports = Ports::free();
+    let pebble = Pebble::start(ports.tls, ports.http, MONTH).await;
+    let relay = pebble.relay().await;
+    relay.fail(usize::MAX, UNAVAILABLE);
+    let backend = Backend::replying("hello").await;
+    let setting = pebble.setting_through(&relay, &[NAME]);
+    let proxy = ports.setup(backend.address, &setting).start().await;
+    eventually("downloads fail", || relay.failed() > 1).await;
+    let pending = stored(&proxy, NAME, ".order.json");
+    assert_eq!(mode(&pending), 0o600);
+    let setup = proxy.crash();
+    relay.fail(0, UNAVAILABLE);
+    let proxy = setup.start().await;
+    issued(&proxy, 1.0).await;
+    served(&pebble, ports.tls).await;
+    assert_eq!(pebble.orders(), 1, "{}", proxy.stderr_text());
+    eventually("the order is forgotten", || !pending.exists()).await;
+    drop((relay, backend));
+    proxy.finish().await;
+}
+
+#[tokio::test]
+async fn an_order_that_its_server_has_no_more_is_made_anew() {
+    let ports = Ports::free();
+    let mut pebble = Pebble::start(ports.tls, ports.http, MONTH).await;
+    let relay = pebble.relay().await;
+    relay.fail(usize::MAX, UNAVAILABLE);
+    let backend = Backend::replying("hello").await;
+    let setting = pebble.setting_through(&relay, &[NAME]);
+    let proxy = ports.setup(backend.address, &setting).start().await;
+    eventually("downloads fail", || relay.failed() > 1).await;
+    let setup = proxy.crash();
+    // It forgets accounts and orders.
+    pebble.down();
+    pebble.up().await;
+    relay.fail(0, UNAVAILABLE);
+    let proxy = setup.start().await;
+    issued(&proxy, 1.0).await;
+    served(&pebble, ports.tls).await;
+    drop((relay, backend));
+    proxy.finish().await;
 }
 
 #[tokio::test]

@@ -22,6 +22,7 @@ pub(crate) mod pair;
 pub(crate) mod pebble;
 pub(crate) mod process;
 pub(crate) mod proxy;
+pub(crate) mod relay;
 pub(crate) mod settings;
 pub(crate) mod tls;
 pub(crate) mod websocket;

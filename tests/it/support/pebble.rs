@@ -14,7 +14,7 @@ use tokio::{
     net::TcpStream,
 };
 
-use super::{dns::free_port, eventually, found, tls::Certificate, within};
+use super::{dns::free_port, eventually, found, relay::Relay, tls::Certificate, within};
 
 /// A server with its own certificate; it forgets everything when it is stopped. Dropping it kills the
 /// processes.
@@ -92,6 +92,18 @@ impl Pebble {
             process.kill().unwrap();
             process.wait().unwrap();
         }
+    }
+
+    /// A relay before the server, on a port of its own, whose downloads can be made to fail.
+    pub(crate) async fn relay(&self) -> Relay {
+        Relay::start(self.address, &self.certificate).await
+    }
+
+    /// The table for a listener's `certificates`, through a relay.
+    pub(crate) fn setting_through(&self, relay: &Relay, domains: &[&str]) -> String {
+        let (own, relayed) = (self.address.port(), relay.address.port());
+        self.setting(domains)
+            .replace(&format!("localhost:{own}/"), &format!("localhost:{relayed}/"))
     }
 
     /// The table for a listener's `certificates`, for these names.
