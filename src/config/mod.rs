@@ -22,6 +22,7 @@ mod health;
 mod listeners;
 mod names;
 mod networks;
+pub mod path;
 mod pools;
 mod proxy_out;
 mod reader;

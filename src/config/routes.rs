@@ -7,7 +7,7 @@ use super::{
     address::host_pattern,
     fault::{Wrong, quoted},
     file::{Table, Value},
-    schema,
+    path, schema,
     secure::strings,
 };
 
@@ -118,7 +118,7 @@ fn route(
         None => Some(HostPattern::Any),
     };
     let path = match table.value("path") {
-        Some(value) => value.parsed(|typed| path(typed).map(|()| typed.to_owned())),
+        Some(value) => value.parsed(|typed| path::prefix(typed).map(|()| typed.to_owned())),
         None => Some("/".to_owned()),
     };
     let pool = table.need("pool", "`pool = \"NAME\"`").and_then(|value| pool(&value));
@@ -128,7 +128,7 @@ fn route(
     };
     let (host, path) = (host?, path?);
     // A trailing slash makes no difference to what a prefix covers.
-    let rule = (host.clone(), path.trim_end_matches('/').to_owned());
+    let rule = (host.clone(), path::normal(&path).trim_end_matches('/').to_owned());
     let line = value.file.line(value.at().start);
     let others = seen.entry(rule).or_default();
     let meets = |other: &[String]| {
@@ -202,35 +202,9 @@ fn listed(names: &[&str]) -> String {
     shown.join(", ")
 }
 
-/// A path prefix as it stands in a request: no query, nothing that would have to be escaped.
-fn path(typed: &str) -> Result<(), Wrong> {
-    let wrong = || Wrong::new(format!("invalid path {}", quoted(typed)));
-    if !typed.starts_with('/') {
-        return Err(wrong().help(format!("a path starts with a slash: \"/{typed}\"")));
-    }
-    if typed.contains(['?', '#']) {
-        return Err(wrong().help("routes match the path only: remove the query"));
-    }
-    if typed.contains('*') {
-        return Err(wrong().help("remove the `*`: a path also matches everything below it"));
-    }
-    if typed.bytes().any(|byte| !byte.is_ascii_graphic()) {
-        return Err(wrong().help("write other characters percent-encoded, as in a request"));
-    }
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
-    use super::{no_pool, path};
-
-    #[test]
-    fn paths_are_plain_prefixes() {
-        assert!(path("/").is_ok() && path("/chat/").is_ok() && path("/%C3%BC").is_ok());
-        for bad in ["", "chat", "/a?b", "/a#b", "/a b", "/ü", "/a/*"] {
-            assert!(path(bad).is_err(), "{bad}");
-        }
-    }
+    use super::no_pool;
 
     #[test]
     fn an_unknown_pool_is_told_the_nearest() {

@@ -79,6 +79,7 @@ impl Proxy {
             Err(uncovered) => {
                 told.steps.push(match uncovered {
                     Uncovered::Nowhere => format!("No route covers {host}{path}: 404."),
+                    Uncovered::Ambiguous => format!("{} 400.", gate::AMBIGUOUS),
                     Uncovered::Elsewhere => {
                         format!("Only routes of other listeners cover {host}{path}: 421.")
                     }

@@ -18,6 +18,7 @@ use super::{
     visitor::Visitor,
 };
 use crate::{
+    config::path,
     entry::{Entry, Sinks},
     error::{Kind, Phase, ProxyError, Side, Termination},
     net::{half_close::Held, proxy_protocol::Introduction},
@@ -65,11 +66,15 @@ impl Proxy {
         let snapshot::Rule { way, pool } = match found {
             Ok(rule) => rule,
             Err(uncovered) => {
-                let kind = match uncovered {
-                    Uncovered::Nowhere => Kind::NoRoute,
-                    Uncovered::Elsewhere => Kind::Misdirected,
+                let error = match uncovered {
+                    Uncovered::Nowhere => {
+                        ProxyError::new(Side::Client, Phase::Select, Kind::NoRoute)
+                    }
+                    Uncovered::Elsewhere => {
+                        ProxyError::new(Side::Client, Phase::Select, Kind::Misdirected)
+                    }
+                    Uncovered::Ambiguous => ProxyError::bad_request(gate::AMBIGUOUS),
                 };
-                let error = ProxyError::new(Side::Client, Phase::Select, kind);
                 return reply::refuse(entry, &error, &manners);
             }
         };
@@ -103,7 +108,7 @@ impl Proxy {
         #[cfg(debug_assertions)]
         fail_on_request(parts);
         if parts.method == Method::GET
-            && let Some(answer) = self.challenges.http(parts.uri.path())
+            && let Some(answer) = self.challenges.http(&path::normal(parts.uri.path()))
         {
             return Ok(Admitted::Answer(reply::challenge(answer)));
         }

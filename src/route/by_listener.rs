@@ -3,10 +3,10 @@
 //! Rules are for every listener, or for some: those have a table of their own each, with the rules for
 //! every one in it. Where no rule is for some, there is one table and nothing else to look at.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, ptr};
 
 use super::Table;
-use crate::config::HostPattern;
+use crate::config::{HostPattern, path};
 
 /// One rule: where it holds and what it leads to.
 #[derive(Clone, Debug)]
@@ -38,6 +38,8 @@ pub enum Uncovered {
     Nowhere,
     /// One does for requests that come over another listener.
     Elsewhere,
+    /// Backends may read the path in two ways that different rules cover.
+    Ambiguous,
 }
 
 impl<P: Clone> Routes<P> {
@@ -58,14 +60,21 @@ impl<P: Clone> Routes<P> {
 }
 
 impl<P> Routes<P> {
-    /// The target of the most specific rule that covers this host and path on this listener; the rest as
-    /// for [`Table::find`].
+    /// The target of the most specific rule that covers this host and path on this listener; `path` as it
+    /// came, the rest as for [`Table::find`].
     ///
     /// # Errors
-    /// None does there.
+    /// None does there, or not the same one for each way in which a backend may read the path.
     pub fn find(&self, listener: &str, host: &str, path: &str) -> Result<&P, Uncovered> {
         let table = self.own.get(listener).unwrap_or(&self.every);
-        table.find(host, path).ok_or_else(|| match self.some.find(host, path) {
+        let path = path::normal(path);
+        let found = table.find(host, &path);
+        if let Some(other) = path::second_reading(&path)
+            && table.find(host, &other).map(ptr::from_ref) != found.map(ptr::from_ref)
+        {
+            return Err(Uncovered::Ambiguous);
+        }
+        found.ok_or_else(|| match self.some.find(host, &path) {
             Some(_) => Uncovered::Elsewhere,
             None => Uncovered::Nowhere,
         })

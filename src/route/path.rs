@@ -2,9 +2,11 @@
 //!
 //! A prefix covers itself and everything below it on segment boundaries: `/chat` covers `/chat`,
 //! `/chat/` and `/chat/x`, not `/chatter`. A trailing slash makes no difference: `/chat/` is
-//! `/chat`, and `/` covers every path, `*` included.
+//! `/chat`, and `/` covers every path, `*` included. Prefixes are kept in [normal form](normal).
 
 use std::collections::HashMap;
+
+use crate::config::path::normal;
 
 /// A set of path prefixes with a target each.
 #[derive(Debug)]
@@ -24,6 +26,7 @@ impl<P> Default for Prefixes<P> {
 impl<P> Prefixes<P> {
     /// Adds a prefix; where it is there already, the first target stays.
     pub(super) fn insert(&mut self, prefix: &str, target: P) {
+        let prefix = normal(prefix);
         let prefix = prefix.trim_end_matches('/');
         self.targets.entry(prefix.into()).or_insert(target);
         if let Err(at) = self.lengths.binary_search_by(|length| prefix.len().cmp(length)) {
@@ -31,7 +34,7 @@ impl<P> Prefixes<P> {
         }
     }
 
-    /// The target of the longest prefix that covers `path`.
+    /// The target of the longest prefix that covers `path`, which is in [normal form](normal).
     pub(super) fn find(&self, path: &str) -> Option<&P> {
         self.lengths.iter().find_map(|&length| {
             // The boundary is looked at first, so that a hostile path of thousands of segments

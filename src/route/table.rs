@@ -44,7 +44,7 @@ impl<P> Table<P> {
     /// The target of the most specific rule that covers this host and path.
     ///
     /// `host` comes without a port, in any case, with or without the final dot, and may be empty;
-    /// `path` without a query. Nothing is allocated where the host is in lower case.
+    /// `path` without a query, in normal form. Nothing is allocated where the host is in lower case.
     pub fn find(&self, host: &str, path: &str) -> Option<&P> {
         let host = normal(host);
         self.find_named(&host, path).or_else(|| self.any.find(path))

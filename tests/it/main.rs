@@ -62,6 +62,7 @@ mod load_input;
 mod memory;
 #[cfg(test)]
 mod outliers;
+mod paths;
 #[cfg(test)]
 mod per_address;
 #[cfg(test)]
