@@ -14,7 +14,7 @@ use crate::{
     acme::Issued,
     config,
     net::{client_hello::ClientHello, per_address::PerAddress, tls::Terminator},
-    observe::{Notices, Secured, Way},
+    observe::{Notices, Redaction, Secured, Way},
     route::Routes,
     sticky::{Context, Found, Ids, Keys, set_cookie},
     upstream::{self, Backend, Dial},
@@ -34,6 +34,8 @@ pub struct Snapshot {
     pub listeners: HashMap<Arc<str>, Arc<Listener>>,
     /// Peers whose forwarding headers are believed.
     pub trusted: Vec<IpNet>,
+    /// Which secrets are kept out of the access log.
+    pub redaction: Redaction,
     /// Whether backends get `Forwarded` even if none came in.
     pub forwarded_always: bool,
     /// Whether any pool's backends are told who their clients are.

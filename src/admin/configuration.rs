@@ -28,6 +28,7 @@ pub(super) fn shown(config: &Config) -> Value {
         forwarded,
         sessions: Sessions { max, max_sid_bytes },
         access_log,
+        redact,
         drain: drained,
         reload: Reload { watch, interval, max_disconnects },
         upgrade: Upgrade { drain: handed, ready },
@@ -48,6 +49,7 @@ pub(super) fn shown(config: &Config) -> Value {
             AccessLog::Stdout => json!("stdout"),
             AccessLog::File(path) => json!({ "file": path.display().to_string() }),
         },
+        "redact": redact,
         "drain": drain(drained),
         "reload": {
             "watch": watch, "interval": seconds(interval), "max_disconnects": max_disconnects,

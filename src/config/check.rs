@@ -18,7 +18,7 @@ use super::{
     file::{self, File, Table, Value},
     folders,
     listeners::{self, Claims},
-    networks, pools, routes, schema, secrets,
+    networks, pools, routes, schema, secrets, secure,
 };
 pub use super::{
     fault::{Fault, Faults, Wrong},
@@ -121,6 +121,8 @@ fn config(top: &Table<'_>) -> Config {
     let admin = top.value("admin").and_then(|value| admin::admin(&value, &mut claims));
     let admin = admin.unwrap_or_default();
     let pools = pools::all(top, &admin, &routes);
+    let (access_log, redact) =
+        top.value("access_log").and_then(|value| access_log(&value)).unwrap_or_default();
     Config {
         listeners,
         routes,
@@ -141,10 +143,8 @@ fn config(top: &Table<'_>) -> Config {
             })
             .unwrap_or_default(),
         sessions: top.value("sessions").and_then(|value| sessions(&value)).unwrap_or_default(),
-        access_log: top
-            .value("access_log")
-            .and_then(|value| access_log(&value))
-            .unwrap_or_default(),
+        access_log,
+        redact,
         drain: drain::drain(top, PROCESS_DRAIN),
         reload: top.value("reload").and_then(|value| reload(&value)).unwrap_or_default(),
         upgrade: top.value("upgrade").and_then(|value| drain::upgrade(&value)).unwrap_or_default(),
@@ -177,16 +177,22 @@ fn sessions(value: &Value<'_>) -> Option<Sessions> {
     })
 }
 
-fn access_log(value: &Value<'_>) -> Option<AccessLog> {
+/// Where lines go, and which further secrets are kept out of them.
+fn access_log(value: &Value<'_>) -> Option<(AccessLog, Vec<String>)> {
     if value.node.get_ref().is_str() {
         let choices = [("stdout", AccessLog::Stdout), ("off", AccessLog::Off)];
-        return value.choice(&choices);
+        return Some((value.choice(&choices)?, Vec::new()));
     }
     let table = value.table(
         &schema::ACCESS_LOG,
         "\"stdout\", \"off\" or a table such as `{ file = \"access.log\" }`",
     )?;
-    let file = table.need("file", "`file = \"access.log\"`")?;
+    let redact = table.value("redact").map(|value| secure::strings(&value, redacted));
+    let (file, redact) = match (table.value("file"), redact) {
+        (Some(file), redact) => (file, redact.unwrap_or_default()),
+        (None, Some(redact)) => return Some((AccessLog::Stdout, redact)),
+        (None, None) => (table.need("file", "`file = \"access.log\"`")?, Vec::new()),
+    };
     let path = value.file.resolve(file.string()?);
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
     // A folder that is missing is made when the log is opened.
@@ -209,5 +215,17 @@ fn access_log(value: &Value<'_>) -> Option<AccessLog> {
         file.fault(wrong.help("add a file name, for example `file = \"logs/access.log\"`"));
         return None;
     }
-    Some(AccessLog::File(std::path::absolute(&path).unwrap_or(path)))
+    Some((AccessLog::File(std::path::absolute(&path).unwrap_or(path)), redact))
+}
+
+/// A part of a parameter's name, or `!` and a whole name.
+fn redacted(typed: &str) -> Result<String, Wrong> {
+    let name = typed.strip_prefix('!').unwrap_or(typed);
+    let is_separator = |byte: u8| !byte.is_ascii_graphic() || b"!&=%;?#".contains(&byte);
+    if name.is_empty() || name.bytes().any(is_separator) {
+        let shown = quoted(typed);
+        let wrong = Wrong::new(format!("{shown} is not a part of a parameter's name"));
+        return Err(wrong.help("write \"ticket\" to hide values, \"!sort_key\" to log them"));
+    }
+    Ok(typed.to_owned())
 }

@@ -198,6 +198,7 @@ impl Config {
             forwarded: Forwarded::default(),
             sessions: Sessions::default(),
             access_log: AccessLog::default(),
+            redact: Vec::new(),
             drain: PROCESS_DRAIN,
             reload: Reload::default(),
             upgrade: Upgrade::default(),

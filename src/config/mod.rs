@@ -91,6 +91,9 @@ pub struct Config {
     pub sessions: Sessions,
     /// Where access-log lines go.
     pub access_log: AccessLog,
+    /// Parts of names of query parameters whose values are not logged, beside the built-in ones; after a
+    /// `!` a whole name whose value is.
+    pub redact: Vec<String>,
     /// How a stopping process empties itself.
     pub drain: Drain,
     /// How the file is read again.

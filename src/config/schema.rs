@@ -180,7 +180,7 @@ pub(super) static ADMIN: Section =
 
 pub(super) static ADMIN_TOKEN: Section = Section { name: "admin.token", keys: &["file", "env"] };
 
-pub(super) static ACCESS_LOG: Section = Section { name: "access_log", keys: &["file"] };
+pub(super) static ACCESS_LOG: Section = Section { name: "access_log", keys: &["file", "redact"] };
 
 pub(super) static SESSIONS: Section = Section { name: "sessions", keys: &["max", "max_sid_bytes"] };
 

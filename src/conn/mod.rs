@@ -409,6 +409,7 @@ impl Known<'_> {
             host: "",
             method: "",
             target: "",
+            redaction: None,
         });
         record.form = form;
         record.status = status;

@@ -30,7 +30,7 @@ use crate::{
     acme::Fleet,
     config::{self, Config, Protocol, SharedKeys},
     net::tls::{self, TicketKeys},
-    observe::{AccessLog, Metrics, Way},
+    observe::{AccessLog, Metrics, Redaction, Way},
     proxy::Proxy,
     route,
     snapshot::{self, Current, Snapshot},
@@ -128,6 +128,7 @@ impl Control {
             pools: Vec::new(),
             listeners: HashMap::new(),
             trusted: Vec::new(),
+            redaction: Redaction::default(),
             forwarded_always: false,
             introduces: false,
         };
@@ -263,6 +264,7 @@ impl Control {
             pools: pools.clone(),
             listeners,
             trusted: config.trusted_proxies.clone(),
+            redaction: Redaction::new(config.redact.iter().map(String::as_str)),
             forwarded_always: config.forwarded == config::Forwarded::Always,
             introduces: pools.iter().any(|pool| !pool.dial().is_shared()),
         };

@@ -264,7 +264,7 @@ fn process(now: &Config, next: &Config, changes: &mut Vec<Change>) {
         ("trusted_proxies", now.trusted_proxies != next.trusted_proxies, ""),
         ("forwarded", now.forwarded != next.forwarded, ""),
         ("sessions", now.sessions != next.sessions, ""),
-        ("access_log", now.access_log != next.access_log, ""),
+        ("access_log", now.access_log != next.access_log || now.redact != next.redact, ""),
         ("drain", now.drain != next.drain, ""),
         ("reload", now.reload != next.reload, ""),
         ("upgrade", now.upgrade != next.upgrade, ""),

@@ -47,7 +47,7 @@ impl Proxy {
         let address = client_is.as_ref().map_or(visitor.peer, |client| client.address);
         let id = headers::request_id(&parts.headers, trusted);
         let manners = Manners::of(&parts.headers, &id);
-        let mut entry = self.open(visitor, &parts, address, &id);
+        let mut entry = self.open(visitor, &parts, (address, &id), &snapshot);
         let checked = match self.admit(visitor, &parts) {
             Ok(Admitted::Serve(checked)) => checked,
             Ok(Admitted::Answer(response)) => {
@@ -123,7 +123,13 @@ impl Proxy {
         }
     }
 
-    fn open(&self, visitor: &Visitor, parts: &Parts, client: SocketAddr, id: &str) -> Entry {
+    fn open(
+        &self,
+        visitor: &Visitor,
+        parts: &Parts,
+        (client, id): (SocketAddr, &str),
+        snapshot: &snapshot::Snapshot,
+    ) -> Entry {
         let host = match parts.uri.authority() {
             Some(authority) => authority.as_str(),
             None => parts.headers.get(http::header::HOST).map_or("", |h| h.to_str().unwrap_or("")),
@@ -136,6 +142,7 @@ impl Proxy {
             host,
             method: parts.method.as_str(),
             target: parts.uri.path_and_query().map_or("/", |p| p.as_str()),
+            redaction: Some(&snapshot.redaction),
         });
         let sinks = Sinks {
             log: Arc::clone(&self.log),

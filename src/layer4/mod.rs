@@ -70,6 +70,7 @@ pub(crate) async fn serve(proxy: &Arc<Proxy>, arrived: Arrived) -> Option<Client
         host: "",
         method: "",
         target: "",
+        redaction: None,
     });
     record.form = Form::Stream;
     record.way = Some(Arc::clone(pool.way()));

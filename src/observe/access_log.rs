@@ -246,6 +246,7 @@ mod tests {
             host,
             method: "GET",
             target,
+            redaction: None,
         })
     }
 

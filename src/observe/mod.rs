@@ -19,3 +19,4 @@ pub use metrics::{BackendSample, CertificateSample, ListenerMetrics, Metrics};
 pub use names::ChosenBy;
 pub use notices::{Notices, Trouble};
 pub use record::{ClientCertificate, End, Form, Record, Secured, Start, Way};
+pub use redact::Redaction;

@@ -11,7 +11,10 @@ use std::{
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
-use super::{names::ChosenBy, redact::redact};
+use super::{
+    names::ChosenBy,
+    redact::{Redaction, redact},
+};
 use crate::error::Termination;
 
 /// Longest of each text that is kept, in bytes; a client must not decide what a tunnel costs.
@@ -53,6 +56,8 @@ pub struct Start<'a> {
     pub method: &'a str,
     /// Path and query as the client sent them; secrets are removed here.
     pub target: &'a str,
+    /// Which secrets; `None`: the built-in list.
+    pub redaction: Option<&'a Redaction>,
 }
 
 /// A pool and what led there, as the log tells it.
@@ -129,7 +134,7 @@ impl Record {
                     texts.push_str(&text[..text.floor_char_boundary(most)]);
                     texts.len() as u16
                 });
-            push_path(texts, start.target);
+            push_path(texts, start.target, start.redaction);
             (Box::from(texts.as_str()), cuts)
         });
         Self {
@@ -212,9 +217,9 @@ impl End<'_> {
     }
 }
 
-fn push_path(texts: &mut String, target: &str) {
+fn push_path(texts: &mut String, target: &str, redaction: Option<&Redaction>) {
     let start = texts.len();
-    redact(target, texts);
+    redact(target, redaction.unwrap_or(&Redaction::default()), texts);
     if texts.len() - start > MAX_PATH {
         texts.truncate(texts.floor_char_boundary(start + MAX_PATH));
         texts.push(CUT);
@@ -246,6 +251,7 @@ mod tests {
             host,
             method: "GET",
             target,
+            redaction: None,
         })
     }
 

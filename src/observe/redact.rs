@@ -1,24 +1,104 @@
 //! Removes secrets from what is logged of a request's target. Pure.
 
-/// Query parameters whose value is never logged, whatever their case. An Engine.IO `sid` is one: who
-/// has it can read and send in its session.
-const SECRET: [&str; 15] = [
+/// Parts of names of query parameters whose values are not logged. A part counts as a word of the name,
+/// as `accessToken` and `X-Amz-Signature` have several, and one of at least [`ANYWHERE`] letters counts
+/// anywhere in the name. An Engine.IO `sid` is one: who has it can read and send in its session.
+const SECRET: [&str; 23] = [
     "sid",
     "token",
-    "access_token",
-    "id_token",
+    "secret",
+    "session",
     "auth",
     "authorization",
     "key",
-    "api_key",
     "apikey",
-    "password",
-    "secret",
-    "signature",
-    "code",
-    "session",
     "jwt",
+    "bearer",
+    "assertion",
+    "saml",
+    "verifier",
+    "credential",
+    "password",
+    "passwd",
+    "passphrase",
+    "passcode",
+    "pass",
+    "pwd",
+    "otp",
+    "sig",
+    "signature",
 ];
+
+/// The same, as whole names only: parts of harmless ones, as `zip_code`.
+const SECRET_NAMES: [&str; 1] = ["code"];
+
+/// Shortest part that counts anywhere in a name; shorter ones occur in many words.
+const ANYWHERE: usize = 5;
+
+/// What a configuration adds to the list of secrets, and what it takes from it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Redaction {
+    /// Parts of names, beside the built-in ones.
+    parts: Vec<Box<str>>,
+    /// Whole names that are logged with their value.
+    shown: Vec<Box<str>>,
+}
+
+impl Redaction {
+    /// From the entries of the setting: a part of a name, or `!` and a name that is logged.
+    pub fn new<'e>(entries: impl IntoIterator<Item = &'e str>) -> Self {
+        let mut redaction = Self::default();
+        for entry in entries {
+            match entry.strip_prefix('!') {
+                Some(name) => redaction.shown.push(name.into()),
+                None => redaction.parts.push(entry.into()),
+            }
+        }
+        redaction
+    }
+
+    fn covers(&self, name: &str) -> bool {
+        let is_name = |other: &str| other.eq_ignore_ascii_case(name);
+        if self.shown.iter().any(|shown| is_name(shown)) {
+            return false;
+        }
+        let added = self.parts.iter().map(|part| &**part);
+        SECRET_NAMES.iter().any(|secret| is_name(secret))
+            || SECRET.into_iter().chain(added).any(|part| is_name(part) || is_part(part, name))
+    }
+}
+
+/// Whether a name has this part: as a word, or anywhere if it is long.
+fn is_part(part: &str, name: &str) -> bool {
+    let (part, name) = (part.as_bytes(), name.as_bytes());
+    if part.is_empty() || part.len() > name.len() {
+        return false;
+    }
+    let mut places = name.windows(part.len()).enumerate();
+    places.any(|(start, window)| {
+        window.eq_ignore_ascii_case(part)
+            && (part.len() >= ANYWHERE || is_word(name, start, start + part.len()))
+    })
+}
+
+/// Whether these bytes are a word: between ends, other characters than letters, and changes of case.
+fn is_word(name: &[u8], start: usize, end: usize) -> bool {
+    let letter = |at: usize| name.get(at).filter(|byte| byte.is_ascii_alphabetic());
+    let begins = match (start.checked_sub(1).and_then(letter), name[start]) {
+        (None, _) => true,
+        (Some(before), first) => before.is_ascii_lowercase() && first.is_ascii_uppercase(),
+    };
+    let ends = match (name[end - 1], letter(end)) {
+        (_, None) => true,
+        // `SIDName` has its words at the second capital from the right; `keyId` where the case changes.
+        (last, Some(next)) => {
+            next.is_ascii_uppercase()
+                && (last.is_ascii_lowercase()
+                    || letter(end + 1).is_some_and(u8::is_ascii_lowercase))
+        }
+    };
+    begins && ends
+}
 
 /// What stands in for a secret.
 const REMOVED: &str = "-";
@@ -28,7 +108,7 @@ const REMOVED: &str = "-";
 /// Names are compared after percent-decoding; `user[password]` is as secret as `password`. Some
 /// servers take `;` for a separator as well: a secret name after one counts, and its value is taken
 /// to reach to the next `&`.
-pub(super) fn redact(target: &str, out: &mut String) {
+pub(super) fn redact(target: &str, redaction: &Redaction, out: &mut String) {
     let Some((path, query)) = target.split_once('?') else {
         out.push_str(target);
         return;
@@ -38,7 +118,7 @@ pub(super) fn redact(target: &str, out: &mut String) {
     for pair in query.split('&') {
         out.push(separator);
         separator = '&';
-        match secret_value(pair) {
+        match secret_value(pair, redaction) {
             Some(at) => {
                 out.push_str(&pair[..at]);
                 out.push_str(REMOVED);
@@ -49,24 +129,19 @@ pub(super) fn redact(target: &str, out: &mut String) {
 }
 
 /// Where in `name=value`, or in several joined by `;`, the value of a secret begins.
-fn secret_value(pair: &str) -> Option<usize> {
+fn secret_value(pair: &str, redaction: &Redaction) -> Option<usize> {
     let mut start = 0;
     for part in pair.split(';') {
         match part.split_once('=') {
-            Some((name, _)) if is_secret(name) => return Some(start + name.len() + 1),
+            Some((name, _)) if is_secret(name, redaction) => return Some(start + name.len() + 1),
             _ => start += part.len() + 1,
         }
     }
     None
 }
 
-fn is_secret(name: &str) -> bool {
-    if name.contains('%') { has_secret_part(&decode(name)) } else { has_secret_part(name) }
-}
-
-fn has_secret_part(name: &str) -> bool {
-    let secret = |part: &str| SECRET.iter().any(|secret| secret.eq_ignore_ascii_case(part));
-    name.split(['[', ']']).any(secret)
+fn is_secret(name: &str, redaction: &Redaction) -> bool {
+    if name.contains('%') { redaction.covers(&decode(name)) } else { redaction.covers(name) }
 }
 
 /// Percent-decoded; what is not ASCII becomes `?`, because no secret's name has any.
@@ -98,8 +173,12 @@ mod tests {
     use super::*;
 
     fn redacted(target: &str) -> String {
+        redacted_by(&Redaction::default(), target)
+    }
+
+    fn redacted_by(redaction: &Redaction, target: &str) -> String {
         let mut out = String::new();
-        redact(target, &mut out);
+        redact(target, redaction, &mut out);
         out
     }
 
@@ -114,7 +193,7 @@ mod tests {
                 "/socket.io/?EIO=4&transport=polling&t=Pz&sid=-",
             ),
             ("/?sid=&x=1", "/?sid=-&x=1"),
-            ("/?ToKeN=x&Password=y&PASS=z", "/?ToKeN=-&Password=-&PASS=z"),
+            ("/?ToKeN=x&Password=y&PASS=z", "/?ToKeN=-&Password=-&PASS=-"),
             ("/?token=a=b&c=d", "/?token=-&c=d"),
             ("/?token", "/?token"),
             ("/?&&x=1&", "/?&&x=1&"),
@@ -129,10 +208,84 @@ mod tests {
 
     #[test]
     fn every_listed_name_is_a_secret() {
-        for name in SECRET {
+        for name in SECRET.into_iter().chain(SECRET_NAMES) {
             assert_eq!(redacted(&format!("/?{name}=xyz")), format!("/?{name}=-"));
             let upper = name.to_ascii_uppercase();
             assert_eq!(redacted(&format!("/?{upper}=xyz")), format!("/?{upper}=-"));
+        }
+    }
+
+    #[test]
+    fn names_are_secret_by_their_parts() {
+        for name in [
+            "accessToken",
+            "access_token",
+            "refresh_token",
+            "session_id",
+            "sessionid",
+            "SESSIONID",
+            "PHPSESSION",
+            "connectionToken",
+            "csrftoken",
+            "sig",
+            "X-Amz-Signature",
+            "X-Amz-Credential",
+            "X-Amz-Security-Token",
+            "AWSAccessKeyId",
+            "api-key",
+            "apiKey",
+            "apikey2",
+            "client_secret",
+            "userSID",
+            "SIDValue",
+            "connect.sid",
+            "oauth_verifier",
+            "SAMLResponse",
+            "authCode",
+            "key1",
+            "user.pass",
+            "a[b][pwd]",
+            "auth_sig_v2",
+        ] {
+            assert_eq!(redacted(&format!("/?{name}=xyz&b=1")), format!("/?{name}=-&b=1"));
+        }
+        for name in [
+            "monkey",
+            "keyboard",
+            "author",
+            "passenger",
+            "compass",
+            "zip_code",
+            "codec",
+            "signal",
+            "design",
+            "inside",
+            "sidebar",
+            "transport",
+            "EIO",
+            "t",
+            "b64",
+            "hotpot",
+            "keys_",
+            "assigned",
+        ] {
+            let target = format!("/?{name}=xyz");
+            assert_eq!(redacted(&target), target);
+        }
+    }
+
+    #[test]
+    fn a_configuration_adds_parts_and_shows_names() {
+        let redaction = Redaction::new(["ticket", "nid", "!sort_key", "!Page_Token"]);
+        for (target, expected) in [
+            ("/?loginTickets=1&userNid=2&nidus=3", "/?loginTickets=-&userNid=-&nidus=3"),
+            (
+                "/?sort_key=1&sort_keys_key=2&page_token=3",
+                "/?sort_key=1&sort_keys_key=-&page_token=3",
+            ),
+            ("/?sid=1", "/?sid=-"),
+        ] {
+            assert_eq!(redacted_by(&redaction, target), expected);
         }
     }
 

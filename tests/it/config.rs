@@ -153,7 +153,8 @@ fn every_key_reaches_its_field() {
     assert_eq!(config.admin.socket, AdminSocket::At(socket));
     let token = "a-token-of-the-tests".to_owned();
     assert!(config.admin.remote == Some(AdminRemote { address, token }));
-    assert_eq!(config.access_log, AccessLog::Off);
+    assert_eq!(config.access_log, AccessLog::Stdout);
+    assert_eq!(config.redact, ["ticket", "!sort_key"]);
     let text = b"a key of the tests, worth nothing at all".to_vec();
     assert!(config.cookie_keys == SharedKeys::Given(vec![text.clone()]));
     assert!(config.ticket_keys == SharedKeys::Given(vec![text]));

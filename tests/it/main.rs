@@ -75,6 +75,7 @@ mod proxy_protocol;
 mod reach;
 #[cfg(test)]
 mod rebalance;
+mod redaction;
 #[cfg(test)]
 mod reload;
 #[cfg(test)]
