@@ -3,10 +3,11 @@
 use std::{
     fs,
     net::TcpListener,
+    path::PathBuf,
     process::{Command, Output},
 };
 
-use crate::support::{Backend, Proxy, message};
+use crate::support::{Backend, Proxy, message, proxy::Setup};
 
 /// Runs the harness with these words; a run that it does begin is as short as can be.
 async fn load(words: &[&str]) -> Output {
@@ -70,9 +71,82 @@ async fn tls_spoken_to_a_plain_port_and_the_reverse() {
     let url = format!("http://{secure}");
     let said = refused(&["run", &url]).await;
     assert!(said.contains("TLS"), "{said}");
-    let url = format!("https://{secure}");
-    let said = refused(&["run", &url]).await;
-    assert!(said.contains("certificate"), "{said}");
+}
+
+#[tokio::test]
+async fn certificate_that_is_not_trusted_names_what_to_do() {
+    let backend = no_socket_io().await;
+    for (extension, reason) in [
+        ("basicConstraints=critical,CA:TRUE", "it is an authority's own certificate"),
+        ("basicConstraints=critical,CA:FALSE", "it is self-signed, or signed by an authority"),
+    ] {
+        let (proxy, cert) = self_signed_before(&backend, extension).await;
+        let port = proxy.listener("secure").port();
+        let url = format!("https://localhost:{port}");
+        let said = refused(&["run", &url]).await;
+        assert!(
+            said.starts_with(&format!("{url}: the server's certificate is not trusted: {reason}")),
+            "{said}"
+        );
+        assert!(said.contains("--ca") && said.contains("--insecure"), "{said}");
+        // Both ways work: what answers is no Socket.IO server.
+        for way in [&["--insecure"][..], &["--ca", cert.to_str().unwrap()]] {
+            let said = refused(&[&["run", &url], way].concat()).await;
+            assert!(said.contains("404"), "{extension} {way:?}: {said}");
+        }
+        let elsewhere = format!("https://127.0.0.1:{port}");
+        let said = refused(&["run", &elsewhere, "--ca", cert.to_str().unwrap()]).await;
+        assert!(said.contains("it is for another name than the URL's"), "{said}");
+        proxy.finish().await;
+    }
+}
+
+/// A proxy with a certificate for `localhost` as `openssl req -x509` makes it, and the certificate's file.
+async fn self_signed_before(backend: &Backend, extension: &str) -> (Proxy, PathBuf) {
+    let setup = Setup::new();
+    let (cert, key) = (setup.directory().join("own.pem"), setup.directory().join("own.key"));
+    let mut command = Command::new("openssl");
+    command.args([
+        "req",
+        "-x509",
+        "-newkey",
+        "ec",
+        "-pkeyopt",
+        "ec_paramgen_curve:P-256",
+        "-nodes",
+    ]);
+    command.args(["-subj", "/CN=no known authority", "-addext", "subjectAltName=DNS:localhost"]);
+    command.args(["-addext", extension]).arg("-out").arg(&cert).arg("-keyout").arg(&key);
+    let made = command.output().unwrap();
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    let proxy = setup.with(|settings| {
+        settings.backends(&[backend.address]);
+        settings.table(&format!(
+            "[listeners.secure]\nbind = \"127.0.0.1:0\"\nprotocol = \"https\"\n\
+             certificates = [{{ cert = {cert:?}, key = {key:?} }}]\n"
+        ));
+    });
+    (proxy.start().await, cert)
+}
+
+#[tokio::test]
+async fn limit_on_misrouted_answers_needs_nodes_that_tell_their_names() {
+    let open = r#"0{"sid":"abc","upgrades":[],"pingInterval":25000,"pingTimeout":20000,"maxPayload":1000000}"#;
+    let server = Backend::answering(move |request| {
+        let (head, path) = (request.method(), request.target());
+        match (head, path.contains("sid=")) {
+            ("GET", false) => message::ok(open),
+            ("GET", true) => message::ok("40{\"sid\":\"s\"}"),
+            _ => message::ok("ok"),
+        }
+    })
+    .await;
+    let url = format!("http://{}", server.address);
+    let words = ["run", &url, "--client", "polling", "--max-misrouted", "0", "--clients", "1"];
+    let said = refused(&words).await;
+    let expected =
+        format!("{url}: max-misrouted cannot be judged: the nodes do not tell their names");
+    assert!(said.starts_with(&expected), "{said}");
 }
 
 #[tokio::test]

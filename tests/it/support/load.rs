@@ -5,12 +5,13 @@ use std::{
     io::{BufRead, BufReader},
     net::SocketAddr,
     process::{Child, ChildStdout, Command, Stdio},
+    time::{Duration, Instant},
 };
 
 use serde_json::Value;
 use tempfile::TempDir;
 
-use super::{eventually, found, process};
+use super::{PATIENCE, eventually, found, process};
 
 /// A run under way; dropping it kills the process.
 pub(crate) struct Load {
@@ -71,8 +72,20 @@ impl Load {
     }
 
     /// Waits for its end.
-    pub(crate) async fn ended(mut self) -> Report {
-        let status = found("the run's end", || self.child.try_wait().unwrap()).await;
+    pub(crate) async fn ended(self) -> Report {
+        self.ended_within(PATIENCE).await
+    }
+
+    /// Waits for its end, where it takes its time.
+    pub(crate) async fn ended_within(mut self, patience: Duration) -> Report {
+        let deadline = Instant::now() + patience;
+        let status = loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                break status;
+            }
+            assert!(Instant::now() < deadline, "the run does not end");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        };
         let file = |name| fs::read_to_string(self.directory.path().join(name));
         // There is none where there was no run.
         let json = file("figures.json").unwrap_or_default();

@@ -6,6 +6,7 @@
 mod alarm;
 mod bulk;
 mod connect;
+mod departed;
 mod http;
 mod jar;
 mod pace;
@@ -19,15 +20,15 @@ mod ws;
 mod plain_tests;
 
 use std::{
-    collections::HashSet,
-    sync::{Arc, RwLock},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use tokio::sync::watch;
 
-pub(crate) use self::probe::probe;
+pub(crate) use self::{departed::Departed, probe::probe};
 use self::{
+    departed::Departure,
     pace::Grid,
     user::{Break, End, User},
 };
@@ -48,7 +49,7 @@ pub(crate) struct Context {
     pub(crate) recorder: Arc<Recorder>,
     /// What the course of the run wants of them now.
     pub(crate) orders: watch::Receiver<Order>,
-    /// Nodes that the run itself has taken away or hurt.
+    /// Nodes that the run drains, has stopped or has hurt.
     pub(crate) departed: Arc<Departed>,
     /// Zero of the clock that payloads carry.
     pub(crate) epoch: Instant,
@@ -71,28 +72,6 @@ pub(crate) enum Order {
     },
     /// Say goodbye and end.
     Leave,
-}
-
-/// Names of nodes that the run itself has taken away: who loses its connection to one of them has
-/// lost nothing that could have been kept.
-#[derive(Debug, Default)]
-pub(crate) struct Departed(RwLock<HashSet<String>>);
-
-impl Departed {
-    /// From now on, losing this node is expected.
-    pub(crate) fn insert(&self, node: &str) {
-        self.0.write().expect("no panic while locked").insert(node.to_owned());
-    }
-
-    /// The node is as it was before: losing it is a fault again.
-    pub(crate) fn remove(&self, node: &str) {
-        self.0.write().expect("no panic while locked").remove(node);
-    }
-
-    /// Whether losing this node is expected.
-    pub(crate) fn contains(&self, node: &str) -> bool {
-        self.0.read().expect("no panic while locked").contains(node)
-    }
 }
 
 /// Lives as client `number` (from 0), which was due to arrive at `due`, until the course says leave or
@@ -172,9 +151,9 @@ impl Life {
                 (self.due, self.failures) = (at, 0);
                 return Some(Next::Return);
             }
-            // What a node that went away had begun is part of its going.
+            // A session that was being opened on the node counts as one of its sessions.
             End::Failed { failure, node } if context.gone(node.as_deref()) => {
-                recorder.lost(Loss::NodeGone, &failure);
+                context.lost(failure, node.as_deref());
             }
             End::Failed { failure, .. } => recorder.failed(&failure),
             End::Moved { failure } => {
@@ -182,8 +161,7 @@ impl Life {
                 self.failures = 0;
             }
             End::Lost { failure, node } => {
-                let gone = context.gone(node.as_deref());
-                recorder.lost(if gone { Loss::NodeGone } else { Loss::Unwanted }, &failure);
+                context.lost(failure, node.as_deref());
                 self.failures = 0;
             }
         }
@@ -210,9 +188,32 @@ impl Context {
         Grid::new(self.scenario.clients, self.scenario.messages.pace, self.epoch)
     }
 
-    /// Whether losing this node is expected.
+    /// Whether the run itself has stopped or hurt this node.
     fn gone(&self, node: Option<&str>) -> bool {
-        node.is_some_and(|node| self.departed.contains(node))
+        matches!(self.departure(node), Some(Departure::Stopped | Departure::Hurt))
+    }
+
+    /// Whether the run has taken this node out of the proxy's list, and has not stopped it yet.
+    fn drains(&self, node: Option<&str>) -> bool {
+        self.departure(node) == Some(Departure::Draining)
+    }
+
+    fn departure(&self, node: Option<&str>) -> Option<Departure> {
+        node.and_then(|node| self.departed.get(node))
+    }
+
+    /// Reports a lost connection. What is left on a node when a deploy stops it was lost by the proxy,
+    /// which had the time of the drain to move it: whatever the client saw of that, it is a disconnect.
+    fn lost(&self, failure: Failure, node: Option<&str>) {
+        match (self.departure(node), node) {
+            (Some(Departure::Hurt), _) => self.recorder.lost(Loss::NodeGone, &failure),
+            (Some(Departure::Stopped), Some(node)) => {
+                let detail = format!("{node} was stopped with the client still on it ({failure})");
+                let failure = Failure::new(ErrorKind::Disconnect, detail);
+                self.recorder.lost(Loss::Undrained, &failure);
+            }
+            _ => self.recorder.lost(Loss::Unwanted, &failure),
+        }
     }
 }
 

@@ -19,6 +19,8 @@ use crate::{
 
 /// Between two looks at whether the client is connected.
 const LOOK: Duration = Duration::from_millis(2);
+/// How long a connected client waits for its node's name, which may come as an event.
+const NAME: Duration = Duration::from_millis(500);
 
 /// Connects as one client of the scenario does, says nothing that it need not, and leaves.
 ///
@@ -29,10 +31,31 @@ pub(crate) async fn probe(
     scenario: &Arc<Scenario>,
     connector: &Arc<Connector>,
 ) -> Result<(), String> {
-    attempt(scenario, connector).await.map_err(|failure| sentence(scenario, &failure))
+    attempt(scenario, connector).await.map_err(|unusable| match unusable {
+        Unusable::Failed(failure) => sentence(scenario, &failure),
+        Unusable::Unnamed => format!(
+            "{}: max-misrouted cannot be judged: the nodes do not tell their names; send the field X-Node \
+             with each reply, or an event `node` with the name",
+            scenario.target.url
+        ),
+    })
 }
 
-async fn attempt(scenario: &Arc<Scenario>, connector: &Arc<Connector>) -> Result<(), Failure> {
+/// Why a target is of no use for a scenario.
+enum Unusable {
+    /// It was tried, and this came of it.
+    Failed(Failure),
+    /// Its nodes tell no names, and a limit needs them.
+    Unnamed,
+}
+
+impl From<Failure> for Unusable {
+    fn from(failure: Failure) -> Self {
+        Self::Failed(failure)
+    }
+}
+
+async fn attempt(scenario: &Arc<Scenario>, connector: &Arc<Connector>) -> Result<(), Unusable> {
     let collector = Collector::new(Meter::default());
     let (orders, receiver) = watch::channel(Order::Go);
     let context = Context {
@@ -49,6 +72,12 @@ async fn attempt(scenario: &Arc<Scenario>, connector: &Arc<Connector>) -> Result
         while scenario.client == ClientKind::Http || !context.recorder.is_anyone_connected() {
             sleep(LOOK).await;
         }
+        if scenario.limits.max_misrouted.is_some() {
+            let deadline = Instant::now() + NAME;
+            while !is_named(&collector) && Instant::now() < deadline {
+                sleep(LOOK).await;
+            }
+        }
         orders.send_replace(Order::Leave);
         future::pending::<Infallible>().await
     };
@@ -64,17 +93,27 @@ async fn attempt(scenario: &Arc<Scenario>, connector: &Arc<Connector>) -> Result
         {
             Ok(())
         }
-        End::Failed { failure, .. } | End::Lost { failure, .. } => Err(failure),
+        End::Failed { failure, .. } | End::Lost { failure, .. } => Err(failure.into()),
+        End::Said | End::Ordered { .. }
+            if scenario.limits.max_misrouted.is_some() && !is_named(&collector) =>
+        {
+            Err(Unusable::Unnamed)
+        }
         // So is an upgrade that failed: the session goes on by polling.
         End::Said | End::Ordered { .. } if scenario.client == ClientKind::PollingUpgrade => Ok(()),
         End::Said | End::Ordered { .. } => {
             let record = collector.record();
             match ErrorKind::ALL.into_iter().zip(record.samples).find_map(|(k, s)| Some((k, s?))) {
-                Some((kind, sample)) => Err(Failure::new(kind, sample)),
+                Some((kind, sample)) => Err(Failure::new(kind, sample).into()),
                 None => Ok(()),
             }
         }
     }
+}
+
+/// Whether a node has told its name.
+fn is_named(collector: &Collector) -> bool {
+    collector.look().totals.named > 0
 }
 
 /// The scenario with as little to say as its kind of client allows.

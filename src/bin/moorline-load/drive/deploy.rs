@@ -39,11 +39,12 @@ pub(super) async fn run(
         if let Some(spare) = &mut fleet.spare {
             mem::swap(&mut fleet.nodes[number], spare);
         }
+        stage.departed.drain(&old);
         fleet.list()?;
         stage.collector.mark(format!("{old} drains"));
         sleep(deploy.drain).await;
-        stage.departed.insert(&old);
-        stage.collector.mark(format!("{old} ends"));
+        stage.departed.stop(&old);
+        stage.collector.mark(ends(&old, clients_on(stage, &old)));
         if let Some(old) = fleet.spare.take() {
             old.stop().await;
         }
@@ -53,4 +54,17 @@ pub(super) async fn run(
     }
     stage.collector.mark("all nodes are replaced");
     Ok(())
+}
+
+/// Clients that are connected to a node now.
+fn clients_on(stage: &Stage, node: &str) -> u64 {
+    stage.collector.look().nodes.get(node).copied().unwrap_or(0)
+}
+
+fn ends(node: &str, clients: u64) -> String {
+    match clients {
+        0 => format!("{node} ends"),
+        1 => format!("{node} ends with 1 client still on it"),
+        many => format!("{node} ends with {many} clients still on it"),
+    }
 }

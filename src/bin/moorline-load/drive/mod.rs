@@ -8,6 +8,7 @@ mod child;
 mod crowd;
 mod deploy;
 mod fleet;
+mod front;
 mod herd;
 mod led;
 mod probe;
@@ -27,13 +28,15 @@ use tokio::{
 };
 
 use self::{
+    child::ChildNode,
     crowd::{Crowd, Schedule},
     fleet::Fleet,
+    front::Front,
 };
 use crate::{
     client::{self, Departed, Order},
     net::Connector,
-    scenario::{Course, Scenario},
+    scenario::{Course, Deploy, Scenario},
     stats::{Collector, Moment},
 };
 
@@ -138,7 +141,23 @@ impl Stage {
         let names: Vec<_> = fleet.nodes.iter().map(|node| node.name.as_str()).collect();
         probe::answered(&self.connector, &self.scenario.target, &names, &plan.backends_file)
             .await?;
+        if let Course::Deploy(deploy) = &self.scenario.course {
+            self.compare_drains(deploy, &fleet).await?;
+        }
         Ok(Some(fleet))
+    }
+
+    /// Warns where the proxy in front keeps the sessions of a node for longer than the node will live.
+    async fn compare_drains(&self, deploy: &Deploy, fleet: &Fleet) -> Result<(), String> {
+        let nodes: Vec<_> = fleet.nodes.iter().map(ChildNode::address).collect();
+        let front = Front::find(deploy.socket.as_deref(), &nodes).await?;
+        if let Some(warning) = front.and_then(|front| front.warning(deploy.drain)) {
+            if self.scenario.outputs.quiet {
+                eprintln!("{warning}");
+            }
+            self.collector.mark(warning);
+        }
+        Ok(())
     }
 
     /// Everything between the first arrival and the order to leave.

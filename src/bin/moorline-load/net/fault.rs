@@ -2,6 +2,9 @@
 
 use std::io;
 
+use rustls::{AlertDescription, CertificateError};
+
+use super::tls;
 use crate::stats::{ErrorKind, Failure};
 
 /// A first byte of a TLS record that a plain-text client may see: an alert, or a handshake.
@@ -59,9 +62,61 @@ fn tls_clause(error: &rustls::Error) -> String {
             InvalidMessage::InvalidContentType | InvalidMessage::UnknownProtocolVersion,
         ) => "the server does not speak TLS".to_owned(),
         Error::InvalidCertificate(reason) => {
-            format!("the server's certificate is not trusted: {reason}")
+            format!("the server's certificate is not trusted: {}", certificate_clause(reason))
         }
-        Error::AlertReceived(alert) => format!("the server refused TLS: {alert:?}"),
+        Error::NoCertificatesPresented => "the server sent no certificate".to_owned(),
+        Error::AlertReceived(alert) => alert_clause(*alert),
         other => format!("TLS failed: {other}"),
     }
+}
+
+/// What is wrong with a certificate, and what to do.
+fn certificate_clause(reason: &CertificateError) -> String {
+    use CertificateError as Reason;
+
+    let advice = "to accept any certificate, use --insecure";
+    match reason {
+        reason if tls::is_authority(reason) => {
+            "it is an authority's own certificate, as self-signed ones are; name its file with --ca, or, to \
+             accept any certificate, use --insecure"
+                .to_owned()
+        }
+        // A known authority may have the name of the one that has signed, and another key.
+        Reason::UnknownIssuer
+        | Reason::BadSignature
+        | Reason::UnsupportedSignatureAlgorithmForPublicKeyContext { .. } => {
+            "it is self-signed, or signed by an authority that is not known here; name the file of that \
+             authority, or of the certificate, with --ca, or, to accept any certificate, use --insecure"
+                .to_owned()
+        }
+        Reason::Expired | Reason::ExpiredContext { .. } => {
+            format!("it has expired ({reason}); {advice}")
+        }
+        Reason::NotValidYet | Reason::NotValidYetContext { .. } => {
+            format!("it is not valid yet ({reason}): is this machine's clock right? {advice}")
+        }
+        Reason::NotValidForName | Reason::NotValidForNameContext { .. } => {
+            format!("it is for another name than the URL's ({reason}); {advice}")
+        }
+        reason => format!("{reason}; {advice}"),
+    }
+}
+
+/// What a server that refuses a handshake means, as far as that can be known.
+fn alert_clause(alert: AlertDescription) -> String {
+    let meaning = match alert {
+        AlertDescription::CertificateRequired => {
+            "it asks for a client certificate, and moorline-load has none"
+        }
+        AlertDescription::HandshakeFailure => {
+            "no cipher suite in common, or it asks for a client certificate, and moorline-load has none"
+        }
+        AlertDescription::ProtocolVersion => "it supports neither TLS 1.2 nor TLS 1.3",
+        AlertDescription::UnrecognisedName => "it has no certificate for the URL's host name",
+        AlertDescription::NoApplicationProtocol => {
+            "it wants a protocol by ALPN, and moorline-load offers none, as ws and Node.js do"
+        }
+        _ => return format!("the server refused TLS with the alert {alert:?}"),
+    };
+    format!("the server refused TLS: {meaning} (alert {alert:?})")
 }

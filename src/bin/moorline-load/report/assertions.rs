@@ -1,13 +1,13 @@
 //! What must hold at the end, and whether it did.
 
-use std::time::Duration;
+use std::{fmt::Write as _, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
 use super::words;
 use crate::{
     scenario::Limits,
-    stats::{ErrorKind, Record},
+    stats::{Counters, ErrorKind, Record},
 };
 
 /// Whether the run was as the limits want it.
@@ -22,7 +22,8 @@ pub(crate) struct Verdict {
 /// One limit.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Check {
-    /// Its flag without dashes: `max-p99`.
+    /// Its flag without dashes: `max-p99`; `connects` and `answers` hold for every run, and are listed when
+    /// they do not.
     pub(crate) limit: String,
     /// The allowed value: microseconds for `max-p99`, else a number of events.
     pub(crate) allowed: u64,
@@ -42,11 +43,14 @@ impl Verdict {
     }
 }
 
-/// Compares a run with its limits.
-pub(crate) fn judge(limits: &Limits, record: &Record) -> Verdict {
+/// Compares a run with its limits. A run whose clients never got connected, or were never answered although
+/// they `expect` answers, has shown nothing: it fails whatever its limits.
+pub(crate) fn judge(limits: &Limits, expect: bool, record: &Record) -> Verdict {
     let errors = |kind: ErrorKind| record.errors[kind as usize];
     let totals = &record.totals;
     let checks: Vec<_> = [
+        check_connects(record),
+        check_answers(expect, record),
         limits.max_p99.map(|allowed| check_p99(allowed, record)),
         limits.max_errors.map(|most| {
             check_count("max-errors", ["error", "errors"], totals.errors, most, record)
@@ -55,20 +59,68 @@ pub(crate) fn judge(limits: &Limits, record: &Record) -> Verdict {
             let names = ["code 1 reply", "code 1 replies"];
             check_count("max-code1", names, errors(ErrorKind::Code1), most, record)
         }),
-        limits.max_disconnects.map(|most| {
-            let names = ["disconnect", "disconnects"];
-            check_count("max-disconnects", names, totals.disconnects, most, record)
-        }),
-        limits.max_misrouted.map(|most| {
-            let names = ["misrouted answer", "misrouted answers"];
-            check_count("max-misrouted", names, totals.misrouted, most, record)
-        }),
+        limits.max_disconnects.map(|most| check_disconnects(most, record)),
+        limits.max_misrouted.map(|most| check_misrouted(most, record)),
     ]
     .into_iter()
     .flatten()
     .collect();
     let passed = (!checks.is_empty()).then(|| checks.iter().all(|check| check.held));
     Verdict { passed, checks }
+}
+
+/// `None`: there were connections, or no client had come yet.
+fn check_connects(record: &Record) -> Option<Check> {
+    let Counters { connects, errors, .. } = record.totals;
+    (connects == 0 && errors > 0).then(|| Check {
+        limit: "connects".into(),
+        allowed: 1,
+        measured: Some(0),
+        held: false,
+        sentence: "no client got connected".to_owned(),
+    })
+}
+
+/// `None`: answers came, or none was to come.
+fn check_answers(expect: bool, record: &Record) -> Option<Check> {
+    let Counters { sent, answered, .. } = record.totals;
+    (expect && sent > 0 && answered == 0).then(|| Check {
+        limit: "answers".into(),
+        allowed: 1,
+        measured: Some(0),
+        held: false,
+        sentence: format!(
+            "none of {} was answered: name an event that the server answers (--event), and how it does \
+             (--answer)",
+            words::counted(sent, "message", "messages")
+        ),
+    })
+}
+
+fn check_disconnects(most: u64, record: &Record) -> Check {
+    let names = ["disconnect", "disconnects"];
+    let totals = &record.totals;
+    let mut check = check_count("max-disconnects", names, totals.disconnects, most, record);
+    if totals.undrained > 0 {
+        let left = words::counted(totals.undrained, "client was", "clients were");
+        let _ = write!(
+            check.sentence,
+            "; {left} still on a node at the end of its drain: give it more time (--drain) than the proxy \
+             takes to move its clients"
+        );
+    }
+    check
+}
+
+fn check_misrouted(most: u64, record: &Record) -> Check {
+    let names = ["misrouted answer", "misrouted answers"];
+    let mut check = check_count("max-misrouted", names, record.totals.misrouted, most, record);
+    if check.held && record.totals.named == 0 {
+        check.held = false;
+        check.measured = None;
+        check.sentence = "no node told its name, so misrouted answers cannot be judged".to_owned();
+    }
+    check
 }
 
 fn check_p99(allowed: Duration, record: &Record) -> Check {

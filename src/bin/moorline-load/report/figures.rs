@@ -112,6 +112,11 @@ pub(super) fn tiles(document: &Document) -> Vec<Tile> {
         value: count(totals.errors),
         note: match totals.disconnects {
             0 => "no disconnect".to_owned(),
+            many if totals.undrained > 0 => format!(
+                "{} of them, {} at the end of a drain",
+                counted(many, "disconnect", "disconnects"),
+                count(totals.undrained)
+            ),
             many => format!("{} of them", counted(many, "disconnect", "disconnects")),
         },
     });
@@ -120,7 +125,7 @@ pub(super) fn tiles(document: &Document) -> Vec<Tile> {
         tiles.push(Tile {
             name: "Moved",
             value: count(totals.moved),
-            note: "closed with 1012 to come back, no errors".to_owned(),
+            note: "asked to come back, no errors".to_owned(),
         });
     }
     if totals.misrouted > 0 || !document.nodes.is_empty() {
@@ -175,7 +180,7 @@ fn expected_losses(document: &Document) -> Option<Tile> {
     let (name, value, note) = match (totals.node_gone, totals.dropped) {
         (0, 0) => return None,
         (0, dropped) => ("Dropped on order", dropped, "by the scenario, no errors"),
-        (gone, _) => ("Lost with a node", gone, "taken away by the run, no errors"),
+        (gone, _) => ("Lost with a node", gone, "hurt by the run, no errors"),
     };
     Some(Tile { name, value: count(value), note: note.to_owned() })
 }

@@ -38,7 +38,7 @@ pub(crate) struct Outcome {
 impl Outcome {
     /// Judges a run by its scenario's limits.
     pub(crate) fn new(scenario: &Scenario, record: &Record) -> Self {
-        let verdict = assertions::judge(&scenario.limits, record);
+        let verdict = assertions::judge(&scenario.limits, scenario.expects_answers(), record);
         Self { document: Document::new(scenario, record, verdict) }
     }
 

@@ -73,7 +73,7 @@ impl Plan {
         Self {
             words: describe(scenario),
             target: scenario.target.url.clone(),
-            client: client_name(scenario.client).into(),
+            client: scenario.client.name().into(),
             eio: speaks_engine_io.then_some(eio),
             clients: scenario.clients,
             ramp_s: ramp_seconds(scenario),
@@ -238,18 +238,6 @@ fn event_words(event: &ChaosEvent) -> String {
         Harm::Reset => "resets its connections".to_owned(),
     };
     format!("at {} node {} {what}", time(event.at), event.node)
-}
-
-fn client_name(client: ClientKind) -> &'static str {
-    match client {
-        ClientKind::PollingUpgrade => "polling-upgrade",
-        ClientKind::WebSocket => "websocket",
-        ClientKind::Polling => "polling",
-        ClientKind::Ws => "ws",
-        ClientKind::Bulk => "bulk",
-        ClientKind::Http => "http",
-        ClientKind::Connect => "connect",
-    }
 }
 
 fn payload_name(payload: Payload) -> &'static str {

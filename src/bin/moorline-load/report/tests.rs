@@ -169,7 +169,7 @@ fn summary_tells_verdict_figures_and_samples() {
 }
 
 fn failures(limits: Limits, record: &Record) -> Vec<String> {
-    let verdict = judge(&limits, record);
+    let verdict = judge(&limits, false, record);
     assert_eq!(verdict.passed, Some(verdict.failures().is_empty()));
     verdict.failures().into_iter().map(str::to_owned).collect()
 }
@@ -224,6 +224,51 @@ fn silence_is_no_success() {
     assert_eq!(failures(limits, &record), expected);
     let summary = Outcome::new(&example::scenario(), &record).summary();
     assert!(summary.contains("Unanswered") && summary.contains("1,234"), "{summary}");
+}
+
+#[test]
+fn run_without_any_answer_fails_without_limits() {
+    let mut record = example::record();
+    (record.totals.sent, record.totals.answered) = (18, 0);
+    let verdict = judge(&Limits::default(), true, &record);
+    let expected = "none of 18 messages was answered: name an event that the server answers (--event), and \
+                    how it does (--answer)";
+    assert_eq!((verdict.passed, verdict.failures()), (Some(false), vec![expected]));
+    assert_eq!(judge(&Limits::default(), false, &record).passed, None);
+}
+
+#[test]
+fn run_without_any_connection_fails_without_limits() {
+    let mut record = example::record();
+    (record.totals.connects, record.totals.sent) = (0, 0);
+    let verdict = judge(&Limits::default(), true, &record);
+    assert_eq!(
+        (verdict.passed, verdict.failures()),
+        (Some(false), vec!["no client got connected"])
+    );
+}
+
+#[test]
+fn clients_left_on_a_drained_node_are_named_in_the_verdict() {
+    let mut record = example::record();
+    (record.totals.disconnects, record.totals.undrained) = (60, 60);
+    let limits = Limits { max_disconnects: Some(0), ..Limits::default() };
+    let expected = [
+        "there were 60 disconnects, none is allowed; 60 clients were still on a node at the end \
+                     of its drain: give it more time (--drain) than the proxy takes to move its clients",
+    ];
+    assert_eq!(failures(limits, &record), expected);
+}
+
+#[test]
+fn misrouting_cannot_be_judged_without_names() {
+    let mut record = example::record();
+    record.totals.named = 0;
+    let limits = || Limits { max_misrouted: Some(0), ..Limits::default() };
+    let expected = ["no node told its name, so misrouted answers cannot be judged"];
+    assert_eq!(failures(limits(), &record), expected);
+    record.totals.named = 1;
+    assert_eq!(failures(limits(), &record), [""; 0]);
 }
 
 #[test]

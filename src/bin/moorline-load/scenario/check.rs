@@ -89,8 +89,16 @@ impl Scenario {
             },
             outputs: Outputs { json: options.json, html: options.html, quiet: options.quiet },
         };
+        judgeable(&scenario)?;
         capacity::provide(&mut scenario, sources)?;
         Ok(scenario)
+    }
+}
+
+impl Scenario {
+    /// Whether clients send messages that are to be answered.
+    pub(crate) fn expects_answers(&self) -> bool {
+        self.messages.pace != Pace::Silent && self.messages.answer != Answer::Nothing
     }
 }
 
@@ -117,6 +125,25 @@ impl Course {
             }
         }
     }
+}
+
+/// Refuses limits that no run of this scenario could break: they would always hold.
+fn judgeable(scenario: &Scenario) -> Result<(), String> {
+    let Scenario { limits, client, .. } = scenario;
+    let kind = client.name();
+    if limits.max_p99.is_some() && !scenario.expects_answers() {
+        return Err("max-p99 cannot be judged: the clients send nothing that is answered".into());
+    }
+    if limits.max_code1.is_some() && !client.speaks_socket_io() {
+        return Err(format!("max-code1 cannot be judged: {kind} clients do not speak Engine.IO"));
+    }
+    if limits.max_misrouted.is_some() && !client.speaks_socket_io() {
+        return Err(format!("max-misrouted cannot be judged: {kind} clients have no session id"));
+    }
+    if limits.max_disconnects.is_some() && *client == ClientKind::Connect {
+        return Err("max-disconnects cannot be judged: connect clients leave at once".into());
+    }
+    Ok(())
 }
 
 fn usual_hold(course: &Course) -> Duration {
@@ -187,6 +214,7 @@ fn deploy(typed: &DeployOptions) -> Result<Deploy, String> {
         after: or_seconds(typed.after, 5),
         drain: or_seconds(typed.drain, 10),
         pause: or_seconds(typed.pause, 5),
+        socket: typed.socket.clone(),
     })
 }
 
@@ -336,6 +364,30 @@ mod tests {
             (
                 "[chaos]\nbackends-file = 'list'",
                 "nothing is to happen: give events, such as --do '5s kill 1'",
+            ),
+            (
+                "max-p99 = '1s'\nsilent = true",
+                "max-p99 cannot be judged: the clients send nothing that is answered",
+            ),
+            (
+                "max-p99 = '1s'\nanswer = 'none'",
+                "max-p99 cannot be judged: the clients send nothing that is answered",
+            ),
+            (
+                "max-p99 = '1s'\nclient = 'bulk'",
+                "max-p99 cannot be judged: the clients send nothing that is answered",
+            ),
+            (
+                "max-code1 = 0\nclient = 'ws'",
+                "max-code1 cannot be judged: ws clients do not speak Engine.IO",
+            ),
+            (
+                "max-misrouted = 0\nclient = 'http'",
+                "max-misrouted cannot be judged: http clients have no session id",
+            ),
+            (
+                "max-disconnects = 0\nclient = 'connect'",
+                "max-disconnects cannot be judged: connect clients leave at once",
             ),
             ("[herd]\n[chaos]", "herd, deploy and chaos are runs of their own: name one of them"),
         ] {

@@ -23,12 +23,12 @@ pub(crate) fn read(file: &Path) -> Result<Options, String> {
         }
     })?;
     let folder = file.parent().unwrap_or(Path::new(""));
-    let fleets = [
-        options.deploy.as_mut().and_then(|deploy| deploy.backends_file.as_mut()),
-        options.chaos.as_mut().and_then(|chaos| chaos.backends_file.as_mut()),
-    ];
+    let deploy = options.deploy.as_mut();
+    let deploy = deploy.map(|deploy| [deploy.backends_file.as_mut(), deploy.socket.as_mut()]);
+    let chaos = options.chaos.as_mut().and_then(|chaos| chaos.backends_file.as_mut());
     let outputs = [options.ca.as_mut(), options.json.as_mut(), options.html.as_mut()];
-    for path in fleets.into_iter().chain(outputs).flatten() {
+    let paths = deploy.into_iter().flatten().chain([chaos]).chain(outputs);
+    for path in paths.flatten() {
         *path = folder.join(&*path);
     }
     Ok(options)

@@ -236,6 +236,8 @@ pub(crate) struct Deploy {
     pub(crate) drain: Duration,
     /// From the end of a node to the next replacement.
     pub(crate) pause: Duration,
+    /// Admin socket of the Moorline in front; `None`: the usual ones are tried.
+    pub(crate) socket: Option<PathBuf>,
 }
 
 /// Nodes are hurt on a timetable.
@@ -281,7 +283,7 @@ pub(crate) struct Limits {
     pub(crate) max_errors: Option<u64>,
     /// Most `{"code":1}` replies.
     pub(crate) max_code1: Option<u64>,
-    /// Most disconnects, without those of nodes that the run itself took away.
+    /// Most disconnects, without those of nodes that the run itself has killed, hung or reset.
     pub(crate) max_disconnects: Option<u64>,
     /// Most answers from a node that is not the session's.
     pub(crate) max_misrouted: Option<u64>,

@@ -118,10 +118,10 @@ pub(crate) struct Options {
     /// Fail where more replies said that a session is unknown (code 1)
     #[arg(long, value_name = "N", help_heading = "Assertions (exit code 1)")]
     pub(crate) max_code1: Option<u64>,
-    /// Fail where more clients lost a connection to a node that was there
+    /// Fail where more clients lost a connection, those left on a node at the end of its drain included
     #[arg(long, value_name = "N", help_heading = "Assertions (exit code 1)")]
     pub(crate) max_disconnects: Option<u64>,
-    /// Fail where more answers came from a node that is not the session's
+    /// Fail where more answers came from a node that is not the session's; nodes tell their names with X-Node
     #[arg(long, value_name = "N", help_heading = "Assertions (exit code 1)")]
     pub(crate) max_misrouted: Option<u64>,
 
@@ -174,6 +174,9 @@ pub(crate) struct DeployOptions {
     /// From a node's removal from the list to its end [default: 10s]
     #[arg(long, value_name = "DURATION", help_heading = "Deploy")]
     pub(crate) drain: Option<Span>,
+    /// Admin socket of the Moorline in front, whose drain is compared with --drain [default: the usual ones]
+    #[arg(long, value_name = "PATH", help_heading = "Deploy")]
+    pub(crate) socket: Option<PathBuf>,
     /// From a node's end to the next replacement [default: 5s]
     #[arg(long, value_name = "DURATION", help_heading = "Deploy")]
     pub(crate) pause: Option<Span>,

@@ -80,6 +80,19 @@ impl ClientKind {
             Self::Ws | Self::Bulk | Self::Http | Self::Connect => false,
         }
     }
+
+    /// Its name on the command line.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::PollingUpgrade => "polling-upgrade",
+            Self::WebSocket => "websocket",
+            Self::Polling => "polling",
+            Self::Ws => "ws",
+            Self::Bulk => "bulk",
+            Self::Http => "http",
+            Self::Connect => "connect",
+        }
+    }
 }
 
 fn no_port(url: &str) -> String {

@@ -35,7 +35,9 @@ pub(super) struct Gauge {
 pub(crate) enum Loss {
     /// Counted as a disconnect: nobody asked for it.
     Unwanted,
-    /// Its node is one that the run itself took away.
+    /// Its node was stopped at the end of its drain: counted as a disconnect.
+    Undrained,
+    /// Its node is one that the run itself has hurt.
     NodeGone,
     /// The server asked it to come back, with its Close frame.
     Moved,
@@ -110,6 +112,11 @@ impl Recorder {
         self.desk().connected > 0
     }
 
+    /// A node told its name.
+    pub(crate) fn named(&self) {
+        self.desk().tally.counters.named += 1;
+    }
+
     /// A client changed from polling to WebSocket.
     pub(crate) fn upgraded(&self) {
         self.desk().tally.counters.upgrades += 1;
@@ -169,12 +176,13 @@ impl Recorder {
         self.desk().count_failure(failure);
     }
 
-    /// A connected client lost its connection; `failure` says how. Only an unwanted loss is an error.
+    /// A connected client lost its connection; `failure` says how. A disconnect is an error too.
     pub(crate) fn lost(&self, loss: Loss, failure: &Failure) {
         let mut desk = self.desk();
         match loss {
-            Loss::Unwanted => {
+            Loss::Unwanted | Loss::Undrained => {
                 desk.tally.counters.disconnects += 1;
+                desk.tally.counters.undrained += u64::from(loss == Loss::Undrained);
                 desk.count_failure(failure);
             }
             Loss::NodeGone => desk.tally.counters.node_gone += 1,

@@ -39,15 +39,20 @@ pub(crate) struct Counters {
     pub(crate) errors: u64,
     /// Connections lost that nobody asked for; each of them is one of the errors too.
     pub(crate) disconnects: u64,
-    /// Connections lost with a node that the run itself took away; none of the errors.
+    /// Connections lost with a node that a deploy stopped at the end of its drain; each of them is one of
+    /// the disconnects too.
+    pub(crate) undrained: u64,
+    /// Connections lost with a node that the run itself has killed, hung or reset; none of the errors.
     pub(crate) node_gone: u64,
-    /// WebSockets that the server closed with code 1012 ("service restart"), which asks their clients to
-    /// come back; none of the errors.
+    /// Clients that were asked to come back; none of the errors. A WebSocket is asked by a Close with code
+    /// 1012 ("service restart"), a session that polls by a code 1 of the proxy itself while its node drains.
     pub(crate) moved: u64,
     /// Connections dropped because the course of the run wanted it (a herd); none of the errors.
     pub(crate) dropped: u64,
     /// Answers from a node that is not the session's.
     pub(crate) misrouted: u64,
+    /// Sessions whose node told its name: without any, no answer can be known to be misrouted.
+    pub(crate) named: u64,
 }
 
 impl Counters {
@@ -65,10 +70,12 @@ impl Counters {
             finished: self.finished.saturating_sub(earlier.finished),
             errors: self.errors.saturating_sub(earlier.errors),
             disconnects: self.disconnects.saturating_sub(earlier.disconnects),
+            undrained: self.undrained.saturating_sub(earlier.undrained),
             node_gone: self.node_gone.saturating_sub(earlier.node_gone),
             moved: self.moved.saturating_sub(earlier.moved),
             dropped: self.dropped.saturating_sub(earlier.dropped),
             misrouted: self.misrouted.saturating_sub(earlier.misrouted),
+            named: self.named.saturating_sub(earlier.named),
         }
     }
 }
@@ -86,10 +93,12 @@ impl AddAssign<&Self> for Counters {
         self.finished += other.finished;
         self.errors += other.errors;
         self.disconnects += other.disconnects;
+        self.undrained += other.undrained;
         self.node_gone += other.node_gone;
         self.moved += other.moved;
         self.dropped += other.dropped;
         self.misrouted += other.misrouted;
+        self.named += other.named;
     }
 }
 

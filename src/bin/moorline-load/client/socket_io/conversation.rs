@@ -114,6 +114,11 @@ impl<'c> Conversation<'c> {
         self.connected.iter().flat_map(|connected| connected.talk.unanswered())
     }
 
+    /// Whether the session's node is being drained.
+    pub(super) fn drains(&self) -> bool {
+        self.context.drains(self.node.as_deref())
+    }
+
     /// The node that carries the session.
     pub(super) fn into_node(self) -> Option<Box<str>> {
         self.node
@@ -122,7 +127,10 @@ impl<'c> Conversation<'c> {
     /// A reply or an event told its node; where the session's own has gone, another one answers.
     pub(super) fn answered_by(&mut self, node: &str) {
         match &self.node {
-            None => self.node = Some(node.into()),
+            None => {
+                self.node = Some(node.into());
+                self.context.recorder.named();
+            }
             Some(own) if **own != *node && !self.context.gone(Some(own)) => {
                 self.context.recorder.misrouted(own, node);
             }

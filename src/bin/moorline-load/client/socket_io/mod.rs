@@ -20,6 +20,9 @@ use crate::{
     wire::{Malformed, engine_io::Refusal},
 };
 
+/// Names the node that made a reply.
+const X_NODE: &str = "x-node";
+
 /// Why a transport stopped.
 #[derive(Debug)]
 enum Stop {
@@ -27,7 +30,7 @@ enum Stop {
     Said,
     /// An order came, and was obeyed.
     Ordered(Break),
-    /// The server asked the client to come back, by the code of its Close.
+    /// The server asked the client to come back.
     Moved(Failure),
     /// The session is lost, or never was.
     Failed(Failure),
@@ -110,7 +113,7 @@ fn push_encoded(text: &str, into: &mut String) {
 
 /// Takes down which node a reply is from, where it tells.
 fn note_node(headers: &HeaderMap, conversation: &mut Conversation<'_>) {
-    if let Some(Ok(node)) = headers.get("x-node").map(|node| node.to_str()) {
+    if let Some(Ok(node)) = headers.get(X_NODE).map(|node| node.to_str()) {
         conversation.answered_by(node);
     }
 }

@@ -18,8 +18,8 @@ use tokio::{
 };
 
 use super::{
-    Break, Context, Conversation, Stop, User, not_upgraded, note_node, path_and_query, refused,
-    websocket,
+    Break, Context, Conversation, Stop, User, X_NODE, not_upgraded, note_node, path_and_query,
+    refused, websocket,
 };
 use crate::{
     client::jar::Jar,
@@ -210,11 +210,11 @@ impl<'c> Requests<'c> {
         &mut self,
         (reply, http): (Reply, Http),
         conversation: &mut Conversation<'_>,
-    ) -> Result<Bytes, Failure> {
+    ) -> Result<Bytes, Stop> {
         note_node(&reply.headers, conversation);
         self.jar.keep(&reply.headers);
         if reply.status != StatusCode::OK {
-            return Err(refused(&reply));
+            return Err(rejected(&reply, conversation));
         }
         self.idle.push((http, usable_until(&reply.headers, Instant::now())));
         Ok(reply.body)
@@ -225,7 +225,7 @@ impl<'c> Requests<'c> {
         reply: (Reply, Http),
         conversation: &mut Conversation<'_>,
         outbox: &mut Vec<Frame>,
-    ) -> Result<(), Failure> {
+    ) -> Result<(), Stop> {
         let body = self.receive(reply, conversation)?;
         let mut packets = Packet::from_payload(&body, conversation.protocol())?.into_iter();
         if self.sid.is_none() {
@@ -298,6 +298,17 @@ impl<'c> Requests<'c> {
             Ok::<_, Failure>(())
         };
         let _ = timeout(websocket::GOODBYE, said).await;
+    }
+}
+
+/// What a reply that is no success means for the session. A code 1 that no node has signed is the proxy's own:
+/// while the session's node drains, it asks the client to open a new session elsewhere.
+fn rejected(reply: &Reply, conversation: &Conversation<'_>) -> Stop {
+    let failure = refused(reply);
+    let asked = failure.kind == ErrorKind::Code1 && !reply.headers.contains_key(X_NODE);
+    match asked && conversation.drains() {
+        true => Stop::Moved(failure),
+        false => Stop::Failed(failure),
     }
 }
 
