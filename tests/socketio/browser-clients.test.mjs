@@ -2,6 +2,7 @@
 // the browser keeps a cookie from another site is its own affair; each session must hold without.
 
 import assert from 'node:assert/strict';
+import { connect } from 'node:net';
 import { test } from 'node:test';
 
 import { POLLING, UPGRADING, WEBSOCKET } from './lib/clients.mjs';
@@ -9,6 +10,7 @@ import { launch } from './lib/demo.mjs';
 import { assertMoored, Ledger, printFigures } from './lib/ledger.mjs';
 import { servePages, visit } from './lib/page.mjs';
 import { startSite } from './lib/site.mjs';
+import { until } from './lib/wait.mjs';
 
 printFigures(import.meta.url);
 
@@ -38,6 +40,39 @@ for (const generation of ['v2', 'v4']) {
       }
     }
   });
+}
+
+// What a v2 client does when it leaves, in the order that a busy machine can make of it.
+test('v2: a poll that its own goodbye overtakes gets the answer of its node', async (t) => {
+  const { nodes, proxy } = await startSite(t, { nodes: { generation: 'v2' } });
+  const address = `http://127.0.0.1:${proxy.door().ports[0]}`;
+  const path = '/socket.io/?EIO=3&transport=polling';
+  const opened = await (await fetch(`${address}${path}`)).text();
+  const sid = opened.match(/"sid":"([^"]+)"/)[1];
+  const poll = await sendHalf(proxy.door().ports[0], `${path}&sid=${sid}`);
+  assert.equal(await (await fetch(`${address}${path}&sid=${sid}`, { method: 'POST', body: '1:1' })).text(), 'ok');
+  const answer = await poll();
+  assert.match(answer, /^HTTP\/1\.1 400 /);
+  assert.match(answer, /\{"code":1,"message":"Session ID unknown"\}/);
+  const [made] = await assertMoored(nodes).then((accounts) => accounts.filter(({ made }) => made.includes(sid)));
+  assert.match(answer, new RegExp(`x-node: ${made.node}\\r\\n`, 'i'));
+  assert.deepEqual(made.unknown, [sid], 'the node was asked after the goodbye');
+  await until('the poll is logged', () => proxy.lines(({ status }) => status === 400)[0]);
+  const [line] = proxy.lines(({ status }) => status === 400);
+  assert.deepEqual([line.chosen_by, line.termination], ['sid', 'complete']);
+});
+
+/** Sends a GET without its last line; resolves with what sends that and resolves with the whole answer. */
+async function sendHalf(port, path) {
+  const socket = connect(port, '127.0.0.1');
+  await new Promise((sent) => socket.write(`GET ${path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n`, sent));
+  return () =>
+    new Promise((resolve, reject) => {
+      let answer = '';
+      socket.setEncoding('utf8').on('data', (chunk) => (answer += chunk));
+      socket.on('end', () => resolve(answer)).on('error', reject);
+      socket.write('\r\n');
+    });
 }
 
 async function visitors({ origin, browser, generation, nodes, proxy, settings, tls }) {

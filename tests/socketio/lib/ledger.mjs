@@ -15,6 +15,8 @@ export class Ledger {
   messages = 0;
   /** Replies with the Engine.IO error 1, "Session ID unknown": `{ sid, upgrade }`. */
   unknown = [];
+  /** Polls that their client's own goodbye overtook: the node answered code 1, and the client had left. */
+  overtaken = 0;
   /** Upgrades that were tried and did not end in a tunnel or a used WebSocket. */
   failedUpgrades = [];
   /** Sessions that ended while the client wanted them: `{ client, node, sid, reason, code, fault }`. */
@@ -84,6 +86,7 @@ export function printFigures(url) {
       `failed upgrades ${faults('failedUpgrades')}`,
       `code-1 replies ${faults('unknown')}`,
       `disconnects ${faults('disconnects')}`,
+      `polls overtaken by a goodbye ${sum((ledger) => ledger.overtaken)}`,
     ];
     console.log(`figures ${basename(new URL(url).pathname, '.test.mjs')}: ${figures.join(', ')}`);
   });
