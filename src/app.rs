@@ -4,7 +4,7 @@
 use std::{
     fmt,
     net::SocketAddr,
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{Arc, atomic::Ordering},
 };
 
@@ -59,6 +59,8 @@ pub struct Running {
     control: JoinHandle<()>,
     admin: Arc<admin::Serving>,
     addresses: Vec<(String, SocketAddr)>,
+    /// Where the admin API is.
+    socket: Option<PathBuf>,
     operator: Operator,
 }
 
@@ -133,6 +135,7 @@ impl App {
     /// start the next process at an upgrade, or why that makes no sense.
     pub fn start(mut self, file: Option<PathBuf>, launch: Result<Launch, String>) -> Running {
         let addresses = self.addresses();
+        let socket = self.admin.path().map(Path::to_owned);
         let (requests, received) = mpsc::channel(REQUESTS);
         let metrics = &self.control.proxy().metrics;
         if let Err(error) = stalls::watch(Handle::current().metrics(), metrics) {
@@ -156,7 +159,7 @@ impl App {
         }
         let again = requests.downgrade();
         let control = tokio::spawn(self.control.run(file, received, again));
-        Running { requests, control, admin, addresses, operator }
+        Running { requests, control, admin, addresses, socket, operator }
     }
 }
 
@@ -164,6 +167,11 @@ impl Running {
     /// Addresses listened on at the start, by listener name.
     pub fn addresses(&self) -> &[(String, SocketAddr)] {
         &self.addresses
+    }
+
+    /// Path of the admin API's unix socket; `None`: it has none.
+    pub fn socket(&self) -> Option<&Path> {
+        self.socket.as_deref()
     }
 
     /// The operator's door.

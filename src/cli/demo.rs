@@ -3,22 +3,28 @@
 //! Owns the demo's configuration and its messages. The nodes are ordinary backends to the proxy,
 //! and the session cookie is off, so that everything the page shows is done by session ids alone.
 
+mod control;
+
 use std::{
     error::Error,
     fmt, io,
     net::{IpAddr, Ipv4Addr, SocketAddr},
+    path::PathBuf,
     process::ExitCode,
+    sync::Arc,
     time::Duration,
 };
 
+use self::control::Control;
 use super::{
     flags,
     serve::{Service, serve},
 };
 use crate::{
+    app::Running,
     config::{
-        AccessLog, Address, AdminSocket, Backend, Certificate, Certificates, Config, Drain, Health,
-        Listener, Pool, Probe, Protocol, Redirect, Tls,
+        AccessLog, Address, AdminSocket, Backend, Balance, Certificate, Certificates, Config,
+        Drain, Health, HostPattern, Listener, Pool, Probe, Protocol, Redirect, Route, Tls,
     },
     demo::Nodes,
     net::{
@@ -29,6 +35,10 @@ use crate::{
 
 /// The nodes' names, in order; the page has a signal flag for each.
 const NAMES: [&str; 8] = ["alfa", "bravo", "charlie", "delta", "echo", "foxtrot", "golf", "hotel"];
+/// The pool that the chat goes through.
+const POOL: &str = "demo";
+/// The same nodes without affinity, for the page's switch.
+const PLAIN: &str = "plain";
 /// Often enough that a demo never waits for a probe.
 const PROBE_EVERY: Duration = Duration::from_millis(500);
 /// Nobody has anything to lose in a demo: Ctrl-C ends it soon.
@@ -109,10 +119,26 @@ pub struct Demo {
 pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let demo = prepare(&args).await?;
     let Demo { config, nodes, greeting } = demo;
+    let nodes = Arc::new(nodes);
+    let (ordered, in_force) = (Arc::clone(&nodes), config.clone());
+    let first = NAMES[0];
+    let begin = move |running: &Running| {
+        let (operator, remote) = (running.operator().clone(), running.remote());
+        let socket = running.socket().map(PathBuf::from);
+        let drain = socket.as_deref().map(|socket| control::drain_command(first, socket));
+        if let Some(orders) = ordered.orders() {
+            let control = Control::new(operator, remote, ordered, in_force, socket);
+            tokio::spawn(control.run(orders));
+        }
+        match drain {
+            Some(drain) => format!("{greeting}\nDrain a node and watch the page:\n  {drain}"),
+            None => greeting,
+        }
+    };
     let service = Service {
         load: || Ok(config),
         file: None,
-        greeting: Some(&greeting),
+        greeting: Some(Box::new(begin)),
         stays: Some("the demo's nodes live in this process: it cannot be handed over to another"),
     };
     let code = serve(service).await;
@@ -131,7 +157,7 @@ pub async fn prepare(args: &Args) -> Result<Demo, DemoError> {
     let nodes = Nodes::start(names).await.map_err(DemoError::Nodes)?;
     let certificate = tls::self_signed(&certificate_names(args.listen_tls.ip()))
         .map_err(DemoError::Certificate)?;
-    let named: Vec<_> = names.iter().copied().zip(nodes.addresses().iter().copied()).collect();
+    let named: Vec<_> = names.iter().copied().zip(nodes.addresses()).collect();
     Ok(Demo {
         config: config(&args, certificate, &named),
         greeting: greeting(args.listen_tls, &named),
@@ -164,21 +190,36 @@ fn config(args: &Args, certificate: Certificate, nodes: &[(&str, SocketAddr)]) -
     let port = Some(args.listen_tls.port()).filter(|&port| port != 443);
     redirect.redirect = Some(Redirect::Https { port });
 
-    let backend = |&(name, at): &(&str, SocketAddr)| Backend {
-        name: name.to_owned(),
-        address: Address { host: at.ip().to_string(), port: at.port() },
-        weight: 1,
-    };
-    let mut pool = Pool::new("demo", nodes.iter().map(backend).collect());
+    let backends: Vec<_> = nodes.iter().map(|&(name, at)| backend(name, at)).collect();
+    let mut pool = Pool::new(POOL, backends.clone());
     pool.health = Health { probe: Probe::Tcp, interval: PROBE_EVERY, ..Health::default() };
     pool.sticky.cookie = None;
+    pool.drain = Drain { within: control::WITHIN, spread: control::SPREAD };
+    let mut plain = Pool { name: PLAIN.to_owned(), ..pool.clone() };
+    plain.balance = Balance::RoundRobin;
+    plain.sticky.engine_io = false;
+    plain.sticky.owner_search = 0;
+    plain.sticky.memory = Duration::ZERO;
 
     let mut config = Config::new(vec![chat, redirect], pool);
+    config.pools.push(plain);
+    config.routes.push(Route {
+        host: HostPattern::Any,
+        path: format!("/{PLAIN}/"),
+        pool: PLAIN.to_owned(),
+        listeners: Vec::new(),
+    });
     // What happens is on the page; the terminal keeps the addresses in sight.
     config.access_log = AccessLog::Off;
     config.drain = Drain::within(DRAIN);
     config.admin.socket = args.admin_socket.clone().unwrap_or_default();
     config
+}
+
+/// A node as the proxy sees it.
+fn backend(name: &str, at: SocketAddr) -> Backend {
+    let address = Address { host: at.ip().to_string(), port: at.port() };
+    Backend { name: name.to_owned(), address, weight: 1 }
 }
 
 /// Names and addresses that the certificate is for: the loopback's, and the one listened on.
@@ -201,8 +242,8 @@ fn greeting(listen_tls: SocketAddr, nodes: &[(&str, SocketAddr)]) -> String {
     format!(
         "{nodes}\n\
          Open https://{open}/ and accept the certificate, which was made for this run.\n\
-         Open a second user from the page: the two are on different nodes, and hear each other.\n\
-         Reconnect, or choose \"Polling only\", and watch which node answers each request."
+         Open a second user from the page: the two users are on different nodes and see each other's messages.\n\
+         Drain, kill or replace a node, reload, or switch affinity off, and watch what happens to the sessions."
     )
 }
 

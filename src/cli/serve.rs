@@ -24,14 +24,17 @@ use crate::{
 /// How long a SIGHUP waits for company: a storm of them is few reloads.
 const GATHER: Duration = Duration::from_millis(50);
 
+/// Called with the running process.
+pub(super) type Greeting<'a> = Box<dyn FnOnce(&Running) -> String + 'a>;
+
 /// What is served, and how it is told.
 pub(super) struct Service<'a, L> {
     /// Makes the configuration.
     pub(super) load: L,
     /// The file that it is read from, to be watched.
     pub(super) file: Option<PathBuf>,
-    /// For the terminal.
-    pub(super) greeting: Option<&'a str>,
+    /// Begins what goes on beside the proxy once that runs, and makes a text for the terminal.
+    pub(super) greeting: Option<Greeting<'a>>,
     /// Why this process cannot be handed over to another; `None`: it can.
     pub(super) stays: Option<&'static str>,
 }
@@ -73,11 +76,11 @@ where
         () = signals.stop() => return end(app.start(service.file, launch), signals).await,
     }
     log::announce(&banner(&app, &summary, service.file.as_deref()));
+    let mut running = app.start(service.file, launch);
     if let Some(greeting) = service.greeting {
         // Nobody need read it: a closed pipe is no reason to stop.
-        let _ = writeln!(std::io::stdout(), "{greeting}");
+        let _ = writeln!(std::io::stdout(), "{}", greeting(&running));
     }
-    let mut running = app.start(service.file, launch);
     let hangups = tokio::spawn(hang_ups(hangups, running.remote()));
     tokio::spawn(upgrade(upgrades, running.remote()));
     tokio::select! {

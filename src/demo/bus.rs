@@ -65,11 +65,20 @@ struct Room {
 }
 
 impl Bus {
-    /// An empty room over these nodes.
-    pub(super) fn new(names: &[&str]) -> Self {
-        let crowds = names.iter().map(|&n| Crowd { node: n.to_owned(), people: 0 }).collect();
-        let room = Room { crowds, recent: VecDeque::new(), said: 0 };
+    /// An empty room without a node.
+    pub(super) fn new() -> Self {
+        let room = Room { crowds: Vec::new(), recent: VecDeque::new(), said: 0 };
         Self { room: Mutex::new(room), feed: broadcast::Sender::new(FEED) }
+    }
+
+    /// One node more.
+    pub(super) fn add(&self, node: &str) {
+        self.change(|crowds| crowds.push(Crowd { node: node.to_owned(), people: 0 }));
+    }
+
+    /// A node has ended.
+    pub(super) fn remove(&self, node: &str) {
+        self.change(|crowds| crowds.retain(|crowd| crowd.node != node));
     }
 
     /// Everything from now on.
@@ -77,10 +86,10 @@ impl Bus {
         self.feed.subscribe()
     }
 
-    /// Says something in the name of a user of the node at `index`.
-    pub(super) fn say(&self, index: usize, from: String, text: String) {
+    /// Says something in the name of a user of this node.
+    pub(super) fn say(&self, node: &str, from: String, text: String) {
         let mut room = self.room();
-        let Some(node) = room.crowds.get(index).map(|c| c.node.clone()) else { return };
+        let node = node.to_owned();
         room.said += 1;
         let message = Arc::new(Message { id: room.said, from, text, node, at: now() });
         if room.recent.len() == RECENT {
@@ -90,10 +99,10 @@ impl Bus {
         self.tell(Event::Said(message));
     }
 
-    /// One user more on the node at `index`, until the guard is dropped.
-    pub(super) fn enter(self: &Arc<Self>, index: usize) -> Presence {
-        self.change(index, |people| people + 1);
-        Presence { bus: Arc::clone(self), index }
+    /// One user more on this node, until the guard is dropped.
+    pub(super) fn enter(self: &Arc<Self>, node: &Arc<str>) -> Presence {
+        self.count(node, |people| people + 1);
+        Presence { bus: Arc::clone(self), node: Arc::clone(node) }
     }
 
     /// How many people are on each node.
@@ -106,11 +115,18 @@ impl Bus {
         self.room().recent.iter().map(|m| Message::clone(m)).collect()
     }
 
-    fn change(&self, index: usize, by: impl FnOnce(usize) -> usize) {
+    /// Changes how many people are on a node; nothing, where the node has ended.
+    fn count(&self, node: &str, by: impl FnOnce(usize) -> usize) {
+        self.change(|crowds| {
+            if let Some(crowd) = crowds.iter_mut().find(|crowd| crowd.node == node) {
+                crowd.people = by(crowd.people);
+            }
+        });
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Vec<Crowd>)) {
         let mut room = self.room();
-        if let Some(crowd) = room.crowds.get_mut(index) {
-            crowd.people = by(crowd.people);
-        }
+        change(&mut room.crowds);
         let crowds = room.crowds.as_slice().into();
         self.tell(Event::Crowds(crowds));
     }
@@ -129,12 +145,12 @@ impl Bus {
 #[derive(Debug)]
 pub(super) struct Presence {
     bus: Arc<Bus>,
-    index: usize,
+    node: Arc<str>,
 }
 
 impl Drop for Presence {
     fn drop(&mut self) {
-        self.bus.change(self.index, |people| people.saturating_sub(1));
+        self.bus.count(&self.node, |people| people.saturating_sub(1));
     }
 }
 

@@ -2,7 +2,8 @@
 //!
 //! To a user it sends `welcome` ([`Welcome`]) on connect, `message` and `crowds` whenever the bus
 //! says so; from a user it takes `say` ([`Say`]) and `whoami`, both acknowledged with [`Here`].
-//! Every HTTP reply carries the node's name as `x-node`. Nobody's text is longer than its bound.
+//! Every HTTP reply carries the node's name as `x-node`. Nobody's text is longer than its bound. A node
+//! answers below `/plain` as it does without: a proxy can have a second route to it.
 
 use std::{convert::Infallible, error::Error, sync::Arc, time::Duration};
 
@@ -10,6 +11,7 @@ use http::{HeaderName, HeaderValue, Request, Response};
 use http_body::Body;
 use hyper::{
     body::Incoming,
+    http::{Uri, uri::PathAndQuery},
     server::conn::http1,
     service::{Service, service_fn},
 };
@@ -20,18 +22,22 @@ use socketioxide::{
     extract::{AckSender, Data, SocketRef},
 };
 use tokio::{
-    net::{TcpListener, TcpStream},
+    net::TcpListener,
     sync::broadcast::{Receiver, error::RecvError},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
     bus::{Bus, Crowd, Event, Message},
+    control::Desk,
+    mortal::Mortal,
     page,
 };
 
 /// Names the node that made a reply.
 const X_NODE: HeaderName = HeaderName::from_static("x-node");
+/// Where a proxy's second route to the nodes begins.
+const PLAIN: &str = "/plain";
 /// Longest name and longest message, in characters; what is beyond is cut.
 const MAX_NAME: usize = 32;
 const MAX_TEXT: usize = 500;
@@ -69,28 +75,35 @@ struct Say {
 /// A node before it listens.
 #[derive(Clone)]
 pub(super) struct Node {
-    index: usize,
     header: HeaderValue,
     name: Arc<str>,
     bus: Arc<Bus>,
+    desk: Arc<Desk>,
+}
+
+/// How a node ends.
+#[derive(Clone, Debug)]
+pub(super) struct Life {
+    /// It accepts no more and disconnects its users.
+    pub(super) stop: CancellationToken,
+    /// Its connections are reset without a word; `stop` follows.
+    pub(super) killed: CancellationToken,
 }
 
 impl Node {
-    /// The node at `index` of the bus; `header` is its name.
-    pub(super) fn new(index: usize, header: HeaderValue, bus: Arc<Bus>) -> Self {
+    /// The node with this name.
+    pub(super) fn new(header: HeaderValue, bus: Arc<Bus>, desk: Arc<Desk>) -> Self {
         let name = header.to_str().unwrap_or_default().into();
-        Self { index, header, name, bus }
+        Self { header, name, bus, desk }
     }
 
-    /// Serves until `stop`, then disconnects everyone. Connections run as tasks of `tasks`.
-    pub(super) async fn run(
-        self,
-        listener: TcpListener,
-        stop: CancellationToken,
-        tasks: TaskTracker,
-    ) {
-        let page = service_fn(async |request: Request<Incoming>| {
-            Ok::<_, Infallible>(page::answer(&request))
+    /// Serves until its life ends, then disconnects everyone. Connections run as tasks of `tasks`.
+    pub(super) async fn run(self, listener: TcpListener, life: Life, tasks: TaskTracker) {
+        let Life { stop, killed } = life;
+        let desk = Arc::clone(&self.desk);
+        let page = service_fn(move |request: Request<Incoming>| {
+            let desk = Arc::clone(&desk);
+            async move { Ok::<_, Infallible>(page::answer(&request, &desk).await) }
         });
         let (engine, io) = SocketIo::builder()
             .ping_interval(PING_INTERVAL)
@@ -104,6 +117,8 @@ impl Node {
         while let Some(accepted) = stop.run_until_cancelled(listener.accept()).await {
             match accepted {
                 Ok((stream, _)) => {
+                    let _ = stream.set_nodelay(true);
+                    let stream = Mortal::new(stream, killed.clone());
                     let connection = serve(stream, engine.clone(), self.header.clone());
                     let stop = stop.clone();
                     tasks.spawn(async move { stop.run_until_cancelled(connection).await });
@@ -111,7 +126,10 @@ impl Node {
                 Err(_) => tokio::time::sleep(ACCEPT_PAUSE).await,
             }
         }
+        // Nobody connects to a closed port: the listener must go before the users know.
+        drop(listener);
         io.close().await;
+        self.bus.remove(&self.name);
     }
 
     fn greet(self, socket: &SocketRef) {
@@ -132,11 +150,11 @@ impl Node {
         socket.on("say", move |socket: SocketRef, Data::<Say>(said), ack: AckSender| async move {
             let (from, text) = (clip(&said.from, MAX_NAME), clip(&said.text, MAX_TEXT));
             if !from.is_empty() && !text.is_empty() {
-                node.bus.say(node.index, from, text);
+                node.bus.say(&node.name, from, text);
             }
             let _ = ack.send(&node.here(&socket));
         });
-        let presence = Arc::new(self.bus.enter(self.index));
+        let presence = Arc::new(self.bus.enter(&self.name));
         socket.on_disconnect(move || async move { drop(presence) });
     }
 
@@ -161,14 +179,16 @@ async fn relay(io: SocketIo, mut feed: Receiver<Event>, stop: CancellationToken)
 }
 
 /// Serves one connection, upgrades included, and signs each reply.
-async fn serve<S, B>(stream: TcpStream, engine: S, name: HeaderValue)
+async fn serve<S, B>(stream: Mortal, engine: S, name: HeaderValue)
 where
     S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible>,
     B: Body + Send + 'static,
     B::Error: Into<Box<dyn Error + Send + Sync>>,
 {
-    let _ = stream.set_nodelay(true);
-    let signed = service_fn(|request| {
+    let signed = service_fn(|mut request: Request<Incoming>| {
+        if let Some(plain) = without_prefix(request.uri()) {
+            *request.uri_mut() = plain;
+        }
         let reply = engine.call(request);
         let name = name.clone();
         async move {
@@ -183,6 +203,13 @@ where
         .serve_connection(TokioIo::new(stream), signed)
         .with_upgrades()
         .await;
+}
+
+/// The same without `/plain`, where it begins with that.
+fn without_prefix(uri: &Uri) -> Option<Uri> {
+    let rest = uri.path_and_query()?.as_str().strip_prefix(PLAIN)?;
+    let rest: PathAndQuery = rest.starts_with('/').then(|| rest.parse().ok())??;
+    Some(rest.into())
 }
 
 /// The text without what nobody can see at its ends, cut to `most` characters.

@@ -29,8 +29,10 @@ function flag(node) {
 }
 
 function hoistOn(svg, node) {
-  const known = node && byId(`flag-${node}`);
-  svg.firstElementChild.setAttribute("href", known ? `#flag-${node}` : "#flag-none");
+  // A second node of a name has that one's flag.
+  const name = node && node.replace(/-\d+$/, "");
+  const known = name && byId(`flag-${name}`);
+  svg.firstElementChild.setAttribute("href", known ? `#flag-${name}` : "#flag-none");
 }
 
 const named = (node) => [flag(node), element("span", {}, node)];
@@ -77,6 +79,24 @@ function label(request) {
   if (fault) item.dataset.fault = fault;
 }
 
+// ---------------------------------------------------------------- with and without affinity
+
+const PATHS = { moorline: "/socket.io/", plain: "/plain/socket.io/" };
+const counts = {
+  moorline: { requests: 0, failed: 0, opened: 0, connected: 0 },
+  plain: { requests: 0, failed: 0, opened: 0, connected: 0 },
+};
+let route = "moorline";
+/** What happened last to a session without affinity. */
+let mishap = null;
+
+function count(on, what) {
+  counts[on][what]++;
+  const cell = byId(`${on}-${what}`);
+  cell.textContent = counts[on][what];
+  cell.classList.toggle("wrong", what === "failed");
+}
+
 // ---------------------------------------------------------------- watching XMLHttpRequest
 
 const { open, send } = XMLHttpRequest.prototype;
@@ -87,11 +107,12 @@ XMLHttpRequest.prototype.open = function (method, url, ...rest) {
 };
 
 XMLHttpRequest.prototype.send = function (body) {
-  if (this.asked?.url.pathname.startsWith("/socket.io/")) watch(this, this.asked);
+  const on = Object.keys(PATHS).find((name) => this.asked?.url.pathname.startsWith(PATHS[name]));
+  if (on) watch(this, this.asked, on);
   return send.call(this, body);
 };
 
-function watch(xhr, { method, url }) {
+function watch(xhr, { method, url }, on) {
   const sid = url.searchParams.get("sid");
   const kind = !sid ? "handshake" : method === "POST" ? "post" : "poll";
   const owner = sid ? sessions.findLast((s) => s.sid === sid) || session : begin();
@@ -102,8 +123,17 @@ function watch(xhr, { method, url }) {
   xhr.addEventListener("loadend", () => {
     request.node = xhr.status ? xhr.getResponseHeader("x-node") : null;
     request.took = Math.round(performance.now() - started);
+    if (xhr.status) count(on, "requests");
     if (xhr.status !== 200) request.fault = xhr.status ? `status ${xhr.status}` : "no reply";
-    if (kind === "handshake" && !request.fault) owner.node = request.node;
+    if (xhr.status === 400 && /"code":"?1\b/.test(xhr.responseText)) {
+      request.fault = "400, code 1";
+      count(on, "failed");
+      if (on === "plain") mishap = { opened: owner.node, asked: request.node };
+    }
+    if (kind === "handshake" && !request.fault) {
+      owner.node = request.node;
+      count(on, "opened");
+    }
     if (request.item) label(request);
     show();
   });
@@ -134,7 +164,10 @@ socket.on("welcome", ({ node, crowds, recent }) => {
   recent.forEach(showMessage);
   show();
 });
-socket.on("connect", () => heard(false));
+socket.on("connect", () => {
+  if (session.requests.some(({ kind }) => kind === "handshake")) count(route, "connected");
+  heard(false);
+});
 socket.on("connect_error", () => heard(true));
 socket.on("disconnect", () => heard(true));
 socket.on("crowds", showCrowds);
@@ -148,6 +181,8 @@ function heard(bad) {
 // A new session, over the transports chosen.
 function reconnect() {
   socket.io.opts.transports = TRANSPORTS[choice];
+  socket.io.opts.path = PATHS[route];
+  mishap = null;
   socket.disconnect().connect();
   heard(false);
 }
@@ -179,12 +214,17 @@ function show() {
 }
 
 function headline(state, strange) {
+  if (mishap) return "Adrift";
   if (strange.length) return "Adrift";
   if (state === "connected") return `Moored at ${session.node}`;
   return state === "lost" ? "Cast off" : "Looking for a berth";
 }
 
 function story(state, strange) {
+  if (mishap) {
+    const { opened, asked } = mishap;
+    return `${capital(opened ?? "a node")} opened a session, and ${asked} answered its next request with 400, code 1: it does not know that session. The client starts again. ${capital(plural(counts.plain.failed, "request"))} failed so far.`;
+  }
   if (strange.length) {
     return `${capital(session.node)} opened this session, but ${strange[0].node} answered a later request: nothing keeps the session on its node.`;
   }
@@ -271,6 +311,11 @@ sessionStorage.setItem("name", name.value);
 name.addEventListener("change", () => sessionStorage.setItem("name", name.value));
 
 byId("reconnect").addEventListener("click", reconnect);
+byId("plain").checked = false;
+byId("plain").addEventListener("change", ({ target }) => {
+  route = target.checked ? "plain" : "moorline";
+  reconnect();
+});
 for (const radio of document.querySelectorAll('input[name="transport"]')) {
   // A reloaded page may come with the choice it was left with.
   radio.checked = radio.value === choice;

@@ -7,16 +7,26 @@ use bytes::Bytes;
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body_util::Full;
 
+use super::control::Desk;
+
+const PAGE_CSS: &[u8] = include_bytes!("page.css");
+const NODES_JS: &[u8] = include_bytes!("nodes.js");
+const PAGE_JS: &[u8] = include_bytes!("page.js");
+const CLIENT_JS: &[u8] = include_bytes!("socket.io.min.js");
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; \
                       img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
-/// Answers whatever is not Socket.IO's: the page, its style and scripts, or 404.
-pub(super) fn answer<B>(request: &Request<B>) -> Response<Full<Bytes>> {
+/// Answers whatever is not Socket.IO's: the page, its style and scripts, its orders, or 404.
+pub(super) async fn answer<B>(request: &Request<B>, desk: &Desk) -> Response<Full<Bytes>> {
+    if let Some(order) = request.uri().path().strip_prefix("/demo/") {
+        return desk.answer(order, request).await;
+    }
     let (kind, text) = match request.uri().path() {
-        "/" => ("text/html; charset=utf-8", include_str!("page.html")),
-        "/page.css" => ("text/css; charset=utf-8", include_str!("page.css")),
-        "/page.js" => ("text/javascript; charset=utf-8", include_str!("page.js")),
-        "/client.js" => ("text/javascript; charset=utf-8", include_str!("socket.io.min.js")),
+        "/" => ("text/html; charset=utf-8", desk.page()),
+        "/page.css" => ("text/css; charset=utf-8", Bytes::from_static(PAGE_CSS)),
+        "/nodes.js" => ("text/javascript; charset=utf-8", Bytes::from_static(NODES_JS)),
+        "/page.js" => ("text/javascript; charset=utf-8", Bytes::from_static(PAGE_JS)),
+        "/client.js" => ("text/javascript; charset=utf-8", Bytes::from_static(CLIENT_JS)),
         _ => return plain(StatusCode::NOT_FOUND, "There is nothing here; the chat is at /\n"),
     };
     if !matches!(*request.method(), Method::GET | Method::HEAD) {

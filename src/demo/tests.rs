@@ -64,13 +64,13 @@ impl User {
 #[tokio::test]
 async fn every_reply_names_its_node() {
     let nodes = Nodes::start(&["alfa", "bravo", "charlie"]).await.unwrap();
-    for (address, name) in nodes.addresses().iter().zip(["alfa", "bravo", "charlie"]) {
+    for (address, name) in nodes.addresses().into_iter().zip(["alfa", "bravo", "charlie"]) {
         for path in ["/", "/client.js", "/missing", "/socket.io/?EIO=4&transport=polling"] {
-            let reply = send(*address, Method::GET, path, "").await;
+            let reply = send(address, Method::GET, path, "").await;
             assert_eq!(reply.headers()["x-node"], name, "{path}");
             assert_eq!(reply.status() == 404, path == "/missing", "{path}");
         }
-        let welcome = User::connect(*address).await.hear("welcome").await.to_owned();
+        let welcome = User::connect(address).await.hear("welcome").await.to_owned();
         assert!(welcome.contains(&format!(r#""node":"{name}","transport":"polling""#)));
     }
 }
@@ -137,4 +137,83 @@ async fn a_shutdown_frees_the_ports_though_users_are_connected() {
 async fn a_name_that_no_header_can_carry_is_refused() {
     let refused = Nodes::start(&["al\nfa"]).await.unwrap_err();
     assert_eq!(refused.kind(), io::ErrorKind::InvalidInput);
+}
+
+/// Orders a reload of a node with these fields, and gives the status.
+async fn order(to: SocketAddr, fields: &[(&str, &str)]) -> u16 {
+    let stream = TcpStream::connect(to).await.unwrap();
+    let (mut client, connection) =
+        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.unwrap();
+    tokio::spawn(connection);
+    let mut request = Request::post("/demo/reload");
+    for (name, value) in fields {
+        request = request.header(*name, *value);
+    }
+    let request = request.body(Full::new(Bytes::new())).unwrap();
+    client.send_request(request).await.unwrap().status().as_u16()
+}
+
+#[tokio::test]
+async fn orders_come_from_the_page_on_this_machine_alone() {
+    let nodes = Nodes::start(&["alfa"]).await.unwrap();
+    let node = nodes.addresses()[0];
+    let mut orders = nodes.orders().unwrap();
+    tokio::spawn(async move {
+        while let Some(Asked { order, answer }) = orders.recv().await {
+            assert_eq!(order, Order::Reload);
+            answer.send(Ok(Answer::default())).unwrap();
+        }
+    });
+    let page = send(node, Method::GET, "/", "").await.into_body();
+    let (_, rest) = page.split_once("name=\"demo-token\" content=\"").unwrap();
+    let token = rest.split('"').next().unwrap();
+    assert_eq!(token.len(), 32);
+    for (client, host, origin, token, status) in [
+        ("127.0.0.1", "127.0.0.1:8443", "https://127.0.0.1:8443", token, 200),
+        ("::ffff:127.0.0.1", "localhost:8443", "https://localhost:8443", token, 200),
+        ("::1", "[::1]:8443", "https://[::1]:8443", token, 200),
+        ("192.0.2.7", "127.0.0.1:8443", "https://127.0.0.1:8443", token, 403),
+        ("127.0.0.1, 192.0.2.7", "localhost", "https://localhost", token, 403),
+        ("unknown", "localhost", "https://localhost", token, 403),
+        ("127.0.0.1", "demo.example", "https://demo.example", token, 403),
+        ("127.0.0.1", "localhost", "https://demo.example", token, 403),
+        ("127.0.0.1", "localhost", "http://localhost", token, 403),
+        ("127.0.0.1", "localhost", "https://localhost", "", 403),
+    ] {
+        let fields = [
+            ("x-forwarded-for", client),
+            ("host", host),
+            ("origin", origin),
+            ("x-demo-token", token),
+        ];
+        assert_eq!(order(node, &fields).await, status, "{fields:?}");
+    }
+    let without_origin = [("host", "localhost"), ("x-demo-token", token)];
+    assert_eq!(order(node, &without_origin).await, 403);
+}
+
+#[tokio::test]
+async fn a_node_answers_below_its_second_prefix_too() {
+    let nodes = Nodes::start(&["alfa"]).await.unwrap();
+    let node = nodes.addresses()[0];
+    let opened = send(node, Method::GET, "/plain/socket.io/?EIO=4&transport=polling", "").await;
+    assert!(opened.body().starts_with("0{\"sid\":"), "{}", opened.body());
+    assert_eq!(send(node, Method::GET, "/plains/socket.io/", "").await.status(), 404);
+}
+
+#[tokio::test]
+async fn a_killed_node_resets_its_connections_and_the_others_live() {
+    let nodes = Nodes::start(&["alfa", "bravo"]).await.unwrap();
+    let [alfa, bravo] = nodes.addresses()[..] else { panic!("two nodes") };
+    let mut idle = TcpStream::connect(alfa).await.unwrap();
+    User::connect(alfa).await.hear("welcome").await;
+    let mut other = User::connect(bravo).await;
+    nodes.kill("alfa");
+    let end = idle.read(&mut [0]).await.unwrap_err();
+    assert_eq!(end.kind(), io::ErrorKind::ConnectionReset);
+    assert!(!nodes.runs("alfa") && nodes.runs("bravo"));
+    other.hear(r#"[{"node":"bravo","people":1}]"#).await;
+    while TcpStream::connect(alfa).await.is_ok() {
+        tokio::task::yield_now().await;
+    }
 }

@@ -10,6 +10,8 @@ import { Child } from './lib/process.mjs';
 import { BINARY } from './lib/proxy.mjs';
 import { soon, until } from './lib/wait.mjs';
 
+/** What the Tab key reaches. */
+const STOPS = ['line', 'transport', 'reconnect', 'second', 'plain', ...['alfa', 'bravo', 'charlie'].flatMap((node) => [`drain-${node}`, `kill-${node}`, `replace-${node}`]), 'reload', 'log-frame', 'name', 'text', 'send', 'copy'];
 const PHONE = { width: 375, height: 812 };
 const DESK = { width: 1440, height: 900 };
 
@@ -89,7 +91,7 @@ test('demo: the page fits a phone and a desk, light and dark, and works without 
       const { page } = visitor;
       const beyond = await page.evaluate(() => document.documentElement.scrollWidth - window.innerWidth);
       assert.ok(beyond <= 0, `${beyond} px too wide at ${viewport.width}`);
-      assert.deepEqual(await tabStops(page), ['line', 'transport', 'reconnect', 'second', 'log-frame', 'name', 'text', 'send']);
+      assert.deepEqual(await tabStops(page), STOPS);
       if (process.env.SCREENSHOTS) {
         await page.mouse.click(1, 1);
         const path = join(process.env.SCREENSHOTS, `demo-${colorScheme}-${viewport.width}.png`);

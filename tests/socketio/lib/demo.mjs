@@ -3,7 +3,7 @@
 import assert from 'node:assert/strict';
 import { chromium } from 'playwright-core';
 
-import { Child } from './process.mjs';
+import { Child, scratch } from './process.mjs';
 import { BINARY } from './proxy.mjs';
 import { until } from './wait.mjs';
 
@@ -14,7 +14,9 @@ const FLAGS = ['no-sandbox', 'disable-gpu', 'disable-quic', 'no-first-run', 'dis
 
 /** Starts the demo with these flags, on free ports, and waits until it is ready: `{ child, chat, plain }`. */
 export async function startDemo(t, flags = []) {
-  const child = new Child(BINARY, ['demo', '--listen-tls', '127.0.0.1:0', '--listen', '127.0.0.1:0', ...flags]);
+  // Its admin socket is its own, whatever else runs on this machine.
+  const env = { XDG_RUNTIME_DIR: scratch() };
+  const child = new Child(BINARY, ['demo', '--listen-tls', '127.0.0.1:0', '--listen', '127.0.0.1:0', ...flags], { env });
   t.after(async () => {
     const { code, signal } = await child.stop('SIGTERM');
     assert.deepEqual({ code, signal }, { code: 0, signal: null }, child.output);
@@ -55,6 +57,25 @@ export class Visitor {
     await visitor.page.goto(address);
     await visitor.upgraded();
     return visitor;
+  }
+
+  /** Presses a button of the page, and waits for what it says about it. */
+  async press(button, said) {
+    await this.page.getByRole('button', { name: button, exact: true }).click();
+    await this.page.locator('#done', { hasText: said }).waitFor();
+  }
+
+  /** Waits until a node is in this state. */
+  async sees(node, state) {
+    await this.page.locator(`#node-${node}[data-state="${state}"]`).waitFor();
+  }
+
+  /** Waits for another session than the one on `node`, on its WebSocket; returns the node that has it. */
+  async movesFrom(node) {
+    const moved = async () => (await this.sessions()).at(-1) !== node && (await this.page.locator('#upgrade[data-node]:not([data-node=""])').count());
+    await until(`a session that is not on ${node}`, moved);
+    await this.upgraded();
+    return this.moored();
   }
 
   /** Waits until the present session's WebSocket is there. */
