@@ -14,7 +14,10 @@ use crate::{
     error::{Kind, Phase, ProxyError, Side, Termination},
     net::per_address::Counted,
     observe::{AccessLog, End, Form, ListenerMetrics, Metrics, Record},
-    sticky::memory::{Key, Memory},
+    sticky::{
+        engine_io::CloseScan,
+        memory::{Key, Memory},
+    },
     tunnel::{Ended, Guard},
 };
 
@@ -41,6 +44,8 @@ pub(crate) struct Client {
     pub(crate) key: Key,
     /// [`Backend::tag`](crate::upstream::Backend::tag).
     pub(crate) backend: u64,
+    /// Looks whether the reply closes the session, if the stream is a poll.
+    pub(crate) scan: Option<CloseScan>,
 }
 
 /// Where endings are told.
@@ -87,6 +92,22 @@ impl Entry {
         }
     }
 
+    /// The reply is compressed: a close packet in it is not seen.
+    pub(crate) fn reads_no_close(&mut self) {
+        if let Some(client) = self.0.as_mut().and_then(|open| open.client.as_mut()) {
+            client.scan = None;
+        }
+    }
+
+    /// Counts bytes of a reply's body to the client, and reads them if they may close a session.
+    pub(crate) fn relayed(&mut self, bytes: &[u8]) {
+        self.sent(bytes.len() as u64);
+        let client = self.0.as_mut().and_then(|open| open.client.as_mut());
+        if let Some(scan) = client.and_then(|client| client.scan.as_mut()) {
+            scan.feed(bytes);
+        }
+    }
+
     /// Keeps the connection counted among those of its address.
     pub(crate) fn keeps(&mut self, counted: Option<Arc<Counted>>) {
         if let Some(open) = &mut self.0 {
@@ -106,6 +127,11 @@ impl Entry {
         if let Some(open) = &mut self.0 {
             open.bytes_out += bytes;
         }
+    }
+
+    /// Where numbers are told.
+    pub(crate) fn metrics(&self) -> Option<&Metrics> {
+        self.0.as_ref().map(|open| &*open.sinks.metrics)
     }
 
     /// Closes the entry.
@@ -136,18 +162,19 @@ impl Open {
         let end = End { termination, bytes_in, bytes_out, error };
         self.sinks.listener.ended(&termination, self.record.chosen_by, bytes_in, bytes_out);
         self.sinks.log.load().write(&self.record, &end);
-        if let Some(client) = self.client.as_ref().filter(|_| self.ends_session(&termination)) {
+        if let Some(client) = self.client.as_ref().filter(|c| self.ends_session(c, &termination)) {
             client.memory.note(client.key, client.backend, Instant::now());
         }
     }
 
     /// Whether the session is over and its client may come back to the same node: not where the client
     /// was sent away to find another.
-    fn ends_session(&self, termination: &Termination) -> bool {
+    fn ends_session(&self, client: &Client, termination: &Termination) -> bool {
         match termination {
             Termination::Drained | Termination::Rebalanced | Termination::Aged => false,
             // A client that leaves its poll leaves its session.
             Termination::Failed(Side::Client, ..) => true,
+            Termination::Complete if client.scan.is_some_and(|scan| scan.closes()) => true,
             _ => self.record.form == Form::Tunnel,
         }
     }

@@ -56,12 +56,17 @@ impl Proxy {
 
     /// Counts a try towards the backend's ejection.
     pub(crate) fn note(&self, backend: &Backend, failed: bool) {
-        let Some(reason) = backend.note(failed) else { return };
-        let (pool, name) = (backend.pool(), backend.name());
-        tracing::warn!(pool, backend = name, ?reason, "backend ejected");
-        match reason {
-            Reason::Consecutive => self.metrics.ejections_consecutive.inc(),
-            Reason::Rate => self.metrics.ejections_rate.inc(),
-        };
+        note(&self.metrics, backend, failed);
     }
+}
+
+/// Counts a try towards the backend's ejection.
+pub(crate) fn note(metrics: &Metrics, backend: &Backend, failed: bool) {
+    let Some(reason) = backend.note(failed) else { return };
+    let (pool, name) = (backend.pool(), backend.name());
+    tracing::warn!(pool, backend = name, ?reason, "backend ejected");
+    match reason {
+        Reason::Consecutive => metrics.ejections_consecutive.inc(),
+        Reason::Rate => metrics.ejections_rate.inc(),
+    };
 }

@@ -27,7 +27,7 @@ use crate::{
     observe::ChosenBy,
     proxy::Proxy,
     snapshot::Pool,
-    sticky::{Choice, memory::Key},
+    sticky::{Choice, engine_io::Framing, memory::Key},
     upstream::{Backend, Hold},
 };
 
@@ -49,6 +49,7 @@ pub(super) const UNKNOWN_POLL: Duration = Duration::from_secs(300);
 pub(super) struct Engine {
     pub(super) sid: Option<Box<str>>,
     pub(super) polling: bool,
+    pub(super) framing: Framing,
 }
 
 /// Whether a request begins a session: it is a handshake, or an upgrade that is a session of its own.
@@ -313,7 +314,14 @@ impl Attempt<'_> {
     /// Counts towards an ejection what the backend is to blame for.
     fn note(&self, backend: &Arc<Backend>, outcome: &Result<Answer, Failure>) {
         let failed = match outcome {
-            Ok(answer) => matches!(answer.response.status().as_u16(), 500 | 502..=504),
+            // An answer counts once its body has come, or has not.
+            Ok(answer) => match answer.response.status().as_u16() {
+                500 | 502..=504 => {
+                    answer.lease.failed();
+                    true
+                }
+                _ => return,
+            },
             Err(Failure { error, kept, .. }) => match (error.side, error.phase) {
                 (Side::Backend, Phase::Connect | Phase::Handshake) => true,
                 // A kept connection may have been closed under us, and a poll is held for as long as
@@ -325,11 +333,13 @@ impl Attempt<'_> {
         self.proxy.note(backend, failed);
     }
 
-    /// Lets the session be remembered on this backend, should its client leave this poll.
+    /// Lets the session be remembered on this backend, should its client leave this poll, or the reply
+    /// close the session.
     fn recognise(&mut self, backend: &Backend) {
         if let Some(key) = self.known_as.filter(|_| self.polls()) {
             let (memory, backend) = (Arc::clone(&self.proxy.memory), backend.tag());
-            self.entry.belongs_to(Client { memory, key, backend });
+            let scan = self.engine.map(|engine| engine.framing.reply());
+            self.entry.belongs_to(Client { memory, key, backend, scan });
         }
     }
 

@@ -28,6 +28,7 @@ use super::headers::strip_trailers;
 use crate::{
     error::{Kind, Phase, Side, Termination},
     net::half_close::Patience,
+    sticky::engine_io::CloseScan,
 };
 
 /// Why a relayed body broke off; hyper closes the connection it was written to.
@@ -60,6 +61,8 @@ pub(super) struct Inbound {
     gate: Option<Gate>,
     /// Frames that were read ahead.
     ahead: VecDeque<Frame<Bytes>>,
+    /// Looks whether the body closes a polling session.
+    scan: Option<CloseScan>,
     /// Knows when the client has ended its stream.
     patience: Arc<Patience>,
 }
@@ -69,6 +72,7 @@ pub(super) struct Inbound {
 pub(super) struct Progress {
     bytes: AtomicU64,
     state: AtomicU8,
+    closes: AtomicBool,
 }
 
 /// States of [`Progress`]; 0 is on its way.
@@ -131,7 +135,20 @@ impl Progress {
 
     /// Of a body that is in memory.
     pub(super) fn buffered(bytes: u64) -> Arc<Self> {
-        Arc::new(Self { bytes: AtomicU64::new(bytes), state: AtomicU8::new(DONE) })
+        let (bytes, state) = (AtomicU64::new(bytes), AtomicU8::new(DONE));
+        Arc::new(Self { bytes, state, closes: AtomicBool::new(false) })
+    }
+
+    /// Of this body, which has been read into memory whole.
+    pub(super) fn buffered_whole(&self, bytes: u64) -> Arc<Self> {
+        let whole = Self::buffered(bytes);
+        whole.closes.store(self.closes_session(), Ordering::Relaxed);
+        whole
+    }
+
+    /// Whether the body has closed a polling session; known once it has been read to its end.
+    pub(super) fn closes_session(&self) -> bool {
+        self.closes.load(Ordering::Relaxed)
     }
 
     /// Bytes read from the client.
@@ -186,7 +203,21 @@ impl Inbound {
         patience: Arc<Patience>,
     ) -> Self {
         let (pause, ahead) = (Pause::new(pause), VecDeque::new());
-        Self { incoming, progress, pause, gate: None, ahead, patience }
+        Self { incoming, progress, pause, gate: None, ahead, scan: None, patience }
+    }
+
+    /// Looks in the body for a close packet, if there is a scan.
+    pub(super) fn scanned(mut self, scan: Option<CloseScan>) -> Self {
+        self.scan = scan;
+        self
+    }
+
+    /// The body has been read to its end.
+    fn done(&self) {
+        if self.scan.is_some_and(|scan| scan.closes()) {
+            self.progress.closes.store(true, Ordering::Relaxed);
+        }
+        self.progress.set(DONE);
     }
 
     /// Keeps the body back until `go` is given.
@@ -257,9 +288,12 @@ impl Inbound {
                 }
                 let bytes = frame.data_ref().map_or(0, |data| data.len() as u64);
                 self.progress.bytes.fetch_add(bytes, Ordering::Relaxed);
+                if let (Some(scan), Some(data)) = (&mut self.scan, frame.data_ref()) {
+                    scan.feed(data);
+                }
                 // hyper asks no more after trailers, or once it knows that this was the last frame.
                 if frame.is_trailers() || self.incoming.is_end_stream() {
-                    self.progress.set(DONE);
+                    self.done();
                 }
                 Poll::Ready(Some(Ok(frame)))
             }
@@ -268,7 +302,7 @@ impl Inbound {
                 Poll::Ready(Some(Err(broken(Kind::Incomplete))))
             }
             Poll::Ready(None) => {
-                self.progress.set(DONE);
+                self.done();
                 Poll::Ready(None)
             }
             Poll::Pending if ended => {

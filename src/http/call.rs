@@ -4,7 +4,7 @@ use std::{net::SocketAddr, sync::Arc, time::Instant};
 
 use http::{
     HeaderMap, HeaderValue, Method, Response, StatusCode, Version,
-    header::{CONNECTION, USER_AGENT},
+    header::{CONNECTION, CONTENT_ENCODING, USER_AGENT},
 };
 use hyper::upgrade::OnUpgrade;
 
@@ -29,6 +29,7 @@ use crate::{
     snapshot::Pool,
     sticky::{
         self, Choice, Clues, Recalled, SessionHold,
+        engine_io::CloseScan,
         memory::{Key, Return},
     },
     upstream::{Backend, Hold, Life},
@@ -82,7 +83,14 @@ impl Call<'_> {
             moored: self.crossing.moored(),
         };
         let begins = begins_session(self.engine.as_ref(), &self.method, self.upgrade);
-        match sticky::choose(&proxy.sids, pool.upstream.name(), clues, Instant::now()) {
+        let (choice, client) =
+            sticky::choose_and_recognise(&proxy.sids, pool.upstream.name(), clues, Instant::now());
+        // The session ends under the name that its handshake gave the client: Node's default client sends
+        // its polls with a user agent, and its upgrade with none.
+        if self.known_as.is_some() {
+            self.known_as = client.or(self.known_as);
+        }
+        match choice {
             Choice::Free if begins => self.recall(proxy, pool).map_or(Choice::Free, Choice::Memory),
             Choice::Cookie(backend) if begins => {
                 self.returns_to(proxy, pool, backend.tag());
@@ -154,7 +162,7 @@ impl Call<'_> {
         if self.opens_polling()
             && status == StatusCode::OK
             && pool.config().sticky.engine_io
-            && let Err(error) = learn_session(proxy, pool, &mut reached).await
+            && let Err(error) = learn_session(proxy, pool, self.known_as, &mut reached).await
         {
             return reply::refuse(self.entry, &error, &self.manners);
         }
@@ -183,11 +191,33 @@ impl Call<'_> {
         if unknown {
             self.manners.allow_origin(&mut parts.headers);
         }
+        if parts.headers.contains_key(CONTENT_ENCODING) {
+            self.entry.reads_no_close();
+        }
+        if answer.lease.closes_session() && parts.status == StatusCode::OK {
+            self.closed(proxy, pool, &backend);
+        }
         self.entry.enter(Phase::ResponseBody);
         let pause = pool.config().timeouts.body_idle;
         let held = (self.held, Arc::clone(&self.visitor.patience));
         let body = ReplyBody::relayed(head, incoming, pause, answer.lease, (self.entry, held));
         Response::from_parts(parts, body)
+    }
+
+    /// The client has closed its polling session in the request.
+    fn closed(&self, proxy: &Proxy, pool: &Pool, backend: &Backend) {
+        let sid = self.engine.as_ref().and_then(|engine| engine.sid.as_deref());
+        proxy.sids.close(pool.upstream.name(), sid.unwrap_or_default());
+        if let Some(key) = self.known_as {
+            proxy.memory.note(key, backend.tag(), Instant::now());
+        }
+    }
+
+    /// The scan of a request's body that may close a polling session.
+    pub(super) fn close_scan(&self) -> Option<CloseScan> {
+        let engine =
+            self.engine.as_ref().filter(|engine| engine.polling && engine.sid.is_some())?;
+        (self.method == Method::POST).then(|| engine.framing.request())
     }
 
     /// Whether the reply is one that tells the client its backend in a cookie.
@@ -217,7 +247,7 @@ impl Call<'_> {
         self.entry.record().form = Form::Tunnel;
         if let Some(key) = self.known_as {
             let memory = Arc::clone(&proxy.memory);
-            self.entry.belongs_to(Client { memory, key, backend: backend.tag() });
+            self.entry.belongs_to(Client { memory, key, backend: backend.tag(), scan: None });
         }
         self.entry.enter(Phase::Tunnel);
         let Some(client) = self.client else { unreachable!("a checked handshake can be upgraded") };
@@ -242,13 +272,21 @@ impl Call<'_> {
 async fn learn_session(
     proxy: &Proxy,
     pool: &Pool,
+    client: Option<Key>,
     reached: &mut Reached,
 ) -> Result<(), ProxyError> {
     let pause = pool.config().timeouts.body_idle;
-    let (opened, head) = learn::open_packet(&mut reached.answer, pause).await?;
+    let (opened, head) = match learn::open_packet(&mut reached.answer, pause).await {
+        Ok(read) => read,
+        Err(error) => {
+            reached.answer.lease.broke_off(&proxy.metrics);
+            return Err(error);
+        }
+    };
     if let Some(opened) = opened {
         let backend = reached.answer.lease.backend();
-        proxy.sids.learn(&opened.sid, backend, opened.lifetime, Instant::now());
+        let now = Instant::now();
+        proxy.sids.learn_from(client, &opened.sid, backend, opened.lifetime, now);
         reached.reserved = None;
     }
     reached.head = (!head.is_empty()).then_some(head);

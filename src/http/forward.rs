@@ -12,7 +12,7 @@ use std::{
     pin::pin,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     task::Poll,
     time::Duration,
@@ -36,6 +36,8 @@ use super::{
 use crate::{
     error::{Kind, Phase, ProxyError, Side},
     net::{proxy_protocol::Introduction, stream::Server, tls},
+    observe::Metrics,
+    proxy,
     upstream::{ANY_AGE, Acquired, Backend, ConnectError, Dial, InFlight, InUse, Permit, Reusable},
 };
 
@@ -107,11 +109,36 @@ impl Failure {
 #[derive(Debug)]
 pub(super) struct Lease {
     connection: Box<H1>,
-    backend: Arc<Backend>,
+    verdict: Verdict,
     progress: Arc<Progress>,
     keep: Option<Duration>,
     in_use: InUse,
     _in_flight: InFlight,
+}
+
+/// What an answer says about its backend, counted towards an ejection: a body that the backend breaks off
+/// is a failure, everything else a success. Dropped, it counts as a success.
+#[derive(Debug)]
+struct Verdict {
+    backend: Arc<Backend>,
+    /// Whether it has been counted.
+    counted: AtomicBool,
+}
+
+impl Verdict {
+    /// Whether it is still to be counted; it is not any more.
+    fn take(&self) -> bool {
+        !self.counted.swap(true, Ordering::Relaxed)
+    }
+}
+
+impl Drop for Verdict {
+    fn drop(&mut self) {
+        if self.take() {
+            // A success ejects no backend: there is nothing to report.
+            self.backend.note(false);
+        }
+    }
 }
 
 /// A kept-alive HTTP/1.1 connection.
@@ -339,7 +366,7 @@ fn answer(
     }
     let lease = Lease {
         connection,
-        backend: Arc::clone(terms.backend),
+        verdict: Verdict { backend: Arc::clone(terms.backend), counted: AtomicBool::new(false) },
         progress: Arc::clone(terms.progress),
         keep: (!ambiguous && !terms.upgrade && terms.dial.is_shared() && !keep.is_zero())
             .then_some(keep),
@@ -407,7 +434,24 @@ async fn handshake(
 impl Lease {
     /// The backend that answers.
     pub(super) fn backend(&self) -> &Arc<Backend> {
-        &self.backend
+        &self.verdict.backend
+    }
+
+    /// The answer counts as a failure of the backend, and has been counted as such.
+    pub(super) fn failed(&self) {
+        self.verdict.take();
+    }
+
+    /// The backend has broken the body off.
+    pub(super) fn broke_off(&mut self, metrics: &Metrics) {
+        if self.verdict.take() {
+            proxy::note(metrics, &self.verdict.backend, true);
+        }
+    }
+
+    /// Whether the request's body has closed a polling session.
+    pub(super) fn closes_session(&self) -> bool {
+        self.progress.closes_session()
     }
 
     /// The connection has left HTTP, and goes on being in use.
@@ -433,7 +477,7 @@ impl Lease {
             && self.connection.is_open()
         {
             let epoch = self.connection.epoch;
-            self.backend.idle().put_back(self.connection, keep, epoch);
+            self.verdict.backend.idle().put_back(self.connection, keep, epoch);
         }
     }
 }

@@ -21,6 +21,7 @@ use crate::{
     error::{Kind, Phase, ProxyError, Side},
     net::half_close::Patience,
     observe::Notices,
+    sticky::engine_io::CloseScan,
 };
 
 /// Most of a body that is held in memory while the owner of its session is looked for. Socket.IO
@@ -37,6 +38,7 @@ pub(super) struct Outgoing {
     pause: Duration,
     progress: Arc<Progress>,
     patience: Arc<Patience>,
+    scan: Option<CloseScan>,
     /// What a buffered body takes of the memory that all of them share.
     memory: Option<OwnedSemaphorePermit>,
 }
@@ -66,6 +68,8 @@ pub(super) struct Shape<'a> {
     pub(super) patience: &'a Arc<Patience>,
     /// Warns of forwarding fields that are not used.
     pub(super) notices: &'a Notices,
+    /// Looks whether the body closes a polling session.
+    pub(super) scan: Option<CloseScan>,
 }
 
 impl Outgoing {
@@ -105,7 +109,17 @@ impl Outgoing {
             (Source::Client(body), Arc::default())
         };
         let patience = Arc::clone(shape.patience);
-        Self { method, uri, headers, body, pause: shape.pause, progress, patience, memory: None }
+        Self {
+            method,
+            uri,
+            headers,
+            body,
+            pause: shape.pause,
+            progress,
+            patience,
+            scan: shape.scan,
+            memory: None,
+        }
     }
 
     /// How far the body has come.
@@ -151,7 +165,7 @@ impl Outgoing {
             }
             bytes.extend_from_slice(&data);
         }
-        self.progress = Progress::buffered(bytes.len() as u64);
+        self.progress = self.progress.buffered_whole(bytes.len() as u64);
         self.body = Source::Buffered(bytes.freeze());
         // The length is known now; the client's chunks are not worth repeating.
         self.headers.remove(EXPECT);
@@ -161,7 +175,7 @@ impl Outgoing {
 
     fn inbound(&self, incoming: Incoming) -> Inbound {
         let (progress, patience) = (Arc::clone(&self.progress), Arc::clone(&self.patience));
-        Inbound::new(incoming, progress, self.pause, patience)
+        Inbound::new(incoming, progress, self.pause, patience).scanned(self.scan)
     }
 
     /// A request that can be sent; the body leaves with it, unless it is at hand.

@@ -113,7 +113,7 @@ impl Relay {
     fn pass(&mut self, frame: Frame<Bytes>) -> Frame<Bytes> {
         self.pause.over();
         if let (Some(entry), Some(data)) = (&mut self.entry, frame.data_ref()) {
-            entry.sent(data.len() as u64);
+            entry.relayed(data);
         }
         // hyper asks no more after trailers, or once it knows that this was the last frame.
         if frame.is_trailers() || self.incoming.is_end_stream() {
@@ -135,7 +135,10 @@ impl Relay {
     fn break_off(&mut self, kind: Kind) -> BrokenOff {
         let termination = Termination::Failed(Side::Backend, Phase::ResponseBody, kind);
         self.note_request();
-        self.lease = None;
+        let metrics = self.entry.as_ref().and_then(Entry::metrics);
+        if let (Some(mut lease), Some(metrics)) = (self.lease.take(), metrics) {
+            lease.broke_off(metrics);
+        }
         self.client.1.break_off();
         if let Some(entry) = self.entry.take() {
             entry.end(termination);

@@ -26,7 +26,10 @@ use crate::{
     proxy::Proxy,
     route::Uncovered,
     snapshot::{self, Pool},
-    sticky::{engine_io, engine_io::Transport},
+    sticky::{
+        engine_io,
+        engine_io::{Framing, Transport},
+    },
 };
 
 impl Proxy {
@@ -185,6 +188,7 @@ impl Proxy {
             pause: pool.config().timeouts.body_idle,
             patience: &call.visitor.patience,
             notices: &call.visitor.listener.notices,
+            scan: call.close_scan(),
         };
         let mut outgoing = Outgoing::new(parts.method, uri, parts.headers, body, &shape);
         let accept = call.upgrade.then(|| outgoing.expected_accept());
@@ -258,6 +262,7 @@ pub(super) fn engine(query: Option<&str>) -> Option<Engine> {
     let query = engine_io::query(query?)?;
     Some(Engine {
         polling: query.transport == Transport::Polling,
+        framing: Framing::of(&query),
         sid: query.sid.map(|sid| sid.into()),
     })
 }

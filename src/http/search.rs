@@ -82,7 +82,13 @@ impl Attempt<'_> {
         answer: &mut Answer,
     ) -> Result<(bool, Option<Bytes>), ProxyError> {
         let pause = self.config().timeouts.body_idle;
-        let (unknown, head) = learn::unknown_sid(answer, pause).await?;
+        let (unknown, head) = match learn::unknown_sid(answer, pause).await {
+            Ok(read) => read,
+            Err(error) => {
+                answer.lease.broke_off(&self.proxy.metrics);
+                return Err(error);
+            }
+        };
         Ok((unknown, (!head.is_empty()).then_some(head)))
     }
 
@@ -101,7 +107,9 @@ impl Attempt<'_> {
         };
         if let (true, Some(sid)) = (owns, self.sid()) {
             self.proxy.metrics.owner_found.inc();
-            self.proxy.sids.learn(sid, backend, FOUND_LIFETIME, Instant::now());
+            // An upgrade may have another user agent than the handshake, a poll has not.
+            let client = self.known_as.filter(|_| !self.upgrade);
+            self.proxy.sids.learn_from(client, sid, backend, FOUND_LIFETIME, Instant::now());
         }
     }
 }

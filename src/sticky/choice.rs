@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{Known, Table};
+use super::{Known, Table, memory::Key};
 use crate::upstream::{Backend, Life};
 
 /// What a request brings along.
@@ -44,6 +44,18 @@ pub enum Choice {
 /// Decides for a request to `pool`, which counts as a use of its session.
 pub fn choose(table: &Table, pool: &str, clues: Clues<'_>, now: Instant) -> Choice {
     decide(clues, |sid| table.find(pool, sid, now))
+}
+
+/// Decides as [`choose`] does, and gives the client that opened the session, if that is known.
+pub fn choose_and_recognise(
+    table: &Table,
+    pool: &str,
+    clues: Clues<'_>,
+    now: Instant,
+) -> (Choice, Option<Key>) {
+    let mut client = None;
+    let find = |sid: &str| table.find(pool, sid, now).inspect(|known| client = known.client);
+    (decide(clues, find), client)
 }
 
 /// What [`choose`] would decide, without a trace.

@@ -2,11 +2,15 @@
 //!
 //! Socket.IO can give a client that was away for a moment what it missed, but only on the node that it
 //! was on. Most clients that are no browsers keep no cookies; what they bring again is their address and
-//! their user agent. So each session that ends is noted with a keyed hash of the two and of its pool,
-//! and a new session with the same hash goes to the same backend, if nothing speaks against it: many
-//! clients can share an address. It is followed only where all that ended of late were on one backend,
-//! and each return, by a cookie too, uses up one ending, so that of a crowd behind one address no more
-//! come back than went. A return that fails uses up nothing: its client will try again.
+//! their user agent. So each session that ends is noted with a keyed hash of the two and of its pool, as its
+//! handshake brought them: the requests of one client can have different user agents, or none.
+//!
+//! A new session with the same hash goes to the backend of the ending that was noted last, if nothing
+//! speaks against it: many clients can share an address. Endings on several backends within a few seconds
+//! of each other are ambiguous, and none of them is followed. An older ending that no client has come back
+//! to does not count against a newer one: its client has most likely left for good. Each return, by a
+//! cookie too, uses up one ending, so that of a crowd behind one address no more come back than went. A
+//! return that fails uses up nothing: its client will try again.
 //!
 //! A fixed number of endings is kept, the oldest make room; no text is. All ages count from the reading
 //! of a clock that is handed in.
@@ -15,6 +19,7 @@ use std::{
     collections::VecDeque,
     fmt,
     net::IpAddr,
+    num::NonZeroU64,
     sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
     time::{Duration, Instant},
 };
@@ -29,6 +34,10 @@ const SHARDS: usize = 64;
 /// Endings kept in a shard: 65,536 in all, in 1.5 MiB. A look goes through all of a shard, in a
 /// microsecond.
 const PER_SHARD: usize = 1024;
+
+/// Endings on different backends within this time are ambiguous. A Socket.IO client that lost its
+/// connection comes back within 1.5 s if it can, and within 5 s after each attempt that failed.
+const TOGETHER: Duration = Duration::from_secs(5);
 
 /// The longest that the hash makes use of.
 const SECRET: usize = 192;
@@ -45,7 +54,7 @@ type Heir = Box<dyn Fn(Ending) + Send + Sync>;
 
 /// A client of a pool, as far as it can be recognised. Of no use to who has not the secret.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Key(u64);
+pub struct Key(NonZeroU64);
 
 #[derive(Clone, Copy)]
 struct Noted {
@@ -83,12 +92,24 @@ pub struct Return {
     ending: Option<Noted>,
 }
 
+impl Key {
+    /// The key with these bits, as another process of the same secret has it; 0 is the key 1.
+    pub fn from_bits(bits: u64) -> Self {
+        Self(NonZeroU64::new(bits).unwrap_or(NonZeroU64::MIN))
+    }
+
+    /// Its bits, for another process.
+    pub fn bits(self) -> u64 {
+        self.0.get()
+    }
+}
+
 /// Where a client was.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Recalled {
-    /// On this backend, and nowhere else.
+    /// On this backend.
     On(u64),
-    /// On several: it may be several clients.
+    /// On several at about the same time: it may be several clients.
     Ambiguous,
     /// Nobody of this kind left of late.
     Unknown,
@@ -121,31 +142,34 @@ impl Memory {
         whole[..16].copy_from_slice(&client.octets());
         whole[16..24].copy_from_slice(&xxh3_64(pool.as_bytes()).to_le_bytes());
         whole[24..].copy_from_slice(&xxh3_64_with_secret(agent, &**secret).to_le_bytes());
-        Key(xxh3_64_with_secret(&whole, &**secret))
+        Key::from_bits(xxh3_64_with_secret(&whole, &**secret))
     }
 
     /// A session of this client has ended on the backend with this tag.
     pub fn note(&self, key: Key, backend: u64, now: Instant) {
         self.keep(Noted { key, backend, at: now });
         if let Some(heir) = self.heir.get() {
-            heir(Ending { key: key.0, backend, age: 0 });
+            heir(Ending { key: key.bits(), backend, age: 0 });
         }
     }
 
-    /// Where this client was, if its sessions that ended within `window` agree.
+    /// Where this client was by the last of its sessions that ended within `window`, if those that ended
+    /// at about the same time agree.
     pub fn recall(&self, key: Key, window: Duration, now: Instant) -> Recalled {
         let shard = self.shard(key);
-        let mut of_late = shard.iter().rev().filter(|noted| noted.is(key, window, now));
-        let Some(last) = of_late.next() else { return Recalled::Unknown };
-        if of_late.all(|noted| noted.backend == last.backend) {
-            Recalled::On(last.backend)
-        } else {
-            Recalled::Ambiguous
+        let of_late = || shard.iter().filter(|noted| noted.is(key, window, now));
+        let Some(last) = of_late().max_by_key(|noted| noted.at) else { return Recalled::Unknown };
+        let disagrees = |noted: &Noted| {
+            noted.backend != last.backend && last.at.duration_since(noted.at) <= TOGETHER
+        };
+        match of_late().any(disagrees) {
+            true => Recalled::Ambiguous,
+            false => Recalled::On(last.backend),
         }
     }
 
-    /// The client comes back to this backend: one ending is used up, if it succeeds. `None` where there
-    /// is none, or another was faster.
+    /// The client comes back to this backend: the last ending there is used up, if it succeeds. `None`
+    /// where there is none, or another was faster.
     pub fn use_up(
         self: &Arc<Self>,
         key: Key,
@@ -155,7 +179,8 @@ impl Memory {
     ) -> Option<Return> {
         let mut shard = self.shard(key);
         let is_it = |noted: &Noted| noted.backend == backend && noted.is(key, window, now);
-        let at = shard.iter().position(is_it)?;
+        let endings = shard.iter().enumerate().filter(|(_, noted)| is_it(noted));
+        let (at, _) = endings.max_by_key(|(_, noted)| noted.at)?;
         let ending = shard.remove(at);
         drop(shard);
         Some(Return { memory: Arc::clone(self), ending })
@@ -186,7 +211,7 @@ impl Memory {
     pub fn learn(&self, ending: Ending, now: Instant) {
         // One from before this machine was started cannot be told, and is too old for any use.
         if let Some(at) = now.checked_sub(Duration::from_millis(ending.age)) {
-            self.keep(Noted { key: Key(ending.key), backend: ending.backend, at });
+            self.keep(Noted { key: Key::from_bits(ending.key), backend: ending.backend, at });
         }
     }
 
@@ -204,7 +229,7 @@ impl Memory {
     }
 
     fn shard(&self, key: Key) -> MutexGuard<'_, VecDeque<Noted>> {
-        let shard = &self.shards[key.0 as usize % SHARDS];
+        let shard = &self.shards[key.bits() as usize % SHARDS];
         shard.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -251,7 +276,7 @@ impl Noted {
     fn told(&self, now: Instant) -> Ending {
         let age = now.saturating_duration_since(self.at).as_millis();
         Ending {
-            key: self.key.0,
+            key: self.key.bits(),
             backend: self.backend,
             age: u64::try_from(age).unwrap_or(u64::MAX),
         }
@@ -307,16 +332,44 @@ mod tests {
     }
 
     #[test]
-    fn two_backends_within_the_window_are_ambiguous() {
+    fn two_backends_at_about_the_same_time_are_ambiguous() {
         let (memory, start) = (Memory::new(), Instant::now());
         let key = memory.key("chat", client(1), b"");
         memory.note(key, 7, start);
-        let later = start + WINDOW / 2;
+        let later = start + TOGETHER;
         memory.note(key, 8, later);
-        assert_eq!(memory.recall(key, WINDOW, later), Recalled::Ambiguous);
+        for at in [later, start + WINDOW] {
+            assert_eq!(memory.recall(key, WINDOW, at), Recalled::Ambiguous);
+        }
         let after = start + WINDOW + Duration::from_millis(1);
         assert_eq!(memory.recall(key, WINDOW, after), Recalled::On(8));
         assert_eq!(memory.recall(key, WINDOW, start + WINDOW * 2), Recalled::Unknown);
+    }
+
+    #[test]
+    fn an_ending_that_is_never_used_does_not_hide_a_newer_one() {
+        let (memory, start) = (Memory::new(), Instant::now());
+        let key = memory.key("chat", client(1), b"");
+        memory.note(key, 7, start);
+        for n in 1..5 {
+            let now = start + 2 * TOGETHER * n;
+            memory.note(key, 8, now);
+            assert_eq!(memory.recall(key, WINDOW, now), Recalled::On(8));
+            memory.use_up(key, 8, WINDOW, now).unwrap().succeeded();
+            assert_eq!(memory.recall(key, WINDOW, now), Recalled::On(7));
+        }
+    }
+
+    #[test]
+    fn the_last_ending_is_used_up_first() {
+        let (memory, start) = (Memory::new(), Instant::now());
+        let key = memory.key("chat", client(1), b"");
+        let later = start + WINDOW / 2;
+        memory.note(key, 7, start);
+        memory.note(key, 7, later);
+        memory.use_up(key, 7, WINDOW, later).unwrap().succeeded();
+        let after = start + WINDOW + Duration::from_millis(1);
+        assert_eq!(memory.recall(key, WINDOW, after), Recalled::Unknown);
     }
 
     #[test]
@@ -380,18 +433,26 @@ mod tests {
                     continue;
                 }
                 let of_late = |it: &&(u8, u64, u64)| it.0 == who && clock - it.2 <= 120;
-                let mut backends: Vec<u64> = model.iter().filter(of_late).map(|it| it.1).collect();
-                backends.dedup();
-                let distinct = backends.iter().collect::<std::collections::HashSet<_>>().len();
-                let expected = match distinct {
-                    0 => Recalled::Unknown,
-                    1 => Recalled::On(backends[0]),
-                    _ => Recalled::Ambiguous,
+                // Of several at one time the one that was noted last.
+                let last = model.iter().filter(of_late).max_by_key(|it| it.2).copied();
+                let expected = match last {
+                    None => Recalled::Unknown,
+                    Some((_, on, at))
+                        if model
+                            .iter()
+                            .filter(of_late)
+                            .any(|it| it.1 != on && at - it.2 <= TOGETHER.as_secs()) =>
+                    {
+                        Recalled::Ambiguous
+                    }
+                    Some((_, on, _)) => Recalled::On(on),
                 };
                 prop_assert_eq!(memory.recall(key, WINDOW, now), expected);
                 if let Recalled::On(backend) = expected {
                     memory.use_up(key, backend, WINDOW, now).unwrap().succeeded();
-                    let at = model.iter().position(|it| of_late(&it)).unwrap();
+                    let is_it = |(_, it): &(usize, &(u8, u64, u64))| of_late(it) && it.1 == backend;
+                    let last = model.iter().enumerate().filter(is_it).max_by_key(|(_, it)| it.2);
+                    let (at, _) = last.unwrap();
                     model.remove(at);
                 }
             }

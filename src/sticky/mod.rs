@@ -12,7 +12,7 @@ pub mod memory;
 pub mod table;
 
 pub use self::{
-    choice::{Choice, Clues, choose, preview},
+    choice::{Choice, Clues, choose, choose_and_recognise, preview},
     cookie::{Context, Found, Ids, Keys, MadeKey, set_cookie},
     memory::{Ending, Memory, Recalled},
     table::{Cursor, Known, Learned, Session, SessionHold, SessionId, Table},

@@ -25,7 +25,7 @@ use super::{
 use crate::{
     net::given::Given,
     proxy::Proxy,
-    sticky::Learned,
+    sticky::{Learned, memory::Key},
     upstream::{Backend, Life},
 };
 
@@ -279,10 +279,11 @@ impl Names {
     /// Remembers sessions whose backends this process has, too.
     fn restore(&mut self, sessions: Vec<SessionRecord>, proxy: &Proxy) {
         let now = Instant::now();
-        for SessionRecord(id, sid, left, lifetime) in sessions {
+        for SessionRecord(id, sid, left, lifetime, client) in sessions {
             let Some(backend) = self.backend(id, proxy) else { continue };
             let [left, lifetime] = [left, lifetime].map(Duration::from_millis);
-            proxy.sids.restore(&Learned { sid, backend, lifetime, left }, now);
+            let client = client.map(Key::from_bits);
+            proxy.sids.restore(&Learned { sid, backend, lifetime, left, client }, now);
         }
     }
 

@@ -12,7 +12,7 @@ use crate::{
         given::Purpose,
         tls::{TicketKey, TicketKeys},
     },
-    sticky::{Ending, Keys, Learned, MadeKey},
+    sticky::{Ending, Keys, Learned, MadeKey, memory::Key},
     upstream::Backend,
 };
 
@@ -222,20 +222,52 @@ impl BackendRecord {
     }
 }
 
-/// A session: its backend's number, its sid, what is left of its lifetime and that, in milliseconds.
-#[derive(Debug, Deserialize, PartialEq, Serialize)]
+/// A session: its backend's number, its sid, what is left of its lifetime and that, in milliseconds; and
+/// the client that opened it, if that is known. Earlier versions send none.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[serde(from = "Record", into = "Record")]
 pub(super) struct SessionRecord(
     pub(super) u64,
     pub(super) Box<str>,
     pub(super) u64,
     pub(super) u64,
+    pub(super) Option<u64>,
 );
+
+/// A session as it crosses.
+#[derive(Deserialize, Serialize)]
+#[serde(untagged)]
+enum Record {
+    OfClient(u64, Box<str>, u64, u64, u64),
+    Plain(u64, Box<str>, u64, u64),
+}
+
+impl From<Record> for SessionRecord {
+    fn from(record: Record) -> Self {
+        match record {
+            Record::OfClient(backend, sid, left, lifetime, client) => {
+                Self(backend, sid, left, lifetime, Some(client))
+            }
+            Record::Plain(backend, sid, left, lifetime) => Self(backend, sid, left, lifetime, None),
+        }
+    }
+}
+
+impl From<SessionRecord> for Record {
+    fn from(SessionRecord(backend, sid, left, lifetime, client): SessionRecord) -> Self {
+        match client {
+            Some(client) => Self::OfClient(backend, sid, left, lifetime, client),
+            None => Self::Plain(backend, sid, left, lifetime),
+        }
+    }
+}
 
 impl SessionRecord {
     pub(super) fn of(learned: Learned) -> Self {
         let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
         let (left, lifetime) = (millis(learned.left), millis(learned.lifetime));
-        Self(learned.backend.serial(), learned.sid, left, lifetime)
+        let client = learned.client.map(Key::bits);
+        Self(learned.backend.serial(), learned.sid, left, lifetime, client)
     }
 }
 
@@ -274,9 +306,14 @@ mod tests {
 
     #[test]
     fn a_session_is_short() {
-        let session = SessionRecord(7, "abcdefghij0123456789".into(), 44_000, 45_000);
-        let text = serde_json::to_string(&session).unwrap();
-        assert_eq!(text, "[7,\"abcdefghij0123456789\",44000,45000]");
-        assert_eq!(serde_json::from_str::<SessionRecord>(&text).unwrap(), session);
+        for (client, expected) in [
+            (None, "[7,\"abcdefghij0123456789\",44000,45000]"),
+            (Some(u64::MAX), "[7,\"abcdefghij0123456789\",44000,45000,18446744073709551615]"),
+        ] {
+            let session = SessionRecord(7, "abcdefghij0123456789".into(), 44_000, 45_000, client);
+            let text = serde_json::to_string(&session).unwrap();
+            assert_eq!(text, expected);
+            assert_eq!(serde_json::from_str::<SessionRecord>(&text).unwrap(), session);
+        }
     }
 }

@@ -199,3 +199,112 @@ async fn who_leaves_a_held_poll_goes_back_to_the_same_node() {
     drop((client, nodes));
     proxy.finish().await;
 }
+
+#[tokio::test]
+async fn a_session_ends_under_the_user_agent_of_its_handshake() {
+    let pair = Pair::start().await;
+    let mut client = pair.client().await;
+    let session = handshake(&mut client, "first", PHONE).await;
+    // The upgrade has none, as that of Node's default client.
+    let mut upgrade = pair.client().await;
+    let target = poll_target(&session.sid, "upgrade").replace("polling", "websocket");
+    upgrade.send(websocket::request(&target, "")).await;
+    assert_eq!(upgrade.response().await.status(), 101);
+    drop(upgrade);
+    was(&pair, "upgrade").await;
+    // A client without a user agent is another one, and nothing is ambiguous to it.
+    let mut other = pair.client().await;
+    handshake(&mut other, "other", "").await;
+    let again = handshake(&mut client, "again", PHONE).await;
+    assert_eq!(again.node, session.node);
+    let chosen = (pair.chosen_by("other").await, pair.chosen_by("again").await);
+    assert_eq!(chosen, ("balance".to_owned(), "memory".to_owned()));
+    assert_eq!(pair.proxy.metric("moorline_memory_total{result=\"ambiguous\"}").await, 0.0);
+    drop((client, other));
+    pair.finish().await;
+}
+
+/// How a client says that its session is over, in each framing.
+const CLOSES: [(&str, &str); 5] = [
+    ("EIO=4&transport=polling", "1"),
+    ("EIO=4&transport=polling", "42[\"last\"]\u{1e}1"),
+    ("EIO=3&transport=polling&b64=1", "9:42[\"last\"1:1"),
+    ("EIO=3&transport=polling", "\0\u{1}\u{ff}1"),
+    ("EIO=4&transport=polling&j=0", "d=41%1e1"),
+];
+
+#[tokio::test]
+async fn who_closes_a_session_by_a_packet_goes_back_to_the_same_node() {
+    for (n, (query, body)) in CLOSES.into_iter().enumerate() {
+        // One byte for each character: a payload can be binary.
+        let body: Vec<u8> = match query.contains("b64") || query.contains("EIO=4") {
+            true => body.as_bytes().to_vec(),
+            false => body.chars().map(|c| u8::try_from(u32::from(c)).unwrap()).collect(),
+        };
+        let pair = Pair::start().await;
+        let mut client = pair.client().await;
+        let session = handshake(&mut client, "first", PHONE).await;
+        for (packets, by) in [(&b"2"[..], "balance"), (&body, "memory")] {
+            let target = format!("/socket.io/?{query}&t=post&sid={}", session.sid);
+            // Cut in two, as a network may.
+            let head =
+                message::get(&target, &format!("{PHONE}Content-Length: {}\r\n", packets.len()));
+            client.send([b"POST", &head[3..], &packets[..packets.len() / 2]].concat()).await;
+            client.send(&packets[packets.len() / 2..]).await;
+            assert_eq!(client.response().await.status(), 200);
+            let mark = format!("{by}{n}");
+            let again = handshake(&mut client, &mark, PHONE).await;
+            assert_eq!(pair.chosen_by(&mark).await, by, "{query} {packets:?}");
+            assert!(by == "balance" || again.node == session.node);
+        }
+        drop(client);
+        pair.finish().await;
+    }
+}
+
+#[tokio::test]
+async fn whose_session_its_node_closes_by_a_packet_goes_back_to_the_same_node() {
+    let node = |name: &'static str| {
+        Backend::answering(move |request| {
+            let target = request.target();
+            let field = format!("X-Node: {name}\r\n");
+            match target.split_once("close=") {
+                Some((_, "v4")) => message::reply("200 OK", &field, "42[1]\u{1e}1"),
+                Some((_, "v3")) => message::reply("200 OK", &field, "1:1"),
+                Some((_, "packed")) => {
+                    message::reply("200 OK", &format!("{field}Content-Encoding: br\r\n"), "1")
+                }
+                Some(_) => message::reply("200 OK", &field, "6"),
+                None => {
+                    let open = format!("0{{\"sid\":\"{name}{}\"}}", fastrand::u32(..));
+                    message::reply("200 OK", &field, &open)
+                }
+            }
+        })
+    };
+    let nodes = [node("a").await, node("b").await];
+    let proxy = Proxy::with(|settings| {
+        settings.backends(&[nodes[0].address, nodes[1].address]);
+        settings.pool("balance", "\"round-robin\"");
+    })
+    .await;
+    let mut client = Raw::connect(proxy.web()).await;
+    for (close, eio, by) in
+        [("none", 4, "balance"), ("packed", 4, "balance"), ("v4", 4, "memory"), ("v3", 3, "memory")]
+    {
+        let session = handshake(&mut client, &format!("open-{close}"), PHONE).await;
+        let target =
+            format!("/socket.io/?EIO={eio}&transport=polling&sid={}&close={close}", session.sid);
+        client.send(message::get(&target, PHONE)).await;
+        assert_eq!(client.response().await.status(), 200);
+        let mark = format!("again-{close}");
+        let again = handshake(&mut client, &mark, PHONE).await;
+        let line = |line: &serde_json::Value| {
+            line["path"].as_str().is_some_and(|path| path.ends_with(&format!("t={mark}")))
+        };
+        assert_eq!(proxy.wait_for_log("the handshake", line).await["chosen_by"], by, "{close}");
+        assert!(by == "balance" || again.node == session.node);
+    }
+    drop((client, nodes));
+    proxy.finish().await;
+}

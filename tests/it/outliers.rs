@@ -8,7 +8,7 @@ use std::sync::{
 use tokio::task::JoinSet;
 
 use crate::support::{
-    Backend, Message, Proxy, Raw, Refusing, eventually, message,
+    Backend, Message, Node, Proxy, Raw, Refusing, backend, eventually, message,
     node::{handshake_target, poll_target},
     websocket,
 };
@@ -301,5 +301,59 @@ async fn fault_092_a_nodes_own_503_passes_through() {
     }
     assert_eq!(busy.requests().len(), 2, "it is an answer, and not tried again");
     drop(busy);
+    proxy.finish().await;
+}
+
+#[tokio::test]
+async fn a_backend_that_breaks_its_bodies_off_is_ejected() {
+    for broken in [
+        "HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhalf",
+        "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nhalf\r\n",
+    ] {
+        let breaks = backend::script(move |peer| async move {
+            if peer.request().await.is_some() {
+                peer.send(broken).await;
+            }
+        });
+        let (bad, good) = (Backend::start(breaks).await, Backend::replying("good").await);
+        let proxy = Proxy::with(|settings| {
+            settings.backends(&[bad.address, good.address]).pool("balance", "\"round-robin\"");
+            settings.pool("outlier", "{ consecutive = 3 }");
+        })
+        .await;
+        for n in 0..6 {
+            let mut client = Raw::connect(proxy.web()).await;
+            client.send(message::get("/", "Connection: close\r\n")).await;
+            client.rest().await;
+            assert_eq!(proxy.metric(EJECTED).await, f64::from(u8::from(n >= 4)), "after {n}");
+        }
+        for _ in 0..3 {
+            assert_eq!(Raw::ask(proxy.web(), message::get("/", "")).await.text(), "good");
+        }
+        drop((bad, good));
+        proxy.finish().await;
+    }
+}
+
+#[tokio::test]
+async fn a_backend_that_breaks_handshakes_off_is_ejected() {
+    let breaks = backend::script(|peer| async move {
+        if peer.request().await.is_some() {
+            peer.send("HTTP/1.1 200 OK\r\nContent-Length: 90\r\n\r\n0{\"sid\":").await;
+        }
+    });
+    let (bad, good) = (Backend::start(breaks).await, Node::start("good").await);
+    let proxy = Proxy::with(|settings| {
+        settings.backends(&[bad.address, good.backend.address]);
+        settings.pool("balance", "\"round-robin\"").pool("outlier", "{ consecutive = 2 }");
+    })
+    .await;
+    let mut refused = 0;
+    for _ in 0..8 {
+        let reply = Raw::ask(proxy.web(), message::get(&handshake_target("t"), "")).await;
+        refused += usize::from(reply.status() == 502);
+    }
+    assert_eq!((refused, proxy.metric(EJECTED).await), (2, 1.0));
+    drop((bad, good));
     proxy.finish().await;
 }

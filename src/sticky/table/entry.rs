@@ -1,10 +1,11 @@
-//! One remembered sid, packed into a cache line.
+//! One remembered sid, in few bytes.
 
 use std::{
     mem,
     sync::{Arc, Weak},
 };
 
+use super::super::memory::Key;
 use crate::upstream::{Backend, Hold};
 
 /// One sid with its backend. The key is the backend's pool and the sid.
@@ -17,10 +18,12 @@ pub(super) struct Entry {
     expiry: u64,
     lifetime: u32,
     tag: u32,
+    /// The client that opened the session, as its handshake named it.
+    client: Option<Key>,
 }
 
 /// A million of them are a table's whole memory, nearly.
-const _: () = assert!(size_of::<Entry>() == 64);
+const _: () = assert!(size_of::<Entry>() == 72);
 
 /// A sid's bytes; nearly all have 20 and need no memory of their own.
 enum Sid {
@@ -58,6 +61,29 @@ impl Entry {
             expiry: now + u64::from(lifetime),
             lifetime,
             tag,
+            client: None,
+        }
+    }
+
+    /// The client that opened the session, if it is known.
+    pub(super) fn client(&self) -> Option<Key> {
+        self.client
+    }
+
+    /// Notes the client that opened the session. One that is not known does not replace one that is.
+    pub(super) fn set_client(&mut self, client: Option<Key>) {
+        self.client = client.or(self.client);
+    }
+
+    /// The session was closed: it is not counted any more, unless it is used again. What counted it is
+    /// handed out, so that it is dropped outside of any lock.
+    pub(super) fn close(&mut self) -> Option<Hold> {
+        match mem::replace(&mut self.count, Count::Not) {
+            Count::ByEntry(hold) => Some(hold),
+            other => {
+                self.count = other;
+                None
+            }
         }
     }
 

@@ -12,7 +12,7 @@ use std::{
 
 use tokio::sync::mpsc::{self, error::TrySendError};
 
-use super::{Entry, Relaxed, SHARDS, Table, millis};
+use super::{super::memory::Key, Entry, Relaxed, SHARDS, Table, millis};
 use crate::upstream::Backend;
 
 /// Sessions that wait in the tap. Past it they are dropped: an owner search finds them.
@@ -30,6 +30,8 @@ pub struct Learned {
     /// How much of that is left. All of it while a tunnel is open: what comes after that is one more
     /// lifetime.
     pub left: Duration,
+    /// The client that opened it, if it is known.
+    pub client: Option<Key>,
 }
 
 /// How far a table has been read.
@@ -78,7 +80,7 @@ impl Table {
     /// this process knows better. False where it cannot be remembered, as with
     /// [`learn`](Self::learn).
     pub fn restore(&self, handed: &Learned, now: Instant) -> bool {
-        let Learned { sid, backend, lifetime, left } = handed;
+        let Learned { sid, backend, lifetime, left, client } = handed;
         if !self.takes(sid) {
             return false;
         }
@@ -95,24 +97,18 @@ impl Table {
         }
         let mut entry = Entry::new(place.tag, sid, backend, millis(*lifetime), now);
         entry.expire(now + u64::from(millis(*left)));
+        entry.set_client(*client);
         self.insert(shard, place, entry, expired);
         // The process after this one wants it too.
-        self.tell(sid, backend, *lifetime, *left);
+        self.tell(|| handed.clone());
         true
     }
 
     /// Tells whoever listens; costs a load where nobody does.
-    pub(super) fn tell(
-        &self,
-        sid: &str,
-        backend: &Arc<Backend>,
-        lifetime: Duration,
-        left: Duration,
-    ) {
+    pub(super) fn tell(&self, learned: impl FnOnce() -> Learned) {
         let tap = self.tap.load();
         let Some(tap) = &*tap else { return };
-        let learned = Learned { sid: sid.into(), backend: Arc::clone(backend), lifetime, left };
-        if let Err(TrySendError::Closed(_)) = tap.try_send(learned) {
+        if let Err(TrySendError::Closed(_)) = tap.try_send(learned()) {
             // Only where it is still the one that was closed.
             self.tap.compare_and_swap(tap, None);
         }
@@ -128,6 +124,7 @@ impl Entry {
             backend: Arc::clone(self.backend()),
             lifetime: Duration::from_millis(lifetime),
             left: Duration::from_millis(left),
+            client: self.client(),
         }
     }
 }

@@ -1,8 +1,8 @@
 //! Which backend owns a session: sid → backend, for all pools, learned from backends' replies only.
 //!
 //! The key is the pool and the sid, both compared; the hash is keyed, so that no client can choose
-//! sids that collide. The table outlives configurations. An entry is 64 bytes and 5 to 11 of index,
-//! a sid of more than 22 bytes comes on top; a million sessions are below 100 MB.
+//! sids that collide. The table outlives configurations. An entry is 72 bytes and 5 to 11 of index,
+//! a sid of more than 22 bytes comes on top; a million sessions are about 100 MB.
 //!
 //! **Lifetime.** An entry lives for one lifetime after its last use. While tunnels of its session are
 //! open it cannot expire; after the last one it lives for one more lifetime, since a client whose
@@ -49,6 +49,7 @@ pub use sessions::{Session, SessionId};
 use shard::Shard;
 use tokio::sync::mpsc;
 
+use super::memory::Key;
 use crate::{
     config,
     upstream::{Backend, Hold},
@@ -88,6 +89,9 @@ pub struct Known {
     pub lifetime: Duration,
     /// Whether it was let go, so that it is as good as dead.
     pub let_go: bool,
+    /// The client that opened it, as its handshake named it; `None`: another process saw the handshake,
+    /// or clients are not recognised in this pool.
+    pub client: Option<Key>,
 }
 
 /// An open tunnel of a session: while it lives, the session's entry cannot expire, and the session
@@ -144,6 +148,18 @@ impl Table {
         lifetime: Duration,
         now: Instant,
     ) -> bool {
+        self.learn_from(None, sid, backend, lifetime, now)
+    }
+
+    /// Like [`learn`](Self::learn), and remembers the client that opened the session.
+    pub fn learn_from(
+        &self,
+        client: Option<Key>,
+        sid: &str,
+        backend: &Arc<Backend>,
+        lifetime: Duration,
+        now: Instant,
+    ) -> bool {
         if !self.takes(sid) {
             return false;
         }
@@ -155,14 +171,28 @@ impl Table {
         if let Some(entry) = shard.find(place.tag, backend.pool(), sid) {
             if ptr::eq(&**entry.backend(), &**backend) && !entry.is_let_go() {
                 entry.renew(millis, now);
+                entry.set_client(client);
                 return true;
             }
             moved = shard.remove(place.tag, backend.pool(), sid);
             self.length.fetch_sub(1, Relaxed);
         }
-        self.insert(shard, place, Entry::new(place.tag, sid, backend, millis, now), moved);
-        self.tell(sid, backend, lifetime, lifetime);
+        let mut entry = Entry::new(place.tag, sid, backend, millis, now);
+        entry.set_client(client);
+        self.insert(shard, place, entry, moved);
+        self.tell(|| {
+            let backend = Arc::clone(backend);
+            Learned { sid: sid.into(), backend, lifetime, left: lifetime, client }
+        });
         true
+    }
+
+    /// Notes that a session without a tunnel was closed by one of its sides: it does not count any more.
+    /// Its entry stays until it expires, for requests that are still on their way.
+    pub fn close(&self, pool: &str, sid: &str) {
+        let place = self.place(pool, sid);
+        let counted = self.lock(place.shard).find(place.tag, pool, sid).and_then(Entry::close);
+        drop(counted);
     }
 
     /// The session's backend. Counts as a use: renews the entry, and counts the session again where
@@ -341,6 +371,7 @@ impl From<&Entry> for Known {
             backend: Arc::clone(entry.backend()),
             lifetime: Duration::from_millis(entry.lifetime().into()),
             let_go: entry.is_let_go(),
+            client: entry.client(),
         }
     }
 }

@@ -425,6 +425,7 @@ fn what_is_known_here_is_known_better() {
         backend: Arc::clone(&green),
         lifetime: LIFE,
         left,
+        client: None,
     };
     assert!(table.restore(&learned("abc", LIFE), now));
     assert_eq!(name(table.find("chat", "abc", now)).as_deref(), Some("blue"));
@@ -443,14 +444,49 @@ fn what_is_known_here_is_known_better() {
 }
 
 #[test]
+fn the_client_that_opened_a_session_is_remembered_with_it() {
+    let (table, blue, now) = (table(10), backend("chat", "blue"), Instant::now());
+    let client = Some(Key::from_bits(7));
+    table.learn_from(client, "abc", &blue, LIFE, now);
+    table.learn("none", &blue, LIFE, now);
+    let known = |table: &Table, sid| table.find("chat", sid, now).unwrap().client;
+    assert_eq!((known(&table, "abc"), known(&table, "none")), (client, None));
+    // A renewal that does not know the client does not forget it either.
+    table.learn("abc", &blue, LIFE, now);
+    assert_eq!(known(&table, "abc"), client);
+    let next = self::table(10);
+    for learned in read(&table, now).values() {
+        next.restore(learned, now);
+    }
+    assert_eq!((known(&next, "abc"), known(&next, "none")), (client, None));
+}
+
+#[test]
+fn a_closed_session_does_not_count_until_it_is_used_again() {
+    let (table, blue, now) = (table(10), backend("chat", "blue"), Instant::now());
+    table.learn("abc", &blue, LIFE, now);
+    table.close("chat", "abc");
+    table.close("chat", "unknown");
+    assert_eq!((blue.sessions(), table.len()), (0, 1));
+    table.find("chat", "abc", now);
+    assert_eq!(blue.sessions(), 1);
+    // A tunnel counts it for as long as it is open.
+    let hold = table.hold("chat", "abc", now);
+    table.close("chat", "abc");
+    assert_eq!(blue.sessions(), 1);
+    drop(hold);
+    assert_eq!(blue.sessions(), 0);
+}
+
+#[test]
 fn a_tap_hears_what_is_learned_until_it_is_closed() {
     let (table, blue, now) = (table(10), backend("chat", "blue"), Instant::now());
     table.learn("before", &blue, LIFE, now);
     let mut tap = table.tap();
     table.learn("after", &blue, LIFE, now);
     table.learn("after", &blue, LIFE, now);
-    let restored =
-        Learned { sid: "restored".into(), backend: Arc::clone(&blue), lifetime: LIFE, left: LIFE };
+    let (sid, backend) = ("restored".into(), Arc::clone(&blue));
+    let restored = Learned { sid, backend, lifetime: LIFE, left: LIFE, client: None };
     table.restore(&restored, now);
     let heard: Vec<_> = std::iter::from_fn(|| tap.try_recv().ok()).map(|l| l.sid).collect();
     assert_eq!(heard, ["after".into(), "restored".into()]);

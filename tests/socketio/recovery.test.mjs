@@ -1,0 +1,68 @@
+// Connection state recovery: what a client missed is on the node that it was on, and a client of Node keeps no
+// cookie. The proxy recognises it by its address and by the user agent of its handshake. A default client sends
+// its polls with one user agent, and its upgrade with none.
+
+import assert from 'node:assert/strict';
+import { test } from 'node:test';
+
+import { closeAll, connect, POLLING, UPGRADING, WEBSOCKET } from './lib/clients.mjs';
+import { Ledger, printFigures } from './lib/ledger.mjs';
+import { startSite } from './lib/site.mjs';
+import { until } from './lib/wait.mjs';
+
+printFigures(import.meta.url);
+
+const CLIENTS = 30;
+const RECOVERY = { engine: { connectionStateRecovery: { maxDisconnectionDuration: 60_000 } } };
+
+for (const [what, transports] of [
+  ['that upgrade', UPGRADING],
+  ['over WebSocket alone', WEBSOCKET],
+  ['over polling alone', POLLING],
+]) {
+  test(`clients ${what}, of different user agents, all recover at once`, async (t) => {
+    const site = await startSite(t, { nodes: RECOVERY });
+    const clients = await arrive(site, transports, (i) => `app/${i}`);
+    const before = clients.map(({ node }) => node);
+    for (const client of clients) interrupt(client);
+    for (const [i, client] of clients.entries()) await assertRecovered(client, before[i]);
+    await closeAll(clients);
+    site.proxy.assertUntroubled();
+  });
+
+  test(`clients ${what}, of one user agent, all recover one by one`, async (t) => {
+    const site = await startSite(t, { nodes: RECOVERY });
+    const clients = await arrive(site, transports);
+    for (const client of clients) {
+      const { node } = client;
+      interrupt(client);
+      await assertRecovered(client, node);
+    }
+    await closeAll(clients);
+    site.proxy.assertUntroubled();
+  });
+}
+
+/** Connects clients to all nodes; the first request of each has the user agent that `agent` gives, or the default. */
+async function arrive({ nodes, proxy }, transports, agent) {
+  const ledger = new Ledger();
+  const clients = [];
+  for (let i = 0; i < CLIENTS; i++) {
+    const own = agent && { [transports[0]]: { extraHeaders: { 'User-Agent': agent(i) } } };
+    const options = { reconnectionDelay: 50, transportOptions: own ?? {} };
+    clients.push(await connect(proxy.door({ tls: false }), { transports, ledger, options }));
+  }
+  assert.equal(new Set(clients.map(({ node }) => node)).size, nodes.length);
+  return clients;
+}
+
+/** Ends the session as a lost connection does; the client connects again by itself. */
+function interrupt(client) {
+  client.socket.io.engine.close();
+}
+
+async function assertRecovered(client, node) {
+  await until(() => `a client of ${node} is back: ${JSON.stringify(client.welcomes)}`, () => client.welcomes.length > 1 && client.settled);
+  assert.equal(client.node, node);
+  assert.equal(client.socket.recovered, true, `a client of ${node} has recovered`);
+}
