@@ -158,13 +158,13 @@ impl Entry {
 
 impl Open {
     fn close(&self, termination: Termination, error: Option<&str>) {
+        if let Some(client) = self.client.as_ref().filter(|c| self.ends_session(c, &termination)) {
+            client.memory.note(client.key, client.backend, Instant::now());
+        }
         let Self { bytes_in, bytes_out, .. } = *self;
         let end = End { termination, bytes_in, bytes_out, error };
         self.sinks.listener.ended(&termination, self.record.chosen_by, bytes_in, bytes_out);
         self.sinks.log.load().write(&self.record, &end);
-        if let Some(client) = self.client.as_ref().filter(|c| self.ends_session(c, &termination)) {
-            client.memory.note(client.key, client.backend, Instant::now());
-        }
     }
 
     /// Whether the session is over and its client may come back to the same node: not where the client

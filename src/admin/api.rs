@@ -480,7 +480,7 @@ pub struct ExplainOrder {
     /// The `User-Agent` header.
     #[serde(default)]
     pub user_agent: Option<String>,
-    /// Whether it asks for a WebSocket; told from the query where it is an Engine.IO one.
+    /// Whether it asks for a WebSocket; a `GET` with `transport=websocket` in its query always does.
     #[serde(default)]
     pub upgrade: bool,
 }
@@ -498,6 +498,9 @@ pub struct Explanation {
     pub backend: Option<String>,
     /// The rule, by the name that the access log has for it in `chosen_by`.
     pub chosen_by: String,
+    /// The status that the proxy answers with by itself; `None`: the backend answers.
+    #[serde(default)]
+    pub status: Option<u16>,
     /// The way to the decision, a sentence a step.
     pub steps: Vec<String>,
 }

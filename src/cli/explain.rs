@@ -36,7 +36,7 @@ pub struct Args {
     /// The `User-Agent` header
     #[arg(long)]
     pub user_agent: Option<String>,
-    /// It asks for a WebSocket; told from the query where that has `transport=websocket`
+    /// It asks for a WebSocket; without this flag, a GET with `transport=websocket` in its query does
     #[arg(long)]
     pub upgrade: bool,
     /// Where the process is.
@@ -66,6 +66,7 @@ impl Args {
 
 fn words(explanation: &Explanation) -> String {
     let mut text = String::new();
+    let status = explanation.status.map(|status| format!("{status}, by the proxy itself"));
     let parts = [
         ("listener", explanation.listener.as_deref()),
         ("route", explanation.route.as_deref()),
@@ -73,7 +74,9 @@ fn words(explanation: &Explanation) -> String {
         ("backend", explanation.backend.as_deref()),
         ("chosen by", Some(explanation.chosen_by.as_str()).filter(|rule| !rule.is_empty())),
     ];
-    for (name, part) in parts {
+    // A backend's status is not known here.
+    let status = status.as_deref().map(|status| ("status", Some(status)));
+    for (name, part) in parts.into_iter().chain(status) {
         // Padded before it is painted: colours take no room.
         let name = paint(&format!("{name:<11}"), Ink::Head);
         let _ = match part {

@@ -16,6 +16,7 @@ use http::{Method, Request};
 
 use super::{
     body::RequestBody,
+    decision::{self, Destination},
     forward::{Answer, Failure, Terms, exchange},
     outgoing::Outgoing,
     way::{Way, end},
@@ -50,15 +51,6 @@ pub(super) struct Engine {
     pub(super) sid: Option<Box<str>>,
     pub(super) polling: bool,
     pub(super) framing: Framing,
-}
-
-/// Whether a request begins a session: it is a handshake, or an upgrade that is a session of its own.
-pub(super) fn begins_session(engine: Option<&Engine>, method: &Method, upgrade: bool) -> bool {
-    match engine {
-        Some(Engine { sid: Some(_), .. }) => false,
-        Some(Engine { polling: true, .. }) => upgrade || method == Method::GET,
-        _ => upgrade,
-    }
 }
 
 /// One request's way to an answer.
@@ -123,24 +115,12 @@ pub(super) struct Reached {
 impl Attempt<'_> {
     /// Carries the decision out.
     pub(super) async fn run(&mut self, choice: Choice) -> Result<Reached, ProxyError> {
-        // A preflight touches no session, and a browser takes nothing but a 2xx for an answer.
-        let preflight = self.method == Method::OPTIONS;
-        match choice {
-            Choice::Session(backend, _) if preflight && !backend.keeps_sessions() => {
-                self.free(Way::any()).await
-            }
-            Choice::Session(backend, lifetime) => self.session(backend, lifetime).await,
-            Choice::Gone | Choice::LetGo | Choice::Search(_) if preflight => {
-                self.free(Way::any()).await
-            }
-            Choice::Gone | Choice::LetGo => Err(self.gone()),
-            Choice::Search(first) if self.config().sticky.owner_search == 0 => {
-                self.free(first.map_or_else(Way::any, |b| Way::to(b, ChosenBy::Cookie))).await
-            }
-            Choice::Search(first) => self.search(first).await,
-            Choice::Cookie(backend) => self.free(Way::to(backend, ChosenBy::Cookie)).await,
-            Choice::Memory(backend) => self.free(Way::to(backend, ChosenBy::Memory)).await,
-            Choice::Free => self.free(Way::any()).await,
+        match decision::destination(choice, self.method, self.config().sticky.owner_search) {
+            Destination::Session(backend, lifetime) => self.session(backend, lifetime).await,
+            Destination::Gone => Err(self.gone()),
+            Destination::Search(first) => self.search(first).await,
+            Destination::Preferred(backend, by) => self.free(Way::to(backend, by)).await,
+            Destination::Balanced => self.free(Way::any()).await,
         }
     }
 
@@ -388,7 +368,7 @@ impl Attempt<'_> {
     }
 
     pub(super) fn begins_session(&self) -> bool {
-        begins_session(self.engine, self.method, self.upgrade)
+        decision::begins_session(self.engine, self.method, self.upgrade)
     }
 
     pub(super) fn chosen(&mut self, by: ChosenBy) {

@@ -4,13 +4,14 @@ use std::{net::SocketAddr, sync::Arc, time::Instant};
 
 use http::{
     HeaderMap, HeaderValue, Method, Response, StatusCode, Version,
-    header::{CONNECTION, CONTENT_ENCODING, USER_AGENT},
+    header::{CONNECTION, CONTENT_ENCODING},
 };
 use hyper::upgrade::OnUpgrade;
 
 use super::{
-    attempt::{Engine, Reached, begins_session},
+    attempt::{Engine, Reached},
     cookie::Crossing,
+    decision::{self, Remembered},
     headers,
     hops::Claims,
     learn,
@@ -28,7 +29,7 @@ use crate::{
     proxy::Proxy,
     snapshot::Pool,
     sticky::{
-        self, Choice, Clues, Recalled, SessionHold,
+        self, Choice, Clues, SessionHold,
         engine_io::CloseScan,
         memory::{Key, Return},
     },
@@ -82,7 +83,7 @@ impl Call<'_> {
             sid: sid.filter(|_| pool.config().sticky.engine_io),
             moored: self.crossing.moored(),
         };
-        let begins = begins_session(self.engine.as_ref(), &self.method, self.upgrade);
+        let begins = decision::begins_session(self.engine.as_ref(), &self.method, self.upgrade);
         let (choice, client) =
             sticky::choose_and_recognise(&proxy.sids, pool.upstream.name(), clues, Instant::now());
         // The session ends under the name that its handshake gave the client: Node's default client sends
@@ -102,31 +103,23 @@ impl Call<'_> {
 
     /// Recognises the client of a session, or of one to be.
     pub(super) fn recognise(&mut self, proxy: &Proxy, pool: &Pool, headers: &HeaderMap) {
-        let is_session = self.upgrade || self.engine.as_ref().is_some_and(|e| e.polling);
-        // A preflight is the browser's own, and comes without what would tell clients apart.
-        if is_session && self.method != Method::OPTIONS && !pool.config().sticky.memory.is_zero() {
-            let agent = headers.get(USER_AGENT).map_or(&b""[..], HeaderValue::as_bytes);
-            let key = proxy.memory.key(pool.upstream.name(), self.address.ip(), agent);
-            self.known_as = Some(key);
-        }
+        let asked = (self.engine.as_ref(), &self.method, self.upgrade);
+        let client = self.address.ip();
+        self.known_as = decision::client_key(&proxy.memory, pool, client, asked, headers);
     }
 
     /// The backend that the client's last session was on, where that is beyond doubt.
     fn recall(&mut self, proxy: &Proxy, pool: &Pool) -> Option<Arc<Backend>> {
-        let window = pool.config().sticky.memory;
-        match proxy.memory.recall(self.known_as?, window, Instant::now()) {
-            Recalled::On(tag) => {
-                let backend = pool.tagged(tag)?;
-                self.returns_to(proxy, pool, tag).then(|| {
-                    proxy.metrics.memory_followed.inc();
-                    Arc::clone(backend)
-                })
-            }
-            Recalled::Ambiguous => {
+        match decision::recall(&proxy.memory, self.known_as, pool) {
+            Remembered::On(backend) => self.returns_to(proxy, pool, backend.tag()).then(|| {
+                proxy.metrics.memory_followed.inc();
+                Arc::clone(backend)
+            }),
+            Remembered::Ambiguous => {
                 proxy.metrics.memory_ambiguous.inc();
                 None
             }
-            Recalled::Unknown => None,
+            Remembered::Closed | Remembered::Unknown => None,
         }
     }
 

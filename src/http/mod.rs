@@ -1,7 +1,8 @@
 //! HTTP/1.1 between clients and backends.
 //!
 //! One request goes down this list: [`server`] parses it, `hops` reads who sent it, `gate` refuses what no
-//! backend should see, `respond` finds its pool, `call` decides, `outgoing` makes it fit to be sent, `attempt` sends it
+//! backend should see, `respond` finds its pool, `decision` says where it goes, `call` looks at what it
+//! brings along, `outgoing` makes it fit to be sent, `attempt` sends it
 //! to one backend or, by strict rules, to another, `way` says which and makes a new session wait for its
 //! turn, `search` finds the backend of a session that is not known here, `forward` talks to that backend, `learn` reads a new session's id from the reply, and `body` and
 //! `relay` stream the rest. An upgrade leaves through `upgrade` into a tunnel. Whatever fails becomes a
@@ -14,6 +15,7 @@ mod attempt;
 mod body;
 mod call;
 mod cookie;
+mod decision;
 mod explain;
 mod forward;
 mod gate;

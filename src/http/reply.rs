@@ -164,7 +164,8 @@ fn set(response: &mut Response<ReplyBody>, name: http::HeaderName, value: Header
     response.headers_mut().insert(name, value);
 }
 
-fn status(error: &ProxyError) -> StatusCode {
+/// The status of the reply to a request that failed.
+pub(super) fn status(error: &ProxyError) -> StatusCode {
     match error.kind {
         Kind::BadRequest(_) | Kind::SessionGone => StatusCode::BAD_REQUEST,
         Kind::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,

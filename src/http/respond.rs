@@ -9,7 +9,8 @@ use super::{
     attempt::{Attempt, Engine},
     call::Call,
     cookie::Crossing,
-    gate::{self, Checked},
+    decision::{self, Arrival, Routed},
+    gate,
     headers::{self, Origin},
     hops::Claims,
     outgoing::{Outgoing, Shape},
@@ -18,13 +19,11 @@ use super::{
     visitor::Visitor,
 };
 use crate::{
-    config::path,
     entry::{Entry, Sinks},
-    error::{Kind, Phase, ProxyError, Side, Termination},
+    error::{ProxyError, Termination},
     net::{half_close::Held, proxy_protocol::Introduction},
     observe::{Record, Start},
     proxy::Proxy,
-    route::Uncovered,
     snapshot::{self, Pool},
     sticky::{
         engine_io,
@@ -51,36 +50,21 @@ impl Proxy {
         let id = headers::request_id(&parts.headers, trusted);
         let manners = Manners::of(&parts.headers, &id);
         let mut entry = self.open(visitor, &parts, (address, &id), &snapshot);
-        let checked = match self.admit(visitor, &parts) {
-            Ok(Admitted::Serve(checked)) => checked,
-            Ok(Admitted::Answer(response)) => {
-                entry.record().status = response.status().as_u16();
-                entry.end(Termination::Answered);
-                return response;
+        #[cfg(debug_assertions)]
+        fail_on_request(&parts);
+        let arrival =
+            Arrival { listener: Some(&visitor.listener), secured: visitor.secured.as_deref() };
+        let (checked, rule) = match decision::route(arrival, &self.challenges, &snapshot, &parts) {
+            Ok(Routed::Pool(checked, rule)) => (checked, rule),
+            Ok(Routed::Challenge(answer)) => return answered(entry, reply::challenge(answer)),
+            Ok(Routed::Redirect(to, host)) => {
+                let path = parts.uri.path_and_query().map_or("/", |p| p.as_str());
+                let host = gate::without_port(&host);
+                return answered(entry, reply::redirect(to, host, path));
             }
             Err(error) => return reply::refuse(entry, &error, &manners),
         };
-        let host = gate::without_port(&checked.host);
-        if visitor.misdirects(host) {
-            let error = ProxyError::new(Side::Client, Phase::Select, Kind::Misdirected);
-            return reply::refuse(entry, &error, &manners);
-        }
-        let found = snapshot.routes.find(&visitor.listener.name, host, parts.uri.path());
-        let snapshot::Rule { way, pool } = match found {
-            Ok(rule) => rule,
-            Err(uncovered) => {
-                let error = match uncovered {
-                    Uncovered::Nowhere => {
-                        ProxyError::new(Side::Client, Phase::Select, Kind::NoRoute)
-                    }
-                    Uncovered::Elsewhere => {
-                        ProxyError::new(Side::Client, Phase::Select, Kind::Misdirected)
-                    }
-                    Uncovered::Ambiguous => ProxyError::bad_request(gate::AMBIGUOUS),
-                };
-                return reply::refuse(entry, &error, &manners);
-            }
-        };
+        let snapshot::Rule { way, pool } = rule;
         entry.record().way = Some(Arc::clone(way));
         // Behind a proxy that terminates TLS, the browser's own connection counts.
         let secure = visitor.secured.is_some() || client_is.is_some_and(|client| client.tls);
@@ -104,26 +88,6 @@ impl Proxy {
         call.recognise(self, pool, &parts.headers);
         let pool = Arc::clone(pool);
         self.serve(&pool, call, parts, body, (&checked.host, &id)).await
-    }
-
-    fn admit(&self, visitor: &Visitor, parts: &Parts) -> Result<Admitted, ProxyError> {
-        let checked = gate::check(parts)?;
-        #[cfg(debug_assertions)]
-        fail_on_request(parts);
-        if parts.method == Method::GET
-            && let Some(answer) = self.challenges.http(&path::normal(parts.uri.path()))
-        {
-            return Ok(Admitted::Answer(reply::challenge(answer)));
-        }
-        match visitor.listener.redirect {
-            Some(to) if !checked.host.is_empty() => {
-                let path = parts.uri.path_and_query().map_or("/", |p| p.as_str());
-                let host = gate::without_port(&checked.host);
-                Ok(Admitted::Answer(reply::redirect(to, host, path)))
-            }
-            Some(_) => Err(ProxyError::bad_request("The Host field is missing.")),
-            None => Ok(Admitted::Serve(checked)),
-        }
     }
 
     fn open(
@@ -230,10 +194,11 @@ fn introduction(pool: &Pool, call: &Call<'_>, id: &str) -> Introduction {
     Introduction::of(call.address, visitor.destination, visitor.secured.clone(), id)
 }
 
-/// What to do with a request before any route is looked for.
-enum Admitted {
-    Serve(Checked),
-    Answer(Response<ReplyBody>),
+/// Ends a request with an answer of our own that is no refusal.
+fn answered(mut entry: Entry, response: Response<ReplyBody>) -> Response<ReplyBody> {
+    entry.record().status = response.status().as_u16();
+    entry.end(Termination::Answered);
+    response
 }
 
 /// Lets a test see what one panic costs, or one worker that is stuck. Not in release builds.

@@ -29,14 +29,3 @@ pub struct Visitor {
     /// Keeps a drain waiting for its streams.
     pub drain: drain::Watch,
 }
-
-impl Visitor {
-    /// Whether this host is served on other connections than this one.
-    pub(super) fn misdirects(&self, host: &str) -> bool {
-        if self.listener.passthrough.is_empty() {
-            return false;
-        }
-        let host = host.strip_suffix('.').unwrap_or(host).to_ascii_lowercase();
-        self.listener.misdirects(&host, self.secured.as_deref())
-    }
-}

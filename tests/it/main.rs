@@ -41,6 +41,8 @@ mod discovery;
 #[cfg(test)]
 mod drains;
 #[cfg(test)]
+mod explain;
+#[cfg(test)]
 mod families;
 #[cfg(test)]
 mod forwarded;

@@ -211,7 +211,7 @@ async fn a_session_ends_under_the_user_agent_of_its_handshake() {
     upgrade.send(websocket::request(&target, "")).await;
     assert_eq!(upgrade.response().await.status(), 101);
     drop(upgrade);
-    was(&pair, "upgrade").await;
+    pair.chosen_by("upgrade").await;
     // A client without a user agent is another one, and nothing is ambiguous to it.
     let mut other = pair.client().await;
     handshake(&mut other, "other", "").await;
