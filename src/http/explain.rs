@@ -224,7 +224,7 @@ fn refused(error: &ProxyError, parts: &Parts, told: &mut Explanation) {
     let sentence = match error.kind {
         Kind::NoRoute => format!("No route covers {host}{path}."),
         Kind::Misdirected => format!("Only routes of other listeners cover {host}{path}."),
-        _ => format!("The request is refused: {error}."),
+        _ => format!("The request is refused: {}", reply::sentence(error)),
     };
     answers(told, reply::status(error).as_u16(), &sentence);
 }

@@ -199,7 +199,8 @@ pub(super) fn status(error: &ProxyError) -> StatusCode {
     }
 }
 
-fn sentence(error: &ProxyError) -> &'static str {
+/// What failed, in the words of the reply.
+pub(super) fn sentence(error: &ProxyError) -> &'static str {
     match (error.kind, error.phase) {
         (Kind::BadRequest(sentence), _) => sentence,
         (Kind::MethodNotAllowed, _) => "This method is not relayed.",
