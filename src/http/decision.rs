@@ -80,9 +80,7 @@ pub(super) fn route<'s>(
         Ok(rule) => Ok(Routed::Pool(checked, rule)),
         Err(uncovered) => Err(match uncovered {
             Uncovered::Nowhere => ProxyError::new(Side::Client, Phase::Select, Kind::NoRoute),
-            Uncovered::Elsewhere => {
-                ProxyError::new(Side::Client, Phase::Select, Kind::Misdirected)
-            }
+            Uncovered::Elsewhere => ProxyError::new(Side::Client, Phase::Select, Kind::Misdirected),
             Uncovered::Ambiguous => ProxyError::bad_request(gate::AMBIGUOUS),
         }),
     }
