@@ -110,7 +110,7 @@ fn start(command: Command) -> anyhow::Result<ExitCode> {
         match command {
             Command::Run(args) => cli::run::run(args).await,
             Command::Proxy(args) => cli::proxy::run(args).await,
-            Command::Check(args) => Ok(args.run()?),
+            Command::Check(args) => Ok(args.run().await?),
             #[cfg(feature = "demo")]
             Command::Demo(args) => cli::demo::run(args).await,
             Command::Status(args) => args.run().await,

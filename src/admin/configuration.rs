@@ -33,6 +33,7 @@ pub(super) fn shown(config: &Config) -> Value {
         reload: Reload { watch, interval, max_disconnects },
         upgrade: Upgrade { drain: handed, ready },
         admin: operators,
+        places: _,
         watched,
     } = config;
     json!({

@@ -13,8 +13,7 @@ use crate::admin::api::{BackendCondition, BackendState, NewBackend, NewWeight, O
 /// Arguments of `backends`.
 #[derive(Clone, Debug, clap::Args)]
 #[command(after_help = "\
-What is added, removed or weighed here lives until the process restarts; `moorline plan` says what a \
-reload makes of it.
+Changes made here last until the process restarts; `moorline plan` shows what a reload makes of them.
 
 Examples:
   moorline backends
@@ -22,7 +21,7 @@ Examples:
   moorline backends weight chat blue-3 1
   moorline backends remove chat blue-3")]
 pub struct Args {
-    /// What to do; without it, every backend is listed
+    /// What to do; without a command, every backend is listed
     #[command(subcommand)]
     pub command: Option<Command>,
     /// Where the process is.
@@ -40,21 +39,21 @@ pub enum Command {
         /// Host and port
         #[arg(value_name = "ADDR")]
         address: String,
-        /// What it is called; the address where none is given
+        /// Name of the backend [default: its address]
         #[arg(long)]
         name: Option<String>,
         /// Share of new sessions relative to the others
         #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=65_535))]
         weight: Option<u32>,
     },
-    /// Take out a backend that was added here; it is drained first
+    /// Drain and remove a backend that was added here
     Remove {
         /// The pool
         pool: String,
         /// The backend
         backend: String,
     },
-    /// Give a backend another weight
+    /// Change the weight of a backend
     Weight {
         /// The pool
         pool: String,

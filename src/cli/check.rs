@@ -1,56 +1,110 @@
-//! `moorline check FILE`: every fault of a configuration at once, without starting anything.
+//! `moorline check FILE`: every error and warning of a configuration at once, without starting anything.
 //!
 //! It is what `run` and a reload do first, never a second opinion.
 
 use std::{
+    collections::BTreeSet,
     io::{self, Write},
     path::PathBuf,
     process::ExitCode,
+    time::Duration,
 };
 
-use crate::config::{Config, check};
+use tokio::{net::lookup_host, task::JoinSet, time::timeout};
+
+use crate::config::{
+    Config, check,
+    warnings::{self, Environment, Warning},
+};
+
+/// Deadline of a look-up.
+const LOOK_UP_WITHIN: Duration = Duration::from_secs(3);
+/// Most names that are looked up.
+const MOST_NAMES: usize = 1_000;
 
 /// Arguments of `check`.
 #[derive(Clone, Debug, clap::Args)]
+#[command(after_help = "\
+Errors keep the file from being used, warnings do not. Exit code 0: no error; with --strict, no warning \
+either.
+
+Examples:
+  moorline check moorline.toml
+  moorline check --strict moorline.toml && systemctl reload moorline")]
 pub struct Args {
     /// The configuration to check
     #[arg(value_name = "FILE")]
     pub file: PathBuf,
+    /// Exit with code 1 if there is a warning
+    #[arg(long)]
+    pub strict: bool,
 }
 
 impl Args {
-    /// Checks the file; the verdict goes to standard output, faults to standard error. Exit code 0
-    /// where there is none, else 1.
+    /// Checks the file; the verdict goes to standard output, errors and warnings to standard error. Exit
+    /// code 0 where there is no error, else 1.
     ///
     /// # Errors
-    ///
-    /// Where neither can be written to.
-    pub fn run(&self) -> io::Result<ExitCode> {
-        match check::load(&self.file) {
-            Ok(config) => {
-                let file = self.file.display();
-                writeln!(io::stdout(), "{file} is good: {}", summary(&config))?;
-                Ok(ExitCode::SUCCESS)
-            }
+    /// Neither can be written to.
+    pub async fn run(&self) -> io::Result<ExitCode> {
+        let file = self.file.display();
+        let config = match check::load(&self.file) {
+            Ok(config) => config,
             Err(faults) => {
-                let count = counted(faults.0.len(), "fault");
-                writeln!(io::stderr(), "{faults}\n{count} in {}", self.file.display())?;
-                Ok(ExitCode::FAILURE)
+                let count = counted(faults.0.len(), "error");
+                writeln!(io::stderr(), "{faults}\n{count} in {file}")?;
+                return Ok(ExitCode::FAILURE);
             }
+        };
+        let unresolved = unresolved(&config).await;
+        let warnings = warnings::all(&config, &Environment::here(&self.file, &unresolved));
+        for warning in &warnings {
+            let Warning { at, message, help } = warning;
+            writeln!(io::stderr(), "warning: {message}\n --> {at}\n  = help: {help}\n")?;
         }
+        let verdict = match (warnings.len(), self.strict) {
+            (0, _) => "is good",
+            (_, false) => "is good, with warnings",
+            (_, true) => "has warnings",
+        };
+        writeln!(io::stdout(), "{file} {verdict}: {}", summary(&config, warnings.len()))?;
+        let failed = self.strict && !warnings.is_empty();
+        Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
     }
 }
 
+/// Names of backends that do not resolve, with the reason.
+async fn unresolved(config: &Config) -> Vec<(String, String)> {
+    let backends = config.pools.iter().flat_map(|pool| &pool.backends);
+    let named = backends.filter(|backend| backend.address.literal().is_none());
+    let names: BTreeSet<String> = named.map(|backend| backend.address.host.clone()).collect();
+    let mut lookups = JoinSet::new();
+    for name in names.into_iter().take(MOST_NAMES) {
+        lookups.spawn(async move {
+            let why = match timeout(LOOK_UP_WITHIN, lookup_host((name.as_str(), 0))).await {
+                Ok(Ok(_)) => return None,
+                Ok(Err(error)) => error.to_string(),
+                Err(_) => format!("no answer within {}s", LOOK_UP_WITHIN.as_secs()),
+            };
+            Some((name, why))
+        });
+    }
+    lookups.join_all().await.into_iter().flatten().collect()
+}
+
 /// How much of everything a configuration has, in one line.
-fn summary(config: &Config) -> String {
+fn summary(config: &Config, warnings: usize) -> String {
     let backends = config.pools.iter().map(|pool| pool.backends.len()).sum();
-    [
+    let mut counts = vec![
         counted(config.listeners.len(), "listener"),
         counted(config.routes.len(), "route"),
         counted(config.pools.len(), "pool"),
         counted(backends, "backend"),
-    ]
-    .join(", ")
+    ];
+    if warnings > 0 {
+        counts.push(counted(warnings, "warning"));
+    }
+    counts.join(", ")
 }
 
 fn counted(count: usize, noun: &str) -> String {
@@ -69,6 +123,7 @@ mod tests {
     fn the_summary_counts_one_and_many() {
         let text = "listeners.a.bind = \"[::1]:0\"\npools.b.backends = [\"a:1\", \"b:1\"]\n";
         let config = check::parse(text, Path::new("m.toml")).unwrap();
-        assert_eq!(summary(&config), "1 listener, 1 route, 1 pool, 2 backends");
+        assert_eq!(summary(&config, 0), "1 listener, 1 route, 1 pool, 2 backends");
+        assert!(summary(&config, 1).ends_with(", 1 warning"));
     }
 }

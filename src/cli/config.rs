@@ -9,7 +9,7 @@ use super::{client::Access, show};
 /// Arguments of `config`.
 #[derive(Clone, Debug, clap::Args)]
 #[command(after_help = "\
-Secrets are left out.
+Secrets are not shown.
 
 Examples:
   moorline config

@@ -11,7 +11,7 @@ const LONGEST: Duration = Duration::from_secs(400 * 86_400);
 pub(super) fn length(typed: &str) -> Result<Duration, String> {
     match humantime::parse_duration(typed) {
         Ok(length) if length <= LONGEST => Ok(length),
-        Ok(_) => Err("it is longer than 400 days".to_owned()),
+        Ok(_) => Err("the longest is 400d".to_owned()),
         Err(error) => Err(format!("write it as 90s, 5m or \"1h 30m\": {error}")),
     }
 }

@@ -47,10 +47,10 @@ const DRAIN: Duration = Duration::from_secs(1);
 /// Arguments of `moorline demo`.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Args {
-    /// Where the chat is served over TLS, with a certificate made for this run
+    /// Address to serve the chat on over TLS, with a certificate made for this run
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8443", value_parser = flags::listen)]
     pub listen_tls: SocketAddr,
-    /// Where plain HTTP is redirected to it
+    /// Address whose plain HTTP is redirected there
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8080", value_parser = flags::listen)]
     pub listen: SocketAddr,
     /// Path of the admin API's unix socket, or `off` [default: moorline.sock in the runtime folder]
@@ -85,7 +85,10 @@ impl fmt::Display for DemoError {
             Self::Listen { address, flag, source } => {
                 write!(f, "{}", bind_error::explained(flag, *address, source))
             }
-            Self::Nodes(error) => write!(f, "cannot start the Socket.IO nodes: {error}"),
+            Self::Nodes(error) => write!(
+                f,
+                "cannot start the Socket.IO nodes on the loopback: {error}; try fewer with --nodes"
+            ),
             Self::Certificate(error) => write!(f, "cannot make a certificate: {error}"),
         }
     }

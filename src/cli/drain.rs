@@ -28,10 +28,10 @@ const TELL_AGAIN: Duration = Duration::from_secs(5);
 /// Arguments of `drain`.
 #[derive(Clone, Debug, clap::Args)]
 #[command(after_help = "\
-Sessions that a backend has go on; new ones go elsewhere. Without a deadline nothing is closed: the \
-drain ends when everybody has left. With one, sockets are closed evenly over the time before it, each \
-between two messages, so that clients return one by one; what is left then is cut. `moorline undrain` \
-ends it at any time.
+A drained backend keeps its sessions and gets no new ones. Without a deadline no connection is closed: \
+the drain ends when the last session has ended. With a deadline, connections are closed evenly over the \
+time before it, each between two messages, so that clients reconnect one by one; the rest is cut at the \
+deadline. `moorline undrain` ends a drain at any time.
 
 Examples:
   moorline drain chat/blue-2
@@ -42,16 +42,16 @@ pub struct Args {
     /// Whom to drain.
     #[command(flatten)]
     pub whom: Whom,
-    /// Be empty after so long
+    /// Drain deadline, as a length of time: 90s, 5m, "1h 30m"
     #[arg(long, value_name = "TIME", value_parser = deadline::length)]
     pub within: Option<Duration>,
-    /// Be empty by this time of the local clock: tomorrow's, where today's has passed
+    /// Drain deadline, as a time of the local clock; tomorrow's if today's has passed
     #[arg(long, value_name = "HH:MM", value_parser = deadline::time, conflicts_with = "within")]
     pub by: Option<Time>,
-    /// Close over so long before the deadline; half of the time where none is given
+    /// Time before the deadline over which connections are closed evenly [default: half]
     #[arg(long, value_name = "TIME", value_parser = deadline::length)]
     pub spread: Option<Duration>,
-    /// Return once they are empty
+    /// Return when the backends are empty
     #[arg(long)]
     pub wait: bool,
     /// Where the process is.
@@ -141,7 +141,10 @@ fn left(backends: &[BackendState]) -> anyhow::Result<Option<DrainState>> {
             (BackendCondition::Draining | BackendCondition::Leaving, Some(drain)) => {
                 sum = Some(sum.map_or(drain, |sum| together(sum, drain)));
             }
-            _ => bail!("{} is not drained any more: somebody has ended it", named(backend)),
+            _ => bail!(
+                "{} is no longer drained: another command or a reload ended the drain",
+                named(backend)
+            ),
         }
     }
     Ok(sum)
@@ -202,7 +205,7 @@ impl Progress {
 pub(super) fn ended(backends: &Backends) -> String {
     let count = counted(backends.backends.len() as u64, "backend");
     match backends.backends.len() {
-        0 => "nothing was being drained by order".to_owned(),
+        0 => "no backend was drained".to_owned(),
         _ => format!(
             "{count} no longer drained\n\n{}",
             table(&backends.backends.iter().collect::<Vec<_>>())

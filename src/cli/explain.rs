@@ -13,7 +13,7 @@ use crate::admin::api::{ExplainOrder, Explanation};
 /// Arguments of `explain`.
 #[derive(Clone, Debug, clap::Args)]
 #[command(after_help = "\
-The answer is the running process's own, at this moment; nothing is sent to a backend, and nothing is \
+The running process answers for this moment. No request is sent to a backend and no session is \
 remembered. The access log has the same rule in `chosen_by`.
 
 Examples:
@@ -21,8 +21,8 @@ Examples:
   moorline explain 'https://chat.example.com/socket.io/?EIO=4&transport=websocket&sid=…' \\
       --cookie 'moorline-chat=…' --client 192.0.2.7")]
 pub struct Args {
-    /// What the client asks for, `https://HOST[:PORT]/PATH?QUERY`; `tcp://HOST:PORT` or `tls://NAME:PORT`
-    /// for a stream of layer 4
+    /// The request's URL, `https://HOST[:PORT]/PATH?QUERY`; `tcp://HOST:PORT` or `tls://NAME:PORT` for a
+    /// stream of layer 4
     pub url: String,
     /// The method [default: GET]
     #[arg(long)]
@@ -36,7 +36,7 @@ pub struct Args {
     /// The `User-Agent` header
     #[arg(long)]
     pub user_agent: Option<String>,
-    /// It asks for a WebSocket; without this flag, a GET with `transport=websocket` in its query does
+    /// The request is a WebSocket upgrade; implied by `transport=websocket` in the query of a GET
     #[arg(long)]
     pub upgrade: bool,
     /// Where the process is.

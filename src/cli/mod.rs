@@ -14,6 +14,7 @@ pub mod drain;
 pub mod explain;
 mod find;
 mod flags;
+mod limit;
 pub mod plan;
 mod process;
 pub mod proxy;

@@ -19,15 +19,15 @@ use crate::admin::api::{Change, ChangeKind, ChangedThing, Plan, PlanOrder};
 /// Arguments of `plan`.
 #[derive(Clone, Debug, clap::Args)]
 #[command(after_help = "\
-Nothing is changed. The process reads what the file names (certificates, lists, keys) as it would at a \
-reload, relative to the file's folder.
+Nothing is changed. The process reads the files that the configuration names (certificates, lists, keys) \
+as at a reload; relative paths start at the configuration's folder.
 
 Examples:
   moorline plan new.toml
   moorline plan new.toml --json | jq .disconnected_tunnels
-  moorline plan                     # the file that it runs by, as it is now")]
+  moorline plan                     # the process's own file, as it is now")]
 pub struct Args {
-    /// The configuration; without it, the file that the process runs by, as it is now
+    /// The configuration to compare with [default: the process's own file, as it is now]
     #[arg(value_name = "FILE")]
     pub file: Option<PathBuf>,
     /// Where the process is.
@@ -46,7 +46,10 @@ impl Args {
                 let named = || format!("cannot read {}", file.display());
                 let text = fs::read_to_string(file).with_context(named)?;
                 let whole = path::absolute(file).with_context(named)?;
-                let path = whole.to_str().context("the path is no UTF-8")?.to_owned();
+                let path = whole
+                    .to_str()
+                    .context("the path is not valid UTF-8; rename the file")?
+                    .to_owned();
                 PlanOrder { text: Some(text), path: Some(path) }
             }
             None => PlanOrder::default(),

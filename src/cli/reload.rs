@@ -15,9 +15,9 @@ use crate::admin::api::{Plan, ReloadOrder};
 #[command(after_help = "\
 Examples:
   moorline reload
-  moorline reload --max-disconnects 0     # only if nobody loses a connection by it")]
+  moorline reload --max-disconnects 0     # only if no session is disconnected")]
 pub struct Args {
-    /// Refuse where more sockets and polling sessions would be disconnected
+    /// Refuse the reload if it would disconnect more sessions than this
     #[arg(long, value_name = "N")]
     pub max_disconnects: Option<u64>,
     /// Where the process is.

@@ -8,9 +8,9 @@ use crate::config::check;
 /// Arguments of `run`.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Args {
-    /// The configuration. It is watched: an edit is checked and put in force without dropping
-    /// anyone, a faulty one is refused and told. SIGHUP asks too; SIGUSR2 hands over to the binary that
-    /// is there by then.
+    /// The configuration file. It is watched: an edit is checked and applied without dropping connections;
+    /// an invalid file is rejected and its errors are printed. SIGHUP reloads it, SIGUSR2 hands over to a
+    /// new binary
     pub file: PathBuf,
 }
 

@@ -12,6 +12,7 @@ use std::{
 use anyhow::Context as _;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
+use super::limit;
 use crate::{
     app::{App, Remote, Running},
     config::{self, AccessLog, Config, Probe, Protocol, Source},
@@ -59,9 +60,10 @@ where
     if env::var_os("MOORLINE_SPLICE").is_some_and(|value| value == "off") {
         splice::forbid();
     }
+    limit::raise();
     // Before anybody can know that we are there.
-    let hangups = signal(SignalKind::hangup()).context("SIGHUP cannot be handled")?;
-    let upgrades = signal(SignalKind::user_defined2()).context("SIGUSR2 cannot be handled")?;
+    let hangups = signal(SignalKind::hangup()).context("cannot handle SIGHUP")?;
+    let upgrades = signal(SignalKind::user_defined2()).context("cannot handle SIGUSR2")?;
     let launch = match service.stays.or_else(alone) {
         None => Launch::own().map_err(|error| format!("how this process was started: {error}")),
         Some(why) => Err(why.to_owned()),
@@ -106,8 +108,8 @@ async fn end(running: Running, mut signals: Signals) -> anyhow::Result<ExitCode>
 fn alone() -> Option<&'static str> {
     let first = std::process::id() == 1;
     first.then_some(
-        "it is the first process of its container, which would end with it and take the new one \
-         along; start another container instead",
+        "this process is the first of its container (PID 1): the container ends with it; start another \
+         container instead",
     )
 }
 
@@ -142,7 +144,7 @@ async fn begin(load: impl FnOnce() -> anyhow::Result<Config>) -> anyhow::Result<
         let summary = Summary::of(&config);
         return Ok((App::bind(config, given).await?, summary));
     };
-    let joining = handed.receive().await.context("the process to take over from")?;
+    let joining = handed.receive().await.context("cannot take over from the old process")?;
     match load() {
         Ok(config) => {
             let summary = Summary::of(&config);
@@ -158,8 +160,8 @@ async fn begin(load: impl FnOnce() -> anyhow::Result<Config>) -> anyhow::Result<
 impl Signals {
     fn new() -> anyhow::Result<Self> {
         Ok(Self {
-            terminate: signal(SignalKind::terminate()).context("SIGTERM cannot be handled")?,
-            interrupt: signal(SignalKind::interrupt()).context("SIGINT cannot be handled")?,
+            terminate: signal(SignalKind::terminate()).context("cannot handle SIGTERM")?,
+            interrupt: signal(SignalKind::interrupt()).context("cannot handle SIGINT")?,
         })
     }
 

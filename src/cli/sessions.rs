@@ -26,23 +26,23 @@ const LONGEST: u64 = 64 << 10;
 #[command(
     args_conflicts_with_subcommands = true,
     after_help = "\
-A session id lets anybody into its session: `find -` reads it from standard input, where neither the \
-list of processes nor the shell's history has it.
+Whoever has a session id can use the session: `find -` reads the id from standard input, so that neither \
+the list of processes nor the shell's history shows it.
 
 Examples:
   moorline sessions chat --limit 20
   moorline sessions chat/blue-2 --json
   moorline sessions find - < sid.txt
-  moorline sessions close t-1f"
+  moorline sessions close t1f               # the id is in the first column of the list"
 )]
 pub struct Args {
     /// What to do; without it, sessions are listed
     #[command(subcommand)]
     pub command: Option<Command>,
-    /// Of this pool, or of one backend of it, only
+    /// List the sessions of this pool or backend only
     #[arg(value_name = "POOL[/BACKEND]", value_parser = target::parse)]
     pub target: Option<Target>,
-    /// List so many at most
+    /// Maximum number of sessions to list
     #[arg(
         long, value_name = "N", default_value_t = 100,
         value_parser = clap::value_parser!(u32).range(1..=10_000)
@@ -56,17 +56,17 @@ pub struct Args {
 /// What to do with sessions.
 #[derive(Clone, Debug, clap::Subcommand)]
 pub enum Command {
-    /// Where is this session id? Exit code 1 where nobody knows it
+    /// Show which backend a session id belongs to; exit code 1 if it is unknown
     Find {
         /// The id, as clients send it in `sid=`; `-` reads it from standard input
         sid: String,
     },
-    /// Close a tunnel between two messages, or let a polling session go
+    /// Close a tunnel between two messages, or forget a polling session
     ///
-    /// A client that does not read the close within 30 seconds is cut. So is, at once, one whose tunnel is
-    /// being closed already: close it twice to wait for nobody.
+    /// A client that does not read the close within 30 seconds is cut. Closing the same tunnel a second time
+    /// cuts it at once.
     Close {
-        /// As the list names it
+        /// The id in the first column of `moorline sessions`
         id: String,
     },
 }
@@ -112,9 +112,11 @@ fn given(sid: String) -> anyhow::Result<String> {
     }
     let mut text = String::new();
     let read = io::stdin().lock().take(LONGEST).read_to_string(&mut text);
-    read.context("standard input cannot be read")?;
+    read.context("cannot read standard input")?;
     match text.trim() {
-        "" => bail!("there is no session id on standard input"),
+        "" => {
+            bail!("standard input has no session id; pass it as `moorline sessions find - < FILE`")
+        }
         sid => Ok(sid.to_owned()),
     }
 }

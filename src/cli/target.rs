@@ -28,7 +28,7 @@ pub(super) fn parse(typed: &str) -> Result<Target, String> {
         None => (typed, None),
     };
     if pool.is_empty() || backend == Some("") {
-        return Err("write it as POOL or POOL/BACKEND".to_owned());
+        return Err("write it as POOL or POOL/BACKEND, for example chat/blue-2".to_owned());
     }
     Ok(Target { pool: Some(pool.to_owned()), backend: backend.map(str::to_owned) })
 }

@@ -18,14 +18,14 @@ const WITHIN: Duration = Duration::from_secs(300);
 /// Arguments of `upgrade`.
 #[derive(Clone, Debug, clap::Args)]
 #[command(after_help = "\
-The new process takes over the listening sockets and the known sessions, and says when it serves; only \
-then does the old one drain. One that fails leaves the old one serving. SIGUSR2 does the same.
+The new process takes over the listening sockets and the known sessions. The old process drains as soon \
+as the new one serves; if the new one fails, the old one goes on serving. SIGUSR2 does the same.
 
 Examples:
-  moorline upgrade                            # the binary at the place of the running one
+  moorline upgrade                            # the file at the path of the running binary
   moorline upgrade /opt/moorline/bin/moorline")]
 pub struct Args {
-    /// The new binary; without it, what is at the running one's place now
+    /// The new binary [default: the file at the path of the running one]
     #[arg(value_name = "BINARY")]
     pub binary: Option<PathBuf>,
     /// Where the process is.
@@ -41,8 +41,14 @@ impl Args {
     pub async fn run(self) -> anyhow::Result<ExitCode> {
         let binary = match &self.binary {
             Some(binary) => {
-                let whole = path::absolute(binary).context("the binary's path is wrong")?;
-                Some(whole.to_str().context("the path is no UTF-8")?.to_owned())
+                let whole =
+                    path::absolute(binary).context("cannot resolve the path of the binary")?;
+                Some(
+                    whole
+                        .to_str()
+                        .context("the path is not valid UTF-8; rename the file")?
+                        .to_owned(),
+                )
             }
             None => None,
         };

@@ -11,7 +11,7 @@ use std::{
 };
 
 use super::{
-    AccessLog, Config, Content, Forwarded, Reading, Reload, Sessions, SharedKeys, admin,
+    AccessLog, Config, Content, Forwarded, Places, Reading, Reload, Sessions, SharedKeys, admin,
     defaults::PROCESS_DRAIN,
     drain,
     fault::{Source, quoted},
@@ -94,7 +94,8 @@ fn text(bytes: &[u8], path: &Path) -> (Result<Config, Faults>, Vec<Reading>) {
 
 fn parsed(text: &str, path: &Path) -> (Result<Config, Faults>, Vec<Reading>) {
     let (outcome, named) = File::new(path, text).walk(&schema::TOP, config);
-    let outcome = outcome.map(|config| Config { watched: watched(path, &named), ..config });
+    let outcome =
+        outcome.map(|(config, places)| Config { places, watched: watched(path, &named), ..config });
     (outcome, named)
 }
 
@@ -149,6 +150,7 @@ fn config(top: &Table<'_>) -> Config {
         reload: top.value("reload").and_then(|value| reload(&value)).unwrap_or_default(),
         upgrade: top.value("upgrade").and_then(|value| drain::upgrade(&value)).unwrap_or_default(),
         admin,
+        places: Places::default(),
         watched: Vec::new(),
     }
 }

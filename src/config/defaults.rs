@@ -4,8 +4,8 @@ use std::{net::SocketAddr, time::Duration};
 
 use super::{
     AccessLog, Admin, Backend, Balance, Certificates, Config, Cookie, Drain, Forwarded, Health,
-    HostPattern, Limits, Listener, Outlier, Pool, Probe, Protocol, Reload, Reuse, Route, Sessions,
-    SetOn, SharedKeys, Sticky, Timeouts, Tls, TlsVersion, UnknownSni, Upgrade, sticky,
+    HostPattern, Limits, Listener, Outlier, Places, Pool, Probe, Protocol, Reload, Reuse, Route,
+    Sessions, SetOn, SharedKeys, Sticky, Timeouts, Tls, TlsVersion, UnknownSni, Upgrade, sticky,
 };
 
 /// How long a stopping process waits for open streams.
@@ -203,6 +203,7 @@ impl Config {
             reload: Reload::default(),
             upgrade: Upgrade::default(),
             admin: Admin::default(),
+            places: Places::default(),
             watched: Vec::new(),
         }
     }

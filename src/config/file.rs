@@ -21,6 +21,7 @@ use super::{
     content::{Content, Reading},
     fault::{Fault, Faults, Source, Span, Wrong, quoted},
     foreign,
+    places::Places,
     schema::{self, Section},
     syntax::Syntax,
 };
@@ -124,12 +125,13 @@ impl<'s> File<'s> {
         self.said.borrow_mut().insert(said.to_owned())
     }
 
-    /// Parses the text and walks it: the value, if nothing was wrong, and what was read for it.
+    /// Parses the text and walks it: the value and where its parts stand, if nothing was wrong, and what
+    /// was read for it.
     pub(super) fn walk<T>(
         self,
         section: &'static Section,
         walk: impl FnOnce(&Table<'_>) -> T,
-    ) -> (Result<T, Faults>, Vec<Reading>) {
+    ) -> (Result<(T, Places), Faults>, Vec<Reading>) {
         let (root, errors) = DeTable::parse_recoverable(self.source.text());
         let end = self.source.text().trim_end().len();
         let table = Table { file: &self, section, at: end..end, entries: root.get_ref() };
@@ -141,7 +143,7 @@ impl<'s> File<'s> {
         let syntax = Syntax::new(&self.source, &errors);
         let readings = self.readings.take();
         if syntax.is_empty() && self.found.borrow().is_empty() {
-            (Ok(value), readings)
+            (Ok((value, Places::of(&self.source, root.get_ref()))), readings)
         } else {
             (Err(self.faults(syntax)), readings)
         }

@@ -10,8 +10,12 @@ use std::{
 use super::warnings::Environment;
 
 /// Where units are, the one that counts first (systemd.unit(5)).
-const UNITS: [&str; 4] =
-    ["/etc/systemd/system", "/run/systemd/system", "/usr/lib/systemd/system", "/lib/systemd/system"];
+const UNITS: [&str; 4] = [
+    "/etc/systemd/system",
+    "/run/systemd/system",
+    "/usr/lib/systemd/system",
+    "/lib/systemd/system",
+];
 /// The unit's name.
 const UNIT: &str = "moorline.service";
 
@@ -40,7 +44,8 @@ fn stop_timeout(file: &Path, units: &[&Path]) -> Option<(PathBuf, Duration)> {
     let file = std::path::absolute(file).ok()?;
     let unit = units.iter().map(|folder| folder.join(UNIT)).find(|unit| unit.is_file())?;
     let mut text = fs::read_to_string(&unit).ok()?;
-    let runs = |line: &str| line.starts_with("ExecStart=") && line.contains(&*file.to_string_lossy());
+    let runs =
+        |line: &str| line.starts_with("ExecStart=") && line.contains(&*file.to_string_lossy());
     if !text.lines().any(runs) {
         return None;
     }
@@ -48,7 +53,8 @@ fn stop_timeout(file: &Path, units: &[&Path]) -> Option<(PathBuf, Duration)> {
         let entries = fs::read_dir(folder).into_iter().flatten().flatten();
         let mut drop_ins: Vec<PathBuf> = entries.map(|entry| entry.path()).collect();
         drop_ins.sort();
-        for drop_in in drop_ins.iter().filter(|path| path.extension().is_some_and(|e| e == "conf")) {
+        for drop_in in drop_ins.iter().filter(|path| path.extension().is_some_and(|e| e == "conf"))
+        {
             text.push('\n');
             text.push_str(&fs::read_to_string(drop_in).unwrap_or_default());
         }
@@ -80,7 +86,8 @@ mod tests {
         assert_eq!(stop_timeout(file, &units), None);
         let unit = "[Service]\nExecStart=/usr/bin/moorline run /etc/moorline/moorline.toml\nTimeoutStopSec=45s\n";
         fs::write(folder.path().join(UNIT), unit).unwrap();
-        let found = |file: &str| stop_timeout(Path::new(file), &units).map(|(_, limit)| limit.as_secs());
+        let found =
+            |file: &str| stop_timeout(Path::new(file), &units).map(|(_, limit)| limit.as_secs());
         assert_eq!(found("/etc/moorline/moorline.toml"), Some(45));
         assert_eq!(found("/etc/other.toml"), None);
         fs::create_dir(folder.path().join("moorline.service.d")).unwrap();

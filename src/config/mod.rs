@@ -20,9 +20,11 @@ mod folders;
 mod foreign;
 mod health;
 mod listeners;
+mod machine;
 mod names;
 mod networks;
 pub mod path;
+mod places;
 mod pools;
 mod proxy_out;
 mod reader;
@@ -38,6 +40,7 @@ mod syntax;
 mod terms;
 mod text;
 mod tls;
+pub mod warnings;
 
 use std::{
     fmt,
@@ -53,6 +56,7 @@ use rustls::sign::CertifiedKey;
 
 pub use self::content::{Content, Reading};
 pub use self::fault::Wrong;
+pub use self::places::Places;
 pub use self::proxy_out::{ProxyOut, Tlv, Tlvs};
 pub use self::terms::{
     Admin, AdminRemote, AdminSocket, Admission, Dns, Drain, HttpSource, Limits, Outlier, Rate,
@@ -102,6 +106,8 @@ pub struct Config {
     pub upgrade: Upgrade,
     /// Where operators ask and order.
     pub admin: Admin,
+    /// Where its values stand in the file; empty without a file.
+    pub places: Places,
     /// Files whose change asks for a reload: the configuration itself, backend lists, certificates, keys.
     pub watched: Vec<PathBuf>,
 }

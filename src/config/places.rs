@@ -64,7 +64,8 @@ impl Places {
     /// Values that are paths of files, with what they resolve to.
     pub(super) fn files(&self, ends: &[&str]) -> impl Iterator<Item = (&str, PathBuf)> {
         let folder = self.file.parent().unwrap_or(Path::new("")).to_owned();
-        let named = self.values.iter().filter(|(path, _)| ends.iter().any(|end| path.ends_with(end)));
+        let named =
+            self.values.iter().filter(|(path, _)| ends.iter().any(|end| path.ends_with(end)));
         named.filter_map(move |(path, place)| {
             place.text.as_ref().map(|text| (path.as_str(), folder.join(text)))
         })
@@ -99,7 +100,9 @@ fn value(
     values: &mut BTreeMap<String, Place>,
 ) {
     match node {
-        DeValue::Table(entries) if depth < DEEPEST => table(source, &path, entries, depth + 1, values),
+        DeValue::Table(entries) if depth < DEEPEST => {
+            table(source, &path, entries, depth + 1, values)
+        }
         DeValue::Array(elements) if depth < DEEPEST && elements.len() <= LONGEST => {
             for (index, element) in elements.iter().enumerate() {
                 let line = source.line(element.span().start);
@@ -119,7 +122,8 @@ mod tests {
 
     #[test]
     fn a_value_has_its_line_and_a_missing_one_that_of_its_table() {
-        let text = "drain = \"1s\"\n[pools.chat]\nbackends = [\n \"a:1\",\n { address = \"b:1\" }]\n";
+        let text =
+            "drain = \"1s\"\n[pools.chat]\nbackends = [\n \"a:1\",\n { address = \"b:1\" }]\n";
         let source = Source::new(Path::new("etc/m.toml"), text);
         let places = Places::of(&source, toml::de::DeTable::parse(text).unwrap().get_ref());
         assert_eq!(places.at("pools.chat.backends[1].address"), "etc/m.toml:5");

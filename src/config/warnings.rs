@@ -9,9 +9,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use super::{
-    Certificate, Certificates, Config, HostPattern, Listener, Pool, Protocol, Route, staple,
-};
+use super::{Certificate, Certificates, Config, HostPattern, Listener, Pool, Protocol, Route};
 
 /// A certificate that expires within this time is reported, or within a third of its life if that is
 /// shorter.
@@ -94,7 +92,7 @@ fn given(listener: &Listener) -> &[Certificate] {
     }
 }
 
-/// Dates of certificates and of their OCSP responses.
+/// Dates of certificates.
 fn certificates(found: &mut Found<'_>, listener: &Listener, now: SystemTime) {
     for (index, certificate) in given(listener).iter().enumerate() {
         let path = format!("listeners.{}.certificates[{index}]", listener.name);
@@ -116,11 +114,6 @@ fn certificates(found: &mut Found<'_>, listener: &Listener, now: SystemTime) {
                 }
                 Ok(_) => {}
             }
-        }
-        let stale = certificate.key.ocsp.as_deref().and_then(staple::until);
-        if stale.is_some_and(|until| until < now) {
-            let message = format!("the OCSP response of the certificate for {names} is out of date");
-            found.add(&path, message, "fetch a new one; until then none is sent");
         }
     }
 }
@@ -156,10 +149,12 @@ fn hosts(found: &mut Found<'_>) {
             }
         }
     }
-    let plain = |listener: &Listener| listener.protocol == Protocol::Http && listener.redirect.is_none();
+    let plain =
+        |listener: &Listener| listener.protocol == Protocol::Http && listener.redirect.is_none();
     for (index, route) in config.routes.iter().enumerate() {
         let mut doors = config.listeners.iter().filter(|listener| follows(route, listener));
-        let mut secure = config.listeners.iter().filter(https).filter(|l| follows(route, l)).peekable();
+        let mut secure =
+            config.listeners.iter().filter(https).filter(|l| follows(route, l)).peekable();
         if secure.peek().is_none() || doors.any(plain) || route.host == HostPattern::Any {
             continue;
         }
@@ -210,8 +205,12 @@ fn pool(found: &mut Found<'_>, pool: &Pool, environment: &Environment<'_>) {
     for (index, backend) in pool.backends.iter().enumerate() {
         let why = environment.unresolved.iter().find(|(name, _)| *name == backend.address.host);
         if let Some((name, why)) = why {
-            let message = format!("the name {name} of backend {}/{} does not resolve: {why}", pool.name, backend.name);
-            let help = format!("correct the name, or check the resolver with `getent hosts {name}`");
+            let message = format!(
+                "the name {name} of backend {}/{} does not resolve: {why}",
+                pool.name, backend.name
+            );
+            let help =
+                format!("correct the name, or check the resolver with `getent hosts {name}`");
             found.add(&format!("{path}.backends[{index}]"), message, help);
         }
     }
@@ -230,7 +229,11 @@ fn pool(found: &mut Found<'_>, pool: &Pool, environment: &Environment<'_>) {
             "`connect` of {} is longer than a Socket.IO client waits for its whole connection, 20s",
             humantime::format_duration(pool.timeouts.connect)
         );
-        found.add(&format!("{path}.timeouts.connect"), message, "use a few seconds, for example \"2s\"");
+        found.add(
+            &format!("{path}.timeouts.connect"),
+            message,
+            "use a few seconds, for example \"2s\"",
+        );
     }
     if pool.max_connection_age.is_some_and(|age| age < pool.drain.within) {
         let message = format!(
@@ -238,7 +241,11 @@ fn pool(found: &mut Found<'_>, pool: &Pool, environment: &Environment<'_>) {
              them",
             humantime::format_duration(pool.drain.within)
         );
-        found.add(&format!("{path}.max_connection_age"), message, "use a longer age, or a shorter `drain`");
+        found.add(
+            &format!("{path}.max_connection_age"),
+            message,
+            "use a longer age, or a shorter `drain`",
+        );
     }
 }
 

@@ -301,7 +301,17 @@ impl Control {
                  proxies"
             );
         }
-        self.warn_of_strangers(config);
+        let warnings = |config: &Config| {
+            let machine = config::warnings::Environment::here(config.places.file(), &[]);
+            config::warnings::all(config, &machine)
+        };
+        let before = warnings(&self.config);
+        // An edit elsewhere moves a line and makes no new warning.
+        let known =
+            |new: &config::warnings::Warning| before.iter().any(|b| b.message == new.message);
+        for warning in warnings(config).iter().filter(|warning| !known(warning)) {
+            tracing::warn!("{warning}");
+        }
         if config.admin != self.config.admin {
             tracing::warn!("changes to `admin` take effect after an upgrade or a restart");
         }

@@ -52,20 +52,6 @@ impl Control {
             backends.iter().for_each(|backend| backend.idle().clear());
         }
     }
-
-    /// Says of which pools the backends are believed whatever they show, where that was not so before.
-    pub(super) fn warn_of_strangers(&self, config: &Config) {
-        let before = self.proxy.snapshot.load();
-        let believes = |pool: &config::Pool| pool.tls.as_ref().is_some_and(|tls| !tls.verify);
-        for pool in config.pools.iter().filter(|pool| believes(pool)) {
-            if !before.pool(&pool.name).is_some_and(|live| believes(live.config())) {
-                tracing::warn!(
-                    pool = pool.name,
-                    "`tls.verify` is off: anybody can stand in for the backends of this pool"
-                );
-            }
-        }
-    }
 }
 
 /// Whom the system trusts, where any of these pools asks for that; read once for all of them.

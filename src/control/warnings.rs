@@ -23,9 +23,9 @@ pub(super) fn certificates(config: &Config, before: &Config) -> Result<(), Refus
             let names = certificate.names.join(", ");
             let sentence =
                 format!("listener {}: the certificate for {names} {lapsed}", listener.name);
-            match before.listeners.is_empty() {
-                true => tracing::warn!("{sentence}"),
-                false => return Err(Refused::Lapsed(sentence)),
+            // At a start this is a warning like others of the configuration.
+            if !before.listeners.is_empty() {
+                return Err(Refused::Lapsed(sentence));
             }
         }
     }

@@ -231,7 +231,9 @@ pub(super) fn sentence(error: &ProxyError) -> &'static str {
         (Kind::Malformed | Kind::UnknownName, Phase::Handshake) => {
             "The node and the proxy did not agree on TLS."
         }
-        (Kind::Malformed, _) => "The node's answer is not valid HTTP.",
+        (Kind::Malformed, _) => {
+            "The node's answer is not valid HTTP. Does the node speak TLS? Then its pool needs `tls = true`."
+        }
         (Kind::BadUpgrade, _) => "The node's answer to the upgrade is not valid.",
         (
             Kind::CertificateExpired

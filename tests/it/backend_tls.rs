@@ -561,7 +561,7 @@ async fn a_backend_may_ask_for_a_certificate() {
 
 #[tokio::test]
 async fn verification_is_turned_off_with_a_warning_each_time_that_it_is() {
-    const OFF: &str = "`tls.verify` is off";
+    const OFF: &str = "backend certificates of the pool app are not verified";
     let node = Backend::replying("ok").await;
     let front = Front::before(&node, Issued::by_itself("node.test").shown()).await;
     let mut proxy = Setup::new()
@@ -573,7 +573,7 @@ async fn verification_is_turned_off_with_a_warning_each_time_that_it_is() {
         .await;
     let warnings = |proxy: &Proxy| proxy.stderr().iter().filter(|l| l.contains(OFF)).count();
     let line = proxy.wait_for_stderr("the warning", |line| line.contains(OFF)).await;
-    assert!(line.contains("WARN") && line.contains("pool=\"app\""), "{line}");
+    assert!(line.contains("WARN") && line.contains("moorline.toml:"), "{line}");
     assert_eq!(ask(&proxy, "any").await.text(), "ok");
     proxy.reload(|s| _ = s.pool("timeouts", "{ connect = \"8s\" }")).await;
     assert_eq!(warnings(&proxy), 1, "nothing new");

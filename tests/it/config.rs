@@ -97,13 +97,21 @@ fn command(subcommand: &str, file: &str) -> Output {
 }
 
 #[test]
-fn check_says_what_a_good_file_has() {
+fn check_says_what_a_file_has_and_warns() {
     let output = command("check", "tests/config/good/design.toml");
+    let verdict = String::from_utf8_lossy(&output.stdout);
     assert_eq!(
-        String::from_utf8_lossy(&output.stdout),
-        "tests/config/good/design.toml is good: 2 listeners, 1 route, 1 pool, 2 backends\n"
+        verdict.split_inclusive("2 backends, ").next().unwrap(),
+        "tests/config/good/design.toml is good, with warnings: 2 listeners, 1 route, 1 pool, 2 backends, "
     );
-    assert!(output.status.success() && output.stderr.is_empty());
+    let warnings = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        output.status.success() && warnings.contains(" --> tests/config/good/design.toml:"),
+        "{warnings}"
+    );
+    let strict = ["check", "--strict", "tests/config/good/design.toml"];
+    let strict = Command::new(env!("CARGO_BIN_EXE_moorline")).args(strict).output().unwrap();
+    assert_eq!(strict.status.code(), Some(1));
 }
 
 #[test]

@@ -318,7 +318,7 @@ async fn the_first_process_of_a_container_is_not_upgraded() {
         })
         .run()
         .await;
-    proxy.command(&["upgrade"]).await.refused("it is the first process of its container");
+    proxy.command(&["upgrade"]).await.refused("first of its container (PID 1)");
     assert!(proxy.is_running());
     let first = found("it", || process::children(proxy.pid()).first().copied()).await;
     process::signal(first, "TERM");

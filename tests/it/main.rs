@@ -18,6 +18,8 @@ mod backends;
 #[cfg(test)]
 mod certificates;
 #[cfg(test)]
+mod checking;
+#[cfg(test)]
 mod client_auth;
 #[cfg(test)]
 mod close_notify;

@@ -79,7 +79,9 @@ impl Discovery {
             }
         };
         if timeout(PATIENCE, all).await.is_err() {
-            tracing::warn!("sources of backends take long to answer; serving without those");
+            tracing::warn!(
+                "sources of backends do not answer in time; starting without their backends"
+            );
         }
         outcomes
     }
@@ -197,6 +199,8 @@ fn later(pause: Duration) -> Duration {
 #[derive(Default)]
 struct Told {
     failing: bool,
+    /// The source has answered before.
+    answered: bool,
     trouble: Option<String>,
 }
 
@@ -207,19 +211,27 @@ impl Told {
                 if self.failing {
                     tracing::info!(pool, "the pool's source answers again");
                 }
-                self.failing = false;
+                (self.failing, self.answered) = (false, true);
                 if let Some(trouble) = trouble.filter(|new| self.trouble.as_deref() != Some(new)) {
-                    tracing::warn!(pool, trouble, "something is amiss with what the source says");
+                    tracing::warn!(pool, trouble, "part of the source's answer is not used");
                 }
                 self.trouble = trouble.map(str::to_owned);
             }
             Err(error) => {
                 if !self.failing {
-                    tracing::warn!(
-                        pool,
-                        error,
-                        "the pool's source fails; the last good answer stays"
-                    );
+                    match self.answered {
+                        true => tracing::warn!(
+                            pool,
+                            error,
+                            "the pool's source fails; the backends of its last good answer stay"
+                        ),
+                        false => tracing::warn!(
+                            pool,
+                            error,
+                            "the pool's source fails and has not answered yet, so the pool is empty; check \
+                             the name or URL in `backends`"
+                        ),
+                    }
                 }
                 self.failing = true;
             }

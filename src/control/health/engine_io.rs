@@ -64,6 +64,12 @@ async fn handshake(
     if status == StatusCode::BAD_REQUEST && code(&body) == Some(UNSUPPORTED) {
         return Ok(None);
     }
+    if status == StatusCode::NOT_FOUND {
+        return Err(format!(
+            "status 404 to a handshake: the backend serves no Engine.IO at {path}; set `path` of `health` to \
+             the app's own, or use `probe = \"tcp\"`"
+        ));
+    }
     if status != StatusCode::OK {
         return Err(format!("status {} to a handshake", status.as_u16()));
     }

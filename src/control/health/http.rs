@@ -50,6 +50,10 @@ pub(super) async fn probe(
     whole(response).await?;
     match code {
         code if (lowest..=highest).contains(&code) => Ok(()),
+        404 => Err(format!(
+            "status 404: the backend has no {path}; set `path` of `health` to one that it answers, or use \
+             `probe = \"engine.io\"`"
+        )),
         code => Err(format!("status {code}")),
     }
 }

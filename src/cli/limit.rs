@@ -1,0 +1,35 @@
+//! The process's limit of open files.
+
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+/// Below this limit a front door is short of descriptors soon.
+const LOW: u64 = 10_000;
+/// Descriptors for everything but clients: listeners, logs, timers, health checks.
+const RESERVED: u64 = 64;
+
+/// Raises the limit as far as this process may, and logs a warning if it stays low.
+pub(super) fn raise() {
+    let limit = getrlimit(Resource::Nofile);
+    // An error leaves the limit as it is.
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
+    if let Some(limit) = getrlimit(Resource::Nofile).current.filter(|limit| *limit < LOW) {
+        tracing::warn!("{}", sentence(limit));
+    }
+}
+
+fn sentence(limit: u64) -> String {
+    let tunnels = limit.saturating_sub(RESERVED) / 2;
+    format!(
+        "the limit of open files is {limit}: about {tunnels} WebSockets fit, as each needs two descriptors; \
+         raise it with `LimitNOFILE=` in the systemd unit or `ulimit -n`"
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn the_limit_is_said_in_connections() {
+        assert!(super::sentence(1024).contains("about 480 WebSockets fit"));
+        assert!(super::sentence(10).contains("about 0 WebSockets"));
+    }
+}

@@ -1,0 +1,163 @@
+// The configurations of README.md as a reader would use them: in front of plain Socket.IO servers, with only
+// ports, addresses and files replaced by those of this machine.
+
+import assert from 'node:assert/strict';
+import { cpSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { createServer } from 'node:http';
+import http from 'node:http';
+import https from 'node:https';
+import { join } from 'node:path';
+import { test } from 'node:test';
+import { fileURLToPath } from 'node:url';
+
+import { Server } from 'socket.io';
+import { io } from 'socket.io-client';
+
+import { Child, scratch } from './lib/process.mjs';
+import { BINARY } from './lib/proxy.mjs';
+import { soon, until } from './lib/wait.mjs';
+
+const ROOT = fileURLToPath(new URL('../../', import.meta.url));
+
+/** The TOML blocks of the README with the heading above each; the scenario of the load harness is none of them. */
+function examples() {
+  const readme = readFileSync(join(ROOT, 'README.md'), 'utf8');
+  let heading = '';
+  const found = [];
+  for (const [, title, block] of readme.matchAll(/^#+ (.+)$|^```toml\n([\s\S]*?)^```$/gm)) {
+    if (title) heading = title;
+    else if (!block.startsWith('# smoke.toml')) found.push({ heading, block });
+  }
+  return found;
+}
+
+/** A Socket.IO server as its documentation begins: nothing but sessions, and 404 for everything else. */
+async function plainServer(t) {
+  const server = createServer((request, response) => response.writeHead(404).end());
+  const sockets = new Server(server);
+  sockets.on('connection', (socket) => socket.on('echo', (text, answer) => answer(text)));
+  await new Promise((resolve) => server.listen(0, '127.0.0.1', resolve));
+  t.after(() => sockets.close());
+  return server.address().port;
+}
+
+/** A list of backends over HTTP. */
+async function listServer(t, ports) {
+  const list = JSON.stringify(ports.map((port) => `127.0.0.1:${port}`));
+  const server = createServer((request, response) => response.end(list));
+  await new Promise((resolve) => server.listen(0, '127.0.0.1', resolve));
+  t.after(() => server.close());
+  return server.address().port;
+}
+
+/** The files that the examples name, in a folder of their own. */
+function filesIn(folder, ports) {
+  const certs = join(folder, 'certs');
+  mkdirSync(certs);
+  for (const [name, from] of [
+    ['certs/site.pem', 'signed.pem'],
+    ['certs/site.key', 'signed.key'],
+    ['certs/site.ocsp', 'signed.ocsp'],
+    ['clients-ca.pem', 'ca.pem'],
+    ['clients.crl', 'revoked.crl'],
+  ]) {
+    cpSync(join(ROOT, 'certs', from), join(folder, name));
+  }
+  writeFileSync(join(folder, 'cookie.key'), `${'0123456789abcdef'.repeat(4)}\n`, { mode: 0o600 });
+  writeFileSync(join(folder, 'ticket.keys'), `${'fedcba9876543210'.repeat(4)}\n`, { mode: 0o600 });
+  writeFileSync(join(folder, 'backends.txt'), ports.map((port) => `127.0.0.1:${port}\n`).join(''));
+}
+
+/** The example for this machine, with what it leaves out to other examples. */
+function adapted(block, { folder, ports, list }) {
+  let turn = 0;
+  const backend = () => `127.0.0.1:${ports[turn++ % ports.length]}`;
+  let text = block
+    .replace(/^(bind|admin) = (.*?)( +#.*)?$/gm, (_, key, value) => `${key} = ${value.replace(/"[^"]+:\d+"/g, '"127.0.0.1:0"')}`)
+    .replaceAll('/var/log/', `${folder}/log/`)
+    .replaceAll('/var/lib/moorline/acme', `${folder}/acme`)
+    .replaceAll('/run/moorline/ticket.keys', 'ticket.keys')
+    .replaceAll('https://acme-v02.api.letsencrypt.org', 'https://127.0.0.1:1')
+    .replaceAll('http://127.0.0.1:8500', `http://127.0.0.1:${list}`)
+    .replaceAll('chat.internal:3000', `localhost:${ports[0]}`);
+  // Each pool begins with the first server: an address is in a pool once.
+  text = text.split('\n').map((line) => {
+    turn = 0;
+    return line.replace(/10\.0\.0\.\d+:\d+/g, backend);
+  }).join('\n');
+  if (!/^\[listeners/m.test(text)) text += '\n[listeners.web]\nbind = "127.0.0.1:0"\n';
+  if (!/^\[pools/m.test(text)) text += `\n[pools.app]\nbackends = ["127.0.0.1:${ports[0]}"]\n`;
+  return text;
+}
+
+/** Name → table of a listener, as lines. */
+function listeners(text) {
+  const tables = new Map();
+  for (const [, name, lines] of text.matchAll(/^\[listeners\.(\w+)\]\s*(?:#.*)?\n((?:(?!^\[).*\n?)*)/gm)) {
+    tables.set(name, lines);
+  }
+  return tables;
+}
+
+/** Connects a client to a port as to this host, and has one message answered over each transport. */
+async function speaks({ port, host, secure, name }) {
+  const Base = secure ? https.Agent : http.Agent;
+  class Agent extends Base {
+    addRequest(request, options) {
+      super.addRequest(request, { ...options, host: '127.0.0.1', port, servername: 'localhost' });
+    }
+  }
+  const certs = (file) => readFileSync(join(ROOT, 'certs', file));
+  const tls = { rejectUnauthorized: false, cert: certs('client.pem'), key: certs('client.key') };
+  for (const transports of [['polling'], ['websocket'], ['polling', 'websocket']]) {
+    const agent = new Agent(secure ? tls : {});
+    const socket = io(`${secure ? 'https' : 'http'}://${host}:${port}`, {
+      transports, agent, forceNew: true, ...(secure ? tls : {}),
+    });
+    let trouble;
+    socket.on('connect_error', (error) => (trouble = error));
+    await until(() => `${name}: connected by ${transports}: ${trouble} ${trouble?.description}`, () => socket.connected);
+    assert.equal(await soon(`${name}: an answer`, socket.emitWithAck('echo', 'moored')), 'moored');
+    socket.close();
+    agent.destroy();
+  }
+}
+
+for (const [index, { heading, block }] of examples().entries()) {
+  test(`README, ${heading} (example ${index + 1}): checked, started, and a client is served`, async (t) => {
+    const folder = scratch();
+    const ports = [await plainServer(t), await plainServer(t)];
+    filesIn(folder, ports);
+    const text = adapted(block, { folder, ports, list: await listServer(t, ports) });
+    const file = join(folder, 'moorline.toml');
+    writeFileSync(file, text);
+    const env = { XDG_RUNTIME_DIR: folder, RUST_LOG: 'info' };
+
+    const check = new Child(BINARY, ['check', file], { env });
+    assert.deepEqual(await check.exited, { code: 0, signal: null }, `${check.output}\n${text}`);
+
+    const proxy = new Child(BINARY, ['run', file], { env });
+    await until(
+      () => `ready:\n${proxy.output}`,
+      () => {
+        if (proxy.end) throw new Error(`the proxy ended at start:\n${proxy.output}`);
+        return / INFO ready$/m.test(proxy.output);
+      },
+    );
+    const host = text.match(/^host = "([\w.]+)"/m)?.[1] ?? 'localhost';
+    let served = 0;
+    for (const [name, lines] of listeners(text)) {
+      const redirects = /^redirect/m.test(lines);
+      const ordered = text.includes(`[listeners.${name}.certificates.acme]`);
+      if (redirects || ordered) continue;
+      const port = Number(proxy.output.match(new RegExp(`listening on \\S+:(\\d+) \\(${name}\\)$`, 'm'))[1]);
+      const secure = /^protocol = "(https|tls)"/m.test(lines);
+      await speaks({ port, host, secure, name });
+      served++;
+    }
+    assert.ok(served > 0 || text.includes('certificates.acme'), 'a client was served');
+    const { code, signal } = await proxy.stop('SIGTERM');
+    assert.deepEqual({ code, signal }, { code: 0, signal: null }, proxy.output);
+    assert.doesNotMatch(proxy.output, /panicked|ERROR|Down/, proxy.output);
+  });
+}
