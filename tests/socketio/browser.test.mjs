@@ -122,12 +122,12 @@ async function tabStops(page) {
 }
 
 test('demo: a taken port is one sentence with the flag that changes it', async (t) => {
-  const { chat } = await startDemo(t);
+  const { chat, child } = await startDemo(t);
   const taken = new URL(chat).host;
   const second = new Child(BINARY, ['demo', '--listen-tls', taken, '--listen', '127.0.0.1:0']);
   const { code } = await soon('the second demo ends', second.exited);
   assert.equal(code, 1);
-  const sentence = `${taken} is already in use: choose another address with --listen-tls`;
+  const sentence = `--listen-tls: cannot listen on ${taken}: process ${child.pid} (moorline) already listens`;
   assert.deepEqual(second.output.split('\n').filter((line) => line.includes(taken)).length, 1, second.output);
   assert.ok(second.output.includes(sentence), second.output);
 });
