@@ -255,7 +255,7 @@ fn proxy(mode: &str, listen: &str, origin: &str) {
             tune(&backend);
             let client = End { stream: Client::Plain(client), early: Bytes::new() };
             let backend = End { stream: Server::Plain(backend), early: Bytes::new() };
-            let terms = Terms { idle: Some(Duration::from_secs(3600)), framed: false };
+            let terms = Terms { idle: Some(Duration::from_secs(3600)), ..Terms::default() };
             let ticket = registry.enter(1, peer, false);
             tokio::spawn(tunnel::run(client, backend, Nobody, ticket, terms));
         }

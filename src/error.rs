@@ -49,6 +49,14 @@ pub enum Kind {
     MethodNotAllowed,
     /// A WebSocket version other than 13.
     UpgradeRequired,
+    /// A request's header is larger than it may be, or has too many fields.
+    HeaderTooLarge,
+    /// A request's target is longer than any may be.
+    TargetTooLong,
+    /// The request's version of HTTP is not supported.
+    UnsupportedVersion,
+    /// A request's body has a transfer coding other than chunked.
+    UnsupportedCoding,
     /// A buffered body exceeds its bound.
     BodyTooLarge,
     /// No route covers the host and path.
@@ -175,6 +183,8 @@ pub enum Termination {
     Closed(Side),
     /// A tunnel saw no byte for its idle timeout.
     Idle,
+    /// A tunnel of which one direction had ended saw no byte in the other one for as long as it may.
+    HalfClosed,
     /// Closed or cut by a drain, the backend's or the process's.
     Drained,
     /// A tunnel closed because its backend had more than its share.

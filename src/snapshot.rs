@@ -81,6 +81,10 @@ pub struct Listener {
     pub header_timeout: Duration,
     /// Warnings that its traffic has caused.
     pub notices: Notices,
+    /// How long a connection is kept without a byte of another request.
+    pub keep_alive: Duration,
+    /// Limits of a request's header.
+    pub header: config::HeaderLimits,
 }
 
 /// What a listener proves itself by.

@@ -94,6 +94,8 @@ fn listener(listener: &Listener) -> Value {
         redirect,
         handshake_timeout,
         header_timeout,
+        keep_alive,
+        header,
     } = listener;
     json!({
         "name": name,
@@ -110,6 +112,9 @@ fn listener(listener: &Listener) -> Value {
         }),
         "handshake_timeout": seconds(handshake_timeout),
         "header_timeout": seconds(header_timeout),
+        "keep_alive": seconds(keep_alive),
+        "header_size": header.size,
+        "header_fields": header.fields,
     })
 }
 
@@ -209,6 +214,19 @@ fn route(route: &Route) -> Value {
     })
 }
 
+fn timeouts(timeouts: &Timeouts) -> Value {
+    let Timeouts { connect, response_header, body_idle, stream_idle, tunnel_idle, half_closed } =
+        timeouts;
+    json!({
+        "connect": seconds(connect),
+        "response_header": seconds(response_header),
+        "body_idle": seconds(body_idle),
+        "stream_idle": stream_idle.as_ref().map(seconds),
+        "tunnel_idle": tunnel_idle.as_ref().map(seconds),
+        "half_closed": seconds(half_closed),
+    })
+}
+
 fn pool(pool: &Pool) -> Value {
     let Pool {
         name,
@@ -217,7 +235,7 @@ fn pool(pool: &Pool) -> Value {
         balance,
         health: probed,
         sticky: kept,
-        timeouts: Timeouts { connect, response_header, body_idle, tunnel_idle },
+        timeouts: deadlines,
         reuse: Reuse { max_idle, max_total, idle_timeout },
         drain: drained,
         slow_start,
@@ -229,6 +247,8 @@ fn pool(pool: &Pool) -> Value {
         max_connection_age,
         tls: secured,
         proxy_protocol,
+        response_header,
+        long_polls,
     } = pool;
     json!({
         "name": name,
@@ -242,12 +262,7 @@ fn pool(pool: &Pool) -> Value {
         },
         "health": health(probed),
         "sticky": sticky(kept),
-        "timeouts": {
-            "connect": seconds(connect),
-            "response_header": seconds(response_header),
-            "body_idle": seconds(body_idle),
-            "tunnel_idle": tunnel_idle.as_ref().map(seconds),
-        },
+        "timeouts": timeouts(deadlines),
         "reuse": {
             "max_idle": max_idle,
             "max_total": max_total,
@@ -257,7 +272,13 @@ fn pool(pool: &Pool) -> Value {
         "slow_start": seconds(slow_start),
         "outlier": left_out.as_ref().map(outlier),
         "healthy_minimum": healthy_minimum,
-        "limits": { "connections": connections, "pending": pending },
+        "limits": {
+            "connections": connections,
+            "pending": pending,
+            "header_size": response_header.size,
+            "header_fields": response_header.fields,
+        },
+        "long_polls": long_polls,
         "admission": admitted.as_ref().map(admission),
         "rebalance": rebalance.as_ref().map(|Rebalance { rate: of }| json!({ "rate": rate(*of) })),
         "max_connection_age": max_connection_age.as_ref().map(seconds),

@@ -3,9 +3,10 @@
 use std::{net::SocketAddr, time::Duration};
 
 use super::{
-    AccessLog, Admin, Backend, Balance, Certificates, Config, Cookie, Drain, Forwarded, Health,
-    HostPattern, Limits, Listener, Outlier, Places, Pool, Probe, Protocol, Reload, Reuse, Route,
-    Sessions, SetOn, SharedKeys, Sticky, Timeouts, Tls, TlsVersion, UnknownSni, Upgrade, sticky,
+    AccessLog, Admin, Backend, Balance, Certificates, Config, Cookie, Drain, Forwarded,
+    HeaderLimits, Health, HostPattern, Limits, Listener, Outlier, Places, Pool, Probe, Protocol,
+    Reload, Reuse, Route, Sessions, SetOn, SharedKeys, Sticky, Timeouts, Tls, TlsVersion,
+    UnknownSni, Upgrade, sticky,
 };
 
 /// How long a stopping process waits for open streams.
@@ -19,6 +20,12 @@ pub(super) const ADMISSION_QUEUE: usize = 1000;
 
 /// How long one waits: half of what a Socket.IO client waits for an answer.
 pub(super) const ADMISSION_DEADLINE: Duration = Duration::from_secs(10);
+
+/// What a request's header may have. Node's own limit is 16 KiB and 2000 fields, nginx's 32 KiB.
+pub(super) const REQUEST_HEADER: HeaderLimits = HeaderLimits { size: 64 << 10, fields: 100 };
+
+/// What a response's header may have: some applications answer with 100 KB of it.
+pub(super) const RESPONSE_HEADER: HeaderLimits = HeaderLimits { size: 128 << 10, fields: 500 };
 
 /// Shortest and longest time until a name is looked up again.
 pub(super) const TTL: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(300));
@@ -100,7 +107,9 @@ impl Default for Timeouts {
             connect: Duration::from_secs(2),
             response_header: Duration::from_secs(60),
             body_idle: Duration::from_secs(60),
+            stream_idle: None,
             tunnel_idle: None,
+            half_closed: Duration::from_secs(60),
         }
     }
 }
@@ -158,6 +167,8 @@ impl Pool {
             max_connection_age: None,
             tls: None,
             proxy_protocol: None,
+            response_header: RESPONSE_HEADER,
+            long_polls: Vec::new(),
         }
     }
 }
@@ -176,6 +187,9 @@ impl Listener {
             redirect: None,
             handshake_timeout: Duration::from_secs(10),
             header_timeout: Duration::from_secs(60),
+            // Longer than the 60 s of the balancers in front, which must be the first to close.
+            keep_alive: Duration::from_secs(75),
+            header: REQUEST_HEADER,
         }
     }
 }

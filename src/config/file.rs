@@ -9,7 +9,10 @@ use std::{
     collections::HashSet,
     fs, io,
     io::Read as _,
+    os::unix::fs::{FileTypeExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
+    thread,
+    time::{Duration, Instant},
 };
 
 use toml::{
@@ -28,6 +31,9 @@ use super::{
 
 /// Largest file that is read, in bytes; a hundred thousand backends fit.
 pub(super) const LARGEST_FILE: u64 = 8 << 20;
+
+/// How long a pipe may be empty.
+const PIPE_PATIENCE: Duration = Duration::from_secs(3);
 
 /// Most faults that are kept. A file with more is not the file that was meant.
 pub(super) const MOST_FAULTS: usize = 200;
@@ -176,8 +182,10 @@ impl<'s> File<'s> {
 /// The bytes of a file of bounded size.
 pub(super) fn read(path: &Path) -> Result<Vec<u8>, Wrong> {
     let mut bytes = Vec::new();
-    let read =
-        fs::File::open(path).and_then(|file| file.take(LARGEST_FILE + 1).read_to_end(&mut bytes));
+    // Without it, opening a named pipe would wait for somebody to write to it.
+    let nonblocking = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
+    let opened = fs::OpenOptions::new().read(true).custom_flags(nonblocking).open(path);
+    let read = opened.and_then(|file| read_to_end(&mut file.take(LARGEST_FILE + 1), &mut bytes));
     let shown = quoted(&path.to_string_lossy());
     match read {
         Ok(_) if bytes.len() as u64 > LARGEST_FILE => {
@@ -186,6 +194,26 @@ pub(super) fn read(path: &Path) -> Result<Vec<u8>, Wrong> {
         }
         Ok(_) => Ok(bytes),
         Err(error) => Err(Wrong::new(format!("cannot read {shown}: {}", reason(&error)))),
+    }
+}
+
+/// Reads to the end. A pipe or a terminal, which may have nothing to say yet, is given a few seconds.
+fn read_to_end(file: &mut io::Take<fs::File>, bytes: &mut Vec<u8>) -> io::Result<()> {
+    let until = Instant::now() + PIPE_PATIENCE;
+    let is_pipe = file.get_ref().metadata()?.file_type().is_fifo();
+    loop {
+        match file.read_to_end(bytes) {
+            // Nobody has opened the pipe to write yet.
+            Ok(_) if is_pipe && bytes.is_empty() => {}
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            outcome => return outcome.map(|_| ()),
+        }
+        if Instant::now() > until {
+            let text =
+                "it is a pipe or a device, and nothing was written to it; use a regular file";
+            return Err(io::Error::new(io::ErrorKind::TimedOut, text));
+        }
+        thread::sleep(Duration::from_millis(20));
     }
 }
 

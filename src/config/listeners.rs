@@ -9,7 +9,7 @@ use super::{
     address::{bind, host_pattern},
     fault::{Wrong, quoted},
     file::{Table, Value},
-    names, networks, routes, schema, secure,
+    names, networks, routes, schema, secure, strain,
 };
 
 /// The protocol that names are proved by (RFC 8737).
@@ -132,7 +132,13 @@ impl Spoken {
             keys.push("passthrough");
         }
         if !self.is_http() {
-            keys.extend(["header_timeout", "redirect"]);
+            keys.extend([
+                "header_timeout",
+                "keep_alive",
+                "header_size",
+                "header_fields",
+                "redirect",
+            ]);
         }
         keys
     }
@@ -165,6 +171,8 @@ fn listener(name: &str, table: &Table<'_>, claims: &mut Claims, around: &Around<
     listener.redirect = table.value("redirect").and_then(|value| value.parsed(redirect));
     listener.handshake_timeout = table.deadline("handshake_timeout", listener.handshake_timeout);
     listener.header_timeout = table.deadline("header_timeout", listener.header_timeout);
+    listener.keep_alive = table.deadline("keep_alive", listener.keep_alive);
+    listener.header = strain::header_limits(table, listener.header);
     listener
 }
 

@@ -59,8 +59,8 @@ pub use self::fault::Wrong;
 pub use self::places::Places;
 pub use self::proxy_out::{ProxyOut, Tlv, Tlvs};
 pub use self::terms::{
-    Admin, AdminRemote, AdminSocket, Admission, Dns, Drain, HttpSource, Limits, Outlier, Rate,
-    Rebalance, Reload, Source, Upgrade,
+    Admin, AdminRemote, AdminSocket, Admission, Dns, Drain, HeaderLimits, HttpSource, Limits,
+    Outlier, Rate, Rebalance, Reload, Source, Upgrade,
 };
 pub use self::tls::{
     Acme, BackendTls, Certificates, ClientAuth, Tls, TlsVersion, UnknownSni, suite_name,
@@ -156,8 +156,13 @@ pub struct Listener {
     /// Deadline of what comes before the first request or byte of the application: PROXY header and TLS
     /// handshake together, from accept.
     pub handshake_timeout: Duration,
-    /// Deadline of a request's header, from its connection's accept or previous response.
+    /// Deadline of a request's header, from its first byte. The first header of a connection counts from the
+    /// accept or from the end of the TLS handshake.
     pub header_timeout: Duration,
+    /// How long a connection is kept without a byte of another request.
+    pub keep_alive: Duration,
+    /// Limits of a request's header.
+    pub header: HeaderLimits,
 }
 
 /// What a listener speaks.
@@ -378,6 +383,10 @@ pub struct Pool {
     pub tls: Option<BackendTls>,
     /// Which PROXY header connections to the backends begin with; `None`: none does.
     pub proxy_protocol: Option<ProxyOut>,
+    /// Limits of a response's header.
+    pub response_header: HeaderLimits,
+    /// Paths below which a backend may hold a request for as long as it likes.
+    pub long_polls: Vec<String>,
 }
 
 /// One server of a pool.
@@ -550,13 +559,18 @@ pub enum SetOn {
 pub struct Timeouts {
     /// Opening a connection to a backend, each try.
     pub connect: Duration,
-    /// From the end of the request to the response's header. A poll's is never shorter than its
-    /// session's own `pingInterval + pingTimeout`.
+    /// From the last byte of the request to the end of the response's header. An Engine.IO poll's is never
+    /// shorter than its session's own `pingInterval + pingTimeout`; other long polls have
+    /// [`stream_idle`](Self::stream_idle) instead.
     pub response_header: Duration,
     /// Longest pause within a body, in either direction.
     pub body_idle: Duration,
+    /// Longest silence of an event stream, and longest time that a long poll is held; `None`: unlimited.
+    pub stream_idle: Option<Duration>,
     /// Longest pause in a tunnel; `None`: unlimited.
     pub tunnel_idle: Option<Duration>,
+    /// Longest pause in a tunnel of which one side has ended its direction.
+    pub half_closed: Duration,
 }
 
 /// Bounds of the kept-alive connections to each backend.

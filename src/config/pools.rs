@@ -6,7 +6,7 @@ use super::{
     Admin, Balance, Pool, Probe, Reuse, Route, Sticky, Timeouts, backends, drain,
     fault::Wrong,
     file::{Table, Value},
-    health, names, proxy_out, reader, schema, secure, sticky, strain,
+    health, names, path, proxy_out, reader, schema, secure, sticky, strain,
 };
 
 /// Most connections that can be kept or opened to one backend: there are no more ports.
@@ -62,6 +62,9 @@ fn pool(name: &str, table: &Table<'_>, admin: &Admin, routed: bool) -> Pool {
     };
     pool.tls = table.value("tls").and_then(|value| secure::backend(&value, http));
     pool.proxy_protocol = table.value("proxy_protocol").and_then(|value| proxy_out::read(&value));
+    if let Some(value) = table.value("long_polls") {
+        pool.long_polls = long_polls(&value);
+    }
     if let Some(value) = table.value("rebalance").filter(|_| pool.balance == Balance::SourceHash) {
         let wrong = Wrong::new(
             "`rebalance` has no effect with `balance = \"source-hash\"`: clients return to their backend",
@@ -69,6 +72,16 @@ fn pool(name: &str, table: &Table<'_>, admin: &Admin, routed: bool) -> Pool {
         value.fault(wrong.help("remove `rebalance`, or choose another `balance`"));
     }
     pool
+}
+
+/// Paths, as those of routes.
+fn long_polls(value: &Value<'_>) -> Vec<String> {
+    let Some(elements) = value.elements() else {
+        value.is_not("an array of paths");
+        return Vec::new();
+    };
+    let prefix = |typed: &str| path::prefix(typed).map(|()| typed.to_owned());
+    elements.filter_map(|element| element.parsed(prefix)).collect()
 }
 
 fn balance(value: &Value<'_>) -> Option<Balance> {
@@ -87,7 +100,9 @@ fn timeouts(value: &Value<'_>) -> Option<Timeouts> {
         connect: table.deadline("connect", default.connect),
         response_header: table.deadline("response_header", default.response_header),
         body_idle: table.deadline("body_idle", default.body_idle),
+        stream_idle: table.value("stream_idle").and_then(|value| value.duration(reader::SHORTEST)),
         tunnel_idle: table.value("tunnel_idle").and_then(|value| value.duration(reader::SHORTEST)),
+        half_closed: table.deadline("half_closed", default.half_closed),
     })
 }
 

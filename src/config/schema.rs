@@ -49,6 +49,9 @@ pub(super) static LISTENER: Section = Section {
         "tls",
         "handshake_timeout",
         "header_timeout",
+        "keep_alive",
+        "header_size",
+        "header_fields",
     ],
 };
 
@@ -103,6 +106,7 @@ pub(super) static POOL: Section = Section {
         "reuse",
         "tls",
         "proxy_protocol",
+        "long_polls",
         "drain",
     ],
 };
@@ -143,8 +147,10 @@ pub(super) static OUTLIER: Section = Section {
     ],
 };
 
-pub(super) static LIMITS: Section =
-    Section { name: "pools.NAME.limits", keys: &["connections", "pending"] };
+pub(super) static LIMITS: Section = Section {
+    name: "pools.NAME.limits",
+    keys: &["connections", "pending", "header_size", "header_fields"],
+};
 
 pub(super) static ADMISSION: Section =
     Section { name: "pools.NAME.admission", keys: &["rate", "queue", "deadline"] };
@@ -161,7 +167,7 @@ pub(super) static COOKIE: Section = Section {
 
 pub(super) static TIMEOUTS: Section = Section {
     name: "pools.NAME.timeouts",
-    keys: &["connect", "response_header", "body_idle", "tunnel_idle"],
+    keys: &["connect", "response_header", "body_idle", "stream_idle", "tunnel_idle", "half_closed"],
 };
 
 pub(super) static REUSE: Section =

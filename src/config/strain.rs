@@ -1,7 +1,9 @@
 //! What backends are spared under strain: slow start, ejection, limits, admission, rebalancing.
 
+use std::ops::RangeInclusive;
+
 use super::{
-    Admission, Limits, Outlier, Pool, Rebalance,
+    Admission, HeaderLimits, Limits, Outlier, Pool, Rebalance,
     defaults::{ADMISSION_DEADLINE, ADMISSION_QUEUE},
     fault::Wrong,
     file::{Table, Value},
@@ -19,12 +21,20 @@ const MOST_REQUESTS: u32 = 1_000_000;
 /// then comes back when it is told to.
 const LONGEST_WAIT: std::time::Duration = std::time::Duration::from_secs(19);
 
+/// Bounds of a header's size: below 8 KiB, ordinary cookies would not fit.
+const HEADER_SIZES: RangeInclusive<usize> = (8 << 10)..=(4 << 20);
+
+/// Bounds of the number of its fields.
+const HEADER_FIELDS: RangeInclusive<usize> = 16..=10_000;
+
 /// Fills in a pool's terms from its table.
 pub(super) fn read(table: &Table<'_>, pool: &mut Pool) {
     pool.slow_start = table.period("slow_start", pool.slow_start);
     pool.outlier = table.value("outlier").and_then(|value| outlier(&value));
     pool.healthy_minimum = table.percent("healthy_minimum", 0, pool.healthy_minimum);
-    pool.limits = table.value("limits").and_then(|value| limits(&value)).unwrap_or_default();
+    if let Some(value) = table.value("limits") {
+        limits(&value, pool);
+    }
     pool.admission = table.value("admission").and_then(|value| admission(&value));
     pool.rebalance = table.value("rebalance").and_then(|value| rebalance(&value));
 }
@@ -56,13 +66,24 @@ fn outlier(value: &Value<'_>) -> Option<Outlier> {
     })
 }
 
-fn limits(value: &Value<'_>) -> Option<Limits> {
-    let table = value.table(&schema::LIMITS, "a table such as `{ connections = 5000 }`")?;
+fn limits(value: &Value<'_>, pool: &mut Pool) {
+    let wanted = "a table such as `{ connections = 5000 }`";
+    let Some(table) = value.table(&schema::LIMITS, wanted) else { return };
     let most = MOST_REQUESTS as usize;
-    Some(Limits {
+    pool.limits = Limits {
         connections: table.value("connections").and_then(|v| v.integer(1..=MOST_CONNECTIONS)),
         pending: table.value("pending").and_then(|value| value.integer(0..=most)),
-    })
+    };
+    pool.response_header = header_limits(&table, pool.response_header);
+}
+
+/// What `header_size` and `header_fields` say.
+pub(super) fn header_limits(table: &Table<'_>, default: HeaderLimits) -> HeaderLimits {
+    let size = table.value("header_size").and_then(|value| value.size(HEADER_SIZES));
+    HeaderLimits {
+        size: size.unwrap_or(default.size),
+        fields: table.integer("header_fields", HEADER_FIELDS, default.fields),
+    }
 }
 
 fn admission(value: &Value<'_>) -> Option<Admission> {

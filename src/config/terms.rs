@@ -148,6 +148,15 @@ pub struct Limits {
     pub pending: Option<usize>,
 }
 
+/// What the header of a request or a response may have, at most.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HeaderLimits {
+    /// Bytes, first line included.
+    pub size: usize,
+    /// Fields.
+    pub fields: usize,
+}
+
 /// How often something may happen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rate {

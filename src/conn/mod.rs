@@ -10,7 +10,12 @@
 
 mod first;
 
-use std::{future::Future, io, net::SocketAddr, sync::Arc};
+use std::{
+    future::Future,
+    io,
+    net::SocketAddr,
+    sync::{Arc, Mutex, atomic::AtomicBool},
+};
 
 use tokio::{
     io::AsyncWriteExt as _,
@@ -25,7 +30,7 @@ use crate::{
     config::ProxyIn,
     drain,
     error::{Kind, Phase, ProxyError, Side, Termination},
-    http::{PLAIN_ON_TLS, TOO_MANY, server, visitor::Visitor},
+    http::{PLAIN_ON_TLS, TOO_MANY, refusal::Refused, server, visitor::Visitor},
     layer4,
     net::{
         client_hello::ClientHello, listener, per_address::Counted, proxy_protocol, stream::Client,
@@ -60,10 +65,12 @@ pub async fn accept(socket: Arc<TcpListener>, door: Door) {
         let current = door.proxy.snapshot.load().listeners.get(&door.name).cloned();
         last = current.or(last);
         let Some(policy) = last.clone() else { continue };
-        let until = Instant::now() + policy.handshake_timeout;
+        let accepted = Instant::now();
+        let until = accepted + policy.handshake_timeout;
         let door = door.clone();
+        let (counted, destination, secured) = (None, None, None);
         let arrival =
-            Arrival { door, policy, peer, counted: None, destination: None, secured: None, until };
+            Arrival { door, policy, peer, counted, destination, secured, accepted, until };
         tokio::spawn(arrival.serve(stream));
     }
 }
@@ -80,6 +87,7 @@ struct Arrival {
     destination: Option<SocketAddr>,
     /// What TLS has told of the client; there once nothing more is to be told.
     secured: Option<Arc<Secured>>,
+    accepted: Instant,
     /// By when the application's first byte may come.
     until: Instant,
 }
@@ -340,11 +348,14 @@ impl Arrival {
             metrics,
             counted: self.counted,
             patience: Arc::default(),
+            clock: Arc::default(),
+            has_body: AtomicBool::new(false),
+            tunnel: Mutex::default(),
             drain,
         });
         async move {
-            let served = server::serve(Arc::clone(&proxy), Arc::clone(&visitor), stream).await;
-            tell_unserved(&proxy, &visitor, served);
+            let log = |refused: &Refused| log_refused(&proxy, &visitor, refused);
+            server::serve(Arc::clone(&proxy), Arc::clone(&visitor), stream, log).await;
         }
     }
 
@@ -366,24 +377,42 @@ impl Arrival {
             metrics: &self.door.metrics,
             peer: self.peer,
             secured: self.secured.as_ref(),
+            since: self.accepted,
         }
     }
 }
 
-/// The end of a connection of which no request came: nobody else tells.
-fn tell_unserved(proxy: &Proxy, visitor: &Visitor, served: Result<(), hyper::Error>) {
-    let Visitor { peer, metrics, secured, patience, .. } = visitor;
-    let known = Known { proxy, metrics, peer: *peer, secured: secured.as_ref() };
-    let broken = ProxyError::new(Side::Client, Phase::Request, Kind::Malformed);
-    if patience.began_with_tls() {
-        return known.fail(Form::Http, 400, &broken.because("TLS where HTTP is expected"));
-    }
-    if let Err(error) = served {
-        tracing::debug!(%peer, %error, "connection ended");
-        if error.is_parse() {
-            known.fail(Form::Http, 0, &broken.because(error));
-        }
-    }
+/// Logs a request that was refused before it could be served.
+fn log_refused(proxy: &Proxy, visitor: &Visitor, refused: &Refused) {
+    let Visitor { peer, metrics, secured, .. } = visitor;
+    let (method, target) = refused.request_line();
+    let snapshot = proxy.snapshot.load();
+    let record = Record::new(Start {
+        id: &refused.id,
+        client: *peer,
+        listener: metrics.name(),
+        secured: secured.as_ref(),
+        host: "",
+        method: &method,
+        target: &target,
+        redaction: Some(&snapshot.redaction),
+    });
+    let text = refused.error.source.as_ref().map(ToString::to_string);
+    let end = End { error: text.as_deref(), ..End::new((&refused.error).into()) };
+    finish(proxy, metrics, record.begun(refused.since.into_std()), refused.status, &end);
+}
+
+/// Writes the line of a connection that came to no stream, and counts it.
+fn finish(
+    proxy: &Proxy,
+    metrics: &ListenerMetrics,
+    mut record: Record,
+    status: u16,
+    end: &End<'_>,
+) {
+    record.status = status;
+    metrics.ended(&end.termination, ChosenBy::None, 0, 0);
+    proxy.log.load().write(&record, end);
 }
 
 /// What is told of a connection that came to no stream.
@@ -392,6 +421,8 @@ struct Known<'a> {
     metrics: &'a ListenerMetrics,
     peer: SocketAddr,
     secured: Option<&'a Arc<Secured>>,
+    /// When it was accepted.
+    since: Instant,
 }
 
 impl Known<'_> {
@@ -412,10 +443,9 @@ impl Known<'_> {
             redaction: None,
         });
         record.form = form;
-        record.status = status;
+        let record = record.begun(self.since.into_std());
         let end = End { error, ..End::new(termination) };
-        self.metrics.ended(&termination, ChosenBy::None, 0, 0);
-        self.proxy.log.load().write(&record, &end);
+        finish(self.proxy, self.metrics, record, status, &end);
     }
 }
 
@@ -451,7 +481,10 @@ mod tests {
     /// What a connection costs while it waits for requests, beside hyper's share: its task is this future.
     #[test]
     fn a_connection_that_waits_remembers_little_of_how_it_began() {
-        let (whole, served) = (size(Arrival::serve), size_of_served(server::serve));
+        let served = size_of_served(|proxy, visitor, stream| {
+            server::serve(proxy, visitor, stream, |_: &Refused| {})
+        });
+        let whole = size(Arrival::serve);
         assert!(whole <= served + 600, "{whole} bytes, of which HTTP has {served}");
     }
 }

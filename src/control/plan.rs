@@ -114,8 +114,11 @@ fn difference(now: &Listener, next: &Listener) -> String {
     let most = |listener: &Listener| listener.connections_per_address;
     tell(most(now) != most(next), "another number of connections per address");
     tell(now.redirect != next.redirect, "another redirect");
-    let deadlines = |listener: &Listener| (listener.handshake_timeout, listener.header_timeout);
+    let deadlines = |listener: &Listener| {
+        (listener.handshake_timeout, listener.header_timeout, listener.keep_alive)
+    };
     tell(deadlines(now) != deadlines(next), "other deadlines");
+    tell(now.header != next.header, "other limits of a request's header");
     parts.join("; ")
 }
 
@@ -167,7 +170,8 @@ fn settings(now: &Pool, next: &Pool, changes: &mut Vec<Change>) {
         ("slow_start", now.slow_start != next.slow_start),
         ("outlier", now.outlier != next.outlier),
         ("healthy_minimum", now.healthy_minimum != next.healthy_minimum),
-        ("limits", now.limits != next.limits),
+        ("limits", (&now.limits, now.response_header) != (&next.limits, next.response_header)),
+        ("long_polls", now.long_polls != next.long_polls),
         ("admission", now.admission != next.admission),
         ("rebalance", now.rebalance != next.rebalance),
         ("max_connection_age", now.max_connection_age != next.max_connection_age),

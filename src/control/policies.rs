@@ -90,5 +90,7 @@ fn policy(
         handshake_timeout: listener.handshake_timeout,
         header_timeout: listener.header_timeout,
         notices: Notices::new(name),
+        keep_alive: listener.keep_alive,
+        header: listener.header,
     })
 }

@@ -72,6 +72,8 @@ pub(super) struct Attempt<'a> {
     pub(super) patience: &'a Patience,
     /// The session is known to be on one backend: no other will do.
     pub(super) bound: bool,
+    /// The backend may hold the request for as long as it likes: a long poll other than Engine.IO's.
+    pub(super) long_poll: bool,
     /// A kept connection was closed under us: no other kept one is tried.
     pub(super) fresh: bool,
 }
@@ -251,7 +253,12 @@ impl Attempt<'_> {
             dial: self.pool.dial(),
             from: &self.from,
             connect: config.timeouts.connect,
-            header,
+            header: match self.long_poll {
+                true => config.timeouts.stream_idle,
+                false => Some(header),
+            },
+            body_idle: config.timeouts.body_idle,
+            limits: config.response_header,
             keep: config.reuse.idle_timeout,
             progress: self.outgoing.progress(),
             upgrade: self.upgrade,
@@ -282,7 +289,7 @@ impl Attempt<'_> {
             (Phase::Connect, Kind::Refused | Kind::Reset | Kind::TimedOut | Kind::Io)
             | (Phase::Handshake, _) => {}
             // A poll that is held for too long says nothing about the backend.
-            (Phase::ResponseHeader, Kind::TimedOut) if !self.polls() => {}
+            (Phase::ResponseHeader, Kind::TimedOut) if !self.polls() && !self.long_poll => {}
             _ => return,
         }
         if matches!(error.kind, Kind::TimedOut | Kind::Io) {
@@ -306,7 +313,12 @@ impl Attempt<'_> {
                 (Side::Backend, Phase::Connect | Phase::Handshake) => true,
                 // A kept connection may have been closed under us, and a poll is held for as long as
                 // its node likes.
-                (Side::Backend, Phase::ResponseHeader) if !kept && !self.polls() => true,
+                (Side::Backend, Phase::ResponseHeader)
+                    if !kept && !self.polls() && !self.long_poll =>
+                {
+                    true
+                }
+                (Side::Backend, Phase::RequestBody) => true,
                 _ => return,
             },
         };

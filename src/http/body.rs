@@ -68,11 +68,18 @@ pub(super) struct Inbound {
 }
 
 /// How far a request's body has come; shared with whoever waits for the response.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Progress {
     bytes: AtomicU64,
     state: AtomicU8,
     closes: AtomicBool,
+    /// The body's next byte is still with the client.
+    waits_for_client: AtomicBool,
+    began: Instant,
+    /// When the body last moved, in microseconds from `began`.
+    moved: AtomicU64,
+    /// Waits for the end of the body.
+    waker: AtomicWaker,
 }
 
 /// States of [`Progress`]; 0 is on its way.
@@ -127,6 +134,21 @@ impl RequestBody {
     }
 }
 
+impl Default for Progress {
+    /// Of a body of which nothing has come.
+    fn default() -> Self {
+        Self {
+            bytes: AtomicU64::new(0),
+            state: AtomicU8::new(0),
+            closes: AtomicBool::new(false),
+            waits_for_client: AtomicBool::new(false),
+            began: Instant::now(),
+            moved: AtomicU64::new(0),
+            waker: AtomicWaker::new(),
+        }
+    }
+}
+
 impl Progress {
     /// Of no body.
     pub(super) fn done() -> Arc<Self> {
@@ -135,8 +157,10 @@ impl Progress {
 
     /// Of a body that is in memory.
     pub(super) fn buffered(bytes: u64) -> Arc<Self> {
-        let (bytes, state) = (AtomicU64::new(bytes), AtomicU8::new(DONE));
-        Arc::new(Self { bytes, state, closes: AtomicBool::new(false) })
+        let progress = Self::default();
+        progress.bytes.store(bytes, Ordering::Relaxed);
+        progress.state.store(DONE, Ordering::Release);
+        Arc::new(progress)
     }
 
     /// Of this body, which has been read into memory whole.
@@ -149,6 +173,31 @@ impl Progress {
     /// Whether the body has closed a polling session; known once it has been read to its end.
     pub(super) fn closes_session(&self) -> bool {
         self.closes.load(Ordering::Relaxed)
+    }
+
+    /// When the body last moved: its last byte's time once it is done.
+    pub(super) fn moved_at(&self) -> Instant {
+        self.began + Duration::from_micros(self.moved.load(Ordering::Relaxed))
+    }
+
+    /// Notes that the body has moved.
+    pub(super) fn note_time(&self) {
+        let micros = u64::try_from(self.began.elapsed().as_micros()).unwrap_or(u64::MAX);
+        self.moved.store(micros, Ordering::Relaxed);
+    }
+
+    /// Whether the body's next byte is still with the client.
+    pub(super) fn waits_for_client(&self) -> bool {
+        self.waits_for_client.load(Ordering::Relaxed)
+    }
+
+    /// Waits until the whole body has been read. For one waiter at a time.
+    pub(super) async fn done_reading(&self) {
+        poll_fn(|cx| {
+            self.waker.register(cx.waker());
+            if self.is_done() { Poll::Ready(()) } else { Poll::Pending }
+        })
+        .await;
     }
 
     /// Bytes read from the client.
@@ -171,7 +220,9 @@ impl Progress {
     }
 
     fn set(&self, state: u8) {
+        self.note_time();
         self.state.store(state, Ordering::Release);
+        self.waker.wake();
     }
 }
 
@@ -202,7 +253,7 @@ impl Inbound {
         pause: Duration,
         patience: Arc<Patience>,
     ) -> Self {
-        let (pause, ahead) = (Pause::new(pause), VecDeque::new());
+        let (pause, ahead) = (Pause::new(Some(pause)), VecDeque::new());
         Self { incoming, progress, pause, gate: None, ahead, scan: None, patience }
     }
 
@@ -287,6 +338,8 @@ impl Inbound {
                     strip_trailers(trailers);
                 }
                 let bytes = frame.data_ref().map_or(0, |data| data.len() as u64);
+                self.progress.waits_for_client.store(false, Ordering::Relaxed);
+                self.progress.note_time();
                 self.progress.bytes.fetch_add(bytes, Ordering::Relaxed);
                 if let (Some(scan), Some(data)) = (&mut self.scan, frame.data_ref()) {
                     scan.feed(data);
@@ -310,6 +363,7 @@ impl Inbound {
                 Poll::Ready(Some(Err(broken(Kind::Incomplete))))
             }
             Poll::Pending => {
+                self.progress.waits_for_client.store(true, Ordering::Relaxed);
                 self.patience.wake_at_end(cx);
                 ready!(self.pause.poll_exceeded(cx));
                 self.progress.set(STALLED);
@@ -351,13 +405,14 @@ impl Body for RequestBody {
 /// The time since a body's last frame. Costs nothing while frames are at hand.
 #[derive(Debug)]
 pub(super) struct Pause {
-    limit: Duration,
+    /// `None`: it may last for ever.
+    limit: Option<Duration>,
     timer: Option<Pin<Box<Sleep>>>,
     running: bool,
 }
 
 impl Pause {
-    pub(super) fn new(limit: Duration) -> Self {
+    pub(super) fn new(limit: Option<Duration>) -> Self {
         Self { limit, timer: None, running: false }
     }
 
@@ -367,7 +422,8 @@ impl Pause {
 
     /// Ready once nothing has come for the limit.
     pub(super) fn poll_exceeded(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let deadline = || Instant::now() + self.limit;
+        let Some(limit) = self.limit else { return Poll::Pending };
+        let deadline = || Instant::now() + limit;
         let timer = match &mut self.timer {
             Some(timer) => {
                 if !self.running {

@@ -4,9 +4,8 @@ use std::{net::SocketAddr, sync::Arc, time::Instant};
 
 use http::{
     HeaderMap, HeaderValue, Method, Response, StatusCode, Version,
-    header::{CONNECTION, CONTENT_ENCODING},
+    header::{CONNECTION, CONTENT_ENCODING, CONTENT_TYPE},
 };
-use hyper::upgrade::OnUpgrade;
 
 use super::{
     attempt::{Engine, Reached},
@@ -33,6 +32,7 @@ use crate::{
         engine_io::CloseScan,
         memory::{Key, Return},
     },
+    tunnel::Terms,
     upstream::{Backend, Hold, Life},
 };
 
@@ -50,10 +50,11 @@ pub(super) struct Call<'a> {
     pub(super) method: Method,
     pub(super) engine: Option<Engine>,
     pub(super) upgrade: bool,
-    pub(super) client: Option<OnUpgrade>,
     pub(super) crossing: Crossing,
     /// What the memory of ended sessions calls its client, where that may matter.
     pub(super) known_as: Option<Key>,
+    /// The backend may hold it for as long as it likes.
+    pub(super) long_poll: bool,
     /// It comes back from a session that ended.
     pub(super) returning: Option<Return>,
     pub(super) manners: Manners,
@@ -191,7 +192,11 @@ impl Call<'_> {
             self.closed(proxy, pool, &backend);
         }
         self.entry.enter(Phase::ResponseBody);
-        let pause = pool.config().timeouts.body_idle;
+        let timeouts = &pool.config().timeouts;
+        let pause = match self.long_poll || is_event_stream(&parts.headers) {
+            true => timeouts.stream_idle,
+            false => Some(timeouts.body_idle),
+        };
         let held = (self.held, Arc::clone(&self.visitor.patience));
         let body = ReplyBody::relayed(head, incoming, pause, answer.lease, (self.entry, held));
         Response::from_parts(parts, body)
@@ -243,21 +248,33 @@ impl Call<'_> {
             self.entry.belongs_to(Client { memory, key, backend: backend.tag(), scan: None });
         }
         self.entry.enter(Phase::Tunnel);
-        let Some(client) = self.client else { unreachable!("a checked handshake can be upgraded") };
         let ticket = proxy.tunnels.enter(backend.serial(), self.address, true);
         if backend.phase() == Life::Gone {
             // It went while it answered; its tunnels were cut before this one was entered.
             proxy.tunnels.cut(backend.serial());
         }
+        let timeouts = &pool.config().timeouts;
         let passage = Passage {
-            client,
+            client: self.visitor.upgraded(),
             entry: self.entry,
             moored,
             ticket,
-            idle: pool.config().timeouts.tunnel_idle,
+            terms: Terms {
+                idle: timeouts.tunnel_idle,
+                half_closed: timeouts.half_closed,
+                framed: true,
+            },
         };
         upgrade::switch(reached.answer, passage)
     }
+}
+
+/// Whether a response is a stream of events, which may be silent for as long as nothing happens.
+fn is_event_stream(headers: &HeaderMap) -> bool {
+    const EVENTS: &[u8] = b"text/event-stream";
+    let kind = headers.get(CONTENT_TYPE).map_or(&b""[..], HeaderValue::as_bytes);
+    let kind = kind.split(|byte| *byte == b';').next().unwrap_or_default();
+    kind.trim_ascii().eq_ignore_ascii_case(EVENTS)
 }
 
 /// Stores the new session's backend before the client can hear of the session: its next request may

@@ -31,18 +31,19 @@ use tokio::{
 
 use super::{
     body::{Progress, RequestBody},
-    headers,
+    deadline, framing, headers,
 };
 use crate::{
+    config::HeaderLimits,
     error::{Kind, Phase, ProxyError, Side},
-    net::{proxy_protocol::Introduction, stream::Server, tls},
+    net::{answer_first::AnswerFirst, proxy_protocol::Introduction, stream::Server, tls},
     observe::Metrics,
     proxy,
     upstream::{ANY_AGE, Acquired, Backend, ConnectError, Dial, InFlight, InUse, Permit, Reusable},
 };
 
-/// Largest response header, and read buffer; node itself accepts 16 KiB.
-const MAX_HEADER: usize = 64 * 1024;
+/// Least size of hyper's buffers.
+const BUFFER: usize = 64 * 1024;
 
 /// How long a connection may have been idle that gets what cannot be sent twice: half of the shortest
 /// limit that common servers have, gunicorn's 2 s.
@@ -60,8 +61,12 @@ pub(super) struct Terms<'a> {
     pub(super) from: &'a Introduction,
     /// Deadline of opening a connection.
     pub(super) connect: Duration,
-    /// Deadline of the response's header, from the end of the request.
-    pub(super) header: Duration,
+    /// Deadline of the response's header, from the end of the request; `None`: unlimited.
+    pub(super) header: Option<Duration>,
+    /// Longest time that the backend may leave the request's body unread.
+    pub(super) body_idle: Duration,
+    /// Limits of the response's header.
+    pub(super) limits: HeaderLimits,
     /// How long a connection may be kept for reuse.
     pub(super) keep: Duration,
     /// How far the request's body has come.
@@ -303,12 +308,13 @@ async fn send(
     request: Request<RequestBody>,
 ) -> Result<Response<Incoming>, Failure> {
     let sending = connection.sender.try_send_request(request);
-    let Some(outcome) = before(terms.header, terms.progress, sending).await else {
-        let error = ProxyError::new(Side::Backend, Phase::ResponseHeader, Kind::TimedOut);
+    let in_time = deadline::in_time(terms.header, terms.body_idle, terms.progress, sending);
+    let outcome = in_time.await.map_err(|phase| {
+        let error = ProxyError::new(Side::Backend, phase, Kind::TimedOut);
         let now = std::time::Instant::now();
-        let began = now.checked_sub(terms.header).unwrap_or(now);
-        return Err(Failure { began, ..Failure::now(error) });
-    };
+        let began = terms.header.and_then(|limit| now.checked_sub(limit)).unwrap_or(now);
+        Failure { began, ..Failure::now(error) }
+    })?;
     outcome.map_err(|mut failed| {
         let unsent = failed.take_message().map(Box::new);
         let source = failed.into_error();
@@ -320,32 +326,6 @@ async fn send(
     })
 }
 
-/// What `response` resolves to, unless the deadline passes first. It runs from the end of the
-/// request, so that a long upload is no fault; an upload that stands still is one.
-async fn before<T>(
-    deadline: Duration,
-    progress: &Progress,
-    response: impl Future<Output = T>,
-) -> Option<T> {
-    let mut response = pin!(response);
-    let mut timer = pin!(sleep(deadline));
-    let mut seen = (progress.is_done(), progress.bytes());
-    loop {
-        tokio::select! {
-            biased;
-            outcome = &mut response => return Some(outcome),
-            () = &mut timer => {
-                let now = (progress.is_done(), progress.bytes());
-                if now == seen {
-                    return None;
-                }
-                seen = now;
-                timer.as_mut().reset(Instant::now() + deadline);
-            }
-        }
-    }
-}
-
 fn answer(
     terms: &Terms<'_>,
     connection: Box<H1>,
@@ -354,6 +334,10 @@ fn answer(
     connected: Option<Duration>,
 ) -> Result<Answer, Failure> {
     let fields = response.headers_mut();
+    if let Err(fault) = framing::response(fields) {
+        let error = ProxyError::new(Side::Backend, Phase::ResponseHeader, Kind::Malformed);
+        return Err(Failure::now(error.because(fault)));
+    }
     let ambiguous = fields.contains_key(header::TRANSFER_ENCODING)
         && fields.remove(header::CONTENT_LENGTH).is_some();
     // A second before the peer closes: the request must not meet the FIN.
@@ -382,7 +366,7 @@ async fn open(terms: &Terms<'_>, permit: Permit) -> Result<Box<H1>, ProxyError> 
     let stream = reach(terms).await?;
     let idle_since = IdleSince::new();
     let backend = (!terms.upgrade).then(|| (terms.backend, Arc::clone(&idle_since)));
-    let (sender, driver) = handshake(stream, backend).await.map_err(|source| {
+    let (sender, driver) = handshake(stream, terms.limits, backend).await.map_err(|source| {
         ProxyError::new(Side::Backend, Phase::Connect, Kind::Io).because(source)
     })?;
     let dial = terms.dial.serial();
@@ -405,10 +389,17 @@ async fn reach(terms: &Terms<'_>) -> Result<Server, ConnectError> {
 /// `None`: the connection is to be upgraded.
 async fn handshake(
     stream: Server,
+    limits: HeaderLimits,
     backend: Option<(&Arc<Backend>, Arc<IdleSince>)>,
 ) -> Result<(SendRequest<RequestBody>, Option<AbortHandle>), hyper::Error> {
-    let (sender, connection) =
-        http1::Builder::new().max_buf_size(MAX_HEADER).handshake(TokioIo::new(stream)).await?;
+    let HeaderLimits { size, fields } = limits;
+    let (sender, connection) = http1::Builder::new()
+        .preserve_header_case(true)
+        .max_buf_size(size.max(BUFFER))
+        .max_header_size(size)
+        .max_headers(fields)
+        .handshake(TokioIo::new(AnswerFirst::new(stream)))
+        .await?;
     // What the driver sees, the sender is told as well; here it is only worth a look.
     let tell = |outcome: Result<(), hyper::Error>| {
         if let Err(error) = outcome {
@@ -484,6 +475,9 @@ impl Lease {
 
 /// What a hyper error means in our vocabulary.
 pub(super) fn kind(error: &hyper::Error) -> Kind {
+    if error.is_parse_too_large() {
+        return Kind::HeaderTooLarge;
+    }
     if error.is_parse() || error.is_parse_status() {
         return Kind::Malformed;
     }

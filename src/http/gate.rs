@@ -13,7 +13,10 @@ use http::{
     uri::Uri,
 };
 
-use super::headers::{has_token, tokens};
+use super::{
+    framing,
+    headers::{has_token, tokens},
+};
 use crate::error::{Kind, Phase, ProxyError, Side};
 
 /// A request that may be served.
@@ -34,6 +37,7 @@ pub(super) fn check(parts: &Parts) -> Result<Checked, ProxyError> {
         return Err(ProxyError::new(Side::Client, Phase::Request, Kind::MethodNotAllowed));
     }
     check_path(parts)?;
+    framing::request(&parts.headers)?;
     let host = host(parts)?;
     Ok(Checked { host, upgrade: upgrade(parts)? })
 }
@@ -129,8 +133,14 @@ fn upgrade(parts: &Parts) -> Result<bool, ProxyError> {
     if !asked {
         return Ok(false);
     }
-    if parts.method != Method::GET || parts.version < Version::HTTP_11 {
-        return Err(ProxyError::bad_request("A WebSocket handshake is an HTTP/1.1 GET."));
+    if parts.version < Version::HTTP_11 {
+        return Err(ProxyError::bad_request(
+            "A WebSocket handshake needs HTTP/1.1; an nginx in front of this proxy needs \
+             `proxy_http_version 1.1`.",
+        ));
+    }
+    if parts.method != Method::GET {
+        return Err(ProxyError::bad_request("A WebSocket handshake must be a GET request."));
     }
     if has_body(headers) {
         return Err(ProxyError::bad_request("A WebSocket handshake has no body."));

@@ -146,8 +146,13 @@ pub(super) fn request_id(headers: &HeaderMap, trusted: bool) -> Box<str> {
     let claimed = headers.get(&X_REQUEST_ID).and_then(|value| value.to_str().ok());
     match claimed {
         Some(id) if trusted && !id.is_empty() && id.len() <= MAX_REQUEST_ID => id.into(),
-        _ => format!("{:032x}", fastrand::u128(..)).into(),
+        _ => new_id(),
     }
+}
+
+/// A request id of 32 hex digits.
+pub(super) fn new_id() -> Box<str> {
+    format!("{:032x}", fastrand::u128(..)).into()
 }
 
 /// How long the peer keeps the connection, where its `Keep-Alive` field says so.

@@ -4,8 +4,9 @@ use std::{future::poll_fn, sync::Arc, time::Duration};
 
 use bytes::{Bytes, BytesMut};
 use http::{
-    HeaderMap, HeaderValue, Method, Request, Uri, Version,
+    Extensions, HeaderMap, HeaderValue, Method, Request, Uri, Version,
     header::{ACCEPT_ENCODING, CONTENT_LENGTH, EXPECT, HOST, TRANSFER_ENCODING},
+    request::Parts,
 };
 use hyper::body::Incoming;
 
@@ -34,6 +35,8 @@ pub(super) struct Outgoing {
     method: Method,
     uri: Uri,
     headers: HeaderMap,
+    /// Names of the fields as they were received.
+    extensions: Extensions,
     body: Source,
     pause: Duration,
     progress: Arc<Progress>,
@@ -74,13 +77,8 @@ pub(super) struct Shape<'a> {
 
 impl Outgoing {
     /// Cleans and completes the header; `uri` is in origin form.
-    pub(super) fn new(
-        method: Method,
-        uri: Uri,
-        mut headers: HeaderMap,
-        body: Incoming,
-        shape: &Shape<'_>,
-    ) -> Self {
+    pub(super) fn new(parts: Parts, body: Incoming, shape: &Shape<'_>) -> Self {
+        let Parts { method, uri, mut headers, extensions, .. } = parts;
         headers::strip_hop_by_hop(&mut headers);
         let origin = &shape.origin;
         if let Some(name) = headers::add_forwarding(&mut headers, origin) {
@@ -113,6 +111,7 @@ impl Outgoing {
             method,
             uri,
             headers,
+            extensions,
             body,
             pause: shape.pause,
             progress,
@@ -200,10 +199,11 @@ impl Outgoing {
         *request.method_mut() = self.method.clone();
         *request.uri_mut() = self.uri.clone();
         *request.version_mut() = Version::HTTP_11;
-        *request.headers_mut() = if matches!(self.body, Source::Taken) {
-            std::mem::take(&mut self.headers)
+        (*request.headers_mut(), *request.extensions_mut()) = if matches!(self.body, Source::Taken)
+        {
+            (std::mem::take(&mut self.headers), std::mem::take(&mut self.extensions))
         } else {
-            self.headers.clone()
+            (self.headers.clone(), self.extensions.clone())
         };
         if let Some(go) = go {
             hyper::ext::on_informational(&mut request, move |response| {

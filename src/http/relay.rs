@@ -60,12 +60,12 @@ impl ReplyBody {
         Self::Own(Full::new(bytes.into()))
     }
 
-    /// The backend's body as it comes, `head` first; at most `pause` between two frames. The lease
+    /// The backend's body as it comes, `head` first; at most `pause` between two frames, if given. The lease
     /// is given back and the entry closed with the last byte, or here where there is none.
     pub(super) fn relayed(
         head: Option<Bytes>,
         incoming: Incoming,
-        pause: Duration,
+        pause: Option<Duration>,
         lease: Lease,
         (entry, client): (Entry, (Option<Held>, Arc<Patience>)),
     ) -> Self {

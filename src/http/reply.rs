@@ -6,11 +6,14 @@
 
 use bytes::Bytes;
 use http::{
-    HeaderMap, HeaderValue, Response, StatusCode,
+    HeaderMap, HeaderValue, Method, Response, StatusCode,
     header::{
-        ACCESS_CONTROL_ALLOW_CREDENTIALS, ACCESS_CONTROL_ALLOW_ORIGIN, ALLOW, CACHE_CONTROL,
+        ACCESS_CONTROL_ALLOW_CREDENTIALS, ACCESS_CONTROL_ALLOW_HEADERS,
+        ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_MAX_AGE,
+        ACCESS_CONTROL_REQUEST_HEADERS, ACCESS_CONTROL_REQUEST_METHOD, ALLOW, CACHE_CONTROL,
         CONNECTION, CONTENT_TYPE, LOCATION, ORIGIN, RETRY_AFTER, SEC_WEBSOCKET_VERSION, VARY,
     },
+    request::Parts,
 };
 
 use super::{headers::X_REQUEST_ID, relay::ReplyBody};
@@ -18,7 +21,7 @@ use crate::{
     config::Redirect,
     entry::Entry,
     error::{Kind, Phase, ProxyError, Side},
-    sticky::engine_io::UNKNOWN_SID,
+    sticky::engine_io::{self, UNKNOWN_SID},
 };
 
 /// Seconds after which a client may try again while a whole pool takes nobody: probes take about as long
@@ -32,14 +35,6 @@ pub(crate) const PLAIN_ON_TLS: &[u8] = b"HTTP/1.1 400 Bad Request\r\n\
     Cache-Control: no-store\r\n\
     Connection: close\r\n\r\n\
     This port speaks TLS: use https://.\n";
-
-/// The reply to TLS where requests come in the clear.
-pub(super) const TLS_ON_PLAIN: &[u8] = b"HTTP/1.1 400 Bad Request\r\n\
-    Content-Type: text/plain; charset=utf-8\r\n\
-    Content-Length: 46\r\n\
-    Cache-Control: no-store\r\n\
-    Connection: close\r\n\r\n\
-    This port speaks no TLS: use http:// with it.\n";
 
 /// The reply to a connection of an address that has as many open as one may.
 pub(crate) const TOO_MANY: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\n\
@@ -55,13 +50,33 @@ pub(crate) const TOO_MANY: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\n\
 pub(super) struct Manners {
     /// The page's origin, where a browser waits.
     origin: Option<HeaderValue>,
+    /// It is a preflight of an Engine.IO request.
+    preflight: Option<Box<Preflight>>,
     id: Box<str>,
+}
+
+/// What a browser asks before it sends a request to another origin.
+#[derive(Clone, Debug)]
+struct Preflight {
+    method: HeaderValue,
+    headers: Option<HeaderValue>,
 }
 
 impl Manners {
     /// Of a request with this header.
-    pub(super) fn of(headers: &HeaderMap, id: &str) -> Self {
-        Self { origin: headers.get(ORIGIN).cloned(), id: id.into() }
+    pub(super) fn of(parts: &Parts, id: &str) -> Self {
+        let Parts { method, uri, headers, .. } = parts;
+        let preflight = || {
+            engine_io::query(uri.query()?)?;
+            let method = headers.get(ACCESS_CONTROL_REQUEST_METHOD)?.clone();
+            let headers = headers.get(ACCESS_CONTROL_REQUEST_HEADERS).cloned();
+            Some(Box::new(Preflight { method, headers }))
+        };
+        Self {
+            origin: headers.get(ORIGIN).cloned(),
+            preflight: if method == Method::OPTIONS { preflight() } else { None },
+            id: id.into(),
+        }
     }
 
     /// Lets the page that waits for a reply read it, unless the backend has said who may.
@@ -76,8 +91,30 @@ impl Manners {
     }
 }
 
+/// The reply to a preflight that no backend can answer. A browser shows the page nothing of a preflight that
+/// fails, so it is allowed, once: the request itself then gets a reply that the page can read. Only preflights of
+/// Engine.IO requests are answered so: without a session that a backend has given, those do no harm.
+fn allow(preflight: &Preflight, manners: &Manners) -> Response<ReplyBody> {
+    let mut response = Response::new(ReplyBody::empty());
+    *response.status_mut() = StatusCode::NO_CONTENT;
+    set(&mut response, ACCESS_CONTROL_ALLOW_METHODS, preflight.method.clone());
+    if let Some(headers) = &preflight.headers {
+        set(&mut response, ACCESS_CONTROL_ALLOW_HEADERS, headers.clone());
+    }
+    set(&mut response, ACCESS_CONTROL_MAX_AGE, HeaderValue::from_static("0"));
+    set(&mut response, CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    if let Ok(id) = HeaderValue::from_str(&manners.id) {
+        set(&mut response, X_REQUEST_ID, id);
+    }
+    manners.allow_origin(response.headers_mut());
+    response
+}
+
 /// The reply to a failed request.
 fn error(error: &ProxyError, manners: &Manners) -> Response<ReplyBody> {
+    if let Some(preflight) = manners.preflight.as_ref().filter(|_| error.side != Side::Client) {
+        return allow(preflight, manners);
+    }
     let status = status(error);
     let mut response = match error.kind {
         Kind::SessionGone => {
@@ -128,6 +165,25 @@ pub(super) fn refuse(
     response
 }
 
+/// The reply to a request that was refused before it was understood, byte for byte.
+pub(super) fn refusal(error: &ProxyError, sentence: &str, id: &str) -> Vec<u8> {
+    let status = status(error);
+    let body = format!("{sentence}\nRequest id: {id}\n");
+    format!(
+        "HTTP/1.1 {} {}\r\n\
+         Content-Type: text/plain; charset=utf-8\r\n\
+         Content-Length: {}\r\n\
+         Cache-Control: no-store\r\n\
+         X-Request-Id: {id}\r\n\
+         Connection: close\r\n\r\n\
+         {body}",
+        status.as_u16(),
+        status.canonical_reason().unwrap_or_default(),
+        body.len(),
+    )
+    .into_bytes()
+}
+
 /// The reply of a redirecting listener; `path` is path and query, as sent.
 pub(super) fn redirect(to: Redirect, host: &str, path: &str) -> Response<ReplyBody> {
     let Redirect::Https { port } = to;
@@ -171,6 +227,12 @@ pub(super) fn status(error: &ProxyError) -> StatusCode {
         Kind::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
         Kind::UpgradeRequired => StatusCode::UPGRADE_REQUIRED,
         Kind::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+        Kind::HeaderTooLarge if error.side == Side::Client => {
+            StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE
+        }
+        Kind::TargetTooLong => StatusCode::URI_TOO_LONG,
+        Kind::UnsupportedVersion => StatusCode::HTTP_VERSION_NOT_SUPPORTED,
+        Kind::UnsupportedCoding => StatusCode::NOT_IMPLEMENTED,
         Kind::NoRoute => StatusCode::NOT_FOUND,
         Kind::Misdirected => StatusCode::MISDIRECTED_REQUEST,
         Kind::NoBackend | Kind::Saturated | Kind::TooMany | Kind::NotAdmitted | Kind::Exhausted => {
@@ -178,11 +240,14 @@ pub(super) fn status(error: &ProxyError) -> StatusCode {
         }
         Kind::TimedOut if error.side == Side::Client => StatusCode::REQUEST_TIMEOUT,
         Kind::TimedOut => StatusCode::GATEWAY_TIMEOUT,
-        Kind::Incomplete | Kind::Reset if error.side == Side::Client => StatusCode::BAD_REQUEST,
+        Kind::Incomplete | Kind::Reset | Kind::Malformed if error.side == Side::Client => {
+            StatusCode::BAD_REQUEST
+        }
         Kind::Refused
         | Kind::Reset
         | Kind::Incomplete
         | Kind::Malformed
+        | Kind::HeaderTooLarge
         | Kind::BadUpgrade
         | Kind::Untrusted
         | Kind::Missing
@@ -208,6 +273,13 @@ pub(super) fn sentence(error: &ProxyError) -> &'static str {
         (Kind::BodyTooLarge, _) => {
             "The body is too large to look for the node of a session that is not known here."
         }
+        (Kind::HeaderTooLarge, _) if error.side == Side::Backend => {
+            "The header of the backend's response is too large or has too many fields."
+        }
+        (Kind::HeaderTooLarge, _) => "The request header is too large or has too many fields.",
+        (Kind::TargetTooLong, _) => "The request target is too long.",
+        (Kind::UnsupportedVersion, _) => "Only HTTP/1.1 and HTTP/1.0 are supported.",
+        (Kind::UnsupportedCoding, _) => "No transfer coding but chunked is supported.",
         (Kind::Misdirected, _) => "This host is not served over this connection; open one for it.",
         (Kind::NoRoute, _) => "No route covers this host and path.",
         (Kind::NoBackend, _) => "No node of this application takes anybody at present.",
@@ -222,6 +294,10 @@ pub(super) fn sentence(error: &ProxyError) -> &'static str {
         (Kind::Refused, _) => "The node refused the connection.",
         (Kind::TimedOut, Phase::Connect | Phase::Handshake) => {
             "The node could not be connected to in time."
+        }
+        (Kind::TimedOut, Phase::Request) => "The request header did not arrive in time.",
+        (Kind::TimedOut, Phase::RequestBody) if error.side == Side::Backend => {
+            "The backend did not read the request body in time."
         }
         (Kind::TimedOut, Phase::RequestBody) => "The body did not come in time.",
         (Kind::TimedOut, _) => "The node did not answer in time.",

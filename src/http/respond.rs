@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, sync::Arc};
 
-use http::{Method, Request, Response, header::ACCEPT, request::Parts};
+use http::{Method, Request, Response, Version, request::Parts};
 use hyper::body::Incoming;
 
 use super::{
@@ -13,6 +13,7 @@ use super::{
     gate,
     headers::{self, Origin},
     hops::Claims,
+    long_poll,
     outgoing::{Outgoing, Shape},
     relay::ReplyBody,
     reply::{self, Manners},
@@ -36,11 +37,12 @@ impl Proxy {
     pub(super) async fn respond(
         &self,
         visitor: &Visitor,
-        mut request: Request<Incoming>,
+        request: Request<Incoming>,
         held: Option<Held>,
     ) -> Response<ReplyBody> {
-        let client = Some(hyper::upgrade::on(&mut request));
-        let (parts, body) = request.into_parts();
+        let (mut parts, body) = request.into_parts();
+        // The connection is upgraded without it.
+        parts.extensions.remove::<hyper::upgrade::OnUpgrade>();
         let snapshot = self.snapshot.load_full();
         let trusted = snapshot.trusts(visitor.peer.ip());
         let claims = trusted.then(|| Claims::read(&parts.headers)).flatten();
@@ -48,7 +50,7 @@ impl Proxy {
             claims.as_ref().map(|said| said.client(visitor.peer, |ip| snapshot.trusts(ip)));
         let address = client_is.as_ref().map_or(visitor.peer, |client| client.address);
         let id = headers::request_id(&parts.headers, trusted);
-        let manners = Manners::of(&parts.headers, &id);
+        let manners = Manners::of(&parts, &id);
         let mut entry = self.open(visitor, &parts, (address, &id), &snapshot);
         #[cfg(debug_assertions)]
         fail_on_request(&parts);
@@ -77,9 +79,10 @@ impl Proxy {
             method: parts.method.clone(),
             engine: engine(parts.uri.query()),
             upgrade: checked.upgrade,
-            client,
             crossing: Crossing::of(&parts.headers, pool, secure, &checked.host),
             known_as: None,
+            long_poll: long_poll::is_recognised(&parts.method, &parts.uri, &parts.headers)
+                || long_poll::is_named(parts.uri.path(), &pool.config().long_polls),
             returning: None,
             manners,
             entry,
@@ -154,7 +157,8 @@ impl Proxy {
             notices: &call.visitor.listener.notices,
             scan: call.close_scan(),
         };
-        let mut outgoing = Outgoing::new(parts.method, uri, parts.headers, body, &shape);
+        parts.uri = uri;
+        let mut outgoing = Outgoing::new(parts, body, &shape);
         let accept = call.upgrade.then(|| outgoing.expected_accept());
         pool.upstream.note_request();
         let from = introduction(pool, &call, id);
@@ -170,6 +174,7 @@ impl Proxy {
             from,
             known_as: call.known_as,
             patience: &call.visitor.patience,
+            long_poll: call.long_poll,
             fresh: false,
             bound: false,
         };
@@ -213,14 +218,15 @@ fn fail_on_request(parts: &Parts) {
     }
 }
 
-/// Lets the client end its stream and still get its response. A poll or an event stream does not: a
-/// client that ends its stream has left, and its session with it.
+/// Lets the client end its stream and still get its response. A request of an Engine.IO session, a long poll or
+/// an event stream does not: their clients never end their stream before they leave.
 pub(super) fn hold(visitor: &Visitor, request: &Request<Incoming>) -> Option<Held> {
-    let polls = request.method() == Method::GET
-        && engine(request.uri().query()).is_some_and(|engine| engine.polling);
-    // An event stream has no end of its own: its client's is the only one.
-    let events = headers::has_token(request.headers(), &ACCEPT, "text/event-stream");
-    (!polls && !events).then(|| visitor.patience.hold())
+    let (method, uri) = (request.method(), request.uri());
+    let polls = engine(uri.query()).is_some_and(|engine| engine.polling)
+        || long_poll::is_recognised(method, uri, request.headers());
+    // Interim responses are not known to HTTP/1.0.
+    let probed = request.version() == Version::HTTP_11;
+    (!polls).then(|| visitor.patience.hold(probed))
 }
 
 pub(super) fn engine(query: Option<&str>) -> Option<Engine> {

@@ -1,68 +1,264 @@
 //! One client connection, request by request, until it ends, upgrades or is drained.
 
-use std::{convert::Infallible, pin::pin, sync::Arc};
-
-use http::{HeaderValue, StatusCode, header::CONNECTION};
-use hyper::{server::conn::http1, service::service_fn};
-use hyper_util::rt::{TokioIo, TokioTimer};
-
-use super::{reply, respond, visitor::Visitor};
-use crate::{
-    drain::Phase,
-    net::{half_close::HalfClose, stream::Client},
-    proxy::Proxy,
+use std::{
+    convert::Infallible,
+    future::{Future, poll_fn},
+    io,
+    pin::{Pin, pin},
+    sync::{Arc, atomic::Ordering},
+    task::{Context, Poll, ready},
+    time::Duration,
 };
 
-/// Largest request header; a longer one gets a 431, a longer target a 414.
-const MAX_HEADER: usize = 64 * 1024;
+use bytes::Bytes;
+use http::{HeaderValue, Request, StatusCode, header::CONNECTION};
+use http_body::{Body, Frame, SizeHint};
+use hyper::{body::Incoming, server::conn::http1, service::service_fn};
+use hyper_util::rt::TokioIo;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    time::{Instant, Sleep, sleep_until, timeout, timeout_at},
+};
+
+use super::{body::BrokenOff, refusal::Refused, relay::ReplyBody, respond, visitor::Visitor};
+use crate::{
+    drain::{Phase, Watch},
+    net::{
+        half_close::HalfClose,
+        request_clock::{Serving, Waiting},
+        stream::Client,
+    },
+    proxy::Proxy,
+    tunnel::End,
+};
+
+/// Least size of hyper's buffers.
+const BUFFER: usize = 64 * 1024;
+
+/// Number of fields for which hyper needs no memory of its own.
+const USUAL_FIELDS: usize = 100;
+
+/// How long a client that has been answered early may go on sending, all together and without a byte.
+const LINGER: (Duration, Duration) = (Duration::from_secs(30), Duration::from_secs(5));
+
+/// Why the HTTP implementation serves the connection no more.
+enum Ended {
+    /// The client or a response has ended it, or it has been upgraded.
+    Closed,
+    /// The client's bytes, its socket, or a relayed body that broke off.
+    Broken(hyper::Error),
+    /// Nothing came in time.
+    Late,
+    /// A drain is at its deadline.
+    Forced,
+}
 
 /// Serves a connection. In a drain it ends after the request in flight, where it is to part after the
-/// next one; forced, at once.
-///
-/// # Errors
-/// What broke the connection: the client's bytes, its socket, or a relayed body that broke off.
+/// next one; forced, at once. `refused` is told of a request that is refused before it can be served.
 pub async fn serve(
     proxy: Arc<Proxy>,
     visitor: Arc<Visitor>,
     stream: Client,
-) -> Result<(), hyper::Error> {
-    let mut drain = visitor.drain.clone();
-    let header_timeout = visitor.listener.header_timeout;
-    let plain = !stream.is_tls();
-    let mut stream = HalfClose::new(stream, Arc::clone(&visitor.patience));
-    if plain {
-        stream = stream.without_tls(reply::TLS_ON_PLAIN);
-    }
-    let service = service_fn(move |request| {
-        let (proxy, visitor) = (Arc::clone(&proxy), Arc::clone(&visitor));
-        // Before the request's future is first polled, hyper may look for the stream's end.
-        let held = respond::hold(&visitor, &request);
-        async move {
-            let mut response = proxy.respond(&visitor, request, held).await;
-            // The client's next request is on a connection to whoever accepts now. To close while
-            // none is under way would be to close on one that is just being sent.
-            if visitor.drain.phase() == Phase::Parting
-                && response.status() != StatusCode::SWITCHING_PROTOCOLS
-            {
-                response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    refused: impl FnOnce(&Refused),
+) {
+    let stream = HalfClose::new(stream, Arc::clone(&visitor.patience), Arc::clone(&visitor.clock));
+    let service = {
+        let visitor = Arc::clone(&visitor);
+        service_fn(move |request| {
+            let (proxy, visitor) = (Arc::clone(&proxy), Arc::clone(&visitor));
+            let serving = visitor.clock.serve();
+            visitor.has_body.store(!request_is_whole(&request), Ordering::Relaxed);
+            // Before the request's future is first polled, hyper may look for the stream's end.
+            let held = respond::hold(&visitor, &request);
+            async move {
+                let mut response = proxy.respond(&visitor, request, held).await;
+                // The client's next request is on a connection to whoever accepts now. To close while
+                // none is under way would be to close on one that is just being sent.
+                if visitor.drain.phase() == Phase::Parting
+                    && response.status() != StatusCode::SWITCHING_PROTOCOLS
+                {
+                    response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+                }
+                Ok::<_, Infallible>(response.map(|body| Served { body, _serving: serving }))
             }
-            Ok::<_, Infallible>(response)
-        }
-    });
-    let connection = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(header_timeout)
-        .max_buf_size(MAX_HEADER)
-        .max_header_size(MAX_HEADER)
-        .serve_connection(TokioIo::new(stream), service)
-        .with_upgrades();
-    let mut connection = pin!(connection);
-    tokio::select! {
-        outcome = connection.as_mut() => return outcome,
-        () = drain.graceful() => connection.as_mut().graceful_shutdown(),
+        })
+    };
+    let limits = visitor.listener.header;
+    let mut builder = http1::Builder::new();
+    // Deadlines are kept here: hyper's would not tell an idle connection from half a header.
+    builder
+        .header_read_timeout(None)
+        .preserve_header_case(true)
+        .max_buf_size(limits.size.max(BUFFER))
+        .max_header_size(limits.size);
+    if limits.fields != USUAL_FIELDS {
+        builder.max_headers(limits.fields);
     }
+    let mut connection = builder.serve_connection(TokioIo::new(stream), service);
+    let ended = {
+        let mut drain = visitor.drain.clone();
+        let mut draining = false;
+        let mut sleep = pin!(sleep_until(Instant::now() + visitor.listener.header_timeout));
+        loop {
+            tokio::select! {
+                biased;
+                outcome = &mut connection => {
+                    break outcome.map_or_else(Ended::Broken, |()| Ended::Closed);
+                }
+                () = next_phase(&mut drain, draining) => {
+                    if draining {
+                        break Ended::Forced;
+                    }
+                    draining = true;
+                    Pin::new(&mut connection).graceful_shutdown();
+                }
+                () = poll_fn(|cx| visitor.poll_late(sleep.as_mut(), cx)) => break Ended::Late,
+            }
+        }
+    };
+    let parts = connection.into_parts();
+    // What follows is of no size, and not in the future of a connection that is served for days.
+    Box::pin(finish(&visitor, ended, parts.io.into_inner(), parts.read_buf, refused)).await;
+}
+
+/// Whether nothing of the request is still to come.
+fn request_is_whole(request: &Request<Incoming>) -> bool {
+    request.body().is_end_stream()
+}
+
+async fn next_phase(drain: &mut Watch, draining: bool) {
+    match draining {
+        false => drain.graceful().await,
+        true => drain.forced().await,
+    }
+}
+
+impl Visitor {
+    /// Ready once the connection has waited for as long as it may.
+    fn poll_late(&self, mut sleep: Pin<&mut Sleep>, cx: &mut Context<'_>) -> Poll<()> {
+        loop {
+            let Some(waiting) = self.clock.waiting() else { return Poll::Pending };
+            let limit = match waiting {
+                Waiting::First | Waiting::Header => self.listener.header_timeout,
+                Waiting::Next => self.listener.keep_alive,
+            };
+            let until = self.clock.since() + limit;
+            // A timer that is early is left alone: most deadlines move on before they pass.
+            if sleep.deadline() > until || sleep.is_elapsed() {
+                sleep.as_mut().reset(until);
+            }
+            ready!(sleep.as_mut().poll(cx));
+            if Instant::now() >= until {
+                return Poll::Ready(());
+            }
+        }
+    }
+}
+
+/// Ends the connection as it has to end: as a tunnel, by a refusal, or closed.
+async fn finish(
+    visitor: &Visitor,
+    ended: Ended,
+    stream: HalfClose<Client>,
+    rest: Bytes,
+    refused: impl FnOnce(&Refused),
+) {
+    let waiting = visitor.clock.waiting();
+    let since = visitor.clock.since();
+    let refusal = match ended {
+        Ended::Forced => return,
+        Ended::Closed => return end(visitor, stream, &rest).await,
+        Ended::Late if waiting != Some(Waiting::Header) && rest.is_empty() => {
+            if let Some(stream) = stream.into_inner() {
+                close(visitor, stream, &[], false).await;
+            }
+            return;
+        }
+        Ended::Late => Refused::late(rest, since),
+        Ended::Broken(error) => {
+            tracing::debug!(peer = %visitor.peer, %error, "connection ended");
+            let in_header = waiting == Some(Waiting::Header) || !rest.is_empty();
+            match waiting {
+                _ if error.is_parse() => Refused::broken(&error, rest, since),
+                Some(_) if in_header && error.is_incomplete_message() => {
+                    Refused::broken(&error, rest, since)
+                }
+                Some(_) if in_header => Refused::reset(rest, since),
+                _ => return,
+            }
+        }
+    };
+    refused(&refusal);
+    // While a response of ours was being written, hyper's own refusal has gone out behind it.
+    if waiting.is_some()
+        && refusal.status != 0
+        && let Some(stream) = stream.into_inner()
+    {
+        close(visitor, stream, &refusal.answer(), true).await;
+    }
+}
+
+/// A connection that has done what it was to do: it goes on as a tunnel, or is closed.
+async fn end(visitor: &Visitor, stream: HalfClose<Client>, rest: &Bytes) {
+    let Some(stream) = stream.into_inner() else { return };
+    if let Some(tunnel) = visitor.take_tunnel() {
+        // A copy of a few bytes, or none: what hyper read into would keep its 8 KiB alive.
+        let early = Bytes::copy_from_slice(rest);
+        // A tunnel that does not come about any more drops the connection.
+        let _ = tunnel.send(End { stream, early });
+        return;
+    }
+    let lingers = visitor.has_body.load(Ordering::Relaxed) || !rest.is_empty();
+    close(visitor, stream, &[], lingers).await;
+}
+
+/// Sends the last words and closes. A client that may still be sending is read from until it ends: bytes that
+/// nobody has read would make the close a reset, which overtakes the answer.
+async fn close(visitor: &Visitor, mut stream: Client, words: &[u8], lingers: bool) {
+    let (most, pause) = LINGER;
+    let closing = async {
+        let until = Instant::now() + most;
+        let end = async {
+            stream.write_all(words).await?;
+            stream.flush().await?;
+            stream.shutdown().await
+        };
+        timeout(pause, end).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))?;
+        let mut dropped = [0; 4096];
+        while lingers && timeout_at(until, timeout(pause, stream.read(&mut dropped))).await??? > 0 {
+        }
+        io::Result::Ok(())
+    };
+    let mut drain = visitor.drain.clone();
     tokio::select! {
-        outcome = connection => outcome,
-        () = drain.forced() => Ok(()),
+        // Whatever fails, nobody is left to be told.
+        _ = closing => {}
+        () = drain.forced() => {}
+    }
+}
+
+/// A response's body, which is served until it is dropped.
+struct Served {
+    body: ReplyBody,
+    _serving: Serving,
+}
+
+impl Body for Served {
+    type Data = Bytes;
+    type Error = BrokenOff;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BrokenOff>>> {
+        Pin::new(&mut self.body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
     }
 }

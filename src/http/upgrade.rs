@@ -16,6 +16,7 @@ use hyper::{
     upgrade::{OnUpgrade, Upgraded},
 };
 use hyper_util::rt::TokioIo;
+use tokio::sync::oneshot;
 
 use super::{
     forward::Answer,
@@ -26,7 +27,7 @@ use crate::{
     entry::{Entry, TunnelGuard},
     error::{Kind, Phase, ProxyError, Side, Termination},
     net::{
-        half_close::HalfClose,
+        answer_first::AnswerFirst,
         stream::{Client, Server},
     },
     tunnel::{self, End, Terms, Ticket},
@@ -72,11 +73,11 @@ pub(super) fn expected(headers: &HeaderMap) -> String {
 /// What a tunnel needs beside its two sockets.
 #[derive(Debug)]
 pub(super) struct Passage<M> {
-    pub(super) client: OnUpgrade,
+    pub(super) client: oneshot::Receiver<End<Client>>,
     pub(super) entry: Entry,
     pub(super) moored: M,
     pub(super) ticket: Ticket,
-    pub(super) idle: Option<std::time::Duration>,
+    pub(super) terms: Terms,
 }
 
 /// The client's `101`; the tunnel starts in a task of its own once it is written.
@@ -95,13 +96,13 @@ where
     Response::from_parts(parts, ReplyBody::empty())
 }
 
-/// Takes both sockets out of hyper. The tunnel's task is a new one: this one's state, the entry and
+/// Takes both sockets as their responses leave them. The tunnel's task is a new one: this one's state, the entry and
 /// the sockets in their wrappings, would otherwise be held for as long as the tunnel lives.
 async fn hand_over<M>(passage: Passage<M>, backend: OnUpgrade, in_use: InUse)
 where
     M: Unpin + Send + 'static,
 {
-    let Passage { client, entry, moored, ticket, idle } = passage;
+    let Passage { client, entry, moored, ticket, terms } = passage;
     let halves = async {
         tokio::try_join!(async { client.await.map_err(|_| Side::Client) }, async {
             backend.await.map_err(|_| Side::Backend)
@@ -111,27 +112,16 @@ where
         Ok(halves) => halves,
         Err(side) => return lost(entry, side),
     };
-    let (Some(client), Some(backend)) =
-        (socket::<HalfClose<Client>>(client), socket::<Server>(backend))
-    else {
-        return lost(entry, Side::Proxy);
-    };
-    let early = client.early;
-    let Some(stream) = client.stream.into_inner() else { return lost(entry, Side::Proxy) };
-    let client = End { stream, early };
+    let Some(backend) = socket(backend) else { return lost(entry, Side::Proxy) };
     let guard = TunnelGuard { entry, _moored: (moored, in_use) };
-    let terms = Terms { idle, framed: true };
     tokio::spawn(tunnel::run(client, backend, guard, ticket, terms));
 }
 
-fn socket<S>(upgraded: Upgraded) -> Option<End<S>>
-where
-    S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
-{
-    let parts = upgraded.downcast::<TokioIo<S>>().ok()?;
+fn socket(upgraded: Upgraded) -> Option<End<Server>> {
+    let parts = upgraded.downcast::<TokioIo<AnswerFirst<Server>>>().ok()?;
     // A copy of a few bytes, or none: what hyper read into would keep its 8 KiB alive.
     let early = Bytes::copy_from_slice(&parts.read_buf);
-    Some(End { stream: parts.io.into_inner(), early })
+    Some(End { stream: parts.io.into_inner().into_inner(), early })
 }
 
 fn lost(entry: Entry, side: Side) {

@@ -1,12 +1,20 @@
 //! Who sends the requests of one connection.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{
+    net::SocketAddr,
+    sync::{Arc, Mutex, PoisonError, atomic::AtomicBool},
+};
+
+use tokio::sync::oneshot;
 
 use crate::{
     drain,
-    net::{half_close::Patience, per_address::Counted},
+    net::{
+        half_close::Patience, per_address::Counted, request_clock::RequestClock, stream::Client,
+    },
     observe::{ListenerMetrics, Secured},
     snapshot::Listener,
+    tunnel::End,
 };
 
 /// The client at the other end of one connection.
@@ -26,6 +34,26 @@ pub struct Visitor {
     pub counted: Option<Arc<Counted>>,
     /// Lets it half-close.
     pub patience: Arc<Patience>,
+    /// Knows whether a request is served, and how long one has been waited for.
+    pub clock: Arc<RequestClock>,
+    /// Whether the request that was served last has a body, of which a part may never be read.
+    pub has_body: AtomicBool,
+    /// Who takes the connection once its `101` is written.
+    pub tunnel: Mutex<Option<oneshot::Sender<End<Client>>>>,
     /// Keeps a drain waiting for its streams.
     pub drain: drain::Watch,
+}
+
+impl Visitor {
+    /// The connection, once its `101` is written.
+    pub(super) fn upgraded(&self) -> oneshot::Receiver<End<Client>> {
+        let (sender, receiver) = oneshot::channel();
+        *self.tunnel.lock().unwrap_or_else(PoisonError::into_inner) = Some(sender);
+        receiver
+    }
+
+    /// Who waits for the connection as a tunnel.
+    pub(super) fn take_tunnel(&self) -> Option<oneshot::Sender<End<Client>>> {
+        self.tunnel.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
 }

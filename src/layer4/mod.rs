@@ -133,7 +133,9 @@ fn begin(
     let guard = TunnelGuard { entry, _moored: moored };
     let client = End { stream: client, early: Bytes::new() };
     let server = End { stream: server, early: Bytes::new() };
-    let terms = Terms { idle: pool.config().timeouts.tunnel_idle, framed: false };
+    let timeouts = &pool.config().timeouts;
+    let terms =
+        Terms { idle: timeouts.tunnel_idle, half_closed: timeouts.half_closed, framed: false };
     tokio::spawn(tunnel::run(client, server, guard, ticket, terms));
 }
 

@@ -6,6 +6,7 @@
 //! long poll, whose session ends with its client) sees it at once. Resets always pass.
 
 use std::{
+    future::Future,
     io,
     pin::Pin,
     sync::{
@@ -13,22 +14,49 @@ use std::{
         atomic::{AtomicBool, Ordering},
     },
     task::{Context, Poll, ready},
+    time::Duration,
 };
 
 use atomic_waker::AtomicWaker;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    time::{Instant, Sleep, sleep},
+};
 
-use super::stream::Stream;
+use super::{request_clock::RequestClock, stream::Stream};
 
 /// The stream whose end may be held back.
+///
+/// Bytes that are written while no request is served are the HTTP implementation's own refusal of a request.
+/// They are dropped: whoever takes the stream back sends a refusal of its own. For the same reason a shutdown
+/// only flushes.
 #[derive(Debug)]
 pub struct HalfClose<S: Stream> {
     /// Taken by [`into_inner`](Self::into_inner) only.
     inner: Option<S>,
     ended: bool,
-    /// What a client is answered whose first byte is one of TLS; `None`: it is not looked for.
-    not_tls: Option<&'static [u8]>,
     patience: Arc<Patience>,
+    clock: Arc<RequestClock>,
+    /// Looks whether a client whose end is held back is still there.
+    probe: Option<Box<Probe>>,
+}
+
+/// What a client that has ended its stream is sent: one that still waits for its response ignores it (RFC 9110
+/// §15.2), one that has closed its socket resets the connection.
+const PROBE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
+
+/// How long a client that has ended its stream is taken to wait: most responses are there by then.
+const TRUST: Duration = Duration::from_secs(1);
+
+/// First and longest pause between two looks.
+const LOOKS: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
+
+/// The wait for the answer to [`PROBE`].
+#[derive(Debug)]
+struct Probe {
+    /// Until the next look; `None`: the probe is still to be sent.
+    pause: Option<Duration>,
+    timer: Pin<Box<Sleep>>,
 }
 
 /// Whether the request in flight wants its response even from a half-closed client.
@@ -38,9 +66,10 @@ pub struct HalfClose<S: Stream> {
 #[derive(Debug, Default)]
 pub struct Patience {
     held: AtomicBool,
+    /// Whether the client that is held may be sent a [`PROBE`].
+    probed: AtomicBool,
     ended: AtomicBool,
     broken_off: AtomicBool,
-    began_with_tls: AtomicBool,
     /// Waits for the end to be let through.
     reader: AtomicWaker,
     /// Waits for more of the body.
@@ -53,20 +82,48 @@ pub struct Held(Arc<Patience>);
 
 impl<S: Stream> HalfClose<S> {
     /// Wraps a stream; nothing is held back until [`Patience::hold`].
-    pub fn new(inner: S, patience: Arc<Patience>) -> Self {
-        Self { inner: Some(inner), ended: false, not_tls: None, patience }
+    pub fn new(inner: S, patience: Arc<Patience>, clock: Arc<RequestClock>) -> Self {
+        Self { inner: Some(inner), ended: false, patience, clock, probe: None }
     }
 
-    /// Answers a client with these bytes that begins with TLS, and shows nothing of what it has sent.
-    #[must_use]
-    pub fn without_tls(mut self, answer: &'static [u8]) -> Self {
-        self.not_tls = Some(answer);
-        self
-    }
-
-    /// The stream itself. Its end, if it has come, can be read from it again.
+    /// The stream itself. Its end, if it has come, can be read from it again. `None`: the response that was
+    /// being sent will never be complete, and the stream has been reset.
     pub fn into_inner(mut self) -> Option<S> {
+        if self.patience.broken_off.load(Ordering::Acquire) {
+            return None;
+        }
         self.inner.take()
+    }
+
+    /// Ready with an error once a client whose end is held back turns out to have gone.
+    fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        // Once a response is on its way, its bytes find out by themselves.
+        if self.clock.is_answering() || !self.patience.probed.load(Ordering::Relaxed) {
+            return Poll::Pending;
+        }
+        let probe = self
+            .probe
+            .get_or_insert_with(|| Box::new(Probe { pause: None, timer: Box::pin(sleep(TRUST)) }));
+        let Some(stream) = &mut self.inner else { return Poll::Pending };
+        let gone = || Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()));
+        while probe.timer.as_mut().poll(cx).is_ready() {
+            let pause = match probe.pause {
+                None => {
+                    // The first bytes of a response find room, or the connection is beyond use.
+                    match Pin::new(&mut *stream).poll_write(cx, PROBE) {
+                        Poll::Ready(Ok(count)) if count == PROBE.len() => {}
+                        _ => return gone(),
+                    }
+                    let _ = Pin::new(&mut *stream).poll_flush(cx)?;
+                    LOOKS.0
+                }
+                Some(_) if stream.has_failed() => return gone(),
+                Some(pause) => (pause * 2).min(LOOKS.1),
+            };
+            probe.pause = Some(pause);
+            probe.timer.as_mut().reset(Instant::now() + pause);
+        }
+        Poll::Pending
     }
 
     fn stream(&mut self) -> io::Result<Pin<&mut S>> {
@@ -86,8 +143,10 @@ impl<S: Stream> Drop for HalfClose<S> {
 
 impl Patience {
     /// Holds the end of the stream back while the guard lives. Requests of one connection are
-    /// serial, so there is one guard at a time.
-    pub fn hold(self: &Arc<Self>) -> Held {
+    /// serial, so there is one guard at a time. Where it is `probed`, an interim response finds out whether a
+    /// client that has ended its stream still waits.
+    pub fn hold(self: &Arc<Self>, probed: bool) -> Held {
+        self.probed.store(probed, Ordering::Relaxed);
         self.held.store(true, Ordering::Release);
         Held(Arc::clone(self))
     }
@@ -95,11 +154,6 @@ impl Patience {
     /// Whether the end has come: what is not there by now will never be.
     pub fn ended(&self) -> bool {
         self.ended.load(Ordering::Acquire)
-    }
-
-    /// Whether the client has begun with TLS, and was [answered](HalfClose::without_tls).
-    pub fn began_with_tls(&self) -> bool {
-        self.began_with_tls.load(Ordering::Acquire)
     }
 
     /// Wakes the task when the end comes; it may have come already.
@@ -147,14 +201,8 @@ impl<S: Stream> AsyncRead for HalfClose<S> {
                 Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => {}
                 Err(e) => return Poll::Ready(Err(e)),
                 Ok(()) if buffer.filled().len() > before || buffer.remaining() == 0 => {
-                    const HANDSHAKE: u8 = 22;
-                    let first = buffer.filled().get(before);
-                    let answer = this.not_tls.take().filter(|_| first == Some(&HANDSHAKE));
-                    let Some(answer) = answer else { return Poll::Ready(Ok(())) };
-                    this.patience.began_with_tls.store(true, Ordering::Release);
-                    buffer.set_filled(before);
-                    // It is the first that is written there: if anything has room, this has.
-                    let _ = this.stream()?.poll_write(cx, answer)?;
+                    this.clock.received();
+                    return Poll::Ready(Ok(()));
                 }
                 Ok(()) => {}
             }
@@ -162,7 +210,10 @@ impl<S: Stream> AsyncRead for HalfClose<S> {
             this.patience.ended.store(true, Ordering::Release);
             this.patience.body.wake();
         }
-        this.patience.poll_over(cx).map(Ok)
+        match this.patience.poll_over(cx) {
+            Poll::Pending => this.poll_gone(cx),
+            over => over.map(Ok),
+        }
     }
 }
 
@@ -172,6 +223,10 @@ impl<S: Stream> AsyncWrite for HalfClose<S> {
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
+        if !self.clock.is_serving() {
+            return Poll::Ready(Ok(bytes.len()));
+        }
+        self.clock.answering();
         self.stream()?.poll_write(cx, bytes)
     }
 
@@ -180,6 +235,10 @@ impl<S: Stream> AsyncWrite for HalfClose<S> {
         cx: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        if !self.clock.is_serving() {
+            return Poll::Ready(Ok(slices.iter().map(|slice| slice.len()).sum()));
+        }
+        self.clock.answering();
         self.stream()?.poll_write_vectored(cx, slices)
     }
 
@@ -188,11 +247,13 @@ impl<S: Stream> AsyncWrite for HalfClose<S> {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        // Called only once everything has been taken by the stream.
+        self.clock.flushed();
         self.stream()?.poll_flush(cx)
     }
 
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.stream()?.poll_shutdown(cx)
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.poll_flush(cx)
     }
 }
 
@@ -206,8 +267,8 @@ mod tests {
     async fn the_end_waits_while_it_is_held_and_comes_after() {
         let (mut client, server) = duplex(64);
         let patience = Arc::new(Patience::default());
-        let held = patience.hold();
-        let mut server = HalfClose::new(server, Arc::clone(&patience));
+        let held = patience.hold(false);
+        let mut server = HalfClose::new(server, Arc::clone(&patience), Arc::default());
         client.write_all(b"x").await.unwrap();
         client.shutdown().await.unwrap();
         assert_eq!(server.read_u8().await.unwrap(), b'x');
@@ -226,7 +287,7 @@ mod tests {
     async fn unheld_the_end_is_seen_at_once() {
         let (client, server) = duplex(64);
         drop(client);
-        let mut server = HalfClose::new(server, Arc::default());
+        let mut server = HalfClose::new(server, Arc::default(), Arc::default());
         assert_eq!(server.read(&mut [0; 8]).await.unwrap(), 0);
     }
 }

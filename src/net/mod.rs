@@ -2,6 +2,7 @@
 //!
 //! What is said over a stream is not known here: no HTTP, no routes, no backends.
 
+pub mod answer_first;
 pub mod bind_error;
 pub mod client_hello;
 pub mod given;
@@ -10,6 +11,7 @@ pub mod listener;
 pub mod peek;
 pub mod per_address;
 pub mod proxy_protocol;
+pub mod request_clock;
 pub mod stream;
 mod tickets;
 pub mod tls;

@@ -47,6 +47,11 @@ pub trait Stream: AsyncRead + AsyncWrite + Unpin + Send {
     /// The socket's: there is no connection left.
     fn shut(&self) -> io::Result<()>;
 
+    /// Whether the socket has failed in the meantime: its peer has reset it.
+    fn has_failed(&self) -> bool {
+        false
+    }
+
     /// The socket, where the stream's bytes are the socket's own: none of it is held back, and
     /// nothing is made of them.
     fn plain(&self) -> Option<&TcpStream> {
@@ -55,6 +60,10 @@ pub trait Stream: AsyncRead + AsyncWrite + Unpin + Send {
 }
 
 impl Stream for TcpStream {
+    fn has_failed(&self) -> bool {
+        !matches!(self.take_error(), Ok(None))
+    }
+
     fn plain(&self) -> Option<&TcpStream> {
         Some(self)
     }
@@ -186,6 +195,10 @@ macro_rules! plain_or_tls {
 
             fn shut(&self) -> io::Result<()> {
                 self.socket().shut()
+            }
+
+            fn has_failed(&self) -> bool {
+                self.socket().has_failed()
             }
 
             fn plain(&self) -> Option<&TcpStream> {

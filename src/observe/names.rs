@@ -11,10 +11,10 @@ use crate::error::{Kind, Phase, Side, Termination};
 pub const TERMINATIONS: usize = SINGLE + SIDES * PHASES * KINDS;
 
 /// Endings that are not a failure.
-const SINGLE: usize = 10;
+const SINGLE: usize = 11;
 const SIDES: usize = 3;
 const PHASES: usize = 9;
-const KINDS: usize = 30;
+const KINDS: usize = 34;
 
 /// All labels by index, put together once.
 static LABELS: LazyLock<Vec<Box<str>>> = LazyLock::new(|| {
@@ -29,6 +29,7 @@ static LABELS: LazyLock<Vec<Box<str>>> = LazyLock::new(|| {
         "panicked",
         "rebalanced",
         "aged",
+        "half_closed",
     ];
     let mut labels: Vec<Box<str>> = single.into_iter().map(Box::from).collect();
     for side in [Side::Client, Side::Backend, Side::Proxy] {
@@ -64,6 +65,7 @@ pub fn termination_index(termination: &Termination) -> usize {
         Termination::Panicked => 7,
         Termination::Rebalanced => 8,
         Termination::Aged => 9,
+        Termination::HalfClosed => 10,
         Termination::Failed(side, phase, kind) => {
             SINGLE + (side_index(side) * PHASES + phase_index(phase)) * KINDS + kind_index(kind)
         }
@@ -126,6 +128,10 @@ pub fn kind(kind: Kind) -> &'static str {
         Kind::Alert => "alert",
         Kind::Misdirected => "misdirected",
         Kind::TooMany => "too_many",
+        Kind::HeaderTooLarge => "header_too_large",
+        Kind::TargetTooLong => "target_too_long",
+        Kind::UnsupportedVersion => "unsupported_version",
+        Kind::UnsupportedCoding => "unsupported_coding",
         Kind::Io => "io",
     }
 }
@@ -195,6 +201,10 @@ const KIND_ORDER: [Kind; KINDS] = [
     Kind::Alert,
     Kind::Misdirected,
     Kind::TooMany,
+    Kind::HeaderTooLarge,
+    Kind::TargetTooLong,
+    Kind::UnsupportedVersion,
+    Kind::UnsupportedCoding,
 ];
 
 fn kind_index(kind: Kind) -> usize {
@@ -229,6 +239,10 @@ fn kind_index(kind: Kind) -> usize {
         Kind::Alert => 27,
         Kind::Misdirected => 28,
         Kind::TooMany => 29,
+        Kind::HeaderTooLarge => 30,
+        Kind::TargetTooLong => 31,
+        Kind::UnsupportedVersion => 32,
+        Kind::UnsupportedCoding => 33,
     }
 }
 
@@ -350,6 +364,7 @@ mod tests {
             Termination::Panicked,
             Termination::Rebalanced,
             Termination::Aged,
+            Termination::HalfClosed,
         ];
         for side in [Side::Client, Side::Backend, Side::Proxy] {
             all.push(Termination::Closed(side));
@@ -385,6 +400,7 @@ mod tests {
         assert_eq!(of(Termination::Panicked), "panicked");
         assert_eq!(of(Termination::Rebalanced), "rebalanced");
         assert_eq!(of(Termination::Aged), "aged");
+        assert_eq!(of(Termination::HalfClosed), "half_closed");
         for who in [Side::Client, Side::Backend, Side::Proxy] {
             assert_eq!(of(Termination::Closed(who)), format!("{}_closed", side(who)));
             for when in PHASE_ORDER {

@@ -155,6 +155,15 @@ impl Record {
         }
     }
 
+    /// The same stream, begun at an earlier time.
+    #[must_use]
+    pub fn begun(mut self, started: Instant) -> Self {
+        let earlier = self.started.saturating_duration_since(started);
+        self.at = self.at.saturating_sub(u64::try_from(earlier.as_millis()).unwrap_or_default());
+        self.started = self.started.min(started);
+        self
+    }
+
     /// Notes how long connecting took, all tries together.
     pub fn connect_took(&mut self, time: Duration) {
         self.connect = micros(time);

@@ -36,10 +36,6 @@ use crate::{
     net::{stream::Stream, tls},
 };
 
-/// Longest pause of the open direction after the other one has ended. A peer that has said FIN and
-/// never hears one back must not be held for ever.
-pub const HALF_CLOSED_IDLE: Duration = Duration::from_secs(60);
-
 /// Size of the thread's buffer: four TLS records, and enough that a bulk flow is bound by the kernel.
 const SCRATCH: usize = 64 * 1024;
 
@@ -61,6 +57,8 @@ pub struct Tunnel<A, B, G> {
     first_fin: Option<Side>,
     pub(super) closing: Closing,
     pub(super) pause: Option<Box<Pause>>,
+    /// Longest pause once one direction has ended, in milliseconds.
+    half_closed: u32,
     pub(super) ticket: Ticket,
     guard: Option<G>,
 }
@@ -135,6 +133,7 @@ where
             first_fin: None,
             closing: Closing::No,
             pause: terms.idle.map(Pause::new),
+            half_closed: u32::try_from(terms.half_closed.as_millis()).unwrap_or(u32::MAX),
             ticket,
             guard: Some(guard),
         }
@@ -219,7 +218,8 @@ where
         if self.closing != Closing::No && self.closing != Closing::Ordered(Reason::Drained) {
             return;
         }
-        let limit = self.pause.as_ref().map_or(HALF_CLOSED_IDLE, |p| p.limit.min(HALF_CLOSED_IDLE));
+        let most = Duration::from_millis(self.half_closed.into());
+        let limit = self.pause.as_ref().map_or(most, |p| p.limit.min(most));
         self.pause = Some(Pause::new(limit));
     }
 
@@ -237,7 +237,10 @@ where
             let deadline = pause.deadline();
             if deadline <= Instant::now() {
                 self.part(cx);
-                return Poll::Ready(self.closing.timed_out());
+                return Poll::Ready(match self.closing.timed_out() {
+                    Termination::Idle if self.first_fin.is_some() => Termination::HalfClosed,
+                    termination => termination,
+                });
             }
             pause.timer.as_mut().reset(deadline);
         }

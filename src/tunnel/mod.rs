@@ -8,7 +8,7 @@
 //!   on the same terms.
 //! - **Backpressure.** While a write is short, nothing more is read from its other side.
 //! - **Half-close.** A FIN is passed on once everything before it is; the other direction goes on,
-//!   for [`HALF_CLOSED_IDLE`] without a byte at most.
+//!   for [`Terms::half_closed`] without a byte at most.
 //! - **Resets are passed on** at once, as resets.
 //! - **One ending.** The guard hears of it exactly once, or is dropped by a panic.
 //! - **Closed between frames.** Where the bytes are known to be a WebSocket's, the headers of its
@@ -30,7 +30,7 @@ use bytes::Bytes;
 
 pub use self::{
     close::Reason,
-    copy::{HALF_CLOSED_IDLE, Tunnel},
+    copy::Tunnel,
     registry::{AgeLimit, Listed, Registry, SHARDS, Ticket, TunnelId},
 };
 use crate::error::Termination;
@@ -63,13 +63,23 @@ pub struct End<S> {
 }
 
 /// What a tunnel goes by.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug)]
 pub struct Terms {
     /// The longest pause; `None`: unlimited.
     pub idle: Option<Duration>,
+    /// The longest pause of the open direction once the other one has ended: a peer that has sent FIN and
+    /// never gets one back must not be held for ever.
+    pub half_closed: Duration,
     /// Whether both directions are a WebSocket's from the first byte on, so that it can be closed
     /// between two frames.
     pub framed: bool,
+}
+
+impl Default for Terms {
+    /// No limit but that of a half-closed tunnel, and nothing is known of its bytes.
+    fn default() -> Self {
+        Self { idle: None, half_closed: Duration::from_secs(60), framed: false }
+    }
 }
 
 /// Moves bytes between `client` and `backend` until the tunnel ends.

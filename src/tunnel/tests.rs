@@ -11,7 +11,7 @@ use proptest::prelude::*;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 
 use super::{
-    End, Ended, Guard, HALF_CLOSED_IDLE, Reason, Registry, Terms,
+    End, Ended, Guard, Reason, Registry, Terms,
     close::{ANSWER, PATIENCE, QUIET},
     run,
 };
@@ -19,6 +19,8 @@ use crate::{
     error::{Side, Termination},
     net::stream::Stream,
 };
+
+const HALF_CLOSED: Duration = Duration::from_secs(60);
 
 impl Stream for DuplexStream {
     fn reset_on_drop(&self) {}
@@ -48,12 +50,12 @@ struct Scene {
 
 impl Scene {
     fn open(room: usize, idle: Option<Duration>, early: &'static [u8]) -> Self {
-        Self::with(room, Terms { idle, framed: false }, early, Bytes::new())
+        Self::with(room, Terms { idle, ..Terms::default() }, early, Bytes::new())
     }
 
     /// One between WebSocket peers.
     fn framed(room: usize) -> Self {
-        Self::with(room, Terms { idle: None, framed: true }, Bytes::new(), Bytes::new())
+        Self::with(room, Terms { framed: true, ..Terms::default() }, Bytes::new(), Bytes::new())
     }
 
     fn with(
@@ -377,7 +379,7 @@ async fn closed_amid(
 ) -> (Vec<u8>, Vec<u8>, Ended) {
     let (first, rest) = (down.concat(), up.to_vec());
     let early = early.min(first.len());
-    let terms = Terms { idle: None, framed: true };
+    let terms = Terms { framed: true, ..Terms::default() };
     let Scene { client, mut backend, endings, registry, task } =
         Scene::with(room, terms, Bytes::new(), first[..early].to_vec());
     let scene_end = (endings, task);
@@ -528,8 +530,8 @@ async fn half_closed_it_waits_for_the_other_half_but_not_for_ever() {
     let mut scene = Scene::open(64, None, b"");
     let start = tokio::time::Instant::now();
     scene.client.shutdown().await.unwrap();
-    assert_eq!(scene.end().await.termination, Termination::Idle);
-    assert!(start.elapsed() >= HALF_CLOSED_IDLE);
+    assert_eq!(scene.end().await.termination, Termination::HalfClosed);
+    assert!(start.elapsed() >= HALF_CLOSED);
 }
 
 #[tokio::test]

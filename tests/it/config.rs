@@ -13,8 +13,9 @@ use std::{
 
 use moorline::config::{
     AccessLog, AdminRemote, AdminSocket, Admission, Backend, Balance, Certificates, Config, Dns,
-    Drain, HostPattern, HttpSource, Limits, Outlier, Probe, ProxyIn, ProxyOut, Rate, Rebalance,
-    Redirect, Reload, SameSite, SetOn, SharedKeys, Source, TlsVersion, Tlv, UnknownSni, Upgrade,
+    Drain, HeaderLimits, HostPattern, HttpSource, Limits, Outlier, Probe, ProxyIn, ProxyOut, Rate,
+    Rebalance, Redirect, Reload, SameSite, SetOn, SharedKeys, Source, TlsVersion, Tlv, UnknownSni,
+    Upgrade,
     check::{self, Faults},
 };
 
@@ -172,6 +173,10 @@ fn every_key_reaches_its_field() {
     assert_eq!((plain.name.as_str(), plain.bind.len()), ("plain", 4));
     assert_eq!(plain.redirect, Some(Redirect::Https { port: Some(8443) }));
     assert_eq!(plain.header_timeout, Duration::from_secs(30));
+    assert_eq!(plain.keep_alive, Duration::from_secs(90));
+    assert_eq!(plain.header, HeaderLimits { size: 32 << 10, fields: 200 });
+    // Longer than the minute of balancers in front, which close first then.
+    assert_eq!(secure.keep_alive, Duration::from_secs(75));
     assert_eq!(plain.connections_per_address, NonZeroU32::new(100));
     assert_eq!(secure.connections_per_address, None);
     assert_eq!(secure.handshake_timeout, Duration::from_secs(5));
@@ -283,7 +288,11 @@ fn every_key_of_a_pool_reaches_its_field() {
     let timeouts = &chat.timeouts;
     assert_eq!((timeouts.connect.as_secs(), timeouts.response_header.as_secs()), (1, 120));
     assert_eq!(timeouts.body_idle.as_secs(), 180);
+    assert_eq!(timeouts.stream_idle, Some(Duration::from_secs(600)));
     assert_eq!(timeouts.tunnel_idle, Some(Duration::from_secs(3600)));
+    assert_eq!(timeouts.half_closed, Duration::from_secs(30));
+    assert_eq!(chat.long_polls, ["/events", "/wait/"]);
+    assert_eq!((list.timeouts.stream_idle, list.timeouts.half_closed.as_secs()), (None, 60));
     assert_eq!((chat.reuse.max_idle, chat.reuse.max_total), (0, Some(9)));
     assert_eq!(chat.reuse.idle_timeout, Duration::from_secs(1));
 
@@ -317,6 +326,7 @@ fn every_key_against_strain_reaches_its_field() {
         })
     );
     assert_eq!(chat.limits, Limits { connections: Some(1000), pending: Some(0) });
+    assert_eq!(chat.response_header, HeaderLimits { size: 1 << 20, fields: 1000 });
     let admission = Admission { rate: rate(100, 1), queue: 50, deadline: seconds(5) };
     assert_eq!(chat.admission, Some(admission));
     assert_eq!(chat.rebalance, Some(Rebalance { rate: rate(3000, 60) }));
@@ -508,4 +518,28 @@ mod anything {
             }
         }
     }
+}
+
+#[test]
+fn check_does_not_wait_for_a_pipe_that_nobody_writes_to() {
+    let directory = tempfile::tempdir().unwrap();
+    let pipe = directory.path().join("moorline.toml");
+    let made = Command::new("mkfifo").arg(&pipe).status().unwrap();
+    assert!(made.success());
+    let listener = "[listeners.web]\nbind = \"127.0.0.1:0\"\n[pools.app]\n\
+         backends = [\"127.0.0.1:3000\"]\n[[routes]]\npool = \"app\"\n";
+    let named = directory.path().join("named.toml");
+    fs::write(&named, format!("cookie_key = {{ file = \"moorline.toml\" }}\n{listener}")).unwrap();
+    for file in [&pipe, &named] {
+        let checked = command("check", file.to_str().unwrap());
+        let said = String::from_utf8_lossy(&checked.stderr).into_owned();
+        assert!(!checked.status.success(), "{said}");
+        assert!(said.contains("moorline.toml") && said.contains("use a regular file"), "{said}");
+    }
+    // What a shell puts in the place of a file is a pipe as well, with somebody who writes.
+    let text = listener.replace('"', "\\\"");
+    let script =
+        format!("{:?} check <(sleep 0.1; printf \"{text}\")", env!("CARGO_BIN_EXE_moorline"));
+    let checked = Command::new("bash").args(["-c", &script]).output().unwrap();
+    assert!(checked.status.success(), "{}", String::from_utf8_lossy(&checked.stderr));
 }

@@ -210,3 +210,33 @@ async fn fault_088_all_down() {
     drop(backend);
     proxy.finish().await;
 }
+
+#[tokio::test]
+async fn a_preflight_while_no_backend_is_up_lets_the_browser_read_the_503() {
+    let refusing = Refusing::new();
+    let proxy = Proxy::before(&[refusing.address()]).await;
+    let target = "/socket.io/?EIO=4&transport=polling";
+    let origin = "Origin: https://page.test\r\n";
+    let asks = "Access-Control-Request-Method: POST\r\n\
+         Access-Control-Request-Headers: x-token,content-type\r\n";
+    let preflight =
+        |target: &str| format!("OPTIONS {target} HTTP/1.1\r\nHost: app.test\r\n{origin}{asks}\r\n");
+    let reply = Raw::ask(proxy.web(), preflight(target)).await;
+    assert_eq!(reply.status(), 204);
+    assert_eq!(reply.header("access-control-allow-origin"), Some("https://page.test"));
+    assert_eq!(reply.header("access-control-allow-credentials"), Some("true"));
+    assert_eq!(reply.header("access-control-allow-methods"), Some("POST"));
+    assert_eq!(reply.header("access-control-allow-headers"), Some("x-token,content-type"));
+    assert_eq!(reply.header("access-control-max-age"), Some("0"));
+    let line = proxy.wait_for_log("the preflight's line", |line| line["status"] == 204).await;
+    assert_eq!(line["id"].as_str(), reply.header("x-request-id"));
+    // What the page sends then.
+    let reply = Raw::ask(proxy.web(), message::post(target, origin, "4x")).await;
+    assert!(matches!(reply.status(), 502 | 503), "{}", reply.start);
+    assert_eq!(reply.header("access-control-allow-origin"), Some("https://page.test"));
+    // Nothing is allowed in the name of an application that has not said so.
+    let reply = Raw::ask(proxy.web(), preflight("/api/orders")).await;
+    assert!(matches!(reply.status(), 502 | 503), "{}", reply.start);
+    assert_eq!(reply.header("access-control-allow-methods"), None);
+    proxy.finish().await;
+}

@@ -39,6 +39,8 @@ mod continuity;
 #[cfg(test)]
 mod cookies;
 #[cfg(test)]
+mod deadlines;
+#[cfg(test)]
 mod discovery;
 #[cfg(test)]
 mod drains;
@@ -81,6 +83,8 @@ mod reach;
 mod rebalance;
 mod redaction;
 #[cfg(test)]
+mod refusals;
+#[cfg(test)]
 mod reload;
 #[cfg(test)]
 mod request;
@@ -96,6 +100,8 @@ mod slow;
 mod support;
 #[cfg(test)]
 mod systemd;
+#[cfg(test)]
+mod targets;
 #[cfg(test)]
 mod tls_settings;
 #[cfg(test)]

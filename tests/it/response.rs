@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
 use crate::support::{
     Backend, Proxy, Raw, backend, message,
     websocket::{self, EARLY},
@@ -272,5 +274,127 @@ async fn fault_042_backend_names_fields_away() {
     assert_eq!((reply.text().as_str(), reply.header("x-stays")), ("whole", Some("yes")));
     assert_eq!((reply.header("x-hop"), reply.header("keep-alive")), (None, None));
     drop(backend);
+    proxy.finish().await;
+}
+
+#[tokio::test]
+async fn fault_137_codings_and_lengths_of_a_response_that_can_be_read_in_two_ways() {
+    for fields in [
+        "Transfer-Encoding: identity\r\nContent-Length: 6",
+        "Transfer-Encoding: identity",
+        "Transfer-Encoding: gzip, chunked",
+        "Transfer-Encoding: chunked, chunked",
+        "Content-Length: 6, 6",
+        "Content-Length: 6\r\nContent-Length: 6",
+        "Content-Length: 9007199254740993",
+    ] {
+        let answer = format!("HTTP/1.1 200 OK\r\n{fields}\r\n\r\nsecret");
+        assert_bad_answer(message::get("/", ""), answer).await;
+    }
+}
+
+/// A response with so many fields of so many bytes each.
+fn large_header(fields: usize, bytes: usize) -> Vec<u8> {
+    let value = "v".repeat(bytes);
+    let fields: String = (0..fields).map(|n| format!("X-{n}: {value}\r\n")).collect();
+    message::reply("200 OK", &fields, "whole")
+}
+
+#[tokio::test]
+async fn fault_138_many_fields_and_100_kb_of_header_are_relayed() {
+    let backend = Backend::answering(|request| match request.target() {
+        "/many" => large_header(400, 10),
+        "/large" => large_header(100, 1024),
+        "/one" => large_header(1, 100 << 10),
+        "/too-many" => large_header(600, 1),
+        _ => large_header(1, 140 << 10),
+    })
+    .await;
+    let proxy = Proxy::before(&[backend.address]).await;
+    for (target, fields) in [("/many", 400), ("/large", 100), ("/one", 1)] {
+        let reply = Raw::ask(proxy.web(), message::get(target, "")).await;
+        assert_eq!((reply.status(), reply.text().as_str()), (200, "whole"), "{target}");
+        let relayed = reply.headers.iter().filter(|(name, _)| name.starts_with("X-")).count();
+        assert!(relayed >= fields, "{target}: {relayed}");
+    }
+    for target in ["/too-many", "/too-large"] {
+        let reply = Raw::ask(proxy.web(), message::get(target, "")).await;
+        assert_eq!(reply.status(), 502, "{target}");
+        assert!(reply.text().contains("too large or has too many fields"), "{}", reply.text());
+        let named = "backend_response_header_header_too_large";
+        proxy.wait_for_log(target, |line| line["termination"] == named).await;
+    }
+    drop(backend);
+    proxy.finish().await;
+}
+
+#[tokio::test]
+async fn fault_138_header_limits_of_responses_are_settable() {
+    let backend = Backend::answering(|request| match request.target() {
+        "/many" => large_header(600, 1),
+        "/large" => large_header(1, 300 << 10),
+        _ => large_header(1, 9 << 10),
+    })
+    .await;
+    let with = |limits: &'static str| {
+        let address = backend.address;
+        Proxy::with(move |settings| {
+            settings.backends(&[address]).pool("limits", limits);
+        })
+    };
+    let proxy = with("{ header_size = \"512KiB\", header_fields = 1000 }").await;
+    for target in ["/many", "/large"] {
+        assert_eq!(Raw::ask(proxy.web(), message::get(target, "")).await.status(), 200);
+    }
+    proxy.finish().await;
+    let proxy = with("{ header_size = \"8KiB\" }").await;
+    assert_eq!(Raw::ask(proxy.web(), message::get("/", "")).await.status(), 502);
+    drop(backend);
+    proxy.finish().await;
+}
+
+/// A server that reads a request's header, answers 413 and closes with the body unread, so that its
+/// close is a reset.
+async fn answers_413_and_resets() -> std::net::SocketAddr {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((mut socket, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                let mut head = Vec::new();
+                let mut byte = [0; 1];
+                while !head.ends_with(b"\r\n\r\n") {
+                    if socket.read(&mut byte).await.unwrap_or(0) == 0 {
+                        return;
+                    }
+                    head.push(byte[0]);
+                }
+                let answer = message::reply("413 Content Too Large", "Connection: close\r\n", "no");
+                let _ = socket.write_all(&answer).await;
+            });
+        }
+    });
+    address
+}
+
+#[tokio::test]
+async fn fault_140_an_early_413_is_relayed_and_never_a_502() {
+    let address = answers_413_and_resets().await;
+    let proxy = Proxy::before(&[address]).await;
+    let body = "x".repeat(600_000);
+    let chunked = format!(
+        "POST /chunked HTTP/1.1\r\nHost: app.test\r\nTransfer-Encoding: chunked\r\n\r\n\
+         {:x}\r\n{body}\r\n0\r\n\r\n",
+        body.len()
+    );
+    let upload = [message::post("/", "", &body), chunked.into_bytes()];
+    for round in 0..200 {
+        let mut client = Raw::connect(proxy.web()).await;
+        client.try_send(&upload[round % 2]).await;
+        let reply = client.response().await;
+        assert_eq!((reply.status(), reply.text().as_str()), (413, "no"), "round {round}");
+        client.finish().await;
+        client.assert_closed().await;
+    }
     proxy.finish().await;
 }

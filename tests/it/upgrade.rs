@@ -279,3 +279,16 @@ async fn fault_037_upgrade_never_answered() {
     drop((client, peer, backend));
     proxy.finish().await;
 }
+
+#[tokio::test]
+async fn an_upgrade_in_http_1_0_is_refused_with_the_setting_of_nginx() {
+    let backend = Backend::replying("ok").await;
+    let proxy = Proxy::before(&[backend.address]).await;
+    let request = String::from_utf8(websocket::request("/", "")).unwrap();
+    let reply = Raw::ask(proxy.web(), request.replace("HTTP/1.1", "HTTP/1.0")).await;
+    assert_eq!(reply.status(), 400);
+    assert!(reply.text().contains("`proxy_http_version 1.1`"), "{}", reply.text());
+    backend.assert_untouched();
+    drop(backend);
+    proxy.finish().await;
+}

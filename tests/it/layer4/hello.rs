@@ -272,8 +272,8 @@ async fn plain_http_where_tls_is_spoken_is_answered_or_closed() {
     let mut client = Raw::connect(proxy.web()).await;
     client.send(hello("app.test", &ours)).await;
     let reply = client.response().await;
-    assert_eq!((reply.status(), reply.text().lines().count()), (400, 1));
-    assert!(reply.text().starts_with("This port speaks no TLS"));
+    assert_eq!((reply.status(), reply.text().lines().count()), (400, 2));
+    assert!(reply.text().starts_with("This port does not use TLS"));
     client.assert_closed().await;
     let line = proxy.wait_for_log("its line", |line| line["listener"] == "web").await;
     assert_eq!(

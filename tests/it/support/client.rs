@@ -149,6 +149,16 @@ impl Raw {
         }
     }
 
+    /// The next response that is not an interim one.
+    pub(crate) async fn final_response(&mut self) -> Message {
+        loop {
+            let response = self.response().await;
+            if response.status() >= 200 {
+                return response;
+            }
+        }
+    }
+
     /// The next response's head alone, as of a response to `HEAD`, or of one whose body is looked
     /// at by itself.
     pub(crate) async fn head(&mut self) -> Message {

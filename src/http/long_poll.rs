@@ -1,0 +1,105 @@
+//! Requests that a backend holds until it has something to say.
+//!
+//! Recognised by what their clients send. Engine.IO's polls are not among them: how long those may be held their
+//! sessions say. Everything else that is held a pool has to name in `long_polls`.
+
+use http::{HeaderMap, Method, Uri, header::ACCEPT};
+
+use super::headers;
+
+/// SockJS transports that hold their request (sockjs-protocol 0.3.4).
+const SOCKJS: [&str; 5] = ["xhr", "xhr_streaming", "jsonp", "eventsource", "htmlfile"];
+
+/// Names that Bayeux servers are usually mounted under: CometD, faye.
+const BAYEUX: [&str; 3] = ["cometd", "bayeux", "faye"];
+
+/// Length of a SignalR connection token: 16 bytes in base64url.
+const SIGNALR_TOKEN: usize = 22;
+
+/// Whether the request is an event stream's, or a long poll of a family that is known by its form.
+pub(super) fn is_recognised(method: &Method, uri: &Uri, headers: &HeaderMap) -> bool {
+    let (path, query) = (uri.path(), uri.query().unwrap_or_default());
+    headers::has_token(headers, &ACCEPT, "text/event-stream")
+        || is_sockjs(path)
+        || is_bayeux(path)
+        || method == Method::GET && (is_signalr(query) || path.ends_with("/longpoll"))
+}
+
+/// Whether a pool's setting names the path, or one above it.
+pub(super) fn is_named(path: &str, prefixes: &[String]) -> bool {
+    prefixes.iter().any(|prefix| {
+        let rest = path.strip_prefix(prefix.trim_end_matches('/'));
+        rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+    })
+}
+
+/// `/prefix/{three digits}/{session}/{transport}`.
+fn is_sockjs(path: &str) -> bool {
+    let mut segments = path.rsplit('/');
+    let (transport, session, server) = (segments.next(), segments.next(), segments.next());
+    let is_server = |server: &str| server.len() == 3 && server.bytes().all(|b| b.is_ascii_digit());
+    transport.is_some_and(|transport| SOCKJS.contains(&transport))
+        && session.is_some_and(|session| !session.is_empty())
+        && server.is_some_and(is_server)
+}
+
+fn is_bayeux(path: &str) -> bool {
+    path.split('/').any(|segment| BAYEUX.contains(&segment))
+}
+
+/// ASP.NET Core sends `id=TOKEN`, ASP.NET `transport=longPolling`.
+fn is_signalr(query: &str) -> bool {
+    let is_token = |value: &str| {
+        let allowed = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
+        value.len() == SIGNALR_TOKEN && value.bytes().all(allowed)
+    };
+    query.split('&').any(|pair| {
+        pair == "transport=longPolling" || pair.strip_prefix("id=").is_some_and(is_token)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn recognised(method: Method, target: &'static str) -> bool {
+        is_recognised(&method, &Uri::from_static(target), &HeaderMap::new())
+    }
+
+    #[test]
+    fn long_polls_are_recognised_by_their_form() {
+        for target in [
+            "/echo/042/k3jd9f/xhr_streaming",
+            "/a/b/000/x/jsonp",
+            "/hub?id=AbCdEfGhIjKlMnOpQrStU_&_=1700000000",
+            "/signalr/poll?transport=longPolling&clientProtocol=2.1",
+            "/live/longpoll?token=x&vsn=2.0.0",
+            "/cometd/connect",
+            "/faye",
+        ] {
+            assert!(recognised(Method::GET, target), "{target}");
+        }
+        assert!(recognised(Method::POST, "/echo/042/k3jd9f/xhr"));
+        for target in [
+            "/",
+            "/items?id=5",
+            "/items?id=AbCdEfGhIjKlMnOpQrSt",
+            "/echo/042/k3jd9f/xhr_send",
+            "/echo/42/k3jd9f/xhr",
+            "/echo/042//xhr",
+            "/longpolls",
+            "/cometds",
+        ] {
+            assert!(!recognised(Method::GET, target), "{target}");
+        }
+        assert!(!recognised(Method::POST, "/hub?id=AbCdEfGhIjKlMnOpQrStU_"));
+    }
+
+    #[test]
+    fn named_paths_cover_what_is_below_them() {
+        let named = |path| is_named(path, &["/events/".to_owned()]);
+        assert!(named("/events") && named("/events/") && named("/events/7"));
+        assert!(!named("/eventsource") && !named("/"));
+        assert!(is_named("/x", &["/".to_owned()]));
+    }
+}
