@@ -3,6 +3,8 @@
 //!
 //! A pure function of the checked configuration and of what the machine says ([`Environment`]).
 
+mod cookies;
+
 use std::{
     fmt,
     path::{Path, PathBuf},
@@ -59,6 +61,7 @@ pub fn all(config: &Config, environment: &Environment<'_>) -> Vec<Warning> {
         certificates(&mut found, listener, environment.now);
     }
     hosts(&mut found);
+    cookies::cookies(&mut found);
     for pool in &config.pools {
         self::pool(&mut found, pool, environment);
     }

@@ -95,6 +95,16 @@ fn pools_that_are_not_as_they_should_be_are_warned_of() {
 }
 
 #[test]
+fn pools_that_overwrite_each_others_cookie_are_warned_of() {
+    let folder = tempfile::tempdir().unwrap();
+    let pools = "listeners.web.bind = \"127.0.0.1:0\"\n\
+                 [[routes]]\npool = \"a\"\n[[routes]]\nhost = \"x.test\"\npath = \"/b\"\npool = \"b\"\n\
+                 [pools.a]\nbackends = [\"127.0.0.1:1\"]\nsticky.cookie.name = \"lb\"\n\
+                 [pools.b]\nbackends = [\"127.0.0.1:2\"]\nsticky.cookie.name = \"lb\"\n";
+    assert_warns(folder.path(), pools, 13, &["`a` and `b`", "`lb`", "name"]);
+}
+
+#[test]
 fn certificates_that_end_or_cover_nothing_are_warned_of() {
     let folder = tempfile::tempdir().unwrap();
     let of_chat = https("host = \"chat.test\"\n");
