@@ -61,6 +61,11 @@ impl Trusting {
     fn new(file: &Path, provider: Arc<CryptoProvider>) -> Result<Self, String> {
         let named = file.display();
         let pem = fs::read(file).map_err(|error| format!("{named} cannot be read: {error}"))?;
+        // A byte order mark, which some editors write, hides the section that follows it.
+        let pem = match String::from_utf8(pem) {
+            Ok(text) => text.replace('\u{feff}', "").into_bytes(),
+            Err(error) => error.into_bytes(),
+        };
         let mut roots = RootCertStore::empty();
         let mut known = Vec::new();
         for certificate in CertificateDer::pem_slice_iter(&pem) {

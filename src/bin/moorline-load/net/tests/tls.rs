@@ -58,6 +58,17 @@ fn trusting(options: &mut Options) {
 }
 
 #[tokio::test]
+async fn a_file_of_authorities_may_begin_with_a_byte_order_mark() {
+    let folder = tempfile::tempdir().unwrap();
+    let marked = folder.path().join("ca.pem");
+    let pem = std::fs::read(certificate("site.pem")).unwrap();
+    std::fs::write(&marked, [b"\xef\xbb\xbf", &pem[..]].concat()).unwrap();
+    let url = format!("wss://localhost:{}", witness().await);
+    let connector = connector(url, |options| options.ca = Some(marked));
+    assert_eq!(told(connector.dialer(0).connect().await).await.1, "localhost");
+}
+
+#[tokio::test]
 async fn the_named_authority_is_trusted() {
     let connector = connector(format!("wss://localhost:{}", witness().await), trusting);
     let (_, name) = told(connector.dialer(0).connect().await).await;
