@@ -256,6 +256,24 @@ mod tests {
         assert_eq!(left("soon"), None);
     }
 
+    #[test]
+    fn a_failure_that_may_pass_is_told_from_a_refusal() {
+        let said = |status| Error::Other(Box::new(Said { text: String::new(), status }));
+        assert!(passes(&said(None)) && passes(&said(Some(StatusCode::SERVICE_UNAVAILABLE))));
+        assert!(!passes(&said(Some(StatusCode::FORBIDDEN))));
+        let problem = |kind: &str, status: u16| {
+            let text =
+                format!(r#"{{"type":"urn:ietf:params:acme:error:{kind}","status":{status}}}"#);
+            assert!(is_problem(text.as_bytes()));
+            Error::Api(serde_json::from_str(&text).unwrap())
+        };
+        assert!(passes(&problem("badNonce", 400)) && passes(&problem("serverInternal", 500)));
+        assert!(!passes(&problem("unauthorized", 403)));
+        assert!(!is_problem(b"{}") && !is_problem(b"<html>"));
+        assert_eq!(excerpt(b"<h1>\r\n Maintenance\0</h1>"), ": <h1> Maintenance</h1>");
+        assert_eq!(excerpt(b""), "");
+    }
+
     #[tokio::test]
     async fn when_to_come_back_is_kept_and_taken_out_of_the_answer() {
         let given = tls::self_signed(&["localhost".to_owned()]).unwrap();
@@ -282,7 +300,9 @@ mod tests {
                 while !asked.ends_with(b"\r\n\r\n") {
                     asked.push(stream.read_u8().await.unwrap());
                 }
-                let answer = format!("HTTP/1.1 {status}\r\n{later}Content-Length: 2\r\n\r\n{{}}");
+                let body = r#"{"detail":"no"}"#;
+                let answer =
+                    format!("HTTP/1.1 {status}\r\n{later}Content-Length: 15\r\n\r\n{body}");
                 stream.write_all(answer.as_bytes()).await.unwrap();
                 stream.shutdown().await.unwrap();
             };
