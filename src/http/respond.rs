@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, sync::Arc};
 
-use http::{Method, Request, Response, Version, request::Parts};
+use http::{Request, Response, Version, request::Parts};
 use hyper::body::Incoming;
 
 use super::{
