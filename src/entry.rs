@@ -171,7 +171,10 @@ impl Open {
     /// was sent away to find another.
     fn ends_session(&self, client: &Client, termination: &Termination) -> bool {
         match termination {
-            Termination::Drained | Termination::Rebalanced | Termination::Aged => false,
+            Termination::Drained
+            | Termination::Rebalanced
+            | Termination::Aged
+            | Termination::BackendDown => false,
             // A client that leaves its poll leaves its session.
             Termination::Failed(Side::Client, ..) => true,
             Termination::Complete if client.scan.is_some_and(|scan| scan.closes()) => true,

@@ -191,6 +191,8 @@ pub enum Termination {
     Rebalanced,
     /// A tunnel closed because it had lived for as long as one may.
     Aged,
+    /// A tunnel closed because its backend is down.
+    BackendDown,
     /// The task that relayed it panicked.
     Panicked,
 }

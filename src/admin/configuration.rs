@@ -245,6 +245,7 @@ fn pool(pool: &Pool) -> Value {
         admission: admitted,
         rebalance,
         max_connection_age,
+        on_down,
         tls: secured,
         proxy_protocol,
         response_header,
@@ -282,6 +283,10 @@ fn pool(pool: &Pool) -> Value {
         "admission": admitted.as_ref().map(admission),
         "rebalance": rebalance.as_ref().map(|Rebalance { rate: of }| json!({ "rate": rate(*of) })),
         "max_connection_age": max_connection_age.as_ref().map(seconds),
+        "on_down": match on_down {
+            None => json!("keep"),
+            Some(spread) => json!({ "close": seconds(spread) }),
+        },
         "tls": secured.as_ref().map(backend_tls),
         "proxy_protocol": proxy_protocol.map(|version| match version {
             ProxyOut::V1 => json!({ "version": "v1" }),

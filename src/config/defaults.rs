@@ -15,6 +15,10 @@ pub(super) const PROCESS_DRAIN: Drain = Drain::within(Duration::from_secs(30));
 /// How long a removed backend keeps what it has.
 const POOL_DRAIN: Drain = Drain::within(Duration::from_secs(300));
 
+/// Over how long the tunnels of a backend that is down are closed, where they are: clients that come
+/// back at once would be a herd.
+pub(super) const ON_DOWN_SPREAD: Duration = Duration::from_secs(10);
+
 /// New sessions that may wait for one backend's admission: ten seconds' worth at 100 a second.
 pub(super) const ADMISSION_QUEUE: usize = 1000;
 
@@ -165,6 +169,7 @@ impl Pool {
             admission: None,
             rebalance: None,
             max_connection_age: None,
+            on_down: None,
             tls: None,
             proxy_protocol: None,
             response_header: RESPONSE_HEADER,

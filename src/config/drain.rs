@@ -1,9 +1,10 @@
-//! `drain` and `upgrade`: how something is emptied of the sessions it has.
+//! `drain`, `on_down` and `upgrade`: how something is emptied of the sessions it has.
 
 use std::time::Duration;
 
 use super::{
     Drain, Upgrade,
+    defaults::ON_DOWN_SPREAD,
     fault::Wrong,
     file::{Table, Value},
     reader::SHORTEST,
@@ -41,6 +42,21 @@ fn terms(value: &Value<'_>) -> Option<Drain> {
         typed.fault(Wrong::new(message).help("write at most `within`; the default is half of it"));
     }
     Some(Drain { within, spread })
+}
+
+/// Reads `on_down`: what becomes of the tunnels of a backend that is down. `"keep"`, `"close"`, or a table
+/// of the time over which the closes are spread.
+pub(super) fn on_down(value: &Value<'_>) -> Option<Duration> {
+    let typed = value.node.get_ref();
+    if typed.is_str() {
+        return value.choice(&[("keep", None), ("close", Some(ON_DOWN_SPREAD))]).flatten();
+    }
+    if !typed.is_table() {
+        value.is_not("\"keep\", \"close\" or a table `{ close = \"10s\" }`");
+        return None;
+    }
+    let table = value.table(&schema::ON_DOWN, "a table")?;
+    table.need("close", "`close = \"10s\"`")?.duration(Duration::ZERO)
 }
 
 /// Reads `upgrade`.

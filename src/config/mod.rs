@@ -379,6 +379,8 @@ pub struct Pool {
     pub rebalance: Option<Rebalance>,
     /// How long a tunnel lives at most, less up to a tenth by chance; `None`: for ever.
     pub max_connection_age: Option<Duration>,
+    /// Over how long the tunnels of a backend that is down are closed; `None`: they are kept.
+    pub on_down: Option<Duration>,
     /// How TLS is spoken to the backends; `None`: it is not.
     pub tls: Option<BackendTls>,
     /// Which PROXY header connections to the backends begin with; `None`: none does.

@@ -54,6 +54,7 @@ fn pool(name: &str, table: &Table<'_>, admin: &Admin, routed: bool) -> Pool {
     pool.drain = drain::drain(table, pool.drain);
     pool.max_connection_age =
         table.value("max_connection_age").and_then(|value| value.duration(SHORTEST_AGE));
+    pool.on_down = table.value("on_down").and_then(|value| drain::on_down(&value));
     strain::read(table, &mut pool);
     let http = match &pool.health.probe {
         _ if routed => Some("requests"),

@@ -108,6 +108,7 @@ pub(super) static POOL: Section = Section {
         "proxy_protocol",
         "long_polls",
         "drain",
+        "on_down",
     ],
 };
 
@@ -174,6 +175,8 @@ pub(super) static REUSE: Section =
     Section { name: "pools.NAME.reuse", keys: &["max_idle", "max_total", "idle_timeout"] };
 
 /// Of a pool, of the process and of an upgrade.
+pub(super) static ON_DOWN: Section = Section { name: "pools.NAME.on_down", keys: &["close"] };
+
 pub(super) static DRAIN: Section = Section { name: "drain", keys: &["within", "spread"] };
 
 pub(super) static RELOAD: Section =
@@ -195,7 +198,7 @@ pub(super) static COOKIE_KEY: Section = Section { name: "cookie_key", keys: &["f
 pub(super) static TICKET_KEYS: Section = Section { name: "ticket_keys", keys: &["file", "env"] };
 
 /// Every kind of table, in the order of the reference.
-pub static SECTIONS: [&Section; 34] = [
+pub static SECTIONS: [&Section; 35] = [
     &TOP,
     &NETWORKS,
     &LISTENER,
@@ -222,6 +225,7 @@ pub static SECTIONS: [&Section; 34] = [
     &CLIENT_CERT,
     &PROXY_OUT,
     &DRAIN,
+    &ON_DOWN,
     &RELOAD,
     &UPGRADE,
     &ADMIN,

@@ -347,7 +347,7 @@ fn is_used(backend: &Backend, proxy: &Proxy) -> bool {
 
 /// Spreads closes evenly over a stretch of time.
 #[derive(Debug)]
-struct Pace {
+pub(super) struct Pace {
     start: Instant,
     /// When the last one is closed: shortly before the deadline, so that it can still say good-bye.
     end: Instant,
@@ -358,7 +358,7 @@ struct Pace {
 }
 
 impl Pace {
-    fn new(deadline: Instant, spread: Duration) -> Self {
+    pub(super) fn new(deadline: Instant, spread: Duration) -> Self {
         let start = deadline.checked_sub(spread).unwrap_or(deadline);
         let end = deadline.checked_sub((spread / 5).min(ANSWER)).unwrap_or(deadline);
         let step = (spread / STEPS).clamp(SHORTEST, LOOK);
@@ -367,7 +367,7 @@ impl Pace {
     }
 
     /// How many of those that are left should be closed by now.
-    fn due(&mut self, left: usize, now: Instant) -> usize {
+    pub(super) fn due(&mut self, left: usize, now: Instant) -> usize {
         if now < self.start {
             return 0;
         }
@@ -384,7 +384,7 @@ impl Pace {
     }
 
     /// Notes how many were.
-    fn took(&mut self, count: usize) {
+    pub(super) fn took(&mut self, count: usize) {
         self.credit = (self.credit - count as f64).max(0.0);
     }
 

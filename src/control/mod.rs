@@ -12,6 +12,7 @@ mod drain;
 mod elsewhere;
 mod handover;
 mod health;
+mod on_down;
 pub mod operator;
 mod orders;
 mod overlay;
@@ -45,7 +46,8 @@ pub use self::{
 };
 use self::{
     discovery::Discovery, doors::Doors, drain::Drains, handover::Handover, health::Probing,
-    overlay::Overlay, rebalance::Rebalance, report::Since, resolve::Resolver, watch::Watcher,
+    on_down::OnDown, overlay::Overlay, rebalance::Rebalance, report::Since, resolve::Resolver,
+    watch::Watcher,
 };
 use crate::{
     acme,
@@ -98,6 +100,7 @@ pub struct Control {
     probes: HashMap<u64, Probing>,
     drains: Drains,
     rebalance: Rebalance,
+    on_down: OnDown,
     handover: Handover,
     acme: acme::Fleet,
     /// On its way out: nothing is accepted any more.
@@ -330,10 +333,12 @@ impl Control {
         }
     }
 
-    /// Relieves backends of tunnels beyond their share, and everybody of those that are too old.
+    /// Relieves backends of tunnels beyond their share, and everybody of those that are too old or whose
+    /// backend is down.
     fn level(&mut self) {
         self.rebalance.tick(&self.config.pools, &self.backends, &self.proxy);
         self.rebalance.close_aged(&self.config.pools, &self.backends, &self.proxy);
+        self.on_down.tick(&self.config.pools, &self.backends, &self.proxy);
     }
 
     /// Lets backends grow into their weight, and in again after an ejection.

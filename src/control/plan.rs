@@ -175,6 +175,7 @@ fn settings(now: &Pool, next: &Pool, changes: &mut Vec<Change>) {
         ("admission", now.admission != next.admission),
         ("rebalance", now.rebalance != next.rebalance),
         ("max_connection_age", now.max_connection_age != next.max_connection_age),
+        ("on_down", now.on_down != next.on_down),
         ("tls", now.tls != next.tls),
         ("proxy_protocol", now.proxy_protocol != next.proxy_protocol),
     ];

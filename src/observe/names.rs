@@ -11,7 +11,7 @@ use crate::error::{Kind, Phase, Side, Termination};
 pub const TERMINATIONS: usize = SINGLE + SIDES * PHASES * KINDS;
 
 /// Endings that are not a failure.
-const SINGLE: usize = 11;
+const SINGLE: usize = 12;
 const SIDES: usize = 3;
 const PHASES: usize = 9;
 const KINDS: usize = 34;
@@ -30,6 +30,7 @@ static LABELS: LazyLock<Vec<Box<str>>> = LazyLock::new(|| {
         "rebalanced",
         "aged",
         "half_closed",
+        "backend_down",
     ];
     let mut labels: Vec<Box<str>> = single.into_iter().map(Box::from).collect();
     for side in [Side::Client, Side::Backend, Side::Proxy] {
@@ -66,6 +67,7 @@ pub fn termination_index(termination: &Termination) -> usize {
         Termination::Rebalanced => 8,
         Termination::Aged => 9,
         Termination::HalfClosed => 10,
+        Termination::BackendDown => 11,
         Termination::Failed(side, phase, kind) => {
             SINGLE + (side_index(side) * PHASES + phase_index(phase)) * KINDS + kind_index(kind)
         }
@@ -365,6 +367,7 @@ mod tests {
             Termination::Rebalanced,
             Termination::Aged,
             Termination::HalfClosed,
+            Termination::BackendDown,
         ];
         for side in [Side::Client, Side::Backend, Side::Proxy] {
             all.push(Termination::Closed(side));
@@ -401,6 +404,7 @@ mod tests {
         assert_eq!(of(Termination::Rebalanced), "rebalanced");
         assert_eq!(of(Termination::Aged), "aged");
         assert_eq!(of(Termination::HalfClosed), "half_closed");
+        assert_eq!(of(Termination::BackendDown), "backend_down");
         for who in [Side::Client, Side::Backend, Side::Proxy] {
             assert_eq!(of(Termination::Closed(who)), format!("{}_closed", side(who)));
             for when in PHASE_ORDER {

@@ -57,6 +57,8 @@ pub enum Reason {
     Aged,
     /// An operator named it.
     Operator,
+    /// Its backend is down.
+    Down,
 }
 
 /// How far a tunnel's close has come.
@@ -89,7 +91,8 @@ pub(super) enum Far {
 }
 
 impl Reason {
-    const ALL: [Self; 4] = [Self::Drained, Self::Rebalanced, Self::Aged, Self::Operator];
+    const ALL: [Self; 5] =
+        [Self::Drained, Self::Rebalanced, Self::Aged, Self::Operator, Self::Down];
 
     /// How a tunnel ends that is closed for this reason.
     pub fn termination(self) -> Termination {
@@ -98,6 +101,7 @@ impl Reason {
             Self::Rebalanced => Termination::Rebalanced,
             Self::Aged => Termination::Aged,
             Self::Operator => Termination::Closed(Side::Proxy),
+            Self::Down => Termination::BackendDown,
         }
     }
 
@@ -122,6 +126,7 @@ impl Reason {
             Self::Rebalanced => b"\x88\x0d\x03\xf4rebalancing",
             Self::Aged => b"\x88\x11\x03\xf4connection aged",
             Self::Operator => b"\x88\x14\x03\xf4closed by operator",
+            Self::Down => b"\x88\x0e\x03\xf4backend down",
         }
     }
 }
@@ -183,7 +188,7 @@ impl<A: Stream, B: Stream, G: Guard> Tunnel<A, B, G> {
                 return Poll::Ready(reason.termination());
             }
             Reason::Drained => None,
-            Reason::Aged => Some(PATIENCE),
+            Reason::Aged | Reason::Down => Some(PATIENCE),
         };
         self.closing = Closing::Quiet(reason);
         self.pause = Some(Pause::within(QUIET, latest));
@@ -340,6 +345,6 @@ mod tests {
             assert_eq!(u16::from_be_bytes([frame[2], frame[3]]), 1012);
             assert!(std::str::from_utf8(&frame[4..]).is_ok());
         }
-        assert_eq!((Reason::of_code(0), Reason::of_code(5)), (None, None));
+        assert_eq!((Reason::of_code(0), Reason::of_code(6)), (None, None));
     }
 }

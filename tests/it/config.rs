@@ -331,6 +331,7 @@ fn every_key_against_strain_reaches_its_field() {
     assert_eq!(chat.admission, Some(admission));
     assert_eq!(chat.rebalance, Some(Rebalance { rate: rate(3000, 60) }));
     assert_eq!(chat.max_connection_age, Some(seconds(6 * 3600)));
+    assert_eq!(chat.on_down, Some(seconds(20)));
 
     let pool = |name: &str| config.pools.iter().find(|pool| pool.name == name).unwrap();
     let admission = Admission { rate: rate(2, 3600), queue: 1000, deadline: seconds(10) };

@@ -321,3 +321,88 @@ async fn the_idle_limit_of_a_backend_is_learned_from_its_closes() {
     drop(node);
     proxy.finish().await;
 }
+
+/// A tunnel of a session that polled first, on the node of this name.
+async fn tunnel_by(pair: &Pair, node: &str) -> Raw {
+    let session = pair.session_on(node).await;
+    let mut client = pair.client().await;
+    let target = format!("/socket.io/?EIO=4&transport=websocket&sid={}", session.sid);
+    client.send(websocket::request(&target, "")).await;
+    assert_eq!(client.response().await.status(), 101);
+    client
+}
+
+/// Two nodes whose tunnels are treated like that, with a probe that a hung node fails.
+async fn pair_with(on_down: &str) -> Pair {
+    Pair::with(|settings| {
+        settings.pool("health", HTTP_PROBE).pool("on_down", on_down);
+    })
+    .await
+}
+
+#[tokio::test]
+async fn tunnels_of_a_node_that_is_down_are_closed_where_the_pool_says_so() {
+    let pair = pair_with("{ close = \"400ms\" }").await;
+    let session = pair.session_on("a").await;
+    let (mut hung, mut other) = (Vec::new(), tunnel_by(&pair, "b").await);
+    for _ in 0..4 {
+        hung.push(tunnel_by(&pair, "a").await);
+    }
+    pair.a.hang();
+    let close = websocket::close("backend down");
+    for client in &mut hung {
+        assert_eq!(client.exact(close.len()).await, close);
+        client.send(websocket::ANSWER).await;
+        client.assert_closed().await;
+    }
+    let down = |line: &Value| line["termination"] == "backend_down";
+    pair.proxy.wait_for_log("a closed tunnel's line", down).await;
+    // The other node's tunnel stays, and so does the hung node's polling session.
+    other.send("still").await;
+    eventually("the tunnel's bytes at the node", || pair.b.backend.saw("still")).await;
+    let mut client = pair.client().await;
+    client.send(message::get(&poll_target(&session.sid, "poll"), "")).await;
+    eventually("the poll is at the hung node", || pair.a.polls(&session.sid) == 1).await;
+    pair.a.wake();
+    assert_eq!(client.response().await.status(), 200);
+    drop((client, hung, other));
+    pair.finish().await;
+}
+
+#[tokio::test]
+async fn closing_the_tunnels_of_a_node_stops_when_the_node_is_up_again() {
+    let pair = pair_with("{ close = \"20s\" }").await;
+    let mut clients = Vec::new();
+    for _ in 0..40 {
+        clients.push(tunnel_by(&pair, "a").await);
+    }
+    pair.a.hang();
+    let down = |line: &str| line.contains("closing its tunnels");
+    pair.proxy.wait_for_stderr("closes begin", down).await;
+    pair.proxy.wait_for_metric("the node is down", &up(&pair.a), |up| up == 0.0).await;
+    pair.a.wake();
+    pair.proxy.wait_for_metric("the node is up", &up(&pair.a), |up| up == 1.0).await;
+    // Most of them have not had their turn, and can still be used.
+    for (n, client) in clients.iter_mut().enumerate() {
+        client.try_send(format!("still-{n:02}")).await;
+    }
+    let used = |n: &usize| pair.a.backend.saw(format!("still-{n:02}"));
+    eventually("half of the tunnels are still used", || (0..40).filter(used).count() > 20).await;
+    drop(clients);
+    pair.finish().await;
+}
+
+#[tokio::test]
+async fn tunnels_of_a_node_that_is_down_are_kept_by_default() {
+    let pair = pair_with("\"keep\"").await;
+    let mut client = tunnel_by(&pair, "a").await;
+    pair.a.hang();
+    pair.proxy.wait_for_metric("the node is down", &up(&pair.a), |up| up == 0.0).await;
+    client.send("during").await;
+    pair.a.wake();
+    pair.proxy.wait_for_metric("the node is up", &up(&pair.a), |up| up == 1.0).await;
+    client.send("after").await;
+    eventually("the tunnel's bytes at the node", || pair.a.backend.saw("duringafter")).await;
+    drop(client);
+    pair.finish().await;
+}
