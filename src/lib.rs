@@ -55,7 +55,8 @@
 //!    before the reply's last byte is.
 //! 4. A poll is never sent twice and never beside itself. The only request that is repeated after a
 //!    backend may have seen it is an idempotent one outside any session, or one that a backend has
-//!    refused as not its own.
+//!    refused as not its own. A request that a hung node has demonstrably not read, because the node has
+//!    closed its connection as an idle one, is sent again on another.
 //! 5. Where sid and cookie disagree, the sid is right.
 //! 6. Nothing from a client names an address. Cookies carry a keyed id.
 //! 7. An idle tunnel holds no buffer, and no descriptor beside its sockets; memory per connection is

@@ -1,15 +1,11 @@
 //! From a decision to a backend's answer: tries and retries.
 //!
-//! The rules that keep sessions alive are here. A request of a session goes to one backend and, once
-//! sent, is never sent again; an unknown sid's is the one that is [searched](super::search) for. What is
+//! The rules that keep sessions alive are here. A request of a known session goes to one
+//! [backend](super::session); an unknown sid's is the one that is [searched](super::search) for. What is
 //! free to go anywhere is tried elsewhere where nothing was sent or nothing can be done twice, within
 //! the pool's retry budget.
 
-use std::{
-    net::IpAddr,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::{Method, Request};
@@ -19,7 +15,7 @@ use super::{
     decision::{self, Destination},
     forward::{Answer, Failure, Terms, exchange},
     outgoing::Outgoing,
-    way::{Way, end},
+    way::Way,
 };
 use crate::{
     entry::{Client, Entry},
@@ -34,13 +30,6 @@ use crate::{
 
 /// Backends tried for a request that is free to go anywhere.
 const MAX_TRIES: usize = 3;
-
-/// A poll is held for `pingInterval`; late replies are given this much more.
-const POLL_SLACK: Duration = Duration::from_secs(5);
-
-/// Pause between two connects to a known session's node that is out of reach, half of it or half as
-/// much again.
-const CONNECT_PAUSE: Duration = Duration::from_millis(200);
 
 /// How long a poll may be held whose session's `pingInterval` is not known here.
 pub(super) const UNKNOWN_POLL: Duration = Duration::from_secs(300);
@@ -78,30 +67,6 @@ pub(super) struct Attempt<'a> {
     pub(super) fresh: bool,
 }
 
-/// What a failed try means to a known session.
-enum Fate {
-    /// The session has ended with its node.
-    Gone,
-    /// Its node could not be reached, and may have it still.
-    Waits,
-    /// The request has failed.
-    Fails,
-}
-
-impl Fate {
-    fn of(error: &ProxyError) -> Self {
-        match (error.side, error.phase, error.kind) {
-            // Nobody listens there any more: the process is gone, and its sessions with it.
-            (_, Phase::Connect | Phase::Handshake, Kind::Refused | Kind::Reset) => Self::Gone,
-            // The node was silent for longer than the session lives.
-            (Side::Backend, Phase::ResponseHeader, Kind::TimedOut) => Self::Gone,
-            (_, Phase::Connect, Kind::TimedOut | Kind::Io | Kind::Exhausted)
-            | (_, Phase::Handshake, Kind::TimedOut) => Self::Waits,
-            _ => Self::Fails,
-        }
-    }
-}
-
 /// A backend's answer and how it was come by.
 #[derive(Debug)]
 pub(super) struct Reached {
@@ -126,80 +91,8 @@ impl Attempt<'_> {
         }
     }
 
-    /// To the one backend that holds the session, whatever its health checks say.
-    ///
-    /// A node that is hung, slow or out of reach keeps its sessions: their requests wait for as long as
-    /// a session lives without being heard. While no connection can be opened nothing has been sent,
-    /// and it is tried again and again. A session ends if its node refuses or resets connections, or
-    /// is silent for longer than the session lives.
-    async fn session(
-        &mut self,
-        backend: Arc<Backend>,
-        lifetime: Duration,
-    ) -> Result<Reached, ProxyError> {
-        self.chosen(ChosenBy::Sid);
-        self.bound = true;
-        let header = self.config().timeouts.response_header.max(lifetime + POLL_SLACK);
-        let mut request = self.outgoing.request();
-        let mut until = None;
-        loop {
-            let Failure { error, unsent, .. } = match self.once(&backend, header, request).await {
-                Ok(answer) => return self.answered(answer).await,
-                Err(failure) => failure,
-            };
-            // Any node answers a preflight.
-            if self.method == Method::OPTIONS && unsent.is_some() {
-                return self.free(Way::any()).await;
-            }
-            let unsent = match (Fate::of(&error), unsent) {
-                (Fate::Waits, Some(unsent)) => unsent,
-                (Fate::Gone, _) => return Err(self.ended(error)),
-                (Fate::Waits | Fate::Fails, _) => return Err(error),
-            };
-            let silent = || backend.silent_since().unwrap_or_else(Instant::now);
-            if Instant::now() >= *until.get_or_insert_with(|| silent() + lifetime) {
-                return Err(self.ended(error));
-            }
-            tracing::debug!(%error, backend = backend.name(), "connecting again for a known session");
-            request = self.pause(*unsent).await?;
-            self.proxy.metrics.retries.inc();
-        }
-    }
-
-    /// The session's backend has answered, if only that it does not know the session.
-    async fn answered(&self, mut answer: Answer) -> Result<Reached, ProxyError> {
-        let (unknown, head) = self.unknown(&mut answer).await?;
-        if unknown {
-            self.forget();
-        }
-        Ok(Reached { answer, head, reserved: None, unknown })
-    }
-
-    /// Waits a moment before the next connect. A client that leaves meanwhile ends the wait: it may end
-    /// its stream and still want an answer, but not to what has not been sent yet.
-    async fn pause(
-        &self,
-        mut request: Request<RequestBody>,
-    ) -> Result<Request<RequestBody>, ProxyError> {
-        tokio::select! {
-            () = tokio::time::sleep(CONNECT_PAUSE.mul_f64(0.5 + fastrand::f64())) => Ok(request),
-            () = end(self.patience) => Err(Self::left()),
-            () = request.body_mut().left() => Err(Self::left()),
-        }
-    }
-
-    fn left() -> ProxyError {
-        ProxyError::new(Side::Client, Phase::Select, Kind::Incomplete)
-    }
-
-    /// The session is gone: it is forgotten, and its client is told.
-    fn ended(&self, error: ProxyError) -> ProxyError {
-        self.forget();
-        self.gone().because(error)
-    }
-
     /// To the backend that the way names, or wherever the balance policy says.
-    async fn free(&mut self, mut way: Way) -> Result<Reached, ProxyError> {
+    pub(super) async fn free(&mut self, mut way: Way) -> Result<Reached, ProxyError> {
         self.bound = false;
         let header = self.config().timeouts.response_header;
         let header = if self.polls() { header.max(UNKNOWN_POLL) } else { header };
@@ -359,7 +252,7 @@ impl Attempt<'_> {
         !session && !self.upgrade && self.outgoing.replayable()
     }
 
-    fn forget(&self) {
+    pub(super) fn forget(&self) {
         if let Some(sid) = self.sid() {
             self.proxy.sids.forget(self.pool.upstream.name(), sid);
         }

@@ -10,7 +10,7 @@ use std::{
     future::{Future, poll_fn},
     pin::Pin,
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering},
     },
     task::{Context, Poll, ready},
@@ -59,6 +59,8 @@ pub(super) struct Inbound {
     progress: Arc<Progress>,
     pause: Pause,
     gate: Option<Gate>,
+    /// Where a copy of its data goes.
+    copy: Option<Arc<Copied>>,
     /// Frames that were read ahead.
     ahead: VecDeque<Frame<Bytes>>,
     /// Looks whether the body closes a polling session.
@@ -87,6 +89,34 @@ const DONE: u8 = 1;
 const BROKEN: u8 = 2;
 const STALLED: u8 = 3;
 
+/// A copy of a small body: its frames share their memory with those that are sent.
+#[derive(Debug, Default)]
+pub(super) struct Copied(Mutex<Frames>);
+
+#[derive(Debug, Default)]
+struct Frames {
+    data: Vec<Bytes>,
+    length: usize,
+}
+
+impl Copied {
+    fn add(&self, data: &Bytes) {
+        let mut frames = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        frames.length += data.len();
+        if frames.length <= MAX_AHEAD {
+            frames.data.push(data.clone());
+        } else {
+            frames.data.clear();
+        }
+    }
+
+    /// All of it; `None`: it was too large.
+    pub(super) fn whole(&self) -> Option<Bytes> {
+        let frames = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        (frames.length <= MAX_AHEAD).then(|| frames.data.concat().into())
+    }
+}
+
 /// Keeps a body back until the backend says `100 Continue`, answers, or says nothing for a while.
 #[derive(Debug)]
 struct Gate {
@@ -102,7 +132,7 @@ pub(super) struct Go {
     waker: AtomicWaker,
 }
 
-/// Most of a body that is read while its backend is out of reach.
+/// Most of a body that is read while its backend is out of reach, or copied.
 const MAX_AHEAD: usize = 64 * 1024;
 
 /// A backend that ignores `Expect` gets the body after this (RFC 9110 §10.1.1: not indefinitely).
@@ -254,7 +284,7 @@ impl Inbound {
         patience: Arc<Patience>,
     ) -> Self {
         let (pause, ahead) = (Pause::new(Some(pause)), VecDeque::new());
-        Self { incoming, progress, pause, gate: None, ahead, scan: None, patience }
+        Self { incoming, progress, pause, gate: None, copy: None, ahead, scan: None, patience }
     }
 
     /// Looks in the body for a close packet, if there is a scan.
@@ -269,6 +299,12 @@ impl Inbound {
             self.progress.closes.store(true, Ordering::Relaxed);
         }
         self.progress.set(DONE);
+    }
+
+    /// Leaves a copy of its data there.
+    pub(super) fn copied(mut self, copy: Option<Arc<Copied>>) -> Self {
+        self.copy = copy;
+        self
     }
 
     /// Keeps the body back until `go` is given.
@@ -336,6 +372,9 @@ impl Inbound {
                 self.pause.over();
                 if let Some(trailers) = frame.trailers_mut() {
                     strip_trailers(trailers);
+                }
+                if let (Some(copy), Some(data)) = (&self.copy, frame.data_ref()) {
+                    copy.add(data);
                 }
                 let bytes = frame.data_ref().map_or(0, |data| data.len() as u64);
                 self.progress.waits_for_client.store(false, Ordering::Relaxed);

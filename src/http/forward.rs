@@ -12,7 +12,7 @@ use std::{
     pin::pin,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicBool, Ordering},
     },
     task::Poll,
     time::Duration,
@@ -32,6 +32,7 @@ use tokio::{
 use super::{
     body::{Progress, RequestBody},
     deadline, framing, headers,
+    kept::{H1, IdleSince, YOUNG},
 };
 use crate::{
     config::HeaderLimits,
@@ -44,10 +45,6 @@ use crate::{
 
 /// Least size of hyper's buffers.
 const BUFFER: usize = 64 * 1024;
-
-/// How long a connection may have been idle that gets what cannot be sent twice: half of the shortest
-/// limit that common servers have, gunicorn's 2 s.
-const YOUNG: Duration = Duration::from_secs(1);
 
 /// Pause before the next try where a descriptor or port is short.
 const SHORTAGE_PAUSE: Duration = Duration::from_millis(20);
@@ -100,12 +97,16 @@ pub(super) struct Failure {
     pub(super) began: std::time::Instant,
     /// The request, where no byte of it was sent.
     pub(super) unsent: Option<Box<Request<RequestBody>>>,
+    /// It was sent, but the backend was hung or out of reach and has closed the connection as an idle one:
+    /// it has not read the request.
+    pub(super) unread: bool,
 }
 
 impl Failure {
     /// One that took no time, with the request sent.
     fn now(error: ProxyError) -> Self {
-        Self { error, kept: false, began: std::time::Instant::now(), unsent: None }
+        let began = std::time::Instant::now();
+        Self { error, kept: false, began, unsent: None, unread: false }
     }
 }
 
@@ -146,74 +147,10 @@ impl Drop for Verdict {
     }
 }
 
-/// A kept-alive HTTP/1.1 connection.
-#[derive(Debug)]
-struct H1 {
-    sender: SendRequest<RequestBody>,
-    /// [`Dial::serial`] of what it was opened by.
-    dial: u64,
-    /// [`Idle::epoch`] when it was opened.
-    epoch: u64,
-    idle_since: Arc<IdleSince>,
-    /// What moves its bytes; an upgraded connection's outlives it.
-    driver: Option<AbortHandle>,
-    _permit: Permit,
-}
-
-impl Drop for H1 {
-    /// hyper would go on sending a body after its response, with nobody to count or to stop it.
-    fn drop(&mut self) {
-        if let Some(driver) = &self.driver {
-            driver.abort();
-        }
-    }
-}
-
 impl Terms<'_> {
     /// Whether the request needs a connection of its own.
     fn alone(&self) -> bool {
         self.upgrade || self.fresh || !self.dial.is_shared()
-    }
-}
-
-impl Reusable for H1 {
-    fn is_open(&self) -> bool {
-        !self.sender.is_closed()
-    }
-
-    fn set_idle(&self, since: Option<std::time::Instant>) {
-        self.idle_since.set(since);
-    }
-}
-
-/// Since when a connection is idle; shared with its driver, which sees it closed.
-#[derive(Debug)]
-struct IdleSince {
-    opened: std::time::Instant,
-    /// Nanoseconds since then, and 1; 0: in use.
-    nanos: AtomicU64,
-}
-
-impl IdleSince {
-    fn new() -> Arc<Self> {
-        Arc::new(Self { opened: std::time::Instant::now(), nanos: AtomicU64::new(0) })
-    }
-
-    fn set(&self, since: Option<std::time::Instant>) {
-        let nanos = since.map_or(0, |since| self.nanos(since) + 1);
-        self.nanos.store(nanos, Ordering::Relaxed);
-    }
-
-    /// How long it has been idle; `None`: it is in use.
-    fn age(&self) -> Option<Duration> {
-        let since = self.nanos.load(Ordering::Relaxed).checked_sub(1)?;
-        let now = self.nanos(std::time::Instant::now());
-        Some(Duration::from_nanos(now.saturating_sub(since)))
-    }
-
-    fn nanos(&self, moment: std::time::Instant) -> u64 {
-        let since = moment.saturating_duration_since(self.opened).as_nanos();
-        u64::try_from(since).unwrap_or(u64::MAX - 1)
     }
 }
 
@@ -242,7 +179,10 @@ pub(super) async fn exchange(
         match send(terms, &mut connection, request).await {
             Ok(response) => return answer(terms, connection, response, counted, None),
             Err(Failure { unsent: Some(unsent), .. }) => request = *unsent,
-            Err(failure) => return Err(Failure { kept: true, ..failure }),
+            Err(failure) => {
+                let unread = terms.once && connection.is_unread(terms.backend, &failure.error);
+                return Err(Failure { kept: true, unread, ..failure });
+            }
         }
     };
     let started = Instant::now();
@@ -251,7 +191,7 @@ pub(super) async fn exchange(
         Ok(connection) => connection,
         Err(error) => {
             let (began, unsent) = (started.into_std(), Some(Box::new(request)));
-            return Err(Failure { error, kept: false, began, unsent });
+            return Err(Failure { began, unsent, ..Failure::now(error) });
         }
     };
     let connected = started.elapsed();
@@ -328,7 +268,7 @@ async fn send(
 
 fn answer(
     terms: &Terms<'_>,
-    connection: Box<H1>,
+    mut connection: Box<H1>,
     mut response: Response<Incoming>,
     (in_flight, in_use): (InFlight, InUse),
     connected: Option<Duration>,
@@ -341,8 +281,8 @@ fn answer(
     let ambiguous = fields.contains_key(header::TRANSFER_ENCODING)
         && fields.remove(header::CONTENT_LENGTH).is_some();
     // A second before the peer closes: the request must not meet the FIN.
-    let peer = headers::keep_alive_timeout(fields)
-        .map(|limit| limit.saturating_sub(Duration::from_secs(1)));
+    connection.limit = headers::keep_alive_timeout(fields);
+    let peer = connection.limit.map(|limit| limit.saturating_sub(Duration::from_secs(1)));
     let keep = peer.map_or(terms.keep, |peer| peer.min(terms.keep));
     if response.status() == StatusCode::SWITCHING_PROTOCOLS && !terms.upgrade {
         let error = ProxyError::new(Side::Backend, Phase::ResponseHeader, Kind::BadUpgrade);
@@ -370,7 +310,8 @@ async fn open(terms: &Terms<'_>, permit: Permit) -> Result<Box<H1>, ProxyError> 
         ProxyError::new(Side::Backend, Phase::Connect, Kind::Io).because(source)
     })?;
     let dial = terms.dial.serial();
-    Ok(Box::new(H1 { sender, dial, epoch, idle_since, driver, _permit: permit }))
+    let limit = None;
+    Ok(Box::new(H1 { sender, dial, epoch, idle_since, limit, driver, _permit: permit }))
 }
 
 /// Connects; a shortage of descriptors or ports is waited out within the deadline.

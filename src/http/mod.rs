@@ -3,8 +3,8 @@
 //! One request goes down this list: [`server`] parses it, `hops` reads who sent it, `gate` refuses what no
 //! backend should see, `respond` finds its pool, `decision` says where it goes, `call` looks at what it
 //! brings along, `outgoing` makes it fit to be sent, `attempt` sends it
-//! to one backend or, by strict rules, to another, `way` says which and makes a new session wait for its
-//! turn, `search` finds the backend of a session that is not known here, `forward` talks to that backend, `learn` reads a new session's id from the reply, and `body` and
+//! to one backend or, by strict rules, to another, `session` sends that of a known session to its own, `way` says which and makes a new session wait for its
+//! turn, `search` finds the backend of a session that is not known here, `forward` talks to that backend on a new connection or one that was `kept`, `learn` reads a new session's id from the reply, and `body` and
 //! `relay` stream the rest. An upgrade leaves through `upgrade` into a tunnel. Whatever fails becomes a
 //! reply in `reply`, and ends once, in its [`entry`](crate::entry).
 //!
@@ -23,6 +23,7 @@ mod framing;
 mod gate;
 mod headers;
 mod hops;
+mod kept;
 mod learn;
 mod long_poll;
 mod outgoing;
@@ -32,6 +33,7 @@ mod reply;
 mod respond;
 mod search;
 pub mod server;
+mod session;
 pub(crate) mod upgrade;
 pub mod visitor;
 mod way;

@@ -13,7 +13,7 @@ use hyper::body::Incoming;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::{
-    body::{Go, Inbound, Progress, RequestBody},
+    body::{Copied, Go, Inbound, Progress, RequestBody},
     headers::{self, Origin},
     hops::Claims,
     upgrade,
@@ -40,6 +40,8 @@ pub(super) struct Outgoing {
     body: Source,
     pause: Duration,
     progress: Arc<Progress>,
+    /// What has been sent of a body, to be sent again if no backend has read it.
+    copy: Option<Arc<Copied>>,
     patience: Arc<Patience>,
     scan: Option<CloseScan>,
     /// What a buffered body takes of the memory that all of them share.
@@ -115,6 +117,7 @@ impl Outgoing {
             body,
             pause: shape.pause,
             progress,
+            copy: None,
             patience,
             scan: shape.scan,
             memory: None,
@@ -130,6 +133,24 @@ impl Outgoing {
     /// §9.2.2) and all of it at hand.
     pub(super) fn replayable(&self) -> bool {
         self.method.is_idempotent() && matches!(self.body, Source::Buffered(_))
+    }
+
+    /// Keeps a copy of a small body that is still with the client, for [`again`](Self::again).
+    pub(super) fn keep_copy(&mut self) {
+        if matches!(self.body, Source::Client(_)) && !self.headers.contains_key(EXPECT) {
+            self.copy = Some(Arc::default());
+        }
+    }
+
+    /// The request once more, for one that no backend has read; `None`: its body is not at hand.
+    pub(super) fn again(&mut self) -> Option<Request<RequestBody>> {
+        if matches!(self.body, Source::Taken) {
+            let bytes = self.copy.take().filter(|_| self.progress.is_done())?.whole()?;
+            self.progress = Progress::buffered(bytes.len() as u64);
+            self.body = Source::Buffered(bytes);
+            self.headers.remove(TRANSFER_ENCODING);
+        }
+        Some(self.request())
     }
 
     /// The `Sec-WebSocket-Accept` that a checked handshake must be answered with.
@@ -174,7 +195,8 @@ impl Outgoing {
 
     fn inbound(&self, incoming: Incoming) -> Inbound {
         let (progress, patience) = (Arc::clone(&self.progress), Arc::clone(&self.patience));
-        Inbound::new(incoming, progress, self.pause, patience).scanned(self.scan)
+        let inbound = Inbound::new(incoming, progress, self.pause, patience);
+        inbound.scanned(self.scan).copied(self.copy.clone())
     }
 
     /// A request that can be sent; the body leaves with it, unless it is at hand.
@@ -199,8 +221,8 @@ impl Outgoing {
         *request.method_mut() = self.method.clone();
         *request.uri_mut() = self.uri.clone();
         *request.version_mut() = Version::HTTP_11;
-        (*request.headers_mut(), *request.extensions_mut()) = if matches!(self.body, Source::Taken)
-        {
+        let is_last = matches!(self.body, Source::Taken) && self.copy.is_none();
+        (*request.headers_mut(), *request.extensions_mut()) = if is_last {
             (std::mem::take(&mut self.headers), std::mem::take(&mut self.extensions))
         } else {
             (self.headers.clone(), self.extensions.clone())

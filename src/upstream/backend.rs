@@ -284,7 +284,12 @@ impl Backend {
 
     /// Notes that it has answered.
     pub fn heard(&self) {
-        self.silence.ends();
+        self.silence.ends(Instant::now());
+    }
+
+    /// Whether it was silent from `from`, on all connections, until shortly before `to`.
+    pub fn was_silent(&self, from: Instant, to: Instant) -> bool {
+        self.silence.lasted(from, to)
     }
 
     /// When the first attempt began since which it has not answered; `None`: it has.

@@ -220,6 +220,11 @@ impl Idle {
         self.shown.note(idle, Instant::now());
     }
 
+    /// After how long the backend closes idle connections, so far as it has shown.
+    pub fn shown_limit(&self) -> Option<Duration> {
+        self.shown.get(Instant::now())
+    }
+
     /// Opens or closes the list, and drops every connection where it closes. What the backend has shown
     /// is forgotten then: the process that comes after it may keep connections for longer. `open` is asked with
     /// the list locked, so that of two calls at once the later sees what is so now.

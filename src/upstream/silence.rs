@@ -9,6 +9,9 @@ use std::{
     time::{Duration, Instant},
 };
 
+/// Tenths of a second without a word that are remembered.
+const GAP: u64 = 10;
+
 /// What one backend did not say. Times are nanoseconds since `start`.
 #[derive(Debug)]
 pub(super) struct Silence {
@@ -17,11 +20,22 @@ pub(super) struct Silence {
     since: AtomicU64,
     /// When the last failure was counted.
     counted: AtomicU64,
+    /// When it was last heard, in tenths of a second since `start`.
+    heard: AtomicU64,
+    /// The last time of more than [`GAP`] in which it was not heard: bits 32 on its beginning, below its end,
+    /// in tenths of a second.
+    gap: AtomicU64,
 }
 
 impl Silence {
     pub(super) fn new(start: Instant) -> Self {
-        Self { start, since: AtomicU64::new(0), counted: AtomicU64::new(0) }
+        Self {
+            start,
+            since: AtomicU64::new(0),
+            counted: AtomicU64::new(0),
+            heard: AtomicU64::new(0),
+            gap: AtomicU64::new(0),
+        }
     }
 
     /// An attempt that began at `began` got no answer.
@@ -30,11 +44,28 @@ impl Silence {
         let _ = self.since.compare_exchange(0, self.at(began).max(1), Relaxed, Relaxed);
     }
 
-    /// The backend was heard. Costs a load if it was not silent.
-    pub(super) fn ends(&self) {
+    /// The backend was heard. Writes little: once in a tenth of a second, while it is not silent.
+    pub(super) fn ends(&self, now: Instant) {
         if self.since.load(Relaxed) != 0 {
             self.since.store(0, Relaxed);
         }
+        let now = self.tenths(now);
+        if self.heard.load(Relaxed) >= now {
+            return;
+        }
+        let before = self.heard.swap(now, Relaxed);
+        if now.saturating_sub(before) > GAP {
+            self.gap.store(before << 32 | now, Relaxed);
+        }
+    }
+
+    /// Whether the backend was silent from `from` until shortly before `to`. False for less than a second.
+    pub(super) fn lasted(&self, from: Instant, to: Instant) -> bool {
+        let (from, to) = (self.tenths(from), self.tenths(to));
+        let gap = self.gap.load(Relaxed);
+        let (start, end) = (gap >> 32, gap & u64::from(u32::MAX));
+        let is_silent = self.heard.load(Relaxed) <= from;
+        from + GAP <= to && (is_silent || start <= from && end + GAP >= to)
     }
 
     /// When the silence began; `None`: there is none.
@@ -58,6 +89,10 @@ impl Silence {
         self.counted.fetch_max(self.at(now), Relaxed);
     }
 
+    fn tenths(&self, moment: Instant) -> u64 {
+        self.at(moment) / 100_000_000
+    }
+
     fn at(&self, moment: Instant) -> u64 {
         let since = moment.saturating_duration_since(self.start).as_nanos();
         u64::try_from(since).unwrap_or(u64::MAX)
@@ -78,8 +113,24 @@ mod tests {
         silence.begins(start + SECOND);
         silence.begins(start + 3 * SECOND);
         assert_eq!(silence.since(), Some(start + SECOND));
-        silence.ends();
+        silence.ends(start + 4 * SECOND);
         assert_eq!(silence.since(), None);
+    }
+
+    #[test]
+    fn a_silence_is_remembered_when_it_is_over() {
+        let start = Instant::now();
+        let silence = Silence::new(start);
+        let at = |seconds: u32| start + seconds * SECOND;
+        silence.ends(at(10));
+        assert!(silence.lasted(at(11), at(15)), "it lasts still");
+        assert!(!silence.lasted(at(9), at(15)), "it was heard meanwhile");
+        assert!(!silence.lasted(at(11), at(11)), "that is no time");
+        silence.ends(at(20));
+        silence.ends(start + 20 * SECOND + SECOND / 5);
+        assert!(silence.lasted(at(11), at(20)) && silence.lasted(at(15), at(21)));
+        assert!(!silence.lasted(at(11), at(25)), "it was heard long before");
+        assert!(!silence.lasted(at(5), at(20)), "it was heard meanwhile");
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::{
     net::SocketAddr,
     sync::{
         Arc,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -405,4 +405,96 @@ async fn tunnels_of_a_node_that_is_down_are_kept_by_default() {
     eventually("the tunnel's bytes at the node", || pair.a.backend.saw("duringafter")).await;
     drop(client);
     pair.finish().await;
+}
+
+/// A node that closes connections which were idle for two seconds, as its answers say; it reads nothing
+/// while it hangs, and what it was sent meanwhile on an idle connection it never reads.
+struct Idler {
+    backend: Backend,
+    hung: Arc<AtomicBool>,
+    /// POSTs that were read.
+    read: Arc<AtomicUsize>,
+    /// Idle connections that stand still.
+    parked: Arc<AtomicUsize>,
+}
+
+impl Idler {
+    async fn start(announces: bool) -> Self {
+        let hung = Arc::new(AtomicBool::new(false));
+        let (read, parked) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+        let shared = (Arc::clone(&hung), Arc::clone(&read), Arc::clone(&parked));
+        let fields = if announces { "Keep-Alive: timeout=2\r\n" } else { "" };
+        let script = backend::script(move |peer| {
+            let (hung, read, parked) =
+                (Arc::clone(&shared.0), Arc::clone(&shared.1), Arc::clone(&shared.2));
+            async move {
+                let mut is_idle = false;
+                while !peer.is_ended() {
+                    if hung.load(Ordering::SeqCst) {
+                        parked.fetch_add(usize::from(is_idle), Ordering::SeqCst);
+                        while hung.load(Ordering::SeqCst) {
+                            tokio::time::sleep(Duration::from_millis(2)).await;
+                        }
+                        // Its timers come before its sockets.
+                        if is_idle {
+                            return peer.reset();
+                        }
+                    }
+                    let next = tokio::time::timeout(Duration::from_millis(10), peer.request());
+                    let Ok(Some(request)) = next.await else { continue };
+                    let is_post = request.method() == "POST";
+                    read.fetch_add(usize::from(is_post), Ordering::SeqCst);
+                    let open = "0{\"sid\":\"one\",\"pingInterval\":25000,\"pingTimeout\":20000}";
+                    let text = if is_post { "ok" } else { open };
+                    peer.send(message::reply("200 OK", fields, text)).await;
+                    is_idle = true;
+                }
+            }
+        });
+        Self { backend: Backend::start(script).await, hung, read, parked }
+    }
+
+    /// What becomes of an emit that is sent on an idle connection at the beginning of a hang.
+    async fn emit_into_a_hang(&self, proxy: &Proxy, hang: Duration) -> u16 {
+        let mut client = Raw::connect(proxy.web()).await;
+        assert_eq!(handshake(&mut client, "open", "").await.sid, "one");
+        self.hung.store(true, Ordering::SeqCst);
+        eventually("the node hangs", || self.parked.load(Ordering::SeqCst) > 0).await;
+        let connections = self.backend.connections();
+        client.send(post("one", "emit")).await;
+        eventually("the emit is at the node", || self.backend.saw("emit\"]")).await;
+        assert_eq!(self.backend.connections(), connections, "it was sent on a kept connection");
+        tokio::time::sleep(hang).await;
+        self.hung.store(false, Ordering::SeqCst);
+        client.response().await.status()
+    }
+}
+
+#[tokio::test]
+async fn an_emit_that_a_hung_node_has_closed_unread_is_sent_again() {
+    let node = Idler::start(true).await;
+    let proxy = Proxy::with(|settings| {
+        settings.backends(&[node.backend.address]);
+    })
+    .await;
+    assert_eq!(node.emit_into_a_hang(&proxy, Duration::from_secs(4)).await, 200);
+    assert_eq!(node.read.load(Ordering::SeqCst), 1, "read once");
+    drop(node);
+    proxy.finish().await;
+}
+
+#[tokio::test]
+async fn an_emit_that_a_node_may_have_read_is_not_sent_again() {
+    // The node has closed the connection before it could count as idle, or does not say when it would.
+    for (announces, hang) in [(true, 300), (false, 4_000)] {
+        let node = Idler::start(announces).await;
+        let proxy = Proxy::with(|settings| {
+            settings.backends(&[node.backend.address]);
+        })
+        .await;
+        assert_eq!(node.emit_into_a_hang(&proxy, Duration::from_millis(hang)).await, 502);
+        assert_eq!(node.read.load(Ordering::SeqCst), 0);
+        drop(node);
+        proxy.finish().await;
+    }
 }

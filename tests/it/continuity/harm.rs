@@ -30,7 +30,7 @@ pub(super) async fn kill(site: &mut Site) -> Duration {
 }
 
 /// How long a node stands still: less than a session of its lives without being heard.
-const HANG: Duration = Duration::from_secs(4);
+const HANG: Duration = Duration::from_secs(10);
 
 /// The probes that a hung node answers to, or not: kind and settings, and whether it sees the hang.
 pub(super) const PROBES: [(&str, &str, bool); 4] = [
@@ -40,7 +40,7 @@ pub(super) const PROBES: [(&str, &str, bool); 4] = [
     ("websocket", "\"websocket\", path = \"/socket.io/?EIO=4&transport=websocket\"", true),
 ];
 
-/// Stands still for some seconds while all the others are answered, and goes on with every session that
+/// Stands still for ten seconds while all the others are answered, and goes on with every session that
 /// it had, whatever the probes made of it. Time: until it answers again.
 pub(super) async fn hang(site: &mut Site, probe: &'static str, sees: bool) -> Duration {
     site.reload(&Text { probe: Some(probe), ..Text::default() }).await;

@@ -42,7 +42,7 @@ async fn nobody_is_dropped() {
     let hurt = Spares::OthersThanHurt;
     t.stage(s, "A node killed", hurt, harm::kill).await;
     for (probe, text, sees) in harm::PROBES {
-        let title = format!("A node hung, `{probe}` probe");
+        let title = format!("A node hung for 10 s, `{probe}` probe");
         let hang = async |s: &mut Site| harm::hang(s, text, sees).await;
         t.stage(s, &title, Spares::Everybody, hang).await;
     }

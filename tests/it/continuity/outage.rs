@@ -14,7 +14,7 @@ const CLIENTS: u64 = 90;
 
 /// How long the network is away. The sessions live for 25 s without being heard.
 const SHORT: Duration = Duration::from_millis(1_500);
-const LONG: Duration = Duration::from_secs(4);
+const LONG: Duration = Duration::from_secs(10);
 
 /// Two real Socket.IO nodes, one of them behind a cable that can be cut, and their clients.
 struct Scene {
