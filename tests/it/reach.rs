@@ -253,9 +253,13 @@ async fn impatient(limit: Duration) -> (Backend, Arc<AtomicUsize>) {
 /// Sends emits of a session in rounds, all of a round at once, so that each leaves an idle connection. From
 /// one round to the next those become as old as the backend lets them, give or take `spread`.
 /// Returns how many emits failed.
-async fn timed_emits(web: SocketAddr, (limit, spread): (Duration, Duration)) -> usize {
+async fn timed_emits(
+    web: SocketAddr,
+    emits_at_once: usize,
+    (limit, spread): (Duration, Duration),
+) -> usize {
     let mut clients = Vec::new();
-    for _ in 0..EMITS {
+    for _ in 0..emits_at_once {
         clients.push(Raw::connect(web).await);
     }
     let mut lost = 0;
@@ -278,7 +282,6 @@ async fn timed_emits(web: SocketAddr, (limit, spread): (Duration, Duration)) -> 
     lost
 }
 
-const EMITS: u32 = 200;
 const ROUNDS: u32 = 12;
 
 /// A proxy in front of an impatient backend that has opened the session.
@@ -299,7 +302,7 @@ async fn no_emit_meets_the_close_of_a_backend_that_closes_idle_connections() {
     let (node, _) = impatient(times.0).await;
     let default = before_impatient(&node, "{}").await;
     let longer = before_impatient(&node, "{ idle_timeout = \"4s\" }").await;
-    let (webs, emits) = ([default.web(), longer.web()], |web| timed_emits(web, times));
+    let (webs, emits) = ([default.web(), longer.web()], |web| timed_emits(web, 200, times));
     assert_eq!(tokio::join!(emits(webs[0]), emits(webs[1])), (0, 0), "emits lost");
     drop(node);
     default.finish().await;
@@ -308,7 +311,7 @@ async fn no_emit_meets_the_close_of_a_backend_that_closes_idle_connections() {
 
 #[tokio::test]
 async fn the_idle_limit_of_a_backend_is_learned_from_its_closes() {
-    let limit = Duration::from_millis(300);
+    let limit = Duration::from_millis(600);
     let (node, closes) = impatient(limit).await;
     let proxy = before_impatient(&node, "{ idle_timeout = \"4s\" }").await;
     // Two closes show the limit: each of the requests leaves an idle connection to be closed.
@@ -316,7 +319,7 @@ async fn the_idle_limit_of_a_backend_is_learned_from_its_closes() {
         eventually("an idle connection is closed", || closes.load(Ordering::SeqCst) >= n).await;
         assert_eq!(Raw::ask(proxy.web(), message::get("/", "")).await.status(), 200);
     }
-    let lost = timed_emits(proxy.web(), (limit, Duration::from_millis(60))).await;
+    let lost = timed_emits(proxy.web(), 40, (limit, Duration::from_millis(60))).await;
     assert_eq!(lost, 0);
     drop(node);
     proxy.finish().await;

@@ -36,8 +36,10 @@ impl Shown {
         let idle = u32::try_from(idle.as_millis()).unwrap_or(u32::MAX).max(1);
         let last = self.last.swap(idle, Relaxed);
         if last != 0 && idle.abs_diff(last) <= last / 8 + SLACK {
-            let limit = u64::from(idle.min(last)) << 32 | u64::from(self.seconds(now));
-            self.limit.store(limit, Relaxed);
+            // A close that is seen late, on a busy machine, must not raise the limit.
+            let known = self.get(now).and_then(|limit| u32::try_from(limit.as_millis()).ok());
+            let limit = known.unwrap_or(u32::MAX).min(idle).min(last);
+            self.limit.store(u64::from(limit) << 32 | u64::from(self.seconds(now)), Relaxed);
         }
     }
 
