@@ -71,6 +71,8 @@ pub enum Kind {
     Saturated,
     /// Too many connections from one address.
     TooMany,
+    /// The request or stream leads back to this proxy.
+    Loop,
     /// Too many new sessions for the backend, for longer than one of them may wait.
     NotAdmitted,
     /// The peer refused the connection.

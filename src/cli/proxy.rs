@@ -74,6 +74,13 @@ fn config(args: &Args) -> anyhow::Result<Config> {
         if backends.iter().any(|known| known.address == *address) {
             bail!("--backend {typed} is given twice: remove one of the two");
         }
+        if let Some(own) = listeners.iter().find(|own| own.is_at(&address)) {
+            bail!(
+                "--backend {typed}: the {} listener of this proxy listens there; write the address of the \
+                 application",
+                own.name
+            );
+        }
         backends.push(Backend { name: typed.clone(), address: address.clone(), weight: 1 });
     }
     let mut config = Config::new(listeners, Pool::new("default", backends));

@@ -1,7 +1,7 @@
 //! Addresses, hosts and networks as they are typed. Pure: no name is looked up.
 
 use std::{
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
     str::FromStr,
 };
 
@@ -152,6 +152,35 @@ pub(crate) fn bind(text: &str) -> Result<SocketAddr, Wrong> {
             _ => wrong.help("write an IP address and a port: \"0.0.0.0:8080\" or \"[::]:8080\""),
         }
     })
+}
+
+/// Whether a connection to `address` reaches a socket that listens on `own`. One that listens on every
+/// address of a family is reached through each address of this machine.
+pub(crate) fn reaches(own: SocketAddr, address: SocketAddr) -> bool {
+    let ip = address.ip().to_canonical();
+    let every = || {
+        own.ip().is_unspecified()
+            && own.is_ipv4() == ip.is_ipv4()
+            && (ip.is_unspecified() || is_local(ip))
+    };
+    own.port() == address.port()
+        && own.port() != 0
+        && (own.ip().to_canonical() == ip || ip.is_unspecified() || every())
+}
+
+/// Whether this machine has the address: the system then sends from it to it. Nothing is sent.
+fn is_local(ip: IpAddr) -> bool {
+    let any: IpAddr = match ip {
+        IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+        IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+    };
+    let from = || {
+        let socket = UdpSocket::bind((any, 0)).ok()?;
+        // A datagram socket that is connected has an address, and no peer knows.
+        socket.connect((ip, 9)).ok()?;
+        socket.local_addr().ok()
+    };
+    ip.is_loopback() || from().is_some_and(|from| from.ip() == ip)
 }
 
 /// A network in CIDR notation, or one address.

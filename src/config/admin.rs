@@ -4,7 +4,7 @@ use std::{net::SocketAddr, path::Path};
 
 use super::{
     Admin, AdminRemote, AdminSocket,
-    address::bind,
+    address::{bind, reaches},
     fault::{Wrong, quoted},
     file::{Table, Value},
     listeners::Claims,
@@ -107,13 +107,7 @@ impl Admin {
     /// so that nobody comes to it through proxied traffic.
     pub fn is_at(&self, address: SocketAddr) -> bool {
         let own = self.metrics.into_iter().chain(self.remote.as_ref().map(|remote| remote.address));
-        let ip = address.ip().to_canonical();
-        own.into_iter().any(|own| {
-            // One that listens on every address is reached through each of this machine's own.
-            let every = own.ip().is_unspecified() && ip.is_loopback();
-            own.port() == address.port()
-                && (own.ip().to_canonical() == ip || every || ip.is_unspecified())
-        })
+        own.into_iter().any(|own| reaches(own, address))
     }
 }
 

@@ -5,7 +5,7 @@ use std::{collections::HashMap, ops::Range};
 use toml::de::DeValue;
 
 use super::{
-    self as config, Address, Admin, Backend,
+    self as config, Address, Admin, Backend, Listener,
     fault::{Fault, Source, Wrong, quoted},
     file::{Table, Value},
     names::{self, Unique},
@@ -18,18 +18,24 @@ pub(crate) const MOST: usize = 65_536;
 /// Largest weight: the difference between two backends stays a sane number.
 pub(crate) const HEAVIEST: u32 = 65_535;
 
+/// Where this process itself listens: no backend may be there.
+pub(super) struct Own<'a> {
+    pub(super) admin: &'a Admin,
+    pub(super) listeners: &'a [Listener],
+}
+
 /// Reads an array of addresses and tables, or a table of what brings them.
-pub(super) fn all(value: &Value<'_>, admin: &Admin) -> (Vec<Backend>, Option<config::Source>) {
+pub(super) fn all(value: &Value<'_>, own: &Own<'_>) -> (Vec<Backend>, Option<config::Source>) {
     if let Some(elements) = value.elements() {
-        return (inline(value, elements, admin), None);
+        return (inline(value, elements, own), None);
     }
     let wanted = "an array of addresses, or a table such as `{ file = \"backends.txt\" }`";
     let table = value.table(&schema::BACKEND_SOURCE, wanted);
-    table.map(|table| brought(&table, admin)).unwrap_or_default()
+    table.map(|table| brought(&table, own)).unwrap_or_default()
 }
 
 /// Reads what brings the backends: exactly one of the things that can, with its own terms only.
-fn brought(table: &Table<'_>, admin: &Admin) -> (Vec<Backend>, Option<config::Source>) {
+fn brought(table: &Table<'_>, own: &Own<'_>) -> (Vec<Backend>, Option<config::Source>) {
     let kinds = ["file", "dns", "srv", "http"];
     let mut named = kinds.iter().filter_map(|kind| table.value(kind));
     let Some(first) = named.next() else {
@@ -57,14 +63,14 @@ fn brought(table: &Table<'_>, admin: &Admin) -> (Vec<Backend>, Option<config::So
         });
     }
     match first.key {
-        "file" => (from_file(&first, admin).unwrap_or_default(), None),
+        "file" => (from_file(&first, own).unwrap_or_default(), None),
         "dns" => (Vec::new(), sources::dns(table, &first)),
         "srv" => (Vec::new(), sources::srv(table, &first)),
         _ => (Vec::new(), sources::http(table, &first)),
     }
 }
 
-fn from_file(named: &Value<'_>, admin: &Admin) -> Option<Vec<Backend>> {
+fn from_file(named: &Value<'_>, own: &Own<'_>) -> Option<Vec<Backend>> {
     let path = named.file.resolve(named.string()?);
     let bytes = named.checked(named.file.read(&path))?;
     let text = String::from_utf8(bytes).map_err(|_| {
@@ -72,29 +78,36 @@ fn from_file(named: &Value<'_>, admin: &Admin) -> Option<Vec<Backend>> {
             .help("the file has one address per line, for example 10.0.0.11:3000")
     });
     let text = named.checked(text)?;
-    Some(listed(&Source::new(&path, &text), admin, |fault| {
+    Some(listed(&Source::new(&path, &text), own, |fault| {
         named.file.elsewhere(&named.at(), fault);
     }))
 }
 
 /// Names and addresses that a pool has so far.
 struct Taken<'a> {
-    admin: &'a Admin,
+    own: &'a Own<'a>,
     names: Unique<String>,
     addresses: Unique<Address>,
 }
 
 impl<'a> Taken<'a> {
-    fn new(admin: &'a Admin) -> Self {
-        Self { admin, names: Unique::new(), addresses: Unique::new() }
+    fn new(own: &'a Own<'a>) -> Self {
+        Self { own, names: Unique::new(), addresses: Unique::new() }
     }
 
     /// Takes a backend's name and address, or says which of them is taken.
     fn take(&mut self, backend: &Backend, line: usize) -> Result<(), Wrong> {
-        if backend.address.literal().is_some_and(|address| self.admin.is_at(address)) {
+        if backend.address.literal().is_some_and(|address| self.own.admin.is_at(address)) {
             let message = format!("{} is where `admin` listens", backend.address);
             return Err(Wrong::new(message)
                 .help("remove it: clients must not reach the admin endpoints through a pool"));
+        }
+        if let Some(listener) = self.own.listeners.iter().find(|own| own.is_at(&backend.address)) {
+            let name = quoted(&listener.name);
+            let wrong = Wrong::new(format!("{} is where listener {name} listens", backend.address));
+            return Err(wrong.help(
+                "the proxy would send requests to itself: write the address of the application",
+            ));
         }
         self.addresses.add(backend.address.clone(), line, || {
             format!("this pool already has the address {}", backend.address)
@@ -108,9 +121,9 @@ impl<'a> Taken<'a> {
 fn inline<'t>(
     value: &Value<'t>,
     elements: impl Iterator<Item = Value<'t>>,
-    admin: &Admin,
+    own: &Own<'_>,
 ) -> Vec<Backend> {
-    let mut taken = Taken::new(admin);
+    let mut taken = Taken::new(own);
     let mut backends = Vec::new();
     let mut count = 0;
     for element in elements {
@@ -173,8 +186,8 @@ fn described(table: &Table<'_>) -> Option<Backend> {
 }
 
 /// Reads a backend list: an address a line, `name=…` and `weight=…` after it, `#` comments.
-fn listed(source: &Source<'_>, admin: &Admin, mut report: impl FnMut(Fault)) -> Vec<Backend> {
-    let mut taken = Taken::new(admin);
+fn listed(source: &Source<'_>, own: &Own<'_>, mut report: impl FnMut(Fault)) -> Vec<Backend> {
+    let mut taken = Taken::new(own);
     let mut backends = Vec::new();
     for (start, line) in source.lines() {
         let words = words(line);
@@ -267,12 +280,13 @@ fn words(line: &str) -> Vec<Word<'_>> {
 mod tests {
     use std::path::Path;
 
-    use super::{Admin, Source, listed, words};
+    use super::{Admin, Own, Source, listed, words};
 
     fn list(text: &str) -> (Vec<String>, String) {
         let mut faults = String::new();
         let source = Source::new(Path::new("backends.txt"), text);
-        let backends = listed(&source, &Admin::default(), |fault| faults += &fault.to_string());
+        let own = Own { admin: &Admin::default(), listeners: &[] };
+        let backends = listed(&source, &own, |fault| faults += &fault.to_string());
         let shown = |b: &super::Backend| format!("{} {} {}", b.name, b.address, b.weight);
         (backends.iter().map(shown).collect(), faults)
     }

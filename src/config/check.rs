@@ -12,6 +12,7 @@ use std::{
 
 use super::{
     AccessLog, Config, Content, Forwarded, Places, Reading, Reload, Sessions, SharedKeys, admin,
+    backends,
     defaults::PROCESS_DRAIN,
     drain,
     fault::{Source, quoted},
@@ -121,7 +122,7 @@ fn config(top: &Table<'_>) -> Config {
     let routes = routes::all(top, &listeners);
     let admin = top.value("admin").and_then(|value| admin::admin(&value, &mut claims));
     let admin = admin.unwrap_or_default();
-    let pools = pools::all(top, &admin, &routes);
+    let pools = pools::all(top, &backends::Own { admin: &admin, listeners: &listeners }, &routes);
     let (access_log, redact) =
         top.value("access_log").and_then(|value| access_log(&value)).unwrap_or_default();
     Config {

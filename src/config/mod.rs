@@ -44,7 +44,7 @@ pub mod warnings;
 
 use std::{
     fmt,
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     num::NonZeroU32,
     path::PathBuf,
     sync::Arc,
@@ -67,6 +67,7 @@ pub use self::tls::{
 };
 pub(crate) use self::{
     address::bind as listen_address,
+    address::reaches,
     admin::socket_path,
     backends::{HEAVIEST, MOST as MOST_BACKENDS},
     folders::user_name,
@@ -178,6 +179,22 @@ pub enum Protocol {
     Tls(Tls),
     /// TLS that is not terminated here: its ClientHello decides on the pool.
     TlsPassthrough,
+}
+
+impl Listener {
+    /// Whether a connection to this address reaches the listener.
+    pub fn is_at(&self, address: &Address) -> bool {
+        let candidates = match address.literal() {
+            Some(literal) => vec![literal],
+            // Every other name is looked up when the process runs.
+            None if address.host == "localhost" || address.host.ends_with(".localhost") => {
+                let loopback = [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)];
+                loopback.map(|ip| SocketAddr::new(ip, address.port)).to_vec()
+            }
+            None => Vec::new(),
+        };
+        candidates.iter().any(|candidate| self.bind.iter().any(|own| reaches(*own, *candidate)))
+    }
 }
 
 impl Protocol {

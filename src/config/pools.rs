@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{
-    Admin, Balance, Pool, Probe, Reuse, Route, Sticky, Timeouts, backends, drain,
+    Balance, Pool, Probe, Reuse, Route, Sticky, Timeouts, backends, drain,
     fault::Wrong,
     file::{Table, Value},
     health, names, path, proxy_out, reader, schema, secure, sticky, strain,
@@ -15,9 +15,9 @@ const MOST_CONNECTIONS: usize = 65_535;
 /// Shortest life of a tunnel: a client that has to come back at once is no client served.
 const SHORTEST_AGE: Duration = Duration::from_secs(1);
 
-/// Every pool, in file order. No backend is where `admin` listens; those that `routes` lead to are asked in
+/// Every pool, in file order. No backend is where the process itself listens; those that `routes` lead to are asked in
 /// HTTP/1.1.
-pub(super) fn all(top: &Table<'_>, admin: &Admin, routes: &[Route]) -> Vec<Pool> {
+pub(super) fn all(top: &Table<'_>, own: &backends::Own<'_>, routes: &[Route]) -> Vec<Pool> {
     let named = top.value("pools").map(|value| value.named()).unwrap_or_default();
     named
         .into_iter()
@@ -25,15 +25,15 @@ pub(super) fn all(top: &Table<'_>, admin: &Admin, routes: &[Route]) -> Vec<Pool>
             names::check(top.file(), &at, name);
             let table = value.table(&schema::POOL, "a table with `backends`")?;
             let routed = routes.iter().any(|route| route.pool == name);
-            Some(pool(name, &table, admin, routed))
+            Some(pool(name, &table, own, routed))
         })
         .collect()
 }
 
-fn pool(name: &str, table: &Table<'_>, admin: &Admin, routed: bool) -> Pool {
+fn pool(name: &str, table: &Table<'_>, own: &backends::Own<'_>, routed: bool) -> Pool {
     let (backends, source) = table
         .need("backends", "`backends = [\"10.0.0.11:3000\"]`")
-        .map(|value| backends::all(&value, admin))
+        .map(|value| backends::all(&value, own))
         .unwrap_or_default();
     let mut pool = Pool { source, ..Pool::new(name, backends) };
     if let Some(value) = table.value("balance") {

@@ -249,6 +249,9 @@ impl Control {
         if new_keys {
             self.keys = Keys::new(&config.cookie_keys);
         }
+        let own = config.listeners.iter().flat_map(|listener| listener.bind.iter().copied());
+        self.resolver
+            .listens(own.chain(self.addresses().into_iter().map(|(_, own)| own)).collect());
         let (members, added) = self.members_of(&config);
         self.resolver.first(&added).await;
         // From here on nothing fails.
@@ -280,6 +283,8 @@ impl Control {
         self.probe(&added);
         self.acme.settle(issued, config.listeners.iter().any(|l| l.protocol == Protocol::Http));
         self.doors.settle(&config.listeners, bound, &self.proxy);
+        let own = self.doors.addresses(&config.listeners).into_iter().map(|(_, own)| own);
+        self.resolver.listens(own.collect());
         let added = added.len();
         self.config = config;
         Ok(Changes { added, removed, other: true })

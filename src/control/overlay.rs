@@ -139,6 +139,10 @@ impl Overlay {
             let wrong = format!("{address} is where operators are served");
             return Err(Denied::Invalid(wrong));
         }
+        if let Some(listener) = config.listeners.iter().find(|own| own.is_at(&address)) {
+            let wrong = format!("{address} is where listener {} listens", listener.name);
+            return Err(Denied::Invalid(wrong));
+        }
         let name = new.name.clone().unwrap_or_else(|| new.address.clone());
         valid_name(&name).map_err(invalid)?;
         let weight = weight(new.weight.unwrap_or(1))?;

@@ -12,7 +12,10 @@ use std::{
 
 use tokio::{task::JoinSet, time::timeout};
 
-use crate::{config::Admin, upstream::Backend};
+use crate::{
+    config::{Admin, reaches},
+    upstream::Backend,
+};
 
 /// How long a reload, or the start, waits for names. What is not resolved by then follows.
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -28,11 +31,37 @@ pub(super) struct Resolver {
     admin: Admin,
     /// The backends that were told to be where operators are served, by serial.
     told: Mutex<HashSet<u64>>,
+    /// Where this process listens for clients.
+    own: Mutex<Vec<SocketAddr>>,
 }
 
 impl Resolver {
     pub(super) fn new(admin: Admin) -> Arc<Self> {
-        Arc::new(Self { admin, told: Mutex::default() })
+        Arc::new(Self { admin, told: Mutex::default(), own: Mutex::default() })
+    }
+
+    /// Takes note of where this process listens for clients from now on.
+    pub(super) fn listens(&self, own: Vec<SocketAddr>) {
+        *self.own.lock().unwrap_or_else(PoisonError::into_inner) = own;
+    }
+
+    /// Notes whether a backend is this process itself, and logs that.
+    fn note_loop(&self, backend: &Backend, addresses: &[SocketAddr]) {
+        let own = self.own.lock().unwrap_or_else(PoisonError::into_inner);
+        let found = addresses.iter().find(|address| own.iter().any(|own| reaches(*own, **address)));
+        let Some(address) = found else {
+            backend.set_loops(false);
+            return;
+        };
+        if !backend.set_loops(true) {
+            let (pool, name) = (backend.pool(), backend.name());
+            tracing::error!(
+                pool,
+                backend = name,
+                "the backend's address {address} is a listener of this proxy; requests to it get 508; \
+                 correct the name or the source that gives this address"
+            );
+        }
     }
 
     /// Resolves the names among `backends` that have no address yet.
@@ -40,7 +69,10 @@ impl Resolver {
         let mut lookups = JoinSet::new();
         for backend in backends {
             match backend.address().literal() {
-                Some(address) => backend.set_addresses(self.allowed(backend, vec![address])),
+                Some(address) => {
+                    self.note_loop(backend, &[address]);
+                    backend.set_addresses(self.allowed(backend, vec![address]));
+                }
                 None if backend.addresses().is_empty() => {
                     lookups.spawn(Arc::clone(self).look_up(Arc::clone(backend)));
                 }
@@ -57,8 +89,12 @@ impl Resolver {
     /// Resolves every name again, beside everything else.
     pub(super) fn again(self: &Arc<Self>, backends: &[Arc<Backend>]) {
         self.told().retain(|told| backends.iter().any(|backend| backend.serial() == *told));
-        for backend in backends.iter().filter(|backend| backend.address().literal().is_none()) {
-            tokio::spawn(Arc::clone(self).look_up(Arc::clone(backend)));
+        for backend in backends {
+            match backend.address().literal() {
+                // A reload may have put a listener there.
+                Some(address) => self.note_loop(backend, &[address]),
+                None => _ = tokio::spawn(Arc::clone(self).look_up(Arc::clone(backend))),
+            }
         }
     }
 
@@ -69,6 +105,7 @@ impl Resolver {
             Ok(found) => {
                 let found = self.allowed(&backend, found.take(MAX_ADDRESSES).collect());
                 let found = in_order(found, &backend.addresses());
+                self.note_loop(&backend, &found);
                 if !found.is_empty() && found != backend.addresses() {
                     tracing::info!(pool, backend = name, addresses = ?found, "backend resolved");
                     backend.set_addresses(found);

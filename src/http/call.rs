@@ -45,6 +45,8 @@ pub(super) struct Call<'a> {
     pub(super) trusted: bool,
     /// What those say about the hops before it.
     pub(super) claims: Option<Box<Claims>>,
+    /// How many Moorline processes the request has passed before.
+    pub(super) hops: usize,
     /// Whether the backend gets `Forwarded` even if none came in.
     pub(super) forwarded_always: bool,
     pub(super) method: Method,

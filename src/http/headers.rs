@@ -20,7 +20,8 @@ use super::hops::{self, Claims};
 use crate::observe::ClientCertificate;
 
 /// Fields that `Connection` may not name away: framing, routing, authentication and ours.
-const KEPT: [HeaderName; 5] = [HOST, CONTENT_LENGTH, AUTHORIZATION, COOKIE, TRAILER];
+const KEPT: [HeaderName; 6] =
+    [HOST, CONTENT_LENGTH, AUTHORIZATION, COOKIE, TRAILER, X_MOORLINE_HOPS];
 
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
@@ -30,6 +31,13 @@ const X_CLIENT_CERT_SUBJECT: HeaderName = HeaderName::from_static("x-client-cert
 const X_CLIENT_CERT_FINGERPRINT: HeaderName = HeaderName::from_static("x-client-cert-fingerprint");
 /// Carries one request's id through every hop and log.
 pub(super) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// Counts the Moorline processes that a request has passed. `Via` (RFC 9110 §7.6.3) would say as much,
+/// but servers send responses uncompressed to requests that carry it.
+const X_MOORLINE_HOPS: HeaderName = HeaderName::from_static("x-moorline-hops");
+
+/// Most of them that a request may have passed. Each turn of a loop holds two descriptors.
+const MAX_HOPS: usize = 10;
 
 /// Longest request id that is taken over from a trusted peer.
 const MAX_REQUEST_ID: usize = 128;
@@ -51,6 +59,8 @@ pub(super) struct Origin<'a> {
     pub(super) tls: bool,
     /// Who it has proved to be.
     pub(super) certificate: Option<&'a ClientCertificate>,
+    /// How many Moorline processes the request has passed before.
+    pub(super) hops: usize,
     /// The request's host, with its port as sent.
     pub(super) host: &'a str,
     /// The request's id.
@@ -129,6 +139,7 @@ pub(super) fn add_forwarding(headers: &mut HeaderMap, origin: &Origin<'_>) -> Op
     let own = hops::Own { peer, tls: origin.tls, host: origin.host };
     let client = origin.client.to_canonical();
     hops::write(headers, origin.claims, own, client, origin.forwarded_always);
+    count_hop(headers, origin.hops);
     if let Ok(id) = HeaderValue::from_str(origin.id) {
         headers.insert(X_REQUEST_ID, id);
     }
@@ -153,6 +164,22 @@ pub(super) fn request_id(headers: &HeaderMap, trusted: bool) -> Box<str> {
 /// A request id of 32 hex digits.
 pub(super) fn new_id() -> Box<str> {
     format!("{:032x}", fastrand::u128(..)).into()
+}
+
+/// How many Moorline processes the request has passed, or `None` if that are too many. Every peer's
+/// word counts, since a loop has to end wherever it leads through; a client that lies harms itself.
+pub(super) fn hops(headers: &HeaderMap) -> Option<usize> {
+    let told = headers.get_all(X_MOORLINE_HOPS).iter().filter_map(|value| value.to_str().ok());
+    let hops = told.filter_map(|told| told.parse().ok()).max().unwrap_or(0);
+    (hops < MAX_HOPS).then_some(hops)
+}
+
+/// Counts this process among those that the request has passed.
+pub(super) fn count_hop(headers: &mut HeaderMap, before: usize) {
+    const COUNTS: [&str; MAX_HOPS] = ["1", "2", "3", "4", "5", "6", "7", "8", "9", "10"];
+    if let Some(count) = COUNTS.get(before) {
+        headers.insert(X_MOORLINE_HOPS, HeaderValue::from_static(count));
+    }
 }
 
 /// How long the peer keeps the connection, where its `Keep-Alive` field says so.
@@ -222,6 +249,7 @@ mod tests {
             forwarded_always: false,
             tls: true,
             certificate,
+            hops: 0,
             host: "",
             id: "1",
         }
@@ -300,8 +328,20 @@ mod tests {
         assert_eq!(headers["x-forwarded-port"], "444");
         assert_eq!(headers["x-real-ip"], "192.0.2.7");
         assert_eq!(headers["x-request-id"], "1");
-        assert_eq!(headers.len(), 6);
+        assert_eq!(headers["x-moorline-hops"], "1");
+        assert_eq!(headers.len(), 7);
         assert_eq!(add_forwarding(&mut HeaderMap::new(), &origin), None);
+    }
+
+    #[test]
+    fn hops_are_counted_up_to_a_limit() {
+        let mut headers = HeaderMap::new();
+        for before in 0..MAX_HOPS {
+            assert_eq!(hops(&headers), Some(before));
+            count_hop(&mut headers, before);
+        }
+        assert_eq!(hops(&headers), None);
+        assert_eq!(hops(&map(&[("x-moorline-hops", "x"), ("x-moorline-hops", "7")])), Some(7));
     }
 
     #[test]

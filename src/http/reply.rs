@@ -235,6 +235,7 @@ pub(super) fn status(error: &ProxyError) -> StatusCode {
         Kind::UnsupportedCoding => StatusCode::NOT_IMPLEMENTED,
         Kind::NoRoute => StatusCode::NOT_FOUND,
         Kind::Misdirected => StatusCode::MISDIRECTED_REQUEST,
+        Kind::Loop => StatusCode::LOOP_DETECTED,
         Kind::NoBackend | Kind::Saturated | Kind::TooMany | Kind::NotAdmitted | Kind::Exhausted => {
             StatusCode::SERVICE_UNAVAILABLE
         }
@@ -281,6 +282,9 @@ pub(super) fn sentence(error: &ProxyError) -> &'static str {
         (Kind::UnsupportedVersion, _) => "Only HTTP/1.1 and HTTP/1.0 are supported.",
         (Kind::UnsupportedCoding, _) => "No transfer coding but chunked is supported.",
         (Kind::Misdirected, _) => "This host is not served over this connection; open one for it.",
+        (Kind::Loop, _) => {
+            "The request leads back to this proxy: a backend of its pool is the proxy itself."
+        }
         (Kind::NoRoute, _) => "No route covers this host and path.",
         (Kind::NoBackend, _) => "No node of this application takes anybody at present.",
         (Kind::SessionGone, _) => UNKNOWN_SID,

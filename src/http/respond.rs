@@ -21,7 +21,7 @@ use super::{
 };
 use crate::{
     entry::{Entry, Sinks},
-    error::{ProxyError, Termination},
+    error::{Kind, Phase, ProxyError, Side, Termination},
     net::{half_close::Held, proxy_protocol::Introduction},
     observe::{Record, Start},
     proxy::Proxy,
@@ -52,6 +52,10 @@ impl Proxy {
         let id = headers::request_id(&parts.headers, trusted);
         let manners = Manners::of(&parts, &id);
         let mut entry = self.open(visitor, &parts, (address, &id), &snapshot);
+        let Some(hops) = headers::hops(&parts.headers) else {
+            let error = ProxyError::new(Side::Proxy, Phase::Request, Kind::Loop);
+            return reply::refuse(entry, &error, &manners);
+        };
         #[cfg(debug_assertions)]
         fail_on_request(&parts);
         let arrival =
@@ -75,6 +79,7 @@ impl Proxy {
             address,
             trusted,
             claims,
+            hops,
             forwarded_always: snapshot.forwarded_always,
             method: parts.method.clone(),
             engine: engine(parts.uri.query()),
@@ -143,6 +148,7 @@ impl Proxy {
                 peer,
                 trusted: call.trusted,
                 claims: call.claims.as_deref(),
+                hops: call.hops,
                 client: call.address.ip(),
                 forwarded_always: call.forwarded_always,
                 tls: call.visitor.secured.is_some(),

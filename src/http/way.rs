@@ -79,8 +79,12 @@ impl Attempt<'_> {
             self.proxy.metrics.admission_refused.inc();
             return ProxyError::new(Side::Proxy, Phase::Select, Kind::NotAdmitted).after(seconds);
         }
+        // A backend that is this process is down by its checks, too: the reason is what helps.
+        let backends = self.pool.upstream.backends();
+        let loops = || !backends.is_empty() && backends.iter().all(|backend| backend.loops());
         last.unwrap_or_else(|| match self.pool.upstream.is_full() {
             true => ProxyError::new(Side::Proxy, Phase::Select, Kind::Saturated),
+            false if loops() => ProxyError::new(Side::Proxy, Phase::Select, Kind::Loop),
             false => ProxyError::new(Side::Backend, Phase::Select, Kind::NoBackend),
         })
     }

@@ -14,7 +14,7 @@ pub const TERMINATIONS: usize = SINGLE + SIDES * PHASES * KINDS;
 const SINGLE: usize = 12;
 const SIDES: usize = 3;
 const PHASES: usize = 9;
-const KINDS: usize = 34;
+const KINDS: usize = 35;
 
 /// All labels by index, put together once.
 static LABELS: LazyLock<Vec<Box<str>>> = LazyLock::new(|| {
@@ -134,6 +134,7 @@ pub fn kind(kind: Kind) -> &'static str {
         Kind::TargetTooLong => "target_too_long",
         Kind::UnsupportedVersion => "unsupported_version",
         Kind::UnsupportedCoding => "unsupported_coding",
+        Kind::Loop => "loop",
         Kind::Io => "io",
     }
 }
@@ -207,6 +208,7 @@ const KIND_ORDER: [Kind; KINDS] = [
     Kind::TargetTooLong,
     Kind::UnsupportedVersion,
     Kind::UnsupportedCoding,
+    Kind::Loop,
 ];
 
 fn kind_index(kind: Kind) -> usize {
@@ -245,6 +247,7 @@ fn kind_index(kind: Kind) -> usize {
         Kind::TargetTooLong => 31,
         Kind::UnsupportedVersion => 32,
         Kind::UnsupportedCoding => 33,
+        Kind::Loop => 34,
     }
 }
 

@@ -53,6 +53,7 @@ pub struct Backend {
     down_since: Mutex<Option<Instant>>,
     silence: Silence,
     shedding: AtomicBool,
+    loops: AtomicBool,
     seat: ArcSwapOption<Seat>,
 }
 
@@ -96,6 +97,7 @@ impl Backend {
             down_since: Mutex::new(None),
             silence: Silence::new(Instant::now()),
             shedding: AtomicBool::new(false),
+            loops: AtomicBool::new(false),
             seat: ArcSwapOption::empty(),
         })
     }
@@ -172,6 +174,17 @@ impl Backend {
     /// Replaces the socket addresses, after its name was resolved.
     pub fn set_addresses(&self, addresses: impl Into<Arc<[SocketAddr]>>) {
         self.addresses.store(Arc::new(addresses.into()));
+    }
+
+    /// Whether one of its addresses is where this process itself listens: nothing is sent there.
+    pub fn loops(&self) -> bool {
+        self.loops.load(Ordering::Relaxed)
+    }
+
+    /// Notes whether one of its addresses is where this process itself listens. Whether it was noted
+    /// before.
+    pub fn set_loops(&self, loops: bool) -> bool {
+        self.loops.swap(loops, Ordering::Relaxed)
     }
 
     /// Whether its checks succeed.

@@ -29,6 +29,8 @@ pub enum ConnectError {
     TimedOut,
     /// No local port or descriptor left: not the backend's doing.
     Exhausted,
+    /// It is this process itself.
+    Loop,
     /// It was connected to, and did not prove to be whom TLS was to be spoken with.
     Handshake(HandshakeError),
     /// Anything else; also a backend whose name has no address.
@@ -41,6 +43,7 @@ impl fmt::Display for ConnectError {
             Self::Refused => f.write_str("connection refused"),
             Self::TimedOut => f.write_str("connecting timed out"),
             Self::Exhausted => f.write_str("no local port or descriptor left to connect with"),
+            Self::Loop => f.write_str("the address is a listener of this proxy"),
             Self::Handshake(error) => write!(f, "{error}"),
             Self::Io(error) => write!(f, "cannot connect: {error}"),
         }
@@ -64,6 +67,7 @@ impl From<ConnectError> for ProxyError {
             ConnectError::Refused => failed(Kind::Refused),
             ConnectError::TimedOut => failed(Kind::TimedOut),
             ConnectError::Exhausted => Self::new(Side::Proxy, Phase::Connect, Kind::Exhausted),
+            ConnectError::Loop => Self::new(Side::Proxy, Phase::Connect, Kind::Loop),
             ConnectError::Handshake(source) => {
                 Self::new(Side::Backend, Phase::Handshake, source.kind).because(source)
             }
@@ -80,6 +84,9 @@ impl From<ConnectError> for ProxyError {
 
 /// Connects to the first of the backend's addresses that accepts, within `deadline` for all.
 pub async fn connect(backend: &Backend, deadline: Duration) -> Result<TcpStream, ConnectError> {
+    if backend.loops() {
+        return Err(ConnectError::Loop);
+    }
     let end = Instant::now() + deadline;
     let addresses = backend.addresses();
     let mut failure = None;
@@ -145,6 +152,7 @@ fn graver(before: Option<ConnectError>, now: ConnectError) -> ConnectError {
         ConnectError::TimedOut => 3,
         // Comes after the addresses, so far.
         ConnectError::Handshake(_) => 4,
+        ConnectError::Loop => 5,
     };
     match before {
         Some(before) if gravity(&before) >= gravity(&now) => before,

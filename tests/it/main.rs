@@ -64,6 +64,7 @@ mod load;
 #[cfg(feature = "load")]
 #[cfg(test)]
 mod load_input;
+mod loops;
 #[cfg(test)]
 mod memory;
 #[cfg(test)]
