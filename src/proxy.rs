@@ -1,6 +1,7 @@
 //! What the streams of a process have in common.
 
 use std::{
+    error::Error as _,
     sync::{Arc, atomic::AtomicBool},
     time::Instant,
 };
@@ -11,6 +12,7 @@ use tokio::sync::Semaphore;
 use crate::{
     acme::Challenges,
     config,
+    error::{Kind, Phase, ProxyError},
     observe::{AccessLog, Metrics},
     snapshot::Current,
     sticky, tunnel,
@@ -44,13 +46,21 @@ impl Proxy {
     /// Counts a failure under traffic. Only probes count successes: an answer here must not make good
     /// what they find wrong. Without probes nothing would bring a backend up, so nothing takes it
     /// down. The attempt that failed began at `began`: failures that overlap count once.
-    pub(crate) fn mark_failed(&self, backend: &Backend, health: &config::Health, began: Instant) {
+    pub(crate) fn mark_failed(
+        &self,
+        backend: &Backend,
+        health: &config::Health,
+        error: &ProxyError,
+        began: Instant,
+    ) {
         if health.probe == config::Probe::Off {
             return;
         }
+        let reason = reason(error);
+        backend.diagnosis().failed(&reason);
         if let Some(transition) = backend.mark_failed(began, health.rise, health.fall) {
             let (pool, backend) = (backend.pool(), backend.name());
-            tracing::warn!(pool, backend, ?transition, "backend failed under traffic");
+            tracing::warn!(pool, backend, ?transition, reason, "backend failed under traffic");
         }
     }
 
@@ -64,9 +74,25 @@ impl Proxy {
 pub(crate) fn note(metrics: &Metrics, backend: &Backend, failed: bool) {
     let Some(reason) = backend.note(failed) else { return };
     let (pool, name) = (backend.pool(), backend.name());
-    tracing::warn!(pool, backend = name, ?reason, "backend ejected");
+    backend.diagnosis().ejected(reason.words());
+    tracing::warn!(pool, backend = name, reason = reason.words(), "backend ejected");
     match reason {
         Reason::Consecutive => metrics.ejections_consecutive.inc(),
         Reason::Rate => metrics.ejections_rate.inc(),
     };
+}
+
+/// Why a request counts as a failed check.
+fn reason(error: &ProxyError) -> String {
+    let what = match (error.phase, error.kind) {
+        (Phase::Connect, Kind::Refused) => "connection refused",
+        (Phase::Connect, Kind::TimedOut) => "connecting timed out",
+        (Phase::Handshake, _) => "TLS handshake failed",
+        (Phase::ResponseHeader, Kind::TimedOut) => "no response header in time",
+        _ => return format!("request: {error}"),
+    };
+    match error.source() {
+        Some(source) => format!("request: {what}: {source}"),
+        None => format!("request: {what}"),
+    }
 }

@@ -30,6 +30,9 @@ pub struct Snapshot {
     pub routes: Routes<Rule>,
     /// Every pool, in file order.
     pub pools: Vec<Arc<Pool>>,
+    /// Backends of pools that the configuration no longer has: no request leads to them, but they may
+    /// hold tunnels.
+    pub left: Vec<Arc<Backend>>,
     /// Policies by listener name.
     pub listeners: HashMap<Arc<str>, Arc<Listener>>,
     /// Peers whose forwarding headers are believed.
@@ -146,6 +149,11 @@ pub struct Pool {
 }
 
 impl Snapshot {
+    /// Every backend that may hold a session or a tunnel.
+    pub fn holders(&self) -> impl Iterator<Item = &Arc<Backend>> {
+        self.pools.iter().flat_map(|pool| pool.holders(0)).chain(&self.left)
+    }
+
     /// The pool of this name.
     pub fn pool(&self, name: &str) -> Option<&Arc<Pool>> {
         self.pools.iter().find(|pool| pool.upstream.name() == name)

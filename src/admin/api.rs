@@ -24,17 +24,17 @@ pub struct Status {
     pub state: ProcessState,
     /// How far it is from being empty, where it drains.
     pub drain: Option<DrainState>,
-    /// Connections of clients.
+    /// Open connections of clients, whatever they carry.
     pub connections: u64,
-    /// Open tunnels.
+    /// Open tunnels of all backends: WebSockets and streams of layer 4.
     pub tunnels: u64,
-    /// Session ids remembered.
+    /// Live sessions of all backends, those with a tunnel included.
     pub sessions: u64,
     /// Where it listens.
     pub listeners: Vec<ListenerState>,
     /// Where requests go.
     pub pools: Vec<PoolState>,
-    /// The newest reload.
+    /// The newest reload; `None`: there was none since the start.
     pub reload: Option<ReloadState>,
     /// Processes that this one has taken over from and that still hold connections.
     pub predecessors: Vec<Predecessor>,
@@ -102,7 +102,9 @@ pub struct PoolState {
     pub source: String,
     /// Why the source's last answer was of no use; the last good one is in force.
     pub source_error: Option<String>,
-    /// Those in the pool, then those on their way out.
+    /// Whether the configuration no longer has it; its backends are leaving.
+    pub removed: bool,
+    /// Those in the pool, then those that are leaving and are not empty.
     pub backends: Vec<BackendState>,
 }
 
@@ -123,14 +125,32 @@ pub struct BackendState {
     pub weight: u32,
     /// Share of the weight that is in force, 0 to 1: less than 1 in a slow start.
     pub ramp: f64,
-    /// Live sessions and tunnels, with the tunnels of processes before this one.
+    /// Live sessions, those with a tunnel included, with the tunnels of processes before this one.
     pub sessions: u64,
     /// Open tunnels, with those of processes before this one.
     pub tunnels: u64,
     /// Requests in flight.
     pub requests: u64,
+    /// Unix time since which it has been up, or down.
+    pub since: f64,
+    /// Why it is down or ejected; `None`: it is neither.
+    pub reason: Option<String>,
+    /// The newest check that failed, also while it is up; `None`: none has.
+    pub last_failure: Option<CheckFailure>,
+    /// Where it has left the configuration and its sessions go on: the backend with the same address, as
+    /// `pool/backend`.
+    pub goes_on_as: Option<String>,
     /// How far it is from being empty, where it drains.
     pub drain: Option<DrainState>,
+}
+
+/// A failed check of a backend: a health probe, or a request that it did not answer.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+pub struct CheckFailure {
+    /// When, in Unix time.
+    pub at: f64,
+    /// What was expected, and what happened.
+    pub reason: String,
 }
 
 /// Who named a backend.
@@ -321,7 +341,7 @@ pub struct SessionState {
     /// What it is.
     pub kind: SessionKind,
     /// The client's address; not known of a session that polls.
-    pub client: Option<SocketAddr>,
+    pub client: Option<String>,
     /// Since the tunnel or stream was opened; not known of a session that polls.
     pub age: Option<f64>,
 }
@@ -410,6 +430,14 @@ pub struct Change {
     pub by: Option<f64>,
 }
 
+impl fmt::Display for Change {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { what, how, name, detail, .. } = self;
+        write!(f, "{} {name} {}", what.label(), how.label())?;
+        if detail.is_empty() { Ok(()) } else { write!(f, ": {detail}") }
+    }
+}
+
 /// What is changed.
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
@@ -424,6 +452,31 @@ pub enum ChangedThing {
     Backend,
     /// A setting outside of those.
     Setting,
+}
+
+impl ChangedThing {
+    /// The word for it.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Listener => "listener",
+            Self::Route => "route",
+            Self::Pool => "pool",
+            Self::Backend => "backend",
+            Self::Setting => "setting",
+        }
+    }
+}
+
+impl ChangeKind {
+    /// The word for it.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Added => "added",
+            Self::Removed => "removed",
+            Self::Changed => "changed",
+            Self::Kept => "kept",
+        }
+    }
 }
 
 /// How something is changed.

@@ -10,8 +10,8 @@ use super::{
     OPENAPI,
     api::{
         BackendCondition, BackendState, Backends, CertificateState, Change, ChangeKind,
-        ChangedThing, Closed, Drain, DrainState, ExplainOrder, Explanation, FindOrder,
-        ListenerState, NewBackend, NewWeight, Origin, Plan, PlanOrder, PoolState, Pools,
+        ChangedThing, CheckFailure, Closed, Drain, DrainState, ExplainOrder, Explanation,
+        FindOrder, ListenerState, NewBackend, NewWeight, Origin, Plan, PlanOrder, PoolState, Pools,
         Predecessor, ProcessState, Refusal, ReloadOrder, ReloadState, SessionKind, SessionState,
         Sessions, Status, Undrain, UpgradeOrder, Upgraded, Whereabouts,
     },
@@ -182,6 +182,10 @@ fn backend() -> BackendState {
         sessions: 1,
         tunnels: 0,
         requests: 2,
+        since: 1.0,
+        reason: Some("refused".to_owned()),
+        last_failure: Some(CheckFailure { at: 1.5, reason: "refused".to_owned() }),
+        goes_on_as: Some("other/blue".to_owned()),
         drain: Some(drain()),
     }
 }
@@ -192,6 +196,7 @@ fn pool() -> PoolState {
         balance: "least-sessions".to_owned(),
         source: "dns".to_owned(),
         source_error: None,
+        removed: false,
         backends: vec![backend()],
     }
 }
@@ -230,7 +235,12 @@ fn states_are_as_the_file_says() {
     holds("Pools", &Pools { pools: vec![pool()] });
     holds("PoolState", &pool());
     holds("BackendState", &backend());
-    holds("BackendState", &BackendState { drain: None, ..backend() });
+    let (reason, last_failure, goes_on_as) = (None, None, None);
+    holds(
+        "BackendState",
+        &BackendState { reason, last_failure, goes_on_as, drain: None, ..backend() },
+    );
+    holds("CheckFailure", &CheckFailure { at: 1.5, reason: "refused".to_owned() });
     holds("DrainState", &drain());
     holds("Predecessor", &Predecessor { pid: 2, drain: drain() });
     holds("ReloadState", &ReloadState { at: 1.0, error: None });
@@ -240,7 +250,7 @@ fn states_are_as_the_file_says() {
         pool: "chat".to_owned(),
         backend: "blue".to_owned(),
         kind: SessionKind::Tunnel,
-        client: Some("192.0.2.1:4000".parse().unwrap()),
+        client: Some("192.0.2.1:4000".to_owned()),
         age: Some(1.0),
     };
     holds("SessionState", &session);

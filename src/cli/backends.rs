@@ -10,6 +10,9 @@ use super::{
 };
 use crate::admin::api::{BackendCondition, BackendState, NewBackend, NewWeight, Origin, Pools};
 
+/// Seconds for which the last failed check of a backend that is up is shown.
+const RECENT: f64 = 3600.0;
+
 /// Arguments of `backends`.
 #[derive(Clone, Debug, clap::Args)]
 #[command(after_help = "\
@@ -125,40 +128,49 @@ fn all(pools: &Pools) -> String {
     text
 }
 
-/// Backends, one a row.
+/// Backends, one a row. Addresses are never cut: where there is no room for a column of them, they are
+/// among the notes.
 pub(super) fn table(backends: &[&BackendState]) -> String {
+    let beside = rows(backends, true);
+    if beside.fits() { beside.text() } else { rows(backends, false).text() }
+}
+
+fn rows(backends: &[&BackendState], with_addresses: bool) -> Table {
     let mut table = Table::new(&[
-        Column::text("POOL"),
-        Column::text("BACKEND"),
+        Column::name("POOL", 6),
+        Column::name("BACKEND", 8),
         Column::text("ADDRESS"),
         Column::text("STATE"),
         Column::number("WEIGHT"),
         Column::number("SESSIONS"),
         Column::number("TUNNELS"),
         Column::number("REQUESTS"),
-        Column::text("FROM"),
-        Column::text("NOTE"),
+        Column::note("NOTE"),
     ]);
     for backend in backends {
         let address = if backend.address == backend.name { "" } else { &backend.address };
         let (state, ink) = condition(backend.state);
+        let mut notes = notes(backend);
+        if !with_addresses && !address.is_empty() {
+            notes.insert(0, format!("at {address}"));
+        }
         table.row([
             backend.pool.as_str().into(),
             backend.name.as_str().into(),
-            address.into(),
+            if with_addresses { address } else { "" }.into(),
             Cell::inked(state, ink),
             u64::from(backend.weight).into(),
             backend.sessions.into(),
             backend.tunnels.into(),
             backend.requests.into(),
-            origin(backend.origin).into(),
-            note(backend).into(),
+            notes.join("; ").into(),
         ]);
     }
-    table.text()
+    table
 }
 
-fn condition(state: BackendCondition) -> (&'static str, Ink) {
+/// A state in words.
+pub(super) fn condition(state: BackendCondition) -> (&'static str, Ink) {
     match state {
         BackendCondition::Leaving => ("leaving", Ink::Note),
         BackendCondition::Drained => ("drained", Ink::Note),
@@ -170,20 +182,115 @@ fn condition(state: BackendCondition) -> (&'static str, Ink) {
     }
 }
 
-fn origin(origin: Origin) -> &'static str {
-    match origin {
-        Origin::Configured => "the file",
-        Origin::Discovered => "discovery",
-        Origin::Added => "an order, until restart",
+/// What the columns do not say: where it is from, unless from the file, and what its state means.
+fn notes(backend: &BackendState) -> Vec<String> {
+    let mut parts = Vec::new();
+    match backend.origin {
+        Origin::Configured => {}
+        Origin::Discovered => parts.push("from discovery".to_owned()),
+        Origin::Added => parts.push("added by order, until restart".to_owned()),
     }
+    let since = show::seconds(show::unix_now() - backend.since);
+    match (backend.state, &backend.reason) {
+        (BackendCondition::SlowStart, _) => {
+            parts.push(format!("{:.0} % of its weight", backend.ramp * 100.0));
+        }
+        (BackendCondition::Ejected, Some(why)) => parts.push(why.clone()),
+        (_, Some(why)) => parts.push(format!("down for {since}: {why}")),
+        (_, None) => {}
+    }
+    let failure = backend.last_failure.as_ref().map(|last| (show::unix_now() - last.at, last));
+    if let (BackendCondition::Up | BackendCondition::SlowStart, Some((ago, failure))) =
+        (backend.state, failure)
+        && ago < RECENT
+    {
+        let ago = show::seconds(ago);
+        parts.push(format!("up for {since}; last failed check {ago} ago: {}", failure.reason));
+    }
+    if let Some(other) = &backend.goes_on_as {
+        parts.push(format!("goes on as {other}"));
+    }
+    if let Some(drain) = &backend.drain {
+        parts.push(show::drain(drain));
+    }
+    parts
 }
 
-fn note(backend: &BackendState) -> String {
-    match &backend.drain {
-        Some(drain) => show::drain(drain),
-        None if backend.state == BackendCondition::SlowStart => {
-            format!("{:.0} % of its weight", backend.ramp * 100.0)
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::admin::api::{CheckFailure, DrainState};
+
+    fn backend() -> BackendState {
+        BackendState {
+            pool: "chat".to_owned(),
+            name: "blue".to_owned(),
+            address: "10.0.0.1:80".to_owned(),
+            origin: Origin::Configured,
+            state: BackendCondition::Up,
+            weight: 1,
+            ramp: 1.0,
+            sessions: 0,
+            tunnels: 0,
+            requests: 0,
+            since: 0.0,
+            reason: None,
+            last_failure: None,
+            goes_on_as: None,
+            drain: None,
         }
-        None => String::new(),
+    }
+
+    #[test]
+    fn a_backend_that_is_down_says_why_and_for_how_long() {
+        let reason = "HTTP probe GET /healthz: expected 2xx, got 404".to_owned();
+        let since = show::unix_now() - 125.0;
+        let failure = CheckFailure { at: show::unix_now() - 59.5, reason: reason.clone() };
+        let last_failure = Some(failure);
+        let up = BackendState { since, last_failure, ..backend() };
+        let down = BackendState {
+            state: BackendCondition::Down,
+            reason: Some(reason.clone()),
+            ..up.clone()
+        };
+        assert_eq!(notes(&down), [format!("down for 2m 6s: {reason}")]);
+        assert_eq!(notes(&up), [format!("up for 2m 6s; last failed check 1m ago: {reason}")]);
+        assert!(notes(&backend()).is_empty());
+    }
+
+    #[test]
+    fn a_backend_that_has_left_says_where_its_sessions_go_on() {
+        let left = BackendState {
+            state: BackendCondition::Leaving,
+            goes_on_as: Some("green/blue".to_owned()),
+            drain: Some(DrainState {
+                since: 0.0,
+                seconds_left: None,
+                seconds_to_closes: None,
+                sockets_left: 2,
+                sessions_left: 2,
+            }),
+            ..backend()
+        };
+        let said = ["goes on as green/blue", "2 sessions (2 tunnels) left, no deadline"];
+        assert_eq!(notes(&left), said);
+    }
+
+    #[test]
+    fn a_full_row_fits_a_terminal() {
+        let full = BackendState {
+            pool: "a-pool-with-a-long-name".to_owned(),
+            name: "a-backend-with-a-long-name-17".to_owned(),
+            address: "[2001:db8:0:1:2:3:4:5]:3000".to_owned(),
+            state: BackendCondition::SlowStart,
+            weight: 65_535,
+            sessions: 1_000_000,
+            tunnels: 1_000_000,
+            requests: 1_000_000,
+            ..backend()
+        };
+        let text = table(&[&full, &backend()]);
+        assert!(text.lines().all(|line| line.chars().count() <= 80), "{text}");
+        assert!(text.contains(&format!("at {}", full.address)), "{text}");
     }
 }

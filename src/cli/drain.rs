@@ -205,7 +205,7 @@ impl Progress {
 pub(super) fn ended(backends: &Backends) -> String {
     let count = counted(backends.backends.len() as u64, "backend");
     match backends.backends.len() {
-        0 => "no backend was drained".to_owned(),
+        0 => "no backend was draining by order".to_owned(),
         _ => format!(
             "{count} no longer drained\n\n{}",
             table(&backends.backends.iter().collect::<Vec<_>>())
@@ -237,6 +237,10 @@ mod tests {
             sessions: left.unwrap_or(0),
             tunnels: left.unwrap_or(0),
             requests: 0,
+            since: 0.0,
+            reason: None,
+            last_failure: None,
+            goes_on_as: None,
             drain,
         }
     }

@@ -12,9 +12,9 @@ use http::Method;
 
 use super::{
     client::Access,
-    show::{Cell, Column, Ink, Table, counted, seconds},
+    show::{self, Cell, Column, Ink, Table, seconds},
 };
-use crate::admin::api::{Change, ChangeKind, ChangedThing, Plan, PlanOrder};
+use crate::admin::api::{Change, ChangeKind, Plan, PlanOrder};
 
 /// Arguments of `plan`.
 #[derive(Clone, Debug, clap::Args)]
@@ -80,17 +80,17 @@ pub(super) fn words(plan: &Plan, tense: Tense) -> String {
         });
         return text;
     }
-    let (sockets, sessions) = (plan.disconnected_tunnels, plan.disconnected_sessions);
-    let verb = match tense {
-        Tense::Would => "would be",
-        Tense::Did => "are",
+    let (tunnels, sessions) = (plan.disconnected_tunnels, plan.disconnected_sessions);
+    let verb = match (tense, sessions) {
+        (Tense::Would, _) => "would be",
+        (Tense::Did, 1) => "is",
+        (Tense::Did, _) => "are",
     };
-    if sockets == 0 && sessions == 0 {
-        let _ = write!(text, "nobody {} disconnected", verb.replace("are", "is"));
+    if tunnels == 0 && sessions == 0 {
+        let _ = write!(text, "no session {} disconnected", verb.replace("are", "is"));
         return text;
     }
-    let (sockets, sessions) = (counted(sockets, "socket"), counted(sessions, "session"));
-    let _ = write!(text, "{sockets} and {sessions} {verb} disconnected");
+    let _ = write!(text, "{} {verb} disconnected", show::sessions(sessions, tunnels));
     if let Some(by) = plan.by {
         let _ = match by {
             0.0 => write!(text, ", at once"),
@@ -104,32 +104,25 @@ fn table(changes: &[Change]) -> String {
     let mut table = Table::new(&[
         Column::text(""),
         Column::text("WHAT"),
-        Column::text("NAME"),
-        Column::number("SOCKETS"),
+        Column::name("NAME", 16),
         Column::number("SESSIONS"),
+        Column::number("TUNNELS"),
         Column::text("WITHIN"),
-        Column::text("WHAT IT MEANS"),
+        Column::note("WHAT IT MEANS"),
     ]);
     for change in changes {
-        let (how, ink) = match change.how {
-            ChangeKind::Added => ("added", Ink::Good),
-            ChangeKind::Removed => ("removed", Ink::Bad),
-            ChangeKind::Changed => ("changed", Ink::Note),
-            ChangeKind::Kept => ("kept", Ink::Plain),
-        };
-        let what = match change.what {
-            ChangedThing::Listener => "listener",
-            ChangedThing::Route => "route",
-            ChangedThing::Pool => "pool",
-            ChangedThing::Backend => "backend",
-            ChangedThing::Setting => "setting",
+        let ink = match change.how {
+            ChangeKind::Added => Ink::Good,
+            ChangeKind::Removed => Ink::Bad,
+            ChangeKind::Changed => Ink::Note,
+            ChangeKind::Kept => Ink::Plain,
         };
         table.row([
-            Cell::inked(how, ink),
-            what.into(),
+            Cell::inked(change.how.label(), ink),
+            change.what.label().into(),
             change.name.as_str().into(),
-            some(change.tunnels).into(),
             some(change.sessions).into(),
+            some(change.tunnels).into(),
             change.by.map(seconds).unwrap_or_default().into(),
             change.detail.as_str().into(),
         ]);
@@ -145,6 +138,7 @@ fn some(count: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::admin::api::ChangedThing;
 
     #[test]
     fn a_plan_says_who_is_disconnected_and_by_when() {
@@ -164,9 +158,9 @@ mod tests {
             disconnected_sessions: 30,
             by: Some(300.0),
         };
-        let expected = "         WHAT     NAME         SOCKETS  SESSIONS  WITHIN  WHAT IT MEANS\n\
-                        removed  backend  chat/blue-1        1        30  5m      drained\n\n\
-                        1 socket and 30 sessions would be disconnected, the last within 5m";
+        let expected = "         WHAT     NAME         SESSIONS  TUNNELS  WITHIN  WHAT IT MEANS\n\
+                        removed  backend  chat/blue-1        30        1  5m      drained\n\n\
+                        30 sessions (1 tunnel, 29 polling) would be disconnected, the last within 5m";
         assert_eq!(words(&plan, Tense::Would), expected);
     }
 
@@ -175,7 +169,7 @@ mod tests {
         let nothing = Plan { empty: true, ..Plan::default() };
         assert_eq!(words(&nothing, Tense::Would), "nothing would change");
         assert_eq!(words(&nothing, Tense::Did), "nothing has changed");
-        assert_eq!(words(&Plan::default(), Tense::Did), "nobody is disconnected");
-        assert_eq!(words(&Plan::default(), Tense::Would), "nobody would be disconnected");
+        assert_eq!(words(&Plan::default(), Tense::Did), "no session is disconnected");
+        assert_eq!(words(&Plan::default(), Tense::Would), "no session would be disconnected");
     }
 }

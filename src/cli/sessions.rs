@@ -147,10 +147,10 @@ fn list(sessions: &Sessions) -> String {
 fn table(sessions: &[SessionState]) -> String {
     let mut table = Table::new(&[
         Column::text("ID"),
-        Column::text("POOL"),
-        Column::text("BACKEND"),
+        Column::name("POOL", 6),
+        Column::name("BACKEND", 8),
         Column::text("KIND"),
-        Column::text("CLIENT"),
+        Column::name("CLIENT", 15),
         Column::text("AGE"),
     ]);
     for session in sessions {
@@ -164,7 +164,7 @@ fn table(sessions: &[SessionState]) -> String {
             session.pool.as_str().into(),
             session.backend.as_str().into(),
             kind.into(),
-            session.client.map(|client| client.to_string()).unwrap_or_default().into(),
+            session.client.as_deref().unwrap_or_default().into(),
             session.age.map(show::seconds).unwrap_or_default().into(),
         ]);
     }

@@ -3,12 +3,17 @@
 use std::{fmt::Write as _, process::ExitCode};
 
 use super::{
+    backends,
     client::Access,
     show::{self, Cell, Column, Ink, Table, counted, paint, plain},
 };
 use crate::admin::api::{
-    BackendCondition, CertificateState, ListenerState, PoolState, ProcessState, Status,
+    BackendCondition, BackendState, CertificateState, ListenerState, PoolState, ProcessState,
+    Status,
 };
+
+/// Backends of a pool whose state is explained.
+const MOST_REASONS: usize = 3;
 
 /// Arguments of `status`.
 #[derive(Clone, Debug, clap::Args)]
@@ -46,10 +51,9 @@ fn words(status: &Status) -> String {
     let _ = writeln!(text, "Moorline {version}, process {}, {state}, up {up}", status.pid);
     let _ = writeln!(
         text,
-        "{}, {}, {}",
+        "{}, {}",
         counted(status.connections, "connection"),
-        counted(status.tunnels, "tunnel"),
-        counted(status.sessions, "session")
+        show::sessions(status.sessions, status.tunnels)
     );
     if let Some(drain) = &status.drain {
         let _ = writeln!(text, "draining: {}", show::drain(drain));
@@ -58,16 +62,14 @@ fn words(status: &Status) -> String {
         let left = show::drain(&before.drain);
         let _ = writeln!(text, "process {}, before this one, drains: {left}", before.pid);
     }
-    if let Some(reload) = &status.reload {
-        let ago = ago(reload.at);
-        match &reload.error {
-            None => {
-                let _ = writeln!(text, "last reload {ago}");
-            }
-            Some(why) => {
-                let refused = paint("refused", Ink::Bad);
-                let _ = writeln!(text, "last reload {refused} {ago}:\n{}", show::lines(why));
-            }
+    match status.reload.as_ref().map(|reload| (ago(reload.at), &reload.error)) {
+        None => text.push_str("last reload: none yet\n"),
+        Some((ago, None)) => {
+            let _ = writeln!(text, "last reload {ago}");
+        }
+        Some((ago, Some(why))) => {
+            let refused = paint("refused", Ink::Bad);
+            let _ = writeln!(text, "last reload {refused} {ago}:\n{}", show::lines(why));
         }
     }
     let _ = write!(text, "\n{}\n{}", listeners(status), pools(&status.pools));
@@ -75,27 +77,26 @@ fn words(status: &Status) -> String {
 }
 
 fn ago(then: f64) -> String {
-    format!("{} ago", show::seconds(unix_now() - then))
-}
-
-fn unix_now() -> f64 {
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-    now.unwrap_or_default().as_secs_f64()
+    format!("{} ago", show::seconds(show::unix_now() - then))
 }
 
 fn listeners(status: &Status) -> String {
     let columns = [
-        Column::text("LISTENER"),
+        Column::name("LISTENER", 8),
         Column::text("PROTOCOL"),
-        Column::text("ADDRESSES"),
-        Column::text("CERTIFICATES"),
+        Column::name("ADDRESSES", 21),
+        Column::note("CERTIFICATES"),
     ];
     let mut table = Table::new(&columns);
     for listener in &status.listeners {
         let addresses: Vec<String> = listener.addresses.iter().map(ToString::to_string).collect();
         let (name, protocol) = (listener.name.as_str(), listener.protocol.as_str());
-        let addresses = addresses.join(", ");
-        table.row([name.into(), protocol.into(), addresses.into(), certificates(listener)]);
+        let mut addresses = addresses.into_iter();
+        let first = addresses.next().unwrap_or_default();
+        table.row([name.into(), protocol.into(), first.into(), certificates(listener)]);
+        for more in addresses {
+            table.row(["".into(), "".into(), more.into(), "".into()]);
+        }
     }
     table.text()
 }
@@ -104,7 +105,7 @@ fn listeners(status: &Status) -> String {
 fn certificates(listener: &ListenerState) -> Cell {
     let valid = |certificate: &CertificateState| {
         let names = certificate.names.join(" ");
-        match certificate.expires.map(|at| at - unix_now()) {
+        match certificate.expires.map(|at| at - show::unix_now()) {
             Some(left) if left > 0.0 => format!("{names} for {}", show::seconds(left)),
             Some(_) => format!("{names} EXPIRED"),
             None => names,
@@ -120,34 +121,59 @@ fn certificates(listener: &ListenerState) -> Cell {
 
 fn pools(pools: &[PoolState]) -> String {
     let mut table = Table::new(&[
-        Column::text("POOL"),
+        Column::name("POOL", 6),
         Column::text("BALANCE"),
         Column::text("BACKENDS FROM"),
         Column::number("UP"),
         Column::number("SESSIONS"),
         Column::number("TUNNELS"),
-        Column::text("NOTE"),
+        Column::note("NOTE"),
     ]);
     for pool in pools {
-        let sum = |of: fn(&crate::admin::api::BackendState) -> u64| -> u64 {
-            pool.backends.iter().map(of).sum()
-        };
+        let sum = |of: fn(&BackendState) -> u64| -> u64 { pool.backends.iter().map(of).sum() };
         let takes = |state| matches!(state, BackendCondition::Up | BackendCondition::SlowStart);
         let up = pool.backends.iter().filter(|backend| takes(backend.state)).count();
+        let leaves = |backend: &&BackendState| backend.state == BackendCondition::Leaving;
+        let leaving = pool.backends.iter().filter(leaves).count();
+        let all = pool.backends.len() - leaving;
         let ink = match up {
+            _ if pool.removed => Ink::Note,
             0 => Ink::Bad,
-            up if up < pool.backends.len() => Ink::Note,
+            up if up < all => Ink::Note,
             _ => Ink::Good,
         };
         table.row([
             pool.name.as_str().into(),
             pool.balance.as_str().into(),
             pool.source.as_str().into(),
-            Cell::inked(&format!("{up}/{}", pool.backends.len()), ink),
+            Cell::inked(&format!("{up}/{all}"), ink),
             sum(|backend| backend.sessions).into(),
             sum(|backend| backend.tunnels).into(),
-            Cell::inked(pool.source_error.as_deref().unwrap_or_default(), Ink::Bad),
+            note(pool, leaving),
         ]);
     }
     table.text()
+}
+
+/// What is wrong with the pool's source and its backends, and what leaves.
+fn note(pool: &PoolState, leaving: usize) -> Cell {
+    let mut parts: Vec<String> = pool.source_error.iter().cloned().collect();
+    let down = pool.backends.iter().filter_map(|backend| {
+        let reason = backend.reason.as_ref()?;
+        Some(format!("{} is {}: {reason}", backend.name, backends::condition(backend.state).0))
+    });
+    let down: Vec<String> = down.collect();
+    let more = down.len().saturating_sub(MOST_REASONS);
+    parts.extend(down.into_iter().take(MOST_REASONS));
+    if more > 0 {
+        parts.push(format!("{more} more: see `moorline backends`"));
+    }
+    let bad = !parts.is_empty();
+    if pool.removed {
+        parts.push("removed".to_owned());
+    }
+    if leaving > 0 {
+        parts.push(format!("{leaving} leaving"));
+    }
+    Cell::inked(&parts.join("; "), if bad { Ink::Bad } else { Ink::Plain })
 }

@@ -127,6 +127,7 @@ impl Control {
         let empty = Snapshot {
             routes: route::Routes::new(&[]),
             pools: Vec::new(),
+            left: Vec::new(),
             listeners: HashMap::new(),
             trusted: Vec::new(),
             redaction: Redaction::default(),
@@ -152,6 +153,7 @@ impl Control {
             proxy,
             typed: nothing.clone(),
             config: nothing,
+            left: Vec::new(),
             overlay: Overlay::default(),
             discovery: Discovery::new(config.admin.clone()),
             resolver: Resolver::new(config.admin.clone()),
@@ -267,6 +269,7 @@ impl Control {
         let snapshot = Snapshot {
             routes: route::Routes::new(&routes.collect::<Vec<_>>()),
             pools: pools.clone(),
+            left: self.backends_without_pool(&config),
             listeners,
             trusted: config.trusted_proxies.clone(),
             redaction: Redaction::new(config.redact.iter().map(String::as_str)),
@@ -279,6 +282,7 @@ impl Control {
             self.proxy.log.store(Arc::new(log));
         }
         let removed = self.drain_others(&config);
+        self.keep_left(&config);
         self.backends.extend(added.iter().cloned());
         self.probe(&added);
         self.acme.settle(issued, config.listeners.iter().any(|l| l.protocol == Protocol::Http));
@@ -392,35 +396,6 @@ impl Control {
             if self.drains.cancel(backend.serial(), End::Goes).await {
                 backend.set_life(Life::Serving);
             }
-        }
-    }
-
-    /// Drains the backends that the configuration no longer names; they go after that.
-    fn drain_others(&mut self, config: &Config) -> usize {
-        let wanted = |backend: &Backend| {
-            config.pools.iter().any(|pool| {
-                pool.name == backend.pool()
-                    && pool.backends.iter().any(|wanted| backend.is(&pool.name, wanted))
-            })
-        };
-        let mut removed = 0;
-        for backend in &self.backends {
-            if wanted(backend) || self.drains.drains_to(backend.serial()) == Some(End::Goes) {
-                continue;
-            }
-            let before = self.config.pools.iter().find(|pool| pool.name == backend.pool());
-            let Some(pool) = before else { continue };
-            self.drains.start(backend, &self.proxy, Some(pool.drain), End::Goes);
-            removed += 1;
-        }
-        removed
-    }
-
-    /// Takes backends that have gone out of the books.
-    pub(super) fn forget_gone(&mut self) {
-        for serial in self.drains.finished() {
-            self.backends.retain(|backend| backend.serial() != serial);
-            self.probes.remove(&serial);
         }
     }
 

@@ -6,6 +6,8 @@
 //! at each step from what is left and the time left, so that a client that is slow to go holds up
 //! nobody else's turn. One task a drain, whatever the number of its tunnels.
 
+mod leave;
+
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -17,9 +19,9 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
-use super::unix_now;
+use super::{count::Count, unix_now};
 use crate::{
-    admin::api::DrainState,
+    admin::api::{DrainState, Target},
     config::Drain,
     proxy::Proxy,
     tunnel::{Reason, close::ANSWER},
@@ -62,6 +64,8 @@ pub(super) struct Drains {
 struct Running {
     end: End,
     terms: Option<Drain>,
+    /// Where the configuration has the same address: until it has not, nothing is closed.
+    goes_on_as: Option<Target>,
     clock: Clock,
     task: JoinHandle<()>,
 }
@@ -108,7 +112,7 @@ impl Drains {
             }
             since = running.clock.since;
             running.task.abort();
-        } else {
+        } else if end == End::Stays || terms.is_some() {
             let (pool, name) = (backend.pool(), backend.name());
             tracing::info!(pool, backend = name, sessions = backend.sessions(), "backend drains");
         }
@@ -122,7 +126,8 @@ impl Drains {
             end,
         };
         let task = tokio::spawn(task.run());
-        self.running.insert(backend.serial(), Running { end, terms, clock, task });
+        let running = Running { end, terms, goes_on_as: None, clock, task };
+        self.running.insert(backend.serial(), running);
     }
 
     /// Ends a drain to this end; whether there was one. The backend's life is the caller's to change,
@@ -147,18 +152,13 @@ impl Drains {
     /// How far a backend is from being empty, where it drains.
     pub(super) fn state(&self, backend: &Backend, proxy: &Proxy) -> Option<DrainState> {
         let running = self.running.get(&backend.serial())?;
-        let before = self.before.tunnels_of(backend) as usize;
-        let sockets = proxy.tunnels.of(backend.serial()) + before;
-        Some(running.clock.state(sockets, backend.sessions() + before))
+        Some(running.clock.state(Count::of(backend, proxy, &self.before)))
     }
 
     /// What becomes of a backend's tunnels, wherever they are.
-    pub(super) fn course(&self, backend: &Backend, proxy: &Proxy) -> Course {
+    pub(super) fn course(&self, backend: &Backend) -> Course {
         match self.running.get(&backend.serial()) {
             None => Course::Serves,
-            Some(running) if running.end == End::Goes && is_elsewhere(backend, proxy) => {
-                Course::Drains(None)
-            }
             Some(running) => Course::Drains(running.clock.times.map(Times::until)),
         }
     }
@@ -212,7 +212,8 @@ impl Whole {
     /// How far the process is from being empty, where it drains.
     pub(super) fn state(&self, proxy: &Proxy) -> Option<DrainState> {
         let clock = *self.lock();
-        Some(clock?.state(proxy.tunnels.len(), sessions(proxy)))
+        let tunnels = proxy.tunnels.len() as u64;
+        Some(clock?.state(Count { tunnels, sessions: sessions(proxy) }))
     }
 
     fn lock(&self) -> MutexGuard<'_, Option<Clock>> {
@@ -238,15 +239,15 @@ impl Clock {
         self.times.map(|times| times.deadline)
     }
 
-    fn state(&self, sockets: usize, sessions: usize) -> DrainState {
+    fn state(&self, left: Count) -> DrainState {
         let now = Instant::now();
         let seconds = |until: Instant| until.saturating_duration_since(now).as_secs_f64();
         DrainState {
             since: self.since,
             seconds_left: self.times.map(|times| seconds(times.deadline)),
             seconds_to_closes: self.times.map(|times| seconds(times.deadline - times.spread)),
-            sockets_left: sockets as u64,
-            sessions_left: sessions as u64,
+            sockets_left: left.tunnels,
+            sessions_left: left.sessions,
         }
     }
 }
@@ -272,16 +273,12 @@ impl Emptying {
         loop {
             let now = Instant::now();
             let over = clock.times.is_some_and(|times| now >= times.deadline);
-            // Renamed or moved to another pool, it serves on: its sessions need not end.
-            let spared = end == End::Goes && is_elsewhere(&backend, &proxy);
             let idle = now >= linger && !is_used(&backend, &proxy) && !before.may_hold(&backend);
-            if end == End::Goes && (idle || (over && !spared)) {
+            if end == End::Goes && (idle || over) {
                 break;
             }
             let mut next = now + LOOK;
-            if let Some((tunnels, sessions)) = &mut paces
-                && !spared
-            {
+            if let Some((tunnels, sessions)) = &mut paces {
                 if over {
                     // By order it stays, and a session may turn out to be there only now. All of the
                     // table is looked through for those alone.
@@ -326,19 +323,10 @@ fn let_go(backend: &Backend, proxy: &Proxy, pace: &mut Pace, now: Instant) {
     }
 }
 
-/// Whether the configuration in force has the same address under another name or in another pool.
-fn is_elsewhere(backend: &Backend, proxy: &Proxy) -> bool {
+/// Live sessions of all backends.
+fn sessions(proxy: &Proxy) -> u64 {
     let snapshot = proxy.snapshot.load();
-    let mut all = snapshot.pools.iter().flat_map(|pool| pool.upstream.backends());
-    all.any(|other| other.address() == backend.address())
-}
-
-/// Live sessions and tunnels. The table of sids would tell of those that have been let go as well, and
-/// not of WebSockets that have none.
-fn sessions(proxy: &Proxy) -> usize {
-    let snapshot = proxy.snapshot.load();
-    let all = snapshot.pools.iter().flat_map(|pool| pool.holders(0));
-    all.map(|backend| backend.sessions()).sum()
+    snapshot.holders().map(|backend| backend.sessions() as u64).sum()
 }
 
 fn is_used(backend: &Backend, proxy: &Proxy) -> bool {

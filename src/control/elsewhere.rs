@@ -18,7 +18,7 @@ impl Control {
     pub(super) fn tell_before(&self) {
         let fates = self.backends.iter().map(|backend| Fate {
             backend: Identity::of(backend),
-            course: self.drains.course(backend, &self.proxy),
+            course: self.drains.course(backend),
         });
         self.handover.predecessors.order(fates.collect());
     }

@@ -5,6 +5,7 @@
 //! configuration. Checks come before the first effect: a refused change has none.
 
 mod apply;
+mod count;
 mod dials;
 mod discovery;
 mod doors;
@@ -12,6 +13,7 @@ mod drain;
 mod elsewhere;
 mod handover;
 mod health;
+mod leaving;
 mod on_down;
 pub mod operator;
 mod orders;
@@ -19,6 +21,7 @@ mod overlay;
 mod plan;
 mod policies;
 mod rebalance;
+mod reload;
 mod report;
 mod resolve;
 mod sessions;
@@ -35,7 +38,7 @@ use std::{
 
 use tokio::{
     sync::{mpsc, oneshot},
-    time::{Instant, timeout},
+    time::Instant,
 };
 
 pub(crate) use self::handover::Fixtures;
@@ -46,13 +49,13 @@ pub use self::{
 };
 use self::{
     discovery::Discovery, doors::Doors, drain::Drains, handover::Handover, health::Probing,
-    on_down::OnDown, overlay::Overlay, rebalance::Rebalance, report::Since, resolve::Resolver,
-    watch::Watcher,
+    on_down::OnDown, overlay::Overlay, rebalance::Rebalance, reload::Cause, report::Since,
+    resolve::Resolver, watch::Watcher,
 };
 use crate::{
     acme,
-    admin::api::{Plan, ReloadState},
-    config::{self, Config, check},
+    admin::api::ReloadState,
+    config::{self, Config},
     net::tls::{self, TicketKeys},
     observe::AccessLog,
     proxy::Proxy,
@@ -70,10 +73,6 @@ const RESOLVE_AGAIN: Duration = Duration::from_secs(30);
 /// Pause between cuts at the end of a drain.
 const CUT_AGAIN: Duration = Duration::from_millis(100);
 
-/// Longest time that reading the configuration's files may take: one may be a pipe, or on a disk that
-/// is gone, and a signal to stop must not wait behind it.
-const LOAD: Duration = Duration::from_secs(10);
-
 /// Everything that outlives a configuration.
 pub struct Control {
     proxy: Arc<Proxy>,
@@ -81,6 +80,8 @@ pub struct Control {
     typed: Config,
     /// What is in force: that with the layers upon it.
     config: Config,
+    /// Pools that the configuration no longer has, as they were, while there are backends of them.
+    left: Vec<config::Pool>,
     overlay: Overlay,
     discovery: Discovery,
     resolver: Arc<Resolver>,
@@ -129,17 +130,6 @@ pub enum Request {
     Order(Order),
     /// Stop accepting and drain; answered when everything has ended or was cut.
     Stop(oneshot::Sender<()>),
-}
-
-/// Why the file is read again.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Cause {
-    /// The process has just started.
-    Start,
-    /// A watched file has changed.
-    Change,
-    /// An operator wants it.
-    Order,
 }
 
 impl Control {
@@ -210,105 +200,11 @@ impl Control {
         }
     }
 
-    /// Reads the file and applies it, and the service manager knows.
-    async fn reload(&mut self, cause: Cause) {
-        if self.file.is_some() {
-            self.notifier.reloading();
-            self.read_again(cause).await;
-            self.notifier.ready();
-        }
-    }
-
     fn reopen_logs(&self) {
         tls::reopen_key_logs();
         if let Err(error) = self.proxy.log.load().reopen() {
             tracing::error!(%error, "cannot reopen the access log; lines go to the old file");
         }
-    }
-
-    /// Reads the file and applies it. A faulty one is told, with every fault, and changes nothing.
-    async fn read_again(&mut self, cause: Cause) {
-        let outcome = match self.read().await {
-            Ok(config) => self.put_in(config, None).await.map(|(changes, _)| changes),
-            Err(faults) => Err(Denied::Failed(faults)),
-        };
-        let outcome = outcome.map_err(|denied| denied.to_string());
-        // What nobody ordered and what changes nothing is no reload.
-        if cause == Cause::Order || !outcome.as_ref().is_ok_and(Changes::is_empty) {
-            self.note_reload(outcome.as_ref().map(Changes::is_empty));
-        }
-        match outcome {
-            Ok(changes) if changes.is_empty() => tracing::debug!("reloaded: nothing changed"),
-            Ok(changes) => tracing::info!(%changes, "reloaded"),
-            Err(faults) => {
-                tracing::error!(
-                    "reload refused; the configuration in force stays: {}",
-                    faults.trim_end()
-                );
-            }
-        }
-        self.resolver.again(&self.backends);
-    }
-
-    /// The file as it is now, checked. Its files are watched from then on, by new watches.
-    async fn read(&mut self) -> Result<Config, String> {
-        let Some(path) = self.file.clone() else {
-            return Err(
-                "this process runs from flags, so that there is no file to reload".to_owned()
-            );
-        };
-        let shown = path.display().to_string();
-        // Files are read off the runtime: a slow disk must not hold up a request.
-        let files = self.watcher.as_ref().map(Watcher::files);
-        let loading = tokio::task::spawn_blocking(move || match files {
-            Some(files) => files.load(|| check::read(&path)),
-            None => check::load(&path),
-        });
-        match timeout(LOAD, loading).await {
-            Ok(Ok(Ok(config))) => Ok(config),
-            Ok(Ok(Err(faults))) => Err(faults.to_string()),
-            Ok(Err(error)) => Err(error.to_string()),
-            Err(_) => Err(format!(
-                "{shown}: reading the file and the files that it names takes too long; is one of them on a slow disk?"
-            )),
-        }
-    }
-
-    /// Applies what the file says, unless more sessions would be disconnected than `most`, or than the
-    /// configuration in force allows.
-    async fn put_in(
-        &mut self,
-        typed: Config,
-        most: Option<u64>,
-    ) -> Result<(Changes, Plan), Denied> {
-        let plan = self.plan_for(&typed);
-        let would = plan.disconnected_sessions;
-        if let Some(most) = most.or(self.typed.reload.max_disconnects).filter(|most| would > *most)
-        {
-            return Err(Denied::Conflict(format!(
-                "refused: it would disconnect {would} sessions, and at most {most} were allowed"
-            )));
-        }
-        match self.apply(typed).await {
-            Ok(changes) => Ok((changes, plan)),
-            Err(error) => Err(Denied::Failed(error.to_string())),
-        }
-    }
-
-    fn note_reload(&mut self, outcome: Result<bool, &String>) {
-        let metrics = &self.proxy.metrics;
-        let error = match outcome {
-            Ok(true) => None,
-            Ok(false) => {
-                metrics.reloads_ok.inc();
-                None
-            }
-            Err(faults) => {
-                metrics.reloads_refused.inc();
-                Some(faults.clone())
-            }
-        };
-        self.reload = Some(ReloadState { at: unix_now(), error });
     }
 
     /// Puts what a source has found in force.

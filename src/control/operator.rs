@@ -11,7 +11,7 @@ use tokio::{
     time::timeout,
 };
 
-use super::{LOAD, Order, Request, sessions};
+use super::{Order, Request, reload::LOAD, sessions};
 use crate::{
     admin::api::{
         BackendState, DrainOrder, ExplainOrder, Explanation, NewBackend, Plan, PlanOrder,

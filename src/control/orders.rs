@@ -7,9 +7,12 @@ use tokio::sync::oneshot;
 
 use super::{
     Control, Denied,
+    count::Count,
     drain::End,
+    leaving::has,
     overlay::{self, Overlay},
     plan,
+    reload::log_reload,
 };
 use crate::{
     admin::api::{
@@ -113,23 +116,43 @@ impl Control {
         let terms = terms(how)?;
         self.overlay.drain(&self.config, what.clone(), terms)?;
         self.obey_drains().await;
-        Ok(self.states(&what))
+        // A node drains as a whole, also what it holds under names that it has lost.
+        let left = self.backends.iter().filter(|backend| {
+            let other = self.drains.goes_on_as(backend.serial());
+            !self.is_empty(backend) && other.is_some_and(|other| overlay::covers(&what, other))
+        });
+        let mut states = self.states(&what);
+        for state in left.map(|backend| self.state_of(backend)) {
+            if !states.iter().any(|known| (&known.pool, &known.name) == (&state.pool, &state.name))
+            {
+                states.push(state);
+            }
+        }
+        Ok(states)
     }
 
+    /// Ends drains by order; those that no longer drain.
     async fn undrain(&mut self, what: &Target) -> Result<Vec<BackendState>, Denied> {
         self.overlay.undrain(&self.config, what)?;
+        let drained = |control: &Self, backend: &Backend| {
+            control.drains.drains_to(backend.serial()) == Some(End::Stays)
+        };
+        let before: Vec<_> =
+            self.backends.iter().filter(|backend| drained(self, backend)).cloned().collect();
         self.obey_drains().await;
-        Ok(self.states(what))
+        let ended = before.iter().filter(|backend| !drained(self, backend));
+        Ok(ended.map(|backend| self.state_of(backend)).collect())
     }
 
     /// Brings the backends into the state that the ordered drains ask for.
     pub(super) async fn obey_drains(&mut self) {
-        let wanted = |config: &Config, backend: &Backend| {
-            let pool = config.pools.iter().find(|pool| pool.name == backend.pool());
-            pool.is_some_and(|pool| pool.backends.iter().any(|b| backend.is(&pool.name, b)))
-        };
         for backend in &self.backends {
-            if !wanted(&self.config, backend) {
+            if !has(&self.config, backend) {
+                if let Some(other) = self.drains.goes_on_as(backend.serial()) {
+                    let ordered = self.overlay.drain_over(other);
+                    let terms = ordered.and_then(|ordered| ordered.terms);
+                    self.drains.leave_as_ordered(backend, &self.proxy, terms);
+                }
                 continue;
             }
             let ordered = self.overlay.drain_of(backend.pool(), backend.name());
@@ -167,9 +190,7 @@ impl Control {
     async fn reload_within(&mut self, most: Option<u64>) -> Result<Plan, Denied> {
         let typed = self.read().await.map_err(Denied::Failed)?;
         let (changes, plan) = self.put_in(typed, most).await?;
-        if !changes.is_empty() {
-            tracing::info!(%changes, "reloaded");
-        }
+        log_reload(&changes, &plan);
         Ok(plan)
     }
 
@@ -187,19 +208,31 @@ impl Control {
             let found = origin == Origin::Discovered;
             found && source(&self.typed) != source(typed)
         };
-        plan::plan(&self.config, &next, &fates, held, at_risk)
+        plan::plan(&self.config, &next, &fates, &self.spared(), held, at_risk)
     }
 
-    /// What would be lost with a backend, in the processes before this one, too.
-    fn held(&self, pool: &str, backend: &config::Backend) -> plan::Held {
+    /// What would be lost with a backend.
+    fn held(&self, pool: &str, backend: &config::Backend) -> Count {
         let live = self.backends.iter().find(|live| live.is(pool, backend));
-        live.map_or_else(plan::Held::default, |live| {
-            let before = self.predecessors().tunnels_of(live);
-            plan::Held {
-                tunnels: self.proxy.tunnels.of(live.serial()) as u64 + before,
-                sessions: live.sessions() as u64 + before,
-            }
-        })
+        live.map_or_else(Count::default, |live| self.count(live))
+    }
+
+    /// Backends that have left, and whose sessions go on.
+    fn spared(&self) -> Vec<plan::Spared> {
+        let spared = self.backends.iter().filter_map(|backend| {
+            self.drains.goes_on_as(backend.serial())?;
+            Some(plan::Spared {
+                pool: backend.pool().to_owned(),
+                backend: config::Backend {
+                    name: backend.name().to_owned(),
+                    address: backend.address().clone(),
+                    weight: backend.weight(),
+                },
+                held: self.count(backend),
+                terms: self.terms_of(backend)?,
+            })
+        });
+        spared.collect()
     }
 
     fn backend_state(&self, pool: &str, name: &str) -> Result<BackendState, Denied> {

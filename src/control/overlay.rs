@@ -258,7 +258,12 @@ impl Overlay {
     /// The drain that covers a backend.
     pub(super) fn drain_of(&self, pool: &str, backend: &str) -> Option<&Ordered> {
         let own = Target { pool: Some(pool.to_owned()), backend: Some(backend.to_owned()) };
-        self.drains.iter().find(|known| covers(&known.what, &own))
+        self.drain_over(&own)
+    }
+
+    /// The drain that covers a target.
+    pub(super) fn drain_over(&self, what: &Target) -> Option<&Ordered> {
+        self.drains.iter().find(|known| covers(&known.what, what))
     }
 
     /// Whether everything is ordered to drain.

@@ -1,30 +1,40 @@
 //! What putting another configuration in force would do, thing by thing, and whom it would
 //! disconnect. Pure: it compares two effective configurations and is told what each backend holds.
 
-use std::time::Duration;
+use std::fmt::Write as _;
 
-use super::overlay::Fate;
+use super::{count::Count, overlay::Fate};
 use crate::{
-    admin::api::{Change, ChangeKind, ChangedThing, Plan},
-    config::{Backend, Config, Listener, Pool, Route},
+    admin::api::{Change, ChangeKind, ChangedThing, Plan, Target},
+    config::{Address, Backend, Config, Drain, Listener, Pool, Route},
 };
 
-/// What would be lost with a backend.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Held {
-    /// Open tunnels.
-    pub(super) tunnels: u64,
-    /// Live sessions, those with a tunnel included.
-    pub(super) sessions: u64,
+/// Changes that a line of the log names.
+const MOST_LOGGED: usize = 20;
+
+/// A backend that has left the configuration and whose sessions go on, because the configuration has
+/// its address elsewhere.
+#[derive(Clone, Debug)]
+pub(super) struct Spared {
+    /// Its pool.
+    pub(super) pool: String,
+    /// The backend as it was configured.
+    pub(super) backend: Backend,
+    /// What it holds.
+    pub(super) held: Count,
+    /// The terms by which it drains, once its address has left.
+    pub(super) terms: Drain,
 }
 
 /// Compares what is in force with what would be. `held` tells what a backend of the pool of that
 /// name holds at this moment, `at_risk` whether another source than the one that found it decides of it.
+/// `spared` have left before.
 pub(super) fn plan(
     now: &Config,
     next: &Config,
     fates: &[Fate],
-    held: impl Fn(&str, &Backend) -> Held,
+    spared: &[Spared],
+    held: impl Fn(&str, &Backend) -> Count,
     at_risk: impl Fn(&str, &Backend) -> bool,
 ) -> Plan {
     let mut changes = Vec::new();
@@ -50,6 +60,7 @@ pub(super) fn plan(
             changes.push(change(ChangedThing::Pool, ChangeKind::Added, &pool.name, detail));
         }
     }
+    changes.extend(spared.iter().filter_map(|spared| ends(spared, next)));
     process(now, next, &mut changes);
     let empty = changes.is_empty();
     changes.extend(fates.iter().map(|fate| {
@@ -63,6 +74,18 @@ pub(super) fn plan(
         by: changes.iter().filter_map(|change| change.by).reduce(f64::max),
         changes,
     }
+}
+
+/// The changes in one line, for the log.
+pub(super) fn summary(plan: &Plan) -> String {
+    let changes = plan.changes.iter().filter(|change| change.how != ChangeKind::Kept);
+    let all: Vec<String> = changes.map(Change::to_string).collect();
+    let mut text = all[..all.len().min(MOST_LOGGED)].join("; ");
+    if all.len() > MOST_LOGGED {
+        let _ = write!(text, "; and {} more", all.len() - MOST_LOGGED);
+    }
+    // What the plan does not tell apart, such as another path to the same certificate.
+    if text.is_empty() { "other settings".to_owned() } else { text }
 }
 
 fn listeners(now: &Config, next: &Config, changes: &mut Vec<Change>) {
@@ -192,7 +215,7 @@ fn backends(
     now: &Pool,
     next: &Pool,
     config: &Config,
-    held: &impl Fn(&str, &Backend) -> Held,
+    held: &impl Fn(&str, &Backend) -> Count,
     changes: &mut Vec<Change>,
 ) {
     let same =
@@ -207,16 +230,13 @@ fn backends(
                 changes.push(add(ChangeKind::Changed, backend, detail));
             }
             Some(_) => {}
-            None if is_elsewhere(backend, config) => {
-                let detail = "the same address goes on under another name".to_owned();
-                changes.push(add(ChangeKind::Removed, backend, detail));
-            }
             None => {
-                let Held { tunnels, sessions } = held(&now.name, backend);
-                let by = (sessions > 0).then_some(now.drain.within.as_secs_f64());
-                let detail = removed(now.drain.within, sessions);
-                let gone = add(ChangeKind::Removed, backend, detail);
-                changes.push(Change { tunnels, sessions, by, ..gone });
+                let held = held(&now.name, backend);
+                let removed = add(ChangeKind::Removed, backend, String::new());
+                changes.push(match elsewhere(&backend.address, config) {
+                    Some(other) => Change { detail: goes_on(&other, held), ..removed },
+                    None => disconnected(removed, now.drain, held),
+                });
             }
         }
     }
@@ -231,12 +251,12 @@ fn backends(
 /// Backends that stay only if the pool's new source names them too.
 fn risks(
     next: &Pool,
-    held: &impl Fn(&str, &Backend) -> Held,
+    held: &impl Fn(&str, &Backend) -> Count,
     at_risk: &impl Fn(&str, &Backend) -> bool,
     changes: &mut Vec<Change>,
 ) {
     for backend in next.backends.iter().filter(|backend| at_risk(&next.name, backend)) {
-        let Held { tunnels, sessions } = held(&next.name, backend);
+        let Count { tunnels, sessions } = held(&next.name, backend);
         let by = (sessions > 0).then_some(next.drain.within.as_secs_f64());
         let name = format!("{}/{}", next.name, backend.name);
         let detail = "goes, unless the new source names it too";
@@ -245,20 +265,44 @@ fn risks(
     }
 }
 
-fn removed(within: Duration, sessions: u64) -> String {
-    match sessions {
-        0 => "nothing is on it".to_owned(),
-        _ => {
-            let within = humantime::format_duration(within);
-            format!("takes nothing new; what is left is cut after {within}")
-        }
+/// The removal of a backend with what it holds.
+fn disconnected(removed: Change, terms: Drain, held: Count) -> Change {
+    let Count { tunnels, sessions } = held;
+    let within = humantime::format_duration(terms.within);
+    let (by, detail) = match sessions {
+        0 => (None, "it has no sessions".to_owned()),
+        _ => (
+            Some(terms.within.as_secs_f64()),
+            format!("takes no new sessions; what is left is cut after {within}"),
+        ),
+    };
+    Change { tunnels, sessions, by, detail, ..removed }
+}
+
+/// What becomes of a backend that has left already, where its address leaves as well.
+fn ends(spared: &Spared, next: &Config) -> Option<Change> {
+    if elsewhere(&spared.backend.address, next).is_some() {
+        return None;
+    }
+    let name = format!("{}/{}", spared.pool, spared.backend.name);
+    let removed = change(ChangedThing::Backend, ChangeKind::Removed, &name, "");
+    Some(disconnected(removed, spared.terms, spared.held))
+}
+
+fn goes_on(other: &Target, held: Count) -> String {
+    match held.sessions {
+        0 => format!("goes on as {other}"),
+        1 => format!("goes on as {other}, with 1 session"),
+        sessions => format!("goes on as {other}, with {sessions} sessions"),
     }
 }
 
-/// Whether the address stays, under another name or in another pool: its sessions go on then.
-fn is_elsewhere(backend: &Backend, config: &Config) -> bool {
-    let mut all = config.pools.iter().flat_map(|pool| &pool.backends);
-    all.any(|other| other.address == backend.address)
+/// The backend that a configuration has at this address.
+pub(super) fn elsewhere(address: &Address, config: &Config) -> Option<Target> {
+    config.pools.iter().find_map(|pool| {
+        let other = pool.backends.iter().find(|other| other.address == *address)?;
+        Some(Target { pool: Some(pool.name.clone()), backend: Some(other.name.clone()) })
+    })
 }
 
 /// Changes of the process's own settings.
@@ -288,109 +332,4 @@ fn change(what: ChangedThing, how: ChangeKind, name: &str, detail: impl Into<Str
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::config::Protocol;
-
-    fn backend(address: &str) -> Backend {
-        Backend { name: address.to_owned(), address: address.parse().unwrap(), weight: 1 }
-    }
-
-    fn config(addresses: &[&str]) -> Config {
-        let backends = addresses.iter().map(|address| backend(address)).collect();
-        let listener = Listener::new("web", vec!["127.0.0.1:80".parse().unwrap()], Protocol::Http);
-        Config::new(vec![listener], Pool::new("chat", backends))
-    }
-
-    fn compare(now: &Config, next: &Config) -> Plan {
-        plan(now, next, &[], |_, _| Held { tunnels: 2, sessions: 5 }, |_, _| false)
-    }
-
-    fn told(plan: &Plan) -> Vec<(ChangedThing, ChangeKind, &str)> {
-        plan.changes.iter().map(|c| (c.what, c.how, c.name.as_str())).collect()
-    }
-
-    #[test]
-    fn the_same_is_empty() {
-        let config = config(&["10.0.0.1:80"]);
-        let plan = compare(&config, &config);
-        assert!(plan.empty && plan.changes.is_empty());
-    }
-
-    #[test]
-    fn a_removed_backend_takes_its_sessions_with_it_at_its_deadline() {
-        let now = config(&["10.0.0.1:80", "10.0.0.2:80"]);
-        let plan = compare(&now, &config(&["10.0.0.1:80", "10.0.0.3:80"]));
-        assert_eq!(
-            told(&plan),
-            [
-                (ChangedThing::Backend, ChangeKind::Removed, "chat/10.0.0.2:80"),
-                (ChangedThing::Backend, ChangeKind::Added, "chat/10.0.0.3:80"),
-            ]
-        );
-        assert_eq!((plan.disconnected_tunnels, plan.disconnected_sessions), (2, 5));
-        assert_eq!(plan.by, Some(300.0));
-    }
-
-    #[test]
-    fn a_renamed_backend_disconnects_nobody() {
-        let now = config(&["10.0.0.1:80"]);
-        let mut next = now.clone();
-        next.pools[0].backends[0].name = "blue".to_owned();
-        let plan = compare(&now, &next);
-        assert_eq!((plan.empty, plan.disconnected_sessions, plan.by), (false, 0, None));
-    }
-
-    #[test]
-    fn a_pool_goes_with_its_backends() {
-        let now = config(&["10.0.0.1:80"]);
-        let mut next = config(&["10.0.0.9:80"]);
-        next.pools[0].name = "other".to_owned();
-        next.routes[0].pool = "other".to_owned();
-        let plan = compare(&now, &next);
-        assert_eq!(
-            told(&plan),
-            [
-                (ChangedThing::Route, ChangeKind::Changed, "/"),
-                (ChangedThing::Pool, ChangeKind::Removed, "chat"),
-                (ChangedThing::Backend, ChangeKind::Removed, "chat/10.0.0.1:80"),
-                (ChangedThing::Pool, ChangeKind::Added, "other"),
-            ]
-        );
-        assert_eq!(plan.disconnected_sessions, 5);
-    }
-
-    #[test]
-    fn settings_and_listeners_are_told_by_what_differs() {
-        let now = config(&["10.0.0.1:80"]);
-        let mut next = now.clone();
-        next.pools[0].slow_start = Duration::from_secs(1);
-        next.listeners[0].bind = vec!["127.0.0.1:81".parse().unwrap()];
-        next.access_log = crate::config::AccessLog::Off;
-        let plan = compare(&now, &next);
-        let details: Vec<&str> = plan.changes.iter().map(|c| c.detail.as_str()).collect();
-        assert_eq!(details, ["from 127.0.0.1:80 to 127.0.0.1:81", "slow_start", ""]);
-    }
-
-    #[test]
-    fn backends_of_a_source_that_is_replaced_are_at_risk() {
-        let now = config(&["10.0.0.1:80", "10.0.0.2:80"]);
-        let mut next = now.clone();
-        next.pools[0].slow_start = Duration::from_secs(1);
-        let held = |_: &str, _: &Backend| Held { tunnels: 2, sessions: 5 };
-        let found = |_: &str, backend: &Backend| backend.name == "10.0.0.2:80";
-        let plan = plan(&now, &next, &[], held, found);
-        let named: Vec<&str> = plan.changes.iter().map(|change| change.name.as_str()).collect();
-        assert_eq!(named, ["chat", "chat/10.0.0.2:80"]);
-        assert_eq!((plan.disconnected_sessions, plan.by), (5, Some(300.0)));
-    }
-
-    #[test]
-    fn orders_are_told_and_change_nothing_by_themselves() {
-        let config = config(&["10.0.0.1:80"]);
-        let fate = Fate { name: "chat/x".to_owned(), words: "until restart", kept: true };
-        let plan = plan(&config, &config, &[fate], |_, _| Held::default(), |_, _| false);
-        assert!(plan.empty);
-        assert_eq!(told(&plan), [(ChangedThing::Backend, ChangeKind::Kept, "chat/x")]);
-    }
-}
+mod tests;

@@ -2,11 +2,11 @@
 
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
-use super::{Control, drain::End, overlay::covers};
+use super::{Control, count::Count, drain::End, overlay::covers};
 use crate::{
     admin::api::{
-        BackendCondition, BackendState, CertificateState, ListenerState, PoolState, ProcessState,
-        Status, Target,
+        BackendCondition, BackendState, CertificateState, CheckFailure, ListenerState, PoolState,
+        ProcessState, Status, Target,
     },
     config::{Balance, Certificate, Pool, Source},
     upstream::{Backend, Life},
@@ -36,11 +36,11 @@ impl Control {
                 (false, false) => ProcessState::Serving,
             },
             drain: self.drains.whole().state(&self.proxy),
-            connections: self.proxy.metrics.connections(),
-            tunnels: self.proxy.tunnels.len() as u64,
-            sessions: self.proxy.sids.len() as u64,
+            connections: self.proxy.metrics.connections() + self.proxy.tunnels.len() as u64,
+            tunnels: self.backends.iter().map(|backend| self.count(backend).tunnels).sum(),
+            sessions: self.backends.iter().map(|backend| self.count(backend).sessions).sum(),
             listeners: self.listener_states(),
-            pools: self.config.pools.iter().map(|pool| self.pool_state(pool, &all)).collect(),
+            pools: self.pool_states(&all),
             reload: self.reload.clone(),
             predecessors: self.predecessors().list(),
         }
@@ -48,8 +48,28 @@ impl Control {
 
     /// The backends of a target.
     pub(super) fn states(&self, what: &Target) -> Vec<BackendState> {
-        let pools = self.config.pools.iter().map(|pool| self.pool_state(pool, what));
+        let pools = self.config.pools.iter().map(|pool| self.pool_state(pool, what, |_| true));
         pools.flat_map(|pool| pool.backends).collect()
+    }
+
+    /// What a backend holds.
+    pub(super) fn count(&self, backend: &Backend) -> Count {
+        Count::of(backend, &self.proxy, self.predecessors())
+    }
+
+    /// The pools of the configuration, and those that have left it and hold something. Removed backends
+    /// that hold nothing are left out: they are there only for session ids that are unknown here.
+    fn pool_states(&self, what: &Target) -> Vec<PoolState> {
+        let holds = |backend: &Backend| {
+            self.condition(backend) != BackendCondition::Leaving || !self.is_empty(backend)
+        };
+        let shown = |pool: &Pool, removed: bool| PoolState {
+            removed,
+            ..self.pool_state(pool, what, holds)
+        };
+        let present = self.config.pools.iter().map(|pool| shown(pool, false));
+        let left = self.left.iter().map(|pool| shown(pool, true));
+        present.chain(left.filter(|pool| !pool.backends.is_empty())).collect()
     }
 
     pub(super) fn listener_states(&self) -> Vec<ListenerState> {
@@ -75,7 +95,12 @@ impl Control {
         listeners.collect()
     }
 
-    fn pool_state(&self, pool: &Pool, what: &Target) -> PoolState {
+    fn pool_state(
+        &self,
+        pool: &Pool,
+        what: &Target,
+        is_shown: impl Fn(&Backend) -> bool,
+    ) -> PoolState {
         // In the order of the configuration, then those on their way out.
         let place = |backend: &Backend| {
             let place = pool.backends.iter().position(|wanted| backend.is(&pool.name, wanted));
@@ -85,6 +110,7 @@ impl Control {
             .backends
             .iter()
             .filter(|backend| backend.pool() == pool.name && covers(what, &own(backend)))
+            .filter(|backend| is_shown(backend))
             .collect();
         backends.sort_by_key(|backend| place(backend));
         PoolState {
@@ -104,13 +130,14 @@ impl Control {
             }
             .to_owned(),
             source_error: self.overlay.source_error(&pool.name).map(str::to_owned),
+            removed: false,
             backends: backends.into_iter().map(|backend| self.state_of(backend)).collect(),
         }
     }
 
-    fn state_of(&self, backend: &Backend) -> BackendState {
+    pub(super) fn state_of(&self, backend: &Backend) -> BackendState {
         let drain = self.drains.state(backend, &self.proxy);
-        let before = self.predecessors().tunnels_of(backend);
+        let Count { tunnels, sessions } = self.count(backend);
         BackendState {
             pool: backend.pool().to_owned(),
             name: backend.name().to_owned(),
@@ -119,9 +146,16 @@ impl Control {
             state: self.condition(backend),
             weight: backend.weight(),
             ramp: backend.ramp(),
-            sessions: backend.sessions() as u64 + before,
-            tunnels: self.proxy.tunnels.of(backend.serial()) as u64 + before,
+            sessions,
+            tunnels,
             requests: backend.requests() as u64,
+            since: unix(backend.diagnosis().since()),
+            reason: reason(backend),
+            last_failure: backend.diagnosis().last_failure().map(|failure| CheckFailure {
+                at: unix(failure.at),
+                reason: failure.reason.to_string(),
+            }),
+            goes_on_as: self.drains.goes_on_as(backend.serial()).map(Target::to_string),
             drain,
         }
     }
@@ -142,15 +176,30 @@ impl Control {
     }
 
     /// Whether nothing is left on a backend, here and in the processes before this one.
-    fn is_empty(&self, backend: &Backend) -> bool {
+    pub(super) fn is_empty(&self, backend: &Backend) -> bool {
         backend.sessions() == 0 && backend.requests() == 0 && !self.predecessors().may_hold(backend)
     }
 }
 
 fn certificate_state(certificate: Certificate) -> CertificateState {
     let expires = certificate.validity().map(|(_, to)| to);
-    let since = |at: SystemTime| at.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
-    CertificateState { names: certificate.names, expires: expires.map(since) }
+    CertificateState { names: certificate.names, expires: expires.map(unix) }
+}
+
+/// Why a backend takes no new sessions, where that is for its health.
+fn reason(backend: &Backend) -> Option<String> {
+    let diagnosis = backend.diagnosis();
+    if !backend.is_up() {
+        let failure = diagnosis.last_failure();
+        let reason = failure.map(|failure| failure.reason.to_string());
+        // It came down in the process before this one.
+        return Some(reason.unwrap_or_else(|| "not checked by this process yet".to_owned()));
+    }
+    diagnosis.ejection().filter(|_| backend.is_ejected()).map(str::to_owned)
+}
+
+fn unix(at: SystemTime) -> f64 {
+    at.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64()
 }
 
 fn own(backend: &Backend) -> Target {

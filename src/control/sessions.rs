@@ -31,7 +31,7 @@ pub(super) fn list(proxy: &Proxy, of: &Target, limit: usize) -> Result<Sessions,
             pool: backend.pool().to_owned(),
             backend: backend.name().to_owned(),
             kind: if tunnel.framed { SessionKind::Tunnel } else { SessionKind::Stream },
-            client: Some(tunnel.client),
+            client: Some(tunnel.client.to_string()),
             age: Some(tunnel.age.as_secs_f64()),
         }));
     }
@@ -76,12 +76,11 @@ fn members(snapshot: &Snapshot, of: &Target) -> Result<Vec<Arc<Backend>>, Denied
     }
     let in_pool = |pool: &str| of.pool.as_deref().is_none_or(|wanted| wanted == pool);
     let is_wanted = |name: &str| of.backend.as_deref().is_none_or(|wanted| wanted == name);
-    let pools: Vec<_> =
-        snapshot.pools.iter().filter(|pool| in_pool(pool.upstream.name())).collect();
-    let all = pools.iter().flat_map(|pool| pool.holders(0));
+    let all = snapshot.holders().filter(|backend| in_pool(backend.pool()));
     let backends: Vec<_> = all.filter(|backend| is_wanted(backend.name())).cloned().collect();
+    let has_pool = snapshot.pools.iter().any(|pool| in_pool(pool.upstream.name()));
     match (&of.pool, &of.backend) {
-        (Some(_), None) if pools.is_empty() => {}
+        (Some(_), None) if !has_pool && backends.is_empty() => {}
         (_, Some(_)) if backends.is_empty() => {}
         _ => return Ok(backends),
     }

@@ -188,7 +188,7 @@ impl Attempt<'_> {
         if matches!(error.kind, Kind::TimedOut | Kind::Io) {
             backend.fell_silent(*began);
         }
-        self.proxy.mark_failed(backend, &self.config().health, *began);
+        self.proxy.mark_failed(backend, &self.config().health, error, *began);
     }
 
     /// Counts towards an ejection what the backend is to blame for.

@@ -9,7 +9,7 @@ mod streams;
 use std::{
     net::{IpAddr, Ipv4Addr},
     sync::Arc,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use http::{
@@ -68,6 +68,7 @@ impl Proxy {
             if let Led::To(pool) = led {
                 told.pool = Some(pool.upstream.name().to_owned());
                 balanced(pool, client, &mut told);
+                unhealthy(pool, &mut told);
             }
             return Ok(told);
         }
@@ -90,6 +91,7 @@ impl Proxy {
                 let route = rule.way.route.as_deref().unwrap_or_default();
                 told.steps.push(format!("The route {route} leads to pool {}.", rule.way.pool));
                 self.place(&rule.pool, parts, &checked, (client, asked.tls), &mut told);
+                unhealthy(&rule.pool, &mut told);
             }
             Ok(Routed::Challenge(_)) => {
                 answers(
@@ -293,6 +295,28 @@ fn balanced(pool: &Pool, client: IpAddr, told: &mut Explanation) {
 
 fn takes_new(pool: &Pool) -> bool {
     pool.upstream.backends().iter().any(|backend| backend.takes_new())
+}
+
+/// Tells of each backend whose health keeps new sessions from it.
+fn unhealthy(pool: &Pool, told: &mut Explanation) {
+    let backends = pool.upstream.backends().iter();
+    let unhealthy = backends.filter(|backend| !backend.is_up() || backend.is_ejected());
+    for backend in unhealthy.take(MOST_NAMED) {
+        let (name, diagnosis) = (backend.name(), backend.diagnosis());
+        if backend.is_up() {
+            let reason = diagnosis.ejection().unwrap_or_default();
+            told.steps.push(format!("Backend {name} is ejected: {reason}."));
+            continue;
+        }
+        let down = diagnosis.since().elapsed().unwrap_or_default().as_secs();
+        let down = humantime::format_duration(Duration::from_secs(down));
+        told.steps.push(match diagnosis.last_failure() {
+            Some(failure) => {
+                format!("Backend {name} has been down for {down}: {}.", failure.reason)
+            }
+            None => format!("Backend {name} has been down since before this process."),
+        });
+    }
 }
 
 fn chosen(told: &mut Explanation, by: ChosenBy, backend: Option<&Arc<Backend>>) {

@@ -225,7 +225,7 @@ impl<'a> Search<'a> {
             Err(error) if error.side == Side::Backend => {
                 self.proxy.note(backend, true);
                 let health = &self.pool.config().health;
-                self.proxy.mark_failed(backend, health, began.into_std());
+                self.proxy.mark_failed(backend, health, error, began.into_std());
             }
             Err(_) => {}
         }

@@ -24,6 +24,7 @@ use xxhash_rust::xxh3::xxh3_64;
 use super::{
     admission::{Schedule, Verdict, come_back},
     balance::Selector,
+    diagnosis::Diagnosis,
     limits::Connections,
     load::{FULL_SHARE, Load},
     outlier::Reason,
@@ -52,6 +53,7 @@ pub struct Backend {
     recovery: Recovery,
     down_since: Mutex<Option<Instant>>,
     silence: Silence,
+    diagnosis: Diagnosis,
     shedding: AtomicBool,
     loops: AtomicBool,
     seat: ArcSwapOption<Seat>,
@@ -96,6 +98,7 @@ impl Backend {
             recovery: Recovery::new(Instant::now()),
             down_since: Mutex::new(None),
             silence: Silence::new(Instant::now()),
+            diagnosis: Diagnosis::new(),
             shedding: AtomicBool::new(false),
             loops: AtomicBool::new(false),
             seat: ArcSwapOption::empty(),
@@ -197,6 +200,11 @@ impl Backend {
         *self.down_since.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Why it is down or ejected, and since when.
+    pub fn diagnosis(&self) -> &Diagnosis {
+        &self.diagnosis
+    }
+
     /// Whether the configuration still wants it.
     pub fn phase(&self) -> Life {
         self.load.life()
@@ -267,6 +275,7 @@ impl Backend {
             self.silence.checked(Instant::now());
         }
         let transition = self.load.mark(healthy, rise, fall)?;
+        self.diagnosis.changed();
         if let Some(seat) = self.seat.load().as_ref() {
             self.recovery.health_changed(&self.load, &seat.quorum, Instant::now());
         }

@@ -11,6 +11,7 @@ pub mod backend;
 pub mod balance;
 mod budget;
 pub mod connect;
+mod diagnosis;
 pub mod dial;
 mod limits;
 pub mod load;
@@ -23,6 +24,7 @@ mod silence;
 
 pub use backend::{Admitted, Backend, Hold, InFlight, InUse, Life, Pending, Transition, Turn};
 pub use connect::{ConnectError, connect};
+pub use diagnosis::{CheckFailure, Diagnosis};
 pub use dial::Dial;
 pub use outlier::Reason;
 pub use pool::{Pool, source};

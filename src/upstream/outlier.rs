@@ -24,6 +24,16 @@ pub enum Reason {
     Rate,
 }
 
+impl Reason {
+    /// The reason in words.
+    pub fn words(self) -> &'static str {
+        match self {
+            Self::Consecutive => "too many requests in a row failed",
+            Self::Rate => "too large a share of the requests failed",
+        }
+    }
+}
+
 /// Counters of one backend.
 #[derive(Debug)]
 pub(super) struct Outcomes {

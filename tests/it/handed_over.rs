@@ -160,7 +160,7 @@ async fn a_node_that_is_removed_takes_its_tunnels_in_the_old_process_along() {
         settings.backends(&remaining);
     });
     let refused = proxy.command(&["reload", "--max-disconnects", "0"]).await;
-    refused.refused("it would disconnect 1 sessions");
+    refused.refused("would disconnect 1 session (1 with a tunnel)");
     let from = proxy.stderr().len();
     proxy.hangup();
     is_closed(client, far).await;

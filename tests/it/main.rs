@@ -39,7 +39,11 @@ mod continuity;
 #[cfg(test)]
 mod cookies;
 #[cfg(test)]
+mod counts;
+#[cfg(test)]
 mod deadlines;
+#[cfg(test)]
+mod diagnosis;
 #[cfg(test)]
 mod discovery;
 #[cfg(test)]
@@ -58,6 +62,8 @@ mod handed_over;
 mod health;
 #[cfg(test)]
 mod layer4;
+#[cfg(test)]
+mod leaving;
 #[cfg(feature = "load")]
 #[cfg(test)]
 mod load;

@@ -59,7 +59,7 @@ for (const generation of ['v4', 'v2']) {
     ledger.assertClean();
     assert.equal(await proxy.metric('moorline_reloads_total', 'refused'), 0);
     assert.equal(await proxy.metric('moorline_backend_up'), nodes.length);
-    const down = proxy.child.output.split('\n').filter((line) => /health changed pool="chat"/.test(line));
+    const down = proxy.child.output.split('\n').filter((line) => /backend is down pool="chat"/.test(line));
     assert.deepEqual(down, []);
     await assertMoored(nodes);
     proxy.assertUntroubled();

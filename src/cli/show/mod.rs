@@ -89,20 +89,37 @@ pub(super) fn seconds(seconds: f64) -> String {
     text
 }
 
+/// Unix time, in seconds.
+pub(super) fn unix_now() -> f64 {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    now.unwrap_or_default().as_secs_f64()
+}
+
 /// How many of something.
 pub(super) fn counted(count: u64, noun: &str) -> String {
     let plural = if count == 1 { "" } else { "s" };
     format!("{count} {noun}{plural}")
 }
 
+/// How many sessions, and how many of them have a tunnel and how many poll.
+pub(super) fn sessions(sessions: u64, tunnels: u64) -> String {
+    let polling = sessions.saturating_sub(tunnels);
+    let all = counted(sessions, "session");
+    match (tunnels, polling) {
+        (0, 0) => all,
+        (0, _) => format!("{all} ({polling} polling)"),
+        (_, 0) => format!("{all} ({})", counted(tunnels, "tunnel")),
+        (_, _) => format!("{all} ({}, {polling} polling)", counted(tunnels, "tunnel")),
+    }
+}
+
 /// What is left of a drain.
 pub(super) fn drain(state: &DrainState) -> String {
-    let (sockets, sessions) = (state.sockets_left, state.sessions_left);
-    if sockets == 0 && sessions == 0 {
+    let (tunnels, left) = (state.sockets_left, state.sessions_left);
+    if tunnels == 0 && left == 0 {
         return "empty".to_owned();
     }
-    let mut text =
-        format!("{} and {} left", counted(sockets, "socket"), counted(sessions, "session"));
+    let mut text = format!("{} left", sessions(left, tunnels));
     match (state.seconds_left, state.seconds_to_closes) {
         (None, _) => text.push_str(", no deadline"),
         (Some(left), Some(closes)) if closes > 0.0 => {
@@ -151,6 +168,14 @@ mod tests {
     }
 
     #[test]
+    fn sessions_are_counted_once() {
+        assert_eq!(sessions(4, 2), "4 sessions (2 tunnels, 2 polling)");
+        assert_eq!(sessions(1, 1), "1 session (1 tunnel)");
+        assert_eq!(sessions(3, 0), "3 sessions (3 polling)");
+        assert_eq!(sessions(0, 0), "0 sessions");
+    }
+
+    #[test]
     fn a_drain_in_words() {
         let state = DrainState {
             since: 0.0,
@@ -159,12 +184,12 @@ mod tests {
             sockets_left: 1,
             sessions_left: 2,
         };
-        let said = "1 socket and 2 sessions left, closes from 2m 30s on, empty within 5m";
-        assert_eq!(drain(&state), said);
+        let left = "2 sessions (1 tunnel, 1 polling) left";
+        assert_eq!(drain(&state), format!("{left}, closes from 2m 30s on, empty within 5m"));
         let state = DrainState { seconds_to_closes: Some(0.0), ..state };
-        assert_eq!(drain(&state), "1 socket and 2 sessions left, empty within 5m");
+        assert_eq!(drain(&state), format!("{left}, empty within 5m"));
         let state = DrainState { seconds_left: None, ..state };
-        assert_eq!(drain(&state), "1 socket and 2 sessions left, no deadline");
+        assert_eq!(drain(&state), format!("{left}, no deadline"));
         let state = DrainState { sockets_left: 0, sessions_left: 0, ..state };
         assert_eq!(drain(&state), "empty");
     }

@@ -71,9 +71,10 @@ async fn handshake(
         ));
     }
     if status != StatusCode::OK {
-        return Err(format!("status {} to a handshake", status.as_u16()));
+        return Err(format!("expected 200 to a handshake, got {}", status.as_u16()));
     }
-    let open = open_packet(&body).ok_or("no open packet in the answer to a handshake")?;
+    let open = open_packet(&body)
+        .ok_or("expected an open packet in the answer to a handshake, got something else")?;
     let query = format!("{path}?EIO={protocol}&sid={}&transport=", encoded(&open.sid));
     let goodbye = if body.first() == Some(&b'0') { "1" } else { "1:1" };
     Ok(Some(Session { query, goodbye, upgrades: offers_websocket(&body) }))
@@ -97,7 +98,7 @@ async fn goodbye(on: &Target<'_>, link: &mut Link, session: &Session) -> Result<
     whole(response).await?;
     match status {
         StatusCode::OK => Ok(()),
-        status => Err(format!("status {} to a close", status.as_u16())),
+        status => Err(format!("expected 200 to a close packet, got {}", status.as_u16())),
     }
 }
 

@@ -51,10 +51,20 @@ pub(super) async fn probe(
     match code {
         code if (lowest..=highest).contains(&code) => Ok(()),
         404 => Err(format!(
-            "status 404: the backend has no {path}; set `path` of `health` to one that it answers, or use \
-             `probe = \"engine.io\"`"
+            "expected {}, got 404: set `path` of `health` to a path that the backend answers, or use \
+             `probe = \"engine.io\"`",
+            statuses(lowest, highest)
         )),
-        code => Err(format!("status {code}")),
+        code => Err(format!("expected {}, got {code}", statuses(lowest, highest))),
+    }
+}
+
+/// A range of statuses, as short as it can be said.
+fn statuses(lowest: u16, highest: u16) -> String {
+    match (lowest / 100, lowest % 100, highest % 100) {
+        _ if lowest == highest => format!("{lowest}"),
+        (class, 0, 99) if highest / 100 == class => format!("{class}xx"),
+        _ => format!("{lowest} to {highest}"),
     }
 }
 
@@ -109,4 +119,16 @@ impl Link {
 pub(super) async fn whole(response: Response<Incoming>) -> Result<Bytes, String> {
     let body = Limited::new(response.into_body(), MAX_BODY).collect().await;
     body.map(|body| body.to_bytes()).map_err(|error| format!("the answer's body: {error}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::statuses;
+
+    #[test]
+    fn ranges_of_statuses_are_short() {
+        assert_eq!(statuses(200, 299), "2xx");
+        assert_eq!(statuses(204, 204), "204");
+        assert_eq!(statuses(200, 399), "200 to 399");
+    }
 }

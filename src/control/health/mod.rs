@@ -13,6 +13,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use humantime::format_duration;
 use tokio::time::{sleep, timeout};
 use tokio_util::task::AbortOnDropHandle;
 
@@ -20,7 +21,7 @@ use self::http::Target;
 
 use crate::{
     config::{Health, Probe},
-    upstream::{Backend, Dial},
+    upstream::{Backend, Dial, Transition},
 };
 
 /// The probes of one backend; dropped, they end.
@@ -74,14 +75,51 @@ async fn watch(backend: Arc<Backend>, dial: Arc<Dial>, terms: Health, new: bool)
             // It refused, or answered something else.
             Ok(Err(_)) => {}
         }
-        let verdict = outcome.unwrap_or_else(|_| Err("no answer in time".to_owned()));
-        let (pool, name) = (backend.pool(), backend.name());
-        if let Some(transition) = backend.mark(verdict.is_ok(), terms.rise, fall) {
-            let reason = verdict.err().unwrap_or_default();
-            tracing::warn!(pool, backend = name, ?transition, reason, "health changed");
-        }
+        let late = || Err(format!("no answer within {}", format_duration(terms.timeout)));
+        let verdict = outcome.unwrap_or_else(|_| late());
+        let verdict = verdict.map_err(|wrong| format!("{}: {wrong}", spoken(&terms.probe)));
+        judge(&backend, &verdict, terms.rise, fall);
         fall = terms.fall;
         sleep(jittered(terms.interval)).await;
+    }
+}
+
+/// Counts a probe, and logs what an operator does not know yet: a change of health, and another reason
+/// while the backend is down.
+fn judge(backend: &Backend, verdict: &Result<(), String>, rise: u32, fall: u32) {
+    let (pool, name) = (backend.pool(), backend.name());
+    let is_new = backend.diagnosis().probed(verdict.as_ref().copied().map_err(String::as_str));
+    let since = backend.diagnosis().since();
+    let transition = backend.mark(verdict.is_ok(), rise, fall);
+    match (transition, verdict) {
+        (Some(Transition::Down), Err(reason)) => {
+            tracing::warn!(pool, backend = name, reason, "backend is down");
+        }
+        (Some(_), _) => {
+            let down = since.elapsed().unwrap_or_default().as_secs();
+            let down = format_duration(Duration::from_secs(down));
+            tracing::info!(pool, backend = name, %down, "backend is up again");
+        }
+        (None, Err(reason)) if is_new && !backend.is_up() => {
+            tracing::warn!(
+                pool,
+                backend = name,
+                reason,
+                "backend is still down, for another reason"
+            );
+        }
+        (None, _) => {}
+    }
+}
+
+/// What a probe does, for its verdict.
+fn spoken(probe: &Probe) -> String {
+    match probe {
+        Probe::Off => String::new(),
+        Probe::Tcp => "TCP probe".to_owned(),
+        Probe::Http { path, .. } => format!("HTTP probe GET {path}"),
+        Probe::EngineIo { path, .. } => format!("Engine.IO probe {path}"),
+        Probe::WebSocket { path, .. } => format!("WebSocket probe {path}"),
     }
 }
 

@@ -51,7 +51,10 @@ pub(super) async fn open(on: &Target<'_>, target: &str) -> Result<Socket, String
     let mut link = on.link().await?;
     let response = link.ask(request, Bytes::new()).await?;
     if response.status() != StatusCode::SWITCHING_PROTOCOLS {
-        return Err(format!("status {} to a WebSocket handshake", response.status().as_u16()));
+        return Err(format!(
+            "expected 101 to a WebSocket handshake, got {}",
+            response.status().as_u16()
+        ));
     }
     let accepted = response.headers().get(SEC_WEBSOCKET_ACCEPT);
     if accepted.is_none_or(|value| value != accept(key.as_bytes()).as_str()) {

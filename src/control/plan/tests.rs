@@ -1,0 +1,144 @@
+use std::time::Duration;
+
+use super::*;
+use crate::config::Protocol;
+
+fn backend(address: &str) -> Backend {
+    Backend { name: address.to_owned(), address: address.parse().unwrap(), weight: 1 }
+}
+
+fn config(addresses: &[&str]) -> Config {
+    let backends = addresses.iter().map(|address| backend(address)).collect();
+    let listener = Listener::new("web", vec!["127.0.0.1:80".parse().unwrap()], Protocol::Http);
+    Config::new(vec![listener], Pool::new("chat", backends))
+}
+
+fn compare(now: &Config, next: &Config) -> Plan {
+    plan(now, next, &[], &[], |_, _| Count { tunnels: 2, sessions: 5 }, |_, _| false)
+}
+
+fn told(plan: &Plan) -> Vec<(ChangedThing, ChangeKind, &str)> {
+    plan.changes.iter().map(|c| (c.what, c.how, c.name.as_str())).collect()
+}
+
+#[test]
+fn the_same_is_empty() {
+    let config = config(&["10.0.0.1:80"]);
+    let plan = compare(&config, &config);
+    assert!(plan.empty && plan.changes.is_empty());
+}
+
+#[test]
+fn a_removed_backend_takes_its_sessions_with_it_at_its_deadline() {
+    let now = config(&["10.0.0.1:80", "10.0.0.2:80"]);
+    let plan = compare(&now, &config(&["10.0.0.1:80", "10.0.0.3:80"]));
+    assert_eq!(
+        told(&plan),
+        [
+            (ChangedThing::Backend, ChangeKind::Removed, "chat/10.0.0.2:80"),
+            (ChangedThing::Backend, ChangeKind::Added, "chat/10.0.0.3:80"),
+        ]
+    );
+    assert_eq!((plan.disconnected_tunnels, plan.disconnected_sessions), (2, 5));
+    assert_eq!(plan.by, Some(300.0));
+}
+
+#[test]
+fn a_renamed_backend_disconnects_nobody() {
+    let now = config(&["10.0.0.1:80"]);
+    let mut next = now.clone();
+    next.pools[0].backends[0].name = "blue".to_owned();
+    let plan = compare(&now, &next);
+    assert_eq!((plan.empty, plan.disconnected_sessions, plan.by), (false, 0, None));
+    assert_eq!(plan.changes[0].detail, "goes on as chat/blue, with 5 sessions");
+}
+
+#[test]
+fn a_spared_backend_is_counted_where_its_address_leaves() {
+    let spared = Spared {
+        pool: "old".to_owned(),
+        backend: backend("10.0.0.1:80"),
+        held: Count { tunnels: 3, sessions: 4 },
+        terms: Drain::within(Duration::from_secs(60)),
+    };
+    let none = |_: &str, _: &Backend| Count::default();
+    let now = config(&["10.0.0.1:80", "10.0.0.2:80"]);
+    let told =
+        |next: &Config| plan(&now, next, &[], std::slice::from_ref(&spared), none, |_, _| false);
+    let stays = told(&config(&["10.0.0.1:80"]));
+    assert_eq!((stays.changes.len(), stays.disconnected_sessions), (1, 0));
+    let leaves = told(&config(&["10.0.0.2:80"]));
+    assert_eq!(leaves.changes[1].name, "old/10.0.0.1:80");
+    assert_eq!((leaves.disconnected_tunnels, leaves.disconnected_sessions), (3, 4));
+    assert_eq!(leaves.by, Some(60.0));
+}
+
+#[test]
+fn a_pool_goes_with_its_backends() {
+    let now = config(&["10.0.0.1:80"]);
+    let mut next = config(&["10.0.0.9:80"]);
+    next.pools[0].name = "other".to_owned();
+    next.routes[0].pool = "other".to_owned();
+    let plan = compare(&now, &next);
+    assert_eq!(
+        told(&plan),
+        [
+            (ChangedThing::Route, ChangeKind::Changed, "/"),
+            (ChangedThing::Pool, ChangeKind::Removed, "chat"),
+            (ChangedThing::Backend, ChangeKind::Removed, "chat/10.0.0.1:80"),
+            (ChangedThing::Pool, ChangeKind::Added, "other"),
+        ]
+    );
+    assert_eq!(plan.disconnected_sessions, 5);
+}
+
+#[test]
+fn settings_and_listeners_are_told_by_what_differs() {
+    let now = config(&["10.0.0.1:80"]);
+    let mut next = now.clone();
+    next.pools[0].slow_start = Duration::from_secs(1);
+    next.listeners[0].bind = vec!["127.0.0.1:81".parse().unwrap()];
+    next.access_log = crate::config::AccessLog::Off;
+    let plan = compare(&now, &next);
+    let details: Vec<&str> = plan.changes.iter().map(|c| c.detail.as_str()).collect();
+    assert_eq!(details, ["from 127.0.0.1:80 to 127.0.0.1:81", "slow_start", ""]);
+}
+
+#[test]
+fn a_summary_names_what_changed_and_how() {
+    let now = config(&["10.0.0.1:80"]);
+    let mut next = now.clone();
+    next.pools.push(Pool::new("other", Vec::new()));
+    next.routes[0].pool = "other".to_owned();
+    next.pools[0].slow_start = Duration::from_secs(1);
+    let said = summary(&compare(&now, &next));
+    let expected = "route / changed: from pool chat to pool other; pool chat changed: slow_start; \
+                    pool other added: 0 backends";
+    assert_eq!(said, expected);
+    let many: Vec<String> = (1..100).map(|n| format!("10.0.0.{n}:80")).collect();
+    let many: Vec<&str> = many.iter().map(String::as_str).collect();
+    assert!(summary(&compare(&now, &config(&many))).ends_with("; and 78 more"));
+    assert_eq!(summary(&compare(&now, &now)), "other settings");
+}
+
+#[test]
+fn backends_of_a_source_that_is_replaced_are_at_risk() {
+    let now = config(&["10.0.0.1:80", "10.0.0.2:80"]);
+    let mut next = now.clone();
+    next.pools[0].slow_start = Duration::from_secs(1);
+    let held = |_: &str, _: &Backend| Count { tunnels: 2, sessions: 5 };
+    let found = |_: &str, backend: &Backend| backend.name == "10.0.0.2:80";
+    let plan = plan(&now, &next, &[], &[], held, found);
+    let named: Vec<&str> = plan.changes.iter().map(|change| change.name.as_str()).collect();
+    assert_eq!(named, ["chat", "chat/10.0.0.2:80"]);
+    assert_eq!((plan.disconnected_sessions, plan.by), (5, Some(300.0)));
+}
+
+#[test]
+fn orders_are_told_and_change_nothing_by_themselves() {
+    let config = config(&["10.0.0.1:80"]);
+    let fate = Fate { name: "chat/x".to_owned(), words: "until restart", kept: true };
+    let plan = plan(&config, &config, &[fate], &[], |_, _| Count::default(), |_, _| false);
+    assert!(plan.empty);
+    assert_eq!(told(&plan), [(ChangedThing::Backend, ChangeKind::Kept, "chat/x")]);
+}

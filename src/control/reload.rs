@@ -1,0 +1,133 @@
+//! Reading the configuration file again and putting it in force.
+
+use std::time::Duration;
+
+use tokio::time::timeout;
+
+use super::{Control, Denied, apply::Changes, plan, unix_now, watch::Watcher};
+use crate::{
+    admin::api::{Plan, ReloadState},
+    config::{Config, check},
+};
+
+/// Longest time that reading the configuration's files may take: one may be a pipe, or on a disk that
+/// is gone, and a signal to stop must not wait behind it.
+pub(super) const LOAD: Duration = Duration::from_secs(10);
+
+/// Why the file is read again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Cause {
+    /// The process has just started.
+    Start,
+    /// A watched file has changed.
+    Change,
+    /// An operator wants it.
+    Order,
+}
+
+impl Control {
+    /// Reads the file and applies it, and the service manager knows.
+    pub(super) async fn reload(&mut self, cause: Cause) {
+        if self.file.is_some() {
+            self.notifier.reloading();
+            self.read_again(cause).await;
+            self.notifier.ready();
+        }
+    }
+
+    /// Reads the file and applies it. A faulty one is told, with every fault, and changes nothing.
+    pub(super) async fn read_again(&mut self, cause: Cause) {
+        let outcome = match self.read().await {
+            Ok(config) => self.put_in(config, None).await,
+            Err(faults) => Err(Denied::Failed(faults)),
+        };
+        let outcome = outcome.map_err(|denied| denied.to_string());
+        let nothing = outcome.as_ref().map(|(changes, _)| changes.is_empty());
+        // What nobody ordered and what changes nothing is no reload.
+        if cause == Cause::Order || nothing != Ok(true) {
+            self.note_reload(nothing);
+        }
+        match outcome {
+            Ok((changes, plan)) => log_reload(&changes, &plan),
+            Err(faults) => {
+                tracing::error!(
+                    "reload refused; the configuration in force stays: {}",
+                    faults.trim_end()
+                );
+            }
+        }
+        self.resolver.again(&self.backends);
+    }
+
+    /// The file as it is now, checked. Its files are watched from then on, by new watches.
+    pub(super) async fn read(&mut self) -> Result<Config, String> {
+        let Some(path) = self.file.clone() else {
+            return Err(
+                "this process runs from flags, so that there is no file to reload".to_owned()
+            );
+        };
+        let shown = path.display().to_string();
+        // Files are read off the runtime: a slow disk must not hold up a request.
+        let files = self.watcher.as_ref().map(Watcher::files);
+        let loading = tokio::task::spawn_blocking(move || match files {
+            Some(files) => files.load(|| check::read(&path)),
+            None => check::load(&path),
+        });
+        match timeout(LOAD, loading).await {
+            Ok(Ok(Ok(config))) => Ok(config),
+            Ok(Ok(Err(faults))) => Err(faults.to_string()),
+            Ok(Err(error)) => Err(error.to_string()),
+            Err(_) => Err(format!(
+                "{shown}: reading the file and the files that it names takes too long; is one of them on a slow disk?"
+            )),
+        }
+    }
+
+    /// Applies what the file says, unless more sessions would be disconnected than `most`, or than the
+    /// configuration in force allows.
+    pub(super) async fn put_in(
+        &mut self,
+        typed: Config,
+        most: Option<u64>,
+    ) -> Result<(Changes, Plan), Denied> {
+        let plan = self.plan_for(&typed);
+        let would = plan.disconnected_sessions;
+        if let Some(most) = most.or(self.typed.reload.max_disconnects).filter(|most| would > *most)
+        {
+            let plural = if would == 1 { "" } else { "s" };
+            let tunnels = plan.disconnected_tunnels;
+            return Err(Denied::Conflict(format!(
+                "refused: the reload would disconnect {would} session{plural} ({tunnels} with a \
+                 tunnel), and at most {most} may be disconnected"
+            )));
+        }
+        match self.apply(typed).await {
+            Ok(changes) => Ok((changes, plan)),
+            Err(error) => Err(Denied::Failed(error.to_string())),
+        }
+    }
+
+    pub(super) fn note_reload(&mut self, outcome: Result<bool, &String>) {
+        let metrics = &self.proxy.metrics;
+        let error = match outcome {
+            Ok(true) => None,
+            Ok(false) => {
+                metrics.reloads_ok.inc();
+                None
+            }
+            Err(faults) => {
+                metrics.reloads_refused.inc();
+                Some(faults.clone())
+            }
+        };
+        self.reload = Some(ReloadState { at: unix_now(), error });
+    }
+}
+
+/// Logs what a reload has changed.
+pub(super) fn log_reload(changes: &Changes, plan: &Plan) {
+    match changes.is_empty() {
+        true => tracing::debug!("reloaded: nothing changed"),
+        false => tracing::info!(changes = plan::summary(plan), "reloaded"),
+    }
+}
