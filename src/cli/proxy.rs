@@ -74,7 +74,7 @@ fn config(args: &Args) -> anyhow::Result<Config> {
         if backends.iter().any(|known| known.address == *address) {
             bail!("--backend {typed} is given twice: remove one of the two");
         }
-        if let Some(own) = listeners.iter().find(|own| own.is_at(&address)) {
+        if let Some(own) = listeners.iter().find(|own| own.is_at(address)) {
             bail!(
                 "--backend {typed}: the {} listener of this proxy listens there; write the address of the \
                  application",
