@@ -70,11 +70,13 @@ mod load;
 #[cfg(feature = "load")]
 #[cfg(test)]
 mod load_input;
+#[cfg(test)]
 mod loops;
 #[cfg(test)]
 mod memory;
 #[cfg(test)]
 mod outliers;
+#[cfg(test)]
 mod paths;
 #[cfg(test)]
 mod per_address;
@@ -88,6 +90,7 @@ mod proxy_protocol;
 mod reach;
 #[cfg(test)]
 mod rebalance;
+#[cfg(test)]
 mod redaction;
 #[cfg(test)]
 mod refusals;
