@@ -504,10 +504,13 @@ fn assert_fine(report: &[Value], id: &str) {
     assert!(report.iter().any(fine), "{id}: {report:#?}");
 }
 
-/// What a report finds fault with.
+/// What a report finds fault with in the server. `engine_problem` is about the scanner's own OpenSSL, which
+/// has no GOST engine.
 fn bad(report: &[Value]) -> Vec<&str> {
-    let fine =
-        |finding: &Value| matches!(finding["severity"].as_str(), Some("OK" | "INFO" | "DEBUG"));
+    let fine = |finding: &Value| {
+        finding["id"] == "engine_problem"
+            || matches!(finding["severity"].as_str(), Some("OK" | "INFO" | "DEBUG"))
+    };
     let bad = report.iter().filter(|finding| !fine(finding));
     bad.map(|finding| finding["id"].as_str().unwrap()).collect()
 }
