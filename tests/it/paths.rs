@@ -123,7 +123,7 @@ async fn two_forms_of_one_route_are_a_fault() {
         settings.table("[[routes]]\npath = \"/%6Detrics/\"\npool = \"app\"\n");
         text = settings.text();
     });
-    proxy.refuses(&text, &["another route has this host and path"]).await;
+    proxy.refuses(&text, &["another route already has this host and path"]).await;
     drop(app);
     proxy.finish().await;
 }
