@@ -354,8 +354,7 @@ impl Arrival {
             drain,
         });
         async move {
-            let log = |refused: &Refused| log_refused(&proxy, &visitor, refused);
-            server::serve(Arc::clone(&proxy), Arc::clone(&visitor), stream, log).await;
+            server::serve(proxy, visitor, stream, log_refused).await;
         }
     }
 
@@ -482,7 +481,7 @@ mod tests {
     #[test]
     fn a_connection_that_waits_remembers_little_of_how_it_began() {
         let served = size_of_served(|proxy, visitor, stream| {
-            server::serve(proxy, visitor, stream, |_: &Refused| {})
+            server::serve(proxy, visitor, stream, log_refused)
         });
         let whole = size(Arrival::serve);
         assert!(whole <= served + 600, "{whole} bytes, of which HTTP has {served}");

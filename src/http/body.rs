@@ -323,6 +323,7 @@ impl Inbound {
             self.gate = None;
         }
         if let Some(frame) = self.ahead.pop_front() {
+            self.progress.waits_for_client.store(false, Ordering::Relaxed);
             return Poll::Ready(Some(Ok(frame)));
         }
         self.poll_client(cx)

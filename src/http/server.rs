@@ -59,11 +59,11 @@ pub async fn serve(
     proxy: Arc<Proxy>,
     visitor: Arc<Visitor>,
     stream: Client,
-    refused: impl FnOnce(&Refused),
+    refused: impl FnOnce(&Proxy, &Visitor, &Refused),
 ) {
     let stream = HalfClose::new(stream, Arc::clone(&visitor.patience), Arc::clone(&visitor.clock));
     let service = {
-        let visitor = Arc::clone(&visitor);
+        let (proxy, visitor) = (Arc::clone(&proxy), Arc::clone(&visitor));
         service_fn(move |request| {
             let (proxy, visitor) = (Arc::clone(&proxy), Arc::clone(&visitor));
             let serving = visitor.clock.serve();
@@ -118,7 +118,10 @@ pub async fn serve(
     };
     let parts = connection.into_parts();
     // What follows is of no size, and not in the future of a connection that is served for days.
-    Box::pin(finish(&visitor, ended, parts.io.into_inner(), parts.read_buf, refused)).await;
+    Box::pin(finish(&visitor, ended, parts.io.into_inner(), parts.read_buf, |refusal| {
+        refused(&proxy, &visitor, refusal);
+    }))
+    .await;
 }
 
 /// Whether nothing of the request is still to come.
