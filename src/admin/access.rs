@@ -67,7 +67,7 @@ impl Token {
         if warned.is_none_or(|then| then.elapsed() >= WARN_EVERY) {
             *warned = Some(Instant::now());
             drop(warned);
-            tracing::warn!(from = %way, "a request to the admin API without the right token");
+            tracing::warn!(from = %way, "rejected a request to the admin API: it has no token or a wrong one");
         }
     }
 }

@@ -13,7 +13,10 @@ use crate::control::Denied;
 #[derive(Debug)]
 pub(super) enum Problem {
     /// No token, or a wrong one.
-    Unauthorized,
+    Unauthorized {
+        /// Whether the request has a token.
+        given: bool,
+    },
     /// There is nothing at this path.
     NoPath,
     /// There is, but not by this method; these are.
@@ -40,7 +43,7 @@ impl Problem {
     /// Its status.
     fn status(&self) -> StatusCode {
         match self {
-            Self::Unauthorized => StatusCode::UNAUTHORIZED,
+            Self::Unauthorized { .. } => StatusCode::UNAUTHORIZED,
             Self::NoPath | Self::Denied(Denied::NotFound(_)) => StatusCode::NOT_FOUND,
             Self::Method(_) => StatusCode::METHOD_NOT_ALLOWED,
             Self::MediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
@@ -57,8 +60,11 @@ impl Problem {
 
     fn sentence(&self) -> String {
         match self {
-            Self::Unauthorized => {
-                "the admin API needs a token, or this one is wrong: send `Authorization: Bearer …`"
+            Self::Unauthorized { given: false } => {
+                "the admin API needs a token; send `Authorization: Bearer TOKEN`".to_owned()
+            }
+            Self::Unauthorized { given: true } => {
+                "wrong token; use the one that `admin.token` of the process's configuration names"
                     .to_owned()
             }
             Self::NoPath => {
@@ -78,7 +84,7 @@ impl Problem {
         let mut response = json(self.status(), &Refusal { error: self.sentence() });
         let headers = response.headers_mut();
         match self {
-            Self::Unauthorized => {
+            Self::Unauthorized { .. } => {
                 let challenge = HeaderValue::from_static("Bearer realm=\"moorline\"");
                 headers.insert(header::WWW_AUTHENTICATE, challenge);
             }

@@ -68,7 +68,7 @@ impl Api {
         match self.attempt(request, way).await {
             Ok(reply) => self.signed(reply),
             // Without the token nothing is said about the process.
-            Err(problem @ Problem::Unauthorized) => problem.response(),
+            Err(problem @ Problem::Unauthorized { .. }) => problem.response(),
             Err(problem) => self.signed(problem.response()),
         }
     }
@@ -92,7 +92,8 @@ impl Api {
         // Before anything else: who may not come in does not learn what is inside.
         if let Some(token) = self.token.as_ref().filter(|token| !token.is_in(&head.headers)) {
             token.refused(way);
-            return Err(Problem::Unauthorized);
+            let given = head.headers.contains_key(http::header::AUTHORIZATION);
+            return Err(Problem::Unauthorized { given });
         }
         let (route, named) =
             routes::find(&head.method, head.uri.path()).map_err(|missing| match missing {

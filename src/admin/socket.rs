@@ -33,6 +33,19 @@ const RUN: &str = "/run";
 /// The unit's folder there.
 const UNIT: &str = "moorline";
 
+/// What to do about a socket that cannot be made.
+fn advice(kind: io::ErrorKind) -> &'static str {
+    match kind {
+        io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
+            "; choose a folder that this user can write to, with `socket` in `[admin]` or --admin-socket"
+        }
+        io::ErrorKind::NotFound => {
+            "; create the folder, or choose another one with `socket` in `[admin]` or --admin-socket"
+        }
+        _ => "",
+    }
+}
+
 /// A bound socket with its file.
 #[derive(Debug)]
 pub struct UnixSocket {
@@ -62,7 +75,11 @@ impl UnixSocket {
         let named = |error: io::Error| {
             io::Error::new(
                 error.kind(),
-                format!("cannot listen on the admin socket {}: {error}", path.display()),
+                format!(
+                    "cannot listen on the admin socket {}: {error}{}",
+                    path.display(),
+                    advice(error.kind())
+                ),
             )
         };
         clear(path).map_err(named)?;

@@ -6,6 +6,7 @@ use http::Method;
 
 use super::{
     client::{Access, NOTHING, segment},
+    number,
     show::{self, Cell, Column, Ink, Table, plain},
 };
 use crate::admin::api::{BackendCondition, BackendState, NewBackend, NewWeight, Origin, Pools};
@@ -46,7 +47,7 @@ pub enum Command {
         #[arg(long)]
         name: Option<String>,
         /// Share of new sessions relative to the others
-        #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=65_535))]
+        #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = number::within(1_u32, 65_535))]
         weight: Option<u32>,
     },
     /// Drain and remove a backend that was added here
@@ -63,7 +64,7 @@ pub enum Command {
         /// The backend
         backend: String,
         /// Share of new sessions relative to the others
-        #[arg(value_name = "N", value_parser = clap::value_parser!(u32).range(1..=65_535))]
+        #[arg(value_name = "N", allow_negative_numbers = true, value_parser = number::within(1_u32, 65_535))]
         weight: u32,
     },
 }

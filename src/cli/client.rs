@@ -2,7 +2,7 @@
 //! answer, and a sentence that says what to do where there is none.
 
 use std::{
-    env, fs,
+    env,
     path::{Path, PathBuf},
     sync::OnceLock,
     time::Duration,
@@ -24,6 +24,7 @@ use tokio::{
 
 pub(super) use super::process::Process;
 use super::{
+    files,
     find::{self, Found},
     show,
 };
@@ -31,8 +32,10 @@ use crate::admin::api::Refusal;
 
 /// Deadline of a connection.
 const CONNECT_WITHIN: Duration = Duration::from_secs(5);
-/// Deadline of an answer, where nothing has to be started for it.
+/// Deadline of an answer to an order.
 const ANSWER_WITHIN: Duration = Duration::from_secs(60);
+/// Deadline of an answer to a question: the process has it at hand.
+const SHOW_WITHIN: Duration = Duration::from_secs(10);
 /// Longest answer that is read.
 const LONGEST: usize = 64 << 20;
 /// What stays as it is in a segment of a path: the unreserved characters of RFC 3986.
@@ -92,7 +95,7 @@ impl Access {
     /// # Errors
     /// A sentence: why the process cannot be reached, or why it refused.
     pub(super) async fn get<T: DeserializeOwned>(&self, path: &str) -> anyhow::Result<Answer<T>> {
-        self.ask(Method::GET, path, NOTHING).await
+        self.ask_within(SHOW_WITHIN, Method::GET, path, NOTHING).await
     }
 
     /// Sends an order or a question with a body.
@@ -139,6 +142,10 @@ impl Access {
                 if self.json {
                     show::document(&process.signed(text));
                 }
+                if status == StatusCode::UNAUTHORIZED {
+                    // Without the token, the process does not say which one it is.
+                    return anyhow!("{}: {}", process.at, show::lines(&refusal.error));
+                }
                 anyhow!("{}\n{}", show::lines(&refusal.error), process.line())
             }
             Err(_) => {
@@ -181,16 +188,28 @@ impl Access {
                 send(stream, request, path.display().to_string(), user).await
             }
         };
-        timeout(deadline, exchange)
-            .await
-            .unwrap_or_else(|_| bail!("no answer within {}", show::seconds(deadline.as_secs_f64())))
+        timeout(deadline, exchange).await.unwrap_or_else(|_| bail!(self.silence(deadline)))
+    }
+
+    /// What to say of a process that does not answer.
+    fn silence(&self, deadline: Duration) -> String {
+        let socket = self.socket.as_ref().or(self.found.get());
+        let at = match (&self.api, socket) {
+            (Some(authority), _) => format!(" at http://{authority}"),
+            (None, Some(path)) => format!(" at {}", path.display()),
+            (None, None) => String::new(),
+        };
+        format!(
+            "the process{at} did not answer within {}; it may be stopped (state T in `ps`; `kill -CONT PID` \
+             continues it) or overloaded: see its log",
+            show::seconds(deadline.as_secs_f64())
+        )
     }
 
     /// The token of the API over TCP.
     fn token(&self) -> anyhow::Result<String> {
         let token = match &self.token_file {
-            Some(file) => fs::read_to_string(file)
-                .with_context(|| format!("cannot read the token file {}", file.display()))?,
+            Some(file) => files::text(file)?,
             None => env::var("MOORLINE_TOKEN").unwrap_or_default(),
         };
         match token.trim_start_matches('\u{feff}').trim() {
@@ -283,7 +302,10 @@ fn authority(url: &str) -> Result<Authority, String> {
     let plain = uri.scheme_str() == Some("http") && uri.path() == "/" && uri.query().is_none();
     match uri.authority() {
         Some(authority) if plain && !authority.as_str().contains('@') => Ok(authority.clone()),
-        _ => Err("write it as http://HOST:PORT".to_owned()),
+        _ if uri.scheme_str() == Some("https") => {
+            Err("the admin API does not use TLS; write http://HOST:PORT".to_owned())
+        }
+        _ => Err("write it as http://HOST:PORT, for example http://10.0.0.1:9091".to_owned()),
     }
 }
 

@@ -17,7 +17,7 @@ use std::{
 
 use self::control::Control;
 use super::{
-    flags,
+    flags, number,
     serve::{Service, serve},
 };
 use crate::{
@@ -57,7 +57,7 @@ pub struct Args {
     #[arg(long, value_name = "PATH", value_parser = flags::admin_socket)]
     pub admin_socket: Option<AdminSocket>,
     /// How many Socket.IO nodes to start, 1 to 8
-    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..=8))]
+    #[arg(long, value_name = "N", default_value_t = 3, allow_negative_numbers = true, value_parser = number::within(1_u8, 8))]
     pub nodes: u8,
 }
 

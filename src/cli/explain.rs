@@ -6,6 +6,7 @@ use http::Method;
 
 use super::{
     client::Access,
+    flags,
     show::{Ink, paint, plain},
 };
 use crate::admin::api::{ExplainOrder, Explanation};
@@ -31,7 +32,7 @@ pub struct Args {
     #[arg(long)]
     pub cookie: Option<String>,
     /// The client's address
-    #[arg(long, value_name = "IP")]
+    #[arg(long, value_name = "IP", value_parser = flags::ip)]
     pub client: Option<IpAddr>,
     /// The `User-Agent` header
     #[arg(long)]

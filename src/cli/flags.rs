@@ -1,12 +1,21 @@
 //! Flags that mean what a setting of the file means: the same readers, the same advice.
 
-use std::{net::SocketAddr, path::PathBuf};
+use std::{
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+};
 
 use crate::config::{self, Address, AdminSocket, Wrong};
 
 /// An IP address and a port to listen on.
 pub(super) fn listen(typed: &str) -> Result<SocketAddr, Wrong> {
     config::listen_address(typed.trim())
+}
+
+/// An IP address without a port.
+pub(super) fn ip(typed: &str) -> Result<IpAddr, String> {
+    let advice = "write an IP address without a port, for example 192.0.2.7 or 2001:db8::7";
+    typed.trim().parse().map_err(|_| advice.to_owned())
 }
 
 /// A backend, with its address as typed for a name.

@@ -2,7 +2,6 @@
 
 use std::{
     fmt::Write as _,
-    fs,
     path::{self, PathBuf},
     process::ExitCode,
 };
@@ -12,6 +11,7 @@ use http::Method;
 
 use super::{
     client::Access,
+    files,
     show::{self, Cell, Column, Ink, Table, seconds},
 };
 use crate::admin::api::{Change, ChangeKind, Plan, PlanOrder};
@@ -44,7 +44,7 @@ impl Args {
         let order = match &self.file {
             Some(file) => {
                 let named = || format!("cannot read {}", file.display());
-                let text = fs::read_to_string(file).with_context(named)?;
+                let text = files::text(file)?;
                 let whole = path::absolute(file).with_context(named)?;
                 let path = whole
                     .to_str()

@@ -6,6 +6,7 @@ use http::Method;
 
 use super::{
     client::Access,
+    number,
     plan::{self, Tense},
 };
 use crate::admin::api::{Plan, ReloadOrder};
@@ -18,7 +19,10 @@ Examples:
   moorline reload --max-disconnects 0     # only if no session is disconnected")]
 pub struct Args {
     /// Refuse the reload if it would disconnect more sessions than this
-    #[arg(long, value_name = "N")]
+    #[arg(
+        long, value_name = "N", allow_negative_numbers = true,
+        value_parser = number::within(0_u64, 1_000_000_000)
+    )]
     pub max_disconnects: Option<u64>,
     /// Where the process is.
     #[command(flatten)]

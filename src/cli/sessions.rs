@@ -11,6 +11,7 @@ use http::Method;
 
 use super::{
     client::{Access, NOTHING, segment},
+    number,
     show::{self, Column, Table, counted, plain},
     target,
 };
@@ -44,8 +45,8 @@ pub struct Args {
     pub target: Option<Target>,
     /// Maximum number of sessions to list
     #[arg(
-        long, value_name = "N", default_value_t = 100,
-        value_parser = clap::value_parser!(u32).range(1..=10_000)
+        long, value_name = "N", default_value_t = 100, allow_negative_numbers = true,
+        value_parser = number::within(1_u32, 10_000)
     )]
     pub limit: u32,
     /// Where the process is.

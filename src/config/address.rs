@@ -139,6 +139,12 @@ pub(crate) fn bind(text: &str) -> Result<SocketAddr, Wrong> {
             return wrong.help(format!("write the address without the scheme: \"{bare}\""));
         }
         let port = text.rsplit(':').next().unwrap_or_default();
+        let parts = text.rsplit_once(':').filter(|(ip, port)| is_ip_part(ip) && !port.is_empty());
+        if let Some((ip, port)) = parts.filter(|(_, port)| port.parse::<u16>().is_err()) {
+            let message = format!("invalid port {} in {}", quoted(port), quoted(text));
+            return Wrong::new(message)
+                .help(format!("write a port from 1 to 65535, for example \"{ip}:8080\""));
+        }
         match (port.parse::<u16>(), text.parse::<IpAddr>()) {
             (_, Ok(IpAddr::V4(ip))) => wrong.help(format!("add a port: \"{ip}:8080\"")),
             (_, Ok(IpAddr::V6(ip))) => wrong.help(format!("write \"[{ip}]:8080\"")),
@@ -183,6 +189,15 @@ fn is_local(ip: IpAddr) -> bool {
     ip.is_loopback() || from().is_some_and(|from| from.ip() == ip)
 }
 
+/// Whether a text is the IP address of an address to listen on, IPv6 in its brackets.
+fn is_ip_part(text: &str) -> bool {
+    let inner = text.strip_prefix('[').and_then(|inner| inner.strip_suffix(']'));
+    match inner {
+        Some(inner) => inner.parse::<Ipv6Addr>().is_ok(),
+        None => text.parse::<Ipv4Addr>().is_ok(),
+    }
+}
+
 /// A network in CIDR notation, or one address.
 pub(super) fn network(text: &str) -> Result<IpNet, Wrong> {
     let one = text.parse::<IpAddr>().map(IpNet::from);
@@ -190,8 +205,24 @@ pub(super) fn network(text: &str) -> Result<IpNet, Wrong> {
     let net = one.or_else(|_| text.parse::<IpNet>().map(|net| net.trunc())).map(canonical);
     net.map_err(|_| {
         Wrong::new(format!("invalid IP address or network {}", quoted(text)))
-            .help("write an address or a network: \"10.0.0.7\" or \"10.0.0.0/8\"")
+            .help(network_help(text))
     })
+}
+
+fn network_help(text: &str) -> &'static str {
+    match text.split_once('/') {
+        Some((ip, _)) if ip.parse::<Ipv4Addr>().is_ok() => {
+            "write the number of network bits after the slash, from 0 to 32: \"10.0.0.0/8\""
+        }
+        Some((ip, _)) if ip.parse::<Ipv6Addr>().is_ok() => {
+            "write the number of network bits after the slash, from 0 to 128: \"2001:db8::/32\""
+        }
+        _ if text.bytes().any(|byte| byte.is_ascii_alphabetic()) && !text.contains(':') => {
+            "host names are not supported here; write an address or a network: \"10.0.0.7\" or \
+             \"10.0.0.0/8\""
+        }
+        _ => "write an address or a network: \"10.0.0.7\" or \"10.0.0.0/8\"",
+    }
 }
 
 /// IPv4 in its own form: a peer whose address is mapped into IPv6 is compared as what it is.

@@ -193,6 +193,10 @@ fn listed(source: &Source<'_>, own: &Own<'_>, mut report: impl FnMut(Fault)) -> 
         let words = words(line);
         let Some((address, settings)) = words.split_first() else { continue };
         let place = |word: &Word<'_>| start + word.at.start..start + word.at.end;
+        if let Some(wrong) = foreign_line(&words) {
+            report(source.fault(&place(address), wrong));
+            continue;
+        }
         let parsed = address.text.parse::<Address>();
         let mut backend = match parsed {
             Ok(parsed) => Backend { name: address.text.to_owned(), address: parsed, weight: 1 },
@@ -216,6 +220,18 @@ fn listed(source: &Source<'_>, own: &Own<'_>, mut report: impl FnMut(Fault)) -> 
         report(Fault::of_file(source.path(), too_many()));
     }
     backends
+}
+
+/// A line of another proxy's configuration: `server ADDRESS;` or `server NAME ADDRESS check`.
+fn foreign_line(words: &[Word<'_>]) -> Option<Wrong> {
+    let [keyword, rest @ ..] = words else { return None };
+    let is_server = matches!(keyword.text, "server" | "backend" | "upstream" | "to");
+    let mut found = rest.iter().map(|word| word.text.trim_end_matches(';'));
+    let address = found.find(|text| text.parse::<Address>().is_ok()).filter(|_| is_server)?;
+    Some(
+        Wrong::new(format!("unexpected word {} before the address", quoted(keyword.text)))
+            .help(format!("write the address alone: {address}")),
+    )
 }
 
 /// Applies one `key=value`; `given` has the keys of the line so far.
@@ -325,6 +341,15 @@ mod tests {
             "`name` is given twice\n --> backends.txt:7:20\n",
         ] {
             assert!(faults.contains(part), "{part} in:\n{faults}");
+        }
+    }
+
+    #[test]
+    fn lines_of_other_proxies_get_the_address_alone() {
+        for line in ["server 10.0.0.1:80;", "server web1 10.0.0.1:80 check", "to 10.0.0.1:80"] {
+            let (backends, faults) = list(line);
+            assert!(backends.is_empty(), "{line}");
+            assert!(faults.contains("write the address alone: 10.0.0.1:80\n"), "{faults}");
         }
     }
 

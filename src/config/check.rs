@@ -64,7 +64,13 @@ pub fn read(path: &Path) -> Loaded {
     let own = Reading { path: absolute(path), content };
     let (outcome, named) = match bytes {
         Ok(bytes) => text(&bytes, path),
-        Err(wrong) => (Err(Faults(vec![Fault::of_file(path, wrong)])), Vec::new()),
+        Err(wrong) => {
+            let wrong = match &wrong.help {
+                None => wrong.help("give the path of a Moorline configuration file"),
+                Some(_) => wrong,
+            };
+            (Err(Faults(vec![Fault::of_file(path, wrong)])), Vec::new())
+        }
     };
     let named = named.into_iter().map(|named| Reading { path: absolute(&named.path), ..named });
     Loaded { outcome, readings: std::iter::once(own).chain(named).collect() }

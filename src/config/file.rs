@@ -109,8 +109,11 @@ impl<'s> File<'s> {
         let outcome = read(path);
         let content = outcome.as_deref().map_or(Content::Unreadable, Content::of);
         self.readings.borrow_mut().push(Reading { path: path.to_owned(), content });
+        let folder = self.source.path().parent().unwrap_or(Path::new(""));
         outcome.map_err(|wrong| match &wrong.help {
-            None => wrong.help(self.relative_to()),
+            // Another path was typed as an absolute one.
+            None if path.starts_with(folder) => wrong.help(self.relative_to()),
+            None => wrong.help("check the path, or create the file"),
             Some(_) => wrong,
         })
     }
@@ -193,7 +196,18 @@ pub(super) fn read(path: &Path) -> Result<Vec<u8>, Wrong> {
                 .help("name a smaller file"))
         }
         Ok(_) => Ok(bytes),
-        Err(error) => Err(Wrong::new(format!("cannot read {shown}: {}", reason(&error)))),
+        Err(error) => {
+            let wrong = Wrong::new(format!("cannot read {shown}: {}", reason(&error)));
+            Err(match error.kind() {
+                io::ErrorKind::PermissionDenied => wrong.help(format!(
+                    "allow this user to read the file and to enter its folders; `namei -l {}` shows their \
+                     owners and modes",
+                    path.display()
+                )),
+                io::ErrorKind::IsADirectory => wrong.help("name a file in this folder"),
+                _ => wrong,
+            })
+        }
     }
 }
 
@@ -223,7 +237,7 @@ fn reason(error: &io::Error) -> String {
         io::ErrorKind::NotFound => "there is no such file".to_owned(),
         io::ErrorKind::PermissionDenied => {
             let user = rustix::process::geteuid().as_raw();
-            format!("permission denied for this process (uid {user}); see `namei -l` of the path")
+            format!("permission denied for this process (uid {user})")
         }
         io::ErrorKind::IsADirectory => "it is a folder".to_owned(),
         _ => error.to_string(),

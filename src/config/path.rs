@@ -63,6 +63,11 @@ pub fn second_reading(normal: &str) -> Option<String> {
 pub(super) fn prefix(typed: &str) -> Result<(), Wrong> {
     let wrong = || Wrong::new(format!("invalid path {}", quoted(typed)));
     if !typed.starts_with('/') {
+        if typed.starts_with(['~', '^', '=']) {
+            return Err(wrong().help(
+                "regular expressions and modifiers are not supported: write a path prefix, for example \"/api\"",
+            ));
+        }
         return Err(wrong().help(format!("a path starts with a slash: \"/{typed}\"")));
     }
     if typed.contains(['?', '#']) {

@@ -253,7 +253,9 @@ fn terms(how: DrainOrder) -> Result<Option<config::Drain>, Denied> {
     let Some(within) = how.within else {
         return match how.spread {
             None => Ok(None),
-            Some(_) => Err(Denied::Invalid("`spread` has no meaning without `within`".to_owned())),
+            Some(_) => Err(Denied::Invalid(
+                "`spread` has no effect without a deadline; set `within` too".to_owned(),
+            )),
         };
     };
     let mut terms = config::Drain::within(span("within", within)?);
@@ -262,6 +264,10 @@ fn terms(how: DrainOrder) -> Result<Option<config::Drain>, Denied> {
     }
     match terms.spread <= terms.within {
         true => Ok(Some(terms)),
-        false => Err(Denied::Invalid("`spread` is longer than `within`".to_owned())),
+        false => Err(Denied::Invalid(format!(
+            "`spread` ({}) is longer than `within` ({}); set a shorter `spread`",
+            humantime::format_duration(terms.spread),
+            humantime::format_duration(terms.within)
+        ))),
     }
 }

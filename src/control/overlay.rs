@@ -330,6 +330,9 @@ pub(super) fn exists(config: &Config, what: &Target) -> Result<(), Denied> {
     }
 }
 
+/// Most backends that a message names.
+const MOST_NAMES: usize = 10;
+
 fn named<'c>(config: &'c Config, pool: &str) -> Result<&'c config::Pool, Denied> {
     let known = config.pools.iter().find(|known| known.name == pool);
     known.ok_or_else(|| {
@@ -344,8 +347,17 @@ pub(super) fn member<'c>(
     pool: &str,
     backend: &str,
 ) -> Result<&'c Backend, Denied> {
-    let known = named(config, pool)?.backends.iter().find(|known| known.name == backend);
-    known.ok_or_else(|| Denied::NotFound(format!("pool {pool} has no backend {backend}")))
+    let members = &named(config, pool)?.backends;
+    let known = members.iter().find(|known| known.name == backend);
+    known.ok_or_else(|| {
+        let mut names: Vec<&str> =
+            members.iter().map(|m| m.name.as_str()).take(MOST_NAMES).collect();
+        if members.len() > MOST_NAMES {
+            names.push("…");
+        }
+        let names = if names.is_empty() { "none".to_owned() } else { names.join(", ") };
+        Denied::NotFound(format!("pool {pool} has no backend {backend}; it has: {names}"))
+    })
 }
 
 fn weight(weight: u32) -> Result<u32, Denied> {

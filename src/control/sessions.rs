@@ -61,7 +61,9 @@ pub(super) fn close(proxy: &Proxy, id: &str) -> Result<(), Denied> {
     } else if let Ok(session) = id.parse::<SessionId>() {
         proxy.sids.let_one_go(session)
     } else {
-        return Err(Denied::Invalid(format!("{id} is no session's name; a list shows them")));
+        return Err(Denied::Invalid(format!(
+            "invalid session name {id}; `moorline sessions` lists the names"
+        )));
     };
     match closed {
         true => Ok(()),

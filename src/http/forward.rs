@@ -438,8 +438,24 @@ pub(super) fn kind(error: &hyper::Error) -> Kind {
 fn because(failure: ProxyError, error: hyper::Error) -> ProxyError {
     match beneath(&error).and_then(io::Error::get_ref) {
         Some(tls) if tls.is::<rustls::Error>() => failure.because(tls.to_string()),
-        _ => failure.because(error),
+        _ => match advice(&error) {
+            Some(advice) => failure.because(format!("{error}; {advice}")),
+            None => failure.because(error),
+        },
     }
+}
+
+/// What to check when a backend sends no valid response.
+fn advice(error: &hyper::Error) -> Option<&'static str> {
+    if error.is_parse() && !error.is_parse_too_large() {
+        return Some(
+            "check that the backend serves HTTP/1.1 on this port; if it uses TLS, set `tls = true` in the pool",
+        );
+    }
+    let ended = error.is_incomplete_message() && beneath(error).is_none();
+    ended.then_some(
+        "see the backend's log; if it uses TLS on this port, set `tls = true` in the pool",
+    )
 }
 
 /// The socket's own error.

@@ -43,7 +43,7 @@ pub(crate) const TOO_MANY: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\n\
     Cache-Control: no-store\r\n\
     Retry-After: 5\r\n\
     Connection: close\r\n\r\n\
-    Too many connections from your address are open here.\n";
+    Too many connections from your address are open.\n";
 
 /// What a reply to this request needs to know of it.
 #[derive(Clone, Debug, Default)]
@@ -269,10 +269,10 @@ pub(super) fn status(error: &ProxyError) -> StatusCode {
 pub(super) fn sentence(error: &ProxyError) -> &'static str {
     match (error.kind, error.phase) {
         (Kind::BadRequest(sentence), _) => sentence,
-        (Kind::MethodNotAllowed, _) => "This method is not relayed.",
-        (Kind::UpgradeRequired, _) => "WebSocket version 13 is the one spoken here.",
+        (Kind::MethodNotAllowed, _) => "This method is not supported.",
+        (Kind::UpgradeRequired, _) => "Only WebSocket version 13 is supported.",
         (Kind::BodyTooLarge, _) => {
-            "The body is too large to look for the node of a session that is not known here."
+            "The request body is too large to search for the backend of an unknown session."
         }
         (Kind::HeaderTooLarge, _) if error.side == Side::Backend => {
             "The header of the backend's response is too large or has too many fields."
@@ -286,35 +286,39 @@ pub(super) fn sentence(error: &ProxyError) -> &'static str {
             "The request leads back to this proxy: a backend of its pool is the proxy itself."
         }
         (Kind::NoRoute, _) => "No route covers this host and path.",
-        (Kind::NoBackend, _) => "No node of this application takes anybody at present.",
+        (Kind::NoBackend, _) => "No backend is available.",
         (Kind::SessionGone, _) => UNKNOWN_SID,
         (Kind::Saturated, Phase::RequestBody) => {
-            "Too many bodies wait for the nodes of their sessions to be found."
+            "Too many request bodies wait for the search for the backends of their sessions."
         }
-        (Kind::Saturated, _) => "Every connection to the node is in use.",
-        (Kind::TooMany, _) => "Too many connections from your address are open here.",
-        (Kind::NotAdmitted, _) => "Too many sessions open at once; try again in a moment.",
-        (Kind::Exhausted, _) => "The proxy has no port or descriptor left to connect with.",
-        (Kind::Refused, _) => "The node refused the connection.",
+        (Kind::Saturated, _) => "Every connection to the backend is in use.",
+        (Kind::TooMany, _) => "Too many connections from your address are open.",
+        (Kind::NotAdmitted, _) => "Too many new sessions at once; try again in a moment.",
+        (Kind::Exhausted, _) => {
+            "The proxy has no free port or file descriptor for a connection to the backend."
+        }
+        (Kind::Refused, _) => "The backend refused the connection.",
         (Kind::TimedOut, Phase::Connect | Phase::Handshake) => {
-            "The node could not be connected to in time."
+            "The connection to the backend timed out."
         }
         (Kind::TimedOut, Phase::Request) => "The request header did not arrive in time.",
         (Kind::TimedOut, Phase::RequestBody) if error.side == Side::Backend => {
             "The backend did not read the request body in time."
         }
-        (Kind::TimedOut, Phase::RequestBody) => "The body did not come in time.",
-        (Kind::TimedOut, _) => "The node did not answer in time.",
-        (Kind::Incomplete | Kind::Reset, _) if error.side == Side::Client => "The body broke off.",
-        (Kind::Reset, _) => "The node reset the connection before it answered.",
-        (Kind::Incomplete, _) => "The node closed the connection before it answered.",
+        (Kind::TimedOut, Phase::RequestBody) => "The request body did not arrive in time.",
+        (Kind::TimedOut, _) => "The backend did not answer in time.",
+        (Kind::Incomplete | Kind::Reset, _) if error.side == Side::Client => {
+            "The request body is incomplete."
+        }
+        (Kind::Reset, _) => "The backend reset the connection before it answered.",
+        (Kind::Incomplete, _) => "The backend closed the connection before it answered.",
         (Kind::Malformed | Kind::UnknownName, Phase::Handshake) => {
-            "The node and the proxy did not agree on TLS."
+            "The TLS handshake with the backend failed."
         }
         (Kind::Malformed, _) => {
-            "The node's answer is not valid HTTP. Does the node speak TLS? Then its pool needs `tls = true`."
+            "The backend's response is not valid HTTP. If the backend uses TLS, set `tls = true` in its pool."
         }
-        (Kind::BadUpgrade, _) => "The node's answer to the upgrade is not valid.",
+        (Kind::BadUpgrade, _) => "The backend's response to the upgrade is not valid.",
         (
             Kind::CertificateExpired
             | Kind::CertificateName
@@ -323,10 +327,10 @@ pub(super) fn sentence(error: &ProxyError) -> &'static str {
             | Kind::CertificateMissing
             | Kind::CertificateInvalid,
             _,
-        ) => "The node could not prove who it is.",
-        (Kind::NotTls | Kind::Alert, _) => "The node and the proxy did not agree on TLS.",
+        ) => "The backend's certificate is not valid.",
+        (Kind::NotTls | Kind::Alert, _) => "The TLS handshake with the backend failed.",
         (Kind::Untrusted | Kind::Missing | Kind::UnknownName | Kind::Io, _) => {
-            "The node could not be reached."
+            "The backend could not be reached."
         }
     }
 }

@@ -77,13 +77,27 @@ impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Start(program, error) => {
-                write!(f, "{} cannot be started: {error}", program.display())
+                let advice = match error.kind() {
+                    io::ErrorKind::NotFound => "; install the new binary there, or give its path",
+                    io::ErrorKind::PermissionDenied => {
+                        "; name a file that this user may execute (`chmod +x`)"
+                    }
+                    _ => "",
+                };
+                write!(f, "{} cannot be started: {error}{advice}", program.display())
             }
             Self::Ended(status) => {
-                write!(f, "the new process ended with {status} before it was ready")
+                write!(
+                    f,
+                    "the new process ended with {status} before it was ready; check that the binary is \
+                     Moorline (`BINARY version`), and see the log for the messages of the new process"
+                )
             }
             Self::Late(ready) => {
-                write!(f, "the new process was not ready within {ready:?}, and was killed")
+                write!(
+                    f,
+                    "the new process was not ready within {ready:?}, and was killed; see the log, or raise `ready` in `[upgrade]`"
+                )
             }
             Self::Refused(why) => write!(f, "the new process gave up: {why}"),
             Self::Foreign(what) => write!(f, "the new process cannot take over: {what}"),

@@ -40,8 +40,8 @@ pub enum ConnectError {
 impl fmt::Display for ConnectError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Refused => f.write_str("connection refused"),
-            Self::TimedOut => f.write_str("connecting timed out"),
+            Self::Refused => f.write_str("connection refused; check that the backend is running and listens on this address"),
+            Self::TimedOut => f.write_str("connecting timed out; check the address and the firewall between the proxy and the backend"),
             Self::Exhausted => f.write_str("no local port or descriptor left to connect with"),
             Self::Loop => f.write_str("the address is a listener of this proxy"),
             Self::Handshake(error) => write!(f, "{error}"),

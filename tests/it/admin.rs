@@ -287,7 +287,7 @@ async fn fault_127_tcp_wants_the_token() {
     assert_eq!(reply.status(), 404);
     assert_eq!(Raw::ask(proxy.admin(), get("/ready", "")).await.status(), 200);
     let log = proxy.stderr_text();
-    assert!(log.contains("without the right token") && !log.contains(TOKEN), "{log}");
+    assert!(log.contains("no token or a wrong one") && !log.contains(TOKEN), "{log}");
     drop(backend);
     proxy.finish().await;
 }

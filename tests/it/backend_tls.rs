@@ -219,7 +219,7 @@ async fn fault_065_certificates_that_prove_nothing() {
         assert!(error.contains(sentence), "{host}: {error}");
     }
     let text = ask(&proxy, "expired").await.text();
-    assert!(text.starts_with("The node could not prove who it is."), "{text}");
+    assert!(text.starts_with("The backend's certificate is not valid."), "{text}");
     node.assert_untouched();
     drop((fronts, node));
     proxy.finish().await;

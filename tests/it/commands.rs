@@ -82,7 +82,10 @@ async fn a_drain_is_ordered_once_and_ended() {
         settings.backends(&[first.address, second.address]);
     })
     .await;
-    proxy.command(&["drain", "app/unknown"]).await.refused("pool app has no backend unknown");
+    proxy
+        .command(&["drain", "app/unknown"])
+        .await
+        .refused("pool app has no backend unknown; it has: 127.");
     proxy.command(&["drain", "unknown"]).await.refused("there is no pool unknown");
     let target = format!("app/{}", first.address);
     let said = proxy.command(&["drain", &target, "--within", "5m"]).await.done();
@@ -453,7 +456,7 @@ async fn the_token_comes_from_the_environment_or_a_file() {
     let env = [("MOORLINE_TOKEN", OsStr::new("another-token-of-good-length"))];
     let wrong = command(proxy.directory(), &words, "", &env).await;
     assert!(!wrong.err.contains("another-token"), "{wrong:?}");
-    wrong.refused("needs a token");
+    wrong.refused("wrong token; use the one that `admin.token`");
     drop(backend);
     proxy.finish().await;
 }

@@ -404,7 +404,7 @@ fn what_cannot_be_read_is_one_fault() {
     assert_eq!(
         absent.to_string(),
         "error: cannot read `tests/config/absent.toml`: there is no such file\n \
-         --> tests/config/absent.toml\n"
+         --> tests/config/absent.toml\n  = help: give the path of a Moorline configuration file\n"
     );
     let folder = tempfile::tempdir().unwrap();
     let huge = folder.path().join("huge.toml");

@@ -255,7 +255,7 @@ async fn proxy_by_service(server: SocketAddr) -> Proxy {
     .await
 }
 
-const AMISS: &str = "something is amiss with what the source says";
+const AMISS: &str = "part of the source's answer is not used";
 
 #[tokio::test]
 async fn fault_087_a_target_without_an_answer_stays_after_an_upgrade() {
@@ -577,7 +577,7 @@ async fn fault_087_a_list_that_fails_changes_nothing() {
         (message::reply("302 Found", &elsewhere, &other), "redirects are not followed"),
         (message::ok(&huge), "longer than 1 MiB"),
         (message::ok("[7, \"127.0.0.1\"]"), "entry 1 is not used"),
-        (message::ok("<html>"), "no JSON"),
+        (message::ok("<html>"), "not JSON"),
         (message::ok("[]"), "no backend"),
         (b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n[".to_vec(), "end of file"),
         (b"no HTTP\r\n\r\n".to_vec(), FAILS),

@@ -238,7 +238,7 @@ async fn an_order_that_is_none_ends_a_run_that_is_led() {
     let said = within("the run's end", said).await.unwrap();
     assert_eq!(said.status.code(), Some(2));
     let words = String::from_utf8_lossy(&said.stderr).into_owned();
-    assert!(words.starts_with("\"leave\" is no order"), "{words}");
+    assert!(words.starts_with("unknown order \"leave\""), "{words}");
     drop(server);
 }
 

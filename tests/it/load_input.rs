@@ -40,7 +40,11 @@ async fn a_target_that_is_not_there() {
     let url = format!("http://{free}");
     for client in ["polling-upgrade", "websocket", "ws", "http", "connect"] {
         let said = refused(&["run", &url, "--client", client]).await;
-        assert_eq!(said, format!("{url}: nothing listens on {free}"), "{client}");
+        assert_eq!(
+            said,
+            format!("{url}: nothing listens on {free}; start the server, or check the URL"),
+            "{client}"
+        );
     }
 }
 
@@ -167,11 +171,11 @@ async fn flags_that_make_no_sense() {
         (&["run", "http://127.0.0.1:1", "--repeat"], "repeat needs messages"),
         (&["herd", "http://127.0.0.1:1", "--hold", "1s"], "what is to happen takes 5s"),
         (&["deploy", "http://127.0.0.1:1"], "no backends-file"),
-        (&["chaos", "http://127.0.0.1:1", "--backends-file", "x"], "nothing is to happen"),
+        (&["chaos", "http://127.0.0.1:1", "--backends-file", "x"], "no events; give some"),
         (&["run", "https://127.0.0.1:1", "--ca", "/nowhere.pem"], "/nowhere.pem"),
         (&["run", "http://127.0.0.1:1", "--json", "/nowhere/x"], "/nowhere/x cannot be written"),
         (&["run", "http://127.0.0.1:1", "--cost-of", "4194305"], "no process 4194305"),
-        (&["run", "--file", "/nowhere.toml"], "/nowhere.toml cannot be read"),
+        (&["run", "--file", "/nowhere.toml"], "cannot read the scenario file /nowhere.toml"),
     ] {
         let said = refused(words).await;
         assert!(said.contains(part), "{words:?}: {said}");
@@ -187,7 +191,10 @@ async fn the_scenario_of_the_readme_is_good() {
     let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let url = format!("http://{free}");
     let said = refused(&["run", &url, "--file", file.path().to_str().unwrap()]).await;
-    assert_eq!(said, format!("{url}: nothing listens on {free}"));
+    assert_eq!(
+        said,
+        format!("{url}: nothing listens on {free}; start the server, or check the URL")
+    );
 }
 
 #[tokio::test]
@@ -207,7 +214,7 @@ async fn a_bad_scenario_file_is_told_with_its_line() {
     for (text, place, part) in [
         ("url = 'http://127.0.0.1:1'\nclints = 5", ":2:1: ", "clints"),
         ("every = 5s", ":1:", ""),
-        ("[deploy]\ndrain = 'soon'", ":2:9: ", "soon is no duration"),
+        ("[deploy]\ndrain = 'soon'", ":2:9: ", "invalid duration soon"),
     ] {
         fs::write(&file, text).unwrap();
         let said = refused(&["run", "--file", shown]).await;

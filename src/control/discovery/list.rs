@@ -22,7 +22,12 @@ pub(super) struct Listed {
 /// The list cannot be read, or none of its entries can be used.
 pub(super) fn backends(body: &[u8]) -> Result<Listed, String> {
     let mut whole: Value =
-        serde_json::from_slice(body).map_err(|error| format!("the answer is no JSON: {error}"))?;
+        serde_json::from_slice(body).map_err(|error| {
+            format!(
+                "the answer is not JSON ({error}); it must be an array of addresses, or Consul's list of \
+                 instances"
+            )
+        })?;
     let entries = match &mut whole {
         Value::Array(entries) => std::mem::take(entries),
         Value::Object(object) => match object.remove("backends") {
@@ -235,8 +240,8 @@ mod tests {
     #[test]
     fn what_is_no_list_is_an_error() {
         for (body, part) in [
-            ("", "no JSON"),
-            ("[", "no JSON"),
+            ("", "not JSON"),
+            ("[", "not JSON"),
             ("3", "neither an array nor an object"),
             ("{}", "no array `backends`"),
             (r#"{"backends": {}}"#, "no array `backends`"),

@@ -57,7 +57,7 @@ impl<'a> Command<'a> {
             ("back", node) if !node.is_empty() => Ok(Self::Back(node)),
             ("mark", text) if !text.is_empty() => Ok(Self::Mark(text)),
             _ => Err(format!(
-                "{line:?} is no order; there are look, gone NODE, back NODE and mark TEXT"
+                "unknown order {line:?}; the orders are look, gone NODE, back NODE and mark TEXT"
             )),
         }
     }
@@ -86,7 +86,7 @@ mod tests {
         assert_eq!(Command::parse("mark all is well"), Ok(Command::Mark("all is well")));
         for line in ["", "gone", "look out", "mark ", "leave"] {
             let fault = Command::parse(line).unwrap_err();
-            assert!(fault.starts_with(&format!("{line:?} is no order")), "{fault}");
+            assert!(fault.starts_with(&format!("unknown order {line:?}")), "{fault}");
         }
     }
 }

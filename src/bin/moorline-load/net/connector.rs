@@ -185,7 +185,9 @@ impl Connector {
 
 fn refused(address: SocketAddr, error: &io::Error) -> Failure {
     let clause = match error.kind() {
-        io::ErrorKind::ConnectionRefused => format!("nothing listens on {address}"),
+        io::ErrorKind::ConnectionRefused => {
+            format!("nothing listens on {address}; start the server, or check the URL")
+        }
         io::ErrorKind::AddrNotAvailable | io::ErrorKind::AddrInUse => {
             format!("no free port to connect to {address} from")
         }

@@ -45,7 +45,7 @@ const GOODBYE: Duration = Duration::from_secs(2);
 /// A sentence for the user.
 pub(crate) fn serve(options: &NodeOptions) -> Result<(), String> {
     if options.nodes == 0 && options.echo.is_none() {
-        return Err("nothing is to be started: ask for nodes, or for an echo".into());
+        return Err("nothing to start; set --nodes to at least 1, or set --echo".into());
     }
     capacity::raise_descriptors();
     let mut bound = Vec::new();
@@ -171,7 +171,7 @@ async fn until_told(until_eof: bool, connections: &Connections) -> io::Result<()
             _ = terminate.recv() => return Ok(()),
             line = lines.recv() => match line.as_deref() {
                 Some(RESET) => connections.reset(),
-                Some(other) => eprintln!("{other:?} is no command; there is one: {RESET}"),
+                Some(other) => eprintln!("unknown command {other:?}; the only command is {RESET}"),
                 None => return Ok(()),
             },
         }

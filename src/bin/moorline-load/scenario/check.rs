@@ -31,7 +31,7 @@ impl Scenario {
     pub(crate) fn check(options: Options) -> Result<Self, String> {
         let client = options.client.unwrap_or(ClientKind::PollingUpgrade);
         let url = options.url.as_deref();
-        let url = url.ok_or("no target: give its URL, such as http://127.0.0.1:8080")?;
+        let url = url.ok_or("no target; give a URL, for example http://127.0.0.1:8080")?;
         let clients = number("clients", options.clients.unwrap_or(100), 1, MOST_CLIENTS)?;
         let messages = messages(&options, client)?;
         let course = course(&options)?;
@@ -61,7 +61,7 @@ impl Scenario {
             protocol: match options.eio {
                 None | Some(4) => Protocol::V4,
                 Some(3) => Protocol::V3,
-                Some(other) => return Err(format!("eio is {other}, and may be 3 or 4")),
+                Some(other) => return Err(format!("invalid value {other} for eio: use 3 or 4")),
             },
             cookies: options.cookies,
             headers: options.headers.iter().map(|field| header(field)).collect::<Result<_, _>>()?,
@@ -223,7 +223,7 @@ fn chaos(typed: &ChaosOptions) -> Result<Chaos, String> {
     let events = typed.events.iter().map(|typed| typed.parse());
     let mut events = events.collect::<Result<Vec<ChaosEvent>, String>>()?;
     if events.is_empty() {
-        return Err("nothing is to happen: give events, such as --do '5s kill 1'".into());
+        return Err("no events; give some, for example --do '5s kill 1'".into());
     }
     if let Some(event) = events.iter().find(|event| event.node >= fleet.nodes) {
         return Err(format!(
@@ -267,7 +267,9 @@ fn number<N: PartialOrd + std::fmt::Display>(
     most: N,
 ) -> Result<N, String> {
     if typed < least || typed > most {
-        return Err(format!("{key} is {typed}, and may be from {least} to {most}"));
+        return Err(format!(
+            "invalid value {typed} for {key}: use a number from {least} to {most}"
+        ));
     }
     Ok(typed)
 }
@@ -348,8 +350,8 @@ mod tests {
     #[test]
     fn each_fault_is_a_sentence() {
         for (keys, fault) in [
-            ("clients = 0", "clients is 0, and may be from 1 to 1000000"),
-            ("eio = 5", "eio is 5, and may be 3 or 4"),
+            ("clients = 0", "invalid value 0 for clients: use a number from 1 to 1000000"),
+            ("eio = 5", "invalid value 5 for eio: use 3 or 4"),
             ("rate = 1\nramp = '1s'", "rate and ramp exclude each other"),
             ("every = '1s'\nthink = '1s'", "every, think and silent exclude each other"),
             ("every = '0s'", "every is 0, and must be longer"),
@@ -363,7 +365,7 @@ mod tests {
             ),
             (
                 "[chaos]\nbackends-file = 'list'",
-                "nothing is to happen: give events, such as --do '5s kill 1'",
+                "no events; give some, for example --do '5s kill 1'",
             ),
             (
                 "max-p99 = '1s'\nsilent = true",

@@ -11,7 +11,13 @@ use super::options::Options;
 /// One sentence with file, line and column.
 pub(crate) fn read(file: &Path) -> Result<Options, String> {
     let shown = file.display();
-    let text = fs::read_to_string(file).map_err(|e| format!("{shown} cannot be read: {e}"))?;
+    let text = fs::read_to_string(file).map_err(|e| {
+        let advice = match e.kind() {
+            std::io::ErrorKind::NotFound => "; check the path",
+            _ => "",
+        };
+        format!("cannot read the scenario file {shown}: {e}{advice}")
+    })?;
     let mut options: Options = toml::from_str(&text).map_err(|fault| {
         let message = fault.message().trim_end().replace('\n', " ");
         match fault.span() {
@@ -67,11 +73,11 @@ mod tests {
         let fault = typed("clients = 1\nclints = 2").unwrap_err();
         assert!(fault.starts_with("FILE:2:1: unknown field `clints`"), "{fault}");
         let fault = typed("\nevery = 'soon'").unwrap_err();
-        let wanted = "FILE:2:9: soon is no duration, such as 500ms, 10s or 5m";
+        let wanted = "FILE:2:9: invalid duration soon: use a number with a unit, for example 500ms, 10s or 5m";
         assert_eq!(fault, wanted);
         assert_eq!(typed("a = [").unwrap_err().lines().count(), 1);
         let fault = read(Path::new("/nowhere/x.toml")).unwrap_err();
-        assert!(fault.starts_with("/nowhere/x.toml cannot be read: "), "{fault}");
+        assert!(fault.starts_with("cannot read the scenario file /nowhere/x.toml: "), "{fault}");
     }
 
     #[test]

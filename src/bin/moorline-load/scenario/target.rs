@@ -31,7 +31,7 @@ impl Target {
         if !url.contains("://") {
             return Err(format!("{url} has no scheme: did you mean http://{url} ?"));
         }
-        let uri: Uri = url.parse().map_err(|e| format!("{url} is no URL: {e}"))?;
+        let uri: Uri = url.parse().map_err(|e| format!("invalid URL {url}: {e}"))?;
         let tls = match uri.scheme().map(Scheme::as_str) {
             Some("http" | "ws") => false,
             Some("https" | "wss") => true,
@@ -96,7 +96,7 @@ impl ClientKind {
 }
 
 fn no_port(url: &str) -> String {
-    format!("{url} has no port from 1 to 65535 after its host")
+    format!("invalid port in {url}: use a port from 1 to 65535")
 }
 
 fn look_up(host: &str, port: u16) -> Result<Vec<SocketAddr>, String> {
@@ -139,8 +139,8 @@ mod tests {
             ("localhost:8080", "did you mean http://localhost:8080"),
             ("ftp://127.0.0.1", "must start with http://"),
             ("http://user:secret@127.0.0.1", "--header"),
-            ("http://127.0.0.1:99999", "has no port"),
-            ("http://[::1]:0", "has no port"),
+            ("http://127.0.0.1:99999", "invalid port in"),
+            ("http://[::1]:0", "invalid port in"),
             ("http://", "no URL"),
         ] {
             let fault = read(url).unwrap_err();

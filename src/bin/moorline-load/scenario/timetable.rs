@@ -13,7 +13,7 @@ impl FromStr for ChaosEvent {
     fn from_str(typed: &str) -> Result<Self, String> {
         let words: Vec<_> = typed.split_whitespace().collect();
         let [at, deed, node, rest @ ..] = &words[..] else {
-            return Err(format!("{typed:?} is no event, such as {FORMS}"));
+            return Err(format!("invalid event {typed:?}: write it as {FORMS}"));
         };
         let span = |word: &str| word.parse::<Span>().map(|span| span.0);
         let harm = match (*deed, rest) {
@@ -21,11 +21,11 @@ impl FromStr for ChaosEvent {
             ("kill", ["back", after]) => Harm::Kill { back_after: Some(span(after)?) },
             ("hang", ["for", how_long]) => Harm::Hang(span(how_long)?),
             ("reset", []) => Harm::Reset,
-            _ => return Err(format!("{typed:?} is no event, such as {FORMS}")),
+            _ => return Err(format!("invalid event {typed:?}: write it as {FORMS}")),
         };
-        let node = node
-            .parse()
-            .map_err(|_| format!("{node} in {typed:?} is no node: they are counted from 0"))?;
+        let node = node.parse().map_err(|_| {
+            format!("invalid node {node} in {typed:?}: use the number of a node, from 0")
+        })?;
         Ok(Self { at: span(at)?, node, harm })
     }
 }

@@ -31,8 +31,10 @@ impl FromStr for Span {
         }
         match humantime::parse_duration(typed) {
             Ok(duration) if duration <= LONGEST => Ok(Self(duration)),
-            Ok(_) => Err(format!("{typed} is longer than 400 days")),
-            Err(_) => Err(format!("{typed} is no duration, such as 500ms, 10s or 5m")),
+            Ok(_) => Err(format!("invalid duration {typed}: the longest is 400 days")),
+            Err(_) => Err(format!(
+                "invalid duration {typed}: use a number with a unit, for example 500ms, 10s or 5m"
+            )),
         }
     }
 }
@@ -41,7 +43,7 @@ impl FromStr for Size {
     type Err = String;
 
     fn from_str(typed: &str) -> Result<Self, String> {
-        let wrong = || format!("{typed} is no size, such as 64, 4KiB or 1MiB");
+        let wrong = || format!("invalid size {typed}: write it as 64, 4KiB or 1MiB");
         let typed = typed.trim();
         let digits = typed.trim_end_matches(|c: char| !c.is_ascii_digit());
         let number: usize = digits.parse().map_err(|_| wrong())?;
@@ -64,9 +66,9 @@ impl FromStr for Rate {
         match number.parse::<f64>() {
             Ok(rate) if rate.is_finite() && rate >= SLOWEST => Ok(Self(rate)),
             Ok(rate) if rate > 0.0 && rate < SLOWEST => {
-                Err(format!("{typed} is no rate: less than one in 11 days"))
+                Err(format!("invalid rate {typed}: the lowest is one in 11 days"))
             }
-            _ => Err(format!("{typed} is no rate, such as 50 or 0.5/s")),
+            _ => Err(format!("invalid rate {typed}: write it as 50 or 0.5/s")),
         }
     }
 }
@@ -130,7 +132,10 @@ mod tests {
         assert_eq!("1h 30m".parse(), Ok(Span(Duration::from_secs(5400))));
         assert_eq!("0".parse(), Ok(Span(Duration::ZERO)));
         let fault = "10".parse::<Span>().unwrap_err();
-        assert_eq!(fault, "10 is no duration, such as 500ms, 10s or 5m");
+        assert_eq!(
+            fault,
+            "invalid duration 10: use a number with a unit, for example 500ms, 10s or 5m"
+        );
         assert!("1000d".parse::<Span>().is_err());
     }
 

@@ -63,5 +63,8 @@ async fn a_deaf_address_is_named() {
     drop(listening);
     let failure = Connector::plain(deaf).dialer(0).connect().await.unwrap_err();
     assert_eq!(failure.kind, ErrorKind::Connect);
-    assert_eq!(failure.detail, format!("nothing listens on {deaf}"));
+    assert_eq!(
+        failure.detail,
+        format!("nothing listens on {deaf}; start the server, or check the URL")
+    );
 }
