@@ -109,7 +109,9 @@ fn certificates(found: &mut Found<'_>, listener: &Listener, now: SystemTime) {
                     found.add(&path, message, "check the clock of this machine");
                 }
                 Err(_) => {
-                    found.add(&path, format!("the certificate for {names} has expired"), renew);
+                    let date = humantime::format_rfc3339_seconds(until);
+                    let message = format!("the certificate for {names} has expired at {date}");
+                    found.add(&path, message, renew);
                 }
                 Ok(left) if left < SOON.min(life / 3) => {
                     let message = format!("the certificate for {names} expires in {}", days(left));

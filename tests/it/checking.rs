@@ -53,6 +53,7 @@ fn certificate(folder: &Path, name: &str, from: i64, days: i64) -> (PathBuf, Pat
     let [cert_file, key_file] = ["cert.pem", "cert.key"].map(|name| folder.join(name));
     fs::write(&cert_file, params.self_signed(&key).unwrap().pem()).unwrap();
     fs::write(&key_file, key.serialize_pem()).unwrap();
+    fs::set_permissions(&key_file, fs::Permissions::from_mode(0o600)).unwrap();
     (cert_file, key_file)
 }
 
@@ -135,7 +136,8 @@ fn secrets_that_everybody_can_read_are_warned_of() {
     let key = folder.path().join("cookie.key");
     fs::write(&key, "a key of the tests, worth nothing at all\n").unwrap();
     let text = format!("cookie_key = {{ file = \"cookie.key\" }}\n{PLAIN}");
-    // What nobody can get to is closed.
+    // A folder that others cannot enter protects what is in it.
+    set(folder.path(), 0o700);
     set(&key, 0o644);
     let file = folder.path().join("moorline.toml");
     fs::write(&file, &text).unwrap();
