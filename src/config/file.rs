@@ -112,7 +112,9 @@ impl<'s> File<'s> {
         let folder = self.source.path().parent().unwrap_or(Path::new(""));
         outcome.map_err(|wrong| match &wrong.help {
             // Another path was typed as an absolute one.
-            None if path.starts_with(folder) => wrong.help(self.relative_to()),
+            None if path.is_absolute() == folder.is_absolute() && path.starts_with(folder) => {
+                wrong.help(self.relative_to())
+            }
             None => wrong.help("check the path, or create the file"),
             Some(_) => wrong,
         })

@@ -165,9 +165,9 @@ async fn a_server_that_never_answers() {
 #[tokio::test]
 async fn flags_that_make_no_sense() {
     for (words, part) in [
-        (&["run"][..], "no target: give its URL"),
+        (&["run"][..], "no target; give a URL"),
         (&["run", "localhost:1"], "did you mean http://localhost:1"),
-        (&["run", "http://127.0.0.1:1", "--clients", "0"], "clients is 0"),
+        (&["run", "http://127.0.0.1:1", "--clients", "0"], "invalid value 0 for clients"),
         (&["run", "http://127.0.0.1:1", "--repeat"], "repeat needs messages"),
         (&["herd", "http://127.0.0.1:1", "--hold", "1s"], "what is to happen takes 5s"),
         (&["deploy", "http://127.0.0.1:1"], "no backends-file"),

@@ -141,7 +141,7 @@ mod tests {
             ("http://user:secret@127.0.0.1", "--header"),
             ("http://127.0.0.1:99999", "invalid port in"),
             ("http://[::1]:0", "invalid port in"),
-            ("http://", "no URL"),
+            ("http://", "invalid URL"),
         ] {
             let fault = read(url).unwrap_err();
             assert!(fault.contains(part), "{url}: {fault}");
