@@ -81,7 +81,7 @@ fn long_polls(value: &Value<'_>) -> Vec<String> {
         value.is_not("an array of paths");
         return Vec::new();
     };
-    let prefix = |typed: &str| path::prefix(typed).map(|()| typed.to_owned());
+    let prefix = |typed: &str| path::prefix(typed).map(|()| path::normal(typed).into_owned());
     elements.filter_map(|element| element.parsed(prefix)).collect()
 }
 

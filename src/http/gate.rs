@@ -65,7 +65,8 @@ fn check_path(parts: &Parts) -> Result<(), ProxyError> {
     if !path.starts_with('/') {
         return Err(ProxyError::bad_request("The request target is not a path."));
     }
-    if !path.contains(['%', '.', '\\']) {
+    // A dot segment that is not encoded follows a slash.
+    if !path.contains(['%', '\\']) && !path.contains("/.") {
         return Ok(());
     }
     let lower = path.to_ascii_lowercase();

@@ -56,7 +56,8 @@ impl H1 {
     /// as soon as it goes on, before it reads anything. That is what has happened if the connection has
     /// outlived the backend's idle limit since its last response, and if the backend was silent on all
     /// connections from the request until now. A server that has read the request has stopped to count,
-    /// and answers. A limit that is not known proves nothing.
+    /// and answers. A limit that is not known proves nothing. A quiet backend looks like a hung one unless
+    /// health checks ask it more often than the limit.
     pub(super) fn is_unread(&self, backend: &Backend, error: &ProxyError) -> bool {
         if (error.side, error.phase) != (Side::Backend, Phase::ResponseHeader)
             || !matches!(error.kind, Kind::Reset | Kind::Incomplete | Kind::Io)
@@ -66,7 +67,8 @@ impl H1 {
         let Some(limit) = self.limit.or_else(|| backend.idle().shown_limit()) else { return false };
         let (answered, now) = (self.idle_since.last(), Instant::now());
         // The request came within `YOUNG` of the last response.
-        now >= answered + limit && backend.was_silent(answered + YOUNG + LATE, now)
+        now.saturating_duration_since(answered) >= limit
+            && backend.was_silent(answered + YOUNG + LATE, now)
     }
 }
 

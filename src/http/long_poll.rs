@@ -6,6 +6,7 @@
 use http::{HeaderMap, Method, Uri, header::ACCEPT};
 
 use super::headers;
+use crate::config::path::normal;
 
 /// SockJS transports that hold their request (sockjs-protocol 0.3.4).
 const SOCKJS: [&str; 5] = ["xhr", "xhr_streaming", "jsonp", "eventsource", "htmlfile"];
@@ -25,8 +26,12 @@ pub(super) fn is_recognised(method: &Method, uri: &Uri, headers: &HeaderMap) -> 
         || method == Method::GET && (is_signalr(query) || path.ends_with("/longpoll"))
 }
 
-/// Whether a pool's setting names the path, or one above it.
+/// Whether a pool's setting names the path, or one above it. The prefixes are in normal form.
 pub(super) fn is_named(path: &str, prefixes: &[String]) -> bool {
+    if prefixes.is_empty() {
+        return false;
+    }
+    let path = normal(path);
     prefixes.iter().any(|prefix| {
         let rest = path.strip_prefix(prefix.trim_end_matches('/'));
         rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
@@ -101,5 +106,6 @@ mod tests {
         assert!(named("/events") && named("/events/") && named("/events/7"));
         assert!(!named("/eventsource") && !named("/"));
         assert!(is_named("/x", &["/".to_owned()]));
+        assert!(named("//events") && named("/%65vents"), "paths are compared in normal form");
     }
 }

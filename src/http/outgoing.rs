@@ -146,7 +146,7 @@ impl Outgoing {
     pub(super) fn again(&mut self) -> Option<Request<RequestBody>> {
         if matches!(self.body, Source::Taken) {
             let bytes = self.copy.take().filter(|_| self.progress.is_done())?.whole()?;
-            self.progress = Progress::buffered(bytes.len() as u64);
+            self.progress = self.progress.buffered_whole(bytes.len() as u64);
             self.body = Source::Buffered(bytes);
             self.headers.remove(TRANSFER_ENCODING);
         }

@@ -12,6 +12,9 @@ use std::{
 /// Tenths of a second without a word that are remembered.
 const GAP: u64 = 10;
 
+/// Nanoseconds of a tenth of a second.
+const TENTH: u64 = 100_000_000;
+
 /// What one backend did not say. Times are nanoseconds since `start`.
 #[derive(Debug)]
 pub(super) struct Silence {
@@ -40,8 +43,11 @@ impl Silence {
 
     /// An attempt that began at `began` got no answer.
     pub(super) fn begins(&self, began: Instant) {
+        // It cannot have begun before the backend was last heard.
+        let heard = self.heard.load(Relaxed).saturating_mul(TENTH);
+        let began = self.at(began).max(heard).max(1);
         // An error means that the backend has been silent for longer.
-        let _ = self.since.compare_exchange(0, self.at(began).max(1), Relaxed, Relaxed);
+        let _ = self.since.compare_exchange(0, began, Relaxed, Relaxed);
     }
 
     /// The backend was heard. Writes little: once in a tenth of a second, while it is not silent.
@@ -90,7 +96,7 @@ impl Silence {
     }
 
     fn tenths(&self, moment: Instant) -> u64 {
-        self.at(moment) / 100_000_000
+        self.at(moment) / TENTH
     }
 
     fn at(&self, moment: Instant) -> u64 {
@@ -104,6 +110,15 @@ mod tests {
     use super::*;
 
     const SECOND: Duration = Duration::from_secs(1);
+
+    #[test]
+    fn silence_begins_no_earlier_than_the_backend_was_last_heard() {
+        let start = Instant::now();
+        let silence = Silence::new(start);
+        silence.ends(start + 60 * SECOND);
+        silence.begins(start + SECOND);
+        assert_eq!(silence.since(), Some(start + 60 * SECOND));
+    }
 
     #[test]
     fn silence_lasts_from_the_first_unanswered_attempt_until_the_backend_is_heard() {

@@ -16,11 +16,15 @@ const BELIEVED: Duration = Duration::from_secs(600);
 /// Two closes are alike if their times differ by no more than an eighth and this, in milliseconds.
 const SLACK: u32 = 20;
 
+/// Closes after less than this, in milliseconds, are no idle limits: a process that ends closes all its
+/// connections, however young.
+const SHORTEST: u32 = 500;
+
 /// The limit of one backend.
 #[derive(Debug)]
 pub(super) struct Shown {
     start: Instant,
-    /// Milliseconds of the last close, at least 1; 0: there was none.
+    /// Milliseconds of the last close; 0: there was none.
     last: AtomicU32,
     /// Bits 32 on: the limit in milliseconds; 0: none. Below: seconds since `start` when it was shown.
     limit: AtomicU64,
@@ -33,7 +37,10 @@ impl Shown {
 
     /// The backend has closed a connection after it had been idle for so long.
     pub(super) fn note(&self, idle: Duration, now: Instant) {
-        let idle = u32::try_from(idle.as_millis()).unwrap_or(u32::MAX).max(1);
+        let idle = u32::try_from(idle.as_millis()).unwrap_or(u32::MAX);
+        if idle < SHORTEST {
+            return;
+        }
         let last = self.last.swap(idle, Relaxed);
         if last != 0 && idle.abs_diff(last) <= last / 8 + SLACK {
             // A close that is seen late, on a busy machine, must not raise the limit.
@@ -68,6 +75,16 @@ impl Shown {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_backend_that_closes_all_its_connections_at_once_shows_no_limit() {
+        let start = Instant::now();
+        let shown = Shown::new(start);
+        for idle in [3, 5, 4, 120, 125, 499] {
+            shown.note(Duration::from_millis(idle), start);
+        }
+        assert_eq!(shown.get(start), None);
+    }
 
     #[test]
     fn two_closes_after_the_same_time_are_a_limit_and_one_is_none() {
