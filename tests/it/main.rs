@@ -81,6 +81,8 @@ mod paths;
 #[cfg(test)]
 mod per_address;
 #[cfg(test)]
+mod plans;
+#[cfg(test)]
 mod process;
 #[cfg(test)]
 mod proof;

@@ -192,6 +192,16 @@ impl Raw {
         self.buffer.len() >= count
     }
 
+    /// Whether these bytes are the next ones; false if others come, or an end.
+    pub(crate) async fn brings(&mut self, expected: &[u8]) -> bool {
+        while self.buffer.len() < expected.len() {
+            if self.more().await.is_err() {
+                return false;
+            }
+        }
+        self.buffer.drain(..expected.len()).eq(expected.iter().copied())
+    }
+
     /// Everything until the proxy ends the connection, and how it did.
     pub(crate) async fn rest(&mut self) -> (Vec<u8>, End) {
         loop {
