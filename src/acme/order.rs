@@ -23,7 +23,7 @@ use super::{
     issue::{Proven, Retries, refresh},
     store::{Store, StoredAccount},
 };
-use crate::config::Acme;
+use crate::config::{Acme, url_without_secrets};
 
 /// Deadline of a whole order.
 pub(super) const WITHIN: Duration = Duration::from_secs(300);
@@ -200,7 +200,8 @@ impl Orderer<'_> {
         let email = self.terms.email.clone();
         let made = StoredAccount { email, credentials };
         self.stored(move |store| store.keep_account(&made)).await??;
-        tracing::info!(directory = self.terms.directory, "an ACME account has been made");
+        let directory = url_without_secrets(&self.terms.directory);
+        tracing::info!(directory, "an ACME account has been made");
         Ok(account)
     }
 

@@ -13,7 +13,7 @@ use crate::config::{
     Certificate, Certificates, ClientAuth, Config, Cookie, Dns, Drain, Health, HostPattern,
     HttpSource, Limits, Listener, Outlier, Passthrough, Pool, Probe, ProxyIn, ProxyOut, Rate,
     Rebalance, Redirect, Reload, Reuse, Route, SameSite, Sessions, SetOn, SharedKeys, Source,
-    Sticky, Timeouts, Tls, UnknownSni, Upgrade,
+    Sticky, Timeouts, Tls, UnknownSni, Upgrade, url_without_secrets,
 };
 
 /// The whole of it.
@@ -168,7 +168,7 @@ fn certificate(certificate: &Certificate) -> Value {
 fn acme(terms: &Acme) -> Value {
     let Acme { directory, email, domains, storage, ca } = terms;
     json!({ "acme": {
-        "directory": without_secrets(directory),
+        "directory": url_without_secrets(directory),
         "email": email,
         "domains": domains,
         "storage": storage.display().to_string(),
@@ -307,7 +307,7 @@ fn source(source: &Source) -> Value {
         Source::Dns(records) => dns("dns", records, Some(records.port)),
         Source::Srv(records) => dns("srv", records, None),
         Source::Http(HttpSource { url, interval, timeout }) => json!({
-            "http": without_secrets(url),
+            "http": url_without_secrets(url),
             "interval": seconds(interval),
             "timeout": seconds(timeout),
         }),
@@ -322,15 +322,6 @@ fn dns(kind: &str, records: &Dns, with_port: Option<u16>) -> Value {
         "min_ttl": seconds(min_ttl),
         "max_ttl": seconds(max_ttl),
     })
-}
-
-/// A URL may have a password before its host, and a key in its query.
-fn without_secrets(url: &str) -> String {
-    let Ok(uri) = url.parse::<http::Uri>() else { return "-".to_owned() };
-    let authority = uri.authority().map_or("", |authority| authority.as_str());
-    let host = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
-    let query = if uri.query().is_some() { "?-" } else { "" };
-    format!("{}://{host}{}{query}", uri.scheme_str().unwrap_or("http"), uri.path())
 }
 
 fn health(health: &Health) -> Value {
@@ -456,7 +447,7 @@ mod tests {
             ("not a url", "-"),
         ];
         for (url, expected) in cases {
-            assert_eq!(without_secrets(url), expected);
+            assert_eq!(url_without_secrets(url), expected);
         }
     }
 }

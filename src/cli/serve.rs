@@ -224,7 +224,9 @@ fn pool(pool: &config::Pool) -> String {
     let backends = match &pool.source {
         Some(Source::Dns(dns)) => format!("backends from dns {}:{}", dns.name, dns.port),
         Some(Source::Srv(dns)) => format!("backends from srv {}", dns.name),
-        Some(Source::Http(list)) => format!("backends from {}", list.url),
+        Some(Source::Http(list)) => {
+            format!("backends from {}", config::url_without_secrets(&list.url))
+        }
         None if pool.backends.len() == 1 => "1 backend".to_owned(),
         None => format!("{} backends", pool.backends.len()),
     };

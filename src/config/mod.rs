@@ -58,6 +58,7 @@ pub use self::content::{Content, Reading};
 pub use self::fault::Wrong;
 pub use self::places::Places;
 pub use self::proxy_out::{ProxyOut, Tlv, Tlvs};
+pub(crate) use self::sources::url_without_secrets;
 pub use self::terms::{
     Admin, AdminRemote, AdminSocket, Admission, Dns, Drain, HeaderLimits, HttpSource, Limits,
     Outlier, Rate, Rebalance, Reload, Source, Upgrade,

@@ -20,6 +20,15 @@ const SHORTEST_PAUSE: Duration = Duration::from_millis(100);
 /// Port of a name server.
 const DNS_PORT: u16 = 53;
 
+/// A URL as it may be shown: it may have a password before its host, and a key in its query.
+pub(crate) fn url_without_secrets(url: &str) -> String {
+    let Ok(uri) = url.parse::<Uri>() else { return "-".to_owned() };
+    let authority = uri.authority().map_or("", |authority| authority.as_str());
+    let host = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
+    let query = if uri.query().is_some() { "?-" } else { "" };
+    format!("{}://{host}{}{query}", uri.scheme_str().unwrap_or("http"), uri.path())
+}
+
 /// The source that `dns` names.
 pub(super) fn dns(table: &Table<'_>, named: &Value<'_>) -> Option<Source> {
     let typed: Option<Address> = named.parsed(|text| {
