@@ -47,7 +47,7 @@ pub(super) async fn only() -> anyhow::Result<PathBuf> {
     for path in sockets(&places.folders) {
         match connect(&path).await {
             Ok(stream) if is_own(&stream, &path) => answering.push(path),
-            Err(error) if error.kind() == io::ErrorKind::TimedOut => answering.push(path),
+            Err(error) if is_slow(error.kind()) => answering.push(path),
             _ => {}
         }
     }
@@ -61,6 +61,11 @@ pub(super) async fn only() -> anyhow::Result<PathBuf> {
 async fn connect(path: &Path) -> io::Result<UnixStream> {
     let connected = timeout(CONNECT_WITHIN, UnixStream::connect(path)).await;
     connected.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+}
+
+/// Whether a process listens that does not accept: `WouldBlock` says that its queue is full.
+fn is_slow(kind: io::ErrorKind) -> bool {
+    matches!(kind, io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock)
 }
 
 /// Whether a process of this user listens; root may speak to everybody's.
@@ -150,7 +155,7 @@ pub(super) fn unreachable(path: &Path, error: &io::Error) -> String {
             let whose = owner(path).map_or("another user".to_owned(), name_of);
             format!("{shown} belongs to {whose}: run this command as that user, or with sudo")
         }
-        io::ErrorKind::TimedOut => {
+        kind if is_slow(kind) => {
             format!("{shown} does not accept connections: the process may hang; see its log")
         }
         _ => format!("cannot connect to {shown}: {error}"),
@@ -167,5 +172,6 @@ mod tests {
         assert!(said(io::ErrorKind::PermissionDenied).contains("sudo"));
         assert!(said(io::ErrorKind::NotFound).contains("is not running"));
         assert!(said(io::ErrorKind::ConnectionRefused).contains("has ended"));
+        assert!(said(io::ErrorKind::WouldBlock).contains("does not accept connections"));
     }
 }
