@@ -36,7 +36,9 @@ impl Control {
                 (false, false) => ProcessState::Serving,
             },
             drain: self.drains.whole().state(&self.proxy),
-            connections: self.proxy.metrics.connections() + self.proxy.tunnels.len() as u64,
+            connections: self.proxy.metrics.connections()
+                + self.proxy.tunnels.len() as u64
+                + self.predecessors().tunnels(),
             tunnels: self.backends.iter().map(|backend| self.count(backend).tunnels).sum(),
             sessions: self.backends.iter().map(|backend| self.count(backend).sessions).sum(),
             listeners: self.listener_states(),

@@ -38,6 +38,11 @@ impl Predecessors {
         tunnels.get(&Identity::of(backend)).copied().unwrap_or(0)
     }
 
+    /// Open tunnels there, as far as is known.
+    pub fn tunnels(&self) -> u64 {
+        self.heard.borrow().tunnels.iter().flat_map(HashMap::values).sum()
+    }
+
     /// Whether they may hold tunnels of a backend: they do, or have not said yet.
     pub fn may_hold(&self, backend: &Backend) -> bool {
         let heard = self.heard.borrow();
@@ -125,6 +130,7 @@ mod tests {
         before.set(State { processes: Vec::new(), tunnels: Some(tunnels) });
         assert!(before.may_hold(&one) && !before.may_hold(&other));
         assert_eq!((before.tunnels_of(&one), before.tunnels_of(&other)), (3, 0));
+        assert_eq!(before.tunnels(), 3);
         // One further back has not said.
         before.set(State { processes: Vec::new(), tunnels: None });
         assert!(before.may_hold(&other) && before.holdings().is_none());
