@@ -10,7 +10,10 @@ mod dns;
 mod http;
 mod list;
 
-use std::{collections::HashMap, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    time::Duration,
+};
 
 use tokio::{
     sync::mpsc,
@@ -92,21 +95,27 @@ impl Discovery {
     }
 
     /// Asks for these pools from now on, and for no others. Where a source has changed, another task
-    /// takes over. `known` is as for [`first`](Self::first).
+    /// takes over, which remembers nothing of the one before. `known` is as for [`first`](Self::first).
     pub(super) fn follow<'k>(&mut self, pools: &[Pool], known: impl Fn(&str) -> &'k [Backend]) {
         let Some(requests) = &self.requests else { return };
         let source = |name: &str| pools.iter().find(|pool| pool.name == name)?.source.as_ref();
+        let mut replaced = HashSet::new();
         self.tasks.retain(|name, (running, task)| {
             let stays = source(name) == Some(running);
             if !stays {
                 task.abort();
+                replaced.insert(name.clone());
             }
             stays
         });
         for pool in pools {
             let Some(source) = &pool.source else { continue };
             if !self.tasks.contains_key(&pool.name) {
-                let asker = asker(source, known(&pool.name));
+                let known = match replaced.contains(&pool.name) {
+                    true => &[],
+                    false => known(&pool.name),
+                };
+                let asker = asker(source, known);
                 let watch = watch(pool.name.clone(), asker, self.admin.clone(), requests.clone());
                 self.tasks.insert(pool.name.clone(), (source.clone(), tokio::spawn(watch)));
             }
