@@ -122,7 +122,8 @@ impl Issued {
                     past = tried;
                     // First kept, then told: whoever reads of it may end the process.
                     self.note(&past).await;
-                    self.tell(failure, past.left(now, false));
+                    let wait = past.left(now, self.state().pending);
+                    self.tell(failure, wait);
                 }
             }
         }
