@@ -34,8 +34,9 @@ use crate::admin::api::Refusal;
 const CONNECT_WITHIN: Duration = Duration::from_secs(5);
 /// Deadline of an answer to an order.
 const ANSWER_WITHIN: Duration = Duration::from_secs(60);
-/// Deadline of an answer to a question: the process has it at hand.
-const SHOW_WITHIN: Duration = Duration::from_secs(10);
+/// Deadline of an answer to a question: the process has it at hand, but may be reading its
+/// configuration, for up to 10 s, and the first answers of sources, for up to 3 s.
+const SHOW_WITHIN: Duration = Duration::from_secs(20);
 /// Longest answer that is read.
 const LONGEST: usize = 64 << 20;
 /// What stays as it is in a segment of a path: the unreserved characters of RFC 3986.
