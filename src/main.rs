@@ -1,6 +1,6 @@
 //! The `moorline` command.
 
-use std::process::ExitCode;
+use std::{io::Write as _, process::ExitCode};
 
 use anyhow::Context as _;
 use clap::{CommandFactory as _, Parser, Subcommand};
@@ -124,7 +124,7 @@ fn start(command: Command) -> anyhow::Result<ExitCode> {
             Command::Config(args) => args.run().await,
             Command::Upgrade(args) => args.run().await,
             Command::Version => {
-                println!("moorline {}", env!("CARGO_PKG_VERSION"));
+                writeln!(std::io::stdout(), "moorline {}", env!("CARGO_PKG_VERSION"))?;
                 Ok(ExitCode::SUCCESS)
             }
             Command::Help { command } => help(&command),
