@@ -1,15 +1,19 @@
 //! Files that a command reads itself.
 
-use std::{fs, io, path::Path};
+use std::{io, path::Path};
 
 use anyhow::anyhow;
+
+use crate::config;
 
 /// The text of a file.
 ///
 /// # Errors
 /// A sentence: which file cannot be read, why, and what to do.
 pub(super) fn text(path: &Path) -> anyhow::Result<String> {
-    fs::read_to_string(path).map_err(|error| anyhow!(unreadable(path, &error)))
+    let utf8 = |bytes| String::from_utf8(bytes).map_err(|_| io::ErrorKind::InvalidData.into());
+    let text = config::file_bytes(path).and_then(utf8);
+    text.map_err(|error| anyhow!(unreadable(path, &error)))
 }
 
 fn unreadable(path: &Path, error: &io::Error) -> String {
@@ -37,5 +41,14 @@ mod tests {
         let wanted = "none.toml: there is no such file; check the path";
         assert!(said(&absent).ends_with(wanted), "{}", said(&absent));
         assert!(said(folder.path()).ends_with("it is a folder; name a file in it"));
+    }
+
+    #[test]
+    fn a_pipe_that_nobody_writes_to_is_given_up() {
+        let folder = tempfile::tempdir().unwrap();
+        let pipe = folder.path().join("pipe");
+        assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+        let said = text(&pipe).unwrap_err().to_string();
+        assert!(said.contains("nothing was written to it"), "{said}");
     }
 }

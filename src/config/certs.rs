@@ -1,7 +1,6 @@
 //! Certificate chains and their keys, from PEM files.
 
 use std::{
-    fs,
     path::Path,
     sync::Arc,
     time::{Duration, SystemTime},
@@ -22,7 +21,7 @@ use x509_parser::{certificate::X509Certificate, prelude::FromDer as _, time::ASN
 use super::{
     Certificate,
     fault::{Wrong, quoted},
-    file::{Table, Value},
+    file::{self, Table, Value},
     staple, text,
 };
 
@@ -58,7 +57,7 @@ impl Certificate {
     /// What is wrong with which of them.
     pub fn from_files(cert: &Path, key: &Path) -> Result<Self, Wrong> {
         let read = |path: &Path| {
-            fs::read(path)
+            file::bytes(path)
                 .map(text::unmarked_pem)
                 .map_err(|error| Wrong::new(format!("cannot read {}: {error}", path.display())))
         };

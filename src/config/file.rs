@@ -186,18 +186,13 @@ impl<'s> File<'s> {
 
 /// The bytes of a file of bounded size.
 pub(super) fn read(path: &Path) -> Result<Vec<u8>, Wrong> {
-    let mut bytes = Vec::new();
-    // Without it, opening a named pipe would wait for somebody to write to it.
-    let nonblocking = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
-    let opened = fs::OpenOptions::new().read(true).custom_flags(nonblocking).open(path);
-    let read = opened.and_then(|file| read_to_end(&mut file.take(LARGEST_FILE + 1), &mut bytes));
     let shown = quoted(&path.to_string_lossy());
-    match read {
-        Ok(_) if bytes.len() as u64 > LARGEST_FILE => {
+    match bytes(path) {
+        Ok(bytes) => Ok(bytes),
+        Err(error) if error.kind() == io::ErrorKind::FileTooLarge => {
             Err(Wrong::new(format!("{shown} is larger than {} MiB", LARGEST_FILE >> 20))
                 .help("name a smaller file"))
         }
-        Ok(_) => Ok(bytes),
         Err(error) => {
             let wrong = Wrong::new(format!("cannot read {shown}: {}", reason(&error)));
             Err(match error.kind() {
@@ -211,6 +206,24 @@ pub(super) fn read(path: &Path) -> Result<Vec<u8>, Wrong> {
             })
         }
     }
+}
+
+/// The bytes of a file that a user has named: neither a pipe that nobody writes to nor a device without
+/// end holds the reader up.
+///
+/// # Errors
+/// The operating system's; the file is too large; nothing was written to the pipe.
+pub(crate) fn bytes(path: &Path) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    // Without it, opening a named pipe would wait for somebody to write to it.
+    let nonblocking = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
+    let file = fs::OpenOptions::new().read(true).custom_flags(nonblocking).open(path)?;
+    read_to_end(&mut file.take(LARGEST_FILE + 1), &mut bytes)?;
+    if bytes.len() as u64 > LARGEST_FILE {
+        let text = format!("it is larger than {} MiB", LARGEST_FILE >> 20);
+        return Err(io::Error::new(io::ErrorKind::FileTooLarge, text));
+    }
+    Ok(bytes)
 }
 
 /// Reads to the end. A pipe or a terminal, which may have nothing to say yet, is given a few seconds.

@@ -56,6 +56,7 @@ use rustls::sign::CertifiedKey;
 
 pub use self::content::{Content, Reading};
 pub use self::fault::Wrong;
+pub(crate) use self::file::bytes as file_bytes;
 pub use self::places::Places;
 pub use self::proxy_out::{ProxyOut, Tlv, Tlvs};
 pub(crate) use self::sources::url_without_secrets;
