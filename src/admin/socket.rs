@@ -7,7 +7,7 @@
 use std::{
     env, fs, io,
     os::unix::{
-        fs::{DirBuilderExt, FileTypeExt, MetadataExt},
+        fs::{DirBuilderExt, FileTypeExt, MetadataExt, OpenOptionsExt},
         net::UnixListener as Listener,
     },
     path::{Path, PathBuf},
@@ -15,10 +15,13 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
+    thread,
+    time::Duration,
 };
 
 use rustix::{
-    fs::{Access, Mode, access},
+    fs::{Access, FlockOperation, Mode, OFlags, access, flock},
+    io::Errno,
     process::{geteuid, umask},
 };
 use socket2::{Domain, SockAddr, Socket, Type};
@@ -32,6 +35,10 @@ const NAME: &str = "moorline.sock";
 const RUN: &str = "/run";
 /// The unit's folder there.
 const UNIT: &str = "moorline";
+
+/// How often a folder's lock is tried for, and the pause between two tries.
+const LOCK_TRIES: u32 = 50;
+const LOCK_PAUSE: Duration = Duration::from_millis(20);
 
 /// What to do about a socket that cannot be made.
 fn advice(kind: io::ErrorKind) -> &'static str {
@@ -72,6 +79,12 @@ impl UnixSocket {
     /// # Errors
     /// Somebody listens here, or the file cannot be made; the text says which and names it.
     pub fn bind(path: &Path) -> io::Result<Self> {
+        let _locked = path.parent().and_then(lock);
+        Self::bind_locked(path)
+    }
+
+    /// The same under the folder's [`lock`].
+    fn bind_locked(path: &Path) -> io::Result<Self> {
         let named = |error: io::Error| {
             io::Error::new(
                 error.kind(),
@@ -129,10 +142,11 @@ impl UnixSocket {
     /// Binds in a folder: by the usual name, or by one with the process's id where another process has
     /// the usual name.
     fn bind_in(folder: &Path) -> io::Result<Self> {
+        let _locked = lock(folder);
         clear_further(folder);
-        match Self::bind(&folder.join(NAME)) {
+        match Self::bind_locked(&folder.join(NAME)) {
             Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
-                Self::bind(&folder.join(format!("moorline-{}.sock", std::process::id())))
+                Self::bind_locked(&folder.join(format!("moorline-{}.sock", std::process::id())))
             }
             bound => bound,
         }
@@ -295,6 +309,23 @@ fn is_private(folder: &Path) -> bool {
     fs::symlink_metadata(folder).is_ok_and(|meta| {
         meta.is_dir() && meta.uid() == geteuid().as_raw() && meta.mode() & 0o077 == 0
     })
+}
+
+/// Keeps other processes from binding in a folder until it is dropped: a socket that is bound and not
+/// listened on yet looks like one that a dead process has left. `None`: it cannot be had; binding goes
+/// on without.
+fn lock(folder: &Path) -> Option<fs::File> {
+    let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
+    let flags = OFlags::DIRECTORY.bits().cast_signed();
+    let file = fs::OpenOptions::new().read(true).custom_flags(flags).open(folder).ok()?;
+    for _ in 0..LOCK_TRIES {
+        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => return Some(file),
+            Err(Errno::WOULDBLOCK) => thread::sleep(LOCK_PAUSE),
+            Err(_) => return None,
+        }
+    }
+    None
 }
 
 /// Removes what a dead process has left here.
