@@ -12,6 +12,8 @@ use std::{
 const LISTEN: &str = "0A";
 /// EAFNOSUPPORT: the system has no such family.
 const NO_FAMILY: i32 = 97;
+/// Most open files of one process that are looked at.
+const MOST_LINKS: usize = 10_000;
 /// First port that needs no privilege, where the system does not say.
 const FIRST_FREE_PORT: u16 = 1024;
 
@@ -111,7 +113,7 @@ fn process_with(inode: &str) -> Option<(u32, String)> {
             continue;
         };
         let links = fs::read_dir(entry.path().join("fd")).into_iter().flatten().flatten();
-        let mut links = links.filter_map(|link| fs::read_link(link.path()).ok());
+        let mut links = links.take(MOST_LINKS).filter_map(|link| fs::read_link(link.path()).ok());
         if links.any(|link| link == Path::new(&socket)) {
             let name = fs::read_to_string(entry.path().join("comm")).unwrap_or_default();
             let name: String = name.trim().chars().filter(|c| !c.is_control()).collect();
