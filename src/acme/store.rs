@@ -295,8 +295,8 @@ fn close(path: &Path) {
     }
     let shown = path.display();
     tracing::warn!(
-        "others may read {shown} (mode {mode:o}), which holds a key: closed to them now, but who has \
-         read it may have it; removed, it is made anew"
+        "others may read {shown} (mode {mode:o}), which holds a key; now mode 0600; if another user may \
+         have read it, delete it and a new one is ordered"
     );
     if let Err(error) = fs::set_permissions(path, Permissions::from_mode(0o600)) {
         tracing::error!(%error, "{shown} cannot be closed");

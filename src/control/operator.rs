@@ -169,7 +169,8 @@ impl Operator {
             (Some(path), _) => path.into(),
             (None, Some(file)) => file.clone(),
             (None, None) => {
-                let wrong = "this process runs by flags: a text is planned with its path";
+                let wrong = "this process runs from flags, not from a file; name a file: \
+                             `moorline plan FILE`";
                 return Err(Denied::Invalid(wrong.to_owned()));
             }
         };

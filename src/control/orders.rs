@@ -174,7 +174,8 @@ impl Control {
     /// What a reload by order did. Refused, it changes nothing.
     async fn reload_as_ordered(&mut self, order: ReloadOrder) -> Result<Plan, Denied> {
         if self.file.is_none() {
-            return Err(Denied::Invalid("this process runs by flags, without a file".to_owned()));
+            let wrong = "this process runs from flags, not from a file; there is nothing to reload";
+            return Err(Denied::Invalid(wrong.to_owned()));
         }
         let outcome = self.reload_within(order.max_disconnects).await;
         let noted = match &outcome {

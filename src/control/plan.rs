@@ -95,7 +95,7 @@ fn listeners(now: &Config, next: &Config, changes: &mut Vec<Change>) {
     for listener in &now.listeners {
         match next.listeners.iter().find(|other| other.name == listener.name) {
             None => {
-                let detail = "stops to accept; its open connections end by themselves".to_owned();
+                let detail = "accepts no new connections; open ones go on".to_owned();
                 changes.push(add(ChangeKind::Removed, listener, detail));
             }
             Some(other) if other != listener => {
@@ -157,7 +157,7 @@ fn routes(now: &Config, next: &Config, changes: &mut Vec<Change>) {
         let name = route.to_string();
         match next.routes.iter().find(|other| same(route, other)) {
             None => {
-                let detail = format!("no more to pool {}", route.pool);
+                let detail = format!("no longer leads to pool {}", route.pool);
                 changes.push(change(ChangedThing::Route, ChangeKind::Removed, &name, detail));
             }
             Some(other) if other.pool != route.pool => {

@@ -137,7 +137,7 @@ impl Resolver {
             tracing::warn!(
                 pool,
                 backend = name,
-                "{address} is where `admin` listens; nobody is sent there"
+                "{address} is where `admin` listens; this address is not used"
             );
         }
         addresses

@@ -65,7 +65,7 @@ pub(super) fn of_listeners(config: &Config, before: &Config) {
             tracing::warn!(
                 listener = name,
                 lists = overdue,
-                "revocation lists are overdue; they count on"
+                "revocation lists are overdue; they stay in force; install new ones"
             );
         }
     }
