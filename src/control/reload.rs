@@ -4,7 +4,12 @@ use std::time::Duration;
 
 use tokio::time::timeout;
 
-use super::{Control, Denied, apply::Changes, plan, unix_now, watch::Watcher};
+use super::{
+    Control, Denied,
+    apply::Changes,
+    plan, unix_now,
+    watch::{Files, Watcher},
+};
 use crate::{
     admin::api::{Plan, ReloadState},
     config::{Config, check},
@@ -69,17 +74,27 @@ impl Control {
         let shown = path.display().to_string();
         // Files are read off the runtime: a slow disk must not hold up a request.
         let files = self.watcher.as_ref().map(Watcher::files);
-        let loading = tokio::task::spawn_blocking(move || match files {
+        let watched = files.clone();
+        let mut loading = tokio::task::spawn_blocking(move || match files {
             Some(files) => files.load(|| check::read(&path)),
             None => check::load(&path),
         });
-        match timeout(LOAD, loading).await {
-            Ok(Ok(Ok(config))) => Ok(config),
-            Ok(Ok(Err(faults))) => Err(faults.to_string()),
-            Ok(Err(error)) => Err(error.to_string()),
-            Err(_) => Err(format!(
-                "{shown}: reading the file and the files that it names takes too long; is one of them on a slow disk?"
-            )),
+        match timeout(LOAD, &mut loading).await {
+            Ok(loaded) => {
+                watched.inspect(Files::was_in_time);
+                loaded.map_err(|error| error.to_string())?.map_err(|faults| faults.to_string())
+            }
+            Err(_) => {
+                // The watches take what it reads as known, although nobody applies it.
+                tokio::spawn(async move {
+                    if loading.await.is_ok() {
+                        watched.inspect(Files::was_late);
+                    }
+                });
+                Err(format!(
+                    "{shown}: reading the file and the files that it names takes too long; is one of them on a slow disk?"
+                ))
+            }
         }
     }
 

@@ -63,6 +63,8 @@ struct Shared {
     every: watch::Sender<Option<Duration>>,
     /// A file has changed while it was loaded.
     overtaken: AtomicBool,
+    /// The last load came too late, and is repeated.
+    late: AtomicBool,
     wake: Notify,
 }
 
@@ -83,6 +85,7 @@ impl Watcher {
             folders: Folders::new(),
             every: watch::Sender::new(None),
             overtaken: AtomicBool::new(false),
+            late: AtomicBool::new(false),
             wake: Notify::new(),
         };
         let files = Files(Arc::new(shared));
@@ -126,6 +129,21 @@ impl Files {
         self.0.every.send_replace((!paths.is_empty()).then_some(every));
         self.0.wake.notify_one();
         outcome
+    }
+
+    /// A load ended in time.
+    pub(super) fn was_in_time(&self) {
+        self.0.late.store(false, Ordering::Release);
+    }
+
+    /// A load ended too late for whoever wanted it: the files count as changed, so that they are loaded
+    /// again. Only once in a row, since a disk may stay that slow.
+    pub(super) fn was_late(&self) {
+        let watched = self.0.every.borrow().is_some();
+        if watched && !self.0.late.swap(true, Ordering::AcqRel) {
+            self.0.overtaken.store(true, Ordering::Release);
+            self.0.wake.notify_one();
+        }
     }
 
     /// Whether one of these events may have changed a watched file.
@@ -197,5 +215,35 @@ async fn until(at: Option<Instant>) {
     match at {
         Some(at) => sleep_until(at).await,
         None => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Content, Reading};
+
+    #[tokio::test]
+    async fn a_late_load_is_repeated_once_in_a_row() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("f");
+        std::fs::write(&path, "one").unwrap();
+        let (sender, mut requests) = mpsc::channel(1);
+        let terms =
+            Reload { watch: true, interval: Duration::from_secs(3600), max_disconnects: None };
+        let watcher = Watcher::new(sender.downgrade(), terms);
+        let (files, loading) = (watcher.files(), watcher.files());
+        let load = move || {
+            let readings = vec![Reading { path, content: Content::of(b"one") }];
+            loading.load(|| Loaded { outcome: Err(Faults(Vec::new())), readings })
+        };
+        spawn_blocking(load).await.unwrap().unwrap_err();
+        files.was_late();
+        assert!(matches!(requests.recv().await, Some(Request::Changed)));
+        files.was_late();
+        assert!(!files.0.overtaken.load(Ordering::Acquire), "the disk is slow");
+        files.was_in_time();
+        files.was_late();
+        assert!(matches!(requests.recv().await, Some(Request::Changed)));
     }
 }
