@@ -66,7 +66,7 @@ async fn handshake(
     }
     if status == StatusCode::NOT_FOUND {
         return Err(format!(
-            "status 404 to a handshake: the backend serves no Engine.IO at {path}; set `path` of `health` to \
+            "expected 200 to a handshake, got 404: the backend serves no Engine.IO at {path}; set `path` of `health` to \
              the app's own, or use `probe = \"tcp\"`"
         ));
     }
