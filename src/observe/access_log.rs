@@ -398,11 +398,11 @@ mod tests {
 
     #[test]
     fn a_log_that_cannot_be_opened_is_named() {
-        let path = PathBuf::from("/nonexistent/access.log");
+        // No folder can be made below a file.
+        let path = PathBuf::from("/dev/null/logs/access.log");
         let config = config::AccessLog::File(path);
         let error = AccessLog::open(&config, Counter::default()).unwrap_err();
-        assert_eq!(error.kind(), io::ErrorKind::NotFound);
-        assert!(error.to_string().starts_with("access log /nonexistent/access.log: "));
+        assert!(error.to_string().contains("/dev/null/logs"), "{error}");
     }
 
     #[test]

@@ -73,8 +73,11 @@ fn tlvs(mut bytes: &[u8]) -> Vec<(u8, Vec<u8>)> {
 #[tokio::test]
 async fn a_proxy_header_tells_who_the_client_has_proved_to_be() {
     let backend = Backend::replying("ok").await;
+    let wanted = "[\"authority\", \"ssl\", \"ssl-cipher\", \"cert-cn\", \"cert-subject\", \
+                \"cert-fingerprint\", \"unique-id\"]";
     let proxy = Proxy::with(|settings| {
-        mutual(settings, &backend, "mode = \"optional\"").pool("proxy_protocol", "\"v2\"");
+        mutual(settings, &backend, "mode = \"optional\"")
+            .pool("proxy_protocol", &format!("{{ version = \"v2\", tlvs = {wanted} }}"));
     })
     .await;
     let mut ada = connect(&proxy, "client").await;
