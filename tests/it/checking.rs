@@ -268,7 +268,9 @@ async fn a_health_check_that_gets_404_says_what_to_change_at_once() {
         settings.pool("health", "{ probe = \"http\", path = \"/healthz\", interval = \"60s\" }");
     })
     .await;
-    let told = |line: &str| line.contains(" WARN ") && line.contains("no /healthz");
+    let told = |line: &str| {
+        line.contains(" WARN ") && line.contains("GET /healthz") && line.contains("got 404")
+    };
     let line = proxy.wait_for_stderr("the advice after the first probe", told).await;
     assert!(
         line.contains("probe = \\\"engine.io\\\"") || line.contains("probe = \"engine.io\""),

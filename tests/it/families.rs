@@ -17,7 +17,7 @@ use crate::{
 };
 
 /// What is amiss with a source is reported with these words.
-const AMISS: &str = "something is amiss with what the source says";
+const AMISS: &str = "part of the source's answer is not used";
 
 /// Two backends on one port, one in each family.
 async fn pair() -> (u16, Backend, Backend) {
