@@ -340,9 +340,10 @@ pub struct SessionState {
     pub backend: String,
     /// What it is.
     pub kind: SessionKind,
-    /// The client's address; not known of a session that polls.
+    /// The client's address; of a session that polls, without a port. `None`: another process opened it.
     pub client: Option<String>,
-    /// Since the tunnel or stream was opened; not known of a session that polls.
+    /// Since the tunnel, stream or session was opened, or found by an owner search. `None`: another
+    /// process opened it.
     pub age: Option<f64>,
 }
 

@@ -26,7 +26,7 @@ pub use super::{
     schema::{SECTIONS, Section},
 };
 
-/// Sids that one proxy can be asked to remember: about 100 bytes each.
+/// Sids that one proxy can be asked to remember: about 125 bytes each.
 const MOST_SESSIONS: usize = 100_000_000;
 
 /// Largest limit of what a reload may disconnect: more sessions than a process can hold.

@@ -95,7 +95,7 @@ fn state(session: &Session) -> SessionState {
         pool: session.backend.pool().to_owned(),
         backend: session.backend.name().to_owned(),
         kind: if session.tunnel { SessionKind::Tunnel } else { SessionKind::Polling },
-        client: None,
-        age: None,
+        client: session.client.map(|client| client.to_string()),
+        age: session.age.map(|age| age.as_secs_f64()),
     }
 }

@@ -28,7 +28,7 @@ use crate::{
     proxy::Proxy,
     snapshot::Pool,
     sticky::{
-        self, Choice, Clues, SessionHold,
+        self, Choice, Clues, Opener, SessionHold,
         engine_io::CloseScan,
         memory::{Key, Return},
     },
@@ -80,6 +80,11 @@ enum Session {
 }
 
 impl Call<'_> {
+    /// The client, of a session that it opens.
+    fn opener(&self) -> Opener {
+        Opener { key: self.known_as, address: Some(self.address.ip()) }
+    }
+
     pub(super) fn choose(&mut self, proxy: &Proxy, pool: &Pool) -> Choice {
         let sid = self.engine.as_ref().and_then(|engine| engine.sid.as_deref());
         let clues = Clues {
@@ -158,7 +163,7 @@ impl Call<'_> {
         if self.opens_polling()
             && status == StatusCode::OK
             && pool.config().sticky.engine_io
-            && let Err(error) = learn_session(proxy, pool, self.known_as, &mut reached).await
+            && let Err(error) = learn_session(proxy, pool, self.opener(), &mut reached).await
         {
             return reply::refuse(self.entry, &error, &self.manners);
         }
@@ -284,7 +289,7 @@ fn is_event_stream(headers: &HeaderMap) -> bool {
 async fn learn_session(
     proxy: &Proxy,
     pool: &Pool,
-    client: Option<Key>,
+    opener: Opener,
     reached: &mut Reached,
 ) -> Result<(), ProxyError> {
     let pause = pool.config().timeouts.body_idle;
@@ -298,7 +303,7 @@ async fn learn_session(
     if let Some(opened) = opened {
         let backend = reached.answer.lease.backend();
         let now = Instant::now();
-        proxy.sids.learn_from(client, &opened.sid, backend, opened.lifetime, now);
+        proxy.sids.learn_from(opener, &opened.sid, backend, opened.lifetime, now);
         reached.reserved = None;
     }
     reached.head = (!head.is_empty()).then_some(head);

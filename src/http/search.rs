@@ -25,6 +25,7 @@ use crate::{
     error::{Kind, ProxyError, Side},
     observe::ChosenBy,
     snapshot::Pool,
+    sticky::Opener,
     upstream::Backend,
 };
 
@@ -108,7 +109,8 @@ impl Attempt<'_> {
             self.proxy.metrics.owner_found.inc();
             // An upgrade may have another user agent than the handshake, a poll has not.
             let client = self.known_as.filter(|_| !self.upgrade);
-            self.proxy.sids.learn_from(client, sid, backend, FOUND_LIFETIME, Instant::now());
+            let opener = Opener { key: client, address: Some(self.client) };
+            self.proxy.sids.learn_from(opener, sid, backend, FOUND_LIFETIME, Instant::now());
         }
     }
 }

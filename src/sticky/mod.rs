@@ -15,5 +15,5 @@ pub use self::{
     choice::{Choice, Clues, choose, choose_and_recognise, preview},
     cookie::{Context, Found, Ids, Keys, MadeKey, set_cookie},
     memory::{Ending, Memory, Recalled},
-    table::{Cursor, Known, Learned, Session, SessionHold, SessionId, Table},
+    table::{Cursor, Known, Learned, Opener, Session, SessionHold, SessionId, Table},
 };

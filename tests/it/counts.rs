@@ -61,6 +61,11 @@ async fn four_clients_are_four_sessions_everywhere() {
     assert_eq!((&json["sessions"], &json["tunnels"]), (&4.into(), &2.into()));
     let listed = proxy.command(&["sessions", "--json"]).await.json();
     assert_eq!((&listed["total"], listed["sessions"].as_array().unwrap().len()), (&4.into(), 4));
+    // Those that poll say who they are and for how long.
+    for session in listed["sessions"].as_array().unwrap() {
+        assert!(session["client"].as_str().unwrap().starts_with("127.0.0.1"), "{session}");
+        assert!(session["age"].as_f64().unwrap() < 60.0, "{session}");
+    }
     let drained = proxy.command(&["drain", "app"]).await.done();
     assert!(drained.contains(&format!("{all} left")), "{drained}");
     proxy.command(&["undrain", "app"]).await.done();

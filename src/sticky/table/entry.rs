@@ -2,6 +2,8 @@
 
 use std::{
     mem,
+    net::IpAddr,
+    num::NonZeroU32,
     sync::{Arc, Weak},
 };
 
@@ -20,10 +22,20 @@ pub(super) struct Entry {
     tag: u32,
     /// The client that opened the session, as its handshake named it.
     client: Option<Key>,
+    origin: Origin,
 }
 
 /// A million of them are a table's whole memory, nearly.
-const _: () = assert!(size_of::<Entry>() == 72);
+const _: () = assert!(size_of::<Entry>() == 96);
+
+/// Where a session comes from, for operators.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Origin {
+    /// Address of the client that opened it.
+    pub(super) address: Option<IpAddr>,
+    /// When it was learned, in seconds of the table's clock, from 1.
+    pub(super) since: Option<NonZeroU32>,
+}
 
 /// A sid's bytes; nearly all have 20 and need no memory of their own.
 enum Sid {
@@ -62,6 +74,20 @@ impl Entry {
             lifetime,
             tag,
             client: None,
+            origin: Origin::default(),
+        }
+    }
+
+    /// Where its session comes from.
+    pub(super) fn origin(&self) -> Origin {
+        self.origin
+    }
+
+    /// Notes where its session comes from, unless that is known.
+    pub(super) fn set_origin(&mut self, address: Option<IpAddr>, now: u64) {
+        if self.origin.since.is_none() {
+            let seconds = u32::try_from(now / 1000).unwrap_or(u32::MAX - 1);
+            self.origin = Origin { address, since: NonZeroU32::new(seconds + 1) };
         }
     }
 

@@ -1,8 +1,8 @@
 //! Which backend owns a session: sid → backend, for all pools, learned from backends' replies only.
 //!
 //! The key is the pool and the sid, both compared; the hash is keyed, so that no client can choose
-//! sids that collide. The table outlives configurations. An entry is 72 bytes and 5 to 11 of index,
-//! a sid of more than 22 bytes comes on top; a million sessions are about 100 MB.
+//! sids that collide. The table outlives configurations. An entry is 96 bytes and 5 to 11 of index,
+//! a sid of more than 22 bytes comes on top; a million sessions are about 125 MB.
 //!
 //! **Lifetime.** An entry lives for one lifetime after its last use. While tunnels of its session are
 //! open it cannot expire; after the last one it lives for one more lifetime, since a client whose
@@ -34,6 +34,7 @@ mod tests;
 use std::{
     fmt,
     hash::{BuildHasher, RandomState},
+    net::IpAddr,
     ptr,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -73,6 +74,15 @@ pub struct Table {
     next_sweep: AtomicUsize,
     /// Whoever wants to hear what is learned.
     tap: ArcSwapOption<mpsc::Sender<Learned>>,
+}
+
+/// The client that opens a session.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Opener {
+    /// How its handshake named it.
+    pub key: Option<Key>,
+    /// Its address.
+    pub address: Option<IpAddr>,
 }
 
 /// A shard on cache lines of its own.
@@ -148,18 +158,19 @@ impl Table {
         lifetime: Duration,
         now: Instant,
     ) -> bool {
-        self.learn_from(None, sid, backend, lifetime, now)
+        self.learn_from(Opener::default(), sid, backend, lifetime, now)
     }
 
     /// Like [`learn`](Self::learn), and remembers the client that opened the session.
     pub fn learn_from(
         &self,
-        client: Option<Key>,
+        opener: Opener,
         sid: &str,
         backend: &Arc<Backend>,
         lifetime: Duration,
         now: Instant,
     ) -> bool {
+        let Opener { key: client, address } = opener;
         if !self.takes(sid) {
             return false;
         }
@@ -172,6 +183,7 @@ impl Table {
             if ptr::eq(&**entry.backend(), &**backend) && !entry.is_let_go() {
                 entry.renew(millis, now);
                 entry.set_client(client);
+                entry.set_origin(address, now);
                 return true;
             }
             moved = shard.remove(place.tag, backend.pool(), sid);
@@ -179,6 +191,7 @@ impl Table {
         }
         let mut entry = Entry::new(place.tag, sid, backend, millis, now);
         entry.set_client(client);
+        entry.set_origin(address, now);
         self.insert(shard, place, entry, moved);
         self.tell(|| {
             let backend = Arc::clone(backend);

@@ -4,9 +4,19 @@
 //! says so: its next request is answered that the session is unknown, in place of a search that would
 //! find it where it was.
 
-use std::{fmt, ptr, str::FromStr, sync::Arc, time::Instant};
+use std::{
+    fmt,
+    net::IpAddr,
+    ptr,
+    str::FromStr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
-use super::{ROUND, SHARDS, Table, entry::Entry};
+use super::{
+    ROUND, SHARDS, Table,
+    entry::{Entry, Origin},
+};
 use crate::upstream::Backend;
 
 /// Entries from which on a table is not looked through as a whole for a few of them.
@@ -26,6 +36,10 @@ pub struct Session {
     pub backend: Arc<Backend>,
     /// Whether a tunnel of it is open.
     pub tunnel: bool,
+    /// Address of the client that opened it; `None`: another process knew that.
+    pub client: Option<IpAddr>,
+    /// Time since it was opened, or found by an owner search; `None`: another process knew that.
+    pub age: Option<Duration>,
 }
 
 impl Table {
@@ -93,8 +107,16 @@ impl Table {
     }
 
     fn session(&self, entry: &Entry) -> Session {
-        let id = SessionId(self.hash_of(entry));
-        Session { id, backend: Arc::clone(entry.backend()), tunnel: entry.is_held() }
+        let Origin { address: client, since } = entry.origin();
+        let now = self.tick(Instant::now()) / 1000 + 1;
+        let age = since.map(|since| Duration::from_secs(now.saturating_sub(since.get().into())));
+        Session {
+            id: SessionId(self.hash_of(entry)),
+            backend: Arc::clone(entry.backend()),
+            tunnel: entry.is_held(),
+            client,
+            age,
+        }
     }
 
     fn hash_of(&self, entry: &Entry) -> u64 {
@@ -123,8 +145,6 @@ impl FromStr for SessionId {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
     use crate::config::{self, Address};
 

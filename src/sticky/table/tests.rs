@@ -447,7 +447,7 @@ fn what_is_known_here_is_known_better() {
 fn the_client_that_opened_a_session_is_remembered_with_it() {
     let (table, blue, now) = (table(10), backend("chat", "blue"), Instant::now());
     let client = Some(Key::from_bits(7));
-    table.learn_from(client, "abc", &blue, LIFE, now);
+    table.learn_from(Opener { key: client, address: None }, "abc", &blue, LIFE, now);
     table.learn("none", &blue, LIFE, now);
     let known = |table: &Table, sid| table.find("chat", sid, now).unwrap().client;
     assert_eq!((known(&table, "abc"), known(&table, "none")), (client, None));
