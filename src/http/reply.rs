@@ -39,7 +39,7 @@ pub(crate) const PLAIN_ON_TLS: &[u8] = b"HTTP/1.1 400 Bad Request\r\n\
 /// The reply to a connection of an address that has as many open as one may.
 pub(crate) const TOO_MANY: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\n\
     Content-Type: text/plain; charset=utf-8\r\n\
-    Content-Length: 54\r\n\
+    Content-Length: 49\r\n\
     Cache-Control: no-store\r\n\
     Retry-After: 5\r\n\
     Connection: close\r\n\r\n\
@@ -331,6 +331,21 @@ pub(super) fn sentence(error: &ProxyError) -> &'static str {
         (Kind::NotTls | Kind::Alert, _) => "The TLS handshake with the backend failed.",
         (Kind::Untrusted | Kind::Missing | Kind::UnknownName | Kind::Io, _) => {
             "The backend could not be reached."
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fixed_replies_are_as_long_as_they_say() {
+        for reply in [PLAIN_ON_TLS, TOO_MANY] {
+            let text = std::str::from_utf8(reply).unwrap();
+            let (head, body) = text.split_once("\r\n\r\n").unwrap();
+            let length = format!("Content-Length: {}", body.len());
+            assert!(head.lines().any(|line| line == length), "{text}");
         }
     }
 }

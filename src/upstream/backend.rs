@@ -309,6 +309,11 @@ impl Backend {
         self.silence.ends(Instant::now());
     }
 
+    /// Notes that its host accepts connections, which says nothing of the process behind.
+    pub fn reached(&self) {
+        self.silence.reached();
+    }
+
     /// Whether it was silent from `from`, on all connections, until shortly before `to`.
     pub fn was_silent(&self, from: Instant, to: Instant) -> bool {
         self.silence.lasted(from, to)

@@ -50,11 +50,16 @@ impl Silence {
         let _ = self.since.compare_exchange(0, began, Relaxed, Relaxed);
     }
 
-    /// The backend was heard. Writes little: once in a tenth of a second, while it is not silent.
-    pub(super) fn ends(&self, now: Instant) {
+    /// The backend can be reached again, though nothing was heard of it.
+    pub(super) fn reached(&self) {
         if self.since.load(Relaxed) != 0 {
             self.since.store(0, Relaxed);
         }
+    }
+
+    /// The backend was heard. Writes little: once in a tenth of a second, while it is not silent.
+    pub(super) fn ends(&self, now: Instant) {
+        self.reached();
         let now = self.tenths(now);
         if self.heard.load(Relaxed) >= now {
             return;

@@ -91,7 +91,7 @@ async fn fault_078_tunnels_of_one_address_are_capped() {
     let refused = Raw::ask(proxy.web(), websocket::request("/chat", "")).await;
     assert_eq!(refused.status(), 503);
     assert!(refused.header("retry-after").is_some_and(|after| after.parse::<u32>().is_ok()));
-    assert_eq!(refused.text(), "Too many connections from your address are open here.\n");
+    assert_eq!(refused.text(), "Too many connections from your address are open.\n");
     eventually("its line", || refusals(&proxy) == 1).await;
     assert!(proxy.log_lines().iter().any(|line| line["status"] == 503));
     let other = websocket::over(Raw::from(OTHER, proxy.web()).await, &backend).await;

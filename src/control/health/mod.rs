@@ -70,6 +70,8 @@ async fn watch(backend: Arc<Backend>, dial: Arc<Dial>, terms: Health, new: bool)
         let began = Instant::now();
         let outcome = timeout(terms.timeout, probe(&backend, &dial, &terms)).await;
         match &outcome {
+            // The kernel accepts connections for a process that hangs: only an answer shows that it runs.
+            Ok(Ok(())) if terms.probe == Probe::Tcp => backend.reached(),
             Ok(Ok(())) => backend.heard(),
             Err(_) => backend.fell_silent(began),
             // It refused, or answered something else.
