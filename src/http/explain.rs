@@ -262,8 +262,12 @@ fn searched(pool: &Pool, first: Option<&Arc<Backend>>, sid: Option<&str>, told: 
     }
     let names: Vec<&str> = asked.iter().take(MOST_NAMED).map(|b| b.name()).collect();
     chosen(told, ChosenBy::OwnerSearch, None);
+    let led = match first {
+        Some(_) => " The first is the cookie's: if it has the session, the log says `cookie`.",
+        None => "",
+    };
     told.steps.push(format!(
-        "The session is not known here: {} backends are asked one after the other, first {}.",
+        "The session is not known here: {} backends are asked one after the other, first {}.{led}",
         asked.len(),
         names.join(", ")
     ));

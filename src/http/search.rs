@@ -47,7 +47,8 @@ impl Attempt<'_> {
         let mut unheard = None;
         let mut unknown: Option<Reached> = None;
         for backend in candidates(self.pool, first.as_ref(), self.sid().unwrap_or_default()) {
-            self.chosen(ChosenBy::OwnerSearch);
+            let cookie = first.as_ref().is_some_and(|first| Arc::ptr_eq(first, &backend));
+            self.chosen(if cookie { ChosenBy::Cookie } else { ChosenBy::OwnerSearch });
             let request = self.outgoing.request();
             match self.once(&backend, header, request).await {
                 Ok(mut answer) => {
