@@ -122,7 +122,7 @@ impl Client {
             .await
             .map_err(|error| Said::new(format!("{host}: {}", whole(error.as_ref()))))?
             .to_bytes();
-        // The protocol's library would say that this is no JSON.
+        // The protocol's library would report invalid JSON.
         if refused && !is_problem(&body) {
             let (status, target) = (parts.status, uri.path());
             let text = format!("{host}: HTTP {status} for {target}{}", excerpt(&body));
@@ -151,7 +151,7 @@ impl HttpClient for Client {
 #[derive(Debug)]
 struct Said {
     text: String,
-    /// The status of an answer that is no ACME problem.
+    /// Status of an answer that is not an ACME problem document.
     status: Option<StatusCode>,
 }
 
@@ -197,7 +197,7 @@ fn is_problem(body: &[u8]) -> bool {
     read.is_some_and(|value| value.get("type").or(value.get("detail")).is_some())
 }
 
-/// The beginning of an answer that is no problem, as a log can carry it.
+/// First part of an answer that is not a problem document, made safe for a log line.
 fn excerpt(body: &[u8]) -> String {
     const LONGEST: usize = 100;
     let text = String::from_utf8_lossy(&body[..body.len().min(4 * LONGEST)]).into_owned();

@@ -264,7 +264,7 @@ impl Store {
     }
 }
 
-/// Removes a file, where there is one.
+/// Removes a file if it exists.
 fn remove(path: &Path) -> Result<(), String> {
     match fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {

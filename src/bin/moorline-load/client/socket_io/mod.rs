@@ -118,7 +118,7 @@ fn note_node(headers: &HeaderMap, conversation: &mut Conversation<'_>) {
     }
 }
 
-/// What a reply that is no success means.
+/// What an unsuccessful reply means.
 fn refused(reply: &Reply) -> Failure {
     match Refusal::parse(&reply.body) {
         Some(refusal) => {

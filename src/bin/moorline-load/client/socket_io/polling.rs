@@ -301,7 +301,7 @@ impl<'c> Requests<'c> {
     }
 }
 
-/// What a reply that is no success means for the session. A code 1 that no node has signed is the proxy's own:
+/// What an unsuccessful reply means for the session. A code 1 that no node has signed is the proxy's own:
 /// while the session's node drains, it asks the client to open a new session elsewhere.
 fn rejected(reply: &Reply, conversation: &Conversation<'_>) -> Stop {
     let failure = refused(reply);
