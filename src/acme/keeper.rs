@@ -402,6 +402,7 @@ mod tests {
         count.into_inner()
     }
 
+    const MINUTE: Duration = Duration::from_secs(60);
     const HOUR: Duration = Duration::from_secs(3600);
 
     #[tokio::test(start_paused = true)]
@@ -409,11 +410,11 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         for (from, to) in [(2000, 2001), (2001, 2000)] {
             let issued = issued(&folder.path().join(from.to_string()));
-            let count = attempts(&issued, HOUR, move |issued| {
+            let count = attempts(&issued, 50 * MINUTE, move |issued| {
                 issued.put_in_place(certificate(from, to));
                 Outcome::Done
             });
-            // At 0, 1, 3, 7, 15, 31 minutes or so.
+            // At 0, 1, 3, 7, 15 and 31 minutes, each wait spread by 10 %; the next comes after 56 minutes at least.
             assert_eq!(count.await, 6, "{from}");
             assert!(issued.certificate().is_some(), "it serves nevertheless");
             assert!(

@@ -78,7 +78,8 @@ test('demo: Plain round robin fails with code 1 where Moorline does not', async 
   const number = async (id) => Number(await ada.page.locator(`#${id}`).textContent());
   const plain = ada.page.getByRole('switch', { name: 'Plain round robin' });
   await plain.check();
-  await until('three requests have failed', async () => (await number('plain-failed')) >= 3);
+  await until('a request has failed', async () => (await number('plain-failed')) >= 1);
+  await until('the client starts again and again', async () => (await number('plain-opened')) >= 3);
   await ada.page.getByRole('heading', { name: 'Adrift' }).waitFor();
   await ada.page.locator('#story', { hasText: 'with 400, code 1: it does not know that session' }).waitFor();
   await ada.page.locator('#hoist [data-fault="400, code 1"]').first().waitFor();
@@ -86,7 +87,6 @@ test('demo: Plain round robin fails with code 1 where Moorline does not', async 
     await ada.page.screenshot({ path: join(process.env.SCREENSHOTS, 'demo-plain.png'), fullPage: true });
   }
   assert.equal(await number('plain-connected'), 0);
-  assert.ok((await number('plain-opened')) >= 2, 'the client starts again and again');
   assert.equal(await number('moorline-failed'), 0);
   await assertUndisturbed(finn, there);
 
