@@ -6,7 +6,7 @@ use anyhow::{Context as _, ensure};
 use serde::Deserialize;
 
 use crate::{
-    LOAD,
+    harness::harness,
     peer::{Door, Proxy},
     rows::{Figure, Unit},
 };
@@ -81,7 +81,7 @@ struct Spent {
 /// Runs the load generator against a proxy.
 pub(crate) fn run(proxy: &Proxy, wish: &Wish<'_>) -> anyhow::Result<Report> {
     let file = proxy.directory().join("load.json");
-    let mut command = Command::new(LOAD);
+    let mut command = Command::new(harness());
     command.arg("run").arg(proxy.url(wish.door) + wish.path);
     command.args(wish.flags.split(' ')).args(["--insecure", "--no-reconnect", "--quiet"]);
     command.args(["--threads", "1", "--sources", &SOURCES.to_string()]);
@@ -89,7 +89,7 @@ pub(crate) fn run(proxy: &Proxy, wish: &Wish<'_>) -> anyhow::Result<Report> {
     for worker in &proxy.workers {
         command.args(["--cost-of", &worker.to_string()]);
     }
-    let done = command.arg("--json").arg(&file).output().context(LOAD)?;
+    let done = command.arg("--json").arg(&file).output().context("moorline-load")?;
     let said = String::from_utf8_lossy(&done.stderr);
     ensure!(done.status.success(), "the load generator says: {}", said.trim());
     let text = fs::read_to_string(&file).context("the load generator's figures")?;

@@ -19,6 +19,8 @@
 
 mod chart;
 mod continuity;
+#[path = "../../tests/it/support/harness.rs"]
+mod harness;
 mod inside;
 mod load;
 mod machine;
@@ -40,8 +42,6 @@ use anyhow::{Context as _, bail};
 
 use self::{origin::Origin, peer::Peer, process::Cores, results::Results, turns::Turns};
 
-/// The load generator, and the origin.
-const LOAD: &str = env!("CARGO_BIN_EXE_moorline-load");
 /// Where the page is, and what it is made from.
 const HOME: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/benches/compare");
 /// Where the figures of a run go that is not a full one.

@@ -12,7 +12,7 @@ use std::{
 use anyhow::{Context as _, bail};
 use tempfile::TempDir;
 
-use crate::{LOAD, peer};
+use crate::{harness::harness, peer};
 
 /// Socket.IO nodes behind each proxy.
 const NODES: usize = 3;
@@ -39,11 +39,11 @@ impl Origin {
         let directory = tempfile::tempdir()?;
         let (echo, list) = (peer::free()?, directory.path().join("nodes"));
         let secure = peer::free()?;
-        let mut command = Command::new(LOAD);
+        let mut command = Command::new(harness());
         command.args(["node", "--nodes", &NODES.to_string(), "--listen", "127.0.0.1:0"]);
         command.args(["--echo", &echo.to_string()]).arg("--backends-file").arg(&list);
         command.stdin(Stdio::null()).stdout(Stdio::null());
-        let child = command.spawn().context(LOAD)?;
+        let child = command.spawn().context("moorline-load")?;
         let terminator = terminate(directory.path(), secure, echo)?;
         let nodes = Vec::new();
         let mut origin = Self { child, terminator, echo, secure, nodes, _directory: directory };

@@ -8,7 +8,8 @@ use std::{
 use anyhow::{Context as _, ensure};
 
 use crate::{
-    HOME, LOAD,
+    HOME,
+    harness::harness,
     origin::Origin,
     process,
     results::{Better, Results},
@@ -73,7 +74,7 @@ fn installed() -> Option<(PathBuf, String)> {
 }
 
 fn ours(node: &str) -> Command {
-    let mut command = Command::new(LOAD);
+    let mut command = Command::new(harness());
     command.args(["run", node, "--client", "websocket", "--clients", &CLIENTS.to_string()]);
     command.args(["--ramp", "20s", "--hold", "22s", "--messages", "10", "--every", "2s"]);
     command.args(["--answer", "echo", "--quiet"]);

@@ -18,6 +18,7 @@ use tokio::process::Command;
 
 use crate::support::{
     Backend, Proxy, backend, eventually, found,
+    harness::harness,
     led::{Led, Look},
     load::{Demo, Load, LoadNodes, Report},
     message, process,
@@ -194,7 +195,7 @@ fn closing(codes: &'static [u16]) -> backend::Script {
 #[tokio::test]
 async fn a_run_that_is_led_tells_who_was_moved_who_was_lost_and_who_is_there() {
     let server = Backend::start(closing(&[1012, 1001, 1001])).await;
-    let mut command = Command::new(env!("CARGO_BIN_EXE_moorline-load"));
+    let mut command = Command::new(harness());
     command.arg("led").arg(format!("ws://{}", server.address));
     command.args("--client ws --clients 1 --silent --quiet".split(' '));
     let mut run = Led::start(&mut command);
@@ -229,7 +230,7 @@ async fn until(run: &mut Led, is: impl Fn(&Look) -> bool) -> Look {
 async fn an_order_that_is_none_ends_a_run_that_is_led() {
     let server = Backend::start(closing(&[])).await;
     let url = format!("ws://{}", server.address);
-    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_moorline-load"));
+    let mut command = std::process::Command::new(harness());
     command.args(["led", &url, "--client", "ws", "--clients", "1", "--silent", "--quiet"]);
     let child = command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn();
     let mut child = child.unwrap();

@@ -7,11 +7,11 @@ use std::{
     process::{Command, Output},
 };
 
-use crate::support::{Backend, Proxy, message, proxy::Setup};
+use crate::support::{Backend, Proxy, harness::harness, message, proxy::Setup};
 
 /// Runs the harness with these words; a run that it does begin is as short as can be.
 async fn load(words: &[&str]) -> Output {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_moorline-load"));
+    let mut command = Command::new(harness());
     command.args(words);
     tokio::task::spawn_blocking(move || command.output()).await.unwrap().unwrap()
 }
@@ -225,7 +225,7 @@ async fn a_bad_scenario_file_is_told_with_its_line() {
 #[tokio::test]
 async fn too_few_descriptors_are_told_with_the_number_that_fits() {
     let server = no_socket_io().await;
-    let program = env!("CARGO_BIN_EXE_moorline-load");
+    let program = harness().display();
     let url = format!("http://{}", server.address);
     let line = format!("ulimit -n 100; exec {program} run {url} --client ws --clients 500");
     let mut command = Command::new("sh");

@@ -33,7 +33,6 @@ mod configuration;
 mod connecting;
 #[cfg(test)]
 mod consul;
-#[cfg(feature = "load")]
 #[cfg(test)]
 mod continuity;
 #[cfg(test)]
@@ -64,10 +63,8 @@ mod health;
 mod layer4;
 #[cfg(test)]
 mod leaving;
-#[cfg(feature = "load")]
 #[cfg(test)]
 mod load;
-#[cfg(feature = "load")]
 #[cfg(test)]
 mod load_input;
 #[cfg(test)]

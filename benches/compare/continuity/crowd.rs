@@ -12,7 +12,7 @@ use std::{
 use anyhow::{Context as _, bail, ensure};
 use serde::Deserialize;
 
-use crate::LOAD;
+use crate::harness::harness;
 
 /// Clients of each kind.
 pub(super) const EACH: u64 = 50;
@@ -74,7 +74,7 @@ struct Totals {
 impl Node {
     /// Starts one on a free port.
     pub(super) fn start(name: &str) -> anyhow::Result<Self> {
-        let mut command = Command::new(LOAD);
+        let mut command = Command::new(harness());
         command.args(["node", "--nodes", "1", "--until-eof", "--listen", "127.0.0.1:0"]);
         command.args(["--name", name, "--ping-interval", "5s"]);
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
@@ -168,7 +168,7 @@ impl Crowd {
 
 impl Run {
     fn start(kind: &str, target: SocketAddr) -> anyhow::Result<Self> {
-        let mut command = Command::new(LOAD);
+        let mut command = Command::new(harness());
         command.arg("led").arg(format!("https://{target}")).args(["--client", kind, "--insecure"]);
         command.args(["--clients", &EACH.to_string(), "--ramp", "1s", "--every", "1s", "--quiet"]);
         command.args(["--sources", &SOURCES.to_string(), "--threads", "1"]);

@@ -6,7 +6,10 @@ use std::{
     process::{Child, ChildStdin, ChildStdout, Command, Stdio},
 };
 
-use crate::support::process::{self, Namespace};
+use crate::support::{
+    harness::harness,
+    process::{self, Namespace},
+};
 
 /// Where the npm packages are, and what is made with them.
 const NPM: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/socketio");
@@ -46,7 +49,7 @@ impl Make {
         let count = count.to_string();
         let mut command = match self {
             Self::Harness => {
-                let mut command = Command::new(env!("CARGO_BIN_EXE_moorline-load"));
+                let mut command = Command::new(harness());
                 command.arg("led").arg(format!("https://127.0.0.1:{port}"));
                 command.args(["--client", kind, "--clients", &count, "--ramp", "2s"]);
                 command.args(["--every", "2s", "--quiet", "--ca"]).arg(authority);
@@ -72,7 +75,7 @@ impl Make {
         let (interval, timeout) = PING;
         match self {
             Self::Harness => {
-                let mut command = program(env!("CARGO_BIN_EXE_moorline-load"));
+                let mut command = program(harness().to_str().unwrap());
                 command.args(["node", "--nodes", "1", "--until-eof"]);
                 command.args(["--listen", &format!("{host}:0")]);
                 command.args(["--name", name, "--ping-interval", &format!("{interval}s")]);

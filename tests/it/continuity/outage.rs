@@ -5,6 +5,7 @@ use std::{net::SocketAddr, process::Command, time::Duration};
 use super::node::{Make, Node};
 use crate::support::{
     PATIENCE, Proxy,
+    harness::harness,
     led::{Led, Look},
     process::Namespace,
 };
@@ -112,7 +113,7 @@ impl Scene {
 
 /// Clients that send something every second, and wait for answers for as long as a session lives.
 fn crowd(kind: &str, web: SocketAddr) -> Led {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_moorline-load"));
+    let mut command = Command::new(harness());
     command.args(["led", &format!("http://{web}"), "--client", kind]);
     command.args(["--clients", &CLIENTS.to_string(), "--ramp", "2s"]);
     command.args(["--every", "1s", "--timeout", "25s", "--quiet"]);

@@ -11,7 +11,7 @@ use std::{
 use serde_json::Value;
 use tempfile::TempDir;
 
-use super::{PATIENCE, eventually, found, process};
+use super::{PATIENCE, eventually, found, harness::harness, process};
 
 /// A run under way; dropping it kills the process.
 pub(crate) struct Load {
@@ -38,7 +38,7 @@ impl Load {
     /// Starts one that says once a second how it stands.
     pub(crate) fn shown(words: &[&str]) -> Self {
         let directory = tempfile::tempdir().unwrap();
-        let child = Command::new(env!("CARGO_BIN_EXE_moorline-load"))
+        let child = Command::new(harness())
             .args(words)
             .arg("--json")
             .arg(directory.path().join("figures.json"))
@@ -150,7 +150,7 @@ pub(crate) struct LoadNodes {
 impl LoadNodes {
     /// Starts `moorline-load node` with these arguments, and reads `count` lines of it.
     pub(crate) fn start(words: &[&str], count: usize) -> Self {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_moorline-load"))
+        let mut child = Command::new(harness())
             .arg("node")
             .args(words)
             .stdin(Stdio::null())

@@ -121,13 +121,11 @@ impl Namespace {
     }
 
     /// Address of the other side's end.
-    #[cfg(feature = "load")]
     pub(crate) fn inside(&self) -> String {
         format!("198.18.{}.2", self.net)
     }
 
     /// A command that runs a program inside.
-    #[cfg(feature = "load")]
     pub(crate) fn command(&self, program: &str) -> Command {
         let mut command = Command::new("ip");
         command.args(["netns", "exec", &self.name, program]);
@@ -140,7 +138,6 @@ impl Namespace {
     }
 
     /// Loses no packet any more.
-    #[cfg(feature = "load")]
     pub(crate) fn mend(&self) {
         ip(&format!("-n {} link set eth0 up", self.name));
     }

@@ -10,9 +10,8 @@ pub(crate) mod dns;
 pub(crate) mod dnsmasq;
 pub(crate) mod front;
 pub(crate) mod haproxy;
-#[cfg(feature = "load")]
+pub(crate) mod harness;
 pub(crate) mod led;
-#[cfg(feature = "load")]
 pub(crate) mod load;
 pub(crate) mod message;
 pub(crate) mod nginx;

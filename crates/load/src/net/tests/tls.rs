@@ -11,7 +11,7 @@ use super::*;
 use crate::net::Stream;
 
 fn certificate(name: &str) -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("certs").join(name)
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../certs").join(name)
 }
 
 /// Answers a byte with whether the handshake was a resumed one, and with the name that was asked for.

@@ -23,4 +23,4 @@ pub use socket::{Places, UnixSocket, places};
 pub use sockets::{Serving, Sockets};
 
 /// The API's description, OpenAPI 3.1.
-pub const OPENAPI: &str = include_str!("openapi.json");
+pub const OPENAPI: &str = include_str!("admin/openapi.json");

@@ -61,7 +61,7 @@ fn recordings() -> Vec<(String, String, String, String)> {
 }
 
 fn recorded(name: &str) -> std::path::PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/engine_io").join(name)
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures/engine_io").join(name)
 }
 
 #[test]
