@@ -1,0 +1,36 @@
+// Comparing output that the docs print with real output.
+
+/** What differs between two runs of the same command, and the pattern that stands for it. */
+const VARYING = [
+  /\d{4}-\d\d-\d\dT[\d:.]+Z?/, // a time of the log
+  /\d{4}-\d\d-\d\d(?: \d\d:\d\d(?::\d\d)?)?/, // a date
+  /\b\d\d:\d\d(?::\d\d)?\b/, // a time of the clock
+  /\b[0-9a-f]{16,}\b/, // an id
+  /\b\d+(?:\.\d+)?(?: ?(?:µs|ms|s|m|h|d|days|hours|minutes|seconds)\b)(?: \d+(?:ms|s|m|h)\b)*/, // a duration
+  /\b\d+(?:\.\d+)? ?(?:B|KiB|MiB|GiB)\b/, // a size
+  /\b(?:pid|process) \d+/, // a process
+];
+const VARYING_ALL = new RegExp(VARYING.map((pattern) => `(${pattern.source})`).join('|'), 'g');
+
+const escape = (text) => text.replace(/[.*+?^${}()|[\]\\]/g, '\\$&');
+
+/** A pattern for one printed line: `…` is any text, varying parts match any of their kind, spaces any spaces. */
+function linePattern(line) {
+  const literal = (text) => escape(text).replace(/…/g, '.*').replace(/ +/g, ' +');
+  let pattern = '';
+  let from = 0;
+  for (const match of line.matchAll(VARYING_ALL)) {
+    const kind = match.slice(1).findIndex((part) => part !== undefined);
+    pattern += `${literal(line.slice(from, match.index))}(?:${VARYING[kind].source})`;
+    from = match.index + match[0].length;
+  }
+  return `${pattern}${literal(line.slice(from))}`.replace(/(?: \+)?$/, '') + ' *';
+}
+
+/** Whether `output` is what the docs print; a line of nothing but `…` stands for any number of lines. */
+export function matchesOutput(printed, output) {
+  const lines = [...printed];
+  while (lines.length && !lines.at(-1).trim()) lines.pop();
+  const pattern = lines.map((line) => (line.trim() === '…' ? '(?:.*\\n)*?' : `${linePattern(line.trimEnd())}\\n`)).join('');
+  return new RegExp(`^${pattern}$`).test(output.replace(/\n*$/, lines.length ? '\n' : ''));
+}

@@ -1,0 +1,65 @@
+// Following a page of the docs: writing the files that it shows, running its commands, comparing their output.
+
+import assert from 'node:assert/strict';
+
+import { until } from '../../socketio/lib/wait.mjs';
+import { commands } from './markdown.mjs';
+import { matchesOutput } from './output.mjs';
+import { Sandbox } from './sandbox.mjs';
+
+/**
+ * Follows the marked blocks of a page in order. `files`: put in place before ({ path, content });
+ * `nodes`: addresses on which Socket.IO servers listen; `prepare`: called with the sandbox at first.
+ */
+export async function follow(t, page, { files = [], nodes = ['10.0.0.11:3000', '10.0.0.12:3000', '10.0.0.13:3000'], prepare } = {}) {
+  const sandbox = new Sandbox();
+  t.after(() => sandbox.close());
+  await sandbox.put('node.cjs', NODE);
+  const listening = await sandbox.start(`exec node node.cjs ${nodes.join(' ')}`);
+  await until(async () => `the nodes listen:\n${await listening()}`, async () => (await listening()).includes('listening'));
+  for (const { path, content } of files) await sandbox.put(path, content);
+  await prepare?.(sandbox);
+  for (const block of page.blocks) await followBlock(sandbox, block);
+  return sandbox;
+}
+
+/** Runs one block if it is marked. */
+export async function followBlock(sandbox, block) {
+  const { marks } = block;
+  const at = `${block.file}:${block.line}`;
+  if (marks.has('file')) return sandbox.put(marks.get('file'), block.text);
+  if (!marks.has('run')) return undefined;
+  for (const { command, output, line } of commands(block)) {
+    if (marks.has('background')) await inBackground(sandbox, { at: `${block.file}:${line}`, command, output, wait: marks.get('background') });
+    else await inForeground(sandbox, { at: `${block.file}:${line}`, command, output: block.language === 'console' && output, status: Number(marks.get('status') ?? 0) });
+  }
+  return at;
+}
+
+async function inForeground(sandbox, { at, command, output, status }) {
+  const result = await sandbox.run(command);
+  assert.equal(result.status, status, `${at}: ${command}\n${result.output}`);
+  if (output) assert.ok(matchesOutput(output, result.output), `${at}: ${command}\nprints\n${result.output}\nand the page says\n${output.join('\n')}`);
+}
+
+/** Goes on when the output is what the page prints, or has the word of the mark (`ready` if it has none). */
+async function inBackground(sandbox, { at, command, output, wait }) {
+  const printed = await sandbox.start(command.trim().replace(/&$/, ''));
+  const word = wait === true ? 'ready' : wait;
+  const done = output.length ? (text) => matchesOutput(output, text) : (text) => text.includes(word);
+  let last = '';
+  await until(() => `${at}: ${command}\nprints\n${last}\nand the page says\n${output.join('\n') || word}`, async () => done((last = await printed())), 30_000);
+}
+
+/** A Socket.IO server on each address: an `echo` event, and 200 for plain requests. */
+const NODE = `
+const { createServer } = require('node:http');
+const { Server } = require('socket.io');
+let open = process.argv.length - 2;
+for (const address of process.argv.slice(2)) {
+  const [host, port] = address.split(':');
+  const server = createServer((request, response) => response.end(address + '\\n'));
+  new Server(server).on('connection', (socket) => socket.on('echo', (text, answer) => answer(text)));
+  server.listen(Number(port), host, () => --open || console.log('listening'));
+}
+`;
