@@ -6,6 +6,7 @@
 pub mod backends;
 pub mod check;
 mod client;
+pub mod completions;
 pub mod config;
 mod deadline;
 #[cfg(feature = "demo")]
@@ -16,6 +17,7 @@ mod files;
 mod find;
 mod flags;
 mod limit;
+pub mod man;
 mod number;
 pub mod plan;
 mod process;
@@ -29,5 +31,6 @@ pub mod status;
 mod target;
 pub mod undrain;
 pub mod upgrade;
+pub mod version;
 
 pub use self::{client::Access, target::Whom};

@@ -1,6 +1,6 @@
 //! The `moorline` command.
 
-use std::{io::Write as _, process::ExitCode};
+use std::process::ExitCode;
 
 use anyhow::Context as _;
 use clap::{CommandFactory as _, Parser, Subcommand};
@@ -10,7 +10,8 @@ use moorline::{cli, config::check::Faults, observe::log};
 #[derive(Debug, Parser)]
 #[command(
     name = "moorline",
-    version,
+    version = cli::version::SHORT,
+    long_version = cli::version::long(),
     arg_required_else_help = true,
     disable_help_subcommand = true
 )]
@@ -50,7 +51,11 @@ enum Command {
     Config(cli::config::Args),
     /// Hand over to a new binary without dropping connections.
     Upgrade(cli::upgrade::Args),
-    /// Print the version.
+    /// Print a completion script for a shell.
+    Completions(cli::completions::Args),
+    /// Write manual pages.
+    Man(cli::man::Args),
+    /// Print the version, the commit and the features of this binary.
     Version,
     /// Print help, or the help of a command.
     #[command(disable_help_flag = true)]
@@ -123,10 +128,9 @@ fn start(command: Command) -> anyhow::Result<ExitCode> {
             Command::Explain(args) => args.run().await,
             Command::Config(args) => args.run().await,
             Command::Upgrade(args) => args.run().await,
-            Command::Version => {
-                writeln!(std::io::stdout(), "moorline {}", env!("CARGO_PKG_VERSION"))?;
-                Ok(ExitCode::SUCCESS)
-            }
+            Command::Completions(args) => Ok(args.run(Cli::command())?),
+            Command::Man(args) => args.run(Cli::command()),
+            Command::Version => Ok(cli::version::print()?),
             Command::Help { command } => help(&command),
         }
     });

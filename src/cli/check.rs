@@ -5,13 +5,14 @@
 use std::{
     collections::BTreeSet,
     io::{self, Write},
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::ExitCode,
     time::Duration,
 };
 
 use tokio::{net::lookup_host, task::JoinSet, time::timeout};
 
+use super::files;
 use crate::config::{
     Config, check,
     warnings::{self, Environment, Warning},
@@ -30,9 +31,10 @@ either.
 
 Examples:
   moorline check moorline.toml
-  moorline check --strict moorline.toml && systemctl reload moorline")]
+  moorline check --strict moorline.toml && systemctl reload moorline
+  envsubst < moorline.toml.in | moorline check -")]
 pub struct Args {
-    /// The configuration to check
+    /// The configuration to check; `-` reads standard input
     #[arg(value_name = "FILE")]
     pub file: PathBuf,
     /// Exit with code 1 if there is a warning
@@ -45,10 +47,16 @@ impl Args {
     /// code 0 where there is no error, else 1.
     ///
     /// # Errors
-    /// Neither can be written to.
+    /// Standard input is not UTF-8 text, or a result cannot be written.
     pub async fn run(&self) -> io::Result<ExitCode> {
-        let file = self.file.display();
-        let config = match check::load(&self.file) {
+        let input = self.file == Path::new(files::STANDARD_INPUT);
+        let path = if input { Path::new("<stdin>") } else { &self.file };
+        let file = path.display();
+        let loaded = match input {
+            true => check::parse(&files::standard_input()?, path),
+            false => check::load(path),
+        };
+        let config = match loaded {
             Ok(config) => config,
             Err(faults) => {
                 let count = counted(faults.0.len(), "error");
@@ -57,7 +65,7 @@ impl Args {
             }
         };
         let unresolved = unresolved(&config).await;
-        let warnings = warnings::all(&config, &Environment::here(&self.file, &unresolved));
+        let warnings = warnings::all(&config, &Environment::here(path, &unresolved));
         for warning in &warnings {
             let Warning { at, message, help } = warning;
             writeln!(io::stderr(), "warning: {message}\n --> {at}\n  = help: {help}\n")?;

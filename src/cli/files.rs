@@ -1,10 +1,33 @@
 //! Files that a command reads itself.
 
-use std::{io, path::Path};
+use std::{
+    io::{self, Read as _},
+    path::Path,
+};
 
 use anyhow::anyhow;
 
 use crate::config;
+
+/// Name of a file argument that stands for standard input or standard output.
+pub(super) const STANDARD_INPUT: &str = "-";
+
+/// Largest text that is read from standard input, in bytes: as for a file.
+const LARGEST_INPUT: u64 = 8 << 20;
+
+/// The text of standard input.
+///
+/// # Errors
+/// Standard input cannot be read, is longer than 8 MiB or is not UTF-8 text.
+pub(super) fn standard_input() -> io::Result<String> {
+    let mut bytes = Vec::new();
+    io::stdin().take(LARGEST_INPUT + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > LARGEST_INPUT {
+        return Err(io::Error::other("standard input has more than 8 MiB; give a configuration"));
+    }
+    String::from_utf8(bytes)
+        .map_err(|_| io::Error::other("standard input is not UTF-8 text; encode it as UTF-8"))
+}
 
 /// The text of a file.
 ///

@@ -24,10 +24,11 @@ as at a reload; relative paths start at the configuration's folder.
 
 Examples:
   moorline plan new.toml
+  envsubst < moorline.toml.in | moorline plan -
   moorline plan new.toml --json | jq .disconnected_tunnels
   moorline plan                     # the process's own file, as it is now")]
 pub struct Args {
-    /// The configuration to compare with [default: the process's own file, as it is now]
+    /// The configuration to compare with; `-` reads standard input [default: the process's own file, as it is now]
     #[arg(value_name = "FILE")]
     pub file: Option<PathBuf>,
     /// Where the process is.
@@ -44,7 +45,10 @@ impl Args {
         let order = match &self.file {
             Some(file) => {
                 let named = || format!("cannot read {}", file.display());
-                let text = files::text(file)?;
+                let text = match file.as_os_str() == files::STANDARD_INPUT {
+                    true => files::standard_input()?,
+                    false => files::text(file)?,
+                };
                 let whole = path::absolute(file).with_context(named)?;
                 let path = whole
                     .to_str()

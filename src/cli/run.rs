@@ -2,7 +2,10 @@
 
 use std::{path::PathBuf, process::ExitCode};
 
-use super::serve::{Service, serve};
+use super::{
+    files,
+    serve::{Service, serve},
+};
 use crate::config::check;
 
 /// Arguments of `run`.
@@ -19,6 +22,12 @@ pub struct Args {
 /// # Errors
 /// Every fault of the file, or what kept the process from starting.
 pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
+    // Reloads and upgrades read the configuration again.
+    anyhow::ensure!(
+        args.file.as_os_str() != files::STANDARD_INPUT,
+        "cannot run from standard input: a reload and an upgrade read the configuration again; write it to \
+         a file"
+    );
     let file = args.file.clone();
     let load = move || Ok(check::load(&file)?);
     serve(Service { load, file: Some(args.file), greeting: None, stays: None }).await

@@ -421,7 +421,12 @@ async fn flags_that_are_wrong_say_what_to_write() {
 async fn version_and_help_are_commands_too() {
     let folder = tempfile::tempdir().unwrap();
     let version = command(folder.path(), &["version"], "", &[]).await.done();
-    assert_eq!(version, format!("moorline {}\n", env!("CARGO_PKG_VERSION")));
+    let expected = format!("moorline {}", env!("CARGO_PKG_VERSION"));
+    assert!(version.starts_with(&expected) && version.contains("\nfeatures: demo\n"), "{version}");
+    let flag = command(folder.path(), &["--version"], "", &[]).await.done();
+    assert_eq!(flag, version);
+    let short = command(folder.path(), &["-V"], "", &[]).await.done();
+    assert_eq!(short, format!("{expected}\n"));
     for words in [&["help"][..], &["help", "--help"], &["help", "help"]] {
         let help = command(folder.path(), words, "", &[]).await.done();
         assert!(help.contains("Usage:"), "{words:?}: {help}");

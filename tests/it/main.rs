@@ -102,6 +102,8 @@ mod resources;
 #[cfg(test)]
 mod response;
 #[cfg(test)]
+mod shell;
+#[cfg(test)]
 mod sids;
 #[cfg(test)]
 mod slow;
