@@ -9,18 +9,22 @@
 mod address;
 mod admin;
 mod backends;
+mod bytes;
 mod certs;
 pub mod check;
 mod content;
 mod defaults;
 mod drain;
+mod environment;
 mod fault;
 mod file;
 mod folders;
 mod foreign;
 mod health;
+mod includes;
 mod listeners;
 mod machine;
+mod merge;
 mod names;
 mod networks;
 pub mod path;
@@ -32,6 +36,7 @@ mod routes;
 mod schema;
 mod secrets;
 mod secure;
+mod source_map;
 mod sources;
 pub(crate) mod staple;
 mod sticky;
@@ -40,6 +45,7 @@ mod syntax;
 mod terms;
 mod text;
 mod tls;
+mod value;
 pub mod warnings;
 
 use std::{
@@ -54,9 +60,9 @@ use std::{
 use ipnet::IpNet;
 use rustls::sign::CertifiedKey;
 
+pub(crate) use self::bytes::bytes as file_bytes;
 pub use self::content::{Content, Reading};
 pub use self::fault::Wrong;
-pub(crate) use self::file::bytes as file_bytes;
 pub use self::places::Places;
 pub use self::proxy_out::{ProxyOut, Tlv, Tlvs};
 pub(crate) use self::sources::url_without_secrets;
@@ -73,6 +79,7 @@ pub(crate) use self::{
     admin::socket_path,
     backends::{HEAVIEST, MOST as MOST_BACKENDS},
     folders::user_name,
+    includes::pattern_matches,
     names::valid as valid_name,
     sticky::{FORMER_NAME as FORMER_COOKIE_NAME, default_name as default_cookie_name},
 };

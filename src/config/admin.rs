@@ -60,7 +60,7 @@ fn remote(table: &Table<'_>, claims: &mut Claims) -> Option<AdminRemote> {
 
 /// Reads a path, or whether there is a socket at all.
 fn socket(value: &Value<'_>) -> Option<AdminSocket> {
-    if let Some(on) = value.node.get_ref().as_bool() {
+    if let Some(on) = value.switch() {
         return Some(if on { AdminSocket::Usual } else { AdminSocket::Off });
     }
     if !value.node.get_ref().is_str() {
@@ -68,7 +68,7 @@ fn socket(value: &Value<'_>) -> Option<AdminSocket> {
         return None;
     }
     let typed = value.string()?;
-    let path = value.file.resolve(typed);
+    let path = value.resolve(typed);
     let path = std::path::absolute(&path).unwrap_or(path);
     value.checked(socket_path(typed, &path)).map(|()| AdminSocket::At(path))
 }

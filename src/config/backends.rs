@@ -71,8 +71,8 @@ fn brought(table: &Table<'_>, own: &Own<'_>) -> (Vec<Backend>, Option<config::So
 }
 
 fn from_file(named: &Value<'_>, own: &Own<'_>) -> Option<Vec<Backend>> {
-    let path = named.file.resolve(named.string()?);
-    let bytes = named.checked(named.file.read(&path))?;
+    let path = named.resolve(named.string()?);
+    let bytes = named.checked(named.read(&path))?;
     let text = String::from_utf8(bytes).map_err(|_| {
         Wrong::new(format!("{} is not UTF-8 text", quoted(&path.to_string_lossy())))
             .help("the file has one address per line, for example 10.0.0.11:3000")
@@ -95,8 +95,14 @@ impl<'a> Taken<'a> {
         Self { own, names: Unique::new(), addresses: Unique::new() }
     }
 
-    /// Takes a backend's name and address, or says which of them is taken.
-    fn take(&mut self, backend: &Backend, line: usize) -> Result<(), Wrong> {
+    /// Takes the name and the address of a backend at this offset, or says which of them is taken.
+    /// `place` is the place of another offset in words.
+    fn take(
+        &mut self,
+        backend: &Backend,
+        at: usize,
+        place: impl Fn(usize) -> String,
+    ) -> Result<(), Wrong> {
         if backend.address.literal().is_some_and(|address| self.own.admin.is_at(address)) {
             let message = format!("{} is where `admin` listens", backend.address);
             return Err(Wrong::new(message)
@@ -109,11 +115,16 @@ impl<'a> Taken<'a> {
                 "the proxy would send requests to itself: write the address of the application",
             ));
         }
-        self.addresses.add(backend.address.clone(), line, || {
-            format!("this pool already has the address {}", backend.address)
+        let twice = |message: String, first: usize| {
+            let help = format!("remove one of the two; the first is {}", place(first));
+            Wrong::new(message).help(help)
+        };
+        self.addresses.add(backend.address.clone(), at).map_err(|first| {
+            twice(format!("this pool already has the address {}", backend.address), first)
         })?;
-        self.names.add(backend.name.clone(), line, || {
-            format!("this pool already has a backend named {}", quoted(&backend.name))
+        self.names.add(backend.name.clone(), at).map_err(|first| {
+            let name = quoted(&backend.name);
+            twice(format!("this pool already has a backend named {name}"), first)
         })
     }
 }
@@ -129,8 +140,9 @@ fn inline<'t>(
     for element in elements {
         count += 1;
         let Some(backend) = one(&element) else { continue };
-        let line = value.file.line(element.at().start);
-        if element.checked(taken.take(&backend, line)).is_some() {
+        let at = element.at().start;
+        let place = |first| value.file.place(first, at);
+        if element.checked(taken.take(&backend, at, place)).is_some() {
             backends.push(backend);
         }
     }
@@ -211,7 +223,8 @@ fn listed(source: &Source<'_>, own: &Own<'_>, mut report: impl FnMut(Fault)) -> 
                 report(source.fault(&place(word), wrong));
             }
         }
-        match taken.take(&backend, source.line(start)) {
+        let line = |first| format!("on line {}", source.line(first));
+        match taken.take(&backend, start, line) {
             Ok(()) => backends.push(backend),
             Err(wrong) => report(source.fault(&place(address), wrong)),
         }

@@ -19,9 +19,9 @@ use webpki::{BorrowedCertRevocationList, EndEntityCert};
 use x509_parser::{certificate::X509Certificate, prelude::FromDer as _, time::ASN1Time};
 
 use super::{
-    Certificate,
+    Certificate, bytes,
     fault::{Wrong, quoted},
-    file::{self, Table, Value},
+    file::{Table, Value},
     staple, text,
 };
 
@@ -57,7 +57,7 @@ impl Certificate {
     /// What is wrong with which of them.
     pub fn from_files(cert: &Path, key: &Path) -> Result<Self, Wrong> {
         let read = |path: &Path| {
-            file::bytes(path)
+            bytes::bytes(path)
                 .map(text::unmarked_pem)
                 .map_err(|error| Wrong::new(format!("cannot read {}: {error}", path.display())))
         };
@@ -136,8 +136,8 @@ fn response(bytes: Vec<u8>) -> Result<Vec<u8>, Wrong> {
 
 /// The bytes of the file that a value names.
 fn contents(value: &Value<'_>) -> Option<Vec<u8>> {
-    let path = value.file.resolve(value.string()?);
-    value.checked(value.file.read(&path)).map(text::unmarked_pem)
+    let path = value.resolve(value.string()?);
+    value.checked(value.read(&path)).map(text::unmarked_pem)
 }
 
 /// The certificates of a PEM file, at least one.

@@ -12,12 +12,12 @@ use std::{
 
 use super::{
     AccessLog, Config, Content, Forwarded, Places, Reading, Reload, Sessions, SharedKeys, admin,
-    backends,
+    backends, bytes,
     defaults::PROCESS_DRAIN,
     drain,
-    fault::{Source, quoted},
-    file::{self, File, Table, Value},
-    folders,
+    fault::quoted,
+    file::{File, Table, Value},
+    folders, includes,
     listeners::{self, Claims},
     networks, pools, routes, schema, secrets, secure,
 };
@@ -59,7 +59,7 @@ pub fn load(path: &Path) -> Result<Config, Faults> {
 
 /// The same, with what was read for it.
 pub fn read(path: &Path) -> Loaded {
-    let bytes = file::read(path);
+    let bytes = bytes::read(path);
     let content = bytes.as_deref().map_or(Content::Unreadable, Content::of);
     let own = Reading { path: absolute(path), content };
     let (outcome, named) = match bytes {
@@ -89,18 +89,12 @@ pub fn parse(text: &str, path: &Path) -> Result<Config, Faults> {
 fn text(bytes: &[u8], path: &Path) -> (Result<Config, Faults>, Vec<Reading>) {
     match str::from_utf8(bytes) {
         Ok(text) => parsed(text, path),
-        Err(error) => {
-            // The lossy text is the same up to the first bad byte.
-            let lossy = String::from_utf8_lossy(bytes);
-            let at = error.valid_up_to()..error.valid_up_to() + 1;
-            let wrong = Wrong::new("this byte is not valid UTF-8").help("save the file as UTF-8");
-            (Err(Faults(vec![Source::new(path, &lossy).fault(&at, wrong)])), Vec::new())
-        }
+        Err(_) => (Err(Faults(vec![includes::not_utf8(path, bytes)])), Vec::new()),
     }
 }
 
 fn parsed(text: &str, path: &Path) -> (Result<Config, Faults>, Vec<Reading>) {
-    let (outcome, named) = File::new(path, text).walk(&schema::TOP, config);
+    let (outcome, named) = File::walk(path, text, &schema::TOP, config);
     let outcome =
         outcome.map(|(config, places)| Config { places, watched: watched(path, &named), ..config });
     (outcome, named)
@@ -202,7 +196,7 @@ fn access_log(value: &Value<'_>) -> Option<(AccessLog, Vec<String>)> {
         (None, Some(redact)) => return Some((AccessLog::Stdout, redact)),
         (None, None) => (table.need("file", "`file = \"access.log\"`")?, Vec::new()),
     };
-    let path = value.file.resolve(file.string()?);
+    let path = file.resolve(file.string()?);
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
     // A folder that is missing is made when the log is opened.
     if let Some(folder) = folder

@@ -1,29 +1,33 @@
-//! What a file held when it was read, to tell later whether it holds something else.
+//! The content of a file when it was read, so that a later change is noticed.
 
 use std::{
+    ffi::OsString,
     fs,
     io::{self, Read as _},
+    os::unix::ffi::OsStrExt as _,
     path::{Path, PathBuf},
 };
 
-use xxhash_rust::xxh3::xxh3_64;
+use xxhash_rust::xxh3::{Xxh3Default, xxh3_64};
 
-use super::file::LARGEST_FILE;
+use super::{bytes::LARGEST_FILE, includes};
 
-/// A file that was read for a configuration.
+/// A file or folder that was read for a configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Reading {
-    /// Its path, as it was resolved.
+    /// Its path, as it was resolved. The last component is a pattern if names were looked for.
     pub path: PathBuf,
     /// What was found there.
     pub content: Content,
 }
 
-/// What a path leads to.
+/// The content that a path leads to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Content {
     /// A file with bytes of this fingerprint.
     Bytes(u64),
+    /// Names of this fingerprint that a pattern matches.
+    Names(u64),
     /// Nothing that can be read.
     Unreadable,
 }
@@ -34,7 +38,22 @@ impl Content {
         Self::Bytes(xxh3_64(bytes))
     }
 
-    /// The content of a regular file at this moment.
+    /// These names, which a pattern matches.
+    pub fn of_names(names: &[OsString]) -> Self {
+        let mut hash = Xxh3Default::new();
+        for name in names {
+            hash.update(name.as_bytes());
+            hash.update(b"/");
+        }
+        Self::Names(hash.digest())
+    }
+
+    /// The names that match a path whose last component is a pattern, now.
+    pub fn names(pattern: &Path) -> Self {
+        Self::of_names(&includes::current_names(pattern))
+    }
+
+    /// The content of a regular file, now.
     ///
     /// # Errors
     /// Why the file cannot be read.

@@ -356,7 +356,7 @@ fn redirect(typed: &str) -> Result<Redirect, Wrong> {
     }
 }
 
-/// The addresses that are taken, with the line that took them.
+/// The addresses that are taken, with the offset of the value that took them.
 #[derive(Default)]
 pub(super) struct Claims {
     exact: HashMap<SocketAddr, usize>,
@@ -371,21 +371,21 @@ impl Claims {
         if address.port() == 0 {
             return;
         }
-        let line = value.file.line(value.at().start);
+        let at = value.at().start;
         let all = address.ip().is_unspecified();
-        let port = self.ports.entry((address.port(), address.is_ipv4())).or_insert((None, line));
+        let port = self.ports.entry((address.port(), address.is_ipv4())).or_insert((None, at));
         let same = self.exact.get(&address).copied();
-        let taken = same.or(port.0).or((all && port.1 != line).then_some(port.1));
+        let taken = same.or(port.0).or((all && port.1 != at).then_some(port.1));
         if let Some(earlier) = taken {
-            let wrong = Wrong::new(format!("the address {address} is already used in this file"));
-            let help =
-                format!("line {earlier} listens there; choose another port for one of the two");
+            let wrong = Wrong::new(format!("the address {address} is already used"));
+            let place = value.file.place(earlier, at);
+            let help = format!("it was first used {place}; choose another port for one of the two");
             value.fault(wrong.help(help));
             return;
         }
-        self.exact.insert(address, line);
+        self.exact.insert(address, at);
         if all {
-            port.0 = Some(line);
+            port.0 = Some(at);
         }
     }
 }

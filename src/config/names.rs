@@ -1,6 +1,9 @@
 //! Names that a user gives, and what may be given once only.
 
-use std::{collections::HashMap, hash::Hash};
+use std::{
+    collections::{HashMap, hash_map::Entry},
+    hash::Hash,
+};
 
 use super::{
     fault::{Span, Wrong, quoted},
@@ -33,7 +36,7 @@ pub(crate) fn valid(name: &str) -> Result<(), Wrong> {
     Ok(())
 }
 
-/// What was seen, with the line of its first place.
+/// Things that were seen, each with the offset of its first place.
 pub(super) struct Unique<T>(HashMap<T, usize>);
 
 impl<T: Eq + Hash> Unique<T> {
@@ -41,18 +44,12 @@ impl<T: Eq + Hash> Unique<T> {
         Self(HashMap::new())
     }
 
-    /// Remembers a thing; the fault if it was there before.
-    pub(super) fn add(
-        &mut self,
-        thing: T,
-        line: usize,
-        message: impl FnOnce() -> String,
-    ) -> Result<(), Wrong> {
-        match self.0.get(&thing) {
-            Some(first) => Err(Wrong::new(message())
-                .help(format!("remove one of the two; the first is on line {first}"))),
-            None => {
-                self.0.insert(thing, line);
+    /// Remembers a thing at an offset; the offset of the first one if there was one before.
+    pub(super) fn add(&mut self, thing: T, at: usize) -> Result<(), usize> {
+        match self.0.entry(thing) {
+            Entry::Occupied(first) => Err(*first.get()),
+            Entry::Vacant(vacant) => {
+                vacant.insert(at);
                 Ok(())
             }
         }

@@ -59,8 +59,8 @@ fn listed(value: &Value<'_>, networks: &mut Vec<IpNet>) {
     let wanted = "a table `{ file = \"proxies.txt\" }`";
     let Some(table) = value.table(&schema::NETWORKS, wanted) else { return };
     let Some(file) = table.need("file", "`file = \"proxies.txt\"`") else { return };
-    let Some(path) = file.string().map(|typed| file.file.resolve(typed)) else { return };
-    let Some(bytes) = file.checked(file.file.read(&path)) else { return };
+    let Some(path) = file.string().map(|typed| file.resolve(typed)) else { return };
+    let Some(bytes) = file.checked(file.read(&path)) else { return };
     let text = str::from_utf8(&bytes)
         .map_err(|_| Wrong::new(format!("{} is not UTF-8 text", quoted(&path.to_string_lossy()))));
     let Some(text) = file.checked(text) else { return };

@@ -1,23 +1,23 @@
-//! Where the values of a configuration stand in its file, for messages that come after it was read.
+//! The file and line of every value of a configuration, for messages after it was read.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashMap},
     path::{Path, PathBuf},
     sync::Arc,
 };
 
 use toml::de::{DeTable, DeValue};
 
-use super::fault::Source;
+use super::source_map::SourceMap;
 
-/// Deepest table that is remembered.
+/// Depth of the deepest table that is remembered.
 const DEEPEST: usize = 8;
-/// Longest array whose elements are remembered.
+/// Length of the longest array whose elements are remembered.
 const LONGEST: usize = 1_000;
 
 /// Lines by the path of a value, for example `listeners.web.bind` or `pools.chat.backends[0]`.
 ///
-/// They are no part of what a configuration means: any two are equal.
+/// They are not part of what a configuration means: any two are equal.
 #[derive(Clone, Debug, Default)]
 pub struct Places {
     file: PathBuf,
@@ -26,8 +26,9 @@ pub struct Places {
 
 #[derive(Debug)]
 struct Place {
+    file: Arc<PathBuf>,
     line: usize,
-    /// The value, where it is a string.
+    /// The value, if it is a string.
     text: Option<String>,
 }
 
@@ -38,20 +39,20 @@ impl PartialEq for Places {
 }
 
 impl Places {
-    /// Of a file that was read without a fault.
-    pub(super) fn of(source: &Source<'_>, root: &DeTable<'_>) -> Self {
-        let mut values = BTreeMap::new();
-        table(source, "", root, 0, &mut values);
-        Self { file: source.path().to_owned(), values: Arc::new(values) }
+    /// Of files that were read without a fault.
+    pub(super) fn of(sources: &SourceMap<'_>, root: &DeTable<'_>) -> Self {
+        let mut walk = Walk { sources, files: HashMap::new(), values: BTreeMap::new() };
+        walk.table("", root, 0);
+        Self { file: sources.main().path().to_owned(), values: Arc::new(walk.values) }
     }
 
-    /// File and line of a value, or of the table that would have it: `moorline.toml:12`. Where there is
-    /// no file, the path itself.
+    /// File and line of a value, or of the table that would have it: `moorline.toml:12`. The path
+    /// itself if there is no file.
     pub fn at(&self, path: &str) -> String {
         let mut known = path;
         loop {
             if let Some(place) = self.values.get(known) {
-                return format!("{}:{}", self.file.display(), place.line);
+                return format!("{}:{}", place.file.display(), place.line);
             }
             match known.rfind(['.', '[']) {
                 Some(end) => known = &known[..end],
@@ -61,71 +62,66 @@ impl Places {
         }
     }
 
-    /// Values that are paths of files, with what they resolve to.
+    /// Values that are paths of files, with the paths that they resolve to.
     pub(super) fn files(&self, ends: &[&str]) -> impl Iterator<Item = (&str, PathBuf)> {
-        let folder = self.file.parent().unwrap_or(Path::new("")).to_owned();
         let named =
             self.values.iter().filter(|(path, _)| ends.iter().any(|end| path.ends_with(end)));
-        named.filter_map(move |(path, place)| {
+        named.filter_map(|(path, place)| {
+            let folder = place.file.parent().unwrap_or(Path::new(""));
             place.text.as_ref().map(|text| (path.as_str(), folder.join(text)))
         })
     }
 
-    /// The configuration file.
+    /// The main file.
     pub fn file(&self) -> &Path {
         &self.file
     }
 }
 
-fn table(
-    source: &Source<'_>,
-    path: &str,
-    entries: &DeTable<'_>,
-    depth: usize,
-    values: &mut BTreeMap<String, Place>,
-) {
-    for (key, node) in entries {
-        let name = key.get_ref();
-        let path = if path.is_empty() { name.to_string() } else { format!("{path}.{name}") };
-        value(source, path, source.line(key.span().start), node.get_ref(), depth, values);
-    }
+struct Walk<'w> {
+    sources: &'w SourceMap<'w>,
+    files: HashMap<&'w Path, Arc<PathBuf>>,
+    values: BTreeMap<String, Place>,
 }
 
-fn value(
-    source: &Source<'_>,
-    path: String,
-    line: usize,
-    node: &DeValue<'_>,
-    depth: usize,
-    values: &mut BTreeMap<String, Place>,
-) {
-    match node {
-        DeValue::Table(entries) if depth < DEEPEST => {
-            table(source, &path, entries, depth + 1, values)
+impl Walk<'_> {
+    fn table(&mut self, path: &str, entries: &DeTable<'_>, depth: usize) {
+        for (key, node) in entries {
+            let name = key.get_ref();
+            let path = if path.is_empty() { name.to_string() } else { format!("{path}.{name}") };
+            self.value(path, key.span().start, node.get_ref(), depth);
         }
-        DeValue::Array(elements) if depth < DEEPEST && elements.len() <= LONGEST => {
-            for (index, element) in elements.iter().enumerate() {
-                let line = source.line(element.span().start);
-                let path = format!("{path}[{index}]");
-                value(source, path, line, element.get_ref(), depth + 1, values);
-            }
-        }
-        _ => {}
     }
-    let text = node.as_str().map(str::to_owned);
-    values.insert(path, Place { line, text });
+
+    fn value(&mut self, path: String, at: usize, node: &DeValue<'_>, depth: usize) {
+        match node {
+            DeValue::Table(entries) if depth < DEEPEST => self.table(&path, entries, depth + 1),
+            DeValue::Array(elements) if depth < DEEPEST && elements.len() <= LONGEST => {
+                for (index, element) in elements.iter().enumerate() {
+                    let path = format!("{path}[{index}]");
+                    self.value(path, element.span().start, element.get_ref(), depth + 1);
+                }
+            }
+            _ => {}
+        }
+        let text = node.as_str().map(str::to_owned);
+        let file = self.sources.path(at);
+        let file = self.files.entry(file).or_insert_with(|| Arc::new(file.to_owned()));
+        let place = Place { file: Arc::clone(file), line: self.sources.line(at), text };
+        self.values.insert(path, place);
+    }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{super::fault::Source, *};
 
     #[test]
     fn a_value_has_its_line_and_a_missing_one_that_of_its_table() {
         let text =
             "drain = \"1s\"\n[pools.chat]\nbackends = [\n \"a:1\",\n { address = \"b:1\" }]\n";
-        let source = Source::new(Path::new("etc/m.toml"), text);
-        let places = Places::of(&source, toml::de::DeTable::parse(text).unwrap().get_ref());
+        let sources = SourceMap::new(Source::new(Path::new("etc/m.toml"), text));
+        let places = Places::of(&sources, toml::de::DeTable::parse(text).unwrap().get_ref());
         assert_eq!(places.at("pools.chat.backends[1].address"), "etc/m.toml:5");
         assert_eq!(places.at("pools.chat.tls"), "etc/m.toml:2");
         assert_eq!(places.at("drain"), "etc/m.toml:1");

@@ -43,8 +43,14 @@ impl<'t> Value<'t> {
         result.map_err(|wrong| self.fault(wrong)).ok()
     }
 
+    /// A boolean, if the value is one.
+    pub(super) fn switch(&self) -> Option<bool> {
+        let expanded = || self.expanded().and_then(|text| text.trim().parse().ok());
+        self.node.get_ref().as_bool().or_else(expanded)
+    }
+
     pub(super) fn boolean(&self) -> Option<bool> {
-        let boolean = self.node.get_ref().as_bool();
+        let boolean = self.switch();
         if boolean.is_none() {
             self.is_not("true or false");
         }
@@ -56,11 +62,16 @@ impl<'t> Value<'t> {
     where
         N: TryFrom<i64> + PartialOrd + Display,
     {
-        let DeValue::Integer(integer) = self.node.get_ref() else {
-            self.is_not("an integer");
-            return None;
+        let number = match (self.node.get_ref(), self.expanded()) {
+            (DeValue::Integer(integer), _) => {
+                i64::from_str_radix(integer.as_str(), integer.radix()).ok()
+            }
+            (_, Some(text)) if text.trim().parse::<i64>().is_ok() => text.trim().parse().ok(),
+            _ => {
+                self.is_not("an integer");
+                return None;
+            }
         };
-        let number = i64::from_str_radix(integer.as_str(), integer.radix()).ok();
         self.bounded(number.and_then(|number| N::try_from(number).ok()), bounds)
     }
 

@@ -129,20 +129,21 @@ fn route(
     let (host, path) = (host?, path?);
     // A trailing slash makes no difference to what a prefix covers.
     let rule = (host.clone(), path::normal(&path).trim_end_matches('/').to_owned());
-    let line = value.file.line(value.at().start);
+    let at = value.at().start;
     let others = seen.entry(rule).or_default();
     let meets = |other: &[String]| {
         listeners.is_empty() || other.is_empty() || listeners.iter().any(|l| other.contains(l))
     };
     if let Some((_, first)) = others.iter().find(|(other, _)| meets(other)) {
         let wrong = Wrong::new("another route already has this host and path");
-        value.fault(wrong.help(format!("remove one of the two; the first is on line {first}")));
+        let first = value.file.place(*first, at);
+        value.fault(wrong.help(format!("remove one of the two; the first is {first}")));
     }
-    others.push((listeners.clone(), line));
+    others.push((listeners.clone(), at));
     Some(Route { host, path, pool: pool?, listeners })
 }
 
-/// Hosts and paths that routes have, each with the listeners and the lines of those.
+/// Hosts and paths of routes, each with the listeners and the offsets of the routes.
 type Seen = HashMap<(HostPattern, String), Vec<(Vec<String>, usize)>>;
 
 /// The listeners that a route may name.

@@ -16,6 +16,7 @@ pub struct Section {
 pub(super) static TOP: Section = Section {
     name: "",
     keys: &[
+        "include",
         "listeners",
         "routes",
         "pools",

@@ -51,8 +51,8 @@ fn given<'t>(
     let table = value.table(section, "a table `{ file = \"…\" }` or `{ env = \"NAME\" }`")?;
     match (table.value("file"), table.value("env")) {
         (Some(file), None) => {
-            let path = value.file.resolve(file.string()?);
-            let bytes = file.checked(value.file.read(&path))?;
+            let path = file.resolve(file.string()?);
+            let bytes = file.checked(file.read(&path))?;
             let text = String::from_utf8(bytes)
                 .map_err(|_| advised(Wrong::new(format!("the {thing} file is not UTF-8 text"))));
             let text = file.checked(text)?;

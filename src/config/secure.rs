@@ -98,11 +98,15 @@ fn acme(value: &Value<'_>) -> Option<Acme> {
     Some(Acme { directory: directory?, email, domains, storage, ca })
 }
 
-/// Where what ACME brings is kept; the default is beside the file.
+/// Reads the folder of the ACME account and certificates; the default is beside the main file.
 fn storage(table: &Table<'_>, acme: &Value<'_>) -> Option<PathBuf> {
     let typed = table.value("storage");
     let name = typed.as_ref().map_or(Some("acme"), |value| value.string())?;
-    let folder = acme.file.resolve(name);
+    // Without the key, a listener may move to another file: the folder stays.
+    let folder = match &typed {
+        Some(value) => value.resolve(name),
+        None => acme.file.beside_main(name),
+    };
     let folder = std::path::absolute(&folder).unwrap_or(folder);
     let usable = folders::can_be_used(&folder).map_err(|why| {
         Wrong::new(format!("{} {why}", quoted(name))).help(
@@ -228,8 +232,7 @@ pub(super) fn settings(value: &Value<'_>, tls: &mut Tls, https: bool) {
         tls.unknown_sni = value.choice(&choices).unwrap_or_default();
     }
     tls.client_auth = table.value("client_auth").and_then(|value| client_auth(&value));
-    tls.key_log =
-        table.value("key_log").and_then(|value| Some(value.file.resolve(value.string()?)));
+    tls.key_log = table.value("key_log").and_then(|value| Some(value.resolve(value.string()?)));
 }
 
 /// Whether the suites, where some are set, are of a version that is spoken, and for every certificate's
@@ -340,7 +343,7 @@ fn client_auth(value: &Value<'_>) -> Option<ClientAuth> {
 pub(super) fn backend(value: &Value<'_>, http: Option<&str>) -> Option<BackendTls> {
     let mut tls =
         BackendTls { ca: None, name: None, alpn: Vec::new(), client_cert: None, verify: true };
-    if let Some(on) = value.node.get_ref().as_bool() {
+    if let Some(on) = value.switch() {
         return on.then_some(tls);
     }
     let table = value

@@ -25,7 +25,7 @@ const SECOND: Duration = Duration::from_secs(1);
 
 /// Reads the `sticky` setting of this pool: `false`, `true` or a table.
 pub(super) fn sticky(value: &Value<'_>, pool: &str) -> Option<Sticky> {
-    if let Some(on) = value.node.get_ref().as_bool() {
+    if let Some(on) = value.switch() {
         let memory = Duration::ZERO;
         let off = Sticky { engine_io: false, owner_search: 0, cookie: None, memory };
         return Some(if on { Sticky::of(pool) } else { off });
@@ -52,7 +52,7 @@ pub(super) fn sticky(value: &Value<'_>, pool: &str) -> Option<Sticky> {
 
 /// Reads `false`, `true` or a table; the outer `None` is a fault, the inner one no cookie.
 fn cookie(value: &Value<'_>, pool: &str) -> Option<Option<Cookie>> {
-    if let Some(on) = value.node.get_ref().as_bool() {
+    if let Some(on) = value.switch() {
         return Some(on.then(|| Cookie::of(pool)));
     }
     let table =

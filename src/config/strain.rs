@@ -41,7 +41,7 @@ pub(super) fn read(table: &Table<'_>, pool: &mut Pool) {
 
 /// Reads `false`, `true` or a table.
 fn outlier(value: &Value<'_>) -> Option<Outlier> {
-    if let Some(on) = value.node.get_ref().as_bool() {
+    if let Some(on) = value.switch() {
         return on.then(Outlier::default);
     }
     let table =

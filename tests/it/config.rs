@@ -544,3 +544,42 @@ fn check_does_not_wait_for_a_pipe_that_nobody_writes_to() {
     let checked = Command::new("bash").args(["-c", &script]).output().unwrap();
     assert!(checked.status.success(), "{}", String::from_utf8_lossy(&checked.stderr));
 }
+
+#[test]
+fn included_files_are_one_configuration() {
+    let config = good("includes.toml");
+    let paths: Vec<&str> = config.routes.iter().map(|route| route.path.as_str()).collect();
+    assert_eq!(paths, ["/", "/app", "/chat"]);
+    let [app, chat] = &config.pools[..] else { panic!("{:?}", config.pools) };
+    assert_eq!((app.name.as_str(), app.timeouts.connect), ("app", Duration::from_secs(1)));
+    assert_eq!(app.sticky.cookie, None);
+    assert_eq!((chat.name.as_str(), chat.backends[1].name.as_str()), ("chat", "spare"));
+    let [web] = &config.listeners[..] else { panic!("{:?}", config.listeners) };
+    assert_eq!(web.bind, ["127.0.0.1:8080".parse().unwrap()]);
+    assert_eq!(web.connections_per_address, NonZeroU32::new(100));
+    // A path starts at the folder of the file that it is in.
+    assert!(matches!(config.cookie_keys, SharedKeys::Given(_)));
+    let place = config.places.at("pools.app.timeouts.connect");
+    assert!(place.ends_with("good/conf.d/20-chat.toml:12"), "{place}");
+    let folder = env::current_dir().unwrap().join("tests/config/good");
+    for name in ["includes.toml", "conf.d/10-app.toml", "conf.d/20-chat.toml", "conf.d/*.toml"] {
+        let watched = config.watched.iter().filter(|path| **path == folder.join(name)).count();
+        assert_eq!(watched, 1, "{name}: {:?}", config.watched);
+    }
+}
+
+#[test]
+fn files_that_are_not_there_yet_are_no_fault_of_a_pattern() {
+    let folder = tempfile::tempdir().unwrap();
+    let text = "include = [\"conf.d/*.toml\", \"sites/*/pool.toml\"]\n\
+                listeners.web.bind = \"127.0.0.1:0\"\n";
+    let parse = || check::parse(text, &folder.path().join("m.toml"));
+    let Faults(faults) = parse().unwrap_err();
+    let messages: Vec<&str> = faults.iter().map(|fault| fault.message.as_str()).collect();
+    assert_eq!(messages, ["there is no pool"]);
+    fs::create_dir_all(folder.path().join("sites/one")).unwrap();
+    fs::create_dir_all(folder.path().join("sites/none")).unwrap();
+    let pool = "[pools.app]\nbackends = [\"127.0.0.1:1\"]\n";
+    fs::write(folder.path().join("sites/one/pool.toml"), pool).unwrap();
+    assert_eq!(parse().unwrap().pools[0].name, "app");
+}

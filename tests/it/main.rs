@@ -60,6 +60,8 @@ mod handed_over;
 #[cfg(test)]
 mod health;
 #[cfg(test)]
+mod includes;
+#[cfg(test)]
 mod layer4;
 #[cfg(test)]
 mod leaving;

@@ -66,6 +66,9 @@ impl Contents {
 
 impl Known {
     fn look_again(&mut self, path: &Path) -> bool {
+        if let Content::Names(_) = self.content {
+            return self.note(Content::names(path), None);
+        }
         let Ok(about) = fs::metadata(path) else { return self.note(Content::Unreadable, None) };
         if !about.is_file() {
             // A pipe or a device gives each byte once.

@@ -20,6 +20,8 @@ use std::{
 
 use tokio::net::unix::pipe::Receiver;
 
+use crate::config::pattern_matches;
+
 /// Most links of one path, as for the kernel (`path_resolution(7)`).
 const MOST_LINKS: usize = 40;
 
@@ -28,7 +30,7 @@ pub(super) struct Folders {
     inotify: io::Result<Receiver>,
 }
 
-/// The names that matter, by the watch of their folder.
+/// The names that matter, by the watch of their folder. Some are patterns.
 #[derive(Debug, Default)]
 pub(super) struct Names {
     watched: HashMap<i32, HashSet<OsString>>,
@@ -122,7 +124,9 @@ impl Names {
         events.iter().any(|event| match (&event.what, self.watched.get(&event.watch)) {
             (What::Overflow, _) => !self.watched.is_empty(),
             (What::Folder, names) => names.is_some(),
-            (What::Entry(name), names) => names.is_some_and(|names| names.contains(name)),
+            (What::Entry(name), names) => names.is_some_and(|names| {
+                names.contains(name) || names.iter().any(|known| pattern_matches(known, name))
+            }),
         })
     }
 }
