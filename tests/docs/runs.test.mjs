@@ -1,22 +1,16 @@
 // Blocks with the mark `run`: the commands of a page, run in order in one sandbox, against the built programs.
 
 import assert from 'node:assert/strict';
-import { readFileSync } from 'node:fs';
-import { join } from 'node:path';
 import { test } from 'node:test';
 
-import { namedFiles } from './lib/configuration.mjs';
-import { ROOT, markdownFiles, parse } from './lib/markdown.mjs';
+import { markdownFiles, parse } from './lib/markdown.mjs';
 import { matchesOutput } from './lib/output.mjs';
 import { follow } from './lib/page.mjs';
 
 for (const file of markdownFiles()) {
   const page = parse(file);
   if (!page.blocks.some(({ marks }) => marks.has('run'))) continue;
-  test(`${file}: its commands run, and print what the page says`, async (t) => follow(t, page, {
-    files: page.blocks.filter(({ language, marks }) => language === 'toml' && marks.has('file')).flatMap(({ text }) => namedFiles(text))
-      .map(({ path, from, text }) => ({ path, content: text ?? readFileSync(join(ROOT, 'certs', from)) })),
-  }));
+  test(`${file}: its commands run, and print what the page says`, (t) => follow(t, page));
 }
 
 test('printed output is compared with real output', () => {

@@ -1,5 +1,7 @@
 // Configuration blocks of the docs: fragments completed to whole files, and the files that they name.
 
+import { certificateFile } from './certificates.mjs';
+
 /** Name of each table of a TOML text, in order: `[listeners.web]` → 'listeners.web'. */
 function tables(text) {
   return [...text.matchAll(/^\s*\[{1,2}([\w."-]+)\]{1,2}/gm)].map(([, name]) => name);
@@ -65,21 +67,16 @@ export function complete(fragment) {
   return text;
 }
 
-/** Contents of the files that a configuration names, by the key that names them. */
-const FILES = {
-  cert: 'signed.pem', key: 'signed.key', ca: 'ca.pem', crl: 'revoked.crl', ocsp: 'signed.ocsp',
-};
-
-/** `{ path, from }` of files of certs/ and `{ path, text }` of others, for all files that a configuration names. */
+/** `{ path, content }` of the certificates, keys and lists that a configuration names. */
 export function namedFiles(text) {
   const found = [];
   const code = text.replace(/(^|\s)#[^\n]*/g, '$1');
-  for (const [, key, path] of code.matchAll(/\b(cert|key|ca|crl|ocsp)\s*=\s*"([^"]+)"/g)) found.push({ path, from: FILES[key] });
+  for (const [, key, path] of code.matchAll(/\b(cert|key|ca|crl|ocsp)\s*=\s*"([^"]+)"/g)) found.push({ path, content: certificateFile(key) });
   const secret = `${'0123456789abcdef'.repeat(4)}\n`;
   for (const [, name, path] of code.matchAll(/\b([\w.-]+)\s*=\s*\{\s*file\s*=\s*"([^"]+)"/g)) {
     if (name === 'access_log') continue;
-    if (name === 'trusted_proxies') found.push({ path, text: '10.0.0.0/8\n' });
-    else found.push({ path, text: name === 'backends' ? '10.0.0.11:3000\n10.0.0.12:3000\n' : secret });
+    if (name === 'trusted_proxies') found.push({ path, content: '10.0.0.0/8\n' });
+    else found.push({ path, content: name === 'backends' ? '10.0.0.11:3000\n10.0.0.12:3000\n' : secret });
   }
   return found;
 }

@@ -1,8 +1,10 @@
 // Following a page of the docs: writing the files that it shows, running its commands, comparing their output.
 
 import assert from 'node:assert/strict';
+import { dirname, isAbsolute, join } from 'node:path';
 
 import { until } from '../../socketio/lib/wait.mjs';
+import { namedFiles } from './configuration.mjs';
 import { commands } from './markdown.mjs';
 import { matchesOutput } from './output.mjs';
 import { Sandbox } from './sandbox.mjs';
@@ -11,7 +13,7 @@ import { Sandbox } from './sandbox.mjs';
  * Follows the marked blocks of a page in order. `files`: put in place before ({ path, content });
  * `nodes`: addresses on which Socket.IO servers listen; `prepare`: called with the sandbox at first.
  */
-export async function follow(t, page, { files = [], nodes = ['10.0.0.11:3000', '10.0.0.12:3000', '10.0.0.13:3000'], prepare } = {}) {
+export async function follow(t, page, { files = filesOf(page), nodes = ['10.0.0.11:3000', '10.0.0.12:3000', '10.0.0.13:3000'], prepare } = {}) {
   const sandbox = new Sandbox();
   t.after(() => sandbox.close());
   await sandbox.put('node.cjs', NODE);
@@ -23,6 +25,14 @@ export async function follow(t, page, { files = [], nodes = ['10.0.0.11:3000', '
   return sandbox;
 }
 
+/** The certificates, keys and lists that the configurations of a page name, as { path, content }. */
+export function filesOf(page) {
+  const written = page.blocks.filter(({ language, marks }) => language === 'toml' && marks.has('file'));
+  return written.flatMap(({ text, marks }) => namedFiles(text).map(({ path, content }) => ({
+    path: isAbsolute(path) ? path : join(dirname(marks.get('file')), path), content,
+  })));
+}
+
 /** Runs one block if it is marked. */
 export async function followBlock(sandbox, block) {
   const { marks } = block;
@@ -31,6 +41,7 @@ export async function followBlock(sandbox, block) {
   if (!marks.has('run')) return undefined;
   for (const { command, output, line } of commands(block)) {
     if (marks.has('background')) await inBackground(sandbox, { at: `${block.file}:${line}`, command, output, wait: marks.get('background') });
+    else if (marks.has('eventually')) await eventually(sandbox, { at: `${block.file}:${line}`, command, output });
     else await inForeground(sandbox, { at: `${block.file}:${line}`, command, output: block.language === 'console' && output, status: Number(marks.get('status') ?? 0) });
   }
   return at;
@@ -40,6 +51,15 @@ async function inForeground(sandbox, { at, command, output, status }) {
   const result = await sandbox.run(command);
   assert.equal(result.status, status, `${at}: ${command}\n${result.output}`);
   if (output) assert.ok(matchesOutput(output, result.output), `${at}: ${command}\nprints\n${result.output}\nand the page says\n${output.join('\n')}`);
+}
+
+/** Repeats the command until it prints what the page says. */
+async function eventually(sandbox, { at, command, output }) {
+  let last;
+  await until(() => `${at}: ${command}\nprints\n${last}\nand the page says\n${output.join('\n')}`, async () => {
+    last = (await sandbox.run(command)).output;
+    return matchesOutput(output, last);
+  }, 30_000);
 }
 
 /** Goes on when the output is what the page prints, or has the word of the mark (`ready` if it has none). */

@@ -10,7 +10,7 @@ export const PROGRAMS = new Map([['moorline', BINARY], ['moorline-load', LOAD]])
 
 const known = new Map();
 
-/** `{ flags, commands }` of a program and its subcommands, for example of `moorline`, `['backends', 'add']`. */
+/** `{ flags, commands, positional }` of a program and its subcommands, for example of `moorline`, `['backends', 'add']`. */
 export function help(program, path = []) {
   const key = [program, ...path].join(' ');
   if (!known.has(key)) known.set(key, parseHelp(execFileSync(PROGRAMS.get(program), [...path, '--help'], { encoding: 'utf8' })));
@@ -29,7 +29,7 @@ function parseHelp(text) {
     const command = section === 'Commands' && line.match(/^ {2}([a-z][\w-]*)(?: |$)/);
     if (command) commands.add(command[1]);
   }
-  return { flags, commands };
+  return { flags, commands, positional: /^Arguments:$/m.test(text) };
 }
 
 /** Faults of all uses of the programs in shell text: unknown subcommands and unknown flags. */
@@ -46,14 +46,14 @@ function faultsOf(program, words) {
   const name = () => [program, ...path].join(' ');
   for (const [index, word] of words.entries()) {
     if (word === '--') break;
-    const { flags, commands } = help(program, path);
+    const { flags, commands, positional } = help(program, path);
     if (/^--?[a-z]/.test(word)) {
       const flag = word.split('=')[0];
       if (!flags.has(flag)) faults.push(`${name()} has no flag ${flag}`);
     } else if (commands.has(word) && index === path.length) {
       path.push(word);
-    } else if (index === path.length && index === 0 && commands.size) {
-      faults.push(`${program} has no subcommand ${word}`);
+    } else if (index === path.length && commands.size && !positional) {
+      faults.push(`${name()} has no subcommand ${word}`);
       break;
     }
   }

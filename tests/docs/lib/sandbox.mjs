@@ -9,10 +9,10 @@ import { dirname, join } from 'node:path';
 
 import { scratch } from '../../socketio/lib/process.mjs';
 import { until } from '../../socketio/lib/wait.mjs';
+import { HOSTS, siteCertificates } from './certificates.mjs';
 import { ROOT } from './markdown.mjs';
 import { PROGRAMS } from './programs.mjs';
 
-const HOSTS = ['chat.example.com', 'www.example.com', 'api.example.com', 'example.com'];
 const ADDRESSES = ['10.0.0.1', '10.0.0.11', '10.0.0.12', '10.0.0.13', '192.0.2.7'];
 const COPIED = ['/etc', '/usr/local', '/var', '/opt', '/root', '/home', '/srv'];
 const END = '@@sandbox-end';
@@ -37,6 +37,7 @@ export class Sandbox {
       cwd: this.home,
       env: {
         PATH: `${bin}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin`, HOME: this.home, LANG: 'C.UTF-8', NO_COLOR: '1', TERM: 'dumb',
+        NODE_EXTRA_CA_CERTS: join(siteCertificates(), 'ca.pem'),
         XDG_RUNTIME_DIR: join(this.folder, 'run'), NODE_PATH: join(ROOT, 'tests/socketio/node_modules'),
       },
       stdio: ['pipe', 'pipe', 'pipe'],
@@ -64,6 +65,8 @@ done
 mount -t tmpfs -o mode=755 run /run
 ip link set lo up
 for address in ${addresses.join(' ')}; do ip address add "$address/32" dev lo; done
+mkdir -p /etc/ssl/certs
+cat ${join(siteCertificates(), 'ca.pem')} >>/etc/ssl/certs/ca-certificates.crt
 printf '127.0.0.1 localhost ${HOSTS.join(' ')}\\n::1 localhost\\n' >/etc/hosts
 cd ${this.home}
 exec bash 2>&1
