@@ -21,10 +21,10 @@ use crate::{
     },
     config::{AdminRemote, Config},
     control::{Changes, Control, Denied, Fixtures, Operator, Order, Request},
-    net::given::Given,
+    handoff::{Inheritance, Joining, Launch},
+    net::inherited::Given,
     observe::{BackendSample, CertificateSample, stalls},
-    proxy::Proxy,
-    upgrade::{Inheritance, Joining, Launch},
+    shared::Proxy,
     upstream::Life,
 };
 

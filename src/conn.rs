@@ -8,7 +8,7 @@
 //! Until it is known who gets a connection, its bytes are looked at and left in the socket: one that
 //! is passed on undecrypted needs no replay, and TLS begins on the socket as it was accepted.
 
-mod first;
+mod sniff;
 
 use std::{
     future::Future,
@@ -23,22 +23,21 @@ use tokio::{
     time::{Instant, timeout_at},
 };
 
-use self::first::First;
+use self::sniff::First;
 
 use crate::{
     acme,
     config::ProxyIn,
-    drain,
     error::{Kind, Phase, ProxyError, Side, Termination},
-    http::{PLAIN_ON_TLS, TOO_MANY, refusal::Refused, server, visitor::Visitor},
+    http::{PLAIN_ON_TLS, TOO_MANY, connection_info::Visitor, refusal::Refused, server},
     layer4,
     net::{
         client_hello::ClientHello, listener, per_address::Counted, proxy_protocol, stream::Client,
         tls,
     },
     observe::{ChosenBy, End, Form, ListenerMetrics, Record, Secured, Start},
-    proxy::Proxy,
-    snapshot,
+    shared::Proxy,
+    shutdown, snapshot,
 };
 
 /// One listening socket's identity towards its connections.
@@ -51,7 +50,7 @@ pub struct Door {
     /// Numbers of that listener.
     pub metrics: Arc<ListenerMetrics>,
     /// Tells connections of a drain, and the drain of connections.
-    pub drain: drain::Watch,
+    pub drain: shutdown::Watch,
 }
 
 /// Accepts until it is dropped.
@@ -154,7 +153,7 @@ impl Arrival {
                 }
                 self.fail(&error, parting.as_ref().map_or(0, |parting| parting.status));
                 if let Some(Parting { client, words, .. }) = parting {
-                    Box::pin(first::part(client, words)).await;
+                    Box::pin(sniff::part(client, words)).await;
                 }
             }
         }
@@ -177,9 +176,9 @@ impl Arrival {
         let first = async {
             // Few listeners need all of it: not in every connection's future.
             if policy.looks {
-                Box::pin(first::hello(&socket)).await
+                Box::pin(sniff::hello(&socket)).await
             } else {
-                first::spoken(&socket).await
+                sniff::spoken(&socket).await
             }
         };
         match in_time(self.until, Phase::Handshake, first).await? {
@@ -200,7 +199,7 @@ impl Arrival {
             First::Broken(why) => {
                 let error = ProxyError::new(Side::Client, Phase::Handshake, Kind::Malformed);
                 let refusal = Refusal::from(error.because(why));
-                return Err(refusal.after(Client::Plain(socket), first::DECODE_ERROR));
+                return Err(refusal.after(Client::Plain(socket), sniff::DECODE_ERROR));
             }
             First::Http if policy.http => {
                 let refusal = Refusal::new(Phase::Handshake, Kind::NotTls);
@@ -309,7 +308,7 @@ impl Arrival {
     async fn stream(self, stream: Client, pool: &str) {
         let Some(pool) = self.door.proxy.snapshot.load().pool(pool).cloned() else {
             self.fail(&ProxyError::new(Side::Proxy, Phase::Select, Kind::NoRoute), 0);
-            return first::part(stream, b"").await;
+            return sniff::part(stream, b"").await;
         };
         let arrived = layer4::Arrived {
             client: stream,
@@ -322,7 +321,7 @@ impl Arrival {
             drain: self.door.drain,
         };
         if let Some(client) = layer4::serve(&self.door.proxy, arrived).await {
-            first::part(client, b"").await;
+            sniff::part(client, b"").await;
         }
     }
 

@@ -5,18 +5,18 @@
 //! configuration. Checks come before the first effect: a refused change has none.
 
 mod apply;
+mod commands;
 mod count;
 mod dials;
 mod discovery;
-mod doors;
 mod drain;
 mod elsewhere;
-mod handover;
+pub mod handle;
+mod handoff;
 mod health;
 mod leaving;
+mod listeners;
 mod on_down;
-pub mod operator;
-mod orders;
 mod overlay;
 mod plan;
 mod policies;
@@ -41,14 +41,14 @@ use tokio::{
     time::Instant,
 };
 
-pub(crate) use self::handover::Fixtures;
+pub(crate) use self::handoff::Fixtures;
 pub use self::{
     apply::Changes,
-    operator::{Denied, Operator},
-    orders::Order,
+    commands::Order,
+    handle::{Denied, Operator},
 };
 use self::{
-    discovery::Discovery, doors::Doors, drain::Drains, handover::Handover, health::Probing,
+    discovery::Discovery, drain::Drains, handoff::Handover, health::Probing, listeners::Doors,
     on_down::OnDown, overlay::Overlay, rebalance::Rebalance, reload::Cause, report::Since,
     resolve::Resolver, watch::Watcher,
 };
@@ -58,7 +58,7 @@ use crate::{
     config::{self, Config},
     net::tls::{self, TicketKeys},
     observe::AccessLog,
-    proxy::Proxy,
+    shared::Proxy,
     sticky::Keys,
     systemd::Notifier,
     upstream::{self, Backend},

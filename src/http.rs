@@ -6,36 +6,36 @@
 //! to one backend or, by strict rules, to another, `session` sends that of a known session to its own, `way` says which and makes a new session wait for its
 //! turn, `search` finds the backend of a session that is not known here, `forward` talks to that backend on a new connection or one that was `kept`, `learn` reads a new session's id from the reply, and `body` and
 //! `relay` stream the rest. An upgrade leaves through `upgrade` into a tunnel. Whatever fails becomes a
-//! reply in `reply`, and ends once, in its [`entry`](crate::entry).
+//! reply in `reply`, and ends once, in its [`entry`](crate::stream_log).
 //!
 //! hyper is known here and nowhere below: `route`, `sticky`, `upstream` and `tunnel` would work under
 //! another HTTP implementation.
 
 mod attempt;
 mod body;
-mod call;
+pub mod connection_info;
 mod cookie;
 mod deadline;
 mod decision;
+mod exchange;
 mod explain;
 mod forward;
 mod framing;
-mod gate;
 mod headers;
 mod hops;
 mod kept;
-mod learn;
 mod long_poll;
 mod outgoing;
+mod owner_search;
 pub mod refusal;
 mod relay;
 mod reply;
 mod respond;
-mod search;
+mod retry_plan;
 pub mod server;
 mod session;
+mod session_detection;
 pub(crate) mod upgrade;
-pub mod visitor;
-mod way;
+mod validation;
 
 pub(crate) use self::reply::{PLAIN_ON_TLS, TOO_MANY};

@@ -17,13 +17,13 @@ use tokio::{io::Interest, net::TcpStream};
 
 use self::search::{Reached, Search};
 use crate::{
-    drain,
-    entry::{Entry, Sinks, TunnelGuard},
     error::{Kind, Phase},
     net::{per_address::Counted, proxy_protocol::Introduction, stream::Client},
     observe::{Form, ListenerMetrics, Record, Secured, Start, metrics::Open},
-    proxy::Proxy,
+    shared::Proxy,
+    shutdown,
     snapshot::Pool,
+    stream_log::{Entry, Sinks, TunnelGuard},
     tunnel::{self, End, Terms},
     upstream::{Hold, InUse, Life},
 };
@@ -45,7 +45,7 @@ pub(crate) struct Arrived {
     /// Its place among those of its address, where they are counted.
     pub(crate) counted: Option<Arc<Counted>>,
     /// Keeps a drain waiting for it.
-    pub(crate) drain: drain::Watch,
+    pub(crate) drain: shutdown::Watch,
 }
 
 /// What keeps a stream counted.

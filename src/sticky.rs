@@ -8,12 +8,12 @@
 mod choice;
 pub mod cookie;
 pub mod engine_io;
-pub mod memory;
+pub mod recent_sessions;
 pub mod table;
 
 pub use self::{
     choice::{Choice, Clues, choose, choose_and_recognise, preview},
     cookie::{Context, Found, Ids, Keys, MadeKey, set_cookie},
-    memory::{Ending, Memory, Recalled},
+    recent_sessions::{Ending, Memory, Recalled},
     table::{Cursor, Known, Learned, Opener, Session, SessionHold, SessionId, Table},
 };

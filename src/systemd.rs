@@ -9,7 +9,7 @@ use listenfd::ListenFd;
 use sd_notify::NotifyState;
 use socket2::SockRef;
 
-use crate::net::given::Given;
+use crate::net::inherited::Given;
 
 /// The sockets that were passed. To be called once, before anything else happens: the variables are
 /// taken out of the environment.

@@ -18,7 +18,7 @@ use super::{
     handlers::{self, State},
     service::Api,
 };
-use crate::{drain, net::listener, observe::Metrics};
+use crate::{net::listener, observe::Metrics, shutdown};
 
 /// Connections served at once; further ones wait in the kernel's queue.
 const MOST_CONNECTIONS: usize = 64;
@@ -61,7 +61,7 @@ pub(super) async fn serve(
     socket: Socket,
     service: Service,
     metrics: Arc<Metrics>,
-    mut left: drain::Watch,
+    mut left: shutdown::Watch,
 ) {
     let mut connections = JoinSet::new();
     loop {
@@ -104,7 +104,7 @@ impl Socket {
     }
 }
 
-async fn connection(stream: Stream, service: Service, left: drain::Watch) {
+async fn connection(stream: Stream, service: Service, left: shutdown::Watch) {
     match stream {
         Stream::Tcp(stream, from) => converse(stream, Way::Tcp(from), service, left).await,
         Stream::Unix(stream) => {
@@ -115,7 +115,7 @@ async fn connection(stream: Stream, service: Service, left: drain::Watch) {
 }
 
 /// One connection from its beginning to its end.
-async fn converse<S>(stream: S, way: Way, service: Service, mut left: drain::Watch)
+async fn converse<S>(stream: S, way: Way, service: Service, mut left: shutdown::Watch)
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
@@ -185,7 +185,7 @@ mod tests {
         let service = Service::Metrics(Arc::new(state));
         let mut tasks = JoinSet::new();
         // Without a trigger, nobody asks it to leave.
-        let (_, stay) = drain::channel();
+        let (_, stay) = shutdown::channel();
         tasks.spawn(serve(Socket::Tcp(Arc::new(listener)), service, metrics, stay));
         (address, ready, tasks)
     }

@@ -27,7 +27,7 @@ use rustix::{
 use socket2::{Domain, SockAddr, Socket, Type};
 use tokio::net::UnixListener;
 
-use crate::net::given::Purpose;
+use crate::net::inherited::Purpose;
 
 /// The socket's name in its folder.
 const NAME: &str = "moorline.sock";

@@ -20,12 +20,12 @@ use super::{
 use crate::{
     config::{Admin, AdminRemote, AdminSocket},
     control::Operator,
-    drain,
     net::{
         bind_error,
-        given::{self, Given, Purpose},
+        inherited::{self, Given, Purpose},
         listener,
     },
+    shutdown,
 };
 
 /// Bound sockets.
@@ -62,7 +62,7 @@ impl Sockets {
     /// Serves. `remote` has the token of the API over TCP, which is not served without.
     pub fn serve(self, state: State, operator: &Operator, remote: Option<&AdminRemote>) -> Serving {
         let metrics = Arc::clone(&state.metrics);
-        let (leave, stay) = drain::channel();
+        let (leave, stay) = shutdown::channel();
         let (mut tasks, mut sockets) = (JoinSet::new(), Vec::new());
         let mut spawn = |purpose, socket: Socket, service| {
             let task = server::serve(socket.clone(), service, Arc::clone(&metrics), stay.clone());
@@ -125,7 +125,7 @@ pub struct Serving {
     /// With what the next process knows them by; empty once they are left to it.
     sockets: Mutex<Vec<(Purpose, Socket)>>,
     file: Option<SocketFile>,
-    leave: drain::Trigger,
+    leave: shutdown::Trigger,
     _tasks: JoinSet<()>,
 }
 
@@ -138,8 +138,8 @@ impl Serving {
         let sockets = self.sockets.lock().unwrap_or_else(PoisonError::into_inner);
         let copies = sockets.iter().map(|(purpose, socket)| {
             let copy = match socket {
-                Socket::Tcp(socket) => given::copy(&**socket),
-                Socket::Unix(socket) => given::copy(&**socket),
+                Socket::Tcp(socket) => inherited::copy(&**socket),
+                Socket::Unix(socket) => inherited::copy(&**socket),
             };
             Ok((purpose.clone(), copy?))
         });
@@ -159,7 +159,7 @@ impl Serving {
 
 /// The socket of the process before; none where its file is gone, so that nobody finds it any more.
 fn taken_over(path: &Path, given: &mut Given) -> io::Result<Option<UnixSocket>> {
-    let take = |given: given::Unix| match given.passed {
+    let take = |given: inherited::Unix| match given.passed {
         true => UnixSocket::passed(given.listener, path),
         false => UnixSocket::over(given.listener, path),
     };

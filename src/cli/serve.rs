@@ -16,10 +16,10 @@ use super::limit;
 use crate::{
     app::{App, Remote, Running},
     config::{self, AccessLog, Config, Probe, Protocol, Source},
+    handoff::{Handed, Launch},
     observe::log,
     systemd,
     tunnel::splice,
-    upgrade::{Handed, Launch},
 };
 
 /// How long a SIGHUP waits for company: a storm of them is few reloads.

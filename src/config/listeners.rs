@@ -9,7 +9,7 @@ use super::{
     address::{bind, host_pattern},
     fault::{Wrong, quoted},
     file::{Table, Value},
-    names, networks, routes, schema, secure, strain,
+    names, networks, resilience, routes, schema, secure,
 };
 
 /// The protocol that names are proved by (RFC 8737).
@@ -172,7 +172,7 @@ fn listener(name: &str, table: &Table<'_>, claims: &mut Claims, around: &Around<
     listener.handshake_timeout = table.deadline("handshake_timeout", listener.handshake_timeout);
     listener.header_timeout = table.deadline("header_timeout", listener.header_timeout);
     listener.keep_alive = table.deadline("keep_alive", listener.keep_alive);
-    listener.header = strain::header_limits(table, listener.header);
+    listener.header = resilience::header_limits(table, listener.header);
     listener
 }
 

@@ -6,7 +6,7 @@ use super::{
     Balance, Pool, Probe, Reuse, Route, Sticky, Timeouts, backends, drain,
     fault::Wrong,
     file::{Table, Value},
-    health, names, path, proxy_out, reader, schema, secure, sticky, strain,
+    health, names, path, proxy_out, reader, resilience, schema, secure, sticky,
 };
 
 /// Most connections that can be kept or opened to one backend: there are no more ports.
@@ -55,7 +55,7 @@ fn pool(name: &str, table: &Table<'_>, own: &backends::Own<'_>, routed: bool) ->
     pool.max_connection_age =
         table.value("max_connection_age").and_then(|value| value.duration(SHORTEST_AGE));
     pool.on_down = table.value("on_down").and_then(|value| drain::on_down(&value));
-    strain::read(table, &mut pool);
+    resilience::read(table, &mut pool);
     let http = match &pool.health.probe {
         _ if routed => Some("requests"),
         Probe::Off | Probe::Tcp => None,

@@ -16,10 +16,10 @@ use tokio::sync::Semaphore;
 use super::{
     Control,
     discovery::Discovery,
-    doors::Doors,
     drain::{Drains, End},
-    handover::Handover,
+    handoff::Handover,
     health::Probing,
+    listeners::Doors,
     on_down::OnDown,
     overlay::Overlay,
     rebalance::Rebalance,
@@ -30,14 +30,14 @@ use super::{
 use crate::{
     acme::Fleet,
     config::{self, Config, Protocol, SharedKeys},
+    handoff::Inheritance,
     net::tls::{self, TicketKeys},
     observe::{AccessLog, Metrics, Redaction, Way},
-    proxy::Proxy,
     route,
+    shared::Proxy,
     snapshot::{self, Current, Snapshot},
     sticky::{Keys, Memory, Table},
     systemd::Notifier,
-    upgrade::Inheritance,
     upstream::{self, Backend, Dial, Life},
 };
 

@@ -11,7 +11,7 @@
 //!
 //! Ids of sessions that have ended stay in the table of session ids for a while, and are not counted here.
 
-use crate::{proxy::Proxy, upgrade::Predecessors, upstream::Backend};
+use crate::{handoff::Predecessors, shared::Proxy, upstream::Backend};
 
 /// What a backend holds, here and in the processes before this one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

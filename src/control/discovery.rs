@@ -5,10 +5,10 @@
 //! bounded, and an answer that fails or is empty leaves the last good one in force. Troubles are told
 //! when they begin, not each time. Must not know what is done with an answer.
 
-mod accepted;
 mod dns;
 mod http;
 mod list;
+mod validation;
 
 use std::{
     collections::{HashMap, HashSet},
@@ -21,7 +21,7 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use self::accepted::accepted;
+use self::validation::accepted;
 use super::Request;
 use crate::config::{Admin, Backend, Dns, Pool, Source};
 

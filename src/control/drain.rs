@@ -23,9 +23,9 @@ use super::{count::Count, unix_now};
 use crate::{
     admin::api::{DrainState, Target},
     config::Drain,
-    proxy::Proxy,
+    handoff::{Course, Predecessors, Until},
+    shared::Proxy,
     tunnel::{Reason, close::ANSWER},
-    upgrade::{Course, Predecessors, Until},
     upstream::{Backend, Life},
 };
 

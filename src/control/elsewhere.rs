@@ -8,8 +8,8 @@ use tokio::time::Instant;
 use super::{Control, drain::End};
 use crate::{
     config::Drain,
-    proxy::Proxy,
-    upgrade::{Course, Fate, Holding, Identity, Predecessors, Until},
+    handoff::{Course, Fate, Holding, Identity, Predecessors, Until},
+    shared::Proxy,
     upstream::{Backend, Life},
 };
 

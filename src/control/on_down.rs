@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use super::drain::Pace;
 use crate::{
     config,
-    proxy::Proxy,
+    shared::Proxy,
     tunnel::Reason,
     upstream::{Backend, Life},
 };

@@ -17,7 +17,7 @@ use tokio::time::Instant;
 
 use crate::{
     config,
-    proxy::Proxy,
+    shared::Proxy,
     tunnel::{AgeLimit, Reason, SHARDS},
     upstream::{Backend, Life},
 };

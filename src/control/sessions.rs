@@ -8,7 +8,7 @@ use std::{sync::Arc, time::Instant};
 use super::{Denied, overlay};
 use crate::{
     admin::api::{SessionKind, SessionState, Sessions, Target, Whereabouts},
-    proxy::Proxy,
+    shared::Proxy,
     snapshot::Snapshot,
     sticky::table::{Session, SessionId},
     tunnel::{Reason, TunnelId},

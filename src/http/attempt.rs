@@ -15,16 +15,16 @@ use super::{
     decision::{self, Destination},
     forward::{Answer, Failure, Terms, exchange},
     outgoing::Outgoing,
-    way::Way,
+    retry_plan::Way,
 };
 use crate::{
-    entry::{Client, Entry},
     error::{Kind, Phase, ProxyError, Side},
     net::{half_close::Patience, proxy_protocol::Introduction},
     observe::ChosenBy,
-    proxy::Proxy,
+    shared::Proxy,
     snapshot::Pool,
-    sticky::{Choice, engine_io::Framing, memory::Key},
+    sticky::{Choice, engine_io::Framing, recent_sessions::Key},
+    stream_log::{Client, Entry},
     upstream::{Backend, Hold},
 };
 

@@ -14,7 +14,7 @@ use http::{HeaderMap, HeaderValue, Method, header::USER_AGENT, request::Parts};
 
 use super::{
     attempt::Engine,
-    gate::{self, Checked},
+    validation::{self, Checked},
 };
 use crate::{
     acme::Challenges,
@@ -23,7 +23,7 @@ use crate::{
     observe::{ChosenBy, Secured},
     route::Uncovered,
     snapshot::{Listener, Pool, Rule, Snapshot},
-    sticky::{Choice, Memory, Recalled, memory::Key},
+    sticky::{Choice, Memory, Recalled, recent_sessions::Key},
     upstream::Backend,
 };
 
@@ -57,7 +57,7 @@ pub(super) fn route<'s>(
     snapshot: &'s Snapshot,
     parts: &Parts,
 ) -> Result<Routed<'s>, ProxyError> {
-    let checked = gate::check(parts)?;
+    let checked = validation::check(parts)?;
     let path = parts.uri.path();
     if parts.method == Method::GET
         && let Some(answer) = challenges.http(&path::normal(path))
@@ -71,7 +71,7 @@ pub(super) fn route<'s>(
         Some(to) => return Ok(Routed::Redirect(to, checked.host)),
         None => {}
     }
-    let host = gate::without_port(&checked.host);
+    let host = validation::without_port(&checked.host);
     if arrival.misdirects(host) {
         return Err(ProxyError::new(Side::Client, Phase::Select, Kind::Misdirected));
     }
@@ -81,7 +81,7 @@ pub(super) fn route<'s>(
         Err(uncovered) => Err(match uncovered {
             Uncovered::Nowhere => ProxyError::new(Side::Client, Phase::Select, Kind::NoRoute),
             Uncovered::Elsewhere => ProxyError::new(Side::Client, Phase::Select, Kind::Misdirected),
-            Uncovered::Ambiguous => ProxyError::bad_request(gate::AMBIGUOUS),
+            Uncovered::Ambiguous => ProxyError::bad_request(validation::AMBIGUOUS),
         }),
     }
 }

@@ -26,15 +26,15 @@ use super::{
     attempt::Engine,
     cookie::Crossing,
     decision::{self, Arrival, Destination, Remembered, Routed},
-    gate::{self, Checked},
-    reply, respond, search,
+    owner_search, reply, respond,
+    validation::{self, Checked},
 };
 use crate::{
     admin::api::{ExplainOrder, Explanation, ListenerState},
     config::Balance,
     error::{Kind, ProxyError},
     observe::{ChosenBy, Secured},
-    proxy::Proxy,
+    shared::Proxy,
     snapshot::{Listener, Pool, Snapshot},
     sticky::{self, Choice, Clues},
     upstream::{Backend, Life, source},
@@ -222,7 +222,7 @@ fn answers(told: &mut Explanation, status: u16, sentence: &str) {
 
 fn refused(error: &ProxyError, parts: &Parts, told: &mut Explanation) {
     let host = parts.headers.get(HOST).map_or("", |host| host.to_str().unwrap_or_default());
-    let (host, path) = (gate::without_port(host), parts.uri.path());
+    let (host, path) = (validation::without_port(host), parts.uri.path());
     let sentence = match error.kind {
         Kind::NoRoute => format!("No route covers {host}{path}."),
         Kind::Misdirected => format!("Only routes of other listeners cover {host}{path}."),
@@ -254,7 +254,7 @@ fn gone(let_go: bool, told: &mut Explanation) {
 }
 
 fn searched(pool: &Pool, first: Option<&Arc<Backend>>, sid: Option<&str>, told: &mut Explanation) {
-    let asked = search::candidates(pool, first, sid.unwrap_or_default());
+    let asked = owner_search::candidates(pool, first, sid.unwrap_or_default());
     if asked.is_empty() {
         let sentence = "The session is not known here, and there is no backend to ask: the answer has code \
                         1, so that the client opens a new session.";

@@ -39,7 +39,7 @@ use crate::{
     error::{Kind, Phase, ProxyError, Side},
     net::{answer_first::AnswerFirst, proxy_protocol::Introduction, stream::Server, tls},
     observe::Metrics,
-    proxy,
+    shared,
     upstream::{ANY_AGE, Acquired, Backend, ConnectError, Dial, InFlight, InUse, Permit, Reusable},
 };
 
@@ -377,7 +377,7 @@ impl Lease {
     /// The backend has broken the body off.
     pub(super) fn broke_off(&mut self, metrics: &Metrics) {
         if self.verdict.take() {
-            proxy::note(metrics, &self.verdict.backend, true);
+            shared::note(metrics, &self.verdict.backend, true);
         }
     }
 

@@ -19,7 +19,7 @@ use std::net::{IpAddr, SocketAddr};
 use http::{HeaderMap, HeaderName, header::FORWARDED};
 
 use self::forwarded::Element;
-use super::{gate, headers::tokens};
+use super::{headers::tokens, validation};
 use crate::observe::Trouble;
 
 pub(super) use self::write::{Own, write};
@@ -250,7 +250,7 @@ impl Claims {
         };
         let proto = |claims: &Self| claims.proto.first().map(|proto| proto.to_string());
         let name =
-            |claims: &Self| claims.host.first().map(|host| gate::without_port(host).to_owned());
+            |claims: &Self| claims.host.first().map(|host| validation::without_port(host).to_owned());
         nodes
             || differ(proto(self).as_deref(), proto(other).as_deref())
             || differ(name(self).as_deref(), name(other).as_deref())
@@ -321,7 +321,7 @@ fn proto(text: &str) -> Option<Box<str>> {
 }
 
 fn host(text: &str) -> Option<Box<str>> {
-    (!text.is_empty() && gate::is_host(text)).then(|| text.into())
+    (!text.is_empty() && validation::is_host(text)).then(|| text.into())
 }
 
 fn port(text: &str) -> Option<u16> {
@@ -329,7 +329,7 @@ fn port(text: &str) -> Option<u16> {
 }
 
 fn port_of(host: &str) -> Option<u16> {
-    port(host[gate::without_port(host).len()..].strip_prefix(':')?)
+    port(host[validation::without_port(host).len()..].strip_prefix(':')?)
 }
 
 fn is_tls(proto: &str) -> bool {

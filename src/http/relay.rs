@@ -21,9 +21,9 @@ use super::{
     forward::{self, Lease},
 };
 use crate::{
-    entry::Entry,
     error::{Kind, Phase, Side, Termination},
     net::half_close::{Held, Patience},
+    stream_log::Entry,
 };
 
 /// A response's body on its way to the client.

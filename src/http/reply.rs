@@ -19,9 +19,9 @@ use http::{
 use super::{headers::X_REQUEST_ID, relay::ReplyBody};
 use crate::{
     config::Redirect,
-    entry::Entry,
     error::{Kind, Phase, ProxyError, Side},
     sticky::engine_io::{self, UNKNOWN_SID},
+    stream_log::Entry,
 };
 
 /// Seconds after which a client may try again while a whole pool takes nobody: probes take about as long

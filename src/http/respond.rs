@@ -7,29 +7,29 @@ use hyper::body::Incoming;
 
 use super::{
     attempt::{Attempt, Engine},
-    call::Call,
+    connection_info::Visitor,
     cookie::Crossing,
     decision::{self, Arrival, Routed},
-    gate,
+    exchange::Call,
     headers::{self, Origin},
     hops::Claims,
     long_poll,
     outgoing::{Outgoing, Shape},
     relay::ReplyBody,
     reply::{self, Manners},
-    visitor::Visitor,
+    validation,
 };
 use crate::{
-    entry::{Entry, Sinks},
     error::{Kind, Phase, ProxyError, Side, Termination},
     net::{half_close::Held, proxy_protocol::Introduction},
     observe::{Record, Start},
-    proxy::Proxy,
+    shared::Proxy,
     snapshot::{self, Pool},
     sticky::{
         engine_io,
         engine_io::{Framing, Transport},
     },
+    stream_log::{Entry, Sinks},
 };
 
 impl Proxy {
@@ -65,7 +65,7 @@ impl Proxy {
             Ok(Routed::Challenge(answer)) => return answered(entry, reply::challenge(answer)),
             Ok(Routed::Redirect(to, host)) => {
                 let path = parts.uri.path_and_query().map_or("/", |p| p.as_str());
-                let host = gate::without_port(&host);
+                let host = validation::without_port(&host);
                 return answered(entry, reply::redirect(to, host, path));
             }
             Err(error) => return reply::refuse(entry, &error, &manners),
@@ -137,7 +137,7 @@ impl Proxy {
         (host, id): (&str, &str),
     ) -> Response<ReplyBody> {
         let choice = call.choose(self, pool);
-        let Some(uri) = gate::origin_form(&parts.uri) else {
+        let Some(uri) = validation::origin_form(&parts.uri) else {
             let error = ProxyError::bad_request("The request target is not a path.");
             return reply::refuse(call.entry, &error, &call.manners);
         };

@@ -20,15 +20,17 @@ use tokio::{
     time::{Instant, Sleep, sleep_until, timeout, timeout_at},
 };
 
-use super::{body::BrokenOff, refusal::Refused, relay::ReplyBody, respond, visitor::Visitor};
+use super::{
+    body::BrokenOff, connection_info::Visitor, refusal::Refused, relay::ReplyBody, respond,
+};
 use crate::{
-    drain::{Phase, Watch},
     net::{
         half_close::HalfClose,
         request_clock::{Serving, Waiting},
         stream::Client,
     },
-    proxy::Proxy,
+    shared::Proxy,
+    shutdown::{Phase, Watch},
     tunnel::End,
 };
 

@@ -11,7 +11,7 @@ use super::{
     attempt::{Attempt, Reached},
     body::RequestBody,
     forward::{Answer, Failure},
-    way::{Way, end},
+    retry_plan::{Way, end},
 };
 use crate::{
     error::{Kind, Phase, ProxyError, Side},

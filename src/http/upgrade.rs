@@ -24,12 +24,12 @@ use super::{
     relay::ReplyBody,
 };
 use crate::{
-    entry::{Entry, TunnelGuard},
     error::{Kind, Phase, ProxyError, Side, Termination},
     net::{
         answer_first::AnswerFirst,
         stream::{Client, Server},
     },
+    stream_log::{Entry, TunnelGuard},
     tunnel::{self, End, Terms, Ticket},
     upstream::InUse,
 };

@@ -17,12 +17,12 @@ use std::{
 use tokio::time::{Instant, sleep, timeout_at};
 
 use crate::{
-    entry::Entry,
     error::{Kind, Phase, ProxyError, Side},
     net::{proxy_protocol::Introduction, stream::Server},
     observe::ChosenBy,
-    proxy::Proxy,
+    shared::Proxy,
     snapshot::Pool,
+    stream_log::Entry,
     upstream::{Admitted, Backend, ConnectError, Hold, InUse, source},
 };
 

@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{Known, Table, memory::Key};
+use super::{Known, Table, recent_sessions::Key};
 use crate::upstream::{Backend, Life};
 
 /// What a request brings along.

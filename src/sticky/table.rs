@@ -25,7 +25,7 @@
 //! Time is passed in; a `now` before the table was made counts as that moment.
 
 mod entry;
-mod hand;
+mod handoff;
 mod sessions;
 mod shard;
 #[cfg(test)]
@@ -45,12 +45,12 @@ use std::{
 
 use arc_swap::ArcSwapOption;
 use entry::Entry;
-pub use hand::{Cursor, Learned};
+pub use handoff::{Cursor, Learned};
 pub use sessions::{Session, SessionId};
 use shard::Shard;
 use tokio::sync::mpsc;
 
-use super::memory::Key;
+use super::recent_sessions::Key;
 use crate::{
     config,
     upstream::{Backend, Hold},

@@ -28,7 +28,7 @@ use super::{
     limits::Connections,
     load::{FULL_SHARE, Load},
     outlier::Reason,
-    quorum::Quorum,
+    panic_threshold::Quorum,
     recovery::Recovery,
     reuse::Idle,
     silence::Silence,

@@ -11,7 +11,7 @@ use super::{
     backend::{Backend, Seat},
     balance::Selector,
     budget::Budget,
-    quorum::Quorum,
+    panic_threshold::Quorum,
 };
 use crate::config;
 

@@ -16,7 +16,7 @@ use std::{
 use super::{
     load::{FULL_SHARE, Load},
     outlier::{self, Outcomes, Reason},
-    quorum::Quorum,
+    panic_threshold::Quorum,
 };
 
 /// What a fresh backend begins with: about a tenth, as much as shows whether it works at all.

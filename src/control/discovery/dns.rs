@@ -27,7 +27,7 @@ use tokio::{
 };
 
 use self::families::{Addresses, Pace, addresses};
-use super::{Answer, accepted::summary};
+use super::{Answer, validation::summary};
 use crate::config::{Address, Backend, Dns};
 
 /// Deadline of one question and all that follow from it.

@@ -3,7 +3,7 @@
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::accepted::summary;
+use super::validation::summary;
 use crate::config::{Address, Backend, HEAVIEST, valid_name};
 
 /// What a list says.

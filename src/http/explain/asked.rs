@@ -9,7 +9,7 @@ use http::{
     uri::PathAndQuery,
 };
 
-use super::super::gate;
+use super::super::validation;
 use crate::{
     admin::api::ExplainOrder,
     sticky::engine_io::{self, Transport},
@@ -50,7 +50,7 @@ impl Asked {
         if authority.is_empty() {
             return Err("the URL has no host".to_owned());
         }
-        let host = gate::without_port(authority);
+        let host = validation::without_port(authority);
         let port = match authority[host.len()..].strip_prefix(':') {
             None | Some("") => None,
             Some(port) => {

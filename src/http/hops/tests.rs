@@ -113,7 +113,7 @@ fn as_read(
     let host = claims.host.first().cloned().unwrap_or_default();
     let usual = if proto.as_deref().is_some_and(is_tls) { 443 } else { 80 };
     let port = claims.port.first().copied().or(port_of(&host)).unwrap_or(usual);
-    (nodes, proto, format!("{}:{port}", gate::without_port(&host)))
+    (nodes, proto, format!("{}:{port}", validation::without_port(&host)))
 }
 
 proptest! {

@@ -8,7 +8,7 @@ use super::{
     Claims, Node, Said, X_FORWARDED_FOR, X_FORWARDED_HOST, X_FORWARDED_PORT, X_FORWARDED_PROTO,
     X_REAL_IP, forwarded::push_value, is_tls, port_of,
 };
-use crate::http::gate;
+use crate::http::validation;
 
 /// The last hop: the peer's request to us.
 #[derive(Clone, Copy, Debug)]
@@ -137,7 +137,7 @@ impl<'a> Hops<'a> {
         match port {
             None => push_value(out, host),
             Some(port) => {
-                let name = gate::without_port(host);
+                let name = validation::without_port(host);
                 if port == usual_port(proto.unwrap_or(self.first_proto())) {
                     push_value(out, name);
                 } else {

@@ -7,7 +7,7 @@ use std::{
     sync::{Arc, Weak},
 };
 
-use super::super::memory::Key;
+use super::super::recent_sessions::Key;
 use crate::upstream::{Backend, Hold};
 
 /// One sid with its backend. The key is the backend's pool and the sid.

@@ -8,11 +8,11 @@ use std::{
 use tokio::sync::oneshot;
 
 use crate::{
-    drain,
     net::{
         half_close::Patience, per_address::Counted, request_clock::RequestClock, stream::Client,
     },
     observe::{ListenerMetrics, Secured},
+    shutdown,
     snapshot::Listener,
     tunnel::End,
 };
@@ -41,7 +41,7 @@ pub struct Visitor {
     /// Who takes the connection once its `101` is written.
     pub tunnel: Mutex<Option<oneshot::Sender<End<Client>>>>,
     /// Keeps a drain waiting for its streams.
-    pub drain: drain::Watch,
+    pub drain: shutdown::Watch,
 }
 
 impl Visitor {

@@ -19,7 +19,7 @@ use super::{
     wire::Channel,
 };
 use crate::{
-    net::given::Purpose,
+    net::inherited::Purpose,
     sticky::{Cursor, Learned, Table},
     upstream::Backend,
 };

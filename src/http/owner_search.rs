@@ -19,7 +19,7 @@ use xxhash_rust::xxh3::xxh3_64;
 use super::{
     attempt::{Attempt, Reached, UNKNOWN_POLL},
     forward::{Answer, Failure},
-    learn,
+    session_detection,
 };
 use crate::{
     error::{Kind, ProxyError, Side},
@@ -83,7 +83,7 @@ impl Attempt<'_> {
         answer: &mut Answer,
     ) -> Result<(bool, Option<Bytes>), ProxyError> {
         let pause = self.config().timeouts.body_idle;
-        let (unknown, head) = match learn::unknown_sid(answer, pause).await {
+        let (unknown, head) = match session_detection::unknown_sid(answer, pause).await {
             Ok(read) => read,
             Err(error) => {
                 answer.lease.broke_off(&self.proxy.metrics);

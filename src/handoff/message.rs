@@ -9,10 +9,10 @@ use tokio::time::Instant;
 use crate::{
     admin::api::Predecessor,
     net::{
-        given::Purpose,
+        inherited::Purpose,
         tls::{TicketKey, TicketKeys},
     },
-    sticky::{Ending, Keys, Learned, MadeKey, memory::Key},
+    sticky::{Ending, Keys, Learned, MadeKey, recent_sessions::Key},
     upstream::Backend,
 };
 

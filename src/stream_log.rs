@@ -10,13 +10,13 @@ use std::{io, sync::Arc, time::Instant};
 use arc_swap::ArcSwap;
 
 use crate::{
-    drain,
     error::{Kind, Phase, ProxyError, Side, Termination},
     net::per_address::Counted,
     observe::{AccessLog, End, Form, ListenerMetrics, Metrics, Record},
+    shutdown,
     sticky::{
         engine_io::CloseScan,
-        memory::{Key, Memory},
+        recent_sessions::{Key, Memory},
     },
     tunnel::{Ended, Guard},
 };
@@ -56,7 +56,7 @@ pub(crate) struct Sinks {
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) listener: Arc<ListenerMetrics>,
     /// Keeps a drain waiting for the stream, and tells whether it was cut by one.
-    pub(crate) drain: drain::Watch,
+    pub(crate) drain: shutdown::Watch,
 }
 
 impl Entry {
@@ -189,7 +189,7 @@ impl Drop for Entry {
         let termination = if std::thread::panicking() {
             open.sinks.metrics.panics.inc();
             Termination::Panicked
-        } else if open.sinks.drain.phase() == drain::Phase::Forced {
+        } else if open.sinks.drain.phase() == shutdown::Phase::Forced {
             Termination::Drained
         } else {
             Termination::Failed(Side::Client, open.phase, Kind::Incomplete)

@@ -22,18 +22,18 @@ use tokio::{
 
 use super::{
     CUT_AGAIN, Control, Denied, HOUSEKEEPING, Order, Request,
-    doors::Doors,
     elsewhere::holdings,
+    listeners::Doors,
     overlay::{Overlay, covers},
 };
 use crate::{
     admin::api::{DrainState, Predecessor, Target, UpgradeOrder, Upgraded},
     config::{self, Address, Config, Drain},
-    net::given::Purpose,
-    upgrade::{
+    handoff::{
         BackendRecord, Failure, Fate, Launch, Offer, Predecessors, Secrets, State, Successor,
         Telling, Values,
     },
+    net::inherited::Purpose,
     upstream::Backend,
 };
 

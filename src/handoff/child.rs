@@ -23,9 +23,9 @@ use super::{
     wire::Channel,
 };
 use crate::{
-    net::given::Given,
-    proxy::Proxy,
-    sticky::{Learned, memory::Key},
+    net::inherited::Given,
+    shared::Proxy,
+    sticky::{Learned, recent_sessions::Key},
     upstream::{Backend, Life},
 };
 

@@ -12,13 +12,13 @@ use tokio::{net::TcpListener, task::JoinHandle};
 use crate::{
     config,
     conn::{self, Door},
-    drain,
     net::{
         bind_error,
-        given::{self, Given, Key, Purpose},
+        inherited::{self, Given, Key, Purpose},
         listener,
     },
-    proxy::Proxy,
+    shared::Proxy,
+    shutdown,
 };
 
 /// Every listening socket, and the drains of the listeners they belong to.
@@ -26,9 +26,9 @@ use crate::{
 pub(super) struct Doors {
     open: HashMap<Key, Open>,
     /// One drain a listener, by name.
-    drains: HashMap<String, (drain::Trigger, drain::Watch)>,
+    drains: HashMap<String, (shutdown::Trigger, shutdown::Watch)>,
     /// Drains of listeners that are gone.
-    leaving: Vec<drain::Trigger>,
+    leaving: Vec<shutdown::Trigger>,
     /// Sockets that need not be bound.
     given: Given,
     /// Nothing is accepted yet.
@@ -96,7 +96,7 @@ impl Doors {
     /// No descriptor is left.
     pub(super) fn copies(&self) -> io::Result<Vec<(Purpose, OwnedFd)>> {
         let copy = |(key, open): (&Key, &Open)| {
-            Ok((Purpose::Listener(key.clone()), given::copy(&*open.socket)?))
+            Ok((Purpose::Listener(key.clone()), inherited::copy(&*open.socket)?))
         };
         self.open.iter().map(copy).collect()
     }
@@ -124,7 +124,7 @@ impl Doors {
         });
         self.leave(|name| listeners.iter().any(|listener| listener.name == name));
         for (key, name) in wanted {
-            let watch = self.drains.entry(name.to_owned()).or_insert_with(drain::channel).1.clone();
+            let watch = self.drains.entry(name.to_owned()).or_insert_with(shutdown::channel).1.clone();
             match self.open.get_mut(&key) {
                 Some(open) if self.held => name.clone_into(&mut open.listener),
                 Some(open) => open.serve(name, watch, proxy),
@@ -165,12 +165,12 @@ impl Doors {
 
     /// Asks every connection of a closed door to finish.
     pub(super) fn finish(&self) {
-        self.leaving.iter().for_each(drain::Trigger::graceful);
+        self.leaving.iter().for_each(shutdown::Trigger::graceful);
     }
 
     /// Asks every connection of a closed door to stop at once.
     pub(super) fn force(&self) {
-        self.leaving.iter().for_each(drain::Trigger::force);
+        self.leaving.iter().for_each(shutdown::Trigger::force);
     }
 
     /// Resolves when every connection and tunnel of the closed doors has ended.
@@ -194,7 +194,7 @@ impl Doors {
 }
 
 impl Open {
-    fn serve(&mut self, name: &str, drain: drain::Watch, proxy: &Arc<Proxy>) {
+    fn serve(&mut self, name: &str, drain: shutdown::Watch, proxy: &Arc<Proxy>) {
         if self.accepting.is_some() && self.listener == name {
             return;
         }

@@ -9,29 +9,29 @@ use http::{
 
 use super::{
     attempt::{Engine, Reached},
+    connection_info::Visitor,
     cookie::Crossing,
     decision::{self, Remembered},
     headers,
     hops::Claims,
-    learn,
     relay::ReplyBody,
     reply::{self, Manners},
+    session_detection,
     upgrade::{self, Passage},
-    visitor::Visitor,
 };
 use crate::{
     config::SetOn,
-    entry::{Client, Entry},
     error::{Phase, ProxyError},
     net::half_close::Held,
     observe::{Form, metrics::Open},
-    proxy::Proxy,
+    shared::Proxy,
     snapshot::Pool,
     sticky::{
         self, Choice, Clues, Opener, SessionHold,
         engine_io::CloseScan,
-        memory::{Key, Return},
+        recent_sessions::{Key, Return},
     },
+    stream_log::{Client, Entry},
     tunnel::Terms,
     upstream::{Backend, Hold, Life},
 };
@@ -293,7 +293,7 @@ async fn learn_session(
     reached: &mut Reached,
 ) -> Result<(), ProxyError> {
     let pause = pool.config().timeouts.body_idle;
-    let (opened, head) = match learn::open_packet(&mut reached.answer, pause).await {
+    let (opened, head) = match session_detection::open_packet(&mut reached.answer, pause).await {
         Ok(read) => read,
         Err(error) => {
             reached.answer.lease.broke_off(&proxy.metrics);
@@ -314,8 +314,8 @@ async fn learn_session(
 mod tests {
     use super::*;
     use crate::{
-        entry::TunnelGuard,
         net::stream::{Client, Server},
+        stream_log::TunnelGuard,
         tunnel::Tunnel,
         upstream::InUse,
     };

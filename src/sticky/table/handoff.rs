@@ -12,7 +12,7 @@ use std::{
 
 use tokio::sync::mpsc::{self, error::TrySendError};
 
-use super::{super::memory::Key, Entry, Relaxed, SHARDS, Table, millis};
+use super::{super::recent_sessions::Key, Entry, Relaxed, SHARDS, Table, millis};
 use crate::upstream::Backend;
 
 /// Sessions that wait in the tap. Past it they are dropped: an owner search finds them.

@@ -18,7 +18,7 @@ use crate::{
         ReloadOrder, Sessions, Status, Target, UpgradeOrder, Upgraded, Whereabouts,
     },
     config::{Config, check},
-    proxy::Proxy,
+    shared::Proxy,
 };
 
 /// Asks and orders; cheap to clone.
