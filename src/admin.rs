@@ -5,7 +5,6 @@
 //! [`Operator`](crate::control::Operator)'s business.
 
 mod access;
-pub mod api;
 mod configuration;
 pub mod handlers;
 #[cfg(test)]
@@ -21,6 +20,3 @@ pub use handlers::State;
 pub use service::{CONFIG_HEADER, PROCESS_HEADER};
 pub use socket::{Places, UnixSocket, places};
 pub use sockets::{Serving, Sockets};
-
-/// The API's description, OpenAPI 3.1.
-pub const OPENAPI: &str = include_str!("admin/openapi.json");

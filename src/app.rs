@@ -15,10 +15,8 @@ use tokio::{
 };
 
 use crate::{
-    admin::{
-        self,
-        api::{UpgradeOrder, Upgraded},
-    },
+    admin,
+    api::{UpgradeOrder, Upgraded},
     config::{AdminRemote, Config},
     control::{Changes, Control, Denied, Fixtures, Operator, Order, Request},
     handoff::{Inheritance, Joining, Launch},

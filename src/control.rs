@@ -54,7 +54,7 @@ use self::{
 };
 use crate::{
     acme,
-    admin::api::ReloadState,
+    api::ReloadState,
     config::{self, Config},
     net::tls::{self, TicketKeys},
     observe::AccessLog,

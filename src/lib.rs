@@ -75,6 +75,7 @@
 
 pub mod acme;
 pub mod admin;
+pub mod api;
 pub mod app;
 pub mod cli;
 pub mod config;

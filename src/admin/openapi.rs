@@ -6,16 +6,13 @@ use http::Method;
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::{
-    OPENAPI,
-    api::{
-        BackendCondition, BackendState, Backends, CertificateState, Change, ChangeKind,
-        ChangedThing, CheckFailure, Closed, Drain, DrainState, ExplainOrder, Explanation,
-        FindOrder, ListenerState, NewBackend, NewWeight, Origin, Plan, PlanOrder, PoolState, Pools,
-        Predecessor, ProcessState, Refusal, ReloadOrder, ReloadState, SessionKind, SessionState,
-        Sessions, Status, Undrain, UpgradeOrder, Upgraded, Whereabouts,
-    },
-    routes::{Body, ROUTES},
+use super::routes::{Body, ROUTES};
+use crate::api::{
+    BackendCondition, BackendState, Backends, CertificateState, Change, ChangeKind, ChangedThing,
+    CheckFailure, Closed, Drain, DrainState, ExplainOrder, Explanation, FindOrder, ListenerState,
+    NewBackend, NewWeight, OPENAPI, Origin, Plan, PlanOrder, PoolState, Pools, Predecessor,
+    ProcessState, Refusal, ReloadOrder, ReloadState, SessionKind, SessionState, Sessions, Status,
+    Undrain, UpgradeOrder, Upgraded, Whereabouts,
 };
 use crate::config::{Certificates, Protocol, Tls};
 

@@ -6,7 +6,7 @@ use http::{HeaderValue, Response, StatusCode, header};
 use http_body_util::Full;
 use serde::Serialize;
 
-use super::api::Refusal;
+use crate::api::Refusal;
 use crate::control::Denied;
 
 /// Why a request was not done.

@@ -9,15 +9,14 @@ use percent_encoding::{AsciiSet, CONTROLS, percent_decode_str, percent_encode};
 use serde::{Serialize, de::DeserializeOwned};
 
 use super::{
-    OPENAPI,
     access::{Token, Way},
-    api::{
-        Backends, Closed, Drain, ExplainOrder, FindOrder, NewBackend, NewWeight, PlanOrder, Pools,
-        ReloadOrder, Target, Undrain, UpgradeOrder,
-    },
     configuration,
     problem::{Problem, json, raw},
     routes::{self, Action, Missing, Order, Question},
+};
+use crate::api::{
+    Backends, Closed, Drain, ExplainOrder, FindOrder, NewBackend, NewWeight, OPENAPI, PlanOrder,
+    Pools, ReloadOrder, Target, Undrain, UpgradeOrder,
 };
 use crate::control::{Denied, Operator};
 

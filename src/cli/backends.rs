@@ -9,7 +9,7 @@ use super::{
     number,
     show::{self, Cell, Column, Ink, Table, plain},
 };
-use crate::admin::api::{BackendCondition, BackendState, NewBackend, NewWeight, Origin, Pools};
+use crate::api::{BackendCondition, BackendState, NewBackend, NewWeight, Origin, Pools};
 
 /// Seconds for which the last failed check of a backend that is up is shown.
 const RECENT: f64 = 3600.0;
@@ -220,7 +220,7 @@ fn notes(backend: &BackendState) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::admin::api::{CheckFailure, DrainState};
+    use crate::api::{CheckFailure, DrainState};
 
     fn backend() -> BackendState {
         BackendState {

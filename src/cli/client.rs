@@ -28,7 +28,7 @@ use super::{
     find::{self, Found},
     show,
 };
-use crate::admin::api::Refusal;
+use crate::api::Refusal;
 
 /// Deadline of a connection.
 const CONNECT_WITHIN: Duration = Duration::from_secs(5);

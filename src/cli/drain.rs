@@ -18,7 +18,7 @@ use super::{
     show::{self, counted},
     target::Whom,
 };
-use crate::admin::api::{BackendCondition, BackendState, Backends, Drain, DrainState, Pools};
+use crate::api::{BackendCondition, BackendState, Backends, Drain, DrainState, Pools};
 
 /// Between two looks at a drain that is waited for.
 const LOOK_AGAIN: Duration = Duration::from_millis(500);
@@ -216,7 +216,7 @@ pub(super) fn ended(backends: &Backends) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::admin::api::Origin;
+    use crate::api::Origin;
 
     fn backend(name: &str, state: BackendCondition, left: Option<u64>) -> BackendState {
         let drain = left.map(|left| DrainState {

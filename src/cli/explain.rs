@@ -9,7 +9,7 @@ use super::{
     flags,
     show::{Ink, paint, plain},
 };
-use crate::admin::api::{ExplainOrder, Explanation};
+use crate::api::{ExplainOrder, Explanation};
 
 /// Arguments of `explain`.
 #[derive(Clone, Debug, clap::Args)]

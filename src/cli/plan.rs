@@ -14,7 +14,7 @@ use super::{
     files,
     show::{self, Cell, Column, Ink, Table, seconds},
 };
-use crate::admin::api::{Change, ChangeKind, Plan, PlanOrder};
+use crate::api::{Change, ChangeKind, Plan, PlanOrder};
 
 /// Arguments of `plan`.
 #[derive(Clone, Debug, clap::Args)]
@@ -142,7 +142,7 @@ fn some(count: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::admin::api::ChangedThing;
+    use crate::api::ChangedThing;
 
     #[test]
     fn a_plan_says_who_is_disconnected_and_by_when() {

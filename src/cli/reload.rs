@@ -9,7 +9,7 @@ use super::{
     number,
     plan::{self, Tense},
 };
-use crate::admin::api::{Plan, ReloadOrder};
+use crate::api::{Plan, ReloadOrder};
 
 /// Arguments of `reload`.
 #[derive(Clone, Debug, clap::Args)]

@@ -15,9 +15,7 @@ use super::{
     show::{self, Column, Table, counted, plain},
     target,
 };
-use crate::admin::api::{
-    Closed, FindOrder, SessionKind, SessionState, Sessions, Target, Whereabouts,
-};
+use crate::api::{Closed, FindOrder, SessionKind, SessionState, Sessions, Target, Whereabouts};
 
 /// Longest session id that is read from standard input.
 const LONGEST: u64 = 64 << 10;

@@ -15,7 +15,7 @@ pub(super) use self::{
     paint::{Ink, paint},
     table::{Cell, Column, Table},
 };
-use crate::admin::api::DrainState;
+use crate::api::DrainState;
 
 /// Prints to standard output. Nobody need read it: a closed pipe is no failure.
 pub(super) fn out(text: &str) {

@@ -7,7 +7,7 @@ use super::{
     client::Access,
     show::{self, Cell, Column, Ink, Table, counted, paint, plain},
 };
-use crate::admin::api::{
+use crate::api::{
     BackendCondition, BackendState, CertificateState, ListenerState, PoolState, ProcessState,
     Status,
 };

@@ -1,6 +1,6 @@
 //! Whom an order is for, as it is typed: `POOL`, `POOL/BACKEND` or everything.
 
-use crate::admin::api::Target;
+use crate::api::Target;
 
 /// Arguments that say whom an order is for.
 #[derive(Clone, Debug, clap::Args)]

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use http::Method;
 
 use super::{client::Access, drain, target::Whom};
-use crate::admin::api::Undrain;
+use crate::api::Undrain;
 
 /// Arguments of `undrain`.
 #[derive(Clone, Debug, clap::Args)]

@@ -10,7 +10,7 @@ use anyhow::Context as _;
 use http::Method;
 
 use super::client::Access;
-use crate::admin::api::{UpgradeOrder, Upgraded};
+use crate::api::{UpgradeOrder, Upgraded};
 
 /// Longest wait for the new process; the server's deadline for it, `upgrade.ready`, is shorter.
 const WITHIN: Duration = Duration::from_secs(300);

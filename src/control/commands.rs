@@ -15,7 +15,7 @@ use super::{
     reload::log_reload,
 };
 use crate::{
-    admin::api::{
+    api::{
         BackendState, DrainOrder, ExplainOrder, Explanation, NewBackend, Origin, Plan, ReloadOrder,
         Status, Target, UpgradeOrder, Upgraded,
     },

@@ -21,7 +21,7 @@ use tokio::{
 
 use super::{count::Count, unix_now};
 use crate::{
-    admin::api::{DrainState, Target},
+    api::{DrainState, Target},
     config::Drain,
     handoff::{Course, Predecessors, Until},
     shared::Proxy,

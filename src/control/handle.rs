@@ -13,7 +13,7 @@ use tokio::{
 
 use super::{Order, Request, reload::LOAD, sessions};
 use crate::{
-    admin::api::{
+    api::{
         BackendState, DrainOrder, ExplainOrder, Explanation, NewBackend, Plan, PlanOrder,
         ReloadOrder, Sessions, Status, Target, UpgradeOrder, Upgraded, Whereabouts,
     },

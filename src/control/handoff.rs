@@ -27,7 +27,7 @@ use super::{
     overlay::{Overlay, covers},
 };
 use crate::{
-    admin::api::{DrainState, Predecessor, Target, UpgradeOrder, Upgraded},
+    api::{DrainState, Predecessor, Target, UpgradeOrder, Upgraded},
     config::{self, Address, Config, Drain},
     handoff::{
         BackendRecord, Failure, Fate, Launch, Offer, Predecessors, Secrets, State, Successor,

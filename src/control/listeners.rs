@@ -124,7 +124,8 @@ impl Doors {
         });
         self.leave(|name| listeners.iter().any(|listener| listener.name == name));
         for (key, name) in wanted {
-            let watch = self.drains.entry(name.to_owned()).or_insert_with(shutdown::channel).1.clone();
+            let watch =
+                self.drains.entry(name.to_owned()).or_insert_with(shutdown::channel).1.clone();
             match self.open.get_mut(&key) {
                 Some(open) if self.held => name.clone_into(&mut open.listener),
                 Some(open) => open.serve(name, watch, proxy),

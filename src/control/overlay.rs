@@ -12,7 +12,7 @@ use std::collections::HashMap;
 use self::origins::Origins;
 use super::Denied;
 use crate::{
-    admin::api::{NewBackend, Origin, Target},
+    api::{NewBackend, Origin, Target},
     config::{self, Backend, Config, Drain, HEAVIEST, MOST_BACKENDS, valid_name},
 };
 

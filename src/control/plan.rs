@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 
 use super::{count::Count, overlay::Fate};
 use crate::{
-    admin::api::{Change, ChangeKind, ChangedThing, Plan, Target},
+    api::{Change, ChangeKind, ChangedThing, Plan, Target},
     config::{Address, Backend, Config, Drain, Listener, Pool, Route},
 };
 

@@ -11,7 +11,7 @@ use super::{
     watch::{Files, Watcher},
 };
 use crate::{
-    admin::api::{Plan, ReloadState},
+    api::{Plan, ReloadState},
     config::{Config, check},
 };
 

@@ -4,7 +4,7 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use super::{Control, count::Count, drain::End, overlay::covers};
 use crate::{
-    admin::api::{
+    api::{
         BackendCondition, BackendState, CertificateState, CheckFailure, ListenerState, PoolState,
         ProcessState, Status, Target,
     },

@@ -7,7 +7,7 @@ use std::{sync::Arc, time::Instant};
 
 use super::{Denied, overlay};
 use crate::{
-    admin::api::{SessionKind, SessionState, Sessions, Target, Whereabouts},
+    api::{SessionKind, SessionState, Sessions, Target, Whereabouts},
     shared::Proxy,
     snapshot::Snapshot,
     sticky::table::{Session, SessionId},

@@ -7,7 +7,7 @@ use serde_json::Value;
 use tokio::time::Instant;
 
 use crate::{
-    admin::api::Predecessor,
+    api::Predecessor,
     net::{
         inherited::Purpose,
         tls::{TicketKey, TicketKeys},

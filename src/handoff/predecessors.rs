@@ -5,7 +5,7 @@ use std::{collections::HashMap, future::pending};
 use tokio::sync::watch;
 
 use super::{Fate, Holding, Identity, State, message::FromNew, wire::Sender};
-use crate::{admin::api::Predecessor, upstream::Backend};
+use crate::{api::Predecessor, upstream::Backend};
 
 /// The processes that this one has taken over from and that still hold connections. Cheap to clone.
 #[derive(Clone, Debug, Default)]

@@ -30,7 +30,7 @@ use super::{
     validation::{self, Checked},
 };
 use crate::{
-    admin::api::{ExplainOrder, Explanation, ListenerState},
+    api::{ExplainOrder, Explanation, ListenerState},
     config::Balance,
     error::{Kind, ProxyError},
     observe::{ChosenBy, Secured},

@@ -249,8 +249,9 @@ impl Claims {
             mine.zip(other).is_some_and(|(mine, other)| !mine.eq_ignore_ascii_case(other))
         };
         let proto = |claims: &Self| claims.proto.first().map(|proto| proto.to_string());
-        let name =
-            |claims: &Self| claims.host.first().map(|host| validation::without_port(host).to_owned());
+        let name = |claims: &Self| {
+            claims.host.first().map(|host| validation::without_port(host).to_owned())
+        };
         nodes
             || differ(proto(self).as_deref(), proto(other).as_deref())
             || differ(name(self).as_deref(), name(other).as_deref())

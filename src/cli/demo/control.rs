@@ -15,7 +15,7 @@ use tokio::{
 
 use super::{NAMES, POOL, backend};
 use crate::{
-    admin::api::{BackendCondition, BackendState, DrainOrder, Target},
+    api::{BackendCondition, BackendState, DrainOrder, Target},
     app::Remote,
     config::Config,
     control::Operator,

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::{Drains, End};
-use crate::{admin::api::Target, config::Drain, shared::Proxy, upstream::Backend};
+use crate::{api::Target, config::Drain, shared::Proxy, upstream::Backend};
 
 impl Drains {
     /// Drains a backend that the configuration no longer has; whether that begins now. While the

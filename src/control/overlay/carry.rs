@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::{Found, Ordered, Origins, Overlay};
 use crate::{
-    admin::api::{Origin, Target},
+    api::{Origin, Target},
     config::{Address, Backend, Drain},
 };
 
@@ -100,7 +100,7 @@ impl From<Carried> for Backend {
 mod tests {
     use super::*;
     use crate::{
-        admin::api::NewBackend,
+        api::NewBackend,
         config::{Config, Pool},
     };
 

@@ -6,7 +6,7 @@ use std::collections::HashMap;
 
 use super::Overlay;
 use crate::{
-    admin::api::Origin,
+    api::Origin,
     config::{self, Address, Config},
     upstream,
 };

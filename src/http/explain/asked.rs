@@ -11,7 +11,7 @@ use http::{
 
 use super::super::validation;
 use crate::{
-    admin::api::ExplainOrder,
+    api::ExplainOrder,
     sticky::engine_io::{self, Transport},
 };
 

@@ -2,7 +2,7 @@
 
 use super::asked::Asked;
 use crate::{
-    admin::api::{Explanation, ListenerState},
+    api::{Explanation, ListenerState},
     snapshot::{Pool, Snapshot},
 };
 

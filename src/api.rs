@@ -8,6 +8,9 @@ use std::{fmt, net::SocketAddr};
 
 use serde::{Deserialize, Serialize};
 
+/// Description of the API, OpenAPI 3.1.
+pub const OPENAPI: &str = include_str!("api/openapi.json");
+
 /// Names a tunnel or session in this process, for as long as it lives; of no use elsewhere.
 pub type Id = String;
 
