@@ -16,6 +16,7 @@ mod content;
 mod defaults;
 mod drain;
 mod environment;
+mod error_pages;
 mod fault;
 mod file;
 mod folders;
@@ -62,6 +63,7 @@ use rustls::sign::CertifiedKey;
 
 pub(crate) use self::bytes::bytes as file_bytes;
 pub use self::content::{Content, Reading};
+pub use self::error_pages::{ErrorPage, ErrorPageEntry, ErrorPages, Placeholder, StatusPattern};
 pub use self::fault::Wrong;
 pub use self::places::Places;
 pub use self::proxy_out::{ProxyOut, Tlv, Tlvs};
@@ -114,6 +116,9 @@ pub struct Config {
     pub reload: Reload,
     /// How a process hands over to a new binary.
     pub upgrade: Upgrade,
+    /// HTML pages for errors that the proxy reports itself, on routes without a page for the error and
+    /// for requests without a route; `None`: the built-in page.
+    pub error_pages: Option<Arc<ErrorPages>>,
     /// Where operators ask and order.
     pub admin: Admin,
     /// Where its values stand in the file; empty without a file.
@@ -327,6 +332,8 @@ pub struct Route {
     pub pool: String,
     /// Names of the listeners whose requests follow it; empty: every one's.
     pub listeners: Vec<String>,
+    /// HTML pages for errors that the proxy reports itself.
+    pub error_pages: Option<Arc<ErrorPages>>,
 }
 
 impl fmt::Display for Route {

@@ -6,7 +6,7 @@
 //! to one backend or, by strict rules, to another, `session` sends that of a known session to its own, `way` says which and makes a new session wait for its
 //! turn, `search` finds the backend of a session that is not known here, `forward` talks to that backend on a new connection or one that was `kept`, `learn` reads a new session's id from the reply, and `body` and
 //! `relay` stream the rest. An upgrade leaves through `upgrade` into a tunnel. Whatever fails becomes a
-//! reply in `reply`, and ends once, in its [`entry`](crate::stream_log).
+//! reply in `reply`, with a body from `error_body`, and ends once, in its [`entry`](crate::stream_log).
 //!
 //! hyper is known here and nowhere below: `route`, `sticky`, `upstream` and `tunnel` would work under
 //! another HTTP implementation.
@@ -17,6 +17,7 @@ pub mod connection_info;
 mod cookie;
 mod deadline;
 mod decision;
+mod error_body;
 mod exchange;
 mod explain;
 mod forward;

@@ -41,6 +41,8 @@ pub struct Snapshot {
     pub redaction: Redaction,
     /// Whether backends get `Forwarded` even if none came in.
     pub forwarded_always: bool,
+    /// Custom pages for errors of requests without a route.
+    pub error_pages: Option<Arc<config::ErrorPages>>,
     /// Whether any pool's backends are told who their clients are.
     pub introduces: bool,
 }
@@ -52,6 +54,8 @@ pub struct Rule {
     pub way: Arc<Way>,
     /// Who answers.
     pub pool: Arc<Pool>,
+    /// Custom pages for errors, those of the top level included; `None`: the built-in page.
+    pub error_pages: Option<Arc<config::ErrorPages>>,
 }
 
 /// What a listener does with a connection; its sockets live elsewhere.

@@ -10,10 +10,10 @@ use serde_json::{Value, json};
 
 use crate::config::{
     AccessLog, Acme, Admin, AdminRemote, AdminSocket, Admission, Backend, BackendTls, Balance,
-    Certificate, Certificates, ClientAuth, Config, Cookie, Dns, Drain, Health, HostPattern,
-    HttpSource, Limits, Listener, Outlier, Passthrough, Pool, Probe, ProxyIn, ProxyOut, Rate,
-    Rebalance, Redirect, Reload, Reuse, Route, SameSite, Sessions, SetOn, SharedKeys, Source,
-    Sticky, Timeouts, Tls, UnknownSni, Upgrade, url_without_secrets,
+    Certificate, Certificates, ClientAuth, Config, Cookie, Dns, Drain, ErrorPageEntry, ErrorPages,
+    Health, HostPattern, HttpSource, Limits, Listener, Outlier, Passthrough, Pool, Probe, ProxyIn,
+    ProxyOut, Rate, Rebalance, Redirect, Reload, Reuse, Route, SameSite, Sessions, SetOn,
+    SharedKeys, Source, Sticky, Timeouts, Tls, UnknownSni, Upgrade, url_without_secrets,
 };
 
 /// The whole of it.
@@ -32,6 +32,7 @@ pub(super) fn shown(config: &Config) -> Value {
         drain: drained,
         reload: Reload { watch, interval, max_disconnects },
         upgrade: Upgrade { drain: handed, ready },
+        error_pages: pages,
         admin: operators,
         places: _,
         watched,
@@ -56,6 +57,7 @@ pub(super) fn shown(config: &Config) -> Value {
             "watch": watch, "interval": seconds(interval), "max_disconnects": max_disconnects,
         },
         "upgrade": { "drain": drain(handed), "ready": seconds(ready) },
+        "error_pages": pages.as_deref().map(error_pages),
         "admin": admin(operators),
         "watched": watched.iter().map(|path| path.display().to_string()).collect::<Vec<_>>(),
     })
@@ -205,13 +207,21 @@ fn host(host: &HostPattern) -> Option<String> {
 }
 
 fn route(route: &Route) -> Value {
-    let Route { host: covered, path, pool, listeners } = route;
+    let Route { host: covered, path, pool, listeners, error_pages: pages } = route;
     json!({
         "host": host(covered),
         "path": path,
         "pool": pool,
         "listeners": listeners,
+        "error_pages": pages.as_deref().map(error_pages),
     })
+}
+
+fn error_pages(pages: &ErrorPages) -> Value {
+    let shown = pages.entries().iter().map(|ErrorPageEntry { covers, file, page: _ }| {
+        (covers.name(), json!(file.display().to_string()))
+    });
+    Value::Object(shown.collect())
 }
 
 fn timeouts(timeouts: &Timeouts) -> Value {

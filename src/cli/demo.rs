@@ -211,6 +211,7 @@ fn config(args: &Args, certificate: Certificate, nodes: &[(&str, SocketAddr)]) -
         path: format!("/{PLAIN}/"),
         pool: PLAIN.to_owned(),
         listeners: Vec::new(),
+        error_pages: None,
     });
     // What happens is on the page; the terminal keeps the addresses in sight.
     config.access_log = AccessLog::Off;

@@ -5,6 +5,7 @@ use std::collections::{HashMap, HashSet};
 use super::{
     HostPattern, Listener, Route,
     address::host_pattern,
+    error_pages,
     fault::{Wrong, quoted},
     file::{Table, Value},
     path, schema,
@@ -84,7 +85,7 @@ fn only_pool(top: &Table<'_>, pools: &[&str], listeners: &[Listener]) -> Option<
         [pool] => {
             let pool = (*pool).to_owned();
             let (host, path) = (HostPattern::Any, "/".to_owned());
-            Some(Route { host, path, pool, listeners: Vec::new() })
+            Some(Route { host, path, pool, listeners: Vec::new(), error_pages: None })
         }
         [] => {
             // A process that only redirects to https needs none.
@@ -126,6 +127,7 @@ fn route(
         Some(value) => strings(&value, |typed| doors.check(typed)),
         None => Vec::new(),
     };
+    let pages = table.value("error_pages").and_then(|value| error_pages::error_pages(&value));
     let (host, path) = (host?, path?);
     // A trailing slash makes no difference to what a prefix covers.
     let rule = (host.clone(), path::normal(&path).trim_end_matches('/').to_owned());
@@ -140,7 +142,7 @@ fn route(
         value.fault(wrong.help(format!("remove one of the two; the first is {first}")));
     }
     others.push((listeners.clone(), at));
-    Some(Route { host, path, pool: pool?, listeners })
+    Some(Route { host, path, pool: pool?, listeners, error_pages: pages })
 }
 
 /// Hosts and paths of routes, each with the listeners and the offsets of the routes.

@@ -26,6 +26,7 @@ pub(super) static TOP: Section = Section {
         "drain",
         "reload",
         "upgrade",
+        "error_pages",
         "access_log",
         "sessions",
         "cookie_key",
@@ -87,7 +88,7 @@ pub(super) static CLIENT_AUTH: Section =
     Section { name: "listeners.NAME.tls.client_auth", keys: &["mode", "ca", "crl"] };
 
 pub(super) static ROUTE: Section =
-    Section { name: "routes", keys: &["host", "path", "pool", "listeners"] };
+    Section { name: "routes", keys: &["host", "path", "pool", "listeners", "error_pages"] };
 
 pub(super) static POOL: Section = Section {
     name: "pools.NAME",

@@ -132,6 +132,7 @@ impl Control {
             trusted: Vec::new(),
             redaction: Redaction::default(),
             forwarded_always: false,
+            error_pages: None,
             introduces: false,
         };
         let proxy = Arc::new(Proxy {
@@ -262,8 +263,13 @@ impl Control {
         let routes = config.routes.iter().filter_map(|rule| {
             let pool = pools.iter().find(|pool| pool.upstream.name() == rule.pool)?;
             let way = Way { route: Some(rule.to_string().into()), pool: rule.pool.as_str().into() };
-            let target = snapshot::Rule { way: Arc::new(way), pool: Arc::clone(pool) };
-            let config::Route { host, path, listeners, pool: _ } = rule.clone();
+            let config::Route { host, path, listeners, pool: _, error_pages } = rule.clone();
+            let error_pages = match (error_pages, &config.error_pages) {
+                (Some(own), Some(top)) => Some(Arc::new(own.or(top))),
+                (own, top) => own.or_else(|| top.clone()),
+            };
+            let pool = Arc::clone(pool);
+            let target = snapshot::Rule { way: Arc::new(way), pool, error_pages };
             Some(route::Rule { listeners, host, path, target })
         });
         let snapshot = Snapshot {
@@ -274,6 +280,7 @@ impl Control {
             trusted: config.trusted_proxies.clone(),
             redaction: Redaction::new(config.redact.iter().map(String::as_str)),
             forwarded_always: config.forwarded == config::Forwarded::Always,
+            error_pages: config.error_pages.clone(),
             introduces: pools.iter().any(|pool| !pool.dial().is_shared()),
         };
         self.proxy.snapshot.store(Arc::new(snapshot));

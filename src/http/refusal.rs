@@ -7,7 +7,10 @@ use bytes::Bytes;
 use tokio::time::Instant;
 
 use super::{headers, reply};
-use crate::error::{Kind, Phase, ProxyError, Side};
+use crate::{
+    config::ErrorPages,
+    error::{Kind, Phase, ProxyError, Side},
+};
 
 /// What an HTTP/2 connection begins with (RFC 9113 §3.4), as far as HTTP/1.1 reads it.
 const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n";
@@ -64,8 +67,8 @@ impl Refused {
     }
 
     /// The whole answer.
-    pub(super) fn answer(&self) -> Vec<u8> {
-        reply::refusal(&self.error, &self.sentence(), &self.id)
+    pub(super) fn answer(&self, pages: Option<&ErrorPages>) -> Vec<u8> {
+        reply::refusal(&self.error, (&self.sentence(), &self.id), &self.head, pages)
     }
 
     fn sentence(&self) -> String {

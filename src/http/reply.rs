@@ -4,6 +4,8 @@
 //! rest; it names no address and no backend. Where a browser waits for it across origins, it carries
 //! the CORS fields without which the page would see an opaque network error.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use http::{
     HeaderMap, HeaderValue, Method, Response, StatusCode,
@@ -16,9 +18,13 @@ use http::{
     request::Parts,
 };
 
-use super::{headers::X_REQUEST_ID, relay::ReplyBody};
+use super::{
+    error_body::{ErrorFormat, ErrorText},
+    headers::X_REQUEST_ID,
+    relay::ReplyBody,
+};
 use crate::{
-    config::Redirect,
+    config::{ErrorPages, Redirect},
     error::{Kind, Phase, ProxyError, Side},
     sticky::engine_io::{self, UNKNOWN_SID},
     stream_log::Entry,
@@ -53,6 +59,10 @@ pub(super) struct Manners {
     /// It is a preflight of an Engine.IO request.
     preflight: Option<Box<Preflight>>,
     id: Box<str>,
+    /// The format that the client understands.
+    format: ErrorFormat,
+    /// Custom error pages.
+    pages: Option<Arc<ErrorPages>>,
 }
 
 /// What a browser asks before it sends a request to another origin.
@@ -64,7 +74,7 @@ struct Preflight {
 
 impl Manners {
     /// Of a request with this header.
-    pub(super) fn of(parts: &Parts, id: &str) -> Self {
+    pub(super) fn of(parts: &Parts, id: &str, pages: Option<&Arc<ErrorPages>>) -> Self {
         let Parts { method, uri, headers, .. } = parts;
         let preflight = || {
             engine_io::query(uri.query()?)?;
@@ -76,7 +86,14 @@ impl Manners {
             origin: headers.get(ORIGIN).cloned(),
             preflight: if method == Method::OPTIONS { preflight() } else { None },
             id: id.into(),
+            format: ErrorFormat::of(parts),
+            pages: pages.cloned(),
         }
+    }
+
+    /// Uses the error pages of the request's route.
+    pub(super) fn use_pages(&mut self, pages: Option<&Arc<ErrorPages>>) {
+        self.pages = pages.cloned();
     }
 
     /// Lets the page that waits for a reply read it, unless the backend has said who may.
@@ -122,7 +139,14 @@ fn error(error: &ProxyError, manners: &Manners) -> Response<ReplyBody> {
             set(&mut response, CONTENT_TYPE, HeaderValue::from_static("application/json"));
             response
         }
-        _ => text(sentence(error), manners),
+        _ => {
+            let text = ErrorText { status, message: sentence(error), id: &manners.id };
+            let mut response = Response::new(ReplyBody::empty());
+            let pages = manners.pages.as_deref();
+            let body = manners.format.body(text, pages, response.headers_mut());
+            *response.body_mut() = ReplyBody::own(body);
+            response
+        }
     };
     *response.status_mut() = status;
     set(&mut response, CACHE_CONTROL, HeaderValue::from_static("no-store"));
@@ -165,23 +189,36 @@ pub(super) fn refuse(
     response
 }
 
-/// The reply to a request that was refused before it was understood, byte for byte.
-pub(super) fn refusal(error: &ProxyError, sentence: &str, id: &str) -> Vec<u8> {
+/// The bytes of the reply to a request that was refused before it was parsed. `head`: what is known of the
+/// request's header.
+pub(super) fn refusal(
+    error: &ProxyError,
+    (sentence, id): (&str, &str),
+    head: &[u8],
+    pages: Option<&ErrorPages>,
+) -> Vec<u8> {
     let status = status(error);
-    let body = format!("{sentence}\nRequest id: {id}\n");
-    format!(
-        "HTTP/1.1 {} {}\r\n\
-         Content-Type: text/plain; charset=utf-8\r\n\
-         Content-Length: {}\r\n\
+    let text = ErrorText { status, message: sentence, id };
+    let mut headers = HeaderMap::new();
+    let body = ErrorFormat::of_unparsed(head).body(text, pages, &mut headers);
+    let reason = status.canonical_reason().unwrap_or_default();
+    let mut reply = format!("HTTP/1.1 {} {reason}\r\n", status.as_u16()).into_bytes();
+    for (name, value) in &headers {
+        reply.extend_from_slice(name.as_str().as_bytes());
+        reply.extend_from_slice(b": ");
+        reply.extend_from_slice(value.as_bytes());
+        reply.extend_from_slice(b"\r\n");
+    }
+    let length = body.len();
+    let rest = format!(
+        "Content-Length: {length}\r\n\
          Cache-Control: no-store\r\n\
          X-Request-Id: {id}\r\n\
-         Connection: close\r\n\r\n\
-         {body}",
-        status.as_u16(),
-        status.canonical_reason().unwrap_or_default(),
-        body.len(),
-    )
-    .into_bytes()
+         Connection: close\r\n\r\n"
+    );
+    reply.extend_from_slice(rest.as_bytes());
+    reply.extend_from_slice(&body);
+    reply
 }
 
 /// The reply of a redirecting listener; `path` is path and query, as sent.
@@ -205,14 +242,6 @@ pub(super) fn challenge(answer: Bytes) -> Response<ReplyBody> {
     let mut response = Response::new(ReplyBody::own(answer));
     let octets = HeaderValue::from_static("application/octet-stream");
     set(&mut response, CONTENT_TYPE, octets);
-    response
-}
-
-fn text(sentence: &str, manners: &Manners) -> Response<ReplyBody> {
-    let body = Bytes::from(format!("{sentence}\nRequest id: {}\n", manners.id));
-    let mut response = Response::new(ReplyBody::own(body));
-    let plain = HeaderValue::from_static("text/plain; charset=utf-8");
-    set(&mut response, CONTENT_TYPE, plain);
     response
 }
 

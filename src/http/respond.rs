@@ -50,7 +50,7 @@ impl Proxy {
             claims.as_ref().map(|said| said.client(visitor.peer, |ip| snapshot.trusts(ip)));
         let address = client_is.as_ref().map_or(visitor.peer, |client| client.address);
         let id = headers::request_id(&parts.headers, trusted);
-        let manners = Manners::of(&parts, &id);
+        let mut manners = Manners::of(&parts, &id, snapshot.error_pages.as_ref());
         let mut entry = self.open(visitor, &parts, (address, &id), &snapshot);
         let Some(hops) = headers::hops(&parts.headers) else {
             let error = ProxyError::new(Side::Proxy, Phase::Request, Kind::Loop);
@@ -70,7 +70,8 @@ impl Proxy {
             }
             Err(error) => return reply::refuse(entry, &error, &manners),
         };
-        let snapshot::Rule { way, pool } = rule;
+        let snapshot::Rule { way, pool, error_pages } = rule;
+        manners.use_pages(error_pages.as_ref());
         entry.record().way = Some(Arc::clone(way));
         // Behind a proxy that terminates TLS, the browser's own connection counts.
         let secure = visitor.secured.is_some() || client_is.is_some_and(|client| client.tls);

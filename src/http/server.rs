@@ -24,6 +24,7 @@ use super::{
     body::BrokenOff, connection_info::Visitor, refusal::Refused, relay::ReplyBody, respond,
 };
 use crate::{
+    config::ErrorPages,
     net::{
         half_close::HalfClose,
         request_clock::{Serving, Waiting},
@@ -122,6 +123,7 @@ pub async fn serve(
     // What follows is of no size, and not in the future of a connection that is served for days.
     Box::pin(finish(&visitor, ended, parts.io.into_inner(), parts.read_buf, |refusal| {
         refused(&proxy, &visitor, refusal);
+        proxy.snapshot.load().error_pages.clone()
     }))
     .await;
 }
@@ -160,13 +162,14 @@ impl Visitor {
     }
 }
 
-/// Ends the connection as it has to end: as a tunnel, by a refusal, or closed.
+/// Ends the connection as it has to end: as a tunnel, by a refusal, or closed. `refused` reports the refusal
+/// and returns the error pages for it.
 async fn finish(
     visitor: &Visitor,
     ended: Ended,
     stream: HalfClose<Client>,
     rest: Bytes,
-    refused: impl FnOnce(&Refused),
+    refused: impl FnOnce(&Refused) -> Option<Arc<ErrorPages>>,
 ) {
     let waiting = visitor.clock.waiting();
     let since = visitor.clock.since();
@@ -193,13 +196,13 @@ async fn finish(
             }
         }
     };
-    refused(&refusal);
+    let pages = refused(&refusal);
     // While a response of ours was being written, hyper's own refusal has gone out behind it.
     if waiting.is_some()
         && refusal.status != 0
         && let Some(stream) = stream.into_inner()
     {
-        close(visitor, stream, &refusal.answer(), true).await;
+        close(visitor, stream, &refusal.answer(pages.as_deref()), true).await;
     }
 }
 
