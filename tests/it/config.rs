@@ -190,6 +190,9 @@ fn every_key_reaches_its_field() {
     let wildcard = HostPattern::Wildcard("example.com".to_owned());
     assert_eq!(hosts, [&exact, &wildcard, &HostPattern::Any]);
     assert_eq!(config.routes[0].path, "/chat/");
+    let pages = config.routes[0].error_pages.as_deref().unwrap();
+    assert!(pages.page(404).is_some() && pages.page(503).is_some() && pages.page(400).is_none());
+    assert!(config.error_pages.as_deref().unwrap().page(400).is_some());
     assert_eq!((config.routes[1].path.as_str(), config.routes[1].pool.as_str()), ("/", "list"));
 }
 

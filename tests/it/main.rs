@@ -48,6 +48,8 @@ mod discovery;
 #[cfg(test)]
 mod drains;
 #[cfg(test)]
+mod error_pages;
+#[cfg(test)]
 mod explain;
 #[cfg(test)]
 mod families;
