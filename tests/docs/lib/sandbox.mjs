@@ -16,6 +16,8 @@ import { PROGRAMS } from './programs.mjs';
 const ADDRESSES = ['10.0.0.1', '10.0.0.11', '10.0.0.12', '10.0.0.13', '192.0.2.7'];
 const COPIED = ['/etc', '/usr/local', '/var', '/opt', '/root', '/home', '/srv'];
 const END = '@@sandbox-end';
+const running = new Set();
+process.on('exit', () => running.forEach((child) => child.kill('SIGKILL')));
 
 export class Sandbox {
   /** `folder`: the working folder; `addresses`: further addresses of the loopback interface. */
@@ -42,7 +44,7 @@ export class Sandbox {
       },
       stdio: ['pipe', 'pipe', 'pipe'],
     });
-    process.on('exit', () => this.process.kill('SIGKILL'));
+    running.add(this.process);
     const collect = (chunk) => (this.output += chunk);
     this.process.stdout.setEncoding('utf8').on('data', collect);
     this.process.stderr.setEncoding('utf8').on('data', collect);
@@ -110,5 +112,6 @@ exec bash 2>&1
     this.process.stdin.end('exit\n');
     this.process.kill('SIGKILL');
     await this.ended;
+    running.delete(this.process);
   }
 }
