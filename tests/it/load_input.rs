@@ -183,9 +183,9 @@ async fn flags_that_make_no_sense() {
 }
 
 #[tokio::test]
-async fn the_scenario_of_the_readme_is_good() {
-    let readme = fs::read_to_string("README.md").unwrap();
-    let (_, rest) = readme.split_once("# smoke.toml").unwrap();
+async fn documented_scenario_file_is_valid() {
+    let page = fs::read_to_string("docs/reference/load.md").unwrap();
+    let (_, rest) = page.split_once("# smoke.toml").unwrap();
     let file = tempfile::NamedTempFile::new().unwrap();
     fs::write(&file, format!("#{}", rest.split("```").next().unwrap())).unwrap();
     let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();

@@ -98,15 +98,15 @@ async fn deploy_names_an_admin_socket_that_does_not_answer() {
 }
 
 #[tokio::test]
-async fn deploy_of_the_readme_passes_as_written() {
-    let readme = fs::read_to_string("README.md").unwrap();
-    let (_, rest) = readme.split_once("# the pool of the deploy below\n").unwrap();
+async fn documented_deploy_passes_as_written() {
+    let page = fs::read_to_string("docs/reference/load.md").unwrap();
+    let (_, rest) = page.split_once("# the pool of the deploy below\n").unwrap();
     let pool = rest.split("```").next().unwrap();
     let value = |key: &str| {
         let line = pool.lines().find_map(|line| line.strip_prefix(&format!("{key} = "))).unwrap();
         line.split(" #").next().unwrap().trim().to_owned()
     };
-    let (_, rest) = readme.split_once("moorline-load deploy http://127.0.0.1:8080 ").unwrap();
+    let (_, rest) = page.split_once("moorline-load deploy http://127.0.0.1:8080 ").unwrap();
     let command = rest.split("moorline-load").next().unwrap().replace("\\\n", " ");
     let front = Front::with(&value("drain")).await;
     assert_eq!(value("backends"), "{ file = \"backends.txt\" }");

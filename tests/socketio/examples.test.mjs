@@ -1,8 +1,8 @@
-// The configurations of README.md as a reader would use them: in front of plain Socket.IO servers, with only
-// ports, addresses and files replaced by those of this machine.
+// The configurations of README.md and of the reference as a reader would use them: in front of plain Socket.IO
+// servers, with only ports, addresses and files replaced by those of this machine.
 
 import assert from 'node:assert/strict';
-import { cpSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { cpSync, mkdirSync, readFileSync, readdirSync, writeFileSync } from 'node:fs';
 import { createServer } from 'node:http';
 import http from 'node:http';
 import https from 'node:https';
@@ -19,15 +19,21 @@ import { soon, until } from './lib/wait.mjs';
 
 const ROOT = fileURLToPath(new URL('../../', import.meta.url));
 
-/** The TOML blocks of the README with the heading above each; the scenario of the load harness is none of them. */
+/** The TOML blocks of the README and of the reference, each with its page and the heading above it. */
 function examples() {
-  const readme = readFileSync(join(ROOT, 'README.md'), 'utf8');
-  let heading = '';
+  const folder = 'docs/reference';
+  const pages = readdirSync(join(ROOT, folder)).filter((name) => name.endsWith('.md') && !name.startsWith('configuration'));
   const found = [];
-  for (const [, title, block] of readme.matchAll(/^#+ (.+)$|^```toml\n([\s\S]*?)^```$/gm)) {
-    if (title) heading = title;
-    else if (!block.startsWith('# smoke.toml')) found.push({ heading, block });
+  for (const page of ['README.md', ...pages.sort().map((name) => `${folder}/${name}`)]) {
+    const text = readFileSync(join(ROOT, page), 'utf8');
+    let heading = '';
+    for (const [, title, marks, block] of text.matchAll(/^#+ (.+)$|^```toml(\S*)\n([\s\S]*?)^```$/gm)) {
+      if (title) heading = title;
+      // A scenario of the load harness is no configuration of the proxy.
+      else if (!marks.includes('load')) found.push({ page, heading, block });
+    }
   }
+  assert.ok(found.length > 8, `${found.length} examples`);
   return found;
 }
 
@@ -64,6 +70,7 @@ function filesIn(folder, ports) {
     cpSync(join(ROOT, 'certs', from), join(folder, name));
   }
   writeFileSync(join(folder, 'cookie.key'), `${'0123456789abcdef'.repeat(4)}\n`, { mode: 0o600 });
+  writeFileSync(join(folder, 'admin.token'), `${'0123456789abcdef'.repeat(2)}\n`, { mode: 0o600 });
   writeFileSync(join(folder, 'ticket.keys'), `${'fedcba9876543210'.repeat(4)}\n`, { mode: 0o600 });
   writeFileSync(join(folder, 'backends.txt'), ports.map((port) => `127.0.0.1:${port}\n`).join(''));
 }
@@ -119,14 +126,14 @@ async function speaks({ port, host, secure, bytes, name }) {
     let trouble;
     socket.on('connect_error', (error) => (trouble = error));
     await until(() => `${name}: connected by ${transports}: ${trouble} ${trouble?.description}`, () => socket.connected);
-    assert.equal(await soon(`${name}: an answer`, socket.emitWithAck('echo', 'moored')), 'moored');
+    assert.equal(await soon(`${name}: an answer`, socket.emitWithAck('echo', 'hello')), 'hello');
     socket.close();
     agent.destroy();
   }
 }
 
-for (const [index, { heading, block }] of examples().entries()) {
-  test(`README, ${heading} (example ${index + 1}): checked, started, and a client is served`, async (t) => {
+for (const [index, { page, heading, block }] of examples().entries()) {
+  test(`${page}, ${heading} (example ${index + 1}): checked, started, and a client is served`, async (t) => {
     const folder = scratch();
     const ports = [await plainServer(t), await plainServer(t)];
     filesIn(folder, ports);
