@@ -28,7 +28,7 @@ use std::{
 use bytes::Bytes;
 use moorline::{
     net::stream::{Client, Server, tune},
-    tunnel::{self, End, Ended, Guard, Registry, Terms},
+    tunnel::{self, TunnelEndpoint, TunnelObserver, TunnelOptions, TunnelRegistry, TunnelSummary},
 };
 
 /// Runs of each, in turns.
@@ -234,8 +234,8 @@ impl Drop for Role {
 
 struct Nobody;
 
-impl Guard for Nobody {
-    fn end(self, _: Ended, _: Option<&std::io::Error>) {}
+impl TunnelObserver for Nobody {
+    fn end(self, _: TunnelSummary, _: Option<&std::io::Error>) {}
 }
 
 /// Tunnels from each connection to one to the origin.
@@ -245,7 +245,7 @@ fn proxy(mode: &str, listen: &str, origin: &str) {
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     runtime.expect("a runtime").block_on(async {
-        let registry = Arc::new(Registry::default());
+        let registry = Arc::new(TunnelRegistry::default());
         let listener = tokio::net::TcpListener::bind(listen).await.expect("a listener");
         println!("{}", listener.local_addr().expect("an address"));
         loop {
@@ -253,9 +253,9 @@ fn proxy(mode: &str, listen: &str, origin: &str) {
             let backend = tokio::net::TcpStream::connect(origin).await.expect("the origin");
             tune(&client);
             tune(&backend);
-            let client = End { stream: Client::Plain(client), early: Bytes::new() };
-            let backend = End { stream: Server::Plain(backend), early: Bytes::new() };
-            let terms = Terms { idle: Some(Duration::from_secs(3600)), ..Terms::default() };
+            let client = TunnelEndpoint { stream: Client::Plain(client), early: Bytes::new() };
+            let backend = TunnelEndpoint { stream: Server::Plain(backend), early: Bytes::new() };
+            let terms = TunnelOptions { idle: Some(Duration::from_secs(3600)), ..Terms::default() };
             let ticket = registry.enter(1, peer, false);
             tokio::spawn(tunnel::run(client, backend, Nobody, ticket, terms));
         }

@@ -23,26 +23,32 @@ use tokio::{
     time::{Instant, timeout_at},
 };
 
-use self::sniff::First;
+use self::sniff::Sniffed;
 
 use crate::{
     acme,
     config::ProxyIn,
-    error::{Kind, Phase, ProxyError, Side, Termination},
-    http::{PLAIN_ON_TLS, TOO_MANY, connection_info::Visitor, refusal::Refused, server},
+    error::{FailureKind, Phase, ProxyError, Side, Termination},
+    http::{
+        PLAIN_ON_TLS, TOO_MANY, connection_info::ConnectionInfo, refusal::RejectedRequest, server,
+    },
     layer4,
     net::{
-        client_hello::ClientHello, listener, per_address::Counted, proxy_protocol, stream::Client,
-        tls,
+        client_hello::ClientHello,
+        listener,
+        per_address::Counted,
+        proxy_protocol,
+        stream::Client,
+        tls::{self, TlsInfo},
     },
-    observe::{ChosenBy, End, Form, ListenerMetrics, Record, Secured, Start},
+    observe::{ChosenBy, ListenerMetrics, StreamEnd, StreamKind, StreamRecord, StreamStart},
     shared::Proxy,
     shutdown, snapshot,
 };
 
 /// One listening socket's identity towards its connections.
 #[derive(Clone, Debug)]
-pub struct Door {
+pub struct ListenerHandle {
     /// Everything a connection may need.
     pub proxy: Arc<Proxy>,
     /// Name of the listener it belongs to.
@@ -54,7 +60,7 @@ pub struct Door {
 }
 
 /// Accepts until it is dropped.
-pub async fn accept(socket: Arc<TcpListener>, door: Door) {
+pub async fn accept(socket: Arc<TcpListener>, door: ListenerHandle) {
     let pauses = door.proxy.metrics.accept_pauses.clone();
     let mut last = None;
     loop {
@@ -68,15 +74,23 @@ pub async fn accept(socket: Arc<TcpListener>, door: Door) {
         let until = accepted + policy.handshake_timeout;
         let door = door.clone();
         let (counted, destination, secured) = (None, None, None);
-        let arrival =
-            Arrival { door, policy, peer, counted, destination, secured, accepted, until };
+        let arrival = AcceptedConnection {
+            door,
+            policy,
+            peer,
+            counted,
+            destination,
+            secured,
+            accepted,
+            until,
+        };
         tokio::spawn(arrival.serve(stream));
     }
 }
 
 /// A connection just accepted, and what is known of it so far.
-struct Arrival {
-    door: Door,
+struct AcceptedConnection {
+    door: ListenerHandle,
     policy: Arc<snapshot::Listener>,
     /// Where it comes from.
     peer: SocketAddr,
@@ -85,14 +99,14 @@ struct Arrival {
     /// What it connected to, where a PROXY header has told.
     destination: Option<SocketAddr>,
     /// What TLS has told of the client; there once nothing more is to be told.
-    secured: Option<Arc<Secured>>,
+    secured: Option<Arc<TlsInfo>>,
     accepted: Instant,
     /// By when the application's first byte may come.
     until: Instant,
 }
 
 /// What a connection is good for.
-enum Opened {
+enum ConnectionUse {
     /// Requests are read from it.
     Requests(Client),
     /// Nothing more: an ACME server has seen what it wants to see.
@@ -102,57 +116,57 @@ enum Opened {
 }
 
 /// Why a connection ends before it was good for anything.
-struct Refusal {
+struct Rejection {
     error: ProxyError,
     /// It is closed in order.
-    parting: Option<Parting>,
+    parting: Option<FinalReply>,
 }
 
 /// The last that a client hears.
-struct Parting {
+struct FinalReply {
     client: Client,
     words: &'static [u8],
     /// Status of the words, where they are a reply; else 0.
     status: u16,
 }
 
-impl From<ProxyError> for Refusal {
+impl From<ProxyError> for Rejection {
     fn from(error: ProxyError) -> Self {
         Self { error, parting: None }
     }
 }
 
-impl Refusal {
-    fn new(phase: Phase, kind: Kind) -> Self {
+impl Rejection {
+    fn new(phase: Phase, kind: FailureKind) -> Self {
         ProxyError::new(Side::Client, phase, kind).into()
     }
 
     fn after(mut self, client: Client, words: &'static [u8]) -> Self {
-        self.parting = Some(Parting { client, words, status: 0 });
+        self.parting = Some(FinalReply { client, words, status: 0 });
         self
     }
 
     fn answered(mut self, client: Client, words: &'static [u8], status: u16) -> Self {
-        self.parting = Some(Parting { client, words, status });
+        self.parting = Some(FinalReply { client, words, status });
         self
     }
 }
 
-impl Arrival {
+impl AcceptedConnection {
     async fn serve(mut self, socket: TcpStream) {
         let _open = self.door.metrics.accept();
         match self.open(socket).await {
-            Ok(Opened::Requests(stream)) => self.requests(stream).await,
-            Ok(Opened::Challenge(stream)) => self.challenged(stream).await,
+            Ok(ConnectionUse::Requests(stream)) => self.requests(stream).await,
+            Ok(ConnectionUse::Challenge(stream)) => self.challenged(stream).await,
             // Neither is to make the task of a connection larger that serves requests for days.
-            Ok(Opened::Stream(stream, pool)) => Box::pin(self.stream(stream, &pool)).await,
-            Err(Refusal { error, parting }) => {
+            Ok(ConnectionUse::Stream(stream, pool)) => Box::pin(self.stream(stream, &pool)).await,
+            Err(Rejection { error, parting }) => {
                 if error.phase != Phase::ProxyHeader && self.expects_tls() {
                     // TLS it was to be, even where it has told nothing.
                     self.secured.get_or_insert_default();
                 }
                 self.fail(&error, parting.as_ref().map_or(0, |parting| parting.status));
-                if let Some(Parting { client, words, .. }) = parting {
+                if let Some(FinalReply { client, words, .. }) = parting {
                     Box::pin(sniff::part(client, words)).await;
                 }
             }
@@ -160,10 +174,10 @@ impl Arrival {
     }
 
     /// Everything that comes before the application's first byte.
-    async fn open(&mut self, socket: TcpStream) -> Result<Opened, Refusal> {
+    async fn open(&mut self, socket: TcpStream) -> Result<ConnectionUse, Rejection> {
         let policy = Arc::clone(&self.policy);
         if !self.counts() || (self.announced(&socket).await? && !self.counts()) {
-            let refusal = Refusal::new(Phase::Select, Kind::TooMany);
+            let refusal = Rejection::new(Phase::Select, FailureKind::TooMany);
             let readable = policy.http && policy.tls.is_none();
             return Err(match readable {
                 true => refusal.answered(Client::Plain(socket), TOO_MANY, 503),
@@ -182,31 +196,31 @@ impl Arrival {
             }
         };
         match in_time(self.until, Phase::Handshake, first).await? {
-            First::Tls => {}
-            First::Hello(hello) => {
+            Sniffed::Tls => {}
+            Sniffed::Hello(hello) => {
                 let passed_on = policy.passed_on(&hello);
                 if passed_on.is_some() || policy.tls.is_none() {
                     self.secured = Some(Arc::new(told(&hello)));
                 }
                 if let Some(pool) = passed_on {
-                    return Ok(Opened::Stream(Client::Plain(socket), Arc::clone(pool)));
+                    return Ok(ConnectionUse::Stream(Client::Plain(socket), Arc::clone(pool)));
                 }
                 if policy.tls.is_none() {
-                    let refusal = Refusal::new(Phase::Select, Kind::NoRoute);
+                    let refusal = Rejection::new(Phase::Select, FailureKind::NoRoute);
                     return Err(refusal.after(Client::Plain(socket), tls::UNRECOGNIZED_NAME));
                 }
             }
-            First::Broken(why) => {
-                let error = ProxyError::new(Side::Client, Phase::Handshake, Kind::Malformed);
-                let refusal = Refusal::from(error.because(why));
+            Sniffed::Broken(why) => {
+                let error = ProxyError::new(Side::Client, Phase::Handshake, FailureKind::Malformed);
+                let refusal = Rejection::from(error.because(why));
                 return Err(refusal.after(Client::Plain(socket), sniff::DECODE_ERROR));
             }
-            First::Http if policy.http => {
-                let refusal = Refusal::new(Phase::Handshake, Kind::NotTls);
+            Sniffed::Http if policy.http => {
+                let refusal = Rejection::new(Phase::Handshake, FailureKind::NotTls);
                 return Err(refusal.answered(Client::Plain(socket), PLAIN_ON_TLS, 400));
             }
-            First::Http | First::Other => {
-                return Err(Refusal::new(Phase::Handshake, Kind::NotTls));
+            Sniffed::Http | Sniffed::Other => {
+                return Err(Rejection::new(Phase::Handshake, FailureKind::NotTls));
             }
         }
         self.terminated(socket).await
@@ -247,9 +261,9 @@ impl Arrival {
     }
 
     /// TLS, up to the end of the handshake.
-    async fn terminated(&mut self, socket: TcpStream) -> Result<Opened, Refusal> {
+    async fn terminated(&mut self, socket: TcpStream) -> Result<ConnectionUse, Rejection> {
         let Some(terms) = &self.policy.tls else { return self.opened(Client::Plain(socket)) };
-        let mut told = Secured::default();
+        let mut told = TlsInfo::default();
         // Offered while an ACME server is to ask for it, and at no other time.
         let challenge = self.door.proxy.challenges.tls();
         let handshake = terms.accept_beside(challenge, socket, &mut told);
@@ -266,15 +280,15 @@ impl Arrival {
         self.door.metrics.handshake(stream.is_resumed());
         self.secured = stream.secured().map(Arc::new);
         if stream.alpn() == Some(acme::PROTOCOL) {
-            return Ok(Opened::Challenge(stream));
+            return Ok(ConnectionUse::Challenge(stream));
         }
         self.opened(stream)
     }
 
-    fn refused(&self, refused: tls::Refused) -> Refusal {
+    fn refused(&self, refused: tls::Refused) -> Rejection {
         let tls::Refused { error, parting } = refused;
         let failed = ProxyError::new(Side::Client, Phase::Handshake, tls::kind(&error));
-        let refusal = Refusal::from(self.certified(failed.because(error)));
+        let refusal = Rejection::from(self.certified(failed.because(error)));
         match parting {
             Some((socket, words)) => refusal.after(Client::Plain(socket), words),
             None => refusal,
@@ -287,19 +301,21 @@ impl Arrival {
         let source = error.source.as_ref().and_then(|source| source.downcast_ref::<io::Error>());
         let told = source.and_then(|error| error.get_ref()?.downcast_ref::<rustls::Error>());
         let nothing = matches!(told, Some(rustls::Error::General(_)));
-        if !(nothing || error.kind == Kind::UnknownName) || !self.policy.certificates.are_missing()
+        if !(nothing || error.kind == FailureKind::UnknownName)
+            || !self.policy.certificates.are_missing()
         {
             return error;
         }
-        let missing = ProxyError::new(Side::Proxy, Phase::Handshake, Kind::CertificateMissing);
+        let missing =
+            ProxyError::new(Side::Proxy, Phase::Handshake, FailureKind::CertificateMissing);
         missing.because("no certificate has been issued yet")
     }
 
-    fn opened(&self, stream: Client) -> Result<Opened, Refusal> {
+    fn opened(&self, stream: Client) -> Result<ConnectionUse, Rejection> {
         match &self.policy.pool {
-            _ if self.policy.http => Ok(Opened::Requests(stream)),
-            Some(pool) => Ok(Opened::Stream(stream, Arc::clone(pool))),
-            None => Err(Refusal::new(Phase::Select, Kind::NoRoute).after(stream, b"")),
+            _ if self.policy.http => Ok(ConnectionUse::Requests(stream)),
+            Some(pool) => Ok(ConnectionUse::Stream(stream, Arc::clone(pool))),
+            None => Err(Rejection::new(Phase::Select, FailureKind::NoRoute).after(stream, b"")),
         }
     }
 
@@ -307,10 +323,10 @@ impl Arrival {
     /// now: a handshake may take long.
     async fn stream(self, stream: Client, pool: &str) {
         let Some(pool) = self.door.proxy.snapshot.load().pool(pool).cloned() else {
-            self.fail(&ProxyError::new(Side::Proxy, Phase::Select, Kind::NoRoute), 0);
+            self.fail(&ProxyError::new(Side::Proxy, Phase::Select, FailureKind::NoRoute), 0);
             return sniff::part(stream, b"").await;
         };
-        let arrived = layer4::Arrived {
+        let arrived = layer4::NewStream {
             client: stream,
             peer: self.peer,
             destination: self.destination,
@@ -338,8 +354,8 @@ impl Arrival {
         let introduces = self.door.proxy.snapshot.load().introduces;
         let local = || introduces.then(|| stream.local().ok()).flatten();
         let destination = self.destination.or_else(local);
-        let Door { proxy, metrics, drain, .. } = self.door;
-        let visitor = Arc::new(Visitor {
+        let ListenerHandle { proxy, metrics, drain, .. } = self.door;
+        let visitor = Arc::new(ConnectionInfo {
             peer: self.peer,
             destination,
             secured: self.secured,
@@ -365,12 +381,12 @@ impl Arrival {
         self.policy.tls.is_some() || self.policy.looks
     }
 
-    fn form(&self) -> Form {
-        if self.policy.http { Form::Http } else { Form::Stream }
+    fn form(&self) -> StreamKind {
+        if self.policy.http { StreamKind::Http } else { StreamKind::Stream }
     }
 
-    fn known(&self) -> Known<'_> {
-        Known {
+    fn known(&self) -> ConnectionFacts<'_> {
+        ConnectionFacts {
             proxy: &self.door.proxy,
             metrics: &self.door.metrics,
             peer: self.peer,
@@ -381,11 +397,11 @@ impl Arrival {
 }
 
 /// Logs a request that was refused before it could be served.
-fn log_refused(proxy: &Proxy, visitor: &Visitor, refused: &Refused) {
-    let Visitor { peer, metrics, secured, .. } = visitor;
+fn log_refused(proxy: &Proxy, visitor: &ConnectionInfo, refused: &RejectedRequest) {
+    let ConnectionInfo { peer, metrics, secured, .. } = visitor;
     let (method, target) = refused.request_line();
     let snapshot = proxy.snapshot.load();
-    let record = Record::new(Start {
+    let record = StreamRecord::new(StreamStart {
         id: &refused.id,
         client: *peer,
         listener: metrics.name(),
@@ -396,7 +412,7 @@ fn log_refused(proxy: &Proxy, visitor: &Visitor, refused: &Refused) {
         redaction: Some(&snapshot.redaction),
     });
     let text = refused.error.source.as_ref().map(ToString::to_string);
-    let end = End { error: text.as_deref(), ..End::new((&refused.error).into()) };
+    let end = StreamEnd { error: text.as_deref(), ..StreamEnd::new((&refused.error).into()) };
     finish(proxy, metrics, record.begun(refused.since.into_std()), refused.status, &end);
 }
 
@@ -404,9 +420,9 @@ fn log_refused(proxy: &Proxy, visitor: &Visitor, refused: &Refused) {
 fn finish(
     proxy: &Proxy,
     metrics: &ListenerMetrics,
-    mut record: Record,
+    mut record: StreamRecord,
     status: u16,
-    end: &End<'_>,
+    end: &StreamEnd<'_>,
 ) {
     record.status = status;
     metrics.ended(&end.termination, ChosenBy::None, 0, 0);
@@ -414,23 +430,23 @@ fn finish(
 }
 
 /// What is told of a connection that came to no stream.
-struct Known<'a> {
+struct ConnectionFacts<'a> {
     proxy: &'a Proxy,
     metrics: &'a ListenerMetrics,
     peer: SocketAddr,
-    secured: Option<&'a Arc<Secured>>,
+    secured: Option<&'a Arc<TlsInfo>>,
     /// When it was accepted.
     since: Instant,
 }
 
-impl Known<'_> {
-    fn fail(&self, form: Form, status: u16, error: &ProxyError) {
+impl ConnectionFacts<'_> {
+    fn fail(&self, form: StreamKind, status: u16, error: &ProxyError) {
         let text = error.source.as_ref().map(ToString::to_string);
         self.tell(form, status, error.into(), text.as_deref());
     }
 
-    fn tell(&self, form: Form, status: u16, termination: Termination, error: Option<&str>) {
-        let mut record = Record::new(Start {
+    fn tell(&self, form: StreamKind, status: u16, termination: Termination, error: Option<&str>) {
+        let mut record = StreamRecord::new(StreamStart {
             id: "",
             client: self.peer,
             listener: self.metrics.name(),
@@ -442,15 +458,15 @@ impl Known<'_> {
         });
         record.form = form;
         let record = record.begun(self.since.into_std());
-        let end = End { error, ..End::new(termination) };
+        let end = StreamEnd { error, ..StreamEnd::new(termination) };
         finish(self.proxy, self.metrics, record, status, &end);
     }
 }
 
 /// What a ClientHello that is not answered here tells.
-fn told(hello: &ClientHello) -> Secured {
+fn told(hello: &ClientHello) -> TlsInfo {
     let alpn = hello.first_protocol().map(|name| name.as_ref().into());
-    Secured { sni: hello.sni.clone(), alpn, ..Secured::default() }
+    TlsInfo { sni: hello.sni.clone(), alpn, ..TlsInfo::default() }
 }
 
 /// What a step brings before the deadline, or the client's failure in that phase.
@@ -482,7 +498,7 @@ mod tests {
         let served = size_of_served(|proxy, visitor, stream| {
             server::serve(proxy, visitor, stream, log_refused)
         });
-        let whole = size(Arrival::serve);
+        let whole = size(AcceptedConnection::serve);
         assert!(whole <= served + 600, "{whole} bytes, of which HTTP has {served}");
     }
 }

@@ -42,7 +42,7 @@ pub enum Phase {
 
 /// What went wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Kind {
+pub enum FailureKind {
     /// The request breaks HTTP or WebSocket rules; the text is the sentence the client gets.
     BadRequest(&'static str),
     /// The method is one that no proxy should relay.
@@ -123,7 +123,7 @@ pub struct ProxyError {
     /// How far the stream had come.
     pub phase: Phase,
     /// What went wrong.
-    pub kind: Kind,
+    pub kind: FailureKind,
     /// Seconds after which the client should come back; `None`: as usual for this kind.
     pub retry_after: Option<u32>,
     /// The error beneath, for the log.
@@ -132,7 +132,7 @@ pub struct ProxyError {
 
 impl ProxyError {
     /// A failure without an error beneath it.
-    pub fn new(side: Side, phase: Phase, kind: Kind) -> Self {
+    pub fn new(side: Side, phase: Phase, kind: FailureKind) -> Self {
         Self { side, phase, kind, retry_after: None, source: None }
     }
 
@@ -152,7 +152,7 @@ impl ProxyError {
 
     /// A request that breaks the rules, with the sentence that the client gets.
     pub fn bad_request(reason: &'static str) -> Self {
-        Self::new(Side::Client, Phase::Request, Kind::BadRequest(reason))
+        Self::new(Side::Client, Phase::Request, FailureKind::BadRequest(reason))
     }
 }
 
@@ -180,7 +180,7 @@ pub enum Termination {
     /// We answered by ourselves as configured: a redirect.
     Answered,
     /// It failed.
-    Failed(Side, Phase, Kind),
+    Failed(Side, Phase, FailureKind),
     /// A tunnel ended with FIN, and this side sent it first.
     Closed(Side),
     /// A tunnel saw no byte for its idle timeout.

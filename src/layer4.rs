@@ -1,6 +1,6 @@
 //! Layer 4: one connection, one backend, and the bytes between them.
 //!
-//! A [`Search`](search::Search) finds a backend by the pool's own balance, waits where all
+//! A [`BackendSearch`](search::BackendSearch) finds a backend by the pool's own balance, waits where all
 //! connections are in use, and goes elsewhere where one cannot be reached: none of its bytes were sent, so
 //! nothing is done twice. What is found becomes a [tunnel](crate::tunnel) without frames. The line in
 //! the access log, the metrics and the registry of tunnels treat it as they do an upgraded connection.
@@ -15,21 +15,21 @@ use std::{net::SocketAddr, sync::Arc};
 use bytes::Bytes;
 use tokio::{io::Interest, net::TcpStream};
 
-use self::search::{Reached, Search};
+use self::search::{BackendSearch, ConnectedBackend};
 use crate::{
-    error::{Kind, Phase},
-    net::{per_address::Counted, proxy_protocol::Introduction, stream::Client},
-    observe::{Form, ListenerMetrics, Record, Secured, Start, metrics::Open},
+    error::{FailureKind, Phase},
+    net::{per_address::Counted, proxy_protocol::Introduction, stream::Client, tls::TlsInfo},
+    observe::{ListenerMetrics, StreamKind, StreamRecord, StreamStart, metrics::GaugeGuard},
     shared::Proxy,
     shutdown,
     snapshot::Pool,
-    stream_log::{Entry, Sinks, TunnelGuard},
-    tunnel::{self, End, Terms},
+    stream_log::{StreamScope, StreamSinks, TunnelGuard},
+    tunnel::{self, TunnelEndpoint, TunnelOptions},
     upstream::{Hold, InUse, Life},
 };
 
 /// A connection that is to become a stream.
-pub(crate) struct Arrived {
+pub(crate) struct NewStream {
     /// Its socket, and what TLS made of it where that is terminated here.
     pub(crate) client: Client,
     /// Where it comes from.
@@ -37,7 +37,7 @@ pub(crate) struct Arrived {
     /// What it connected to, where a PROXY header has told.
     pub(crate) destination: Option<SocketAddr>,
     /// What TLS told of it.
-    pub(crate) secured: Option<Arc<Secured>>,
+    pub(crate) secured: Option<Arc<TlsInfo>>,
     /// Where it goes.
     pub(crate) pool: Arc<Pool>,
     /// Numbers of the listener that accepted it.
@@ -50,19 +50,19 @@ pub(crate) struct Arrived {
 
 /// What keeps a stream counted.
 #[derive(Debug)]
-struct Moored {
+struct StreamCounts {
     _hold: Hold,
     _in_use: InUse,
-    _gauge: Open,
+    _gauge: GaugeGuard,
 }
 
 /// Finds a backend and leaves the stream to a task of its own, which is small. Without one the stream
 /// has ended; its client comes back for whoever closes it.
-pub(crate) async fn serve(proxy: &Arc<Proxy>, arrived: Arrived) -> Option<Client> {
-    let Arrived { client, peer, destination, secured, pool, listener, counted, mut drain } =
+pub(crate) async fn serve(proxy: &Arc<Proxy>, arrived: NewStream) -> Option<Client> {
+    let NewStream { client, peer, destination, secured, pool, listener, counted, mut drain } =
         arrived;
     let id: Box<str> = format!("{:032x}", fastrand::u128(..)).into();
-    let mut record = Record::new(Start {
+    let mut record = StreamRecord::new(StreamStart {
         id: &id,
         client: peer,
         listener: listener.name(),
@@ -72,27 +72,27 @@ pub(crate) async fn serve(proxy: &Arc<Proxy>, arrived: Arrived) -> Option<Client
         target: "",
         redaction: None,
     });
-    record.form = Form::Stream;
+    record.form = StreamKind::Stream;
     record.way = Some(Arc::clone(pool.way()));
-    let sinks = Sinks {
+    let sinks = StreamSinks {
         log: Arc::clone(&proxy.log),
         metrics: Arc::clone(&proxy.metrics),
         listener: Arc::clone(&listener),
         drain: drain.clone(),
     };
-    let mut entry = Entry::open(record, sinks);
+    let mut entry = StreamScope::open(record, sinks);
     let from = if pool.dial().is_shared() {
         Introduction::Local
     } else {
         let destination = destination.or_else(|| client.local().ok());
         Introduction::of(peer, destination, secured, &id)
     };
-    let mut search = Search::new(proxy, &pool, peer.ip(), &mut entry);
+    let mut search = BackendSearch::new(proxy, &pool, peer.ip(), &mut entry);
     let outcome = tokio::select! {
         biased;
         outcome = search.run(&from) => outcome,
         () = gone(client.socket()) => {
-            entry.lose(Kind::Reset);
+            entry.lose(FailureKind::Reset);
             return None;
         }
         // The entry tells of it as it is dropped.
@@ -116,11 +116,11 @@ fn begin(
     proxy: &Arc<Proxy>,
     pool: &Pool,
     (client, peer): (Client, SocketAddr),
-    mut entry: Entry,
-    reached: Reached,
-    gauge: Open,
+    mut entry: StreamScope,
+    reached: ConnectedBackend,
+    gauge: GaugeGuard,
 ) {
-    let Reached { server, hold, in_use, took } = reached;
+    let ConnectedBackend { server, hold, in_use, took } = reached;
     entry.record().connect_took(took);
     entry.enter(Phase::Tunnel);
     let backend = Arc::clone(hold.backend());
@@ -129,13 +129,16 @@ fn begin(
         // It went while it was connected to; its tunnels were cut before this one was entered.
         proxy.tunnels.cut(backend.serial());
     }
-    let moored = Moored { _hold: hold, _in_use: in_use, _gauge: gauge };
+    let moored = StreamCounts { _hold: hold, _in_use: in_use, _gauge: gauge };
     let guard = TunnelGuard { entry, _moored: moored };
-    let client = End { stream: client, early: Bytes::new() };
-    let server = End { stream: server, early: Bytes::new() };
+    let client = TunnelEndpoint { stream: client, early: Bytes::new() };
+    let server = TunnelEndpoint { stream: server, early: Bytes::new() };
     let timeouts = &pool.config().timeouts;
-    let terms =
-        Terms { idle: timeouts.tunnel_idle, half_closed: timeouts.half_closed, framed: false };
+    let terms = TunnelOptions {
+        idle: timeouts.tunnel_idle,
+        half_closed: timeouts.half_closed,
+        framed: false,
+    };
     tokio::spawn(tunnel::run(client, server, guard, ticket, terms));
 }
 
@@ -153,7 +156,7 @@ mod tests {
     /// What an open stream costs beside its sockets and its entry's strings: its task is this future.
     #[test]
     fn a_stream_is_small() {
-        let bytes = size_of::<Tunnel<Client, Server, TunnelGuard<Moored>>>();
+        let bytes = size_of::<Tunnel<Client, Server, TunnelGuard<StreamCounts>>>();
         assert!(bytes <= 320, "{bytes} bytes");
     }
 }

@@ -17,6 +17,6 @@ pub mod stalls;
 pub use access_log::AccessLog;
 pub use metrics::{BackendSample, CertificateSample, ListenerMetrics, Metrics};
 pub use names::ChosenBy;
-pub use notices::{Notices, Trouble};
-pub use record::{ClientCertificate, End, Form, Record, Secured, Start, Way};
+pub use notices::{ForwardingFault, Notices};
+pub use record::{RouteLabel, StreamEnd, StreamKind, StreamRecord, StreamStart};
 pub use redact::Redaction;

@@ -12,7 +12,7 @@ use tokio::sync::Semaphore;
 use crate::{
     acme::Challenges,
     config,
-    error::{Kind, Phase, ProxyError},
+    error::{FailureKind, Phase, ProxyError},
     observe::{AccessLog, Metrics},
     snapshot::Current,
     sticky, tunnel,
@@ -29,7 +29,7 @@ pub struct Proxy {
     /// Which backend the sessions were on that ended a moment ago.
     pub memory: Arc<sticky::Memory>,
     /// Open tunnels.
-    pub tunnels: Arc<tunnel::Registry>,
+    pub tunnels: Arc<tunnel::TunnelRegistry>,
     /// Where numbers are told.
     pub metrics: Arc<Metrics>,
     /// Where endings are told.
@@ -85,10 +85,10 @@ pub(crate) fn note(metrics: &Metrics, backend: &Backend, failed: bool) {
 /// Why a request counts as a failed check.
 fn reason(error: &ProxyError) -> String {
     let what = match (error.phase, error.kind) {
-        (Phase::Connect, Kind::Refused) => "connection refused",
-        (Phase::Connect, Kind::TimedOut) => "connecting timed out",
+        (Phase::Connect, FailureKind::Refused) => "connection refused",
+        (Phase::Connect, FailureKind::TimedOut) => "connecting timed out",
         (Phase::Handshake, _) => "TLS handshake failed",
-        (Phase::ResponseHeader, Kind::TimedOut) => "no response header in time",
+        (Phase::ResponseHeader, FailureKind::TimedOut) => "no response header in time",
         _ => return format!("request: {error}"),
     };
     match error.source() {

@@ -12,7 +12,7 @@ use tokio::sync::watch;
 
 /// What is asked of whoever holds a [`Watch`]; phases only advance.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Phase {
+pub enum ShutdownPhase {
     /// Carry on.
     Running,
     /// End where nobody notices: a kept-alive connection with its next answer.
@@ -23,10 +23,10 @@ pub enum Phase {
     Forced,
 }
 
-/// A new pair in [`Phase::Running`]. Give clones of the watch to whatever must be waited for, and
+/// A new pair in [`ShutdownPhase::Running`]. Give clones of the watch to whatever must be waited for, and
 /// drop the original: it counts like any other.
 pub fn channel() -> (Trigger, Watch) {
-    let (sender, receiver) = watch::channel(Phase::Running);
+    let (sender, receiver) = watch::channel(ShutdownPhase::Running);
     (Trigger(sender), Watch(receiver))
 }
 
@@ -34,27 +34,27 @@ pub fn channel() -> (Trigger, Watch) {
 ///
 /// Dropping it asks nothing of anyone: the phase then stays what it is for ever.
 #[derive(Debug)]
-pub struct Trigger(watch::Sender<Phase>);
+pub struct Trigger(watch::Sender<ShutdownPhase>);
 
 impl Trigger {
     /// Asks every holder to end when it next can without being noticed; without effect once asked for
     /// more.
     pub fn part(&self) {
-        self.advance(Phase::Parting);
+        self.advance(ShutdownPhase::Parting);
     }
 
     /// Asks every holder to finish; without effect once asked or forced.
     pub fn graceful(&self) {
-        self.advance(Phase::Graceful);
+        self.advance(ShutdownPhase::Graceful);
     }
 
     /// Asks every holder to stop at once.
     pub fn force(&self) {
-        self.advance(Phase::Forced);
+        self.advance(ShutdownPhase::Forced);
     }
 
     /// The phase every watch sees.
-    pub fn phase(&self) -> Phase {
+    pub fn phase(&self) -> ShutdownPhase {
         *self.0.borrow()
     }
 
@@ -69,7 +69,7 @@ impl Trigger {
         self.0.receiver_count()
     }
 
-    fn advance(&self, to: Phase) {
+    fn advance(&self, to: ShutdownPhase) {
         self.0.send_if_modified(|phase| {
             let advances = *phase < to;
             *phase = to.max(*phase);
@@ -80,25 +80,25 @@ impl Trigger {
 
 /// Sees the phase, and keeps [`Trigger::idle`] waiting for as long as it exists.
 #[derive(Clone, Debug)]
-pub struct Watch(watch::Receiver<Phase>);
+pub struct Watch(watch::Receiver<ShutdownPhase>);
 
 impl Watch {
     /// The phase at this moment.
-    pub fn phase(&self) -> Phase {
+    pub fn phase(&self) -> ShutdownPhase {
         *self.0.borrow()
     }
 
-    /// Resolves in [`Phase::Graceful`] or later, at once if it has come already. Cancel-safe.
+    /// Resolves in [`ShutdownPhase::Graceful`] or later, at once if it has come already. Cancel-safe.
     pub async fn graceful(&mut self) {
-        self.reached(Phase::Graceful).await;
+        self.reached(ShutdownPhase::Graceful).await;
     }
 
-    /// Resolves in [`Phase::Forced`], at once if it has come already. Cancel-safe.
+    /// Resolves in [`ShutdownPhase::Forced`], at once if it has come already. Cancel-safe.
     pub async fn forced(&mut self) {
-        self.reached(Phase::Forced).await;
+        self.reached(ShutdownPhase::Forced).await;
     }
 
-    async fn reached(&mut self, wanted: Phase) {
+    async fn reached(&mut self, wanted: ShutdownPhase) {
         let gone = self.0.wait_for(|phase| *phase >= wanted).await.is_err();
         if gone {
             // Without a trigger the phase cannot change any more.
@@ -122,14 +122,14 @@ mod tests {
     #[tokio::test]
     async fn phases_only_advance() {
         let (trigger, watch) = channel();
-        assert_eq!(watch.phase(), Phase::Running);
+        assert_eq!(watch.phase(), ShutdownPhase::Running);
         trigger.part();
-        assert_eq!(watch.phase(), Phase::Parting);
+        assert_eq!(watch.phase(), ShutdownPhase::Parting);
         trigger.force();
         trigger.graceful();
         trigger.part();
-        assert_eq!(watch.phase(), Phase::Forced);
-        assert_eq!(trigger.phase(), Phase::Forced);
+        assert_eq!(watch.phase(), ShutdownPhase::Forced);
+        assert_eq!(trigger.phase(), ShutdownPhase::Forced);
     }
 
     #[tokio::test]
@@ -174,7 +174,7 @@ mod tests {
         drop(watch);
         trigger.idle().await;
         trigger.graceful();
-        assert_eq!(trigger.phase(), Phase::Graceful);
+        assert_eq!(trigger.phase(), ShutdownPhase::Graceful);
     }
 
     #[tokio::test]
@@ -198,6 +198,6 @@ mod tests {
         let (trigger, mut watch) = channel();
         drop(trigger);
         assert!(!ready(std::pin::pin!(watch.graceful())));
-        assert_eq!(watch.phase(), Phase::Running);
+        assert_eq!(watch.phase(), ShutdownPhase::Running);
     }
 }

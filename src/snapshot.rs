@@ -13,8 +13,12 @@ use ipnet::IpNet;
 use crate::{
     acme::Issued,
     config,
-    net::{client_hello::ClientHello, per_address::PerAddress, tls::Terminator},
-    observe::{Notices, Redaction, Secured, Way},
+    net::{
+        client_hello::ClientHello,
+        per_address::PerAddress,
+        tls::{Terminator, TlsInfo},
+    },
+    observe::{Notices, Redaction, RouteLabel},
     route::Routes,
     sticky::{Context, Found, Ids, Keys, set_cookie},
     upstream::{self, Backend, Dial},
@@ -51,7 +55,7 @@ pub struct Snapshot {
 #[derive(Clone, Debug)]
 pub struct Rule {
     /// The route as it is told: its host, where it has one, and its path; and its pool.
-    pub way: Arc<Way>,
+    pub way: Arc<RouteLabel>,
     /// Who answers.
     pub pool: Arc<Pool>,
     /// Custom pages for errors, those of the top level included; `None`: the built-in page.
@@ -147,7 +151,7 @@ pub struct Pool {
     /// Cookies of the name that all pools had in earlier versions count too.
     former: bool,
     /// How streams are told to be led here that no route leads.
-    way: Arc<Way>,
+    way: Arc<RouteLabel>,
     /// Place of a backend in [`Ids`], by serial.
     places: HashMap<u64, usize>,
 }
@@ -187,7 +191,7 @@ impl Listener {
 
     /// Whether requests for this host, a name in lower case, belong on connections that are passed on:
     /// one that came over another name's is misdirected (RFC 9110, section 15.5.20).
-    pub fn misdirects(&self, host: &str, secured: Option<&Secured>) -> bool {
+    pub fn misdirects(&self, host: &str, secured: Option<&TlsInfo>) -> bool {
         let over = secured.and_then(|secured| secured.sni.as_deref());
         // One for other protocols than requests come by leaves the host's requests to us.
         let takes = |rule: &config::Passthrough| {
@@ -209,7 +213,7 @@ impl Pool {
         let backends = upstream.backends();
         let ids = Ids::new(keys, upstream.name(), backends.iter().map(|b| b.name()));
         let places = backends.iter().enumerate().map(|(place, b)| (b.serial(), place)).collect();
-        let way = Arc::new(Way { route: None, pool: upstream.name().into() });
+        let way = Arc::new(RouteLabel { route: None, pool: upstream.name().into() });
         let cookie = upstream.config().sticky.cookie.as_ref();
         let former = cookie.is_some_and(|c| c.name == config::default_cookie_name(upstream.name()));
         Self { upstream, dial, leaving, ids, former, way, places }
@@ -221,7 +225,7 @@ impl Pool {
     }
 
     /// How streams are told to be led here where the listener names the pool.
-    pub fn way(&self) -> &Arc<Way> {
+    pub fn way(&self) -> &Arc<RouteLabel> {
         &self.way
     }
 

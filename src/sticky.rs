@@ -12,7 +12,7 @@ pub mod recent_sessions;
 pub mod table;
 
 pub use self::{
-    choice::{Choice, Clues, choose, choose_and_recognise, preview},
+    choice::{AffinityHints, Choice, choose, choose_and_recognise, preview},
     cookie::{Context, Found, Ids, Keys, MadeKey, set_cookie},
     recent_sessions::{Ending, Memory, Recalled},
     table::{Cursor, Known, Learned, Opener, Session, SessionHold, SessionId, Table},

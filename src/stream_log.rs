@@ -1,6 +1,6 @@
 //! The one ending of every stream.
 //!
-//! An [`Entry`] is opened with the request and moved along with whatever carries the stream on: the
+//! An [`StreamScope`] is opened with the request and moved along with whatever carries the stream on: the
 //! response's body, then perhaps a tunnel. Whoever sees the end closes it with a [`Termination`];
 //! an entry that is dropped instead belongs to a client that went away, to a drain that was forced, or
 //! to a task that panicked.
@@ -10,36 +10,36 @@ use std::{io, sync::Arc, time::Instant};
 use arc_swap::ArcSwap;
 
 use crate::{
-    error::{Kind, Phase, ProxyError, Side, Termination},
+    error::{FailureKind, Phase, ProxyError, Side, Termination},
     net::per_address::Counted,
-    observe::{AccessLog, End, Form, ListenerMetrics, Metrics, Record},
+    observe::{AccessLog, ListenerMetrics, Metrics, StreamEnd, StreamKind, StreamRecord},
     shutdown,
     sticky::{
         engine_io::CloseScan,
         recent_sessions::{Key, Memory},
     },
-    tunnel::{Ended, Guard},
+    tunnel::{TunnelObserver, TunnelSummary},
 };
 
 /// An open access-log line and metric.
 #[derive(Debug)]
-pub(crate) struct Entry(Option<Box<Open>>);
+pub(crate) struct StreamScope(Option<Box<StreamState>>);
 
 #[derive(Debug)]
-struct Open {
-    record: Record,
+struct StreamState {
+    record: StreamRecord,
     phase: Phase,
     bytes_in: u64,
     bytes_out: u64,
-    sinks: Sinks,
-    client: Option<Client>,
+    sinks: StreamSinks,
+    client: Option<SessionClient>,
     /// The connection's place among those of its address, for a tunnel, which outlives the connection.
     _counted: Option<Arc<Counted>>,
 }
 
 /// Who has the session, and on which backend, for the case that it ends here.
 #[derive(Debug)]
-pub(crate) struct Client {
+pub(crate) struct SessionClient {
     pub(crate) memory: Arc<Memory>,
     pub(crate) key: Key,
     /// [`Backend::tag`](crate::upstream::Backend::tag).
@@ -50,7 +50,7 @@ pub(crate) struct Client {
 
 /// Where endings are told.
 #[derive(Clone, Debug)]
-pub(crate) struct Sinks {
+pub(crate) struct StreamSinks {
     /// The one in force when the stream ends.
     pub(crate) log: Arc<ArcSwap<AccessLog>>,
     pub(crate) metrics: Arc<Metrics>,
@@ -59,18 +59,18 @@ pub(crate) struct Sinks {
     pub(crate) drain: shutdown::Watch,
 }
 
-impl Entry {
+impl StreamScope {
     /// Opens an entry.
-    pub(crate) fn open(record: Record, sinks: Sinks) -> Self {
+    pub(crate) fn open(record: StreamRecord, sinks: StreamSinks) -> Self {
         let phase = Phase::Request;
         let (bytes_in, bytes_out) = (0, 0);
         let (client, _counted) = (None, None);
-        let open = Open { record, phase, bytes_in, bytes_out, sinks, client, _counted };
+        let open = StreamState { record, phase, bytes_in, bytes_out, sinks, client, _counted };
         Self(Some(Box::new(open)))
     }
 
     /// What the line will say.
-    pub(crate) fn record(&mut self) -> &mut Record {
+    pub(crate) fn record(&mut self) -> &mut StreamRecord {
         // The option is emptied only by what consumes or drops the entry.
         match &mut self.0 {
             Some(open) => &mut open.record,
@@ -86,7 +86,7 @@ impl Entry {
     }
 
     /// What to remember where the session ends with this stream: it is a tunnel, or a poll.
-    pub(crate) fn belongs_to(&mut self, client: Client) {
+    pub(crate) fn belongs_to(&mut self, client: SessionClient) {
         if let Some(open) = &mut self.0 {
             open.client = Some(client);
         }
@@ -142,7 +142,7 @@ impl Entry {
     }
 
     /// Closes the entry of a client that has gone, in the phase that it is in.
-    pub(crate) fn lose(mut self, kind: Kind) {
+    pub(crate) fn lose(mut self, kind: FailureKind) {
         if let Some(open) = self.0.take() {
             open.close(Termination::Failed(Side::Client, open.phase, kind), None);
         }
@@ -156,20 +156,20 @@ impl Entry {
     }
 }
 
-impl Open {
+impl StreamState {
     fn close(&self, termination: Termination, error: Option<&str>) {
         if let Some(client) = self.client.as_ref().filter(|c| self.ends_session(c, &termination)) {
             client.memory.note(client.key, client.backend, Instant::now());
         }
         let Self { bytes_in, bytes_out, .. } = *self;
-        let end = End { termination, bytes_in, bytes_out, error };
+        let end = StreamEnd { termination, bytes_in, bytes_out, error };
         self.sinks.listener.ended(&termination, self.record.chosen_by, bytes_in, bytes_out);
         self.sinks.log.load().write(&self.record, &end);
     }
 
     /// Whether the session is over and its client may come back to the same node: not where the client
     /// was sent away to find another.
-    fn ends_session(&self, client: &Client, termination: &Termination) -> bool {
+    fn ends_session(&self, client: &SessionClient, termination: &Termination) -> bool {
         match termination {
             Termination::Drained
             | Termination::Rebalanced
@@ -178,21 +178,21 @@ impl Open {
             // A client that leaves its poll leaves its session.
             Termination::Failed(Side::Client, ..) => true,
             Termination::Complete if client.scan.is_some_and(|scan| scan.closes()) => true,
-            _ => self.record.form == Form::Tunnel,
+            _ => self.record.form == StreamKind::Tunnel,
         }
     }
 }
 
-impl Drop for Entry {
+impl Drop for StreamScope {
     fn drop(&mut self) {
         let Some(open) = self.0.take() else { return };
         let termination = if std::thread::panicking() {
             open.sinks.metrics.panics.inc();
             Termination::Panicked
-        } else if open.sinks.drain.phase() == shutdown::Phase::Forced {
+        } else if open.sinks.drain.phase() == shutdown::ShutdownPhase::Forced {
             Termination::Drained
         } else {
-            Termination::Failed(Side::Client, open.phase, Kind::Incomplete)
+            Termination::Failed(Side::Client, open.phase, FailureKind::Incomplete)
         };
         open.close(termination, None);
     }
@@ -201,13 +201,13 @@ impl Drop for Entry {
 /// Closes the entry with the tunnel, and lets its session go.
 #[derive(Debug)]
 pub(crate) struct TunnelGuard<M> {
-    pub(crate) entry: Entry,
+    pub(crate) entry: StreamScope,
     /// Counts the session.
     pub(crate) _moored: M,
 }
 
-impl<M: Unpin> Guard for TunnelGuard<M> {
-    fn end(mut self, ended: Ended, error: Option<&io::Error>) {
+impl<M: Unpin> TunnelObserver for TunnelGuard<M> {
+    fn end(mut self, ended: TunnelSummary, error: Option<&io::Error>) {
         self.entry.received(ended.to_backend);
         self.entry.sent(ended.to_client);
         if let Some(open) = self.entry.0.take() {

@@ -209,7 +209,7 @@ mod tests {
     use x509_parser::prelude::FromDer as _;
 
     use super::*;
-    use crate::{config, observe::Secured};
+    use crate::{config, net::tls::TlsInfo};
 
     #[test]
     fn an_answer_is_there_for_as_long_as_it_is_posted() {
@@ -295,7 +295,7 @@ mod tests {
         let address = listener.local_addr()?;
         let server = async {
             let (socket, _) = listener.accept().await?;
-            normal.accept_beside(beside, socket, &mut Secured::default()).await
+            normal.accept_beside(beside, socket, &mut TlsInfo::default()).await
         };
         let seen = Arc::new(Seen::default());
         let mut client = ClientConfig::builder_with_provider(Arc::clone(tls::provider()))

@@ -41,7 +41,7 @@ pub(super) const DECODE_ERROR: &[u8] = b"\x15\x03\x03\x00\x02\x02\x32";
 
 /// What a client speaks.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum First {
+pub(super) enum Sniffed {
     /// TLS, by its first byte.
     Tls,
     /// TLS, and this is its ClientHello.
@@ -58,7 +58,7 @@ pub(super) enum First {
 ///
 /// # Errors
 /// As for [`peek_into`].
-pub(super) async fn spoken(socket: &TcpStream) -> io::Result<First> {
+pub(super) async fn spoken(socket: &TcpStream) -> io::Result<Sniffed> {
     peek_into(socket, &mut [0; FEW], |bytes| Some(first(bytes))).await
 }
 
@@ -66,22 +66,22 @@ pub(super) async fn spoken(socket: &TcpStream) -> io::Result<First> {
 ///
 /// # Errors
 /// As for [`peek`].
-pub(super) async fn hello(socket: &TcpStream) -> io::Result<First> {
+pub(super) async fn hello(socket: &TcpStream) -> io::Result<Sniffed> {
     peek(socket, (USUAL, client_hello::MOST_PEEKED), |bytes| match client_hello::read(bytes) {
         Peeked::Incomplete => None,
         Peeked::NotTls => Some(first(bytes)),
-        Peeked::Broken(why) => Some(First::Broken(why)),
-        Peeked::Hello(hello) => Some(First::Hello(hello)),
+        Peeked::Broken(why) => Some(Sniffed::Broken(why)),
+        Peeked::Hello(hello) => Some(Sniffed::Hello(hello)),
     })
     .await
 }
 
-fn first(bytes: &[u8]) -> First {
+fn first(bytes: &[u8]) -> Sniffed {
     const HANDSHAKE: u8 = 22;
     match bytes {
-        [HANDSHAKE] | [HANDSHAKE, 3, ..] => First::Tls,
-        _ if METHODS.iter().any(|m| m.starts_with(bytes) || bytes.starts_with(m)) => First::Http,
-        _ => First::Other,
+        [HANDSHAKE] | [HANDSHAKE, 3, ..] => Sniffed::Tls,
+        _ if METHODS.iter().any(|m| m.starts_with(bytes) || bytes.starts_with(m)) => Sniffed::Http,
+        _ => Sniffed::Other,
     }
 }
 
@@ -120,13 +120,13 @@ mod tests {
     #[test]
     fn http_is_told_from_tls_and_from_the_rest_by_whatever_has_come() {
         for http in [&b"G"[..], b"GET / HT", b"P", b"PU", b"OPTIONS ", b"DELETE /"] {
-            assert_eq!(first(http), First::Http, "{http:?}");
+            assert_eq!(first(http), Sniffed::Http, "{http:?}");
         }
         for tls in [&b"\x16"[..], b"\x16\x03", b"\x16\x03\x01\x02\x00\x01\x00\x01"] {
-            assert_eq!(first(tls), First::Tls, "{tls:?}");
+            assert_eq!(first(tls), Sniffed::Tls, "{tls:?}");
         }
         for other in [&b"\x00"[..], b"GETX", b"get / ", b"SSH-2.0-", b"\x80\x2e", b"\x16\x02"] {
-            assert_eq!(first(other), First::Other, "{other:?}");
+            assert_eq!(first(other), Sniffed::Other, "{other:?}");
         }
     }
 }

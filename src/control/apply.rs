@@ -32,7 +32,7 @@ use crate::{
     config::{self, Config, Protocol, SharedKeys},
     handoff::Inheritance,
     net::tls::{self, TicketKeys},
-    observe::{AccessLog, Metrics, Redaction, Way},
+    observe::{AccessLog, Metrics, Redaction, RouteLabel},
     route,
     shared::Proxy,
     snapshot::{self, Current, Snapshot},
@@ -262,7 +262,10 @@ impl Control {
         let pools = self.pools_of(&config, &members, &dials, new_keys);
         let routes = config.routes.iter().filter_map(|rule| {
             let pool = pools.iter().find(|pool| pool.upstream.name() == rule.pool)?;
-            let way = Way { route: Some(rule.to_string().into()), pool: rule.pool.as_str().into() };
+            let way = RouteLabel {
+                route: Some(rule.to_string().into()),
+                pool: rule.pool.as_str().into(),
+            };
             let config::Route { host, path, listeners, pool: _, error_pages } = rule.clone();
             let error_pages = match (error_pages, &config.error_pages) {
                 (Some(own), Some(top)) => Some(Arc::new(own.or(top))),

@@ -25,7 +25,7 @@ use crate::{
     config::Drain,
     handoff::{Course, Predecessors, Until},
     shared::Proxy,
-    tunnel::{Reason, close::ANSWER},
+    tunnel::{CloseReason, close::ANSWER},
     upstream::{Backend, Life},
 };
 
@@ -204,7 +204,7 @@ impl Whole {
                 other => other.insert((times, Pace::new(times.deadline, times.spread))),
             };
             let count = pace.due(proxy.tunnels.all_staying(), now);
-            pace.took(proxy.tunnels.close_any(count, Reason::Drained));
+            pace.took(proxy.tunnels.close_any(count, CloseReason::Drained));
             sleep_until(pace.next(now).min(now + LOOK).min(times.deadline)).await;
         }
     }
@@ -311,7 +311,7 @@ impl Emptying {
 /// Closes as many of a backend's tunnels as are due.
 fn close(backend: &Backend, proxy: &Proxy, pace: &mut Pace, now: Instant) {
     let count = pace.due(proxy.tunnels.staying(backend.serial()), now);
-    pace.took(proxy.tunnels.close(backend.serial(), count, Reason::Drained));
+    pace.took(proxy.tunnels.close(backend.serial(), count, CloseReason::Drained));
 }
 
 /// Lets as many of a backend's polling sessions go as are due.

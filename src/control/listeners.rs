@@ -11,7 +11,7 @@ use tokio::{net::TcpListener, task::JoinHandle};
 
 use crate::{
     config,
-    conn::{self, Door},
+    conn::{self, ListenerHandle},
     net::{
         bind_error,
         inherited::{self, Given, Key, Purpose},
@@ -202,7 +202,8 @@ impl Open {
         self.stop();
         name.clone_into(&mut self.listener);
         let metrics = proxy.metrics.listener(name);
-        let door = Door { proxy: Arc::clone(proxy), name: Arc::from(name), metrics, drain };
+        let door =
+            ListenerHandle { proxy: Arc::clone(proxy), name: Arc::from(name), metrics, drain };
         self.accepting = Some(tokio::spawn(conn::accept(Arc::clone(&self.socket), door)));
     }
 

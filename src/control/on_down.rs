@@ -13,7 +13,7 @@ use super::drain::Pace;
 use crate::{
     config,
     shared::Proxy,
-    tunnel::Reason,
+    tunnel::CloseReason,
     upstream::{Backend, Life},
 };
 
@@ -56,7 +56,7 @@ impl OnDown {
             let mut closing =
                 known.unwrap_or_else(|| Closing::begin(backend, since, spread, proxy));
             let count = closing.pace.due(proxy.tunnels.staying(serial), now);
-            closing.pace.took(proxy.tunnels.close(serial, count, Reason::Down));
+            closing.pace.took(proxy.tunnels.close(serial, count, CloseReason::Down));
             self.0.insert(serial, closing);
         }
     }

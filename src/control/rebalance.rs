@@ -18,7 +18,7 @@ use tokio::time::Instant;
 use crate::{
     config,
     shared::Proxy,
-    tunnel::{AgeLimit, Reason, SHARDS},
+    tunnel::{AgeLimit, CloseReason, SHARDS},
     upstream::{Backend, Life},
 };
 
@@ -122,7 +122,7 @@ impl Rebalance {
             leveling.note(members, sides);
             let shed = leveling.step(quota, now);
             for &(serial, count) in &shed {
-                proxy.tunnels.close(serial, count, Reason::Rebalanced);
+                proxy.tunnels.close(serial, count, CloseReason::Rebalanced);
             }
             let sheds = leveling.sheds();
             for backend in ours() {

@@ -11,7 +11,7 @@ use crate::{
     shared::Proxy,
     snapshot::Snapshot,
     sticky::table::{Session, SessionId},
-    tunnel::{Reason, TunnelId},
+    tunnel::{CloseReason, TunnelId},
     upstream::Backend,
 };
 
@@ -57,7 +57,7 @@ pub(super) fn find(proxy: &Proxy, sid: &str) -> Whereabouts {
 /// There is no such session, or nothing is called so.
 pub(super) fn close(proxy: &Proxy, id: &str) -> Result<(), Denied> {
     let closed = if let Ok(tunnel) = id.parse::<TunnelId>() {
-        proxy.tunnels.close_one(tunnel, Reason::Operator)
+        proxy.tunnels.close_one(tunnel, CloseReason::Operator)
     } else if let Ok(session) = id.parse::<SessionId>() {
         proxy.sids.let_one_go(session)
     } else {

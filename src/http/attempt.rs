@@ -13,18 +13,18 @@ use http::{Method, Request};
 use super::{
     body::RequestBody,
     decision::{self, Destination},
-    forward::{Answer, Failure, Terms, exchange},
+    forward::{BackendResponse, ForwardError, ForwardOptions, exchange},
     outgoing::Outgoing,
-    retry_plan::Way,
+    retry_plan::RetryPlan,
 };
 use crate::{
-    error::{Kind, Phase, ProxyError, Side},
+    error::{FailureKind, Phase, ProxyError, Side},
     net::{half_close::Patience, proxy_protocol::Introduction},
     observe::ChosenBy,
     shared::Proxy,
     snapshot::Pool,
     sticky::{Choice, engine_io::Framing, recent_sessions::Key},
-    stream_log::{Client, Entry},
+    stream_log::{SessionClient, StreamScope},
     upstream::{Backend, Hold},
 };
 
@@ -36,7 +36,7 @@ pub(super) const UNKNOWN_POLL: Duration = Duration::from_secs(300);
 
 /// An Engine.IO request, by its query.
 #[derive(Debug)]
-pub(super) struct Engine {
+pub(super) struct EngineRequest {
     pub(super) sid: Option<Box<str>>,
     pub(super) polling: bool,
     pub(super) framing: Framing,
@@ -44,13 +44,13 @@ pub(super) struct Engine {
 
 /// One request's way to an answer.
 #[derive(Debug)]
-pub(super) struct Attempt<'a> {
+pub(super) struct RequestAttempt<'a> {
     pub(super) proxy: &'a Proxy,
     pub(super) pool: &'a Pool,
     pub(super) outgoing: &'a mut Outgoing,
-    pub(super) entry: &'a mut Entry,
+    pub(super) entry: &'a mut StreamScope,
     pub(super) method: &'a Method,
-    pub(super) engine: Option<&'a Engine>,
+    pub(super) engine: Option<&'a EngineRequest>,
     pub(super) upgrade: bool,
     pub(super) client: IpAddr,
     /// Whom the backend is told of, where it is.
@@ -69,8 +69,8 @@ pub(super) struct Attempt<'a> {
 
 /// A backend's answer and how it was come by.
 #[derive(Debug)]
-pub(super) struct Reached {
-    pub(super) answer: Answer,
+pub(super) struct AttemptOutcome {
+    pub(super) answer: BackendResponse,
     /// Read from the body already; comes first in the reply.
     pub(super) head: Option<Bytes>,
     /// Counts the session that this request may open, until it counts itself.
@@ -79,20 +79,20 @@ pub(super) struct Reached {
     pub(super) unknown: bool,
 }
 
-impl Attempt<'_> {
+impl RequestAttempt<'_> {
     /// Carries the decision out.
-    pub(super) async fn run(&mut self, choice: Choice) -> Result<Reached, ProxyError> {
+    pub(super) async fn run(&mut self, choice: Choice) -> Result<AttemptOutcome, ProxyError> {
         match decision::destination(choice, self.method, self.config().sticky.owner_search) {
             Destination::Session(backend, lifetime) => self.session(backend, lifetime).await,
             Destination::Gone => Err(self.gone()),
             Destination::Search(first) => self.search(first).await,
-            Destination::Preferred(backend, by) => self.free(Way::to(backend, by)).await,
-            Destination::Balanced => self.free(Way::any()).await,
+            Destination::Preferred(backend, by) => self.free(RetryPlan::to(backend, by)).await,
+            Destination::Balanced => self.free(RetryPlan::any()).await,
         }
     }
 
     /// To the backend that the way names, or wherever the balance policy says.
-    pub(super) async fn free(&mut self, mut way: Way) -> Result<Reached, ProxyError> {
+    pub(super) async fn free(&mut self, mut way: RetryPlan) -> Result<AttemptOutcome, ProxyError> {
         self.bound = false;
         let header = self.config().timeouts.response_header;
         let header = if self.polls() { header.max(UNKNOWN_POLL) } else { header };
@@ -110,14 +110,16 @@ impl Attempt<'_> {
             }
             let sent = request.take().map_or_else(|| self.outgoing.request(), |unsent| *unsent);
             match self.once(&backend, header, sent).await {
-                Ok(answer) => return Ok(Reached { answer, head: None, reserved, unknown: false }),
-                Err(Failure { kept: true, error, .. }) if self.may_be_stale(&error) => {
+                Ok(answer) => {
+                    return Ok(AttemptOutcome { answer, head: None, reserved, unknown: false });
+                }
+                Err(ForwardError { kept: true, error, .. }) if self.may_be_stale(&error) => {
                     tracing::debug!(%error, "trying the same backend on a new connection");
                     self.proxy.metrics.retries.inc();
                     self.fresh = true;
                     way.bound = Some(backend);
                 }
-                Err(Failure { error, unsent, .. }) => {
+                Err(ForwardError { error, unsent, .. }) => {
                     way.leave(backend);
                     if !self.may_retry(&error, unsent.is_some(), way.tries) {
                         return Err(error);
@@ -136,12 +138,12 @@ impl Attempt<'_> {
         backend: &Arc<Backend>,
         header: Duration,
         request: Request<RequestBody>,
-    ) -> Result<Answer, Failure> {
+    ) -> Result<BackendResponse, ForwardError> {
         self.recognise(backend);
         self.entry.record().backend = Some(Arc::clone(backend.label()));
         self.entry.enter(Phase::ResponseHeader);
         let config = self.pool.config();
-        let terms = Terms {
+        let terms = ForwardOptions {
             backend,
             dial: self.pool.dial(),
             from: &self.from,
@@ -176,23 +178,26 @@ impl Attempt<'_> {
     }
 
     /// Counts a failure towards the backend's health.
-    fn blame(&self, backend: &Backend, failure: &Failure) {
-        let Failure { error, began, .. } = failure;
+    fn blame(&self, backend: &Backend, failure: &ForwardError) {
+        let ForwardError { error, began, .. } = failure;
         match (error.phase, error.kind) {
-            (Phase::Connect, Kind::Refused | Kind::Reset | Kind::TimedOut | Kind::Io)
+            (
+                Phase::Connect,
+                FailureKind::Refused | FailureKind::Reset | FailureKind::TimedOut | FailureKind::Io,
+            )
             | (Phase::Handshake, _) => {}
             // A poll that is held for too long says nothing about the backend.
-            (Phase::ResponseHeader, Kind::TimedOut) if !self.polls() && !self.long_poll => {}
+            (Phase::ResponseHeader, FailureKind::TimedOut) if !self.polls() && !self.long_poll => {}
             _ => return,
         }
-        if matches!(error.kind, Kind::TimedOut | Kind::Io) {
+        if matches!(error.kind, FailureKind::TimedOut | FailureKind::Io) {
             backend.fell_silent(*began);
         }
         self.proxy.mark_failed(backend, &self.config().health, error, *began);
     }
 
     /// Counts towards an ejection what the backend is to blame for.
-    fn note(&self, backend: &Arc<Backend>, outcome: &Result<Answer, Failure>) {
+    fn note(&self, backend: &Arc<Backend>, outcome: &Result<BackendResponse, ForwardError>) {
         let failed = match outcome {
             // An answer counts once its body has come, or has not.
             Ok(answer) => match answer.response.status().as_u16() {
@@ -202,7 +207,7 @@ impl Attempt<'_> {
                 }
                 _ => return,
             },
-            Err(Failure { error, kept, .. }) => match (error.side, error.phase) {
+            Err(ForwardError { error, kept, .. }) => match (error.side, error.phase) {
                 (Side::Backend, Phase::Connect | Phase::Handshake) => true,
                 // A kept connection may have been closed under us, and a poll is held for as long as
                 // its node likes.
@@ -224,7 +229,7 @@ impl Attempt<'_> {
         if let Some(key) = self.known_as.filter(|_| self.polls()) {
             let (memory, backend) = (Arc::clone(&self.proxy.memory), backend.tag());
             let scan = self.engine.map(|engine| engine.framing.reply());
-            self.entry.belongs_to(Client { memory, key, backend, scan });
+            self.entry.belongs_to(SessionClient { memory, key, backend, scan });
         }
     }
 
@@ -232,7 +237,7 @@ impl Attempt<'_> {
         let elsewhere = match (error.side, error.phase, error.kind) {
             (Side::Client, ..) => false,
             // What one backend could not do in time, the next must not be made to do as well.
-            (_, Phase::ResponseHeader, Kind::TimedOut) => false,
+            (_, Phase::ResponseHeader, FailureKind::TimedOut) => false,
             _ => unsent || self.replayable(),
         };
         elsewhere && tries < MAX_TRIES && self.pool.upstream.retry_allowed() && {
@@ -243,7 +248,7 @@ impl Attempt<'_> {
 
     /// Whether a kept connection was closed under us, and the request can be sent once more.
     fn may_be_stale(&self, error: &ProxyError) -> bool {
-        let closed = error.side == Side::Backend && error.kind != Kind::TimedOut;
+        let closed = error.side == Side::Backend && error.kind != FailureKind::TimedOut;
         closed && !self.fresh && self.replayable()
     }
 
@@ -285,6 +290,6 @@ impl Attempt<'_> {
     }
 
     pub(super) fn gone(&self) -> ProxyError {
-        ProxyError::new(Side::Backend, Phase::Select, Kind::SessionGone)
+        ProxyError::new(Side::Backend, Phase::Select, FailureKind::SessionGone)
     }
 }

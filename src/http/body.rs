@@ -1,7 +1,7 @@
 //! A request's body on its way to a backend: streamed, counted, never waited for without a deadline.
 //!
 //! Nothing is buffered: a frame is read from the client when the backend has taken the last one. How
-//! far the body has come is shared, as its [`Progress`], with whoever waits for the response.
+//! far the body has come is shared, as its [`BodyProgress`], with whoever waits for the response.
 
 use std::{
     collections::VecDeque,
@@ -26,22 +26,22 @@ use tokio::time::{Instant, Sleep};
 
 use super::headers::strip_trailers;
 use crate::{
-    error::{Kind, Phase, Side, Termination},
+    error::{FailureKind, Phase, Side, Termination},
     net::half_close::Patience,
     sticky::engine_io::CloseScan,
 };
 
 /// Why a relayed body broke off; hyper closes the connection it was written to.
 #[derive(Debug)]
-pub(super) struct BrokenOff(pub(super) Termination);
+pub(super) struct BodyError(pub(super) Termination);
 
-impl fmt::Display for BrokenOff {
+impl fmt::Display for BodyError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "body broke off: {:?}", self.0)
     }
 }
 
-impl std::error::Error for BrokenOff {}
+impl std::error::Error for BodyError {}
 
 /// A request's body on its way to the backend.
 #[derive(Debug)]
@@ -49,18 +49,18 @@ pub(super) enum RequestBody {
     /// In memory: none, or one that was buffered so that it can be sent again.
     Buffered(Full<Bytes>),
     /// As the client sends it.
-    Streamed(Box<Inbound>),
+    Streamed(Box<InboundBody>),
 }
 
 /// A client's body, streamed.
 #[derive(Debug)]
-pub(super) struct Inbound {
+pub(super) struct InboundBody {
     incoming: Incoming,
-    progress: Arc<Progress>,
-    pause: Pause,
-    gate: Option<Gate>,
+    progress: Arc<BodyProgress>,
+    pause: BodyTimer,
+    gate: Option<ContinueGate>,
     /// Where a copy of its data goes.
-    copy: Option<Arc<Copied>>,
+    copy: Option<Arc<BodyCopy>>,
     /// Frames that were read ahead.
     ahead: VecDeque<Frame<Bytes>>,
     /// Looks whether the body closes a polling session.
@@ -71,7 +71,7 @@ pub(super) struct Inbound {
 
 /// How far a request's body has come; shared with whoever waits for the response.
 #[derive(Debug)]
-pub(super) struct Progress {
+pub(super) struct BodyProgress {
     bytes: AtomicU64,
     state: AtomicU8,
     closes: AtomicBool,
@@ -84,14 +84,14 @@ pub(super) struct Progress {
     waker: AtomicWaker,
 }
 
-/// States of [`Progress`]; 0 is on its way.
+/// States of [`BodyProgress`]; 0 is on its way.
 const DONE: u8 = 1;
 const BROKEN: u8 = 2;
 const STALLED: u8 = 3;
 
 /// A copy of a small body: its frames share their memory with those that are sent.
 #[derive(Debug, Default)]
-pub(super) struct Copied(Mutex<Frames>);
+pub(super) struct BodyCopy(Mutex<Frames>);
 
 #[derive(Debug, Default)]
 struct Frames {
@@ -99,7 +99,7 @@ struct Frames {
     length: usize,
 }
 
-impl Copied {
+impl BodyCopy {
     fn add(&self, data: &Bytes) {
         let mut frames = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         frames.length += data.len();
@@ -119,15 +119,15 @@ impl Copied {
 
 /// Keeps a body back until the backend says `100 Continue`, answers, or says nothing for a while.
 #[derive(Debug)]
-struct Gate {
-    go: Arc<Go>,
+struct ContinueGate {
+    go: Arc<ContinueSignal>,
     /// Starts when the backend could take the body.
     patience: Option<Pin<Box<Sleep>>>,
 }
 
 /// The backend's `100 Continue`.
 #[derive(Debug, Default)]
-pub(super) struct Go {
+pub(super) struct ContinueSignal {
     given: AtomicBool,
     waker: AtomicWaker,
 }
@@ -150,7 +150,7 @@ impl RequestBody {
     }
 
     /// The client's body as it comes.
-    pub(super) fn streamed(inbound: Inbound) -> Self {
+    pub(super) fn streamed(inbound: InboundBody) -> Self {
         Self::Streamed(Box::new(inbound))
     }
 
@@ -164,7 +164,7 @@ impl RequestBody {
     }
 }
 
-impl Default for Progress {
+impl Default for BodyProgress {
     /// Of a body of which nothing has come.
     fn default() -> Self {
         Self {
@@ -179,7 +179,7 @@ impl Default for Progress {
     }
 }
 
-impl Progress {
+impl BodyProgress {
     /// Of no body.
     pub(super) fn done() -> Arc<Self> {
         Self::buffered(0)
@@ -241,10 +241,10 @@ impl Progress {
     }
 
     /// How the client failed, where it did.
-    pub(super) fn failure(&self) -> Option<Kind> {
+    pub(super) fn failure(&self) -> Option<FailureKind> {
         match self.state.load(Ordering::Acquire) {
-            BROKEN => Some(Kind::Incomplete),
-            STALLED => Some(Kind::TimedOut),
+            BROKEN => Some(FailureKind::Incomplete),
+            STALLED => Some(FailureKind::TimedOut),
             _ => None,
         }
     }
@@ -256,7 +256,7 @@ impl Progress {
     }
 }
 
-impl Go {
+impl ContinueSignal {
     /// Lets the body through.
     pub(super) fn give(&self) {
         self.given.store(true, Ordering::Release);
@@ -264,7 +264,7 @@ impl Go {
     }
 }
 
-impl Gate {
+impl ContinueGate {
     fn poll_open(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         self.go.waker.register(cx.waker());
         if self.go.given.load(Ordering::Acquire) {
@@ -275,15 +275,15 @@ impl Gate {
     }
 }
 
-impl Inbound {
+impl InboundBody {
     /// A body that `progress` will tell of, at most `pause` between two frames.
     pub(super) fn new(
         incoming: Incoming,
-        progress: Arc<Progress>,
+        progress: Arc<BodyProgress>,
         pause: Duration,
         patience: Arc<Patience>,
     ) -> Self {
-        let (pause, ahead) = (Pause::new(Some(pause)), VecDeque::new());
+        let (pause, ahead) = (BodyTimer::new(Some(pause)), VecDeque::new());
         Self { incoming, progress, pause, gate: None, copy: None, ahead, scan: None, patience }
     }
 
@@ -302,14 +302,14 @@ impl Inbound {
     }
 
     /// Leaves a copy of its data there.
-    pub(super) fn copied(mut self, copy: Option<Arc<Copied>>) -> Self {
+    pub(super) fn copied(mut self, copy: Option<Arc<BodyCopy>>) -> Self {
         self.copy = copy;
         self
     }
 
     /// Keeps the body back until `go` is given.
-    pub(super) fn gated(mut self, go: Arc<Go>) -> Self {
-        self.gate = Some(Gate { go, patience: None });
+    pub(super) fn gated(mut self, go: Arc<ContinueSignal>) -> Self {
+        self.gate = Some(ContinueGate { go, patience: None });
         self
     }
 
@@ -317,7 +317,7 @@ impl Inbound {
     pub(super) fn poll_frame(
         &mut self,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BrokenOff>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         if let Some(gate) = &mut self.gate {
             ready!(gate.poll_open(cx));
             self.gate = None;
@@ -364,8 +364,8 @@ impl Inbound {
     fn poll_client(
         &mut self,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BrokenOff>>> {
-        let broken = |kind| BrokenOff(Termination::Failed(Side::Client, Phase::RequestBody, kind));
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let broken = |kind| BodyError(Termination::Failed(Side::Client, Phase::RequestBody, kind));
         // Looked at first: all that came before the end is in `incoming` by then.
         let ended = self.patience.ended();
         match Pin::new(&mut self.incoming).poll_frame(cx) {
@@ -392,7 +392,7 @@ impl Inbound {
             }
             Poll::Ready(Some(Err(_))) => {
                 self.progress.set(BROKEN);
-                Poll::Ready(Some(Err(broken(Kind::Incomplete))))
+                Poll::Ready(Some(Err(broken(FailureKind::Incomplete))))
             }
             Poll::Ready(None) => {
                 self.done();
@@ -400,14 +400,14 @@ impl Inbound {
             }
             Poll::Pending if ended => {
                 self.progress.set(BROKEN);
-                Poll::Ready(Some(Err(broken(Kind::Incomplete))))
+                Poll::Ready(Some(Err(broken(FailureKind::Incomplete))))
             }
             Poll::Pending => {
                 self.progress.waits_for_client.store(true, Ordering::Relaxed);
                 self.patience.wake_at_end(cx);
                 ready!(self.pause.poll_exceeded(cx));
                 self.progress.set(STALLED);
-                Poll::Ready(Some(Err(broken(Kind::TimedOut))))
+                Poll::Ready(Some(Err(broken(FailureKind::TimedOut))))
             }
         }
     }
@@ -415,12 +415,12 @@ impl Inbound {
 
 impl Body for RequestBody {
     type Data = Bytes;
-    type Error = BrokenOff;
+    type Error = BodyError;
 
     fn poll_frame(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BrokenOff>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         match self.get_mut() {
             Self::Buffered(full) => Pin::new(full).poll_frame(cx).map_err(never),
             Self::Streamed(inbound) => inbound.poll_frame(cx),
@@ -444,14 +444,14 @@ impl Body for RequestBody {
 
 /// The time since a body's last frame. Costs nothing while frames are at hand.
 #[derive(Debug)]
-pub(super) struct Pause {
+pub(super) struct BodyTimer {
     /// `None`: it may last for ever.
     limit: Option<Duration>,
     timer: Option<Pin<Box<Sleep>>>,
     running: bool,
 }
 
-impl Pause {
+impl BodyTimer {
     pub(super) fn new(limit: Option<Duration>) -> Self {
         Self { limit, timer: None, running: false }
     }
@@ -481,6 +481,6 @@ impl Pause {
     }
 }
 
-pub(super) fn never(error: Infallible) -> BrokenOff {
+pub(super) fn never(error: Infallible) -> BodyError {
     match error {}
 }

@@ -10,22 +10,23 @@ use tokio::sync::oneshot;
 use crate::{
     net::{
         half_close::Patience, per_address::Counted, request_clock::RequestClock, stream::Client,
+        tls::TlsInfo,
     },
-    observe::{ListenerMetrics, Secured},
+    observe::ListenerMetrics,
     shutdown,
     snapshot::Listener,
-    tunnel::End,
+    tunnel::TunnelEndpoint,
 };
 
 /// The client at the other end of one connection.
 #[derive(Debug)]
-pub struct Visitor {
+pub struct ConnectionInfo {
     /// Its address.
     pub peer: SocketAddr,
     /// What it connected to, where a backend may have to be told.
     pub destination: Option<SocketAddr>,
     /// What TLS told of it; `None`: it came in the clear.
-    pub secured: Option<Arc<Secured>>,
+    pub secured: Option<Arc<TlsInfo>>,
     /// Where it was accepted.
     pub listener: Arc<Listener>,
     /// Numbers of that listener.
@@ -39,21 +40,21 @@ pub struct Visitor {
     /// Whether the request that was served last has a body, of which a part may never be read.
     pub has_body: AtomicBool,
     /// Who takes the connection once its `101` is written.
-    pub tunnel: Mutex<Option<oneshot::Sender<End<Client>>>>,
+    pub tunnel: Mutex<Option<oneshot::Sender<TunnelEndpoint<Client>>>>,
     /// Keeps a drain waiting for its streams.
     pub drain: shutdown::Watch,
 }
 
-impl Visitor {
+impl ConnectionInfo {
     /// The connection, once its `101` is written.
-    pub(super) fn upgraded(&self) -> oneshot::Receiver<End<Client>> {
+    pub(super) fn upgraded(&self) -> oneshot::Receiver<TunnelEndpoint<Client>> {
         let (sender, receiver) = oneshot::channel();
         *self.tunnel.lock().unwrap_or_else(PoisonError::into_inner) = Some(sender);
         receiver
     }
 
     /// Who waits for the connection as a tunnel.
-    pub(super) fn take_tunnel(&self) -> Option<oneshot::Sender<End<Client>>> {
+    pub(super) fn take_tunnel(&self) -> Option<oneshot::Sender<TunnelEndpoint<Client>>> {
         self.tunnel.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 }

@@ -19,8 +19,8 @@ const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 
 /// The cookie side of a request.
 #[derive(Debug)]
-pub(super) struct Crossing {
-    held: Option<Held>,
+pub(super) struct AffinityCookie {
+    held: Option<Affinity>,
     /// The request has a cookie that backends are not to see.
     ours: bool,
     context: Context,
@@ -28,13 +28,13 @@ pub(super) struct Crossing {
 
 /// A valid cookie of the client's.
 #[derive(Debug)]
-struct Held {
+struct Affinity {
     backend: Arc<Backend>,
     /// It has today's name and was made under today's key, so that it need not be replaced.
     current: bool,
 }
 
-impl Crossing {
+impl AffinityCookie {
     /// Of a request with this header, to this pool.
     pub(super) fn of(fields: &HeaderMap, pool: &Pool, tls: bool, host: &str) -> Self {
         let cross_site = match fields.get(SEC_FETCH_SITE) {
@@ -67,7 +67,7 @@ impl Crossing {
 
     /// Names `backend` in a cookie, unless the client's own does already.
     pub(super) fn name(&self, pool: &Pool, backend: &Arc<Backend>, fields: &mut HeaderMap) {
-        let is_it = |held: &Held| held.current && Arc::ptr_eq(&held.backend, backend);
+        let is_it = |held: &Affinity| held.current && Arc::ptr_eq(&held.backend, backend);
         if self.held.as_ref().is_some_and(is_it) {
             return;
         }
@@ -83,7 +83,7 @@ impl Crossing {
 /// Of several valid ones the first counts whose backend takes new sessions: an older one must not hide
 /// it. Cookies under the name of earlier versions come last, and only valid ones are ours: an application
 /// may use that name itself.
-fn search(fields: &HeaderMap, pool: &Pool, name: &str) -> (Option<Held>, bool) {
+fn search(fields: &HeaderMap, pool: &Pool, name: &str) -> (Option<Affinity>, bool) {
     let (mut best, mut ours) = (None, false);
     let mut consider = |value: &str, by_name: bool| {
         let named = pool.moored(value);
@@ -92,7 +92,7 @@ fn search(fields: &HeaderMap, pool: &Pool, name: &str) -> (Option<Held>, bool) {
         let open = backend.takes_new() && !backend.sheds();
         if open || best.is_none() {
             let current = current_key && by_name;
-            best = Some(Held { backend: Arc::clone(backend), current });
+            best = Some(Affinity { backend: Arc::clone(backend), current });
         }
         open
     };

@@ -4,7 +4,7 @@ use std::{future::Future, pin::pin, time::Duration};
 
 use tokio::time::{Instant, sleep_until};
 
-use super::body::Progress;
+use super::body::BodyProgress;
 use crate::error::Phase;
 
 /// What `response` resolves to, or the phase in which the backend was too slow.
@@ -15,7 +15,7 @@ use crate::error::Phase;
 pub(super) async fn in_time<T>(
     header: Option<Duration>,
     body_idle: Duration,
-    progress: &Progress,
+    progress: &BodyProgress,
     response: impl Future<Output = T>,
 ) -> Result<T, Phase> {
     let started = Instant::now();

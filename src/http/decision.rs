@@ -13,14 +13,15 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, header::USER_AGENT, request::Parts};
 
 use super::{
-    attempt::Engine,
-    validation::{self, Checked},
+    attempt::EngineRequest,
+    validation::{self, ValidatedRequest},
 };
 use crate::{
     acme::Challenges,
     config::{Redirect, path},
-    error::{Kind, Phase, ProxyError, Side},
-    observe::{ChosenBy, Secured},
+    error::{FailureKind, Phase, ProxyError, Side},
+    net::tls::TlsInfo,
+    observe::ChosenBy,
     route::Uncovered,
     snapshot::{Listener, Pool, Rule, Snapshot},
     sticky::{Choice, Memory, Recalled, recent_sessions::Key},
@@ -29,11 +30,11 @@ use crate::{
 
 /// How a request has come.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Arrival<'a> {
+pub(super) struct ArrivalContext<'a> {
     /// Where it was accepted; `None`: nowhere, and it is explained as if any listener had.
     pub(super) listener: Option<&'a Listener>,
     /// What TLS told of its client; `None`: it came in the clear.
-    pub(super) secured: Option<&'a Secured>,
+    pub(super) secured: Option<&'a TlsInfo>,
 }
 
 /// What a request has found before any backend is looked for.
@@ -44,7 +45,7 @@ pub(super) enum Routed<'s> {
     /// Its listener answers every request with a redirect; with the host that the request names.
     Redirect(Redirect, Box<str>),
     /// A pool.
-    Pool(Checked, &'s Rule),
+    Pool(ValidatedRequest, &'s Rule),
 }
 
 /// Checks a request and finds its route.
@@ -52,7 +53,7 @@ pub(super) enum Routed<'s> {
 /// # Errors
 /// Why it is refused.
 pub(super) fn route<'s>(
-    arrival: Arrival<'_>,
+    arrival: ArrivalContext<'_>,
     challenges: &Challenges,
     snapshot: &'s Snapshot,
     parts: &Parts,
@@ -73,20 +74,24 @@ pub(super) fn route<'s>(
     }
     let host = validation::without_port(&checked.host);
     if arrival.misdirects(host) {
-        return Err(ProxyError::new(Side::Client, Phase::Select, Kind::Misdirected));
+        return Err(ProxyError::new(Side::Client, Phase::Select, FailureKind::Misdirected));
     }
     let listener = arrival.listener.map_or("", |listener| &*listener.name);
     match snapshot.routes.find(listener, host, path) {
         Ok(rule) => Ok(Routed::Pool(checked, rule)),
         Err(uncovered) => Err(match uncovered {
-            Uncovered::Nowhere => ProxyError::new(Side::Client, Phase::Select, Kind::NoRoute),
-            Uncovered::Elsewhere => ProxyError::new(Side::Client, Phase::Select, Kind::Misdirected),
+            Uncovered::Nowhere => {
+                ProxyError::new(Side::Client, Phase::Select, FailureKind::NoRoute)
+            }
+            Uncovered::Elsewhere => {
+                ProxyError::new(Side::Client, Phase::Select, FailureKind::Misdirected)
+            }
             Uncovered::Ambiguous => ProxyError::bad_request(validation::AMBIGUOUS),
         }),
     }
 }
 
-impl Arrival<'_> {
+impl ArrivalContext<'_> {
     /// Whether this host is served on other connections than this one.
     fn misdirects(self, host: &str) -> bool {
         let Some(listener) = self.listener.filter(|listener| !listener.passthrough.is_empty())
@@ -134,10 +139,14 @@ pub(super) fn destination(choice: Choice, method: &Method, owner_search: usize) 
 }
 
 /// Whether a request begins a session: it is a handshake, or an upgrade that is a session of its own.
-pub(super) fn begins_session(engine: Option<&Engine>, method: &Method, upgrade: bool) -> bool {
+pub(super) fn begins_session(
+    engine: Option<&EngineRequest>,
+    method: &Method,
+    upgrade: bool,
+) -> bool {
     match engine {
-        Some(Engine { sid: Some(_), .. }) => false,
-        Some(Engine { polling: true, .. }) => upgrade || method == Method::GET,
+        Some(EngineRequest { sid: Some(_), .. }) => false,
+        Some(EngineRequest { polling: true, .. }) => upgrade || method == Method::GET,
         _ => upgrade,
     }
 }
@@ -148,7 +157,7 @@ pub(super) fn client_key(
     memory: &Memory,
     pool: &Pool,
     client: IpAddr,
-    (engine, method, upgrade): (Option<&Engine>, &Method, bool),
+    (engine, method, upgrade): (Option<&EngineRequest>, &Method, bool),
     headers: &HeaderMap,
 ) -> Option<Key> {
     let is_session = upgrade || engine.is_some_and(|engine| engine.polling);

@@ -8,78 +8,78 @@ use http::{
 };
 
 use super::{
-    attempt::{Engine, Reached},
-    connection_info::Visitor,
-    cookie::Crossing,
+    attempt::{AttemptOutcome, EngineRequest},
+    connection_info::ConnectionInfo,
+    cookie::AffinityCookie,
     decision::{self, Remembered},
     headers,
-    hops::Claims,
+    hops::ForwardedClaims,
     relay::ReplyBody,
-    reply::{self, Manners},
+    reply::{self, ReplyContext},
     session_detection,
-    upgrade::{self, Passage},
+    upgrade::{self, PendingTunnel},
 };
 use crate::{
     config::SetOn,
     error::{Phase, ProxyError},
     net::half_close::Held,
-    observe::{Form, metrics::Open},
+    observe::{StreamKind, metrics::GaugeGuard},
     shared::Proxy,
     snapshot::Pool,
     sticky::{
-        self, Choice, Clues, Opener, SessionHold,
+        self, AffinityHints, Choice, Opener, SessionHold,
         engine_io::CloseScan,
         recent_sessions::{Key, Return},
     },
-    stream_log::{Client, Entry},
-    tunnel::Terms,
+    stream_log::{SessionClient, StreamScope},
+    tunnel::TunnelOptions,
     upstream::{Backend, Hold, Life},
 };
 
 /// A request under way.
-pub(super) struct Call<'a> {
-    pub(super) visitor: &'a Visitor,
+pub(super) struct Exchange<'a> {
+    pub(super) visitor: &'a ConnectionInfo,
     /// The client's, behind trusted proxies too.
     pub(super) address: SocketAddr,
     /// Whether the peer's own claims are believed.
     pub(super) trusted: bool,
     /// What those say about the hops before it.
-    pub(super) claims: Option<Box<Claims>>,
+    pub(super) claims: Option<Box<ForwardedClaims>>,
     /// How many Moorline processes the request has passed before.
     pub(super) hops: usize,
     /// Whether the backend gets `Forwarded` even if none came in.
     pub(super) forwarded_always: bool,
     pub(super) method: Method,
-    pub(super) engine: Option<Engine>,
+    pub(super) engine: Option<EngineRequest>,
     pub(super) upgrade: bool,
-    pub(super) crossing: Crossing,
+    pub(super) crossing: AffinityCookie,
     /// What the memory of ended sessions calls its client, where that may matter.
     pub(super) known_as: Option<Key>,
     /// The backend may hold it for as long as it likes.
     pub(super) long_poll: bool,
     /// It comes back from a session that ended.
     pub(super) returning: Option<Return>,
-    pub(super) manners: Manners,
-    pub(super) entry: Entry,
+    pub(super) manners: ReplyContext,
+    pub(super) entry: StreamScope,
     /// Lets the client half-close until its reply is complete.
     pub(super) held: Option<Held>,
 }
 
 /// What keeps a tunnel and its session counted.
 #[derive(Debug)]
-struct Moored {
-    _session: Session,
-    _gauge: Open,
+struct TunnelCounts {
+    _session: TunnelSession,
+    _gauge: GaugeGuard,
 }
 
 /// How a tunnel counts: as its sid's session, or as one of its own.
 #[derive(Debug)]
-enum Session {
+enum TunnelSession {
     Sid { _hold: SessionHold },
     Socket { _hold: Hold },
 }
 
-impl Call<'_> {
+impl Exchange<'_> {
     /// The client, of a session that it opens.
     fn opener(&self) -> Opener {
         Opener { key: self.known_as, address: Some(self.address.ip()) }
@@ -87,7 +87,7 @@ impl Call<'_> {
 
     pub(super) fn choose(&mut self, proxy: &Proxy, pool: &Pool) -> Choice {
         let sid = self.engine.as_ref().and_then(|engine| engine.sid.as_deref());
-        let clues = Clues {
+        let clues = AffinityHints {
             sid: sid.filter(|_| pool.config().sticky.engine_io),
             moored: self.crossing.moored(),
         };
@@ -150,7 +150,7 @@ impl Call<'_> {
         mut self,
         proxy: &Proxy,
         pool: &Pool,
-        mut reached: Reached,
+        mut reached: AttemptOutcome,
         accept: Option<&str>,
     ) -> Response<ReplyBody> {
         let status = reached.answer.response.status();
@@ -180,7 +180,7 @@ impl Call<'_> {
         if status == StatusCode::SWITCHING_PROTOCOLS {
             return self.tunnel(proxy, pool, reached);
         }
-        let Reached { answer, head, unknown, .. } = reached;
+        let AttemptOutcome { answer, head, unknown, .. } = reached;
         let (mut parts, incoming) = answer.response.into_parts();
         headers::strip_hop_by_hop(&mut parts.headers);
         // The backend's version is its hop's; the client's is hyper's to choose.
@@ -239,20 +239,32 @@ impl Call<'_> {
                 || status == StatusCode::SWITCHING_PROTOCOLS)
     }
 
-    fn tunnel(mut self, proxy: &Proxy, pool: &Pool, reached: Reached) -> Response<ReplyBody> {
+    fn tunnel(
+        mut self,
+        proxy: &Proxy,
+        pool: &Pool,
+        reached: AttemptOutcome,
+    ) -> Response<ReplyBody> {
         let backend = Arc::clone(reached.answer.lease.backend());
         let sid = self.engine.as_ref().and_then(|engine| engine.sid.as_deref());
         let known = sid.and_then(|sid| proxy.sids.hold(pool.upstream.name(), sid, Instant::now()));
         let session = match known {
-            Some(hold) => Session::Sid { _hold: hold },
-            None => Session::Socket { _hold: reached.reserved.unwrap_or_else(|| backend.hold()) },
+            Some(hold) => TunnelSession::Sid { _hold: hold },
+            None => {
+                TunnelSession::Socket { _hold: reached.reserved.unwrap_or_else(|| backend.hold()) }
+            }
         };
-        let moored = Moored { _session: session, _gauge: self.visitor.metrics.tunnel() };
+        let moored = TunnelCounts { _session: session, _gauge: self.visitor.metrics.tunnel() };
         self.entry.keeps(self.visitor.counted.clone());
-        self.entry.record().form = Form::Tunnel;
+        self.entry.record().form = StreamKind::Tunnel;
         if let Some(key) = self.known_as {
             let memory = Arc::clone(&proxy.memory);
-            self.entry.belongs_to(Client { memory, key, backend: backend.tag(), scan: None });
+            self.entry.belongs_to(SessionClient {
+                memory,
+                key,
+                backend: backend.tag(),
+                scan: None,
+            });
         }
         self.entry.enter(Phase::Tunnel);
         let ticket = proxy.tunnels.enter(backend.serial(), self.address, true);
@@ -261,12 +273,12 @@ impl Call<'_> {
             proxy.tunnels.cut(backend.serial());
         }
         let timeouts = &pool.config().timeouts;
-        let passage = Passage {
+        let passage = PendingTunnel {
             client: self.visitor.upgraded(),
             entry: self.entry,
             moored,
             ticket,
-            terms: Terms {
+            terms: TunnelOptions {
                 idle: timeouts.tunnel_idle,
                 half_closed: timeouts.half_closed,
                 framed: true,
@@ -290,7 +302,7 @@ async fn learn_session(
     proxy: &Proxy,
     pool: &Pool,
     opener: Opener,
-    reached: &mut Reached,
+    reached: &mut AttemptOutcome,
 ) -> Result<(), ProxyError> {
     let pause = pool.config().timeouts.body_idle;
     let (opened, head) = match session_detection::open_packet(&mut reached.answer, pause).await {
@@ -323,7 +335,7 @@ mod tests {
     /// What an open tunnel costs beside its sockets and its entry's strings: its task is this future.
     #[test]
     fn a_tunnel_is_small() {
-        let bytes = size_of::<Tunnel<Client, Server, TunnelGuard<(Moored, InUse)>>>();
+        let bytes = size_of::<Tunnel<Client, Server, TunnelGuard<(TunnelCounts, InUse)>>>();
         assert!(bytes <= 320, "{bytes} bytes");
     }
 }

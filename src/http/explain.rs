@@ -23,20 +23,21 @@ use self::{
     streams::{Led, streams},
 };
 use super::{
-    attempt::Engine,
-    cookie::Crossing,
-    decision::{self, Arrival, Destination, Remembered, Routed},
+    attempt::EngineRequest,
+    cookie::AffinityCookie,
+    decision::{self, ArrivalContext, Destination, Remembered, Routed},
     owner_search, reply, respond,
-    validation::{self, Checked},
+    validation::{self, ValidatedRequest},
 };
 use crate::{
     api::{ExplainOrder, Explanation, ListenerState},
     config::Balance,
-    error::{Kind, ProxyError},
-    observe::{ChosenBy, Secured},
+    error::{FailureKind, ProxyError},
+    net::tls::TlsInfo,
+    observe::ChosenBy,
     shared::Proxy,
     snapshot::{Listener, Pool, Snapshot},
-    sticky::{self, Choice, Clues},
+    sticky::{self, AffinityHints, Choice},
     upstream::{Backend, Life, source},
 };
 
@@ -82,8 +83,8 @@ impl Proxy {
             }
         };
         let sni = Some(asked.host.as_str().into());
-        let secured = Secured { sni, alpn: None, version: None, client: None };
-        let arrival = Arrival { listener, secured: Some(&secured).filter(|_| asked.tls) };
+        let secured = TlsInfo { sni, alpn: None, version: None, client: None };
+        let arrival = ArrivalContext { listener, secured: Some(&secured).filter(|_| asked.tls) };
         match decision::route(arrival, &self.challenges, &snapshot, parts) {
             Ok(Routed::Pool(checked, rule)) => {
                 told.route = rule.way.route.as_deref().map(str::to_owned);
@@ -113,13 +114,13 @@ impl Proxy {
         &self,
         pool: &Pool,
         parts: &Parts,
-        checked: &Checked,
+        checked: &ValidatedRequest,
         (client, tls): (IpAddr, bool),
         told: &mut Explanation,
     ) {
         let engine = respond::engine(parts.uri.query());
         tell_engine(engine.as_ref(), pool, told);
-        let crossing = Crossing::of(&parts.headers, pool, tls, &checked.host);
+        let crossing = AffinityCookie::of(&parts.headers, pool, tls, &checked.host);
         let moored = crossing.moored();
         if parts.headers.contains_key(COOKIE) {
             told.steps.push(match moored {
@@ -129,7 +130,7 @@ impl Proxy {
         }
         let sid = engine.as_ref().and_then(|engine| engine.sid.as_deref());
         let sid = sid.filter(|_| pool.config().sticky.engine_io);
-        let clues = Clues { sid, moored };
+        let clues = AffinityHints { sid, moored };
         let choice = sticky::preview(&self.sids, pool.upstream.name(), clues, Instant::now());
         let asked = (engine.as_ref(), &parts.method, checked.upgrade);
         let begins = decision::begins_session(asked.0, asked.1, asked.2);
@@ -224,14 +225,14 @@ fn refused(error: &ProxyError, parts: &Parts, told: &mut Explanation) {
     let host = parts.headers.get(HOST).map_or("", |host| host.to_str().unwrap_or_default());
     let (host, path) = (validation::without_port(host), parts.uri.path());
     let sentence = match error.kind {
-        Kind::NoRoute => format!("No route covers {host}{path}."),
-        Kind::Misdirected => format!("Only routes of other listeners cover {host}{path}."),
+        FailureKind::NoRoute => format!("No route covers {host}{path}."),
+        FailureKind::Misdirected => format!("Only routes of other listeners cover {host}{path}."),
         _ => format!("The request is refused: {}", reply::sentence(error)),
     };
     answers(told, reply::status(error).as_u16(), &sentence);
 }
 
-fn tell_engine(engine: Option<&Engine>, pool: &Pool, told: &mut Explanation) {
+fn tell_engine(engine: Option<&EngineRequest>, pool: &Pool, told: &mut Explanation) {
     let Some(engine) = engine else { return };
     let transport = if engine.polling { "polling" } else { "another transport than polling" };
     let follows = match pool.config().sticky.engine_io {

@@ -30,13 +30,13 @@ use tokio::{
 };
 
 use super::{
-    body::{Progress, RequestBody},
+    body::{BodyProgress, RequestBody},
     deadline, framing, headers,
-    kept::{H1, IdleSince, YOUNG},
+    kept::{H1Connection, IdleSince, YOUNG},
 };
 use crate::{
     config::HeaderLimits,
-    error::{Kind, Phase, ProxyError, Side},
+    error::{FailureKind, Phase, ProxyError, Side},
     net::{answer_first::AnswerFirst, proxy_protocol::Introduction, stream::Server, tls},
     observe::Metrics,
     shared,
@@ -51,7 +51,7 @@ const SHORTAGE_PAUSE: Duration = Duration::from_millis(20);
 
 /// What [`exchange`] needs beside the request.
 #[derive(Debug)]
-pub(super) struct Terms<'a> {
+pub(super) struct ForwardOptions<'a> {
     pub(super) backend: &'a Arc<Backend>,
     /// How it is reached, and for whom.
     pub(super) dial: &'a Dial,
@@ -67,7 +67,7 @@ pub(super) struct Terms<'a> {
     /// How long a connection may be kept for reuse.
     pub(super) keep: Duration,
     /// How far the request's body has come.
-    pub(super) progress: &'a Arc<Progress>,
+    pub(super) progress: &'a Arc<BodyProgress>,
     /// The request asks for a WebSocket: it gets a connection of its own.
     pub(super) upgrade: bool,
     /// The request cannot be sent twice: only a connection that cannot be closing will do.
@@ -80,7 +80,7 @@ pub(super) struct Terms<'a> {
 
 /// A backend's response, its body still to come.
 #[derive(Debug)]
-pub(super) struct Answer {
+pub(super) struct BackendResponse {
     pub(super) response: Response<Incoming>,
     pub(super) lease: Lease,
     /// How long connecting took; `None` on a kept-alive connection.
@@ -89,7 +89,7 @@ pub(super) struct Answer {
 
 /// A try that brought no response.
 #[derive(Debug)]
-pub(super) struct Failure {
+pub(super) struct ForwardError {
     pub(super) error: ProxyError,
     /// It happened on a connection that had been kept alive, and may have been closed under us.
     pub(super) kept: bool,
@@ -102,7 +102,7 @@ pub(super) struct Failure {
     pub(super) unread: bool,
 }
 
-impl Failure {
+impl ForwardError {
     /// One that took no time, with the request sent.
     fn now(error: ProxyError) -> Self {
         let began = std::time::Instant::now();
@@ -114,9 +114,9 @@ impl Failure {
 /// [given back](Lease::give_back) after the last byte, it is kept alive.
 #[derive(Debug)]
 pub(super) struct Lease {
-    connection: Box<H1>,
-    verdict: Verdict,
-    progress: Arc<Progress>,
+    connection: Box<H1Connection>,
+    verdict: OutlierSample,
+    progress: Arc<BodyProgress>,
     keep: Option<Duration>,
     in_use: InUse,
     _in_flight: InFlight,
@@ -125,20 +125,20 @@ pub(super) struct Lease {
 /// What an answer says about its backend, counted towards an ejection: a body that the backend breaks off
 /// is a failure, everything else a success. Dropped, it counts as a success.
 #[derive(Debug)]
-struct Verdict {
+struct OutlierSample {
     backend: Arc<Backend>,
     /// Whether it has been counted.
     counted: AtomicBool,
 }
 
-impl Verdict {
+impl OutlierSample {
     /// Whether it is still to be counted; it is not any more.
     fn take(&self) -> bool {
         !self.counted.swap(true, Ordering::Relaxed)
     }
 }
 
-impl Drop for Verdict {
+impl Drop for OutlierSample {
     fn drop(&mut self) {
         if self.take() {
             // A success ejects no backend: there is nothing to report.
@@ -147,7 +147,7 @@ impl Drop for Verdict {
     }
 }
 
-impl Terms<'_> {
+impl ForwardOptions<'_> {
     /// Whether the request needs a connection of its own.
     fn alone(&self) -> bool {
         self.upgrade || self.fresh || !self.dial.is_shared()
@@ -156,9 +156,9 @@ impl Terms<'_> {
 
 /// Sends `request` to the backend and waits for the response's header.
 pub(super) async fn exchange(
-    terms: &Terms<'_>,
+    terms: &ForwardOptions<'_>,
     mut request: Request<RequestBody>,
-) -> Result<Answer, Failure> {
+) -> Result<BackendResponse, ForwardError> {
     let in_flight = terms.backend.request();
     let until = Instant::now() + terms.connect;
     let Some(in_use) = connection(terms, until).await else { return Err(saturated(request)) };
@@ -178,10 +178,10 @@ pub(super) async fn exchange(
         }
         match send(terms, &mut connection, request).await {
             Ok(response) => return answer(terms, connection, response, counted, None),
-            Err(Failure { unsent: Some(unsent), .. }) => request = *unsent,
+            Err(ForwardError { unsent: Some(unsent), .. }) => request = *unsent,
             Err(failure) => {
                 let unread = terms.once && connection.is_unread(terms.backend, &failure.error);
-                return Err(Failure { kept: true, unread, ..failure });
+                return Err(ForwardError { kept: true, unread, ..failure });
             }
         }
     };
@@ -191,7 +191,7 @@ pub(super) async fn exchange(
         Ok(connection) => connection,
         Err(error) => {
             let (began, unsent) = (started.into_std(), Some(Box::new(request)));
-            return Err(Failure { began, unsent, ..Failure::now(error) });
+            return Err(ForwardError { began, unsent, ..ForwardError::now(error) });
         }
     };
     let connected = started.elapsed();
@@ -201,7 +201,7 @@ pub(super) async fn exchange(
 
 /// The right to use one of the backend's connections. Only who is known to have a session there waits
 /// for it.
-async fn connection(terms: &Terms<'_>, until: Instant) -> Option<InUse> {
+async fn connection(terms: &ForwardOptions<'_>, until: Instant) -> Option<InUse> {
     let backend = terms.backend;
     match backend.connection() {
         None if terms.bound => {
@@ -214,7 +214,7 @@ async fn connection(terms: &Terms<'_>, until: Instant) -> Option<InUse> {
 
 /// A kept connection, or the right to open one; `None` where neither is to be had in time, or where too
 /// many wait for it.
-async fn acquire(terms: &Terms<'_>, until: Instant) -> Option<Acquired<H1>> {
+async fn acquire(terms: &ForwardOptions<'_>, until: Instant) -> Option<Acquired<H1Connection>> {
     let idle = terms.backend.idle();
     let age = if terms.once && !terms.alone() { YOUNG } else { ANY_AGE };
     let acquired = async {
@@ -222,7 +222,7 @@ async fn acquire(terms: &Terms<'_>, until: Instant) -> Option<Acquired<H1>> {
             biased;
             // A kept connection is of no use then, but one that is dropped leaves its permit.
             permit = idle.permit(), if terms.alone() => Acquired::Fresh(permit),
-            acquired = idle.acquire::<H1>(age) => acquired,
+            acquired = idle.acquire::<H1Connection>(age) => acquired,
         }
     };
     let mut acquired = pin!(acquired);
@@ -237,23 +237,23 @@ async fn acquire(terms: &Terms<'_>, until: Instant) -> Option<Acquired<H1>> {
     }
 }
 
-fn saturated(request: Request<RequestBody>) -> Failure {
-    let error = ProxyError::new(Side::Proxy, Phase::Connect, Kind::Saturated);
-    Failure { unsent: Some(Box::new(request)), ..Failure::now(error) }
+fn saturated(request: Request<RequestBody>) -> ForwardError {
+    let error = ProxyError::new(Side::Proxy, Phase::Connect, FailureKind::Saturated);
+    ForwardError { unsent: Some(Box::new(request)), ..ForwardError::now(error) }
 }
 
 async fn send(
-    terms: &Terms<'_>,
-    connection: &mut H1,
+    terms: &ForwardOptions<'_>,
+    connection: &mut H1Connection,
     request: Request<RequestBody>,
-) -> Result<Response<Incoming>, Failure> {
+) -> Result<Response<Incoming>, ForwardError> {
     let sending = connection.sender.try_send_request(request);
     let in_time = deadline::in_time(terms.header, terms.body_idle, terms.progress, sending);
     let outcome = in_time.await.map_err(|phase| {
-        let error = ProxyError::new(Side::Backend, phase, Kind::TimedOut);
+        let error = ProxyError::new(Side::Backend, phase, FailureKind::TimedOut);
         let now = std::time::Instant::now();
         let began = terms.header.and_then(|limit| now.checked_sub(limit)).unwrap_or(now);
-        Failure { began, ..Failure::now(error) }
+        ForwardError { began, ..ForwardError::now(error) }
     })?;
     outcome.map_err(|mut failed| {
         let unsent = failed.take_message().map(Box::new);
@@ -262,21 +262,21 @@ async fn send(
             Some(kind) => ProxyError::new(Side::Client, Phase::RequestBody, kind),
             None => ProxyError::new(Side::Backend, Phase::ResponseHeader, kind(&source)),
         };
-        Failure { unsent, ..Failure::now(because(error, source)) }
+        ForwardError { unsent, ..ForwardError::now(because(error, source)) }
     })
 }
 
 fn answer(
-    terms: &Terms<'_>,
-    mut connection: Box<H1>,
+    terms: &ForwardOptions<'_>,
+    mut connection: Box<H1Connection>,
     mut response: Response<Incoming>,
     (in_flight, in_use): (InFlight, InUse),
     connected: Option<Duration>,
-) -> Result<Answer, Failure> {
+) -> Result<BackendResponse, ForwardError> {
     let fields = response.headers_mut();
     if let Err(fault) = framing::response(fields) {
-        let error = ProxyError::new(Side::Backend, Phase::ResponseHeader, Kind::Malformed);
-        return Err(Failure::now(error.because(fault)));
+        let error = ProxyError::new(Side::Backend, Phase::ResponseHeader, FailureKind::Malformed);
+        return Err(ForwardError::now(error.because(fault)));
     }
     let ambiguous = fields.contains_key(header::TRANSFER_ENCODING)
         && fields.remove(header::CONTENT_LENGTH).is_some();
@@ -285,37 +285,40 @@ fn answer(
     let peer = connection.limit.map(|limit| limit.saturating_sub(Duration::from_secs(1)));
     let keep = peer.map_or(terms.keep, |peer| peer.min(terms.keep));
     if response.status() == StatusCode::SWITCHING_PROTOCOLS && !terms.upgrade {
-        let error = ProxyError::new(Side::Backend, Phase::ResponseHeader, Kind::BadUpgrade);
-        return Err(Failure::now(error));
+        let error = ProxyError::new(Side::Backend, Phase::ResponseHeader, FailureKind::BadUpgrade);
+        return Err(ForwardError::now(error));
     }
     let lease = Lease {
         connection,
-        verdict: Verdict { backend: Arc::clone(terms.backend), counted: AtomicBool::new(false) },
+        verdict: OutlierSample {
+            backend: Arc::clone(terms.backend),
+            counted: AtomicBool::new(false),
+        },
         progress: Arc::clone(terms.progress),
         keep: (!ambiguous && !terms.upgrade && terms.dial.is_shared() && !keep.is_zero())
             .then_some(keep),
         in_use,
         _in_flight: in_flight,
     };
-    Ok(Answer { response, lease, connected })
+    Ok(BackendResponse { response, lease, connected })
 }
 
 /// Opens a connection and leaves its driver to a task of its own.
-async fn open(terms: &Terms<'_>, permit: Permit) -> Result<Box<H1>, ProxyError> {
+async fn open(terms: &ForwardOptions<'_>, permit: Permit) -> Result<Box<H1Connection>, ProxyError> {
     let epoch = terms.backend.idle().epoch();
     let stream = reach(terms).await?;
     let idle_since = IdleSince::new();
     let backend = (!terms.upgrade).then(|| (terms.backend, Arc::clone(&idle_since)));
     let (sender, driver) = handshake(stream, terms.limits, backend).await.map_err(|source| {
-        ProxyError::new(Side::Backend, Phase::Connect, Kind::Io).because(source)
+        ProxyError::new(Side::Backend, Phase::Connect, FailureKind::Io).because(source)
     })?;
     let dial = terms.dial.serial();
     let limit = None;
-    Ok(Box::new(H1 { sender, dial, epoch, idle_since, limit, driver, _permit: permit }))
+    Ok(Box::new(H1Connection { sender, dial, epoch, idle_since, limit, driver, _permit: permit }))
 }
 
 /// Connects; a shortage of descriptors or ports is waited out within the deadline.
-async fn reach(terms: &Terms<'_>) -> Result<Server, ConnectError> {
+async fn reach(terms: &ForwardOptions<'_>) -> Result<Server, ConnectError> {
     let until = Instant::now() + terms.connect;
     loop {
         let left = until.saturating_duration_since(Instant::now());
@@ -415,23 +418,23 @@ impl Lease {
 }
 
 /// What a hyper error means in our vocabulary.
-pub(super) fn kind(error: &hyper::Error) -> Kind {
+pub(super) fn kind(error: &hyper::Error) -> FailureKind {
     if error.is_parse_too_large() {
-        return Kind::HeaderTooLarge;
+        return FailureKind::HeaderTooLarge;
     }
     if error.is_parse() || error.is_parse_status() {
-        return Kind::Malformed;
+        return FailureKind::Malformed;
     }
     if error.is_timeout() {
-        return Kind::TimedOut;
+        return FailureKind::TimedOut;
     }
     if let Some(io) = beneath(error) {
         return tls::kind(io);
     }
     if error.is_incomplete_message() || error.is_closed() || error.is_canceled() {
-        return Kind::Incomplete;
+        return FailureKind::Incomplete;
     }
-    Kind::Io
+    FailureKind::Io
 }
 
 /// The failure with what is beneath it: a fault of TLS in the words of TLS, which hyper's hide.

@@ -6,7 +6,7 @@ use http::{
 };
 
 use super::headers::tokens;
-use crate::error::{Kind, Phase, ProxyError, Side};
+use crate::error::{FailureKind, Phase, ProxyError, Side};
 
 /// Checks the framing of a request (RFC 9112 §6.1 and §6.3).
 pub(super) fn request(headers: &HeaderMap) -> Result<(), ProxyError> {
@@ -15,7 +15,11 @@ pub(super) fn request(headers: &HeaderMap) -> Result<(), ProxyError> {
         let is_chunked = |coding: &str| coding.eq_ignore_ascii_case("chunked");
         let first = codings.next().unwrap_or_default();
         if !is_chunked(first) {
-            return Err(ProxyError::new(Side::Client, Phase::Request, Kind::UnsupportedCoding));
+            return Err(ProxyError::new(
+                Side::Client,
+                Phase::Request,
+                FailureKind::UnsupportedCoding,
+            ));
         }
         if codings.next().is_some() {
             return Err(ProxyError::bad_request("Chunked must be the only transfer coding."));

@@ -16,8 +16,8 @@ use http::{
     },
 };
 
-use super::hops::{self, Claims};
-use crate::observe::ClientCertificate;
+use super::hops::{self, ForwardedClaims};
+use crate::net::tls::ClientCertificate;
 
 /// Fields that `Connection` may not name away: framing, routing, authentication and ours.
 const KEPT: [HeaderName; 6] =
@@ -44,13 +44,13 @@ const MAX_REQUEST_ID: usize = 128;
 
 /// Who sent the request, for the fields that tell the backend.
 #[derive(Debug)]
-pub(super) struct Origin<'a> {
+pub(super) struct ForwardingContext<'a> {
     /// Address of the peer that connected to us.
     pub(super) peer: SocketAddr,
     /// Whether its own claims about earlier hops are believed.
     pub(super) trusted: bool,
     /// Those claims, if it makes any.
-    pub(super) claims: Option<&'a Claims>,
+    pub(super) claims: Option<&'a ForwardedClaims>,
     /// The address that counts as the client's.
     pub(super) client: IpAddr,
     /// Whether `Forwarded` is sent even if none came in.
@@ -123,7 +123,10 @@ pub(super) fn tokens<'a>(
 /// underscores too: many frameworks read `X_Forwarded_For` and `X-Forwarded-For` as one. Client
 /// certificates are described by this connection alone, whatever the peer claims. Returns a forwarding
 /// field that was removed because the peer is not trusted.
-pub(super) fn add_forwarding(headers: &mut HeaderMap, origin: &Origin<'_>) -> Option<HeaderName> {
+pub(super) fn add_forwarding(
+    headers: &mut HeaderMap,
+    origin: &ForwardingContext<'_>,
+) -> Option<HeaderName> {
     let dropped = drop_claims(headers, origin.trusted);
     if let Some(certificate) = origin.certificate {
         // Both are visible ASCII.
@@ -136,7 +139,7 @@ pub(super) fn add_forwarding(headers: &mut HeaderMap, origin: &Origin<'_>) -> Op
         }));
     }
     let peer = origin.peer.ip().to_canonical();
-    let own = hops::Own { peer, tls: origin.tls, host: origin.host };
+    let own = hops::OwnHop { peer, tls: origin.tls, host: origin.host };
     let client = origin.client.to_canonical();
     hops::write(headers, origin.claims, own, client, origin.forwarded_always);
     count_hop(headers, origin.hops);
@@ -239,9 +242,9 @@ mod tests {
         peer: SocketAddr,
         trusted: bool,
         certificate: Option<&ClientCertificate>,
-    ) -> Origin<'_> {
+    ) -> ForwardingContext<'_> {
         let client = peer.ip();
-        Origin {
+        ForwardingContext {
             peer,
             trusted,
             claims: None,
@@ -319,7 +322,7 @@ mod tests {
             ("x-request-id", "forged"),
         ]);
         let peer = "[::ffff:192.0.2.7]:5".parse().unwrap();
-        let origin = Origin { host: "chat.test:444", ..origin(peer, false, None) };
+        let origin = ForwardingContext { host: "chat.test:444", ..origin(peer, false, None) };
         let dropped = add_forwarding(&mut headers, &origin);
         assert_eq!(dropped.unwrap(), "x-forwarded-for");
         assert_eq!(headers["x-forwarded-for"], "192.0.2.7");

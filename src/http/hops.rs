@@ -1,7 +1,7 @@
 //! The way of a request to this proxy: one list of hops, from which every forwarding field is written.
 //!
 //! A trusted peer describes earlier hops by `X-Forwarded-*`, by `Forwarded` (RFC 7239), or by both.
-//! [`Claims`] is what those fields say, read once per request. The client's address, whether the client
+//! [`ForwardedClaims`] is what those fields say, read once per request. The client's address, whether the client
 //! used TLS, and the fields for the backend all come from it, so that they cannot contradict each other.
 //!
 //! If both families come in and contradict each other, `X-Forwarded-*` decides. nginx, Caddy, Traefik,
@@ -18,11 +18,11 @@ use std::net::{IpAddr, SocketAddr};
 
 use http::{HeaderMap, HeaderName, header::FORWARDED};
 
-use self::forwarded::Element;
+use self::forwarded::ForwardedElement;
 use super::{headers::tokens, validation};
-use crate::observe::Trouble;
+use crate::observe::ForwardingFault;
 
-pub(super) use self::write::{Own, write};
+pub(super) use self::write::{OwnHop, write};
 
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
@@ -35,22 +35,22 @@ const MAX_PROTO: usize = 16;
 
 /// What a trusted peer says about the hops before it.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Claims {
+pub(super) struct ForwardedClaims {
     /// Senders of the request, the first client first; the peer itself is not among them.
-    nodes: Vec<Node>,
-    proto: Said<Box<str>>,
+    nodes: Vec<ForwardedNode>,
+    proto: HopValues<Box<str>>,
     /// With its port, if that was sent.
-    host: Said<Box<str>>,
-    port: Said<u16>,
+    host: HopValues<Box<str>>,
+    port: HopValues<u16>,
     /// `Forwarded` came in.
     forwarded: bool,
     /// The fields contradict each other, or cannot be read.
-    trouble: Option<Trouble>,
+    trouble: Option<ForwardingFault>,
 }
 
 /// One sender of the request.
 #[derive(Debug, Default, PartialEq, Eq)]
-struct Node {
+struct ForwardedNode {
     address: Option<(IpAddr, Option<u16>)>,
     /// As it stands in `X-Forwarded-For`.
     text: Box<str>,
@@ -60,7 +60,7 @@ struct Node {
 
 /// A property of the request, as hops say it.
 #[derive(Debug, Default, PartialEq, Eq)]
-enum Said<T> {
+enum HopValues<T> {
     /// No hop says it.
     #[default]
     Never,
@@ -70,7 +70,7 @@ enum Said<T> {
     Each(Vec<T>),
 }
 
-impl<T> Said<T> {
+impl<T> HopValues<T> {
     /// From the values of a list field. If there are more values than hops, those at the end count:
     /// each proxy appends its own.
     fn listed(mut values: Vec<T>, hops: usize) -> Self {
@@ -104,14 +104,14 @@ impl<T> Said<T> {
 
 /// Who sends the request, as far as the peer and its claims tell.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Client {
+pub(super) struct ForwardedClient {
     /// Port 0 if only the address is known.
     pub(super) address: SocketAddr,
     /// The trusted peer says that the client uses TLS.
     pub(super) tls: bool,
 }
 
-impl Claims {
+impl ForwardedClaims {
     /// Reads the forwarding fields of a trusted peer; `None` if it sends none.
     pub(super) fn read(headers: &HeaderMap) -> Option<Box<Self>> {
         let x = [X_FORWARDED_FOR, X_FORWARDED_PROTO, X_FORWARDED_HOST, X_FORWARDED_PORT];
@@ -126,7 +126,11 @@ impl Claims {
     }
 
     /// The client: the peer, or the nearest sender before it that is not trusted itself.
-    pub(super) fn client(&self, peer: SocketAddr, trusts: impl Fn(IpAddr) -> bool) -> Client {
+    pub(super) fn client(
+        &self,
+        peer: SocketAddr,
+        trusts: impl Fn(IpAddr) -> bool,
+    ) -> ForwardedClient {
         let (mut address, mut hop) = (peer, None);
         for (at, node) in self.nodes.iter().enumerate().rev() {
             let Some((ip, port)) = node.address else { break };
@@ -136,31 +140,31 @@ impl Claims {
             }
         }
         let proto = match &self.proto {
-            Said::Never => None,
-            Said::Once(proto) => Some(proto),
-            Said::Each(protos) => hop.and_then(|hop| protos.get(hop)),
+            HopValues::Never => None,
+            HopValues::Once(proto) => Some(proto),
+            HopValues::Each(protos) => hop.and_then(|hop| protos.get(hop)),
         };
-        Client { address, tls: proto.is_some_and(|proto| is_tls(proto)) }
+        ForwardedClient { address, tls: proto.is_some_and(|proto| is_tls(proto)) }
     }
 
     /// What of it cannot be used.
-    pub(super) fn trouble(&self) -> Option<Trouble> {
+    pub(super) fn trouble(&self) -> Option<ForwardingFault> {
         self.trouble
     }
 
     fn x_forwarded(headers: &HeaderMap) -> Self {
-        let nodes = tokens(headers, &X_FORWARDED_FOR).map(Node::listed).collect();
+        let nodes = tokens(headers, &X_FORWARDED_FOR).map(ForwardedNode::listed).collect();
         let mut claims = Self { nodes, ..Self::default() };
         if claims.nodes.iter().any(|node| node.address.is_none() && !is_hidden(&node.text)) {
-            claims.trouble = Some(Trouble::Unreadable("X-Forwarded-For"));
+            claims.trouble = Some(ForwardingFault::Unreadable("X-Forwarded-For"));
         }
         let hops = claims.nodes.len();
         let protos = claims.list(headers, &X_FORWARDED_PROTO, "X-Forwarded-Proto", proto);
-        claims.proto = Said::listed(protos, hops);
+        claims.proto = HopValues::listed(protos, hops);
         let hosts = claims.list(headers, &X_FORWARDED_HOST, "X-Forwarded-Host", host);
-        claims.host = Said::listed(hosts, hops);
+        claims.host = HopValues::listed(hosts, hops);
         let ports = claims.list(headers, &X_FORWARDED_PORT, "X-Forwarded-Port", port);
-        claims.port = Said::listed(ports, hops);
+        claims.port = HopValues::listed(ports, hops);
         claims
     }
 
@@ -178,40 +182,40 @@ impl Claims {
             values.extend(parse(token));
         }
         if values.len() < all {
-            self.trouble.get_or_insert(Trouble::Unreadable(shown));
+            self.trouble.get_or_insert(ForwardingFault::Unreadable(shown));
         }
         values
     }
 
     fn forwarded(headers: &HeaderMap) -> Self {
         let unreadable = || Self {
-            trouble: Some(Trouble::Unreadable("Forwarded")),
+            trouble: Some(ForwardingFault::Unreadable("Forwarded")),
             forwarded: true,
             ..Self::default()
         };
         let Some(elements) = forwarded::parse(headers) else { return unreadable() };
         let mut claims = Self { forwarded: true, ..Self::default() };
         let (mut protos, mut hosts, mut named) = (Vec::new(), Vec::new(), false);
-        for Element { node, proto: typed_proto, host: typed_host, others } in elements {
+        for ForwardedElement { node, proto: typed_proto, host: typed_host, others } in elements {
             let (said_proto, said_host) =
                 (typed_proto.as_deref().map(proto), typed_host.as_deref().map(host));
             if said_proto == Some(None) || said_host == Some(None) {
-                claims.trouble = Some(Trouble::Unreadable("Forwarded"));
+                claims.trouble = Some(ForwardingFault::Unreadable("Forwarded"));
             }
             protos.push(said_proto.flatten());
             hosts.push(said_host.flatten());
             named |= node.is_some();
-            let node = Node::stated(node.as_deref().unwrap_or("unknown"), others);
+            let node = ForwardedNode::stated(node.as_deref().unwrap_or("unknown"), others);
             claims.nodes.push(node);
         }
         if named {
-            claims.proto = Said::stated(protos);
-            claims.host = Said::stated(hosts);
+            claims.proto = HopValues::stated(protos);
+            claims.host = HopValues::stated(hosts);
         } else {
             // They describe the request, and no hop that anybody could name.
             claims.nodes.clear();
-            claims.proto = Said::listed(protos.into_iter().flatten().collect(), 0);
-            claims.host = Said::listed(hosts.into_iter().flatten().collect(), 0);
+            claims.proto = HopValues::listed(protos.into_iter().flatten().collect(), 0);
+            claims.host = HopValues::listed(hosts.into_iter().flatten().collect(), 0);
         }
         claims
     }
@@ -219,7 +223,7 @@ impl Claims {
     /// What `X-Forwarded-*` says, with what `Forwarded` says beyond it.
     fn merged(mut self, other: Self, forwarded: bool) -> Self {
         if self.contradicts(&other) {
-            self.trouble = Some(Trouble::Contradiction);
+            self.trouble = Some(ForwardingFault::Contradiction);
             return Self { forwarded, ..self };
         }
         if self.nodes.is_empty() {
@@ -240,7 +244,7 @@ impl Claims {
     }
 
     fn contradicts(&self, other: &Self) -> bool {
-        let ip = |node: &Node| node.address.map(|(ip, _)| ip);
+        let ip = |node: &ForwardedNode| node.address.map(|(ip, _)| ip);
         let nodes = !self.nodes.is_empty()
             && !other.nodes.is_empty()
             && (self.nodes.len() != other.nodes.len()
@@ -263,7 +267,7 @@ impl Claims {
     }
 }
 
-impl Node {
+impl ForwardedNode {
     /// An element of `X-Forwarded-For`.
     fn listed(text: &str) -> Self {
         Self { address: address(text), text: text.into(), others: "".into() }

@@ -13,7 +13,7 @@ use tokio::task::AbortHandle;
 
 use super::body::RequestBody;
 use crate::{
-    error::{Kind, Phase, ProxyError, Side},
+    error::{FailureKind, Phase, ProxyError, Side},
     upstream::{Backend, Permit, Reusable},
 };
 
@@ -26,7 +26,7 @@ const LATE: Duration = Duration::from_millis(200);
 
 /// A kept-alive HTTP/1.1 connection.
 #[derive(Debug)]
-pub(super) struct H1 {
+pub(super) struct H1Connection {
     pub(super) sender: SendRequest<RequestBody>,
     /// [`Dial::serial`] of what it was opened by.
     pub(super) dial: u64,
@@ -40,7 +40,7 @@ pub(super) struct H1 {
     pub(super) _permit: Permit,
 }
 
-impl Drop for H1 {
+impl Drop for H1Connection {
     /// hyper would go on sending a body after its response, with nobody to count or to stop it.
     fn drop(&mut self) {
         if let Some(driver) = &self.driver {
@@ -49,7 +49,7 @@ impl Drop for H1 {
     }
 }
 
-impl H1 {
+impl H1Connection {
     /// Whether the backend has closed the connection without having read the request that failed on it.
     ///
     /// A node that hangs, or whose network is away, counts the connection as idle meanwhile, and closes it
@@ -60,7 +60,7 @@ impl H1 {
     /// health checks ask it more often than the limit.
     pub(super) fn is_unread(&self, backend: &Backend, error: &ProxyError) -> bool {
         if (error.side, error.phase) != (Side::Backend, Phase::ResponseHeader)
-            || !matches!(error.kind, Kind::Reset | Kind::Incomplete | Kind::Io)
+            || !matches!(error.kind, FailureKind::Reset | FailureKind::Incomplete | FailureKind::Io)
         {
             return false;
         }
@@ -72,7 +72,7 @@ impl H1 {
     }
 }
 
-impl Reusable for H1 {
+impl Reusable for H1Connection {
     fn is_open(&self) -> bool {
         !self.sender.is_closed()
     }

@@ -13,13 +13,13 @@ use hyper::body::Incoming;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::{
-    body::{Copied, Go, Inbound, Progress, RequestBody},
-    headers::{self, Origin},
-    hops::Claims,
+    body::{BodyCopy, BodyProgress, ContinueSignal, InboundBody, RequestBody},
+    headers::{self, ForwardingContext},
+    hops::ForwardedClaims,
     upgrade,
 };
 use crate::{
-    error::{Kind, Phase, ProxyError, Side},
+    error::{FailureKind, Phase, ProxyError, Side},
     net::half_close::Patience,
     observe::Notices,
     sticky::engine_io::CloseScan,
@@ -37,11 +37,11 @@ pub(super) struct Outgoing {
     headers: HeaderMap,
     /// Names of the fields as they were received.
     extensions: Extensions,
-    body: Source,
+    body: BodySource,
     pause: Duration,
-    progress: Arc<Progress>,
+    progress: Arc<BodyProgress>,
     /// What has been sent of a body, to be sent again if no backend has read it.
-    copy: Option<Arc<Copied>>,
+    copy: Option<Arc<BodyCopy>>,
     patience: Arc<Patience>,
     scan: Option<CloseScan>,
     /// What a buffered body takes of the memory that all of them share.
@@ -50,7 +50,7 @@ pub(super) struct Outgoing {
 
 /// Where the body comes from.
 #[derive(Debug)]
-enum Source {
+enum BodySource {
     /// At hand: none, or all of it.
     Buffered(Bytes),
     /// Still with the client.
@@ -61,8 +61,8 @@ enum Source {
 
 /// What makes one request differ from the next on its way out.
 #[derive(Debug)]
-pub(super) struct Shape<'a> {
-    pub(super) origin: Origin<'a>,
+pub(super) struct RequestShape<'a> {
+    pub(super) origin: ForwardingContext<'a>,
     /// A WebSocket handshake.
     pub(super) upgrade: bool,
     /// The reply will be read: it must not be compressed.
@@ -79,14 +79,14 @@ pub(super) struct Shape<'a> {
 
 impl Outgoing {
     /// Cleans and completes the header; `uri` is in origin form.
-    pub(super) fn new(parts: Parts, body: Incoming, shape: &Shape<'_>) -> Self {
+    pub(super) fn new(parts: Parts, body: Incoming, shape: &RequestShape<'_>) -> Self {
         let Parts { method, uri, mut headers, extensions, .. } = parts;
         headers::strip_hop_by_hop(&mut headers);
         let origin = &shape.origin;
         if let Some(name) = headers::add_forwarding(&mut headers, origin) {
             shape.notices.dropped(&name, origin.peer.ip());
         }
-        if let Some(trouble) = origin.claims.and_then(Claims::trouble) {
+        if let Some(trouble) = origin.claims.and_then(ForwardedClaims::trouble) {
             shape.notices.trouble(trouble, origin.peer.ip());
         }
         if shape.upgrade {
@@ -100,13 +100,13 @@ impl Outgoing {
         }
         let empty = http_body::Body::is_end_stream(&body);
         let (body, progress) = if empty {
-            (Source::Buffered(Bytes::new()), Progress::done())
+            (BodySource::Buffered(Bytes::new()), BodyProgress::done())
         } else {
             // hyper takes a GET without a length for one without a body.
             if !headers.contains_key(CONTENT_LENGTH) {
                 headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
             }
-            (Source::Client(body), Arc::default())
+            (BodySource::Client(body), Arc::default())
         };
         let patience = Arc::clone(shape.patience);
         Self {
@@ -125,29 +125,29 @@ impl Outgoing {
     }
 
     /// How far the body has come.
-    pub(super) fn progress(&self) -> &Arc<Progress> {
+    pub(super) fn progress(&self) -> &Arc<BodyProgress> {
         &self.progress
     }
 
     /// Whether it can be sent once more after a backend may have seen it: idempotent (RFC 9110
     /// §9.2.2) and all of it at hand.
     pub(super) fn replayable(&self) -> bool {
-        self.method.is_idempotent() && matches!(self.body, Source::Buffered(_))
+        self.method.is_idempotent() && matches!(self.body, BodySource::Buffered(_))
     }
 
     /// Keeps a copy of a small body that is still with the client, for [`again`](Self::again).
     pub(super) fn keep_copy(&mut self) {
-        if matches!(self.body, Source::Client(_)) && !self.headers.contains_key(EXPECT) {
+        if matches!(self.body, BodySource::Client(_)) && !self.headers.contains_key(EXPECT) {
             self.copy = Some(Arc::default());
         }
     }
 
     /// The request once more, for one that no backend has read; `None`: its body is not at hand.
     pub(super) fn again(&mut self) -> Option<Request<RequestBody>> {
-        if matches!(self.body, Source::Taken) {
+        if matches!(self.body, BodySource::Taken) {
             let bytes = self.copy.take().filter(|_| self.progress.is_done())?.whole()?;
             self.progress = self.progress.buffered_whole(bytes.len() as u64);
-            self.body = Source::Buffered(bytes);
+            self.body = BodySource::Buffered(bytes);
             self.headers.remove(TRANSFER_ENCODING);
         }
         Some(self.request())
@@ -161,24 +161,25 @@ impl Outgoing {
     /// Reads the body into memory, so that several backends can be asked; `memory` is counted in KiB.
     pub(super) async fn buffer(&mut self, memory: &Arc<Semaphore>) -> Result<(), ProxyError> {
         let failed = |kind| ProxyError::new(Side::Client, Phase::RequestBody, kind);
-        let Source::Client(_) = &self.body else { return Ok(()) };
-        let Source::Client(incoming) = std::mem::replace(&mut self.body, Source::Taken) else {
+        let BodySource::Client(_) = &self.body else { return Ok(()) };
+        let BodySource::Client(incoming) = std::mem::replace(&mut self.body, BodySource::Taken)
+        else {
             return Ok(());
         };
         let mut inbound = self.inbound(incoming);
         let mut bytes = BytesMut::new();
         while let Some(frame) = poll_fn(|cx| inbound.poll_frame(cx)).await {
-            let kind = self.progress.failure().unwrap_or(Kind::Incomplete);
+            let kind = self.progress.failure().unwrap_or(FailureKind::Incomplete);
             let frame = frame.map_err(|error| failed(kind).because(error))?;
             // Trailers on a poll mean nothing to any Engine.IO server.
             let Ok(data) = frame.into_data() else { continue };
             if bytes.len() + data.len() > MAX_BUFFERED {
-                return Err(failed(Kind::BodyTooLarge));
+                return Err(failed(FailureKind::BodyTooLarge));
             }
             let kibibytes = u32::try_from(data.len().div_ceil(1024)).unwrap_or(u32::MAX);
-            let share = Arc::clone(memory)
-                .try_acquire_many_owned(kibibytes)
-                .map_err(|_| ProxyError::new(Side::Proxy, Phase::RequestBody, Kind::Saturated))?;
+            let share = Arc::clone(memory).try_acquire_many_owned(kibibytes).map_err(|_| {
+                ProxyError::new(Side::Proxy, Phase::RequestBody, FailureKind::Saturated)
+            })?;
             match &mut self.memory {
                 Some(held) => held.merge(share),
                 None => self.memory = Some(share),
@@ -186,42 +187,42 @@ impl Outgoing {
             bytes.extend_from_slice(&data);
         }
         self.progress = self.progress.buffered_whole(bytes.len() as u64);
-        self.body = Source::Buffered(bytes.freeze());
+        self.body = BodySource::Buffered(bytes.freeze());
         // The length is known now; the client's chunks are not worth repeating.
         self.headers.remove(EXPECT);
         self.headers.remove(TRANSFER_ENCODING);
         Ok(())
     }
 
-    fn inbound(&self, incoming: Incoming) -> Inbound {
+    fn inbound(&self, incoming: Incoming) -> InboundBody {
         let (progress, patience) = (Arc::clone(&self.progress), Arc::clone(&self.patience));
-        let inbound = Inbound::new(incoming, progress, self.pause, patience);
+        let inbound = InboundBody::new(incoming, progress, self.pause, patience);
         inbound.scanned(self.scan).copied(self.copy.clone())
     }
 
     /// A request that can be sent; the body leaves with it, unless it is at hand.
     pub(super) fn request(&mut self) -> Request<RequestBody> {
         let mut go = None;
-        let body = match std::mem::replace(&mut self.body, Source::Taken) {
-            Source::Buffered(bytes) => {
-                self.body = Source::Buffered(bytes.clone());
+        let body = match std::mem::replace(&mut self.body, BodySource::Taken) {
+            BodySource::Buffered(bytes) => {
+                self.body = BodySource::Buffered(bytes.clone());
                 RequestBody::buffered(bytes)
             }
-            Source::Client(incoming) => {
+            BodySource::Client(incoming) => {
                 let mut inbound = self.inbound(incoming);
                 if self.headers.contains_key(EXPECT) {
-                    let given = go.insert(Arc::<Go>::default());
+                    let given = go.insert(Arc::<ContinueSignal>::default());
                     inbound = inbound.gated(Arc::clone(given));
                 }
                 RequestBody::streamed(inbound)
             }
-            Source::Taken => RequestBody::empty(),
+            BodySource::Taken => RequestBody::empty(),
         };
         let mut request = Request::new(body);
         *request.method_mut() = self.method.clone();
         *request.uri_mut() = self.uri.clone();
         *request.version_mut() = Version::HTTP_11;
-        let is_last = matches!(self.body, Source::Taken) && self.copy.is_none();
+        let is_last = matches!(self.body, BodySource::Taken) && self.copy.is_none();
         (*request.headers_mut(), *request.extensions_mut()) = if is_last {
             (std::mem::take(&mut self.headers), std::mem::take(&mut self.extensions))
         } else {

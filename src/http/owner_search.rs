@@ -17,12 +17,12 @@ use hyper::body::Incoming;
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::{
-    attempt::{Attempt, Reached, UNKNOWN_POLL},
-    forward::{Answer, Failure},
+    attempt::{AttemptOutcome, RequestAttempt, UNKNOWN_POLL},
+    forward::{BackendResponse, ForwardError},
     session_detection,
 };
 use crate::{
-    error::{Kind, ProxyError, Side},
+    error::{FailureKind, ProxyError, Side},
     observe::ChosenBy,
     snapshot::Pool,
     sticky::Opener,
@@ -33,19 +33,19 @@ use crate::{
 /// for again.
 const FOUND_LIFETIME: Duration = UNKNOWN_POLL;
 
-impl Attempt<'_> {
+impl RequestAttempt<'_> {
     /// To whichever backend knows the sid.
     pub(super) async fn search(
         &mut self,
         first: Option<Arc<Backend>>,
-    ) -> Result<Reached, ProxyError> {
+    ) -> Result<AttemptOutcome, ProxyError> {
         self.outgoing.buffer(&self.proxy.search_memory).await?;
         // Anybody can invent a sid: those that are known do not wait behind such.
         self.bound = false;
         let header = self.config().timeouts.response_header;
         let header = if self.polls() { header.max(UNKNOWN_POLL) } else { header };
         let mut unheard = None;
-        let mut unknown: Option<Reached> = None;
+        let mut unknown: Option<AttemptOutcome> = None;
         for backend in candidates(self.pool, first.as_ref(), self.sid().unwrap_or_default()) {
             let cookie = first.as_ref().is_some_and(|first| Arc::ptr_eq(first, &backend));
             self.chosen(if cookie { ChosenBy::Cookie } else { ChosenBy::OwnerSearch });
@@ -54,19 +54,20 @@ impl Attempt<'_> {
                 Ok(mut answer) => {
                     let (unknown_here, head) = self.unknown(&mut answer).await?;
                     let elsewhere = unknown_here || is_no_node(answer.response.status());
-                    let reached = Reached { answer, head, reserved: None, unknown: unknown_here };
+                    let reached =
+                        AttemptOutcome { answer, head, reserved: None, unknown: unknown_here };
                     if !elsewhere {
                         self.found(&backend, &reached.answer.response);
                         return Ok(reached);
                     }
-                    if let Some(Reached { answer, .. }) = unknown.replace(reached) {
+                    if let Some(AttemptOutcome { answer, .. }) = unknown.replace(reached) {
                         answer.lease.give_back();
                     }
                 }
-                Err(Failure { error, .. }) if error.side == Side::Client => return Err(error),
+                Err(ForwardError { error, .. }) if error.side == Side::Client => return Err(error),
                 // A backend that refuses has no sessions; one that is silent may have this one.
-                Err(Failure { error, .. }) if error.kind == Kind::Refused => {}
-                Err(Failure { error, .. }) => unheard = Some(error),
+                Err(ForwardError { error, .. }) if error.kind == FailureKind::Refused => {}
+                Err(ForwardError { error, .. }) => unheard = Some(error),
             }
         }
         self.proxy.metrics.owner_unknown.inc();
@@ -80,7 +81,7 @@ impl Attempt<'_> {
     /// Whether the backend says that it does not know the session, and what was read to find out.
     pub(super) async fn unknown(
         &self,
-        answer: &mut Answer,
+        answer: &mut BackendResponse,
     ) -> Result<(bool, Option<Bytes>), ProxyError> {
         let pause = self.config().timeouts.body_idle;
         let (unknown, head) = match session_detection::unknown_sid(answer, pause).await {

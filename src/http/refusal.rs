@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use super::{headers, reply};
 use crate::{
     config::ErrorPages,
-    error::{Kind, Phase, ProxyError, Side},
+    error::{FailureKind, Phase, ProxyError, Side},
 };
 
 /// What an HTTP/2 connection begins with (RFC 9113 §3.4), as far as HTTP/1.1 reads it.
@@ -23,7 +23,7 @@ const TLS_HANDSHAKE: u8 = 22;
 
 /// A refused request: what the client is answered and what the log says.
 #[derive(Debug)]
-pub struct Refused {
+pub struct RejectedRequest {
     /// Its id, which the answer names.
     pub id: Box<str>,
     /// Status of the answer; 0: the client has gone without one.
@@ -36,10 +36,10 @@ pub struct Refused {
     head: Bytes,
 }
 
-impl Refused {
+impl RejectedRequest {
     /// A request whose header did not arrive in time.
     pub(super) fn late(head: Bytes, since: Instant) -> Self {
-        let error = ProxyError::new(Side::Client, Phase::Request, Kind::TimedOut);
+        let error = ProxyError::new(Side::Client, Phase::Request, FailureKind::TimedOut);
         Self::new(error, head, since)
     }
 
@@ -47,7 +47,7 @@ impl Refused {
     /// empty where it is not known any more.
     pub(super) fn broken(error: &hyper::Error, head: Bytes, since: Instant) -> Self {
         let (kind, sentence) = if error.is_incomplete_message() {
-            (Kind::Incomplete, "The connection ended within the request header.")
+            (FailureKind::Incomplete, "The connection ended within the request header.")
         } else {
             diagnose(&error.to_string(), &head)
         };
@@ -57,7 +57,7 @@ impl Refused {
 
     /// A client that has reset its connection within a header.
     pub(super) fn reset(head: Bytes, since: Instant) -> Self {
-        let error = ProxyError::new(Side::Client, Phase::Request, Kind::Reset);
+        let error = ProxyError::new(Side::Client, Phase::Request, FailureKind::Reset);
         Self { status: 0, ..Self::new(error, head, since) }
     }
 
@@ -94,29 +94,29 @@ impl Refused {
 }
 
 /// What is wrong, by the words of hyper's error and by the header itself.
-fn diagnose(text: &str, head: &[u8]) -> (Kind, &'static str) {
+fn diagnose(text: &str, head: &[u8]) -> (FailureKind, &'static str) {
     if head.starts_with(HTTP2_PREFACE) || text.contains("HTTP2 preface") {
         let sentence = "HTTP/2 is not supported on this port; use HTTP/1.1.";
-        return (Kind::UnsupportedVersion, sentence);
+        return (FailureKind::UnsupportedVersion, sentence);
     }
     if head.first() == Some(&TLS_HANDSHAKE) {
-        return (Kind::Malformed, "This port does not use TLS; use http://.");
+        return (FailureKind::Malformed, "This port does not use TLS; use http://.");
     }
     if head.starts_with(b"PROXY ") || head.trim_ascii_start().starts_with(PROXY_V2) {
         let sentence =
             "The connection begins with a PROXY header; set `proxy_protocol` for this listener.";
-        return (Kind::Malformed, sentence);
+        return (FailureKind::Malformed, sentence);
     }
     let sentence = match text {
         "message head is too large" => {
             return (
-                Kind::HeaderTooLarge,
+                FailureKind::HeaderTooLarge,
                 "The request header is too large or has too many fields.",
             );
         }
-        "URI too long" => return (Kind::TargetTooLong, "The request target is too long."),
+        "URI too long" => return (FailureKind::TargetTooLong, "The request target is too long."),
         "invalid HTTP version parsed" if !has_version(head) => {
-            return (Kind::UnsupportedVersion, "Only HTTP/1.1 and HTTP/1.0 are supported.");
+            return (FailureKind::UnsupportedVersion, "Only HTTP/1.1 and HTTP/1.0 are supported.");
         }
         "invalid HTTP version parsed" => "The request target holds a space.",
         "invalid HTTP method parsed" => "The request line does not begin with a method.",
@@ -127,7 +127,7 @@ fn diagnose(text: &str, head: &[u8]) -> (Kind, &'static str) {
         "invalid HTTP header parsed" => field_fault(head),
         _ => "The request is not valid HTTP/1.1.",
     };
-    (Kind::Malformed, sentence)
+    (FailureKind::Malformed, sentence)
 }
 
 /// Whether the first line ends in a version that is supported.
@@ -186,10 +186,10 @@ mod tests {
     #[test]
     fn a_target_with_a_space_is_told_from_a_version_that_is_not_supported() {
         let of = |head: &str| diagnose("invalid HTTP version parsed", head.as_bytes()).0;
-        assert_eq!(of("GET /a b HTTP/1.1\r\n"), Kind::Malformed);
-        assert_eq!(of("GET /a HTTP/3.0\r\n"), Kind::UnsupportedVersion);
+        assert_eq!(of("GET /a b HTTP/1.1\r\n"), FailureKind::Malformed);
+        assert_eq!(of("GET /a HTTP/3.0\r\n"), FailureKind::UnsupportedVersion);
         let (kind, sentence) = diagnose("", b"\r\n\r\n\0\r\nQUIT\n\x21");
-        assert!(kind == Kind::Malformed && sentence.contains("`proxy_protocol`"));
-        assert_eq!(of("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"), Kind::UnsupportedVersion);
+        assert!(kind == FailureKind::Malformed && sentence.contains("`proxy_protocol`"));
+        assert_eq!(of("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"), FailureKind::UnsupportedVersion);
     }
 }

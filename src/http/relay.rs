@@ -1,7 +1,7 @@
 //! A reply's body on its way to the client: ours, or a backend's, streamed.
 //!
 //! A relayed body holds what its stream needs until the last byte: the backend connection, which is
-//! given back then, and the [`Entry`], which is closed. It buffers nothing: a frame is read from the
+//! given back then, and the [`StreamScope`], which is closed. It buffers nothing: a frame is read from the
 //! backend when the client has taken the last one.
 
 use std::{
@@ -17,13 +17,13 @@ use http_body_util::Full;
 use hyper::body::Incoming;
 
 use super::{
-    body::{BrokenOff, Pause, never},
+    body::{BodyError, BodyTimer, never},
     forward::{self, Lease},
 };
 use crate::{
-    error::{Kind, Phase, Side, Termination},
+    error::{FailureKind, Phase, Side, Termination},
     net::half_close::{Held, Patience},
-    stream_log::Entry,
+    stream_log::StreamScope,
 };
 
 /// A response's body on its way to the client.
@@ -41,10 +41,10 @@ pub(super) struct Relay {
     /// Read before the reply was released; comes first.
     head: Option<Bytes>,
     incoming: Incoming,
-    pause: Pause,
+    pause: BodyTimer,
     lease: Option<Lease>,
     /// Taken when the stream ends.
-    entry: Option<Entry>,
+    entry: Option<StreamScope>,
     /// Lets the client half-close until its reply is complete, and told where it never will be.
     client: (Option<Held>, Arc<Patience>),
 }
@@ -67,12 +67,12 @@ impl ReplyBody {
         incoming: Incoming,
         pause: Option<Duration>,
         lease: Lease,
-        (entry, client): (Entry, (Option<Held>, Arc<Patience>)),
+        (entry, client): (StreamScope, (Option<Held>, Arc<Patience>)),
     ) -> Self {
         let mut relay = Relay {
             head,
             incoming,
-            pause: Pause::new(pause),
+            pause: BodyTimer::new(pause),
             lease: Some(lease),
             entry: Some(entry),
             client,
@@ -89,7 +89,7 @@ impl Relay {
     fn poll_frame(
         &mut self,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BrokenOff>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         if let Some(head) = self.head.take() {
             return Poll::Ready(Some(Ok(self.pass(Frame::data(head)))));
         }
@@ -105,7 +105,7 @@ impl Relay {
             }
             Poll::Pending => {
                 ready!(self.pause.poll_exceeded(cx));
-                Poll::Ready(Some(Err(self.break_off(Kind::TimedOut))))
+                Poll::Ready(Some(Err(self.break_off(FailureKind::TimedOut))))
             }
         }
     }
@@ -132,10 +132,10 @@ impl Relay {
         }
     }
 
-    fn break_off(&mut self, kind: Kind) -> BrokenOff {
+    fn break_off(&mut self, kind: FailureKind) -> BodyError {
         let termination = Termination::Failed(Side::Backend, Phase::ResponseBody, kind);
         self.note_request();
-        let metrics = self.entry.as_ref().and_then(Entry::metrics);
+        let metrics = self.entry.as_ref().and_then(StreamScope::metrics);
         if let (Some(mut lease), Some(metrics)) = (self.lease.take(), metrics) {
             lease.broke_off(metrics);
         }
@@ -143,7 +143,7 @@ impl Relay {
         if let Some(entry) = self.entry.take() {
             entry.end(termination);
         }
-        BrokenOff(termination)
+        BodyError(termination)
     }
 
     fn note_request(&mut self) {
@@ -162,12 +162,12 @@ impl Drop for Relay {
 
 impl Body for ReplyBody {
     type Data = Bytes;
-    type Error = BrokenOff;
+    type Error = BodyError;
 
     fn poll_frame(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BrokenOff>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         match self.get_mut() {
             Self::Own(full) => Pin::new(full).poll_frame(cx).map_err(never),
             Self::Relayed(relay) => relay.poll_frame(cx),

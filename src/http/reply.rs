@@ -25,9 +25,9 @@ use super::{
 };
 use crate::{
     config::{ErrorPages, Redirect},
-    error::{Kind, Phase, ProxyError, Side},
+    error::{FailureKind, Phase, ProxyError, Side},
     sticky::engine_io::{self, UNKNOWN_SID},
-    stream_log::Entry,
+    stream_log::StreamScope,
 };
 
 /// Seconds after which a client may try again while a whole pool takes nobody: probes take about as long
@@ -53,7 +53,7 @@ pub(crate) const TOO_MANY: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\n\
 
 /// What a reply to this request needs to know of it.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Manners {
+pub(super) struct ReplyContext {
     /// The page's origin, where a browser waits.
     origin: Option<HeaderValue>,
     /// It is a preflight of an Engine.IO request.
@@ -72,7 +72,7 @@ struct Preflight {
     headers: Option<HeaderValue>,
 }
 
-impl Manners {
+impl ReplyContext {
     /// Of a request with this header.
     pub(super) fn of(parts: &Parts, id: &str, pages: Option<&Arc<ErrorPages>>) -> Self {
         let Parts { method, uri, headers, .. } = parts;
@@ -111,7 +111,7 @@ impl Manners {
 /// The reply to a preflight that no backend can answer. A browser shows the page nothing of a preflight that
 /// fails, so it is allowed, once: the request itself then gets a reply that the page can read. Only preflights of
 /// Engine.IO requests are answered so: without a session that a backend has given, those do no harm.
-fn allow(preflight: &Preflight, manners: &Manners) -> Response<ReplyBody> {
+fn allow(preflight: &Preflight, manners: &ReplyContext) -> Response<ReplyBody> {
     let mut response = Response::new(ReplyBody::empty());
     *response.status_mut() = StatusCode::NO_CONTENT;
     set(&mut response, ACCESS_CONTROL_ALLOW_METHODS, preflight.method.clone());
@@ -128,13 +128,13 @@ fn allow(preflight: &Preflight, manners: &Manners) -> Response<ReplyBody> {
 }
 
 /// The reply to a failed request.
-fn error(error: &ProxyError, manners: &Manners) -> Response<ReplyBody> {
+fn error(error: &ProxyError, manners: &ReplyContext) -> Response<ReplyBody> {
     if let Some(preflight) = manners.preflight.as_ref().filter(|_| error.side != Side::Client) {
         return allow(preflight, manners);
     }
     let status = status(error);
     let mut response = match error.kind {
-        Kind::SessionGone => {
+        FailureKind::SessionGone => {
             let mut response = Response::new(ReplyBody::own(UNKNOWN_SID));
             set(&mut response, CONTENT_TYPE, HeaderValue::from_static("application/json"));
             response
@@ -154,22 +154,26 @@ fn error(error: &ProxyError, manners: &Manners) -> Response<ReplyBody> {
         set(&mut response, X_REQUEST_ID, id);
     }
     match error.kind {
-        Kind::MethodNotAllowed => {
+        FailureKind::MethodNotAllowed => {
             let methods = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS";
             set(&mut response, ALLOW, HeaderValue::from_static(methods));
         }
-        Kind::UpgradeRequired => {
+        FailureKind::UpgradeRequired => {
             set(&mut response, SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
             super::upgrade::mark(response.headers_mut());
         }
-        Kind::NoBackend | Kind::Saturated | Kind::TooMany | Kind::NotAdmitted | Kind::Exhausted => {
+        FailureKind::NoBackend
+        | FailureKind::Saturated
+        | FailureKind::TooMany
+        | FailureKind::NotAdmitted
+        | FailureKind::Exhausted => {
             let after = error.retry_after.map_or(RETRY_AFTER_SECONDS, HeaderValue::from);
             set(&mut response, RETRY_AFTER, after);
         }
         _ => {}
     }
     // After a request that we would not read to its end, nothing on this connection can be trusted.
-    if error.side == Side::Client && error.kind != Kind::UpgradeRequired {
+    if error.side == Side::Client && error.kind != FailureKind::UpgradeRequired {
         set(&mut response, CONNECTION, HeaderValue::from_static("close"));
     }
     manners.allow_origin(response.headers_mut());
@@ -178,9 +182,9 @@ fn error(error: &ProxyError, manners: &Manners) -> Response<ReplyBody> {
 
 /// Ends a request that failed: its entry, and its client's wait.
 pub(super) fn refuse(
-    mut entry: Entry,
+    mut entry: StreamScope,
     error: &ProxyError,
-    manners: &Manners,
+    manners: &ReplyContext,
 ) -> Response<ReplyBody> {
     let response = self::error(error, manners);
     entry.record().status = response.status().as_u16();
@@ -252,115 +256,129 @@ fn set(response: &mut Response<ReplyBody>, name: http::HeaderName, value: Header
 /// The status of the reply to a request that failed.
 pub(super) fn status(error: &ProxyError) -> StatusCode {
     match error.kind {
-        Kind::BadRequest(_) | Kind::SessionGone => StatusCode::BAD_REQUEST,
-        Kind::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
-        Kind::UpgradeRequired => StatusCode::UPGRADE_REQUIRED,
-        Kind::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
-        Kind::HeaderTooLarge if error.side == Side::Client => {
+        FailureKind::BadRequest(_) | FailureKind::SessionGone => StatusCode::BAD_REQUEST,
+        FailureKind::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
+        FailureKind::UpgradeRequired => StatusCode::UPGRADE_REQUIRED,
+        FailureKind::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+        FailureKind::HeaderTooLarge if error.side == Side::Client => {
             StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE
         }
-        Kind::TargetTooLong => StatusCode::URI_TOO_LONG,
-        Kind::UnsupportedVersion => StatusCode::HTTP_VERSION_NOT_SUPPORTED,
-        Kind::UnsupportedCoding => StatusCode::NOT_IMPLEMENTED,
-        Kind::NoRoute => StatusCode::NOT_FOUND,
-        Kind::Misdirected => StatusCode::MISDIRECTED_REQUEST,
-        Kind::Loop => StatusCode::LOOP_DETECTED,
-        Kind::NoBackend | Kind::Saturated | Kind::TooMany | Kind::NotAdmitted | Kind::Exhausted => {
-            StatusCode::SERVICE_UNAVAILABLE
-        }
-        Kind::TimedOut if error.side == Side::Client => StatusCode::REQUEST_TIMEOUT,
-        Kind::TimedOut => StatusCode::GATEWAY_TIMEOUT,
-        Kind::Incomplete | Kind::Reset | Kind::Malformed if error.side == Side::Client => {
+        FailureKind::TargetTooLong => StatusCode::URI_TOO_LONG,
+        FailureKind::UnsupportedVersion => StatusCode::HTTP_VERSION_NOT_SUPPORTED,
+        FailureKind::UnsupportedCoding => StatusCode::NOT_IMPLEMENTED,
+        FailureKind::NoRoute => StatusCode::NOT_FOUND,
+        FailureKind::Misdirected => StatusCode::MISDIRECTED_REQUEST,
+        FailureKind::Loop => StatusCode::LOOP_DETECTED,
+        FailureKind::NoBackend
+        | FailureKind::Saturated
+        | FailureKind::TooMany
+        | FailureKind::NotAdmitted
+        | FailureKind::Exhausted => StatusCode::SERVICE_UNAVAILABLE,
+        FailureKind::TimedOut if error.side == Side::Client => StatusCode::REQUEST_TIMEOUT,
+        FailureKind::TimedOut => StatusCode::GATEWAY_TIMEOUT,
+        FailureKind::Incomplete | FailureKind::Reset | FailureKind::Malformed
+            if error.side == Side::Client =>
+        {
             StatusCode::BAD_REQUEST
         }
-        Kind::Refused
-        | Kind::Reset
-        | Kind::Incomplete
-        | Kind::Malformed
-        | Kind::HeaderTooLarge
-        | Kind::BadUpgrade
-        | Kind::Untrusted
-        | Kind::Missing
-        | Kind::NotTls
-        | Kind::UnknownName
-        | Kind::CertificateExpired
-        | Kind::CertificateName
-        | Kind::CertificateUntrusted
-        | Kind::CertificateRevoked
-        | Kind::CertificateMissing
-        | Kind::CertificateInvalid
-        | Kind::Alert
-        | Kind::Io => StatusCode::BAD_GATEWAY,
+        FailureKind::Refused
+        | FailureKind::Reset
+        | FailureKind::Incomplete
+        | FailureKind::Malformed
+        | FailureKind::HeaderTooLarge
+        | FailureKind::BadUpgrade
+        | FailureKind::Untrusted
+        | FailureKind::Missing
+        | FailureKind::NotTls
+        | FailureKind::UnknownName
+        | FailureKind::CertificateExpired
+        | FailureKind::CertificateName
+        | FailureKind::CertificateUntrusted
+        | FailureKind::CertificateRevoked
+        | FailureKind::CertificateMissing
+        | FailureKind::CertificateInvalid
+        | FailureKind::Alert
+        | FailureKind::Io => StatusCode::BAD_GATEWAY,
     }
 }
 
 /// What failed, in the words of the reply.
 pub(super) fn sentence(error: &ProxyError) -> &'static str {
     match (error.kind, error.phase) {
-        (Kind::BadRequest(sentence), _) => sentence,
-        (Kind::MethodNotAllowed, _) => "This method is not supported.",
-        (Kind::UpgradeRequired, _) => "Only WebSocket version 13 is supported.",
-        (Kind::BodyTooLarge, _) => {
+        (FailureKind::BadRequest(sentence), _) => sentence,
+        (FailureKind::MethodNotAllowed, _) => "This method is not supported.",
+        (FailureKind::UpgradeRequired, _) => "Only WebSocket version 13 is supported.",
+        (FailureKind::BodyTooLarge, _) => {
             "The request body is too large to search for the backend of an unknown session."
         }
-        (Kind::HeaderTooLarge, _) if error.side == Side::Backend => {
+        (FailureKind::HeaderTooLarge, _) if error.side == Side::Backend => {
             "The header of the backend's response is too large or has too many fields."
         }
-        (Kind::HeaderTooLarge, _) => "The request header is too large or has too many fields.",
-        (Kind::TargetTooLong, _) => "The request target is too long.",
-        (Kind::UnsupportedVersion, _) => "Only HTTP/1.1 and HTTP/1.0 are supported.",
-        (Kind::UnsupportedCoding, _) => "No transfer coding but chunked is supported.",
-        (Kind::Misdirected, _) => "This host is not served over this connection; open one for it.",
-        (Kind::Loop, _) => {
+        (FailureKind::HeaderTooLarge, _) => {
+            "The request header is too large or has too many fields."
+        }
+        (FailureKind::TargetTooLong, _) => "The request target is too long.",
+        (FailureKind::UnsupportedVersion, _) => "Only HTTP/1.1 and HTTP/1.0 are supported.",
+        (FailureKind::UnsupportedCoding, _) => "No transfer coding but chunked is supported.",
+        (FailureKind::Misdirected, _) => {
+            "This host is not served over this connection; open one for it."
+        }
+        (FailureKind::Loop, _) => {
             "The request leads back to this proxy: a backend of its pool is the proxy itself."
         }
-        (Kind::NoRoute, _) => "No route covers this host and path.",
-        (Kind::NoBackend, _) => "No backend is available.",
-        (Kind::SessionGone, _) => UNKNOWN_SID,
-        (Kind::Saturated, Phase::RequestBody) => {
+        (FailureKind::NoRoute, _) => "No route covers this host and path.",
+        (FailureKind::NoBackend, _) => "No backend is available.",
+        (FailureKind::SessionGone, _) => UNKNOWN_SID,
+        (FailureKind::Saturated, Phase::RequestBody) => {
             "Too many request bodies wait for the search for the backends of their sessions."
         }
-        (Kind::Saturated, _) => "Every connection to the backend is in use.",
-        (Kind::TooMany, _) => "Too many connections from your address are open.",
-        (Kind::NotAdmitted, _) => "Too many new sessions at once; try again in a moment.",
-        (Kind::Exhausted, _) => {
+        (FailureKind::Saturated, _) => "Every connection to the backend is in use.",
+        (FailureKind::TooMany, _) => "Too many connections from your address are open.",
+        (FailureKind::NotAdmitted, _) => "Too many new sessions at once; try again in a moment.",
+        (FailureKind::Exhausted, _) => {
             "The proxy has no free port or file descriptor for a connection to the backend."
         }
-        (Kind::Refused, _) => "The backend refused the connection.",
-        (Kind::TimedOut, Phase::Connect | Phase::Handshake) => {
+        (FailureKind::Refused, _) => "The backend refused the connection.",
+        (FailureKind::TimedOut, Phase::Connect | Phase::Handshake) => {
             "The connection to the backend timed out."
         }
-        (Kind::TimedOut, Phase::Request) => "The request header did not arrive in time.",
-        (Kind::TimedOut, Phase::RequestBody) if error.side == Side::Backend => {
+        (FailureKind::TimedOut, Phase::Request) => "The request header did not arrive in time.",
+        (FailureKind::TimedOut, Phase::RequestBody) if error.side == Side::Backend => {
             "The backend did not read the request body in time."
         }
-        (Kind::TimedOut, Phase::RequestBody) => "The request body did not arrive in time.",
-        (Kind::TimedOut, _) => "The backend did not answer in time.",
-        (Kind::Incomplete | Kind::Reset, _) if error.side == Side::Client => {
+        (FailureKind::TimedOut, Phase::RequestBody) => "The request body did not arrive in time.",
+        (FailureKind::TimedOut, _) => "The backend did not answer in time.",
+        (FailureKind::Incomplete | FailureKind::Reset, _) if error.side == Side::Client => {
             "The request body is incomplete."
         }
-        (Kind::Reset, _) => "The backend reset the connection before it answered.",
-        (Kind::Incomplete, _) => "The backend closed the connection before it answered.",
-        (Kind::Malformed | Kind::UnknownName, Phase::Handshake) => {
+        (FailureKind::Reset, _) => "The backend reset the connection before it answered.",
+        (FailureKind::Incomplete, _) => "The backend closed the connection before it answered.",
+        (FailureKind::Malformed | FailureKind::UnknownName, Phase::Handshake) => {
             "The TLS handshake with the backend failed."
         }
-        (Kind::Malformed, _) => {
+        (FailureKind::Malformed, _) => {
             "The backend's response is not valid HTTP. If the backend uses TLS, set `tls = true` in its pool."
         }
-        (Kind::BadUpgrade, _) => "The backend's response to the upgrade is not valid.",
+        (FailureKind::BadUpgrade, _) => "The backend's response to the upgrade is not valid.",
         (
-            Kind::CertificateExpired
-            | Kind::CertificateName
-            | Kind::CertificateUntrusted
-            | Kind::CertificateRevoked
-            | Kind::CertificateMissing
-            | Kind::CertificateInvalid,
+            FailureKind::CertificateExpired
+            | FailureKind::CertificateName
+            | FailureKind::CertificateUntrusted
+            | FailureKind::CertificateRevoked
+            | FailureKind::CertificateMissing
+            | FailureKind::CertificateInvalid,
             _,
         ) => "The backend's certificate is not valid.",
-        (Kind::NotTls | Kind::Alert, _) => "The TLS handshake with the backend failed.",
-        (Kind::Untrusted | Kind::Missing | Kind::UnknownName | Kind::Io, _) => {
-            "The backend could not be reached."
+        (FailureKind::NotTls | FailureKind::Alert, _) => {
+            "The TLS handshake with the backend failed."
         }
+        (
+            FailureKind::Untrusted
+            | FailureKind::Missing
+            | FailureKind::UnknownName
+            | FailureKind::Io,
+            _,
+        ) => "The backend could not be reached.",
     }
 }
 

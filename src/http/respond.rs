@@ -6,37 +6,37 @@ use http::{Request, Response, Version, request::Parts};
 use hyper::body::Incoming;
 
 use super::{
-    attempt::{Attempt, Engine},
-    connection_info::Visitor,
-    cookie::Crossing,
-    decision::{self, Arrival, Routed},
-    exchange::Call,
-    headers::{self, Origin},
-    hops::Claims,
+    attempt::{EngineRequest, RequestAttempt},
+    connection_info::ConnectionInfo,
+    cookie::AffinityCookie,
+    decision::{self, ArrivalContext, Routed},
+    exchange::Exchange,
+    headers::{self, ForwardingContext},
+    hops::ForwardedClaims,
     long_poll,
-    outgoing::{Outgoing, Shape},
+    outgoing::{Outgoing, RequestShape},
     relay::ReplyBody,
-    reply::{self, Manners},
+    reply::{self, ReplyContext},
     validation,
 };
 use crate::{
-    error::{Kind, Phase, ProxyError, Side, Termination},
+    error::{FailureKind, Phase, ProxyError, Side, Termination},
     net::{half_close::Held, proxy_protocol::Introduction},
-    observe::{Record, Start},
+    observe::{StreamRecord, StreamStart},
     shared::Proxy,
     snapshot::{self, Pool},
     sticky::{
         engine_io,
         engine_io::{Framing, Transport},
     },
-    stream_log::{Entry, Sinks},
+    stream_log::{StreamScope, StreamSinks},
 };
 
 impl Proxy {
     /// Answers one request. Every failure becomes a reply here.
     pub(super) async fn respond(
         &self,
-        visitor: &Visitor,
+        visitor: &ConnectionInfo,
         request: Request<Incoming>,
         held: Option<Held>,
     ) -> Response<ReplyBody> {
@@ -45,21 +45,23 @@ impl Proxy {
         parts.extensions.remove::<hyper::upgrade::OnUpgrade>();
         let snapshot = self.snapshot.load_full();
         let trusted = snapshot.trusts(visitor.peer.ip());
-        let claims = trusted.then(|| Claims::read(&parts.headers)).flatten();
+        let claims = trusted.then(|| ForwardedClaims::read(&parts.headers)).flatten();
         let client_is =
             claims.as_ref().map(|said| said.client(visitor.peer, |ip| snapshot.trusts(ip)));
         let address = client_is.as_ref().map_or(visitor.peer, |client| client.address);
         let id = headers::request_id(&parts.headers, trusted);
-        let mut manners = Manners::of(&parts, &id, snapshot.error_pages.as_ref());
+        let mut manners = ReplyContext::of(&parts, &id, snapshot.error_pages.as_ref());
         let mut entry = self.open(visitor, &parts, (address, &id), &snapshot);
         let Some(hops) = headers::hops(&parts.headers) else {
-            let error = ProxyError::new(Side::Proxy, Phase::Request, Kind::Loop);
+            let error = ProxyError::new(Side::Proxy, Phase::Request, FailureKind::Loop);
             return reply::refuse(entry, &error, &manners);
         };
         #[cfg(debug_assertions)]
         fail_on_request(&parts);
-        let arrival =
-            Arrival { listener: Some(&visitor.listener), secured: visitor.secured.as_deref() };
+        let arrival = ArrivalContext {
+            listener: Some(&visitor.listener),
+            secured: visitor.secured.as_deref(),
+        };
         let (checked, rule) = match decision::route(arrival, &self.challenges, &snapshot, &parts) {
             Ok(Routed::Pool(checked, rule)) => (checked, rule),
             Ok(Routed::Challenge(answer)) => return answered(entry, reply::challenge(answer)),
@@ -75,7 +77,7 @@ impl Proxy {
         entry.record().way = Some(Arc::clone(way));
         // Behind a proxy that terminates TLS, the browser's own connection counts.
         let secure = visitor.secured.is_some() || client_is.is_some_and(|client| client.tls);
-        let mut call = Call {
+        let mut call = Exchange {
             visitor,
             address,
             trusted,
@@ -85,7 +87,7 @@ impl Proxy {
             method: parts.method.clone(),
             engine: engine(parts.uri.query()),
             upgrade: checked.upgrade,
-            crossing: Crossing::of(&parts.headers, pool, secure, &checked.host),
+            crossing: AffinityCookie::of(&parts.headers, pool, secure, &checked.host),
             known_as: None,
             long_poll: long_poll::is_recognised(&parts.method, &parts.uri, &parts.headers)
                 || long_poll::is_named(parts.uri.path(), &pool.config().long_polls),
@@ -101,16 +103,16 @@ impl Proxy {
 
     fn open(
         &self,
-        visitor: &Visitor,
+        visitor: &ConnectionInfo,
         parts: &Parts,
         (client, id): (SocketAddr, &str),
         snapshot: &snapshot::Snapshot,
-    ) -> Entry {
+    ) -> StreamScope {
         let host = match parts.uri.authority() {
             Some(authority) => authority.as_str(),
             None => parts.headers.get(http::header::HOST).map_or("", |h| h.to_str().unwrap_or("")),
         };
-        let record = Record::new(Start {
+        let record = StreamRecord::new(StreamStart {
             id,
             client,
             listener: &visitor.listener.name,
@@ -120,19 +122,19 @@ impl Proxy {
             target: parts.uri.path_and_query().map_or("/", |p| p.as_str()),
             redaction: Some(&snapshot.redaction),
         });
-        let sinks = Sinks {
+        let sinks = StreamSinks {
             log: Arc::clone(&self.log),
             metrics: Arc::clone(&self.metrics),
             listener: Arc::clone(&visitor.metrics),
             drain: visitor.drain.clone(),
         };
-        Entry::open(record, sinks)
+        StreamScope::open(record, sinks)
     }
 
     async fn serve(
         &self,
         pool: &Pool,
-        mut call: Call<'_>,
+        mut call: Exchange<'_>,
         mut parts: Parts,
         body: Incoming,
         (host, id): (&str, &str),
@@ -144,8 +146,8 @@ impl Proxy {
         };
         call.crossing.strip(pool, &mut parts.headers);
         let peer = call.visitor.peer;
-        let shape = Shape {
-            origin: Origin {
+        let shape = RequestShape {
+            origin: ForwardingContext {
                 peer,
                 trusted: call.trusted,
                 claims: call.claims.as_deref(),
@@ -169,7 +171,7 @@ impl Proxy {
         let accept = call.upgrade.then(|| outgoing.expected_accept());
         pool.upstream.note_request();
         let from = introduction(pool, &call, id);
-        let mut attempt = Attempt {
+        let mut attempt = RequestAttempt {
             proxy: self,
             pool,
             outgoing: &mut outgoing,
@@ -197,7 +199,7 @@ impl Proxy {
 }
 
 /// Whom the pool's backends are told of: who they serve, or nobody in particular.
-fn introduction(pool: &Pool, call: &Call<'_>, id: &str) -> Introduction {
+fn introduction(pool: &Pool, call: &Exchange<'_>, id: &str) -> Introduction {
     if pool.dial().is_shared() {
         return Introduction::Local;
     }
@@ -207,7 +209,7 @@ fn introduction(pool: &Pool, call: &Call<'_>, id: &str) -> Introduction {
 }
 
 /// Ends a request with an answer of our own that is no refusal.
-fn answered(mut entry: Entry, response: Response<ReplyBody>) -> Response<ReplyBody> {
+fn answered(mut entry: StreamScope, response: Response<ReplyBody>) -> Response<ReplyBody> {
     entry.record().status = response.status().as_u16();
     entry.end(Termination::Answered);
     response
@@ -227,7 +229,7 @@ fn fail_on_request(parts: &Parts) {
 
 /// Lets the client end its stream and still get its response. A request of an Engine.IO session, a long poll or
 /// an event stream does not: their clients never end their stream before they leave.
-pub(super) fn hold(visitor: &Visitor, request: &Request<Incoming>) -> Option<Held> {
+pub(super) fn hold(visitor: &ConnectionInfo, request: &Request<Incoming>) -> Option<Held> {
     let (method, uri) = (request.method(), request.uri());
     let polls = engine(uri.query()).is_some_and(|engine| engine.polling)
         || long_poll::is_recognised(method, uri, request.headers());
@@ -236,9 +238,9 @@ pub(super) fn hold(visitor: &Visitor, request: &Request<Incoming>) -> Option<Hel
     (!polls).then(|| visitor.patience.hold(probed))
 }
 
-pub(super) fn engine(query: Option<&str>) -> Option<Engine> {
+pub(super) fn engine(query: Option<&str>) -> Option<EngineRequest> {
     let query = engine_io::query(query?)?;
-    Some(Engine {
+    Some(EngineRequest {
         polling: query.transport == Transport::Polling,
         framing: Framing::of(&query),
         sid: query.sid.map(|sid| sid.into()),

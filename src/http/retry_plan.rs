@@ -7,9 +7,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::attempt::Attempt;
+use super::attempt::RequestAttempt;
 use crate::{
-    error::{Kind, Phase, ProxyError, Side},
+    error::{FailureKind, Phase, ProxyError, Side},
     net::half_close::Patience,
     observe::ChosenBy,
     upstream::{Admitted, Backend, Turn, source},
@@ -20,7 +20,7 @@ const LOOK: Duration = Duration::from_millis(500);
 
 /// Where a request that is free to go anywhere has been and goes next.
 #[derive(Debug)]
-pub(super) struct Way {
+pub(super) struct RetryPlan {
     /// Goes there first.
     pub(super) bound: Option<Arc<Backend>>,
     /// How the next one is chosen.
@@ -37,7 +37,7 @@ pub(super) struct Way {
     pub(super) until: Option<Instant>,
 }
 
-impl Way {
+impl RetryPlan {
     pub(super) fn to(backend: Arc<Backend>, by: ChosenBy) -> Self {
         Self { bound: Some(backend), by, ..Self::any() }
     }
@@ -66,26 +66,27 @@ impl Way {
     }
 }
 
-impl Attempt<'_> {
+impl RequestAttempt<'_> {
     /// Where to go next.
-    pub(super) fn next(&self, way: &mut Way) -> Option<Arc<Backend>> {
+    pub(super) fn next(&self, way: &mut RetryPlan) -> Option<Arc<Backend>> {
         let source = source(self.client);
         way.bound.take().or_else(|| self.pool.upstream.pick(&source, &way.left))
     }
 
     /// Why there is nobody left to go to, after the last failure, if there was one.
-    pub(super) fn nobody(&self, way: &Way, last: Option<ProxyError>) -> ProxyError {
+    pub(super) fn nobody(&self, way: &RetryPlan, last: Option<ProxyError>) -> ProxyError {
         if let Some(seconds) = way.come_back {
             self.proxy.metrics.admission_refused.inc();
-            return ProxyError::new(Side::Proxy, Phase::Select, Kind::NotAdmitted).after(seconds);
+            return ProxyError::new(Side::Proxy, Phase::Select, FailureKind::NotAdmitted)
+                .after(seconds);
         }
         // A backend that is this process is down by its checks, too: the reason is what helps.
         let backends = self.pool.upstream.backends();
         let loops = || !backends.is_empty() && backends.iter().all(|backend| backend.loops());
         last.unwrap_or_else(|| match self.pool.upstream.is_full() {
-            true => ProxyError::new(Side::Proxy, Phase::Select, Kind::Saturated),
-            false if loops() => ProxyError::new(Side::Proxy, Phase::Select, Kind::Loop),
-            false => ProxyError::new(Side::Backend, Phase::Select, Kind::NoBackend),
+            true => ProxyError::new(Side::Proxy, Phase::Select, FailureKind::Saturated),
+            false if loops() => ProxyError::new(Side::Proxy, Phase::Select, FailureKind::Loop),
+            false => ProxyError::new(Side::Backend, Phase::Select, FailureKind::NoBackend),
         })
     }
 
@@ -94,7 +95,7 @@ impl Attempt<'_> {
     pub(super) async fn admitted(
         &self,
         backend: &Arc<Backend>,
-        way: &mut Way,
+        way: &mut RetryPlan,
     ) -> Result<bool, ProxyError> {
         let terms = self.config().admission.as_ref().filter(|_| self.begins_session());
         let Some(terms) = terms.filter(|_| way.admitted != Some(backend.serial())) else {
@@ -106,13 +107,14 @@ impl Attempt<'_> {
             Admitted::Then(turn) => {
                 self.proxy.metrics.admission_queued.inc();
                 match wait(&turn, backend, self.patience).await {
-                    Waited::Its => {}
-                    Waited::Elsewhere => {
+                    TurnOutcome::Its => {}
+                    TurnOutcome::Elsewhere => {
                         way.by = ChosenBy::Balance;
                         return Ok(false);
                     }
-                    Waited::Left => {
-                        let left = ProxyError::new(Side::Client, Phase::Select, Kind::Incomplete);
+                    TurnOutcome::Left => {
+                        let left =
+                            ProxyError::new(Side::Client, Phase::Select, FailureKind::Incomplete);
                         return Err(left);
                     }
                 }
@@ -128,7 +130,7 @@ impl Attempt<'_> {
 }
 
 /// How a wait for a turn ended.
-enum Waited {
+enum TurnOutcome {
     /// It has come.
     Its,
     /// The backend takes no new sessions any more.
@@ -137,19 +139,19 @@ enum Waited {
     Left,
 }
 
-async fn wait(turn: &Turn<'_>, backend: &Backend, patience: &Patience) -> Waited {
+async fn wait(turn: &Turn<'_>, backend: &Backend, patience: &Patience) -> TurnOutcome {
     loop {
         let left = turn.at().saturating_duration_since(Instant::now());
         tokio::select! {
             () = tokio::time::sleep(left.min(LOOK)) => {}
             // A client may end its stream and still want its answer, but not one that has yet to speak.
-            () = end(patience) => return Waited::Left,
+            () = end(patience) => return TurnOutcome::Left,
         }
         if !backend.takes_new() {
-            return Waited::Elsewhere;
+            return TurnOutcome::Elsewhere;
         }
         if left <= LOOK {
-            return Waited::Its;
+            return TurnOutcome::Its;
         }
     }
 }

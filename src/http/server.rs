@@ -21,7 +21,8 @@ use tokio::{
 };
 
 use super::{
-    body::BrokenOff, connection_info::Visitor, refusal::Refused, relay::ReplyBody, respond,
+    body::BodyError, connection_info::ConnectionInfo, refusal::RejectedRequest, relay::ReplyBody,
+    respond,
 };
 use crate::{
     config::ErrorPages,
@@ -31,8 +32,8 @@ use crate::{
         stream::Client,
     },
     shared::Proxy,
-    shutdown::{Phase, Watch},
-    tunnel::End,
+    shutdown::{ShutdownPhase, Watch},
+    tunnel::TunnelEndpoint,
 };
 
 /// Least size of hyper's buffers.
@@ -45,7 +46,7 @@ const USUAL_FIELDS: usize = 100;
 const LINGER: (Duration, Duration) = (Duration::from_secs(30), Duration::from_secs(5));
 
 /// Why the HTTP implementation serves the connection no more.
-enum Ended {
+enum ConnectionEnd {
     /// The client or a response has ended it, or it has been upgraded.
     Closed,
     /// The client's bytes, its socket, or a relayed body that broke off.
@@ -60,9 +61,9 @@ enum Ended {
 /// next one; forced, at once. `refused` is told of a request that is refused before it can be served.
 pub async fn serve(
     proxy: Arc<Proxy>,
-    visitor: Arc<Visitor>,
+    visitor: Arc<ConnectionInfo>,
     stream: Client,
-    refused: impl FnOnce(&Proxy, &Visitor, &Refused),
+    refused: impl FnOnce(&Proxy, &ConnectionInfo, &RejectedRequest),
 ) {
     let stream = HalfClose::new(stream, Arc::clone(&visitor.patience), Arc::clone(&visitor.clock));
     let service = {
@@ -77,12 +78,12 @@ pub async fn serve(
                 let mut response = proxy.respond(&visitor, request, held).await;
                 // The client's next request is on a connection to whoever accepts now. To close while
                 // none is under way would be to close on one that is just being sent.
-                if visitor.drain.phase() == Phase::Parting
+                if visitor.drain.phase() == ShutdownPhase::Parting
                     && response.status() != StatusCode::SWITCHING_PROTOCOLS
                 {
                     response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
                 }
-                Ok::<_, Infallible>(response.map(|body| Served { body, _serving: serving }))
+                Ok::<_, Infallible>(response.map(|body| ServedBody { body, _serving: serving }))
             }
         })
     };
@@ -106,16 +107,16 @@ pub async fn serve(
             tokio::select! {
                 biased;
                 outcome = &mut connection => {
-                    break outcome.map_or_else(Ended::Broken, |()| Ended::Closed);
+                    break outcome.map_or_else(ConnectionEnd::Broken, |()| ConnectionEnd::Closed);
                 }
                 () = next_phase(&mut drain, draining) => {
                     if draining {
-                        break Ended::Forced;
+                        break ConnectionEnd::Forced;
                     }
                     draining = true;
                     Pin::new(&mut connection).graceful_shutdown();
                 }
-                () = poll_fn(|cx| visitor.poll_late(sleep.as_mut(), cx)) => break Ended::Late,
+                () = poll_fn(|cx| visitor.poll_late(sleep.as_mut(), cx)) => break ConnectionEnd::Late,
             }
         }
     };
@@ -140,7 +141,7 @@ async fn next_phase(drain: &mut Watch, draining: bool) {
     }
 }
 
-impl Visitor {
+impl ConnectionInfo {
     /// Ready once the connection has waited for as long as it may.
     fn poll_late(&self, mut sleep: Pin<&mut Sleep>, cx: &mut Context<'_>) -> Poll<()> {
         loop {
@@ -165,33 +166,33 @@ impl Visitor {
 /// Ends the connection as it has to end: as a tunnel, by a refusal, or closed. `refused` reports the refusal
 /// and returns the error pages for it.
 async fn finish(
-    visitor: &Visitor,
-    ended: Ended,
+    visitor: &ConnectionInfo,
+    ended: ConnectionEnd,
     stream: HalfClose<Client>,
     rest: Bytes,
-    refused: impl FnOnce(&Refused) -> Option<Arc<ErrorPages>>,
+    refused: impl FnOnce(&RejectedRequest) -> Option<Arc<ErrorPages>>,
 ) {
     let waiting = visitor.clock.waiting();
     let since = visitor.clock.since();
     let refusal = match ended {
-        Ended::Forced => return,
-        Ended::Closed => return end(visitor, stream, &rest).await,
-        Ended::Late if waiting != Some(Waiting::Header) && rest.is_empty() => {
+        ConnectionEnd::Forced => return,
+        ConnectionEnd::Closed => return end(visitor, stream, &rest).await,
+        ConnectionEnd::Late if waiting != Some(Waiting::Header) && rest.is_empty() => {
             if let Some(stream) = stream.into_inner() {
                 close(visitor, stream, &[], false).await;
             }
             return;
         }
-        Ended::Late => Refused::late(rest, since),
-        Ended::Broken(error) => {
+        ConnectionEnd::Late => RejectedRequest::late(rest, since),
+        ConnectionEnd::Broken(error) => {
             tracing::debug!(peer = %visitor.peer, %error, "connection ended");
             let in_header = waiting == Some(Waiting::Header) || !rest.is_empty();
             match waiting {
-                _ if error.is_parse() => Refused::broken(&error, rest, since),
+                _ if error.is_parse() => RejectedRequest::broken(&error, rest, since),
                 Some(_) if in_header && error.is_incomplete_message() => {
-                    Refused::broken(&error, rest, since)
+                    RejectedRequest::broken(&error, rest, since)
                 }
-                Some(_) if in_header => Refused::reset(rest, since),
+                Some(_) if in_header => RejectedRequest::reset(rest, since),
                 _ => return,
             }
         }
@@ -207,13 +208,13 @@ async fn finish(
 }
 
 /// A connection that has done what it was to do: it goes on as a tunnel, or is closed.
-async fn end(visitor: &Visitor, stream: HalfClose<Client>, rest: &Bytes) {
+async fn end(visitor: &ConnectionInfo, stream: HalfClose<Client>, rest: &Bytes) {
     let Some(stream) = stream.into_inner() else { return };
     if let Some(tunnel) = visitor.take_tunnel() {
         // A copy of a few bytes, or none: what hyper read into would keep its 8 KiB alive.
         let early = Bytes::copy_from_slice(rest);
         // A tunnel that does not come about any more drops the connection.
-        let _ = tunnel.send(End { stream, early });
+        let _ = tunnel.send(TunnelEndpoint { stream, early });
         return;
     }
     let lingers = visitor.has_body.load(Ordering::Relaxed) || !rest.is_empty();
@@ -222,7 +223,7 @@ async fn end(visitor: &Visitor, stream: HalfClose<Client>, rest: &Bytes) {
 
 /// Sends the last words and closes. A client that may still be sending is read from until it ends: bytes that
 /// nobody has read would make the close a reset, which overtakes the answer.
-async fn close(visitor: &Visitor, mut stream: Client, words: &[u8], lingers: bool) {
+async fn close(visitor: &ConnectionInfo, mut stream: Client, words: &[u8], lingers: bool) {
     let (most, pause) = LINGER;
     let closing = async {
         let until = Instant::now() + most;
@@ -246,19 +247,19 @@ async fn close(visitor: &Visitor, mut stream: Client, words: &[u8], lingers: boo
 }
 
 /// A response's body, which is served until it is dropped.
-struct Served {
+struct ServedBody {
     body: ReplyBody,
     _serving: Serving,
 }
 
-impl Body for Served {
+impl Body for ServedBody {
     type Data = Bytes;
-    type Error = BrokenOff;
+    type Error = BodyError;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BrokenOff>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         Pin::new(&mut self.body).poll_frame(cx)
     }
 

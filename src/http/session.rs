@@ -8,13 +8,13 @@ use std::{
 use http::{Method, Request};
 
 use super::{
-    attempt::{Attempt, Reached},
+    attempt::{AttemptOutcome, RequestAttempt},
     body::RequestBody,
-    forward::{Answer, Failure},
-    retry_plan::{Way, end},
+    forward::{BackendResponse, ForwardError},
+    retry_plan::{RetryPlan, end},
 };
 use crate::{
-    error::{Kind, Phase, ProxyError, Side},
+    error::{FailureKind, Phase, ProxyError, Side},
     observe::ChosenBy,
     upstream::{Backend, Life},
 };
@@ -27,7 +27,7 @@ const POLL_SLACK: Duration = Duration::from_secs(5);
 const CONNECT_PAUSE: Duration = Duration::from_millis(200);
 
 /// What a failed try means to a known session.
-enum Fate {
+enum SessionFailure {
     /// The session has ended with its node.
     Gone,
     /// Its node could not be reached, and may have it still.
@@ -36,21 +36,27 @@ enum Fate {
     Fails,
 }
 
-impl Fate {
+impl SessionFailure {
     fn of(error: &ProxyError) -> Self {
         match (error.side, error.phase, error.kind) {
             // Nobody listens there any more: the process is gone, and its sessions with it.
-            (_, Phase::Connect | Phase::Handshake, Kind::Refused | Kind::Reset) => Self::Gone,
+            (_, Phase::Connect | Phase::Handshake, FailureKind::Refused | FailureKind::Reset) => {
+                Self::Gone
+            }
             // The node was silent for longer than the session lives.
-            (Side::Backend, Phase::ResponseHeader, Kind::TimedOut) => Self::Gone,
-            (_, Phase::Connect, Kind::TimedOut | Kind::Io | Kind::Exhausted)
-            | (_, Phase::Handshake, Kind::TimedOut) => Self::Waits,
+            (Side::Backend, Phase::ResponseHeader, FailureKind::TimedOut) => Self::Gone,
+            (
+                _,
+                Phase::Connect,
+                FailureKind::TimedOut | FailureKind::Io | FailureKind::Exhausted,
+            )
+            | (_, Phase::Handshake, FailureKind::TimedOut) => Self::Waits,
             _ => Self::Fails,
         }
     }
 }
 
-impl Attempt<'_> {
+impl RequestAttempt<'_> {
     /// To the one backend that holds the session, whatever its health checks say.
     ///
     /// A node that is hung, slow or out of reach keeps its sessions: their requests wait for as long as
@@ -61,7 +67,7 @@ impl Attempt<'_> {
         &mut self,
         backend: Arc<Backend>,
         lifetime: Duration,
-    ) -> Result<Reached, ProxyError> {
+    ) -> Result<AttemptOutcome, ProxyError> {
         self.chosen(ChosenBy::Sid);
         self.bound = true;
         let header = self.config().timeouts.response_header.max(lifetime + POLL_SLACK);
@@ -85,15 +91,15 @@ impl Attempt<'_> {
                 request = again;
                 continue;
             }
-            let Failure { error, unsent, .. } = failure;
+            let ForwardError { error, unsent, .. } = failure;
             // Any node answers a preflight.
             if self.method == Method::OPTIONS && unsent.is_some() {
-                return self.free(Way::any()).await;
+                return self.free(RetryPlan::any()).await;
             }
-            let unsent = match (Fate::of(&error), unsent) {
-                (Fate::Waits, Some(unsent)) => unsent,
-                (Fate::Gone, _) => return Err(self.ended(error)),
-                (Fate::Waits | Fate::Fails, _) => return Err(error),
+            let unsent = match (SessionFailure::of(&error), unsent) {
+                (SessionFailure::Waits, Some(unsent)) => unsent,
+                (SessionFailure::Gone, _) => return Err(self.ended(error)),
+                (SessionFailure::Waits | SessionFailure::Fails, _) => return Err(error),
             };
             let silent = || backend.silent_since().unwrap_or_else(Instant::now);
             let until = *until.get_or_insert_with(|| silent() + lifetime);
@@ -107,12 +113,12 @@ impl Attempt<'_> {
     }
 
     /// The session's backend has answered, if only that it does not know the session.
-    async fn answered(&self, mut answer: Answer) -> Result<Reached, ProxyError> {
+    async fn answered(&self, mut answer: BackendResponse) -> Result<AttemptOutcome, ProxyError> {
         let (unknown, head) = self.unknown(&mut answer).await?;
         if unknown {
             self.forget();
         }
-        Ok(Reached { answer, head, reserved: None, unknown })
+        Ok(AttemptOutcome { answer, head, reserved: None, unknown })
     }
 
     /// Waits a moment before the next connect. A client that leaves meanwhile ends the wait: it may end
@@ -129,7 +135,7 @@ impl Attempt<'_> {
     }
 
     fn left() -> ProxyError {
-        ProxyError::new(Side::Client, Phase::Select, Kind::Incomplete)
+        ProxyError::new(Side::Client, Phase::Select, FailureKind::Incomplete)
     }
 
     /// The session is gone: it is forgotten, and its client is told.

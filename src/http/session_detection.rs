@@ -9,9 +9,9 @@ use http::{StatusCode, header::CONTENT_TYPE};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 
-use super::forward::{self, Answer};
+use super::forward::{self, BackendResponse};
 use crate::{
-    error::{Kind, Phase, ProxyError, Side},
+    error::{FailureKind, Phase, ProxyError, Side},
     sticky::engine_io,
 };
 
@@ -24,7 +24,7 @@ const MAX_ERROR: usize = 1024;
 
 /// A session that a reply has opened.
 #[derive(Debug)]
-pub(super) struct Opened {
+pub(super) struct DetectedSession {
     pub(super) sid: String,
     /// How long the backend keeps it without hearing from the client.
     pub(super) lifetime: Duration,
@@ -33,9 +33,9 @@ pub(super) struct Opened {
 /// Reads the open packet of a handshake's reply. The bytes read are returned with it: they come first
 /// in the client's reply.
 pub(super) async fn open_packet(
-    answer: &mut Answer,
+    answer: &mut BackendResponse,
     pause: Duration,
-) -> Result<(Option<Opened>, Bytes), ProxyError> {
+) -> Result<(Option<DetectedSession>, Bytes), ProxyError> {
     let mut opened = None;
     let body = answer.response.body_mut();
     let head = read(body, MAX_OPEN, pause, |head| {
@@ -43,14 +43,16 @@ pub(super) async fn open_packet(
         opened.is_some()
     })
     .await?;
-    let opened = opened
-        .map(|open| Opened { sid: open.sid, lifetime: open.ping_interval + open.ping_timeout });
+    let opened = opened.map(|open| DetectedSession {
+        sid: open.sid,
+        lifetime: open.ping_interval + open.ping_timeout,
+    });
     Ok((opened, head))
 }
 
 /// Whether a reply says that the session is unknown to the backend; with the bytes read to tell.
 pub(super) async fn unknown_sid(
-    answer: &mut Answer,
+    answer: &mut BackendResponse,
     pause: Duration,
 ) -> Result<(bool, Bytes), ProxyError> {
     if answer.response.status() != StatusCode::BAD_REQUEST {
@@ -71,8 +73,9 @@ async fn read(
     let failed = |kind| ProxyError::new(Side::Backend, Phase::ResponseBody, kind);
     let mut head = BytesMut::new();
     while head.len() < bound && !http_body::Body::is_end_stream(body) {
-        let frame =
-            tokio::time::timeout(pause, body.frame()).await.map_err(|_| failed(Kind::TimedOut))?;
+        let frame = tokio::time::timeout(pause, body.frame())
+            .await
+            .map_err(|_| failed(FailureKind::TimedOut))?;
         let Some(frame) = frame else { break };
         let frame = frame.map_err(|error| failed(forward::kind(&error)).because(error))?;
         let Ok(data) = frame.into_data() else { break };

@@ -19,18 +19,18 @@ use hyper_util::rt::TokioIo;
 use tokio::sync::oneshot;
 
 use super::{
-    forward::Answer,
+    forward::BackendResponse,
     headers::{has_token, strip_hop_by_hop},
     relay::ReplyBody,
 };
 use crate::{
-    error::{Kind, Phase, ProxyError, Side, Termination},
+    error::{FailureKind, Phase, ProxyError, Side, Termination},
     net::{
         answer_first::AnswerFirst,
         stream::{Client, Server},
     },
-    stream_log::{Entry, TunnelGuard},
-    tunnel::{self, End, Terms, Ticket},
+    stream_log::{StreamScope, TunnelGuard},
+    tunnel::{self, TunnelEndpoint, TunnelOptions, TunnelTicket},
     upstream::InUse,
 };
 
@@ -62,7 +62,7 @@ pub(super) fn check(headers: &HeaderMap, accept: &str) -> Result<(), ProxyError>
     if upgrades && accepted {
         return Ok(());
     }
-    Err(ProxyError::new(Side::Backend, Phase::ResponseHeader, Kind::BadUpgrade))
+    Err(ProxyError::new(Side::Backend, Phase::ResponseHeader, FailureKind::BadUpgrade))
 }
 
 /// The accept value that belongs to a checked handshake.
@@ -72,20 +72,20 @@ pub(super) fn expected(headers: &HeaderMap) -> String {
 
 /// What a tunnel needs beside its two sockets.
 #[derive(Debug)]
-pub(super) struct Passage<M> {
-    pub(super) client: oneshot::Receiver<End<Client>>,
-    pub(super) entry: Entry,
+pub(super) struct PendingTunnel<M> {
+    pub(super) client: oneshot::Receiver<TunnelEndpoint<Client>>,
+    pub(super) entry: StreamScope,
     pub(super) moored: M,
-    pub(super) ticket: Ticket,
-    pub(super) terms: Terms,
+    pub(super) ticket: TunnelTicket,
+    pub(super) terms: TunnelOptions,
 }
 
 /// The client's `101`; the tunnel starts in a task of its own once it is written.
-pub(super) fn switch<M>(answer: Answer, passage: Passage<M>) -> Response<ReplyBody>
+pub(super) fn switch<M>(answer: BackendResponse, passage: PendingTunnel<M>) -> Response<ReplyBody>
 where
     M: Unpin + Send + 'static,
 {
-    let Answer { mut response, lease, .. } = answer;
+    let BackendResponse { mut response, lease, .. } = answer;
     let backend = hyper::upgrade::on(&mut response);
     // The connection has left HTTP: neither its permit nor its request is ours to count any more.
     let in_use = lease.into_connection();
@@ -98,11 +98,11 @@ where
 
 /// Takes both sockets as their responses leave them. The tunnel's task is a new one: this one's state, the entry and
 /// the sockets in their wrappings, would otherwise be held for as long as the tunnel lives.
-async fn hand_over<M>(passage: Passage<M>, backend: OnUpgrade, in_use: InUse)
+async fn hand_over<M>(passage: PendingTunnel<M>, backend: OnUpgrade, in_use: InUse)
 where
     M: Unpin + Send + 'static,
 {
-    let Passage { client, entry, moored, ticket, terms } = passage;
+    let PendingTunnel { client, entry, moored, ticket, terms } = passage;
     let halves = async {
         tokio::try_join!(async { client.await.map_err(|_| Side::Client) }, async {
             backend.await.map_err(|_| Side::Backend)
@@ -117,15 +117,15 @@ where
     tokio::spawn(tunnel::run(client, backend, guard, ticket, terms));
 }
 
-fn socket(upgraded: Upgraded) -> Option<End<Server>> {
+fn socket(upgraded: Upgraded) -> Option<TunnelEndpoint<Server>> {
     let parts = upgraded.downcast::<TokioIo<AnswerFirst<Server>>>().ok()?;
     // A copy of a few bytes, or none: what hyper read into would keep its 8 KiB alive.
     let early = Bytes::copy_from_slice(&parts.read_buf);
-    Some(End { stream: parts.io.into_inner().into_inner(), early })
+    Some(TunnelEndpoint { stream: parts.io.into_inner().into_inner(), early })
 }
 
-fn lost(entry: Entry, side: Side) {
-    entry.end(Termination::Failed(side, Phase::Tunnel, Kind::Incomplete));
+fn lost(entry: StreamScope, side: Side) {
+    entry.end(Termination::Failed(side, Phase::Tunnel, FailureKind::Incomplete));
 }
 
 #[cfg(test)]

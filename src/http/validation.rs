@@ -17,11 +17,11 @@ use super::{
     framing,
     headers::{has_token, tokens},
 };
-use crate::error::{Kind, Phase, ProxyError, Side};
+use crate::error::{FailureKind, Phase, ProxyError, Side};
 
 /// A request that may be served.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Checked {
+pub(super) struct ValidatedRequest {
     /// Host with port as the client named it; empty where an HTTP/1.0 client named none.
     pub(super) host: Box<str>,
     /// Whether it asks, validly, for a WebSocket.
@@ -32,14 +32,14 @@ pub(super) struct Checked {
 const MAX_HOST: usize = 262;
 
 /// Checks method, target, host and upgrade, in this order.
-pub(super) fn check(parts: &Parts) -> Result<Checked, ProxyError> {
+pub(super) fn check(parts: &Parts) -> Result<ValidatedRequest, ProxyError> {
     if parts.method == Method::CONNECT || parts.method == Method::TRACE {
-        return Err(ProxyError::new(Side::Client, Phase::Request, Kind::MethodNotAllowed));
+        return Err(ProxyError::new(Side::Client, Phase::Request, FailureKind::MethodNotAllowed));
     }
     check_path(parts)?;
     framing::request(&parts.headers)?;
     let host = host(parts)?;
-    Ok(Checked { host, upgrade: upgrade(parts)? })
+    Ok(ValidatedRequest { host, upgrade: upgrade(parts)? })
 }
 
 /// The host without its port, for routing.
@@ -150,7 +150,7 @@ fn upgrade(parts: &Parts) -> Result<bool, ProxyError> {
     if versions.next().is_none_or(|v| v.as_bytes().trim_ascii() != b"13")
         || versions.next().is_some()
     {
-        return Err(ProxyError::new(Side::Client, Phase::Request, Kind::UpgradeRequired));
+        return Err(ProxyError::new(Side::Client, Phase::Request, FailureKind::UpgradeRequired));
     }
     let mut keys = headers.get_all(SEC_WEBSOCKET_KEY).iter();
     match (keys.next(), keys.next()) {
@@ -184,7 +184,7 @@ mod tests {
 
     use super::*;
 
-    fn kind(request: http::request::Builder) -> Result<Checked, Kind> {
+    fn kind(request: http::request::Builder) -> Result<ValidatedRequest, FailureKind> {
         check(&request.body(()).unwrap().into_parts().0).map_err(|e| e.kind)
     }
 
@@ -249,11 +249,14 @@ mod tests {
         assert!(kind(handshake().header("content-length", "3")).is_err());
         assert!(kind(handshake().header("sec-websocket-key", "x")).is_err());
         let old = get("/").header("connection", "upgrade").header("upgrade", "websocket");
-        assert_eq!(kind(old.header("sec-websocket-version", "8")), Err(Kind::UpgradeRequired));
+        assert_eq!(
+            kind(old.header("sec-websocket-version", "8")),
+            Err(FailureKind::UpgradeRequired)
+        );
     }
 
     #[test]
     fn connect_and_trace_are_refused() {
-        assert_eq!(kind(get("/").method("TRACE")), Err(Kind::MethodNotAllowed));
+        assert_eq!(kind(get("/").method("TRACE")), Err(FailureKind::MethodNotAllowed));
     }
 }

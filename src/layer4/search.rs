@@ -17,12 +17,12 @@ use std::{
 use tokio::time::{Instant, sleep, timeout_at};
 
 use crate::{
-    error::{Kind, Phase, ProxyError, Side},
+    error::{FailureKind, Phase, ProxyError, Side},
     net::{proxy_protocol::Introduction, stream::Server},
     observe::ChosenBy,
     shared::Proxy,
     snapshot::Pool,
-    stream_log::Entry,
+    stream_log::StreamScope,
     upstream::{Admitted, Backend, ConnectError, Hold, InUse, source},
 };
 
@@ -36,11 +36,11 @@ const LOOK: Duration = Duration::from_millis(500);
 const SHORTAGE_PAUSE: Duration = Duration::from_millis(20);
 
 /// One stream's way to a backend.
-pub(super) struct Search<'a> {
+pub(super) struct BackendSearch<'a> {
     proxy: &'a Proxy,
     pool: &'a Pool,
     source: [u8; 16],
-    entry: &'a mut Entry,
+    entry: &'a mut StreamScope,
     /// Those that it does not go to again: not reached, or full of new sessions.
     left: Vec<Arc<Backend>>,
     /// How many were tried.
@@ -54,7 +54,7 @@ pub(super) struct Search<'a> {
 }
 
 /// A backend that was reached.
-pub(super) struct Reached {
+pub(super) struct ConnectedBackend {
     pub(super) server: Server,
     pub(super) hold: Hold,
     pub(super) in_use: InUse,
@@ -62,12 +62,12 @@ pub(super) struct Reached {
     pub(super) took: Duration,
 }
 
-impl<'a> Search<'a> {
+impl<'a> BackendSearch<'a> {
     pub(super) fn new(
         proxy: &'a Proxy,
         pool: &'a Pool,
         client: IpAddr,
-        entry: &'a mut Entry,
+        entry: &'a mut StreamScope,
     ) -> Self {
         let until = Instant::now() + pool.config().timeouts.connect;
         Self {
@@ -84,7 +84,10 @@ impl<'a> Search<'a> {
     }
 
     /// Finds a backend and connects to it, or says why the last one could not be.
-    pub(super) async fn run(&mut self, from: &Introduction) -> Result<Reached, ProxyError> {
+    pub(super) async fn run(
+        &mut self,
+        from: &Introduction,
+    ) -> Result<ConnectedBackend, ProxyError> {
         self.pool.upstream.note_request();
         let mut last = None;
         let mut started = None;
@@ -92,7 +95,7 @@ impl<'a> Search<'a> {
             self.entry.enter(Phase::Select);
             let (hold, in_use) = match self.place().await {
                 Ok(place) => place,
-                Err(error) if error.kind == Kind::NotAdmitted => return Err(error),
+                Err(error) if error.kind == FailureKind::NotAdmitted => return Err(error),
                 Err(error) => return Err(last.unwrap_or(error)),
             };
             let started = *started.get_or_insert_with(Instant::now);
@@ -102,7 +105,7 @@ impl<'a> Search<'a> {
             self.entry.enter(Phase::Connect);
             match self.connect(hold.backend(), from).await {
                 Ok(server) => {
-                    return Ok(Reached { server, hold, in_use, took: started.elapsed() });
+                    return Ok(ConnectedBackend { server, hold, in_use, took: started.elapsed() });
                 }
                 Err(error) => {
                     self.left.push(Arc::clone(hold.backend()));
@@ -124,7 +127,11 @@ impl<'a> Search<'a> {
                 Ok(room) => room,
                 Err(_) if self.refused => {
                     self.proxy.metrics.admission_refused.inc();
-                    return Err(ProxyError::new(Side::Proxy, Phase::Select, Kind::NotAdmitted));
+                    return Err(ProxyError::new(
+                        Side::Proxy,
+                        Phase::Select,
+                        FailureKind::NotAdmitted,
+                    ));
                 }
                 Err(error) => return Err(error),
             };
@@ -167,10 +174,10 @@ impl<'a> Search<'a> {
                     return Ok((hold, in_use));
                 }
             } else if !self.pool.upstream.is_full() {
-                return Err(ProxyError::new(Side::Backend, Phase::Select, Kind::NoBackend));
+                return Err(ProxyError::new(Side::Backend, Phase::Select, FailureKind::NoBackend));
             }
             let Some(in_use) = self.queue(picked).await else {
-                return Err(ProxyError::new(Side::Proxy, Phase::Select, Kind::Saturated));
+                return Err(ProxyError::new(Side::Proxy, Phase::Select, FailureKind::Saturated));
             };
             let backend = Arc::clone(in_use.backend());
             // It may have begun to drain meanwhile, or gone down.

@@ -29,7 +29,7 @@ pub use self::{
     parse::{Header, LONGEST_LINE, MOST, Parsed, parse},
     receive::{Announced, GRACE, HeaderError, Wait, receive},
 };
-use crate::observe::Secured;
+use crate::net::tls::TlsInfo;
 
 /// What a header of version 2 begins with.
 const SIGNATURE: &[u8; 12] = b"\r\n\r\n\0\r\nQUIT\n";
@@ -70,7 +70,7 @@ impl Introduction {
     pub fn of(
         source: SocketAddr,
         destination: Option<SocketAddr>,
-        secured: Option<Arc<Secured>>,
+        secured: Option<Arc<TlsInfo>>,
         id: &str,
     ) -> Self {
         let unknown = || match source {
@@ -90,7 +90,7 @@ pub struct Introduced {
     /// What it connected to.
     pub destination: SocketAddr,
     /// What TLS told of it.
-    pub secured: Option<Arc<Secured>>,
+    pub secured: Option<Arc<TlsInfo>>,
     /// The stream's id in the access log.
     pub id: Box<str>,
 }

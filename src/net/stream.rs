@@ -21,7 +21,7 @@ use tokio::{
 use tokio_rustls::server::TlsStream;
 
 use super::tls;
-use crate::{config::suite_name, observe::Secured};
+use crate::{config::suite_name, net::tls::TlsInfo};
 
 /// First keepalive probe after this long without a byte, well below the 5 minutes after which
 /// common NAT gateways forget a connection.
@@ -125,11 +125,11 @@ impl Client {
     }
 
     /// What TLS tells of the client; `None` in the clear.
-    pub fn secured(&self) -> Option<Secured> {
+    pub fn secured(&self) -> Option<TlsInfo> {
         let session = self.session()?;
         let alpn = session.alpn_protocol().map(|name| String::from_utf8_lossy(name).into());
         let version = session.protocol_version().zip(session.negotiated_cipher_suite());
-        Some(Secured {
+        Some(TlsInfo {
             sni: session.server_name().map(Box::from),
             alpn,
             version: version

@@ -20,6 +20,7 @@
 
 mod client_auth;
 mod identity;
+mod info;
 mod key_log;
 mod kind;
 mod resolver;
@@ -42,6 +43,7 @@ use rustls_pki_types::CertificateDer;
 pub(crate) use self::key_log::reopen as reopen_key_logs;
 pub(super) use self::kind::certificate as certificate_kind;
 pub use self::{
+    info::{ClientCertificate, TlsInfo},
     kind::kind,
     resolver::Resolver,
     self_signed::{SelfSignedError, self_signed},
@@ -51,7 +53,6 @@ pub use self::{
 };
 pub use super::tickets::TicketKey;
 use super::tls_client;
-use crate::observe::ClientCertificate;
 
 /// Most bytes a connection takes before they are written to its socket; past it, writing waits. Four
 /// full records: enough to fill the socket's buffer in one go, and the bound for a stalled reader.

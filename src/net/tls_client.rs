@@ -25,7 +25,7 @@ use tokio_rustls::{TlsConnector, client::TlsStream};
 pub(super) use self::explain::Rejected;
 use self::verify::Verifier;
 use super::tls::{self, PROVIDER, SEND_LIMIT};
-use crate::{config::BackendTls, error::Kind};
+use crate::{config::BackendTls, error::FailureKind};
 
 /// Tickets kept for one server: as many as rustls keeps for one name.
 const SESSIONS: usize = 8;
@@ -49,7 +49,7 @@ pub struct Server {
 #[derive(Debug)]
 pub struct HandshakeError {
     /// What went wrong.
-    pub kind: Kind,
+    pub kind: FailureKind,
     /// The error beneath; `None`: the deadline passed.
     pub source: Option<io::Error>,
 }
@@ -120,7 +120,7 @@ impl Server {
         match timeout(deadline, handshake).await {
             Ok(Ok(stream)) => Ok(Box::new(stream)),
             Ok(Err(error)) => Err(HandshakeError { kind: tls::kind(&error), source: Some(error) }),
-            Err(_) => Err(HandshakeError { kind: Kind::TimedOut, source: None }),
+            Err(_) => Err(HandshakeError { kind: FailureKind::TimedOut, source: None }),
         }
     }
 }

@@ -1,6 +1,6 @@
 //! The access log: one JSON line for each stream, written when it has ended.
 //!
-//! What is in a line is gathered in a [`Record`]; this module knows how it is written. Every string
+//! What is in a line is gathered in a [`StreamRecord`]; this module knows how it is written. Every string
 //! is escaped to the last control character, so that a line is a line whatever a client sent. Writing
 //! never waits: a sink that is slow, full or gone costs lines, which are counted, and no stream.
 
@@ -22,19 +22,19 @@ use serde::{Serialize, Serializer};
 
 use super::{
     names,
-    record::{End, Form, Record, UNKNOWN},
-    sink::Sink,
+    record::{StreamEnd, StreamKind, StreamRecord, UNKNOWN},
+    sink::LogSink,
 };
 use crate::{
     config,
-    error::{Kind, Termination},
+    error::{FailureKind, Termination},
 };
 
 /// Where lines go.
 #[derive(Debug)]
 pub struct AccessLog {
     /// The sink, and the file's path where it is one; `None`: nowhere.
-    sink: Option<(Sink, Option<PathBuf>)>,
+    sink: Option<(LogSink, Option<PathBuf>)>,
 }
 
 impl AccessLog {
@@ -52,24 +52,24 @@ impl AccessLog {
             config::AccessLog::Stdout => {
                 // The descriptor itself: std's own buffer would write line by line.
                 let stdout = io::stdout().as_fd().try_clone_to_owned()?;
-                Some((Sink::new(stdout.into(), dropped)?, None))
+                Some((LogSink::new(stdout.into(), dropped)?, None))
             }
             config::AccessLog::File(path) => {
-                Some((Sink::new(open_file(path)?, dropped)?, Some(path.clone())))
+                Some((LogSink::new(open_file(path)?, dropped)?, Some(path.clone())))
             }
         };
         Ok(Self { sink })
     }
 
     /// Writes the stream's line. Never waits and never fails: a line that finds no room is counted.
-    pub fn write(&self, record: &Record, end: &End<'_>) {
+    pub fn write(&self, record: &StreamRecord, end: &StreamEnd<'_>) {
         thread_local!(static LINE: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) });
         let Some((sink, _)) = &self.sink else { return };
         LINE.with_borrow_mut(|line| {
             line.clear();
             let mut json = serde_json::Serializer::with_formatter(&mut *line, Escaping);
             // Cannot fail: a Vec takes everything, and all keys are strings.
-            if Line::new(record, end).serialize(&mut json).is_ok() {
+            if LogLine::new(record, end).serialize(&mut json).is_ok() {
                 line.push(b'\n');
                 sink.push(line);
             }
@@ -116,7 +116,7 @@ fn open_file(path: &Path) -> io::Result<std::fs::File> {
 
 /// The keys of a line, in order.
 #[derive(Serialize)]
-struct Line<'a> {
+struct LogLine<'a> {
     #[serde(serialize_with = "rfc3339")]
     ts: u64,
     id: &'a str,
@@ -147,10 +147,10 @@ struct Line<'a> {
     error: Option<&'a str>,
 }
 
-impl<'a> Line<'a> {
-    fn new(record: &'a Record, end: &End<'a>) -> Self {
+impl<'a> LogLine<'a> {
+    fn new(record: &'a StreamRecord, end: &StreamEnd<'a>) -> Self {
         let reason = match end.termination {
-            Termination::Failed(_, _, Kind::BadRequest(reason)) => Some(reason),
+            Termination::Failed(_, _, FailureKind::BadRequest(reason)) => Some(reason),
             _ => None,
         };
         let secured = record.secured.as_deref();
@@ -180,9 +180,9 @@ impl<'a> Line<'a> {
             duration_ms: record.elapsed().as_micros() as f64 / 1000.0,
             termination: names::termination(&end.termination),
             kind: match record.form {
-                Form::Http => "http",
-                Form::Tunnel => "tunnel",
-                Form::Stream => "stream",
+                StreamKind::Http => "http",
+                StreamKind::Tunnel => "tunnel",
+                StreamKind::Stream => "stream",
             },
             error: end.error.or(reason),
         }
@@ -233,12 +233,12 @@ mod tests {
     use super::*;
     use crate::{
         error::{Phase, Side},
-        observe::{ChosenBy, record::Start},
+        observe::{ChosenBy, record::StreamStart},
     };
 
-    fn record(host: &str, target: &str) -> Record {
+    fn record(host: &str, target: &str) -> StreamRecord {
         let (client, listener) = ("192.0.2.7:4711".parse().unwrap(), &"web".into());
-        Record::new(Start {
+        StreamRecord::new(StreamStart {
             id: "r-1",
             client,
             listener,
@@ -257,7 +257,7 @@ mod tests {
     }
 
     /// The line that `write` makes of these.
-    fn line(record: &Record, end: &End<'_>) -> String {
+    fn line(record: &StreamRecord, end: &StreamEnd<'_>) -> String {
         let directory = tempfile::tempdir().unwrap();
         let (log, path) = log(&directory);
         log.write(record, end);
@@ -273,7 +273,7 @@ mod tests {
         record.chosen_by = ChosenBy::Sid;
         record.connect_took(Duration::from_micros(1234));
         record.first_byte_seen();
-        let end = End { bytes_in: 5, bytes_out: 70, ..End::new(Termination::Complete) };
+        let end = StreamEnd { bytes_in: 5, bytes_out: 70, ..StreamEnd::new(Termination::Complete) };
         let line = line(&record, &end);
         assert!(line.ends_with("}\n") && line.lines().count() == 1);
         let json: Value = serde_json::from_str(&line).unwrap();
@@ -310,9 +310,9 @@ mod tests {
     #[test]
     fn what_is_not_known_is_null() {
         let mut record = record("", "*");
-        record.form = Form::Tunnel;
+        record.form = StreamKind::Tunnel;
         let json: Value =
-            serde_json::from_str(&line(&record, &End::new(Termination::Drained))).unwrap();
+            serde_json::from_str(&line(&record, &StreamEnd::new(Termination::Drained))).unwrap();
         for key in ["status", "backend", "connect_ms", "first_byte_ms"] {
             assert_eq!(json[key], Value::Null, "{key}");
         }
@@ -325,10 +325,13 @@ mod tests {
     #[test]
     fn an_error_is_a_sentence_or_the_refusal() {
         let record = record("a", "/");
-        let refused =
-            Termination::Failed(Side::Client, Phase::Request, Kind::BadRequest("two Host headers"));
-        let mut end = End::new(refused);
-        let error = |end: &End<'_>| {
+        let refused = Termination::Failed(
+            Side::Client,
+            Phase::Request,
+            FailureKind::BadRequest("two Host headers"),
+        );
+        let mut end = StreamEnd::new(refused);
+        let error = |end: &StreamEnd<'_>| {
             let json: Value = serde_json::from_str(&line(&record, end)).unwrap();
             json["error"].as_str().unwrap().to_owned()
         };
@@ -340,7 +343,7 @@ mod tests {
     #[test]
     fn no_client_can_steer_a_terminal_or_make_a_line() {
         let evil = "\x1b[31m\r\n{\"forged\":1}\u{9b}2J\x7fä\u{a0}\"\\\u{85}";
-        let line = line(&record(evil, &format!("/{evil}")), &End::new(Termination::Complete));
+        let line = line(&record(evil, &format!("/{evil}")), &StreamEnd::new(Termination::Complete));
         assert_eq!(line.chars().filter(|c| c.is_control()).collect::<String>(), "\n");
         let json: Value = serde_json::from_str(&line).unwrap();
         assert_eq!(json["host"], evil, "escaped, not lost");
@@ -357,7 +360,7 @@ mod tests {
                 scope.spawn(move || {
                     for n in 0..200 {
                         let record = record("host", &format!("/{thread}/{n}"));
-                        log.write(&record, &End::new(Termination::Complete));
+                        log.write(&record, &StreamEnd::new(Termination::Complete));
                     }
                 });
             }
@@ -382,7 +385,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let rotated = directory.path().join("access.log.1");
         let (log, path) = log(&directory);
-        let complete = End::new(Termination::Complete);
+        let complete = StreamEnd::new(Termination::Complete);
         log.write(&record("before", "/"), &complete);
         drop(log);
         let log = AccessLog::open(&config::AccessLog::File(path.clone()), Counter::default());
@@ -408,7 +411,7 @@ mod tests {
     #[test]
     fn off_takes_everything_and_writes_nothing() {
         let log = AccessLog::open(&config::AccessLog::Off, Counter::default()).unwrap();
-        log.write(&record("a", "/"), &End::new(Termination::Complete));
+        log.write(&record("a", "/"), &StreamEnd::new(Termination::Complete));
         log.reopen().unwrap();
         assert_eq!(log.dropped(), 0);
     }

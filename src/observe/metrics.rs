@@ -169,12 +169,15 @@ impl Metrics {
     }
 
     fn register_listeners(&self, registry: &mut Registry) {
-        let streams = Counts::new(registry, metric::STREAMS, "Streams ended, by termination");
-        let chosen = Counts::new(registry, metric::CHOSEN, "Streams ended, by backend's choice");
-        let accepted = Counts::new(registry, metric::ACCEPTED, "Connections accepted");
-        let handshakes = Counts::new(registry, metric::HANDSHAKES, "TLS handshakes that succeeded");
+        let streams =
+            CounterFamily::new(registry, metric::STREAMS, "Streams ended, by termination");
+        let chosen =
+            CounterFamily::new(registry, metric::CHOSEN, "Streams ended, by backend's choice");
+        let accepted = CounterFamily::new(registry, metric::ACCEPTED, "Connections accepted");
+        let handshakes =
+            CounterFamily::new(registry, metric::HANDSHAKES, "TLS handshakes that succeeded");
         let bytes =
-            Counts::new(registry, metric::BYTES, "Bytes relayed, counted at a stream's end");
+            CounterFamily::new(registry, metric::BYTES, "Bytes relayed, counted at a stream's end");
         let connections = levels(registry, metric::CONNECTIONS, "Connections open");
         let tunnels = levels(registry, metric::TUNNELS, "Tunnels open");
 
@@ -253,9 +256,9 @@ impl ListenerMetrics {
     }
 
     /// Counts a connection just accepted, and as open for as long as the guard lives.
-    pub fn accept(&self) -> Open {
+    pub fn accept(&self) -> GaugeGuard {
         self.accepted.fetch_add(1, Relaxed);
-        Open::new(&self.connections)
+        GaugeGuard::new(&self.connections)
     }
 
     /// Counts a TLS handshake that succeeded.
@@ -265,8 +268,8 @@ impl ListenerMetrics {
     }
 
     /// Counts a tunnel as open for as long as the guard lives.
-    pub fn tunnel(&self) -> Open {
-        Open::new(&self.tunnels)
+    pub fn tunnel(&self) -> GaugeGuard {
+        GaugeGuard::new(&self.tunnels)
     }
 
     /// Counts a stream that ended; to be called exactly once for each.
@@ -284,16 +287,16 @@ impl ListenerMetrics {
 
 /// Counts as one in its gauge until it is dropped.
 #[derive(Debug)]
-pub struct Open(Gauge);
+pub struct GaugeGuard(Gauge);
 
-impl Open {
+impl GaugeGuard {
     fn new(gauge: &Gauge) -> Self {
         gauge.inc();
         Self(gauge.clone())
     }
 }
 
-impl Drop for Open {
+impl Drop for GaugeGuard {
     fn drop(&mut self) {
         self.0.dec();
     }
@@ -388,9 +391,9 @@ fn register_certificates(
 }
 
 /// A family of counters that is filled for one scrape.
-struct Counts<const N: usize>(Family<Labels<N>, Counter>);
+struct CounterFamily<const N: usize>(Family<Labels<N>, Counter>);
 
-impl<const N: usize> Counts<N> {
+impl<const N: usize> CounterFamily<N> {
     fn new(registry: &mut Registry, name: &str, help: &str) -> Self {
         let family = Family::default();
         registry.register(name, help, family.clone());
@@ -444,7 +447,7 @@ fn by(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::error::{Kind, Phase, Side};
+    use crate::error::{FailureKind, Phase, Side};
 
     fn text(metrics: &Metrics) -> String {
         metrics.encode(std::iter::empty(), std::iter::empty())
@@ -458,7 +461,7 @@ mod tests {
     fn streams_are_counted_by_listener_and_ending() {
         let metrics = Metrics::new();
         let web = metrics.listener("web");
-        let refused = Termination::Failed(Side::Backend, Phase::Connect, Kind::Refused);
+        let refused = Termination::Failed(Side::Backend, Phase::Connect, FailureKind::Refused);
         web.ended(&Termination::Complete, ChosenBy::Sid, 10, 20);
         web.ended(&Termination::Complete, ChosenBy::Balance, 1, 2);
         web.ended(&refused, ChosenBy::Balance, 0, 0);

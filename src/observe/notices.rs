@@ -12,7 +12,7 @@ use http::HeaderName;
 
 /// Why forwarding fields of a trusted peer are not used as they came.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Trouble {
+pub enum ForwardingFault {
     /// This field cannot be read, or not all of it.
     Unreadable(&'static str),
     /// `Forwarded` and `X-Forwarded-*` contradict each other.
@@ -48,15 +48,15 @@ impl Notices {
     }
 
     /// Forwarding fields of a trusted peer are not used as they came.
-    pub fn trouble(&self, trouble: Trouble, peer: IpAddr) {
+    pub fn trouble(&self, trouble: ForwardingFault, peer: IpAddr) {
         let (listener, peer) = (&*self.listener, peer.to_canonical());
         match trouble {
-            Trouble::Unreadable(field) if first(&self.unreadable) => tracing::warn!(
+            ForwardingFault::Unreadable(field) if first(&self.unreadable) => tracing::warn!(
                 listener,
                 "{field} sent by trusted proxy {peer} cannot be read; the part that cannot be read is \
                  ignored; check what this proxy sends; further cases on this listener are not logged",
             ),
-            Trouble::Contradiction if first(&self.contradiction) => tracing::warn!(
+            ForwardingFault::Contradiction if first(&self.contradiction) => tracing::warn!(
                 listener,
                 "Forwarded and X-Forwarded-* sent by trusted proxy {peer} contradict each other; \
                  X-Forwarded-* is used; let this proxy remove the Forwarded field of its clients; \

@@ -1,8 +1,8 @@
 //! What the access log says of one stream, gathered while it lives.
 //!
-//! A [`Record`] is made when the request's header is there and kept by the stream, for as long as a
+//! A [`StreamRecord`] is made when the request's header is there and kept by the stream, for as long as a
 //! tunnel lives: it is small, bounded whatever a client sends, and it never holds a secret, because
-//! secrets are removed before anything is stored. [`End`] is what only the end can tell.
+//! secrets are removed before anything is stored. [`StreamEnd`] is what only the end can tell.
 
 use std::{
     cell::RefCell,
@@ -15,7 +15,7 @@ use super::{
     names::ChosenBy,
     redact::{Redaction, redact},
 };
-use crate::error::Termination;
+use crate::{error::Termination, net::tls::TlsInfo};
 
 /// Longest of each text that is kept, in bytes; a client must not decide what a tunnel costs.
 const MAX_ID: usize = 128;
@@ -29,7 +29,7 @@ pub(super) const UNKNOWN: u32 = u32::MAX;
 
 /// What a stream is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Form {
+pub enum StreamKind {
     /// A request and its response.
     #[default]
     Http,
@@ -41,7 +41,7 @@ pub enum Form {
 
 /// What is known of a stream when its request's header is there.
 #[derive(Clone, Copy, Debug)]
-pub struct Start<'a> {
+pub struct StreamStart<'a> {
     /// The request id.
     pub id: &'a str,
     /// The client's address: the peer's, or what a trusted proxy says.
@@ -49,7 +49,7 @@ pub struct Start<'a> {
     /// The listener's name.
     pub listener: &'a Arc<str>,
     /// What TLS told of the client, where it was terminated here or its ClientHello was read.
-    pub secured: Option<&'a Arc<Secured>>,
+    pub secured: Option<&'a Arc<TlsInfo>>,
     /// The host asked for; empty where none was named.
     pub host: &'a str,
     /// The method.
@@ -62,44 +62,20 @@ pub struct Start<'a> {
 
 /// A pool and what led there, as the log tells it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Way {
+pub struct RouteLabel {
     /// The route; `None`: the listener itself names the pool.
     pub route: Option<Box<str>>,
     /// The pool's name.
     pub pool: Box<str>,
 }
 
-/// What TLS told of a client: one for each connection, shared by its streams.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Secured {
-    /// The server name asked for, in lower case.
-    pub sni: Option<Box<str>>,
-    /// The protocol agreed on by ALPN; where nothing was terminated, the first that the client offered.
-    pub alpn: Option<Box<str>>,
-    /// The version, as `TLSv1.3`, and the cipher suite agreed on, in IANA's name; `None` where nothing was terminated.
-    pub version: Option<(&'static str, &'static str)>,
-    /// Who the client has proved to be.
-    pub client: Option<ClientCertificate>,
-}
-
-/// A client's certificate, verified.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ClientCertificate {
-    /// Its subject's distinguished name (RFC 4514).
-    pub subject: Box<str>,
-    /// Its subject's common name, where there is one.
-    pub common_name: Option<Box<str>>,
-    /// SHA-256 over the whole certificate, in lower-case hex.
-    pub fingerprint: Box<str>,
-}
-
 /// A stream's line in the making.
 ///
 /// Kept by every idle tunnel, hence one allocation for all texts and microseconds in 32 bits.
 #[derive(Debug)]
-pub struct Record {
+pub struct StreamRecord {
     /// Where it was led to, once that is known.
-    pub way: Option<Arc<Way>>,
+    pub way: Option<Arc<RouteLabel>>,
     /// The backend's name, once one is chosen.
     pub backend: Option<Arc<str>>,
     pub(super) listener: Arc<str>,
@@ -118,14 +94,14 @@ pub struct Record {
     pub(super) connect: u32,
     /// How the backend was chosen.
     pub chosen_by: ChosenBy,
-    pub(super) secured: Option<Arc<Secured>>,
+    pub(super) secured: Option<Arc<TlsInfo>>,
     /// What it is.
-    pub form: Form,
+    pub form: StreamKind,
 }
 
-impl Record {
+impl StreamRecord {
     /// A stream that begins now.
-    pub fn new(start: Start<'_>) -> Self {
+    pub fn new(start: StreamStart<'_>) -> Self {
         thread_local!(static TEXTS: RefCell<String> = const { RefCell::new(String::new()) });
         let (texts, cuts) = TEXTS.with_borrow_mut(|texts| {
             texts.clear();
@@ -151,7 +127,7 @@ impl Record {
             connect: UNKNOWN,
             chosen_by: ChosenBy::None,
             secured: start.secured.map(Arc::clone),
-            form: Form::Http,
+            form: StreamKind::Http,
         }
     }
 
@@ -208,7 +184,7 @@ impl Record {
 
 /// What only the end of a stream can tell.
 #[derive(Clone, Copy, Debug)]
-pub struct End<'a> {
+pub struct StreamEnd<'a> {
     /// How it ended.
     pub termination: Termination,
     /// Body or tunnel bytes from the client.
@@ -219,7 +195,7 @@ pub struct End<'a> {
     pub error: Option<&'a str>,
 }
 
-impl End<'_> {
+impl StreamEnd<'_> {
     /// An end without bytes or a sentence.
     pub fn new(termination: Termination) -> Self {
         Self { termination, bytes_in: 0, bytes_out: 0, error: None }
@@ -250,9 +226,9 @@ fn now() -> u64 {
 mod tests {
     use super::*;
 
-    fn record(host: &str, target: &str) -> Record {
+    fn record(host: &str, target: &str) -> StreamRecord {
         let (client, listener) = ("[2001:db8::7]:4711".parse().unwrap(), &"web".into());
-        Record::new(Start {
+        StreamRecord::new(StreamStart {
             id: "r-1",
             client,
             listener,
@@ -266,7 +242,7 @@ mod tests {
 
     #[test]
     fn a_record_is_small() {
-        assert!(size_of::<Record>() <= 160, "{} bytes", size_of::<Record>());
+        assert!(size_of::<StreamRecord>() <= 160, "{} bytes", size_of::<StreamRecord>());
     }
 
     #[test]

@@ -34,14 +34,14 @@ const COMPLAIN_EVERY: Duration = Duration::from_secs(60);
 
 /// The writing end; flushes when dropped, waiting at most [`FLUSH_WITHIN`].
 #[derive(Debug)]
-pub(super) struct Sink {
-    shared: Arc<Shared>,
+pub(super) struct LogSink {
+    shared: Arc<SinkState>,
     thread: Option<JoinHandle<()>>,
 }
 
 #[derive(Debug)]
-struct Shared {
-    queue: Mutex<Queue>,
+struct SinkState {
+    queue: Mutex<LineQueue>,
     /// Wakes the thread: something to write, or the end.
     work: Condvar,
     /// Wakes a drop: everything is written.
@@ -50,7 +50,7 @@ struct Shared {
 }
 
 #[derive(Debug, Default)]
-struct Queue {
+struct LineQueue {
     lines: Vec<u8>,
     /// Takes the place of the present file before the next batch.
     next: Option<File>,
@@ -58,14 +58,14 @@ struct Queue {
     done: bool,
 }
 
-impl Sink {
+impl LogSink {
     /// Starts the thread that writes to `file`; lost lines are counted in `lost`.
     ///
     /// # Errors
     /// No thread could be started.
     pub(super) fn new(file: File, lost: Counter) -> io::Result<Self> {
-        let shared = Arc::new(Shared::new(lost));
-        let worker = Worker { shared: shared.clone(), file, torn: false, complained: None };
+        let shared = Arc::new(SinkState::new(lost));
+        let worker = SinkWriter { shared: shared.clone(), file, torn: false, complained: None };
         let thread = thread::Builder::new().name("access-log".to_owned());
         let thread = thread.spawn(move || worker.run())?;
         Ok(Self { shared, thread: Some(thread) })
@@ -100,7 +100,7 @@ impl Sink {
     }
 }
 
-impl Drop for Sink {
+impl Drop for LogSink {
     fn drop(&mut self) {
         let mut queue = self.shared.lock();
         queue.closing = true;
@@ -116,26 +116,26 @@ impl Drop for Sink {
     }
 }
 
-impl Shared {
+impl SinkState {
     fn new(lost: Counter) -> Self {
         Self { queue: Mutex::default(), work: Condvar::new(), done: Condvar::new(), lost }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Queue> {
+    fn lock(&self) -> MutexGuard<'_, LineQueue> {
         // Nothing in a critical section leaves the queue half-changed.
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-struct Worker {
-    shared: Arc<Shared>,
+struct SinkWriter {
+    shared: Arc<SinkState>,
     file: File,
     /// The last write ended within a line.
     torn: bool,
     complained: Option<Instant>,
 }
 
-impl Worker {
+impl SinkWriter {
     fn run(mut self) {
         let mut batch = Vec::new();
         loop {
@@ -156,10 +156,10 @@ impl Worker {
     /// Exchanges `batch`, which is empty, for the lines that came; false once no more can come.
     fn wait(&mut self, batch: &mut Vec<u8>) -> bool {
         let shared = self.shared.clone();
-        let asleep = |q: &mut Queue| q.lines.is_empty() && q.next.is_none() && !q.closing;
+        let asleep = |q: &mut LineQueue| q.lines.is_empty() && q.next.is_none() && !q.closing;
         let queue = shared.work.wait_while(shared.lock(), asleep);
         let queue = queue.unwrap_or_else(PoisonError::into_inner);
-        let gathering = |q: &mut Queue| q.lines.len() < BATCH && q.next.is_none() && !q.closing;
+        let gathering = |q: &mut LineQueue| q.lines.len() < BATCH && q.next.is_none() && !q.closing;
         let queue = shared.work.wait_timeout_while(queue, LINGER, gathering);
         let (mut queue, _) = queue.unwrap_or_else(PoisonError::into_inner);
 
@@ -227,7 +227,7 @@ mod tests {
     #[test]
     fn a_drop_writes_what_was_pushed() {
         let (mut reader, file) = pipe();
-        let sink = Sink::new(file, Counter::default()).unwrap();
+        let sink = LogSink::new(file, Counter::default()).unwrap();
         for n in 0..1000 {
             sink.push(format!("line {n}\n").as_bytes());
         }
@@ -242,7 +242,7 @@ mod tests {
     #[test]
     fn a_line_is_written_without_a_drop() {
         let (mut reader, file) = pipe();
-        let sink = Sink::new(file, Counter::default()).unwrap();
+        let sink = LogSink::new(file, Counter::default()).unwrap();
         sink.push(b"now\n");
         let mut got = [0; 4];
         reader.read_exact(&mut got).unwrap();
@@ -253,7 +253,7 @@ mod tests {
     fn a_blocked_sink_loses_lines_and_blocks_nobody() {
         let (reader, file) = pipe();
         let lost = Counter::default();
-        let sink = Sink::new(file, lost.clone()).unwrap();
+        let sink = LogSink::new(file, lost.clone()).unwrap();
         let line = [b'x'; 1023].into_iter().chain([b'\n']).collect::<Vec<_>>();
         // Nobody reads: what the pipe and both buffers hold is taken, the rest is lost.
         let lines = 4 * LIMIT / line.len();
@@ -273,7 +273,7 @@ mod tests {
     fn a_full_disk_loses_lines_and_is_counted() {
         let full = File::options().write(true).open("/dev/full").unwrap();
         let lost = Counter::default();
-        let sink = Sink::new(full, lost.clone()).unwrap();
+        let sink = LogSink::new(full, lost.clone()).unwrap();
         sink.push(b"one\n");
         sink.push(b"two\n");
         drop(sink);
@@ -285,8 +285,8 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("log");
         let file = File::create(&path).unwrap();
-        let shared = Arc::new(Shared::new(Counter::default()));
-        let mut worker = Worker { shared, file, torn: true, complained: None };
+        let shared = Arc::new(SinkState::new(Counter::default()));
+        let mut worker = SinkWriter { shared, file, torn: true, complained: None };
         worker.write(b"whole\n");
         worker.write(b"half");
         worker.write(b"whole again\n");

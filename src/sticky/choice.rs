@@ -14,7 +14,7 @@ use crate::upstream::{Backend, Life};
 
 /// What a request brings along.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Clues<'a> {
+pub struct AffinityHints<'a> {
     /// The Engine.IO session id in its query.
     pub sid: Option<&'a str>,
     /// The backend that its sticky cookie names.
@@ -42,7 +42,7 @@ pub enum Choice {
 }
 
 /// Decides for a request to `pool`, which counts as a use of its session.
-pub fn choose(table: &Table, pool: &str, clues: Clues<'_>, now: Instant) -> Choice {
+pub fn choose(table: &Table, pool: &str, clues: AffinityHints<'_>, now: Instant) -> Choice {
     decide(clues, |sid| table.find(pool, sid, now))
 }
 
@@ -50,7 +50,7 @@ pub fn choose(table: &Table, pool: &str, clues: Clues<'_>, now: Instant) -> Choi
 pub fn choose_and_recognise(
     table: &Table,
     pool: &str,
-    clues: Clues<'_>,
+    clues: AffinityHints<'_>,
     now: Instant,
 ) -> (Choice, Option<Key>) {
     let mut client = None;
@@ -59,11 +59,11 @@ pub fn choose_and_recognise(
 }
 
 /// What [`choose`] would decide, without a trace.
-pub fn preview(table: &Table, pool: &str, clues: Clues<'_>, now: Instant) -> Choice {
+pub fn preview(table: &Table, pool: &str, clues: AffinityHints<'_>, now: Instant) -> Choice {
     decide(clues, |sid| table.peek(pool, sid, now))
 }
 
-fn decide(clues: Clues<'_>, find: impl FnOnce(&str) -> Option<Known>) -> Choice {
+fn decide(clues: AffinityHints<'_>, find: impl FnOnce(&str) -> Option<Known>) -> Choice {
     if let Some(sid) = clues.sid {
         return match find(sid) {
             // Its health does not matter: a node that answers no probe may still have the session.
@@ -105,7 +105,7 @@ mod tests {
     #[test]
     fn a_known_sid_beats_the_cookie_even_on_a_backend_that_drains() {
         let (table, one, two, now) = scene();
-        let clues = Clues { sid: Some("a"), moored: Some(&two) };
+        let clues = AffinityHints { sid: Some("a"), moored: Some(&two) };
         one.set_life(Life::Draining);
         let choice = choose(&table, "chat", clues, now);
         assert!(matches!(choice, Choice::Session(b, LIFETIME) if Arc::ptr_eq(&b, &one)));
@@ -115,11 +115,11 @@ mod tests {
     fn a_session_stays_with_its_backend_while_that_is_down_and_ends_with_it() {
         let (table, one, two, now) = scene();
         one.mark(false, 1, 1);
-        let clues = Clues { sid: Some("a"), moored: Some(&two) };
+        let clues = AffinityHints { sid: Some("a"), moored: Some(&two) };
         let choice = choose(&table, "chat", clues, now);
         assert!(matches!(choice, Choice::Session(b, LIFETIME) if Arc::ptr_eq(&b, &one)));
         one.set_life(Life::Gone);
-        let clues = Clues { sid: Some("a"), moored: Some(&two) };
+        let clues = AffinityHints { sid: Some("a"), moored: Some(&two) };
         assert!(matches!(choose(&table, "chat", clues, now), Choice::Gone));
     }
 
@@ -127,26 +127,26 @@ mod tests {
     fn a_session_that_was_let_go_is_dead_while_its_backend_lives() {
         let (table, one, two, now) = scene();
         assert_eq!(table.let_go(&one, 9), 1);
-        let clues = Clues { sid: Some("a"), moored: Some(&two) };
+        let clues = AffinityHints { sid: Some("a"), moored: Some(&two) };
         assert!(matches!(choose(&table, "chat", clues, now), Choice::LetGo));
     }
 
     #[test]
     fn an_unknown_sid_is_searched_with_the_cookies_backend_first() {
         let (table, _, two, now) = scene();
-        let clues = Clues { sid: Some("b"), moored: Some(&two) };
+        let clues = AffinityHints { sid: Some("b"), moored: Some(&two) };
         let choice = choose(&table, "chat", clues, now);
         assert!(matches!(choice, Choice::Search(Some(b)) if Arc::ptr_eq(&b, &two)));
         two.mark(false, 1, 1);
         assert!(matches!(choose(&table, "chat", clues, now), Choice::Search(None)));
-        let elsewhere = Clues { sid: Some("a"), moored: None };
+        let elsewhere = AffinityHints { sid: Some("a"), moored: None };
         assert!(matches!(choose(&table, "other", elsewhere, now), Choice::Search(None)));
     }
 
     #[test]
     fn without_a_sid_the_cookie_counts_while_its_backend_takes_new_sessions() {
         let (table, one, _, now) = scene();
-        let clues = Clues { sid: None, moored: Some(&one) };
+        let clues = AffinityHints { sid: None, moored: Some(&one) };
         let choice = choose(&table, "chat", clues, now);
         assert!(matches!(choice, Choice::Cookie(b) if Arc::ptr_eq(&b, &one)));
         one.set_shedding(true);
@@ -155,6 +155,6 @@ mod tests {
         assert!(matches!(choose(&table, "chat", clues, now), Choice::Cookie(_)));
         one.set_life(Life::Draining);
         assert!(matches!(choose(&table, "chat", clues, now), Choice::Free));
-        assert!(matches!(choose(&table, "chat", Clues::default(), now), Choice::Free));
+        assert!(matches!(choose(&table, "chat", AffinityHints::default(), now), Choice::Free));
     }
 }

@@ -26,9 +26,9 @@ use bytes::Bytes;
 use tokio::io::ReadBuf;
 
 use super::{
-    Guard,
-    copy::{Direction, Failure, Pause, ROUNDS, State, Tunnel},
-    registry::Order,
+    TunnelObserver,
+    copy::{CopyError, CopyState, Direction, IdleTimer, ROUNDS, Tunnel},
+    registry::TunnelCommand,
 };
 use crate::{
     error::{Side, Termination},
@@ -48,7 +48,7 @@ pub const QUIET: Duration = Duration::from_secs(1);
 
 /// Why a tunnel is closed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Reason {
+pub enum CloseReason {
     /// Its backend drains, or the process.
     Drained,
     /// Its backend has more than its share.
@@ -63,26 +63,26 @@ pub enum Reason {
 
 /// How far a tunnel's close has come.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) enum Closing {
+pub(super) enum CloseState {
     /// Nobody ordered one.
     #[default]
     No,
     /// The next boundary is waited for.
-    Ordered(Reason),
+    Ordered(CloseReason),
     /// It has no frames: it ends at its next pause.
-    Quiet(Reason),
+    Quiet(CloseReason),
     /// One of the peers has said Close or FIN before us: they are left to it, for as long as a client
     /// may take to answer ours.
-    Theirs(Reason),
+    Theirs(CloseReason),
     /// Our Close is on its way.
-    Sending(Reason, Far),
+    Sending(CloseReason, BackendEnd),
     /// It is with the client, which is to answer.
-    Sent(Reason, Far),
+    Sent(CloseReason, BackendEnd),
 }
 
 /// The backend's end of a tunnel that is being closed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Far {
+pub(super) enum BackendEnd {
     Open,
     /// It has said FIN.
     Ended,
@@ -90,7 +90,7 @@ pub(super) enum Far {
     Failed,
 }
 
-impl Reason {
+impl CloseReason {
     const ALL: [Self; 5] =
         [Self::Drained, Self::Rebalanced, Self::Aged, Self::Operator, Self::Down];
 
@@ -131,7 +131,7 @@ impl Reason {
     }
 }
 
-impl Closing {
+impl CloseState {
     /// Whether the tunnel's pause is a deadline, which no traffic moves.
     pub(super) fn has_deadline(self) -> bool {
         match self {
@@ -144,7 +144,7 @@ impl Closing {
     /// How a tunnel ends whose pause has been too long.
     pub(super) fn timed_out(self) -> Termination {
         match self {
-            Self::No | Self::Ordered(Reason::Drained) => Termination::Idle,
+            Self::No | Self::Ordered(CloseReason::Drained) => Termination::Idle,
             Self::Ordered(reason)
             | Self::Quiet(reason)
             | Self::Theirs(reason)
@@ -154,44 +154,44 @@ impl Closing {
     }
 }
 
-impl<A: Stream, B: Stream, G: Guard> Tunnel<A, B, G> {
+impl<A: Stream, B: Stream, G: TunnelObserver> Tunnel<A, B, G> {
     /// Takes note of an order; ready where it is to cut.
     pub(super) fn poll_order(&mut self, cx: &mut Context<'_>) -> Poll<Termination> {
         match self.ticket.order(cx) {
-            Some(Order::Cut(reason)) => {
+            Some(TunnelCommand::Cut(reason)) => {
                 self.part(cx);
-                return Poll::Ready(reason.unwrap_or(Reason::Drained).termination());
+                return Poll::Ready(reason.unwrap_or(CloseReason::Drained).termination());
             }
-            Some(Order::Close(reason)) if self.closing == Closing::No => {
+            Some(TunnelCommand::Close(reason)) if self.closing == CloseState::No => {
                 if !self.ticket.is_framed() {
                     return self.close_at_pause(cx, reason);
                 }
-                self.closing = Closing::Ordered(reason);
+                self.closing = CloseState::Ordered(reason);
                 self.down.stops = true;
                 if self.closing.has_deadline() {
-                    self.pause = Some(Pause::new(PATIENCE));
+                    self.pause = Some(IdleTimer::new(PATIENCE));
                 }
             }
-            Some(Order::Close(_)) | None => {}
+            Some(TunnelCommand::Close(_)) | None => {}
         }
         Poll::Pending
     }
 
     /// Ends a tunnel without frames when it next is silent, for `PATIENCE` at most where nobody cuts it;
     /// ready where that is now.
-    fn close_at_pause(&mut self, cx: &mut Context<'_>, reason: Reason) -> Poll<Termination> {
+    fn close_at_pause(&mut self, cx: &mut Context<'_>, reason: CloseReason) -> Poll<Termination> {
         let latest = match reason {
             // To be silent between two frames is nothing that it can be.
-            Reason::Rebalanced => return Poll::Pending,
-            Reason::Operator => {
+            CloseReason::Rebalanced => return Poll::Pending,
+            CloseReason::Operator => {
                 self.part(cx);
                 return Poll::Ready(reason.termination());
             }
-            Reason::Drained => None,
-            Reason::Aged | Reason::Down => Some(PATIENCE),
+            CloseReason::Drained => None,
+            CloseReason::Aged | CloseReason::Down => Some(PATIENCE),
         };
-        self.closing = Closing::Quiet(reason);
-        self.pause = Some(Pause::within(QUIET, latest));
+        self.closing = CloseState::Quiet(reason);
+        self.pause = Some(IdleTimer::within(QUIET, latest));
         Poll::Pending
     }
 
@@ -199,22 +199,22 @@ impl<A: Stream, B: Stream, G: Guard> Tunnel<A, B, G> {
     /// nothing of the backend's may pass any more.
     pub(super) fn begin_close(&mut self) -> bool {
         let reason = match self.closing {
-            Closing::No | Closing::Quiet(_) | Closing::Theirs(_) => return false,
-            Closing::Sending(..) | Closing::Sent(..) => return true,
-            Closing::Ordered(reason) => reason,
+            CloseState::No | CloseState::Quiet(_) | CloseState::Theirs(_) => return false,
+            CloseState::Sending(..) | CloseState::Sent(..) => return true,
+            CloseState::Ordered(reason) => reason,
         };
         let closed = self.up.frames.is_closed() || self.down.frames.is_closed();
         if closed || !self.down.is_open() {
             self.down.stops = false;
-            self.closing = Closing::Theirs(reason);
-            self.pause = Some(Pause::new(ANSWER));
+            self.closing = CloseState::Theirs(reason);
+            self.pause = Some(IdleTimer::new(ANSWER));
             return false;
         }
         if self.down.frames.at_boundary() {
             // What a short write left over is of frames that have not begun: it goes, with the memory.
             self.down.rest = Bytes::from_static(reason.frame());
             self.down.stops = false;
-            self.closing = Closing::Sending(reason, Far::Open);
+            self.closing = CloseState::Sending(reason, BackendEnd::Open);
             return true;
         }
         false
@@ -226,22 +226,24 @@ impl<A: Stream, B: Stream, G: Guard> Tunnel<A, B, G> {
         cx: &mut Context<'_>,
         scratch: &mut [u8],
     ) -> Poll<Termination> {
-        let (Closing::Sending(reason, mut far) | Closing::Sent(reason, mut far)) = self.closing
+        let (CloseState::Sending(reason, mut far) | CloseState::Sent(reason, mut far)) =
+            self.closing
         else {
             return Poll::Pending;
         };
         let written = self.down.poll_written(cx, &mut self.client);
-        if matches!(self.closing, Closing::Sending(..)) && matches!(written, Poll::Ready(Ok(()))) {
-            self.closing = Closing::Sent(reason, far);
-            self.pause = Some(Pause::new(ANSWER));
+        if matches!(self.closing, CloseState::Sending(..)) && matches!(written, Poll::Ready(Ok(())))
+        {
+            self.closing = CloseState::Sent(reason, far);
+            self.pause = Some(IdleTimer::new(ANSWER));
         }
-        if far == Far::Open
+        if far == BackendEnd::Open
             && let Poll::Ready(end) = poll_drop(cx, &mut self.backend, scratch)
         {
-            far = if end.is_ok() { Far::Ended } else { Far::Failed };
+            far = if end.is_ok() { BackendEnd::Ended } else { BackendEnd::Failed };
         }
         let client = self.poll_last_words(cx, &mut far, scratch);
-        if let Closing::Sending(_, now) | Closing::Sent(_, now) = &mut self.closing {
+        if let CloseState::Sending(_, now) | CloseState::Sent(_, now) = &mut self.closing {
             *now = far;
         }
         if matches!((&written, &client), (Poll::Ready(Err(_)), _) | (_, Poll::Ready(Err(())))) {
@@ -249,13 +251,13 @@ impl<A: Stream, B: Stream, G: Guard> Tunnel<A, B, G> {
             self.backend.reset_on_drop();
             return Poll::Ready(reason.termination());
         }
-        let over = client.is_ready() || far == Far::Failed;
-        if !over || !matches!(self.closing, Closing::Sent(..)) {
+        let over = client.is_ready() || far == BackendEnd::Failed;
+        if !over || !matches!(self.closing, CloseState::Sent(..)) {
             return Poll::Pending;
         }
         // A client that has not read yet must still find our Close: no reset from here on.
         ready!(self.down.poll_shut(cx, &mut self.client));
-        if client.is_ready() && far != Far::Open {
+        if client.is_ready() && far != BackendEnd::Open {
             return Poll::Ready(reason.termination());
         }
         Poll::Pending
@@ -266,14 +268,14 @@ impl<A: Stream, B: Stream, G: Guard> Tunnel<A, B, G> {
     fn poll_last_words(
         &mut self,
         cx: &mut Context<'_>,
-        far: &mut Far,
+        far: &mut BackendEnd,
         scratch: &mut [u8],
     ) -> Poll<Result<(), ()>> {
-        while *far != Far::Failed {
+        while *far != BackendEnd::Failed {
             match self.up.poll(cx, &mut self.client, &mut self.backend, scratch) {
                 Poll::Ready(Ok(())) => return Poll::Ready(Ok(())),
-                Poll::Ready(Err(Failure::Read(_))) => return Poll::Ready(Err(())),
-                Poll::Ready(Err(Failure::Write(_))) => *far = Far::Failed,
+                Poll::Ready(Err(CopyError::Read(_))) => return Poll::Ready(Err(())),
+                Poll::Ready(Err(CopyError::Write(_))) => *far = BackendEnd::Failed,
                 Poll::Pending if self.up.frames.is_closed() && self.up.is_open() => self.up.end(),
                 Poll::Pending => return Poll::Pending,
             }
@@ -290,18 +292,18 @@ impl Direction {
         writer: &mut W,
     ) -> Poll<io::Result<()>> {
         ready!(self.poll_rest(cx, writer))?;
-        if self.state == (State::Open { unflushed: true }) {
+        if self.state == (CopyState::Open { unflushed: true }) {
             ready!(Pin::new(writer).poll_flush(cx))?;
-            self.state = State::Open { unflushed: false };
+            self.state = CopyState::Open { unflushed: false };
         }
         Poll::Ready(Ok(()))
     }
 
     /// Ends the writer, once; whether that succeeds does not matter any more.
     fn poll_shut<W: Stream>(&mut self, cx: &mut Context<'_>, writer: &mut W) -> Poll<()> {
-        if self.state != State::Ended {
+        if self.state != CopyState::Ended {
             let _ = ready!(Pin::new(writer).poll_shutdown(cx));
-            self.state = State::Ended;
+            self.state = CopyState::Ended;
         }
         Poll::Ready(())
     }
@@ -334,8 +336,8 @@ mod tests {
     #[test]
     fn each_reason_has_a_whole_unmasked_close_of_its_own() {
         let mut seen = std::collections::HashSet::new();
-        for reason in Reason::ALL {
-            assert_eq!(Reason::of_code(reason.code()), Some(reason));
+        for reason in CloseReason::ALL {
+            assert_eq!(CloseReason::of_code(reason.code()), Some(reason));
             let frame = reason.frame();
             assert!(seen.insert(frame));
             let mut tracker = FrameTracker::new();
@@ -345,6 +347,6 @@ mod tests {
             assert_eq!(u16::from_be_bytes([frame[2], frame[3]]), 1012);
             assert!(std::str::from_utf8(&frame[4..]).is_ok());
         }
-        assert_eq!((Reason::of_code(0), Reason::of_code(6)), (None, None));
+        assert_eq!((CloseReason::of_code(0), CloseReason::of_code(6)), (None, None));
     }
 }

@@ -26,13 +26,13 @@ use tokio::{
 };
 
 use super::{
-    End, Ended, Guard, Reason, Terms, Ticket,
-    close::Closing,
+    CloseReason, TunnelEndpoint, TunnelObserver, TunnelOptions, TunnelSummary, TunnelTicket,
+    close::CloseState,
     frame::FrameTracker,
     splice::{self, Bulk, Pipe},
 };
 use crate::{
-    error::{Kind, Phase, Side, Termination},
+    error::{FailureKind, Phase, Side, Termination},
     net::{stream::Stream, tls},
 };
 
@@ -55,11 +55,11 @@ pub struct Tunnel<A, B, G> {
     pub(super) down: Direction,
     /// Which side sent FIN first.
     first_fin: Option<Side>,
-    pub(super) closing: Closing,
-    pub(super) pause: Option<Box<Pause>>,
+    pub(super) closing: CloseState,
+    pub(super) pause: Option<Box<IdleTimer>>,
     /// Longest pause once one direction has ended, in milliseconds.
     half_closed: u32,
-    pub(super) ticket: Ticket,
+    pub(super) ticket: TunnelTicket,
     guard: Option<G>,
 }
 
@@ -74,7 +74,7 @@ pub(super) struct Direction {
     pub(super) bulk: Bulk,
     /// Where among the frames the writer is.
     pub(super) frames: FrameTracker,
-    pub(super) state: State,
+    pub(super) state: CopyState,
     /// Whether nothing is to be written beyond the next boundary.
     pub(super) stops: bool,
     /// Whether an end that TLS has not told is to be none in the writer's TLS either: nothing in the bytes
@@ -85,7 +85,7 @@ pub(super) struct Direction {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum State {
+pub(super) enum CopyState {
     /// Bytes may come. Written bytes may still sit in the writer (TLS) if `unflushed`.
     Open { unflushed: bool },
     /// The reader has ended; the writer is still to be told.
@@ -97,7 +97,7 @@ pub(super) enum State {
 /// Deadline of a pause. Only tunnels with an idle timeout, half-closed ones and those that are being
 /// closed have it.
 #[derive(Debug)]
-pub(super) struct Pause {
+pub(super) struct IdleTimer {
     limit: Duration,
     since: Instant,
     /// It is over then whatever moves.
@@ -106,7 +106,7 @@ pub(super) struct Pause {
 }
 
 /// Which stream of a direction failed, and how.
-pub(super) enum Failure {
+pub(super) enum CopyError {
     Read(io::Error),
     Write(io::Error),
 }
@@ -115,14 +115,14 @@ impl<A, B, G> Tunnel<A, B, G>
 where
     A: Stream,
     B: Stream,
-    G: Guard,
+    G: TunnelObserver,
 {
     pub(super) fn new(
-        client: End<A>,
-        backend: End<B>,
+        client: TunnelEndpoint<A>,
+        backend: TunnelEndpoint<B>,
         guard: G,
-        ticket: Ticket,
-        terms: Terms,
+        ticket: TunnelTicket,
+        terms: TunnelOptions,
     ) -> Self {
         let frames = if terms.framed { FrameTracker::new() } else { FrameTracker::lost() };
         Self {
@@ -131,8 +131,8 @@ where
             up: Direction::starting_with(client.early, frames, !terms.framed),
             down: Direction::starting_with(backend.early, frames, !terms.framed),
             first_fin: None,
-            closing: Closing::No,
-            pause: terms.idle.map(Pause::new),
+            closing: CloseState::No,
+            pause: terms.idle.map(IdleTimer::new),
             half_closed: u32::try_from(terms.half_closed.as_millis()).unwrap_or(u32::MAX),
             ticket,
             guard: Some(guard),
@@ -182,10 +182,10 @@ where
     }
 
     /// Both ends go the way the failed one went: a reset is passed on as a reset.
-    fn fail(&mut self, reader: Side, writer: Side, failure: Failure) -> Termination {
+    fn fail(&mut self, reader: Side, writer: Side, failure: CopyError) -> Termination {
         let (side, error) = match failure {
-            Failure::Read(error) => (reader, error),
-            Failure::Write(error) => (writer, error),
+            CopyError::Read(error) => (reader, error),
+            CopyError::Write(error) => (writer, error),
         };
         match side {
             Side::Client => self.backend.reset_on_drop(),
@@ -193,7 +193,7 @@ where
         }
         let kind = tls::kind(&error);
         let termination = Termination::Failed(side, Phase::Tunnel, kind);
-        let says_all = matches!(kind, Kind::Reset | Kind::TimedOut);
+        let says_all = matches!(kind, FailureKind::Reset | FailureKind::TimedOut);
         self.tell(termination, Some(&error).filter(|_| !says_all));
         termination
     }
@@ -202,7 +202,7 @@ where
     fn tell(&mut self, termination: Termination, error: Option<&io::Error>) {
         if let Some(guard) = self.guard.take() {
             let (to_backend, to_client) = (self.up.moved, self.down.moved);
-            guard.end(Ended { termination, to_backend, to_client }, error);
+            guard.end(TunnelSummary { termination, to_backend, to_client }, error);
         }
     }
 
@@ -211,22 +211,24 @@ where
             return;
         }
         self.first_fin = match (self.up.state, self.down.state) {
-            (State::Open { .. }, State::Open { .. }) => return,
-            (State::Open { .. }, _) => Some(Side::Backend),
+            (CopyState::Open { .. }, CopyState::Open { .. }) => return,
+            (CopyState::Open { .. }, _) => Some(Side::Backend),
             _ => Some(Side::Client),
         };
-        if self.closing != Closing::No && self.closing != Closing::Ordered(Reason::Drained) {
+        if self.closing != CloseState::No
+            && self.closing != CloseState::Ordered(CloseReason::Drained)
+        {
             return;
         }
         let most = Duration::from_millis(self.half_closed.into());
         let limit = self.pause.as_ref().map_or(most, |p| p.limit.min(most));
-        self.pause = Some(Pause::new(limit));
+        self.pause = Some(IdleTimer::new(limit));
     }
 
     fn poll_pause(&mut self, cx: &mut Context<'_>, before: u64) -> Poll<Termination> {
         // Who reads slowly is amid something, however long nothing could be written.
         let holds =
-            matches!(self.closing, Closing::Quiet(_)) && (self.up.holds() || self.down.holds());
+            matches!(self.closing, CloseState::Quiet(_)) && (self.up.holds() || self.down.holds());
         let moved = holds || self.moved() != before;
         let Some(pause) = &mut self.pause else { return Poll::Pending };
         if moved && !self.closing.has_deadline() {
@@ -266,7 +268,7 @@ impl<A, B, G> Future for Tunnel<A, B, G>
 where
     A: Stream,
     B: Stream,
-    G: Guard,
+    G: TunnelObserver,
 {
     type Output = ();
 
@@ -280,7 +282,7 @@ where
 
 impl Direction {
     fn starting_with(early: Bytes, frames: FrameTracker, wants_word: bool) -> Self {
-        let state = State::Open { unflushed: false };
+        let state = CopyState::Open { unflushed: false };
         let (bulk, held) = (Bulk::default(), None);
         let (stops, unsaid) = (false, false);
         Self { moved: 0, rest: early, held, bulk, frames, state, stops, wants_word, unsaid }
@@ -288,20 +290,20 @@ impl Direction {
 
     /// Whether its reader has not ended.
     pub(super) fn is_open(&self) -> bool {
-        matches!(self.state, State::Open { .. })
+        matches!(self.state, CopyState::Open { .. })
     }
 
     /// Whether bytes or an end are on their way that the writer does not take at present.
     pub(super) fn holds(&self) -> bool {
         !self.rest.is_empty()
             || self.held.is_some()
-            || matches!(self.state, State::Open { unflushed: true } | State::Ending)
+            || matches!(self.state, CopyState::Open { unflushed: true } | CopyState::Ending)
     }
 
     fn part<W: Stream>(&mut self, cx: &mut Context<'_>, writer: &mut W) {
         if self.holds() {
             writer.reset_on_drop();
-        } else if self.state != State::Ended {
+        } else if self.state != CopyState::Ended {
             // What cannot be said now is not said.
             let _ = Pin::new(writer).poll_shutdown(cx);
         }
@@ -309,7 +311,7 @@ impl Direction {
 
     /// Takes its reader for ended.
     pub(super) fn end(&mut self) {
-        self.state = State::Ending;
+        self.state = CopyState::Ending;
     }
 
     /// Moves what can be moved now. Ready once the direction has ended or failed, or has come to where
@@ -320,19 +322,19 @@ impl Direction {
         reader: &mut R,
         writer: &mut W,
         scratch: &mut [u8],
-    ) -> Poll<Result<(), Failure>> {
+    ) -> Poll<Result<(), CopyError>> {
         for _ in 0..ROUNDS {
-            ready!(self.poll_rest(cx, writer)).map_err(Failure::Write)?;
+            ready!(self.poll_rest(cx, writer)).map_err(CopyError::Write)?;
             if self.has_stopped() {
                 return Poll::Ready(Ok(()));
             }
             match self.state {
-                State::Ended => return Poll::Ready(Ok(())),
-                State::Ending => {
-                    ready!(self.poll_goodbye(cx, writer)).map_err(Failure::Write)?;
-                    self.state = State::Ended;
+                CopyState::Ended => return Poll::Ready(Ok(())),
+                CopyState::Ending => {
+                    ready!(self.poll_goodbye(cx, writer)).map_err(CopyError::Write)?;
+                    self.state = CopyState::Ended;
                 }
-                State::Open { .. } => ready!(self.poll_move(cx, reader, writer, scratch))?,
+                CopyState::Open { .. } => ready!(self.poll_move(cx, reader, writer, scratch))?,
             }
         }
         cx.waker().wake_by_ref();
@@ -372,7 +374,7 @@ impl Direction {
             self.frames.pass(&self.rest[..written]);
             self.rest.advance(written);
             self.moved += written as u64;
-            self.state = State::Open { unflushed: true };
+            self.state = CopyState::Open { unflushed: true };
         }
         // An emptied `Bytes` still holds its memory.
         self.rest = Bytes::new();
@@ -386,7 +388,7 @@ impl Direction {
         reader: &mut R,
         writer: &mut W,
         scratch: &mut [u8],
-    ) -> Poll<Result<(), Failure>> {
+    ) -> Poll<Result<(), CopyError>> {
         let mut buffer = ReadBuf::new(scratch);
         match Pin::new(reader).poll_read(cx, &mut buffer) {
             Poll::Ready(Ok(())) => {}
@@ -395,21 +397,21 @@ impl Direction {
             Poll::Ready(Err(e)) if e.kind() == io::ErrorKind::UnexpectedEof => {
                 self.unsaid = self.wants_word;
             }
-            Poll::Ready(Err(e)) => return Poll::Ready(Err(Failure::Read(e))),
+            Poll::Ready(Err(e)) => return Poll::Ready(Err(CopyError::Read(e))),
             Poll::Pending => {
-                if self.state == (State::Open { unflushed: true }) {
-                    ready!(Pin::new(writer).poll_flush(cx)).map_err(Failure::Write)?;
-                    self.state = State::Open { unflushed: false };
+                if self.state == (CopyState::Open { unflushed: true }) {
+                    ready!(Pin::new(writer).poll_flush(cx)).map_err(CopyError::Write)?;
+                    self.state = CopyState::Open { unflushed: false };
                 }
                 return Poll::Pending;
             }
         }
         let mut filled = buffer.filled();
         if filled.is_empty() {
-            self.state = State::Ending;
+            self.state = CopyState::Ending;
             return Poll::Ready(Ok(()));
         }
-        self.state = State::Open { unflushed: true };
+        self.state = CopyState::Open { unflushed: true };
         self.bulk.note(filled.len());
         filled = &filled[..self.allowed(filled)];
         while !filled.is_empty() {
@@ -420,9 +422,9 @@ impl Direction {
                     filled = &filled[written..];
                 }
                 Poll::Ready(Ok(_)) => {
-                    return Poll::Ready(Err(Failure::Write(io::ErrorKind::WriteZero.into())));
+                    return Poll::Ready(Err(CopyError::Write(io::ErrorKind::WriteZero.into())));
                 }
-                Poll::Ready(Err(e)) => return Poll::Ready(Err(Failure::Write(e))),
+                Poll::Ready(Err(e)) => return Poll::Ready(Err(CopyError::Write(e))),
                 Poll::Pending => {
                     self.rest = Bytes::copy_from_slice(filled);
                     return Poll::Pending;
@@ -447,7 +449,7 @@ impl Direction {
     }
 }
 
-impl Pause {
+impl IdleTimer {
     pub(super) fn new(limit: Duration) -> Box<Self> {
         Self::within(limit, None)
     }

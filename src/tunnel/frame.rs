@@ -11,11 +11,11 @@ const LONGEST: usize = 14;
 /// Follows the frames of one direction from its first byte on.
 #[derive(Clone, Copy, Debug)]
 pub struct FrameTracker {
-    state: State,
+    state: FrameState,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum State {
+enum FrameState {
     /// So many bytes of a header have been seen; none is a boundary.
     Header { seen: u8, bytes: [u8; LONGEST] },
     /// So many bytes of the payload are still to come, at least one.
@@ -27,7 +27,7 @@ enum State {
 }
 
 /// What a whole header says.
-struct Header {
+struct FrameHeader {
     /// Its own bytes.
     length: usize,
     close: bool,
@@ -43,17 +43,17 @@ impl Default for FrameTracker {
 impl FrameTracker {
     /// Before the first byte after the handshake: a boundary.
     pub const fn new() -> Self {
-        Self { state: State::BOUNDARY }
+        Self { state: FrameState::BOUNDARY }
     }
 
     /// For bytes that are no frames, or begin where nobody knows: there is no boundary.
     pub const fn lost() -> Self {
-        Self { state: State::Lost }
+        Self { state: FrameState::Lost }
     }
 
     /// Steps over bytes that pass.
     pub fn pass(&mut self, mut bytes: &[u8]) {
-        while !bytes.is_empty() && self.state != State::Lost {
+        while !bytes.is_empty() && self.state != FrameState::Lost {
             let stepped = self.step(bytes);
             bytes = &bytes[stepped..];
         }
@@ -64,7 +64,7 @@ impl FrameTracker {
     pub fn pass_to_boundary(&mut self, bytes: &[u8]) -> Option<usize> {
         let mut passed = 0;
         while !self.at_boundary() {
-            if passed == bytes.len() || self.state == State::Lost {
+            if passed == bytes.len() || self.state == FrameState::Lost {
                 return None;
             }
             passed += self.step(&bytes[passed..]);
@@ -74,17 +74,17 @@ impl FrameTracker {
 
     /// Whether a frame of our own may follow what has passed.
     pub fn at_boundary(&self) -> bool {
-        self.state == State::BOUNDARY
+        self.state == FrameState::BOUNDARY
     }
 
     /// Whether a whole Close frame has passed, after which no frame may follow.
     pub fn is_closed(&self) -> bool {
-        self.state == State::Closed
+        self.state == FrameState::Closed
     }
 
     /// Whether something has passed that cannot be a frame, so that there is no boundary any more.
     pub fn is_lost(&self) -> bool {
-        self.state == State::Lost
+        self.state == FrameState::Lost
     }
 
     /// Steps over a part of `bytes`, which are not empty: to the end of a header, of a payload or of
@@ -92,29 +92,29 @@ impl FrameTracker {
     fn step(&mut self, bytes: &[u8]) -> usize {
         match &mut self.state {
             // Frames follow a Close only where the sender is broken.
-            State::Lost | State::Closed => self.lose(bytes),
-            State::Payload { left, close } => {
+            FrameState::Lost | FrameState::Closed => self.lose(bytes),
+            FrameState::Payload { left, close } => {
                 let (left, close) = (*left, *close);
                 self.enter(left, close, bytes)
             }
             // Nearly always a header is whole: it is read where it lies.
-            State::Header { seen: 0, bytes: header } => match Header::read(bytes) {
-                Ok(Some(Header { length, close, payload })) => {
+            FrameState::Header { seen: 0, bytes: header } => match FrameHeader::read(bytes) {
+                Ok(Some(FrameHeader { length, close, payload })) => {
                     length + self.enter(payload, close, &bytes[length..])
                 }
                 Ok(None) => {
                     // Shorter than a header, hence than the longest.
                     header[..bytes.len()].copy_from_slice(bytes);
-                    self.state = State::Header { seen: bytes.len() as u8, bytes: *header };
+                    self.state = FrameState::Header { seen: bytes.len() as u8, bytes: *header };
                     bytes.len()
                 }
                 Err(()) => self.lose(bytes),
             },
-            State::Header { seen, bytes: header } => {
+            FrameState::Header { seen, bytes: header } => {
                 header[usize::from(*seen)] = bytes[0];
                 *seen += 1;
-                match Header::read(&header[..usize::from(*seen)]) {
-                    Ok(Some(Header { close, payload, .. })) => {
+                match FrameHeader::read(&header[..usize::from(*seen)]) {
+                    Ok(Some(FrameHeader { close, payload, .. })) => {
                         self.enter(payload, close, &[]);
                     }
                     Ok(None) => {}
@@ -129,25 +129,25 @@ impl FrameTracker {
     fn enter(&mut self, payload: u64, close: bool, bytes: &[u8]) -> usize {
         let stepped = usize::try_from(payload).map_or(bytes.len(), |n| n.min(bytes.len()));
         self.state = match (payload - stepped as u64, close) {
-            (0, true) => State::Closed,
-            (0, false) => State::BOUNDARY,
-            (left, close) => State::Payload { left, close },
+            (0, true) => FrameState::Closed,
+            (0, false) => FrameState::BOUNDARY,
+            (left, close) => FrameState::Payload { left, close },
         };
         stepped
     }
 
     fn lose(&mut self, bytes: &[u8]) -> usize {
-        self.state = State::Lost;
+        self.state = FrameState::Lost;
         bytes.len()
     }
 }
 
-impl State {
+impl FrameState {
     /// Between two frames.
     const BOUNDARY: Self = Self::Header { seen: 0, bytes: [0; LONGEST] };
 }
 
-impl Header {
+impl FrameHeader {
     /// Reads one that `bytes` begin with. `None` until it is whole; an error where it never will be.
     fn read(bytes: &[u8]) -> Result<Option<Self>, ()> {
         let opcode = bytes[0] & 0x0f;

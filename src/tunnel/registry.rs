@@ -21,7 +21,7 @@ use std::{
 use atomic_waker::AtomicWaker;
 use tokio::time::Instant;
 
-use super::close::Reason;
+use super::close::CloseReason;
 
 /// Shards by backend serial: tunnels of different backends rarely meet in one lock.
 pub const SHARDS: usize = 16;
@@ -31,8 +31,8 @@ const KEPT: usize = 64;
 
 /// All open tunnels of a process.
 #[derive(Debug)]
-pub struct Registry {
-    shards: [Mutex<HashMap<u64, Member>>; SHARDS],
+pub struct TunnelRegistry {
+    shards: [Mutex<HashMap<u64, BackendTunnels>>; SHARDS],
     open: AtomicUsize,
     start: Instant,
     /// The newest tunnel's birth.
@@ -47,7 +47,7 @@ pub struct TunnelId(u64);
 
 /// An open tunnel, as an operator sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Listed {
+pub struct OpenTunnel {
     /// Its name.
     pub id: TunnelId,
     /// Serial of its backend.
@@ -71,31 +71,31 @@ pub struct AgeLimit {
 
 /// A tunnel's entry, removed when it is dropped.
 #[derive(Debug)]
-pub struct Ticket {
-    registry: Arc<Registry>,
-    handle: Arc<Handle>,
+pub struct TunnelTicket {
+    registry: Arc<TunnelRegistry>,
+    handle: Arc<TunnelHandle>,
     backend: u64,
 }
 
 /// What a registry tells a tunnel to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Order {
+pub(super) enum TunnelCommand {
     /// Close at the next frame boundary.
-    Close(Reason),
+    Close(CloseReason),
     /// End at once; for the reason of an earlier order, if there was one.
-    Cut(Option<Reason>),
+    Cut(Option<CloseReason>),
 }
 
 /// What a tunnel and its entry share.
 #[derive(Debug)]
-struct Handle {
+struct TunnelHandle {
     waker: AtomicWaker,
     client: SocketAddr,
     /// Whether it has frames, and so which vector it is in.
     framed: bool,
     /// Where its entry is; changed under the shard's lock only.
     at: AtomicU32,
-    /// An [`Order`], packed: the reason's code, and [`CUT`]; 0: none.
+    /// An [`TunnelCommand`], packed: the reason's code, and [`CUT`]; 0: none.
     order: AtomicU8,
 }
 
@@ -103,26 +103,26 @@ const CUT: u8 = 0x80;
 
 /// Tunnels of one backend.
 #[derive(Debug, Default)]
-struct Member {
-    framed: Tunnels,
-    unframed: Tunnels,
+struct BackendTunnels {
+    framed: TunnelList,
+    unframed: TunnelList,
 }
 
 /// Those of one kind.
 #[derive(Debug, Default)]
-struct Tunnels {
-    entries: Vec<Slot>,
+struct TunnelList {
+    entries: Vec<TunnelSlot>,
     /// So many, the first, have no order.
     free: usize,
 }
 
 #[derive(Debug)]
-struct Slot {
+struct TunnelSlot {
     id: TunnelId,
-    handle: Arc<Handle>,
+    handle: Arc<TunnelHandle>,
 }
 
-impl Default for Registry {
+impl Default for TunnelRegistry {
     fn default() -> Self {
         Self {
             shards: Default::default(),
@@ -133,21 +133,21 @@ impl Default for Registry {
     }
 }
 
-impl Registry {
+impl TunnelRegistry {
     /// Enters a client's tunnel to the backend with this serial; `framed`: it can be closed between two
     /// frames.
-    pub fn enter(self: &Arc<Self>, backend: u64, client: SocketAddr, framed: bool) -> Ticket {
-        let handle = Arc::new(Handle {
+    pub fn enter(self: &Arc<Self>, backend: u64, client: SocketAddr, framed: bool) -> TunnelTicket {
+        let handle = Arc::new(TunnelHandle {
             waker: AtomicWaker::new(),
             client,
             framed,
             at: AtomicU32::new(0),
             order: AtomicU8::new(0),
         });
-        let slot = Slot { id: self.name(), handle: Arc::clone(&handle) };
+        let slot = TunnelSlot { id: self.name(), handle: Arc::clone(&handle) };
         self.shard(backend).entry(backend).or_default().of(framed).insert(slot);
         self.open.fetch_add(1, Ordering::Relaxed);
-        Ticket { registry: Arc::clone(self), handle, backend }
+        TunnelTicket { registry: Arc::clone(self), handle, backend }
     }
 
     /// Open tunnels.
@@ -162,12 +162,12 @@ impl Registry {
 
     /// Open tunnels to one backend.
     pub fn of(&self, backend: u64) -> usize {
-        self.shard(backend).get(&backend).map_or(0, Member::len)
+        self.shard(backend).get(&backend).map_or(0, BackendTunnels::len)
     }
 
     /// Open tunnels to one backend that have no order to end yet.
     pub fn staying(&self, backend: u64) -> usize {
-        self.shard(backend).get(&backend).map_or(0, Member::free)
+        self.shard(backend).get(&backend).map_or(0, BackendTunnels::free)
     }
 
     /// The same of those that can be closed between two frames.
@@ -181,14 +181,14 @@ impl Registry {
     }
 
     /// Some tunnels to one backend, `limit` at most, of both kinds in turn.
-    pub fn list(&self, backend: u64, limit: usize) -> Vec<Listed> {
+    pub fn list(&self, backend: u64, limit: usize) -> Vec<OpenTunnel> {
         let now = self.now();
         let shard = self.shard(backend);
         let Some(member) = shard.get(&backend) else { return Vec::new() };
         let (framed, unframed) = (&member.framed.entries, &member.unframed.entries);
         let turns = 0..framed.len().max(unframed.len());
         let slots = turns.flat_map(|at| [framed.get(at), unframed.get(at)]).flatten();
-        let listed = slots.take(limit).map(|Slot { id, handle }| Listed {
+        let listed = slots.take(limit).map(|TunnelSlot { id, handle }| OpenTunnel {
             id: *id,
             backend,
             client: handle.client,
@@ -200,9 +200,9 @@ impl Registry {
 
     /// Closes as many as `count` tunnels to one backend, drawn at random from those that have no
     /// order yet, and says how many there were. Only those with frames are closed to level backends.
-    pub fn close(&self, backend: u64, count: usize, reason: Reason) -> usize {
+    pub fn close(&self, backend: u64, count: usize, reason: CloseReason) -> usize {
         let drawn = match self.shard(backend).get_mut(&backend) {
-            Some(member) if reason == Reason::Rebalanced => member.framed.draw(count),
+            Some(member) if reason == CloseReason::Rebalanced => member.framed.draw(count),
             Some(member) => member.draw(count),
             None => return 0,
         };
@@ -210,7 +210,7 @@ impl Registry {
     }
 
     /// The same over all backends, from each about its share.
-    pub fn close_any(&self, count: usize, reason: Reason) -> usize {
+    pub fn close_any(&self, count: usize, reason: CloseReason) -> usize {
         let backends = self.backends();
         let mut total: usize = backends.iter().map(|(_, staying)| staying).sum();
         let mut left = count;
@@ -228,10 +228,13 @@ impl Registry {
 
     /// Closes one tunnel; false where there is none of that name. One that has an order already is
     /// cut: whoever names it then does not want to wait for its client.
-    pub fn close_one(&self, id: TunnelId, reason: Reason) -> bool {
+    pub fn close_one(&self, id: TunnelId, reason: CloseReason) -> bool {
         let found = self.shards.iter().find_map(|shard| {
             let mut shard = lock(shard);
-            shard.values_mut().flat_map(Member::both).find_map(|tunnels| tunnels.take_one(id))
+            shard
+                .values_mut()
+                .flat_map(BackendTunnels::both)
+                .find_map(|tunnels| tunnels.take_one(id))
         });
         let Some((handle, was_free)) = found else { return false };
         handle.give(if was_free { reason.code() } else { CUT });
@@ -256,13 +259,13 @@ impl Registry {
                 tunnels.take_those(is_due, &mut overdue);
             }
         }
-        order_all(&overdue, Reason::Aged)
+        order_all(&overdue, CloseReason::Aged)
     }
 
     /// Cuts every tunnel to one backend and says how many there were.
     pub fn cut(&self, backend: u64) -> usize {
-        let all: Vec<Arc<Handle>> = match self.shard(backend).get_mut(&backend) {
-            Some(member) => member.both().into_iter().flat_map(Tunnels::order_all).collect(),
+        let all: Vec<Arc<TunnelHandle>> = match self.shard(backend).get_mut(&backend) {
+            Some(member) => member.both().into_iter().flat_map(TunnelList::order_all).collect(),
             None => return 0,
         };
         all.iter().for_each(|handle| handle.give(CUT));
@@ -297,7 +300,7 @@ impl Registry {
         micros(self.start.elapsed())
     }
 
-    fn shard(&self, backend: u64) -> MutexGuard<'_, HashMap<u64, Member>> {
+    fn shard(&self, backend: u64) -> MutexGuard<'_, HashMap<u64, BackendTunnels>> {
         lock(&self.shards[backend as usize % SHARDS])
     }
 }
@@ -312,17 +315,17 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 /// Orders tunnels to close, outside of any lock: their tasks may run at once.
-fn order_all(drawn: &[Arc<Handle>], reason: Reason) -> usize {
+fn order_all(drawn: &[Arc<TunnelHandle>], reason: CloseReason) -> usize {
     drawn.iter().for_each(|handle| handle.give(reason.code()));
     drawn.len()
 }
 
-impl Member {
-    fn of(&mut self, framed: bool) -> &mut Tunnels {
+impl BackendTunnels {
+    fn of(&mut self, framed: bool) -> &mut TunnelList {
         if framed { &mut self.framed } else { &mut self.unframed }
     }
 
-    fn both(&mut self) -> [&mut Tunnels; 2] {
+    fn both(&mut self) -> [&mut TunnelList; 2] {
         [&mut self.framed, &mut self.unframed]
     }
 
@@ -334,8 +337,8 @@ impl Member {
         self.framed.free + self.unframed.free
     }
 
-    /// As of [`Tunnels::draw`], of both kinds.
-    fn draw(&mut self, count: usize) -> Vec<Arc<Handle>> {
+    /// As of [`TunnelList::draw`], of both kinds.
+    fn draw(&mut self, count: usize) -> Vec<Arc<TunnelHandle>> {
         let count = count.min(self.free());
         let draw = |_| {
             let at = fastrand::usize(..self.free());
@@ -346,9 +349,9 @@ impl Member {
     }
 }
 
-impl Tunnels {
+impl TunnelList {
     /// Takes those without an order that are named.
-    fn take_those(&mut self, named: impl Fn(TunnelId) -> bool, taken: &mut Vec<Arc<Handle>>) {
+    fn take_those(&mut self, named: impl Fn(TunnelId) -> bool, taken: &mut Vec<Arc<TunnelHandle>>) {
         // Backwards: what moves into a gap comes from behind, and was seen already.
         for at in (0..self.free).rev() {
             if named(self.entries[at].id) {
@@ -358,7 +361,7 @@ impl Tunnels {
     }
 
     /// The one of this name, and whether it had no order.
-    fn take_one(&mut self, id: TunnelId) -> Option<(Arc<Handle>, bool)> {
+    fn take_one(&mut self, id: TunnelId) -> Option<(Arc<TunnelHandle>, bool)> {
         let at = self.entries.iter().position(|slot| slot.id == id)?;
         if at < self.free {
             return Some((self.take(at), true));
@@ -367,12 +370,12 @@ impl Tunnels {
     }
 
     /// All of them. Each must be given an order.
-    fn order_all(&mut self) -> Vec<Arc<Handle>> {
+    fn order_all(&mut self) -> Vec<Arc<TunnelHandle>> {
         self.free = 0;
         self.entries.iter().map(|slot| Arc::clone(&slot.handle)).collect()
     }
 
-    fn insert(&mut self, slot: Slot) {
+    fn insert(&mut self, slot: TunnelSlot) {
         let last = self.entries.len();
         // More would not fit into any memory.
         slot.handle.at.store(last as u32, Ordering::Relaxed);
@@ -396,12 +399,12 @@ impl Tunnels {
 
     /// Draws `count` at random, or all there are, from those that have no order. Each must be given
     /// one.
-    fn draw(&mut self, count: usize) -> Vec<Arc<Handle>> {
+    fn draw(&mut self, count: usize) -> Vec<Arc<TunnelHandle>> {
         (0..count.min(self.free)).map(|_| self.take(fastrand::usize(..self.free))).collect()
     }
 
     /// Moves one to those that have an order.
-    fn take(&mut self, at: usize) -> Arc<Handle> {
+    fn take(&mut self, at: usize) -> Arc<TunnelHandle> {
         self.free -= 1;
         self.swap(at, self.free);
         Arc::clone(&self.entries[self.free].handle)
@@ -415,16 +418,16 @@ impl Tunnels {
     }
 }
 
-impl Ticket {
+impl TunnelTicket {
     /// Whether the tunnel was entered as one that has frames.
     pub(super) fn is_framed(&self) -> bool {
         self.handle.framed
     }
 
     /// The order, if there is one; a later one wakes the task.
-    pub(super) fn order(&self, cx: &mut Context<'_>) -> Option<Order> {
+    pub(super) fn order(&self, cx: &mut Context<'_>) -> Option<TunnelCommand> {
         let order = self.handle.order();
-        if matches!(order, Some(Order::Cut(_))) {
+        if matches!(order, Some(TunnelCommand::Cut(_))) {
             return order;
         }
         self.handle.waker.register(cx.waker());
@@ -433,7 +436,7 @@ impl Ticket {
     }
 }
 
-impl Drop for Ticket {
+impl Drop for TunnelTicket {
     fn drop(&mut self) {
         let mut shard = self.registry.shard(self.backend);
         if let Some(member) = shard.get_mut(&self.backend) {
@@ -447,17 +450,21 @@ impl Drop for Ticket {
     }
 }
 
-impl Handle {
+impl TunnelHandle {
     /// Adds to the order, packed.
     fn give(&self, order: u8) {
         self.order.fetch_or(order, Ordering::AcqRel);
         self.waker.wake();
     }
 
-    fn order(&self) -> Option<Order> {
+    fn order(&self) -> Option<TunnelCommand> {
         let packed = self.order.load(Ordering::Acquire);
-        let reason = Reason::of_code(packed & !CUT);
-        if packed & CUT != 0 { Some(Order::Cut(reason)) } else { reason.map(Order::Close) }
+        let reason = CloseReason::of_code(packed & !CUT);
+        if packed & CUT != 0 {
+            Some(TunnelCommand::Cut(reason))
+        } else {
+            reason.map(TunnelCommand::Close)
+        }
     }
 }
 
@@ -493,35 +500,39 @@ mod tests {
 
     const CLIENT: &str = "192.0.2.1:4711";
 
-    fn enter(registry: &Arc<Registry>, backend: u64) -> Ticket {
+    fn enter(registry: &Arc<TunnelRegistry>, backend: u64) -> TunnelTicket {
         registry.enter(backend, CLIENT.parse().unwrap(), true)
     }
 
-    fn enter_unframed(registry: &Arc<Registry>, backend: u64) -> Ticket {
+    fn enter_unframed(registry: &Arc<TunnelRegistry>, backend: u64) -> TunnelTicket {
         registry.enter(backend, CLIENT.parse().unwrap(), false)
     }
 
-    fn order(ticket: &Ticket) -> Option<Order> {
+    fn order(ticket: &TunnelTicket) -> Option<TunnelCommand> {
         ticket.handle.order()
     }
 
     #[test]
     fn a_tunnel_costs_a_registry_little() {
-        assert!(size_of::<Handle>() <= 64 && size_of::<Slot>() <= 16 && size_of::<Ticket>() <= 24);
+        assert!(
+            size_of::<TunnelHandle>() <= 64
+                && size_of::<TunnelSlot>() <= 16
+                && size_of::<TunnelTicket>() <= 24
+        );
     }
 
     #[test]
     fn those_without_frames_are_closed_by_drains_and_never_to_level() {
-        let registry = Arc::new(Registry::default());
-        let framed: Vec<Ticket> = (0..10).map(|_| enter(&registry, 3)).collect();
-        let unframed: Vec<Ticket> = (0..30).map(|_| enter_unframed(&registry, 3)).collect();
+        let registry = Arc::new(TunnelRegistry::default());
+        let framed: Vec<TunnelTicket> = (0..10).map(|_| enter(&registry, 3)).collect();
+        let unframed: Vec<TunnelTicket> = (0..30).map(|_| enter_unframed(&registry, 3)).collect();
         assert_eq!((registry.of(3), registry.staying(3), registry.closable(3)), (40, 40, 10));
-        assert_eq!(registry.close(3, 25, Reason::Rebalanced), 10);
+        assert_eq!(registry.close(3, 25, CloseReason::Rebalanced), 10);
         assert!(framed.iter().all(|ticket| order(ticket).is_some()));
         assert!(unframed.iter().all(|ticket| order(ticket).is_none()));
         drop(framed);
-        let _more: Vec<Ticket> = (0..10).map(|_| enter(&registry, 3)).collect();
-        assert_eq!(registry.close(3, 20, Reason::Drained), 20);
+        let _more: Vec<TunnelTicket> = (0..10).map(|_| enter(&registry, 3)).collect();
+        assert_eq!(registry.close(3, 20, CloseReason::Drained), 20);
         let ordered = unframed.iter().filter(|ticket| order(ticket).is_some()).count();
         assert!((5..=20).contains(&ordered), "drawn from both: {ordered}");
         assert_eq!((registry.staying(3), registry.cut(3)), (20, 40));
@@ -533,56 +544,56 @@ mod tests {
 
     #[test]
     fn a_few_are_drawn_at_random_and_none_twice() {
-        let registry = Arc::new(Registry::default());
-        let tickets: Vec<Ticket> = (0..100).map(|_| enter(&registry, 3)).collect();
+        let registry = Arc::new(TunnelRegistry::default());
+        let tickets: Vec<TunnelTicket> = (0..100).map(|_| enter(&registry, 3)).collect();
         let _other = enter(&registry, 4);
-        assert_eq!(registry.close(3, 30, Reason::Rebalanced), 30);
+        assert_eq!(registry.close(3, 30, CloseReason::Rebalanced), 30);
         assert_eq!((registry.of(3), registry.staying(3), registry.all_staying()), (100, 70, 71));
         let ordered = |reason| {
-            let wanted = Some(Order::Close(reason));
+            let wanted = Some(TunnelCommand::Close(reason));
             tickets.iter().filter(|ticket| order(ticket) == wanted).count()
         };
-        assert_eq!(ordered(Reason::Rebalanced), 30);
+        assert_eq!(ordered(CloseReason::Rebalanced), 30);
         let first = tickets.iter().take(30);
         assert!(first.filter(|t| order(t).is_some()).count() < 30, "not the oldest ones");
-        assert_eq!(registry.close(3, 100, Reason::Drained), 70);
-        assert_eq!((ordered(Reason::Rebalanced), ordered(Reason::Drained)), (30, 70));
-        assert_eq!(registry.close(3, 1, Reason::Drained), 0);
-        assert_eq!(registry.close(5, 1, Reason::Drained), 0);
+        assert_eq!(registry.close(3, 100, CloseReason::Drained), 70);
+        assert_eq!((ordered(CloseReason::Rebalanced), ordered(CloseReason::Drained)), (30, 70));
+        assert_eq!(registry.close(3, 1, CloseReason::Drained), 0);
+        assert_eq!(registry.close(5, 1, CloseReason::Drained), 0);
         drop(tickets);
         assert_eq!((registry.of(3), registry.len()), (0, 1));
     }
 
     #[test]
     fn over_all_backends_each_gives_its_share() {
-        let registry = Arc::new(Registry::default());
-        let _many: Vec<Ticket> = (0..90).map(|_| enter(&registry, 1)).collect();
-        let _few: Vec<Ticket> = (0..10).map(|_| enter(&registry, 2)).collect();
-        assert_eq!(registry.close_any(50, Reason::Drained), 50);
+        let registry = Arc::new(TunnelRegistry::default());
+        let _many: Vec<TunnelTicket> = (0..90).map(|_| enter(&registry, 1)).collect();
+        let _few: Vec<TunnelTicket> = (0..10).map(|_| enter(&registry, 2)).collect();
+        assert_eq!(registry.close_any(50, CloseReason::Drained), 50);
         assert!((44..=46).contains(&registry.staying(1)), "{}", registry.staying(1));
-        assert_eq!(registry.close_any(usize::MAX / 2, Reason::Drained), 50);
-        assert_eq!(registry.close_any(1, Reason::Drained), 0);
+        assert_eq!(registry.close_any(usize::MAX / 2, CloseReason::Drained), 50);
+        assert_eq!(registry.close_any(1, CloseReason::Drained), 0);
     }
 
     #[test]
     fn a_cut_keeps_the_reason_of_an_earlier_close() {
-        let registry = Arc::new(Registry::default());
+        let registry = Arc::new(TunnelRegistry::default());
         let (closed, open) = (enter(&registry, 1), enter(&registry, 1));
         let id = registry.list(1, 9).iter().map(|listed| listed.id).min().unwrap();
-        assert!(registry.close_one(id, Reason::Operator));
-        assert_eq!(order(&closed), Some(Order::Close(Reason::Operator)));
+        assert!(registry.close_one(id, CloseReason::Operator));
+        assert_eq!(order(&closed), Some(TunnelCommand::Close(CloseReason::Operator)));
         assert_eq!(order(&open), None);
         assert_eq!(registry.cut_all(), 2);
-        assert_eq!(order(&closed), Some(Order::Cut(Some(Reason::Operator))));
-        assert_eq!(order(&open), Some(Order::Cut(None)));
+        assert_eq!(order(&closed), Some(TunnelCommand::Cut(Some(CloseReason::Operator))));
+        assert_eq!(order(&open), Some(TunnelCommand::Cut(None)));
         drop(closed);
-        assert!(!registry.close_one(id, Reason::Operator));
+        assert!(!registry.close_one(id, CloseReason::Operator));
     }
 
     #[tokio::test(start_paused = true)]
     async fn those_are_listed_with_client_and_age() {
-        let registry = Arc::new(Registry::default());
-        let _tickets: Vec<Ticket> = (0..5).map(|_| enter(&registry, 1)).collect();
+        let registry = Arc::new(TunnelRegistry::default());
+        let _tickets: Vec<TunnelTicket> = (0..5).map(|_| enter(&registry, 1)).collect();
         tokio::time::advance(Duration::from_secs(7)).await;
         let listed = registry.list(1, 3);
         assert_eq!((listed.len(), registry.list(2, 3).len()), (3, 0));
@@ -598,8 +609,8 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn the_old_ones_go_each_at_its_own_time_within_the_last_tenth() {
-        let registry = Arc::new(Registry::default());
-        let _old: Vec<Ticket> = (0..1000).map(|_| enter(&registry, 1)).collect();
+        let registry = Arc::new(TunnelRegistry::default());
+        let _old: Vec<TunnelTicket> = (0..1000).map(|_| enter(&registry, 1)).collect();
         let _spared = enter(&registry, 1 + SHARDS as u64);
         let limit = AgeLimit { limit: Duration::from_secs(100), since: Instant::now() };
         let limit = |backend| (backend == 1).then_some(limit);
@@ -621,8 +632,8 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_limit_that_comes_late_closes_nobody_at_once() {
-        let registry = Arc::new(Registry::default());
-        let _old: Vec<Ticket> = (0..1000).map(|_| enter(&registry, 1)).collect();
+        let registry = Arc::new(TunnelRegistry::default());
+        let _old: Vec<TunnelTicket> = (0..1000).map(|_| enter(&registry, 1)).collect();
         tokio::time::advance(Duration::from_secs(7 * 86_400)).await;
         let limit = AgeLimit { limit: Duration::from_secs(100), since: Instant::now() };
         let mut total = registry.close_aged(1, |_| Some(limit));
@@ -638,13 +649,13 @@ mod tests {
 
     #[test]
     fn who_is_named_twice_is_cut() {
-        let registry = Arc::new(Registry::default());
+        let registry = Arc::new(TunnelRegistry::default());
         let (ticket, other) = (enter(&registry, 1), enter(&registry, 1));
         let id = registry.list(1, 9).iter().map(|listed| listed.id).min().unwrap();
-        assert!(registry.close_one(id, Reason::Operator));
-        assert_eq!(order(&ticket), Some(Order::Close(Reason::Operator)));
-        assert!(registry.close_one(id, Reason::Operator));
-        assert_eq!(order(&ticket), Some(Order::Cut(Some(Reason::Operator))));
+        assert!(registry.close_one(id, CloseReason::Operator));
+        assert_eq!(order(&ticket), Some(TunnelCommand::Close(CloseReason::Operator)));
+        assert!(registry.close_one(id, CloseReason::Operator));
+        assert_eq!(order(&ticket), Some(TunnelCommand::Cut(Some(CloseReason::Operator))));
         assert_eq!((order(&other), registry.staying(1)), (None, 1));
     }
 
@@ -653,13 +664,13 @@ mod tests {
         fn whatever_happens_each_entry_is_found(
             steps in prop::collection::vec((0..4_u8, any::<prop::sample::Index>()), 1..200),
         ) {
-            let registry = Arc::new(Registry::default());
-            let mut tickets: Vec<Ticket> = Vec::new();
+            let registry = Arc::new(TunnelRegistry::default());
+            let mut tickets: Vec<TunnelTicket> = Vec::new();
             for (step, index) in steps {
                 match step {
                     0 | 1 => tickets.push(enter(&registry, 1)),
                     2 => {
-                        registry.close(1, 1, Reason::Drained);
+                        registry.close(1, 1, CloseReason::Drained);
                     }
                     _ if tickets.is_empty() => {}
                     _ => drop(tickets.swap_remove(index.index(tickets.len()))),

@@ -34,7 +34,7 @@ use rustix::{
 };
 use tokio::{io::Interest, net::TcpStream};
 
-use super::copy::{Direction, Failure};
+use super::copy::{CopyError, Direction};
 use crate::net::stream::Stream;
 
 /// Room of a pipe in bytes: as many segments of a page as a full one may hold.
@@ -192,7 +192,7 @@ impl Direction {
         reader: &mut R,
         writer: &mut W,
         scratch: &mut [u8],
-    ) -> Poll<Result<(), Failure>> {
+    ) -> Poll<Result<(), CopyError>> {
         if self.bulk.is_bulky()
             && self.frames.is_lost()
             && let Some((reader, writer)) = reader.plain().zip(writer.plain())
@@ -209,7 +209,7 @@ impl Direction {
         cx: &mut Context<'_>,
         reader: &TcpStream,
         writer: &TcpStream,
-    ) -> Poll<Result<bool, Failure>> {
+    ) -> Poll<Result<bool, CopyError>> {
         // A poll for the other direction's sake must not cost a pipe.
         if reader.poll_read_ready(cx).is_pending() {
             return Poll::Ready(Ok(false));
@@ -229,10 +229,10 @@ impl Direction {
                 self.bulk = Bulk::NEVER;
                 return Poll::Ready(Ok(false));
             }
-            Err(e) => return Poll::Ready(Err(Failure::Read(e))),
+            Err(e) => return Poll::Ready(Err(CopyError::Read(e))),
         }
         self.bulk.note(pipe.filled);
-        ready!(self.poll_emptied(cx, pipe, writer)).map_err(Failure::Write)?;
+        ready!(self.poll_emptied(cx, pipe, writer)).map_err(CopyError::Write)?;
         Poll::Ready(Ok(true))
     }
 

@@ -11,7 +11,7 @@ use proptest::prelude::*;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 
 use super::{
-    End, Ended, Guard, Reason, Registry, Terms,
+    CloseReason, TunnelEndpoint, TunnelObserver, TunnelOptions, TunnelRegistry, TunnelSummary,
     close::{ANSWER, PATIENCE, QUIET},
     run,
 };
@@ -31,10 +31,10 @@ impl Stream for DuplexStream {
 }
 
 #[derive(Clone, Default)]
-struct Endings(Arc<Mutex<Vec<Ended>>>);
+struct Endings(Arc<Mutex<Vec<TunnelSummary>>>);
 
-impl Guard for Endings {
-    fn end(self, ended: Ended, _: Option<&io::Error>) {
+impl TunnelObserver for Endings {
+    fn end(self, ended: TunnelSummary, _: Option<&io::Error>) {
         self.0.lock().unwrap().push(ended);
     }
 }
@@ -44,32 +44,37 @@ struct Scene {
     client: DuplexStream,
     backend: DuplexStream,
     endings: Endings,
-    registry: Arc<Registry>,
+    registry: Arc<TunnelRegistry>,
     task: tokio::task::JoinHandle<()>,
 }
 
 impl Scene {
     fn open(room: usize, idle: Option<Duration>, early: &'static [u8]) -> Self {
-        Self::with(room, Terms { idle, ..Terms::default() }, early, Bytes::new())
+        Self::with(room, TunnelOptions { idle, ..TunnelOptions::default() }, early, Bytes::new())
     }
 
     /// One between WebSocket peers.
     fn framed(room: usize) -> Self {
-        Self::with(room, Terms { framed: true, ..Terms::default() }, Bytes::new(), Bytes::new())
+        Self::with(
+            room,
+            TunnelOptions { framed: true, ..TunnelOptions::default() },
+            Bytes::new(),
+            Bytes::new(),
+        )
     }
 
     fn with(
         room: usize,
-        terms: Terms,
+        terms: TunnelOptions,
         early_up: impl Into<Bytes>,
         early_down: impl Into<Bytes>,
     ) -> Self {
         let (client, client_end) = duplex(room);
         let (backend, backend_end) = duplex(room);
-        let (endings, registry) = (Endings::default(), Arc::new(Registry::default()));
+        let (endings, registry) = (Endings::default(), Arc::new(TunnelRegistry::default()));
         let task = tokio::spawn(run(
-            End { stream: client_end, early: early_up.into() },
-            End { stream: backend_end, early: early_down.into() },
+            TunnelEndpoint { stream: client_end, early: early_up.into() },
+            TunnelEndpoint { stream: backend_end, early: early_down.into() },
             endings.clone(),
             registry.enter(7, ([192, 0, 2, 1], 4711).into(), terms.framed),
             terms,
@@ -78,7 +83,7 @@ impl Scene {
     }
 
     /// How it ended; it must have ended exactly once.
-    async fn end(self) -> Ended {
+    async fn end(self) -> TunnelSummary {
         self.task.await.unwrap();
         assert!(self.registry.is_empty(), "the registry still knows it");
         let endings = self.endings.0.lock().unwrap();
@@ -86,7 +91,7 @@ impl Scene {
         endings[0]
     }
 
-    fn close(&self, reason: Reason) {
+    fn close(&self, reason: CloseReason) {
         assert_eq!(self.registry.close(7, 1, reason), 1);
     }
 
@@ -122,12 +127,12 @@ const ANSWERED: &[u8] = b"\x88\x82\0\0\0\0\x03\xf4";
 async fn a_close_waits_for_the_end_of_the_frame_and_the_backend_gets_the_clients_answer() {
     let mut scene = Scene::framed(64);
     scene.pass_down(b"\x81\x02hi\x01\x05he").await;
-    scene.close(Reason::Rebalanced);
+    scene.close(CloseReason::Rebalanced);
     scene.client_gets_nothing().await;
     scene.backend.write_all(b"llo\x80\x01!\x81\x04late").await.unwrap();
     // A message in fragments may be interrupted between two of them; nothing comes after.
     scene.client_gets(b"llo").await;
-    scene.client_gets(Reason::Rebalanced.frame()).await;
+    scene.client_gets(CloseReason::Rebalanced.frame()).await;
     scene.backend.write_all(&[b'x'; 1000]).await.unwrap();
     scene.client_gets_nothing().await;
     scene.client.write_all(b"\x81\x81\0\0\0\0x").await.unwrap();
@@ -141,7 +146,7 @@ async fn a_close_waits_for_the_end_of_the_frame_and_the_backend_gets_the_clients
     scene.backend.shutdown().await.unwrap();
     let ended = scene.end().await;
     assert_eq!(ended.termination, Termination::Rebalanced);
-    let close = Reason::Rebalanced.frame().len() as u64;
+    let close = CloseReason::Rebalanced.frame().len() as u64;
     assert_eq!((ended.to_backend, ended.to_client), (7 + 8, 4 + 7 + close));
 }
 
@@ -153,10 +158,10 @@ async fn a_close_while_a_write_is_short_waits_for_the_rest_of_its_frame() {
     scene.backend.write_all(&frames[..16]).await.unwrap();
     scene.backend.write_all(&frames[16..32]).await.unwrap();
     tokio::time::sleep(Duration::from_millis(1)).await;
-    scene.close(Reason::Aged);
+    scene.close(CloseReason::Aged);
     tokio::time::sleep(Duration::from_millis(1)).await;
     scene.client_gets(&frames[..28]).await;
-    scene.client_gets(Reason::Aged.frame()).await;
+    scene.client_gets(CloseReason::Aged.frame()).await;
     scene.client.write_all(ANSWERED).await.unwrap();
     scene.backend_gets(ANSWERED).await;
     scene.backend.shutdown().await.unwrap();
@@ -167,8 +172,8 @@ async fn a_close_while_a_write_is_short_waits_for_the_rest_of_its_frame() {
 async fn a_client_that_does_not_answer_is_cut() {
     let mut scene = Scene::framed(64);
     let start = tokio::time::Instant::now();
-    scene.close(Reason::Operator);
-    scene.client_gets(Reason::Operator.frame()).await;
+    scene.close(CloseReason::Operator);
+    scene.client_gets(CloseReason::Operator.frame()).await;
     // Other bytes are no answer, and no reason to wait for longer.
     for _ in 0..4 {
         tokio::time::sleep(ANSWER / 5).await;
@@ -184,7 +189,7 @@ async fn a_peer_that_has_said_close_is_not_interrupted() {
     // By the backend.
     let mut scene = Scene::framed(64);
     scene.pass_down(answer).await;
-    scene.close(Reason::Drained);
+    scene.close(CloseReason::Drained);
     scene.client_gets_nothing().await;
     scene.client.write_all(ANSWERED).await.unwrap();
     scene.client.shutdown().await.unwrap();
@@ -196,7 +201,7 @@ async fn a_peer_that_has_said_close_is_not_interrupted() {
     let mut scene = Scene::framed(64);
     scene.client.write_all(ANSWERED).await.unwrap();
     scene.backend_gets(ANSWERED).await;
-    scene.close(Reason::Drained);
+    scene.close(CloseReason::Drained);
     scene.client_gets_nothing().await;
     scene.pass_down(answer).await;
     // Who never ends is ended, half-closed or not.
@@ -210,7 +215,7 @@ async fn a_peer_that_has_said_close_is_not_interrupted() {
 async fn where_there_is_no_boundary_it_lives_until_it_is_cut() {
     let mut scene = Scene::framed(64);
     scene.pass_down(b"\x83 is no frame").await;
-    scene.close(Reason::Drained);
+    scene.close(CloseReason::Drained);
     tokio::time::sleep(ANSWER * 100).await;
     scene.pass_down(b"goes on").await;
     assert_eq!(scene.registry.cut(7), 1);
@@ -226,7 +231,7 @@ async fn less_than_a_pause() {
 #[tokio::test(start_paused = true)]
 async fn without_frames_it_is_closed_at_a_pause() {
     for (reason, termination) in
-        [(Reason::Drained, Termination::Drained), (Reason::Aged, Termination::Aged)]
+        [(CloseReason::Drained, Termination::Drained), (CloseReason::Aged, Termination::Aged)]
     {
         let mut scene = Scene::open(64, None, b"");
         scene.pass_down(b"before").await;
@@ -250,7 +255,7 @@ async fn without_frames_it_is_closed_at_a_pause() {
 
 #[tokio::test(start_paused = true)]
 async fn without_frames_only_a_drain_waits_for_a_pause_that_never_comes() {
-    for reason in [Reason::Drained, Reason::Aged] {
+    for reason in [CloseReason::Drained, CloseReason::Aged] {
         let mut scene = Scene::open(64, None, b"");
         scene.close(reason);
         let ordered = tokio::time::Instant::now();
@@ -260,7 +265,7 @@ async fn without_frames_only_a_drain_waits_for_a_pause_that_never_comes() {
             let _ = tokio::time::timeout(QUIET / 10, scene.client.read(&mut [0])).await;
         }
         let lives = !scene.task.is_finished();
-        assert_eq!(lives, reason == Reason::Drained, "{reason:?}");
+        assert_eq!(lives, reason == CloseReason::Drained, "{reason:?}");
         assert_eq!(scene.registry.cut(7), usize::from(lives));
         assert_eq!(scene.end().await.termination, reason.termination());
     }
@@ -268,7 +273,7 @@ async fn without_frames_only_a_drain_waits_for_a_pause_that_never_comes() {
 
 #[tokio::test(start_paused = true)]
 async fn without_frames_a_reader_that_stalls_is_no_pause() {
-    for reason in [Reason::Drained, Reason::Aged] {
+    for reason in [CloseReason::Drained, CloseReason::Aged] {
         let mut scene = Scene::open(16, None, b"");
         // The client's room, the tunnel's rest, and what waits for it.
         scene.backend.write_all(&[7; 48]).await.unwrap();
@@ -287,7 +292,7 @@ async fn without_frames_a_reader_that_stalls_is_no_pause() {
         scene.close(reason);
         let ordered = tokio::time::Instant::now();
         tokio::time::sleep(PATIENCE * 2).await;
-        assert_eq!(scene.registry.cut(7), usize::from(reason == Reason::Drained));
+        assert_eq!(scene.registry.cut(7), usize::from(reason == CloseReason::Drained));
         let ended = scene.end().await;
         assert_eq!(ended.termination, reason.termination(), "{reason:?}");
         assert!(ordered.elapsed() >= PATIENCE && ended.to_client == 16);
@@ -297,9 +302,9 @@ async fn without_frames_a_reader_that_stalls_is_no_pause() {
 #[tokio::test(start_paused = true)]
 async fn without_frames_an_operator_ends_it_at_once_and_leveling_never() {
     let mut scene = Scene::open(64, None, b"");
-    assert_eq!(scene.registry.close(7, 1, Reason::Rebalanced), 0);
+    assert_eq!(scene.registry.close(7, 1, CloseReason::Rebalanced), 0);
     scene.pass_down(b"goes on").await;
-    scene.close(Reason::Operator);
+    scene.close(CloseReason::Operator);
     let ordered = tokio::time::Instant::now();
     assert_eq!(scene.client.read(&mut [0]).await.unwrap(), 0);
     assert_eq!(ordered.elapsed(), Duration::ZERO);
@@ -309,9 +314,9 @@ async fn without_frames_an_operator_ends_it_at_once_and_leveling_never() {
 #[tokio::test(start_paused = true)]
 async fn a_close_of_no_drain_waits_for_nobody_for_good() {
     let reasons = [
-        (Reason::Operator, Termination::Closed(Side::Proxy)),
-        (Reason::Rebalanced, Termination::Rebalanced),
-        (Reason::Aged, Termination::Aged),
+        (CloseReason::Operator, Termination::Closed(Side::Proxy)),
+        (CloseReason::Rebalanced, Termination::Rebalanced),
+        (CloseReason::Aged, Termination::Aged),
     ];
     for (reason, termination) in reasons {
         // The client reads nothing of our Close.
@@ -339,8 +344,8 @@ async fn a_close_of_no_drain_waits_for_nobody_for_good() {
 #[tokio::test(start_paused = true)]
 async fn a_backend_that_fails_after_our_close_does_not_take_it_from_the_client() {
     let mut scene = Scene::framed(64);
-    scene.close(Reason::Drained);
-    scene.client_gets(Reason::Drained.frame()).await;
+    scene.close(CloseReason::Drained);
+    scene.client_gets(CloseReason::Drained.frame()).await;
     drop(std::mem::replace(&mut scene.backend, duplex(1).0));
     scene.client.write_all(ANSWERED).await.unwrap();
     assert_eq!(scene.client.read(&mut [0]).await.unwrap(), 0);
@@ -376,14 +381,14 @@ async fn closed_amid(
     (up, down): (&[Vec<u8>], &[Vec<u8>]),
     (room, cut, early): (usize, usize, usize),
     turns: usize,
-) -> (Vec<u8>, Vec<u8>, Ended) {
+) -> (Vec<u8>, Vec<u8>, TunnelSummary) {
     let (first, rest) = (down.concat(), up.to_vec());
     let early = early.min(first.len());
-    let terms = Terms { framed: true, ..Terms::default() };
+    let terms = TunnelOptions { framed: true, ..TunnelOptions::default() };
     let Scene { client, mut backend, endings, registry, task } =
         Scene::with(room, terms, Bytes::new(), first[..early].to_vec());
     let scene_end = (endings, task);
-    let close = Reason::Drained.frame();
+    let close = CloseReason::Drained.frame();
     let (mut reads, mut writes) = tokio::io::split(client);
     let closed = Arc::new(tokio::sync::Notify::new());
     let heard = Arc::clone(&closed);
@@ -412,7 +417,7 @@ async fn closed_amid(
         for _ in 0..turns {
             tokio::task::yield_now().await;
         }
-        assert_eq!(registry.close(7, 1, Reason::Drained), 1);
+        assert_eq!(registry.close(7, 1, CloseReason::Drained), 1);
     });
     let (mut far_reads, mut far_writes) = tokio::io::split(backend);
     let far = tokio::spawn(async move {
@@ -463,7 +468,7 @@ proptest! {
         let whole = |frames: &[Vec<u8>], last: &[u8], got: &[u8]| {
             (0..=frames.len()).any(|n| got == [&frames[..n].concat(), last].concat())
         };
-        prop_assert!(whole(&down, Reason::Drained.frame(), &client), "{:?}", client);
+        prop_assert!(whole(&down, CloseReason::Drained.frame(), &client), "{:?}", client);
         prop_assert!(whole(&up, ANSWERED, &backend), "{:?}", backend);
         prop_assert_eq!(ended.to_client, client.len() as u64);
         prop_assert_eq!(ended.to_backend, backend.len() as u64);

@@ -15,7 +15,7 @@ use tokio::{net::TcpStream, time::timeout};
 
 use super::backend::Backend;
 use crate::{
-    error::{Kind, Phase, ProxyError, Side},
+    error::{FailureKind, Phase, ProxyError, Side},
     net::{stream::tune, tls_client::HandshakeError},
 };
 
@@ -64,10 +64,12 @@ impl From<ConnectError> for ProxyError {
     fn from(error: ConnectError) -> Self {
         let failed = |kind| Self::new(Side::Backend, Phase::Connect, kind);
         match error {
-            ConnectError::Refused => failed(Kind::Refused),
-            ConnectError::TimedOut => failed(Kind::TimedOut),
-            ConnectError::Exhausted => Self::new(Side::Proxy, Phase::Connect, Kind::Exhausted),
-            ConnectError::Loop => Self::new(Side::Proxy, Phase::Connect, Kind::Loop),
+            ConnectError::Refused => failed(FailureKind::Refused),
+            ConnectError::TimedOut => failed(FailureKind::TimedOut),
+            ConnectError::Exhausted => {
+                Self::new(Side::Proxy, Phase::Connect, FailureKind::Exhausted)
+            }
+            ConnectError::Loop => Self::new(Side::Proxy, Phase::Connect, FailureKind::Loop),
             ConnectError::Handshake(source) => {
                 Self::new(Side::Backend, Phase::Handshake, source.kind).because(source)
             }
@@ -76,7 +78,7 @@ impl From<ConnectError> for ProxyError {
                     source.kind(),
                     io::ErrorKind::ConnectionReset | io::ErrorKind::ConnectionAborted
                 );
-                failed(if reset { Kind::Reset } else { Kind::Io }).because(source)
+                failed(if reset { FailureKind::Reset } else { FailureKind::Io }).because(source)
             }
         }
     }

@@ -26,7 +26,7 @@ use super::{
 };
 use crate::{
     config,
-    error::Kind,
+    error::FailureKind,
     net::{
         proxy_protocol::{self, Introduction},
         stream::Server,
@@ -127,7 +127,7 @@ impl Tls {
         }
         let server = self.connector.server(&backend.address().host).map_err(|error| {
             let source = Some(io::Error::new(io::ErrorKind::InvalidInput, error));
-            HandshakeError { kind: Kind::CertificateName, source }
+            HandshakeError { kind: FailureKind::CertificateName, source }
         })?;
         servers.insert(backend.serial(), server.clone());
         Ok(server)

@@ -6,7 +6,7 @@ use http::{HeaderMap, header::FORWARDED};
 
 /// One element: what one proxy says about the request as it came in there.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Element {
+pub(super) struct ForwardedElement {
     pub(super) node: Option<String>,
     pub(super) proto: Option<String>,
     pub(super) host: Option<String>,
@@ -15,7 +15,7 @@ pub(super) struct Element {
 }
 
 /// The elements of all lines; `None` if one of them breaks the grammar.
-pub(super) fn parse(headers: &HeaderMap) -> Option<Vec<Element>> {
+pub(super) fn parse(headers: &HeaderMap) -> Option<Vec<ForwardedElement>> {
     let mut elements = Vec::new();
     for line in headers.get_all(FORWARDED) {
         let mut rest = line.to_str().ok()?;
@@ -33,8 +33,8 @@ pub(super) fn parse(headers: &HeaderMap) -> Option<Vec<Element>> {
 }
 
 /// An element and what follows it; no element between two commas (RFC 9110 §5.6.1).
-fn element(text: &str) -> Option<(Option<Element>, &str)> {
-    let mut element = Element::default();
+fn element(text: &str) -> Option<(Option<ForwardedElement>, &str)> {
+    let mut element = ForwardedElement::default();
     let (mut rest, mut any) = (text.trim_start(), false);
     let mut others = String::new();
     loop {

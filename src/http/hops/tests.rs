@@ -11,8 +11,8 @@ fn map(fields: &[(&'static str, &str)]) -> HeaderMap {
     headers
 }
 
-fn claims(fields: &[(&'static str, &str)]) -> Box<Claims> {
-    Claims::read(&map(fields)).unwrap()
+fn claims(fields: &[(&'static str, &str)]) -> Box<ForwardedClaims> {
+    ForwardedClaims::read(&map(fields)).unwrap()
 }
 
 #[test]
@@ -55,7 +55,7 @@ fn the_client_is_the_nearest_address_that_is_not_trusted() {
 fn a_field_that_breaks_the_grammar_says_nothing() {
     for bad in ["for", "for=", "for=\"a", "for=a;for=b", "for=a b", "=a", "for=a,;x", "f r=a"] {
         let claims = claims(&[("forwarded", bad)]);
-        assert_eq!(claims.trouble(), Some(Trouble::Unreadable("Forwarded")), "{bad}");
+        assert_eq!(claims.trouble(), Some(ForwardingFault::Unreadable("Forwarded")), "{bad}");
         assert_eq!(claims.nodes, [], "{bad}");
     }
     for good in ["for=a, , for=b", "for=192.0.2.1;", ";for=_a", "for=_a ; by=_b", "x=\"\""] {
@@ -71,7 +71,7 @@ fn values_that_are_none_are_left_out_and_told() {
         ("x-forwarded-port", "X-Forwarded-Port", "0"),
         ("x-forwarded-for", "X-Forwarded-For", "me"),
     ] {
-        assert_eq!(claims(&[(name, bad)]).trouble(), Some(Trouble::Unreadable(shown)));
+        assert_eq!(claims(&[(name, bad)]).trouble(), Some(ForwardingFault::Unreadable(shown)));
     }
 }
 
@@ -88,13 +88,13 @@ fn the_families_contradict_each_other_where_a_value_differs() {
         ("for=unknown", true),
     ] {
         let said = claims(&[x[0], x[1], ("forwarded", forwarded)]);
-        let trouble = contradicts.then_some(Trouble::Contradiction);
+        let trouble = contradicts.then_some(ForwardingFault::Contradiction);
         assert_eq!(said.trouble(), trouble, "{forwarded}");
     }
     let host = [("x-forwarded-host", "a.test"), ("x-forwarded-port", "8443")];
     let with = |said| claims(&[host[0], host[1], ("forwarded", said)]).trouble();
     assert_eq!(with("host=\"A.test:8443\""), None);
-    assert_eq!(with("host=\"a.test:443\""), Some(Trouble::Contradiction));
+    assert_eq!(with("host=\"a.test:443\""), Some(ForwardingFault::Contradiction));
 }
 
 /// What each family says, read again by a backend that trusts us.
@@ -107,7 +107,7 @@ fn as_read(
         .filter(|(name, _)| family.contains(name))
         .map(|(name, value)| (name.clone(), value.clone()))
         .collect();
-    let claims = Claims::read(&only).unwrap();
+    let claims = ForwardedClaims::read(&only).unwrap();
     let nodes = claims.nodes.iter().map(|node| node.address.map(|(ip, _)| ip)).collect();
     let proto = claims.proto.first().cloned();
     let host = claims.host.first().cloned().unwrap_or_default();
@@ -142,9 +142,9 @@ proptest! {
             fields.push(("forwarded", forwarded));
         }
         let mut headers = map(&fields);
-        let claims = Claims::read(&headers);
+        let claims = ForwardedClaims::read(&headers);
         let peer: SocketAddr = "10.0.0.1:5".parse().unwrap();
-        let own = Own { peer: peer.ip(), tls: false, host: "own.test" };
+        let own = OwnHop { peer: peer.ip(), tls: false, host: "own.test" };
         write(&mut headers, claims.as_deref(), own, peer.ip(), true);
         let x = as_read(&headers, &[X_FORWARDED_FOR, X_FORWARDED_PROTO, X_FORWARDED_HOST, X_FORWARDED_PORT]);
         let f = as_read(&headers, &[FORWARDED]);

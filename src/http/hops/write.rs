@@ -5,14 +5,14 @@ use std::{fmt::Write as _, net::IpAddr};
 use http::{HeaderMap, HeaderName, HeaderValue, header::FORWARDED};
 
 use super::{
-    Claims, Node, Said, X_FORWARDED_FOR, X_FORWARDED_HOST, X_FORWARDED_PORT, X_FORWARDED_PROTO,
-    X_REAL_IP, forwarded::push_value, is_tls, port_of,
+    ForwardedClaims, ForwardedNode, HopValues, X_FORWARDED_FOR, X_FORWARDED_HOST, X_FORWARDED_PORT,
+    X_FORWARDED_PROTO, X_REAL_IP, forwarded::push_value, is_tls, port_of,
 };
 use crate::http::validation;
 
 /// The last hop: the peer's request to us.
 #[derive(Clone, Copy, Debug)]
-pub(in crate::http) struct Own<'a> {
+pub(in crate::http) struct OwnHop<'a> {
     pub(in crate::http) peer: IpAddr,
     pub(in crate::http) tls: bool,
     /// With its port, if it was sent; may be empty.
@@ -23,8 +23,8 @@ pub(in crate::http) struct Own<'a> {
 /// is the address that counts as the client's; `always`: `Forwarded` is sent even if none came in.
 pub(in crate::http) fn write(
     headers: &mut HeaderMap,
-    claims: Option<&Claims>,
-    own: Own<'_>,
+    claims: Option<&ForwardedClaims>,
+    own: OwnHop<'_>,
     client: IpAddr,
     always: bool,
 ) {
@@ -47,27 +47,29 @@ pub(in crate::http) fn write(
         headers,
         X_FORWARDED_PROTO,
         match hops.said(|claims| &claims.proto) {
-            Some(Said::Once(proto)) => value(proto),
-            Some(Said::Each(protos)) => list(protos, own.proto()),
-            Some(Said::Never) | None => Some(HeaderValue::from_static(own.proto())),
+            Some(HopValues::Once(proto)) => value(proto),
+            Some(HopValues::Each(protos)) => list(protos, own.proto()),
+            Some(HopValues::Never) | None => Some(HeaderValue::from_static(own.proto())),
         },
     );
     set(
         headers,
         X_FORWARDED_HOST,
         match hops.said(|claims| &claims.host) {
-            Some(Said::Once(host)) => value(host),
-            Some(Said::Each(hosts)) => list(hosts, own.host),
-            Some(Said::Never) | None => value(own.host).filter(|host| !host.is_empty()),
+            Some(HopValues::Once(host)) => value(host),
+            Some(HopValues::Each(hosts)) => list(hosts, own.host),
+            Some(HopValues::Never) | None => value(own.host).filter(|host| !host.is_empty()),
         },
     );
     set(
         headers,
         X_FORWARDED_PORT,
         Some(match hops.said(|claims| &claims.port) {
-            Some(Said::Once(port)) => port_value(*port),
-            Some(Said::Each(ports)) => list(ports, own.port()).unwrap_or(port_value(own.port())),
-            Some(Said::Never) | None => port_value(hops.port()),
+            Some(HopValues::Once(port)) => port_value(*port),
+            Some(HopValues::Each(ports)) => {
+                list(ports, own.port()).unwrap_or(port_value(own.port()))
+            }
+            Some(HopValues::Never) | None => port_value(hops.port()),
         }),
     );
     let sent = always || claims.is_some_and(|claims| claims.forwarded);
@@ -77,16 +79,19 @@ pub(in crate::http) fn write(
 /// Every hop of the request.
 #[derive(Clone, Copy)]
 struct Hops<'a> {
-    claims: Option<&'a Claims>,
-    own: Own<'a>,
+    claims: Option<&'a ForwardedClaims>,
+    own: OwnHop<'a>,
 }
 
 impl<'a> Hops<'a> {
-    fn nodes(&self) -> &'a [Node] {
+    fn nodes(&self) -> &'a [ForwardedNode] {
         self.claims.map_or(&[], |claims| &claims.nodes)
     }
 
-    fn said<T>(&self, of: impl Fn(&'a Claims) -> &'a Said<T>) -> Option<&'a Said<T>> {
+    fn said<T>(
+        &self,
+        of: impl Fn(&'a ForwardedClaims) -> &'a HopValues<T>,
+    ) -> Option<&'a HopValues<T>> {
         self.claims.map(of)
     }
 
@@ -130,9 +135,9 @@ impl<'a> Hops<'a> {
         out.push_str(";host=");
         // The other family has the port in a field of its own.
         let port = self.claims.and_then(|claims| match &claims.port {
-            Said::Never => None,
-            Said::Once(port) => (at == 0).then_some(*port),
-            Said::Each(ports) => ports.get(at).copied(),
+            HopValues::Never => None,
+            HopValues::Once(port) => (at == 0).then_some(*port),
+            HopValues::Each(ports) => ports.get(at).copied(),
         });
         match port {
             None => push_value(out, host),
@@ -149,15 +154,15 @@ impl<'a> Hops<'a> {
 }
 
 /// What is said at this hop: `None`: nothing; `Some(None)`: what we know ourselves.
-fn at_hop<T>(said: Option<&Said<T>>, at: usize) -> Option<Option<&T>> {
+fn at_hop<T>(said: Option<&HopValues<T>>, at: usize) -> Option<Option<&T>> {
     match said {
-        None | Some(Said::Never) => (at == 0).then_some(None),
-        Some(Said::Once(value)) => (at == 0).then_some(Some(value)),
-        Some(Said::Each(values)) => Some(values.get(at)),
+        None | Some(HopValues::Never) => (at == 0).then_some(None),
+        Some(HopValues::Once(value)) => (at == 0).then_some(Some(value)),
+        Some(HopValues::Each(values)) => Some(values.get(at)),
     }
 }
 
-impl Own<'_> {
+impl OwnHop<'_> {
     fn proto(&self) -> &'static str {
         if self.tls { "https" } else { "http" }
     }
@@ -171,7 +176,7 @@ fn usual_port(proto: &str) -> u16 {
     if is_tls(proto) { 443 } else { 80 }
 }
 
-fn push_node(out: &mut String, node: &Node) {
+fn push_node(out: &mut String, node: &ForwardedNode) {
     match node.address {
         Some(address) => push_address(out, address),
         None if super::is_hidden(&node.text) => {

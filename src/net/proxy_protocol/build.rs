@@ -8,7 +8,7 @@ use std::{
 use super::{FIXED, Introduced, Introduction, SIGNATURE, crc::crc32c, tlv};
 use crate::{
     config::{ProxyOut, Tlv, Tlvs},
-    observe::{ClientCertificate, Secured},
+    net::tls::{ClientCertificate, TlsInfo},
 };
 
 /// Commands and families of version 2.
@@ -95,7 +95,7 @@ fn tell(header: &mut Vec<u8>, client: &Introduced, tlvs: Tlvs) {
 }
 
 /// The value of the TLV for TLS: what there was, whether the certificate failed, TLVs within.
-fn tls(secured: &Secured, version: &str, suite: &str, tlvs: Tlvs) -> Vec<u8> {
+fn tls(secured: &TlsInfo, version: &str, suite: &str, tlvs: Tlvs) -> Vec<u8> {
     let (bits, failed) = match secured.client {
         Some(_) => (OVER_TLS | CERTIFICATE_IN_SESSION, 0),
         None => (OVER_TLS, 1_u32),

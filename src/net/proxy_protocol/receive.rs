@@ -16,7 +16,7 @@ use tokio::{
 };
 
 use super::parse::{LONGEST_LINE, MOST, Parsed, parse};
-use crate::{config::ProxyIn, error::Kind, net::peek::peek};
+use crate::{config::ProxyIn, error::FailureKind, net::peek::peek};
 
 /// How long a client that may send a header and says nothing is waited for where the server may have to
 /// speak first. A header that comes later is bytes like any others.
@@ -50,15 +50,15 @@ pub enum HeaderError {
 
 impl HeaderError {
     /// What it means in the vocabulary of endings.
-    pub fn kind(&self) -> Kind {
+    pub fn kind(&self) -> FailureKind {
         match self {
-            Self::Untrusted => Kind::Untrusted,
-            Self::Missing => Kind::Missing,
-            Self::Malformed(_) => Kind::Malformed,
-            Self::TimedOut => Kind::TimedOut,
-            Self::Incomplete => Kind::Incomplete,
-            Self::Io(error) if error.kind() == ErrorKind::ConnectionReset => Kind::Reset,
-            Self::Io(_) => Kind::Io,
+            Self::Untrusted => FailureKind::Untrusted,
+            Self::Missing => FailureKind::Missing,
+            Self::Malformed(_) => FailureKind::Malformed,
+            Self::TimedOut => FailureKind::TimedOut,
+            Self::Incomplete => FailureKind::Incomplete,
+            Self::Io(error) if error.kind() == ErrorKind::ConnectionReset => FailureKind::Reset,
+            Self::Io(_) => FailureKind::Io,
         }
     }
 }

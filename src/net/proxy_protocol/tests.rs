@@ -12,8 +12,8 @@ use tokio::{
 use super::*;
 use crate::{
     config::{ProxyIn, ProxyOut, Tlv, Tlvs},
-    error::Kind,
-    observe::ClientCertificate,
+    error::FailureKind,
+    net::tls::ClientCertificate,
 };
 
 /// Version 2 with everything that it can tell.
@@ -219,7 +219,7 @@ fn tls_is_told_in_tlvs() {
         common_name: Some("ada".into()),
         fingerprint: "ab".repeat(32).into(),
     };
-    let secured = Secured {
+    let secured = TlsInfo {
         sni: Some("app.test".into()),
         alpn: Some("http/1.1".into()),
         version: Some(("TLSv1.3", "TLS_AES_128_GCM_SHA256")),
@@ -239,7 +239,7 @@ fn tls_is_told_in_tlvs() {
     assert!(has(&tls), "{}", bytes.escape_ascii());
     assert!(has(b"\xe0\0\x11O=moorline,CN=ada") && has(b"\xe1\0\x40abab"));
 
-    let nobody = Secured { client: None, ..secured.clone() };
+    let nobody = TlsInfo { client: None, ..secured.clone() };
     let bytes = header(V2, &with(nobody));
     assert!(
         bytes.windows(8).any(|part| part == b"\x20\0\x28\x01\0\0\0\x01"),
@@ -247,7 +247,7 @@ fn tls_is_told_in_tlvs() {
     );
 
     // Nothing was terminated: what was offered is not agreed on, and the TLS is the backend's.
-    let passed = Secured { version: None, client: None, ..secured };
+    let passed = TlsInfo { version: None, client: None, ..secured };
     let bytes = header(V2, &with(passed));
     let has = |needle: &[u8]| bytes.windows(needle.len()).any(|part| part == needle);
     assert!(has(b"\x02\0\x08app.test") && !has(b"http/1.1") && !has(b"TLS"));
@@ -260,7 +260,7 @@ fn a_header_has_the_tlvs_that_are_wanted_and_no_others() {
         common_name: Some("ada".into()),
         fingerprint: "ab".repeat(32).into(),
     };
-    let secured = Secured {
+    let secured = TlsInfo {
         sni: Some("app.test".into()),
         alpn: Some("http/1.1".into()),
         version: Some(("TLSv1.3", "TLS_AES_128_GCM_SHA256")),
@@ -299,7 +299,7 @@ fn a_header_is_short_whatever_it_tells() {
     };
     let (sni, alpn) = (Some(long.clone()), Some(long.clone()));
     let secured =
-        Secured { sni, alpn, version: Some(("TLSv1.3", "suite")), client: Some(certificate) };
+        TlsInfo { sni, alpn, version: Some(("TLSv1.3", "suite")), client: Some(certificate) };
     let secured = Some(Arc::new(secured));
     let client = Introduced { secured, id: long, ..client("192.0.2.7:1", "192.0.2.8:2") };
     whole(&header(V2, &introduced(client)));
@@ -363,7 +363,7 @@ async fn received(socket: &TcpStream, terms: &ProxyIn) -> Result<Option<Announce
 }
 
 /// What a required header, then the end, comes to.
-async fn kind_of(bytes: &[u8], terms: &ProxyIn) -> Kind {
+async fn kind_of(bytes: &[u8], terms: &ProxyIn) -> FailureKind {
     let (mut client, socket) = pair().await;
     client.write_all(bytes).await.unwrap();
     client.shutdown().await.unwrap();
@@ -434,17 +434,17 @@ async fn each_way_to_fail_has_its_kind() {
     let here = terms(true, "127.0.0.0/8");
     let elsewhere = terms(true, "192.0.2.0/24");
     let line = b"PROXY TCP4 192.0.2.7 198.51.100.1 4711 443\r\n";
-    assert_eq!(kind_of(line, &elsewhere).await, Kind::Untrusted);
-    assert_eq!(kind_of(b"GET /", &elsewhere).await, Kind::Untrusted);
-    assert_eq!(kind_of(b"GET /", &here).await, Kind::Missing);
-    assert_eq!(kind_of(b"", &here).await, Kind::Missing);
-    assert_eq!(kind_of(b"PROXY TCP5 ", &here).await, Kind::Incomplete);
-    assert_eq!(kind_of(b"PROXY TCP5 \r\n", &here).await, Kind::Malformed);
-    assert_eq!(kind_of(&line[..20], &here).await, Kind::Incomplete);
-    assert_eq!(kind_of(b"PRO", &here).await, Kind::Incomplete);
+    assert_eq!(kind_of(line, &elsewhere).await, FailureKind::Untrusted);
+    assert_eq!(kind_of(b"GET /", &elsewhere).await, FailureKind::Untrusted);
+    assert_eq!(kind_of(b"GET /", &here).await, FailureKind::Missing);
+    assert_eq!(kind_of(b"", &here).await, FailureKind::Missing);
+    assert_eq!(kind_of(b"PROXY TCP5 ", &here).await, FailureKind::Incomplete);
+    assert_eq!(kind_of(b"PROXY TCP5 \r\n", &here).await, FailureKind::Malformed);
+    assert_eq!(kind_of(&line[..20], &here).await, FailureKind::Incomplete);
+    assert_eq!(kind_of(b"PRO", &here).await, FailureKind::Incomplete);
     let optional = ProxyIn { required: false, ..elsewhere };
-    assert_eq!(kind_of(line, &optional).await, Kind::Untrusted);
-    assert_eq!(kind_of(&tcp4(&[])[..12], &optional).await, Kind::Untrusted);
+    assert_eq!(kind_of(line, &optional).await, FailureKind::Untrusted);
+    assert_eq!(kind_of(&tcp4(&[])[..12], &optional).await, FailureKind::Untrusted);
 }
 
 #[tokio::test(start_paused = true)]
@@ -460,14 +460,20 @@ async fn silence_is_waited_out_where_the_server_may_speak_first_and_fails_elsewh
         assert_eq!(begun.elapsed().as_secs(), GRACE.as_secs());
         let begun = Instant::now();
         let error = receive(&socket, &optional, peer, wait(false)).await.unwrap_err();
-        assert_eq!((error.kind(), begun.elapsed().as_secs()), (Kind::TimedOut, LONG.as_secs()));
+        assert_eq!(
+            (error.kind(), begun.elapsed().as_secs()),
+            (FailureKind::TimedOut, LONG.as_secs())
+        );
     }
     let required = terms(true, "127.0.0.0/8");
     for server_first in [false, true] {
         let begun = Instant::now();
         let wait = Wait { deadline: begun + LONG, server_first };
         let error = receive(&socket, &required, peer, wait).await.unwrap_err();
-        assert_eq!((error.kind(), begun.elapsed().as_secs()), (Kind::TimedOut, LONG.as_secs()));
+        assert_eq!(
+            (error.kind(), begun.elapsed().as_secs()),
+            (FailureKind::TimedOut, LONG.as_secs())
+        );
     }
 
     // What may be the beginning of one is waited for until the deadline.
@@ -475,5 +481,5 @@ async fn silence_is_waited_out_where_the_server_may_speak_first_and_fails_elsewh
     socket.readable().await.unwrap();
     let wait = Wait { deadline: Instant::now() + LONG, server_first: true };
     let error = receive(&socket, &terms(false, "127.0.0.0/8"), peer, wait).await.unwrap_err();
-    assert_eq!(error.kind(), Kind::TimedOut);
+    assert_eq!(error.kind(), FailureKind::TimedOut);
 }

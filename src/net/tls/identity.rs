@@ -11,7 +11,7 @@ use x509_parser::{
 };
 
 use super::key_log::push_hex;
-use crate::observe::ClientCertificate;
+use crate::net::tls::ClientCertificate;
 
 /// Attribute types that have a name of their own (RFC 4514 section 3; the last ones from the registry
 /// that it refers to). All others go by their numbers.

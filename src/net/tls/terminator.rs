@@ -15,7 +15,7 @@ use tokio_rustls::{LazyConfigAcceptor, server::TlsStream};
 use super::{PROVIDER, Resolver, SEND_LIMIT, TicketKeys, client_auth, key_log, kind::UnknownName};
 use crate::{
     config::{self, TlsVersion, UnknownSni},
-    observe::Secured,
+    net::tls::TlsInfo,
 };
 
 /// The fatal alert `unrecognized_name` (RFC 6066 section 3) in a record of its own. rustls knows no
@@ -177,7 +177,7 @@ impl Terminator {
     pub async fn accept(
         &self,
         socket: TcpStream,
-        told: &mut Secured,
+        told: &mut TlsInfo,
     ) -> Result<Box<TlsStream<TcpStream>>, Refused> {
         self.accept_beside(None, socket, told).await
     }
@@ -190,7 +190,7 @@ impl Terminator {
         &self,
         beside: Option<Beside>,
         socket: TcpStream,
-        told: &mut Secured,
+        told: &mut TlsInfo,
     ) -> Result<Box<TlsStream<TcpStream>>, Refused> {
         // Boxed: it is big, and over long before the connection is.
         Box::pin(self.handshake(beside, socket, told)).await
@@ -200,7 +200,7 @@ impl Terminator {
         &self,
         beside: Option<Beside>,
         socket: TcpStream,
-        told: &mut Secured,
+        told: &mut TlsInfo,
     ) -> Result<Box<TlsStream<TcpStream>>, Refused> {
         let mut acceptor = LazyConfigAcceptor::new(Acceptor::default(), socket);
         let start = match (&mut acceptor).await {
@@ -296,7 +296,7 @@ fn versions(
     [&TLS13, &TLS12].into_iter().filter(spoken).collect()
 }
 
-fn tell(hello: &ClientHello<'_>, told: &mut Secured) {
+fn tell(hello: &ClientHello<'_>, told: &mut TlsInfo) {
     told.sni = hello.server_name().map(Box::from);
     let offered = hello.alpn().and_then(|mut names| names.next());
     told.alpn = offered.map(|name| String::from_utf8_lossy(name).into());

@@ -16,9 +16,8 @@ use tokio_rustls::{TlsConnector, client};
 use super::*;
 use crate::{
     config::{self, Certificate, SharedKeys},
-    error::Kind,
-    net::stream::Client,
-    observe::Secured,
+    error::FailureKind,
+    net::{stream::Client, tls::TlsInfo},
 };
 
 fn certificate(names: &[&str]) -> Certificate {
@@ -49,7 +48,7 @@ async fn connect(
     let name = ServerName::try_from(name.to_owned()).unwrap();
     let ours = async {
         let (socket, _) = listener.accept().await.unwrap();
-        let accepted = server.accept(socket, &mut Secured::default()).await;
+        let accepted = server.accept(socket, &mut TlsInfo::default()).await;
         let mut stream = accepted.map_err(|refused| refused.error)?;
         // Tickets reach a client when it reads.
         stream.write_all(b"!").await?;
@@ -119,7 +118,7 @@ async fn a_client_that_cannot_be_served_is_an_error() {
     let mut client = client_config(&[&certificates[0]], &[&TLS13]);
     client.alpn_protocols = vec![b"h2".to_vec()];
     let (ours, theirs) = connect(&server, &Arc::new(client), "chat.test").await;
-    assert_eq!(kind(&ours.unwrap_err()), Kind::Alert);
+    assert_eq!(kind(&ours.unwrap_err()), FailureKind::Alert);
     assert!(theirs.is_err());
 }
 
@@ -131,12 +130,12 @@ async fn what_is_no_tls_is_an_error() {
     let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
     client.write_all(b"GET / HTTP/1.1\r\n\r\n").await.unwrap();
     let (socket, _) = listener.accept().await.unwrap();
-    let refused = server.accept(socket, &mut Secured::default()).await.unwrap_err();
+    let refused = server.accept(socket, &mut TlsInfo::default()).await.unwrap_err();
     assert!(refused.parting.is_some_and(|(_, words)| words.is_empty()), "rustls has sent an alert");
     let error = refused.error;
     assert_eq!(error.kind(), io::ErrorKind::InvalidData);
     assert!(error.get_ref().is_some_and(|inner| inner.is::<rustls::Error>()));
-    assert_eq!(kind(&error), Kind::NotTls);
+    assert_eq!(kind(&error), FailureKind::NotTls);
 }
 
 #[tokio::test]

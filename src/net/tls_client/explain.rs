@@ -10,7 +10,7 @@ use x509_parser::{
     prelude::FromDer as _, time::ASN1Time,
 };
 
-use crate::{error::Kind, net::tls};
+use crate::{error::FailureKind, net::tls};
 
 /// Longest name of a subject or issuer that is shown, in characters, and most names of hosts.
 const LONGEST_NAME: usize = 200;
@@ -31,7 +31,7 @@ const ALGORITHMS: [(&str, &str); 8] = [
 /// A certificate that is not accepted.
 #[derive(Debug)]
 pub(in crate::net) struct Rejected {
-    kind: Kind,
+    kind: FailureKind,
     sentence: String,
 }
 
@@ -63,7 +63,7 @@ impl Rejected {
     }
 
     /// What the failure is called in the log and in metrics.
-    pub(in crate::net) fn kind(&self) -> Kind {
+    pub(in crate::net) fn kind(&self) -> FailureKind {
         self.kind
     }
 }

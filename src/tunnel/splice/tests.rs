@@ -19,30 +19,33 @@ use tokio::{
 
 use super::*;
 use crate::{
-    error::{Kind, Phase, Side, Termination},
+    error::{FailureKind, Phase, Side, Termination},
     net::stream::Stream,
-    tunnel::{End, Ended, Guard, Reason, Registry, Terms, close::QUIET, run},
+    tunnel::{
+        CloseReason, TunnelEndpoint, TunnelObserver, TunnelOptions, TunnelRegistry, TunnelSummary,
+        close::QUIET, run,
+    },
 };
 
 #[derive(Clone, Default)]
-struct Endings(Arc<Mutex<Vec<Ended>>>);
+struct SpliceEndings(Arc<Mutex<Vec<TunnelSummary>>>);
 
-impl Guard for Endings {
-    fn end(self, ended: Ended, _: Option<&io::Error>) {
+impl TunnelObserver for SpliceEndings {
+    fn end(self, ended: TunnelSummary, _: Option<&io::Error>) {
         self.0.lock().unwrap().push(ended);
     }
 }
 
 /// A tunnel between sockets, and who talks through it.
-struct Scene {
+struct SpliceScene {
     client: TcpStream,
     backend: TcpStream,
-    endings: Endings,
-    registry: Arc<Registry>,
+    endings: SpliceEndings,
+    registry: Arc<TunnelRegistry>,
     task: JoinHandle<()>,
 }
 
-impl Scene {
+impl SpliceScene {
     async fn open() -> Self {
         Self::with(None, |socket| socket, |socket| socket).await
     }
@@ -54,19 +57,19 @@ impl Scene {
         far: impl FnOnce(TcpStream) -> B,
     ) -> Self {
         let ((client, near_end), (backend, far_end)) = (pair(room).await, pair(room).await);
-        let (endings, registry) = (Endings::default(), Arc::new(Registry::default()));
+        let (endings, registry) = (SpliceEndings::default(), Arc::new(TunnelRegistry::default()));
         let task = tokio::spawn(run(
-            End { stream: near(near_end), early: Bytes::new() },
-            End { stream: far(far_end), early: Bytes::new() },
+            TunnelEndpoint { stream: near(near_end), early: Bytes::new() },
+            TunnelEndpoint { stream: far(far_end), early: Bytes::new() },
             endings.clone(),
             registry.enter(7, ([192, 0, 2, 1], 4711).into(), false),
-            Terms::default(),
+            TunnelOptions::default(),
         ));
         Self { client, backend, endings, registry, task }
     }
 
     /// How it ended.
-    async fn end(self) -> Ended {
+    async fn end(self) -> TunnelSummary {
         self.task.await.unwrap();
         let endings = self.endings.0.lock().unwrap();
         assert_eq!(endings.len(), 1);
@@ -111,13 +114,13 @@ async fn send(mut to: impl AsyncWrite + Unpin, bytes: Vec<u8>, pieces: Vec<usize
 
 /// Both ways at a time, each with its half-close: what came, how it ended, bytes that were spliced.
 async fn exchange(
-    scene: Scene,
+    scene: SpliceScene,
     up: Vec<u8>,
     down: Vec<u8>,
     pieces: Vec<usize>,
-) -> (bool, Ended, u64) {
+) -> (bool, TunnelSummary, u64) {
     let before = SPLICED.get();
-    let Scene { client, backend, endings, task, .. } = scene;
+    let SpliceScene { client, backend, endings, task, .. } = scene;
     let (mut client_reads, client_writes) = client.into_split();
     let (mut backend_reads, backend_writes) = backend.into_split();
     let (mut got_up, mut got_down) = (Vec::new(), Vec::new());
@@ -152,7 +155,7 @@ proptest! {
         // Never nothing but tiny ones.
         pieces.push(1 << 16);
         let (all, ended, _) = block_on(async {
-            let scene = Scene::with(room, |socket| socket, |socket| socket).await;
+            let scene = SpliceScene::with(room, |socket| socket, |socket| socket).await;
             exchange(scene, pattern(up), pattern(down), pieces).await
         });
         prop_assert!(all, "not what was sent");
@@ -164,11 +167,11 @@ proptest! {
 #[tokio::test]
 async fn bulk_goes_through_a_pipe_and_messages_do_not() {
     let (all, ended, spliced) =
-        exchange(Scene::open().await, pattern(9 << 20), pattern(100), vec![1 << 20]).await;
+        exchange(SpliceScene::open().await, pattern(9 << 20), pattern(100), vec![1 << 20]).await;
     assert!(all && ended.to_backend == 9 << 20);
     assert!(spliced > 4 << 20, "{spliced} bytes of 9 MiB were spliced");
 
-    let mut scene = Scene::open().await;
+    let mut scene = SpliceScene::open().await;
     let before = SPLICED.get();
     let mut echo = vec![0; 4096];
     for _ in 0..200 {
@@ -181,7 +184,7 @@ async fn bulk_goes_through_a_pipe_and_messages_do_not() {
 /// What is in the pipe when a writer blocks is bounded, and goes on when it can.
 #[tokio::test]
 async fn a_reader_that_stalls_stops_its_writer_and_its_pipe_is_given_back_afterwards() {
-    let mut scene = Scene::open().await;
+    let mut scene = SpliceScene::open().await;
     let sent = pattern(64 << 20);
     let (mut writer, expected) = (scene.client, sent.clone());
     let mut writing = tokio::spawn(async move {
@@ -206,7 +209,7 @@ async fn a_reader_that_stalls_stops_its_writer_and_its_pipe_is_given_back_afterw
 /// What a drain asks of a stream that has no frames: that it is silent for a while.
 #[tokio::test(start_paused = true)]
 async fn bulk_that_its_reader_stalls_is_no_silence_and_bulk_that_has_passed_is() {
-    let mut scene = Scene::open().await;
+    let mut scene = SpliceScene::open().await;
     let sent = pattern(64 << 20);
     // It is bulky by then, and at rest.
     let mut first = vec![0; 4 << 20];
@@ -221,7 +224,7 @@ async fn bulk_that_its_reader_stalls_is_no_silence_and_bulk_that_has_passed_is()
         writer
     });
     tokio::time::sleep(QUIET).await;
-    assert_eq!(scene.registry.close(7, 1, Reason::Drained), 1);
+    assert_eq!(scene.registry.close(7, 1, CloseReason::Drained), 1);
     tokio::time::sleep(QUIET * 10).await;
     assert!(!scene.task.is_finished(), "it was ended with bytes in its pipe");
     let mut got = Vec::new();
@@ -233,7 +236,7 @@ async fn bulk_that_its_reader_stalls_is_no_silence_and_bulk_that_has_passed_is()
 
 #[tokio::test]
 async fn a_reset_amid_bulk_is_passed_on() {
-    let mut scene = Scene::open().await;
+    let mut scene = SpliceScene::open().await;
     let mut got = vec![0; 8 << 20];
     let sent = pattern(got.len());
     let (client, backend) = (&mut scene.client, &mut scene.backend);
@@ -246,13 +249,16 @@ async fn a_reset_amid_bulk_is_passed_on() {
     let error = scene.backend.read_to_end(&mut got).await.unwrap_err();
     assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
     let ended = scene.end().await;
-    assert_eq!(ended.termination, Termination::Failed(Side::Client, Phase::Tunnel, Kind::Reset));
+    assert_eq!(
+        ended.termination,
+        Termination::Failed(Side::Client, Phase::Tunnel, FailureKind::Reset)
+    );
 }
 
 /// The kernel splices up to urgent data and then nothing, without any end.
 #[tokio::test]
 async fn urgent_data_is_no_end() {
-    let mut scene = Scene::open().await;
+    let mut scene = SpliceScene::open().await;
     let sent = pattern(3 << 20);
     let mut got = vec![0; sent.len()];
     for _ in 0..3 {
@@ -331,7 +337,7 @@ impl AsyncWrite for Odd {
 #[tokio::test]
 async fn where_the_kernel_will_not_splice_all_is_copied() {
     // Up it refuses to fill a pipe, down to empty one that is full already.
-    let scene = Scene::with(None, Odd::new, |socket| socket).await;
+    let scene = SpliceScene::with(None, Odd::new, |socket| socket).await;
     let (up, down) = (pattern(4 << 20), pattern((4 << 20) + 1));
     let (all, ended, spliced) = exchange(scene, up, down, vec![1 << 20]).await;
     assert!(all, "not what was sent");
@@ -341,7 +347,7 @@ async fn where_the_kernel_will_not_splice_all_is_copied() {
 
 #[tokio::test]
 async fn a_tunnel_that_ends_takes_its_pipe_along() {
-    let mut scene = Scene::open().await;
+    let mut scene = SpliceScene::open().await;
     let sent = pattern(64 << 20);
     let idle = Duration::from_millis(100);
     let writing = tokio::time::timeout(idle, scene.client.write_all(&sent)).await;
