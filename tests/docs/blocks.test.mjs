@@ -109,7 +109,7 @@ async function checkHaproxy({ text }) {
   const pair = Buffer.concat([certificateFile('cert'), certificateFile('key')]);
   for (const [, path] of text.matchAll(/\b(?:crt|ca-file) (\S+)/g)) await inSandbox().put(path.endsWith('/') ? `${path}site.pem` : path, pair);
   await inSandbox().put('haproxy.cfg', text);
-  const { status, output } = await inSandbox().run('haproxy -c -q -f haproxy.cfg');
+  const { status, output } = await inSandbox().run('haproxy -c -f haproxy.cfg');
   assert.equal(status, 0, output);
 }
 
@@ -188,4 +188,28 @@ test('the files that the docs show as excerpts of the repository exist', () => {
     .filter(([, path]) => !existsSync(join(ROOT, path)))
     .map(([, path]) => `${file}:${index + 1}: ${path}`)));
   assert.deepEqual(faults, []);
+});
+
+test('faults of commands, configurations and output are found', async () => {
+  const faults = {
+    'moorline chek moorline.toml': ['moorline has no subcommand chek'],
+    'sudo moorline backends chat': ['moorline backends has no subcommand chat'],
+    'moorline drain chat --witin 5m --wait && echo --other': ['moorline drain has no flag --witin'],
+    'A=1 moorline-load run URL --client=2 --clents 3 | head': ['moorline-load run has no flag --clents'],
+    'x=$(moorline status --jsn) # moorline nothing': ['moorline status has no flag --jsn'],
+    'cargo run --release -- dmo': ['moorline has no subcommand dmo'],
+    "moorline backends weight chat blue-1 2; echo 'moorline x'": [],
+  };
+  for (const [command, expected] of Object.entries(faults)) assert.deepEqual(usageFaults(command), expected, command);
+  const block = (text, ...marks) => ({ text, marks: new Map(marks.map((mark) => [mark, true])) });
+  await checkConfiguration(block('[pools.chat]\nslow_start = "1s"\n', 'fragment'));
+  await checkConfiguration(block('[listeners.secure.tls]\nmin_version = "1.3"\n', 'fragment'));
+  await assert.rejects(checkConfiguration(block('[pools.chat]\nslow_strat = "1s"\n', 'fragment')), /slow_strat/);
+  await assert.rejects(checkConfiguration(block('[pools.chat]\nslow_start = "1s"\n')), /backends/);
+  await assert.rejects(checkNginx(block('server { listn 80; }')), /listn/);
+  await assert.rejects(checkHaproxy(block('frontend web\n    bnd :80\n')), /bnd/);
+  assert.throws(() => checkJson(block('{"a":1,}')));
+  assert.throws(() => checkYaml(block('a: [1')));
+  assert.throws(() => checkShell({ ...block('if true'), language: 'sh', line: 1 }), /syntax error/);
+  assert.throws(() => checkScenario(block('clents = 3\n')), /clents/);
 });
