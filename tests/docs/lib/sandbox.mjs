@@ -1,4 +1,4 @@
-// A machine for commands of the docs: own network, own processes, and writable copies of the system's folders.
+// A machine for commands of the docs: own network, own processes, and own /etc, /usr/local, /var and /run.
 //
 // The commands run as they are printed: on port 443, in /etc/moorline, against 10.0.0.11:3000. Namespaces keep
 // all of it from the machine that runs the tests, and end every process with the sandbox.
@@ -14,7 +14,7 @@ import { ROOT } from './markdown.mjs';
 import { PROGRAMS } from './programs.mjs';
 
 const ADDRESSES = ['10.0.0.1', '10.0.0.11', '10.0.0.12', '10.0.0.13', '192.0.2.7'];
-const COPIED = ['/etc', '/usr/local', '/var', '/opt', '/root', '/home', '/srv'];
+const READ_ONLY = ['/opt', '/root', '/home', '/srv'];
 const END = '@@sandbox-end';
 const running = new Set();
 process.on('exit', () => running.forEach((child) => child.kill('SIGKILL')));
@@ -57,12 +57,24 @@ export class Sandbox {
     const layers = join(this.folder, 'layers');
     return `set -e
 mount --make-rprivate /
-mount -t tmpfs layers ${layers}
-for folder in ${COPIED.join(' ')}; do
-  [ -d "$folder" ] || continue
-  layer=${layers}$folder
-  mkdir -p "$layer/upper" "$layer/work"
-  mount -t overlay overlay -o "lowerdir=$folder,upperdir=$layer/upper,workdir=$layer/work" "$folder"
+mount -t tmpfs -o mode=755 layers ${layers}
+mkdir ${layers}/etc ${layers}/local ${layers}/machine ${layers}/var
+# /etc is a copy, as far as this user can read it.
+cp -r --preserve=mode,links /etc/. ${layers}/etc 2>/dev/null || true
+# /usr/local has links to what the machine has; /var has empty folders.
+mount --bind /usr/local ${layers}/machine
+ln -s ${layers}/machine/* ${layers}/local/
+for folder in bin sbin; do
+  rm -f ${layers}/local/$folder
+  mkdir ${layers}/local/$folder
+  for program in ${layers}/machine/$folder/*; do ln -s "$program" ${layers}/local/$folder/; done
+done
+mkdir -p ${layers}/var/log/nginx ${layers}/var/lib/nginx ${layers}/var/cache ${layers}/var/tmp
+mount --bind ${layers}/etc /etc
+mount --bind ${layers}/local /usr/local
+mount --bind ${layers}/var /var
+for folder in ${READ_ONLY.join(' ')}; do
+  [ ! -d "$folder" ] || { mount --bind "$folder" "$folder" && mount -o remount,bind,ro "$folder"; } 2>/dev/null || true
 done
 mount -t tmpfs -o mode=755 run /run
 ip link set lo up
