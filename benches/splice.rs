@@ -27,7 +27,7 @@ use std::{
 
 use bytes::Bytes;
 use moorline::{
-    net::stream::{Client, Server, tune},
+    net::stream::{BackendStream, ClientStream, tune},
     tunnel::{self, TunnelEndpoint, TunnelObserver, TunnelOptions, TunnelRegistry, TunnelSummary},
 };
 
@@ -253,8 +253,10 @@ fn proxy(mode: &str, listen: &str, origin: &str) {
             let backend = tokio::net::TcpStream::connect(origin).await.expect("the origin");
             tune(&client);
             tune(&backend);
-            let client = TunnelEndpoint { stream: Client::Plain(client), early: Bytes::new() };
-            let backend = TunnelEndpoint { stream: Server::Plain(backend), early: Bytes::new() };
+            let client =
+                TunnelEndpoint { stream: ClientStream::Plain(client), early: Bytes::new() };
+            let backend =
+                TunnelEndpoint { stream: BackendStream::Plain(backend), early: Bytes::new() };
             let terms = TunnelOptions { idle: Some(Duration::from_secs(3600)), ..Terms::default() };
             let ticket = registry.enter(1, peer, false);
             tokio::spawn(tunnel::run(client, backend, Nobody, ticket, terms));

@@ -38,7 +38,7 @@ use self::{
 };
 use crate::{
     config::{Acme, Certificate},
-    net::tls::Resolver,
+    net::tls::CertificateResolver,
     observe::Metrics,
 };
 
@@ -57,7 +57,7 @@ pub(crate) struct Fleet {
 pub struct Issued {
     terms: Acme,
     store: Store,
-    resolver: Arc<Resolver>,
+    resolver: Arc<CertificateResolver>,
     state: Mutex<State>,
     /// Somebody wants to see an order that has failed tried again.
     again: Notify,
@@ -175,7 +175,7 @@ impl Issued {
         let store = Store::new(&terms);
         let certificate = store.look();
         let issued = Self {
-            resolver: Arc::new(Resolver::new(&[])),
+            resolver: Arc::new(CertificateResolver::new(&[])),
             state: Mutex::default(),
             again: Notify::new(),
             terms,
@@ -193,7 +193,7 @@ impl Issued {
     }
 
     /// Who gives the newest one out; empty before the first.
-    pub fn resolver(&self) -> &Arc<Resolver> {
+    pub fn resolver(&self) -> &Arc<CertificateResolver> {
         &self.resolver
     }
 

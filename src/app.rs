@@ -20,7 +20,7 @@ use crate::{
     config::{AdminRemote, Config},
     control::{Changes, Control, Denied, Fixtures, Operator, Order, Request},
     handoff::{Inheritance, Joining, Launch},
-    net::inherited::Given,
+    net::inherited::InheritedSockets,
     observe::{BackendSample, CertificateSample, stalls},
     shared::Proxy,
     upstream::Life,
@@ -72,7 +72,7 @@ impl App {
     /// # Errors
     /// An address that cannot be listened on, an access log that cannot be opened, a certificate
     /// that rustls refuses; the text names it.
-    pub async fn bind(config: Config, given: Given) -> Result<Self, StartError> {
+    pub async fn bind(config: Config, given: InheritedSockets) -> Result<Self, StartError> {
         Self::build(config, Inheritance { given, ..Inheritance::default() }).await
     }
 

@@ -36,9 +36,9 @@ use crate::{
     net::{
         client_hello::ClientHello,
         listener,
-        per_address::Counted,
+        per_address::CountedConnection,
         proxy_protocol,
-        stream::Client,
+        stream::ClientStream,
         tls::{self, TlsInfo},
     },
     observe::{ChosenBy, ListenerMetrics, StreamEnd, StreamKind, StreamRecord, StreamStart},
@@ -95,7 +95,7 @@ struct AcceptedConnection {
     /// Where it comes from.
     peer: SocketAddr,
     /// Its place among those of its address, where they are counted.
-    counted: Option<Arc<Counted>>,
+    counted: Option<Arc<CountedConnection>>,
     /// What it connected to, where a PROXY header has told.
     destination: Option<SocketAddr>,
     /// What TLS has told of the client; there once nothing more is to be told.
@@ -108,11 +108,11 @@ struct AcceptedConnection {
 /// What a connection is good for.
 enum ConnectionUse {
     /// Requests are read from it.
-    Requests(Client),
+    Requests(ClientStream),
     /// Nothing more: an ACME server has seen what it wants to see.
-    Challenge(Client),
+    Challenge(ClientStream),
     /// It is a stream to the pool of this name.
-    Stream(Client, Arc<str>),
+    Stream(ClientStream, Arc<str>),
 }
 
 /// Why a connection ends before it was good for anything.
@@ -124,7 +124,7 @@ struct Rejection {
 
 /// The last that a client hears.
 struct FinalReply {
-    client: Client,
+    client: ClientStream,
     words: &'static [u8],
     /// Status of the words, where they are a reply; else 0.
     status: u16,
@@ -141,12 +141,12 @@ impl Rejection {
         ProxyError::new(Side::Client, phase, kind).into()
     }
 
-    fn after(mut self, client: Client, words: &'static [u8]) -> Self {
+    fn after(mut self, client: ClientStream, words: &'static [u8]) -> Self {
         self.parting = Some(FinalReply { client, words, status: 0 });
         self
     }
 
-    fn answered(mut self, client: Client, words: &'static [u8], status: u16) -> Self {
+    fn answered(mut self, client: ClientStream, words: &'static [u8], status: u16) -> Self {
         self.parting = Some(FinalReply { client, words, status });
         self
     }
@@ -180,12 +180,12 @@ impl AcceptedConnection {
             let refusal = Rejection::new(Phase::Select, FailureKind::TooMany);
             let readable = policy.http && policy.tls.is_none();
             return Err(match readable {
-                true => refusal.answered(Client::Plain(socket), TOO_MANY, 503),
+                true => refusal.answered(ClientStream::Plain(socket), TOO_MANY, 503),
                 false => refusal,
             });
         }
         if !self.expects_tls() {
-            return self.opened(Client::Plain(socket));
+            return self.opened(ClientStream::Plain(socket));
         }
         let first = async {
             // Few listeners need all of it: not in every connection's future.
@@ -203,21 +203,24 @@ impl AcceptedConnection {
                     self.secured = Some(Arc::new(told(&hello)));
                 }
                 if let Some(pool) = passed_on {
-                    return Ok(ConnectionUse::Stream(Client::Plain(socket), Arc::clone(pool)));
+                    return Ok(ConnectionUse::Stream(
+                        ClientStream::Plain(socket),
+                        Arc::clone(pool),
+                    ));
                 }
                 if policy.tls.is_none() {
                     let refusal = Rejection::new(Phase::Select, FailureKind::NoRoute);
-                    return Err(refusal.after(Client::Plain(socket), tls::UNRECOGNIZED_NAME));
+                    return Err(refusal.after(ClientStream::Plain(socket), tls::UNRECOGNIZED_NAME));
                 }
             }
             Sniffed::Broken(why) => {
                 let error = ProxyError::new(Side::Client, Phase::Handshake, FailureKind::Malformed);
                 let refusal = Rejection::from(error.because(why));
-                return Err(refusal.after(Client::Plain(socket), sniff::DECODE_ERROR));
+                return Err(refusal.after(ClientStream::Plain(socket), sniff::DECODE_ERROR));
             }
             Sniffed::Http if policy.http => {
                 let refusal = Rejection::new(Phase::Handshake, FailureKind::NotTls);
-                return Err(refusal.answered(Client::Plain(socket), PLAIN_ON_TLS, 400));
+                return Err(refusal.answered(ClientStream::Plain(socket), PLAIN_ON_TLS, 400));
             }
             Sniffed::Http | Sniffed::Other => {
                 return Err(Rejection::new(Phase::Handshake, FailureKind::NotTls));
@@ -248,7 +251,7 @@ impl AcceptedConnection {
         let Some(terms) = &self.policy.proxy_protocol else { return Ok(false) };
         // Of all that is spoken here only what is passed on as it comes may begin with the server.
         let server_first = !(self.policy.http || self.expects_tls());
-        let wait = proxy_protocol::Wait { deadline: self.until, server_first };
+        let wait = proxy_protocol::HeaderWait { deadline: self.until, server_first };
         // Most listeners have none: not in every connection's future.
         let received = Box::pin(proxy_protocol::receive(socket, terms, self.peer, wait));
         let received = received.await.map_err(|error| {
@@ -262,16 +265,17 @@ impl AcceptedConnection {
 
     /// TLS, up to the end of the handshake.
     async fn terminated(&mut self, socket: TcpStream) -> Result<ConnectionUse, Rejection> {
-        let Some(terms) = &self.policy.tls else { return self.opened(Client::Plain(socket)) };
+        let Some(terms) = &self.policy.tls else { return self.opened(ClientStream::Plain(socket)) };
         let mut told = TlsInfo::default();
         // Offered while an ACME server is to ask for it, and at no other time.
         let challenge = self.door.proxy.challenges.tls();
-        let handshake = terms.accept_beside(challenge, socket, &mut told);
+        let handshake = terms.accept_with_override(challenge, socket, &mut told);
         let outcome = timeout_at(self.until, handshake).await;
-        let outcome = outcome
-            .unwrap_or_else(|_| Err(tls::Refused::from(io::Error::from(io::ErrorKind::TimedOut))));
+        let outcome = outcome.unwrap_or_else(|_| {
+            Err(tls::FailedHandshake::from(io::Error::from(io::ErrorKind::TimedOut)))
+        });
         let stream = match outcome {
-            Ok(stream) => Client::Tls(stream),
+            Ok(stream) => ClientStream::Tls(stream),
             Err(refused) => {
                 self.secured = Some(Arc::new(told));
                 return Err(self.refused(refused));
@@ -285,12 +289,12 @@ impl AcceptedConnection {
         self.opened(stream)
     }
 
-    fn refused(&self, refused: tls::Refused) -> Rejection {
-        let tls::Refused { error, parting } = refused;
+    fn refused(&self, refused: tls::FailedHandshake) -> Rejection {
+        let tls::FailedHandshake { error, alert } = refused;
         let failed = ProxyError::new(Side::Client, Phase::Handshake, tls::kind(&error));
         let refusal = Rejection::from(self.certified(failed.because(error)));
-        match parting {
-            Some((socket, words)) => refusal.after(Client::Plain(socket), words),
+        match alert {
+            Some((socket, words)) => refusal.after(ClientStream::Plain(socket), words),
             None => refusal,
         }
     }
@@ -311,7 +315,7 @@ impl AcceptedConnection {
         missing.because("no certificate has been issued yet")
     }
 
-    fn opened(&self, stream: Client) -> Result<ConnectionUse, Rejection> {
+    fn opened(&self, stream: ClientStream) -> Result<ConnectionUse, Rejection> {
         match &self.policy.pool {
             _ if self.policy.http => Ok(ConnectionUse::Requests(stream)),
             Some(pool) => Ok(ConnectionUse::Stream(stream, Arc::clone(pool))),
@@ -321,7 +325,7 @@ impl AcceptedConnection {
 
     /// Layer 4: one stream, which goes on in a task of its own. Its pool is the one that has the name
     /// now: a handshake may take long.
-    async fn stream(self, stream: Client, pool: &str) {
+    async fn stream(self, stream: ClientStream, pool: &str) {
         let Some(pool) = self.door.proxy.snapshot.load().pool(pool).cloned() else {
             self.fail(&ProxyError::new(Side::Proxy, Phase::Select, FailureKind::NoRoute), 0);
             return sniff::part(stream, b"").await;
@@ -342,7 +346,7 @@ impl AcceptedConnection {
     }
 
     /// An ACME server, for whom the handshake was all (RFC 8737 §3).
-    async fn challenged(self, mut stream: Client) {
+    async fn challenged(self, mut stream: ClientStream) {
         // Where it has gone already, it has seen it all the same.
         let _ = timeout_at(self.until, stream.shutdown()).await;
         self.known().tell(self.form(), 0, Termination::Answered, None);
@@ -350,7 +354,7 @@ impl AcceptedConnection {
 
     /// HTTP, request by request. What the future holds it holds for days: only what the connection's end
     /// needs, and nothing of how it began.
-    fn requests(self, stream: Client) -> impl Future<Output = ()> {
+    fn requests(self, stream: ClientStream) -> impl Future<Output = ()> {
         let introduces = self.door.proxy.snapshot.load().introduces;
         let local = || introduces.then(|| stream.local().ok()).flatten();
         let destination = self.destination.or_else(local);

@@ -18,7 +18,10 @@ use tokio::{io::Interest, net::TcpStream};
 use self::search::{BackendSearch, ConnectedBackend};
 use crate::{
     error::{FailureKind, Phase},
-    net::{per_address::Counted, proxy_protocol::Introduction, stream::Client, tls::TlsInfo},
+    net::{
+        per_address::CountedConnection, proxy_protocol::ConnectionOrigin, stream::ClientStream,
+        tls::TlsInfo,
+    },
     observe::{ListenerMetrics, StreamKind, StreamRecord, StreamStart, metrics::GaugeGuard},
     shared::Proxy,
     shutdown,
@@ -31,7 +34,7 @@ use crate::{
 /// A connection that is to become a stream.
 pub(crate) struct NewStream {
     /// Its socket, and what TLS made of it where that is terminated here.
-    pub(crate) client: Client,
+    pub(crate) client: ClientStream,
     /// Where it comes from.
     pub(crate) peer: SocketAddr,
     /// What it connected to, where a PROXY header has told.
@@ -43,7 +46,7 @@ pub(crate) struct NewStream {
     /// Numbers of the listener that accepted it.
     pub(crate) listener: Arc<ListenerMetrics>,
     /// Its place among those of its address, where they are counted.
-    pub(crate) counted: Option<Arc<Counted>>,
+    pub(crate) counted: Option<Arc<CountedConnection>>,
     /// Keeps a drain waiting for it.
     pub(crate) drain: shutdown::Watch,
 }
@@ -58,7 +61,7 @@ struct StreamCounts {
 
 /// Finds a backend and leaves the stream to a task of its own, which is small. Without one the stream
 /// has ended; its client comes back for whoever closes it.
-pub(crate) async fn serve(proxy: &Arc<Proxy>, arrived: NewStream) -> Option<Client> {
+pub(crate) async fn serve(proxy: &Arc<Proxy>, arrived: NewStream) -> Option<ClientStream> {
     let NewStream { client, peer, destination, secured, pool, listener, counted, mut drain } =
         arrived;
     let id: Box<str> = format!("{:032x}", fastrand::u128(..)).into();
@@ -82,10 +85,10 @@ pub(crate) async fn serve(proxy: &Arc<Proxy>, arrived: NewStream) -> Option<Clie
     };
     let mut entry = StreamScope::open(record, sinks);
     let from = if pool.dial().is_shared() {
-        Introduction::Local
+        ConnectionOrigin::Local
     } else {
         let destination = destination.or_else(|| client.local().ok());
-        Introduction::of(peer, destination, secured, &id)
+        ConnectionOrigin::of(peer, destination, secured, &id)
     };
     let mut search = BackendSearch::new(proxy, &pool, peer.ip(), &mut entry);
     let outcome = tokio::select! {
@@ -115,7 +118,7 @@ pub(crate) async fn serve(proxy: &Arc<Proxy>, arrived: NewStream) -> Option<Clie
 fn begin(
     proxy: &Arc<Proxy>,
     pool: &Pool,
-    (client, peer): (Client, SocketAddr),
+    (client, peer): (ClientStream, SocketAddr),
     mut entry: StreamScope,
     reached: ConnectedBackend,
     gauge: GaugeGuard,
@@ -151,12 +154,12 @@ async fn gone(socket: &TcpStream) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{net::stream::Server, tunnel::Tunnel};
+    use crate::{net::stream::BackendStream, tunnel::Tunnel};
 
     /// What an open stream costs beside its sockets and its entry's strings: its task is this future.
     #[test]
     fn a_stream_is_small() {
-        let bytes = size_of::<Tunnel<Client, Server, TunnelGuard<StreamCounts>>>();
+        let bytes = size_of::<Tunnel<ClientStream, BackendStream, TunnelGuard<StreamCounts>>>();
         assert!(bytes <= 320, "{bytes} bytes");
     }
 }

@@ -1,6 +1,6 @@
-//! Sockets: listening on them, TLS over them, and the byte streams made of them.
+//! Sockets: listeners, TLS, PROXY protocol headers and byte streams.
 //!
-//! What is said over a stream is not known here: no HTTP, no routes, no backends.
+//! This module knows nothing of the application protocol: no HTTP, no routes, no backends.
 
 pub mod answer_first;
 pub mod bind_error;

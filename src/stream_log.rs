@@ -11,7 +11,7 @@ use arc_swap::ArcSwap;
 
 use crate::{
     error::{FailureKind, Phase, ProxyError, Side, Termination},
-    net::per_address::Counted,
+    net::per_address::CountedConnection,
     observe::{AccessLog, ListenerMetrics, Metrics, StreamEnd, StreamKind, StreamRecord},
     shutdown,
     sticky::{
@@ -34,7 +34,7 @@ struct StreamState {
     sinks: StreamSinks,
     client: Option<SessionClient>,
     /// The connection's place among those of its address, for a tunnel, which outlives the connection.
-    _counted: Option<Arc<Counted>>,
+    _counted: Option<Arc<CountedConnection>>,
 }
 
 /// Who has the session, and on which backend, for the case that it ends here.
@@ -109,7 +109,7 @@ impl StreamScope {
     }
 
     /// Keeps the connection counted among those of its address.
-    pub(crate) fn keeps(&mut self, counted: Option<Arc<Counted>>) {
+    pub(crate) fn keeps(&mut self, counted: Option<Arc<CountedConnection>>) {
         if let Some(open) = &mut self.0 {
             open._counted = counted;
         }

@@ -9,13 +9,13 @@ use listenfd::ListenFd;
 use sd_notify::NotifyState;
 use socket2::SockRef;
 
-use crate::net::inherited::Given;
+use crate::net::inherited::InheritedSockets;
 
 /// The sockets that were passed. To be called once, before anything else happens: the variables are
 /// taken out of the environment.
-pub fn passed() -> Given {
+pub fn passed() -> InheritedSockets {
     let mut passed = ListenFd::from_env();
-    let mut given = Given::default();
+    let mut given = InheritedSockets::default();
     for place in 0..passed.len() {
         if let Ok(Some(socket)) = passed.take_tcp_listener(place) {
             let listens = SockRef::from(&socket).is_listener().unwrap_or(false);

@@ -93,8 +93,8 @@ pub fn run<A, B, G>(
     terms: TunnelOptions,
 ) -> Tunnel<A, B, G>
 where
-    A: crate::net::stream::Stream,
-    B: crate::net::stream::Stream,
+    A: crate::net::stream::ByteStream,
+    B: crate::net::stream::ByteStream,
     G: TunnelObserver,
 {
     Tunnel::new(client, backend, guard, ticket, terms)

@@ -4,7 +4,9 @@ use std::net::{IpAddr, SocketAddr};
 
 use moorline::{
     config::{ProxyOut, Tlvs},
-    net::proxy_protocol::{Header, Introduced, Introduction, MOST, Parsed, header, parse},
+    net::proxy_protocol::{
+        ConnectionOrigin, MOST, ParsedHeader, ProxiedClient, ProxyHeader, header, parse,
+    },
 };
 
 /// Panics where something does not hold.
@@ -13,54 +15,56 @@ pub(crate) fn holds(bytes: &[u8]) {
     for end in 1..=bytes.len().min(MOST + 16) {
         let now = parse(&bytes[..end]);
         follows(&before, &now);
-        if let Parsed::Whole(header) = &now {
+        if let ParsedHeader::Whole(header) = &now {
             bounded(header, end);
         }
         before = now;
     }
-    if let Parsed::Whole(header) = before {
+    if let ParsedHeader::Whole(header) = before {
         alone(bytes, header);
         told_on(header);
     }
 }
 
 /// More bytes decide what was open and change nothing of what was decided.
-fn follows(before: &Parsed, now: &Parsed) {
+fn follows(before: &ParsedHeader, now: &ParsedHeader) {
     match before {
-        Parsed::Undecided => {}
-        Parsed::Partial => assert!(
-            matches!(now, Parsed::Partial | Parsed::Whole(_) | Parsed::Broken(_)),
+        ParsedHeader::Undecided => {}
+        ParsedHeader::Partial => assert!(
+            matches!(now, ParsedHeader::Partial | ParsedHeader::Whole(_) | ParsedHeader::Broken(_)),
             "what had begun like a header is {now:?}"
         ),
-        Parsed::Absent | Parsed::Whole(_) | Parsed::Broken(_) => assert_eq!(before, now),
+        ParsedHeader::Absent | ParsedHeader::Whole(_) | ParsedHeader::Broken(_) => {
+            assert_eq!(before, now)
+        }
     }
 }
 
 /// It is whole once its last byte is there.
-fn bounded(header: &Header, end: usize) {
+fn bounded(header: &ProxyHeader, end: usize) {
     assert!((1..=MOST).contains(&header.length), "{header:?}");
     assert!(header.length <= end, "{header:?} after {end} bytes");
 }
 
 /// What follows it has no part in it, and none of it is missing.
-fn alone(bytes: &[u8], header: Header) {
+fn alone(bytes: &[u8], header: ProxyHeader) {
     let own = &bytes[..header.length];
     for tail in [&b""[..], b"\r\n", b"PROXY ", &[0xff; 300]] {
-        assert_eq!(parse(&[own, tail].concat()), Parsed::Whole(header));
+        assert_eq!(parse(&[own, tail].concat()), ParsedHeader::Whole(header));
     }
     let short = &own[..own.len() - 1];
-    assert!(matches!(parse(short), Parsed::Partial), "{header:?} is whole without its end");
+    assert!(matches!(parse(short), ParsedHeader::Partial), "{header:?} is whole without its end");
 }
 
 /// A backend is told the same.
-fn told_on(read: Header) {
+fn told_on(read: ProxyHeader) {
     let Some((source, destination)) = read.ends else { return };
-    let client = Introduced { source, destination, secured: None, id: "an id".into() };
-    let introduction = Introduction::Client(client.into());
+    let client = ProxiedClient { source, destination, secured: None, id: "an id".into() };
+    let introduction = ConnectionOrigin::Client(client.into());
     let canonical = |end: SocketAddr| -> (IpAddr, u16) { (end.ip().to_canonical(), end.port()) };
     for version in [ProxyOut::V1, ProxyOut::V2(Tlvs::default()), ProxyOut::V2(Tlvs::ALL)] {
         let told = header(version, &introduction);
-        let Parsed::Whole(again) = parse(&told) else { panic!("{:?}", parse(&told)) };
+        let ParsedHeader::Whole(again) = parse(&told) else { panic!("{:?}", parse(&told)) };
         assert_eq!(again.length, told.len());
         let (from, to) = again.ends.expect("both ends");
         assert_eq!((canonical(from), canonical(to)), (canonical(source), canonical(destination)));

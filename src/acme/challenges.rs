@@ -21,7 +21,7 @@ use rustls::{
 };
 use rustls_pki_types::PrivateKeyDer;
 
-use crate::net::tls::{self, Beside};
+use crate::net::tls::{self, AlpnOverride};
 
 /// Where HTTP-01 looks; a token follows.
 const WELL_KNOWN: &str = "/.well-known/acme-challenge/";
@@ -75,10 +75,10 @@ impl Challenges {
     }
 
     /// How to answer a handshake for [`PROTOCOL`] alone, while one is to be expected.
-    pub fn tls(&self) -> Option<Beside> {
+    pub fn tls(&self) -> Option<AlpnOverride> {
         let asked = self.tls.load();
         let config = Arc::clone(&asked.as_ref()?.config);
-        Some(Beside { protocol: PROTOCOL, config })
+        Some(AlpnOverride { protocol: PROTOCOL, config })
     }
 
     /// Answers HTTP-01.
@@ -264,7 +264,7 @@ mod tests {
     async fn only_a_client_that_offers_nothing_else_gets_the_challenge() {
         let given = tls::self_signed(&["a.test".to_owned()]).unwrap();
         let terms = config::Tls::new(config::Certificates::Given(vec![given.clone()]));
-        let resolver = Arc::new(tls::Resolver::new(std::slice::from_ref(&given)));
+        let resolver = Arc::new(tls::CertificateResolver::new(std::slice::from_ref(&given)));
         let keys = tls::TicketKeys::new(&config::SharedKeys::Made, &[]).unwrap();
         let normal = tls::Terminator::new(&terms, &["http/1.1"], resolver, &keys).unwrap();
         let challenges = Arc::new(Challenges::default());
@@ -287,7 +287,7 @@ mod tests {
     /// The protocol agreed on, and the certificate that the client sees.
     async fn shake(
         normal: &tls::Terminator,
-        beside: Option<Beside>,
+        alpn_override: Option<AlpnOverride>,
         name: &'static str,
         offered: &[&str],
     ) -> io::Result<(Vec<u8>, CertificateDer<'static>)> {
@@ -295,7 +295,7 @@ mod tests {
         let address = listener.local_addr()?;
         let server = async {
             let (socket, _) = listener.accept().await?;
-            normal.accept_beside(beside, socket, &mut TlsInfo::default()).await
+            normal.accept_with_override(alpn_override, socket, &mut TlsInfo::default()).await
         };
         let seen = Arc::new(Seen::default());
         let mut client = ClientConfig::builder_with_provider(Arc::clone(tls::provider()))

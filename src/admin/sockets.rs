@@ -22,7 +22,7 @@ use crate::{
     control::Operator,
     net::{
         bind_error,
-        inherited::{self, Given, Purpose},
+        inherited::{self, InheritedSockets, Purpose},
         listener,
     },
     shutdown,
@@ -50,7 +50,7 @@ impl Sockets {
     /// # Errors
     /// An address or a path that cannot be listened on, named. That the usual place is another
     /// process's is none: this one then has no unix socket, and says so.
-    pub fn bind(config: &Admin, given: &mut Given) -> io::Result<Self> {
+    pub fn bind(config: &Admin, given: &mut InheritedSockets) -> io::Result<Self> {
         let mut tcp = |address: Option<SocketAddr>, purpose: fn(SocketAddr) -> Purpose| {
             address.map(|address| Tcp::bind(address, purpose(address), given)).transpose()
         };
@@ -104,7 +104,11 @@ impl Sockets {
 }
 
 impl Tcp {
-    fn bind(address: SocketAddr, purpose: Purpose, given: &mut Given) -> io::Result<Self> {
+    fn bind(
+        address: SocketAddr,
+        purpose: Purpose,
+        given: &mut InheritedSockets,
+    ) -> io::Result<Self> {
         let listener = match given.tcp(&purpose) {
             Ok(Some(socket)) => TcpListener::from_std(socket),
             Ok(None) => listener::bind_one(address),
@@ -158,8 +162,8 @@ impl Serving {
 }
 
 /// The socket of the process before; none where its file is gone, so that nobody finds it any more.
-fn taken_over(path: &Path, given: &mut Given) -> io::Result<Option<UnixSocket>> {
-    let take = |given: inherited::Unix| match given.passed {
+fn taken_over(path: &Path, given: &mut InheritedSockets) -> io::Result<Option<UnixSocket>> {
+    let take = |given: inherited::InheritedUnixSocket| match given.passed {
         true => UnixSocket::passed(given.listener, path),
         false => UnixSocket::over(given.listener, path),
     };
@@ -177,7 +181,7 @@ fn taken_over(path: &Path, given: &mut Given) -> io::Result<Option<UnixSocket>> 
     }
 }
 
-fn bind_unix(place: &AdminSocket, given: &mut Given) -> io::Result<Option<UnixSocket>> {
+fn bind_unix(place: &AdminSocket, given: &mut InheritedSockets) -> io::Result<Option<UnixSocket>> {
     let known = match place {
         AdminSocket::Off => return Ok(None),
         AdminSocket::At(path) => Some(path.clone()),

@@ -11,7 +11,7 @@ use tokio::{
 use crate::net::{
     client_hello::{self, ClientHello, Peeked},
     peek::{peek, peek_into},
-    stream::Client,
+    stream::ClientStream,
 };
 
 /// Enough to tell HTTP by: its longest method that is in use, and the space after it.
@@ -89,11 +89,11 @@ fn first(bytes: &[u8]) -> Sniffed {
 /// would make it a reset, which overtakes them.
 ///
 /// One that speaks TLS hears that it ends by its own means, and nothing else.
-pub(super) async fn part(client: Client, words: &[u8]) {
+pub(super) async fn part(client: ClientStream, words: &[u8]) {
     let parting = async {
         let mut socket = match client {
-            Client::Plain(socket) => socket,
-            Client::Tls(mut stream) => {
+            ClientStream::Plain(socket) => socket,
+            ClientStream::Tls(mut stream) => {
                 stream.shutdown().await?;
                 stream.into_inner().0
             }

@@ -47,7 +47,7 @@ pub(crate) enum Refused {
     /// An address could not be listened on, or the access log not be opened.
     Io(io::Error),
     /// TLS cannot be served or spoken as it is set.
-    Tls(tls::Unusable),
+    Tls(tls::TerminatorError),
     /// A certificate that would take the place of another is not valid now; the sentence says which.
     Lapsed(String),
 }
@@ -93,8 +93,8 @@ impl From<rustls::Error> for Refused {
     }
 }
 
-impl From<tls::Unusable> for Refused {
-    fn from(error: tls::Unusable) -> Self {
+impl From<tls::TerminatorError> for Refused {
+    fn from(error: tls::TerminatorError) -> Self {
         Self::Tls(error)
     }
 }

@@ -14,7 +14,7 @@ use crate::{
     conn::{self, ListenerHandle},
     net::{
         bind_error,
-        inherited::{self, Given, Key, Purpose},
+        inherited::{self, InheritedSockets, Purpose, SocketKey},
         listener,
     },
     shared::Proxy,
@@ -24,13 +24,13 @@ use crate::{
 /// Every listening socket, and the drains of the listeners they belong to.
 #[derive(Default)]
 pub(super) struct Doors {
-    open: HashMap<Key, Open>,
+    open: HashMap<SocketKey, Open>,
     /// One drain a listener, by name.
     drains: HashMap<String, (shutdown::Trigger, shutdown::Watch)>,
     /// Drains of listeners that are gone.
     leaving: Vec<shutdown::Trigger>,
     /// Sockets that need not be bound.
-    given: Given,
+    given: InheritedSockets,
     /// Nothing is accepted yet.
     held: bool,
 }
@@ -42,11 +42,11 @@ struct Open {
 }
 
 /// Sockets bound for a configuration that is not in force yet.
-pub(super) struct Bound(Vec<(Key, Arc<TcpListener>)>);
+pub(super) struct Bound(Vec<(SocketKey, Arc<TcpListener>)>);
 
 impl Doors {
     /// With sockets that need not be bound. `held`: nothing is accepted until [`open`](Self::open).
-    pub(super) fn new(given: Given, held: bool) -> Self {
+    pub(super) fn new(given: InheritedSockets, held: bool) -> Self {
         Self { given, held, ..Self::default() }
     }
 
@@ -68,7 +68,7 @@ impl Doors {
         Ok(Bound(bound))
     }
 
-    fn obtain(&mut self, key: &Key) -> io::Result<TcpListener> {
+    fn obtain(&mut self, key: &SocketKey) -> io::Result<TcpListener> {
         match self.given.tcp(&Purpose::Listener(key.clone()))? {
             Some(given) => TcpListener::from_std(given),
             None => listener::bind_one(key.address),
@@ -95,7 +95,7 @@ impl Doors {
     /// # Errors
     /// No descriptor is left.
     pub(super) fn copies(&self) -> io::Result<Vec<(Purpose, OwnedFd)>> {
-        let copy = |(key, open): (&Key, &Open)| {
+        let copy = |(key, open): (&SocketKey, &Open)| {
             Ok((Purpose::Listener(key.clone()), inherited::copy(&*open.socket)?))
         };
         self.open.iter().map(copy).collect()
@@ -113,7 +113,7 @@ impl Doors {
             let open = Open { socket, listener: String::new(), accepting: None };
             self.open.insert(key, open);
         }
-        let wanted: HashMap<Key, &str> =
+        let wanted: HashMap<SocketKey, &str> =
             keys(listeners).map(|(listener, key)| (key, listener.name.as_str())).collect();
         self.open.retain(|key, open| {
             let keep = wanted.contains_key(key);
@@ -215,11 +215,11 @@ impl Open {
     }
 }
 
-fn keys(listeners: &[config::Listener]) -> impl Iterator<Item = (&config::Listener, Key)> {
+fn keys(listeners: &[config::Listener]) -> impl Iterator<Item = (&config::Listener, SocketKey)> {
     listeners.iter().flat_map(|listener| {
         listener.bind.iter().enumerate().map(move |(place, &address)| {
             let of = (address.port() == 0).then(|| (listener.name.clone(), place));
-            (listener, Key { address, of })
+            (listener, SocketKey { address, of })
         })
     })
 }

@@ -69,7 +69,7 @@ fn policy(
     };
     let terms = |tls: &config::Tls| {
         let resolver = match &certificates {
-            snapshot::Certificates::Given(given) => Arc::new(tls::Resolver::new(given)),
+            snapshot::Certificates::Given(given) => Arc::new(tls::CertificateResolver::new(given)),
             snapshot::Certificates::Issued(issued) => Arc::clone(issued.resolver()),
         };
         Terminator::new(tls, &listener.protocol.alpn(), resolver, tickets)

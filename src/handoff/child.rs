@@ -23,7 +23,7 @@ use super::{
     wire::Channel,
 };
 use crate::{
-    net::inherited::Given,
+    net::inherited::InheritedSockets,
     shared::Proxy,
     sticky::{Learned, recent_sessions::Key},
     upstream::{Backend, Life},
@@ -48,7 +48,7 @@ pub struct Joining {
     channel: Channel,
     /// The old process.
     pid: u32,
-    given: Given,
+    given: InheritedSockets,
     secrets: Secrets,
     backends: Vec<BackendRecord>,
     values: Values,
@@ -59,7 +59,7 @@ pub struct Joining {
 #[derive(Debug, Default)]
 pub struct Inheritance {
     /// Listening sockets.
-    pub given: Given,
+    pub given: InheritedSockets,
     /// Keys.
     pub secrets: Secrets,
     /// Backends that lived in the old process.
@@ -119,7 +119,7 @@ impl Handed {
         let mut joining = Joining {
             channel,
             pid,
-            given: Given::default(),
+            given: InheritedSockets::default(),
             secrets: Secrets::default(),
             backends: Vec::new(),
             values: Values::new(),

@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     error::{FailureKind, Phase, ProxyError, Side},
-    net::{half_close::Patience, proxy_protocol::Introduction},
+    net::{half_close::ClientSignal, proxy_protocol::ConnectionOrigin},
     observe::ChosenBy,
     shared::Proxy,
     snapshot::Pool,
@@ -54,11 +54,11 @@ pub(super) struct RequestAttempt<'a> {
     pub(super) upgrade: bool,
     pub(super) client: IpAddr,
     /// Whom the backend is told of, where it is.
-    pub(super) from: Introduction,
+    pub(super) from: ConnectionOrigin,
     /// What the memory of ended sessions calls the client.
     pub(super) known_as: Option<Key>,
     /// Knows when the client has ended its stream.
-    pub(super) patience: &'a Patience,
+    pub(super) patience: &'a ClientSignal,
     /// The session is known to be on one backend: no other will do.
     pub(super) bound: bool,
     /// The backend may hold the request for as long as it likes: a long poll other than Engine.IO's.

@@ -27,7 +27,7 @@ use tokio::time::{Instant, Sleep};
 use super::headers::strip_trailers;
 use crate::{
     error::{FailureKind, Phase, Side, Termination},
-    net::half_close::Patience,
+    net::half_close::ClientSignal,
     sticky::engine_io::CloseScan,
 };
 
@@ -66,7 +66,7 @@ pub(super) struct InboundBody {
     /// Looks whether the body closes a polling session.
     scan: Option<CloseScan>,
     /// Knows when the client has ended its stream.
-    patience: Arc<Patience>,
+    patience: Arc<ClientSignal>,
 }
 
 /// How far a request's body has come; shared with whoever waits for the response.
@@ -281,7 +281,7 @@ impl InboundBody {
         incoming: Incoming,
         progress: Arc<BodyProgress>,
         pause: Duration,
-        patience: Arc<Patience>,
+        patience: Arc<ClientSignal>,
     ) -> Self {
         let (pause, ahead) = (BodyTimer::new(Some(pause)), VecDeque::new());
         Self { incoming, progress, pause, gate: None, copy: None, ahead, scan: None, patience }

@@ -22,7 +22,7 @@ use super::{
 use crate::{
     config::SetOn,
     error::{Phase, ProxyError},
-    net::half_close::Held,
+    net::half_close::EofHold,
     observe::{StreamKind, metrics::GaugeGuard},
     shared::Proxy,
     snapshot::Pool,
@@ -62,7 +62,7 @@ pub(super) struct Exchange<'a> {
     pub(super) manners: ReplyContext,
     pub(super) entry: StreamScope,
     /// Lets the client half-close until its reply is complete.
-    pub(super) held: Option<Held>,
+    pub(super) held: Option<EofHold>,
 }
 
 /// What keeps a tunnel and its session counted.
@@ -326,7 +326,7 @@ async fn learn_session(
 mod tests {
     use super::*;
     use crate::{
-        net::stream::{Client, Server},
+        net::stream::{BackendStream, ClientStream},
         stream_log::TunnelGuard,
         tunnel::Tunnel,
         upstream::InUse,
@@ -335,7 +335,8 @@ mod tests {
     /// What an open tunnel costs beside its sockets and its entry's strings: its task is this future.
     #[test]
     fn a_tunnel_is_small() {
-        let bytes = size_of::<Tunnel<Client, Server, TunnelGuard<(TunnelCounts, InUse)>>>();
+        let bytes =
+            size_of::<Tunnel<ClientStream, BackendStream, TunnelGuard<(TunnelCounts, InUse)>>>();
         assert!(bytes <= 320, "{bytes} bytes");
     }
 }

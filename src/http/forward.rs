@@ -37,7 +37,9 @@ use super::{
 use crate::{
     config::HeaderLimits,
     error::{FailureKind, Phase, ProxyError, Side},
-    net::{answer_first::AnswerFirst, proxy_protocol::Introduction, stream::Server, tls},
+    net::{
+        answer_first::AnswerFirst, proxy_protocol::ConnectionOrigin, stream::BackendStream, tls,
+    },
     observe::Metrics,
     shared,
     upstream::{ANY_AGE, Acquired, Backend, ConnectError, Dial, InFlight, InUse, Permit, Reusable},
@@ -55,7 +57,7 @@ pub(super) struct ForwardOptions<'a> {
     pub(super) backend: &'a Arc<Backend>,
     /// How it is reached, and for whom.
     pub(super) dial: &'a Dial,
-    pub(super) from: &'a Introduction,
+    pub(super) from: &'a ConnectionOrigin,
     /// Deadline of opening a connection.
     pub(super) connect: Duration,
     /// Deadline of the response's header, from the end of the request; `None`: unlimited.
@@ -318,7 +320,7 @@ async fn open(terms: &ForwardOptions<'_>, permit: Permit) -> Result<Box<H1Connec
 }
 
 /// Connects; a shortage of descriptors or ports is waited out within the deadline.
-async fn reach(terms: &ForwardOptions<'_>) -> Result<Server, ConnectError> {
+async fn reach(terms: &ForwardOptions<'_>) -> Result<BackendStream, ConnectError> {
     let until = Instant::now() + terms.connect;
     loop {
         let left = until.saturating_duration_since(Instant::now());
@@ -332,7 +334,7 @@ async fn reach(terms: &ForwardOptions<'_>) -> Result<Server, ConnectError> {
 /// Leaves a connection to its driver. `backend` learns when it closes the connection while that is idle;
 /// `None`: the connection is to be upgraded.
 async fn handshake(
-    stream: Server,
+    stream: BackendStream,
     limits: HeaderLimits,
     backend: Option<(&Arc<Backend>, Arc<IdleSince>)>,
 ) -> Result<(SendRequest<RequestBody>, Option<AbortHandle>), hyper::Error> {

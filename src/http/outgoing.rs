@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     error::{FailureKind, Phase, ProxyError, Side},
-    net::half_close::Patience,
+    net::half_close::ClientSignal,
     observe::Notices,
     sticky::engine_io::CloseScan,
 };
@@ -42,7 +42,7 @@ pub(super) struct Outgoing {
     progress: Arc<BodyProgress>,
     /// What has been sent of a body, to be sent again if no backend has read it.
     copy: Option<Arc<BodyCopy>>,
-    patience: Arc<Patience>,
+    patience: Arc<ClientSignal>,
     scan: Option<CloseScan>,
     /// What a buffered body takes of the memory that all of them share.
     memory: Option<OwnedSemaphorePermit>,
@@ -70,7 +70,7 @@ pub(super) struct RequestShape<'a> {
     /// Longest pause within the body.
     pub(super) pause: Duration,
     /// Knows when the client has ended its stream.
-    pub(super) patience: &'a Arc<Patience>,
+    pub(super) patience: &'a Arc<ClientSignal>,
     /// Warns of forwarding fields that are not used.
     pub(super) notices: &'a Notices,
     /// Looks whether the body closes a polling session.

@@ -22,7 +22,7 @@ use super::{
 };
 use crate::{
     error::{FailureKind, Phase, Side, Termination},
-    net::half_close::{Held, Patience},
+    net::half_close::{ClientSignal, EofHold},
     stream_log::StreamScope,
 };
 
@@ -46,7 +46,7 @@ pub(super) struct Relay {
     /// Taken when the stream ends.
     entry: Option<StreamScope>,
     /// Lets the client half-close until its reply is complete, and told where it never will be.
-    client: (Option<Held>, Arc<Patience>),
+    client: (Option<EofHold>, Arc<ClientSignal>),
 }
 
 impl ReplyBody {
@@ -67,7 +67,7 @@ impl ReplyBody {
         incoming: Incoming,
         pause: Option<Duration>,
         lease: Lease,
-        (entry, client): (StreamScope, (Option<Held>, Arc<Patience>)),
+        (entry, client): (StreamScope, (Option<EofHold>, Arc<ClientSignal>)),
     ) -> Self {
         let mut relay = Relay {
             head,

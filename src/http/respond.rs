@@ -21,7 +21,7 @@ use super::{
 };
 use crate::{
     error::{FailureKind, Phase, ProxyError, Side, Termination},
-    net::{half_close::Held, proxy_protocol::Introduction},
+    net::{half_close::EofHold, proxy_protocol::ConnectionOrigin},
     observe::{StreamRecord, StreamStart},
     shared::Proxy,
     snapshot::{self, Pool},
@@ -38,7 +38,7 @@ impl Proxy {
         &self,
         visitor: &ConnectionInfo,
         request: Request<Incoming>,
-        held: Option<Held>,
+        held: Option<EofHold>,
     ) -> Response<ReplyBody> {
         let (mut parts, body) = request.into_parts();
         // The connection is upgraded without it.
@@ -170,7 +170,7 @@ impl Proxy {
         let mut outgoing = Outgoing::new(parts, body, &shape);
         let accept = call.upgrade.then(|| outgoing.expected_accept());
         pool.upstream.note_request();
-        let from = introduction(pool, &call, id);
+        let from = connection_origin(pool, &call, id);
         let mut attempt = RequestAttempt {
             proxy: self,
             pool,
@@ -199,13 +199,13 @@ impl Proxy {
 }
 
 /// Whom the pool's backends are told of: who they serve, or nobody in particular.
-fn introduction(pool: &Pool, call: &Exchange<'_>, id: &str) -> Introduction {
+fn connection_origin(pool: &Pool, call: &Exchange<'_>, id: &str) -> ConnectionOrigin {
     if pool.dial().is_shared() {
-        return Introduction::Local;
+        return ConnectionOrigin::Local;
     }
     let visitor = call.visitor;
     // The destination is not known of a connection that was there before the first pool that tells.
-    Introduction::of(call.address, visitor.destination, visitor.secured.clone(), id)
+    ConnectionOrigin::of(call.address, visitor.destination, visitor.secured.clone(), id)
 }
 
 /// Ends a request with an answer of our own that is no refusal.
@@ -229,7 +229,7 @@ fn fail_on_request(parts: &Parts) {
 
 /// Lets the client end its stream and still get its response. A request of an Engine.IO session, a long poll or
 /// an event stream does not: their clients never end their stream before they leave.
-pub(super) fn hold(visitor: &ConnectionInfo, request: &Request<Incoming>) -> Option<Held> {
+pub(super) fn hold(visitor: &ConnectionInfo, request: &Request<Incoming>) -> Option<EofHold> {
     let (method, uri) = (request.method(), request.uri());
     let polls = engine(uri.query()).is_some_and(|engine| engine.polling)
         || long_poll::is_recognised(method, uri, request.headers());

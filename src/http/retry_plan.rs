@@ -10,7 +10,7 @@ use std::{
 use super::attempt::RequestAttempt;
 use crate::{
     error::{FailureKind, Phase, ProxyError, Side},
-    net::half_close::Patience,
+    net::half_close::ClientSignal,
     observe::ChosenBy,
     upstream::{Admitted, Backend, Turn, source},
 };
@@ -139,7 +139,7 @@ enum TurnOutcome {
     Left,
 }
 
-async fn wait(turn: &Turn<'_>, backend: &Backend, patience: &Patience) -> TurnOutcome {
+async fn wait(turn: &Turn<'_>, backend: &Backend, patience: &ClientSignal) -> TurnOutcome {
     loop {
         let left = turn.at().saturating_duration_since(Instant::now());
         tokio::select! {
@@ -156,7 +156,7 @@ async fn wait(turn: &Turn<'_>, backend: &Backend, patience: &Patience) -> TurnOu
     }
 }
 
-pub(super) async fn end(patience: &Patience) {
+pub(super) async fn end(patience: &ClientSignal) {
     poll_fn(|cx| {
         if patience.ended() {
             return Poll::Ready(());

@@ -28,8 +28,8 @@ use crate::{
     config::ErrorPages,
     net::{
         half_close::HalfClose,
-        request_clock::{Serving, Waiting},
-        stream::Client,
+        request_clock::{RequestInProgress, Waiting},
+        stream::ClientStream,
     },
     shared::Proxy,
     shutdown::{ShutdownPhase, Watch},
@@ -62,7 +62,7 @@ enum ConnectionEnd {
 pub async fn serve(
     proxy: Arc<Proxy>,
     visitor: Arc<ConnectionInfo>,
-    stream: Client,
+    stream: ClientStream,
     refused: impl FnOnce(&Proxy, &ConnectionInfo, &RejectedRequest),
 ) {
     let stream = HalfClose::new(stream, Arc::clone(&visitor.patience), Arc::clone(&visitor.clock));
@@ -168,7 +168,7 @@ impl ConnectionInfo {
 async fn finish(
     visitor: &ConnectionInfo,
     ended: ConnectionEnd,
-    stream: HalfClose<Client>,
+    stream: HalfClose<ClientStream>,
     rest: Bytes,
     refused: impl FnOnce(&RejectedRequest) -> Option<Arc<ErrorPages>>,
 ) {
@@ -208,7 +208,7 @@ async fn finish(
 }
 
 /// A connection that has done what it was to do: it goes on as a tunnel, or is closed.
-async fn end(visitor: &ConnectionInfo, stream: HalfClose<Client>, rest: &Bytes) {
+async fn end(visitor: &ConnectionInfo, stream: HalfClose<ClientStream>, rest: &Bytes) {
     let Some(stream) = stream.into_inner() else { return };
     if let Some(tunnel) = visitor.take_tunnel() {
         // A copy of a few bytes, or none: what hyper read into would keep its 8 KiB alive.
@@ -223,7 +223,7 @@ async fn end(visitor: &ConnectionInfo, stream: HalfClose<Client>, rest: &Bytes) 
 
 /// Sends the last words and closes. A client that may still be sending is read from until it ends: bytes that
 /// nobody has read would make the close a reset, which overtakes the answer.
-async fn close(visitor: &ConnectionInfo, mut stream: Client, words: &[u8], lingers: bool) {
+async fn close(visitor: &ConnectionInfo, mut stream: ClientStream, words: &[u8], lingers: bool) {
     let (most, pause) = LINGER;
     let closing = async {
         let until = Instant::now() + most;
@@ -249,7 +249,7 @@ async fn close(visitor: &ConnectionInfo, mut stream: Client, words: &[u8], linge
 /// A response's body, which is served until it is dropped.
 struct ServedBody {
     body: ReplyBody,
-    _serving: Serving,
+    _serving: RequestInProgress,
 }
 
 impl Body for ServedBody {

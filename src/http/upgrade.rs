@@ -27,7 +27,7 @@ use crate::{
     error::{FailureKind, Phase, ProxyError, Side, Termination},
     net::{
         answer_first::AnswerFirst,
-        stream::{Client, Server},
+        stream::{BackendStream, ClientStream},
     },
     stream_log::{StreamScope, TunnelGuard},
     tunnel::{self, TunnelEndpoint, TunnelOptions, TunnelTicket},
@@ -73,7 +73,7 @@ pub(super) fn expected(headers: &HeaderMap) -> String {
 /// What a tunnel needs beside its two sockets.
 #[derive(Debug)]
 pub(super) struct PendingTunnel<M> {
-    pub(super) client: oneshot::Receiver<TunnelEndpoint<Client>>,
+    pub(super) client: oneshot::Receiver<TunnelEndpoint<ClientStream>>,
     pub(super) entry: StreamScope,
     pub(super) moored: M,
     pub(super) ticket: TunnelTicket,
@@ -117,8 +117,8 @@ where
     tokio::spawn(tunnel::run(client, backend, guard, ticket, terms));
 }
 
-fn socket(upgraded: Upgraded) -> Option<TunnelEndpoint<Server>> {
-    let parts = upgraded.downcast::<TokioIo<AnswerFirst<Server>>>().ok()?;
+fn socket(upgraded: Upgraded) -> Option<TunnelEndpoint<BackendStream>> {
+    let parts = upgraded.downcast::<TokioIo<AnswerFirst<BackendStream>>>().ok()?;
     // A copy of a few bytes, or none: what hyper read into would keep its 8 KiB alive.
     let early = Bytes::copy_from_slice(&parts.read_buf);
     Some(TunnelEndpoint { stream: parts.io.into_inner().into_inner(), early })

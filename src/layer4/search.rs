@@ -18,7 +18,7 @@ use tokio::time::{Instant, sleep, timeout_at};
 
 use crate::{
     error::{FailureKind, Phase, ProxyError, Side},
-    net::{proxy_protocol::Introduction, stream::Server},
+    net::{proxy_protocol::ConnectionOrigin, stream::BackendStream},
     observe::ChosenBy,
     shared::Proxy,
     snapshot::Pool,
@@ -55,7 +55,7 @@ pub(super) struct BackendSearch<'a> {
 
 /// A backend that was reached.
 pub(super) struct ConnectedBackend {
-    pub(super) server: Server,
+    pub(super) server: BackendStream,
     pub(super) hold: Hold,
     pub(super) in_use: InUse,
     /// How long connecting took, all tries together.
@@ -86,7 +86,7 @@ impl<'a> BackendSearch<'a> {
     /// Finds a backend and connects to it, or says why the last one could not be.
     pub(super) async fn run(
         &mut self,
-        from: &Introduction,
+        from: &ConnectionOrigin,
     ) -> Result<ConnectedBackend, ProxyError> {
         self.pool.upstream.note_request();
         let mut last = None;
@@ -214,8 +214,8 @@ impl<'a> BackendSearch<'a> {
     async fn connect(
         &self,
         backend: &Arc<Backend>,
-        from: &Introduction,
-    ) -> Result<Server, ProxyError> {
+        from: &ConnectionOrigin,
+    ) -> Result<BackendStream, ProxyError> {
         let began = Instant::now();
         let until = began + self.pool.config().timeouts.connect;
         let outcome = loop {

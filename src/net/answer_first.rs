@@ -1,8 +1,8 @@
-//! A backend that answers before it has read the whole request, and closes.
+//! Backends that answer before they have read the whole request, and then close.
 //!
-//! Its close makes our next write fail, although its answer is there to be read. HTTP implementations give up at
-//! the failed write. [`AnswerFirst`] hides it: whatever is written after it is dropped, and reading goes on until
-//! the answer has been read or the stream ends.
+//! The close makes the proxy's next write fail although the answer can still be read. HTTP implementations give
+//! up at the failed write. [`AnswerFirst`] hides the failure: later writes are discarded, and reading continues
+//! until the answer is complete or the stream ends.
 
 use std::{
     io,
@@ -12,7 +12,7 @@ use std::{
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// The stream of which a failed write is not the end.
+/// A stream on which a failed write does not prevent reading.
 #[derive(Debug)]
 pub struct AnswerFirst<S> {
     inner: S,
@@ -26,12 +26,12 @@ impl<S> AnswerFirst<S> {
         Self { inner, write_failed: false }
     }
 
-    /// The stream itself.
+    /// Returns the wrapped stream.
     pub fn into_inner(self) -> S {
         self.inner
     }
 
-    /// The outcome of writing `count` bytes, unless the other side takes no more.
+    /// Returns the result of a write of `count` bytes; a disconnect counts as success.
     fn hide(&mut self, outcome: Poll<io::Result<usize>>, count: usize) -> Poll<io::Result<usize>> {
         match outcome {
             Poll::Ready(Err(error)) if is_disconnect(&error) => {

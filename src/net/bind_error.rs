@@ -1,5 +1,5 @@
-//! Why an address cannot be listened on, and what to do: the process that holds a port, the capability
-//! that a low port needs, the interface that is not there.
+//! Explains why an address cannot be bound and what to do: names the process that holds the port, the
+//! capability that a low port needs, or the missing interface.
 
 use std::{
     fs,
@@ -8,19 +8,19 @@ use std::{
     path::Path,
 };
 
-/// `listen` state in `/proc/net/tcp`.
+/// State `listen` in `/proc/net/tcp`.
 const LISTEN: &str = "0A";
-/// EAFNOSUPPORT: the system has no such family.
+/// EAFNOSUPPORT: the address family is not available on this system.
 const NO_FAMILY: i32 = 97;
-/// Most open files of one process that are looked at.
+/// Maximum open files inspected per process.
 const MOST_LINKS: usize = 10_000;
-/// First port that needs no privilege, where the system does not say.
+/// First unprivileged port if the system does not report one.
 const FIRST_FREE_PORT: u16 = 1024;
 
-/// The same error with a sentence that says what to do about it. `whose` names what was to listen there,
-/// for example `listener web`.
-pub fn explained(whose: &str, address: SocketAddr, error: &io::Error) -> io::Error {
-    let text = format!("{whose}: cannot listen on {address}: {}", why(address, error));
+/// Adds the cause and the remedy to a bind error. `owner` names the listener that wanted the address, for
+/// example `listener web`.
+pub fn explained(owner: &str, address: SocketAddr, error: &io::Error) -> io::Error {
+    let text = format!("{owner}: cannot listen on {address}: {}", why(address, error));
     io::Error::new(error.kind(), text)
 }
 
@@ -59,7 +59,7 @@ fn first_free_port() -> u16 {
     text.ok().and_then(|text| text.trim().parse().ok()).unwrap_or(FIRST_FREE_PORT)
 }
 
-/// Who listens where this address cannot be bound, as far as this process may see it.
+/// Describes the listener that conflicts with `wanted`, as far as this process may see it.
 fn holder(wanted: SocketAddr) -> Option<String> {
     let tables = ["/proc/net/tcp", "/proc/net/tcp6"].map(fs::read_to_string);
     let lines = tables.iter().flatten().flat_map(|table| table.lines().skip(1));
@@ -73,7 +73,7 @@ fn holder(wanted: SocketAddr) -> Option<String> {
     })
 }
 
-/// Address and inode of a listening socket, from a line of `/proc/net/tcp`.
+/// Returns address and inode of a listening socket from a line of `/proc/net/tcp`.
 fn listening(line: &str) -> Option<(SocketAddr, String)> {
     let mut fields = line.split_whitespace();
     let local = fields.nth(1)?;
@@ -84,7 +84,7 @@ fn listening(line: &str) -> Option<(SocketAddr, String)> {
     (state == LISTEN).then_some((SocketAddr::new(ip_of(ip)?, port), inode.to_owned()))
 }
 
-/// An address as the kernel prints it: words of 32 bits, each in the byte order of the host.
+/// Parses an address as the kernel prints it: 32-bit words in the byte order of the host.
 fn ip_of(hex: &str) -> Option<IpAddr> {
     let mut bytes = Vec::new();
     for at in (0..hex.len()).step_by(8) {
@@ -100,12 +100,12 @@ fn ip_of(hex: &str) -> Option<IpAddr> {
 
 fn conflicts(at: SocketAddr, wanted: SocketAddr) -> bool {
     let same = at.ip().to_canonical() == wanted.ip().to_canonical();
-    // `[::]` may hold IPv4 as well.
+    // `[::]` may accept IPv4 as well.
     let all = at.ip().is_unspecified() || wanted.ip().is_unspecified();
     at.port() == wanted.port() && (same || all)
 }
 
-/// Id and name of the process that has a socket open.
+/// Returns pid and name of the process that holds the socket.
 fn process_with(inode: &str) -> Option<(u32, String)> {
     let socket = format!("socket:[{inode}]");
     for entry in fs::read_dir("/proc").ok()?.flatten() {
@@ -128,7 +128,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_port_in_use_names_the_process() {
+    fn error_for_port_in_use_names_the_process() {
         let holder = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let address = holder.local_addr().unwrap();
         let error = std::net::TcpListener::bind(address).unwrap_err();
@@ -142,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn addresses_of_the_kernels_tables() {
+    fn kernel_address_tables_are_parsed() {
         let line =
             "0: 0100007F:1F90 00000000:0000 0A 00000000:00000000 00:00000000 00000000 0 0 4242 1";
         let (at, inode) = listening(line).unwrap();
@@ -152,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn a_low_port_names_the_capability() {
+    fn error_for_low_port_names_the_capability() {
         let denied = io::Error::from(ErrorKind::PermissionDenied);
         if first_free_port() > 80 {
             let text = why("0.0.0.0:80".parse().unwrap(), &denied);

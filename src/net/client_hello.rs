@@ -1,20 +1,19 @@
-//! What a ClientHello says of whom it is for, read from bytes that stay in the socket.
+//! Reads server name and ALPN from a ClientHello whose bytes stay in the socket.
 //!
-//! [`read`] looks at all the bytes that have come so far, from the first one on, and never guesses: a
-//! message that is not whole is [`Incomplete`](Peeked::Incomplete), one that breaks the rules
-//! [`Broken`](Peeked::Broken). It is pure, and takes time in proportion to what it is given: records
-//! are hopped over until the message is whole, and only then is it looked into (RFC 8446, sections 4.1.2
-//! and 5.1; RFC 6066, section 3; RFC 7301, section 3.1). Of an encrypted ClientHello it sees the outer
-//! one, whose name is the public one.
+//! [`read`] parses all bytes received so far, from the first one, and never guesses: an unfinished message is
+//! [`Incomplete`](Peeked::Incomplete), an invalid one is [`Broken`](Peeked::Broken). The function is pure and
+//! runs in time linear in its input: it skips over records until the message is complete, and only then parses
+//! it (RFC 8446, sections 4.1.2 and 5.1; RFC 6066, section 3; RFC 7301, section 3.1). Of an encrypted
+//! ClientHello it sees the outer one, which carries the public name.
 
 use std::{borrow::Cow, net::IpAddr};
 
-/// Longest message. Post-quantum key shares make about 2 KiB; OpenSSL, BoringSSL and other proxies give
-/// up at this as well.
+/// Maximum message size. Post-quantum key shares need about 2 KiB; OpenSSL, BoringSSL and other proxies use
+/// the same limit.
 pub const MOST: usize = 16 * 1024;
 
-/// Most bytes that are looked at, records included: who cuts the message into pieces of a few bytes does
-/// not want to be understood.
+/// Maximum bytes inspected, record headers included. A message cut into records of a few bytes exceeds the
+/// limit and is rejected.
 pub const MOST_PEEKED: usize = 2 * MOST;
 
 /// Longest DNS name in its text form (RFC 1035 §2.3.4, without the final dot).
@@ -24,36 +23,35 @@ const HANDSHAKE: u8 = 22;
 const CLIENT_HELLO: u8 = 1;
 const RECORD_HEADER: usize = 5;
 const MESSAGE_HEADER: usize = 4;
-/// Longest record in the clear.
+/// Maximum size of a plaintext record.
 const MOST_RECORD: usize = 1 << 14;
 const SERVER_NAME: u16 = 0;
 const ALPN: u16 = 16;
 
-/// What the bytes that have come so far are.
+/// Result of parsing the bytes received so far.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Peeked {
-    /// The beginning of a ClientHello, for all that can be seen; more is to come.
+    /// A valid beginning of a ClientHello; more bytes are needed.
     Incomplete,
-    /// No TLS.
+    /// The bytes are not TLS.
     NotTls,
-    /// TLS, but no ClientHello that could be understood, and why.
+    /// TLS, but not a valid ClientHello, with the reason.
     Broken(&'static str),
-    /// A whole one.
+    /// A complete ClientHello.
     Hello(ClientHello),
 }
 
-/// What a client asks for.
+/// What a client requests in its ClientHello.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ClientHello {
-    /// The server name, in lower case and without a final dot; `None` where there is none, more than
-    /// one, or one that is no DNS name.
+    /// Server name in lower case without a final dot. `None` if it is absent, repeated, or not a DNS name.
     pub sni: Option<Box<str>>,
-    /// The protocols offered, each after its length; checked.
+    /// Offered protocols, each preceded by its length; validated.
     alpn: Box<[u8]>,
 }
 
 impl ClientHello {
-    /// The protocols offered by ALPN, in the client's order.
+    /// Iterates over the protocols offered by ALPN, in the client's order.
     pub fn protocols(&self) -> impl Iterator<Item = &[u8]> {
         let mut rest = &self.alpn[..];
         std::iter::from_fn(move || {
@@ -64,15 +62,15 @@ impl ClientHello {
         })
     }
 
-    /// The first protocol offered that is one, as text.
+    /// Returns the first protocol offered that is not a reserved value, as text.
     pub fn first_protocol(&self) -> Option<Cow<'_, str>> {
-        // RFC 8701 reserves some that stand for nothing.
+        // RFC 8701 reserves values without a meaning.
         let reserved = |name: &[u8]| matches!(name, [a, b] if a == b && a & 0x0f == 0x0a);
         self.protocols().find(|name| !reserved(name)).map(String::from_utf8_lossy)
     }
 }
 
-/// Reads what has come so far.
+/// Parses the bytes received so far.
 pub fn read(bytes: &[u8]) -> Peeked {
     match message(bytes) {
         Ok(Some(message)) => match hello(&message) {
@@ -87,13 +85,13 @@ pub fn read(bytes: &[u8]) -> Peeked {
     }
 }
 
-/// The body of the first handshake message, once it is whole; put together where it lies in several
+/// Returns the body of the first handshake message once it is complete, reassembled if it spans several
 /// records.
 fn message(bytes: &[u8]) -> Result<Option<Cow<'_, [u8]>>, Peeked> {
     let mut whole: Cow<'_, [u8]> = Cow::Borrowed(&[]);
     let mut rest = bytes;
     loop {
-        let Some(Record { fragment, complete, after }) = record(rest, rest.len() < bytes.len())?
+        let Some(TlsRecord { fragment, complete, after }) = record(rest, rest.len() < bytes.len())?
         else {
             return Ok(None);
         };
@@ -117,21 +115,21 @@ fn message(bytes: &[u8]) -> Result<Option<Cow<'_, [u8]>>, Peeked> {
     }
 }
 
-/// A record, as far as it is there.
-struct Record<'a> {
+/// A TLS record, as far as it has been received.
+struct TlsRecord<'a> {
     fragment: &'a [u8],
     complete: bool,
-    /// What follows it.
+    /// Bytes after the record.
     after: &'a [u8],
 }
 
-/// The first record of these, once its header is there.
-fn record(bytes: &[u8], continued: bool) -> Result<Option<Record<'_>>, Peeked> {
+/// Returns the first record once its header is complete.
+fn record(bytes: &[u8], continued: bool) -> Result<Option<TlsRecord<'_>>, Peeked> {
     let wrong = |why| if continued { Peeked::Broken(why) } else { Peeked::NotTls };
     if bytes.first().is_some_and(|&kind| kind != HANDSHAKE) {
         return Err(wrong("another record comes within the ClientHello"));
     }
-    // Whatever the minor version: it is a relic.
+    // The minor version is ignored: it is a relic.
     if bytes.get(1).is_some_and(|&major| major != 3) {
         return Err(wrong("a record within the ClientHello has no TLS version"));
     }
@@ -142,13 +140,13 @@ fn record(bytes: &[u8], continued: bool) -> Result<Option<Record<'_>>, Peeked> {
     }
     let complete = rest.len() >= length;
     let (fragment, after) = rest.split_at(length.min(rest.len()));
-    Ok(Some(Record { fragment, complete, after }))
+    Ok(Some(TlsRecord { fragment, complete, after }))
 }
 
-/// Length of the message's body, once it is there.
+/// Returns the length of the message body once it is known.
 fn length(message: &[u8]) -> Result<Option<usize>, Peeked> {
     if message.first().is_some_and(|&kind| kind != CLIENT_HELLO) {
-        return Err(Peeked::Broken("the first message is no ClientHello"));
+        return Err(Peeked::Broken("the first message is not a ClientHello"));
     }
     let Some(header) = message.get(1..MESSAGE_HEADER) else { return Ok(None) };
     let length = header.iter().fold(0, |length, &byte| length << 8 | usize::from(byte));
@@ -158,9 +156,9 @@ fn length(message: &[u8]) -> Result<Option<usize>, Peeked> {
     Ok(Some(length))
 }
 
-/// A whole ClientHello; `None` where it is malformed.
+/// Parses a complete ClientHello; `None` if it is malformed.
 fn hello(body: &[u8]) -> Option<ClientHello> {
-    let mut body = Reader(body);
+    let mut body = ByteReader(body);
     let _version_and_random = body.take(2 + 32)?;
     let _session = body.list8().filter(|id| id.0.len() <= 32)?;
     let _suites = body.list16().filter(|suites| !suites.0.is_empty() && suites.0.len() % 2 == 0)?;
@@ -174,7 +172,7 @@ fn hello(body: &[u8]) -> Option<ClientHello> {
     while !extensions.0.is_empty() {
         let (kind, data) = (extensions.u16()?, extensions.list16()?);
         match kind {
-            // Each may be there once (RFC 8446 §4.2).
+            // An extension may occur once (RFC 8446 §4.2).
             SERVER_NAME if std::mem::replace(&mut named, true) => return None,
             ALPN if std::mem::replace(&mut offered, true) => return None,
             SERVER_NAME => hello.sni = server_name(data)?,
@@ -185,8 +183,8 @@ fn hello(body: &[u8]) -> Option<ClientHello> {
     Some(hello)
 }
 
-/// The one name of a `server_name`; the outer `None` where that is malformed.
-fn server_name(mut data: Reader<'_>) -> Option<Option<Box<str>>> {
+/// Returns the single name of a `server_name` extension; the outer `None` means malformed.
+fn server_name(mut data: ByteReader<'_>) -> Option<Option<Box<str>>> {
     const HOST_NAME: u8 = 0;
     let mut names = data.list16().filter(|_| data.0.is_empty())?;
     let (mut found, mut hosts) = (None, 0);
@@ -200,7 +198,7 @@ fn server_name(mut data: Reader<'_>) -> Option<Option<Box<str>>> {
     Some(found.filter(|_| hosts == 1))
 }
 
-/// A DNS name in lower case; `None` where it is none.
+/// Returns a DNS name in lower case; `None` if it is not valid.
 fn host(name: &[u8]) -> Option<Box<str>> {
     let name = name.strip_suffix(b".").unwrap_or(name);
     let allowed = |byte: &u8| byte.is_ascii_alphanumeric() || b"-_".contains(byte);
@@ -213,21 +211,21 @@ fn host(name: &[u8]) -> Option<Box<str>> {
     name.parse::<IpAddr>().is_err().then(|| name.to_ascii_lowercase().into())
 }
 
-/// The list within an ALPN extension.
-fn protocols(mut data: Reader<'_>) -> Option<Box<[u8]>> {
+/// Returns the list in an ALPN extension.
+fn protocols(mut data: ByteReader<'_>) -> Option<Box<[u8]>> {
     let list = data.list16().filter(|_| data.0.is_empty())?;
-    let mut rest = Reader(list.0);
+    let mut rest = ByteReader(list.0);
     while !rest.0.is_empty() {
         rest.list8().filter(|name| !name.0.is_empty())?;
     }
     (!list.0.is_empty()).then(|| list.0.into())
 }
 
-/// Takes from the front; `None` where too little is there.
+/// Reads from the front of a slice; `None` if too few bytes are left.
 #[derive(Clone, Copy)]
-struct Reader<'a>(&'a [u8]);
+struct ByteReader<'a>(&'a [u8]);
 
-impl<'a> Reader<'a> {
+impl<'a> ByteReader<'a> {
     fn take(&mut self, count: usize) -> Option<&'a [u8]> {
         let (taken, rest) = self.0.split_at_checked(count)?;
         self.0 = rest;
@@ -242,13 +240,13 @@ impl<'a> Reader<'a> {
         self.take(2).map(|bytes| u16::from_be_bytes([bytes[0], bytes[1]]))
     }
 
-    /// What a length of one byte says.
+    /// Reads a list with a length prefix of one byte.
     fn list8(&mut self) -> Option<Self> {
         let length = self.u8()?;
         self.take(usize::from(length)).map(Self)
     }
 
-    /// What a length of two bytes says.
+    /// Reads a list with a length prefix of two bytes.
     fn list16(&mut self) -> Option<Self> {
         let length = self.u16()?;
         self.take(usize::from(length)).map(Self)

@@ -1,9 +1,9 @@
-//! A client that has said FIN but still waits for its response.
+//! Clients that send FIN but still wait for their response.
 //!
-//! HTTP servers cannot tell a client that has gone from one that has only finished sending: both look
-//! like the end of the stream. [`HalfClose`] sits between the socket and the HTTP layer and holds that
-//! end back while the request in flight says so through its [`Patience`]; a request that does not (a
-//! long poll, whose session ends with its client) sees it at once. Resets always pass.
+//! HTTP servers cannot distinguish a client that has gone from one that has only finished sending: both look
+//! like the end of the stream. [`HalfClose`] sits between the socket and the HTTP layer. It holds the EOF back
+//! while the request in flight asks for that through its [`ClientSignal`]. Other requests see the EOF at once, for
+//! example a long poll, whose session ends with its client. Resets always pass.
 
 use std::{
     future::Future,
@@ -23,102 +23,102 @@ use tokio::{
     time::{Instant, Sleep, sleep},
 };
 
-use super::{request_clock::RequestClock, stream::Stream};
+use super::{request_clock::RequestClock, stream::ByteStream};
 
-/// The stream whose end may be held back.
+/// A stream whose EOF can be held back.
 ///
-/// Bytes that are written while no request is served are the HTTP implementation's own refusal of a request.
-/// They are dropped: whoever takes the stream back sends a refusal of its own. For the same reason a shutdown
+/// Bytes written while no request is served are the HTTP implementation's own error reply. They are dropped,
+/// because the connection task that takes the stream back sends its own reply. For the same reason a shutdown
 /// only flushes.
 #[derive(Debug)]
-pub struct HalfClose<S: Stream> {
-    /// Taken by [`into_inner`](Self::into_inner) only.
+pub struct HalfClose<S: ByteStream> {
+    /// `None` after [`into_inner`](Self::into_inner) only.
     inner: Option<S>,
     ended: bool,
-    patience: Arc<Patience>,
+    signal: Arc<ClientSignal>,
     clock: Arc<RequestClock>,
-    /// Looks whether a client whose end is held back is still there.
-    probe: Option<Box<Probe>>,
+    /// Checks whether a client whose EOF is held back is still connected.
+    probe: Option<Box<EofProbe>>,
 }
 
-/// What a client that has ended its stream is sent: one that still waits for its response ignores it (RFC 9110
-/// §15.2), one that has closed its socket resets the connection.
+/// Interim response sent to a half-closed client. A waiting client ignores it (RFC 9110 §15.2); a client that
+/// has closed its socket answers with a reset.
 const PROBE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 
-/// How long a client that has ended its stream is taken to wait: most responses are there by then.
-const TRUST: Duration = Duration::from_secs(1);
+/// Time after EOF before the first check: most responses are complete by then.
+const FIRST_CHECK_AFTER: Duration = Duration::from_secs(1);
 
-/// First and longest pause between two looks.
-const LOOKS: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
+/// First and longest interval between two checks.
+const CHECK_INTERVALS: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
 
-/// The wait for the answer to [`PROBE`].
+/// State of the check started by [`PROBE`].
 #[derive(Debug)]
-struct Probe {
-    /// Until the next look; `None`: the probe is still to be sent.
+struct EofProbe {
+    /// Time until the next check; `None` before the probe is sent.
     pause: Option<Duration>,
     timer: Pin<Box<Sleep>>,
 }
 
-/// Whether the request in flight wants its response even from a half-closed client.
+/// Records whether the request in flight wants its response even if the client is half-closed.
 ///
-/// A client that ends its stream within its request's body has broken off: whoever reads the body
-/// learns from [`ended`](Self::ended) that nothing more will come.
+/// A client that ends its stream inside a request body has aborted the request: the body reader learns from
+/// [`ended`](Self::ended) that no more data will come.
 #[derive(Debug, Default)]
-pub struct Patience {
+pub struct ClientSignal {
     held: AtomicBool,
-    /// Whether the client that is held may be sent a [`PROBE`].
+    /// Whether a held client may be sent a [`PROBE`].
     probed: AtomicBool,
     ended: AtomicBool,
-    broken_off: AtomicBool,
-    /// Waits for the end to be let through.
+    aborted: AtomicBool,
+    /// Waits for the EOF to be released.
     reader: AtomicWaker,
     /// Waits for more of the body.
     body: AtomicWaker,
 }
 
-/// Holds the end of the stream back until it is dropped.
+/// Holds the EOF back until dropped.
 #[derive(Debug)]
-pub struct Held(Arc<Patience>);
+pub struct EofHold(Arc<ClientSignal>);
 
-impl<S: Stream> HalfClose<S> {
-    /// Wraps a stream; nothing is held back until [`Patience::hold`].
-    pub fn new(inner: S, patience: Arc<Patience>, clock: Arc<RequestClock>) -> Self {
-        Self { inner: Some(inner), ended: false, patience, clock, probe: None }
+impl<S: ByteStream> HalfClose<S> {
+    /// Wraps a stream; the EOF is not held back until [`ClientSignal::hold`].
+    pub fn new(inner: S, signal: Arc<ClientSignal>, clock: Arc<RequestClock>) -> Self {
+        Self { inner: Some(inner), ended: false, signal, clock, probe: None }
     }
 
-    /// The stream itself. Its end, if it has come, can be read from it again. `None`: the response that was
-    /// being sent will never be complete, and the stream has been reset.
+    /// Returns the wrapped stream; a pending EOF can be read from it again. Returns `None` if the response in
+    /// progress was aborted: the stream has been reset.
     pub fn into_inner(mut self) -> Option<S> {
-        if self.patience.broken_off.load(Ordering::Acquire) {
+        if self.signal.aborted.load(Ordering::Acquire) {
             return None;
         }
         self.inner.take()
     }
 
-    /// Ready with an error once a client whose end is held back turns out to have gone.
+    /// Returns an error once a client whose EOF is held back turns out to be gone.
     fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        // Once a response is on its way, its bytes find out by themselves.
-        if self.clock.is_answering() || !self.patience.probed.load(Ordering::Relaxed) {
+        // Once a response is being written, its own writes detect a lost client.
+        if self.clock.is_answering() || !self.signal.probed.load(Ordering::Relaxed) {
             return Poll::Pending;
         }
-        let probe = self
-            .probe
-            .get_or_insert_with(|| Box::new(Probe { pause: None, timer: Box::pin(sleep(TRUST)) }));
+        let probe = self.probe.get_or_insert_with(|| {
+            Box::new(EofProbe { pause: None, timer: Box::pin(sleep(FIRST_CHECK_AFTER)) })
+        });
         let Some(stream) = &mut self.inner else { return Poll::Pending };
         let gone = || Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()));
         while probe.timer.as_mut().poll(cx).is_ready() {
             let pause = match probe.pause {
                 None => {
-                    // The first bytes of a response find room, or the connection is beyond use.
+                    // A write of the first bytes either succeeds at once or the connection is unusable.
                     match Pin::new(&mut *stream).poll_write(cx, PROBE) {
                         Poll::Ready(Ok(count)) if count == PROBE.len() => {}
                         _ => return gone(),
                     }
                     let _ = Pin::new(&mut *stream).poll_flush(cx)?;
-                    LOOKS.0
+                    CHECK_INTERVALS.0
                 }
                 Some(_) if stream.has_failed() => return gone(),
-                Some(pause) => (pause * 2).min(LOOKS.1),
+                Some(pause) => (pause * 2).min(CHECK_INTERVALS.1),
             };
             probe.pause = Some(pause);
             probe.timer.as_mut().reset(Instant::now() + pause);
@@ -131,32 +131,31 @@ impl<S: Stream> HalfClose<S> {
     }
 }
 
-impl<S: Stream> Drop for HalfClose<S> {
+impl<S: ByteStream> Drop for HalfClose<S> {
     fn drop(&mut self) {
         if let Some(stream) = &self.inner
-            && self.patience.broken_off.load(Ordering::Acquire)
+            && self.signal.aborted.load(Ordering::Acquire)
         {
             stream.reset_on_drop();
         }
     }
 }
 
-impl Patience {
-    /// Holds the end of the stream back while the guard lives. Requests of one connection are
-    /// serial, so there is one guard at a time. Where it is `probed`, an interim response finds out whether a
-    /// client that has ended its stream still waits.
-    pub fn hold(self: &Arc<Self>, probed: bool) -> Held {
+impl ClientSignal {
+    /// Holds the EOF back while the guard lives. Requests of one connection are serial, so at most one guard
+    /// exists. If `probed` is set, an interim response checks whether a half-closed client still waits.
+    pub fn hold(self: &Arc<Self>, probed: bool) -> EofHold {
         self.probed.store(probed, Ordering::Relaxed);
         self.held.store(true, Ordering::Release);
-        Held(Arc::clone(self))
+        EofHold(Arc::clone(self))
     }
 
-    /// Whether the end has come: what is not there by now will never be.
+    /// Whether the client has ended its stream: no more data will arrive.
     pub fn ended(&self) -> bool {
         self.ended.load(Ordering::Acquire)
     }
 
-    /// Wakes the task when the end comes; it may have come already.
+    /// Wakes the task at EOF, also if it has already arrived.
     pub fn wake_at_end(&self, cx: &mut Context<'_>) {
         self.body.register(cx.waker());
         if self.ended() {
@@ -164,13 +163,13 @@ impl Patience {
         }
     }
 
-    /// The response will never be complete: the stream ends with a reset, which no framing can take
-    /// for a clean end.
+    /// Marks the response as incomplete: the stream ends with a reset, which no framing can mistake for a clean
+    /// end.
     pub fn break_off(&self) {
-        self.broken_off.store(true, Ordering::Release);
+        self.aborted.store(true, Ordering::Release);
     }
 
-    fn poll_over(&self, cx: &mut Context<'_>) -> Poll<()> {
+    fn poll_released(&self, cx: &mut Context<'_>) -> Poll<()> {
         let held = || self.held.load(Ordering::Acquire);
         if !held() {
             return Poll::Ready(());
@@ -180,14 +179,14 @@ impl Patience {
     }
 }
 
-impl Drop for Held {
+impl Drop for EofHold {
     fn drop(&mut self) {
         self.0.held.store(false, Ordering::Release);
         self.0.reader.wake();
     }
 }
 
-impl<S: Stream> AsyncRead for HalfClose<S> {
+impl<S: ByteStream> AsyncRead for HalfClose<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -197,7 +196,7 @@ impl<S: Stream> AsyncRead for HalfClose<S> {
         if !this.ended {
             let before = buffer.filled().len();
             match ready!(this.stream()?.poll_read(cx, buffer)) {
-                // A TLS client that closes without close_notify has still closed.
+                // A TLS client that closes without close_notify has also closed.
                 Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => {}
                 Err(e) => return Poll::Ready(Err(e)),
                 Ok(()) if buffer.filled().len() > before || buffer.remaining() == 0 => {
@@ -207,17 +206,17 @@ impl<S: Stream> AsyncRead for HalfClose<S> {
                 Ok(()) => {}
             }
             this.ended = true;
-            this.patience.ended.store(true, Ordering::Release);
-            this.patience.body.wake();
+            this.signal.ended.store(true, Ordering::Release);
+            this.signal.body.wake();
         }
-        match this.patience.poll_over(cx) {
+        match this.signal.poll_released(cx) {
             Poll::Pending => this.poll_gone(cx),
-            over => over.map(Ok),
+            released => released.map(Ok),
         }
     }
 }
 
-impl<S: Stream> AsyncWrite for HalfClose<S> {
+impl<S: ByteStream> AsyncWrite for HalfClose<S> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -247,7 +246,7 @@ impl<S: Stream> AsyncWrite for HalfClose<S> {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        // Called only once everything has been taken by the stream.
+        // Called only after the stream has accepted all bytes.
         self.clock.flushed();
         self.stream()?.poll_flush(cx)
     }
@@ -264,11 +263,11 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn the_end_waits_while_it_is_held_and_comes_after() {
+    async fn eof_is_held_back_until_released() {
         let (mut client, server) = duplex(64);
-        let patience = Arc::new(Patience::default());
-        let held = patience.hold(false);
-        let mut server = HalfClose::new(server, Arc::clone(&patience), Arc::default());
+        let signal = Arc::new(ClientSignal::default());
+        let held = signal.hold(false);
+        let mut server = HalfClose::new(server, Arc::clone(&signal), Arc::default());
         client.write_all(b"x").await.unwrap();
         client.shutdown().await.unwrap();
         assert_eq!(server.read_u8().await.unwrap(), b'x');
@@ -278,13 +277,13 @@ mod tests {
             rest
         });
         tokio::task::yield_now().await;
-        assert!(!read.is_finished(), "the end must not be seen yet");
+        assert!(!read.is_finished(), "EOF must not be visible yet");
         drop(held);
         assert!((&mut read).await.unwrap().is_empty());
     }
 
     #[tokio::test]
-    async fn unheld_the_end_is_seen_at_once() {
+    async fn eof_is_visible_at_once_without_a_hold() {
         let (client, server) = duplex(64);
         drop(client);
         let mut server = HalfClose::new(server, Arc::default(), Arc::default());

@@ -1,8 +1,8 @@
-//! Listening sockets that this process was given and need not bind: by the process before it, each
-//! with its purpose, or by the service manager, which says no more than where a socket listens.
+//! Listening sockets that this process inherits and need not bind. The previous process passes each socket
+//! with its purpose; the service manager passes sockets that are known only by their address.
 //!
-//! Whoever wants a socket asks for it by [`Purpose`]; what nobody asked for is closed in the end, and
-//! told where a service manager passed it.
+//! Sockets are claimed by [`Purpose`]. Sockets left unclaimed are closed; those from a service manager are
+//! logged as a warning.
 
 use std::{
     fmt, io,
@@ -16,89 +16,92 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-/// A listener's socket: the address asked for; with port 0, also whose and which it is.
+/// Identifies a listener's socket: the configured address; with port 0, also listener and position.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Deserialize, Serialize)]
-pub struct Key {
+pub struct SocketKey {
     /// As configured.
     pub address: SocketAddr,
-    /// The listener's name and the place in its list, where the address alone does not tell.
+    /// Listener name and position in its `bind` list, if the address is not unique.
     pub of: Option<(String, usize)>,
 }
 
-/// What a listening socket is for.
+/// The use of a listening socket.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Deserialize, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Purpose {
     /// Clients.
-    Listener(Key),
+    Listener(SocketKey),
     /// Metrics and readiness; the address is the configured one.
     Metrics(SocketAddr),
     /// The admin API over TCP; the address is the configured one.
     AdminRemote(SocketAddr),
-    /// The admin API's unix socket, by its path.
+    /// The unix socket of the admin API, by its path.
     AdminSocket(PathBuf),
-    /// The same, passed by the service manager, whose the file is.
+    /// The admin socket passed by the service manager, which owns the socket file.
     PassedAdminSocket(PathBuf),
 }
 
-/// Sockets that were given to this process; empty where there are none.
+/// The sockets inherited by this process; may be empty.
 #[derive(Debug, Default)]
-pub struct Given(Vec<Entry>);
+pub struct InheritedSockets(Vec<InheritedSocket>);
 
 #[derive(Debug)]
-struct Entry {
-    tag: Tag,
+struct InheritedSocket {
+    tag: SocketTag,
     socket: OwnedFd,
 }
 
-/// A given unix socket, ready for a runtime.
+/// An inherited unix socket, ready for a runtime.
 #[derive(Debug)]
-pub struct Unix {
+pub struct InheritedUnixSocket {
     /// The socket.
     pub listener: UnixListener,
-    /// Whether its file is the service manager's, which has made it.
+    /// Whether the service manager created the socket file and owns it.
     pub passed: bool,
 }
 
-/// How a given socket is known.
+/// What an inherited socket is identified by.
 #[derive(Debug, PartialEq)]
-enum Tag {
+enum SocketTag {
     For(Purpose),
     At(SocketAddr),
     AtPath(PathBuf),
 }
 
-impl Given {
+impl InheritedSockets {
     /// Adds a socket whose purpose is known.
     pub fn push(&mut self, purpose: Purpose, socket: OwnedFd) {
-        self.0.push(Entry { tag: Tag::For(purpose), socket });
+        self.0.push(InheritedSocket { tag: SocketTag::For(purpose), socket });
     }
 
-    /// Adds a socket that is known by where it listens.
+    /// Adds a socket that is identified by its local address.
     ///
     /// # Errors
-    /// It is not bound.
+    /// The socket is not bound.
     pub fn push_tcp(&mut self, socket: TcpListener) -> io::Result<()> {
-        let tag = Tag::At(socket.local_addr()?);
-        self.0.push(Entry { tag, socket: socket.into() });
+        let tag = SocketTag::At(socket.local_addr()?);
+        self.0.push(InheritedSocket { tag, socket: socket.into() });
         Ok(())
     }
 
-    /// Adds a unix socket that is known by its path.
+    /// Adds a unix socket that is identified by its path.
     ///
     /// # Errors
-    /// It has none.
+    /// The socket has no path.
     pub fn push_unix(&mut self, socket: UnixListener) -> io::Result<()> {
         let address = socket.local_addr()?;
         let path = address.as_pathname().ok_or(io::ErrorKind::AddrNotAvailable)?;
-        self.0.push(Entry { tag: Tag::AtPath(path.to_owned()), socket: socket.into() });
+        self.0.push(InheritedSocket {
+            tag: SocketTag::AtPath(path.to_owned()),
+            socket: socket.into(),
+        });
         Ok(())
     }
 
-    /// The TCP socket for this purpose, ready for a runtime.
+    /// Takes the TCP socket for this purpose, ready for a runtime.
     ///
     /// # Errors
-    /// The operating system's.
+    /// Errors of the operating system.
     pub fn tcp(&mut self, wanted: &Purpose) -> io::Result<Option<TcpListener>> {
         let Some(socket) = self.take(wanted) else { return Ok(None) };
         let socket = TcpListener::from(socket);
@@ -106,11 +109,11 @@ impl Given {
         Ok(Some(socket))
     }
 
-    /// The unix socket of this path.
+    /// Takes the unix socket with this path.
     ///
     /// # Errors
-    /// The operating system's.
-    pub fn unix(&mut self, path: &Path) -> io::Result<Option<Unix>> {
+    /// Errors of the operating system.
+    pub fn unix(&mut self, path: &Path) -> io::Result<Option<InheritedUnixSocket>> {
         let ours = self.take(&Purpose::AdminSocket(path.to_owned()));
         let (socket, passed) = match ours {
             Some(socket) => (Some(socket), false),
@@ -119,26 +122,29 @@ impl Given {
         let Some(socket) = socket else { return Ok(None) };
         let listener = UnixListener::from(socket);
         listener.set_nonblocking(true)?;
-        Ok(Some(Unix { listener, passed }))
+        Ok(Some(InheritedUnixSocket { listener, passed }))
     }
 
-    /// Path of the admin API's unix socket, where one was given for it by the process before.
+    /// Returns the path of the admin API's unix socket if the previous process passed one.
     pub fn admin_path(&self) -> Option<&Path> {
         self.0.iter().find_map(|entry| match &entry.tag {
-            Tag::For(Purpose::AdminSocket(path)) => Some(path.as_path()),
+            SocketTag::For(Purpose::AdminSocket(path)) => Some(path.as_path()),
             _ => None,
         })
     }
 
-    /// Closes what nobody asked for. What a service manager passed is told: its unit and the
-    /// configuration disagree.
+    /// Closes unclaimed sockets. A socket from the service manager is logged: its unit file and the configuration
+    /// disagree.
     pub fn close_rest(self) {
-        for Entry { tag, socket } in self.0 {
+        for InheritedSocket { tag, socket } in self.0 {
             match tag {
-                Tag::For(purpose) => tracing::info!(?purpose, "no longer listened on"),
-                Tag::At(_) | Tag::AtPath(_) => {
+                SocketTag::For(purpose) => tracing::info!(
+                    ?purpose,
+                    "closed an inherited socket that the configuration no longer uses"
+                ),
+                SocketTag::At(_) | SocketTag::AtPath(_) => {
                     tracing::warn!(
-                        "no listener is bound to {tag}, which the service manager passed"
+                        "no listener is configured for {tag}, which the service manager passed; the socket is closed"
                     );
                 }
             }
@@ -152,7 +158,7 @@ impl Given {
     }
 }
 
-impl Tag {
+impl SocketTag {
     fn is_for(&self, wanted: &Purpose) -> bool {
         match (self, wanted) {
             (Self::For(purpose), wanted) => purpose == wanted,
@@ -168,7 +174,7 @@ impl Tag {
     }
 }
 
-impl fmt::Display for Tag {
+impl fmt::Display for SocketTag {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::For(purpose) => write!(f, "{purpose:?}"),
@@ -178,10 +184,10 @@ impl fmt::Display for Tag {
     }
 }
 
-/// A second descriptor of a socket, to give away.
+/// Duplicates the descriptor of a socket.
 ///
 /// # Errors
-/// No descriptor is left.
+/// The descriptor limit is reached.
 pub fn copy(socket: &impl AsFd) -> io::Result<OwnedFd> {
     socket.as_fd().try_clone_to_owned()
 }
@@ -196,41 +202,41 @@ mod tests {
 
     fn listener(address: SocketAddr, of: Option<(&str, usize)>) -> Purpose {
         let of = of.map(|(name, place)| (name.to_owned(), place));
-        Purpose::Listener(Key { address, of })
+        Purpose::Listener(SocketKey { address, of })
     }
 
     #[test]
-    fn a_socket_goes_to_its_purpose_once() {
-        let mut given = Given::default();
+    fn a_socket_is_claimed_once_by_its_purpose() {
+        let mut inherited = InheritedSockets::default();
         let socket = TcpListener::bind(any()).unwrap();
         let real = socket.local_addr().unwrap();
-        given.push(listener(any(), Some(("web", 1))), socket.into());
+        inherited.push(listener(any(), Some(("web", 1))), socket.into());
         for other in
             [listener(any(), Some(("web", 0))), listener(real, None), Purpose::Metrics(real)]
         {
-            assert!(given.tcp(&other).unwrap().is_none(), "{other:?}");
+            assert!(inherited.tcp(&other).unwrap().is_none(), "{other:?}");
         }
         let wanted = listener(any(), Some(("web", 1)));
-        assert_eq!(given.tcp(&wanted).unwrap().unwrap().local_addr().unwrap(), real);
-        assert!(given.tcp(&wanted).unwrap().is_none());
+        assert_eq!(inherited.tcp(&wanted).unwrap().unwrap().local_addr().unwrap(), real);
+        assert!(inherited.tcp(&wanted).unwrap().is_none());
     }
 
     #[test]
-    fn a_passed_socket_is_known_by_where_it_listens() {
-        let mut given = Given::default();
+    fn a_passed_socket_is_identified_by_its_address() {
+        let mut inherited = InheritedSockets::default();
         let socket = TcpListener::bind(any()).unwrap();
         let real = socket.local_addr().unwrap();
-        given.push_tcp(socket).unwrap();
-        // A port of the kernel's choice is never one that was passed.
-        assert!(given.tcp(&listener(real, Some(("web", 0)))).unwrap().is_none());
-        assert!(given.tcp(&listener(any(), None)).unwrap().is_none());
-        assert!(given.tcp(&listener(real, None)).unwrap().is_some());
+        inherited.push_tcp(socket).unwrap();
+        // Port 0 never matches a passed socket.
+        assert!(inherited.tcp(&listener(real, Some(("web", 0)))).unwrap().is_none());
+        assert!(inherited.tcp(&listener(any(), None)).unwrap().is_none());
+        assert!(inherited.tcp(&listener(real, None)).unwrap().is_some());
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("api.sock");
-        given.push_unix(UnixListener::bind(&path).unwrap()).unwrap();
-        assert!(given.unix(&folder.path().join("other.sock")).unwrap().is_none());
-        assert!(given.unix(&path).unwrap().unwrap().passed);
-        assert!(given.unix(&path).unwrap().is_none());
-        given.close_rest();
+        inherited.push_unix(UnixListener::bind(&path).unwrap()).unwrap();
+        assert!(inherited.unix(&folder.path().join("other.sock")).unwrap().is_none());
+        assert!(inherited.unix(&path).unwrap().unwrap().passed);
+        assert!(inherited.unix(&path).unwrap().is_none());
+        inherited.close_rest();
     }
 }

@@ -1,8 +1,7 @@
-//! Binding listening sockets and accepting from them without ever spinning.
+//! Binds listening sockets and accepts from them without busy loops.
 //!
-//! A process that runs out of descriptors pauses here and goes on by itself once some are free;
-//! connections wait in the kernel's queue meanwhile. What is done with a connection is not known
-//! here: TLS and HTTP begin in the task that gets it.
+//! A process that runs out of descriptors pauses here and resumes once some are free; meanwhile connections
+//! wait in the kernel's queue. TLS and HTTP begin in the task that receives the connection.
 
 use std::{
     io,
@@ -18,14 +17,14 @@ use tokio::net::{TcpListener, TcpStream};
 use super::{bind_error, stream};
 use crate::config;
 
-/// Connections that may wait for their accept; the kernel cuts it to `net.core.somaxconn`. Generous,
-/// because after a restart every client comes back at once.
+/// Connections that may wait to be accepted; the kernel caps it at `net.core.somaxconn`. Generous, because
+/// after a restart all clients reconnect at once.
 const BACKLOG: i32 = 4096;
-/// The first pause after running out of descriptors.
+/// First pause after running out of descriptors.
 const SHORTEST_PAUSE: Duration = Duration::from_millis(10);
-/// The longest; each pause is twice the one before.
+/// Longest pause; each pause is twice the previous one.
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
-/// One warning for so long, over all listeners: the shortage is the process's, not a listener's.
+/// Minimum time between two warnings, over all listeners: the shortage affects the whole process.
 const WARN_EVERY: Duration = Duration::from_secs(60);
 
 static WARNED: Mutex<Option<Instant>> = Mutex::new(None);
@@ -33,8 +32,8 @@ static WARNED: Mutex<Option<Instant>> = Mutex::new(None);
 /// Binds every address of a listener, in order. Must be called within a tokio runtime.
 ///
 /// # Errors
-/// The first address that cannot be bound; the text names the listener and the address, the kind is
-/// the operating system's.
+/// Returns the first address that cannot be bound. The text names listener and address; the kind is the
+/// operating system's.
 pub fn bind(listener: &config::Listener) -> io::Result<Vec<TcpListener>> {
     listener
         .bind
@@ -47,17 +46,16 @@ pub fn bind(listener: &config::Listener) -> io::Result<Vec<TcpListener>> {
         .collect()
 }
 
-/// Binds one address with the options every listening socket gets. Must be called within a tokio
-/// runtime.
+/// Binds one address with the options of every listening socket. Must be called within a tokio runtime.
 ///
 /// # Errors
-/// The operating system's, unchanged.
+/// The operating system's error, unchanged.
 pub fn bind_one(address: SocketAddr) -> io::Result<TcpListener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
-    // A restart must not wait for the old process's connections in TIME_WAIT.
+    // A restart must not wait for connections of the old process in TIME_WAIT.
     socket.set_reuse_address(true)?;
     if address.is_ipv6() {
-        // `[::]` beside `0.0.0.0` is two listeners, on every system and whatever its default.
+        // `[::]` and `0.0.0.0` are two separate listeners, whatever the system's default.
         socket.set_only_v6(true)?;
     }
     socket.set_nonblocking(true)?;
@@ -66,8 +64,8 @@ pub fn bind_one(address: SocketAddr) -> io::Result<TcpListener> {
     TcpListener::from_std(socket.into())
 }
 
-/// The next connection, tuned. Never fails: connections that broke while they waited are skipped,
-/// and a shortage of descriptors or memory is waited out with growing pauses, counted in `pauses`.
+/// Returns the next connection with its socket options set. Never fails: connections that broke in the queue are
+/// skipped. A shortage of descriptors or memory is waited out with growing pauses, counted in `pauses`.
 ///
 /// Cancel-safe: a connection is either returned or still in the kernel's queue.
 pub async fn accept(listener: &TcpListener, pauses: &Counter) -> (TcpStream, SocketAddr) {
@@ -80,31 +78,33 @@ pub async fn accept(listener: &TcpListener, pauses: &Counter) -> (TcpStream, Soc
             }
             Err(error) => error,
         };
-        match Refusal::of(&error) {
-            Refusal::Connection => tracing::debug!(%error, "a connection broke before its accept"),
-            Refusal::Process => {
+        match AcceptFailure::of(&error) {
+            AcceptFailure::Connection => {
+                tracing::debug!(%error, "a connection broke before it was accepted")
+            }
+            AcceptFailure::Process => {
                 pauses.inc();
-                warn_now_and_then(listener, &error, pause);
+                warn_rate_limited(listener, &error, pause);
                 tokio::time::sleep(pause).await;
-                pause = longer(pause);
+                pause = next_pause(pause);
             }
         }
     }
 }
 
-/// What a failed accept concerns.
+/// What a failed accept affects.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Refusal {
-    /// The one connection; the next may well be fine.
+enum AcceptFailure {
+    /// This connection only; the next accept may succeed.
     Connection,
-    /// The process or the system: at once, the next would fail as well.
+    /// The process or the system: an immediate retry would fail as well.
     Process,
 }
 
-impl Refusal {
-    /// accept(2): errors already pending on the new connection are passed on by Linux and are to be
-    /// treated like a retry. Everything else (EMFILE, ENFILE, ENOBUFS, ENOMEM, and whatever is not
-    /// known here) would come again at once.
+impl AcceptFailure {
+    /// Classifies an error. accept(2): Linux reports errors already pending on the new connection, and they are to
+    /// be treated like a retry. All other errors (EMFILE, ENFILE, ENOBUFS, ENOMEM and unknown ones) would repeat
+    /// at once.
     fn of(error: &io::Error) -> Self {
         use io::ErrorKind as Kind;
         match error.kind() {
@@ -118,7 +118,7 @@ impl Refusal {
             | Kind::NetworkDown
             | Kind::NetworkUnreachable
             | Kind::HostUnreachable => Self::Connection,
-            // EPROTO, ENOPROTOOPT, EOPNOTSUPP, ENONET, EHOSTDOWN, and EPERM of a firewall rule.
+            // EPROTO, ENOPROTOOPT, EOPNOTSUPP, ENONET, EHOSTDOWN, and EPERM from a firewall rule.
             _ => match error.raw_os_error() {
                 Some(1 | 64 | 71 | 92 | 95 | 112) if cfg!(target_os = "linux") => Self::Connection,
                 _ => Self::Process,
@@ -127,12 +127,12 @@ impl Refusal {
     }
 }
 
-/// The pause after this one.
-fn longer(pause: Duration) -> Duration {
+/// Returns the pause that follows `pause`.
+fn next_pause(pause: Duration) -> Duration {
     (pause * 2).min(LONGEST_PAUSE)
 }
 
-fn warn_now_and_then(listener: &TcpListener, error: &io::Error, pause: Duration) {
+fn warn_rate_limited(listener: &TcpListener, error: &io::Error, pause: Duration) {
     let mut last = WARNED.lock().unwrap_or_else(PoisonError::into_inner);
     if !due(&mut last, Instant::now()) {
         return;
@@ -147,7 +147,7 @@ fn warn_now_and_then(listener: &TcpListener, error: &io::Error, pause: Duration)
     );
 }
 
-/// Whether to speak again, and if so notes when.
+/// Whether a warning is due; records the time if so.
 fn due(last: &mut Option<Instant>, now: Instant) -> bool {
     let silent = last.is_some_and(|then| now.saturating_duration_since(then) < WARN_EVERY);
     if !silent {
@@ -177,9 +177,9 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn both_families_can_have_the_same_port() {
+    async fn ipv4_and_ipv6_can_share_a_port() {
         let Ok(six) = bind(&listener(&["[::]:0"])) else {
-            return; // a machine without IPv6
+            return; // no IPv6 on this machine
         };
         let port = six[0].local_addr().unwrap().port();
         // Another process may hold this port on IPv4; ours must not be the reason.
@@ -189,7 +189,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_port_in_use_is_named() {
+    async fn bind_error_names_the_port_in_use() {
         let taken = bind(&listener(&["127.0.0.1:0"])).unwrap();
         let address = taken[0].local_addr().unwrap().to_string();
         let error = bind(&listener(&[&address])).unwrap_err();
@@ -200,7 +200,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn accepts_and_counts_no_pause() {
+    async fn successful_accepts_count_no_pause() {
         let bound = bind(&listener(&["127.0.0.1:0"])).unwrap();
         let pauses = Counter::default();
         let address = bound[0].local_addr().unwrap();
@@ -217,18 +217,18 @@ mod tests {
     #[cfg(target_os = "linux")]
     #[test]
     fn shortages_pause_and_broken_connections_do_not() {
-        // EMFILE, ENFILE, ENOBUFS, ENOMEM; EBADF and EINVAL must not spin either.
+        // EMFILE, ENFILE, ENOBUFS, ENOMEM; EBADF and EINVAL must not cause a busy loop either.
         for code in [24, 23, 105, 12, 9, 22] {
             assert_eq!(
-                Refusal::of(&io::Error::from_raw_os_error(code)),
-                Refusal::Process,
+                AcceptFailure::of(&io::Error::from_raw_os_error(code)),
+                AcceptFailure::Process,
                 "{code}"
             );
         }
-        // ECONNABORTED, EINTR, and those that accept(2) lists as pending on the connection.
+        // ECONNABORTED, EINTR, and the errors that accept(2) lists as pending on the connection.
         for code in [103, 4, 100, 71, 92, 112, 64, 113, 95, 101, 1] {
-            let refusal = Refusal::of(&io::Error::from_raw_os_error(code));
-            assert_eq!(refusal, Refusal::Connection, "{code}");
+            let failure = AcceptFailure::of(&io::Error::from_raw_os_error(code));
+            assert_eq!(failure, AcceptFailure::Connection, "{code}");
         }
     }
 
@@ -237,7 +237,7 @@ mod tests {
         let mut pause = SHORTEST_PAUSE;
         let mut all = vec![pause];
         for _ in 0..8 {
-            pause = longer(pause);
+            pause = next_pause(pause);
             all.push(pause);
         }
         let millis: Vec<_> = all.iter().map(Duration::as_millis).collect();
@@ -245,7 +245,7 @@ mod tests {
     }
 
     #[test]
-    fn one_warning_a_minute() {
+    fn warnings_are_limited_to_one_per_minute() {
         let start = Instant::now();
         let mut last = None;
         assert!(due(&mut last, start));

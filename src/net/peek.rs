@@ -1,18 +1,18 @@
-//! Looking at what a client sends first, and leaving it in the socket for whoever is to get it.
+//! Inspects the first bytes of a client and leaves them in the socket for a later reader.
 
 use std::io;
 
 use rustix::net::{RecvFlags, recv};
 use tokio::{io::Interest, net::TcpStream};
 
-/// Looks at the bytes that have come, again with each that comes, until `look` has seen enough. The
-/// buffer is the caller's; nothing is consumed.
+/// Passes all bytes received so far to `look`, again after each arrival, until it returns a value. The caller
+/// provides the buffer; no bytes are consumed.
 ///
-/// There is no deadline here. Cancel-safe.
+/// Has no deadline. Cancel-safe.
 ///
 /// # Errors
-/// The socket's; [`io::ErrorKind::UnexpectedEof`] where the client ends its stream before there is enough,
-/// and [`io::ErrorKind::InvalidData`] where the whole buffer is not.
+/// Errors of the socket; [`io::ErrorKind::UnexpectedEof`] if the client ends its stream too early, and
+/// [`io::ErrorKind::InvalidData`] if a full buffer is not enough.
 pub async fn peek_into<T>(
     socket: &TcpStream,
     buffer: &mut [u8],
@@ -28,7 +28,7 @@ pub async fn peek_into<T>(
     Err(io::ErrorKind::InvalidData.into())
 }
 
-/// The same with a buffer of its own, which begins at `first` bytes and grows to `most`.
+/// Like [`peek_into`], with an internal buffer that starts at `first` bytes and grows to `most`.
 ///
 /// # Errors
 /// As for [`peek_into`]; the whole buffer is `most`.
@@ -53,12 +53,12 @@ pub async fn peek<T>(
     }
 }
 
-/// Waits until there are more bytes than `seen`, and says how many.
+/// Waits for more bytes than `seen` and returns their number.
 async fn more(socket: &TcpStream, buffer: &mut [u8], seen: usize) -> io::Result<usize> {
     loop {
         let ready = socket.ready(Interest::READABLE).await?;
-        // What was seen stays readable, but only what is new makes the socket ready again: to find
-        // nothing new is to wait for that.
+        // Bytes already seen stay readable, but only new bytes make the socket ready again. Finding no new bytes
+        // therefore clears readiness until more arrive.
         let count = socket.try_io(Interest::READABLE, || {
             let (_, count) = recv(socket, &mut *buffer, RecvFlags::PEEK)?;
             if count == seen && count > 0 {
@@ -71,7 +71,7 @@ async fn more(socket: &TcpStream, buffer: &mut [u8], seen: usize) -> io::Result<
             Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
             Ok(count) => return Ok(count),
             Err(error) if error.kind() != io::ErrorKind::WouldBlock => return Err(error),
-            // The end makes it ready for ever.
+            // EOF keeps the socket ready permanently.
             Err(_) if ready.is_read_closed() => return Err(io::ErrorKind::UnexpectedEof.into()),
             Err(_) => {}
         }
@@ -102,7 +102,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn bytes_are_waited_for_and_stay() {
+    async fn peeked_bytes_stay_in_the_socket() {
         let (mut client, mut socket) = pair().await;
         let sent = async {
             for piece in [7; 300].chunks(30) {
@@ -118,7 +118,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn it_waits_without_running() {
+    async fn waiting_for_bytes_does_not_busy_loop() {
         let (mut client, socket) = pair().await;
         client.write_all(b"some").await.unwrap();
         let mut looks = 0;
@@ -132,7 +132,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_end_before_there_is_enough_is_an_error_at_any_moment() {
+    async fn early_eof_is_an_error() {
         for sent in [&b""[..], b"some"] {
             let (mut client, socket) = pair().await;
             client.write_all(sent).await.unwrap();
@@ -146,7 +146,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn no_more_is_kept_than_allowed() {
+    async fn peek_buffer_is_bounded() {
         let (mut client, socket) = pair().await;
         client.write_all(&[7; 300]).await.unwrap();
         let error = peek(&socket, (8, 100), whole).await.unwrap_err();

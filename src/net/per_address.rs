@@ -1,7 +1,7 @@
-//! How many connections each client address has open, and no more of them than one may.
+//! Counts and limits open connections per client address.
 //!
-//! An address is there while a connection of its is: memory is bounded by open connections. Locks are
-//! held for one look at a map.
+//! An address is stored only while it has an open connection, so memory is bounded by open connections. Each
+//! operation holds a lock for one map access.
 
 use std::{
     collections::{HashMap, hash_map::RandomState},
@@ -11,28 +11,28 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-/// Addresses that are counted under locks of their own; a power of two.
+/// Number of independently locked maps; a power of two.
 const SHARDS: usize = 16;
 
-/// Fewest places that are worth giving back.
+/// Minimum capacity worth releasing.
 const ROOMY: usize = 64;
 
 /// Open connections by client address.
 #[derive(Debug, Default)]
 pub struct PerAddress {
-    shards: [Mutex<HashMap<Source, u32>>; SHARDS],
-    /// Chooses the shard, in a way that nobody outside can foresee.
+    shards: [Mutex<HashMap<ClientNetwork, u32>>; SHARDS],
+    /// Selects the shard; keyed randomly, so that clients cannot predict it.
     hasher: RandomState,
 }
 
-/// What counts as one address: of IPv6 the network that one household has at least (RFC 6177).
+/// The unit that counts as one address. For IPv6, the smallest network that a household gets (RFC 6177).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-enum Source {
+enum ClientNetwork {
     V4([u8; 4]),
     V6([u8; 8]),
 }
 
-impl From<IpAddr> for Source {
+impl From<IpAddr> for ClientNetwork {
     fn from(address: IpAddr) -> Self {
         match address.to_canonical() {
             IpAddr::V4(address) => Self::V4(address.octets()),
@@ -44,35 +44,39 @@ impl From<IpAddr> for Source {
     }
 }
 
-/// One connection, which counts until this is dropped.
+/// An open connection; counted until dropped.
 #[derive(Debug)]
-pub struct Counted {
+pub struct CountedConnection {
     among: Arc<PerAddress>,
-    source: Source,
+    source: ClientNetwork,
 }
 
 impl PerAddress {
-    /// Counts one more connection from this address; `None`: it has `most` of them already.
-    pub fn admit(self: &Arc<Self>, address: IpAddr, most: NonZeroU32) -> Option<Arc<Counted>> {
-        let source = Source::from(address);
+    /// Counts one more connection from this address; `None` if it already has `most`.
+    pub fn admit(
+        self: &Arc<Self>,
+        address: IpAddr,
+        most: NonZeroU32,
+    ) -> Option<Arc<CountedConnection>> {
+        let source = ClientNetwork::from(address);
         let mut open = self.shard(source).lock().unwrap_or_else(PoisonError::into_inner);
         let count = open.entry(source).or_default();
-        // There is no empty entry: `most` is at least one.
+        // An entry is never zero: `most` is at least one.
         if *count >= most.get() {
             return None;
         }
         *count += 1;
         drop(open);
-        Some(Arc::new(Counted { among: Arc::clone(self), source }))
+        Some(Arc::new(CountedConnection { among: Arc::clone(self), source }))
     }
 
-    fn shard(&self, source: Source) -> &Mutex<HashMap<Source, u32>> {
+    fn shard(&self, source: ClientNetwork) -> &Mutex<HashMap<ClientNetwork, u32>> {
         let hash = self.hasher.hash_one(source).to_le_bytes();
         &self.shards[usize::from(hash[0]) % SHARDS]
     }
 }
 
-impl Drop for Counted {
+impl Drop for CountedConnection {
     fn drop(&mut self) {
         let mut open = self.among.shard(self.source).lock().unwrap_or_else(PoisonError::into_inner);
         let Some(count) = open.get_mut(&self.source) else { return };
@@ -105,14 +109,14 @@ mod tests {
     }
 
     #[test]
-    fn each_address_has_its_own_places_and_gets_them_back() {
+    fn each_address_has_its_own_limit_and_releases_it() {
         let open = Arc::new(PerAddress::default());
         let two = NonZeroU32::new(2).unwrap();
         let first = open.admit(ip("192.0.2.1"), two).unwrap();
         let second = open.admit(ip("::ffff:192.0.2.1"), two).unwrap();
         assert!(open.admit(ip("192.0.2.1"), two).is_none());
         assert!(open.admit(ip("192.0.2.2"), two).is_some());
-        // Whoever goes on with the connection holds its place too.
+        // The tunnel keeps the connection counted as well.
         let tunnel = Arc::clone(&first);
         drop(first);
         assert!(open.admit(ip("192.0.2.1"), two).is_none());
@@ -123,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn a_network_of_ipv6_is_one_address() {
+    fn an_ipv6_network_counts_as_one_address() {
         let open = Arc::new(PerAddress::default());
         let one = NonZeroU32::MIN;
         let _held = open.admit(ip("2001:db8:0:1::1"), one).unwrap();
@@ -132,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_kept_of_those_that_have_gone() {
+    fn closed_connections_leave_no_entries() {
         let open = Arc::new(PerAddress::default());
         let admit = |n: u32| open.admit(IpAddr::from(n.to_be_bytes()), NonZeroU32::MIN);
         let held: Vec<_> = (0..100_000).map(|n| admit(n).unwrap()).collect();

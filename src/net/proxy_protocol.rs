@@ -1,16 +1,17 @@
-//! The PROXY protocol, versions 1 and 2: who a connection comes from, told by the proxy before it, and
-//! told to the backend behind it.
+//! The PROXY protocol, versions 1 and 2: client addresses received from the proxy in front and sent to the
+//! backend behind.
 //!
 //! (<https://www.haproxy.org/download/3.0/doc/proxy-protocol.txt>)
 //!
-//! [`parse`] looks at bytes and is pure; [`receive`] takes exactly one header off a client's socket, by
-//! a listener's terms; [`header`] is what a backend is sent. None of them knows what follows the header.
+//! [`parse`] is a pure function over bytes. [`receive`] takes exactly one header off a client's socket, according
+//! to the listener's settings. [`header`] builds the header for a backend. None of them looks at the bytes after
+//! the header.
 //!
-//! The parser is our own. Of the crates, `proxy-header` 0.1.3 comes nearest, and lets pass what a gate
-//! must not: in version 1 lines of any length where they come at once, ports as `+80` or `0080`, any byte
-//! in place of the first space; in version 2 headers of 64 KiB, which it waits for before it looks at
-//! anything, a CRC that is wrong, and TLVs that overrun until somebody asks for them; and it refuses a
-//! `LOCAL` whose addresses are short, which are to be ignored.
+//! The parser is our own. The closest crate, `proxy-header` 0.1.3, accepts input that must be rejected at a trust
+//! boundary. In version 1: lines of any length if they arrive at once, ports such as `+80` or `0080`, any byte in
+//! place of the first space. In version 2: headers of 64 KiB, which it buffers before it inspects anything, a
+//! wrong CRC, and TLVs that overrun until they are read. It also rejects a `LOCAL` header with short addresses,
+//! which must be ignored.
 
 mod build;
 mod crc;
@@ -26,15 +27,15 @@ use std::{
 
 pub use self::{
     build::header,
-    parse::{Header, LONGEST_LINE, MOST, Parsed, parse},
-    receive::{Announced, GRACE, HeaderError, Wait, receive},
+    parse::{LONGEST_LINE, MOST, ParsedHeader, ProxyHeader, parse},
+    receive::{GRACE, HeaderError, HeaderWait, ProxiedAddresses, receive},
 };
 use crate::net::tls::TlsInfo;
 
-/// What a header of version 2 begins with.
+/// First bytes of a version 2 header.
 const SIGNATURE: &[u8; 12] = b"\r\n\r\n\0\r\nQUIT\n";
 
-/// Bytes of a header of version 2 before its addresses: signature, command, family, length.
+/// Size of a version 2 header before its addresses: signature, command, family, length.
 const FIXED: usize = 16;
 
 /// TLVs of version 2 (§2.2).
@@ -47,26 +48,26 @@ mod tlv {
     pub(super) const SSL_VERSION: u8 = 0x21;
     pub(super) const SSL_CN: u8 = 0x22;
     pub(super) const SSL_CIPHER: u8 = 0x23;
-    /// Ours, of those that anybody may give a meaning: the client certificate's subject (RFC 4514).
+    /// Custom type, from the range for applications: subject of the client certificate (RFC 4514).
     pub(super) const SUBJECT: u8 = 0xe0;
-    /// Ours: SHA-256 over the client's certificate, in lower-case hex.
+    /// Custom type: SHA-256 of the client certificate, in lower-case hex.
     pub(super) const FINGERPRINT: u8 = 0xe1;
 
-    /// Longest unique id.
+    /// Maximum length of a unique id.
     pub(super) const LONGEST_ID: usize = 128;
 }
 
-/// Whom a connection to a backend is opened for.
+/// The origin of a connection to a backend.
 #[derive(Clone, Debug)]
-pub enum Introduction {
-    /// For ourselves: a probe.
+pub enum ConnectionOrigin {
+    /// The proxy itself, for a health check.
     Local,
-    /// For a client.
-    Client(Arc<Introduced>),
+    /// A client.
+    Client(Arc<ProxiedClient>),
 }
 
-impl Introduction {
-    /// For a client that connected to `destination`, where that is known.
+impl ConnectionOrigin {
+    /// For a client that connected to `destination`, if that is known.
     pub fn of(
         source: SocketAddr,
         destination: Option<SocketAddr>,
@@ -78,19 +79,19 @@ impl Introduction {
             SocketAddr::V6(_) => (Ipv6Addr::UNSPECIFIED, 0).into(),
         };
         let destination = destination.unwrap_or_else(unknown);
-        Self::Client(Arc::new(Introduced { source, destination, secured, id: id.into() }))
+        Self::Client(Arc::new(ProxiedClient { source, destination, secured, id: id.into() }))
     }
 }
 
-/// A client, as a backend is told of it.
+/// A client as described to a backend.
 #[derive(Clone, Debug)]
-pub struct Introduced {
-    /// Where it comes from.
+pub struct ProxiedClient {
+    /// Client address.
     pub source: SocketAddr,
-    /// What it connected to.
+    /// Address that the client connected to.
     pub destination: SocketAddr,
-    /// What TLS told of it.
+    /// TLS details of the client's connection.
     pub secured: Option<Arc<TlsInfo>>,
-    /// The stream's id in the access log.
+    /// Stream id in the access log.
     pub id: Box<str>,
 }

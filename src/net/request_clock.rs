@@ -1,8 +1,9 @@
-//! Where a client's connection stands between two requests, and since when.
+//! Tracks what a client connection is waiting for, and since when.
 //!
-//! The byte stream and the HTTP layer above it both report to one [`RequestClock`]: the stream knows when
-//! bytes arrive and when everything is written, the HTTP layer knows when a request has been understood. From
-//! that follow the deadline in force, and whether bytes that the HTTP implementation writes belong to a
+//! The byte stream and the HTTP layer above it both report to one [`RequestClock`]: the stream reports when
+//! bytes arrive and when all output is written, the HTTP layer reports when a request has been parsed. The state
+//! determines the deadline. It also determines whether bytes that the HTTP implementation writes belong to a
+//! response of the proxy or are its own error reply to a request that never reached the proxy.
 //! response of ours or are its own refusal of a request that never reached us.
 
 use std::{
@@ -17,44 +18,44 @@ use tokio::time::Instant;
 
 /// States of [`RequestClock`]: no byte of a request has arrived.
 const IDLE: u8 = 0;
-/// Part of a request's header has arrived.
+/// Part of a request header has arrived.
 const HEADER: u8 = 1;
 /// A request is being served.
 const SERVING: u8 = 2;
-/// The response is complete, but not all of it is written.
+/// The response is complete but not fully written.
 const WRITING: u8 = 3;
 
-/// The state of one connection. All parts of a connection run in one task: the atomics are for sharing, not
-/// for ordering.
+/// The state of one connection. All parts of a connection run in one task; the atomics allow sharing and
+/// guarantee no ordering.
 #[derive(Debug)]
 pub struct RequestClock {
     opened: Instant,
     state: AtomicU8,
-    /// When the state began, in microseconds from `opened`. The header of the first request counts from there.
+    /// Start of the state in microseconds since `opened`. The header of the first request counts from `opened`.
     since: AtomicU64,
-    /// A request has been served here.
+    /// At least one request was served.
     served: AtomicBool,
     /// Bytes of the response have been written.
     answering: AtomicBool,
 }
 
-/// What a connection that serves no request waits for.
+/// What an idle connection is waiting for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Waiting {
     /// The first byte of its first request.
     First,
     /// The first byte of another request.
     Next,
-    /// The rest of a request's header.
+    /// The rest of a request header.
     Header,
 }
 
-/// One request while it is served; dropped when its response is complete.
+/// A request being served; dropped when its response is complete.
 #[derive(Debug)]
-pub struct Serving(Arc<RequestClock>);
+pub struct RequestInProgress(Arc<RequestClock>);
 
 impl Default for RequestClock {
-    /// A connection that has just been opened.
+    /// Starts the clock of a new connection.
     fn default() -> Self {
         Self {
             opened: Instant::now(),
@@ -67,10 +68,10 @@ impl Default for RequestClock {
 }
 
 impl RequestClock {
-    /// Notes that bytes have arrived from the client.
+    /// Records that bytes arrived from the client.
     pub fn received(&self) {
         if self.state() == IDLE {
-            // The first header's deadline runs from the beginning of the connection.
+            // The deadline of the first header runs from the beginning of the connection.
             if self.served.load(Ordering::Relaxed) {
                 self.note_time();
             }
@@ -78,15 +79,15 @@ impl RequestClock {
         }
     }
 
-    /// Notes that a request has been understood and is served from here on.
-    pub fn serve(self: &Arc<Self>) -> Serving {
+    /// Records that a request has been parsed and is served from now on.
+    pub fn serve(self: &Arc<Self>) -> RequestInProgress {
         self.served.store(true, Ordering::Relaxed);
         self.answering.store(false, Ordering::Relaxed);
         self.set(SERVING);
-        Serving(Arc::clone(self))
+        RequestInProgress(Arc::clone(self))
     }
 
-    /// Notes that everything given to the stream so far has been taken.
+    /// Records that the stream accepted all output so far.
     pub fn flushed(&self) {
         if self.state() == WRITING {
             self.note_time();
@@ -94,12 +95,12 @@ impl RequestClock {
         }
     }
 
-    /// Whether what is written belongs to a response of ours.
+    /// Whether bytes being written belong to a response of the proxy.
     pub fn is_serving(&self) -> bool {
         matches!(self.state(), SERVING | WRITING)
     }
 
-    /// Notes that bytes of the response are written.
+    /// Records that bytes of the response are being written.
     pub fn answering(&self) {
         self.answering.store(true, Ordering::Relaxed);
     }
@@ -109,7 +110,7 @@ impl RequestClock {
         self.answering.load(Ordering::Relaxed)
     }
 
-    /// What the connection waits for; `None`: it serves a request.
+    /// Returns what the connection waits for; `None` while it serves a request.
     pub fn waiting(&self) -> Option<Waiting> {
         match self.state() {
             IDLE if self.served.load(Ordering::Relaxed) => Some(Waiting::Next),
@@ -119,7 +120,7 @@ impl RequestClock {
         }
     }
 
-    /// When the current wait began.
+    /// Returns the start of the current wait.
     pub fn since(&self) -> Instant {
         self.opened + Duration::from_micros(self.since.load(Ordering::Relaxed))
     }
@@ -138,7 +139,7 @@ impl RequestClock {
     }
 }
 
-impl Drop for Serving {
+impl Drop for RequestInProgress {
     fn drop(&mut self) {
         if self.0.state() == SERVING {
             self.0.set(WRITING);
@@ -151,17 +152,17 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn a_connection_waits_for_a_header_serves_and_is_idle_again() {
+    async fn connection_states_follow_one_another() {
         let clock = Arc::new(RequestClock::default());
         let opened = clock.since();
         assert_eq!(clock.waiting(), Some(Waiting::First));
         tokio::time::advance(Duration::from_secs(1)).await;
         clock.received();
         assert_eq!(clock.waiting(), Some(Waiting::Header));
-        assert_eq!(clock.since(), opened, "the first header's time runs from the beginning");
+        assert_eq!(clock.since(), opened, "the first header is timed from the beginning");
         let serving = clock.serve();
         assert_eq!((clock.waiting(), clock.is_serving()), (None, true));
-        // Bytes of the body, and a flush in the middle of the response.
+        // Bytes of the body, and a flush during the response.
         clock.received();
         clock.flushed();
         assert!(clock.is_serving());

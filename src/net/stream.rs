@@ -1,7 +1,7 @@
-//! The byte streams to clients and backends, plain or TLS, and the tuning of every socket.
+//! Byte streams to clients and backends, plain or TLS, and the options of every socket.
 //!
-//! [`Client`] and [`Server`] are enums and not trait objects, so that a read costs a branch and no
-//! allocation; the TLS half is boxed, so that a plain connection does not carry its size.
+//! [`ClientStream`] and [`BackendStream`] are enums instead of trait objects: a read costs a branch and no allocation. The TLS
+//! half is boxed, so that a plain connection does not carry its size.
 
 use std::{
     fmt,
@@ -23,43 +23,42 @@ use tokio_rustls::server::TlsStream;
 use super::tls;
 use crate::{config::suite_name, net::tls::TlsInfo};
 
-/// First keepalive probe after this long without a byte, well below the 5 minutes after which
-/// common NAT gateways forget a connection.
+/// Idle time before the first keepalive probe, well below the 5 minutes after which common NAT gateways drop a
+/// connection.
 const KEEPALIVE_AFTER: Duration = Duration::from_secs(60);
-/// Pause between unanswered probes.
+/// Interval between unanswered probes.
 const KEEPALIVE_EVERY: Duration = Duration::from_secs(15);
 /// Unanswered probes until the peer counts as dead: two minutes after its last byte.
 const KEEPALIVE_PROBES: u32 = 4;
-/// Longest time that sent data may stay unacknowledged. Keepalive does not run while data is in
-/// flight, so without this a dead peer would hold its connection for the kernel's 15 minutes. Linux
-/// counts a peer with a closed window as well, so this also bounds how long a reader may stall.
+/// Maximum time that sent data may stay unacknowledged. Keepalive does not run while data is in flight; without
+/// this limit a dead peer would hold its connection for the kernel's 15 minutes. Linux applies the limit to a peer
+/// with a closed window too, so it also bounds how long a reader may stall.
 const UNACKNOWLEDGED: Duration = Duration::from_secs(90);
 
 /// A byte stream that can be reset instead of closed.
-pub trait Stream: AsyncRead + AsyncWrite + Unpin + Send {
-    /// From now on, dropping the stream sends RST: the peer must not take what it got for complete.
-    /// Unsent data is lost with it.
+pub trait ByteStream: AsyncRead + AsyncWrite + Unpin + Send {
+    /// Makes dropping the stream send RST, so that the peer does not mistake what it received for complete. Unsent
+    /// data is lost.
     fn reset_on_drop(&self);
 
-    /// Sends FIN, and nothing of what TLS says at an end.
+    /// Sends FIN without a TLS close_notify.
     ///
     /// # Errors
-    /// The socket's: there is no connection left.
+    /// The socket is no longer connected.
     fn shut(&self) -> io::Result<()>;
 
-    /// Whether the socket has failed in the meantime: its peer has reset it.
+    /// Whether the socket has failed meanwhile, for example by a reset from the peer.
     fn has_failed(&self) -> bool {
         false
     }
 
-    /// The socket, where the stream's bytes are the socket's own: none of it is held back, and
-    /// nothing is made of them.
+    /// Returns the socket if the stream passes its bytes through unchanged and unbuffered.
     fn plain(&self) -> Option<&TcpStream> {
         None
     }
 }
 
-impl Stream for TcpStream {
+impl ByteStream for TcpStream {
     fn has_failed(&self) -> bool {
         !matches!(self.take_error(), Ok(None))
     }
@@ -73,13 +72,13 @@ impl Stream for TcpStream {
     }
 
     fn reset_on_drop(&self) {
-        // Fails only on a socket that has no connection left to reset.
+        // Fails only on a socket that is no longer connected.
         let _ = SockRef::from(self).set_linger(Some(Duration::ZERO));
     }
 }
 
-/// Sets what every connection needs, to a client or to a backend: no Nagle delay, and dead peers
-/// noticed within two minutes. Best effort: a socket that is closed already will say so when used.
+/// Sets the options of every connection, to clients and to backends: no Nagle delay, and dead peers are detected
+/// within two minutes. Errors are ignored: a closed socket reports them when used.
 pub fn tune(socket: &TcpStream) {
     let socket = SockRef::from(socket);
     let keepalive = TcpKeepalive::new()
@@ -92,16 +91,16 @@ pub fn tune(socket: &TcpStream) {
     let _ = socket.set_tcp_user_timeout(Some(UNACKNOWLEDGED));
 }
 
-/// A client's connection after the handshake, if there was one.
-pub enum Client {
-    /// In the clear.
+/// A client connection, after the TLS handshake if there is one.
+pub enum ClientStream {
+    /// Without TLS.
     Plain(TcpStream),
-    /// Through TLS.
+    /// With TLS.
     Tls(Box<TlsStream<TcpStream>>),
 }
 
-impl Client {
-    /// The socket beneath.
+impl ClientStream {
+    /// Returns the underlying socket.
     pub fn socket(&self) -> &TcpStream {
         match self {
             Self::Plain(socket) => socket,
@@ -109,22 +108,22 @@ impl Client {
         }
     }
 
-    /// Whether it came through TLS.
+    /// Whether the connection uses TLS.
     pub fn is_tls(&self) -> bool {
         matches!(self, Self::Tls(_))
     }
 
-    /// The address that the client connected to.
+    /// Returns the address that the client connected to.
     pub fn local(&self) -> io::Result<SocketAddr> {
         self.socket().local_addr()
     }
 
-    /// The protocol agreed on by ALPN.
+    /// Returns the protocol negotiated by ALPN.
     pub fn alpn(&self) -> Option<&[u8]> {
         self.session()?.alpn_protocol()
     }
 
-    /// What TLS tells of the client; `None` in the clear.
+    /// Returns TLS details of the client; `None` without TLS.
     pub fn secured(&self) -> Option<TlsInfo> {
         let session = self.session()?;
         let alpn = session.alpn_protocol().map(|name| String::from_utf8_lossy(name).into());
@@ -152,26 +151,26 @@ impl Client {
     }
 }
 
-/// A version as OpenSSL and everybody after it writes it.
+/// Returns a TLS version in OpenSSL's notation, which other tools use as well.
 fn version_name(version: ProtocolVersion) -> &'static str {
     match version {
         ProtocolVersion::TLSv1_2 => "TLSv1.2",
         ProtocolVersion::TLSv1_3 => "TLSv1.3",
-        // Nothing else is ever agreed on.
+        // Other versions are never negotiated.
         _ => "?",
     }
 }
 
-/// A backend's connection, ready for the application's first byte.
-pub enum Server {
-    /// In the clear.
+/// A backend connection, ready for application data.
+pub enum BackendStream {
+    /// Without TLS.
     Plain(TcpStream),
-    /// Through TLS.
+    /// With TLS.
     Tls(Box<tokio_rustls::client::TlsStream<TcpStream>>),
 }
 
-impl Server {
-    /// The socket beneath.
+impl BackendStream {
+    /// Returns the underlying socket.
     pub fn socket(&self) -> &TcpStream {
         match self {
             Self::Plain(socket) => socket,
@@ -179,16 +178,16 @@ impl Server {
         }
     }
 
-    /// Whether it is spoken to in TLS.
+    /// Whether the connection uses TLS.
     pub fn is_tls(&self) -> bool {
         matches!(self, Self::Tls(_))
     }
 }
 
-/// Passes reads and writes on to whichever of the two it is.
+/// Delegates reads and writes to the active variant.
 macro_rules! plain_or_tls {
     ($stream:ident) => {
-        impl Stream for $stream {
+        impl ByteStream for $stream {
             fn reset_on_drop(&self) {
                 self.socket().reset_on_drop();
             }
@@ -276,8 +275,8 @@ macro_rules! plain_or_tls {
     };
 }
 
-plain_or_tls!(Client);
-plain_or_tls!(Server);
+plain_or_tls!(ClientStream);
+plain_or_tls!(BackendStream);
 
 #[cfg(test)]
 mod tests {
@@ -296,13 +295,13 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_dropped_stream_ends_with_fin_unless_told_to_reset() {
+    async fn a_dropped_stream_ends_with_fin_or_with_reset_if_requested() {
         let (mut peer, socket) = pair().await;
-        drop(Client::Plain(socket));
+        drop(ClientStream::Plain(socket));
         assert_eq!(peer.read(&mut [0; 8]).await.unwrap(), 0);
 
         let (mut peer, socket) = pair().await;
-        let client = Client::Plain(socket);
+        let client = ClientStream::Plain(socket);
         client.reset_on_drop();
         drop(client);
         let error = peer.read(&mut [0; 8]).await.unwrap_err();
@@ -310,7 +309,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn tuning_sets_what_it_promises() {
+    async fn tuning_sets_the_socket_options() {
         let (_peer, socket) = pair().await;
         tune(&socket);
         let socket = SockRef::from(&socket);
@@ -324,9 +323,9 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_plain_client_passes_bytes_and_half_close() {
+    async fn plain_stream_passes_bytes_and_half_close() {
         let (mut peer, socket) = pair().await;
-        let mut client = Client::Plain(socket);
+        let mut client = ClientStream::Plain(socket);
         assert!(!client.is_tls() && client.alpn().is_none() && !client.is_resumed());
         assert_eq!(client.local().unwrap(), peer.peer_addr().unwrap());
 
@@ -345,7 +344,7 @@ mod tests {
     }
 
     #[test]
-    fn a_plain_connection_does_not_carry_the_size_of_tls() {
-        assert!(size_of::<Client>() <= size_of::<TcpStream>() + size_of::<usize>());
+    fn plain_stream_does_not_carry_the_size_of_tls() {
+        assert!(size_of::<ClientStream>() <= size_of::<TcpStream>() + size_of::<usize>());
     }
 }

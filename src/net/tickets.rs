@@ -1,25 +1,26 @@
-//! TLS session tickets under keys that can be handed to the next process, so that a client's
-//! resumption survives a binary upgrade. rustls's own ticketer keeps its keys to itself.
+//! TLS session tickets whose keys can be handed to the next process, so that clients resume sessions across a
+//! binary upgrade. The ticketer of rustls does not export its keys.
 //!
 //! # Why this is safe
 //!
-//! - A ticket is `key name (16) ‖ nonce (12) ‖ AES-256-GCM-SIV(date (8) ‖ state) with tag (16)`, the name
-//!   being authenticated with it (RFC 5077 section 4, with an AEAD in place of its CBC and HMAC). It is
-//!   all made and opened by aws-lc-rs; nothing is composed here.
-//! - A ticket is good for 12 hours, whatever key it was made by. Its age is taken by the clocks of who
-//!   made and who opens it, in whole seconds; one of the future has none, for clocks differ.
-//! - Nonces are random. GCM-SIV (RFC 8452) is made for that: a nonce that repeats by chance tells
-//!   whether two states are the same, and nothing else; with GCM it would give the key away.
-//! - What a ticket was made under is authenticated with it and not in it: it is opened in the same
-//!   [`Context`] only, so that a session of one listener's client is none of another's that asks for
-//!   other proof (CVE-2025-23419).
-//! - Keys of our own roll every 6 hours at the first ticket made after that, and are accepted until
-//!   they are 12 hours old, as with rustls. Ages are taken by the monotonic clock. They leave the
-//!   process only over the socket pair of an upgrade, towards a process that it has started itself.
-//! - Keys that are given make tickets until they are not the first any more, and open them until they
-//!   are not given any more. What tickets are sealed by is derived from them (HKDF, RFC 5869), so that
-//!   one secret in two files makes nothing that fits elsewhere.
-//! - No key is in any text that these types give.
+//! - A ticket is `key name (16) ‖ nonce (12) ‖ AES-256-GCM-SIV(date (8) ‖ state) with tag (16)`. The name is
+//!   authenticated too (RFC 5077 section 4, with an AEAD in place of its CBC and HMAC). aws-lc-rs does the
+//!   sealing and opening; no cryptography is composed here.
+//! - A ticket is valid for 12 hours, whatever its key. Its age is the difference of two wall clocks, that of the
+//!   issuer and that of the verifier, in whole seconds. A date in the future counts as age zero, because clocks
+//!   differ.
+//! - Nonces are random. GCM-SIV (RFC 8452) is designed for that: an accidentally repeated nonce reveals only
+//!   whether two states are equal. With GCM it would reveal the authentication key.
+//! - The client certificate settings of a session are authenticated with the ticket but not stored in it. The
+//!   ticket opens in the same [`TicketContext`] only, so that a session of one listener is not valid on another that
+//!   requires different client certificates (CVE-2025-23419).
+//! - Generated keys rotate every 6 hours, when the next ticket is issued, and are accepted until they are 12 hours
+//!   old, as in rustls. Ages follow the monotonic clock. The keys leave the process only over the socket pair of an
+//!   upgrade, to a process that it started itself.
+//! - Configured keys issue tickets while they are first in the list, and open tickets while they are in the list.
+//!   The sealing key is derived from the secret (HKDF, RFC 5869), so that a secret used in two files does not
+//!   yield the same key for different purposes.
+//! - `Debug` output never contains a key.
 
 use std::{
     fmt,
@@ -37,142 +38,148 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::SharedKeys;
 
-/// Age at which a key makes no more tickets.
+/// Age after which a key issues no more tickets.
 const ROLL: Duration = Duration::from_secs(6 * 3600);
-/// Age at which a key opens none any more, and at which no ticket is opened.
+/// Age after which a key opens no tickets, and after which no ticket is accepted.
 const ACCEPT: Duration = Duration::from_secs(12 * 3600);
 
 const NAME: usize = 16;
 const SECRET: usize = 32;
-/// Seconds since 1970, the most significant byte first.
+/// Seconds since 1970, big-endian.
 const DATE: usize = 8;
 
-/// What keys are derived and tickets made for; another purpose or format has another one.
+/// Domain separation for key derivation and tickets; other purposes or formats use a different string.
 const PURPOSE: &[u8] = b"moorline TLS tickets 2";
 
-/// Now, by both clocks: keys are as old as this process has seen them, tickets go from one to another.
+/// The current time by both clocks: monotonic for the age of keys, wall clock for tickets from other processes.
 #[derive(Clone, Copy)]
-struct Moment {
+struct TicketTime {
     ticks: Instant,
     date: u64,
 }
 
-impl Moment {
+impl TicketTime {
     fn now() -> Self {
         let date = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         Self { ticks: Instant::now(), date: date.as_secs() }
     }
 }
 
-/// Keys that tickets are made and opened by. They can be exchanged while that goes on.
-pub(super) struct Keys {
-    ring: ArcSwap<Ring>,
-    /// Held while the keys roll, so that they roll once.
+/// The keys that issue and open tickets; can be replaced while in use.
+pub(super) struct KeyRing {
+    ring: ArcSwap<RingState>,
+    /// Held during a rotation, so that concurrent callers rotate once.
     rolling: Mutex<()>,
 }
 
-/// Makes and opens tickets in one context.
+/// Issues and opens tickets in one context.
 pub(super) struct Ticketer {
-    keys: Arc<Keys>,
-    context: Context,
+    keys: Arc<KeyRing>,
+    context: TicketContext,
 }
 
-/// What a session was made under; where nothing is, it is empty.
+/// Digest of the settings that a session was created under; `None` without client certificates.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Context(Option<[u8; 32]>);
+pub(super) struct TicketContext(Option<[u8; 32]>);
 
-/// The first key makes tickets, all open them.
-struct Ring {
-    keys: Vec<Arc<Key>>,
-    /// Whether others decide which they are.
+/// The first key issues tickets; all keys open them.
+struct RingState {
+    keys: Vec<Arc<SealingKey>>,
+    /// Whether the keys come from the configuration.
     given: bool,
 }
 
-struct Key {
+struct SealingKey {
     name: [u8; NAME],
     secret: [u8; SECRET],
     aead: RandomizedNonceKey,
     made: Instant,
 }
 
-/// A key as it goes to the next process.
+/// A key in the form sent to the next process.
 #[derive(Clone, PartialEq, Eq, Deserialize, Serialize)]
 pub struct TicketKey {
     name: [u8; NAME],
     secret: [u8; SECRET],
-    /// Since it was made.
+    /// Time since the key was generated.
     age: Duration,
 }
 
 impl fmt::Debug for TicketKey {
-    /// Says how old, never what.
+    /// Shows the age only, never the key.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("TicketKey").field("age", &self.age).finish_non_exhaustive()
     }
 }
 
-impl Context {
-    /// Whose terms have this digest.
+impl TicketContext {
+    /// The context for settings with this digest.
     pub(super) fn new(digest: &[u8]) -> Self {
         Self(digest.try_into().ok())
     }
 
-    /// As it goes before or beside what it belongs to.
+    /// Returns the bytes that are authenticated with a ticket or precede a session id.
     pub(super) fn as_bytes(&self) -> &[u8] {
         self.0.as_ref().map_or(&[], |digest| digest.as_slice())
     }
 }
 
-impl Ring {
+impl RingState {
     fn new(keys: &SharedKeys, handed: &[TicketKey]) -> Result<Self, rustls::Error> {
         let (keys, given): (Vec<_>, _) = match keys {
             SharedKeys::Given(secrets) => {
-                (secrets.iter().filter_map(|s| Key::derive(s)).collect(), true)
+                (secrets.iter().filter_map(|s| SealingKey::derive(s)).collect(), true)
             }
-            SharedKeys::Made => (handed.iter().filter_map(Key::adopt).take(2).collect(), false),
+            SharedKeys::Made => {
+                (handed.iter().filter_map(SealingKey::adopt).take(2).collect(), false)
+            }
         };
-        let mut keys: Vec<Arc<Key>> = keys.into_iter().map(Arc::new).collect();
+        let mut keys: Vec<Arc<SealingKey>> = keys.into_iter().map(Arc::new).collect();
         if keys.is_empty() {
-            let key = Key::make(Instant::now()).ok_or(rustls::Error::FailedToGetRandomBytes)?;
+            let key =
+                SealingKey::make(Instant::now()).ok_or(rustls::Error::FailedToGetRandomBytes)?;
             keys.push(Arc::new(key));
         }
         Ok(Self { keys, given })
     }
 }
 
-impl Keys {
-    /// Those given; where none are, those of another process, the current one first, or own ones.
+impl KeyRing {
+    /// Uses configured keys; without them the keys of another process, current key first, or generated keys.
     ///
     /// # Errors
     /// No randomness.
     pub(super) fn new(keys: &SharedKeys, handed: &[TicketKey]) -> Result<Self, rustls::Error> {
-        Ok(Self { ring: ArcSwap::from_pointee(Ring::new(keys, handed)?), rolling: Mutex::new(()) })
+        Ok(Self {
+            ring: ArcSwap::from_pointee(RingState::new(keys, handed)?),
+            rolling: Mutex::new(()),
+        })
     }
 
-    /// Goes on by these. Own ones stay where there are any already.
+    /// Replaces the keys. Generated keys stay if they are already in use.
     ///
     /// # Errors
-    /// No randomness; then nothing has changed.
+    /// No randomness; the keys stay unchanged.
     pub(super) fn exchange(&self, keys: &SharedKeys) -> Result<(), rustls::Error> {
         let _rolling = self.rolling.lock().unwrap_or_else(PoisonError::into_inner);
         if *keys != SharedKeys::Made || self.ring.load().given {
-            self.ring.store(Arc::new(Ring::new(keys, &[])?));
+            self.ring.store(Arc::new(RingState::new(keys, &[])?));
         }
         Ok(())
     }
 
-    /// Own keys, the current one first; none where they are given.
+    /// Returns generated keys, current key first; empty if keys are configured.
     pub(super) fn export(&self) -> Vec<TicketKey> {
         let ring = self.ring.load();
         match ring.given {
             true => Vec::new(),
-            false => ring.keys.iter().map(|key| key.hand()).collect(),
+            false => ring.keys.iter().map(|key| key.export()).collect(),
         }
     }
 
-    /// The key that makes tickets now.
-    fn current(&self, now: Instant) -> Option<Arc<Key>> {
-        let fresh = |ring: &Ring| {
+    /// Returns the key that issues tickets at `now`.
+    fn current(&self, now: Instant) -> Option<Arc<SealingKey>> {
+        let fresh = |ring: &RingState| {
             let first = ring.keys.first()?;
             (ring.given || first.age(now) < ROLL).then(|| Arc::clone(first))
         };
@@ -185,19 +192,19 @@ impl Keys {
             return Some(key);
         }
         let previous = ring.keys.first().cloned();
-        // Without randomness the old one goes on: no worse than a restart that was put off.
-        let Some(new) = Key::make(now).map(Arc::new) else { return previous };
+        // Without randomness the old key stays in use; the effect is that of a delayed restart.
+        let Some(new) = SealingKey::make(now).map(Arc::new) else { return previous };
         let keys = [Some(Arc::clone(&new)), previous].into_iter().flatten().collect();
-        self.ring.store(Arc::new(Ring { keys, given: false }));
+        self.ring.store(Arc::new(RingState { keys, given: false }));
         Some(new)
     }
 
-    fn seal(&self, state: &[u8], context: Context, now: Moment) -> Option<Vec<u8>> {
+    fn seal(&self, state: &[u8], context: TicketContext, now: TicketTime) -> Option<Vec<u8>> {
         let dated = [&now.date.to_be_bytes()[..], state].concat();
         self.current(now.ticks)?.seal(dated, context)
     }
 
-    fn open(&self, ticket: &[u8], context: Context, now: Moment) -> Option<Vec<u8>> {
+    fn open(&self, ticket: &[u8], context: TicketContext, now: TicketTime) -> Option<Vec<u8>> {
         let (name, sealed) = ticket.split_at_checked(NAME)?;
         let ring = self.ring.load();
         let key = ring.keys.iter().find(|key| key.name == name)?;
@@ -212,8 +219,8 @@ impl Keys {
 }
 
 impl Ticketer {
-    /// By these keys.
-    pub(super) fn new(keys: Arc<Keys>, context: Context) -> Self {
+    /// Uses these keys in this context.
+    pub(super) fn new(keys: Arc<KeyRing>, context: TicketContext) -> Self {
         Self { keys, context }
     }
 }
@@ -228,11 +235,11 @@ impl ProducesTickets for Ticketer {
     }
 
     fn encrypt(&self, state: &[u8]) -> Option<Vec<u8>> {
-        self.keys.seal(state, self.context, Moment::now())
+        self.keys.seal(state, self.context, TicketTime::now())
     }
 
     fn decrypt(&self, ticket: &[u8]) -> Option<Vec<u8>> {
-        self.keys.open(ticket, self.context, Moment::now())
+        self.keys.open(ticket, self.context, TicketTime::now())
     }
 }
 
@@ -242,15 +249,18 @@ impl fmt::Debug for Ticketer {
     }
 }
 
-impl fmt::Debug for Keys {
-    /// Says how many, never what.
+impl fmt::Debug for KeyRing {
+    /// Shows the number of keys, never the keys.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let ring = self.ring.load();
-        f.debug_struct("Keys").field("given", &ring.given).field("keys", &ring.keys.len()).finish()
+        f.debug_struct("KeyRing")
+            .field("given", &ring.given)
+            .field("keys", &ring.keys.len())
+            .finish()
     }
 }
 
-impl Key {
+impl SealingKey {
     fn make(now: Instant) -> Option<Self> {
         let (mut name, mut secret) = ([0; NAME], [0; SECRET]);
         rand::fill(&mut name).ok()?;
@@ -266,18 +276,18 @@ impl Key {
     fn derive(secret: &[u8]) -> Option<Self> {
         let (mut name, mut sealing) = ([0; NAME], [0; SECRET]);
         let secret = hkdf::Salt::new(hkdf::HKDF_SHA256, PURPOSE).extract(secret);
-        secret.expand(&[b"name"], Length(NAME)).ok()?.fill(&mut name).ok()?;
-        secret.expand(&[b"secret"], Length(SECRET)).ok()?.fill(&mut sealing).ok()?;
+        secret.expand(&[b"name"], OutputLength(NAME)).ok()?.fill(&mut name).ok()?;
+        secret.expand(&[b"secret"], OutputLength(SECRET)).ok()?.fill(&mut sealing).ok()?;
         Self::of(name, sealing, Instant::now())
     }
 
     fn adopt(handed: &TicketKey) -> Option<Self> {
-        // A system that is younger than the key: it began before this machine's clock did.
+        // The key is older than this machine's uptime if the subtraction fails.
         let made = Instant::now().checked_sub(handed.age)?;
         Self::of(handed.name, handed.secret, made)
     }
 
-    fn hand(&self) -> TicketKey {
+    fn export(&self) -> TicketKey {
         TicketKey { name: self.name, secret: self.secret, age: self.age(Instant::now()) }
     }
 
@@ -285,13 +295,13 @@ impl Key {
         now.saturating_duration_since(self.made)
     }
 
-    fn seal(&self, mut sealed: Vec<u8>, context: Context) -> Option<Vec<u8>> {
+    fn seal(&self, mut sealed: Vec<u8>, context: TicketContext) -> Option<Vec<u8>> {
         let beside = self.beside(context);
         let nonce = self.aead.seal_in_place_append_tag(beside, &mut sealed).ok()?;
         Some([&self.name[..], nonce.as_ref(), &sealed].concat())
     }
 
-    fn open(&self, sealed: &[u8], context: Context) -> Option<Vec<u8>> {
+    fn open(&self, sealed: &[u8], context: TicketContext) -> Option<Vec<u8>> {
         let (nonce, sealed) = sealed.split_at_checked(NONCE_LEN)?;
         let nonce = Nonce::try_assume_unique_for_key(nonce).ok()?;
         let mut state = sealed.to_vec();
@@ -300,16 +310,16 @@ impl Key {
         Some(state)
     }
 
-    /// What is authenticated beside the state. The first two have one length, so nothing runs together.
-    fn beside(&self, context: Context) -> Aad<Vec<u8>> {
+    /// Returns the associated data. The first two parts have a fixed length, so the encoding is unambiguous.
+    fn beside(&self, context: TicketContext) -> Aad<Vec<u8>> {
         Aad::from([PURPOSE, &self.name[..], context.as_bytes()].concat())
     }
 }
 
-/// How many bytes are derived.
-struct Length(usize);
+/// OutputLength of a derived key.
+struct OutputLength(usize);
 
-impl hkdf::KeyType for Length {
+impl hkdf::KeyType for OutputLength {
     fn len(&self) -> usize {
         self.0
     }
@@ -321,37 +331,37 @@ mod tests {
 
     use super::*;
 
-    const NOWHERE: Context = Context(None);
+    const NOWHERE: TicketContext = TicketContext(None);
 
-    fn made() -> Keys {
-        Keys::new(&SharedKeys::Made, &[]).unwrap()
+    fn made() -> KeyRing {
+        KeyRing::new(&SharedKeys::Made, &[]).unwrap()
     }
 
     fn given(names: &[u8]) -> SharedKeys {
         SharedKeys::Given(names.iter().map(|name| vec![*name; 32]).collect())
     }
 
-    fn seal(keys: &Keys, state: &[u8]) -> Vec<u8> {
-        keys.seal(state, NOWHERE, Moment::now()).unwrap()
+    fn seal(keys: &KeyRing, state: &[u8]) -> Vec<u8> {
+        keys.seal(state, NOWHERE, TicketTime::now()).unwrap()
     }
 
-    fn after(now: Moment, time: Duration) -> Moment {
-        Moment { ticks: now.ticks + time, date: now.date + time.as_secs() }
+    fn after(now: TicketTime, time: Duration) -> TicketTime {
+        TicketTime { ticks: now.ticks + time, date: now.date + time.as_secs() }
     }
 
-    fn open(keys: &Keys, ticket: &[u8]) -> Option<Vec<u8>> {
-        keys.open(ticket, NOWHERE, Moment::now())
+    fn open(keys: &KeyRing, ticket: &[u8]) -> Option<Vec<u8>> {
+        keys.open(ticket, NOWHERE, TicketTime::now())
     }
 
     #[test]
-    fn a_ticket_is_opened_by_whoever_has_the_key() {
+    fn ticket_opens_with_the_key_that_sealed_it() {
         let ours = made();
         let ticket = seal(&ours, b"state");
         assert_eq!(open(&ours, &ticket).unwrap(), b"state");
         assert_ne!(seal(&ours, b"state"), ticket);
         let keys = serde_json::to_string(&ours.export()).unwrap();
         let keys: Vec<TicketKey> = serde_json::from_str(&keys).unwrap();
-        let successor = Keys::new(&SharedKeys::Made, &keys).unwrap();
+        let successor = KeyRing::new(&SharedKeys::Made, &keys).unwrap();
         assert_eq!(open(&successor, &ticket).unwrap(), b"state");
         assert_eq!(open(&ours, &seal(&successor, b"later")).unwrap(), b"later");
         assert_eq!(open(&made(), &ticket), None);
@@ -362,9 +372,9 @@ mod tests {
     }
 
     #[test]
-    fn a_ticket_is_opened_in_its_own_context_only() {
+    fn ticket_opens_in_its_context_only() {
         let keys = Arc::new(made());
-        let contexts = [NOWHERE, Context(Some([0; 32])), Context(Some([1; 32]))];
+        let contexts = [NOWHERE, TicketContext(Some([0; 32])), TicketContext(Some([1; 32]))];
         for made_in in contexts {
             let ticket = Ticketer::new(Arc::clone(&keys), made_in).encrypt(b"state").unwrap();
             for context in contexts {
@@ -375,16 +385,20 @@ mod tests {
     }
 
     #[test]
-    fn given_keys_are_the_same_everywhere_and_roll_when_they_are_rolled() {
-        let keys = Keys::new(&given(&[1]), &made().export()).unwrap();
+    fn configured_keys_agree_between_processes_and_rotate_on_exchange() {
+        let keys = KeyRing::new(&given(&[1]), &made().export()).unwrap();
         let first = seal(&keys, b"first");
-        assert_eq!(open(&Keys::new(&given(&[1]), &[]).unwrap(), &first).unwrap(), b"first");
-        let later = after(Moment::now(), 10 * ACCEPT);
+        assert_eq!(open(&KeyRing::new(&given(&[1]), &[]).unwrap(), &first).unwrap(), b"first");
+        let later = after(TicketTime::now(), 10 * ACCEPT);
         let again = keys.seal(b"again", NOWHERE, later).unwrap();
-        assert_eq!(again[..NAME], first[..NAME], "nobody rolled");
+        assert_eq!(again[..NAME], first[..NAME], "the key was not replaced");
         assert_eq!(keys.open(&again, NOWHERE, later).unwrap(), b"again");
-        assert_eq!(keys.open(&first, NOWHERE, later), None, "tickets grow old all the same");
-        assert!(keys.export().is_empty(), "the next process is given them too");
+        assert_eq!(
+            keys.open(&first, NOWHERE, later),
+            None,
+            "tickets expire with configured keys too"
+        );
+        assert!(keys.export().is_empty(), "the next process reads the same configuration");
 
         keys.exchange(&given(&[2, 1])).unwrap();
         let second = seal(&keys, b"second");
@@ -398,31 +412,31 @@ mod tests {
         assert_eq!(open(&keys, &second), None);
         let own = seal(&keys, b"own");
         keys.exchange(&SharedKeys::Made).unwrap();
-        assert_eq!(open(&keys, &own).unwrap(), b"own", "own ones stay");
+        assert_eq!(open(&keys, &own).unwrap(), b"own", "generated keys stay");
     }
 
     #[test]
-    fn a_ticket_grows_old_by_the_date_and_clocks_may_differ() {
+    fn tickets_expire_by_date_and_clocks_may_differ() {
         for terms in [SharedKeys::Made, given(&[1])] {
-            let keys = Keys::new(&terms, &[]).unwrap();
-            let now = Moment::now();
+            let keys = KeyRing::new(&terms, &[]).unwrap();
+            let now = TicketTime::now();
             let ticket = keys.seal(b"state", NOWHERE, now).unwrap();
-            let opens = |date| keys.open(&ticket, NOWHERE, Moment { date, ..now }).is_some();
+            let opens = |date| keys.open(&ticket, NOWHERE, TicketTime { date, ..now }).is_some();
             assert!(opens(now.date + ACCEPT.as_secs() - 1) && !opens(now.date + ACCEPT.as_secs()));
-            assert!(opens(now.date - 3600) && opens(0), "theirs is ahead");
+            assert!(opens(now.date - 3600) && opens(0), "the issuer's clock is ahead");
         }
     }
 
     #[test]
-    fn keys_roll_and_are_accepted_for_a_while() {
+    fn generated_keys_rotate_and_stay_accepted_for_a_while() {
         let keys = made();
-        let start = Moment::now();
+        let start = TicketTime::now();
         let seal = |state: &[u8], now| keys.seal(state, NOWHERE, now).unwrap();
         let open = |ticket: &[u8], now| keys.open(ticket, NOWHERE, now);
         let first = seal(b"first", start);
         let later = after(start, ROLL + Duration::from_secs(1));
         let second = seal(b"second", later);
-        assert_ne!(second[..NAME], first[..NAME], "the key should have rolled");
+        assert_ne!(second[..NAME], first[..NAME], "the key must have been rotated");
         assert_eq!(seal(b"third", later)[..NAME], second[..NAME]);
         assert_eq!(keys.export().len(), 2);
         assert_eq!(open(&first, later).unwrap(), b"first");
@@ -430,14 +444,14 @@ mod tests {
         let last = after(start, ACCEPT + Duration::from_secs(1));
         assert_eq!(open(&first, last), None);
         assert_eq!(open(&second, last).unwrap(), b"second");
-        // A successor accepts both.
-        let successor = Keys::new(&SharedKeys::Made, &keys.export()).unwrap();
+        // A successor process accepts both.
+        let successor = KeyRing::new(&SharedKeys::Made, &keys.export()).unwrap();
         assert_eq!(successor.open(&first, NOWHERE, start).unwrap(), b"first");
         assert_eq!(successor.open(&second, NOWHERE, start).unwrap(), b"second");
     }
 
     #[test]
-    fn keys_are_in_no_text() {
+    fn debug_output_contains_no_key() {
         let keys = made();
         let key = &keys.export()[0];
         let text = format!("{keys:?} {key:?}");
@@ -446,7 +460,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_was_changed_or_made_up_opens_nothing(
+        fn altered_or_random_tickets_do_not_open(
             state in proptest::collection::vec(any::<u8>(), 0..300),
             at in any::<prop::sample::Index>(),
             bit in 0..8u32,

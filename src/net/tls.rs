@@ -1,22 +1,21 @@
-//! TLS towards clients: which certificate a name gets, how sessions are resumed, and the handshake.
+//! TLS towards clients: certificate selection, session resumption and the handshake.
 //!
-//! A [`Terminator`] is built anew when its listener's settings change or a file that they name does;
-//! what makes resumption work ([`TicketKeys`]) is made once per process and outlives them all, and goes
-//! on in the next process at a binary upgrade. Sessions are shared by listeners, and by proxies that
-//! are given the same keys, but not by terms of client certificates: one that was made under others,
-//! or none, is not known where some are asked for. rustls itself refuses to resume under another
-//! server name than the session was made for.
+//! A [`Terminator`] is rebuilt when the settings of its listener or a file named there change. The state for
+//! resumption ([`TicketKeys`]) is created once per process, outlives all terminators, and moves to the next process
+//! in a binary upgrade. Listeners share sessions, and so do proxies with the same configured keys. Sessions are not
+//! shared between different client certificate settings: a session created under other settings, or none, is
+//! unknown to a listener that requests client certificates. rustls itself refuses to resume a session under
+//! another server name.
 //!
-//! # What an idle connection holds
+//! # Memory of an idle connection
 //!
-//! Measured: 8.2 kB, all of it in user space (x86-64, rustls 0.23, TLS 1.3; 1.2 is the same, and
-//! sending tickets or not makes no difference). Half of it is the receive buffer: the deframer of
-//! rustls reads 4 KiB at a time (`READ_SIZE`, no setting for it), grows to a full record while one
-//! comes in, and is cut back to 4 KiB by the next read, the one that then waits. The rest is the
-//! connection itself (1.2 kB), two cipher contexts (0.6 kB each), its secrets and the empty queues of
-//! what it sent and received; the handshake's own state is freed when it is over. [`SEND_LIMIT`]
-//! bounds what waits to be sent, nothing is reserved for it. Only the unbuffered API, which
-//! tokio-rustls does not use, would do without the 4 KiB.
+//! Measured: 8.2 kB in user space (x86-64, rustls 0.23, TLS 1.3; TLS 1.2 needs as much, and tickets make no
+//! difference). Half of it is the receive buffer. The deframer of rustls reads 4 KiB at a time (`READ_SIZE`, not
+//! configurable), grows to a full record while a record arrives, and shrinks back to 4 KiB at the next read, which
+//! then waits. The rest is the connection itself (1.2 kB), two cipher contexts (0.6 kB each), its secrets, and the
+//! empty queues for sent and received data. Handshake state is freed when the handshake ends. [`SEND_LIMIT`] bounds
+//! the send queue; no memory is reserved for it. Only the unbuffered API, which tokio-rustls does not use, would
+//! avoid the 4 KiB.
 
 mod client_auth;
 mod identity;
@@ -45,20 +44,20 @@ pub(super) use self::kind::certificate as certificate_kind;
 pub use self::{
     info::{ClientCertificate, TlsInfo},
     kind::kind,
-    resolver::Resolver,
+    resolver::CertificateResolver,
     self_signed::{SelfSignedError, self_signed},
     sessions::TicketKeys,
-    terminator::{Beside, Refused, Terminator, UNRECOGNIZED_NAME, Unusable},
+    terminator::{AlpnOverride, FailedHandshake, Terminator, TerminatorError, UNRECOGNIZED_NAME},
     validity::{lapsed, overdue, unstapled},
 };
 pub use super::tickets::TicketKey;
 use super::tls_client;
 
-/// Most bytes a connection takes before they are written to its socket; past it, writing waits. Four
-/// full records: enough to fill the socket's buffer in one go, and the bound for a stalled reader.
+/// Maximum bytes that a connection buffers before they are written to its socket; further writes wait. Four full
+/// records: enough to fill the socket buffer at once, and the bound for a stalled reader.
 pub const SEND_LIMIT: usize = 64 * 1024;
-/// Cryptography by aws-lc-rs, named here so that no process-wide default is needed. The key exchange
-/// that a quantum computer cannot undo comes first.
+/// Cryptography of aws-lc-rs, explicit so that no process-wide default is needed. The post-quantum key exchange
+/// comes first.
 pub(super) static PROVIDER: LazyLock<Arc<CryptoProvider>> = LazyLock::new(|| {
     use aws_lc_rs::kx_group::{SECP256R1, SECP384R1, X25519, X25519MLKEM768};
     Arc::new(CryptoProvider {
@@ -67,21 +66,21 @@ pub(super) static PROVIDER: LazyLock<Arc<CryptoProvider>> = LazyLock::new(|| {
     })
 });
 
-/// The cryptography that all TLS here is done by.
+/// The cryptography used for all TLS.
 pub(crate) fn provider() -> &'static Arc<CryptoProvider> {
     &PROVIDER
 }
 
-/// What we ask others by, as a client that trusts `ca`, or else whom the system trusts
-/// (`SSL_CERT_FILE` and `SSL_CERT_DIR` are honoured). Reads files.
+/// Client settings for requests by the proxy itself. Trusts `ca`, or else the authorities of the system
+/// (honours `SSL_CERT_FILE` and `SSL_CERT_DIR`). Reads files.
 ///
 /// # Errors
-/// The system trusts nobody that can be read, or `ca` has what cannot vouch for others.
+/// The system has no readable trusted certificate, or `ca` contains an unusable one.
 pub(crate) fn client_trusting(
     ca: Option<&[CertificateDer<'static>]>,
 ) -> Result<Arc<ClientConfig>, rustls::Error> {
     let roots = match ca {
-        Some(ca) => tls_client::these(ca)?,
+        Some(ca) => tls_client::roots_from(ca)?,
         None => tls_client::system_roots()?,
     };
     let config = ClientConfig::builder_with_provider(PROVIDER.clone())
@@ -91,7 +90,7 @@ pub(crate) fn client_trusting(
     Ok(Arc::new(config))
 }
 
-/// What a verified certificate tells of its holder.
+/// Returns the identity in a verified client certificate.
 pub(super) fn identity(certificate: &CertificateDer<'_>) -> ClientCertificate {
     identity::of(certificate)
 }

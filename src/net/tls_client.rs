@@ -1,8 +1,8 @@
-//! TLS towards backends: whom we believe to be who they say they are, and the handshake.
+//! TLS towards backends: verification of their certificates, and the handshake.
 //!
-//! A [`Connector`] is made once for each configuration of a pool. Sessions are kept for each server of its
-//! own: a ticket is of no use to the neighbour, even where both go by one name. A failed handshake has a
-//! kind of the closed vocabulary of endings, and a sentence that says what to do.
+//! A [`TlsClient`] is created for each configuration of a pool. Sessions are stored per server: a ticket of one
+//! backend is useless on another, even if both have the same name. A failed handshake has a kind from the closed
+//! vocabulary of errors and a sentence with the remedy.
 
 mod explain;
 mod verify;
@@ -22,43 +22,43 @@ use rustls_pki_types::{CertificateDer, DnsName, ServerName, UnixTime};
 use tokio::{net::TcpStream, time::timeout};
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
-pub(super) use self::explain::Rejected;
-use self::verify::Verifier;
+pub(super) use self::explain::RejectedCertificate;
+use self::verify::BackendVerifier;
 use super::tls::{self, PROVIDER, SEND_LIMIT};
 use crate::{config::BackendTls, error::FailureKind};
 
-/// Tickets kept for one server: as many as rustls keeps for one name.
+/// Tickets stored per server: the default of rustls for one name.
 const SESSIONS: usize = 8;
 
-/// How the servers of a pool are spoken to.
+/// TLS settings for the servers of a pool.
 #[derive(Debug)]
-pub struct Connector {
+pub struct TlsClient {
     config: ClientConfig,
-    /// The name that all of them go by; `None`: each by its own.
+    /// TlsServer name used for all servers; `None` uses the host of each.
     name: Option<ServerName<'static>>,
 }
 
-/// What is remembered of one server, and how it is spoken to.
+/// TLS settings and stored sessions for one server.
 #[derive(Clone, Debug)]
-pub struct Server {
+pub struct TlsServer {
     config: Arc<ClientConfig>,
     name: ServerName<'static>,
 }
 
-/// Why a handshake failed. Nothing of the application was sent.
+/// Why a handshake failed. No application data was sent.
 #[derive(Debug)]
 pub struct HandshakeError {
-    /// What went wrong.
+    /// FailureKind for logs and metrics.
     pub kind: FailureKind,
-    /// The error beneath; `None`: the deadline passed.
+    /// The underlying error; `None` if the deadline passed.
     pub source: Option<io::Error>,
 }
 
-impl Connector {
-    /// By a pool's terms; `system`: whom the system trusts, to be there where the terms ask for it.
+impl TlsClient {
+    /// Uses the settings of a pool. `system`: the authorities of the system, required if the settings rely on them.
     ///
     /// # Errors
-    /// It is not there, or a certificate is of no use to rustls.
+    /// `system` is missing, or rustls does not accept a certificate.
     pub fn new(
         terms: &BackendTls,
         system: Option<&Arc<RootCertStore>>,
@@ -67,13 +67,13 @@ impl Connector {
             .with_safe_default_protocol_versions()?;
         let builder = if terms.verify {
             let verifier = match (&terms.ca, system) {
-                (Some(ca), _) => Verifier::new(Arc::new(these(ca)?), ca.clone())?,
-                (None, Some(system)) => Verifier::new(Arc::clone(system), Vec::new())?,
-                (None, None) => return Err(nobody()),
+                (Some(ca), _) => BackendVerifier::new(Arc::new(roots_from(ca)?), ca.clone())?,
+                (None, Some(system)) => BackendVerifier::new(Arc::clone(system), Vec::new())?,
+                (None, None) => return Err(no_system_roots()),
             };
             builder.dangerous().with_custom_certificate_verifier(Arc::new(verifier))
         } else {
-            builder.dangerous().with_custom_certificate_verifier(Arc::new(Anybody))
+            builder.dangerous().with_custom_certificate_verifier(Arc::new(NoVerification))
         };
         let mut config = match &terms.client_cert {
             Some(certificate) => builder.with_client_cert_resolver(Arc::new(
@@ -82,32 +82,32 @@ impl Connector {
             None => builder.with_no_client_auth(),
         };
         config.alpn_protocols = terms.alpn.iter().map(|name| name.as_bytes().to_vec()).collect();
-        // The first byte of a request may change something: it must not be there twice.
+        // Early data can be replayed, and the first request may change state.
         config.enable_early_data = false;
         let name = terms.name.as_deref().map(server_name).transpose()?;
         Ok(Self { config, name })
     }
 
-    /// What goes for the server at this host, with no session so far.
+    /// Returns the settings for the server at this host, without stored sessions.
     ///
     /// # Errors
-    /// It has no name of its own that a certificate could be for.
-    pub fn server(&self, host: &str) -> Result<Server, rustls::Error> {
+    /// The host is not a name or address that a certificate can contain.
+    pub fn server(&self, host: &str) -> Result<TlsServer, rustls::Error> {
         let name = match &self.name {
             Some(name) => name.clone(),
             None => server_name(host)?,
         };
         let mut config = self.config.clone();
         config.resumption = Resumption::in_memory_sessions(SESSIONS);
-        Ok(Server { config: Arc::new(config), name })
+        Ok(TlsServer { config: Arc::new(config), name })
     }
 }
 
-impl Server {
-    /// Shakes hands over a connection, within `deadline`.
+impl TlsServer {
+    /// Performs the handshake over a connection, within `deadline`.
     ///
     /// # Errors
-    /// What the server is, or is not.
+    /// Why the handshake failed.
     pub async fn handshake(
         &self,
         socket: TcpStream,
@@ -145,11 +145,11 @@ impl Error for HandshakeError {
     }
 }
 
-/// Who vouches for servers: these.
+/// Returns a root store with these certificates.
 ///
 /// # Errors
-/// One of them cannot vouch.
-pub(super) fn these(ca: &[CertificateDer<'static>]) -> Result<RootCertStore, rustls::Error> {
+/// A certificate cannot be used as an authority.
+pub(super) fn roots_from(ca: &[CertificateDer<'static>]) -> Result<RootCertStore, rustls::Error> {
     let mut roots = RootCertStore::empty();
     for certificate in ca {
         roots.add(certificate.clone())?;
@@ -157,38 +157,38 @@ pub(super) fn these(ca: &[CertificateDer<'static>]) -> Result<RootCertStore, rus
     Ok(roots)
 }
 
-/// Who vouches for servers: whom the system trusts (`SSL_CERT_FILE` and `SSL_CERT_DIR` are honoured).
-/// Reads and parses a few hundred certificates from files.
+/// Returns a root store with the authorities of the system (honours `SSL_CERT_FILE` and `SSL_CERT_DIR`). Reads and
+/// parses a few hundred certificates.
 ///
 /// # Errors
-/// The system trusts nobody.
+/// The system has no usable trusted certificate.
 pub(crate) fn system_roots() -> Result<RootCertStore, rustls::Error> {
     let mut roots = RootCertStore::empty();
     let (taken, _) =
         roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-    if taken == 0 { Err(nobody()) } else { Ok(roots) }
+    if taken == 0 { Err(no_system_roots()) } else { Ok(roots) }
 }
 
-fn nobody() -> rustls::Error {
+fn no_system_roots() -> rustls::Error {
     rustls::Error::General("the system has no trusted certificates".to_owned())
 }
 
-/// A DNS name or an IP address, of which the latter is verified and not asked for.
+/// Parses a DNS name or IP address. Addresses are verified but not sent as SNI.
 fn server_name(host: &str) -> Result<ServerName<'static>, rustls::Error> {
     if let Ok(ip) = host.parse::<IpAddr>() {
         return Ok(ServerName::IpAddress(ip.into()));
     }
     let name = DnsName::try_from(host.to_owned());
     name.map(ServerName::DnsName).map_err(|_| {
-        rustls::Error::General(format!("`{host}` is no name that a certificate could be for"))
+        rustls::Error::General(format!("`{host}` is not a valid server name for a certificate"))
     })
 }
 
-/// Believes anybody who has the key of the certificate that it shows, whatever that says.
+/// Accepts any certificate whose key the server holds (`tls.verify = false`).
 #[derive(Debug)]
-struct Anybody;
+struct NoVerification;
 
-impl ServerCertVerifier for Anybody {
+impl ServerCertVerifier for NoVerification {
     fn verify_server_cert(
         &self,
         _end_entity: &CertificateDer<'_>,
@@ -230,7 +230,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn hosts_are_names_or_addresses() {
+    fn hosts_are_dns_names_or_addresses() {
         assert!(matches!(server_name("node.test"), Ok(ServerName::DnsName(_))));
         assert!(matches!(server_name("my_node"), Ok(ServerName::DnsName(_))));
         for ip in ["127.0.0.1", "::1"] {

@@ -32,7 +32,7 @@ use super::{
 };
 use crate::{
     error::{Side, Termination},
-    net::stream::Stream,
+    net::stream::ByteStream,
 };
 
 /// How long a client may take to answer our Close. Every client library does so by itself, within a
@@ -154,7 +154,7 @@ impl CloseState {
     }
 }
 
-impl<A: Stream, B: Stream, G: TunnelObserver> Tunnel<A, B, G> {
+impl<A: ByteStream, B: ByteStream, G: TunnelObserver> Tunnel<A, B, G> {
     /// Takes note of an order; ready where it is to cut.
     pub(super) fn poll_order(&mut self, cx: &mut Context<'_>) -> Poll<Termination> {
         match self.ticket.order(cx) {
@@ -286,7 +286,7 @@ impl<A: Stream, B: Stream, G: TunnelObserver> Tunnel<A, B, G> {
 
 impl Direction {
     /// Writes and flushes what is left.
-    fn poll_written<W: Stream>(
+    fn poll_written<W: ByteStream>(
         &mut self,
         cx: &mut Context<'_>,
         writer: &mut W,
@@ -300,7 +300,7 @@ impl Direction {
     }
 
     /// Ends the writer, once; whether that succeeds does not matter any more.
-    fn poll_shut<W: Stream>(&mut self, cx: &mut Context<'_>, writer: &mut W) -> Poll<()> {
+    fn poll_shut<W: ByteStream>(&mut self, cx: &mut Context<'_>, writer: &mut W) -> Poll<()> {
         if self.state != CopyState::Ended {
             let _ = ready!(Pin::new(writer).poll_shutdown(cx));
             self.state = CopyState::Ended;
@@ -310,7 +310,7 @@ impl Direction {
 }
 
 /// Reads and drops. Ready at the end.
-fn poll_drop<R: Stream>(
+fn poll_drop<R: ByteStream>(
     cx: &mut Context<'_>,
     reader: &mut R,
     scratch: &mut [u8],

@@ -33,7 +33,7 @@ use super::{
 };
 use crate::{
     error::{FailureKind, Phase, Side, Termination},
-    net::{stream::Stream, tls},
+    net::{stream::ByteStream, tls},
 };
 
 /// Size of the thread's buffer: four TLS records, and enough that a bulk flow is bound by the kernel.
@@ -113,8 +113,8 @@ pub(super) enum CopyError {
 
 impl<A, B, G> Tunnel<A, B, G>
 where
-    A: Stream,
-    B: Stream,
+    A: ByteStream,
+    B: ByteStream,
     G: TunnelObserver,
 {
     pub(super) fn new(
@@ -266,8 +266,8 @@ where
 
 impl<A, B, G> Future for Tunnel<A, B, G>
 where
-    A: Stream,
-    B: Stream,
+    A: ByteStream,
+    B: ByteStream,
     G: TunnelObserver,
 {
     type Output = ();
@@ -300,7 +300,7 @@ impl Direction {
             || matches!(self.state, CopyState::Open { unflushed: true } | CopyState::Ending)
     }
 
-    fn part<W: Stream>(&mut self, cx: &mut Context<'_>, writer: &mut W) {
+    fn part<W: ByteStream>(&mut self, cx: &mut Context<'_>, writer: &mut W) {
         if self.holds() {
             writer.reset_on_drop();
         } else if self.state != CopyState::Ended {
@@ -316,7 +316,7 @@ impl Direction {
 
     /// Moves what can be moved now. Ready once the direction has ended or failed, or has come to where
     /// it stops.
-    pub(super) fn poll<R: Stream, W: Stream>(
+    pub(super) fn poll<R: ByteStream, W: ByteStream>(
         &mut self,
         cx: &mut Context<'_>,
         reader: &mut R,
@@ -342,7 +342,7 @@ impl Direction {
     }
 
     /// Tells the writer that its reader has ended, in TLS only where the reader has said so in TLS.
-    fn poll_goodbye<W: Stream>(
+    fn poll_goodbye<W: ByteStream>(
         &self,
         cx: &mut Context<'_>,
         writer: &mut W,
@@ -354,7 +354,7 @@ impl Direction {
         Poll::Ready(writer.shut())
     }
 
-    pub(super) fn poll_rest<W: Stream>(
+    pub(super) fn poll_rest<W: ByteStream>(
         &mut self,
         cx: &mut Context<'_>,
         writer: &mut W,
@@ -382,7 +382,7 @@ impl Direction {
     }
 
     /// One read and the write of what it brought.
-    pub(super) fn poll_copy<R: Stream, W: Stream>(
+    pub(super) fn poll_copy<R: ByteStream, W: ByteStream>(
         &mut self,
         cx: &mut Context<'_>,
         reader: &mut R,

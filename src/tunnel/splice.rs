@@ -35,7 +35,7 @@ use rustix::{
 use tokio::{io::Interest, net::TcpStream};
 
 use super::copy::{CopyError, Direction};
-use crate::net::stream::Stream;
+use crate::net::stream::ByteStream;
 
 /// Room of a pipe in bytes: as many segments of a page as a full one may hold.
 const ROOM: usize = 256 * 1024;
@@ -186,7 +186,7 @@ impl Drop for Pipe {
 
 impl Direction {
     /// One read and the write of what it brought, by the kernel or by the copy.
-    pub(super) fn poll_move<R: Stream, W: Stream>(
+    pub(super) fn poll_move<R: ByteStream, W: ByteStream>(
         &mut self,
         cx: &mut Context<'_>,
         reader: &mut R,

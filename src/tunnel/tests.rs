@@ -17,12 +17,12 @@ use super::{
 };
 use crate::{
     error::{Side, Termination},
-    net::stream::Stream,
+    net::stream::ByteStream,
 };
 
 const HALF_CLOSED: Duration = Duration::from_secs(60);
 
-impl Stream for DuplexStream {
+impl ByteStream for DuplexStream {
     fn reset_on_drop(&self) {}
 
     fn shut(&self) -> io::Result<()> {

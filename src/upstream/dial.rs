@@ -28,9 +28,9 @@ use crate::{
     config,
     error::FailureKind,
     net::{
-        proxy_protocol::{self, Introduction},
-        stream::Server,
-        tls_client::{self, Connector, HandshakeError},
+        proxy_protocol::{self, ConnectionOrigin},
+        stream::BackendStream,
+        tls_client::{self, HandshakeError, TlsClient},
     },
 };
 
@@ -46,9 +46,9 @@ pub struct Dial {
 /// TLS to a pool's backends.
 #[derive(Debug)]
 struct Tls {
-    connector: Connector,
+    connector: TlsClient,
     /// What is remembered of each, by serial.
-    servers: Mutex<HashMap<u64, tls_client::Server>>,
+    servers: Mutex<HashMap<u64, tls_client::TlsServer>>,
 }
 
 impl Default for Dial {
@@ -67,11 +67,11 @@ impl Dial {
         pool: &config::Pool,
         system: Option<&Arc<RootCertStore>>,
     ) -> Result<Self, rustls::Error> {
-        let connector = pool.tls.as_ref().map(|tls| Connector::new(tls, system)).transpose()?;
+        let connector = pool.tls.as_ref().map(|tls| TlsClient::new(tls, system)).transpose()?;
         Ok(Self::with(pool.proxy_protocol, connector))
     }
 
-    fn with(proxy: Option<config::ProxyOut>, connector: Option<Connector>) -> Self {
+    fn with(proxy: Option<config::ProxyOut>, connector: Option<TlsClient>) -> Self {
         static COUNT: AtomicU64 = AtomicU64::new(0);
         let tls = connector.map(|connector| Tls { connector, servers: Mutex::default() });
         Self { serial: COUNT.fetch_add(1, Ordering::Relaxed), proxy, tls }
@@ -102,25 +102,25 @@ impl Dial {
     pub async fn open(
         &self,
         backend: &Backend,
-        from: &Introduction,
+        from: &ConnectionOrigin,
         deadline: Duration,
-    ) -> Result<Server, ConnectError> {
+    ) -> Result<BackendStream, ConnectError> {
         let until = Instant::now() + deadline;
         let mut socket = connect(backend, deadline).await?;
         if let Some(version) = self.proxy {
             introduce(&mut socket, &proxy_protocol::header(version, from), until).await?;
         }
-        let Some(tls) = &self.tls else { return Ok(Server::Plain(socket)) };
+        let Some(tls) = &self.tls else { return Ok(BackendStream::Plain(socket)) };
         let server = tls.server(backend)?;
         let left = until.saturating_duration_since(Instant::now());
         // A handshake is many states, of which most connections need none: not in every caller's future.
         let stream = Box::pin(server.handshake(socket, left)).await?;
-        Ok(Server::Tls(stream))
+        Ok(BackendStream::Tls(stream))
     }
 }
 
 impl Tls {
-    fn server(&self, backend: &Backend) -> Result<tls_client::Server, ConnectError> {
+    fn server(&self, backend: &Backend) -> Result<tls_client::TlsServer, ConnectError> {
         let mut servers = self.servers.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(server) = servers.get(&backend.serial()) {
             return Ok(server.clone());

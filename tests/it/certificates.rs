@@ -164,7 +164,9 @@ async fn a_stale_ocsp_response_keeps_no_renewed_certificate_out() {
     // A responder that declines to answer is no reason either.
     put(&response, b"\x30\x03\x0a\x01\x03");
     reloaded(&mut proxy).await;
-    proxy.wait_for_stderr("the warning", |line| line.contains("is not a successful one")).await;
+    proxy
+        .wait_for_stderr("the warning", |line| line.contains("is not a successful response"))
+        .await;
     assert_says(&request(proxy.web(), "-status").await, &["no response sent", "200 OK"]);
     copy("signed.ocsp", &response);
     // At a start as well.

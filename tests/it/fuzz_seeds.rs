@@ -5,7 +5,7 @@ use std::{fs, path::PathBuf};
 
 use moorline::net::{
     client_hello::{Peeked, read},
-    proxy_protocol::{Parsed, parse},
+    proxy_protocol::{ParsedHeader, parse},
 };
 
 #[path = "../../fuzz/checks/client_hello.rs"]
@@ -76,7 +76,7 @@ fn hellos_of_real_programs_say_whom_they_are_for() {
 fn proxy_headers_of_real_programs_are_whole() {
     for (name, bytes) in seeds("proxy_header") {
         if name.starts_with("haproxy") || name == "curl" {
-            let Parsed::Whole(header) = parse(&bytes) else {
+            let ParsedHeader::Whole(header) = parse(&bytes) else {
                 panic!("{name}: {:?}", parse(&bytes))
             };
             assert!(header.ends.is_some(), "{name}");

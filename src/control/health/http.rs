@@ -17,7 +17,7 @@ use hyper_util::rt::TokioIo;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::{
-    net::{proxy_protocol::Introduction, stream::Server},
+    net::{proxy_protocol::ConnectionOrigin, stream::BackendStream},
     upstream::{Backend, Dial},
 };
 
@@ -75,8 +75,8 @@ impl Target<'_> {
     }
 
     /// Opens a connection, for nobody but ourselves.
-    pub(super) async fn connect(&self) -> Result<Server, String> {
-        let opened = self.dial.open(self.backend, &Introduction::Local, self.within).await;
+    pub(super) async fn connect(&self) -> Result<BackendStream, String> {
+        let opened = self.dial.open(self.backend, &ConnectionOrigin::Local, self.within).await;
         opened.map_err(|error| error.to_string())
     }
 

@@ -39,7 +39,7 @@ fn names(list: &[Vec<u8>]) -> Vec<u8> {
     extension(SERVER_NAME, &list16(&list.concat()))
 }
 
-/// A handshake message with these extensions; `None`: not even a place for them.
+/// A handshake message with these extensions; `None` omits the extensions field.
 fn handshake(extensions: Option<&[Vec<u8>]>) -> Vec<u8> {
     let mut body = [&[3, 3][..], &[7; 32], &[0], &list16(&[0x13, 0x01]), &[1, 0]].concat();
     if let Some(extensions) = extensions {
@@ -74,7 +74,7 @@ fn protocols_of(hello: &ClientHello) -> Vec<&[u8]> {
 }
 
 #[test]
-fn a_real_client_is_understood_however_its_message_is_cut() {
+fn real_client_hello_is_parsed_for_any_record_size() {
     let bytes = flight("Chat.Example.com", &["h2", "http/1.1"]);
     assert!(bytes.len() > 1200, "no post-quantum share in {} bytes", bytes.len());
     let whole = hello(read(&bytes));
@@ -92,14 +92,14 @@ fn a_real_client_is_understood_however_its_message_is_cut() {
 }
 
 #[test]
-fn what_follows_the_message_does_not_matter() {
+fn bytes_after_the_message_are_ignored() {
     let mut bytes = flight("a.test", &[]);
     bytes.extend(b"\x17\x03\x03\x00\x05early");
     assert_eq!(sni(read(&bytes)).as_deref(), Some("a.test"));
 }
 
 #[test]
-fn reserved_values_and_encrypted_hellos_are_passed_over() {
+fn reserved_values_and_encrypted_hellos_are_skipped() {
     const ECH: u16 = 0xfe0d;
     let grease = extension(0x1a1a, b"");
     let alpn = extension(ALPN, &list16(b"\x02\x3a\x3a\x02h2"));
@@ -112,7 +112,7 @@ fn reserved_values_and_encrypted_hellos_are_passed_over() {
 }
 
 #[test]
-fn only_one_dns_name_is_a_name() {
+fn server_name_must_be_a_single_dns_name() {
     type Name<'n> = (u8, &'n [u8]);
     let cases: [(&[Name<'_>], Option<&str>); 12] = [
         (&[(0, b"A.test")], Some("a.test")),
@@ -139,7 +139,7 @@ fn only_one_dns_name_is_a_name() {
 }
 
 #[test]
-fn a_hello_needs_no_extensions() {
+fn extensions_are_optional() {
     assert_eq!(hello(read(&records(&handshake(None), 9))), ClientHello::default());
     assert_eq!(hello(with(&[])), ClientHello::default());
     let many: Vec<_> = (1000..2500).map(|kind| extension(kind, b"")).collect();
@@ -147,7 +147,7 @@ fn a_hello_needs_no_extensions() {
 }
 
 #[test]
-fn no_tls_is_told_by_the_first_bytes_that_tell() {
+fn first_bytes_decide_that_it_is_not_tls() {
     for other in
         [&b"G"[..], b"GET / HTTP/1.1", b"\x80\x2e\x01", b"\x15\x03\x01", b"\x16\x02", b"\0"]
     {
@@ -157,17 +157,17 @@ fn no_tls_is_told_by_the_first_bytes_that_tell() {
 }
 
 #[test]
-fn what_breaks_the_rules_is_broken_and_not_guessed_at() {
+fn invalid_client_hellos_are_broken() {
     let message = handshake(Some(&[names(&[name(0, b"a.test")])]));
     let broken = |bytes: &[u8]| matches!(read(bytes), Peeked::Broken(_));
     let mut server = message.clone();
     server[0] = 2;
-    assert!(broken(&records(&server, 40)[..RECORD_HEADER + 1]), "another message");
+    assert!(broken(&records(&server, 40)[..RECORD_HEADER + 1]), "another message type");
     assert!(broken(b"\x16\x03\x01\x00\x00"), "an empty record");
     assert!(broken(b"\x16\x03\x01\x40\x01"), "a record that is too long");
     assert!(broken(b"\x16\x03\x01\x00\x04\x01\x00\x40\x01"), "a message that is too long");
     let two = records(&message, 40);
-    for (at, why) in [(0, "an alert within"), (1, "no version")] {
+    for (at, why) in [(0, "an alert inside the message"), (1, "no TLS version")] {
         let mut other = two.clone();
         other[RECORD_HEADER + 40 + at] = 0x15;
         assert!(broken(&other), "{why}");
@@ -190,14 +190,14 @@ fn what_breaks_the_rules_is_broken_and_not_guessed_at() {
     for end in MESSAGE_HEADER..message.len() {
         let mut short = message[..end].to_vec();
         short[1..4].copy_from_slice(&(end as u32 - 4).to_be_bytes()[1..]);
-        // All but the one that ends where extensions might begin.
+        // Every length is invalid, except the one that ends where extensions may begin.
         let whole = end == handshake(None).len();
         assert_eq!(broken(&records(&short, MOST_RECORD)), !whole, "{end}");
     }
 }
 
 #[test]
-fn more_than_may_come_is_broken_before_it_has_come() {
+fn oversized_client_hello_is_broken_before_it_is_complete() {
     let padding = extension(21, &vec![0; MOST - 100]);
     let long = handshake(Some(&[padding]));
     assert!(matches!(read(&records(&long, MOST_RECORD)), Peeked::Hello(_)));
@@ -208,15 +208,15 @@ fn more_than_may_come_is_broken_before_it_has_come() {
 
 proptest! {
     #[test]
-    fn nothing_panics(bytes in prop::collection::vec(any::<u8>(), 0..400)) {
+    fn no_input_panics(bytes in prop::collection::vec(any::<u8>(), 0..400)) {
         let _ = read(&bytes);
         let framed = records(&[&[CLIENT_HELLO, 0, 1, 0][..], &bytes].concat(), 50);
         let _ = read(&framed);
     }
 
-    /// A byte changed anywhere is understood or not, but no prefix of a message is taken for a whole one.
+    /// A changed byte may or may not parse, but no prefix of a message parses as a complete one.
     #[test]
-    fn a_changed_byte_does_no_harm(at in any::<prop::sample::Index>(), to in any::<u8>()) {
+    fn changed_byte_is_handled(at in any::<prop::sample::Index>(), to in any::<u8>()) {
         let mut bytes = flight("a.example.com", &["h2"]);
         let at = at.index(bytes.len());
         bytes[at] = to;

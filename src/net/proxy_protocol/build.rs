@@ -1,11 +1,11 @@
-//! The header that a backend is sent.
+//! Builds the header sent to a backend.
 
 use std::{
     fmt::Write as _,
     net::{IpAddr, SocketAddr},
 };
 
-use super::{FIXED, Introduced, Introduction, SIGNATURE, crc::crc32c, tlv};
+use super::{ConnectionOrigin, FIXED, ProxiedClient, SIGNATURE, crc::crc32c, tlv};
 use crate::{
     config::{ProxyOut, Tlv, Tlvs},
     net::tls::{ClientCertificate, TlsInfo},
@@ -16,38 +16,38 @@ const LOCAL: [u8; 2] = [0x20, 0x00];
 const TCP4: [u8; 2] = [0x21, 0x11];
 const TCP6: [u8; 2] = [0x21, 0x21];
 
-/// Bits of what is told of the client's TLS (§2.2.6). That a certificate came over this very connection
-/// (0x02) is not told: where the session was resumed, it came over an earlier one.
+/// Client bits of the SSL TLV (§2.2.6). The bit for a certificate on this very connection (0x02) is never set,
+/// because a resumed session received its certificate on an earlier connection.
 const OVER_TLS: u8 = 0x01;
 const CERTIFICATE_IN_SESSION: u8 = 0x04;
 
-/// Longest text of a TLV. A longer name is left out: the beginning of a name is another one's.
+/// Maximum length of a text TLV. Longer names are left out: a truncated name could be a different name.
 const LONGEST_TEXT: usize = 1024;
 
-/// The header that introduces `from`.
-pub fn header(version: ProxyOut, from: &Introduction) -> Vec<u8> {
+/// Builds the header for a connection with this origin.
+pub fn header(version: ProxyOut, from: &ConnectionOrigin) -> Vec<u8> {
     match version {
         ProxyOut::V1 => line(from),
         ProxyOut::V2(tlvs) => binary(from, tlvs),
     }
 }
 
-fn line(from: &Introduction) -> Vec<u8> {
-    let Introduction::Client(client) = from else { return b"PROXY UNKNOWN\r\n".to_vec() };
+fn line(from: &ConnectionOrigin) -> Vec<u8> {
+    let ConnectionOrigin::Client(client) = from else { return b"PROXY UNKNOWN\r\n".to_vec() };
     let (source, destination) = of_one_family(client);
     let family = if source.is_ipv4() { "TCP4" } else { "TCP6" };
     let (from, to) = (source.ip(), destination.ip());
     let (from_port, to_port) = (source.port(), destination.port());
     let mut line = String::new();
-    // Writing into a string cannot fail.
+    // Writing to a string cannot fail.
     let _ = write!(line, "PROXY {family} {from} {to} {from_port} {to_port}\r\n");
     line.into_bytes()
 }
 
-fn binary(from: &Introduction, tlvs: Tlvs) -> Vec<u8> {
+fn binary(from: &ConnectionOrigin, tlvs: Tlvs) -> Vec<u8> {
     let mut header = Vec::with_capacity(if tlvs == Tlvs::default() { 64 } else { 256 });
     header.extend(SIGNATURE);
-    let Introduction::Client(client) = from else {
+    let ConnectionOrigin::Client(client) = from else {
         header.extend(LOCAL);
         header.extend([0, 0]);
         return header;
@@ -63,12 +63,12 @@ fn binary(from: &Introduction, tlvs: Tlvs) -> Vec<u8> {
     }
     header.extend(source.port().to_be_bytes());
     header.extend(destination.port().to_be_bytes());
-    tell(&mut header, client, tlvs);
+    append_tlvs(&mut header, client, tlvs);
     seal(header, tlvs.has(Tlv::Crc32c))
 }
 
-/// What is known of the client beside its address, as far as these TLVs tell it.
-fn tell(header: &mut Vec<u8>, client: &Introduced, tlvs: Tlvs) {
+/// Appends the requested TLVs.
+fn append_tlvs(header: &mut Vec<u8>, client: &ProxiedClient, tlvs: Tlvs) {
     if tlvs.has(Tlv::UniqueId) && client.id.len() <= tlv::LONGEST_ID {
         text(header, tlv::UNIQUE_ID, &client.id);
     }
@@ -76,7 +76,7 @@ fn tell(header: &mut Vec<u8>, client: &Introduced, tlvs: Tlvs) {
     if tlvs.has(Tlv::Authority) {
         text(header, tlv::AUTHORITY, secured.sni.as_deref().unwrap_or_default());
     }
-    // What a client offers and nobody has agreed on yet is not what it speaks.
+    // A protocol that is offered but not negotiated is not reported.
     let Some((version, suite)) = secured.version else { return };
     if tlvs.has(Tlv::Alpn) {
         text(header, tlv::ALPN, secured.alpn.as_deref().unwrap_or_default());
@@ -94,7 +94,7 @@ fn tell(header: &mut Vec<u8>, client: &Introduced, tlvs: Tlvs) {
     }
 }
 
-/// The value of the TLV for TLS: what there was, whether the certificate failed, TLVs within.
+/// Returns the value of the SSL TLV: client bits, verification result and nested TLVs.
 fn tls(secured: &TlsInfo, version: &str, suite: &str, tlvs: Tlvs) -> Vec<u8> {
     let (bits, failed) = match secured.client {
         Some(_) => (OVER_TLS | CERTIFICATE_IN_SESSION, 0),
@@ -102,7 +102,7 @@ fn tls(secured: &TlsInfo, version: &str, suite: &str, tlvs: Tlvs) -> Vec<u8> {
     };
     let mut value = vec![bits];
     value.extend(failed.to_be_bytes());
-    // The protocol wants the version with every client that came over TLS (§2.2.6).
+    // The protocol requires the version for every client that uses TLS (§2.2.6).
     text(&mut value, tlv::SSL_VERSION, version);
     if tlvs.has(Tlv::SslCipher) {
         text(&mut value, tlv::SSL_CIPHER, suite);
@@ -114,7 +114,7 @@ fn tls(secured: &TlsInfo, version: &str, suite: &str, tlvs: Tlvs) -> Vec<u8> {
     value
 }
 
-/// A text, where there is one.
+/// Appends a text TLV if the text is present.
 fn text(to: &mut Vec<u8>, kind: u8, text: &str) {
     if (1..=LONGEST_TEXT).contains(&text.len()) {
         put(to, kind, text.as_bytes());
@@ -122,14 +122,14 @@ fn text(to: &mut Vec<u8>, kind: u8, text: &str) {
 }
 
 fn put(to: &mut Vec<u8>, kind: u8, value: &[u8]) {
-    // Every value is far shorter than what two bytes can count.
+    // Every value is much shorter than 64 KiB.
     let Ok(length) = u16::try_from(value.len()) else { return };
     to.push(kind);
     to.extend(length.to_be_bytes());
     to.extend(value);
 }
 
-/// Puts the length in, and the checksum if it is wanted.
+/// Fills in the length, and the checksum if requested.
 fn seal(mut header: Vec<u8>, checksum: bool) -> Vec<u8> {
     if checksum {
         put(&mut header, tlv::CRC32C, &[0; 4]);
@@ -144,8 +144,8 @@ fn seal(mut header: Vec<u8>, checksum: bool) -> Vec<u8> {
     header
 }
 
-/// Both ends as IPv4 where both are, else as IPv6.
-fn of_one_family(client: &Introduced) -> (SocketAddr, SocketAddr) {
+/// Returns both addresses as IPv4 if both are IPv4, else as IPv6.
+fn of_one_family(client: &ProxiedClient) -> (SocketAddr, SocketAddr) {
     let plain = |end: SocketAddr| SocketAddr::new(end.ip().to_canonical(), end.port());
     let (source, destination) = (plain(client.source), plain(client.destination));
     if source.is_ipv4() == destination.is_ipv4() {

@@ -1,6 +1,6 @@
-//! CRC-32C (Castagnoli), as RFC 3720 §B.4 has it.
+//! CRC-32C (Castagnoli), as defined by RFC 3720 §B.4.
 
-/// The polynomial, its bits reversed.
+/// The polynomial in reversed bit order.
 const POLYNOMIAL: u32 = 0x82f6_3b78;
 
 const TABLE: [u32; 256] = table();
@@ -21,7 +21,7 @@ const fn table() -> [u32; 256] {
     table
 }
 
-/// The checksum of these bytes.
+/// Returns the checksum of these bytes.
 pub(super) fn crc32c(bytes: impl IntoIterator<Item = u8>) -> u32 {
     let step = |crc: u32, byte: u8| {
         let [low, ..] = (crc ^ u32::from(byte)).to_le_bytes();
@@ -34,9 +34,9 @@ pub(super) fn crc32c(bytes: impl IntoIterator<Item = u8>) -> u32 {
 mod tests {
     use super::crc32c;
 
-    /// RFC 3720 §B.4, and the check value that every catalogue of CRCs has.
+    /// RFC 3720 §B.4, and the usual check value of CRC catalogues.
     #[test]
-    fn it_is_the_one_of_the_rfc() {
+    fn checksums_match_the_rfc() {
         assert_eq!(crc32c(*b"123456789"), 0xe306_9283);
         assert_eq!(crc32c([0; 32]), 0x8a91_36aa);
         assert_eq!(crc32c([0xff; 32]), 0x62a8_ab43);

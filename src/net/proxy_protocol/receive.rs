@@ -1,7 +1,7 @@
-//! Taking one header off a client's socket, and not a byte more.
+//! Takes one header off a client's socket, and no byte more.
 //!
-//! Bytes are looked at where they lie and taken only once they are known to be a whole header, so that
-//! whatever comes after it finds its own first byte.
+//! Bytes are peeked and consumed only once they form a complete header, so that the next reader starts at the
+//! first byte after it.
 
 use std::{
     fmt,
@@ -15,41 +15,41 @@ use tokio::{
     time::{Instant, timeout_at},
 };
 
-use super::parse::{LONGEST_LINE, MOST, Parsed, parse};
+use super::parse::{LONGEST_LINE, MOST, ParsedHeader, parse};
 use crate::{config::ProxyIn, error::FailureKind, net::peek::peek};
 
-/// How long a client that may send a header and says nothing is waited for where the server may have to
-/// speak first. A header that comes later is bytes like any others.
+/// Time to wait for an optional header if the server may have to send first. A header that arrives later is
+/// treated as application data.
 pub const GRACE: Duration = Duration::from_secs(3);
 
-/// What a header has told of a connection.
+/// Addresses from a received header.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Announced {
-    /// Where it comes from.
+pub struct ProxiedAddresses {
+    /// Client address.
     pub source: SocketAddr,
-    /// What it connected to.
+    /// Address that the client connected to.
     pub destination: SocketAddr,
 }
 
-/// Why a connection goes no further.
+/// Why a connection is rejected.
 #[derive(Debug)]
 pub enum HeaderError {
-    /// A header from a peer that is not to send one, or any connection of one where it is required.
+    /// A header from a peer that is not trusted, or a connection from an untrusted peer if headers are required.
     Untrusted,
-    /// No header where one is required.
+    /// The header is required but absent.
     Missing,
-    /// What began as a header and is none.
+    /// The header is invalid, with the reason.
     Malformed(&'static str),
-    /// The deadline passed before it was complete.
+    /// The deadline passed before the header was complete.
     TimedOut,
-    /// The peer closed before it was complete.
+    /// The peer closed before the header was complete.
     Incomplete,
     /// The socket failed.
     Io(io::Error),
 }
 
 impl HeaderError {
-    /// What it means in the vocabulary of endings.
+    /// Returns the log and metric label of the error.
     pub fn kind(&self) -> FailureKind {
         match self {
             Self::Untrusted => FailureKind::Untrusted,
@@ -66,39 +66,41 @@ impl HeaderError {
 impl fmt::Display for HeaderError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Untrusted => f.write_str("a PROXY header has to come from a trusted proxy"),
-            Self::Missing => f.write_str("the connection begins without a PROXY header"),
-            Self::Malformed(why) => write!(f, "the PROXY header is broken: {why}"),
-            Self::TimedOut => f.write_str("the PROXY header was not there in time"),
-            Self::Incomplete => f.write_str("the connection ended within the PROXY header"),
-            Self::Io(error) => write!(f, "the PROXY header could not be read: {error}"),
+            Self::Untrusted => {
+                f.write_str("this peer is not a trusted proxy (`proxy_protocol.from`)")
+            }
+            Self::Missing => f.write_str("the connection does not begin with a PROXY header"),
+            Self::Malformed(why) => write!(f, "invalid PROXY header: {why}"),
+            Self::TimedOut => f.write_str("timed out waiting for the PROXY header"),
+            Self::Incomplete => f.write_str("the connection ended inside the PROXY header"),
+            Self::Io(error) => write!(f, "cannot read the PROXY header: {error}"),
         }
     }
 }
 
 impl std::error::Error for HeaderError {}
 
-/// How long a header is waited for.
+/// Time limits for the header.
 #[derive(Clone, Copy, Debug)]
-pub struct Wait {
-    /// By when it has to be complete.
+pub struct HeaderWait {
+    /// Deadline for the complete header.
     pub deadline: Instant,
-    /// Whether the protocol may be one in which the server speaks first: a client without a header then
-    /// waits for us, and gets what it waits for after [`GRACE`].
+    /// Whether the server may send first in this protocol. A client without a header then waits for the server,
+    /// and is served after [`GRACE`].
     pub server_first: bool,
 }
 
-/// Reads the header that a connection begins with, by these terms. `None` where it is served as what it
-/// looks like: it has no header, or one that names nobody.
+/// Reads the header at the beginning of a connection according to `terms`. Returns `None` if the connection has
+/// no header, or one without addresses: the socket's own addresses apply.
 ///
 /// # Errors
-/// Why it is not served at all.
+/// Why the connection is rejected.
 pub async fn receive(
     socket: &TcpStream,
     terms: &ProxyIn,
     peer: SocketAddr,
-    wait: Wait,
-) -> Result<Option<Announced>, HeaderError> {
+    wait: HeaderWait,
+) -> Result<Option<ProxiedAddresses>, HeaderError> {
     let trusted = terms.believes(peer.ip());
     if terms.required && !trusted {
         return Err(HeaderError::Untrusted);
@@ -107,13 +109,13 @@ pub async fn receive(
         return Ok(None);
     }
     let header = peek(socket, (LONGEST_LINE, MOST), |bytes| match parse(bytes) {
-        Parsed::Undecided => None,
-        Parsed::Absent if terms.required => Some(Err(HeaderError::Missing)),
-        Parsed::Absent => Some(Ok(None)),
+        ParsedHeader::Undecided => None,
+        ParsedHeader::Absent if terms.required => Some(Err(HeaderError::Missing)),
+        ParsedHeader::Absent => Some(Ok(None)),
         _ if !trusted => Some(Err(HeaderError::Untrusted)),
-        Parsed::Partial => None,
-        Parsed::Broken(why) => Some(Err(HeaderError::Malformed(why))),
-        Parsed::Whole(header) => Some(Ok(Some(header))),
+        ParsedHeader::Partial => None,
+        ParsedHeader::Broken(why) => Some(Err(HeaderError::Malformed(why))),
+        ParsedHeader::Whole(header) => Some(Ok(Some(header))),
     });
     let found = match timeout_at(wait.deadline, header).await {
         Ok(Err(error)) if error.kind() == ErrorKind::UnexpectedEof => Err(HeaderError::Incomplete),
@@ -122,12 +124,12 @@ pub async fn receive(
     };
     let Some(header) = found? else { return Ok(None) };
     take(socket, header.length).await.map_err(HeaderError::Io)?;
-    let announced = |(source, destination)| Announced { source, destination };
-    Ok(header.ends.map(announced))
+    let addresses = |(source, destination)| ProxiedAddresses { source, destination };
+    Ok(header.ends.map(addresses))
 }
 
-/// Waits for the first byte; whether one came, or is to be waited for no longer.
-async fn begins(socket: &TcpStream, required: bool, wait: Wait) -> Result<bool, HeaderError> {
+/// Waits for the first byte; returns whether it arrived in time.
+async fn begins(socket: &TcpStream, required: bool, wait: HeaderWait) -> Result<bool, HeaderError> {
     let may_be_silent = wait.server_first && !required;
     let until = match may_be_silent {
         true => wait.deadline.min(Instant::now() + GRACE),
@@ -135,7 +137,7 @@ async fn begins(socket: &TcpStream, required: bool, wait: Wait) -> Result<bool, 
     };
     match timeout_at(until, peek(socket, (1, 1), |_| Some(()))).await {
         Ok(Ok(())) => Ok(true),
-        // The peer has ended its stream before it began.
+        // The peer closed without sending anything.
         Ok(Err(error)) if error.kind() == ErrorKind::UnexpectedEof => match required {
             true => Err(HeaderError::Missing),
             false => Ok(false),
@@ -146,7 +148,7 @@ async fn begins(socket: &TcpStream, required: bool, wait: Wait) -> Result<bool, 
     }
 }
 
-/// Takes as many bytes, which are known to be there.
+/// Consumes `length` bytes, which are known to be available.
 async fn take(socket: &TcpStream, length: usize) -> io::Result<()> {
     let mut bytes = vec![0; length];
     let mut into = &mut bytes[..];

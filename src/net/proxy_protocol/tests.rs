@@ -1,4 +1,4 @@
-//! Headers of both versions: good ones, bad ones, whatever a client may send, and how they come in.
+//! Headers of both versions: valid, invalid and arbitrary input, and reading them from a socket.
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -16,50 +16,50 @@ use crate::{
     net::tls::ClientCertificate,
 };
 
-/// Version 2 with everything that it can tell.
+/// Version 2 with all TLVs.
 const V2: ProxyOut = ProxyOut::V2(Tlvs::ALL);
 
 fn at(address: &str) -> SocketAddr {
     address.parse().unwrap()
 }
 
-fn whole(bytes: &[u8]) -> Header {
+fn whole(bytes: &[u8]) -> ProxyHeader {
     match parse(bytes) {
-        Parsed::Whole(header) => header,
+        ParsedHeader::Whole(header) => header,
         other => panic!("{other:?}: {}", bytes.escape_ascii()),
     }
 }
 
 fn broken(bytes: &[u8]) -> &'static str {
     match parse(bytes) {
-        Parsed::Broken(why) => why,
+        ParsedHeader::Broken(why) => why,
         other => panic!("{other:?}: {}", bytes.escape_ascii()),
     }
 }
 
-/// A header of version 2 with whatever comes after its length.
+/// A version 2 header with `rest` after its length field.
 fn v2(command: u8, family: u8, rest: &[u8]) -> Vec<u8> {
     let length = (rest.len() as u16).to_be_bytes();
     [SIGNATURE, &[command, family][..], &length, rest].concat()
 }
 
-/// 192.0.2.7:4711 to 198.51.100.1:443, with whatever TLVs.
+/// 192.0.2.7:4711 to 198.51.100.1:443, followed by `tlvs`.
 fn tcp4(tlvs: &[u8]) -> Vec<u8> {
     let ends = [192, 0, 2, 7, 198, 51, 100, 1, 0x12, 0x67, 0x01, 0xbb];
     v2(0x21, 0x11, &[&ends[..], tlvs].concat())
 }
 
-fn client(source: &str, destination: &str) -> Introduced {
+fn client(source: &str, destination: &str) -> ProxiedClient {
     let (source, destination) = (at(source), at(destination));
-    Introduced { source, destination, secured: None, id: "r-1".into() }
+    ProxiedClient { source, destination, secured: None, id: "r-1".into() }
 }
 
-fn introduced(client: Introduced) -> Introduction {
-    Introduction::Client(Arc::new(client))
+fn from_client(client: ProxiedClient) -> ConnectionOrigin {
+    ConnectionOrigin::Client(Arc::new(client))
 }
 
 #[test]
-fn lines_of_the_specification_are_read() {
+fn valid_version_1_lines_are_parsed() {
     let line = b"PROXY TCP4 192.0.2.7 198.51.100.1 4711 443\r\nGET /";
     let header = whole(line);
     assert_eq!(header.ends, Some((at("192.0.2.7:4711"), at("198.51.100.1:443"))));
@@ -68,12 +68,12 @@ fn lines_of_the_specification_are_read() {
     assert_eq!(whole(line).ends, Some((at("[2001:db8::7]:65535"), at("[::1]:0"))));
     let longest = b"PROXY UNKNOWN ffff:f...f:ffff ffff:f...f:ffff 65535 65535\r\n";
     for unknown in [&b"PROXY UNKNOWN\r\n"[..], longest] {
-        assert_eq!(whole(unknown), Header { length: unknown.len(), ends: None });
+        assert_eq!(whole(unknown), ProxyHeader { length: unknown.len(), ends: None });
     }
 }
 
 #[test]
-fn what_is_no_line_of_the_specification_is_broken() {
+fn invalid_version_1_lines_are_rejected() {
     let lines = [
         "PROXY TCP4 192.0.2.7 198.51.100.1 4711 443\n",
         "PROXY  TCP4 192.0.2.7 198.51.100.1 4711 443\r\n",
@@ -103,20 +103,20 @@ fn what_is_no_line_of_the_specification_is_broken() {
 }
 
 #[test]
-fn a_line_has_107_bytes_at_most() {
+fn version_1_line_is_limited_to_107_bytes() {
     let line =
         |length: usize| format!("PROXY UNKNOWN {}\r\n", "x".repeat(length - 16)).into_bytes();
     assert_eq!(whole(&line(LONGEST_LINE)).length, LONGEST_LINE);
-    assert_eq!(broken(&line(LONGEST_LINE + 1)), "its line is too long");
-    assert_eq!(parse(&line(LONGEST_LINE)[..LONGEST_LINE - 1]), Parsed::Partial);
+    assert_eq!(broken(&line(LONGEST_LINE + 1)), "the line is too long");
+    assert_eq!(parse(&line(LONGEST_LINE)[..LONGEST_LINE - 1]), ParsedHeader::Partial);
     broken(&line(LONGEST_LINE + 1)[..LONGEST_LINE]);
 }
 
 #[test]
-fn every_family_of_version_2_is_read() {
+fn every_version_2_family_is_parsed() {
     let ends = Some((at("192.0.2.7:4711"), at("198.51.100.1:443")));
     let bytes = tcp4(&[]);
-    assert_eq!(whole(&bytes), Header { length: bytes.len(), ends });
+    assert_eq!(whole(&bytes), ProxyHeader { length: bytes.len(), ends });
 
     let mut six = at("[2001:db8::7]:0").ip().to_string().parse::<std::net::Ipv6Addr>().unwrap();
     let mut rest = six.octets().to_vec();
@@ -126,79 +126,80 @@ fn every_family_of_version_2_is_read() {
     let ends = Some((at("[2001:db8::7]:4711"), at("[::1]:443")));
     assert_eq!(whole(&v2(0x21, 0x21, &rest)).ends, ends);
 
-    assert_eq!(whole(&v2(0x21, 0x31, &[0; 216])).ends, None, "paths are no addresses");
+    assert_eq!(whole(&v2(0x21, 0x31, &[0; 216])).ends, None, "unix paths are not addresses");
     assert_eq!(whole(&v2(0x21, 0x00, b"whatever")).ends, None, "the sender does not know");
     for family in [0x00, 0x11, 0x21, 0x31, 0xff] {
-        assert_eq!(whole(&v2(0x20, family, b"?")).ends, None, "a proxy's own, of {family:#x}");
+        assert_eq!(whole(&v2(0x20, family, b"?")).ends, None, "LOCAL with family {family:#x}");
     }
 }
 
 #[test]
-fn what_version_2_does_not_have_is_broken_as_soon_as_it_is_seen() {
+fn invalid_version_2_fields_are_rejected_at_once() {
     let why = broken(&v2(0x22, 0x11, &[])[..13]);
-    assert_eq!(why, "its command is neither LOCAL nor PROXY");
-    assert_eq!(broken(&v2(0x11, 0x11, &[])[..13]), "its version is neither 1 nor 2");
-    assert_eq!(broken(&v2(0x21, 0x41, &[])[..14]), "its address family is not known");
-    assert_eq!(broken(&v2(0x21, 0x10, &[])[..14]), "its address family is not known");
-    assert_eq!(broken(&v2(0x21, 0x12, &[])[..14]), "it speaks of datagrams");
-    assert_eq!(broken(&v2(0x21, 0x11, &[0; 11])[..16]), "it is shorter than its addresses");
-    assert_eq!(broken(&v2(0x21, 0x31, &[0; 215])[..16]), "it is shorter than its addresses");
-    assert_eq!(broken(&v2(0x20, 0x00, &[0; MOST])[..16]), "it is too long");
+    assert_eq!(why, "the command is not LOCAL or PROXY");
+    assert_eq!(broken(&v2(0x11, 0x11, &[])[..13]), "the version is not 1 or 2");
+    assert_eq!(broken(&v2(0x21, 0x41, &[])[..14]), "the address family is unknown");
+    assert_eq!(broken(&v2(0x21, 0x10, &[])[..14]), "the address family is unknown");
+    assert_eq!(broken(&v2(0x21, 0x12, &[])[..14]), "datagram protocols are not supported");
+    let short = "the length is too small for the addresses";
+    assert_eq!(broken(&v2(0x21, 0x11, &[0; 11])[..16]), short);
+    assert_eq!(broken(&v2(0x21, 0x31, &[0; 215])[..16]), short);
+    assert_eq!(broken(&v2(0x20, 0x00, &[0; MOST])[..16]), "the header is too long");
     assert_eq!(whole(&v2(0x20, 0x00, &[0; MOST - FIXED])).length, MOST);
 }
 
 #[test]
-fn tlvs_end_with_the_header() {
+fn tlvs_must_end_with_the_header() {
     let bytes = tcp4(b"\x02\0\x08app.test\x05\0\x02r9\x04\0\x03\0\0\0\xe7\0\0");
     assert_eq!(whole(&bytes).length, bytes.len());
     for overrun in [&b"\x02"[..], b"\x02\0", b"\x02\0\x01", b"\x02\0\x08app.tes", b"\x04\xff\xff"] {
-        assert_eq!(broken(&tcp4(overrun)), "a TLV of it overruns its end");
+        assert_eq!(broken(&tcp4(overrun)), "a TLV extends beyond the end of the header");
     }
     let long = [&b"\x05\0\x81"[..], &[b'i'; 129]].concat();
-    assert_eq!(broken(&tcp4(&long)), "its id is too long");
+    assert_eq!(broken(&tcp4(&long)), "the unique id is too long");
 }
 
 #[test]
-fn a_checksum_is_held_against_the_header() {
-    let good = header(V2, &introduced(client("192.0.2.7:1", "192.0.2.8:2")));
+fn checksum_is_verified() {
+    let good = header(V2, &from_client(client("192.0.2.7:1", "192.0.2.8:2")));
     whole(&good);
-    // The fixed part is known by other rules, and what is no checksum any more is none that is wrong.
+    // The fixed part is validated separately, and a changed TLV type removes the checksum.
     let kind = good.len() - 7;
     for n in (FIXED..good.len()).filter(|n| *n != kind) {
         let mut bad = good.clone();
         bad[n] ^= 1;
-        assert!(!matches!(parse(&bad), Parsed::Whole(_)), "byte {n}");
+        assert!(!matches!(parse(&bad), ParsedHeader::Whole(_)), "byte {n}");
     }
-    assert_eq!(broken(&tcp4(b"\x03\0\x03abc")), "its checksum is none");
-    assert_eq!(broken(&tcp4(b"\x03\0\x04abcd")), "its checksum is wrong");
+    assert_eq!(broken(&tcp4(b"\x03\0\x03abc")), "the checksum does not have 4 bytes");
+    assert_eq!(broken(&tcp4(b"\x03\0\x04abcd")), "the checksum is wrong");
 }
 
 #[test]
-fn what_begins_otherwise_is_no_header_and_what_may_be_one_is_waited_for() {
+fn other_bytes_are_not_a_header_and_a_prefix_is_undecided() {
     for other in
         ["GET / HTTP/1.1", "PRI * HTTP/2.0", "PROPFIND /", "PROXX", "\x16\x03\x01", "\r\n\r\nG"]
     {
-        assert_eq!(parse(other.as_bytes()), Parsed::Absent, "{other:?}");
+        assert_eq!(parse(other.as_bytes()), ParsedHeader::Absent, "{other:?}");
     }
     for length in 0..6 {
-        assert_eq!(parse(&b"PROXY "[..length]), Parsed::Undecided);
+        assert_eq!(parse(&b"PROXY "[..length]), ParsedHeader::Undecided);
     }
     for length in 0..12 {
-        assert_eq!(parse(&SIGNATURE[..length]), Parsed::Undecided);
+        assert_eq!(parse(&SIGNATURE[..length]), ParsedHeader::Undecided);
     }
 }
 
 #[test]
-fn headers_name_both_ends_in_one_family() {
+fn both_addresses_have_one_family() {
     let line = |source, destination| {
-        String::from_utf8(header(ProxyOut::V1, &introduced(client(source, destination)))).unwrap()
+        String::from_utf8(header(ProxyOut::V1, &from_client(client(source, destination)))).unwrap()
     };
     let four = "PROXY TCP4 192.0.2.7 198.51.100.1 4711 443\r\n";
     assert_eq!(line("192.0.2.7:4711", "198.51.100.1:443"), four);
     assert_eq!(line("[::ffff:192.0.2.7]:4711", "[::ffff:198.51.100.1]:443"), four);
     let six = "PROXY TCP6 2001:db8::7 ::ffff:198.51.100.1 4711 443\r\n";
     assert_eq!(line("[2001:db8::7]:4711", "198.51.100.1:443"), six);
-    let mixed = introduced(client("192.0.2.7:4711", "[2001:db8::1]:443"));
+    let mixed = from_client(client("192.0.2.7:4711", "[2001:db8::1]:443"));
     for version in [ProxyOut::V1, V2] {
         let bytes = header(version, &mixed);
         let ends = (at("[::ffff:192.0.2.7]:4711"), at("[2001:db8::1]:443"));
@@ -207,13 +208,13 @@ fn headers_name_both_ends_in_one_family() {
 }
 
 #[test]
-fn our_own_connections_name_nobody() {
-    assert_eq!(header(ProxyOut::V1, &Introduction::Local), b"PROXY UNKNOWN\r\n");
-    assert_eq!(header(V2, &Introduction::Local), v2(0x20, 0x00, &[]));
+fn local_connections_carry_no_addresses() {
+    assert_eq!(header(ProxyOut::V1, &ConnectionOrigin::Local), b"PROXY UNKNOWN\r\n");
+    assert_eq!(header(V2, &ConnectionOrigin::Local), v2(0x20, 0x00, &[]));
 }
 
 #[test]
-fn tls_is_told_in_tlvs() {
+fn tls_details_are_sent_as_tlvs() {
     let certificate = ClientCertificate {
         subject: "O=moorline,CN=ada".into(),
         common_name: Some("ada".into()),
@@ -227,7 +228,7 @@ fn tls_is_told_in_tlvs() {
     };
     let with = |secured| {
         let secured = Some(Arc::new(secured));
-        introduced(Introduced { secured, ..client("192.0.2.7:1", "192.0.2.8:2") })
+        from_client(ProxiedClient { secured, ..client("192.0.2.7:1", "192.0.2.8:2") })
     };
     let bytes = header(V2, &with(secured.clone()));
     let has = |needle: &[u8]| bytes.windows(needle.len()).any(|part| part == needle);
@@ -239,14 +240,14 @@ fn tls_is_told_in_tlvs() {
     assert!(has(&tls), "{}", bytes.escape_ascii());
     assert!(has(b"\xe0\0\x11O=moorline,CN=ada") && has(b"\xe1\0\x40abab"));
 
-    let nobody = TlsInfo { client: None, ..secured.clone() };
-    let bytes = header(V2, &with(nobody));
+    let without_certificate = TlsInfo { client: None, ..secured.clone() };
+    let bytes = header(V2, &with(without_certificate));
     assert!(
         bytes.windows(8).any(|part| part == b"\x20\0\x28\x01\0\0\0\x01"),
-        "nothing was verified"
+        "no certificate was verified"
     );
 
-    // Nothing was terminated: what was offered is not agreed on, and the TLS is the backend's.
+    // TLS passthrough: offered protocols are not negotiated, and the backend terminates TLS.
     let passed = TlsInfo { version: None, client: None, ..secured };
     let bytes = header(V2, &with(passed));
     let has = |needle: &[u8]| bytes.windows(needle.len()).any(|part| part == needle);
@@ -254,7 +255,7 @@ fn tls_is_told_in_tlvs() {
 }
 
 #[test]
-fn a_header_has_the_tlvs_that_are_wanted_and_no_others() {
+fn header_has_only_the_configured_tlvs() {
     let certificate = ClientCertificate {
         subject: "CN=ada".into(),
         common_name: Some("ada".into()),
@@ -266,12 +267,12 @@ fn a_header_has_the_tlvs_that_are_wanted_and_no_others() {
         version: Some(("TLSv1.3", "TLS_AES_128_GCM_SHA256")),
         client: Some(certificate),
     };
-    let told = introduced(Introduced {
+    let client = from_client(ProxiedClient {
         secured: Some(Arc::new(secured)),
         ..client("[2001:db8::1]:1", "[2001:db8::2]:2")
     });
-    let with = |tlvs: &[Tlv]| header(ProxyOut::V2(tlvs.iter().copied().collect()), &told);
-    // No longer than the longest line of version 1, whatever is known of the client.
+    let with = |tlvs: &[Tlv]| header(ProxyOut::V2(tlvs.iter().copied().collect()), &client);
+    // Without TLVs the header is no longer than the longest line of version 1.
     let bare = with(&[]);
     assert_eq!(bare.len(), 52);
     assert_eq!(whole(&bare).length, 52);
@@ -286,11 +287,11 @@ fn a_header_has_the_tlvs_that_are_wanted_and_no_others() {
     assert!(after(&[Tlv::CertFingerprint]).starts_with(b"\xe1\0\x40abab"));
     let summed = with(&[Tlv::Crc32c]);
     assert_eq!((summed.len(), &summed[52..55]), (59, &b"\x03\0\x04"[..]));
-    assert_eq!(whole(&summed).length, 59, "the sum is right");
+    assert_eq!(whole(&summed).length, 59, "the checksum must be right");
 }
 
 #[test]
-fn a_header_is_short_whatever_it_tells() {
+fn header_length_is_bounded() {
     let long: Box<str> = "x".repeat(60_000).into();
     let certificate = ClientCertificate {
         subject: long.clone(),
@@ -301,13 +302,13 @@ fn a_header_is_short_whatever_it_tells() {
     let secured =
         TlsInfo { sni, alpn, version: Some(("TLSv1.3", "suite")), client: Some(certificate) };
     let secured = Some(Arc::new(secured));
-    let client = Introduced { secured, id: long, ..client("192.0.2.7:1", "192.0.2.8:2") };
-    whole(&header(V2, &introduced(client)));
+    let client = ProxiedClient { secured, id: long, ..client("192.0.2.7:1", "192.0.2.8:2") };
+    whole(&header(V2, &from_client(client)));
 }
 
 proptest! {
     #[test]
-    fn no_bytes_make_it_panic(bytes in proptest::collection::vec(any::<u8>(), 0..512)) {
+    fn no_input_panics(bytes in proptest::collection::vec(any::<u8>(), 0..512)) {
         parse(&bytes);
         parse(&[&b"PROXY "[..], &bytes].concat());
         parse(&[&SIGNATURE[..], &bytes].concat());
@@ -316,26 +317,26 @@ proptest! {
     }
 
     #[test]
-    fn what_is_built_is_read_back_and_no_beginning_of_it_is_taken_for_it(
+    fn built_headers_are_parsed_and_their_prefixes_are_not(
         source: SocketAddr,
         destination: SocketAddr,
         v1: bool,
         id in "[!-~]{0,128}",
     ) {
         let version = if v1 { ProxyOut::V1 } else { V2 };
-        let told = Introduced { source, destination, secured: None, id: id.as_str().into() };
-        let bytes = header(version, &introduced(told));
+        let client = ProxiedClient { source, destination, secured: None, id: id.as_str().into() };
+        let bytes = header(version, &from_client(client));
         let read = whole(&bytes);
         prop_assert_eq!(read.length, bytes.len());
         let (from, to) = read.ends.unwrap();
         prop_assert_eq!(from.ip().to_canonical(), source.ip().to_canonical());
         prop_assert_eq!(to.ip().to_canonical(), destination.ip().to_canonical());
         prop_assert_eq!((from.port(), to.port()), (source.port(), destination.port()));
-        let told = [&[0x05, 0, id.len() as u8], id.as_bytes()].concat();
-        let tells = bytes.windows(told.len()).any(|part| part == told);
-        prop_assert!(v1 || id.is_empty() || tells);
+        let tlv = [&[0x05, 0, id.len() as u8], id.as_bytes()].concat();
+        let has_id = bytes.windows(tlv.len()).any(|part| part == tlv);
+        prop_assert!(v1 || id.is_empty() || has_id);
         for length in 0..bytes.len() {
-            prop_assert!(matches!(parse(&bytes[..length]), Parsed::Undecided | Parsed::Partial));
+            prop_assert!(matches!(parse(&bytes[..length]), ParsedHeader::Undecided | ParsedHeader::Partial));
         }
         let longer = [&bytes[..], b"\r\n\0PROXY"].concat();
         prop_assert_eq!(whole(&longer).length, bytes.len());
@@ -357,12 +358,15 @@ fn terms(required: bool, from: &str) -> ProxyIn {
     ProxyIn { required, from: vec![from.parse().unwrap()] }
 }
 
-async fn received(socket: &TcpStream, terms: &ProxyIn) -> Result<Option<Announced>, HeaderError> {
-    let wait = Wait { deadline: Instant::now() + LONG, server_first: false };
+async fn received(
+    socket: &TcpStream,
+    terms: &ProxyIn,
+) -> Result<Option<ProxiedAddresses>, HeaderError> {
+    let wait = HeaderWait { deadline: Instant::now() + LONG, server_first: false };
     receive(socket, terms, socket.peer_addr().unwrap(), wait).await
 }
 
-/// What a required header, then the end, comes to.
+/// Sends `bytes`, closes, and returns the kind of the failure.
 async fn kind_of(bytes: &[u8], terms: &ProxyIn) -> FailureKind {
     let (mut client, socket) = pair().await;
     client.write_all(bytes).await.unwrap();
@@ -371,8 +375,8 @@ async fn kind_of(bytes: &[u8], terms: &ProxyIn) -> FailureKind {
 }
 
 #[tokio::test]
-async fn exactly_the_header_is_taken_however_it_is_split() {
-    let six = introduced(client("[2001:db8::7]:4711", "[::1]:443"));
+async fn exactly_the_header_is_consumed_for_any_split() {
+    let six = from_client(client("[2001:db8::7]:4711", "[::1]:443"));
     let lines = [header(ProxyOut::V1, &six), header(V2, &six)];
     for bytes in &lines {
         for split in 1..bytes.len() {
@@ -381,14 +385,14 @@ async fn exactly_the_header_is_taken_however_it_is_split() {
             client.write_all(first).await.unwrap();
             let terms = terms(split % 2 == 0, "127.0.0.0/8");
             let sent = async {
-                // By then the first piece has been looked at.
+                // The first piece has been inspected by now.
                 tokio::task::yield_now().await;
                 client.write_all(&[rest, b"GET"].concat()).await.unwrap();
             };
-            let (announced, ()) = tokio::join!(received(&socket, &terms), sent);
-            let announced = announced.unwrap().unwrap();
-            assert_eq!(announced.source, at("[2001:db8::7]:4711"), "split at {split}");
-            assert_eq!(announced.destination, at("[::1]:443"));
+            let (addresses, ()) = tokio::join!(received(&socket, &terms), sent);
+            let addresses = addresses.unwrap().unwrap();
+            assert_eq!(addresses.source, at("[2001:db8::7]:4711"), "split at {split}");
+            assert_eq!(addresses.destination, at("[::1]:443"));
             let mut after = [0; 3];
             socket.read_exact(&mut after).await.unwrap();
             assert_eq!(&after, b"GET");
@@ -397,7 +401,7 @@ async fn exactly_the_header_is_taken_however_it_is_split() {
 }
 
 #[tokio::test]
-async fn a_long_header_comes_in_byte_by_byte() {
+async fn long_header_arrives_byte_by_byte() {
     let bytes = tcp4(&[&b"\x04\x01\x00"[..], &[0; 256], b"\x05\0\x03abc"].concat());
     let (mut client, mut socket) = pair().await;
     let terms = terms(true, "127.0.0.1/32");
@@ -408,13 +412,13 @@ async fn a_long_header_comes_in_byte_by_byte() {
         }
         client.shutdown().await.unwrap();
     };
-    let (announced, ()) = tokio::join!(received(&socket, &terms), sent);
-    assert_eq!(announced.unwrap().unwrap().source, at("192.0.2.7:4711"));
+    let (addresses, ()) = tokio::join!(received(&socket, &terms), sent);
+    assert_eq!(addresses.unwrap().unwrap().source, at("192.0.2.7:4711"));
     assert_eq!(socket.read(&mut [0; 1]).await.unwrap(), 0);
 }
 
 #[tokio::test]
-async fn nothing_is_taken_of_what_is_no_header() {
+async fn bytes_that_are_not_a_header_stay_in_the_socket() {
     let (mut client, mut socket) = pair().await;
     client.write_all(b"PRO").await.unwrap();
     let terms = terms(false, "127.0.0.1/32");
@@ -422,15 +426,15 @@ async fn nothing_is_taken_of_what_is_no_header() {
         tokio::task::yield_now().await;
         client.write_all(b"PFIND").await.unwrap();
     };
-    let (announced, ()) = tokio::join!(received(&socket, &terms), sent);
-    assert_eq!(announced.unwrap(), None);
+    let (addresses, ()) = tokio::join!(received(&socket, &terms), sent);
+    assert_eq!(addresses.unwrap(), None);
     let mut all = [0; 8];
     socket.read_exact(&mut all).await.unwrap();
     assert_eq!(&all, b"PROPFIND");
 }
 
 #[tokio::test]
-async fn each_way_to_fail_has_its_kind() {
+async fn each_failure_has_its_kind() {
     let here = terms(true, "127.0.0.0/8");
     let elsewhere = terms(true, "192.0.2.0/24");
     let line = b"PROXY TCP4 192.0.2.7 198.51.100.1 4711 443\r\n";
@@ -448,13 +452,13 @@ async fn each_way_to_fail_has_its_kind() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn silence_is_waited_out_where_the_server_may_speak_first_and_fails_elsewhere() {
+async fn silent_client_is_accepted_after_a_grace_period_only_if_the_server_may_send_first() {
     let (mut client, socket) = pair().await;
     let peer = socket.peer_addr().unwrap();
-    // Whom a peer would be believed by makes no difference.
+    // Trust in the peer makes no difference.
     for from in ["127.0.0.0/8", "192.0.2.0/24"] {
         let begun = Instant::now();
-        let wait = |server_first| Wait { deadline: Instant::now() + LONG, server_first };
+        let wait = |server_first| HeaderWait { deadline: Instant::now() + LONG, server_first };
         let optional = terms(false, from);
         assert_eq!(receive(&socket, &optional, peer, wait(true)).await.unwrap(), None);
         assert_eq!(begun.elapsed().as_secs(), GRACE.as_secs());
@@ -468,7 +472,7 @@ async fn silence_is_waited_out_where_the_server_may_speak_first_and_fails_elsewh
     let required = terms(true, "127.0.0.0/8");
     for server_first in [false, true] {
         let begun = Instant::now();
-        let wait = Wait { deadline: begun + LONG, server_first };
+        let wait = HeaderWait { deadline: begun + LONG, server_first };
         let error = receive(&socket, &required, peer, wait).await.unwrap_err();
         assert_eq!(
             (error.kind(), begun.elapsed().as_secs()),
@@ -476,10 +480,10 @@ async fn silence_is_waited_out_where_the_server_may_speak_first_and_fails_elsewh
         );
     }
 
-    // What may be the beginning of one is waited for until the deadline.
+    // A possible beginning of a header is waited for until the deadline.
     client.write_all(b"PRO").await.unwrap();
     socket.readable().await.unwrap();
-    let wait = Wait { deadline: Instant::now() + LONG, server_first: true };
+    let wait = HeaderWait { deadline: Instant::now() + LONG, server_first: true };
     let error = receive(&socket, &terms(false, "127.0.0.0/8"), peer, wait).await.unwrap_err();
     assert_eq!(error.kind(), FailureKind::TimedOut);
 }

@@ -1,4 +1,4 @@
-//! Whether clients prove who they are, and to whom they can.
+//! Verification of client certificates.
 
 use std::sync::Arc;
 
@@ -9,13 +9,13 @@ use rustls::{
 };
 
 use super::PROVIDER;
-use crate::{config::ClientAuth, net::tickets::Context};
+use crate::{config::ClientAuth, net::tickets::TicketContext};
 
-/// What looks at clients' certificates by these terms. A list that was due to be replaced counts on:
-/// nobody is let in that it names, and nobody is locked out because its successor is late.
+/// Builds the verifier for these settings. An overdue revocation list stays in use: revoked certificates remain
+/// rejected, and a late update locks no client out.
 ///
 /// # Errors
-/// Nobody can vouch, or a list that cannot be read.
+/// An authority is not usable, or a revocation list cannot be parsed.
 pub(super) fn verifier(auth: &ClientAuth) -> Result<Arc<dyn ClientCertVerifier>, rustls::Error> {
     let mut roots = RootCertStore::empty();
     for authority in &auth.ca {
@@ -27,10 +27,10 @@ pub(super) fn verifier(auth: &ClientAuth) -> Result<Arc<dyn ClientCertVerifier>,
     builder.build().map_err(|error| rustls::Error::General(error.to_string()))
 }
 
-/// What a session was made under: one is resumed nowhere where other terms hold. A session tells who
-/// its client is, and resuming it asks for no proof.
-pub(super) fn context(auth: Option<&ClientAuth>) -> Context {
-    let Some(auth) = auth else { return Context::default() };
+/// Returns the context of sessions created under these settings. A session is resumed in the same context only,
+/// because it carries the client's identity and resumption needs no new proof.
+pub(super) fn context(auth: Option<&ClientAuth>) -> TicketContext {
+    let Some(auth) = auth else { return TicketContext::default() };
     let mut hash = digest::Context::new(&digest::SHA256);
     hash.update(&[u8::from(auth.required)]);
     let authorities = auth.ca.iter().map(|der| (0, der.as_ref()));
@@ -40,5 +40,5 @@ pub(super) fn context(auth: Option<&ClientAuth>) -> Context {
         hash.update(&(der.len() as u64).to_be_bytes());
         hash.update(der);
     }
-    Context::new(hash.finish().as_ref())
+    TicketContext::new(hash.finish().as_ref())
 }

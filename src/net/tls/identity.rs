@@ -1,4 +1,4 @@
-//! Who a client has proved to be, in texts.
+//! Converts the identity in a client certificate to text.
 
 use std::fmt::Write as _;
 
@@ -13,8 +13,8 @@ use x509_parser::{
 use super::key_log::push_hex;
 use crate::net::tls::ClientCertificate;
 
-/// Attribute types that have a name of their own (RFC 4514 section 3; the last ones from the registry
-/// that it refers to). All others go by their numbers.
+/// Attribute types with a short name (RFC 4514 section 3; the last entries come from the registry it refers to).
+/// Other types are shown by number.
 const SHORT_NAMES: [(&str, &str); 13] = [
     ("2.5.4.3", "CN"),
     ("2.5.4.7", "L"),
@@ -31,11 +31,11 @@ const SHORT_NAMES: [(&str, &str); 13] = [
     ("1.2.840.113549.1.9.1", "emailAddress"),
 ];
 
-/// What a verified certificate tells of its holder.
+/// Returns the identity in a verified certificate.
 pub(super) fn of(certificate: &CertificateDer<'_>) -> ClientCertificate {
     let mut fingerprint = String::with_capacity(64);
     push_hex(&mut fingerprint, digest(&SHA256, certificate).as_ref());
-    // It can be read: it has been verified.
+    // Parsing succeeds: the certificate has been verified.
     let read = EndEntityCert::try_from(certificate).ok();
     let names = read.as_ref().map_or_else(Vec::new, |read| relative_names(read.subject()));
     let common_name = names
@@ -51,8 +51,8 @@ pub(super) fn of(certificate: &CertificateDer<'_>) -> ClientCertificate {
     }
 }
 
-/// The parts of a name whose outer SEQUENCE is off; none where one cannot be read: half a name may be
-/// another's.
+/// Returns the parts of a name without its outer SEQUENCE; empty if a part cannot be parsed, because a partial name
+/// could belong to a different subject.
 fn relative_names(mut der: &[u8]) -> Vec<RelativeDistinguishedName<'_>> {
     let mut names = Vec::new();
     while !der.is_empty() {
@@ -63,7 +63,7 @@ fn relative_names(mut der: &[u8]) -> Vec<RelativeDistinguishedName<'_>> {
     names
 }
 
-/// The name in the form of RFC 4514, the last part first, in ASCII alone.
+/// Formats a name according to RFC 4514, last part first, in ASCII only.
 fn subject(names: &[RelativeDistinguishedName<'_>]) -> String {
     let parts = names.iter().rev().map(|name| {
         let attributes = name.iter().map(attribute).collect::<Vec<_>>();
@@ -77,7 +77,7 @@ fn attribute(attribute: &AttributeTypeAndValue<'_>) -> String {
     let known = SHORT_NAMES.iter().find(|(id, _)| *id == number);
     match (known, text(attribute.attr_value())) {
         (Some((_, name)), Some(value)) => format!("{name}={}", escaped(&value)),
-        // Section 2.4: what has no name of its own, or no text, is told by its encoding.
+        // Section 2.4: a type without a short name, or a value without text, is shown as encoded.
         (known, _) => {
             let mut text = format!("{}=#", known.map_or(number.as_str(), |(_, name)| name));
             push_hex(&mut text, &attribute.attr_value().to_der_vec().unwrap_or_default());
@@ -91,7 +91,7 @@ fn text(value: &Any<'_>) -> Option<String> {
         Tag::Utf8String | Tag::PrintableString | Tag::Ia5String | Tag::NumericString => {
             String::from_utf8(value.data.to_vec()).ok()
         }
-        // Latin 1 is what everybody has put into it.
+        // T.61 in theory, Latin 1 in practice.
         Tag::TeletexString => Some(value.data.iter().map(|byte| char::from(*byte)).collect()),
         Tag::BmpString => {
             let (units, rest) = value.data.as_chunks::<2>();
@@ -102,7 +102,7 @@ fn text(value: &Any<'_>) -> Option<String> {
     }
 }
 
-/// Section 2.4, and every byte that is no visible ASCII in hex, so that a header can carry it.
+/// Escapes by section 2.4, and writes every byte that is not printable ASCII in hex, for use in a header.
 fn escaped(value: &str) -> String {
     let mut text = String::with_capacity(value.len());
     let last = value.len().saturating_sub(1);
@@ -130,7 +130,7 @@ mod tests {
 
     use super::*;
 
-    fn told(attributes: &[(DnType, DnValue)]) -> ClientCertificate {
+    fn identity_of(attributes: &[(DnType, DnValue)]) -> ClientCertificate {
         let mut params = CertificateParams::new(Vec::new()).unwrap();
         params.distinguished_name = rcgen::DistinguishedName::new();
         for (kind, value) in attributes {
@@ -140,19 +140,19 @@ mod tests {
     }
 
     #[test]
-    fn a_subject_is_told_last_part_first() {
+    fn subject_is_formatted_last_part_first() {
         let pem = include_bytes!("../../../certs/client.pem");
         let client = of(&CertificateDer::from_pem_slice(pem).unwrap());
         assert_eq!(&*client.subject, "CN=ada,O=moorline");
         assert_eq!(client.common_name.as_deref(), Some("ada"));
         assert_eq!(client.fingerprint.len(), 64);
-        assert_eq!(&*told(&[]).subject, "");
-        assert_eq!(told(&[]).common_name, None);
+        assert_eq!(&*identity_of(&[]).subject, "");
+        assert_eq!(identity_of(&[]).common_name, None);
     }
 
     #[test]
-    fn half_a_name_is_none() {
-        // C=NZ, and then a SET that holds no SEQUENCE.
+    fn partially_readable_names_are_discarded() {
+        // C=NZ, followed by a SET without a SEQUENCE.
         let country = b"\x31\x0b\x30\x09\x06\x03\x55\x04\x06\x13\x02NZ";
         assert_eq!(subject(&relative_names(country)), "C=NZ");
         assert!(relative_names(&[&country[..], b"\x31\x02\x05\x00"].concat()).is_empty());
@@ -160,10 +160,10 @@ mod tests {
     }
 
     #[test]
-    fn whatever_a_name_holds_a_header_can_carry_it() {
+    fn any_name_is_safe_in_a_header() {
         let utf8 = |text: &str| DnValue::Utf8String(text.to_owned());
         let bmp = DnValue::BmpString(rcgen::string::BmpString::try_from("Ä").unwrap());
-        let client = told(&[
+        let client = identity_of(&[
             (DnType::CommonName, utf8(" #Ä, \"b\"\r\n ")),
             (DnType::OrganizationName, bmp),
             (DnType::CustomDnType(vec![1, 2, 3, 4]), utf8("x")),

@@ -1,4 +1,4 @@
-//! The secrets of sessions, for who debugs: anyone who reads them reads the sessions.
+//! Logs the secrets of TLS sessions for debugging. The file allows decrypting the sessions.
 
 use std::{
     fmt::Write as _,
@@ -12,21 +12,21 @@ use std::{
 use rustix::process::geteuid;
 use rustls::KeyLog;
 
-/// Who writes to a file is one for the whole process, however many listeners name it.
-static WRITERS: Mutex<Vec<Weak<Writer>>> = Mutex::new(Vec::new());
+/// One writer per file in the whole process, even if several listeners name the file.
+static WRITERS: Mutex<Vec<Weak<KeyLogWriter>>> = Mutex::new(Vec::new());
 
-/// Appends to a file in the format of `SSLKEYLOGFILE`, a line a write.
+/// Appends to a file in the format of `SSLKEYLOGFILE`, one line per write.
 #[derive(Debug)]
-pub(super) struct Writer {
+pub(super) struct KeyLogWriter {
     path: PathBuf,
     file: Mutex<File>,
 }
 
-impl Writer {
-    /// The writer of this file, which is for its owner's eyes only from then on.
+impl KeyLogWriter {
+    /// Returns the writer of this file and restricts the file to its owner.
     ///
     /// # Errors
-    /// The file cannot be opened, its mode not be set, or it is another user's; the text names it.
+    /// The file cannot be opened, its mode cannot be set, or it belongs to another user; the text names the file.
     pub(super) fn of(path: &Path) -> io::Result<Arc<Self>> {
         let mut writers = WRITERS.lock().unwrap_or_else(PoisonError::into_inner);
         writers.retain(|writer| writer.strong_count() > 0);
@@ -40,8 +40,8 @@ impl Writer {
     }
 }
 
-/// Opens every file anew, for a rotation that has renamed it. Where one cannot be, the old one is written
-/// to as before, and a line says so.
+/// Reopens every file, for a rotation that renamed it. If reopening fails, the old file stays in use and the error
+/// is logged.
 pub(crate) fn reopen() {
     let writers = WRITERS.lock().unwrap_or_else(PoisonError::into_inner);
     for writer in writers.iter().filter_map(Weak::upgrade) {
@@ -55,11 +55,14 @@ pub(crate) fn reopen() {
 fn open(path: &Path) -> io::Result<File> {
     let own = || {
         let file = OpenOptions::new().append(true).create(true).mode(0o600).open(path)?;
-        // Whose it is, may read it whatever its mode.
+        // The owner can read the file whatever its mode.
         if file.metadata()?.uid() != geteuid().as_raw() {
-            return Err(io::Error::new(io::ErrorKind::PermissionDenied, "it is another user's"));
+            return Err(io::Error::new(
+                io::ErrorKind::PermissionDenied,
+                "the file belongs to another user",
+            ));
         }
-        // One that was there may be open to others.
+        // An existing file may be readable by others.
         file.set_permissions(fs::Permissions::from_mode(0o600))?;
         Ok(file)
     };
@@ -68,7 +71,7 @@ fn open(path: &Path) -> io::Result<File> {
     })
 }
 
-impl KeyLog for Writer {
+impl KeyLog for KeyLogWriter {
     fn log(&self, label: &str, client_random: &[u8], secret: &[u8]) {
         let mut line = format!("{label} ");
         push_hex(&mut line, client_random);
@@ -77,7 +80,7 @@ impl KeyLog for Writer {
         line.push('\n');
         let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
         if let Err(error) = file.write_all(line.as_bytes()) {
-            tracing::warn!(file = %self.path.display(), %error, "a TLS secret was not written");
+            tracing::warn!(file = %self.path.display(), %error, "cannot write to the TLS key log; a secret is missing from it");
         }
     }
 }

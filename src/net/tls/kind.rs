@@ -1,34 +1,34 @@
-//! What a failed handshake is called.
+//! Classifies failed handshakes for logs and metrics.
 
 use std::{error::Error, fmt, io};
 
 use rustls::{CertificateError, InvalidMessage, OtherError};
 
-use crate::{error::FailureKind, net::tls_client::Rejected};
+use crate::{error::FailureKind, net::tls_client::RejectedCertificate};
 
-/// The client asks for a server name that is not served; `None`: for none.
+/// The client requested a server name that is not served; `None` if it sent no name.
 #[derive(Debug)]
 pub(super) struct UnknownName(pub(super) Option<Box<str>>);
 
 impl fmt::Display for UnknownName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.0 {
-            Some(name) => write!(f, "no certificate is for the server name {name}"),
-            None => write!(f, "no server name was asked for"),
+            Some(name) => write!(f, "no certificate for the server name {name}"),
+            None => write!(f, "the client sent no server name (SNI)"),
         }
     }
 }
 
 impl Error for UnknownName {}
 
-/// What went wrong in a handshake with either side, from the error that it failed with.
+/// Returns the kind of a failed handshake, with a client or a backend.
 pub fn kind(error: &io::Error) -> FailureKind {
     if let Some(inner) = error.get_ref() {
         if inner.is::<UnknownName>() {
             return FailureKind::UnknownName;
         }
         if let Some(error) = inner.downcast_ref() {
-            return said(error);
+            return of_rustls(error);
         }
     }
     match error.kind() {
@@ -42,10 +42,10 @@ pub fn kind(error: &io::Error) -> FailureKind {
     }
 }
 
-fn said(error: &rustls::Error) -> FailureKind {
+fn of_rustls(error: &rustls::Error) -> FailureKind {
     use rustls::Error as E;
     match error {
-        // The first byte of a record is one of five; of what speaks no TLS it hardly ever is.
+        // Valid record types are five values; other protocols almost never begin with one of them.
         E::InvalidMessage(InvalidMessage::InvalidContentType) => FailureKind::NotTls,
         E::NoCertificatesPresented => FailureKind::CertificateMissing,
         E::InvalidCertificate(why) => certificate(why),
@@ -62,11 +62,11 @@ fn said(error: &rustls::Error) -> FailureKind {
     }
 }
 
-/// What a certificate that is not accepted is called.
+/// Returns the kind of a rejected certificate.
 pub(in crate::net) fn certificate(error: &CertificateError) -> FailureKind {
     use CertificateError as E;
     match error {
-        E::Other(OtherError(why)) => match why.downcast_ref::<Rejected>() {
+        E::Other(OtherError(why)) => match why.downcast_ref::<RejectedCertificate>() {
             Some(rejected) => rejected.kind(),
             None => FailureKind::CertificateInvalid,
         },
@@ -82,19 +82,19 @@ pub(in crate::net) fn certificate(error: &CertificateError) -> FailureKind {
 
 #[cfg(test)]
 mod tests {
-    use rustls::{AlertDescription, Error as Said, PeerIncompatible};
+    use rustls::{AlertDescription, Error as TlsError, PeerIncompatible};
 
     use super::*;
 
     #[test]
-    fn every_failure_has_its_kind() {
-        let kind_of = |said: Said| kind(&io::Error::new(io::ErrorKind::InvalidData, said));
-        let not_tls = Said::InvalidMessage(InvalidMessage::InvalidContentType);
+    fn every_failure_has_a_kind() {
+        let kind_of = |error: TlsError| kind(&io::Error::new(io::ErrorKind::InvalidData, error));
+        let not_tls = TlsError::InvalidMessage(InvalidMessage::InvalidContentType);
         assert_eq!(kind_of(not_tls), FailureKind::NotTls);
-        let short = Said::InvalidMessage(InvalidMessage::MessageTooShort);
+        let short = TlsError::InvalidMessage(InvalidMessage::MessageTooShort);
         assert_eq!(kind_of(short), FailureKind::Malformed);
-        assert_eq!(kind_of(Said::NoCertificatesPresented), FailureKind::CertificateMissing);
-        let alert = Said::AlertReceived(AlertDescription::CertificateUnknown);
+        assert_eq!(kind_of(TlsError::NoCertificatesPresented), FailureKind::CertificateMissing);
+        let alert = TlsError::AlertReceived(AlertDescription::CertificateUnknown);
         assert_eq!(kind_of(alert), FailureKind::Alert);
         assert_eq!(kind_of(PeerIncompatible::NoCipherSuitesInCommon.into()), FailureKind::Alert);
         let certificates = [

@@ -1,4 +1,4 @@
-//! Which certificate a client is shown.
+//! Selects the certificate for a client.
 
 use std::{collections::HashMap, sync::Arc, time::SystemTime};
 
@@ -12,52 +12,51 @@ use rustls::{
 use super::validity::unstapled;
 use crate::config::{Certificate, staple};
 
-/// Picks a certificate by the client's server name: exact names, then wildcards, else the default.
+/// Selects a certificate by the client's server name: exact names, then wildcards, then the default.
 ///
-/// Of all certificates for a name, say one ECDSA and one RSA, exact or by a wildcard, the first in this
-/// order is served whose key the client can verify; rustls hands out only the signature schemes that go
-/// with a common cipher suite. The default is the first certificate; those that share a name with it and
-/// those that have no name stand in for it. Certificates can be exchanged while connections come in. An
-/// OCSP response goes with its certificate until its date; a client that is shown an older one refuses
-/// the connection.
+/// A name can have several certificates, for example ECDSA and RSA, exact or by wildcard. The first in this order
+/// whose key the client can verify is used; rustls offers only signature schemes that match a common cipher suite.
+/// The default is the first certificate; certificates that share a name with it, and those without names, are its
+/// alternatives. Certificates can be replaced while connections arrive. An OCSP response is sent until it expires,
+/// because a client rejects a connection with an expired response.
 #[derive(Debug, Default)]
-pub struct Resolver(ArcSwap<Chains>);
+pub struct CertificateResolver(ArcSwap<Chains>);
 
 #[derive(Debug, Default)]
 struct Chains {
     exact: HashMap<Box<str>, Vec<Chain>>,
-    /// By the name without its `*.`.
+    /// Keyed by the name without `*.`.
     wildcard: HashMap<Box<str>, Vec<Chain>>,
-    /// The first certificate, then the others that share a name with it or have none.
+    /// The first certificate, then the certificates that share a name with it or have none.
     default: Vec<Chain>,
 }
 
-/// A certificate with its key, as it is served.
+/// A certificate with its key, ready to be served.
 #[derive(Clone, Debug)]
 struct Chain {
     key: Arc<CertifiedKey>,
-    /// Until when its OCSP response is good, and what is served then, without one.
+    /// Expiry of the OCSP response, and the certificate without it for the time after.
     afterwards: Option<(SystemTime, Arc<CertifiedKey>)>,
 }
 
-impl Resolver {
-    /// Over these, in order of preference. Where there are none, every client is refused until
-    /// [`serve`](Self::serve) brings some.
+impl CertificateResolver {
+    /// Creates a resolver for these certificates, in order of preference. Without certificates every handshake fails
+    /// until [`serve`](Self::serve) provides some.
     pub fn new(certificates: &[Certificate]) -> Self {
         Self(ArcSwap::from_pointee(Chains::new(certificates)))
     }
 
-    /// Serves these from now on, and no others.
+    /// Replaces all certificates.
     pub fn serve(&self, certificates: &[Certificate]) {
         self.0.store(Arc::new(Chains::new(certificates)));
     }
 
-    /// Whether there is nothing to serve.
+    /// Whether there are no certificates.
     pub fn is_empty(&self) -> bool {
         self.0.load().default.is_empty()
     }
 
-    /// Whether a certificate names this server name, in lower case.
+    /// Whether a certificate covers this server name, given in lower case.
     pub fn knows(&self, name: &str) -> bool {
         self.0.load().named(name).is_some()
     }
@@ -68,14 +67,14 @@ impl Resolver {
         let (exact, wildcard) = named.unwrap_or((&chains.default, &[]));
         let mut candidates = exact.iter().chain(wildcard);
         let usable = candidates.clone().find(|c| c.key.key.choose_scheme(schemes).is_some());
-        // Where none is usable the first makes rustls say so to the client.
+        // If no key is usable, the first one lets rustls send the proper alert.
         usable.or_else(|| candidates.next()).map(Chain::now)
     }
 }
 
-impl ResolvesServerCert for Resolver {
+impl ResolvesServerCert for CertificateResolver {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        // rustls hands out the name in lower case.
+        // rustls provides the name in lower case.
         self.choose(hello.server_name(), hello.signature_schemes())
     }
 }
@@ -90,7 +89,7 @@ impl Chain {
         Self { key: Arc::clone(key), afterwards: until.map(|until| (until, bare())) }
     }
 
-    /// As it is served at this moment.
+    /// Returns the certificate as it is served now.
     fn now(&self) -> Arc<CertifiedKey> {
         match &self.afterwards {
             Some((until, bare)) if *until < SystemTime::now() => Arc::clone(bare),
@@ -125,9 +124,9 @@ impl Chains {
         chains
     }
 
-    /// Those for a server name in lower case, exactly and by a wildcard; `None`: there is none.
+    /// Returns the exact and wildcard matches of a lower-case server name; `None` if there is no match.
     fn named(&self, name: &str) -> Option<(&[Chain], &[Chain])> {
-        // A wildcard stands for exactly one label (RFC 6125 section 6.4.3).
+        // A wildcard matches exactly one label (RFC 6125 section 6.4.3).
         let parent = name.split_once('.').map(|(_, parent)| parent);
         let exact = self.exact.get(name).map_or(&[][..], Vec::as_slice);
         let wildcard = parent.and_then(|parent| self.wildcard.get(parent));
@@ -167,7 +166,7 @@ mod tests {
             certificate(&["*.example.com", "example.com"]),
             certificate(&["chat.example.com"]),
         ];
-        let resolver = Resolver::new(&all);
+        let resolver = CertificateResolver::new(&all);
         let chosen = |name| {
             let key = resolver.choose(name, &BOTH).unwrap();
             all.iter().position(|other| Arc::ptr_eq(&other.key, &key)).unwrap()
@@ -175,7 +174,7 @@ mod tests {
         assert_eq!(chosen(Some("chat.example.com")), 2);
         assert_eq!(chosen(Some("other.example.com")), 1);
         assert_eq!(chosen(Some("example.com")), 1);
-        assert_eq!(chosen(Some("a.b.example.com")), 0, "a wildcard is one label");
+        assert_eq!(chosen(Some("a.b.example.com")), 0, "a wildcard matches one label");
         assert_eq!(chosen(Some("unknown.test")), 0);
         assert_eq!(chosen(Some("com")), 0);
         assert_eq!(chosen(None), 0);
@@ -185,28 +184,29 @@ mod tests {
     }
 
     #[test]
-    fn of_several_for_a_name_the_client_gets_one_it_can_verify() {
+    fn client_gets_a_certificate_that_it_can_verify() {
         let name = "chat.example.com";
         let ecdsa = with_algorithm(name, &rcgen::PKCS_ECDSA_P256_SHA256);
         let rsa = with_algorithm(name, &PKCS_RSA_SHA256);
         let other = certificate(&["other.test"]);
-        let resolver = Resolver::new(&[ecdsa.clone(), rsa.clone(), other]);
+        let resolver = CertificateResolver::new(&[ecdsa.clone(), rsa.clone(), other]);
         for name in [Some(name), None] {
             let chosen = |schemes: &[SignatureScheme]| resolver.choose(name, schemes).unwrap();
             assert!(Arc::ptr_eq(&chosen(&BOTH), &ecdsa.key), "file order decides");
             assert!(Arc::ptr_eq(&chosen(&BOTH[..1]), &ecdsa.key));
             assert!(Arc::ptr_eq(&chosen(&BOTH[1..]), &rsa.key));
             let none = chosen(&[SignatureScheme::ED25519]);
-            assert!(Arc::ptr_eq(&none, &ecdsa.key), "so that the client gets an alert");
+            assert!(Arc::ptr_eq(&none, &ecdsa.key), "the client must get an alert");
         }
     }
 
     #[test]
-    fn a_wildcard_serves_the_client_that_cannot_use_the_exact_certificate() {
+    fn wildcard_serves_clients_that_cannot_use_the_exact_certificate() {
         let default = certificate(&["default.test"]);
         let exact = with_algorithm("x.w.test", &rcgen::PKCS_ECDSA_P256_SHA256);
         let wildcard = with_algorithm("*.w.test", &PKCS_RSA_SHA256);
-        let resolver = Resolver::new(&[default.clone(), wildcard.clone(), exact.clone()]);
+        let resolver =
+            CertificateResolver::new(&[default.clone(), wildcard.clone(), exact.clone()]);
         let chosen = |name, schemes: &[SignatureScheme]| {
             let key = resolver.choose(Some(name), schemes).unwrap();
             [&default, &exact, &wildcard].iter().position(|c| Arc::ptr_eq(&c.key, &key)).unwrap()
@@ -214,24 +214,24 @@ mod tests {
         assert_eq!(chosen("x.w.test", &BOTH), 1, "exact comes first");
         assert_eq!(chosen("x.w.test", &BOTH[..1]), 1);
         assert_eq!(chosen("x.w.test", &BOTH[1..]), 2);
-        assert_eq!(chosen("y.w.test", &BOTH[..1]), 2, "so that the client gets an alert");
+        assert_eq!(chosen("y.w.test", &BOTH[..1]), 2, "the client must get an alert");
         assert_eq!(chosen("z.test", &BOTH), 0);
     }
 
     #[test]
-    fn a_certificate_without_a_name_stands_in_for_the_default() {
+    fn certificate_without_names_is_an_alternative_to_the_default() {
         let first = with_algorithm("a.test", &rcgen::PKCS_ECDSA_P256_SHA256);
         let mut nameless = with_algorithm("b.test", &PKCS_RSA_SHA256);
         nameless.names.clear();
-        let resolver = Resolver::new(&[first.clone(), nameless.clone()]);
+        let resolver = CertificateResolver::new(&[first.clone(), nameless.clone()]);
         let rsa = resolver.choose(None, &BOTH[1..]).unwrap();
         assert!(Arc::ptr_eq(&rsa, &nameless.key));
         assert!(Arc::ptr_eq(&resolver.choose(None, &BOTH).unwrap(), &first.key));
     }
 
     #[test]
-    fn certificates_are_exchanged_in_place() {
-        let resolver = Resolver::new(&[]);
+    fn certificates_are_replaced_in_place() {
+        let resolver = CertificateResolver::new(&[]);
         assert!(resolver.is_empty() && resolver.choose(Some("a.test"), &BOTH).is_none());
         let made = certificate(&["a.test"]);
         resolver.serve(std::slice::from_ref(&made));

@@ -1,4 +1,4 @@
-//! Certificates that nobody vouches for, made in memory: for trying things out.
+//! Self-signed certificates, generated in memory for trials.
 
 use std::{
     error::Error,
@@ -14,25 +14,25 @@ use rustls_pki_types::PrivateKeyDer;
 use super::PROVIDER;
 use crate::config::Certificate;
 
-/// A made certificate is valid for so long; some clients refuse more than 397 days.
+/// Validity of a generated certificate; some clients reject more than 397 days.
 const SELF_SIGNED_FOR: Duration = Duration::from_secs(365 * 24 * 3600);
-/// And from so long ago, for clients whose clock is behind.
+/// Start of the validity before now, for clients whose clock is behind.
 const SELF_SIGNED_SINCE: Duration = Duration::from_secs(24 * 3600);
 
-/// Why no self-signed certificate could be made.
+/// Why a self-signed certificate could not be generated.
 #[derive(Debug)]
 pub enum SelfSignedError {
-    /// A name is neither a DNS name nor an IP address, or the key could not be made.
+    /// A name is not a DNS name or IP address, or key generation failed.
     Make(rcgen::Error),
-    /// The made key is of no use to rustls.
+    /// rustls does not accept the generated key.
     Use(rustls::Error),
 }
 
 impl fmt::Display for SelfSignedError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Make(error) => write!(f, "cannot make a certificate: {error}"),
-            Self::Use(error) => write!(f, "cannot use the made certificate: {error}"),
+            Self::Make(error) => write!(f, "cannot generate a certificate: {error}"),
+            Self::Use(error) => write!(f, "cannot use the generated certificate: {error}"),
         }
     }
 }
@@ -46,11 +46,11 @@ impl Error for SelfSignedError {
     }
 }
 
-/// A certificate for these DNS names and IP addresses that nobody vouches for, valid for a year, with
-/// a new ECDSA P-256 key that exists in memory only.
+/// Generates a self-signed certificate for these DNS names and IP addresses. It is valid for a year and has a new
+/// ECDSA P-256 key that exists in memory only.
 ///
 /// # Errors
-/// A name that cannot be in a certificate; no randomness.
+/// A name is not valid in a certificate, or there is no randomness.
 pub fn self_signed(names: &[String]) -> Result<Certificate, SelfSignedError> {
     let key = KeyPair::generate().map_err(SelfSignedError::Make)?;
     let mut params = CertificateParams::new(names).map_err(SelfSignedError::Make)?;
@@ -73,13 +73,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_made_certificate_names_what_it_was_made_for() {
+    fn generated_certificate_has_the_requested_names() {
         let made =
             self_signed(&["LocalHost", "127.0.0.1", "::1", "*.chat.test"].map(str::to_owned))
                 .unwrap();
         assert_eq!(made.names, ["localhost", "*.chat.test"]);
         assert!(made.key.keys_match().is_ok());
         let error = self_signed(&["käse".to_owned()]).unwrap_err();
-        assert!(error.to_string().starts_with("cannot make a certificate: "), "{error}");
+        assert!(error.to_string().starts_with("cannot generate a certificate: "), "{error}");
     }
 }

@@ -1,4 +1,4 @@
-//! What resumption needs to remember, for every listener of a process.
+//! State for session resumption, shared by all listeners of a process.
 
 use std::sync::Arc;
 
@@ -7,71 +7,70 @@ use rustls::server::{ProducesTickets, ServerSessionMemoryCache, StoresServerSess
 use super::TicketKey;
 use crate::{
     config::SharedKeys,
-    net::tickets::{Context, Keys, Ticketer},
+    net::tickets::{KeyRing, TicketContext, Ticketer},
 };
 
-/// Sessions kept for TLS 1.2 clients without ticket support; everyone else brings a ticket.
+/// Sessions cached for TLS 1.2 clients without ticket support; other clients present a ticket.
 const CACHED_SESSIONS: usize = 4096;
 
-/// The ticket keys and the session cache. Make one per process and hand it to every listener. Own
-/// keys roll every 6 hours and are accepted for 12; given ones are in force until they are exchanged.
+/// Ticket keys and session cache. Create one per process and share it with every listener. Generated keys rotate
+/// every 6 hours and are accepted for 12; configured keys stay in use until they are replaced.
 #[derive(Clone, Debug)]
 pub struct TicketKeys {
-    keys: Arc<Keys>,
+    keys: Arc<KeyRing>,
     cache: Arc<dyn StoresServerSessions>,
 }
 
 impl TicketKeys {
-    /// Those given; where none are, those of the process before this one, as
-    /// [`export`](Self::export) gave them, or own ones. The cache, for clients without tickets, begins
-    /// empty.
+    /// Uses configured keys; without them the keys of the previous process, as returned by
+    /// [`export`](Self::export), or generated keys. The cache for clients without tickets starts empty.
     ///
     /// # Errors
     /// No randomness.
     pub fn new(keys: &SharedKeys, handed: &[TicketKey]) -> Result<Self, rustls::Error> {
         let cache = ServerSessionMemoryCache::new(CACHED_SESSIONS);
-        Ok(Self { keys: Arc::new(Keys::new(keys, handed)?), cache })
+        Ok(Self { keys: Arc::new(KeyRing::new(keys, handed)?), cache })
     }
 
-    /// Goes on by these, on every listener at once. Own keys stay where there are any already.
+    /// Replaces the keys on every listener at once. Generated keys stay if they are already in use.
     ///
     /// # Errors
-    /// No randomness; then nothing has changed.
+    /// No randomness; the keys stay unchanged.
     pub fn exchange(&self, keys: &SharedKeys) -> Result<(), rustls::Error> {
         self.keys.exchange(keys)
     }
 
-    /// Own ticket keys, for the next process; none where they are given.
+    /// Returns generated ticket keys for the next process; empty if keys are configured.
     pub fn export(&self) -> Vec<TicketKey> {
         self.keys.export()
     }
 
-    pub(super) fn tickets(&self, context: Context) -> Arc<dyn ProducesTickets> {
+    pub(super) fn tickets(&self, context: TicketContext) -> Arc<dyn ProducesTickets> {
         Arc::new(Ticketer::new(Arc::clone(&self.keys), context))
     }
 
-    pub(super) fn cache(&self, context: Context) -> Arc<dyn StoresServerSessions> {
-        Arc::new(Cache { shared: Arc::clone(&self.cache), context })
+    pub(super) fn cache(&self, context: TicketContext) -> Arc<dyn StoresServerSessions> {
+        Arc::new(ContextCache { shared: Arc::clone(&self.cache), context })
     }
 }
 
-/// The part of the cache that is of one context.
+/// A view of the cache restricted to one context.
 #[derive(Debug)]
-struct Cache {
+struct ContextCache {
     shared: Arc<dyn StoresServerSessions>,
-    context: Context,
+    context: TicketContext,
 }
 
-impl Cache {
-    /// Session ids have up to 32 bytes, of the client's choice where it asks; the context goes first
-    /// and has one length, or none.
+impl ContextCache {
+    /// Prefixes a session id with the context. Ids have up to 32 bytes, which the client may choose; the length of the
+    /// context comes first, so the encoding is unambiguous.
     fn key(&self, id: &[u8]) -> Vec<u8> {
         let context = self.context.as_bytes();
         [&[context.len() as u8], context, id].concat()
     }
 }
 
-impl StoresServerSessions for Cache {
+impl StoresServerSessions for ContextCache {
     fn put(&self, id: Vec<u8>, session: Vec<u8>) -> bool {
         self.shared.put(self.key(&id), session)
     }

@@ -1,4 +1,4 @@
-//! How a listener terminates TLS, and the handshake by it.
+//! TLS settings of a listener, and the handshake.
 
 use std::{error::Error, fmt, io, sync::Arc};
 
@@ -12,130 +12,131 @@ use rustls_pki_types::UnixTime;
 use tokio::net::TcpStream;
 use tokio_rustls::{LazyConfigAcceptor, server::TlsStream};
 
-use super::{PROVIDER, Resolver, SEND_LIMIT, TicketKeys, client_auth, key_log, kind::UnknownName};
+use super::{
+    CertificateResolver, PROVIDER, SEND_LIMIT, TicketKeys, client_auth, key_log, kind::UnknownName,
+};
 use crate::{
     config::{self, TlsVersion, UnknownSni},
     net::tls::TlsInfo,
 };
 
-/// The fatal alert `unrecognized_name` (RFC 6066 section 3) in a record of its own. rustls knows no
-/// way to say it: where its resolver gives nothing, it says `access_denied`.
+/// The fatal alert `unrecognized_name` (RFC 6066 section 3) as a record. rustls has no way to send it: if its
+/// resolver returns nothing, rustls sends `access_denied`.
 pub const UNRECOGNIZED_NAME: &[u8] = &[21, 3, 3, 0, 2, 2, 112];
 
-/// Why a listener's terms cannot be served by.
+/// Why a terminator cannot be built.
 #[derive(Debug)]
-pub enum Unusable {
-    /// rustls refuses them.
-    Refused(rustls::Error),
-    /// The file for its sessions' secrets cannot be written to; the text names it.
+pub enum TerminatorError {
+    /// rustls does not accept the settings.
+    FailedHandshake(rustls::Error),
+    /// The key log cannot be written; the text names the file.
     KeyLog(io::Error),
 }
 
-impl fmt::Display for Unusable {
+impl fmt::Display for TerminatorError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Refused(error) => error.fmt(f),
+            Self::FailedHandshake(error) => error.fmt(f),
             Self::KeyLog(error) => error.fmt(f),
         }
     }
 }
 
-impl Error for Unusable {
+impl Error for TerminatorError {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         match self {
-            Self::Refused(error) => Some(error),
+            Self::FailedHandshake(error) => Some(error),
             Self::KeyLog(error) => Some(error),
         }
     }
 }
 
-impl From<rustls::Error> for Unusable {
+impl From<rustls::Error> for TerminatorError {
     fn from(error: rustls::Error) -> Self {
-        Self::Refused(error)
+        Self::FailedHandshake(error)
     }
 }
 
 /// A handshake that failed.
 #[derive(Debug)]
-pub struct Refused {
-    /// The socket's error, or [`io::ErrorKind::InvalidData`] with a [`rustls::Error`] inside where the
-    /// client's bytes are no TLS, it is not let in or nothing could be agreed on;
-    /// [`kind`](super::kind) knows them all.
+pub struct FailedHandshake {
+    /// The socket's error, or [`io::ErrorKind::InvalidData`] around a [`rustls::Error`] if the client does not use TLS,
+    /// is not allowed, or shares no parameters with the listener. [`kind`](super::kind) classifies all of them.
     pub error: io::Error,
-    /// Where the client can still be told: the socket, and what has to be said. Whoever closes it without
-    /// reading what the client still sends takes an alert back that rustls has sent: in TLS 1.3 a request
-    /// may come with the handshake's last part.
-    pub parting: Option<(TcpStream, &'static [u8])>,
+    /// The socket and an alert still to be sent, if the client can be informed. rustls may already have sent one.
+    /// Read pending input before closing, or the close discards the alert: in TLS 1.3 a request may arrive with
+    /// the last handshake message.
+    pub alert: Option<(TcpStream, &'static [u8])>,
 }
 
-impl Refused {
+impl FailedHandshake {
     fn new(error: io::Error, socket: Option<TcpStream>, words: &'static [u8]) -> Self {
         let socket = socket.filter(|_| error.kind() == io::ErrorKind::InvalidData);
-        Self { error, parting: socket.map(|socket| (socket, words)) }
+        Self { error, alert: socket.map(|socket| (socket, words)) }
     }
 }
 
-impl From<io::Error> for Refused {
+impl From<io::Error> for FailedHandshake {
     fn from(error: io::Error) -> Self {
-        Self { error, parting: None }
+        Self { error, alert: None }
     }
 }
 
-/// A listener's terms of TLS, in force. They never change; its certificates can, see [`Resolver`].
+/// TLS settings of a listener. They never change; the certificates can, see [`CertificateResolver`].
 #[derive(Debug)]
 pub struct Terminator {
     config: Arc<ServerConfig>,
-    /// One for each key exchange group, in order of preference. rustls takes the first of the client's
-    /// groups that is among ours; whoever is served by one of these has no choice.
-    preferred: Vec<Preferred>,
-    resolver: Arc<Resolver>,
+    /// One configuration per key exchange group, in order of preference. rustls takes the first group of the client
+    /// that is also ours; a configuration with a single group enforces our preference.
+    preferred: Vec<GroupConfig>,
+    resolver: Arc<CertificateResolver>,
     unknown_sni: UnknownSni,
-    /// Who looks at clients' certificates, where they are asked for some.
+    /// Verifier of client certificates, if they are requested.
     verifier: Option<Arc<dyn ClientCertVerifier>>,
 }
 
-/// Terms with one key exchange group.
+/// A configuration with one key exchange group.
 #[derive(Debug)]
-struct Preferred {
+struct GroupConfig {
     group: NamedGroup,
-    /// Whether TLS 1.2 knows it.
+    /// Whether TLS 1.2 supports the group.
     old: bool,
     config: Arc<ServerConfig>,
 }
 
-/// How a client is served that offers a certain protocol and no other.
+/// The configuration for clients that offer one certain protocol only.
 #[derive(Clone, Debug)]
-pub struct Beside {
-    /// Its name in ALPN.
+pub struct AlpnOverride {
+    /// ALPN name of the protocol.
     pub protocol: &'static [u8],
-    /// By what.
+    /// Configuration of the handshake.
     pub config: Arc<ServerConfig>,
 }
 
-impl Beside {
+impl AlpnOverride {
     fn is_for(&self, hello: &ClientHello<'_>) -> bool {
         hello.alpn().is_some_and(|offered| offered.eq([self.protocol]))
     }
 }
 
 impl Terminator {
-    /// By these settings and what all listeners share. `alpn`: the protocols spoken inside, in order
-    /// of preference.
+    /// Creates a terminator from the listener's settings and the state shared by all listeners. `alpn`: supported
+    /// protocols in order of preference.
     ///
     /// # Errors
-    /// Settings that exclude each other, or a key log that cannot be opened.
+    /// Conflicting settings, or a key log that cannot be opened.
     pub fn new(
         tls: &config::Tls,
         alpn: &[&str],
-        resolver: Arc<Resolver>,
+        resolver: Arc<CertificateResolver>,
         tickets: &TicketKeys,
-    ) -> Result<Self, Unusable> {
+    ) -> Result<Self, TerminatorError> {
         let verifier = tls.client_auth.as_ref().map(client_auth::verifier).transpose()?;
-        let key_log = tls.key_log.as_deref().map(key_log::Writer::of).transpose();
-        let key_log = key_log.map_err(Unusable::KeyLog)?;
+        let key_log = tls.key_log.as_deref().map(key_log::KeyLogWriter::of).transpose();
+        let key_log = key_log.map_err(TerminatorError::KeyLog)?;
         let context = client_auth::context(tls.client_auth.as_ref());
         let (ticketer, cache) = (tickets.tickets(context), tickets.cache(context));
-        let config = |provider: CryptoProvider| -> Result<Arc<ServerConfig>, Unusable> {
+        let config = |provider: CryptoProvider| -> Result<Arc<ServerConfig>, TerminatorError> {
             let versions = versions(tls.min_version, &provider);
             let builder = ServerConfig::builder_with_provider(Arc::new(provider))
                 .with_protocol_versions(&versions)?;
@@ -144,7 +145,7 @@ impl Terminator {
                 None => builder.with_no_client_auth(),
             };
             let mut config = builder.with_cert_resolver(resolver.clone());
-            // All suites are good; which of them is for who pays for the machine to say.
+            // All suites are secure; the operator of the machine chooses among them by cost.
             config.ignore_client_order = true;
             config.alpn_protocols = alpn.iter().map(|name| name.as_bytes().to_vec()).collect();
             config.ticketer = Arc::clone(&ticketer);
@@ -162,58 +163,60 @@ impl Terminator {
         let preferred = provider.kx_groups.iter().map(|group| {
             let alone = CryptoProvider { kx_groups: vec![*group], ..provider.clone() };
             let old = group.usable_for_version(ProtocolVersion::TLSv1_2);
-            Ok(Preferred { group: group.name(), old, config: config(alone)? })
+            Ok(GroupConfig { group: group.name(), old, config: config(alone)? })
         });
-        let preferred = preferred.collect::<Result<_, Unusable>>()?;
+        let preferred = preferred.collect::<Result<_, TerminatorError>>()?;
         let config = config(provider)?;
         Ok(Self { config, preferred, resolver, unknown_sni: tls.unknown_sni, verifier })
     }
 
-    /// Runs the handshake, with no deadline of its own: the caller knows when the client was accepted.
-    /// What the client has said of itself is in `told` as soon as it was understood.
+    /// Performs the handshake. It has no deadline: the caller knows when the client was accepted. `secured` is filled
+    /// in as soon as the ClientHello has been parsed.
     ///
     /// # Errors
-    /// It failed; nothing has been closed.
+    /// The handshake failed; the socket has not been closed.
     pub async fn accept(
         &self,
         socket: TcpStream,
-        told: &mut TlsInfo,
-    ) -> Result<Box<TlsStream<TcpStream>>, Refused> {
-        self.accept_beside(None, socket, told).await
+        secured: &mut TlsInfo,
+    ) -> Result<Box<TlsStream<TcpStream>>, FailedHandshake> {
+        self.accept_with_override(None, socket, secured).await
     }
 
-    /// The same; a client that offers a protocol of its own and no other is served by what is beside.
+    /// Like [`accept`](Self::accept), but a client that offers exactly the protocol of `alpn_override` gets its configuration.
     ///
     /// # Errors
     /// As for [`accept`](Self::accept).
-    pub async fn accept_beside(
+    pub async fn accept_with_override(
         &self,
-        beside: Option<Beside>,
+        alpn_override: Option<AlpnOverride>,
         socket: TcpStream,
-        told: &mut TlsInfo,
-    ) -> Result<Box<TlsStream<TcpStream>>, Refused> {
-        // Boxed: it is big, and over long before the connection is.
-        Box::pin(self.handshake(beside, socket, told)).await
+        secured: &mut TlsInfo,
+    ) -> Result<Box<TlsStream<TcpStream>>, FailedHandshake> {
+        // Boxed: the future is large and ends long before the connection does.
+        Box::pin(self.handshake(alpn_override, socket, secured)).await
     }
 
     async fn handshake(
         &self,
-        beside: Option<Beside>,
+        alpn_override: Option<AlpnOverride>,
         socket: TcpStream,
-        told: &mut TlsInfo,
-    ) -> Result<Box<TlsStream<TcpStream>>, Refused> {
+        secured: &mut TlsInfo,
+    ) -> Result<Box<TlsStream<TcpStream>>, FailedHandshake> {
         let mut acceptor = LazyConfigAcceptor::new(Acceptor::default(), socket);
         let start = match (&mut acceptor).await {
             Ok(start) => start,
-            Err(error) => return Err(Refused::new(error, acceptor.take_io(), b"")),
+            Err(error) => return Err(FailedHandshake::new(error, acceptor.take_io(), b"")),
         };
-        tell(&start.client_hello(), told);
-        let config = match beside.filter(|beside| beside.is_for(&start.client_hello())) {
-            Some(beside) => beside.config,
+        record_hello(&start.client_hello(), secured);
+        let config = match alpn_override
+            .filter(|alpn_override| alpn_override.is_for(&start.client_hello()))
+        {
+            Some(alpn_override) => alpn_override.config,
             None => {
-                if let Err(unknown) = self.serves(told.sni.as_deref()) {
+                if let Err(unknown) = self.serves(secured.sni.as_deref()) {
                     let error = io::Error::new(io::ErrorKind::InvalidData, unknown);
-                    return Err(Refused::new(error, Some(start.io), UNRECOGNIZED_NAME));
+                    return Err(FailedHandshake::new(error, Some(start.io), UNRECOGNIZED_NAME));
                 }
                 Arc::clone(self.by_preference(&start.client_hello()))
             }
@@ -222,22 +225,22 @@ impl Terminator {
             start.into_stream_with(config, |tls| tls.set_buffer_limit(Some(SEND_LIMIT)));
         let stream = match handshake.into_fallible().await {
             Ok(stream) => stream,
-            Err((error, socket)) => return Err(Refused::new(error, Some(socket), b"")),
+            Err((error, socket)) => return Err(FailedHandshake::new(error, Some(socket), b"")),
         };
         self.still_valid(&stream)?;
         Ok(Box::new(stream))
     }
 
-    /// The terms with the first of our key exchange groups that the client knows; where it knows none,
-    /// rustls says so. A client of TLS 1.3 that has sent no share for it is asked for one.
+    /// Returns the configuration for the first of our key exchange groups that the client supports. If there is none,
+    /// rustls reports it. A TLS 1.3 client without a share for the group gets a HelloRetryRequest.
     fn by_preference(&self, hello: &ClientHello<'_>) -> &Arc<ServerConfig> {
         let offered = hello.named_groups().unwrap_or_default();
-        // Suites are of one version or the other, and so tell which will be spoken.
+        // Cipher suites belong to one TLS version, so they show which version will be used.
         let suites = &self.config.crypto_provider().cipher_suites;
         let new = suites
             .iter()
             .any(|suite| suite.tls13().is_some() && hello.cipher_suites().contains(&suite.suite()));
-        let known = |terms: &&Preferred| offered.contains(&terms.group) && (new || terms.old);
+        let known = |terms: &&GroupConfig| offered.contains(&terms.group) && (new || terms.old);
         self.preferred.iter().find(known).map_or(&self.config, |terms| &terms.config)
     }
 
@@ -249,8 +252,8 @@ impl Terminator {
         served.then_some(()).ok_or_else(|| UnknownName(name.map(Box::from)))
     }
 
-    /// A session that goes on asks for no proof, and may go on for longer than its client's certificate
-    /// is valid. By then the handshake is over: no alert says so.
+    /// Verifies the client certificate of a resumed session again: resumption needs no new proof and may outlive the
+    /// certificate. The handshake is already complete, so the client gets no alert.
     fn still_valid(&self, stream: &TlsStream<TcpStream>) -> io::Result<()> {
         let session = stream.get_ref().1;
         let resumed = session.handshake_kind() == Some(rustls::HandshakeKind::Resumed);
@@ -267,7 +270,7 @@ impl Terminator {
     }
 }
 
-/// Cryptography with the suites and groups that are wanted, in that order.
+/// Returns the provider with the configured suites and groups, in that order.
 fn provider(tls: &config::Tls) -> CryptoProvider {
     let mut provider = CryptoProvider::clone(&PROVIDER);
     if !tls.cipher_suites.is_empty() {
@@ -283,21 +286,22 @@ fn provider(tls: &config::Tls) -> CryptoProvider {
     provider
 }
 
-/// The versions that are spoken: one for which there is no suite cannot be.
+/// Returns the enabled versions; a version without a cipher suite is left out.
 fn versions(
     oldest: TlsVersion,
     provider: &CryptoProvider,
 ) -> Vec<&'static SupportedProtocolVersion> {
-    let spoken = |version: &&SupportedProtocolVersion| {
+    let enabled = |version: &&SupportedProtocolVersion| {
         let new_enough = oldest == TlsVersion::V1_2 || version.version == ProtocolVersion::TLSv1_3;
         let usable = provider.cipher_suites.iter().any(|suite| suite.version() == *version);
         new_enough && usable
     };
-    [&TLS13, &TLS12].into_iter().filter(spoken).collect()
+    [&TLS13, &TLS12].into_iter().filter(enabled).collect()
 }
 
-fn tell(hello: &ClientHello<'_>, told: &mut TlsInfo) {
-    told.sni = hello.server_name().map(Box::from);
+/// Records server name and first ALPN protocol.
+fn record_hello(hello: &ClientHello<'_>, secured: &mut TlsInfo) {
+    secured.sni = hello.server_name().map(Box::from);
     let offered = hello.alpn().and_then(|mut names| names.next());
-    told.alpn = offered.map(|name| String::from_utf8_lossy(name).into());
+    secured.alpn = offered.map(|name| String::from_utf8_lossy(name).into());
 }

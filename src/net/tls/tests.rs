@@ -1,4 +1,4 @@
-//! Handshakes over loopback: what both sides are told.
+//! Handshakes over loopback.
 
 use std::io;
 
@@ -17,7 +17,8 @@ use super::*;
 use crate::{
     config::{self, Certificate, SharedKeys},
     error::FailureKind,
-    net::{stream::Client, tls::TlsInfo},
+    net::stream::ClientStream,
+    net::tls::TlsInfo,
 };
 
 fn certificate(names: &[&str]) -> Certificate {
@@ -37,12 +38,12 @@ fn client_config(
     builder.with_root_certificates(roots).with_no_client_auth()
 }
 
-/// Connects once; both ends, or what the server failed with.
+/// Connects once; returns both streams or their errors.
 async fn connect(
     server: &Terminator,
     client: &Arc<ClientConfig>,
     name: &str,
-) -> (io::Result<Client>, io::Result<client::TlsStream<TcpStream>>) {
+) -> (io::Result<ClientStream>, io::Result<client::TlsStream<TcpStream>>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let name = ServerName::try_from(name.to_owned()).unwrap();
@@ -50,9 +51,9 @@ async fn connect(
         let (socket, _) = listener.accept().await.unwrap();
         let accepted = server.accept(socket, &mut TlsInfo::default()).await;
         let mut stream = accepted.map_err(|refused| refused.error)?;
-        // Tickets reach a client when it reads.
+        // A client receives tickets when it reads.
         stream.write_all(b"!").await?;
-        Ok(Client::Tls(stream))
+        Ok(ClientStream::Tls(stream))
     };
     let theirs = async {
         let socket = TcpStream::connect(address).await.unwrap();
@@ -69,12 +70,12 @@ fn keys() -> TicketKeys {
 
 fn terminator(certificates: &[Certificate], keys: &TicketKeys) -> Terminator {
     let tls = config::Tls::new(config::Certificates::Given(certificates.to_vec()));
-    let resolver = Arc::new(Resolver::new(certificates));
+    let resolver = Arc::new(CertificateResolver::new(certificates));
     Terminator::new(&tls, &["http/1.1"], resolver, keys).unwrap()
 }
 
 #[tokio::test]
-async fn both_versions_are_spoken_and_the_connection_tells_its_terms() {
+async fn both_versions_work_and_the_connection_reports_them() {
     let certificates = [certificate(&["default.test"]), certificate(&["*.example.com"])];
     let server = terminator(&certificates, &keys());
     let versions = [(&TLS12, "TLSv1.2"), (&TLS13, "TLSv1.3")];
@@ -83,10 +84,10 @@ async fn both_versions_are_spoken_and_the_connection_tells_its_terms() {
         client.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
         let (ours, theirs) = connect(&server, &Arc::new(client), "Chat.Example.Com").await;
         let (ours, theirs) = (ours.unwrap(), theirs.unwrap());
-        let told = ours.secured().unwrap();
-        assert_eq!(told.sni.as_deref(), Some("chat.example.com"));
+        let secured = ours.secured().unwrap();
+        assert_eq!(secured.sni.as_deref(), Some("chat.example.com"));
         assert_eq!(ours.alpn(), Some(&b"http/1.1"[..]));
-        assert_eq!(told.version.map(|(version, _)| version), Some(agreed));
+        assert_eq!(secured.version.map(|(version, _)| version), Some(agreed));
         assert!(ours.is_tls() && !ours.is_resumed());
         let chain = theirs.get_ref().1.peer_certificates().unwrap();
         assert_eq!(chain, certificates[1].key.cert);
@@ -94,7 +95,7 @@ async fn both_versions_are_spoken_and_the_connection_tells_its_terms() {
 }
 
 #[tokio::test]
-async fn sessions_are_resumed_over_a_reload_and_an_upgrade_but_not_with_other_keys() {
+async fn sessions_resume_after_reload_and_upgrade_but_not_with_other_keys() {
     let certificates = [certificate(&["chat.test"])];
     for version in [&TLS12, &TLS13] {
         let keys = keys();
@@ -112,7 +113,7 @@ async fn sessions_are_resumed_over_a_reload_and_an_upgrade_but_not_with_other_ke
 }
 
 #[tokio::test]
-async fn a_client_that_cannot_be_served_is_an_error() {
+async fn client_without_common_protocol_fails_with_an_alert() {
     let certificates = [certificate(&["chat.test"])];
     let server = terminator(&certificates, &keys());
     let mut client = client_config(&[&certificates[0]], &[&TLS13]);
@@ -123,7 +124,7 @@ async fn a_client_that_cannot_be_served_is_an_error() {
 }
 
 #[tokio::test]
-async fn what_is_no_tls_is_an_error() {
+async fn plain_http_is_rejected_as_not_tls() {
     let certificates = [certificate(&["chat.test"])];
     let server = terminator(&certificates, &keys());
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -131,7 +132,10 @@ async fn what_is_no_tls_is_an_error() {
     client.write_all(b"GET / HTTP/1.1\r\n\r\n").await.unwrap();
     let (socket, _) = listener.accept().await.unwrap();
     let refused = server.accept(socket, &mut TlsInfo::default()).await.unwrap_err();
-    assert!(refused.parting.is_some_and(|(_, words)| words.is_empty()), "rustls has sent an alert");
+    assert!(
+        refused.alert.is_some_and(|(_, alert)| alert.is_empty()),
+        "rustls has sent its own alert"
+    );
     let error = refused.error;
     assert_eq!(error.kind(), io::ErrorKind::InvalidData);
     assert!(error.get_ref().is_some_and(|inner| inner.is::<rustls::Error>()));
@@ -139,7 +143,7 @@ async fn what_is_no_tls_is_an_error() {
 }
 
 #[tokio::test]
-async fn a_made_certificate_is_valid_for_an_address() {
+async fn generated_certificate_is_valid_for_an_ip_address() {
     let certificates = [certificate(&["localhost", "127.0.0.1"])];
     let server = terminator(&certificates, &keys());
     let client = Arc::new(client_config(&[&certificates[0]], &[&TLS13]));

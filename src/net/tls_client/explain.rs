@@ -1,5 +1,4 @@
-//! Why a handshake with a backend failed, in sentences: what is wrong, with which certificate, and what
-//! to do.
+//! Explains why a handshake with a backend failed: what is wrong, with which certificate, and what to do.
 
 use std::{error::Error as StdError, fmt, io, net::IpAddr};
 
@@ -12,11 +11,11 @@ use x509_parser::{
 
 use crate::{error::FailureKind, net::tls};
 
-/// Longest name of a subject or issuer that is shown, in characters, and most names of hosts.
+/// Maximum length of a shown subject or issuer in characters, and maximum number of shown host names.
 const LONGEST_NAME: usize = 200;
 const MOST_NAMES: usize = 8;
 
-/// Algorithms of certificates that are not supported, by object identifier.
+/// Names of unsupported certificate algorithms, by object identifier.
 const ALGORITHMS: [(&str, &str); 8] = [
     ("1.2.840.113549.1.1.4", "MD5 with RSA"),
     ("1.2.840.113549.1.1.5", "SHA-1 with RSA"),
@@ -28,24 +27,24 @@ const ALGORITHMS: [(&str, &str); 8] = [
     ("1.3.101.113", "Ed448"),
 ];
 
-/// A certificate that is not accepted.
+/// A rejected certificate.
 #[derive(Debug)]
-pub(in crate::net) struct Rejected {
+pub(in crate::net) struct RejectedCertificate {
     kind: FailureKind,
     sentence: String,
 }
 
-/// What was expected of a certificate.
-pub(super) struct Expected<'a> {
-    /// The name that it has to be for; `None`: only a signature is looked at.
+/// Requirements for a certificate.
+pub(super) struct ExpectedCertificate<'a> {
+    /// The name that it must contain; `None` if only a signature is checked.
     pub(super) name: Option<&'a ServerName<'a>>,
-    /// The system's authorities are asked: there is no `tls.ca`.
+    /// The authorities of the system are used, because `tls.ca` is not set.
     pub(super) by_system: bool,
 }
 
-/// What a certificate says of itself, as far as it can be read.
+/// The contents of a certificate, as far as it can be parsed.
 #[derive(Default)]
-pub(super) struct Described {
+pub(super) struct CertificateSummary {
     subject: String,
     issuer: String,
     is_self_signed: bool,
@@ -57,26 +56,30 @@ pub(super) struct Described {
     key: String,
 }
 
-impl Rejected {
-    pub(super) fn new(why: &CertificateError, seen: &Described, expected: &Expected<'_>) -> Self {
+impl RejectedCertificate {
+    pub(super) fn new(
+        why: &CertificateError,
+        seen: &CertificateSummary,
+        expected: &ExpectedCertificate<'_>,
+    ) -> Self {
         Self { kind: tls::certificate_kind(why), sentence: sentence(why, seen, expected) }
     }
 
-    /// What the failure is called in the log and in metrics.
+    /// Returns the kind for logs and metrics.
     pub(in crate::net) fn kind(&self) -> FailureKind {
         self.kind
     }
 }
 
-impl fmt::Display for Rejected {
+impl fmt::Display for RejectedCertificate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.sentence)
     }
 }
 
-impl StdError for Rejected {}
+impl StdError for RejectedCertificate {}
 
-/// What a failed handshake has to say; `None`: nothing better than its own words.
+/// Returns an explanation of a failed handshake; `None` if the error text is the best available.
 pub(super) fn explain(error: &io::Error) -> Option<String> {
     let Some(inner) = error.get_ref().and_then(|inner| inner.downcast_ref::<Error>()) else {
         let closed = error.kind() == io::ErrorKind::UnexpectedEof;
@@ -86,7 +89,7 @@ pub(super) fn explain(error: &io::Error) -> Option<String> {
     };
     match inner {
         Error::InvalidCertificate(CertificateError::Other(OtherError(why))) => {
-            why.downcast_ref::<Rejected>().map(ToString::to_string)
+            why.downcast_ref::<RejectedCertificate>().map(ToString::to_string)
         }
         Error::InvalidMessage(InvalidMessage::InvalidContentType) => Some(
             "the backend's answer is not TLS; leave `tls` out if this port does not use TLS"
@@ -123,9 +126,13 @@ fn advice(alert: AlertDescription) -> &'static str {
     }
 }
 
-fn sentence(why: &CertificateError, seen: &Described, expected: &Expected<'_>) -> String {
+fn sentence(
+    why: &CertificateError,
+    seen: &CertificateSummary,
+    expected: &ExpectedCertificate<'_>,
+) -> String {
     use CertificateError as E;
-    let Described { subject, issuer, .. } = seen;
+    let CertificateSummary { subject, issuer, .. } = seen;
     let of = format!("the backend's certificate (subject {subject}, issuer {issuer})");
     match why {
         E::Expired => format!("{of} expired on {}; renew it", date(seen.until)),
@@ -142,7 +149,7 @@ fn sentence(why: &CertificateError, seen: &Described, expected: &Expected<'_>) -
         ),
         E::UnknownIssuer => unknown_issuer(&of, seen, expected.by_system),
         E::NotValidForName | E::NotValidForNameContext { .. } => wrong_name(&of, seen, expected),
-        E::BadSignature => format!("{of} is not signed by the key of its issuer, or was changed"),
+        E::BadSignature => format!("{of} is not signed by its issuer's key, or it was modified"),
         E::UnsupportedSignatureAlgorithmContext { .. }
         | E::UnsupportedSignatureAlgorithmForPublicKeyContext { .. } => format!(
             "{of} is signed with {} for a key of type {}, which is not supported; use RSA, ECDSA or \
@@ -165,7 +172,7 @@ fn sentence(why: &CertificateError, seen: &Described, expected: &Expected<'_>) -
     }
 }
 
-fn unknown_issuer(of: &str, seen: &Described, by_system: bool) -> String {
+fn unknown_issuer(of: &str, seen: &CertificateSummary, by_system: bool) -> String {
     match (seen.is_self_signed, by_system) {
         (true, true) => format!(
             "{of} is self-signed and this system does not trust it; name its file in `tls.ca`"
@@ -184,7 +191,7 @@ fn unknown_issuer(of: &str, seen: &Described, by_system: bool) -> String {
     }
 }
 
-fn wrong_name(of: &str, seen: &Described, expected: &Expected<'_>) -> String {
+fn wrong_name(of: &str, seen: &CertificateSummary, expected: &ExpectedCertificate<'_>) -> String {
     let wanted = expected.name.map_or_else(String::new, |name| name.to_str().into_owned());
     if seen.names.is_empty() {
         return format!(
@@ -227,7 +234,7 @@ fn of_webpki(error: &webpki::Error, of: &str) -> String {
     }
 }
 
-impl Described {
+impl CertificateSummary {
     pub(super) fn of(certificate: &CertificateDer<'_>) -> Self {
         let Ok((_, read)) = X509Certificate::from_der(certificate) else {
             let unknown = || "unknown".to_owned();
@@ -266,7 +273,7 @@ fn algorithm(id: &Oid<'_>) -> String {
     known.map_or(id, |(_, name)| (*name).to_owned())
 }
 
-/// A name from a certificate, which anybody may have written, as a log can carry it.
+/// Makes a name from an untrusted certificate safe for logs.
 fn shown(name: &str) -> String {
     let visible = |c: char| if c.is_control() { '?' } else { c };
     match name.is_empty() {

@@ -1,9 +1,9 @@
-//! Whether a backend's certificate is accepted.
+//! Verification of backend certificates.
 //!
-//! A certificate that is itself in `tls.ca` is accepted by comparison, byte for byte, while it is in
-//! date: that is how a self-signed certificate is given, whatever its extensions and names are. Its
-//! holder is as trusted as a certificate authority in any case, because rustls takes every certificate
-//! of `tls.ca` for one. All others are verified by webpki, for the expected name.
+//! A certificate that is itself in `tls.ca` is accepted by byte comparison while it is in date. This is how
+//! self-signed certificates are configured, whatever their extensions and names. Its holder is trusted like an
+//! authority anyway, because rustls treats every certificate in `tls.ca` as one. All other certificates are verified
+//! by webpki for the expected name.
 
 use std::sync::Arc;
 
@@ -17,22 +17,22 @@ use rustls::{
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 use x509_parser::{certificate::X509Certificate, prelude::FromDer as _};
 
-use super::explain::{Described, Expected, Rejected};
+use super::explain::{CertificateSummary, ExpectedCertificate, RejectedCertificate};
 use crate::net::tls::PROVIDER;
 
-/// Verifies backends' certificates.
+/// Verifies backend certificates.
 #[derive(Debug)]
-pub(super) struct Verifier {
+pub(super) struct BackendVerifier {
     chains: Arc<WebPkiServerVerifier>,
-    /// The certificates of `tls.ca`; empty: the system's authorities are asked.
+    /// The certificates of `tls.ca`; empty if the authorities of the system are used.
     own: Vec<CertificateDer<'static>>,
 }
 
-impl Verifier {
-    /// Trusts `roots`, which are made of `own` where that is not empty.
+impl BackendVerifier {
+    /// Trusts `roots`, which consist of `own` unless that is empty.
     ///
     /// # Errors
-    /// rustls refuses the roots.
+    /// rustls rejects the roots.
     pub(super) fn new(
         roots: Arc<RootCertStore>,
         own: Vec<CertificateDer<'static>>,
@@ -42,7 +42,7 @@ impl Verifier {
         Ok(Self { chains, own })
     }
 
-    /// The same error with a sentence about this certificate.
+    /// Replaces an error by an explanation that describes this certificate.
     fn explained(
         &self,
         error: Error,
@@ -50,13 +50,14 @@ impl Verifier {
         name: Option<&ServerName<'_>>,
     ) -> Error {
         let Error::InvalidCertificate(why) = error else { return error };
-        let expected = Expected { name, by_system: self.own.is_empty() };
-        let rejected = Rejected::new(&why, &Described::of(certificate), &expected);
+        let expected = ExpectedCertificate { name, by_system: self.own.is_empty() };
+        let rejected =
+            RejectedCertificate::new(&why, &CertificateSummary::of(certificate), &expected);
         CertificateError::Other(OtherError(Arc::new(rejected))).into()
     }
 }
 
-impl ServerCertVerifier for Verifier {
+impl ServerCertVerifier for BackendVerifier {
     fn verify_server_cert(
         &self,
         end_entity: &CertificateDer<'_>,
@@ -103,7 +104,7 @@ impl ServerCertVerifier for Verifier {
     }
 }
 
-/// Whether a certificate is in date (RFC 5280 §4.1.2.5: both ends included).
+/// Checks that a certificate is in date (RFC 5280 §4.1.2.5: both ends included).
 fn in_date(certificate: &CertificateDer<'_>, now: UnixTime) -> Result<(), Error> {
     let Ok((_, read)) = X509Certificate::from_der(certificate) else {
         return Err(CertificateError::BadEncoding.into());

@@ -20,7 +20,7 @@ use tokio::{
 use super::*;
 use crate::{
     error::{FailureKind, Phase, Side, Termination},
-    net::stream::Stream,
+    net::stream::ByteStream,
     tunnel::{
         CloseReason, TunnelEndpoint, TunnelObserver, TunnelOptions, TunnelRegistry, TunnelSummary,
         close::QUIET, run,
@@ -51,7 +51,7 @@ impl SpliceScene {
     }
 
     /// With so much room in every socket, and streams made of the tunnel's two.
-    async fn with<A: Stream + 'static, B: Stream + 'static>(
+    async fn with<A: ByteStream + 'static, B: ByteStream + 'static>(
         room: Option<usize>,
         near: impl FnOnce(TcpStream) -> A,
         far: impl FnOnce(TcpStream) -> B,
@@ -294,7 +294,7 @@ impl Odd {
     }
 }
 
-impl Stream for Odd {
+impl ByteStream for Odd {
     fn reset_on_drop(&self) {}
 
     fn shut(&self) -> io::Result<()> {
