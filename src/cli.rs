@@ -16,6 +16,7 @@ pub mod explain;
 mod files;
 mod find;
 mod flags;
+pub mod init;
 mod limit;
 pub mod man;
 mod number;

@@ -51,6 +51,8 @@ enum Command {
     Config(cli::config::Args),
     /// Hand over to a new binary without dropping connections.
     Upgrade(cli::upgrade::Args),
+    /// Write a starting configuration, or translate one of nginx or HAProxy.
+    Init(cli::init::Args),
     /// Print a completion script for a shell.
     Completions(cli::completions::Args),
     /// Write manual pages.
@@ -128,6 +130,7 @@ fn start(command: Command) -> anyhow::Result<ExitCode> {
             Command::Explain(args) => args.run().await,
             Command::Config(args) => args.run().await,
             Command::Upgrade(args) => args.run().await,
+            Command::Init(args) => args.run(),
             Command::Completions(args) => Ok(args.run(Cli::command())?),
             Command::Man(args) => args.run(Cli::command()),
             Command::Version => Ok(cli::version::print()?),

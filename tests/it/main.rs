@@ -64,6 +64,8 @@ mod health;
 #[cfg(test)]
 mod includes;
 #[cfg(test)]
+mod init;
+#[cfg(test)]
 mod layer4;
 #[cfg(test)]
 mod leaving;

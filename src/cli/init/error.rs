@@ -1,0 +1,67 @@
+//! Why a file cannot be translated at all.
+
+use std::{fmt, io};
+
+use super::note::Origin;
+
+/// A file that is not a configuration of the named program, or leads to no backend.
+#[derive(Debug)]
+pub(super) enum TranslateError {
+    /// The file cannot be read.
+    Unreadable(io::Error),
+    /// The text does not follow the grammar.
+    Syntax {
+        /// Where.
+        origin: Origin,
+        /// What is wrong.
+        kind: SyntaxErrorKind,
+    },
+    /// Nothing in the file leads to a server.
+    NoBackend {
+        /// What the file needs, in the words of its program.
+        wanted: &'static str,
+    },
+}
+
+/// What is wrong with a text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum SyntaxErrorKind {
+    /// A quote that is not closed.
+    OpenQuote,
+    /// A `{` that is not closed.
+    OpenBlock,
+    /// A `}` without its `{`.
+    StrayBrace,
+    /// A directive that does not end with `;`.
+    NoSemicolon,
+    /// Files that include each other, or blocks in blocks without end.
+    TooDeep,
+}
+
+impl fmt::Display for SyntaxErrorKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::OpenQuote => "this quote is not closed",
+            Self::OpenBlock => "this block is not closed: a `}` is missing",
+            Self::StrayBrace => "this brace belongs to no directive",
+            Self::NoSemicolon => "this directive does not end with `;`",
+            Self::TooDeep => {
+                "includes or blocks are nested too deeply; does a file include itself?"
+            }
+        })
+    }
+}
+
+impl fmt::Display for TranslateError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unreadable(error) => write!(f, "cannot read the file: {error}"),
+            Self::Syntax { origin, kind } => write!(f, "{origin}: {kind}"),
+            Self::NoBackend { wanted } => {
+                write!(f, "nothing to translate: the file has no {wanted}")
+            }
+        }
+    }
+}
+
+impl std::error::Error for TranslateError {}

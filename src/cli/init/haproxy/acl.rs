@@ -1,0 +1,266 @@
+//! Conditions: which hosts and paths an ACL covers.
+
+use std::collections::HashMap;
+
+use super::super::nginx::regex_prefixes;
+
+/// What one test of a condition says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum AclTest {
+    /// The host is one of these, in the form of a route's `host`.
+    Hosts(Vec<String>),
+    /// The path begins with one of these.
+    Paths(Vec<String>),
+    /// The server name of TLS is one of these.
+    Sni(Vec<String>),
+    /// The connection is by TLS, or is not.
+    Tls(bool),
+    /// The request asks for a WebSocket.
+    Upgrade,
+    /// True for every request.
+    Always,
+    /// Something that a route cannot say.
+    Other,
+}
+
+/// Hosts, paths and more that one alternative of a condition wants together.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct AclMatch {
+    /// Hosts; empty: every host.
+    pub(super) hosts: Vec<String>,
+    /// Path prefixes; empty: every path.
+    pub(super) paths: Vec<String>,
+    /// Server names; empty: every name.
+    pub(super) sni: Vec<String>,
+    /// Whether TLS is wanted.
+    pub(super) tls: Option<bool>,
+    /// Whether a WebSocket is wanted.
+    pub(super) upgrade: bool,
+}
+
+/// Named ACLs, each with the tests of its lines. One of these is enough.
+pub(super) type AclTable = HashMap<String, Vec<AclTest>>;
+
+/// The alternatives of a condition, such as `if a !b or { path_beg /x }`. `None`: a route cannot say it.
+/// `unless` turns the condition around.
+pub(super) fn alternatives(words: &[String], named: &AclTable) -> Option<Vec<AclMatch>> {
+    let (keyword, rest) = words.split_first()?;
+    let negated = match keyword.as_str() {
+        "if" => false,
+        "unless" => true,
+        _ => return None,
+    };
+    let mut all = Vec::new();
+    let mut alternative = AclMatch::default();
+    let mut terms = 0;
+    let mut words = rest.iter();
+    let mut not = negated;
+    while let Some(word) = words.next() {
+        let bare = word.trim_start_matches('!');
+        not ^= (word.len() - bare.len()) % 2 == 1;
+        let test = match bare {
+            "" => continue,
+            "or" | "||" => {
+                all.push(std::mem::take(&mut alternative));
+                continue;
+            }
+            "{" => {
+                let inner = words.by_ref().take_while(|word| *word != "}");
+                test(&inner.cloned().collect::<Vec<_>>())
+            }
+            name => union(name, named)?,
+        };
+        add(&mut alternative, test, not)?;
+        terms += 1;
+        not = negated;
+    }
+    // The opposite of several tests is not one alternative.
+    if negated && terms > 1 {
+        return None;
+    }
+    all.push(alternative);
+    Some(all)
+}
+
+/// The test that a named ACL stands for.
+fn union(name: &str, named: &AclTable) -> Option<AclTest> {
+    match name {
+        "TRUE" => return Some(AclTest::Always),
+        "FALSE" => return None,
+        _ => {}
+    }
+    let mut tests = named.get(name)?.iter().cloned();
+    let first = tests.next()?;
+    tests.try_fold(first, |all, next| match (all, next) {
+        (AclTest::Hosts(one), AclTest::Hosts(other)) => Some(AclTest::Hosts([one, other].concat())),
+        (AclTest::Paths(one), AclTest::Paths(other)) => Some(AclTest::Paths([one, other].concat())),
+        (AclTest::Sni(one), AclTest::Sni(other)) => Some(AclTest::Sni([one, other].concat())),
+        (AclTest::Upgrade, AclTest::Upgrade) => Some(AclTest::Upgrade),
+        _ => None,
+    })
+}
+
+/// Adds a test to an alternative. `None`: they cannot be said together.
+fn add(to: &mut AclMatch, test: AclTest, negated: bool) -> Option<()> {
+    match test {
+        AclTest::Tls(wanted) => to.tls = Some(wanted != negated),
+        _ if negated => return None,
+        AclTest::Hosts(hosts) if to.hosts.is_empty() => to.hosts = hosts,
+        AclTest::Paths(paths) if to.paths.is_empty() => to.paths = paths,
+        AclTest::Sni(names) if to.sni.is_empty() => to.sni = names,
+        AclTest::Upgrade => to.upgrade = true,
+        AclTest::Always => {}
+        _ => return None,
+    }
+    Some(())
+}
+
+/// The test of an ACL without its name: `hdr(host) -i chat.example.com`.
+pub(super) fn test(words: &[String]) -> AclTest {
+    let Some((criterion, rest)) = words.split_first() else { return AclTest::Other };
+    let mut method = "";
+    let mut values = Vec::new();
+    let mut rest = rest.iter().map(String::as_str);
+    while let Some(word) = rest.next() {
+        match word {
+            "-i" | "-n" if values.is_empty() => {}
+            "--" if values.is_empty() => {}
+            "-m" if values.is_empty() => method = rest.next().unwrap_or(""),
+            "-f" | "-M" | "-u" if values.is_empty() => return AclTest::Other,
+            value => values.push(value.to_owned()),
+        }
+    }
+    let criterion = criterion.to_ascii_lowercase();
+    let (fetch, converters) =
+        criterion.split_once("),").map_or((criterion.as_str(), ""), |(fetch, rest)| (fetch, rest));
+    let fetch = fetch.trim_end_matches(')');
+    let (fetch, converters) = match fetch.split_once(',') {
+        Some((fetch, more)) if converters.is_empty() => (fetch, more),
+        _ => (fetch, converters),
+    };
+    match (fetch, converters) {
+        ("ssl_fc", "") => return AclTest::Tls(true),
+        ("ssl_fc", "not") => return AclTest::Tls(false),
+        ("always_true", _) => return AclTest::Always,
+        _ => {}
+    }
+    let (name, suffix) = split_suffix(fetch);
+    let method = if method.is_empty() { suffix } else { method };
+    match name {
+        "hdr(host" | "req.hdr(host" | "req.fhdr(host" | "ssl_fc_sni" | "base_dom(host" => {
+            hosts(method, &values).map_or(AclTest::Other, AclTest::Hosts)
+        }
+        "hdr(upgrade" | "req.hdr(upgrade" | "hdr(connection" | "req.hdr(connection"
+        | "hdr_cnt(upgrade" => AclTest::Upgrade,
+        "path" | "url" => paths(method, values).map_or(AclTest::Other, AclTest::Paths),
+        "req_ssl_sni" | "req.ssl_sni" => {
+            hosts(method, &values).map_or(AclTest::Other, AclTest::Sni)
+        }
+        _ => AclTest::Other,
+    }
+}
+
+/// A fetch without the method at its end: `path_beg` is `path` by `beg`, `hdr_end(host` is `hdr(host`.
+fn split_suffix(fetch: &str) -> (&str, &str) {
+    const METHODS: [&str; 6] = ["beg", "end", "dir", "dom", "reg", "sub"];
+    for method in METHODS {
+        if fetch == format!("hdr_{method}(host") {
+            return ("hdr(host", method);
+        }
+        if let Some(name) = fetch.strip_suffix(method).and_then(|name| name.strip_suffix('_')) {
+            return (name, method);
+        }
+    }
+    (fetch, "")
+}
+
+/// Hosts in the form of a route's `host`.
+fn hosts(method: &str, values: &[String]) -> Option<Vec<String>> {
+    let plain = |text: &str| {
+        !text.is_empty() && text.chars().all(|c| c.is_ascii_alphanumeric() || ".-_".contains(c))
+    };
+    let mut hosts = Vec::new();
+    for value in values {
+        let value = value.to_ascii_lowercase();
+        let bare = value.split(':').next().unwrap_or(&value);
+        match method {
+            "" | "str" if plain(bare) => hosts.push(bare.to_owned()),
+            "end" if plain(bare) && bare.starts_with('.') => hosts.push(format!("*{bare}")),
+            "dom" if plain(bare) => hosts.extend([bare.to_owned(), format!("*.{bare}")]),
+            _ => return None,
+        }
+    }
+    (!hosts.is_empty()).then_some(hosts)
+}
+
+/// Path prefixes.
+fn paths(method: &str, values: Vec<String>) -> Option<Vec<String>> {
+    let plain = |path: &String| {
+        path.starts_with('/')
+            && path.bytes().all(|byte| byte.is_ascii_graphic() && !b"?#*;\\%".contains(&byte))
+    };
+    let paths: Vec<String> = match method {
+        "" | "str" | "beg" => values,
+        "dir" => values.iter().map(|value| format!("/{}", value.trim_matches('/'))).collect(),
+        "reg" => {
+            values.iter().map(|value| regex_prefixes(value)).collect::<Option<Vec<_>>>()?.concat()
+        }
+        _ => return None,
+    };
+    (!paths.is_empty() && paths.iter().all(plain)).then_some(paths)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn words(text: &str) -> Vec<String> {
+        text.split_whitespace().map(str::to_owned).collect()
+    }
+
+    #[test]
+    fn tests_are_hosts_and_paths() {
+        let strings = |list: &[&str]| list.iter().map(|text| (*text).to_owned()).collect();
+        for (text, expected) in [
+            ("hdr(host) -i Chat.example.com:443", AclTest::Hosts(strings(&["chat.example.com"]))),
+            ("req.hdr(Host),lower a.test b.test", AclTest::Hosts(strings(&["a.test", "b.test"]))),
+            ("hdr_end(host) -i .example.com", AclTest::Hosts(strings(&["*.example.com"]))),
+            ("hdr(host) -m end .x.test", AclTest::Hosts(strings(&["*.x.test"]))),
+            ("path_beg -i /socket.io /ws", AclTest::Paths(strings(&["/socket.io", "/ws"]))),
+            ("path -m beg /api", AclTest::Paths(strings(&["/api"]))),
+            ("path_reg ^/(a|b)/", AclTest::Paths(strings(&["/a/", "/b/"]))),
+            ("req_ssl_sni -i db.test", AclTest::Sni(strings(&["db.test"]))),
+            ("req.ssl_sni -m end .db.test", AclTest::Sni(strings(&["*.db.test"]))),
+            ("ssl_fc", AclTest::Tls(true)),
+            ("hdr(Upgrade) -i WebSocket", AclTest::Upgrade),
+            ("src 10.0.0.0/8", AclTest::Other),
+            ("hdr_beg(host) -i ws.", AclTest::Other),
+            ("path_end .php", AclTest::Other),
+            ("path_beg -f /etc/paths", AclTest::Other),
+        ] {
+            assert_eq!(test(&words(text)), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn conditions_are_alternatives() {
+        let mut named = AclTable::new();
+        named.insert("is_chat".into(), vec![test(&words("hdr(host) chat.test"))]);
+        named.insert(
+            "is_ws".into(),
+            vec![test(&words("path_beg /ws")), test(&words("path_beg /live"))],
+        );
+        let read = |text: &str| alternatives(&words(text), &named);
+        let both = read("if is_chat is_ws").unwrap();
+        assert_eq!((both[0].hosts.len(), both[0].paths.len()), (1, 2));
+        let either = read("if is_chat or { path_beg /x }").unwrap();
+        assert_eq!((either.len(), either[1].paths.len()), (2, 1));
+        assert_eq!(read("if !{ ssl_fc }").unwrap()[0].tls, Some(false));
+        assert_eq!(read("if ! { ssl_fc }").unwrap()[0].tls, Some(false));
+        assert_eq!(read("unless { ssl_fc }").unwrap()[0].tls, Some(false));
+        assert_eq!(
+            (read("if !is_chat"), read("if unknown"), read("unless is_chat is_ws")),
+            (None, None, None)
+        );
+    }
+}
