@@ -1,26 +1,26 @@
 // Following a page of the docs: writing the files that it shows, running its commands, comparing their output.
 
 import assert from 'node:assert/strict';
+import { readFileSync } from 'node:fs';
 import { dirname, isAbsolute, join } from 'node:path';
 
 import { until } from '../../socketio/lib/wait.mjs';
 import { namedFiles } from './configuration.mjs';
-import { commands } from './markdown.mjs';
+import { ROOT, commands } from './markdown.mjs';
 import { matchesOutput } from './output.mjs';
 import { Sandbox } from './sandbox.mjs';
 
-/**
- * Follows the marked blocks of a page in order. `files`: put in place before ({ path, content });
- * `nodes`: addresses on which Socket.IO servers listen; `prepare`: called with the sandbox at first.
- */
-export async function follow(t, page, { files = filesOf(page), nodes = ['10.0.0.11:3000', '10.0.0.12:3000', '10.0.0.13:3000'], prepare } = {}) {
+const NODES = ['10.0.0.11:3000', '10.0.0.12:3000', '10.0.0.13:3000'];
+
+/** Follows the marked blocks of a page in order, in a sandbox with a Socket.IO server on each of `NODES`. */
+export async function follow(t, page) {
   const sandbox = new Sandbox();
   t.after(() => sandbox.close());
   await sandbox.put('node.cjs', NODE);
-  const listening = await sandbox.start(`exec node node.cjs ${nodes.join(' ')}`);
+  const listening = await sandbox.start(`exec node node.cjs ${NODES.join(' ')}`);
   await until(async () => `the nodes listen:\n${await listening()}`, async () => (await listening()).includes('listening'));
-  for (const { path, content } of files) await sandbox.put(path, content);
-  await prepare?.(sandbox);
+  for (const { path, content } of filesOf(page)) await sandbox.put(path, content);
+  if (page.blocks.some(({ marks }) => marks.has('proxy'))) await startProxy(sandbox);
   for (const block of page.blocks) await followBlock(sandbox, block);
   return sandbox;
 }
@@ -31,6 +31,17 @@ export function filesOf(page) {
   return written.flatMap(({ text, marks }) => namedFiles(text).map(({ path, content }) => ({
     path: isAbsolute(path) ? path : join(dirname(marks.get('file')), path), content,
   })));
+}
+
+/** Starts a proxy with chat.toml, for pages that presuppose one. */
+async function startProxy(sandbox) {
+  const text = readFileSync(join(ROOT, 'tests/docs/chat.toml'), 'utf8');
+  for (const { path, content } of namedFiles(text)) await sandbox.put(join('/etc/moorline', path), content);
+  await sandbox.put('/etc/moorline/moorline.toml', text);
+  await sandbox.put('new.toml', text.replace(/"site\./g, '"/etc/moorline/site.'));
+  const printed = await sandbox.start('moorline run /etc/moorline/moorline.toml');
+  await until(async () => `the proxy is ready:\n${await printed()}`, async () => / ready$/m.test(await printed()));
+  await sandbox.run('export MOORLINE_SOCKET=/run/moorline.sock');
 }
 
 /** Runs one block if it is marked. */
