@@ -2,7 +2,7 @@
 //!
 //! Both are plain HTTP on sockets of their own, that no proxied request can reach. Owns who is let
 //! in, what paths there are and how they are answered; what is asked and ordered there is
-//! [`Operator`](crate::control::Operator)'s business.
+//! [`ControlHandle`](crate::control::ControlHandle)'s business.
 
 mod access;
 mod configuration;
@@ -16,7 +16,7 @@ mod service;
 mod socket;
 mod sockets;
 
-pub use handlers::State;
+pub use handlers::AdminState;
 pub use service::{CONFIG_HEADER, PROCESS_HEADER};
-pub use socket::{Places, UnixSocket, places};
-pub use sockets::{Serving, Sockets};
+pub use socket::{SocketPlaces, UnixSocket, places};
+pub use sockets::{AdminSockets, ServedAdminSockets};

@@ -121,7 +121,7 @@ pub struct BackendState {
     /// Where it listens, as configured.
     pub address: String,
     /// Who named it.
-    pub origin: Origin,
+    pub origin: BackendOrigin,
     /// What new sessions think of it.
     pub state: BackendCondition,
     /// As configured or ordered.
@@ -139,7 +139,7 @@ pub struct BackendState {
     /// Why it is down or ejected; `None`: it is neither.
     pub reason: Option<String>,
     /// The newest check that failed, also while it is up; `None`: none has.
-    pub last_failure: Option<CheckFailure>,
+    pub last_failure: Option<CheckFailureInfo>,
     /// Where it has left the configuration and its sessions go on: the backend with the same address, as
     /// `pool/backend`.
     pub goes_on_as: Option<String>,
@@ -149,7 +149,7 @@ pub struct BackendState {
 
 /// A failed check of a backend: a health probe, or a request that it did not answer.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
-pub struct CheckFailure {
+pub struct CheckFailureInfo {
     /// When, in Unix time.
     pub at: f64,
     /// What was expected, and what happened.
@@ -159,7 +159,7 @@ pub struct CheckFailure {
 /// Who named a backend.
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Origin {
+pub enum BackendOrigin {
     /// The configuration or a list file that it names.
     Configured,
     /// The pool's source.
@@ -231,7 +231,7 @@ pub struct NewWeight {
 /// What to drain, and how.
 #[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Serialize)]
 #[serde(deny_unknown_fields)]
-pub struct DrainOrder {
+pub struct DrainTerms {
     /// Seconds to the deadline; `None`: nothing is closed, it ends when everybody has left.
     #[serde(default)]
     pub within: Option<f64>,
@@ -243,7 +243,7 @@ pub struct DrainOrder {
 /// One or many backends: whom to drain or to undrain, or whose sessions to list.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
 #[serde(deny_unknown_fields)]
-pub struct Target {
+pub struct BackendTarget {
     /// The pool; `None`: every one.
     #[serde(default)]
     pub pool: Option<String>,
@@ -252,7 +252,7 @@ pub struct Target {
     pub backend: Option<String>,
 }
 
-impl fmt::Display for Target {
+impl fmt::Display for BackendTarget {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match (&self.pool, &self.backend) {
             (None, _) => f.write_str("every pool"),
@@ -262,10 +262,10 @@ impl fmt::Display for Target {
     }
 }
 
-/// A [`Target`] and a [`DrainOrder`], as they come in one body.
+/// A [`BackendTarget`] and a [`DrainTerms`], as they come in one body.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
 #[serde(deny_unknown_fields)]
-pub struct Drain {
+pub struct DrainRequest {
     /// The pool.
     #[serde(default)]
     pub pool: Option<String>,
@@ -275,18 +275,18 @@ pub struct Drain {
     /// Every backend of every pool, in place of a pool.
     #[serde(default)]
     pub all: bool,
-    /// As in [`DrainOrder`].
+    /// As in [`DrainTerms`].
     #[serde(default)]
     pub within: Option<f64>,
-    /// As in [`DrainOrder`].
+    /// As in [`DrainTerms`].
     #[serde(default)]
     pub spread: Option<f64>,
 }
 
-impl Drain {
+impl DrainRequest {
     /// Whom, and how; `None`: it does not say whom.
-    pub fn split(self) -> Option<(Target, DrainOrder)> {
-        let how = DrainOrder { within: self.within, spread: self.spread };
+    pub fn split(self) -> Option<(BackendTarget, DrainTerms)> {
+        let how = DrainTerms { within: self.within, spread: self.spread };
         Some((whom(self.pool, self.backend, self.all)?, how))
     }
 }
@@ -308,14 +308,14 @@ pub struct Undrain {
 
 impl Undrain {
     /// Whom; `None`: it does not say.
-    pub fn target(self) -> Option<Target> {
+    pub fn target(self) -> Option<BackendTarget> {
         whom(self.pool, self.backend, self.all)
     }
 }
 
 /// Everything is only meant where that is said: a pool's name that got lost must not empty a fleet.
-fn whom(pool: Option<String>, backend: Option<String>, all: bool) -> Option<Target> {
-    (all == (pool.is_none() && backend.is_none())).then_some(Target { pool, backend })
+fn whom(pool: Option<String>, backend: Option<String>, all: bool) -> Option<BackendTarget> {
+    (all == (pool.is_none() && backend.is_none())).then_some(BackendTarget { pool, backend })
 }
 
 /// All pools.
@@ -362,9 +362,9 @@ pub enum SessionKind {
     Polling,
 }
 
-/// Sessions, at most as many as asked for.
+/// SessionList, at most as many as asked for.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
-pub struct Sessions {
+pub struct SessionList {
     /// All that there are.
     pub total: u64,
     /// Some of them.
@@ -374,12 +374,12 @@ pub struct Sessions {
 /// Whose whereabouts are asked for.
 #[derive(Clone, Deserialize, PartialEq, Serialize)]
 #[serde(deny_unknown_fields)]
-pub struct FindOrder {
+pub struct FindRequest {
     /// The session id, as clients send it in `sid=`.
     pub sid: String,
 }
 
-impl fmt::Debug for FindOrder {
+impl fmt::Debug for FindRequest {
     /// A session id is a secret.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("FindOrder").finish_non_exhaustive()
@@ -409,7 +409,7 @@ pub struct Plan {
     pub changes: Vec<Change>,
     /// Tunnels that would be closed or cut.
     pub disconnected_tunnels: u64,
-    /// Sessions that would be ended, those with a tunnel included.
+    /// SessionList that would be ended, those with a tunnel included.
     pub disconnected_sessions: u64,
     /// Seconds until the last of them is, where they are not left alone until then.
     pub by: Option<f64>,
@@ -428,7 +428,7 @@ pub struct Change {
     pub detail: String,
     /// Tunnels that would be closed or cut.
     pub tunnels: u64,
-    /// Sessions that would be ended, those with a tunnel included.
+    /// SessionList that would be ended, those with a tunnel included.
     pub sessions: u64,
     /// Seconds until the last of them is.
     pub by: Option<f64>,
@@ -500,7 +500,7 @@ pub enum ChangeKind {
 /// The file to read again and to put in force.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
 #[serde(deny_unknown_fields)]
-pub struct ReloadOrder {
+pub struct ReloadRequest {
     /// Refuse where more tunnels, streams and polling sessions would be disconnected.
     #[serde(default)]
     pub max_disconnects: Option<u64>,
@@ -509,7 +509,7 @@ pub struct ReloadOrder {
 /// A configuration's text, to plan.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
 #[serde(deny_unknown_fields)]
-pub struct PlanOrder {
+pub struct PlanRequest {
     /// The file's text; `None`: the file that the process runs by, as it is now.
     #[serde(default)]
     pub text: Option<String>,
@@ -521,7 +521,7 @@ pub struct PlanOrder {
 /// A request to explain.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
 #[serde(deny_unknown_fields)]
-pub struct ExplainOrder {
+pub struct ExplainRequest {
     /// What the client asks for, `https://host[:port]/path?query`; `tcp://host:port` or `tls://name:port`
     /// for a stream of layer 4.
     pub url: String,
@@ -564,7 +564,7 @@ pub struct Explanation {
 
 /// A refusal.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
-pub struct Refusal {
+pub struct ApiError {
     /// Why, in a sentence; every fault of a configuration.
     pub error: String,
 }
@@ -579,7 +579,7 @@ pub struct Upgraded {
 /// The binary to hand over to.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
 #[serde(deny_unknown_fields)]
-pub struct UpgradeOrder {
+pub struct UpgradeRequest {
     /// Its absolute path; the one that this process was started by where none is given.
     #[serde(default)]
     pub binary: Option<String>,

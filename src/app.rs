@@ -16,13 +16,16 @@ use tokio::{
 
 use crate::{
     admin,
-    api::{UpgradeOrder, Upgraded},
+    api::{UpgradeRequest, Upgraded},
     config::{AdminRemote, Config},
-    control::{Changes, Control, Denied, Fixtures, Operator, Order, Request},
-    handoff::{Inheritance, Joining, Launch},
+    control::{
+        AdminSocketHooks, Changes, CommandError, ControlCommand, ControlHandle, ControlRequest,
+        ControlTask,
+    },
+    handoff::{Inheritance, Launch, Takeover},
     net::inherited::InheritedSockets,
     observe::{BackendSample, CertificateSample, stalls},
-    shared::Proxy,
+    shared::SharedState,
     upstream::Life,
 };
 
@@ -44,27 +47,27 @@ impl std::error::Error for StartError {}
 /// A bound process: every socket is open, and connections are accepted, or will be where it
 /// [accepts](App::accept).
 pub struct App {
-    control: Control,
-    admin: admin::Sockets,
+    control: ControlTask,
+    admin: admin::AdminSockets,
     remote: Option<AdminRemote>,
     /// What it takes over from.
-    joining: Option<Joining>,
+    joining: Option<Takeover>,
 }
 
 /// A running process.
-pub struct Running {
-    requests: mpsc::Sender<Request>,
+pub struct RunningProcess {
+    requests: mpsc::Sender<ControlRequest>,
     control: JoinHandle<()>,
-    admin: Arc<admin::Serving>,
+    admin: Arc<admin::ServedAdminSockets>,
     addresses: Vec<(String, SocketAddr)>,
     /// Where the admin API is.
     socket: Option<PathBuf>,
-    operator: Operator,
+    operator: ControlHandle,
 }
 
 /// Asks a running process for something; cheap to clone.
 #[derive(Clone, Debug)]
-pub struct Remote(mpsc::Sender<Request>);
+pub struct ProcessHandle(mpsc::Sender<ControlRequest>);
 
 impl App {
     /// Binds and builds everything; sockets that the service manager passed are `given`.
@@ -82,7 +85,7 @@ impl App {
     /// # Errors
     /// As for [`bind`](Self::bind), and where the other process is not understood. It knows then, and
     /// serves on.
-    pub async fn take_over(config: Config, mut joining: Joining) -> Result<Self, StartError> {
+    pub async fn take_over(config: Config, mut joining: Takeover) -> Result<Self, StartError> {
         match Self::prepare(config, &mut joining).await {
             Ok(app) => Ok(Self { joining: Some(joining), ..app }),
             Err(error) => {
@@ -103,7 +106,7 @@ impl App {
         joining.ready().await.map_err(|error| StartError(error.to_string()))
     }
 
-    async fn prepare(config: Config, joining: &mut Joining) -> Result<Self, StartError> {
+    async fn prepare(config: Config, joining: &mut Takeover) -> Result<Self, StartError> {
         let mut app = Self::build(config, joining.inheritance()).await?;
         let late = joining.prepared(app.control.proxy()).await;
         app.control.remember(late.map_err(|error| StartError(error.to_string()))?);
@@ -112,10 +115,10 @@ impl App {
 
     async fn build(config: Config, mut from: Inheritance) -> Result<Self, StartError> {
         let told = |error: &dyn fmt::Display| StartError(error.to_string());
-        let admin = admin::Sockets::bind(&config.admin, &mut from.given);
+        let admin = admin::AdminSockets::bind(&config.admin, &mut from.given);
         let admin = admin.map_err(|error| told(&error))?;
         let remote = config.admin.remote.clone();
-        let control = Control::new(config, from).await.map_err(|error| told(&error))?;
+        let control = ControlTask::new(config, from).await.map_err(|error| told(&error))?;
         Ok(Self { control, admin, remote, joining: None })
     }
 
@@ -125,13 +128,17 @@ impl App {
     }
 
     /// The operator's sockets.
-    pub fn admin(&self) -> &admin::Sockets {
+    pub fn admin(&self) -> &admin::AdminSockets {
         &self.admin
     }
 
     /// Runs. `file`, where there is one, is watched and read again at each reload. `launch` is how to
     /// start the next process at an upgrade, or why that makes no sense.
-    pub fn start(mut self, file: Option<PathBuf>, launch: Result<Launch, String>) -> Running {
+    pub fn start(
+        mut self,
+        file: Option<PathBuf>,
+        launch: Result<Launch, String>,
+    ) -> RunningProcess {
         let addresses = self.addresses();
         let socket = self.admin.path().map(Path::to_owned);
         let (requests, received) = mpsc::channel(REQUESTS);
@@ -140,11 +147,11 @@ impl App {
             tracing::warn!(%error, "stuck workers will not be noticed");
         }
         let operator =
-            Operator::new(requests.clone(), Arc::clone(self.control.proxy()), file.clone());
+            ControlHandle::new(requests.clone(), Arc::clone(self.control.proxy()), file.clone());
         let state = admin_state(Arc::clone(self.control.proxy()), requests.clone());
         let admin = Arc::new(self.admin.serve(state, &operator, self.remote.as_ref()));
         let (copied, left) = (Arc::clone(&admin), Arc::clone(&admin));
-        let fixtures = Fixtures {
+        let fixtures = AdminSocketHooks {
             copies: Box::new(move || copied.copies()),
             leave: Box::new(move || left.hand_over()),
         };
@@ -157,11 +164,11 @@ impl App {
         }
         let again = requests.downgrade();
         let control = tokio::spawn(self.control.run(file, received, again));
-        Running { requests, control, admin, addresses, socket, operator }
+        RunningProcess { requests, control, admin, addresses, socket, operator }
     }
 }
 
-impl Running {
+impl RunningProcess {
     /// Addresses listened on at the start, by listener name.
     pub fn addresses(&self) -> &[(String, SocketAddr)] {
         &self.addresses
@@ -173,13 +180,13 @@ impl Running {
     }
 
     /// The operator's door.
-    pub fn operator(&self) -> &Operator {
+    pub fn operator(&self) -> &ControlHandle {
         &self.operator
     }
 
     /// Something to ask by, for signal handlers.
-    pub fn remote(&self) -> Remote {
-        Remote(self.requests.clone())
+    pub fn remote(&self) -> ProcessHandle {
+        ProcessHandle(self.requests.clone())
     }
 
     /// Resolves when the process has come to its end by itself: another one has taken over, and nothing
@@ -194,7 +201,7 @@ impl Running {
     /// Stops accepting, waits for requests and tunnels to end, cuts them at the configured deadline.
     pub async fn drain(self) {
         let (answer, done) = oneshot::channel();
-        if self.requests.send(Request::Stop(answer)).await.is_ok() {
+        if self.requests.send(ControlRequest::Stop(answer)).await.is_ok() {
             let _ = done.await;
         }
         let _ = self.control.await;
@@ -203,21 +210,22 @@ impl Running {
     }
 }
 
-impl Remote {
+impl ProcessHandle {
     /// What SIGHUP means: reopen the access log and read the file again.
     pub async fn hang_up(&self) {
-        let _ = self.0.send(Request::Hangup).await;
+        let _ = self.0.send(ControlRequest::Hangup).await;
     }
 
     /// What SIGUSR2 means: hand over to the binary that is there now.
     ///
     /// # Errors
     /// Why the new process does not serve; this one does then.
-    pub async fn upgrade(&self) -> Result<Upgraded, Denied> {
+    pub async fn upgrade(&self) -> Result<Upgraded, CommandError> {
         let (answer, outcome) = oneshot::channel();
-        let request = Request::Order(Order::Upgrade(UpgradeOrder::default(), answer));
-        self.0.send(request).await.map_err(|_| Denied::Stopping)?;
-        outcome.await.map_err(|_| Denied::Stopping)?
+        let request =
+            ControlRequest::Command(ControlCommand::Upgrade(UpgradeRequest::default(), answer));
+        self.0.send(request).await.map_err(|_| CommandError::Stopping)?;
+        outcome.await.map_err(|_| CommandError::Stopping)?
     }
 
     /// Puts another configuration in force.
@@ -226,17 +234,20 @@ impl Remote {
     /// Why it was refused; the one in force goes on.
     pub async fn apply(&self, config: Config) -> Result<Changes, String> {
         let (answer, outcome) = oneshot::channel();
-        let request = Request::Apply(Box::new(config), answer);
+        let request = ControlRequest::Apply(Box::new(config), answer);
         self.0.send(request).await.map_err(|_| "the process is stopping".to_owned())?;
         outcome.await.map_err(|_| "the process is stopping".to_owned())?
     }
 }
 
-fn admin_state(proxy: Arc<Proxy>, requests: mpsc::Sender<Request>) -> admin::State {
+fn admin_state(
+    proxy: Arc<SharedState>,
+    requests: mpsc::Sender<ControlRequest>,
+) -> admin::AdminState {
     let metrics = Arc::clone(&proxy.metrics);
     let (draining, listening) = (Arc::clone(&proxy), Arc::clone(&proxy));
     let ready = move || !requests.is_closed() && !draining.draining.load(Ordering::Acquire);
-    admin::State {
+    admin::AdminState {
         metrics,
         backends: Box::new(move || samples(&proxy)),
         certificates: Box::new(move || certificates(&listening)),
@@ -244,7 +255,7 @@ fn admin_state(proxy: Arc<Proxy>, requests: mpsc::Sender<Request>) -> admin::Sta
     }
 }
 
-fn certificates(proxy: &Proxy) -> Vec<CertificateSample> {
+fn certificates(proxy: &SharedState) -> Vec<CertificateSample> {
     let snapshot = proxy.snapshot.load();
     let mut samples = Vec::new();
     for listener in snapshot.listeners.values() {
@@ -257,7 +268,7 @@ fn certificates(proxy: &Proxy) -> Vec<CertificateSample> {
     samples
 }
 
-fn samples(proxy: &Proxy) -> Vec<BackendSample> {
+fn samples(proxy: &SharedState) -> Vec<BackendSample> {
     let snapshot = proxy.snapshot.load();
     let backends = snapshot.pools.iter().flat_map(|pool| pool.holders(0));
     backends

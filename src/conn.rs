@@ -42,7 +42,7 @@ use crate::{
         tls::{self, TlsInfo},
     },
     observe::{ChosenBy, ListenerMetrics, StreamEnd, StreamKind, StreamRecord, StreamStart},
-    shared::Proxy,
+    shared::SharedState,
     shutdown, snapshot,
 };
 
@@ -50,7 +50,7 @@ use crate::{
 #[derive(Clone, Debug)]
 pub struct ListenerHandle {
     /// Everything a connection may need.
-    pub proxy: Arc<Proxy>,
+    pub proxy: Arc<SharedState>,
     /// Name of the listener it belongs to.
     pub name: Arc<str>,
     /// Numbers of that listener.
@@ -91,7 +91,7 @@ pub async fn accept(socket: Arc<TcpListener>, door: ListenerHandle) {
 /// A connection just accepted, and what is known of it so far.
 struct AcceptedConnection {
     door: ListenerHandle,
-    policy: Arc<snapshot::Listener>,
+    policy: Arc<snapshot::ListenerSnapshot>,
     /// Where it comes from.
     peer: SocketAddr,
     /// Its place among those of its address, where they are counted.
@@ -401,7 +401,7 @@ impl AcceptedConnection {
 }
 
 /// Logs a request that was refused before it could be served.
-fn log_refused(proxy: &Proxy, visitor: &ConnectionInfo, refused: &RejectedRequest) {
+fn log_refused(proxy: &SharedState, visitor: &ConnectionInfo, refused: &RejectedRequest) {
     let ConnectionInfo { peer, metrics, secured, .. } = visitor;
     let (method, target) = refused.request_line();
     let snapshot = proxy.snapshot.load();
@@ -422,7 +422,7 @@ fn log_refused(proxy: &Proxy, visitor: &ConnectionInfo, refused: &RejectedReques
 
 /// Writes the line of a connection that came to no stream, and counts it.
 fn finish(
-    proxy: &Proxy,
+    proxy: &SharedState,
     metrics: &ListenerMetrics,
     mut record: StreamRecord,
     status: u16,
@@ -435,7 +435,7 @@ fn finish(
 
 /// What is told of a connection that came to no stream.
 struct ConnectionFacts<'a> {
-    proxy: &'a Proxy,
+    proxy: &'a SharedState,
     metrics: &'a ListenerMetrics,
     peer: SocketAddr,
     secured: Option<&'a Arc<TlsInfo>>,

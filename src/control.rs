@@ -1,6 +1,6 @@
 //! What changes the running process: reloads, health, resolution, drains, housekeeping.
 //!
-//! One task owns all of it ([`Control`]) and is told through a channel, so that two changes can never
+//! One task owns all of it ([`ControlTask`]) and is told through a channel, so that two changes can never
 //! interleave. It alone writes the snapshot; what the data path reads is always one whole
 //! configuration. Checks come before the first effect: a refused change has none.
 
@@ -41,16 +41,16 @@ use tokio::{
     time::Instant,
 };
 
-pub(crate) use self::handoff::Fixtures;
+pub(crate) use self::handoff::AdminSocketHooks;
 pub use self::{
     apply::Changes,
-    commands::Order,
-    handle::{Denied, Operator},
+    commands::ControlCommand,
+    handle::{CommandError, ControlHandle},
 };
 use self::{
-    discovery::Discovery, drain::Drains, handoff::Handover, health::Probing, listeners::Doors,
-    on_down::OnDown, overlay::Overlay, rebalance::Rebalance, reload::Cause, report::Since,
-    resolve::Resolver, watch::Watcher,
+    discovery::Discovery, drain::Drains, handoff::HandoffState, health::Probing,
+    listeners::Listeners, on_down::OnDown, overlay::Overlay, rebalance::Rebalancer,
+    reload::ReloadCause, report::StartTime, resolve::NameResolver, watch::Watcher,
 };
 use crate::{
     acme,
@@ -58,7 +58,7 @@ use crate::{
     config::{self, Config},
     net::tls::{self, TicketKeys},
     observe::AccessLog,
-    shared::Proxy,
+    shared::SharedState,
     sticky::Keys,
     systemd::Notifier,
     upstream::{self, Backend},
@@ -74,8 +74,8 @@ const RESOLVE_AGAIN: Duration = Duration::from_secs(30);
 const CUT_AGAIN: Duration = Duration::from_millis(100);
 
 /// Everything that outlives a configuration.
-pub struct Control {
-    proxy: Arc<Proxy>,
+pub struct ControlTask {
+    proxy: Arc<SharedState>,
     /// What the file says.
     typed: Config,
     /// What is in force: that with the layers upon it.
@@ -84,25 +84,25 @@ pub struct Control {
     left: Vec<config::Pool>,
     overlay: Overlay,
     discovery: Discovery,
-    resolver: Arc<Resolver>,
+    resolver: Arc<NameResolver>,
     /// Where the configuration is read from; `None`: it came from flags.
     file: Option<PathBuf>,
     watcher: Option<Watcher>,
     /// When the process began to serve.
-    since: Since,
+    since: StartTime,
     /// How the newest reload went.
     reload: Option<ReloadState>,
     keys: Keys,
     tickets: TicketKeys,
-    doors: Doors,
+    doors: Listeners,
     /// Every live backend, those on their way out included.
     backends: Vec<Arc<Backend>>,
     /// Probes by backend serial.
     probes: HashMap<u64, Probing>,
     drains: Drains,
-    rebalance: Rebalance,
+    rebalance: Rebalancer,
     on_down: OnDown,
-    handover: Handover,
+    handover: HandoffState,
     acme: acme::Fleet,
     /// On its way out: nothing is accepted any more.
     stopping: bool,
@@ -112,7 +112,7 @@ pub struct Control {
 
 /// Something for the control task to do.
 #[derive(Debug)]
-pub enum Request {
+pub enum ControlRequest {
     /// A watched file has changed: read the configuration again and apply it.
     Changed,
     /// Apply this configuration.
@@ -127,18 +127,18 @@ pub enum Request {
         outcome: Result<Vec<config::Backend>, String>,
     },
     /// Carry an operator's order out, or answer a question.
-    Order(Order),
+    Command(ControlCommand),
     /// Stop accepting and drain; answered when everything has ended or was cut.
     Stop(oneshot::Sender<()>),
 }
 
-impl Control {
+impl ControlTask {
     /// The control loop; ends after a stop.
     pub(crate) async fn run(
         mut self,
         file: Option<PathBuf>,
-        mut requests: mpsc::Receiver<Request>,
-        again: mpsc::WeakSender<Request>,
+        mut requests: mpsc::Receiver<ControlRequest>,
+        again: mpsc::WeakSender<ControlRequest>,
     ) {
         self.file = file;
         self.discovery.tell(again.clone());
@@ -146,7 +146,7 @@ impl Control {
         if self.file.is_some() {
             self.watcher = Some(Watcher::new(again, self.typed.reload));
             // An edit between the first reading and the watch would go unseen.
-            self.read_again(Cause::Start).await;
+            self.read_again(ReloadCause::Start).await;
         }
         self.acme.start();
         self.notifier.ready();
@@ -158,7 +158,7 @@ impl Control {
         loop {
             tokio::select! {
                 request = requests.recv() => match request {
-                    Some(Request::Stop(answer)) => {
+                    Some(ControlRequest::Stop(answer)) => {
                         self.stop(&mut requests).await;
                         let _ = answer.send(());
                         return;
@@ -182,21 +182,21 @@ impl Control {
     }
 
     /// Does what is asked, but for a stop.
-    async fn serve(&mut self, request: Request) {
+    async fn serve(&mut self, request: ControlRequest) {
         match request {
-            Request::Changed => self.reload(Cause::Change).await,
-            Request::Hangup => {
+            ControlRequest::Changed => self.reload(ReloadCause::Change).await,
+            ControlRequest::Hangup => {
                 self.reopen_logs();
-                self.reload(Cause::Order).await;
+                self.reload(ReloadCause::Command).await;
                 self.acme.retry();
             }
-            Request::Apply(config, answer) => {
+            ControlRequest::Apply(config, answer) => {
                 let outcome = self.apply(*config).await.map_err(|e| e.to_string());
                 let _ = answer.send(outcome);
             }
-            Request::Discovered { pool, outcome } => self.discovered(pool, outcome).await,
-            Request::Order(order) => self.obey(order).await,
-            Request::Stop(answer) => drop(answer),
+            ControlRequest::Discovered { pool, outcome } => self.discovered(pool, outcome).await,
+            ControlRequest::Command(order) => self.obey(order).await,
+            ControlRequest::Stop(answer) => drop(answer),
         }
     }
 
@@ -257,7 +257,7 @@ impl Control {
     }
 
     /// Drains the whole process: no new connections, requests and tunnels until the deadline.
-    async fn stop(&mut self, requests: &mut mpsc::Receiver<Request>) {
+    async fn stop(&mut self, requests: &mut mpsc::Receiver<ControlRequest>) {
         self.handover.give_up();
         self.acme.stop();
         self.notifier.stopping();
@@ -286,8 +286,8 @@ impl Control {
 
     /// To the end, somebody may ask how far it is; whoever asks for anything else hears that the process
     /// is stopping.
-    fn answer_at_last(&self, request: Request) {
-        if let Request::Order(Order::Status(answer)) = request {
+    fn answer_at_last(&self, request: ControlRequest) {
+        if let ControlRequest::Command(ControlCommand::Status(answer)) = request {
             let _ = answer.send(Ok(self.status()));
         }
     }

@@ -14,7 +14,7 @@
 //!  ◀──────────────────────────────────────────── Ready ┤
 //!  │ stops accepting, leaves the admin's sockets     │
 //!  ├ Released ───────────────────────────────────────▶ serves the admin's sockets, says `ready`
-//!  ├ Sessions (learned late), Ended, State (each s) ──▶ remembers, shows
+//!  ├ Sessions (learned late), Ended, PredecessorState (each s) ──▶ remembers, shows
 //!  ◀──────────────────────────── Fates (at each change) ┤
 //!  └ end of file: it is empty                          │
 //! ```
@@ -47,12 +47,15 @@ mod successor;
 mod wire;
 
 pub use self::{
-    child::{Handed, Inheritance, Joining},
+    child::{HandoffChannel, Inheritance, Takeover},
     launch::Launch,
-    message::{BackendRecord, Course, Fate, Holding, Identity, Secrets, State, Until, Values},
-    parent::{Failure, Offer},
+    message::{
+        BackendDirective, BackendIdentity, BackendRecord, DrainDirective, DrainUntil, HeldTunnels,
+        PredecessorState, Secrets, Values,
+    },
+    parent::{HandoffError, HandoffOffer},
     predecessors::Predecessors,
-    successor::{Successor, Telling},
+    successor::{Successor, SuccessorFeed},
 };
 
 /// Variable that tells a process that its standard input is a channel to the one before it.

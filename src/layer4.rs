@@ -23,9 +23,9 @@ use crate::{
         tls::TlsInfo,
     },
     observe::{ListenerMetrics, StreamKind, StreamRecord, StreamStart, metrics::GaugeGuard},
-    shared::Proxy,
+    shared::SharedState,
     shutdown,
-    snapshot::Pool,
+    snapshot::PoolSnapshot,
     stream_log::{StreamScope, StreamSinks, TunnelGuard},
     tunnel::{self, TunnelEndpoint, TunnelOptions},
     upstream::{Hold, InUse, Life},
@@ -42,7 +42,7 @@ pub(crate) struct NewStream {
     /// What TLS told of it.
     pub(crate) secured: Option<Arc<TlsInfo>>,
     /// Where it goes.
-    pub(crate) pool: Arc<Pool>,
+    pub(crate) pool: Arc<PoolSnapshot>,
     /// Numbers of the listener that accepted it.
     pub(crate) listener: Arc<ListenerMetrics>,
     /// Its place among those of its address, where they are counted.
@@ -61,7 +61,7 @@ struct StreamCounts {
 
 /// Finds a backend and leaves the stream to a task of its own, which is small. Without one the stream
 /// has ended; its client comes back for whoever closes it.
-pub(crate) async fn serve(proxy: &Arc<Proxy>, arrived: NewStream) -> Option<ClientStream> {
+pub(crate) async fn serve(proxy: &Arc<SharedState>, arrived: NewStream) -> Option<ClientStream> {
     let NewStream { client, peer, destination, secured, pool, listener, counted, mut drain } =
         arrived;
     let id: Box<str> = format!("{:032x}", fastrand::u128(..)).into();
@@ -116,8 +116,8 @@ pub(crate) async fn serve(proxy: &Arc<Proxy>, arrived: NewStream) -> Option<Clie
 
 /// Lets the bytes flow.
 fn begin(
-    proxy: &Arc<Proxy>,
-    pool: &Pool,
+    proxy: &Arc<SharedState>,
+    pool: &PoolSnapshot,
     (client, peer): (ClientStream, SocketAddr),
     mut entry: StreamScope,
     reached: ConnectedBackend,

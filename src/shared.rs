@@ -21,7 +21,7 @@ use crate::{
 
 /// What every stream of a process shares.
 #[derive(Debug)]
-pub struct Proxy {
+pub struct SharedState {
     /// The configuration in force.
     pub snapshot: Current,
     /// Which backend holds which session.
@@ -42,7 +42,7 @@ pub struct Proxy {
     pub draining: AtomicBool,
 }
 
-impl Proxy {
+impl SharedState {
     /// Counts a failure under traffic. Only probes count successes: an answer here must not make good
     /// what they find wrong. Without probes nothing would bring a backend up, so nothing takes it
     /// down. The attempt that failed began at `began`: failures that overlap count once.

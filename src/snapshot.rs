@@ -31,14 +31,14 @@ pub type Current = ArcSwap<Snapshot>;
 #[derive(Debug)]
 pub struct Snapshot {
     /// From listener, host and path to a pool.
-    pub routes: Routes<Rule>,
+    pub routes: Routes<RouteTarget>,
     /// Every pool, in file order.
-    pub pools: Vec<Arc<Pool>>,
+    pub pools: Vec<Arc<PoolSnapshot>>,
     /// Backends of pools that the configuration no longer has: no request leads to them, but they may
     /// hold tunnels.
     pub left: Vec<Arc<Backend>>,
     /// Policies by listener name.
-    pub listeners: HashMap<Arc<str>, Arc<Listener>>,
+    pub listeners: HashMap<Arc<str>, Arc<ListenerSnapshot>>,
     /// Peers whose forwarding headers are believed.
     pub trusted: Vec<IpNet>,
     /// Which secrets are kept out of the access log.
@@ -53,31 +53,31 @@ pub struct Snapshot {
 
 /// What a route leads to.
 #[derive(Clone, Debug)]
-pub struct Rule {
+pub struct RouteTarget {
     /// The route as it is told: its host, where it has one, and its path; and its pool.
     pub way: Arc<RouteLabel>,
     /// Who answers.
-    pub pool: Arc<Pool>,
+    pub pool: Arc<PoolSnapshot>,
     /// Custom pages for errors, those of the top level included; `None`: the built-in page.
     pub error_pages: Option<Arc<config::ErrorPages>>,
 }
 
 /// What a listener does with a connection; its sockets live elsewhere.
 #[derive(Debug)]
-pub struct Listener {
+pub struct ListenerSnapshot {
     /// Name in the file.
     pub name: Arc<str>,
     /// How TLS is terminated; `None`: it is not.
     pub tls: Option<Terminator>,
     /// What it is terminated by.
-    pub certificates: Certificates,
+    pub certificates: ListenerCertificates,
     /// Whether requests are read, and not only bytes.
     pub http: bool,
     /// Name of the pool of layer-4 streams, where there is one for all.
     pub pool: Option<Arc<str>>,
     /// From server name and ALPN to the pool that connections are passed on to undecrypted; the first
     /// that covers a ClientHello counts.
-    pub passthrough: Vec<Passthrough>,
+    pub passthrough: Vec<PassthroughRule>,
     /// Whether the ClientHello is looked at before anything else.
     pub looks: bool,
     /// Whether connections begin with a PROXY header.
@@ -100,14 +100,14 @@ pub struct Listener {
 
 /// What a listener proves itself by.
 #[derive(Clone, Debug)]
-pub enum Certificates {
+pub enum ListenerCertificates {
     /// These, or none: it does not terminate TLS.
     Given(Vec<config::Certificate>),
     /// The newest that was ordered.
     Issued(Arc<Issued>),
 }
 
-impl Certificates {
+impl ListenerCertificates {
     /// Those in place at this moment.
     pub fn now(&self) -> Vec<config::Certificate> {
         match self {
@@ -132,7 +132,7 @@ impl Certificates {
 
 /// One rule about connections that are passed on undecrypted.
 #[derive(Debug)]
-pub struct Passthrough {
+pub struct PassthroughRule {
     /// What it covers.
     pub rule: config::Passthrough,
     /// Name of the pool it leads to.
@@ -141,7 +141,7 @@ pub struct Passthrough {
 
 /// A pool and the cookies that name its backends.
 #[derive(Debug)]
-pub struct Pool {
+pub struct PoolSnapshot {
     /// Backends, balance, retry budget.
     pub upstream: Arc<upstream::Pool>,
     dial: Arc<Dial>,
@@ -163,7 +163,7 @@ impl Snapshot {
     }
 
     /// The pool of this name.
-    pub fn pool(&self, name: &str) -> Option<&Arc<Pool>> {
+    pub fn pool(&self, name: &str) -> Option<&Arc<PoolSnapshot>> {
         self.pools.iter().find(|pool| pool.upstream.name() == name)
     }
 
@@ -174,7 +174,7 @@ impl Snapshot {
     }
 }
 
-impl Listener {
+impl ListenerSnapshot {
     /// The pool that a connection with this ClientHello is passed on to undecrypted; `None`: it is to
     /// be decrypted, or refused where no TLS is terminated.
     pub fn passed_on(&self, hello: &ClientHello) -> Option<&Arc<str>> {
@@ -201,7 +201,7 @@ impl Listener {
     }
 }
 
-impl Pool {
+impl PoolSnapshot {
     /// Makes the cookies of a pool's backends, which are reached by `dial`; `leaving` are those that it
     /// had before and that have not ended yet.
     pub fn new(

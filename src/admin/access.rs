@@ -19,14 +19,14 @@ const WARN_EVERY: Duration = Duration::from_secs(10);
 
 /// By which way a request came, for the log.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Way {
+pub(super) enum AdminTransport {
     /// The unix socket, by a process of this user, where the system says.
     Unix(Option<u32>),
     /// TCP, from this address.
     Tcp(SocketAddr),
 }
 
-impl fmt::Display for Way {
+impl fmt::Display for AdminTransport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Unix(Some(user)) => write!(f, "unix uid={user}"),
@@ -62,7 +62,7 @@ impl Token {
     }
 
     /// Tells the log about a request without it, now and then.
-    pub(super) fn refused(&self, way: Way) {
+    pub(super) fn refused(&self, way: AdminTransport) {
         let mut warned = self.warned.lock().unwrap_or_else(PoisonError::into_inner);
         if warned.is_none_or(|then| then.elapsed() >= WARN_EVERY) {
             *warned = Some(Instant::now());

@@ -13,7 +13,7 @@ use http_body_util::Full;
 use crate::observe::{BackendSample, CertificateSample, Metrics, metrics};
 
 /// Where the answers come from.
-pub struct State {
+pub struct AdminState {
     /// Everything counted.
     pub metrics: Arc<Metrics>,
     /// What the backends are like at this moment.
@@ -25,7 +25,7 @@ pub struct State {
 }
 
 /// The answer to a request.
-pub fn answer(method: &Method, path: &str, state: &State) -> Response<Full<Bytes>> {
+pub fn answer(method: &Method, path: &str, state: &AdminState) -> Response<Full<Bytes>> {
     let known = matches!(path, "/metrics" | "/live" | "/ready");
     if known && method != Method::GET {
         let mut refusal = text(StatusCode::METHOD_NOT_ALLOWED, "only GET\n");

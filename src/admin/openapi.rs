@@ -8,11 +8,11 @@ use serde_json::{Value, json};
 
 use super::routes::{Body, ROUTES};
 use crate::api::{
-    BackendCondition, BackendState, Backends, CertificateState, Change, ChangeKind, ChangedThing,
-    CheckFailure, Closed, Drain, DrainState, ExplainOrder, Explanation, FindOrder, ListenerState,
-    NewBackend, NewWeight, OPENAPI, Origin, Plan, PlanOrder, PoolState, Pools, Predecessor,
-    ProcessState, Refusal, ReloadOrder, ReloadState, SessionKind, SessionState, Sessions, Status,
-    Undrain, UpgradeOrder, Upgraded, Whereabouts,
+    ApiError, BackendCondition, BackendOrigin, BackendState, Backends, CertificateState, Change,
+    ChangeKind, ChangedThing, CheckFailureInfo, Closed, DrainRequest, DrainState, ExplainRequest,
+    Explanation, FindRequest, ListenerState, NewBackend, NewWeight, OPENAPI, Plan, PlanRequest,
+    PoolState, Pools, Predecessor, ProcessState, ReloadRequest, ReloadState, SessionKind,
+    SessionList, SessionState, Status, Undrain, UpgradeRequest, Upgraded, Whereabouts,
 };
 use crate::config::{Certificates, Protocol, Tls};
 
@@ -147,7 +147,10 @@ fn words_are_those_of_the_file() {
     );
     use ProcessState::{Draining, Serving, Stopping};
     holds_all("ProcessState", &[Serving, Draining, Stopping]);
-    holds_all("Origin", &[Origin::Configured, Origin::Discovered, Origin::Added]);
+    holds_all(
+        "Origin",
+        &[BackendOrigin::Configured, BackendOrigin::Discovered, BackendOrigin::Added],
+    );
     let kinds = [SessionKind::Tunnel, SessionKind::Stream, SessionKind::Polling];
     holds_all("SessionKind", &kinds);
     use ChangedThing::{Backend, Listener, Pool, Route, Setting};
@@ -172,7 +175,7 @@ fn backend() -> BackendState {
         pool: "chat".to_owned(),
         name: "blue".to_owned(),
         address: "[::1]:3000".to_owned(),
-        origin: Origin::Added,
+        origin: BackendOrigin::Added,
         state: BackendCondition::SlowStart,
         weight: 1,
         ramp: 0.5,
@@ -181,7 +184,7 @@ fn backend() -> BackendState {
         requests: 2,
         since: 1.0,
         reason: Some("refused".to_owned()),
-        last_failure: Some(CheckFailure { at: 1.5, reason: "refused".to_owned() }),
+        last_failure: Some(CheckFailureInfo { at: 1.5, reason: "refused".to_owned() }),
         goes_on_as: Some("other/blue".to_owned()),
         drain: Some(drain()),
     }
@@ -237,7 +240,7 @@ fn states_are_as_the_file_says() {
         "BackendState",
         &BackendState { reason, last_failure, goes_on_as, drain: None, ..backend() },
     );
-    holds("CheckFailure", &CheckFailure { at: 1.5, reason: "refused".to_owned() });
+    holds("CheckFailure", &CheckFailureInfo { at: 1.5, reason: "refused".to_owned() });
     holds("DrainState", &drain());
     holds("Predecessor", &Predecessor { pid: 2, drain: drain() });
     holds("ReloadState", &ReloadState { at: 1.0, error: None });
@@ -251,7 +254,7 @@ fn states_are_as_the_file_says() {
         age: Some(1.0),
     };
     holds("SessionState", &session);
-    holds("Sessions", &Sessions { total: 9, sessions: vec![session.clone()] });
+    holds("Sessions", &SessionList { total: 9, sessions: vec![session.clone()] });
     holds("Whereabouts", &Whereabouts { found: vec![session] });
 }
 
@@ -272,7 +275,7 @@ fn answers_are_as_the_file_says() {
     holds("Explanation", &Explanation::default());
     holds("Closed", &Closed { closed: "t-1".to_owned() });
     holds("Upgraded", &Upgraded { pid: 1 });
-    holds("Refusal", &Refusal { error: "no".to_owned() });
+    holds("Refusal", &ApiError { error: "no".to_owned() });
 }
 
 #[test]
@@ -280,14 +283,17 @@ fn orders_are_as_the_file_says() {
     holds("Undrain", &Undrain { all: true, ..Undrain::default() });
     let one = (Some("a".to_owned()), Some("b".to_owned()));
     holds("Undrain", &Undrain { pool: one.0, backend: one.1, all: false });
-    holds("Drain", &Drain::default());
-    holds("Drain", &Drain { within: Some(300.0), spread: Some(0.5), ..Drain::default() });
+    holds("Drain", &DrainRequest::default());
+    holds(
+        "Drain",
+        &DrainRequest { within: Some(300.0), spread: Some(0.5), ..DrainRequest::default() },
+    );
     let address = "node-1:3000".to_owned();
     holds("NewBackend", &NewBackend { address, name: None, weight: Some(2) });
     holds("NewWeight", &NewWeight { weight: 3 });
-    holds("FindOrder", &FindOrder { sid: "x".to_owned() });
-    holds("ReloadOrder", &ReloadOrder { max_disconnects: Some(0) });
-    holds("PlanOrder", &PlanOrder { text: Some(String::new()), path: None });
-    holds("ExplainOrder", &ExplainOrder::default());
-    holds("UpgradeOrder", &UpgradeOrder::default());
+    holds("FindRequest", &FindRequest { sid: "x".to_owned() });
+    holds("ReloadRequest", &ReloadRequest { max_disconnects: Some(0) });
+    holds("PlanRequest", &PlanRequest { text: Some(String::new()), path: None });
+    holds("ExplainRequest", &ExplainRequest::default());
+    holds("UpgradeRequest", &UpgradeRequest::default());
 }

@@ -6,8 +6,8 @@ use http::{HeaderValue, Response, StatusCode, header};
 use http_body_util::Full;
 use serde::Serialize;
 
-use crate::api::Refusal;
-use crate::control::Denied;
+use crate::api::ApiError;
+use crate::control::CommandError;
 
 /// Why a request was not done.
 #[derive(Debug)]
@@ -30,12 +30,12 @@ pub(super) enum Problem {
     /// Path, query or body make no sense.
     Invalid(String),
     /// The process said no.
-    Denied(Denied),
+    CommandError(CommandError),
 }
 
-impl From<Denied> for Problem {
-    fn from(denied: Denied) -> Self {
-        Self::Denied(denied)
+impl From<CommandError> for Problem {
+    fn from(denied: CommandError) -> Self {
+        Self::CommandError(denied)
     }
 }
 
@@ -44,17 +44,19 @@ impl Problem {
     fn status(&self) -> StatusCode {
         match self {
             Self::Unauthorized { .. } => StatusCode::UNAUTHORIZED,
-            Self::NoPath | Self::Denied(Denied::NotFound(_)) => StatusCode::NOT_FOUND,
+            Self::NoPath | Self::CommandError(CommandError::NotFound(_)) => StatusCode::NOT_FOUND,
             Self::Method(_) => StatusCode::METHOD_NOT_ALLOWED,
             Self::MediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::TooLong(_) => StatusCode::PAYLOAD_TOO_LARGE,
             Self::TooSlow => StatusCode::REQUEST_TIMEOUT,
-            Self::Invalid(_) | Self::Denied(Denied::Invalid(_)) => StatusCode::BAD_REQUEST,
-            Self::Denied(Denied::Conflict(_)) => StatusCode::CONFLICT,
+            Self::Invalid(_) | Self::CommandError(CommandError::Invalid(_)) => {
+                StatusCode::BAD_REQUEST
+            }
+            Self::CommandError(CommandError::Conflict(_)) => StatusCode::CONFLICT,
             // Well formed and understood, but what it asks for does not work: a faulty file, a new
             // binary that crashes.
-            Self::Denied(Denied::Failed(_)) => StatusCode::UNPROCESSABLE_ENTITY,
-            Self::Denied(Denied::Stopping) => StatusCode::SERVICE_UNAVAILABLE,
+            Self::CommandError(CommandError::Failed(_)) => StatusCode::UNPROCESSABLE_ENTITY,
+            Self::CommandError(CommandError::Stopping) => StatusCode::SERVICE_UNAVAILABLE,
         }
     }
 
@@ -75,13 +77,13 @@ impl Problem {
             Self::TooLong(limit) => format!("the body is longer than {limit} bytes"),
             Self::TooSlow => "the body did not arrive in time".to_owned(),
             Self::Invalid(why) => why.clone(),
-            Self::Denied(denied) => denied.to_string(),
+            Self::CommandError(denied) => denied.to_string(),
         }
     }
 
     /// The answer.
     pub(super) fn response(self) -> Response<Full<Bytes>> {
-        let mut response = json(self.status(), &Refusal { error: self.sentence() });
+        let mut response = json(self.status(), &ApiError { error: self.sentence() });
         let headers = response.headers_mut();
         match self {
             Self::Unauthorized { .. } => {

@@ -10,16 +10,16 @@ const LONG: usize = 8 << 20;
 
 /// What is done at a path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Action {
+pub(super) enum ApiAction {
     /// Something is asked; nothing changes.
-    Ask(Question),
+    Ask(ApiQuery),
     /// Something is ordered, and logged.
-    Do(Order),
+    Do(ApiCommand),
 }
 
 /// What can be asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Question {
+pub(super) enum ApiQuery {
     Config,
     Explain,
     FindSession,
@@ -33,7 +33,7 @@ pub(super) enum Question {
 
 /// What can be ordered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Order {
+pub(super) enum ApiCommand {
     AddBackend,
     CloseSession,
     Drain,
@@ -56,45 +56,45 @@ pub(super) enum Body {
 }
 
 /// A method and a path with `{…}` for what is named there.
-pub(super) struct Route {
+pub(super) struct ApiRoute {
     pub(super) method: Method,
     pub(super) path: &'static str,
-    pub(super) action: Action,
+    pub(super) action: ApiAction,
     pub(super) body: Body,
 }
 
-const fn ask(method: Method, path: &'static str, question: Question, body: Body) -> Route {
-    Route { method, path, action: Action::Ask(question), body }
+const fn ask(method: Method, path: &'static str, question: ApiQuery, body: Body) -> ApiRoute {
+    ApiRoute { method, path, action: ApiAction::Ask(question), body }
 }
 
-const fn order(method: Method, path: &'static str, order: Order, body: Body) -> Route {
-    Route { method, path, action: Action::Do(order), body }
+const fn order(method: Method, path: &'static str, order: ApiCommand, body: Body) -> ApiRoute {
+    ApiRoute { method, path, action: ApiAction::Do(order), body }
 }
 
 const BACKENDS: &str = "/v1/pools/{pool}/backends";
 const BACKEND: &str = "/v1/pools/{pool}/backends/{backend}";
 
 /// Everything that is served.
-pub(super) static ROUTES: [Route; 17] = [
-    ask(Method::GET, "/v1/status", Question::Status, Body::None),
-    ask(Method::GET, "/v1/pools", Question::Pools, Body::None),
-    ask(Method::GET, "/v1/pools/{pool}", Question::Pool, Body::None),
-    order(Method::POST, BACKENDS, Order::AddBackend, Body::Json(SHORT)),
-    order(Method::DELETE, BACKEND, Order::RemoveBackend, Body::None),
-    order(Method::PATCH, BACKEND, Order::SetWeight, Body::Json(SHORT)),
+pub(super) static ROUTES: [ApiRoute; 17] = [
+    ask(Method::GET, "/v1/status", ApiQuery::Status, Body::None),
+    ask(Method::GET, "/v1/pools", ApiQuery::Pools, Body::None),
+    ask(Method::GET, "/v1/pools/{pool}", ApiQuery::Pool, Body::None),
+    order(Method::POST, BACKENDS, ApiCommand::AddBackend, Body::Json(SHORT)),
+    order(Method::DELETE, BACKEND, ApiCommand::RemoveBackend, Body::None),
+    order(Method::PATCH, BACKEND, ApiCommand::SetWeight, Body::Json(SHORT)),
     // Without a body, a slip of the hand would drain everything.
-    order(Method::POST, "/v1/drain", Order::Drain, Body::Json(SHORT)),
-    order(Method::POST, "/v1/undrain", Order::Undrain, Body::Json(SHORT)),
-    ask(Method::GET, "/v1/sessions", Question::Sessions, Body::None),
+    order(Method::POST, "/v1/drain", ApiCommand::Drain, Body::Json(SHORT)),
+    order(Method::POST, "/v1/undrain", ApiCommand::Undrain, Body::Json(SHORT)),
+    ask(Method::GET, "/v1/sessions", ApiQuery::Sessions, Body::None),
     // A session id is a secret: it has no place in a URL.
-    ask(Method::POST, "/v1/sessions/find", Question::FindSession, Body::Json(SHORT)),
-    order(Method::DELETE, "/v1/sessions/{id}", Order::CloseSession, Body::None),
-    order(Method::POST, "/v1/reload", Order::Reload, Body::Optional(SHORT)),
-    ask(Method::POST, "/v1/plan", Question::Plan, Body::Optional(LONG)),
-    ask(Method::GET, "/v1/config", Question::Config, Body::None),
-    ask(Method::POST, "/v1/explain", Question::Explain, Body::Json(SHORT)),
-    order(Method::POST, "/v1/upgrade", Order::Upgrade, Body::Optional(SHORT)),
-    ask(Method::GET, "/v1/openapi.json", Question::OpenApi, Body::None),
+    ask(Method::POST, "/v1/sessions/find", ApiQuery::FindSession, Body::Json(SHORT)),
+    order(Method::DELETE, "/v1/sessions/{id}", ApiCommand::CloseSession, Body::None),
+    order(Method::POST, "/v1/reload", ApiCommand::Reload, Body::Optional(SHORT)),
+    ask(Method::POST, "/v1/plan", ApiQuery::Plan, Body::Optional(LONG)),
+    ask(Method::GET, "/v1/config", ApiQuery::Config, Body::None),
+    ask(Method::POST, "/v1/explain", ApiQuery::Explain, Body::Json(SHORT)),
+    order(Method::POST, "/v1/upgrade", ApiCommand::Upgrade, Body::Optional(SHORT)),
+    ask(Method::GET, "/v1/openapi.json", ApiQuery::OpenApi, Body::None),
 ];
 
 /// Why there is no route.
@@ -107,7 +107,10 @@ pub(super) enum Missing {
 }
 
 /// The route of a request, and what its path names, percent-decoded.
-pub(super) fn find(method: &Method, path: &str) -> Result<(&'static Route, Vec<String>), Missing> {
+pub(super) fn find(
+    method: &Method,
+    path: &str,
+) -> Result<(&'static ApiRoute, Vec<String>), Missing> {
     let mut others: Vec<&str> = Vec::new();
     for route in &ROUTES {
         let Some(named) = matches(route.path, path) else { continue };
@@ -146,7 +149,7 @@ fn matches(pattern: &str, path: &str) -> Option<Vec<String>> {
 mod tests {
     use super::*;
 
-    fn found(method: Method, path: &str) -> (Action, Vec<String>) {
+    fn found(method: Method, path: &str) -> (ApiAction, Vec<String>) {
         let (route, named) = find(&method, path).unwrap();
         (route.action, named)
     }
@@ -154,10 +157,10 @@ mod tests {
     #[test]
     fn names_in_a_path_are_decoded_after_it_is_cut() {
         let (action, named) = found(Method::DELETE, "/v1/pools/a%2Fb/backends/%5B::1%5D:3000");
-        assert_eq!(action, Action::Do(Order::RemoveBackend));
+        assert_eq!(action, ApiAction::Do(ApiCommand::RemoveBackend));
         assert_eq!(named, ["a/b", "[::1]:3000"]);
         let (action, named) = found(Method::GET, "/v1/pools/m%C3%B6we");
-        assert_eq!((action, named), (Action::Ask(Question::Pool), vec!["möwe".to_owned()]));
+        assert_eq!((action, named), (ApiAction::Ask(ApiQuery::Pool), vec!["möwe".to_owned()]));
     }
 
     #[test]
@@ -183,8 +186,14 @@ mod tests {
 
     #[test]
     fn a_session_called_find_is_none() {
-        assert_eq!(found(Method::POST, "/v1/sessions/find").0, Action::Ask(Question::FindSession));
+        assert_eq!(
+            found(Method::POST, "/v1/sessions/find").0,
+            ApiAction::Ask(ApiQuery::FindSession)
+        );
         let (action, named) = found(Method::DELETE, "/v1/sessions/find");
-        assert_eq!((action, named), (Action::Do(Order::CloseSession), vec!["find".to_owned()]));
+        assert_eq!(
+            (action, named),
+            (ApiAction::Do(ApiCommand::CloseSession), vec!["find".to_owned()])
+        );
     }
 }

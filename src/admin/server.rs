@@ -14,8 +14,8 @@ use tokio::{
 };
 
 use super::{
-    access::Way,
-    handlers::{self, State},
+    access::AdminTransport,
+    handlers::{self, AdminState},
     service::Api,
 };
 use crate::{net::listener, observe::Metrics, shutdown};
@@ -32,22 +32,22 @@ const PAUSE: Duration = Duration::from_millis(100);
 
 /// Where connections come from.
 #[derive(Clone, Debug)]
-pub(super) enum Socket {
+pub(super) enum AdminListener {
     Tcp(Arc<TcpListener>),
     Unix(Arc<UnixListener>),
 }
 
 /// A connection, and by which way it came.
-enum Stream {
+enum AdminStream {
     Tcp(TcpStream, SocketAddr),
     Unix(UnixStream),
 }
 
 /// What is served there.
 #[derive(Clone)]
-pub(super) enum Service {
+pub(super) enum AdminService {
     /// Metrics and readiness.
-    Metrics(Arc<State>),
+    Metrics(Arc<AdminState>),
     /// The API.
     Api(Arc<Api>),
 }
@@ -58,8 +58,8 @@ pub(super) enum Service {
 /// `left` is not the process's own drain, on purpose: this has to tell about a drain to the end, and
 /// nobody should wait for it.
 pub(super) async fn serve(
-    socket: Socket,
-    service: Service,
+    socket: AdminListener,
+    service: AdminService,
     metrics: Arc<Metrics>,
     mut left: shutdown::Watch,
 ) {
@@ -82,17 +82,17 @@ pub(super) async fn serve(
     while connections.join_next().await.is_some() {}
 }
 
-impl Socket {
+impl AdminListener {
     /// The next connection; cancel-safe.
-    async fn accept(&self, metrics: &Metrics) -> Stream {
+    async fn accept(&self, metrics: &Metrics) -> AdminStream {
         match self {
             Self::Tcp(socket) => {
                 let (stream, from) = listener::accept(socket, &metrics.accept_pauses).await;
-                Stream::Tcp(stream, from)
+                AdminStream::Tcp(stream, from)
             }
             Self::Unix(socket) => loop {
                 match socket.accept().await {
-                    Ok((stream, _)) => return Stream::Unix(stream),
+                    Ok((stream, _)) => return AdminStream::Unix(stream),
                     Err(error) => {
                         metrics.accept_pauses.inc();
                         tracing::debug!(%error, "the admin socket cannot accept, pausing");
@@ -104,19 +104,25 @@ impl Socket {
     }
 }
 
-async fn connection(stream: Stream, service: Service, left: shutdown::Watch) {
+async fn connection(stream: AdminStream, service: AdminService, left: shutdown::Watch) {
     match stream {
-        Stream::Tcp(stream, from) => converse(stream, Way::Tcp(from), service, left).await,
-        Stream::Unix(stream) => {
+        AdminStream::Tcp(stream, from) => {
+            converse(stream, AdminTransport::Tcp(from), service, left).await
+        }
+        AdminStream::Unix(stream) => {
             let user = stream.peer_cred().ok().map(|peer| peer.uid());
-            converse(stream, Way::Unix(user), service, left).await;
+            converse(stream, AdminTransport::Unix(user), service, left).await;
         }
     }
 }
 
 /// One connection from its beginning to its end.
-async fn converse<S>(stream: S, way: Way, service: Service, mut left: shutdown::Watch)
-where
+async fn converse<S>(
+    stream: S,
+    way: AdminTransport,
+    service: AdminService,
+    mut left: shutdown::Watch,
+) where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     let service = service_fn(move |request: Request<Incoming>| {
@@ -145,8 +151,12 @@ where
     }
 }
 
-impl Service {
-    async fn answer(&self, request: Request<Incoming>, way: Way) -> Response<Full<Bytes>> {
+impl AdminService {
+    async fn answer(
+        &self,
+        request: Request<Incoming>,
+        way: AdminTransport,
+    ) -> Response<Full<Bytes>> {
         match self {
             Self::Metrics(state) => handlers::answer(request.method(), request.uri().path(), state),
             Self::Api(api) => api.answer(request, way).await,
@@ -173,7 +183,7 @@ mod tests {
     async fn endpoint() -> (SocketAddr, Arc<AtomicBool>, JoinSet<()>) {
         let ready = Arc::new(AtomicBool::new(true));
         let switch = ready.clone();
-        let state = State {
+        let state = AdminState {
             metrics: Arc::new(Metrics::new()),
             backends: Box::new(Vec::new),
             certificates: Box::new(Vec::new),
@@ -182,11 +192,11 @@ mod tests {
         let listener = bind_one("127.0.0.1:0".parse().unwrap()).unwrap();
         let address = listener.local_addr().unwrap();
         let metrics = Arc::clone(&state.metrics);
-        let service = Service::Metrics(Arc::new(state));
+        let service = AdminService::Metrics(Arc::new(state));
         let mut tasks = JoinSet::new();
         // Without a trigger, nobody asks it to leave.
         let (_, stay) = shutdown::channel();
-        tasks.spawn(serve(Socket::Tcp(Arc::new(listener)), service, metrics, stay));
+        tasks.spawn(serve(AdminListener::Tcp(Arc::new(listener)), service, metrics, stay));
         (address, ready, tasks)
     }
 

@@ -9,16 +9,16 @@ use percent_encoding::{AsciiSet, CONTROLS, percent_decode_str, percent_encode};
 use serde::{Serialize, de::DeserializeOwned};
 
 use super::{
-    access::{Token, Way},
+    access::{AdminTransport, Token},
     configuration,
     problem::{Problem, json, raw},
-    routes::{self, Action, Missing, Order, Question},
+    routes::{self, ApiAction, ApiCommand, ApiQuery, Missing},
 };
 use crate::api::{
-    Backends, Closed, Drain, ExplainOrder, FindOrder, NewBackend, NewWeight, OPENAPI, PlanOrder,
-    Pools, ReloadOrder, Target, Undrain, UpgradeOrder,
+    BackendTarget, Backends, Closed, DrainRequest, ExplainRequest, FindRequest, NewBackend,
+    NewWeight, OPENAPI, PlanRequest, Pools, ReloadRequest, Undrain, UpgradeRequest,
 };
-use crate::control::{Denied, Operator};
+use crate::control::{CommandError, ControlHandle};
 
 /// Deadline of a request's body.
 const BODY_WITHIN: Duration = Duration::from_secs(15);
@@ -38,17 +38,17 @@ const UNSAFE_IN_HEADER: &AsciiSet = &CONTROLS.add(b' ').add(b'%');
 /// The API on one socket.
 #[derive(Debug)]
 pub(super) struct Api {
-    operator: Operator,
+    operator: ControlHandle,
     /// The configuration file, percent-encoded; `None`: the process runs from flags.
     config: Option<HeaderValue>,
     token: Option<Token>,
 }
 
-type Reply = Response<Full<Bytes>>;
+type ApiReply = Response<Full<Bytes>>;
 
 impl Api {
     /// For who reaches the socket, or brings the token where there is one.
-    pub(super) fn new(operator: Operator, token: Option<&str>) -> Self {
+    pub(super) fn new(operator: ControlHandle, token: Option<&str>) -> Self {
         let config = operator.file().and_then(|file| {
             let file = std::path::absolute(file).unwrap_or_else(|_| file.to_owned());
             let bytes = file.as_os_str().as_encoded_bytes();
@@ -59,7 +59,7 @@ impl Api {
     }
 
     /// The answer to a request.
-    pub(super) async fn answer<B>(&self, request: Request<B>, way: Way) -> Reply
+    pub(super) async fn answer<B>(&self, request: Request<B>, way: AdminTransport) -> ApiReply
     where
         B: http_body::Body<Data = Bytes>,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
@@ -73,7 +73,7 @@ impl Api {
     }
 
     /// The same answer with headers that say which process gives it.
-    fn signed(&self, mut reply: Reply) -> Reply {
+    fn signed(&self, mut reply: ApiReply) -> ApiReply {
         let headers = reply.headers_mut();
         headers.insert(&PROCESS_HEADER, std::process::id().into());
         if let Some(config) = &self.config {
@@ -82,7 +82,11 @@ impl Api {
         reply
     }
 
-    async fn attempt<B>(&self, request: Request<B>, way: Way) -> Result<Reply, Problem>
+    async fn attempt<B>(
+        &self,
+        request: Request<B>,
+        way: AdminTransport,
+    ) -> Result<ApiReply, Problem>
     where
         B: http_body::Body<Data = Bytes>,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
@@ -100,10 +104,10 @@ impl Api {
                 Missing::Method(allow) => Problem::Method(allow),
             })?;
         let body = read(route.body, &head.headers, body).await?;
-        let call = Call { operator: &self.operator, way, named, body };
+        let call = ApiCall { operator: &self.operator, way, named, body };
         match route.action {
-            Action::Ask(question) => call.ask(question, head.uri.query()).await,
-            Action::Do(order) => call.order(order).await,
+            ApiAction::Ask(question) => call.ask(question, head.uri.query()).await,
+            ApiAction::Do(order) => call.order(order).await,
         }
     }
 }
@@ -141,79 +145,79 @@ fn is_json(headers: &HeaderMap) -> bool {
 }
 
 /// One request that was let in.
-struct Call<'a> {
-    operator: &'a Operator,
-    way: Way,
+struct ApiCall<'a> {
+    operator: &'a ControlHandle,
+    way: AdminTransport,
     /// What the path names, in its order.
     named: Vec<String>,
     body: Bytes,
 }
 
-impl Call<'_> {
-    async fn ask(mut self, question: Question, query: Option<&str>) -> Result<Reply, Problem> {
+impl ApiCall<'_> {
+    async fn ask(mut self, question: ApiQuery, query: Option<&str>) -> Result<ApiReply, Problem> {
         let operator = self.operator;
         match question {
-            Question::Status => ok(&operator.status().await?),
-            Question::Pools => ok(&Pools { pools: operator.status().await?.pools }),
-            Question::Pool => {
+            ApiQuery::Status => ok(&operator.status().await?),
+            ApiQuery::Pools => ok(&Pools { pools: operator.status().await?.pools }),
+            ApiQuery::Pool => {
                 let name = self.name();
                 let mut pools = operator.status().await?.pools.into_iter();
-                let missing = || Denied::NotFound(format!("there is no pool {name:?}"));
+                let missing = || CommandError::NotFound(format!("there is no pool {name:?}"));
                 ok(&pools.find(|pool| pool.name == name).ok_or_else(missing)?)
             }
-            Question::Sessions => {
+            ApiQuery::Sessions => {
                 let (of, limit) = sessions_query(query.unwrap_or_default())?;
                 ok(&operator.sessions(&whole(of)?, limit)?)
             }
-            Question::FindSession => {
-                let order: FindOrder = self.json()?;
+            ApiQuery::FindSession => {
+                let order: FindRequest = self.json()?;
                 ok(&operator.whereabouts(&order.sid))
             }
-            Question::Plan => {
-                let order: PlanOrder = self.json()?;
+            ApiQuery::Plan => {
+                let order: PlanRequest = self.json()?;
                 ok(&operator.plan(order).await?)
             }
-            Question::Config => ok(&configuration::shown(&*operator.config().await?)),
-            Question::Explain => {
-                let order: ExplainOrder = self.json()?;
+            ApiQuery::Config => ok(&configuration::shown(&*operator.config().await?)),
+            ApiQuery::Explain => {
+                let order: ExplainRequest = self.json()?;
                 ok(&operator.explain(order).await?)
             }
-            Question::OpenApi => Ok(raw(StatusCode::OK, Bytes::from_static(OPENAPI.as_bytes()))),
+            ApiQuery::OpenApi => Ok(raw(StatusCode::OK, Bytes::from_static(OPENAPI.as_bytes()))),
         }
     }
 
-    async fn order(mut self, order: Order) -> Result<Reply, Problem> {
+    async fn order(mut self, order: ApiCommand) -> Result<ApiReply, Problem> {
         match order {
-            Order::AddBackend | Order::RemoveBackend | Order::SetWeight => {
+            ApiCommand::AddBackend | ApiCommand::RemoveBackend | ApiCommand::SetWeight => {
                 self.backend(order).await
             }
-            Order::Drain => {
-                let (target, how) = self.json::<Drain>()?.split().ok_or_else(nobody)?;
+            ApiCommand::Drain => {
+                let (target, how) = self.json::<DrainRequest>()?.split().ok_or_else(nobody)?;
                 let target = whole(target)?;
                 let done = self.operator.drain(target.clone(), how).await;
                 let backends = self.told("drain", &target.to_string(), done)?;
                 ok(&Backends { backends })
             }
-            Order::Undrain => {
+            ApiCommand::Undrain => {
                 let target = self.json::<Undrain>()?.target().ok_or_else(nobody)?;
                 let target = whole(target)?;
                 let done = self.operator.undrain(target.clone()).await;
                 let backends = self.told("undrain", &target.to_string(), done)?;
                 ok(&Backends { backends })
             }
-            Order::CloseSession => {
+            ApiCommand::CloseSession => {
                 let id = self.name();
                 let done = self.operator.close(&id);
                 self.told("close a session", &id, done)?;
                 ok(&Closed { closed: id })
             }
-            Order::Reload => {
-                let order: ReloadOrder = self.json()?;
+            ApiCommand::Reload => {
+                let order: ReloadRequest = self.json()?;
                 let done = self.operator.reload(order).await;
                 ok(&self.told("reload", "the file", done)?)
             }
-            Order::Upgrade => {
-                let order: UpgradeOrder = self.json()?;
+            ApiCommand::Upgrade => {
+                let order: UpgradeRequest = self.json()?;
                 let binary = order.binary.clone().unwrap_or_else(|| "the same binary".to_owned());
                 let done = self.operator.upgrade(order).await;
                 ok(&self.told("upgrade", &binary, done)?)
@@ -222,9 +226,9 @@ impl Call<'_> {
     }
 
     /// Orders about one backend of a pool.
-    async fn backend(mut self, order: Order) -> Result<Reply, Problem> {
+    async fn backend(mut self, order: ApiCommand) -> Result<ApiReply, Problem> {
         let pool = self.name();
-        if order == Order::AddBackend {
+        if order == ApiCommand::AddBackend {
             let new: NewBackend = self.json()?;
             let subject = format!("{pool}/{}", new.name.as_ref().unwrap_or(&new.address));
             let done = self.operator.add(pool, new).await;
@@ -233,7 +237,7 @@ impl Call<'_> {
         }
         let backend = self.name();
         let subject = format!("{pool}/{backend}");
-        if order == Order::SetWeight {
+        if order == ApiCommand::SetWeight {
             let NewWeight { weight } = self.json()?;
             let done = self.operator.set_weight(pool, backend, weight).await;
             return ok(&self.told("weight", &format!("{subject} to {weight}"), done)?);
@@ -257,7 +261,12 @@ impl Call<'_> {
     }
 
     /// Logs an order and what became of it.
-    fn told<T>(&self, order: &str, subject: &str, done: Result<T, Denied>) -> Result<T, Problem> {
+    fn told<T>(
+        &self,
+        order: &str,
+        subject: &str,
+        done: Result<T, CommandError>,
+    ) -> Result<T, Problem> {
         match &done {
             Ok(_) => tracing::info!(order, subject, by = %self.way, "ordered"),
             Err(why) => tracing::info!(order, subject, by = %self.way, %why, "order refused"),
@@ -266,7 +275,7 @@ impl Call<'_> {
     }
 }
 
-fn ok(value: &impl Serialize) -> Result<Reply, Problem> {
+fn ok(value: &impl Serialize) -> Result<ApiReply, Problem> {
     Ok(json(StatusCode::OK, value))
 }
 
@@ -277,9 +286,9 @@ fn nobody() -> Problem {
 }
 
 /// A backend is one of a pool.
-fn whole(target: Target) -> Result<Target, Problem> {
+fn whole(target: BackendTarget) -> Result<BackendTarget, Problem> {
     match target {
-        Target { pool: None, backend: Some(_) } => {
+        BackendTarget { pool: None, backend: Some(_) } => {
             Err(Problem::Invalid("`backend` needs its `pool`".to_owned()))
         }
         target => Ok(target),
@@ -287,8 +296,8 @@ fn whole(target: Target) -> Result<Target, Problem> {
 }
 
 /// Whose sessions, and how many.
-fn sessions_query(query: &str) -> Result<(Target, usize), Problem> {
-    let (mut of, mut limit) = (Target::default(), SESSIONS);
+fn sessions_query(query: &str) -> Result<(BackendTarget, usize), Problem> {
+    let (mut of, mut limit) = (BackendTarget::default(), SESSIONS);
     for pair in query.split('&').filter(|pair| !pair.is_empty()) {
         let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
         let value = percent_decode_str(value)
@@ -320,7 +329,7 @@ mod tests {
         let (of, limit) = sessions_query("pool=a%20b&backend=%5B::1%5D:3000&limit=7").unwrap();
         assert_eq!(of.to_string(), "a b/[::1]:3000");
         assert_eq!(limit, 7);
-        assert_eq!(sessions_query("").unwrap(), (Target::default(), SESSIONS));
+        assert_eq!(sessions_query("").unwrap(), (BackendTarget::default(), SESSIONS));
         for bad in ["limit=0", "limit=10001", "limit=x", "limit", "sid=x", "pool=%ff"] {
             assert!(matches!(sessions_query(bad), Err(Problem::Invalid(_))), "{bad}");
         }

@@ -230,7 +230,7 @@ impl Drop for SocketFile {
 
 /// Where a client looks for a process's socket.
 #[derive(Clone, Debug)]
-pub struct Places {
+pub struct SocketPlaces {
     /// Folders of this user's processes, in order.
     pub folders: Vec<PathBuf>,
     /// Folders of others, to be named but not used.
@@ -241,7 +241,7 @@ pub struct Places {
 
 /// Where a client looks. A runtime folder that the environment names is the only place: elsewhere there
 /// are other users' processes.
-pub fn places() -> Places {
+pub fn places() -> SocketPlaces {
     let own = Some(own_folder()).filter(|folder| is_private(folder));
     let system = PathBuf::from(RUN);
     let (unit, user) = (unit_folder(), runtime_folder());
@@ -256,10 +256,10 @@ pub fn places() -> Places {
         _ => (all.clone(), None),
     };
     let elsewhere = all.into_iter().filter(|folder| !folders.contains(folder)).collect();
-    Places { folders, elsewhere, set_by }
+    SocketPlaces { folders, elsewhere, set_by }
 }
 
-impl Places {
+impl SocketPlaces {
     /// The usual socket of a folder.
     pub fn usual(folder: &Path) -> PathBuf {
         folder.join(NAME)

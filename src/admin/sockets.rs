@@ -12,14 +12,14 @@ use std::{
 use tokio::{net::TcpListener, task::JoinSet};
 
 use super::{
-    handlers::State,
-    server::{self, Service, Socket},
+    handlers::AdminState,
+    server::{self, AdminListener, AdminService},
     service::Api,
     socket::{SocketFile, UnixSocket},
 };
 use crate::{
     config::{Admin, AdminRemote, AdminSocket},
-    control::Operator,
+    control::ControlHandle,
     net::{
         bind_error,
         inherited::{self, InheritedSockets, Purpose},
@@ -30,7 +30,7 @@ use crate::{
 
 /// Bound sockets.
 #[derive(Debug)]
-pub struct Sockets {
+pub struct AdminSockets {
     metrics: Option<Tcp>,
     socket: Option<UnixSocket>,
     remote: Option<Tcp>,
@@ -43,7 +43,7 @@ struct Tcp {
     listener: TcpListener,
 }
 
-impl Sockets {
+impl AdminSockets {
     /// Takes what was given and binds the rest of what is configured. Must be called within a tokio
     /// runtime.
     ///
@@ -60,31 +60,40 @@ impl Sockets {
     }
 
     /// Serves. `remote` has the token of the API over TCP, which is not served without.
-    pub fn serve(self, state: State, operator: &Operator, remote: Option<&AdminRemote>) -> Serving {
+    pub fn serve(
+        self,
+        state: AdminState,
+        operator: &ControlHandle,
+        remote: Option<&AdminRemote>,
+    ) -> ServedAdminSockets {
         let metrics = Arc::clone(&state.metrics);
         let (leave, stay) = shutdown::channel();
         let (mut tasks, mut sockets) = (JoinSet::new(), Vec::new());
-        let mut spawn = |purpose, socket: Socket, service| {
+        let mut spawn = |purpose, socket: AdminListener, service| {
             let task = server::serve(socket.clone(), service, Arc::clone(&metrics), stay.clone());
             tasks.spawn(task);
             sockets.push((purpose, socket));
         };
         if let Some(Tcp { purpose, listener }) = self.metrics {
-            let service = Service::Metrics(Arc::new(state));
-            spawn(purpose, Socket::Tcp(Arc::new(listener)), service);
+            let service = AdminService::Metrics(Arc::new(state));
+            spawn(purpose, AdminListener::Tcp(Arc::new(listener)), service);
         }
         if let Some(socket) = &self.socket {
             socket.own();
             let purpose = socket.purpose();
-            let service = Service::Api(Arc::new(Api::new(operator.clone(), None)));
-            spawn(purpose, Socket::Unix(socket.listener()), service);
+            let service = AdminService::Api(Arc::new(Api::new(operator.clone(), None)));
+            spawn(purpose, AdminListener::Unix(socket.listener()), service);
         }
         if let (Some(Tcp { purpose, listener }), Some(remote)) = (self.remote, remote) {
             let api = Api::new(operator.clone(), Some(&remote.token));
-            spawn(purpose, Socket::Tcp(Arc::new(listener)), Service::Api(Arc::new(api)));
+            spawn(
+                purpose,
+                AdminListener::Tcp(Arc::new(listener)),
+                AdminService::Api(Arc::new(api)),
+            );
         }
         let file = self.socket.map(UnixSocket::into_file);
-        Serving { sockets: Mutex::new(sockets), file, leave, _tasks: tasks }
+        ServedAdminSockets { sockets: Mutex::new(sockets), file, leave, _tasks: tasks }
     }
 
     /// Address of metrics and readiness.
@@ -123,17 +132,17 @@ impl Tcp {
     }
 }
 
-/// Sockets that are served until this is dropped; the unix socket's file goes with it.
+/// AdminSockets that are served until this is dropped; the unix socket's file goes with it.
 #[derive(Debug)]
-pub struct Serving {
+pub struct ServedAdminSockets {
     /// With what the next process knows them by; empty once they are left to it.
-    sockets: Mutex<Vec<(Purpose, Socket)>>,
+    sockets: Mutex<Vec<(Purpose, AdminListener)>>,
     file: Option<SocketFile>,
     leave: shutdown::Trigger,
     _tasks: JoinSet<()>,
 }
 
-impl Serving {
+impl ServedAdminSockets {
     /// Descriptors of the sockets, for another process.
     ///
     /// # Errors
@@ -142,8 +151,8 @@ impl Serving {
         let sockets = self.sockets.lock().unwrap_or_else(PoisonError::into_inner);
         let copies = sockets.iter().map(|(purpose, socket)| {
             let copy = match socket {
-                Socket::Tcp(socket) => inherited::copy(&**socket),
-                Socket::Unix(socket) => inherited::copy(&**socket),
+                AdminListener::Tcp(socket) => inherited::copy(&**socket),
+                AdminListener::Unix(socket) => inherited::copy(&**socket),
             };
             Ok((purpose.clone(), copy?))
         });

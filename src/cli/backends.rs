@@ -9,7 +9,7 @@ use super::{
     number,
     show::{self, Cell, Column, Ink, Table, plain},
 };
-use crate::api::{BackendCondition, BackendState, NewBackend, NewWeight, Origin, Pools};
+use crate::api::{BackendCondition, BackendOrigin, BackendState, NewBackend, NewWeight, Pools};
 
 /// Seconds for which the last failed check of a backend that is up is shown.
 const RECENT: f64 = 3600.0;
@@ -187,9 +187,9 @@ pub(super) fn condition(state: BackendCondition) -> (&'static str, Ink) {
 fn notes(backend: &BackendState) -> Vec<String> {
     let mut parts = Vec::new();
     match backend.origin {
-        Origin::Configured => {}
-        Origin::Discovered => parts.push("from discovery".to_owned()),
-        Origin::Added => parts.push("added by order, until restart".to_owned()),
+        BackendOrigin::Configured => {}
+        BackendOrigin::Discovered => parts.push("from discovery".to_owned()),
+        BackendOrigin::Added => parts.push("added by order, until restart".to_owned()),
     }
     let since = show::seconds(show::unix_now() - backend.since);
     match (backend.state, &backend.reason) {
@@ -220,14 +220,14 @@ fn notes(backend: &BackendState) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::api::{CheckFailure, DrainState};
+    use crate::api::{CheckFailureInfo, DrainState};
 
     fn backend() -> BackendState {
         BackendState {
             pool: "chat".to_owned(),
             name: "blue".to_owned(),
             address: "10.0.0.1:80".to_owned(),
-            origin: Origin::Configured,
+            origin: BackendOrigin::Configured,
             state: BackendCondition::Up,
             weight: 1,
             ramp: 1.0,
@@ -246,7 +246,7 @@ mod tests {
     fn a_backend_that_is_down_says_why_and_for_how_long() {
         let reason = "HTTP probe GET /healthz: expected 2xx, got 404".to_owned();
         let since = show::unix_now() - 125.0;
-        let failure = CheckFailure { at: show::unix_now() - 59.5, reason: reason.clone() };
+        let failure = CheckFailureInfo { at: show::unix_now() - 59.5, reason: reason.clone() };
         let last_failure = Some(failure);
         let up = BackendState { since, last_failure, ..backend() };
         let down = BackendState {

@@ -28,7 +28,7 @@ use super::{
     find::{self, Found},
     show,
 };
-use crate::api::Refusal;
+use crate::api::ApiError;
 
 /// Deadline of a connection.
 const CONNECT_WITHIN: Duration = Duration::from_secs(5);
@@ -138,7 +138,7 @@ impl Access {
 
     /// The server's own sentence and whose it is; for scripts, its JSON as well.
     fn refused(&self, status: StatusCode, text: &str, process: &Process) -> anyhow::Error {
-        match serde_json::from_str::<Refusal>(text) {
+        match serde_json::from_str::<ApiError>(text) {
             Ok(refusal) => {
                 if self.json {
                     show::document(&process.signed(text));

@@ -21,7 +21,7 @@ use super::{
     serve::{Service, serve},
 };
 use crate::{
-    app::Running,
+    app::RunningProcess,
     config::{
         AccessLog, Address, AdminSocket, Backend, Balance, Certificate, Certificates, Config,
         Drain, Health, HostPattern, Listener, Pool, Probe, Protocol, Redirect, Route, Tls,
@@ -125,7 +125,7 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let nodes = Arc::new(nodes);
     let (ordered, in_force) = (Arc::clone(&nodes), config.clone());
     let first = NAMES[0];
-    let begin = move |running: &Running| {
+    let begin = move |running: &RunningProcess| {
         let (operator, remote) = (running.operator().clone(), running.remote());
         let socket = running.socket().map(PathBuf::from);
         let drain = socket.as_deref().map(|socket| control::drain_command(first, socket));

@@ -18,7 +18,7 @@ use super::{
     show::{self, counted},
     target::Whom,
 };
-use crate::api::{BackendCondition, BackendState, Backends, Drain, DrainState, Pools};
+use crate::api::{BackendCondition, BackendState, Backends, DrainRequest, DrainState, Pools};
 
 /// Between two looks at a drain that is waited for.
 const LOOK_AGAIN: Duration = Duration::from_millis(500);
@@ -70,7 +70,7 @@ impl Args {
             None => self.within,
         };
         let target = self.whom.target();
-        let order = Drain {
+        let order = DrainRequest {
             all: target.pool.is_none(),
             pool: target.pool,
             backend: target.backend,
@@ -216,7 +216,7 @@ pub(super) fn ended(backends: &Backends) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::api::Origin;
+    use crate::api::BackendOrigin;
 
     fn backend(name: &str, state: BackendCondition, left: Option<u64>) -> BackendState {
         let drain = left.map(|left| DrainState {
@@ -230,7 +230,7 @@ mod tests {
             pool: "chat".to_owned(),
             name: name.to_owned(),
             address: name.to_owned(),
-            origin: Origin::Configured,
+            origin: BackendOrigin::Configured,
             state,
             weight: 1,
             ramp: 1.0,

@@ -9,7 +9,7 @@ use super::{
     flags,
     show::{Ink, paint, plain},
 };
-use crate::api::{ExplainOrder, Explanation};
+use crate::api::{ExplainRequest, Explanation};
 
 /// Arguments of `explain`.
 #[derive(Clone, Debug, clap::Args)]
@@ -51,7 +51,7 @@ impl Args {
     /// # Errors
     /// A sentence: why there is no answer, or what is wrong with the URL.
     pub async fn run(self) -> anyhow::Result<ExitCode> {
-        let order = ExplainOrder {
+        let order = ExplainRequest {
             url: self.url,
             method: self.method,
             cookie: self.cookie,

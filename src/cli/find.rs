@@ -15,7 +15,7 @@ use rustix::process::geteuid;
 use tokio::{net::UnixStream, time::timeout};
 
 use super::client::{Process, identify};
-use crate::admin::{Places, places};
+use crate::admin::{SocketPlaces, places};
 
 /// Deadline of a connection.
 const CONNECT_WITHIN: Duration = Duration::from_secs(5);
@@ -82,7 +82,7 @@ fn sockets(folders: &[PathBuf]) -> Vec<PathBuf> {
     for folder in folders {
         let entries = fs::read_dir(folder).into_iter().flatten().flatten();
         let mut here: Vec<PathBuf> = entries
-            .filter(|entry| entry.file_name().to_str().is_some_and(Places::is_name))
+            .filter(|entry| entry.file_name().to_str().is_some_and(SocketPlaces::is_name))
             .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_socket()))
             .map(|entry| entry.path())
             .collect();
@@ -93,9 +93,10 @@ fn sockets(folders: &[PathBuf]) -> Vec<PathBuf> {
 }
 
 /// The sentence for no process at all.
-fn none(places: &Places) -> String {
+fn none(places: &SocketPlaces) -> String {
     let folders: Vec<String> = places.folders.iter().map(|f| f.display().to_string()).collect();
-    let first = places.folders.first().map(|folder| Places::usual(folder)).unwrap_or_default();
+    let first =
+        places.folders.first().map(|folder| SocketPlaces::usual(folder)).unwrap_or_default();
     let by = places.set_by.map(|name| format!(" (${name} is set)")).unwrap_or_default();
     let mut text = format!(
         "no running Moorline of user {} was found: no process listens on {}, or on another socket in {}{by}",

@@ -14,7 +14,7 @@ use super::{
     files,
     show::{self, Cell, Column, Ink, Table, seconds},
 };
-use crate::api::{Change, ChangeKind, Plan, PlanOrder};
+use crate::api::{Change, ChangeKind, Plan, PlanRequest};
 
 /// Arguments of `plan`.
 #[derive(Clone, Debug, clap::Args)]
@@ -54,9 +54,9 @@ impl Args {
                     .to_str()
                     .context("the path is not valid UTF-8; rename the file")?
                     .to_owned();
-                PlanOrder { text: Some(text), path: Some(path) }
+                PlanRequest { text: Some(text), path: Some(path) }
             }
-            None => PlanOrder::default(),
+            None => PlanRequest::default(),
         };
         let answer = self.access.ask(Method::POST, "/v1/plan", Some(&order)).await?;
         answer.print(&self.access, |plan: &Plan| words(plan, Tense::Would));

@@ -9,7 +9,7 @@ use super::{
     number,
     plan::{self, Tense},
 };
-use crate::api::{Plan, ReloadOrder};
+use crate::api::{Plan, ReloadRequest};
 
 /// Arguments of `reload`.
 #[derive(Clone, Debug, clap::Args)]
@@ -35,7 +35,7 @@ impl Args {
     /// # Errors
     /// A sentence: why there is no answer, or why it was refused; every fault of the file.
     pub async fn run(self) -> anyhow::Result<ExitCode> {
-        let order = ReloadOrder { max_disconnects: self.max_disconnects };
+        let order = ReloadRequest { max_disconnects: self.max_disconnects };
         let answer = self.access.ask(Method::POST, "/v1/reload", Some(&order)).await?;
         answer.print(&self.access, |plan: &Plan| plan::words(plan, Tense::Did));
         Ok(ExitCode::SUCCESS)

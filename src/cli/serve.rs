@@ -14,9 +14,9 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::limit;
 use crate::{
-    app::{App, Remote, Running},
+    app::{App, ProcessHandle, RunningProcess},
     config::{self, AccessLog, Config, Probe, Protocol, Source},
-    handoff::{Handed, Launch},
+    handoff::{HandoffChannel, Launch},
     observe::log,
     systemd,
     tunnel::splice,
@@ -26,7 +26,7 @@ use crate::{
 const GATHER: Duration = Duration::from_millis(50);
 
 /// Called with the running process.
-pub(super) type Greeting<'a> = Box<dyn FnOnce(&Running) -> String + 'a>;
+pub(super) type Greeting<'a> = Box<dyn FnOnce(&RunningProcess) -> String + 'a>;
 
 /// What is served, and how it is told.
 pub(super) struct Service<'a, L> {
@@ -97,7 +97,7 @@ where
 }
 
 /// Drains; a second signal ends that.
-async fn end(running: Running, mut signals: Signals) -> anyhow::Result<ExitCode> {
+async fn end(running: RunningProcess, mut signals: Signals) -> anyhow::Result<ExitCode> {
     tokio::select! {
         () = running.drain() => Ok(ExitCode::SUCCESS),
         () = signals.stop() => Ok(ExitCode::FAILURE),
@@ -137,7 +137,7 @@ impl Summary {
 
 /// Everything up to the first connection; a process that takes over accepts after this.
 async fn begin(load: impl FnOnce() -> anyhow::Result<Config>) -> anyhow::Result<(App, Summary)> {
-    let Some(handed) = Handed::from_stdin()? else {
+    let Some(handed) = HandoffChannel::from_stdin()? else {
         // No thread but this one reads the environment yet.
         let given = systemd::passed();
         let config = load()?;
@@ -175,14 +175,14 @@ impl Signals {
 }
 
 /// Each SIGUSR2 asks for an upgrade; one that is refused or fails is told by whoever refuses.
-async fn upgrade(mut signals: Signal, remote: Remote) {
+async fn upgrade(mut signals: Signal, remote: ProcessHandle) {
     while signals.recv().await.is_some() {
         let remote = remote.clone();
         tokio::spawn(async move { remote.upgrade().await });
     }
 }
 
-async fn hang_ups(mut hangups: Signal, remote: Remote) {
+async fn hang_ups(mut hangups: Signal, remote: ProcessHandle) {
     while hangups.recv().await.is_some() {
         // Those that come meanwhile become one.
         tokio::time::sleep(GATHER).await;

@@ -15,7 +15,9 @@ use super::{
     show::{self, Column, Table, counted, plain},
     target,
 };
-use crate::api::{Closed, FindOrder, SessionKind, SessionState, Sessions, Target, Whereabouts};
+use crate::api::{
+    BackendTarget, Closed, FindRequest, SessionKind, SessionList, SessionState, Whereabouts,
+};
 
 /// Longest session id that is read from standard input.
 const LONGEST: u64 = 64 << 10;
@@ -40,7 +42,7 @@ pub struct Args {
     pub command: Option<Command>,
     /// List the sessions of this pool or backend only
     #[arg(value_name = "POOL[/BACKEND]", value_parser = target::parse)]
-    pub target: Option<Target>,
+    pub target: Option<BackendTarget>,
     /// Maximum number of sessions to list
     #[arg(
         long, value_name = "N", default_value_t = 100, allow_negative_numbers = true,
@@ -80,10 +82,10 @@ impl Args {
         match command {
             None => {
                 let path = list_path(&target.unwrap_or_default(), limit);
-                access.get::<Sessions>(&path).await?.print(&access, list);
+                access.get::<SessionList>(&path).await?.print(&access, list);
             }
             Some(Command::Find { sid }) => {
-                let order = FindOrder { sid: given(sid)? };
+                let order = FindRequest { sid: given(sid)? };
                 let path = "/v1/sessions/find";
                 let answer = access.ask::<Whereabouts>(Method::POST, path, Some(&order)).await?;
                 answer.print(&access, |found| match found.found.len() {
@@ -120,7 +122,7 @@ fn given(sid: String) -> anyhow::Result<String> {
     }
 }
 
-fn list_path(of: &Target, limit: u32) -> String {
+fn list_path(of: &BackendTarget, limit: u32) -> String {
     let mut path = format!("/v1/sessions?limit={limit}");
     for (name, value) in [("pool", &of.pool), ("backend", &of.backend)] {
         if let Some(value) = value {
@@ -130,7 +132,7 @@ fn list_path(of: &Target, limit: u32) -> String {
     path
 }
 
-fn list(sessions: &Sessions) -> String {
+fn list(sessions: &SessionList) -> String {
     let shown = sessions.sessions.len() as u64;
     if sessions.total == 0 {
         return "no sessions".to_owned();

@@ -1,6 +1,6 @@
 //! Whom an order is for, as it is typed: `POOL`, `POOL/BACKEND` or everything.
 
-use crate::api::Target;
+use crate::api::BackendTarget;
 
 /// Arguments that say whom an order is for.
 #[derive(Clone, Debug, clap::Args)]
@@ -8,7 +8,7 @@ use crate::api::Target;
 pub struct Whom {
     /// A pool, or one backend of it
     #[arg(value_name = "POOL[/BACKEND]", value_parser = parse)]
-    pub target: Option<Target>,
+    pub target: Option<BackendTarget>,
     /// Every backend of every pool
     #[arg(long)]
     pub all: bool,
@@ -16,13 +16,13 @@ pub struct Whom {
 
 impl Whom {
     /// The target; everything where `--all` was typed.
-    pub(super) fn target(self) -> Target {
+    pub(super) fn target(self) -> BackendTarget {
         self.target.unwrap_or_default()
     }
 }
 
 /// `POOL` or `POOL/BACKEND`.
-pub(super) fn parse(typed: &str) -> Result<Target, String> {
+pub(super) fn parse(typed: &str) -> Result<BackendTarget, String> {
     let (pool, backend) = match typed.split_once('/') {
         Some((pool, backend)) => (pool, Some(backend)),
         None => (typed, None),
@@ -30,7 +30,7 @@ pub(super) fn parse(typed: &str) -> Result<Target, String> {
     if pool.is_empty() || backend == Some("") {
         return Err("write it as POOL or POOL/BACKEND, for example chat/blue-2".to_owned());
     }
-    Ok(Target { pool: Some(pool.to_owned()), backend: backend.map(str::to_owned) })
+    Ok(BackendTarget { pool: Some(pool.to_owned()), backend: backend.map(str::to_owned) })
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@ use anyhow::Context as _;
 use http::Method;
 
 use super::client::Access;
-use crate::api::{UpgradeOrder, Upgraded};
+use crate::api::{UpgradeRequest, Upgraded};
 
 /// Longest wait for the new process; the server's deadline for it, `upgrade.ready`, is shorter.
 const WITHIN: Duration = Duration::from_secs(300);
@@ -52,7 +52,7 @@ impl Args {
             }
             None => None,
         };
-        let order = UpgradeOrder { binary };
+        let order = UpgradeRequest { binary };
         let answer = self
             .access
             .ask_within::<Upgraded>(WITHIN, Method::POST, "/v1/upgrade", Some(&order))

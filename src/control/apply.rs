@@ -14,17 +14,17 @@ use arc_swap::ArcSwap;
 use tokio::sync::Semaphore;
 
 use super::{
-    Control,
+    ControlTask,
     discovery::Discovery,
-    drain::{Drains, End},
-    handoff::Handover,
+    drain::{DrainEnd, Drains},
+    handoff::HandoffState,
     health::Probing,
-    listeners::Doors,
+    listeners::Listeners,
     on_down::OnDown,
     overlay::Overlay,
-    rebalance::Rebalance,
-    report::Since,
-    resolve::Resolver,
+    rebalance::Rebalancer,
+    report::StartTime,
+    resolve::NameResolver,
     warnings,
 };
 use crate::{
@@ -34,7 +34,7 @@ use crate::{
     net::tls::{self, TicketKeys},
     observe::{AccessLog, Metrics, Redaction, RouteLabel},
     route,
-    shared::Proxy,
+    shared::SharedState,
     snapshot::{self, Current, Snapshot},
     sticky::{Keys, Memory, Table},
     systemd::Notifier,
@@ -43,7 +43,7 @@ use crate::{
 
 /// Why a configuration that is right in itself could not be put in force.
 #[derive(Debug)]
-pub(crate) enum Refused {
+pub(crate) enum ApplyError {
     /// An address could not be listened on, or the access log not be opened.
     Io(io::Error),
     /// TLS cannot be served or spoken as it is set.
@@ -69,7 +69,7 @@ pub struct Changes {
     pub other: bool,
 }
 
-impl fmt::Display for Refused {
+impl fmt::Display for ApplyError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Io(error) => write!(f, "{error}"),
@@ -79,21 +79,21 @@ impl fmt::Display for Refused {
     }
 }
 
-impl std::error::Error for Refused {}
+impl std::error::Error for ApplyError {}
 
-impl From<io::Error> for Refused {
+impl From<io::Error> for ApplyError {
     fn from(error: io::Error) -> Self {
         Self::Io(error)
     }
 }
 
-impl From<rustls::Error> for Refused {
+impl From<rustls::Error> for ApplyError {
     fn from(error: rustls::Error) -> Self {
         Self::Tls(error.into())
     }
 }
 
-impl From<tls::TerminatorError> for Refused {
+impl From<tls::TerminatorError> for ApplyError {
     fn from(error: tls::TerminatorError) -> Self {
         Self::Tls(error)
     }
@@ -112,14 +112,14 @@ impl fmt::Display for Changes {
     }
 }
 
-impl Control {
+impl ControlTask {
     /// Binds and builds everything for the first configuration; connections are accepted from here on,
     /// unless what it begins with holds that back until [`open`](Self::open).
     ///
     /// # Errors
     /// An address that cannot be listened on, an access log that cannot be opened, a certificate that
     /// rustls refuses.
-    pub(crate) async fn new(config: Config, from: Inheritance) -> Result<Self, Refused> {
+    pub(crate) async fn new(config: Config, from: Inheritance) -> Result<Self, ApplyError> {
         let keys = Keys::adopt(&config.cookie_keys, from.secrets.cookie());
         let tickets = TicketKeys::new(&config.ticket_keys, from.secrets.tickets())?;
         let metrics = Arc::new(Metrics::new());
@@ -135,7 +135,7 @@ impl Control {
             error_pages: None,
             introduces: false,
         };
-        let proxy = Arc::new(Proxy {
+        let proxy = Arc::new(SharedState {
             snapshot: Current::from_pointee(empty),
             sids: Table::new(&config.sessions),
             memory: Memory::new(),
@@ -148,7 +148,7 @@ impl Control {
         });
         // In force is nothing yet but what is never compared.
         let nothing = Config { listeners: Vec::new(), pools: Vec::new(), ..config.clone() };
-        let handover = Handover::default();
+        let handover = HandoffState::default();
         let orders = Fleet::new(Arc::clone(&proxy.challenges), Arc::clone(&proxy.metrics));
         let mut control = Self {
             proxy,
@@ -157,18 +157,18 @@ impl Control {
             left: Vec::new(),
             overlay: Overlay::default(),
             discovery: Discovery::new(config.admin.clone()),
-            resolver: Resolver::new(config.admin.clone()),
+            resolver: NameResolver::new(config.admin.clone()),
             file: None,
             watcher: None,
-            since: Since::now(),
+            since: StartTime::now(),
             reload: None,
             keys,
             tickets,
-            doors: Doors::new(from.given, from.holds),
+            doors: Listeners::new(from.given, from.holds),
             backends: Self::revive(&from.backends, &config),
             probes: HashMap::new(),
             drains: Drains::new(handover.predecessors.clone()),
-            rebalance: Rebalance::default(),
+            rebalance: Rebalancer::default(),
             on_down: OnDown::default(),
             handover,
             acme: orders,
@@ -201,7 +201,7 @@ impl Control {
     ///
     /// # Errors
     /// As for [`new`](Self::new).
-    pub(crate) async fn apply(&mut self, typed: Config) -> Result<Changes, Refused> {
+    pub(crate) async fn apply(&mut self, typed: Config) -> Result<Changes, ApplyError> {
         let mut overlay = self.overlay.clone();
         overlay.settle(&typed);
         self.compose(typed, overlay).await
@@ -215,7 +215,7 @@ impl Control {
         &mut self,
         typed: Config,
         overlay: Overlay,
-    ) -> Result<Changes, Refused> {
+    ) -> Result<Changes, ApplyError> {
         let config = overlay.over(&typed);
         let changes = match config == self.config {
             true => Changes::default(),
@@ -230,7 +230,7 @@ impl Control {
         Ok(changes)
     }
 
-    async fn put_in_force(&mut self, config: Config) -> Result<Changes, Refused> {
+    async fn put_in_force(&mut self, config: Config) -> Result<Changes, ApplyError> {
         // Everything that can fail, first.
         let bound = self.doors.bind(&config.listeners)?;
         warnings::certificates(&config, &self.config)?;
@@ -272,7 +272,7 @@ impl Control {
                 (own, top) => own.or_else(|| top.clone()),
             };
             let pool = Arc::clone(pool);
-            let target = snapshot::Rule { way: Arc::new(way), pool, error_pages };
+            let target = snapshot::RouteTarget { way: Arc::new(way), pool, error_pages };
             Some(route::Rule { listeners, host, path, target })
         });
         let snapshot = Snapshot {
@@ -365,7 +365,7 @@ impl Control {
         members: &Members,
         dials: &[Arc<Dial>],
         new_keys: bool,
-    ) -> Vec<Arc<snapshot::Pool>> {
+    ) -> Vec<Arc<snapshot::PoolSnapshot>> {
         let current = self.proxy.snapshot.load_full();
         let mut pools = Vec::new();
         for (pool, dial) in config.pools.iter().zip(dials) {
@@ -390,7 +390,7 @@ impl Control {
             let leaving = leaving.cloned().collect();
             Self::settle(&current, pool, dial, &backends);
             let upstream = upstream::Pool::new(pool.clone(), backends);
-            pools.push(Arc::new(snapshot::Pool::new(
+            pools.push(Arc::new(snapshot::PoolSnapshot::new(
                 upstream,
                 Arc::clone(dial),
                 leaving,
@@ -403,7 +403,7 @@ impl Control {
     /// Backends that were on their way out and are wanted again.
     async fn stay(&mut self, members: &Members) {
         for backend in members.values() {
-            if self.drains.cancel(backend.serial(), End::Goes).await {
+            if self.drains.cancel(backend.serial(), DrainEnd::Goes).await {
                 backend.set_life(Life::Serving);
             }
         }
@@ -426,7 +426,7 @@ impl Control {
     }
 
     /// What the data path shares.
-    pub(crate) fn proxy(&self) -> &Arc<Proxy> {
+    pub(crate) fn proxy(&self) -> &Arc<SharedState> {
         &self.proxy
     }
 

@@ -6,9 +6,9 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 
 use super::{
-    Control, Denied,
-    count::Count,
-    drain::End,
+    CommandError, ControlTask,
+    count::HeldCount,
+    drain::DrainEnd,
     leaving::has,
     overlay::{self, Overlay},
     plan,
@@ -16,8 +16,8 @@ use super::{
 };
 use crate::{
     api::{
-        BackendState, DrainOrder, ExplainOrder, Explanation, NewBackend, Origin, Plan, ReloadOrder,
-        Status, Target, UpgradeOrder, Upgraded,
+        BackendOrigin, BackendState, BackendTarget, DrainTerms, ExplainRequest, Explanation,
+        NewBackend, Plan, ReloadRequest, Status, UpgradeRequest, Upgraded,
     },
     config::{self, Config},
     upstream::{Backend, Life},
@@ -27,67 +27,75 @@ use crate::{
 const LONGEST: f64 = 400.0 * 86_400.0;
 
 /// Where an order's outcome goes.
-type Answer<T> = oneshot::Sender<Result<T, Denied>>;
+type ReplySender<T> = oneshot::Sender<Result<T, CommandError>>;
 
 /// An order, or a question that only the control task can answer.
 #[derive(Debug)]
-pub enum Order {
+pub enum ControlCommand {
     /// Everything in the process.
-    Status(Answer<Status>),
+    Status(ReplySender<Status>),
     /// Add a backend to a pool.
-    Add(String, NewBackend, Answer<BackendState>),
+    Add(String, NewBackend, ReplySender<BackendState>),
     /// Take an added backend out of a pool.
-    Remove(String, String, Answer<BackendState>),
+    Remove(String, String, ReplySender<BackendState>),
     /// Give a backend of a pool another weight.
-    Weight(String, String, u32, Answer<BackendState>),
+    Weight(String, String, u32, ReplySender<BackendState>),
     /// Drain.
-    Drain(Target, DrainOrder, Answer<Vec<BackendState>>),
+    Drain(BackendTarget, DrainTerms, ReplySender<Vec<BackendState>>),
     /// Drain no more.
-    Undrain(Target, Answer<Vec<BackendState>>),
+    Undrain(BackendTarget, ReplySender<Vec<BackendState>>),
     /// Read the file and put it in force.
-    Reload(ReloadOrder, Answer<Plan>),
+    Reload(ReloadRequest, ReplySender<Plan>),
     /// Say what putting this in force would do.
-    Plan(Box<Config>, Answer<Plan>),
+    Plan(Box<Config>, ReplySender<Plan>),
     /// Say who would serve a request.
-    Explain(ExplainOrder, Answer<Explanation>),
+    Explain(ExplainRequest, ReplySender<Explanation>),
     /// The configuration in force.
-    Config(Answer<Box<Config>>),
+    Config(ReplySender<Box<Config>>),
     /// Hand over to a new binary; answered once that one serves, or has failed to.
-    Upgrade(UpgradeOrder, Answer<Upgraded>),
+    Upgrade(UpgradeRequest, ReplySender<Upgraded>),
 }
 
-impl Control {
+impl ControlTask {
     /// Carries an order out. Nobody need wait for the outcome any more.
-    pub(super) async fn obey(&mut self, order: Order) {
+    pub(super) async fn obey(&mut self, order: ControlCommand) {
         let Some(order) = self.while_handing_over(order) else { return };
         match order {
-            Order::Status(answer) => drop(answer.send(Ok(self.status()))),
-            Order::Add(pool, new, answer) => drop(answer.send(self.add(&pool, &new).await)),
-            Order::Remove(pool, name, answer) => drop(answer.send(self.remove(&pool, &name).await)),
-            Order::Weight(pool, name, weight, answer) => {
+            ControlCommand::Status(answer) => drop(answer.send(Ok(self.status()))),
+            ControlCommand::Add(pool, new, answer) => {
+                drop(answer.send(self.add(&pool, &new).await))
+            }
+            ControlCommand::Remove(pool, name, answer) => {
+                drop(answer.send(self.remove(&pool, &name).await))
+            }
+            ControlCommand::Weight(pool, name, weight, answer) => {
                 drop(answer.send(self.give_weight(&pool, &name, weight).await));
             }
-            Order::Drain(what, how, answer) => drop(answer.send(self.drain(what, how).await)),
-            Order::Undrain(what, answer) => drop(answer.send(self.undrain(&what).await)),
-            Order::Reload(order, answer) => drop(answer.send(self.reload_as_ordered(order).await)),
-            Order::Plan(typed, answer) => drop(answer.send(Ok(self.plan_for(&typed)))),
-            Order::Explain(order, answer) => {
-                let told = self.proxy.explain(&order, &self.listener_states());
-                drop(answer.send(told.map_err(Denied::Invalid)));
+            ControlCommand::Drain(what, how, answer) => {
+                drop(answer.send(self.drain(what, how).await))
             }
-            Order::Upgrade(order, answer) => self.upgrade(&order, answer),
-            Order::Config(answer) => drop(answer.send(Ok(Box::new(self.config.clone())))),
+            ControlCommand::Undrain(what, answer) => drop(answer.send(self.undrain(&what).await)),
+            ControlCommand::Reload(order, answer) => {
+                drop(answer.send(self.reload_as_ordered(order).await))
+            }
+            ControlCommand::Plan(typed, answer) => drop(answer.send(Ok(self.plan_for(&typed)))),
+            ControlCommand::Explain(order, answer) => {
+                let told = self.proxy.explain(&order, &self.listener_states());
+                drop(answer.send(told.map_err(CommandError::Invalid)));
+            }
+            ControlCommand::Upgrade(order, answer) => self.upgrade(&order, answer),
+            ControlCommand::Config(answer) => drop(answer.send(Ok(Box::new(self.config.clone())))),
         }
     }
 
-    async fn add(&mut self, pool: &str, new: &NewBackend) -> Result<BackendState, Denied> {
+    async fn add(&mut self, pool: &str, new: &NewBackend) -> Result<BackendState, CommandError> {
         let mut overlay = self.overlay.clone();
         let name = overlay.add(&self.config, pool, new)?;
         self.lay(overlay).await?;
         self.backend_state(pool, &name)
     }
 
-    async fn remove(&mut self, pool: &str, name: &str) -> Result<BackendState, Denied> {
+    async fn remove(&mut self, pool: &str, name: &str) -> Result<BackendState, CommandError> {
         let mut overlay = self.overlay.clone();
         overlay.remove(&self.typed, &self.config, pool, name)?;
         self.lay(overlay).await?;
@@ -99,7 +107,7 @@ impl Control {
         pool: &str,
         name: &str,
         weight: u32,
-    ) -> Result<BackendState, Denied> {
+    ) -> Result<BackendState, CommandError> {
         let mut overlay = self.overlay.clone();
         overlay.set_weight(&self.config, pool, name, weight)?;
         self.lay(overlay).await?;
@@ -107,12 +115,16 @@ impl Control {
     }
 
     /// Puts other layers in force.
-    async fn lay(&mut self, overlay: Overlay) -> Result<(), Denied> {
+    async fn lay(&mut self, overlay: Overlay) -> Result<(), CommandError> {
         let outcome = self.compose(self.typed.clone(), overlay).await;
-        outcome.map(|_| ()).map_err(|error| Denied::Failed(error.to_string()))
+        outcome.map(|_| ()).map_err(|error| CommandError::Failed(error.to_string()))
     }
 
-    async fn drain(&mut self, what: Target, how: DrainOrder) -> Result<Vec<BackendState>, Denied> {
+    async fn drain(
+        &mut self,
+        what: BackendTarget,
+        how: DrainTerms,
+    ) -> Result<Vec<BackendState>, CommandError> {
         let terms = terms(how)?;
         self.overlay.drain(&self.config, what.clone(), terms)?;
         self.obey_drains().await;
@@ -132,10 +144,10 @@ impl Control {
     }
 
     /// Ends drains by order; those that no longer drain.
-    async fn undrain(&mut self, what: &Target) -> Result<Vec<BackendState>, Denied> {
+    async fn undrain(&mut self, what: &BackendTarget) -> Result<Vec<BackendState>, CommandError> {
         self.overlay.undrain(&self.config, what)?;
         let drained = |control: &Self, backend: &Backend| {
-            control.drains.drains_to(backend.serial()) == Some(End::Stays)
+            control.drains.drains_to(backend.serial()) == Some(DrainEnd::Stays)
         };
         let before: Vec<_> =
             self.backends.iter().filter(|backend| drained(self, backend)).cloned().collect();
@@ -158,10 +170,10 @@ impl Control {
             let ordered = self.overlay.drain_of(backend.pool(), backend.name());
             match ordered {
                 Some(ordered) => {
-                    self.drains.start(backend, &self.proxy, ordered.terms, End::Stays);
+                    self.drains.start(backend, &self.proxy, ordered.terms, DrainEnd::Stays);
                 }
                 None => {
-                    self.drains.cancel(backend.serial(), End::Stays).await;
+                    self.drains.cancel(backend.serial(), DrainEnd::Stays).await;
                     backend.set_life(Life::Serving);
                 }
             }
@@ -172,10 +184,10 @@ impl Control {
     }
 
     /// What a reload by order did. Refused, it changes nothing.
-    async fn reload_as_ordered(&mut self, order: ReloadOrder) -> Result<Plan, Denied> {
+    async fn reload_as_ordered(&mut self, order: ReloadRequest) -> Result<Plan, CommandError> {
         if self.file.is_none() {
             let wrong = "this process runs from flags, not from a file; there is nothing to reload";
-            return Err(Denied::Invalid(wrong.to_owned()));
+            return Err(CommandError::Invalid(wrong.to_owned()));
         }
         let outcome = self.reload_within(order.max_disconnects).await;
         let noted = match &outcome {
@@ -188,8 +200,8 @@ impl Control {
         outcome
     }
 
-    async fn reload_within(&mut self, most: Option<u64>) -> Result<Plan, Denied> {
-        let typed = self.read().await.map_err(Denied::Failed)?;
+    async fn reload_within(&mut self, most: Option<u64>) -> Result<Plan, CommandError> {
+        let typed = self.read().await.map_err(CommandError::Failed)?;
         let (changes, plan) = self.put_in(typed, most).await?;
         log_reload(&changes, &plan);
         Ok(plan)
@@ -197,7 +209,7 @@ impl Control {
 
     pub(super) fn plan_for(&self, typed: &Config) -> Plan {
         let mut overlay = self.overlay.clone();
-        let fates = overlay.fate(typed);
+        let overlay_changes = overlay.overlay_change(typed);
         overlay.settle(typed);
         let next = overlay.over(typed);
         let held = |pool: &str, backend: &config::Backend| self.held(pool, backend);
@@ -206,23 +218,23 @@ impl Control {
                 config.pools.iter().find(|known| known.name == pool)?.source.clone()
             };
             let origin = self.overlay.origin(pool, &backend.name, &backend.address);
-            let found = origin == Origin::Discovered;
+            let found = origin == BackendOrigin::Discovered;
             found && source(&self.typed) != source(typed)
         };
-        plan::plan(&self.config, &next, &fates, &self.spared(), held, at_risk)
+        plan::plan(&self.config, &next, &overlay_changes, &self.spared(), held, at_risk)
     }
 
     /// What would be lost with a backend.
-    fn held(&self, pool: &str, backend: &config::Backend) -> Count {
+    fn held(&self, pool: &str, backend: &config::Backend) -> HeldCount {
         let live = self.backends.iter().find(|live| live.is(pool, backend));
-        live.map_or_else(Count::default, |live| self.count(live))
+        live.map_or_else(HeldCount::default, |live| self.count(live))
     }
 
     /// Backends that have left, and whose sessions go on.
-    fn spared(&self) -> Vec<plan::Spared> {
+    fn spared(&self) -> Vec<plan::RetainedBackend> {
         let spared = self.backends.iter().filter_map(|backend| {
             self.drains.goes_on_as(backend.serial())?;
-            Some(plan::Spared {
+            Some(plan::RetainedBackend {
                 pool: backend.pool().to_owned(),
                 backend: config::Backend {
                     name: backend.name().to_owned(),
@@ -236,25 +248,25 @@ impl Control {
         spared.collect()
     }
 
-    fn backend_state(&self, pool: &str, name: &str) -> Result<BackendState, Denied> {
-        let what = Target { pool: Some(pool.to_owned()), backend: Some(name.to_owned()) };
-        let gone = || Denied::NotFound(format!("{} is gone", overlay::spoken(&what)));
+    fn backend_state(&self, pool: &str, name: &str) -> Result<BackendState, CommandError> {
+        let what = BackendTarget { pool: Some(pool.to_owned()), backend: Some(name.to_owned()) };
+        let gone = || CommandError::NotFound(format!("{} is gone", overlay::spoken(&what)));
         self.states(&what).pop().ok_or_else(gone)
     }
 }
 
 /// What an order means as terms.
-fn terms(how: DrainOrder) -> Result<Option<config::Drain>, Denied> {
+fn terms(how: DrainTerms) -> Result<Option<config::Drain>, CommandError> {
     let span = |name: &str, seconds: f64| match seconds.is_finite()
         && (0.0..=LONGEST).contains(&seconds)
     {
         true => Ok(Duration::from_secs_f64(seconds)),
-        false => Err(Denied::Invalid(format!("`{name}` is from 0 to {LONGEST} seconds"))),
+        false => Err(CommandError::Invalid(format!("`{name}` is from 0 to {LONGEST} seconds"))),
     };
     let Some(within) = how.within else {
         return match how.spread {
             None => Ok(None),
-            Some(_) => Err(Denied::Invalid(
+            Some(_) => Err(CommandError::Invalid(
                 "`spread` has no effect without a deadline; set `within` too".to_owned(),
             )),
         };
@@ -265,7 +277,7 @@ fn terms(how: DrainOrder) -> Result<Option<config::Drain>, Denied> {
     }
     match terms.spread <= terms.within {
         true => Ok(Some(terms)),
-        false => Err(Denied::Invalid(format!(
+        false => Err(CommandError::Invalid(format!(
             "`spread` ({}) is longer than `within` ({}); set a shorter `spread`",
             humantime::format_duration(terms.spread),
             humantime::format_duration(terms.within)

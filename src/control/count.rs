@@ -11,20 +11,20 @@
 //!
 //! Ids of sessions that have ended stay in the table of session ids for a while, and are not counted here.
 
-use crate::{handoff::Predecessors, shared::Proxy, upstream::Backend};
+use crate::{handoff::Predecessors, shared::SharedState, upstream::Backend};
 
 /// What a backend holds, here and in the processes before this one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Count {
+pub(super) struct HeldCount {
     /// Open tunnels.
     pub(super) tunnels: u64,
     /// Live sessions, those with a tunnel included.
     pub(super) sessions: u64,
 }
 
-impl Count {
+impl HeldCount {
     /// The count of one backend.
-    pub(super) fn of(backend: &Backend, proxy: &Proxy, before: &Predecessors) -> Self {
+    pub(super) fn of(backend: &Backend, proxy: &SharedState, before: &Predecessors) -> Self {
         // Sessions that poll have gone over to this process.
         let before = before.tunnels_of(backend);
         Self {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use rustls::RootCertStore;
 use tokio::task::spawn_blocking;
 
-use super::{Control, apply::Refused};
+use super::{ControlTask, apply::ApplyError};
 use crate::{
     config::{self, BackendTls, Config},
     net::tls_client,
@@ -13,7 +13,7 @@ use crate::{
     upstream::{Backend, Dial},
 };
 
-impl Control {
+impl ControlTask {
     /// One for each pool, in the order of the configuration. Those of pools that are reached as before are
     /// carried over, with what they remember.
     ///
@@ -22,7 +22,7 @@ impl Control {
     pub(super) async fn dials(
         current: Arc<Snapshot>,
         config: &Config,
-    ) -> Result<Vec<Arc<Dial>>, Refused> {
+    ) -> Result<Vec<Arc<Dial>>, ApplyError> {
         let same = |pool: &config::Pool| {
             let live = current.pool(&pool.name)?;
             let terms = live.config();
@@ -55,7 +55,7 @@ impl Control {
 }
 
 /// Whom the system trusts, where any of these pools asks for that; read once for all of them.
-async fn system_roots(pools: &[&config::Pool]) -> Result<Option<Arc<RootCertStore>>, Refused> {
+async fn system_roots(pools: &[&config::Pool]) -> Result<Option<Arc<RootCertStore>>, ApplyError> {
     let asks = |pool: &&config::Pool| pool.tls.as_ref().is_some_and(BackendTls::asks_the_system);
     if !pools.iter().any(asks) {
         return Ok(None);

@@ -22,7 +22,7 @@ use tokio::{
 };
 
 use self::validation::accepted;
-use super::Request;
+use super::ControlRequest;
 use crate::config::{Admin, Backend, Dns, Pool, Source};
 
 /// How long the start waits for first answers. What has not come by then follows.
@@ -32,7 +32,7 @@ const PATIENCE: Duration = Duration::from_secs(3);
 const LONGEST_RETRY: Duration = Duration::from_secs(10);
 
 /// What a source says, taken as it is.
-struct Answer {
+struct SourceAnswer {
     backends: Vec<Backend>,
     /// What is amiss with it nevertheless.
     troubles: Vec<String>,
@@ -41,14 +41,14 @@ struct Answer {
 }
 
 /// A pool's backends as its source has them, or why there is no answer.
-type Outcome = Result<Vec<Backend>, String>;
+type SourceOutcome = Result<Vec<Backend>, String>;
 
 /// The tasks that ask.
 pub(super) struct Discovery {
     /// Where operators are served: no backend is there.
     admin: Admin,
     /// Where what has changed is told; `None`: the control task does not run yet.
-    requests: Option<mpsc::WeakSender<Request>>,
+    requests: Option<mpsc::WeakSender<ControlRequest>>,
     tasks: HashMap<String, (Source, JoinHandle<()>)>,
 }
 
@@ -64,7 +64,7 @@ impl Discovery {
         &self,
         pools: &[Pool],
         known: impl Fn(&str) -> &'k [Backend],
-    ) -> Vec<(String, Outcome)> {
+    ) -> Vec<(String, SourceOutcome)> {
         let mut asked = JoinSet::new();
         for pool in pools {
             let Some(source) = &pool.source else { continue };
@@ -90,7 +90,7 @@ impl Discovery {
     }
 
     /// Tells what changes to the control task from now on.
-    pub(super) fn tell(&mut self, requests: mpsc::WeakSender<Request>) {
+    pub(super) fn tell(&mut self, requests: mpsc::WeakSender<ControlRequest>) {
         self.requests = Some(requests);
     }
 
@@ -132,23 +132,25 @@ impl Drop for Discovery {
 }
 
 /// A source with what it remembers from one question to the next.
-enum Asker {
-    Dns(dns::Names),
-    Http(Box<http::List>),
+enum SourceClient {
+    Dns(dns::DnsSource),
+    Http(Box<http::HttpList>),
 }
 
 /// One that remembers what is known already.
-fn asker(source: &Source, known: &[Backend]) -> Asker {
-    let names = |terms: &Dns, records| Asker::Dns(dns::Names::new(terms.clone(), records, known));
+fn asker(source: &Source, known: &[Backend]) -> SourceClient {
+    let names = |terms: &Dns, records| {
+        SourceClient::Dns(dns::DnsSource::new(terms.clone(), records, known))
+    };
     match source {
-        Source::Dns(terms) => names(terms, dns::Records::Addresses),
-        Source::Srv(terms) => names(terms, dns::Records::Services),
-        Source::Http(terms) => Asker::Http(Box::new(http::List::new(terms.clone()))),
+        Source::Dns(terms) => names(terms, dns::RecordKind::Addresses),
+        Source::Srv(terms) => names(terms, dns::RecordKind::Services),
+        Source::Http(terms) => SourceClient::Http(Box::new(http::HttpList::new(terms.clone()))),
     }
 }
 
-impl Asker {
-    async fn ask(&mut self) -> Result<Answer, String> {
+impl SourceClient {
+    async fn ask(&mut self) -> Result<SourceAnswer, String> {
         match self {
             Self::Dns(names) => names.ask().await,
             Self::Http(list) => list.ask().await,
@@ -165,9 +167,14 @@ impl Asker {
 }
 
 /// Asks until it is dropped, or nobody listens any more.
-async fn watch(pool: String, mut asker: Asker, admin: Admin, requests: mpsc::WeakSender<Request>) {
-    let mut said: Option<Outcome> = None;
-    let mut told = Told::default();
+async fn watch(
+    pool: String,
+    mut asker: SourceClient,
+    admin: Admin,
+    requests: mpsc::WeakSender<ControlRequest>,
+) {
+    let mut said: Option<SourceOutcome> = None;
+    let mut told = SourceLog::default();
     let mut retry = asker.retry();
     loop {
         let answer = asker.ask().await;
@@ -188,7 +195,8 @@ async fn watch(pool: String, mut asker: Asker, admin: Admin, requests: mpsc::Wea
         let outcome = outcome.map(|(backends, _)| backends);
         if said.as_ref() != Some(&outcome) {
             let Some(requests) = requests.upgrade() else { return };
-            let request = Request::Discovered { pool: pool.clone(), outcome: outcome.clone() };
+            let request =
+                ControlRequest::Discovered { pool: pool.clone(), outcome: outcome.clone() };
             if requests.send(request).await.is_err() {
                 return;
             }
@@ -206,14 +214,14 @@ fn later(pause: Duration) -> Duration {
 
 /// Which troubles the log has, so that each is told when it begins.
 #[derive(Default)]
-struct Told {
+struct SourceLog {
     failing: bool,
     /// The source has answered before.
     answered: bool,
     trouble: Option<String>,
 }
 
-impl Told {
+impl SourceLog {
     fn tell(&mut self, pool: &str, outcome: Result<Option<&str>, &String>) {
         match outcome {
             Ok(trouble) => {

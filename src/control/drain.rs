@@ -1,4 +1,4 @@
-//! Emptying a backend, or the whole process, of what it holds.
+//! DrainTask a backend, or the whole process, of what it holds.
 //!
 //! A drain takes nothing new and leaves everybody in peace until the last part of its time. Then
 //! tunnels are closed one after the other, evenly; sessions that poll are left to lapse, and those that
@@ -19,12 +19,12 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
-use super::{count::Count, unix_now};
+use super::{count::HeldCount, unix_now};
 use crate::{
-    api::{DrainState, Target},
+    api::{BackendTarget, DrainState},
     config::Drain,
-    handoff::{Course, Predecessors, Until},
-    shared::Proxy,
+    handoff::{DrainDirective, DrainUntil, Predecessors},
+    shared::SharedState,
     tunnel::{CloseReason, close::ANSWER},
     upstream::{Backend, Life},
 };
@@ -44,7 +44,7 @@ const LINGER: Duration = Duration::from_secs(60);
 
 /// What becomes of a backend that is empty, or whose deadline has passed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum End {
+pub(super) enum DrainEnd {
     /// It has left the configuration: it goes.
     Goes,
     /// It drains by order: it stays drained until the order is lifted.
@@ -54,38 +54,38 @@ pub(super) enum End {
 /// Every backend's drain, by serial.
 #[derive(Debug)]
 pub(super) struct Drains {
-    running: HashMap<u64, Running>,
-    whole: Arc<Whole>,
+    running: HashMap<u64, RunningDrain>,
+    whole: Arc<ProcessShutdown>,
     /// What they hold of a backend is to end as well.
     before: Predecessors,
 }
 
 #[derive(Debug)]
-struct Running {
-    end: End,
+struct RunningDrain {
+    end: DrainEnd,
     terms: Option<Drain>,
     /// Where the configuration has the same address: until it has not, nothing is closed.
-    goes_on_as: Option<Target>,
-    clock: Clock,
+    goes_on_as: Option<BackendTarget>,
+    clock: DrainClock,
     task: JoinHandle<()>,
 }
 
 /// The drain of the whole process, for whoever asks about it.
 #[derive(Debug, Default)]
-pub(super) struct Whole(Mutex<Option<Clock>>);
+pub(super) struct ProcessShutdown(Mutex<Option<DrainClock>>);
 
 /// When a drain does what.
 #[derive(Clone, Copy, Debug)]
-struct Clock {
+struct DrainClock {
     /// Unix time.
     since: f64,
     start: Instant,
     /// `None`: nothing is ever closed.
-    times: Option<Times>,
+    times: Option<DrainTimes>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Times {
+struct DrainTimes {
     deadline: Instant,
     spread: Duration,
 }
@@ -101,9 +101,9 @@ impl Drains {
     pub(super) fn start(
         &mut self,
         backend: &Arc<Backend>,
-        proxy: &Arc<Proxy>,
+        proxy: &Arc<SharedState>,
         terms: Option<Drain>,
-        end: End,
+        end: DrainEnd,
     ) {
         let mut since = unix_now();
         if let Some(running) = self.running.get(&backend.serial()) {
@@ -112,13 +112,13 @@ impl Drains {
             }
             since = running.clock.since;
             running.task.abort();
-        } else if end == End::Stays || terms.is_some() {
+        } else if end == DrainEnd::Stays || terms.is_some() {
             let (pool, name) = (backend.pool(), backend.name());
             tracing::info!(pool, backend = name, sessions = backend.sessions(), "backend drains");
         }
         backend.set_life(Life::Draining);
-        let clock = Clock { since, ..Clock::new(terms) };
-        let task = Emptying {
+        let clock = DrainClock { since, ..DrainClock::new(terms) };
+        let task = DrainTask {
             backend: Arc::clone(backend),
             proxy: Arc::clone(proxy),
             before: self.before.clone(),
@@ -126,13 +126,13 @@ impl Drains {
             end,
         };
         let task = tokio::spawn(task.run());
-        let running = Running { end, terms, goes_on_as: None, clock, task };
+        let running = RunningDrain { end, terms, goes_on_as: None, clock, task };
         self.running.insert(backend.serial(), running);
     }
 
     /// Ends a drain to this end; whether there was one. The backend's life is the caller's to change,
     /// after this.
-    pub(super) async fn cancel(&mut self, serial: u64, end: End) -> bool {
+    pub(super) async fn cancel(&mut self, serial: u64, end: DrainEnd) -> bool {
         if self.running.get(&serial).is_none_or(|running| running.end != end) {
             return false;
         }
@@ -145,21 +145,21 @@ impl Drains {
     }
 
     /// To which end a backend drains, if it does.
-    pub(super) fn drains_to(&self, serial: u64) -> Option<End> {
+    pub(super) fn drains_to(&self, serial: u64) -> Option<DrainEnd> {
         self.running.get(&serial).map(|running| running.end)
     }
 
     /// How far a backend is from being empty, where it drains.
-    pub(super) fn state(&self, backend: &Backend, proxy: &Proxy) -> Option<DrainState> {
+    pub(super) fn state(&self, backend: &Backend, proxy: &SharedState) -> Option<DrainState> {
         let running = self.running.get(&backend.serial())?;
-        Some(running.clock.state(Count::of(backend, proxy, &self.before)))
+        Some(running.clock.state(HeldCount::of(backend, proxy, &self.before)))
     }
 
     /// What becomes of a backend's tunnels, wherever they are.
-    pub(super) fn course(&self, backend: &Backend) -> Course {
+    pub(super) fn directive(&self, backend: &Backend) -> DrainDirective {
         match self.running.get(&backend.serial()) {
-            None => Course::Serves,
-            Some(running) => Course::Drains(running.clock.times.map(Times::until)),
+            None => DrainDirective::Serve,
+            Some(running) => DrainDirective::Drain(running.clock.times.map(DrainTimes::until)),
         }
     }
 
@@ -167,32 +167,32 @@ impl Drains {
     pub(super) fn finished(&mut self) -> Vec<u64> {
         let gone = self
             .running
-            .extract_if(|_, running| running.end == End::Goes && running.task.is_finished());
+            .extract_if(|_, running| running.end == DrainEnd::Goes && running.task.is_finished());
         gone.map(|(serial, _)| serial).collect()
     }
 
     /// The drain of the whole process.
-    pub(super) fn whole(&self) -> &Arc<Whole> {
+    pub(super) fn whole(&self) -> &Arc<ProcessShutdown> {
         &self.whole
     }
 }
 
-impl Whole {
+impl ProcessShutdown {
     /// Empties the process within these terms from now on. Where it is being emptied already, the
     /// deadline only ever comes nearer.
     pub(super) fn begin(&self, terms: Drain) {
         let mut clock = self.lock();
-        let new = Clock::new(Some(terms));
+        let new = DrainClock::new(Some(terms));
         *clock = match *clock {
             Some(before) if before.deadline() <= new.deadline() => Some(before),
-            Some(before) => Some(Clock { since: before.since, ..new }),
+            Some(before) => Some(DrainClock { since: before.since, ..new }),
             None => Some(new),
         };
     }
 
     /// Closes tunnels as the terms say; returns at the deadline, when what is left must be cut.
-    pub(super) async fn close(&self, proxy: &Proxy) {
-        let mut running: Option<(Times, Pace)> = None;
+    pub(super) async fn close(&self, proxy: &SharedState) {
+        let mut running: Option<(DrainTimes, ClosePace)> = None;
         loop {
             let now = Instant::now();
             let Some(times) = (*self.lock()).and_then(|clock| clock.times) else { return };
@@ -201,7 +201,7 @@ impl Whole {
             }
             let (_, pace) = match &mut running {
                 Some(same) if same.0 == times => same,
-                other => other.insert((times, Pace::new(times.deadline, times.spread))),
+                other => other.insert((times, ClosePace::new(times.deadline, times.spread))),
             };
             let count = pace.due(proxy.tunnels.all_staying(), now);
             pace.took(proxy.tunnels.close_any(count, CloseReason::Drained));
@@ -210,28 +210,28 @@ impl Whole {
     }
 
     /// How far the process is from being empty, where it drains.
-    pub(super) fn state(&self, proxy: &Proxy) -> Option<DrainState> {
+    pub(super) fn state(&self, proxy: &SharedState) -> Option<DrainState> {
         let clock = *self.lock();
         let tunnels = proxy.tunnels.len() as u64;
-        Some(clock?.state(Count { tunnels, sessions: sessions(proxy) }))
+        Some(clock?.state(HeldCount { tunnels, sessions: sessions(proxy) }))
     }
 
-    fn lock(&self) -> MutexGuard<'_, Option<Clock>> {
+    fn lock(&self) -> MutexGuard<'_, Option<DrainClock>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Times {
-    fn until(self) -> Until {
-        Until { deadline: self.deadline, spread: self.spread }
+impl DrainTimes {
+    fn until(self) -> DrainUntil {
+        DrainUntil { deadline: self.deadline, spread: self.spread }
     }
 }
 
-impl Clock {
+impl DrainClock {
     fn new(terms: Option<Drain>) -> Self {
         let start = Instant::now();
         let times =
-            terms.map(|terms| Times { deadline: start + terms.within, spread: terms.spread });
+            terms.map(|terms| DrainTimes { deadline: start + terms.within, spread: terms.spread });
         Self { since: unix_now(), start, times }
     }
 
@@ -239,7 +239,7 @@ impl Clock {
         self.times.map(|times| times.deadline)
     }
 
-    fn state(&self, left: Count) -> DrainState {
+    fn state(&self, left: HeldCount) -> DrainState {
         let now = Instant::now();
         let seconds = |until: Instant| until.saturating_duration_since(now).as_secs_f64();
         DrainState {
@@ -253,28 +253,28 @@ impl Clock {
 }
 
 /// A backend that drains.
-struct Emptying {
+struct DrainTask {
     backend: Arc<Backend>,
-    proxy: Arc<Proxy>,
+    proxy: Arc<SharedState>,
     before: Predecessors,
-    clock: Clock,
-    end: End,
+    clock: DrainClock,
+    end: DrainEnd,
 }
 
-impl Emptying {
+impl DrainTask {
     /// Aborted where the backend is wanted again.
     async fn run(self) {
         let Self { backend, proxy, before, clock, end } = self;
         let within = clock.times.map(|times| times.deadline - clock.start);
         let linger = clock.start + within.map_or(LINGER, |within| within.min(LINGER));
-        let mut paces = clock.times.map(|Times { deadline, spread }| {
-            (Pace::new(deadline, spread), Pace::new(deadline, spread / 4))
+        let mut paces = clock.times.map(|DrainTimes { deadline, spread }| {
+            (ClosePace::new(deadline, spread), ClosePace::new(deadline, spread / 4))
         });
         loop {
             let now = Instant::now();
             let over = clock.times.is_some_and(|times| now >= times.deadline);
             let idle = now >= linger && !is_used(&backend, &proxy) && !before.may_hold(&backend);
-            if end == End::Goes && (idle || over) {
+            if end == DrainEnd::Goes && (idle || over) {
                 break;
             }
             let mut next = now + LOOK;
@@ -309,13 +309,13 @@ impl Emptying {
 }
 
 /// Closes as many of a backend's tunnels as are due.
-fn close(backend: &Backend, proxy: &Proxy, pace: &mut Pace, now: Instant) {
+fn close(backend: &Backend, proxy: &SharedState, pace: &mut ClosePace, now: Instant) {
     let count = pace.due(proxy.tunnels.staying(backend.serial()), now);
     pace.took(proxy.tunnels.close(backend.serial(), count, CloseReason::Drained));
 }
 
 /// Lets as many of a backend's polling sessions go as are due.
-fn let_go(backend: &Backend, proxy: &Proxy, pace: &mut Pace, now: Instant) {
+fn let_go(backend: &Backend, proxy: &SharedState, pace: &mut ClosePace, now: Instant) {
     let polling = backend.sessions().saturating_sub(proxy.tunnels.of(backend.serial()));
     let count = pace.due(polling, now);
     if count > 0 {
@@ -324,18 +324,18 @@ fn let_go(backend: &Backend, proxy: &Proxy, pace: &mut Pace, now: Instant) {
 }
 
 /// Live sessions of all backends.
-fn sessions(proxy: &Proxy) -> u64 {
+fn sessions(proxy: &SharedState) -> u64 {
     let snapshot = proxy.snapshot.load();
     snapshot.holders().map(|backend| backend.sessions() as u64).sum()
 }
 
-fn is_used(backend: &Backend, proxy: &Proxy) -> bool {
+fn is_used(backend: &Backend, proxy: &SharedState) -> bool {
     backend.sessions() > 0 || backend.requests() > 0 || proxy.tunnels.of(backend.serial()) > 0
 }
 
 /// Spreads closes evenly over a stretch of time.
 #[derive(Debug)]
-pub(super) struct Pace {
+pub(super) struct ClosePace {
     start: Instant,
     /// When the last one is closed: shortly before the deadline, so that it can still say good-bye.
     end: Instant,
@@ -345,7 +345,7 @@ pub(super) struct Pace {
     credit: f64,
 }
 
-impl Pace {
+impl ClosePace {
     pub(super) fn new(deadline: Instant, spread: Duration) -> Self {
         let start = deadline.checked_sub(spread).unwrap_or(deadline);
         let end = deadline.checked_sub((spread / 5).min(ANSWER)).unwrap_or(deadline);
@@ -393,7 +393,7 @@ mod tests {
     fn run(left: usize, within: Duration, spread: Duration) -> Vec<usize> {
         let start = Instant::now();
         let deadline = start + within;
-        let mut pace = Pace::new(deadline, spread);
+        let mut pace = ClosePace::new(deadline, spread);
         let (mut now, mut staying, mut closed) = (start, left, vec![0; 11]);
         while now < deadline {
             let count = pace.due(staying, now);
@@ -428,7 +428,7 @@ mod tests {
     #[test]
     fn without_a_spread_nothing_is_closed_before_the_deadline() {
         let deadline = Instant::now() + Duration::from_secs(1);
-        let mut pace = Pace::new(deadline, Duration::ZERO);
+        let mut pace = ClosePace::new(deadline, Duration::ZERO);
         assert_eq!(pace.due(5, deadline - Duration::from_millis(1)), 0);
         assert_eq!(pace.due(5, deadline), 5);
     }
@@ -436,7 +436,7 @@ mod tests {
     #[test]
     fn those_that_came_late_have_their_turn_as_well() {
         let start = Instant::now();
-        let mut pace = Pace::new(start + Duration::from_secs(10), Duration::from_secs(10));
+        let mut pace = ClosePace::new(start + Duration::from_secs(10), Duration::from_secs(10));
         let half = start + Duration::from_secs(5);
         assert!(pace.due(0, half) == 0);
         assert!(pace.due(1_000, half + Duration::from_millis(300)) >= 90);

@@ -5,50 +5,52 @@ use std::{collections::HashMap, sync::Arc};
 
 use tokio::time::Instant;
 
-use super::{Control, drain::End};
+use super::{ControlTask, drain::DrainEnd};
 use crate::{
     config::Drain,
-    handoff::{Course, Fate, Holding, Identity, Predecessors, Until},
-    shared::Proxy,
+    handoff::{
+        BackendDirective, BackendIdentity, DrainDirective, DrainUntil, HeldTunnels, Predecessors,
+    },
+    shared::SharedState,
     upstream::{Backend, Life},
 };
 
-impl Control {
+impl ControlTask {
     /// Tells the processes before this one what becomes of the backends.
     pub(super) fn tell_before(&self) {
-        let fates = self.backends.iter().map(|backend| Fate {
-            backend: Identity::of(backend),
-            course: self.drains.course(backend),
+        let directives = self.backends.iter().map(|backend| BackendDirective {
+            backend: BackendIdentity::of(backend),
+            directive: self.drains.directive(backend),
         });
-        self.handover.predecessors.order(fates.collect());
+        self.handover.predecessors.order(directives.collect());
     }
 
     /// Does with the tunnels here as the newest process says, and so do those before this one. Backends
     /// that it does not name it does not know: they go on as they were.
-    pub(super) async fn follow(&mut self, fates: Vec<Fate>) {
-        let courses: HashMap<_, _> =
-            fates.iter().map(|fate| (&fate.backend, fate.course)).collect();
+    pub(super) async fn follow(&mut self, directives: Vec<BackendDirective>) {
+        let by_backend: HashMap<_, _> =
+            directives.iter().map(|directive| (&directive.backend, directive.directive)).collect();
         for backend in self.backends.iter().filter(|backend| backend.phase() != Life::Gone) {
-            let Some(course) = courses.get(&Identity::of(backend)) else { continue };
+            let Some(directive) = by_backend.get(&BackendIdentity::of(backend)) else { continue };
             // What drained to its end here does so by the newest process's terms now.
-            self.drains.cancel(backend.serial(), End::Goes).await;
-            match course {
-                Course::Serves => {
-                    self.drains.cancel(backend.serial(), End::Stays).await;
+            self.drains.cancel(backend.serial(), DrainEnd::Goes).await;
+            match directive {
+                DrainDirective::Serve => {
+                    self.drains.cancel(backend.serial(), DrainEnd::Stays).await;
                     backend.set_life(Life::Serving);
                 }
-                Course::Drains(until) => {
+                DrainDirective::Drain(until) => {
                     let terms = until.map(remaining);
-                    self.drains.start(backend, &self.proxy, terms, End::Stays);
+                    self.drains.start(backend, &self.proxy, terms, DrainEnd::Stays);
                 }
             }
         }
-        self.handover.predecessors.order(fates);
+        self.handover.predecessors.order(directives);
     }
 }
 
 /// What is left of a drain that has begun.
-fn remaining(until: Until) -> Drain {
+fn remaining(until: DrainUntil) -> Drain {
     let within = until.deadline.saturating_duration_since(Instant::now());
     Drain { within, spread: until.spread.min(within) }
 }
@@ -57,15 +59,15 @@ fn remaining(until: Until) -> Drain {
 /// those has not said yet.
 pub(super) fn holdings(
     backends: &[Arc<Backend>],
-    proxy: &Proxy,
+    proxy: &SharedState,
     before: &Predecessors,
-) -> Option<Vec<Holding>> {
+) -> Option<Vec<HeldTunnels>> {
     let mut all = before.holdings()?;
     for backend in backends {
         let tunnels = proxy.tunnels.of(backend.serial()) as u64;
         if tunnels > 0 {
-            *all.entry(Identity::of(backend)).or_default() += tunnels;
+            *all.entry(BackendIdentity::of(backend)).or_default() += tunnels;
         }
     }
-    Some(all.into_iter().map(|(backend, tunnels)| Holding { backend, tunnels }).collect())
+    Some(all.into_iter().map(|(backend, tunnels)| HeldTunnels { backend, tunnels }).collect())
 }

@@ -1,5 +1,5 @@
 //! What an operator can ask of a running process and order it to do: the one door that the admin API
-//! and the command line have to [`Control`](super::Control).
+//! and the command line have to [`ControlTask`](super::ControlTask).
 //!
 //! Questions about the moment are answered from what the data path shares, without waiting for the
 //! control task; orders go to that task and wait for its answer. Must not know HTTP.
@@ -11,21 +11,21 @@ use tokio::{
     time::timeout,
 };
 
-use super::{Order, Request, reload::LOAD, sessions};
+use super::{ControlCommand, ControlRequest, reload::LOAD, sessions};
 use crate::{
     api::{
-        BackendState, DrainOrder, ExplainOrder, Explanation, NewBackend, Plan, PlanOrder,
-        ReloadOrder, Sessions, Status, Target, UpgradeOrder, Upgraded, Whereabouts,
+        BackendState, BackendTarget, DrainTerms, ExplainRequest, Explanation, NewBackend, Plan,
+        PlanRequest, ReloadRequest, SessionList, Status, UpgradeRequest, Upgraded, Whereabouts,
     },
     config::{Config, check},
-    shared::Proxy,
+    shared::SharedState,
 };
 
 /// Asks and orders; cheap to clone.
 #[derive(Clone, Debug)]
-pub struct Operator {
-    requests: mpsc::Sender<Request>,
-    proxy: Arc<Proxy>,
+pub struct ControlHandle {
+    requests: mpsc::Sender<ControlRequest>,
+    proxy: Arc<SharedState>,
     /// Where the configuration is read from; `None`: it came from flags.
     file: Option<PathBuf>,
     /// One configuration is checked at a time: its files may be slow.
@@ -34,7 +34,7 @@ pub struct Operator {
 
 /// Why an order was not carried out, or a question not answered.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Denied {
+pub enum CommandError {
     /// There is no such pool, backend, session or file; the text names it.
     NotFound(String),
     /// It contradicts what is so: a second drain, a backend that is there already, a reload that
@@ -48,7 +48,7 @@ pub enum Denied {
     Stopping,
 }
 
-impl fmt::Display for Denied {
+impl fmt::Display for CommandError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NotFound(text)
@@ -60,13 +60,13 @@ impl fmt::Display for Denied {
     }
 }
 
-impl std::error::Error for Denied {}
+impl std::error::Error for CommandError {}
 
-impl Operator {
+impl ControlHandle {
     /// Of a running control task.
     pub(crate) fn new(
-        requests: mpsc::Sender<Request>,
-        proxy: Arc<Proxy>,
+        requests: mpsc::Sender<ControlRequest>,
+        proxy: Arc<SharedState>,
         file: Option<PathBuf>,
     ) -> Self {
         Self { requests, proxy, file, checking: Arc::new(Semaphore::new(1)) }
@@ -80,16 +80,16 @@ impl Operator {
     /// The process and everything in it.
     ///
     /// # Errors
-    /// As for every method here, [`Denied::Stopping`] where the control task is gone.
-    pub async fn status(&self) -> Result<Status, Denied> {
-        self.order(Order::Status).await
+    /// As for every method here, [`CommandError::Stopping`] where the control task is gone.
+    pub async fn status(&self) -> Result<Status, CommandError> {
+        self.order(ControlCommand::Status).await
     }
 
     /// At most `limit` sessions of these backends.
     ///
     /// # Errors
     /// There is no such pool or backend.
-    pub fn sessions(&self, of: &Target, limit: usize) -> Result<Sessions, Denied> {
+    pub fn sessions(&self, of: &BackendTarget, limit: usize) -> Result<SessionList, CommandError> {
         sessions::list(&self.proxy, of, limit)
     }
 
@@ -103,7 +103,7 @@ impl Operator {
     ///
     /// # Errors
     /// There is no such session.
-    pub fn close(&self, id: &str) -> Result<(), Denied> {
+    pub fn close(&self, id: &str) -> Result<(), CommandError> {
         sessions::close(&self.proxy, id)
     }
 
@@ -111,16 +111,20 @@ impl Operator {
     ///
     /// # Errors
     /// There is no such pool, it has such a backend, or the order makes no sense.
-    pub async fn add(&self, pool: String, new: NewBackend) -> Result<BackendState, Denied> {
-        self.order(|answer| Order::Add(pool, new, answer)).await
+    pub async fn add(&self, pool: String, new: NewBackend) -> Result<BackendState, CommandError> {
+        self.order(|answer| ControlCommand::Add(pool, new, answer)).await
     }
 
     /// Takes a backend that was added here out again; it is drained as one that leaves the file.
     ///
     /// # Errors
     /// There is no such backend, or it was not added here.
-    pub async fn remove(&self, pool: String, backend: String) -> Result<BackendState, Denied> {
-        self.order(|answer| Order::Remove(pool, backend, answer)).await
+    pub async fn remove(
+        &self,
+        pool: String,
+        backend: String,
+    ) -> Result<BackendState, CommandError> {
+        self.order(|answer| ControlCommand::Remove(pool, backend, answer)).await
     }
 
     /// Gives a backend another weight, until restart.
@@ -132,57 +136,63 @@ impl Operator {
         pool: String,
         backend: String,
         weight: u32,
-    ) -> Result<BackendState, Denied> {
-        self.order(|answer| Order::Weight(pool, backend, weight, answer)).await
+    ) -> Result<BackendState, CommandError> {
+        self.order(|answer| ControlCommand::Weight(pool, backend, weight, answer)).await
     }
 
     /// Drains backends: what they are like then.
     ///
     /// # Errors
     /// There is nothing of that name, or it drains already.
-    pub async fn drain(&self, what: Target, how: DrainOrder) -> Result<Vec<BackendState>, Denied> {
-        self.order(|answer| Order::Drain(what, how, answer)).await
+    pub async fn drain(
+        &self,
+        what: BackendTarget,
+        how: DrainTerms,
+    ) -> Result<Vec<BackendState>, CommandError> {
+        self.order(|answer| ControlCommand::Drain(what, how, answer)).await
     }
 
     /// Ends drains that were ordered here: what the backends are like then.
     ///
     /// # Errors
     /// There is nothing of that name, or it does not drain by an order of its own.
-    pub async fn undrain(&self, what: Target) -> Result<Vec<BackendState>, Denied> {
-        self.order(|answer| Order::Undrain(what, answer)).await
+    pub async fn undrain(&self, what: BackendTarget) -> Result<Vec<BackendState>, CommandError> {
+        self.order(|answer| ControlCommand::Undrain(what, answer)).await
     }
 
     /// Reads the file again and puts it in force: what that did.
     ///
     /// # Errors
     /// Every fault of the file, or more would be disconnected than was allowed; nothing has changed.
-    pub async fn reload(&self, order: ReloadOrder) -> Result<Plan, Denied> {
-        self.order(|answer| Order::Reload(order, answer)).await
+    pub async fn reload(&self, order: ReloadRequest) -> Result<Plan, CommandError> {
+        self.order(|answer| ControlCommand::Reload(order, answer)).await
     }
 
     /// What putting a configuration in force would do.
     ///
     /// # Errors
     /// Every fault of the configuration.
-    pub async fn plan(&self, order: PlanOrder) -> Result<Plan, Denied> {
+    pub async fn plan(&self, order: PlanRequest) -> Result<Plan, CommandError> {
         let path = match (order.path.filter(|_| order.text.is_some()), &self.file) {
             (Some(path), _) => path.into(),
             (None, Some(file)) => file.clone(),
             (None, None) => {
                 let wrong = "this process runs from flags, not from a file; name a file: \
                              `moorline plan FILE`";
-                return Err(Denied::Invalid(wrong.to_owned()));
+                return Err(CommandError::Invalid(wrong.to_owned()));
             }
         };
         let typed = self.check(order.text, path).await?;
-        self.order(|answer| Order::Plan(Box::new(typed), answer)).await
+        self.order(|answer| ControlCommand::Plan(Box::new(typed), answer)).await
     }
 
     /// Reads and checks off the runtime, and away from the control task: a disk that hangs holds up no
     /// more than the next who asks.
-    async fn check(&self, text: Option<String>, path: PathBuf) -> Result<Config, Denied> {
+    async fn check(&self, text: Option<String>, path: PathBuf) -> Result<Config, CommandError> {
         let Ok(turn) = Arc::clone(&self.checking).try_acquire_owned() else {
-            return Err(Denied::Conflict("another plan is being checked; try again".to_owned()));
+            return Err(CommandError::Conflict(
+                "another plan is being checked; try again".to_owned(),
+            ));
         };
         let checking = tokio::task::spawn_blocking(move || {
             let checked = match text {
@@ -194,9 +204,11 @@ impl Operator {
         });
         match timeout(LOAD, checking).await {
             Ok(Ok(Ok(typed))) => Ok(typed),
-            Ok(Ok(Err(faults))) => Err(Denied::Failed(faults.to_string())),
-            Ok(Err(error)) => Err(Denied::Failed(error.to_string())),
-            Err(_) => Err(Denied::Failed("reading the configuration takes too long".to_owned())),
+            Ok(Ok(Err(faults))) => Err(CommandError::Failed(faults.to_string())),
+            Ok(Err(error)) => Err(CommandError::Failed(error.to_string())),
+            Err(_) => {
+                Err(CommandError::Failed("reading the configuration takes too long".to_owned()))
+            }
         }
     }
 
@@ -204,33 +216,33 @@ impl Operator {
     ///
     /// # Errors
     /// As for [`status`](Self::status).
-    pub async fn config(&self) -> Result<Box<Config>, Denied> {
-        self.order(Order::Config).await
+    pub async fn config(&self) -> Result<Box<Config>, CommandError> {
+        self.order(ControlCommand::Config).await
     }
 
     /// Who would serve a request.
     ///
     /// # Errors
     /// The request makes no sense.
-    pub async fn explain(&self, order: ExplainOrder) -> Result<Explanation, Denied> {
-        self.order(|answer| Order::Explain(order, answer)).await
+    pub async fn explain(&self, order: ExplainRequest) -> Result<Explanation, CommandError> {
+        self.order(|answer| ControlCommand::Explain(order, answer)).await
     }
 
     /// Hands over to a new binary; answered once that one serves.
     ///
     /// # Errors
     /// Why the new one does not serve; this one does then.
-    pub async fn upgrade(&self, order: UpgradeOrder) -> Result<Upgraded, Denied> {
-        self.order(|answer| Order::Upgrade(order, answer)).await
+    pub async fn upgrade(&self, order: UpgradeRequest) -> Result<Upgraded, CommandError> {
+        self.order(|answer| ControlCommand::Upgrade(order, answer)).await
     }
 
     async fn order<T>(
         &self,
-        order: impl FnOnce(oneshot::Sender<Result<T, Denied>>) -> Order,
-    ) -> Result<T, Denied> {
+        order: impl FnOnce(oneshot::Sender<Result<T, CommandError>>) -> ControlCommand,
+    ) -> Result<T, CommandError> {
         let (answer, outcome) = oneshot::channel();
-        let request = Request::Order(order(answer));
-        self.requests.send(request).await.map_err(|_| Denied::Stopping)?;
-        outcome.await.map_err(|_| Denied::Stopping)?
+        let request = ControlRequest::Command(order(answer));
+        self.requests.send(request).await.map_err(|_| CommandError::Stopping)?;
+        outcome.await.map_err(|_| CommandError::Stopping)?
     }
 }

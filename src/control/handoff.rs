@@ -21,17 +21,17 @@ use tokio::{
 };
 
 use super::{
-    CUT_AGAIN, Control, Denied, HOUSEKEEPING, Order, Request,
+    CUT_AGAIN, CommandError, ControlCommand, ControlRequest, ControlTask, HOUSEKEEPING,
     elsewhere::holdings,
-    listeners::Doors,
+    listeners::Listeners,
     overlay::{Overlay, covers},
 };
 use crate::{
-    api::{DrainState, Predecessor, Target, UpgradeOrder, Upgraded},
+    api::{BackendTarget, DrainState, Predecessor, UpgradeRequest, Upgraded},
     config::{self, Address, Config, Drain},
     handoff::{
-        BackendRecord, Failure, Fate, Launch, Offer, Predecessors, Secrets, State, Successor,
-        Telling, Values,
+        BackendDirective, BackendRecord, HandoffError, HandoffOffer, Launch, PredecessorState,
+        Predecessors, Secrets, Successor, SuccessorFeed, Values,
     },
     net::inherited::Purpose,
     upstream::Backend,
@@ -47,38 +47,38 @@ const OVERLAY: &str = "overlay";
 const MEMORY: &str = "memory";
 
 /// Who waits for an upgrade.
-type Answer = oneshot::Sender<Result<Upgraded, Denied>>;
+type UpgradeReply = oneshot::Sender<Result<Upgraded, CommandError>>;
 
 /// Descriptors of listening sockets, each with what it is for.
-type Copies = io::Result<Vec<(Purpose, OwnedFd)>>;
+type SocketCopies = io::Result<Vec<(Purpose, OwnedFd)>>;
 
 /// The sockets that are not the control task's own.
-pub(crate) struct Fixtures {
+pub(crate) struct AdminSocketHooks {
     /// Descriptors of them, for another process.
-    pub(crate) copies: Box<dyn Fn() -> Copies + Send>,
+    pub(crate) copies: Box<dyn Fn() -> SocketCopies + Send>,
     /// Leaves them to it.
     pub(crate) leave: Box<dyn Fn() + Send>,
 }
 
 /// The task that tells the new process on, until the end of this one.
-struct Talk {
+struct SuccessorTask {
     telling: JoinHandle<()>,
     /// What is to become of the backends' tunnels here.
-    fates: watch::Receiver<Vec<Fate>>,
+    directives: watch::Receiver<Vec<BackendDirective>>,
     end: oneshot::Sender<()>,
 }
 
 /// What is needed to hand over, and how far that is.
-pub(super) struct Handover {
+pub(super) struct HandoffState {
     /// How this process was started, or why it cannot be handed over.
     launch: Result<Launch, String>,
-    fixtures: Option<Fixtures>,
-    under_way: Option<(JoinHandle<Result<Successor, Failure>>, Answer)>,
+    fixtures: Option<AdminSocketHooks>,
+    under_way: Option<(JoinHandle<Result<Successor, HandoffError>>, UpgradeReply)>,
     /// Those before this process.
     pub(super) predecessors: Predecessors,
 }
 
-impl Default for Handover {
+impl Default for HandoffState {
     fn default() -> Self {
         Self {
             launch: Err("this process cannot be handed over".to_owned()),
@@ -89,13 +89,13 @@ impl Default for Handover {
     }
 }
 
-impl Handover {
+impl HandoffState {
     /// How an upgrade under way has ended; cancel-safe, and pending where there is none.
-    pub(super) async fn made(&mut self) -> (Result<Successor, Failure>, Answer) {
+    pub(super) async fn made(&mut self) -> (Result<Successor, HandoffError>, UpgradeReply) {
         let Some((making, _)) = &mut self.under_way else { return std::future::pending().await };
         let outcome = making.await;
         let Some((_, answer)) = self.under_way.take() else { return std::future::pending().await };
-        let lost = |error: tokio::task::JoinError| Err(Failure::Lost(io::Error::other(error)));
+        let lost = |error: tokio::task::JoinError| Err(HandoffError::Lost(io::Error::other(error)));
         (outcome.unwrap_or_else(lost), answer)
     }
 
@@ -103,14 +103,18 @@ impl Handover {
     pub(super) fn give_up(&mut self) {
         if let Some((making, answer)) = self.under_way.take() {
             making.abort();
-            let _ = answer.send(Err(Denied::Stopping));
+            let _ = answer.send(Err(CommandError::Stopping));
         }
     }
 }
 
-impl Control {
+impl ControlTask {
     /// Makes this process one that can be handed over, or says why it is not.
-    pub(crate) fn can_hand_over(&mut self, launch: Result<Launch, String>, fixtures: Fixtures) {
+    pub(crate) fn can_hand_over(
+        &mut self,
+        launch: Result<Launch, String>,
+        fixtures: AdminSocketHooks,
+    ) {
         self.handover.launch = launch;
         self.handover.fixtures = Some(fixtures);
     }
@@ -122,25 +126,26 @@ impl Control {
 
     /// The order, unless an upgrade is under way and it would change what is being handed over: on the
     /// new process it would be lost.
-    pub(super) fn while_handing_over(&self, order: Order) -> Option<Order> {
+    pub(super) fn while_handing_over(&self, order: ControlCommand) -> Option<ControlCommand> {
         if self.handover.under_way.is_none() {
             return Some(order);
         }
-        let busy = || Denied::Conflict("an upgrade is under way; try again after it".to_owned());
+        let busy =
+            || CommandError::Conflict("an upgrade is under way; try again after it".to_owned());
         match order {
-            Order::Add(_, _, answer) | Order::Remove(_, _, answer) => {
+            ControlCommand::Add(_, _, answer) | ControlCommand::Remove(_, _, answer) => {
                 drop(answer.send(Err(busy())))
             }
-            Order::Weight(_, _, _, answer) => drop(answer.send(Err(busy()))),
-            Order::Drain(_, _, answer) => drop(answer.send(Err(busy()))),
-            Order::Undrain(_, answer) => drop(answer.send(Err(busy()))),
+            ControlCommand::Weight(_, _, _, answer) => drop(answer.send(Err(busy()))),
+            ControlCommand::Drain(_, _, answer) => drop(answer.send(Err(busy()))),
+            ControlCommand::Undrain(_, answer) => drop(answer.send(Err(busy()))),
             other => return Some(other),
         }
         None
     }
 
     /// Begins to hand over; `answer` hears how that went.
-    pub(super) fn upgrade(&mut self, order: &UpgradeOrder, answer: Answer) {
+    pub(super) fn upgrade(&mut self, order: &UpgradeRequest, answer: UpgradeReply) {
         match self.offer(order) {
             Ok(offer) => {
                 let program = offer.program.as_deref().unwrap_or(offer.launch.program());
@@ -154,22 +159,25 @@ impl Control {
         }
     }
 
-    fn offer(&self, order: &UpgradeOrder) -> Result<Offer, Denied> {
+    fn offer(&self, order: &UpgradeRequest) -> Result<HandoffOffer, CommandError> {
         if self.handover.under_way.is_some() {
-            return Err(Denied::Conflict("an upgrade is under way".to_owned()));
+            return Err(CommandError::Conflict("an upgrade is under way".to_owned()));
         }
-        let launch = self.handover.launch.clone().map_err(Denied::Conflict)?;
+        let launch = self.handover.launch.clone().map_err(CommandError::Conflict)?;
         let program = order.binary.as_ref().map(PathBuf::from);
         if let Some(relative) = program.as_ref().filter(|program| !program.is_absolute()) {
             let shown = relative.display();
-            return Err(Denied::Invalid(format!("{shown}: the path of a binary must be absolute")));
+            return Err(CommandError::Invalid(format!(
+                "{shown}: the path of a binary must be absolute"
+            )));
         }
-        let failed = |error: io::Error| Denied::Failed(format!("sockets cannot be given: {error}"));
+        let failed =
+            |error: io::Error| CommandError::Failed(format!("sockets cannot be given: {error}"));
         let mut sockets = self.doors.copies().map_err(failed)?;
         if let Some(fixtures) = &self.handover.fixtures {
             sockets.extend((fixtures.copies)().map_err(failed)?);
         }
-        Ok(Offer {
+        Ok(HandoffOffer {
             launch,
             program,
             ready: self.config.upgrade.ready,
@@ -189,10 +197,10 @@ impl Control {
     }
 
     /// What is left of an ordered drain: the new process begins it anew.
-    fn left_of(&self, what: &Target, terms: Drain) -> Drain {
+    fn left_of(&self, what: &BackendTarget, terms: Drain) -> Drain {
         let covered = |backend: &&Arc<Backend>| {
             let (pool, name) = (backend.pool().to_owned(), backend.name().to_owned());
-            covers(what, &Target { pool: Some(pool), backend: Some(name) })
+            covers(what, &BackendTarget { pool: Some(pool), backend: Some(name) })
         };
         let state = |backend: &Arc<Backend>| self.drains.state(backend, &self.proxy)?.seconds_left;
         let left = self.backends.iter().filter(covered).find_map(state);
@@ -260,8 +268,8 @@ impl Control {
     /// An upgrade has ended: the process that took over, or nothing, and this one serves on.
     pub(super) fn made(
         &mut self,
-        outcome: Result<Successor, Failure>,
-        answer: Answer,
+        outcome: Result<Successor, HandoffError>,
+        answer: UpgradeReply,
     ) -> Option<Successor> {
         match outcome {
             Ok(mut successor) => {
@@ -280,7 +288,7 @@ impl Control {
             }
             Err(failure) => {
                 tracing::error!(why = %failure, "upgrade failed; this process serves on");
-                let _ = answer.send(Err(Denied::Failed(failure.to_string())));
+                let _ = answer.send(Err(CommandError::Failed(failure.to_string())));
                 None
             }
         }
@@ -291,14 +299,14 @@ impl Control {
     pub(super) async fn give_way(
         &mut self,
         mut successor: Successor,
-        requests: &mut mpsc::Receiver<Request>,
+        requests: &mut mpsc::Receiver<ControlRequest>,
     ) {
         successor.release().await;
         self.stopping = true;
         let (whole, proxy) = (Arc::clone(self.drains.whole()), Arc::clone(&self.proxy));
         whole.begin(self.config.upgrade.drain);
         let mut closes = pin!(whole.close(&proxy));
-        let Talk { mut telling, mut fates, end } = self.talk(successor);
+        let SuccessorTask { mut telling, mut directives, end } = self.talk(successor);
         let mut stops = Vec::new();
         let mut housekeeping = interval(HOUSEKEEPING);
         loop {
@@ -309,18 +317,18 @@ impl Control {
                     break;
                 }
                 Some(request) = requests.recv() => match request {
-                    Request::Stop(answer) => {
+                    ControlRequest::Stop(answer) => {
                         whole.begin(self.config.drain);
                         self.doors.finish();
                         stops.push(answer);
                     }
-                    Request::Hangup => self.reopen_logs(),
+                    ControlRequest::Hangup => self.reopen_logs(),
                     // Whoever waits for an answer hears that the process is stopping.
                     _ => {}
                 },
-                Ok(()) = fates.changed() => {
-                    let fates = fates.borrow_and_update().clone();
-                    self.follow(fates).await;
+                Ok(()) = directives.changed() => {
+                    let directives = directives.borrow_and_update().clone();
+                    self.follow(directives).await;
                 }
                 _ = housekeeping.tick() => self.keep_house(),
             }
@@ -337,21 +345,21 @@ impl Control {
     }
 
     /// Begins to tell the new process on, and to hear it.
-    fn talk(&self, successor: Successor) -> Talk {
+    fn talk(&self, successor: Successor) -> SuccessorTask {
         let (end, over) = oneshot::channel();
-        let (heard, fates) = watch::channel(Vec::new());
-        let telling = Telling {
+        let (heard, directives) = watch::channel(Vec::new());
+        let telling = SuccessorFeed {
             every: TELL,
             state: self.reporter(),
             memory: Arc::clone(&self.proxy.memory),
-            fates: heard,
+            directives: heard,
             over,
         };
-        Talk { telling: tokio::spawn(successor.keep_told(telling)), fates, end }
+        SuccessorTask { telling: tokio::spawn(successor.keep_told(telling)), directives, end }
     }
 
     /// Says how far this process is, and those before it.
-    fn reporter(&self) -> impl Fn() -> State + Send + use<> {
+    fn reporter(&self) -> impl Fn() -> PredecessorState + Send + use<> {
         let (proxy, whole) = (Arc::clone(&self.proxy), Arc::clone(self.drains.whole()));
         let (backends, before) = (self.backends.clone(), self.handover.predecessors.clone());
         move || {
@@ -360,7 +368,7 @@ impl Control {
                 // Sessions that poll have gone over.
                 drain: DrainState { sessions_left: state.sockets_left, ..state },
             });
-            State {
+            PredecessorState {
                 processes: own.into_iter().chain(before.list()).collect(),
                 tunnels: holdings(&backends, &proxy, &before),
             }
@@ -381,7 +389,7 @@ impl Control {
 
 /// Resolves when nothing is left here, and nobody before this process has anything to tell on, where
 /// that is waited for. Cancel-safe.
-async fn empty(doors: &Doors, before: &Predecessors, patient: bool) {
+async fn empty(doors: &Listeners, before: &Predecessors, patient: bool) {
     doors.idle().await;
     if patient {
         before.gone().await;

@@ -17,7 +17,7 @@ use humantime::format_duration;
 use tokio::time::{sleep, timeout};
 use tokio_util::task::AbortOnDropHandle;
 
-use self::http::Target;
+use self::http::ProbeTarget;
 
 use crate::{
     config::{Health, Probe},
@@ -131,7 +131,7 @@ fn jittered(interval: Duration) -> Duration {
 }
 
 async fn probe(backend: &Backend, dial: &Dial, terms: &Health) -> Result<(), String> {
-    let target = |host: &Option<String>| Target {
+    let target = |host: &Option<String>| ProbeTarget {
         backend,
         dial,
         within: terms.timeout,

@@ -6,13 +6,13 @@
 
 use std::sync::Arc;
 
-use super::{Control, plan};
+use super::{ControlTask, plan};
 use crate::{
     config::{self, Config},
     upstream::Backend,
 };
 
-impl Control {
+impl ControlTask {
     /// Drains the backends that the configuration no longer has; they go after that.
     pub(super) fn drain_others(&mut self, config: &Config) -> usize {
         let mut removed = 0;

@@ -17,14 +17,14 @@ use crate::{
         inherited::{self, InheritedSockets, Purpose, SocketKey},
         listener,
     },
-    shared::Proxy,
+    shared::SharedState,
     shutdown,
 };
 
 /// Every listening socket, and the drains of the listeners they belong to.
 #[derive(Default)]
-pub(super) struct Doors {
-    open: HashMap<SocketKey, Open>,
+pub(super) struct Listeners {
+    open: HashMap<SocketKey, OpenSocket>,
     /// One drain a listener, by name.
     drains: HashMap<String, (shutdown::Trigger, shutdown::Watch)>,
     /// Drains of listeners that are gone.
@@ -35,7 +35,7 @@ pub(super) struct Doors {
     held: bool,
 }
 
-struct Open {
+struct OpenSocket {
     socket: Arc<TcpListener>,
     listener: String,
     accepting: Option<JoinHandle<()>>,
@@ -44,7 +44,7 @@ struct Open {
 /// Sockets bound for a configuration that is not in force yet.
 pub(super) struct Bound(Vec<(SocketKey, Arc<TcpListener>)>);
 
-impl Doors {
+impl Listeners {
     /// With sockets that need not be bound. `held`: nothing is accepted until [`open`](Self::open).
     pub(super) fn new(given: InheritedSockets, held: bool) -> Self {
         Self { given, held, ..Self::default() }
@@ -76,7 +76,7 @@ impl Doors {
     }
 
     /// Begins to accept, where that was held back.
-    pub(super) fn open(&mut self, proxy: &Arc<Proxy>) {
+    pub(super) fn open(&mut self, proxy: &Arc<SharedState>) {
         self.held = false;
         for open in self.open.values_mut() {
             let Some((_, watch)) = self.drains.get(&open.listener) else { continue };
@@ -95,7 +95,7 @@ impl Doors {
     /// # Errors
     /// No descriptor is left.
     pub(super) fn copies(&self) -> io::Result<Vec<(Purpose, OwnedFd)>> {
-        let copy = |(key, open): (&SocketKey, &Open)| {
+        let copy = |(key, open): (&SocketKey, &OpenSocket)| {
             Ok((Purpose::Listener(key.clone()), inherited::copy(&*open.socket)?))
         };
         self.open.iter().map(copy).collect()
@@ -107,10 +107,10 @@ impl Doors {
         &mut self,
         listeners: &[config::Listener],
         bound: Bound,
-        proxy: &Arc<Proxy>,
+        proxy: &Arc<SharedState>,
     ) {
         for (key, socket) in bound.0 {
-            let open = Open { socket, listener: String::new(), accepting: None };
+            let open = OpenSocket { socket, listener: String::new(), accepting: None };
             self.open.insert(key, open);
         }
         let wanted: HashMap<SocketKey, &str> =
@@ -194,8 +194,8 @@ impl Doors {
     }
 }
 
-impl Open {
-    fn serve(&mut self, name: &str, drain: shutdown::Watch, proxy: &Arc<Proxy>) {
+impl OpenSocket {
+    fn serve(&mut self, name: &str, drain: shutdown::Watch, proxy: &Arc<SharedState>) {
         if self.accepting.is_some() && self.listener == name {
             return;
         }

@@ -1,4 +1,4 @@
-//! Closing the tunnels of backends that are down, in pools that want it (`on_down`).
+//! DownClosing the tunnels of backends that are down, in pools that want it (`on_down`).
 //!
 //! A node that hangs keeps its tunnels open, and its clients wait for their own heartbeat to fail. A pool
 //! can have them closed with status 1012 instead, so that the clients connect again, to other
@@ -9,25 +9,25 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 
-use super::drain::Pace;
+use super::drain::ClosePace;
 use crate::{
     config,
-    shared::Proxy,
+    shared::SharedState,
     tunnel::CloseReason,
     upstream::{Backend, Life},
 };
 
 /// Backends whose tunnels are being closed, by serial.
 #[derive(Debug, Default)]
-pub(super) struct OnDown(HashMap<u64, Closing>);
+pub(super) struct OnDown(HashMap<u64, DownClosing>);
 
 /// The closes of one backend's tunnels.
 #[derive(Debug)]
-struct Closing {
+struct DownClosing {
     /// Since when the backend has been down.
     since: std::time::Instant,
     spread: Duration,
-    pace: Pace,
+    pace: ClosePace,
 }
 
 impl OnDown {
@@ -36,7 +36,7 @@ impl OnDown {
         &mut self,
         pools: &[config::Pool],
         backends: &[Arc<Backend>],
-        proxy: &Proxy,
+        proxy: &SharedState,
     ) {
         let mut before = std::mem::take(&mut self.0);
         if pools.iter().all(|pool| pool.on_down.is_none()) {
@@ -54,7 +54,7 @@ impl OnDown {
             let known = before.remove(&serial);
             let known = known.filter(|known| (known.since, known.spread) == (since, spread));
             let mut closing =
-                known.unwrap_or_else(|| Closing::begin(backend, since, spread, proxy));
+                known.unwrap_or_else(|| DownClosing::begin(backend, since, spread, proxy));
             let count = closing.pace.due(proxy.tunnels.staying(serial), now);
             closing.pace.took(proxy.tunnels.close(serial, count, CloseReason::Down));
             self.0.insert(serial, closing);
@@ -62,12 +62,12 @@ impl OnDown {
     }
 }
 
-impl Closing {
+impl DownClosing {
     fn begin(
         backend: &Backend,
         since: std::time::Instant,
         spread: Duration,
-        proxy: &Proxy,
+        proxy: &SharedState,
     ) -> Self {
         let (pool, name) = (backend.pool(), backend.name());
         let tunnels = proxy.tunnels.staying(backend.serial());
@@ -78,6 +78,6 @@ impl Closing {
             ?spread,
             "backend is down; closing its tunnels"
         );
-        Self { since, spread, pace: Pace::new(Instant::now() + spread, spread) }
+        Self { since, spread, pace: ClosePace::new(Instant::now() + spread, spread) }
     }
 }

@@ -10,9 +10,9 @@ mod origins;
 use std::collections::HashMap;
 
 use self::origins::Origins;
-use super::Denied;
+use super::CommandError;
 use crate::{
-    api::{NewBackend, Origin, Target},
+    api::{BackendOrigin, BackendTarget, NewBackend},
     config::{self, Backend, Config, Drain, HEAVIEST, MOST_BACKENDS, valid_name},
 };
 
@@ -20,20 +20,20 @@ use crate::{
 #[derive(Clone, Debug, Default)]
 pub(super) struct Overlay {
     /// By pool.
-    found: HashMap<String, Found>,
+    found: HashMap<String, DiscoveredBackends>,
     /// Backends added by order, by pool.
     added: HashMap<String, Vec<Backend>>,
     /// Weights given by order, by pool and backend.
     weights: HashMap<(String, String), u32>,
     /// Drains by order; no two cover the same.
-    drains: Vec<Ordered>,
+    drains: Vec<OrderedDrain>,
     /// Who named each live backend.
     origins: Origins,
 }
 
 /// What a pool's source has found.
 #[derive(Clone, Debug, Default)]
-struct Found {
+struct DiscoveredBackends {
     /// The last good answer.
     backends: Vec<Backend>,
     /// Why the newest one was no good.
@@ -42,15 +42,15 @@ struct Found {
 
 /// A drain by order.
 #[derive(Clone, Debug)]
-pub(super) struct Ordered {
-    what: Target,
+pub(super) struct OrderedDrain {
+    what: BackendTarget,
     /// `None`: nothing is closed, however long it takes.
     pub(super) terms: Option<Drain>,
 }
 
 /// What a reload does to an order.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Fate {
+pub(super) struct OverlayChange {
     /// What was ordered about: `pool/backend`, or something wider.
     pub(super) name: String,
     /// In a few words.
@@ -131,17 +131,17 @@ impl Overlay {
         config: &Config,
         pool: &str,
         new: &NewBackend,
-    ) -> Result<String, Denied> {
+    ) -> Result<String, CommandError> {
         let pool = named(config, pool)?;
-        let invalid = |wrong: config::check::Wrong| Denied::Invalid(wrong.to_string());
+        let invalid = |wrong: config::check::Wrong| CommandError::Invalid(wrong.to_string());
         let address: config::Address = new.address.parse().map_err(invalid)?;
         if address.literal().is_some_and(|address| config.admin.is_at(address)) {
             let wrong = format!("{address} is where operators are served");
-            return Err(Denied::Invalid(wrong));
+            return Err(CommandError::Invalid(wrong));
         }
         if let Some(listener) = config.listeners.iter().find(|own| own.is_at(&address)) {
             let wrong = format!("{address} is where listener {} listens", listener.name);
-            return Err(Denied::Invalid(wrong));
+            return Err(CommandError::Invalid(wrong));
         }
         let name = new.name.clone().unwrap_or_else(|| new.address.clone());
         valid_name(&name).map_err(invalid)?;
@@ -149,12 +149,14 @@ impl Overlay {
         let new = Backend { name, address, weight };
         if let Some(known) = pool.backends.iter().find(|known| collides(known, &new)) {
             let (pool, known, address) = (&pool.name, &known.name, &known.address);
-            return Err(Denied::Conflict(format!(
+            return Err(CommandError::Conflict(format!(
                 "pool {pool} has the backend {known} ({address}) already"
             )));
         }
         if pool.backends.len() >= MOST_BACKENDS {
-            return Err(Denied::Conflict(format!("a pool has at most {MOST_BACKENDS} backends")));
+            return Err(CommandError::Conflict(format!(
+                "a pool has at most {MOST_BACKENDS} backends"
+            )));
         }
         self.added.entry(pool.name.clone()).or_default().push(new.clone());
         Ok(new.name)
@@ -170,15 +172,15 @@ impl Overlay {
         config: &Config,
         pool: &str,
         backend: &str,
-    ) -> Result<(), Denied> {
+    ) -> Result<(), CommandError> {
         let is_it = |known: &Backend| known.name == backend;
         if !self.added.get(pool).is_some_and(|added| added.iter().any(is_it)) {
             let known = member(config, pool, backend)?;
             let whose = match self.origin(pool, backend, &known.address) {
-                Origin::Discovered => "the pool's source",
-                Origin::Configured | Origin::Added => "the configuration",
+                BackendOrigin::Discovered => "the pool's source",
+                BackendOrigin::Configured | BackendOrigin::Added => "the configuration",
             };
-            return Err(Denied::Conflict(format!(
+            return Err(CommandError::Conflict(format!(
                 "{pool}/{backend} comes from {whose}; only what was added here can be removed \
                  here, anything can be drained"
             )));
@@ -191,7 +193,7 @@ impl Overlay {
             return Ok(());
         }
         self.weights.remove(&(pool.to_owned(), backend.to_owned()));
-        let own = Target { pool: Some(pool.to_owned()), backend: Some(backend.to_owned()) };
+        let own = BackendTarget { pool: Some(pool.to_owned()), backend: Some(backend.to_owned()) };
         self.drains.retain(|ordered| ordered.what != own);
         Ok(())
     }
@@ -206,7 +208,7 @@ impl Overlay {
         pool: &str,
         backend: &str,
         weight: u32,
-    ) -> Result<(), Denied> {
+    ) -> Result<(), CommandError> {
         member(config, pool, backend)?;
         let weight = self::weight(weight)?;
         self.weights.insert((pool.to_owned(), backend.to_owned()), weight);
@@ -220,17 +222,19 @@ impl Overlay {
     pub(super) fn drain(
         &mut self,
         config: &Config,
-        what: Target,
+        what: BackendTarget,
         terms: Option<Drain>,
-    ) -> Result<(), Denied> {
+    ) -> Result<(), CommandError> {
         exists(config, &what)?;
         if let Some(known) = self.drains.iter().find(|known| covers(&known.what, &what)) {
             let known = spoken(&known.what);
-            return Err(Denied::Conflict(format!("{known} drains already; undrain it first")));
+            return Err(CommandError::Conflict(format!(
+                "{known} drains already; undrain it first"
+            )));
         }
         // A wider order takes the place of the narrower ones.
         self.drains.retain(|known| !covers(&what, &known.what));
-        self.drains.push(Ordered { what, terms });
+        self.drains.push(OrderedDrain { what, terms });
         Ok(())
     }
 
@@ -238,7 +242,11 @@ impl Overlay {
     ///
     /// # Errors
     /// There is nothing of that name, it does not drain, or only as a part of something wider.
-    pub(super) fn undrain(&mut self, config: &Config, what: &Target) -> Result<(), Denied> {
+    pub(super) fn undrain(
+        &mut self,
+        config: &Config,
+        what: &BackendTarget,
+    ) -> Result<(), CommandError> {
         // An order is taken back also where its backend is gone for now.
         let before = self.drains.len();
         self.drains.retain(|known| !covers(what, &known.what));
@@ -246,23 +254,25 @@ impl Overlay {
             return Ok(());
         }
         exists(config, what)?;
-        Err(Denied::Conflict(match self.drains.iter().find(|known| covers(&known.what, what)) {
-            Some(wider) => {
-                let wider = spoken(&wider.what);
-                format!("{} drains as a part of {wider}; undrain that", spoken(what))
-            }
-            None => format!("{} does not drain", spoken(what)),
-        }))
+        Err(CommandError::Conflict(
+            match self.drains.iter().find(|known| covers(&known.what, what)) {
+                Some(wider) => {
+                    let wider = spoken(&wider.what);
+                    format!("{} drains as a part of {wider}; undrain that", spoken(what))
+                }
+                None => format!("{} does not drain", spoken(what)),
+            },
+        ))
     }
 
     /// The drain that covers a backend.
-    pub(super) fn drain_of(&self, pool: &str, backend: &str) -> Option<&Ordered> {
-        let own = Target { pool: Some(pool.to_owned()), backend: Some(backend.to_owned()) };
+    pub(super) fn drain_of(&self, pool: &str, backend: &str) -> Option<&OrderedDrain> {
+        let own = BackendTarget { pool: Some(pool.to_owned()), backend: Some(backend.to_owned()) };
         self.drain_over(&own)
     }
 
     /// The drain that covers a target.
-    pub(super) fn drain_over(&self, what: &Target) -> Option<&Ordered> {
+    pub(super) fn drain_over(&self, what: &BackendTarget) -> Option<&OrderedDrain> {
         self.drains.iter().find(|known| covers(&known.what, what))
     }
 
@@ -272,12 +282,16 @@ impl Overlay {
     }
 
     /// What would become of the orders if this were what the file says.
-    pub(super) fn fate(&self, typed: &Config) -> Vec<Fate> {
+    pub(super) fn overlay_change(&self, typed: &Config) -> Vec<OverlayChange> {
         let mut after = self.clone();
         after.settle(typed);
-        let mut fates = Vec::new();
+        let mut overlay_changes = Vec::new();
         let mut tell = |name, kept, stays, goes| {
-            fates.push(Fate { name, words: if kept { stays } else { goes }, kept });
+            overlay_changes.push(OverlayChange {
+                name,
+                words: if kept { stays } else { goes },
+                kept,
+            });
         };
         for (pool, added) in &self.added {
             let goes = match typed.pools.iter().any(|known| known.name == *pool) {
@@ -296,17 +310,17 @@ impl Overlay {
             let kept = after.weights.contains_key(key);
             tell(name, kept, "weight by order, until restart", goes);
         }
-        for Ordered { what, .. } in &self.drains {
+        for OrderedDrain { what, .. } in &self.drains {
             let kept = after.drains.iter().any(|known| known.what == *what);
             tell(spoken(what), kept, "drains by order, until restart", goes);
         }
-        fates.sort_by(|one, other| one.name.cmp(&other.name));
-        fates
+        overlay_changes.sort_by(|one, other| one.name.cmp(&other.name));
+        overlay_changes
     }
 }
 
 /// What a target is called.
-pub(super) fn spoken(what: &Target) -> String {
+pub(super) fn spoken(what: &BackendTarget) -> String {
     match (&what.pool, &what.backend) {
         (None, _) => "everything".to_owned(),
         (Some(pool), None) => format!("pool {pool}"),
@@ -315,16 +329,18 @@ pub(super) fn spoken(what: &Target) -> String {
 }
 
 /// Whether everything in `narrow` is in `wide`.
-pub(super) fn covers(wide: &Target, narrow: &Target) -> bool {
+pub(super) fn covers(wide: &BackendTarget, narrow: &BackendTarget) -> bool {
     let within = |wide: &Option<String>, narrow: &Option<String>| wide.is_none() || wide == narrow;
     within(&wide.pool, &narrow.pool) && within(&wide.backend, &narrow.backend)
 }
 
 /// Whether a target names something of this configuration.
-pub(super) fn exists(config: &Config, what: &Target) -> Result<(), Denied> {
+pub(super) fn exists(config: &Config, what: &BackendTarget) -> Result<(), CommandError> {
     match (&what.pool, &what.backend) {
         (None, None) => Ok(()),
-        (None, Some(_)) => Err(Denied::Invalid("a backend is named by its pool too".to_owned())),
+        (None, Some(_)) => {
+            Err(CommandError::Invalid("a backend is named by its pool too".to_owned()))
+        }
         (Some(pool), None) => named(config, pool).map(|_| ()),
         (Some(pool), Some(backend)) => member(config, pool, backend).map(|_| ()),
     }
@@ -333,11 +349,11 @@ pub(super) fn exists(config: &Config, what: &Target) -> Result<(), Denied> {
 /// Most backends that a message names.
 const MOST_NAMES: usize = 10;
 
-fn named<'c>(config: &'c Config, pool: &str) -> Result<&'c config::Pool, Denied> {
+fn named<'c>(config: &'c Config, pool: &str) -> Result<&'c config::Pool, CommandError> {
     let known = config.pools.iter().find(|known| known.name == pool);
     known.ok_or_else(|| {
         let names: Vec<&str> = config.pools.iter().map(|pool| pool.name.as_str()).collect();
-        Denied::NotFound(format!("there is no pool {pool}; there are: {}", names.join(", ")))
+        CommandError::NotFound(format!("there is no pool {pool}; there are: {}", names.join(", ")))
     })
 }
 
@@ -346,7 +362,7 @@ pub(super) fn member<'c>(
     config: &'c Config,
     pool: &str,
     backend: &str,
-) -> Result<&'c Backend, Denied> {
+) -> Result<&'c Backend, CommandError> {
     let members = &named(config, pool)?.backends;
     let known = members.iter().find(|known| known.name == backend);
     known.ok_or_else(|| {
@@ -356,14 +372,14 @@ pub(super) fn member<'c>(
             names.push("…");
         }
         let names = if names.is_empty() { "none".to_owned() } else { names.join(", ") };
-        Denied::NotFound(format!("pool {pool} has no backend {backend}; it has: {names}"))
+        CommandError::NotFound(format!("pool {pool} has no backend {backend}; it has: {names}"))
     })
 }
 
-fn weight(weight: u32) -> Result<u32, Denied> {
+fn weight(weight: u32) -> Result<u32, CommandError> {
     match (1..=HEAVIEST).contains(&weight) {
         true => Ok(weight),
-        false => Err(Denied::Invalid(format!("a weight is from 1 to {HEAVIEST}"))),
+        false => Err(CommandError::Invalid(format!("a weight is from 1 to {HEAVIEST}"))),
     }
 }
 
@@ -403,8 +419,8 @@ mod tests {
         config
     }
 
-    fn target(pool: Option<&str>, backend: Option<&str>) -> Target {
-        Target { pool: pool.map(str::to_owned), backend: backend.map(str::to_owned) }
+    fn target(pool: Option<&str>, backend: Option<&str>) -> BackendTarget {
+        BackendTarget { pool: pool.map(str::to_owned), backend: backend.map(str::to_owned) }
     }
 
     fn new(address: &str) -> NewBackend {
@@ -434,12 +450,12 @@ mod tests {
         let effective = overlay.over(&typed);
         assert_eq!(names(&effective), ["10.0.0.1:80", "10.0.0.2:80", "10.0.0.3:80"]);
         assert_eq!(effective.pools[0].backends[1].weight, 7);
-        let expected = [Origin::Configured, Origin::Discovered, Origin::Added];
+        let expected = [BackendOrigin::Configured, BackendOrigin::Discovered, BackendOrigin::Added];
         assert_eq!(origins(&mut overlay, &typed), expected);
     }
 
     /// The origins of the first pool's backends in force.
-    fn origins(overlay: &mut Overlay, typed: &Config) -> Vec<Origin> {
+    fn origins(overlay: &mut Overlay, typed: &Config) -> Vec<BackendOrigin> {
         let pool = overlay.over(typed).pools.remove(0);
         let live = pool.backends.iter().map(|b| Live::new(&pool.name, b, &pool.reuse));
         let live: Vec<_> = live.collect();
@@ -461,26 +477,29 @@ mod tests {
     fn orders_that_make_no_sense_are_refused() {
         let typed = config(&[("chat", &["10.0.0.1:80"])]);
         let mut overlay = Overlay::default();
-        let is = |result: Result<String, Denied>, wanted: fn(String) -> Denied| {
+        let is = |result: Result<String, CommandError>, wanted: fn(String) -> CommandError| {
             let denied = result.unwrap_err();
             assert_eq!(denied, wanted(denied.to_string()));
         };
-        is(overlay.add(&typed, "chta", &new("10.0.0.2:80")), Denied::NotFound);
-        is(overlay.add(&typed, "chat", &new("10.0.0.1:80")), Denied::Conflict);
-        is(overlay.add(&typed, "chat", &new("10.0.0.2")), Denied::Invalid);
+        is(overlay.add(&typed, "chta", &new("10.0.0.2:80")), CommandError::NotFound);
+        is(overlay.add(&typed, "chat", &new("10.0.0.1:80")), CommandError::Conflict);
+        is(overlay.add(&typed, "chat", &new("10.0.0.2")), CommandError::Invalid);
         let heavy = NewBackend { weight: Some(0), ..new("10.0.0.2:80") };
-        is(overlay.add(&typed, "chat", &heavy), Denied::Invalid);
+        is(overlay.add(&typed, "chat", &heavy), CommandError::Invalid);
         let mut own = typed.clone();
         own.admin.metrics = "127.0.0.1:9090".parse().ok();
-        is(overlay.add(&own, "chat", &new("127.0.0.1:9090")), Denied::Invalid);
-        let unit = |result: Result<(), Denied>| result.map(|()| String::new());
-        is(unit(overlay.remove(&typed, &typed, "chat", "10.0.0.1:80")), Denied::Conflict);
-        is(unit(overlay.remove(&typed, &typed, "chat", "10.0.0.9:80")), Denied::NotFound);
-        is(unit(overlay.set_weight(&typed, "chat", "10.0.0.1:80", 70_000)), Denied::Invalid);
-        is(unit(overlay.drain(&typed, target(Some("chat"), Some("x")), None)), Denied::NotFound);
-        is(unit(overlay.drain(&typed, target(None, Some("x")), None)), Denied::Invalid);
-        is(unit(overlay.undrain(&typed, &target(Some("chat"), None))), Denied::Conflict);
-        is(unit(overlay.undrain(&typed, &target(Some("chat"), Some("x")))), Denied::NotFound);
+        is(overlay.add(&own, "chat", &new("127.0.0.1:9090")), CommandError::Invalid);
+        let unit = |result: Result<(), CommandError>| result.map(|()| String::new());
+        is(unit(overlay.remove(&typed, &typed, "chat", "10.0.0.1:80")), CommandError::Conflict);
+        is(unit(overlay.remove(&typed, &typed, "chat", "10.0.0.9:80")), CommandError::NotFound);
+        is(unit(overlay.set_weight(&typed, "chat", "10.0.0.1:80", 70_000)), CommandError::Invalid);
+        is(
+            unit(overlay.drain(&typed, target(Some("chat"), Some("x")), None)),
+            CommandError::NotFound,
+        );
+        is(unit(overlay.drain(&typed, target(None, Some("x")), None)), CommandError::Invalid);
+        is(unit(overlay.undrain(&typed, &target(Some("chat"), None))), CommandError::Conflict);
+        is(unit(overlay.undrain(&typed, &target(Some("chat"), Some("x")))), CommandError::NotFound);
     }
 
     #[test]
@@ -490,7 +509,7 @@ mod tests {
         let pool = || target(Some("chat"), None);
         let mut overlay = Overlay::default();
         overlay.drain(&typed, one(), None).unwrap();
-        assert!(matches!(overlay.drain(&typed, one(), None), Err(Denied::Conflict(_))));
+        assert!(matches!(overlay.drain(&typed, one(), None), Err(CommandError::Conflict(_))));
         assert!(overlay.drain_of("chat", "10.0.0.2:80").is_none());
         let terms = Drain::within(Duration::from_secs(10));
         overlay.drain(&typed, pool(), Some(terms)).unwrap();
@@ -528,12 +547,14 @@ mod tests {
         }
         overlay.drain(&typed, target(Some("old"), None), None).unwrap();
         let next = config(&[("chat", &["10.0.0.1:80", "10.0.0.2:80"])]);
-        let fate = overlay.fate(&next);
-        let kept = |name: &str| fate.iter().find(|fate| fate.name == name).unwrap().kept;
+        let overlay_change = overlay.overlay_change(&next);
+        let kept = |name: &str| {
+            overlay_change.iter().find(|overlay_change| overlay_change.name == name).unwrap().kept
+        };
         assert!(!kept("chat/10.0.0.2:80") && kept("chat/10.0.0.3:80") && !kept("pool old"));
         overlay.settle(&next);
         assert_eq!(names(&overlay.over(&next)), ["10.0.0.1:80", "10.0.0.2:80", "10.0.0.3:80"]);
-        let expected = [Origin::Configured, Origin::Configured, Origin::Added];
+        let expected = [BackendOrigin::Configured, BackendOrigin::Configured, BackendOrigin::Added];
         assert_eq!(origins(&mut overlay, &next), expected);
     }
 }

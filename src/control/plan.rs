@@ -3,9 +3,9 @@
 
 use std::fmt::Write as _;
 
-use super::{count::Count, overlay::Fate};
+use super::{count::HeldCount, overlay::OverlayChange};
 use crate::{
-    api::{Change, ChangeKind, ChangedThing, Plan, Target},
+    api::{BackendTarget, Change, ChangeKind, ChangedThing, Plan},
     config::{Address, Backend, Config, Drain, Listener, Pool, Route},
 };
 
@@ -15,13 +15,13 @@ const MOST_LOGGED: usize = 20;
 /// A backend that has left the configuration and whose sessions go on, because the configuration has
 /// its address elsewhere.
 #[derive(Clone, Debug)]
-pub(super) struct Spared {
+pub(super) struct RetainedBackend {
     /// Its pool.
     pub(super) pool: String,
     /// The backend as it was configured.
     pub(super) backend: Backend,
     /// What it holds.
-    pub(super) held: Count,
+    pub(super) held: HeldCount,
     /// The terms by which it drains, once its address has left.
     pub(super) terms: Drain,
 }
@@ -32,9 +32,9 @@ pub(super) struct Spared {
 pub(super) fn plan(
     now: &Config,
     next: &Config,
-    fates: &[Fate],
-    spared: &[Spared],
-    held: impl Fn(&str, &Backend) -> Count,
+    overlay_changes: &[OverlayChange],
+    spared: &[RetainedBackend],
+    held: impl Fn(&str, &Backend) -> HeldCount,
     at_risk: impl Fn(&str, &Backend) -> bool,
 ) -> Plan {
     let mut changes = Vec::new();
@@ -63,9 +63,9 @@ pub(super) fn plan(
     changes.extend(spared.iter().filter_map(|spared| ends(spared, next)));
     process(now, next, &mut changes);
     let empty = changes.is_empty();
-    changes.extend(fates.iter().map(|fate| {
-        let how = if fate.kept { ChangeKind::Kept } else { ChangeKind::Changed };
-        change(ChangedThing::Backend, how, &fate.name, fate.words)
+    changes.extend(overlay_changes.iter().map(|overlay_change| {
+        let how = if overlay_change.kept { ChangeKind::Kept } else { ChangeKind::Changed };
+        change(ChangedThing::Backend, how, &overlay_change.name, overlay_change.words)
     }));
     Plan {
         empty,
@@ -215,7 +215,7 @@ fn backends(
     now: &Pool,
     next: &Pool,
     config: &Config,
-    held: &impl Fn(&str, &Backend) -> Count,
+    held: &impl Fn(&str, &Backend) -> HeldCount,
     changes: &mut Vec<Change>,
 ) {
     let same =
@@ -251,12 +251,12 @@ fn backends(
 /// Backends that stay only if the pool's new source names them too.
 fn risks(
     next: &Pool,
-    held: &impl Fn(&str, &Backend) -> Count,
+    held: &impl Fn(&str, &Backend) -> HeldCount,
     at_risk: &impl Fn(&str, &Backend) -> bool,
     changes: &mut Vec<Change>,
 ) {
     for backend in next.backends.iter().filter(|backend| at_risk(&next.name, backend)) {
-        let Count { tunnels, sessions } = held(&next.name, backend);
+        let HeldCount { tunnels, sessions } = held(&next.name, backend);
         let by = (sessions > 0).then_some(next.drain.within.as_secs_f64());
         let name = format!("{}/{}", next.name, backend.name);
         let detail = "goes, unless the new source names it too";
@@ -266,8 +266,8 @@ fn risks(
 }
 
 /// The removal of a backend with what it holds.
-fn disconnected(removed: Change, terms: Drain, held: Count) -> Change {
-    let Count { tunnels, sessions } = held;
+fn disconnected(removed: Change, terms: Drain, held: HeldCount) -> Change {
+    let HeldCount { tunnels, sessions } = held;
     let within = humantime::format_duration(terms.within);
     let (by, detail) = match sessions {
         0 => (None, "it has no sessions".to_owned()),
@@ -280,7 +280,7 @@ fn disconnected(removed: Change, terms: Drain, held: Count) -> Change {
 }
 
 /// What becomes of a backend that has left already, where its address leaves as well.
-fn ends(spared: &Spared, next: &Config) -> Option<Change> {
+fn ends(spared: &RetainedBackend, next: &Config) -> Option<Change> {
     if elsewhere(&spared.backend.address, next).is_some() {
         return None;
     }
@@ -289,7 +289,7 @@ fn ends(spared: &Spared, next: &Config) -> Option<Change> {
     Some(disconnected(removed, spared.terms, spared.held))
 }
 
-fn goes_on(other: &Target, held: Count) -> String {
+fn goes_on(other: &BackendTarget, held: HeldCount) -> String {
     match held.sessions {
         0 => format!("goes on as {other}"),
         1 => format!("goes on as {other}, with 1 session"),
@@ -298,10 +298,10 @@ fn goes_on(other: &Target, held: Count) -> String {
 }
 
 /// The backend that a configuration has at this address.
-pub(super) fn elsewhere(address: &Address, config: &Config) -> Option<Target> {
+pub(super) fn elsewhere(address: &Address, config: &Config) -> Option<BackendTarget> {
     config.pools.iter().find_map(|pool| {
         let other = pool.backends.iter().find(|other| other.address == *address)?;
-        Some(Target { pool: Some(pool.name.clone()), backend: Some(other.name.clone()) })
+        Some(BackendTarget { pool: Some(pool.name.clone()), backend: Some(other.name.clone()) })
     })
 }
 

@@ -4,7 +4,7 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use super::{Control, apply::Refused};
+use super::{ControlTask, apply::ApplyError};
 use crate::{
     acme::Issued,
     config::{self, Config},
@@ -13,7 +13,7 @@ use crate::{
     snapshot,
 };
 
-impl Control {
+impl ControlTask {
     /// The policies of all listeners, by name.
     ///
     /// # Errors
@@ -22,7 +22,7 @@ impl Control {
         &self,
         config: &Config,
         issued: &[Arc<Issued>],
-    ) -> Result<HashMap<Arc<str>, Arc<snapshot::Listener>>, Refused> {
+    ) -> Result<HashMap<Arc<str>, Arc<snapshot::ListenerSnapshot>>, ApplyError> {
         let current = self.proxy.snapshot.load();
         let mut policies = HashMap::new();
         for listener in &config.listeners {
@@ -46,8 +46,8 @@ impl Control {
     }
 }
 
-fn passthrough(rule: &config::Passthrough) -> snapshot::Passthrough {
-    snapshot::Passthrough { rule: rule.clone(), pool: Arc::from(rule.pool.as_str()) }
+fn passthrough(rule: &config::Passthrough) -> snapshot::PassthroughRule {
+    snapshot::PassthroughRule { rule: rule.clone(), pool: Arc::from(rule.pool.as_str()) }
 }
 
 fn policy(
@@ -55,27 +55,29 @@ fn policy(
     name: &Arc<str>,
     issued: &[Arc<Issued>],
     tickets: &TicketKeys,
-) -> Result<snapshot::Listener, Refused> {
+) -> Result<snapshot::ListenerSnapshot, ApplyError> {
     let issued = listener.protocol.acme().and_then(|terms| {
         let issued = issued.iter().find(|issued| issued.terms() == terms);
         issued.cloned()
     });
     let certificates = match (&issued, listener.protocol.tls().map(|tls| &tls.certificates)) {
-        (Some(issued), _) => snapshot::Certificates::Issued(Arc::clone(issued)),
+        (Some(issued), _) => snapshot::ListenerCertificates::Issued(Arc::clone(issued)),
         (None, Some(config::Certificates::Given(given))) => {
-            snapshot::Certificates::Given(given.clone())
+            snapshot::ListenerCertificates::Given(given.clone())
         }
-        (None, _) => snapshot::Certificates::Given(Vec::new()),
+        (None, _) => snapshot::ListenerCertificates::Given(Vec::new()),
     };
     let terms = |tls: &config::Tls| {
         let resolver = match &certificates {
-            snapshot::Certificates::Given(given) => Arc::new(tls::CertificateResolver::new(given)),
-            snapshot::Certificates::Issued(issued) => Arc::clone(issued.resolver()),
+            snapshot::ListenerCertificates::Given(given) => {
+                Arc::new(tls::CertificateResolver::new(given))
+            }
+            snapshot::ListenerCertificates::Issued(issued) => Arc::clone(issued.resolver()),
         };
         Terminator::new(tls, &listener.protocol.alpn(), resolver, tickets)
     };
     let tls = listener.protocol.tls().map(terms).transpose()?;
-    Ok(snapshot::Listener {
+    Ok(snapshot::ListenerSnapshot {
         name: Arc::clone(name),
         tls,
         certificates,

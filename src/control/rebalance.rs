@@ -17,7 +17,7 @@ use tokio::time::Instant;
 
 use crate::{
     config,
-    shared::Proxy,
+    shared::SharedState,
     tunnel::{AgeLimit, CloseReason, SHARDS},
     upstream::{Backend, Life},
 };
@@ -36,7 +36,7 @@ const FUTILE: u32 = 3;
 
 /// What is under way, by pool.
 #[derive(Debug, Default)]
-pub(super) struct Rebalance {
+pub(super) struct Rebalancer {
     pools: HashMap<String, Leveling>,
     /// How old the tunnels of each pool may become, where that is limited.
     ages: HashMap<String, AgeLimit>,
@@ -46,7 +46,7 @@ pub(super) struct Rebalance {
 
 /// A backend that takes new sessions, as leveling sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Side {
+struct BackendShare {
     serial: u64,
     /// The weight in force.
     weight: u32,
@@ -61,8 +61,8 @@ struct Leveling {
     /// Whom the configuration wants, with which weight.
     members: Vec<(u64, u32)>,
     /// Who took new sessions a step before.
-    sides: Vec<Side>,
-    round: Option<Round>,
+    sides: Vec<BackendShare>,
+    round: Option<RebalanceRound>,
     /// What the excess was before the last round, by the weights that are in force now; `None` where
     /// the pool has been level since.
     last: Option<usize>,
@@ -72,7 +72,7 @@ struct Leveling {
 
 /// From an excess to when its clients must be back.
 #[derive(Clone, Copy, Debug)]
-struct Round {
+struct RebalanceRound {
     /// What it began with, by the weights that are in force now; `None` where others than were there
     /// then may take it, so that it proves nothing.
     excess: Option<usize>,
@@ -84,13 +84,13 @@ struct Round {
     shed: Instant,
 }
 
-impl Rebalance {
+impl Rebalancer {
     /// Sheds what is due in every pool.
     pub(super) fn tick(
         &mut self,
         pools: &[config::Pool],
         backends: &[Arc<Backend>],
-        proxy: &Proxy,
+        proxy: &SharedState,
     ) {
         let now = Instant::now();
         // After a halt nobody is closed for the time that it took.
@@ -110,7 +110,7 @@ impl Rebalance {
                 .collect();
             let sides = ours()
                 .filter(|backend| backend.takes_new() || backend.is_only_full())
-                .map(|backend| Side {
+                .map(|backend| BackendShare {
                     serial: backend.serial(),
                     weight: backend.shares(),
                     grows: backend.ramp() < 1.0,
@@ -137,7 +137,7 @@ impl Rebalance {
         &mut self,
         pools: &[config::Pool],
         backends: &[Arc<Backend>],
-        proxy: &Proxy,
+        proxy: &SharedState,
     ) {
         let since = Instant::now();
         let limited = pools.iter().filter_map(|pool| {
@@ -161,9 +161,9 @@ impl Rebalance {
 
 impl Leveling {
     /// Takes note of who there is.
-    fn note(&mut self, members: Vec<(u64, u32)>, sides: Vec<Side>) {
+    fn note(&mut self, members: Vec<(u64, u32)>, sides: Vec<BackendShare>) {
         let other_terms = {
-            let terms = |side: &Side| (side.serial, side.weight, side.grows);
+            let terms = |side: &BackendShare| (side.serial, side.weight, side.grows);
             !sides.iter().map(terms).eq(self.sides.iter().map(terms))
         };
         if other_terms {
@@ -177,7 +177,7 @@ impl Leveling {
                 (count + self.excess(&sides).1).saturating_sub(self.excess(&before).1)
             };
             let last = self.last.map(change);
-            let round = self.round.map(|round| Round {
+            let round = self.round.map(|round| RebalanceRound {
                 excess: round.excess.map(change),
                 left: if round.left > 0 { change(round.left) } else { 0 },
                 ..round
@@ -231,12 +231,12 @@ impl Leveling {
             return false;
         }
         let total = tunnels(&self.sides);
-        self.round = Some(Round { excess: Some(excess), left: excess, total, shed: now });
+        self.round = Some(RebalanceRound { excess: Some(excess), left: excess, total, shed: now });
         true
     }
 
     /// What each of these has beyond its share, and how much that is together.
-    fn excess(&self, sides: &[Side]) -> (Vec<(u64, usize)>, usize) {
+    fn excess(&self, sides: &[BackendShare]) -> (Vec<(u64, usize)>, usize) {
         let here = tunnels(sides);
         let excess = excess(sides, self.round.map_or(here, |round| round.total.max(here)));
         let sum = excess.iter().map(|&(_, count)| count).sum();
@@ -254,16 +254,17 @@ impl Leveling {
     }
 }
 
-fn tunnels(sides: &[Side]) -> usize {
+fn tunnels(sides: &[BackendShare]) -> usize {
     sides.iter().map(|side| side.tunnels).sum()
 }
 
 /// What each backend has beyond its share, rounded up, of so many tunnels. One that grows has nothing
 /// beyond: what it held before is its own by the weight that it will have.
-fn excess(sides: &[Side], total: usize) -> Vec<(u64, usize)> {
+fn excess(sides: &[BackendShare], total: usize) -> Vec<(u64, usize)> {
     let weights: u64 = sides.iter().map(|side| u64::from(side.weight)).sum();
-    let share =
-        |side: &Side| (total as u64 * u64::from(side.weight)).div_ceil(weights.max(1)) as usize;
+    let share = |side: &BackendShare| {
+        (total as u64 * u64::from(side.weight)).div_ceil(weights.max(1)) as usize
+    };
     let settled = sides.iter().filter(|side| !side.grows);
     let beyond = settled.map(|side| (side.serial, side.tunnels.saturating_sub(share(side))));
     beyond.filter(|&(_, count)| count > 0).collect()
@@ -287,8 +288,8 @@ mod tests {
     use super::*;
 
     /// Backends whose clients come back three seconds after they were closed, to where `choose` says.
-    struct Fleet {
-        sides: Vec<Side>,
+    struct SimulatedPool {
+        sides: Vec<BackendShare>,
         /// Who takes nothing.
         down: Option<u64>,
         leveling: Leveling,
@@ -297,7 +298,7 @@ mod tests {
         closed: usize,
     }
 
-    impl Fleet {
+    impl SimulatedPool {
         fn new(tunnels: &[usize]) -> Self {
             Self {
                 sides: (1..).zip(tunnels).map(|(serial, &tunnels)| side(serial, tunnels)).collect(),
@@ -309,13 +310,18 @@ mod tests {
             }
         }
 
-        fn run(&mut self, seconds: u64, per_second: f64, choose: impl Fn(&[Side]) -> usize) {
+        fn run(
+            &mut self,
+            seconds: u64,
+            per_second: f64,
+            choose: impl Fn(&[BackendShare]) -> usize,
+        ) {
             for _ in 0..seconds * 4 {
                 self.tick(per_second, &choose);
             }
         }
 
-        fn tick(&mut self, per_second: f64, choose: impl Fn(&[Side]) -> usize) {
+        fn tick(&mut self, per_second: f64, choose: impl Fn(&[BackendShare]) -> usize) {
             self.now += TICK;
             let members = self.sides.iter().map(|side| (side.serial, 1)).collect();
             let up = self.sides.iter().filter(|side| Some(side.serial) != self.down);
@@ -335,7 +341,12 @@ mod tests {
         }
 
         /// The third backend grows into the weight that the others have, within `seconds`.
-        fn grow(&mut self, seconds: u64, per_second: f64, choose: impl Fn(&[Side]) -> usize) {
+        fn grow(
+            &mut self,
+            seconds: u64,
+            per_second: f64,
+            choose: impl Fn(&[BackendShare]) -> usize,
+        ) {
             self.sides.iter_mut().for_each(|side| side.weight = 64);
             for tick in 0..seconds * 4 {
                 let weight = 6 + (58 * tick / (seconds * 4)) as u32;
@@ -350,11 +361,11 @@ mod tests {
         }
     }
 
-    fn side(serial: u64, tunnels: usize) -> Side {
-        Side { serial, weight: 1, grows: false, tunnels }
+    fn side(serial: u64, tunnels: usize) -> BackendShare {
+        BackendShare { serial, weight: 1, grows: false, tunnels }
     }
 
-    fn fewest(sides: &[Side]) -> usize {
+    fn fewest(sides: &[BackendShare]) -> usize {
         let at = 0..sides.len();
         at.min_by_key(|&at| sides[at].tunnels * 1000 / sides[at].weight as usize).unwrap()
     }
@@ -362,7 +373,7 @@ mod tests {
     #[test]
     fn a_pool_levels_and_then_is_left_alone() {
         for rate in [5.0, 50.0, 5_000.0] {
-            let mut fleet = Fleet::new(&[300, 300, 0]);
+            let mut fleet = SimulatedPool::new(&[300, 300, 0]);
             fleet.run(120, rate, fewest);
             assert_eq!((fleet.tunnels(), fleet.closed), (vec![200, 200, 200], 200), "at {rate}");
             fleet.run(3_600, rate, fewest);
@@ -372,10 +383,10 @@ mod tests {
 
     #[test]
     fn it_keeps_to_its_rate() {
-        let mut fleet = Fleet::new(&[1_000, 0]);
+        let mut fleet = SimulatedPool::new(&[1_000, 0]);
         fleet.run(10, 20.0, fewest);
         assert!((190..=201).contains(&fleet.closed), "{}", fleet.closed);
-        let mut slow = Fleet::new(&[10, 0]);
+        let mut slow = SimulatedPool::new(&[10, 0]);
         slow.run(20, 0.2, fewest);
         assert!((3..=4).contains(&slow.closed), "{}", slow.closed);
     }
@@ -383,7 +394,7 @@ mod tests {
     #[test]
     fn a_pool_within_one_is_level() {
         for tunnels in [&[3, 2][..], &[1, 0], &[4, 4, 3], &[0, 0], &[7]] {
-            let mut fleet = Fleet::new(tunnels);
+            let mut fleet = SimulatedPool::new(tunnels);
             fleet.run(60, 100.0, fewest);
             assert_eq!(fleet.closed, 0, "{tunnels:?}");
         }
@@ -391,12 +402,12 @@ mod tests {
 
     #[test]
     fn shares_are_by_weight() {
-        let mut fleet = Fleet::new(&[400, 0]);
+        let mut fleet = SimulatedPool::new(&[400, 0]);
         fleet.sides[1].weight = 3;
         fleet.run(120, 100.0, fewest);
         assert_eq!(fleet.tunnels(), [100, 300]);
         // In slow start it is given what its weight allows, and more as that grows.
-        let mut fleet = Fleet::new(&[400, 0]);
+        let mut fleet = SimulatedPool::new(&[400, 0]);
         fleet.sides[0].weight = 9;
         fleet.run(30, 100.0, fewest);
         assert_eq!(fleet.tunnels(), [360, 40]);
@@ -407,7 +418,7 @@ mod tests {
 
     #[test]
     fn clients_that_always_return_to_the_same_backend_are_let_be() {
-        let mut fleet = Fleet::new(&[100, 0]);
+        let mut fleet = SimulatedPool::new(&[100, 0]);
         fleet.run(600, 100.0, |_| 0);
         assert_eq!(fleet.closed, 150, "{FUTILE} rounds");
         // Another backend is a new chance.
@@ -418,13 +429,13 @@ mod tests {
 
     #[test]
     fn a_change_during_a_round_does_not_make_it_endless() {
-        let mut fleet = Fleet::new(&[100, 0]);
+        let mut fleet = SimulatedPool::new(&[100, 0]);
         fleet.run(5, 100.0, |_| 0);
         fleet.sides.push(side(3, 0));
         fleet.run(3_600, 100.0, |_| 0);
         assert_eq!(fleet.closed, 50 + FUTILE as usize * 66);
         // While it sheds: at 5 per second there are 25 left then.
-        let mut fleet = Fleet::new(&[100, 0]);
+        let mut fleet = SimulatedPool::new(&[100, 0]);
         fleet.run(5, 5.0, fewest);
         fleet.sides.push(side(3, 0));
         fleet.run(60, 5.0, fewest);
@@ -435,7 +446,7 @@ mod tests {
 
     #[test]
     fn a_backend_that_comes_and_goes_is_no_new_chance() {
-        let mut fleet = Fleet::new(&[100, 0]);
+        let mut fleet = SimulatedPool::new(&[100, 0]);
         for turn in 0..400 {
             fleet.down = (turn % 2 == 1).then_some(2);
             fleet.run(8, 100.0, |_| 0);
@@ -445,7 +456,7 @@ mod tests {
 
     #[test]
     fn a_backend_that_returns_keeps_what_it_has() {
-        let mut fleet = Fleet::new(&[100, 100, 100]);
+        let mut fleet = SimulatedPool::new(&[100, 100, 100]);
         fleet.grow(30, 50.0, fewest);
         fleet.run(60, 50.0, fewest);
         assert_eq!((fleet.tunnels(), fleet.closed), (vec![100; 3], 0));
@@ -454,16 +465,16 @@ mod tests {
     #[test]
     fn a_backend_that_grows_gets_its_part_step_by_step_and_each_tunnel_moves_once() {
         for seconds in [10, 60, 600] {
-            let mut fleet = Fleet::new(&[150, 150, 0]);
+            let mut fleet = SimulatedPool::new(&[150, 150, 0]);
             fleet.grow(seconds, 50.0, fewest);
             fleet.run(60, 50.0, fewest);
             assert_eq!(fleet.tunnels(), [100; 3], "{seconds} s");
             assert!(fleet.closed <= 110, "{seconds} s: {}", fleet.closed);
         }
         // And those that always return are closed some times, not all the time.
-        let mut fleet = Fleet::new(&[150, 150, 0]);
+        let mut fleet = SimulatedPool::new(&[150, 150, 0]);
         for _ in 0..20 {
-            let least = |sides: &[Side]| usize::from(sides[1].tunnels < sides[0].tunnels);
+            let least = |sides: &[BackendShare]| usize::from(sides[1].tunnels < sides[0].tunnels);
             fleet.grow(30, 50.0, least);
             fleet.run(60, 50.0, least);
         }
@@ -472,7 +483,7 @@ mod tests {
 
     #[test]
     fn a_slow_rate_is_no_futile_one() {
-        let mut fleet = Fleet::new(&[10, 0]);
+        let mut fleet = SimulatedPool::new(&[10, 0]);
         fleet.run(600, 1.0 / 60.0, fewest);
         assert_eq!(fleet.tunnels(), [5, 5]);
     }

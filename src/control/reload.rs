@@ -5,10 +5,10 @@ use std::time::Duration;
 use tokio::time::timeout;
 
 use super::{
-    Control, Denied,
+    CommandError, ControlTask,
     apply::Changes,
     plan, unix_now,
-    watch::{Files, Watcher},
+    watch::{WatchedFiles, Watcher},
 };
 use crate::{
     api::{Plan, ReloadState},
@@ -21,18 +21,18 @@ pub(super) const LOAD: Duration = Duration::from_secs(10);
 
 /// Why the file is read again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Cause {
+pub(super) enum ReloadCause {
     /// The process has just started.
     Start,
     /// A watched file has changed.
     Change,
     /// An operator wants it.
-    Order,
+    Command,
 }
 
-impl Control {
+impl ControlTask {
     /// Reads the file and applies it, and the service manager knows.
-    pub(super) async fn reload(&mut self, cause: Cause) {
+    pub(super) async fn reload(&mut self, cause: ReloadCause) {
         if self.file.is_some() {
             self.notifier.reloading();
             self.read_again(cause).await;
@@ -41,15 +41,15 @@ impl Control {
     }
 
     /// Reads the file and applies it. A faulty one is told, with every fault, and changes nothing.
-    pub(super) async fn read_again(&mut self, cause: Cause) {
+    pub(super) async fn read_again(&mut self, cause: ReloadCause) {
         let outcome = match self.read().await {
             Ok(config) => self.put_in(config, None).await,
-            Err(faults) => Err(Denied::Failed(faults)),
+            Err(faults) => Err(CommandError::Failed(faults)),
         };
         let outcome = outcome.map_err(|denied| denied.to_string());
         let nothing = outcome.as_ref().map(|(changes, _)| changes.is_empty());
         // What nobody ordered and what changes nothing is no reload.
-        if cause == Cause::Order || nothing != Ok(true) {
+        if cause == ReloadCause::Command || nothing != Ok(true) {
             self.note_reload(nothing);
         }
         match outcome {
@@ -72,7 +72,7 @@ impl Control {
             );
         };
         let shown = path.display().to_string();
-        // Files are read off the runtime: a slow disk must not hold up a request.
+        // WatchedFiles are read off the runtime: a slow disk must not hold up a request.
         let files = self.watcher.as_ref().map(Watcher::files);
         let watched = files.clone();
         let mut loading = tokio::task::spawn_blocking(move || match files {
@@ -81,14 +81,14 @@ impl Control {
         });
         match timeout(LOAD, &mut loading).await {
             Ok(loaded) => {
-                watched.inspect(Files::was_in_time);
+                watched.inspect(WatchedFiles::was_in_time);
                 loaded.map_err(|error| error.to_string())?.map_err(|faults| faults.to_string())
             }
             Err(_) => {
                 // The watches take what it reads as known, although nobody applies it.
                 tokio::spawn(async move {
                     if loading.await.is_ok() {
-                        watched.inspect(Files::was_late);
+                        watched.inspect(WatchedFiles::was_late);
                     }
                 });
                 Err(format!(
@@ -104,21 +104,21 @@ impl Control {
         &mut self,
         typed: Config,
         most: Option<u64>,
-    ) -> Result<(Changes, Plan), Denied> {
+    ) -> Result<(Changes, Plan), CommandError> {
         let plan = self.plan_for(&typed);
         let would = plan.disconnected_sessions;
         if let Some(most) = most.or(self.typed.reload.max_disconnects).filter(|most| would > *most)
         {
             let plural = if would == 1 { "" } else { "s" };
             let tunnels = plan.disconnected_tunnels;
-            return Err(Denied::Conflict(format!(
+            return Err(CommandError::Conflict(format!(
                 "refused: the reload would disconnect {would} session{plural} ({tunnels} with a \
                  tunnel), and at most {most} may be disconnected"
             )));
         }
         match self.apply(typed).await {
             Ok(changes) => Ok((changes, plan)),
-            Err(error) => Err(Denied::Failed(error.to_string())),
+            Err(error) => Err(CommandError::Failed(error.to_string())),
         }
     }
 

@@ -2,11 +2,11 @@
 
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
-use super::{Control, count::Count, drain::End, overlay::covers};
+use super::{ControlTask, count::HeldCount, drain::DrainEnd, overlay::covers};
 use crate::{
     api::{
-        BackendCondition, BackendState, CertificateState, CheckFailure, ListenerState, PoolState,
-        ProcessState, Status, Target,
+        BackendCondition, BackendState, BackendTarget, CertificateState, CheckFailureInfo,
+        ListenerState, PoolState, ProcessState, Status,
     },
     config::{Balance, Certificate, Pool, Source},
     upstream::{Backend, Life},
@@ -14,18 +14,18 @@ use crate::{
 
 /// When the process began to serve.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Since(Instant);
+pub(super) struct StartTime(Instant);
 
-impl Since {
+impl StartTime {
     pub(super) fn now() -> Self {
         Self(Instant::now())
     }
 }
 
-impl Control {
+impl ControlTask {
     /// Everything in the process.
     pub(super) fn status(&self) -> Status {
-        let all = Target::default();
+        let all = BackendTarget::default();
         Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),
@@ -49,19 +49,19 @@ impl Control {
     }
 
     /// The backends of a target.
-    pub(super) fn states(&self, what: &Target) -> Vec<BackendState> {
+    pub(super) fn states(&self, what: &BackendTarget) -> Vec<BackendState> {
         let pools = self.config.pools.iter().map(|pool| self.pool_state(pool, what, |_| true));
         pools.flat_map(|pool| pool.backends).collect()
     }
 
     /// What a backend holds.
-    pub(super) fn count(&self, backend: &Backend) -> Count {
-        Count::of(backend, &self.proxy, self.predecessors())
+    pub(super) fn count(&self, backend: &Backend) -> HeldCount {
+        HeldCount::of(backend, &self.proxy, self.predecessors())
     }
 
     /// The pools of the configuration, and those that have left it and hold something. Removed backends
     /// that hold nothing are left out: they are there only for session ids that are unknown here.
-    fn pool_states(&self, what: &Target) -> Vec<PoolState> {
+    fn pool_states(&self, what: &BackendTarget) -> Vec<PoolState> {
         let holds = |backend: &Backend| {
             self.condition(backend) != BackendCondition::Leaving || !self.is_empty(backend)
         };
@@ -100,7 +100,7 @@ impl Control {
     fn pool_state(
         &self,
         pool: &Pool,
-        what: &Target,
+        what: &BackendTarget,
         is_shown: impl Fn(&Backend) -> bool,
     ) -> PoolState {
         // In the order of the configuration, then those on their way out.
@@ -139,7 +139,7 @@ impl Control {
 
     pub(super) fn state_of(&self, backend: &Backend) -> BackendState {
         let drain = self.drains.state(backend, &self.proxy);
-        let Count { tunnels, sessions } = self.count(backend);
+        let HeldCount { tunnels, sessions } = self.count(backend);
         BackendState {
             pool: backend.pool().to_owned(),
             name: backend.name().to_owned(),
@@ -153,11 +153,11 @@ impl Control {
             requests: backend.requests() as u64,
             since: unix(backend.diagnosis().since()),
             reason: reason(backend),
-            last_failure: backend.diagnosis().last_failure().map(|failure| CheckFailure {
+            last_failure: backend.diagnosis().last_failure().map(|failure| CheckFailureInfo {
                 at: unix(failure.at),
                 reason: failure.reason.to_string(),
             }),
-            goes_on_as: self.drains.goes_on_as(backend.serial()).map(Target::to_string),
+            goes_on_as: self.drains.goes_on_as(backend.serial()).map(BackendTarget::to_string),
             drain,
         }
     }
@@ -165,7 +165,7 @@ impl Control {
     fn condition(&self, backend: &Backend) -> BackendCondition {
         match backend.phase() {
             Life::Gone => BackendCondition::Leaving,
-            Life::Draining if self.drains.drains_to(backend.serial()) == Some(End::Goes) => {
+            Life::Draining if self.drains.drains_to(backend.serial()) == Some(DrainEnd::Goes) => {
                 BackendCondition::Leaving
             }
             Life::Draining if self.is_empty(backend) => BackendCondition::Drained,
@@ -204,6 +204,9 @@ fn unix(at: SystemTime) -> f64 {
     at.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64()
 }
 
-fn own(backend: &Backend) -> Target {
-    Target { pool: Some(backend.pool().to_owned()), backend: Some(backend.name().to_owned()) }
+fn own(backend: &Backend) -> BackendTarget {
+    BackendTarget {
+        pool: Some(backend.pool().to_owned()),
+        backend: Some(backend.name().to_owned()),
+    }
 }

@@ -26,7 +26,7 @@ const MAX_ADDRESSES: usize = 16;
 /// Finds backends' addresses. Where operators are served there are none, whoever says so: that is not
 /// reached through public traffic.
 #[derive(Debug)]
-pub(super) struct Resolver {
+pub(super) struct NameResolver {
     /// As it was bound; another one takes a restart.
     admin: Admin,
     /// The backends that were told to be where operators are served, by serial.
@@ -35,7 +35,7 @@ pub(super) struct Resolver {
     own: Mutex<Vec<SocketAddr>>,
 }
 
-impl Resolver {
+impl NameResolver {
     pub(super) fn new(admin: Admin) -> Arc<Self> {
         Arc::new(Self { admin, told: Mutex::default(), own: Mutex::default() })
     }

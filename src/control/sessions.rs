@@ -1,14 +1,14 @@
-//! Sessions and tunnels as an operator sees them: listed, found by their sid, closed one by one.
+//! SessionList and tunnels as an operator sees them: listed, found by their sid, closed one by one.
 //!
 //! Answered from what the data path shares; the control task is not waited for. A sid comes in and never
 //! goes out.
 
 use std::{sync::Arc, time::Instant};
 
-use super::{Denied, overlay};
+use super::{CommandError, overlay};
 use crate::{
-    api::{SessionKind, SessionState, Sessions, Target, Whereabouts},
-    shared::Proxy,
+    api::{BackendTarget, SessionKind, SessionList, SessionState, Whereabouts},
+    shared::SharedState,
     snapshot::Snapshot,
     sticky::table::{Session, SessionId},
     tunnel::{CloseReason, TunnelId},
@@ -19,7 +19,11 @@ use crate::{
 ///
 /// # Errors
 /// There is no such pool or backend, or the target makes no sense.
-pub(super) fn list(proxy: &Proxy, of: &Target, limit: usize) -> Result<Sessions, Denied> {
+pub(super) fn list(
+    proxy: &SharedState,
+    of: &BackendTarget,
+    limit: usize,
+) -> Result<SessionList, CommandError> {
     let snapshot = proxy.snapshot.load();
     let backends = members(&snapshot, of)?;
     let total = backends.iter().map(|backend| backend.sessions() as u64).sum();
@@ -39,11 +43,11 @@ pub(super) fn list(proxy: &Proxy, of: &Target, limit: usize) -> Result<Sessions,
         let polling = proxy.sids.polling(backend, limit - sessions.len());
         sessions.extend(polling.iter().map(state));
     }
-    Ok(Sessions { total, sessions })
+    Ok(SessionList { total, sessions })
 }
 
 /// Where a session id is known.
-pub(super) fn find(proxy: &Proxy, sid: &str) -> Whereabouts {
+pub(super) fn find(proxy: &SharedState, sid: &str) -> Whereabouts {
     let snapshot = proxy.snapshot.load();
     let pools = snapshot.pools.iter().map(|pool| pool.upstream.name());
     let found = proxy.sids.whereabouts(pools, sid, Instant::now());
@@ -55,26 +59,26 @@ pub(super) fn find(proxy: &Proxy, sid: &str) -> Whereabouts {
 ///
 /// # Errors
 /// There is no such session, or nothing is called so.
-pub(super) fn close(proxy: &Proxy, id: &str) -> Result<(), Denied> {
+pub(super) fn close(proxy: &SharedState, id: &str) -> Result<(), CommandError> {
     let closed = if let Ok(tunnel) = id.parse::<TunnelId>() {
         proxy.tunnels.close_one(tunnel, CloseReason::Operator)
     } else if let Ok(session) = id.parse::<SessionId>() {
         proxy.sids.let_one_go(session)
     } else {
-        return Err(Denied::Invalid(format!(
+        return Err(CommandError::Invalid(format!(
             "invalid session name {id}; `moorline sessions` lists the names"
         )));
     };
     match closed {
         true => Ok(()),
-        false => Err(Denied::NotFound(format!("there is no session {id} to close any more"))),
+        false => Err(CommandError::NotFound(format!("there is no session {id} to close any more"))),
     }
 }
 
 /// The backends of a target, those on their way out included.
-fn members(snapshot: &Snapshot, of: &Target) -> Result<Vec<Arc<Backend>>, Denied> {
+fn members(snapshot: &Snapshot, of: &BackendTarget) -> Result<Vec<Arc<Backend>>, CommandError> {
     if of.pool.is_none() && of.backend.is_some() {
-        return Err(Denied::Invalid("a backend is named by its pool too".to_owned()));
+        return Err(CommandError::Invalid("a backend is named by its pool too".to_owned()));
     }
     let in_pool = |pool: &str| of.pool.as_deref().is_none_or(|wanted| wanted == pool);
     let is_wanted = |name: &str| of.backend.as_deref().is_none_or(|wanted| wanted == name);
@@ -86,7 +90,7 @@ fn members(snapshot: &Snapshot, of: &Target) -> Result<Vec<Arc<Backend>>, Denied
         (_, Some(_)) if backends.is_empty() => {}
         _ => return Ok(backends),
     }
-    Err(Denied::NotFound(format!("there is no {}", overlay::spoken(of))))
+    Err(CommandError::NotFound(format!("there is no {}", overlay::spoken(of))))
 }
 
 fn state(session: &Session) -> SessionState {

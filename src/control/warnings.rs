@@ -1,6 +1,6 @@
 //! What is accepted but should not go unnoticed.
 
-use super::apply::Refused;
+use super::apply::ApplyError;
 use crate::{
     config::{Certificate, Certificates, Config, Listener},
     net::tls,
@@ -11,7 +11,7 @@ use crate::{
 ///
 /// # Errors
 /// Which certificate of which listener is not valid now, at a reload.
-pub(super) fn certificates(config: &Config, before: &Config) -> Result<(), Refused> {
+pub(super) fn certificates(config: &Config, before: &Config) -> Result<(), ApplyError> {
     for listener in &config.listeners {
         let new = given(listener).iter().filter(|new| {
             let old = before.listeners.iter().flat_map(given);
@@ -25,7 +25,7 @@ pub(super) fn certificates(config: &Config, before: &Config) -> Result<(), Refus
                 format!("listener {}: the certificate for {names} {lapsed}", listener.name);
             // At a start this is a warning like others of the configuration.
             if !before.listeners.is_empty() {
-                return Err(Refused::Lapsed(sentence));
+                return Err(ApplyError::Lapsed(sentence));
             }
         }
     }

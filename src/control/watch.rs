@@ -29,9 +29,9 @@ use tokio_util::task::AbortOnDropHandle;
 
 use self::{
     contents::Contents,
-    folders::{Event, Folders},
+    folders::{FolderEvent, Folders},
 };
-use super::Request;
+use super::ControlRequest;
 use crate::config::{
     Config, Reload,
     check::{Faults, Loaded},
@@ -48,16 +48,16 @@ const UNWATCHED: Duration = Duration::from_secs(5);
 
 /// Watches the files of a configuration and requests reloads; dropping it ends that.
 pub(super) struct Watcher {
-    files: Files,
+    files: WatchedFiles,
     _task: AbortOnDropHandle<()>,
 }
 
 /// The watched files. Clones share them.
 #[derive(Clone)]
-pub(super) struct Files(Arc<Shared>);
+pub(super) struct WatchedFiles(Arc<WatchShared>);
 
-struct Shared {
-    state: Mutex<State>,
+struct WatchShared {
+    state: Mutex<WatchState>,
     folders: Folders,
     /// Time between two comparisons; `None`: nothing is watched.
     every: watch::Sender<Option<Duration>>,
@@ -69,37 +69,37 @@ struct Shared {
 }
 
 #[derive(Default)]
-struct State {
+struct WatchState {
     watch: bool,
     interval: Duration,
     contents: Contents,
-    names: folders::Names,
+    names: folders::WatchedNames,
 }
 
 impl Watcher {
-    /// Watches nothing until a configuration is read by [`Files::load`]; `terms` count until then.
-    pub(super) fn new(requests: mpsc::WeakSender<Request>, terms: Reload) -> Self {
+    /// Watches nothing until a configuration is read by [`WatchedFiles::load`]; `terms` count until then.
+    pub(super) fn new(requests: mpsc::WeakSender<ControlRequest>, terms: Reload) -> Self {
         let Reload { watch, interval, .. } = terms;
-        let shared = Shared {
-            state: Mutex::new(State { watch, interval, ..State::default() }),
+        let shared = WatchShared {
+            state: Mutex::new(WatchState { watch, interval, ..WatchState::default() }),
             folders: Folders::new(),
             every: watch::Sender::new(None),
             overtaken: AtomicBool::new(false),
             late: AtomicBool::new(false),
             wake: Notify::new(),
         };
-        let files = Files(Arc::new(shared));
+        let files = WatchedFiles(Arc::new(shared));
         let task = tokio::spawn(run(files.clone(), requests));
         Self { files, _task: AbortOnDropHandle::new(task) }
     }
 
     /// The watched files.
-    pub(super) fn files(&self) -> Files {
+    pub(super) fn files(&self) -> WatchedFiles {
         self.files.clone()
     }
 }
 
-impl Files {
+impl WatchedFiles {
     /// Reads a configuration, and watches from then on the files that it was read from. A refused
     /// configuration adds its files to those that are watched already. Blocks.
     ///
@@ -147,7 +147,7 @@ impl Files {
     }
 
     /// Whether one of these events may have changed a watched file.
-    async fn are_concerned_by(&self, events: &[Event]) -> bool {
+    async fn are_concerned_by(&self, events: &[FolderEvent]) -> bool {
         self.0.state.lock().await.names.concerned_by(events)
     }
 
@@ -160,33 +160,33 @@ impl Files {
 }
 
 /// Requests a reload after each change.
-async fn run(files: Files, requests: mpsc::WeakSender<Request>) {
+async fn run(files: WatchedFiles, requests: mpsc::WeakSender<ControlRequest>) {
     let mut every = files.0.every.subscribe();
     let mut compared = Instant::now();
-    let mut wait: Option<Wait> = None;
+    let mut wait: Option<QuietPeriod> = None;
     loop {
         let interval = *every.borrow_and_update();
         tokio::select! {
             events = files.0.folders.events() => {
                 if files.are_concerned_by(&events).await {
-                    wait = Some(Wait::after(wait));
+                    wait = Some(QuietPeriod::after(wait));
                 }
             }
             () = files.0.wake.notified() => {
                 if files.0.overtaken.swap(false, Ordering::AcqRel) {
-                    wait = Some(Wait::after(wait));
+                    wait = Some(QuietPeriod::after(wait));
                 }
             }
             () = until(wait.map(|wait| wait.until)) => {
                 wait = None;
                 let Some(requests) = requests.upgrade() else { return };
-                if requests.send(Request::Changed).await.is_err() {
+                if requests.send(ControlRequest::Changed).await.is_err() {
                     return;
                 }
             }
             () = until(interval.map(|interval| compared + interval)) => {
                 if files.compare().await {
-                    wait = Some(Wait::after(wait));
+                    wait = Some(QuietPeriod::after(wait));
                 }
                 compared = Instant::now();
             }
@@ -196,12 +196,12 @@ async fn run(files: Files, requests: mpsc::WeakSender<Request>) {
 
 /// How long a reload waits for quiet.
 #[derive(Clone, Copy)]
-struct Wait {
+struct QuietPeriod {
     until: Instant,
     latest: Instant,
 }
 
-impl Wait {
+impl QuietPeriod {
     /// After a change now, and those that were waited for before.
     fn after(before: Option<Self>) -> Self {
         let now = Instant::now();
@@ -239,11 +239,11 @@ mod tests {
         };
         spawn_blocking(load).await.unwrap().unwrap_err();
         files.was_late();
-        assert!(matches!(requests.recv().await, Some(Request::Changed)));
+        assert!(matches!(requests.recv().await, Some(ControlRequest::Changed)));
         files.was_late();
         assert!(!files.0.overtaken.load(Ordering::Acquire), "the disk is slow");
         files.was_in_time();
         files.was_late();
-        assert!(matches!(requests.recv().await, Some(Request::Changed)));
+        assert!(matches!(requests.recv().await, Some(ControlRequest::Changed)));
     }
 }

@@ -24,7 +24,7 @@ use super::{
 };
 use crate::{
     net::inherited::InheritedSockets,
-    shared::Proxy,
+    shared::SharedState,
     sticky::{Learned, recent_sessions::Key},
     upstream::{Backend, Life},
 };
@@ -40,11 +40,11 @@ const LOOK: Duration = Duration::from_millis(10);
 
 /// A channel to the process before this one, over which nothing was said yet.
 #[derive(Debug)]
-pub struct Handed(Channel);
+pub struct HandoffChannel(Channel);
 
 /// A process that is about to take over.
 #[derive(Debug)]
-pub struct Joining {
+pub struct Takeover {
     channel: Channel,
     /// The old process.
     pid: u32,
@@ -70,7 +70,7 @@ pub struct Inheritance {
     pub holds: bool,
 }
 
-impl Handed {
+impl HandoffChannel {
     /// The channel on standard input, where this process was started to take over. Standard input
     /// is empty from then on. Must be called within a tokio runtime.
     ///
@@ -99,7 +99,7 @@ impl Handed {
     ///
     /// # Errors
     /// The old process is gone, or speaks another protocol.
-    pub async fn receive(self) -> io::Result<Joining> {
+    pub async fn receive(self) -> io::Result<Takeover> {
         let Self(mut channel) = self;
         let version = env!("CARGO_PKG_VERSION").to_owned();
         // Where the other one is gone already, its words may still be there.
@@ -116,7 +116,7 @@ impl Handed {
             }
             other => return Err(unexpected(&other)),
         };
-        let mut joining = Joining {
+        let mut joining = Takeover {
             channel,
             pid,
             given: InheritedSockets::default(),
@@ -129,7 +129,7 @@ impl Handed {
     }
 }
 
-impl Joining {
+impl Takeover {
     /// Takes one message; false after the last.
     async fn take(&mut self) -> io::Result<bool> {
         let received = self.channel.receive().await?;
@@ -165,8 +165,8 @@ impl Joining {
     ///
     /// # Errors
     /// What comes is not what should, or the old process lives and has given this one up.
-    pub async fn prepared(&mut self, proxy: &Proxy) -> io::Result<Values> {
-        let mut names = Names::new(&self.backends);
+    pub async fn prepared(&mut self, proxy: &SharedState) -> io::Result<Values> {
+        let mut names = BackendNames::new(&self.backends);
         let mut values = Values::new();
         let mut there = self.channel.send(&FromNew::Prepared).await.is_ok();
         while there {
@@ -212,7 +212,7 @@ impl Joining {
     }
 
     /// Listens until the old process is empty, and passes on to it what is ordered.
-    pub async fn follow(mut self, proxy: Arc<Proxy>, shown: Predecessors) {
+    pub async fn follow(mut self, proxy: Arc<SharedState>, shown: Predecessors) {
         let sender = self.channel.sender();
         tokio::select! {
             () = self.listen(&proxy, &shown) => {}
@@ -222,8 +222,8 @@ impl Joining {
         tracing::info!(pid = self.pid, "the old process has ended");
     }
 
-    async fn listen(&mut self, proxy: &Proxy, shown: &Predecessors) {
-        let mut names = Names::new(&self.backends);
+    async fn listen(&mut self, proxy: &SharedState, shown: &Predecessors) {
+        let mut names = BackendNames::new(&self.backends);
         loop {
             match self.channel.receive().await {
                 Ok(Some((FromOld::Sessions(sessions), _))) => names.restore(sessions, proxy),
@@ -260,13 +260,13 @@ impl Joining {
 }
 
 /// Backends by their numbers in the old process.
-struct Names {
+struct BackendNames {
     records: HashMap<u64, BackendRecord>,
     /// Those that this process has; a reload may change that.
     found: HashMap<u64, Arc<Backend>>,
 }
 
-impl Names {
+impl BackendNames {
     fn new(records: &[BackendRecord]) -> Self {
         let records = records.iter().map(|record| (record.id, record.clone())).collect();
         Self { records, found: HashMap::new() }
@@ -277,7 +277,7 @@ impl Names {
     }
 
     /// Remembers sessions whose backends this process has, too.
-    fn restore(&mut self, sessions: Vec<SessionRecord>, proxy: &Proxy) {
+    fn restore(&mut self, sessions: Vec<SessionRecord>, proxy: &SharedState) {
         let now = Instant::now();
         for SessionRecord(id, sid, left, lifetime, client) in sessions {
             let Some(backend) = self.backend(id, proxy) else { continue };
@@ -287,7 +287,7 @@ impl Names {
         }
     }
 
-    fn backend(&mut self, id: u64, proxy: &Proxy) -> Option<Arc<Backend>> {
+    fn backend(&mut self, id: u64, proxy: &SharedState) -> Option<Arc<Backend>> {
         if let Some(backend) = self.found.get(&id).filter(|backend| backend.phase() != Life::Gone) {
             return Some(Arc::clone(backend));
         }

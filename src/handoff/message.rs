@@ -43,7 +43,7 @@ pub(super) enum FromOld {
     /// A session ended in the old process: where its client was.
     Ended(Ending),
     /// What it still holds, and what those before it do.
-    State(State),
+    State(PredecessorState),
 }
 
 /// From the new process to the old one.
@@ -57,7 +57,8 @@ pub(super) enum FromNew {
     Ready,
     /// What is to become of the backends' tunnels in the old process and in those before it. Backends
     /// that are not named here go on as before.
-    Fates(Vec<Fate>),
+    #[serde(rename = "Fates")]
+    Directives(Vec<BackendDirective>),
     /// It gives up, and why.
     Failed(String),
 }
@@ -66,7 +67,7 @@ pub(super) enum FromNew {
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
 pub struct Secrets {
     /// The cookie key, where it was made.
-    cookie: Option<Made>,
+    cookie: Option<MadeKeyRecord>,
     /// Of TLS tickets, the current one first, where they were made.
     tickets: Vec<TicketKey>,
 }
@@ -74,7 +75,7 @@ pub struct Secrets {
 impl Secrets {
     /// A process's own.
     pub fn of(cookies: &Keys, tickets: &TicketKeys) -> Self {
-        Self { cookie: cookies.made().map(Made), tickets: tickets.export() }
+        Self { cookie: cookies.made().map(MadeKeyRecord), tickets: tickets.export() }
     }
 
     /// The cookie key, where one was made.
@@ -90,9 +91,9 @@ impl Secrets {
 
 /// A key that was made.
 #[derive(Clone, Copy, Deserialize, Serialize)]
-struct Made(MadeKey);
+struct MadeKeyRecord(MadeKey);
 
-impl std::fmt::Debug for Made {
+impl std::fmt::Debug for MadeKeyRecord {
     /// Says that it is there, never what it is.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("Made")
@@ -101,44 +102,47 @@ impl std::fmt::Debug for Made {
 
 /// What an old process still holds.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
-pub struct State {
+pub struct PredecessorState {
     /// It, and those before it.
     pub processes: Vec<Predecessor>,
     /// What all of them hold of each backend, where that is anything; `None`: one of those before has
     /// not said yet.
-    pub tunnels: Option<Vec<Holding>>,
+    pub tunnels: Option<Vec<HeldTunnels>>,
 }
 
 /// Open tunnels of a backend.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
-pub struct Holding {
+pub struct HeldTunnels {
     /// Which one.
-    pub backend: Identity,
+    pub backend: BackendIdentity,
     /// How many.
     pub tunnels: u64,
 }
 
 /// What is to become of a backend's tunnels.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
-pub struct Fate {
+pub struct BackendDirective {
     /// Which one.
-    pub backend: Identity,
+    pub backend: BackendIdentity,
     /// What.
-    pub course: Course,
+    #[serde(rename = "course")]
+    pub directive: DrainDirective,
 }
 
 /// What a backend does, by the newest process's word.
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq, Serialize)]
-pub enum Course {
+pub enum DrainDirective {
     /// It is wanted.
-    Serves,
+    #[serde(rename = "Serves")]
+    Serve,
     /// It takes nothing new; without an end, nothing of it is closed.
-    Drains(Option<Until>),
+    #[serde(rename = "Drains")]
+    Drain(Option<DrainUntil>),
 }
 
 /// Terms of a drain that has begun.
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq, Serialize)]
-pub struct Until {
+pub struct DrainUntil {
     /// When what is left is cut. Crosses as the time that is left.
     #[serde(with = "from_now")]
     pub deadline: Instant,
@@ -162,7 +166,7 @@ mod from_now {
 
 /// A backend as every process knows it.
 #[derive(Clone, Debug, Deserialize, PartialEq, Eq, Hash, Serialize)]
-pub struct Identity {
+pub struct BackendIdentity {
     /// Its pool.
     pub pool: String,
     /// Its name.
@@ -173,7 +177,7 @@ pub struct Identity {
     pub port: u16,
 }
 
-impl Identity {
+impl BackendIdentity {
     /// Of a live backend.
     pub fn of(backend: &Backend) -> Self {
         let address = backend.address();
@@ -200,7 +204,7 @@ pub struct BackendRecord {
     /// Its number in the old process; sessions refer to it.
     pub id: u64,
     /// Who it is.
-    pub who: Identity,
+    pub who: BackendIdentity,
     /// Its weight.
     pub weight: u32,
     /// Whether it is healthy.
@@ -214,7 +218,7 @@ impl BackendRecord {
     pub fn of(backend: &Backend) -> Self {
         Self {
             id: backend.serial(),
-            who: Identity::of(backend),
+            who: BackendIdentity::of(backend),
             weight: backend.weight(),
             up: backend.is_up(),
             addresses: backend.addresses().to_vec(),
@@ -225,7 +229,7 @@ impl BackendRecord {
 /// A session: its backend's number, its sid, what is left of its lifetime and that, in milliseconds; and
 /// the client that opened it, if that is known. Earlier versions send none.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
-#[serde(from = "Record", into = "Record")]
+#[serde(from = "SessionRecordForm", into = "SessionRecordForm")]
 pub(super) struct SessionRecord(
     pub(super) u64,
     pub(super) Box<str>,
@@ -237,23 +241,25 @@ pub(super) struct SessionRecord(
 /// A session as it crosses.
 #[derive(Deserialize, Serialize)]
 #[serde(untagged)]
-enum Record {
+enum SessionRecordForm {
     OfClient(u64, Box<str>, u64, u64, u64),
     Plain(u64, Box<str>, u64, u64),
 }
 
-impl From<Record> for SessionRecord {
-    fn from(record: Record) -> Self {
+impl From<SessionRecordForm> for SessionRecord {
+    fn from(record: SessionRecordForm) -> Self {
         match record {
-            Record::OfClient(backend, sid, left, lifetime, client) => {
+            SessionRecordForm::OfClient(backend, sid, left, lifetime, client) => {
                 Self(backend, sid, left, lifetime, Some(client))
             }
-            Record::Plain(backend, sid, left, lifetime) => Self(backend, sid, left, lifetime, None),
+            SessionRecordForm::Plain(backend, sid, left, lifetime) => {
+                Self(backend, sid, left, lifetime, None)
+            }
         }
     }
 }
 
-impl From<SessionRecord> for Record {
+impl From<SessionRecord> for SessionRecordForm {
     fn from(SessionRecord(backend, sid, left, lifetime, client): SessionRecord) -> Self {
         match client {
             Some(client) => Self::OfClient(backend, sid, left, lifetime, client),
@@ -291,16 +297,16 @@ mod tests {
     #[test]
     fn a_deadline_crosses_as_what_is_left_of_it() {
         let (deadline, spread) = (Instant::now() + Duration::from_secs(60), Duration::from_secs(9));
-        let course = Course::Drains(Some(Until { deadline, spread }));
-        let text = serde_json::to_string(&course).unwrap();
-        let Course::Drains(Some(read)) = serde_json::from_str(&text).unwrap() else {
+        let directive = DrainDirective::Drain(Some(DrainUntil { deadline, spread }));
+        let text = serde_json::to_string(&directive).unwrap();
+        let DrainDirective::Drain(Some(read)) = serde_json::from_str(&text).unwrap() else {
             panic!("{text}")
         };
         // Later by what it took to cross, never earlier.
         assert!(read.deadline >= deadline && read.spread == spread, "{text}");
-        for course in [Course::Drains(None), Course::Serves] {
-            let text = serde_json::to_string(&course).unwrap();
-            assert_eq!(serde_json::from_str::<Course>(&text).unwrap(), course);
+        for directive in [DrainDirective::Drain(None), DrainDirective::Serve] {
+            let text = serde_json::to_string(&directive).unwrap();
+            assert_eq!(serde_json::from_str::<DrainDirective>(&text).unwrap(), directive);
         }
     }
 

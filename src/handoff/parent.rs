@@ -15,7 +15,7 @@ use tokio::{process::Child, time::timeout};
 use super::{
     BackendRecord, Launch, PROTOCOL, SESSIONS, Secrets, Successor, Values,
     message::{FromNew, FromOld, SessionRecord},
-    successor::Line,
+    successor::SuccessorChannel,
     wire::Channel,
 };
 use crate::{
@@ -28,7 +28,7 @@ use crate::{
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// Everything that is handed over, as it is at this moment.
-pub struct Offer {
+pub struct HandoffOffer {
     /// How to start the new process.
     pub launch: Launch,
     /// The program in place of the launch's own.
@@ -51,7 +51,7 @@ pub struct Offer {
 
 /// Why there is no successor. The old process serves on.
 #[derive(Debug)]
-pub enum Failure {
+pub enum HandoffError {
     /// The program could not be started.
     Start(PathBuf, io::Error),
     /// It ended before it was ready.
@@ -68,12 +68,12 @@ pub enum Failure {
 
 /// A process that is killed unless it is spared.
 #[derive(Debug)]
-pub(super) struct Doomed {
+pub(super) struct ChildGuard {
     child: Child,
     spared: bool,
 }
 
-impl fmt::Display for Failure {
+impl fmt::Display for HandoffError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Start(program, error) => {
@@ -106,18 +106,19 @@ impl fmt::Display for Failure {
     }
 }
 
-impl std::error::Error for Failure {}
+impl std::error::Error for HandoffError {}
 
-impl Offer {
+impl HandoffOffer {
     /// Starts the new process and hands over to it. Dropping this, or the outcome before that is
     /// [kept](Successor::keep), ends the new process.
     ///
     /// # Errors
     /// Why it did not come to accept; it has ended by then.
-    pub async fn make(self) -> Result<Successor, Failure> {
+    pub async fn make(self) -> Result<Successor, HandoffError> {
         let program = self.program.as_deref().unwrap_or(self.launch.program()).to_owned();
-        let (mut channel, child) = self.start(&program).map_err(|e| Failure::Start(program, e))?;
-        let mut child = Doomed { child, spared: false };
+        let (mut channel, child) =
+            self.start(&program).map_err(|e| HandoffError::Start(program, e))?;
+        let mut child = ChildGuard { child, spared: false };
         // From before the table is read, so that nothing is missed in between.
         let mut learned = self.sids.tap();
         let mut told = HashSet::new();
@@ -125,14 +126,16 @@ impl Offer {
         let outcome = tokio::select! {
             biased;
             outcome = timeout(ready, self.converse(&mut channel, &mut told)) => {
-                outcome.unwrap_or(Err(Failure::Late(ready)))
+                outcome.unwrap_or(Err(HandoffError::Late(ready)))
             }
-            status = child.ended() => Err(Failure::Ended(status)),
+            status = child.ended() => Err(HandoffError::Ended(status)),
         };
         match outcome {
             Ok(()) => match child.child.id() {
-                Some(pid) => Ok(Successor::new(pid, child, Line { channel, learned, told })),
-                None => Err(Failure::Lost(io::ErrorKind::NotConnected.into())),
+                Some(pid) => {
+                    Ok(Successor::new(pid, child, SuccessorChannel { channel, learned, told }))
+                }
+                None => Err(HandoffError::Lost(io::ErrorKind::NotConnected.into())),
             },
             Err(failure) => {
                 learned.close();
@@ -148,8 +151,12 @@ impl Offer {
     }
 
     /// Everything up to the new process's readiness.
-    async fn converse(self, channel: &mut Channel, told: &mut HashSet<u64>) -> Result<(), Failure> {
-        self.offer(channel, told).await.map_err(Failure::Lost)?;
+    async fn converse(
+        self,
+        channel: &mut Channel,
+        told: &mut HashSet<u64>,
+    ) -> Result<(), HandoffError> {
+        self.offer(channel, told).await.map_err(HandoffError::Lost)?;
         tracing::info!("sockets are offered; the new process prepares");
         match hear(channel).await? {
             FromNew::Hello { protocol: PROTOCOL, .. } => {}
@@ -160,7 +167,7 @@ impl Offer {
             FromNew::Prepared => {}
             other => return Err(unexpected(&other)),
         }
-        transfer(&self.sids, self.late, channel, told).await.map_err(Failure::Lost)?;
+        transfer(&self.sids, self.late, channel, told).await.map_err(HandoffError::Lost)?;
         match hear(channel).await? {
             FromNew::Ready => Ok(()),
             other => Err(unexpected(&other)),
@@ -226,32 +233,32 @@ pub(super) async fn tell(
     }
 }
 
-async fn hear(channel: &mut Channel) -> Result<FromNew, Failure> {
+async fn hear(channel: &mut Channel) -> Result<FromNew, HandoffError> {
     match channel.receive().await {
         Ok(Some((message, _))) => Ok(message),
-        Ok(None) => Err(Failure::Lost(io::ErrorKind::UnexpectedEof.into())),
+        Ok(None) => Err(HandoffError::Lost(io::ErrorKind::UnexpectedEof.into())),
         Err(error) if error.kind() == io::ErrorKind::InvalidData => {
-            Err(Failure::Foreign(error.to_string()))
+            Err(HandoffError::Foreign(error.to_string()))
         }
-        Err(error) => Err(Failure::Lost(error)),
+        Err(error) => Err(HandoffError::Lost(error)),
     }
 }
 
-fn foreign(protocol: u32, version: &str) -> Failure {
-    Failure::Foreign(format!(
+fn foreign(protocol: u32, version: &str) -> HandoffError {
+    HandoffError::Foreign(format!(
         "it is moorline {version} and speaks version {protocol} of upgrades, this process version \
          {PROTOCOL}; restart instead"
     ))
 }
 
-fn unexpected(message: &FromNew) -> Failure {
+fn unexpected(message: &FromNew) -> HandoffError {
     match message {
-        FromNew::Failed(why) => Failure::Refused(why.clone()),
-        other => Failure::Foreign(format!("it says {other:?} out of turn")),
+        FromNew::Failed(why) => HandoffError::Refused(why.clone()),
+        other => HandoffError::Foreign(format!("it says {other:?} out of turn")),
     }
 }
 
-impl Doomed {
+impl ChildGuard {
     /// It is to live on.
     pub(super) fn spare(&mut self) {
         self.spared = true;
@@ -263,10 +270,10 @@ impl Doomed {
     }
 
     /// Ends the process, by its own will or by ours, and says what it had to say.
-    async fn last_words(mut self, failure: Failure, channel: &mut Channel) -> Failure {
-        let late = matches!(failure, Failure::Late(_));
+    async fn last_words(mut self, failure: HandoffError, channel: &mut Channel) -> HandoffError {
+        let late = matches!(failure, HandoffError::Late(_));
         let failure = match failure {
-            Failure::Ended(_) | Failure::Lost(_) => {
+            HandoffError::Ended(_) | HandoffError::Lost(_) => {
                 let words = timeout(LAST_WORDS, async {
                     loop {
                         match hear(channel).await {
@@ -276,7 +283,7 @@ impl Doomed {
                         }
                     }
                 });
-                words.await.ok().flatten().map_or(failure, Failure::Refused)
+                words.await.ok().flatten().map_or(failure, HandoffError::Refused)
             }
             other => other,
         };
@@ -289,13 +296,13 @@ impl Doomed {
             }
         };
         match (failure, status) {
-            (Failure::Lost(_), Ok(status)) => Failure::Ended(status),
+            (HandoffError::Lost(_), Ok(status)) => HandoffError::Ended(status),
             (failure, _) => failure,
         }
     }
 }
 
-impl Drop for Doomed {
+impl Drop for ChildGuard {
     /// Reaped by the runtime.
     fn drop(&mut self) {
         if !self.spared {
@@ -321,7 +328,7 @@ mod tests {
         let program = folder.join("next");
         fs::write(&program, format!("#!/bin/sh\n{words}exec sleep 1000\n")).unwrap();
         fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
-        let offer = Offer {
+        let offer = HandoffOffer {
             launch: Launch::own().unwrap(),
             program: Some(program),
             ready: Duration::from_secs(30),

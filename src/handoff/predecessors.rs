@@ -4,25 +4,28 @@ use std::{collections::HashMap, future::pending};
 
 use tokio::sync::watch;
 
-use super::{Fate, Holding, Identity, State, message::FromNew, wire::Sender};
+use super::{
+    BackendDirective, BackendIdentity, HeldTunnels, PredecessorState, message::FromNew,
+    wire::ChannelSender,
+};
 use crate::{api::Predecessor, upstream::Backend};
 
 /// The processes that this one has taken over from and that still hold connections. Cheap to clone.
 #[derive(Clone, Debug, Default)]
 pub struct Predecessors {
-    heard: watch::Sender<Heard>,
+    heard: watch::Sender<PredecessorReport>,
     /// What is to become of the backends' tunnels there.
-    fates: watch::Sender<Vec<Fate>>,
+    directives: watch::Sender<Vec<BackendDirective>>,
 }
 
 /// What was heard of them.
 #[derive(Clone, Debug, Default)]
-struct Heard {
+struct PredecessorReport {
     /// The one that handed over to this process lives.
     alive: bool,
     list: Vec<Predecessor>,
     /// Open tunnels by backend; `None`: nobody has said yet.
-    tunnels: Option<HashMap<Identity, u64>>,
+    tunnels: Option<HashMap<BackendIdentity, u64>>,
 }
 
 impl Predecessors {
@@ -35,7 +38,7 @@ impl Predecessors {
     pub fn tunnels_of(&self, backend: &Backend) -> u64 {
         let heard = self.heard.borrow();
         let Some(tunnels) = &heard.tunnels else { return 0 };
-        tunnels.get(&Identity::of(backend)).copied().unwrap_or(0)
+        tunnels.get(&BackendIdentity::of(backend)).copied().unwrap_or(0)
     }
 
     /// Open tunnels there, as far as is known.
@@ -48,12 +51,12 @@ impl Predecessors {
         let heard = self.heard.borrow();
         match &heard.tunnels {
             None => heard.alive,
-            Some(tunnels) => tunnels.contains_key(&Identity::of(backend)),
+            Some(tunnels) => tunnels.contains_key(&BackendIdentity::of(backend)),
         }
     }
 
     /// All that they hold; `None`: they have not said yet.
-    pub fn holdings(&self) -> Option<HashMap<Identity, u64>> {
+    pub fn holdings(&self) -> Option<HashMap<BackendIdentity, u64>> {
         let heard = self.heard.borrow();
         match heard.alive {
             true => heard.tunnels.clone(),
@@ -69,38 +72,38 @@ impl Predecessors {
 
     /// Tells them what is to become of the backends' tunnels; each such word takes the place of the
     /// one before.
-    pub fn order(&self, fates: Vec<Fate>) {
-        self.fates.send_if_modified(|told| {
-            let new = *told != fates;
-            *told = fates;
+    pub fn order(&self, directives: Vec<BackendDirective>) {
+        self.directives.send_if_modified(|told| {
+            let new = *told != directives;
+            *told = directives;
             new
         });
     }
 
     /// There is one; nothing was heard of it yet.
     pub fn begin(&self) {
-        self.heard.send_replace(Heard { alive: true, ..Heard::default() });
+        self.heard.send_replace(PredecessorReport { alive: true, ..PredecessorReport::default() });
     }
 
-    pub(super) fn set(&self, State { processes, tunnels }: State) {
-        let by_backend = |list: Vec<Holding>| {
-            list.into_iter().map(|Holding { backend, tunnels }| (backend, tunnels)).collect()
+    pub(super) fn set(&self, PredecessorState { processes, tunnels }: PredecessorState) {
+        let by_backend = |list: Vec<HeldTunnels>| {
+            list.into_iter().map(|HeldTunnels { backend, tunnels }| (backend, tunnels)).collect()
         };
         let tunnels = tunnels.map(by_backend);
-        self.heard.send_replace(Heard { alive: true, list: processes, tunnels });
+        self.heard.send_replace(PredecessorReport { alive: true, list: processes, tunnels });
     }
 
     pub(super) fn end(&self) {
-        self.heard.send_replace(Heard::default());
+        self.heard.send_replace(PredecessorReport::default());
     }
 
     /// Passes orders on, the newest first of all; never ends.
-    pub(super) async fn pass_on(&self, sender: Sender) {
-        let mut fates = self.fates.subscribe();
-        fates.mark_changed();
-        while fates.changed().await.is_ok() {
-            let newest = fates.borrow_and_update().clone();
-            if sender.send(&FromNew::Fates(newest)).await.is_err() {
+    pub(super) async fn pass_on(&self, sender: ChannelSender) {
+        let mut directives = self.directives.subscribe();
+        directives.mark_changed();
+        while directives.changed().await.is_ok() {
+            let newest = directives.borrow_and_update().clone();
+            if sender.send(&FromNew::Directives(newest)).await.is_err() {
                 // It is ending; whoever listens hears that.
                 break;
             }
@@ -126,13 +129,13 @@ mod tests {
         assert!(!before.may_hold(&one) && before.holdings().is_some(), "there is nobody");
         before.begin();
         assert!(before.may_hold(&one) && before.holdings().is_none());
-        let tunnels = vec![Holding { backend: Identity::of(&one), tunnels: 3 }];
-        before.set(State { processes: Vec::new(), tunnels: Some(tunnels) });
+        let tunnels = vec![HeldTunnels { backend: BackendIdentity::of(&one), tunnels: 3 }];
+        before.set(PredecessorState { processes: Vec::new(), tunnels: Some(tunnels) });
         assert!(before.may_hold(&one) && !before.may_hold(&other));
         assert_eq!((before.tunnels_of(&one), before.tunnels_of(&other)), (3, 0));
         assert_eq!(before.tunnels(), 3);
         // One further back has not said.
-        before.set(State { processes: Vec::new(), tunnels: None });
+        before.set(PredecessorState { processes: Vec::new(), tunnels: None });
         assert!(before.may_hold(&other) && before.holdings().is_none());
         before.end();
         assert!(!before.may_hold(&one) && before.holdings().is_some());

@@ -8,9 +8,9 @@ use tokio::{
 };
 
 use super::{
-    Fate, SESSIONS, State,
+    BackendDirective, PredecessorState, SESSIONS,
     message::{FromNew, FromOld},
-    parent::{Doomed, tell},
+    parent::{ChildGuard, tell},
     wire::Channel,
 };
 use crate::sticky::{Learned, Memory};
@@ -25,13 +25,13 @@ const ENDINGS: usize = 4096;
 #[derive(Debug)]
 pub struct Successor {
     pid: u32,
-    child: Doomed,
-    line: Line,
+    child: ChildGuard,
+    line: SuccessorChannel,
 }
 
 /// What the two talk over.
 #[derive(Debug)]
-pub(super) struct Line {
+pub(super) struct SuccessorChannel {
     pub(super) channel: Channel,
     /// Sessions that are learned late.
     pub(super) learned: mpsc::Receiver<Learned>,
@@ -40,7 +40,7 @@ pub(super) struct Line {
 }
 
 /// What it is told until this process is empty, and what it says to that.
-pub struct Telling<S> {
+pub struct SuccessorFeed<S> {
     /// How often it is told the state.
     pub every: Duration,
     /// How far this process is, and those before it.
@@ -48,13 +48,13 @@ pub struct Telling<S> {
     /// Where sessions' ends are heard of.
     pub memory: Arc<Memory>,
     /// Where its orders go.
-    pub fates: watch::Sender<Vec<Fate>>,
+    pub directives: watch::Sender<Vec<BackendDirective>>,
     /// This process is empty.
     pub over: oneshot::Receiver<()>,
 }
 
 impl Successor {
-    pub(super) fn new(pid: u32, child: Doomed, line: Line) -> Self {
+    pub(super) fn new(pid: u32, child: ChildGuard, line: SuccessorChannel) -> Self {
         Self { pid, child, line }
     }
 
@@ -79,7 +79,7 @@ impl Successor {
     /// Tells it on: what is learned late, whose session ends, and how far this process is. Ends when
     /// this process is over, with everything told, or with the new process; that one's end is reaped
     /// here.
-    pub async fn keep_told(self, telling: Telling<impl Fn() -> State>) {
+    pub async fn keep_told(self, telling: SuccessorFeed<impl Fn() -> PredecessorState>) {
         let Self { pid, mut child, mut line } = self;
         let outcome = tokio::select! {
             status = child.ended() => {
@@ -95,8 +95,11 @@ impl Successor {
     }
 }
 
-impl Line {
-    async fn tell_on(&mut self, mut telling: Telling<impl Fn() -> State>) -> io::Result<()> {
+impl SuccessorChannel {
+    async fn tell_on(
+        &mut self,
+        mut telling: SuccessorFeed<impl Fn() -> PredecessorState>,
+    ) -> io::Result<()> {
         let mut tick = interval(telling.every);
         let (ended, mut endings) = mpsc::channel(ENDINGS);
         // One that finds no room is one that is not remembered.
@@ -107,7 +110,7 @@ impl Line {
         loop {
             tokio::select! {
                 said = self.channel.receive() => match said? {
-                    Some((FromNew::Fates(fates), _)) => drop(telling.fates.send_replace(fates)),
+                    Some((FromNew::Directives(directives), _)) => drop(telling.directives.send_replace(directives)),
                     Some(_) => {}
                     None => return Err(io::ErrorKind::UnexpectedEof.into()),
                 },

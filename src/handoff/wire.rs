@@ -43,9 +43,9 @@ pub(crate) struct Channel {
 /// Sends on a channel whose own end is being listened on. One of them at a time: two would break into
 /// each other's messages.
 #[derive(Debug)]
-pub(crate) struct Sender(Arc<UnixStream>);
+pub(crate) struct ChannelSender(Arc<UnixStream>);
 
-impl Sender {
+impl ChannelSender {
     /// As [`Channel::send`].
     ///
     /// # Errors
@@ -67,8 +67,8 @@ impl Channel {
     }
 
     /// For sending while this end is listened on; nothing else is to be sent over it then.
-    pub(crate) fn sender(&self) -> Sender {
-        Sender(Arc::clone(&self.socket))
+    pub(crate) fn sender(&self) -> ChannelSender {
+        ChannelSender(Arc::clone(&self.socket))
     }
 
     /// Sends a message. Where this is given up halfway the channel is of no use any more.

@@ -21,8 +21,8 @@ use crate::{
     error::{FailureKind, Phase, ProxyError, Side},
     net::{half_close::ClientSignal, proxy_protocol::ConnectionOrigin},
     observe::ChosenBy,
-    shared::Proxy,
-    snapshot::Pool,
+    shared::SharedState,
+    snapshot::PoolSnapshot,
     sticky::{Choice, engine_io::Framing, recent_sessions::Key},
     stream_log::{SessionClient, StreamScope},
     upstream::{Backend, Hold},
@@ -45,8 +45,8 @@ pub(super) struct EngineRequest {
 /// One request's way to an answer.
 #[derive(Debug)]
 pub(super) struct RequestAttempt<'a> {
-    pub(super) proxy: &'a Proxy,
-    pub(super) pool: &'a Pool,
+    pub(super) proxy: &'a SharedState,
+    pub(super) pool: &'a PoolSnapshot,
     pub(super) outgoing: &'a mut Outgoing,
     pub(super) entry: &'a mut StreamScope,
     pub(super) method: &'a Method,

@@ -14,7 +14,7 @@ use crate::{
     },
     observe::ListenerMetrics,
     shutdown,
-    snapshot::Listener,
+    snapshot::ListenerSnapshot,
     tunnel::TunnelEndpoint,
 };
 
@@ -28,7 +28,7 @@ pub struct ConnectionInfo {
     /// What TLS told of it; `None`: it came in the clear.
     pub secured: Option<Arc<TlsInfo>>,
     /// Where it was accepted.
-    pub listener: Arc<Listener>,
+    pub listener: Arc<ListenerSnapshot>,
     /// Numbers of that listener.
     pub metrics: Arc<ListenerMetrics>,
     /// Its connection's place among those of its address, where they are counted.

@@ -10,7 +10,7 @@ use http::{
 use super::headers;
 use crate::{
     config::FORMER_COOKIE_NAME,
-    snapshot::Pool,
+    snapshot::PoolSnapshot,
     sticky::{self, Context},
     upstream::Backend,
 };
@@ -36,7 +36,7 @@ struct Affinity {
 
 impl AffinityCookie {
     /// Of a request with this header, to this pool.
-    pub(super) fn of(fields: &HeaderMap, pool: &Pool, tls: bool, host: &str) -> Self {
+    pub(super) fn of(fields: &HeaderMap, pool: &PoolSnapshot, tls: bool, host: &str) -> Self {
         let cross_site = match fields.get(SEC_FETCH_SITE) {
             Some(site) => site == "cross-site",
             None => fields.get(ORIGIN).is_some_and(|origin| !is_origin_of(origin, host)),
@@ -56,7 +56,7 @@ impl AffinityCookie {
     }
 
     /// Removes the pool's own cookie from a request, which no backend has a use for.
-    pub(super) fn strip(&self, pool: &Pool, fields: &mut HeaderMap) {
+    pub(super) fn strip(&self, pool: &PoolSnapshot, fields: &mut HeaderMap) {
         let Some(cookie) = pool.config().sticky.cookie.as_ref().filter(|_| self.ours) else {
             return;
         };
@@ -66,7 +66,7 @@ impl AffinityCookie {
     }
 
     /// Names `backend` in a cookie, unless the client's own does already.
-    pub(super) fn name(&self, pool: &Pool, backend: &Arc<Backend>, fields: &mut HeaderMap) {
+    pub(super) fn name(&self, pool: &PoolSnapshot, backend: &Arc<Backend>, fields: &mut HeaderMap) {
         let is_it = |held: &Affinity| held.current && Arc::ptr_eq(&held.backend, backend);
         if self.held.as_ref().is_some_and(is_it) {
             return;
@@ -83,7 +83,7 @@ impl AffinityCookie {
 /// Of several valid ones the first counts whose backend takes new sessions: an older one must not hide
 /// it. Cookies under the name of earlier versions come last, and only valid ones are ours: an application
 /// may use that name itself.
-fn search(fields: &HeaderMap, pool: &Pool, name: &str) -> (Option<Affinity>, bool) {
+fn search(fields: &HeaderMap, pool: &PoolSnapshot, name: &str) -> (Option<Affinity>, bool) {
     let (mut best, mut ours) = (None, false);
     let mut consider = |value: &str, by_name: bool| {
         let named = pool.moored(value);
@@ -103,7 +103,7 @@ fn search(fields: &HeaderMap, pool: &Pool, name: &str) -> (Option<Affinity>, boo
     (best, ours)
 }
 
-fn is_former(pool: &Pool, name: &[u8]) -> bool {
+fn is_former(pool: &PoolSnapshot, name: &[u8]) -> bool {
     pool.reads_former_cookie() && name == FORMER_COOKIE_NAME.as_bytes()
 }
 

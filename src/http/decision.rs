@@ -23,7 +23,7 @@ use crate::{
     net::tls::TlsInfo,
     observe::ChosenBy,
     route::Uncovered,
-    snapshot::{Listener, Pool, Rule, Snapshot},
+    snapshot::{ListenerSnapshot, PoolSnapshot, RouteTarget, Snapshot},
     sticky::{Choice, Memory, Recalled, recent_sessions::Key},
     upstream::Backend,
 };
@@ -32,7 +32,7 @@ use crate::{
 #[derive(Clone, Copy, Debug)]
 pub(super) struct ArrivalContext<'a> {
     /// Where it was accepted; `None`: nowhere, and it is explained as if any listener had.
-    pub(super) listener: Option<&'a Listener>,
+    pub(super) listener: Option<&'a ListenerSnapshot>,
     /// What TLS told of its client; `None`: it came in the clear.
     pub(super) secured: Option<&'a TlsInfo>,
 }
@@ -45,7 +45,7 @@ pub(super) enum Routed<'s> {
     /// Its listener answers every request with a redirect; with the host that the request names.
     Redirect(Redirect, Box<str>),
     /// A pool.
-    Pool(ValidatedRequest, &'s Rule),
+    Pool(ValidatedRequest, &'s RouteTarget),
 }
 
 /// Checks a request and finds its route.
@@ -155,7 +155,7 @@ pub(super) fn begins_session(
 /// request has nothing to do with sessions, or the pool remembers none.
 pub(super) fn client_key(
     memory: &Memory,
-    pool: &Pool,
+    pool: &PoolSnapshot,
     client: IpAddr,
     (engine, method, upgrade): (Option<&EngineRequest>, &Method, bool),
     headers: &HeaderMap,
@@ -183,7 +183,11 @@ pub(super) enum Remembered<'p> {
 }
 
 /// Recalls where the client was that has this key.
-pub(super) fn recall<'p>(memory: &Memory, key: Option<Key>, pool: &'p Pool) -> Remembered<'p> {
+pub(super) fn recall<'p>(
+    memory: &Memory,
+    key: Option<Key>,
+    pool: &'p PoolSnapshot,
+) -> Remembered<'p> {
     let Some(key) = key else { return Remembered::Unknown };
     match memory.recall(key, pool.config().sticky.memory, Instant::now()) {
         Recalled::On(tag) => pool.tagged(tag).map_or(Remembered::Closed, Remembered::On),

@@ -24,8 +24,8 @@ use crate::{
     error::{Phase, ProxyError},
     net::half_close::EofHold,
     observe::{StreamKind, metrics::GaugeGuard},
-    shared::Proxy,
-    snapshot::Pool,
+    shared::SharedState,
+    snapshot::PoolSnapshot,
     sticky::{
         self, AffinityHints, Choice, Opener, SessionHold,
         engine_io::CloseScan,
@@ -85,7 +85,7 @@ impl Exchange<'_> {
         Opener { key: self.known_as, address: Some(self.address.ip()) }
     }
 
-    pub(super) fn choose(&mut self, proxy: &Proxy, pool: &Pool) -> Choice {
+    pub(super) fn choose(&mut self, proxy: &SharedState, pool: &PoolSnapshot) -> Choice {
         let sid = self.engine.as_ref().and_then(|engine| engine.sid.as_deref());
         let clues = AffinityHints {
             sid: sid.filter(|_| pool.config().sticky.engine_io),
@@ -110,14 +110,19 @@ impl Exchange<'_> {
     }
 
     /// Recognises the client of a session, or of one to be.
-    pub(super) fn recognise(&mut self, proxy: &Proxy, pool: &Pool, headers: &HeaderMap) {
+    pub(super) fn recognise(
+        &mut self,
+        proxy: &SharedState,
+        pool: &PoolSnapshot,
+        headers: &HeaderMap,
+    ) {
         let asked = (self.engine.as_ref(), &self.method, self.upgrade);
         let client = self.address.ip();
         self.known_as = decision::client_key(&proxy.memory, pool, client, asked, headers);
     }
 
     /// The backend that the client's last session was on, where that is beyond doubt.
-    fn recall(&mut self, proxy: &Proxy, pool: &Pool) -> Option<Arc<Backend>> {
+    fn recall(&mut self, proxy: &SharedState, pool: &PoolSnapshot) -> Option<Arc<Backend>> {
         match decision::recall(&proxy.memory, self.known_as, pool) {
             Remembered::On(backend) => self.returns_to(proxy, pool, backend.tag()).then(|| {
                 proxy.metrics.memory_followed.inc();
@@ -132,7 +137,7 @@ impl Exchange<'_> {
     }
 
     /// Whether there is an ending there that its client may have come back from.
-    fn returns_to(&mut self, proxy: &Proxy, pool: &Pool, tag: u64) -> bool {
+    fn returns_to(&mut self, proxy: &SharedState, pool: &PoolSnapshot, tag: u64) -> bool {
         let window = pool.config().sticky.memory;
         self.returning =
             self.known_as.and_then(|key| proxy.memory.use_up(key, tag, window, Instant::now()));
@@ -148,8 +153,8 @@ impl Exchange<'_> {
     /// Turns a backend's answer into the client's reply.
     pub(super) async fn reply(
         mut self,
-        proxy: &Proxy,
-        pool: &Pool,
+        proxy: &SharedState,
+        pool: &PoolSnapshot,
         mut reached: AttemptOutcome,
         accept: Option<&str>,
     ) -> Response<ReplyBody> {
@@ -210,7 +215,7 @@ impl Exchange<'_> {
     }
 
     /// The client has closed its polling session in the request.
-    fn closed(&self, proxy: &Proxy, pool: &Pool, backend: &Backend) {
+    fn closed(&self, proxy: &SharedState, pool: &PoolSnapshot, backend: &Backend) {
         let sid = self.engine.as_ref().and_then(|engine| engine.sid.as_deref());
         proxy.sids.close(pool.upstream.name(), sid.unwrap_or_default());
         if let Some(key) = self.known_as {
@@ -226,7 +231,7 @@ impl Exchange<'_> {
     }
 
     /// Whether the reply is one that tells the client its backend in a cookie.
-    fn names_backend(&self, pool: &Pool, status: StatusCode) -> bool {
+    fn names_backend(&self, pool: &PoolSnapshot, status: StatusCode) -> bool {
         let Some(cookie) = &pool.config().sticky.cookie else { return false };
         let opens = match &self.engine {
             Some(engine) => engine.sid.is_none(),
@@ -241,8 +246,8 @@ impl Exchange<'_> {
 
     fn tunnel(
         mut self,
-        proxy: &Proxy,
-        pool: &Pool,
+        proxy: &SharedState,
+        pool: &PoolSnapshot,
         reached: AttemptOutcome,
     ) -> Response<ReplyBody> {
         let backend = Arc::clone(reached.answer.lease.backend());
@@ -299,8 +304,8 @@ fn is_event_stream(headers: &HeaderMap) -> bool {
 /// Stores the new session's backend before the client can hear of the session: its next request may
 /// be on its way before the reply's last byte is.
 async fn learn_session(
-    proxy: &Proxy,
-    pool: &Pool,
+    proxy: &SharedState,
+    pool: &PoolSnapshot,
     opener: Opener,
     reached: &mut AttemptOutcome,
 ) -> Result<(), ProxyError> {

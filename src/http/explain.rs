@@ -30,13 +30,13 @@ use super::{
     validation::{self, ValidatedRequest},
 };
 use crate::{
-    api::{ExplainOrder, Explanation, ListenerState},
+    api::{ExplainRequest, Explanation, ListenerState},
     config::Balance,
     error::{FailureKind, ProxyError},
     net::tls::TlsInfo,
     observe::ChosenBy,
-    shared::Proxy,
-    snapshot::{Listener, Pool, Snapshot},
+    shared::SharedState,
+    snapshot::{ListenerSnapshot, PoolSnapshot, Snapshot},
     sticky::{self, AffinityHints, Choice},
     upstream::{Backend, Life, source},
 };
@@ -50,14 +50,14 @@ const LOCAL: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 /// A target of this length gets a 414 from the HTTP parser.
 const LONGEST_TARGET: usize = 65_534;
 
-impl Proxy {
+impl SharedState {
     /// Who would serve this request, of those that listen.
     ///
     /// # Errors
     /// The order is no request that a client could make, in a sentence.
     pub(crate) fn explain(
         &self,
-        order: &ExplainOrder,
+        order: &ExplainRequest,
         listeners: &[ListenerState],
     ) -> Result<Explanation, String> {
         let asked = Asked::of(order)?;
@@ -112,7 +112,7 @@ impl Proxy {
     /// Says where a request of this pool goes.
     fn place(
         &self,
-        pool: &Pool,
+        pool: &PoolSnapshot,
         parts: &Parts,
         checked: &ValidatedRequest,
         (client, tls): (IpAddr, bool),
@@ -198,7 +198,7 @@ fn listen<'s>(
     listeners: &[ListenerState],
     snapshot: &'s Snapshot,
     told: &mut Explanation,
-) -> Option<&'s Listener> {
+) -> Option<&'s ListenerSnapshot> {
     let port = asked.port();
     let protocol = if asked.tls { "https" } else { "http" };
     let found = listeners.iter().find(|listener| {
@@ -232,7 +232,7 @@ fn refused(error: &ProxyError, parts: &Parts, told: &mut Explanation) {
     answers(told, reply::status(error).as_u16(), &sentence);
 }
 
-fn tell_engine(engine: Option<&EngineRequest>, pool: &Pool, told: &mut Explanation) {
+fn tell_engine(engine: Option<&EngineRequest>, pool: &PoolSnapshot, told: &mut Explanation) {
     let Some(engine) = engine else { return };
     let transport = if engine.polling { "polling" } else { "another transport than polling" };
     let follows = match pool.config().sticky.engine_io {
@@ -254,7 +254,12 @@ fn gone(let_go: bool, told: &mut Explanation) {
     answers(told, 400, &sentence);
 }
 
-fn searched(pool: &Pool, first: Option<&Arc<Backend>>, sid: Option<&str>, told: &mut Explanation) {
+fn searched(
+    pool: &PoolSnapshot,
+    first: Option<&Arc<Backend>>,
+    sid: Option<&str>,
+    told: &mut Explanation,
+) {
     let asked = owner_search::candidates(pool, first, sid.unwrap_or_default());
     if asked.is_empty() {
         let sentence = "The session is not known here, and there is no backend to ask: the answer has code \
@@ -274,7 +279,7 @@ fn searched(pool: &Pool, first: Option<&Arc<Backend>>, sid: Option<&str>, told: 
     ));
 }
 
-fn balanced(pool: &Pool, client: IpAddr, told: &mut Explanation) {
+fn balanced(pool: &PoolSnapshot, client: IpAddr, told: &mut Explanation) {
     let policy = match pool.config().balance {
         Balance::LeastSessions => "the one with the fewest sessions for its weight",
         Balance::RoundRobin => "the one whose turn it is",
@@ -298,12 +303,12 @@ fn balanced(pool: &Pool, client: IpAddr, told: &mut Explanation) {
     });
 }
 
-fn takes_new(pool: &Pool) -> bool {
+fn takes_new(pool: &PoolSnapshot) -> bool {
     pool.upstream.backends().iter().any(|backend| backend.takes_new())
 }
 
 /// Tells of each backend whose health keeps new sessions from it.
-fn unhealthy(pool: &Pool, told: &mut Explanation) {
+fn unhealthy(pool: &PoolSnapshot, told: &mut Explanation) {
     let backends = pool.upstream.backends().iter();
     let unhealthy = backends.filter(|backend| !backend.is_up() || backend.is_ejected());
     for backend in unhealthy.take(MOST_NAMED) {

@@ -24,7 +24,7 @@ use super::{
 use crate::{
     error::{FailureKind, ProxyError, Side},
     observe::ChosenBy,
-    snapshot::Pool,
+    snapshot::PoolSnapshot,
     sticky::Opener,
     upstream::Backend,
 };
@@ -120,7 +120,7 @@ impl RequestAttempt<'_> {
 /// Backends to ask for an unknown sid: the cookie's first, then from a place that depends on the sid,
 /// so that every proxy asks in the same order and the load is spread.
 pub(super) fn candidates(
-    pool: &Pool,
+    pool: &PoolSnapshot,
     first: Option<&Arc<Backend>>,
     sid: &str,
 ) -> Vec<Arc<Backend>> {

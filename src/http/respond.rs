@@ -23,8 +23,8 @@ use crate::{
     error::{FailureKind, Phase, ProxyError, Side, Termination},
     net::{half_close::EofHold, proxy_protocol::ConnectionOrigin},
     observe::{StreamRecord, StreamStart},
-    shared::Proxy,
-    snapshot::{self, Pool},
+    shared::SharedState,
+    snapshot::{self, PoolSnapshot},
     sticky::{
         engine_io,
         engine_io::{Framing, Transport},
@@ -32,7 +32,7 @@ use crate::{
     stream_log::{StreamScope, StreamSinks},
 };
 
-impl Proxy {
+impl SharedState {
     /// Answers one request. Every failure becomes a reply here.
     pub(super) async fn respond(
         &self,
@@ -72,7 +72,7 @@ impl Proxy {
             }
             Err(error) => return reply::refuse(entry, &error, &manners),
         };
-        let snapshot::Rule { way, pool, error_pages } = rule;
+        let snapshot::RouteTarget { way, pool, error_pages } = rule;
         manners.use_pages(error_pages.as_ref());
         entry.record().way = Some(Arc::clone(way));
         // Behind a proxy that terminates TLS, the browser's own connection counts.
@@ -133,7 +133,7 @@ impl Proxy {
 
     async fn serve(
         &self,
-        pool: &Pool,
+        pool: &PoolSnapshot,
         mut call: Exchange<'_>,
         mut parts: Parts,
         body: Incoming,
@@ -199,7 +199,7 @@ impl Proxy {
 }
 
 /// Whom the pool's backends are told of: who they serve, or nobody in particular.
-fn connection_origin(pool: &Pool, call: &Exchange<'_>, id: &str) -> ConnectionOrigin {
+fn connection_origin(pool: &PoolSnapshot, call: &Exchange<'_>, id: &str) -> ConnectionOrigin {
     if pool.dial().is_shared() {
         return ConnectionOrigin::Local;
     }

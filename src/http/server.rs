@@ -31,7 +31,7 @@ use crate::{
         request_clock::{RequestInProgress, Waiting},
         stream::ClientStream,
     },
-    shared::Proxy,
+    shared::SharedState,
     shutdown::{ShutdownPhase, Watch},
     tunnel::TunnelEndpoint,
 };
@@ -60,10 +60,10 @@ enum ConnectionEnd {
 /// Serves a connection. In a drain it ends after the request in flight, where it is to part after the
 /// next one; forced, at once. `refused` is told of a request that is refused before it can be served.
 pub async fn serve(
-    proxy: Arc<Proxy>,
+    proxy: Arc<SharedState>,
     visitor: Arc<ConnectionInfo>,
     stream: ClientStream,
-    refused: impl FnOnce(&Proxy, &ConnectionInfo, &RejectedRequest),
+    refused: impl FnOnce(&SharedState, &ConnectionInfo, &RejectedRequest),
 ) {
     let stream = HalfClose::new(stream, Arc::clone(&visitor.patience), Arc::clone(&visitor.clock));
     let service = {

@@ -20,8 +20,8 @@ use crate::{
     error::{FailureKind, Phase, ProxyError, Side},
     net::{proxy_protocol::ConnectionOrigin, stream::BackendStream},
     observe::ChosenBy,
-    shared::Proxy,
-    snapshot::Pool,
+    shared::SharedState,
+    snapshot::PoolSnapshot,
     stream_log::StreamScope,
     upstream::{Admitted, Backend, ConnectError, Hold, InUse, source},
 };
@@ -37,8 +37,8 @@ const SHORTAGE_PAUSE: Duration = Duration::from_millis(20);
 
 /// One stream's way to a backend.
 pub(super) struct BackendSearch<'a> {
-    proxy: &'a Proxy,
-    pool: &'a Pool,
+    proxy: &'a SharedState,
+    pool: &'a PoolSnapshot,
     source: [u8; 16],
     entry: &'a mut StreamScope,
     /// Those that it does not go to again: not reached, or full of new sessions.
@@ -64,8 +64,8 @@ pub(super) struct ConnectedBackend {
 
 impl<'a> BackendSearch<'a> {
     pub(super) fn new(
-        proxy: &'a Proxy,
-        pool: &'a Pool,
+        proxy: &'a SharedState,
+        pool: &'a PoolSnapshot,
         client: IpAddr,
         entry: &'a mut StreamScope,
     ) -> Self {

@@ -15,10 +15,10 @@ use tokio::{
 
 use super::{NAMES, POOL, backend};
 use crate::{
-    api::{BackendCondition, BackendState, DrainOrder, Target},
-    app::Remote,
+    api::{BackendCondition, BackendState, BackendTarget, DrainTerms},
+    app::ProcessHandle,
     config::Config,
-    control::Operator,
+    control::ControlHandle,
     demo::{Answer, Asked, NodeState, Nodes, Order},
 };
 
@@ -30,8 +30,8 @@ const LOOK: Duration = Duration::from_millis(100);
 
 /// What the page's orders are carried out with.
 pub(super) struct Control {
-    operator: Operator,
-    remote: Remote,
+    operator: ControlHandle,
+    remote: ProcessHandle,
     nodes: Arc<Nodes>,
     /// In force.
     config: Config,
@@ -41,8 +41,8 @@ pub(super) struct Control {
 
 impl Control {
     pub(super) fn new(
-        operator: Operator,
-        remote: Remote,
+        operator: ControlHandle,
+        remote: ProcessHandle,
         nodes: Arc<Nodes>,
         config: Config,
         socket: Option<PathBuf>,
@@ -86,7 +86,7 @@ impl Control {
     async fn drain(&self, name: &str, before: &[BackendState]) -> Result<String, String> {
         self.spare(name, before)?;
         let how =
-            DrainOrder { within: Some(WITHIN.as_secs_f64()), spread: Some(SPREAD.as_secs_f64()) };
+            DrainTerms { within: Some(WITHIN.as_secs_f64()), spread: Some(SPREAD.as_secs_f64()) };
         let drained = self.operator.drain(target(name), how).await;
         drained.map_err(|denied| denied.to_string())?;
         let clients = clients(known(name, before)?.sessions);
@@ -223,7 +223,7 @@ impl Control {
 }
 
 /// Ends a node that has left the configuration once nobody is on it, or its drain is over.
-async fn retire(operator: Operator, nodes: Arc<Nodes>, name: String) {
+async fn retire(operator: ControlHandle, nodes: Arc<Nodes>, name: String) {
     let deadline = Instant::now() + WITHIN;
     while Instant::now() < deadline {
         let Ok(backends) = backends(&operator).await else { break };
@@ -235,7 +235,7 @@ async fn retire(operator: Operator, nodes: Arc<Nodes>, name: String) {
     nodes.stop(&name);
 }
 
-async fn backends(operator: &Operator) -> Result<Vec<BackendState>, String> {
+async fn backends(operator: &ControlHandle) -> Result<Vec<BackendState>, String> {
     let status = operator.status().await.map_err(|denied| denied.to_string())?;
     let pool = status.pools.into_iter().find(|pool| pool.name == POOL);
     Ok(pool.map(|pool| pool.backends).unwrap_or_default())
@@ -246,8 +246,8 @@ fn known<'a>(name: &str, backends: &'a [BackendState]) -> Result<&'a BackendStat
     found.ok_or_else(|| format!("there is no node {name:?}"))
 }
 
-fn target(name: &str) -> Target {
-    Target { pool: Some(POOL.to_owned()), backend: Some(name.to_owned()) }
+fn target(name: &str) -> BackendTarget {
+    BackendTarget { pool: Some(POOL.to_owned()), backend: Some(name.to_owned()) }
 }
 
 fn clients(sessions: u64) -> String {

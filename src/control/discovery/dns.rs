@@ -26,8 +26,8 @@ use tokio::{
     time::timeout,
 };
 
-use self::families::{Addresses, Pace, addresses};
-use super::{Answer, validation::summary};
+use self::families::{LookupPace, ResolvedAddresses, addresses};
+use super::{SourceAnswer, validation::summary};
 use crate::config::{Address, Backend, Dns};
 
 /// Deadline of one question and all that follow from it.
@@ -45,7 +45,7 @@ const AT_ONCE: usize = 8;
 const LONGEST_CHAIN: usize = 8;
 
 /// Which records name the backends.
-pub(super) enum Records {
+pub(super) enum RecordKind {
     /// A and AAAA.
     Addresses,
     /// SRV.
@@ -53,9 +53,9 @@ pub(super) enum Records {
 }
 
 /// A name that is looked up.
-pub(super) struct Names {
+pub(super) struct DnsSource {
     terms: Dns,
-    records: Records,
+    records: RecordKind,
     /// The addresses of the name in the last good answer: a family that fails keeps them.
     last: BTreeSet<IpAddr>,
     /// The address of each target that the last good answer gave: one whose address cannot be had at
@@ -63,9 +63,9 @@ pub(super) struct Names {
     targets: HashMap<String, IpAddr>,
 }
 
-impl Names {
+impl DnsSource {
     /// `known` has the backends of the last good answer, where somebody else had that.
-    pub(super) fn new(terms: Dns, records: Records, known: &[Backend]) -> Self {
+    pub(super) fn new(terms: Dns, records: RecordKind, known: &[Backend]) -> Self {
         let target = |backend: &Backend| {
             let (host, port) = backend.name.rsplit_once(':')?;
             let address =
@@ -86,22 +86,22 @@ impl Names {
     ///
     /// # Errors
     /// No server answers, or the name has no such records.
-    pub(super) async fn ask(&mut self) -> Result<Answer, String> {
+    pub(super) async fn ask(&mut self) -> Result<SourceAnswer, String> {
         let server = self.terms.resolver;
         // The system's configuration is a file.
         let resolver = spawn_blocking(move || resolver(server)).await;
         let resolver = resolver.map_err(|error| error.to_string())??;
         let asked = async {
             match self.records {
-                Records::Addresses => self.addresses(&resolver).await,
-                Records::Services => self.services(&resolver).await,
+                RecordKind::Addresses => self.addresses(&resolver).await,
+                RecordKind::Services => self.services(&resolver).await,
             }
         };
         timeout(DEADLINE, asked).await.unwrap_or_else(|_| Err("no answer in time".to_owned()))
     }
 
-    async fn addresses(&mut self, resolver: &TokioResolver) -> Result<Answer, String> {
-        let mut found = addresses(resolver, &self.terms.name, &Pace::default()).await?;
+    async fn addresses(&mut self, resolver: &TokioResolver) -> Result<SourceAnswer, String> {
+        let mut found = addresses(resolver, &self.terms.name, &LookupPace::default()).await?;
         let kept = self.last.iter().filter(|ip| found.lacks(ip)).copied().collect::<Vec<_>>();
         found.ips.extend(kept);
         self.last.clone_from(&found.ips);
@@ -111,10 +111,10 @@ impl Names {
         };
         let backends = found.ips.iter().map(backend).collect();
         let troubles = found.trouble().into_iter().collect();
-        Ok(Answer { backends, troubles, holds: self.held(found.ttl) })
+        Ok(SourceAnswer { backends, troubles, holds: self.held(found.ttl) })
     }
 
-    async fn services(&mut self, resolver: &TokioResolver) -> Result<Answer, String> {
+    async fn services(&mut self, resolver: &TokioResolver) -> Result<SourceAnswer, String> {
         let name = &self.terms.name;
         let (lookup, mut ttl) = service_records(resolver, name).await?;
         let mut services = services(&lookup);
@@ -155,7 +155,7 @@ impl Names {
         if backends.is_empty() {
             return Err(summary(troubles).unwrap_or_else(|| format!("{name} names no server")));
         }
-        Ok(Answer { backends, troubles, holds: self.held(ttl) })
+        Ok(SourceAnswer { backends, troubles, holds: self.held(ttl) })
     }
 
     fn held(&self, ttl: u32) -> Duration {
@@ -195,9 +195,9 @@ fn resolver(server: Option<SocketAddr>) -> Result<TokioResolver, String> {
 async fn targets(
     resolver: &TokioResolver,
     hosts: BTreeSet<String>,
-) -> BTreeMap<String, Result<Addresses, String>> {
+) -> BTreeMap<String, Result<ResolvedAddresses, String>> {
     let mut waiting = hosts.into_iter();
-    let pace = Arc::new(Pace::default());
+    let pace = Arc::new(LookupPace::default());
     let mut asked = JoinSet::new();
     let mut found = BTreeMap::new();
     loop {
@@ -336,7 +336,7 @@ mod tests {
             min_ttl: Duration::ZERO,
             max_ttl: Duration::ZERO,
         };
-        let names = Names::new(terms, Records::Services, &known);
+        let names = DnsSource::new(terms, RecordKind::Services, &known);
         let targets: BTreeMap<_, _> = names.targets.into_iter().collect();
         let expected = [("one.test", "10.0.0.1"), ("two.test", "::1")];
         let expected = expected.map(|(host, ip)| (host.to_owned(), ip.parse().unwrap()));

@@ -20,8 +20,8 @@ use tokio::{
 use tokio_rustls::TlsConnector;
 
 use super::{
-    Answer,
-    list::{self, Listed},
+    SourceAnswer,
+    list::{self, ParsedList},
 };
 use crate::{config::HttpSource, net::tls};
 
@@ -32,15 +32,15 @@ const LONGEST: usize = 1 << 20;
 const MAX_HEADER: usize = 16 * 1024;
 
 /// A list that is asked for.
-pub(super) struct List {
+pub(super) struct HttpList {
     terms: HttpSource,
     /// Made at the first question over TLS: it reads the system's certificates.
     tls: Option<Arc<ClientConfig>>,
     /// The last answer, and what its server calls it.
-    last: Option<(HeaderValue, Listed)>,
+    last: Option<(HeaderValue, ParsedList)>,
 }
 
-impl List {
+impl HttpList {
     pub(super) fn new(terms: HttpSource) -> Self {
         Self { terms, tls: None, last: None }
     }
@@ -54,15 +54,15 @@ impl List {
     ///
     /// # Errors
     /// Everything but a list, whole and in time.
-    pub(super) async fn ask(&mut self) -> Result<Answer, String> {
+    pub(super) async fn ask(&mut self) -> Result<SourceAnswer, String> {
         let within = self.terms.timeout;
-        let Listed { backends, troubles } = timeout(within, self.listed())
+        let ParsedList { backends, troubles } = timeout(within, self.listed())
             .await
             .unwrap_or_else(|_| Err("no whole answer in time".to_owned()))?;
-        Ok(Answer { backends, troubles, holds: self.terms.interval })
+        Ok(SourceAnswer { backends, troubles, holds: self.terms.interval })
     }
 
-    async fn listed(&mut self) -> Result<Listed, String> {
+    async fn listed(&mut self) -> Result<ParsedList, String> {
         let response = self.fetch().await?;
         match (response.status(), &self.last) {
             (StatusCode::OK, _) => {}

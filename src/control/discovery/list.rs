@@ -8,7 +8,7 @@ use crate::config::{Address, Backend, HEAVIEST, valid_name};
 
 /// What a list says.
 #[derive(Clone, Debug)]
-pub(super) struct Listed {
+pub(super) struct ParsedList {
     /// The backends of the entries that can be used.
     pub(super) backends: Vec<Backend>,
     /// The entries that cannot be used, and why.
@@ -20,7 +20,7 @@ pub(super) struct Listed {
 ///
 /// # Errors
 /// The list cannot be read, or none of its entries can be used.
-pub(super) fn backends(body: &[u8]) -> Result<Listed, String> {
+pub(super) fn backends(body: &[u8]) -> Result<ParsedList, String> {
     let mut whole: Value =
         serde_json::from_slice(body).map_err(|error| {
             format!(
@@ -36,7 +36,7 @@ pub(super) fn backends(body: &[u8]) -> Result<Listed, String> {
         },
         _ => return Err("the answer is neither an array nor an object".to_owned()),
     };
-    let mut listed = Listed { backends: Vec::new(), troubles: Vec::new() };
+    let mut listed = ParsedList { backends: Vec::new(), troubles: Vec::new() };
     let (mut critical, count) = (0, entries.len());
     for (index, entry) in entries.into_iter().enumerate() {
         let read =
@@ -60,15 +60,15 @@ pub(super) fn backends(body: &[u8]) -> Result<Listed, String> {
 
 /// An entry of our own form.
 #[derive(Deserialize)]
-struct Plain {
+struct PlainEntry {
     address: String,
     name: Option<String>,
     weight: Option<u32>,
 }
 
 fn plain(entry: Value) -> Result<Backend, String> {
-    let Plain { address: typed, name, weight } = match entry {
-        Value::String(address) => Plain { address, name: None, weight: None },
+    let PlainEntry { address: typed, name, weight } = match entry {
+        Value::String(address) => PlainEntry { address, name: None, weight: None },
         entry => serde_json::from_value(entry).map_err(|error| error.to_string())?,
     };
     let address: Address = typed.parse().map_err(|wrong| format!("{wrong}"))?;
@@ -84,16 +84,16 @@ fn plain(entry: Value) -> Result<Backend, String> {
 /// An entry of Consul's `/v1/health/service/NAME`.
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
-struct Health {
+struct ConsulEntry {
     #[serde(default)]
-    node: Node,
-    service: Service,
-    checks: Option<Vec<Check>>,
+    node: ConsulNode,
+    service: ConsulService,
+    checks: Option<Vec<ConsulCheck>>,
 }
 
 #[derive(Default, Deserialize)]
 #[serde(rename_all = "PascalCase")]
-struct Node {
+struct ConsulNode {
     /// The node's name, unique in its datacenter.
     #[serde(default)]
     node: String,
@@ -103,7 +103,7 @@ struct Node {
 
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
-struct Service {
+struct ConsulService {
     /// Unique on its node.
     #[serde(default, rename = "ID")]
     id: String,
@@ -111,12 +111,12 @@ struct Service {
     #[serde(default)]
     address: String,
     port: u16,
-    weights: Option<Weights>,
+    weights: Option<ConsulWeights>,
 }
 
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
-struct Weights {
+struct ConsulWeights {
     #[serde(default = "one")]
     passing: u32,
     #[serde(default = "one")]
@@ -126,7 +126,7 @@ struct Weights {
 /// A check of the node or of the service.
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
-struct Check {
+struct ConsulCheck {
     #[serde(default)]
     status: String,
 }
@@ -139,7 +139,7 @@ fn one() -> u32 {
 /// The instance that an entry describes; `None`: one of its checks is critical, which covers
 /// maintenance mode too.
 fn service(entry: Value) -> Result<Option<Backend>, String> {
-    let Health { node, service, checks } =
+    let ConsulEntry { node, service, checks } =
         serde_json::from_value(entry).map_err(|error| error.to_string())?;
     let checks = checks.unwrap_or_default();
     let any = |status: &str| checks.iter().any(|check| check.status == status);
@@ -153,7 +153,7 @@ fn service(entry: Value) -> Result<Option<Backend>, String> {
     };
     let name = instance(&service.id, &node.node).unwrap_or_else(|| typed.clone());
     let address: Address = typed.parse().map_err(|wrong| format!("{name}: {wrong}"))?;
-    let weights = service.weights.unwrap_or(Weights { passing: 1, warning: 1 });
+    let weights = service.weights.unwrap_or(ConsulWeights { passing: 1, warning: 1 });
     let weight = if any("warning") { weights.warning } else { weights.passing };
     Ok(Some(Backend { name, address, weight: weight.clamp(1, HEAVIEST) }))
 }

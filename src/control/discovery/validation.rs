@@ -2,7 +2,7 @@
 
 use std::{collections::HashSet, net::IpAddr};
 
-use super::Answer;
+use super::SourceAnswer;
 use crate::config::{Admin, Backend};
 
 /// Most backends that a source may bring to one pool.
@@ -14,7 +14,7 @@ const MOST: usize = 1024;
 /// # Errors
 /// Nothing of it can be used.
 pub(super) fn accepted(
-    answer: Answer,
+    answer: SourceAnswer,
     admin: &Admin,
 ) -> Result<(Vec<Backend>, Option<String>), String> {
     let mut troubles = answer.troubles;
@@ -84,15 +84,15 @@ pub(super) fn summary(mut troubles: Vec<String>) -> Option<String> {
 mod tests {
     use std::time::Duration;
 
-    use super::{Answer, accepted};
+    use super::{SourceAnswer, accepted};
     use crate::config::{Admin, Backend};
 
     fn backend(name: &str, address: &str) -> Backend {
         Backend { name: name.to_owned(), address: address.parse().unwrap(), weight: 1 }
     }
 
-    fn answer(backends: Vec<Backend>) -> Answer {
-        Answer { backends, troubles: Vec::new(), holds: Duration::from_secs(1) }
+    fn answer(backends: Vec<Backend>) -> SourceAnswer {
+        SourceAnswer { backends, troubles: Vec::new(), holds: Duration::from_secs(1) }
     }
 
     #[test]
@@ -127,7 +127,7 @@ mod tests {
     #[test]
     fn of_many_troubles_the_first_are_told() {
         let troubles = (0..1024).map(|n| format!("host-{n} has no address")).collect();
-        let answer = Answer { troubles, ..answer(vec![backend("a", "10.0.0.1:1")]) };
+        let answer = SourceAnswer { troubles, ..answer(vec![backend("a", "10.0.0.1:1")]) };
         let (_, trouble) = accepted(answer, &Admin::default()).unwrap();
         let trouble = trouble.unwrap();
         assert!(trouble.starts_with("host-0 has no address; host-1 "), "{trouble}");

@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use super::{Drains, End};
-use crate::{api::Target, config::Drain, shared::Proxy, upstream::Backend};
+use super::{DrainEnd, Drains};
+use crate::{api::BackendTarget, config::Drain, shared::SharedState, upstream::Backend};
 
 impl Drains {
     /// Drains a backend that the configuration no longer has; whether that begins now. While the
@@ -12,12 +12,12 @@ impl Drains {
     pub(in crate::control) fn leave(
         &mut self,
         backend: &Arc<Backend>,
-        proxy: &Arc<Proxy>,
+        proxy: &Arc<SharedState>,
         terms: Drain,
-        goes_on_as: Option<Target>,
+        goes_on_as: Option<BackendTarget>,
     ) -> bool {
         let serial = backend.serial();
-        let before = self.running.get_mut(&serial).filter(|running| running.end == End::Goes);
+        let before = self.running.get_mut(&serial).filter(|running| running.end == DrainEnd::Goes);
         let begins = before.is_none();
         if let Some(running) = before {
             let was_spared = std::mem::replace(&mut running.goes_on_as, goes_on_as.clone());
@@ -36,7 +36,7 @@ impl Drains {
             }
             None => {}
         }
-        self.start(backend, proxy, goes_on_as.is_none().then_some(terms), End::Goes);
+        self.start(backend, proxy, goes_on_as.is_none().then_some(terms), DrainEnd::Goes);
         if let Some(running) = self.running.get_mut(&serial) {
             running.goes_on_as = goes_on_as;
         }
@@ -48,18 +48,18 @@ impl Drains {
     pub(in crate::control) fn leave_as_ordered(
         &mut self,
         backend: &Arc<Backend>,
-        proxy: &Arc<Proxy>,
+        proxy: &Arc<SharedState>,
         terms: Option<Drain>,
     ) {
         let goes_on_as = self.goes_on_as(backend.serial()).cloned();
-        self.start(backend, proxy, terms, End::Goes);
+        self.start(backend, proxy, terms, DrainEnd::Goes);
         if let Some(running) = self.running.get_mut(&backend.serial()) {
             running.goes_on_as = goes_on_as;
         }
     }
 
     /// Under which name the configuration has the address of a backend that has left it.
-    pub(in crate::control) fn goes_on_as(&self, serial: u64) -> Option<&Target> {
+    pub(in crate::control) fn goes_on_as(&self, serial: u64) -> Option<&BackendTarget> {
         self.running.get(&serial)?.goes_on_as.as_ref()
     }
 }

@@ -12,7 +12,7 @@ use http::{Method, StatusCode, header::CONTENT_TYPE};
 use serde::Deserialize;
 
 use super::{
-    http::{Link, Target, whole},
+    http::{ProbeConnection, ProbeTarget, whole},
     websocket,
 };
 use crate::sticky::engine_io::open_packet;
@@ -21,7 +21,7 @@ use crate::sticky::engine_io::open_packet;
 const UNSUPPORTED: u64 = 5;
 
 /// A session that was opened by polling.
-struct Session {
+struct ProbeSession {
     /// Path and query, the id within.
     query: String,
     /// The body of a POST that closes it, in the node's framing.
@@ -30,7 +30,7 @@ struct Session {
 }
 
 /// Opens a session, upgrades it and closes it.
-pub(super) async fn probe(on: Target<'_>, path: &str) -> Result<(), String> {
+pub(super) async fn probe(on: ProbeTarget<'_>, path: &str) -> Result<(), String> {
     let mut link = on.link().await?;
     let session = match handshake(&on, &mut link, path, 4).await? {
         Some(session) => session,
@@ -51,11 +51,11 @@ pub(super) async fn probe(on: Target<'_>, path: &str) -> Result<(), String> {
 
 /// `None`: the node does not speak this protocol.
 async fn handshake(
-    on: &Target<'_>,
-    link: &mut Link,
+    on: &ProbeTarget<'_>,
+    link: &mut ProbeConnection,
     path: &str,
     protocol: u8,
-) -> Result<Option<Session>, String> {
+) -> Result<Option<ProbeSession>, String> {
     let target = format!("{path}?EIO={protocol}&transport=");
     let request = on.request(&format!("{target}polling&b64=1"));
     let response = link.ask(request, Bytes::new()).await?;
@@ -77,11 +77,11 @@ async fn handshake(
         .ok_or("expected an open packet in the answer to a handshake, got something else")?;
     let query = format!("{path}?EIO={protocol}&sid={}&transport=", encoded(&open.sid));
     let goodbye = if body.first() == Some(&b'0') { "1" } else { "1:1" };
-    Ok(Some(Session { query, goodbye, upgrades: offers_websocket(&body) }))
+    Ok(Some(ProbeSession { query, goodbye, upgrades: offers_websocket(&body) }))
 }
 
 /// Asks by WebSocket whether the session is heard there, moves over, and closes both.
-async fn upgrade(on: &Target<'_>, session: &Session) -> Result<(), String> {
+async fn upgrade(on: &ProbeTarget<'_>, session: &ProbeSession) -> Result<(), String> {
     let mut socket = websocket::open(on, &format!("{}websocket", session.query)).await?;
     socket.say("2probe").await?;
     socket.hear("3probe").await?;
@@ -89,7 +89,11 @@ async fn upgrade(on: &Target<'_>, session: &Session) -> Result<(), String> {
     socket.close().await
 }
 
-async fn goodbye(on: &Target<'_>, link: &mut Link, session: &Session) -> Result<(), String> {
+async fn goodbye(
+    on: &ProbeTarget<'_>,
+    link: &mut ProbeConnection,
+    session: &ProbeSession,
+) -> Result<(), String> {
     let target = format!("{}polling", session.query);
     let request =
         on.request(&target).method(Method::POST).header(CONTENT_TYPE, "text/plain;charset=UTF-8");
@@ -104,22 +108,22 @@ async fn goodbye(on: &Target<'_>, link: &mut Link, session: &Session) -> Result<
 
 fn code(body: &[u8]) -> Option<u64> {
     #[derive(Deserialize)]
-    struct Refusal {
+    struct EngineIoRefusal {
         code: u64,
     }
-    serde_json::from_slice(body).ok().map(|refusal: Refusal| refusal.code)
+    serde_json::from_slice(body).ok().map(|refusal: EngineIoRefusal| refusal.code)
 }
 
 /// Whether an open packet, in whatever framing, offers the upgrade.
 fn offers_websocket(body: &[u8]) -> bool {
     #[derive(Deserialize)]
-    struct Offer {
+    struct UpgradeOffer {
         #[serde(default)]
         upgrades: Vec<String>,
     }
     let json = body.iter().position(|byte| *byte == b'{').map(|at| &body[at..]);
     let mut offers =
-        serde_json::Deserializer::from_slice(json.unwrap_or_default()).into_iter::<Offer>();
+        serde_json::Deserializer::from_slice(json.unwrap_or_default()).into_iter::<UpgradeOffer>();
     matches!(offers.next(), Some(Ok(offer)) if offer.upgrades.iter().any(|name| name == "websocket"))
 }
 

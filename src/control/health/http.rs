@@ -28,7 +28,7 @@ const MAX_HEADER: usize = 16 * 1024;
 const MAX_BODY: usize = 1 << 20;
 
 /// Whom to ask, and by what name.
-pub(super) struct Target<'p> {
+pub(super) struct ProbeTarget<'p> {
     pub(super) backend: &'p Backend,
     /// How it is reached.
     pub(super) dial: &'p Dial,
@@ -39,7 +39,7 @@ pub(super) struct Target<'p> {
 
 /// `GET`s a path and wants a whole answer with one of these statuses.
 pub(super) async fn probe(
-    target: Target<'_>,
+    target: ProbeTarget<'_>,
     path: &str,
     (lowest, highest): (u16, u16),
 ) -> Result<(), String> {
@@ -68,7 +68,7 @@ fn statuses(lowest: u16, highest: u16) -> String {
     }
 }
 
-impl Target<'_> {
+impl ProbeTarget<'_> {
     /// The beginning of a request.
     pub(super) fn request(&self, target: &str) -> request::Builder {
         Request::get(target).header(HOST, &self.host).header(USER_AGENT, "moorline-health")
@@ -81,7 +81,7 @@ impl Target<'_> {
     }
 
     /// A new connection to ask on.
-    pub(super) async fn link(&self) -> Result<Link, String> {
+    pub(super) async fn link(&self) -> Result<ProbeConnection, String> {
         let stream = self.connect().await?;
         let (sender, connection) = http1::Builder::new()
             .max_buf_size(MAX_HEADER)
@@ -92,17 +92,17 @@ impl Target<'_> {
             // What fails here fails the request too.
             let _ = connection.with_upgrades().await;
         });
-        Ok(Link { sender, _driver: AbortOnDropHandle::new(driver) })
+        Ok(ProbeConnection { sender, _driver: AbortOnDropHandle::new(driver) })
     }
 }
 
 /// One connection, which is closed where it is dropped.
-pub(super) struct Link {
+pub(super) struct ProbeConnection {
     sender: SendRequest<Full<Bytes>>,
     _driver: AbortOnDropHandle<()>,
 }
 
-impl Link {
+impl ProbeConnection {
     /// Sends a request and waits for the head of its answer.
     pub(super) async fn ask(
         &mut self,

@@ -12,7 +12,7 @@ use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
-use super::http::{Link, Target};
+use super::http::{ProbeConnection, ProbeTarget};
 use crate::http::upgrade::accept;
 
 /// Most bytes of frames that are read until the one that is waited for.
@@ -27,20 +27,20 @@ const FINAL: u8 = 0x80;
 const NORMAL: [u8; 2] = 1000_u16.to_be_bytes();
 
 /// Opens a WebSocket and closes it.
-pub(super) async fn probe(on: Target<'_>, target: &str) -> Result<(), String> {
+pub(super) async fn probe(on: ProbeTarget<'_>, target: &str) -> Result<(), String> {
     open(&on, target).await?.close().await
 }
 
 /// An open WebSocket; dropping it cuts it.
-pub(super) struct Socket {
+pub(super) struct ProbeSocket {
     stream: TokioIo<Upgraded>,
     /// Bytes that may still be read.
     left: usize,
-    _link: Link,
+    _link: ProbeConnection,
 }
 
 /// Shakes hands; a server that answers by anything but a right `101` is no WebSocket's.
-pub(super) async fn open(on: &Target<'_>, target: &str) -> Result<Socket, String> {
+pub(super) async fn open(on: &ProbeTarget<'_>, target: &str) -> Result<ProbeSocket, String> {
     let key = BASE64_STANDARD.encode(fastrand::u128(..).to_ne_bytes());
     let request = on
         .request(target)
@@ -61,10 +61,10 @@ pub(super) async fn open(on: &Target<'_>, target: &str) -> Result<Socket, String
         return Err("a wrong Sec-WebSocket-Accept".to_owned());
     }
     let stream = hyper::upgrade::on(response).await.map_err(|error| error.to_string())?;
-    Ok(Socket { stream: TokioIo::new(stream), left: MAX_READ, _link: link })
+    Ok(ProbeSocket { stream: TokioIo::new(stream), left: MAX_READ, _link: link })
 }
 
-impl Socket {
+impl ProbeSocket {
     /// Sends a text message.
     pub(super) async fn say(&mut self, text: &str) -> Result<(), String> {
         self.send(TEXT, text.as_bytes()).await

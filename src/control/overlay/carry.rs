@@ -5,29 +5,29 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{Found, Ordered, Origins, Overlay};
+use super::{DiscoveredBackends, OrderedDrain, Origins, Overlay};
 use crate::{
-    api::{Origin, Target},
+    api::{BackendOrigin, BackendTarget},
     config::{Address, Backend, Drain},
 };
 
 /// [`Overlay`], flat.
 #[derive(Debug, Default, Deserialize, Serialize)]
-struct Layers {
-    found: Vec<(String, Vec<Carried>, Option<String>)>,
-    added: Vec<(String, Vec<Carried>)>,
+struct OverlayRecord {
+    found: Vec<(String, Vec<CarriedBackend>, Option<String>)>,
+    added: Vec<(String, Vec<CarriedBackend>)>,
     /// By pool and backend.
     weights: Vec<(String, String, u32)>,
     /// What, and within which time and spread.
-    drains: Vec<(Target, Option<(Duration, Duration)>)>,
+    drains: Vec<(BackendTarget, Option<(Duration, Duration)>)>,
     /// By pool, name and address; an older process sends none.
     #[serde(default)]
-    origins: Vec<((String, String, String), Origin)>,
+    origins: Vec<((String, String, String), BackendOrigin)>,
 }
 
 /// A backend.
 #[derive(Debug, Deserialize, Serialize)]
-struct Carried {
+struct CarriedBackend {
     name: String,
     host: String,
     port: u16,
@@ -36,8 +36,8 @@ struct Carried {
 
 impl Overlay {
     /// For the next process; `left` says how much of a drain's time there still is.
-    pub(in crate::control) fn carry(&self, left: impl Fn(&Target, Drain) -> Drain) -> Value {
-        let all = |list: &[Backend]| list.iter().map(Carried::of).collect();
+    pub(in crate::control) fn carry(&self, left: impl Fn(&BackendTarget, Drain) -> Drain) -> Value {
+        let all = |list: &[Backend]| list.iter().map(CarriedBackend::of).collect();
         let found = self.found.iter();
         let drains = self.drains.iter().map(|ordered| {
             let terms = ordered.terms.map(|terms| left(&ordered.what, terms));
@@ -45,7 +45,7 @@ impl Overlay {
             (ordered.what.clone(), terms)
         });
         let weights = self.weights.iter();
-        let layers = Layers {
+        let layers = OverlayRecord {
             found: found
                 .map(|(pool, found)| (pool.clone(), all(&found.backends), found.error.clone()))
                 .collect(),
@@ -62,17 +62,19 @@ impl Overlay {
     /// # Errors
     /// It is something else.
     pub(in crate::control) fn carried(value: Value) -> Result<Self, serde_json::Error> {
-        let layers: Layers = serde_json::from_value(value)?;
-        let all = |list: Vec<Carried>| list.into_iter().map(Backend::from).collect();
+        let layers: OverlayRecord = serde_json::from_value(value)?;
+        let all = |list: Vec<CarriedBackend>| list.into_iter().map(Backend::from).collect();
         let drains = layers.drains.into_iter().map(|(what, terms)| {
             let terms = terms.map(|(within, spread)| Drain { within, spread });
-            Ordered { what, terms }
+            OrderedDrain { what, terms }
         });
         let found = layers.found.into_iter();
         let weights = layers.weights.into_iter();
         Ok(Self {
             found: found
-                .map(|(pool, list, error)| (pool, Found { backends: all(list), error }))
+                .map(|(pool, list, error)| {
+                    (pool, DiscoveredBackends { backends: all(list), error })
+                })
                 .collect(),
             added: layers.added.into_iter().map(|(pool, list)| (pool, all(list))).collect(),
             weights: weights.map(|(pool, name, weight)| ((pool, name), weight)).collect(),
@@ -82,16 +84,16 @@ impl Overlay {
     }
 }
 
-impl Carried {
+impl CarriedBackend {
     fn of(backend: &Backend) -> Self {
         let Address { host, port } = backend.address.clone();
         Self { name: backend.name.clone(), host, port, weight: backend.weight }
     }
 }
 
-impl From<Carried> for Backend {
-    fn from(carried: Carried) -> Self {
-        let Carried { name, host, port, weight } = carried;
+impl From<CarriedBackend> for Backend {
+    fn from(carried: CarriedBackend) -> Self {
+        let CarriedBackend { name, host, port, weight } = carried;
         Self { name, address: Address { host, port }, weight }
     }
 }
@@ -115,7 +117,7 @@ mod tests {
         let new = NewBackend { address: "[::1]:81".to_owned(), name: None, weight: Some(2) };
         overlay.add(&config, "chat", &new).unwrap();
         overlay.set_weight(&overlay.over(&config), "chat", "[::1]:81", 9).unwrap();
-        let what = Target { pool: Some("chat".to_owned()), backend: None };
+        let what = BackendTarget { pool: Some("chat".to_owned()), backend: None };
         let terms = Drain::within(Duration::from_millis(1500));
         overlay.drain(&config, what, Some(terms)).unwrap();
         let text = overlay.carry(|_, terms| terms).to_string();

@@ -6,20 +6,25 @@ use std::collections::HashMap;
 
 use super::Overlay;
 use crate::{
-    api::Origin,
+    api::BackendOrigin,
     config::{self, Address, Config},
     upstream,
 };
 
 /// Origins by pool, name and address.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Origins(pub(super) HashMap<(String, String, String), Origin>);
+pub(super) struct Origins(pub(super) HashMap<(String, String, String), BackendOrigin>);
 
 impl Overlay {
     /// Who named a live backend; the first layer that names it as it is in force.
-    pub(in crate::control) fn origin(&self, pool: &str, name: &str, address: &Address) -> Origin {
+    pub(in crate::control) fn origin(
+        &self,
+        pool: &str,
+        name: &str,
+        address: &Address,
+    ) -> BackendOrigin {
         let key = (pool.to_owned(), name.to_owned(), address.to_string());
-        self.origins.0.get(&key).copied().unwrap_or(Origin::Configured)
+        self.origins.0.get(&key).copied().unwrap_or(BackendOrigin::Configured)
     }
 
     /// Notes who names each live backend where `typed` is what the file says. Backends that nobody
@@ -38,16 +43,16 @@ impl Overlay {
         }
     }
 
-    fn named_by(&self, typed: &Config, backend: &upstream::Backend) -> Option<Origin> {
+    fn named_by(&self, typed: &Config, backend: &upstream::Backend) -> Option<BackendOrigin> {
         let has = |list: &[config::Backend]| list.iter().any(|b| backend.is(backend.pool(), b));
         let pool = typed.pools.iter().find(|pool| pool.name == backend.pool())?;
         let found = self.found.get(&pool.name).filter(|_| pool.source.is_some());
         if has(&pool.backends) {
-            Some(Origin::Configured)
+            Some(BackendOrigin::Configured)
         } else if found.is_some_and(|found| has(&found.backends)) {
-            Some(Origin::Discovered)
+            Some(BackendOrigin::Discovered)
         } else {
-            self.added.get(&pool.name).filter(|added| has(added)).map(|_| Origin::Added)
+            self.added.get(&pool.name).filter(|added| has(added)).map(|_| BackendOrigin::Added)
         }
     }
 }

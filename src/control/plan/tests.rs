@@ -14,7 +14,7 @@ fn config(addresses: &[&str]) -> Config {
 }
 
 fn compare(now: &Config, next: &Config) -> Plan {
-    plan(now, next, &[], &[], |_, _| Count { tunnels: 2, sessions: 5 }, |_, _| false)
+    plan(now, next, &[], &[], |_, _| HeldCount { tunnels: 2, sessions: 5 }, |_, _| false)
 }
 
 fn told(plan: &Plan) -> Vec<(ChangedThing, ChangeKind, &str)> {
@@ -55,13 +55,13 @@ fn a_renamed_backend_disconnects_nobody() {
 
 #[test]
 fn a_spared_backend_is_counted_where_its_address_leaves() {
-    let spared = Spared {
+    let spared = RetainedBackend {
         pool: "old".to_owned(),
         backend: backend("10.0.0.1:80"),
-        held: Count { tunnels: 3, sessions: 4 },
+        held: HeldCount { tunnels: 3, sessions: 4 },
         terms: Drain::within(Duration::from_secs(60)),
     };
-    let none = |_: &str, _: &Backend| Count::default();
+    let none = |_: &str, _: &Backend| HeldCount::default();
     let now = config(&["10.0.0.1:80", "10.0.0.2:80"]);
     let told =
         |next: &Config| plan(&now, next, &[], std::slice::from_ref(&spared), none, |_, _| false);
@@ -126,7 +126,7 @@ fn backends_of_a_source_that_is_replaced_are_at_risk() {
     let now = config(&["10.0.0.1:80", "10.0.0.2:80"]);
     let mut next = now.clone();
     next.pools[0].slow_start = Duration::from_secs(1);
-    let held = |_: &str, _: &Backend| Count { tunnels: 2, sessions: 5 };
+    let held = |_: &str, _: &Backend| HeldCount { tunnels: 2, sessions: 5 };
     let found = |_: &str, backend: &Backend| backend.name == "10.0.0.2:80";
     let plan = plan(&now, &next, &[], &[], held, found);
     let named: Vec<&str> = plan.changes.iter().map(|change| change.name.as_str()).collect();
@@ -137,8 +137,10 @@ fn backends_of_a_source_that_is_replaced_are_at_risk() {
 #[test]
 fn orders_are_told_and_change_nothing_by_themselves() {
     let config = config(&["10.0.0.1:80"]);
-    let fate = Fate { name: "chat/x".to_owned(), words: "until restart", kept: true };
-    let plan = plan(&config, &config, &[fate], &[], |_, _| Count::default(), |_, _| false);
+    let overlay_change =
+        OverlayChange { name: "chat/x".to_owned(), words: "until restart", kept: true };
+    let plan =
+        plan(&config, &config, &[overlay_change], &[], |_, _| HeldCount::default(), |_, _| false);
     assert!(plan.empty);
     assert_eq!(told(&plan), [(ChangedThing::Backend, ChangeKind::Kept, "chat/x")]);
 }

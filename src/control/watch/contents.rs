@@ -16,18 +16,18 @@ const SETTLED: Duration = Duration::from_secs(2);
 
 /// The watched files with their contents.
 #[derive(Debug, Default)]
-pub(super) struct Contents(HashMap<PathBuf, Known>);
+pub(super) struct Contents(HashMap<PathBuf, WatchedFile>);
 
 #[derive(Debug)]
-struct Known {
+struct WatchedFile {
     content: Content,
     /// As long as this is the same, so is the content; `None`: it has to be read to know.
-    identity: Option<Identity>,
+    identity: Option<FileIdentity>,
 }
 
 /// What the file system says of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Identity {
+struct FileIdentity {
     file: (u64, u64),
     size: u64,
     modified: (i64, i64),
@@ -44,7 +44,7 @@ impl Contents {
     pub(super) fn note(&mut self, readings: Vec<Reading>) {
         let mut new = HashMap::new();
         for Reading { path, content } in readings {
-            new.entry(path).or_insert(Known { content, identity: None });
+            new.entry(path).or_insert(WatchedFile { content, identity: None });
         }
         self.0.extend(new);
     }
@@ -64,7 +64,7 @@ impl Contents {
     }
 }
 
-impl Known {
+impl WatchedFile {
     fn look_again(&mut self, path: &Path) -> bool {
         if let Content::Names(_) = self.content {
             return self.note(Content::names(path), None);
@@ -74,7 +74,7 @@ impl Known {
             // A pipe or a device gives each byte once.
             return false;
         }
-        let identity = Identity::of(&about);
+        let identity = FileIdentity::of(&about);
         if self.identity == Some(identity) {
             return false;
         }
@@ -82,14 +82,14 @@ impl Known {
         self.note(content, identity.is_settled().then_some(identity))
     }
 
-    fn note(&mut self, content: Content, identity: Option<Identity>) -> bool {
+    fn note(&mut self, content: Content, identity: Option<FileIdentity>) -> bool {
         let changed = content != self.content;
         *self = Self { content, identity };
         changed
     }
 }
 
-impl Identity {
+impl FileIdentity {
     fn of(about: &fs::Metadata) -> Self {
         Self {
             file: (about.dev(), about.ino()),
@@ -139,14 +139,14 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("f");
         fs::write(&file, "one").unwrap();
-        let identity = Identity::of(&fs::metadata(&file).unwrap());
+        let identity = FileIdentity::of(&fs::metadata(&file).unwrap());
         assert!(!identity.is_settled());
-        let old = Identity { modified: (1, 0), changed: (1, 0), ..identity };
+        let old = FileIdentity { modified: (1, 0), changed: (1, 0), ..identity };
         assert!(old.is_settled());
         let mut contents = Contents::default();
         contents.note(vec![reading(&file)]);
         let known = contents.0.get_mut(&file).unwrap();
-        *known = Known { content: Content::of(b"another"), identity: Some(identity) };
+        *known = WatchedFile { content: Content::of(b"another"), identity: Some(identity) };
         assert!(!contents.compare(), "the file was read");
     }
 }

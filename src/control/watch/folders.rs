@@ -32,7 +32,7 @@ pub(super) struct Folders {
 
 /// The names that matter, by the watch of their folder. Some are patterns.
 #[derive(Debug, Default)]
-pub(super) struct Names {
+pub(super) struct WatchedNames {
     watched: HashMap<i32, HashSet<OsString>>,
     /// Folders that could not be watched; each is logged once.
     unwatched: HashSet<PathBuf>,
@@ -40,13 +40,13 @@ pub(super) struct Names {
 
 /// Something that happened in a folder.
 #[derive(Debug)]
-pub(super) struct Event {
+pub(super) struct FolderEvent {
     watch: i32,
-    what: What,
+    what: FolderChange,
 }
 
 #[derive(Debug)]
-enum What {
+enum FolderChange {
     /// To the entry of this name.
     Entry(OsString),
     /// To the folder: it was moved or removed, or is watched no more.
@@ -63,8 +63,13 @@ impl Folders {
 
     /// Watches what these paths go through, and nothing else any more; whether every folder of them
     /// could be watched. Where not, that is logged, with `instead` as the time between comparisons.
-    pub(super) fn watch(&self, names: &mut Names, paths: &[PathBuf], instead: Duration) -> bool {
-        let mut round = Round { watched: HashMap::new(), failed: HashMap::new() };
+    pub(super) fn watch(
+        &self,
+        names: &mut WatchedNames,
+        paths: &[PathBuf],
+        instead: Duration,
+    ) -> bool {
+        let mut round = PathResolution { watched: HashMap::new(), failed: HashMap::new() };
         let inotify = match &self.inotify {
             Ok(inotify) => inotify,
             Err(error) => {
@@ -99,7 +104,7 @@ impl Folders {
     }
 
     /// The next events; cancel-safe. Never resolves where the system has none.
-    pub(super) async fn events(&self) -> Vec<Event> {
+    pub(super) async fn events(&self) -> Vec<FolderEvent> {
         let Ok(inotify) = &self.inotify else { return std::future::pending().await };
         loop {
             if inotify.readable().await.is_err() {
@@ -118,13 +123,13 @@ impl Folders {
     }
 }
 
-impl Names {
+impl WatchedNames {
     /// Whether one of these events may have changed a watched file.
-    pub(super) fn concerned_by(&self, events: &[Event]) -> bool {
+    pub(super) fn concerned_by(&self, events: &[FolderEvent]) -> bool {
         events.iter().any(|event| match (&event.what, self.watched.get(&event.watch)) {
-            (What::Overflow, _) => !self.watched.is_empty(),
-            (What::Folder, names) => names.is_some(),
-            (What::Entry(name), names) => names.is_some_and(|names| {
+            (FolderChange::Overflow, _) => !self.watched.is_empty(),
+            (FolderChange::Folder, names) => names.is_some(),
+            (FolderChange::Entry(name), names) => names.is_some_and(|names| {
                 names.contains(name) || names.iter().any(|known| pattern_matches(known, name))
             }),
         })
@@ -132,29 +137,29 @@ impl Names {
 }
 
 /// One resolution of all paths.
-struct Round {
+struct PathResolution {
     watched: HashMap<i32, HashSet<OsString>>,
     failed: HashMap<PathBuf, io::Error>,
 }
 
-impl Round {
+impl PathResolution {
     /// Watches each folder on the way before the name in it is looked up: what changes after that is
     /// an event.
     fn follow(&mut self, inotify: &Receiver, path: &Path) {
         let mut at = PathBuf::new();
         let mut links = 0;
-        let mut rest: Vec<Step> = steps(path);
+        let mut rest: Vec<PathStep> = steps(path);
         while let Some(step) = rest.pop() {
             let name = match step {
-                Step::Root => {
+                PathStep::Root => {
                     at = PathBuf::from("/");
                     continue;
                 }
-                Step::Up => {
+                PathStep::Up => {
                     at.pop();
                     continue;
                 }
-                Step::Into(name) => name,
+                PathStep::Into(name) => name,
             };
             if !self.add(inotify, &at, &name, rest.is_empty()) {
                 return;
@@ -194,18 +199,18 @@ impl Round {
 }
 
 /// One step of a path.
-enum Step {
+enum PathStep {
     Root,
     Up,
     Into(OsString),
 }
 
 /// The steps of a path, the first one last.
-fn steps(path: &Path) -> Vec<Step> {
+fn steps(path: &Path) -> Vec<PathStep> {
     let step = |component: Component<'_>| match component {
-        Component::RootDir => Some(Step::Root),
-        Component::ParentDir => Some(Step::Up),
-        Component::Normal(name) => Some(Step::Into(name.to_owned())),
+        Component::RootDir => Some(PathStep::Root),
+        Component::ParentDir => Some(PathStep::Up),
+        Component::Normal(name) => Some(PathStep::Into(name.to_owned())),
         Component::CurDir | Component::Prefix(_) => None,
     };
     path.components().rev().filter_map(step).collect()
@@ -225,7 +230,7 @@ mod system {
     use rustix::fs::inotify::{self, CreateFlags, ReadFlags, WatchFlags};
     use tokio::net::unix::pipe::Receiver;
 
-    use super::{Event, What};
+    use super::{FolderChange, FolderEvent};
 
     /// Room for some events of the longest name.
     const BUFFER: usize = 4096;
@@ -261,14 +266,14 @@ mod system {
     }
 
     /// Some of the events that are there.
-    pub(super) fn read(inotify: &Receiver) -> io::Result<Vec<Event>> {
+    pub(super) fn read(inotify: &Receiver) -> io::Result<Vec<FolderEvent>> {
         let mut buffer = [0; BUFFER];
         let length = inotify.try_read(&mut buffer)?;
         Ok(events(&buffer[..length]))
     }
 
     /// Reads `struct inotify_event`s, one after the other (inotify(7)).
-    fn events(mut bytes: &[u8]) -> Vec<Event> {
+    fn events(mut bytes: &[u8]) -> Vec<FolderEvent> {
         let mut events = Vec::new();
         while let Some((head, rest)) = bytes.split_at_checked(HEAD) {
             let field = |at: usize| head[at..at + 4].try_into().map_or(0, u32::from_ne_bytes);
@@ -278,21 +283,21 @@ mod system {
             // Filled up with zeros.
             let name = name.split(|byte| *byte == 0).next().unwrap_or_default();
             if let Some(what) = what(flags, name) {
-                events.push(Event { watch: watch.cast_signed(), what });
+                events.push(FolderEvent { watch: watch.cast_signed(), what });
             }
         }
         events
     }
 
-    fn what(flags: ReadFlags, name: &[u8]) -> Option<What> {
+    fn what(flags: ReadFlags, name: &[u8]) -> Option<FolderChange> {
         let gone =
             ReadFlags::DELETE_SELF | ReadFlags::MOVE_SELF | ReadFlags::IGNORED | ReadFlags::UNMOUNT;
         if flags.contains(ReadFlags::QUEUE_OVERFLOW) {
-            Some(What::Overflow)
+            Some(FolderChange::Overflow)
         } else if flags.intersects(gone) {
-            Some(What::Folder)
+            Some(FolderChange::Folder)
         } else {
-            (!name.is_empty()).then(|| What::Entry(OsStr::from_bytes(name).to_owned()))
+            (!name.is_empty()).then(|| FolderChange::Entry(OsStr::from_bytes(name).to_owned()))
         }
     }
 
@@ -317,8 +322,8 @@ mod system {
             ]
             .concat();
             let read = format!("{:?}", events(&bytes));
-            let expected = "[Event { watch: 1, what: Entry(\"..data\") }, \
-                            Event { watch: 3, what: Folder }, Event { watch: -1, what: Overflow }]";
+            let expected = "[FolderEvent { watch: 1, what: Entry(\"..data\") }, \
+                            FolderEvent { watch: 3, what: Folder }, FolderEvent { watch: -1, what: Overflow }]";
             assert_eq!(read, expected);
         }
     }
@@ -332,7 +337,7 @@ mod system {
 
     use tokio::net::unix::pipe::Receiver;
 
-    use super::Event;
+    use super::FolderEvent;
 
     pub(super) fn open() -> io::Result<Receiver> {
         Err(io::ErrorKind::Unsupported.into())
@@ -344,7 +349,7 @@ mod system {
 
     pub(super) fn remove(_: &impl AsFd, _: i32) {}
 
-    pub(super) fn read(_: &Receiver) -> io::Result<Vec<Event>> {
+    pub(super) fn read(_: &Receiver) -> io::Result<Vec<FolderEvent>> {
         Err(io::ErrorKind::WouldBlock.into())
     }
 }

@@ -11,7 +11,7 @@ use http::{
 
 use super::super::validation;
 use crate::{
-    api::ExplainOrder,
+    api::ExplainRequest,
     sticky::engine_io::{self, Transport},
 };
 
@@ -29,7 +29,7 @@ pub(super) struct Asked {
 
 impl Asked {
     /// What an order says, as its client would send it.
-    pub(super) fn of(order: &ExplainOrder) -> Result<Self, String> {
+    pub(super) fn of(order: &ExplainRequest) -> Result<Self, String> {
         let (scheme, rest) = order.url.split_once("://").unwrap_or_default();
         let (tls, stream) = match scheme.to_ascii_lowercase().as_str() {
             "https" | "wss" => (true, false),
@@ -70,7 +70,7 @@ impl Asked {
 
 /// The request, in the form in which it is sent; the inner error is a target that cannot be parsed.
 fn request(
-    order: &ExplainOrder,
+    order: &ExplainRequest,
     authority: &str,
     path: &str,
 ) -> Result<Result<Parts, String>, String> {

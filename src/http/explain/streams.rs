@@ -3,12 +3,12 @@
 use super::asked::Asked;
 use crate::{
     api::{Explanation, ListenerState},
-    snapshot::{Pool, Snapshot},
+    snapshot::{PoolSnapshot, Snapshot},
 };
 
 /// Where a stream of layer 4 goes.
 pub(super) enum Led<'s> {
-    To(&'s Pool),
+    To(&'s PoolSnapshot),
     Nowhere,
 }
 
@@ -42,7 +42,7 @@ pub(super) fn streams<'s>(
 struct Door<'s> {
     listener: &'s ListenerState,
     /// Where it goes; `None`: nowhere.
-    pool: Option<&'s Pool>,
+    pool: Option<&'s PoolSnapshot>,
     /// By a rule about its name.
     ruled: bool,
 }

@@ -19,8 +19,8 @@ const SECOND_FAMILY: Duration = Duration::from_secs(1);
 /// RFC 8305 §8.
 const SILENT_FAMILY: Duration = Duration::from_millis(50);
 
-/// Addresses of one name, and how long they hold.
-pub(super) struct Addresses {
+/// ResolvedAddresses of one name, and how long they hold.
+pub(super) struct ResolvedAddresses {
     pub(super) ips: BTreeSet<IpAddr>,
     /// In seconds.
     pub(super) ttl: u32,
@@ -30,18 +30,18 @@ pub(super) struct Addresses {
 
 /// How patient the questions of one round are.
 #[derive(Default)]
-pub(super) struct Pace {
+pub(super) struct LookupPace {
     /// A family's question was not answered.
     silent: AtomicBool,
 }
 
 /// What one family's question brings; none if the name has no address in it.
-struct Family {
+struct FamilyAnswer {
     ips: BTreeSet<IpAddr>,
     ttl: u32,
 }
 
-impl Addresses {
+impl ResolvedAddresses {
     /// Whether an address belongs to the family that failed.
     pub(super) fn lacks(&self, ip: &IpAddr) -> bool {
         let family = if ip.is_ipv4() { RecordType::A } else { RecordType::AAAA };
@@ -63,8 +63,8 @@ impl Addresses {
 pub(super) async fn addresses(
     resolver: &TokioResolver,
     name: &str,
-    pace: &Pace,
-) -> Result<Addresses, String> {
+    pace: &LookupPace,
+) -> Result<ResolvedAddresses, String> {
     let mut v4 = Box::pin(family(resolver, name, RecordType::A));
     let mut v6 = Box::pin(family(resolver, name, RecordType::AAAA));
     let (v4, v6) = select! {
@@ -90,13 +90,13 @@ pub(super) async fn addresses(
     }
 }
 
-impl Pace {
+impl LookupPace {
     /// The answer to the second question, within a short time if the first has brought addresses.
     async fn second(
         &self,
-        first: &Result<Family, String>,
-        second: impl Future<Output = Result<Family, String>>,
-    ) -> Result<Family, String> {
+        first: &Result<FamilyAnswer, String>,
+        second: impl Future<Output = Result<FamilyAnswer, String>>,
+    ) -> Result<FamilyAnswer, String> {
         if !first.as_ref().is_ok_and(|family| !family.ips.is_empty()) {
             return second.await;
         }
@@ -111,17 +111,19 @@ impl Pace {
     }
 }
 
-impl Family {
-    fn and(mut self, other: Self) -> Addresses {
+impl FamilyAnswer {
+    fn and(mut self, other: Self) -> ResolvedAddresses {
         self.ips.extend(other.ips);
-        Addresses { ips: self.ips, ttl: self.ttl.min(other.ttl), failed: None }
+        ResolvedAddresses { ips: self.ips, ttl: self.ttl.min(other.ttl), failed: None }
     }
 
     /// The addresses of this family alone, if there are any; the other's question failed.
-    fn without(self, failed: RecordType, why: String) -> Result<Addresses, String> {
+    fn without(self, failed: RecordType, why: String) -> Result<ResolvedAddresses, String> {
         match self.ips.is_empty() {
             true => Err(why),
-            false => Ok(Addresses { ips: self.ips, ttl: self.ttl, failed: Some((failed, why)) }),
+            false => {
+                Ok(ResolvedAddresses { ips: self.ips, ttl: self.ttl, failed: Some((failed, why)) })
+            }
         }
     }
 }
@@ -130,8 +132,8 @@ async fn family(
     resolver: &TokioResolver,
     name: &str,
     records: RecordType,
-) -> Result<Family, String> {
-    let mut family = Family { ips: BTreeSet::new(), ttl: u32::MAX };
+) -> Result<FamilyAnswer, String> {
+    let mut family = FamilyAnswer { ips: BTreeSet::new(), ttl: u32::MAX };
     if let Some(lookup) = look_up(resolver, name, records).await? {
         family.ttl = least_ttl(lookup.answers());
         let own = own_records(&lookup).filter_map(|record| record.data.ip_addr());
