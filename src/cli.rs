@@ -25,6 +25,7 @@ mod process;
 pub mod proxy;
 pub mod reload;
 pub mod run;
+pub mod schema;
 mod serve;
 pub mod sessions;
 mod show;

@@ -83,6 +83,7 @@ pub(crate) use self::{
     folders::user_name,
     includes::pattern_matches,
     names::valid as valid_name,
+    schema::documented_default,
     sticky::{FORMER_NAME as FORMER_COOKIE_NAME, default_name as default_cookie_name},
 };
 

@@ -53,6 +53,8 @@ enum Command {
     Upgrade(cli::upgrade::Args),
     /// Write a starting configuration, or translate one of nginx or HAProxy.
     Init(cli::init::Args),
+    /// Print the JSON Schema of the configuration file, for editors.
+    Schema(cli::schema::Args),
     /// Print a completion script for a shell.
     Completions(cli::completions::Args),
     /// Write manual pages.
@@ -131,6 +133,7 @@ fn start(command: Command) -> anyhow::Result<ExitCode> {
             Command::Config(args) => args.run().await,
             Command::Upgrade(args) => args.run().await,
             Command::Init(args) => args.run(),
+            Command::Schema(args) => Ok(args.run()?),
             Command::Completions(args) => Ok(args.run(Cli::command())?),
             Command::Man(args) => args.run(Cli::command()),
             Command::Version => Ok(cli::version::print()?),

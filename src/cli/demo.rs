@@ -53,8 +53,8 @@ pub struct Args {
     /// Address whose plain HTTP is redirected there
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8080", value_parser = flags::listen)]
     pub listen: SocketAddr,
-    /// Path of the admin API's unix socket, or `off` [default: moorline.sock in the runtime folder]
-    #[arg(long, value_name = "PATH", value_parser = flags::admin_socket)]
+    /// Path of the admin API's unix socket, or `off`
+    #[arg(long, value_name = "PATH", help = flags::admin_socket_help(), value_parser = flags::admin_socket)]
     pub admin_socket: Option<AdminSocket>,
     /// How many Socket.IO nodes to start, 1 to 8
     #[arg(long, value_name = "N", default_value_t = 3, allow_negative_numbers = true, value_parser = number::within(1_u8, 8))]

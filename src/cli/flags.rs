@@ -24,6 +24,12 @@ pub(super) fn backend(typed: &str) -> Result<(String, Address), Wrong> {
     typed.parse().map(|address| (typed.to_owned(), address))
 }
 
+/// The help of `--admin-socket`.
+pub(super) fn admin_socket_help() -> String {
+    let default = config::documented_default("admin", "socket");
+    format!("Path of the admin API's unix socket, or `off` [default: {default}]")
+}
+
 /// Where the admin API's unix socket is: a path, or `off`.
 pub(super) fn admin_socket(typed: &str) -> Result<AdminSocket, Wrong> {
     if typed == "off" {

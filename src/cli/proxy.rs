@@ -42,8 +42,8 @@ pub struct Args {
     /// Address to serve /metrics, /live and /ready on
     #[arg(long, value_name = "ADDR", value_parser = flags::listen)]
     pub metrics: Option<SocketAddr>,
-    /// Path of the admin API's unix socket, or `off` [default: moorline.sock in the runtime folder]
-    #[arg(long, value_name = "PATH", value_parser = flags::admin_socket)]
+    /// Path of the admin API's unix socket, or `off`
+    #[arg(long, value_name = "PATH", help = flags::admin_socket_help(), value_parser = flags::admin_socket)]
     pub admin_socket: Option<AdminSocket>,
 }
 

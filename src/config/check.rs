@@ -23,7 +23,7 @@ use super::{
 };
 pub use super::{
     fault::{Fault, Faults, Wrong},
-    schema::{SECTIONS, Section},
+    schema::{DefaultValue, Key, Kind, SECTIONS, Section, json_schema, reference_page},
 };
 
 /// Sids that one proxy can be asked to remember: about 125 bytes each.

@@ -1,205 +1,143 @@
-//! Which keys there are, table by table: the one list that readers, advice and documentation share.
+//! Every key of a configuration: its type, default, meaning and an example.
+//!
+//! Readers, advice about unknown keys, the JSON Schema and the reference page are made from this one
+//! list. A test compares the types and defaults with what the readers do.
+
+mod json;
+mod listener;
+mod page;
+mod pool;
+mod process;
+mod traffic;
 
 use strsim::damerau_levenshtein;
 
+pub use self::{json::json_schema, page::reference_page};
+pub(super) use self::{listener::*, pool::*, process::*, traffic::*};
 use super::fault::quoted;
 
-/// One kind of table and the keys it may have.
+/// One kind of table and the keys that it may have.
 #[derive(Debug)]
 pub struct Section {
-    /// How it is addressed: `pools.NAME.health`; empty for the top level.
+    /// Its address: `pools.NAME.health`; empty for the top level.
     pub name: &'static str,
-    /// Its keys, in the order of the reference.
-    pub keys: &'static [&'static str],
+    /// Its heading on the reference page, as it is written in a file.
+    pub heading: &'static str,
+    /// What the table is for, in Markdown.
+    pub about: &'static str,
+    /// Its keys, in the order of the reference page.
+    pub keys: &'static [Key],
+    /// More about the keys together, in Markdown.
+    pub notes: &'static str,
 }
 
-pub(super) static TOP: Section = Section {
-    name: "",
-    keys: &[
-        "include",
-        "listeners",
-        "routes",
-        "pools",
-        "trusted_proxies",
-        "forwarded",
-        "admin",
-        "drain",
-        "reload",
-        "upgrade",
-        "error_pages",
-        "access_log",
-        "sessions",
-        "cookie_key",
-        "ticket_keys",
-    ],
-};
+/// One key of a table.
+#[derive(Debug)]
+pub struct Key {
+    /// Its name.
+    pub name: &'static str,
+    /// The values that it takes.
+    pub kind: Kind,
+    /// The value if the key is not set.
+    pub default: DefaultValue,
+    /// A value, in TOML.
+    pub example: &'static str,
+    /// What the key does, in Markdown.
+    pub about: &'static str,
+}
 
-/// Among addresses and networks: a file with more of them.
-pub(super) static NETWORKS: Section = Section { name: "trusted_proxies", keys: &["file"] };
+/// The value of a key that is not set.
+#[derive(Clone, Copy, Debug)]
+pub enum DefaultValue {
+    /// The key has to be set.
+    Required,
+    /// This value, in TOML.
+    Value(&'static str),
+    /// What happens, in Markdown.
+    Words(&'static str),
+}
 
-pub(super) static LISTENER: Section = Section {
-    name: "listeners.NAME",
-    keys: &[
-        "bind",
-        "protocol",
-        "pool",
-        "passthrough",
-        "proxy_protocol",
-        "connections_per_address",
-        "redirect",
-        "certificates",
-        "tls",
-        "handshake_timeout",
-        "header_timeout",
-        "keep_alive",
-        "header_size",
-        "header_fields",
-    ],
-};
+/// A set of values.
+#[derive(Clone, Copy, Debug)]
+pub enum Kind {
+    /// A string; the words say of what.
+    Text(&'static str),
+    /// `true` or `false`.
+    Boolean,
+    /// An integer within these bounds.
+    Integer(u64, u64),
+    /// A duration as `"2s"`, at least and at most these.
+    Duration(&'static str, &'static str),
+    /// A number of bytes as `"64KiB"`, or an integer, within these bounds in bytes.
+    Size(u64, u64),
+    /// A share as `"50%"`, at least this many percent.
+    Percent(u8),
+    /// How often something may happen, as `"50/s"`.
+    Rate,
+    /// One of these words.
+    Choice(&'static [&'static str]),
+    /// A table.
+    Table(&'static Section),
+    /// Tables by names that the user gives.
+    Named(&'static Section),
+    /// A table from these keys to values; the words say what the table is.
+    Map(&'static str, &'static Kind),
+    /// An array.
+    Array(&'static Kind),
+    /// One of these.
+    OneOf(&'static [Kind]),
+}
 
-pub(super) static PASSTHROUGH: Section =
-    Section { name: "listeners.NAME.passthrough", keys: &["sni", "alpn", "pool"] };
+/// Longest duration of any key.
+const LONGEST: &str = "400d";
 
-pub(super) static PROXY_PROTOCOL: Section =
-    Section { name: "listeners.NAME.proxy_protocol", keys: &["mode", "from"] };
+/// A deadline, which is never 0.
+const DEADLINE: Kind = Kind::Duration("1ms", LONGEST);
 
-pub(super) static CERTIFICATE: Section =
-    Section { name: "listeners.NAME.certificates", keys: &["cert", "key", "ocsp", "acme"] };
+/// A duration that may be 0.
+const PERIOD: Kind = Kind::Duration("0s", LONGEST);
 
-pub(super) static ACME: Section = Section {
-    name: "listeners.NAME.certificates.acme",
-    keys: &["directory", "email", "domains", "storage", "ca"],
-};
+/// A page for every error, or pages by status code.
+const ERROR_PAGES: Kind =
+    Kind::OneOf(&[FILE, Kind::Map("table from status codes to paths of files", &FILE)]);
 
-pub(super) static TLS: Section = Section {
-    name: "listeners.NAME.tls",
-    keys: &[
-        "min_version",
-        "cipher_suites",
-        "curves",
-        "alpn",
-        "unknown_sni",
-        "client_auth",
-        "key_log",
-    ],
-};
+/// A path of a file.
+const FILE: Kind = Kind::Text("path of a file");
 
-pub(super) static CLIENT_AUTH: Section =
-    Section { name: "listeners.NAME.tls.client_auth", keys: &["mode", "ca", "crl"] };
+impl Section {
+    /// Whether the table may have a key of this name.
+    pub fn has(&self, name: &str) -> bool {
+        self.keys.iter().any(|key| key.name == name)
+    }
 
-pub(super) static ROUTE: Section =
-    Section { name: "routes", keys: &["host", "path", "pool", "listeners", "error_pages"] };
+    /// The names of its keys.
+    pub fn names(&self) -> impl Iterator<Item = &'static str> {
+        self.keys.iter().map(|key| key.name)
+    }
 
-pub(super) static POOL: Section = Section {
-    name: "pools.NAME",
-    keys: &[
-        "backends",
-        "balance",
-        "health",
-        "slow_start",
-        "outlier",
-        "healthy_minimum",
-        "limits",
-        "admission",
-        "rebalance",
-        "max_connection_age",
-        "sticky",
-        "timeouts",
-        "reuse",
-        "tls",
-        "proxy_protocol",
-        "long_polls",
-        "drain",
-        "on_down",
-    ],
-};
+    /// The key of this name.
+    pub fn key(&self, name: &str) -> Option<&'static Key> {
+        self.keys.iter().find(|key| key.name == name)
+    }
+}
 
-pub(super) static BACKEND_TLS: Section =
-    Section { name: "pools.NAME.tls", keys: &["ca", "name", "alpn", "client_cert", "verify"] };
+impl Key {
+    /// The default in the words of a command's help: without quotes and Markdown.
+    pub fn plain_default(&self) -> String {
+        match self.default {
+            DefaultValue::Required => String::new(),
+            DefaultValue::Value(text) | DefaultValue::Words(text) => text.replace(['`', '"'], ""),
+        }
+    }
+}
 
-pub(super) static PROXY_OUT: Section =
-    Section { name: "pools.NAME.proxy_protocol", keys: &["version", "tlvs"] };
+/// The default of a key in the words of a command's help.
+pub(crate) fn documented_default(section: &str, key: &str) -> String {
+    let section = SECTIONS.iter().find(|known| known.name == section && known.has(key));
+    section.and_then(|section| section.key(key)).map(Key::plain_default).unwrap_or_default()
+}
 
-pub(super) static CLIENT_CERT: Section =
-    Section { name: "pools.NAME.tls.client_cert", keys: &["cert", "key"] };
-
-pub(super) static BACKEND: Section =
-    Section { name: "pools.NAME.backends", keys: &["name", "address", "weight"] };
-
-/// Instead of an array: one thing that brings the backends, and its terms.
-pub(super) static BACKEND_SOURCE: Section = Section {
-    name: "pools.NAME.backends",
-    keys: &["file", "dns", "srv", "resolver", "min_ttl", "max_ttl", "http", "interval", "timeout"],
-};
-
-pub(super) static HEALTH: Section = Section {
-    name: "pools.NAME.health",
-    keys: &["probe", "path", "host", "status", "interval", "timeout", "rise", "fall"],
-};
-
-pub(super) static OUTLIER: Section = Section {
-    name: "pools.NAME.outlier",
-    keys: &[
-        "consecutive",
-        "error_rate",
-        "min_requests",
-        "interval",
-        "ejection",
-        "max_ejection",
-        "max_ejected",
-    ],
-};
-
-pub(super) static LIMITS: Section = Section {
-    name: "pools.NAME.limits",
-    keys: &["connections", "pending", "header_size", "header_fields"],
-};
-
-pub(super) static ADMISSION: Section =
-    Section { name: "pools.NAME.admission", keys: &["rate", "queue", "deadline"] };
-
-pub(super) static REBALANCE: Section = Section { name: "pools.NAME.rebalance", keys: &["rate"] };
-
-pub(super) static STICKY: Section =
-    Section { name: "pools.NAME.sticky", keys: &["engine_io", "owner_search", "memory", "cookie"] };
-
-pub(super) static COOKIE: Section = Section {
-    name: "pools.NAME.sticky.cookie",
-    keys: &["name", "same_site", "secure", "http_only", "partitioned", "lifetime", "set_on"],
-};
-
-pub(super) static TIMEOUTS: Section = Section {
-    name: "pools.NAME.timeouts",
-    keys: &["connect", "response_header", "body_idle", "stream_idle", "tunnel_idle", "half_closed"],
-};
-
-pub(super) static REUSE: Section =
-    Section { name: "pools.NAME.reuse", keys: &["max_idle", "max_total", "idle_timeout"] };
-
-/// Of a pool, of the process and of an upgrade.
-pub(super) static ON_DOWN: Section = Section { name: "pools.NAME.on_down", keys: &["close"] };
-
-pub(super) static DRAIN: Section = Section { name: "drain", keys: &["within", "spread"] };
-
-pub(super) static RELOAD: Section =
-    Section { name: "reload", keys: &["watch", "interval", "max_disconnects"] };
-
-pub(super) static UPGRADE: Section = Section { name: "upgrade", keys: &["drain", "ready"] };
-
-pub(super) static ADMIN: Section =
-    Section { name: "admin", keys: &["metrics", "socket", "listen", "token"] };
-
-pub(super) static ADMIN_TOKEN: Section = Section { name: "admin.token", keys: &["file", "env"] };
-
-pub(super) static ACCESS_LOG: Section = Section { name: "access_log", keys: &["file", "redact"] };
-
-pub(super) static SESSIONS: Section = Section { name: "sessions", keys: &["max", "max_sid_bytes"] };
-
-pub(super) static COOKIE_KEY: Section = Section { name: "cookie_key", keys: &["file", "env"] };
-
-pub(super) static TICKET_KEYS: Section = Section { name: "ticket_keys", keys: &["file", "env"] };
-
-/// Every kind of table, in the order of the reference.
+/// Every kind of table, in the order of the reference page.
 pub static SECTIONS: [&Section; 35] = [
     &TOP,
     &NETWORKS,
@@ -238,14 +176,14 @@ pub static SECTIONS: [&Section; 35] = [
     &TICKET_KEYS,
 ];
 
-/// What to do about a key that a table does not have: the name that was probably meant, the table
-/// where it belongs, or else all that there are.
+/// Advice about a key that a table does not have: the key that was probably meant, the table that has
+/// it, or else every key of the table.
 pub(super) fn advice(section: &Section, typed: &str) -> String {
     if let Some(near) = meant(section, typed) {
         return format!("did you mean `{near}`?");
     }
     let elsewhere = || {
-        let homes = SECTIONS.iter().filter(|home| home.keys.contains(&typed));
+        let homes = SECTIONS.iter().filter(|home| home.has(typed));
         let homes: Vec<String> = homes
             .map(|home| match home.name {
                 "" => "at the top of the file".to_owned(),
@@ -258,15 +196,15 @@ pub(super) fn advice(section: &Section, typed: &str) -> String {
         return advice;
     }
     match section.keys {
-        [only] => format!("the only key here is {}", quoted(only)),
+        [only] => format!("the only key here is {}", quoted(only.name)),
         keys => {
-            let known: Vec<String> = keys.iter().map(|key| quoted(key)).collect();
+            let known: Vec<String> = keys.iter().map(|key| quoted(key.name)).collect();
             format!("the keys here are {}", known.join(", "))
         }
     }
 }
 
-/// What other proxies call a key, and what it is called here.
+/// Names that other proxies use, with the name here.
 const SYNONYMS: [(&str, &str); 31] = [
     ("upstream", "pools"),
     ("upstreams", "pools"),
@@ -301,19 +239,19 @@ const SYNONYMS: [(&str, &str); 31] = [
     ("path", "file"),
 ];
 
-/// The key of a table that an unknown one was probably meant as: one that is spelt nearly so, or what
-/// other proxies call by that name.
+/// The key of a table that was probably meant by an unknown one: a key with almost the same spelling, or
+/// the key that other proxies call by that name.
 pub(super) fn meant(section: &Section, typed: &str) -> Option<&'static str> {
-    let home = SECTIONS.iter().any(|section| section.keys.contains(&typed));
-    let near = nearest(typed, section.keys.iter().copied()).filter(|_| !home);
+    let home = SECTIONS.iter().any(|section| section.has(typed));
+    let near = nearest(typed, section.names()).filter(|_| !home);
     let synonym = || {
         let mut known = SYNONYMS.iter().filter(|(other, _)| other.eq_ignore_ascii_case(typed));
-        known.find(|(_, ours)| section.keys.contains(ours)).map(|(_, ours)| *ours)
+        known.find(|(_, ours)| section.has(ours)).map(|(_, ours)| *ours)
     };
     near.or_else(synonym)
 }
 
-/// The name that was probably meant: at most a third of it differs.
+/// The name that was probably meant: at most a third of its characters differ.
 pub(super) fn nearest<'n>(typed: &str, names: impl Iterator<Item = &'n str>) -> Option<&'n str> {
     // The distance takes time by the product of the lengths.
     if typed.len() > 64 {
@@ -332,25 +270,25 @@ mod tests {
     use super::{CLIENT_CERT, HEALTH, POOL, TOP, advice, nearest};
 
     #[test]
-    fn a_misspelt_key_is_told_its_name() {
+    fn a_misspelt_key_gets_its_name() {
         assert_eq!(advice(&POOL, "backend"), "did you mean `backends`?");
         assert_eq!(advice(&TOP, "trusted-proxies"), "did you mean `trusted_proxies`?");
         assert_eq!(advice(&HEALTH, "interwal"), "did you mean `interval`?");
     }
 
     #[test]
-    fn a_key_of_another_table_is_told_its_place() {
+    fn a_key_of_another_table_gets_its_place() {
         assert_eq!(advice(&POOL, "owner_search"), "`owner_search` belongs in `pools.NAME.sticky`");
         assert_eq!(advice(&POOL, "sessions"), "`sessions` belongs at the top of the file");
     }
 
     #[test]
-    fn a_key_like_no_other_is_told_all() {
+    fn an_unfamiliar_key_gets_all_keys() {
         assert_eq!(advice(&CLIENT_CERT, "xyzzy"), "the keys here are `cert`, `key`");
     }
 
     #[test]
-    fn nearest_is_no_guess() {
+    fn nearest_does_not_guess() {
         assert_eq!(nearest("chta", ["chat", "blue"].into_iter()), Some("chat"));
         assert_eq!(nearest("green", ["chat", "blue"].into_iter()), None);
         assert_eq!(nearest(&"x".repeat(1 << 20), ["chat"].into_iter()), None);

@@ -47,7 +47,7 @@ impl<'t> Table<'t> {
 
     /// The value of a key, if it is there.
     pub(super) fn value(&self, key: &'static str) -> Option<Value<'t>> {
-        debug_assert!(self.section.keys.contains(&key), "{key} is in no schema");
+        debug_assert!(self.section.has(key), "{key} is in no schema");
         self.entries.get(key).map(|node| Value { file: self.file, key, element: false, node })
     }
 
@@ -65,7 +65,7 @@ impl<'t> Table<'t> {
     /// the fault to report and the missing key only follows from it.
     pub(super) fn misspells(&self, key: &str) -> bool {
         let unknown = self.entries.iter().map(|(typed, _)| typed.get_ref().as_ref());
-        let mut unknown = unknown.filter(|typed| !self.section.keys.contains(typed));
+        let mut unknown = unknown.filter(|typed| !self.section.has(typed));
         // In a small table there is nothing else that could have been meant.
         let small = self.section.keys.len() <= 2;
         unknown.any(|typed| small || schema::meant(self.section, typed) == Some(key))
@@ -73,7 +73,7 @@ impl<'t> Table<'t> {
 
     /// Whether the table has a key that it may not have.
     pub(super) fn has_unknown_keys(&self) -> bool {
-        self.entries.iter().any(|(key, _)| !self.section.keys.contains(&key.get_ref().as_ref()))
+        self.entries.iter().any(|(key, _)| !self.section.has(key.get_ref()))
     }
 
     /// The place of a key itself.
@@ -94,7 +94,7 @@ impl<'t> Table<'t> {
     pub(super) fn fault_unknown_keys(&self) {
         for (key, _) in self.entries {
             let typed = key.get_ref().as_ref();
-            if !self.section.keys.contains(&typed) && !self.file.is_full() {
+            if !self.section.has(typed) && !self.file.is_full() {
                 let place = if self.section.name.is_empty() {
                     String::new()
                 } else {

@@ -54,6 +54,8 @@ mod explain;
 #[cfg(test)]
 mod families;
 #[cfg(test)]
+mod fault_table;
+#[cfg(test)]
 mod forwarded;
 #[cfg(test)]
 mod fuzz_seeds;
@@ -97,6 +99,8 @@ mod reach;
 mod rebalance;
 #[cfg(test)]
 mod redaction;
+#[cfg(test)]
+mod reference;
 #[cfg(test)]
 mod refusals;
 #[cfg(test)]

@@ -1,0 +1,434 @@
+//! The configuration reference: one list of keys is the source of `docs/reference/configuration.md`, of
+//! the JSON Schema and of defaults in `--help`, and the readers agree with it.
+//!
+//! With `BLESS=1` in the environment, the committed pages and the schema are written anew.
+
+use std::{
+    collections::BTreeSet,
+    env, fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use jsonschema::Validator;
+use moorline::config::{
+    Config,
+    check::{self, DefaultValue, Faults, Key, Kind, SECTIONS},
+};
+use serde_json::Value;
+
+const PAGE: &str = "docs/reference/configuration.md";
+const SCHEMA: &str = "docs/reference/moorline.schema.json";
+
+/// Compares a committed file with what it should be; writes it if `BLESS` is set.
+pub(crate) fn assert_current(path: &str, generated: &str) {
+    if env::var_os("BLESS").is_some() {
+        fs::create_dir_all(Path::new(path).parent().unwrap()).unwrap();
+        fs::write(path, generated).unwrap();
+    }
+    let committed = fs::read_to_string(path).unwrap_or_default();
+    let first = committed.lines().zip(generated.lines()).find(|(one, other)| one != other);
+    assert!(
+        committed == generated,
+        "{path} is not current: {first:?}; run `BLESS=1 cargo nextest run --test it reference::` and commit it"
+    );
+}
+
+#[test]
+fn the_committed_page_is_current() {
+    assert_current(PAGE, &check::reference_page());
+}
+
+#[test]
+fn the_committed_schema_is_current_and_printed() {
+    let schema = check::json_schema();
+    assert_current(SCHEMA, &format!("{schema:#}\n"));
+    let printed = Command::new(env!("CARGO_BIN_EXE_moorline")).arg("schema").output().unwrap();
+    assert!(printed.status.success());
+    let printed: Value = serde_json::from_slice(&printed.stdout).unwrap();
+    assert_eq!(printed, schema);
+}
+
+#[test]
+fn the_page_has_every_key_once_under_its_table() {
+    let page = fs::read_to_string(PAGE).unwrap();
+    let keys = page.split("\n## Keys\n").nth(1).unwrap();
+    let tables: Vec<&str> = keys.split("\n### ").skip(1).collect();
+    assert_eq!(tables.len(), SECTIONS.len());
+    for (section, text) in SECTIONS.iter().zip(tables) {
+        assert!(text.starts_with(section.heading), "{text}");
+        let entries = text.lines().filter_map(|line| line.strip_prefix("- **`"));
+        let entries: Vec<&str> = entries.map(|entry| entry.split('`').next().unwrap()).collect();
+        assert_eq!(entries, section.names().collect::<Vec<_>>(), "{}", section.heading);
+    }
+}
+
+#[test]
+fn defaults_in_help_are_those_of_the_reference() {
+    let socket = SECTIONS.iter().find(|section| section.name == "admin").unwrap().key("socket");
+    let default = format!("[default: {}]", socket.unwrap().plain_default());
+    for command in ["proxy", "demo"] {
+        let help = Command::new(env!("CARGO_BIN_EXE_moorline"))
+            .args([command, "--help"])
+            .output()
+            .unwrap();
+        let help = String::from_utf8(help.stdout).unwrap();
+        let words: Vec<&str> = help.split_whitespace().collect();
+        assert!(words.join(" ").contains(&default), "{command}: {default} in {help}");
+    }
+}
+
+fn validator() -> Validator {
+    jsonschema::validator_for(&check::json_schema()).unwrap()
+}
+
+fn json(text: &str) -> Option<Value> {
+    toml::from_str(text.trim_start_matches('\u{feff}')).ok()
+}
+
+/// What the schema has against a text.
+fn refusals(schema: &Validator, text: &str) -> Vec<String> {
+    let json = json(text).unwrap_or_else(|| panic!("invalid TOML: {text}"));
+    schema.iter_errors(&json).map(|error| format!("{}: {error}", error.instance_path())).collect()
+}
+
+fn files(folder: &Path, end: &str, found: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(folder).into_iter().flatten() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            files(&path, end, found);
+        } else if path.extension().is_some_and(|extension| extension == end) {
+            found.push(path);
+        }
+    }
+}
+
+#[test]
+fn good_configurations_fit_the_schema() {
+    let schema = validator();
+    let mut good = Vec::new();
+    files(Path::new("tests/config/good"), "toml", &mut good);
+    files(Path::new("deploy"), "toml", &mut good);
+    assert!(good.len() >= 5);
+    for file in good {
+        let refused = refusals(&schema, &fs::read_to_string(&file).unwrap());
+        assert!(refused.is_empty(), "{}: {refused:#?}", file.display());
+    }
+}
+
+#[test]
+fn configurations_of_the_docs_fit_the_schema() {
+    let schema = validator();
+    let mut pages = vec![PathBuf::from("README.md")];
+    files(Path::new("docs"), "md", &mut pages);
+    let mut count = 0;
+    for page in pages {
+        let text = fs::read_to_string(&page).unwrap();
+        let mut lines = text.lines();
+        while let Some(line) = lines.next() {
+            let Some(marks) = line.trim_start().strip_prefix("```toml") else { continue };
+            let marks: Vec<&str> = marks.split(',').map(str::trim).collect();
+            let block: Vec<&str> =
+                lines.by_ref().take_while(|line| !line.trim_start().starts_with("```")).collect();
+            let block = block.join("\n");
+            let other = ["load", "other", "invalid"].iter().any(|mark| marks.contains(mark));
+            if other || block.starts_with("# smoke.toml") {
+                continue;
+            }
+            count += 1;
+            let refused = refusals(&schema, &block);
+            assert!(refused.is_empty(), "{}: {refused:#?} in\n{block}", page.display());
+        }
+    }
+    assert!(count > 5, "{count}");
+}
+
+#[test]
+fn unknown_keys_and_wrong_types_do_not_fit_the_schema() {
+    let schema = validator();
+    let mut count = 0;
+    let mut bad = Vec::new();
+    files(Path::new("tests/config/bad"), "toml", &mut bad);
+    for file in bad {
+        let Ok(faults) = fs::read_to_string(file.with_extension("expect")) else { continue };
+        let own = format!(" --> {}:", file.display());
+        let structural = faults.split("\n\n").filter(|fault| fault.contains(&own)).any(|fault| {
+            let message = fault.lines().next().unwrap_or_default();
+            // Values of the environment and keys of files are beyond a schema.
+            let of_type = message.contains(" must be ") && message.contains(", not a");
+            message.contains("unknown key") || of_type
+        });
+        let text = fs::read_to_string(&file).unwrap();
+        if !structural || json(&text).is_none() {
+            continue;
+        }
+        count += 1;
+        assert!(!refusals(&schema, &text).is_empty(), "{} fits", file.display());
+    }
+    assert!(count >= 8, "{count}");
+}
+
+/// Whole configurations in which a line of a table can be tried: the name of the table, and a text with
+/// `LINE` in it.
+const PLACES: &[(&str, &str)] = &[
+    ("", "LINE\nlisteners.web.bind = \"127.0.0.1:0\"\npools.app.backends = [\"127.0.0.1:1\"]"),
+    ("", "LINE\nlisteners.web.bind = \"127.0.0.1:0\""),
+    ("", "LINE\npools.app.backends = [\"127.0.0.1:1\"]"),
+    ("listeners.NAME", "[listeners.web]\nbind = \"127.0.0.1:0\"\nLINE\nAPP"),
+    ("listeners.NAME", "HTTPS\nLINE\nAPP"),
+    ("listeners.NAME", "[listeners.web]\nbind = \"127.0.0.1:0\"\nprotocol = \"tcp\"\nLINE\nAPP"),
+    (
+        "listeners.NAME.passthrough",
+        "HTTPS\n[[listeners.web.passthrough]]\nsni = \"a.test\"\npool = \"app\"\nLINE\nAPP",
+    ),
+    (
+        "listeners.NAME.proxy_protocol",
+        "[listeners.web]\nbind = \"127.0.0.1:0\"\n[listeners.web.proxy_protocol]\n\
+         mode = \"required\"\nfrom = [\"10.0.0.1\"]\nLINE\nAPP",
+    ),
+    (
+        "listeners.NAME.certificates",
+        "[listeners.web]\nbind = \"127.0.0.1:0\"\nprotocol = \"https\"\n[[listeners.web.certificates]]\n\
+         cert = \"certs/site.pem\"\nkey = \"certs/site.key\"\nLINE\nAPP",
+    ),
+    (
+        "listeners.NAME.certificates",
+        "[listeners.web]\nbind = \"127.0.0.1:0\"\nprotocol = \"https\"\n[listeners.web.certificates]\n\
+         LINE\nAPP",
+    ),
+    (
+        "listeners.NAME.certificates.acme",
+        "[listeners.web]\nbind = \"127.0.0.1:0\"\nprotocol = \"https\"\n[listeners.web.certificates.acme]\n\
+         directory = \"https://ca.test/\"\ndomains = \"a.test\"\nstorage = \"target\"\nLINE\nAPP",
+    ),
+    ("listeners.NAME.tls", "HTTPS\n[listeners.web.tls]\nLINE\nAPP"),
+    (
+        "listeners.NAME.tls",
+        "[listeners.web]\nbind = \"127.0.0.1:0\"\nprotocol = \"tls\"\n\
+         certificates = [{ cert = \"certs/site.pem\", key = \"certs/site.key\" }]\n\
+         [listeners.web.tls]\nLINE\nAPP",
+    ),
+    (
+        "listeners.NAME.tls.client_auth",
+        "HTTPS\n[listeners.web.tls.client_auth]\nca = \"certs/ca.pem\"\nLINE\nAPP",
+    ),
+    ("routes", "WEB\n[[routes]]\npool = \"app\"\nLINE\nAPP"),
+    ("pools.NAME", "WEB\n[pools.app]\nbackends = [\"127.0.0.1:1\"]\nLINE"),
+    ("pools.NAME.backends", "WEB\n[[pools.app.backends]]\naddress = \"127.0.0.1:1\"\nLINE"),
+    ("pools.NAME.backends", "WEB\n[pools.app.backends]\ndns = \"chat.test:1\"\nLINE"),
+    ("pools.NAME.backends", "WEB\n[pools.app.backends]\nhttp = \"http://chat.test/\"\nLINE"),
+    ("pools.NAME.backends", "WEB\n[pools.app.backends]\nLINE"),
+    ("pools.NAME.health", "WEB\nAPP\n[pools.app.health]\nLINE"),
+    ("pools.NAME.health", "WEB\nAPP\n[pools.app.health]\nprobe = \"http\"\nLINE"),
+    ("pools.NAME.outlier", "WEB\nAPP\n[pools.app.outlier]\nLINE"),
+    ("pools.NAME.limits", "WEB\nAPP\n[pools.app.limits]\nLINE"),
+    ("pools.NAME.admission", "WEB\nAPP\n[pools.app.admission]\nrate = \"1/s\"\nLINE"),
+    ("pools.NAME.rebalance", "WEB\nAPP\n[pools.app.rebalance]\nLINE"),
+    ("pools.NAME.sticky", "WEB\nAPP\n[pools.app.sticky]\nLINE"),
+    ("pools.NAME.sticky.cookie", "WEB\nAPP\n[pools.app.sticky.cookie]\nLINE"),
+    ("pools.NAME.timeouts", "WEB\nAPP\n[pools.app.timeouts]\nLINE"),
+    ("pools.NAME.reuse", "WEB\nAPP\n[pools.app.reuse]\nLINE"),
+    ("pools.NAME.tls", "WEB\nAPP\n[pools.app.tls]\nLINE"),
+    (
+        "pools.NAME.tls.client_cert",
+        "WEB\nAPP\n[pools.app.tls.client_cert]\ncert = \"certs/site.pem\"\nkey = \"certs/site.key\"\nLINE",
+    ),
+    ("pools.NAME.proxy_protocol", "WEB\nAPP\n[pools.app.proxy_protocol]\nLINE"),
+    ("pools.NAME.on_down", "WEB\nAPP\n[pools.app.on_down]\nLINE"),
+    ("trusted_proxies", "WEB\nAPP\n[trusted_proxies]\nLINE"),
+    ("drain", "WEB\nAPP\n[drain]\nwithin = \"10m\"\nLINE"),
+    ("reload", "WEB\nAPP\n[reload]\nLINE"),
+    ("upgrade", "WEB\nAPP\n[upgrade]\nLINE"),
+    (
+        "admin",
+        "WEB\nAPP\n[admin]\nlisten = \"127.0.0.1:0\"\ntoken = { file = \"tests/config/good/admin.token\" }\nLINE",
+    ),
+    ("admin.token", "WEB\nAPP\n[admin]\nlisten = \"127.0.0.1:0\"\n[admin.token]\nLINE"),
+    ("access_log", "WEB\nAPP\n[access_log]\nLINE"),
+    ("sessions", "WEB\nAPP\n[sessions]\nLINE"),
+    ("cookie_key", "WEB\nAPP\n[cookie_key]\nLINE"),
+    ("ticket_keys", "WEB\nAPP\n[ticket_keys]\nLINE"),
+];
+
+/// The configurations in which `key = value` stands in a table of this name; without the line if there
+/// is no value.
+fn trials(section: &str, key: &str, value: Option<&str>) -> Vec<String> {
+    let line = value.map(|value| format!("{key} = {value}")).unwrap_or_default();
+    let places = PLACES.iter().filter(|(name, _)| *name == section);
+    let trials: Vec<String> = places
+        .map(|(_, text)| {
+            let text = text
+                .replace("WEB", "[listeners.web]\nbind = \"127.0.0.1:0\"")
+                .replace("APP", "[pools.app]\nbackends = [\"127.0.0.1:1\"]")
+                .replace(
+                    "HTTPS",
+                    "[listeners.web]\nbind = \"127.0.0.1:0\"\nprotocol = \"https\"\n\
+                     certificates = [{ cert = \"certs/site.pem\", key = \"certs/site.key\" }]",
+                );
+            // The key of the place itself gives way to the line.
+            let (before, after) = text.split_once("LINE").unwrap();
+            let (above, own) = before.split_at(before.rfind("\n[").map_or(0, |at| at + 1));
+            let own: Vec<&str> =
+                own.lines().filter(|line| !line.starts_with(&format!("{key} ="))).collect();
+            format!("{above}{}\n{line}\n{after}\n", own.join("\n"))
+        })
+        // A place may have the key already, in another form.
+        .filter(|text| json(text).is_some())
+        .collect();
+    assert!(!trials.is_empty(), "no place for a table `{section}`");
+    trials
+}
+
+fn load(text: &str) -> Result<Config, Faults> {
+    check::parse(text, Path::new("moorline.toml"))
+}
+
+fn every_key() -> impl Iterator<Item = (&'static str, &'static Key)> {
+    SECTIONS.iter().flat_map(|section| section.keys.iter().map(|key| (section.name, key)))
+}
+
+#[test]
+fn a_documented_default_is_what_a_missing_key_means() {
+    let mut count = 0;
+    for (section, key) in every_key() {
+        let DefaultValue::Value(default) = key.default else { continue };
+        let with = trials(section, key.name, Some(default));
+        let without = trials(section, key.name, None);
+        let mut tried = Vec::new();
+        let equal =
+            with.iter().zip(&without).any(|(with, without)| match (load(with), load(without)) {
+                (Ok(with), Ok(without)) => {
+                    assert_eq!(with, without, "`{}` of `{section}`", key.name);
+                    true
+                }
+                (Err(faults), _) | (_, Err(faults)) => {
+                    tried.push(faults.to_string());
+                    false
+                }
+            });
+        assert!(equal, "`{}` of `{section}`:\n{}", key.name, tried.join("\n"));
+        count += 1;
+    }
+    assert!(count > 40, "{count}");
+}
+
+/// Faults that come from the machine of the test, not from the example.
+fn is_of_the_machine(message: &str) -> bool {
+    ["cannot read", "there is no pool", "there is no listener", "there is no folder"]
+        .iter()
+        .any(|start| message.starts_with(start))
+        || ["is not set", "does not exist", "is not writable"]
+            .iter()
+            .any(|part| message.contains(part))
+}
+
+#[test]
+fn every_example_is_accepted() {
+    let schema = validator();
+    let mut failures = Vec::new();
+    for (section, key) in every_key() {
+        let mut tried = Vec::new();
+        let accepted = trials(section, key.name, Some(key.example)).iter().any(|text| {
+            let refused = refusals(&schema, text);
+            match load(text) {
+                _ if !refused.is_empty() => tried.push(format!("{refused:#?} in\n{text}")),
+                Err(Faults(faults)) => {
+                    let ours = faults.iter().find(|fault| !is_of_the_machine(&fault.message));
+                    tried.extend(ours.map(ToString::to_string));
+                    return ours.is_none();
+                }
+                Ok(_) => return true,
+            }
+            false
+        });
+        if !accepted {
+            failures.push(format!("`{}` of `{section}`:\n{}", key.name, tried.join("\n")));
+        }
+    }
+    assert!(failures.is_empty(), "{}", failures.join("\n\n"));
+}
+
+/// The messages and advice for `key = value`, at every place of the table.
+fn messages(section: &str, key: &Key, value: &str) -> String {
+    let mut all = BTreeSet::new();
+    for text in trials(section, key.name, Some(value)) {
+        if let Err(Faults(faults)) = load(&text) {
+            all.extend(faults.iter().map(|fault| {
+                format!("{} ({})", fault.message, fault.help.as_deref().unwrap_or_default())
+            }));
+        }
+    }
+    all.into_iter().collect::<Vec<_>>().join("\n")
+}
+
+/// A kind and the kinds that it is made of, but those of elements of arrays.
+fn parts(kind: &'static Kind) -> Vec<&'static Kind> {
+    match kind {
+        Kind::OneOf(kinds) => kinds.iter().flat_map(parts).collect(),
+        kind => vec![kind],
+    }
+}
+
+#[test]
+fn documented_bounds_and_choices_are_those_of_the_readers() {
+    let mut count = 0;
+    for (section, key) in every_key() {
+        let name = key.name;
+        let mut says = |value: &str, wanted: &str| {
+            let said = messages(section, key, value);
+            assert!(
+                said.contains(wanted),
+                "`{name} = {value}` of `{section}`: {wanted} in\n{said}"
+            );
+            count += 1;
+        };
+        for kind in parts(&key.kind) {
+            match kind {
+                Kind::Integer(low, high) => {
+                    says(
+                        &(high + 1).to_string(),
+                        &format!("`{name}` must be from {low} to {high}"),
+                    );
+                }
+                Kind::Size(low, high) => {
+                    says("\"1B\"", &format!("`{name}` must be from {low} to {high}"));
+                }
+                Kind::Percent(low @ 1..) => {
+                    says("\"0%\"", &format!("`{name}` must be from {low} to 100"));
+                }
+                Kind::Duration(low, high) => {
+                    if *low != "0s" {
+                        says("\"0s\"", &format!("`{name}` must be at least {low}"));
+                    }
+                    match *high {
+                        "400d" => says("\"401d\"", "the longest duration is \"400d\""),
+                        high => says("\"399d\"", &format!("`{name}` must be at most {high}")),
+                    }
+                }
+                Kind::Percent(_) => says("\"101%\"", "invalid percentage"),
+                Kind::Rate => says("\"1\"", "invalid rate"),
+                Kind::Choice(words) => {
+                    let quoted: Vec<String> = words.iter().map(|w| format!("\"{w}\"")).collect();
+                    let said = messages(section, key, "\"no such word\"");
+                    let listed = said.contains(&format!("use one of {}", quoted.join(", ")))
+                        || said.contains(&format!("use some of: {}", words.join(", ")));
+                    assert!(listed, "`{name}` of `{section}`: {quoted:?} in\n{said}");
+                }
+                Kind::Boolean if parts(&key.kind).len() == 1 => says("1.5", "true or false"),
+                _ => {}
+            }
+        }
+    }
+    assert!(count > 80, "{count}");
+}
+
+#[test]
+fn the_schema_refuses_a_wrong_type_for_every_key() {
+    let schema = validator();
+    for (section, key) in every_key() {
+        // No key takes an array of arrays.
+        for text in trials(section, key.name, Some("[[1.5]]")) {
+            assert!(!refusals(&schema, &text).is_empty(), "`{}` of `{section}`", key.name);
+        }
+    }
+}
