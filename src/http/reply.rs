@@ -384,7 +384,10 @@ pub(super) fn sentence(error: &ProxyError) -> &'static str {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::{BTreeMap, BTreeSet};
+
     use super::*;
+    use crate::observe::names;
 
     #[test]
     fn fixed_replies_are_as_long_as_they_say() {
@@ -394,5 +397,73 @@ mod tests {
             let length = format!("Content-Length: {}", body.len());
             assert!(head.lines().any(|line| line == length), "{text}");
         }
+    }
+
+    /// Whether a reply can come from this failure: its side can fail in this way and in this phase before a response
+    /// has begun. A request that is not valid HTTP has its own sentences.
+    fn has_reply(failure: &ProxyError) -> bool {
+        use {Kind as K, Phase as P};
+        let ProxyError { side, phase, kind, .. } = failure;
+        let of_request = matches!(
+            kind,
+            K::MethodNotAllowed
+                | K::UpgradeRequired
+                | K::HeaderTooLarge
+                | K::TargetTooLong
+                | K::UnsupportedVersion
+                | K::UnsupportedCoding
+        );
+        let of_proxy = matches!(
+            kind,
+            K::BodyTooLarge
+                | K::NoRoute
+                | K::Misdirected
+                | K::NoBackend
+                | K::SessionGone
+                | K::Saturated
+                | K::TooMany
+                | K::Loop
+                | K::NotAdmitted
+                | K::Exhausted
+        );
+        match (side, phase) {
+            (Side::Client, P::Request) => of_request || *kind == K::TimedOut,
+            (Side::Client, P::RequestBody) => {
+                matches!(kind, K::TimedOut | K::Reset | K::Incomplete)
+            }
+            (Side::Backend, P::Connect | P::Handshake | P::RequestBody | P::ResponseHeader) => {
+                let other =
+                    matches!(kind, K::BadRequest(_) | K::UnknownName | K::Untrusted | K::Missing);
+                !(of_proxy || other || of_request && *kind != K::HeaderTooLarge)
+            }
+            (Side::Proxy, P::Select | P::Connect | P::RequestBody) => of_proxy,
+            _ => false,
+        }
+    }
+
+    /// Status and sentence of each reply, with the kinds of failures that get it.
+    fn replies() -> BTreeMap<(u16, &'static str), BTreeSet<&'static str>> {
+        let mut replies = BTreeMap::<_, BTreeSet<&str>>::new();
+        for failure in names::failures().filter(has_reply) {
+            let reply = (status(&failure).as_u16(), sentence(&failure));
+            replies.entry(reply).or_default().insert(names::kind(failure.kind));
+        }
+        replies
+    }
+
+    #[test]
+    fn documented_replies_are_those_of_the_code() {
+        let page = std::fs::read_to_string("docs/reference/messages.md").unwrap();
+        let mut rows = Vec::new();
+        for ((status, sentence), kinds) in replies() {
+            let code = if sentence == UNKNOWN_SID { "`" } else { "" };
+            let kinds: Vec<String> = kinds.iter().map(|kind| format!("`{kind}`")).collect();
+            rows.push(format!("| {status} | {code}{sentence}{code} | {} |", kinds.join(", ")));
+        }
+        let (_, rest) = page.split_once("## Status and sentence\n").expect("the table of replies");
+        let table = rest.split("\n## ").next().unwrap_or_default();
+        let is_row = |line: &&str| line.starts_with("| 4") || line.starts_with("| 5");
+        let shown: Vec<&str> = table.lines().filter(is_row).collect();
+        assert_eq!(shown, rows, "docs/reference/messages.md should have\n{}", rows.join("\n"));
     }
 }

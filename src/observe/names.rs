@@ -74,6 +74,16 @@ pub fn termination_index(termination: &Termination) -> usize {
     }
 }
 
+/// Every failure that has a label, for tests of all of them.
+#[cfg(test)]
+pub(crate) fn failures() -> impl Iterator<Item = crate::error::ProxyError> {
+    let sides = [Side::Client, Side::Backend, Side::Proxy].into_iter();
+    let phases = sides.flat_map(|side| PHASE_ORDER.into_iter().map(move |phase| (side, phase)));
+    phases.flat_map(|(side, phase)| {
+        KIND_ORDER.into_iter().map(move |kind| crate::error::ProxyError::new(side, phase, kind))
+    })
+}
+
 /// The label of a side.
 pub fn side(side: Side) -> &'static str {
     match side {

@@ -2,6 +2,7 @@
 
 use std::{
     fs,
+    path::Path,
     process::Command,
     time::{Duration, UNIX_EPOCH},
 };
@@ -150,6 +151,34 @@ fn metrics_are_those_of_a_scrape() {
     rows.sort();
     table.extend(rows);
     Page::read("docs/reference/metrics.md").hold("metrics", &(table + "\n"));
+}
+
+/// The text of all source files of the proxy.
+fn source(folder: &Path) -> String {
+    let mut text = String::new();
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            text.push_str(&source(&path));
+        } else if path.extension().is_some_and(|end| end == "rs") {
+            text.push_str(&fs::read_to_string(&path).unwrap());
+        }
+    }
+    text
+}
+
+#[test]
+fn log_messages_are_in_the_source() {
+    let page = fs::read_to_string("docs/reference/messages.md").unwrap();
+    let (_, table) = page.split_once("## The process log\n").expect("the section on the log");
+    let table = table.split("\n## ").next().unwrap();
+    let messages: Vec<&str> =
+        table.lines().filter_map(|line| line.strip_prefix("| `")?.split('`').next()).collect();
+    assert!(messages.len() > 8, "{messages:?}");
+    let source = source(Path::new("src"));
+    for message in messages {
+        assert!(source.contains(&format!("\"{message}")), "no log message begins with: {message}");
+    }
 }
 
 #[test]
