@@ -402,7 +402,7 @@ mod tests {
     /// Whether a reply can come from this failure: its side can fail in this way and in this phase before a response
     /// has begun. A request that is not valid HTTP has its own sentences.
     fn has_reply(failure: &ProxyError) -> bool {
-        use {Kind as K, Phase as P};
+        use crate::error::{FailureKind as K, Phase as P};
         let ProxyError { side, phase, kind, .. } = failure;
         let of_request = matches!(
             kind,
