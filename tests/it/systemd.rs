@@ -255,7 +255,7 @@ fn the_units_are_right() {
     let deploy = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy");
     for name in ["moorline.service", "moorline.socket"] {
         let unit = fs::read_to_string(deploy.join(name)).unwrap();
-        let unit = unit.replace("/usr/local/bin/moorline", env!("CARGO_BIN_EXE_moorline"));
+        let unit = unit.replace("/usr/bin/moorline", env!("CARGO_BIN_EXE_moorline"));
         fs::write(folder.path().join(name), unit).unwrap();
     }
     let output = Command::new("systemd-analyze")
