@@ -44,7 +44,7 @@ async function main() {
   });
 
   http.listen(PORT, () => console.log(`node ${NODE} listens on port ${http.address().port}`));
-  // Moorline has moved new clients away by now; those that are still here reconnect to another node.
+  // Moorline sends new clients to other nodes by now; the remaining clients reconnect there.
   process.once('SIGTERM', () => io.close(() => process.exit(0)));
 }
 
