@@ -71,7 +71,15 @@ export function complete(fragment) {
 export function namedFiles(text) {
   const found = [];
   const code = text.replace(/(^|\s)#[^\n]*/g, '$1');
-  for (const [, key, path] of code.matchAll(/\b(cert|key|ca|crl|ocsp)\s*=\s*"([^"]+)"/g)) found.push({ path, content: certificateFile(key) });
+  for (const [, key, path] of code.matchAll(/\b(cert|key|ca|crl|ocsp)\s*=\s*"([^"]+)"/g)) {
+    // Certificate and key may be in one file.
+    const other = found.find((file) => file.path === path);
+    if (!other) found.push({ path, content: certificateFile(key), keys: new Set([key]) });
+    else if (!other.keys.has(key)) {
+      other.keys.add(key);
+      other.content = Buffer.concat([other.content, certificateFile(key)]);
+    }
+  }
   const secret = `${'0123456789abcdef'.repeat(4)}\n`;
   for (const [, name, path] of code.matchAll(/\b([\w.-]+)\s*=\s*\{\s*file\s*=\s*"([^"]+)"/g)) {
     if (name === 'access_log') continue;

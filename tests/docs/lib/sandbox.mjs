@@ -69,6 +69,7 @@ for folder in bin sbin; do
   mkdir ${layers}/local/$folder
   for program in ${layers}/machine/$folder/*; do ln -s "$program" ${layers}/local/$folder/; done
 done
+ln -s /run ${layers}/var/run
 mkdir -p ${layers}/var/log/nginx ${layers}/var/lib/nginx ${layers}/var/cache ${layers}/var/tmp
 mount --bind ${layers}/etc /etc
 mount --bind ${layers}/local /usr/local
