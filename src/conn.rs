@@ -8,6 +8,7 @@
 //! Until it is known who gets a connection, its bytes are looked at and left in the socket: one that
 //! is passed on undecrypted needs no replay, and TLS begins on the socket as it was accepted.
 
+mod log;
 mod sniff;
 
 use std::{
@@ -23,15 +24,16 @@ use tokio::{
     time::{Instant, timeout_at},
 };
 
-use self::sniff::Sniffed;
+use self::{
+    log::{ConnectionFacts, log_rejected},
+    sniff::Sniffed,
+};
 
 use crate::{
     acme,
     config::ProxyIn,
     error::{FailureKind, Phase, ProxyError, Side, Termination},
-    http::{
-        PLAIN_ON_TLS, TOO_MANY, connection_info::ConnectionInfo, refusal::RejectedRequest, server,
-    },
+    http::{PLAIN_ON_TLS, TOO_MANY, connection_info::ConnectionInfo, server},
     layer4,
     net::{
         client_hello::ClientHello,
@@ -41,7 +43,7 @@ use crate::{
         stream::ClientStream,
         tls::{self, TlsInfo},
     },
-    observe::{ChosenBy, ListenerMetrics, StreamEnd, StreamKind, StreamRecord, StreamStart},
+    observe::{ListenerMetrics, StreamKind},
     shared::SharedState,
     shutdown, snapshot,
 };
@@ -60,37 +62,37 @@ pub struct ListenerHandle {
 }
 
 /// Accepts until it is dropped.
-pub async fn accept(socket: Arc<TcpListener>, door: ListenerHandle) {
-    let pauses = door.proxy.metrics.accept_pauses.clone();
+pub async fn accept(socket: Arc<TcpListener>, handle: ListenerHandle) {
+    let pauses = handle.proxy.metrics.accept_pauses.clone();
     let mut last = None;
     loop {
         let (stream, peer) = listener::accept(&socket, &pauses).await;
         // The policy is the one in force now; the connection keeps it.
         // A listener that is being renamed is served by the last one it had.
-        let current = door.proxy.snapshot.load().listeners.get(&door.name).cloned();
+        let current = handle.proxy.snapshot.load().listeners.get(&handle.name).cloned();
         last = current.or(last);
         let Some(policy) = last.clone() else { continue };
         let accepted = Instant::now();
         let until = accepted + policy.handshake_timeout;
-        let door = door.clone();
-        let (counted, destination, secured) = (None, None, None);
-        let arrival = AcceptedConnection {
-            door,
+        let handle = handle.clone();
+        let (counted, destination, tls_info) = (None, None, None);
+        let connection = AcceptedConnection {
+            handle,
             policy,
             peer,
             counted,
             destination,
-            secured,
+            tls_info,
             accepted,
             until,
         };
-        tokio::spawn(arrival.serve(stream));
+        tokio::spawn(connection.serve(stream));
     }
 }
 
 /// A connection just accepted, and what is known of it so far.
 struct AcceptedConnection {
-    door: ListenerHandle,
+    handle: ListenerHandle,
     policy: Arc<snapshot::ListenerSnapshot>,
     /// Where it comes from.
     peer: SocketAddr,
@@ -99,7 +101,7 @@ struct AcceptedConnection {
     /// What it connected to, where a PROXY header has told.
     destination: Option<SocketAddr>,
     /// What TLS has told of the client; there once nothing more is to be told.
-    secured: Option<Arc<TlsInfo>>,
+    tls_info: Option<Arc<TlsInfo>>,
     accepted: Instant,
     /// By when the application's first byte may come.
     until: Instant,
@@ -119,20 +121,20 @@ enum ConnectionUse {
 struct Rejection {
     error: ProxyError,
     /// It is closed in order.
-    parting: Option<FinalReply>,
+    reply: Option<FinalReply>,
 }
 
 /// The last that a client hears.
 struct FinalReply {
     client: ClientStream,
-    words: &'static [u8],
+    bytes: &'static [u8],
     /// Status of the words, where they are a reply; else 0.
     status: u16,
 }
 
 impl From<ProxyError> for Rejection {
     fn from(error: ProxyError) -> Self {
-        Self { error, parting: None }
+        Self { error, reply: None }
     }
 }
 
@@ -141,33 +143,35 @@ impl Rejection {
         ProxyError::new(Side::Client, phase, kind).into()
     }
 
-    fn after(mut self, client: ClientStream, words: &'static [u8]) -> Self {
-        self.parting = Some(FinalReply { client, words, status: 0 });
+    fn after(mut self, client: ClientStream, bytes: &'static [u8]) -> Self {
+        self.reply = Some(FinalReply { client, bytes, status: 0 });
         self
     }
 
-    fn answered(mut self, client: ClientStream, words: &'static [u8], status: u16) -> Self {
-        self.parting = Some(FinalReply { client, words, status });
+    fn answered(mut self, client: ClientStream, bytes: &'static [u8], status: u16) -> Self {
+        self.reply = Some(FinalReply { client, bytes, status });
         self
     }
 }
 
 impl AcceptedConnection {
     async fn serve(mut self, socket: TcpStream) {
-        let _open = self.door.metrics.accept();
+        let _open = self.handle.metrics.accept();
         match self.open(socket).await {
-            Ok(ConnectionUse::Requests(stream)) => self.requests(stream).await,
-            Ok(ConnectionUse::Challenge(stream)) => self.challenged(stream).await,
+            Ok(ConnectionUse::Requests(stream)) => self.serve_requests(stream).await,
+            Ok(ConnectionUse::Challenge(stream)) => self.serve_challenge(stream).await,
             // Neither is to make the task of a connection larger that serves requests for days.
-            Ok(ConnectionUse::Stream(stream, pool)) => Box::pin(self.stream(stream, &pool)).await,
-            Err(Rejection { error, parting }) => {
+            Ok(ConnectionUse::Stream(stream, pool)) => {
+                Box::pin(self.serve_stream(stream, &pool)).await
+            }
+            Err(Rejection { error, reply }) => {
                 if error.phase != Phase::ProxyHeader && self.expects_tls() {
                     // TLS it was to be, even where it has told nothing.
-                    self.secured.get_or_insert_default();
+                    self.tls_info.get_or_insert_default();
                 }
-                self.fail(&error, parting.as_ref().map_or(0, |parting| parting.status));
-                if let Some(FinalReply { client, words, .. }) = parting {
-                    Box::pin(sniff::part(client, words)).await;
+                self.fail(&error, reply.as_ref().map_or(0, |reply| reply.status));
+                if let Some(FinalReply { client, bytes, .. }) = reply {
+                    Box::pin(sniff::close_with(client, bytes)).await;
                 }
             }
         }
@@ -176,12 +180,14 @@ impl AcceptedConnection {
     /// Everything that comes before the application's first byte.
     async fn open(&mut self, socket: TcpStream) -> Result<ConnectionUse, Rejection> {
         let policy = Arc::clone(&self.policy);
-        if !self.counts() || (self.announced(&socket).await? && !self.counts()) {
-            let refusal = Rejection::new(Phase::Select, FailureKind::TooMany);
+        if !self.admit_address()
+            || (self.read_proxy_header(&socket).await? && !self.admit_address())
+        {
+            let rejection = Rejection::new(Phase::Select, FailureKind::TooMany);
             let readable = policy.http && policy.tls.is_none();
             return Err(match readable {
-                true => refusal.answered(ClientStream::Plain(socket), TOO_MANY, 503),
-                false => refusal,
+                true => rejection.answered(ClientStream::Plain(socket), TOO_MANY, 503),
+                false => rejection,
             });
         }
         if !self.expects_tls() {
@@ -192,7 +198,7 @@ impl AcceptedConnection {
             if policy.looks {
                 Box::pin(sniff::hello(&socket)).await
             } else {
-                sniff::spoken(&socket).await
+                sniff::protocol(&socket).await
             }
         };
         match in_time(self.until, Phase::Handshake, first).await? {
@@ -200,7 +206,7 @@ impl AcceptedConnection {
             Sniffed::Hello(hello) => {
                 let passed_on = policy.passed_on(&hello);
                 if passed_on.is_some() || policy.tls.is_none() {
-                    self.secured = Some(Arc::new(told(&hello)));
+                    self.tls_info = Some(Arc::new(hello_info(&hello)));
                 }
                 if let Some(pool) = passed_on {
                     return Ok(ConnectionUse::Stream(
@@ -209,36 +215,38 @@ impl AcceptedConnection {
                     ));
                 }
                 if policy.tls.is_none() {
-                    let refusal = Rejection::new(Phase::Select, FailureKind::NoRoute);
-                    return Err(refusal.after(ClientStream::Plain(socket), tls::UNRECOGNIZED_NAME));
+                    let rejection = Rejection::new(Phase::Select, FailureKind::NoRoute);
+                    return Err(
+                        rejection.after(ClientStream::Plain(socket), tls::UNRECOGNIZED_NAME)
+                    );
                 }
             }
             Sniffed::Broken(why) => {
                 let error = ProxyError::new(Side::Client, Phase::Handshake, FailureKind::Malformed);
-                let refusal = Rejection::from(error.because(why));
-                return Err(refusal.after(ClientStream::Plain(socket), sniff::DECODE_ERROR));
+                let rejection = Rejection::from(error.with_source(why));
+                return Err(rejection.after(ClientStream::Plain(socket), sniff::DECODE_ERROR));
             }
             Sniffed::Http if policy.http => {
-                let refusal = Rejection::new(Phase::Handshake, FailureKind::NotTls);
-                return Err(refusal.answered(ClientStream::Plain(socket), PLAIN_ON_TLS, 400));
+                let rejection = Rejection::new(Phase::Handshake, FailureKind::NotTls);
+                return Err(rejection.answered(ClientStream::Plain(socket), PLAIN_ON_TLS, 400));
             }
             Sniffed::Http | Sniffed::Other => {
                 return Err(Rejection::new(Phase::Handshake, FailureKind::NotTls));
             }
         }
-        self.terminated(socket).await
+        self.accept_tls(socket).await
     }
 
     /// Counts it among those of its address from here on, and of no other; false where that has as many
     /// as one may.
-    fn counts(&mut self) -> bool {
+    fn admit_address(&mut self) -> bool {
         self.counted = None;
         let Some((most, open)) = &self.policy.per_address else { return true };
         let ip = self.peer.ip();
         // Many clients share the address of a proxy in front.
-        let in_front = |terms: &ProxyIn| self.destination.is_none() && terms.believes(ip);
+        let is_proxy = |terms: &ProxyIn| self.destination.is_none() && terms.believes(ip);
         let terms = self.policy.proxy_protocol.as_ref();
-        if self.door.proxy.snapshot.load().trusts(ip) || terms.is_some_and(in_front) {
+        if self.handle.proxy.snapshot.load().trusts(ip) || terms.is_some_and(is_proxy) {
             return true;
         }
         self.counted = open.admit(ip, *most);
@@ -247,7 +255,7 @@ impl AcceptedConnection {
 
     /// The PROXY header, where the listener has connections begin with one: whom it names is the peer
     /// from here on. Whether it names anybody.
-    async fn announced(&mut self, socket: &TcpStream) -> Result<bool, ProxyError> {
+    async fn read_proxy_header(&mut self, socket: &TcpStream) -> Result<bool, ProxyError> {
         let Some(terms) = &self.policy.proxy_protocol else { return Ok(false) };
         // Of all that is spoken here only what is passed on as it comes may begin with the server.
         let server_first = !(self.policy.http || self.expects_tls());
@@ -255,7 +263,7 @@ impl AcceptedConnection {
         // Most listeners have none: not in every connection's future.
         let received = Box::pin(proxy_protocol::receive(socket, terms, self.peer, wait));
         let received = received.await.map_err(|error| {
-            ProxyError::new(Side::Client, Phase::ProxyHeader, error.kind()).because(error)
+            ProxyError::new(Side::Client, Phase::ProxyHeader, error.kind()).with_source(error)
         })?;
         let Some(announced) = received else { return Ok(false) };
         self.peer = announced.source;
@@ -264,11 +272,11 @@ impl AcceptedConnection {
     }
 
     /// TLS, up to the end of the handshake.
-    async fn terminated(&mut self, socket: TcpStream) -> Result<ConnectionUse, Rejection> {
+    async fn accept_tls(&mut self, socket: TcpStream) -> Result<ConnectionUse, Rejection> {
         let Some(terms) = &self.policy.tls else { return self.opened(ClientStream::Plain(socket)) };
         let mut told = TlsInfo::default();
         // Offered while an ACME server is to ask for it, and at no other time.
-        let challenge = self.door.proxy.challenges.tls();
+        let challenge = self.handle.proxy.challenges.tls();
         let handshake = terms.accept_with_override(challenge, socket, &mut told);
         let outcome = timeout_at(self.until, handshake).await;
         let outcome = outcome.unwrap_or_else(|_| {
@@ -277,12 +285,12 @@ impl AcceptedConnection {
         let stream = match outcome {
             Ok(stream) => ClientStream::Tls(stream),
             Err(refused) => {
-                self.secured = Some(Arc::new(told));
+                self.tls_info = Some(Arc::new(told));
                 return Err(self.refused(refused));
             }
         };
-        self.door.metrics.handshake(stream.is_resumed());
-        self.secured = stream.secured().map(Arc::new);
+        self.handle.metrics.handshake(stream.is_resumed());
+        self.tls_info = stream.secured().map(Arc::new);
         if stream.alpn() == Some(acme::PROTOCOL) {
             return Ok(ConnectionUse::Challenge(stream));
         }
@@ -292,16 +300,17 @@ impl AcceptedConnection {
     fn refused(&self, refused: tls::FailedHandshake) -> Rejection {
         let tls::FailedHandshake { error, alert } = refused;
         let failed = ProxyError::new(Side::Client, Phase::Handshake, tls::kind(&error));
-        let refusal = Rejection::from(self.certified(failed.because(error)));
+        let rejection =
+            Rejection::from(self.explain_missing_certificate(failed.with_source(error)));
         match alert {
-            Some((socket, words)) => refusal.after(ClientStream::Plain(socket), words),
-            None => refusal,
+            Some((socket, bytes)) => rejection.after(ClientStream::Plain(socket), bytes),
+            None => rejection,
         }
     }
 
     /// The failure of a handshake, ours where there was nothing to show; rustls has no error of its own
     /// for it.
-    fn certified(&self, error: ProxyError) -> ProxyError {
+    fn explain_missing_certificate(&self, error: ProxyError) -> ProxyError {
         let source = error.source.as_ref().and_then(|source| source.downcast_ref::<io::Error>());
         let told = source.and_then(|error| error.get_ref()?.downcast_ref::<rustls::Error>());
         let nothing = matches!(told, Some(rustls::Error::General(_)));
@@ -312,7 +321,7 @@ impl AcceptedConnection {
         }
         let missing =
             ProxyError::new(Side::Proxy, Phase::Handshake, FailureKind::CertificateMissing);
-        missing.because("no certificate has been issued yet")
+        missing.with_source("no certificate has been issued yet")
     }
 
     fn opened(&self, stream: ClientStream) -> Result<ConnectionUse, Rejection> {
@@ -325,60 +334,60 @@ impl AcceptedConnection {
 
     /// Layer 4: one stream, which goes on in a task of its own. Its pool is the one that has the name
     /// now: a handshake may take long.
-    async fn stream(self, stream: ClientStream, pool: &str) {
-        let Some(pool) = self.door.proxy.snapshot.load().pool(pool).cloned() else {
+    async fn serve_stream(self, stream: ClientStream, pool: &str) {
+        let Some(pool) = self.handle.proxy.snapshot.load().pool(pool).cloned() else {
             self.fail(&ProxyError::new(Side::Proxy, Phase::Select, FailureKind::NoRoute), 0);
-            return sniff::part(stream, b"").await;
+            return sniff::close_with(stream, b"").await;
         };
         let arrived = layer4::NewStream {
             client: stream,
             peer: self.peer,
             destination: self.destination,
-            secured: self.secured,
+            tls_info: self.tls_info,
             pool,
-            listener: self.door.metrics,
+            listener: self.handle.metrics,
             counted: self.counted,
-            drain: self.door.drain,
+            drain: self.handle.drain,
         };
-        if let Some(client) = layer4::serve(&self.door.proxy, arrived).await {
-            sniff::part(client, b"").await;
+        if let Some(client) = layer4::serve(&self.handle.proxy, arrived).await {
+            sniff::close_with(client, b"").await;
         }
     }
 
     /// An ACME server, for whom the handshake was all (RFC 8737 §3).
-    async fn challenged(self, mut stream: ClientStream) {
+    async fn serve_challenge(self, mut stream: ClientStream) {
         // Where it has gone already, it has seen it all the same.
         let _ = timeout_at(self.until, stream.shutdown()).await;
-        self.known().tell(self.form(), 0, Termination::Answered, None);
+        self.facts().log(self.form(), 0, Termination::Answered, None);
     }
 
     /// HTTP, request by request. What the future holds it holds for days: only what the connection's end
     /// needs, and nothing of how it began.
-    fn requests(self, stream: ClientStream) -> impl Future<Output = ()> {
-        let introduces = self.door.proxy.snapshot.load().introduces;
+    fn serve_requests(self, stream: ClientStream) -> impl Future<Output = ()> {
+        let introduces = self.handle.proxy.snapshot.load().introduces;
         let local = || introduces.then(|| stream.local().ok()).flatten();
         let destination = self.destination.or_else(local);
-        let ListenerHandle { proxy, metrics, drain, .. } = self.door;
-        let visitor = Arc::new(ConnectionInfo {
+        let ListenerHandle { proxy, metrics, drain, .. } = self.handle;
+        let info = Arc::new(ConnectionInfo {
             peer: self.peer,
             destination,
-            secured: self.secured,
+            tls_info: self.tls_info,
             listener: self.policy,
             metrics,
             counted: self.counted,
-            patience: Arc::default(),
+            client_signal: Arc::default(),
             clock: Arc::default(),
             has_body: AtomicBool::new(false),
             tunnel: Mutex::default(),
             drain,
         });
         async move {
-            server::serve(proxy, visitor, stream, log_refused).await;
+            server::serve(proxy, info, stream, log_rejected).await;
         }
     }
 
     fn fail(&self, error: &ProxyError, status: u16) {
-        self.known().fail(self.form(), status, error);
+        self.facts().fail(self.form(), status, error);
     }
 
     fn expects_tls(&self) -> bool {
@@ -389,86 +398,19 @@ impl AcceptedConnection {
         if self.policy.http { StreamKind::Http } else { StreamKind::Stream }
     }
 
-    fn known(&self) -> ConnectionFacts<'_> {
+    fn facts(&self) -> ConnectionFacts<'_> {
         ConnectionFacts {
-            proxy: &self.door.proxy,
-            metrics: &self.door.metrics,
+            proxy: &self.handle.proxy,
+            metrics: &self.handle.metrics,
             peer: self.peer,
-            secured: self.secured.as_ref(),
+            tls_info: self.tls_info.as_ref(),
             since: self.accepted,
         }
     }
 }
 
-/// Logs a request that was refused before it could be served.
-fn log_refused(proxy: &SharedState, visitor: &ConnectionInfo, refused: &RejectedRequest) {
-    let ConnectionInfo { peer, metrics, secured, .. } = visitor;
-    let (method, target) = refused.request_line();
-    let snapshot = proxy.snapshot.load();
-    let record = StreamRecord::new(StreamStart {
-        id: &refused.id,
-        client: *peer,
-        listener: metrics.name(),
-        secured: secured.as_ref(),
-        host: "",
-        method: &method,
-        target: &target,
-        redaction: Some(&snapshot.redaction),
-    });
-    let text = refused.error.source.as_ref().map(ToString::to_string);
-    let end = StreamEnd { error: text.as_deref(), ..StreamEnd::new((&refused.error).into()) };
-    finish(proxy, metrics, record.begun(refused.since.into_std()), refused.status, &end);
-}
-
-/// Writes the line of a connection that came to no stream, and counts it.
-fn finish(
-    proxy: &SharedState,
-    metrics: &ListenerMetrics,
-    mut record: StreamRecord,
-    status: u16,
-    end: &StreamEnd<'_>,
-) {
-    record.status = status;
-    metrics.ended(&end.termination, ChosenBy::None, 0, 0);
-    proxy.log.load().write(&record, end);
-}
-
-/// What is told of a connection that came to no stream.
-struct ConnectionFacts<'a> {
-    proxy: &'a SharedState,
-    metrics: &'a ListenerMetrics,
-    peer: SocketAddr,
-    secured: Option<&'a Arc<TlsInfo>>,
-    /// When it was accepted.
-    since: Instant,
-}
-
-impl ConnectionFacts<'_> {
-    fn fail(&self, form: StreamKind, status: u16, error: &ProxyError) {
-        let text = error.source.as_ref().map(ToString::to_string);
-        self.tell(form, status, error.into(), text.as_deref());
-    }
-
-    fn tell(&self, form: StreamKind, status: u16, termination: Termination, error: Option<&str>) {
-        let mut record = StreamRecord::new(StreamStart {
-            id: "",
-            client: self.peer,
-            listener: self.metrics.name(),
-            secured: self.secured,
-            host: "",
-            method: "",
-            target: "",
-            redaction: None,
-        });
-        record.form = form;
-        let record = record.begun(self.since.into_std());
-        let end = StreamEnd { error, ..StreamEnd::new(termination) };
-        finish(self.proxy, self.metrics, record, status, &end);
-    }
-}
-
 /// What a ClientHello that is not answered here tells.
-fn told(hello: &ClientHello) -> TlsInfo {
+fn hello_info(hello: &ClientHello) -> TlsInfo {
     let alpn = hello.first_protocol().map(|name| name.as_ref().into());
     TlsInfo { sni: hello.sni.clone(), alpn, ..TlsInfo::default() }
 }
@@ -481,7 +423,8 @@ async fn in_time<T>(
 ) -> Result<T, ProxyError> {
     let outcome = timeout_at(until, step).await;
     let outcome = outcome.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
-    outcome.map_err(|error| ProxyError::new(Side::Client, phase, tls::kind(&error)).because(error))
+    outcome
+        .map_err(|error| ProxyError::new(Side::Client, phase, tls::kind(&error)).with_source(error))
 }
 
 #[cfg(test)]
@@ -499,9 +442,8 @@ mod tests {
     /// What a connection costs while it waits for requests, beside hyper's share: its task is this future.
     #[test]
     fn a_connection_that_waits_remembers_little_of_how_it_began() {
-        let served = size_of_served(|proxy, visitor, stream| {
-            server::serve(proxy, visitor, stream, log_refused)
-        });
+        let served =
+            size_of_served(|proxy, info, stream| server::serve(proxy, info, stream, log_rejected));
         let whole = size(AcceptedConnection::serve);
         assert!(whole <= served + 600, "{whole} bytes, of which HTTP has {served}");
     }

@@ -40,7 +40,7 @@ pub(crate) struct NewStream {
     /// What it connected to, where a PROXY header has told.
     pub(crate) destination: Option<SocketAddr>,
     /// What TLS told of it.
-    pub(crate) secured: Option<Arc<TlsInfo>>,
+    pub(crate) tls_info: Option<Arc<TlsInfo>>,
     /// Where it goes.
     pub(crate) pool: Arc<PoolSnapshot>,
     /// Numbers of the listener that accepted it.
@@ -62,40 +62,40 @@ struct StreamCounts {
 /// Finds a backend and leaves the stream to a task of its own, which is small. Without one the stream
 /// has ended; its client comes back for whoever closes it.
 pub(crate) async fn serve(proxy: &Arc<SharedState>, arrived: NewStream) -> Option<ClientStream> {
-    let NewStream { client, peer, destination, secured, pool, listener, counted, mut drain } =
+    let NewStream { client, peer, destination, tls_info, pool, listener, counted, mut drain } =
         arrived;
     let id: Box<str> = format!("{:032x}", fastrand::u128(..)).into();
     let mut record = StreamRecord::new(StreamStart {
         id: &id,
         client: peer,
         listener: listener.name(),
-        secured: secured.as_ref(),
+        tls_info: tls_info.as_ref(),
         host: "",
         method: "",
         target: "",
         redaction: None,
     });
     record.form = StreamKind::Stream;
-    record.way = Some(Arc::clone(pool.way()));
+    record.route_label = Some(Arc::clone(pool.route_label()));
     let sinks = StreamSinks {
         log: Arc::clone(&proxy.log),
         metrics: Arc::clone(&proxy.metrics),
         listener: Arc::clone(&listener),
         drain: drain.clone(),
     };
-    let mut entry = StreamScope::open(record, sinks);
+    let mut scope = StreamScope::open(record, sinks);
     let from = if pool.dial().is_shared() {
         ConnectionOrigin::Local
     } else {
         let destination = destination.or_else(|| client.local().ok());
-        ConnectionOrigin::of(peer, destination, secured, &id)
+        ConnectionOrigin::of(peer, destination, tls_info, &id)
     };
-    let mut search = BackendSearch::new(proxy, &pool, peer.ip(), &mut entry);
+    let mut search = BackendSearch::new(proxy, &pool, peer.ip(), &mut scope);
     let outcome = tokio::select! {
         biased;
         outcome = search.run(&from) => outcome,
         () = gone(client.socket()) => {
-            entry.lose(FailureKind::Reset);
+            scope.client_lost(FailureKind::Reset);
             return None;
         }
         // The entry tells of it as it is dropped.
@@ -103,12 +103,12 @@ pub(crate) async fn serve(proxy: &Arc<SharedState>, arrived: NewStream) -> Optio
     };
     match outcome {
         Ok(reached) => {
-            entry.keeps(counted);
-            begin(proxy, &pool, (client, peer), entry, reached, listener.tunnel());
+            scope.keep_counted(counted);
+            begin(proxy, &pool, (client, peer), scope, reached, listener.tunnel());
             None
         }
         Err(error) => {
-            entry.fail(&error);
+            scope.fail(&error);
             Some(client)
         }
     }
@@ -119,21 +119,21 @@ fn begin(
     proxy: &Arc<SharedState>,
     pool: &PoolSnapshot,
     (client, peer): (ClientStream, SocketAddr),
-    mut entry: StreamScope,
+    mut scope: StreamScope,
     reached: ConnectedBackend,
     gauge: GaugeGuard,
 ) {
     let ConnectedBackend { server, hold, in_use, took } = reached;
-    entry.record().connect_took(took);
-    entry.enter(Phase::Tunnel);
+    scope.record().connect_took(took);
+    scope.enter(Phase::Tunnel);
     let backend = Arc::clone(hold.backend());
     let ticket = proxy.tunnels.enter(backend.serial(), peer, false);
     if backend.phase() == Life::Gone {
         // It went while it was connected to; its tunnels were cut before this one was entered.
         proxy.tunnels.cut(backend.serial());
     }
-    let moored = StreamCounts { _hold: hold, _in_use: in_use, _gauge: gauge };
-    let guard = TunnelGuard { entry, _moored: moored };
+    let counts = StreamCounts { _hold: hold, _in_use: in_use, _gauge: gauge };
+    let guard = TunnelGuard { scope, _counts: counts };
     let client = TunnelEndpoint { stream: client, early: Bytes::new() };
     let server = TunnelEndpoint { stream: server, early: Bytes::new() };
     let timeouts = &pool.config().timeouts;

@@ -55,7 +55,7 @@ pub struct Snapshot {
 #[derive(Clone, Debug)]
 pub struct RouteTarget {
     /// The route as it is told: its host, where it has one, and its path; and its pool.
-    pub way: Arc<RouteLabel>,
+    pub route_label: Arc<RouteLabel>,
     /// Who answers.
     pub pool: Arc<PoolSnapshot>,
     /// Custom pages for errors, those of the top level included; `None`: the built-in page.
@@ -151,7 +151,7 @@ pub struct PoolSnapshot {
     /// Cookies of the name that all pools had in earlier versions count too.
     former: bool,
     /// How streams are told to be led here that no route leads.
-    way: Arc<RouteLabel>,
+    route_label: Arc<RouteLabel>,
     /// Place of a backend in [`Ids`], by serial.
     places: HashMap<u64, usize>,
 }
@@ -213,10 +213,10 @@ impl PoolSnapshot {
         let backends = upstream.backends();
         let ids = Ids::new(keys, upstream.name(), backends.iter().map(|b| b.name()));
         let places = backends.iter().enumerate().map(|(place, b)| (b.serial(), place)).collect();
-        let way = Arc::new(RouteLabel { route: None, pool: upstream.name().into() });
+        let route_label = Arc::new(RouteLabel { route: None, pool: upstream.name().into() });
         let cookie = upstream.config().sticky.cookie.as_ref();
         let former = cookie.is_some_and(|c| c.name == config::default_cookie_name(upstream.name()));
-        Self { upstream, dial, leaving, ids, former, way, places }
+        Self { upstream, dial, leaving, ids, former, route_label, places }
     }
 
     /// How its backends are reached.
@@ -225,8 +225,8 @@ impl PoolSnapshot {
     }
 
     /// How streams are told to be led here where the listener names the pool.
-    pub fn way(&self) -> &Arc<RouteLabel> {
-        &self.way
+    pub fn route_label(&self) -> &Arc<RouteLabel> {
+        &self.route_label
     }
 
     /// The pool's configuration.
@@ -249,7 +249,7 @@ impl PoolSnapshot {
 
     /// The backend of this pool that a cookie's value names, and whether the value was made under the
     /// current key.
-    pub fn moored(&self, value: &str) -> Option<(&Arc<Backend>, bool)> {
+    pub fn cookie_target(&self, value: &str) -> Option<(&Arc<Backend>, bool)> {
         let Found { index, current_key } = self.ids.find(value)?;
         Some((&self.upstream.backends()[index], current_key))
     }

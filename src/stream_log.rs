@@ -86,14 +86,14 @@ impl StreamScope {
     }
 
     /// What to remember where the session ends with this stream: it is a tunnel, or a poll.
-    pub(crate) fn belongs_to(&mut self, client: SessionClient) {
+    pub(crate) fn track_client(&mut self, client: SessionClient) {
         if let Some(open) = &mut self.0 {
             open.client = Some(client);
         }
     }
 
     /// The reply is compressed: a close packet in it is not seen.
-    pub(crate) fn reads_no_close(&mut self) {
+    pub(crate) fn disable_close_scan(&mut self) {
         if let Some(client) = self.0.as_mut().and_then(|open| open.client.as_mut()) {
             client.scan = None;
         }
@@ -109,7 +109,7 @@ impl StreamScope {
     }
 
     /// Keeps the connection counted among those of its address.
-    pub(crate) fn keeps(&mut self, counted: Option<Arc<CountedConnection>>) {
+    pub(crate) fn keep_counted(&mut self, counted: Option<Arc<CountedConnection>>) {
         if let Some(open) = &mut self.0 {
             open._counted = counted;
         }
@@ -142,7 +142,7 @@ impl StreamScope {
     }
 
     /// Closes the entry of a client that has gone, in the phase that it is in.
-    pub(crate) fn lose(mut self, kind: FailureKind) {
+    pub(crate) fn client_lost(mut self, kind: FailureKind) {
         if let Some(open) = self.0.take() {
             open.close(Termination::Failed(Side::Client, open.phase, kind), None);
         }
@@ -201,16 +201,16 @@ impl Drop for StreamScope {
 /// Closes the entry with the tunnel, and lets its session go.
 #[derive(Debug)]
 pub(crate) struct TunnelGuard<M> {
-    pub(crate) entry: StreamScope,
+    pub(crate) scope: StreamScope,
     /// Counts the session.
-    pub(crate) _moored: M,
+    pub(crate) _counts: M,
 }
 
 impl<M: Unpin> TunnelObserver for TunnelGuard<M> {
     fn end(mut self, ended: TunnelSummary, error: Option<&io::Error>) {
-        self.entry.received(ended.to_backend);
-        self.entry.sent(ended.to_client);
-        if let Some(open) = self.entry.0.take() {
+        self.scope.received(ended.to_backend);
+        self.scope.sent(ended.to_client);
+        if let Some(open) = self.scope.0.take() {
             open.close(ended.termination, error.map(ToString::to_string).as_deref());
         }
     }

@@ -90,12 +90,12 @@ pub fn run<A, B, G>(
     backend: TunnelEndpoint<B>,
     guard: G,
     ticket: TunnelTicket,
-    terms: TunnelOptions,
+    options: TunnelOptions,
 ) -> Tunnel<A, B, G>
 where
     A: crate::net::stream::ByteStream,
     B: crate::net::stream::ByteStream,
     G: TunnelObserver,
 {
-    Tunnel::new(client, backend, guard, ticket, terms)
+    Tunnel::new(client, backend, guard, ticket, options)
 }

@@ -58,7 +58,7 @@ pub(super) enum Sniffed {
 ///
 /// # Errors
 /// As for [`peek_into`].
-pub(super) async fn spoken(socket: &TcpStream) -> io::Result<Sniffed> {
+pub(super) async fn protocol(socket: &TcpStream) -> io::Result<Sniffed> {
     peek_into(socket, &mut [0; FEW], |bytes| Some(first(bytes))).await
 }
 
@@ -89,8 +89,8 @@ fn first(bytes: &[u8]) -> Sniffed {
 /// would make it a reset, which overtakes them.
 ///
 /// One that speaks TLS hears that it ends by its own means, and nothing else.
-pub(super) async fn part(client: ClientStream, words: &[u8]) {
-    let parting = async {
+pub(super) async fn close_with(client: ClientStream, bytes: &[u8]) {
+    let reply = async {
         let mut socket = match client {
             ClientStream::Plain(socket) => socket,
             ClientStream::Tls(mut stream) => {
@@ -98,7 +98,7 @@ pub(super) async fn part(client: ClientStream, words: &[u8]) {
                 stream.into_inner().0
             }
         };
-        socket.write_all(words).await?;
+        socket.write_all(bytes).await?;
         socket.shutdown().await?;
         let (mut dropped, mut buffer) = (0, [0; 2048]);
         while dropped < MOST_DROPPED {
@@ -110,7 +110,7 @@ pub(super) async fn part(client: ClientStream, words: &[u8]) {
         io::Result::Ok(())
     };
     // Whatever fails, nobody is left to be told.
-    let _ = timeout(LAST_READ, parting).await;
+    let _ = timeout(LAST_READ, reply).await;
 }
 
 #[cfg(test)]

@@ -262,7 +262,7 @@ impl ControlTask {
         let pools = self.pools_of(&config, &members, &dials, new_keys);
         let routes = config.routes.iter().filter_map(|rule| {
             let pool = pools.iter().find(|pool| pool.upstream.name() == rule.pool)?;
-            let way = RouteLabel {
+            let route_label = RouteLabel {
                 route: Some(rule.to_string().into()),
                 pool: rule.pool.as_str().into(),
             };
@@ -272,7 +272,8 @@ impl ControlTask {
                 (own, top) => own.or_else(|| top.clone()),
             };
             let pool = Arc::clone(pool);
-            let target = snapshot::RouteTarget { way: Arc::new(way), pool, error_pages };
+            let target =
+                snapshot::RouteTarget { route_label: Arc::new(route_label), pool, error_pages };
             Some(route::Rule { listeners, host, path, target })
         });
         let snapshot = Snapshot {

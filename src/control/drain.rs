@@ -25,7 +25,7 @@ use crate::{
     config::Drain,
     handoff::{DrainDirective, DrainUntil, Predecessors},
     shared::SharedState,
-    tunnel::{CloseReason, close::ANSWER},
+    tunnel::{CloseReason, close::ANSWER_TIMEOUT},
     upstream::{Backend, Life},
 };
 
@@ -348,7 +348,7 @@ pub(super) struct ClosePace {
 impl ClosePace {
     pub(super) fn new(deadline: Instant, spread: Duration) -> Self {
         let start = deadline.checked_sub(spread).unwrap_or(deadline);
-        let end = deadline.checked_sub((spread / 5).min(ANSWER)).unwrap_or(deadline);
+        let end = deadline.checked_sub((spread / 5).min(ANSWER_TIMEOUT)).unwrap_or(deadline);
         let step = (spread / STEPS).clamp(SHORTEST, LOOK);
         // The first turn is anywhere in the first one's stretch.
         Self { start, end, step, before: start, credit: fastrand::f64() }

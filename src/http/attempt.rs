@@ -13,7 +13,7 @@ use http::{Method, Request};
 use super::{
     body::RequestBody,
     decision::{self, Destination},
-    forward::{BackendResponse, ForwardError, ForwardOptions, exchange},
+    forward::{BackendResponse, ForwardError, ForwardOptions, send_request},
     outgoing::Outgoing,
     retry_plan::RetryPlan,
 };
@@ -48,7 +48,7 @@ pub(super) struct RequestAttempt<'a> {
     pub(super) proxy: &'a SharedState,
     pub(super) pool: &'a PoolSnapshot,
     pub(super) outgoing: &'a mut Outgoing,
-    pub(super) entry: &'a mut StreamScope,
+    pub(super) scope: &'a mut StreamScope,
     pub(super) method: &'a Method,
     pub(super) engine: Option<&'a EngineRequest>,
     pub(super) upgrade: bool,
@@ -56,9 +56,9 @@ pub(super) struct RequestAttempt<'a> {
     /// Whom the backend is told of, where it is.
     pub(super) from: ConnectionOrigin,
     /// What the memory of ended sessions calls the client.
-    pub(super) known_as: Option<Key>,
+    pub(super) client_key: Option<Key>,
     /// Knows when the client has ended its stream.
-    pub(super) patience: &'a ClientSignal,
+    pub(super) client_signal: &'a ClientSignal,
     /// The session is known to be on one backend: no other will do.
     pub(super) bound: bool,
     /// The backend may hold the request for as long as it likes: a long poll other than Engine.IO's.
@@ -83,33 +83,38 @@ impl RequestAttempt<'_> {
     /// Carries the decision out.
     pub(super) async fn run(&mut self, choice: Choice) -> Result<AttemptOutcome, ProxyError> {
         match decision::destination(choice, self.method, self.config().sticky.owner_search) {
-            Destination::Session(backend, lifetime) => self.session(backend, lifetime).await,
-            Destination::Gone => Err(self.gone()),
-            Destination::Search(first) => self.search(first).await,
-            Destination::Preferred(backend, by) => self.free(RetryPlan::to(backend, by)).await,
-            Destination::Balanced => self.free(RetryPlan::any()).await,
+            Destination::Session(backend, lifetime) => self.send_to_owner(backend, lifetime).await,
+            Destination::Gone => Err(self.session_gone()),
+            Destination::Search(first) => self.search_owner(first).await,
+            Destination::Preferred(backend, by) => {
+                self.send_balanced(RetryPlan::to(backend, by)).await
+            }
+            Destination::Balanced => self.send_balanced(RetryPlan::any()).await,
         }
     }
 
     /// To the backend that the way names, or wherever the balance policy says.
-    pub(super) async fn free(&mut self, mut way: RetryPlan) -> Result<AttemptOutcome, ProxyError> {
+    pub(super) async fn send_balanced(
+        &mut self,
+        mut plan: RetryPlan,
+    ) -> Result<AttemptOutcome, ProxyError> {
         self.bound = false;
         let header = self.config().timeouts.response_header;
-        let header = if self.polls() { header.max(UNKNOWN_POLL) } else { header };
+        let header = if self.is_poll() { header.max(UNKNOWN_POLL) } else { header };
         let mut request: Option<Box<Request<RequestBody>>> = None;
         let mut last = None;
         loop {
-            self.chosen(way.by);
-            let Some(backend) = self.next(&mut way) else {
-                return Err(self.nobody(&way, last));
+            self.set_chosen_by(plan.by);
+            let Some(backend) = self.next(&mut plan) else {
+                return Err(self.no_backend_left(&plan, last));
             };
             // From here on it counts, so that who is picked next sees it, waiting or not.
             let reserved = self.opens_session().then(|| backend.hold());
-            if !self.admitted(&backend, &mut way).await? {
+            if !self.admitted(&backend, &mut plan).await? {
                 continue;
             }
             let sent = request.take().map_or_else(|| self.outgoing.request(), |unsent| *unsent);
-            match self.once(&backend, header, sent).await {
+            match self.send_once(&backend, header, sent).await {
                 Ok(answer) => {
                     return Ok(AttemptOutcome { answer, head: None, reserved, unknown: false });
                 }
@@ -117,11 +122,11 @@ impl RequestAttempt<'_> {
                     tracing::debug!(%error, "trying the same backend on a new connection");
                     self.proxy.metrics.retries.inc();
                     self.fresh = true;
-                    way.bound = Some(backend);
+                    plan.bound = Some(backend);
                 }
                 Err(ForwardError { error, unsent, .. }) => {
-                    way.leave(backend);
-                    if !self.may_retry(&error, unsent.is_some(), way.tries) {
+                    plan.mark_tried(backend);
+                    if !self.may_retry(&error, unsent.is_some(), plan.tries) {
                         return Err(error);
                     }
                     tracing::debug!(%error, "trying another backend");
@@ -133,17 +138,17 @@ impl RequestAttempt<'_> {
     }
 
     /// One try, with what it tells about the backend's health.
-    pub(super) async fn once(
+    pub(super) async fn send_once(
         &mut self,
         backend: &Arc<Backend>,
         header: Duration,
         request: Request<RequestBody>,
     ) -> Result<BackendResponse, ForwardError> {
-        self.recognise(backend);
-        self.entry.record().backend = Some(Arc::clone(backend.label()));
-        self.entry.enter(Phase::ResponseHeader);
+        self.track_client(backend);
+        self.scope.record().backend = Some(Arc::clone(backend.label()));
+        self.scope.enter(Phase::ResponseHeader);
         let config = self.pool.config();
-        let terms = ForwardOptions {
+        let options = ForwardOptions {
             backend,
             dial: self.pool.dial(),
             from: &self.from,
@@ -161,24 +166,24 @@ impl RequestAttempt<'_> {
             fresh: self.fresh,
             bound: self.bound,
         };
-        let outcome = exchange(&terms, request).await;
-        self.note(backend, &outcome);
+        let outcome = send_request(&options, request).await;
+        self.record_outcome(backend, &outcome);
         match &outcome {
             Ok(answer) => {
                 backend.heard();
-                let record = self.entry.record();
+                let record = self.scope.record();
                 record.first_byte_seen();
                 if let Some(time) = answer.connected {
                     record.connect_took(time);
                 }
             }
-            Err(failure) => self.blame(backend, failure),
+            Err(failure) => self.report_failure(backend, failure),
         }
         outcome
     }
 
     /// Counts a failure towards the backend's health.
-    fn blame(&self, backend: &Backend, failure: &ForwardError) {
+    fn report_failure(&self, backend: &Backend, failure: &ForwardError) {
         let ForwardError { error, began, .. } = failure;
         match (error.phase, error.kind) {
             (
@@ -187,7 +192,8 @@ impl RequestAttempt<'_> {
             )
             | (Phase::Handshake, _) => {}
             // A poll that is held for too long says nothing about the backend.
-            (Phase::ResponseHeader, FailureKind::TimedOut) if !self.polls() && !self.long_poll => {}
+            (Phase::ResponseHeader, FailureKind::TimedOut)
+                if !self.is_poll() && !self.long_poll => {}
             _ => return,
         }
         if matches!(error.kind, FailureKind::TimedOut | FailureKind::Io) {
@@ -197,7 +203,11 @@ impl RequestAttempt<'_> {
     }
 
     /// Counts towards an ejection what the backend is to blame for.
-    fn note(&self, backend: &Arc<Backend>, outcome: &Result<BackendResponse, ForwardError>) {
+    fn record_outcome(
+        &self,
+        backend: &Arc<Backend>,
+        outcome: &Result<BackendResponse, ForwardError>,
+    ) {
         let failed = match outcome {
             // An answer counts once its body has come, or has not.
             Ok(answer) => match answer.response.status().as_u16() {
@@ -212,7 +222,7 @@ impl RequestAttempt<'_> {
                 // A kept connection may have been closed under us, and a poll is held for as long as
                 // its node likes.
                 (Side::Backend, Phase::ResponseHeader)
-                    if !kept && !self.polls() && !self.long_poll =>
+                    if !kept && !self.is_poll() && !self.long_poll =>
                 {
                     true
                 }
@@ -225,22 +235,22 @@ impl RequestAttempt<'_> {
 
     /// Lets the session be remembered on this backend, should its client leave this poll, or the reply
     /// close the session.
-    fn recognise(&mut self, backend: &Backend) {
-        if let Some(key) = self.known_as.filter(|_| self.polls()) {
+    fn track_client(&mut self, backend: &Backend) {
+        if let Some(key) = self.client_key.filter(|_| self.is_poll()) {
             let (memory, backend) = (Arc::clone(&self.proxy.memory), backend.tag());
             let scan = self.engine.map(|engine| engine.framing.reply());
-            self.entry.belongs_to(SessionClient { memory, key, backend, scan });
+            self.scope.track_client(SessionClient { memory, key, backend, scan });
         }
     }
 
     fn may_retry(&self, error: &ProxyError, unsent: bool, tries: usize) -> bool {
-        let elsewhere = match (error.side, error.phase, error.kind) {
+        let retriable = match (error.side, error.phase, error.kind) {
             (Side::Client, ..) => false,
             // What one backend could not do in time, the next must not be made to do as well.
             (_, Phase::ResponseHeader, FailureKind::TimedOut) => false,
             _ => unsent || self.replayable(),
         };
-        elsewhere && tries < MAX_TRIES && self.pool.upstream.retry_allowed() && {
+        retriable && tries < MAX_TRIES && self.pool.upstream.retry_allowed() && {
             self.proxy.metrics.retries.inc();
             true
         }
@@ -268,7 +278,7 @@ impl RequestAttempt<'_> {
     }
 
     /// Whether this is a GET that a backend may hold until it has something to say.
-    pub(super) fn polls(&self) -> bool {
+    pub(super) fn is_poll(&self) -> bool {
         let session = self.engine.is_some_and(|engine| engine.polling && engine.sid.is_some());
         session && self.method == Method::GET && !self.upgrade
     }
@@ -281,15 +291,15 @@ impl RequestAttempt<'_> {
         decision::begins_session(self.engine, self.method, self.upgrade)
     }
 
-    pub(super) fn chosen(&mut self, by: ChosenBy) {
-        self.entry.record().chosen_by = by;
+    pub(super) fn set_chosen_by(&mut self, by: ChosenBy) {
+        self.scope.record().chosen_by = by;
     }
 
     pub(super) fn config(&self) -> &crate::config::Pool {
         self.pool.config()
     }
 
-    pub(super) fn gone(&self) -> ProxyError {
+    pub(super) fn session_gone(&self) -> ProxyError {
         ProxyError::new(Side::Backend, Phase::Select, FailureKind::SessionGone)
     }
 }

@@ -66,7 +66,7 @@ pub(super) struct InboundBody {
     /// Looks whether the body closes a polling session.
     scan: Option<CloseScan>,
     /// Knows when the client has ended its stream.
-    patience: Arc<ClientSignal>,
+    client_signal: Arc<ClientSignal>,
 }
 
 /// How far a request's body has come; shared with whoever waits for the response.
@@ -79,7 +79,7 @@ pub(super) struct BodyProgress {
     waits_for_client: AtomicBool,
     began: Instant,
     /// When the body last moved, in microseconds from `began`.
-    moved: AtomicU64,
+    last_moved: AtomicU64,
     /// Waits for the end of the body.
     waker: AtomicWaker,
 }
@@ -120,15 +120,15 @@ impl BodyCopy {
 /// Keeps a body back until the backend says `100 Continue`, answers, or says nothing for a while.
 #[derive(Debug)]
 struct ContinueGate {
-    go: Arc<ContinueSignal>,
+    signal: Arc<ContinueSignal>,
     /// Starts when the backend could take the body.
-    patience: Option<Pin<Box<Sleep>>>,
+    timeout: Option<Pin<Box<Sleep>>>,
 }
 
 /// The backend's `100 Continue`.
 #[derive(Debug, Default)]
 pub(super) struct ContinueSignal {
-    given: AtomicBool,
+    is_open: AtomicBool,
     waker: AtomicWaker,
 }
 
@@ -136,7 +136,7 @@ pub(super) struct ContinueSignal {
 const MAX_AHEAD: usize = 64 * 1024;
 
 /// A backend that ignores `Expect` gets the body after this (RFC 9110 §10.1.1: not indefinitely).
-const EXPECT_PATIENCE: Duration = Duration::from_secs(1);
+const EXPECT_TIMEOUT: Duration = Duration::from_secs(1);
 
 impl RequestBody {
     /// No body.
@@ -173,7 +173,7 @@ impl Default for BodyProgress {
             closes: AtomicBool::new(false),
             waits_for_client: AtomicBool::new(false),
             began: Instant::now(),
-            moved: AtomicU64::new(0),
+            last_moved: AtomicU64::new(0),
             waker: AtomicWaker::new(),
         }
     }
@@ -206,14 +206,14 @@ impl BodyProgress {
     }
 
     /// When the body last moved: its last byte's time once it is done.
-    pub(super) fn moved_at(&self) -> Instant {
-        self.began + Duration::from_micros(self.moved.load(Ordering::Relaxed))
+    pub(super) fn last_progress(&self) -> Instant {
+        self.began + Duration::from_micros(self.last_moved.load(Ordering::Relaxed))
     }
 
     /// Notes that the body has moved.
-    pub(super) fn note_time(&self) {
+    pub(super) fn note_progress(&self) {
         let micros = u64::try_from(self.began.elapsed().as_micros()).unwrap_or(u64::MAX);
-        self.moved.store(micros, Ordering::Relaxed);
+        self.last_moved.store(micros, Ordering::Relaxed);
     }
 
     /// Whether the body's next byte is still with the client.
@@ -250,7 +250,7 @@ impl BodyProgress {
     }
 
     fn set(&self, state: u8) {
-        self.note_time();
+        self.note_progress();
         self.state.store(state, Ordering::Release);
         self.waker.wake();
     }
@@ -258,20 +258,20 @@ impl BodyProgress {
 
 impl ContinueSignal {
     /// Lets the body through.
-    pub(super) fn give(&self) {
-        self.given.store(true, Ordering::Release);
+    pub(super) fn open(&self) {
+        self.is_open.store(true, Ordering::Release);
         self.waker.wake();
     }
 }
 
 impl ContinueGate {
     fn poll_open(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        self.go.waker.register(cx.waker());
-        if self.go.given.load(Ordering::Acquire) {
+        self.signal.waker.register(cx.waker());
+        if self.signal.is_open.load(Ordering::Acquire) {
             return Poll::Ready(());
         }
-        let wait = || Box::pin(tokio::time::sleep(EXPECT_PATIENCE));
-        self.patience.get_or_insert_with(wait).as_mut().poll(cx)
+        let wait = || Box::pin(tokio::time::sleep(EXPECT_TIMEOUT));
+        self.timeout.get_or_insert_with(wait).as_mut().poll(cx)
     }
 }
 
@@ -281,10 +281,10 @@ impl InboundBody {
         incoming: Incoming,
         progress: Arc<BodyProgress>,
         pause: Duration,
-        patience: Arc<ClientSignal>,
+        client_signal: Arc<ClientSignal>,
     ) -> Self {
         let (pause, ahead) = (BodyTimer::new(Some(pause)), VecDeque::new());
-        Self { incoming, progress, pause, gate: None, copy: None, ahead, scan: None, patience }
+        Self { incoming, progress, pause, gate: None, copy: None, ahead, scan: None, client_signal }
     }
 
     /// Looks in the body for a close packet, if there is a scan.
@@ -308,8 +308,8 @@ impl InboundBody {
     }
 
     /// Keeps the body back until `go` is given.
-    pub(super) fn gated(mut self, go: Arc<ContinueSignal>) -> Self {
-        self.gate = Some(ContinueGate { go, patience: None });
+    pub(super) fn gated(mut self, signal: Arc<ContinueSignal>) -> Self {
+        self.gate = Some(ContinueGate { signal, timeout: None });
         self
     }
 
@@ -367,7 +367,7 @@ impl InboundBody {
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let broken = |kind| BodyError(Termination::Failed(Side::Client, Phase::RequestBody, kind));
         // Looked at first: all that came before the end is in `incoming` by then.
-        let ended = self.patience.ended();
+        let ended = self.client_signal.ended();
         match Pin::new(&mut self.incoming).poll_frame(cx) {
             Poll::Ready(Some(Ok(mut frame))) => {
                 self.pause.over();
@@ -379,7 +379,7 @@ impl InboundBody {
                 }
                 let bytes = frame.data_ref().map_or(0, |data| data.len() as u64);
                 self.progress.waits_for_client.store(false, Ordering::Relaxed);
-                self.progress.note_time();
+                self.progress.note_progress();
                 self.progress.bytes.fetch_add(bytes, Ordering::Relaxed);
                 if let (Some(scan), Some(data)) = (&mut self.scan, frame.data_ref()) {
                     scan.feed(data);
@@ -404,7 +404,7 @@ impl InboundBody {
             }
             Poll::Pending => {
                 self.progress.waits_for_client.store(true, Ordering::Relaxed);
-                self.patience.wake_at_end(cx);
+                self.client_signal.wake_at_end(cx);
                 ready!(self.pause.poll_exceeded(cx));
                 self.progress.set(STALLED);
                 Poll::Ready(Some(Err(broken(FailureKind::TimedOut))))

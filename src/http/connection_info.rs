@@ -26,7 +26,7 @@ pub struct ConnectionInfo {
     /// What it connected to, where a backend may have to be told.
     pub destination: Option<SocketAddr>,
     /// What TLS told of it; `None`: it came in the clear.
-    pub secured: Option<Arc<TlsInfo>>,
+    pub tls_info: Option<Arc<TlsInfo>>,
     /// Where it was accepted.
     pub listener: Arc<ListenerSnapshot>,
     /// Numbers of that listener.
@@ -34,7 +34,7 @@ pub struct ConnectionInfo {
     /// Its connection's place among those of its address, where they are counted.
     pub counted: Option<Arc<CountedConnection>>,
     /// Lets it half-close.
-    pub patience: Arc<ClientSignal>,
+    pub client_signal: Arc<ClientSignal>,
     /// Knows whether a request is served, and how long one has been waited for.
     pub clock: Arc<RequestClock>,
     /// Whether the request that was served last has a body, of which a part may never be read.

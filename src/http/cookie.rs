@@ -51,7 +51,7 @@ impl AffinityCookie {
     }
 
     /// The backend that the client's own cookie names, where it is one of the pool's.
-    pub(super) fn moored(&self) -> Option<&Arc<Backend>> {
+    pub(super) fn target(&self) -> Option<&Arc<Backend>> {
         self.held.as_ref().map(|held| &held.backend)
     }
 
@@ -61,7 +61,8 @@ impl AffinityCookie {
             return;
         };
         sticky::cookie::strip(fields, |name, value| {
-            name == cookie.name.as_bytes() || is_former(pool, name) && pool.moored(value).is_some()
+            name == cookie.name.as_bytes()
+                || is_former(pool, name) && pool.cookie_target(value).is_some()
         });
     }
 
@@ -86,7 +87,7 @@ impl AffinityCookie {
 fn search(fields: &HeaderMap, pool: &PoolSnapshot, name: &str) -> (Option<Affinity>, bool) {
     let (mut best, mut ours) = (None, false);
     let mut consider = |value: &str, by_name: bool| {
-        let named = pool.moored(value);
+        let named = pool.cookie_target(value);
         ours |= by_name || named.is_some();
         let Some((backend, current_key)) = named else { return false };
         let open = backend.takes_new() && !backend.sheds();

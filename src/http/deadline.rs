@@ -23,7 +23,7 @@ pub(super) async fn in_time<T>(
     let mut timer = pin!(sleep_until(started));
     loop {
         let was_done = progress.is_done();
-        let last = progress.moved_at().max(started);
+        let last = progress.last_progress().max(started);
         let until = match header {
             _ if !was_done => Some(last + body_idle),
             Some(limit) => Some(last + limit),
@@ -40,13 +40,13 @@ pub(super) async fn in_time<T>(
                 if was_done {
                     return Err(Phase::ResponseHeader);
                 }
-                let moved = progress.is_done() || progress.moved_at().max(started) > last;
+                let moved = progress.is_done() || progress.last_progress().max(started) > last;
                 if !moved && !progress.waits_for_client() {
                     return Err(Phase::RequestBody);
                 }
                 if !moved {
                     // The client's pause is measured elsewhere and ends the body: look again later.
-                    progress.note_time();
+                    progress.note_progress();
                 }
             }
         }

@@ -34,7 +34,7 @@ pub(super) struct ArrivalContext<'a> {
     /// Where it was accepted; `None`: nowhere, and it is explained as if any listener had.
     pub(super) listener: Option<&'a ListenerSnapshot>,
     /// What TLS told of its client; `None`: it came in the clear.
-    pub(super) secured: Option<&'a TlsInfo>,
+    pub(super) tls_info: Option<&'a TlsInfo>,
 }
 
 /// What a request has found before any backend is looked for.
@@ -53,7 +53,7 @@ pub(super) enum Routed<'s> {
 /// # Errors
 /// Why it is refused.
 pub(super) fn route<'s>(
-    arrival: ArrivalContext<'_>,
+    context: ArrivalContext<'_>,
     challenges: &Challenges,
     snapshot: &'s Snapshot,
     parts: &Parts,
@@ -65,7 +65,7 @@ pub(super) fn route<'s>(
     {
         return Ok(Routed::Challenge(answer));
     }
-    match arrival.listener.and_then(|listener| listener.redirect) {
+    match context.listener.and_then(|listener| listener.redirect) {
         Some(_) if checked.host.is_empty() => {
             return Err(ProxyError::bad_request("The Host field is missing."));
         }
@@ -73,10 +73,10 @@ pub(super) fn route<'s>(
         None => {}
     }
     let host = validation::without_port(&checked.host);
-    if arrival.misdirects(host) {
+    if context.misdirects(host) {
         return Err(ProxyError::new(Side::Client, Phase::Select, FailureKind::Misdirected));
     }
-    let listener = arrival.listener.map_or("", |listener| &*listener.name);
+    let listener = context.listener.map_or("", |listener| &*listener.name);
     match snapshot.routes.find(listener, host, path) {
         Ok(rule) => Ok(Routed::Pool(checked, rule)),
         Err(uncovered) => Err(match uncovered {
@@ -99,7 +99,7 @@ impl ArrivalContext<'_> {
             return false;
         };
         let host = host.strip_suffix('.').unwrap_or(host).to_ascii_lowercase();
-        listener.misdirects(&host, self.secured)
+        listener.misdirects(&host, self.tls_info)
     }
 }
 

@@ -38,7 +38,7 @@ use crate::{
 
 /// A request under way.
 pub(super) struct Exchange<'a> {
-    pub(super) visitor: &'a ConnectionInfo,
+    pub(super) info: &'a ConnectionInfo,
     /// The client's, behind trusted proxies too.
     pub(super) address: SocketAddr,
     /// Whether the peer's own claims are believed.
@@ -52,15 +52,15 @@ pub(super) struct Exchange<'a> {
     pub(super) method: Method,
     pub(super) engine: Option<EngineRequest>,
     pub(super) upgrade: bool,
-    pub(super) crossing: AffinityCookie,
+    pub(super) affinity: AffinityCookie,
     /// What the memory of ended sessions calls its client, where that may matter.
-    pub(super) known_as: Option<Key>,
+    pub(super) client_key: Option<Key>,
     /// The backend may hold it for as long as it likes.
     pub(super) long_poll: bool,
     /// It comes back from a session that ended.
     pub(super) returning: Option<Return>,
-    pub(super) manners: ReplyContext,
-    pub(super) entry: StreamScope,
+    pub(super) reply_context: ReplyContext,
+    pub(super) scope: StreamScope,
     /// Lets the client half-close until its reply is complete.
     pub(super) held: Option<EofHold>,
 }
@@ -82,27 +82,27 @@ enum TunnelSession {
 impl Exchange<'_> {
     /// The client, of a session that it opens.
     fn opener(&self) -> Opener {
-        Opener { key: self.known_as, address: Some(self.address.ip()) }
+        Opener { key: self.client_key, address: Some(self.address.ip()) }
     }
 
     pub(super) fn choose(&mut self, proxy: &SharedState, pool: &PoolSnapshot) -> Choice {
         let sid = self.engine.as_ref().and_then(|engine| engine.sid.as_deref());
-        let clues = AffinityHints {
+        let hints = AffinityHints {
             sid: sid.filter(|_| pool.config().sticky.engine_io),
-            moored: self.crossing.moored(),
+            cookie: self.affinity.target(),
         };
         let begins = decision::begins_session(self.engine.as_ref(), &self.method, self.upgrade);
         let (choice, client) =
-            sticky::choose_and_recognise(&proxy.sids, pool.upstream.name(), clues, Instant::now());
+            sticky::choose_and_recognise(&proxy.sids, pool.upstream.name(), hints, Instant::now());
         // The session ends under the name that its handshake gave the client: Node's default client sends
         // its polls with a user agent, and its upgrade with none.
-        if self.known_as.is_some() {
-            self.known_as = client.or(self.known_as);
+        if self.client_key.is_some() {
+            self.client_key = client.or(self.client_key);
         }
         match choice {
             Choice::Free if begins => self.recall(proxy, pool).map_or(Choice::Free, Choice::Memory),
             Choice::Cookie(backend) if begins => {
-                self.returns_to(proxy, pool, backend.tag());
+                self.consume_return(proxy, pool, backend.tag());
                 Choice::Cookie(backend)
             }
             choice => choice,
@@ -116,15 +116,15 @@ impl Exchange<'_> {
         pool: &PoolSnapshot,
         headers: &HeaderMap,
     ) {
-        let asked = (self.engine.as_ref(), &self.method, self.upgrade);
+        let request = (self.engine.as_ref(), &self.method, self.upgrade);
         let client = self.address.ip();
-        self.known_as = decision::client_key(&proxy.memory, pool, client, asked, headers);
+        self.client_key = decision::client_key(&proxy.memory, pool, client, request, headers);
     }
 
     /// The backend that the client's last session was on, where that is beyond doubt.
     fn recall(&mut self, proxy: &SharedState, pool: &PoolSnapshot) -> Option<Arc<Backend>> {
-        match decision::recall(&proxy.memory, self.known_as, pool) {
-            Remembered::On(backend) => self.returns_to(proxy, pool, backend.tag()).then(|| {
+        match decision::recall(&proxy.memory, self.client_key, pool) {
+            Remembered::On(backend) => self.consume_return(proxy, pool, backend.tag()).then(|| {
                 proxy.metrics.memory_followed.inc();
                 Arc::clone(backend)
             }),
@@ -137,15 +137,15 @@ impl Exchange<'_> {
     }
 
     /// Whether there is an ending there that its client may have come back from.
-    fn returns_to(&mut self, proxy: &SharedState, pool: &PoolSnapshot, tag: u64) -> bool {
+    fn consume_return(&mut self, proxy: &SharedState, pool: &PoolSnapshot, tag: u64) -> bool {
         let window = pool.config().sticky.memory;
         self.returning =
-            self.known_as.and_then(|key| proxy.memory.use_up(key, tag, window, Instant::now()));
+            self.client_key.and_then(|key| proxy.memory.use_up(key, tag, window, Instant::now()));
         self.returning.is_some()
     }
 
     /// A handshake whose reply tells the sid.
-    pub(super) fn opens_polling(&self) -> bool {
+    pub(super) fn is_polling_handshake(&self) -> bool {
         let opens = self.engine.as_ref().is_some_and(|e| e.polling && e.sid.is_none());
         opens && self.method == Method::GET && !self.upgrade
     }
@@ -162,15 +162,15 @@ impl Exchange<'_> {
         if status == StatusCode::SWITCHING_PROTOCOLS {
             let accept = accept.unwrap_or_default();
             if let Err(error) = upgrade::check(reached.answer.response.headers(), accept) {
-                return reply::refuse(self.entry, &error, &self.manners);
+                return reply::refuse(self.scope, &error, &self.reply_context);
             }
         }
-        if self.opens_polling()
+        if self.is_polling_handshake()
             && status == StatusCode::OK
             && pool.config().sticky.engine_io
             && let Err(error) = learn_session(proxy, pool, self.opener(), &mut reached).await
         {
-            return reply::refuse(self.entry, &error, &self.manners);
+            return reply::refuse(self.scope, &error, &self.reply_context);
         }
         if matches!(status, StatusCode::SWITCHING_PROTOCOLS | StatusCode::OK)
             && let Some(returning) = self.returning.take()
@@ -178,10 +178,10 @@ impl Exchange<'_> {
             returning.succeeded();
         }
         let backend = Arc::clone(reached.answer.lease.backend());
-        if self.names_backend(pool, status) {
-            self.crossing.name(pool, &backend, reached.answer.response.headers_mut());
+        if self.sets_cookie(pool, status) {
+            self.affinity.name(pool, &backend, reached.answer.response.headers_mut());
         }
-        self.entry.record().status = status.as_u16();
+        self.scope.record().status = status.as_u16();
         if status == StatusCode::SWITCHING_PROTOCOLS {
             return self.tunnel(proxy, pool, reached);
         }
@@ -195,30 +195,30 @@ impl Exchange<'_> {
             parts.headers.insert(CONNECTION, HeaderValue::from_static("close"));
         }
         if unknown {
-            self.manners.allow_origin(&mut parts.headers);
+            self.reply_context.allow_origin(&mut parts.headers);
         }
         if parts.headers.contains_key(CONTENT_ENCODING) {
-            self.entry.reads_no_close();
+            self.scope.disable_close_scan();
         }
         if answer.lease.closes_session() && parts.status == StatusCode::OK {
-            self.closed(proxy, pool, &backend);
+            self.session_closed(proxy, pool, &backend);
         }
-        self.entry.enter(Phase::ResponseBody);
+        self.scope.enter(Phase::ResponseBody);
         let timeouts = &pool.config().timeouts;
         let pause = match self.long_poll || is_event_stream(&parts.headers) {
             true => timeouts.stream_idle,
             false => Some(timeouts.body_idle),
         };
-        let held = (self.held, Arc::clone(&self.visitor.patience));
-        let body = ReplyBody::relayed(head, incoming, pause, answer.lease, (self.entry, held));
+        let held = (self.held, Arc::clone(&self.info.client_signal));
+        let body = ReplyBody::relayed(head, incoming, pause, answer.lease, (self.scope, held));
         Response::from_parts(parts, body)
     }
 
     /// The client has closed its polling session in the request.
-    fn closed(&self, proxy: &SharedState, pool: &PoolSnapshot, backend: &Backend) {
+    fn session_closed(&self, proxy: &SharedState, pool: &PoolSnapshot, backend: &Backend) {
         let sid = self.engine.as_ref().and_then(|engine| engine.sid.as_deref());
         proxy.sids.close(pool.upstream.name(), sid.unwrap_or_default());
-        if let Some(key) = self.known_as {
+        if let Some(key) = self.client_key {
             proxy.memory.note(key, backend.tag(), Instant::now());
         }
     }
@@ -231,7 +231,7 @@ impl Exchange<'_> {
     }
 
     /// Whether the reply is one that tells the client its backend in a cookie.
-    fn names_backend(&self, pool: &PoolSnapshot, status: StatusCode) -> bool {
+    fn sets_cookie(&self, pool: &PoolSnapshot, status: StatusCode) -> bool {
         let Some(cookie) = &pool.config().sticky.cookie else { return false };
         let opens = match &self.engine {
             Some(engine) => engine.sid.is_none(),
@@ -259,37 +259,37 @@ impl Exchange<'_> {
                 TunnelSession::Socket { _hold: reached.reserved.unwrap_or_else(|| backend.hold()) }
             }
         };
-        let moored = TunnelCounts { _session: session, _gauge: self.visitor.metrics.tunnel() };
-        self.entry.keeps(self.visitor.counted.clone());
-        self.entry.record().form = StreamKind::Tunnel;
-        if let Some(key) = self.known_as {
+        let counts = TunnelCounts { _session: session, _gauge: self.info.metrics.tunnel() };
+        self.scope.keep_counted(self.info.counted.clone());
+        self.scope.record().form = StreamKind::Tunnel;
+        if let Some(key) = self.client_key {
             let memory = Arc::clone(&proxy.memory);
-            self.entry.belongs_to(SessionClient {
+            self.scope.track_client(SessionClient {
                 memory,
                 key,
                 backend: backend.tag(),
                 scan: None,
             });
         }
-        self.entry.enter(Phase::Tunnel);
+        self.scope.enter(Phase::Tunnel);
         let ticket = proxy.tunnels.enter(backend.serial(), self.address, true);
         if backend.phase() == Life::Gone {
             // It went while it answered; its tunnels were cut before this one was entered.
             proxy.tunnels.cut(backend.serial());
         }
         let timeouts = &pool.config().timeouts;
-        let passage = PendingTunnel {
-            client: self.visitor.upgraded(),
-            entry: self.entry,
-            moored,
+        let pending = PendingTunnel {
+            client: self.info.upgraded(),
+            scope: self.scope,
+            counts,
             ticket,
-            terms: TunnelOptions {
+            options: TunnelOptions {
                 idle: timeouts.tunnel_idle,
                 half_closed: timeouts.half_closed,
                 framed: true,
             },
         };
-        upgrade::switch(reached.answer, passage)
+        upgrade::switch(reached.answer, pending)
     }
 }
 

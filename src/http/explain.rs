@@ -84,13 +84,14 @@ impl SharedState {
         };
         let sni = Some(asked.host.as_str().into());
         let secured = TlsInfo { sni, alpn: None, version: None, client: None };
-        let arrival = ArrivalContext { listener, secured: Some(&secured).filter(|_| asked.tls) };
+        let arrival = ArrivalContext { listener, tls_info: Some(&secured).filter(|_| asked.tls) };
         match decision::route(arrival, &self.challenges, &snapshot, parts) {
             Ok(Routed::Pool(checked, rule)) => {
-                told.route = rule.way.route.as_deref().map(str::to_owned);
+                told.route = rule.route_label.route.as_deref().map(str::to_owned);
                 told.pool = Some(rule.pool.upstream.name().to_owned());
-                let route = rule.way.route.as_deref().unwrap_or_default();
-                told.steps.push(format!("The route {route} leads to pool {}.", rule.way.pool));
+                let route = rule.route_label.route.as_deref().unwrap_or_default();
+                told.steps
+                    .push(format!("The route {route} leads to pool {}.", rule.route_label.pool));
                 self.place(&rule.pool, parts, &checked, (client, asked.tls), &mut told);
                 unhealthy(&rule.pool, &mut told);
             }
@@ -121,7 +122,7 @@ impl SharedState {
         let engine = respond::engine(parts.uri.query());
         tell_engine(engine.as_ref(), pool, told);
         let crossing = AffinityCookie::of(&parts.headers, pool, tls, &checked.host);
-        let moored = crossing.moored();
+        let moored = crossing.target();
         if parts.headers.contains_key(COOKIE) {
             told.steps.push(match moored {
                 Some(backend) => format!("The cookie names {}.", backend.name()),
@@ -130,8 +131,8 @@ impl SharedState {
         }
         let sid = engine.as_ref().and_then(|engine| engine.sid.as_deref());
         let sid = sid.filter(|_| pool.config().sticky.engine_io);
-        let clues = AffinityHints { sid, moored };
-        let choice = sticky::preview(&self.sids, pool.upstream.name(), clues, Instant::now());
+        let hints = AffinityHints { sid, cookie: moored };
+        let choice = sticky::preview(&self.sids, pool.upstream.name(), hints, Instant::now());
         let asked = (engine.as_ref(), &parts.method, checked.upgrade);
         let begins = decision::begins_session(asked.0, asked.1, asked.2);
         let choice = match choice {

@@ -151,45 +151,45 @@ impl Drop for OutlierSample {
 
 impl ForwardOptions<'_> {
     /// Whether the request needs a connection of its own.
-    fn alone(&self) -> bool {
+    fn needs_own_connection(&self) -> bool {
         self.upgrade || self.fresh || !self.dial.is_shared()
     }
 }
 
 /// Sends `request` to the backend and waits for the response's header.
-pub(super) async fn exchange(
-    terms: &ForwardOptions<'_>,
+pub(super) async fn send_request(
+    options: &ForwardOptions<'_>,
     mut request: Request<RequestBody>,
 ) -> Result<BackendResponse, ForwardError> {
-    let in_flight = terms.backend.request();
-    let until = Instant::now() + terms.connect;
-    let Some(in_use) = connection(terms, until).await else { return Err(saturated(request)) };
+    let in_flight = options.backend.request();
+    let until = Instant::now() + options.connect;
+    let Some(in_use) = connection(options, until).await else { return Err(saturated(request)) };
     let counted = (in_flight, in_use);
     let permit = loop {
-        let mut connection = match acquire(terms, until).await {
+        let mut connection = match acquire(options, until).await {
             Some(Acquired::Kept(connection)) => connection,
             Some(Acquired::Fresh(permit)) => break permit,
             None => return Err(saturated(request)),
         };
-        if terms.alone() || connection.dial != terms.dial.serial() {
+        if options.needs_own_connection() || connection.dial != options.dial.serial() {
             continue;
         }
-        let ready = timeout(terms.connect, connection.sender.ready());
+        let ready = timeout(options.connect, connection.sender.ready());
         if !matches!(ready.await, Ok(Ok(()))) {
             continue;
         }
-        match send(terms, &mut connection, request).await {
-            Ok(response) => return answer(terms, connection, response, counted, None),
+        match send(options, &mut connection, request).await {
+            Ok(response) => return answer(options, connection, response, counted, None),
             Err(ForwardError { unsent: Some(unsent), .. }) => request = *unsent,
             Err(failure) => {
-                let unread = terms.once && connection.is_unread(terms.backend, &failure.error);
+                let unread = options.once && connection.is_unread(options.backend, &failure.error);
                 return Err(ForwardError { kept: true, unread, ..failure });
             }
         }
     };
     let started = Instant::now();
-    terms.backend.make_room();
-    let mut connection = match open(terms, permit).await {
+    options.backend.make_room();
+    let mut connection = match open(options, permit).await {
         Ok(connection) => connection,
         Err(error) => {
             let (began, unsent) = (started.into_std(), Some(Box::new(request)));
@@ -197,16 +197,16 @@ pub(super) async fn exchange(
         }
     };
     let connected = started.elapsed();
-    let response = send(terms, &mut connection, request).await?;
-    answer(terms, connection, response, counted, Some(connected))
+    let response = send(options, &mut connection, request).await?;
+    answer(options, connection, response, counted, Some(connected))
 }
 
 /// The right to use one of the backend's connections. Only who is known to have a session there waits
 /// for it.
-async fn connection(terms: &ForwardOptions<'_>, until: Instant) -> Option<InUse> {
-    let backend = terms.backend;
+async fn connection(options: &ForwardOptions<'_>, until: Instant) -> Option<InUse> {
+    let backend = options.backend;
     match backend.connection() {
-        None if terms.bound => {
+        None if options.bound => {
             let _pending = backend.pending()?;
             timeout_at(until, backend.free_connection()).await.ok()
         }
@@ -216,14 +216,14 @@ async fn connection(terms: &ForwardOptions<'_>, until: Instant) -> Option<InUse>
 
 /// A kept connection, or the right to open one; `None` where neither is to be had in time, or where too
 /// many wait for it.
-async fn acquire(terms: &ForwardOptions<'_>, until: Instant) -> Option<Acquired<H1Connection>> {
-    let idle = terms.backend.idle();
-    let age = if terms.once && !terms.alone() { YOUNG } else { ANY_AGE };
+async fn acquire(options: &ForwardOptions<'_>, until: Instant) -> Option<Acquired<H1Connection>> {
+    let idle = options.backend.idle();
+    let age = if options.once && !options.needs_own_connection() { YOUNG } else { ANY_AGE };
     let acquired = async {
         tokio::select! {
             biased;
             // A kept connection is of no use then, but one that is dropped leaves its permit.
-            permit = idle.permit(), if terms.alone() => Acquired::Fresh(permit),
+            permit = idle.permit(), if options.needs_own_connection() => Acquired::Fresh(permit),
             acquired = idle.acquire::<H1Connection>(age) => acquired,
         }
     };
@@ -233,7 +233,7 @@ async fn acquire(terms: &ForwardOptions<'_>, until: Instant) -> Option<Acquired<
     match at_once {
         Poll::Ready(acquired) => Some(acquired),
         Poll::Pending => {
-            let _pending = terms.backend.pending()?;
+            let _pending = options.backend.pending()?;
             timeout_at(until, acquired).await.ok()
         }
     }
@@ -245,31 +245,31 @@ fn saturated(request: Request<RequestBody>) -> ForwardError {
 }
 
 async fn send(
-    terms: &ForwardOptions<'_>,
+    options: &ForwardOptions<'_>,
     connection: &mut H1Connection,
     request: Request<RequestBody>,
 ) -> Result<Response<Incoming>, ForwardError> {
     let sending = connection.sender.try_send_request(request);
-    let in_time = deadline::in_time(terms.header, terms.body_idle, terms.progress, sending);
+    let in_time = deadline::in_time(options.header, options.body_idle, options.progress, sending);
     let outcome = in_time.await.map_err(|phase| {
         let error = ProxyError::new(Side::Backend, phase, FailureKind::TimedOut);
         let now = std::time::Instant::now();
-        let began = terms.header.and_then(|limit| now.checked_sub(limit)).unwrap_or(now);
+        let began = options.header.and_then(|limit| now.checked_sub(limit)).unwrap_or(now);
         ForwardError { began, ..ForwardError::now(error) }
     })?;
     outcome.map_err(|mut failed| {
         let unsent = failed.take_message().map(Box::new);
         let source = failed.into_error();
-        let error = match terms.progress.failure() {
+        let error = match options.progress.failure() {
             Some(kind) => ProxyError::new(Side::Client, Phase::RequestBody, kind),
             None => ProxyError::new(Side::Backend, Phase::ResponseHeader, kind(&source)),
         };
-        ForwardError { unsent, ..ForwardError::now(because(error, source)) }
+        ForwardError { unsent, ..ForwardError::now(describe(error, source)) }
     })
 }
 
 fn answer(
-    terms: &ForwardOptions<'_>,
+    options: &ForwardOptions<'_>,
     mut connection: Box<H1Connection>,
     mut response: Response<Incoming>,
     (in_flight, in_use): (InFlight, InUse),
@@ -278,26 +278,26 @@ fn answer(
     let fields = response.headers_mut();
     if let Err(fault) = framing::response(fields) {
         let error = ProxyError::new(Side::Backend, Phase::ResponseHeader, FailureKind::Malformed);
-        return Err(ForwardError::now(error.because(fault)));
+        return Err(ForwardError::now(error.with_source(fault)));
     }
     let ambiguous = fields.contains_key(header::TRANSFER_ENCODING)
         && fields.remove(header::CONTENT_LENGTH).is_some();
     // A second before the peer closes: the request must not meet the FIN.
     connection.limit = headers::keep_alive_timeout(fields);
     let peer = connection.limit.map(|limit| limit.saturating_sub(Duration::from_secs(1)));
-    let keep = peer.map_or(terms.keep, |peer| peer.min(terms.keep));
-    if response.status() == StatusCode::SWITCHING_PROTOCOLS && !terms.upgrade {
+    let keep = peer.map_or(options.keep, |peer| peer.min(options.keep));
+    if response.status() == StatusCode::SWITCHING_PROTOCOLS && !options.upgrade {
         let error = ProxyError::new(Side::Backend, Phase::ResponseHeader, FailureKind::BadUpgrade);
         return Err(ForwardError::now(error));
     }
     let lease = Lease {
         connection,
         verdict: OutlierSample {
-            backend: Arc::clone(terms.backend),
+            backend: Arc::clone(options.backend),
             counted: AtomicBool::new(false),
         },
-        progress: Arc::clone(terms.progress),
-        keep: (!ambiguous && !terms.upgrade && terms.dial.is_shared() && !keep.is_zero())
+        progress: Arc::clone(options.progress),
+        keep: (!ambiguous && !options.upgrade && options.dial.is_shared() && !keep.is_zero())
             .then_some(keep),
         in_use,
         _in_flight: in_flight,
@@ -306,25 +306,28 @@ fn answer(
 }
 
 /// Opens a connection and leaves its driver to a task of its own.
-async fn open(terms: &ForwardOptions<'_>, permit: Permit) -> Result<Box<H1Connection>, ProxyError> {
-    let epoch = terms.backend.idle().epoch();
-    let stream = reach(terms).await?;
+async fn open(
+    options: &ForwardOptions<'_>,
+    permit: Permit,
+) -> Result<Box<H1Connection>, ProxyError> {
+    let epoch = options.backend.idle().epoch();
+    let stream = connect(options).await?;
     let idle_since = IdleSince::new();
-    let backend = (!terms.upgrade).then(|| (terms.backend, Arc::clone(&idle_since)));
-    let (sender, driver) = handshake(stream, terms.limits, backend).await.map_err(|source| {
-        ProxyError::new(Side::Backend, Phase::Connect, FailureKind::Io).because(source)
+    let backend = (!options.upgrade).then(|| (options.backend, Arc::clone(&idle_since)));
+    let (sender, driver) = handshake(stream, options.limits, backend).await.map_err(|source| {
+        ProxyError::new(Side::Backend, Phase::Connect, FailureKind::Io).with_source(source)
     })?;
-    let dial = terms.dial.serial();
+    let dial = options.dial.serial();
     let limit = None;
     Ok(Box::new(H1Connection { sender, dial, epoch, idle_since, limit, driver, _permit: permit }))
 }
 
 /// Connects; a shortage of descriptors or ports is waited out within the deadline.
-async fn reach(terms: &ForwardOptions<'_>) -> Result<BackendStream, ConnectError> {
-    let until = Instant::now() + terms.connect;
+async fn connect(options: &ForwardOptions<'_>) -> Result<BackendStream, ConnectError> {
+    let until = Instant::now() + options.connect;
     loop {
         let left = until.saturating_duration_since(Instant::now());
-        match terms.dial.open(terms.backend, terms.from, left).await {
+        match options.dial.open(options.backend, options.from, left).await {
             Err(ConnectError::Exhausted) if left > SHORTAGE_PAUSE => sleep(SHORTAGE_PAUSE).await,
             outcome => return outcome,
         }
@@ -347,19 +350,19 @@ async fn handshake(
         .handshake(TokioIo::new(AnswerFirst::new(stream)))
         .await?;
     // What the driver sees, the sender is told as well; here it is only worth a look.
-    let tell = |outcome: Result<(), hyper::Error>| {
+    let log_end = |outcome: Result<(), hyper::Error>| {
         if let Err(error) = outcome {
             tracing::debug!(%error, "backend connection ended");
         }
     };
     let Some((backend, idle_since)) = backend else {
-        tokio::spawn(async move { tell(connection.with_upgrades().await) });
+        tokio::spawn(async move { log_end(connection.with_upgrades().await) });
         return Ok((sender, None));
     };
     // The backend keeps the connection, and must not be kept by it.
     let backend = Arc::downgrade(backend);
     let driver = tokio::spawn(async move {
-        tell(connection.await);
+        log_end(connection.await);
         // The backend's doing: a connection that is dropped here takes its driver with it.
         if let (Some(age), Some(backend)) = (idle_since.age(), backend.upgrade()) {
             backend.idle().closed_after(age);
@@ -430,7 +433,7 @@ pub(super) fn kind(error: &hyper::Error) -> FailureKind {
     if error.is_timeout() {
         return FailureKind::TimedOut;
     }
-    if let Some(io) = beneath(error) {
+    if let Some(io) = io_source(error) {
         return tls::kind(io);
     }
     if error.is_incomplete_message() || error.is_closed() || error.is_canceled() {
@@ -440,12 +443,12 @@ pub(super) fn kind(error: &hyper::Error) -> FailureKind {
 }
 
 /// The failure with what is beneath it: a fault of TLS in the words of TLS, which hyper's hide.
-fn because(failure: ProxyError, error: hyper::Error) -> ProxyError {
-    match beneath(&error).and_then(io::Error::get_ref) {
-        Some(tls) if tls.is::<rustls::Error>() => failure.because(tls.to_string()),
+fn describe(failure: ProxyError, error: hyper::Error) -> ProxyError {
+    match io_source(&error).and_then(io::Error::get_ref) {
+        Some(tls) if tls.is::<rustls::Error>() => failure.with_source(tls.to_string()),
         _ => match advice(&error) {
-            Some(advice) => failure.because(format!("{error}; {advice}")),
-            None => failure.because(error),
+            Some(advice) => failure.with_source(format!("{error}; {advice}")),
+            None => failure.with_source(error),
         },
     }
 }
@@ -457,14 +460,14 @@ fn advice(error: &hyper::Error) -> Option<&'static str> {
             "check that the backend serves HTTP/1.1 on this port; if it uses TLS, set `tls = true` in the pool",
         );
     }
-    let ended = error.is_incomplete_message() && beneath(error).is_none();
+    let ended = error.is_incomplete_message() && io_source(error).is_none();
     ended.then_some(
         "see the backend's log; if it uses TLS on this port, set `tls = true` in the pool",
     )
 }
 
 /// The socket's own error.
-fn beneath(error: &hyper::Error) -> Option<&io::Error> {
+fn io_source(error: &hyper::Error) -> Option<&io::Error> {
     let mut source = error.source();
     while let Some(cause) = source {
         if let Some(io) = cause.downcast_ref::<io::Error>() {

@@ -42,7 +42,7 @@ pub(super) struct Outgoing {
     progress: Arc<BodyProgress>,
     /// What has been sent of a body, to be sent again if no backend has read it.
     copy: Option<Arc<BodyCopy>>,
-    patience: Arc<ClientSignal>,
+    client_signal: Arc<ClientSignal>,
     scan: Option<CloseScan>,
     /// What a buffered body takes of the memory that all of them share.
     memory: Option<OwnedSemaphorePermit>,
@@ -70,7 +70,7 @@ pub(super) struct RequestShape<'a> {
     /// Longest pause within the body.
     pub(super) pause: Duration,
     /// Knows when the client has ended its stream.
-    pub(super) patience: &'a Arc<ClientSignal>,
+    pub(super) client_signal: &'a Arc<ClientSignal>,
     /// Warns of forwarding fields that are not used.
     pub(super) notices: &'a Notices,
     /// Looks whether the body closes a polling session.
@@ -108,7 +108,7 @@ impl Outgoing {
             }
             (BodySource::Client(body), Arc::default())
         };
-        let patience = Arc::clone(shape.patience);
+        let client_signal = Arc::clone(shape.client_signal);
         Self {
             method,
             uri,
@@ -118,7 +118,7 @@ impl Outgoing {
             pause: shape.pause,
             progress,
             copy: None,
-            patience,
+            client_signal,
             scan: shape.scan,
             memory: None,
         }
@@ -170,7 +170,7 @@ impl Outgoing {
         let mut bytes = BytesMut::new();
         while let Some(frame) = poll_fn(|cx| inbound.poll_frame(cx)).await {
             let kind = self.progress.failure().unwrap_or(FailureKind::Incomplete);
-            let frame = frame.map_err(|error| failed(kind).because(error))?;
+            let frame = frame.map_err(|error| failed(kind).with_source(error))?;
             // Trailers on a poll mean nothing to any Engine.IO server.
             let Ok(data) = frame.into_data() else { continue };
             if bytes.len() + data.len() > MAX_BUFFERED {
@@ -195,14 +195,15 @@ impl Outgoing {
     }
 
     fn inbound(&self, incoming: Incoming) -> InboundBody {
-        let (progress, patience) = (Arc::clone(&self.progress), Arc::clone(&self.patience));
-        let inbound = InboundBody::new(incoming, progress, self.pause, patience);
+        let (progress, client_signal) =
+            (Arc::clone(&self.progress), Arc::clone(&self.client_signal));
+        let inbound = InboundBody::new(incoming, progress, self.pause, client_signal);
         inbound.scanned(self.scan).copied(self.copy.clone())
     }
 
     /// A request that can be sent; the body leaves with it, unless it is at hand.
     pub(super) fn request(&mut self) -> Request<RequestBody> {
-        let mut go = None;
+        let mut signal = None;
         let body = match std::mem::replace(&mut self.body, BodySource::Taken) {
             BodySource::Buffered(bytes) => {
                 self.body = BodySource::Buffered(bytes.clone());
@@ -211,7 +212,7 @@ impl Outgoing {
             BodySource::Client(incoming) => {
                 let mut inbound = self.inbound(incoming);
                 if self.headers.contains_key(EXPECT) {
-                    let given = go.insert(Arc::<ContinueSignal>::default());
+                    let given = signal.insert(Arc::<ContinueSignal>::default());
                     inbound = inbound.gated(Arc::clone(given));
                 }
                 RequestBody::streamed(inbound)
@@ -228,10 +229,10 @@ impl Outgoing {
         } else {
             (self.headers.clone(), self.extensions.clone())
         };
-        if let Some(go) = go {
+        if let Some(signal) = signal {
             hyper::ext::on_informational(&mut request, move |response| {
                 if response.status() == http::StatusCode::CONTINUE {
-                    go.give();
+                    signal.open();
                 }
             });
         }

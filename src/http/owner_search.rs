@@ -35,7 +35,7 @@ const FOUND_LIFETIME: Duration = UNKNOWN_POLL;
 
 impl RequestAttempt<'_> {
     /// To whichever backend knows the sid.
-    pub(super) async fn search(
+    pub(super) async fn search_owner(
         &mut self,
         first: Option<Arc<Backend>>,
     ) -> Result<AttemptOutcome, ProxyError> {
@@ -43,21 +43,21 @@ impl RequestAttempt<'_> {
         // Anybody can invent a sid: those that are known do not wait behind such.
         self.bound = false;
         let header = self.config().timeouts.response_header;
-        let header = if self.polls() { header.max(UNKNOWN_POLL) } else { header };
-        let mut unheard = None;
+        let header = if self.is_poll() { header.max(UNKNOWN_POLL) } else { header };
+        let mut no_answer = None;
         let mut unknown: Option<AttemptOutcome> = None;
         for backend in candidates(self.pool, first.as_ref(), self.sid().unwrap_or_default()) {
             let cookie = first.as_ref().is_some_and(|first| Arc::ptr_eq(first, &backend));
-            self.chosen(if cookie { ChosenBy::Cookie } else { ChosenBy::OwnerSearch });
+            self.set_chosen_by(if cookie { ChosenBy::Cookie } else { ChosenBy::OwnerSearch });
             let request = self.outgoing.request();
-            match self.once(&backend, header, request).await {
+            match self.send_once(&backend, header, request).await {
                 Ok(mut answer) => {
-                    let (unknown_here, head) = self.unknown(&mut answer).await?;
-                    let elsewhere = unknown_here || is_no_node(answer.response.status());
+                    let (unknown_here, head) = self.is_unknown(&mut answer).await?;
+                    let not_owner = unknown_here || is_not_a_node(answer.response.status());
                     let reached =
                         AttemptOutcome { answer, head, reserved: None, unknown: unknown_here };
-                    if !elsewhere {
-                        self.found(&backend, &reached.answer.response);
+                    if !not_owner {
+                        self.learn_owner(&backend, &reached.answer.response);
                         return Ok(reached);
                     }
                     if let Some(AttemptOutcome { answer, .. }) = unknown.replace(reached) {
@@ -67,19 +67,19 @@ impl RequestAttempt<'_> {
                 Err(ForwardError { error, .. }) if error.side == Side::Client => return Err(error),
                 // A backend that refuses has no sessions; one that is silent may have this one.
                 Err(ForwardError { error, .. }) if error.kind == FailureKind::Refused => {}
-                Err(ForwardError { error, .. }) => unheard = Some(error),
+                Err(ForwardError { error, .. }) => no_answer = Some(error),
             }
         }
         self.proxy.metrics.owner_unknown.inc();
-        match (unheard, unknown) {
+        match (no_answer, unknown) {
             (Some(error), _) => Err(error),
             (None, Some(reached)) => Ok(reached),
-            (None, None) => Err(self.gone()),
+            (None, None) => Err(self.session_gone()),
         }
     }
 
     /// Whether the backend says that it does not know the session, and what was read to find out.
-    pub(super) async fn unknown(
+    pub(super) async fn is_unknown(
         &self,
         answer: &mut BackendResponse,
     ) -> Result<(bool, Option<Bytes>), ProxyError> {
@@ -96,7 +96,7 @@ impl RequestAttempt<'_> {
 
     /// Remembers the session's backend, if the answer is one that only its owner gives: a client
     /// must not be able to write into the table with a sid of its own making.
-    fn found(&self, backend: &Arc<Backend>, response: &Response<Incoming>) {
+    fn learn_owner(&self, backend: &Arc<Backend>, response: &Response<Incoming>) {
         let kind = response.headers().get(CONTENT_TYPE).map(HeaderValue::as_bytes);
         let owns = match response.status() {
             StatusCode::SWITCHING_PROTOCOLS => self.upgrade,
@@ -110,7 +110,7 @@ impl RequestAttempt<'_> {
         if let (true, Some(sid)) = (owns, self.sid()) {
             self.proxy.metrics.owner_found.inc();
             // An upgrade may have another user agent than the handshake, a poll has not.
-            let client = self.known_as.filter(|_| !self.upgrade);
+            let client = self.client_key.filter(|_| !self.upgrade);
             let opener = Opener { key: client, address: Some(self.client) };
             self.proxy.sids.learn_from(opener, sid, backend, FOUND_LIFETIME, Instant::now());
         }
@@ -141,7 +141,7 @@ pub(super) fn candidates(
 
 /// Whether an answer comes from something in a node's place: one that is starting, or another
 /// application. It says nothing about the session.
-fn is_no_node(status: StatusCode) -> bool {
+fn is_not_a_node(status: StatusCode) -> bool {
     matches!(
         status,
         StatusCode::NOT_FOUND | StatusCode::BAD_GATEWAY | StatusCode::SERVICE_UNAVAILABLE

@@ -51,7 +51,7 @@ impl RejectedRequest {
         } else {
             diagnose(&error.to_string(), &head)
         };
-        let error = ProxyError::new(Side::Client, Phase::Request, kind).because(sentence);
+        let error = ProxyError::new(Side::Client, Phase::Request, kind).with_source(sentence);
         Self::new(error, head, since)
     }
 

@@ -44,7 +44,7 @@ pub(super) struct Relay {
     pause: BodyTimer,
     lease: Option<Lease>,
     /// Taken when the stream ends.
-    entry: Option<StreamScope>,
+    scope: Option<StreamScope>,
     /// Lets the client half-close until its reply is complete, and told where it never will be.
     client: (Option<EofHold>, Arc<ClientSignal>),
 }
@@ -67,14 +67,14 @@ impl ReplyBody {
         incoming: Incoming,
         pause: Option<Duration>,
         lease: Lease,
-        (entry, client): (StreamScope, (Option<EofHold>, Arc<ClientSignal>)),
+        (scope, client): (StreamScope, (Option<EofHold>, Arc<ClientSignal>)),
     ) -> Self {
         let mut relay = Relay {
             head,
             incoming,
             pause: BodyTimer::new(pause),
             lease: Some(lease),
-            entry: Some(entry),
+            scope: Some(scope),
             client,
         };
         if relay.head.is_none() && relay.incoming.is_end_stream() {
@@ -112,8 +112,8 @@ impl Relay {
 
     fn pass(&mut self, frame: Frame<Bytes>) -> Frame<Bytes> {
         self.pause.over();
-        if let (Some(entry), Some(data)) = (&mut self.entry, frame.data_ref()) {
-            entry.relayed(data);
+        if let (Some(scope), Some(data)) = (&mut self.scope, frame.data_ref()) {
+            scope.relayed(data);
         }
         // hyper asks no more after trailers, or once it knows that this was the last frame.
         if frame.is_trailers() || self.incoming.is_end_stream() {
@@ -127,28 +127,28 @@ impl Relay {
         if let Some(lease) = self.lease.take() {
             lease.give_back();
         }
-        if let Some(entry) = self.entry.take() {
-            entry.end(Termination::Complete);
+        if let Some(scope) = self.scope.take() {
+            scope.end(Termination::Complete);
         }
     }
 
     fn break_off(&mut self, kind: FailureKind) -> BodyError {
         let termination = Termination::Failed(Side::Backend, Phase::ResponseBody, kind);
         self.note_request();
-        let metrics = self.entry.as_ref().and_then(StreamScope::metrics);
+        let metrics = self.scope.as_ref().and_then(StreamScope::metrics);
         if let (Some(mut lease), Some(metrics)) = (self.lease.take(), metrics) {
             lease.broke_off(metrics);
         }
         self.client.1.break_off();
-        if let Some(entry) = self.entry.take() {
-            entry.end(termination);
+        if let Some(scope) = self.scope.take() {
+            scope.end(termination);
         }
         BodyError(termination)
     }
 
     fn note_request(&mut self) {
-        if let (Some(entry), Some(lease)) = (&mut self.entry, &self.lease) {
-            entry.received(lease.request_bytes());
+        if let (Some(scope), Some(lease)) = (&mut self.scope, &self.lease) {
+            scope.received(lease.request_bytes());
         }
     }
 }

@@ -111,7 +111,7 @@ impl ReplyContext {
 /// The reply to a preflight that no backend can answer. A browser shows the page nothing of a preflight that
 /// fails, so it is allowed, once: the request itself then gets a reply that the page can read. Only preflights of
 /// Engine.IO requests are answered so: without a session that a backend has given, those do no harm.
-fn allow(preflight: &Preflight, manners: &ReplyContext) -> Response<ReplyBody> {
+fn allow(preflight: &Preflight, reply_context: &ReplyContext) -> Response<ReplyBody> {
     let mut response = Response::new(ReplyBody::empty());
     *response.status_mut() = StatusCode::NO_CONTENT;
     set(&mut response, ACCESS_CONTROL_ALLOW_METHODS, preflight.method.clone());
@@ -120,17 +120,18 @@ fn allow(preflight: &Preflight, manners: &ReplyContext) -> Response<ReplyBody> {
     }
     set(&mut response, ACCESS_CONTROL_MAX_AGE, HeaderValue::from_static("0"));
     set(&mut response, CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    if let Ok(id) = HeaderValue::from_str(&manners.id) {
+    if let Ok(id) = HeaderValue::from_str(&reply_context.id) {
         set(&mut response, X_REQUEST_ID, id);
     }
-    manners.allow_origin(response.headers_mut());
+    reply_context.allow_origin(response.headers_mut());
     response
 }
 
 /// The reply to a failed request.
-fn error(error: &ProxyError, manners: &ReplyContext) -> Response<ReplyBody> {
-    if let Some(preflight) = manners.preflight.as_ref().filter(|_| error.side != Side::Client) {
-        return allow(preflight, manners);
+fn error(error: &ProxyError, reply_context: &ReplyContext) -> Response<ReplyBody> {
+    if let Some(preflight) = reply_context.preflight.as_ref().filter(|_| error.side != Side::Client)
+    {
+        return allow(preflight, reply_context);
     }
     let status = status(error);
     let mut response = match error.kind {
@@ -140,17 +141,17 @@ fn error(error: &ProxyError, manners: &ReplyContext) -> Response<ReplyBody> {
             response
         }
         _ => {
-            let text = ErrorText { status, message: sentence(error), id: &manners.id };
+            let text = ErrorText { status, message: sentence(error), id: &reply_context.id };
             let mut response = Response::new(ReplyBody::empty());
-            let pages = manners.pages.as_deref();
-            let body = manners.format.body(text, pages, response.headers_mut());
+            let pages = reply_context.pages.as_deref();
+            let body = reply_context.format.body(text, pages, response.headers_mut());
             *response.body_mut() = ReplyBody::own(body);
             response
         }
     };
     *response.status_mut() = status;
     set(&mut response, CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    if let Ok(id) = HeaderValue::from_str(&manners.id) {
+    if let Ok(id) = HeaderValue::from_str(&reply_context.id) {
         set(&mut response, X_REQUEST_ID, id);
     }
     match error.kind {
@@ -176,20 +177,20 @@ fn error(error: &ProxyError, manners: &ReplyContext) -> Response<ReplyBody> {
     if error.side == Side::Client && error.kind != FailureKind::UpgradeRequired {
         set(&mut response, CONNECTION, HeaderValue::from_static("close"));
     }
-    manners.allow_origin(response.headers_mut());
+    reply_context.allow_origin(response.headers_mut());
     response
 }
 
 /// Ends a request that failed: its entry, and its client's wait.
 pub(super) fn refuse(
-    mut entry: StreamScope,
+    mut scope: StreamScope,
     error: &ProxyError,
-    manners: &ReplyContext,
+    reply_context: &ReplyContext,
 ) -> Response<ReplyBody> {
-    let response = self::error(error, manners);
-    entry.record().status = response.status().as_u16();
-    entry.sent(http_body::Body::size_hint(response.body()).lower());
-    entry.fail(error);
+    let response = self::error(error, reply_context);
+    scope.record().status = response.status().as_u16();
+    scope.sent(http_body::Body::size_hint(response.body()).lower());
+    scope.fail(error);
     response
 }
 

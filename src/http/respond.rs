@@ -36,7 +36,7 @@ impl SharedState {
     /// Answers one request. Every failure becomes a reply here.
     pub(super) async fn respond(
         &self,
-        visitor: &ConnectionInfo,
+        info: &ConnectionInfo,
         request: Request<Incoming>,
         held: Option<EofHold>,
     ) -> Response<ReplyBody> {
@@ -44,41 +44,39 @@ impl SharedState {
         // The connection is upgraded without it.
         parts.extensions.remove::<hyper::upgrade::OnUpgrade>();
         let snapshot = self.snapshot.load_full();
-        let trusted = snapshot.trusts(visitor.peer.ip());
+        let trusted = snapshot.trusts(info.peer.ip());
         let claims = trusted.then(|| ForwardedClaims::read(&parts.headers)).flatten();
         let client_is =
-            claims.as_ref().map(|said| said.client(visitor.peer, |ip| snapshot.trusts(ip)));
-        let address = client_is.as_ref().map_or(visitor.peer, |client| client.address);
+            claims.as_ref().map(|said| said.client(info.peer, |ip| snapshot.trusts(ip)));
+        let address = client_is.as_ref().map_or(info.peer, |client| client.address);
         let id = headers::request_id(&parts.headers, trusted);
-        let mut manners = ReplyContext::of(&parts, &id, snapshot.error_pages.as_ref());
-        let mut entry = self.open(visitor, &parts, (address, &id), &snapshot);
+        let mut reply_context = ReplyContext::of(&parts, &id, snapshot.error_pages.as_ref());
+        let mut scope = self.open(info, &parts, (address, &id), &snapshot);
         let Some(hops) = headers::hops(&parts.headers) else {
             let error = ProxyError::new(Side::Proxy, Phase::Request, FailureKind::Loop);
-            return reply::refuse(entry, &error, &manners);
+            return reply::refuse(scope, &error, &reply_context);
         };
         #[cfg(debug_assertions)]
         fail_on_request(&parts);
-        let arrival = ArrivalContext {
-            listener: Some(&visitor.listener),
-            secured: visitor.secured.as_deref(),
-        };
-        let (checked, rule) = match decision::route(arrival, &self.challenges, &snapshot, &parts) {
+        let context =
+            ArrivalContext { listener: Some(&info.listener), tls_info: info.tls_info.as_deref() };
+        let (checked, rule) = match decision::route(context, &self.challenges, &snapshot, &parts) {
             Ok(Routed::Pool(checked, rule)) => (checked, rule),
-            Ok(Routed::Challenge(answer)) => return answered(entry, reply::challenge(answer)),
+            Ok(Routed::Challenge(answer)) => return answered(scope, reply::challenge(answer)),
             Ok(Routed::Redirect(to, host)) => {
                 let path = parts.uri.path_and_query().map_or("/", |p| p.as_str());
                 let host = validation::without_port(&host);
-                return answered(entry, reply::redirect(to, host, path));
+                return answered(scope, reply::redirect(to, host, path));
             }
-            Err(error) => return reply::refuse(entry, &error, &manners),
+            Err(error) => return reply::refuse(scope, &error, &reply_context),
         };
-        let snapshot::RouteTarget { way, pool, error_pages } = rule;
-        manners.use_pages(error_pages.as_ref());
-        entry.record().way = Some(Arc::clone(way));
+        let snapshot::RouteTarget { route_label, pool, error_pages } = rule;
+        reply_context.use_pages(error_pages.as_ref());
+        scope.record().route_label = Some(Arc::clone(route_label));
         // Behind a proxy that terminates TLS, the browser's own connection counts.
-        let secure = visitor.secured.is_some() || client_is.is_some_and(|client| client.tls);
-        let mut call = Exchange {
-            visitor,
+        let secure = info.tls_info.is_some() || client_is.is_some_and(|client| client.tls);
+        let mut exchange = Exchange {
+            info,
             address,
             trusted,
             claims,
@@ -87,23 +85,23 @@ impl SharedState {
             method: parts.method.clone(),
             engine: engine(parts.uri.query()),
             upgrade: checked.upgrade,
-            crossing: AffinityCookie::of(&parts.headers, pool, secure, &checked.host),
-            known_as: None,
+            affinity: AffinityCookie::of(&parts.headers, pool, secure, &checked.host),
+            client_key: None,
             long_poll: long_poll::is_recognised(&parts.method, &parts.uri, &parts.headers)
                 || long_poll::is_named(parts.uri.path(), &pool.config().long_polls),
             returning: None,
-            manners,
-            entry,
+            reply_context,
+            scope,
             held,
         };
-        call.recognise(self, pool, &parts.headers);
+        exchange.recognise(self, pool, &parts.headers);
         let pool = Arc::clone(pool);
-        self.serve(&pool, call, parts, body, (&checked.host, &id)).await
+        self.serve(&pool, exchange, parts, body, (&checked.host, &id)).await
     }
 
     fn open(
         &self,
-        visitor: &ConnectionInfo,
+        info: &ConnectionInfo,
         parts: &Parts,
         (client, id): (SocketAddr, &str),
         snapshot: &snapshot::Snapshot,
@@ -115,8 +113,8 @@ impl SharedState {
         let record = StreamRecord::new(StreamStart {
             id,
             client,
-            listener: &visitor.listener.name,
-            secured: visitor.secured.as_ref(),
+            listener: &info.listener.name,
+            tls_info: info.tls_info.as_ref(),
             host,
             method: parts.method.as_str(),
             target: parts.uri.path_and_query().map_or("/", |p| p.as_str()),
@@ -125,8 +123,8 @@ impl SharedState {
         let sinks = StreamSinks {
             log: Arc::clone(&self.log),
             metrics: Arc::clone(&self.metrics),
-            listener: Arc::clone(&visitor.metrics),
-            drain: visitor.drain.clone(),
+            listener: Arc::clone(&info.metrics),
+            drain: info.drain.clone(),
         };
         StreamScope::open(record, sinks)
     }
@@ -134,108 +132,108 @@ impl SharedState {
     async fn serve(
         &self,
         pool: &PoolSnapshot,
-        mut call: Exchange<'_>,
+        mut exchange: Exchange<'_>,
         mut parts: Parts,
         body: Incoming,
         (host, id): (&str, &str),
     ) -> Response<ReplyBody> {
-        let choice = call.choose(self, pool);
+        let choice = exchange.choose(self, pool);
         let Some(uri) = validation::origin_form(&parts.uri) else {
             let error = ProxyError::bad_request("The request target is not a path.");
-            return reply::refuse(call.entry, &error, &call.manners);
+            return reply::refuse(exchange.scope, &error, &exchange.reply_context);
         };
-        call.crossing.strip(pool, &mut parts.headers);
-        let peer = call.visitor.peer;
+        exchange.affinity.strip(pool, &mut parts.headers);
+        let peer = exchange.info.peer;
         let shape = RequestShape {
             origin: ForwardingContext {
                 peer,
-                trusted: call.trusted,
-                claims: call.claims.as_deref(),
-                hops: call.hops,
-                client: call.address.ip(),
-                forwarded_always: call.forwarded_always,
-                tls: call.visitor.secured.is_some(),
-                certificate: call.visitor.secured.as_ref().and_then(|told| told.client.as_ref()),
+                trusted: exchange.trusted,
+                claims: exchange.claims.as_deref(),
+                hops: exchange.hops,
+                client: exchange.address.ip(),
+                forwarded_always: exchange.forwarded_always,
+                tls: exchange.info.tls_info.is_some(),
+                certificate: exchange.info.tls_info.as_ref().and_then(|told| told.client.as_ref()),
                 host,
                 id,
             },
-            upgrade: call.upgrade,
-            plain_reply: call.opens_polling(),
+            upgrade: exchange.upgrade,
+            plain_reply: exchange.is_polling_handshake(),
             pause: pool.config().timeouts.body_idle,
-            patience: &call.visitor.patience,
-            notices: &call.visitor.listener.notices,
-            scan: call.close_scan(),
+            client_signal: &exchange.info.client_signal,
+            notices: &exchange.info.listener.notices,
+            scan: exchange.close_scan(),
         };
         parts.uri = uri;
         let mut outgoing = Outgoing::new(parts, body, &shape);
-        let accept = call.upgrade.then(|| outgoing.expected_accept());
+        let accept = exchange.upgrade.then(|| outgoing.expected_accept());
         pool.upstream.note_request();
-        let from = connection_origin(pool, &call, id);
+        let from = connection_origin(pool, &exchange, id);
         let mut attempt = RequestAttempt {
             proxy: self,
             pool,
             outgoing: &mut outgoing,
-            entry: &mut call.entry,
-            method: &call.method,
-            engine: call.engine.as_ref(),
-            upgrade: call.upgrade,
-            client: call.address.ip(),
+            scope: &mut exchange.scope,
+            method: &exchange.method,
+            engine: exchange.engine.as_ref(),
+            upgrade: exchange.upgrade,
+            client: exchange.address.ip(),
             from,
-            known_as: call.known_as,
-            patience: &call.visitor.patience,
-            long_poll: call.long_poll,
+            client_key: exchange.client_key,
+            client_signal: &exchange.info.client_signal,
+            long_poll: exchange.long_poll,
             fresh: false,
             bound: false,
         };
         let reached = match attempt.run(choice).await {
             Ok(reached) => reached,
             Err(error) => {
-                call.entry.received(outgoing.progress().bytes());
-                return reply::refuse(call.entry, &error, &call.manners);
+                exchange.scope.received(outgoing.progress().bytes());
+                return reply::refuse(exchange.scope, &error, &exchange.reply_context);
             }
         };
-        call.reply(self, pool, reached, accept.as_deref()).await
+        exchange.reply(self, pool, reached, accept.as_deref()).await
     }
 }
 
 /// Whom the pool's backends are told of: who they serve, or nobody in particular.
-fn connection_origin(pool: &PoolSnapshot, call: &Exchange<'_>, id: &str) -> ConnectionOrigin {
+fn connection_origin(pool: &PoolSnapshot, exchange: &Exchange<'_>, id: &str) -> ConnectionOrigin {
     if pool.dial().is_shared() {
         return ConnectionOrigin::Local;
     }
-    let visitor = call.visitor;
+    let info = exchange.info;
     // The destination is not known of a connection that was there before the first pool that tells.
-    ConnectionOrigin::of(call.address, visitor.destination, visitor.secured.clone(), id)
+    ConnectionOrigin::of(exchange.address, info.destination, info.tls_info.clone(), id)
 }
 
 /// Ends a request with an answer of our own that is no refusal.
-fn answered(mut entry: StreamScope, response: Response<ReplyBody>) -> Response<ReplyBody> {
-    entry.record().status = response.status().as_u16();
-    entry.end(Termination::Answered);
+fn answered(mut scope: StreamScope, response: Response<ReplyBody>) -> Response<ReplyBody> {
+    scope.record().status = response.status().as_u16();
+    scope.end(Termination::Answered);
     response
 }
 
 /// Lets a test see what one panic costs, or one worker that is stuck. Not in release builds.
 #[cfg(debug_assertions)]
 fn fail_on_request(parts: &Parts) {
-    let asked = |path, name| parts.uri.path() == path && std::env::var_os(name).is_some();
-    if asked("/__panic", "MOORLINE_TEST_PANIC") {
+    let request = |path, name| parts.uri.path() == path && std::env::var_os(name).is_some();
+    if request("/__panic", "MOORLINE_TEST_PANIC") {
         panic!("asked to panic by a test");
     }
-    if asked("/__stall", "MOORLINE_TEST_STALL") {
+    if request("/__stall", "MOORLINE_TEST_STALL") {
         std::thread::sleep(std::time::Duration::from_secs(3));
     }
 }
 
 /// Lets the client end its stream and still get its response. A request of an Engine.IO session, a long poll or
 /// an event stream does not: their clients never end their stream before they leave.
-pub(super) fn hold(visitor: &ConnectionInfo, request: &Request<Incoming>) -> Option<EofHold> {
+pub(super) fn hold(info: &ConnectionInfo, request: &Request<Incoming>) -> Option<EofHold> {
     let (method, uri) = (request.method(), request.uri());
     let polls = engine(uri.query()).is_some_and(|engine| engine.polling)
         || long_poll::is_recognised(method, uri, request.headers());
     // Interim responses are not known to HTTP/1.0.
     let probed = request.version() == Version::HTTP_11;
-    (!polls).then(|| visitor.patience.hold(probed))
+    (!polls).then(|| info.client_signal.hold(probed))
 }
 
 pub(super) fn engine(query: Option<&str>) -> Option<EngineRequest> {

@@ -26,11 +26,11 @@ pub(super) struct RetryPlan {
     /// How the next one is chosen.
     pub(super) by: ChosenBy,
     /// Those that it does not go to again: tried, or full of new sessions.
-    left: Vec<Arc<Backend>>,
+    excluded: Vec<Arc<Backend>>,
     /// How many were tried.
     pub(super) tries: usize,
     /// Seconds after which the first of those that did not admit it would.
-    come_back: Option<u32>,
+    retry_after: Option<u32>,
     /// Serial of the backend that has admitted it.
     pub(super) admitted: Option<u64>,
     /// How long it waits to be admitted, at all of them together.
@@ -44,41 +44,41 @@ impl RetryPlan {
 
     pub(super) fn any() -> Self {
         let by = ChosenBy::Balance;
-        let left = Vec::new();
-        Self { bound: None, by, left, tries: 0, come_back: None, admitted: None, until: None }
+        let excluded = Vec::new();
+        Self { bound: None, by, excluded, tries: 0, retry_after: None, admitted: None, until: None }
     }
 
     /// It was tried there, in vain.
-    pub(super) fn leave(&mut self, backend: Arc<Backend>) {
+    pub(super) fn mark_tried(&mut self, backend: Arc<Backend>) {
         self.tries += 1;
-        self.pass_by(backend);
+        self.exclude(backend);
     }
 
     /// It is not admitted there before so many seconds.
-    fn refused(&mut self, backend: Arc<Backend>, seconds: u32) {
-        self.come_back = Some(self.come_back.map_or(seconds, |least| least.min(seconds)));
-        self.pass_by(backend);
+    fn mark_refused(&mut self, backend: Arc<Backend>, seconds: u32) {
+        self.retry_after = Some(self.retry_after.map_or(seconds, |least| least.min(seconds)));
+        self.exclude(backend);
     }
 
-    fn pass_by(&mut self, backend: Arc<Backend>) {
-        self.left.push(backend);
+    fn exclude(&mut self, backend: Arc<Backend>) {
+        self.excluded.push(backend);
         self.by = ChosenBy::Balance;
     }
 }
 
 impl RequestAttempt<'_> {
     /// Where to go next.
-    pub(super) fn next(&self, way: &mut RetryPlan) -> Option<Arc<Backend>> {
+    pub(super) fn next(&self, plan: &mut RetryPlan) -> Option<Arc<Backend>> {
         let source = source(self.client);
-        way.bound.take().or_else(|| self.pool.upstream.pick(&source, &way.left))
+        plan.bound.take().or_else(|| self.pool.upstream.pick(&source, &plan.excluded))
     }
 
     /// Why there is nobody left to go to, after the last failure, if there was one.
-    pub(super) fn nobody(&self, way: &RetryPlan, last: Option<ProxyError>) -> ProxyError {
-        if let Some(seconds) = way.come_back {
+    pub(super) fn no_backend_left(&self, plan: &RetryPlan, last: Option<ProxyError>) -> ProxyError {
+        if let Some(seconds) = plan.retry_after {
             self.proxy.metrics.admission_refused.inc();
             return ProxyError::new(Side::Proxy, Phase::Select, FailureKind::NotAdmitted)
-                .after(seconds);
+                .with_retry_after(seconds);
         }
         // A backend that is this process is down by its checks, too: the reason is what helps.
         let backends = self.pool.upstream.backends();
@@ -95,21 +95,21 @@ impl RequestAttempt<'_> {
     pub(super) async fn admitted(
         &self,
         backend: &Arc<Backend>,
-        way: &mut RetryPlan,
+        plan: &mut RetryPlan,
     ) -> Result<bool, ProxyError> {
         let terms = self.config().admission.as_ref().filter(|_| self.begins_session());
-        let Some(terms) = terms.filter(|_| way.admitted != Some(backend.serial())) else {
+        let Some(terms) = terms.filter(|_| plan.admitted != Some(backend.serial())) else {
             return Ok(true);
         };
-        let until = *way.until.get_or_insert_with(|| Instant::now() + terms.deadline);
+        let until = *plan.until.get_or_insert_with(|| Instant::now() + terms.deadline);
         match backend.admit(terms, until) {
             Admitted::Now => {}
             Admitted::Then(turn) => {
                 self.proxy.metrics.admission_queued.inc();
-                match wait(&turn, backend, self.patience).await {
+                match wait(&turn, backend, self.client_signal).await {
                     TurnOutcome::Its => {}
                     TurnOutcome::Elsewhere => {
-                        way.by = ChosenBy::Balance;
+                        plan.by = ChosenBy::Balance;
                         return Ok(false);
                     }
                     TurnOutcome::Left => {
@@ -120,11 +120,11 @@ impl RequestAttempt<'_> {
                 }
             }
             Admitted::No(seconds) => {
-                way.refused(Arc::clone(backend), seconds);
+                plan.mark_refused(Arc::clone(backend), seconds);
                 return Ok(false);
             }
         }
-        way.admitted = Some(backend.serial());
+        plan.admitted = Some(backend.serial());
         Ok(true)
     }
 }
@@ -139,13 +139,13 @@ enum TurnOutcome {
     Left,
 }
 
-async fn wait(turn: &Turn<'_>, backend: &Backend, patience: &ClientSignal) -> TurnOutcome {
+async fn wait(turn: &Turn<'_>, backend: &Backend, client_signal: &ClientSignal) -> TurnOutcome {
     loop {
         let left = turn.at().saturating_duration_since(Instant::now());
         tokio::select! {
             () = tokio::time::sleep(left.min(LOOK)) => {}
             // A client may end its stream and still want its answer, but not one that has yet to speak.
-            () = end(patience) => return TurnOutcome::Left,
+            () = end(client_signal) => return TurnOutcome::Left,
         }
         if !backend.takes_new() {
             return TurnOutcome::Elsewhere;
@@ -156,12 +156,12 @@ async fn wait(turn: &Turn<'_>, backend: &Backend, patience: &ClientSignal) -> Tu
     }
 }
 
-pub(super) async fn end(patience: &ClientSignal) {
+pub(super) async fn end(client_signal: &ClientSignal) {
     poll_fn(|cx| {
-        if patience.ended() {
+        if client_signal.ended() {
             return Poll::Ready(());
         }
-        patience.wake_at_end(cx);
+        client_signal.wake_at_end(cx);
         Poll::Pending
     })
     .await;

@@ -61,24 +61,24 @@ enum ConnectionEnd {
 /// next one; forced, at once. `refused` is told of a request that is refused before it can be served.
 pub async fn serve(
     proxy: Arc<SharedState>,
-    visitor: Arc<ConnectionInfo>,
+    info: Arc<ConnectionInfo>,
     stream: ClientStream,
     refused: impl FnOnce(&SharedState, &ConnectionInfo, &RejectedRequest),
 ) {
-    let stream = HalfClose::new(stream, Arc::clone(&visitor.patience), Arc::clone(&visitor.clock));
+    let stream = HalfClose::new(stream, Arc::clone(&info.client_signal), Arc::clone(&info.clock));
     let service = {
-        let (proxy, visitor) = (Arc::clone(&proxy), Arc::clone(&visitor));
+        let (proxy, info) = (Arc::clone(&proxy), Arc::clone(&info));
         service_fn(move |request| {
-            let (proxy, visitor) = (Arc::clone(&proxy), Arc::clone(&visitor));
-            let serving = visitor.clock.serve();
-            visitor.has_body.store(!request_is_whole(&request), Ordering::Relaxed);
+            let (proxy, info) = (Arc::clone(&proxy), Arc::clone(&info));
+            let serving = info.clock.serve();
+            info.has_body.store(!request_is_whole(&request), Ordering::Relaxed);
             // Before the request's future is first polled, hyper may look for the stream's end.
-            let held = respond::hold(&visitor, &request);
+            let held = respond::hold(&info, &request);
             async move {
-                let mut response = proxy.respond(&visitor, request, held).await;
+                let mut response = proxy.respond(&info, request, held).await;
                 // The client's next request is on a connection to whoever accepts now. To close while
                 // none is under way would be to close on one that is just being sent.
-                if visitor.drain.phase() == ShutdownPhase::Parting
+                if info.drain.phase() == ShutdownPhase::Parting
                     && response.status() != StatusCode::SWITCHING_PROTOCOLS
                 {
                     response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
@@ -87,7 +87,7 @@ pub async fn serve(
             }
         })
     };
-    let limits = visitor.listener.header;
+    let limits = info.listener.header;
     let mut builder = http1::Builder::new();
     // Deadlines are kept here: hyper's would not tell an idle connection from half a header.
     builder
@@ -100,9 +100,9 @@ pub async fn serve(
     }
     let mut connection = builder.serve_connection(TokioIo::new(stream), service);
     let ended = {
-        let mut drain = visitor.drain.clone();
+        let mut drain = info.drain.clone();
         let mut draining = false;
-        let mut sleep = pin!(sleep_until(Instant::now() + visitor.listener.header_timeout));
+        let mut sleep = pin!(sleep_until(Instant::now() + info.listener.header_timeout));
         loop {
             tokio::select! {
                 biased;
@@ -116,14 +116,14 @@ pub async fn serve(
                     draining = true;
                     Pin::new(&mut connection).graceful_shutdown();
                 }
-                () = poll_fn(|cx| visitor.poll_late(sleep.as_mut(), cx)) => break ConnectionEnd::Late,
+                () = poll_fn(|cx| info.poll_late(sleep.as_mut(), cx)) => break ConnectionEnd::Late,
             }
         }
     };
     let parts = connection.into_parts();
     // What follows is of no size, and not in the future of a connection that is served for days.
-    Box::pin(finish(&visitor, ended, parts.io.into_inner(), parts.read_buf, |refusal| {
-        refused(&proxy, &visitor, refusal);
+    Box::pin(finish(&info, ended, parts.io.into_inner(), parts.read_buf, |refusal| {
+        refused(&proxy, &info, refusal);
         proxy.snapshot.load().error_pages.clone()
     }))
     .await;
@@ -166,26 +166,26 @@ impl ConnectionInfo {
 /// Ends the connection as it has to end: as a tunnel, by a refusal, or closed. `refused` reports the refusal
 /// and returns the error pages for it.
 async fn finish(
-    visitor: &ConnectionInfo,
+    info: &ConnectionInfo,
     ended: ConnectionEnd,
     stream: HalfClose<ClientStream>,
     rest: Bytes,
     refused: impl FnOnce(&RejectedRequest) -> Option<Arc<ErrorPages>>,
 ) {
-    let waiting = visitor.clock.waiting();
-    let since = visitor.clock.since();
+    let waiting = info.clock.waiting();
+    let since = info.clock.since();
     let refusal = match ended {
         ConnectionEnd::Forced => return,
-        ConnectionEnd::Closed => return end(visitor, stream, &rest).await,
+        ConnectionEnd::Closed => return end(info, stream, &rest).await,
         ConnectionEnd::Late if waiting != Some(Waiting::Header) && rest.is_empty() => {
             if let Some(stream) = stream.into_inner() {
-                close(visitor, stream, &[], false).await;
+                close(info, stream, &[], false).await;
             }
             return;
         }
         ConnectionEnd::Late => RejectedRequest::late(rest, since),
         ConnectionEnd::Broken(error) => {
-            tracing::debug!(peer = %visitor.peer, %error, "connection ended");
+            tracing::debug!(peer = %info.peer, %error, "connection ended");
             let in_header = waiting == Some(Waiting::Header) || !rest.is_empty();
             match waiting {
                 _ if error.is_parse() => RejectedRequest::broken(&error, rest, since),
@@ -203,27 +203,27 @@ async fn finish(
         && refusal.status != 0
         && let Some(stream) = stream.into_inner()
     {
-        close(visitor, stream, &refusal.answer(pages.as_deref()), true).await;
+        close(info, stream, &refusal.answer(pages.as_deref()), true).await;
     }
 }
 
 /// A connection that has done what it was to do: it goes on as a tunnel, or is closed.
-async fn end(visitor: &ConnectionInfo, stream: HalfClose<ClientStream>, rest: &Bytes) {
+async fn end(info: &ConnectionInfo, stream: HalfClose<ClientStream>, rest: &Bytes) {
     let Some(stream) = stream.into_inner() else { return };
-    if let Some(tunnel) = visitor.take_tunnel() {
+    if let Some(tunnel) = info.take_tunnel() {
         // A copy of a few bytes, or none: what hyper read into would keep its 8 KiB alive.
         let early = Bytes::copy_from_slice(rest);
         // A tunnel that does not come about any more drops the connection.
         let _ = tunnel.send(TunnelEndpoint { stream, early });
         return;
     }
-    let lingers = visitor.has_body.load(Ordering::Relaxed) || !rest.is_empty();
-    close(visitor, stream, &[], lingers).await;
+    let lingers = info.has_body.load(Ordering::Relaxed) || !rest.is_empty();
+    close(info, stream, &[], lingers).await;
 }
 
 /// Sends the last words and closes. A client that may still be sending is read from until it ends: bytes that
 /// nobody has read would make the close a reset, which overtakes the answer.
-async fn close(visitor: &ConnectionInfo, mut stream: ClientStream, words: &[u8], lingers: bool) {
+async fn close(info: &ConnectionInfo, mut stream: ClientStream, words: &[u8], lingers: bool) {
     let (most, pause) = LINGER;
     let closing = async {
         let until = Instant::now() + most;
@@ -238,7 +238,7 @@ async fn close(visitor: &ConnectionInfo, mut stream: ClientStream, words: &[u8],
         }
         io::Result::Ok(())
     };
-    let mut drain = visitor.drain.clone();
+    let mut drain = info.drain.clone();
     tokio::select! {
         // Whatever fails, nobody is left to be told.
         _ = closing => {}

@@ -63,12 +63,12 @@ impl RequestAttempt<'_> {
     /// a session lives without being heard. While no connection can be opened nothing has been sent,
     /// and it is tried again and again; what a node has not read is sent again. A session ends if its
     /// node refuses or resets connections, is silent for longer than the session lives, or is removed.
-    pub(super) async fn session(
+    pub(super) async fn send_to_owner(
         &mut self,
         backend: Arc<Backend>,
         lifetime: Duration,
     ) -> Result<AttemptOutcome, ProxyError> {
-        self.chosen(ChosenBy::Sid);
+        self.set_chosen_by(ChosenBy::Sid);
         self.bound = true;
         let header = self.config().timeouts.response_header.max(lifetime + POLL_SLACK);
         if self.engine.is_some_and(|engine| engine.polling) {
@@ -77,7 +77,7 @@ impl RequestAttempt<'_> {
         let mut request = self.outgoing.request();
         let mut until = None;
         loop {
-            let failure = match self.once(&backend, header, request).await {
+            let failure = match self.send_once(&backend, header, request).await {
                 Ok(answer) => return self.answered(answer).await,
                 Err(failure) => failure,
             };
@@ -94,7 +94,7 @@ impl RequestAttempt<'_> {
             let ForwardError { error, unsent, .. } = failure;
             // Any node answers a preflight.
             if self.method == Method::OPTIONS && unsent.is_some() {
-                return self.free(RetryPlan::any()).await;
+                return self.send_balanced(RetryPlan::any()).await;
             }
             let unsent = match (SessionFailure::of(&error), unsent) {
                 (SessionFailure::Waits, Some(unsent)) => unsent,
@@ -114,7 +114,7 @@ impl RequestAttempt<'_> {
 
     /// The session's backend has answered, if only that it does not know the session.
     async fn answered(&self, mut answer: BackendResponse) -> Result<AttemptOutcome, ProxyError> {
-        let (unknown, head) = self.unknown(&mut answer).await?;
+        let (unknown, head) = self.is_unknown(&mut answer).await?;
         if unknown {
             self.forget();
         }
@@ -129,7 +129,7 @@ impl RequestAttempt<'_> {
     ) -> Result<Request<RequestBody>, ProxyError> {
         tokio::select! {
             () = tokio::time::sleep(CONNECT_PAUSE.mul_f64(0.5 + fastrand::f64())) => Ok(request),
-            () = end(self.patience) => Err(Self::left()),
+            () = end(self.client_signal) => Err(Self::left()),
             () = request.body_mut().left() => Err(Self::left()),
         }
     }
@@ -141,6 +141,6 @@ impl RequestAttempt<'_> {
     /// The session is gone: it is forgotten, and its client is told.
     fn ended(&self, error: ProxyError) -> ProxyError {
         self.forget();
-        self.gone().because(error)
+        self.session_gone().with_source(error)
     }
 }

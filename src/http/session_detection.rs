@@ -77,7 +77,7 @@ async fn read(
             .await
             .map_err(|_| failed(FailureKind::TimedOut))?;
         let Some(frame) = frame else { break };
-        let frame = frame.map_err(|error| failed(forward::kind(&error)).because(error))?;
+        let frame = frame.map_err(|error| failed(forward::kind(&error)).with_source(error))?;
         let Ok(data) = frame.into_data() else { break };
         head.extend_from_slice(&data);
         if enough(&head) {

@@ -74,14 +74,14 @@ pub(super) fn expected(headers: &HeaderMap) -> String {
 #[derive(Debug)]
 pub(super) struct PendingTunnel<M> {
     pub(super) client: oneshot::Receiver<TunnelEndpoint<ClientStream>>,
-    pub(super) entry: StreamScope,
-    pub(super) moored: M,
+    pub(super) scope: StreamScope,
+    pub(super) counts: M,
     pub(super) ticket: TunnelTicket,
-    pub(super) terms: TunnelOptions,
+    pub(super) options: TunnelOptions,
 }
 
 /// The client's `101`; the tunnel starts in a task of its own once it is written.
-pub(super) fn switch<M>(answer: BackendResponse, passage: PendingTunnel<M>) -> Response<ReplyBody>
+pub(super) fn switch<M>(answer: BackendResponse, pending: PendingTunnel<M>) -> Response<ReplyBody>
 where
     M: Unpin + Send + 'static,
 {
@@ -89,7 +89,7 @@ where
     let backend = hyper::upgrade::on(&mut response);
     // The connection has left HTTP: neither its permit nor its request is ours to count any more.
     let in_use = lease.into_connection();
-    tokio::spawn(hand_over(passage, backend, in_use));
+    tokio::spawn(start_tunnel(pending, backend, in_use));
     let (mut parts, _): (_, Incoming) = response.into_parts();
     strip_hop_by_hop(&mut parts.headers);
     mark(&mut parts.headers);
@@ -98,11 +98,11 @@ where
 
 /// Takes both sockets as their responses leave them. The tunnel's task is a new one: this one's state, the entry and
 /// the sockets in their wrappings, would otherwise be held for as long as the tunnel lives.
-async fn hand_over<M>(passage: PendingTunnel<M>, backend: OnUpgrade, in_use: InUse)
+async fn start_tunnel<M>(pending: PendingTunnel<M>, backend: OnUpgrade, in_use: InUse)
 where
     M: Unpin + Send + 'static,
 {
-    let PendingTunnel { client, entry, moored, ticket, terms } = passage;
+    let PendingTunnel { client, scope, counts, ticket, options } = pending;
     let halves = async {
         tokio::try_join!(async { client.await.map_err(|_| Side::Client) }, async {
             backend.await.map_err(|_| Side::Backend)
@@ -110,11 +110,11 @@ where
     };
     let (client, backend) = match halves.await {
         Ok(halves) => halves,
-        Err(side) => return lost(entry, side),
+        Err(side) => return lost(scope, side),
     };
-    let Some(backend) = socket(backend) else { return lost(entry, Side::Proxy) };
-    let guard = TunnelGuard { entry, _moored: (moored, in_use) };
-    tokio::spawn(tunnel::run(client, backend, guard, ticket, terms));
+    let Some(backend) = socket(backend) else { return lost(scope, Side::Proxy) };
+    let guard = TunnelGuard { scope, _counts: (counts, in_use) };
+    tokio::spawn(tunnel::run(client, backend, guard, ticket, options));
 }
 
 fn socket(upgraded: Upgraded) -> Option<TunnelEndpoint<BackendStream>> {
@@ -124,8 +124,8 @@ fn socket(upgraded: Upgraded) -> Option<TunnelEndpoint<BackendStream>> {
     Some(TunnelEndpoint { stream: parts.io.into_inner().into_inner(), early })
 }
 
-fn lost(entry: StreamScope, side: Side) {
-    entry.end(Termination::Failed(side, Phase::Tunnel, FailureKind::Incomplete));
+fn lost(scope: StreamScope, side: Side) {
+    scope.end(Termination::Failed(side, Phase::Tunnel, FailureKind::Incomplete));
 }
 
 #[cfg(test)]

@@ -40,9 +40,9 @@ pub(super) struct BackendSearch<'a> {
     proxy: &'a SharedState,
     pool: &'a PoolSnapshot,
     source: [u8; 16],
-    entry: &'a mut StreamScope,
+    scope: &'a mut StreamScope,
     /// Those that it does not go to again: not reached, or full of new sessions.
-    left: Vec<Arc<Backend>>,
+    excluded: Vec<Arc<Backend>>,
     /// How many were tried.
     tries: usize,
     /// By when it may wait for a free connection.
@@ -67,15 +67,15 @@ impl<'a> BackendSearch<'a> {
         proxy: &'a SharedState,
         pool: &'a PoolSnapshot,
         client: IpAddr,
-        entry: &'a mut StreamScope,
+        scope: &'a mut StreamScope,
     ) -> Self {
         let until = Instant::now() + pool.config().timeouts.connect;
         Self {
             proxy,
             pool,
             source: source(client),
-            entry,
-            left: Vec::new(),
+            scope,
+            excluded: Vec::new(),
             tries: 0,
             until,
             admitted_by: None,
@@ -92,23 +92,23 @@ impl<'a> BackendSearch<'a> {
         let mut last = None;
         let mut started = None;
         loop {
-            self.entry.enter(Phase::Select);
-            let (hold, in_use) = match self.place().await {
+            self.scope.enter(Phase::Select);
+            let (hold, in_use) = match self.admitted_backend().await {
                 Ok(place) => place,
                 Err(error) if error.kind == FailureKind::NotAdmitted => return Err(error),
                 Err(error) => return Err(last.unwrap_or(error)),
             };
             let started = *started.get_or_insert_with(Instant::now);
-            let record = self.entry.record();
+            let record = self.scope.record();
             record.chosen_by = ChosenBy::Balance;
             record.backend = Some(Arc::clone(hold.backend().label()));
-            self.entry.enter(Phase::Connect);
+            self.scope.enter(Phase::Connect);
             match self.connect(hold.backend(), from).await {
                 Ok(server) => {
                     return Ok(ConnectedBackend { server, hold, in_use, took: started.elapsed() });
                 }
                 Err(error) => {
-                    self.left.push(Arc::clone(hold.backend()));
+                    self.excluded.push(Arc::clone(hold.backend()));
                     self.tries += 1;
                     if !self.may_retry() {
                         return Err(error);
@@ -121,9 +121,9 @@ impl<'a> BackendSearch<'a> {
     }
 
     /// A backend that admits it, and the right to one more connection there.
-    async fn place(&mut self) -> Result<(Hold, InUse), ProxyError> {
+    async fn admitted_backend(&mut self) -> Result<(Hold, InUse), ProxyError> {
         loop {
-            let (hold, in_use) = match self.room().await {
+            let (hold, in_use) = match self.backend_with_capacity().await {
                 Ok(room) => room,
                 Err(_) if self.refused => {
                     self.proxy.metrics.admission_refused.inc();
@@ -150,24 +150,24 @@ impl<'a> BackendSearch<'a> {
             Admitted::Now => true,
             Admitted::Then(turn) => {
                 self.proxy.metrics.admission_queued.inc();
-                let comes = its_turn(backend, turn.at().into()).await;
+                let comes = wait_for_turn(backend, turn.at().into()).await;
                 if !comes {
-                    self.left.push(Arc::clone(backend));
+                    self.excluded.push(Arc::clone(backend));
                 }
                 comes
             }
             Admitted::No(_) => {
                 self.refused = true;
-                self.left.push(Arc::clone(backend));
+                self.excluded.push(Arc::clone(backend));
                 false
             }
         }
     }
 
     /// A backend and the right to one more connection there.
-    async fn room(&self) -> Result<(Hold, InUse), ProxyError> {
+    async fn backend_with_capacity(&self) -> Result<(Hold, InUse), ProxyError> {
         loop {
-            let picked = self.pool.upstream.pick(&self.source, &self.left);
+            let picked = self.pool.upstream.pick(&self.source, &self.excluded);
             if let Some(backend) = &picked {
                 let hold = backend.hold();
                 if let Some(in_use) = backend.connection() {
@@ -181,7 +181,7 @@ impl<'a> BackendSearch<'a> {
             };
             let backend = Arc::clone(in_use.backend());
             // It may have begun to drain meanwhile, or gone down.
-            if would_take(&backend) {
+            if accepts_new(&backend) {
                 return Ok((backend.hold(), in_use));
             }
         }
@@ -189,7 +189,7 @@ impl<'a> BackendSearch<'a> {
 
     /// Waits for a connection to be free; `None` where too many wait already, or too long.
     async fn queue(&self, picked: Option<Arc<Backend>>) -> Option<InUse> {
-        let waits = |backend: &&Arc<Backend>| backend.is_only_full() && !self.has_left(backend);
+        let waits = |backend: &&Arc<Backend>| backend.is_only_full() && !self.has_excluded(backend);
         let mut full: Vec<&Arc<Backend>> =
             self.pool.upstream.backends().iter().filter(waits).collect();
         if full.is_empty() {
@@ -241,7 +241,7 @@ impl<'a> BackendSearch<'a> {
 
     /// Whether there is somebody else to try, and the budget, which is then spent on it.
     fn may_retry(&self) -> bool {
-        let other = |backend: &Arc<Backend>| would_take(backend) && !self.has_left(backend);
+        let other = |backend: &Arc<Backend>| accepts_new(backend) && !self.has_excluded(backend);
         self.tries < MAX_TRIES
             && self.pool.upstream.backends().iter().any(other)
             && self.pool.upstream.retry_allowed()
@@ -251,24 +251,24 @@ impl<'a> BackendSearch<'a> {
             }
     }
 
-    fn has_left(&self, backend: &Arc<Backend>) -> bool {
-        self.left.iter().any(|left| Arc::ptr_eq(left, backend))
+    fn has_excluded(&self, backend: &Arc<Backend>) -> bool {
+        self.excluded.iter().any(|left| Arc::ptr_eq(left, backend))
     }
 }
 
 /// Whether it takes new sessions, at once or when a connection is free.
-fn would_take(backend: &Backend) -> bool {
+fn accepts_new(backend: &Backend) -> bool {
     backend.takes_new() || backend.is_only_full()
 }
 
 /// Waits until then; false where the backend takes no new sessions any more.
-async fn its_turn(backend: &Backend, at: Instant) -> bool {
+async fn wait_for_turn(backend: &Backend, at: Instant) -> bool {
     loop {
         let left = at.saturating_duration_since(Instant::now());
         sleep(left.min(LOOK)).await;
         // Its own connection may be what makes it full.
-        if !would_take(backend) || left <= LOOK {
-            return would_take(backend);
+        if !accepts_new(backend) || left <= LOOK {
+            return accepts_new(backend);
         }
     }
 }

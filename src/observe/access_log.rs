@@ -153,24 +153,24 @@ impl<'a> LogLine<'a> {
             Termination::Failed(_, _, FailureKind::BadRequest(reason)) => Some(reason),
             _ => None,
         };
-        let secured = record.secured.as_deref();
+        let tls_info = record.tls_info.as_deref();
         let measured = |micros: u32| (micros != UNKNOWN).then(|| f64::from(micros) / 1000.0);
         Self {
             ts: record.at,
             id: record.id(),
             client: record.client,
             listener: &record.listener,
-            tls: secured.is_some(),
-            tls_version: secured.and_then(|told| told.version).map(|(version, _)| version),
-            sni: secured.and_then(|told| told.sni.as_deref()),
-            alpn: secured.and_then(|told| told.alpn.as_deref()),
-            client_cert: secured.and_then(|told| told.client.as_ref()).map(|told| &*told.subject),
+            tls: tls_info.is_some(),
+            tls_version: tls_info.and_then(|told| told.version).map(|(version, _)| version),
+            sni: tls_info.and_then(|told| told.sni.as_deref()),
+            alpn: tls_info.and_then(|told| told.alpn.as_deref()),
+            client_cert: tls_info.and_then(|told| told.client.as_ref()).map(|told| &*told.subject),
             host: record.host(),
             method: record.method(),
             path: record.path(),
             status: (record.status != 0).then_some(record.status),
-            route: record.way.as_ref().and_then(|way| way.route.as_deref()),
-            pool: record.way.as_ref().map(|way| &*way.pool),
+            route: record.route_label.as_ref().and_then(|route_label| route_label.route.as_deref()),
+            pool: record.route_label.as_ref().map(|route_label| &*route_label.pool),
             backend: record.backend.as_deref(),
             chosen_by: record.chosen_by.label(),
             bytes_in: end.bytes_in,
@@ -224,195 +224,4 @@ impl serde_json::ser::Formatter for Escaping {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::{fs, sync::Arc};
-
-    use serde_json::Value;
-    use tempfile::TempDir;
-
-    use super::*;
-    use crate::{
-        error::{Phase, Side},
-        observe::{ChosenBy, record::StreamStart},
-    };
-
-    fn record(host: &str, target: &str) -> StreamRecord {
-        let (client, listener) = ("192.0.2.7:4711".parse().unwrap(), &"web".into());
-        StreamRecord::new(StreamStart {
-            id: "r-1",
-            client,
-            listener,
-            secured: Some(&Arc::default()),
-            host,
-            method: "GET",
-            target,
-            redaction: None,
-        })
-    }
-
-    fn log(directory: &TempDir) -> (AccessLog, PathBuf) {
-        let path = directory.path().join("access.log");
-        let config = config::AccessLog::File(path.clone());
-        (AccessLog::open(&config, Counter::default()).unwrap(), path)
-    }
-
-    /// The line that `write` makes of these.
-    fn line(record: &StreamRecord, end: &StreamEnd<'_>) -> String {
-        let directory = tempfile::tempdir().unwrap();
-        let (log, path) = log(&directory);
-        log.write(record, end);
-        drop(log);
-        fs::read_to_string(path).unwrap()
-    }
-
-    #[test]
-    fn a_line_tells_everything_in_order() {
-        let mut record = record("chat.example.com", "/socket.io/?EIO=4&sid=s3cr3t");
-        record.status = 200;
-        record.backend = Some("blue-1".into());
-        record.chosen_by = ChosenBy::Sid;
-        record.connect_took(Duration::from_micros(1234));
-        record.first_byte_seen();
-        let end = StreamEnd { bytes_in: 5, bytes_out: 70, ..StreamEnd::new(Termination::Complete) };
-        let line = line(&record, &end);
-        assert!(line.ends_with("}\n") && line.lines().count() == 1);
-        let json: Value = serde_json::from_str(&line).unwrap();
-        let ts = json["ts"].as_str().unwrap();
-        assert_eq!(ts.len(), "2026-01-01T00:00:00.000Z".len());
-        assert!(humantime::parse_rfc3339(ts).is_ok());
-        let expected = [
-            ("id", "\"r-1\""),
-            ("client", "\"192.0.2.7:4711\""),
-            ("listener", "\"web\""),
-            ("tls", "true"),
-            ("host", "\"chat.example.com\""),
-            ("method", "\"GET\""),
-            ("path", "\"/socket.io/?EIO=4&sid=-\""),
-            ("status", "200"),
-            ("backend", "\"blue-1\""),
-            ("chosen_by", "\"sid\""),
-            ("bytes_in", "5"),
-            ("bytes_out", "70"),
-            ("connect_ms", "1.234"),
-            ("termination", "\"complete\""),
-            ("kind", "\"http\""),
-        ];
-        let mut from = 0;
-        for (key, value) in expected {
-            let pair = format!("\"{key}\":{value}");
-            let at = line[from..].find(&pair);
-            from += at.unwrap_or_else(|| panic!("{pair} not after byte {from} of {line}"));
-        }
-        assert!(json["first_byte_ms"].as_f64().unwrap() <= json["duration_ms"].as_f64().unwrap());
-        assert!(json.get("error").is_none());
-    }
-
-    #[test]
-    fn what_is_not_known_is_null() {
-        let mut record = record("", "*");
-        record.form = StreamKind::Tunnel;
-        let json: Value =
-            serde_json::from_str(&line(&record, &StreamEnd::new(Termination::Drained))).unwrap();
-        for key in ["status", "backend", "connect_ms", "first_byte_ms"] {
-            assert_eq!(json[key], Value::Null, "{key}");
-        }
-        assert_eq!(json["kind"], "tunnel");
-        assert_eq!(json["chosen_by"], "none");
-        assert_eq!(json["termination"], "drained");
-        assert_eq!(json["path"], "*");
-    }
-
-    #[test]
-    fn an_error_is_a_sentence_or_the_refusal() {
-        let record = record("a", "/");
-        let refused = Termination::Failed(
-            Side::Client,
-            Phase::Request,
-            FailureKind::BadRequest("two Host headers"),
-        );
-        let mut end = StreamEnd::new(refused);
-        let error = |end: &StreamEnd<'_>| {
-            let json: Value = serde_json::from_str(&line(&record, end)).unwrap();
-            json["error"].as_str().unwrap().to_owned()
-        };
-        assert_eq!(error(&end), "two Host headers");
-        end.error = Some("the socket broke");
-        assert_eq!(error(&end), "the socket broke");
-    }
-
-    #[test]
-    fn no_client_can_steer_a_terminal_or_make_a_line() {
-        let evil = "\x1b[31m\r\n{\"forged\":1}\u{9b}2J\x7fä\u{a0}\"\\\u{85}";
-        let line = line(&record(evil, &format!("/{evil}")), &StreamEnd::new(Termination::Complete));
-        assert_eq!(line.chars().filter(|c| c.is_control()).collect::<String>(), "\n");
-        let json: Value = serde_json::from_str(&line).unwrap();
-        assert_eq!(json["host"], evil, "escaped, not lost");
-        assert!(line.contains(r"\u009b2J\u007fä"), "{line}");
-    }
-
-    #[test]
-    fn lines_of_many_threads_stay_whole() {
-        let directory = tempfile::tempdir().unwrap();
-        let (log, path) = log(&directory);
-        std::thread::scope(|scope| {
-            for thread in 0..8 {
-                let log = &log;
-                scope.spawn(move || {
-                    for n in 0..200 {
-                        let record = record("host", &format!("/{thread}/{n}"));
-                        log.write(&record, &StreamEnd::new(Termination::Complete));
-                    }
-                });
-            }
-        });
-        assert_eq!(log.dropped(), 0);
-        drop(log);
-        let text = fs::read_to_string(path).unwrap();
-        let mut paths: Vec<String> = text
-            .lines()
-            .map(|line| {
-                let json: Value = serde_json::from_str(line).unwrap();
-                json["path"].as_str().unwrap().to_owned()
-            })
-            .collect();
-        paths.sort_unstable();
-        paths.dedup();
-        assert_eq!(paths.len(), 1600);
-    }
-
-    #[test]
-    fn a_file_is_appended_to_and_opened_anew_after_a_rotation() {
-        let directory = tempfile::tempdir().unwrap();
-        let rotated = directory.path().join("access.log.1");
-        let (log, path) = log(&directory);
-        let complete = StreamEnd::new(Termination::Complete);
-        log.write(&record("before", "/"), &complete);
-        drop(log);
-        let log = AccessLog::open(&config::AccessLog::File(path.clone()), Counter::default());
-        let log = log.unwrap();
-        fs::rename(&path, &rotated).unwrap();
-        log.reopen().unwrap();
-        log.write(&record("after", "/"), &complete);
-        drop(log);
-        assert!(fs::read_to_string(rotated).unwrap().contains("before"));
-        let text = fs::read_to_string(path).unwrap();
-        assert!(text.contains("after") && !text.contains("before"));
-    }
-
-    #[test]
-    fn a_log_that_cannot_be_opened_is_named() {
-        // No folder can be made below a file.
-        let path = PathBuf::from("/dev/null/logs/access.log");
-        let config = config::AccessLog::File(path);
-        let error = AccessLog::open(&config, Counter::default()).unwrap_err();
-        assert!(error.to_string().contains("/dev/null/logs"), "{error}");
-    }
-
-    #[test]
-    fn off_takes_everything_and_writes_nothing() {
-        let log = AccessLog::open(&config::AccessLog::Off, Counter::default()).unwrap();
-        log.write(&record("a", "/"), &StreamEnd::new(Termination::Complete));
-        log.reopen().unwrap();
-        assert_eq!(log.dropped(), 0);
-    }
-}
+mod tests;

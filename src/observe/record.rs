@@ -49,7 +49,7 @@ pub struct StreamStart<'a> {
     /// The listener's name.
     pub listener: &'a Arc<str>,
     /// What TLS told of the client, where it was terminated here or its ClientHello was read.
-    pub secured: Option<&'a Arc<TlsInfo>>,
+    pub tls_info: Option<&'a Arc<TlsInfo>>,
     /// The host asked for; empty where none was named.
     pub host: &'a str,
     /// The method.
@@ -75,7 +75,7 @@ pub struct RouteLabel {
 #[derive(Debug)]
 pub struct StreamRecord {
     /// Where it was led to, once that is known.
-    pub way: Option<Arc<RouteLabel>>,
+    pub route_label: Option<Arc<RouteLabel>>,
     /// The backend's name, once one is chosen.
     pub backend: Option<Arc<str>>,
     pub(super) listener: Arc<str>,
@@ -94,7 +94,7 @@ pub struct StreamRecord {
     pub(super) connect: u32,
     /// How the backend was chosen.
     pub chosen_by: ChosenBy,
-    pub(super) secured: Option<Arc<TlsInfo>>,
+    pub(super) tls_info: Option<Arc<TlsInfo>>,
     /// What it is.
     pub form: StreamKind,
 }
@@ -114,7 +114,7 @@ impl StreamRecord {
             (Box::from(texts.as_str()), cuts)
         });
         Self {
-            way: None,
+            route_label: None,
             backend: None,
             listener: start.listener.clone(),
             texts,
@@ -126,7 +126,7 @@ impl StreamRecord {
             first_byte: UNKNOWN,
             connect: UNKNOWN,
             chosen_by: ChosenBy::None,
-            secured: start.secured.map(Arc::clone),
+            tls_info: start.tls_info.map(Arc::clone),
             form: StreamKind::Http,
         }
     }
@@ -232,7 +232,7 @@ mod tests {
             id: "r-1",
             client,
             listener,
-            secured: None,
+            tls_info: None,
             host,
             method: "GET",
             target,

@@ -48,10 +48,10 @@ impl Redaction {
     /// From the entries of the setting: a part of a name, or `!` and a name that is logged.
     pub fn new<'e>(entries: impl IntoIterator<Item = &'e str>) -> Self {
         let mut redaction = Self::default();
-        for entry in entries {
-            match entry.strip_prefix('!') {
+        for scope in entries {
+            match scope.strip_prefix('!') {
                 Some(name) => redaction.shown.push(name.into()),
-                None => redaction.parts.push(entry.into()),
+                None => redaction.parts.push(scope.into()),
             }
         }
         redaction

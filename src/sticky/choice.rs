@@ -18,7 +18,7 @@ pub struct AffinityHints<'a> {
     /// The Engine.IO session id in its query.
     pub sid: Option<&'a str>,
     /// The backend that its sticky cookie names.
-    pub moored: Option<&'a Arc<Backend>>,
+    pub cookie: Option<&'a Arc<Backend>>,
 }
 
 /// Where a request must go, or how that is to be found out.
@@ -42,38 +42,38 @@ pub enum Choice {
 }
 
 /// Decides for a request to `pool`, which counts as a use of its session.
-pub fn choose(table: &Table, pool: &str, clues: AffinityHints<'_>, now: Instant) -> Choice {
-    decide(clues, |sid| table.find(pool, sid, now))
+pub fn choose(table: &Table, pool: &str, hints: AffinityHints<'_>, now: Instant) -> Choice {
+    decide(hints, |sid| table.find(pool, sid, now))
 }
 
 /// Decides as [`choose`] does, and gives the client that opened the session, if that is known.
 pub fn choose_and_recognise(
     table: &Table,
     pool: &str,
-    clues: AffinityHints<'_>,
+    hints: AffinityHints<'_>,
     now: Instant,
 ) -> (Choice, Option<Key>) {
     let mut client = None;
     let find = |sid: &str| table.find(pool, sid, now).inspect(|known| client = known.client);
-    (decide(clues, find), client)
+    (decide(hints, find), client)
 }
 
 /// What [`choose`] would decide, without a trace.
-pub fn preview(table: &Table, pool: &str, clues: AffinityHints<'_>, now: Instant) -> Choice {
-    decide(clues, |sid| table.peek(pool, sid, now))
+pub fn preview(table: &Table, pool: &str, hints: AffinityHints<'_>, now: Instant) -> Choice {
+    decide(hints, |sid| table.peek(pool, sid, now))
 }
 
-fn decide(clues: AffinityHints<'_>, find: impl FnOnce(&str) -> Option<Known>) -> Choice {
-    if let Some(sid) = clues.sid {
+fn decide(hints: AffinityHints<'_>, find: impl FnOnce(&str) -> Option<Known>) -> Choice {
+    if let Some(sid) = hints.sid {
         return match find(sid) {
             // Its health does not matter: a node that answers no probe may still have the session.
             Some(known) if known.backend.phase() == Life::Gone => Choice::Gone,
             Some(known) if known.let_go => Choice::LetGo,
             Some(known) => Choice::Session(known.backend, known.lifetime),
-            None => Choice::Search(clues.moored.filter(|b| b.keeps_sessions()).cloned()),
+            None => Choice::Search(hints.cookie.filter(|b| b.keeps_sessions()).cloned()),
         };
     }
-    match clues.moored {
+    match hints.cookie {
         Some(backend) if backend.takes_new() && !backend.sheds() => {
             Choice::Cookie(Arc::clone(backend))
         }
@@ -105,9 +105,9 @@ mod tests {
     #[test]
     fn a_known_sid_beats_the_cookie_even_on_a_backend_that_drains() {
         let (table, one, two, now) = scene();
-        let clues = AffinityHints { sid: Some("a"), moored: Some(&two) };
+        let hints = AffinityHints { sid: Some("a"), cookie: Some(&two) };
         one.set_life(Life::Draining);
-        let choice = choose(&table, "chat", clues, now);
+        let choice = choose(&table, "chat", hints, now);
         assert!(matches!(choice, Choice::Session(b, LIFETIME) if Arc::ptr_eq(&b, &one)));
     }
 
@@ -115,46 +115,46 @@ mod tests {
     fn a_session_stays_with_its_backend_while_that_is_down_and_ends_with_it() {
         let (table, one, two, now) = scene();
         one.mark(false, 1, 1);
-        let clues = AffinityHints { sid: Some("a"), moored: Some(&two) };
-        let choice = choose(&table, "chat", clues, now);
+        let hints = AffinityHints { sid: Some("a"), cookie: Some(&two) };
+        let choice = choose(&table, "chat", hints, now);
         assert!(matches!(choice, Choice::Session(b, LIFETIME) if Arc::ptr_eq(&b, &one)));
         one.set_life(Life::Gone);
-        let clues = AffinityHints { sid: Some("a"), moored: Some(&two) };
-        assert!(matches!(choose(&table, "chat", clues, now), Choice::Gone));
+        let hints = AffinityHints { sid: Some("a"), cookie: Some(&two) };
+        assert!(matches!(choose(&table, "chat", hints, now), Choice::Gone));
     }
 
     #[test]
     fn a_session_that_was_let_go_is_dead_while_its_backend_lives() {
         let (table, one, two, now) = scene();
         assert_eq!(table.let_go(&one, 9), 1);
-        let clues = AffinityHints { sid: Some("a"), moored: Some(&two) };
-        assert!(matches!(choose(&table, "chat", clues, now), Choice::LetGo));
+        let hints = AffinityHints { sid: Some("a"), cookie: Some(&two) };
+        assert!(matches!(choose(&table, "chat", hints, now), Choice::LetGo));
     }
 
     #[test]
     fn an_unknown_sid_is_searched_with_the_cookies_backend_first() {
         let (table, _, two, now) = scene();
-        let clues = AffinityHints { sid: Some("b"), moored: Some(&two) };
-        let choice = choose(&table, "chat", clues, now);
+        let hints = AffinityHints { sid: Some("b"), cookie: Some(&two) };
+        let choice = choose(&table, "chat", hints, now);
         assert!(matches!(choice, Choice::Search(Some(b)) if Arc::ptr_eq(&b, &two)));
         two.mark(false, 1, 1);
-        assert!(matches!(choose(&table, "chat", clues, now), Choice::Search(None)));
-        let elsewhere = AffinityHints { sid: Some("a"), moored: None };
+        assert!(matches!(choose(&table, "chat", hints, now), Choice::Search(None)));
+        let elsewhere = AffinityHints { sid: Some("a"), cookie: None };
         assert!(matches!(choose(&table, "other", elsewhere, now), Choice::Search(None)));
     }
 
     #[test]
     fn without_a_sid_the_cookie_counts_while_its_backend_takes_new_sessions() {
         let (table, one, _, now) = scene();
-        let clues = AffinityHints { sid: None, moored: Some(&one) };
-        let choice = choose(&table, "chat", clues, now);
+        let hints = AffinityHints { sid: None, cookie: Some(&one) };
+        let choice = choose(&table, "chat", hints, now);
         assert!(matches!(choice, Choice::Cookie(b) if Arc::ptr_eq(&b, &one)));
         one.set_shedding(true);
-        assert!(matches!(choose(&table, "chat", clues, now), Choice::Free));
+        assert!(matches!(choose(&table, "chat", hints, now), Choice::Free));
         one.set_shedding(false);
-        assert!(matches!(choose(&table, "chat", clues, now), Choice::Cookie(_)));
+        assert!(matches!(choose(&table, "chat", hints, now), Choice::Cookie(_)));
         one.set_life(Life::Draining);
-        assert!(matches!(choose(&table, "chat", clues, now), Choice::Free));
+        assert!(matches!(choose(&table, "chat", hints, now), Choice::Free));
         assert!(matches!(choose(&table, "chat", AffinityHints::default(), now), Choice::Free));
     }
 }

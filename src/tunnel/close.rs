@@ -6,14 +6,14 @@
 //! Close has passed, which is masked as a backend expects it; then both sides end. A client that hears
 //! of a restart (1012) connects again by itself.
 //!
-//! A tunnel that never had frames ends at its next pause of [`QUIET`], when nothing is under way as far
+//! A tunnel that never had frames ends at its next pause of [`QUIET_TIME`], when nothing is under way as far
 //! as bytes tell: none come, and none wait for a slow reader. An operator who names it ends it at once.
 //! Its peers are told in order, by FIN and TLS's close_notify, except where bytes for one are left: that
 //! one sees a reset, so that it takes nothing for whole.
 //!
 //! Where frames are lost sight of, nothing is sent: the tunnel lives until it ends or is cut. A drain
 //! cuts what is left at its own deadline. No other close has one, so that it brings its own: a client
-//! that reads nothing, a frame without an end and a tunnel without frames are cut after [`PATIENCE`].
+//! that reads nothing, a frame without an end and a tunnel without frames are cut after [`CLOSE_TIMEOUT`].
 
 use std::{
     io,
@@ -37,14 +37,14 @@ use crate::{
 
 /// How long a client may take to answer our Close. Every client library does so by itself, within a
 /// round trip: one that does not has lost its event loop or its network, and is cut.
-pub const ANSWER: Duration = Duration::from_secs(5);
+pub const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How long a close that no drain has ordered may wait until our Close is with the client. Several round
 /// trips and a large frame on a slow line take less; past it, nobody reads.
-pub const PATIENCE: Duration = Duration::from_secs(30);
+pub const CLOSE_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// How long a tunnel without frames that is to be closed must be silent, both ways.
-pub const QUIET: Duration = Duration::from_secs(1);
+pub const QUIET_TIME: Duration = Duration::from_secs(1);
 
 /// Why a tunnel is closed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -106,7 +106,7 @@ impl CloseReason {
     }
 
     /// Whether whoever ordered it cuts what is left of the tunnel some time.
-    fn is_followed_by_a_cut(self) -> bool {
+    fn has_drain_deadline(self) -> bool {
         self == Self::Drained
     }
 
@@ -136,7 +136,7 @@ impl CloseState {
     pub(super) fn has_deadline(self) -> bool {
         match self {
             Self::No | Self::Quiet(_) => false,
-            Self::Ordered(reason) | Self::Sending(reason, _) => !reason.is_followed_by_a_cut(),
+            Self::Ordered(reason) | Self::Sending(reason, _) => !reason.has_drain_deadline(),
             Self::Theirs(_) | Self::Sent(..) => true,
         }
     }
@@ -156,8 +156,8 @@ impl CloseState {
 
 impl<A: ByteStream, B: ByteStream, G: TunnelObserver> Tunnel<A, B, G> {
     /// Takes note of an order; ready where it is to cut.
-    pub(super) fn poll_order(&mut self, cx: &mut Context<'_>) -> Poll<Termination> {
-        match self.ticket.order(cx) {
+    pub(super) fn poll_command(&mut self, cx: &mut Context<'_>) -> Poll<Termination> {
+        match self.ticket.command(cx) {
             Some(TunnelCommand::Cut(reason)) => {
                 self.part(cx);
                 return Poll::Ready(reason.unwrap_or(CloseReason::Drained).termination());
@@ -169,7 +169,7 @@ impl<A: ByteStream, B: ByteStream, G: TunnelObserver> Tunnel<A, B, G> {
                 self.closing = CloseState::Ordered(reason);
                 self.down.stops = true;
                 if self.closing.has_deadline() {
-                    self.pause = Some(IdleTimer::new(PATIENCE));
+                    self.pause = Some(IdleTimer::new(CLOSE_TIMEOUT));
                 }
             }
             Some(TunnelCommand::Close(_)) | None => {}
@@ -177,7 +177,7 @@ impl<A: ByteStream, B: ByteStream, G: TunnelObserver> Tunnel<A, B, G> {
         Poll::Pending
     }
 
-    /// Ends a tunnel without frames when it next is silent, for `PATIENCE` at most where nobody cuts it;
+    /// Ends a tunnel without frames when it next is silent, for `CLOSE_TIMEOUT` at most where nobody cuts it;
     /// ready where that is now.
     fn close_at_pause(&mut self, cx: &mut Context<'_>, reason: CloseReason) -> Poll<Termination> {
         let latest = match reason {
@@ -188,10 +188,10 @@ impl<A: ByteStream, B: ByteStream, G: TunnelObserver> Tunnel<A, B, G> {
                 return Poll::Ready(reason.termination());
             }
             CloseReason::Drained => None,
-            CloseReason::Aged | CloseReason::Down => Some(PATIENCE),
+            CloseReason::Aged | CloseReason::Down => Some(CLOSE_TIMEOUT),
         };
         self.closing = CloseState::Quiet(reason);
-        self.pause = Some(IdleTimer::within(QUIET, latest));
+        self.pause = Some(IdleTimer::within(QUIET_TIME, latest));
         Poll::Pending
     }
 
@@ -207,7 +207,7 @@ impl<A: ByteStream, B: ByteStream, G: TunnelObserver> Tunnel<A, B, G> {
         if closed || !self.down.is_open() {
             self.down.stops = false;
             self.closing = CloseState::Theirs(reason);
-            self.pause = Some(IdleTimer::new(ANSWER));
+            self.pause = Some(IdleTimer::new(ANSWER_TIMEOUT));
             return false;
         }
         if self.down.frames.at_boundary() {
@@ -226,38 +226,38 @@ impl<A: ByteStream, B: ByteStream, G: TunnelObserver> Tunnel<A, B, G> {
         cx: &mut Context<'_>,
         scratch: &mut [u8],
     ) -> Poll<Termination> {
-        let (CloseState::Sending(reason, mut far) | CloseState::Sent(reason, mut far)) =
-            self.closing
+        let (CloseState::Sending(reason, mut backend_end)
+        | CloseState::Sent(reason, mut backend_end)) = self.closing
         else {
             return Poll::Pending;
         };
         let written = self.down.poll_written(cx, &mut self.client);
         if matches!(self.closing, CloseState::Sending(..)) && matches!(written, Poll::Ready(Ok(())))
         {
-            self.closing = CloseState::Sent(reason, far);
-            self.pause = Some(IdleTimer::new(ANSWER));
+            self.closing = CloseState::Sent(reason, backend_end);
+            self.pause = Some(IdleTimer::new(ANSWER_TIMEOUT));
         }
-        if far == BackendEnd::Open
+        if backend_end == BackendEnd::Open
             && let Poll::Ready(end) = poll_drop(cx, &mut self.backend, scratch)
         {
-            far = if end.is_ok() { BackendEnd::Ended } else { BackendEnd::Failed };
+            backend_end = if end.is_ok() { BackendEnd::Ended } else { BackendEnd::Failed };
         }
-        let client = self.poll_last_words(cx, &mut far, scratch);
+        let client = self.poll_client_close(cx, &mut backend_end, scratch);
         if let CloseState::Sending(_, now) | CloseState::Sent(_, now) = &mut self.closing {
-            *now = far;
+            *now = backend_end;
         }
         if matches!((&written, &client), (Poll::Ready(Err(_)), _) | (_, Poll::Ready(Err(())))) {
             // The client has gone without an answer.
             self.backend.reset_on_drop();
             return Poll::Ready(reason.termination());
         }
-        let over = client.is_ready() || far == BackendEnd::Failed;
+        let over = client.is_ready() || backend_end == BackendEnd::Failed;
         if !over || !matches!(self.closing, CloseState::Sent(..)) {
             return Poll::Pending;
         }
         // A client that has not read yet must still find our Close: no reset from here on.
         ready!(self.down.poll_shut(cx, &mut self.client));
-        if client.is_ready() && far != BackendEnd::Open {
+        if client.is_ready() && backend_end != BackendEnd::Open {
             return Poll::Ready(reason.termination());
         }
         Poll::Pending
@@ -265,17 +265,17 @@ impl<A: ByteStream, B: ByteStream, G: TunnelObserver> Tunnel<A, B, G> {
 
     /// The client's bytes up to its Close, to the backend while that takes them. Ready once it has
     /// said Close or FIN and the backend was told; an error where it is gone.
-    fn poll_last_words(
+    fn poll_client_close(
         &mut self,
         cx: &mut Context<'_>,
-        far: &mut BackendEnd,
+        backend_end: &mut BackendEnd,
         scratch: &mut [u8],
     ) -> Poll<Result<(), ()>> {
-        while *far != BackendEnd::Failed {
+        while *backend_end != BackendEnd::Failed {
             match self.up.poll(cx, &mut self.client, &mut self.backend, scratch) {
                 Poll::Ready(Ok(())) => return Poll::Ready(Ok(())),
                 Poll::Ready(Err(CopyError::Read(_))) => return Poll::Ready(Err(())),
-                Poll::Ready(Err(CopyError::Write(_))) => *far = BackendEnd::Failed,
+                Poll::Ready(Err(CopyError::Write(_))) => *backend_end = BackendEnd::Failed,
                 Poll::Pending if self.up.frames.is_closed() && self.up.is_open() => self.up.end(),
                 Poll::Pending => return Poll::Pending,
             }

@@ -79,9 +79,9 @@ pub(super) struct Direction {
     pub(super) stops: bool,
     /// Whether an end that TLS has not told is to be none in the writer's TLS either: nothing in the bytes
     /// themselves tells that some are missing.
-    wants_word: bool,
+    needs_close_notify: bool,
     /// Whether it has ended so.
-    unsaid: bool,
+    missing_close_notify: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -122,25 +122,25 @@ where
         backend: TunnelEndpoint<B>,
         guard: G,
         ticket: TunnelTicket,
-        terms: TunnelOptions,
+        options: TunnelOptions,
     ) -> Self {
-        let frames = if terms.framed { FrameTracker::new() } else { FrameTracker::lost() };
+        let frames = if options.framed { FrameTracker::new() } else { FrameTracker::lost() };
         Self {
             client: client.stream,
             backend: backend.stream,
-            up: Direction::starting_with(client.early, frames, !terms.framed),
-            down: Direction::starting_with(backend.early, frames, !terms.framed),
+            up: Direction::starting_with(client.early, frames, !options.framed),
+            down: Direction::starting_with(backend.early, frames, !options.framed),
             first_fin: None,
             closing: CloseState::No,
-            pause: terms.idle.map(IdleTimer::new),
-            half_closed: u32::try_from(terms.half_closed.as_millis()).unwrap_or(u32::MAX),
+            pause: options.idle.map(IdleTimer::new),
+            half_closed: u32::try_from(options.half_closed.as_millis()).unwrap_or(u32::MAX),
             ticket,
             guard: Some(guard),
         }
     }
 
     fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<Termination> {
-        if let Poll::Ready(termination) = self.poll_order(cx) {
+        if let Poll::Ready(termination) = self.poll_command(cx) {
             return Poll::Ready(termination);
         }
         let before = self.moved();
@@ -194,12 +194,12 @@ where
         let kind = tls::kind(&error);
         let termination = Termination::Failed(side, Phase::Tunnel, kind);
         let says_all = matches!(kind, FailureKind::Reset | FailureKind::TimedOut);
-        self.tell(termination, Some(&error).filter(|_| !says_all));
+        self.report_end(termination, Some(&error).filter(|_| !says_all));
         termination
     }
 
     /// Tells the guard, once: of a failure at once, as nobody keeps its error.
-    fn tell(&mut self, termination: Termination, error: Option<&io::Error>) {
+    fn report_end(&mut self, termination: Termination, error: Option<&io::Error>) {
         if let Some(guard) = self.guard.take() {
             let (to_backend, to_client) = (self.up.moved, self.down.moved);
             guard.end(TunnelSummary { termination, to_backend, to_client }, error);
@@ -275,17 +275,27 @@ where
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let this = self.get_mut();
         let termination = ready!(this.poll_end(cx));
-        this.tell(termination, None);
+        this.report_end(termination, None);
         Poll::Ready(())
     }
 }
 
 impl Direction {
-    fn starting_with(early: Bytes, frames: FrameTracker, wants_word: bool) -> Self {
+    fn starting_with(early: Bytes, frames: FrameTracker, needs_close_notify: bool) -> Self {
         let state = CopyState::Open { unflushed: false };
         let (bulk, held) = (Bulk::default(), None);
-        let (stops, unsaid) = (false, false);
-        Self { moved: 0, rest: early, held, bulk, frames, state, stops, wants_word, unsaid }
+        let (stops, missing_close_notify) = (false, false);
+        Self {
+            moved: 0,
+            rest: early,
+            held,
+            bulk,
+            frames,
+            state,
+            stops,
+            needs_close_notify,
+            missing_close_notify,
+        }
     }
 
     /// Whether its reader has not ended.
@@ -331,7 +341,7 @@ impl Direction {
             match self.state {
                 CopyState::Ended => return Poll::Ready(Ok(())),
                 CopyState::Ending => {
-                    ready!(self.poll_goodbye(cx, writer)).map_err(CopyError::Write)?;
+                    ready!(self.poll_pass_end(cx, writer)).map_err(CopyError::Write)?;
                     self.state = CopyState::Ended;
                 }
                 CopyState::Open { .. } => ready!(self.poll_move(cx, reader, writer, scratch))?,
@@ -342,12 +352,12 @@ impl Direction {
     }
 
     /// Tells the writer that its reader has ended, in TLS only where the reader has said so in TLS.
-    fn poll_goodbye<W: ByteStream>(
+    fn poll_pass_end<W: ByteStream>(
         &self,
         cx: &mut Context<'_>,
         writer: &mut W,
     ) -> Poll<io::Result<()>> {
-        if !self.unsaid {
+        if !self.missing_close_notify {
             return Pin::new(writer).poll_shutdown(cx);
         }
         ready!(Pin::new(&mut *writer).poll_flush(cx))?;
@@ -395,7 +405,7 @@ impl Direction {
             // A TLS peer that closes without close_notify has still closed. Nobody vouches for that: it
             // is as well a connection that somebody has cut.
             Poll::Ready(Err(e)) if e.kind() == io::ErrorKind::UnexpectedEof => {
-                self.unsaid = self.wants_word;
+                self.missing_close_notify = self.needs_close_notify;
             }
             Poll::Ready(Err(e)) => return Poll::Ready(Err(CopyError::Read(e))),
             Poll::Pending => {

@@ -21,13 +21,13 @@ use std::{
 use atomic_waker::AtomicWaker;
 use tokio::time::Instant;
 
+mod lists;
+
+use self::lists::{BackendTunnels, TunnelList, TunnelSlot};
 use super::close::CloseReason;
 
 /// Shards by backend serial: tunnels of different backends rarely meet in one lock.
 pub const SHARDS: usize = 16;
-
-/// Below so many tunnels no memory is given back.
-const KEPT: usize = 64;
 
 /// All open tunnels of a process.
 #[derive(Debug)]
@@ -96,31 +96,10 @@ struct TunnelHandle {
     /// Where its entry is; changed under the shard's lock only.
     at: AtomicU32,
     /// An [`TunnelCommand`], packed: the reason's code, and [`CUT`]; 0: none.
-    order: AtomicU8,
+    command: AtomicU8,
 }
 
 const CUT: u8 = 0x80;
-
-/// Tunnels of one backend.
-#[derive(Debug, Default)]
-struct BackendTunnels {
-    framed: TunnelList,
-    unframed: TunnelList,
-}
-
-/// Those of one kind.
-#[derive(Debug, Default)]
-struct TunnelList {
-    entries: Vec<TunnelSlot>,
-    /// So many, the first, have no order.
-    free: usize,
-}
-
-#[derive(Debug)]
-struct TunnelSlot {
-    id: TunnelId,
-    handle: Arc<TunnelHandle>,
-}
 
 impl Default for TunnelRegistry {
     fn default() -> Self {
@@ -142,7 +121,7 @@ impl TunnelRegistry {
             client,
             framed,
             at: AtomicU32::new(0),
-            order: AtomicU8::new(0),
+            command: AtomicU8::new(0),
         });
         let slot = TunnelSlot { id: self.name(), handle: Arc::clone(&handle) };
         self.shard(backend).entry(backend).or_default().of(framed).insert(slot);
@@ -320,104 +299,6 @@ fn order_all(drawn: &[Arc<TunnelHandle>], reason: CloseReason) -> usize {
     drawn.len()
 }
 
-impl BackendTunnels {
-    fn of(&mut self, framed: bool) -> &mut TunnelList {
-        if framed { &mut self.framed } else { &mut self.unframed }
-    }
-
-    fn both(&mut self) -> [&mut TunnelList; 2] {
-        [&mut self.framed, &mut self.unframed]
-    }
-
-    fn len(&self) -> usize {
-        self.framed.entries.len() + self.unframed.entries.len()
-    }
-
-    fn free(&self) -> usize {
-        self.framed.free + self.unframed.free
-    }
-
-    /// As of [`TunnelList::draw`], of both kinds.
-    fn draw(&mut self, count: usize) -> Vec<Arc<TunnelHandle>> {
-        let count = count.min(self.free());
-        let draw = |_| {
-            let at = fastrand::usize(..self.free());
-            let framed = self.framed.free;
-            if at < framed { self.framed.take(at) } else { self.unframed.take(at - framed) }
-        };
-        (0..count).map(draw).collect()
-    }
-}
-
-impl TunnelList {
-    /// Takes those without an order that are named.
-    fn take_those(&mut self, named: impl Fn(TunnelId) -> bool, taken: &mut Vec<Arc<TunnelHandle>>) {
-        // Backwards: what moves into a gap comes from behind, and was seen already.
-        for at in (0..self.free).rev() {
-            if named(self.entries[at].id) {
-                taken.push(self.take(at));
-            }
-        }
-    }
-
-    /// The one of this name, and whether it had no order.
-    fn take_one(&mut self, id: TunnelId) -> Option<(Arc<TunnelHandle>, bool)> {
-        let at = self.entries.iter().position(|slot| slot.id == id)?;
-        if at < self.free {
-            return Some((self.take(at), true));
-        }
-        Some((Arc::clone(&self.entries[at].handle), false))
-    }
-
-    /// All of them. Each must be given an order.
-    fn order_all(&mut self) -> Vec<Arc<TunnelHandle>> {
-        self.free = 0;
-        self.entries.iter().map(|slot| Arc::clone(&slot.handle)).collect()
-    }
-
-    fn insert(&mut self, slot: TunnelSlot) {
-        let last = self.entries.len();
-        // More would not fit into any memory.
-        slot.handle.at.store(last as u32, Ordering::Relaxed);
-        self.entries.push(slot);
-        self.swap(last, self.free);
-        self.free += 1;
-    }
-
-    fn remove(&mut self, mut at: usize) {
-        if at < self.free {
-            self.free -= 1;
-            self.swap(at, self.free);
-            at = self.free;
-        }
-        self.swap(at, self.entries.len() - 1);
-        self.entries.pop();
-        if self.entries.capacity() > KEPT && self.entries.len() < self.entries.capacity() / 4 {
-            self.entries.shrink_to((self.entries.len() * 2).max(KEPT));
-        }
-    }
-
-    /// Draws `count` at random, or all there are, from those that have no order. Each must be given
-    /// one.
-    fn draw(&mut self, count: usize) -> Vec<Arc<TunnelHandle>> {
-        (0..count.min(self.free)).map(|_| self.take(fastrand::usize(..self.free))).collect()
-    }
-
-    /// Moves one to those that have an order.
-    fn take(&mut self, at: usize) -> Arc<TunnelHandle> {
-        self.free -= 1;
-        self.swap(at, self.free);
-        Arc::clone(&self.entries[self.free].handle)
-    }
-
-    fn swap(&mut self, a: usize, b: usize) {
-        self.entries.swap(a, b);
-        for at in [a, b] {
-            self.entries[at].handle.at.store(at as u32, Ordering::Relaxed);
-        }
-    }
-}
-
 impl TunnelTicket {
     /// Whether the tunnel was entered as one that has frames.
     pub(super) fn is_framed(&self) -> bool {
@@ -425,14 +306,14 @@ impl TunnelTicket {
     }
 
     /// The order, if there is one; a later one wakes the task.
-    pub(super) fn order(&self, cx: &mut Context<'_>) -> Option<TunnelCommand> {
-        let order = self.handle.order();
+    pub(super) fn command(&self, cx: &mut Context<'_>) -> Option<TunnelCommand> {
+        let order = self.handle.command();
         if matches!(order, Some(TunnelCommand::Cut(_))) {
             return order;
         }
         self.handle.waker.register(cx.waker());
         // Between the look above and the registration one may have come.
-        self.handle.order()
+        self.handle.command()
     }
 }
 
@@ -453,12 +334,12 @@ impl Drop for TunnelTicket {
 impl TunnelHandle {
     /// Adds to the order, packed.
     fn give(&self, order: u8) {
-        self.order.fetch_or(order, Ordering::AcqRel);
+        self.command.fetch_or(order, Ordering::AcqRel);
         self.waker.wake();
     }
 
-    fn order(&self) -> Option<TunnelCommand> {
-        let packed = self.order.load(Ordering::Acquire);
+    fn command(&self) -> Option<TunnelCommand> {
+        let packed = self.command.load(Ordering::Acquire);
         let reason = CloseReason::of_code(packed & !CUT);
         if packed & CUT != 0 {
             Some(TunnelCommand::Cut(reason))
@@ -493,197 +374,4 @@ impl FromStr for TunnelId {
 }
 
 #[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    const CLIENT: &str = "192.0.2.1:4711";
-
-    fn enter(registry: &Arc<TunnelRegistry>, backend: u64) -> TunnelTicket {
-        registry.enter(backend, CLIENT.parse().unwrap(), true)
-    }
-
-    fn enter_unframed(registry: &Arc<TunnelRegistry>, backend: u64) -> TunnelTicket {
-        registry.enter(backend, CLIENT.parse().unwrap(), false)
-    }
-
-    fn order(ticket: &TunnelTicket) -> Option<TunnelCommand> {
-        ticket.handle.order()
-    }
-
-    #[test]
-    fn a_tunnel_costs_a_registry_little() {
-        assert!(
-            size_of::<TunnelHandle>() <= 64
-                && size_of::<TunnelSlot>() <= 16
-                && size_of::<TunnelTicket>() <= 24
-        );
-    }
-
-    #[test]
-    fn those_without_frames_are_closed_by_drains_and_never_to_level() {
-        let registry = Arc::new(TunnelRegistry::default());
-        let framed: Vec<TunnelTicket> = (0..10).map(|_| enter(&registry, 3)).collect();
-        let unframed: Vec<TunnelTicket> = (0..30).map(|_| enter_unframed(&registry, 3)).collect();
-        assert_eq!((registry.of(3), registry.staying(3), registry.closable(3)), (40, 40, 10));
-        assert_eq!(registry.close(3, 25, CloseReason::Rebalanced), 10);
-        assert!(framed.iter().all(|ticket| order(ticket).is_some()));
-        assert!(unframed.iter().all(|ticket| order(ticket).is_none()));
-        drop(framed);
-        let _more: Vec<TunnelTicket> = (0..10).map(|_| enter(&registry, 3)).collect();
-        assert_eq!(registry.close(3, 20, CloseReason::Drained), 20);
-        let ordered = unframed.iter().filter(|ticket| order(ticket).is_some()).count();
-        assert!((5..=20).contains(&ordered), "drawn from both: {ordered}");
-        assert_eq!((registry.staying(3), registry.cut(3)), (20, 40));
-        let framed = registry.list(3, 10).iter().filter(|listed| listed.framed).count();
-        assert_eq!((framed, registry.list(3, 50).len()), (5, 40), "neither hides the other");
-        drop(unframed);
-        assert_eq!((registry.of(3), registry.list(3, 50).len()), (10, 10));
-    }
-
-    #[test]
-    fn a_few_are_drawn_at_random_and_none_twice() {
-        let registry = Arc::new(TunnelRegistry::default());
-        let tickets: Vec<TunnelTicket> = (0..100).map(|_| enter(&registry, 3)).collect();
-        let _other = enter(&registry, 4);
-        assert_eq!(registry.close(3, 30, CloseReason::Rebalanced), 30);
-        assert_eq!((registry.of(3), registry.staying(3), registry.all_staying()), (100, 70, 71));
-        let ordered = |reason| {
-            let wanted = Some(TunnelCommand::Close(reason));
-            tickets.iter().filter(|ticket| order(ticket) == wanted).count()
-        };
-        assert_eq!(ordered(CloseReason::Rebalanced), 30);
-        let first = tickets.iter().take(30);
-        assert!(first.filter(|t| order(t).is_some()).count() < 30, "not the oldest ones");
-        assert_eq!(registry.close(3, 100, CloseReason::Drained), 70);
-        assert_eq!((ordered(CloseReason::Rebalanced), ordered(CloseReason::Drained)), (30, 70));
-        assert_eq!(registry.close(3, 1, CloseReason::Drained), 0);
-        assert_eq!(registry.close(5, 1, CloseReason::Drained), 0);
-        drop(tickets);
-        assert_eq!((registry.of(3), registry.len()), (0, 1));
-    }
-
-    #[test]
-    fn over_all_backends_each_gives_its_share() {
-        let registry = Arc::new(TunnelRegistry::default());
-        let _many: Vec<TunnelTicket> = (0..90).map(|_| enter(&registry, 1)).collect();
-        let _few: Vec<TunnelTicket> = (0..10).map(|_| enter(&registry, 2)).collect();
-        assert_eq!(registry.close_any(50, CloseReason::Drained), 50);
-        assert!((44..=46).contains(&registry.staying(1)), "{}", registry.staying(1));
-        assert_eq!(registry.close_any(usize::MAX / 2, CloseReason::Drained), 50);
-        assert_eq!(registry.close_any(1, CloseReason::Drained), 0);
-    }
-
-    #[test]
-    fn a_cut_keeps_the_reason_of_an_earlier_close() {
-        let registry = Arc::new(TunnelRegistry::default());
-        let (closed, open) = (enter(&registry, 1), enter(&registry, 1));
-        let id = registry.list(1, 9).iter().map(|listed| listed.id).min().unwrap();
-        assert!(registry.close_one(id, CloseReason::Operator));
-        assert_eq!(order(&closed), Some(TunnelCommand::Close(CloseReason::Operator)));
-        assert_eq!(order(&open), None);
-        assert_eq!(registry.cut_all(), 2);
-        assert_eq!(order(&closed), Some(TunnelCommand::Cut(Some(CloseReason::Operator))));
-        assert_eq!(order(&open), Some(TunnelCommand::Cut(None)));
-        drop(closed);
-        assert!(!registry.close_one(id, CloseReason::Operator));
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn those_are_listed_with_client_and_age() {
-        let registry = Arc::new(TunnelRegistry::default());
-        let _tickets: Vec<TunnelTicket> = (0..5).map(|_| enter(&registry, 1)).collect();
-        tokio::time::advance(Duration::from_secs(7)).await;
-        let listed = registry.list(1, 3);
-        assert_eq!((listed.len(), registry.list(2, 3).len()), (3, 0));
-        for tunnel in listed {
-            assert_eq!((tunnel.backend, tunnel.client), (1, CLIENT.parse().unwrap()));
-            assert_eq!(tunnel.age.as_secs_f64().round() as u64, 7);
-            assert_eq!(tunnel.id.to_string().parse(), Ok(tunnel.id));
-        }
-        for text in ["", "t", "x1", "t+1", "t11111111111111111"] {
-            assert_eq!(text.parse::<TunnelId>(), Err(()), "{text}");
-        }
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn the_old_ones_go_each_at_its_own_time_within_the_last_tenth() {
-        let registry = Arc::new(TunnelRegistry::default());
-        let _old: Vec<TunnelTicket> = (0..1000).map(|_| enter(&registry, 1)).collect();
-        let _spared = enter(&registry, 1 + SHARDS as u64);
-        let limit = AgeLimit { limit: Duration::from_secs(100), since: Instant::now() };
-        let limit = |backend| (backend == 1).then_some(limit);
-        let close = || registry.close_aged(1, limit);
-        tokio::time::advance(Duration::from_secs(89)).await;
-        let _young = enter(&registry, 1);
-        assert_eq!((close(), registry.close_aged(2, limit)), (0, 0));
-        let mut total = 0;
-        for _ in 0..10 {
-            tokio::time::advance(Duration::from_secs(1)).await;
-            let closed = close();
-            assert!(total == 0 || (50..150).contains(&closed), "{closed}");
-            total += closed;
-        }
-        tokio::time::advance(Duration::from_secs(1)).await;
-        assert_eq!(total + close(), 1000);
-        assert_eq!(registry.staying(1), 1, "the young one");
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_limit_that_comes_late_closes_nobody_at_once() {
-        let registry = Arc::new(TunnelRegistry::default());
-        let _old: Vec<TunnelTicket> = (0..1000).map(|_| enter(&registry, 1)).collect();
-        tokio::time::advance(Duration::from_secs(7 * 86_400)).await;
-        let limit = AgeLimit { limit: Duration::from_secs(100), since: Instant::now() };
-        let mut total = registry.close_aged(1, |_| Some(limit));
-        assert_eq!(total, 0);
-        for _ in 0..10 {
-            tokio::time::advance(Duration::from_secs(1)).await;
-            let closed = registry.close_aged(1, |_| Some(limit));
-            assert!((50..150).contains(&closed), "{closed}");
-            total += closed;
-        }
-        assert_eq!(total, 1000);
-    }
-
-    #[test]
-    fn who_is_named_twice_is_cut() {
-        let registry = Arc::new(TunnelRegistry::default());
-        let (ticket, other) = (enter(&registry, 1), enter(&registry, 1));
-        let id = registry.list(1, 9).iter().map(|listed| listed.id).min().unwrap();
-        assert!(registry.close_one(id, CloseReason::Operator));
-        assert_eq!(order(&ticket), Some(TunnelCommand::Close(CloseReason::Operator)));
-        assert!(registry.close_one(id, CloseReason::Operator));
-        assert_eq!(order(&ticket), Some(TunnelCommand::Cut(Some(CloseReason::Operator))));
-        assert_eq!((order(&other), registry.staying(1)), (None, 1));
-    }
-
-    proptest! {
-        #[test]
-        fn whatever_happens_each_entry_is_found(
-            steps in prop::collection::vec((0..4_u8, any::<prop::sample::Index>()), 1..200),
-        ) {
-            let registry = Arc::new(TunnelRegistry::default());
-            let mut tickets: Vec<TunnelTicket> = Vec::new();
-            for (step, index) in steps {
-                match step {
-                    0 | 1 => tickets.push(enter(&registry, 1)),
-                    2 => {
-                        registry.close(1, 1, CloseReason::Drained);
-                    }
-                    _ if tickets.is_empty() => {}
-                    _ => drop(tickets.swap_remove(index.index(tickets.len()))),
-                }
-                let free = tickets.iter().filter(|ticket| order(ticket).is_none()).count();
-                prop_assert_eq!((registry.of(1), registry.staying(1)), (tickets.len(), free));
-                let shard = registry.shard(1);
-                let slots = shard.get(&1).map_or(&[][..], |member| &member.framed.entries);
-                for (at, slot) in slots.iter().enumerate() {
-                    prop_assert_eq!(slot.handle.at.load(Ordering::Relaxed) as usize, at);
-                    prop_assert_eq!(slot.handle.order().is_none(), at < free);
-                }
-            }
-        }
-    }
-}
+mod tests;

@@ -12,7 +12,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 
 use super::{
     CloseReason, TunnelEndpoint, TunnelObserver, TunnelOptions, TunnelRegistry, TunnelSummary,
-    close::{ANSWER, PATIENCE, QUIET},
+    close::{ANSWER_TIMEOUT, CLOSE_TIMEOUT, QUIET_TIME},
     run,
 };
 use crate::{
@@ -65,7 +65,7 @@ impl Scene {
 
     fn with(
         room: usize,
-        terms: TunnelOptions,
+        options: TunnelOptions,
         early_up: impl Into<Bytes>,
         early_down: impl Into<Bytes>,
     ) -> Self {
@@ -76,8 +76,8 @@ impl Scene {
             TunnelEndpoint { stream: client_end, early: early_up.into() },
             TunnelEndpoint { stream: backend_end, early: early_down.into() },
             endings.clone(),
-            registry.enter(7, ([192, 0, 2, 1], 4711).into(), terms.framed),
-            terms,
+            registry.enter(7, ([192, 0, 2, 1], 4711).into(), options.framed),
+            options,
         ));
         Self { client, backend, endings, registry, task }
     }
@@ -176,11 +176,11 @@ async fn a_client_that_does_not_answer_is_cut() {
     scene.client_gets(CloseReason::Operator.frame()).await;
     // Other bytes are no answer, and no reason to wait for longer.
     for _ in 0..4 {
-        tokio::time::sleep(ANSWER / 5).await;
+        tokio::time::sleep(ANSWER_TIMEOUT / 5).await;
         scene.client.write_all(b"\x89\x80\0\0\0\0").await.unwrap();
     }
     assert_eq!(scene.end().await.termination, Termination::Closed(Side::Proxy));
-    assert_eq!(start.elapsed().as_secs(), ANSWER.as_secs());
+    assert_eq!(start.elapsed().as_secs(), ANSWER_TIMEOUT.as_secs());
 }
 
 #[tokio::test(start_paused = true)]
@@ -208,7 +208,7 @@ async fn a_peer_that_has_said_close_is_not_interrupted() {
     scene.client.shutdown().await.unwrap();
     let start = tokio::time::Instant::now();
     assert_eq!(scene.end().await.termination, Termination::Drained);
-    assert!(start.elapsed() <= ANSWER);
+    assert!(start.elapsed() <= ANSWER_TIMEOUT);
 }
 
 #[tokio::test(start_paused = true)]
@@ -216,7 +216,7 @@ async fn where_there_is_no_boundary_it_lives_until_it_is_cut() {
     let mut scene = Scene::framed(64);
     scene.pass_down(b"\x83 is no frame").await;
     scene.close(CloseReason::Drained);
-    tokio::time::sleep(ANSWER * 100).await;
+    tokio::time::sleep(ANSWER_TIMEOUT * 100).await;
     scene.pass_down(b"goes on").await;
     assert_eq!(scene.registry.cut(7), 1);
     assert_eq!(scene.client.read(&mut [0]).await.unwrap(), 0);
@@ -225,7 +225,7 @@ async fn where_there_is_no_boundary_it_lives_until_it_is_cut() {
 
 /// Half of the pause that ends a tunnel without frames.
 async fn less_than_a_pause() {
-    tokio::time::sleep(QUIET / 2).await;
+    tokio::time::sleep(QUIET_TIME / 2).await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -248,7 +248,7 @@ async fn without_frames_it_is_closed_at_a_pause() {
         }
         let silent = tokio::time::Instant::now();
         assert_eq!(scene.client.read(&mut [0]).await.unwrap(), 0);
-        assert_eq!(silent.elapsed(), QUIET);
+        assert_eq!(silent.elapsed(), QUIET_TIME);
         assert_eq!(scene.end().await.termination, termination, "{reason:?}");
     }
 }
@@ -259,10 +259,10 @@ async fn without_frames_only_a_drain_waits_for_a_pause_that_never_comes() {
         let mut scene = Scene::open(64, None, b"");
         scene.close(reason);
         let ordered = tokio::time::Instant::now();
-        while !scene.task.is_finished() && ordered.elapsed() < PATIENCE * 3 {
+        while !scene.task.is_finished() && ordered.elapsed() < CLOSE_TIMEOUT * 3 {
             less_than_a_pause().await;
             let _ = scene.backend.write_all(b"x").await;
-            let _ = tokio::time::timeout(QUIET / 10, scene.client.read(&mut [0])).await;
+            let _ = tokio::time::timeout(QUIET_TIME / 10, scene.client.read(&mut [0])).await;
         }
         let lives = !scene.task.is_finished();
         assert_eq!(lives, reason == CloseReason::Drained, "{reason:?}");
@@ -280,10 +280,10 @@ async fn without_frames_a_reader_that_stalls_is_no_pause() {
         tokio::time::sleep(Duration::from_millis(1)).await;
         scene.close(reason);
         let ordered = tokio::time::Instant::now();
-        tokio::time::sleep(PATIENCE - QUIET * 2).await;
+        tokio::time::sleep(CLOSE_TIMEOUT - QUIET_TIME * 2).await;
         scene.client_gets(&[7; 48]).await;
         assert_eq!(scene.client.read(&mut [0]).await.unwrap(), 0);
-        assert!(ordered.elapsed() >= PATIENCE - QUIET, "cut amid its bytes");
+        assert!(ordered.elapsed() >= CLOSE_TIMEOUT - QUIET_TIME, "cut amid its bytes");
         assert_eq!(scene.end().await.termination, reason.termination(), "{reason:?}");
 
         // One that never reads is cut all the same.
@@ -291,11 +291,11 @@ async fn without_frames_a_reader_that_stalls_is_no_pause() {
         scene.backend.write_all(&[7; 48]).await.unwrap();
         scene.close(reason);
         let ordered = tokio::time::Instant::now();
-        tokio::time::sleep(PATIENCE * 2).await;
+        tokio::time::sleep(CLOSE_TIMEOUT * 2).await;
         assert_eq!(scene.registry.cut(7), usize::from(reason == CloseReason::Drained));
         let ended = scene.end().await;
         assert_eq!(ended.termination, reason.termination(), "{reason:?}");
-        assert!(ordered.elapsed() >= PATIENCE && ended.to_client == 16);
+        assert!(ordered.elapsed() >= CLOSE_TIMEOUT && ended.to_client == 16);
     }
 }
 
@@ -333,9 +333,9 @@ async fn a_close_of_no_drain_waits_for_nobody_for_good() {
                 let _ = tokio::time::timeout(second, pings).await;
                 let _ = tokio::time::timeout(second, scene.backend.read(&mut [0; 6])).await;
                 tokio::time::sleep(second).await;
-                assert!(start.elapsed() < PATIENCE * 2, "{reason:?}: it lives on");
+                assert!(start.elapsed() < CLOSE_TIMEOUT * 2, "{reason:?}: it lives on");
             }
-            assert!(start.elapsed() >= PATIENCE, "{reason:?}: too early");
+            assert!(start.elapsed() >= CLOSE_TIMEOUT, "{reason:?}: too early");
             assert_eq!(scene.end().await.termination, termination);
         }
     }
@@ -384,9 +384,9 @@ async fn closed_amid(
 ) -> (Vec<u8>, Vec<u8>, TunnelSummary) {
     let (first, rest) = (down.concat(), up.to_vec());
     let early = early.min(first.len());
-    let terms = TunnelOptions { framed: true, ..TunnelOptions::default() };
+    let options = TunnelOptions { framed: true, ..TunnelOptions::default() };
     let Scene { client, mut backend, endings, registry, task } =
-        Scene::with(room, terms, Bytes::new(), first[..early].to_vec());
+        Scene::with(room, options, Bytes::new(), first[..early].to_vec());
     let scene_end = (endings, task);
     let close = CloseReason::Drained.frame();
     let (mut reads, mut writes) = tokio::io::split(client);
@@ -420,7 +420,7 @@ async fn closed_amid(
         assert_eq!(registry.close(7, 1, CloseReason::Drained), 1);
     });
     let (mut far_reads, mut far_writes) = tokio::io::split(backend);
-    let far = tokio::spawn(async move {
+    let backend_end = tokio::spawn(async move {
         let mut got = Vec::new();
         far_reads.read_to_end(&mut got).await.unwrap();
         (got, far_reads)
@@ -429,7 +429,7 @@ async fn closed_amid(
     write_in_pieces(&mut far_writes, &first[early..], cut).await;
     orders.await.unwrap();
     client_writes.await.unwrap();
-    let (far_got, far_reads) = far.await.unwrap();
+    let (far_got, far_reads) = backend_end.await.unwrap();
     backend = far_reads.unsplit(far_writes);
     drop(backend);
     let client_got = client.await.unwrap();

@@ -71,14 +71,14 @@ impl From<ConnectError> for ProxyError {
             }
             ConnectError::Loop => Self::new(Side::Proxy, Phase::Connect, FailureKind::Loop),
             ConnectError::Handshake(source) => {
-                Self::new(Side::Backend, Phase::Handshake, source.kind).because(source)
+                Self::new(Side::Backend, Phase::Handshake, source.kind).with_source(source)
             }
             ConnectError::Io(source) => {
                 let reset = matches!(
                     source.kind(),
                     io::ErrorKind::ConnectionReset | io::ErrorKind::ConnectionAborted
                 );
-                failed(if reset { FailureKind::Reset } else { FailureKind::Io }).because(source)
+                failed(if reset { FailureKind::Reset } else { FailureKind::Io }).with_source(source)
             }
         }
     }

@@ -23,7 +23,7 @@ use crate::{
     net::stream::ByteStream,
     tunnel::{
         CloseReason, TunnelEndpoint, TunnelObserver, TunnelOptions, TunnelRegistry, TunnelSummary,
-        close::QUIET, run,
+        close::QUIET_TIME, run,
     },
 };
 
@@ -54,13 +54,13 @@ impl SpliceScene {
     async fn with<A: ByteStream + 'static, B: ByteStream + 'static>(
         room: Option<usize>,
         near: impl FnOnce(TcpStream) -> A,
-        far: impl FnOnce(TcpStream) -> B,
+        backend_end: impl FnOnce(TcpStream) -> B,
     ) -> Self {
         let ((client, near_end), (backend, far_end)) = (pair(room).await, pair(room).await);
         let (endings, registry) = (SpliceEndings::default(), Arc::new(TunnelRegistry::default()));
         let task = tokio::spawn(run(
             TunnelEndpoint { stream: near(near_end), early: Bytes::new() },
-            TunnelEndpoint { stream: far(far_end), early: Bytes::new() },
+            TunnelEndpoint { stream: backend_end(far_end), early: Bytes::new() },
             endings.clone(),
             registry.enter(7, ([192, 0, 2, 1], 4711).into(), false),
             TunnelOptions::default(),
@@ -217,15 +217,15 @@ async fn bulk_that_its_reader_stalls_is_no_silence_and_bulk_that_has_passed_is()
         scene.backend.read_exact(&mut first).await
     });
     read.unwrap();
-    tokio::time::sleep(QUIET).await;
+    tokio::time::sleep(QUIET_TIME).await;
     let (mut writer, expected) = (scene.client, sent.clone());
     let writing = tokio::spawn(async move {
         writer.write_all(&sent).await.unwrap();
         writer
     });
-    tokio::time::sleep(QUIET).await;
+    tokio::time::sleep(QUIET_TIME).await;
     assert_eq!(scene.registry.close(7, 1, CloseReason::Drained), 1);
-    tokio::time::sleep(QUIET * 10).await;
+    tokio::time::sleep(QUIET_TIME * 10).await;
     assert!(!scene.task.is_finished(), "it was ended with bytes in its pipe");
     let mut got = Vec::new();
     scene.backend.read_to_end(&mut got).await.unwrap();
