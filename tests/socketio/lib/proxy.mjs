@@ -56,7 +56,7 @@ class Proxy {
   /** Writes the file anew: these settings over the ones it was started with. */
   write(settings) {
     const all = { accessLog: this.log, ...this.settings, ...settings };
-    this.writeText(settings.text ?? configuration(all));
+    this.writeText(all.text ?? configuration(all));
   }
 
   /** Edits the file and waits until the proxy has read it. */
@@ -136,7 +136,7 @@ class Proxy {
   }
 }
 
-/** Starts a proxy; see `configuration` for the settings. */
+/** Starts a proxy; see `configuration` for the settings, or `text` for a whole file. */
 export async function startProxy(settings) {
   return new Proxy(settings).start();
 }
