@@ -32,7 +32,8 @@ async function checkConfiguration(block) {
   const text = block.marks.has('fragment') ? complete(block.text) : block.text;
   await putNamedFiles(text);
   await inSandbox().put('block.toml', text);
-  const { status, output } = await inSandbox().run('moorline check block.toml');
+  const variables = [...text.matchAll(/\benv\s*=\s*"(\w+)"|\$\{(\w+)\}/g)].map(([, a, b]) => `${a ?? b}=0123456789abcdef0123456789abcdef`);
+  const { status, output } = await inSandbox().run(`${variables.join(' ')} moorline check block.toml`);
   const invalid = block.marks.has('invalid');
   assert.equal(status, invalid ? 1 : 0, `${output}\n${text}`);
 }
@@ -64,7 +65,20 @@ function checkJson({ text }) {
   }
 }
 
+/** By the JSON Schema of Compose, or by Kubernetes' own, with the tools of tests/requirements.txt. */
+function checkYamlSchema(text) {
+  const bin = join(ROOT, process.env.CARGO_TARGET_DIR ?? 'target', 'tools/python/bin');
+  const file = join(scratch(), 'block.yaml');
+  writeFileSync(file, text);
+  const check = /^services:/m.test(text)
+    ? ['check-jsonschema', '--builtin-schema', 'vendor.compose-spec']
+    : ['kubernetes-validate', '--strict', '--quiet'];
+  const { status, stdout, stderr, error } = spawnSync(join(bin, check[0]), [...check.slice(1), file], { encoding: 'utf8' });
+  assert.equal(status, 0, `${stdout}${stderr}${error ?? ''}`);
+}
+
 function checkYaml({ text }) {
+  if (/^services:|^apiVersion:/m.test(text)) checkYamlSchema(text);
   const documents = YAML.parseAllDocuments(text);
   assert.ok(documents.length > 0 && documents[0].contents, 'a YAML document');
   for (const document of documents) {
@@ -210,6 +224,8 @@ test('faults of commands, configurations and output are found', async () => {
   await assert.rejects(checkHaproxy(block('frontend web\n    bnd :80\n')), /bnd/);
   assert.throws(() => checkJson(block('{"a":1,}')));
   assert.throws(() => checkYaml(block('a: [1')));
+  assert.throws(() => checkYaml(block('services:\n  chat:\n    imge: chat\n')), /imge/);
+  assert.throws(() => checkYaml(block('apiVersion: v1\nkind: Service\nmetadata: { name: a }\nspec: { port: [] }\n')), /port/);
   assert.throws(() => checkShell({ ...block('if true'), language: 'sh', line: 1 }), /syntax error/);
   assert.throws(() => checkScenario(block('clents = 3\n')), /clents/);
 });
