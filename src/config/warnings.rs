@@ -4,6 +4,8 @@
 //! A pure function of the checked configuration and of what the machine says ([`Environment`]).
 
 mod cookies;
+mod listeners;
+mod sessions;
 
 use std::{
     fmt,
@@ -61,9 +63,11 @@ pub fn all(config: &Config, environment: &Environment<'_>) -> Vec<Warning> {
         certificates(&mut found, listener, environment.now);
     }
     hosts(&mut found);
+    listeners::listeners(&mut found);
     cookies::cookies(&mut found);
     for pool in &config.pools {
         self::pool(&mut found, pool, environment);
+        sessions::sessions(&mut found, pool);
     }
     for (path, file) in config.places.files(&SECRETS) {
         if (environment.readable_by_others)(&file) {
@@ -256,6 +260,10 @@ fn pool(found: &mut Found<'_>, pool: &Pool, environment: &Environment<'_>) {
 
 /// The process's own drain against the time that systemd gives it.
 fn drain(found: &mut Found<'_>, environment: &Environment<'_>) {
+    if found.config.drain.within.is_zero() {
+        let message = "`drain` is zero: every connection is cut when the process stops";
+        found.add("drain", message, "use the time that clients need to move, for example \"30s\"");
+    }
     let Some((unit, limit)) = &environment.stop_timeout else { return };
     let within = found.config.drain.within;
     if within >= *limit {

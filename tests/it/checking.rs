@@ -96,6 +96,74 @@ fn pools_that_are_not_as_they_should_be_are_warned_of() {
 }
 
 #[test]
+fn pools_that_lose_sessions_are_warned_of() {
+    let folder = tempfile::tempdir().unwrap();
+    let two = PLAIN.replace("[\"127.0.0.1:1\"]", "[\"127.0.0.1:1\", \"127.0.0.1:2\"]");
+    let warns = |lines: &str, words: &[&str]| {
+        assert_warns(folder.path(), &format!("{two}{lines}"), 5, words);
+    };
+    warns("drain = \"0s\"\n", &["`drain`", "pool app", "at once"]);
+    warns("sticky = { owner_search = 0, cookie = false }\n", &["owner_search", "no cookie"]);
+    warns("sticky.cookie.secure = true\n", &["Secure", "no listener uses TLS"]);
+    warns("sticky.cookie.same_site = \"none\"\n", &["SameSite=None"]);
+    warns("sticky.cookie.partitioned = true\n", &["Partitioned"]);
+    let socket_io = "sticky = false\nhealth = { probe = \"engine.io\" }\n";
+    warns(socket_io, &["engine.io probe", "Session ID unknown", "sticky = true"]);
+    let elsewhere = "health = { probe = \"engine.io\", path = \"/chat/socket.io/\" }\n";
+    let routed = format!("[[routes]]\npath = \"/ws\"\npool = \"app\"\n{PLAIN}{elsewhere}");
+    assert_warns(folder.path(), &routed, 8, &["/chat/socket.io/", "no route of the pool covers"]);
+    let tls = PLAIN.replace("127.0.0.1:1\"", "127.0.0.1:443\"");
+    assert_warns(folder.path(), &tls, 4, &["port 443", "tls = true"]);
+    let process = format!("drain = \"0s\"\n{PLAIN}");
+    assert_warns(folder.path(), &process, 1, &["every connection is cut"]);
+    let file = folder.path().join("moorline.toml");
+    for good in [
+        // One backend has every session, a hash or a cookie keeps sessions on theirs.
+        format!("{PLAIN}sticky = false\nhealth = {{ probe = \"engine.io\" }}\n"),
+        format!(
+            "{two}balance = \"source-hash\"\nsticky = false\nhealth = {{ probe = \"engine.io\" }}\n"
+        ),
+        format!("{two}sticky = {{ owner_search = 0 }}\n"),
+        format!("{two}sticky = {{ cookie = false }}\n"),
+        format!("trusted_proxies = \"10.0.0.1\"\n{two}sticky.cookie.secure = true\n"),
+        format!("{tls}tls = true\n"),
+    ] {
+        fs::write(&file, &good).unwrap();
+        let output = check(&["--strict"], &file);
+        assert!(output.status.success(), "{good}\n{output:?}");
+    }
+}
+
+#[test]
+fn listeners_that_reach_nothing_or_trust_everybody_are_warned_of() {
+    let folder = tempfile::tempdir().unwrap();
+    let warns = |text: &str, line: usize, words: &[&str]| {
+        assert_warns(folder.path(), text, line, words);
+    };
+    let redirecting = "[listeners.web]\nbind = \"127.0.0.1:0\"\nredirect = \"https\"\n\
+                       [listeners.other]\nbind = \"127.0.0.1:0\"\n[pools.app]\nbackends = [\"127.0.0.1:1\"]\n";
+    warns(redirecting, 3, &["listener web", "no listener serves https", "no end"]);
+    let route = "[[routes]]\npool = \"app\"\nlisteners = [\"web\"]\n";
+    let unrouted = format!("{route}{PLAIN}[listeners.other]\nbind = \"127.0.0.1:0\"\n");
+    warns(&unrouted, 8, &["no route is for the listener other"]);
+    let trusting =
+        |networks: &str, more: &str| format!("trusted_proxies = {networks}\n{PLAIN}{more}");
+    warns(&trusting("[\"0.0.0.0/0\"]", ""), 1, &["every address", "claim the address"]);
+    let from = "proxy_protocol = { mode = \"required\", from = [\"::/0\"] }\n[pools.app]";
+    warns(&PLAIN.replace("[pools.app]", from), 3, &["PROXY headers from every address"]);
+    let short = "keep_alive = \"60s\"\n[pools.app]";
+    warns(&trusting("\"10.0.0.1\"", "").replace("[pools.app]", short), 4, &["keep_alive", "502"]);
+    let secure = https("listeners = [\"plain\"]\n");
+    certificate(folder.path(), "chat.test", -1, 90);
+    let hidden = format!(
+        "{secure}[listeners.plain]\nbind = \"127.0.0.1:0\"\nredirect = \"https\"\n[[routes]]\npath = \"/x\"\n\
+         pool = \"app\"\n"
+    );
+    let at = hidden.lines().position(|line| line.starts_with("listeners = ")).unwrap() + 1;
+    warns(&hidden, at, &["no request follows the route", "redirect every request"]);
+}
+
+#[test]
 fn pools_that_overwrite_each_others_cookie_are_warned_of() {
     let folder = tempfile::tempdir().unwrap();
     let pools = "listeners.web.bind = \"127.0.0.1:0\"\n\

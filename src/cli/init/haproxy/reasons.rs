@@ -22,7 +22,9 @@ pub(super) fn of_section(kind: &str) -> Option<(NoteKind, &'static str)> {
         "program" | "fcgi-app" | "ring" | "log-forward" | "traces" => {
             (Untranslated, "there is no such service")
         }
-        "http-errors" => (Untranslated, "error replies cannot be replaced from this section"),
+        "http-errors" => {
+            (Untranslated, "`error_pages` takes HTML pages without the head of a reply")
+        }
         "crt-store" => (Untranslated, "name the files in `certificates` of a listener"),
         _ => return None,
     })
@@ -90,7 +92,7 @@ const CHECKS: &str = "probes are tcp, http, engine.io and websocket (`health.pro
 const TIMEOUTS: &str = "a connection waits for `timeouts.connect`, and a poll for its session";
 
 /// Beginnings of lines, separated by commas, with what becomes of them and why.
-const REASONS: [(&str, NoteKind, &str); 25] = [
+const REASONS: [(&str, NoteKind, &str); 26] = [
     (
         "user, group, uid, gid, daemon, nbproc, nbthread, cpu-map, ulimit-n, maxconn, chroot, pidfile, master-worker, node, \
       description, set-dumpable, presetenv, setenv, localpeer, fd-hard-limit, hard-stop-after, unix-bind, numa-cpu-mapping, \
@@ -197,10 +199,14 @@ const REASONS: [(&str, NoteKind, &str); 25] = [
       variables",
     ),
     (
-        "http-request return, errorfile, errorloc, errorloc302, errorloc303, errorfiles, http-error",
+        "errorfile, errorfiles, http-error",
         Untranslated,
-        "there are no fixed \
-      replies; error replies of Moorline say what failed",
+        "`error_pages` takes an HTML page without the head of a reply",
+    ),
+    (
+        "http-request return, errorloc, errorloc302, errorloc303",
+        Untranslated,
+        "there are no fixed replies and redirects",
     ),
     (
         "http-request redirect, redirect",

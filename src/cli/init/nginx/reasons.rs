@@ -122,8 +122,7 @@ const REASONS: [(&str, NoteKind, &str); 49] = [
     (
         "error_page proxy_intercept_errors recursive_error_pages",
         Untranslated,
-        "replies of backends are passed on \
-      unchanged",
+        "`error_pages` is for errors that the proxy reports itself; replies of backends are passed on unchanged",
     ),
     ("gzip brotli zstd gunzip ssi addition_types", Untranslated, COMPRESS),
     (
