@@ -12,7 +12,7 @@ use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
 use moorline::{
     config::{self, Reuse, Sessions, SharedKeys},
     sticky::{
-        Table,
+        SessionTable,
         cookie::{self, Ids, Keys},
         engine_io::{is_unknown_sid, open_frame, open_packet, query},
     },
@@ -76,7 +76,7 @@ fn table(c: &mut Criterion) {
     let sids: Vec<_> = (0..SESSIONS).map(sid).collect();
     let before = resident();
     let start = Instant::now();
-    let table = Table::new(&Sessions { max: SESSIONS, max_sid_bytes: 128 });
+    let table = SessionTable::new(&Sessions { max: SESSIONS, max_sid_bytes: 128 });
     for (n, sid) in sids.iter().enumerate() {
         table.learn(sid, &backends[n % backends.len()], LIFE, start);
     }

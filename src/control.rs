@@ -59,7 +59,7 @@ use crate::{
     net::tls::{self, TicketKeys},
     observe::AccessLog,
     shared::SharedState,
-    sticky::Keys,
+    sticky::CookieKeys,
     systemd::Notifier,
     upstream::{self, Backend},
 };
@@ -92,7 +92,7 @@ pub struct ControlTask {
     since: StartTime,
     /// How the newest reload went.
     reload: Option<ReloadState>,
-    keys: Keys,
+    keys: CookieKeys,
     tickets: TicketKeys,
     doors: Listeners,
     /// Every live backend, those on their way out included.

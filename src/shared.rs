@@ -25,9 +25,9 @@ pub struct SharedState {
     /// The configuration in force.
     pub snapshot: Current,
     /// Which backend holds which session.
-    pub sids: Arc<sticky::Table>,
+    pub sids: Arc<sticky::SessionTable>,
     /// Which backend the sessions were on that ended a moment ago.
-    pub memory: Arc<sticky::Memory>,
+    pub memory: Arc<sticky::RecentSessions>,
     /// Open tunnels.
     pub tunnels: Arc<tunnel::TunnelRegistry>,
     /// Where numbers are told.

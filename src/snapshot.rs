@@ -20,7 +20,7 @@ use crate::{
     },
     observe::{Notices, Redaction, RouteLabel},
     route::Routes,
-    sticky::{Context, Found, Ids, Keys, set_cookie},
+    sticky::{CookieContext, CookieIds, CookieKeys, CookieMatch, set_cookie},
     upstream::{self, Backend, Dial},
 };
 
@@ -147,12 +147,12 @@ pub struct PoolSnapshot {
     dial: Arc<Dial>,
     /// Backends on their way out of the pool: they take nothing new, but hold sessions.
     leaving: Vec<Arc<Backend>>,
-    ids: Ids,
+    ids: CookieIds,
     /// Cookies of the name that all pools had in earlier versions count too.
     former: bool,
     /// How streams are told to be led here that no route leads.
     route_label: Arc<RouteLabel>,
-    /// Place of a backend in [`Ids`], by serial.
+    /// Place of a backend in [`CookieIds`], by serial.
     places: HashMap<u64, usize>,
 }
 
@@ -208,10 +208,10 @@ impl PoolSnapshot {
         upstream: Arc<upstream::Pool>,
         dial: Arc<Dial>,
         leaving: Vec<Arc<Backend>>,
-        keys: &Keys,
+        keys: &CookieKeys,
     ) -> Self {
         let backends = upstream.backends();
-        let ids = Ids::new(keys, upstream.name(), backends.iter().map(|b| b.name()));
+        let ids = CookieIds::new(keys, upstream.name(), backends.iter().map(|b| b.name()));
         let places = backends.iter().enumerate().map(|(place, b)| (b.serial(), place)).collect();
         let route_label = Arc::new(RouteLabel { route: None, pool: upstream.name().into() });
         let cookie = upstream.config().sticky.cookie.as_ref();
@@ -250,7 +250,7 @@ impl PoolSnapshot {
     /// The backend of this pool that a cookie's value names, and whether the value was made under the
     /// current key.
     pub fn cookie_target(&self, value: &str) -> Option<(&Arc<Backend>, bool)> {
-        let Found { index, current_key } = self.ids.find(value)?;
+        let CookieMatch { index, current_key } = self.ids.find(value)?;
         Some((&self.upstream.backends()[index], current_key))
     }
 
@@ -262,7 +262,7 @@ impl PoolSnapshot {
 
     /// The `Set-Cookie` that names `backend`; `None` if no cookie is configured or the backend has left
     /// the pool.
-    pub fn cookie(&self, backend: &Backend, context: Context) -> Option<HeaderValue> {
+    pub fn cookie(&self, backend: &Backend, context: CookieContext) -> Option<HeaderValue> {
         let cookie = self.config().sticky.cookie.as_ref()?;
         let value = self.ids.value(*self.places.get(&backend.serial())?);
         Some(set_cookie(cookie, value, context))

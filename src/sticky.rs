@@ -1,9 +1,9 @@
-//! How a session stays on its backend.
+//! Session affinity: keeps every session on its backend.
 //!
-//! Two sources say where a request belongs: its session id, which [`engine_io`] reads from requests
-//! and replies and the [`table`] maps to a backend, and the sticky [`cookie`], for clients that keep
-//! one. [`choose`] decides between them. Where neither speaks, the [`memory`] of sessions that ended a
-//! moment ago may still know a client that comes back. Nothing here does I/O or speaks HTTP.
+//! Two sources identify the backend of a request. [`engine_io`] reads the session id from requests and replies, and
+//! the [`table`] maps it to a backend. The affinity [`cookie`] serves clients that keep cookies. [`choose`] decides
+//! between them. Without either, [`recent_sessions`] may recognise a client that reconnects. This module does no
+//! I/O and knows no HTTP.
 
 mod choice;
 pub mod cookie;
@@ -13,7 +13,9 @@ pub mod table;
 
 pub use self::{
     choice::{AffinityHints, Choice, choose, choose_and_recognise, preview},
-    cookie::{Context, Found, Ids, Keys, MadeKey, set_cookie},
-    recent_sessions::{Ending, Memory, Recalled},
-    table::{Cursor, Known, Learned, Opener, Session, SessionHold, SessionId, Table},
+    cookie::{CookieContext, CookieIds, CookieKeys, CookieMatch, GeneratedKey, set_cookie},
+    recent_sessions::{Recalled, RecentSessions, SessionEnding},
+    table::{
+        Cursor, KnownSession, Learned, Opener, SessionHold, SessionId, SessionSummary, SessionTable,
+    },
 };

@@ -16,7 +16,7 @@ use crate::{
     shutdown,
     sticky::{
         engine_io::CloseScan,
-        recent_sessions::{Key, Memory},
+        recent_sessions::{ClientKey, RecentSessions},
     },
     tunnel::{TunnelObserver, TunnelSummary},
 };
@@ -40,8 +40,8 @@ struct StreamState {
 /// Who has the session, and on which backend, for the case that it ends here.
 #[derive(Debug)]
 pub(crate) struct SessionClient {
-    pub(crate) memory: Arc<Memory>,
-    pub(crate) key: Key,
+    pub(crate) memory: Arc<RecentSessions>,
+    pub(crate) key: ClientKey,
     /// [`Backend::tag`](crate::upstream::Backend::tag).
     pub(crate) backend: u64,
     /// Looks whether the reply closes the session, if the stream is a poll.
@@ -159,7 +159,7 @@ impl StreamScope {
 impl StreamState {
     fn close(&self, termination: Termination, error: Option<&str>) {
         if let Some(client) = self.client.as_ref().filter(|c| self.ends_session(c, &termination)) {
-            client.memory.note(client.key, client.backend, Instant::now());
+            client.memory.record(client.key, client.backend, Instant::now());
         }
         let Self { bytes_in, bytes_out, .. } = *self;
         let end = StreamEnd { termination, bytes_in, bytes_out, error };

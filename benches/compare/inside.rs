@@ -186,7 +186,7 @@ fn sids() -> anyhow::Result<Vec<Timed>> {
     let sids: Vec<String> = (0..SESSIONS).map(sid).collect();
     let before = process::memory(std::process::id())?;
     let start = Instant::now();
-    let table = sticky::Table::new(&Sessions { max: SESSIONS, max_sid_bytes: 128 });
+    let table = sticky::SessionTable::new(&Sessions { max: SESSIONS, max_sid_bytes: 128 });
     for (n, sid) in sids.iter().enumerate() {
         table.learn(sid, &backends[n % backends.len()], LIFE, start);
     }

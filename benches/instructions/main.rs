@@ -18,7 +18,7 @@ use moorline::{
     config::{self, Address, Balance, Reuse, Sessions, SharedKeys},
     sticky::{
         Table,
-        cookie::{self, Found, Ids, Keys},
+        cookie::{self, CookieIds, CookieKeys, Found},
         engine_io::{self, open_frame, open_packet},
     },
     tunnel::frame::FrameTracker,
@@ -41,13 +41,13 @@ macro_rules! recorded {
 #[bench::protocol_3_binary(recorded!("v1-polling"))]
 #[bench::jsonp(recorded!("v4-jsonp"))]
 #[bench::none(recorded!("v4-unknown-sid-get"))]
-fn open(body: &[u8]) -> Option<engine_io::Open> {
+fn open(body: &[u8]) -> Option<engine_io::OpenPacket> {
     black_box(open_packet(black_box(body)))
 }
 
 #[library_benchmark]
 #[bench::protocol_4(recorded!("v4-frame"))]
-fn frame(payload: &[u8]) -> Option<engine_io::Open> {
+fn frame(payload: &[u8]) -> Option<engine_io::OpenPacket> {
     black_box(open_frame(black_box(payload)))
 }
 
@@ -91,14 +91,14 @@ fn hold((table, backend, now): (Arc<Table>, Arc<Backend>, Instant)) -> Arc<Table
     table
 }
 
-fn ids() -> Ids {
-    let keys = Keys::new(&SharedKeys::Made);
+fn ids() -> CookieIds {
+    let keys = CookieKeys::new(&SharedKeys::Made);
     let names: Vec<_> = (0..100).map(|n| format!("node-{n}")).collect();
-    Ids::new(&keys, "chat", names.iter().map(String::as_str))
+    CookieIds::new(&keys, "chat", names.iter().map(String::as_str))
 }
 
 /// A browser's headers, with our cookie among others.
-fn browser() -> (HeaderMap, Ids) {
+fn browser() -> (HeaderMap, CookieIds) {
     let ids = ids();
     let text = format!("_ga=GA1.2.1; theme=dark; moorline={}; lang=en", ids.value(42));
     let mut headers = HeaderMap::new();
@@ -108,19 +108,21 @@ fn browser() -> (HeaderMap, Ids) {
 
 #[library_benchmark]
 #[bench::of_100(browser())]
-fn read_cookie((headers, ids): (HeaderMap, Ids)) -> (Option<Found>, HeaderMap, Ids) {
+fn read_cookie((headers, ids): (HeaderMap, CookieIds)) -> (Option<Found>, HeaderMap, CookieIds) {
     let found = cookie::values(&headers, "moorline").find_map(|value| ids.find(value));
     (black_box(found), headers, ids)
 }
 
 /// How the defaults set it.
-fn setting() -> (config::Cookie, Ids) {
+fn setting() -> (config::Cookie, CookieIds) {
     (config::Cookie::of("chat"), ids())
 }
 
 #[library_benchmark]
 #[bench::cross_site(setting())]
-fn set_cookie((cookie, ids): (config::Cookie, Ids)) -> (HeaderValue, config::Cookie, Ids) {
+fn set_cookie(
+    (cookie, ids): (config::Cookie, CookieIds),
+) -> (HeaderValue, config::Cookie, CookieIds) {
     let context = cookie::Context { tls: true, cross_site: true };
     (black_box(cookie::set_cookie(&cookie, ids.value(42), context)), cookie, ids)
 }

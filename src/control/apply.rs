@@ -36,7 +36,7 @@ use crate::{
     route,
     shared::SharedState,
     snapshot::{self, Current, Snapshot},
-    sticky::{Keys, Memory, Table},
+    sticky::{CookieKeys, RecentSessions, SessionTable},
     systemd::Notifier,
     upstream::{self, Backend, Dial, Life},
 };
@@ -120,7 +120,7 @@ impl ControlTask {
     /// An address that cannot be listened on, an access log that cannot be opened, a certificate that
     /// rustls refuses.
     pub(crate) async fn new(config: Config, from: Inheritance) -> Result<Self, ApplyError> {
-        let keys = Keys::adopt(&config.cookie_keys, from.secrets.cookie());
+        let keys = CookieKeys::adopt(&config.cookie_keys, from.secrets.cookie());
         let tickets = TicketKeys::new(&config.ticket_keys, from.secrets.tickets())?;
         let metrics = Arc::new(Metrics::new());
         let log = AccessLog::open(&config.access_log, metrics.access_log_dropped.clone())?;
@@ -137,8 +137,8 @@ impl ControlTask {
         };
         let proxy = Arc::new(SharedState {
             snapshot: Current::from_pointee(empty),
-            sids: Table::new(&config.sessions),
-            memory: Memory::new(),
+            sids: SessionTable::new(&config.sessions),
+            memory: RecentSessions::new(),
             tunnels: Arc::default(),
             metrics,
             log: Arc::new(ArcSwap::from_pointee(log)),
@@ -250,7 +250,7 @@ impl ControlTask {
         warnings::of_listeners(&config, &self.config);
         let new_keys = config.cookie_keys != self.config.cookie_keys;
         if new_keys {
-            self.keys = Keys::new(&config.cookie_keys);
+            self.keys = CookieKeys::new(&config.cookie_keys);
         }
         let own = config.listeners.iter().flat_map(|listener| listener.bind.iter().copied());
         self.resolver
@@ -274,7 +274,7 @@ impl ControlTask {
             let pool = Arc::clone(pool);
             let target =
                 snapshot::RouteTarget { route_label: Arc::new(route_label), pool, error_pages };
-            Some(route::Rule { listeners, host, path, target })
+            Some(route::RouteRule { listeners, host, path, target })
         });
         let snapshot = Snapshot {
             routes: route::Routes::new(&routes.collect::<Vec<_>>()),

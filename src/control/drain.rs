@@ -283,7 +283,7 @@ impl DrainTask {
                     // By order it stays, and a session may turn out to be there only now. All of the
                     // table is looked through for those alone.
                     if backend.sessions() > 0 {
-                        proxy.sids.let_go(&backend, usize::MAX);
+                        proxy.sids.evict_polling(&backend, usize::MAX);
                     }
                     proxy.tunnels.cut(backend.serial());
                 } else {
@@ -319,7 +319,7 @@ fn let_go(backend: &Backend, proxy: &SharedState, pace: &mut ClosePace, now: Ins
     let polling = backend.sessions().saturating_sub(proxy.tunnels.of(backend.serial()));
     let count = pace.due(polling, now);
     if count > 0 {
-        pace.took(proxy.sids.let_go(backend, count));
+        pace.took(proxy.sids.evict_polling(backend, count));
     }
 }
 

@@ -10,7 +10,7 @@ use crate::{
     api::{BackendTarget, SessionKind, SessionList, SessionState, Whereabouts},
     shared::SharedState,
     snapshot::Snapshot,
-    sticky::table::{Session, SessionId},
+    sticky::table::{SessionId, SessionSummary},
     tunnel::{CloseReason, TunnelId},
     upstream::Backend,
 };
@@ -63,7 +63,7 @@ pub(super) fn close(proxy: &SharedState, id: &str) -> Result<(), CommandError> {
     let closed = if let Ok(tunnel) = id.parse::<TunnelId>() {
         proxy.tunnels.close_one(tunnel, CloseReason::Operator)
     } else if let Ok(session) = id.parse::<SessionId>() {
-        proxy.sids.let_one_go(session)
+        proxy.sids.evict_one(session)
     } else {
         return Err(CommandError::Invalid(format!(
             "invalid session name {id}; `moorline sessions` lists the names"
@@ -93,7 +93,7 @@ fn members(snapshot: &Snapshot, of: &BackendTarget) -> Result<Vec<Arc<Backend>>,
     Err(CommandError::NotFound(format!("there is no {}", overlay::spoken(of))))
 }
 
-fn state(session: &Session) -> SessionState {
+fn state(session: &SessionSummary) -> SessionState {
     SessionState {
         id: session.id.to_string(),
         pool: session.backend.pool().to_owned(),

@@ -25,7 +25,7 @@ use super::{
 use crate::{
     net::inherited::InheritedSockets,
     shared::SharedState,
-    sticky::{Learned, recent_sessions::Key},
+    sticky::{Learned, recent_sessions::ClientKey},
     upstream::{Backend, Life},
 };
 
@@ -282,7 +282,7 @@ impl BackendNames {
         for SessionRecord(id, sid, left, lifetime, client) in sessions {
             let Some(backend) = self.backend(id, proxy) else { continue };
             let [left, lifetime] = [left, lifetime].map(Duration::from_millis);
-            let client = client.map(Key::from_bits);
+            let client = client.map(ClientKey::from_bits);
             proxy.sids.restore(&Learned { sid, backend, lifetime, left, client }, now);
         }
     }

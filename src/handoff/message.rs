@@ -12,7 +12,7 @@ use crate::{
         inherited::Purpose,
         tls::{TicketKey, TicketKeys},
     },
-    sticky::{Ending, Keys, Learned, MadeKey, recent_sessions::Key},
+    sticky::{CookieKeys, GeneratedKey, Learned, SessionEnding, recent_sessions::ClientKey},
     upstream::Backend,
 };
 
@@ -41,7 +41,7 @@ pub(super) enum FromOld {
     /// The old process accepts nothing any more and has left the admin's sockets.
     Released,
     /// A session ended in the old process: where its client was.
-    Ended(Ending),
+    Ended(SessionEnding),
     /// What it still holds, and what those before it do.
     State(PredecessorState),
 }
@@ -74,12 +74,12 @@ pub struct Secrets {
 
 impl Secrets {
     /// A process's own.
-    pub fn of(cookies: &Keys, tickets: &TicketKeys) -> Self {
-        Self { cookie: cookies.made().map(MadeKeyRecord), tickets: tickets.export() }
+    pub fn of(cookies: &CookieKeys, tickets: &TicketKeys) -> Self {
+        Self { cookie: cookies.generated().map(MadeKeyRecord), tickets: tickets.export() }
     }
 
     /// The cookie key, where one was made.
-    pub fn cookie(&self) -> Option<MadeKey> {
+    pub fn cookie(&self) -> Option<GeneratedKey> {
         self.cookie.map(|made| made.0)
     }
 
@@ -91,7 +91,7 @@ impl Secrets {
 
 /// A key that was made.
 #[derive(Clone, Copy, Deserialize, Serialize)]
-struct MadeKeyRecord(MadeKey);
+struct MadeKeyRecord(GeneratedKey);
 
 impl std::fmt::Debug for MadeKeyRecord {
     /// Says that it is there, never what it is.
@@ -272,7 +272,7 @@ impl SessionRecord {
     pub(super) fn of(learned: Learned) -> Self {
         let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
         let (left, lifetime) = (millis(learned.left), millis(learned.lifetime));
-        let client = learned.client.map(Key::bits);
+        let client = learned.client.map(ClientKey::bits);
         Self(learned.backend.serial(), learned.sid, left, lifetime, client)
     }
 }
@@ -284,8 +284,8 @@ mod tests {
 
     #[test]
     fn keys_cross_and_are_in_no_text() {
-        let keys = Keys::new(&config::SharedKeys::Made);
-        let made = keys.made().unwrap();
+        let keys = CookieKeys::new(&config::SharedKeys::Made);
+        let made = keys.generated().unwrap();
         let secrets = Secrets::of(&keys, &TicketKeys::new(&config::SharedKeys::Made, &[]).unwrap());
         let text = serde_json::to_string(&FromOld::Keys(secrets.clone())).unwrap();
         let FromOld::Keys(read) = serde_json::from_str(&text).unwrap() else { panic!("{text}") };

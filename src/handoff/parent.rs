@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     net::inherited::Purpose,
-    sticky::{Cursor, Learned, Table},
+    sticky::{Cursor, Learned, SessionTable},
     upstream::Backend,
 };
 
@@ -46,7 +46,7 @@ pub struct HandoffOffer {
     /// What else is to be remembered; asked for when the sessions are read.
     pub late: Box<dyn FnOnce() -> Values + Send + Sync>,
     /// The sessions.
-    pub sids: Arc<Table>,
+    pub sids: Arc<SessionTable>,
 }
 
 /// Why there is no successor. The old process serves on.
@@ -195,7 +195,7 @@ impl HandoffOffer {
 
 /// Sends the whole table, a slice at a time, and what else is to be remembered.
 async fn transfer(
-    sids: &Table,
+    sids: &SessionTable,
     late: impl FnOnce() -> Values,
     channel: &mut Channel,
     told: &mut HashSet<u64>,
@@ -337,7 +337,7 @@ mod tests {
             backends: Vec::new(),
             values: Values::new(),
             late: Box::new(Values::new),
-            sids: Table::new(&Sessions::default()),
+            sids: SessionTable::new(&Sessions::default()),
         };
         offer.make().await.unwrap()
     }

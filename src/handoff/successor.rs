@@ -13,7 +13,7 @@ use super::{
     parent::{ChildGuard, tell},
     wire::Channel,
 };
-use crate::sticky::{Learned, Memory};
+use crate::sticky::{Learned, RecentSessions};
 
 /// How long a message may take that nobody need wait for.
 const TOLD: Duration = Duration::from_secs(5);
@@ -46,7 +46,7 @@ pub struct SuccessorFeed<S> {
     /// How far this process is, and those before it.
     pub state: S,
     /// Where sessions' ends are heard of.
-    pub memory: Arc<Memory>,
+    pub memory: Arc<RecentSessions>,
     /// Where its orders go.
     pub directives: watch::Sender<Vec<BackendDirective>>,
     /// This process is empty.
@@ -103,7 +103,7 @@ impl SuccessorChannel {
         let mut tick = interval(telling.every);
         let (ended, mut endings) = mpsc::channel(ENDINGS);
         // One that finds no room is one that is not remembered.
-        telling.memory.tell(move |ending| {
+        telling.memory.set_listener(move |ending| {
             let _ = ended.try_send(ending);
         });
         let mut late = Vec::new();

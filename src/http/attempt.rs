@@ -23,7 +23,7 @@ use crate::{
     observe::ChosenBy,
     shared::SharedState,
     snapshot::PoolSnapshot,
-    sticky::{Choice, engine_io::Framing, recent_sessions::Key},
+    sticky::{Choice, engine_io::Framing, recent_sessions::ClientKey},
     stream_log::{SessionClient, StreamScope},
     upstream::{Backend, Hold},
 };
@@ -56,7 +56,7 @@ pub(super) struct RequestAttempt<'a> {
     /// Whom the backend is told of, where it is.
     pub(super) from: ConnectionOrigin,
     /// What the memory of ended sessions calls the client.
-    pub(super) client_key: Option<Key>,
+    pub(super) client_key: Option<ClientKey>,
     /// Knows when the client has ended its stream.
     pub(super) client_signal: &'a ClientSignal,
     /// The session is known to be on one backend: no other will do.

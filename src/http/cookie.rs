@@ -11,7 +11,7 @@ use super::headers;
 use crate::{
     config::FORMER_COOKIE_NAME,
     snapshot::PoolSnapshot,
-    sticky::{self, Context},
+    sticky::{self, CookieContext},
     upstream::Backend,
 };
 
@@ -23,7 +23,7 @@ pub(super) struct AffinityCookie {
     held: Option<Affinity>,
     /// The request has a cookie that backends are not to see.
     ours: bool,
-    context: Context,
+    context: CookieContext,
 }
 
 /// A valid cookie of the client's.
@@ -47,7 +47,7 @@ impl AffinityCookie {
         {
             (held, ours) = search(fields, pool, &cookie.name);
         }
-        Self { held, ours, context: Context { tls, cross_site } }
+        Self { held, ours, context: CookieContext { tls, cross_site } }
     }
 
     /// The backend that the client's own cookie names, where it is one of the pool's.

@@ -24,7 +24,7 @@ use crate::{
     observe::ChosenBy,
     route::Uncovered,
     snapshot::{ListenerSnapshot, PoolSnapshot, RouteTarget, Snapshot},
-    sticky::{Choice, Memory, Recalled, recent_sessions::Key},
+    sticky::{Choice, Recalled, RecentSessions, recent_sessions::ClientKey},
     upstream::Backend,
 };
 
@@ -80,10 +80,8 @@ pub(super) fn route<'s>(
     match snapshot.routes.find(listener, host, path) {
         Ok(rule) => Ok(Routed::Pool(checked, rule)),
         Err(uncovered) => Err(match uncovered {
-            Uncovered::Nowhere => {
-                ProxyError::new(Side::Client, Phase::Select, FailureKind::NoRoute)
-            }
-            Uncovered::Elsewhere => {
+            Uncovered::NoRule => ProxyError::new(Side::Client, Phase::Select, FailureKind::NoRoute),
+            Uncovered::OtherListener => {
                 ProxyError::new(Side::Client, Phase::Select, FailureKind::Misdirected)
             }
             Uncovered::Ambiguous => ProxyError::bad_request(validation::AMBIGUOUS),
@@ -127,8 +125,8 @@ pub(super) fn destination(choice: Choice, method: &Method, owner_search: usize) 
             Destination::Balanced
         }
         Choice::Session(backend, lifetime) => Destination::Session(backend, lifetime),
-        Choice::Gone | Choice::LetGo | Choice::Search(_) if preflight => Destination::Balanced,
-        Choice::Gone | Choice::LetGo => Destination::Gone,
+        Choice::Gone | Choice::Evicted | Choice::Search(_) if preflight => Destination::Balanced,
+        Choice::Gone | Choice::Evicted => Destination::Gone,
         Choice::Search(first) if owner_search > 0 => Destination::Search(first),
         Choice::Search(Some(backend)) | Choice::Cookie(backend) => {
             Destination::Preferred(backend, ChosenBy::Cookie)
@@ -154,12 +152,12 @@ pub(super) fn begins_session(
 /// The key of the client of a session, or of one to be, in the memory of recent sessions; `None` if the
 /// request has nothing to do with sessions, or the pool remembers none.
 pub(super) fn client_key(
-    memory: &Memory,
+    memory: &RecentSessions,
     pool: &PoolSnapshot,
     client: IpAddr,
     (engine, method, upgrade): (Option<&EngineRequest>, &Method, bool),
     headers: &HeaderMap,
-) -> Option<Key> {
+) -> Option<ClientKey> {
     let is_session = upgrade || engine.is_some_and(|engine| engine.polling);
     // A preflight is the browser's own, and comes without what would tell clients apart.
     if !is_session || method == Method::OPTIONS || pool.config().sticky.memory.is_zero() {
@@ -184,8 +182,8 @@ pub(super) enum Remembered<'p> {
 
 /// Recalls where the client was that has this key.
 pub(super) fn recall<'p>(
-    memory: &Memory,
-    key: Option<Key>,
+    memory: &RecentSessions,
+    key: Option<ClientKey>,
     pool: &'p PoolSnapshot,
 ) -> Remembered<'p> {
     let Some(key) = key else { return Remembered::Unknown };

@@ -29,7 +29,7 @@ use crate::{
     sticky::{
         self, AffinityHints, Choice, Opener, SessionHold,
         engine_io::CloseScan,
-        recent_sessions::{Key, Return},
+        recent_sessions::{ClientKey, PendingReturn},
     },
     stream_log::{SessionClient, StreamScope},
     tunnel::TunnelOptions,
@@ -54,11 +54,11 @@ pub(super) struct Exchange<'a> {
     pub(super) upgrade: bool,
     pub(super) affinity: AffinityCookie,
     /// What the memory of ended sessions calls its client, where that may matter.
-    pub(super) client_key: Option<Key>,
+    pub(super) client_key: Option<ClientKey>,
     /// The backend may hold it for as long as it likes.
     pub(super) long_poll: bool,
     /// It comes back from a session that ended.
-    pub(super) returning: Option<Return>,
+    pub(super) returning: Option<PendingReturn>,
     pub(super) reply_context: ReplyContext,
     pub(super) scope: StreamScope,
     /// Lets the client half-close until its reply is complete.
@@ -140,7 +140,7 @@ impl Exchange<'_> {
     fn consume_return(&mut self, proxy: &SharedState, pool: &PoolSnapshot, tag: u64) -> bool {
         let window = pool.config().sticky.memory;
         self.returning =
-            self.client_key.and_then(|key| proxy.memory.use_up(key, tag, window, Instant::now()));
+            self.client_key.and_then(|key| proxy.memory.consume(key, tag, window, Instant::now()));
         self.returning.is_some()
     }
 
@@ -219,7 +219,7 @@ impl Exchange<'_> {
         let sid = self.engine.as_ref().and_then(|engine| engine.sid.as_deref());
         proxy.sids.close(pool.upstream.name(), sid.unwrap_or_default());
         if let Some(key) = self.client_key {
-            proxy.memory.note(key, backend.tag(), Instant::now());
+            proxy.memory.record(key, backend.tag(), Instant::now());
         }
     }
 

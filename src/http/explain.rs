@@ -142,7 +142,7 @@ impl SharedState {
             }
             choice => choice,
         };
-        let let_go = matches!(choice, Choice::LetGo);
+        let let_go = matches!(choice, Choice::Evicted);
         let owner_search = pool.config().sticky.owner_search;
         match decision::destination(choice, &parts.method, owner_search) {
             Destination::Session(backend, _) => {

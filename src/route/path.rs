@@ -1,19 +1,19 @@
-//! The path prefixes of one host, longest first.
+//! Path prefixes of one host, longest first.
 //!
-//! A prefix covers itself and everything below it on segment boundaries: `/chat` covers `/chat`,
-//! `/chat/` and `/chat/x`, not `/chatter`. A trailing slash makes no difference: `/chat/` is
-//! `/chat`, and `/` covers every path, `*` included. Prefixes are kept in [normal form](normal).
+//! A prefix matches itself and everything below it on segment boundaries: `/chat` matches `/chat`, `/chat/` and
+//! `/chat/x`, but not `/chatter`. A trailing slash is ignored: `/chat/` equals `/chat`, and `/` matches every path,
+//! `*` included. Prefixes are stored in [normal form](normal).
 
 use std::collections::HashMap;
 
 use crate::config::path::normal;
 
-/// A set of path prefixes with a target each.
+/// A set of path prefixes with their targets.
 #[derive(Debug)]
 pub(super) struct Prefixes<P> {
-    /// Targets by prefix without its trailing slash; the root is the empty string.
+    /// Targets by prefix without trailing slash; the root is the empty string.
     targets: HashMap<Box<str>, P>,
-    /// The lengths that occur in `targets`, longest first: one lookup each finds the longest match.
+    /// Distinct lengths in `targets`, longest first; one lookup per length finds the longest match.
     lengths: Vec<usize>,
 }
 
@@ -24,7 +24,7 @@ impl<P> Default for Prefixes<P> {
 }
 
 impl<P> Prefixes<P> {
-    /// Adds a prefix; where it is there already, the first target stays.
+    /// Adds a prefix; an existing target is kept.
     pub(super) fn insert(&mut self, prefix: &str, target: P) {
         let prefix = normal(prefix);
         let prefix = prefix.trim_end_matches('/');
@@ -34,11 +34,11 @@ impl<P> Prefixes<P> {
         }
     }
 
-    /// The target of the longest prefix that covers `path`, which is in [normal form](normal).
+    /// Returns the target of the longest prefix of `path`, which must be in [normal form](normal).
     pub(super) fn find(&self, path: &str) -> Option<&P> {
         self.lengths.iter().find_map(|&length| {
-            // The boundary is looked at first, so that a hostile path of thousands of segments
-            // costs no hashing where no prefix could end.
+            // Check the boundary first, so that a hostile path with thousands of segments costs no hashing at positions
+            // where no prefix can end.
             if length > 0 && !matches!(path.as_bytes().get(length), None | Some(b'/')) {
                 return None;
             }
@@ -62,7 +62,7 @@ mod tests {
     }
 
     #[test]
-    fn a_prefix_ends_on_a_segment_boundary() {
+    fn prefixes_end_on_segment_boundaries() {
         let chat = prefixes(&["/chat"]);
         for covered in ["/chat", "/chat/", "/chat/x", "/chat//x"] {
             assert!(chat.find(covered).is_some(), "{covered}");
@@ -73,7 +73,7 @@ mod tests {
     }
 
     #[test]
-    fn a_trailing_slash_changes_nothing() {
+    fn trailing_slash_is_ignored() {
         let chat = prefixes(&["/chat/"]);
         assert!(chat.find("/chat").is_some());
         assert!(chat.find("/chat/x").is_some());
@@ -81,7 +81,7 @@ mod tests {
     }
 
     #[test]
-    fn the_root_covers_every_path() {
+    fn root_matches_every_path() {
         let root = prefixes(&["/"]);
         for path in ["/", "/a", "/a/b", "", "*", "/ü"] {
             assert!(root.find(path).is_some(), "{path}");
@@ -89,7 +89,7 @@ mod tests {
     }
 
     #[test]
-    fn the_longest_prefix_wins_whatever_the_order() {
+    fn longest_prefix_wins_in_any_order() {
         for list in [["/", "/a", "/a/b"], ["/a/b", "/a", "/"], ["/a", "/a/b", "/"]] {
             let prefixes = prefixes(&list);
             assert_eq!(prefixes.find("/a/b/c").unwrap(), "/a/b");
@@ -99,13 +99,13 @@ mod tests {
     }
 
     #[test]
-    fn of_two_equal_prefixes_the_first_stays() {
+    fn first_of_two_equal_prefixes_is_kept() {
         let prefixes = prefixes(&["/a", "/a/"]);
         assert_eq!(prefixes.find("/a").unwrap(), "/a");
     }
 
     #[test]
-    fn a_cut_inside_a_character_is_no_match() {
+    fn cut_inside_a_character_does_not_match() {
         assert!(prefixes(&["/ab"]).find("/aü").is_none());
     }
 

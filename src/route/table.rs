@@ -1,30 +1,28 @@
-//! The hosts of all rules, most specific first.
+//! Rules by host, most specific host first.
 //!
-//! An exact name beats a wildcard, a longer wildcard suffix a shorter one, any wildcard beats the
-//! rules for every host. Where the more specific host has no path that covers the request, the next
-//! one is asked.
+//! An exact name precedes a wildcard, a longer wildcard suffix precedes a shorter one, and any wildcard precedes
+//! the rules for all hosts. If the more specific host has no matching path, the next one is tried.
 
 use std::{borrow::Cow, collections::HashMap};
 
 use super::path::Prefixes;
 use crate::config::HostPattern;
 
-/// Longest DNS name in its text form (RFC 1035 §2.3.4, without the final dot). A longer host can be
-/// no rule's, and is not worth a lookup per label.
+/// Maximum length of a DNS name in text form (RFC 1035 §2.3.4, without the final dot). Longer hosts match no
+/// named rule, and skip the lookup per label.
 const MAX_HOST: usize = 253;
 
-/// Rules by host and path; `P` is what a rule leads to.
+/// Rules by host and path; `P` is the target type.
 #[derive(Debug)]
-pub struct Table<P> {
+pub struct HostTable<P> {
     exact: HashMap<Box<str>, Prefixes<P>>,
-    /// By suffix without `*.`.
+    /// Keyed by suffix without `*.`.
     wildcard: HashMap<Box<str>, Prefixes<P>>,
     any: Prefixes<P>,
 }
 
-impl<P> Table<P> {
-    /// A table of these rules: host, path prefix, target. Of two rules with the same host and path
-    /// the first stands.
+impl<P> HostTable<P> {
+    /// Builds a table from host, path prefix and target. If two rules have the same host and path, the first applies.
     pub fn new(rules: impl IntoIterator<Item = (HostPattern, String, P)>) -> Self {
         let mut table =
             Self { exact: HashMap::new(), wildcard: HashMap::new(), any: Prefixes::default() };
@@ -41,10 +39,10 @@ impl<P> Table<P> {
         table
     }
 
-    /// The target of the most specific rule that covers this host and path.
+    /// Returns the target of the most specific rule for this host and path.
     ///
-    /// `host` comes without a port, in any case, with or without the final dot, and may be empty;
-    /// `path` without a query, in normal form. Nothing is allocated where the host is in lower case.
+    /// `host` has no port; case and final dot are ignored, and it may be empty. `path` has no query and is in normal
+    /// form. Nothing is allocated if the host is in lower case.
     pub fn find(&self, host: &str, path: &str) -> Option<&P> {
         let host = normal(host);
         self.find_named(&host, path).or_else(|| self.any.find(path))
@@ -58,14 +56,14 @@ impl<P> Table<P> {
         if exact.is_some() || self.wildcard.is_empty() {
             return exact;
         }
-        // A dot at the very start has no label before it that the asterisk could stand for.
+        // A leading dot has no label before it for the asterisk to match.
         host.match_indices('.')
             .filter(|&(dot, _)| dot > 0)
             .find_map(|(dot, _)| self.wildcard.get(&host[dot + 1..])?.find(path))
     }
 }
 
-/// Lower case, without the final dot.
+/// Returns the host in lower case without the final dot.
 fn normal(host: &str) -> Cow<'_, str> {
     let host = host.strip_suffix('.').unwrap_or(host);
     if host.bytes().any(|byte| byte.is_ascii_uppercase()) {
@@ -77,7 +75,7 @@ fn normal(host: &str) -> Cow<'_, str> {
 
 #[cfg(test)]
 mod tests {
-    use super::Table;
+    use super::HostTable;
     use crate::config::HostPattern::{self, Any, Exact, Wildcard};
 
     fn exact(name: &str) -> HostPattern {
@@ -88,14 +86,14 @@ mod tests {
         Wildcard(suffix.to_owned())
     }
 
-    fn table(rules: &[(HostPattern, &str)]) -> Table<usize> {
-        Table::new(
+    fn table(rules: &[(HostPattern, &str)]) -> HostTable<usize> {
+        HostTable::new(
             rules.iter().enumerate().map(|(i, (host, path))| (host.clone(), (*path).to_owned(), i)),
         )
     }
 
     #[test]
-    fn exact_beats_wildcard_beats_any() {
+    fn exact_host_precedes_wildcard_precedes_any() {
         let table = table(&[
             (Any, "/"),
             (wildcard("example.com"), "/"),
@@ -112,7 +110,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wildcard_wants_a_label() {
+    fn wildcard_needs_a_label() {
         let table = table(&[(wildcard("example.com"), "/")]);
         assert_eq!(table.find("a.example.com", "/"), Some(&0));
         assert_eq!(table.find("example.com", "/"), None);
@@ -121,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn a_less_specific_host_serves_paths_the_specific_one_lacks() {
+    fn less_specific_host_serves_paths_that_the_specific_one_lacks() {
         let table = table(&[
             (exact("a.b.c"), "/x"),
             (wildcard("b.c"), "/y"),
@@ -135,13 +133,13 @@ mod tests {
     }
 
     #[test]
-    fn a_longer_path_of_a_less_specific_host_does_not_win() {
+    fn longer_path_of_a_less_specific_host_does_not_win() {
         let table = table(&[(exact("a.b"), "/"), (Any, "/long/path")]);
         assert_eq!(table.find("a.b", "/long/path"), Some(&0));
     }
 
     #[test]
-    fn case_and_the_final_dot_make_no_difference() {
+    fn case_and_final_dot_are_ignored() {
         let table = table(&[(exact("Chat.Example.com"), "/"), (wildcard("Example.org."), "/")]);
         for host in ["chat.example.com", "CHAT.example.COM", "chat.example.com."] {
             assert_eq!(table.find(host, "/"), Some(&0), "{host}");
@@ -151,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn an_impossible_host_meets_only_the_rules_for_every_host() {
+    fn overlong_host_matches_only_rules_for_all_hosts() {
         let table = table(&[(wildcard("a"), "/"), (Any, "/")]);
         let host = format!("{}a", "b.".repeat(4000));
         assert_eq!(table.find(&host, "/"), Some(&1));
@@ -159,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_table_finds_nothing() {
+    fn empty_table_matches_nothing() {
         assert_eq!(table(&[]).find("a", "/"), None);
     }
 }

@@ -1,74 +1,72 @@
-//! The decision: which backend a request belongs to, from what it brings along.
+//! Decides which backend a request belongs to, from the hints in the request.
 //!
-//! The sid knows best: it names a session, which lives on one backend and nowhere else. The cookie
-//! comes second: it names the backend that this browser was on. Only where neither speaks is the
-//! balance policy free.
+//! The sid comes first: it identifies a session, which lives on exactly one backend. The cookie comes second: it
+//! names the backend that this browser used. The balance policy decides only if there is neither.
 
 use std::{
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use super::{Known, Table, recent_sessions::Key};
+use super::{KnownSession, SessionTable, recent_sessions::ClientKey};
 use crate::upstream::{Backend, Life};
 
-/// What a request brings along.
+/// Affinity hints in a request.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct AffinityHints<'a> {
-    /// The Engine.IO session id in its query.
+    /// Engine.IO session id in the query.
     pub sid: Option<&'a str>,
-    /// The backend that its sticky cookie names.
+    /// Backend named by the affinity cookie.
     pub cookie: Option<&'a Arc<Backend>>,
 }
 
-/// Where a request must go, or how that is to be found out.
+/// Destination of a request, or how to find it.
 #[derive(Clone, Debug)]
 pub enum Choice {
-    /// To the backend of its session, which is forgotten after this lifetime without a request.
+    /// The backend of the session, with the lifetime after which the idle session is forgotten.
     Session(Arc<Backend>, Duration),
-    /// To the backend that the cookie names, or to another where that one cannot be reached.
+    /// The backend named by the cookie, or another one if it is unreachable.
     Cookie(Arc<Backend>),
-    /// To the backend that its last session was on, or to another where that one cannot be reached.
+    /// The backend of the client's previous session, or another one if it is unreachable.
     Memory(Arc<Backend>),
-    /// Nowhere: the backend of its session has left the configuration and been emptied, and the session
-    /// has ended with it.
+    /// None: the session ended because its backend left the configuration and was drained.
     Gone,
-    /// Nowhere: its session was let go, though its backend lives.
-    LetGo,
-    /// To the backend that turns out to know the sid; this one, from the cookie, is asked first.
+    /// None: the session was evicted, although its backend is alive.
+    Evicted,
+    /// The backend that knows the sid, to be found by asking; the cookie's backend comes first.
     Search(Option<Arc<Backend>>),
-    /// Wherever the balance policy says.
+    /// Any backend, by the balance policy.
     Free,
 }
 
-/// Decides for a request to `pool`, which counts as a use of its session.
-pub fn choose(table: &Table, pool: &str, hints: AffinityHints<'_>, now: Instant) -> Choice {
+/// Decides for a request to `pool`. Counts as a use of its session.
+pub fn choose(table: &SessionTable, pool: &str, hints: AffinityHints<'_>, now: Instant) -> Choice {
     decide(hints, |sid| table.find(pool, sid, now))
 }
 
-/// Decides as [`choose`] does, and gives the client that opened the session, if that is known.
+/// Decides like [`choose`], and also returns the client that opened the session, if known.
 pub fn choose_and_recognise(
-    table: &Table,
+    table: &SessionTable,
     pool: &str,
     hints: AffinityHints<'_>,
     now: Instant,
-) -> (Choice, Option<Key>) {
+) -> (Choice, Option<ClientKey>) {
     let mut client = None;
     let find = |sid: &str| table.find(pool, sid, now).inspect(|known| client = known.client);
     (decide(hints, find), client)
 }
 
-/// What [`choose`] would decide, without a trace.
-pub fn preview(table: &Table, pool: &str, hints: AffinityHints<'_>, now: Instant) -> Choice {
+/// Returns the decision of [`choose`] without counting as a use.
+pub fn preview(table: &SessionTable, pool: &str, hints: AffinityHints<'_>, now: Instant) -> Choice {
     decide(hints, |sid| table.peek(pool, sid, now))
 }
 
-fn decide(hints: AffinityHints<'_>, find: impl FnOnce(&str) -> Option<Known>) -> Choice {
+fn decide(hints: AffinityHints<'_>, find: impl FnOnce(&str) -> Option<KnownSession>) -> Choice {
     if let Some(sid) = hints.sid {
         return match find(sid) {
-            // Its health does not matter: a node that answers no probe may still have the session.
+            // Health is ignored: a backend that fails its health checks may still have the session.
             Some(known) if known.backend.phase() == Life::Gone => Choice::Gone,
-            Some(known) if known.let_go => Choice::LetGo,
+            Some(known) if known.evicted => Choice::Evicted,
             Some(known) => Choice::Session(known.backend, known.lifetime),
             None => Choice::Search(hints.cookie.filter(|b| b.keeps_sessions()).cloned()),
         };
@@ -94,16 +92,16 @@ mod tests {
         Backend::new("chat", &config, &config::Reuse::default())
     }
 
-    /// A table in which `a` is on the first of two backends.
-    fn scene() -> (Arc<Table>, Arc<Backend>, Arc<Backend>, Instant) {
-        let (table, now) = (Table::new(&config::Sessions::default()), Instant::now());
+    /// A table in which session `a` is on the first of two backends.
+    fn scene() -> (Arc<SessionTable>, Arc<Backend>, Arc<Backend>, Instant) {
+        let (table, now) = (SessionTable::new(&config::Sessions::default()), Instant::now());
         let (one, two) = (backend(1), backend(2));
         assert!(table.learn("a", &one, LIFETIME, now));
         (table, one, two, now)
     }
 
     #[test]
-    fn a_known_sid_beats_the_cookie_even_on_a_backend_that_drains() {
+    fn known_sid_precedes_the_cookie_even_on_a_draining_backend() {
         let (table, one, two, now) = scene();
         let hints = AffinityHints { sid: Some("a"), cookie: Some(&two) };
         one.set_life(Life::Draining);
@@ -112,7 +110,7 @@ mod tests {
     }
 
     #[test]
-    fn a_session_stays_with_its_backend_while_that_is_down_and_ends_with_it() {
+    fn session_stays_on_its_backend_while_it_is_down_and_ends_with_it() {
         let (table, one, two, now) = scene();
         one.mark(false, 1, 1);
         let hints = AffinityHints { sid: Some("a"), cookie: Some(&two) };
@@ -124,15 +122,15 @@ mod tests {
     }
 
     #[test]
-    fn a_session_that_was_let_go_is_dead_while_its_backend_lives() {
+    fn evicted_session_is_dead_although_its_backend_is_alive() {
         let (table, one, two, now) = scene();
-        assert_eq!(table.let_go(&one, 9), 1);
+        assert_eq!(table.evict_polling(&one, 9), 1);
         let hints = AffinityHints { sid: Some("a"), cookie: Some(&two) };
-        assert!(matches!(choose(&table, "chat", hints, now), Choice::LetGo));
+        assert!(matches!(choose(&table, "chat", hints, now), Choice::Evicted));
     }
 
     #[test]
-    fn an_unknown_sid_is_searched_with_the_cookies_backend_first() {
+    fn unknown_sid_is_searched_beginning_with_the_cookies_backend() {
         let (table, _, two, now) = scene();
         let hints = AffinityHints { sid: Some("b"), cookie: Some(&two) };
         let choice = choose(&table, "chat", hints, now);
@@ -144,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn without_a_sid_the_cookie_counts_while_its_backend_takes_new_sessions() {
+    fn cookie_counts_without_a_sid_while_its_backend_accepts_new_sessions() {
         let (table, one, _, now) = scene();
         let hints = AffinityHints { sid: None, cookie: Some(&one) };
         let choice = choose(&table, "chat", hints, now);

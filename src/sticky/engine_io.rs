@@ -1,11 +1,11 @@
-//! What a proxy must understand of Engine.IO, protocols 3 and 4: which session a request belongs to,
-//! which session a reply opened, which bodies close one, and which replies say "not mine".
+//! The parts of Engine.IO, protocols 3 and 4, that a proxy must understand: the session of a request, the session
+//! that a reply opens, bodies that close a session, and replies that reject an unknown sid.
 //!
-//! Pure: bytes in, values out. No I/O, no clock, no table, and nothing here trusts its input: every
-//! function takes any bytes without panicking and reads no more of them than it needs. Verified
-//! against bodies recorded from real servers, see `tests/fixtures/engine_io`.
+//! Pure functions: no I/O, no clock, no table. Input is untrusted: every function accepts any bytes without
+//! panicking and reads no more of them than necessary. Tested with bodies recorded from real servers, see
+//! `tests/fixtures/engine_io`.
 //!
-//! Protocol documents: <https://github.com/socketio/engine.io-protocol> (4) and its `v3` branch.
+//! EngineIoVersion documents: <https://github.com/socketio/engine.io-protocol> (4) and its `v3` branch.
 
 mod close;
 mod error;
@@ -14,8 +14,8 @@ mod query;
 
 pub use close::{CloseScan, Framing};
 pub use error::{UNKNOWN_SID, is_unknown_sid};
-pub use packet::{Open, open_frame, open_packet};
-pub use query::{Protocol, Query, Transport, query};
+pub use packet::{OpenPacket, open_frame, open_packet};
+pub use query::{EngineIoVersion, Query, Transport, query};
 
 #[cfg(test)]
 mod recorded;

@@ -1,19 +1,18 @@
-//! Whether a polling session is closed: the packet `1`, in the body of a POST or of a poll's reply.
+//! Detects that a polling session is closed: the packet `1` in the body of a POST or of a poll reply.
 //!
-//! A [`CloseScan`] reads a body as it streams by and keeps a few bytes of state, never the body. It knows
-//! the framings of [`packet`](super::open_packet), in both directions of JSONP. A body that it does not
-//! understand closes nothing.
+//! A [`CloseScan`] reads a body as a stream and keeps a few bytes of state, never the body. It supports the framings
+//! of [`packet`](super::open_packet), in both directions of JSONP. A body that it cannot parse closes nothing.
 
-use super::{Protocol, Query};
+use super::{EngineIoVersion, Query};
 
-/// How a session's payloads are framed.
+/// Framing of a session's payloads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Framing {
-    protocol: Protocol,
+    protocol: EngineIoVersion,
     jsonp: bool,
 }
 
-/// Looks for a close packet in one body.
+/// Searches one body for a close packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CloseScan {
     wrap: Wrap,
@@ -21,61 +20,61 @@ pub struct CloseScan {
     found: bool,
 }
 
-/// What is around the payload.
+/// Encoding around the payload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Wrap {
     Nothing,
-    /// JSONP, client to server: a form with the one field `d`. Bytes of its name that were read, then how
-    /// much of an escape.
+    /// JSONP, client to server: a form with the single field `d`. Number of bytes read of the field name, then the
+    /// state of an escape.
     Name(u8),
     Form,
     FormEscape(Option<u8>),
-    /// JSONP, server to client: a call with a string, as JSON writes it. Before the string, or in it.
+    /// JSONP, server to client: a call with a JSON string. Before the string, or inside it.
     Call,
     Text,
     Backslash,
-    /// Hexadecimal digits still to come, and the number so far.
+    /// Missing hexadecimal digits and the value so far.
     Unit(u8, u16),
-    /// What follows is not payload.
+    /// The rest is not payload.
     End,
 }
 
-/// Where in the payload's framing the next byte is.
+/// Position of the next byte in the payload's framing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Frame {
-    /// Protocol 4: at the start of a packet, after a `1` there, or further on.
+    /// EngineIoVersion 4: at the start of a packet, after a `1` there, or later.
     Start,
     One,
     Rest,
-    /// Protocol 3: at the first byte, which tells text from binary.
+    /// EngineIoVersion 3: at the first byte, which distinguishes text from binary.
     First,
-    /// In the length of a text packet.
+    /// Inside the length of a text packet.
     Length(u32),
-    /// In a text packet: UTF-16 units to come, and whether it has been `1` alone up to now.
+    /// Inside a text packet: UTF-16 units left, and whether it has been only `1` so far.
     Units(u32, bool),
-    /// In the length of a packet in binary framing, with whether the packet is text.
+    /// Inside the length of a packet in binary framing, with whether the packet is text.
     Bytes(bool, u32),
-    /// In its data: bytes to come, and whether it has been `1` alone up to now.
+    /// Inside its data: bytes left, and whether it has been only `1` so far.
     Data(u32, bool),
-    /// The body is not understood.
+    /// The body cannot be parsed.
     Lost,
 }
 
-/// Most that a length can be before the body is not understood any more.
+/// Maximum packet length; larger values make the body invalid.
 const LONGEST: u32 = 100_000_000;
 
 impl Framing {
-    /// Of the requests of a session that has such a query.
+    /// Returns the framing of a session whose requests have this query.
     pub fn of(query: &Query<'_>) -> Self {
         Self { protocol: query.protocol, jsonp: query.jsonp.is_some() }
     }
 
-    /// Looks for a close packet in a request's body.
+    /// Starts a scan of a request body.
     pub fn request(self) -> CloseScan {
         CloseScan::new(self, Wrap::Name(0))
     }
 
-    /// Looks for a close packet in a reply's body, which is not compressed.
+    /// Starts a scan of a reply body, which must not be compressed.
     pub fn reply(self) -> CloseScan {
         CloseScan::new(self, Wrap::Call)
     }
@@ -84,8 +83,8 @@ impl Framing {
 impl CloseScan {
     fn new(framing: Framing, jsonp: Wrap) -> Self {
         let frame = match framing.protocol {
-            Protocol::V4 => Frame::Start,
-            Protocol::V3 => Frame::First,
+            EngineIoVersion::V4 => Frame::Start,
+            EngineIoVersion::V3 => Frame::First,
         };
         let wrap = if framing.jsonp { jsonp } else { Wrap::Nothing };
         Self { wrap, frame, found: false }
@@ -100,7 +99,7 @@ impl CloseScan {
         while let [byte, tail @ ..] = rest {
             rest = tail;
             if self.wrap == Wrap::Nothing {
-                // Nearly all bytes are within a packet that is none of interest.
+                // Nearly all bytes are inside packets of no interest.
                 if self.frame == Frame::Rest {
                     let end = std::iter::once(byte).chain(tail).position(|&b| b == SEPARATOR);
                     let Some(end) = end else { return };
@@ -115,7 +114,7 @@ impl CloseScan {
         }
     }
 
-    /// Whether the session is closed, once the whole body has been read.
+    /// Whether the body closes the session. Call after the whole body has been read.
     pub fn closes(&self) -> bool {
         self.found || self.frame == Frame::One
     }
@@ -144,7 +143,7 @@ impl CloseScan {
             (Wrap::Text, b'"') => Wrap::End,
             (Wrap::Backslash, b'u') => Wrap::Unit(4, 0),
             (Wrap::Text | Wrap::Backslash, _) => {
-                // An escaped letter is one unit, and no character that means anything here.
+                // An escaped letter is one unit and never a character with a meaning here.
                 self.payload(byte);
                 Wrap::Text
             }
@@ -157,7 +156,7 @@ impl CloseScan {
         };
     }
 
-    /// One more digit of `\uXXXX`.
+    /// Reads one digit of `\uXXXX`.
     fn unit(&mut self, left: u8, unit: u16, byte: u8) -> Wrap {
         let Some(digit) = digit(byte) else {
             self.frame = Frame::Lost;
@@ -167,7 +166,7 @@ impl CloseScan {
         if left > 1 {
             return Wrap::Unit(left - 1, unit);
         }
-        // One unit, whatever it is: half of a pair counts as such.
+        // One unit, even if it is half of a surrogate pair.
         self.payload(u8::try_from(unit).ok().filter(u8::is_ascii).unwrap_or(b'?'));
         Wrap::Text
     }
@@ -197,7 +196,7 @@ impl CloseScan {
         }
     }
 
-    /// `length:packet…`, the length in UTF-16 units.
+    /// Reads `length:packet…`, with the length in UTF-16 units.
     fn text(&mut self, byte: u8) -> Frame {
         let continues = (0x80..0xc0).contains(&byte);
         match self.frame {
@@ -214,16 +213,16 @@ impl CloseScan {
                     None => Frame::Lost,
                 }
             }
-            // The last character's remaining bytes.
+            // Continuation bytes of the last character.
             Frame::Units(..) if continues => self.frame,
             Frame::Length(length) if byte == b':' => Frame::Units(length, length == 1),
             Frame::Length(length) => length_with(length, byte),
-            // The first digit of the next packet's length.
+            // First digit of the next packet's length.
             _ => length_with(0, byte),
         }
     }
 
-    /// A type byte, digits as bare bytes, `0xff`, and as many bytes.
+    /// Reads a type byte, digits as bare bytes, `0xff`, and that number of bytes.
     fn binary(&mut self, byte: u8) -> Frame {
         match self.frame {
             Frame::Bytes(text, length) if byte == 0xff => Frame::Data(length, text && length == 1),
@@ -241,7 +240,7 @@ impl CloseScan {
     }
 }
 
-/// Between packets of protocol 4.
+/// Separates packets of protocol 4.
 const SEPARATOR: u8 = 0x1e;
 
 /// The close packet, which has no content.
@@ -256,7 +255,7 @@ fn decimal(number: u32, digit: u8) -> Option<u32> {
     (number <= LONGEST).then_some(number)
 }
 
-/// The value of a hexadecimal digit.
+/// Returns the value of a hexadecimal digit.
 fn digit(byte: u8) -> Option<u16> {
     char::from(byte).to_digit(16).and_then(|value| u16::try_from(value).ok())
 }
@@ -276,7 +275,7 @@ mod tests {
         Framing::of(&query(text).unwrap())
     }
 
-    /// What a scan says of a body, however it is cut into pieces.
+    /// Scans a body; the result must not depend on how the body is split.
     fn closes(scan: CloseScan, body: &[u8]) -> bool {
         let read = |pieces: &mut dyn Iterator<Item = &[u8]>| {
             let mut scan = scan;
@@ -292,7 +291,7 @@ mod tests {
     }
 
     #[test]
-    fn a_close_packet_is_found_in_every_framing() {
+    fn close_packet_is_found_in_every_framing() {
         for (query, body) in [
             (V4, &b"1"[..]),
             (V4, "42[\"ä\"]\u{1e}1".as_bytes()),
@@ -321,7 +320,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_else_closes_a_session() {
+    fn other_bodies_do_not_close_a_session() {
         for (query, body) in [
             (V4, &b""[..]),
             (V4, b"2"),
@@ -356,16 +355,16 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_bytes_are_survived(body in prop::collection::vec(any::<u8>(), 0..40)) {
+        fn any_bytes_are_accepted(body in prop::collection::vec(any::<u8>(), 0..40)) {
             for query in [V4, V3, V4_JSONP, V3_JSONP] {
                 closes(framing(query).request(), &body);
                 closes(framing(query).reply(), &body);
             }
         }
 
-        /// Against packets that are put together.
+        /// Compares with bodies built from known packets.
         #[test]
-        fn packets_are_told_apart(packets in prop::collection::vec("[0-6][a1ä😀:]{0,4}", 1..6)) {
+        fn packets_are_distinguished(packets in prop::collection::vec("[0-6][a1ä😀:]{0,4}", 1..6)) {
             let expected = packets.iter().any(|packet| packet == "1");
             let v4 = packets.join("\u{1e}");
             prop_assert_eq!(closes(framing(V4).request(), v4.as_bytes()), expected);

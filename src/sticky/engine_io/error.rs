@@ -1,20 +1,20 @@
-//! Which replies say "I do not know this session", so that another node may be asked.
+//! Recognises replies that reject an unknown session, so that another node can be asked.
 //!
-//! A node looks a sid up before it touches any session, so such a reply means that nothing happened.
+//! A node looks the sid up before it touches any session, so a rejected request has had no effect.
 
 use serde::Deserialize;
 
-/// The body with which Engine.IO refuses an unknown sid; status 400, `application/json`. A client that
-/// gets it opens a new session at once.
+/// Body of the Engine.IO error for an unknown sid; status 400, `application/json`. A client that receives it opens
+/// a new session at once.
 pub const UNKNOWN_SID: &str = r#"{"code":1,"message":"Session ID unknown"}"#;
 
-/// Largest body that is looked at; all of these are far shorter.
+/// Largest body inspected; all known bodies are much shorter.
 const LONGEST: usize = 1024;
 
-/// Whether a reply with status 400 refuses the request for its unknown sid. The three wordings:
+/// Whether a reply with status 400 rejects the request because of an unknown sid. There are three forms:
 ///
-/// - [`UNKNOWN_SID`] on polls; engineioxide writes the code as a string.
-/// - The bare message as `text/html` on upgrades, in every Engine.IO for Node.
+/// - [`UNKNOWN_SID`] on polls; engineioxide sends the code as a string.
+/// - The bare message as `text/html` on upgrades, in every Engine.IO server for Node.
 /// - `"Invalid session …"`, a JSON string as `text/plain`, on both, from python-engineio.
 pub fn is_unknown_sid(content_type: Option<&str>, body: &[u8]) -> bool {
     if body.len() > LONGEST {
@@ -29,7 +29,7 @@ pub fn is_unknown_sid(content_type: Option<&str>, body: &[u8]) -> bool {
 
 fn has_code_1(body: &[u8]) -> bool {
     #[derive(Deserialize)]
-    struct Refusal<'a> {
+    struct ErrorBody<'a> {
         #[serde(borrow)]
         code: Code<'a>,
     }
@@ -39,7 +39,10 @@ fn has_code_1(body: &[u8]) -> bool {
         Number(u64),
         Text(&'a str),
     }
-    matches!(serde_json::from_slice(body), Ok(Refusal { code: Code::Number(1) | Code::Text("1") }))
+    matches!(
+        serde_json::from_slice(body),
+        Ok(ErrorBody { code: Code::Number(1) | Code::Text("1") })
+    )
 }
 
 #[cfg(test)]
@@ -49,7 +52,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_wording_is_understood_under_its_own_type() {
+    fn each_form_is_recognised_with_its_content_type() {
         let bare = "Session ID unknown".as_bytes();
         let text_code = br#"{"code":"1","message":"Session ID unknown"}"#;
         let python = br#""Invalid session lv_VI97HAXpY6yYWAAAB""#;
@@ -68,7 +71,7 @@ mod tests {
     }
 
     #[test]
-    fn other_refusals_are_not_taken_for_it() {
+    fn other_errors_are_not_recognised() {
         for body in [
             r#"{"code":0,"message":"Transport unknown"}"#,
             r#"{"code":3,"message":"Bad request"}"#,
@@ -89,7 +92,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_bytes_are_survived(kind in ".*", body in proptest::collection::vec(any::<u8>(), 0..99)) {
+        fn any_bytes_are_accepted(kind in ".*", body in proptest::collection::vec(any::<u8>(), 0..99)) {
             let _ = is_unknown_sid(Some(&kind), &body);
         }
     }

@@ -1,4 +1,4 @@
-//! Which session a reply opened: the open packet, in each framing that a server may put it in.
+//! Reads the session that a reply opens from its open packet, in every framing that servers use.
 //!
 //! | where | first bytes |
 //! |---|---|
@@ -12,25 +12,25 @@ use std::{str, time::Duration};
 
 use serde::Deserialize;
 
-/// What a server said when it opened a session.
+/// The open packet of a new session.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Open {
-    /// The session's id, never empty.
+pub struct OpenPacket {
+    /// Session id, never empty.
     pub sid: String,
-    /// Time between heartbeats, and about as long as an idle poll is held.
+    /// Interval between heartbeats; an idle poll is held about as long.
     pub ping_interval: Duration,
-    /// How long a heartbeat's answer may take.
+    /// Maximum time until a heartbeat is answered.
     pub ping_timeout: Duration,
 }
 
-/// Longest interval or timeout that is believed, in milliseconds: what a Node timer can count to. It
-/// keeps sums of times far from overflow.
+/// Upper bound for interval and timeout, in milliseconds: the maximum of a Node timer. Keeps sums of times far from
+/// overflow.
 const LONGEST_PING: f64 = i32::MAX as f64;
 
-/// Reads the body of a polling handshake's reply, of which the first packet must be the open packet.
+/// Reads the body of a polling handshake reply, whose first packet must be the open packet.
 ///
-/// `None` for anything else, cut-off bodies included. The body must not be compressed.
-pub fn open_packet(body: &[u8]) -> Option<Open> {
+/// Returns `None` for all other bodies, truncated ones included. The body must not be compressed.
+pub fn open_packet(body: &[u8]) -> Option<OpenPacket> {
     match body {
         [0, rest @ ..] => open_frame(byte_framed(rest)?),
         [b'_', ..] => text_payload(script(body)?.as_bytes()),
@@ -38,22 +38,22 @@ pub fn open_packet(body: &[u8]) -> Option<Open> {
     }
 }
 
-/// Reads the first text message of a WebSocket session that had no polling before it.
-pub fn open_frame(payload: &[u8]) -> Option<Open> {
+/// Reads the first text message of a WebSocket session that did not start with polling.
+pub fn open_frame(payload: &[u8]) -> Option<OpenPacket> {
     let json = payload.strip_prefix(b"0")?;
-    let said: Said = serde_json::from_slice(json).ok()?;
-    (!said.sid.is_empty()).then(|| Open {
+    let said: OpenPayload = serde_json::from_slice(json).ok()?;
+    (!said.sid.is_empty()).then(|| OpenPacket {
         ping_interval: milliseconds(said.ping_interval),
         ping_timeout: milliseconds(said.ping_timeout),
         sid: said.sid,
     })
 }
 
-/// The open packet's JSON, as far as it matters here. Where a server leaves the times out, those are
-/// the defaults of Engine.IO 3 and later.
+/// The relevant JSON fields of the open packet. Servers that omit the times use the defaults of Engine.IO 3 and
+/// later.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Said {
+struct OpenPayload {
     sid: String,
     #[serde(default = "default_interval")]
     ping_interval: f64,
@@ -70,12 +70,12 @@ fn default_timeout() -> f64 {
 }
 
 fn milliseconds(value: f64) -> Duration {
-    // The cast saturates, and a fraction of a millisecond matters to nobody.
+    // The cast saturates and drops fractions of a millisecond.
     Duration::from_millis(value.clamp(0.0, LONGEST_PING) as u64)
 }
 
-/// The text form of a payload. No length starts with a zero, so the first byte tells the protocols apart.
-fn text_payload(body: &[u8]) -> Option<Open> {
+/// Reads a payload in text form. No length starts with a zero, so the first byte identifies the protocol.
+fn text_payload(body: &[u8]) -> Option<OpenPacket> {
     let packet = match body {
         [b'0', ..] => body.split(|&byte| byte == 0x1e).next()?,
         _ => unit_framed(body)?,
@@ -83,7 +83,7 @@ fn text_payload(body: &[u8]) -> Option<Open> {
     open_frame(packet)
 }
 
-/// The first packet of `length:packet…`, the length in UTF-16 units.
+/// Returns the first packet of `length:packet…`, with the length in UTF-16 units.
 fn unit_framed(body: &[u8]) -> Option<&[u8]> {
     let colon = body.iter().take(MOST_DIGITS + 1).position(|&byte| byte == b':')?;
     let units = length(body[..colon].iter().map(|byte| byte.wrapping_sub(b'0')))?;
@@ -94,14 +94,14 @@ fn unit_framed(body: &[u8]) -> Option<&[u8]> {
         if left == 0 {
             break;
         }
-        // A length that ends within a surrogate pair is no length of a whole packet.
+        // A length that ends inside a surrogate pair is invalid.
         left = left.checked_sub(character.len_utf16())?;
         end += character.len_utf8();
     }
     (left == 0).then(|| &text.as_bytes()[..end])
 }
 
-/// The first packet of a binary payload after its type byte: decimal digits as bare bytes, `0xff`, the
+/// Returns the first packet of a binary payload, after its type byte: decimal digits as bare bytes, `0xff`, the
 /// packet. The length counts bytes.
 fn byte_framed(rest: &[u8]) -> Option<&[u8]> {
     let end = rest.iter().take(MOST_DIGITS + 1).position(|&byte| byte == 0xff)?;
@@ -109,7 +109,7 @@ fn byte_framed(rest: &[u8]) -> Option<&[u8]> {
     rest[end + 1..].get(..bytes)
 }
 
-/// The payload within `___eio[…]("…");`. What follows the string is not looked at.
+/// Returns the payload inside `___eio[…]("…");`. Text after the string is ignored.
 fn script(body: &[u8]) -> Option<String> {
     let call = body.strip_prefix(b"___eio[")?;
     let open = call.iter().take(MOST_DIGITS + 1).position(|&byte| byte == b']')?;
@@ -117,14 +117,14 @@ fn script(body: &[u8]) -> Option<String> {
         return None;
     }
     let string = call[open..].strip_prefix(b"](")?;
-    // Servers escape as JSON does, and U+2028 and U+2029 as well.
+    // Servers escape as in JSON, and U+2028 and U+2029 as well.
     serde_json::Deserializer::from_slice(string).into_iter().next()?.ok()
 }
 
-/// Most digits of a length or a callback index; a length of more is past any handshake.
+/// Maximum digits of a length or callback index; more digits exceed any handshake.
 const MOST_DIGITS: usize = 9;
 
-/// The number that these digits write, of which there is at least one.
+/// Parses at least one decimal digit.
 fn length(digits: impl ExactSizeIterator<Item = u8>) -> Option<usize> {
     if !(1..=MOST_DIGITS).contains(&digits.len()) {
         return None;
@@ -134,7 +134,7 @@ fn length(digits: impl ExactSizeIterator<Item = u8>) -> Option<usize> {
         .try_fold(0, |sum: usize, digit| (digit <= 9).then(|| sum * 10 + usize::from(digit)))
 }
 
-/// As much of these bytes as is UTF-8: packets after the first need not be.
+/// Returns the valid UTF-8 prefix: packets after the first may be binary.
 fn valid_prefix(bytes: &[u8]) -> &str {
     match str::from_utf8(bytes) {
         Ok(text) => text,
@@ -150,8 +150,8 @@ mod tests {
 
     const OPEN: &str = r#"0{"sid":"lv_VI97HAXpY6yYWAAAB","upgrades":["websocket"],"pingInterval":25000,"pingTimeout":20000,"maxPayload":1000000}"#;
 
-    fn opened() -> Option<Open> {
-        Some(Open {
+    fn opened() -> Option<OpenPacket> {
+        Some(OpenPacket {
             sid: "lv_VI97HAXpY6yYWAAAB".to_owned(),
             ping_interval: Duration::from_secs(25),
             ping_timeout: Duration::from_secs(20),
@@ -182,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn further_packets_are_left_alone() {
+    fn later_packets_are_ignored() {
         assert_eq!(open_packet(OPEN.as_bytes()), opened());
         assert_eq!(open_packet(format!("{OPEN}\u{1e}40\u{1e}bAAEC").as_bytes()), opened());
         let mut framed = in_units(OPEN);
@@ -208,9 +208,9 @@ mod tests {
     }
 
     #[test]
-    fn a_body_that_was_cut_off_opens_nothing() {
+    fn truncated_body_opens_no_session() {
         for body in [OPEN.into(), in_units(OPEN), in_bytes(OPEN), in_script(&in_units(OPEN))] {
-            // The script's closing `);` is not missed.
+            // The closing `);` of the script is optional.
             let whole = body.strip_suffix(b");").unwrap_or(&body);
             for end in 0..whole.len() {
                 assert_eq!(open_packet(&whole[..end]), None, "{end}");
@@ -220,7 +220,7 @@ mod tests {
     }
 
     #[test]
-    fn lengths_are_not_believed() {
+    fn invalid_lengths_are_rejected() {
         for body in [":0{}", "-1:0", "999999999:0{}", "9999999999999999999999:0{}", "1 :0"] {
             assert_eq!(open_packet(body.as_bytes()), None, "{body}");
         }
@@ -243,19 +243,19 @@ mod tests {
     }
 
     #[test]
-    fn deep_nesting_is_refused() {
+    fn deep_nesting_is_rejected() {
         let body = format!("0{{\"sid\":\"a\",\"x\":{}", "[".repeat(100_000));
         assert_eq!(open_packet(body.as_bytes()), None);
     }
 
     proptest! {
         #[test]
-        fn any_bytes_are_survived(body in proptest::collection::vec(any::<u8>(), 0..200)) {
+        fn any_bytes_are_accepted(body in proptest::collection::vec(any::<u8>(), 0..200)) {
             let _ = (open_packet(&body), open_frame(&body));
         }
 
         #[test]
-        fn almost_right_bytes_are_survived(at in 0usize..100, byte: u8, which in 0usize..4) {
+        fn bodies_with_one_wrong_byte_are_accepted(at in 0usize..100, byte: u8, which in 0usize..4) {
             let bodies = [OPEN.into(), in_units(OPEN), in_bytes(OPEN), in_script(&in_units(OPEN))];
             let mut body: Vec<u8> = bodies[which].clone();
             body[at] = byte;

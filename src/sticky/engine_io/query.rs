@@ -1,18 +1,18 @@
-//! Which requests are Engine.IO's, and which session they name. A request is recognised by its query,
-//! never by its path: the path is the application's to choose.
+//! Recognises Engine.IO requests and their session. A request is recognised by its query, never by its path, which
+//! the application chooses.
 
 use std::borrow::Cow;
 
-/// Revision of the Engine.IO protocol.
+/// Version of the Engine.IO protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Protocol {
-    /// Socket.IO 1 and 2. Also what a server takes anything but `EIO=4` for.
+pub enum EngineIoVersion {
+    /// Socket.IO 1 and 2. Servers assume it for anything but `EIO=4`.
     V3,
     /// Socket.IO 3 and 4.
     V4,
 }
 
-/// How a client wants to exchange packets.
+/// Transport requested by the client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Transport {
     /// HTTP long polling: GET receives, POST sends.
@@ -21,30 +21,30 @@ pub enum Transport {
     WebSocket,
     /// A WebTransport session.
     WebTransport,
-    /// Anything else; a server refuses it with code 0.
+    /// Any other value; a server rejects it with code 0.
     Other,
 }
 
 /// The query of an Engine.IO request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Query<'a> {
-    /// Revision spoken.
-    pub protocol: Protocol,
-    /// Transport asked for.
+    /// EngineIoVersion version.
+    pub protocol: EngineIoVersion,
+    /// Requested transport.
     pub transport: Transport,
-    /// Session, percent-decoded and of any length and alphabet; `None` on a handshake.
+    /// Session id, percent-decoded, of any length and alphabet; `None` on a handshake.
     pub sid: Option<Cow<'a, str>>,
-    /// JSONP callback index; present, even if empty, where the reply is to be a script.
+    /// JSONP callback index; present, even if empty, if the reply must be a script.
     pub jsonp: Option<Cow<'a, str>>,
-    /// The client takes no binary, so that protocol 3 sends base64.
+    /// The client does not accept binary data, so that protocol 3 sends base64.
     pub b64: bool,
 }
 
-/// Reads the query of a request's target, without the `?`.
+/// Parses the query of a request target, without the `?`.
 ///
-/// `None` where it is no Engine.IO request: that takes `EIO` and `transport`. Clients that leave `EIO`
-/// out are recognised by a known `transport` together with a `sid`. Of a repeated parameter the first
-/// counts; a server takes such a request for one with an unknown sid, wherever it is sent.
+/// Returns `None` if it is not an Engine.IO request: `EIO` and `transport` are required. Clients that omit `EIO` are
+/// recognised by a known `transport` together with a `sid`. The first value of a repeated parameter counts; servers
+/// treat such a request as one with an unknown sid, on any node.
 pub fn query(query: &str) -> Option<Query<'_>> {
     let (mut revision, mut transport, mut sid, mut jsonp, mut b64) = (None, None, None, None, None);
     for pair in query.split('&') {
@@ -65,13 +65,13 @@ pub fn query(query: &str) -> Option<Query<'_>> {
         "webtransport" => Transport::WebTransport,
         _ => Transport::Other,
     };
-    // Servers take an empty sid or b64 for none.
+    // Servers treat an empty sid or b64 as absent.
     let sid = sid.filter(|sid| !sid.is_empty());
     if revision.is_none() && (sid.is_none() || transport == Transport::Other) {
         return None;
     }
     Some(Query {
-        protocol: if revision == Some("4") { Protocol::V4 } else { Protocol::V3 },
+        protocol: if revision == Some("4") { EngineIoVersion::V4 } else { EngineIoVersion::V3 },
         transport,
         sid: sid.map(decode),
         jsonp: jsonp.map(decode),
@@ -79,8 +79,8 @@ pub fn query(query: &str) -> Option<Query<'_>> {
     })
 }
 
-/// Undoes form encoding as Node's `querystring` does: a stray `%` stands for itself, bytes that are no
-/// UTF-8 become U+FFFD. Borrows where there is nothing to undo.
+/// Decodes form encoding as Node's `querystring` does: a stray `%` is kept, and invalid UTF-8 becomes U+FFFD. Borrows
+/// if there is nothing to decode.
 fn decode(value: &str) -> Cow<'_, str> {
     if !value.bytes().any(|byte| matches!(byte, b'%' | b'+')) {
         return Cow::Borrowed(value);
@@ -107,7 +107,7 @@ fn decode(value: &str) -> Cow<'_, str> {
     }
 }
 
-/// The value of one hexadecimal digit.
+/// Returns the value of a hexadecimal digit.
 fn nibble(digit: u8) -> Option<u8> {
     char::from(digit).to_digit(16).and_then(|value| u8::try_from(value).ok())
 }
@@ -119,32 +119,32 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_handshake_names_no_session() {
-        let asked = query("EIO=4&transport=polling&t=PlkBg2a").unwrap();
-        assert_eq!(asked.protocol, Protocol::V4);
-        assert_eq!(asked.transport, Transport::Polling);
-        assert_eq!((asked.sid, asked.jsonp, asked.b64), (None, None, false));
+    fn handshake_has_no_session() {
+        let parsed = query("EIO=4&transport=polling&t=PlkBg2a").unwrap();
+        assert_eq!(parsed.protocol, EngineIoVersion::V4);
+        assert_eq!(parsed.transport, Transport::Polling);
+        assert_eq!((parsed.sid, parsed.jsonp, parsed.b64), (None, None, false));
     }
 
     #[test]
-    fn a_poll_names_its_session_without_copying_it() {
-        let asked = query("EIO=3&transport=polling&t=x&b64=1&sid=Jz-_0aaa&j=2").unwrap();
-        assert_eq!(asked.protocol, Protocol::V3);
-        assert!(matches!(asked.sid, Some(Cow::Borrowed("Jz-_0aaa"))));
-        assert_eq!(asked.jsonp.as_deref(), Some("2"));
-        assert!(asked.b64);
+    fn poll_borrows_its_session_id() {
+        let parsed = query("EIO=3&transport=polling&t=x&b64=1&sid=Jz-_0aaa&j=2").unwrap();
+        assert_eq!(parsed.protocol, EngineIoVersion::V3);
+        assert!(matches!(parsed.sid, Some(Cow::Borrowed("Jz-_0aaa"))));
+        assert_eq!(parsed.jsonp.as_deref(), Some("2"));
+        assert!(parsed.b64);
     }
 
     #[test]
-    fn every_transport_is_told_apart() {
-        let transport = |text| query(text).map(|asked| asked.transport);
+    fn every_transport_is_recognised() {
+        let transport = |text| query(text).map(|parsed| parsed.transport);
         assert_eq!(transport("EIO=4&transport=websocket&sid=a"), Some(Transport::WebSocket));
         assert_eq!(transport("EIO=4&transport=webtransport"), Some(Transport::WebTransport));
         assert_eq!(transport("EIO=4&transport=carrier-pigeon"), Some(Transport::Other));
     }
 
     #[test]
-    fn other_applications_queries_are_not_engine_io() {
+    fn other_queries_are_not_engine_io() {
         for text in
             ["", "a=b", "transport=polling", "EIO=4", "sid=1", "transport=bus&sid=9", "&&=&"]
         {
@@ -153,25 +153,25 @@ mod tests {
     }
 
     #[test]
-    fn a_client_without_a_revision_is_known_by_its_session() {
-        let asked = query("transport=polling&sid=abc").unwrap();
-        assert_eq!((asked.protocol, asked.sid.as_deref()), (Protocol::V3, Some("abc")));
+    fn client_without_eio_is_recognised_by_its_session() {
+        let parsed = query("transport=polling&sid=abc").unwrap();
+        assert_eq!((parsed.protocol, parsed.sid.as_deref()), (EngineIoVersion::V3, Some("abc")));
     }
 
     #[test]
-    fn an_empty_sid_is_a_handshake_and_a_repeated_one_counts_once() {
+    fn empty_sid_is_a_handshake_and_the_first_of_two_counts() {
         assert_eq!(query("EIO=4&transport=polling&sid=").unwrap().sid, None);
-        let asked = query("EIO=4&transport=polling&sid=a&sid=b").unwrap();
-        assert_eq!(asked.sid.as_deref(), Some("a"));
+        let parsed = query("EIO=4&transport=polling&sid=a&sid=b").unwrap();
+        assert_eq!(parsed.sid.as_deref(), Some("a"));
     }
 
     #[test]
-    fn an_empty_callback_index_is_jsonp_all_the_same() {
+    fn empty_callback_index_still_means_jsonp() {
         assert_eq!(query("EIO=3&transport=polling&j").unwrap().jsonp.as_deref(), Some(""));
     }
 
     #[test]
-    fn a_sid_is_decoded_as_the_server_does() {
+    fn sid_is_decoded_as_servers_do() {
         let sid = |text: &str| {
             query(&format!("EIO=4&transport=polling&sid={text}")).unwrap().sid.unwrap().into_owned()
         };
@@ -184,7 +184,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_text_is_survived(text in ".*") {
+        fn any_text_is_accepted(text in ".*") {
             let _ = query(&text);
         }
 
@@ -195,8 +195,8 @@ mod tests {
                 encoded = encoded.replace("%20", "+");
             }
             let text = format!("EIO=4&transport=polling&sid={encoded}&t=0");
-            let asked = query(&text).unwrap();
-            prop_assert_eq!(asked.sid.as_deref(), Some(sid.as_str()));
+            let parsed = query(&text).unwrap();
+            prop_assert_eq!(parsed.sid.as_deref(), Some(sid.as_str()));
         }
     }
 }

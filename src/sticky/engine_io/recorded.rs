@@ -1,4 +1,4 @@
-//! What real servers answered, as recorded in `tests/fixtures/engine_io` by `record.cjs` there.
+//! Replies of real servers, recorded in `tests/fixtures/engine_io` by `record.cjs` there.
 //!
 //! Each line of `index.tsv` names a body with its status, content type and request.
 
@@ -35,33 +35,37 @@ fn recorded() -> Vec<Recorded> {
 }
 
 #[test]
-fn every_handshake_opens_its_session() {
-    // Handshakes that no client makes, and whose reply none could read.
+fn every_recorded_handshake_opens_its_session() {
+    // Handshakes that real clients never make and whose reply they could not read.
     let unreadable = ["v1-jsonp-no-b64"];
     let mut seen = 0;
-    for it in recorded() {
-        let opened = if it.status == 101 { open_frame(&it.body) } else { open_packet(&it.body) };
-        if it.status >= 400 || unreadable.contains(&it.name.as_str()) {
-            assert_eq!(opened, None, "{}", it.name);
+    for recorded in recorded() {
+        let opened = if recorded.status == 101 {
+            open_frame(&recorded.body)
+        } else {
+            open_packet(&recorded.body)
+        };
+        if recorded.status >= 400 || unreadable.contains(&recorded.name.as_str()) {
+            assert_eq!(opened, None, "{}", recorded.name);
             continue;
         }
-        let open = opened.unwrap_or_else(|| panic!("{} is not understood", it.name));
-        let (interval, timeout) = match it.name.as_str() {
+        let open = opened.unwrap_or_else(|| panic!("{} is not recognised", recorded.name));
+        let (interval, timeout) = match recorded.name.as_str() {
             "v4-short-pings" => (300, 200),
             name if name.starts_with("v1-") => (25_000, 60_000),
             _ => (25_000, 20_000),
         };
-        assert_eq!(open.ping_interval, Duration::from_millis(interval), "{}", it.name);
-        assert_eq!(open.ping_timeout, Duration::from_millis(timeout), "{}", it.name);
-        if it.name.contains("strange-sid") {
+        assert_eq!(open.ping_interval, Duration::from_millis(interval), "{}", recorded.name);
+        assert_eq!(open.ping_timeout, Duration::from_millis(timeout), "{}", recorded.name);
+        if recorded.name.contains("strange-sid") {
             assert!(
                 open.sid.starts_with("nöt \"20\" \\ ch\u{2028}rs😀"),
                 "{}: {}",
-                it.name,
+                recorded.name,
                 open.sid
             );
         } else {
-            assert_eq!(open.sid.len(), 20, "{}: {}", it.name, open.sid);
+            assert_eq!(open.sid.len(), 20, "{}: {}", recorded.name, open.sid);
         }
         seen += 1;
     }
@@ -69,30 +73,36 @@ fn every_handshake_opens_its_session() {
 }
 
 #[test]
-fn unknown_sids_and_nothing_else_are_taken_for_unknown_sids() {
+fn only_unknown_sid_replies_are_recognised_as_such() {
     let mut seen = 0;
-    for it in recorded() {
-        // python-engineio words a POST without a sid like one with an unknown sid.
-        let expected = it.name.contains("unknown-sid") || it.name == "python-bad-handshake-method";
-        let found = is_unknown_sid(it.content_type.as_deref(), &it.body);
-        assert_eq!(found, expected, "{}", it.name);
-        assert!(!expected || it.status == 400, "{}", it.name);
+    for recorded in recorded() {
+        // python-engineio answers a POST without a sid like one with an unknown sid.
+        let expected =
+            recorded.name.contains("unknown-sid") || recorded.name == "python-bad-handshake-method";
+        let found = is_unknown_sid(recorded.content_type.as_deref(), &recorded.body);
+        assert_eq!(found, expected, "{}", recorded.name);
+        assert!(!expected || recorded.status == 400, "{}", recorded.name);
         seen += usize::from(found);
     }
-    assert!(seen > 15, "only {seen} refusals");
+    assert!(seen > 15, "only {seen} error replies");
 }
 
 #[test]
 fn every_recorded_request_is_recognised() {
-    for it in recorded() {
-        let asked = query(it.target.split_once('?').unwrap().1);
-        if it.name == "v4-no-protocol" {
-            assert_eq!(asked, None);
+    for recorded in recorded() {
+        let query = query(recorded.target.split_once('?').unwrap().1);
+        if recorded.name == "v4-no-protocol" {
+            assert_eq!(query, None);
             continue;
         }
-        let asked = asked.unwrap_or_else(|| panic!("{} is not recognised", it.name));
-        assert_eq!(asked.sid.is_some(), it.target.contains("sid="), "{}", it.name);
-        assert_eq!(asked.jsonp.is_some(), it.name.contains("jsonp"), "{}", it.name);
-        assert_eq!(asked.protocol == Protocol::V4, it.target.contains("EIO=4"), "{}", it.name);
+        let query = query.unwrap_or_else(|| panic!("{} is not recognised", recorded.name));
+        assert_eq!(query.sid.is_some(), recorded.target.contains("sid="), "{}", recorded.name);
+        assert_eq!(query.jsonp.is_some(), recorded.name.contains("jsonp"), "{}", recorded.name);
+        assert_eq!(
+            query.protocol == EngineIoVersion::V4,
+            recorded.target.contains("EIO=4"),
+            "{}",
+            recorded.name
+        );
     }
 }

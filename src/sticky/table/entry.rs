@@ -1,4 +1,4 @@
-//! One remembered sid, in few bytes.
+//! A compact entry for one session.
 
 use std::{
     mem,
@@ -7,37 +7,37 @@ use std::{
     sync::{Arc, Weak},
 };
 
-use super::super::recent_sessions::Key;
+use super::super::recent_sessions::ClientKey;
 use crate::upstream::{Backend, Hold};
 
-/// One sid with its backend. The key is the backend's pool and the sid.
+/// A sid with its backend. The key consists of the backend's pool and the sid.
 ///
 /// Times are milliseconds of the table's clock.
-pub(super) struct Entry {
+pub(super) struct SessionEntry {
     sid: Sid,
     backend: Arc<Backend>,
-    count: Count,
+    count: SessionCount,
     expiry: u64,
     lifetime: u32,
     tag: u32,
-    /// The client that opened the session, as its handshake named it.
-    client: Option<Key>,
-    origin: Origin,
+    /// The client that opened the session, as identified at its handshake.
+    client: Option<ClientKey>,
+    origin: SessionOrigin,
 }
 
-/// A million of them are a table's whole memory, nearly.
-const _: () = assert!(size_of::<Entry>() == 96);
+/// Entries are almost all of a table's memory.
+const _: () = assert!(size_of::<SessionEntry>() == 96);
 
-/// Where a session comes from, for operators.
+/// SessionOrigin of a session, for operators.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Origin {
-    /// Address of the client that opened it.
+pub(super) struct SessionOrigin {
+    /// Address of the client that opened the session.
     pub(super) address: Option<IpAddr>,
-    /// When it was learned, in seconds of the table's clock, from 1.
+    /// Time when it was learned, in seconds of the table's clock, from 1.
     pub(super) since: Option<NonZeroU32>,
 }
 
-/// A sid's bytes; nearly all have 20 and need no memory of their own.
+/// Bytes of a sid; nearly all sids have 20 bytes and need no allocation.
 enum Sid {
     Short { length: u8, bytes: [u8; SHORT] },
     Long(Box<[u8]>),
@@ -45,20 +45,20 @@ enum Sid {
 
 const SHORT: usize = 22;
 
-/// How a session is counted on its backend: at most once, whatever happens to its entry.
-enum Count {
-    /// Not at all: its last tunnel ended, and nothing was heard of it since.
+/// How a session counts on its backend: at most once, whatever happens to its entry.
+enum SessionCount {
+    /// Does not count: its last tunnel ended and it has not been used since.
     Not,
-    /// By its entry.
+    /// Counted by its entry.
     ByEntry(Hold),
-    /// By its open tunnels, so that it is counted for as long as they are, entry or not.
+    /// Counted by its open tunnels, for as long as they exist, with or without the entry.
     ByTunnels(Weak<Hold>),
-    /// Not at all, and never again: it was let go.
-    LetGo,
+    /// Never counts again: it was evicted.
+    Evicted,
 }
 
-impl Entry {
-    /// An entry that counts its session.
+impl SessionEntry {
+    /// Creates an entry that counts its session.
     pub(super) fn new(
         tag: u32,
         sid: &str,
@@ -69,43 +69,43 @@ impl Entry {
         Self {
             sid: Sid::new(sid.as_bytes()),
             backend: Arc::clone(backend),
-            count: Count::ByEntry(backend.hold()),
+            count: SessionCount::ByEntry(backend.hold()),
             expiry: now + u64::from(lifetime),
             lifetime,
             tag,
             client: None,
-            origin: Origin::default(),
+            origin: SessionOrigin::default(),
         }
     }
 
-    /// Where its session comes from.
-    pub(super) fn origin(&self) -> Origin {
+    /// Returns the origin of the session.
+    pub(super) fn origin(&self) -> SessionOrigin {
         self.origin
     }
 
-    /// Notes where its session comes from, unless that is known.
+    /// Sets the origin unless it is known.
     pub(super) fn set_origin(&mut self, address: Option<IpAddr>, now: u64) {
         if self.origin.since.is_none() {
             let seconds = u32::try_from(now / 1000).unwrap_or(u32::MAX - 1);
-            self.origin = Origin { address, since: NonZeroU32::new(seconds + 1) };
+            self.origin = SessionOrigin { address, since: NonZeroU32::new(seconds + 1) };
         }
     }
 
-    /// The client that opened the session, if it is known.
-    pub(super) fn client(&self) -> Option<Key> {
+    /// Returns the client that opened the session, if known.
+    pub(super) fn client(&self) -> Option<ClientKey> {
         self.client
     }
 
-    /// Notes the client that opened the session. One that is not known does not replace one that is.
-    pub(super) fn set_client(&mut self, client: Option<Key>) {
+    /// Sets the client that opened the session. An unknown client does not replace a known one.
+    pub(super) fn set_client(&mut self, client: Option<ClientKey>) {
         self.client = client.or(self.client);
     }
 
-    /// The session was closed: it is not counted any more, unless it is used again. What counted it is
-    /// handed out, so that it is dropped outside of any lock.
+    /// Marks the session as closed: it no longer counts unless it is used again. Returns the hold that counted it, to
+    /// be dropped outside of any lock.
     pub(super) fn close(&mut self) -> Option<Hold> {
-        match mem::replace(&mut self.count, Count::Not) {
-            Count::ByEntry(hold) => Some(hold),
+        match mem::replace(&mut self.count, SessionCount::Not) {
+            SessionCount::ByEntry(hold) => Some(hold),
             other => {
                 self.count = other;
                 None
@@ -113,7 +113,7 @@ impl Entry {
         }
     }
 
-    /// The part of the key's hash that places it within its shard.
+    /// Part of the key's hash that locates the entry within its shard.
     pub(super) fn tag(&self) -> u32 {
         self.tag
     }
@@ -122,9 +122,9 @@ impl Entry {
         self.tag == tag && self.sid.bytes() == sid.as_bytes() && self.backend.pool() == pool
     }
 
-    /// Its sid.
+    /// Returns the sid.
     pub(super) fn sid(&self) -> &str {
-        // Made of a `str`.
+        // The bytes come from a `str`.
         str::from_utf8(self.sid.bytes()).unwrap_or_default()
     }
 
@@ -136,7 +136,7 @@ impl Entry {
         self.lifetime
     }
 
-    /// Bytes of heap beside the entry itself.
+    /// Heap bytes in addition to the entry itself.
     pub(super) fn heap(&self) -> usize {
         match &self.sid {
             Sid::Short { .. } => 0,
@@ -144,7 +144,7 @@ impl Entry {
         }
     }
 
-    /// When it goes; never, while a tunnel is open.
+    /// Returns the expiry time; never while a tunnel is open.
     pub(super) fn expiry(&self) -> u64 {
         if self.is_held() { u64::MAX } else { self.expiry }
     }
@@ -153,61 +153,61 @@ impl Entry {
         self.expiry() < now
     }
 
-    /// Whether it is counted and has no tunnel.
+    /// Whether the session counts and has no tunnel.
     pub(super) fn polls(&self) -> bool {
-        matches!(self.count, Count::ByEntry(_))
+        matches!(self.count, SessionCount::ByEntry(_))
     }
 
-    pub(super) fn is_let_go(&self) -> bool {
-        matches!(self.count, Count::LetGo)
+    pub(super) fn is_evicted(&self) -> bool {
+        matches!(self.count, SessionCount::Evicted)
     }
 
-    /// Lets its session go; what counted it is handed out, so that it is dropped outside of any lock.
-    pub(super) fn let_go(&mut self) -> Option<Hold> {
-        match mem::replace(&mut self.count, Count::LetGo) {
-            Count::ByEntry(hold) => Some(hold),
-            Count::Not | Count::ByTunnels(_) | Count::LetGo => None,
+    /// Evicts the session. Returns the hold that counted it, to be dropped outside of any lock.
+    pub(super) fn evict(&mut self) -> Option<Hold> {
+        match mem::replace(&mut self.count, SessionCount::Evicted) {
+            SessionCount::ByEntry(hold) => Some(hold),
+            SessionCount::Not | SessionCount::ByTunnels(_) | SessionCount::Evicted => None,
         }
     }
 
-    /// Notes a use: one more lifetime from now, and counted again if it was not. One that was let go
-    /// is not brought back: it expires in its own time.
+    /// Records a use: extends the lifetime from now, and counts the session again. An evicted session is not revived: it
+    /// expires at its time.
     pub(super) fn renew(&mut self, lifetime: u32, now: u64) {
-        if self.is_let_go() {
+        if self.is_evicted() {
             return;
         }
         self.lifetime = lifetime;
         self.extend(now);
-        if !self.is_held() && !matches!(self.count, Count::ByEntry(_)) {
-            self.count = Count::ByEntry(self.backend.hold());
+        if !self.is_held() && !matches!(self.count, SessionCount::ByEntry(_)) {
+            self.count = SessionCount::ByEntry(self.backend.hold());
         }
     }
 
-    /// Leaves counting to a tunnel, together with those that are open already.
+    /// Transfers counting to a tunnel, together with other open tunnels.
     pub(super) fn hold(&mut self, now: u64) -> Arc<Hold> {
         self.extend(now);
-        let counted = match mem::replace(&mut self.count, Count::Not) {
-            Count::Not | Count::LetGo => None,
-            Count::ByEntry(hold) => Some(Arc::new(hold)),
-            Count::ByTunnels(open) => open.upgrade(),
+        let counted = match mem::replace(&mut self.count, SessionCount::Not) {
+            SessionCount::Not | SessionCount::Evicted => None,
+            SessionCount::ByEntry(hold) => Some(Arc::new(hold)),
+            SessionCount::ByTunnels(open) => open.upgrade(),
         };
         let hold = counted.unwrap_or_else(|| Arc::new(self.backend.hold()));
-        self.count = Count::ByTunnels(Arc::downgrade(&hold));
+        self.count = SessionCount::ByTunnels(Arc::downgrade(&hold));
         hold
     }
 
-    /// Whether these tunnels are this entry's.
+    /// Whether the hold belongs to this entry.
     pub(super) fn is_held_by(&self, hold: &Arc<Hold>) -> bool {
-        matches!(&self.count, Count::ByTunnels(ours) if ours.as_ptr() == Arc::as_ptr(hold))
+        matches!(&self.count, SessionCount::ByTunnels(ours) if ours.as_ptr() == Arc::as_ptr(hold))
     }
 
-    /// Lives on uncounted, after its last tunnel ended.
+    /// Continues uncounted after the last tunnel ended.
     pub(super) fn release(&mut self, now: u64) {
-        self.count = Count::Not;
+        self.count = SessionCount::Not;
         self.extend(now);
     }
 
-    /// Sets when it goes.
+    /// Sets the expiry time.
     pub(super) fn expire(&mut self, at: u64) {
         self.expiry = at;
     }
@@ -217,7 +217,7 @@ impl Entry {
     }
 
     pub(super) fn is_held(&self) -> bool {
-        matches!(&self.count, Count::ByTunnels(open) if open.strong_count() > 0)
+        matches!(&self.count, SessionCount::ByTunnels(open) if open.strong_count() > 0)
     }
 }
 

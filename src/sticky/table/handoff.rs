@@ -1,9 +1,8 @@
-//! Handing the table on to another process: what is in it, slice by slice, and what is learned from
-//! then on.
+//! Hands the table to another process: existing sessions slice by slice, and later ones through a tap.
 //!
-//! Open the tap first and read the slices then: what is learned in between comes twice and never not
-//! at all. A slice is as many entries as are looked at under one lock, so that a table of a million
-//! is handed on in bounded memory, and nobody waits for it.
+//! Open the tap first and read the slices afterwards: sessions learned in between then arrive twice, but never not at
+//! all. A slice contains the entries visited under one lock, so that a table of a million sessions is to_learned on in
+//! bounded memory without blocking requests.
 
 use std::{
     sync::Arc,
@@ -12,29 +11,30 @@ use std::{
 
 use tokio::sync::mpsc::{self, error::TrySendError};
 
-use super::{super::recent_sessions::Key, Entry, Relaxed, SHARDS, Table, millis};
+use super::{
+    super::recent_sessions::ClientKey, Relaxed, SHARDS, SessionEntry, SessionTable, millis,
+};
 use crate::upstream::Backend;
 
-/// Sessions that wait in the tap. Past it they are dropped: an owner search finds them.
+/// Capacity of the tap in sessions. Further sessions are dropped; an owner search finds them.
 const TAPPED: usize = 64 * 1024;
 
-/// A session as it is handed on.
+/// A session in the form to_learned to another process.
 #[derive(Clone, Debug)]
 pub struct Learned {
-    /// Its id.
+    /// Session id.
     pub sid: Box<str>,
-    /// Its backend.
+    /// Backend of the session.
     pub backend: Arc<Backend>,
-    /// As it was learned.
+    /// Lifetime learned from the backend.
     pub lifetime: Duration,
-    /// How much of that is left. All of it while a tunnel is open: what comes after that is one more
-    /// lifetime.
+    /// Remaining part of the lifetime. All of it while a tunnel is open, because one more lifetime follows the tunnel.
     pub left: Duration,
-    /// The client that opened it, if it is known.
-    pub client: Option<Key>,
+    /// The client that opened the session, if known.
+    pub client: Option<ClientKey>,
 }
 
-/// How far a table has been read.
+/// Read position in a table.
 #[derive(Clone, Copy, Debug)]
 pub struct Cursor {
     shard: usize,
@@ -47,27 +47,27 @@ impl Default for Cursor {
     }
 }
 
-impl Table {
-    /// Hears of each session that is learned from now on, until the receiver is dropped or another
-    /// one takes its place.
+impl SessionTable {
+    /// Returns a channel with each session learned from now on, until the receiver is dropped or another tap replaces
+    /// it.
     pub fn tap(&self) -> mpsc::Receiver<Learned> {
         let (tap, learned) = mpsc::channel(TAPPED);
         self.tap.store(Some(Arc::new(tap)));
         learned
     }
 
-    /// The next few sessions, maybe none; `None` where all have been read. Each that is there all the
-    /// time is among them, one that moves within its shard maybe twice.
+    /// Returns the next few sessions, possibly none; `None` at the end. Sessions present throughout are returned, a
+    /// session that moves within its shard perhaps twice.
     pub fn slice(&self, cursor: &mut Cursor, now: Instant) -> Option<Vec<Learned>> {
         if cursor.shard >= SHARDS {
             return None;
         }
         let now = self.tick(now);
         let mut slice = Vec::new();
-        // Backwards, as in `prune`: what moves into a gap comes from the end, and was seen already.
+        // Backwards, as in `prune`: the entry that fills a gap comes from the end and has been visited.
         for entry in self.lock(cursor.shard).slice(&mut cursor.end).iter().rev() {
-            if !entry.is_expired(now) && !entry.is_let_go() {
-                slice.push(entry.handed(now));
+            if !entry.is_expired(now) && !entry.is_evicted() {
+                slice.push(entry.to_learned(now));
             }
         }
         if cursor.end == 0 {
@@ -76,47 +76,46 @@ impl Table {
         Some(slice)
     }
 
-    /// Remembers a session that another process has handed on. One that is known here stays as it is:
-    /// this process knows better. False where it cannot be remembered, as with
-    /// [`learn`](Self::learn).
-    pub fn restore(&self, handed: &Learned, now: Instant) -> bool {
-        let Learned { sid, backend, lifetime, left, client } = handed;
+    /// Records a session that another process to_learned on. A known session stays unchanged, because this process has newer
+    /// information. Returns false if the session cannot be recorded, as [`learn`](Self::learn) does.
+    pub fn restore(&self, to_learned: &Learned, now: Instant) -> bool {
+        let Learned { sid, backend, lifetime, left, client } = to_learned;
         if !self.takes(sid) {
             return false;
         }
         let now = self.tick(now);
-        let place = self.place(backend.pool(), sid);
-        let mut shard = self.lock(place.shard);
+        let location = self.location(backend.pool(), sid);
+        let mut shard = self.lock(location.shard);
         let mut expired = None;
-        if let Some(entry) = shard.find(place.tag, backend.pool(), sid) {
+        if let Some(entry) = shard.find(location.tag, backend.pool(), sid) {
             if !entry.is_expired(now) {
                 return true;
             }
-            expired = shard.remove(place.tag, backend.pool(), sid);
+            expired = shard.remove(location.tag, backend.pool(), sid);
             self.length.fetch_sub(1, Relaxed);
         }
-        let mut entry = Entry::new(place.tag, sid, backend, millis(*lifetime), now);
+        let mut entry = SessionEntry::new(location.tag, sid, backend, millis(*lifetime), now);
         entry.expire(now + u64::from(millis(*left)));
         entry.set_client(*client);
-        self.insert(shard, place, entry, expired);
-        // The process after this one wants it too.
-        self.tell(|| handed.clone());
+        self.insert(shard, location, entry, expired);
+        // The next process needs it too.
+        self.send_to_tap(|| to_learned.clone());
         true
     }
 
-    /// Tells whoever listens; costs a load where nobody does.
-    pub(super) fn tell(&self, learned: impl FnOnce() -> Learned) {
+    /// Sends a learned session to the tap; without a tap this costs one load.
+    pub(super) fn send_to_tap(&self, learned: impl FnOnce() -> Learned) {
         let tap = self.tap.load();
         let Some(tap) = &*tap else { return };
         if let Err(TrySendError::Closed(_)) = tap.try_send(learned()) {
-            // Only where it is still the one that was closed.
+            // Only if the closed tap is still the current one.
             self.tap.compare_and_swap(tap, None);
         }
     }
 }
 
-impl Entry {
-    fn handed(&self, now: u64) -> Learned {
+impl SessionEntry {
+    fn to_learned(&self, now: u64) -> Learned {
         let lifetime = u64::from(self.lifetime());
         let left = self.expiry().saturating_sub(now).min(lifetime);
         Learned {

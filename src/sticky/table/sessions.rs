@@ -1,8 +1,7 @@
-//! What operators and drains ask of the table: which sessions there are, and to let some go.
+//! Lists and evicts sessions, for operators and drains.
 //!
-//! A session that is let go stays in the table for as long as its entry would live, as a stone that
-//! says so: its next request is answered that the session is unknown, in place of a search that would
-//! find it where it was.
+//! An evicted session stays in the table until its entry expires, as a tombstone: its next request is answered as
+//! unknown, instead of by an owner search that would find it on its backend.
 
 use std::{
     fmt,
@@ -14,37 +13,37 @@ use std::{
 };
 
 use super::{
-    ROUND, SHARDS, Table,
-    entry::{Entry, Origin},
+    ROUND, SHARDS, SessionTable,
+    entry::{SessionEntry, SessionOrigin},
 };
 use crate::upstream::Backend;
 
-/// Entries from which on a table is not looked through as a whole for a few of them.
+/// Number of entries from which a table is not scanned completely to find a few.
 const LARGE: usize = 32 * 1024;
 
-/// Names a session of this table for as long as it is known, and says nothing of its sid: it is a
-/// hash under a key of this process.
+/// Identifies a session of this table while it is known. Reveals nothing about the sid: it is a hash under a key of
+/// this process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct SessionId(u64);
 
 /// A known session.
 #[derive(Clone, Debug)]
-pub struct Session {
-    /// Its name.
+pub struct SessionSummary {
+    /// Identifier for operators.
     pub id: SessionId,
-    /// Where it is.
+    /// Backend of the session.
     pub backend: Arc<Backend>,
-    /// Whether a tunnel of it is open.
+    /// Whether it has an open tunnel.
     pub tunnel: bool,
-    /// Address of the client that opened it; `None`: another process knew that.
+    /// Address of the client that opened it; `None` if only another process knew it.
     pub client: Option<IpAddr>,
-    /// Time since it was opened, or found by an owner search; `None`: another process knew that.
+    /// Time since it was opened, or found by an owner search; `None` if only another process knew it.
     pub age: Option<Duration>,
 }
 
-impl Table {
-    /// Some polling sessions of a backend, `limit` at most. Looks at every entry where there are fewer.
-    pub fn polling(&self, backend: &Backend, limit: usize) -> Vec<Session> {
+impl SessionTable {
+    /// Returns up to `limit` polling sessions of a backend. Visits every entry if there are fewer.
+    pub fn polling(&self, backend: &Backend, limit: usize) -> Vec<SessionSummary> {
         let mut found = Vec::new();
         for shard in 0..SHARDS {
             let mut end = usize::MAX;
@@ -57,37 +56,37 @@ impl Table {
         found
     }
 
-    /// Where this sid is known, over these pools.
+    /// Returns the session with this sid in each of these pools.
     pub fn whereabouts<'p>(
         &self,
         pools: impl IntoIterator<Item = &'p str>,
         sid: &str,
         now: Instant,
-    ) -> Vec<Session> {
+    ) -> Vec<SessionSummary> {
         let now = self.tick(now);
         let look = |pool: &str| {
-            let place = self.place(pool, sid);
-            let mut shard = self.lock(place.shard);
-            let entry = shard.find(place.tag, pool, sid)?;
-            (!entry.is_expired(now) && !entry.is_let_go()).then(|| self.session(entry))
+            let location = self.location(pool, sid);
+            let mut shard = self.lock(location.shard);
+            let entry = shard.find(location.tag, pool, sid)?;
+            (!entry.is_expired(now) && !entry.is_evicted()).then(|| self.session(entry))
         };
         pools.into_iter().filter_map(look).collect()
     }
 
-    /// Lets one session go; false where there is no polling session of that name.
-    pub fn let_one_go(&self, SessionId(hash): SessionId) -> bool {
-        let place = Self::place_of(hash);
-        let mut shard = self.lock(place.shard);
-        let is = |entry: &Entry| entry.polls() && self.hash_of(entry) == hash;
-        let Some(entry) = shard.find_by(place.tag, is) else { return false };
-        let counted = entry.let_go();
+    /// Evicts one session; false if there is no polling session with this id.
+    pub fn evict_one(&self, SessionId(hash): SessionId) -> bool {
+        let location = Self::location_of(hash);
+        let mut shard = self.lock(location.shard);
+        let is = |entry: &SessionEntry| entry.polls() && self.hash_of(entry) == hash;
+        let Some(entry) = shard.find_by(location.tag, is) else { return false };
+        let counted = entry.evict();
         drop(shard);
         counted.is_some()
     }
 
-    /// Lets up to `count` polling sessions of a backend go, and says how many. One call looks through
-    /// a quarter of a large table, from anywhere on; where `count` has no limit, through all of it.
-    pub fn let_go(&self, backend: &Backend, count: usize) -> usize {
+    /// Evicts up to `count` polling sessions of a backend and returns their number. One call scans a quarter of a large
+    /// table, from a random position; without a limit it scans all of it.
+    pub fn evict_polling(&self, backend: &Backend, count: usize) -> usize {
         let all = count == usize::MAX || self.len() < LARGE;
         let shards = if all { SHARDS } else { SHARDS / ROUND };
         let first = fastrand::usize(..SHARDS);
@@ -98,7 +97,8 @@ impl Table {
                 let mut shard = self.lock(shard);
                 let ours =
                     shard.slice(&mut end).iter_mut().filter(|entry| is_polling(entry, backend));
-                let holds: Vec<_> = ours.take(count - gone).filter_map(Entry::let_go).collect();
+                let holds: Vec<_> =
+                    ours.take(count - gone).filter_map(SessionEntry::evict).collect();
                 drop(shard);
                 gone += holds.len();
             }
@@ -106,11 +106,11 @@ impl Table {
         gone
     }
 
-    fn session(&self, entry: &Entry) -> Session {
-        let Origin { address: client, since } = entry.origin();
+    fn session(&self, entry: &SessionEntry) -> SessionSummary {
+        let SessionOrigin { address: client, since } = entry.origin();
         let now = self.tick(Instant::now()) / 1000 + 1;
         let age = since.map(|since| Duration::from_secs(now.saturating_sub(since.get().into())));
-        Session {
+        SessionSummary {
             id: SessionId(self.hash_of(entry)),
             backend: Arc::clone(entry.backend()),
             tunnel: entry.is_held(),
@@ -119,12 +119,12 @@ impl Table {
         }
     }
 
-    fn hash_of(&self, entry: &Entry) -> u64 {
+    fn hash_of(&self, entry: &SessionEntry) -> u64 {
         self.hash(entry.backend().pool(), entry.sid())
     }
 }
 
-fn is_polling(entry: &Entry, backend: &Backend) -> bool {
+fn is_polling(entry: &SessionEntry, backend: &Backend) -> bool {
     entry.polls() && ptr::eq(&**entry.backend(), backend)
 }
 
@@ -150,8 +150,8 @@ mod tests {
 
     const LIFETIME: Duration = Duration::from_secs(45);
 
-    fn scene(sessions: usize) -> (Arc<Table>, Arc<Backend>, Arc<Backend>, Instant) {
-        let (table, now) = (Table::new(&config::Sessions::default()), Instant::now());
+    fn scene(sessions: usize) -> (Arc<SessionTable>, Arc<Backend>, Arc<Backend>, Instant) {
+        let (table, now) = (SessionTable::new(&config::Sessions::default()), Instant::now());
         let [ours, other] = [1, 2].map(|port| {
             let address = Address { host: "127.0.0.1".to_owned(), port };
             let config = config::Backend { name: port.to_string(), address, weight: 1 };
@@ -165,27 +165,31 @@ mod tests {
     }
 
     #[test]
-    fn some_are_let_go_and_stay_so_until_they_expire() {
+    fn evicted_sessions_stay_evicted_until_they_expire() {
         let (table, ours, other, now) = scene(2_000);
         let _tunnel = table.hold("chat", "ours-0", now).unwrap();
-        let gone = table.let_go(&ours, 100);
+        let gone = table.evict_polling(&ours, 100);
         assert_eq!((gone, ours.sessions(), other.sessions()), (100, 1_900, 2_000));
-        assert_eq!(table.let_go(&ours, usize::MAX), 1_899, "all but the tunnel's");
-        assert_eq!(table.let_go(&ours, usize::MAX), 0);
-        // A use does not bring it back, nor prolong it.
+        assert_eq!(
+            table.evict_polling(&ours, usize::MAX),
+            1_899,
+            "all except the one with a tunnel"
+        );
+        assert_eq!(table.evict_polling(&ours, usize::MAX), 0);
+        // A use neither revives nor prolongs the session.
         let later = now + LIFETIME / 2;
-        assert!(table.find("chat", "ours-7", later).unwrap().let_go);
-        assert!(!table.find("chat", "ours-0", later).unwrap().let_go);
+        assert!(table.find("chat", "ours-7", later).unwrap().evicted);
+        assert!(!table.find("chat", "ours-0", later).unwrap().evicted);
         assert!(table.find("chat", "ours-7", now + LIFETIME * 11 / 10).is_none());
         assert_eq!(ours.sessions(), 1);
-        // A new session of that sid does.
+        // A new session with the same sid does.
         assert!(table.learn("ours-8", &ours, LIFETIME, now));
-        assert!(!table.find("chat", "ours-8", now).unwrap().let_go);
+        assert!(!table.find("chat", "ours-8", now).unwrap().evicted);
         assert_eq!(ours.sessions(), 2);
     }
 
     #[test]
-    fn sessions_are_listed_by_names_that_do_not_tell_their_sids() {
+    fn session_ids_do_not_reveal_sids() {
         let (table, ours, _, now) = scene(50);
         let _tunnel = table.hold("chat", "ours-0", now).unwrap();
         assert_eq!((table.polling(&ours, 10).len(), table.polling(&ours, 99).len()), (10, 49));
@@ -198,10 +202,10 @@ mod tests {
         assert_eq!(found.len(), 1);
         assert!(table.whereabouts(["chat"], "ours-0", now)[0].tunnel);
         assert!(table.whereabouts(["chat"], "theirs", now).is_empty());
-        // By that name it is let go.
+        // The id evicts the session.
         let id = found[0].id;
         assert!(table.polling(&ours, 99).iter().any(|session| session.id == id));
-        assert!(table.let_one_go(id) && !table.let_one_go(id));
+        assert!(table.evict_one(id) && !table.evict_one(id));
         assert!(table.whereabouts(["chat"], "ours-7", now).is_empty());
         assert_eq!(ours.sessions(), 49);
         assert_eq!("s".parse::<SessionId>(), Err(()));

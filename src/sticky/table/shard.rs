@@ -1,66 +1,70 @@
 //! A part of the table behind one lock: entries in a dense vector, and an index of their positions.
 //!
-//! Invariant: the index holds each position of `entries` exactly once, under its entry's tag. Removed
-//! entries are handed out, so that they are dropped, and backends told, after the lock is released.
-//! The dense vector is what makes eviction a few draws and a sweep a walk through plain memory.
+//! Invariant: the index contains each position of `entries` exactly once, under the tag of its entry. Removed entries
+//! are returned, so that they are dropped, and backends updated, after the lock is released. The dense vector makes
+//! discarding a matter of a few random reads, and a sweep a sequential scan.
 
 use hashbrown::HashTable;
 
-use super::entry::Entry;
+use super::entry::SessionEntry;
 
-/// Entries that eviction draws.
+/// Random entries inspected to discard one.
 const DRAWN: usize = 8;
 
-/// Entries that [`Shard::prune`] looks at in one go.
+/// Entries that [`Shard::prune`] visits per call.
 const SLICE: usize = 256;
 
-/// Below so many entries no memory is given back.
+/// Minimum capacity; smaller vectors are not shrunk.
 const KEPT: usize = 64;
 
 /// A part of the table.
 #[derive(Default)]
 pub(super) struct Shard {
-    entries: Vec<Entry>,
+    entries: Vec<SessionEntry>,
     index: HashTable<u32>,
     heap: usize,
 }
 
 impl Shard {
-    /// The entry of this key, expired or not.
-    pub(super) fn find(&mut self, tag: u32, pool: &str, sid: &str) -> Option<&mut Entry> {
+    /// Returns the entry with this key, expired or not.
+    pub(super) fn find(&mut self, tag: u32, pool: &str, sid: &str) -> Option<&mut SessionEntry> {
         let at = self.position(tag, |entry| entry.is(tag, pool, sid))?;
         self.entries.get_mut(at)
     }
 
-    /// The entry with this tag that meets a condition of its own.
-    pub(super) fn find_by(&mut self, tag: u32, is: impl Fn(&Entry) -> bool) -> Option<&mut Entry> {
+    /// Returns the entry with this tag that satisfies a condition.
+    pub(super) fn find_by(
+        &mut self,
+        tag: u32,
+        is: impl Fn(&SessionEntry) -> bool,
+    ) -> Option<&mut SessionEntry> {
         let at = self.position(tag, is)?;
         self.entries.get_mut(at)
     }
 
-    /// Takes out the entry of this key.
-    pub(super) fn remove(&mut self, tag: u32, pool: &str, sid: &str) -> Option<Entry> {
+    /// Removes the entry with this key.
+    pub(super) fn remove(&mut self, tag: u32, pool: &str, sid: &str) -> Option<SessionEntry> {
         let at = self.position(tag, |entry| entry.is(tag, pool, sid))?;
         self.take(at)
     }
 
-    /// Adds an entry whose key is not there.
-    pub(super) fn insert(&mut self, entry: Entry) {
+    /// Adds an entry whose key is not in the shard.
+    pub(super) fn insert(&mut self, entry: SessionEntry) {
         if self.entries.len() == self.entries.capacity() {
-            // By a quarter, not by doubling: half a table of unused entries is a lot of memory.
+            // Grow by a quarter instead of doubling: half a table of unused entries is a lot of memory.
             self.entries.reserve_exact((self.entries.len() / 4).max(8));
         }
         let Self { entries, index, heap } = self;
-        // A shard cannot outgrow 32 bits: that would be 256 GiB of entries.
+        // A shard cannot exceed 32 bits: that would be 256 GiB of entries.
         let at = entries.len() as u32;
         index.insert_unique(spread(entry.tag()), at, |&at| spread(entries[at as usize].tag()));
         *heap += entry.heap();
         entries.push(entry);
     }
 
-    /// Takes out the one nearest its expiry of a few drawn at random; `None`: the shard is empty.
-    /// One that a tunnel holds goes only where all that were drawn are held.
-    pub(super) fn evict(&mut self) -> Option<Entry> {
+    /// Removes the one of a few random entries that is nearest its expiry; `None` if the shard is empty. An entry with a
+    /// tunnel is removed only if all inspected entries have one.
+    pub(super) fn discard(&mut self) -> Option<SessionEntry> {
         let length = self.entries.len();
         let at = if length <= DRAWN {
             (0..length).min_by_key(|&at| self.entries[at].expiry())
@@ -71,13 +75,17 @@ impl Shard {
         self.take(at?)
     }
 
-    /// Takes out those that are `gone` among a slice of the entries before `end`, and moves `end`
-    /// to the slice's start; from `usize::MAX` to 0 each entry that was there all the time is seen.
-    pub(super) fn prune(&mut self, end: &mut usize, gone: impl Fn(&Entry) -> bool) -> Vec<Entry> {
+    /// Removes entries that are `gone` from the slice before `end`, and moves `end` to the start of the slice. Calls from
+    /// `usize::MAX` to 0 visit each entry that is present throughout.
+    pub(super) fn prune(
+        &mut self,
+        end: &mut usize,
+        gone: impl Fn(&SessionEntry) -> bool,
+    ) -> Vec<SessionEntry> {
         let from = (*end).min(self.entries.len());
         *end = from.saturating_sub(SLICE);
         let mut taken = Vec::new();
-        // Backwards: what moves into a gap comes from the end, and was seen already.
+        // Backwards: the entry that fills a gap comes from the end and has been visited.
         for at in (*end..from).rev() {
             if gone(&self.entries[at]) {
                 taken.extend(self.take(at));
@@ -86,15 +94,15 @@ impl Shard {
         taken
     }
 
-    /// The entries before `end`, a slice of them, and moves `end` to the slice's start; from
-    /// `usize::MAX` to 0 each entry that was there all the time is seen.
-    pub(super) fn slice(&mut self, end: &mut usize) -> &mut [Entry] {
+    /// Returns a slice of the entries before `end`, and moves `end` to its start. Calls from `usize::MAX` to 0 visit each
+    /// entry that is present throughout.
+    pub(super) fn slice(&mut self, end: &mut usize) -> &mut [SessionEntry] {
         let from = (*end).min(self.entries.len());
         *end = from.saturating_sub(SLICE);
         &mut self.entries[*end..from]
     }
 
-    /// Gives memory back where three quarters are unused.
+    /// Shrinks the vectors if three quarters are unused.
     pub(super) fn shrink(&mut self) {
         let Self { entries, index, .. } = self;
         if entries.capacity() > KEPT && entries.len() < entries.capacity() / 4 {
@@ -105,16 +113,18 @@ impl Shard {
     }
 
     pub(super) fn bytes(&self) -> usize {
-        self.entries.capacity() * size_of::<Entry>() + self.index.allocation_size() + self.heap
+        self.entries.capacity() * size_of::<SessionEntry>()
+            + self.index.allocation_size()
+            + self.heap
     }
 
-    fn position(&self, tag: u32, is: impl Fn(&Entry) -> bool) -> Option<usize> {
+    fn position(&self, tag: u32, is: impl Fn(&SessionEntry) -> bool) -> Option<usize> {
         let found = self.index.find(spread(tag), |&at| is(&self.entries[at as usize]));
         found.map(|&at| at as usize)
     }
 
-    /// Takes out the entry at a position; the last one moves there.
-    fn take(&mut self, at: usize) -> Option<Entry> {
+    /// Removes the entry at a position; the last entry moves there.
+    fn take(&mut self, at: usize) -> Option<SessionEntry> {
         let last = self.entries.len().checked_sub(1)?;
         self.reindex(at, None);
         if at != last {
@@ -125,7 +135,7 @@ impl Shard {
         Some(taken)
     }
 
-    /// Changes or removes the index's record of a position.
+    /// Updates or removes the index entry of a position.
     fn reindex(&mut self, at: usize, to: Option<u32>) {
         let hash = spread(self.entries[at].tag());
         if let Ok(mut record) = self.index.find_entry(hash, |&found| found as usize == at) {
@@ -137,7 +147,7 @@ impl Shard {
     }
 }
 
-/// A 64-bit hash with the tag's bits at both ends, where a hash table looks.
+/// Spreads the tag to both ends of a 64-bit hash, where the hash table looks.
 fn spread(tag: u32) -> u64 {
     u64::from(tag).wrapping_mul(0x9e37_79b9_7f4a_7c15)
 }

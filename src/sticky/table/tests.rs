@@ -1,4 +1,4 @@
-//! The table against a clock of its own, and against a simple model of it.
+//! Tests the table with a simulated clock and against a simple model.
 
 use std::{collections::HashMap, sync::Barrier, thread};
 
@@ -9,8 +9,8 @@ use crate::config::{Address, Reuse, Sessions};
 
 const LIFE: Duration = Duration::from_secs(45);
 
-fn table(max: usize) -> Arc<Table> {
-    Table::new(&Sessions { max, max_sid_bytes: 128 })
+fn table(max: usize) -> Arc<SessionTable> {
+    SessionTable::new(&Sessions { max, max_sid_bytes: 128 })
 }
 
 fn backend(pool: &str, name: &str) -> Arc<Backend> {
@@ -22,16 +22,16 @@ fn backend(pool: &str, name: &str) -> Arc<Backend> {
     )
 }
 
-fn name(known: Option<Known>) -> Option<String> {
+fn name(known: Option<KnownSession>) -> Option<String> {
     known.map(|known| known.backend.name().to_owned())
 }
 
-fn sweep_all(table: &Table, now: Instant) -> usize {
+fn sweep_all(table: &SessionTable, now: Instant) -> usize {
     (0..ROUND).map(|_| table.sweep(now)).sum()
 }
 
 #[test]
-fn a_session_is_found_on_its_backend_with_its_lifetime() {
+fn session_is_found_on_its_backend_with_its_lifetime() {
     let (table, blue, now) = (table(10), backend("chat", "blue"), Instant::now());
     assert!(table.learn("abc", &blue, LIFE, now));
     let known = table.find("chat", "abc", now).unwrap();
@@ -51,12 +51,12 @@ fn pools_do_not_see_each_others_sessions() {
     assert_eq!(name(table.find("game", "same", now)).as_deref(), Some("b"));
     table.forget("chat", "same");
     assert_eq!(name(table.find("game", "same", now)).as_deref(), Some("b"));
-    // Nor do a pool and a sid that read alike together.
+    // Concatenations of pool and sid do not collide.
     assert_eq!(name(table.find("gam", "esame", now)), None);
 }
 
 #[test]
-fn each_use_gives_one_more_lifetime() {
+fn each_use_extends_the_lifetime() {
     let (table, blue, start) = (table(10), backend("chat", "blue"), Instant::now());
     table.learn("abc", &blue, LIFE, start);
     assert!(table.find("chat", "abc", start + LIFE).is_some());
@@ -66,7 +66,7 @@ fn each_use_gives_one_more_lifetime() {
 }
 
 #[test]
-fn a_sweep_removes_what_expired_and_uncounts_it() {
+fn sweep_removes_and_uncounts_expired_sessions() {
     let (table, blue, start) = (table(50_000), backend("chat", "blue"), Instant::now());
     for n in 0..50_000 {
         let life = if n % 2 == 0 { LIFE } else { LIFE * 2 };
@@ -83,7 +83,7 @@ fn a_sweep_removes_what_expired_and_uncounts_it() {
 }
 
 #[test]
-fn a_session_that_moved_counts_on_its_new_backend_only() {
+fn moved_session_counts_on_its_new_backend_only() {
     let (table, now) = (table(10), Instant::now());
     let (blue, green) = (backend("chat", "blue"), backend("chat", "green"));
     table.learn("abc", &blue, LIFE, now);
@@ -94,7 +94,7 @@ fn a_session_that_moved_counts_on_its_new_backend_only() {
 }
 
 #[test]
-fn only_sids_within_bounds_are_remembered() {
+fn only_sids_within_bounds_are_recorded() {
     let (table, blue, now) = (table(10), backend("chat", "blue"), Instant::now());
     assert!(!table.learn("", &blue, LIFE, now));
     assert!(!table.learn(&"x".repeat(129), &blue, LIFE, now));
@@ -112,7 +112,7 @@ fn only_sids_within_bounds_are_remembered() {
 }
 
 #[test]
-fn a_full_table_stays_full_and_keeps_the_sessions_in_use() {
+fn full_table_stays_full_and_keeps_sessions_in_use() {
     let (table, blue, start) = (table(10_000), backend("chat", "blue"), Instant::now());
     for n in 0..10_000 {
         table.learn(&format!("old{n}"), &blue, LIFE, start);
@@ -128,17 +128,17 @@ fn a_full_table_stays_full_and_keeps_the_sessions_in_use() {
     let kept = |kind| {
         (0..2000).filter(|n| table.find("chat", &format!("{kind}{n}"), used).is_some()).count()
     };
-    // Even at the end six of ten are idle: eight in use are drawn once in 1500 times.
-    assert!(kept("old") > 1990, "{} of 2000 in use are kept", kept("old"));
-    assert!(kept("new") > 1990, "{} of 2000 new ones are kept", kept("new"));
+    // Even at the end six of ten entries are idle: eight entries in use are drawn once in 1500 times.
+    assert!(kept("old") > 1990, "only {} of 2000 sessions in use are kept", kept("old"));
+    assert!(kept("new") > 1990, "only {} of 2000 new sessions are kept", kept("new"));
 }
 
 #[test]
-fn a_tiny_table_keeps_its_bound() {
+fn tiny_table_keeps_its_bound() {
     let (table, blue, now) = (table(3), backend("chat", "blue"), Instant::now());
     for n in 0..100 {
         assert!(table.learn(&n.to_string(), &blue, LIFE, now));
-        assert!(table.find("chat", &n.to_string(), now).is_some(), "the newest is there");
+        assert!(table.find("chat", &n.to_string(), now).is_some(), "the newest must be present");
         assert!(table.len() <= 3);
     }
     assert_eq!((table.len(), blue.sessions()), (3, 3));
@@ -147,7 +147,7 @@ fn a_tiny_table_keeps_its_bound() {
 }
 
 #[test]
-fn a_backend_can_be_forgotten() {
+fn sessions_of_a_backend_can_be_forgotten() {
     let (table, now) = (table(10_000), Instant::now());
     let (blue, green) = (backend("chat", "blue"), backend("chat", "green"));
     for n in 0..5000 {
@@ -161,7 +161,7 @@ fn a_backend_can_be_forgotten() {
 }
 
 #[test]
-fn a_held_session_counts_once_and_cannot_expire() {
+fn held_session_counts_once_and_cannot_expire() {
     let (table, blue, start) = (table(10), backend("chat", "blue"), Instant::now());
     assert!(table.hold("chat", "abc", start).is_none());
     table.learn("abc", &blue, LIFE, start);
@@ -174,13 +174,13 @@ fn a_held_session_counts_once_and_cannot_expire() {
     assert_eq!(sweep_all(&table, late), 0);
     assert_eq!(blue.sessions(), 1);
     drop(second);
-    assert_eq!((table.len(), blue.sessions()), (1, 0), "remembered, and not counted");
+    assert_eq!((table.len(), blue.sessions()), (1, 0), "recorded but not counted");
     assert_eq!(sweep_all(&table, late + LIFE), 0, "for one lifetime");
     assert_eq!(sweep_all(&table, late + LIFE * 2), 1);
 }
 
 #[test]
-fn a_poll_after_the_last_tunnel_counts_the_session_again() {
+fn poll_after_the_last_tunnel_counts_the_session_again() {
     let (table, blue, now) = (table(10), backend("chat", "blue"), Instant::now());
     table.learn("abc", &blue, LIFE, now);
     drop(table.hold("chat", "abc", now).unwrap());
@@ -197,7 +197,7 @@ fn a_poll_after_the_last_tunnel_counts_the_session_again() {
 }
 
 #[test]
-fn a_tunnel_counts_on_whatever_becomes_of_its_entry() {
+fn tunnel_counts_whatever_happens_to_its_entry() {
     let (table, now) = (table(10), Instant::now());
     let (blue, green) = (backend("chat", "blue"), backend("chat", "green"));
     table.learn("abc", &blue, LIFE, now);
@@ -210,14 +210,14 @@ fn a_tunnel_counts_on_whatever_becomes_of_its_entry() {
 }
 
 #[test]
-fn a_held_entry_is_evicted_last() {
+fn held_entry_is_discarded_last() {
     let (table, blue, now) = (table(2), backend("chat", "blue"), Instant::now());
     table.learn("held", &blue, LIFE, now);
     let held = table.hold("chat", "held", now).unwrap();
-    // Two entries of one shard, with the held one nearer its expiry were it not held.
+    // Two entries of one shard; without the hold, the held entry would be nearer its expiry.
     let twin = (0..)
         .map(|n| format!("free{n}"))
-        .find(|sid| table.place("chat", sid).shard == table.place("chat", "held").shard);
+        .find(|sid| table.location("chat", sid).shard == table.location("chat", "held").shard);
     let twin = twin.unwrap();
     table.learn(&twin, &blue, LIFE * 2, now);
     table.resize(&Sessions { max: 1, max_sid_bytes: 128 });
@@ -228,7 +228,7 @@ fn a_held_entry_is_evicted_last() {
 }
 
 #[test]
-fn threads_agree_on_the_count() {
+fn concurrent_threads_agree_on_the_count() {
     let (table, blue, now) = (table(50), backend("chat", "blue"), Instant::now());
     let start = Barrier::new(4);
     thread::scope(|scope| {
@@ -255,7 +255,7 @@ fn threads_agree_on_the_count() {
         }
     });
     assert!(table.len() <= 50);
-    // All tunnels have ended, so that only entries count, and each at most once.
+    // All tunnels have ended, so only entries count, each at most once.
     assert!(blue.sessions() <= table.len());
     let found = (0..80).filter(|n: &u8| table.find("chat", &n.to_string(), now).is_some()).count();
     assert_eq!((found, found), (table.len(), blue.sessions()));
@@ -263,7 +263,7 @@ fn threads_agree_on_the_count() {
     assert_eq!((table.len(), blue.sessions()), (0, 0));
 }
 
-/// What one session's entry should be.
+/// Expected state of one session's entry.
 #[derive(Default)]
 struct Model {
     /// Backend, expiry in seconds, counted; the lifetime is always 10 s.
@@ -298,10 +298,10 @@ fn step() -> impl Strategy<Value = Step> {
 }
 
 proptest! {
-    /// Tunnels of one session are on one backend here: a session that is learned elsewhere, or
-    /// forgotten, is first ended.
+    /// All tunnels of a session are on one backend: before a session is learned elsewhere or forgotten, its tunnels
+    /// are closed.
     #[test]
-    fn it_does_what_the_model_does(steps in proptest::collection::vec(step(), 1..80)) {
+    fn table_agrees_with_the_model(steps in proptest::collection::vec(step(), 1..80)) {
         let (table, start) = (table(1000), Instant::now());
         let backends = [backend("chat", "blue"), backend("chat", "green")];
         let mut models: HashMap<u8, Model> = HashMap::new();
@@ -338,7 +338,7 @@ proptest! {
                 }
                 Step::End(sid) => {
                     let model = models.entry(sid).or_default();
-                    // A sweep of nothing tells the table the time.
+                    // A sweep that removes nothing advances the table's clock.
                     model.entry = alive(model);
                     table.sweep(now);
                     if model.tunnels.pop().is_some() && model.tunnels.is_empty() {
@@ -357,7 +357,7 @@ proptest! {
                 Step::Wait(seconds) => clock += seconds,
                 Step::Sweep => drop(sweep_all(&table, now)),
             }
-            // Only a sweep of all shards, or a use, takes out what expired: make both sides equal.
+            // Expired entries are removed only by a use or a full sweep: bring both sides into line.
             let now = start + Duration::from_secs(clock);
             sweep_all(&table, now);
             for model in models.values_mut() {
@@ -373,8 +373,8 @@ proptest! {
     }
 }
 
-/// Everything in the table, by sid.
-fn read(table: &Table, now: Instant) -> HashMap<Box<str>, Learned> {
+/// Returns everything in the table, by sid.
+fn read(table: &SessionTable, now: Instant) -> HashMap<Box<str>, Learned> {
     let mut cursor = Cursor::default();
     let mut all = HashMap::new();
     while let Some(slice) = table.slice(&mut cursor, now) {
@@ -385,7 +385,7 @@ fn read(table: &Table, now: Instant) -> HashMap<Box<str>, Learned> {
 }
 
 #[test]
-fn a_table_is_handed_on_slice_by_slice() {
+fn table_is_handed_on_slice_by_slice() {
     let (old, blue, start) = (table(200_000), backend("chat", "blue"), Instant::now());
     for n in 0..100_000 {
         old.learn(&format!("session-number-{n}"), &blue, LIFE, start);
@@ -408,7 +408,7 @@ fn a_table_is_handed_on_slice_by_slice() {
     }
     assert_eq!((new.len(), green.sessions()), (100_002, 100_002));
     assert!(new.find("chat", "session-number-7", later).is_some());
-    // What was left of a lifetime is what is left, and a use gives a whole one.
+    // The remaining lifetime is preserved, and a use extends it fully.
     assert!(new.find("chat", "session-number-8", start + LIFE).is_some());
     assert!(new.find("chat", "short", start + LIFE / 2 + Duration::from_millis(2)).is_none());
     assert!(new.find("chat", "session-number-8", start + LIFE * 2).is_some());
@@ -416,7 +416,7 @@ fn a_table_is_handed_on_slice_by_slice() {
 }
 
 #[test]
-fn what_is_known_here_is_known_better() {
+fn known_sessions_are_not_overwritten_by_restored_ones() {
     let (table, now) = (table(10), Instant::now());
     let (blue, green) = (backend("chat", "blue"), backend("chat", "green"));
     table.learn("abc", &blue, LIFE, now);
@@ -429,14 +429,14 @@ fn what_is_known_here_is_known_better() {
     };
     assert!(table.restore(&learned("abc", LIFE), now));
     assert_eq!(name(table.find("chat", "abc", now)).as_deref(), Some("blue"));
-    // But not what has expired here.
+    // Expired sessions are overwritten.
     let later = now + LIFE * 2;
     assert!(table.restore(&learned("abc", LIFE), later));
     assert_eq!(name(table.find("chat", "abc", later)).as_deref(), Some("green"));
     assert_eq!((table.len(), blue.sessions(), green.sessions()), (1, 0, 1));
     assert!(!table.restore(&learned("", LIFE), now));
     assert!(!table.restore(&learned(&"x".repeat(129), LIFE), now));
-    // The bound holds.
+    // The bound applies.
     for n in 0..50 {
         table.restore(&learned(&n.to_string(), LIFE), later);
     }
@@ -444,14 +444,14 @@ fn what_is_known_here_is_known_better() {
 }
 
 #[test]
-fn the_client_that_opened_a_session_is_remembered_with_it() {
+fn client_that_opened_a_session_is_recorded_with_it() {
     let (table, blue, now) = (table(10), backend("chat", "blue"), Instant::now());
-    let client = Some(Key::from_bits(7));
+    let client = Some(ClientKey::from_bits(7));
     table.learn_from(Opener { key: client, address: None }, "abc", &blue, LIFE, now);
     table.learn("none", &blue, LIFE, now);
-    let known = |table: &Table, sid| table.find("chat", sid, now).unwrap().client;
+    let known = |table: &SessionTable, sid| table.find("chat", sid, now).unwrap().client;
     assert_eq!((known(&table, "abc"), known(&table, "none")), (client, None));
-    // A renewal that does not know the client does not forget it either.
+    // A renewal without a client keeps the known client.
     table.learn("abc", &blue, LIFE, now);
     assert_eq!(known(&table, "abc"), client);
     let next = self::table(10);
@@ -462,7 +462,7 @@ fn the_client_that_opened_a_session_is_remembered_with_it() {
 }
 
 #[test]
-fn a_closed_session_does_not_count_until_it_is_used_again() {
+fn closed_session_does_not_count_until_it_is_used_again() {
     let (table, blue, now) = (table(10), backend("chat", "blue"), Instant::now());
     table.learn("abc", &blue, LIFE, now);
     table.close("chat", "abc");
@@ -470,7 +470,7 @@ fn a_closed_session_does_not_count_until_it_is_used_again() {
     assert_eq!((blue.sessions(), table.len()), (0, 1));
     table.find("chat", "abc", now);
     assert_eq!(blue.sessions(), 1);
-    // A tunnel counts it for as long as it is open.
+    // A tunnel counts the session while it is open.
     let hold = table.hold("chat", "abc", now);
     table.close("chat", "abc");
     assert_eq!(blue.sessions(), 1);
@@ -479,7 +479,7 @@ fn a_closed_session_does_not_count_until_it_is_used_again() {
 }
 
 #[test]
-fn a_tap_hears_what_is_learned_until_it_is_closed() {
+fn tap_receives_learned_sessions_until_it_is_closed() {
     let (table, blue, now) = (table(10), backend("chat", "blue"), Instant::now());
     table.learn("before", &blue, LIFE, now);
     let mut tap = table.tap();
@@ -488,8 +488,8 @@ fn a_tap_hears_what_is_learned_until_it_is_closed() {
     let (sid, backend) = ("restored".into(), Arc::clone(&blue));
     let restored = Learned { sid, backend, lifetime: LIFE, left: LIFE, client: None };
     table.restore(&restored, now);
-    let heard: Vec<_> = std::iter::from_fn(|| tap.try_recv().ok()).map(|l| l.sid).collect();
-    assert_eq!(heard, ["after".into(), "restored".into()]);
+    let received: Vec<_> = std::iter::from_fn(|| tap.try_recv().ok()).map(|l| l.sid).collect();
+    assert_eq!(received, ["after".into(), "restored".into()]);
     drop(tap);
     table.learn("later", &blue, LIFE, now);
     assert!(table.tap.load().is_none());
