@@ -1,15 +1,24 @@
 //! HTTP/1.1 between clients and backends.
 //!
-//! One request goes down this list: [`server`] parses it, `hops` reads who sent it, `gate` refuses what no
-//! backend should see, `respond` finds its pool, `decision` says where it goes, `call` looks at what it
-//! brings along, `outgoing` makes it fit to be sent, `attempt` sends it
-//! to one backend or, by strict rules, to another, `session` sends that of a known session to its own, `way` says which and makes a new session wait for its
-//! turn, `search` finds the backend of a session that is not known here, `forward` talks to that backend on a new connection or one that was `kept`, `learn` reads a new session's id from the reply, and `body` and
-//! `relay` stream the rest. An upgrade leaves through `upgrade` into a tunnel. Whatever fails becomes a
-//! reply in `reply`, with a body from `error_body`, and ends once, in its [`entry`](crate::stream_log).
+//! Each request passes through these modules in order:
 //!
-//! hyper is known here and nowhere below: `route`, `sticky`, `upstream` and `tunnel` would work under
-//! another HTTP implementation.
+//! 1. [`server`] parses the request, `hops` reads the forwarding fields, and `validation` rejects
+//!    requests that no backend should see.
+//! 2. `respond` finds the pool, `decision` chooses the destination, and `exchange` keeps what
+//!    belongs to the request.
+//! 3. `outgoing` prepares the request for the backend. `attempt` sends it to a backend and retries
+//!    on another one under strict rules. `session` sends requests of a known session to the
+//!    session's backend. `retry_plan` chooses backends and queues new sessions. `owner_search` finds
+//!    the backend of an unknown session.
+//! 4. `forward` talks to the backend over a new connection or a `kept` one. `session_detection`
+//!    reads the id of a new session from the response. `body` and `relay` stream the bodies.
+//!
+//! A WebSocket upgrade leaves through `upgrade` into a tunnel. Every failure becomes a reply in
+//! `reply`, with a body from `error_body`. Every stream ends once, in its
+//! [`StreamScope`](crate::stream_log).
+//!
+//! Modules below this one do not depend on hyper: `route`, `sticky`, `upstream` and `tunnel` would
+//! work with another HTTP implementation.
 
 mod attempt;
 mod body;

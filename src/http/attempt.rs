@@ -1,9 +1,9 @@
-//! From a decision to a backend's answer: tries and retries.
+//! Sending a request to a backend, with retries.
 //!
-//! The rules that keep sessions alive are here. A request of a known session goes to one
-//! [backend](super::session); an unknown sid's is the one that is [searched](super::search) for. What is
-//! free to go anywhere is tried elsewhere where nothing was sent or nothing can be done twice, within
-//! the pool's retry budget.
+//! The rules that keep sessions alive are here. A request of a known session goes to the
+//! [backend](super::session) of the session. A request with an unknown sid starts an [owner
+//! search](super::owner_search). Any other request is retried on another backend if nothing was sent
+//! or the request can safely be repeated, within the retry budget of the pool.
 
 use std::{net::IpAddr, sync::Arc, time::Duration};
 
@@ -28,13 +28,13 @@ use crate::{
     upstream::{Backend, Hold},
 };
 
-/// Backends tried for a request that is free to go anywhere.
+/// Maximum number of backends tried for a request that any backend can serve.
 const MAX_TRIES: usize = 3;
 
-/// How long a poll may be held whose session's `pingInterval` is not known here.
+/// How long a backend may hold a poll if the session's `pingInterval` is unknown.
 pub(super) const UNKNOWN_POLL: Duration = Duration::from_secs(300);
 
-/// An Engine.IO request, by its query.
+/// Engine.IO parameters of a request, from its query.
 #[derive(Debug)]
 pub(super) struct EngineRequest {
     pub(super) sid: Option<Box<str>>,
@@ -42,7 +42,7 @@ pub(super) struct EngineRequest {
     pub(super) framing: Framing,
 }
 
-/// One request's way to an answer.
+/// State of sending one request until a backend answers.
 #[derive(Debug)]
 pub(super) struct RequestAttempt<'a> {
     pub(super) proxy: &'a SharedState,
@@ -53,34 +53,34 @@ pub(super) struct RequestAttempt<'a> {
     pub(super) engine: Option<&'a EngineRequest>,
     pub(super) upgrade: bool,
     pub(super) client: IpAddr,
-    /// Whom the backend is told of, where it is.
+    /// Client address that is announced to the backend, if the pool sends PROXY headers.
     pub(super) from: ConnectionOrigin,
-    /// What the memory of ended sessions calls the client.
+    /// Key of the client among the recent sessions.
     pub(super) client_key: Option<ClientKey>,
-    /// Knows when the client has ended its stream.
+    /// Signals that the client has closed its sending side.
     pub(super) client_signal: &'a ClientSignal,
-    /// The session is known to be on one backend: no other will do.
+    /// The session is known to be on one backend; no other backend can serve the request.
     pub(super) bound: bool,
-    /// The backend may hold the request for as long as it likes: a long poll other than Engine.IO's.
+    /// Long poll other than Engine.IO's: the backend may hold the request without a deadline.
     pub(super) long_poll: bool,
-    /// A kept connection was closed under us: no other kept one is tried.
+    /// A kept-alive connection was closed during the request; use only new connections from here on.
     pub(super) fresh: bool,
 }
 
-/// A backend's answer and how it was come by.
+/// Response of a backend, and how it was obtained.
 #[derive(Debug)]
 pub(super) struct AttemptOutcome {
     pub(super) answer: BackendResponse,
-    /// Read from the body already; comes first in the reply.
+    /// Bytes that were already read from the body; they come first in the reply.
     pub(super) head: Option<Bytes>,
-    /// Counts the session that this request may open, until it counts itself.
+    /// Counts the session that this request may open, until the session is counted itself.
     pub(super) reserved: Option<Hold>,
-    /// The backend says that it does not know the session.
+    /// The backend says that the session is unknown.
     pub(super) unknown: bool,
 }
 
 impl RequestAttempt<'_> {
-    /// Carries the decision out.
+    /// Sends the request to the chosen destination.
     pub(super) async fn run(&mut self, choice: Choice) -> Result<AttemptOutcome, ProxyError> {
         match decision::destination(choice, self.method, self.config().sticky.owner_search) {
             Destination::Session(backend, lifetime) => self.send_to_owner(backend, lifetime).await,
@@ -93,7 +93,7 @@ impl RequestAttempt<'_> {
         }
     }
 
-    /// To the backend that the way names, or wherever the balance policy says.
+    /// Sends the request to the backends that the plan and the balance policy choose.
     pub(super) async fn send_balanced(
         &mut self,
         mut plan: RetryPlan,
@@ -108,7 +108,8 @@ impl RequestAttempt<'_> {
             let Some(backend) = self.next(&mut plan) else {
                 return Err(self.no_backend_left(&plan, last));
             };
-            // From here on it counts, so that who is picked next sees it, waiting or not.
+            // Counted from here on, queued or not, so that the next pick takes this session into
+            // account.
             let reserved = self.opens_session().then(|| backend.hold());
             if !self.admitted(&backend, &mut plan).await? {
                 continue;
@@ -137,7 +138,7 @@ impl RequestAttempt<'_> {
         }
     }
 
-    /// One try, with what it tells about the backend's health.
+    /// Sends the request once and updates the backend's health by the outcome.
     pub(super) async fn send_once(
         &mut self,
         backend: &Arc<Backend>,
@@ -191,7 +192,7 @@ impl RequestAttempt<'_> {
                 FailureKind::Refused | FailureKind::Reset | FailureKind::TimedOut | FailureKind::Io,
             )
             | (Phase::Handshake, _) => {}
-            // A poll that is held for too long says nothing about the backend.
+            // A poll that is held for too long says nothing about the health of the backend.
             (Phase::ResponseHeader, FailureKind::TimedOut)
                 if !self.is_poll() && !self.long_poll => {}
             _ => return,
@@ -202,14 +203,14 @@ impl RequestAttempt<'_> {
         self.proxy.mark_failed(backend, &self.config().health, error, *began);
     }
 
-    /// Counts towards an ejection what the backend is to blame for.
+    /// Counts failures that are the backend's fault towards an ejection.
     fn record_outcome(
         &self,
         backend: &Arc<Backend>,
         outcome: &Result<BackendResponse, ForwardError>,
     ) {
         let failed = match outcome {
-            // An answer counts once its body has come, or has not.
+            // A response is counted when its body is complete or has failed.
             Ok(answer) => match answer.response.status().as_u16() {
                 500 | 502..=504 => {
                     answer.lease.failed();
@@ -219,8 +220,8 @@ impl RequestAttempt<'_> {
             },
             Err(ForwardError { error, kept, .. }) => match (error.side, error.phase) {
                 (Side::Backend, Phase::Connect | Phase::Handshake) => true,
-                // A kept connection may have been closed under us, and a poll is held for as long as
-                // its node likes.
+                // The backend may have closed a kept-alive connection meanwhile, and it may hold a
+                // poll for as long as it likes.
                 (Side::Backend, Phase::ResponseHeader)
                     if !kept && !self.is_poll() && !self.long_poll =>
                 {
@@ -233,8 +234,8 @@ impl RequestAttempt<'_> {
         self.proxy.note(backend, failed);
     }
 
-    /// Lets the session be remembered on this backend, should its client leave this poll, or the reply
-    /// close the session.
+    /// Associates the stream with the client's key, so that the session is remembered on this
+    /// backend if the client leaves the poll or the reply closes the session.
     fn track_client(&mut self, backend: &Backend) {
         if let Some(key) = self.client_key.filter(|_| self.is_poll()) {
             let (memory, backend) = (Arc::clone(&self.proxy.memory), backend.tag());
@@ -246,7 +247,7 @@ impl RequestAttempt<'_> {
     fn may_retry(&self, error: &ProxyError, unsent: bool, tries: usize) -> bool {
         let retriable = match (error.side, error.phase, error.kind) {
             (Side::Client, ..) => false,
-            // What one backend could not do in time, the next must not be made to do as well.
+            // After a timeout on one backend, do not make the next backend do the same work.
             (_, Phase::ResponseHeader, FailureKind::TimedOut) => false,
             _ => unsent || self.replayable(),
         };
@@ -256,7 +257,8 @@ impl RequestAttempt<'_> {
         }
     }
 
-    /// Whether a kept connection was closed under us, and the request can be sent once more.
+    /// Whether the backend closed a kept-alive connection meanwhile, so that the request can be sent
+    /// once more.
     fn may_be_stale(&self, error: &ProxyError) -> bool {
         let closed = error.side == Side::Backend && error.kind != FailureKind::TimedOut;
         closed && !self.fresh && self.replayable()
@@ -277,7 +279,7 @@ impl RequestAttempt<'_> {
         self.engine.and_then(|engine| engine.sid.as_deref())
     }
 
-    /// Whether this is a GET that a backend may hold until it has something to say.
+    /// Whether this is a GET that a backend may hold until it has data.
     pub(super) fn is_poll(&self) -> bool {
         let session = self.engine.is_some_and(|engine| engine.polling && engine.sid.is_some());
         session && self.method == Method::GET && !self.upgrade

@@ -1,7 +1,9 @@
-//! A request's body on its way to a backend: streamed, counted, never waited for without a deadline.
+//! Request bodies on their way to a backend: streamed, counted, and never waited for without a
+//! deadline.
 //!
-//! Nothing is buffered: a frame is read from the client when the backend has taken the last one. How
-//! far the body has come is shared, as its [`BodyProgress`], with whoever waits for the response.
+//! Nothing is buffered: the next frame is read from the client when the backend has taken the last
+//! one. The code that waits for the response sees how far the body has come through
+//! [`BodyProgress`].
 
 use std::{
     collections::VecDeque,
@@ -31,65 +33,65 @@ use crate::{
     sticky::engine_io::CloseScan,
 };
 
-/// Why a relayed body broke off; hyper closes the connection it was written to.
+/// Why a relayed body was aborted; hyper then closes the connection that the body was written to.
 #[derive(Debug)]
 pub(super) struct BodyError(pub(super) Termination);
 
 impl fmt::Display for BodyError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "body broke off: {:?}", self.0)
+        write!(f, "body aborted: {:?}", self.0)
     }
 }
 
 impl std::error::Error for BodyError {}
 
-/// A request's body on its way to the backend.
+/// Body of a request on its way to the backend.
 #[derive(Debug)]
 pub(super) enum RequestBody {
-    /// In memory: none, or one that was buffered so that it can be sent again.
+    /// In memory: empty, or buffered so that it can be sent again.
     Buffered(Full<Bytes>),
-    /// As the client sends it.
+    /// Streamed from the client.
     Streamed(Box<InboundBody>),
 }
 
-/// A client's body, streamed.
+/// Body of a client's request, streamed.
 #[derive(Debug)]
 pub(super) struct InboundBody {
     incoming: Incoming,
     progress: Arc<BodyProgress>,
     pause: BodyTimer,
     gate: Option<ContinueGate>,
-    /// Where a copy of its data goes.
+    /// Receives a copy of the data.
     copy: Option<Arc<BodyCopy>>,
-    /// Frames that were read ahead.
+    /// Frames that were read ahead of the backend.
     ahead: VecDeque<Frame<Bytes>>,
-    /// Looks whether the body closes a polling session.
+    /// Scans the body for a packet that closes a polling session.
     scan: Option<CloseScan>,
-    /// Knows when the client has ended its stream.
+    /// Signals that the client has closed its sending side.
     client_signal: Arc<ClientSignal>,
 }
 
-/// How far a request's body has come; shared with whoever waits for the response.
+/// How far a request body has come; shared with the code that waits for the response.
 #[derive(Debug)]
 pub(super) struct BodyProgress {
     bytes: AtomicU64,
     state: AtomicU8,
     closes: AtomicBool,
-    /// The body's next byte is still with the client.
+    /// The proxy waits for the client to send more of the body.
     waits_for_client: AtomicBool,
     began: Instant,
-    /// When the body last moved, in microseconds from `began`.
+    /// Time of the last progress, in microseconds since `began`.
     last_moved: AtomicU64,
-    /// Waits for the end of the body.
+    /// Wakes the task that waits for the end of the body.
     waker: AtomicWaker,
 }
 
-/// States of [`BodyProgress`]; 0 is on its way.
+/// States of [`BodyProgress`]; 0 means in progress.
 const DONE: u8 = 1;
 const BROKEN: u8 = 2;
 const STALLED: u8 = 3;
 
-/// A copy of a small body: its frames share their memory with those that are sent.
+/// Copy of a small body; its frames share memory with the frames that are sent.
 #[derive(Debug, Default)]
 pub(super) struct BodyCopy(Mutex<Frames>);
 
@@ -110,14 +112,14 @@ impl BodyCopy {
         }
     }
 
-    /// All of it; `None`: it was too large.
+    /// Returns the whole body; `None` if the body was too large.
     pub(super) fn whole(&self) -> Option<Bytes> {
         let frames = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         (frames.length <= MAX_AHEAD).then(|| frames.data.concat().into())
     }
 }
 
-/// Keeps a body back until the backend says `100 Continue`, answers, or says nothing for a while.
+/// Holds a body back until the backend sends `100 Continue` or a response, or a timeout passes.
 #[derive(Debug)]
 struct ContinueGate {
     signal: Arc<ContinueSignal>,
@@ -125,37 +127,38 @@ struct ContinueGate {
     timeout: Option<Pin<Box<Sleep>>>,
 }
 
-/// The backend's `100 Continue`.
+/// Signals the `100 Continue` of the backend.
 #[derive(Debug, Default)]
 pub(super) struct ContinueSignal {
     is_open: AtomicBool,
     waker: AtomicWaker,
 }
 
-/// Most of a body that is read while its backend is out of reach, or copied.
+/// Maximum number of body bytes that are copied, or read ahead while the backend is unreachable.
 const MAX_AHEAD: usize = 64 * 1024;
 
-/// A backend that ignores `Expect` gets the body after this (RFC 9110 §10.1.1: not indefinitely).
+/// A backend that ignores `Expect` gets the body after this time (RFC 9110 §10.1.1: do not wait
+/// indefinitely).
 const EXPECT_TIMEOUT: Duration = Duration::from_secs(1);
 
 impl RequestBody {
-    /// No body.
+    /// Creates an empty body.
     pub(super) fn empty() -> Self {
         Self::buffered(Bytes::new())
     }
 
-    /// A body that is at hand.
+    /// Creates a body that is in memory.
     pub(super) fn buffered(bytes: Bytes) -> Self {
         Self::Buffered(Full::new(bytes))
     }
 
-    /// The client's body as it comes.
+    /// Creates a body that is streamed from the client.
     pub(super) fn streamed(inbound: InboundBody) -> Self {
         Self::Streamed(Box::new(inbound))
     }
 
-    /// Waits until the client breaks its body off; forever, where it does not. Up to 64 KiB of the body
-    /// are read meanwhile, and sent later.
+    /// Resolves when the client aborts the body, otherwise never. Up to 64 KiB of the body are read
+    /// meanwhile and sent later.
     pub(super) async fn left(&mut self) {
         match self {
             Self::Buffered(_) => std::future::pending().await,
@@ -165,7 +168,7 @@ impl RequestBody {
 }
 
 impl Default for BodyProgress {
-    /// Of a body of which nothing has come.
+    /// Progress of a body of which nothing has arrived.
     fn default() -> Self {
         Self {
             bytes: AtomicU64::new(0),
@@ -180,12 +183,12 @@ impl Default for BodyProgress {
 }
 
 impl BodyProgress {
-    /// Of no body.
+    /// Progress of an empty body.
     pub(super) fn done() -> Arc<Self> {
         Self::buffered(0)
     }
 
-    /// Of a body that is in memory.
+    /// Progress of a body that is in memory.
     pub(super) fn buffered(bytes: u64) -> Arc<Self> {
         let progress = Self::default();
         progress.bytes.store(bytes, Ordering::Relaxed);
@@ -193,35 +196,35 @@ impl BodyProgress {
         Arc::new(progress)
     }
 
-    /// Of this body, which has been read into memory whole.
+    /// Progress of this body after it was read into memory.
     pub(super) fn buffered_whole(&self, bytes: u64) -> Arc<Self> {
         let whole = Self::buffered(bytes);
         whole.closes.store(self.closes_session(), Ordering::Relaxed);
         whole
     }
 
-    /// Whether the body has closed a polling session; known once it has been read to its end.
+    /// Whether the body has closed a polling session; known once the whole body has been read.
     pub(super) fn closes_session(&self) -> bool {
         self.closes.load(Ordering::Relaxed)
     }
 
-    /// When the body last moved: its last byte's time once it is done.
+    /// Time of the last progress: the time of the last byte once the body is complete.
     pub(super) fn last_progress(&self) -> Instant {
         self.began + Duration::from_micros(self.last_moved.load(Ordering::Relaxed))
     }
 
-    /// Notes that the body has moved.
+    /// Records progress at the current time.
     pub(super) fn note_progress(&self) {
         let micros = u64::try_from(self.began.elapsed().as_micros()).unwrap_or(u64::MAX);
         self.last_moved.store(micros, Ordering::Relaxed);
     }
 
-    /// Whether the body's next byte is still with the client.
+    /// Whether the proxy waits for the client to send more of the body.
     pub(super) fn waits_for_client(&self) -> bool {
         self.waits_for_client.load(Ordering::Relaxed)
     }
 
-    /// Waits until the whole body has been read. For one waiter at a time.
+    /// Waits until the whole body has been read. Supports one waiter at a time.
     pub(super) async fn done_reading(&self) {
         poll_fn(|cx| {
             self.waker.register(cx.waker());
@@ -230,7 +233,7 @@ impl BodyProgress {
         .await;
     }
 
-    /// Bytes read from the client.
+    /// Number of bytes read from the client.
     pub(super) fn bytes(&self) -> u64 {
         self.bytes.load(Ordering::Relaxed)
     }
@@ -240,7 +243,7 @@ impl BodyProgress {
         self.state.load(Ordering::Acquire) == DONE
     }
 
-    /// How the client failed, where it did.
+    /// How the client failed, if it did.
     pub(super) fn failure(&self) -> Option<FailureKind> {
         match self.state.load(Ordering::Acquire) {
             BROKEN => Some(FailureKind::Incomplete),
@@ -257,7 +260,7 @@ impl BodyProgress {
 }
 
 impl ContinueSignal {
-    /// Lets the body through.
+    /// Lets the body pass.
     pub(super) fn open(&self) {
         self.is_open.store(true, Ordering::Release);
         self.waker.wake();
@@ -276,7 +279,7 @@ impl ContinueGate {
 }
 
 impl InboundBody {
-    /// A body that `progress` will tell of, at most `pause` between two frames.
+    /// Creates a body that reports to `progress` and allows at most `pause` between two frames.
     pub(super) fn new(
         incoming: Incoming,
         progress: Arc<BodyProgress>,
@@ -287,13 +290,13 @@ impl InboundBody {
         Self { incoming, progress, pause, gate: None, copy: None, ahead, scan: None, client_signal }
     }
 
-    /// Looks in the body for a close packet, if there is a scan.
+    /// Scans the body for a packet that closes the session, if a scan is given.
     pub(super) fn scanned(mut self, scan: Option<CloseScan>) -> Self {
         self.scan = scan;
         self
     }
 
-    /// The body has been read to its end.
+    /// Records the end of the body.
     fn done(&self) {
         if self.scan.is_some_and(|scan| scan.closes()) {
             self.progress.closes.store(true, Ordering::Relaxed);
@@ -301,19 +304,19 @@ impl InboundBody {
         self.progress.set(DONE);
     }
 
-    /// Leaves a copy of its data there.
+    /// Copies the data of the body to `copy`.
     pub(super) fn copied(mut self, copy: Option<Arc<BodyCopy>>) -> Self {
         self.copy = copy;
         self
     }
 
-    /// Keeps the body back until `go` is given.
+    /// Holds the body back until `signal` is opened.
     pub(super) fn gated(mut self, signal: Arc<ContinueSignal>) -> Self {
         self.gate = Some(ContinueGate { signal, timeout: None });
         self
     }
 
-    /// The next frame; an error where the client breaks off or stalls.
+    /// Polls for the next frame; an error if the client aborts or stalls.
     pub(super) fn poll_frame(
         &mut self,
         cx: &mut Context<'_>,
@@ -329,7 +332,7 @@ impl InboundBody {
         self.poll_client(cx)
     }
 
-    /// What is still to come.
+    /// Size of the rest of the body.
     fn size_hint(&self) -> SizeHint {
         let rest = self.incoming.size_hint();
         let ahead = self.ahead.iter().filter_map(Frame::data_ref).map(Bytes::len);
@@ -342,8 +345,8 @@ impl InboundBody {
         hint
     }
 
-    /// Reads ahead while nobody takes the body, so that a client that leaves is noticed: an end behind a
-    /// body that is not read would not be seen. Ready where the client has broken off.
+    /// Reads ahead while no backend takes the body, because an EOF behind an unread body would go
+    /// unnoticed. Ready if the client has aborted.
     fn poll_left(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         if self.gate.is_some() {
             return Poll::Pending;
@@ -366,7 +369,7 @@ impl InboundBody {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let broken = |kind| BodyError(Termination::Failed(Side::Client, Phase::RequestBody, kind));
-        // Looked at first: all that came before the end is in `incoming` by then.
+        // Read before polling: `incoming` then holds everything that arrived before the end.
         let ended = self.client_signal.ended();
         match Pin::new(&mut self.incoming).poll_frame(cx) {
             Poll::Ready(Some(Ok(mut frame))) => {
@@ -384,7 +387,8 @@ impl InboundBody {
                 if let (Some(scan), Some(data)) = (&mut self.scan, frame.data_ref()) {
                     scan.feed(data);
                 }
-                // hyper asks no more after trailers, or once it knows that this was the last frame.
+                // hyper does not poll again after trailers, or once it knows that this was the last
+                // frame.
                 if frame.is_trailers() || self.incoming.is_end_stream() {
                     self.done();
                 }
@@ -442,10 +446,10 @@ impl Body for RequestBody {
     }
 }
 
-/// The time since a body's last frame. Costs nothing while frames are at hand.
+/// Timeout between two frames of a body. Costs nothing while frames are available.
 #[derive(Debug)]
 pub(super) struct BodyTimer {
-    /// `None`: it may last for ever.
+    /// `None`: no limit.
     limit: Option<Duration>,
     timer: Option<Pin<Box<Sleep>>>,
     running: bool,
@@ -460,7 +464,7 @@ impl BodyTimer {
         self.running = false;
     }
 
-    /// Ready once nothing has come for the limit.
+    /// Ready once no frame has arrived within the limit.
     pub(super) fn poll_exceeded(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let Some(limit) = self.limit else { return Poll::Pending };
         let deadline = || Instant::now() + limit;

@@ -1,4 +1,4 @@
-//! Who sends the requests of one connection.
+//! Properties of a client connection that all of its requests share.
 
 use std::{
     net::SocketAddr,
@@ -18,42 +18,42 @@ use crate::{
     tunnel::TunnelEndpoint,
 };
 
-/// The client at the other end of one connection.
+/// A client connection.
 #[derive(Debug)]
 pub struct ConnectionInfo {
-    /// Its address.
+    /// Address of the peer.
     pub peer: SocketAddr,
-    /// What it connected to, where a backend may have to be told.
+    /// Address that the client connected to, if a backend may need it.
     pub destination: Option<SocketAddr>,
-    /// What TLS told of it; `None`: it came in the clear.
+    /// TLS properties; `None` on a plain connection.
     pub tls_info: Option<Arc<TlsInfo>>,
-    /// Where it was accepted.
+    /// Listener that accepted the connection.
     pub listener: Arc<ListenerSnapshot>,
-    /// Numbers of that listener.
+    /// Metrics of that listener.
     pub metrics: Arc<ListenerMetrics>,
-    /// Its connection's place among those of its address, where they are counted.
+    /// Slot among the connections of the peer's address, if those are limited.
     pub counted: Option<Arc<CountedConnection>>,
-    /// Lets it half-close.
+    /// Allows the client to half-close the connection.
     pub client_signal: Arc<ClientSignal>,
-    /// Knows whether a request is served, and how long one has been waited for.
+    /// Whether a request is being served, and since when one is awaited.
     pub clock: Arc<RequestClock>,
-    /// Whether the request that was served last has a body, of which a part may never be read.
+    /// Whether the last request has a body, part of which may stay unread.
     pub has_body: AtomicBool,
-    /// Who takes the connection once its `101` is written.
+    /// Receives the connection once its `101` has been written.
     pub tunnel: Mutex<Option<oneshot::Sender<TunnelEndpoint<ClientStream>>>>,
-    /// Keeps a drain waiting for its streams.
+    /// Makes a shutdown wait for the connection's streams.
     pub drain: shutdown::Watch,
 }
 
 impl ConnectionInfo {
-    /// The connection, once its `101` is written.
+    /// Resolves to the connection once its `101` has been written.
     pub(super) fn upgraded(&self) -> oneshot::Receiver<TunnelEndpoint<ClientStream>> {
         let (sender, receiver) = oneshot::channel();
         *self.tunnel.lock().unwrap_or_else(PoisonError::into_inner) = Some(sender);
         receiver
     }
 
-    /// Who waits for the connection as a tunnel.
+    /// Returns the channel of the tunnel that waits for the connection.
     pub(super) fn take_tunnel(&self) -> Option<oneshot::Sender<TunnelEndpoint<ClientStream>>> {
         self.tunnel.lock().unwrap_or_else(PoisonError::into_inner).take()
     }

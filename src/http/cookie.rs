@@ -1,4 +1,4 @@
-//! The sticky cookie on its way in and out: what the client holds, whether it is told another.
+//! The sticky cookie: read from the request, set in the reply.
 
 use std::sync::Arc;
 
@@ -17,25 +17,25 @@ use crate::{
 
 const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 
-/// The cookie side of a request.
+/// Sticky cookie of a request.
 #[derive(Debug)]
 pub(super) struct AffinityCookie {
     held: Option<Affinity>,
-    /// The request has a cookie that backends are not to see.
+    /// The request has a cookie of this proxy, which backends must not see.
     ours: bool,
     context: CookieContext,
 }
 
-/// A valid cookie of the client's.
+/// A valid sticky cookie sent by the client.
 #[derive(Debug)]
 struct Affinity {
     backend: Arc<Backend>,
-    /// It has today's name and was made under today's key, so that it need not be replaced.
+    /// The cookie has the current name and key, so that it does not have to be replaced.
     current: bool,
 }
 
 impl AffinityCookie {
-    /// Of a request with this header, to this pool.
+    /// Reads the sticky cookie of a request to `pool` from its header.
     pub(super) fn of(fields: &HeaderMap, pool: &PoolSnapshot, tls: bool, host: &str) -> Self {
         let cross_site = match fields.get(SEC_FETCH_SITE) {
             Some(site) => site == "cross-site",
@@ -50,12 +50,12 @@ impl AffinityCookie {
         Self { held, ours, context: CookieContext { tls, cross_site } }
     }
 
-    /// The backend that the client's own cookie names, where it is one of the pool's.
+    /// Backend that the client's cookie names, if it belongs to the pool.
     pub(super) fn target(&self) -> Option<&Arc<Backend>> {
         self.held.as_ref().map(|held| &held.backend)
     }
 
-    /// Removes the pool's own cookie from a request, which no backend has a use for.
+    /// Removes the pool's own cookie from a request; backends do not need it.
     pub(super) fn strip(&self, pool: &PoolSnapshot, fields: &mut HeaderMap) {
         let Some(cookie) = pool.config().sticky.cookie.as_ref().filter(|_| self.ours) else {
             return;
@@ -66,7 +66,7 @@ impl AffinityCookie {
         });
     }
 
-    /// Names `backend` in a cookie, unless the client's own does already.
+    /// Sets a cookie for `backend`, unless the client already has one.
     pub(super) fn name(&self, pool: &PoolSnapshot, backend: &Arc<Backend>, fields: &mut HeaderMap) {
         let is_it = |held: &Affinity| held.current && Arc::ptr_eq(&held.backend, backend);
         if self.held.as_ref().is_some_and(is_it) {
@@ -79,11 +79,11 @@ impl AffinityCookie {
     }
 }
 
-/// The cookie that counts, and whether there is any of ours.
+/// Returns the effective cookie, and whether the request has any cookie of this proxy.
 ///
-/// Of several valid ones the first counts whose backend takes new sessions: an older one must not hide
-/// it. Cookies under the name of earlier versions come last, and only valid ones are ours: an application
-/// may use that name itself.
+/// If several cookies are valid, the first one whose backend takes new sessions wins: an older
+/// cookie must not hide it. Cookies under the name that earlier versions used come last, and only
+/// valid ones count as this proxy's: an application may use that name itself.
 fn search(fields: &HeaderMap, pool: &PoolSnapshot, name: &str) -> (Option<Affinity>, bool) {
     let (mut best, mut ours) = (None, false);
     let mut consider = |value: &str, by_name: bool| {
@@ -108,14 +108,15 @@ fn is_former(pool: &PoolSnapshot, name: &[u8]) -> bool {
     pool.reads_former_cookie() && name == FORMER_COOKIE_NAME.as_bytes()
 }
 
-/// Whether an `Origin` is this host's own. Clients without `Sec-Fetch-Site` do not say whether two
-/// hosts are one site: only the same host counts.
+/// Whether an `Origin` has this host. Clients without `Sec-Fetch-Site` do not say whether two hosts
+/// belong to one site, so only an equal host counts.
 fn is_origin_of(origin: &HeaderValue, host: &str) -> bool {
     let origin = origin.to_str().unwrap_or_default();
     origin.split_once("://").is_some_and(|(_, authority)| authority.eq_ignore_ascii_case(host))
 }
 
-/// A shared cache that keeps a reply with a sticky cookie would moor all its clients to one backend.
+/// Makes the reply private: a shared cache that stores a sticky cookie would send all of its clients
+/// to one backend.
 fn keep_private(fields: &mut HeaderMap) {
     let kept: Vec<&str> = headers::tokens(fields, &CACHE_CONTROL)
         .filter(|token| {

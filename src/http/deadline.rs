@@ -1,4 +1,4 @@
-//! How long a backend may take to read a request and to answer it.
+//! Deadlines for a backend to read a request and to answer it.
 
 use std::{future::Future, pin::pin, time::Duration};
 
@@ -7,11 +7,11 @@ use tokio::time::{Instant, sleep_until};
 use super::body::BodyProgress;
 use crate::error::Phase;
 
-/// What `response` resolves to, or the phase in which the backend was too slow.
+/// Waits for `response` and returns its output, or the phase in which the backend was too slow.
 ///
-/// The header's deadline is one instant: `header` after the last byte of the request; `None`: unlimited. While
-/// the body is on its way, the backend may leave it unread for `body_idle`; how long the client may take is
-/// kept where the body is read from it.
+/// The deadline of the header is a fixed instant: `header` after the last byte of the request;
+/// `None` means no limit. While the body is being sent, the backend may leave it unread for
+/// `body_idle`. The client's deadline is enforced by the code that reads the body.
 pub(super) async fn in_time<T>(
     header: Option<Duration>,
     body_idle: Duration,
@@ -45,7 +45,8 @@ pub(super) async fn in_time<T>(
                     return Err(Phase::RequestBody);
                 }
                 if !moved {
-                    // The client's pause is measured elsewhere and ends the body: look again later.
+                    // The client's pause is measured by the body itself, which fails: check again
+                    // later.
                     progress.note_progress();
                 }
             }

@@ -1,7 +1,7 @@
-//! What becomes of a request, as far as that is decided without sending anything.
+//! Decisions about a request that need no I/O.
 //!
-//! The data path carries these decisions out, and `explain` reports them: both call the same functions, so
-//! that they agree. Nothing here does I/O or changes anything.
+//! The data path carries these decisions out and `explain` reports them. Both call the same
+//! functions, so that they agree. Nothing in this module does I/O or changes state.
 
 use std::{
     net::IpAddr,
@@ -28,30 +28,30 @@ use crate::{
     upstream::Backend,
 };
 
-/// How a request has come.
+/// Connection that a request arrived on.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct ArrivalContext<'a> {
-    /// Where it was accepted; `None`: nowhere, and it is explained as if any listener had.
+    /// Listener that accepted it; `None`: explain the request as if any listener had.
     pub(super) listener: Option<&'a ListenerSnapshot>,
-    /// What TLS told of its client; `None`: it came in the clear.
+    /// TLS properties; `None` on a plain connection.
     pub(super) tls_info: Option<&'a TlsInfo>,
 }
 
-/// What a request has found before any backend is looked for.
+/// Route of a request, before a backend is chosen.
 #[derive(Debug)]
 pub(super) enum Routed<'s> {
-    /// The answer to an ACME server that looks whether a name is ours.
+    /// Response to an ACME server that validates a name.
     Challenge(Bytes),
-    /// Its listener answers every request with a redirect; with the host that the request names.
+    /// The listener redirects every request; with the host of the request.
     Redirect(Redirect, Box<str>),
-    /// A pool.
+    /// Pool that serves the request.
     Pool(ValidatedRequest, &'s RouteTarget),
 }
 
-/// Checks a request and finds its route.
+/// Validates a request and finds its route.
 ///
 /// # Errors
-/// Why it is refused.
+/// The request is rejected.
 pub(super) fn route<'s>(
     context: ArrivalContext<'_>,
     challenges: &Challenges,
@@ -90,7 +90,7 @@ pub(super) fn route<'s>(
 }
 
 impl ArrivalContext<'_> {
-    /// Whether this host is served on other connections than this one.
+    /// Whether this host is served on other connections only.
     fn misdirects(self, host: &str) -> bool {
         let Some(listener) = self.listener.filter(|listener| !listener.passthrough.is_empty())
         else {
@@ -101,24 +101,25 @@ impl ArrivalContext<'_> {
     }
 }
 
-/// Where a request of a pool goes.
+/// Destination of a request within its pool.
 #[derive(Clone, Debug)]
 pub(super) enum Destination {
-    /// To the one backend that has its session, which lives so long without a request.
+    /// The backend that owns the session, and how long the session lives without a request.
     Session(Arc<Backend>, Duration),
-    /// Nowhere: its session has ended, with its backend or because it was let go.
+    /// None: the session ended with its backend, or it was evicted.
     Gone,
-    /// To the backend that turns out to have its session; this one is asked first.
+    /// The backend that turns out to own the session; this backend is asked first.
     Search(Option<Arc<Backend>>),
-    /// To this backend, or to another one if it cannot be reached.
+    /// This backend, or another one if it is unreachable.
     Preferred(Arc<Backend>, ChosenBy),
-    /// To whichever the balance policy says.
+    /// The backend that the balance policy chooses.
     Balanced,
 }
 
-/// Where a request with this method goes, in a pool that asks so many backends for an unknown session.
+/// Returns the destination of a request with this method, in a pool that asks up to `owner_search`
+/// backends for an unknown session.
 pub(super) fn destination(choice: Choice, method: &Method, owner_search: usize) -> Destination {
-    // A preflight touches no session, and a browser takes nothing but a 2xx for an answer.
+    // A preflight does not touch the session, and browsers accept only a 2xx response.
     let preflight = method == Method::OPTIONS;
     match choice {
         Choice::Session(backend, _) if preflight && !backend.keeps_sessions() => {
@@ -136,7 +137,7 @@ pub(super) fn destination(choice: Choice, method: &Method, owner_search: usize) 
     }
 }
 
-/// Whether a request begins a session: it is a handshake, or an upgrade that is a session of its own.
+/// Whether a request begins a session: a handshake, or an upgrade without polling.
 pub(super) fn begins_session(
     engine: Option<&EngineRequest>,
     method: &Method,
@@ -149,8 +150,8 @@ pub(super) fn begins_session(
     }
 }
 
-/// The key of the client of a session, or of one to be, in the memory of recent sessions; `None` if the
-/// request has nothing to do with sessions, or the pool remembers none.
+/// Returns the client's key among the recent sessions. `None` if the request does not belong to a
+/// session and does not begin one, or if the pool does not remember sessions.
 pub(super) fn client_key(
     memory: &RecentSessions,
     pool: &PoolSnapshot,
@@ -159,7 +160,7 @@ pub(super) fn client_key(
     headers: &HeaderMap,
 ) -> Option<ClientKey> {
     let is_session = upgrade || engine.is_some_and(|engine| engine.polling);
-    // A preflight is the browser's own, and comes without what would tell clients apart.
+    // Browsers send preflights without the headers that distinguish clients.
     if !is_session || method == Method::OPTIONS || pool.config().sticky.memory.is_zero() {
         return None;
     }
@@ -167,20 +168,20 @@ pub(super) fn client_key(
     Some(memory.key(pool.upstream.name(), client, agent))
 }
 
-/// What the memory of recent sessions makes of a new one.
+/// What the recent sessions say about a new session.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Remembered<'p> {
-    /// The client's last session was on this backend, which takes new ones.
+    /// The client's last session was on this backend, which takes new sessions.
     On(&'p Arc<Backend>),
-    /// It was on a backend that takes no new ones.
+    /// The client's last session was on a backend that does not take new sessions.
     Closed,
-    /// Sessions of such clients ended on several backends.
+    /// Sessions with this key ended on several backends.
     Ambiguous,
-    /// No session of such a client has ended of late.
+    /// No session with this key ended recently.
     Unknown,
 }
 
-/// Recalls where the client was that has this key.
+/// Looks up the backend of the client's last session.
 pub(super) fn recall<'p>(
     memory: &RecentSessions,
     key: Option<ClientKey>,

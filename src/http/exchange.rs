@@ -1,4 +1,4 @@
-//! A request that has found its pool: the decision, and the reply that its answer becomes.
+//! One request and its response, after routing.
 
 use std::{net::SocketAddr, sync::Arc, time::Instant};
 
@@ -36,43 +36,43 @@ use crate::{
     upstream::{Backend, Hold, Life},
 };
 
-/// A request under way.
+/// A request in progress.
 pub(super) struct Exchange<'a> {
     pub(super) info: &'a ConnectionInfo,
-    /// The client's, behind trusted proxies too.
+    /// Address of the client, taken from forwarding fields behind trusted proxies.
     pub(super) address: SocketAddr,
-    /// Whether the peer's own claims are believed.
+    /// Whether the peer is a trusted proxy.
     pub(super) trusted: bool,
-    /// What those say about the hops before it.
+    /// Forwarding fields of the peer, if it is trusted.
     pub(super) claims: Option<Box<ForwardedClaims>>,
-    /// How many Moorline processes the request has passed before.
+    /// Number of Moorline processes that the request has already passed.
     pub(super) hops: usize,
-    /// Whether the backend gets `Forwarded` even if none came in.
+    /// Whether the backend gets `Forwarded` even if the request had none.
     pub(super) forwarded_always: bool,
     pub(super) method: Method,
     pub(super) engine: Option<EngineRequest>,
     pub(super) upgrade: bool,
     pub(super) affinity: AffinityCookie,
-    /// What the memory of ended sessions calls its client, where that may matter.
+    /// Key of the client among the recent sessions, if it is needed.
     pub(super) client_key: Option<ClientKey>,
-    /// The backend may hold it for as long as it likes.
+    /// Long poll: the backend may hold the request without a deadline.
     pub(super) long_poll: bool,
-    /// It comes back from a session that ended.
+    /// The ended session that the client returns from.
     pub(super) returning: Option<PendingReturn>,
     pub(super) reply_context: ReplyContext,
     pub(super) scope: StreamScope,
-    /// Lets the client half-close until its reply is complete.
+    /// Allows the client to half-close until the reply is complete.
     pub(super) held: Option<EofHold>,
 }
 
-/// What keeps a tunnel and its session counted.
+/// Keeps a tunnel and its session counted.
 #[derive(Debug)]
 struct TunnelCounts {
     _session: TunnelSession,
     _gauge: GaugeGuard,
 }
 
-/// How a tunnel counts: as its sid's session, or as one of its own.
+/// How a tunnel is counted: as the session of its sid, or as a session without sid.
 #[derive(Debug)]
 enum TunnelSession {
     Sid { _hold: SessionHold },
@@ -80,7 +80,7 @@ enum TunnelSession {
 }
 
 impl Exchange<'_> {
-    /// The client, of a session that it opens.
+    /// The client, as the opener of a session.
     fn opener(&self) -> Opener {
         Opener { key: self.client_key, address: Some(self.address.ip()) }
     }
@@ -94,8 +94,8 @@ impl Exchange<'_> {
         let begins = decision::begins_session(self.engine.as_ref(), &self.method, self.upgrade);
         let (choice, client) =
             sticky::choose_and_recognise(&proxy.sids, pool.upstream.name(), hints, Instant::now());
-        // The session ends under the name that its handshake gave the client: Node's default client sends
-        // its polls with a user agent, and its upgrade with none.
+        // Use the key of the handshake: the default Node.js client sends polls with a user agent and
+        // the upgrade without.
         if self.client_key.is_some() {
             self.client_key = client.or(self.client_key);
         }
@@ -109,7 +109,7 @@ impl Exchange<'_> {
         }
     }
 
-    /// Recognises the client of a session, or of one to be.
+    /// Computes the client's key if the request belongs to a session or begins one.
     pub(super) fn recognise(
         &mut self,
         proxy: &SharedState,
@@ -121,7 +121,7 @@ impl Exchange<'_> {
         self.client_key = decision::client_key(&proxy.memory, pool, client, request, headers);
     }
 
-    /// The backend that the client's last session was on, where that is beyond doubt.
+    /// Returns the backend of the client's last session, if it is unambiguous.
     fn recall(&mut self, proxy: &SharedState, pool: &PoolSnapshot) -> Option<Arc<Backend>> {
         match decision::recall(&proxy.memory, self.client_key, pool) {
             Remembered::On(backend) => self.consume_return(proxy, pool, backend.tag()).then(|| {
@@ -136,7 +136,7 @@ impl Exchange<'_> {
         }
     }
 
-    /// Whether there is an ending there that its client may have come back from.
+    /// Consumes an ended session that the client may return from; false if there is none.
     fn consume_return(&mut self, proxy: &SharedState, pool: &PoolSnapshot, tag: u64) -> bool {
         let window = pool.config().sticky.memory;
         self.returning =
@@ -144,13 +144,13 @@ impl Exchange<'_> {
         self.returning.is_some()
     }
 
-    /// A handshake whose reply tells the sid.
+    /// Whether this is a handshake whose reply contains the sid.
     pub(super) fn is_polling_handshake(&self) -> bool {
         let opens = self.engine.as_ref().is_some_and(|e| e.polling && e.sid.is_none());
         opens && self.method == Method::GET && !self.upgrade
     }
 
-    /// Turns a backend's answer into the client's reply.
+    /// Turns the response of a backend into the reply to the client.
     pub(super) async fn reply(
         mut self,
         proxy: &SharedState,
@@ -188,10 +188,10 @@ impl Exchange<'_> {
         let AttemptOutcome { answer, head, unknown, .. } = reached;
         let (mut parts, incoming) = answer.response.into_parts();
         headers::strip_hop_by_hop(&mut parts.headers);
-        // The backend's version is its hop's; the client's is hyper's to choose.
+        // The version applies to the backend's hop only; hyper chooses the client's.
         parts.version = Version::HTTP_11;
         if !answer.lease.has_whole_request() {
-            // An early answer: the rest of the body must not be taken for the next request.
+            // Early response: the rest of the body must not be read as the next request.
             parts.headers.insert(CONNECTION, HeaderValue::from_static("close"));
         }
         if unknown {
@@ -214,7 +214,7 @@ impl Exchange<'_> {
         Response::from_parts(parts, body)
     }
 
-    /// The client has closed its polling session in the request.
+    /// Records that the request's body has closed the polling session.
     fn session_closed(&self, proxy: &SharedState, pool: &PoolSnapshot, backend: &Backend) {
         let sid = self.engine.as_ref().and_then(|engine| engine.sid.as_deref());
         proxy.sids.close(pool.upstream.name(), sid.unwrap_or_default());
@@ -223,14 +223,14 @@ impl Exchange<'_> {
         }
     }
 
-    /// The scan of a request's body that may close a polling session.
+    /// Returns the scan for a request body that may close a polling session.
     pub(super) fn close_scan(&self) -> Option<CloseScan> {
         let engine =
             self.engine.as_ref().filter(|engine| engine.polling && engine.sid.is_some())?;
         (self.method == Method::POST).then(|| engine.framing.request())
     }
 
-    /// Whether the reply is one that tells the client its backend in a cookie.
+    /// Whether the reply sets the sticky cookie.
     fn sets_cookie(&self, pool: &PoolSnapshot, status: StatusCode) -> bool {
         let Some(cookie) = &pool.config().sticky.cookie else { return false };
         let opens = match &self.engine {
@@ -274,7 +274,8 @@ impl Exchange<'_> {
         self.scope.enter(Phase::Tunnel);
         let ticket = proxy.tunnels.enter(backend.serial(), self.address, true);
         if backend.phase() == Life::Gone {
-            // It went while it answered; its tunnels were cut before this one was entered.
+            // The backend was removed while it answered; its tunnels were cut before this one was
+            // registered.
             proxy.tunnels.cut(backend.serial());
         }
         let timeouts = &pool.config().timeouts;
@@ -293,7 +294,7 @@ impl Exchange<'_> {
     }
 }
 
-/// Whether a response is a stream of events, which may be silent for as long as nothing happens.
+/// Whether a response is an event stream, which may be silent for any time.
 fn is_event_stream(headers: &HeaderMap) -> bool {
     const EVENTS: &[u8] = b"text/event-stream";
     let kind = headers.get(CONTENT_TYPE).map_or(&b""[..], HeaderValue::as_bytes);
@@ -301,8 +302,8 @@ fn is_event_stream(headers: &HeaderMap) -> bool {
     kind.trim_ascii().eq_ignore_ascii_case(EVENTS)
 }
 
-/// Stores the new session's backend before the client can hear of the session: its next request may
-/// be on its way before the reply's last byte is.
+/// Stores the backend of a new session before the client sees the reply: the client may send its
+/// next request before the reply is complete.
 async fn learn_session(
     proxy: &SharedState,
     pool: &PoolSnapshot,
@@ -337,7 +338,8 @@ mod tests {
         upstream::InUse,
     };
 
-    /// What an open tunnel costs beside its sockets and its entry's strings: its task is this future.
+    /// Cost of an open tunnel, apart from its sockets and the strings of its scope: the task is this
+    /// future.
     #[test]
     fn a_tunnel_is_small() {
         let bytes =

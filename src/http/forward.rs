@@ -1,9 +1,9 @@
-//! One request to one backend: a connection, kept alive or new, and the response's header.
+//! One request to one backend, up to the header of the response.
 //!
-//! [`exchange`] makes one try and never a second one that a backend could notice: a kept-alive
-//! connection that proves closed before anything was sent on it is replaced quietly, every other
-//! failure goes back to the caller, with the request where it was not sent. Whether to try elsewhere
-//! is the caller's to decide.
+//! [`send_request`] tries once, and repeats only what a backend cannot notice: a kept-alive
+//! connection that turns out to be closed before anything was sent is replaced silently. Every other
+//! failure is returned to the caller, with the request if nothing of it was sent. The caller decides
+//! whether to try another backend.
 
 use std::{
     error::Error as _,
@@ -45,75 +45,75 @@ use crate::{
     upstream::{ANY_AGE, Acquired, Backend, ConnectError, Dial, InFlight, InUse, Permit, Reusable},
 };
 
-/// Least size of hyper's buffers.
+/// Minimum size of hyper's buffers.
 const BUFFER: usize = 64 * 1024;
 
-/// Pause before the next try where a descriptor or port is short.
+/// Pause before the next try if descriptors or ports are exhausted.
 const SHORTAGE_PAUSE: Duration = Duration::from_millis(20);
 
-/// What [`exchange`] needs beside the request.
+/// Options of [`send_request`].
 #[derive(Debug)]
 pub(super) struct ForwardOptions<'a> {
     pub(super) backend: &'a Arc<Backend>,
-    /// How it is reached, and for whom.
+    /// How to connect, and for which client.
     pub(super) dial: &'a Dial,
     pub(super) from: &'a ConnectionOrigin,
-    /// Deadline of opening a connection.
+    /// Deadline for opening a connection.
     pub(super) connect: Duration,
-    /// Deadline of the response's header, from the end of the request; `None`: unlimited.
+    /// Deadline for the header of the response, from the end of the request; `None`: no limit.
     pub(super) header: Option<Duration>,
-    /// Longest time that the backend may leave the request's body unread.
+    /// Maximum time that the backend may leave the request body unread.
     pub(super) body_idle: Duration,
-    /// Limits of the response's header.
+    /// Limits of the response header.
     pub(super) limits: HeaderLimits,
     /// How long a connection may be kept for reuse.
     pub(super) keep: Duration,
-    /// How far the request's body has come.
+    /// How far the request body has come.
     pub(super) progress: &'a Arc<BodyProgress>,
-    /// The request asks for a WebSocket: it gets a connection of its own.
+    /// The request is a WebSocket handshake: it needs a new connection.
     pub(super) upgrade: bool,
-    /// The request cannot be sent twice: only a connection that cannot be closing will do.
+    /// The request cannot be repeated: use only a connection that cannot be closing.
     pub(super) once: bool,
     /// Open a connection even if one is kept.
     pub(super) fresh: bool,
-    /// The session is known to be there: it is worth waiting until a connection is free.
+    /// The backend owns the session: wait until a connection is free.
     pub(super) bound: bool,
 }
 
-/// A backend's response, its body still to come.
+/// Response of a backend; the body is still to be read.
 #[derive(Debug)]
 pub(super) struct BackendResponse {
     pub(super) response: Response<Incoming>,
     pub(super) lease: Lease,
-    /// How long connecting took; `None` on a kept-alive connection.
+    /// Time that connecting took; `None` on a kept-alive connection.
     pub(super) connected: Option<Duration>,
 }
 
-/// A try that brought no response.
+/// A try that failed without a response.
 #[derive(Debug)]
 pub(super) struct ForwardError {
     pub(super) error: ProxyError,
-    /// It happened on a connection that had been kept alive, and may have been closed under us.
+    /// The connection was a kept-alive one that the backend may have closed meanwhile.
     pub(super) kept: bool,
-    /// When it was begun to connect, or to wait for the answer.
+    /// When connecting, or waiting for the response, began.
     pub(super) began: std::time::Instant,
-    /// The request, where no byte of it was sent.
+    /// The request, if no byte of it was sent.
     pub(super) unsent: Option<Box<Request<RequestBody>>>,
-    /// It was sent, but the backend was hung or out of reach and has closed the connection as an idle one:
-    /// it has not read the request.
+    /// The request was sent, but the backend was hung or unreachable and closed the connection as
+    /// idle: the backend did not read the request.
     pub(super) unread: bool,
 }
 
 impl ForwardError {
-    /// One that took no time, with the request sent.
+    /// A failure at this moment, with the request sent.
     fn now(error: ProxyError) -> Self {
         let began = std::time::Instant::now();
         Self { error, kept: false, began, unsent: None, unread: false }
     }
 }
 
-/// A connection to a backend while a response is read from it. Dropped, it closes the connection;
-/// [given back](Lease::give_back) after the last byte, it is kept alive.
+/// A connection to a backend while a response is read from it. Dropping it closes the connection;
+/// [returning it](Lease::give_back) after the last byte keeps the connection alive.
 #[derive(Debug)]
 pub(super) struct Lease {
     connection: Box<H1Connection>,
@@ -124,17 +124,17 @@ pub(super) struct Lease {
     _in_flight: InFlight,
 }
 
-/// What an answer says about its backend, counted towards an ejection: a body that the backend breaks off
-/// is a failure, everything else a success. Dropped, it counts as a success.
+/// Counts a response towards the backend's ejection: a body that the backend aborts is a failure,
+/// everything else a success. Dropping it counts a success.
 #[derive(Debug)]
 struct OutlierSample {
     backend: Arc<Backend>,
-    /// Whether it has been counted.
+    /// Whether the response has been counted.
     counted: AtomicBool,
 }
 
 impl OutlierSample {
-    /// Whether it is still to be counted; it is not any more.
+    /// Marks the response as counted; true if it was not counted before.
     fn take(&self) -> bool {
         !self.counted.swap(true, Ordering::Relaxed)
     }
@@ -143,20 +143,20 @@ impl OutlierSample {
 impl Drop for OutlierSample {
     fn drop(&mut self) {
         if self.take() {
-            // A success ejects no backend: there is nothing to report.
+            // A success never ejects a backend: no event to report.
             self.backend.note(false);
         }
     }
 }
 
 impl ForwardOptions<'_> {
-    /// Whether the request needs a connection of its own.
+    /// Whether the request needs a new connection.
     fn needs_own_connection(&self) -> bool {
         self.upgrade || self.fresh || !self.dial.is_shared()
     }
 }
 
-/// Sends `request` to the backend and waits for the response's header.
+/// Sends `request` to the backend and waits for the header of the response.
 pub(super) async fn send_request(
     options: &ForwardOptions<'_>,
     mut request: Request<RequestBody>,
@@ -201,8 +201,8 @@ pub(super) async fn send_request(
     answer(options, connection, response, counted, Some(connected))
 }
 
-/// The right to use one of the backend's connections. Only who is known to have a session there waits
-/// for it.
+/// Acquires the right to use one of the backend's connections. Only requests of sessions that the
+/// backend owns wait for it.
 async fn connection(options: &ForwardOptions<'_>, until: Instant) -> Option<InUse> {
     let backend = options.backend;
     match backend.connection() {
@@ -214,21 +214,21 @@ async fn connection(options: &ForwardOptions<'_>, until: Instant) -> Option<InUs
     }
 }
 
-/// A kept connection, or the right to open one; `None` where neither is to be had in time, or where too
-/// many wait for it.
+/// Acquires a kept connection or the right to open one. `None` if neither is available in time, or
+/// if too many requests wait.
 async fn acquire(options: &ForwardOptions<'_>, until: Instant) -> Option<Acquired<H1Connection>> {
     let idle = options.backend.idle();
     let age = if options.once && !options.needs_own_connection() { YOUNG } else { ANY_AGE };
     let acquired = async {
         tokio::select! {
             biased;
-            // A kept connection is of no use then, but one that is dropped leaves its permit.
+            // A kept connection cannot be used, but dropping one frees its permit.
             permit = idle.permit(), if options.needs_own_connection() => Acquired::Fresh(permit),
             acquired = idle.acquire::<H1Connection>(age) => acquired,
         }
     };
     let mut acquired = pin!(acquired);
-    // Most do not wait, and need no place among those who do.
+    // Most requests do not wait and need no place in the queue.
     let at_once = poll_fn(|cx| Poll::Ready(acquired.as_mut().poll(cx))).await;
     match at_once {
         Poll::Ready(acquired) => Some(acquired),
@@ -282,7 +282,7 @@ fn answer(
     }
     let ambiguous = fields.contains_key(header::TRANSFER_ENCODING)
         && fields.remove(header::CONTENT_LENGTH).is_some();
-    // A second before the peer closes: the request must not meet the FIN.
+    // One second before the backend closes: the request must not cross the FIN.
     connection.limit = headers::keep_alive_timeout(fields);
     let peer = connection.limit.map(|limit| limit.saturating_sub(Duration::from_secs(1)));
     let keep = peer.map_or(options.keep, |peer| peer.min(options.keep));
@@ -305,7 +305,7 @@ fn answer(
     Ok(BackendResponse { response, lease, connected })
 }
 
-/// Opens a connection and leaves its driver to a task of its own.
+/// Opens a connection and spawns its driver.
 async fn open(
     options: &ForwardOptions<'_>,
     permit: Permit,
@@ -322,7 +322,7 @@ async fn open(
     Ok(Box::new(H1Connection { sender, dial, epoch, idle_since, limit, driver, _permit: permit }))
 }
 
-/// Connects; a shortage of descriptors or ports is waited out within the deadline.
+/// Connects; waits within the deadline if descriptors or ports are exhausted.
 async fn connect(options: &ForwardOptions<'_>) -> Result<BackendStream, ConnectError> {
     let until = Instant::now() + options.connect;
     loop {
@@ -334,8 +334,8 @@ async fn connect(options: &ForwardOptions<'_>) -> Result<BackendStream, ConnectE
     }
 }
 
-/// Leaves a connection to its driver. `backend` learns when it closes the connection while that is idle;
-/// `None`: the connection is to be upgraded.
+/// Spawns the driver of a connection. `backend` is informed when it closes the connection while
+/// idle; `None` if the connection will be upgraded.
 async fn handshake(
     stream: BackendStream,
     limits: HeaderLimits,
@@ -349,7 +349,7 @@ async fn handshake(
         .max_headers(fields)
         .handshake(TokioIo::new(AnswerFirst::new(stream)))
         .await?;
-    // What the driver sees, the sender is told as well; here it is only worth a look.
+    // The sender reports the same errors; the driver only logs them.
     let log_end = |outcome: Result<(), hyper::Error>| {
         if let Err(error) = outcome {
             tracing::debug!(%error, "backend connection ended");
@@ -359,11 +359,11 @@ async fn handshake(
         tokio::spawn(async move { log_end(connection.with_upgrades().await) });
         return Ok((sender, None));
     };
-    // The backend keeps the connection, and must not be kept by it.
+    // The backend owns the connection: a strong reference back would be a cycle.
     let backend = Arc::downgrade(backend);
     let driver = tokio::spawn(async move {
         log_end(connection.await);
-        // The backend's doing: a connection that is dropped here takes its driver with it.
+        // Closed by the backend: if the proxy drops a connection, the driver is aborted.
         if let (Some(age), Some(backend)) = (idle_since.age(), backend.upgrade()) {
             backend.idle().closed_after(age);
         }
@@ -372,45 +372,45 @@ async fn handshake(
 }
 
 impl Lease {
-    /// The backend that answers.
+    /// Backend that sends the response.
     pub(super) fn backend(&self) -> &Arc<Backend> {
         &self.verdict.backend
     }
 
-    /// The answer counts as a failure of the backend, and has been counted as such.
+    /// Marks the response as a failure that has already been counted.
     pub(super) fn failed(&self) {
         self.verdict.take();
     }
 
-    /// The backend has broken the body off.
+    /// Counts a body that the backend aborted.
     pub(super) fn broke_off(&mut self, metrics: &Metrics) {
         if self.verdict.take() {
             shared::note(metrics, &self.verdict.backend, true);
         }
     }
 
-    /// Whether the request's body has closed a polling session.
+    /// Whether the request body has closed a polling session.
     pub(super) fn closes_session(&self) -> bool {
         self.progress.closes_session()
     }
 
-    /// The connection has left HTTP, and goes on being in use.
+    /// Keeps counting the connection as in use after an upgrade.
     pub(super) fn into_connection(self) -> InUse {
         self.in_use
     }
 
-    /// Bytes of the request's body that the client has sent.
+    /// Number of request body bytes that the client has sent.
     pub(super) fn request_bytes(&self) -> u64 {
         self.progress.bytes()
     }
 
-    /// Whether the request's body has been read to its end.
+    /// Whether the whole request body has been read.
     pub(super) fn has_whole_request(&self) -> bool {
         self.progress.is_done()
     }
 
-    /// The response has been read to its end: keeps the connection for the next request, unless the
-    /// request's body is still on its way or the framing was in doubt.
+    /// Keeps the connection for the next request after the response was read, unless the request
+    /// body is still being sent or the framing was ambiguous.
     pub(super) fn give_back(self) {
         if let Some(keep) = self.keep
             && self.progress.is_done()
@@ -422,7 +422,7 @@ impl Lease {
     }
 }
 
-/// What a hyper error means in our vocabulary.
+/// Classifies a hyper error.
 pub(super) fn kind(error: &hyper::Error) -> FailureKind {
     if error.is_parse_too_large() {
         return FailureKind::HeaderTooLarge;
@@ -442,7 +442,8 @@ pub(super) fn kind(error: &hyper::Error) -> FailureKind {
     FailureKind::Io
 }
 
-/// The failure with what is beneath it: a fault of TLS in the words of TLS, which hyper's hide.
+/// Attaches the cause to a failure: the error text of rustls if TLS failed, which hyper's text
+/// hides.
 fn describe(failure: ProxyError, error: hyper::Error) -> ProxyError {
     match io_source(&error).and_then(io::Error::get_ref) {
         Some(tls) if tls.is::<rustls::Error>() => failure.with_source(tls.to_string()),
@@ -453,7 +454,7 @@ fn describe(failure: ProxyError, error: hyper::Error) -> ProxyError {
     }
 }
 
-/// What to check when a backend sends no valid response.
+/// Advice for a backend that sends no valid response.
 fn advice(error: &hyper::Error) -> Option<&'static str> {
     if error.is_parse() && !error.is_parse_too_large() {
         return Some(
@@ -466,7 +467,7 @@ fn advice(error: &hyper::Error) -> Option<&'static str> {
     )
 }
 
-/// The socket's own error.
+/// Returns the error of the socket.
 fn io_source(error: &hyper::Error) -> Option<&io::Error> {
     let mut source = error.source();
     while let Some(cause) = source {

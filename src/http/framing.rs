@@ -1,4 +1,4 @@
-//! Where a body ends: refused unless every implementation reads it alike.
+//! Message framing: rejects messages whose body length implementations could read differently.
 
 use http::{
     HeaderMap,
@@ -8,7 +8,7 @@ use http::{
 use super::headers::tokens;
 use crate::error::{FailureKind, Phase, ProxyError, Side};
 
-/// Checks the framing of a request (RFC 9112 §6.1 and §6.3).
+/// Validates the framing of a request (RFC 9112 §6.1 and §6.3).
 pub(super) fn request(headers: &HeaderMap) -> Result<(), ProxyError> {
     if headers.contains_key(TRANSFER_ENCODING) {
         let mut codings = tokens(headers, &TRANSFER_ENCODING);
@@ -31,7 +31,7 @@ pub(super) fn request(headers: &HeaderMap) -> Result<(), ProxyError> {
     }
 }
 
-/// Checks the framing of a response (RFC 9112 §6.3). An error says what is wrong.
+/// Validates the framing of a response (RFC 9112 §6.3).
 pub(super) fn response(fields: &HeaderMap) -> Result<(), &'static str> {
     if fields.contains_key(TRANSFER_ENCODING) {
         let mut codings = tokens(fields, &TRANSFER_ENCODING);
@@ -51,8 +51,8 @@ pub(super) fn response(fields: &HeaderMap) -> Result<(), &'static str> {
     }
 }
 
-/// The length that a `Content-Length` field says: digits only, and at most 2^53, which every implementation
-/// counts exactly.
+/// Parses a `Content-Length` value: digits only, and at most 2^53, which every implementation
+/// represents exactly.
 fn content_length(value: &[u8]) -> Option<u64> {
     const MOST: u64 = 1 << 53;
     let digits = std::str::from_utf8(value).ok()?;

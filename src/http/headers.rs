@@ -1,7 +1,8 @@
-//! Header hygiene: what must not cross a proxy, and what a proxy adds.
+//! Header fields that must not cross a proxy, and fields that a proxy adds.
 //!
-//! Pure functions over [`HeaderMap`]; RFC 9110 §7.6.1 for hop-by-hop fields. Stripping comes before adding, so that no client can have our own fields removed by
-//! naming them in `Connection`.
+//! Pure functions over [`HeaderMap`]; RFC 9110 §7.6.1 defines hop-by-hop fields. Fields are stripped
+//! before others are added, so that no client can remove the proxy's own fields by naming them in
+//! `Connection`.
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -19,7 +20,7 @@ use http::{
 use super::hops::{self, ForwardedClaims};
 use crate::net::tls::ClientCertificate;
 
-/// Fields that `Connection` may not name away: framing, routing, authentication and ours.
+/// Fields that `Connection` cannot remove: framing, routing, authentication and the proxy's own.
 const KEPT: [HeaderName; 6] =
     [HOST, CONTENT_LENGTH, AUTHORIZATION, COOKIE, TRAILER, X_MOORLINE_HOPS];
 
@@ -29,46 +30,46 @@ const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
 const X_REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
 const X_CLIENT_CERT_SUBJECT: HeaderName = HeaderName::from_static("x-client-cert-subject");
 const X_CLIENT_CERT_FINGERPRINT: HeaderName = HeaderName::from_static("x-client-cert-fingerprint");
-/// Carries one request's id through every hop and log.
+/// Carries the id of a request through every hop and log.
 pub(super) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
-/// Counts the Moorline processes that a request has passed. `Via` (RFC 9110 §7.6.3) would say as much,
-/// but servers send responses uncompressed to requests that carry it.
+/// Counts the Moorline processes that a request has passed. `Via` (RFC 9110 §7.6.3) would serve the
+/// purpose, but servers do not compress responses to requests that carry it.
 const X_MOORLINE_HOPS: HeaderName = HeaderName::from_static("x-moorline-hops");
 
-/// Most of them that a request may have passed. Each turn of a loop holds two descriptors.
+/// Maximum number of Moorline processes. Each turn of a loop holds two descriptors.
 const MAX_HOPS: usize = 10;
 
-/// Longest request id that is taken over from a trusted peer.
+/// Maximum length of a request id that is accepted from a trusted peer.
 const MAX_REQUEST_ID: usize = 128;
 
-/// Who sent the request, for the fields that tell the backend.
+/// Origin of a request, for the fields that describe it to the backend.
 #[derive(Debug)]
 pub(super) struct ForwardingContext<'a> {
-    /// Address of the peer that connected to us.
+    /// Address of the peer of the client connection.
     pub(super) peer: SocketAddr,
-    /// Whether its own claims about earlier hops are believed.
+    /// Whether the peer is a trusted proxy.
     pub(super) trusted: bool,
-    /// Those claims, if it makes any.
+    /// Forwarding fields of the peer, if it is trusted.
     pub(super) claims: Option<&'a ForwardedClaims>,
-    /// The address that counts as the client's.
+    /// Address of the client.
     pub(super) client: IpAddr,
-    /// Whether `Forwarded` is sent even if none came in.
+    /// Whether `Forwarded` is sent even if the request had none.
     pub(super) forwarded_always: bool,
-    /// Whether it came over TLS.
+    /// Whether the request came over TLS.
     pub(super) tls: bool,
-    /// Who it has proved to be.
+    /// Verified certificate of the client.
     pub(super) certificate: Option<&'a ClientCertificate>,
-    /// How many Moorline processes the request has passed before.
+    /// Number of Moorline processes that the request has already passed.
     pub(super) hops: usize,
-    /// The request's host, with its port as sent.
+    /// Host of the request, with its port as sent.
     pub(super) host: &'a str,
-    /// The request's id.
+    /// Id of the request.
     pub(super) id: &'a str,
 }
 
-/// Removes every field that concerns one hop only, those named by `Connection` included. `TE` is
-/// kept as far as it says `trailers`.
+/// Removes every hop-by-hop field, including those that `Connection` names. Keeps `TE` if it
+/// contains `trailers`, with this value only.
 pub(super) fn strip_hop_by_hop(headers: &mut HeaderMap) {
     if headers.contains_key(CONNECTION) {
         let named: Vec<HeaderName> = tokens(headers, &CONNECTION)
@@ -100,12 +101,12 @@ pub(super) fn strip_hop_by_hop(headers: &mut HeaderMap) {
     }
 }
 
-/// Whether a list field holds this token, in any case.
+/// Whether a list field contains this token, in any case.
 pub(super) fn has_token(headers: &HeaderMap, name: &HeaderName, token: &str) -> bool {
     tokens(headers, name).any(|found| found.eq_ignore_ascii_case(token))
 }
 
-/// The elements of a comma-separated field, over all its lines.
+/// Returns the elements of a comma-separated field, over all its lines.
 pub(super) fn tokens<'a>(
     headers: &'a HeaderMap,
     name: &HeaderName,
@@ -119,17 +120,17 @@ pub(super) fn tokens<'a>(
         .filter(|token| !token.is_empty())
 }
 
-/// Describes the client to the backend. Claims of an untrusted peer are removed first, aliases with
-/// underscores too: many frameworks read `X_Forwarded_For` and `X-Forwarded-For` as one. Client
-/// certificates are described by this connection alone, whatever the peer claims. Returns a forwarding
-/// field that was removed because the peer is not trusted.
+/// Adds the fields that describe the client to the backend. Removes the fields of an untrusted peer
+/// first, including aliases with underscores: many frameworks treat `X_Forwarded_For` and
+/// `X-Forwarded-For` alike. Client certificates are described by this connection alone, whatever the
+/// peer sends. Returns a forwarding field that was removed because the peer is not trusted.
 pub(super) fn add_forwarding(
     headers: &mut HeaderMap,
     origin: &ForwardingContext<'_>,
 ) -> Option<HeaderName> {
     let dropped = drop_claims(headers, origin.trusted);
     if let Some(certificate) = origin.certificate {
-        // Both are visible ASCII.
+        // Both values are visible ASCII.
         let told = [
             (X_CLIENT_CERT_SUBJECT, &certificate.subject),
             (X_CLIENT_CERT_FINGERPRINT, &certificate.fingerprint),
@@ -149,13 +150,13 @@ pub(super) fn add_forwarding(
     dropped
 }
 
-/// Removes from a request's trailers all that only its header may say: a backend may merge them (RFC 9110
-/// §6.5.1), and nobody who is believed has reason to put it there.
+/// Removes trailers that may appear in the header only: a backend may merge trailers into the header
+/// (RFC 9110 §6.5.1), and no trusted proxy sends such trailers.
 pub(super) fn strip_trailers(trailers: &mut HeaderMap) {
     let _ = drop_claims(trailers, false);
 }
 
-/// The request's id: a trusted peer's own, else a new one of 32 hex digits.
+/// Returns the id of the request: the trusted peer's, otherwise a new one of 32 hex digits.
 pub(super) fn request_id(headers: &HeaderMap, trusted: bool) -> Box<str> {
     let claimed = headers.get(&X_REQUEST_ID).and_then(|value| value.to_str().ok());
     match claimed {
@@ -164,13 +165,14 @@ pub(super) fn request_id(headers: &HeaderMap, trusted: bool) -> Box<str> {
     }
 }
 
-/// A request id of 32 hex digits.
+/// Creates a request id of 32 hex digits.
 pub(super) fn new_id() -> Box<str> {
     format!("{:032x}", fastrand::u128(..)).into()
 }
 
-/// How many Moorline processes the request has passed, or `None` if that are too many. Every peer's
-/// word counts, since a loop has to end wherever it leads through; a client that lies harms itself.
+/// Returns how many Moorline processes the request has passed; `None` if there are too many. The
+/// value counts even from untrusted peers, since a loop may lead through any of them; a client that
+/// sends a wrong value harms only itself.
 pub(super) fn hops(headers: &HeaderMap) -> Option<usize> {
     let told = headers.get_all(X_MOORLINE_HOPS).iter().filter_map(|value| value.to_str().ok());
     let hops = told.filter_map(|told| told.parse().ok()).max().unwrap_or(0);
@@ -185,7 +187,7 @@ pub(super) fn count_hop(headers: &mut HeaderMap, before: usize) {
     }
 }
 
-/// How long the peer keeps the connection, where its `Keep-Alive` field says so.
+/// How long the peer keeps an idle connection, if its `Keep-Alive` field says so.
 pub(super) fn keep_alive_timeout(headers: &HeaderMap) -> Option<Duration> {
     tokens(headers, &KEEP_ALIVE)
         .find_map(|token| token.strip_prefix("timeout="))
@@ -193,8 +195,8 @@ pub(super) fn keep_alive_timeout(headers: &HeaderMap) -> Option<Duration> {
         .map(Duration::from_secs)
 }
 
-/// Removes what a peer claims about the client; claims about earlier hops stay if it is trusted.
-/// Returns the first forwarding field that went, if the peer is not.
+/// Removes the peer's fields about the client; fields about earlier hops stay if the peer is
+/// trusted. Returns the first forwarding field that was removed, if the peer is not trusted.
 fn drop_claims(headers: &mut HeaderMap, trusted: bool) -> Option<HeaderName> {
     let claims: Vec<HeaderName> =
         headers.keys().filter(|name| is_claim(name.as_str(), trusted)).cloned().collect();
@@ -215,8 +217,8 @@ fn is_claim(name: &str, believed: bool) -> bool {
             && name.bytes().map(dash).zip(prefix.bytes()).all(|(a, b)| a == b)
     };
     let is = |other: &HeaderName| name.len() == other.as_str().len() && starts(other.as_str());
-    // Whoever is in front of us appends to the fields that all proxies know. These it may not know, and
-    // hand on as its own client sent them.
+    // A proxy in front appends to the fields that all proxies know. It may not know these, and would
+    // pass on what its client sent.
     if starts("x-client-cert-") {
         return true;
     }
@@ -259,7 +261,7 @@ mod tests {
     }
 
     #[test]
-    fn who_a_client_is_only_its_certificate_says() {
+    fn only_the_certificate_identifies_a_client() {
         let ada = ClientCertificate {
             subject: "CN=ada".into(),
             common_name: None,
@@ -292,7 +294,7 @@ mod tests {
     }
 
     #[test]
-    fn connection_names_fields_away_but_never_framing_host_or_auth() {
+    fn connection_removes_named_fields_but_never_framing_host_or_authentication() {
         let mut headers = map(&[
             ("connection", "X-Custom, Host, cookie, Authorization, close"),
             ("x-custom", "1"),
@@ -312,7 +314,7 @@ mod tests {
     }
 
     #[test]
-    fn claims_of_an_untrusted_peer_are_replaced_aliases_included() {
+    fn fields_of_an_untrusted_peer_and_their_aliases_are_replaced() {
         let mut headers = map(&[
             ("x-forwarded-for", "6.6.6.6"),
             ("x_forwarded_for", "6.6.6.6"),
@@ -348,7 +350,7 @@ mod tests {
     }
 
     #[test]
-    fn the_peers_keep_alive_is_read() {
+    fn keep_alive_timeout_of_the_peer_is_read() {
         let headers = map(&[("keep-alive", "max=100, timeout=5")]);
         assert_eq!(keep_alive_timeout(&headers), Some(Duration::from_secs(5)));
     }
