@@ -1,15 +1,17 @@
-//! The way of a request to this proxy: one list of hops, from which every forwarding field is written.
+//! Earlier hops of a request: one list, from which all forwarding fields are written.
 //!
 //! A trusted peer describes earlier hops by `X-Forwarded-*`, by `Forwarded` (RFC 7239), or by both.
-//! [`ForwardedClaims`] is what those fields say, read once per request. The client's address, whether the client
-//! used TLS, and the fields for the backend all come from it, so that they cannot contradict each other.
+//! [`ForwardedClaims`] holds what those fields say, parsed once per request. The client's address,
+//! whether the client used TLS, and the fields for the backend are all derived from it, so that they
+//! cannot contradict each other.
 //!
-//! If both families come in and contradict each other, `X-Forwarded-*` decides. nginx, Caddy, Traefik,
-//! Envoy and the balancers of the clouds write `X-Forwarded-*` and pass `Forwarded` on as their own
-//! client sent it, so that a `Forwarded` that contradicts them is a client's claim.
+//! If both families are present and contradict each other, `X-Forwarded-*` wins. nginx, Caddy,
+//! Traefik, Envoy and cloud balancers write `X-Forwarded-*` and pass on `Forwarded` as the client
+//! sent it. A `Forwarded` that contradicts them is therefore the client's claim.
 //!
-//! A protocol, host or port that is said once describes the request as the first client made it, and
-//! stands in the first element of `Forwarded`. One that is said for each hop is continued with ours.
+//! A single protocol, host or port describes the request as the first client made it, and belongs to
+//! the first element of `Forwarded`. A list with one value per hop is extended by this proxy's
+//! value.
 
 mod forwarded;
 mod write;
@@ -30,21 +32,21 @@ const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host")
 const X_FORWARDED_PORT: HeaderName = HeaderName::from_static("x-forwarded-port");
 const X_REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
 
-/// Longest protocol name that is taken over.
+/// Maximum length of a protocol name that is accepted.
 const MAX_PROTO: usize = 16;
 
-/// What a trusted peer says about the hops before it.
+/// What a trusted peer says about earlier hops.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct ForwardedClaims {
-    /// Senders of the request, the first client first; the peer itself is not among them.
+    /// Senders of the request, beginning with the first client; without the peer itself.
     nodes: Vec<ForwardedNode>,
     proto: HopValues<Box<str>>,
-    /// With its port, if that was sent.
+    /// With the port, if it was sent.
     host: HopValues<Box<str>>,
     port: HopValues<u16>,
-    /// `Forwarded` came in.
+    /// Whether the request had a `Forwarded` field.
     forwarded: bool,
-    /// The fields contradict each other, or cannot be read.
+    /// Set if the fields contradict each other or are malformed.
     trouble: Option<ForwardingFault>,
 }
 
@@ -52,27 +54,27 @@ pub(super) struct ForwardedClaims {
 #[derive(Debug, Default, PartialEq, Eq)]
 struct ForwardedNode {
     address: Option<(IpAddr, Option<u16>)>,
-    /// As it stands in `X-Forwarded-For`.
+    /// Text in `X-Forwarded-For`.
     text: Box<str>,
-    /// Further parameters of its element in `Forwarded`, each after a semicolon.
+    /// Further parameters of the element in `Forwarded`, each after a semicolon.
     others: Box<str>,
 }
 
-/// A property of the request, as hops say it.
+/// Values of a property of the request.
 #[derive(Debug, Default, PartialEq, Eq)]
 enum HopValues<T> {
-    /// No hop says it.
+    /// No value.
     #[default]
     Never,
     /// One value for the request.
     Once(T),
-    /// One value for each node, of which there are at least two.
+    /// One value per node, for at least two nodes.
     Each(Vec<T>),
 }
 
 impl<T> HopValues<T> {
-    /// From the values of a list field. If there are more values than hops, those at the end count:
-    /// each proxy appends its own.
+    /// Creates the values from a list field. If there are more values than hops, the last ones
+    /// count, because each proxy appends its value.
     fn listed(mut values: Vec<T>, hops: usize) -> Self {
         if hops >= 2 && values.len() >= hops {
             return Self::Each(values.split_off(values.len() - hops));
@@ -81,7 +83,7 @@ impl<T> HopValues<T> {
         if at < values.len() { Self::Once(values.swap_remove(at)) } else { Self::Never }
     }
 
-    /// From the elements of `Forwarded`.
+    /// Creates the values from the elements of `Forwarded`.
     fn stated(values: Vec<Option<T>>) -> Self {
         if values.len() >= 2 && values.iter().all(Option::is_some) {
             return Self::Each(values.into_iter().flatten().collect());
@@ -102,17 +104,17 @@ impl<T> HopValues<T> {
     }
 }
 
-/// Who sends the request, as far as the peer and its claims tell.
+/// Sender of the request, according to the peer and its forwarding fields.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct ForwardedClient {
-    /// Port 0 if only the address is known.
+    /// The port is 0 if only the address is known.
     pub(super) address: SocketAddr,
-    /// The trusted peer says that the client uses TLS.
+    /// Whether the trusted peer says that the client uses TLS.
     pub(super) tls: bool,
 }
 
 impl ForwardedClaims {
-    /// Reads the forwarding fields of a trusted peer; `None` if it sends none.
+    /// Parses the forwarding fields of a trusted peer; `None` if it sends none.
     pub(super) fn read(headers: &HeaderMap) -> Option<Box<Self>> {
         let x = [X_FORWARDED_FOR, X_FORWARDED_PROTO, X_FORWARDED_HOST, X_FORWARDED_PORT];
         let x = x.iter().any(|name| headers.contains_key(name));
@@ -125,7 +127,7 @@ impl ForwardedClaims {
         Some(Box::new(told.merged(other, forwarded)))
     }
 
-    /// The client: the peer, or the nearest sender before it that is not trusted itself.
+    /// Returns the client: the nearest sender that is not trusted, starting with the peer.
     pub(super) fn client(
         &self,
         peer: SocketAddr,
@@ -147,7 +149,7 @@ impl ForwardedClaims {
         ForwardedClient { address, tls: proto.is_some_and(|proto| is_tls(proto)) }
     }
 
-    /// What of it cannot be used.
+    /// Why parts of the fields are not used.
     pub(super) fn trouble(&self) -> Option<ForwardingFault> {
         self.trouble
     }
@@ -168,7 +170,7 @@ impl ForwardedClaims {
         claims
     }
 
-    /// The values of a list field; one that cannot be read is left out.
+    /// Parses the values of a list field; invalid values are skipped.
     fn list<T>(
         &mut self,
         headers: &HeaderMap,
@@ -212,7 +214,7 @@ impl ForwardedClaims {
             claims.proto = HopValues::stated(protos);
             claims.host = HopValues::stated(hosts);
         } else {
-            // They describe the request, and no hop that anybody could name.
+            // The values describe the request, not a hop with an address.
             claims.nodes.clear();
             claims.proto = HopValues::listed(protos.into_iter().flatten().collect(), 0);
             claims.host = HopValues::listed(hosts.into_iter().flatten().collect(), 0);
@@ -220,7 +222,7 @@ impl ForwardedClaims {
         claims
     }
 
-    /// What `X-Forwarded-*` says, with what `Forwarded` says beyond it.
+    /// Adds what `Forwarded` says beyond `X-Forwarded-*`.
     fn merged(mut self, other: Self, forwarded: bool) -> Self {
         if self.contradicts(&other) {
             self.trouble = Some(ForwardingFault::Contradiction);
@@ -268,12 +270,12 @@ impl ForwardedClaims {
 }
 
 impl ForwardedNode {
-    /// An element of `X-Forwarded-For`.
+    /// Creates a node from an element of `X-Forwarded-For`.
     fn listed(text: &str) -> Self {
         Self { address: address(text), text: text.into(), others: "".into() }
     }
 
-    /// The `for` of an element of `Forwarded`.
+    /// Creates a node from the `for` parameter of an element of `Forwarded`.
     fn stated(text: &str, others: Box<str>) -> Self {
         let address = address(text);
         let text = match address {
@@ -285,7 +287,7 @@ impl ForwardedNode {
     }
 }
 
-/// An address in each form that occurs: with a port, in brackets, in quotes, with a zone.
+/// Parses an address in each form in use: with a port, in brackets, in quotes, with a zone.
 fn address(text: &str) -> Option<(IpAddr, Option<u16>)> {
     let text = text.strip_prefix('"').and_then(|text| text.strip_suffix('"')).unwrap_or(text);
     let ip = |text: &str| {
@@ -299,7 +301,7 @@ fn address(text: &str) -> Option<(IpAddr, Option<u16>)> {
         Some(rest) => rest.split_once(']')?,
         None => text.split_at(text.find(':')?),
     };
-    // RFC 7239 §6 lets a port be hidden as well.
+    // RFC 7239 §6 allows an obfuscated port, too.
     let port = port.strip_prefix(':').map_or(port.is_empty().then_some(None), |port| match port
         .parse()
     {
@@ -309,14 +311,15 @@ fn address(text: &str) -> Option<(IpAddr, Option<u16>)> {
     Some((ip(host)?, port))
 }
 
-/// An identifier of RFC 7239 §6.2 and §6.3 that names nobody: `unknown`, `_hidden`.
+/// Whether the text is an identifier without an address (RFC 7239 §6.2 and §6.3): `unknown`,
+/// `_hidden`.
 fn is_hidden(text: &str) -> bool {
     let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
     text.eq_ignore_ascii_case("unknown")
         || text.len() > 1 && text.starts_with('_') && text.bytes().all(allowed)
 }
 
-/// The name of a protocol (RFC 3986 §3.1), in lower case.
+/// Parses a protocol name (RFC 3986 §3.1), in lower case.
 fn proto(text: &str) -> Option<Box<str>> {
     let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"+-.".contains(&byte);
     let is_name = text.len() <= MAX_PROTO

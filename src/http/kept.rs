@@ -1,4 +1,4 @@
-//! A connection to a backend that is kept for more than one request.
+//! Kept-alive connections to backends.
 
 use std::{
     sync::{
@@ -17,31 +17,32 @@ use crate::{
     upstream::{Backend, Permit, Reusable},
 };
 
-/// How long a connection may have been idle that gets what cannot be sent twice: half of the shortest
-/// limit that common servers have, gunicorn's 2 s.
+/// Maximum idle time of a connection for a request that cannot be repeated: half of the shortest
+/// idle timeout of common servers, which is gunicorn's 2 s.
 pub(super) const YOUNG: Duration = Duration::from_secs(1);
 
-/// How long answers may still come that a node gave before it hung.
+/// Responses that a node sent before it hung may still arrive for this time.
 const LATE: Duration = Duration::from_millis(200);
 
 /// A kept-alive HTTP/1.1 connection.
 #[derive(Debug)]
 pub(super) struct H1Connection {
     pub(super) sender: SendRequest<RequestBody>,
-    /// [`Dial::serial`] of what it was opened by.
+    /// [`Dial::serial`] of the settings that opened the connection.
     pub(super) dial: u64,
-    /// [`Idle::epoch`] when it was opened.
+    /// [`Idle::epoch`] when the connection was opened.
     pub(super) epoch: u64,
     pub(super) idle_since: Arc<IdleSince>,
-    /// After how long the backend closes it when idle, as the last response said.
+    /// Idle timeout of the backend, from the last response.
     pub(super) limit: Option<Duration>,
-    /// What moves its bytes; an upgraded connection's outlives it.
+    /// Task that drives the connection; the driver of an upgraded connection outlives it.
     pub(super) driver: Option<AbortHandle>,
     pub(super) _permit: Permit,
 }
 
 impl Drop for H1Connection {
-    /// hyper would go on sending a body after its response, with nobody to count or to stop it.
+    /// Stops the driver: hyper would go on sending a body after its response, uncounted and without
+    /// a way to stop it.
     fn drop(&mut self) {
         if let Some(driver) = &self.driver {
             driver.abort();
@@ -50,14 +51,14 @@ impl Drop for H1Connection {
 }
 
 impl H1Connection {
-    /// Whether the backend has closed the connection without having read the request that failed on it.
+    /// Whether the backend closed the connection without reading the request that failed on it.
     ///
-    /// A node that hangs, or whose network is away, counts the connection as idle meanwhile, and closes it
-    /// as soon as it goes on, before it reads anything. That is what has happened if the connection has
-    /// outlived the backend's idle limit since its last response, and if the backend was silent on all
-    /// connections from the request until now. A server that has read the request has stopped to count,
-    /// and answers. A limit that is not known proves nothing. A quiet backend looks like a hung one unless
-    /// health checks ask it more often than the limit.
+    /// A node that hangs, or has lost its network, counts the connection as idle meanwhile. It
+    /// closes the connection as soon as it recovers, before it reads anything. This is the case if
+    /// the connection has outlived the backend's idle timeout since its last response, and the
+    /// backend was silent on all connections from the request until now. A server that has read the
+    /// request has stopped its idle timer and answers. An unknown timeout proves nothing. A quiet
+    /// backend looks like a hung one unless health checks run more often than its idle timeout.
     pub(super) fn is_unread(&self, backend: &Backend, error: &ProxyError) -> bool {
         if (error.side, error.phase) != (Side::Backend, Phase::ResponseHeader)
             || !matches!(error.kind, FailureKind::Reset | FailureKind::Incomplete | FailureKind::Io)
@@ -66,7 +67,7 @@ impl H1Connection {
         }
         let Some(limit) = self.limit.or_else(|| backend.idle().shown_limit()) else { return false };
         let (answered, now) = (self.idle_since.last(), Instant::now());
-        // The request came within `YOUNG` of the last response.
+        // The request was sent within `YOUNG` of the last response.
         now.saturating_duration_since(answered) >= limit
             && backend.was_silent(answered + YOUNG + LATE, now)
     }
@@ -82,13 +83,13 @@ impl Reusable for H1Connection {
     }
 }
 
-/// Since when a connection is idle; shared with its driver, which sees it closed.
+/// Idle time of a connection; shared with its driver, which sees the close.
 #[derive(Debug)]
 pub(super) struct IdleSince {
     opened: Instant,
-    /// Nanoseconds since then, and 1; 0: in use.
+    /// Nanoseconds from `opened` to the begin of the idle time, plus 1; 0: in use.
     nanos: AtomicU64,
-    /// When it last became idle, in nanoseconds since it was opened.
+    /// When the connection last became idle, in nanoseconds since `opened`.
     last: AtomicU64,
 }
 
@@ -106,12 +107,12 @@ impl IdleSince {
         self.nanos.store(nanos, Ordering::Relaxed);
     }
 
-    /// When it last became idle.
+    /// When the connection last became idle.
     fn last(&self) -> Instant {
         self.opened + Duration::from_nanos(self.last.load(Ordering::Relaxed))
     }
 
-    /// How long it has been idle; `None`: it is in use.
+    /// How long the connection has been idle; `None` while in use.
     pub(super) fn age(&self) -> Option<Duration> {
         let since = self.nanos.load(Ordering::Relaxed).checked_sub(1)?;
         let now = self.nanos(Instant::now());

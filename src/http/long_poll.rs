@@ -1,7 +1,8 @@
-//! Requests that a backend holds until it has something to say.
+//! Detects long polls: requests that a backend holds until it has data.
 //!
-//! Recognised by what their clients send. Engine.IO's polls are not among them: how long those may be held their
-//! sessions say. Everything else that is held a pool has to name in `long_polls`.
+//! They are recognised by what common clients send. Engine.IO polls are handled elsewhere: their
+//! sessions determine how long a backend may hold them. For any other long poll, the pool's
+//! `long_polls` names the path.
 
 use http::{HeaderMap, Method, Uri, header::ACCEPT};
 
@@ -11,13 +12,13 @@ use crate::config::path::normal;
 /// SockJS transports that hold their request (sockjs-protocol 0.3.4).
 const SOCKJS: [&str; 5] = ["xhr", "xhr_streaming", "jsonp", "eventsource", "htmlfile"];
 
-/// Names that Bayeux servers are usually mounted under: CometD, faye.
+/// Usual mount points of Bayeux servers: CometD, faye.
 const BAYEUX: [&str; 3] = ["cometd", "bayeux", "faye"];
 
 /// Length of a SignalR connection token: 16 bytes in base64url.
 const SIGNALR_TOKEN: usize = 22;
 
-/// Whether the request is an event stream's, or a long poll of a family that is known by its form.
+/// Whether the request is an event stream or a long poll of a known protocol.
 pub(super) fn is_recognised(method: &Method, uri: &Uri, headers: &HeaderMap) -> bool {
     let (path, query) = (uri.path(), uri.query().unwrap_or_default());
     headers::has_token(headers, &ACCEPT, "text/event-stream")
@@ -26,7 +27,7 @@ pub(super) fn is_recognised(method: &Method, uri: &Uri, headers: &HeaderMap) -> 
         || method == Method::GET && (is_signalr(query) || path.ends_with("/longpoll"))
 }
 
-/// Whether a pool's setting names the path, or one above it. The prefixes are in normal form.
+/// Whether `prefixes`, in normal form, contain the path or a parent of it.
 pub(super) fn is_named(path: &str, prefixes: &[String]) -> bool {
     if prefixes.is_empty() {
         return false;

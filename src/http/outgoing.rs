@@ -1,4 +1,4 @@
-//! The request as a backend gets it, made once and sent as often as the rules allow.
+//! The request that is sent to backends: prepared once, sent as often as the retry rules allow.
 
 use std::{future::poll_fn, sync::Arc, time::Duration};
 
@@ -25,60 +25,60 @@ use crate::{
     sticky::engine_io::CloseScan,
 };
 
-/// Most of a body that is held in memory while the owner of its session is looked for. Socket.IO
-/// servers accept 1 MB by default, a third more in base64.
+/// Maximum size of a body that is held in memory during an owner search. Socket.IO servers accept 1
+/// MB by default, a third more in base64.
 const MAX_BUFFERED: usize = 4 * 1024 * 1024;
 
-/// A request on its way to whichever backend.
+/// A request for a backend.
 #[derive(Debug)]
 pub(super) struct Outgoing {
     method: Method,
     uri: Uri,
     headers: HeaderMap,
-    /// Names of the fields as they were received.
+    /// Original case of the field names.
     extensions: Extensions,
     body: BodySource,
     pause: Duration,
     progress: Arc<BodyProgress>,
-    /// What has been sent of a body, to be sent again if no backend has read it.
+    /// Copy of the part of the body that was sent, to repeat it if no backend has read it.
     copy: Option<Arc<BodyCopy>>,
     client_signal: Arc<ClientSignal>,
     scan: Option<CloseScan>,
-    /// What a buffered body takes of the memory that all of them share.
+    /// Share of the common memory limit that a buffered body uses.
     memory: Option<OwnedSemaphorePermit>,
 }
 
-/// Where the body comes from.
+/// Source of a request body.
 #[derive(Debug)]
 enum BodySource {
-    /// At hand: none, or all of it.
+    /// In memory; may be empty.
     Buffered(Bytes),
-    /// Still with the client.
+    /// Still to be read from the client.
     Client(Incoming),
-    /// On its way to a backend, and so beyond a second try.
+    /// Being sent to a backend; cannot be repeated.
     Taken,
 }
 
-/// What makes one request differ from the next on its way out.
+/// Properties of the request that determine how it is prepared.
 #[derive(Debug)]
 pub(super) struct RequestShape<'a> {
     pub(super) origin: ForwardingContext<'a>,
-    /// A WebSocket handshake.
+    /// The request is a WebSocket handshake.
     pub(super) upgrade: bool,
-    /// The reply will be read: it must not be compressed.
+    /// The proxy reads the reply, which therefore must not be compressed.
     pub(super) plain_reply: bool,
-    /// Longest pause within the body.
+    /// Maximum pause within the body.
     pub(super) pause: Duration,
-    /// Knows when the client has ended its stream.
+    /// Signals that the client has closed its sending side.
     pub(super) client_signal: &'a Arc<ClientSignal>,
-    /// Warns of forwarding fields that are not used.
+    /// Logs forwarding fields that are not used.
     pub(super) notices: &'a Notices,
-    /// Looks whether the body closes a polling session.
+    /// Scans the body for a packet that closes a polling session.
     pub(super) scan: Option<CloseScan>,
 }
 
 impl Outgoing {
-    /// Cleans and completes the header; `uri` is in origin form.
+    /// Prepares the header of the request; `uri` is in origin form.
     pub(super) fn new(parts: Parts, body: Incoming, shape: &RequestShape<'_>) -> Self {
         let Parts { method, uri, mut headers, extensions, .. } = parts;
         headers::strip_hop_by_hop(&mut headers);
@@ -102,7 +102,7 @@ impl Outgoing {
         let (body, progress) = if empty {
             (BodySource::Buffered(Bytes::new()), BodyProgress::done())
         } else {
-            // hyper takes a GET without a length for one without a body.
+            // hyper assumes that a GET without a length has no body.
             if !headers.contains_key(CONTENT_LENGTH) {
                 headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
             }
@@ -129,20 +129,20 @@ impl Outgoing {
         &self.progress
     }
 
-    /// Whether it can be sent once more after a backend may have seen it: idempotent (RFC 9110
-    /// §9.2.2) and all of it at hand.
+    /// Whether the request may be repeated after a backend may have seen it: the method is
+    /// idempotent (RFC 9110 §9.2.2) and the whole body is in memory.
     pub(super) fn replayable(&self) -> bool {
         self.method.is_idempotent() && matches!(self.body, BodySource::Buffered(_))
     }
 
-    /// Keeps a copy of a small body that is still with the client, for [`again`](Self::again).
+    /// Keeps a copy of a small body that is still to be read, for [`again`](Self::again).
     pub(super) fn keep_copy(&mut self) {
         if matches!(self.body, BodySource::Client(_)) && !self.headers.contains_key(EXPECT) {
             self.copy = Some(Arc::default());
         }
     }
 
-    /// The request once more, for one that no backend has read; `None`: its body is not at hand.
+    /// Creates the request again if no backend has read it; `None` if its body is not in memory.
     pub(super) fn again(&mut self) -> Option<Request<RequestBody>> {
         if matches!(self.body, BodySource::Taken) {
             let bytes = self.copy.take().filter(|_| self.progress.is_done())?.whole()?;
@@ -153,12 +153,12 @@ impl Outgoing {
         Some(self.request())
     }
 
-    /// The `Sec-WebSocket-Accept` that a checked handshake must be answered with.
+    /// Returns the `Sec-WebSocket-Accept` that must answer a validated handshake.
     pub(super) fn expected_accept(&self) -> String {
         upgrade::expected(&self.headers)
     }
 
-    /// Reads the body into memory, so that several backends can be asked; `memory` is counted in KiB.
+    /// Reads the body into memory, so that several backends can be asked; `memory` counts KiB.
     pub(super) async fn buffer(&mut self, memory: &Arc<Semaphore>) -> Result<(), ProxyError> {
         let failed = |kind| ProxyError::new(Side::Client, Phase::RequestBody, kind);
         let BodySource::Client(_) = &self.body else { return Ok(()) };
@@ -171,7 +171,7 @@ impl Outgoing {
         while let Some(frame) = poll_fn(|cx| inbound.poll_frame(cx)).await {
             let kind = self.progress.failure().unwrap_or(FailureKind::Incomplete);
             let frame = frame.map_err(|error| failed(kind).with_source(error))?;
-            // Trailers on a poll mean nothing to any Engine.IO server.
+            // Engine.IO servers ignore trailers of a poll.
             let Ok(data) = frame.into_data() else { continue };
             if bytes.len() + data.len() > MAX_BUFFERED {
                 return Err(failed(FailureKind::BodyTooLarge));
@@ -188,7 +188,7 @@ impl Outgoing {
         }
         self.progress = self.progress.buffered_whole(bytes.len() as u64);
         self.body = BodySource::Buffered(bytes.freeze());
-        // The length is known now; the client's chunks are not worth repeating.
+        // The length is known now; the chunk sizes of the client need not be preserved.
         self.headers.remove(EXPECT);
         self.headers.remove(TRANSFER_ENCODING);
         Ok(())
@@ -201,7 +201,7 @@ impl Outgoing {
         inbound.scanned(self.scan).copied(self.copy.clone())
     }
 
-    /// A request that can be sent; the body leaves with it, unless it is at hand.
+    /// Creates the request to send; moves the body into it, unless the body is in memory.
     pub(super) fn request(&mut self) -> Request<RequestBody> {
         let mut signal = None;
         let body = match std::mem::replace(&mut self.body, BodySource::Taken) {

@@ -1,7 +1,7 @@
-//! Who knows a sid that is not known here.
+//! Owner search: finds the backend of a sid that the table does not have.
 //!
-//! It is taken from backend to backend, one at a time, until one does not say "unknown". That one is
-//! remembered only where its answer is one that nobody but the session's owner gives.
+//! The request is sent to one backend after the other until a backend does not answer "unknown".
+//! That backend is stored only if its response is one that only the owner of the session sends.
 
 use std::{
     sync::Arc,
@@ -29,18 +29,18 @@ use crate::{
     upstream::Backend,
 };
 
-/// Lifetime of a session that was found by search: its own is not known. Past it, it is searched
-/// for again.
+/// Lifetime of a session found by a search, whose own lifetime is unknown. Afterwards the session is
+/// searched again.
 const FOUND_LIFETIME: Duration = UNKNOWN_POLL;
 
 impl RequestAttempt<'_> {
-    /// To whichever backend knows the sid.
+    /// Sends the request to the backend that knows the sid.
     pub(super) async fn search_owner(
         &mut self,
         first: Option<Arc<Backend>>,
     ) -> Result<AttemptOutcome, ProxyError> {
         self.outgoing.buffer(&self.proxy.search_memory).await?;
-        // Anybody can invent a sid: those that are known do not wait behind such.
+        // Clients can invent sids: requests of known sessions must not queue behind such requests.
         self.bound = false;
         let header = self.config().timeouts.response_header;
         let header = if self.is_poll() { header.max(UNKNOWN_POLL) } else { header };
@@ -65,7 +65,8 @@ impl RequestAttempt<'_> {
                     }
                 }
                 Err(ForwardError { error, .. }) if error.side == Side::Client => return Err(error),
-                // A backend that refuses has no sessions; one that is silent may have this one.
+                // A backend that refuses connections has no sessions; a silent one may own this
+                // session.
                 Err(ForwardError { error, .. }) if error.kind == FailureKind::Refused => {}
                 Err(ForwardError { error, .. }) => no_answer = Some(error),
             }
@@ -78,7 +79,8 @@ impl RequestAttempt<'_> {
         }
     }
 
-    /// Whether the backend says that it does not know the session, and what was read to find out.
+    /// Whether the backend says that the session is unknown, and the bytes that were read to find
+    /// out.
     pub(super) async fn is_unknown(
         &self,
         answer: &mut BackendResponse,
@@ -94,13 +96,13 @@ impl RequestAttempt<'_> {
         Ok((unknown, (!head.is_empty()).then_some(head)))
     }
 
-    /// Remembers the session's backend, if the answer is one that only its owner gives: a client
-    /// must not be able to write into the table with a sid of its own making.
+    /// Stores the backend of the session if only the owner sends such a response: a client must not
+    /// be able to add invented sids to the table.
     fn learn_owner(&self, backend: &Arc<Backend>, response: &Response<Incoming>) {
         let kind = response.headers().get(CONTENT_TYPE).map(HeaderValue::as_bytes);
         let owns = match response.status() {
             StatusCode::SWITCHING_PROTOCOLS => self.upgrade,
-            // A poll is answered with packets, a POST with `ok`.
+            // Servers answer a poll with packets and a POST with `ok`.
             StatusCode::OK if self.method == Method::POST => {
                 response.headers().get(CONTENT_LENGTH).is_some_and(|length| length == "2")
             }
@@ -109,7 +111,7 @@ impl RequestAttempt<'_> {
         };
         if let (true, Some(sid)) = (owns, self.sid()) {
             self.proxy.metrics.owner_found.inc();
-            // An upgrade may have another user agent than the handshake, a poll has not.
+            // The user agent of an upgrade may differ from the handshake's; a poll's does not.
             let client = self.client_key.filter(|_| !self.upgrade);
             let opener = Opener { key: client, address: Some(self.client) };
             self.proxy.sids.learn_from(opener, sid, backend, FOUND_LIFETIME, Instant::now());
@@ -117,8 +119,8 @@ impl RequestAttempt<'_> {
     }
 }
 
-/// Backends to ask for an unknown sid: the cookie's first, then from a place that depends on the sid,
-/// so that every proxy asks in the same order and the load is spread.
+/// Returns the backends to ask for an unknown sid: the cookie's first, then the others from a start
+/// that depends on the sid. All proxies thus ask in the same order, and the load is spread.
 pub(super) fn candidates(
     pool: &PoolSnapshot,
     first: Option<&Arc<Backend>>,
@@ -131,7 +133,7 @@ pub(super) fn candidates(
         if asked.len() >= pool.config().sticky.owner_search {
             break;
         }
-        // One that was renamed is there twice, and must not be asked twice.
+        // A renamed backend is listed twice and must be asked once.
         if !asked.iter().any(|known| known.address() == backend.address()) {
             asked.push(Arc::clone(backend));
         }
@@ -139,7 +141,7 @@ pub(super) fn candidates(
     asked
 }
 
-/// Whether an answer comes from something in a node's place: one that is starting, or another
+/// Whether the response comes from something other than the node, such as a starting node or another
 /// application. It says nothing about the session.
 fn is_not_a_node(status: StatusCode) -> bool {
     matches!(

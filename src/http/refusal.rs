@@ -1,7 +1,7 @@
-//! Requests that the HTTP implementation refuses before anything of ours sees them.
+//! Replies to requests that hyper cannot parse.
 //!
-//! It would close the connection, or answer without a word. Here such a request gets what every other refused
-//! request gets: a sentence, an id, and a line in the log.
+//! hyper would close the connection or reply without a body. Here such a request gets what every
+//! rejected request gets: a reply with a sentence and an id, and a log line.
 
 use bytes::Bytes;
 use tokio::time::Instant;
@@ -12,27 +12,27 @@ use crate::{
     error::{FailureKind, Phase, ProxyError, Side},
 };
 
-/// What an HTTP/2 connection begins with (RFC 9113 §3.4), as far as HTTP/1.1 reads it.
+/// Connection preface of HTTP/2 (RFC 9113 §3.4), as far as an HTTP/1.1 parser reads it.
 const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n";
 
-/// What a PROXY header of version 2 begins with, without the line ends that a parser may have skipped.
+/// Signature of a PROXY header of version 2, without the line ends that a parser may have skipped.
 const PROXY_V2: &[u8] = b"\0\r\nQUIT\n";
 
 /// First byte of a TLS handshake.
 const TLS_HANDSHAKE: u8 = 22;
 
-/// A refused request: what the client is answered and what the log says.
+/// A rejected request: what is sent to the client and logged.
 #[derive(Debug)]
 pub struct RejectedRequest {
-    /// Its id, which the answer names.
+    /// Request id, also part of the reply.
     pub id: Box<str>,
-    /// Status of the answer; 0: the client has gone without one.
+    /// Status of the reply; 0 if the client has left without one.
     pub status: u16,
-    /// Why.
+    /// Why the request was rejected.
     pub error: ProxyError,
-    /// When its first byte arrived.
+    /// When the first byte arrived.
     pub since: Instant,
-    /// The bytes that were not understood, as far as they are known.
+    /// Header bytes that could not be parsed, as far as they are known.
     head: Bytes,
 }
 
@@ -43,8 +43,8 @@ impl RejectedRequest {
         Self::new(error, head, since)
     }
 
-    /// A request that cannot be parsed, or whose header ended in the middle. `head` is what has arrived of it;
-    /// empty where it is not known any more.
+    /// A request that cannot be parsed, or whose header is incomplete. `head` holds the bytes that
+    /// arrived; empty if they are no longer known.
     pub(super) fn broken(error: &hyper::Error, head: Bytes, since: Instant) -> Self {
         let (kind, sentence) = if error.is_incomplete_message() {
             (FailureKind::Incomplete, "The connection ended within the request header.")
@@ -55,7 +55,7 @@ impl RejectedRequest {
         Self::new(error, head, since)
     }
 
-    /// A client that has reset its connection within a header.
+    /// A request whose client reset the connection within the header.
     pub(super) fn reset(head: Bytes, since: Instant) -> Self {
         let error = ProxyError::new(Side::Client, Phase::Request, FailureKind::Reset);
         Self { status: 0, ..Self::new(error, head, since) }
@@ -66,7 +66,7 @@ impl RejectedRequest {
         Self { id: headers::new_id(), status, error, since, head }
     }
 
-    /// The whole answer.
+    /// Returns the reply.
     pub(super) fn answer(&self, pages: Option<&ErrorPages>) -> Vec<u8> {
         reply::refusal(&self.error, (&self.sentence(), &self.id), &self.head, pages)
     }
@@ -78,7 +78,7 @@ impl RejectedRequest {
         }
     }
 
-    /// Method and target, as far as the first line shows them.
+    /// Method and target, as far as the first line contains them.
     pub fn request_line(&self) -> (String, String) {
         let line = self.head.split(|byte| matches!(byte, b'\r' | b'\n')).next().unwrap_or_default();
         if self.head.first() == Some(&TLS_HANDSHAKE) {
@@ -93,7 +93,7 @@ impl RejectedRequest {
     }
 }
 
-/// What is wrong, by the words of hyper's error and by the header itself.
+/// Finds the fault, from hyper's error text and from the header itself.
 fn diagnose(text: &str, head: &[u8]) -> (FailureKind, &'static str) {
     if head.starts_with(HTTP2_PREFACE) || text.contains("HTTP2 preface") {
         let sentence = "HTTP/2 is not supported on this port; use HTTP/1.1.";
@@ -130,14 +130,14 @@ fn diagnose(text: &str, head: &[u8]) -> (FailureKind, &'static str) {
     (FailureKind::Malformed, sentence)
 }
 
-/// Whether the first line ends in a version that is supported.
+/// Whether the first line ends with a supported version.
 fn has_version(head: &[u8]) -> bool {
     let line = head.split(|byte| *byte == b'\n').next().unwrap_or_default();
     let line = line.strip_suffix(b"\r").unwrap_or(line);
     line.ends_with(b" HTTP/1.1") || line.ends_with(b" HTTP/1.0")
 }
 
-/// What is wrong with the first faulty field.
+/// Describes the first invalid header field.
 fn field_fault(head: &[u8]) -> &'static str {
     let is_name = |byte: &u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(byte);
     for line in head.split(|byte| *byte == b'\n').skip(1) {
@@ -170,7 +170,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_first_faulty_field_is_named_by_its_fault() {
+    fn first_invalid_field_is_described() {
         let fault = |field: &str| {
             field_fault(format!("GET / HTTP/1.1\r\nA: b\r\n{field}\r\n\r\n").as_bytes())
         };
@@ -184,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn a_target_with_a_space_is_told_from_a_version_that_is_not_supported() {
+    fn a_target_with_a_space_differs_from_an_unsupported_version() {
         let of = |head: &str| diagnose("invalid HTTP version parsed", head.as_bytes()).0;
         assert_eq!(of("GET /a b HTTP/1.1\r\n"), FailureKind::Malformed);
         assert_eq!(of("GET /a HTTP/3.0\r\n"), FailureKind::UnsupportedVersion);

@@ -1,8 +1,8 @@
-//! A reply's body on its way to the client: ours, or a backend's, streamed.
+//! Reply bodies on their way to the client: created here or streamed from a backend.
 //!
-//! A relayed body holds what its stream needs until the last byte: the backend connection, which is
-//! given back then, and the [`StreamScope`], which is closed. It buffers nothing: a frame is read from the
-//! backend when the client has taken the last one.
+//! A relayed body holds what the stream needs until the last byte: the backend connection, which is
+//! then returned, and the [`StreamScope`], which is then closed. Nothing is buffered: the next frame
+//! is read from the backend when the client has taken the last one.
 
 use std::{
     pin::Pin,
@@ -26,42 +26,44 @@ use crate::{
     stream_log::StreamScope,
 };
 
-/// A response's body on its way to the client.
+/// Body of a response on its way to the client.
 #[derive(Debug)]
 pub(super) enum ReplyBody {
-    /// In memory: an answer of our own, or nothing.
+    /// In memory: a reply of the proxy, or empty.
     Own(Full<Bytes>),
-    /// As the backend sends it.
+    /// Streamed from the backend.
     Relayed(Box<Relay>),
 }
 
-/// A backend's body, streamed.
+/// Body of a backend's response, streamed.
 #[derive(Debug)]
 pub(super) struct Relay {
-    /// Read before the reply was released; comes first.
+    /// Bytes read before the reply was released; they come first.
     head: Option<Bytes>,
     incoming: Incoming,
     pause: BodyTimer,
     lease: Option<Lease>,
     /// Taken when the stream ends.
     scope: Option<StreamScope>,
-    /// Lets the client half-close until its reply is complete, and told where it never will be.
+    /// Allows the client to half-close until the reply is complete, and marks a reply that stays
+    /// incomplete.
     client: (Option<EofHold>, Arc<ClientSignal>),
 }
 
 impl ReplyBody {
-    /// No body.
+    /// Creates an empty body.
     pub(super) fn empty() -> Self {
         Self::own(Bytes::new())
     }
 
-    /// A body of our own.
+    /// Creates a body in memory.
     pub(super) fn own(bytes: impl Into<Bytes>) -> Self {
         Self::Own(Full::new(bytes.into()))
     }
 
-    /// The backend's body as it comes, `head` first; at most `pause` between two frames, if given. The lease
-    /// is given back and the entry closed with the last byte, or here where there is none.
+    /// Creates a body that is streamed from the backend, `head` first, with at most `pause` between
+    /// two frames. Returns the lease and closes the scope after the last byte, or at once if the
+    /// body is empty.
     pub(super) fn relayed(
         head: Option<Bytes>,
         incoming: Incoming,
@@ -115,7 +117,7 @@ impl Relay {
         if let (Some(scope), Some(data)) = (&mut self.scope, frame.data_ref()) {
             scope.relayed(data);
         }
-        // hyper asks no more after trailers, or once it knows that this was the last frame.
+        // hyper does not poll again after trailers, or once it knows that this was the last frame.
         if frame.is_trailers() || self.incoming.is_end_stream() {
             self.complete();
         }
@@ -154,7 +156,7 @@ impl Relay {
 }
 
 impl Drop for Relay {
-    /// The client left before the end.
+    /// Records the request bytes if the client left before the end.
     fn drop(&mut self) {
         self.note_request();
     }

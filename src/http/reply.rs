@@ -1,8 +1,8 @@
-//! Errors become replies here and nowhere else.
+//! Error replies; the only place that creates them.
 //!
-//! A reply says what failed in one sentence and names the request's id, under which the log says the
-//! rest; it names no address and no backend. Where a browser waits for it across origins, it carries
-//! the CORS fields without which the page would see an opaque network error.
+//! A reply describes the failure in one sentence and contains the request id, under which the log
+//! has the details. It contains no address and no backend name. Replies to cross-origin requests of
+//! a browser carry CORS fields; without them the page would see an opaque network error.
 
 use std::sync::Arc;
 
@@ -30,19 +30,19 @@ use crate::{
     stream_log::StreamScope,
 };
 
-/// Seconds after which a client may try again while a whole pool takes nobody: probes take about as long
-/// to see a backend come back.
+/// Seconds until a client should retry while a whole pool is unavailable: health checks take about
+/// as long to detect that a backend is back.
 const RETRY_AFTER_SECONDS: HeaderValue = HeaderValue::from_static("2");
 
-/// The reply to a request in the clear where TLS is expected, whatever it asks for.
+/// Reply to a plain-text request on a TLS port, whatever it asks for.
 pub(crate) const PLAIN_ON_TLS: &[u8] = b"HTTP/1.1 400 Bad Request\r\n\
     Content-Type: text/plain; charset=utf-8\r\n\
-    Content-Length: 36\r\n\
+    Content-Length: 34\r\n\
     Cache-Control: no-store\r\n\
     Connection: close\r\n\r\n\
-    This port speaks TLS: use https://.\n";
+    This port uses TLS; use https://.\n";
 
-/// The reply to a connection of an address that has as many open as one may.
+/// Reply to a connection from an address that has reached its connection limit.
 pub(crate) const TOO_MANY: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\n\
     Content-Type: text/plain; charset=utf-8\r\n\
     Content-Length: 49\r\n\
@@ -51,12 +51,12 @@ pub(crate) const TOO_MANY: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\n\
     Connection: close\r\n\r\n\
     Too many connections from your address are open.\n";
 
-/// What a reply to this request needs to know of it.
+/// Properties of a request that determine its error reply.
 #[derive(Clone, Debug, Default)]
 pub(super) struct ReplyContext {
-    /// The page's origin, where a browser waits.
+    /// Origin of the page, for requests of a browser.
     origin: Option<HeaderValue>,
-    /// It is a preflight of an Engine.IO request.
+    /// Set if the request is the preflight of an Engine.IO request.
     preflight: Option<Box<Preflight>>,
     id: Box<str>,
     /// The format that the client understands.
@@ -65,7 +65,7 @@ pub(super) struct ReplyContext {
     pages: Option<Arc<ErrorPages>>,
 }
 
-/// What a browser asks before it sends a request to another origin.
+/// What a browser asks for before a cross-origin request.
 #[derive(Clone, Debug)]
 struct Preflight {
     method: HeaderValue,
@@ -73,7 +73,7 @@ struct Preflight {
 }
 
 impl ReplyContext {
-    /// Of a request with this header.
+    /// Creates the context for a request with this header.
     pub(super) fn of(parts: &Parts, id: &str, pages: Option<&Arc<ErrorPages>>) -> Self {
         let Parts { method, uri, headers, .. } = parts;
         let preflight = || {
@@ -96,7 +96,7 @@ impl ReplyContext {
         self.pages = pages.cloned();
     }
 
-    /// Lets the page that waits for a reply read it, unless the backend has said who may.
+    /// Allows the page to read the reply, unless the backend has set CORS fields.
     pub(super) fn allow_origin(&self, headers: &mut HeaderMap) {
         if let Some(origin) = &self.origin
             && !headers.contains_key(ACCESS_CONTROL_ALLOW_ORIGIN)
@@ -108,9 +108,10 @@ impl ReplyContext {
     }
 }
 
-/// The reply to a preflight that no backend can answer. A browser shows the page nothing of a preflight that
-/// fails, so it is allowed, once: the request itself then gets a reply that the page can read. Only preflights of
-/// Engine.IO requests are answered so: without a session that a backend has given, those do no harm.
+/// Replies to a preflight that no backend can answer. Browsers show a page nothing about a failed
+/// preflight, so the preflight is allowed once. The request itself then gets a reply that the page
+/// can read. This is limited to preflights of Engine.IO requests: without a session from a backend,
+/// such requests do no harm.
 fn allow(preflight: &Preflight, reply_context: &ReplyContext) -> Response<ReplyBody> {
     let mut response = Response::new(ReplyBody::empty());
     *response.status_mut() = StatusCode::NO_CONTENT;
@@ -127,7 +128,7 @@ fn allow(preflight: &Preflight, reply_context: &ReplyContext) -> Response<ReplyB
     response
 }
 
-/// The reply to a failed request.
+/// Creates the reply to a failed request.
 fn error(error: &ProxyError, reply_context: &ReplyContext) -> Response<ReplyBody> {
     if let Some(preflight) = reply_context.preflight.as_ref().filter(|_| error.side != Side::Client)
     {
@@ -173,7 +174,7 @@ fn error(error: &ProxyError, reply_context: &ReplyContext) -> Response<ReplyBody
         }
         _ => {}
     }
-    // After a request that we would not read to its end, nothing on this connection can be trusted.
+    // The request was not read to its end, so its connection cannot be reused.
     if error.side == Side::Client && error.kind != FailureKind::UpgradeRequired {
         set(&mut response, CONNECTION, HeaderValue::from_static("close"));
     }
@@ -181,7 +182,7 @@ fn error(error: &ProxyError, reply_context: &ReplyContext) -> Response<ReplyBody
     response
 }
 
-/// Ends a request that failed: its entry, and its client's wait.
+/// Ends a failed request: closes its scope and returns the reply.
 pub(super) fn refuse(
     mut scope: StreamScope,
     error: &ProxyError,
@@ -194,8 +195,8 @@ pub(super) fn refuse(
     response
 }
 
-/// The bytes of the reply to a request that was refused before it was parsed. `head`: what is known of the
-/// request's header.
+/// Returns the bytes of the reply to a request that could not be parsed. `head`: the known part of
+/// the request header.
 pub(super) fn refusal(
     error: &ProxyError,
     (sentence, id): (&str, &str),
@@ -226,7 +227,7 @@ pub(super) fn refusal(
     reply
 }
 
-/// The reply of a redirecting listener; `path` is path and query, as sent.
+/// Creates the reply of a redirecting listener; `path` is path and query, as sent.
 pub(super) fn redirect(to: Redirect, host: &str, path: &str) -> Response<ReplyBody> {
     let Redirect::Https { port } = to;
     let target = match port {
@@ -235,14 +236,14 @@ pub(super) fn redirect(to: Redirect, host: &str, path: &str) -> Response<ReplyBo
     };
     let mut response = Response::new(ReplyBody::empty());
     *response.status_mut() = StatusCode::PERMANENT_REDIRECT;
-    // Host and path were checked or parsed: they are visible ASCII.
+    // Host and path have been validated: they are visible ASCII.
     if let Ok(target) = HeaderValue::try_from(target) {
         set(&mut response, LOCATION, target);
     }
     response
 }
 
-/// The reply to an ACME server that looks whether a name is ours (RFC 8555 §8.3).
+/// Creates the response to an ACME server that validates a name (RFC 8555 §8.3).
 pub(super) fn challenge(answer: Bytes) -> Response<ReplyBody> {
     let mut response = Response::new(ReplyBody::own(answer));
     let octets = HeaderValue::from_static("application/octet-stream");
@@ -254,7 +255,7 @@ fn set(response: &mut Response<ReplyBody>, name: http::HeaderName, value: Header
     response.headers_mut().insert(name, value);
 }
 
-/// The status of the reply to a request that failed.
+/// Status of the reply to a failed request.
 pub(super) fn status(error: &ProxyError) -> StatusCode {
     match error.kind {
         FailureKind::BadRequest(_) | FailureKind::SessionGone => StatusCode::BAD_REQUEST,
@@ -303,7 +304,7 @@ pub(super) fn status(error: &ProxyError) -> StatusCode {
     }
 }
 
-/// What failed, in the words of the reply.
+/// Sentence of the reply that describes the failure.
 pub(super) fn sentence(error: &ProxyError) -> &'static str {
     match (error.kind, error.phase) {
         (FailureKind::BadRequest(sentence), _) => sentence,
@@ -391,7 +392,7 @@ mod tests {
     use crate::observe::names;
 
     #[test]
-    fn fixed_replies_are_as_long_as_they_say() {
+    fn fixed_replies_have_the_announced_length() {
         for reply in [PLAIN_ON_TLS, TOO_MANY] {
             let text = std::str::from_utf8(reply).unwrap();
             let (head, body) = text.split_once("\r\n\r\n").unwrap();

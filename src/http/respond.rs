@@ -33,7 +33,7 @@ use crate::{
 };
 
 impl SharedState {
-    /// Answers one request. Every failure becomes a reply here.
+    /// Serves one request. Turns every failure into a reply.
     pub(super) async fn respond(
         &self,
         info: &ConnectionInfo,
@@ -41,7 +41,7 @@ impl SharedState {
         held: Option<EofHold>,
     ) -> Response<ReplyBody> {
         let (mut parts, body) = request.into_parts();
-        // The connection is upgraded without it.
+        // The connection is upgraded without hyper's future.
         parts.extensions.remove::<hyper::upgrade::OnUpgrade>();
         let snapshot = self.snapshot.load_full();
         let trusted = snapshot.trusts(info.peer.ip());
@@ -73,7 +73,7 @@ impl SharedState {
         let snapshot::RouteTarget { route_label, pool, error_pages } = rule;
         reply_context.use_pages(error_pages.as_ref());
         scope.record().route_label = Some(Arc::clone(route_label));
-        // Behind a proxy that terminates TLS, the browser's own connection counts.
+        // Behind a proxy that terminates TLS, the browser's connection counts.
         let secure = info.tls_info.is_some() || client_is.is_some_and(|client| client.tls);
         let mut exchange = Exchange {
             info,
@@ -196,42 +196,43 @@ impl SharedState {
     }
 }
 
-/// Whom the pool's backends are told of: who they serve, or nobody in particular.
+/// Client address to announce to the pool's backends in a PROXY header, or `Local` for shared
+/// connections.
 fn connection_origin(pool: &PoolSnapshot, exchange: &Exchange<'_>, id: &str) -> ConnectionOrigin {
     if pool.dial().is_shared() {
         return ConnectionOrigin::Local;
     }
     let info = exchange.info;
-    // The destination is not known of a connection that was there before the first pool that tells.
+    // The destination is unknown on connections accepted before the first pool sent PROXY headers.
     ConnectionOrigin::of(exchange.address, info.destination, info.tls_info.clone(), id)
 }
 
-/// Ends a request with an answer of our own that is no refusal.
+/// Ends a request with a reply of the proxy that is not an error.
 fn answered(mut scope: StreamScope, response: Response<ReplyBody>) -> Response<ReplyBody> {
     scope.record().status = response.status().as_u16();
     scope.end(Termination::Answered);
     response
 }
 
-/// Lets a test see what one panic costs, or one worker that is stuck. Not in release builds.
+/// Lets tests observe a panic or a stuck worker. Not in release builds.
 #[cfg(debug_assertions)]
 fn fail_on_request(parts: &Parts) {
     let request = |path, name| parts.uri.path() == path && std::env::var_os(name).is_some();
     if request("/__panic", "MOORLINE_TEST_PANIC") {
-        panic!("asked to panic by a test");
+        panic!("requested by a test");
     }
     if request("/__stall", "MOORLINE_TEST_STALL") {
         std::thread::sleep(std::time::Duration::from_secs(3));
     }
 }
 
-/// Lets the client end its stream and still get its response. A request of an Engine.IO session, a long poll or
-/// an event stream does not: their clients never end their stream before they leave.
+/// Allows the client to close its sending side and still get its response. Not for requests of
+/// Engine.IO sessions, long polls and event streams: their clients close it only when they leave.
 pub(super) fn hold(info: &ConnectionInfo, request: &Request<Incoming>) -> Option<EofHold> {
     let (method, uri) = (request.method(), request.uri());
     let polls = engine(uri.query()).is_some_and(|engine| engine.polling)
         || long_poll::is_recognised(method, uri, request.headers());
-    // Interim responses are not known to HTTP/1.0.
+    // HTTP/1.0 has no interim responses.
     let probed = request.version() == Version::HTTP_11;
     (!polls).then(|| info.client_signal.hold(probed))
 }

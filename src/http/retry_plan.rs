@@ -1,4 +1,4 @@
-//! Where a request that is free to go anywhere goes, and the wait of a new session to be admitted there.
+//! Backends that a request is tried on, and the wait of new sessions for admission.
 
 use std::{
     future::poll_fn,
@@ -15,25 +15,25 @@ use crate::{
     upstream::{Admitted, Backend, Turn, source},
 };
 
-/// How often one that waits to be admitted looks whether its backend still takes new sessions.
+/// How often a waiting session checks whether its backend still takes new sessions.
 const LOOK: Duration = Duration::from_millis(500);
 
-/// Where a request that is free to go anywhere has been and goes next.
+/// Backends that a request has been tried on, and the next one.
 #[derive(Debug)]
 pub(super) struct RetryPlan {
-    /// Goes there first.
+    /// Backend to use first.
     pub(super) bound: Option<Arc<Backend>>,
-    /// How the next one is chosen.
+    /// How the next backend is chosen.
     pub(super) by: ChosenBy,
-    /// Those that it does not go to again: tried, or full of new sessions.
+    /// Backends that are not used again: tried, or full of new sessions.
     excluded: Vec<Arc<Backend>>,
-    /// How many were tried.
+    /// Number of backends tried.
     pub(super) tries: usize,
-    /// Seconds after which the first of those that did not admit it would.
+    /// Seconds until the first of the full backends would admit the session.
     retry_after: Option<u32>,
-    /// Serial of the backend that has admitted it.
+    /// Serial of the backend that has admitted the session.
     pub(super) admitted: Option<u64>,
-    /// How long it waits to be admitted, at all of them together.
+    /// Deadline for admission, over all backends.
     pub(super) until: Option<Instant>,
 }
 
@@ -48,13 +48,13 @@ impl RetryPlan {
         Self { bound: None, by, excluded, tries: 0, retry_after: None, admitted: None, until: None }
     }
 
-    /// It was tried there, in vain.
+    /// Records a failed try on `backend`.
     pub(super) fn mark_tried(&mut self, backend: Arc<Backend>) {
         self.tries += 1;
         self.exclude(backend);
     }
 
-    /// It is not admitted there before so many seconds.
+    /// Records that `backend` admits the session only after `seconds`.
     fn mark_refused(&mut self, backend: Arc<Backend>, seconds: u32) {
         self.retry_after = Some(self.retry_after.map_or(seconds, |least| least.min(seconds)));
         self.exclude(backend);
@@ -67,20 +67,20 @@ impl RetryPlan {
 }
 
 impl RequestAttempt<'_> {
-    /// Where to go next.
+    /// Returns the next backend.
     pub(super) fn next(&self, plan: &mut RetryPlan) -> Option<Arc<Backend>> {
         let source = source(self.client);
         plan.bound.take().or_else(|| self.pool.upstream.pick(&source, &plan.excluded))
     }
 
-    /// Why there is nobody left to go to, after the last failure, if there was one.
+    /// Explains why no backend is left: the last failure, if there was one.
     pub(super) fn no_backend_left(&self, plan: &RetryPlan, last: Option<ProxyError>) -> ProxyError {
         if let Some(seconds) = plan.retry_after {
             self.proxy.metrics.admission_refused.inc();
             return ProxyError::new(Side::Proxy, Phase::Select, FailureKind::NotAdmitted)
                 .with_retry_after(seconds);
         }
-        // A backend that is this process is down by its checks, too: the reason is what helps.
+        // If every backend is this process, health checks mark it down as well; report the loop.
         let backends = self.pool.upstream.backends();
         let loops = || !backends.is_empty() && backends.iter().all(|backend| backend.loops());
         last.unwrap_or_else(|| match self.pool.upstream.is_full() {
@@ -90,8 +90,8 @@ impl RequestAttempt<'_> {
         })
     }
 
-    /// Waits until the backend admits the new session, where this is one. False where another is to be
-    /// picked: it takes no new ones any more, or admits none at present.
+    /// Waits until the backend admits a new session; other requests pass. False if another backend
+    /// must be picked: this one takes no new sessions any more, or admits none at present.
     pub(super) async fn admitted(
         &self,
         backend: &Arc<Backend>,
@@ -129,13 +129,13 @@ impl RequestAttempt<'_> {
     }
 }
 
-/// How a wait for a turn ended.
+/// Outcome of a wait for a turn.
 enum TurnOutcome {
-    /// It has come.
+    /// The turn has come.
     Its,
     /// The backend takes no new sessions any more.
     Elsewhere,
-    /// The client has gone.
+    /// The client has left.
     Left,
 }
 
@@ -144,7 +144,8 @@ async fn wait(turn: &Turn<'_>, backend: &Backend, client_signal: &ClientSignal) 
         let left = turn.at().saturating_duration_since(Instant::now());
         tokio::select! {
             () = tokio::time::sleep(left.min(LOOK)) => {}
-            // A client may end its stream and still want its answer, but not one that has yet to speak.
+            // A client may close its sending side and still want its response, but not before its
+            // request has been sent.
             () = end(client_signal) => return TurnOutcome::Left,
         }
         if !backend.takes_new() {

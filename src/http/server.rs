@@ -1,4 +1,4 @@
-//! One client connection, request by request, until it ends, upgrades or is drained.
+//! One client connection, request by request, until it ends, upgrades or is shut down.
 
 use std::{
     convert::Infallible,
@@ -36,29 +36,30 @@ use crate::{
     tunnel::TunnelEndpoint,
 };
 
-/// Least size of hyper's buffers.
+/// Minimum size of hyper's buffers.
 const BUFFER: usize = 64 * 1024;
 
-/// Number of fields for which hyper needs no memory of its own.
+/// Number of fields that hyper parses without an allocation.
 const USUAL_FIELDS: usize = 100;
 
-/// How long a client that has been answered early may go on sending, all together and without a byte.
+/// How long a client that got an early reply may go on sending: in total, and without a byte.
 const LINGER: (Duration, Duration) = (Duration::from_secs(30), Duration::from_secs(5));
 
-/// Why the HTTP implementation serves the connection no more.
+/// Why hyper stopped serving the connection.
 enum ConnectionEnd {
-    /// The client or a response has ended it, or it has been upgraded.
+    /// The client or a response has ended the connection, or it was upgraded.
     Closed,
-    /// The client's bytes, its socket, or a relayed body that broke off.
+    /// Invalid bytes of the client, a socket error, or an aborted body.
     Broken(hyper::Error),
-    /// Nothing came in time.
+    /// A deadline has passed.
     Late,
-    /// A drain is at its deadline.
+    /// The shutdown deadline has passed.
     Forced,
 }
 
-/// Serves a connection. In a drain it ends after the request in flight, where it is to part after the
-/// next one; forced, at once. `refused` is told of a request that is refused before it can be served.
+/// Serves a connection. During a shutdown the connection ends after the request in flight, or after
+/// the next one while connections are being parted; if forced, at once. `refused` reports a request
+/// that hyper rejects.
 pub async fn serve(
     proxy: Arc<SharedState>,
     info: Arc<ConnectionInfo>,
@@ -72,12 +73,12 @@ pub async fn serve(
             let (proxy, info) = (Arc::clone(&proxy), Arc::clone(&info));
             let serving = info.clock.serve();
             info.has_body.store(!request_is_whole(&request), Ordering::Relaxed);
-            // Before the request's future is first polled, hyper may look for the stream's end.
+            // hyper may poll for EOF before it first polls the future of the request.
             let held = respond::hold(&info, &request);
             async move {
                 let mut response = proxy.respond(&info, request, held).await;
-                // The client's next request is on a connection to whoever accepts now. To close while
-                // none is under way would be to close on one that is just being sent.
+                // The client's next request goes to the process that accepts now. Closing an idle
+                // connection could cross a request.
                 if info.drain.phase() == ShutdownPhase::Parting
                     && response.status() != StatusCode::SWITCHING_PROTOCOLS
                 {
@@ -89,7 +90,7 @@ pub async fn serve(
     };
     let limits = info.listener.header;
     let mut builder = http1::Builder::new();
-    // Deadlines are kept here: hyper's would not tell an idle connection from half a header.
+    // Deadlines are enforced here: hyper's do not distinguish an idle connection from half a header.
     builder
         .header_read_timeout(None)
         .preserve_header_case(true)
@@ -121,7 +122,7 @@ pub async fn serve(
         }
     };
     let parts = connection.into_parts();
-    // What follows is of no size, and not in the future of a connection that is served for days.
+    // Boxed: the future of a connection that is served for days must not hold this state.
     Box::pin(finish(&info, ended, parts.io.into_inner(), parts.read_buf, |refusal| {
         refused(&proxy, &info, refusal);
         proxy.snapshot.load().error_pages.clone()
@@ -129,7 +130,7 @@ pub async fn serve(
     .await;
 }
 
-/// Whether nothing of the request is still to come.
+/// Whether the request has no body left to read.
 fn request_is_whole(request: &Request<Incoming>) -> bool {
     request.body().is_end_stream()
 }
@@ -142,7 +143,7 @@ async fn next_phase(drain: &mut Watch, draining: bool) {
 }
 
 impl ConnectionInfo {
-    /// Ready once the connection has waited for as long as it may.
+    /// Ready once the connection has waited for its limit.
     fn poll_late(&self, mut sleep: Pin<&mut Sleep>, cx: &mut Context<'_>) -> Poll<()> {
         loop {
             let Some(waiting) = self.clock.waiting() else { return Poll::Pending };
@@ -151,7 +152,7 @@ impl ConnectionInfo {
                 Waiting::Next => self.listener.keep_alive,
             };
             let until = self.clock.since() + limit;
-            // A timer that is early is left alone: most deadlines move on before they pass.
+            // An early timer stays: most deadlines move on before it fires.
             if sleep.deadline() > until || sleep.is_elapsed() {
                 sleep.as_mut().reset(until);
             }
@@ -163,8 +164,8 @@ impl ConnectionInfo {
     }
 }
 
-/// Ends the connection as it has to end: as a tunnel, by a refusal, or closed. `refused` reports the refusal
-/// and returns the error pages for it.
+/// Ends the connection: as a tunnel, by a rejection, or closed. `refused` reports the rejection and
+/// returns its error pages.
 async fn finish(
     info: &ConnectionInfo,
     ended: ConnectionEnd,
@@ -198,7 +199,7 @@ async fn finish(
         }
     };
     let pages = refused(&refusal);
-    // While a response of ours was being written, hyper's own refusal has gone out behind it.
+    // If a reply was being written, hyper's own rejection has been sent behind it.
     if waiting.is_some()
         && refusal.status != 0
         && let Some(stream) = stream.into_inner()
@@ -207,13 +208,13 @@ async fn finish(
     }
 }
 
-/// A connection that has done what it was to do: it goes on as a tunnel, or is closed.
+/// Ends a connection that has served its last request: as a tunnel, or closed.
 async fn end(info: &ConnectionInfo, stream: HalfClose<ClientStream>, rest: &Bytes) {
     let Some(stream) = stream.into_inner() else { return };
     if let Some(tunnel) = info.take_tunnel() {
-        // A copy of a few bytes, or none: what hyper read into would keep its 8 KiB alive.
+        // Copies the few bytes, if any: hyper's read buffer would keep 8 KiB alive.
         let early = Bytes::copy_from_slice(rest);
-        // A tunnel that does not come about any more drops the connection.
+        // A tunnel that was abandoned meanwhile drops the connection.
         let _ = tunnel.send(TunnelEndpoint { stream, early });
         return;
     }
@@ -221,8 +222,8 @@ async fn end(info: &ConnectionInfo, stream: HalfClose<ClientStream>, rest: &Byte
     close(info, stream, &[], lingers).await;
 }
 
-/// Sends the last words and closes. A client that may still be sending is read from until it ends: bytes that
-/// nobody has read would make the close a reset, which overtakes the answer.
+/// Sends the last bytes and closes. Reads from a client that may still be sending until EOF: unread
+/// bytes would turn the close into a reset, which overtakes the reply.
 async fn close(info: &ConnectionInfo, mut stream: ClientStream, words: &[u8], lingers: bool) {
     let (most, pause) = LINGER;
     let closing = async {
@@ -240,13 +241,13 @@ async fn close(info: &ConnectionInfo, mut stream: ClientStream, words: &[u8], li
     };
     let mut drain = info.drain.clone();
     tokio::select! {
-        // Whatever fails, nobody is left to be told.
+        // Errors are ignored: the connection ends in any case.
         _ = closing => {}
         () = drain.forced() => {}
     }
 }
 
-/// A response's body, which is served until it is dropped.
+/// Body of a response; its request counts as served until the body is dropped.
 struct ServedBody {
     body: ReplyBody,
     _serving: RequestInProgress,

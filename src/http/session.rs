@@ -1,4 +1,4 @@
-//! A request of a session that is known here: to its one backend, whatever that takes.
+//! Requests of a known session: sent to the backend of the session only.
 
 use std::{
     sync::Arc,
@@ -19,18 +19,18 @@ use crate::{
     upstream::{Backend, Life},
 };
 
-/// A poll is held for `pingInterval`; late replies are given this much more.
+/// Time for late replies, in addition to `pingInterval`, for which a backend holds a poll.
 const POLL_SLACK: Duration = Duration::from_secs(5);
 
-/// Pause between two connects to a known session's node that is out of reach, half of it or half as
-/// much again.
+/// Average pause between two connects to an unreachable node of a known session; varies by half of
+/// it.
 const CONNECT_PAUSE: Duration = Duration::from_millis(200);
 
-/// What a failed try means to a known session.
+/// Effect of a failed try on a known session.
 enum SessionFailure {
     /// The session has ended with its node.
     Gone,
-    /// Its node could not be reached, and may have it still.
+    /// The node is unreachable and may still have the session.
     Waits,
     /// The request has failed.
     Fails,
@@ -39,7 +39,7 @@ enum SessionFailure {
 impl SessionFailure {
     fn of(error: &ProxyError) -> Self {
         match (error.side, error.phase, error.kind) {
-            // Nobody listens there any more: the process is gone, and its sessions with it.
+            // Nothing listens there any more: the process has ended, and its sessions with it.
             (_, Phase::Connect | Phase::Handshake, FailureKind::Refused | FailureKind::Reset) => {
                 Self::Gone
             }
@@ -57,12 +57,13 @@ impl SessionFailure {
 }
 
 impl RequestAttempt<'_> {
-    /// To the one backend that holds the session, whatever its health checks say.
+    /// Sends the request to the backend that owns the session, whatever its health checks say.
     ///
-    /// A node that is hung, slow or out of reach keeps its sessions: their requests wait for as long as
-    /// a session lives without being heard. While no connection can be opened nothing has been sent,
-    /// and it is tried again and again; what a node has not read is sent again. A session ends if its
-    /// node refuses or resets connections, is silent for longer than the session lives, or is removed.
+    /// A node that is hung, slow or unreachable keeps its sessions: requests wait for as long as a
+    /// session lives without a request. While no connection can be opened, nothing has been sent,
+    /// and connecting is repeated. Requests that a node has not read are sent again. A session ends
+    /// if its node refuses or resets connections, is silent for longer than the session lives, or is
+    /// removed.
     pub(super) async fn send_to_owner(
         &mut self,
         backend: Arc<Backend>,
@@ -84,15 +85,15 @@ impl RequestAttempt<'_> {
             if failure.unread
                 && let Some(again) = self.outgoing.again()
             {
-                tracing::debug!(error = %failure.error, "a hung node has not read the request");
+                tracing::debug!(error = %failure.error, "request not read by a hung node; sending it again");
                 self.proxy.metrics.retries.inc();
-                // On a new connection, and so once: what is sent on that is not `unread`.
+                // On a new connection, where `unread` is never set: it happens only once.
                 self.fresh = true;
                 request = again;
                 continue;
             }
             let ForwardError { error, unsent, .. } = failure;
-            // Any node answers a preflight.
+            // Any node can answer a preflight.
             if self.method == Method::OPTIONS && unsent.is_some() {
                 return self.send_balanced(RetryPlan::any()).await;
             }
@@ -112,7 +113,7 @@ impl RequestAttempt<'_> {
         }
     }
 
-    /// The session's backend has answered, if only that it does not know the session.
+    /// Turns the response of the session's backend into the outcome, even if the session is unknown.
     async fn answered(&self, mut answer: BackendResponse) -> Result<AttemptOutcome, ProxyError> {
         let (unknown, head) = self.is_unknown(&mut answer).await?;
         if unknown {
@@ -121,8 +122,8 @@ impl RequestAttempt<'_> {
         Ok(AttemptOutcome { answer, head, reserved: None, unknown })
     }
 
-    /// Waits a moment before the next connect. A client that leaves meanwhile ends the wait: it may end
-    /// its stream and still want an answer, but not to what has not been sent yet.
+    /// Waits before the next connect. Fails if the client leaves: a client may close its sending
+    /// side and still want its response, but not before its request has been sent.
     async fn pause(
         &self,
         mut request: Request<RequestBody>,
@@ -138,7 +139,7 @@ impl RequestAttempt<'_> {
         ProxyError::new(Side::Client, Phase::Select, FailureKind::Incomplete)
     }
 
-    /// The session is gone: it is forgotten, and its client is told.
+    /// Forgets the session and returns the error for the client.
     fn ended(&self, error: ProxyError) -> ProxyError {
         self.forget();
         self.session_gone().with_source(error)

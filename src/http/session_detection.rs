@@ -1,6 +1,6 @@
-//! What a backend's reply teaches: a new session's id, or that a session is unknown there.
+//! Detects in a backend's response the id of a new session, or that the session is unknown.
 //!
-//! Only the beginning of a body is read, within a bound, and it goes on to the client unchanged.
+//! Only the beginning of a body is read, within a limit, and is passed on to the client unchanged.
 
 use std::time::Duration;
 
@@ -15,23 +15,23 @@ use crate::{
     sticky::engine_io,
 };
 
-/// Most of a handshake's reply that is read for its open packet. The packet comes first and has some
-/// hundred bytes; other packets may follow it.
+/// Maximum size of a handshake's reply that is read for its open packet. The packet comes first and
+/// has a few hundred bytes; other packets may follow.
 const MAX_OPEN: usize = 16 * 1024;
 
-/// An Engine.IO error has some fifty bytes.
+/// Maximum size of an Engine.IO error that is read; errors have about fifty bytes.
 const MAX_ERROR: usize = 1024;
 
 /// A session that a reply has opened.
 #[derive(Debug)]
 pub(super) struct DetectedSession {
     pub(super) sid: String,
-    /// How long the backend keeps it without hearing from the client.
+    /// How long the backend keeps the session without a request of the client.
     pub(super) lifetime: Duration,
 }
 
-/// Reads the open packet of a handshake's reply. The bytes read are returned with it: they come first
-/// in the client's reply.
+/// Reads the open packet of a handshake's reply. Also returns the bytes read, which come first in
+/// the reply to the client.
 pub(super) async fn open_packet(
     answer: &mut BackendResponse,
     pause: Duration,
@@ -50,7 +50,7 @@ pub(super) async fn open_packet(
     Ok((opened, head))
 }
 
-/// Whether a reply says that the session is unknown to the backend; with the bytes read to tell.
+/// Whether a response says that the session is unknown; also returns the bytes read.
 pub(super) async fn unknown_sid(
     answer: &mut BackendResponse,
     pause: Duration,
@@ -63,7 +63,7 @@ pub(super) async fn unknown_sid(
     Ok((engine_io::is_unknown_sid(kind, &head), head))
 }
 
-/// Reads frames until there is enough, the body ends or the bound is passed.
+/// Reads frames until `enough`, the end of the body, or the limit.
 async fn read(
     body: &mut Incoming,
     bound: usize,

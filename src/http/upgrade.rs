@@ -1,8 +1,8 @@
-//! From a valid `101` to a tunnel.
+//! Starts a tunnel after a valid `101`.
 //!
-//! Nothing but a `101` that was asked for, says `Upgrade: websocket` and carries the right
-//! `Sec-WebSocket-Accept` (RFC 6455 §4.2.2) becomes a tunnel. Bytes that either side sent early are
-//! handed over with the sockets.
+//! A `101` is valid if the client requested it and it has `Upgrade: websocket` and the correct
+//! `Sec-WebSocket-Accept` (RFC 6455 §4.2.2). Bytes that either side sent early are passed to the
+//! tunnel with the sockets.
 
 use aws_lc_rs::digest;
 use base64::{Engine as _, prelude::BASE64_STANDARD};
@@ -39,7 +39,7 @@ const GUID: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
 
 const WEBSOCKET: HeaderValue = HeaderValue::from_static("websocket");
 
-/// The value that a server must answer a `Sec-WebSocket-Key` with.
+/// Returns the `Sec-WebSocket-Accept` for a `Sec-WebSocket-Key`.
 pub(crate) fn accept(key: &[u8]) -> String {
     let mut context = digest::Context::new(&digest::SHA1_FOR_LEGACY_USE_ONLY);
     context.update(key.trim_ascii());
@@ -47,13 +47,13 @@ pub(crate) fn accept(key: &[u8]) -> String {
     BASE64_STANDARD.encode(context.finish())
 }
 
-/// Puts back what hop-by-hop stripping took from a WebSocket handshake or its answer.
+/// Restores the hop-by-hop fields of a WebSocket handshake or its response.
 pub(super) fn mark(headers: &mut HeaderMap) {
     headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
     headers.insert(UPGRADE, WEBSOCKET);
 }
 
-/// Whether a `101` answers the handshake whose key hashes to `accept`.
+/// Validates a `101` against the expected `Sec-WebSocket-Accept`.
 pub(super) fn check(headers: &HeaderMap, accept: &str) -> Result<(), ProxyError> {
     let upgrades =
         has_token(headers, &UPGRADE, "websocket") && has_token(headers, &CONNECTION, "upgrade");
@@ -65,12 +65,12 @@ pub(super) fn check(headers: &HeaderMap, accept: &str) -> Result<(), ProxyError>
     Err(ProxyError::new(Side::Backend, Phase::ResponseHeader, FailureKind::BadUpgrade))
 }
 
-/// The accept value that belongs to a checked handshake.
+/// Returns the expected accept value of a validated handshake.
 pub(super) fn expected(headers: &HeaderMap) -> String {
     headers.get(SEC_WEBSOCKET_KEY).map_or_else(String::new, |key| accept(key.as_bytes()))
 }
 
-/// What a tunnel needs beside its two sockets.
+/// What a tunnel needs in addition to its two sockets.
 #[derive(Debug)]
 pub(super) struct PendingTunnel<M> {
     pub(super) client: oneshot::Receiver<TunnelEndpoint<ClientStream>>,
@@ -80,14 +80,14 @@ pub(super) struct PendingTunnel<M> {
     pub(super) options: TunnelOptions,
 }
 
-/// The client's `101`; the tunnel starts in a task of its own once it is written.
+/// Returns the `101` for the client; the tunnel starts in a separate task once it is written.
 pub(super) fn switch<M>(answer: BackendResponse, pending: PendingTunnel<M>) -> Response<ReplyBody>
 where
     M: Unpin + Send + 'static,
 {
     let BackendResponse { mut response, lease, .. } = answer;
     let backend = hyper::upgrade::on(&mut response);
-    // The connection has left HTTP: neither its permit nor its request is ours to count any more.
+    // The connection has left HTTP: its permit and its request are no longer counted.
     let in_use = lease.into_connection();
     tokio::spawn(start_tunnel(pending, backend, in_use));
     let (mut parts, _): (_, Incoming) = response.into_parts();
@@ -96,8 +96,8 @@ where
     Response::from_parts(parts, ReplyBody::empty())
 }
 
-/// Takes both sockets as their responses leave them. The tunnel's task is a new one: this one's state, the entry and
-/// the sockets in their wrappings, would otherwise be held for as long as the tunnel lives.
+/// Waits for both sockets and spawns the tunnel. The tunnel gets a new task: otherwise the state of
+/// this one, with the wrapped sockets, would stay in memory for the lifetime of the tunnel.
 async fn start_tunnel<M>(pending: PendingTunnel<M>, backend: OnUpgrade, in_use: InUse)
 where
     M: Unpin + Send + 'static,
@@ -119,7 +119,7 @@ where
 
 fn socket(upgraded: Upgraded) -> Option<TunnelEndpoint<BackendStream>> {
     let parts = upgraded.downcast::<TokioIo<AnswerFirst<BackendStream>>>().ok()?;
-    // A copy of a few bytes, or none: what hyper read into would keep its 8 KiB alive.
+    // Copies the few bytes, if any: hyper's read buffer would keep 8 KiB alive.
     let early = Bytes::copy_from_slice(&parts.read_buf);
     Some(TunnelEndpoint { stream: parts.io.into_inner().into_inner(), early })
 }
@@ -133,12 +133,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_accept_value_is_that_of_the_rfc() {
+    fn accept_value_matches_the_rfc() {
         assert_eq!(accept(b"dGhlIHNhbXBsZSBub25jZQ=="), "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
     }
 
     #[test]
-    fn an_answer_must_upgrade_and_accept_once() {
+    fn a_response_must_upgrade_and_accept_once() {
         let mut headers = HeaderMap::new();
         headers.insert(SEC_WEBSOCKET_ACCEPT, HeaderValue::from_static("x"));
         assert!(check(&headers, "x").is_err());

@@ -1,7 +1,7 @@
-//! What a request must be before anything is done for it.
+//! Validates a request before it is routed.
 //!
-//! [`check`] looks at a parsed header and says what kind of request it is, or why it is refused. It
-//! does no I/O and knows no backend: whatever it refuses, no backend has seen.
+//! [`check`] inspects a parsed header and returns the kind of request, or why it is rejected. It
+//! does no I/O and knows no backend: no backend sees a rejected request.
 
 use http::{
     HeaderMap, Method, Version,
@@ -19,19 +19,19 @@ use super::{
 };
 use crate::error::{FailureKind, Phase, ProxyError, Side};
 
-/// A request that may be served.
+/// A valid request.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct ValidatedRequest {
-    /// Host with port as the client named it; empty where an HTTP/1.0 client named none.
+    /// Host with the port, as sent; empty if an HTTP/1.0 client sent none.
     pub(super) host: Box<str>,
-    /// Whether it asks, validly, for a WebSocket.
+    /// Whether the request is a valid WebSocket handshake.
     pub(super) upgrade: bool,
 }
 
-/// Longest host, port included: a DNS name has at most 253 bytes.
+/// Maximum length of a host with its port: a DNS name has at most 253 bytes.
 const MAX_HOST: usize = 262;
 
-/// Checks method, target, host and upgrade, in this order.
+/// Validates method, target, host and upgrade, in this order.
 pub(super) fn check(parts: &Parts) -> Result<ValidatedRequest, ProxyError> {
     if parts.method == Method::CONNECT || parts.method == Method::TRACE {
         return Err(ProxyError::new(Side::Client, Phase::Request, FailureKind::MethodNotAllowed));
@@ -42,7 +42,7 @@ pub(super) fn check(parts: &Parts) -> Result<ValidatedRequest, ProxyError> {
     Ok(ValidatedRequest { host, upgrade: upgrade(parts)? })
 }
 
-/// The host without its port, for routing.
+/// Returns the host without its port, for routing.
 pub(super) fn without_port(host: &str) -> &str {
     match host.rfind(':') {
         Some(colon) if !host[colon..].contains(']') => &host[..colon],
@@ -50,13 +50,14 @@ pub(super) fn without_port(host: &str) -> &str {
     }
 }
 
-/// The sentence about a path that routes do not agree on.
+/// Message for a path that matches different routes in different readings.
 pub(super) const AMBIGUOUS: &str = "The path can be read in two ways, and different routes cover them: write / for %2F, and no `;`.";
 
-/// A path is forwarded as it was sent and routed in [normal form](crate::config::path::normal). Dot
-/// segments, backslashes and zero bytes are refused: some backends resolve them and some, Node among
-/// them, do not, so that no route would be right for both. nginx resolves them for its own rules and
-/// forwards them as they came, which leaves that gap open; Envoy leaves the choice to a setting.
+/// Rejects ambiguous paths. A path is forwarded as sent and routed in [normal
+/// form](crate::config::path::normal). Dot segments, backslashes and zero bytes are rejected: some
+/// backends resolve them and others, such as Node.js, do not, so that no route would be right for
+/// both. nginx resolves them for its rules and forwards them unchanged, which leaves that gap open;
+/// Envoy has a setting for it.
 fn check_path(parts: &Parts) -> Result<(), ProxyError> {
     let path = parts.uri.path();
     if path == "*" && parts.method == Method::OPTIONS {
@@ -65,7 +66,7 @@ fn check_path(parts: &Parts) -> Result<(), ProxyError> {
     if !path.starts_with('/') {
         return Err(ProxyError::bad_request("The request target is not a path."));
     }
-    // A dot segment that is not encoded follows a slash.
+    // An unencoded dot segment follows a slash.
     if !path.contains(['%', '\\']) && !path.contains("/.") {
         return Ok(());
     }
@@ -74,7 +75,7 @@ fn check_path(parts: &Parts) -> Result<(), ProxyError> {
     if lower.contains('\\') || lower.contains("%5c") || lower.contains("%00") {
         return Err(ProxyError::bad_request("The path holds a backslash or a zero byte."));
     }
-    // Some backends leave a segment's parameters out: `..;x` is `..` for them.
+    // Some backends ignore parameters of a segment: they read `..;x` as `..`.
     let bare = |segment: &str| segment.split(';').next().is_some_and(|s| s == "." || s == "..");
     if decoded.replace("%3b", ";").split('/').any(bare) {
         return Err(ProxyError::bad_request("The path holds a dot segment."));
@@ -82,7 +83,7 @@ fn check_path(parts: &Parts) -> Result<(), ProxyError> {
     Ok(())
 }
 
-/// The authority of an absolute target, else the one `Host` field.
+/// Returns the authority of an absolute target, otherwise the `Host` field.
 fn host(parts: &Parts) -> Result<Box<str>, ProxyError> {
     let mut fields = parts.headers.get_all(HOST).iter();
     let (field, more) = (fields.next(), fields.next());
@@ -111,7 +112,8 @@ fn host(parts: &Parts) -> Result<Box<str>, ProxyError> {
     Ok(host.into())
 }
 
-/// Name or address with an optional port; no userinfo, list or path (RFC 9112 §3.2).
+/// Whether the text is a name or address with an optional port, without userinfo, list or path (RFC
+/// 9112 §3.2).
 pub(super) fn is_host(host: &str) -> bool {
     let bracketed = host.starts_with('[');
     let allowed = |b: u8| b.is_ascii_alphanumeric() || b"-._~%!$&'()*+;=:[]".contains(&b);
@@ -124,8 +126,8 @@ pub(super) fn is_host(host: &str) -> bool {
         && (!bracketed || without_port(host).ends_with(']'))
 }
 
-/// Whether this is a WebSocket handshake. Other upgrades are none of ours: the fields that ask for
-/// them are stripped with every hop-by-hop field and the request goes on without.
+/// Whether this is a WebSocket handshake. Other upgrades are not supported: their fields are
+/// stripped with all hop-by-hop fields, and the request is forwarded without them.
 fn upgrade(parts: &Parts) -> Result<bool, ProxyError> {
     let headers = &parts.headers;
     let asked = headers.contains_key(UPGRADE)
@@ -159,7 +161,7 @@ fn upgrade(parts: &Parts) -> Result<bool, ProxyError> {
     }
 }
 
-/// 16 bytes in base64 are 22 characters and two of padding (RFC 6455 §4.1).
+/// Whether the key is 16 bytes in base64: 22 characters and two of padding (RFC 6455 §4.1).
 fn is_key(key: &[u8]) -> bool {
     let key = key.trim_ascii();
     let alphabet = |b: &u8| b.is_ascii_alphanumeric() || *b == b'+' || *b == b'/';
@@ -172,7 +174,7 @@ pub(super) fn has_body(headers: &HeaderMap) -> bool {
         || headers.get(CONTENT_LENGTH).is_some_and(|length| length != "0")
 }
 
-/// Path and query: the form that is forwarded, without scheme and authority.
+/// Returns path and query, the form that is forwarded, without scheme and authority.
 pub(super) fn origin_form(uri: &Uri) -> Option<Uri> {
     let path = uri.path_and_query().map_or("/", |p| p.as_str());
     path.parse().ok()
@@ -222,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn foldable_paths_are_refused() {
+    fn ambiguous_paths_are_rejected() {
         for bad in [
             "/a/../b",
             "/a/%2E%2e/b",
@@ -256,7 +258,7 @@ mod tests {
     }
 
     #[test]
-    fn connect_and_trace_are_refused() {
+    fn connect_and_trace_are_rejected() {
         assert_eq!(kind(get("/").method("TRACE")), Err(FailureKind::MethodNotAllowed));
     }
 }

@@ -1,10 +1,11 @@
-//! The grammar of `Forwarded` (RFC 7239 §4), read strictly: a field that breaks it says nothing.
+//! Strict parser for `Forwarded` (RFC 7239 §4): a field that violates the grammar is ignored as a
+//! whole.
 
 use std::fmt::Write as _;
 
 use http::{HeaderMap, header::FORWARDED};
 
-/// One element: what one proxy says about the request as it came in there.
+/// One element: the request as one proxy received it.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct ForwardedElement {
     pub(super) node: Option<String>,
@@ -14,7 +15,7 @@ pub(super) struct ForwardedElement {
     pub(super) others: Box<str>,
 }
 
-/// The elements of all lines; `None` if one of them breaks the grammar.
+/// Parses the elements of all lines; `None` if a line violates the grammar.
 pub(super) fn parse(headers: &HeaderMap) -> Option<Vec<ForwardedElement>> {
     let mut elements = Vec::new();
     for line in headers.get_all(FORWARDED) {
@@ -32,14 +33,15 @@ pub(super) fn parse(headers: &HeaderMap) -> Option<Vec<ForwardedElement>> {
     Some(elements)
 }
 
-/// An element and what follows it; no element between two commas (RFC 9110 §5.6.1).
+/// Parses one element and returns the rest of the line; an element may be missing between two commas
+/// (RFC 9110 §5.6.1).
 fn element(text: &str) -> Option<(Option<ForwardedElement>, &str)> {
     let mut element = ForwardedElement::default();
     let (mut rest, mut any) = (text.trim_start(), false);
     let mut others = String::new();
     loop {
         rest = rest.trim_start();
-        // An empty pair: the grammar has it.
+        // The grammar allows an empty pair.
         if !rest.is_empty() && !rest.starts_with([';', ',']) {
             let (name, value, after) = pair(rest)?;
             any = true;
@@ -54,7 +56,7 @@ fn element(text: &str) -> Option<(Option<ForwardedElement>, &str)> {
                     None
                 }
             };
-            // A parameter occurs once (RFC 7239 §4).
+            // A parameter may occur only once (RFC 7239 §4).
             if place.is_some_and(|place| place.replace(value).is_some()) {
                 return None;
             }
@@ -69,7 +71,7 @@ fn element(text: &str) -> Option<(Option<ForwardedElement>, &str)> {
     Some((any.then_some(element), rest))
 }
 
-/// Name, value without its quotes, and what follows.
+/// Parses one pair: name, value without quotes, and the rest.
 fn pair(text: &str) -> Option<(&str, String, &str)> {
     let (name, rest) = text.split_once('=')?;
     if name.is_empty() || !name.bytes().all(is_token) {
@@ -91,7 +93,7 @@ fn pair(text: &str) -> Option<(&str, String, &str)> {
     (end > 0).then(|| (name, rest[..end].to_owned(), &rest[end..]))
 }
 
-/// Appends a value, in quotes if it is no token.
+/// Appends a value, quoted unless it is a token.
 pub(super) fn push_value(out: &mut String, value: &str) {
     if !value.is_empty() && value.bytes().all(is_token) {
         out.push_str(value);
@@ -111,7 +113,8 @@ fn is_token(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
 }
 
-/// Ports and IPv6 need quotes, and are often sent without.
+/// Accepts ports and IPv6 addresses without quotes: the grammar requires quotes, but many senders
+/// omit them.
 fn is_plain(byte: u8) -> bool {
     is_token(byte) || b":[]/".contains(&byte)
 }

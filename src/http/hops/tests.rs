@@ -52,7 +52,7 @@ fn the_client_is_the_nearest_address_that_is_not_trusted() {
 }
 
 #[test]
-fn a_field_that_breaks_the_grammar_says_nothing() {
+fn a_field_that_violates_the_grammar_is_ignored() {
     for bad in ["for", "for=", "for=\"a", "for=a;for=b", "for=a b", "=a", "for=a,;x", "f r=a"] {
         let claims = claims(&[("forwarded", bad)]);
         assert_eq!(claims.trouble(), Some(ForwardingFault::Unreadable("Forwarded")), "{bad}");
@@ -64,7 +64,7 @@ fn a_field_that_breaks_the_grammar_says_nothing() {
 }
 
 #[test]
-fn values_that_are_none_are_left_out_and_told() {
+fn invalid_values_are_skipped_and_reported() {
     for (name, shown, bad) in [
         ("x-forwarded-proto", "X-Forwarded-Proto", "ht tp"),
         ("x-forwarded-host", "X-Forwarded-Host", "a/b"),
@@ -76,7 +76,7 @@ fn values_that_are_none_are_left_out_and_told() {
 }
 
 #[test]
-fn the_families_contradict_each_other_where_a_value_differs() {
+fn families_contradict_each_other_if_a_value_differs() {
     let x = [("x-forwarded-for", "192.0.2.1"), ("x-forwarded-proto", "https")];
     for (forwarded, contradicts) in [
         ("for=192.0.2.1;proto=https", false),
@@ -97,7 +97,7 @@ fn the_families_contradict_each_other_where_a_value_differs() {
     assert_eq!(with("host=\"a.test:443\""), Some(ForwardingFault::Contradiction));
 }
 
-/// What each family says, read again by a backend that trusts us.
+/// Parses one family of the written fields, as a backend that trusts this proxy would.
 fn as_read(
     headers: &HeaderMap,
     family: &[HeaderName],
@@ -118,7 +118,7 @@ fn as_read(
 
 proptest! {
     #[test]
-    fn whatever_comes_in_both_families_say_the_same(
+    fn both_families_are_written_with_equal_values(
         nodes in prop::collection::vec("(192\\.0\\.2\\.[1-3](:[1-9]{1,3})?|\\[2001:db8::[1-3]\\]|unknown|junk)", 0..4),
         protos in prop::collection::vec("(https?|wss|HTTP|!)", 0..4),
         hosts in prop::collection::vec("[ab]\\.test(:8[0-9]{1,3})?", 0..3),

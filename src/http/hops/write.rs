@@ -1,4 +1,4 @@
-//! The forwarding fields of a request as its backend gets them.
+//! Writes the forwarding fields for the backend.
 
 use std::{fmt::Write as _, net::IpAddr};
 
@@ -10,17 +10,18 @@ use super::{
 };
 use crate::http::validation;
 
-/// The last hop: the peer's request to us.
+/// The last hop: from the peer to this proxy.
 #[derive(Clone, Copy, Debug)]
 pub(in crate::http) struct OwnHop<'a> {
     pub(in crate::http) peer: IpAddr,
     pub(in crate::http) tls: bool,
-    /// With its port, if it was sent; may be empty.
+    /// With the port, if it was sent; may be empty.
     pub(in crate::http) host: &'a str,
 }
 
-/// Writes every forwarding field from one list: the hops that a trusted peer names, and ours. `client`
-/// is the address that counts as the client's; `always`: `Forwarded` is sent even if none came in.
+/// Writes every forwarding field from one list: the hops that a trusted peer names, and this proxy's
+/// own. `client` is the address of the client. `always`: send `Forwarded` even if the request had
+/// none.
 pub(in crate::http) fn write(
     headers: &mut HeaderMap,
     claims: Option<&ForwardedClaims>,
@@ -76,7 +77,7 @@ pub(in crate::http) fn write(
     set(headers, FORWARDED, sent.then(|| value(&hops.forwarded())).flatten());
 }
 
-/// Every hop of the request.
+/// All hops of the request.
 #[derive(Clone, Copy)]
 struct Hops<'a> {
     claims: Option<&'a ForwardedClaims>,
@@ -100,14 +101,14 @@ impl<'a> Hops<'a> {
         said.map_or(self.own.proto(), |proto| proto)
     }
 
-    /// The port that the first client connected to, by its host or its protocol.
+    /// Port that the first client connected to, from its host or its protocol.
     fn port(&self) -> u16 {
         let said = self.claims.and_then(|claims| claims.host.first());
         let host = said.map_or(self.own.host, |host| host);
         port_of(host).unwrap_or(usual_port(self.first_proto()))
     }
 
-    /// The whole field: what is said once stands in the first element.
+    /// Returns the whole field; single values belong to the first element.
     fn forwarded(&self) -> String {
         let nodes = self.nodes();
         let mut out = String::with_capacity(64 * (nodes.len() + 1));
@@ -133,7 +134,7 @@ impl<'a> Hops<'a> {
         let host = host.map(|said| said.map_or(self.own.host, |host| host));
         let Some(host) = host.filter(|host| !host.is_empty()) else { return };
         out.push_str(";host=");
-        // The other family has the port in a field of its own.
+        // `X-Forwarded-*` has the port in a separate field.
         let port = self.claims.and_then(|claims| match &claims.port {
             HopValues::Never => None,
             HopValues::Once(port) => (at == 0).then_some(*port),
@@ -153,7 +154,7 @@ impl<'a> Hops<'a> {
     }
 }
 
-/// What is said at this hop: `None`: nothing; `Some(None)`: what we know ourselves.
+/// Value at this hop. `None`: no value; `Some(None)`: the value of this proxy.
 fn at_hop<T>(said: Option<&HopValues<T>>, at: usize) -> Option<Option<&T>> {
     match said {
         None | Some(HopValues::Never) => (at == 0).then_some(None),
@@ -197,7 +198,7 @@ fn push_address(out: &mut String, (ip, port): (IpAddr, Option<u16>)) {
     };
 }
 
-/// A list field: these values, and ours behind them.
+/// Formats a list field: these values, followed by this proxy's.
 fn list<T: std::fmt::Display>(
     values: impl IntoIterator<Item = T>,
     own: impl std::fmt::Display,

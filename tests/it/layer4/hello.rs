@@ -243,7 +243,7 @@ async fn plain_http_where_tls_is_spoken_is_answered_or_closed() {
             reply
         };
         assert_eq!(reply.status(), 400, "{request}");
-        assert_eq!(reply.text(), "This port speaks TLS: use https://.\n");
+        assert_eq!(reply.text(), "This port uses TLS; use https://.\n");
         for listener in ["tls", "tls-passthrough"] {
             let mut client = Raw::connect(proxy.listener(listener)).await;
             client.send(request).await;
