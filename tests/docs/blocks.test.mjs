@@ -115,7 +115,7 @@ async function checkNginx({ text }) {
   }
   const wrapped = whole ? text : `events {}\nhttp {\n${text}\n}\n`;
   await inSandbox().put('/etc/nginx/block.conf', /^\s*events/m.test(wrapped) ? wrapped : `events {}\n${wrapped}`);
-  const { status, output } = await inSandbox().run('mkdir -p /var/log/nginx /var/lib/nginx && nginx -t -q -g "pid /run/nginx.pid;" -c /etc/nginx/block.conf');
+  const { status, output } = await inSandbox().run('mkdir -p /var/log/nginx /var/lib/nginx && nginx -t -q -g "user root; pid /run/nginx.pid;" -c /etc/nginx/block.conf');
   assert.equal(status, 0, output);
 }
 
