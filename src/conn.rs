@@ -1,12 +1,12 @@
-//! One client connection, step by step: accept, PROXY header, what it is, TLS, and then requests or a
-//! stream of layer 4.
+//! One client connection, step by step: accept, PROXY header, sniffing, TLS, then requests or a
+//! layer 4 stream.
 //!
-//! The accept loop only accepts; everything that can wait or fail happens in a task of the
-//! connection's own. What comes before the application's first byte has one deadline, from accept. A
-//! connection that does not come so far still ends once: one line, one metric.
+//! The accept loop only accepts; everything that can wait or fail happens in the task of the
+//! connection. All steps before the application's first byte share one deadline, which starts at
+//! accept. A connection that fails before still ends once: one log line, one metric.
 //!
-//! Until it is known who gets a connection, its bytes are looked at and left in the socket: one that
-//! is passed on undecrypted needs no replay, and TLS begins on the socket as it was accepted.
+//! Until the destination is known, bytes are only peeked at and left in the socket. A passthrough
+//! connection therefore needs no replay, and TLS begins on the socket as it was accepted.
 
 mod log;
 mod sniff;
@@ -48,27 +48,27 @@ use crate::{
     shutdown, snapshot,
 };
 
-/// One listening socket's identity towards its connections.
+/// A listening socket, as its connections see it.
 #[derive(Clone, Debug)]
 pub struct ListenerHandle {
-    /// Everything a connection may need.
+    /// State shared by all streams.
     pub proxy: Arc<SharedState>,
-    /// Name of the listener it belongs to.
+    /// Name of the listener.
     pub name: Arc<str>,
-    /// Numbers of that listener.
+    /// Metrics of the listener.
     pub metrics: Arc<ListenerMetrics>,
-    /// Tells connections of a drain, and the drain of connections.
+    /// Signals a shutdown to the connections, and makes the shutdown wait for them.
     pub drain: shutdown::Watch,
 }
 
-/// Accepts until it is dropped.
+/// Accepts connections until the future is dropped.
 pub async fn accept(socket: Arc<TcpListener>, handle: ListenerHandle) {
     let pauses = handle.proxy.metrics.accept_pauses.clone();
     let mut last = None;
     loop {
         let (stream, peer) = listener::accept(&socket, &pauses).await;
-        // The policy is the one in force now; the connection keeps it.
-        // A listener that is being renamed is served by the last one it had.
+        // A connection keeps the policy that is current at accept. While a listener is being
+        // renamed, its last policy applies.
         let current = handle.proxy.snapshot.load().listeners.get(&handle.name).cloned();
         last = current.or(last);
         let Some(policy) = last.clone() else { continue };
@@ -90,45 +90,45 @@ pub async fn accept(socket: Arc<TcpListener>, handle: ListenerHandle) {
     }
 }
 
-/// A connection just accepted, and what is known of it so far.
+/// A connection that has just been accepted, and what is known about it.
 struct AcceptedConnection {
     handle: ListenerHandle,
     policy: Arc<snapshot::ListenerSnapshot>,
-    /// Where it comes from.
+    /// Address of the peer.
     peer: SocketAddr,
-    /// Its place among those of its address, where they are counted.
+    /// Slot among the connections of the peer's address, if those are limited.
     counted: Option<Arc<CountedConnection>>,
-    /// What it connected to, where a PROXY header has told.
+    /// Address that the client connected to, from a PROXY header.
     destination: Option<SocketAddr>,
-    /// What TLS has told of the client; there once nothing more is to be told.
+    /// TLS properties; set once the handshake has ended.
     tls_info: Option<Arc<TlsInfo>>,
     accepted: Instant,
-    /// By when the application's first byte may come.
+    /// Deadline for the first byte of the application.
     until: Instant,
 }
 
-/// What a connection is good for.
+/// How a connection is used.
 enum ConnectionUse {
-    /// Requests are read from it.
+    /// For requests.
     Requests(ClientStream),
-    /// Nothing more: an ACME server has seen what it wants to see.
+    /// Not at all: an ACME server has validated the name by the handshake.
     Challenge(ClientStream),
-    /// It is a stream to the pool of this name.
+    /// As a stream to the pool with this name.
     Stream(ClientStream, Arc<str>),
 }
 
-/// Why a connection ends before it was good for anything.
+/// Why a connection ends before it can be used.
 struct Rejection {
     error: ProxyError,
-    /// It is closed in order.
+    /// Bytes to send before the connection is closed.
     reply: Option<FinalReply>,
 }
 
-/// The last that a client hears.
+/// Last bytes that are sent to a client.
 struct FinalReply {
     client: ClientStream,
     bytes: &'static [u8],
-    /// Status of the words, where they are a reply; else 0.
+    /// Status if the bytes are an HTTP reply, otherwise 0.
     status: u16,
 }
 
@@ -160,13 +160,13 @@ impl AcceptedConnection {
         match self.open(socket).await {
             Ok(ConnectionUse::Requests(stream)) => self.serve_requests(stream).await,
             Ok(ConnectionUse::Challenge(stream)) => self.serve_challenge(stream).await,
-            // Neither is to make the task of a connection larger that serves requests for days.
+            // Boxed: must not enlarge the task of a connection that serves requests for days.
             Ok(ConnectionUse::Stream(stream, pool)) => {
                 Box::pin(self.serve_stream(stream, &pool)).await
             }
             Err(Rejection { error, reply }) => {
                 if error.phase != Phase::ProxyHeader && self.expects_tls() {
-                    // TLS it was to be, even where it has told nothing.
+                    // TLS listener: log the connection as TLS even if the handshake never started.
                     self.tls_info.get_or_insert_default();
                 }
                 self.fail(&error, reply.as_ref().map_or(0, |reply| reply.status));
@@ -177,7 +177,7 @@ impl AcceptedConnection {
         }
     }
 
-    /// Everything that comes before the application's first byte.
+    /// Runs all steps before the application's first byte.
     async fn open(&mut self, socket: TcpStream) -> Result<ConnectionUse, Rejection> {
         let policy = Arc::clone(&self.policy);
         if !self.admit_address()
@@ -194,7 +194,7 @@ impl AcceptedConnection {
             return self.opened(ClientStream::Plain(socket));
         }
         let first = async {
-            // Few listeners need all of it: not in every connection's future.
+            // Boxed: few listeners need the whole hello.
             if policy.looks {
                 Box::pin(sniff::hello(&socket)).await
             } else {
@@ -237,8 +237,8 @@ impl AcceptedConnection {
         self.accept_tls(socket).await
     }
 
-    /// Counts it among those of its address from here on, and of no other; false where that has as many
-    /// as one may.
+    /// Counts the connection for its current peer address, and for no other; false if the address
+    /// has reached its limit.
     fn admit_address(&mut self) -> bool {
         self.counted = None;
         let Some((most, open)) = &self.policy.per_address else { return true };
@@ -253,14 +253,14 @@ impl AcceptedConnection {
         self.counted.is_some()
     }
 
-    /// The PROXY header, where the listener has connections begin with one: whom it names is the peer
-    /// from here on. Whether it names anybody.
+    /// Reads the PROXY header if the listener expects one, and takes the peer from it. Returns
+    /// whether the header has an address.
     async fn read_proxy_header(&mut self, socket: &TcpStream) -> Result<bool, ProxyError> {
         let Some(terms) = &self.policy.proxy_protocol else { return Ok(false) };
-        // Of all that is spoken here only what is passed on as it comes may begin with the server.
+        // Only in a passthrough or layer 4 stream may the server send first.
         let server_first = !(self.policy.http || self.expects_tls());
         let wait = proxy_protocol::HeaderWait { deadline: self.until, server_first };
-        // Most listeners have none: not in every connection's future.
+        // Boxed: most listeners expect no PROXY header.
         let received = Box::pin(proxy_protocol::receive(socket, terms, self.peer, wait));
         let received = received.await.map_err(|error| {
             ProxyError::new(Side::Client, Phase::ProxyHeader, error.kind()).with_source(error)
@@ -271,11 +271,11 @@ impl AcceptedConnection {
         Ok(true)
     }
 
-    /// TLS, up to the end of the handshake.
+    /// Runs the TLS handshake.
     async fn accept_tls(&mut self, socket: TcpStream) -> Result<ConnectionUse, Rejection> {
         let Some(terms) = &self.policy.tls else { return self.opened(ClientStream::Plain(socket)) };
         let mut told = TlsInfo::default();
-        // Offered while an ACME server is to ask for it, and at no other time.
+        // Offered only while an ACME server is to validate a name.
         let challenge = self.handle.proxy.challenges.tls();
         let handshake = terms.accept_with_override(challenge, socket, &mut told);
         let outcome = timeout_at(self.until, handshake).await;
@@ -308,8 +308,8 @@ impl AcceptedConnection {
         }
     }
 
-    /// The failure of a handshake, ours where there was nothing to show; rustls has no error of its own
-    /// for it.
+    /// Replaces the failure of a handshake without any certificate by an error of the proxy; rustls
+    /// has no specific error for it.
     fn explain_missing_certificate(&self, error: ProxyError) -> ProxyError {
         let source = error.source.as_ref().and_then(|source| source.downcast_ref::<io::Error>());
         let told = source.and_then(|error| error.get_ref()?.downcast_ref::<rustls::Error>());
@@ -332,8 +332,8 @@ impl AcceptedConnection {
         }
     }
 
-    /// Layer 4: one stream, which goes on in a task of its own. Its pool is the one that has the name
-    /// now: a handshake may take long.
+    /// Serves a layer 4 stream, which continues in a separate task. The pool is looked up by name
+    /// only now, because a handshake may take long.
     async fn serve_stream(self, stream: ClientStream, pool: &str) {
         let Some(pool) = self.handle.proxy.snapshot.load().pool(pool).cloned() else {
             self.fail(&ProxyError::new(Side::Proxy, Phase::Select, FailureKind::NoRoute), 0);
@@ -354,15 +354,15 @@ impl AcceptedConnection {
         }
     }
 
-    /// An ACME server, for whom the handshake was all (RFC 8737 §3).
+    /// Closes the connection of an ACME server, which needs only the handshake (RFC 8737 §3).
     async fn serve_challenge(self, mut stream: ClientStream) {
-        // Where it has gone already, it has seen it all the same.
+        // An error means that the server has left already, after the handshake.
         let _ = timeout_at(self.until, stream.shutdown()).await;
         self.facts().log(self.form(), 0, Termination::Answered, None);
     }
 
-    /// HTTP, request by request. What the future holds it holds for days: only what the connection's end
-    /// needs, and nothing of how it began.
+    /// Serves HTTP requests. The future lives for days, so it holds only what the end of the
+    /// connection needs.
     fn serve_requests(self, stream: ClientStream) -> impl Future<Output = ()> {
         let introduces = self.handle.proxy.snapshot.load().introduces;
         let local = || introduces.then(|| stream.local().ok()).flatten();
@@ -409,13 +409,13 @@ impl AcceptedConnection {
     }
 }
 
-/// What a ClientHello that is not answered here tells.
+/// TLS properties from a ClientHello that is not answered here.
 fn hello_info(hello: &ClientHello) -> TlsInfo {
     let alpn = hello.first_protocol().map(|name| name.as_ref().into());
     TlsInfo { sni: hello.sni.clone(), alpn, ..TlsInfo::default() }
 }
 
-/// What a step brings before the deadline, or the client's failure in that phase.
+/// Runs a step within the deadline; an error is the client's failure in that phase.
 async fn in_time<T>(
     until: Instant,
     phase: Phase,
@@ -439,9 +439,10 @@ mod tests {
         size_of::<F>()
     }
 
-    /// What a connection costs while it waits for requests, beside hyper's share: its task is this future.
+    /// Cost of a connection that waits for requests, apart from hyper's share: the task is this
+    /// future.
     #[test]
-    fn a_connection_that_waits_remembers_little_of_how_it_began() {
+    fn a_waiting_connection_holds_little_of_its_start() {
         let served =
             size_of_served(|proxy, info, stream| server::serve(proxy, info, stream, log_rejected));
         let whole = size(AcceptedConnection::serve);

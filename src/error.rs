@@ -1,156 +1,156 @@
-//! How a stream ends: the closed vocabulary that replies, log lines and metric labels are made from.
+//! How a stream ends: the closed vocabulary for replies, log lines and metric labels.
 //!
-//! [`ProxyError`] is a failure with its side, phase and kind; [`Termination`] is how a whole stream
-//! ended, failure or not. Replies are made from them in `http/reply.rs`, labels in
-//! `observe/names.rs`, and nowhere else. This module knows nobody above it.
+//! [`ProxyError`] is a failure with its side, phase and kind; [`Termination`] is the end of a whole
+//! stream, failed or not. Replies are created from them in `http/reply.rs`, labels in
+//! `observe/names.rs`, and nowhere else. This module depends on no other module.
 
 use std::{error::Error, fmt};
 
-/// Whose doing a failure was.
+/// The side that caused a failure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Side {
-    /// The client's.
+    /// The client.
     Client,
-    /// The backend's.
+    /// The backend.
     Backend,
-    /// Ours: limits, configuration, defects.
+    /// This proxy: a limit, the configuration, or a defect.
     Proxy,
 }
 
-/// How far a stream had come.
+/// Phase that a stream has reached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Phase {
-    /// Reading the PROXY header that a connection begins with.
+    /// Reading the PROXY header at the begin of a connection.
     ProxyHeader,
-    /// TLS handshake, with the client or with the backend, by side.
+    /// TLS handshake with the client or the backend, depending on the side.
     Handshake,
-    /// Reading and checking the request's header.
+    /// Reading and validating the request header.
     Request,
     /// Finding a route and a backend.
     Select,
     /// Opening a connection to the backend.
     Connect,
-    /// Sending the request's body.
+    /// Sending the request body.
     RequestBody,
-    /// Waiting for the response's header.
+    /// Waiting for the response header.
     ResponseHeader,
-    /// Relaying the response's body.
+    /// Relaying the response body.
     ResponseBody,
-    /// Relaying an upgraded connection, or one of layer 4.
+    /// Relaying an upgraded connection or a layer 4 stream.
     Tunnel,
 }
 
-/// What went wrong.
+/// Kind of a failure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum FailureKind {
-    /// The request breaks HTTP or WebSocket rules; the text is the sentence the client gets.
+    /// The request violates HTTP or WebSocket rules; the text is the sentence of the reply.
     BadRequest(&'static str),
-    /// The method is one that no proxy should relay.
+    /// A method that proxies must not relay.
     MethodNotAllowed,
     /// A WebSocket version other than 13.
     UpgradeRequired,
-    /// A request's header is larger than it may be, or has too many fields.
+    /// A request header that is too large or has too many fields.
     HeaderTooLarge,
-    /// A request's target is longer than any may be.
+    /// A request target that is too long.
     TargetTooLong,
-    /// The request's version of HTTP is not supported.
+    /// An unsupported HTTP version.
     UnsupportedVersion,
-    /// A request's body has a transfer coding other than chunked.
+    /// A request body with a transfer coding other than chunked.
     UnsupportedCoding,
-    /// A buffered body exceeds its bound.
+    /// A buffered body that exceeds its limit.
     BodyTooLarge,
-    /// No route covers the host and path.
+    /// No route matches the host and path.
     NoRoute,
-    /// The host asked for is served by others, on connections that are passed on to them.
+    /// The host is served on passthrough connections only.
     Misdirected,
-    /// Every backend of the pool is down, or it has none.
+    /// Every backend of the pool is down, or the pool is empty.
     NoBackend,
-    /// The session's node is gone, and the session with it.
+    /// The session has ended with its node.
     SessionGone,
-    /// Every connection allowed to the backend is in use.
+    /// Every allowed connection to the backend is in use.
     Saturated,
     /// Too many connections from one address.
     TooMany,
     /// The request or stream leads back to this proxy.
     Loop,
-    /// Too many new sessions for the backend, for longer than one of them may wait.
+    /// Too many new sessions for the backend, for longer than a session may wait.
     NotAdmitted,
     /// The peer refused the connection.
     Refused,
-    /// No local port, descriptor or route left to connect with.
+    /// No local port, descriptor or route is available for a connection.
     Exhausted,
-    /// A deadline passed.
+    /// A deadline has passed.
     TimedOut,
     /// The peer reset the connection.
     Reset,
-    /// The peer closed before its message was complete.
+    /// The peer closed the connection within a message.
     Incomplete,
-    /// The peer's bytes are no valid HTTP.
+    /// The peer's bytes are not valid HTTP.
     Malformed,
-    /// A `101` that was not asked for, or without a valid `Upgrade` or `Sec-WebSocket-Accept`.
+    /// An unexpected `101`, or one without a valid `Upgrade` or `Sec-WebSocket-Accept`.
     BadUpgrade,
-    /// Said by a peer that is not trusted to say it.
+    /// Information from a peer that is not trusted to send it.
     Untrusted,
-    /// Not said by a peer that has to say it.
+    /// Information that the peer must send is missing.
     Missing,
-    /// The peer's bytes are no TLS.
+    /// The peer's bytes are not TLS.
     NotTls,
-    /// The client asks for a server name that is not served.
+    /// The client requests a server name that is not served.
     UnknownName,
-    /// The peer's certificate is not valid any more, or not yet.
+    /// The peer's certificate has expired or is not yet valid.
     CertificateExpired,
     /// The peer's certificate is for another name.
     CertificateName,
-    /// Nobody who is trusted vouches for the peer's certificate.
+    /// The peer's certificate is not issued by a trusted authority.
     CertificateUntrusted,
-    /// The peer's certificate was revoked.
+    /// The peer's certificate has been revoked.
     CertificateRevoked,
-    /// Whoever has to show a certificate has none: the peer, or we as long as none has been issued.
+    /// A required certificate is missing: the peer's, or this proxy's until one has been issued.
     CertificateMissing,
-    /// The peer's certificate is wrong in another way.
+    /// The peer's certificate is invalid in another way.
     CertificateInvalid,
-    /// The peer ended the handshake with an alert, or nothing could be agreed on.
+    /// The peer ended the handshake with an alert, or no parameters could be negotiated.
     Alert,
     /// Any other socket error.
     Io,
 }
 
-/// A failure: whose, when, what, and the error beneath it.
+/// A failure: side, phase, kind, and the underlying error.
 #[derive(Debug)]
 pub struct ProxyError {
-    /// Whose doing.
+    /// Side that caused the failure.
     pub side: Side,
-    /// How far the stream had come.
+    /// Phase that the stream had reached.
     pub phase: Phase,
-    /// What went wrong.
+    /// Kind of the failure.
     pub kind: FailureKind,
-    /// Seconds after which the client should come back; `None`: as usual for this kind.
+    /// Seconds until the client should retry; `None`: the default of this kind.
     pub retry_after: Option<u32>,
-    /// The error beneath, for the log.
+    /// Underlying error, for the log.
     pub source: Option<Box<dyn Error + Send + Sync>>,
 }
 
 impl ProxyError {
-    /// A failure without an error beneath it.
+    /// Creates a failure without an underlying error.
     pub fn new(side: Side, phase: Phase, kind: FailureKind) -> Self {
         Self { side, phase, kind, retry_after: None, source: None }
     }
 
-    /// The same with the error beneath.
+    /// Adds the underlying error.
     #[must_use]
     pub fn with_source(mut self, source: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
         self.source = Some(source.into());
         self
     }
 
-    /// The same with the seconds after which the client should come back.
+    /// Adds the seconds until the client should retry.
     #[must_use]
     pub fn with_retry_after(mut self, seconds: u32) -> Self {
         self.retry_after = Some(seconds);
         self
     }
 
-    /// A request that breaks the rules, with the sentence that the client gets.
+    /// Creates a failure for an invalid request, with the sentence of the reply.
     pub fn bad_request(reason: &'static str) -> Self {
         Self::new(Side::Client, Phase::Request, FailureKind::BadRequest(reason))
     }
@@ -172,30 +172,30 @@ impl Error for ProxyError {
     }
 }
 
-/// How a stream ended. Exactly one for each: one access-log line, one metric.
+/// How a stream ended. Every stream has exactly one: one access-log line, one metric.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Termination {
     /// The whole response was relayed.
     Complete,
-    /// We answered by ourselves as configured: a redirect.
+    /// The proxy answered by itself as configured, for example with a redirect.
     Answered,
-    /// It failed.
+    /// The stream failed.
     Failed(Side, Phase, FailureKind),
-    /// A tunnel ended with FIN, and this side sent it first.
+    /// A tunnel ended with FIN; this side sent it first.
     Closed(Side),
-    /// A tunnel saw no byte for its idle timeout.
+    /// No byte passed a tunnel within its idle timeout.
     Idle,
-    /// A tunnel of which one direction had ended saw no byte in the other one for as long as it may.
+    /// No byte passed the open direction of a half-closed tunnel within its timeout.
     HalfClosed,
-    /// Closed or cut by a drain, the backend's or the process's.
+    /// Closed or cut by a drain of the backend or a shutdown of the process.
     Drained,
-    /// A tunnel closed because its backend had more than its share.
+    /// A tunnel was closed because its backend had more than its share.
     Rebalanced,
-    /// A tunnel closed because it had lived for as long as one may.
+    /// A tunnel was closed because it reached its maximum age.
     Aged,
-    /// A tunnel closed because its backend is down.
+    /// A tunnel was closed because its backend is down.
     BackendDown,
-    /// The task that relayed it panicked.
+    /// The task of the stream panicked.
     Panicked,
 }
 

@@ -1,12 +1,11 @@
 //! Layer 4: one connection, one backend, and the bytes between them.
 //!
-//! A [`BackendSearch`](search::BackendSearch) finds a backend by the pool's own balance, waits where all
-//! connections are in use, and goes elsewhere where one cannot be reached: none of its bytes were sent, so
-//! nothing is done twice. What is found becomes a [tunnel](crate::tunnel) without frames. The line in
-//! the access log, the metrics and the registry of tunnels treat it as they do an upgraded connection.
+//! A [`BackendSearch`](search::BackendSearch) finds a backend by the pool's balance policy, waits if
+//! all connections are in use, and tries another backend if one is unreachable: no bytes have been
+//! sent yet, so nothing is repeated. The result is a [tunnel](crate::tunnel) without frames. The
+//! access log, the metrics and the tunnel registry treat it like an upgraded connection.
 //!
-//! The pool is the one that has the name when the stream begins; a stream keeps its backend and nothing
-//! else.
+//! The pool is looked up by name when the stream begins. The stream then keeps its backend only.
 
 mod search;
 
@@ -31,27 +30,27 @@ use crate::{
     upstream::{Hold, InUse, Life},
 };
 
-/// A connection that is to become a stream.
+/// A connection that becomes a layer 4 stream.
 pub(crate) struct NewStream {
-    /// Its socket, and what TLS made of it where that is terminated here.
+    /// The socket, with TLS if it is terminated here.
     pub(crate) client: ClientStream,
-    /// Where it comes from.
+    /// Address of the peer.
     pub(crate) peer: SocketAddr,
-    /// What it connected to, where a PROXY header has told.
+    /// Address that the client connected to, from a PROXY header.
     pub(crate) destination: Option<SocketAddr>,
-    /// What TLS told of it.
+    /// TLS properties, if known.
     pub(crate) tls_info: Option<Arc<TlsInfo>>,
-    /// Where it goes.
+    /// Pool that serves the stream.
     pub(crate) pool: Arc<PoolSnapshot>,
-    /// Numbers of the listener that accepted it.
+    /// Metrics of the listener that accepted the connection.
     pub(crate) listener: Arc<ListenerMetrics>,
-    /// Its place among those of its address, where they are counted.
+    /// Slot among the connections of the peer's address, if those are limited.
     pub(crate) counted: Option<Arc<CountedConnection>>,
-    /// Keeps a drain waiting for it.
+    /// Makes a shutdown wait for the stream.
     pub(crate) drain: shutdown::Watch,
 }
 
-/// What keeps a stream counted.
+/// Keeps a stream counted.
 #[derive(Debug)]
 struct StreamCounts {
     _hold: Hold,
@@ -59,8 +58,8 @@ struct StreamCounts {
     _gauge: GaugeGuard,
 }
 
-/// Finds a backend and leaves the stream to a task of its own, which is small. Without one the stream
-/// has ended; its client comes back for whoever closes it.
+/// Finds a backend and spawns the stream in a separate, small task. If no backend is found, ends the
+/// stream and returns the client connection, which the caller closes.
 pub(crate) async fn serve(proxy: &Arc<SharedState>, arrived: NewStream) -> Option<ClientStream> {
     let NewStream { client, peer, destination, tls_info, pool, listener, counted, mut drain } =
         arrived;
@@ -98,7 +97,7 @@ pub(crate) async fn serve(proxy: &Arc<SharedState>, arrived: NewStream) -> Optio
             scope.client_lost(FailureKind::Reset);
             return None;
         }
-        // The entry tells of it as it is dropped.
+        // The scope logs the end when it is dropped.
         () = drain.forced() => return None,
     };
     match outcome {
@@ -114,7 +113,7 @@ pub(crate) async fn serve(proxy: &Arc<SharedState>, arrived: NewStream) -> Optio
     }
 }
 
-/// Lets the bytes flow.
+/// Spawns the tunnel.
 fn begin(
     proxy: &Arc<SharedState>,
     pool: &PoolSnapshot,
@@ -129,7 +128,8 @@ fn begin(
     let backend = Arc::clone(hold.backend());
     let ticket = proxy.tunnels.enter(backend.serial(), peer, false);
     if backend.phase() == Life::Gone {
-        // It went while it was connected to; its tunnels were cut before this one was entered.
+        // The backend was removed while connecting; its tunnels were cut before this one was
+        // registered.
         proxy.tunnels.cut(backend.serial());
     }
     let counts = StreamCounts { _hold: hold, _in_use: in_use, _gauge: gauge };
@@ -145,9 +145,10 @@ fn begin(
     tokio::spawn(tunnel::run(client, server, guard, ticket, terms));
 }
 
-/// Resolves when the client has reset its connection. One that has only said FIN still wants its answer.
+/// Resolves when the client has reset its connection. A client that has only sent FIN still waits
+/// for a response.
 async fn gone(socket: &TcpStream) {
-    // Fails only where the runtime ends.
+    // Fails only while the runtime shuts down.
     let _ = socket.ready(Interest::ERROR).await;
 }
 
@@ -156,7 +157,8 @@ mod tests {
     use super::*;
     use crate::{net::stream::BackendStream, tunnel::Tunnel};
 
-    /// What an open stream costs beside its sockets and its entry's strings: its task is this future.
+    /// Cost of an open stream, apart from its sockets and the strings of its scope: the task is this
+    /// future.
     #[test]
     fn a_stream_is_small() {
         let bytes = size_of::<Tunnel<ClientStream, BackendStream, TunnelGuard<StreamCounts>>>();

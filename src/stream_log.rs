@@ -1,9 +1,9 @@
-//! The one ending of every stream.
+//! The end of every stream, logged and counted once.
 //!
-//! An [`StreamScope`] is opened with the request and moved along with whatever carries the stream on: the
-//! response's body, then perhaps a tunnel. Whoever sees the end closes it with a [`Termination`];
-//! an entry that is dropped instead belongs to a client that went away, to a drain that was forced, or
-//! to a task that panicked.
+//! A [`StreamScope`] is opened with the request and moves along with the stream: to the body of the
+//! response, then perhaps to a tunnel. The code that sees the end closes it with a [`Termination`].
+//! A scope that is dropped instead belongs to a client that left, to a forced shutdown, or to a task
+//! that panicked.
 
 use std::{io, sync::Arc, time::Instant};
 
@@ -21,7 +21,7 @@ use crate::{
     tunnel::{TunnelObserver, TunnelSummary},
 };
 
-/// An open access-log line and metric.
+/// An open stream: its access-log line and its metrics.
 #[derive(Debug)]
 pub(crate) struct StreamScope(Option<Box<StreamState>>);
 
@@ -33,34 +33,35 @@ struct StreamState {
     bytes_out: u64,
     sinks: StreamSinks,
     client: Option<SessionClient>,
-    /// The connection's place among those of its address, for a tunnel, which outlives the connection.
+    /// Slot of the connection among those of its address, for a tunnel, which outlives the
+    /// connection.
     _counted: Option<Arc<CountedConnection>>,
 }
 
-/// Who has the session, and on which backend, for the case that it ends here.
+/// Client and backend of a session, in case the session ends with this stream.
 #[derive(Debug)]
 pub(crate) struct SessionClient {
     pub(crate) memory: Arc<RecentSessions>,
     pub(crate) key: ClientKey,
     /// [`Backend::tag`](crate::upstream::Backend::tag).
     pub(crate) backend: u64,
-    /// Looks whether the reply closes the session, if the stream is a poll.
+    /// Scans the reply for a packet that closes the session, if the stream is a poll.
     pub(crate) scan: Option<CloseScan>,
 }
 
-/// Where endings are told.
+/// Where ends of streams are recorded.
 #[derive(Clone, Debug)]
 pub(crate) struct StreamSinks {
-    /// The one in force when the stream ends.
+    /// The access log that is current when the stream ends.
     pub(crate) log: Arc<ArcSwap<AccessLog>>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) listener: Arc<ListenerMetrics>,
-    /// Keeps a drain waiting for the stream, and tells whether it was cut by one.
+    /// Makes a shutdown wait for the stream, and says whether it was forced.
     pub(crate) drain: shutdown::Watch,
 }
 
 impl StreamScope {
-    /// Opens an entry.
+    /// Opens a scope.
     pub(crate) fn open(record: StreamRecord, sinks: StreamSinks) -> Self {
         let phase = Phase::Request;
         let (bytes_in, bytes_out) = (0, 0);
@@ -69,37 +70,37 @@ impl StreamScope {
         Self(Some(Box::new(open)))
     }
 
-    /// What the line will say.
+    /// Record for the log line.
     pub(crate) fn record(&mut self) -> &mut StreamRecord {
-        // The option is emptied only by what consumes or drops the entry.
+        // Only methods that consume or drop the scope empty the option.
         match &mut self.0 {
             Some(open) => &mut open.record,
-            None => unreachable!("an entry is open while it is borrowed"),
+            None => unreachable!("a scope is open while it is borrowed"),
         }
     }
 
-    /// How far the stream has come, for the case that the client leaves.
+    /// Records the current phase, for the case that the client leaves.
     pub(crate) fn enter(&mut self, phase: Phase) {
         if let Some(open) = &mut self.0 {
             open.phase = phase;
         }
     }
 
-    /// What to remember where the session ends with this stream: it is a tunnel, or a poll.
+    /// Sets the session that ends with this stream, for a tunnel or a poll.
     pub(crate) fn track_client(&mut self, client: SessionClient) {
         if let Some(open) = &mut self.0 {
             open.client = Some(client);
         }
     }
 
-    /// The reply is compressed: a close packet in it is not seen.
+    /// Stops scanning a compressed reply, in which a close packet cannot be seen.
     pub(crate) fn disable_close_scan(&mut self) {
         if let Some(client) = self.0.as_mut().and_then(|open| open.client.as_mut()) {
             client.scan = None;
         }
     }
 
-    /// Counts bytes of a reply's body to the client, and reads them if they may close a session.
+    /// Counts bytes of the reply body, and scans them for a packet that closes the session.
     pub(crate) fn relayed(&mut self, bytes: &[u8]) {
         self.sent(bytes.len() as u64);
         let client = self.0.as_mut().and_then(|open| open.client.as_mut());
@@ -129,26 +130,26 @@ impl StreamScope {
         }
     }
 
-    /// Where numbers are told.
+    /// Metrics of the process.
     pub(crate) fn metrics(&self) -> Option<&Metrics> {
         self.0.as_ref().map(|open| &*open.sinks.metrics)
     }
 
-    /// Closes the entry.
+    /// Closes the scope.
     pub(crate) fn end(mut self, termination: Termination) {
         if let Some(open) = self.0.take() {
             open.close(termination, None);
         }
     }
 
-    /// Closes the entry of a client that has gone, in the phase that it is in.
+    /// Closes the scope of a client that has left, in the current phase.
     pub(crate) fn client_lost(mut self, kind: FailureKind) {
         if let Some(open) = self.0.take() {
             open.close(Termination::Failed(Side::Client, open.phase, kind), None);
         }
     }
 
-    /// Closes the entry of a request that failed.
+    /// Closes the scope of a failed request.
     pub(crate) fn fail(mut self, error: &ProxyError) {
         if let Some(open) = self.0.take() {
             open.close(error.into(), Some(&error.to_string()));
@@ -167,8 +168,8 @@ impl StreamState {
         self.sinks.log.load().write(&self.record, &end);
     }
 
-    /// Whether the session is over and its client may come back to the same node: not where the client
-    /// was sent away to find another.
+    /// Whether the session is over and its client may return to the same node. False if the client
+    /// was sent to another node.
     fn ends_session(&self, client: &SessionClient, termination: &Termination) -> bool {
         match termination {
             Termination::Drained
@@ -198,11 +199,11 @@ impl Drop for StreamScope {
     }
 }
 
-/// Closes the entry with the tunnel, and lets its session go.
+/// Closes the scope and stops counting the session when the tunnel ends.
 #[derive(Debug)]
 pub(crate) struct TunnelGuard<M> {
     pub(crate) scope: StreamScope,
-    /// Counts the session.
+    /// Keeps the session counted.
     pub(crate) _counts: M,
 }
 

@@ -12,7 +12,7 @@ use crate::{
     shared::SharedState,
 };
 
-/// Logs a request that was refused before it could be served.
+/// Logs a request that was rejected before it could be served.
 pub(super) fn log_rejected(proxy: &SharedState, info: &ConnectionInfo, refused: &RejectedRequest) {
     let ConnectionInfo { peer, metrics, tls_info, .. } = info;
     let (method, target) = refused.request_line();
@@ -32,7 +32,7 @@ pub(super) fn log_rejected(proxy: &SharedState, info: &ConnectionInfo, refused: 
     finish(proxy, metrics, record.begun(refused.since.into_std()), refused.status, &end);
 }
 
-/// Writes the line of a connection that came to no stream, and counts it.
+/// Writes the log line of a connection without a stream, and counts it.
 fn finish(
     proxy: &SharedState,
     metrics: &ListenerMetrics,
@@ -45,13 +45,13 @@ fn finish(
     proxy.log.load().write(&record, end);
 }
 
-/// What is told of a connection that came to no stream.
+/// What is logged about a connection without a stream.
 pub(super) struct ConnectionFacts<'a> {
     pub(super) proxy: &'a SharedState,
     pub(super) metrics: &'a ListenerMetrics,
     pub(super) peer: SocketAddr,
     pub(super) tls_info: Option<&'a Arc<TlsInfo>>,
-    /// When it was accepted.
+    /// When the connection was accepted.
     pub(super) since: Instant,
 }
 

@@ -1,4 +1,5 @@
-//! What a client says first on a listener that expects TLS, looked at and left in the socket.
+//! Detects the protocol of a connection on a TLS listener from its first bytes, which stay in the
+//! socket.
 
 use std::{io, time::Duration};
 
@@ -14,14 +15,14 @@ use crate::net::{
     stream::ClientStream,
 };
 
-/// Enough to tell HTTP by: its longest method that is in use, and the space after it.
+/// Enough bytes to detect HTTP: the longest common method and a space.
 const FEW: usize = 8;
-/// Holds any ClientHello but those with very many or large extensions.
+/// Holds any ClientHello except for those with very many or large extensions.
 const USUAL: usize = 2048;
 
-/// How long a client that is refused may take to read why.
+/// How long a rejected client may take to read the reason.
 const LAST_READ: Duration = Duration::from_secs(1);
-/// Most of its bytes that are dropped meanwhile.
+/// Maximum number of bytes that are read and dropped meanwhile.
 const MOST_DROPPED: usize = 64 * 1024;
 
 const METHODS: [&[u8]; 9] = [
@@ -36,25 +37,25 @@ const METHODS: [&[u8]; 9] = [
     b"TRACE ",
 ];
 
-/// A fatal `decode_error` (RFC 8446, section 6).
+/// A fatal `decode_error` alert (RFC 8446 §6).
 pub(super) const DECODE_ERROR: &[u8] = b"\x15\x03\x03\x00\x02\x02\x32";
 
-/// What a client speaks.
+/// Protocol of a client.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Sniffed {
     /// TLS, by its first byte.
     Tls,
-    /// TLS, and this is its ClientHello.
+    /// TLS, with its ClientHello.
     Hello(ClientHello),
-    /// TLS, with a ClientHello that cannot be understood.
+    /// TLS, with an invalid ClientHello.
     Broken(&'static str),
-    /// HTTP in the clear.
+    /// Plain HTTP.
     Http,
-    /// Neither.
+    /// Another protocol.
     Other,
 }
 
-/// What the client speaks, by its first byte that tells.
+/// Detects the protocol from the first bytes.
 ///
 /// # Errors
 /// As for [`peek_into`].
@@ -62,7 +63,7 @@ pub(super) async fn protocol(socket: &TcpStream) -> io::Result<Sniffed> {
     peek_into(socket, &mut [0; FEW], |bytes| Some(first(bytes))).await
 }
 
-/// The same, with its whole ClientHello.
+/// Detects the protocol and reads the whole ClientHello.
 ///
 /// # Errors
 /// As for [`peek`].
@@ -85,10 +86,10 @@ fn first(bytes: &[u8]) -> Sniffed {
     }
 }
 
-/// Closes in order, so that the client reads these words, if there are any: bytes that nobody has read
-/// would make it a reset, which overtakes them.
+/// Sends the last bytes, if any, and closes with FIN. Reads what the client has sent: unread bytes
+/// would turn the close into a reset, which overtakes the last bytes.
 ///
-/// One that speaks TLS hears that it ends by its own means, and nothing else.
+/// A TLS client gets a close_notify instead of the bytes.
 pub(super) async fn close_with(client: ClientStream, bytes: &[u8]) {
     let reply = async {
         let mut socket = match client {
@@ -109,7 +110,7 @@ pub(super) async fn close_with(client: ClientStream, bytes: &[u8]) {
         }
         io::Result::Ok(())
     };
-    // Whatever fails, nobody is left to be told.
+    // Errors are ignored: the connection ends in any case.
     let _ = timeout(LAST_READ, reply).await;
 }
 
@@ -118,7 +119,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn http_is_told_from_tls_and_from_the_rest_by_whatever_has_come() {
+    fn http_and_tls_are_detected_from_the_first_bytes() {
         for http in [&b"G"[..], b"GET / HT", b"P", b"PU", b"OPTIONS ", b"DELETE /"] {
             assert_eq!(first(http), Sniffed::Http, "{http:?}");
         }

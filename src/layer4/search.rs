@@ -1,9 +1,9 @@
-//! From a pool to a connection to one of its backends.
+//! Finds a backend for a layer 4 stream and connects to it.
 //!
-//! A backend is picked as for a new session of HTTP, and held from then on, so that whoever is picked
-//! for next sees it. Where every connection that may be is in use, the stream waits, behind those that
-//! came before it, for the first of some backends that is free; it counts as waiting at one of them.
-//! One that has its connection is a new session, and waits as those do to be admitted.
+//! A backend is picked as for a new HTTP session, and is held from then on, so that the next pick
+//! takes the stream into account. If all allowed connections are in use, the stream waits, first
+//! come first served, for a free connection to one of several backends; it counts as waiting at one
+//! of them. A stream with a connection is a new session and waits for admission like one.
 
 use std::{
     future::{Future, poll_fn},
@@ -26,39 +26,39 @@ use crate::{
     upstream::{Admitted, Backend, ConnectError, Hold, InUse, source},
 };
 
-/// Backends tried for one stream.
+/// Maximum number of backends tried for one stream.
 const MAX_TRIES: usize = 3;
-/// Backends that a stream waits for at once.
+/// Maximum number of backends that a stream waits for at once.
 const QUEUES: usize = 8;
-/// How often one that waits to be admitted looks whether its backend still takes new sessions.
+/// How often a waiting stream checks whether its backend still takes new sessions.
 const LOOK: Duration = Duration::from_millis(500);
-/// Pause before the next try where a descriptor or port is short.
+/// Pause before the next try if descriptors or ports are exhausted.
 const SHORTAGE_PAUSE: Duration = Duration::from_millis(20);
 
-/// One stream's way to a backend.
+/// Search for the backend of one stream.
 pub(super) struct BackendSearch<'a> {
     proxy: &'a SharedState,
     pool: &'a PoolSnapshot,
     source: [u8; 16],
     scope: &'a mut StreamScope,
-    /// Those that it does not go to again: not reached, or full of new sessions.
+    /// Backends that are not used again: unreachable, or full of new sessions.
     excluded: Vec<Arc<Backend>>,
-    /// How many were tried.
+    /// Number of backends tried.
     tries: usize,
-    /// By when it may wait for a free connection.
+    /// Deadline for a free connection.
     until: Instant,
-    /// By when it may wait to be admitted, at all of them together.
+    /// Deadline for admission, over all backends.
     admitted_by: Option<std::time::Instant>,
-    /// Whether somebody has not admitted it.
+    /// Whether a backend has refused admission.
     refused: bool,
 }
 
-/// A backend that was reached.
+/// A connected backend.
 pub(super) struct ConnectedBackend {
     pub(super) server: BackendStream,
     pub(super) hold: Hold,
     pub(super) in_use: InUse,
-    /// How long connecting took, all tries together.
+    /// Time that connecting took, over all tries.
     pub(super) took: Duration,
 }
 
@@ -83,7 +83,7 @@ impl<'a> BackendSearch<'a> {
         }
     }
 
-    /// Finds a backend and connects to it, or says why the last one could not be.
+    /// Finds a backend and connects to it; an error describes the last failure.
     pub(super) async fn run(
         &mut self,
         from: &ConnectionOrigin,
@@ -120,7 +120,7 @@ impl<'a> BackendSearch<'a> {
         }
     }
 
-    /// A backend that admits it, and the right to one more connection there.
+    /// Finds a backend that admits the stream, and acquires a connection slot there.
     async fn admitted_backend(&mut self) -> Result<(Hold, InUse), ProxyError> {
         loop {
             let (hold, in_use) = match self.backend_with_capacity().await {
@@ -141,7 +141,7 @@ impl<'a> BackendSearch<'a> {
         }
     }
 
-    /// Waits until the backend admits it; false where another is to be picked.
+    /// Waits until the backend admits the stream; false if another backend must be picked.
     async fn admitted(&mut self, backend: &Arc<Backend>) -> bool {
         let pool = self.pool;
         let Some(terms) = &pool.config().admission else { return true };
@@ -164,7 +164,7 @@ impl<'a> BackendSearch<'a> {
         }
     }
 
-    /// A backend and the right to one more connection there.
+    /// Picks a backend and acquires a connection slot there.
     async fn backend_with_capacity(&self) -> Result<(Hold, InUse), ProxyError> {
         loop {
             let picked = self.pool.upstream.pick(&self.source, &self.excluded);
@@ -180,14 +180,14 @@ impl<'a> BackendSearch<'a> {
                 return Err(ProxyError::new(Side::Proxy, Phase::Select, FailureKind::Saturated));
             };
             let backend = Arc::clone(in_use.backend());
-            // It may have begun to drain meanwhile, or gone down.
+            // The backend may have begun to drain or gone down meanwhile.
             if accepts_new(&backend) {
                 return Ok((backend.hold(), in_use));
             }
         }
     }
 
-    /// Waits for a connection to be free; `None` where too many wait already, or too long.
+    /// Waits for a free connection; `None` if too many streams wait or the deadline passes.
     async fn queue(&self, picked: Option<Arc<Backend>>) -> Option<InUse> {
         let waits = |backend: &&Arc<Backend>| backend.is_only_full() && !self.has_excluded(backend);
         let mut full: Vec<&Arc<Backend>> =
@@ -196,7 +196,7 @@ impl<'a> BackendSearch<'a> {
             full.extend(&picked);
         }
         full.sort_by_key(|backend| backend.requests_pending());
-        // One stream, one place; it is given up after the turns.
+        // Counted once per stream; released after the turns.
         let _place = full.first()?.pending()?;
         let mut turns: Vec<Pin<Box<_>>> =
             full.iter().take(QUEUES).map(|backend| Box::pin(backend.free_connection())).collect();
@@ -210,7 +210,7 @@ impl<'a> BackendSearch<'a> {
         timeout_at(self.until, first).await.ok()
     }
 
-    /// One try, with what it tells about the backend's health.
+    /// Connects once and updates the backend's health by the outcome.
     async fn connect(
         &self,
         backend: &Arc<Backend>,
@@ -239,7 +239,7 @@ impl<'a> BackendSearch<'a> {
         outcome
     }
 
-    /// Whether there is somebody else to try, and the budget, which is then spent on it.
+    /// Whether another backend can be tried within the retry budget; spends the budget.
     fn may_retry(&self) -> bool {
         let other = |backend: &Arc<Backend>| accepts_new(backend) && !self.has_excluded(backend);
         self.tries < MAX_TRIES
@@ -256,17 +256,17 @@ impl<'a> BackendSearch<'a> {
     }
 }
 
-/// Whether it takes new sessions, at once or when a connection is free.
+/// Whether the backend takes new sessions, at once or when a connection is free.
 fn accepts_new(backend: &Backend) -> bool {
     backend.takes_new() || backend.is_only_full()
 }
 
-/// Waits until then; false where the backend takes no new sessions any more.
+/// Waits until `at`; false if the backend takes no new sessions any more.
 async fn wait_for_turn(backend: &Backend, at: Instant) -> bool {
     loop {
         let left = at.saturating_duration_since(Instant::now());
         sleep(left.min(LOOK)).await;
-        // Its own connection may be what makes it full.
+        // The stream's own connection may be the one that makes the backend full.
         if !accepts_new(backend) || left <= LOOK {
             return accepts_new(backend);
         }
