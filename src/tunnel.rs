@@ -1,20 +1,20 @@
-//! Upgraded connections: bytes both ways until both sides have said that they are done.
+//! Tunnels: bytes in both directions until both sides have ended.
 //!
-//! A tunnel sees two byte streams and a [`TunnelObserver`]; it knows nothing of HTTP, routes or configuration,
-//! and never looks into a payload. What it promises:
+//! A tunnel has two byte streams and a [`TunnelObserver`]. It does not depend on HTTP, routes or
+//! configuration, and never inspects payload. It guarantees:
 //!
 //! - **No buffer while idle.** Bytes move through a buffer of the thread ([`copy`]); a tunnel owns
-//!   memory only while a write is short. Bulk between plain sockets goes through a pipe ([`splice`]),
-//!   on the same terms.
-//! - **Backpressure.** While a write is short, nothing more is read from its other side.
-//! - **Half-close.** A FIN is passed on once everything before it is; the other direction goes on,
-//!   for [`TunnelOptions::half_closed`] without a byte at most.
+//!   memory only after a short write. Bulk data between plain sockets moves through a pipe
+//!   ([`splice`]) under the same rules.
+//! - **Backpressure.** After a short write, nothing more is read from the other side.
+//! - **Half-close.** A FIN is passed on after all bytes before it. The other direction continues,
+//!   for at most [`TunnelOptions::half_closed`] without a byte.
 //! - **Resets are passed on** at once, as resets.
-//! - **One ending.** The guard hears of it exactly once, or is dropped by a panic.
-//! - **Closed between frames.** Where the bytes are known to be a WebSocket's, the headers of its
-//!   frames are followed ([`frame`]), and an ordered [`close`] interrupts none of them.
+//! - **One end.** The observer is called exactly once, or is dropped by a panic.
+//! - **Closed between frames.** In a WebSocket tunnel, frame headers are tracked ([`frame`]), and a
+//!   [`close`] by the proxy interrupts no frame.
 //!
-//! Tunnels are found again by backend through the [`TunnelRegistry`], by which they are closed and cut.
+//! The [`TunnelRegistry`] finds tunnels by backend, and closes and cuts them.
 
 pub mod close;
 mod copy;
@@ -35,10 +35,10 @@ pub use self::{
 };
 use crate::error::Termination;
 
-/// How a tunnel ended and what it moved.
+/// How a tunnel ended, and how many bytes it moved.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TunnelSummary {
-    /// Why.
+    /// Why the tunnel ended.
     pub termination: Termination,
     /// Bytes from client to backend.
     pub to_backend: u64,
@@ -46,37 +46,38 @@ pub struct TunnelSummary {
     pub to_client: u64,
 }
 
-/// Hears of a tunnel's end. Dropped unheard where the tunnel's task panicked or was dropped.
+/// Called at the end of a tunnel. Dropped without a call if the task of the tunnel panicked or was
+/// dropped.
 pub trait TunnelObserver: Unpin {
-    /// The tunnel is over; both sockets are about to close. There is an error where more is known of a
-    /// failure than its kind.
+    /// Called when the tunnel has ended; both sockets are about to close. `error` is set if it says
+    /// more than the kind of the failure.
     fn end(self, ended: TunnelSummary, error: Option<&io::Error>);
 }
 
-/// One end of a tunnel: the stream, and what had been read from it before.
+/// One end of a tunnel: the stream, and bytes that were read from it before.
 #[derive(Debug)]
 pub struct TunnelEndpoint<S> {
-    /// The stream itself.
+    /// The stream.
     pub stream: S,
-    /// Bytes already read from it that belong to the other end.
+    /// Bytes already read from the stream, for the other end.
     pub early: Bytes,
 }
 
-/// What a tunnel goes by.
+/// Options of a tunnel.
 #[derive(Clone, Copy, Debug)]
 pub struct TunnelOptions {
-    /// The longest pause; `None`: unlimited.
+    /// Idle timeout; `None`: no limit.
     pub idle: Option<Duration>,
-    /// The longest pause of the open direction once the other one has ended: a peer that has sent FIN and
-    /// never gets one back must not be held for ever.
+    /// Idle timeout of the open direction after the other one has ended: a peer that never answers a
+    /// FIN must not hold the tunnel.
     pub half_closed: Duration,
-    /// Whether both directions are a WebSocket's from the first byte on, so that it can be closed
-    /// between two frames.
+    /// Whether both directions carry WebSocket frames from the first byte on, so that the tunnel can
+    /// be closed between two frames.
     pub framed: bool,
 }
 
 impl Default for TunnelOptions {
-    /// No limit but that of a half-closed tunnel, and nothing is known of its bytes.
+    /// No idle timeout except for half-closed tunnels, and no frames.
     fn default() -> Self {
         Self { idle: None, half_closed: Duration::from_secs(60), framed: false }
     }
@@ -84,7 +85,7 @@ impl Default for TunnelOptions {
 
 /// Moves bytes between `client` and `backend` until the tunnel ends.
 ///
-/// The future is the whole cost of an open tunnel: spawn it in a task of its own.
+/// The future is the whole cost of an open tunnel: spawn it in a separate task.
 pub fn run<A, B, G>(
     client: TunnelEndpoint<A>,
     backend: TunnelEndpoint<B>,

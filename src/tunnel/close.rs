@@ -1,19 +1,20 @@
-//! Closing a tunnel on order: a Close frame of ours to the client at a frame boundary (RFC 6455,
-//! section 5.5.1), and the client's own Close to the backend.
+//! Closing a tunnel by the proxy: a Close frame to the client at a frame boundary (RFC 6455 §5.5.1),
+//! and the client's Close to the backend.
 //!
-//! After our Close nothing of the backend's follows it; what still comes is read and dropped, so that
-//! a backend never stalls on a client that leaves. The client's bytes go on to the backend until its
-//! Close has passed, which is masked as a backend expects it; then both sides end. A client that hears
-//! of a restart (1012) connects again by itself.
+//! No bytes of the backend follow the proxy's Close; they are read and dropped, so that the backend
+//! never stalls on a client that leaves. The client's bytes are passed to the backend up to the
+//! client's Close, which is masked as a backend expects it; then both sides end. A client that gets
+//! the status "service restart" (1012) reconnects by itself.
 //!
-//! A tunnel that never had frames ends at its next pause of [`QUIET_TIME`], when nothing is under way as far
-//! as bytes tell: none come, and none wait for a slow reader. An operator who names it ends it at once.
-//! Its peers are told in order, by FIN and TLS's close_notify, except where bytes for one are left: that
-//! one sees a reset, so that it takes nothing for whole.
+//! A tunnel without frames ends at its next pause of [`QUIET_TIME`], when apparently nothing is in
+//! progress: no bytes arrive, and none wait for a slow reader. An operator's close ends it at once.
+//! Its peers get FIN and TLS's close_notify. If bytes for a peer are left, this peer gets a reset,
+//! so that it does not take the data for complete.
 //!
-//! Where frames are lost sight of, nothing is sent: the tunnel lives until it ends or is cut. A drain
-//! cuts what is left at its own deadline. No other close has one, so that it brings its own: a client
-//! that reads nothing, a frame without an end and a tunnel without frames are cut after [`CLOSE_TIMEOUT`].
+//! If the frame boundary is lost, nothing is sent: the tunnel lives until it ends or is cut. A drain
+//! cuts the remaining tunnels at its deadline. Other closes have their own deadline: a client that
+//! reads nothing, a frame that does not end, and a tunnel without frames are cut after
+//! [`CLOSE_TIMEOUT`].
 
 use std::{
     io,
@@ -35,58 +36,58 @@ use crate::{
     net::stream::ByteStream,
 };
 
-/// How long a client may take to answer our Close. Every client library does so by itself, within a
-/// round trip: one that does not has lost its event loop or its network, and is cut.
+/// How long a client may take to answer the proxy's Close. Every client library answers within a
+/// round trip; a client that does not has a blocked event loop or no network, and is cut.
 pub const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How long a close that no drain has ordered may wait until our Close is with the client. Several round
-/// trips and a large frame on a slow line take less; past it, nobody reads.
+/// Deadline, except in a drain, until the proxy's Close has been written to the client. Several
+/// round trips and a large frame on a slow line take less.
 pub const CLOSE_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// How long a tunnel without frames that is to be closed must be silent, both ways.
+/// How long a tunnel without frames must be silent in both directions before it is closed.
 pub const QUIET_TIME: Duration = Duration::from_secs(1);
 
 /// Why a tunnel is closed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CloseReason {
-    /// Its backend drains, or the process.
+    /// The backend drains, or the process shuts down.
     Drained,
-    /// Its backend has more than its share.
+    /// The backend has more than its share.
     Rebalanced,
-    /// It has lived for as long as a tunnel may.
+    /// The tunnel has reached its maximum age.
     Aged,
-    /// An operator named it.
+    /// An operator closed the tunnel.
     Operator,
-    /// Its backend is down.
+    /// The backend is down.
     Down,
 }
 
-/// How far a tunnel's close has come.
+/// State of a close by the proxy.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum CloseState {
-    /// Nobody ordered one.
+    /// No close.
     #[default]
     No,
-    /// The next boundary is waited for.
+    /// Waits for the next frame boundary.
     Ordered(CloseReason),
-    /// It has no frames: it ends at its next pause.
+    /// Tunnel without frames: ends at its next pause.
     Quiet(CloseReason),
-    /// One of the peers has said Close or FIN before us: they are left to it, for as long as a client
-    /// may take to answer ours.
+    /// A peer sent Close or FIN first: the peers finish by themselves within the time that a client
+    /// may take to answer.
     Theirs(CloseReason),
-    /// Our Close is on its way.
+    /// The proxy's Close is being written.
     Sending(CloseReason, BackendEnd),
-    /// It is with the client, which is to answer.
+    /// The proxy's Close has been written; waits for the client's.
     Sent(CloseReason, BackendEnd),
 }
 
-/// The backend's end of a tunnel that is being closed.
+/// Backend side of a tunnel that is being closed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum BackendEnd {
     Open,
-    /// It has said FIN.
+    /// The backend has sent FIN.
     Ended,
-    /// It takes nothing any more.
+    /// Writes to the backend fail.
     Failed,
 }
 
@@ -94,7 +95,7 @@ impl CloseReason {
     const ALL: [Self; 5] =
         [Self::Drained, Self::Rebalanced, Self::Aged, Self::Operator, Self::Down];
 
-    /// How a tunnel ends that is closed for this reason.
+    /// Termination of a tunnel that is closed for this reason.
     pub fn termination(self) -> Termination {
         match self {
             Self::Drained => Termination::Drained,
@@ -105,12 +106,12 @@ impl CloseReason {
         }
     }
 
-    /// Whether whoever ordered it cuts what is left of the tunnel some time.
+    /// Whether a drain cuts the tunnel at its deadline.
     fn has_drain_deadline(self) -> bool {
         self == Self::Drained
     }
 
-    /// Not 0, and below 0x80.
+    /// Code of the reason: between 1 and 0x7f.
     pub(super) fn code(self) -> u8 {
         self as u8 + 1
     }
@@ -119,7 +120,7 @@ impl CloseReason {
         Self::ALL.get(usize::from(code).checked_sub(1)?).copied()
     }
 
-    /// A whole Close frame from a server: status 1012, "service restart", and a text.
+    /// Complete Close frame of a server: status 1012, "service restart", and a text.
     pub(super) fn frame(self) -> &'static [u8] {
         match self {
             Self::Drained => b"\x88\x0a\x03\xf4draining",
@@ -132,7 +133,7 @@ impl CloseReason {
 }
 
 impl CloseState {
-    /// Whether the tunnel's pause is a deadline, which no traffic moves.
+    /// Whether the timer is a fixed deadline, which no traffic moves.
     pub(super) fn has_deadline(self) -> bool {
         match self {
             Self::No | Self::Quiet(_) => false,
@@ -141,7 +142,7 @@ impl CloseState {
         }
     }
 
-    /// How a tunnel ends whose pause has been too long.
+    /// Termination of a tunnel whose timer has expired.
     pub(super) fn timed_out(self) -> Termination {
         match self {
             Self::No | Self::Ordered(CloseReason::Drained) => Termination::Idle,
@@ -155,7 +156,7 @@ impl CloseState {
 }
 
 impl<A: ByteStream, B: ByteStream, G: TunnelObserver> Tunnel<A, B, G> {
-    /// Takes note of an order; ready where it is to cut.
+    /// Handles a command; ready if the tunnel ends at once.
     pub(super) fn poll_command(&mut self, cx: &mut Context<'_>) -> Poll<Termination> {
         match self.ticket.command(cx) {
             Some(TunnelCommand::Cut(reason)) => {
@@ -177,11 +178,11 @@ impl<A: ByteStream, B: ByteStream, G: TunnelObserver> Tunnel<A, B, G> {
         Poll::Pending
     }
 
-    /// Ends a tunnel without frames when it next is silent, for `CLOSE_TIMEOUT` at most where nobody cuts it;
-    /// ready where that is now.
+    /// Closes a tunnel without frames at its next silence, after at most `CLOSE_TIMEOUT` unless a
+    /// drain cuts it; ready if the tunnel ends at once.
     fn close_at_pause(&mut self, cx: &mut Context<'_>, reason: CloseReason) -> Poll<Termination> {
         let latest = match reason {
-            // To be silent between two frames is nothing that it can be.
+            // Unframed tunnels have no frame boundary to close at.
             CloseReason::Rebalanced => return Poll::Pending,
             CloseReason::Operator => {
                 self.part(cx);
@@ -195,8 +196,8 @@ impl<A: ByteStream, B: ByteStream, G: TunnelObserver> Tunnel<A, B, G> {
         Poll::Pending
     }
 
-    /// Begins an ordered close where what has passed allows that now. Whether it has begun, so that
-    /// nothing of the backend's may pass any more.
+    /// Starts the close if the tunnel is at a frame boundary. Returns whether it has started, so
+    /// that no more bytes of the backend may pass.
     pub(super) fn begin_close(&mut self) -> bool {
         let reason = match self.closing {
             CloseState::No | CloseState::Quiet(_) | CloseState::Theirs(_) => return false,
@@ -211,7 +212,8 @@ impl<A: ByteStream, B: ByteStream, G: TunnelObserver> Tunnel<A, B, G> {
             return false;
         }
         if self.down.frames.at_boundary() {
-            // What a short write left over is of frames that have not begun: it goes, with the memory.
+            // The rest of a short write belongs to frames that have not begun: dropped, with its
+            // memory.
             self.down.rest = Bytes::from_static(reason.frame());
             self.down.stops = false;
             self.closing = CloseState::Sending(reason, BackendEnd::Open);
@@ -220,7 +222,8 @@ impl<A: ByteStream, B: ByteStream, G: TunnelObserver> Tunnel<A, B, G> {
         false
     }
 
-    /// Our Close, and then what the peers still have to say. Ready once both have ended.
+    /// Writes the proxy's Close, then passes the last bytes of the peers. Ready once both have
+    /// ended.
     pub(super) fn poll_close(
         &mut self,
         cx: &mut Context<'_>,
@@ -255,7 +258,7 @@ impl<A: ByteStream, B: ByteStream, G: TunnelObserver> Tunnel<A, B, G> {
         if !over || !matches!(self.closing, CloseState::Sent(..)) {
             return Poll::Pending;
         }
-        // A client that has not read yet must still find our Close: no reset from here on.
+        // A client that has not read yet must still receive the Close: no reset from here on.
         ready!(self.down.poll_shut(cx, &mut self.client));
         if client.is_ready() && backend_end != BackendEnd::Open {
             return Poll::Ready(reason.termination());
@@ -263,8 +266,8 @@ impl<A: ByteStream, B: ByteStream, G: TunnelObserver> Tunnel<A, B, G> {
         Poll::Pending
     }
 
-    /// The client's bytes up to its Close, to the backend while that takes them. Ready once it has
-    /// said Close or FIN and the backend was told; an error where it is gone.
+    /// Passes the client's bytes up to its Close to the backend while writes succeed. Ready once the
+    /// client has sent Close or FIN and the end was passed on; an error if the client is gone.
     fn poll_client_close(
         &mut self,
         cx: &mut Context<'_>,
@@ -285,7 +288,7 @@ impl<A: ByteStream, B: ByteStream, G: TunnelObserver> Tunnel<A, B, G> {
 }
 
 impl Direction {
-    /// Writes and flushes what is left.
+    /// Writes and flushes the rest.
     fn poll_written<W: ByteStream>(
         &mut self,
         cx: &mut Context<'_>,
@@ -299,7 +302,7 @@ impl Direction {
         Poll::Ready(Ok(()))
     }
 
-    /// Ends the writer, once; whether that succeeds does not matter any more.
+    /// Shuts the writer down, once; errors no longer matter.
     fn poll_shut<W: ByteStream>(&mut self, cx: &mut Context<'_>, writer: &mut W) -> Poll<()> {
         if self.state != CopyState::Ended {
             let _ = ready!(Pin::new(writer).poll_shutdown(cx));
@@ -309,7 +312,7 @@ impl Direction {
     }
 }
 
-/// Reads and drops. Ready at the end.
+/// Reads and drops bytes. Ready at EOF.
 fn poll_drop<R: ByteStream>(
     cx: &mut Context<'_>,
     reader: &mut R,
@@ -334,7 +337,7 @@ mod tests {
     use crate::tunnel::frame::FrameTracker;
 
     #[test]
-    fn each_reason_has_a_whole_unmasked_close_of_its_own() {
+    fn each_reason_has_its_own_complete_unmasked_close_frame() {
         let mut seen = std::collections::HashSet::new();
         for reason in CloseReason::ALL {
             assert_eq!(CloseReason::of_code(reason.code()), Some(reason));

@@ -1,12 +1,12 @@
 //! The copy loop: both directions of one tunnel in one future.
 //!
-//! Reads land in a 64 KiB buffer that belongs to the thread and is borrowed for the length of one
-//! poll. What the other side takes at once is gone from it before the poll returns; only the rest of
-//! a short write is copied into memory of the tunnel's own.
+//! Reads fill a 64 KiB buffer of the thread, borrowed for one poll. Bytes that the other side takes
+//! at once leave the buffer before the poll returns; only the rest of a short write is copied into
+//! memory of the tunnel.
 //!
-//! Where the bytes are those of a WebSocket, each direction's [`FrameTracker`] follows what has been
-//! written, so that it says at any moment whether a frame of ours may follow there. Where there are
-//! no frames to follow and both streams are plain sockets, bulk is left to the kernel ([`splice`]).
+//! In WebSocket tunnels, each direction's [`FrameTracker`] follows the bytes written, so that it
+//! knows at any moment whether a frame of the proxy may follow. Between plain sockets without
+//! frames, the kernel moves bulk data ([`splice`]).
 //!
 //! [`splice`]: super::splice
 
@@ -36,10 +36,11 @@ use crate::{
     net::{stream::ByteStream, tls},
 };
 
-/// Size of the thread's buffer: four TLS records, and enough that a bulk flow is bound by the kernel.
+/// Size of the thread's buffer: four TLS records, and large enough that a bulk flow is bound by the
+/// kernel.
 const SCRATCH: usize = 64 * 1024;
 
-/// Reads per direction and poll: a bulk flow yields to its neighbours after half a MiB.
+/// Maximum reads per direction and poll: a bulk flow yields to other tasks after 512 KiB.
 pub(super) const ROUNDS: usize = 8;
 
 thread_local! {
@@ -53,59 +54,58 @@ pub struct Tunnel<A, B, G> {
     pub(super) backend: B,
     pub(super) up: Direction,
     pub(super) down: Direction,
-    /// Which side sent FIN first.
+    /// Side that sent FIN first.
     first_fin: Option<Side>,
     pub(super) closing: CloseState,
     pub(super) pause: Option<Box<IdleTimer>>,
-    /// Longest pause once one direction has ended, in milliseconds.
+    /// Idle timeout once one direction has ended, in milliseconds.
     half_closed: u32,
     pub(super) ticket: TunnelTicket,
     guard: Option<G>,
 }
 
-/// One direction's progress.
+/// State of one direction.
 #[derive(Debug)]
 pub(super) struct Direction {
-    /// What a short write left over; empty and without memory otherwise.
+    /// Rest of a short write; otherwise empty and without memory.
     pub(super) rest: Bytes,
-    /// The same of a spliced write; never both.
+    /// Rest of a short spliced write; never set together with `rest`.
     pub(super) held: Option<Box<Pipe>>,
     pub(super) moved: u64,
     pub(super) bulk: Bulk,
-    /// Where among the frames the writer is.
+    /// Position of the writer within the frames.
     pub(super) frames: FrameTracker,
     pub(super) state: CopyState,
-    /// Whether nothing is to be written beyond the next boundary.
+    /// Whether to stop writing at the next frame boundary.
     pub(super) stops: bool,
-    /// Whether an end that TLS has not told is to be none in the writer's TLS either: nothing in the bytes
-    /// themselves tells that some are missing.
+    /// On EOF without close_notify, send FIN but no close_notify: without frames, the bytes do not
+    /// show that some are missing.
     needs_close_notify: bool,
-    /// Whether it has ended so.
+    /// Whether the reader has ended without close_notify.
     missing_close_notify: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum CopyState {
-    /// Bytes may come. Written bytes may still sit in the writer (TLS) if `unflushed`.
+    /// Bytes may arrive. If `unflushed`, written bytes may still be buffered in the writer (TLS).
     Open { unflushed: bool },
-    /// The reader has ended; the writer is still to be told.
+    /// The reader has ended; the end is still to be passed to the writer.
     Ending,
-    /// The writer has been told.
+    /// The end has been passed to the writer.
     Ended,
 }
 
-/// Deadline of a pause. Only tunnels with an idle timeout, half-closed ones and those that are being
-/// closed have it.
+/// Idle timer. Only tunnels with an idle timeout, half-closed ones and closing ones have it.
 #[derive(Debug)]
 pub(super) struct IdleTimer {
     limit: Duration,
     since: Instant,
-    /// It is over then whatever moves.
+    /// Fixed deadline, whatever moves.
     latest: Option<Instant>,
     timer: Pin<Box<Sleep>>,
 }
 
-/// Which stream of a direction failed, and how.
+/// Failed operation of a direction.
 pub(super) enum CopyError {
     Read(io::Error),
     Write(io::Error),
@@ -160,7 +160,7 @@ where
         self.poll_pause(cx, before)
     }
 
-    /// Moves what can be moved either way. Ready once the tunnel has ended or failed.
+    /// Moves available bytes in both directions. Ready once the tunnel has ended or failed.
     fn poll_both(&mut self, cx: &mut Context<'_>, scratch: &mut [u8]) -> Poll<Termination> {
         let up = self.up.poll(cx, &mut self.client, &mut self.backend, scratch);
         let down = self.down.poll(cx, &mut self.backend, &mut self.client, scratch);
@@ -181,7 +181,7 @@ where
         }
     }
 
-    /// Both ends go the way the failed one went: a reset is passed on as a reset.
+    /// Fails both ends alike: a reset is passed on as a reset.
     fn fail(&mut self, reader: Side, writer: Side, failure: CopyError) -> Termination {
         let (side, error) = match failure {
             CopyError::Read(error) => (reader, error),
@@ -198,7 +198,7 @@ where
         termination
     }
 
-    /// Tells the guard, once: of a failure at once, as nobody keeps its error.
+    /// Reports the end to the observer, once; a failure at once, while its error is known.
     fn report_end(&mut self, termination: Termination, error: Option<&io::Error>) {
         if let Some(guard) = self.guard.take() {
             let (to_backend, to_client) = (self.up.moved, self.down.moved);
@@ -226,7 +226,7 @@ where
     }
 
     fn poll_pause(&mut self, cx: &mut Context<'_>, before: u64) -> Poll<Termination> {
-        // Who reads slowly is amid something, however long nothing could be written.
+        // A slow reader is not silent, even if nothing could be written for long.
         let holds =
             matches!(self.closing, CloseState::Quiet(_)) && (self.up.holds() || self.down.holds());
         let moved = holds || self.moved() != before;
@@ -234,7 +234,7 @@ where
         if moved && !self.closing.has_deadline() {
             pause.since = Instant::now();
         }
-        // The timer is moved only when it fires: a message costs no timer operation.
+        // The timer moves only when it fires: a message costs no timer operation.
         while pause.timer.as_mut().poll(cx).is_ready() {
             let deadline = pause.deadline();
             if deadline <= Instant::now() {
@@ -253,9 +253,9 @@ where
         self.up.moved + self.down.moved
     }
 
-    /// Ends both streams of a tunnel without frames before they are dropped: in order, as far as that
-    /// can be done at once, or by a reset where bytes for it are left. WebSocket peers know an end
-    /// without a Close for what it is.
+    /// Ends both streams of a tunnel without frames before they are dropped: in order, as far as
+    /// possible at once, or by a reset if bytes for a stream are left. WebSocket peers recognise an
+    /// end without Close as abnormal.
     pub(super) fn part(&mut self, cx: &mut Context<'_>) {
         if !self.ticket.is_framed() {
             self.up.part(cx, &mut self.backend);
@@ -298,12 +298,12 @@ impl Direction {
         }
     }
 
-    /// Whether its reader has not ended.
+    /// Whether the reader has not ended.
     pub(super) fn is_open(&self) -> bool {
         matches!(self.state, CopyState::Open { .. })
     }
 
-    /// Whether bytes or an end are on their way that the writer does not take at present.
+    /// Whether bytes or an end wait for the writer.
     pub(super) fn holds(&self) -> bool {
         !self.rest.is_empty()
             || self.held.is_some()
@@ -314,18 +314,18 @@ impl Direction {
         if self.holds() {
             writer.reset_on_drop();
         } else if self.state != CopyState::Ended {
-            // What cannot be said now is not said.
+            // Best effort: a close that would block is not sent.
             let _ = Pin::new(writer).poll_shutdown(cx);
         }
     }
 
-    /// Takes its reader for ended.
+    /// Marks the reader as ended.
     pub(super) fn end(&mut self) {
         self.state = CopyState::Ending;
     }
 
-    /// Moves what can be moved now. Ready once the direction has ended or failed, or has come to where
-    /// it stops.
+    /// Moves available bytes. Ready once the direction has ended or failed, or has reached the
+    /// boundary where it stops.
     pub(super) fn poll<R: ByteStream, W: ByteStream>(
         &mut self,
         cx: &mut Context<'_>,
@@ -351,7 +351,7 @@ impl Direction {
         Poll::Pending
     }
 
-    /// Tells the writer that its reader has ended, in TLS only where the reader has said so in TLS.
+    /// Passes the end to the writer; with close_notify only if the reader sent one.
     fn poll_pass_end<W: ByteStream>(
         &self,
         cx: &mut Context<'_>,
@@ -391,7 +391,7 @@ impl Direction {
         Poll::Ready(Ok(()))
     }
 
-    /// One read and the write of what it brought.
+    /// Reads once and writes the bytes.
     pub(super) fn poll_copy<R: ByteStream, W: ByteStream>(
         &mut self,
         cx: &mut Context<'_>,
@@ -402,8 +402,8 @@ impl Direction {
         let mut buffer = ReadBuf::new(scratch);
         match Pin::new(reader).poll_read(cx, &mut buffer) {
             Poll::Ready(Ok(())) => {}
-            // A TLS peer that closes without close_notify has still closed. Nobody vouches for that: it
-            // is as well a connection that somebody has cut.
+            // A TLS peer that closes without close_notify has still closed, but the connection may
+            // as well have been cut by an attacker.
             Poll::Ready(Err(e)) if e.kind() == io::ErrorKind::UnexpectedEof => {
                 self.missing_close_notify = self.needs_close_notify;
             }
@@ -444,12 +444,12 @@ impl Direction {
         Poll::Ready(Ok(()))
     }
 
-    /// Whether it stands where it stops.
+    /// Whether the direction has reached the boundary where it stops.
     fn has_stopped(&self) -> bool {
         self.stops && self.frames.at_boundary()
     }
 
-    /// How many of these bytes may be written.
+    /// Number of these bytes that may be written.
     fn allowed(&self, bytes: &[u8]) -> usize {
         if !self.stops {
             return bytes.len();
@@ -464,7 +464,7 @@ impl IdleTimer {
         Self::within(limit, None)
     }
 
-    /// One that is over after so long at the latest, whatever moves.
+    /// Creates a timer that also expires `latest` from now, whatever moves.
     pub(super) fn within(limit: Duration, latest: Option<Duration>) -> Box<Self> {
         let since = Instant::now();
         let timer = Box::pin(tokio::time::sleep_until(since + limit));

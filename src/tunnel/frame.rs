@@ -1,14 +1,13 @@
-//! Where WebSocket frames begin and end in one direction of a tunnel (RFC 6455, section 5.2).
+//! Tracks WebSocket frame boundaries in one direction of a tunnel (RFC 6455 §5.2).
 //!
-//! Owns the walk from header to header; payload is stepped over, never looked at, and nothing is
-//! kept of it. A frame may be followed by one of our own, a Close before a drain's deadline, only
-//! where it ends: inside, even one byte breaks the connection. What cannot be a frame is not guessed
-//! at: from there on no place is a boundary.
+//! Steps from header to header; payload is skipped, neither inspected nor stored. The proxy may
+//! insert a Close frame only at a frame boundary: a single byte within a frame breaks the
+//! connection. After bytes that cannot be a frame, there is no boundary any more.
 
-/// Longest header: two bytes, a 64-bit length, a mask.
+/// Maximum length of a header: two bytes, a 64-bit length, a mask.
 const LONGEST: usize = 14;
 
-/// Follows the frames of one direction from its first byte on.
+/// Tracks the frames of one direction from its first byte on.
 #[derive(Clone, Copy, Debug)]
 pub struct FrameTracker {
     state: FrameState,
@@ -16,19 +15,19 @@ pub struct FrameTracker {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum FrameState {
-    /// So many bytes of a header have been seen; none is a boundary.
+    /// `seen` bytes of a header have passed; `seen == 0` is a boundary.
     Header { seen: u8, bytes: [u8; LONGEST] },
-    /// So many bytes of the payload are still to come, at least one.
+    /// `left` payload bytes are still to come, at least one.
     Payload { left: u64, close: bool },
     /// A whole Close frame has passed.
     Closed,
-    /// This is no WebSocket, a broken one, or one that was not followed from its start.
+    /// The bytes are not WebSocket frames, are malformed, or were not tracked from their start.
     Lost,
 }
 
-/// What a whole header says.
+/// Content of a complete header.
 struct FrameHeader {
-    /// Its own bytes.
+    /// Length of the header itself.
     length: usize,
     close: bool,
     payload: u64,
@@ -41,12 +40,12 @@ impl Default for FrameTracker {
 }
 
 impl FrameTracker {
-    /// Before the first byte after the handshake: a boundary.
+    /// Starts at the first byte after the handshake, which is a boundary.
     pub const fn new() -> Self {
         Self { state: FrameState::BOUNDARY }
     }
 
-    /// For bytes that are no frames, or begin where nobody knows: there is no boundary.
+    /// For bytes without frames, or with an unknown start: there is no boundary.
     pub const fn lost() -> Self {
         Self { state: FrameState::Lost }
     }
@@ -59,8 +58,8 @@ impl FrameTracker {
         }
     }
 
-    /// Steps over bytes up to the next boundary, and tells how many those are: 0 where this is one.
-    /// `None` where there is none in `bytes`, all of which are stepped over then.
+    /// Steps over bytes up to the next boundary and returns their number, which is 0 at a boundary.
+    /// Returns `None` if `bytes` contain no boundary; all of them are then stepped over.
     pub fn pass_to_boundary(&mut self, bytes: &[u8]) -> Option<usize> {
         let mut passed = 0;
         while !self.at_boundary() {
@@ -72,7 +71,7 @@ impl FrameTracker {
         Some(passed)
     }
 
-    /// Whether a frame of our own may follow what has passed.
+    /// Whether a frame of the proxy may follow.
     pub fn at_boundary(&self) -> bool {
         self.state == FrameState::BOUNDARY
     }
@@ -82,28 +81,28 @@ impl FrameTracker {
         self.state == FrameState::Closed
     }
 
-    /// Whether something has passed that cannot be a frame, so that there is no boundary any more.
+    /// Whether bytes that cannot be a frame have passed, so that there is no boundary any more.
     pub fn is_lost(&self) -> bool {
         self.state == FrameState::Lost
     }
 
-    /// Steps over a part of `bytes`, which are not empty: to the end of a header, of a payload or of
-    /// a frame, or over all there is.
+    /// Steps over a part of `bytes`, which must not be empty: to the end of a header, a payload or a
+    /// frame, or over all bytes.
     fn step(&mut self, bytes: &[u8]) -> usize {
         match &mut self.state {
-            // Frames follow a Close only where the sender is broken.
+            // Only a broken sender sends frames after Close.
             FrameState::Lost | FrameState::Closed => self.lose(bytes),
             FrameState::Payload { left, close } => {
                 let (left, close) = (*left, *close);
                 self.enter(left, close, bytes)
             }
-            // Nearly always a header is whole: it is read where it lies.
+            // Headers are nearly always complete: parsed in place.
             FrameState::Header { seen: 0, bytes: header } => match FrameHeader::read(bytes) {
                 Ok(Some(FrameHeader { length, close, payload })) => {
                     length + self.enter(payload, close, &bytes[length..])
                 }
                 Ok(None) => {
-                    // Shorter than a header, hence than the longest.
+                    // Shorter than a complete header, hence than the longest.
                     header[..bytes.len()].copy_from_slice(bytes);
                     self.state = FrameState::Header { seen: bytes.len() as u8, bytes: *header };
                     bytes.len()
@@ -125,7 +124,7 @@ impl FrameTracker {
         }
     }
 
-    /// Steps over what there is of a payload.
+    /// Steps over the available payload.
     fn enter(&mut self, payload: u64, close: bool, bytes: &[u8]) -> usize {
         let stepped = usize::try_from(payload).map_or(bytes.len(), |n| n.min(bytes.len()));
         self.state = match (payload - stepped as u64, close) {
@@ -148,11 +147,12 @@ impl FrameState {
 }
 
 impl FrameHeader {
-    /// Reads one that `bytes` begin with. `None` until it is whole; an error where it never will be.
+    /// Parses the header at the begin of `bytes`. `None` if it is incomplete; an error if it is
+    /// invalid.
     fn read(bytes: &[u8]) -> Result<Option<Self>, ()> {
         let opcode = bytes[0] & 0x0f;
         let control = opcode & 0x08 != 0;
-        // Reserved opcodes have no meaning that extensions have ever given them; reserved bits have.
+        // Extensions have used reserved bits, but never reserved opcodes.
         if matches!(opcode, 0x3..=0x7 | 0xb..=0xf) || (control && bytes[0] & 0x80 == 0) {
             return Err(());
         }
@@ -183,7 +183,7 @@ mod tests {
 
     use super::*;
 
-    /// A frame as its sender makes it.
+    /// Creates a frame as a sender would.
     fn frame(opcode: u8, fin: bool, masked: bool, payload: usize) -> Vec<u8> {
         let mut made = vec![opcode | if fin { 0x80 } else { 0 }];
         let mask = if masked { 0x80 } else { 0 };
@@ -198,7 +198,7 @@ mod tests {
                 made.extend((payload as u64).to_be_bytes());
             }
         }
-        // Payload that looks like headers must not be taken for some.
+        // Payload that looks like headers must not be parsed as headers.
         made.extend(std::iter::repeat_n(0x88, payload + if masked { 4 } else { 0 }));
         made
     }
@@ -212,7 +212,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn boundaries_are_where_frames_end_however_they_are_cut(
+        fn boundaries_are_at_frame_ends_for_any_split(
             frames in prop::collection::vec(any_frame(), 1..6),
             cut in 1..5_000_usize,
         ) {
@@ -243,7 +243,7 @@ mod tests {
         }
 
         #[test]
-        fn nothing_makes_it_panic(bytes in prop::collection::vec(any::<u8>(), 0..2_000)) {
+        fn no_bytes_make_a_tracker_panic(bytes in prop::collection::vec(any::<u8>(), 0..2_000)) {
             let mut whole = FrameTracker::new();
             whole.pass(&bytes);
             let mut bit_by_bit = FrameTracker::new();
@@ -253,7 +253,7 @@ mod tests {
     }
 
     #[test]
-    fn the_start_is_a_boundary_and_the_middle_is_none() {
+    fn the_start_is_a_boundary_and_the_middle_is_not() {
         let mut tracker = FrameTracker::new();
         assert_eq!(tracker.pass_to_boundary(b"\x81\x01a"), Some(0));
         tracker.pass(b"\x81");
@@ -275,7 +275,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_frame_has_no_boundary() {
+    fn bytes_that_are_not_frames_have_no_boundary() {
         for bytes in [
             &b"GET / HTTP/1.1\r\n"[..],
             &[0x83, 0x00],                           // reserved opcode
@@ -291,7 +291,7 @@ mod tests {
     }
 
     #[test]
-    fn it_is_small() {
+    fn a_tracker_is_small() {
         assert!(size_of::<FrameTracker>() <= 16);
     }
 }

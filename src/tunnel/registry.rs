@@ -1,9 +1,9 @@
-//! Every open tunnel by its backend, so that one can be found, closed and cut.
+//! All open tunnels by backend, to find, close and cut them.
 //!
-//! Locks are taken when a tunnel opens, ends or is given an order, never for a byte. A backend's
-//! tunnels lie in one vector, those that have no order yet before those that have one: drawing some
-//! at random and counting what is left cost the same however many there are. Those without frames have
-//! a vector of their own, as there is nowhere to close them without harm.
+//! Locks are taken when a tunnel opens, ends or gets a command, never for a byte. The tunnels of a
+//! backend are in one vector: first those without a command, then those with one. Drawing tunnels at
+//! random and counting the rest therefore costs the same for any number of tunnels. Tunnels without
+//! frames have a separate vector, because they cannot be closed between two frames.
 
 use std::{
     collections::HashMap,
@@ -26,7 +26,7 @@ mod lists;
 use self::lists::{BackendTunnels, TunnelList, TunnelSlot};
 use super::close::CloseReason;
 
-/// Shards by backend serial: tunnels of different backends rarely meet in one lock.
+/// Number of shards, by backend serial: tunnels of different backends rarely share a lock.
 pub const SHARDS: usize = 16;
 
 /// All open tunnels of a process.
@@ -35,41 +35,42 @@ pub struct TunnelRegistry {
     shards: [Mutex<HashMap<u64, BackendTunnels>>; SHARDS],
     open: AtomicUsize,
     start: Instant,
-    /// The newest tunnel's birth.
+    /// Id of the newest tunnel.
     newest: AtomicU64,
 }
 
-/// Names a tunnel among all that this process has or had.
+/// Identifies a tunnel among all tunnels that this process has or had.
 ///
-/// It is the microsecond of its birth since the registry's own, or the next that was free.
+/// The value is the microsecond of the tunnel's start since the start of the registry, or the next
+/// free one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct TunnelId(u64);
 
-/// An open tunnel, as an operator sees it.
+/// An open tunnel, as shown to operators.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OpenTunnel {
-    /// Its name.
+    /// Id of the tunnel.
     pub id: TunnelId,
-    /// Serial of its backend.
+    /// Serial of the backend.
     pub backend: u64,
-    /// The client's address.
+    /// Address of the client.
     pub client: SocketAddr,
-    /// Whether it has frames; one of layer 4 has none.
+    /// Whether the tunnel has frames; layer 4 streams have none.
     pub framed: bool,
-    /// Time since it was opened.
+    /// Time since the tunnel was opened.
     pub age: Duration,
 }
 
-/// How old tunnels may become.
+/// Maximum age of tunnels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AgeLimit {
-    /// So old at most.
+    /// Maximum age.
     pub limit: Duration,
-    /// Since when that has been so.
+    /// When the limit took effect.
     pub since: Instant,
 }
 
-/// A tunnel's entry, removed when it is dropped.
+/// Registration of a tunnel, removed when dropped.
 #[derive(Debug)]
 pub struct TunnelTicket {
     registry: Arc<TunnelRegistry>,
@@ -77,25 +78,25 @@ pub struct TunnelTicket {
     backend: u64,
 }
 
-/// What a registry tells a tunnel to do.
+/// Command of the registry to a tunnel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum TunnelCommand {
     /// Close at the next frame boundary.
     Close(CloseReason),
-    /// End at once; for the reason of an earlier order, if there was one.
+    /// End at once; with the reason of an earlier command, if there was one.
     Cut(Option<CloseReason>),
 }
 
-/// What a tunnel and its entry share.
+/// State that a tunnel shares with its registration.
 #[derive(Debug)]
 struct TunnelHandle {
     waker: AtomicWaker,
     client: SocketAddr,
-    /// Whether it has frames, and so which vector it is in.
+    /// Whether the tunnel has frames, which determines its vector.
     framed: bool,
-    /// Where its entry is; changed under the shard's lock only.
+    /// Index in the vector; changed only under the lock of the shard.
     at: AtomicU32,
-    /// An [`TunnelCommand`], packed: the reason's code, and [`CUT`]; 0: none.
+    /// A packed [`TunnelCommand`]: the code of the reason, and [`CUT`]; 0: none.
     command: AtomicU8,
 }
 
@@ -113,8 +114,8 @@ impl Default for TunnelRegistry {
 }
 
 impl TunnelRegistry {
-    /// Enters a client's tunnel to the backend with this serial; `framed`: it can be closed between two
-    /// frames.
+    /// Registers a client's tunnel to the backend with this serial. `framed`: the tunnel can be
+    /// closed between two frames.
     pub fn enter(self: &Arc<Self>, backend: u64, client: SocketAddr, framed: bool) -> TunnelTicket {
         let handle = Arc::new(TunnelHandle {
             waker: AtomicWaker::new(),
@@ -129,7 +130,7 @@ impl TunnelRegistry {
         TunnelTicket { registry: Arc::clone(self), handle, backend }
     }
 
-    /// Open tunnels.
+    /// Number of open tunnels.
     pub fn len(&self) -> usize {
         self.open.load(Ordering::Relaxed)
     }
@@ -139,27 +140,28 @@ impl TunnelRegistry {
         self.len() == 0
     }
 
-    /// Open tunnels to one backend.
+    /// Number of open tunnels to one backend.
     pub fn of(&self, backend: u64) -> usize {
         self.shard(backend).get(&backend).map_or(0, BackendTunnels::len)
     }
 
-    /// Open tunnels to one backend that have no order to end yet.
+    /// Number of open tunnels to one backend without a command to end.
     pub fn staying(&self, backend: u64) -> usize {
         self.shard(backend).get(&backend).map_or(0, BackendTunnels::free)
     }
 
-    /// The same of those that can be closed between two frames.
+    /// Number of open tunnels to one backend without a command that can be closed between two
+    /// frames.
     pub fn closable(&self, backend: u64) -> usize {
         self.shard(backend).get(&backend).map_or(0, |member| member.framed.free)
     }
 
-    /// The same over all backends.
+    /// Number of open tunnels without a command, over all backends.
     pub fn all_staying(&self) -> usize {
         self.backends().into_iter().map(|(_, staying)| staying).sum()
     }
 
-    /// Some tunnels to one backend, `limit` at most, of both kinds in turn.
+    /// Lists up to `limit` tunnels to one backend, alternating between framed and unframed.
     pub fn list(&self, backend: u64, limit: usize) -> Vec<OpenTunnel> {
         let now = self.now();
         let shard = self.shard(backend);
@@ -177,8 +179,8 @@ impl TunnelRegistry {
         listed.collect()
     }
 
-    /// Closes as many as `count` tunnels to one backend, drawn at random from those that have no
-    /// order yet, and says how many there were. Only those with frames are closed to level backends.
+    /// Closes up to `count` tunnels to one backend, drawn at random from those without a command,
+    /// and returns their number. Rebalancing closes framed tunnels only.
     pub fn close(&self, backend: u64, count: usize, reason: CloseReason) -> usize {
         let drawn = match self.shard(backend).get_mut(&backend) {
             Some(member) if reason == CloseReason::Rebalanced => member.framed.draw(count),
@@ -188,7 +190,7 @@ impl TunnelRegistry {
         order_all(&drawn, reason)
     }
 
-    /// The same over all backends, from each about its share.
+    /// Closes up to `count` tunnels over all backends, from each about its share.
     pub fn close_any(&self, count: usize, reason: CloseReason) -> usize {
         let backends = self.backends();
         let mut total: usize = backends.iter().map(|(_, staying)| staying).sum();
@@ -197,7 +199,7 @@ impl TunnelRegistry {
             if left == 0 || staying == 0 {
                 continue;
             }
-            // Rounded by chance, so that nobody's last one waits for all others'.
+            // Rounded at random, so that the last tunnel of a backend does not wait for all others.
             let share = (left.min(total) * staying + fastrand::usize(..total)) / total;
             total -= staying;
             left -= self.close(backend, share.min(left), reason);
@@ -205,8 +207,8 @@ impl TunnelRegistry {
         count - left
     }
 
-    /// Closes one tunnel; false where there is none of that name. One that has an order already is
-    /// cut: whoever names it then does not want to wait for its client.
+    /// Closes one tunnel; false if there is no tunnel with this id. Cuts a tunnel that already has a
+    /// command: the operator does not want to wait for its client.
     pub fn close_one(&self, id: TunnelId, reason: CloseReason) -> bool {
         let found = self.shards.iter().find_map(|shard| {
             let mut shard = lock(shard);
@@ -220,9 +222,9 @@ impl TunnelRegistry {
         true
     }
 
-    /// Closes the tunnels of one shard that are older than their backend's limit less a part of its
-    /// tenth that is each tunnel's own, and says how many there were. Those that a limit finds too old
-    /// already have their turns over a tenth of it from then on.
+    /// Closes the tunnels of one shard that have reached their age limit, and returns their number.
+    /// Each tunnel's limit is reduced by a fixed share of its last tenth. Tunnels that are too old
+    /// when a limit takes effect are closed within a tenth of it.
     pub fn close_aged(&self, shard: usize, limit: impl Fn(u64) -> Option<AgeLimit>) -> usize {
         let now = self.now();
         let mut overdue = Vec::new();
@@ -241,7 +243,7 @@ impl TunnelRegistry {
         order_all(&overdue, CloseReason::Aged)
     }
 
-    /// Cuts every tunnel to one backend and says how many there were.
+    /// Cuts every tunnel to one backend and returns their number.
     pub fn cut(&self, backend: u64) -> usize {
         let all: Vec<Arc<TunnelHandle>> = match self.shard(backend).get_mut(&backend) {
             Some(member) => member.both().into_iter().flat_map(TunnelList::order_all).collect(),
@@ -251,12 +253,12 @@ impl TunnelRegistry {
         all.len()
     }
 
-    /// Cuts every tunnel and says how many there were.
+    /// Cuts every tunnel and returns their number.
     pub fn cut_all(&self) -> usize {
         self.backends().into_iter().map(|(backend, _)| self.cut(backend)).sum()
     }
 
-    /// Every backend that has tunnels, and how many of those have no order.
+    /// Every backend with tunnels, and the number of those without a command.
     fn backends(&self) -> Vec<(u64, usize)> {
         let mut backends = Vec::new();
         for shard in &self.shards {
@@ -274,7 +276,7 @@ impl TunnelRegistry {
         TunnelId(before.map_or(now, next))
     }
 
-    /// Microseconds since the start.
+    /// Microseconds since the start of the registry.
     fn now(&self) -> u64 {
         micros(self.start.elapsed())
     }
@@ -288,31 +290,31 @@ fn micros(time: Duration) -> u64 {
     u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
 }
 
-/// A panic elsewhere leaves the map as it was: no critical section can end halfway.
+/// A panic leaves the map intact: no critical section can end halfway.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Orders tunnels to close, outside of any lock: their tasks may run at once.
+/// Commands tunnels to close, without holding a lock: their tasks may run at once.
 fn order_all(drawn: &[Arc<TunnelHandle>], reason: CloseReason) -> usize {
     drawn.iter().for_each(|handle| handle.give(reason.code()));
     drawn.len()
 }
 
 impl TunnelTicket {
-    /// Whether the tunnel was entered as one that has frames.
+    /// Whether the tunnel was registered as framed.
     pub(super) fn is_framed(&self) -> bool {
         self.handle.framed
     }
 
-    /// The order, if there is one; a later one wakes the task.
+    /// Returns the command, if there is one; a later command wakes the task.
     pub(super) fn command(&self, cx: &mut Context<'_>) -> Option<TunnelCommand> {
         let order = self.handle.command();
         if matches!(order, Some(TunnelCommand::Cut(_))) {
             return order;
         }
         self.handle.waker.register(cx.waker());
-        // Between the look above and the registration one may have come.
+        // A command may have arrived before the waker was registered.
         self.handle.command()
     }
 }
@@ -332,7 +334,7 @@ impl Drop for TunnelTicket {
 }
 
 impl TunnelHandle {
-    /// Adds to the order, packed.
+    /// Adds a packed command.
     fn give(&self, order: u8) {
         self.command.fetch_or(order, Ordering::AcqRel);
         self.waker.wake();
@@ -350,9 +352,9 @@ impl TunnelHandle {
 }
 
 impl TunnelId {
-    /// A part of `whole`, less than all of it, that is always the same for this tunnel.
+    /// Returns a fixed part of `whole` for this tunnel, less than `whole`.
     fn part_of(self, whole: u64) -> u64 {
-        // Fibonacci hashing: births that follow each other are spread evenly.
+        // Fibonacci hashing spreads consecutive ids evenly.
         let hash = self.0.wrapping_mul(0x9e37_79b9_7f4a_7c15);
         ((u128::from(hash) * u128::from(whole)) >> 64) as u64
     }

@@ -1,23 +1,23 @@
-//! Bulk between two plain sockets, moved by the kernel: `splice(2)` from socket to pipe to socket, so
-//! that no byte is copied into this process and out of it again.
+//! Bulk data between two plain sockets, moved by the kernel with `splice(2)` from socket to pipe to
+//! socket, without a copy through this process.
 //!
-//! A direction that [`Bulk`] finds bulky moves what comes through a pipe that is there for one poll of
-//! its tunnel, as the copy borrows the thread's buffer. Only where the writer takes less than the pipe
-//! holds does the pipe stay with the direction, until it is empty. So an idle tunnel has no descriptors
-//! beside its sockets, and a process [`MOST_PIPES`] pipes at most; who finds none copies. To make a pipe
-//! and to close it takes 2.5 µs, where copying 64 KiB takes 20 more than splicing it: a pool that would
-//! save that would hold descriptors for nobody.
+//! A direction with enough traffic ([`Bulk`]) moves its bytes through a pipe that exists for one
+//! poll of its tunnel, like the thread's copy buffer. The pipe stays with the direction only if the
+//! writer takes less than the pipe holds, until the pipe is empty. An idle tunnel therefore has no
+//! descriptors besides its sockets, and the process at most [`MOST_PIPES`] pipes; without a free
+//! pipe, bytes are copied. Creating and closing a pipe takes 2.5 µs; copying 64 KiB takes 20 µs more
+//! than splicing it. A pool of pipes would save the 2.5 µs at the cost of idle descriptors.
 //!
-//! Nothing is decided on splice's word alone:
+//! The result of splice alone decides nothing:
 //!
-//! - That nothing came may be the end, nothing for now, or urgent data, at which the kernel stops: the
-//!   copy reads on, and knows.
-//! - Where the kernel will not splice (`EINVAL` and the like), the copy takes over for good, with what
-//!   is left in the pipe going first.
+//! - If no bytes arrive, this may be EOF, no data for now, or urgent data, at which the kernel
+//!   stops: the copy loop reads on and finds out.
+//! - If the kernel refuses to splice (`EINVAL` and the like), the copy loop takes over for good;
+//!   bytes left in the pipe go first.
 //!
-//! Written on `rustix` and the readiness of tokio's sockets. The crate `tokio-splice2` brings a future
-//! for a whole transfer, with a pipe of its own for as long as that lasts; the tunnel needs single
-//! steps, so that pauses, orders and endings stay in one place.
+//! Built on `rustix` and the readiness of tokio's sockets. The crate `tokio-splice2` has a future
+//! for a whole transfer, which holds a pipe for the whole time. The tunnel needs single steps, so
+//! that timeouts, commands and ends stay in one place.
 
 use std::{
     cell::Cell,
@@ -37,51 +37,51 @@ use tokio::{io::Interest, net::TcpStream};
 use super::copy::{CopyError, Direction};
 use crate::net::stream::ByteStream;
 
-/// Room of a pipe in bytes: as many segments of a page as a full one may hold.
+/// Size of a pipe in bytes: as many pages as a full pipe may hold.
 const ROOM: usize = 256 * 1024;
 
-/// Pipes that all directions of the process may have at a time, two descriptors each. What is blocked
-/// in them is kernel memory, up to [`ROOM`] each.
+/// Maximum number of pipes of the process, two descriptors each. Blocked bytes in them occupy kernel
+/// memory, up to [`ROOM`] each.
 const MOST_PIPES: usize = 128;
 
-/// How much a direction must have moved beyond what small messages move.
+/// Amount that a direction must have moved, beyond small messages.
 const BULKY: u32 = 256 * 1024;
 
-/// What a read must bring for a direction to become bulkier by it: below this, three system calls cost
-/// more than the copy does.
+/// Minimum size of a read that makes a direction bulkier: below, three system calls cost more than
+/// the copy.
 const WORTHWHILE: u32 = 16 * 1024;
 
 static FORBIDDEN: AtomicBool = AtomicBool::new(false);
 static PIPES: AtomicUsize = AtomicUsize::new(0);
 
 thread_local! {
-    /// An empty one, for the next round of this poll.
+    /// An empty pipe for the next round of this poll.
     static SPARE: Cell<Option<Pipe>> = const { Cell::new(None) };
 }
 
 #[cfg(test)]
 thread_local! {
-    /// Bytes that have left a pipe for a socket.
+    /// Bytes moved from a pipe to a socket.
     static SPLICED: Cell<u64> = const { Cell::new(0) };
 }
 
-/// From now on everything is copied, in all of the process.
+/// Disables splicing in the whole process.
 pub fn forbid() {
     FORBIDDEN.store(true, Ordering::Relaxed);
 }
 
-/// Closes what is left of pipes at the end of a tunnel's poll.
+/// Closes the spare pipe at the end of a tunnel's poll.
 pub(super) fn end_poll() {
     SPARE.set(None);
 }
 
-/// How bulky a direction is: a bucket that each read fills by what it brought, and that leaks
-/// [`WORTHWHILE`] at each. It holds twice what makes it bulky, so that a flow that turns into messages
-/// is copied again after a few of them.
+/// Measures how bulky a direction is: a bucket that each read fills with its bytes, and that leaks
+/// [`WORTHWHILE`] per read. Its capacity is twice the threshold, so that a flow that turns into
+/// messages is copied again after a few of them.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Bulk(u32);
 
-/// A pipe, and how much is in it.
+/// A pipe and the number of bytes in it.
 #[derive(Debug)]
 pub(super) struct Pipe {
     exit: OwnedFd,
@@ -106,7 +106,7 @@ impl Bulk {
 }
 
 impl Pipe {
-    /// One that is there, or a new one; `None` where there are too many, or no descriptors.
+    /// Takes the spare pipe or creates one; `None` if the process has too many, or no descriptors.
     fn take() -> Option<Self> {
         if let Some(pipe) = SPARE.take() {
             return Some(pipe);
@@ -120,20 +120,20 @@ impl Pipe {
             PIPES.fetch_sub(1, Ordering::Relaxed);
             return None;
         };
-        // Past the user's limit of pages a pipe stays as small as it is.
+        // Past the user's limit of pages, the pipe keeps its default size.
         let _ = fcntl_setpipe_size(&entry, ROOM);
         Some(Self { exit, entry, filled: 0 })
     }
 
-    /// Leaves it to the next round.
+    /// Leaves the pipe to the next round.
     fn give_back(self) {
-        debug_assert_eq!(self.filled, 0, "it belongs to a direction");
+        debug_assert_eq!(self.filled, 0, "the pipe still holds bytes of a direction");
         SPARE.set(Some(self));
     }
 
-    /// Fills it, which is empty, with what the reader has. 0 may be the end, nothing now, or urgent data:
-    /// the kernel stops at that, and says `EAGAIN` for as long as nobody reads across it. So it does not
-    /// tell that the socket is empty, and must not be taken for that.
+    /// Fills the empty pipe from the reader. 0 may mean EOF, no data, or urgent data: the kernel
+    /// stops there and returns `EAGAIN` until it has been read. 0 therefore does not mean that the
+    /// socket is empty.
     fn fill(&mut self, reader: &TcpStream) -> io::Result<usize> {
         self.filled = match splice(reader, None, &self.entry, None, ROOM, SpliceFlags::NONBLOCK) {
             Err(Errno::AGAIN | Errno::INTR) => 0,
@@ -142,7 +142,7 @@ impl Pipe {
         Ok(self.filled)
     }
 
-    /// Empties it into the writer, once. Bytes that have gone.
+    /// Writes the pipe's bytes to the writer, once; returns how many were written.
     fn poll_empty(&mut self, cx: &mut Context<'_>, writer: &TcpStream) -> Poll<io::Result<usize>> {
         loop {
             ready!(writer.poll_write_ready(cx))?;
@@ -162,7 +162,7 @@ impl Pipe {
         }
     }
 
-    /// What is in it, into memory.
+    /// Reads the pipe's bytes into memory.
     fn drain(self) -> io::Result<Bytes> {
         let mut bytes = vec![0; self.filled];
         let mut read = 0;
@@ -185,7 +185,7 @@ impl Drop for Pipe {
 }
 
 impl Direction {
-    /// One read and the write of what it brought, by the kernel or by the copy.
+    /// Reads once and writes the bytes, by splice or by copy.
     pub(super) fn poll_move<R: ByteStream, W: ByteStream>(
         &mut self,
         cx: &mut Context<'_>,
@@ -203,19 +203,19 @@ impl Direction {
         self.poll_copy(cx, reader, writer, scratch)
     }
 
-    /// One round through a pipe. Whether that was possible; else the copy is to do it.
+    /// Moves one pipe of bytes; false if that is not possible and the bytes must be copied.
     fn poll_splice(
         &mut self,
         cx: &mut Context<'_>,
         reader: &TcpStream,
         writer: &TcpStream,
     ) -> Poll<Result<bool, CopyError>> {
-        // A poll for the other direction's sake must not cost a pipe.
+        // A poll that was caused by the other direction must not cost a pipe.
         if reader.poll_read_ready(cx).is_pending() {
             return Poll::Ready(Ok(false));
         }
         let Some(mut pipe) = Pipe::take() else {
-            // Not tried again before as much again has moved.
+            // Tried again only after as many bytes have moved.
             self.bulk = Bulk::default();
             return Poll::Ready(Ok(false));
         };
@@ -236,7 +236,7 @@ impl Direction {
         Poll::Ready(Ok(true))
     }
 
-    /// Writes what the pipe holds that stayed with this direction, if one has.
+    /// Writes the bytes of the pipe that stayed with this direction, if there is one.
     pub(super) fn poll_held(
         &mut self,
         cx: &mut Context<'_>,
@@ -271,7 +271,7 @@ impl Direction {
         Poll::Ready(Ok(()))
     }
 
-    /// Copies from here on, what the pipe holds first.
+    /// Copies from here on, beginning with the bytes in the pipe.
     fn give_up(&mut self, pipe: Pipe) -> io::Result<()> {
         self.bulk = Bulk::NEVER;
         self.rest = pipe.drain()?;
@@ -279,7 +279,7 @@ impl Direction {
     }
 }
 
-/// Whether the kernel refuses to splice, and says nothing about the socket.
+/// Whether the error means that the kernel cannot splice here, not that the socket has failed.
 fn is_refused(error: &io::Error) -> bool {
     let refusals = [Errno::INVAL, Errno::NOSYS, Errno::OPNOTSUPP, Errno::PERM, Errno::NOMEM];
     Errno::from_io_error(error).is_some_and(|error| refusals.contains(&error))

@@ -1,4 +1,4 @@
-//! What a tunnel promises, over in-memory streams and a paused clock.
+//! Guarantees of a tunnel, over in-memory streams with a paused clock.
 
 use std::{
     io,
@@ -53,7 +53,7 @@ impl Scene {
         Self::with(room, TunnelOptions { idle, ..TunnelOptions::default() }, early, Bytes::new())
     }
 
-    /// One between WebSocket peers.
+    /// A tunnel between WebSocket peers.
     fn framed(room: usize) -> Self {
         Self::with(
             room,
@@ -82,10 +82,10 @@ impl Scene {
         Self { client, backend, endings, registry, task }
     }
 
-    /// How it ended; it must have ended exactly once.
+    /// Returns how the tunnel ended; it must have ended exactly once.
     async fn end(self) -> TunnelSummary {
         self.task.await.unwrap();
-        assert!(self.registry.is_empty(), "the registry still knows it");
+        assert!(self.registry.is_empty(), "the tunnel is still registered");
         let endings = self.endings.0.lock().unwrap();
         assert_eq!(endings.len(), 1);
         endings[0]
@@ -95,7 +95,7 @@ impl Scene {
         assert_eq!(self.registry.close(7, 1, reason), 1);
     }
 
-    /// Sends from the backend and reads the same at the client.
+    /// Sends from the backend and expects the bytes at the client.
     async fn pass_down(&mut self, bytes: &[u8]) {
         self.backend.write_all(bytes).await.unwrap();
         self.client_gets(bytes).await;
@@ -113,7 +113,7 @@ impl Scene {
         assert_eq!(got, bytes);
     }
 
-    /// Lets the tunnel do what it can do now, and asserts that the client gets nothing.
+    /// Lets the tunnel make progress, and asserts that the client receives nothing.
     async fn client_gets_nothing(&mut self) {
         let read = tokio::time::timeout(Duration::from_millis(1), self.client.read_u8());
         assert!(read.await.is_err(), "something came");
@@ -130,7 +130,7 @@ async fn a_close_waits_for_the_end_of_the_frame_and_the_backend_gets_the_clients
     scene.close(CloseReason::Rebalanced);
     scene.client_gets_nothing().await;
     scene.backend.write_all(b"llo\x80\x01!\x81\x04late").await.unwrap();
-    // A message in fragments may be interrupted between two of them; nothing comes after.
+    // A fragmented message may be interrupted between two fragments; nothing follows.
     scene.client_gets(b"llo").await;
     scene.client_gets(CloseReason::Rebalanced.frame()).await;
     scene.backend.write_all(&[b'x'; 1000]).await.unwrap();
@@ -139,9 +139,9 @@ async fn a_close_waits_for_the_end_of_the_frame_and_the_backend_gets_the_clients
     scene.client.write_all(ANSWERED).await.unwrap();
     scene.backend_gets(b"\x81\x81\0\0\0\0x").await;
     scene.backend_gets(ANSWERED).await;
-    assert_eq!(scene.backend.read(&mut [0]).await.unwrap(), 0, "and then FIN");
-    assert_eq!(scene.client.read(&mut [0]).await.unwrap(), 0, "the client as well");
-    // The backend's own Close goes nowhere.
+    assert_eq!(scene.backend.read(&mut [0]).await.unwrap(), 0, "FIN follows");
+    assert_eq!(scene.client.read(&mut [0]).await.unwrap(), 0, "the client gets FIN, too");
+    // The backend's own Close is dropped.
     scene.backend.write_all(b"\x88\0").await.unwrap();
     scene.backend.shutdown().await.unwrap();
     let ended = scene.end().await;
@@ -174,7 +174,7 @@ async fn a_client_that_does_not_answer_is_cut() {
     let start = tokio::time::Instant::now();
     scene.close(CloseReason::Operator);
     scene.client_gets(CloseReason::Operator.frame()).await;
-    // Other bytes are no answer, and no reason to wait for longer.
+    // Other bytes do not answer the Close and do not extend the deadline.
     for _ in 0..4 {
         tokio::time::sleep(ANSWER_TIMEOUT / 5).await;
         scene.client.write_all(b"\x89\x80\0\0\0\0").await.unwrap();
@@ -184,7 +184,7 @@ async fn a_client_that_does_not_answer_is_cut() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_peer_that_has_said_close_is_not_interrupted() {
+async fn a_peer_that_has_sent_close_is_not_interrupted() {
     let answer = &b"\x88\x02\x03\xe8"[..];
     // By the backend.
     let mut scene = Scene::framed(64);
@@ -204,7 +204,7 @@ async fn a_peer_that_has_said_close_is_not_interrupted() {
     scene.close(CloseReason::Drained);
     scene.client_gets_nothing().await;
     scene.pass_down(answer).await;
-    // Who never ends is ended, half-closed or not.
+    // A peer that never ends is cut, half-closed or not.
     scene.client.shutdown().await.unwrap();
     let start = tokio::time::Instant::now();
     assert_eq!(scene.end().await.termination, Termination::Drained);
@@ -212,9 +212,9 @@ async fn a_peer_that_has_said_close_is_not_interrupted() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn where_there_is_no_boundary_it_lives_until_it_is_cut() {
+async fn a_tunnel_without_a_boundary_lives_until_it_is_cut() {
     let mut scene = Scene::framed(64);
-    scene.pass_down(b"\x83 is no frame").await;
+    scene.pass_down(b"\x83 not a frame").await;
     scene.close(CloseReason::Drained);
     tokio::time::sleep(ANSWER_TIMEOUT * 100).await;
     scene.pass_down(b"goes on").await;
@@ -223,13 +223,13 @@ async fn where_there_is_no_boundary_it_lives_until_it_is_cut() {
     assert_eq!(scene.end().await.termination, Termination::Drained);
 }
 
-/// Half of the pause that ends a tunnel without frames.
+/// Half of the silence that ends a tunnel without frames.
 async fn less_than_a_pause() {
     tokio::time::sleep(QUIET_TIME / 2).await;
 }
 
 #[tokio::test(start_paused = true)]
-async fn without_frames_it_is_closed_at_a_pause() {
+async fn an_unframed_tunnel_is_closed_at_a_pause() {
     for (reason, termination) in
         [(CloseReason::Drained, Termination::Drained), (CloseReason::Aged, Termination::Aged)]
     {
@@ -240,7 +240,7 @@ async fn without_frames_it_is_closed_at_a_pause() {
             less_than_a_pause().await;
             scene.pass_down(b"more").await;
         }
-        // One that has said FIN may still be answered, without a pause.
+        // A peer that has sent FIN may still be answered, without a pause.
         scene.client.shutdown().await.unwrap();
         for _ in 0..6 {
             less_than_a_pause().await;
@@ -254,7 +254,7 @@ async fn without_frames_it_is_closed_at_a_pause() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn without_frames_only_a_drain_waits_for_a_pause_that_never_comes() {
+async fn only_a_drain_waits_forever_for_a_pause_of_an_unframed_tunnel() {
     for reason in [CloseReason::Drained, CloseReason::Aged] {
         let mut scene = Scene::open(64, None, b"");
         scene.close(reason);
@@ -272,10 +272,10 @@ async fn without_frames_only_a_drain_waits_for_a_pause_that_never_comes() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn without_frames_a_reader_that_stalls_is_no_pause() {
+async fn a_stalled_reader_of_an_unframed_tunnel_is_not_a_pause() {
     for reason in [CloseReason::Drained, CloseReason::Aged] {
         let mut scene = Scene::open(16, None, b"");
-        // The client's room, the tunnel's rest, and what waits for it.
+        // Bytes in the client's buffer, in the tunnel, and waiting for the tunnel.
         scene.backend.write_all(&[7; 48]).await.unwrap();
         tokio::time::sleep(Duration::from_millis(1)).await;
         scene.close(reason);
@@ -283,10 +283,10 @@ async fn without_frames_a_reader_that_stalls_is_no_pause() {
         tokio::time::sleep(CLOSE_TIMEOUT - QUIET_TIME * 2).await;
         scene.client_gets(&[7; 48]).await;
         assert_eq!(scene.client.read(&mut [0]).await.unwrap(), 0);
-        assert!(ordered.elapsed() >= CLOSE_TIMEOUT - QUIET_TIME, "cut amid its bytes");
+        assert!(ordered.elapsed() >= CLOSE_TIMEOUT - QUIET_TIME, "cut while bytes were moving");
         assert_eq!(scene.end().await.termination, reason.termination(), "{reason:?}");
 
-        // One that never reads is cut all the same.
+        // A peer that never reads is cut, too.
         let mut scene = Scene::open(16, None, b"");
         scene.backend.write_all(&[7; 48]).await.unwrap();
         scene.close(reason);
@@ -300,7 +300,7 @@ async fn without_frames_a_reader_that_stalls_is_no_pause() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn without_frames_an_operator_ends_it_at_once_and_leveling_never() {
+async fn an_operator_ends_an_unframed_tunnel_at_once_and_rebalancing_never() {
     let mut scene = Scene::open(64, None, b"");
     assert_eq!(scene.registry.close(7, 1, CloseReason::Rebalanced), 0);
     scene.pass_down(b"goes on").await;
@@ -312,16 +312,16 @@ async fn without_frames_an_operator_ends_it_at_once_and_leveling_never() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_close_of_no_drain_waits_for_nobody_for_good() {
+async fn a_close_without_a_drain_has_a_deadline() {
     let reasons = [
         (CloseReason::Operator, Termination::Closed(Side::Proxy)),
         (CloseReason::Rebalanced, Termination::Rebalanced),
         (CloseReason::Aged, Termination::Aged),
     ];
     for (reason, termination) in reasons {
-        // The client reads nothing of our Close.
+        // The client does not read the Close.
         let unread = Scene::framed(4);
-        // Nor the rest of a frame, of which more always comes.
+        // The frame never ends: more bytes always arrive.
         let mut amid = Scene::framed(16);
         amid.pass_down(b"\x82\x7e\x40\0").await;
         for mut scene in [unread, amid] {
@@ -333,7 +333,7 @@ async fn a_close_of_no_drain_waits_for_nobody_for_good() {
                 let _ = tokio::time::timeout(second, pings).await;
                 let _ = tokio::time::timeout(second, scene.backend.read(&mut [0; 6])).await;
                 tokio::time::sleep(second).await;
-                assert!(start.elapsed() < CLOSE_TIMEOUT * 2, "{reason:?}: it lives on");
+                assert!(start.elapsed() < CLOSE_TIMEOUT * 2, "{reason:?}: the tunnel was not cut");
             }
             assert!(start.elapsed() >= CLOSE_TIMEOUT, "{reason:?}: too early");
             assert_eq!(scene.end().await.termination, termination);
@@ -342,7 +342,7 @@ async fn a_close_of_no_drain_waits_for_nobody_for_good() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_backend_that_fails_after_our_close_does_not_take_it_from_the_client() {
+async fn a_backend_failure_after_the_close_does_not_keep_it_from_the_client() {
     let mut scene = Scene::framed(64);
     scene.close(CloseReason::Drained);
     scene.client_gets(CloseReason::Drained.frame()).await;
@@ -353,7 +353,7 @@ async fn a_backend_that_fails_after_our_close_does_not_take_it_from_the_client()
     assert_eq!(scene.end().await.termination, Termination::Drained);
 }
 
-/// An unmasked or masked binary frame; its payload looks like headers of Close frames.
+/// Creates a binary frame whose payload looks like headers of Close frames.
 fn frame(masked: bool, payload: usize) -> Vec<u8> {
     let mask = if masked { 0x80 } else { 0 };
     let mut frame = vec![0x82];
@@ -368,7 +368,7 @@ fn frame(masked: bool, payload: usize) -> Vec<u8> {
     frame
 }
 
-/// Writes in pieces and lets the others run between them.
+/// Writes in pieces and lets the other tasks run between them.
 async fn write_in_pieces(writer: &mut (impl AsyncWriteExt + Unpin), bytes: &[u8], cut: usize) {
     for piece in bytes.chunks(cut) {
         writer.write_all(piece).await.unwrap();
@@ -376,7 +376,8 @@ async fn write_in_pieces(writer: &mut (impl AsyncWriteExt + Unpin), bytes: &[u8]
     }
 }
 
-/// Frames both ways, cut anywhere, and a close ordered at any moment: what client and backend got.
+/// Sends frames both ways, split anywhere, and closes at any moment; returns what client and backend
+/// received.
 async fn closed_amid(
     (up, down): (&[Vec<u8>], &[Vec<u8>]),
     (room, cut, early): (usize, usize, usize),
@@ -395,7 +396,7 @@ async fn closed_amid(
     let client = tokio::spawn(async move {
         let mut got = Vec::new();
         while reads.read_buf(&mut got).await.unwrap() > 0 {
-            // Payloads hold no such bytes.
+            // Payloads do not contain these bytes.
             if got.ends_with(close) {
                 heard.notify_one();
             }
@@ -425,7 +426,7 @@ async fn closed_amid(
         far_reads.read_to_end(&mut got).await.unwrap();
         (got, far_reads)
     });
-    // All of it is taken, before and after the close.
+    // All of the client's bytes are taken, before and after the close.
     write_in_pieces(&mut far_writes, &first[early..], cut).await;
     orders.await.unwrap();
     client_writes.await.unwrap();
@@ -508,7 +509,7 @@ async fn a_reader_that_stalls_stops_its_writer_and_loses_nothing() {
     for _ in 0..100 {
         tokio::task::yield_now().await;
     }
-    assert!(!writing.is_finished(), "a megabyte must not fit into a tunnel that nobody reads from");
+    assert!(!writing.is_finished(), "a megabyte must not fit into a tunnel without a reader");
     let mut received = Vec::new();
     scene.backend.read_to_end(&mut received).await.unwrap();
     assert!(received == expected);
@@ -519,7 +520,7 @@ async fn a_reader_that_stalls_stops_its_writer_and_loses_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn without_a_byte_for_its_idle_timeout_it_ends() {
+async fn a_tunnel_ends_after_its_idle_timeout_without_a_byte() {
     let limit = Duration::from_secs(10);
     let mut scene = Scene::open(64, Some(limit), b"");
     let start = tokio::time::Instant::now();
@@ -531,7 +532,7 @@ async fn without_a_byte_for_its_idle_timeout_it_ends() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn half_closed_it_waits_for_the_other_half_but_not_for_ever() {
+async fn a_half_closed_tunnel_waits_for_the_other_half_within_its_timeout() {
     let mut scene = Scene::open(64, None, b"");
     let start = tokio::time::Instant::now();
     scene.client.shutdown().await.unwrap();

@@ -1,10 +1,10 @@
-//! Open tunnels of one backend, sorted by whether they have been told to close.
+//! Open tunnels of one backend, sorted by whether they have a command to end.
 
 use std::sync::{Arc, atomic::Ordering};
 
 use super::{TunnelHandle, TunnelId};
 
-/// Below so many tunnels no memory is given back.
+/// Number of tunnels below which no memory is released.
 const KEPT: usize = 64;
 
 /// Tunnels of one backend.
@@ -14,11 +14,11 @@ pub(super) struct BackendTunnels {
     pub(super) unframed: TunnelList,
 }
 
-/// Those of one kind.
+/// Tunnels with or without frames.
 #[derive(Debug, Default)]
 pub(super) struct TunnelList {
     pub(super) entries: Vec<TunnelSlot>,
-    /// So many, the first, have no order.
+    /// The first `free` entries have no command.
     pub(super) free: usize,
 }
 
@@ -45,7 +45,7 @@ impl BackendTunnels {
         self.framed.free + self.unframed.free
     }
 
-    /// As of [`TunnelList::draw`], of both kinds.
+    /// Draws tunnels of both kinds; see [`TunnelList::draw`].
     pub(super) fn draw(&mut self, count: usize) -> Vec<Arc<TunnelHandle>> {
         let count = count.min(self.free());
         let draw = |_| {
@@ -58,13 +58,13 @@ impl BackendTunnels {
 }
 
 impl TunnelList {
-    /// Takes those without an order that are named.
+    /// Takes the tunnels without a command that `named` accepts.
     pub(super) fn take_those(
         &mut self,
         named: impl Fn(TunnelId) -> bool,
         taken: &mut Vec<Arc<TunnelHandle>>,
     ) {
-        // Backwards: what moves into a gap comes from behind, and was seen already.
+        // Backwards: an entry that moves into a gap comes from behind and was already checked.
         for at in (0..self.free).rev() {
             if named(self.entries[at].id) {
                 taken.push(self.take(at));
@@ -72,7 +72,7 @@ impl TunnelList {
         }
     }
 
-    /// The one of this name, and whether it had no order.
+    /// Takes the tunnel with this id; also returns whether it had no command.
     pub(super) fn take_one(&mut self, id: TunnelId) -> Option<(Arc<TunnelHandle>, bool)> {
         let at = self.entries.iter().position(|slot| slot.id == id)?;
         if at < self.free {
@@ -81,7 +81,7 @@ impl TunnelList {
         Some((Arc::clone(&self.entries[at].handle), false))
     }
 
-    /// All of them. Each must be given an order.
+    /// Takes all tunnels. The caller must give each a command.
     pub(super) fn order_all(&mut self) -> Vec<Arc<TunnelHandle>> {
         self.free = 0;
         self.entries.iter().map(|slot| Arc::clone(&slot.handle)).collect()
@@ -89,7 +89,7 @@ impl TunnelList {
 
     pub(super) fn insert(&mut self, slot: TunnelSlot) {
         let last = self.entries.len();
-        // More would not fit into any memory.
+        // More than u32::MAX entries do not fit into memory.
         slot.handle.at.store(last as u32, Ordering::Relaxed);
         self.entries.push(slot);
         self.swap(last, self.free);
@@ -109,13 +109,13 @@ impl TunnelList {
         }
     }
 
-    /// Draws `count` at random, or all there are, from those that have no order. Each must be given
-    /// one.
+    /// Draws up to `count` tunnels at random from those without a command. The caller must give each
+    /// a command.
     pub(super) fn draw(&mut self, count: usize) -> Vec<Arc<TunnelHandle>> {
         (0..count.min(self.free)).map(|_| self.take(fastrand::usize(..self.free))).collect()
     }
 
-    /// Moves one to those that have an order.
+    /// Moves one tunnel to those with a command.
     pub(super) fn take(&mut self, at: usize) -> Arc<TunnelHandle> {
         self.free -= 1;
         self.swap(at, self.free);

@@ -17,7 +17,7 @@ fn order(ticket: &TunnelTicket) -> Option<TunnelCommand> {
 }
 
 #[test]
-fn a_tunnel_costs_a_registry_little() {
+fn a_registration_is_small() {
     assert!(
         size_of::<TunnelHandle>() <= 64
             && size_of::<TunnelSlot>() <= 16
@@ -26,7 +26,7 @@ fn a_tunnel_costs_a_registry_little() {
 }
 
 #[test]
-fn those_without_frames_are_closed_by_drains_and_never_to_level() {
+fn unframed_tunnels_are_closed_by_drains_but_not_by_rebalancing() {
     let registry = Arc::new(TunnelRegistry::default());
     let framed: Vec<TunnelTicket> = (0..10).map(|_| enter(&registry, 3)).collect();
     let unframed: Vec<TunnelTicket> = (0..30).map(|_| enter_unframed(&registry, 3)).collect();
@@ -41,13 +41,13 @@ fn those_without_frames_are_closed_by_drains_and_never_to_level() {
     assert!((5..=20).contains(&ordered), "drawn from both: {ordered}");
     assert_eq!((registry.staying(3), registry.cut(3)), (20, 40));
     let framed = registry.list(3, 10).iter().filter(|tunnel| tunnel.framed).count();
-    assert_eq!((framed, registry.list(3, 50).len()), (5, 40), "neither hides the other");
+    assert_eq!((framed, registry.list(3, 50).len()), (5, 40), "both kinds are listed");
     drop(unframed);
     assert_eq!((registry.of(3), registry.list(3, 50).len()), (10, 10));
 }
 
 #[test]
-fn a_few_are_drawn_at_random_and_none_twice() {
+fn tunnels_are_drawn_at_random_and_none_twice() {
     let registry = Arc::new(TunnelRegistry::default());
     let tickets: Vec<TunnelTicket> = (0..100).map(|_| enter(&registry, 3)).collect();
     let _other = enter(&registry, 4);
@@ -59,7 +59,7 @@ fn a_few_are_drawn_at_random_and_none_twice() {
     };
     assert_eq!(ordered(CloseReason::Rebalanced), 30);
     let first = tickets.iter().take(30);
-    assert!(first.filter(|t| order(t).is_some()).count() < 30, "not the oldest ones");
+    assert!(first.filter(|t| order(t).is_some()).count() < 30, "not only the oldest");
     assert_eq!(registry.close(3, 100, CloseReason::Drained), 70);
     assert_eq!((ordered(CloseReason::Rebalanced), ordered(CloseReason::Drained)), (30, 70));
     assert_eq!(registry.close(3, 1, CloseReason::Drained), 0);
@@ -69,7 +69,7 @@ fn a_few_are_drawn_at_random_and_none_twice() {
 }
 
 #[test]
-fn over_all_backends_each_gives_its_share() {
+fn close_any_takes_a_share_of_each_backend() {
     let registry = Arc::new(TunnelRegistry::default());
     let _many: Vec<TunnelTicket> = (0..90).map(|_| enter(&registry, 1)).collect();
     let _few: Vec<TunnelTicket> = (0..10).map(|_| enter(&registry, 2)).collect();
@@ -95,7 +95,7 @@ fn a_cut_keeps_the_reason_of_an_earlier_close() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn those_are_listed_with_client_and_age() {
+async fn tunnels_are_listed_with_client_and_age() {
     let registry = Arc::new(TunnelRegistry::default());
     let _tickets: Vec<TunnelTicket> = (0..5).map(|_| enter(&registry, 1)).collect();
     tokio::time::advance(Duration::from_secs(7)).await;
@@ -112,7 +112,7 @@ async fn those_are_listed_with_client_and_age() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_old_ones_go_each_at_its_own_time_within_the_last_tenth() {
+async fn old_tunnels_are_closed_over_the_last_tenth_of_their_limit() {
     let registry = Arc::new(TunnelRegistry::default());
     let _old: Vec<TunnelTicket> = (0..1000).map(|_| enter(&registry, 1)).collect();
     let _spared = enter(&registry, 1 + SHARDS as u64);
@@ -131,11 +131,11 @@ async fn the_old_ones_go_each_at_its_own_time_within_the_last_tenth() {
     }
     tokio::time::advance(Duration::from_secs(1)).await;
     assert_eq!(total + close(), 1000);
-    assert_eq!(registry.staying(1), 1, "the young one");
+    assert_eq!(registry.staying(1), 1, "the young tunnel");
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_limit_that_comes_late_closes_nobody_at_once() {
+async fn a_new_limit_closes_no_tunnel_at_once() {
     let registry = Arc::new(TunnelRegistry::default());
     let _old: Vec<TunnelTicket> = (0..1000).map(|_| enter(&registry, 1)).collect();
     tokio::time::advance(Duration::from_secs(7 * 86_400)).await;
@@ -152,7 +152,7 @@ async fn a_limit_that_comes_late_closes_nobody_at_once() {
 }
 
 #[test]
-fn who_is_named_twice_is_cut() {
+fn a_tunnel_that_is_closed_twice_is_cut() {
     let registry = Arc::new(TunnelRegistry::default());
     let (ticket, other) = (enter(&registry, 1), enter(&registry, 1));
     let id = registry.list(1, 9).iter().map(|tunnel| tunnel.id).min().unwrap();
@@ -165,7 +165,7 @@ fn who_is_named_twice_is_cut() {
 
 proptest! {
     #[test]
-    fn whatever_happens_each_entry_is_found(
+    fn each_registration_is_found_after_any_steps(
         steps in prop::collection::vec((0..4_u8, any::<prop::sample::Index>()), 1..200),
     ) {
         let registry = Arc::new(TunnelRegistry::default());

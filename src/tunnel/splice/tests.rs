@@ -1,4 +1,4 @@
-//! What a tunnel promises, over sockets whose bulk the kernel moves.
+//! Guarantees of a tunnel, over sockets with spliced bulk data.
 
 use std::{
     net::TcpStream as StdStream,
@@ -36,7 +36,7 @@ impl TunnelObserver for SpliceEndings {
     }
 }
 
-/// A tunnel between sockets, and who talks through it.
+/// A tunnel between sockets, and its two peers.
 struct SpliceScene {
     client: TcpStream,
     backend: TcpStream,
@@ -50,7 +50,8 @@ impl SpliceScene {
         Self::with(None, |socket| socket, |socket| socket).await
     }
 
-    /// With so much room in every socket, and streams made of the tunnel's two.
+    /// Creates a tunnel with this buffer size in every socket, and streams made from the tunnel's
+    /// sockets.
     async fn with<A: ByteStream + 'static, B: ByteStream + 'static>(
         room: Option<usize>,
         near: impl FnOnce(TcpStream) -> A,
@@ -68,7 +69,7 @@ impl SpliceScene {
         Self { client, backend, endings, registry, task }
     }
 
-    /// How it ended.
+    /// Returns how the tunnel ended.
     async fn end(self) -> TunnelSummary {
         self.task.await.unwrap();
         let endings = self.endings.0.lock().unwrap();
@@ -92,7 +93,7 @@ async fn pair(room: Option<usize>) -> (TcpStream, TcpStream) {
     (one, other)
 }
 
-/// Bytes of which each place has its own.
+/// Creates bytes that differ at each position.
 fn pattern(length: usize) -> Vec<u8> {
     let mut random = fastrand::Rng::with_seed(length as u64);
     let mut bytes = vec![0; length];
@@ -100,7 +101,7 @@ fn pattern(length: usize) -> Vec<u8> {
     bytes
 }
 
-/// Writes all in pieces of such sizes, then FIN.
+/// Writes everything in pieces of these sizes, then FIN.
 async fn send(mut to: impl AsyncWrite + Unpin, bytes: Vec<u8>, pieces: Vec<usize>) {
     let (mut rest, mut sizes) = (&bytes[..], pieces.iter().cycle());
     while !rest.is_empty() {
@@ -112,7 +113,8 @@ async fn send(mut to: impl AsyncWrite + Unpin, bytes: Vec<u8>, pieces: Vec<usize
     to.shutdown().await.unwrap();
 }
 
-/// Both ways at a time, each with its half-close: what came, how it ended, bytes that were spliced.
+/// Sends both ways at once, each with its half-close; returns what arrived, how the tunnel ended,
+/// and the number of spliced bytes.
 async fn exchange(
     scene: SpliceScene,
     up: Vec<u8>,
@@ -152,13 +154,13 @@ proptest! {
         mut pieces in prop::collection::vec(1..200_000_usize, 1..8),
         room in prop::option::of(4_096..200_000_usize),
     ) {
-        // Never nothing but tiny ones.
+        // Not only tiny pieces.
         pieces.push(1 << 16);
         let (all, ended, _) = block_on(async {
             let scene = SpliceScene::with(room, |socket| socket, |socket| socket).await;
             exchange(scene, pattern(up), pattern(down), pieces).await
         });
-        prop_assert!(all, "not what was sent");
+        prop_assert!(all, "received other bytes than sent");
         prop_assert_eq!((ended.to_backend, ended.to_client), (up as u64, down as u64));
         prop_assert!(matches!(ended.termination, Termination::Closed(_)), "{:?}", ended);
     }
@@ -181,7 +183,7 @@ async fn bulk_goes_through_a_pipe_and_messages_do_not() {
     assert_eq!(SPLICED.get(), before, "messages were spliced");
 }
 
-/// What is in the pipe when a writer blocks is bounded, and goes on when it can.
+/// The bytes in the pipe of a blocked writer are bounded, and move on when the writer can take them.
 #[tokio::test]
 async fn a_reader_that_stalls_stops_its_writer_and_its_pipe_is_given_back_afterwards() {
     let mut scene = SpliceScene::open().await;
@@ -193,7 +195,7 @@ async fn a_reader_that_stalls_stops_its_writer_and_its_pipe_is_given_back_afterw
     });
     let idle = Duration::from_millis(100);
     let stalled = tokio::time::timeout(idle, &mut writing).await;
-    assert!(stalled.is_err(), "64 MiB must not fit into a tunnel that nobody reads from");
+    assert!(stalled.is_err(), "64 MiB must not fit into a tunnel without a reader");
     let mut got = vec![0; expected.len()];
     let before = SPLICED.get();
     scene.backend.read_exact(&mut got).await.unwrap();
@@ -206,12 +208,12 @@ async fn a_reader_that_stalls_stops_its_writer_and_its_pipe_is_given_back_afterw
     assert!(matches!(scene.end().await.termination, Termination::Closed(_)));
 }
 
-/// What a drain asks of a stream that has no frames: that it is silent for a while.
+/// A drain waits until a stream without frames is silent for a while.
 #[tokio::test(start_paused = true)]
-async fn bulk_that_its_reader_stalls_is_no_silence_and_bulk_that_has_passed_is() {
+async fn only_bulk_that_has_passed_counts_as_silence() {
     let mut scene = SpliceScene::open().await;
     let sent = pattern(64 << 20);
-    // It is bulky by then, and at rest.
+    // The direction is bulky by now, and idle.
     let mut first = vec![0; 4 << 20];
     let (_, read) = tokio::join!(scene.client.write_all(&sent[..4 << 20]), async {
         scene.backend.read_exact(&mut first).await
@@ -226,7 +228,7 @@ async fn bulk_that_its_reader_stalls_is_no_silence_and_bulk_that_has_passed_is()
     tokio::time::sleep(QUIET_TIME).await;
     assert_eq!(scene.registry.close(7, 1, CloseReason::Drained), 1);
     tokio::time::sleep(QUIET_TIME * 10).await;
-    assert!(!scene.task.is_finished(), "it was ended with bytes in its pipe");
+    assert!(!scene.task.is_finished(), "the tunnel ended with bytes in its pipe");
     let mut got = Vec::new();
     scene.backend.read_to_end(&mut got).await.unwrap();
     assert!(got == expected);
@@ -235,7 +237,7 @@ async fn bulk_that_its_reader_stalls_is_no_silence_and_bulk_that_has_passed_is()
 }
 
 #[tokio::test]
-async fn a_reset_amid_bulk_is_passed_on() {
+async fn a_reset_within_bulk_is_passed_on() {
     let mut scene = SpliceScene::open().await;
     let mut got = vec![0; 8 << 20];
     let sent = pattern(got.len());
@@ -255,9 +257,9 @@ async fn a_reset_amid_bulk_is_passed_on() {
     );
 }
 
-/// The kernel splices up to urgent data and then nothing, without any end.
+/// The kernel splices up to urgent data and then returns nothing, although the stream has not ended.
 #[tokio::test]
-async fn urgent_data_is_no_end() {
+async fn urgent_data_does_not_end_a_tunnel() {
     let mut scene = SpliceScene::open().await;
     let sent = pattern(3 << 20);
     let mut got = vec![0; sent.len()];
@@ -270,7 +272,7 @@ async fn urgent_data_is_no_end() {
         };
         let passed = async { tokio::join!(write, backend.read_exact(&mut got)).1 };
         let passed = tokio::time::timeout(Duration::from_secs(20), passed).await;
-        passed.expect("it passes in time").unwrap();
+        passed.expect("the bytes pass in time").unwrap();
         assert!(got == sent);
     }
     scene.client.shutdown().await.unwrap();
@@ -279,10 +281,10 @@ async fn urgent_data_is_no_end() {
     assert_eq!(scene.end().await.to_backend, 9 << 20);
 }
 
-/// A socket that the kernel will not splice: it is asked about another descriptor.
+/// A socket that cannot be spliced: its descriptor is replaced by another one.
 struct Odd {
     socket: TcpStream,
-    /// One that is ready and knows no splice.
+    /// Descriptor that is ready and does not support splice.
     other: TcpStream,
 }
 
@@ -335,25 +337,25 @@ impl AsyncWrite for Odd {
 }
 
 #[tokio::test]
-async fn where_the_kernel_will_not_splice_all_is_copied() {
-    // Up it refuses to fill a pipe, down to empty one that is full already.
+async fn everything_is_copied_if_the_kernel_cannot_splice() {
+    // Filling a pipe fails in one direction, emptying a full one in the other.
     let scene = SpliceScene::with(None, Odd::new, |socket| socket).await;
     let (up, down) = (pattern(4 << 20), pattern((4 << 20) + 1));
     let (all, ended, spliced) = exchange(scene, up, down, vec![1 << 20]).await;
-    assert!(all, "not what was sent");
+    assert!(all, "received other bytes than sent");
     assert_eq!((ended.to_backend, ended.to_client), (4 << 20, (4 << 20) + 1));
     assert_eq!(spliced, 0);
 }
 
 #[tokio::test]
-async fn a_tunnel_that_ends_takes_its_pipe_along() {
+async fn a_tunnel_closes_its_pipe_when_it_ends() {
     let mut scene = SpliceScene::open().await;
     let sent = pattern(64 << 20);
     let idle = Duration::from_millis(100);
     let writing = tokio::time::timeout(idle, scene.client.write_all(&sent)).await;
     assert!(writing.is_err(), "it fits");
     let spare = SPARE.take();
-    assert!(spare.is_none(), "the pipe is with the direction that is blocked");
+    assert!(spare.is_none(), "the blocked direction holds the pipe");
     scene.task.abort();
     assert!((&mut scene.task).await.unwrap_err().is_cancelled());
     let mut got = Vec::new();
@@ -363,7 +365,7 @@ async fn a_tunnel_that_ends_takes_its_pipe_along() {
 }
 
 #[test]
-fn a_direction_becomes_bulky_by_much_and_stays_so_for_little() {
+fn a_direction_becomes_bulky_after_much_data_and_stays_so_briefly() {
     let mut bulk = Bulk::default();
     for _ in 0..1000 {
         bulk.note(WORTHWHILE as usize);
