@@ -1,8 +1,7 @@
-//! What is told to the outside: the access log, the metrics, the process's own log.
+//! Output for operators: the access log, the metrics, and the process log.
 //!
-//! Everything here is told, nothing is asked: no function of this module can block or fail its
-//! caller. Labels and names come from [`names`] and nowhere else. This module knows `error` and
-//! `config`, and nobody above them.
+//! No function of this module can block or fail its caller. All labels and names come from
+//! [`names`]. Of the other modules, this one depends only on `error`, `config` and `net::tls`.
 
 pub mod access_log;
 pub mod log;

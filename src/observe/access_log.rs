@@ -1,8 +1,8 @@
-//! The access log: one JSON line for each stream, written when it has ended.
+//! The access log: one JSON line per stream, written when the stream has ended.
 //!
-//! What is in a line is gathered in a [`StreamRecord`]; this module knows how it is written. Every string
-//! is escaped to the last control character, so that a line is a line whatever a client sent. Writing
-//! never waits: a sink that is slow, full or gone costs lines, which are counted, and no stream.
+//! A [`StreamRecord`] collects the data; this module formats it. All control characters are escaped,
+//! so that a line stays one line whatever a client sends. Writing never waits: if the sink is slow,
+//! full or gone, lines are dropped and counted.
 
 use std::{
     cell::RefCell,
@@ -30,27 +30,27 @@ use crate::{
     error::{FailureKind, Termination},
 };
 
-/// Where lines go.
+/// Destination of the log lines.
 #[derive(Debug)]
 pub struct AccessLog {
-    /// The sink, and the file's path where it is one; `None`: nowhere.
+    /// The sink, and its path if it is a file; `None`: off.
     sink: Option<(LogSink, Option<PathBuf>)>,
 }
 
 impl AccessLog {
-    /// Opens the sink; a file is created where it is missing and appended to where not. Lines that
-    /// get lost are counted in `dropped`, which may live on over several logs.
+    /// Opens the sink. Creates a missing file, and appends to an existing one. Dropped lines are
+    /// counted in `dropped`, which may be shared by consecutive logs.
     ///
-    /// Dropping the log writes out what is left, which takes up to two seconds where the sink is
-    /// stuck: not to be done on a thread that serves.
+    /// Dropping the log flushes it, which takes up to two seconds if the sink is stuck: do not drop
+    /// it on a thread that serves requests.
     ///
     /// # Errors
-    /// The file cannot be opened; the text names it.
+    /// The file cannot be opened; the error names it.
     pub fn open(config: &config::AccessLog, dropped: Counter) -> io::Result<Self> {
         let sink = match config {
             config::AccessLog::Off => None,
             config::AccessLog::Stdout => {
-                // The descriptor itself: std's own buffer would write line by line.
+                // Uses the descriptor: std's buffer would write line by line.
                 let stdout = io::stdout().as_fd().try_clone_to_owned()?;
                 Some((LogSink::new(stdout.into(), dropped)?, None))
             }
@@ -61,14 +61,15 @@ impl AccessLog {
         Ok(Self { sink })
     }
 
-    /// Writes the stream's line. Never waits and never fails: a line that finds no room is counted.
+    /// Writes the line of a stream. Never waits and never fails: a line without room is counted as
+    /// dropped.
     pub fn write(&self, record: &StreamRecord, end: &StreamEnd<'_>) {
         thread_local!(static LINE: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) });
         let Some((sink, _)) = &self.sink else { return };
         LINE.with_borrow_mut(|line| {
             line.clear();
             let mut json = serde_json::Serializer::with_formatter(&mut *line, Escaping);
-            // Cannot fail: a Vec takes everything, and all keys are strings.
+            // Cannot fail: a Vec accepts all bytes, and all keys are strings.
             if LogLine::new(record, end).serialize(&mut json).is_ok() {
                 line.push(b'\n');
                 sink.push(line);
@@ -76,10 +77,10 @@ impl AccessLog {
         });
     }
 
-    /// Opens the file anew, for a log rotation that has renamed it. Nothing to do for other sinks.
+    /// Reopens the file after a log rotation has renamed it. Does nothing for other sinks.
     ///
     /// # Errors
-    /// The file cannot be opened; the old one is then written to as before.
+    /// The file cannot be opened; lines still go to the old one.
     pub fn reopen(&self) -> io::Result<()> {
         if let Some((sink, Some(path))) = &self.sink {
             sink.replace(open_file(path)?);
@@ -87,14 +88,14 @@ impl AccessLog {
         Ok(())
     }
 
-    /// Lines lost so far.
+    /// Number of dropped lines.
     pub fn dropped(&self) -> u64 {
         self.sink.as_ref().map_or(0, |(sink, _)| sink.lost())
     }
 }
 
 fn open_file(path: &Path) -> io::Result<std::fs::File> {
-    // Who may read the log sees client addresses: not everybody.
+    // The log contains client addresses: not readable for everyone.
     if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
         DirBuilder::new().recursive(true).mode(0o750).create(folder).map_err(|error| {
             let shown = folder.display();
@@ -114,7 +115,7 @@ fn open_file(path: &Path) -> io::Result<std::fs::File> {
     })
 }
 
-/// The keys of a line, in order.
+/// Keys of a line, in order.
 #[derive(Serialize)]
 struct LogLine<'a> {
     #[serde(serialize_with = "rfc3339")]
@@ -189,15 +190,15 @@ impl<'a> LogLine<'a> {
     }
 }
 
-/// The year stays below 10000, past which the format has no notation.
+/// Formats a time; the format has no notation for years from 10000 on.
 fn rfc3339<S: Serializer>(millis: &u64, serializer: S) -> Result<S::Ok, S::Error> {
     const YEAR_9999: u64 = 253_000_000_000_000;
     let time = UNIX_EPOCH + Duration::from_millis((*millis).min(YEAR_9999));
     serializer.collect_str(&humantime::format_rfc3339_millis(time))
 }
 
-/// JSON that escapes DEL and the C1 control characters too, which JSON itself would let pass and
-/// some terminals obey.
+/// Formats JSON with DEL and C1 control characters escaped, too: JSON allows them, and some
+/// terminals obey them.
 struct Escaping;
 
 impl serde_json::ser::Formatter for Escaping {
@@ -206,7 +207,7 @@ impl serde_json::ser::Formatter for Escaping {
         writer: &mut W,
         fragment: &str,
     ) -> io::Result<()> {
-        // Both begin with a byte that is rare: C1 is 0xC2 and another byte in UTF-8.
+        // Both begin with a rare byte: C1 is 0xC2 and another byte in UTF-8.
         if !fragment.bytes().any(|byte| byte == 0x7f || byte == 0xc2) {
             return writer.write_all(fragment.as_bytes());
         }

@@ -1,9 +1,9 @@
-//! The process's own log: text on standard error, one event after the other.
+//! The process log: text on standard error, one event after the other.
 //!
-//! tracing-subscriber escapes what could steer a terminal (ESC, BEL, C1 …) but lets line breaks in
-//! messages and displayed fields pass. Both are handled here: in a field's value every control
-//! character is escaped; a message may have several lines (a configuration's faults do), and each
-//! further one is set off by `  | `, so that no text can pass for an event of its own.
+//! tracing-subscriber escapes characters that control a terminal (ESC, BEL, C1 …) but not line
+//! breaks in messages and displayed fields. Both are handled here. In field values, every control
+//! character is escaped. A message may have several lines, for example for configuration errors;
+//! each further line begins with ` | `, so that no text can imitate an event.
 
 use std::{
     env,
@@ -24,15 +24,15 @@ use tracing_subscriber::{
     },
 };
 
-/// What the further lines of a message begin with.
+/// Prefix of the further lines of a message.
 const CONTINUED: &str = "\n  | ";
 
-/// How lines look.
+/// Appearance of log lines.
 #[derive(Clone, Copy, Debug)]
 struct Style {
-    /// Colours: standard error is a terminal, and `NO_COLOR` is not set.
+    /// Use colours: standard error is a terminal, and `NO_COLOR` is not set.
     ansi: bool,
-    /// Times: not for the journal, which has its own.
+    /// Write times: not for the journal, which adds its own.
     times: bool,
 }
 
@@ -42,8 +42,8 @@ static STYLE: LazyLock<Style> = LazyLock::new(|| {
     Style { ansi: io::stderr().is_terminal() && !no_color, times: !goes_to_the_journal() }
 });
 
-/// Starts logging. `RUST_LOG` says what, by default `info` and above. Without effect where logging was
-/// started already.
+/// Starts logging. `RUST_LOG` sets the level, by default `info`. Has no effect if logging was
+/// started before.
 pub fn init() {
     let filter = filter(&env::var(EnvFilter::DEFAULT_ENV).unwrap_or_default());
     let _ = match *STYLE {
@@ -56,20 +56,21 @@ pub fn init() {
     };
 }
 
-/// Prints lines that look like those of the log whatever `RUST_LOG` says, in one piece: at an upgrade two
-/// processes write to the same place. Nobody need read them: a closed pipe is no reason to stop.
+/// Prints lines that look like log lines, whatever `RUST_LOG` says. Writes them at once, because two
+/// processes share standard error during an upgrade. Ignores errors: a closed pipe must not stop the
+/// process.
 pub fn announce(text: &str) {
     let lines: String = text.lines().map(|line| styled(*STYLE, Level::INFO, line)).collect();
     let _ = io::Write::write_all(&mut io::stderr(), lines.as_bytes());
 }
 
-/// Prints why the process ends, as a line of the log, whatever `RUST_LOG` says.
+/// Prints why the process ends, as a log line, whatever `RUST_LOG` says.
 pub fn fatal(text: &str) {
     let line = styled(*STYLE, Level::ERROR, &text.replace('\n', CONTINUED));
     let _ = io::Write::write_all(&mut io::stderr(), line.as_bytes());
 }
 
-/// A line as the subscriber would write it.
+/// Formats a line as the subscriber would.
 fn styled(style: Style, level: Level, line: &str) -> String {
     let time = humantime::format_rfc3339_millis(SystemTime::now());
     let ink = if level == Level::ERROR { "31" } else { "32" };
@@ -84,7 +85,7 @@ fn styled(style: Style, level: Level, line: &str) -> String {
     }
 }
 
-/// Whether standard error leads to systemd's journal: `JOURNAL_STREAM` has its device and inode
+/// Whether standard error leads to systemd's journal: `JOURNAL_STREAM` contains its device and inode
 /// (systemd.exec(5)).
 fn goes_to_the_journal() -> bool {
     let stream = env::var("JOURNAL_STREAM").unwrap_or_default();
@@ -101,7 +102,8 @@ impl FormatTime for Stamp {
     }
 }
 
-/// `info` where nothing else is said; faulty directives are left out with a word on standard error.
+/// Parses directives, with `info` as the default; invalid directives are skipped with a note on
+/// standard error.
 fn filter(directives: &str) -> EnvFilter {
     EnvFilter::builder().with_default_directive(LevelFilter::INFO.into()).parse_lossy(directives)
 }
@@ -120,7 +122,7 @@ where
         .finish()
 }
 
-/// The same without times.
+/// Creates a subscriber without times.
 fn timeless<W>(writer: W, ansi: bool, filter: EnvFilter) -> impl Subscriber + Send + Sync
 where
     W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
@@ -143,7 +145,7 @@ fn field(writer: &mut Writer<'_>, field: &Field, value: &dyn Debug) -> fmt::Resu
     write!(Escape { writer, line_break: "\\n" }, "{value:?}")
 }
 
-/// Passes text on with its control characters escaped.
+/// Writes text with its control characters escaped.
 struct Escape<'a, 'w> {
     writer: &'a mut Writer<'w>,
     line_break: &'static str,
@@ -172,7 +174,7 @@ mod tests {
 
     use super::*;
 
-    /// Collects what is logged.
+    /// Collects log output.
     #[derive(Clone, Default)]
     struct Memory(Arc<Mutex<Vec<u8>>>);
 
@@ -219,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_that_was_logged_steers_a_terminal_or_begins_a_line() {
+    fn logged_text_can_neither_control_a_terminal_nor_forge_a_line() {
         let evil = "\x1b[2J\x07\u{9b}31m\x7f\r\n2026-01-01T00:00:00Z  INFO all is well\t.";
         let text = logged(false, "", || {
             tracing::warn!(shown = %evil, debugged = evil, "a message: {evil}");
@@ -234,7 +236,7 @@ mod tests {
     }
 
     #[test]
-    fn colours_are_ours_only() {
+    fn only_the_log_itself_uses_colours() {
         let text = logged(true, "", || tracing::error!(host = %"\x1b[31m", "x"));
         assert!(text.contains('\x1b'), "no colours in {text:?}");
         assert!(text.contains("host=\\u{1b}[31m"), "{text:?}");
@@ -255,7 +257,7 @@ mod tests {
     }
 
     #[test]
-    fn a_message_of_several_lines_stays_aligned() {
+    fn further_lines_of_a_message_are_marked() {
         let text = logged(false, "", || tracing::error!("refused\n 3 | x = 1\n   | ^"));
         assert!(text.ends_with("ERROR refused\n  |  3 | x = 1\n  |    | ^\n"), "{text:?}");
     }

@@ -1,9 +1,9 @@
-//! The metrics: typed handles for those who count, one text for those who scrape.
+//! The metrics: typed handles to count with, and one text for scrapers.
 //!
-//! What happens per stream is counted in plain atomics of its listener ([`ListenerMetrics`]), found
-//! once and not per stream; what is known elsewhere (backends) is asked for at the scrape, so that
-//! no gauge can drift from the truth. Labels are bounded: names from the configuration, and the
-//! closed sets of [`names`]. Counters only ever grow, also over reloads.
+//! Streams are counted in plain atomics of their listener ([`ListenerMetrics`]), which is looked up
+//! once and not per stream. The state of backends and certificates is read at each scrape, so that
+//! no gauge can become stale. Labels are bounded: names from the configuration, and the closed sets
+//! of [`names`]. Counters never decrease, not even on a reload.
 
 use std::{
     collections::BTreeMap,
@@ -30,12 +30,12 @@ use self::scrape::{register_backends, register_certificates};
 use super::names::{self, ChosenBy, metric};
 use crate::error::Termination;
 
-/// The text format's media type, which [`Metrics::encode`] speaks.
+/// Media type of the text that [`Metrics::encode`] returns.
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 type Labels<const N: usize> = [(&'static str, String); N];
 
-/// Everything the process counts. One per process, shared by all.
+/// Metrics of the process, shared by all of its parts.
 pub struct Metrics {
     /// Pauses of accepting.
     pub accept_pauses: Counter,
@@ -43,80 +43,87 @@ pub struct Metrics {
     pub access_log_dropped: Counter,
     /// Tasks that panicked.
     pub panics: Counter,
-    /// Times that a worker of the runtime was found stuck in one task.
+    /// Times that a worker of the runtime was stuck in one task.
     pub stalls: Counter,
-    /// Workers that are stuck at this moment.
+    /// Workers that are stuck now.
     pub stalled_workers: Gauge,
-    /// Requests tried again: sent to another backend, or connected for again.
+    /// Requests tried again, on another backend or a new connection.
     pub retries: Counter,
     /// Reloads that took effect.
     pub reloads_ok: Counter,
-    /// Reloads refused because of a fault.
+    /// Reloads rejected because of an invalid configuration.
     pub reloads_refused: Counter,
-    /// Searches that found the session's node.
+    /// Owner searches that found the session's node.
     pub owner_found: Counter,
-    /// Searches that found no node.
+    /// Owner searches that found no node.
     pub owner_unknown: Counter,
-    /// Backends left out after failures in a row.
+    /// Backends ejected for consecutive failures.
     pub ejections_consecutive: Counter,
-    /// Backends left out for the rate of their failures.
+    /// Backends ejected for their failure rate.
     pub ejections_rate: Counter,
-    /// New sessions that waited to be admitted.
+    /// New sessions that waited for admission.
     pub admission_queued: Counter,
-    /// New sessions that were not admitted.
+    /// New sessions that were refused admission.
     pub admission_refused: Counter,
-    /// New sessions that went where their client's last one was.
+    /// New sessions sent to the backend of the client's recent session.
     pub memory_followed: Counter,
-    /// New sessions whose client cannot be told from others that were elsewhere.
+    /// New sessions for which recent sessions on several backends match.
     pub memory_ambiguous: Counter,
     /// Certificates ordered by ACME.
     pub acme_ok: Counter,
-    /// Orders by ACME that failed.
+    /// ACME orders that failed.
     pub acme_failed: Counter,
     registry: Registry,
     listeners: Mutex<BTreeMap<Arc<str>, Arc<ListenerMetrics>>>,
 }
 
 impl Metrics {
-    /// All at zero.
+    /// Creates the metrics, all zero.
     pub fn new() -> Self {
         let mut registry = Registry::with_prefix(names::PREFIX);
         let reloads = by_result(&mut registry, metric::RELOADS, "Reloads by result");
         let searches =
-            by_result(&mut registry, metric::OWNER_SEARCHES, "Searches for a session's node");
+            by_result(&mut registry, metric::OWNER_SEARCHES, "Owner searches, by result");
         let ejections =
-            by("reason", &mut registry, metric::EJECTIONS, "Backends left out, by reason");
-        let waits = by_result(&mut registry, metric::ADMISSION, "New sessions that had to wait");
-        let recalls =
-            by_result(&mut registry, metric::MEMORY, "Clients that came back without a cookie");
+            by("reason", &mut registry, metric::EJECTIONS, "Backends ejected, by reason");
+        let waits = by_result(
+            &mut registry,
+            metric::ADMISSION,
+            "New sessions that waited for admission or were refused it",
+        );
+        let recalls = by_result(
+            &mut registry,
+            metric::MEMORY,
+            "New sessions without a cookie whose client had a recent session",
+        );
         let orders =
-            by_result(&mut registry, metric::ACME_ORDERS, "Orders of certificates by ACME");
+            by_result(&mut registry, metric::ACME_ORDERS, "ACME certificate orders, by result");
         Self {
             accept_pauses: plain(
                 &mut registry,
                 metric::ACCEPT_PAUSES,
-                "Pauses of accepting for want of descriptors or memory",
+                "Pauses of accepting because descriptors or memory are exhausted",
             ),
             access_log_dropped: plain(
                 &mut registry,
                 metric::ACCESS_LOG_DROPPED,
-                "Access-log lines lost to a slow or failing sink",
+                "Access-log lines dropped because the sink is slow or failing",
             ),
             panics: plain(&mut registry, metric::PANICS, "Tasks that panicked"),
             stalls: plain(
                 &mut registry,
                 metric::STALLS,
-                "Times that a worker was stuck in one task",
+                "Times that a worker of the runtime was stuck in one task",
             ),
             stalled_workers: level(
                 &mut registry,
                 metric::STALLED_WORKERS,
-                "Workers that are stuck in one task",
+                "Workers of the runtime that are stuck in one task",
             ),
             retries: plain(
                 &mut registry,
                 metric::RETRIES,
-                "Requests tried again: sent to another backend, or connected for again",
+                "Requests tried again, on another backend or a new connection",
             ),
             reloads_ok: reloads("ok"),
             reloads_refused: reloads("refused"),
@@ -135,8 +142,8 @@ impl Metrics {
         }
     }
 
-    /// The counters of the listener of this name, the same ones for ever; to be asked for when a
-    /// listener starts, not per connection. The name must come from the configuration.
+    /// Returns the counters of the listener with this name, always the same for one name. Call once
+    /// when a listener starts, not per connection. The name must come from the configuration.
     pub fn listener(&self, name: &str) -> Arc<ListenerMetrics> {
         let mut listeners = self.listeners.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(known) = listeners.get(name) {
@@ -147,15 +154,15 @@ impl Metrics {
         listener
     }
 
-    /// Connections open, over all listeners.
+    /// Number of open connections, over all listeners.
     pub fn connections(&self) -> u64 {
         let listeners = self.listeners.lock().unwrap_or_else(PoisonError::into_inner);
         let open = listeners.values().map(|listener| listener.connections.get());
         u64::try_from(open.sum::<i64>()).unwrap_or_default()
     }
 
-    /// Everything as OpenMetrics text, of type [`CONTENT_TYPE`]. `backends` and `certificates` tell what
-    /// they are like at this moment.
+    /// Encodes all metrics as OpenMetrics text of type [`CONTENT_TYPE`]. `backends` and
+    /// `certificates` give the current state.
     pub fn encode(
         &self,
         backends: impl Iterator<Item = BackendSample>,
@@ -185,11 +192,11 @@ impl fmt::Debug for Metrics {
     }
 }
 
-/// What one listener counts.
+/// Counters of one listener.
 #[derive(Debug)]
 pub struct ListenerMetrics {
     name: Arc<str>,
-    /// By [`names::termination_index`].
+    /// Indexed by [`names::termination_index`].
     streams: Box<[AtomicU64]>,
     /// In the order of [`ChosenBy::ALL`].
     chosen: [AtomicU64; ChosenBy::ALL.len()],
@@ -218,12 +225,12 @@ impl ListenerMetrics {
         }
     }
 
-    /// The listener's name.
+    /// Name of the listener.
     pub fn name(&self) -> &Arc<str> {
         &self.name
     }
 
-    /// Counts a connection just accepted, and as open for as long as the guard lives.
+    /// Counts an accepted connection, as open while the guard lives.
     pub fn accept(&self) -> GaugeGuard {
         self.accepted.fetch_add(1, Relaxed);
         GaugeGuard::new(&self.connections)
@@ -235,12 +242,12 @@ impl ListenerMetrics {
         counter.fetch_add(1, Relaxed);
     }
 
-    /// Counts a tunnel as open for as long as the guard lives.
+    /// Counts a tunnel as open while the guard lives.
     pub fn tunnel(&self) -> GaugeGuard {
         GaugeGuard::new(&self.tunnels)
     }
 
-    /// Counts a stream that ended; to be called exactly once for each.
+    /// Counts an ended stream; call exactly once per stream.
     pub fn ended(&self, how: &Termination, by: ChosenBy, bytes_in: u64, bytes_out: u64) {
         if let Some(counter) = self.streams.get(names::termination_index(how)) {
             counter.fetch_add(1, Relaxed);
@@ -253,7 +260,7 @@ impl ListenerMetrics {
     }
 }
 
-/// Counts as one in its gauge until it is dropped.
+/// Counts 1 in a gauge until it is dropped.
 #[derive(Debug)]
 pub struct GaugeGuard(Gauge);
 
@@ -282,12 +289,12 @@ fn level(registry: &mut Registry, name: &str, help: &str) -> Gauge {
     gauge
 }
 
-/// Registers a counter by result, and gives out the one of a result.
+/// Registers a counter by result; the returned function gives the counter of a result.
 fn by_result(registry: &mut Registry, name: &str, help: &str) -> impl Fn(&str) -> Counter + use<> {
     by("result", registry, name, help)
 }
 
-/// The same by another label.
+/// Registers a counter by `label`; the returned function gives the counter of a value.
 fn by(
     label: &'static str,
     registry: &mut Registry,
@@ -313,7 +320,7 @@ mod tests {
     }
 
     #[test]
-    fn streams_are_counted_by_listener_and_ending() {
+    fn streams_are_counted_by_listener_and_termination() {
         let metrics = Metrics::new();
         let web = metrics.listener("web");
         let refused = Termination::Failed(Side::Backend, Phase::Connect, FailureKind::Refused);
@@ -324,13 +331,13 @@ mod tests {
         let streams = "moorline_streams_total{listener=\"web\",termination=";
         assert!(has(&text, &format!("{streams}\"complete\"}} 2")), "{text}");
         assert!(has(&text, &format!("{streams}\"backend_connect_refused\"}} 1")));
-        assert_eq!(text.matches(streams).count(), 2, "endings that never came are left out");
+        assert_eq!(text.matches(streams).count(), 2, "terminations without streams are omitted");
         assert!(has(&text, "moorline_chosen_total{listener=\"web\",by=\"balance\"} 2"));
         assert!(has(&text, "moorline_bytes_total{listener=\"web\",direction=\"out\"} 22"));
     }
 
     #[test]
-    fn guards_count_what_is_open() {
+    fn guards_count_open_connections_and_tunnels() {
         let metrics = Metrics::new();
         let web = metrics.listener("web");
         let (first, second) = (web.accept(), web.accept());
@@ -351,7 +358,7 @@ mod tests {
     }
 
     #[test]
-    fn a_listener_keeps_its_counters_over_reloads() {
+    fn a_listener_keeps_its_counters_across_reloads() {
         let metrics = Metrics::new();
         let before = metrics.listener("web");
         let after = metrics.listener("web");
@@ -360,7 +367,7 @@ mod tests {
     }
 
     #[test]
-    fn backends_are_told_as_they_are_at_the_scrape() {
+    fn backends_are_read_at_each_scrape() {
         let metrics = Metrics::new();
         let sample = BackendSample {
             pool: "chat".to_owned(),
@@ -393,11 +400,11 @@ mod tests {
             assert!(has(&text, &format!("moorline_backend_{name}{labels} {value}")), "{text}");
         }
         let gone = metrics.encode(std::iter::empty(), std::iter::empty());
-        assert!(!gone.contains(labels), "a backend that is gone leaves nothing behind");
+        assert!(!gone.contains(labels), "a removed backend has no metrics");
     }
 
     #[test]
-    fn the_text_is_one_exposition() {
+    fn the_text_is_a_valid_exposition() {
         let metrics = Metrics::new();
         metrics.reloads_ok.inc();
         metrics.owner_unknown.inc();

@@ -1,22 +1,22 @@
-//! Every name and label that leaves the process in logs and metrics, each from a closed set.
+//! All names and labels in logs and metrics, each from a closed set.
 //!
-//! A label is never made of anything a client or a backend sent. The matches are exhaustive on
-//! purpose: a new way to end does not compile until it has a name here.
+//! Labels never contain data from a client or a backend. The matches are exhaustive on purpose: a
+//! new termination does not compile until it has a name here.
 
 use std::sync::LazyLock;
 
 use crate::error::{FailureKind, Phase, Side, Termination};
 
-/// Number of different [`termination`] labels; [`termination_index`] is always below.
+/// Number of [`termination`] labels; every [`termination_index`] is less.
 pub const TERMINATIONS: usize = SINGLE + SIDES * PHASES * KINDS;
 
-/// Endings that are not a failure.
+/// Terminations that are not failures.
 const SINGLE: usize = 12;
 const SIDES: usize = 3;
 const PHASES: usize = 9;
 const KINDS: usize = 35;
 
-/// All labels by index, put together once.
+/// All labels by index.
 static LABELS: LazyLock<Vec<Box<str>>> = LazyLock::new(|| {
     let single = [
         "complete",
@@ -44,18 +44,18 @@ static LABELS: LazyLock<Vec<Box<str>>> = LazyLock::new(|| {
     labels
 });
 
-/// The label of an ending: `complete`, `client_closed`, or side, phase and kind of a failure like
-/// `backend_connect_refused`.
+/// Label of a termination: `complete`, `client_closed`, or side, phase and kind of a failure, such
+/// as `backend_connect_refused`.
 pub fn termination(termination: &Termination) -> &'static str {
     termination_at(termination_index(termination)).unwrap_or("unknown")
 }
 
-/// The label at an index below [`TERMINATIONS`].
+/// Label at an index below [`TERMINATIONS`].
 pub fn termination_at(index: usize) -> Option<&'static str> {
     LABELS.get(index).map(AsRef::as_ref)
 }
 
-/// Where counters keep an ending: below [`TERMINATIONS`], equal for equal labels only.
+/// Index of a termination's counter: below [`TERMINATIONS`], and equal only for equal labels.
 pub fn termination_index(termination: &Termination) -> usize {
     match *termination {
         Termination::Complete => 0,
@@ -84,7 +84,7 @@ pub(crate) fn failures() -> impl Iterator<Item = crate::error::ProxyError> {
     })
 }
 
-/// The label of a side.
+/// Label of a side.
 pub fn side(side: Side) -> &'static str {
     match side {
         Side::Client => "client",
@@ -93,7 +93,7 @@ pub fn side(side: Side) -> &'static str {
     }
 }
 
-/// The label of a phase.
+/// Label of a phase.
 pub fn phase(phase: Phase) -> &'static str {
     match phase {
         Phase::ProxyHeader => "proxy_header",
@@ -108,7 +108,7 @@ pub fn phase(phase: Phase) -> &'static str {
     }
 }
 
-/// The label of a kind.
+/// Label of a kind.
 pub fn kind(kind: FailureKind) -> &'static str {
     match kind {
         FailureKind::BadRequest(_) => "bad_request",
@@ -270,21 +270,21 @@ pub enum ChosenBy {
     Cookie,
     /// By the pool's balance policy.
     Balance,
-    /// By asking the nodes who knows the session.
+    /// By an owner search among the nodes.
     OwnerSearch,
-    /// By the memory of a session that ended a moment ago.
+    /// By the client's recent session.
     Memory,
-    /// None was chosen.
+    /// No backend was chosen.
     #[default]
     None,
 }
 
 impl ChosenBy {
-    /// Every value, in the order of their discriminants.
+    /// All values, in the order of their discriminants.
     pub const ALL: [Self; 6] =
         [Self::Sid, Self::Cookie, Self::Balance, Self::OwnerSearch, Self::Memory, Self::None];
 
-    /// Its label.
+    /// Label of this value.
     pub fn label(self) -> &'static str {
         match self {
             Self::Sid => "sid",
@@ -297,7 +297,7 @@ impl ChosenBy {
     }
 }
 
-/// What every metric's name begins with.
+/// Prefix of every metric name.
 pub const PREFIX: &str = "moorline";
 
 /// Metric names without [`PREFIX`] and without the `_total` that the text format adds to counters.
@@ -316,7 +316,7 @@ pub mod metric {
     pub const HANDSHAKES: &str = "tls_handshakes";
     /// Bytes relayed, by listener and direction.
     pub const BYTES: &str = "bytes";
-    /// Pauses of accepting for want of descriptors or memory.
+    /// Pauses of accepting because descriptors or memory are exhausted.
     pub const ACCEPT_PAUSES: &str = "accept_pauses";
     /// Access-log lines lost to a slow or failing sink.
     pub const ACCESS_LOG_DROPPED: &str = "access_log_dropped";
@@ -328,23 +328,24 @@ pub mod metric {
     pub const STALLED_WORKERS: &str = "workers_stalled";
     /// Reloads, by result.
     pub const RELOADS: &str = "reloads";
-    /// Sessions whose node was searched, by result.
+    /// Owner searches, by result.
     pub const OWNER_SEARCHES: &str = "owner_searches";
-    /// Requests tried again: sent to another backend, or connected for again.
+    /// Requests tried again, on another backend or a new connection.
     pub const RETRIES: &str = "retries";
-    /// Backends left out for their failures under traffic, by reason.
+    /// Backends ejected for failures under traffic, by reason.
     pub const EJECTIONS: &str = "ejections";
-    /// New sessions that had to wait to be admitted or were not, by result.
+    /// New sessions that waited for admission or were refused it, by result.
     pub const ADMISSION: &str = "admission";
-    /// New sessions without a cookie whose client was here a moment ago, by result.
+    /// New sessions without a cookie whose client had a recent session, by result.
     pub const MEMORY: &str = "memory";
-    /// Orders of certificates by ACME, by result.
+    /// ACME certificate orders, by result.
     pub const ACME_ORDERS: &str = "acme_orders";
-    /// When a certificate expires, in seconds of Unix time, by listener and the certificate's first name.
+    /// Expiry time of a certificate, in seconds of Unix time, by listener and the certificate's
+    /// first name.
     pub const CERTIFICATE_EXPIRY: &str = "certificate_expiry_seconds";
-    /// Whether a backend is left out for its failures under traffic, by pool and backend.
+    /// Whether a backend is ejected, by pool and backend.
     pub const BACKEND_EJECTED: &str = "backend_ejected";
-    /// Part of a backend's weight that is in force, 0 to 1, by pool and backend.
+    /// Fraction of a backend's weight in force during slow start, 0 to 1, by pool and backend.
     pub const BACKEND_RAMP: &str = "backend_weight_share";
     /// Connections to a backend that are in use, tunnels included, by pool and backend.
     pub const BACKEND_CONNECTIONS: &str = "backend_connections";
@@ -354,7 +355,7 @@ pub mod metric {
     pub const BACKEND_WAITING: &str = "backend_waiting_sessions";
     /// Whether a backend is up, by pool and backend.
     pub const BACKEND_UP: &str = "backend_up";
-    /// Whether a backend takes no new sessions any more, by pool and backend.
+    /// Whether a backend is draining, by pool and backend.
     pub const BACKEND_DRAINING: &str = "backend_draining";
     /// Live sessions and tunnels of a backend, by pool and backend.
     pub const BACKEND_SESSIONS: &str = "backend_sessions";
@@ -394,7 +395,7 @@ mod tests {
     }
 
     #[test]
-    fn each_ending_has_a_label_of_its_own() {
+    fn each_termination_has_a_unique_label() {
         let all = every_termination();
         assert_eq!(all.len(), TERMINATIONS);
         assert_eq!(LABELS.len(), TERMINATIONS);
@@ -407,7 +408,7 @@ mod tests {
     }
 
     #[test]
-    fn labels_say_what_the_ending_was() {
+    fn labels_describe_the_termination() {
         let of = |t: Termination| termination(&t);
         assert_eq!(of(Termination::Complete), "complete");
         assert_eq!(of(Termination::Answered), "answered");
@@ -430,7 +431,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reason_is_no_label() {
+    fn the_reason_is_not_part_of_the_label() {
         let with = |reason| {
             let failed =
                 Termination::Failed(Side::Client, Phase::Request, FailureKind::BadRequest(reason));
@@ -441,7 +442,7 @@ mod tests {
     }
 
     #[test]
-    fn chosen_by_is_listed_completely_and_in_order() {
+    fn all_values_of_chosen_by_are_listed_in_order() {
         for (n, by) in ChosenBy::ALL.into_iter().enumerate() {
             assert_eq!(by as usize, n);
         }

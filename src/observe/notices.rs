@@ -1,4 +1,4 @@
-//! Warnings that a listener's traffic can cause at any rate: each is logged once per listener.
+//! Warnings that traffic could cause at any rate: each is logged once per listener.
 
 use std::{
     net::IpAddr,
@@ -10,16 +10,16 @@ use std::{
 
 use http::HeaderName;
 
-/// Why forwarding fields of a trusted peer are not used as they came.
+/// Why forwarding fields of a trusted peer are not used as sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ForwardingFault {
-    /// This field cannot be read, or not all of it.
+    /// Parts of this field are malformed.
     Unreadable(&'static str),
     /// `Forwarded` and `X-Forwarded-*` contradict each other.
     Contradiction,
 }
 
-/// Which warnings of one listener have been logged.
+/// Warnings that have been logged for one listener.
 #[derive(Debug, Default)]
 pub struct Notices {
     listener: Arc<str>,
@@ -29,12 +29,12 @@ pub struct Notices {
 }
 
 impl Notices {
-    /// Nothing was logged for this listener yet.
+    /// Creates the state for a listener without any warnings yet.
     pub fn new(listener: &Arc<str>) -> Self {
         Self { listener: Arc::clone(listener), ..Self::default() }
     }
 
-    /// Forwarding fields of a peer were dropped because it is not trusted.
+    /// Warns that forwarding fields of an untrusted peer were dropped.
     pub fn dropped(&self, field: &HeaderName, peer: IpAddr) {
         if first(&self.dropped) {
             let (listener, peer) = (&*self.listener, peer.to_canonical());
@@ -47,7 +47,7 @@ impl Notices {
         }
     }
 
-    /// Forwarding fields of a trusted peer are not used as they came.
+    /// Warns that forwarding fields of a trusted peer are not used as sent.
     pub fn trouble(&self, trouble: ForwardingFault, peer: IpAddr) {
         let (listener, peer) = (&*self.listener, peer.to_canonical());
         match trouble {
@@ -67,12 +67,12 @@ impl Notices {
     }
 }
 
-/// Whether it was not set before; a plain read in all other cases.
+/// Whether the flag was not set before; otherwise only a plain read.
 fn first(logged: &AtomicBool) -> bool {
     !logged.load(Ordering::Relaxed) && !logged.swap(true, Ordering::Relaxed)
 }
 
-/// The name as people write it: `X-Forwarded-For`.
+/// Formats a field name in its usual case, such as `X-Forwarded-For`.
 fn shown(name: &HeaderName) -> String {
     let part = |part: &str| match part {
         "ip" => "IP".to_owned(),

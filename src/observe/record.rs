@@ -1,8 +1,9 @@
-//! What the access log says of one stream, gathered while it lives.
+//! What the access log says about a stream, collected during its lifetime.
 //!
-//! A [`StreamRecord`] is made when the request's header is there and kept by the stream, for as long as a
-//! tunnel lives: it is small, bounded whatever a client sends, and it never holds a secret, because
-//! secrets are removed before anything is stored. [`StreamEnd`] is what only the end can tell.
+//! A [`StreamRecord`] is created when the request header has arrived, and lives as long as the
+//! stream, which may be a tunnel. It is small and bounded whatever a client sends, and holds no
+//! secrets, because secrets are removed before anything is stored. [`StreamEnd`] adds what is known
+//! only at the end.
 
 use std::{
     cell::RefCell,
@@ -17,90 +18,90 @@ use super::{
 };
 use crate::{error::Termination, net::tls::TlsInfo};
 
-/// Longest of each text that is kept, in bytes; a client must not decide what a tunnel costs.
+/// Maximum length of each stored text, in bytes: a client must not determine the cost of a tunnel.
 const MAX_ID: usize = 128;
 const MAX_HOST: usize = 255;
 const MAX_METHOD: usize = 32;
 const MAX_PATH: usize = 2048;
-/// Put where a path was cut.
+/// Appended to a truncated path.
 const CUT: char = '…';
-/// A duration that has not been measured.
+/// A duration that was not measured.
 pub(super) const UNKNOWN: u32 = u32::MAX;
 
-/// What a stream is.
+/// Kind of a stream.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum StreamKind {
     /// A request and its response.
     #[default]
     Http,
-    /// A connection that was upgraded from HTTP.
+    /// A connection upgraded from HTTP.
     Tunnel,
-    /// One of layer 4.
+    /// A layer 4 stream.
     Stream,
 }
 
-/// What is known of a stream when its request's header is there.
+/// What is known about a stream when its request header has arrived.
 #[derive(Clone, Copy, Debug)]
 pub struct StreamStart<'a> {
-    /// The request id.
+    /// Request id.
     pub id: &'a str,
-    /// The client's address: the peer's, or what a trusted proxy says.
+    /// Address of the client: the peer's, or the one that a trusted proxy names.
     pub client: SocketAddr,
-    /// The listener's name.
+    /// Name of the listener.
     pub listener: &'a Arc<str>,
-    /// What TLS told of the client, where it was terminated here or its ClientHello was read.
+    /// TLS properties, if TLS was terminated here or the ClientHello was read.
     pub tls_info: Option<&'a Arc<TlsInfo>>,
-    /// The host asked for; empty where none was named.
+    /// Requested host; may be empty.
     pub host: &'a str,
-    /// The method.
+    /// Request method.
     pub method: &'a str,
-    /// Path and query as the client sent them; secrets are removed here.
+    /// Path and query as sent by the client; secrets are removed here.
     pub target: &'a str,
-    /// Which secrets; `None`: the built-in list.
+    /// Which values are secret; `None`: the built-in list.
     pub redaction: Option<&'a Redaction>,
 }
 
-/// A pool and what led there, as the log tells it.
+/// Route and pool of a stream, as logged.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RouteLabel {
-    /// The route; `None`: the listener itself names the pool.
+    /// The route; `None` if the listener itself names the pool.
     pub route: Option<Box<str>>,
-    /// The pool's name.
+    /// Name of the pool.
     pub pool: Box<str>,
 }
 
-/// A stream's line in the making.
+/// Data for the log line of a stream.
 ///
-/// Kept by every idle tunnel, hence one allocation for all texts and microseconds in 32 bits.
+/// Kept by every idle tunnel: therefore one allocation for all texts, and microseconds in 32 bits.
 #[derive(Debug)]
 pub struct StreamRecord {
-    /// Where it was led to, once that is known.
+    /// Route and pool, once known.
     pub route_label: Option<Arc<RouteLabel>>,
-    /// The backend's name, once one is chosen.
+    /// Name of the backend, once chosen.
     pub backend: Option<Arc<str>>,
     pub(super) listener: Arc<str>,
-    /// Id, host, method and path one after the other; `cuts` are where the first three end.
+    /// Id, host, method and path concatenated; `cuts` are the ends of the first three.
     texts: Box<str>,
-    /// When it began, in milliseconds since 1970.
+    /// Start time, in milliseconds since 1970.
     pub(super) at: u64,
     started: Instant,
     pub(super) client: SocketAddr,
     cuts: [u16; 3],
-    /// The status sent to the client; 0: none.
+    /// Status sent to the client; 0: none.
     pub status: u16,
-    /// In microseconds from the start.
+    /// Time to the first byte, in microseconds from the start.
     pub(super) first_byte: u32,
-    /// In microseconds.
+    /// Time to connect, in microseconds.
     pub(super) connect: u32,
     /// How the backend was chosen.
     pub chosen_by: ChosenBy,
     pub(super) tls_info: Option<Arc<TlsInfo>>,
-    /// What it is.
+    /// Kind of the stream.
     pub form: StreamKind,
 }
 
 impl StreamRecord {
-    /// A stream that begins now.
+    /// Creates the record of a stream that begins now.
     pub fn new(start: StreamStart<'_>) -> Self {
         thread_local!(static TEXTS: RefCell<String> = const { RefCell::new(String::new()) });
         let (texts, cuts) = TEXTS.with_borrow_mut(|texts| {
@@ -131,7 +132,7 @@ impl StreamRecord {
         }
     }
 
-    /// The same stream, begun at an earlier time.
+    /// Moves the start to an earlier time.
     #[must_use]
     pub fn begun(mut self, started: Instant) -> Self {
         let earlier = self.started.saturating_duration_since(started);
@@ -140,29 +141,29 @@ impl StreamRecord {
         self
     }
 
-    /// Notes how long connecting took, all tries together.
+    /// Records how long connecting took, over all tries.
     pub fn connect_took(&mut self, time: Duration) {
         self.connect = micros(time);
     }
 
-    /// Notes that the response's first byte came now; only the first call counts.
+    /// Records that the first byte of the response arrived now; only the first call counts.
     pub fn first_byte_seen(&mut self) {
         if self.first_byte == UNKNOWN {
             self.first_byte = micros(self.started.elapsed());
         }
     }
 
-    /// The request id.
+    /// Request id.
     pub fn id(&self) -> &str {
         &self.texts[..self.cut(0)]
     }
 
-    /// The host asked for.
+    /// Requested host.
     pub fn host(&self) -> &str {
         &self.texts[self.cut(0)..self.cut(1)]
     }
 
-    /// The method.
+    /// Request method.
     pub fn method(&self) -> &str {
         &self.texts[self.cut(1)..self.cut(2)]
     }
@@ -182,21 +183,21 @@ impl StreamRecord {
     }
 }
 
-/// What only the end of a stream can tell.
+/// What is known only at the end of a stream.
 #[derive(Clone, Copy, Debug)]
 pub struct StreamEnd<'a> {
-    /// How it ended.
+    /// How the stream ended.
     pub termination: Termination,
     /// Body or tunnel bytes from the client.
     pub bytes_in: u64,
     /// Body or tunnel bytes to the client.
     pub bytes_out: u64,
-    /// What happened, in a sentence; a refused request's reason stands in where it is missing.
+    /// Error text; if it is missing, the log shows the reason of a rejected request.
     pub error: Option<&'a str>,
 }
 
 impl StreamEnd<'_> {
-    /// An end without bytes or a sentence.
+    /// Creates an end without bytes and error text.
     pub fn new(termination: Termination) -> Self {
         Self { termination, bytes_in: 0, bytes_out: 0, error: None }
     }
@@ -212,11 +213,11 @@ fn push_path(texts: &mut String, target: &str, redaction: Option<&Redaction>) {
 }
 
 fn micros(time: Duration) -> u32 {
-    // 71 minutes and more all look alike.
+    // Durations of 71 minutes and more are equal.
     u32::try_from(time.as_micros()).map_or(UNKNOWN - 1, |micros| micros.min(UNKNOWN - 1))
 }
 
-/// Milliseconds since 1970; a clock before that is taken for 1970.
+/// Milliseconds since 1970; 0 if the clock is before 1970.
 fn now() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_millis()).unwrap_or_default()
@@ -246,7 +247,7 @@ mod tests {
     }
 
     #[test]
-    fn texts_are_bounded_whatever_a_client_sends() {
+    fn texts_are_bounded_for_any_request() {
         let long = "ä".repeat(40_000);
         let record = record(&long, &format!("/?x={long}"));
         assert!(record.host().len() <= MAX_HOST && long.starts_with(record.host()));

@@ -1,8 +1,9 @@
-//! Removes secrets from what is logged of a request's target. Pure.
+//! Removes secrets from logged request targets. Pure functions.
 
-/// Parts of names of query parameters whose values are not logged. A part counts as a word of the name,
-/// as `accessToken` and `X-Amz-Signature` have several, and one of at least [`ANYWHERE`] letters counts
-/// anywhere in the name. An Engine.IO `sid` is one: who has it can read and send in its session.
+/// Parts of query parameter names whose values are not logged. A part matches a word of the name, as
+/// in `accessToken` and `X-Amz-Signature`; a part of at least [`ANYWHERE`] letters matches anywhere
+/// in the name. The list includes the Engine.IO `sid`, which allows reading and sending in its
+/// session.
 const SECRET: [&str; 23] = [
     "sid",
     "token",
@@ -29,23 +30,25 @@ const SECRET: [&str; 23] = [
     "signature",
 ];
 
-/// The same, as whole names only: parts of harmless ones, as `zip_code`.
+/// Secret names that match only as a whole, because they are parts of harmless names such as
+/// `zip_code`.
 const SECRET_NAMES: [&str; 1] = ["code"];
 
-/// Shortest part that counts anywhere in a name; shorter ones occur in many words.
+/// Minimum length of a part that matches anywhere in a name; shorter parts occur in many words.
 const ANYWHERE: usize = 5;
 
-/// What a configuration adds to the list of secrets, and what it takes from it.
+/// Additions to the list of secrets and exceptions from it, from the configuration.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Redaction {
-    /// Parts of names, beside the built-in ones.
+    /// Parts of names, in addition to the built-in ones.
     parts: Vec<Box<str>>,
-    /// Whole names that are logged with their value.
+    /// Whole names whose values are logged.
     shown: Vec<Box<str>>,
 }
 
 impl Redaction {
-    /// From the entries of the setting: a part of a name, or `!` and a name that is logged.
+    /// Creates the rules from the setting's entries: a part of a name, or `!` and a name that is
+    /// logged.
     pub fn new<'e>(entries: impl IntoIterator<Item = &'e str>) -> Self {
         let mut redaction = Self::default();
         for scope in entries {
@@ -68,7 +71,7 @@ impl Redaction {
     }
 }
 
-/// Whether a name has this part: as a word, or anywhere if it is long.
+/// Whether a name contains this part: as a word, or anywhere if the part is long.
 fn is_part(part: &str, name: &str) -> bool {
     let (part, name) = (part.as_bytes(), name.as_bytes());
     if part.is_empty() || part.len() > name.len() {
@@ -81,7 +84,8 @@ fn is_part(part: &str, name: &str) -> bool {
     })
 }
 
-/// Whether these bytes are a word: between ends, other characters than letters, and changes of case.
+/// Whether these bytes are a word: delimited by the ends, by characters other than letters, or by a
+/// change of case.
 fn is_word(name: &[u8], start: usize, end: usize) -> bool {
     let letter = |at: usize| name.get(at).filter(|byte| byte.is_ascii_alphabetic());
     let begins = match (start.checked_sub(1).and_then(letter), name[start]) {
@@ -90,7 +94,8 @@ fn is_word(name: &[u8], start: usize, end: usize) -> bool {
     };
     let ends = match (name[end - 1], letter(end)) {
         (_, None) => true,
-        // `SIDName` has its words at the second capital from the right; `keyId` where the case changes.
+        // In `SIDName`, a word begins at the last capital before a small letter; in `keyId`, at the
+        // change of case.
         (last, Some(next)) => {
             next.is_ascii_uppercase()
                 && (last.is_ascii_lowercase()
@@ -100,14 +105,14 @@ fn is_word(name: &[u8], start: usize, end: usize) -> bool {
     begins && ends
 }
 
-/// What stands in for a secret.
+/// Replacement for a secret.
 const REMOVED: &str = "-";
 
 /// Appends path and query of `target`, with the values of secret parameters replaced by `-`.
 ///
 /// Names are compared after percent-decoding; `user[password]` is as secret as `password`. Some
-/// servers take `;` for a separator as well: a secret name after one counts, and its value is taken
-/// to reach to the next `&`.
+/// servers accept `;` as a separator, too: a secret name after `;` matches, and its value ends at
+/// the next `&`.
 pub(super) fn redact(target: &str, redaction: &Redaction, out: &mut String) {
     let Some((path, query)) = target.split_once('?') else {
         out.push_str(target);
@@ -128,7 +133,7 @@ pub(super) fn redact(target: &str, redaction: &Redaction, out: &mut String) {
     }
 }
 
-/// Where in `name=value`, or in several joined by `;`, the value of a secret begins.
+/// Returns where the value of a secret begins in `name=value`, or in several pairs joined by `;`.
 fn secret_value(pair: &str, redaction: &Redaction) -> Option<usize> {
     let mut start = 0;
     for part in pair.split(';') {
@@ -144,7 +149,7 @@ fn is_secret(name: &str, redaction: &Redaction) -> bool {
     if name.contains('%') { redaction.covers(&decode(name)) } else { redaction.covers(name) }
 }
 
-/// Percent-decoded; what is not ASCII becomes `?`, because no secret's name has any.
+/// Percent-decodes a name; other characters than ASCII become `?`, because no secret name has any.
 fn decode(name: &str) -> String {
     let mut decoded = String::with_capacity(name.len());
     let mut rest = name.as_bytes();
@@ -183,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn secrets_go_and_the_rest_stays() {
+    fn only_secrets_are_removed() {
         let cases = [
             ("/", "/"),
             ("/chat?", "/chat?"),
@@ -216,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn names_are_secret_by_their_parts() {
+    fn names_are_secret_if_a_part_matches() {
         for name in [
             "accessToken",
             "access_token",

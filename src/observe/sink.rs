@@ -1,10 +1,10 @@
-//! A file or standard output that takes lines without ever making their writer wait.
+//! A file or standard output that accepts lines without making the caller wait.
 //!
-//! Lines are copied to the end of one bounded buffer; a thread of its own swaps that buffer for an
-//! empty one and writes it out in one go, at most every [`LINGER`], so that a busy proxy pays one
-//! system call for many lines and no wake-up for most. The lock is held for a copy or a swap, never
-//! during a write. A line that finds the buffer full, or that the operating system refuses, is lost
-//! and counted. After a torn write the next line begins on a line of its own.
+//! Lines are copied to a bounded buffer. A separate thread swaps the buffer for an empty one and
+//! writes it out at once, at most every [`LINGER`]: a busy proxy pays one system call for many
+//! lines, and no wake-up for most. The lock is held for a copy or a swap, never during a write. If
+//! the buffer is full or the write fails, lines are dropped and counted. After an incomplete write,
+//! the next batch starts on a new line.
 
 use std::{
     fs::File,
@@ -17,22 +17,22 @@ use std::{
 
 use prometheus_client::metrics::counter::Counter;
 
-/// Most bytes that wait for a slow sink; about 20,000 lines.
+/// Maximum number of bytes that wait for a slow sink; about 20,000 lines.
 const LIMIT: usize = 8 << 20;
-/// Written at once from here on, without lingering.
+/// Size from which a batch is written without waiting for more lines.
 const BATCH: usize = 64 << 10;
-/// What a buffer keeps of its room after a batch.
+/// Capacity that a buffer keeps after a batch.
 const KEEP: usize = 256 << 10;
-/// How long the first line of a batch waits for company.
+/// How long the first line of a batch waits for more lines.
 const LINGER: Duration = Duration::from_millis(50);
-/// How long a drop waits for the rest to be written.
+/// How long a drop waits until everything is written.
 const FLUSH_WITHIN: Duration = Duration::from_secs(2);
-/// Pause before a descriptor that somebody made non-blocking is tried again.
+/// Pause before a retry on a descriptor that another process made non-blocking.
 const RETRY: Duration = Duration::from_millis(10);
-/// One complaint about a failing sink for so long.
+/// Minimum interval of warnings about a failing sink.
 const COMPLAIN_EVERY: Duration = Duration::from_secs(60);
 
-/// The writing end; flushes when dropped, waiting at most [`FLUSH_WITHIN`].
+/// The sending side; flushes when dropped, for at most [`FLUSH_WITHIN`].
 #[derive(Debug)]
 pub(super) struct LogSink {
     shared: Arc<SinkState>,
@@ -42,9 +42,9 @@ pub(super) struct LogSink {
 #[derive(Debug)]
 struct SinkState {
     queue: Mutex<LineQueue>,
-    /// Wakes the thread: something to write, or the end.
+    /// Wakes the thread: there is something to write, or the sink closes.
     work: Condvar,
-    /// Wakes a drop: everything is written.
+    /// Wakes a drop: everything has been written.
     done: Condvar,
     lost: Counter,
 }
@@ -52,17 +52,17 @@ struct SinkState {
 #[derive(Debug, Default)]
 struct LineQueue {
     lines: Vec<u8>,
-    /// Takes the place of the present file before the next batch.
+    /// Replaces the current file before the next batch.
     next: Option<File>,
     closing: bool,
     done: bool,
 }
 
 impl LogSink {
-    /// Starts the thread that writes to `file`; lost lines are counted in `lost`.
+    /// Starts the thread that writes to `file`; dropped lines are counted in `lost`.
     ///
     /// # Errors
-    /// No thread could be started.
+    /// The thread cannot be started.
     pub(super) fn new(file: File, lost: Counter) -> io::Result<Self> {
         let shared = Arc::new(SinkState::new(lost));
         let worker = SinkWriter { shared: shared.clone(), file, torn: false, complained: None };
@@ -71,7 +71,7 @@ impl LogSink {
         Ok(Self { shared, thread: Some(thread) })
     }
 
-    /// Takes one line, its newline included, or counts it as lost.
+    /// Adds one line, including its newline, or counts it as dropped.
     pub(super) fn push(&self, line: &[u8]) {
         let mut queue = self.shared.lock();
         let before = queue.lines.len();
@@ -88,13 +88,13 @@ impl LogSink {
         }
     }
 
-    /// Everything not written yet goes to `file` from now on.
+    /// Writes everything from now on to `file`.
     pub(super) fn replace(&self, file: File) {
         self.shared.lock().next = Some(file);
         self.shared.work.notify_one();
     }
 
-    /// Lines lost so far.
+    /// Number of dropped lines.
     pub(super) fn lost(&self) -> u64 {
         self.shared.lost.get()
     }
@@ -109,7 +109,7 @@ impl Drop for LogSink {
         let (queue, _) = waited.unwrap_or_else(PoisonError::into_inner);
         let done = queue.done;
         drop(queue);
-        // A thread that is stuck in a write is left behind: waiting for it could take for ever.
+        // A thread that is stuck in a write is abandoned: joining could block without end.
         if let Some(thread) = self.thread.take().filter(|_| done) {
             let _ = thread.join();
         }
@@ -122,7 +122,7 @@ impl SinkState {
     }
 
     fn lock(&self) -> MutexGuard<'_, LineQueue> {
-        // Nothing in a critical section leaves the queue half-changed.
+        // No critical section can end halfway.
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -153,7 +153,7 @@ impl SinkWriter {
         self.shared.done.notify_all();
     }
 
-    /// Exchanges `batch`, which is empty, for the lines that came; false once no more can come.
+    /// Swaps the empty `batch` for the waiting lines; false once no more lines can come.
     fn wait(&mut self, batch: &mut Vec<u8>) -> bool {
         let shared = self.shared.clone();
         let asleep = |q: &mut LineQueue| q.lines.is_empty() && q.next.is_none() && !q.closing;
@@ -171,7 +171,7 @@ impl SinkWriter {
         !queue.closing
     }
 
-    /// Writes whole lines as far as the operating system takes them, and counts the rest.
+    /// Writes whole lines as far as the operating system accepts them, and counts the rest.
     fn write(&mut self, batch: &[u8]) {
         if self.torn && self.write_all(b"\n").0 == 0 {
             self.lose(batch, None);
@@ -184,7 +184,7 @@ impl SinkWriter {
         }
     }
 
-    /// How many bytes were taken, and what kept the rest from it.
+    /// Writes the bytes; returns how many were written, and the error that stopped it.
     fn write_all(&mut self, bytes: &[u8]) -> (usize, Option<io::Error>) {
         let mut written = 0;
         while written < bytes.len() {
@@ -209,7 +209,11 @@ impl SinkWriter {
         }
         self.complained = Some(now);
         let error = error.map(tracing::field::display);
-        tracing::warn!(error, lost = self.shared.lost.get(), "the access log loses lines");
+        tracing::warn!(
+            error,
+            lost = self.shared.lost.get(),
+            "access-log lines are dropped; check the disk or the reader of the log"
+        );
     }
 }
 
@@ -250,12 +254,12 @@ mod tests {
     }
 
     #[test]
-    fn a_blocked_sink_loses_lines_and_blocks_nobody() {
+    fn a_blocked_sink_drops_lines_and_blocks_no_caller() {
         let (reader, file) = pipe();
         let lost = Counter::default();
         let sink = LogSink::new(file, lost.clone()).unwrap();
         let line = [b'x'; 1023].into_iter().chain([b'\n']).collect::<Vec<_>>();
-        // Nobody reads: what the pipe and both buffers hold is taken, the rest is lost.
+        // Without a reader, the pipe and both buffers fill up, and the rest is dropped.
         let lines = 4 * LIMIT / line.len();
         for _ in 0..lines {
             sink.push(&line);
@@ -264,13 +268,13 @@ mod tests {
         assert!(sink.lost() < lines as u64);
         drop(reader);
         drop(sink);
-        // With the reader gone, the rest is refused and counted as well.
+        // Once the reader is gone, writes fail and are counted, too.
         let taken = lines as u64 - lost.get();
         assert!(taken * line.len() as u64 <= 1 << 20, "{taken} lines");
     }
 
     #[test]
-    fn a_full_disk_loses_lines_and_is_counted() {
+    fn a_full_disk_drops_and_counts_lines() {
         let full = File::options().write(true).open("/dev/full").unwrap();
         let lost = Counter::default();
         let sink = LogSink::new(full, lost.clone()).unwrap();
@@ -281,7 +285,7 @@ mod tests {
     }
 
     #[test]
-    fn after_a_torn_line_the_next_begins_a_new_one() {
+    fn a_line_after_an_incomplete_one_starts_on_a_new_line() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("log");
         let file = File::create(&path).unwrap();

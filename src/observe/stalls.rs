@@ -1,9 +1,9 @@
-//! Workers of the runtime that are stuck: in a system call that blocks, a lock, an endless loop.
+//! Detects stuck workers of the runtime: blocked in a system call, on a lock, or in an endless loop.
 //!
-//! A worker that has neither gone to sleep nor come to its regular upkeep between two looks is still
-//! in one and the same step of one task, and everything that waits for it waits. That is a defect of ours,
-//! or a machine that is far too small: it is counted, shown for as long as it lasts, and told at once.
-//! The looks come from a thread of its own, since a stuck runtime could not tell of itself.
+//! A worker that neither sleeps nor does its regular upkeep between two checks is still in the same
+//! step of one task, and everything that depends on the worker waits. This is a defect of the proxy,
+//! or the machine is far too small: it is counted, shown while it lasts, and logged at once. The
+//! checks run in a separate thread, since a stuck runtime cannot report itself.
 
 use std::{
     io,
@@ -16,36 +16,37 @@ use tokio::runtime::RuntimeMetrics;
 
 use super::Metrics;
 
-/// Time between two looks.
+/// Interval of the checks.
 const PERIOD: Duration = Duration::from_millis(250);
 
-/// Looks without a sign of life after which a worker counts as stuck: a second. Steps take microseconds.
+/// Checks without activity after which a worker counts as stuck: one second. Steps take
+/// microseconds.
 const STUCK: u32 = 4;
 
-/// One worker, look by look.
+/// State of one worker at the last check.
 #[derive(Clone, Debug, Default)]
 struct WatchedWorker {
     parks: u64,
     busy: Duration,
-    /// Looks without a sign of life.
+    /// Checks without activity.
     silent: u32,
 }
 
-/// What a look finds of a worker.
+/// Change found by a check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum WorkerChange {
-    /// Nothing new.
+    /// No change.
     Same,
-    /// It is stuck from now on.
+    /// The worker is stuck from now on.
     Stuck,
-    /// It was, and goes on.
+    /// A stuck worker is running again.
     Freed,
 }
 
-/// Watches the runtime's workers until `metrics` are gone.
+/// Watches the workers of the runtime until `metrics` are dropped.
 ///
 /// # Errors
-/// No thread can be started.
+/// The thread cannot be started.
 pub fn watch(runtime: RuntimeMetrics, metrics: &Arc<Metrics>) -> io::Result<()> {
     let metrics = Arc::downgrade(metrics);
     let look = move || watch_until_gone(&runtime, &metrics);
@@ -76,8 +77,8 @@ fn watch_until_gone(runtime: &RuntimeMetrics, metrics: &Weak<Metrics>) {
 }
 
 impl WatchedWorker {
-    /// `parks` counts up when the worker goes to sleep and when it wakes: odd while it sleeps. `busy` is
-    /// brought up to date then, and every so many steps.
+    /// Checks the worker. `parks` increments when the worker goes to sleep and when it wakes: odd
+    /// while it sleeps. `busy` is updated then, and after a number of steps.
     fn look(&mut self, parks: u64, busy: Duration) -> WorkerChange {
         let was_stuck = self.silent >= STUCK;
         let alive = parks % 2 == 1 || (parks, busy) != (self.parks, self.busy);
@@ -100,7 +101,7 @@ mod tests {
     }
 
     #[test]
-    fn one_that_sleeps_or_makes_progress_is_not_stuck() {
+    fn a_worker_that_sleeps_or_makes_progress_is_not_stuck() {
         let mut worker = WatchedWorker::default();
         assert_eq!(looks(&mut worker, 1, 0, 100), [WorkerChange::Same; 100]);
         for step in 0..100 {
@@ -110,7 +111,7 @@ mod tests {
     }
 
     #[test]
-    fn one_that_shows_no_sign_of_life_is_told_once_and_once_more_when_it_goes_on() {
+    fn a_stuck_worker_is_reported_once_and_again_when_it_runs() {
         let mut worker = WatchedWorker::default();
         let mut found = looks(&mut worker, 2, 7, STUCK + 10);
         assert_eq!(found.remove(STUCK as usize), WorkerChange::Stuck);

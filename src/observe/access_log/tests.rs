@@ -29,7 +29,7 @@ fn log(directory: &TempDir) -> (AccessLog, PathBuf) {
     (AccessLog::open(&config, Counter::default()).unwrap(), path)
 }
 
-/// The line that `write` makes of these.
+/// Returns the line that `write` creates.
 fn line(record: &StreamRecord, end: &StreamEnd<'_>) -> String {
     let directory = tempfile::tempdir().unwrap();
     let (log, path) = log(&directory);
@@ -39,7 +39,7 @@ fn line(record: &StreamRecord, end: &StreamEnd<'_>) -> String {
 }
 
 #[test]
-fn a_line_tells_everything_in_order() {
+fn a_line_has_all_keys_in_order() {
     let mut record = record("chat.example.com", "/socket.io/?EIO=4&sid=s3cr3t");
     record.status = 200;
     record.backend = Some("blue-1".into());
@@ -81,7 +81,7 @@ fn a_line_tells_everything_in_order() {
 }
 
 #[test]
-fn what_is_not_known_is_null() {
+fn unknown_values_are_null() {
     let mut record = record("", "*");
     record.form = StreamKind::Tunnel;
     let json: Value =
@@ -96,7 +96,7 @@ fn what_is_not_known_is_null() {
 }
 
 #[test]
-fn an_error_is_a_sentence_or_the_refusal() {
+fn the_error_is_a_text_or_the_reason_of_the_rejection() {
     let record = record("a", "/");
     let refused = Termination::Failed(
         Side::Client,
@@ -114,7 +114,7 @@ fn an_error_is_a_sentence_or_the_refusal() {
 }
 
 #[test]
-fn no_client_can_steer_a_terminal_or_make_a_line() {
+fn no_client_can_control_a_terminal_or_forge_a_line() {
     let evil = "\x1b[31m\r\n{\"forged\":1}\u{9b}2J\x7fä\u{a0}\"\\\u{85}";
     let line = line(&record(evil, &format!("/{evil}")), &StreamEnd::new(Termination::Complete));
     assert_eq!(line.chars().filter(|c| c.is_control()).collect::<String>(), "\n");
@@ -124,7 +124,7 @@ fn no_client_can_steer_a_terminal_or_make_a_line() {
 }
 
 #[test]
-fn lines_of_many_threads_stay_whole() {
+fn lines_of_many_threads_stay_intact() {
     let directory = tempfile::tempdir().unwrap();
     let (log, path) = log(&directory);
     std::thread::scope(|scope| {
@@ -154,7 +154,7 @@ fn lines_of_many_threads_stay_whole() {
 }
 
 #[test]
-fn a_file_is_appended_to_and_opened_anew_after_a_rotation() {
+fn a_file_is_appended_to_and_reopened_after_a_rotation() {
     let directory = tempfile::tempdir().unwrap();
     let rotated = directory.path().join("access.log.1");
     let (log, path) = log(&directory);
@@ -173,8 +173,8 @@ fn a_file_is_appended_to_and_opened_anew_after_a_rotation() {
 }
 
 #[test]
-fn a_log_that_cannot_be_opened_is_named() {
-    // No folder can be made below a file.
+fn the_error_names_a_log_that_cannot_be_opened() {
+    // A folder cannot be created below a file.
     let path = PathBuf::from("/dev/null/logs/access.log");
     let config = config::AccessLog::File(path);
     let error = AccessLog::open(&config, Counter::default()).unwrap_err();
@@ -182,7 +182,7 @@ fn a_log_that_cannot_be_opened_is_named() {
 }
 
 #[test]
-fn off_takes_everything_and_writes_nothing() {
+fn a_disabled_log_writes_nothing() {
     let log = AccessLog::open(&config::AccessLog::Off, Counter::default()).unwrap();
     log.write(&record("a", "/"), &StreamEnd::new(Termination::Complete));
     log.reopen().unwrap();

@@ -20,13 +20,19 @@ impl Metrics {
     pub(super) fn register_listeners(&self, registry: &mut Registry) {
         let streams =
             CounterFamily::new(registry, metric::STREAMS, "Streams ended, by termination");
-        let chosen =
-            CounterFamily::new(registry, metric::CHOSEN, "Streams ended, by backend's choice");
+        let chosen = CounterFamily::new(
+            registry,
+            metric::CHOSEN,
+            "Streams ended, by how the backend was chosen",
+        );
         let accepted = CounterFamily::new(registry, metric::ACCEPTED, "Connections accepted");
         let handshakes =
             CounterFamily::new(registry, metric::HANDSHAKES, "TLS handshakes that succeeded");
-        let bytes =
-            CounterFamily::new(registry, metric::BYTES, "Bytes relayed, counted at a stream's end");
+        let bytes = CounterFamily::new(
+            registry,
+            metric::BYTES,
+            "Bytes relayed, counted when a stream ends",
+        );
         let connections = levels(registry, metric::CONNECTIONS, "Connections open");
         let tunnels = levels(registry, metric::TUNNELS, "Tunnels open");
 
@@ -54,32 +60,32 @@ impl Metrics {
     }
 }
 
-/// What a backend is like at the moment of a scrape; names from the configuration.
+/// State of a backend at a scrape; the names come from the configuration.
 #[derive(Clone, Debug)]
 pub struct BackendSample {
-    /// Name of its pool.
+    /// Name of the pool.
     pub pool: String,
-    /// Its own name, unique within the pool.
+    /// Name of the backend, unique within the pool.
     pub name: String,
-    /// Whether it is up.
+    /// Whether the backend is up.
     pub up: bool,
-    /// Whether it keeps its sessions but takes no new ones.
+    /// Whether the backend drains: it keeps its sessions but takes no new ones.
     pub draining: bool,
-    /// Whether it is left out for its failures under traffic.
+    /// Whether the backend is ejected for failures under traffic.
     pub ejected: bool,
-    /// Part of its weight in force, up to 1.
+    /// Fraction of the weight in force, up to 1.
     pub ramp: f64,
     /// Live sessions and tunnels.
     pub sessions: usize,
     /// Requests in flight.
     pub requests: usize,
-    /// Idle connections kept.
+    /// Idle connections that are kept.
     pub idle: usize,
     /// Connections in use, tunnels included.
     pub connections: usize,
-    /// Requests that wait for a connection.
+    /// Requests waiting for a connection.
     pub pending: usize,
-    /// New sessions that wait to be admitted.
+    /// New sessions waiting for admission.
     pub waiting: usize,
 }
 
@@ -88,18 +94,28 @@ pub(super) fn register_backends(
     backends: impl Iterator<Item = BackendSample>,
 ) {
     let up = levels(registry, metric::BACKEND_UP, "Whether the backend is up");
-    let draining =
-        levels(registry, metric::BACKEND_DRAINING, "Whether it keeps sessions but takes no new");
-    let ejected =
-        levels(registry, metric::BACKEND_EJECTED, "Whether it is left out for its failures");
+    let draining = levels(
+        registry,
+        metric::BACKEND_DRAINING,
+        "Whether the backend drains: it keeps its sessions but takes no new ones",
+    );
+    let ejected = levels(
+        registry,
+        metric::BACKEND_EJECTED,
+        "Whether the backend is ejected for failures under traffic",
+    );
     let ramp = Family::<Labels<2>, Gauge<f64, AtomicU64>>::default();
-    registry.register(metric::BACKEND_RAMP, "Part of its weight in force", ramp.clone());
+    registry.register(
+        metric::BACKEND_RAMP,
+        "Fraction of the backend's weight in force during slow start",
+        ramp.clone(),
+    );
     let in_use = levels(registry, metric::BACKEND_CONNECTIONS, "Connections in use");
-    let pending = levels(registry, metric::BACKEND_PENDING, "Requests that wait for a connection");
-    let waiting = levels(registry, metric::BACKEND_WAITING, "New sessions that wait");
+    let pending = levels(registry, metric::BACKEND_PENDING, "Requests waiting for a connection");
+    let waiting = levels(registry, metric::BACKEND_WAITING, "New sessions waiting for admission");
     let sessions = levels(registry, metric::BACKEND_SESSIONS, "Live sessions and tunnels");
     let requests = levels(registry, metric::BACKEND_REQUESTS, "Requests in flight");
-    let idle = levels(registry, metric::BACKEND_IDLE, "Idle connections kept");
+    let idle = levels(registry, metric::BACKEND_IDLE, "Idle connections that are kept");
     for backend in backends {
         let labels = [("pool", backend.pool), ("backend", backend.name)];
         up.get_or_create(&labels).set(backend.up.into());
@@ -118,12 +134,12 @@ pub(super) fn register_backends(
     }
 }
 
-/// A certificate that a listener serves by at the moment of a scrape.
+/// A certificate of a listener at a scrape.
 #[derive(Clone, Debug)]
 pub struct CertificateSample {
-    /// The listener's name.
+    /// Name of the listener.
     pub listener: String,
-    /// The first name that it is for; empty where it is for none.
+    /// First name in the certificate; empty if it has none.
     pub name: String,
     /// When it expires.
     pub expires: SystemTime,
@@ -133,10 +149,13 @@ pub(super) fn register_certificates(
     registry: &mut Registry,
     certificates: impl Iterator<Item = CertificateSample>,
 ) {
-    let expiry =
-        levels(registry, metric::CERTIFICATE_EXPIRY, "When the certificate expires, in Unix time");
+    let expiry = levels(
+        registry,
+        metric::CERTIFICATE_EXPIRY,
+        "Expiry time of the certificate, in seconds of Unix time",
+    );
     let mut all: Vec<CertificateSample> = certificates.collect();
-    // Of several for one name the first to expire is told.
+    // Of several certificates for one name, the first to expire is shown.
     all.sort_by_key(|certificate| std::cmp::Reverse(certificate.expires));
     for CertificateSample { listener, name, expires } in all {
         let since = expires.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
