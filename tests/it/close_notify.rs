@@ -13,7 +13,7 @@ use tokio_rustls::TlsAcceptor;
 use crate::support::{End, Raw, front::Authority, message, proxy::Setup, within};
 
 /// Answers the first request of each connection with these bytes, and ends the connection with FIN
-/// alone: nothing of TLS.
+/// only, without close_notify.
 fn serve(listener: TcpListener, terms: ServerConfig, answer: Vec<u8>) -> AbortHandle {
     let acceptor = TlsAcceptor::from(Arc::new(terms));
     let task = tokio::spawn(async move {
@@ -39,7 +39,7 @@ fn serve(listener: TcpListener, terms: ServerConfig, answer: Vec<u8>) -> AbortHa
     task.abort_handle()
 }
 
-/// What a client gets of such an answer: its bytes, and how they ended; and how the log has it.
+/// Returns the bytes that a client receives, how they ended, and the log line.
 async fn relayed(answer: &[u8]) -> (Vec<u8>, End, String) {
     let setup = Setup::new();
     let ca = Authority::make(setup.directory(), "ca");
@@ -96,7 +96,7 @@ async fn a_response_without_a_body_is_delivered_without_close_notify() {
 }
 
 #[tokio::test]
-async fn a_response_that_only_its_end_completes_is_visibly_cut_without_close_notify() {
+async fn a_response_without_length_is_visibly_cut_without_close_notify() {
     let (bytes, end, termination) = relayed(b"HTTP/1.1 200 OK\r\n\r\nhalf of").await;
     assert_eq!(termination, "backend_response_body_incomplete");
     // Either the connection is reset, or its last chunk is missing.

@@ -1,4 +1,4 @@
-//! The sticky cookie, true and forged.
+//! The sticky cookie, valid and forged.
 
 use std::{collections::BTreeMap, fs, net::SocketAddr, path::Path};
 
@@ -90,7 +90,7 @@ async fn fault_095_cookie_that_names_an_address() {
     }
     assert_eq!(canary.connections(), 0, "a client's word was dialled");
     assert_eq!(inner.backend.requests().len(), 1);
-    // Nor does a cookie tell anything about the backend.
+    // A cookie reveals nothing about the backend.
     let own = pair.session_on("a").await.reply;
     let set = own.header("set-cookie").unwrap();
     assert!(!set.contains("127.0.0.1") && !set.contains(&address.port().to_string()), "{set}");
@@ -115,7 +115,7 @@ async fn fault_097_oversize_or_duplicate_cookie() {
     {
         pair.assert_ignored(&format!("odd{n}"), &field).await;
     }
-    // The first valid one counts, wherever it is.
+    // The first valid cookie counts, at any position.
     for (n, field) in [
         format!("Cookie: {b}\r\n"),
         format!("Cookie: x=y;{b}; moorline-app2=z\r\n"),
@@ -145,12 +145,12 @@ async fn a_cookie_of_a_drained_backend_does_not_hide_another() {
     pair.finish().await;
 }
 
-/// What a browser keeps of one host: cookies by name.
+/// Cookies that a browser keeps for one host, by name.
 #[derive(Default)]
 struct Jar(BTreeMap<String, String>);
 
 impl Jar {
-    /// Asks for a path and gives the body of the reply, which is the backend's name.
+    /// Requests a path and returns the reply body, which is the backend's name.
     async fn ask(&mut self, client: &mut Raw, path: &str) -> String {
         let pairs: Vec<_> = self.0.iter().map(|(name, value)| format!("{name}={value}")).collect();
         let cookies = match &pairs[..] {
@@ -210,7 +210,7 @@ async fn a_cookie_of_the_former_name_counts_and_is_replaced() {
     for request in pair.b.backend.requests().iter().filter(|r| r.target().contains("t=former")) {
         assert_eq!(request.all("cookie"), ["other=1"]);
     }
-    // An application's own cookie of that name is not ours.
+    // An application's cookie with that name is not the proxy's.
     let mut client = pair.client().await;
     let session = handshake(&mut client, "app", "Cookie: moorline=theirs\r\n").await;
     let node = if session.node == "a" { &pair.a } else { &pair.b };
@@ -222,7 +222,7 @@ async fn a_cookie_of_the_former_name_counts_and_is_replaced() {
 }
 
 #[tokio::test]
-async fn fault_139_our_own_cookie_is_not_forwarded() {
+async fn fault_139_the_sticky_cookie_is_not_forwarded() {
     let pair = Pair::start().await;
     let ours = pair.session_on("b").await.cookie.unwrap();
     let mut client = pair.client().await;
@@ -279,7 +279,7 @@ async fn fault_101_sticky_cookie_on_a_cacheable_response() {
         let control = reply.all("cache-control").join(",").to_ascii_lowercase();
         assert!(control.contains("private") || control.contains("no-store"), "{control}");
         assert!(!control.contains("public") && !control.contains("s-maxage"), "{control}");
-        // Who has the cookie gets none, and what the backend says of caching stands.
+        // A client with the cookie gets no new one, and the backend's caching fields stay.
         let reply = Raw::ask(proxy.web(), message::get("/page", &cookie_field(cookie))).await;
         assert_eq!(reply.header("set-cookie"), None);
         let given: String =
@@ -290,7 +290,7 @@ async fn fault_101_sticky_cookie_on_a_cacheable_response() {
     }
 }
 
-/// A proxy with these keys in front of these backends, whose names are their addresses.
+/// A proxy with these keys in front of these backends, named by their addresses.
 async fn keyed(keys: &[&str], addresses: &[SocketAddr]) -> Proxy {
     let setup = Setup::new();
     let key = key_file(setup.directory(), keys);

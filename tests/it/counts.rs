@@ -1,4 +1,4 @@
-//! What operators are told agrees: the same clients are as many in every command, and tables fit a
+//! Counts agree between all commands, and tables fit a
 //! terminal.
 
 use serde_json::Value;
@@ -13,7 +13,7 @@ async fn only(proxy: &Proxy) -> Value {
     proxy.api().get("/v1/pools/app").await["backends"][0].clone()
 }
 
-/// Waits until the backend holds so many sessions and tunnels.
+/// Waits until the backend has this number of sessions and tunnels.
 async fn holds(proxy: &Proxy, sessions: u64, tunnels: u64) {
     let deadline = tokio::time::Instant::now() + crate::support::PATIENCE;
     loop {
@@ -26,7 +26,7 @@ async fn holds(proxy: &Proxy, sessions: u64, tunnels: u64) {
     }
 }
 
-/// Opens a tunnel: of this session, or one without a session.
+/// Opens a tunnel, of this session or without one.
 async fn upgraded(proxy: &Proxy, sid: Option<&str>) -> Raw {
     let mut client = Raw::connect(proxy.web()).await;
     let sid = sid.map_or_else(String::new, |sid| format!("&sid={sid}"));
@@ -50,7 +50,7 @@ async fn four_clients_are_four_sessions_everywhere() {
         handshake(&mut poller, "2", "").await,
         handshake(&mut poller, "3", "").await,
     ];
-    // One polls no more, one never did.
+    // One client has stopped polling, one never polled.
     let moved = upgraded(&proxy, Some(&sessions[0].sid)).await;
     let direct = upgraded(&proxy, None).await;
     holds(&proxy, 4, 2).await;
@@ -61,7 +61,7 @@ async fn four_clients_are_four_sessions_everywhere() {
     assert_eq!((&json["sessions"], &json["tunnels"]), (&4.into(), &2.into()));
     let listed = proxy.command(&["sessions", "--json"]).await.json();
     assert_eq!((&listed["total"], listed["sessions"].as_array().unwrap().len()), (&4.into(), 4));
-    // Those that poll say who they are and for how long.
+    // Polling sessions are listed with client and age.
     for session in listed["sessions"].as_array().unwrap() {
         assert!(session["client"].as_str().unwrap().starts_with("127.0.0.1"), "{session}");
         assert!(session["age"].as_f64().unwrap() < 60.0, "{session}");
@@ -82,7 +82,7 @@ async fn four_clients_are_four_sessions_everywhere() {
 }
 
 #[tokio::test]
-async fn sessions_whose_tunnels_have_ended_are_counted_nowhere() {
+async fn sessions_of_ended_tunnels_are_not_counted() {
     let node = Node::start("a").await;
     let proxy = Proxy::before(&[node.backend.address]).await;
     let mut poller = Raw::connect(proxy.web()).await;
@@ -193,7 +193,7 @@ async fn every_table_fits_eighty_columns() {
         assert_eq!(wide, None, "{words:?}:\n{said}");
         assert!(said.contains('…') && said.contains("-17"), "{words:?}:\n{said}");
     }
-    // Nothing is cut for programs.
+    // Output for programs is never truncated.
     assert!(proxy.command(&["backends", "--json"]).await.out.contains(long));
     drop((client, tunnel, node, other));
     drop(proxy);

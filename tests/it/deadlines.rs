@@ -1,4 +1,4 @@
-//! Deadlines of exchanges: what is held without one, and which instant they count from.
+//! Deadlines of requests: which requests have none, and when a deadline starts.
 
 use crate::support::{
     Backend, Peer, Proxy, Raw, eventually, message,
@@ -167,7 +167,7 @@ async fn the_response_deadline_is_one_instant_after_the_last_byte_of_the_request
 }
 
 #[tokio::test]
-async fn a_request_whose_client_has_left_is_logged_at_once() {
+async fn a_request_is_logged_at_once_when_its_client_leaves() {
     let backend = Backend::manual().await;
     let proxy = Proxy::with(|settings| {
         settings.backends(&[backend.address]).timeouts("response_header = \"1h\"");
@@ -187,7 +187,7 @@ async fn a_request_whose_client_has_left_is_logged_at_once() {
         client.send(request).await;
         let peer = backend.peer(index).await;
         peer.request().await.unwrap();
-        // As a process that is killed, or a page that is closed: FIN, and nobody reads any more.
+        // Like a killed process or a closed page: FIN, and no reader any more.
         drop(client);
         peer.ended().await;
         eventually("a line", || proxy.log_lines().len() > index).await;
@@ -199,7 +199,7 @@ async fn a_request_whose_client_has_left_is_logged_at_once() {
 }
 
 #[tokio::test]
-async fn a_half_closed_tunnel_ends_by_a_limit_and_a_name_of_its_own() {
+async fn a_half_closed_tunnel_has_its_own_limit_and_termination() {
     let backend = Backend::manual().await;
     let proxy = Proxy::with(|settings| {
         settings.backends(&[backend.address]).timeouts("half_closed = \"200ms\"");
@@ -216,7 +216,7 @@ async fn a_half_closed_tunnel_ends_by_a_limit_and_a_name_of_its_own() {
 }
 
 #[tokio::test]
-async fn a_client_that_has_only_finished_sending_is_asked_and_still_gets_its_response() {
+async fn a_client_that_has_only_finished_sending_is_probed_and_still_gets_its_response() {
     let backend = Backend::manual().await;
     let (proxy, certificate) = Proxy::plain_and_secure(backend.address).await;
     let mut clients = Vec::new();

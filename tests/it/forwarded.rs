@@ -1,4 +1,4 @@
-//! Fields that tell the backend who the client is, and who may set them.
+//! Fields that describe the client to the backend, and which peers may set them.
 
 use crate::support::{Backend, Message, Proxy, Raw, message, within};
 
@@ -52,7 +52,7 @@ async fn fault_125_spoofed_forwarding_headers_on_an_upgrade() {
 }
 
 #[tokio::test]
-async fn fault_125_a_trusted_peer_is_believed() {
+async fn fault_125_fields_of_a_trusted_peer_are_used() {
     let backend = Backend::replying("ok").await;
     let proxy = Proxy::with(|settings| {
         settings.backends(&[backend.address]).top("trusted_proxies", "[\"127.0.0.0/8\"]");
@@ -67,7 +67,7 @@ async fn fault_125_a_trusted_peer_is_believed() {
     assert_eq!(seen.header("x-forwarded-port"), Some("666"));
     let forwarded = "for=6.6.6.6;proto=gopher;host=\"evil.test:666\", for=127.0.0.1";
     assert_eq!(seen.header("forwarded"), Some(forwarded));
-    // Underscores are no way around, whoever sends them.
+    // Names with underscores do not bypass the rules, for any peer.
     let seen = seen_through(&proxy, &backend, "X_Forwarded_For: 5.5.5.5\r\n").await;
     assert_eq!(seen.all("x-forwarded-for"), ["127.0.0.1"]);
     assert!(!backend.saw("5.5.5.5"));
@@ -95,7 +95,7 @@ async fn fault_125_a_mapped_address_is_an_ipv4_address() {
     }
 }
 
-/// `X-Forwarded-For` as the backend gets it from a peer that claims an address of its own.
+/// `X-Forwarded-For` as the backend receives it if the peer sends an address.
 async fn seen_trusting(trusted: &str, backend: &Backend) -> String {
     let proxy = Proxy::with(|settings| {
         settings.backends(&[backend.address]);
@@ -209,7 +209,7 @@ async fn fault_128_x_forwarded_fields_decide_what_forwarded_says() {
                 "for=203.0.113.9;proto=http;host=app.test, for=127.0.0.1",
             ]),
         ),
-        // A port of its own stands in `Forwarded` with the host.
+        // A separate port is written with the host in `Forwarded`.
         (
             "X-Forwarded-For: 203.0.113.9\r\nX-Forwarded-Proto: https\r\n\
              X-Forwarded-Host: shop.test\r\nX-Forwarded-Port: 8443\r\n",
@@ -294,7 +294,7 @@ async fn fault_128_forwarded_alone_is_translated() {
                  for=127.0.0.1;proto=http",
             ]),
         ),
-        // Both families say the same, each a part of it.
+        // Both families agree, each with a part of the values.
         (
             "Forwarded: for=\"203.0.113.9:5555\";host=shop.test\r\nX-Forwarded-For: 203.0.113.9\r\n\
              X-Forwarded-Proto: https\r\n",
@@ -307,7 +307,7 @@ async fn fault_128_forwarded_alone_is_translated() {
                 "for=\"203.0.113.9:5555\";proto=https;host=shop.test, for=127.0.0.1",
             ]),
         ),
-        // Without it, none is sent: few look for it, and those that do prefer it.
+        // Without it, no field is sent: few backends read it, and those prefer it.
         (
             "X-Forwarded-For: 203.0.113.9\r\n",
             fields(["203.0.113.9, 127.0.0.1", "http", "app.test", "80", "203.0.113.9", ""]),
@@ -346,7 +346,7 @@ async fn a_trusted_peers_prefix_goes_through() {
 }
 
 #[tokio::test]
-async fn the_port_is_the_one_that_the_client_names() {
+async fn the_port_is_taken_from_the_clients_host() {
     let backend = Backend::replying("ok").await;
     let proxy = Proxy::before(&[backend.address]).await;
     let request = "GET / HTTP/1.1\r\nHost: app.test:8123\r\n\r\n";
@@ -389,7 +389,7 @@ async fn fault_129_client_addresses_in_every_form_are_found() {
 }
 
 #[tokio::test]
-async fn fault_129_what_is_no_address_is_told_once_and_the_peer_counts() {
+async fn fault_129_an_invalid_address_is_logged_once_and_the_peer_counts() {
     let backend = Backend::replying("ok").await;
     let proxy = trusting(&backend, &[]).await;
     for sent in [
@@ -410,7 +410,7 @@ async fn fault_129_what_is_no_address_is_told_once_and_the_peer_counts() {
 }
 
 #[tokio::test]
-async fn dropped_forwarding_fields_are_told_once_with_the_setting_to_use() {
+async fn dropped_forwarding_fields_are_logged_once_with_the_setting_to_use() {
     let backend = Backend::replying("ok").await;
     let mut proxy = Proxy::before(&[backend.address]).await;
     for _ in 0..3 {
@@ -421,7 +421,7 @@ async fn dropped_forwarding_fields_are_told_once_with_the_setting_to_use() {
     assert_eq!(proxy.stderr().iter().filter(told).count(), 1);
     let line = proxy.stderr().into_iter().find(|line| told(&line)).unwrap();
     assert!(line.contains("X-Forwarded-For") && line.contains("listener=\"web\""), "{line}");
-    // A peer that is trusted loses nothing, and nothing is told.
+    // Nothing is dropped or logged for a trusted peer.
     proxy.reload(|settings| _ = settings.top("trusted_proxies", "\"private\"")).await;
     seen_through(&proxy, &backend, SPOOF).await;
     assert_eq!(proxy.stderr().iter().filter(told).count(), 1);

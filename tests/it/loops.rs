@@ -1,4 +1,4 @@
-//! A backend that is the proxy itself: found in the configuration, and ended where it is not.
+//! A backend that is the proxy itself: detected in the configuration, or by the requests that loop.
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 
@@ -10,12 +10,12 @@ use crate::support::{
     websocket, within,
 };
 
-/// A port that nobody listens on.
+/// Returns a port without a listener.
 fn free_port() -> u16 {
     TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port()
 }
 
-/// Two proxies, each of which has the other for its only backend.
+/// Two proxies, each with the other as its only backend.
 async fn circle() -> (Proxy, Proxy) {
     let nowhere = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()));
     let mut first = Proxy::before(&[nowhere]).await;
@@ -56,7 +56,7 @@ async fn fault_135_an_upgrade_in_a_circle_ends_with_508() {
 }
 
 #[tokio::test]
-async fn hops_cannot_be_named_away_and_are_counted_for_the_backend() {
+async fn connection_cannot_remove_hops_which_are_counted_for_the_backend() {
     let backend = Backend::replying("ok").await;
     let proxy = Proxy::before(&[backend.address]).await;
     let fields = "Connection: X-Moorline-Hops\r\nX-Moorline-Hops: 3\r\n";
@@ -93,7 +93,7 @@ async fn fault_135_an_own_listener_as_backend_is_a_fault_with_its_line() {
 }
 
 #[tokio::test]
-async fn a_port_of_another_address_is_no_loop() {
+async fn a_port_of_another_address_is_not_a_loop() {
     let port = free_port();
     for (bind, backend) in [("127.0.0.1", "127.0.0.2"), ("0.0.0.0", "192.0.2.1")] {
         let text = format!(
@@ -104,7 +104,7 @@ async fn a_port_of_another_address_is_no_loop() {
     }
 }
 
-/// A proxy whose only backend is brought by a name server, and is the proxy's own listener.
+/// A proxy that discovers its own listener by DNS as its only backend.
 async fn before_itself(server: &NameServer, protocol: &str, health: &str) -> Proxy {
     let port = free_port();
     let proxy = Proxy::with(|settings| {
@@ -143,7 +143,7 @@ async fn fault_135_a_discovered_own_listener_is_never_connected_to() {
 }
 
 #[tokio::test]
-async fn an_own_listener_that_its_checks_take_down_still_answers_508() {
+async fn an_own_listener_marked_down_by_health_checks_still_answers_508() {
     let server = NameServer::start("self 0 A 127.0.0.1").await;
     let health = "{ probe = \"tcp\", interval = \"100ms\", fall = 1 }";
     let proxy = before_itself(&server, "http", health).await;

@@ -1,4 +1,4 @@
-//! Clients without a cookie that come back: who goes where it was, and who does not.
+//! Clients that return without a cookie, and the backend that they are sent to.
 
 use crate::support::{
     Backend, Proxy, Raw, backend, message,
@@ -16,7 +16,7 @@ async fn open(pair: &Pair, t: &str, headers: &str) -> Raw {
     client
 }
 
-/// Where the session marked with `t` was, and why; it has ended.
+/// Returns the backend of the ended session marked with `t`, and how it was chosen.
 async fn was(pair: &Pair, t: &str) -> (String, String) {
     let marked = |line: &serde_json::Value| {
         line["path"].as_str().is_some_and(|path| path.ends_with(&format!("t={t}")))
@@ -29,7 +29,7 @@ async fn was(pair: &Pair, t: &str) -> (String, String) {
 const PHONE: &str = "User-Agent: phone/1\r\n";
 
 #[tokio::test]
-async fn a_client_without_a_cookie_goes_back_to_its_node() {
+async fn a_client_without_a_cookie_returns_to_its_node() {
     let pair = Pair::start().await;
     drop(open(&pair, "first", PHONE).await);
     let (home, by) = was(&pair, "first").await;
@@ -38,7 +38,7 @@ async fn a_client_without_a_cookie_goes_back_to_its_node() {
         drop(open(&pair, t, PHONE).await);
         assert_eq!(was(&pair, t).await, (home.clone(), "memory".to_owned()));
     }
-    // One session has ended: two that come are not both that client.
+    // One session has ended: of two new clients, only one can be the returning one.
     let (one, two) = (open(&pair, "one", PHONE).await, open(&pair, "two", PHONE).await);
     drop((one, two));
     assert_eq!(was(&pair, "one").await, (home.clone(), "memory".to_owned()));
@@ -51,7 +51,7 @@ async fn a_client_without_a_cookie_goes_back_to_its_node() {
 }
 
 #[tokio::test]
-async fn a_return_by_cookie_leaves_no_ending_to_strangers() {
+async fn a_return_by_cookie_uses_up_the_recent_session() {
     let pair = Pair::start().await;
     let session = pair.session_on("a").await;
     let cookie = crate::support::node::cookie_field(session.cookie.as_ref().unwrap());
@@ -69,7 +69,7 @@ async fn a_return_by_cookie_leaves_no_ending_to_strangers() {
 }
 
 #[tokio::test]
-async fn an_explanation_recalls_whom_a_request_would() {
+async fn explain_recalls_the_backend_that_a_request_would() {
     let pair = Pair::with(|settings| {
         settings.pool("sticky", "{ engine_io = false }");
     })
@@ -91,7 +91,7 @@ async fn an_explanation_recalls_whom_a_request_would() {
 }
 
 #[tokio::test]
-async fn what_is_ambiguous_is_not_followed() {
+async fn an_ambiguous_recent_session_is_not_followed() {
     let pair = Pair::start().await;
     let (one, two) = (open(&pair, "one", PHONE).await, open(&pair, "two", PHONE).await);
     drop((one, two));
@@ -103,7 +103,7 @@ async fn what_is_ambiguous_is_not_followed() {
 }
 
 #[tokio::test]
-async fn a_cookie_knows_better_and_a_preflight_brings_nothing_back() {
+async fn a_cookie_wins_and_a_preflight_uses_up_nothing() {
     let mut pair = Pair::start().await;
     let (a, b) = (pair.session_on("a").await, pair.session_on("b").await);
     drop(open(&pair, "first", PHONE).await);
@@ -118,7 +118,7 @@ async fn a_cookie_knows_better_and_a_preflight_brings_nothing_back() {
     client.send([b"OPTIONS".as_slice(), &preflight[3..]].concat()).await;
     assert_eq!(client.response().await.status(), 200);
     assert_eq!(was(&pair, "preflight").await.1, "balance");
-    // A node that is on its way out takes nobody back.
+    // A draining node takes no returning clients.
     let stays = if on_a { pair.b.backend.address } else { pair.a.backend.address };
     pair.proxy
         .reload(|settings| {
@@ -132,7 +132,7 @@ async fn a_cookie_knows_better_and_a_preflight_brings_nothing_back() {
 }
 
 #[tokio::test]
-async fn a_pool_that_wants_no_memory_has_none() {
+async fn a_pool_can_disable_recent_sessions() {
     let pair = Pair::with(|settings| {
         settings.pool("sticky", "{ memory = \"0s\" }");
     })
@@ -145,7 +145,7 @@ async fn a_pool_that_wants_no_memory_has_none() {
 }
 
 #[tokio::test]
-async fn who_leaves_a_held_poll_goes_back_to_the_same_node() {
+async fn a_client_that_leaves_a_held_poll_returns_to_its_node() {
     // Each answers handshakes and holds polls.
     let holding = |name: &'static str| {
         backend::script(move |peer| async move {
@@ -186,7 +186,7 @@ async fn who_leaves_a_held_poll_goes_back_to_the_same_node() {
             line["path"].as_str().is_some_and(|path| path.contains(&format!("held{n}")))
         };
         proxy.wait_for_log("the poll's end", left).await;
-        // One that is not served has not come back yet.
+        // A client that was not served has not returned yet.
         client.send(message::get(&handshake_target(&format!("fails{n}")), PHONE)).await;
         assert_eq!(client.response().await.status(), 500);
         let again = handshake(&mut client, &format!("again{n}"), PHONE).await;
@@ -224,7 +224,7 @@ async fn a_session_ends_under_the_user_agent_of_its_handshake() {
     pair.finish().await;
 }
 
-/// How a client says that its session is over, in each framing.
+/// Packet by which a client closes its session, in each framing.
 const CLOSES: [(&str, &str); 5] = [
     ("EIO=4&transport=polling", "1"),
     ("EIO=4&transport=polling", "42[\"last\"]\u{1e}1"),
@@ -234,7 +234,7 @@ const CLOSES: [(&str, &str); 5] = [
 ];
 
 #[tokio::test]
-async fn who_closes_a_session_by_a_packet_goes_back_to_the_same_node() {
+async fn a_client_that_closes_its_session_by_a_packet_returns_to_its_node() {
     for (n, (query, body)) in CLOSES.into_iter().enumerate() {
         // One byte for each character: a payload can be binary.
         let body: Vec<u8> = match query.contains("b64") || query.contains("EIO=4") {
@@ -263,7 +263,7 @@ async fn who_closes_a_session_by_a_packet_goes_back_to_the_same_node() {
 }
 
 #[tokio::test]
-async fn whose_session_its_node_closes_by_a_packet_goes_back_to_the_same_node() {
+async fn a_client_returns_to_the_node_that_closed_its_session_by_a_packet() {
     let node = |name: &'static str| {
         Backend::answering(move |request| {
             let target = request.target();

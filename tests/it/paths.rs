@@ -1,4 +1,4 @@
-//! Routes hold for every way in which a path can be written, and paths are forwarded as they came.
+//! Routes match every spelling of a path, and paths are forwarded as sent.
 
 use crate::support::{Backend, Proxy, Raw, message};
 
@@ -15,7 +15,7 @@ async fn metrics_apart(app: &Backend, metrics: &Backend) -> Proxy {
     .await
 }
 
-/// Targets, and who answers: `""`: the proxy, with 400.
+/// Targets and the pool that answers; `""`: the proxy, with 400.
 const CASES: [(&str, &str); 34] = [
     ("/metrics", "metrics"),
     ("/metrics?x=%2f..", "metrics"),
@@ -41,7 +41,7 @@ const CASES: [(&str, &str); 34] = [
     ("/%zz", "app"),
     ("/%6zetrics", "app"),
     ("/socket.io/?EIO=4&transport=polling&t=a%2Fb", "app"),
-    // What one backend takes for the route's path, and another does not.
+    // Paths that only some backends read as the route's path.
     ("/metrics%2fx", ""),
     ("/%2fmetrics", ""),
     ("/%2Fmetrics/x", ""),
@@ -80,9 +80,9 @@ async fn explain_compares_paths_as_requests_are() {
     let proxy = metrics_apart(&app, &metrics).await;
     for (target, expected) in CASES {
         let url = format!("http://{}{target}", proxy.web());
-        let told = proxy.command(&["explain", &url, "--json"]).await.json();
-        let pool = told["pool"].as_str().unwrap_or_default();
-        assert_eq!(pool, expected, "{target}: {told}");
+        let explained = proxy.command(&["explain", &url, "--json"]).await.json();
+        let pool = explained["pool"].as_str().unwrap_or_default();
+        assert_eq!(pool, expected, "{target}: {explained}");
     }
     drop((app, metrics));
     proxy.finish().await;

@@ -1,4 +1,4 @@
-//! Sessions of nodes that cannot be heard for a while: hung, slow, out of reach, back again, or dead.
+//! Sessions of nodes that are hung, slow, unreachable, back again, or dead.
 
 use std::{
     net::SocketAddr,
@@ -19,7 +19,7 @@ use crate::support::{
     websocket,
 };
 
-/// A probe that sees a hung node at once.
+/// A probe that detects a hung node at once.
 const HTTP_PROBE: &str =
     "{ probe = \"http\", interval = \"100ms\", timeout = \"100ms\", rise = 1, fall = 1 }";
 
@@ -50,7 +50,7 @@ async fn known_sessions_wait_for_a_hung_node_that_is_down() {
     let other = pair.session_on("b").await;
     pair.a.hang();
     pair.proxy.wait_for_metric("the hung node is down", &up(&pair.a), |up| up == 0.0).await;
-    // A poll, a POST and an upgrade, each on a connection of its own.
+    // A poll, a POST and an upgrade, each on a new connection.
     let mut waiting = [pair.client().await, pair.client().await, pair.client().await];
     let upgrade = format!("/socket.io/?EIO=4&transport=websocket&sid={}", upgrades.sid);
     waiting[0].send(message::get(&poll_target(&polls.sid, "poll"), "")).await;
@@ -75,8 +75,8 @@ async fn known_sessions_wait_for_a_hung_node_that_is_down() {
 }
 
 #[tokio::test]
-async fn a_known_session_is_served_by_a_node_whose_health_check_fails() {
-    // Its health endpoint says 503, and its sessions are well.
+async fn a_known_session_is_served_by_a_node_with_failing_health_checks() {
+    // The health endpoint returns 503, but the sessions work.
     let node = Backend::answering(|request| match request.target() {
         "/healthz" => message::reply("503 Service Unavailable", "", ""),
         target if target.contains("sid=") => message::ok("6"),
@@ -131,7 +131,7 @@ async fn sessions_of_a_dead_node_are_ended_at_once() {
 }
 
 #[tokio::test]
-async fn sessions_of_a_node_out_of_reach_wait_until_it_is_back() {
+async fn sessions_of_an_unreachable_node_wait_until_it_is_back() {
     let pair = Pair::with(|settings| {
         settings.pool("health", HTTP_PROBE).timeouts("connect = \"200ms\"");
     })
@@ -179,7 +179,7 @@ async fn a_session_ends_when_its_node_is_silent_for_longer_than_its_lifetime() {
 }
 
 #[tokio::test]
-async fn a_client_that_leaves_ends_the_wait_for_a_node_out_of_reach() {
+async fn a_client_that_leaves_ends_the_wait_for_an_unreachable_node() {
     let a = Node::start("a").await;
     let proxy = Proxy::with(|settings| {
         settings.backends(&[a.backend.address]).timeouts("connect = \"200ms\"");
@@ -335,7 +335,7 @@ async fn tunnel_by(pair: &Pair, node: &str) -> Raw {
     client
 }
 
-/// Two nodes whose tunnels are treated like that, with a probe that a hung node fails.
+/// Two nodes with this setting for tunnels, and a probe that a hung node fails.
 async fn pair_with(on_down: &str) -> Pair {
     Pair::with(|settings| {
         settings.pool("health", HTTP_PROBE).pool("on_down", on_down);
@@ -344,7 +344,7 @@ async fn pair_with(on_down: &str) -> Pair {
 }
 
 #[tokio::test]
-async fn tunnels_of_a_node_that_is_down_are_closed_where_the_pool_says_so() {
+async fn tunnels_of_a_node_that_is_down_are_closed_if_the_pool_is_set_to() {
     let pair = pair_with("{ close = \"400ms\" }").await;
     let session = pair.session_on("a").await;
     let (mut hung, mut other) = (Vec::new(), tunnel_by(&pair, "b").await);
@@ -457,7 +457,7 @@ impl Idler {
         Self { backend: Backend::start(script).await, hung, read, parked }
     }
 
-    /// What becomes of an emit that is sent on an idle connection at the beginning of a hang.
+    /// Sends an emit on an idle connection at the begin of a hang, and returns its result.
     async fn emit_into_a_hang(&self, proxy: &Proxy, hang: Duration) -> u16 {
         let mut client = Raw::connect(proxy.web()).await;
         assert_eq!(handshake(&mut client, "open", "").await.sid, "one");

@@ -2,7 +2,7 @@
 
 use crate::support::{Backend, Proxy, Raw, message};
 
-/// The path of the log line about a request for this target, whose last parameter no other has.
+/// Returns the path in the log line of a request for this target, which must have a unique last parameter.
 async fn logged(proxy: &Proxy, target: &str) -> String {
     let reply = Raw::ask(proxy.web(), message::get(target, "")).await;
     assert_eq!(reply.status(), 200, "{target}");

@@ -1,11 +1,17 @@
-//! Requests that are refused before they are understood, and connections on which nothing comes.
+//! Requests that cannot be parsed, and connections without a request.
 
 use serde_json::Value;
 
 use crate::support::{Backend, End, Message, Proxy, Raw, message, proxy::Setup, tls::Certificate};
 
-/// Asserts that a refused request has a sentence, an id, and a line in the log with the same status.
-async fn assert_told(proxy: &Proxy, what: &str, reply: &Message, status: u16, termination: &str) {
+/// Asserts that a rejected request gets a sentence and an id, and a log line with its status.
+async fn assert_rejected(
+    proxy: &Proxy,
+    what: &str,
+    reply: &Message,
+    status: u16,
+    termination: &str,
+) {
     assert_eq!(reply.status(), status, "{what}");
     let text = reply.text();
     let id = reply.header("x-request-id").unwrap_or_else(|| panic!("{what}: no id")).to_owned();
@@ -18,14 +24,14 @@ async fn assert_told(proxy: &Proxy, what: &str, reply: &Message, status: u16, te
     assert!(line["error"].as_str().is_some_and(|error| error.contains(' ')), "{what}: {line}");
 }
 
-/// A request with so many fields beside `Host`.
+/// Creates a request with a number of fields besides `Host`.
 fn with_fields(count: usize) -> String {
     let fields: String = (0..count).map(|n| format!("X-Field-{n}: a\r\n")).collect();
     format!("GET / HTTP/1.1\r\nHost: app.test\r\n{fields}\r\n")
 }
 
 #[tokio::test]
-async fn fault_132_every_refusal_has_a_sentence_an_id_and_a_line() {
+async fn fault_132_every_rejection_has_a_sentence_an_id_and_a_log_line() {
     let backend = Backend::replying("ok").await;
     let (proxy, certificate) = Proxy::plain_and_secure(backend.address).await;
     let malformed = "client_request_malformed";
@@ -64,7 +70,7 @@ async fn fault_132_every_refusal_has_a_sentence_an_id_and_a_line() {
             client.try_send(request).await;
             let reply = client.response().await;
             let what: String = request.chars().take(60).collect();
-            assert_told(&proxy, &what, &reply, *status, termination).await;
+            assert_rejected(&proxy, &what, &reply, *status, termination).await;
             client.finish().await;
             assert_eq!(
                 client.assert_closed().await,
@@ -101,7 +107,7 @@ async fn fault_132_a_refusal_follows_the_responses_of_the_requests_before() {
     assert_eq!(client.response().await.text(), "ok");
     assert_eq!(client.response().await.text(), "ok");
     let reply = client.response().await;
-    assert_told(&proxy, "the third", &reply, 400, "client_request_malformed").await;
+    assert_rejected(&proxy, "the third", &reply, 400, "client_request_malformed").await;
     client.finish().await;
     client.assert_closed().await;
     drop(backend);
@@ -144,14 +150,14 @@ async fn header_limits_of_a_listener_are_settable() {
     let mut client = Raw::connect(proxy.web()).await;
     client.try_send(message::get(&format!("/{}", "a".repeat(100_000)), "")).await;
     let reply = client.response().await;
-    assert_told(&proxy, "a long target", &reply, 414, "client_request_target_too_long").await;
+    assert_rejected(&proxy, "a long target", &reply, 414, "client_request_target_too_long").await;
     drop(client);
     drop(backend);
     proxy.finish().await;
 }
 
 #[tokio::test]
-async fn half_a_header_at_the_deadline_gets_408_and_a_line() {
+async fn half_a_header_at_the_deadline_gets_408_and_a_log_line() {
     let backend = Backend::replying("ok").await;
     let proxy = Proxy::with(|settings| {
         settings.backends(&[backend.address]).listener("header_timeout", "\"300ms\"");
@@ -180,15 +186,15 @@ async fn half_a_header_at_the_deadline_gets_408_and_a_line() {
 }
 
 #[tokio::test]
-async fn a_header_that_ends_in_the_middle_gets_400_and_a_line() {
+async fn an_incomplete_header_gets_400_and_a_log_line() {
     let backend = Backend::replying("ok").await;
     let proxy = Proxy::before(&[backend.address]).await;
     let mut client = Raw::connect(proxy.web()).await;
     client.send("GET /half HTTP/1.1\r\nHo").await;
     client.finish().await;
     let reply = client.response().await;
-    assert_told(&proxy, "half a header", &reply, 400, "client_request_incomplete").await;
-    // A connection without a byte is no request: balancers probe ports so.
+    assert_rejected(&proxy, "half a header", &reply, 400, "client_request_incomplete").await;
+    // A connection without a byte is not logged as a request: balancers probe ports like this.
     let mut probe = Raw::connect(proxy.web()).await;
     probe.finish().await;
     probe.assert_closed().await;
@@ -221,7 +227,7 @@ async fn an_idle_connection_is_kept_for_keep_alive_and_not_for_header_timeout() 
 }
 
 #[tokio::test]
-async fn an_idle_connection_is_closed_after_keep_alive_without_a_word() {
+async fn an_idle_connection_is_closed_after_keep_alive_without_a_reply() {
     let backend = Backend::replying("ok").await;
     let proxy = Proxy::with(|settings| {
         settings.backends(&[backend.address]);

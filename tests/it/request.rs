@@ -1,11 +1,11 @@
-//! Requests that break rules: what the client gets, and that no backend hears of them.
+//! Invalid requests: the client gets an error, and no backend sees the request.
 
 use crate::support::{Backend, Message, Proxy, Raw, backend, eventually, message};
 
-/// Sends `request` on a connection of its own: it must get one of `statuses`, then a close.
+/// Sends `request` on a new connection, and expects one of `statuses`, then a close.
 async fn assert_refused(proxy: &Proxy, request: impl AsRef<[u8]>, statuses: &[u16]) {
     let mut client = Raw::connect(proxy.web()).await;
-    // A large request may be refused before it is read to its end.
+    // A large request may be rejected before all of it has been read.
     client.try_send(&request).await;
     let reply = client.response().await;
     let head = String::from_utf8_lossy(request.as_ref());
@@ -14,7 +14,7 @@ async fn assert_refused(proxy: &Proxy, request: impl AsRef<[u8]>, statuses: &[u1
     client.assert_closed().await;
 }
 
-/// A good request goes through, and is the only one that the backend has ever seen.
+/// Sends a valid request, which must be the only one that the backend has seen.
 async fn assert_only_a_good_one_passes(proxy: &Proxy, backend: &Backend) {
     backend.assert_untouched();
     let reply = Raw::ask(proxy.web(), message::get("/marker", "")).await;
@@ -39,7 +39,7 @@ async fn fault_015_missing_or_double_host() {
         assert_refused(&proxy, request, &[400]).await;
     }
     assert_only_a_good_one_passes(&proxy, &backend).await;
-    // HTTP/1.0 knows no Host.
+    // HTTP/1.0 does not require Host.
     let reply = Raw::ask(proxy.web(), "GET /old HTTP/1.0\r\n\r\n").await;
     assert_eq!((reply.status(), reply.text().as_str()), (200, "ok"));
     drop(backend);
@@ -47,7 +47,7 @@ async fn fault_015_missing_or_double_host() {
 }
 
 #[tokio::test]
-async fn fault_016_host_that_is_no_host() {
+async fn fault_016_invalid_host() {
     let backend = Backend::replying("ok").await;
     let proxy = Proxy::before(&[backend.address]).await;
     for host in [
@@ -98,7 +98,7 @@ async fn fault_017_absolute_form_beats_host() {
     assert_eq!(seen.all("x-forwarded-host"), ["named.test"]);
     assert!(!named.saw("other.test"));
     other.assert_untouched();
-    // The control: without an authority the field decides.
+    // Counterpart: without an authority, the Host field counts.
     let reply = Raw::ask(proxy.web(), "GET /x HTTP/1.1\r\nHost: other.test\r\n\r\n").await;
     assert_eq!(reply.text(), "other");
     drop((named, other));
@@ -118,7 +118,7 @@ async fn fault_018_fragment_in_target() {
             assert_eq!(reply.status(), 400, "{target}");
         }
     }
-    // Refused, or forwarded as if it had never been there: a client must not send one at all.
+    // Rejected, or removed before forwarding: a client must not send this field.
     let seen: Vec<_> = backend.requests().iter().map(|r| r.target().to_owned()).collect();
     assert_eq!(seen, kept);
     drop(backend);
@@ -186,14 +186,17 @@ async fn fault_021_body_shorter_than_announced() {
                 let text = String::from_utf8_lossy(&bytes).into_owned();
                 assert!(bytes.is_empty() || text.starts_with("HTTP/1.1 400"), "{text}");
             }
-            // The backend must be able to tell that the body is not all there.
+            // The backend must be able to detect that the body is incomplete.
             peer.ended().await;
             let received = backend.bytes(index);
-            assert!(Message::read(&received).is_none(), "it ended as if complete");
+            assert!(
+                Message::read(&received).is_none(),
+                "the incomplete body was ended as complete"
+            );
             index += 1;
         }
     }
-    assert_eq!(backend.connections(), index, "no try elsewhere, no reuse");
+    assert_eq!(backend.connections(), index, "the request was retried, or its connection reused");
     drop(backend);
     proxy.finish().await;
 }
@@ -230,7 +233,7 @@ async fn fault_023_early_final_response_to_expect() {
     client.send(head).await;
     let reply = client.response().await;
     assert_eq!((reply.status(), reply.text().as_str()), (401, "no"));
-    // This is the announced body, whatever it looks like: the connection is closed, or in step.
+    // These bytes are the announced body: the connection is closed, or still in sync.
     let after = message::get("/after", "Connection: close\r\n");
     client.try_send([body.as_bytes(), &after[..]].concat()).await;
     let (rest, _) = client.rest().await;
@@ -295,7 +298,7 @@ async fn fault_024_backend_answers_before_the_body_is_there() {
     client.send(head).await;
     assert_eq!(client.response().await.status(), 413);
     client.try_send(smuggled).await;
-    // Whether the rest is drained or the connection closed: it is no request.
+    // Whether the rest is read or the connection closed, the bytes must not become a request.
     client.finish().await;
     client.assert_closed().await;
     assert_eq!(Raw::ask(proxy.web(), message::get("/after", "")).await.text(), "other");
@@ -320,7 +323,7 @@ async fn fault_025_connect_and_trace() {
         let reply = client.response().await;
         assert_eq!(reply.status(), 405, "{request}");
         assert!(!reply.text().contains("secret"), "{}", reply.text());
-        // No tunnel: what follows goes nowhere.
+        // No tunnel: the following bytes reach no backend.
         client.try_send("PING").await;
         client.finish().await;
         client.rest().await;
@@ -349,7 +352,7 @@ async fn fault_026_framing_and_auth_in_trailers() {
         assert!(name.eq_ignore_ascii_case("x-sum"), "trailer {name}: {value}");
     }
     assert!(!backend.saw("evil") && !backend.saw("6.6.6.6"));
-    // The connection is still in step.
+    // The connection is still in sync.
     client.send(message::get("/next", "")).await;
     assert_eq!(client.response().await.status(), 200);
     assert_eq!(backend.requests().len(), 2);
@@ -389,7 +392,7 @@ async fn fault_029_paths_that_fold_into_others() {
             continue;
         }
         assert_eq!(reply.status(), 200, "{path}");
-        // Let through: then as it was sent, and routed as any backend would read it.
+        // If accepted, the path is forwarded as sent and routed as any backend would read it.
         let backend = if reply.text() == "admin" { &admin } else { &public };
         let target = backend.requests().last().unwrap().target().to_owned();
         assert_eq!(target, path);
@@ -408,7 +411,7 @@ async fn fault_029_paths_that_fold_into_others() {
 }
 
 #[tokio::test]
-async fn what_is_no_request_is_told_all_the_same() {
+async fn a_malformed_request_is_answered_and_logged() {
     let backend = Backend::replying("ok").await;
     let proxy = Proxy::before(&[backend.address]).await;
     let reply = Raw::ask(proxy.web(), "GET / HTTP/1.1\r\n : nameless\r\n\r\n").await;

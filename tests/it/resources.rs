@@ -19,7 +19,7 @@ async fn fault_104_no_descriptor_left() {
         clients.push(Raw::connect(proxy.web()).await);
     }
     eventually("no descriptor is left", || proxy.descriptors() >= 60).await;
-    // A second of it must cost next to nothing.
+    // One second in this state must use almost no CPU time.
     let before = process::cpu_ticks(proxy.pid());
     tokio::time::sleep(Duration::from_secs(1)).await;
     let spent = process::cpu_ticks(proxy.pid()) - before;
@@ -32,7 +32,7 @@ async fn fault_104_no_descriptor_left() {
     proxy.finish().await;
 }
 
-/// Bytes that a terminal obeys or that end a line.
+/// Bytes that control a terminal or end a line.
 fn controls(bytes: &[u8]) -> Vec<u8> {
     let text = String::from_utf8_lossy(bytes).into_owned();
     let mut found: Vec<u8> =
@@ -89,13 +89,13 @@ async fn fault_108_log_injection() {
     let marker = message::get("/marker", "Connection: close\r\n");
     assert_eq!(Raw::ask(proxy.web(), marker).await.status(), 200);
     proxy.wait_for_log("the marker's line", |line| line["path"] == "/marker").await;
-    // Parses each line on the way, and panics where one is none.
+    // Parses each line, and panics on an invalid one.
     let lines = proxy.log_lines();
     assert!(lines.iter().all(|line| line["ts"] != "forged" && line["id"].is_string()));
     let paths: BTreeSet<_> = lines.iter().filter_map(|line| line["path"].as_str()).collect();
     assert!(paths.contains(targets[0].as_str()), "{paths:?}");
     assert_eq!(controls(&proxy.access_log()), b"");
-    // The same for what is said of a configuration.
+    // Configuration errors are escaped, too.
     proxy
         .refuses("\u{1b}[31mevil = 1\n[listeners.\"\u{9b}31m\"]\nbind = \"\u{7f}\"\n", &["evil"])
         .await;

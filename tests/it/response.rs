@@ -1,4 +1,4 @@
-//! Responses that break rules: 502 where nothing was relayed yet, and never two messages in one.
+//! Invalid responses: 502 if nothing has been relayed yet, and never two messages in one.
 
 use std::time::Duration;
 
@@ -144,7 +144,7 @@ async fn fault_040_bad_length_in_a_response() {
     }
 }
 
-/// What follows a complete response on its connection is no part of it and no other response.
+/// Bytes after a complete response are neither part of it nor another response.
 async fn assert_discarded(request: &str, answer: &'static str, status: u16, body: &str) {
     let backend = Backend::start(backend::script(move |peer| async move {
         while let Some(request) = peer.request().await {
@@ -224,7 +224,7 @@ async fn fault_041_unsolicited_response_while_idle() {
 }
 
 #[tokio::test]
-async fn fault_042_connection_names_fields_away() {
+async fn fault_042_connection_removes_named_fields() {
     let backend = Backend::replying("ok").await;
     let proxy = Proxy::before(&[backend.address]).await;
     let names = "X-Forwarded-For, X-Forwarded-Proto, X-Forwarded-Host, Forwarded, X-Request-Id, \
@@ -262,7 +262,7 @@ async fn fault_042_connection_names_fields_away() {
 }
 
 #[tokio::test]
-async fn fault_042_backend_names_fields_away() {
+async fn fault_042_connection_of_a_response_removes_named_fields() {
     let backend = Backend::answering(|_| {
         let fields = "Connection: X-Hop, Content-Length, keep-alive\r\nX-Hop: secret\r\n\
              Keep-Alive: timeout=9\r\nX-Stays: yes\r\n";
@@ -293,7 +293,7 @@ async fn fault_137_codings_and_lengths_of_a_response_that_can_be_read_in_two_way
     }
 }
 
-/// A response with so many fields of so many bytes each.
+/// Creates a response with a number of fields of a given size.
 fn large_header(fields: usize, bytes: usize) -> Vec<u8> {
     let value = "v".repeat(bytes);
     let fields: String = (0..fields).map(|n| format!("X-{n}: {value}\r\n")).collect();

@@ -1,4 +1,4 @@
-//! Clients that are slow, silent or half gone.
+//! Clients that are slow, silent or half closed.
 
 use crate::support::{
     Backend, End, Proxy, Raw,
@@ -16,7 +16,7 @@ async fn fault_067_silent_connection() {
         settings.listener("keep_alive", "\"400ms\"");
     })
     .await;
-    // One whose request is under way is not silent: its deadline is another.
+    // A client with a request in progress is not silent: another deadline applies.
     let mut waiting = Raw::connect(proxy.web()).await;
     waiting.send(message::get("/waits", "")).await;
     let peer = backend.peer(0).await;
@@ -30,7 +30,7 @@ async fn fault_067_silent_connection() {
         let text = String::from_utf8_lossy(&bytes).into_owned();
         assert!(text.is_empty() || text.starts_with("HTTP/1.1 408"), "{part:?} got {text}");
     }
-    // A byte now and then does not move the deadline.
+    // Single bytes do not move the deadline.
     let mut dribbling = Raw::connect(proxy.web()).await;
     let started = std::time::Instant::now();
     while dribbling.feed(b"G").await {
@@ -131,7 +131,7 @@ async fn fault_070_half_close_after_the_request() {
 
 #[tokio::test]
 async fn fault_070_client_gone_without_waiting() {
-    // The counterpart: a client that is gone altogether is not served on.
+    // The counterpart: a client that has closed its socket is not served any further.
     let backend = Backend::start(backend::script(|peer| async move {
         peer.head().await;
         peer.send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n").await;

@@ -1,4 +1,4 @@
-//! Open tunnels: ends, resets, stalls and sizes, both ways.
+//! Open tunnels: ends, resets, stalls and sizes, in both directions.
 
 use std::time::Duration;
 
@@ -8,16 +8,16 @@ use crate::support::{
     websocket::{self, tunnel},
 };
 
-/// Most that kernel buffers hold between a writer and a reader that stands still, over two hops.
+/// Maximum amount in kernel buffers between a writer and a stalled reader, over two hops.
 const IN_FLIGHT: usize = 96 << 20;
 
-/// Most that one tunnel may add to the proxy's memory, whatever goes through it.
+/// Maximum amount that one tunnel may add to the proxy's memory.
 const FLAT: usize = 8 << 20;
 
 /// Longest silence that counts as backpressure.
 const QUIET: Duration = Duration::from_millis(500);
 
-/// One tunnel in the clear and one over TLS.
+/// One plain tunnel and one over TLS.
 async fn tunnels(proxy: &Proxy, certificate: &Certificate, backend: &Backend) -> [(Raw, Peer); 2] {
     let plain = tunnel(proxy, backend).await;
     let secure = Raw::tls(proxy.listener("secure"), certificate).await;
@@ -33,7 +33,7 @@ async fn fault_071_fin_from_the_client() {
         client.finish().await;
         assert_eq!(peer.ended().await, End::Fin);
         assert_eq!(peer.rest(), b"last words");
-        // The other way goes on until its own end.
+        // The other direction continues until its own end.
         peer.send("still").await;
         assert_eq!(client.exact(5).await, b"still");
         peer.send(vec![b'x'; 1 << 20]).await;
@@ -117,7 +117,7 @@ async fn fault_073_stalled_backend() {
         assert!(sent < IN_FLIGHT, "{sent} bytes without a reader");
         let grown = process::peak(proxy.pid()).saturating_sub(before);
         assert!(grown < FLAT, "memory grew by {grown}");
-        // The other way is not held up.
+        // The other direction is not blocked.
         peer.send("meanwhile").await;
         assert_eq!(client.exact(9).await, b"meanwhile");
         peer.resume();
@@ -169,7 +169,7 @@ async fn fault_074_client_gone_while_the_backend_sends() {
         client.send(websocket::request("/flood", "")).await;
         client.head().await;
         client.exact(100_000).await;
-        // By RST, or by a close with bytes unread, which is one as well.
+        // By RST, or by a close with unread bytes, which sends RST, too.
         if round % 4 < 2 {
             client.reset();
         } else {
@@ -231,7 +231,7 @@ async fn fault_076_keepalive_finds_dead_peers() {
     proxy.finish().await;
 }
 
-/// The whole truth about dead peers takes a minute and a half and a network namespace.
+/// Detecting a dead peer takes a minute and a half and needs a network namespace.
 #[tokio::test]
 #[ignore = "takes two minutes and root"]
 async fn fault_076_dead_peer_is_given_up() {

@@ -1,4 +1,4 @@
-//! Upgrades that are wrong on either side: no tunnel is ever opened by one.
+//! Invalid upgrades from either side never open a tunnel.
 
 use crate::{
     response::assert_bad_answer,
@@ -36,7 +36,7 @@ async fn fault_030_bad_upgrade_request() {
         if status == 426 {
             assert_eq!(reply.header("sec-websocket-version"), Some("13"));
         }
-        // No tunnel: frames go nowhere.
+        // No tunnel: frames reach no backend.
         client.try_send(EARLY).await;
         client.finish().await;
         let (rest, _) = client.rest().await;
@@ -77,7 +77,7 @@ async fn fault_031_backend_declines_the_upgrade() {
         client.send(websocket::request(target, "")).await;
         let reply = client.response().await;
         assert_eq!((reply.status(), reply.text().as_str()), (status, body));
-        // A tunnel would carry this to the backend; a server takes it for a broken request.
+        // A tunnel would pass these bytes to the backend; a server reads them as an invalid request.
         client.try_send(EARLY).await;
         client.finish().await;
         let (rest, _) = client.rest().await;
@@ -109,7 +109,7 @@ async fn fault_032_bytes_before_the_101() {
     let upgrade = peer.head().await.unwrap();
     // More of it once the request is surely there.
     client.send(b"later").await;
-    // The marker: a whole exchange beside it, during which nothing may have slipped through.
+    // A complete exchange on another connection, during which no byte may have passed.
     let mut other = Raw::connect(proxy.web()).await;
     other.send(message::get("/marker", "")).await;
     let beside = backend.peer(1).await;
@@ -206,7 +206,7 @@ async fn fault_035_h2c_upgrade() {
         let connection = seen.header("connection").unwrap_or_default().to_ascii_lowercase();
         assert!(!connection.contains("upgrade") && !connection.contains("http2"), "{connection}");
     }
-    // A backend that takes it up all the same has answered what was not asked.
+    // A backend that upgrades nevertheless sends an unexpected 101.
     let h2c =
         "Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQ\r\n";
     let answer =
@@ -237,7 +237,7 @@ async fn fault_036_unknown_upgrade_token() {
         "Connection: Upgrade\r\nUpgrade: foo\r\n",
         "Connection: Upgrade\r\nUpgrade: foo/2, bar\r\n",
         "Connection: keep-alive, Upgrade\r\nUpgrade: TLS/1.0\r\n",
-        // Without `Connection: Upgrade` it asks for nothing.
+        // Without `Connection: Upgrade`, the field is ignored.
         "Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
          Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n",
     ] {
@@ -260,8 +260,8 @@ async fn fault_037_upgrade_never_answered() {
     let reply = within("the deadline of 300 ms", client.response()).await;
     assert_eq!(reply.status(), 504);
     backend.ended(0).await;
-    assert_eq!(backend.connections(), 1, "an upgrade that may have begun is not tried elsewhere");
-    // An answer in time is no fault: the deadline was the reason.
+    assert_eq!(backend.connections(), 1, "an upgrade that may have begun is not retried");
+    // A response in time succeeds: the deadline was the reason.
     drop(client);
     let mut client = Raw::connect(proxy.web()).await;
     client.send(websocket::request("/chat", "")).await;
