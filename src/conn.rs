@@ -274,10 +274,10 @@ impl AcceptedConnection {
     /// Runs the TLS handshake.
     async fn accept_tls(&mut self, socket: TcpStream) -> Result<ConnectionUse, Rejection> {
         let Some(terms) = &self.policy.tls else { return self.opened(ClientStream::Plain(socket)) };
-        let mut told = TlsInfo::default();
+        let mut tls_info = TlsInfo::default();
         // Offered only while an ACME server is to validate a name.
         let challenge = self.handle.proxy.challenges.tls();
-        let handshake = terms.accept_with_override(challenge, socket, &mut told);
+        let handshake = terms.accept_with_override(challenge, socket, &mut tls_info);
         let outcome = timeout_at(self.until, handshake).await;
         let outcome = outcome.unwrap_or_else(|_| {
             Err(tls::FailedHandshake::from(io::Error::from(io::ErrorKind::TimedOut)))
@@ -285,7 +285,7 @@ impl AcceptedConnection {
         let stream = match outcome {
             Ok(stream) => ClientStream::Tls(stream),
             Err(refused) => {
-                self.tls_info = Some(Arc::new(told));
+                self.tls_info = Some(Arc::new(tls_info));
                 return Err(self.refused(refused));
             }
         };
@@ -312,8 +312,9 @@ impl AcceptedConnection {
     /// has no specific error for it.
     fn explain_missing_certificate(&self, error: ProxyError) -> ProxyError {
         let source = error.source.as_ref().and_then(|source| source.downcast_ref::<io::Error>());
-        let told = source.and_then(|error| error.get_ref()?.downcast_ref::<rustls::Error>());
-        let nothing = matches!(told, Some(rustls::Error::General(_)));
+        let rustls_error =
+            source.and_then(|error| error.get_ref()?.downcast_ref::<rustls::Error>());
+        let nothing = matches!(rustls_error, Some(rustls::Error::General(_)));
         if !(nothing || error.kind == FailureKind::UnknownName)
             || !self.policy.certificates.are_missing()
         {

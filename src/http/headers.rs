@@ -131,11 +131,11 @@ pub(super) fn add_forwarding(
     let dropped = drop_claims(headers, origin.trusted);
     if let Some(certificate) = origin.certificate {
         // Both values are visible ASCII.
-        let told = [
+        let certificate_fields = [
             (X_CLIENT_CERT_SUBJECT, &certificate.subject),
             (X_CLIENT_CERT_FINGERPRINT, &certificate.fingerprint),
         ];
-        headers.extend(told.into_iter().filter_map(|(name, value)| {
+        headers.extend(certificate_fields.into_iter().filter_map(|(name, value)| {
             HeaderValue::from_str(value).ok().map(|value| (name, value))
         }));
     }
@@ -174,8 +174,8 @@ pub(super) fn new_id() -> Box<str> {
 /// value counts even from untrusted peers, since a loop may lead through any of them; a client that
 /// sends a wrong value harms only itself.
 pub(super) fn hops(headers: &HeaderMap) -> Option<usize> {
-    let told = headers.get_all(X_MOORLINE_HOPS).iter().filter_map(|value| value.to_str().ok());
-    let hops = told.filter_map(|told| told.parse().ok()).max().unwrap_or(0);
+    let values = headers.get_all(X_MOORLINE_HOPS).iter().filter_map(|value| value.to_str().ok());
+    let hops = values.filter_map(|value| value.parse().ok()).max().unwrap_or(0);
     (hops < MAX_HOPS).then_some(hops)
 }
 
@@ -274,18 +274,18 @@ mod tests {
             ("x-client-cert-fingerprint", "666"),
             ("x-client-cert-other", "1"),
         ];
-        let told = |trusted, certificate| {
+        let sent = |trusted, certificate| {
             let mut headers = map(&claims);
             add_forwarding(&mut headers, &origin(peer, trusted, certificate));
-            let told = headers.iter().filter(|(name, _)| is_certificate(name.as_str()));
-            let mut told: Vec<_> =
-                told.map(|(_, value)| value.to_str().unwrap().to_owned()).collect();
-            told.sort_unstable();
-            told
+            let sent = headers.iter().filter(|(name, _)| is_certificate(name.as_str()));
+            let mut sent: Vec<_> =
+                sent.map(|(_, value)| value.to_str().unwrap().to_owned()).collect();
+            sent.sort_unstable();
+            sent
         };
         for trusted in [false, true] {
-            assert_eq!(told(trusted, None), [""; 0], "a trusted peer may not know these fields");
-            assert_eq!(told(trusted, Some(&ada)), ["CN=ada", "f00d"]);
+            assert_eq!(sent(trusted, None), [""; 0], "a trusted peer may not know these fields");
+            assert_eq!(sent(trusted, Some(&ada)), ["CN=ada", "f00d"]);
         }
     }
 

@@ -122,9 +122,9 @@ impl ForwardedClaims {
         if !x && !forwarded {
             return None;
         }
-        let told = if x { Self::x_forwarded(headers) } else { Self::default() };
+        let x_forwarded = if x { Self::x_forwarded(headers) } else { Self::default() };
         let other = if forwarded { Self::forwarded(headers) } else { Self::default() };
-        Some(Box::new(told.merged(other, forwarded)))
+        Some(Box::new(x_forwarded.merged(other, forwarded)))
     }
 
     /// Returns the client: the nearest sender that is not trusted, starting with the peer.

@@ -128,17 +128,17 @@ pub(super) fn candidates(
 ) -> Vec<Arc<Backend>> {
     let others = pool.holders(xxh3_64(sid.as_bytes()) as usize);
     let others = others.filter(|b| first.is_none_or(|first| !Arc::ptr_eq(first, b)));
-    let mut asked: Vec<Arc<Backend>> = Vec::new();
+    let mut candidates: Vec<Arc<Backend>> = Vec::new();
     for backend in first.into_iter().chain(others).filter(|b| b.keeps_sessions()) {
-        if asked.len() >= pool.config().sticky.owner_search {
+        if candidates.len() >= pool.config().sticky.owner_search {
             break;
         }
         // A renamed backend is listed twice and must be asked once.
-        if !asked.iter().any(|known| known.address() == backend.address()) {
-            asked.push(Arc::clone(backend));
+        if !candidates.iter().any(|known| known.address() == backend.address()) {
+            candidates.push(Arc::clone(backend));
         }
     }
-    asked
+    candidates
 }
 
 /// Whether the response comes from something other than the node, such as a starting node or another

@@ -153,7 +153,7 @@ impl SharedState {
                 client: exchange.address.ip(),
                 forwarded_always: exchange.forwarded_always,
                 tls: exchange.info.tls_info.is_some(),
-                certificate: exchange.info.tls_info.as_ref().and_then(|told| told.client.as_ref()),
+                certificate: exchange.info.tls_info.as_ref().and_then(|tls| tls.client.as_ref()),
                 host,
                 id,
             },

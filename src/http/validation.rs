@@ -130,10 +130,10 @@ pub(super) fn is_host(host: &str) -> bool {
 /// stripped with all hop-by-hop fields, and the request is forwarded without them.
 fn upgrade(parts: &Parts) -> Result<bool, ProxyError> {
     let headers = &parts.headers;
-    let asked = headers.contains_key(UPGRADE)
+    let is_requested = headers.contains_key(UPGRADE)
         && tokens(headers, &UPGRADE).any(|token| token.eq_ignore_ascii_case("websocket"))
         && has_token(headers, &CONNECTION, "upgrade");
-    if !asked {
+    if !is_requested {
         return Ok(false);
     }
     if parts.version < Version::HTTP_11 {
