@@ -6,6 +6,7 @@ use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
     sync::{Arc, atomic::Ordering},
+    time::Duration,
 };
 
 use tokio::{
@@ -29,6 +30,8 @@ use crate::{
     upstream::Life,
 };
 
+/// Time for the last replies of the admin endpoints, after an upgrade has left nothing else to do.
+const ADMIN_REPLY: Duration = Duration::from_secs(1);
 /// Requests to the control task that may wait. Reloads beyond that are the same reload.
 const REQUESTS: usize = 16;
 
@@ -196,6 +199,12 @@ impl RunningProcess {
     /// The control task panicked: nobody is in charge any more.
     pub async fn ended(&mut self) -> Result<(), JoinError> {
         (&mut self.control).await
+    }
+
+    /// Resolves when the admin endpoints have no connection left, for example the connection of the command
+    /// that requested an upgrade and waits for its reply; after a second at the latest.
+    pub async fn admin_idle(&self) {
+        let _ = tokio::time::timeout(ADMIN_REPLY, self.admin.idle()).await;
     }
 
     /// Stops accepting, waits for requests and tunnels to end, cuts them at the configured deadline.

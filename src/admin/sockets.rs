@@ -168,6 +168,11 @@ impl ServedAdminSockets {
         self.leave.graceful();
         self.sockets.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
+
+    /// Resolves when no connection is left, after [`hand_over`](Self::hand_over).
+    pub async fn idle(&self) {
+        self.leave.idle().await;
+    }
 }
 
 /// The socket of the process before; none where its file is gone, so that nobody finds it any more.

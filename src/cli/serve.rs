@@ -89,6 +89,7 @@ where
         () = signals.stop() => {}
         ended = running.ended() => {
             ended.context("the control task failed")?;
+            running.admin_idle().await;
             return Ok(ExitCode::SUCCESS);
         }
     }
