@@ -20,7 +20,7 @@ const POLICIES: [(&str, Balance); 4] = [
 const SIZES: [u16; 4] = [10, 100, 1_000, 10_000];
 
 fn pool(balance: Balance, backends: u16) -> Arc<Pool> {
-    let mut config = config::Pool::new("bench", Vec::new());
+    let mut config = config::PoolConfig::new("bench", Vec::new());
     config.balance = balance;
     let backend = |i: u16| {
         let address = Address { host: "127.0.0.1".to_owned(), port: 1024 + i };

@@ -10,7 +10,7 @@ use std::{
 
 use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
 use moorline::{
-    config::{self, Reuse, Sessions, SharedKeys},
+    config::{self, Reuse, SessionsConfig, SharedKeys},
     sticky::{
         SessionTable,
         cookie::{self, Ids, Keys},
@@ -76,7 +76,7 @@ fn table(c: &mut Criterion) {
     let sids: Vec<_> = (0..SESSIONS).map(sid).collect();
     let before = resident();
     let start = Instant::now();
-    let table = SessionTable::new(&Sessions { max: SESSIONS, max_sid_bytes: 128 });
+    let table = SessionTable::new(&SessionsConfig { max: SESSIONS, max_sid_bytes: 128 });
     for (n, sid) in sids.iter().enumerate() {
         table.learn(sid, &backends[n % backends.len()], LIFE, start);
     }

@@ -64,16 +64,16 @@ use rustls::sign::CertifiedKey;
 pub(crate) use self::bytes::bytes as file_bytes;
 pub use self::content::{Content, Reading};
 pub use self::error_pages::{ErrorPage, ErrorPageEntry, ErrorPages, Placeholder, StatusPattern};
-pub use self::fault::Wrong;
-pub use self::places::Places;
+pub use self::fault::InvalidValue;
+pub use self::places::ValuePlaces;
 pub use self::proxy_out::{ProxyOut, Tlv, Tlvs};
 pub(crate) use self::sources::url_without_secrets;
 pub use self::terms::{
-    Admin, AdminRemote, AdminSocket, Admission, Dns, Drain, HeaderLimits, HttpSource, Limits,
-    Outlier, Rate, Rebalance, Reload, Source, Upgrade,
+    Admin, AdminRemote, AdminSocket, Admission, BackendSource, Dns, DrainConfig, HeaderLimits,
+    HttpSource, Limits, Outlier, Rate, RebalanceConfig, Reload, Upgrade,
 };
 pub use self::tls::{
-    Acme, BackendTls, Certificates, ClientAuth, Tls, TlsVersion, UnknownSni, suite_name,
+    Acme, BackendTls, CertificateSource, ClientAuth, TlsConfig, TlsVersion, UnknownSni, suite_name,
 };
 pub(crate) use self::{
     address::bind as listen_address,
@@ -91,11 +91,11 @@ pub(crate) use self::{
 #[derive(Clone, Debug, PartialEq)]
 pub struct Config {
     /// Sockets to accept on, in file order; names are unique.
-    pub listeners: Vec<Listener>,
+    pub listeners: Vec<ListenerConfig>,
     /// Rules from host and path to a pool, in file order; no two have the same host and path.
-    pub routes: Vec<Route>,
+    pub routes: Vec<RouteConfig>,
     /// Groups of interchangeable backends, in file order; names are unique.
-    pub pools: Vec<Pool>,
+    pub pools: Vec<PoolConfig>,
     /// Keys under which sticky cookies are made.
     pub cookie_keys: SharedKeys,
     /// Keys under which TLS sessions can be resumed.
@@ -105,14 +105,14 @@ pub struct Config {
     /// When backends get `Forwarded`.
     pub forwarded: Forwarded,
     /// Bounds of the sid table.
-    pub sessions: Sessions,
+    pub sessions: SessionsConfig,
     /// Where access-log lines go.
-    pub access_log: AccessLog,
+    pub access_log: AccessLogConfig,
     /// Parts of names of query parameters whose values are not logged, beside the built-in ones; after a
     /// `!` a whole name whose value is.
     pub redact: Vec<String>,
     /// How a stopping process empties itself.
-    pub drain: Drain,
+    pub drain: DrainConfig,
     /// How the file is read again.
     pub reload: Reload,
     /// How a process hands over to a new binary.
@@ -123,7 +123,7 @@ pub struct Config {
     /// Where operators ask and order.
     pub admin: Admin,
     /// Where its values stand in the file; empty without a file.
-    pub places: Places,
+    pub places: ValuePlaces,
     /// Files whose change asks for a reload: the configuration itself, backend lists, certificates, keys.
     pub watched: Vec<PathBuf>,
 }
@@ -150,19 +150,19 @@ impl Forwarded {
 
 /// One named group of listening addresses that behave alike.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Listener {
+pub struct ListenerConfig {
     /// Name in the file, and in logs and metrics.
     pub name: String,
     /// At least one address; port 0 asks the kernel for a free one.
     pub bind: Vec<SocketAddr>,
     /// What is spoken here.
-    pub protocol: Protocol,
+    pub protocol: ListenerProtocol,
     /// Pool of the streams of a `tcp`, `tls` or `tls-passthrough` listener, always there for the first
     /// two; `None`: requests are routed, or what no rule of `passthrough` covers is refused.
     pub pool: Option<String>,
     /// Server names whose connections are passed on as they come, in file order; the first that covers
     /// a ClientHello counts.
-    pub passthrough: Vec<Passthrough>,
+    pub passthrough: Vec<PassthroughConfig>,
     /// Whether connections begin with a PROXY header; `None`: none is looked for.
     pub proxy_protocol: Option<ProxyIn>,
     /// How many connections one client address may have open at once, IPv6 by /64; `None`: any number.
@@ -183,20 +183,20 @@ pub struct Listener {
 
 /// What a listener speaks.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Protocol {
+pub enum ListenerProtocol {
     /// HTTP/1.x in the clear.
     Http,
     /// HTTP/1.1 over TLS.
-    Https(Tls),
+    Https(TlsConfig),
     /// Anything: bytes to a pool.
     Tcp,
     /// TLS that is terminated here, and what is in it to a pool.
-    Tls(Tls),
+    Tls(TlsConfig),
     /// TLS that is not terminated here: its ClientHello decides on the pool.
     TlsPassthrough,
 }
 
-impl Listener {
+impl ListenerConfig {
     /// Whether a connection to this address reaches the listener.
     pub fn is_at(&self, address: &Address) -> bool {
         let candidates = match address.literal() {
@@ -212,7 +212,7 @@ impl Listener {
     }
 }
 
-impl Protocol {
+impl ListenerProtocol {
     /// Its name in the file.
     pub fn name(&self) -> &'static str {
         match self {
@@ -225,7 +225,7 @@ impl Protocol {
     }
 
     /// How TLS is terminated, where it is.
-    pub fn tls(&self) -> Option<&Tls> {
+    pub fn tls(&self) -> Option<&TlsConfig> {
         match self {
             Self::Https(tls) | Self::Tls(tls) => Some(tls),
             Self::Http | Self::Tcp | Self::TlsPassthrough => None,
@@ -235,7 +235,7 @@ impl Protocol {
     /// The terms that its certificate is ordered on, where it is.
     pub fn acme(&self) -> Option<&Acme> {
         match self.tls().map(|tls| &tls.certificates) {
-            Some(Certificates::Acme(terms)) => Some(terms),
+            Some(CertificateSource::Acme(terms)) => Some(terms),
             _ => None,
         }
     }
@@ -257,7 +257,7 @@ impl Protocol {
 
 /// Connections that are passed on without being decrypted.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Passthrough {
+pub struct PassthroughConfig {
     /// Server names that it covers, any of them; empty: every one, and none.
     pub sni: Vec<HostPattern>,
     /// Protocols of which the client has to offer one by ALPN; empty: whatever it offers.
@@ -266,7 +266,7 @@ pub struct Passthrough {
     pub pool: String,
 }
 
-impl Passthrough {
+impl PassthroughConfig {
     /// Whether it names this one, which is in lower case and without a final dot.
     pub fn names(&self, name: &str) -> bool {
         self.sni.iter().any(|pattern| pattern.covers(name))
@@ -324,7 +324,7 @@ pub enum Redirect {
 
 /// One rule from a request's host and path to a pool.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Route {
+pub struct RouteConfig {
     /// Which hosts it covers.
     pub host: HostPattern,
     /// Path prefix, on segment boundaries; starts with `/`.
@@ -337,7 +337,7 @@ pub struct Route {
     pub error_pages: Option<Arc<ErrorPages>>,
 }
 
-impl fmt::Display for Route {
+impl fmt::Display for RouteConfig {
     /// Its host, where it has one, and its path; and its listeners, where it is not for every one.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.host {
@@ -379,18 +379,18 @@ impl HostPattern {
 
 /// Interchangeable backends and how they are used.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Pool {
+pub struct PoolConfig {
     /// Name in the file, and in logs and metrics.
     pub name: String,
     /// The backends, inline and from files; names are unique within the pool. Empty only where a
     /// backend list file is empty at this moment, or where a source brings them.
     pub backends: Vec<Backend>,
     /// What brings backends while the process runs; `None`: the configuration has them all.
-    pub source: Option<Source>,
+    pub source: Option<BackendSource>,
     /// How a backend is chosen for a new session.
     pub balance: Balance,
     /// How backends are probed.
-    pub health: Health,
+    pub health: HealthConfig,
     /// How sessions are kept on their backend.
     pub sticky: Sticky,
     /// Deadlines per phase.
@@ -398,7 +398,7 @@ pub struct Pool {
     /// Bounds of the kept-alive connections to each backend.
     pub reuse: Reuse,
     /// How a removed or drained backend is emptied of the sessions it has.
-    pub drain: Drain,
+    pub drain: DrainConfig,
     /// Over how long a backend that is new or has come back grows into its full weight; zero: at once.
     pub slow_start: Duration,
     /// When a backend that fails under traffic is left out; `None`: never.
@@ -410,7 +410,7 @@ pub struct Pool {
     /// How many new sessions a backend is given in a time; `None`: as many as come.
     pub admission: Option<Admission>,
     /// How tunnels are shed from backends that have more than their share; `None`: never.
-    pub rebalance: Option<Rebalance>,
+    pub rebalance: Option<RebalanceConfig>,
     /// How long a tunnel lives at most, less up to a tenth by chance; `None`: for ever.
     pub max_connection_age: Option<Duration>,
     /// Over how long the tunnels of a backend that is down are closed; `None`: they are kept.
@@ -490,9 +490,9 @@ impl Balance {
 
 /// How backends are probed.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Health {
+pub struct HealthConfig {
     /// What a probe does.
-    pub probe: Probe,
+    pub probe: ProbeConfig,
     /// Time between probes of one backend, ±10 % jitter.
     pub interval: Duration,
     /// Deadline of one probe, from connect to verdict.
@@ -505,7 +505,7 @@ pub struct Health {
 
 /// What a health probe does.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Probe {
+pub enum ProbeConfig {
     /// Nothing: a backend is always up.
     Off,
     /// Open a TCP connection.
@@ -622,7 +622,7 @@ pub struct Reuse {
 
 /// Bounds of the sid table, over all pools.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Sessions {
+pub struct SessionsConfig {
     /// Most sids remembered; past it, for each new one, the one nearest its expiry of a few drawn
     /// at random goes.
     pub max: usize,
@@ -632,7 +632,7 @@ pub struct Sessions {
 
 /// Where access-log lines go.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub enum AccessLog {
+pub enum AccessLogConfig {
     /// Nowhere.
     Off,
     /// Standard output.

@@ -81,7 +81,7 @@ pub struct ControlTask {
     /// What is in force: that with the layers upon it.
     config: Config,
     /// Pools that the configuration no longer has, as they were, while there are backends of them.
-    left: Vec<config::Pool>,
+    left: Vec<config::PoolConfig>,
     overlay: Overlay,
     discovery: Discovery,
     resolver: Arc<NameResolver>,
@@ -209,7 +209,7 @@ impl ControlTask {
 
     /// Puts what a source has found in force.
     async fn discovered(&mut self, pool: String, outcome: Result<Vec<config::Backend>, String>) {
-        let asks = |known: &config::Pool| known.name == pool && known.source.is_some();
+        let asks = |known: &config::PoolConfig| known.name == pool && known.source.is_some();
         if !self.typed.pools.iter().any(asks) {
             // It was queued before a reload that has taken the source away.
             return;
@@ -296,7 +296,7 @@ impl ControlTask {
     fn close_books(&mut self) {
         self.probes.values().for_each(Probing::stop);
         // Nobody writes any more: dropping the log writes out what it still holds.
-        if let Ok(off) = AccessLog::open(&config::AccessLog::Off, Default::default()) {
+        if let Ok(off) = AccessLog::open(&config::AccessLogConfig::Off, Default::default()) {
             self.proxy.log.store(Arc::new(off));
         }
     }

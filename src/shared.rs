@@ -49,11 +49,11 @@ impl SharedState {
     pub(crate) fn mark_failed(
         &self,
         backend: &Backend,
-        health: &config::Health,
+        health: &config::HealthConfig,
         error: &ProxyError,
         began: Instant,
     ) {
-        if health.probe == config::Probe::Off {
+        if health.probe == config::ProbeConfig::Off {
             return;
         }
         let reason = reason(error);

@@ -134,7 +134,7 @@ impl ListenerCertificates {
 #[derive(Debug)]
 pub struct PassthroughRule {
     /// What it covers.
-    pub rule: config::Passthrough,
+    pub rule: config::PassthroughConfig,
     /// Name of the pool it leads to.
     pub pool: Arc<str>,
 }
@@ -178,7 +178,7 @@ impl ListenerSnapshot {
     /// The pool that a connection with this ClientHello is passed on to undecrypted; `None`: it is to
     /// be decrypted, or refused where no TLS is terminated.
     pub fn passed_on(&self, hello: &ClientHello) -> Option<&Arc<str>> {
-        let covers = |rule: &config::Passthrough| {
+        let covers = |rule: &config::PassthroughConfig| {
             let name = hello.sni.as_deref();
             let offers = |wanted: &String| hello.protocols().any(|p| p == wanted.as_bytes());
             (rule.sni.is_empty() || name.is_some_and(|name| rule.names(name)))
@@ -194,7 +194,7 @@ impl ListenerSnapshot {
     pub fn misdirects(&self, host: &str, secured: Option<&TlsInfo>) -> bool {
         let over = secured.and_then(|secured| secured.sni.as_deref());
         // One for other protocols than requests come by leaves the host's requests to us.
-        let takes = |rule: &config::Passthrough| {
+        let takes = |rule: &config::PassthroughConfig| {
             rule.names(host) && (rule.alpn.is_empty() || rule.alpn.iter().any(|p| p == "http/1.1"))
         };
         over != Some(host) && self.passthrough.iter().any(|passed| takes(&passed.rule))
@@ -230,7 +230,7 @@ impl PoolSnapshot {
     }
 
     /// The pool's configuration.
-    pub fn config(&self) -> &config::Pool {
+    pub fn config(&self) -> &config::PoolConfig {
         self.upstream.config()
     }
 

@@ -15,7 +15,7 @@ use std::{
 
 use anyhow::{Context as _, ensure};
 use moorline::{
-    config::{self, Address, Balance, Reuse, Sessions},
+    config::{self, Address, Balance, Reuse, SessionsConfig},
     sticky,
     upstream::{Backend, Pool},
 };
@@ -169,7 +169,7 @@ fn pool_bytes(backends: u16) -> anyhow::Result<f64> {
 }
 
 fn pool(balance: Balance, backends: u16) -> Arc<Pool> {
-    let mut config = config::Pool::new("bench", Vec::new());
+    let mut config = config::PoolConfig::new("bench", Vec::new());
     config.balance = balance;
     Pool::new(config, (0..backends).map(|n| backend("bench", n)).collect())
 }
@@ -186,7 +186,7 @@ fn sids() -> anyhow::Result<Vec<Timed>> {
     let sids: Vec<String> = (0..SESSIONS).map(sid).collect();
     let before = process::memory(std::process::id())?;
     let start = Instant::now();
-    let table = sticky::SessionTable::new(&Sessions { max: SESSIONS, max_sid_bytes: 128 });
+    let table = sticky::SessionTable::new(&SessionsConfig { max: SESSIONS, max_sid_bytes: 128 });
     for (n, sid) in sids.iter().enumerate() {
         table.learn(sid, &backends[n % backends.len()], LIFE, start);
     }

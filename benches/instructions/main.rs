@@ -15,7 +15,7 @@ use std::{
 use gungraun::{library_benchmark, library_benchmark_group, main};
 use http::{HeaderMap, HeaderValue, header::COOKIE};
 use moorline::{
-    config::{self, Address, Balance, Reuse, Sessions, SharedKeys},
+    config::{self, Address, Balance, Reuse, SessionsConfig, SharedKeys},
     sticky::{
         Table,
         cookie::{self, CookieIds, CookieKeys, Found},
@@ -60,7 +60,7 @@ fn query(text: &str) -> bool {
 
 /// A table with so many sessions and one more, [`SID`].
 fn table(sessions: usize) -> (Arc<Table>, Arc<Backend>, Instant) {
-    let table = Table::new(&Sessions { max: 1_000_000, max_sid_bytes: 128 });
+    let table = Table::new(&SessionsConfig { max: 1_000_000, max_sid_bytes: 128 });
     let (backend, now) = (backend(0), Instant::now());
     for n in 0..sessions {
         table.learn(&format!("{n:016x}AAAA"), &backend, LIFE, now);
@@ -134,7 +134,7 @@ fn backend(number: u16) -> Arc<Backend> {
 }
 
 fn pool(balance: Balance, backends: u16) -> Arc<Pool> {
-    let mut config = config::Pool::new("chat", Vec::new());
+    let mut config = config::PoolConfig::new("chat", Vec::new());
     config.balance = balance;
     Pool::new(config, (0..backends).map(backend).collect())
 }

@@ -263,7 +263,7 @@ mod tests {
     #[tokio::test]
     async fn only_a_client_that_offers_nothing_else_gets_the_challenge() {
         let given = tls::self_signed(&["a.test".to_owned()]).unwrap();
-        let terms = config::Tls::new(config::Certificates::Given(vec![given.clone()]));
+        let terms = config::TlsConfig::new(config::CertificateSource::Given(vec![given.clone()]));
         let resolver = Arc::new(tls::CertificateResolver::new(std::slice::from_ref(&given)));
         let keys = tls::TicketKeys::new(&config::SharedKeys::Made, &[]).unwrap();
         let normal = tls::Terminator::new(&terms, &["http/1.1"], resolver, &keys).unwrap();

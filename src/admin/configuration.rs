@@ -9,11 +9,12 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::config::{
-    AccessLog, Acme, Admin, AdminRemote, AdminSocket, Admission, Backend, BackendTls, Balance,
-    Certificate, Certificates, ClientAuth, Config, Cookie, Dns, Drain, ErrorPageEntry, ErrorPages,
-    Health, HostPattern, HttpSource, Limits, Listener, Outlier, Passthrough, Pool, Probe, ProxyIn,
-    ProxyOut, Rate, Rebalance, Redirect, Reload, Reuse, Route, SameSite, Sessions, SetOn,
-    SharedKeys, Source, Sticky, Timeouts, Tls, UnknownSni, Upgrade, url_without_secrets,
+    AccessLogConfig, Acme, Admin, AdminRemote, AdminSocket, Admission, Backend, BackendSource,
+    BackendTls, Balance, Certificate, CertificateSource, ClientAuth, Config, Cookie, Dns,
+    DrainConfig, ErrorPageEntry, ErrorPages, HealthConfig, HostPattern, HttpSource, Limits,
+    ListenerConfig, Outlier, PassthroughConfig, PoolConfig, ProbeConfig, ProxyIn, ProxyOut, Rate,
+    RebalanceConfig, Redirect, Reload, Reuse, RouteConfig, SameSite, SessionsConfig, SetOn,
+    SharedKeys, Sticky, Timeouts, TlsConfig, UnknownSni, Upgrade, url_without_secrets,
 };
 
 /// The whole of it.
@@ -26,7 +27,7 @@ pub(super) fn shown(config: &Config) -> Value {
         ticket_keys,
         trusted_proxies,
         forwarded,
-        sessions: Sessions { max, max_sid_bytes },
+        sessions: SessionsConfig { max, max_sid_bytes },
         access_log,
         redact,
         drain: drained,
@@ -47,9 +48,9 @@ pub(super) fn shown(config: &Config) -> Value {
         "forwarded": forwarded.name(),
         "sessions": { "max": max, "max_sid_bytes": max_sid_bytes },
         "access_log": match access_log {
-            AccessLog::Off => json!("off"),
-            AccessLog::Stdout => json!("stdout"),
-            AccessLog::File(path) => json!({ "file": path.display().to_string() }),
+            AccessLogConfig::Off => json!("off"),
+            AccessLogConfig::Stdout => json!("stdout"),
+            AccessLogConfig::File(path) => json!({ "file": path.display().to_string() }),
         },
         "redact": redact,
         "drain": drain(drained),
@@ -84,8 +85,8 @@ fn admin(admin: &Admin) -> Value {
     })
 }
 
-fn listener(listener: &Listener) -> Value {
-    let Listener {
+fn listener(listener: &ListenerConfig) -> Value {
+    let ListenerConfig {
         name,
         bind,
         protocol,
@@ -120,8 +121,8 @@ fn listener(listener: &Listener) -> Value {
     })
 }
 
-fn passthrough(rule: &Passthrough) -> Value {
-    let Passthrough { sni, alpn, pool } = rule;
+fn passthrough(rule: &PassthroughConfig) -> Value {
+    let PassthroughConfig { sni, alpn, pool } = rule;
     json!({ "sni": sni.iter().map(host).collect::<Vec<_>>(), "alpn": alpn, "pool": pool })
 }
 
@@ -133,8 +134,8 @@ fn proxy_in(terms: &ProxyIn) -> Value {
     })
 }
 
-fn tls(tls: &Tls) -> Value {
-    let Tls {
+fn tls(tls: &TlsConfig) -> Value {
+    let TlsConfig {
         certificates,
         unknown_sni,
         min_version,
@@ -146,8 +147,8 @@ fn tls(tls: &Tls) -> Value {
     } = tls;
     json!({
         "certificates": match certificates {
-            Certificates::Given(chains) => json!(chains.iter().map(certificate).collect::<Vec<_>>()),
-            Certificates::Acme(terms) => acme(terms),
+            CertificateSource::Given(chains) => json!(chains.iter().map(certificate).collect::<Vec<_>>()),
+            CertificateSource::Acme(terms) => acme(terms),
         },
         "unknown_sni": match unknown_sni {
             UnknownSni::Default => "default",
@@ -206,8 +207,8 @@ fn host(host: &HostPattern) -> Option<String> {
     }
 }
 
-fn route(route: &Route) -> Value {
-    let Route { host: covered, path, pool, listeners, error_pages: pages } = route;
+fn route(route: &RouteConfig) -> Value {
+    let RouteConfig { host: covered, path, pool, listeners, error_pages: pages } = route;
     json!({
         "host": host(covered),
         "path": path,
@@ -237,8 +238,8 @@ fn timeouts(timeouts: &Timeouts) -> Value {
     })
 }
 
-fn pool(pool: &Pool) -> Value {
-    let Pool {
+fn pool(pool: &PoolConfig) -> Value {
+    let PoolConfig {
         name,
         backends,
         source: found_by,
@@ -291,7 +292,7 @@ fn pool(pool: &Pool) -> Value {
         },
         "long_polls": long_polls,
         "admission": admitted.as_ref().map(admission),
-        "rebalance": rebalance.as_ref().map(|Rebalance { rate: of }| json!({ "rate": rate(*of) })),
+        "rebalance": rebalance.as_ref().map(|RebalanceConfig { rate: of }| json!({ "rate": rate(*of) })),
         "max_connection_age": max_connection_age.as_ref().map(seconds),
         "on_down": match on_down {
             None => json!("keep"),
@@ -312,11 +313,11 @@ fn backend(backend: &Backend) -> Value {
     json!({ "name": name, "address": address.to_string(), "weight": weight })
 }
 
-fn source(source: &Source) -> Value {
+fn source(source: &BackendSource) -> Value {
     match source {
-        Source::Dns(records) => dns("dns", records, Some(records.port)),
-        Source::Srv(records) => dns("srv", records, None),
-        Source::Http(HttpSource { url, interval, timeout }) => json!({
+        BackendSource::Dns(records) => dns("dns", records, Some(records.port)),
+        BackendSource::Srv(records) => dns("srv", records, None),
+        BackendSource::Http(HttpSource { url, interval, timeout }) => json!({
             "http": url_without_secrets(url),
             "interval": seconds(interval),
             "timeout": seconds(timeout),
@@ -334,14 +335,16 @@ fn dns(kind: &str, records: &Dns, with_port: Option<u16>) -> Value {
     })
 }
 
-fn health(health: &Health) -> Value {
-    let Health { probe, interval, timeout, rise, fall } = health;
+fn health(health: &HealthConfig) -> Value {
+    let HealthConfig { probe, interval, timeout, rise, fall } = health;
     let (kind, path, host, status) = match probe {
-        Probe::Off => ("off", None, None, None),
-        Probe::Tcp => ("tcp", None, None, None),
-        Probe::Http { path, host, status } => ("http", Some(path), host.as_ref(), Some(status)),
-        Probe::EngineIo { path, host } => ("engine.io", Some(path), host.as_ref(), None),
-        Probe::WebSocket { path, host } => ("websocket", Some(path), host.as_ref(), None),
+        ProbeConfig::Off => ("off", None, None, None),
+        ProbeConfig::Tcp => ("tcp", None, None, None),
+        ProbeConfig::Http { path, host, status } => {
+            ("http", Some(path), host.as_ref(), Some(status))
+        }
+        ProbeConfig::EngineIo { path, host } => ("engine.io", Some(path), host.as_ref(), None),
+        ProbeConfig::WebSocket { path, host } => ("websocket", Some(path), host.as_ref(), None),
     };
     json!({
         "probe": kind,
@@ -416,8 +419,8 @@ fn rate(rate: Rate) -> Value {
     json!({ "times": times, "per": seconds(&per) })
 }
 
-fn drain(drain: &Drain) -> Value {
-    let Drain { within, spread } = drain;
+fn drain(drain: &DrainConfig) -> Value {
+    let DrainConfig { within, spread } = drain;
     json!({ "within": seconds(within), "spread": seconds(spread) })
 }
 

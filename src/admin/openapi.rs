@@ -14,7 +14,7 @@ use crate::api::{
     PoolState, Pools, Predecessor, ProcessState, ReloadRequest, ReloadState, SessionKind,
     SessionList, SessionState, Status, Undrain, UpgradeRequest, Upgraded, Whereabouts,
 };
-use crate::config::{Certificates, Protocol, Tls};
+use crate::config::{CertificateSource, ListenerProtocol, TlsConfig};
 
 const METHODS: [&str; 7] = ["get", "put", "post", "delete", "patch", "head", "options"];
 
@@ -157,10 +157,16 @@ fn words_are_those_of_the_file() {
     holds_all("ChangedThing", &[Listener, Route, Pool, Backend, Setting]);
     use ChangeKind::{Added, Changed, Kept, Removed};
     holds_all("ChangeKind", &[Added, Removed, Changed, Kept]);
-    let tls = Tls::new(Certificates::Given(Vec::new()));
-    let (https, inside) = (Protocol::Https(tls.clone()), Protocol::Tls(tls));
-    let spoken = [Protocol::Http, https, Protocol::Tcp, inside, Protocol::TlsPassthrough];
-    let words = json!(spoken.each_ref().map(Protocol::name));
+    let tls = TlsConfig::new(CertificateSource::Given(Vec::new()));
+    let (https, inside) = (ListenerProtocol::Https(tls.clone()), ListenerProtocol::Tls(tls));
+    let spoken = [
+        ListenerProtocol::Http,
+        https,
+        ListenerProtocol::Tcp,
+        inside,
+        ListenerProtocol::TlsPassthrough,
+    ];
+    let words = json!(spoken.each_ref().map(ListenerProtocol::name));
     let listener = &file()["components"]["schemas"]["ListenerState"];
     assert_eq!(listener["properties"]["protocol"]["enum"], words);
 }

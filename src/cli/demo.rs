@@ -23,8 +23,9 @@ use super::{
 use crate::{
     app::RunningProcess,
     config::{
-        AccessLog, Address, AdminSocket, Backend, Balance, Certificate, Certificates, Config,
-        Drain, Health, HostPattern, Listener, Pool, Probe, Protocol, Redirect, Route, Tls,
+        AccessLogConfig, Address, AdminSocket, Backend, Balance, Certificate, CertificateSource,
+        Config, DrainConfig, HealthConfig, HostPattern, ListenerConfig, ListenerProtocol,
+        PoolConfig, ProbeConfig, Redirect, RouteConfig, TlsConfig,
     },
     demo::Nodes,
     net::{
@@ -187,18 +188,19 @@ fn settle(args: &Args) -> Result<Args, DemoError> {
 
 /// The demo's configuration; `args` must be settled.
 fn config(args: &Args, certificate: Certificate, nodes: &[(&str, SocketAddr)]) -> Config {
-    let tls = Tls::new(Certificates::Given(vec![certificate]));
-    let chat = Listener::new("chat", vec![args.listen_tls], Protocol::Https(tls));
-    let mut redirect = Listener::new("redirect", vec![args.listen], Protocol::Http);
+    let tls = TlsConfig::new(CertificateSource::Given(vec![certificate]));
+    let chat = ListenerConfig::new("chat", vec![args.listen_tls], ListenerProtocol::Https(tls));
+    let mut redirect = ListenerConfig::new("redirect", vec![args.listen], ListenerProtocol::Http);
     let port = Some(args.listen_tls.port()).filter(|&port| port != 443);
     redirect.redirect = Some(Redirect::Https { port });
 
     let backends: Vec<_> = nodes.iter().map(|&(name, at)| backend(name, at)).collect();
-    let mut pool = Pool::new(POOL, backends.clone());
-    pool.health = Health { probe: Probe::Tcp, interval: PROBE_EVERY, ..Health::default() };
+    let mut pool = PoolConfig::new(POOL, backends.clone());
+    pool.health =
+        HealthConfig { probe: ProbeConfig::Tcp, interval: PROBE_EVERY, ..HealthConfig::default() };
     pool.sticky.cookie = None;
-    pool.drain = Drain { within: control::WITHIN, spread: control::SPREAD };
-    let mut plain = Pool { name: PLAIN.to_owned(), ..pool.clone() };
+    pool.drain = DrainConfig { within: control::WITHIN, spread: control::SPREAD };
+    let mut plain = PoolConfig { name: PLAIN.to_owned(), ..pool.clone() };
     plain.balance = Balance::RoundRobin;
     plain.sticky.engine_io = false;
     plain.sticky.owner_search = 0;
@@ -206,7 +208,7 @@ fn config(args: &Args, certificate: Certificate, nodes: &[(&str, SocketAddr)]) -
 
     let mut config = Config::new(vec![chat, redirect], pool);
     config.pools.push(plain);
-    config.routes.push(Route {
+    config.routes.push(RouteConfig {
         host: HostPattern::Any,
         path: format!("/{PLAIN}/"),
         pool: PLAIN.to_owned(),
@@ -214,8 +216,8 @@ fn config(args: &Args, certificate: Certificate, nodes: &[(&str, SocketAddr)]) -
         error_pages: None,
     });
     // What happens is on the page; the terminal keeps the addresses in sight.
-    config.access_log = AccessLog::Off;
-    config.drain = Drain::within(DRAIN);
+    config.access_log = AccessLogConfig::Off;
+    config.drain = DrainConfig::within(DRAIN);
     config.admin.socket = args.admin_socket.clone().unwrap_or_default();
     config
 }
@@ -267,7 +269,7 @@ mod tests {
     async fn free_ports_become_real_ones_and_the_redirect_names_the_right_one() {
         let demo = prepare(&args(any(), any())).await.unwrap();
         let [chat, redirect] = &demo.config.listeners[..] else { panic!("two listeners") };
-        assert!(matches!(chat.protocol, Protocol::Https(_)));
+        assert!(matches!(chat.protocol, ListenerProtocol::Https(_)));
         let port = chat.bind[0].port();
         assert_ne!(port, 0);
         assert_ne!(redirect.bind[0].port(), 0);

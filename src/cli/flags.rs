@@ -5,10 +5,10 @@ use std::{
     path::PathBuf,
 };
 
-use crate::config::{self, Address, AdminSocket, Wrong};
+use crate::config::{self, Address, AdminSocket, InvalidValue};
 
 /// An IP address and a port to listen on.
-pub(super) fn listen(typed: &str) -> Result<SocketAddr, Wrong> {
+pub(super) fn listen(typed: &str) -> Result<SocketAddr, InvalidValue> {
     config::listen_address(typed.trim())
 }
 
@@ -19,7 +19,7 @@ pub(super) fn ip(typed: &str) -> Result<IpAddr, String> {
 }
 
 /// A backend, with its address as typed for a name.
-pub(super) fn backend(typed: &str) -> Result<(String, Address), Wrong> {
+pub(super) fn backend(typed: &str) -> Result<(String, Address), InvalidValue> {
     let typed = typed.trim();
     typed.parse().map(|address| (typed.to_owned(), address))
 }
@@ -31,7 +31,7 @@ pub(super) fn admin_socket_help() -> String {
 }
 
 /// Where the admin API's unix socket is: a path, or `off`.
-pub(super) fn admin_socket(typed: &str) -> Result<AdminSocket, Wrong> {
+pub(super) fn admin_socket(typed: &str) -> Result<AdminSocket, InvalidValue> {
     if typed == "off" {
         return Ok(AdminSocket::Off);
     }
@@ -44,7 +44,7 @@ pub(super) fn admin_socket(typed: &str) -> Result<AdminSocket, Wrong> {
 mod tests {
     use super::*;
 
-    fn advice<T: std::fmt::Debug>(parsed: Result<T, Wrong>) -> String {
+    fn advice<T: std::fmt::Debug>(parsed: Result<T, InvalidValue>) -> String {
         parsed.unwrap_err().to_string()
     }
 

@@ -10,8 +10,8 @@ use super::{
 };
 use crate::{
     config::{
-        Address, AdminSocket, Backend, Certificate, Certificates, Config, Listener, Pool, Protocol,
-        Tls,
+        Address, AdminSocket, Backend, Certificate, CertificateSource, Config, ListenerConfig,
+        ListenerProtocol, PoolConfig, TlsConfig,
     },
     net::tls,
 };
@@ -63,11 +63,15 @@ fn config(args: &Args) -> anyhow::Result<Config> {
         plain.push(SocketAddr::from(([127, 0, 0, 1], 8080)));
     }
     if !plain.is_empty() {
-        listeners.push(Listener::new("http", plain, Protocol::Http));
+        listeners.push(ListenerConfig::new("http", plain, ListenerProtocol::Http));
     }
     if !args.listen_tls.is_empty() {
-        let tls = Tls::new(Certificates::Given(vec![certificate(args)?]));
-        listeners.push(Listener::new("https", args.listen_tls.clone(), Protocol::Https(tls)));
+        let tls = TlsConfig::new(CertificateSource::Given(vec![certificate(args)?]));
+        listeners.push(ListenerConfig::new(
+            "https",
+            args.listen_tls.clone(),
+            ListenerProtocol::Https(tls),
+        ));
     }
     let mut backends: Vec<Backend> = Vec::new();
     for (typed, address) in &args.backend {
@@ -83,7 +87,7 @@ fn config(args: &Args) -> anyhow::Result<Config> {
         }
         backends.push(Backend { name: typed.clone(), address: address.clone(), weight: 1 });
     }
-    let mut config = Config::new(listeners, Pool::new("default", backends));
+    let mut config = Config::new(listeners, PoolConfig::new("default", backends));
     config.admin.metrics = args.metrics;
     config.admin.socket = args.admin_socket.clone().unwrap_or_default();
     Ok(config)

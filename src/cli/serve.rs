@@ -15,7 +15,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use super::limit;
 use crate::{
     app::{App, ProcessHandle, RunningProcess},
-    config::{self, AccessLog, Config, Probe, Protocol, Source},
+    config::{self, AccessLogConfig, BackendSource, Config, ListenerProtocol, ProbeConfig},
     handoff::{HandoffChannel, Launch},
     observe::log,
     systemd,
@@ -127,9 +127,9 @@ impl Summary {
     fn of(config: &Config) -> Self {
         let schemes = config.listeners.iter().map(|l| (l.name.clone(), scheme(&l.protocol)));
         let access_log = match &config.access_log {
-            AccessLog::Off => "off".to_owned(),
-            AccessLog::Stdout => "standard output".to_owned(),
-            AccessLog::File(path) => path.display().to_string(),
+            AccessLogConfig::Off => "off".to_owned(),
+            AccessLogConfig::Stdout => "standard output".to_owned(),
+            AccessLogConfig::File(path) => path.display().to_string(),
         };
         let pools = config.pools.iter().map(pool).collect();
         Self { schemes: schemes.collect(), pools, access_log }
@@ -221,31 +221,31 @@ fn banner(app: &App, summary: &Summary, file: Option<&Path>) -> String {
     text
 }
 
-fn pool(pool: &config::Pool) -> String {
+fn pool(pool: &config::PoolConfig) -> String {
     let backends = match &pool.source {
-        Some(Source::Dns(dns)) => format!("backends from dns {}:{}", dns.name, dns.port),
-        Some(Source::Srv(dns)) => format!("backends from srv {}", dns.name),
-        Some(Source::Http(list)) => {
+        Some(BackendSource::Dns(dns)) => format!("backends from dns {}:{}", dns.name, dns.port),
+        Some(BackendSource::Srv(dns)) => format!("backends from srv {}", dns.name),
+        Some(BackendSource::Http(list)) => {
             format!("backends from {}", config::url_without_secrets(&list.url))
         }
         None if pool.backends.len() == 1 => "1 backend".to_owned(),
         None => format!("{} backends", pool.backends.len()),
     };
     let probe = match &pool.health.probe {
-        Probe::Off => "no health check".to_owned(),
-        Probe::Tcp => "health check tcp".to_owned(),
-        Probe::Http { path, .. } => format!("health check http {path}"),
-        Probe::EngineIo { path, .. } => format!("health check engine.io {path}"),
-        Probe::WebSocket { path, .. } => format!("health check websocket {path}"),
+        ProbeConfig::Off => "no health check".to_owned(),
+        ProbeConfig::Tcp => "health check tcp".to_owned(),
+        ProbeConfig::Http { path, .. } => format!("health check http {path}"),
+        ProbeConfig::EngineIo { path, .. } => format!("health check engine.io {path}"),
+        ProbeConfig::WebSocket { path, .. } => format!("health check websocket {path}"),
     };
     format!("pool {}: {backends}, {}, {probe}", pool.name, pool.balance.name())
 }
 
-fn scheme(protocol: &Protocol) -> &'static str {
+fn scheme(protocol: &ListenerProtocol) -> &'static str {
     match protocol {
-        Protocol::Http => "http",
-        Protocol::Https(_) => "https",
-        Protocol::Tcp => "tcp",
-        Protocol::Tls(_) | Protocol::TlsPassthrough => "tls",
+        ListenerProtocol::Http => "http",
+        ListenerProtocol::Https(_) => "https",
+        ListenerProtocol::Tcp => "tcp",
+        ListenerProtocol::Tls(_) | ListenerProtocol::TlsPassthrough => "tls",
     }
 }

@@ -9,29 +9,29 @@ use ipnet::{IpNet, Ipv4Net};
 
 use super::{
     Address, HostPattern,
-    fault::{Wrong, quoted},
+    fault::{InvalidValue, quoted},
 };
 
 impl FromStr for Address {
-    type Err = Wrong;
+    type Err = InvalidValue;
 
     /// `HOST:PORT`; an IPv6 address is in brackets.
-    fn from_str(text: &str) -> Result<Self, Wrong> {
+    fn from_str(text: &str) -> Result<Self, InvalidValue> {
         if let Some((_, rest)) = text.split_once("://") {
             let bare = rest.split(['/', '?', '#']).next().unwrap_or(rest);
             let tls = text.starts_with("https:") || text.starts_with("wss:");
             let with = if tls { ", and `tls = true` in the pool" } else { "" };
             let port = if bare.contains(':') { "" } else { ":3000" };
-            return Err(Wrong::new(format!("{} is a URL, not an address", quoted(text)))
+            return Err(InvalidValue::new(format!("{} is a URL, not an address", quoted(text)))
                 .help(format!("write \"{bare}{port}\"{with}")));
         }
         if several(text) {
-            return Err(Wrong::new(format!("{} is more than one address", quoted(text))).help(
+            return Err(InvalidValue::new(format!("{} is more than one address", quoted(text))).help(
                 "write each address as a string of its own: \"10.0.0.11:3000\", \"10.0.0.12:3000\"",
             ));
         }
         if text.parse::<u16>().is_ok_and(|port| port > 0) {
-            return Err(Wrong::new(format!("{} has a port, but no host", quoted(text)))
+            return Err(InvalidValue::new(format!("{} has a port, but no host", quoted(text)))
                 .help(format!("write \"127.0.0.1:{text}\"")));
         }
         if text.parse::<IpAddr>().is_ok_and(|ip| ip.is_ipv6()) {
@@ -45,7 +45,7 @@ impl FromStr for Address {
             Ok(port) if port > 0 && !typed_sign(text) => port,
             _ => {
                 let message = format!("invalid port {} in {}", quoted(port), quoted(text));
-                return Err(Wrong::new(message).help("a port is a number from 1 to 65535"));
+                return Err(InvalidValue::new(message).help("a port is a number from 1 to 65535"));
             }
         };
         Ok(Self { host: host_of_address(host)?, port })
@@ -63,30 +63,31 @@ fn typed_sign(text: &str) -> bool {
     text.contains(":+")
 }
 
-fn no_port(text: &str, host: &str) -> Wrong {
-    Wrong::new(format!("{} has no port", quoted(text))).help(format!("write \"{host}:3000\""))
+fn no_port(text: &str, host: &str) -> InvalidValue {
+    InvalidValue::new(format!("{} has no port", quoted(text)))
+        .help(format!("write \"{host}:3000\""))
 }
 
 /// An IP address, IPv6 without its brackets, or a DNS name in lower case.
-fn host_of_address(host: &str) -> Result<String, Wrong> {
+fn host_of_address(host: &str) -> Result<String, InvalidValue> {
     if let Some(inner) = host.strip_prefix('[') {
         let ip = inner.strip_suffix(']').and_then(|ip| ip.parse::<Ipv6Addr>().ok());
         let message = || format!("invalid IPv6 address {}", quoted(host));
-        return ip
-            .map(|ip| ip.to_string())
-            .ok_or_else(|| Wrong::new(message()).help("write it as \"[2001:db8::1]:3000\""));
+        return ip.map(|ip| ip.to_string()).ok_or_else(|| {
+            InvalidValue::new(message()).help("write it as \"[2001:db8::1]:3000\"")
+        });
     }
     if host.contains(':') {
-        return Err(Wrong::new(format!("invalid host {}", quoted(host)))
+        return Err(InvalidValue::new(format!("invalid host {}", quoted(host)))
             .help("write an IPv6 address in brackets: \"[::1]:3000\""));
     }
     host.parse::<Ipv4Addr>().map_or_else(|_| dns_name(host), |ip| Ok(ip.to_string()))
 }
 
 /// A DNS name in lower case; underscores occur in container networks and are accepted.
-pub(super) fn dns_name(typed: &str) -> Result<String, Wrong> {
+pub(super) fn dns_name(typed: &str) -> Result<String, InvalidValue> {
     let wrong = |why: &str, help: &str| {
-        Err(Wrong::new(format!("invalid host name {}: {why}", quoted(typed))).help(help))
+        Err(InvalidValue::new(format!("invalid host name {}: {why}", quoted(typed))).help(help))
     };
     let name = typed.strip_suffix('.').unwrap_or(typed);
     if name.is_empty() {
@@ -120,16 +121,16 @@ pub(super) fn dns_name(typed: &str) -> Result<String, Wrong> {
     // What ends in a number is meant as an IPv4 address (WHATWG URL §3.5), and is none.
     let last = name.rsplit('.').next().unwrap_or_default();
     if last.bytes().all(|byte| byte.is_ascii_digit()) {
-        return Err(Wrong::new(format!("invalid IPv4 address {}", quoted(typed)))
+        return Err(InvalidValue::new(format!("invalid IPv4 address {}", quoted(typed)))
             .help("an IPv4 address is four numbers from 0 to 255: \"10.0.0.11\""));
     }
     Ok(typed.to_ascii_lowercase())
 }
 
 /// An address to listen on: IP address and port, port 0 for a free one.
-pub(crate) fn bind(text: &str) -> Result<SocketAddr, Wrong> {
+pub(crate) fn bind(text: &str) -> Result<SocketAddr, InvalidValue> {
     text.parse().map_err(|_| {
-        let wrong = Wrong::new(format!("invalid address to listen on {}", quoted(text)));
+        let wrong = InvalidValue::new(format!("invalid address to listen on {}", quoted(text)));
         if several(text) {
             return wrong
                 .help("write each address as a string of its own: \"0.0.0.0:80\", \"[::]:80\"");
@@ -142,7 +143,7 @@ pub(crate) fn bind(text: &str) -> Result<SocketAddr, Wrong> {
         let parts = text.rsplit_once(':').filter(|(ip, port)| is_ip_part(ip) && !port.is_empty());
         if let Some((ip, port)) = parts.filter(|(_, port)| port.parse::<u16>().is_err()) {
             let message = format!("invalid port {} in {}", quoted(port), quoted(text));
-            return Wrong::new(message)
+            return InvalidValue::new(message)
                 .help(format!("write a port from 1 to 65535, for example \"{ip}:8080\""));
         }
         match (port.parse::<u16>(), text.parse::<IpAddr>()) {
@@ -199,12 +200,12 @@ fn is_ip_part(text: &str) -> bool {
 }
 
 /// A network in CIDR notation, or one address.
-pub(super) fn network(text: &str) -> Result<IpNet, Wrong> {
+pub(super) fn network(text: &str) -> Result<IpNet, InvalidValue> {
     let one = text.parse::<IpAddr>().map(IpNet::from);
     // Host bits carry no meaning; without them equal networks are equal.
     let net = one.or_else(|_| text.parse::<IpNet>().map(|net| net.trunc())).map(canonical);
     net.map_err(|_| {
-        Wrong::new(format!("invalid IP address or network {}", quoted(text)))
+        InvalidValue::new(format!("invalid IP address or network {}", quoted(text)))
             .help(network_help(text))
     })
 }
@@ -233,8 +234,8 @@ fn canonical(net: IpNet) -> IpNet {
 }
 
 /// A route's host: a name, an IP address, or `*.` and a name.
-pub(super) fn host_pattern(text: &str) -> Result<HostPattern, Wrong> {
-    let wrong = || Wrong::new(format!("invalid host {}", quoted(text)));
+pub(super) fn host_pattern(text: &str) -> Result<HostPattern, InvalidValue> {
+    let wrong = || InvalidValue::new(format!("invalid host {}", quoted(text)));
     if text == "*" {
         return Err(wrong().help("remove the key to match every host"));
     }
@@ -263,7 +264,7 @@ pub(super) fn host_pattern(text: &str) -> Result<HostPattern, Wrong> {
 }
 
 /// A DNS name without the final dot.
-fn plain_name(text: &str) -> Result<String, Wrong> {
+fn plain_name(text: &str) -> Result<String, InvalidValue> {
     dns_name(text.strip_suffix('.').unwrap_or(text))
 }
 

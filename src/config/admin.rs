@@ -5,8 +5,8 @@ use std::{net::SocketAddr, path::Path};
 use super::{
     Admin, AdminRemote, AdminSocket,
     address::{bind, reaches},
-    fault::{Wrong, quoted},
-    file::{Table, Value},
+    fault::{InvalidValue, quoted},
+    file::{TomlTable, TomlValue},
     listeners::Claims,
     schema, secrets,
 };
@@ -15,7 +15,7 @@ use super::{
 const LONGEST_PATH: usize = 107;
 
 /// Reads an address for the metrics, or a table.
-pub(super) fn admin(value: &Value<'_>, claims: &mut Claims) -> Option<Admin> {
+pub(super) fn admin(value: &TomlValue<'_>, claims: &mut Claims) -> Option<Admin> {
     if value.node.get_ref().is_str() {
         return Some(Admin { metrics: address(value, claims), ..Admin::default() });
     }
@@ -33,25 +33,25 @@ pub(super) fn admin(value: &Value<'_>, claims: &mut Claims) -> Option<Admin> {
     })
 }
 
-fn address(value: &Value<'_>, claims: &mut Claims) -> Option<SocketAddr> {
+fn address(value: &TomlValue<'_>, claims: &mut Claims) -> Option<SocketAddr> {
     let address = value.parsed(bind)?;
     claims.claim(value, address);
     Some(address)
 }
 
 /// The API over TCP: neither the address nor the token goes without the other.
-fn remote(table: &Table<'_>, claims: &mut Claims) -> Option<AdminRemote> {
+fn remote(table: &TomlTable<'_>, claims: &mut Claims) -> Option<AdminRemote> {
     let listen = table.value("listen");
     let address = listen.and_then(|value| address(&value, claims));
     let token = table.value("token");
     if let (Some(listen), None) = (listen, token) {
-        let wrong = Wrong::new("the admin API over TCP (`listen`) needs a token")
+        let wrong = InvalidValue::new("the admin API over TCP (`listen`) needs a token")
             .help("add `token = { file = \"admin.token\" }`");
         table.file().missing(&listen.at(), wrong);
     }
     if listen.is_none() {
         table.refuse(&["token"], |key| {
-            Wrong::new(format!("`{key}` is not used without `listen`"))
+            InvalidValue::new(format!("`{key}` is not used without `listen`"))
                 .help("remove it, or add `listen`; file permissions protect the unix socket")
         });
     }
@@ -59,7 +59,7 @@ fn remote(table: &Table<'_>, claims: &mut Claims) -> Option<AdminRemote> {
 }
 
 /// Reads a path, or whether there is a socket at all.
-fn socket(value: &Value<'_>) -> Option<AdminSocket> {
+fn socket(value: &TomlValue<'_>) -> Option<AdminSocket> {
     if let Some(on) = value.switch() {
         return Some(if on { AdminSocket::Usual } else { AdminSocket::Off });
     }
@@ -77,10 +77,10 @@ fn socket(value: &Value<'_>) -> Option<AdminSocket> {
 ///
 /// # Errors
 /// What is wrong with the path.
-pub(crate) fn socket_path(typed: &str, path: &Path) -> Result<(), Wrong> {
+pub(crate) fn socket_path(typed: &str, path: &Path) -> Result<(), InvalidValue> {
     let shown = path.to_string_lossy();
     if typed.is_empty() || typed.ends_with('/') || typed.contains('\0') {
-        return Err(Wrong::new(format!("invalid path of a socket {}", quoted(typed)))
+        return Err(InvalidValue::new(format!("invalid path of a socket {}", quoted(typed)))
             .help("write a file name, for example \"moorline.sock\", or false for no socket"));
     }
     if shown.len() > LONGEST_PATH {
@@ -88,14 +88,14 @@ pub(crate) fn socket_path(typed: &str, path: &Path) -> Result<(), Wrong> {
             "the path of the socket has {} bytes, more than the {LONGEST_PATH} that the system allows",
             shown.len()
         );
-        return Err(Wrong::new(message).help("use a folder with a shorter path"));
+        return Err(InvalidValue::new(message).help("use a folder with a shorter path"));
     }
     match path.parent() {
         Some(folder) if !folder.is_dir() => {
             // As it was typed: the absolute path differs from machine to machine.
             let folder = Path::new(typed).parent().unwrap_or(Path::new(""));
             let folder = folder.to_string_lossy();
-            Err(Wrong::new(format!("there is no folder {}", quoted(&folder)))
+            Err(InvalidValue::new(format!("there is no folder {}", quoted(&folder)))
                 .help("create it with `mkdir -p`; the path starts at the folder of the configuration file"))
         }
         _ => Ok(()),

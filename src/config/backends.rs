@@ -5,9 +5,9 @@ use std::{collections::HashMap, ops::Range};
 use toml::de::DeValue;
 
 use super::{
-    self as config, Address, Admin, Backend, Listener,
-    fault::{Fault, Source, Wrong, quoted},
-    file::{Table, Value},
+    self as config, Address, Admin, Backend, ListenerConfig,
+    fault::{Fault, InvalidValue, SourceText, quoted},
+    file::{TomlTable, TomlValue},
     names::{self, Unique},
     schema, sources,
 };
@@ -19,13 +19,16 @@ pub(crate) const MOST: usize = 65_536;
 pub(crate) const HEAVIEST: u32 = 65_535;
 
 /// Where this process itself listens: no backend may be there.
-pub(super) struct Own<'a> {
+pub(super) struct OwnAddresses<'a> {
     pub(super) admin: &'a Admin,
-    pub(super) listeners: &'a [Listener],
+    pub(super) listeners: &'a [ListenerConfig],
 }
 
 /// Reads an array of addresses and tables, or a table of what brings them.
-pub(super) fn all(value: &Value<'_>, own: &Own<'_>) -> (Vec<Backend>, Option<config::Source>) {
+pub(super) fn all(
+    value: &TomlValue<'_>,
+    own: &OwnAddresses<'_>,
+) -> (Vec<Backend>, Option<config::BackendSource>) {
     if let Some(elements) = value.elements() {
         return (inline(value, elements, own), None);
     }
@@ -35,13 +38,16 @@ pub(super) fn all(value: &Value<'_>, own: &Own<'_>) -> (Vec<Backend>, Option<con
 }
 
 /// Reads what brings the backends: exactly one of the things that can, with its own terms only.
-fn brought(table: &Table<'_>, own: &Own<'_>) -> (Vec<Backend>, Option<config::Source>) {
+fn brought(
+    table: &TomlTable<'_>,
+    own: &OwnAddresses<'_>,
+) -> (Vec<Backend>, Option<config::BackendSource>) {
     let kinds = ["file", "dns", "srv", "http"];
     let mut named = kinds.iter().filter_map(|kind| table.value(kind));
     let Some(first) = named.next() else {
         // An unknown key is reported as such, and is what was meant to be the source.
         if !table.has_unknown_keys() {
-            let wrong = Wrong::new("this table names no source of backends")
+            let wrong = InvalidValue::new("this table names no source of backends")
                 .help("add `file`, `dns`, `srv` or `http`, for example `file = \"backends.txt\"`");
             table.file().missing(table.at(), wrong);
         }
@@ -49,17 +55,19 @@ fn brought(table: &Table<'_>, own: &Own<'_>) -> (Vec<Backend>, Option<config::So
     };
     for second in named {
         let message = format!("`backends` already has the source `{}`", first.key);
-        second.fault(Wrong::new(message).help("a pool has one source: remove one of the two"));
+        second
+            .fault(InvalidValue::new(message).help("a pool has one source: remove one of the two"));
     }
     let is_name = matches!(first.key, "dns" | "srv");
     if !is_name {
         table.refuse(&["resolver", "min_ttl", "max_ttl"], |key| {
-            Wrong::new(format!("`{key}` is used with `dns` and `srv` only")).help("remove it")
+            InvalidValue::new(format!("`{key}` is used with `dns` and `srv` only"))
+                .help("remove it")
         });
     }
     if first.key != "http" {
         table.refuse(&["interval", "timeout"], |key| {
-            Wrong::new(format!("`{key}` is used with `http` only")).help("remove it")
+            InvalidValue::new(format!("`{key}` is used with `http` only")).help("remove it")
         });
     }
     match first.key {
@@ -70,28 +78,28 @@ fn brought(table: &Table<'_>, own: &Own<'_>) -> (Vec<Backend>, Option<config::So
     }
 }
 
-fn from_file(named: &Value<'_>, own: &Own<'_>) -> Option<Vec<Backend>> {
+fn from_file(named: &TomlValue<'_>, own: &OwnAddresses<'_>) -> Option<Vec<Backend>> {
     let path = named.resolve(named.string()?);
     let bytes = named.checked(named.read(&path))?;
     let text = String::from_utf8(bytes).map_err(|_| {
-        Wrong::new(format!("{} is not UTF-8 text", quoted(&path.to_string_lossy())))
+        InvalidValue::new(format!("{} is not UTF-8 text", quoted(&path.to_string_lossy())))
             .help("the file has one address per line, for example 10.0.0.11:3000")
     });
     let text = named.checked(text)?;
-    Some(listed(&Source::new(&path, &text), own, |fault| {
+    Some(listed(&SourceText::new(&path, &text), own, |fault| {
         named.file.elsewhere(&named.at(), fault);
     }))
 }
 
 /// Names and addresses that a pool has so far.
 struct Taken<'a> {
-    own: &'a Own<'a>,
+    own: &'a OwnAddresses<'a>,
     names: Unique<String>,
     addresses: Unique<Address>,
 }
 
 impl<'a> Taken<'a> {
-    fn new(own: &'a Own<'a>) -> Self {
+    fn new(own: &'a OwnAddresses<'a>) -> Self {
         Self { own, names: Unique::new(), addresses: Unique::new() }
     }
 
@@ -102,22 +110,23 @@ impl<'a> Taken<'a> {
         backend: &Backend,
         at: usize,
         place: impl Fn(usize) -> String,
-    ) -> Result<(), Wrong> {
+    ) -> Result<(), InvalidValue> {
         if backend.address.literal().is_some_and(|address| self.own.admin.is_at(address)) {
             let message = format!("{} is where `admin` listens", backend.address);
-            return Err(Wrong::new(message)
+            return Err(InvalidValue::new(message)
                 .help("remove it: clients must not reach the admin endpoints through a pool"));
         }
         if let Some(listener) = self.own.listeners.iter().find(|own| own.is_at(&backend.address)) {
             let name = quoted(&listener.name);
-            let wrong = Wrong::new(format!("{} is where listener {name} listens", backend.address));
+            let wrong =
+                InvalidValue::new(format!("{} is where listener {name} listens", backend.address));
             return Err(wrong.help(
                 "the proxy would send requests to itself: write the address of the application",
             ));
         }
         let twice = |message: String, first: usize| {
             let help = format!("remove one of the two; the first is {}", place(first));
-            Wrong::new(message).help(help)
+            InvalidValue::new(message).help(help)
         };
         self.addresses.add(backend.address.clone(), at).map_err(|first| {
             twice(format!("this pool already has the address {}", backend.address), first)
@@ -130,9 +139,9 @@ impl<'a> Taken<'a> {
 }
 
 fn inline<'t>(
-    value: &Value<'t>,
-    elements: impl Iterator<Item = Value<'t>>,
-    own: &Own<'_>,
+    value: &TomlValue<'t>,
+    elements: impl Iterator<Item = TomlValue<'t>>,
+    own: &OwnAddresses<'_>,
 ) -> Vec<Backend> {
     let mut taken = Taken::new(own);
     let mut backends = Vec::new();
@@ -148,7 +157,7 @@ fn inline<'t>(
     }
     if count == 0 {
         value.fault(
-            Wrong::new("this pool has no backend")
+            InvalidValue::new("this pool has no backend")
                 .help("write at least one address: `backends = [\"10.0.0.11:3000\"]`"),
         );
     }
@@ -158,12 +167,13 @@ fn inline<'t>(
     backends
 }
 
-fn too_many() -> Wrong {
-    Wrong::new(format!("a pool has at most {MOST} backends")).help("split them into several pools")
+fn too_many() -> InvalidValue {
+    InvalidValue::new(format!("a pool has at most {MOST} backends"))
+        .help("split them into several pools")
 }
 
 /// An address, or a table of one.
-fn one(value: &Value<'_>) -> Option<Backend> {
+fn one(value: &TomlValue<'_>) -> Option<Backend> {
     match value.node.get_ref() {
         DeValue::String(_) => {
             let address: Address = value.parsed(str::parse)?;
@@ -184,7 +194,7 @@ fn one(value: &Value<'_>) -> Option<Backend> {
     }
 }
 
-fn described(table: &Table<'_>) -> Option<Backend> {
+fn described(table: &TomlTable<'_>) -> Option<Backend> {
     let address = table.need("address", "`address = \"10.0.0.11:3000\"`");
     let typed = address.and_then(|value| value.string().map(str::to_owned));
     let address: Option<Address> =
@@ -198,7 +208,11 @@ fn described(table: &Table<'_>) -> Option<Backend> {
 }
 
 /// Reads a backend list: an address a line, `name=…` and `weight=…` after it, `#` comments.
-fn listed(source: &Source<'_>, own: &Own<'_>, mut report: impl FnMut(Fault)) -> Vec<Backend> {
+fn listed(
+    source: &SourceText<'_>,
+    own: &OwnAddresses<'_>,
+    mut report: impl FnMut(Fault),
+) -> Vec<Backend> {
     let mut taken = Taken::new(own);
     let mut backends = Vec::new();
     for (start, line) in source.lines() {
@@ -236,13 +250,13 @@ fn listed(source: &Source<'_>, own: &Own<'_>, mut report: impl FnMut(Fault)) -> 
 }
 
 /// A line of another proxy's configuration: `server ADDRESS;` or `server NAME ADDRESS check`.
-fn foreign_line(words: &[Word<'_>]) -> Option<Wrong> {
+fn foreign_line(words: &[Word<'_>]) -> Option<InvalidValue> {
     let [keyword, rest @ ..] = words else { return None };
     let is_server = matches!(keyword.text, "server" | "backend" | "upstream" | "to");
     let mut found = rest.iter().map(|word| word.text.trim_end_matches(';'));
     let address = found.find(|text| text.parse::<Address>().is_ok()).filter(|_| is_server)?;
     Some(
-        Wrong::new(format!("unexpected word {} before the address", quoted(keyword.text)))
+        InvalidValue::new(format!("unexpected word {} before the address", quoted(keyword.text)))
             .help(format!("write the address alone: {address}")),
     )
 }
@@ -252,9 +266,9 @@ fn set<'l>(
     backend: &mut Backend,
     word: &'l str,
     given: &mut HashMap<&'l str, ()>,
-) -> Result<(), Wrong> {
+) -> Result<(), InvalidValue> {
     let unknown = || {
-        Wrong::new(format!("unknown setting {}", quoted(word)))
+        InvalidValue::new(format!("unknown setting {}", quoted(word)))
             .help("only `name=…` and `weight=…` can follow an address")
     };
     let (key, value) = word.split_once('=').ok_or_else(unknown)?;
@@ -266,7 +280,7 @@ fn set<'l>(
         "weight" => {
             let weight = value.parse().ok().filter(|weight| (1..=HEAVIEST).contains(weight));
             backend.weight = weight.ok_or_else(|| {
-                Wrong::new(format!("`weight` must be from 1 to {HEAVIEST}"))
+                InvalidValue::new(format!("`weight` must be from 1 to {HEAVIEST}"))
                     .help("write for example `weight=2`")
             })?;
         }
@@ -274,7 +288,7 @@ fn set<'l>(
     }
     match given.insert(key, ()) {
         Some(()) => {
-            Err(Wrong::new(format!("`{key}` is given twice")).help("remove one of the two"))
+            Err(InvalidValue::new(format!("`{key}` is given twice")).help("remove one of the two"))
         }
         None => Ok(()),
     }
@@ -309,12 +323,12 @@ fn words(line: &str) -> Vec<Word<'_>> {
 mod tests {
     use std::path::Path;
 
-    use super::{Admin, Own, Source, listed, words};
+    use super::{Admin, OwnAddresses, SourceText, listed, words};
 
     fn list(text: &str) -> (Vec<String>, String) {
         let mut faults = String::new();
-        let source = Source::new(Path::new("backends.txt"), text);
-        let own = Own { admin: &Admin::default(), listeners: &[] };
+        let source = SourceText::new(Path::new("backends.txt"), text);
+        let own = OwnAddresses { admin: &Admin::default(), listeners: &[] };
         let backends = listed(&source, &own, |fault| faults += &fault.to_string());
         let shown = |b: &super::Backend| format!("{} {} {}", b.name, b.address, b.weight);
         (backends.iter().map(shown).collect(), faults)

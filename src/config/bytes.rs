@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::fault::{Wrong, quoted};
+use super::fault::{InvalidValue, quoted};
 
 /// Largest file that is read, in bytes; a hundred thousand backends fit.
 pub(super) const LARGEST_FILE: u64 = 8 << 20;
@@ -18,16 +18,16 @@ pub(super) const LARGEST_FILE: u64 = 8 << 20;
 const PIPE_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Reads a file of bounded size; the fault names the file.
-pub(super) fn read(path: &Path) -> Result<Vec<u8>, Wrong> {
+pub(super) fn read(path: &Path) -> Result<Vec<u8>, InvalidValue> {
     let shown = quoted(&path.to_string_lossy());
     match bytes(path) {
         Ok(bytes) => Ok(bytes),
         Err(error) if error.kind() == io::ErrorKind::FileTooLarge => {
-            Err(Wrong::new(format!("{shown} is larger than {} MiB", LARGEST_FILE >> 20))
+            Err(InvalidValue::new(format!("{shown} is larger than {} MiB", LARGEST_FILE >> 20))
                 .help("name a smaller file"))
         }
         Err(error) => {
-            let wrong = Wrong::new(format!("cannot read {shown}: {}", reason(&error)));
+            let wrong = InvalidValue::new(format!("cannot read {shown}: {}", reason(&error)));
             Err(match error.kind() {
                 io::ErrorKind::PermissionDenied => wrong.help(format!(
                     "allow this user to read the file and to enter its folders; `namei -l {}` shows their \

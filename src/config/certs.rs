@@ -20,16 +20,16 @@ use x509_parser::{certificate::X509Certificate, prelude::FromDer as _, time::ASN
 
 use super::{
     Certificate, bytes,
-    fault::{Wrong, quoted},
-    file::{Table, Value},
+    fault::{InvalidValue, quoted},
+    file::{TomlTable, TomlValue},
     staple, text,
 };
 
 /// Reads `{ cert, key, ocsp }`; all files are looked at even if one is at fault. A response that is
 /// about another certificate, or past its date, is no fault: it must not keep a renewed certificate out.
-pub(super) fn certificate(table: &Table<'_>) -> Option<Certificate> {
+pub(super) fn certificate(table: &TomlTable<'_>) -> Option<Certificate> {
     let typed = table.value("ocsp");
-    let read = |value: &Value<'_>| value.checked(response(contents(value)?));
+    let read = |value: &TomlValue<'_>| value.checked(response(contents(value)?));
     let response = typed.as_ref().map(read);
     let certificate = pair(table)?;
     let Some(response) = response else { return Some(certificate) };
@@ -39,7 +39,7 @@ pub(super) fn certificate(table: &Table<'_>) -> Option<Certificate> {
 }
 
 /// Reads the `{ cert, key }` of a table.
-pub(super) fn pair(table: &Table<'_>) -> Option<Certificate> {
+pub(super) fn pair(table: &TomlTable<'_>) -> Option<Certificate> {
     let cert = table.need("cert", "`cert = \"certs/site.pem\"`");
     let key = table.need("key", "`key = \"certs/site.key\"`");
     let chain = cert.and_then(|value| value.checked(chain(&contents(&value)?)));
@@ -55,11 +55,11 @@ impl Certificate {
     ///
     /// # Errors
     /// What is wrong with which of them.
-    pub fn from_files(cert: &Path, key: &Path) -> Result<Self, Wrong> {
+    pub fn from_files(cert: &Path, key: &Path) -> Result<Self, InvalidValue> {
         let read = |path: &Path| {
-            bytes::bytes(path)
-                .map(text::unmarked_pem)
-                .map_err(|error| Wrong::new(format!("cannot read {}: {error}", path.display())))
+            bytes::bytes(path).map(text::unmarked_pem).map_err(|error| {
+                InvalidValue::new(format!("cannot read {}: {error}", path.display()))
+            })
         };
         Self::from_pem(&read(cert)?, &read(key)?, &cert.display().to_string())
     }
@@ -68,7 +68,7 @@ impl Certificate {
     ///
     /// # Errors
     /// What is wrong with which of them.
-    pub(crate) fn from_pem(cert: &[u8], key: &[u8], file: &str) -> Result<Self, Wrong> {
+    pub(crate) fn from_pem(cert: &[u8], key: &[u8], file: &str) -> Result<Self, InvalidValue> {
         let chain = chain(cert)?;
         let names = names(&chain[0])?;
         let key = matched(chain, signing_key(key)?, file)?;
@@ -87,15 +87,16 @@ impl Certificate {
 }
 
 /// Reads the certificates of those who vouch for others.
-pub(super) fn authorities(value: &Value<'_>) -> Option<Vec<CertificateDer<'static>>> {
+pub(super) fn authorities(value: &TomlValue<'_>) -> Option<Vec<CertificateDer<'static>>> {
     let chain = value.checked(chain(&contents(value)?))?;
     let mut roots = RootCertStore::empty();
     for (n, certificate) in chain.iter().enumerate() {
         if let Err(error) = roots.add(certificate.clone()) {
             let message =
                 format!("certificate {} of this file cannot be used as a CA: {error}", n + 1);
-            value
-                .fault(Wrong::new(message).help("name a PEM file of the authority's certificates"));
+            value.fault(
+                InvalidValue::new(message).help("name a PEM file of the authority's certificates"),
+            );
             return None;
         }
     }
@@ -103,12 +104,14 @@ pub(super) fn authorities(value: &Value<'_>) -> Option<Vec<CertificateDer<'stati
 }
 
 /// Reads lists of revoked certificates.
-pub(super) fn revocations(value: &Value<'_>) -> Option<Vec<CertificateRevocationListDer<'static>>> {
+pub(super) fn revocations(
+    value: &TomlValue<'_>,
+) -> Option<Vec<CertificateRevocationListDer<'static>>> {
     let pem = contents(value)?;
     let lists: Result<Vec<_>, _> = CertificateRevocationListDer::pem_slice_iter(&pem).collect();
     let lists = value.checked(lists.map_err(broken_pem))?;
     if lists.is_empty() {
-        let wrong = Wrong::new("there is no revocation list in this file");
+        let wrong = InvalidValue::new("there is no revocation list in this file");
         value.fault(
             wrong.help("a revocation list in PEM form starts with -----BEGIN X509 CRL-----"),
         );
@@ -116,8 +119,9 @@ pub(super) fn revocations(value: &Value<'_>) -> Option<Vec<CertificateRevocation
     }
     for list in &lists {
         if let Err(error) = BorrowedCertRevocationList::from_der(list) {
-            let wrong =
-                Wrong::new(format!("a revocation list in this file cannot be used: {error}"));
+            let wrong = InvalidValue::new(format!(
+                "a revocation list in this file cannot be used: {error}"
+            ));
             value.fault(wrong.help("ask the authority for a list of version 2"));
             return None;
         }
@@ -126,28 +130,28 @@ pub(super) fn revocations(value: &Value<'_>) -> Option<Vec<CertificateRevocation
 }
 
 /// A signed OCSP response in DER (RFC 6960 §4.2.1), as `openssl ocsp -respout` writes it.
-fn response(bytes: Vec<u8>) -> Result<Vec<u8>, Wrong> {
+fn response(bytes: Vec<u8>) -> Result<Vec<u8>, InvalidValue> {
     match staple::read(&bytes).is_some() || staple::is_refusal(&bytes) {
         true => Ok(bytes),
-        false => Err(Wrong::new("this file is not an OCSP response in DER form")
+        false => Err(InvalidValue::new("this file is not an OCSP response in DER form")
             .help("make it with `openssl ocsp … -respout FILE`")),
     }
 }
 
 /// The bytes of the file that a value names.
-fn contents(value: &Value<'_>) -> Option<Vec<u8>> {
+fn contents(value: &TomlValue<'_>) -> Option<Vec<u8>> {
     let path = value.resolve(value.string()?);
     value.checked(value.read(&path)).map(text::unmarked_pem)
 }
 
 /// The certificates of a PEM file, at least one.
-fn chain(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, Wrong> {
+fn chain(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, InvalidValue> {
     let chain: Vec<_> =
         CertificateDer::pem_slice_iter(pem).collect::<Result<_, _>>().map_err(broken_pem)?;
     if !chain.is_empty() {
         return Ok(chain);
     }
-    let wrong = Wrong::new("there is no certificate in this file");
+    let wrong = InvalidValue::new("there is no certificate in this file");
     Err(if holds(pem, "PRIVATE KEY-----") {
         wrong.help("it holds a private key: are `cert` and `key` swapped?")
     } else {
@@ -159,16 +163,16 @@ fn chain(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, Wrong> {
 }
 
 /// The first private key of a PEM file.
-fn signing_key(pem: &[u8]) -> Result<Arc<dyn SigningKey>, Wrong> {
+fn signing_key(pem: &[u8]) -> Result<Arc<dyn SigningKey>, InvalidValue> {
     if holds(pem, "ENCRYPTED") {
-        return Err(Wrong::new("the key in this file is encrypted")
+        return Err(InvalidValue::new("the key in this file is encrypted")
             .help("Moorline cannot ask for a passphrase; decrypt it: `openssl pkey -in FILE -out FILE.key`"));
     }
     let key = PrivateKeyDer::from_pem_slice(pem).map_err(|error| {
         if !matches!(error, pem::Error::NoItemsFound) {
             return broken_pem(error);
         }
-        let wrong = Wrong::new("there is no private key in this file");
+        let wrong = InvalidValue::new("there is no private key in this file");
         if holds(pem, "-----BEGIN CERTIFICATE-----") {
             wrong.help("it holds a certificate: are `cert` and `key` swapped?")
         } else {
@@ -177,7 +181,7 @@ fn signing_key(pem: &[u8]) -> Result<Arc<dyn SigningKey>, Wrong> {
     })?;
     let provider = aws_lc_rs::default_provider();
     provider.key_provider.load_private_key(key).map_err(|_| {
-        Wrong::new("the key in this file cannot be used")
+        InvalidValue::new("the key in this file cannot be used")
             .help("use an RSA key of 2048 bits or more, an ECDSA key or an Ed25519 key")
     })
 }
@@ -186,8 +190,8 @@ fn holds(pem: &[u8], marker: &str) -> bool {
     pem.windows(marker.len()).any(|window| window == marker.as_bytes())
 }
 
-fn broken_pem(error: pem::Error) -> Wrong {
-    Wrong::new(match error {
+fn broken_pem(error: pem::Error) -> InvalidValue {
+    InvalidValue::new(match error {
         pem::Error::MissingSectionEnd { .. } => "a PEM section of this file has no -----END line",
         pem::Error::Base64Decode(_) => "a PEM section of this file is not valid base64",
         _ => "this file is not valid PEM",
@@ -196,13 +200,13 @@ fn broken_pem(error: pem::Error) -> Wrong {
 }
 
 /// The DNS names that a certificate is valid for, in lower case.
-fn names(leaf: &CertificateDer<'_>) -> Result<Vec<String>, Wrong> {
+fn names(leaf: &CertificateDer<'_>) -> Result<Vec<String>, InvalidValue> {
     let leaf = EndEntityCert::try_from(leaf).map_err(|error| unusable(&format!("{error:?}")))?;
     Ok(leaf.valid_dns_names().map(str::to_ascii_lowercase).collect())
 }
 
-fn unusable(why: &str) -> Wrong {
-    Wrong::new(format!("the first certificate of this file cannot be used: {why}"))
+fn unusable(why: &str) -> InvalidValue {
+    InvalidValue::new(format!("the first certificate of this file cannot be used: {why}"))
         .help("use an X.509 certificate of version 3")
 }
 
@@ -211,7 +215,7 @@ fn matched(
     chain: Vec<CertificateDer<'static>>,
     key: Arc<dyn SigningKey>,
     file: &str,
-) -> Result<CertifiedKey, Wrong> {
+) -> Result<CertifiedKey, InvalidValue> {
     let fits = |chain: Vec<CertificateDer<'static>>| {
         let certified = CertifiedKey::new(chain, Arc::clone(&key));
         match certified.keys_match() {
@@ -223,7 +227,8 @@ fn matched(
     if let Some(certified) = fits(chain.clone()) {
         return Ok(certified);
     }
-    let wrong = Wrong::new(format!("this key does not match the certificate in {}", quoted(file)));
+    let wrong =
+        InvalidValue::new(format!("this key does not match the certificate in {}", quoted(file)));
     Err(match chain.into_iter().skip(1).position(|other| fits(vec![other]).is_some()) {
         Some(_) => {
             wrong.help("it matches a later certificate of that file; put the server's own first")

@@ -11,19 +11,19 @@ use std::{
 };
 
 use super::{
-    AccessLog, Config, Content, Forwarded, Places, Reading, Reload, Sessions, SharedKeys, admin,
-    backends, bytes,
+    AccessLogConfig, Config, Content, Forwarded, Reading, Reload, SessionsConfig, SharedKeys,
+    ValuePlaces, admin, backends, bytes,
     defaults::PROCESS_DRAIN,
     drain, error_pages,
     fault::quoted,
-    file::{File, Table, Value},
+    file::{File, TomlTable, TomlValue},
     folders, includes,
     listeners::{self, Claims},
     networks, pools, routes, schema, secrets, secure,
 };
 pub use super::{
-    fault::{Fault, Faults, Wrong},
-    schema::{DefaultValue, Key, Kind, SECTIONS, Section, json_schema, reference_page},
+    fault::{Fault, Faults, InvalidValue},
+    schema::{DefaultValue, SECTIONS, SchemaKey, Section, ValueKind, json_schema, reference_page},
 };
 
 /// Sids that one proxy can be asked to remember: about 125 bytes each.
@@ -114,7 +114,7 @@ fn absolute(path: &Path) -> PathBuf {
     std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
 }
 
-fn config(top: &Table<'_>) -> Config {
+fn config(top: &TomlTable<'_>) -> Config {
     let mut claims = Claims::default();
     let trusted_proxies: Vec<ipnet::IpNet> =
         top.value("trusted_proxies").map(|value| networks::all(&value)).unwrap_or_default();
@@ -122,7 +122,8 @@ fn config(top: &Table<'_>) -> Config {
     let routes = routes::all(top, &listeners);
     let admin = top.value("admin").and_then(|value| admin::admin(&value, &mut claims));
     let admin = admin.unwrap_or_default();
-    let pools = pools::all(top, &backends::Own { admin: &admin, listeners: &listeners }, &routes);
+    let pools =
+        pools::all(top, &backends::OwnAddresses { admin: &admin, listeners: &listeners }, &routes);
     let (access_log, redact) =
         top.value("access_log").and_then(|value| access_log(&value)).unwrap_or_default();
     Config {
@@ -152,12 +153,12 @@ fn config(top: &Table<'_>) -> Config {
         upgrade: top.value("upgrade").and_then(|value| drain::upgrade(&value)).unwrap_or_default(),
         error_pages: top.value("error_pages").and_then(|value| error_pages::error_pages(&value)),
         admin,
-        places: Places::default(),
+        places: ValuePlaces::default(),
         watched: Vec::new(),
     }
 }
 
-fn reload(value: &Value<'_>) -> Option<Reload> {
+fn reload(value: &TomlValue<'_>) -> Option<Reload> {
     let table = value.table(&schema::RELOAD, "a table, `[reload]`")?;
     let default = Reload::default();
     let most = table.value("max_disconnects").and_then(|value| value.integer(0..=MOST_DISCONNECTS));
@@ -169,10 +170,10 @@ fn reload(value: &Value<'_>) -> Option<Reload> {
     })
 }
 
-fn sessions(value: &Value<'_>) -> Option<Sessions> {
+fn sessions(value: &TomlValue<'_>) -> Option<SessionsConfig> {
     let table = value.table(&schema::SESSIONS, "a table, `[sessions]`")?;
-    let default = Sessions::default();
-    Some(Sessions {
+    let default = SessionsConfig::default();
+    Some(SessionsConfig {
         max: table.integer("max", 1..=MOST_SESSIONS, default.max),
         max_sid_bytes: table
             .value("max_sid_bytes")
@@ -182,9 +183,9 @@ fn sessions(value: &Value<'_>) -> Option<Sessions> {
 }
 
 /// Where lines go, and which further secrets are kept out of them.
-fn access_log(value: &Value<'_>) -> Option<(AccessLog, Vec<String>)> {
+fn access_log(value: &TomlValue<'_>) -> Option<(AccessLogConfig, Vec<String>)> {
     if value.node.get_ref().is_str() {
-        let choices = [("stdout", AccessLog::Stdout), ("off", AccessLog::Off)];
+        let choices = [("stdout", AccessLogConfig::Stdout), ("off", AccessLogConfig::Off)];
         return Some((value.choice(&choices)?, Vec::new()));
     }
     let table = value.table(
@@ -194,7 +195,7 @@ fn access_log(value: &Value<'_>) -> Option<(AccessLog, Vec<String>)> {
     let redact = table.value("redact").map(|value| secure::strings(&value, redacted));
     let (file, redact) = match (table.value("file"), redact) {
         (Some(file), redact) => (file, redact.unwrap_or_default()),
-        (None, Some(redact)) => return Some((AccessLog::Stdout, redact)),
+        (None, Some(redact)) => return Some((AccessLogConfig::Stdout, redact)),
         (None, None) => (table.need("file", "`file = \"access.log\"`")?, Vec::new()),
     };
     let path = file.resolve(file.string()?);
@@ -204,7 +205,7 @@ fn access_log(value: &Value<'_>) -> Option<(AccessLog, Vec<String>)> {
         && let Err(why) = folders::can_be_used(folder)
     {
         let shown = folder.display();
-        let wrong = Wrong::new(format!(
+        let wrong = InvalidValue::new(format!(
             "the folder {} of the access log {why}",
             quoted(&shown.to_string())
         ));
@@ -215,20 +216,20 @@ fn access_log(value: &Value<'_>) -> Option<(AccessLog, Vec<String>)> {
         return None;
     }
     if path.is_dir() {
-        let wrong = Wrong::new("the access log is a folder");
+        let wrong = InvalidValue::new("the access log is a folder");
         file.fault(wrong.help("add a file name, for example `file = \"logs/access.log\"`"));
         return None;
     }
-    Some((AccessLog::File(std::path::absolute(&path).unwrap_or(path)), redact))
+    Some((AccessLogConfig::File(std::path::absolute(&path).unwrap_or(path)), redact))
 }
 
 /// A part of a parameter's name, or `!` and a whole name.
-fn redacted(typed: &str) -> Result<String, Wrong> {
+fn redacted(typed: &str) -> Result<String, InvalidValue> {
     let name = typed.strip_prefix('!').unwrap_or(typed);
     let is_separator = |byte: u8| !byte.is_ascii_graphic() || b"!&=%;?#".contains(&byte);
     if name.is_empty() || name.bytes().any(is_separator) {
         let shown = quoted(typed);
-        let wrong = Wrong::new(format!("{shown} is not a part of a parameter's name"));
+        let wrong = InvalidValue::new(format!("{shown} is not a part of a parameter's name"));
         return Err(wrong.help("write \"ticket\" to hide values, \"!sort_key\" to log them"));
     }
     Ok(typed.to_owned())

@@ -3,17 +3,17 @@
 use std::{net::SocketAddr, time::Duration};
 
 use super::{
-    AccessLog, Admin, Backend, Balance, Certificates, Config, Cookie, Drain, Forwarded,
-    HeaderLimits, Health, HostPattern, Limits, Listener, Outlier, Places, Pool, Probe, Protocol,
-    Reload, Reuse, Route, Sessions, SetOn, SharedKeys, Sticky, Timeouts, Tls, TlsVersion,
-    UnknownSni, Upgrade, sticky,
+    AccessLogConfig, Admin, Backend, Balance, CertificateSource, Config, Cookie, DrainConfig,
+    Forwarded, HeaderLimits, HealthConfig, HostPattern, Limits, ListenerConfig, ListenerProtocol,
+    Outlier, PoolConfig, ProbeConfig, Reload, Reuse, RouteConfig, SessionsConfig, SetOn,
+    SharedKeys, Sticky, Timeouts, TlsConfig, TlsVersion, UnknownSni, Upgrade, ValuePlaces, sticky,
 };
 
 /// How long a stopping process waits for open streams.
-pub(super) const PROCESS_DRAIN: Drain = Drain::within(Duration::from_secs(30));
+pub(super) const PROCESS_DRAIN: DrainConfig = DrainConfig::within(Duration::from_secs(30));
 
 /// How long a removed backend keeps what it has.
-const POOL_DRAIN: Drain = Drain::within(Duration::from_secs(300));
+const POOL_DRAIN: DrainConfig = DrainConfig::within(Duration::from_secs(300));
 
 /// Over how long the tunnels of a backend that is down are closed, where they are: clients that come
 /// back at once would be a herd.
@@ -48,7 +48,10 @@ impl Default for Reload {
 
 impl Default for Upgrade {
     fn default() -> Self {
-        Self { drain: Drain::within(Duration::from_secs(3600)), ready: Duration::from_secs(30) }
+        Self {
+            drain: DrainConfig::within(Duration::from_secs(3600)),
+            ready: Duration::from_secs(30),
+        }
     }
 }
 
@@ -66,10 +69,10 @@ impl Default for Outlier {
     }
 }
 
-impl Default for Health {
+impl Default for HealthConfig {
     fn default() -> Self {
         Self {
-            probe: Probe::Tcp,
+            probe: ProbeConfig::Tcp,
             interval: Duration::from_secs(2),
             timeout: Duration::from_secs(1),
             rise: 2,
@@ -126,15 +129,15 @@ impl Default for Reuse {
     }
 }
 
-impl Default for Sessions {
+impl Default for SessionsConfig {
     fn default() -> Self {
         Self { max: 1_000_000, max_sid_bytes: 128 }
     }
 }
 
-impl Tls {
+impl TlsConfig {
     /// With these certificates and every default.
-    pub fn new(certificates: Certificates) -> Self {
+    pub fn new(certificates: CertificateSource) -> Self {
         Self {
             certificates,
             unknown_sni: UnknownSni::default(),
@@ -148,7 +151,7 @@ impl Tls {
     }
 }
 
-impl Pool {
+impl PoolConfig {
     /// A pool of these backends with every default.
     pub fn new(name: impl Into<String>, backends: Vec<Backend>) -> Self {
         let name = name.into();
@@ -158,7 +161,7 @@ impl Pool {
             backends,
             source: None,
             balance: Balance::default(),
-            health: Health::default(),
+            health: HealthConfig::default(),
             timeouts: Timeouts::default(),
             reuse: Reuse::default(),
             drain: POOL_DRAIN,
@@ -178,9 +181,9 @@ impl Pool {
     }
 }
 
-impl Listener {
+impl ListenerConfig {
     /// A listener with every default.
-    pub fn new(name: impl Into<String>, bind: Vec<SocketAddr>, protocol: Protocol) -> Self {
+    pub fn new(name: impl Into<String>, bind: Vec<SocketAddr>, protocol: ListenerProtocol) -> Self {
         Self {
             name: name.into(),
             bind,
@@ -201,10 +204,10 @@ impl Listener {
 
 impl Config {
     /// One pool behind these listeners for every host and path, with every default.
-    pub fn new(listeners: Vec<Listener>, pool: Pool) -> Self {
+    pub fn new(listeners: Vec<ListenerConfig>, pool: PoolConfig) -> Self {
         Self {
             listeners,
-            routes: vec![Route {
+            routes: vec![RouteConfig {
                 host: HostPattern::Any,
                 path: "/".to_owned(),
                 pool: pool.name.clone(),
@@ -216,15 +219,15 @@ impl Config {
             ticket_keys: SharedKeys::Made,
             trusted_proxies: Vec::new(),
             forwarded: Forwarded::default(),
-            sessions: Sessions::default(),
-            access_log: AccessLog::default(),
+            sessions: SessionsConfig::default(),
+            access_log: AccessLogConfig::default(),
             redact: Vec::new(),
             drain: PROCESS_DRAIN,
             reload: Reload::default(),
             upgrade: Upgrade::default(),
             error_pages: None,
             admin: Admin::default(),
-            places: Places::default(),
+            places: ValuePlaces::default(),
             watched: Vec::new(),
         }
     }

@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use super::{
-    Drain, Upgrade,
+    DrainConfig, Upgrade,
     defaults::ON_DOWN_SPREAD,
-    fault::Wrong,
-    file::{Table, Value},
+    fault::InvalidValue,
+    file::{TomlTable, TomlValue},
     reader::SHORTEST,
     schema,
 };
@@ -16,14 +16,14 @@ use super::{
 const LONGEST_READY: Duration = Duration::from_secs(240);
 
 /// The `drain` of a table: a duration, or a table of one and the part in which closes are spread.
-pub(super) fn drain(table: &Table<'_>, default: Drain) -> Drain {
+pub(super) fn drain(table: &TomlTable<'_>, default: DrainConfig) -> DrainConfig {
     table.value("drain").and_then(|value| terms(&value)).unwrap_or(default)
 }
 
-fn terms(value: &Value<'_>) -> Option<Drain> {
+fn terms(value: &TomlValue<'_>) -> Option<DrainConfig> {
     if !value.node.get_ref().is_table() {
         if value.node.get_ref().is_str() {
-            return value.duration(Default::default()).map(Drain::within);
+            return value.duration(Default::default()).map(DrainConfig::within);
         }
         let wanted = "a duration such as \"5m\" or a table `{ within = \"5m\", spread = \"2m\" }`";
         value.is_not_with(wanted, || {
@@ -33,20 +33,22 @@ fn terms(value: &Value<'_>) -> Option<Drain> {
     }
     let table = value.table(&schema::DRAIN, "a table")?;
     let within = table.need("within", "`within = \"5m\"`")?.duration(Default::default())?;
-    let spread = table.period("spread", Drain::within(within).spread);
+    let spread = table.period("spread", DrainConfig::within(within).spread);
     if let Some(typed) = table.value("spread").filter(|_| spread > within) {
         let message = format!(
             "`spread` is longer than the whole drain, {}",
             humantime::format_duration(within)
         );
-        typed.fault(Wrong::new(message).help("write at most `within`; the default is half of it"));
+        typed.fault(
+            InvalidValue::new(message).help("write at most `within`; the default is half of it"),
+        );
     }
-    Some(Drain { within, spread })
+    Some(DrainConfig { within, spread })
 }
 
 /// Reads `on_down`: what becomes of the tunnels of a backend that is down. `"keep"`, `"close"`, or a table
 /// of the time over which the closes are spread.
-pub(super) fn on_down(value: &Value<'_>) -> Option<Duration> {
+pub(super) fn on_down(value: &TomlValue<'_>) -> Option<Duration> {
     let typed = value.node.get_ref();
     if typed.is_str() {
         return value.choice(&[("keep", None), ("close", Some(ON_DOWN_SPREAD))]).flatten();
@@ -60,7 +62,7 @@ pub(super) fn on_down(value: &Value<'_>) -> Option<Duration> {
 }
 
 /// Reads `upgrade`.
-pub(super) fn upgrade(value: &Value<'_>) -> Option<Upgrade> {
+pub(super) fn upgrade(value: &TomlValue<'_>) -> Option<Upgrade> {
     let table = value.table(&schema::UPGRADE, "a table, `[upgrade]`")?;
     let default = Upgrade::default();
     Some(Upgrade {

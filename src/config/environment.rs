@@ -11,7 +11,7 @@ use toml::{
 };
 
 use super::{
-    fault::{Span, Wrong, quoted},
+    fault::{InvalidValue, Span, quoted},
     file::File,
 };
 
@@ -56,22 +56,23 @@ fn reference(typed: &str, nth: usize, at: &Span) -> Span {
 }
 
 /// A variable of this process.
-fn environment(name: &str) -> Result<Option<String>, Wrong> {
+fn environment(name: &str) -> Result<Option<String>, InvalidValue> {
     match env::var(name) {
         Ok(value) => Ok(Some(value)),
         Err(VarError::NotPresent) => Ok(None),
-        Err(VarError::NotUnicode(_)) => {
-            Err(Wrong::new(format!("the environment variable {} is not UTF-8 text", quoted(name)))
-                .help("set it to UTF-8 text"))
-        }
+        Err(VarError::NotUnicode(_)) => Err(InvalidValue::new(format!(
+            "the environment variable {} is not UTF-8 text",
+            quoted(name)
+        ))
+        .help("set it to UTF-8 text")),
     }
 }
 
 /// A string with its references replaced, or every fault with the number of its `${`, from 0.
 fn expanded(
     text: &str,
-    variable: impl Fn(&str) -> Result<Option<String>, Wrong>,
-) -> Result<String, Vec<(usize, Wrong)>> {
+    variable: impl Fn(&str) -> Result<Option<String>, InvalidValue>,
+) -> Result<String, Vec<(usize, InvalidValue)>> {
     let (mut filled, mut faults) = (String::with_capacity(text.len()), Vec::new());
     let (mut rest, mut nth) = (text, 0);
     while let Some(at) = rest.find("${") {
@@ -91,7 +92,7 @@ fn expanded(
                     rest = &from[end + 1..];
                 }
                 None => {
-                    let wrong = Wrong::new("this `${` has no closing `}`");
+                    let wrong = InvalidValue::new("this `${` has no closing `}`");
                     faults.push((nth, wrong.help("write `${NAME}`, or `$${` for a literal `${`")));
                     rest = "";
                 }
@@ -106,8 +107,8 @@ fn expanded(
 /// The value of what is between the braces. An empty variable takes the default, as in a shell.
 fn resolved(
     inner: &str,
-    variable: impl Fn(&str) -> Result<Option<String>, Wrong>,
-) -> Result<String, Wrong> {
+    variable: impl Fn(&str) -> Result<Option<String>, InvalidValue>,
+) -> Result<String, InvalidValue> {
     let (name, default) = match inner.split_once(":-") {
         Some((name, default)) => (name, Some(default)),
         None => (inner, None),
@@ -116,7 +117,7 @@ fn resolved(
         byte == b'_' || byte.is_ascii_alphabetic() || (index > 0 && byte.is_ascii_digit())
     };
     if name.is_empty() || !name.bytes().enumerate().all(allowed) {
-        return Err(Wrong::new(format!("invalid environment variable name {}", quoted(name))).help(
+        return Err(InvalidValue::new(format!("invalid environment variable name {}", quoted(name))).help(
             "write `${NAME}` or `${NAME:-default}` with letters, digits and `_`, or `$${` for a literal `${`",
         ));
     }
@@ -125,7 +126,8 @@ fn resolved(
         (Some(value), Some(_)) if !value.is_empty() => Ok(value),
         (_, Some(default)) => Ok(default.to_owned()),
         (None, None) => {
-            let wrong = Wrong::new(format!("the environment variable {} is not set", quoted(name)));
+            let wrong =
+                InvalidValue::new(format!("the environment variable {} is not set", quoted(name)));
             Err(wrong.help(format!(
                 "set it for this process (systemd: `Environment=` or `EnvironmentFile=`), or write a default: \
                  `${{{name}:-value}}`"

@@ -7,9 +7,9 @@
 use std::{ops::Range, path::PathBuf, str, sync::Arc};
 
 use super::{
-    fault::{Fault, Source, Wrong, quoted},
+    fault::{Fault, InvalidValue, SourceText, quoted},
     text,
-    value::Value,
+    value::TomlValue,
 };
 
 /// Largest error page, in bytes. Every failed request may send one.
@@ -182,7 +182,7 @@ impl Placeholder {
 }
 
 /// Reads `error_pages`: the path of one page for every error, or a table from status codes to paths.
-pub(super) fn error_pages(value: &Value<'_>) -> Option<Arc<ErrorPages>> {
+pub(super) fn error_pages(value: &TomlValue<'_>) -> Option<Arc<ErrorPages>> {
     if value.node.get_ref().is_str() {
         let entry = entry(StatusPattern::Any, value)?;
         return Some(Arc::new(ErrorPages { entries: vec![entry] }));
@@ -205,7 +205,7 @@ pub(super) fn error_pages(value: &Value<'_>) -> Option<Arc<ErrorPages>> {
 }
 
 /// The status codes that a key covers.
-fn pattern(key: &str) -> Result<StatusPattern, Wrong> {
+fn pattern(key: &str) -> Result<StatusPattern, InvalidValue> {
     match key {
         "4xx" => return Ok(StatusPattern::Class(4)),
         "5xx" => return Ok(StatusPattern::Class(5)),
@@ -216,16 +216,18 @@ fn pattern(key: &str) -> Result<StatusPattern, Wrong> {
         Some(code) if OWN_STATUSES.contains(&code) => Ok(StatusPattern::Exact(code)),
         Some(code) => {
             let codes: Vec<String> = OWN_STATUSES.iter().map(u16::to_string).collect();
-            Err(Wrong::new(format!("the proxy itself never replies with status {code}")).help(
-                format!("responses of backends are not replaced; use one of {}", codes.join(", ")),
-            ))
+            Err(InvalidValue::new(format!("the proxy itself never replies with status {code}"))
+                .help(format!(
+                    "responses of backends are not replaced; use one of {}",
+                    codes.join(", ")
+                )))
         }
-        None => Err(Wrong::new(format!("invalid status code {}", quoted(key)))
+        None => Err(InvalidValue::new(format!("invalid status code {}", quoted(key)))
             .help("write a status code, for example `503`, or `4xx` or `5xx`")),
     }
 }
 
-fn entry(covers: StatusPattern, value: &Value<'_>) -> Option<ErrorPageEntry> {
+fn entry(covers: StatusPattern, value: &TomlValue<'_>) -> Option<ErrorPageEntry> {
     let path = value.resolve(value.string()?);
     let page = match value.read(&path).and_then(checked) {
         Ok(text) => parsed(value, &path, &text)?,
@@ -239,32 +241,33 @@ fn entry(covers: StatusPattern, value: &Value<'_>) -> Option<ErrorPageEntry> {
 }
 
 /// The text of a page's file.
-fn checked(bytes: Vec<u8>) -> Result<String, Wrong> {
+fn checked(bytes: Vec<u8>) -> Result<String, InvalidValue> {
     if bytes.len() > LARGEST_PAGE {
         let message = format!("the error page is larger than {} KiB", LARGEST_PAGE >> 10);
-        return Err(
-            Wrong::new(message).help("make the page smaller: every failed request may send it")
-        );
+        return Err(InvalidValue::new(message)
+            .help("make the page smaller: every failed request may send it"));
     }
-    let text = String::from_utf8(bytes)
-        .map_err(|_| Wrong::new("the error page is not UTF-8 text").help("save it as UTF-8"))?;
+    let text = String::from_utf8(bytes).map_err(|_| {
+        InvalidValue::new("the error page is not UTF-8 text").help("save it as UTF-8")
+    })?;
     if text.trim().is_empty() {
-        return Err(Wrong::new("the error page is empty").help("write an HTML document"));
+        return Err(InvalidValue::new("the error page is empty").help("write an HTML document"));
     }
     Ok(text)
 }
 
 /// Parses a page; a fault points into the page's file.
-fn parsed(value: &Value<'_>, path: &std::path::Path, text: &str) -> Option<ErrorPage> {
+fn parsed(value: &TomlValue<'_>, path: &std::path::Path, text: &str) -> Option<ErrorPage> {
     let text = text::unmarked(text);
     match ErrorPage::parse(text) {
         Ok(page) => Some(page),
         Err(UnknownPlaceholder { at }) => {
             let known: Vec<String> =
                 Placeholder::ALL.iter().map(|(name, _)| format!("`{{{{{name}}}}}`")).collect();
-            let wrong = Wrong::new(format!("unknown placeholder {}", quoted(&text[at.clone()])))
-                .help(format!("the placeholders are {}", known.join(", ")));
-            let fault: Fault = Source::new(path, text).fault(&at, wrong);
+            let wrong =
+                InvalidValue::new(format!("unknown placeholder {}", quoted(&text[at.clone()])))
+                    .help(format!("the placeholders are {}", known.join(", ")));
+            let fault: Fault = SourceText::new(path, text).fault(&at, wrong);
             value.file.elsewhere(&value.at(), fault);
             None
         }

@@ -23,14 +23,14 @@ const BEFORE_CARET: usize = 40;
 
 /// What is wrong with one value and, where it can be said, what to write instead.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Wrong {
+pub struct InvalidValue {
     /// One sentence without a full stop.
     pub message: String,
     /// What to do about it.
     pub help: Option<String>,
 }
 
-impl Wrong {
+impl InvalidValue {
     /// A fault that explains itself.
     pub fn new(message: impl Into<String>) -> Self {
         Self { message: message.into(), help: None }
@@ -44,14 +44,14 @@ impl Wrong {
     }
 }
 
-impl fmt::Display for Wrong {
+impl fmt::Display for InvalidValue {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.message)?;
         self.help.as_ref().map_or(Ok(()), |help| write!(f, " ({help})"))
     }
 }
 
-impl Error for Wrong {}
+impl Error for InvalidValue {}
 
 /// One fault of a configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -76,7 +76,7 @@ pub struct Fault {
 
 impl Fault {
     /// A fault of a file as a whole: it cannot be read.
-    pub(super) fn of_file(file: &Path, wrong: Wrong) -> Self {
+    pub(super) fn of_file(file: &Path, wrong: InvalidValue) -> Self {
         Self {
             file: file.to_owned(),
             line: 0,
@@ -222,14 +222,14 @@ pub(super) fn quoted(text: &str) -> String {
 }
 
 /// A text with the places of its lines.
-pub(super) struct Source<'s> {
+pub(super) struct SourceText<'s> {
     path: &'s Path,
     text: &'s str,
     /// Offset of the first byte of each line.
     starts: Vec<usize>,
 }
 
-impl<'s> Source<'s> {
+impl<'s> SourceText<'s> {
     /// `path` is shown, not read. A byte order mark belongs to no line.
     pub(super) fn new(path: &'s Path, text: &'s str) -> Self {
         let first = if text.starts_with('\u{feff}') { '\u{feff}'.len_utf8() } else { 0 };
@@ -263,7 +263,7 @@ impl<'s> Source<'s> {
     }
 
     /// A fault at these bytes; where they reach over a line's end, its first line is shown.
-    pub(super) fn fault(&self, at: &Span, wrong: Wrong) -> Fault {
+    pub(super) fn fault(&self, at: &Span, wrong: InvalidValue) -> Fault {
         let line = self.line(at.start);
         let text = self.line_text(line);
         let start = self.starts[line - 1];
@@ -298,13 +298,15 @@ fn characters(text: &str, bytes: Span) -> usize {
 mod tests {
     use std::path::Path;
 
-    use super::{Faults, Source, Wrong, quoted};
+    use super::{Faults, InvalidValue, SourceText, quoted};
 
     /// The rendering of a fault at the first `needle`.
     fn shown(text: &str, needle: &str) -> String {
         let start = text.find(needle).unwrap();
-        let source = Source::new(Path::new("m.toml"), text);
-        source.fault(&(start..start + needle.len()), Wrong::new("bad").help("do")).to_string()
+        let source = SourceText::new(Path::new("m.toml"), text);
+        source
+            .fault(&(start..start + needle.len()), InvalidValue::new("bad").help("do"))
+            .to_string()
     }
 
     /// The cell that the first caret stands under, and the run's length.
@@ -376,19 +378,20 @@ mod tests {
 
     #[test]
     fn an_offset_behind_the_end_points_behind_the_end() {
-        let source = Source::new(Path::new("m.toml"), "a = 1");
-        let fault = source.fault(&(5..5), Wrong::new("bad"));
+        let source = SourceText::new(Path::new("m.toml"), "a = 1");
+        let fault = source.fault(&(5..5), InvalidValue::new("bad"));
         assert_eq!((fault.line, fault.column, fault.width), (1, 6, 1));
-        let fault = Source::new(Path::new("m.toml"), "").fault(&(9..12), Wrong::new("bad"));
+        let fault =
+            SourceText::new(Path::new("m.toml"), "").fault(&(9..12), InvalidValue::new("bad"));
         assert_eq!((fault.line, fault.column), (1, 1));
     }
 
     #[test]
     fn several_are_parted_by_a_blank_line() {
-        let source = Source::new(Path::new("m.toml"), "a\nb");
+        let source = SourceText::new(Path::new("m.toml"), "a\nb");
         let faults = Faults(vec![
-            source.fault(&(0..1), Wrong::new("one")),
-            source.fault(&(2..3), Wrong::new("two")),
+            source.fault(&(0..1), InvalidValue::new("one")),
+            source.fault(&(2..3), InvalidValue::new("two")),
         ]);
         assert!(faults.to_string().contains("  | ^\n\nerror: two\n"), "{faults}");
     }

@@ -12,16 +12,16 @@ use std::{
 
 use toml::de::{DeTable, Error};
 
-pub(super) use super::value::{Table, Value};
+pub(super) use super::value::{TomlTable, TomlValue};
 use super::{
     bytes,
     content::{Content, Reading},
     environment,
-    fault::{Fault, Faults, Source, Span, Wrong},
+    fault::{Fault, Faults, InvalidValue, SourceText, Span},
     foreign,
     includes::{self, Included},
     merge,
-    places::Places,
+    places::ValuePlaces,
     schema::Section,
     source_map::SourceMap,
     syntax::Syntax,
@@ -33,7 +33,7 @@ pub(super) const MOST_FAULTS: usize = 200;
 /// A configuration and what was found in it so far.
 pub(super) struct File<'s> {
     sources: SourceMap<'s>,
-    found: RefCell<Vec<Found>>,
+    found: RefCell<Vec<FoundFault>>,
     readings: RefCell<Vec<Reading>>,
     /// Mistakes that are reported at their first place only.
     said: RefCell<HashSet<String>>,
@@ -44,7 +44,7 @@ pub(super) struct File<'s> {
 }
 
 /// A fault with what decides whether and where it is reported.
-struct Found {
+struct FoundFault {
     /// Where it came from, also if the fault itself is in a file that the configuration names.
     at: Span,
     /// The fault says that something is missing.
@@ -53,7 +53,7 @@ struct Found {
 }
 
 /// What the parser reported of one file.
-struct Parsed {
+struct ParsedFile {
     syntax: Syntax,
     /// The whole file is written in another format.
     foreign: Option<Fault>,
@@ -61,8 +61,8 @@ struct Parsed {
     base: usize,
 }
 
-impl Parsed {
-    fn new(source: &Source<'_>, errors: &[Error], base: usize) -> Self {
+impl ParsedFile {
+    fn new(source: &SourceText<'_>, errors: &[Error], base: usize) -> Self {
         Self { syntax: Syntax::new(source, errors), foreign: foreign::fault(source, errors), base }
     }
 
@@ -72,7 +72,7 @@ impl Parsed {
 }
 
 impl<'s> File<'s> {
-    fn new(main: Source<'s>) -> Self {
+    fn new(main: SourceText<'s>) -> Self {
         Self {
             sources: SourceMap::new(main),
             found: RefCell::default(),
@@ -89,25 +89,25 @@ impl<'s> File<'s> {
         path: &Path,
         text: &str,
         section: &'static Section,
-        walk: impl FnOnce(&Table<'_>) -> T,
-    ) -> (Result<(T, Places), Faults>, Vec<Reading>) {
+        walk: impl FnOnce(&TomlTable<'_>) -> T,
+    ) -> (Result<(T, ValuePlaces), Faults>, Vec<Reading>) {
         let (root, errors) = DeTable::parse_recoverable(text);
-        let main = File::new(Source::new(path, text));
+        let main = File::new(SourceText::new(path, text));
         let mut tree = root.into_inner();
-        let mut parsed = vec![Parsed::new(main.sources.main(), &errors, 0)];
+        let mut parsed = vec![ParsedFile::new(main.sources.main(), &errors, 0)];
         environment::expand(&main, &mut tree);
         let included = includes::read(&main, &tree);
         let file = main.add(&included, &mut tree, &mut parsed);
         let end = text.trim_end().len();
-        let table = Table::new(&file, section, end..end, &tree);
+        let table = TomlTable::new(&file, section, end..end, &tree);
         table.fault_unknown_keys();
         let value = walk(&table);
         let readings = file.readings.take();
         if let Some(fault) = parsed[0].foreign.take() {
             return (Err(Faults(vec![fault])), readings);
         }
-        if parsed.iter().all(Parsed::is_valid) && file.found.borrow().is_empty() {
-            let places = Places::of(&file.sources, &tree);
+        if parsed.iter().all(ParsedFile::is_valid) && file.found.borrow().is_empty() {
+            let places = ValuePlaces::of(&file.sources, &tree);
             (Ok((value, places)), readings)
         } else {
             (Err(file.faults(parsed)), readings)
@@ -119,16 +119,16 @@ impl<'s> File<'s> {
         self,
         included: &'a [Included],
         tree: &mut DeTable<'a>,
-        parsed: &mut Vec<Parsed>,
+        parsed: &mut Vec<ParsedFile>,
     ) -> File<'a>
     where
         's: 'a,
     {
         let mut file: File<'a> = self;
         for Included { path, text } in included {
-            let base = file.sources.add(Source::new(path, text));
+            let base = file.sources.add(SourceText::new(path, text));
             let (root, errors) = DeTable::parse_recoverable(text);
-            parsed.push(Parsed::new(&Source::new(path, text), &errors, base));
+            parsed.push(ParsedFile::new(&SourceText::new(path, text), &errors, base));
             let mut table = merge::moved(root.into_inner(), base);
             includes::refuse_nested(&file, &mut table);
             environment::expand(&file, &mut table);
@@ -158,12 +158,12 @@ impl<'s> File<'s> {
     }
 
     /// Notes a fault at `at`.
-    pub(super) fn fault(&self, at: &Span, wrong: Wrong) {
+    pub(super) fn fault(&self, at: &Span, wrong: InvalidValue) {
         self.note(at, false, || self.sources.fault(at, wrong));
     }
 
     /// Notes that something is missing which `at` needs.
-    pub(super) fn missing(&self, at: &Span, wrong: Wrong) {
+    pub(super) fn missing(&self, at: &Span, wrong: InvalidValue) {
         self.note(at, true, || self.sources.fault(at, wrong));
     }
 
@@ -174,7 +174,7 @@ impl<'s> File<'s> {
 
     fn note(&self, at: &Span, missing: bool, fault: impl FnOnce() -> Fault) {
         if !self.is_full() && !self.is_unusable(at) {
-            let found = Found { at: at.clone(), missing, fault: fault() };
+            let found = FoundFault { at: at.clone(), missing, fault: fault() };
             self.found.borrow_mut().push(found);
         }
     }
@@ -216,7 +216,7 @@ impl<'s> File<'s> {
     }
 
     /// Reads a file that is named at `offset`, and remembers it as one to watch.
-    pub(super) fn read(&self, offset: usize, path: &Path) -> Result<Vec<u8>, Wrong> {
+    pub(super) fn read(&self, offset: usize, path: &Path) -> Result<Vec<u8>, InvalidValue> {
         let outcome = bytes::read(path);
         let content = outcome.as_deref().map_or(Content::Unreadable, Content::of);
         self.note_reading(Reading { path: path.to_owned(), content });
@@ -242,24 +242,24 @@ impl<'s> File<'s> {
     }
 
     /// Every fault, in the order of the files and of their lines.
-    fn faults(self, parsed: Vec<Parsed>) -> Faults {
+    fn faults(self, parsed: Vec<ParsedFile>) -> Faults {
         let mut found = self.found.take();
-        if !parsed.iter().all(Parsed::is_valid) {
+        if !parsed.iter().all(ParsedFile::is_valid) {
             found.retain(|found| {
                 let (index, local) = self.sources.locate(&found.at);
-                let Parsed { syntax, foreign, .. } = &parsed[index];
+                let ParsedFile { syntax, foreign, .. } = &parsed[index];
                 let text = self.sources.file_text(index);
                 !found.missing && foreign.is_none() && syntax.leaves_whole(text, &local)
             });
         }
-        for Parsed { syntax, foreign, base } in parsed {
+        for ParsedFile { syntax, foreign, base } in parsed {
             if let Some(fault) = foreign {
-                found.push(Found { at: base..base, missing: false, fault });
+                found.push(FoundFault { at: base..base, missing: false, fault });
                 continue;
             }
             found.extend(syntax.into_faults().map(|(at, wrong)| {
                 let at = at.start + base..at.end + base;
-                Found { fault: self.sources.fault(&at, wrong), at, missing: false }
+                FoundFault { fault: self.sources.fault(&at, wrong), at, missing: false }
             }));
         }
         found.sort_by_key(|found| found.at.start);
@@ -267,8 +267,9 @@ impl<'s> File<'s> {
         let mut faults: Vec<Fault> = found.into_iter().map(|found| found.fault).collect();
         if more {
             faults.truncate(MOST_FAULTS);
-            let wrong = Wrong::new(format!("there are more than these {MOST_FAULTS} faults"))
-                .help("correct these first");
+            let wrong =
+                InvalidValue::new(format!("there are more than these {MOST_FAULTS} faults"))
+                    .help("correct these first");
             faults.push(Fault::of_file(self.main_path(), wrong));
         }
         Faults(faults)

@@ -5,7 +5,7 @@
 
 use toml::de::Error;
 
-use super::fault::{Fault, Source, Wrong};
+use super::fault::{Fault, InvalidValue, SourceText};
 
 /// Lines that are looked at.
 const LINES: usize = 200;
@@ -34,7 +34,7 @@ impl Format {
 }
 
 /// The one fault of a text that is written in another format; `None` where it is TOML, if broken.
-pub(super) fn fault(source: &Source<'_>, errors: &[Error]) -> Option<Fault> {
+pub(super) fn fault(source: &SourceText<'_>, errors: &[Error]) -> Option<Fault> {
     if errors.is_empty() {
         return None;
     }
@@ -44,7 +44,7 @@ pub(super) fn fault(source: &Source<'_>, errors: &[Error]) -> Option<Fault> {
     })?;
     let format = recognised(source.text())?;
     let start = at + (line.len() - line.trim_start().len());
-    let wrong = Wrong::new(format!("this file is {}, not TOML", format.name())).help(
+    let wrong = InvalidValue::new(format!("this file is {}, not TOML", format.name())).help(
         "write it as TOML, for example `listeners.web.bind = \"0.0.0.0:8080\"` and \
          `pools.app.backends = [\"127.0.0.1:3000\"]`; the README has a whole file",
     );

@@ -1,9 +1,9 @@
 //! `[pools.NAME.health]`: how backends are probed.
 
 use super::{
-    Health, Probe,
-    fault::{Wrong, quoted},
-    file::{Table, Value},
+    HealthConfig, ProbeConfig,
+    fault::{InvalidValue, quoted},
+    file::{TomlTable, TomlValue},
     schema,
 };
 
@@ -14,9 +14,9 @@ const HEALTHY: (u16, u16) = (200, 299);
 const MOST_PROBES: u32 = 1000;
 
 /// Reads the table.
-pub(super) fn health(value: &Value<'_>) -> Option<Health> {
+pub(super) fn health(value: &TomlValue<'_>) -> Option<HealthConfig> {
     let table = value.table(&schema::HEALTH, "a table such as `{ probe = \"engine.io\" }`")?;
-    let default = Health::default();
+    let default = HealthConfig::default();
     let interval = table.deadline("interval", default.interval);
     // A shorter interval alone shall not ask for a shorter timeout too.
     let timeout = table.deadline("timeout", default.timeout.min(interval));
@@ -25,9 +25,11 @@ pub(super) fn health(value: &Value<'_>) -> Option<Health> {
             "`timeout` is longer than `interval`, {}",
             humantime::format_duration(interval)
         );
-        typed.fault(Wrong::new(message).help("write at most `interval`, or a longer `interval`"));
+        typed.fault(
+            InvalidValue::new(message).help("write at most `interval`, or a longer `interval`"),
+        );
     }
-    Some(Health {
+    Some(HealthConfig {
         probe: probe(&table)?,
         interval,
         timeout,
@@ -38,7 +40,7 @@ pub(super) fn health(value: &Value<'_>) -> Option<Health> {
 
 /// What a probe does, before its own keys are read.
 #[derive(Clone, Copy, PartialEq)]
-enum Kind {
+enum ProbeKind {
     Off,
     Tcp,
     Http,
@@ -47,56 +49,61 @@ enum Kind {
 }
 
 /// What kind of probe is asked for; keys that belong to another kind are faults.
-fn probe(table: &Table<'_>) -> Option<Probe> {
+fn probe(table: &TomlTable<'_>) -> Option<ProbeConfig> {
     let kinds = [
-        ("off", Kind::Off),
-        ("tcp", Kind::Tcp),
-        ("http", Kind::Http),
-        ("engine.io", Kind::EngineIo),
-        ("websocket", Kind::WebSocket),
+        ("off", ProbeKind::Off),
+        ("tcp", ProbeKind::Tcp),
+        ("http", ProbeKind::Http),
+        ("engine.io", ProbeKind::EngineIo),
+        ("websocket", ProbeKind::WebSocket),
     ];
     let kind = match table.value("probe") {
         Some(value) => value.choice(&kinds)?,
-        None => Kind::Tcp,
+        None => ProbeKind::Tcp,
     };
-    if matches!(kind, Kind::Off | Kind::Tcp) {
+    if matches!(kind, ProbeKind::Off | ProbeKind::Tcp) {
         table.refuse(&["path", "host"], |key| {
-            Wrong::new(format!("`{key}` is used by http, engine.io and websocket probes only"))
-                .help("add `probe = \"http\"`, `\"engine.io\"` or `\"websocket\"`, or remove it")
+            InvalidValue::new(format!(
+                "`{key}` is used by http, engine.io and websocket probes only"
+            ))
+            .help("add `probe = \"http\"`, `\"engine.io\"` or `\"websocket\"`, or remove it")
         });
     }
-    if kind != Kind::Http {
+    if kind != ProbeKind::Http {
         table.refuse(&["status"], |key| {
-            Wrong::new(format!("`{key}` is used by http probes only"))
+            InvalidValue::new(format!("`{key}` is used by http probes only"))
                 .help("add `probe = \"http\"`, or remove it")
         });
     }
-    if kind == Kind::Off {
+    if kind == ProbeKind::Off {
         table.refuse(&["interval", "timeout", "rise", "fall"], |key| {
-            Wrong::new(format!("`{key}` is not used when `probe` is \"off\"")).help("remove it")
+            InvalidValue::new(format!("`{key}` is not used when `probe` is \"off\""))
+                .help("remove it")
         });
     }
-    let path = |parse: fn(&str) -> Result<String, Wrong>, default: &str| {
+    let path = |parse: fn(&str) -> Result<String, InvalidValue>, default: &str| {
         let typed = table.value("path").and_then(|value| value.parsed(parse));
         typed.unwrap_or_else(|| default.to_owned())
     };
     let host = || table.value("host").and_then(|value| value.parsed(host));
     Some(match kind {
-        Kind::Off => Probe::Off,
-        Kind::Tcp => Probe::Tcp,
-        Kind::Http => Probe::Http {
+        ProbeKind::Off => ProbeConfig::Off,
+        ProbeKind::Tcp => ProbeConfig::Tcp,
+        ProbeKind::Http => ProbeConfig::Http {
             path: path(target, "/"),
             host: host(),
             status: table.value("status").and_then(|value| statuses(&value)).unwrap_or(HEALTHY),
         },
-        Kind::EngineIo => Probe::EngineIo { path: path(bare_path, "/socket.io/"), host: host() },
-        Kind::WebSocket => Probe::WebSocket { path: path(target, "/"), host: host() },
+        ProbeKind::EngineIo => {
+            ProbeConfig::EngineIo { path: path(bare_path, "/socket.io/"), host: host() }
+        }
+        ProbeKind::WebSocket => ProbeConfig::WebSocket { path: path(target, "/"), host: host() },
     })
 }
 
 /// A request target in origin form: path and query.
-fn target(typed: &str) -> Result<String, Wrong> {
-    let wrong = || Wrong::new(format!("invalid path {}", quoted(typed)));
+fn target(typed: &str) -> Result<String, InvalidValue> {
+    let wrong = || InvalidValue::new(format!("invalid path {}", quoted(typed)));
     if !typed.starts_with('/') {
         return Err(wrong().help("a path starts with a slash: \"/healthz\""));
     }
@@ -107,9 +114,9 @@ fn target(typed: &str) -> Result<String, Wrong> {
 }
 
 /// A path alone: the probe asks with a query of its own.
-fn bare_path(typed: &str) -> Result<String, Wrong> {
+fn bare_path(typed: &str) -> Result<String, InvalidValue> {
     if typed.contains('?') {
-        return Err(Wrong::new(format!(
+        return Err(InvalidValue::new(format!(
             "{} has a query, which the probe adds itself",
             quoted(typed)
         ))
@@ -119,17 +126,17 @@ fn bare_path(typed: &str) -> Result<String, Wrong> {
 }
 
 /// A `Host` header's value.
-fn host(typed: &str) -> Result<String, Wrong> {
+fn host(typed: &str) -> Result<String, InvalidValue> {
     let allowed = |c: char| c.is_ascii_alphanumeric() || ".-_:[]".contains(c);
     if typed.is_empty() || !typed.chars().all(allowed) {
-        return Err(Wrong::new(format!("invalid host {}", quoted(typed)))
+        return Err(InvalidValue::new(format!("invalid host {}", quoted(typed)))
             .help("write a name, with a port if the server wants one: \"chat.example.com\""));
     }
     Ok(typed.to_owned())
 }
 
 /// The statuses of a healthy answer: 200, "200" or "200-399".
-fn statuses(value: &Value<'_>) -> Option<(u16, u16)> {
+fn statuses(value: &TomlValue<'_>) -> Option<(u16, u16)> {
     if value.node.get_ref().is_integer() {
         return value.integer(200..=599).map(|status| (status, status));
     }
@@ -140,12 +147,12 @@ fn statuses(value: &Value<'_>) -> Option<(u16, u16)> {
     value.parsed(status_range)
 }
 
-fn status_range(typed: &str) -> Result<(u16, u16), Wrong> {
+fn status_range(typed: &str) -> Result<(u16, u16), InvalidValue> {
     let (low, high) = typed.split_once('-').unwrap_or((typed, typed));
     let status = |text: &str| text.trim().parse::<u16>().ok().filter(|s| (200..=599).contains(s));
     match (status(low), status(high)) {
         (Some(low), Some(high)) if low <= high => Ok((low, high)),
-        _ => Err(Wrong::new(format!("invalid range of statuses {}", quoted(typed)))
+        _ => Err(InvalidValue::new(format!("invalid range of statuses {}", quoted(typed)))
             .help("write for example \"200-399\"; statuses are from 200 to 599")),
     }
 }

@@ -17,8 +17,8 @@ use toml::de::DeTable;
 
 use super::{
     content::{Content, Reading},
-    fault::{Source, Wrong, quoted},
-    file::{File, Value},
+    fault::{InvalidValue, SourceText, quoted},
+    file::{File, TomlValue},
 };
 
 /// Key of the main file.
@@ -42,8 +42,8 @@ pub(super) struct Included {
 
 /// Reads the files that the main file's table includes, in order, each once.
 pub(super) fn read<'t>(file: &'t File<'t>, main: &'t DeTable<'t>) -> Vec<Included> {
-    let Some(value) = Value::of_key(file, KEY, main) else { return Vec::new() };
-    let mut reader = Reader { file, seen: HashSet::new(), included: Vec::new() };
+    let Some(value) = TomlValue::of_key(file, KEY, main) else { return Vec::new() };
+    let mut reader = IncludeReader { file, seen: HashSet::new(), included: Vec::new() };
     reader.seen.insert(identity(file.main_path()));
     match value.elements() {
         Some(elements) => elements.for_each(|element| reader.pattern(&element)),
@@ -57,23 +57,23 @@ pub(super) fn read<'t>(file: &'t File<'t>, main: &'t DeTable<'t>) -> Vec<Include
 pub(super) fn refuse_nested(file: &File<'_>, table: &mut DeTable<'_>) {
     if let Some((key, _)) = table.remove_entry(KEY) {
         let main = quoted(&file.main_path().to_string_lossy());
-        let wrong = Wrong::new("an included file cannot include other files");
+        let wrong = InvalidValue::new("an included file cannot include other files");
         file.fault(&key.span(), wrong.help(format!("move these patterns to `include` in {main}")));
     }
 }
 
-struct Reader<'t> {
+struct IncludeReader<'t> {
     file: &'t File<'t>,
     /// Files that were read, without links.
     seen: HashSet<PathBuf>,
     included: Vec<Included>,
 }
 
-impl Reader<'_> {
-    fn pattern(&mut self, value: &Value<'_>) {
+impl IncludeReader<'_> {
+    fn pattern(&mut self, value: &TomlValue<'_>) {
         let Some(typed) = value.string() else { return };
         if typed.is_empty() {
-            let wrong = Wrong::new("this path is empty");
+            let wrong = InvalidValue::new("this path is empty");
             value.fault(wrong.help("write a path or a pattern, for example \"conf.d/*.toml\""));
         } else if !is_pattern(typed) {
             let path = value.resolve(typed);
@@ -82,8 +82,8 @@ impl Reader<'_> {
             } else {
                 let itself = identity(&path) == identity(self.file.main_path());
                 let wrong = match itself {
-                    true => Wrong::new("this file includes itself"),
-                    false => Wrong::new(format!("{} is included twice", quoted(typed))),
+                    true => InvalidValue::new("this file includes itself"),
+                    false => InvalidValue::new(format!("{} is included twice", quoted(typed))),
                 };
                 value.fault(wrong.help("remove it"));
             }
@@ -100,9 +100,9 @@ impl Reader<'_> {
         self.seen.insert(identity(path))
     }
 
-    fn one(&mut self, value: &Value<'_>, path: PathBuf) {
+    fn one(&mut self, value: &TomlValue<'_>, path: PathBuf) {
         if self.included.len() == MOST_FILES {
-            let wrong = Wrong::new(format!("more than {MOST_FILES} files are included"));
+            let wrong = InvalidValue::new(format!("more than {MOST_FILES} files are included"));
             if self.file.first_time("included files") {
                 value.fault(wrong.help("merge some of the files"));
             }
@@ -120,7 +120,7 @@ impl Reader<'_> {
 
     /// The files that a pattern matches, sorted. Every folder that is searched is watched for matching
     /// names that appear later.
-    fn matches(&self, folder: PathBuf, pattern: &str) -> Result<Vec<PathBuf>, Wrong> {
+    fn matches(&self, folder: PathBuf, pattern: &str) -> Result<Vec<PathBuf>, InvalidValue> {
         let mut paths = vec![folder];
         let mut components = Path::new(pattern).components().peekable();
         while let Some(component) = components.next() {
@@ -168,8 +168,8 @@ pub(super) fn not_utf8(path: &Path, bytes: &[u8]) -> super::fault::Fault {
     let valid = str::from_utf8(bytes).map_or_else(|error| error.valid_up_to(), str::len);
     // The lossy text is the same up to the first bad byte.
     let lossy = String::from_utf8_lossy(bytes);
-    let wrong = Wrong::new("this byte is not valid UTF-8").help("save the file as UTF-8");
-    Source::new(path, &lossy).fault(&(valid..valid + 1), wrong)
+    let wrong = InvalidValue::new("this byte is not valid UTF-8").help("save the file as UTF-8");
+    SourceText::new(path, &lossy).fault(&(valid..valid + 1), wrong)
 }
 
 fn is_pattern(typed: &str) -> bool {
@@ -177,17 +177,17 @@ fn is_pattern(typed: &str) -> bool {
 }
 
 /// The pattern that one component of a path is; `None`: it is a plain name.
-fn pattern_of(name: &OsStr) -> Result<Option<Pattern>, Wrong> {
+fn pattern_of(name: &OsStr) -> Result<Option<Pattern>, InvalidValue> {
     let name = name.to_string_lossy();
     if !is_pattern(&name) {
         return Ok(None);
     }
     if name.contains("**") {
-        return Err(Wrong::new("`**` is not supported in a pattern")
+        return Err(InvalidValue::new("`**` is not supported in a pattern")
             .help("write one `*` for each folder: \"sites/*/*.toml\""));
     }
     Pattern::new(&name).map(Some).map_err(|error| {
-        Wrong::new(format!("invalid pattern {}: {}", quoted(&name), error.msg))
+        InvalidValue::new(format!("invalid pattern {}: {}", quoted(&name), error.msg))
             .help("write for example \"conf.d/*.toml\"; `[[]` matches a bracket")
     })
 }

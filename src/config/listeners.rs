@@ -5,10 +5,11 @@ use std::{collections::HashMap, net::SocketAddr, num::NonZeroU32, path::PathBuf}
 use ipnet::IpNet;
 
 use super::{
-    Acme, Certificates, Listener, Passthrough, Protocol, ProxyIn, Redirect, Tls,
+    Acme, CertificateSource, ListenerConfig, ListenerProtocol, PassthroughConfig, ProxyIn,
+    Redirect, TlsConfig,
     address::{bind, host_pattern},
-    fault::{Wrong, quoted},
-    file::{Table, Value},
+    fault::{InvalidValue, quoted},
+    file::{TomlTable, TomlValue},
     names, networks, resilience, routes, schema, secure,
 };
 
@@ -16,7 +17,11 @@ use super::{
 const PROVING: &str = "acme-tls/1";
 
 /// Every listener, in file order; `trusted` are whose PROXY headers count where nobody is named.
-pub(super) fn all(top: &Table<'_>, claims: &mut Claims, trusted: &[IpNet]) -> Vec<Listener> {
+pub(super) fn all(
+    top: &TomlTable<'_>,
+    claims: &mut Claims,
+    trusted: &[IpNet],
+) -> Vec<ListenerConfig> {
     let typed = top.value("listeners");
     let named = typed.map(|value| value.named()).unwrap_or_default();
     // What is no table was faulted as such.
@@ -24,12 +29,12 @@ pub(super) fn all(top: &Table<'_>, claims: &mut Claims, trusted: &[IpNet]) -> Ve
         && typed.is_none_or(|value| value.node.get_ref().is_table())
         && !top.misspells("listeners")
     {
-        let wrong = Wrong::new("there is no listener")
+        let wrong = InvalidValue::new("there is no listener")
             .help("add `[listeners.web]` with `bind = \"0.0.0.0:8080\"`");
         top.file().missing(top.at(), wrong);
     }
     let pools = routes::pools(top);
-    let around = Around { trusted, pools: pools.as_deref() };
+    let around = References { trusted, pools: pools.as_deref() };
     let mut accounts = HashMap::new();
     named
         .into_iter()
@@ -49,17 +54,18 @@ pub(super) fn all(top: &Table<'_>, claims: &mut Claims, trusted: &[IpNet]) -> Ve
 }
 
 /// Notes names that are ordered for and never get here, nor who proves them.
-fn refuse_passed_on(terms: &Acme, rules: &[Passthrough], certificates: &Value<'_>) {
-    let challenges =
-        |rule: &Passthrough| rule.alpn.is_empty() || rule.alpn.iter().any(|name| name == PROVING);
+fn refuse_passed_on(terms: &Acme, rules: &[PassthroughConfig], certificates: &TomlValue<'_>) {
+    let challenges = |rule: &PassthroughConfig| {
+        rule.alpn.is_empty() || rule.alpn.iter().any(|name| name == PROVING)
+    };
     let passed_on = |name: &String| {
-        let covers = |rule: &Passthrough| rule.sni.is_empty() || rule.names(name);
+        let covers = |rule: &PassthroughConfig| rule.sni.is_empty() || rule.names(name);
         rules.iter().any(|rule| covers(rule) && challenges(rule))
     };
     if let Some(name) = terms.domains.iter().find(|name| passed_on(name)) {
         let name = quoted(name);
         let message = format!("a `passthrough` rule forwards connections for {name} undecrypted");
-        certificates.fault(Wrong::new(message).help(
+        certificates.fault(InvalidValue::new(message).help(
             "the server that decrypts them must order the certificate: remove the name here, or the rule",
         ));
     }
@@ -68,32 +74,33 @@ fn refuse_passed_on(terms: &Acme, rules: &[Passthrough], certificates: &Value<'_
 /// Notes an account that is to be written to at two addresses.
 fn refuse_second_email(
     terms: &Acme,
-    certificates: &Value<'_>,
+    certificates: &TomlValue<'_>,
     accounts: &mut HashMap<(PathBuf, String), Option<String>>,
 ) {
     let account = (terms.storage.clone(), terms.directory.clone());
     if *accounts.entry(account).or_insert_with(|| terms.email.clone()) != terms.email {
-        let wrong = Wrong::new("another listener uses this ACME account with another `email`");
+        let wrong =
+            InvalidValue::new("another listener uses this ACME account with another `email`");
         certificates.fault(wrong.help("write the same `email`, or another `storage`"));
     }
 }
 
 /// What of the rest of the file a listener refers to.
-struct Around<'t> {
+struct References<'t> {
     trusted: &'t [IpNet],
     /// Names of the pools; `None`: nothing can be said of them.
     pools: Option<&'t [&'t str]>,
 }
 
-impl Around<'_> {
-    fn pool(&self, value: &Value<'_>) -> Option<String> {
+impl References<'_> {
+    fn pool(&self, value: &TomlValue<'_>) -> Option<String> {
         routes::known_pool(value, self.pools)
     }
 }
 
 /// What a listener's `protocol` says.
 #[derive(Clone, Copy, PartialEq)]
-enum Spoken {
+enum ProtocolKind {
     Http,
     Https,
     Tcp,
@@ -101,15 +108,15 @@ enum Spoken {
     Passthrough,
 }
 
-const PROTOCOLS: [(&str, Spoken); 5] = [
-    ("http", Spoken::Http),
-    ("https", Spoken::Https),
-    ("tcp", Spoken::Tcp),
-    ("tls", Spoken::Tls),
-    ("tls-passthrough", Spoken::Passthrough),
+const PROTOCOLS: [(&str, ProtocolKind); 5] = [
+    ("http", ProtocolKind::Http),
+    ("https", ProtocolKind::Https),
+    ("tcp", ProtocolKind::Tcp),
+    ("tls", ProtocolKind::Tls),
+    ("tls-passthrough", ProtocolKind::Passthrough),
 ];
 
-impl Spoken {
+impl ProtocolKind {
     fn name(self) -> &'static str {
         PROTOCOLS.iter().find(|(_, spoken)| *spoken == self).map_or("", |(name, _)| name)
     }
@@ -144,20 +151,25 @@ impl Spoken {
     }
 }
 
-fn listener(name: &str, table: &Table<'_>, claims: &mut Claims, around: &Around<'_>) -> Listener {
+fn listener(
+    name: &str,
+    table: &TomlTable<'_>,
+    claims: &mut Claims,
+    around: &References<'_>,
+) -> ListenerConfig {
     let addresses = table
         .need("bind", "`bind = \"0.0.0.0:8080\"`")
         .map(|value| addresses(&value, claims))
         .unwrap_or_default();
     let spoken = match table.value("protocol") {
         Some(value) => value.choice(&PROTOCOLS),
-        None => Some(Spoken::Http),
+        None => Some(ProtocolKind::Http),
     };
     if let Some(spoken) = spoken {
         refuse(spoken, table);
     }
     let protocol = protocol(spoken, table);
-    let mut listener = Listener::new(name, addresses, protocol);
+    let mut listener = ListenerConfig::new(name, addresses, protocol);
     listener.pool = pool(spoken, table, around);
     if let Some(value) = table.value("passthrough") {
         listener.passthrough = passthrough(&value, around);
@@ -177,18 +189,18 @@ fn listener(name: &str, table: &Table<'_>, claims: &mut Claims, around: &Around<
 }
 
 /// Notes what the protocol makes nothing of.
-fn refuse(spoken: Spoken, table: &Table<'_>) {
+fn refuse(spoken: ProtocolKind, table: &TomlTable<'_>) {
     let meaningless = |key: &str, unless: &str| {
         let name = spoken.name();
-        Wrong::new(format!("`{key}` is not used when `protocol` is \"{name}\"{unless}"))
+        InvalidValue::new(format!("`{key}` is not used when `protocol` is \"{name}\"{unless}"))
     };
     table.refuse(&spoken.meaningless(), |key| {
         let wrong = meaningless(key, "");
         match (key, spoken) {
-            ("certificates" | "tls", Spoken::Http) => {
+            ("certificates" | "tls", ProtocolKind::Http) => {
                 wrong.help("write `protocol = \"https\"`, or remove it")
             }
-            ("certificates" | "tls", Spoken::Tcp) => {
+            ("certificates" | "tls", ProtocolKind::Tcp) => {
                 wrong.help("write `protocol = \"tls\"`, or remove it")
             }
             _ => wrong.help("remove it"),
@@ -196,17 +208,17 @@ fn refuse(spoken: Spoken, table: &Table<'_>) {
     });
     if spoken.is_http() {
         table.refuse(&["pool"], |_| {
-            Wrong::new("`pool` is not used by http and https listeners")
+            InvalidValue::new("`pool` is not used by http and https listeners")
                 .help("remove it, and write `[[routes]]` with this `pool`")
         });
     }
-    if spoken == Spoken::Https {
+    if spoken == ProtocolKind::Https {
         table.refuse(&["redirect"], |_| {
-            Wrong::new("`redirect` leads to https, but this is an https listener")
+            InvalidValue::new("`redirect` leads to https, but this is an https listener")
                 .help("remove it, or set it on the http listener")
         });
     }
-    let in_the_clear = matches!(spoken, Spoken::Http | Spoken::Tcp);
+    let in_the_clear = matches!(spoken, ProtocolKind::Http | ProtocolKind::Tcp);
     if in_the_clear && table.value("proxy_protocol").is_none() {
         table.refuse(&["handshake_timeout"], |key| {
             meaningless(key, " and `proxy_protocol` is not set").help("remove it")
@@ -214,46 +226,51 @@ fn refuse(spoken: Spoken, table: &Table<'_>) {
     }
 }
 
-fn protocol(spoken: Option<Spoken>, table: &Table<'_>) -> Protocol {
-    let terminates = spoken.is_none_or(Spoken::terminates);
+fn protocol(spoken: Option<ProtocolKind>, table: &TomlTable<'_>) -> ListenerProtocol {
+    let terminates = spoken.is_none_or(ProtocolKind::terminates);
     let certificates = table.value("certificates").filter(|_| terminates);
     if let (Some(spoken), None, true) = (spoken, certificates, terminates) {
-        let article = if spoken == Spoken::Https { "an" } else { "a" };
-        let wrong =
-            Wrong::new(format!("{article} {} listener needs `certificates`", spoken.name())).help(
-                "write `certificates = [{ cert = \"certs/site.pem\", key = \"certs/site.key\" }]`",
-            );
+        let article = if spoken == ProtocolKind::Https { "an" } else { "a" };
+        let wrong = InvalidValue::new(format!(
+            "{article} {} listener needs `certificates`",
+            spoken.name()
+        ))
+        .help("write `certificates = [{ cert = \"certs/site.pem\", key = \"certs/site.key\" }]`");
         table.file().missing(table.at(), wrong);
     }
     let certificates = certificates.and_then(|value| secure::certificates(&value));
-    let mut tls = Tls::new(certificates.unwrap_or(Certificates::Given(Vec::new())));
+    let mut tls = TlsConfig::new(certificates.unwrap_or(CertificateSource::Given(Vec::new())));
     if let Some(value) = table.value("tls").filter(|_| terminates) {
-        secure::settings(&value, &mut tls, spoken == Some(Spoken::Https));
+        secure::settings(&value, &mut tls, spoken == Some(ProtocolKind::Https));
     }
     match spoken {
-        Some(Spoken::Https) => Protocol::Https(tls),
-        Some(Spoken::Tls) => Protocol::Tls(tls),
-        Some(Spoken::Tcp) => Protocol::Tcp,
-        Some(Spoken::Passthrough) => Protocol::TlsPassthrough,
-        Some(Spoken::Http) | None => Protocol::Http,
+        Some(ProtocolKind::Https) => ListenerProtocol::Https(tls),
+        Some(ProtocolKind::Tls) => ListenerProtocol::Tls(tls),
+        Some(ProtocolKind::Tcp) => ListenerProtocol::Tcp,
+        Some(ProtocolKind::Passthrough) => ListenerProtocol::TlsPassthrough,
+        Some(ProtocolKind::Http) | None => ListenerProtocol::Http,
     }
 }
 
 /// Where the bytes of a layer-4 listener go; the only pool, where there is one only.
-fn pool(spoken: Option<Spoken>, table: &Table<'_>, around: &Around<'_>) -> Option<String> {
+fn pool(
+    spoken: Option<ProtocolKind>,
+    table: &TomlTable<'_>,
+    around: &References<'_>,
+) -> Option<String> {
     let spoken = spoken.filter(|spoken| !spoken.is_http())?;
     if let Some(value) = table.value("pool") {
         return around.pool(&value);
     }
     let rules = table.value("passthrough").is_some();
     match around.pools? {
-        _ if spoken == Spoken::Passthrough && rules => None,
+        _ if spoken == ProtocolKind::Passthrough && rules => None,
         [only] => Some((*only).to_owned()),
         pools => {
             if table.misspells("pool") {
                 return None;
             }
-            let wrong = Wrong::new(format!("this {} listener has no pool", spoken.name()));
+            let wrong = InvalidValue::new(format!("this {} listener has no pool", spoken.name()));
             let name = pools.first().copied().unwrap_or("NAME");
             table.file().missing(table.at(), wrong.help(format!("add `pool = \"{name}\"`")));
             None
@@ -261,7 +278,7 @@ fn pool(spoken: Option<Spoken>, table: &Table<'_>, around: &Around<'_>) -> Optio
     }
 }
 
-fn passthrough(value: &Value<'_>, around: &Around<'_>) -> Vec<Passthrough> {
+fn passthrough(value: &TomlValue<'_>, around: &References<'_>) -> Vec<PassthroughConfig> {
     let Some(elements) = value.elements() else {
         value.is_not("an array of tables `{ sni = \"…\", pool = \"…\" }`");
         return Vec::new();
@@ -272,19 +289,19 @@ fn passthrough(value: &Value<'_>, around: &Around<'_>) -> Vec<Passthrough> {
         let sni = table.value("sni").map(|value| secure::strings(&value, host_pattern));
         let alpn = table.value("alpn").map(|value| secure::strings(&value, secure::protocol));
         if sni.is_none() && alpn.is_none() {
-            let wrong = Wrong::new("this rule has no condition");
+            let wrong = InvalidValue::new("this rule has no condition");
             let help = "add one: `sni = \"db.example.com\"` or `alpn = \"h2\"`";
             element.fault(wrong.help(help));
         }
         let pool = table.need("pool", "`pool = \"NAME\"`").and_then(|value| around.pool(&value));
         let (sni, alpn) = (sni.unwrap_or_default(), alpn.unwrap_or_default());
-        Some(Passthrough { sni, alpn, pool: pool? })
+        Some(PassthroughConfig { sni, alpn, pool: pool? })
     });
     rules.collect()
 }
 
 /// `"required"`, `"optional"`, or a table that also says from whom.
-fn proxy_protocol(value: &Value<'_>, trusted: &[IpNet]) -> Option<ProxyIn> {
+fn proxy_protocol(value: &TomlValue<'_>, trusted: &[IpNet]) -> Option<ProxyIn> {
     let modes = [("required", true), ("optional", false)];
     let (required, from) = if value.node.get_ref().is_str() {
         (value.choice(&modes)?, None)
@@ -298,7 +315,7 @@ fn proxy_protocol(value: &Value<'_>, trusted: &[IpNet]) -> Option<ProxyIn> {
     let from = match from {
         Some((value, from)) => {
             if from.is_empty() {
-                value.fault(Wrong::new("`from` has no address").help(
+                value.fault(InvalidValue::new("`from` has no address").help(
                     "write the addresses of the proxies in front: `from = [\"10.0.0.0/8\"]`",
                 ));
                 return None;
@@ -308,7 +325,7 @@ fn proxy_protocol(value: &Value<'_>, trusted: &[IpNet]) -> Option<ProxyIn> {
         None => trusted.to_vec(),
     };
     if from.is_empty() {
-        let wrong = Wrong::new("no address may send a PROXY header");
+        let wrong = InvalidValue::new("no address may send a PROXY header");
         value.fault(wrong.help(
             "write `{ mode = \"required\", from = [\"10.0.0.0/8\"] }` with the proxies in front, or set \
              `trusted_proxies`",
@@ -318,8 +335,8 @@ fn proxy_protocol(value: &Value<'_>, trusted: &[IpNet]) -> Option<ProxyIn> {
 }
 
 /// One address, or an array of them.
-fn addresses(value: &Value<'_>, claims: &mut Claims) -> Vec<SocketAddr> {
-    let one = |value: Value<'_>, claims: &mut Claims| {
+fn addresses(value: &TomlValue<'_>, claims: &mut Claims) -> Vec<SocketAddr> {
+    let one = |value: TomlValue<'_>, claims: &mut Claims| {
         let address = value.parsed(bind)?;
         claims.claim(&value, address);
         Some(address)
@@ -333,14 +350,16 @@ fn addresses(value: &Value<'_>, claims: &mut Claims) -> Vec<SocketAddr> {
         }
         return one(*value, claims).into_iter().collect();
     };
-    let addresses: Vec<Value<'_>> = elements.collect();
+    let addresses: Vec<TomlValue<'_>> = elements.collect();
     if addresses.is_empty() {
-        value.fault(Wrong::new("`bind` has no address").help("write `bind = \"0.0.0.0:8080\"`"));
+        value.fault(
+            InvalidValue::new("`bind` has no address").help("write `bind = \"0.0.0.0:8080\"`"),
+        );
     }
     addresses.into_iter().filter_map(|element| one(element, claims)).collect()
 }
 
-fn redirect(typed: &str) -> Result<Redirect, Wrong> {
+fn redirect(typed: &str) -> Result<Redirect, InvalidValue> {
     let port = match typed.strip_prefix("https") {
         Some("") => return Ok(Redirect::Https { port: None }),
         Some(rest) => rest.strip_prefix(':').and_then(|port| port.parse::<u16>().ok()),
@@ -351,7 +370,7 @@ fn redirect(typed: &str) -> Result<Redirect, Wrong> {
             // 443 is what https means: the target leaves it out either way.
             Ok(Redirect::Https { port: (port != 443).then_some(port) })
         }
-        _ => Err(Wrong::new(format!("invalid redirect {}", quoted(typed)))
+        _ => Err(InvalidValue::new(format!("invalid redirect {}", quoted(typed)))
             .help("write \"https\", or \"https:8443\" for another port")),
     }
 }
@@ -367,7 +386,7 @@ pub(super) struct Claims {
 impl Claims {
     /// Takes an address for the value that names it, or notes who has it. Every address of a
     /// family covers each single one; port 0 is another port each time.
-    pub(super) fn claim(&mut self, value: &Value<'_>, address: SocketAddr) {
+    pub(super) fn claim(&mut self, value: &TomlValue<'_>, address: SocketAddr) {
         if address.port() == 0 {
             return;
         }
@@ -377,7 +396,7 @@ impl Claims {
         let same = self.exact.get(&address).copied();
         let taken = same.or(port.0).or((all && port.1 != at).then_some(port.1));
         if let Some(earlier) = taken {
-            let wrong = Wrong::new(format!("the address {address} is already used"));
+            let wrong = InvalidValue::new(format!("the address {address} is already used"));
             let place = value.file.place(earlier, at);
             let help = format!("it was first used {place}; choose another port for one of the two");
             value.fault(wrong.help(help));

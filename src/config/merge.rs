@@ -10,7 +10,7 @@ use toml::{
 };
 
 use super::{
-    fault::{Span, Wrong, quoted},
+    fault::{InvalidValue, Span, quoted},
     file::File,
 };
 
@@ -64,7 +64,7 @@ fn merge_below<'i>(file: &File<'_>, into: &mut DeTable<'i>, later: DeTable<'i>, 
             }
             _ => {
                 let place = file.place(first.start, key.span().start);
-                let wrong = Wrong::new(format!("{} is already set {place}", quoted(&whole)));
+                let wrong = InvalidValue::new(format!("{} is already set {place}", quoted(&whole)));
                 file.fault(&key.span(), wrong.help("remove one of the two"));
             }
         }

@@ -6,7 +6,7 @@ use std::{
 };
 
 use super::{
-    fault::{Span, Wrong, quoted},
+    fault::{InvalidValue, Span, quoted},
     file::File,
 };
 
@@ -21,17 +21,23 @@ pub(super) fn check(file: &File<'_>, at: &Span, name: &str) {
 }
 
 /// A name is shown in logs and metrics: visible, of bounded length.
-pub(crate) fn valid(name: &str) -> Result<(), Wrong> {
+pub(crate) fn valid(name: &str) -> Result<(), InvalidValue> {
     if name.trim().is_empty() {
-        return Err(Wrong::new("this name is empty").help("write a name, for example `web`"));
+        return Err(InvalidValue::new("this name is empty").help("write a name, for example `web`"));
     }
     if name.chars().count() > LONGEST {
-        return Err(Wrong::new(format!("{} is longer than {LONGEST} characters", quoted(name)))
-            .help("use a shorter name"));
+        return Err(InvalidValue::new(format!(
+            "{} is longer than {LONGEST} characters",
+            quoted(name)
+        ))
+        .help("use a shorter name"));
     }
     if name.chars().any(char::is_control) {
-        return Err(Wrong::new(format!("the name {} has a control character", quoted(name)))
-            .help("use visible characters only"));
+        return Err(InvalidValue::new(format!(
+            "the name {} has a control character",
+            quoted(name)
+        ))
+        .help("use visible characters only"));
     }
     Ok(())
 }

@@ -6,8 +6,8 @@ use ipnet::IpNet;
 
 use super::{
     address::network,
-    fault::{Source, Wrong, quoted},
-    file::Value,
+    fault::{InvalidValue, SourceText, quoted},
+    file::TomlValue,
     schema,
 };
 
@@ -32,19 +32,21 @@ const PRIVATE: [&str; 9] = [
 const MOST: usize = 4096;
 
 /// Reads a network, a file `{ file = "…" }`, or an array of both.
-pub(super) fn all(value: &Value<'_>) -> Vec<IpNet> {
+pub(super) fn all(value: &TomlValue<'_>) -> Vec<IpNet> {
     let mut networks = Vec::new();
     match value.elements() {
         Some(elements) => elements.for_each(|element| one(&element, &mut networks)),
         None => one(value, &mut networks),
     }
     if networks.len() > MOST {
-        value.fault(Wrong::new(format!("more than {MOST} networks")).help("use larger networks"));
+        value.fault(
+            InvalidValue::new(format!("more than {MOST} networks")).help("use larger networks"),
+        );
     }
     networks
 }
 
-fn one(value: &Value<'_>, networks: &mut Vec<IpNet>) {
+fn one(value: &TomlValue<'_>, networks: &mut Vec<IpNet>) {
     if value.node.get_ref().is_table() {
         listed(value, networks);
     } else if value.node.get_ref().is_str() {
@@ -55,16 +57,17 @@ fn one(value: &Value<'_>, networks: &mut Vec<IpNet>) {
 }
 
 /// The networks of a file: one a line, with `#` comments.
-fn listed(value: &Value<'_>, networks: &mut Vec<IpNet>) {
+fn listed(value: &TomlValue<'_>, networks: &mut Vec<IpNet>) {
     let wanted = "a table `{ file = \"proxies.txt\" }`";
     let Some(table) = value.table(&schema::NETWORKS, wanted) else { return };
     let Some(file) = table.need("file", "`file = \"proxies.txt\"`") else { return };
     let Some(path) = file.string().map(|typed| file.resolve(typed)) else { return };
     let Some(bytes) = file.checked(file.read(&path)) else { return };
-    let text = str::from_utf8(&bytes)
-        .map_err(|_| Wrong::new(format!("{} is not UTF-8 text", quoted(&path.to_string_lossy()))));
+    let text = str::from_utf8(&bytes).map_err(|_| {
+        InvalidValue::new(format!("{} is not UTF-8 text", quoted(&path.to_string_lossy())))
+    });
     let Some(text) = file.checked(text) else { return };
-    let source = Source::new(&path, text);
+    let source = SourceText::new(&path, text);
     for (start, line) in source.lines() {
         let typed = line.split('#').next().unwrap_or_default();
         let word = typed.trim();
@@ -82,7 +85,7 @@ fn listed(value: &Value<'_>, networks: &mut Vec<IpNet>) {
 }
 
 /// A network, or those that a word stands for.
-fn named(typed: &str) -> Result<Vec<IpNet>, Wrong> {
+fn named(typed: &str) -> Result<Vec<IpNet>, InvalidValue> {
     if typed != "private" {
         return network(typed).map(|network| vec![network]);
     }

@@ -6,7 +6,7 @@
 
 use std::borrow::Cow;
 
-use super::fault::{Wrong, quoted};
+use super::fault::{InvalidValue, quoted};
 
 /// The form of a path that is compared: escapes of characters that a path may contain are decoded, other
 /// characters are escaped in upper case, slashes are merged. `%2F` is not `/`. An escape that is not
@@ -60,8 +60,8 @@ pub fn second_reading(normal: &str) -> Option<String> {
 }
 
 /// Checks a path prefix of a rule: a path without a query, in a form that requests can match.
-pub(super) fn prefix(typed: &str) -> Result<(), Wrong> {
-    let wrong = || Wrong::new(format!("invalid path {}", quoted(typed)));
+pub(super) fn prefix(typed: &str) -> Result<(), InvalidValue> {
+    let wrong = || InvalidValue::new(format!("invalid path {}", quoted(typed)));
     if !typed.starts_with('/') {
         if typed.starts_with(['~', '^', '=']) {
             return Err(wrong().help(

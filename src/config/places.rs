@@ -19,26 +19,26 @@ const LONGEST: usize = 1_000;
 ///
 /// They are not part of what a configuration means: any two are equal.
 #[derive(Clone, Debug, Default)]
-pub struct Places {
+pub struct ValuePlaces {
     file: PathBuf,
-    values: Arc<BTreeMap<String, Place>>,
+    values: Arc<BTreeMap<String, ValuePlace>>,
 }
 
 #[derive(Debug)]
-struct Place {
+struct ValuePlace {
     file: Arc<PathBuf>,
     line: usize,
     /// The value, if it is a string.
     text: Option<String>,
 }
 
-impl PartialEq for Places {
+impl PartialEq for ValuePlaces {
     fn eq(&self, _: &Self) -> bool {
         true
     }
 }
 
-impl Places {
+impl ValuePlaces {
     /// Of files that were read without a fault.
     pub(super) fn of(sources: &SourceMap<'_>, root: &DeTable<'_>) -> Self {
         let mut walk = Walk { sources, files: HashMap::new(), values: BTreeMap::new() };
@@ -81,7 +81,7 @@ impl Places {
 struct Walk<'w> {
     sources: &'w SourceMap<'w>,
     files: HashMap<&'w Path, Arc<PathBuf>>,
-    values: BTreeMap<String, Place>,
+    values: BTreeMap<String, ValuePlace>,
 }
 
 impl Walk<'_> {
@@ -107,26 +107,26 @@ impl Walk<'_> {
         let text = node.as_str().map(str::to_owned);
         let file = self.sources.path(at);
         let file = self.files.entry(file).or_insert_with(|| Arc::new(file.to_owned()));
-        let place = Place { file: Arc::clone(file), line: self.sources.line(at), text };
+        let place = ValuePlace { file: Arc::clone(file), line: self.sources.line(at), text };
         self.values.insert(path, place);
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{super::fault::Source, *};
+    use super::{super::fault::SourceText, *};
 
     #[test]
     fn a_value_has_its_line_and_a_missing_one_that_of_its_table() {
         let text =
             "drain = \"1s\"\n[pools.chat]\nbackends = [\n \"a:1\",\n { address = \"b:1\" }]\n";
-        let sources = SourceMap::new(Source::new(Path::new("etc/m.toml"), text));
-        let places = Places::of(&sources, toml::de::DeTable::parse(text).unwrap().get_ref());
+        let sources = SourceMap::new(SourceText::new(Path::new("etc/m.toml"), text));
+        let places = ValuePlaces::of(&sources, toml::de::DeTable::parse(text).unwrap().get_ref());
         assert_eq!(places.at("pools.chat.backends[1].address"), "etc/m.toml:5");
         assert_eq!(places.at("pools.chat.tls"), "etc/m.toml:2");
         assert_eq!(places.at("drain"), "etc/m.toml:1");
         assert_eq!(places.at("admin"), "etc/m.toml");
-        assert_eq!(Places::default().at("pools.chat.tls"), "pools.chat.tls");
+        assert_eq!(ValuePlaces::default().at("pools.chat.tls"), "pools.chat.tls");
         let files: Vec<_> = places.files(&["backends[0]"]).collect();
         assert_eq!(files, [("pools.chat.backends[0]", PathBuf::from("etc/a:1"))]);
     }

@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use super::{
-    Balance, Pool, Probe, Reuse, Route, Sticky, Timeouts, backends, drain,
-    fault::Wrong,
-    file::{Table, Value},
+    Balance, PoolConfig, ProbeConfig, Reuse, RouteConfig, Sticky, Timeouts, backends, drain,
+    fault::InvalidValue,
+    file::{TomlTable, TomlValue},
     health, names, path, proxy_out, reader, resilience, schema, secure, sticky,
 };
 
@@ -17,7 +17,11 @@ const SHORTEST_AGE: Duration = Duration::from_secs(1);
 
 /// Every pool, in file order. No backend is where the process itself listens; those that `routes` lead to are asked in
 /// HTTP/1.1.
-pub(super) fn all(top: &Table<'_>, own: &backends::Own<'_>, routes: &[Route]) -> Vec<Pool> {
+pub(super) fn all(
+    top: &TomlTable<'_>,
+    own: &backends::OwnAddresses<'_>,
+    routes: &[RouteConfig],
+) -> Vec<PoolConfig> {
     let named = top.value("pools").map(|value| value.named()).unwrap_or_default();
     named
         .into_iter()
@@ -30,12 +34,17 @@ pub(super) fn all(top: &Table<'_>, own: &backends::Own<'_>, routes: &[Route]) ->
         .collect()
 }
 
-fn pool(name: &str, table: &Table<'_>, own: &backends::Own<'_>, routed: bool) -> Pool {
+fn pool(
+    name: &str,
+    table: &TomlTable<'_>,
+    own: &backends::OwnAddresses<'_>,
+    routed: bool,
+) -> PoolConfig {
     let (backends, source) = table
         .need("backends", "`backends = [\"10.0.0.11:3000\"]`")
         .map(|value| backends::all(&value, own))
         .unwrap_or_default();
-    let mut pool = Pool { source, ..Pool::new(name, backends) };
+    let mut pool = PoolConfig { source, ..PoolConfig::new(name, backends) };
     if let Some(value) = table.value("balance") {
         pool.balance = balance(&value).unwrap_or_default();
     }
@@ -58,8 +67,10 @@ fn pool(name: &str, table: &Table<'_>, own: &backends::Own<'_>, routed: bool) ->
     resilience::read(table, &mut pool);
     let http = match &pool.health.probe {
         _ if routed => Some("requests"),
-        Probe::Off | Probe::Tcp => None,
-        Probe::Http { .. } | Probe::EngineIo { .. } | Probe::WebSocket { .. } => Some("probes"),
+        ProbeConfig::Off | ProbeConfig::Tcp => None,
+        ProbeConfig::Http { .. } | ProbeConfig::EngineIo { .. } | ProbeConfig::WebSocket { .. } => {
+            Some("probes")
+        }
     };
     pool.tls = table.value("tls").and_then(|value| secure::backend(&value, http));
     pool.proxy_protocol = table.value("proxy_protocol").and_then(|value| proxy_out::read(&value));
@@ -67,7 +78,7 @@ fn pool(name: &str, table: &Table<'_>, own: &backends::Own<'_>, routed: bool) ->
         pool.long_polls = long_polls(&value);
     }
     if let Some(value) = table.value("rebalance").filter(|_| pool.balance == Balance::SourceHash) {
-        let wrong = Wrong::new(
+        let wrong = InvalidValue::new(
             "`rebalance` has no effect with `balance = \"source-hash\"`: clients return to their backend",
         );
         value.fault(wrong.help("remove `rebalance`, or choose another `balance`"));
@@ -76,7 +87,7 @@ fn pool(name: &str, table: &Table<'_>, own: &backends::Own<'_>, routed: bool) ->
 }
 
 /// Paths, as those of routes.
-fn long_polls(value: &Value<'_>) -> Vec<String> {
+fn long_polls(value: &TomlValue<'_>) -> Vec<String> {
     let Some(elements) = value.elements() else {
         value.is_not("an array of paths");
         return Vec::new();
@@ -85,7 +96,7 @@ fn long_polls(value: &Value<'_>) -> Vec<String> {
     elements.filter_map(|element| element.parsed(prefix)).collect()
 }
 
-fn balance(value: &Value<'_>) -> Option<Balance> {
+fn balance(value: &TomlValue<'_>) -> Option<Balance> {
     value.choice(&[
         ("least-sessions", Balance::LeastSessions),
         ("round-robin", Balance::RoundRobin),
@@ -94,7 +105,7 @@ fn balance(value: &Value<'_>) -> Option<Balance> {
     ])
 }
 
-fn timeouts(value: &Value<'_>) -> Option<Timeouts> {
+fn timeouts(value: &TomlValue<'_>) -> Option<Timeouts> {
     let table = value.table(&schema::TIMEOUTS, "a table such as `{ connect = \"2s\" }`")?;
     let default = Timeouts::default();
     Some(Timeouts {
@@ -107,7 +118,7 @@ fn timeouts(value: &Value<'_>) -> Option<Timeouts> {
     })
 }
 
-fn reuse(value: &Value<'_>) -> Option<Reuse> {
+fn reuse(value: &TomlValue<'_>) -> Option<Reuse> {
     let table = value.table(&schema::REUSE, "a table such as `{ max_idle = 64 }`")?;
     let default = Reuse::default();
     Some(Reuse {

@@ -1,8 +1,8 @@
 //! `proxy_protocol` of a pool: which PROXY header its backends get.
 
 use super::{
-    fault::Wrong,
-    file::{Table, Value},
+    fault::InvalidValue,
+    file::{TomlTable, TomlValue},
     schema, secure,
 };
 
@@ -84,7 +84,7 @@ impl FromIterator<Tlv> for Tlvs {
 }
 
 /// Reads a version, or a table of a version and TLVs.
-pub(super) fn read(value: &Value<'_>) -> Option<ProxyOut> {
+pub(super) fn read(value: &TomlValue<'_>) -> Option<ProxyOut> {
     let versions = [("v1", ProxyOut::V1), ("v2", ProxyOut::V2(Tlvs::default()))];
     if !value.node.get_ref().is_table() {
         return value.choice(&versions);
@@ -97,7 +97,7 @@ pub(super) fn read(value: &Value<'_>) -> Option<ProxyOut> {
     match version {
         ProxyOut::V1 => {
             table.refuse(&["tlvs"], |_| {
-                Wrong::new("a PROXY header of version 1 has no TLVs")
+                InvalidValue::new("a PROXY header of version 1 has no TLVs")
                     .help("write `version = \"v2\"`, or leave `tlvs` out")
             });
             Some(version)
@@ -106,13 +106,13 @@ pub(super) fn read(value: &Value<'_>) -> Option<ProxyOut> {
     }
 }
 
-fn tlvs(table: &Table<'_>) -> Tlvs {
+fn tlvs(table: &TomlTable<'_>) -> Tlvs {
     let Some(value) = table.value("tlvs") else { return Tlvs::default() };
     let known = |typed: &str| {
         let found = NAMES.iter().find(|(name, _)| *name == typed);
         found.map(|(_, tlv)| *tlv).ok_or_else(|| {
             let names: Vec<&str> = NAMES.iter().map(|(name, _)| *name).collect();
-            Wrong::new(format!("unknown TLV `{typed}`"))
+            InvalidValue::new(format!("unknown TLV `{typed}`"))
                 .help(format!("use some of: {}", names.join(", ")))
         })
     };

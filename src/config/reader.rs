@@ -8,8 +8,8 @@ use toml::de::DeValue;
 
 use super::{
     Rate,
-    fault::{Wrong, quoted},
-    file::{Table, Value},
+    fault::{InvalidValue, quoted},
+    file::{TomlTable, TomlValue},
     schema::nearest,
 };
 
@@ -23,7 +23,7 @@ pub(super) const SHORTEST: Duration = Duration::from_millis(1);
 /// Most times that something may happen in the unit of its rate.
 const FASTEST: u32 = 1_000_000;
 
-impl<'t> Value<'t> {
+impl<'t> TomlValue<'t> {
     /// A string of any content.
     pub(super) fn string(&self) -> Option<&'t str> {
         let string = self.node.get_ref().as_str();
@@ -34,12 +34,15 @@ impl<'t> Value<'t> {
     }
 
     /// A string that `parse` understands.
-    pub(super) fn parsed<T>(&self, parse: impl FnOnce(&str) -> Result<T, Wrong>) -> Option<T> {
+    pub(super) fn parsed<T>(
+        &self,
+        parse: impl FnOnce(&str) -> Result<T, InvalidValue>,
+    ) -> Option<T> {
         self.checked(parse(self.string()?))
     }
 
     /// Notes the fault of a result.
-    pub(super) fn checked<T>(&self, result: Result<T, Wrong>) -> Option<T> {
+    pub(super) fn checked<T>(&self, result: Result<T, InvalidValue>) -> Option<T> {
         result.map_err(|wrong| self.fault(wrong)).ok()
     }
 
@@ -98,7 +101,9 @@ impl<'t> Value<'t> {
         if within.is_none() {
             let (low, high) = bounds.into_inner();
             let message = format!("{} must be from {low} to {high}", quoted(self.key));
-            self.fault(Wrong::new(message).help(format!("write a number from {low} to {high}")));
+            self.fault(
+                InvalidValue::new(message).help(format!("write a number from {low} to {high}")),
+            );
         }
         within
     }
@@ -115,7 +120,7 @@ impl<'t> Value<'t> {
         if duration < shortest {
             let shortest = humantime::format_duration(shortest);
             let message = format!("{} must be at least {shortest}", quoted(self.key));
-            self.fault(Wrong::new(message).help(format!("write \"{shortest}\" or more")));
+            self.fault(InvalidValue::new(message).help(format!("write \"{shortest}\" or more")));
             return None;
         }
         Some(duration)
@@ -127,7 +132,7 @@ impl<'t> Value<'t> {
         if duration > *bounds.end() {
             let longest = humantime::format_duration(*bounds.end());
             let message = format!("{} must be at most {longest}", quoted(self.key));
-            self.fault(Wrong::new(message).help(format!("write \"{longest}\" or less")));
+            self.fault(InvalidValue::new(message).help(format!("write \"{longest}\" or less")));
             return None;
         }
         Some(duration)
@@ -180,7 +185,7 @@ impl<'t> Value<'t> {
     }
 }
 
-impl Table<'_> {
+impl TomlTable<'_> {
     /// A deadline, never 0.
     pub(super) fn deadline(&self, key: &'static str, default: Duration) -> Duration {
         self.value(key).and_then(|value| value.duration(SHORTEST)).unwrap_or(default)
@@ -209,12 +214,12 @@ impl Table<'_> {
 }
 
 /// Finds a word among the choices of a key.
-fn choice<T: Clone>(key: &str, typed: &str, choices: &[(&str, T)]) -> Result<T, Wrong> {
+fn choice<T: Clone>(key: &str, typed: &str, choices: &[(&str, T)]) -> Result<T, InvalidValue> {
     if let Some((_, meaning)) = choices.iter().find(|(word, _)| *word == typed) {
         return Ok(meaning.clone());
     }
     let words = || choices.iter().map(|(word, _)| *word);
-    let wrong = Wrong::new(format!("invalid {key} {}", quoted(typed)));
+    let wrong = InvalidValue::new(format!("invalid {key} {}", quoted(typed)));
     Err(match nearest(typed, words()) {
         Some(near) => wrong.help(format!("did you mean \"{near}\"?")),
         None => {
@@ -225,8 +230,8 @@ fn choice<T: Clone>(key: &str, typed: &str, choices: &[(&str, T)]) -> Result<T, 
 }
 
 /// A duration as humantime reads it: "500ms", "2s", "5m", "1h 30m".
-fn duration(text: &str) -> Result<Duration, Wrong> {
-    let wrong = || Wrong::new(format!("invalid duration {}", quoted(text)));
+fn duration(text: &str) -> Result<Duration, InvalidValue> {
+    let wrong = || InvalidValue::new(format!("invalid duration {}", quoted(text)));
     match humantime::parse_duration(text) {
         Ok(duration) if duration > LONGEST => Err(wrong().help("the longest duration is \"400d\"")),
         Ok(duration) => Ok(duration),
@@ -240,7 +245,7 @@ fn duration(text: &str) -> Result<Duration, Wrong> {
 }
 
 /// A number of bytes: "512", "512B", "64KiB", "1MB".
-fn size(text: &str) -> Result<u64, Wrong> {
+fn size(text: &str) -> Result<u64, InvalidValue> {
     let split = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
     let (number, unit) = text.split_at(split);
     let factor = match unit.trim_start() {
@@ -255,18 +260,18 @@ fn size(text: &str) -> Result<u64, Wrong> {
     };
     let bytes = number.parse::<u64>().ok().zip(factor).and_then(|(n, f)| n.checked_mul(f));
     bytes.ok_or_else(|| {
-        Wrong::new(format!("invalid size {}", quoted(text)))
+        InvalidValue::new(format!("invalid size {}", quoted(text)))
             .help("write a number with a unit, for example \"512B\", \"64KiB\" or \"1MiB\"")
     })
 }
 
 /// A share of a hundred: "50%".
-fn percent(text: &str) -> Result<u8, Wrong> {
+fn percent(text: &str) -> Result<u8, InvalidValue> {
     let number = text.strip_suffix('%').map(str::trim_end);
     let digits = number.filter(|number| number.bytes().all(|byte| byte.is_ascii_digit()));
     let percent = digits.and_then(|digits| digits.parse().ok()).filter(|percent| *percent <= 100);
     percent.ok_or_else(|| {
-        let wrong = Wrong::new(format!("invalid percentage {}", quoted(text)));
+        let wrong = InvalidValue::new(format!("invalid percentage {}", quoted(text)));
         match text.trim().parse::<u8>() {
             Ok(number @ 0..=100) => wrong.help(format!("add the sign: \"{number}%\"")),
             _ => {
@@ -277,7 +282,7 @@ fn percent(text: &str) -> Result<u8, Wrong> {
 }
 
 /// So many times a second, minute or hour: "50/s", "3000/m", "2/h".
-fn rate(text: &str) -> Result<Rate, Wrong> {
+fn rate(text: &str) -> Result<Rate, InvalidValue> {
     let (number, unit) = text.split_once('/').unwrap_or((text, ""));
     let number = number.trim();
     let digits = number.bytes().all(|byte| byte.is_ascii_digit());
@@ -290,7 +295,7 @@ fn rate(text: &str) -> Result<Rate, Wrong> {
     };
     match (times, seconds) {
         (Some(times), Some(seconds)) => Ok(Rate { times, per: Duration::from_secs(seconds) }),
-        _ => Err(Wrong::new(format!("invalid rate {}", quoted(text))).help(format!(
+        _ => Err(InvalidValue::new(format!("invalid rate {}", quoted(text))).help(format!(
             "write a number from 1 to {FASTEST} per second, minute or hour: \"50/s\", \"3000/m\" or \"2/h\""
         ))),
     }

@@ -3,10 +3,10 @@
 use std::ops::RangeInclusive;
 
 use super::{
-    Admission, HeaderLimits, Limits, Outlier, Pool, Rebalance,
+    Admission, HeaderLimits, Limits, Outlier, PoolConfig, RebalanceConfig,
     defaults::{ADMISSION_DEADLINE, ADMISSION_QUEUE},
-    fault::Wrong,
-    file::{Table, Value},
+    fault::InvalidValue,
+    file::{TomlTable, TomlValue},
     reader::SHORTEST,
     schema,
 };
@@ -28,7 +28,7 @@ const HEADER_SIZES: RangeInclusive<usize> = (8 << 10)..=(4 << 20);
 const HEADER_FIELDS: RangeInclusive<usize> = 16..=10_000;
 
 /// Fills in a pool's terms from its table.
-pub(super) fn read(table: &Table<'_>, pool: &mut Pool) {
+pub(super) fn read(table: &TomlTable<'_>, pool: &mut PoolConfig) {
     pool.slow_start = table.period("slow_start", pool.slow_start);
     pool.outlier = table.value("outlier").and_then(|value| outlier(&value));
     pool.healthy_minimum = table.percent("healthy_minimum", 0, pool.healthy_minimum);
@@ -40,7 +40,7 @@ pub(super) fn read(table: &Table<'_>, pool: &mut Pool) {
 }
 
 /// Reads `false`, `true` or a table.
-fn outlier(value: &Value<'_>) -> Option<Outlier> {
+fn outlier(value: &TomlValue<'_>) -> Option<Outlier> {
     if let Some(on) = value.switch() {
         return on.then(Outlier::default);
     }
@@ -53,7 +53,7 @@ fn outlier(value: &Value<'_>) -> Option<Outlier> {
     if let Some(typed) = table.value("max_ejection").filter(|_| max_ejection < ejection) {
         let first = humantime::format_duration(ejection);
         let message = format!("`max_ejection` is shorter than `ejection`, {first}");
-        typed.fault(Wrong::new(message).help("write at least `ejection`"));
+        typed.fault(InvalidValue::new(message).help("write at least `ejection`"));
     }
     Some(Outlier {
         consecutive: table.integer("consecutive", 1..=MOST_REQUESTS, default.consecutive),
@@ -66,7 +66,7 @@ fn outlier(value: &Value<'_>) -> Option<Outlier> {
     })
 }
 
-fn limits(value: &Value<'_>, pool: &mut Pool) {
+fn limits(value: &TomlValue<'_>, pool: &mut PoolConfig) {
     let wanted = "a table such as `{ connections = 5000 }`";
     let Some(table) = value.table(&schema::LIMITS, wanted) else { return };
     let most = MOST_REQUESTS as usize;
@@ -78,7 +78,7 @@ fn limits(value: &Value<'_>, pool: &mut Pool) {
 }
 
 /// What `header_size` and `header_fields` say.
-pub(super) fn header_limits(table: &Table<'_>, default: HeaderLimits) -> HeaderLimits {
+pub(super) fn header_limits(table: &TomlTable<'_>, default: HeaderLimits) -> HeaderLimits {
     let size = table.value("header_size").and_then(|value| value.size(HEADER_SIZES));
     HeaderLimits {
         size: size.unwrap_or(default.size),
@@ -86,7 +86,7 @@ pub(super) fn header_limits(table: &Table<'_>, default: HeaderLimits) -> HeaderL
     }
 }
 
-fn admission(value: &Value<'_>) -> Option<Admission> {
+fn admission(value: &TomlValue<'_>) -> Option<Admission> {
     let table = value.table(&schema::ADMISSION, "a table such as `{ rate = \"100/s\" }`")?;
     let deadline = table.value("deadline");
     let admission = Admission {
@@ -99,7 +99,7 @@ fn admission(value: &Value<'_>) -> Option<Admission> {
     Some(admission)
 }
 
-fn rebalance(value: &Value<'_>) -> Option<Rebalance> {
+fn rebalance(value: &TomlValue<'_>) -> Option<RebalanceConfig> {
     let table = value.table(&schema::REBALANCE, "a table such as `{ rate = \"50/s\" }`")?;
-    Some(Rebalance { rate: table.need("rate", "`rate = \"50/s\"`")?.rate()? })
+    Some(RebalanceConfig { rate: table.need("rate", "`rate = \"50/s\"`")?.rate()? })
 }

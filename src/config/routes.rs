@@ -3,18 +3,18 @@
 use std::collections::{HashMap, HashSet};
 
 use super::{
-    HostPattern, Listener, Route,
+    HostPattern, ListenerConfig, RouteConfig,
     address::host_pattern,
     error_pages,
-    fault::{Wrong, quoted},
-    file::{Table, Value},
+    fault::{InvalidValue, quoted},
+    file::{TomlTable, TomlValue},
     path, schema,
     secure::strings,
 };
 
 /// Every route, in file order; without any, one that leads everything to the only pool.
-pub(super) fn all(top: &Table<'_>, listeners: &[Listener]) -> Vec<Route> {
-    let elements: Vec<Value<'_>> = match top.value("routes") {
+pub(super) fn all(top: &TomlTable<'_>, listeners: &[ListenerConfig]) -> Vec<RouteConfig> {
+    let elements: Vec<TomlValue<'_>> = match top.value("routes") {
         Some(value) => match value.elements() {
             Some(elements) => elements.collect(),
             None => {
@@ -28,10 +28,10 @@ pub(super) fn all(top: &Table<'_>, listeners: &[Listener]) -> Vec<Route> {
     if elements.is_empty() {
         return only_pool(top, &pools, listeners).into_iter().collect();
     }
-    let mut seen = Seen::new();
-    let doors = Doors { named: listener_names(top), read: listeners };
+    let mut seen = SeenRoutes::new();
+    let doors = KnownListeners { named: listener_names(top), read: listeners };
     let known: HashSet<&str> = pools.iter().copied().collect();
-    let check = |value: &Value<'_>| {
+    let check = |value: &TomlValue<'_>| {
         let pool = value.string()?;
         if !known.contains(pool) {
             unknown_pool(value, pool, &pools);
@@ -43,7 +43,7 @@ pub(super) fn all(top: &Table<'_>, listeners: &[Listener]) -> Vec<Route> {
 
 /// The names of all pools; `None` where nothing can be said of them: what should be a table is none, and
 /// is faulted as such.
-pub(super) fn pools<'t>(top: &Table<'t>) -> Option<Vec<&'t str>> {
+pub(super) fn pools<'t>(top: &TomlTable<'t>) -> Option<Vec<&'t str>> {
     match top.value("pools") {
         Some(value) if value.node.get_ref().is_table() => {
             Some(value.named().into_iter().map(|(_, name, _)| name).collect())
@@ -55,7 +55,7 @@ pub(super) fn pools<'t>(top: &Table<'t>) -> Option<Vec<&'t str>> {
 }
 
 /// The pool that a value names, noted where there is no such pool.
-pub(super) fn known_pool(value: &Value<'_>, pools: Option<&[&str]>) -> Option<String> {
+pub(super) fn known_pool(value: &TomlValue<'_>, pools: Option<&[&str]>) -> Option<String> {
     let pool = value.string()?;
     if let Some(pools) = pools.filter(|pools| !pools.contains(&pool)) {
         unknown_pool(value, pool, pools);
@@ -63,7 +63,7 @@ pub(super) fn known_pool(value: &Value<'_>, pools: Option<&[&str]>) -> Option<St
     Some(pool.to_owned())
 }
 
-fn unknown_pool(value: &Value<'_>, pool: &str, pools: &[&str]) {
+fn unknown_pool(value: &TomlValue<'_>, pool: &str, pools: &[&str]) {
     // One missing pool may be named by many routes.
     if !value.file.is_full() && value.file.first_time(&format!("pool {pool}")) {
         value.file.missing(&value.at(), no_pool(pool, pools));
@@ -71,9 +71,14 @@ fn unknown_pool(value: &Value<'_>, pool: &str, pools: &[&str]) {
 }
 
 /// The route that need not be written.
-fn only_pool(top: &Table<'_>, pools: &[&str], listeners: &[Listener]) -> Option<Route> {
+fn only_pool(
+    top: &TomlTable<'_>,
+    pools: &[&str],
+    listeners: &[ListenerConfig],
+) -> Option<RouteConfig> {
     // Where nobody speaks HTTP there is nothing to route, and listeners have told what they miss.
-    let routed = |listener: &Listener| listener.protocol.is_http() && listener.redirect.is_none();
+    let routed =
+        |listener: &ListenerConfig| listener.protocol.is_http() && listener.redirect.is_none();
     let layer_4 = listeners.iter().any(|listener| !listener.protocol.is_http());
     if layer_4 && !listeners.iter().any(routed) {
         return None;
@@ -85,12 +90,12 @@ fn only_pool(top: &Table<'_>, pools: &[&str], listeners: &[Listener]) -> Option<
         [pool] => {
             let pool = (*pool).to_owned();
             let (host, path) = (HostPattern::Any, "/".to_owned());
-            Some(Route { host, path, pool, listeners: Vec::new(), error_pages: None })
+            Some(RouteConfig { host, path, pool, listeners: Vec::new(), error_pages: None })
         }
         [] => {
             // A process that only redirects to https needs none.
             if listeners.iter().any(routed) {
-                let wrong = Wrong::new("there is no pool")
+                let wrong = InvalidValue::new("there is no pool")
                     .help("add `[pools.app]` with `backends = [\"127.0.0.1:3000\"]`");
                 top.file().missing(top.at(), wrong);
             }
@@ -98,7 +103,7 @@ fn only_pool(top: &Table<'_>, pools: &[&str], listeners: &[Listener]) -> Option<
         }
         _ => {
             let at = top.place("pools").unwrap_or(top.at().clone());
-            let wrong = Wrong::new("there are several pools, but no route")
+            let wrong = InvalidValue::new("there are several pools, but no route")
                 .help(format!("add `[[routes]]` with `pool = \"{}\"`", pools[0]));
             top.file().missing(&at, wrong);
             None
@@ -107,11 +112,11 @@ fn only_pool(top: &Table<'_>, pools: &[&str], listeners: &[Listener]) -> Option<
 }
 
 fn route(
-    value: &Value<'_>,
-    pool: impl Fn(&Value<'_>) -> Option<String>,
-    doors: &Doors<'_>,
-    seen: &mut Seen,
-) -> Option<Route> {
+    value: &TomlValue<'_>,
+    pool: impl Fn(&TomlValue<'_>) -> Option<String>,
+    doors: &KnownListeners<'_>,
+    seen: &mut SeenRoutes,
+) -> Option<RouteConfig> {
     let table =
         value.table(&schema::ROUTE, "a table such as `{ path = \"/\", pool = \"NAME\" }`")?;
     let host = match table.value("host") {
@@ -137,28 +142,28 @@ fn route(
         listeners.is_empty() || other.is_empty() || listeners.iter().any(|l| other.contains(l))
     };
     if let Some((_, first)) = others.iter().find(|(other, _)| meets(other)) {
-        let wrong = Wrong::new("another route already has this host and path");
+        let wrong = InvalidValue::new("another route already has this host and path");
         let first = value.file.place(*first, at);
         value.fault(wrong.help(format!("remove one of the two; the first is {first}")));
     }
     others.push((listeners.clone(), at));
-    Some(Route { host, path, pool: pool?, listeners, error_pages: pages })
+    Some(RouteConfig { host, path, pool: pool?, listeners, error_pages: pages })
 }
 
 /// Hosts and paths of routes, each with the listeners and the offsets of the routes.
-type Seen = HashMap<(HostPattern, String), Vec<(Vec<String>, usize)>>;
+type SeenRoutes = HashMap<(HostPattern, String), Vec<(Vec<String>, usize)>>;
 
 /// The listeners that a route may name.
-struct Doors<'t> {
+struct KnownListeners<'t> {
     /// All that the file names; `None`: nothing can be said of them.
     named: Option<Vec<&'t str>>,
     /// Those that could be read.
-    read: &'t [Listener],
+    read: &'t [ListenerConfig],
 }
 
-impl Doors<'_> {
+impl KnownListeners<'_> {
     /// A listener's name, if requests come over it.
-    fn check(&self, typed: &str) -> Result<String, Wrong> {
+    fn check(&self, typed: &str) -> Result<String, InvalidValue> {
         let read = self.read.iter().find(|listener| listener.name == typed);
         if let Some(listener) = read.filter(|listener| !listener.protocol.is_http()) {
             let protocol = listener.protocol.name();
@@ -166,12 +171,12 @@ impl Doors<'_> {
                 "listener {} does not use routes: it is a {protocol} listener",
                 quoted(typed)
             );
-            return Err(Wrong::new(message).help("name http and https listeners only"));
+            return Err(InvalidValue::new(message).help("name http and https listeners only"));
         }
         let Some(named) = self.named.as_ref().filter(|named| !named.contains(&typed)) else {
             return Ok(typed.to_owned());
         };
-        let wrong = Wrong::new(format!("there is no listener {}", quoted(typed)));
+        let wrong = InvalidValue::new(format!("there is no listener {}", quoted(typed)));
         Err(match schema::nearest(typed, named.iter().copied()) {
             Some(near) => wrong.help(format!("did you mean \"{near}\"?")),
             None => wrong.help(format!("the listeners are {}", listed(named))),
@@ -179,13 +184,13 @@ impl Doors<'_> {
     }
 }
 
-fn listener_names<'t>(top: &Table<'t>) -> Option<Vec<&'t str>> {
+fn listener_names<'t>(top: &TomlTable<'t>) -> Option<Vec<&'t str>> {
     let value = top.value("listeners").filter(|value| value.node.get_ref().is_table())?;
     Some(value.named().into_iter().map(|(_, name, _)| name).collect())
 }
 
-fn no_pool(typed: &str, pools: &[&str]) -> Wrong {
-    let wrong = Wrong::new(format!("there is no pool {}", quoted(typed)));
+fn no_pool(typed: &str, pools: &[&str]) -> InvalidValue {
+    let wrong = InvalidValue::new(format!("there is no pool {}", quoted(typed)));
     match (schema::nearest(typed, pools.iter().copied()), pools) {
         (Some(near), _) => wrong.help(format!("did you mean \"{near}\"?")),
         (None, []) => wrong.help(format!("add `[pools.{typed}]`")),

@@ -26,18 +26,18 @@ pub struct Section {
     /// What the table is for, in Markdown.
     pub about: &'static str,
     /// Its keys, in the order of the reference page.
-    pub keys: &'static [Key],
+    pub keys: &'static [SchemaKey],
     /// More about the keys together, in Markdown.
     pub notes: &'static str,
 }
 
 /// One key of a table.
 #[derive(Debug)]
-pub struct Key {
+pub struct SchemaKey {
     /// Its name.
     pub name: &'static str,
     /// The values that it takes.
-    pub kind: Kind,
+    pub kind: ValueKind,
     /// The value if the key is not set.
     pub default: DefaultValue,
     /// A value, in TOML.
@@ -59,7 +59,7 @@ pub enum DefaultValue {
 
 /// A set of values.
 #[derive(Clone, Copy, Debug)]
-pub enum Kind {
+pub enum ValueKind {
     /// A string; the words say of what.
     Text(&'static str),
     /// `true` or `false`.
@@ -81,28 +81,28 @@ pub enum Kind {
     /// Tables by names that the user gives.
     Named(&'static Section),
     /// A table from these keys to values; the words say what the table is.
-    Map(&'static str, &'static Kind),
+    Map(&'static str, &'static ValueKind),
     /// An array.
-    Array(&'static Kind),
+    Array(&'static ValueKind),
     /// One of these.
-    OneOf(&'static [Kind]),
+    OneOf(&'static [ValueKind]),
 }
 
 /// Longest duration of any key.
 const LONGEST: &str = "400d";
 
 /// A deadline, which is never 0.
-const DEADLINE: Kind = Kind::Duration("1ms", LONGEST);
+const DEADLINE: ValueKind = ValueKind::Duration("1ms", LONGEST);
 
 /// A duration that may be 0.
-const PERIOD: Kind = Kind::Duration("0s", LONGEST);
+const PERIOD: ValueKind = ValueKind::Duration("0s", LONGEST);
 
 /// A page for every error, or pages by status code.
-const ERROR_PAGES: Kind =
-    Kind::OneOf(&[FILE, Kind::Map("table from status codes to paths of files", &FILE)]);
+const ERROR_PAGES: ValueKind =
+    ValueKind::OneOf(&[FILE, ValueKind::Map("table from status codes to paths of files", &FILE)]);
 
 /// A path of a file.
-const FILE: Kind = Kind::Text("path of a file");
+const FILE: ValueKind = ValueKind::Text("path of a file");
 
 impl Section {
     /// Whether the table may have a key of this name.
@@ -116,12 +116,12 @@ impl Section {
     }
 
     /// The key of this name.
-    pub fn key(&self, name: &str) -> Option<&'static Key> {
+    pub fn key(&self, name: &str) -> Option<&'static SchemaKey> {
         self.keys.iter().find(|key| key.name == name)
     }
 }
 
-impl Key {
+impl SchemaKey {
     /// The default in the words of a command's help: without quotes and Markdown.
     pub fn plain_default(&self) -> String {
         match self.default {
@@ -134,7 +134,7 @@ impl Key {
 /// The default of a key in the words of a command's help.
 pub(crate) fn documented_default(section: &str, key: &str) -> String {
     let section = SECTIONS.iter().find(|known| known.name == section && known.has(key));
-    section.and_then(|section| section.key(key)).map(Key::plain_default).unwrap_or_default()
+    section.and_then(|section| section.key(key)).map(SchemaKey::plain_default).unwrap_or_default()
 }
 
 /// Every kind of table, in the order of the reference page.

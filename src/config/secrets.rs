@@ -12,8 +12,8 @@ use base64::{
 
 use super::{
     SharedKeys,
-    fault::{Wrong, quoted},
-    file::Value,
+    fault::{InvalidValue, quoted},
+    file::TomlValue,
     schema::{self, Section},
     text,
 };
@@ -25,36 +25,37 @@ const SHORTEST: usize = 32;
 const SHORTEST_TOKEN: usize = 16;
 
 /// Reads the keys of `{ file = "…" }` or `{ env = "NAME" }`.
-pub(super) fn cookie_keys(value: &Value<'_>) -> Option<SharedKeys> {
+pub(super) fn cookie_keys(value: &TomlValue<'_>) -> Option<SharedKeys> {
     let (place, text) = given(value, &schema::COOKIE_KEY, "key")?;
     place.checked(keys(&text, "cookie"))
 }
 
 /// Reads the keys of TLS session tickets, in the same form.
-pub(super) fn ticket_keys(value: &Value<'_>) -> Option<SharedKeys> {
+pub(super) fn ticket_keys(value: &TomlValue<'_>) -> Option<SharedKeys> {
     let (place, text) = given(value, &schema::TICKET_KEYS, "key")?;
     place.checked(keys(&text, "ticket"))
 }
 
 /// Reads the bearer token of `{ file = "…" }` or `{ env = "NAME" }`.
-pub(super) fn token(value: &Value<'_>) -> Option<String> {
+pub(super) fn token(value: &TomlValue<'_>) -> Option<String> {
     let (place, text) = given(value, &schema::ADMIN_TOKEN, "token")?;
     place.checked(valid_token(&text))
 }
 
 /// The text of a secret, and the value that names where it is. `thing`: what it is called.
 fn given<'t>(
-    value: &Value<'t>,
+    value: &TomlValue<'t>,
     section: &'static Section,
     thing: &str,
-) -> Option<(Value<'t>, String)> {
+) -> Option<(TomlValue<'t>, String)> {
     let table = value.table(section, "a table `{ file = \"…\" }` or `{ env = \"NAME\" }`")?;
     match (table.value("file"), table.value("env")) {
         (Some(file), None) => {
             let path = file.resolve(file.string()?);
             let bytes = file.checked(file.read(&path))?;
-            let text = String::from_utf8(bytes)
-                .map_err(|_| advised(Wrong::new(format!("the {thing} file is not UTF-8 text"))));
+            let text = String::from_utf8(bytes).map_err(|_| {
+                advised(InvalidValue::new(format!("the {thing} file is not UTF-8 text")))
+            });
             let text = file.checked(text)?;
             Some((file, text::unmarked(&text).to_owned()))
         }
@@ -62,14 +63,15 @@ fn given<'t>(
         (Some(_), Some(name)) => {
             let key = value.key;
             name.fault(
-                Wrong::new(format!("`{key}` takes `file` or `env`, not both"))
+                InvalidValue::new(format!("`{key}` takes `file` or `env`, not both"))
                     .help("remove one of the two"),
             );
             None
         }
         (None, None) => {
             if !table.has_unknown_keys() {
-                let wrong = Wrong::new(format!("`{}` has neither `file` nor `env`", value.key));
+                let wrong =
+                    InvalidValue::new(format!("`{}` has neither `file` nor `env`", value.key));
                 let help =
                     format!("write `{{ file = \"{thing}.txt\" }}` or `{{ env = \"NAME\" }}`");
                 value.file.missing(table.at(), wrong.help(help));
@@ -79,44 +81,46 @@ fn given<'t>(
     }
 }
 
-fn from_environment(name: &str) -> Result<String, Wrong> {
+fn from_environment(name: &str) -> Result<String, InvalidValue> {
     // `var_os` panics on neither, but such a name can never be set.
     let valid = !name.is_empty() && !name.contains(['=', '\0']);
     valid
         .then(|| env::var(name).ok())
         .flatten()
         .ok_or_else(|| {
-            Wrong::new(format!("the environment variable {} is not set", quoted(name))).help(
+            InvalidValue::new(format!("the environment variable {} is not set", quoted(name))).help(
                 "set it for this process (systemd: `Environment=` or `EnvironmentFile=`), or use `file`",
             )
         })
 }
 
 /// What a header can carry and nobody guesses (RFC 6750 §2.1, a little wider).
-fn valid_token(text: &str) -> Result<String, Wrong> {
+fn valid_token(text: &str) -> Result<String, InvalidValue> {
     let token = text.trim();
     if token.is_empty() {
-        return Err(advised(Wrong::new("the token is empty")));
+        return Err(advised(InvalidValue::new("the token is empty")));
     }
     if token.lines().count() > 1 {
-        return Err(advised(Wrong::new("the token has more than one line")));
+        return Err(advised(InvalidValue::new("the token has more than one line")));
     }
     if !token.bytes().all(|byte| byte.is_ascii_graphic()) {
-        return Err(advised(Wrong::new("the token has characters other than visible ASCII")));
+        return Err(advised(InvalidValue::new(
+            "the token has characters other than visible ASCII",
+        )));
     }
     if token.len() < SHORTEST_TOKEN {
         let message = format!("the token is shorter than {SHORTEST_TOKEN} characters");
-        return Err(advised(Wrong::new(message)));
+        return Err(advised(InvalidValue::new(message)));
     }
     Ok(token.to_owned())
 }
 
-fn advised(wrong: Wrong) -> Wrong {
+fn advised(wrong: InvalidValue) -> InvalidValue {
     wrong.help("make one with `openssl rand -base64 32`")
 }
 
 /// A key a line: the first makes what is made, the others are accepted.
-fn keys(text: &str, kind: &str) -> Result<SharedKeys, Wrong> {
+fn keys(text: &str, kind: &str) -> Result<SharedKeys, InvalidValue> {
     let mut keys = Vec::new();
     for (index, line) in text.lines().enumerate() {
         let line = line.trim();
@@ -124,14 +128,14 @@ fn keys(text: &str, kind: &str) -> Result<SharedKeys, Wrong> {
             continue;
         }
         keys.push(key(line).ok_or_else(|| {
-            advised(Wrong::new(format!(
+            advised(InvalidValue::new(format!(
                 "the {kind} key on line {} is shorter than {SHORTEST} bytes",
                 index + 1
             )))
         })?);
     }
     if keys.is_empty() {
-        return Err(advised(Wrong::new(format!("there is no {kind} key in this file"))));
+        return Err(advised(InvalidValue::new(format!("there is no {kind} key in this file"))));
     }
     Ok(SharedKeys::Given(keys))
 }

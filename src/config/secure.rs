@@ -8,11 +8,12 @@ use rustls::{
 };
 
 use super::{
-    Acme, BackendTls, Certificate, Certificates, ClientAuth, Tls, TlsVersion, UnknownSni,
+    Acme, BackendTls, Certificate, CertificateSource, ClientAuth, TlsConfig, TlsVersion,
+    UnknownSni,
     address::dns_name,
     certs,
-    fault::{Wrong, quoted},
-    file::{Table, Value},
+    fault::{InvalidValue, quoted},
+    file::{TomlTable, TomlValue},
     folders, schema,
     tls::suite_name,
 };
@@ -24,26 +25,26 @@ const MOST_DOMAINS: usize = 100;
 const LONGEST_PROTOCOL: usize = 255;
 
 /// Where a listener's certificates come from; a table alone is an array of one.
-pub(super) fn certificates(value: &Value<'_>) -> Option<Certificates> {
+pub(super) fn certificates(value: &TomlValue<'_>) -> Option<CertificateSource> {
     let wanted = "an array of tables `{ cert = \"…\", key = \"…\" }`";
     if value.node.get_ref().is_table() {
         let table = value.table(&schema::CERTIFICATE, wanted)?;
         let Some(terms) = table.value("acme") else {
-            return Some(Certificates::Given(vec![certs::certificate(&table)?]));
+            return Some(CertificateSource::Given(vec![certs::certificate(&table)?]));
         };
         table.refuse(&["cert", "key", "ocsp"], |key| {
-            Wrong::new(format!("`{key}` is not used together with `acme`"))
+            InvalidValue::new(format!("`{key}` is not used together with `acme`"))
                 .help("remove one of the two")
         });
-        return acme(&terms).map(Certificates::Acme);
+        return acme(&terms).map(CertificateSource::Acme);
     }
     let Some(elements) = value.elements() else {
         value.is_not(wanted);
         return None;
     };
-    let elements: Vec<Value<'_>> = elements.collect();
+    let elements: Vec<TomlValue<'_>> = elements.collect();
     if elements.is_empty() {
-        value.fault(Wrong::new("`certificates` is empty").help(
+        value.fault(InvalidValue::new("`certificates` is empty").help(
             "write `certificates = [{ cert = \"certs/site.pem\", key = \"certs/site.key\" }]`",
         ));
     }
@@ -53,14 +54,14 @@ pub(super) fn certificates(value: &Value<'_>) -> Option<Certificates> {
         element.checked(is_served(&certificate, &chains));
         chains.push(certificate);
     }
-    Some(Certificates::Given(chains))
+    Some(CertificateSource::Given(chains))
 }
 
 /// An element of an array of certificates.
-fn listed(element: &Value<'_>) -> Option<Certificate> {
+fn listed(element: &TomlValue<'_>) -> Option<Certificate> {
     let table = element.table(&schema::CERTIFICATE, "a table `{ cert = …, key = … }`")?;
     if let Some(value) = table.value("acme") {
-        let wrong = Wrong::new("`acme` cannot be an element of an array");
+        let wrong = InvalidValue::new("`acme` cannot be an element of an array");
         value.fault(wrong.help("write `certificates = { acme = { … } }`"));
         return None;
     }
@@ -69,7 +70,7 @@ fn listed(element: &Value<'_>) -> Option<Certificate> {
 
 /// Whether a certificate after these is ever served: by its names, or with another type of key in place
 /// of the default.
-fn is_served(certificate: &Certificate, before: &[Certificate]) -> Result<(), Wrong> {
+fn is_served(certificate: &Certificate, before: &[Certificate]) -> Result<(), InvalidValue> {
     let key = |certificate: &Certificate| certificate.key.key.algorithm();
     let mut default =
         before.iter().enumerate().filter(|(n, other)| *n == 0 || other.names.is_empty());
@@ -79,11 +80,11 @@ fn is_served(certificate: &Certificate, before: &[Certificate]) -> Result<(), Wr
     {
         return Ok(());
     }
-    Err(Wrong::new("this certificate has no DNS name, so it would never be served")
+    Err(InvalidValue::new("this certificate has no DNS name, so it would never be served")
         .help("put it first to serve clients without a known server name, or issue it with a subjectAltName"))
 }
 
-fn acme(value: &Value<'_>) -> Option<Acme> {
+fn acme(value: &TomlValue<'_>) -> Option<Acme> {
     let table = value.table(&schema::ACME, "a table `{ directory = …, domains = […] }`")?;
     let directory = table
         .need("directory", "`directory = \"https://acme-v02.api.letsencrypt.org/directory\"`")
@@ -99,7 +100,7 @@ fn acme(value: &Value<'_>) -> Option<Acme> {
 }
 
 /// Reads the folder of the ACME account and certificates; the default is beside the main file.
-fn storage(table: &Table<'_>, acme: &Value<'_>) -> Option<PathBuf> {
+fn storage(table: &TomlTable<'_>, acme: &TomlValue<'_>) -> Option<PathBuf> {
     let typed = table.value("storage");
     let name = typed.as_ref().map_or(Some("acme"), |value| value.string())?;
     // Without the key, a listener may move to another file: the folder stays.
@@ -109,7 +110,7 @@ fn storage(table: &Table<'_>, acme: &Value<'_>) -> Option<PathBuf> {
     };
     let folder = std::path::absolute(&folder).unwrap_or(folder);
     let usable = folders::can_be_used(&folder).map_err(|why| {
-        Wrong::new(format!("{} {why}", quoted(name))).help(
+        InvalidValue::new(format!("{} {why}", quoted(name))).help(
             "ACME certificates and their keys are stored there: name a folder that this user can write to",
         )
     });
@@ -117,31 +118,31 @@ fn storage(table: &Table<'_>, acme: &Value<'_>) -> Option<PathBuf> {
     Some(folder)
 }
 
-fn directory(typed: &str) -> Result<String, Wrong> {
+fn directory(typed: &str) -> Result<String, InvalidValue> {
     let uri = typed.parse::<http::Uri>().ok();
     let https = uri.filter(|uri| uri.scheme_str() == Some("https") && uri.authority().is_some());
     https.map(|_| typed.to_owned()).ok_or_else(|| {
-        Wrong::new(format!("invalid ACME directory {}", quoted(typed)))
+        InvalidValue::new(format!("invalid ACME directory {}", quoted(typed)))
             .help("write its URL: \"https://acme-v02.api.letsencrypt.org/directory\"")
     })
 }
 
-fn email(typed: &str) -> Result<String, Wrong> {
+fn email(typed: &str) -> Result<String, InvalidValue> {
     let well_formed = typed.split_once('@').is_some_and(|(local, host)| {
         !local.is_empty() && dns_name(host).is_ok() && typed.bytes().all(|b| b.is_ascii_graphic())
     });
     match well_formed {
         true => Ok(typed.to_owned()),
-        false => Err(Wrong::new(format!("invalid e-mail address {}", quoted(typed)))
+        false => Err(InvalidValue::new(format!("invalid e-mail address {}", quoted(typed)))
             .help("write the address alone: \"ops@example.com\"")),
     }
 }
 
-fn domains(value: &Value<'_>) -> Vec<String> {
+fn domains(value: &TomlValue<'_>) -> Vec<String> {
     let seen = RefCell::new(HashSet::new());
     let names = strings(value, |typed| {
         if typed.starts_with("*.") {
-            return Err(Wrong::new(format!(
+            return Err(InvalidValue::new(format!(
                 "the wildcard name {} cannot be ordered",
                 quoted(typed)
             ))
@@ -150,24 +151,30 @@ fn domains(value: &Value<'_>) -> Vec<String> {
             ));
         }
         if typed.parse::<std::net::IpAddr>().is_ok() {
-            return Err(Wrong::new(format!("{} is an IP address, not a DNS name", quoted(typed)))
-                .help("write the names that clients use: \"chat.example.com\""));
+            return Err(InvalidValue::new(format!(
+                "{} is an IP address, not a DNS name",
+                quoted(typed)
+            ))
+            .help("write the names that clients use: \"chat.example.com\""));
         }
         let name = dns_name(typed)?;
         if name.contains('_') {
-            return Err(Wrong::new(format!("no certificate is issued for {}", quoted(typed)))
-                .help("host names have letters, digits and hyphens, but no underscores"));
+            return Err(InvalidValue::new(format!(
+                "no certificate is issued for {}",
+                quoted(typed)
+            ))
+            .help("host names have letters, digits and hyphens, but no underscores"));
         }
         let name = name.trim_end_matches('.').to_owned();
         match seen.borrow_mut().insert(name.clone()) {
             true => Ok(name),
-            false => Err(Wrong::new(format!("{} is listed twice", quoted(typed)))
+            false => Err(InvalidValue::new(format!("{} is listed twice", quoted(typed)))
                 .help("remove one of the two")),
         }
     });
     if names.len() > MOST_DOMAINS {
         value.fault(
-            Wrong::new(format!("a certificate has at most {MOST_DOMAINS} names"))
+            InvalidValue::new(format!("a certificate has at most {MOST_DOMAINS} names"))
                 .help("spread the names over several listeners"),
         );
     }
@@ -175,7 +182,10 @@ fn domains(value: &Value<'_>) -> Vec<String> {
 }
 
 /// An array of at least one string, or one string.
-pub(super) fn strings<T>(value: &Value<'_>, parse: impl Fn(&str) -> Result<T, Wrong>) -> Vec<T> {
+pub(super) fn strings<T>(
+    value: &TomlValue<'_>,
+    parse: impl Fn(&str) -> Result<T, InvalidValue>,
+) -> Vec<T> {
     let Some(elements) = value.elements() else {
         if !value.node.get_ref().is_str() {
             value.is_not("a string or an array of strings");
@@ -183,25 +193,25 @@ pub(super) fn strings<T>(value: &Value<'_>, parse: impl Fn(&str) -> Result<T, Wr
         }
         return value.parsed(parse).into_iter().collect();
     };
-    let elements: Vec<Value<'_>> = elements.collect();
+    let elements: Vec<TomlValue<'_>> = elements.collect();
     if elements.is_empty() {
-        let wrong = Wrong::new(format!("`{}` is empty", value.key));
+        let wrong = InvalidValue::new(format!("`{}` is empty", value.key));
         value.fault(wrong.help("write at least one value, or remove the key"));
     }
     elements.iter().filter_map(|element| element.parsed(&parse)).collect()
 }
 
 /// A protocol's name in ALPN.
-pub(super) fn protocol(typed: &str) -> Result<String, Wrong> {
+pub(super) fn protocol(typed: &str) -> Result<String, InvalidValue> {
     let valid = (1..=LONGEST_PROTOCOL).contains(&typed.len());
     valid.then(|| typed.to_owned()).ok_or_else(|| {
-        Wrong::new(format!("invalid ALPN protocol {}", quoted(typed)))
+        InvalidValue::new(format!("invalid ALPN protocol {}", quoted(typed)))
             .help("write its name, for example \"http/1.1\" or \"h2\"")
     })
 }
 
 /// `[listeners.NAME.tls]`, into what the certificates began.
-pub(super) fn settings(value: &Value<'_>, tls: &mut Tls, https: bool) {
+pub(super) fn settings(value: &TomlValue<'_>, tls: &mut TlsConfig, https: bool) {
     let Some(table) = value.table(&schema::TLS, "a table such as `{ min_version = \"1.3\" }`")
     else {
         return;
@@ -222,7 +232,7 @@ pub(super) fn settings(value: &Value<'_>, tls: &mut Tls, https: bool) {
         tls.alpn = strings(&value, protocol);
         if https {
             value.fault(
-                Wrong::new("an https listener always offers HTTP/1.1")
+                InvalidValue::new("an https listener always offers HTTP/1.1")
                     .help("remove `alpn`; it is for `protocol = \"tls\"`"),
             );
         }
@@ -237,18 +247,18 @@ pub(super) fn settings(value: &Value<'_>, tls: &mut Tls, https: bool) {
 
 /// Whether the suites, where some are set, are of a version that is spoken, and for every certificate's
 /// key. Those of TLS 1.3 are for all.
-fn suites_fit(tls: &Tls) -> Result<(), Wrong> {
+fn suites_fit(tls: &TlsConfig) -> Result<(), InvalidValue> {
     let (suites, oldest) = (spoken(tls), tls.min_version);
     if tls.cipher_suites.is_empty() || suites.iter().any(|suite| suite.tls13().is_some()) {
         return Ok(());
     }
     if suites.is_empty() {
         let message = format!("none of these suites works with TLS {oldest} or newer");
-        return Err(Wrong::new(message).help("add \"TLS_AES_128_GCM_SHA256\""));
+        return Err(InvalidValue::new(message).help("add \"TLS_AES_128_GCM_SHA256\""));
     }
     let keys = match &tls.certificates {
-        Certificates::Given(given) => given.iter().map(|c| c.key.key.algorithm()).collect(),
-        Certificates::Acme(_) => vec![SignatureAlgorithm::ECDSA],
+        CertificateSource::Given(given) => given.iter().map(|c| c.key.key.algorithm()).collect(),
+        CertificateSource::Acme(_) => vec![SignatureAlgorithm::ECDSA],
     };
     let fits =
         |key: &SignatureAlgorithm| suites.iter().any(|s| s.usable_for_signature_algorithm(*key));
@@ -262,7 +272,7 @@ fn suites_fit(tls: &Tls) -> Result<(), Wrong> {
             };
             let message =
                 format!("none of these suites works with a certificate that has an {key} key");
-            Err(Wrong::new(message).help(
+            Err(InvalidValue::new(message).help(
                 "add a suite of TLS 1.3, which works with every key, or one of TLS 1.2 with the key type \
                  in its name",
             ))
@@ -271,14 +281,14 @@ fn suites_fit(tls: &Tls) -> Result<(), Wrong> {
 }
 
 /// Whether one of the key exchange groups, where some are set, goes with the versions spoken.
-fn curves_fit(tls: &Tls) -> Result<(), Wrong> {
+fn curves_fit(tls: &TlsConfig) -> Result<(), InvalidValue> {
     let old = !spoken(tls).iter().any(|suite| suite.tls13().is_some());
     let fits = aws_lc_rs::ALL_KX_GROUPS.iter().any(|group| {
         tls.curves.contains(&group.name()) && group.usable_for_version(ProtocolVersion::TLSv1_2)
     });
     match tls.curves.is_empty() || !old || fits {
         true => Ok(()),
-        false => Err(Wrong::new(
+        false => Err(InvalidValue::new(
             "none of these curves works with TLS 1.2, and the suites are for TLS 1.2",
         )
         .help("add \"X25519\"")),
@@ -286,7 +296,7 @@ fn curves_fit(tls: &Tls) -> Result<(), Wrong> {
 }
 
 /// The suites that are spoken by these settings.
-fn spoken(tls: &Tls) -> Vec<&'static SupportedCipherSuite> {
+fn spoken(tls: &TlsConfig) -> Vec<&'static SupportedCipherSuite> {
     let set = |known: &&SupportedCipherSuite| {
         let wanted = tls.cipher_suites.is_empty() || tls.cipher_suites.contains(&known.suite());
         wanted && (known.tls13().is_some() || tls.min_version == TlsVersion::V1_2)
@@ -295,12 +305,12 @@ fn spoken(tls: &Tls) -> Vec<&'static SupportedCipherSuite> {
 }
 
 /// A suite by its IANA name.
-fn cipher_suite(typed: &str) -> Result<CipherSuite, Wrong> {
+fn cipher_suite(typed: &str) -> Result<CipherSuite, InvalidValue> {
     let mut known = aws_lc_rs::ALL_CIPHER_SUITES.iter().map(|suite| suite.suite());
     known.find(|suite| suite_name(*suite) == typed).ok_or_else(|| {
         let names = aws_lc_rs::ALL_CIPHER_SUITES.iter().map(|suite| suite_name(suite.suite()));
         let names: Vec<&str> = names.collect();
-        let wrong = Wrong::new(format!("unsupported cipher suite {}", quoted(typed)));
+        let wrong = InvalidValue::new(format!("unsupported cipher suite {}", quoted(typed)));
         match schema::nearest(typed, names.iter().copied()) {
             Some(near) => wrong.help(format!("did you mean \"{near}\"?")),
             None => wrong.help(format!("use one of {}", names.join(", "))),
@@ -309,7 +319,7 @@ fn cipher_suite(typed: &str) -> Result<CipherSuite, Wrong> {
 }
 
 /// A key exchange group by its IANA name, or by the one that OpenSSL has for it.
-fn curve(typed: &str) -> Result<NamedGroup, Wrong> {
+fn curve(typed: &str) -> Result<NamedGroup, InvalidValue> {
     let known = [
         ("X25519MLKEM768", NamedGroup::X25519MLKEM768),
         ("X25519", NamedGroup::X25519),
@@ -320,12 +330,12 @@ fn curve(typed: &str) -> Result<NamedGroup, Wrong> {
     ];
     let found = known.iter().find(|(name, _)| name.eq_ignore_ascii_case(typed));
     found.map(|(_, group)| *group).ok_or_else(|| {
-        Wrong::new(format!("unsupported curve {}", quoted(typed)))
+        InvalidValue::new(format!("unsupported curve {}", quoted(typed)))
             .help("use one of X25519MLKEM768, X25519, secp256r1 and secp384r1")
     })
 }
 
-fn client_auth(value: &Value<'_>) -> Option<ClientAuth> {
+fn client_auth(value: &TomlValue<'_>) -> Option<ClientAuth> {
     let table = value.table(&schema::CLIENT_AUTH, "a table `{ ca = \"…\" }`")?;
     let required = match table.value("mode") {
         Some(value) => value.choice(&[("required", true), ("optional", false)]),
@@ -340,7 +350,7 @@ fn client_auth(value: &Value<'_>) -> Option<ClientAuth> {
 }
 
 /// `tls` of a pool: `true`, `false` or a table. `http`: who speaks HTTP/1.1 to its backends.
-pub(super) fn backend(value: &Value<'_>, http: Option<&str>) -> Option<BackendTls> {
+pub(super) fn backend(value: &TomlValue<'_>, http: Option<&str>) -> Option<BackendTls> {
     let mut tls =
         BackendTls { ca: None, name: None, alpn: Vec::new(), client_cert: None, verify: true };
     if let Some(on) = value.switch() {
@@ -353,7 +363,7 @@ pub(super) fn backend(value: &Value<'_>, http: Option<&str>) -> Option<BackendTl
     if let Some(value) = table.value("alpn") {
         tls.alpn = strings(&value, protocol);
         if let Some(who) = http.filter(|_| tls.alpn.iter().any(|name| name != "http/1.1")) {
-            let wrong = Wrong::new(format!("{who} to this pool use HTTP/1.1 only"));
+            let wrong = InvalidValue::new(format!("{who} to this pool use HTTP/1.1 only"));
             value.fault(wrong.help("write `alpn = \"http/1.1\"`, or remove it"));
         }
     }
@@ -361,17 +371,18 @@ pub(super) fn backend(value: &Value<'_>, http: Option<&str>) -> Option<BackendTl
     tls.verify = table.boolean("verify", true);
     if !tls.verify {
         table.refuse(&["ca"], |_| {
-            Wrong::new("`ca` is not used when `verify` is false").help("remove one of the two")
+            InvalidValue::new("`ca` is not used when `verify` is false")
+                .help("remove one of the two")
         });
     }
     Some(tls)
 }
 
-fn server_name(typed: &str) -> Result<String, Wrong> {
+fn server_name(typed: &str) -> Result<String, InvalidValue> {
     typed.parse::<std::net::IpAddr>().map_or_else(|_| dns_name(typed), |ip| Ok(ip.to_string()))
 }
 
-fn client_cert(value: &Value<'_>) -> Option<Certificate> {
+fn client_cert(value: &TomlValue<'_>) -> Option<Certificate> {
     let table = value.table(&schema::CLIENT_CERT, "a table `{ cert = \"…\", key = \"…\" }`")?;
     certs::pair(&table)
 }
@@ -405,8 +416,8 @@ mod tests {
         let other = Certificate::from_files(&file("other.pem"), &file("other.key")).unwrap();
         let with = |suites: &[CipherSuite], min_version, certificates: &[&Certificate]| {
             let given = certificates.iter().copied().cloned().collect();
-            let tls = Tls::new(Certificates::Given(given));
-            Tls { cipher_suites: suites.to_vec(), min_version, ..tls }
+            let tls = TlsConfig::new(CertificateSource::Given(given));
+            TlsConfig { cipher_suites: suites.to_vec(), min_version, ..tls }
         };
         let fit = |suites: &[CipherSuite], oldest, certificates: &[&Certificate]| {
             suites_fit(&with(suites, oldest, certificates)).is_ok()
@@ -420,7 +431,7 @@ mod tests {
 
         let curves = |suites: &[CipherSuite], curves: &[NamedGroup]| {
             let tls = with(suites, v1_2, &[&site]);
-            curves_fit(&Tls { curves: curves.to_vec(), ..tls }).is_ok()
+            curves_fit(&TlsConfig { curves: curves.to_vec(), ..tls }).is_ok()
         };
         let (hybrid, classic) = (NamedGroup::X25519MLKEM768, NamedGroup::X25519);
         assert!(curves(&[], &[hybrid]) && curves(&[new], &[hybrid]));

@@ -5,7 +5,7 @@
 
 use std::path::Path;
 
-use super::fault::{Fault, Source, Span, Wrong};
+use super::fault::{Fault, InvalidValue, SourceText, Span};
 
 /// The main file, then the files that it includes, in order.
 pub(super) struct SourceMap<'s> {
@@ -15,17 +15,17 @@ pub(super) struct SourceMap<'s> {
 struct MappedSource<'s> {
     /// Offset of the first byte.
     base: usize,
-    source: Source<'s>,
+    source: SourceText<'s>,
 }
 
 impl<'s> SourceMap<'s> {
     /// A map of the main file alone.
-    pub(super) fn new(main: Source<'s>) -> Self {
+    pub(super) fn new(main: SourceText<'s>) -> Self {
         Self { files: vec![MappedSource { base: 0, source: main }] }
     }
 
     /// Appends an included file; returns its first offset.
-    pub(super) fn add(&mut self, source: Source<'s>) -> usize {
+    pub(super) fn add(&mut self, source: SourceText<'s>) -> usize {
         let last = &self.files[self.files.len() - 1];
         // One more than its length: the offset of a text's end belongs to that text.
         let base = last.base + last.source.text().len() + 1;
@@ -34,7 +34,7 @@ impl<'s> SourceMap<'s> {
     }
 
     /// The main file.
-    pub(super) fn main(&self) -> &Source<'s> {
+    pub(super) fn main(&self) -> &SourceText<'s> {
         &self.files[0].source
     }
 
@@ -66,7 +66,7 @@ impl<'s> SourceMap<'s> {
     }
 
     /// A fault at a span.
-    pub(super) fn fault(&self, at: &Span, wrong: Wrong) -> Fault {
+    pub(super) fn fault(&self, at: &Span, wrong: InvalidValue) -> Fault {
         let mapped = self.mapped(at.start);
         mapped.source.fault(&mapped.local(at), wrong)
     }
@@ -98,9 +98,9 @@ mod tests {
 
     #[test]
     fn an_offset_has_a_file_and_a_line() {
-        let mut map = SourceMap::new(Source::new(Path::new("main.toml"), "a = 1\nb = 2"));
-        let first = map.add(Source::new(Path::new("one.toml"), ""));
-        let second = map.add(Source::new(Path::new("two.toml"), "c = 3\nd = 4\n"));
+        let mut map = SourceMap::new(SourceText::new(Path::new("main.toml"), "a = 1\nb = 2"));
+        let first = map.add(SourceText::new(Path::new("one.toml"), ""));
+        let second = map.add(SourceText::new(Path::new("two.toml"), "c = 3\nd = 4\n"));
         let place = |offset: usize| (map.path(offset).to_str().unwrap(), map.line(offset));
         assert_eq!(place(0), ("main.toml", 1));
         assert_eq!(place(11), ("main.toml", 2));
@@ -109,7 +109,7 @@ mod tests {
         assert_eq!(map.text(&(second + 6..second + 11)), "d = 4");
         assert_eq!(map.locate(&(second + 6..second + 7)), (2, 6..7));
         assert!(map.same_file(0, 11) && !map.same_file(11, first));
-        let fault = map.fault(&(second + 6..second + 7), Wrong::new("bad"));
+        let fault = map.fault(&(second + 6..second + 7), InvalidValue::new("bad"));
         assert_eq!((fault.file.as_path(), fault.line, fault.column), (Path::new("two.toml"), 2, 1));
     }
 }

@@ -8,10 +8,10 @@ use std::{
 use http::Uri;
 
 use super::{
-    Address, Dns, HttpSource, Source, address,
+    Address, BackendSource, Dns, HttpSource, address,
     defaults::{POLL_INTERVAL, POLL_TIMEOUT, TTL},
-    fault::{Wrong, quoted},
-    file::{Table, Value},
+    fault::{InvalidValue, quoted},
+    file::{TomlTable, TomlValue},
 };
 
 /// Shortest time between two questions: nobody's server is asked more often.
@@ -30,24 +30,26 @@ pub(crate) fn url_without_secrets(url: &str) -> String {
 }
 
 /// The source that `dns` names.
-pub(super) fn dns(table: &Table<'_>, named: &Value<'_>) -> Option<Source> {
+pub(super) fn dns(table: &TomlTable<'_>, named: &TomlValue<'_>) -> Option<BackendSource> {
     let typed: Option<Address> = named.parsed(|text| {
         let address: Address = text.parse()?;
         match address.literal() {
-            Some(_) => Err(Wrong::new(format!("{} is an address, not a name", quoted(text)))
-                .help(format!("write `backends = [\"{address}\"]`"))),
+            Some(_) => {
+                Err(InvalidValue::new(format!("{} is an address, not a name", quoted(text)))
+                    .help(format!("write `backends = [\"{address}\"]`")))
+            }
             None => Ok(address),
         }
     });
     let terms = terms(table);
-    typed.map(|Address { host, port }| Source::Dns(Dns { name: host, port, ..terms }))
+    typed.map(|Address { host, port }| BackendSource::Dns(Dns { name: host, port, ..terms }))
 }
 
 /// The source that `srv` names.
-pub(super) fn srv(table: &Table<'_>, named: &Value<'_>) -> Option<Source> {
+pub(super) fn srv(table: &TomlTable<'_>, named: &TomlValue<'_>) -> Option<BackendSource> {
     let name = named.parsed(|text| {
         if text.contains(':') {
-            return Err(Wrong::new(format!(
+            return Err(InvalidValue::new(format!(
                 "{} has a port, but SRV records contain the port",
                 quoted(text)
             ))
@@ -56,11 +58,11 @@ pub(super) fn srv(table: &Table<'_>, named: &Value<'_>) -> Option<Source> {
         address::dns_name(text)
     });
     let terms = terms(table);
-    name.map(|name| Source::Srv(Dns { name, ..terms }))
+    name.map(|name| BackendSource::Srv(Dns { name, ..terms }))
 }
 
 /// How a name is looked up; the name itself is still to be filled in.
-fn terms(table: &Table<'_>) -> Dns {
+fn terms(table: &TomlTable<'_>) -> Dns {
     let ttl = |key, default| {
         table.value(key).and_then(|value| value.duration(SHORTEST_PAUSE)).unwrap_or(default)
     };
@@ -71,47 +73,49 @@ fn terms(table: &Table<'_>) -> Dns {
     if let Some(typed) = table.value("max_ttl").filter(|_| max_ttl < min_ttl) {
         let least = humantime::format_duration(min_ttl);
         let message = format!("`max_ttl` is shorter than `min_ttl`, {least}");
-        typed.fault(Wrong::new(message).help("write at least `min_ttl`"));
+        typed.fault(InvalidValue::new(message).help("write at least `min_ttl`"));
     }
     let resolver = table.value("resolver").and_then(|value| value.parsed(resolver));
     Dns { name: String::new(), port: 0, resolver, min_ttl, max_ttl }
 }
 
 /// A name server: an IP address, with a port where it is not the usual one.
-fn resolver(text: &str) -> Result<SocketAddr, Wrong> {
+fn resolver(text: &str) -> Result<SocketAddr, InvalidValue> {
     let whole = text.parse::<SocketAddr>();
     let bare = || text.parse::<IpAddr>().map(|ip| SocketAddr::new(ip, DNS_PORT));
     match whole.or_else(|_| bare()) {
         Ok(address) if address.port() > 0 && !address.ip().is_unspecified() => Ok(address),
-        _ => Err(Wrong::new(format!("invalid name server {}", quoted(text)))
+        _ => Err(InvalidValue::new(format!("invalid name server {}", quoted(text)))
             .help("write an IP address, with a port if it is not 53: \"127.0.0.1:5353\"")),
     }
 }
 
 /// The source that `http` names.
-pub(super) fn http(table: &Table<'_>, named: &Value<'_>) -> Option<Source> {
+pub(super) fn http(table: &TomlTable<'_>, named: &TomlValue<'_>) -> Option<BackendSource> {
     let url = named.parsed(url);
-    let pause = |value: Value<'_>| value.duration(SHORTEST_PAUSE);
+    let pause = |value: TomlValue<'_>| value.duration(SHORTEST_PAUSE);
     let interval = table.value("interval").and_then(pause).unwrap_or(POLL_INTERVAL);
     // A shorter interval alone shall not ask for a shorter timeout too.
     let timeout = table.deadline("timeout", POLL_TIMEOUT.min(interval));
     if let Some(typed) = table.value("timeout").filter(|_| timeout > interval) {
         let interval = humantime::format_duration(interval);
         let message = format!("`timeout` is longer than `interval`, {interval}");
-        typed.fault(Wrong::new(message).help("write at most `interval`, or a longer `interval`"));
+        typed.fault(
+            InvalidValue::new(message).help("write at most `interval`, or a longer `interval`"),
+        );
     }
-    url.map(|url| Source::Http(HttpSource { url, interval, timeout }))
+    url.map(|url| BackendSource::Http(HttpSource { url, interval, timeout }))
 }
 
 /// An `http` or `https` URL that a request can be made of as it is.
-fn url(text: &str) -> Result<String, Wrong> {
-    let wrong = || Wrong::new(format!("invalid URL {}", quoted(text)));
+fn url(text: &str) -> Result<String, InvalidValue> {
+    let wrong = || InvalidValue::new(format!("invalid URL {}", quoted(text)));
     let example = "write \"http://127.0.0.1:8500/v1/health/service/chat?passing\"";
     let typed_authority =
         text.split("://").nth(1).and_then(|rest| rest.split(['/', '?', '#']).next());
     if typed_authority.is_some_and(|authority| authority.contains('@')) {
         // Without the URL: what stands before the sign may be a password.
-        return Err(Wrong::new("this URL contains a user name, which is not supported")
+        return Err(InvalidValue::new("this URL contains a user name, which is not supported")
             .help("remove everything before the `@`"));
     }
     let uri: Uri = text.parse().map_err(|_| wrong().help(example))?;

@@ -13,7 +13,7 @@ use x509_parser::{
 
 /// What one certificate's part of a response tells.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Told<'a> {
+pub(crate) struct CertificateStatus<'a> {
     /// The certificate's serial number, as its DER has it.
     serial: &'a [u8],
     /// Until when it is good; `None`: it does not say.
@@ -22,7 +22,7 @@ pub(crate) struct Told<'a> {
 
 /// What a response in DER tells of each certificate (RFC 6960 §4.2.1); `None`: it is no successful one, or
 /// cannot be read.
-pub(crate) fn read(response: &[u8]) -> Option<Vec<Told<'_>>> {
+pub(crate) fn read(response: &[u8]) -> Option<Vec<CertificateStatus<'_>>> {
     let mut outer = sequence(&mut &response[..])?;
     let Enumerated(0) = next(&mut outer)? else { return None };
     let mut bytes = sequence(&mut tagged(&mut outer, 0)?)?;
@@ -43,9 +43,9 @@ pub(crate) fn read(response: &[u8]) -> Option<Vec<Told<'_>>> {
     Some(all)
 }
 
-impl<'a> Told<'a> {
+impl<'a> CertificateStatus<'a> {
     /// That of the certificate with this serial number, as its DER has it.
-    pub(crate) fn of<'r>(all: &'r [Told<'a>], serial: &[u8]) -> Option<&'r Self> {
+    pub(crate) fn of<'r>(all: &'r [CertificateStatus<'a>], serial: &[u8]) -> Option<&'r Self> {
         all.iter().find(|told| told.serial == serial)
     }
 }
@@ -59,7 +59,7 @@ pub(crate) fn until(response: &[u8]) -> Option<SystemTime> {
 pub(crate) fn is_about(response: &[u8], leaf: &CertificateDer<'_>) -> bool {
     let told = read(response).unwrap_or_default();
     let leaf = X509Certificate::from_der(leaf).ok();
-    leaf.is_some_and(|(_, leaf)| Told::of(&told, leaf.raw_serial()).is_some())
+    leaf.is_some_and(|(_, leaf)| CertificateStatus::of(&told, leaf.raw_serial()).is_some())
 }
 
 /// Whether this is a response by which a responder declines to answer (RFC 6960 §4.2.1).
@@ -69,7 +69,7 @@ pub(crate) fn is_refusal(response: &[u8]) -> bool {
 }
 
 /// A SingleResponse.
-fn part(mut der: &[u8]) -> Option<Told<'_>> {
+fn part(mut der: &[u8]) -> Option<CertificateStatus<'_>> {
     let mut certificate = sequence(&mut der)?;
     let _algorithm = sequence(&mut certificate)?;
     for _hash in ["of the issuer's name", "of the issuer's key"] {
@@ -82,7 +82,7 @@ fn part(mut der: &[u8]) -> Option<Told<'_>> {
         Some(0xa0) => Some(time(next(&mut tagged(&mut der, 0)?)?)?),
         _ => None,
     };
-    Some(Told { serial, until })
+    Some(CertificateStatus { serial, until })
 }
 
 fn time(time: GeneralizedTime) -> Option<SystemTime> {
@@ -123,7 +123,10 @@ mod tests {
     fn a_response_tells_of_whom_it_is_and_until_when() {
         let told = read(RESPONSE).unwrap();
         assert_eq!(told.len(), 1);
-        assert!(Told::of(&told, &[0x03, 0xe9]).is_some() && Told::of(&told, &[1]).is_none());
+        assert!(
+            CertificateStatus::of(&told, &[0x03, 0xe9]).is_some()
+                && CertificateStatus::of(&told, &[1]).is_none()
+        );
         let date = humantime::parse_rfc3339("2126-11-02T01:52:59Z").unwrap();
         assert_eq!(until(RESPONSE), Some(date));
     }

@@ -6,8 +6,8 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use super::{
     Cookie, SameSite, SetOn, Sticky,
-    fault::{Wrong, quoted},
-    file::Value,
+    fault::{InvalidValue, quoted},
+    file::TomlValue,
     schema,
 };
 
@@ -24,7 +24,7 @@ pub(crate) const FORMER_NAME: &str = "moorline";
 const SECOND: Duration = Duration::from_secs(1);
 
 /// Reads the `sticky` setting of this pool: `false`, `true` or a table.
-pub(super) fn sticky(value: &Value<'_>, pool: &str) -> Option<Sticky> {
+pub(super) fn sticky(value: &TomlValue<'_>, pool: &str) -> Option<Sticky> {
     if let Some(on) = value.switch() {
         let memory = Duration::ZERO;
         let off = Sticky { engine_io: false, owner_search: 0, cookie: None, memory };
@@ -38,7 +38,8 @@ pub(super) fn sticky(value: &Value<'_>, pool: &str) -> Option<Sticky> {
         table.integer("owner_search", 0..=MOST_ASKED, default.owner_search)
     } else {
         table.refuse(&["owner_search"], |key| {
-            Wrong::new(format!("`{key}` is not used when `engine_io` is false")).help("remove it")
+            InvalidValue::new(format!("`{key}` is not used when `engine_io` is false"))
+                .help("remove it")
         });
         0
     };
@@ -51,7 +52,7 @@ pub(super) fn sticky(value: &Value<'_>, pool: &str) -> Option<Sticky> {
 }
 
 /// Reads `false`, `true` or a table; the outer `None` is a fault, the inner one no cookie.
-fn cookie(value: &Value<'_>, pool: &str) -> Option<Option<Cookie>> {
+fn cookie(value: &TomlValue<'_>, pool: &str) -> Option<Option<Cookie>> {
     if let Some(on) = value.switch() {
         return Some(on.then(|| Cookie::of(pool)));
     }
@@ -76,7 +77,7 @@ fn cookie(value: &Value<'_>, pool: &str) -> Option<Option<Cookie>> {
         && let Some(reason) = needs_secure(&cookie)
     {
         table.refuse(&["secure"], |_| {
-            Wrong::new(format!("browsers reject a cookie with {reason} that is not secure"))
+            InvalidValue::new(format!("browsers reject a cookie with {reason} that is not secure"))
                 .help("remove `secure`, or write `secure = true`")
         });
     }
@@ -100,12 +101,12 @@ fn needs_secure(cookie: &Cookie) -> Option<&'static str> {
 }
 
 /// In the spelling of the header or of this file.
-fn same_site(typed: &str) -> Result<SameSite, Wrong> {
+fn same_site(typed: &str) -> Result<SameSite, InvalidValue> {
     match typed.to_ascii_lowercase().as_str() {
         "strict" => Ok(SameSite::Strict),
         "lax" => Ok(SameSite::Lax),
         "none" => Ok(SameSite::None),
-        _ => Err(Wrong::new(format!("invalid same_site {}", quoted(typed)))
+        _ => Err(InvalidValue::new(format!("invalid same_site {}", quoted(typed)))
             .help("use one of \"strict\", \"lax\" and \"none\"")),
     }
 }
@@ -127,8 +128,8 @@ fn is_token(text: &str) -> bool {
 }
 
 /// A cookie name: a token, as RFC 6265, section 4.1.1 requires.
-fn name(typed: &str) -> Result<String, Wrong> {
-    let wrong = || Wrong::new(format!("invalid cookie name {}", quoted(typed)));
+fn name(typed: &str) -> Result<String, InvalidValue> {
+    let wrong = || InvalidValue::new(format!("invalid cookie name {}", quoted(typed)));
     if !is_token(typed) {
         return Err(wrong().help("use letters, digits, `-` and `_`"));
     }

@@ -6,16 +6,16 @@
 use toml::de::Error;
 
 use super::{
-    fault::{Source, Span, Wrong, quoted},
+    fault::{InvalidValue, SourceText, Span, quoted},
     file::MOST_FAULTS,
 };
 
 /// The grammar's faults, in file order.
-pub(super) struct Syntax(Vec<(Span, Wrong)>);
+pub(super) struct Syntax(Vec<(Span, InvalidValue)>);
 
 impl Syntax {
     /// From what the parser reported; an error without a place is one of the text's end.
-    pub(super) fn new(source: &Source<'_>, errors: &[Error]) -> Self {
+    pub(super) fn new(source: &SourceText<'_>, errors: &[Error]) -> Self {
         let text = source.text();
         let mut all: Vec<(Span, &str)> = errors
             .iter()
@@ -30,7 +30,7 @@ impl Syntax {
         self.0.is_empty()
     }
 
-    pub(super) fn into_faults(self) -> impl Iterator<Item = (Span, Wrong)> {
+    pub(super) fn into_faults(self) -> impl Iterator<Item = (Span, InvalidValue)> {
         self.0.into_iter()
     }
 
@@ -55,7 +55,7 @@ fn header(text: &str, offset: usize) -> usize {
 /// The first error of a line, the first of an array that never ends, of a table that is there twice
 /// the header; as many as are kept at all.
 fn without_echoes<'e>(
-    source: &Source<'_>,
+    source: &SourceText<'_>,
     all: &'e [(Span, &'e str)],
 ) -> impl Iterator<Item = &'e (Span, &'e str)> {
     let in_array = |(_, message): &(Span, &str)| message.contains("array");
@@ -86,23 +86,23 @@ fn without_echoes<'e>(
 }
 
 /// The parser's message, with advice where a common mistake is behind it.
-fn advised(text: &str, at: &Span, message: &str) -> Wrong {
+fn advised(text: &str, at: &Span, message: &str) -> InvalidValue {
     let typed = text.get(at.clone()).unwrap_or_default();
     if message == "duplicate key" {
-        return Wrong::new(format!("{} is given twice", quoted(typed)))
+        return InvalidValue::new(format!("{} is given twice", quoted(typed)))
             .help("remove one of the two, or merge them");
     }
     if message.starts_with("string values must be quoted") {
-        return Wrong::new("this string needs quotes").help(format!("write \"{typed}\""));
+        return InvalidValue::new("this string needs quotes").help(format!("write \"{typed}\""));
     }
     // The parser names what could go on at the line's end, which depends on the line's end.
     let at_line_end = text
         .get(at.start..)
         .is_none_or(|rest| rest.is_empty() || rest.starts_with('\n') || rest.starts_with("\r\n"));
     if at_line_end && message.starts_with("invalid") && message.contains(" string") {
-        return Wrong::new("this string has no closing quote").help("add the closing quote");
+        return InvalidValue::new("this string has no closing quote").help("add the closing quote");
     }
-    let wrong = Wrong::new(message);
+    let wrong = InvalidValue::new(message);
     if message.contains("array") {
         return wrong.help("an array before this is not closed: add `]`");
     }
@@ -121,12 +121,12 @@ mod tests {
 
     use toml::de::DeTable;
 
-    use super::{Source, Syntax};
+    use super::{SourceText, Syntax};
 
     /// The lines and messages of what is wrong with a text.
     fn errors(text: &str) -> Vec<(usize, String)> {
         let (_, errors) = DeTable::parse_recoverable(text);
-        let source = Source::new(Path::new("m.toml"), text);
+        let source = SourceText::new(Path::new("m.toml"), text);
         let faults = Syntax::new(&source, &errors).into_faults();
         faults.map(|(at, wrong)| (source.line(at.start), wrong.message)).collect()
     }
@@ -156,7 +156,7 @@ mod tests {
     fn nothing_is_believed_after_an_error_in_the_same_table() {
         let text = "a = 1\n[x]\nb = 2\nc 3\nd = 4\n[y]\ne = 5\n";
         let (_, errors) = DeTable::parse_recoverable(text);
-        let syntax = Syntax::new(&Source::new(Path::new("m.toml"), text), &errors);
+        let syntax = Syntax::new(&SourceText::new(Path::new("m.toml"), text), &errors);
         let whole = |key: &str| {
             let at = text.find(key).unwrap();
             syntax.leaves_whole(text, &(at..at + 1))

@@ -6,14 +6,14 @@ use std::{fmt, net::SocketAddr, path::PathBuf, time::Duration};
 /// How something is emptied without dropping everybody at once: nothing new; then, in the last part
 /// of the time, closes one by one; at the deadline, what is left is cut.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Drain {
+pub struct DrainConfig {
     /// From the order to the deadline.
     pub within: Duration,
     /// Over how long before the deadline closes are spread evenly; at most `within`.
     pub spread: Duration,
 }
 
-impl Drain {
+impl DrainConfig {
     /// Closes spread over the second half.
     pub const fn within(within: Duration) -> Self {
         let spread = Duration::from_millis(within.as_millis() as u64 / 2);
@@ -36,7 +36,7 @@ pub struct Reload {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Upgrade {
     /// How the old process is emptied of the connections that cannot be handed over.
-    pub drain: Drain,
+    pub drain: DrainConfig,
     /// Deadline of the new process's readiness, from its start.
     pub ready: Duration,
 }
@@ -82,7 +82,7 @@ impl fmt::Debug for AdminRemote {
 
 /// What brings a pool's backends while the process runs. The last good answer is kept on failure.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Source {
+pub enum BackendSource {
     /// The A and AAAA records of a name: each address is a backend.
     Dns(Dns),
     /// The SRV records of a name: targets, ports and weights. `Dns::port` is not used.
@@ -187,7 +187,7 @@ pub struct Admission {
 
 /// How tunnels are shed from backends that have more than their share.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Rebalance {
+pub struct RebalanceConfig {
     /// Tunnels closed, over the whole pool.
     pub rate: Rate,
 }

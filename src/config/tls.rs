@@ -13,9 +13,9 @@ use super::Certificate;
 
 /// How a listener terminates TLS.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Tls {
+pub struct TlsConfig {
     /// What it proves itself by.
-    pub certificates: Certificates,
+    pub certificates: CertificateSource,
     /// What a client gets that asks for a name of no certificate, or for none.
     pub unknown_sni: UnknownSni,
     /// Oldest version spoken.
@@ -34,7 +34,7 @@ pub struct Tls {
 
 /// Where a listener's certificates come from.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Certificates {
+pub enum CertificateSource {
     /// From files; at least one, the first serves clients that send no or an unknown server name.
     Given(Vec<Certificate>),
     /// From an ACME server (RFC 8555), ordered and renewed while the process runs.

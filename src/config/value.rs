@@ -11,21 +11,21 @@ use toml::{
 };
 
 use super::{
-    fault::{Span, Wrong, quoted},
+    fault::{InvalidValue, Span, quoted},
     file::File,
     schema::{self, Section},
 };
 
 /// A table whose keys have been looked through.
 #[derive(Clone)]
-pub(super) struct Table<'t> {
+pub(super) struct TomlTable<'t> {
     file: &'t File<'t>,
     section: &'static Section,
     at: Span,
     entries: &'t DeTable<'t>,
 }
 
-impl<'t> Table<'t> {
+impl<'t> TomlTable<'t> {
     /// The table of these entries, whose keys are not looked through yet.
     pub(super) fn new(
         file: &'t File<'t>,
@@ -46,16 +46,17 @@ impl<'t> Table<'t> {
     }
 
     /// The value of a key, if it is there.
-    pub(super) fn value(&self, key: &'static str) -> Option<Value<'t>> {
+    pub(super) fn value(&self, key: &'static str) -> Option<TomlValue<'t>> {
         debug_assert!(self.section.has(key), "{key} is in no schema");
-        self.entries.get(key).map(|node| Value { file: self.file, key, element: false, node })
+        self.entries.get(key).map(|node| TomlValue { file: self.file, key, element: false, node })
     }
 
     /// The value of a key that has to be there.
-    pub(super) fn need(&self, key: &'static str, example: &str) -> Option<Value<'t>> {
+    pub(super) fn need(&self, key: &'static str, example: &str) -> Option<TomlValue<'t>> {
         let value = self.value(key);
         if value.is_none() && !self.misspells(key) {
-            let wrong = Wrong::new(format!("`{key}` is missing")).help(format!("write {example}"));
+            let wrong =
+                InvalidValue::new(format!("`{key}` is missing")).help(format!("write {example}"));
             self.file.missing(&self.at, wrong);
         }
         value
@@ -82,7 +83,7 @@ impl<'t> Table<'t> {
     }
 
     /// Notes `wrong` at each of these keys that is there.
-    pub(super) fn refuse(&self, keys: &[&'static str], wrong: impl Fn(&str) -> Wrong) {
+    pub(super) fn refuse(&self, keys: &[&'static str], wrong: impl Fn(&str) -> InvalidValue) {
         for key in keys {
             if let Some(at) = self.place(key) {
                 self.file.fault(&at, wrong(key));
@@ -100,7 +101,7 @@ impl<'t> Table<'t> {
                 } else {
                     format!(" in `{}`", self.section.name)
                 };
-                let wrong = Wrong::new(format!("unknown key {}{place}", quoted(typed)))
+                let wrong = InvalidValue::new(format!("unknown key {}{place}", quoted(typed)))
                     .help(schema::advice(self.section, typed));
                 self.file.fault(&key.span(), wrong);
             }
@@ -110,7 +111,7 @@ impl<'t> Table<'t> {
 
 /// One value, by the key it was typed under.
 #[derive(Clone, Copy)]
-pub(super) struct Value<'t> {
+pub(super) struct TomlValue<'t> {
     pub(super) file: &'t File<'t>,
     pub(super) key: &'t str,
     /// It is one of the elements of the key's array.
@@ -118,7 +119,7 @@ pub(super) struct Value<'t> {
     pub(super) node: &'t Spanned<DeValue<'t>>,
 }
 
-impl<'t> Value<'t> {
+impl<'t> TomlValue<'t> {
     /// The value of a key of the top level, whose keys are not looked through yet.
     pub(super) fn of_key(
         file: &'t File<'t>,
@@ -134,7 +135,7 @@ impl<'t> Value<'t> {
     }
 
     /// Reads a file that is named here, and remembers it as one to watch.
-    pub(super) fn read(&self, path: &Path) -> Result<Vec<u8>, Wrong> {
+    pub(super) fn read(&self, path: &Path) -> Result<Vec<u8>, InvalidValue> {
         self.file.read(self.at().start, path)
     }
 
@@ -149,7 +150,7 @@ impl<'t> Value<'t> {
     }
 
     /// Notes a fault of this value.
-    pub(super) fn fault(&self, wrong: Wrong) {
+    pub(super) fn fault(&self, wrong: InvalidValue) {
         self.file.fault(&self.at(), wrong);
     }
 
@@ -174,7 +175,7 @@ impl<'t> Value<'t> {
         let message = format!("{each}{} must be {wanted}, not {found}", quoted(self.key));
         let help = help().or_else(|| self.retyped(wanted));
         let help = help.unwrap_or_else(|| format!("write {wanted}"));
-        self.fault(Wrong::new(message).help(help));
+        self.fault(InvalidValue::new(message).help(help));
     }
 
     /// The source text of the value.
@@ -209,25 +210,25 @@ impl<'t> Value<'t> {
     }
 
     /// Its elements, if it is an array.
-    pub(super) fn elements(&self) -> Option<impl Iterator<Item = Value<'t>> + use<'t>> {
+    pub(super) fn elements(&self) -> Option<impl Iterator<Item = TomlValue<'t>> + use<'t>> {
         let (file, key) = (self.file, self.key);
         let array = self.node.get_ref().as_array()?;
-        Some(array.iter().map(move |node| Value { file, key, element: true, node }))
+        Some(array.iter().map(move |node| TomlValue { file, key, element: true, node }))
     }
 
     /// As a table with keys of this section, unknown ones noted.
-    pub(super) fn table(&self, section: &'static Section, wanted: &str) -> Option<Table<'t>> {
+    pub(super) fn table(&self, section: &'static Section, wanted: &str) -> Option<TomlTable<'t>> {
         let Some(entries) = self.node.get_ref().as_table() else {
             self.is_not(wanted);
             return None;
         };
-        let table = Table { file: self.file, section, at: self.at(), entries };
+        let table = TomlTable { file: self.file, section, at: self.at(), entries };
         table.fault_unknown_keys();
         Some(table)
     }
 
     /// As a table whose keys are names that the user gives: each with its place, in file order.
-    pub(super) fn named(&self) -> Vec<(Span, &'t str, Value<'t>)> {
+    pub(super) fn named(&self) -> Vec<(Span, &'t str, TomlValue<'t>)> {
         let Some(entries) = self.node.get_ref().as_table() else {
             self.is_not(&format!("a table of tables, `[{}.NAME]`", self.key));
             return Vec::new();
@@ -236,7 +237,7 @@ impl<'t> Value<'t> {
             .iter()
             .map(|(key, node)| {
                 let name = key.get_ref().as_ref();
-                (key.span(), name, Value { file: self.file, key: name, element: false, node })
+                (key.span(), name, TomlValue { file: self.file, key: name, element: false, node })
             })
             .collect();
         named.sort_by_key(|(at, _, value)| at.start.min(value.at().start));

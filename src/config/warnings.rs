@@ -13,7 +13,10 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use super::{Certificate, Certificates, Config, HostPattern, Listener, Pool, Protocol, Route};
+use super::{
+    Certificate, CertificateSource, Config, HostPattern, ListenerConfig, ListenerProtocol,
+    PoolConfig, RouteConfig,
+};
 
 /// A certificate that expires within this time is reported, or within a third of its life if that is
 /// shorter.
@@ -58,7 +61,7 @@ pub struct Environment<'e> {
 
 /// Every warning, in the order of the reference.
 pub fn all(config: &Config, environment: &Environment<'_>) -> Vec<Warning> {
-    let mut found = Found { config, warnings: Vec::new() };
+    let mut found = WarningCollector { config, warnings: Vec::new() };
     for listener in &config.listeners {
         certificates(&mut found, listener, environment.now);
     }
@@ -80,27 +83,27 @@ pub fn all(config: &Config, environment: &Environment<'_>) -> Vec<Warning> {
 }
 
 /// The warnings so far.
-struct Found<'c> {
+struct WarningCollector<'c> {
     config: &'c Config,
     warnings: Vec<Warning>,
 }
 
-impl Found<'_> {
+impl WarningCollector<'_> {
     fn add(&mut self, path: &str, message: impl Into<String>, help: impl Into<String>) {
         let at = self.config.places.at(path);
         self.warnings.push(Warning { at, message: message.into(), help: help.into() });
     }
 }
 
-fn given(listener: &Listener) -> &[Certificate] {
+fn given(listener: &ListenerConfig) -> &[Certificate] {
     match listener.protocol.tls().map(|tls| &tls.certificates) {
-        Some(Certificates::Given(certificates)) => certificates,
+        Some(CertificateSource::Given(certificates)) => certificates,
         _ => &[],
     }
 }
 
 /// Dates of certificates.
-fn certificates(found: &mut Found<'_>, listener: &Listener, now: SystemTime) {
+fn certificates(found: &mut WarningCollector<'_>, listener: &ListenerConfig, now: SystemTime) {
     for (index, certificate) in given(listener).iter().enumerate() {
         let path = format!("listeners.{}.certificates[{index}]", listener.name);
         let names = certificate.names.join(", ");
@@ -136,14 +139,16 @@ fn days(left: Duration) -> String {
 }
 
 /// Certificates that no route needs, and routes without a certificate.
-fn hosts(found: &mut Found<'_>) {
+fn hosts(found: &mut WarningCollector<'_>) {
     let config = found.config;
-    let https = |listener: &&Listener| matches!(listener.protocol, Protocol::Https(_));
-    let follows = |route: &Route, listener: &Listener| {
+    let https =
+        |listener: &&ListenerConfig| matches!(listener.protocol, ListenerProtocol::Https(_));
+    let follows = |route: &RouteConfig, listener: &ListenerConfig| {
         route.listeners.is_empty() || route.listeners.contains(&listener.name)
     };
     for listener in config.listeners.iter().filter(https) {
-        let routes: Vec<&Route> = config.routes.iter().filter(|r| follows(r, listener)).collect();
+        let routes: Vec<&RouteConfig> =
+            config.routes.iter().filter(|r| follows(r, listener)).collect();
         if routes.is_empty() || routes.iter().any(|route| route.host == HostPattern::Any) {
             continue;
         }
@@ -158,8 +163,9 @@ fn hosts(found: &mut Found<'_>) {
             }
         }
     }
-    let plain =
-        |listener: &Listener| listener.protocol == Protocol::Http && listener.redirect.is_none();
+    let plain = |listener: &ListenerConfig| {
+        listener.protocol == ListenerProtocol::Http && listener.redirect.is_none()
+    };
     for (index, route) in config.routes.iter().enumerate() {
         let mut doors = config.listeners.iter().filter(|listener| follows(route, listener));
         let mut secure =
@@ -167,7 +173,7 @@ fn hosts(found: &mut Found<'_>) {
         if secure.peek().is_none() || doors.any(plain) || route.host == HostPattern::Any {
             continue;
         }
-        let covered = |listener: &Listener| match listener.protocol.acme() {
+        let covered = |listener: &ListenerConfig| match listener.protocol.acme() {
             Some(terms) => covers(&terms.domains, &route.host),
             None => given(listener).iter().any(|c| covers(&c.names, &route.host)),
         };
@@ -193,7 +199,7 @@ fn covers(names: &[String], host: &HostPattern) -> bool {
     })
 }
 
-fn pool(found: &mut Found<'_>, pool: &Pool, environment: &Environment<'_>) {
+fn pool(found: &mut WarningCollector<'_>, pool: &PoolConfig, environment: &Environment<'_>) {
     let path = format!("pools.{}", pool.name);
     let config = found.config;
     let led_to = config.routes.iter().any(|route| route.pool == pool.name)
@@ -259,7 +265,7 @@ fn pool(found: &mut Found<'_>, pool: &Pool, environment: &Environment<'_>) {
 }
 
 /// The process's own drain against the time that systemd gives it.
-fn drain(found: &mut Found<'_>, environment: &Environment<'_>) {
+fn drain(found: &mut WarningCollector<'_>, environment: &Environment<'_>) {
     if found.config.drain.within.is_zero() {
         let message = "`drain` is zero: every connection is cut when the process stops";
         found.add("drain", message, "use the time that clients need to move, for example \"30s\"");

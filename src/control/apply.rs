@@ -29,7 +29,7 @@ use super::{
 };
 use crate::{
     acme::Fleet,
-    config::{self, Config, Protocol, SharedKeys},
+    config::{self, Config, ListenerProtocol, SharedKeys},
     handoff::Inheritance,
     net::tls::{self, TicketKeys},
     observe::{AccessLog, Metrics, Redaction, RouteLabel},
@@ -266,7 +266,7 @@ impl ControlTask {
                 route: Some(rule.to_string().into()),
                 pool: rule.pool.as_str().into(),
             };
-            let config::Route { host, path, listeners, pool: _, error_pages } = rule.clone();
+            let config::RouteConfig { host, path, listeners, pool: _, error_pages } = rule.clone();
             let error_pages = match (error_pages, &config.error_pages) {
                 (Some(own), Some(top)) => Some(Arc::new(own.or(top))),
                 (own, top) => own.or_else(|| top.clone()),
@@ -296,7 +296,8 @@ impl ControlTask {
         self.keep_left(&config);
         self.backends.extend(added.iter().cloned());
         self.probe(&added);
-        self.acme.settle(issued, config.listeners.iter().any(|l| l.protocol == Protocol::Http));
+        self.acme
+            .settle(issued, config.listeners.iter().any(|l| l.protocol == ListenerProtocol::Http));
         self.doors.settle(&config.listeners, bound, &self.proxy);
         let own = self.doors.addresses(&config.listeners).into_iter().map(|(_, own)| own);
         self.resolver.listens(own.collect());
@@ -308,7 +309,7 @@ impl ControlTask {
     /// What is accepted but will surprise.
     fn warn(&self, config: &Config) {
         // With one backend a cookie decides nothing.
-        let chooses = |pool: &config::Pool| pool.source.is_some() || pool.backends.len() > 1;
+        let chooses = |pool: &config::PoolConfig| pool.source.is_some() || pool.backends.len() > 1;
         let cookies = |config: &Config| {
             let mut pools = config.pools.iter();
             config.cookie_keys == SharedKeys::Made

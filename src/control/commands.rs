@@ -256,7 +256,7 @@ impl ControlTask {
 }
 
 /// What an order means as terms.
-fn terms(how: DrainTerms) -> Result<Option<config::Drain>, CommandError> {
+fn terms(how: DrainTerms) -> Result<Option<config::DrainConfig>, CommandError> {
     let span = |name: &str, seconds: f64| match seconds.is_finite()
         && (0.0..=LONGEST).contains(&seconds)
     {
@@ -271,7 +271,7 @@ fn terms(how: DrainTerms) -> Result<Option<config::Drain>, CommandError> {
             )),
         };
     };
-    let mut terms = config::Drain::within(span("within", within)?);
+    let mut terms = config::DrainConfig::within(span("within", within)?);
     if let Some(spread) = how.spread {
         terms.spread = span("spread", spread)?;
     }

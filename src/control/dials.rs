@@ -23,7 +23,7 @@ impl ControlTask {
         current: Arc<Snapshot>,
         config: &Config,
     ) -> Result<Vec<Arc<Dial>>, ApplyError> {
-        let same = |pool: &config::Pool| {
+        let same = |pool: &config::PoolConfig| {
             let live = current.pool(&pool.name)?;
             let terms = live.config();
             let same = terms.tls == pool.tls && terms.proxy_protocol == pool.proxy_protocol;
@@ -41,7 +41,7 @@ impl ControlTask {
     /// Lets the backends of a pool be reached by `dial` alone from here on.
     pub(super) fn settle(
         before: &Snapshot,
-        pool: &config::Pool,
+        pool: &config::PoolConfig,
         dial: &Dial,
         backends: &[Arc<Backend>],
     ) {
@@ -55,8 +55,11 @@ impl ControlTask {
 }
 
 /// Whom the system trusts, where any of these pools asks for that; read once for all of them.
-async fn system_roots(pools: &[&config::Pool]) -> Result<Option<Arc<RootCertStore>>, ApplyError> {
-    let asks = |pool: &&config::Pool| pool.tls.as_ref().is_some_and(BackendTls::asks_the_system);
+async fn system_roots(
+    pools: &[&config::PoolConfig],
+) -> Result<Option<Arc<RootCertStore>>, ApplyError> {
+    let asks =
+        |pool: &&config::PoolConfig| pool.tls.as_ref().is_some_and(BackendTls::asks_the_system);
     if !pools.iter().any(asks) {
         return Ok(None);
     }

@@ -23,7 +23,7 @@ use tokio::{
 
 use self::validation::accepted;
 use super::ControlRequest;
-use crate::config::{Admin, Backend, Dns, Pool, Source};
+use crate::config::{Admin, Backend, BackendSource, Dns, PoolConfig};
 
 /// How long the start waits for first answers. What has not come by then follows.
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -49,7 +49,7 @@ pub(super) struct Discovery {
     admin: Admin,
     /// Where what has changed is told; `None`: the control task does not run yet.
     requests: Option<mpsc::WeakSender<ControlRequest>>,
-    tasks: HashMap<String, (Source, JoinHandle<()>)>,
+    tasks: HashMap<String, (BackendSource, JoinHandle<()>)>,
 }
 
 impl Discovery {
@@ -62,7 +62,7 @@ impl Discovery {
     /// what a pool's source had found before.
     pub(super) async fn first<'k>(
         &self,
-        pools: &[Pool],
+        pools: &[PoolConfig],
         known: impl Fn(&str) -> &'k [Backend],
     ) -> Vec<(String, SourceOutcome)> {
         let mut asked = JoinSet::new();
@@ -96,7 +96,11 @@ impl Discovery {
 
     /// Asks for these pools from now on, and for no others. Where a source has changed, another task
     /// takes over, which remembers nothing of the one before. `known` is as for [`first`](Self::first).
-    pub(super) fn follow<'k>(&mut self, pools: &[Pool], known: impl Fn(&str) -> &'k [Backend]) {
+    pub(super) fn follow<'k>(
+        &mut self,
+        pools: &[PoolConfig],
+        known: impl Fn(&str) -> &'k [Backend],
+    ) {
         let Some(requests) = &self.requests else { return };
         let source = |name: &str| pools.iter().find(|pool| pool.name == name)?.source.as_ref();
         let mut replaced = HashSet::new();
@@ -138,14 +142,16 @@ enum SourceClient {
 }
 
 /// One that remembers what is known already.
-fn asker(source: &Source, known: &[Backend]) -> SourceClient {
+fn asker(source: &BackendSource, known: &[Backend]) -> SourceClient {
     let names = |terms: &Dns, records| {
         SourceClient::Dns(dns::DnsSource::new(terms.clone(), records, known))
     };
     match source {
-        Source::Dns(terms) => names(terms, dns::RecordKind::Addresses),
-        Source::Srv(terms) => names(terms, dns::RecordKind::Services),
-        Source::Http(terms) => SourceClient::Http(Box::new(http::HttpList::new(terms.clone()))),
+        BackendSource::Dns(terms) => names(terms, dns::RecordKind::Addresses),
+        BackendSource::Srv(terms) => names(terms, dns::RecordKind::Services),
+        BackendSource::Http(terms) => {
+            SourceClient::Http(Box::new(http::HttpList::new(terms.clone())))
+        }
     }
 }
 

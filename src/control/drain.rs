@@ -22,7 +22,7 @@ use tokio::{
 use super::{count::HeldCount, unix_now};
 use crate::{
     api::{BackendTarget, DrainState},
-    config::Drain,
+    config::DrainConfig,
     handoff::{DrainDirective, DrainUntil, Predecessors},
     shared::SharedState,
     tunnel::{CloseReason, close::ANSWER_TIMEOUT},
@@ -63,7 +63,7 @@ pub(super) struct Drains {
 #[derive(Debug)]
 struct RunningDrain {
     end: DrainEnd,
-    terms: Option<Drain>,
+    terms: Option<DrainConfig>,
     /// Where the configuration has the same address: until it has not, nothing is closed.
     goes_on_as: Option<BackendTarget>,
     clock: DrainClock,
@@ -102,7 +102,7 @@ impl Drains {
         &mut self,
         backend: &Arc<Backend>,
         proxy: &Arc<SharedState>,
-        terms: Option<Drain>,
+        terms: Option<DrainConfig>,
         end: DrainEnd,
     ) {
         let mut since = unix_now();
@@ -180,7 +180,7 @@ impl Drains {
 impl ProcessShutdown {
     /// Empties the process within these terms from now on. Where it is being emptied already, the
     /// deadline only ever comes nearer.
-    pub(super) fn begin(&self, terms: Drain) {
+    pub(super) fn begin(&self, terms: DrainConfig) {
         let mut clock = self.lock();
         let new = DrainClock::new(Some(terms));
         *clock = match *clock {
@@ -228,7 +228,7 @@ impl DrainTimes {
 }
 
 impl DrainClock {
-    fn new(terms: Option<Drain>) -> Self {
+    fn new(terms: Option<DrainConfig>) -> Self {
         let start = Instant::now();
         let times =
             terms.map(|terms| DrainTimes { deadline: start + terms.within, spread: terms.spread });

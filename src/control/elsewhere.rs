@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 use super::{ControlTask, drain::DrainEnd};
 use crate::{
-    config::Drain,
+    config::DrainConfig,
     handoff::{
         BackendDirective, BackendIdentity, DrainDirective, DrainUntil, HeldTunnels, Predecessors,
     },
@@ -50,9 +50,9 @@ impl ControlTask {
 }
 
 /// What is left of a drain that has begun.
-fn remaining(until: DrainUntil) -> Drain {
+fn remaining(until: DrainUntil) -> DrainConfig {
     let within = until.deadline.saturating_duration_since(Instant::now());
-    Drain { within, spread: until.spread.min(within) }
+    DrainConfig { within, spread: until.spread.min(within) }
 }
 
 /// What this process and those before it hold of each backend, where that is anything; `None`: one of

@@ -28,7 +28,7 @@ use super::{
 };
 use crate::{
     api::{BackendTarget, DrainState, Predecessor, UpgradeRequest, Upgraded},
-    config::{self, Address, Config, Drain},
+    config::{self, Address, Config, DrainConfig},
     handoff::{
         BackendDirective, BackendRecord, HandoffError, HandoffOffer, Launch, PredecessorState,
         Predecessors, Secrets, Successor, SuccessorFeed, Values,
@@ -197,7 +197,7 @@ impl ControlTask {
     }
 
     /// What is left of an ordered drain: the new process begins it anew.
-    fn left_of(&self, what: &BackendTarget, terms: Drain) -> Drain {
+    fn left_of(&self, what: &BackendTarget, terms: DrainConfig) -> DrainConfig {
         let covered = |backend: &&Arc<Backend>| {
             let (pool, name) = (backend.pool().to_owned(), backend.name().to_owned());
             covers(what, &BackendTarget { pool: Some(pool), backend: Some(name) })
@@ -205,7 +205,7 @@ impl ControlTask {
         let state = |backend: &Arc<Backend>| self.drains.state(backend, &self.proxy)?.seconds_left;
         let left = self.backends.iter().filter(covered).find_map(state);
         let within = left.map_or(terms.within, Duration::from_secs_f64);
-        Drain { within, spread: terms.spread.min(within) }
+        DrainConfig { within, spread: terms.spread.min(within) }
     }
 
     /// The layers upon the configuration that the process before this one had.

@@ -20,14 +20,14 @@ use tokio_util::task::AbortOnDropHandle;
 use self::http::ProbeTarget;
 
 use crate::{
-    config::{Health, Probe},
+    config::{HealthConfig, ProbeConfig},
     upstream::{Backend, Dial, Transition},
 };
 
 /// The probes of one backend; dropped, they end.
 #[derive(Debug)]
 pub(super) struct Probing {
-    terms: Health,
+    terms: HealthConfig,
     dial: Arc<Dial>,
     task: AbortOnDropHandle<()>,
 }
@@ -37,7 +37,7 @@ impl Probing {
     pub(super) fn start(
         backend: &Arc<Backend>,
         dial: &Arc<Dial>,
-        terms: &Health,
+        terms: &HealthConfig,
         new: bool,
     ) -> Self {
         let (terms, dial) = (terms.clone(), Arc::clone(dial));
@@ -51,14 +51,14 @@ impl Probing {
     }
 
     /// Whether they go by these terms already.
-    pub(super) fn goes_by(&self, terms: &Health, dial: &Arc<Dial>) -> bool {
+    pub(super) fn goes_by(&self, terms: &HealthConfig, dial: &Arc<Dial>) -> bool {
         self.terms == *terms && Arc::ptr_eq(&self.dial, dial)
     }
 }
 
 /// Probes until it is dropped, each time by a connection that `dial` opens.
-async fn watch(backend: Arc<Backend>, dial: Arc<Dial>, terms: Health, new: bool) {
-    if terms.probe == Probe::Off {
+async fn watch(backend: Arc<Backend>, dial: Arc<Dial>, terms: HealthConfig, new: bool) {
+    if terms.probe == ProbeConfig::Off {
         // Nothing else would bring it up again.
         backend.mark(true, 1, 1);
         return;
@@ -71,7 +71,7 @@ async fn watch(backend: Arc<Backend>, dial: Arc<Dial>, terms: Health, new: bool)
         let outcome = timeout(terms.timeout, probe(&backend, &dial, &terms)).await;
         match &outcome {
             // The kernel accepts connections for a process that hangs: only an answer shows that it runs.
-            Ok(Ok(())) if terms.probe == Probe::Tcp => backend.reached(),
+            Ok(Ok(())) if terms.probe == ProbeConfig::Tcp => backend.reached(),
             Ok(Ok(())) => backend.heard(),
             Err(_) => backend.fell_silent(began),
             // It refused, or answered something else.
@@ -115,13 +115,13 @@ fn judge(backend: &Backend, verdict: &Result<(), String>, rise: u32, fall: u32) 
 }
 
 /// What a probe does, for its verdict.
-fn spoken(probe: &Probe) -> String {
+fn spoken(probe: &ProbeConfig) -> String {
     match probe {
-        Probe::Off => String::new(),
-        Probe::Tcp => "TCP probe".to_owned(),
-        Probe::Http { path, .. } => format!("HTTP probe GET {path}"),
-        Probe::EngineIo { path, .. } => format!("Engine.IO probe {path}"),
-        Probe::WebSocket { path, .. } => format!("WebSocket probe {path}"),
+        ProbeConfig::Off => String::new(),
+        ProbeConfig::Tcp => "TCP probe".to_owned(),
+        ProbeConfig::Http { path, .. } => format!("HTTP probe GET {path}"),
+        ProbeConfig::EngineIo { path, .. } => format!("Engine.IO probe {path}"),
+        ProbeConfig::WebSocket { path, .. } => format!("WebSocket probe {path}"),
     }
 }
 
@@ -130,7 +130,7 @@ fn jittered(interval: Duration) -> Duration {
     interval.mul_f64(0.9 + 0.2 * fastrand::f64())
 }
 
-async fn probe(backend: &Backend, dial: &Dial, terms: &Health) -> Result<(), String> {
+async fn probe(backend: &Backend, dial: &Dial, terms: &HealthConfig) -> Result<(), String> {
     let target = |host: &Option<String>| ProbeTarget {
         backend,
         dial,
@@ -138,10 +138,10 @@ async fn probe(backend: &Backend, dial: &Dial, terms: &Health) -> Result<(), Str
         host: host.clone().unwrap_or_else(|| backend.address().to_string()),
     };
     match &terms.probe {
-        Probe::Off => Ok(()),
-        Probe::Tcp => target(&None).connect().await.map(drop),
-        Probe::Http { path, host, status } => http::probe(target(host), path, *status).await,
-        Probe::EngineIo { path, host } => engine_io::probe(target(host), path).await,
-        Probe::WebSocket { path, host } => websocket::probe(target(host), path).await,
+        ProbeConfig::Off => Ok(()),
+        ProbeConfig::Tcp => target(&None).connect().await.map(drop),
+        ProbeConfig::Http { path, host, status } => http::probe(target(host), path, *status).await,
+        ProbeConfig::EngineIo { path, host } => engine_io::probe(target(host), path).await,
+        ProbeConfig::WebSocket { path, host } => websocket::probe(target(host), path).await,
     }
 }

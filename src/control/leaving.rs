@@ -28,7 +28,7 @@ impl ControlTask {
     }
 
     /// The terms by which a backend drains once its address has left the configuration.
-    pub(super) fn terms_of(&self, backend: &Backend) -> Option<config::Drain> {
+    pub(super) fn terms_of(&self, backend: &Backend) -> Option<config::DrainConfig> {
         let mut pools = self.config.pools.iter().chain(&self.left);
         pools.find(|pool| pool.name == backend.pool()).map(|pool| pool.drain)
     }

@@ -54,7 +54,7 @@ impl Listeners {
     ///
     /// # Errors
     /// The first address that cannot be bound, named. Nothing is left bound then.
-    pub(super) fn bind(&mut self, listeners: &[config::Listener]) -> io::Result<Bound> {
+    pub(super) fn bind(&mut self, listeners: &[config::ListenerConfig]) -> io::Result<Bound> {
         let mut bound = Vec::new();
         for (listener, key) in keys(listeners) {
             if self.open.contains_key(&key) {
@@ -105,7 +105,7 @@ impl Listeners {
     /// called once the snapshot knows the listeners.
     pub(super) fn settle(
         &mut self,
-        listeners: &[config::Listener],
+        listeners: &[config::ListenerConfig],
         bound: Bound,
         proxy: &Arc<SharedState>,
     ) {
@@ -135,7 +135,10 @@ impl Listeners {
     }
 
     /// Addresses listened on, by listener name, in the order of the configuration.
-    pub(super) fn addresses(&self, listeners: &[config::Listener]) -> Vec<(String, SocketAddr)> {
+    pub(super) fn addresses(
+        &self,
+        listeners: &[config::ListenerConfig],
+    ) -> Vec<(String, SocketAddr)> {
         keys(listeners)
             .filter_map(|(listener, key)| {
                 let address = self.open.get(&key)?.socket.local_addr().ok()?;
@@ -215,7 +218,9 @@ impl OpenSocket {
     }
 }
 
-fn keys(listeners: &[config::Listener]) -> impl Iterator<Item = (&config::Listener, SocketKey)> {
+fn keys(
+    listeners: &[config::ListenerConfig],
+) -> impl Iterator<Item = (&config::ListenerConfig, SocketKey)> {
     listeners.iter().flat_map(|listener| {
         listener.bind.iter().enumerate().map(move |(place, &address)| {
             let of = (address.port() == 0).then(|| (listener.name.clone(), place));

@@ -34,7 +34,7 @@ impl OnDown {
     /// Closes what is due.
     pub(super) fn tick(
         &mut self,
-        pools: &[config::Pool],
+        pools: &[config::PoolConfig],
         backends: &[Arc<Backend>],
         proxy: &SharedState,
     ) {

@@ -13,7 +13,7 @@ use self::origins::Origins;
 use super::CommandError;
 use crate::{
     api::{BackendOrigin, BackendTarget, NewBackend},
-    config::{self, Backend, Config, Drain, HEAVIEST, MOST_BACKENDS, valid_name},
+    config::{self, Backend, Config, DrainConfig, HEAVIEST, MOST_BACKENDS, valid_name},
 };
 
 /// The layers upon a configuration.
@@ -45,7 +45,7 @@ struct DiscoveredBackends {
 pub(super) struct OrderedDrain {
     what: BackendTarget,
     /// `None`: nothing is closed, however long it takes.
-    pub(super) terms: Option<Drain>,
+    pub(super) terms: Option<DrainConfig>,
 }
 
 /// What a reload does to an order.
@@ -133,7 +133,7 @@ impl Overlay {
         new: &NewBackend,
     ) -> Result<String, CommandError> {
         let pool = named(config, pool)?;
-        let invalid = |wrong: config::check::Wrong| CommandError::Invalid(wrong.to_string());
+        let invalid = |wrong: config::check::InvalidValue| CommandError::Invalid(wrong.to_string());
         let address: config::Address = new.address.parse().map_err(invalid)?;
         if address.literal().is_some_and(|address| config.admin.is_at(address)) {
             let wrong = format!("{address} is where operators are served");
@@ -223,7 +223,7 @@ impl Overlay {
         &mut self,
         config: &Config,
         what: BackendTarget,
-        terms: Option<Drain>,
+        terms: Option<DrainConfig>,
     ) -> Result<(), CommandError> {
         exists(config, &what)?;
         if let Some(known) = self.drains.iter().find(|known| covers(&known.what, &what)) {
@@ -349,7 +349,7 @@ pub(super) fn exists(config: &Config, what: &BackendTarget) -> Result<(), Comman
 /// Most backends that a message names.
 const MOST_NAMES: usize = 10;
 
-fn named<'c>(config: &'c Config, pool: &str) -> Result<&'c config::Pool, CommandError> {
+fn named<'c>(config: &'c Config, pool: &str) -> Result<&'c config::PoolConfig, CommandError> {
     let known = config.pools.iter().find(|known| known.name == pool);
     known.ok_or_else(|| {
         let names: Vec<&str> = config.pools.iter().map(|pool| pool.name.as_str()).collect();
@@ -402,7 +402,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        config::{Dns, Pool, Source},
+        config::{BackendSource, Dns, PoolConfig},
         upstream::Backend as Live,
     };
 
@@ -411,9 +411,9 @@ mod tests {
     }
 
     fn config(pools: &[(&str, &[&str])]) -> Config {
-        let mut config = Config::new(Vec::new(), Pool::new("x", Vec::new()));
+        let mut config = Config::new(Vec::new(), PoolConfig::new("x", Vec::new()));
         let pool = |(name, list): &(&str, &[&str])| {
-            Pool::new(*name, list.iter().map(|address| backend(address)).collect())
+            PoolConfig::new(*name, list.iter().map(|address| backend(address)).collect())
         };
         config.pools = pools.iter().map(pool).collect();
         config
@@ -434,7 +434,7 @@ mod tests {
     #[test]
     fn layers_lie_upon_the_file_and_the_file_comes_first() {
         let mut typed = config(&[("chat", &["10.0.0.1:80"])]);
-        typed.pools[0].source = Some(Source::Dns(Dns {
+        typed.pools[0].source = Some(BackendSource::Dns(Dns {
             name: "chat.test".to_owned(),
             port: 80,
             resolver: None,
@@ -511,7 +511,7 @@ mod tests {
         overlay.drain(&typed, one(), None).unwrap();
         assert!(matches!(overlay.drain(&typed, one(), None), Err(CommandError::Conflict(_))));
         assert!(overlay.drain_of("chat", "10.0.0.2:80").is_none());
-        let terms = Drain::within(Duration::from_secs(10));
+        let terms = DrainConfig::within(Duration::from_secs(10));
         overlay.drain(&typed, pool(), Some(terms)).unwrap();
         assert_eq!(overlay.drain_of("chat", "10.0.0.1:80").unwrap().terms, Some(terms));
         let narrower = overlay.undrain(&typed, &one()).unwrap_err();

@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 use super::{count::HeldCount, overlay::OverlayChange};
 use crate::{
     api::{BackendTarget, Change, ChangeKind, ChangedThing, Plan},
-    config::{Address, Backend, Config, Drain, Listener, Pool, Route},
+    config::{Address, Backend, Config, DrainConfig, ListenerConfig, PoolConfig, RouteConfig},
 };
 
 /// Changes that a line of the log names.
@@ -23,7 +23,7 @@ pub(super) struct RetainedBackend {
     /// What it holds.
     pub(super) held: HeldCount,
     /// The terms by which it drains, once its address has left.
-    pub(super) terms: Drain,
+    pub(super) terms: DrainConfig,
 }
 
 /// Compares what is in force with what would be. `held` tells what a backend of the pool of that
@@ -49,7 +49,7 @@ pub(super) fn plan(
             }
             None => {
                 changes.push(change(ChangedThing::Pool, ChangeKind::Removed, &pool.name, ""));
-                let empty = Pool { backends: Vec::new(), ..pool.clone() };
+                let empty = PoolConfig { backends: Vec::new(), ..pool.clone() };
                 backends(pool, &empty, next, &held, &mut changes);
             }
         }
@@ -89,7 +89,7 @@ pub(super) fn summary(plan: &Plan) -> String {
 }
 
 fn listeners(now: &Config, next: &Config, changes: &mut Vec<Change>) {
-    let add = |how, listener: &Listener, detail: String| {
+    let add = |how, listener: &ListenerConfig, detail: String| {
         change(ChangedThing::Listener, how, &listener.name, detail)
     };
     for listener in &now.listeners {
@@ -112,7 +112,7 @@ fn listeners(now: &Config, next: &Config, changes: &mut Vec<Change>) {
 }
 
 /// What is different between two listeners of one name.
-fn difference(now: &Listener, next: &Listener) -> String {
+fn difference(now: &ListenerConfig, next: &ListenerConfig) -> String {
     let mut parts = Vec::new();
     if now.bind != next.bind {
         parts.push(format!("from {} to {}", addresses(now), addresses(next)));
@@ -124,20 +124,20 @@ fn difference(now: &Listener, next: &Listener) -> String {
     };
     if now.protocol.name() == next.protocol.name() {
         let certificates =
-            |listener: &Listener| listener.protocol.tls().map(|tls| tls.certificates.clone());
+            |listener: &ListenerConfig| listener.protocol.tls().map(|tls| tls.certificates.clone());
         let others = certificates(now) != certificates(next);
         tell(others, "other certificates for new connections");
         tell(!others && now.protocol != next.protocol, "other terms of TLS for new connections");
     } else {
         tell(true, "another protocol for new connections");
     }
-    let ways = |listener: &Listener| (listener.pool.clone(), listener.passthrough.clone());
+    let ways = |listener: &ListenerConfig| (listener.pool.clone(), listener.passthrough.clone());
     tell(ways(now) != ways(next), "other pools for new connections");
     tell(now.proxy_protocol != next.proxy_protocol, "other terms of the PROXY protocol");
-    let most = |listener: &Listener| listener.connections_per_address;
+    let most = |listener: &ListenerConfig| listener.connections_per_address;
     tell(most(now) != most(next), "another number of connections per address");
     tell(now.redirect != next.redirect, "another redirect");
-    let deadlines = |listener: &Listener| {
+    let deadlines = |listener: &ListenerConfig| {
         (listener.handshake_timeout, listener.header_timeout, listener.keep_alive)
     };
     tell(deadlines(now) != deadlines(next), "other deadlines");
@@ -145,14 +145,15 @@ fn difference(now: &Listener, next: &Listener) -> String {
     parts.join("; ")
 }
 
-fn addresses(listener: &Listener) -> String {
+fn addresses(listener: &ListenerConfig) -> String {
     let all: Vec<String> = listener.bind.iter().map(ToString::to_string).collect();
     all.join(", ")
 }
 
 fn routes(now: &Config, next: &Config, changes: &mut Vec<Change>) {
-    let key = |route: &Route| (route.host.clone(), route.path.clone(), route.listeners.clone());
-    let same = |one: &Route, other: &Route| key(one) == key(other);
+    let key =
+        |route: &RouteConfig| (route.host.clone(), route.path.clone(), route.listeners.clone());
+    let same = |one: &RouteConfig, other: &RouteConfig| key(one) == key(other);
     for route in &now.routes {
         let name = route.to_string();
         match next.routes.iter().find(|other| same(route, other)) {
@@ -181,7 +182,7 @@ fn routes(now: &Config, next: &Config, changes: &mut Vec<Change>) {
 }
 
 /// Changes of a pool that are not its backends.
-fn settings(now: &Pool, next: &Pool, changes: &mut Vec<Change>) {
+fn settings(now: &PoolConfig, next: &PoolConfig, changes: &mut Vec<Change>) {
     let differs = [
         ("balance", now.balance != next.balance),
         ("source", now.source != next.source),
@@ -212,8 +213,8 @@ fn settings(now: &Pool, next: &Pool, changes: &mut Vec<Change>) {
 
 /// Changes of a pool's backends: `now.drain` is the one that those obey which go.
 fn backends(
-    now: &Pool,
-    next: &Pool,
+    now: &PoolConfig,
+    next: &PoolConfig,
     config: &Config,
     held: &impl Fn(&str, &Backend) -> HeldCount,
     changes: &mut Vec<Change>,
@@ -250,7 +251,7 @@ fn backends(
 
 /// Backends that stay only if the pool's new source names them too.
 fn risks(
-    next: &Pool,
+    next: &PoolConfig,
     held: &impl Fn(&str, &Backend) -> HeldCount,
     at_risk: &impl Fn(&str, &Backend) -> bool,
     changes: &mut Vec<Change>,
@@ -266,7 +267,7 @@ fn risks(
 }
 
 /// The removal of a backend with what it holds.
-fn disconnected(removed: Change, terms: Drain, held: HeldCount) -> Change {
+fn disconnected(removed: Change, terms: DrainConfig, held: HeldCount) -> Change {
     let HeldCount { tunnels, sessions } = held;
     let within = humantime::format_duration(terms.within);
     let (by, detail) = match sessions {

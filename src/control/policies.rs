@@ -46,12 +46,12 @@ impl ControlTask {
     }
 }
 
-fn passthrough(rule: &config::Passthrough) -> snapshot::PassthroughRule {
+fn passthrough(rule: &config::PassthroughConfig) -> snapshot::PassthroughRule {
     snapshot::PassthroughRule { rule: rule.clone(), pool: Arc::from(rule.pool.as_str()) }
 }
 
 fn policy(
-    listener: &config::Listener,
+    listener: &config::ListenerConfig,
     name: &Arc<str>,
     issued: &[Arc<Issued>],
     tickets: &TicketKeys,
@@ -62,12 +62,12 @@ fn policy(
     });
     let certificates = match (&issued, listener.protocol.tls().map(|tls| &tls.certificates)) {
         (Some(issued), _) => snapshot::ListenerCertificates::Issued(Arc::clone(issued)),
-        (None, Some(config::Certificates::Given(given))) => {
+        (None, Some(config::CertificateSource::Given(given))) => {
             snapshot::ListenerCertificates::Given(given.clone())
         }
         (None, _) => snapshot::ListenerCertificates::Given(Vec::new()),
     };
-    let terms = |tls: &config::Tls| {
+    let terms = |tls: &config::TlsConfig| {
         let resolver = match &certificates {
             snapshot::ListenerCertificates::Given(given) => {
                 Arc::new(tls::CertificateResolver::new(given))
@@ -84,7 +84,7 @@ fn policy(
         http: listener.protocol.is_http(),
         pool: listener.pool.as_deref().map(Arc::from),
         passthrough: listener.passthrough.iter().map(passthrough).collect(),
-        looks: listener.protocol == config::Protocol::TlsPassthrough
+        looks: listener.protocol == config::ListenerProtocol::TlsPassthrough
             || !listener.passthrough.is_empty(),
         proxy_protocol: listener.proxy_protocol.clone(),
         per_address: None,

@@ -88,7 +88,7 @@ impl Rebalancer {
     /// Sheds what is due in every pool.
     pub(super) fn tick(
         &mut self,
-        pools: &[config::Pool],
+        pools: &[config::PoolConfig],
         backends: &[Arc<Backend>],
         proxy: &SharedState,
     ) {
@@ -135,7 +135,7 @@ impl Rebalancer {
     /// Closes the tunnels that are older than their pool allows, in a part of the registry at a time.
     pub(super) fn close_aged(
         &mut self,
-        pools: &[config::Pool],
+        pools: &[config::PoolConfig],
         backends: &[Arc<Backend>],
         proxy: &SharedState,
     ) {

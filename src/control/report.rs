@@ -8,7 +8,7 @@ use crate::{
         BackendCondition, BackendState, BackendTarget, CertificateState, CheckFailureInfo,
         ListenerState, PoolState, ProcessState, Status,
     },
-    config::{Balance, Certificate, Pool, Source},
+    config::{BackendSource, Balance, Certificate, PoolConfig},
     upstream::{Backend, Life},
 };
 
@@ -65,7 +65,7 @@ impl ControlTask {
         let holds = |backend: &Backend| {
             self.condition(backend) != BackendCondition::Leaving || !self.is_empty(backend)
         };
-        let shown = |pool: &Pool, removed: bool| PoolState {
+        let shown = |pool: &PoolConfig, removed: bool| PoolState {
             removed,
             ..self.pool_state(pool, what, holds)
         };
@@ -99,7 +99,7 @@ impl ControlTask {
 
     fn pool_state(
         &self,
-        pool: &Pool,
+        pool: &PoolConfig,
         what: &BackendTarget,
         is_shown: impl Fn(&Backend) -> bool,
     ) -> PoolState {
@@ -126,9 +126,9 @@ impl ControlTask {
             .to_owned(),
             source: match pool.source {
                 None => "configuration",
-                Some(Source::Dns(_)) => "dns",
-                Some(Source::Srv(_)) => "srv",
-                Some(Source::Http(_)) => "http",
+                Some(BackendSource::Dns(_)) => "dns",
+                Some(BackendSource::Srv(_)) => "srv",
+                Some(BackendSource::Http(_)) => "http",
             }
             .to_owned(),
             source_error: self.overlay.source_error(&pool.name).map(str::to_owned),

@@ -2,7 +2,7 @@
 
 use super::apply::ApplyError;
 use crate::{
-    config::{Certificate, Certificates, Config, Listener},
+    config::{Certificate, CertificateSource, Config, ListenerConfig},
     net::tls,
 };
 
@@ -32,9 +32,9 @@ pub(super) fn certificates(config: &Config, before: &Config) -> Result<(), Apply
     Ok(())
 }
 
-fn given(listener: &Listener) -> &[Certificate] {
+fn given(listener: &ListenerConfig) -> &[Certificate] {
     match listener.protocol.tls().map(|tls| &tls.certificates) {
-        Some(Certificates::Given(certificates)) => certificates,
+        Some(CertificateSource::Given(certificates)) => certificates,
         _ => &[],
     }
 }
@@ -42,7 +42,7 @@ fn given(listener: &Listener) -> &[Certificate] {
 /// Says what of the listeners' TLS gives them away, or is out of date: at every start, and again
 /// where a reload has changed the listener.
 pub(super) fn of_listeners(config: &Config, before: &Config) {
-    let changed = |listener: &&Listener| !before.listeners.contains(listener);
+    let changed = |listener: &&ListenerConfig| !before.listeners.contains(listener);
     for listener in config.listeners.iter().filter(changed) {
         let Some(terms) = listener.protocol.tls() else { continue };
         let name = &listener.name;

@@ -317,7 +317,7 @@ mod tests {
     use std::{fs, os::unix::fs::PermissionsExt};
 
     use super::*;
-    use crate::config::Sessions;
+    use crate::config::SessionsConfig;
 
     /// What takes over from this process and never ends.
     async fn successor(folder: &Path) -> Successor {
@@ -337,7 +337,7 @@ mod tests {
             backends: Vec::new(),
             values: Values::new(),
             late: Box::new(Values::new),
-            sids: SessionTable::new(&Sessions::default()),
+            sids: SessionTable::new(&SessionsConfig::default()),
         };
         offer.make().await.unwrap()
     }

@@ -297,7 +297,7 @@ impl RequestAttempt<'_> {
         self.scope.record().chosen_by = by;
     }
 
-    pub(super) fn config(&self) -> &crate::config::Pool {
+    pub(super) fn config(&self) -> &crate::config::PoolConfig {
         self.pool.config()
     }
 

@@ -34,7 +34,7 @@ static WARNED: Mutex<Option<Instant>> = Mutex::new(None);
 /// # Errors
 /// Returns the first address that cannot be bound. The text names listener and address; the kind is the
 /// operating system's.
-pub fn bind(listener: &config::Listener) -> io::Result<Vec<TcpListener>> {
+pub fn bind(listener: &config::ListenerConfig) -> io::Result<Vec<TcpListener>> {
     listener
         .bind
         .iter()
@@ -161,11 +161,11 @@ mod tests {
     use tokio::io::AsyncReadExt;
 
     use super::*;
-    use crate::config::Protocol as Speaks;
+    use crate::config::ListenerProtocol as Speaks;
 
-    fn listener(bind: &[&str]) -> config::Listener {
+    fn listener(bind: &[&str]) -> config::ListenerConfig {
         let bind = bind.iter().map(|address| address.parse().unwrap()).collect();
-        config::Listener::new("web", bind, Speaks::Http)
+        config::ListenerConfig::new("web", bind, Speaks::Http)
     }
 
     #[tokio::test]

@@ -46,15 +46,15 @@ impl AccessLog {
     ///
     /// # Errors
     /// The file cannot be opened; the error names it.
-    pub fn open(config: &config::AccessLog, dropped: Counter) -> io::Result<Self> {
+    pub fn open(config: &config::AccessLogConfig, dropped: Counter) -> io::Result<Self> {
         let sink = match config {
-            config::AccessLog::Off => None,
-            config::AccessLog::Stdout => {
+            config::AccessLogConfig::Off => None,
+            config::AccessLogConfig::Stdout => {
                 // Uses the descriptor: std's buffer would write line by line.
                 let stdout = io::stdout().as_fd().try_clone_to_owned()?;
                 Some((LogSink::new(stdout.into(), dropped)?, None))
             }
-            config::AccessLog::File(path) => {
+            config::AccessLogConfig::File(path) => {
                 Some((LogSink::new(open_file(path)?, dropped)?, Some(path.clone())))
             }
         };

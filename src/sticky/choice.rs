@@ -94,7 +94,7 @@ mod tests {
 
     /// A table in which session `a` is on the first of two backends.
     fn scene() -> (Arc<SessionTable>, Arc<Backend>, Arc<Backend>, Instant) {
-        let (table, now) = (SessionTable::new(&config::Sessions::default()), Instant::now());
+        let (table, now) = (SessionTable::new(&config::SessionsConfig::default()), Instant::now());
         let (one, two) = (backend(1), backend(2));
         assert!(table.learn("a", &one, LIFETIME, now));
         (table, one, two, now)

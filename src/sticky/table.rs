@@ -111,7 +111,7 @@ struct EntryLocation {
 
 impl SessionTable {
     /// Creates an empty table; memory grows as it fills.
-    pub fn new(limits: &config::Sessions) -> Arc<Self> {
+    pub fn new(limits: &config::SessionsConfig) -> Arc<Self> {
         Arc::new(Self {
             shards: std::array::from_fn(|_| PaddedShard::default()),
             hasher: RandomState::new(),
@@ -127,7 +127,7 @@ impl SessionTable {
 
     /// Changes the limits, and discards entries above the new maximum. The only operation whose cost grows with the
     /// table; used by reloads.
-    pub fn resize(&self, limits: &config::Sessions) {
+    pub fn resize(&self, limits: &config::SessionsConfig) {
         self.max.store(limits.max, Relaxed);
         self.max_sid_bytes.store(limits.max_sid_bytes, Relaxed);
         let mut shard = 0;

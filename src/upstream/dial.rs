@@ -64,7 +64,7 @@ impl Dial {
     /// # Errors
     /// It is not there, or the certificates are of no use to rustls.
     pub fn new(
-        pool: &config::Pool,
+        pool: &config::PoolConfig,
         system: Option<&Arc<RootCertStore>>,
     ) -> Result<Self, rustls::Error> {
         let connector = pool.tls.as_ref().map(|tls| TlsClient::new(tls, system)).transpose()?;

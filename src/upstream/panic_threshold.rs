@@ -33,7 +33,7 @@ pub(super) struct Quorum {
 
 impl Quorum {
     pub(super) fn new(
-        config: &config::Pool,
+        config: &config::PoolConfig,
         loads: Vec<Arc<Load>>,
         selector: Arc<Selector>,
     ) -> Self {
@@ -143,8 +143,8 @@ mod tests {
     use super::*;
     use crate::config::Balance;
 
-    fn quorum(backends: usize, change: impl FnOnce(&mut config::Pool)) -> Quorum {
-        let mut config = config::Pool::new("p", Vec::new());
+    fn quorum(backends: usize, change: impl FnOnce(&mut config::PoolConfig)) -> Quorum {
+        let mut config = config::PoolConfig::new("p", Vec::new());
         config.outlier = Some(config::Outlier::default());
         change(&mut config);
         let loads: Vec<_> = (0..backends).map(|_| Arc::new(Load::new(1))).collect();

@@ -17,7 +17,7 @@ use crate::config;
 
 /// Interchangeable backends with their policy.
 pub struct Pool {
-    config: config::Pool,
+    config: config::PoolConfig,
     backends: Vec<Arc<Backend>>,
     selector: Arc<Selector>,
     quorum: Arc<Quorum>,
@@ -36,7 +36,7 @@ pub fn source(client: IpAddr) -> [u8; 16] {
 impl Pool {
     /// A pool of these backends, each of which takes its seat here. `config.backends` is not looked
     /// at: whoever reloads knows which backends are kept.
-    pub fn new(config: config::Pool, backends: Vec<Arc<Backend>>) -> Arc<Self> {
+    pub fn new(config: config::PoolConfig, backends: Vec<Arc<Backend>>) -> Arc<Self> {
         let loads = backends.iter().map(|backend| (backend.name(), Arc::clone(backend.load())));
         let selector = Arc::new(Selector::new(config.balance, loads));
         let loads = backends.iter().map(|backend| Arc::clone(backend.load())).collect();
@@ -60,7 +60,7 @@ impl Pool {
     }
 
     /// What the pool was made from.
-    pub fn config(&self) -> &config::Pool {
+    pub fn config(&self) -> &config::PoolConfig {
         &self.config
     }
 
@@ -183,7 +183,7 @@ mod tests {
     }
 
     fn pool(balance: Balance, backends: &[Arc<Backend>]) -> Arc<Pool> {
-        let mut config = config::Pool::new("p", Vec::new());
+        let mut config = config::PoolConfig::new("p", Vec::new());
         config.balance = balance;
         Pool::new(config, backends.to_vec())
     }
@@ -287,8 +287,8 @@ mod tests {
         }
     }
 
-    fn with(backends: &[Arc<Backend>], change: impl FnOnce(&mut config::Pool)) -> Arc<Pool> {
-        let mut config = config::Pool::new("p", Vec::new());
+    fn with(backends: &[Arc<Backend>], change: impl FnOnce(&mut config::PoolConfig)) -> Arc<Pool> {
+        let mut config = config::PoolConfig::new("p", Vec::new());
         change(&mut config);
         Pool::new(config, backends.to_vec())
     }
@@ -457,7 +457,7 @@ mod tests {
     #[test]
     fn a_backend_that_left_judges_nobody_and_is_judged_by_its_health() {
         let backends = live(&[1, 1, 1, 1]);
-        let minimum = |config: &mut config::Pool| {
+        let minimum = |config: &mut config::PoolConfig| {
             config.healthy_minimum = 50;
             config.outlier = Some(Outlier { consecutive: 1, ..Outlier::default() });
         };

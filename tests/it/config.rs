@@ -12,10 +12,10 @@ use std::{
 };
 
 use moorline::config::{
-    AccessLog, AdminRemote, AdminSocket, Admission, Backend, Balance, Certificates, Config, Dns,
-    Drain, HeaderLimits, HostPattern, HttpSource, Limits, Outlier, Probe, ProxyIn, ProxyOut, Rate,
-    Rebalance, Redirect, Reload, SameSite, SetOn, SharedKeys, Source, TlsVersion, Tlv, UnknownSni,
-    Upgrade,
+    AccessLogConfig, AdminRemote, AdminSocket, Admission, Backend, BackendSource, Balance,
+    CertificateSource, Config, Dns, DrainConfig, HeaderLimits, HostPattern, HttpSource, Limits,
+    Outlier, ProbeConfig, ProxyIn, ProxyOut, Rate, RebalanceConfig, Redirect, Reload, SameSite,
+    SetOn, SharedKeys, TlsVersion, Tlv, UnknownSni, Upgrade,
     check::{self, Faults},
 };
 
@@ -131,7 +131,7 @@ fn check_and_run_show_the_same_faults_and_fail() {
 fn the_least_file_gets_every_default() {
     let config = good("least.toml");
     let [listener] = &config.listeners[..] else { panic!("{:?}", config.listeners) };
-    let pool = moorline::config::Pool::new(
+    let pool = moorline::config::PoolConfig::new(
         "app",
         vec![Backend {
             name: "127.0.0.1:3000".to_owned(),
@@ -150,19 +150,19 @@ fn every_key_reaches_its_field() {
     let config = good("everything.toml");
     assert_eq!(config.trusted_proxies.len(), 3);
     let (minute, seconds) = (Duration::from_secs(60), Duration::from_secs);
-    assert_eq!(config.drain, Drain { within: minute, spread: seconds(10) });
+    assert_eq!(config.drain, DrainConfig { within: minute, spread: seconds(10) });
     assert_eq!(
         config.reload,
         Reload { watch: false, interval: Duration::from_secs(5), max_disconnects: Some(3) }
     );
-    assert_eq!(config.upgrade, Upgrade { drain: Drain::within(120 * minute), ready: minute });
+    assert_eq!(config.upgrade, Upgrade { drain: DrainConfig::within(120 * minute), ready: minute });
     let socket = env::current_dir().unwrap().join("tests/config/good/moorline.sock");
     let address = "127.0.0.1:9101".parse().unwrap();
     assert_eq!(config.admin.metrics, "127.0.0.1:9100".parse().ok());
     assert_eq!(config.admin.socket, AdminSocket::At(socket));
     let token = "a-token-of-the-tests".to_owned();
     assert!(config.admin.remote == Some(AdminRemote { address, token }));
-    assert_eq!(config.access_log, AccessLog::Stdout);
+    assert_eq!(config.access_log, AccessLogConfig::Stdout);
     assert_eq!(config.redact, ["ticket", "!sort_key"]);
     let text = b"a key of the tests, worth nothing at all".to_vec();
     assert!(config.cookie_keys == SharedKeys::Given(vec![text.clone()]));
@@ -181,7 +181,7 @@ fn every_key_reaches_its_field() {
     assert_eq!(secure.connections_per_address, None);
     assert_eq!(secure.handshake_timeout, Duration::from_secs(5));
     let Some(tls) = secure.protocol.tls() else { panic!("{secure:?}") };
-    let Certificates::Given(certificates) = &tls.certificates else { panic!("{tls:?}") };
+    let CertificateSource::Given(certificates) = &tls.certificates else { panic!("{tls:?}") };
     assert_eq!(certificates[0].names, ["localhost", "*.example.test"]);
     assert_eq!(certificates[1].names, ["other.test"]);
 
@@ -222,7 +222,7 @@ fn every_key_of_tls_reaches_its_field() {
         listener.protocol.tls().unwrap()
     };
     let (secure, classic) = (tls("secure"), tls("classic"));
-    let Certificates::Given(chains) = &secure.certificates else { panic!("{secure:?}") };
+    let CertificateSource::Given(chains) = &secure.certificates else { panic!("{secure:?}") };
     assert_eq!(
         chains.iter().map(|c| c.key.ocsp.is_some()).collect::<Vec<_>>(),
         [false, false, true]
@@ -233,7 +233,7 @@ fn every_key_of_tls_reaches_its_field() {
     assert_eq!((clients.ca.len(), clients.crl.len(), clients.required), (1, 1, false));
     assert_eq!(secure.key_log, Some(PathBuf::from("tests/config/good/keys.log")));
     assert_eq!(classic.alpn, ["h2", "http/1.1"]);
-    let Certificates::Acme(acme) = &classic.certificates else { panic!("{classic:?}") };
+    let CertificateSource::Acme(acme) = &classic.certificates else { panic!("{classic:?}") };
     assert_eq!(
         (acme.directory.as_str(), acme.email.as_deref()),
         ("https://ca.test/dir", Some("ops@example.com"))
@@ -272,7 +272,7 @@ fn every_key_of_a_pool_reaches_its_field() {
     assert_eq!((chat.balance, chat.drain.within), (Balance::P2c, Duration::ZERO));
     assert_eq!(
         chat.health.probe,
-        Probe::Http {
+        ProbeConfig::Http {
             path: "/healthz?full".to_owned(),
             host: Some("chat.example.com".to_owned()),
             status: (200, 204)
@@ -305,7 +305,7 @@ fn every_key_of_a_pool_reaches_its_field() {
     assert_eq!(list.health.timeout, list.health.interval);
     assert_eq!((list.sticky.engine_io, list.sticky.owner_search), (true, 0));
     assert_eq!(list.sticky.cookie, None);
-    assert_eq!((off.balance, &off.health.probe), (Balance::RoundRobin, &Probe::Off));
+    assert_eq!((off.balance, &off.health.probe), (Balance::RoundRobin, &ProbeConfig::Off));
     assert!(!off.sticky.engine_io && off.sticky.cookie.is_none());
 }
 
@@ -332,7 +332,7 @@ fn every_key_against_strain_reaches_its_field() {
     assert_eq!(chat.response_header, HeaderLimits { size: 1 << 20, fields: 1000 });
     let admission = Admission { rate: rate(100, 1), queue: 50, deadline: seconds(5) };
     assert_eq!(chat.admission, Some(admission));
-    assert_eq!(chat.rebalance, Some(Rebalance { rate: rate(3000, 60) }));
+    assert_eq!(chat.rebalance, Some(RebalanceConfig { rate: rate(3000, 60) }));
     assert_eq!(chat.max_connection_age, Some(seconds(6 * 3600)));
     assert_eq!(chat.on_down, Some(seconds(20)));
 
@@ -340,7 +340,7 @@ fn every_key_against_strain_reaches_its_field() {
     let admission = Admission { rate: rate(2, 3600), queue: 1000, deadline: seconds(10) };
     assert_eq!(pool("srv").admission, Some(admission));
     assert_eq!(pool("http").outlier, Some(Outlier::default()));
-    assert_eq!(pool("dns").drain, Drain::within(seconds(600)));
+    assert_eq!(pool("dns").drain, DrainConfig::within(seconds(600)));
     assert_eq!(pool("off").sticky.memory, Duration::ZERO);
 }
 
@@ -355,20 +355,23 @@ fn every_source_and_probe_reaches_its_field() {
     };
     let half = Duration::from_millis(500);
     let chat = named("chat.internal", 3000, "127.0.0.1:5353", half, seconds(60));
-    assert_eq!(dns.source, Some(Source::Dns(chat)));
+    assert_eq!(dns.source, Some(BackendSource::Dns(chat)));
     // A longest time that was not asked for makes way for a longer shortest one.
     let records = named("_chat._tcp.internal", 0, "[::1]:53", seconds(600), seconds(600));
-    assert_eq!(srv.source, Some(Source::Srv(records)));
+    assert_eq!(srv.source, Some(BackendSource::Srv(records)));
     let url = "http://127.0.0.1:8500/v1/health/service/chat?passing".to_owned();
     let list = HttpSource { url, interval: seconds(30), timeout: seconds(3) };
-    assert_eq!(http.source, Some(Source::Http(list)));
+    assert_eq!(http.source, Some(BackendSource::Http(list)));
     assert!([dns, srv, http].iter().all(|pool| pool.backends.is_empty()));
 
     let host = || Some("chat.internal".to_owned());
     let text = str::to_owned;
-    assert_eq!(dns.health.probe, Probe::EngineIo { path: text("/chat/"), host: host() });
-    assert_eq!(srv.health.probe, Probe::WebSocket { path: text("/cable?probe"), host: host() });
-    assert_eq!(http.health.probe, Probe::EngineIo { path: text("/socket.io/"), host: None });
+    assert_eq!(dns.health.probe, ProbeConfig::EngineIo { path: text("/chat/"), host: host() });
+    assert_eq!(
+        srv.health.probe,
+        ProbeConfig::WebSocket { path: text("/cable?probe"), host: host() }
+    );
+    assert_eq!(http.health.probe, ProbeConfig::EngineIo { path: text("/socket.io/"), host: None });
 }
 
 #[test]

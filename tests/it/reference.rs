@@ -13,7 +13,7 @@ use std::{
 use jsonschema::Validator;
 use moorline::config::{
     Config,
-    check::{self, DefaultValue, Faults, Key, Kind, SECTIONS},
+    check::{self, DefaultValue, Faults, SECTIONS, SchemaKey, ValueKind},
 };
 use serde_json::Value;
 
@@ -283,7 +283,7 @@ fn load(text: &str) -> Result<Config, Faults> {
     check::parse(text, Path::new("moorline.toml"))
 }
 
-fn every_key() -> impl Iterator<Item = (&'static str, &'static Key)> {
+fn every_key() -> impl Iterator<Item = (&'static str, &'static SchemaKey)> {
     SECTIONS.iter().flat_map(|section| section.keys.iter().map(|key| (section.name, key)))
 }
 
@@ -349,7 +349,7 @@ fn every_example_is_accepted() {
 }
 
 /// The messages and advice for `key = value`, at every place of the table.
-fn messages(section: &str, key: &Key, value: &str) -> String {
+fn messages(section: &str, key: &SchemaKey, value: &str) -> String {
     let mut all = BTreeSet::new();
     for text in trials(section, key.name, Some(value)) {
         if let Err(Faults(faults)) = load(&text) {
@@ -362,9 +362,9 @@ fn messages(section: &str, key: &Key, value: &str) -> String {
 }
 
 /// A kind and the kinds that it is made of, but those of elements of arrays.
-fn parts(kind: &'static Kind) -> Vec<&'static Kind> {
+fn parts(kind: &'static ValueKind) -> Vec<&'static ValueKind> {
     match kind {
-        Kind::OneOf(kinds) => kinds.iter().flat_map(parts).collect(),
+        ValueKind::OneOf(kinds) => kinds.iter().flat_map(parts).collect(),
         kind => vec![kind],
     }
 }
@@ -384,19 +384,19 @@ fn documented_bounds_and_choices_are_those_of_the_readers() {
         };
         for kind in parts(&key.kind) {
             match kind {
-                Kind::Integer(low, high) => {
+                ValueKind::Integer(low, high) => {
                     says(
                         &(high + 1).to_string(),
                         &format!("`{name}` must be from {low} to {high}"),
                     );
                 }
-                Kind::Size(low, high) => {
+                ValueKind::Size(low, high) => {
                     says("\"1B\"", &format!("`{name}` must be from {low} to {high}"));
                 }
-                Kind::Percent(low @ 1..) => {
+                ValueKind::Percent(low @ 1..) => {
                     says("\"0%\"", &format!("`{name}` must be from {low} to 100"));
                 }
-                Kind::Duration(low, high) => {
+                ValueKind::Duration(low, high) => {
                     if *low != "0s" {
                         says("\"0s\"", &format!("`{name}` must be at least {low}"));
                     }
@@ -405,16 +405,16 @@ fn documented_bounds_and_choices_are_those_of_the_readers() {
                         high => says("\"399d\"", &format!("`{name}` must be at most {high}")),
                     }
                 }
-                Kind::Percent(_) => says("\"101%\"", "invalid percentage"),
-                Kind::Rate => says("\"1\"", "invalid rate"),
-                Kind::Choice(words) => {
+                ValueKind::Percent(_) => says("\"101%\"", "invalid percentage"),
+                ValueKind::Rate => says("\"1\"", "invalid rate"),
+                ValueKind::Choice(words) => {
                     let quoted: Vec<String> = words.iter().map(|w| format!("\"{w}\"")).collect();
                     let said = messages(section, key, "\"no such word\"");
                     let listed = said.contains(&format!("use one of {}", quoted.join(", ")))
                         || said.contains(&format!("use some of: {}", words.join(", ")));
                     assert!(listed, "`{name}` of `{section}`: {quoted:?} in\n{said}");
                 }
-                Kind::Boolean if parts(&key.kind).len() == 1 => says("1.5", "true or false"),
+                ValueKind::Boolean if parts(&key.kind).len() == 1 => says("1.5", "true or false"),
                 _ => {}
             }
         }

@@ -5,7 +5,7 @@
 
 use serde_json::{Map, Value, json};
 
-use super::{DefaultValue, Key, Kind, SECTIONS, Section};
+use super::{DefaultValue, SECTIONS, SchemaKey, Section, ValueKind};
 
 /// A reference to the environment, within a string.
 const REFERENCE: &str = r"\$\{[A-Za-z_][A-Za-z0-9_]*(:-[^}]*)?\}";
@@ -59,7 +59,7 @@ fn is_split(section: &Section) -> bool {
     matches!(section.name, "" | "listeners.NAME" | "pools.NAME")
 }
 
-fn property(key: &Key) -> Value {
+fn property(key: &SchemaKey) -> Value {
     let mut property = value(&key.kind);
     // Draft 7 ignores what stands beside `$ref`.
     if property.get("$ref").is_some() {
@@ -108,25 +108,25 @@ fn plain(about: &str) -> String {
     text + rest
 }
 
-fn value(kind: &Kind) -> Value {
+fn value(kind: &ValueKind) -> Value {
     match kind {
-        Kind::Text(_) => json!({ "type": "string" }),
-        Kind::Boolean => or_reference(&[json!({ "type": "boolean" })]),
-        Kind::Integer(low, high) => or_reference(&[integer(*low, *high)]),
-        Kind::Duration(..) => text(r"\s*[0-9]+\s*[A-Za-zµ]+(\s*[0-9]+\s*[A-Za-zµ]+)*\s*|0"),
-        Kind::Size(low, high) => json!({
+        ValueKind::Text(_) => json!({ "type": "string" }),
+        ValueKind::Boolean => or_reference(&[json!({ "type": "boolean" })]),
+        ValueKind::Integer(low, high) => or_reference(&[integer(*low, *high)]),
+        ValueKind::Duration(..) => text(r"\s*[0-9]+\s*[A-Za-zµ]+(\s*[0-9]+\s*[A-Za-zµ]+)*\s*|0"),
+        ValueKind::Size(low, high) => json!({
             "anyOf": [integer(*low, *high), text("[0-9]+ *(B|kB|KB|MB|GB|KiB|MiB|GiB)?")],
         }),
-        Kind::Percent(_) => text(r"[0-9]{1,3}\s*%"),
-        Kind::Rate => text(r"\s*[0-9]+\s*/\s*[smh]\s*"),
-        Kind::Choice(words) => or_reference(&[json!({ "enum": words })]),
-        Kind::Table(section) => reference(section),
-        Kind::Named(section) => {
+        ValueKind::Percent(_) => text(r"[0-9]{1,3}\s*%"),
+        ValueKind::Rate => text(r"\s*[0-9]+\s*/\s*[smh]\s*"),
+        ValueKind::Choice(words) => or_reference(&[json!({ "enum": words })]),
+        ValueKind::Table(section) => reference(section),
+        ValueKind::Named(section) => {
             json!({ "type": "object", "additionalProperties": reference(section) })
         }
-        Kind::Map(_, of) => json!({ "type": "object", "additionalProperties": value(of) }),
-        Kind::Array(of) => json!({ "type": "array", "items": value(of) }),
-        Kind::OneOf(kinds) => json!({ "anyOf": kinds.iter().map(value).collect::<Vec<_>>() }),
+        ValueKind::Map(_, of) => json!({ "type": "object", "additionalProperties": value(of) }),
+        ValueKind::Array(of) => json!({ "type": "array", "items": value(of) }),
+        ValueKind::OneOf(kinds) => json!({ "anyOf": kinds.iter().map(value).collect::<Vec<_>>() }),
     }
 }
 

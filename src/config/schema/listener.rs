@@ -3,29 +3,28 @@
 use super::{
     DEADLINE,
     DefaultValue::{Required, Value, Words},
-    ERROR_PAGES, FILE, Key,
-    Kind::{Array, Choice, Integer, OneOf, Size, Table, Text},
-    Section,
+    ERROR_PAGES, FILE, SchemaKey, Section,
+    ValueKind::{Array, Choice, Integer, OneOf, Size, Table, Text},
     process::NETWORK_LIST,
 };
 
-const SERVER_NAMES: super::Kind = OneOf(&[Text("server name"), Array(&Text("server name"))]);
+const SERVER_NAMES: super::ValueKind = OneOf(&[Text("server name"), Array(&Text("server name"))]);
 
-const ALPN: super::Kind = OneOf(&[Text("protocol name"), Array(&Text("protocol name"))]);
+const ALPN: super::ValueKind = OneOf(&[Text("protocol name"), Array(&Text("protocol name"))]);
 
 pub(in crate::config) static LISTENER: Section = Section {
     name: "listeners.NAME",
     heading: "`[listeners.NAME]`",
     about: "NAME appears in logs, metrics and routes.",
     keys: &[
-        Key {
+        SchemaKey {
             name: "bind",
             kind: OneOf(&[Text("address to listen on"), Array(&Text("address to listen on"))]),
             default: Required,
             example: r#"["0.0.0.0:80", "[::]:80"]"#,
             about: "IP address and port to listen on, or an array of them. Port 0 means any free port.",
         },
-        Key {
+        SchemaKey {
             name: "protocol",
             kind: Choice(&["http", "https", "tcp", "tls", "tls-passthrough"]),
             default: Value(r#""http""#),
@@ -33,7 +32,7 @@ pub(in crate::config) static LISTENER: Section = Section {
             about: "`\"http\"`; `\"https\"`; `\"tcp\"`: bytes to a pool; `\"tls\"`: TLS ends here, then bytes to a pool; \
                     `\"tls-passthrough\"`: TLS is not decrypted.",
         },
-        Key {
+        SchemaKey {
             name: "pool",
             kind: Text("name of a pool"),
             default: Words(
@@ -42,7 +41,7 @@ pub(in crate::config) static LISTENER: Section = Section {
             example: r#""redis""#,
             about: "The pool of a tcp, tls or tls-passthrough listener. Not for http and https, which use `[[routes]]`.",
         },
-        Key {
+        SchemaKey {
             name: "passthrough",
             kind: Array(&Table(&PASSTHROUGH)),
             default: Words("None"),
@@ -50,14 +49,14 @@ pub(in crate::config) static LISTENER: Section = Section {
             about: "Rules for server names whose connections are forwarded without decryption. Only for https, tls and \
                     tls-passthrough.",
         },
-        Key {
+        SchemaKey {
             name: "proxy_protocol",
             kind: OneOf(&[Choice(&["required", "optional"]), Table(&PROXY_PROTOCOL)]),
             default: Words("Connections do not begin with a PROXY header"),
             example: r#"{ mode = "required", from = ["10.0.0.0/8"] }"#,
             about: "Whether connections begin with a PROXY header of version 1 or 2, which names the client.",
         },
-        Key {
+        SchemaKey {
             name: "connections_per_address",
             kind: Integer(1, 4_294_967_295),
             default: Words("Unlimited"),
@@ -65,7 +64,7 @@ pub(in crate::config) static LISTENER: Section = Section {
             about: "Maximum number of open connections per client address, over requests, WebSockets and streams. IPv6 \
                     addresses count by /64. See below.",
         },
-        Key {
+        SchemaKey {
             name: "redirect",
             kind: Text("`\"https\"` or `\"https:PORT\"`"),
             default: Words("Requests are routed"),
@@ -73,7 +72,7 @@ pub(in crate::config) static LISTENER: Section = Section {
             about: "Answer every request with a 308 to the same host and path over HTTPS; `\"https:8443\"` for another port. \
                     Only for http.",
         },
-        Key {
+        SchemaKey {
             name: "certificates",
             kind: OneOf(&[Array(&Table(&CERTIFICATE)), Table(&CERTIFICATE)]),
             default: Words("None. Required for https and tls"),
@@ -83,21 +82,21 @@ pub(in crate::config) static LISTENER: Section = Section {
                     name get the first certificate of all. A certificate without a DNS name is used only in place of that one, if it \
                     has another type of key.",
         },
-        Key {
+        SchemaKey {
             name: "tls",
             kind: Table(&TLS),
             default: Words("The defaults of [`[listeners.NAME.tls]`](#listenersnametls)"),
             example: r#"{ min_version = "1.3" }"#,
             about: "How TLS is terminated. Only for https and tls.",
         },
-        Key {
+        SchemaKey {
             name: "handshake_timeout",
             kind: DEADLINE,
             default: Value(r#""10s""#),
             example: r#""5s""#,
             about: "Time limit for the PROXY header and the TLS handshake together, from the accept.",
         },
-        Key {
+        SchemaKey {
             name: "header_timeout",
             kind: DEADLINE,
             default: Value(r#""60s""#),
@@ -106,7 +105,7 @@ pub(in crate::config) static LISTENER: Section = Section {
                     the accept or the end of the TLS handshake. A client that has sent a part of a header gets a 408. Only for \
                     http and https.",
         },
-        Key {
+        SchemaKey {
             name: "keep_alive",
             kind: DEADLINE,
             default: Value(r#""75s""#),
@@ -114,14 +113,14 @@ pub(in crate::config) static LISTENER: Section = Section {
             about: "How long a connection stays open without another request. Use a longer time than the idle timeout of a \
                     balancer in front, so that the balancer closes first. Only for http and https.",
         },
-        Key {
+        SchemaKey {
             name: "header_size",
             kind: Size(8 << 10, 4 << 20),
             default: Value(r#""64KiB""#),
             example: r#""32KiB""#,
             about: "Maximum size of a request header with its request line. Larger headers get a 431. Only for http and https.",
         },
-        Key {
+        SchemaKey {
             name: "header_fields",
             kind: Integer(16, 10_000),
             default: Value("100"),
@@ -143,21 +142,21 @@ pub(in crate::config) static PASSTHROUGH: Section = Section {
     heading: "`[[listeners.NAME.passthrough]]`",
     about: "The first rule that covers a connection is used. A rule has `sni`, `alpn` or both.",
     keys: &[
-        Key {
+        SchemaKey {
             name: "sni",
             kind: SERVER_NAMES,
             default: Words("Every server name, and none"),
             example: r#"["db.example.com", "*.db.example.com"]"#,
             about: "Server names that the rule covers.",
         },
-        Key {
+        SchemaKey {
             name: "alpn",
             kind: ALPN,
             default: Words("Any protocol"),
             example: r#""h2""#,
             about: "ALPN protocols. The rule covers clients that offer one of them.",
         },
-        Key {
+        SchemaKey {
             name: "pool",
             kind: Text("name of a pool"),
             default: Required,
@@ -173,7 +172,7 @@ pub(in crate::config) static PROXY_PROTOCOL: Section = Section {
     heading: "`[listeners.NAME.proxy_protocol]`",
     about: "",
     keys: &[
-        Key {
+        SchemaKey {
             name: "mode",
             kind: Choice(&["required", "optional"]),
             default: Required,
@@ -181,7 +180,7 @@ pub(in crate::config) static PROXY_PROTOCOL: Section = Section {
             about: "`\"required\"`: a connection without the header is closed. `\"optional\"`: the connection is served, and its peer \
                     is the client.",
         },
-        Key {
+        SchemaKey {
             name: "from",
             kind: NETWORK_LIST,
             default: Words("`trusted_proxies`"),
@@ -197,21 +196,21 @@ pub(in crate::config) static CERTIFICATE: Section = Section {
     heading: "`[[listeners.NAME.certificates]]`",
     about: "`cert` and `key`, or `acme` instead of the array.",
     keys: &[
-        Key {
+        SchemaKey {
             name: "cert",
             kind: FILE,
             default: Words("None. Required without `acme`"),
             example: r#""certs/site.pem""#,
             about: "PEM file of the certificate chain, the server's certificate first.",
         },
-        Key {
+        SchemaKey {
             name: "key",
             kind: FILE,
             default: Words("None. Required without `acme`"),
             example: r#""certs/site.key""#,
             about: "PEM file of the private key, not encrypted.",
         },
-        Key {
+        SchemaKey {
             name: "ocsp",
             kind: FILE,
             default: Words("None"),
@@ -219,7 +218,7 @@ pub(in crate::config) static CERTIFICATE: Section = Section {
             about: "File of a signed OCSP response in DER (`openssl ocsp … -respout`), which is stapled to the handshake until it \
                     expires. A response about another certificate, as after a renewal, is not stapled, and a warning says so.",
         },
-        Key {
+        SchemaKey {
             name: "acme",
             kind: Table(&ACME),
             default: Words("None"),
@@ -235,21 +234,21 @@ pub(in crate::config) static ACME: Section = Section {
     heading: "`[listeners.NAME.certificates.acme]`",
     about: "",
     keys: &[
-        Key {
+        SchemaKey {
             name: "directory",
             kind: Text("https URL"),
             default: Required,
             example: r#""https://acme-v02.api.letsencrypt.org/directory""#,
             about: "URL of the ACME server's directory. Setting it accepts the terms of service of that server.",
         },
-        Key {
+        SchemaKey {
             name: "email",
             kind: Text("e-mail address"),
             default: Words("None"),
             example: r#""ops@example.com""#,
             about: "Contact address for the ACME server.",
         },
-        Key {
+        SchemaKey {
             name: "domains",
             kind: OneOf(&[Text("DNS name"), Array(&Text("DNS name"))]),
             default: Required,
@@ -257,14 +256,14 @@ pub(in crate::config) static ACME: Section = Section {
             about: "DNS names of the certificate, at most 100; the first is its subject. Wildcards and underscores are not \
                     supported.",
         },
-        Key {
+        SchemaKey {
             name: "storage",
             kind: Text("path of a folder"),
             default: Words("`\"acme\"` beside the main file"),
             example: r#""/var/lib/moorline/acme""#,
             about: "Folder of the account key and the certificates. It is created with mode 0700.",
         },
-        Key {
+        SchemaKey {
             name: "ca",
             kind: FILE,
             default: Words("The authorities of the system"),
@@ -280,35 +279,35 @@ pub(in crate::config) static TLS: Section = Section {
     heading: "`[listeners.NAME.tls]`",
     about: "",
     keys: &[
-        Key {
+        SchemaKey {
             name: "min_version",
             kind: Choice(&["1.2", "1.3"]),
             default: Value(r#""1.2""#),
             example: r#""1.3""#,
             about: "Oldest TLS version that is accepted.",
         },
-        Key {
+        SchemaKey {
             name: "cipher_suites",
             kind: OneOf(&[Text("cipher suite"), Array(&Text("cipher suite"))]),
             default: Words("AES-GCM and ChaCha20-Poly1305 with forward secrecy"),
             example: r#"["TLS_AES_128_GCM_SHA256"]"#,
             about: "Cipher suites by their IANA names, in order of preference. A TLS version without a suite is not offered.",
         },
-        Key {
+        SchemaKey {
             name: "curves",
             kind: OneOf(&[Text("group"), Array(&Text("group"))]),
             default: Words("`[\"X25519MLKEM768\", \"X25519\", \"secp256r1\", \"secp384r1\"]`"),
             example: r#"["X25519", "P-256"]"#,
             about: "Key exchange groups, in order of preference.",
         },
-        Key {
+        SchemaKey {
             name: "alpn",
             kind: ALPN,
             default: Words("None; https listeners offer `http/1.1`"),
             example: r#"["h2", "http/1.1"]"#,
             about: "ALPN protocols to offer, in order of preference. Only for tls.",
         },
-        Key {
+        SchemaKey {
             name: "unknown_sni",
             kind: Choice(&["default", "refuse"]),
             default: Value(r#""default""#),
@@ -316,14 +315,14 @@ pub(in crate::config) static TLS: Section = Section {
             about: "What a client gets whose server name is missing or in no certificate: `\"default\"`, the first certificate, or \
                     `\"refuse\"`, the alert `unrecognized_name`.",
         },
-        Key {
+        SchemaKey {
             name: "client_auth",
             kind: Table(&CLIENT_AUTH),
             default: Words("No certificate is requested"),
             example: r#"{ ca = "clients-ca.pem" }"#,
             about: "Request and verify client certificates.",
         },
-        Key {
+        SchemaKey {
             name: "key_log",
             kind: FILE,
             default: Words("None"),
@@ -340,21 +339,21 @@ pub(in crate::config) static CLIENT_AUTH: Section = Section {
     heading: "`[listeners.NAME.tls.client_auth]`",
     about: "",
     keys: &[
-        Key {
+        SchemaKey {
             name: "mode",
             kind: Choice(&["required", "optional"]),
             default: Value(r#""required""#),
             example: r#""optional""#,
             about: "Whether a client without a certificate is rejected.",
         },
-        Key {
+        SchemaKey {
             name: "ca",
             kind: FILE,
             default: Required,
             example: r#""clients-ca.pem""#,
             about: "PEM file of the authorities that client certificates are verified with.",
         },
-        Key {
+        SchemaKey {
             name: "crl",
             kind: FILE,
             default: Words("None"),
@@ -370,7 +369,7 @@ pub(in crate::config) static ROUTE: Section = Section {
     heading: "`[[routes]]`",
     about: "A request follows the route with the most specific host, then the longest path. The order of the routes does not matter.",
     keys: &[
-        Key {
+        SchemaKey {
             name: "host",
             kind: Text("host"),
             default: Words("Every host"),
@@ -378,7 +377,7 @@ pub(in crate::config) static ROUTE: Section = Section {
             about: "Exact host, or a wildcard for every name below one (`\"*.example.com\"`). Exact hosts are more specific than \
                     wildcards, longer wildcards than shorter ones.",
         },
-        Key {
+        SchemaKey {
             name: "path",
             kind: Text("path"),
             default: Value(r#""/""#),
@@ -386,21 +385,21 @@ pub(in crate::config) static ROUTE: Section = Section {
             about: "Path prefix in whole segments: `/chat` covers `/chat` and `/chat/x`, not `/chatter`. A trailing slash makes \
                     no difference.",
         },
-        Key {
+        SchemaKey {
             name: "pool",
             kind: Text("name of a pool"),
             default: Required,
             example: r#""chat""#,
             about: "The pool that answers.",
         },
-        Key {
+        SchemaKey {
             name: "listeners",
             kind: OneOf(&[Text("name of a listener"), Array(&Text("name of a listener"))]),
             default: Words("Every http and https listener"),
             example: r#"["secure"]"#,
             about: "The http and https listeners that use the route.",
         },
-        Key {
+        SchemaKey {
             name: "error_pages",
             kind: ERROR_PAGES,
             default: Words("The pages of the top level"),

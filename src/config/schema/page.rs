@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::{DefaultValue, Key, Kind, LONGEST, SECTIONS, Section};
+use super::{DefaultValue, LONGEST, SECTIONS, SchemaKey, Section, ValueKind};
 
 /// Longest line of text, in characters.
 const WIDTH: usize = 118;
@@ -103,7 +103,7 @@ pub fn reference_page() -> String {
     page
 }
 
-fn entry(page: &mut String, key: &Key) {
+fn entry(page: &mut String, key: &SchemaKey) {
     let text = format!("**`{}`** ({}): {}", key.name, words(&key.kind), key.about);
     let default = match key.default {
         DefaultValue::Required => "Required.".to_owned(),
@@ -126,31 +126,31 @@ fn lower_first(text: &str) -> String {
 }
 
 /// A type in words.
-fn words(kind: &Kind) -> String {
+fn words(kind: &ValueKind) -> String {
     match kind {
-        Kind::Text(what) => (*what).to_owned(),
-        Kind::Boolean => "boolean".to_owned(),
-        Kind::Integer(low, high) => format!("integer from {low} to {high}"),
-        Kind::Duration("1ms", LONGEST) => "duration, not 0".to_owned(),
-        Kind::Duration("0s", LONGEST) => "duration".to_owned(),
-        Kind::Duration("1ms", high) => format!("duration, at most {high}"),
-        Kind::Duration(low, LONGEST) => format!("duration, at least {low}"),
-        Kind::Duration(low, high) => format!("duration from {low} to {high}"),
-        Kind::Size(low, high) => format!("size from {} to {}", size(*low), size(*high)),
-        Kind::Percent(0) => "percentage".to_owned(),
-        Kind::Percent(low) => format!("percentage, at least {low}%"),
-        Kind::Rate => "rate".to_owned(),
-        Kind::Choice(choices) => {
+        ValueKind::Text(what) => (*what).to_owned(),
+        ValueKind::Boolean => "boolean".to_owned(),
+        ValueKind::Integer(low, high) => format!("integer from {low} to {high}"),
+        ValueKind::Duration("1ms", LONGEST) => "duration, not 0".to_owned(),
+        ValueKind::Duration("0s", LONGEST) => "duration".to_owned(),
+        ValueKind::Duration("1ms", high) => format!("duration, at most {high}"),
+        ValueKind::Duration(low, LONGEST) => format!("duration, at least {low}"),
+        ValueKind::Duration(low, high) => format!("duration from {low} to {high}"),
+        ValueKind::Size(low, high) => format!("size from {} to {}", size(*low), size(*high)),
+        ValueKind::Percent(0) => "percentage".to_owned(),
+        ValueKind::Percent(low) => format!("percentage, at least {low}%"),
+        ValueKind::Rate => "rate".to_owned(),
+        ValueKind::Choice(choices) => {
             let quoted: Vec<String> = choices.iter().map(|word| format!("`\"{word}\"`")).collect();
             listed(&quoted)
         }
-        Kind::Table(section) => format!("table [{}](#{})", section.heading, anchor(section)),
-        Kind::Named(section) => format!("tables [{}](#{})", section.heading, anchor(section)),
-        Kind::Map(what, _) => (*what).to_owned(),
-        Kind::Array(of) => format!("array of: {}", words(of)),
-        Kind::OneOf(kinds) => {
+        ValueKind::Table(section) => format!("table [{}](#{})", section.heading, anchor(section)),
+        ValueKind::Named(section) => format!("tables [{}](#{})", section.heading, anchor(section)),
+        ValueKind::Map(what, _) => (*what).to_owned(),
+        ValueKind::Array(of) => format!("array of: {}", words(of)),
+        ValueKind::OneOf(kinds) => {
             let mut all: Vec<String> = kinds.iter().map(words).collect();
-            if let [rest @ .., Kind::Array(of)] = kinds
+            if let [rest @ .., ValueKind::Array(of)] = kinds
                 && words(of) == listed(&all[..rest.len()])
             {
                 all.truncate(rest.len());

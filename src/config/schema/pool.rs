@@ -3,9 +3,8 @@
 use super::{
     DEADLINE,
     DefaultValue::{Required, Value, Words},
-    FILE, Key,
-    Kind::{Array, Boolean, Choice, Duration, Integer, OneOf, Percent, Table, Text},
-    LONGEST, PERIOD, Section,
+    FILE, LONGEST, PERIOD, SchemaKey, Section,
+    ValueKind::{Array, Boolean, Choice, Duration, Integer, OneOf, Percent, Table, Text},
     process::DRAIN_TERMS,
     traffic::{ADMISSION, LIMITS, OUTLIER, REBALANCE, REUSE, TIMEOUTS},
 };
@@ -15,7 +14,7 @@ pub(in crate::config) static POOL: Section = Section {
     heading: "`[pools.NAME]`",
     about: "NAME appears in logs, metrics, routes and cookies.",
     keys: &[
-        Key {
+        SchemaKey {
             name: "backends",
             kind: OneOf(&[
                 Array(&OneOf(&[Text("`HOST:PORT`"), Table(&BACKEND)])),
@@ -26,7 +25,7 @@ pub(in crate::config) static POOL: Section = Section {
             about: "Array of addresses (`\"10.0.0.11:3000\"`, `\"[::1]:3000\"`, `\"node-1:3000\"`) and tables, or one table of a \
                     source. See [`[[pools.NAME.backends]]`](#poolsnamebackends).",
         },
-        Key {
+        SchemaKey {
             name: "balance",
             kind: Choice(&["least-sessions", "round-robin", "p2c", "source-hash"]),
             default: Value(r#""least-sessions""#),
@@ -34,49 +33,49 @@ pub(in crate::config) static POOL: Section = Section {
             about: "How a backend is chosen for a new session: fewest sessions and tunnels by weight, in turn by weight, the less \
                     loaded of two random ones, or by a hash of the client's address.",
         },
-        Key {
+        SchemaKey {
             name: "health",
             kind: Table(&HEALTH),
             default: Words("A TCP check every 2 s"),
             example: r#"{ probe = "engine.io" }"#,
             about: "Active health checks.",
         },
-        Key {
+        SchemaKey {
             name: "slow_start",
             kind: PERIOD,
             default: Value(r#""0s""#),
             example: r#""30s""#,
             about: "Time over which a new or recovered backend grows to its full weight. `\"0s\"` disables slow start.",
         },
-        Key {
+        SchemaKey {
             name: "outlier",
             kind: OneOf(&[Boolean, Table(&OUTLIER)]),
             default: Value("false"),
             example: "true",
             about: "Eject backends that fail under traffic.",
         },
-        Key {
+        SchemaKey {
             name: "healthy_minimum",
             kind: Percent(0),
             default: Value(r#""0%""#),
             example: r#""30%""#,
             about: "Panic threshold: if a smaller share of the backends is healthy, health is ignored and all backends are used.",
         },
-        Key {
+        SchemaKey {
             name: "limits",
             kind: Table(&LIMITS),
             default: Words("The defaults of [`[pools.NAME.limits]`](#poolsnamelimits)"),
             example: "{ connections = 5000 }",
             about: "Limits per backend.",
         },
-        Key {
+        SchemaKey {
             name: "admission",
             kind: Table(&ADMISSION),
             default: Words("Unlimited"),
             example: r#"{ rate = "100/s" }"#,
             about: "Rate limit of new sessions per backend. Requests of known sessions are never delayed.",
         },
-        Key {
+        SchemaKey {
             name: "rebalance",
             kind: Table(&REBALANCE),
             default: Words("Off"),
@@ -84,7 +83,7 @@ pub(in crate::config) static POOL: Section = Section {
             about: "Close tunnels of backends that have more than a fair share, so that clients connect to other backends. Never \
                     closes streams of layer 4. Not with `balance = \"source-hash\"`.",
         },
-        Key {
+        SchemaKey {
             name: "max_connection_age",
             kind: Duration("1s", LONGEST),
             default: Words("Unlimited"),
@@ -92,35 +91,35 @@ pub(in crate::config) static POOL: Section = Section {
             about: "Maximum age of a tunnel or a layer-4 stream, minus up to a tenth at random. If a new limit finds older ones, \
                     they are closed over a tenth of this time.",
         },
-        Key {
+        SchemaKey {
             name: "sticky",
             kind: OneOf(&[Boolean, Table(&STICKY)]),
             default: Value("true"),
             example: "{ cookie = false }",
             about: "Session affinity.",
         },
-        Key {
+        SchemaKey {
             name: "timeouts",
             kind: Table(&TIMEOUTS),
             default: Words("The defaults of [`[pools.NAME.timeouts]`](#poolsnametimeouts)"),
             example: r#"{ connect = "1s" }"#,
             about: "Time limits of requests and tunnels.",
         },
-        Key {
+        SchemaKey {
             name: "reuse",
             kind: Table(&REUSE),
             default: Words("The defaults of [`[pools.NAME.reuse]`](#poolsnamereuse)"),
             example: "{ max_idle = 64 }",
             about: "Reuse of idle connections to the backends.",
         },
-        Key {
+        SchemaKey {
             name: "tls",
             kind: OneOf(&[Boolean, Table(&BACKEND_TLS)]),
             default: Value("false"),
             example: r#"{ ca = "ca.pem" }"#,
             about: "Use TLS to the backends.",
         },
-        Key {
+        SchemaKey {
             name: "proxy_protocol",
             kind: OneOf(&[Choice(&["v1", "v2"]), Table(&PROXY_OUT)]),
             default: Words("None"),
@@ -128,21 +127,21 @@ pub(in crate::config) static POOL: Section = Section {
             about: "Begin each connection to a backend with a PROXY header, which names the client. Such a connection is never shared by two \
                     clients.",
         },
-        Key {
+        SchemaKey {
             name: "long_polls",
             kind: Array(&Text("path")),
             default: Words("Only known long polls, see `stream_idle`"),
             example: r#"["/events"]"#,
             about: "Path prefixes of requests that backends may hold open.",
         },
-        Key {
+        SchemaKey {
             name: "drain",
             kind: DRAIN_TERMS,
             default: Value(r#""5m""#),
             example: r#""10m""#,
             about: "How long a removed or drained backend keeps its sessions, or a table [`drain`](#drain). `\"0s\"` cuts them at once.",
         },
-        Key {
+        SchemaKey {
             name: "on_down",
             kind: OneOf(&[Choice(&["keep", "close"]), Table(&ON_DOWN)]),
             default: Value(r#""keep""#),
@@ -160,21 +159,21 @@ pub(in crate::config) static BACKEND: Section = Section {
     heading: "`[[pools.NAME.backends]]`",
     about: "An element of the array. A string `\"HOST:PORT\"` is the short form.",
     keys: &[
-        Key {
+        SchemaKey {
             name: "name",
             kind: Text("name"),
             default: Words("The address as typed"),
             example: r#""blue-2""#,
             about: "Name in logs, metrics, commands and cookies; unique in the pool.",
         },
-        Key {
+        SchemaKey {
             name: "address",
             kind: Text("`HOST:PORT`"),
             default: Required,
             example: r#""10.0.0.12:3000""#,
             about: "Host name or IP address, and port. IPv6 addresses are in brackets.",
         },
-        Key {
+        SchemaKey {
             name: "weight",
             kind: Integer(1, 65_535),
             default: Value("1"),
@@ -191,7 +190,7 @@ pub(in crate::config) static BACKEND_SOURCE: Section = Section {
     heading: "`[pools.NAME.backends]`",
     about: "A source instead of an array. Set one of `file`, `dns`, `srv` and `http`.",
     keys: &[
-        Key {
+        SchemaKey {
             name: "file",
             kind: FILE,
             default: Words("None"),
@@ -199,56 +198,56 @@ pub(in crate::config) static BACKEND_SOURCE: Section = Section {
             about: "File with one address per line, followed by `name=…` and `weight=…` if needed. `#` starts a comment. The file \
                     may be empty.",
         },
-        Key {
+        SchemaKey {
             name: "dns",
             kind: Text("`NAME:PORT`"),
             default: Words("None"),
             example: r#""chat.internal:3000""#,
             about: "DNS name and port. Each A and AAAA record is a backend.",
         },
-        Key {
+        SchemaKey {
             name: "srv",
             kind: Text("DNS name"),
             default: Words("None"),
             example: r#""_chat._tcp.internal""#,
             about: "DNS name of SRV records. The records of the best priority give hosts, ports and weights.",
         },
-        Key {
+        SchemaKey {
             name: "resolver",
             kind: Text("IP address, with a port if it is not 53"),
             default: Words("The servers of the system"),
             example: r#""127.0.0.1:5353""#,
             about: "DNS server of `dns` and `srv`.",
         },
-        Key {
+        SchemaKey {
             name: "min_ttl",
             kind: Duration("100ms", LONGEST),
             default: Value(r#""1s""#),
             example: r#""5s""#,
             about: "Minimum time between two lookups, if the records have a shorter TTL.",
         },
-        Key {
+        SchemaKey {
             name: "max_ttl",
             kind: Duration("100ms", LONGEST),
             default: Words("`\"5m\"`, or `min_ttl` if that is longer"),
             example: r#""1m""#,
             about: "Maximum time between two lookups, if the records have a longer TTL.",
         },
-        Key {
+        SchemaKey {
             name: "http",
             kind: Text("URL"),
             default: Words("None"),
             example: r#""http://127.0.0.1:8500/v1/health/service/chat?passing""#,
             about: "URL of a JSON list of backends, or of a Consul health endpoint.",
         },
-        Key {
+        SchemaKey {
             name: "interval",
             kind: Duration("100ms", LONGEST),
             default: Value(r#""5s""#),
             example: r#""10s""#,
             about: "Time between two requests of `http`.",
         },
-        Key {
+        SchemaKey {
             name: "timeout",
             kind: DEADLINE,
             default: Words("`\"2s\"`, or `interval` if that is shorter"),
@@ -264,7 +263,7 @@ pub(in crate::config) static HEALTH: Section = Section {
     heading: "`[pools.NAME.health]`",
     about: "",
     keys: &[
-        Key {
+        SchemaKey {
             name: "probe",
             kind: Choice(&["off", "tcp", "http", "engine.io", "websocket"]),
             default: Value(r#""tcp""#),
@@ -272,49 +271,49 @@ pub(in crate::config) static HEALTH: Section = Section {
             about: "`\"tcp\"`: open a connection. `\"http\"`: request `path`. `\"engine.io\"`: open a session, upgrade it and close it. \
                     `\"websocket\"`: open a WebSocket and close it. `\"off\"`: every backend counts as healthy.",
         },
-        Key {
+        SchemaKey {
             name: "path",
             kind: Text("path"),
             default: Words("`\"/\"`; `\"/socket.io/\"` for engine.io"),
             example: r#""/healthz""#,
             about: "Path of an http, engine.io or websocket probe. It may have a query, except for engine.io.",
         },
-        Key {
+        SchemaKey {
             name: "host",
             kind: Text("host"),
             default: Words("The address of the backend"),
             example: r#""chat.example.com""#,
             about: "`Host` field of an http, engine.io or websocket probe.",
         },
-        Key {
+        SchemaKey {
             name: "status",
             kind: OneOf(&[Integer(200, 599), Text("status or range")]),
             default: Words("`\"200-299\"`"),
             example: r#""200-399""#,
             about: "Statuses that count as healthy for an http probe. Redirects are not followed.",
         },
-        Key {
+        SchemaKey {
             name: "interval",
             kind: DEADLINE,
             default: Value(r#""2s""#),
             example: r#""5s""#,
             about: "Time between two probes of one backend, ±10 %.",
         },
-        Key {
+        SchemaKey {
             name: "timeout",
             kind: DEADLINE,
             default: Words("`\"1s\"`, or `interval` if that is shorter"),
             example: r#""500ms""#,
             about: "Time limit of one probe; at most `interval`.",
         },
-        Key {
+        SchemaKey {
             name: "rise",
             kind: Integer(1, 1000),
             default: Value("2"),
             example: "1",
             about: "Consecutive successes after which a backend is up.",
         },
-        Key {
+        SchemaKey {
             name: "fall",
             kind: Integer(1, 1000),
             default: Value("3"),
@@ -331,21 +330,21 @@ pub(in crate::config) static STICKY: Section = Section {
     heading: "`[pools.NAME.sticky]`",
     about: "",
     keys: &[
-        Key {
+        SchemaKey {
             name: "engine_io",
             kind: Boolean,
             default: Value("true"),
             example: "false",
             about: "Use Engine.IO session ids for affinity.",
         },
-        Key {
+        SchemaKey {
             name: "owner_search",
             kind: Integer(0, 65_535),
             default: Value("64"),
             example: "0",
             about: "Maximum number of backends to try, one after the other, for an unknown session id. `0` disables the search.",
         },
-        Key {
+        SchemaKey {
             name: "memory",
             kind: PERIOD,
             default: Value(r#""2m""#),
@@ -354,7 +353,7 @@ pub(in crate::config) static STICKY: Section = Section {
                     of its handshake. `\"0s\"` disables this. If several clients with the same address and user agent end on \
                     different backends within five seconds, they are balanced as new clients.",
         },
-        Key {
+        SchemaKey {
             name: "cookie",
             kind: OneOf(&[Boolean, Table(&COOKIE)]),
             default: Value("true"),
@@ -370,7 +369,7 @@ pub(in crate::config) static COOKIE: Section = Section {
     heading: "`[pools.NAME.sticky.cookie]`",
     about: "",
     keys: &[
-        Key {
+        SchemaKey {
             name: "name",
             kind: Text("cookie name"),
             default: Words(
@@ -380,42 +379,42 @@ pub(in crate::config) static COOKIE: Section = Section {
             about: "Name of the cookie, at most 64 characters. Pools that share a host need different names. With the default name, a valid cookie \
                     `moorline` of earlier versions is accepted and replaced.",
         },
-        Key {
+        SchemaKey {
             name: "same_site",
             kind: Text("`\"strict\"`, `\"lax\"` or `\"none\"`"),
             default: Words("`none` for a cross-site request over TLS, else `lax`"),
             example: r#""lax""#,
             about: "The `SameSite` attribute.",
         },
-        Key {
+        SchemaKey {
             name: "secure",
             kind: Boolean,
             default: Words("`true` if the client uses TLS"),
             example: "true",
             about: "The `Secure` attribute.",
         },
-        Key {
+        SchemaKey {
             name: "http_only",
             kind: Boolean,
             default: Value("true"),
             example: "false",
             about: "The `HttpOnly` attribute: scripts cannot read the cookie.",
         },
-        Key {
+        SchemaKey {
             name: "partitioned",
             kind: Boolean,
             default: Value("false"),
             example: "true",
             about: "The `Partitioned` attribute (CHIPS): one cookie per embedding site. Implies `secure`.",
         },
-        Key {
+        SchemaKey {
             name: "lifetime",
             kind: Duration("1s", LONGEST),
             default: Words("Until the browser closes"),
             example: r#""30d""#,
             about: "The `Max-Age` attribute.",
         },
-        Key {
+        SchemaKey {
             name: "set_on",
             kind: Choice(&["handshake", "always"]),
             default: Value(r#""handshake""#),
@@ -432,7 +431,7 @@ pub(in crate::config) static BACKEND_TLS: Section = Section {
     heading: "`[pools.NAME.tls]`",
     about: "",
     keys: &[
-        Key {
+        SchemaKey {
             name: "ca",
             kind: FILE,
             default: Words("The authorities of the system"),
@@ -440,28 +439,28 @@ pub(in crate::config) static BACKEND_TLS: Section = Section {
             about: "PEM file of certificate authorities, or of the backends' own certificates. A backend certificate that is in this file \
                     byte for byte is accepted while it is in date.",
         },
-        Key {
+        SchemaKey {
             name: "name",
             kind: Text("server name"),
             default: Words("The host of the backend"),
             example: r#""chat.internal""#,
             about: "Server name that is sent (SNI) and verified.",
         },
-        Key {
+        SchemaKey {
             name: "alpn",
             kind: OneOf(&[Text("protocol name"), Array(&Text("protocol name"))]),
             default: Words("None"),
             example: r#""http/1.1""#,
             about: "ALPN protocols to offer. Only `http/1.1` if requests go to the pool.",
         },
-        Key {
+        SchemaKey {
             name: "client_cert",
             kind: Table(&CLIENT_CERT),
             default: Words("None"),
             example: r#"{ cert = "proxy.pem", key = "proxy.key" }"#,
             about: "Client certificate of the proxy.",
         },
-        Key {
+        SchemaKey {
             name: "verify",
             kind: Boolean,
             default: Value("true"),
@@ -477,14 +476,14 @@ pub(in crate::config) static CLIENT_CERT: Section = Section {
     heading: "`[pools.NAME.tls.client_cert]`",
     about: "",
     keys: &[
-        Key {
+        SchemaKey {
             name: "cert",
             kind: FILE,
             default: Required,
             example: r#""proxy.pem""#,
             about: "PEM file of the certificate chain.",
         },
-        Key {
+        SchemaKey {
             name: "key",
             kind: FILE,
             default: Required,
@@ -500,17 +499,17 @@ pub(in crate::config) static PROXY_OUT: Section = Section {
     heading: "`[pools.NAME.proxy_protocol]`",
     about: "",
     keys: &[
-        Key {
+        SchemaKey {
             name: "version",
             kind: Choice(&["v1", "v2"]),
             default: Value(r#""v2""#),
             example: r#""v2""#,
             about: "Version of the PROXY header.",
         },
-        Key {
+        SchemaKey {
             name: "tlvs",
             kind: {
-                const TLV: super::Kind = Choice(&[
+                const TLV: super::ValueKind = Choice(&[
                     "unique-id",
                     "authority",
                     "alpn",
@@ -535,7 +534,7 @@ pub(in crate::config) static ON_DOWN: Section = Section {
     name: "pools.NAME.on_down",
     heading: "`[pools.NAME.on_down]`",
     about: "",
-    keys: &[Key {
+    keys: &[SchemaKey {
         name: "close",
         kind: PERIOD,
         default: Required,

@@ -2,13 +2,12 @@
 
 use super::{
     DefaultValue::{Required, Value, Words},
-    ERROR_PAGES, FILE, Key,
-    Kind::{Array, Boolean, Choice, Duration, Integer, Named, OneOf, Size, Table, Text},
-    LISTENER, LONGEST, PERIOD, POOL, ROUTE, Section,
+    ERROR_PAGES, FILE, LISTENER, LONGEST, PERIOD, POOL, ROUTE, SchemaKey, Section,
+    ValueKind::{Array, Boolean, Choice, Duration, Integer, Named, OneOf, Size, Table, Text},
 };
 
 /// Addresses and networks.
-pub(super) const NETWORK_LIST: super::Kind = OneOf(&[
+pub(super) const NETWORK_LIST: super::ValueKind = OneOf(&[
     Text("IP address, network (`\"10.0.0.0/8\"`) or `\"private\"`"),
     Table(&NETWORKS),
     Array(&OneOf(&[
@@ -18,7 +17,7 @@ pub(super) const NETWORK_LIST: super::Kind = OneOf(&[
 ]);
 
 /// How something is drained.
-pub(super) const DRAIN_TERMS: super::Kind = OneOf(&[PERIOD, Table(&DRAIN)]);
+pub(super) const DRAIN_TERMS: super::ValueKind = OneOf(&[PERIOD, Table(&DRAIN)]);
 
 pub(in crate::config) static TOP: Section = Section {
     name: "",
@@ -26,21 +25,21 @@ pub(in crate::config) static TOP: Section = Section {
     about: "",
     notes: "",
     keys: &[
-        Key {
+        SchemaKey {
             name: "include",
             kind: OneOf(&[Text("path or pattern"), Array(&Text("path or pattern"))]),
             default: Words("No other file"),
             example: r#"["conf.d/*.toml"]"#,
             about: "More files of this configuration. See [Included files](#included-files).",
         },
-        Key {
+        SchemaKey {
             name: "listeners",
             kind: Named(&LISTENER),
             default: Required,
             example: r#"{ web = { bind = "0.0.0.0:8080" } }"#,
             about: "The sockets that accept connections, as tables `[listeners.NAME]`. At least one.",
         },
-        Key {
+        SchemaKey {
             name: "routes",
             kind: Array(&Table(&ROUTE)),
             default: Words("Everything goes to the only pool"),
@@ -48,14 +47,14 @@ pub(in crate::config) static TOP: Section = Section {
             about: "Rules that choose a pool by host and path, as tables `[[routes]]`. Required if there are \
                     several pools and an HTTP listener.",
         },
-        Key {
+        SchemaKey {
             name: "pools",
             kind: Named(&POOL),
             default: Words("none, which is enough for redirects to HTTPS only"),
             example: r#"{ app = { backends = ["127.0.0.1:3000"] } }"#,
             about: "Groups of interchangeable backends, as tables `[pools.NAME]`.",
         },
-        Key {
+        SchemaKey {
             name: "trusted_proxies",
             kind: NETWORK_LIST,
             default: Value("[]"),
@@ -63,7 +62,7 @@ pub(in crate::config) static TOP: Section = Section {
             about: "Proxies in front of Moorline whose `X-Forwarded-*`, `Forwarded` and `X-Request-Id` fields \
                     are trusted. See [`trusted_proxies`](#trusted_proxies).",
         },
-        Key {
+        SchemaKey {
             name: "forwarded",
             kind: Choice(&["pass", "always"]),
             default: Value(r#""pass""#),
@@ -71,14 +70,14 @@ pub(in crate::config) static TOP: Section = Section {
             about: "When backends get the `Forwarded` field (RFC 7239): `\"pass\"` if a trusted proxy sent it, \
                     `\"always\"` with every request.",
         },
-        Key {
+        SchemaKey {
             name: "admin",
             kind: OneOf(&[Text("address to listen on"), Table(&ADMIN)]),
             default: Words("The API on a unix socket, no metrics"),
             example: r#""127.0.0.1:9090""#,
             about: "Address of `/metrics`, `/live` and `/ready`, or a table `[admin]`.",
         },
-        Key {
+        SchemaKey {
             name: "drain",
             kind: DRAIN_TERMS,
             default: Value(r#""30s""#),
@@ -86,28 +85,28 @@ pub(in crate::config) static TOP: Section = Section {
             about: "How long a stopping process waits for open connections, or a table \
                     [`drain`](#drain). `\"0s\"` closes them at once.",
         },
-        Key {
+        SchemaKey {
             name: "reload",
             kind: Table(&RELOAD),
             default: Words("The defaults of [`[reload]`](#reload)"),
             example: "{ watch = false }",
             about: "How changes of the file take effect.",
         },
-        Key {
+        SchemaKey {
             name: "upgrade",
             kind: Table(&UPGRADE),
             default: Words("The defaults of [`[upgrade]`](#upgrade)"),
             example: r#"{ drain = "2h" }"#,
             about: "How a process hands over to a new binary.",
         },
-        Key {
+        SchemaKey {
             name: "access_log",
             kind: OneOf(&[Choice(&["stdout", "off"]), Table(&ACCESS_LOG)]),
             default: Value(r#""stdout""#),
             example: r#"{ file = "logs/access.log" }"#,
             about: "Destination of the access log: standard output, nowhere, or a file.",
         },
-        Key {
+        SchemaKey {
             name: "error_pages",
             kind: ERROR_PAGES,
             default: Words("A built-in page"),
@@ -115,14 +114,14 @@ pub(in crate::config) static TOP: Section = Section {
             about: "HTML pages for errors that the proxy itself reports: for requests without a route, and for routes \
                     without a page for the status. See [`[[routes]]`](#routes).",
         },
-        Key {
+        SchemaKey {
             name: "sessions",
             kind: Table(&SESSIONS),
             default: Words("The defaults of [`[sessions]`](#sessions)"),
             example: "{ max = 500_000 }",
             about: "Limits of the table of session ids.",
         },
-        Key {
+        SchemaKey {
             name: "cookie_key",
             kind: Table(&COOKIE_KEY),
             default: Words(
@@ -131,7 +130,7 @@ pub(in crate::config) static TOP: Section = Section {
             example: r#"{ env = "COOKIE_KEY" }"#,
             about: "The key that protects affinity cookies. Give all proxies of a fleet the same key.",
         },
-        Key {
+        SchemaKey {
             name: "ticket_keys",
             kind: Table(&TICKET_KEYS),
             default: Words("Random keys, replaced every 6 hours"),
@@ -147,7 +146,7 @@ pub(in crate::config) static NETWORKS: Section = Section {
     heading: "`trusted_proxies`",
     about: "An address (`\"10.0.0.7\"`), a network (`\"10.0.0.0/8\"`), `\"private\"`, a table of a file, or an array \
             of these.",
-    keys: &[Key {
+    keys: &[SchemaKey {
         name: "file",
         kind: FILE,
         default: Required,
@@ -183,14 +182,14 @@ pub(in crate::config) static DRAIN: Section = Section {
     heading: "`drain`",
     about: "Instead of a duration, in the top level, in `[pools.NAME]` and in `[upgrade]`.",
     keys: &[
-        Key {
+        SchemaKey {
             name: "within",
             kind: PERIOD,
             default: Required,
             example: r#""5m""#,
             about: "Time from the start of the drain to its deadline. Connections that are still open then are cut.",
         },
-        Key {
+        SchemaKey {
             name: "spread",
             kind: PERIOD,
             default: Words("Half of `within`"),
@@ -206,7 +205,7 @@ pub(in crate::config) static RELOAD: Section = Section {
     heading: "`[reload]`",
     about: "",
     keys: &[
-        Key {
+        SchemaKey {
             name: "watch",
             kind: Boolean,
             default: Value("true"),
@@ -214,7 +213,7 @@ pub(in crate::config) static RELOAD: Section = Section {
             about: "Reload when the configuration, or a file that it names or includes, changes. If `false`, only \
                     `moorline reload` and SIGHUP reload.",
         },
-        Key {
+        SchemaKey {
             name: "interval",
             kind: Duration("100ms", LONGEST),
             default: Value(r#""1m""#),
@@ -223,7 +222,7 @@ pub(in crate::config) static RELOAD: Section = Section {
                     changes that the system does not report, for example on a network file system. If a folder cannot be \
                     watched, the time is at most 5 s.",
         },
-        Key {
+        SchemaKey {
             name: "max_disconnects",
             kind: Integer(0, 1_000_000_000),
             default: Words("Unlimited"),
@@ -240,7 +239,7 @@ pub(in crate::config) static UPGRADE: Section = Section {
     heading: "`[upgrade]`",
     about: "",
     keys: &[
-        Key {
+        SchemaKey {
             name: "drain",
             kind: DRAIN_TERMS,
             default: Value(r#""1h""#),
@@ -248,7 +247,7 @@ pub(in crate::config) static UPGRADE: Section = Section {
             about: "How the old process drains the connections that cannot be handed over: a duration, or a table \
                     [`drain`](#drain).",
         },
-        Key {
+        SchemaKey {
             name: "ready",
             kind: Duration("1ms", "4m"),
             default: Value(r#""30s""#),
@@ -265,28 +264,28 @@ pub(in crate::config) static ADMIN: Section = Section {
     heading: "`[admin]`",
     about: "The admin API and the metrics.",
     keys: &[
-        Key {
+        SchemaKey {
             name: "metrics",
             kind: Text("address to listen on"),
             default: Words("Not served"),
             example: r#""127.0.0.1:9090""#,
             about: "Address of `/metrics`, `/live` and `/ready`. They need no token.",
         },
-        Key {
+        SchemaKey {
             name: "socket",
             kind: OneOf(&[Text("path of a socket"), Boolean]),
             default: Words("`moorline.sock` in the runtime folder"),
             example: r#""/run/moorline/moorline.sock""#,
             about: "Path of the API's unix socket, which only its owner can open. `false` disables the socket.",
         },
-        Key {
+        SchemaKey {
             name: "listen",
             kind: Text("address to listen on"),
             default: Words("Not served"),
             example: r#""10.0.0.1:9091""#,
             about: "Address of the API over TCP. Every request needs the token.",
         },
-        Key {
+        SchemaKey {
             name: "token",
             kind: Table(&ADMIN_TOKEN),
             default: Words("None. Required with `listen`"),
@@ -302,14 +301,14 @@ pub(in crate::config) static ADMIN_TOKEN: Section = Section {
     heading: "`[admin.token]`",
     about: "Set one of the two keys.",
     keys: &[
-        Key {
+        SchemaKey {
             name: "file",
             kind: FILE,
             default: Words("None"),
             example: r#""/run/secrets/admin.token""#,
             about: "File with one line of at least 16 visible ASCII characters. `openssl rand -base64 32` makes one.",
         },
-        Key {
+        SchemaKey {
             name: "env",
             kind: Text("name of an environment variable"),
             default: Words("None"),
@@ -325,14 +324,14 @@ pub(in crate::config) static ACCESS_LOG: Section = Section {
     heading: "`access_log`",
     about: "",
     keys: &[
-        Key {
+        SchemaKey {
             name: "file",
             kind: FILE,
             default: Words("Standard output"),
             example: r#""/var/log/moorline/access.log""#,
             about: "File to append to. It is reopened on SIGHUP; a missing folder is created.",
         },
-        Key {
+        SchemaKey {
             name: "redact",
             kind: OneOf(&[Text("part of a name"), Array(&Text("part of a name"))]),
             default: Words("Only the built-in parts, below"),
@@ -354,7 +353,7 @@ pub(in crate::config) static SESSIONS: Section = Section {
     heading: "`[sessions]`",
     about: "The table of session ids, shared by all pools.",
     keys: &[
-        Key {
+        SchemaKey {
             name: "max",
             kind: Integer(1, 100_000_000),
             default: Value("1_000_000"),
@@ -362,7 +361,7 @@ pub(in crate::config) static SESSIONS: Section = Section {
             about: "Maximum number of session ids, about 125 bytes each. If the table is full, a new id replaces one that \
                     is close to its expiry.",
         },
-        Key {
+        SchemaKey {
             name: "max_sid_bytes",
             kind: Size(20, 4096),
             default: Value(r#""128B""#),
@@ -378,7 +377,7 @@ pub(in crate::config) static COOKIE_KEY: Section = Section {
     heading: "`cookie_key`",
     about: "Set one of the two keys.",
     keys: &[
-        Key {
+        SchemaKey {
             name: "file",
             kind: FILE,
             default: Words("None"),
@@ -386,7 +385,7 @@ pub(in crate::config) static COOKIE_KEY: Section = Section {
             about: "File with one key per line: base64 or hex of at least 32 bytes, or any text of at least 32 bytes \
                     (`openssl rand -base64 32`). The first key makes cookies; the others are still accepted.",
         },
-        Key {
+        SchemaKey {
             name: "env",
             kind: Text("name of an environment variable"),
             default: Words("None"),
@@ -402,7 +401,7 @@ pub(in crate::config) static TICKET_KEYS: Section = Section {
     heading: "`ticket_keys`",
     about: "Set one of the two keys.",
     keys: &[
-        Key {
+        SchemaKey {
             name: "file",
             kind: FILE,
             default: Words("None"),
@@ -410,7 +409,7 @@ pub(in crate::config) static TICKET_KEYS: Section = Section {
             about: "File with one key per line, as for `cookie_key`. The first key makes tickets; the others are still accepted. \
                     Put a new key first, on every proxy, twice a day.",
         },
-        Key {
+        SchemaKey {
             name: "env",
             kind: Text("name of an environment variable"),
             default: Words("None"),

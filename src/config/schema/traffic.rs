@@ -3,9 +3,8 @@
 use super::{
     DEADLINE,
     DefaultValue::{Required, Value, Words},
-    Key,
-    Kind::{Duration, Integer, Percent, Rate, Size},
-    Section,
+    SchemaKey, Section,
+    ValueKind::{Duration, Integer, Percent, Rate, Size},
 };
 
 pub(in crate::config) static OUTLIER: Section = Section {
@@ -13,49 +12,49 @@ pub(in crate::config) static OUTLIER: Section = Section {
     heading: "`[pools.NAME.outlier]`",
     about: "A failure is a failed connection attempt, a missing or invalid response, or status 500, 502, 503 or 504.",
     keys: &[
-        Key {
+        SchemaKey {
             name: "consecutive",
             kind: Integer(1, 1_000_000),
             default: Value("5"),
             example: "3",
             about: "Consecutive failures that eject a backend.",
         },
-        Key {
+        SchemaKey {
             name: "error_rate",
             kind: Percent(0),
             default: Value(r#""50%""#),
             example: r#""20%""#,
             about: "Share of failures within `interval` that ejects a backend. `\"0%\"` disables this rule.",
         },
-        Key {
+        SchemaKey {
             name: "min_requests",
             kind: Integer(1, 1_000_000),
             default: Value("100"),
             example: "20",
             about: "Minimum number of requests within `interval` for `error_rate`.",
         },
-        Key {
+        SchemaKey {
             name: "interval",
             kind: DEADLINE,
             default: Value(r#""10s""#),
             example: r#""30s""#,
             about: "Time over which the error rate is measured.",
         },
-        Key {
+        SchemaKey {
             name: "ejection",
             kind: DEADLINE,
             default: Value(r#""30s""#),
             example: r#""10s""#,
             about: "Duration of the first ejection. Each further ejection of a backend lasts that much longer.",
         },
-        Key {
+        SchemaKey {
             name: "max_ejection",
             kind: DEADLINE,
             default: Words("`\"5m\"`, or `ejection` if that is longer"),
             example: r#""1m""#,
             about: "Maximum duration of an ejection.",
         },
-        Key {
+        SchemaKey {
             name: "max_ejected",
             kind: Percent(1),
             default: Value(r#""50%""#),
@@ -71,14 +70,14 @@ pub(in crate::config) static LIMITS: Section = Section {
     heading: "`[pools.NAME.limits]`",
     about: "",
     keys: &[
-        Key {
+        SchemaKey {
             name: "connections",
             kind: Integer(1, 65_535),
             default: Words("Unlimited"),
             example: "5000",
             about: "Maximum number of connections to one backend, tunnels included.",
         },
-        Key {
+        SchemaKey {
             name: "pending",
             kind: Integer(0, 1_000_000),
             default: Words("Unlimited"),
@@ -87,14 +86,14 @@ pub(in crate::config) static LIMITS: Section = Section {
                     the backend's sessions and layer-4 streams wait; at `max_total`, all requests do. A stream waits for several \
                     backends and counts at the one with the fewest waiting.",
         },
-        Key {
+        SchemaKey {
             name: "header_size",
             kind: Size(8 << 10, 4 << 20),
             default: Value(r#""128KiB""#),
             example: r#""256KiB""#,
             about: "Maximum size of a response header. A response with a larger one becomes a 502.",
         },
-        Key {
+        SchemaKey {
             name: "header_fields",
             kind: Integer(16, 10_000),
             default: Value("500"),
@@ -110,14 +109,14 @@ pub(in crate::config) static ADMISSION: Section = Section {
     heading: "`[pools.NAME.admission]`",
     about: "",
     keys: &[
-        Key {
+        SchemaKey {
             name: "rate",
             kind: Rate,
             default: Required,
             example: r#""100/s""#,
             about: "Rate of new sessions per backend.",
         },
-        Key {
+        SchemaKey {
             name: "queue",
             kind: Integer(0, 1_000_000),
             default: Value("1000"),
@@ -125,7 +124,7 @@ pub(in crate::config) static ADMISSION: Section = Section {
             about: "Maximum number of new sessions that wait at one backend. If the queue is full, another backend is tried. If none \
                     admits the session, it gets a 503 with `Retry-After`, or as a layer-4 stream is closed.",
         },
-        Key {
+        SchemaKey {
             name: "deadline",
             kind: Duration("1ms", "19s"),
             default: Value(r#""10s""#),
@@ -140,7 +139,7 @@ pub(in crate::config) static REBALANCE: Section = Section {
     name: "pools.NAME.rebalance",
     heading: "`[pools.NAME.rebalance]`",
     about: "",
-    keys: &[Key {
+    keys: &[SchemaKey {
         name: "rate",
         kind: Rate,
         default: Required,
@@ -155,7 +154,7 @@ pub(in crate::config) static TIMEOUTS: Section = Section {
     heading: "`[pools.NAME.timeouts]`",
     about: "",
     keys: &[
-        Key {
+        SchemaKey {
             name: "connect",
             kind: DEADLINE,
             default: Value(r#""2s""#),
@@ -163,7 +162,7 @@ pub(in crate::config) static TIMEOUTS: Section = Section {
             about: "Time limit of one connection attempt to a backend. For a known session, attempts continue for the lifetime of \
                     the session.",
         },
-        Key {
+        SchemaKey {
             name: "response_header",
             kind: DEADLINE,
             default: Value(r#""60s""#),
@@ -171,7 +170,7 @@ pub(in crate::config) static TIMEOUTS: Section = Section {
             about: "Time limit from the last byte of the request to the end of the response header. For a request of a known \
                     session at least its `pingInterval + pingTimeout`. Not for long polls, which have `stream_idle`.",
         },
-        Key {
+        SchemaKey {
             name: "body_idle",
             kind: DEADLINE,
             default: Value(r#""60s""#),
@@ -179,21 +178,21 @@ pub(in crate::config) static TIMEOUTS: Section = Section {
             about: "Maximum pause within a body, in either direction. If a backend does not read a request body for longer, the rest is \
                     not sent. Not for event streams and long polls, which have `stream_idle`.",
         },
-        Key {
+        SchemaKey {
             name: "stream_idle",
             kind: DEADLINE,
             default: Words("Unlimited"),
             example: r#""10m""#,
             about: "Maximum silence of an event stream, and maximum time that a long poll is held. Engine.IO polls follow their session.",
         },
-        Key {
+        SchemaKey {
             name: "tunnel_idle",
             kind: DEADLINE,
             default: Words("Unlimited"),
             example: r#""1h""#,
             about: "Maximum pause in a tunnel or a layer-4 stream.",
         },
-        Key {
+        SchemaKey {
             name: "half_closed",
             kind: DEADLINE,
             default: Value(r#""60s""#),
@@ -217,21 +216,21 @@ pub(in crate::config) static REUSE: Section = Section {
     heading: "`[pools.NAME.reuse]`",
     about: "",
     keys: &[
-        Key {
+        SchemaKey {
             name: "max_idle",
             kind: Integer(0, 65_535),
             default: Value("256"),
             example: "64",
             about: "Maximum number of idle connections to one backend. `0` disables reuse.",
         },
-        Key {
+        SchemaKey {
             name: "max_total",
             kind: Integer(1, 65_535),
             default: Words("Unlimited"),
             example: "500",
             about: "Maximum number of HTTP connections to one backend, tunnels not included.",
         },
-        Key {
+        SchemaKey {
             name: "idle_timeout",
             kind: DEADLINE,
             default: Value(r#""1500ms""#),

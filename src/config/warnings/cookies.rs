@@ -5,12 +5,12 @@
 //! changes the pool.
 
 use super::{
-    super::{Config, HostPattern, Pool},
-    Found,
+    super::{Config, HostPattern, PoolConfig},
+    WarningCollector,
 };
 
 /// Warns of pools that one host leads to and whose cookies have the same name.
-pub(super) fn cookies(found: &mut Found<'_>) {
+pub(super) fn cookies(found: &mut WarningCollector<'_>) {
     let config = found.config;
     for (pool, other) in clashes(config) {
         let name = pool.sticky.cookie.as_ref().map_or("", |cookie| &cookie.name);
@@ -25,12 +25,12 @@ pub(super) fn cookies(found: &mut Found<'_>) {
 }
 
 /// Each pool that clashes with one before it, and that one.
-fn clashes(config: &Config) -> Vec<(&Pool, &Pool)> {
-    let name = |pool: &Pool| pool.sticky.cookie.as_ref().map(|cookie| cookie.name.clone());
+fn clashes(config: &Config) -> Vec<(&PoolConfig, &PoolConfig)> {
+    let name = |pool: &PoolConfig| pool.sticky.cookie.as_ref().map(|cookie| cookie.name.clone());
     let mut clashes = Vec::new();
     for (at, pool) in config.pools.iter().enumerate() {
         let Some(ours) = name(pool) else { continue };
-        let clash = |other: &&Pool| {
+        let clash = |other: &&PoolConfig| {
             name(other).as_ref() == Some(&ours) && share_a_host(config, &pool.name, &other.name)
         };
         clashes.extend(config.pools[..at].iter().find(clash).map(|other| (pool, other)));

@@ -5,8 +5,8 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use super::{
-    super::{Config, Listener, Protocol},
-    Found,
+    super::{Config, ListenerConfig, ListenerProtocol},
+    WarningCollector,
 };
 
 /// Idle timeout of the usual cloud balancers. A connection must be kept for longer: the balancer would
@@ -14,7 +14,7 @@ use super::{
 const BALANCER_IDLE: Duration = Duration::from_secs(60);
 
 /// Warns of listeners, of routes that no request reaches, and of proxies in front.
-pub(super) fn listeners(found: &mut Found<'_>) {
+pub(super) fn listeners(found: &mut WarningCollector<'_>) {
     let config = found.config;
     for listener in config.listeners.iter().filter(|listener| listener.protocol.is_http()) {
         redirects(found, listener);
@@ -22,7 +22,7 @@ pub(super) fn listeners(found: &mut Found<'_>) {
         keep_alive(found, listener);
     }
     for (index, route) in config.routes.iter().enumerate() {
-        let of_route = |listener: &&Listener| route.listeners.contains(&listener.name);
+        let of_route = |listener: &&ListenerConfig| route.listeners.contains(&listener.name);
         let mut named = config.listeners.iter().filter(of_route).peekable();
         if named.peek().is_some() && named.all(|listener| listener.redirect.is_some()) {
             let message = format!(
@@ -36,13 +36,13 @@ pub(super) fn listeners(found: &mut Found<'_>) {
 }
 
 /// A redirect to https without an https listener.
-fn redirects(found: &mut Found<'_>, listener: &Listener) {
+fn redirects(found: &mut WarningCollector<'_>, listener: &ListenerConfig) {
     let config = found.config;
-    let secure = config.listeners.iter().any(|other| matches!(other.protocol, Protocol::Https(_)));
-    let layer_4 = config
-        .listeners
-        .iter()
-        .any(|other| matches!(other.protocol, Protocol::TlsPassthrough | Protocol::Tls(_)));
+    let secure =
+        config.listeners.iter().any(|other| matches!(other.protocol, ListenerProtocol::Https(_)));
+    let layer_4 = config.listeners.iter().any(|other| {
+        matches!(other.protocol, ListenerProtocol::TlsPassthrough | ListenerProtocol::Tls(_))
+    });
     if listener.redirect.is_some() && !secure && !layer_4 && !only_redirects(config) {
         let message =
             format!("listener {} redirects to https, but no listener serves https", listener.name);
@@ -58,7 +58,7 @@ fn only_redirects(config: &Config) -> bool {
 }
 
 /// A listener that no route is for.
-fn unrouted(found: &mut Found<'_>, listener: &Listener) {
+fn unrouted(found: &mut WarningCollector<'_>, listener: &ListenerConfig) {
     let routes = &found.config.routes;
     let routed = routes
         .iter()
@@ -72,7 +72,7 @@ fn unrouted(found: &mut Found<'_>, listener: &Listener) {
 }
 
 /// A connection that a balancer in front keeps for longer than the proxy.
-fn keep_alive(found: &mut Found<'_>, listener: &Listener) {
+fn keep_alive(found: &mut WarningCollector<'_>, listener: &ListenerConfig) {
     let behind = !found.config.trusted_proxies.is_empty() || listener.proxy_protocol.is_some();
     if behind && listener.keep_alive <= BALANCER_IDLE {
         let message = format!(
@@ -86,7 +86,7 @@ fn keep_alive(found: &mut Found<'_>, listener: &Listener) {
 }
 
 /// Trust in every address.
-fn trust(found: &mut Found<'_>) {
+fn trust(found: &mut WarningCollector<'_>) {
     let every = |networks: &[IpNet]| networks.iter().any(|network| network.prefix_len() == 0);
     let help = "write the addresses of the proxies in front";
     let config = found.config;

@@ -1,18 +1,18 @@
 //! Pools whose settings lose sessions or do not reach their backends.
 
 use super::{
-    super::{Balance, Config, Pool, Probe, Protocol, Route, SameSite},
-    Found,
+    super::{Balance, Config, ListenerProtocol, PoolConfig, ProbeConfig, RouteConfig, SameSite},
+    WarningCollector,
 };
 
 /// Ports at which servers expect TLS.
 const TLS_PORTS: [u16; 2] = [443, 8443];
 
 /// Warns of a pool's stickiness, cookie, drain, TLS and probe.
-pub(super) fn sessions(found: &mut Found<'_>, pool: &Pool) {
+pub(super) fn sessions(found: &mut WarningCollector<'_>, pool: &PoolConfig) {
     let path = format!("pools.{}", pool.name);
     let config = found.config;
-    let routes: Vec<&Route> =
+    let routes: Vec<&RouteConfig> =
         config.routes.iter().filter(|route| route.pool == pool.name).collect();
     if !routes.is_empty() {
         affinity(found, pool, &path);
@@ -34,18 +34,18 @@ pub(super) fn sessions(found: &mut Found<'_>, pool: &Pool) {
 }
 
 /// Whether a pool has several backends, or may have.
-fn has_several(pool: &Pool) -> bool {
+fn has_several(pool: &PoolConfig) -> bool {
     pool.backends.len() > 1 || pool.source.is_some()
 }
 
 /// Sessions that are not kept on their backend.
-fn affinity(found: &mut Found<'_>, pool: &Pool, path: &str) {
+fn affinity(found: &mut WarningCollector<'_>, pool: &PoolConfig, path: &str) {
     let sticky = &pool.sticky;
     let by_address = pool.balance == Balance::SourceHash;
     if !has_several(pool) || sticky.cookie.is_some() || by_address {
         return;
     }
-    if !sticky.engine_io && matches!(pool.health.probe, Probe::EngineIo { .. }) {
+    if !sticky.engine_io && matches!(pool.health.probe, ProbeConfig::EngineIo { .. }) {
         let message = format!(
             "the pool {} has an engine.io probe, but does not keep sessions on their backend: polls fail with \
              \"Session ID unknown\"",
@@ -65,14 +65,16 @@ fn affinity(found: &mut Found<'_>, pool: &Pool, path: &str) {
 
 /// Whether some client may come over TLS, here or at a proxy in front.
 fn may_be_secure(config: &Config) -> bool {
-    let tls =
-        config.listeners.iter().any(|listener| matches!(listener.protocol, Protocol::Https(_)));
+    let tls = config
+        .listeners
+        .iter()
+        .any(|listener| matches!(listener.protocol, ListenerProtocol::Https(_)));
     let behind = config.listeners.iter().any(|listener| listener.proxy_protocol.is_some());
     tls || behind || !config.trusted_proxies.is_empty()
 }
 
 /// A cookie that browsers do not keep or send.
-fn cookie(found: &mut Found<'_>, pool: &Pool, path: &str) {
+fn cookie(found: &mut WarningCollector<'_>, pool: &PoolConfig, path: &str) {
     let Some(cookie) = &pool.sticky.cookie else { return };
     if may_be_secure(found.config) {
         return;
@@ -93,7 +95,7 @@ fn cookie(found: &mut Found<'_>, pool: &Pool, path: &str) {
 }
 
 /// Requests in the clear to a port for TLS.
-fn plain(found: &mut Found<'_>, pool: &Pool, path: &str) {
+fn plain(found: &mut WarningCollector<'_>, pool: &PoolConfig, path: &str) {
     if pool.tls.is_some() {
         return;
     }
@@ -111,9 +113,9 @@ fn plain(found: &mut Found<'_>, pool: &Pool, path: &str) {
 }
 
 /// An Engine.IO probe of a path that clients cannot reach.
-fn probe(found: &mut Found<'_>, pool: &Pool, path: &str, routes: &[&Route]) {
-    let Probe::EngineIo { path: probed, .. } = &pool.health.probe else { return };
-    let covered = |route: &&&Route| {
+fn probe(found: &mut WarningCollector<'_>, pool: &PoolConfig, path: &str, routes: &[&RouteConfig]) {
+    let ProbeConfig::EngineIo { path: probed, .. } = &pool.health.probe else { return };
+    let covered = |route: &&&RouteConfig| {
         let prefix = route.path.trim_end_matches('/');
         probed.strip_prefix(prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
     };

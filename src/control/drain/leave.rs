@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::{DrainEnd, Drains};
-use crate::{api::BackendTarget, config::Drain, shared::SharedState, upstream::Backend};
+use crate::{api::BackendTarget, config::DrainConfig, shared::SharedState, upstream::Backend};
 
 impl Drains {
     /// Drains a backend that the configuration no longer has; whether that begins now. While the
@@ -13,7 +13,7 @@ impl Drains {
         &mut self,
         backend: &Arc<Backend>,
         proxy: &Arc<SharedState>,
-        terms: Drain,
+        terms: DrainConfig,
         goes_on_as: Option<BackendTarget>,
     ) -> bool {
         let serial = backend.serial();
@@ -49,7 +49,7 @@ impl Drains {
         &mut self,
         backend: &Arc<Backend>,
         proxy: &Arc<SharedState>,
-        terms: Option<Drain>,
+        terms: Option<DrainConfig>,
     ) {
         let goes_on_as = self.goes_on_as(backend.serial()).cloned();
         self.start(backend, proxy, terms, DrainEnd::Goes);

@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::{DiscoveredBackends, OrderedDrain, Origins, Overlay};
 use crate::{
     api::{BackendOrigin, BackendTarget},
-    config::{Address, Backend, Drain},
+    config::{Address, Backend, DrainConfig},
 };
 
 /// [`Overlay`], flat.
@@ -36,7 +36,10 @@ struct CarriedBackend {
 
 impl Overlay {
     /// For the next process; `left` says how much of a drain's time there still is.
-    pub(in crate::control) fn carry(&self, left: impl Fn(&BackendTarget, Drain) -> Drain) -> Value {
+    pub(in crate::control) fn carry(
+        &self,
+        left: impl Fn(&BackendTarget, DrainConfig) -> DrainConfig,
+    ) -> Value {
         let all = |list: &[Backend]| list.iter().map(CarriedBackend::of).collect();
         let found = self.found.iter();
         let drains = self.drains.iter().map(|ordered| {
@@ -65,7 +68,7 @@ impl Overlay {
         let layers: OverlayRecord = serde_json::from_value(value)?;
         let all = |list: Vec<CarriedBackend>| list.into_iter().map(Backend::from).collect();
         let drains = layers.drains.into_iter().map(|(what, terms)| {
-            let terms = terms.map(|(within, spread)| Drain { within, spread });
+            let terms = terms.map(|(within, spread)| DrainConfig { within, spread });
             OrderedDrain { what, terms }
         });
         let found = layers.found.into_iter();
@@ -103,12 +106,12 @@ mod tests {
     use super::*;
     use crate::{
         api::NewBackend,
-        config::{Config, Pool},
+        config::{Config, PoolConfig},
     };
 
     #[test]
     fn every_layer_is_the_same_after_it() {
-        let config = Config::new(Vec::new(), Pool::new("chat", Vec::new()));
+        let config = Config::new(Vec::new(), PoolConfig::new("chat", Vec::new()));
         let mut overlay = Overlay::default();
         let found =
             Backend { name: "a".to_owned(), address: "10.0.0.1:80".parse().unwrap(), weight: 3 };
@@ -118,7 +121,7 @@ mod tests {
         overlay.add(&config, "chat", &new).unwrap();
         overlay.set_weight(&overlay.over(&config), "chat", "[::1]:81", 9).unwrap();
         let what = BackendTarget { pool: Some("chat".to_owned()), backend: None };
-        let terms = Drain::within(Duration::from_millis(1500));
+        let terms = DrainConfig::within(Duration::from_millis(1500));
         overlay.drain(&config, what, Some(terms)).unwrap();
         let text = overlay.carry(|_, terms| terms).to_string();
         let after = Overlay::carried(serde_json::from_str(&text).unwrap()).unwrap();

@@ -1,7 +1,7 @@
 use std::time::Duration;
 
 use super::*;
-use crate::config::Protocol;
+use crate::config::ListenerProtocol;
 
 fn backend(address: &str) -> Backend {
     Backend { name: address.to_owned(), address: address.parse().unwrap(), weight: 1 }
@@ -9,8 +9,9 @@ fn backend(address: &str) -> Backend {
 
 fn config(addresses: &[&str]) -> Config {
     let backends = addresses.iter().map(|address| backend(address)).collect();
-    let listener = Listener::new("web", vec!["127.0.0.1:80".parse().unwrap()], Protocol::Http);
-    Config::new(vec![listener], Pool::new("chat", backends))
+    let listener =
+        ListenerConfig::new("web", vec!["127.0.0.1:80".parse().unwrap()], ListenerProtocol::Http);
+    Config::new(vec![listener], PoolConfig::new("chat", backends))
 }
 
 fn compare(now: &Config, next: &Config) -> Plan {
@@ -59,7 +60,7 @@ fn a_spared_backend_is_counted_where_its_address_leaves() {
         pool: "old".to_owned(),
         backend: backend("10.0.0.1:80"),
         held: HeldCount { tunnels: 3, sessions: 4 },
-        terms: Drain::within(Duration::from_secs(60)),
+        terms: DrainConfig::within(Duration::from_secs(60)),
     };
     let none = |_: &str, _: &Backend| HeldCount::default();
     let now = config(&["10.0.0.1:80", "10.0.0.2:80"]);
@@ -98,7 +99,7 @@ fn settings_and_listeners_are_told_by_what_differs() {
     let mut next = now.clone();
     next.pools[0].slow_start = Duration::from_secs(1);
     next.listeners[0].bind = vec!["127.0.0.1:81".parse().unwrap()];
-    next.access_log = crate::config::AccessLog::Off;
+    next.access_log = crate::config::AccessLogConfig::Off;
     let plan = compare(&now, &next);
     let details: Vec<&str> = plan.changes.iter().map(|c| c.detail.as_str()).collect();
     assert_eq!(details, ["from 127.0.0.1:80 to 127.0.0.1:81", "slow_start", ""]);
@@ -108,7 +109,7 @@ fn settings_and_listeners_are_told_by_what_differs() {
 fn a_summary_names_what_changed_and_how() {
     let now = config(&["10.0.0.1:80"]);
     let mut next = now.clone();
-    next.pools.push(Pool::new("other", Vec::new()));
+    next.pools.push(PoolConfig::new("other", Vec::new()));
     next.routes[0].pool = "other".to_owned();
     next.pools[0].slow_start = Duration::from_secs(1);
     let said = summary(&compare(&now, &next));

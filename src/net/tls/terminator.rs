@@ -126,7 +126,7 @@ impl Terminator {
     /// # Errors
     /// Conflicting settings, or a key log that cannot be opened.
     pub fn new(
-        tls: &config::Tls,
+        tls: &config::TlsConfig,
         alpn: &[&str],
         resolver: Arc<CertificateResolver>,
         tickets: &TicketKeys,
@@ -271,7 +271,7 @@ impl Terminator {
 }
 
 /// Returns the provider with the configured suites and groups, in that order.
-fn provider(tls: &config::Tls) -> CryptoProvider {
+fn provider(tls: &config::TlsConfig) -> CryptoProvider {
     let mut provider = CryptoProvider::clone(&PROVIDER);
     if !tls.cipher_suites.is_empty() {
         let known = aws_lc_rs::ALL_CIPHER_SUITES;

@@ -69,7 +69,7 @@ fn keys() -> TicketKeys {
 }
 
 fn terminator(certificates: &[Certificate], keys: &TicketKeys) -> Terminator {
-    let tls = config::Tls::new(config::Certificates::Given(certificates.to_vec()));
+    let tls = config::TlsConfig::new(config::CertificateSource::Given(certificates.to_vec()));
     let resolver = Arc::new(CertificateResolver::new(certificates));
     Terminator::new(&tls, &["http/1.1"], resolver, keys).unwrap()
 }

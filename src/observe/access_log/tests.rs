@@ -25,7 +25,7 @@ fn record(host: &str, target: &str) -> StreamRecord {
 
 fn log(directory: &TempDir) -> (AccessLog, PathBuf) {
     let path = directory.path().join("access.log");
-    let config = config::AccessLog::File(path.clone());
+    let config = config::AccessLogConfig::File(path.clone());
     (AccessLog::open(&config, Counter::default()).unwrap(), path)
 }
 
@@ -161,7 +161,7 @@ fn a_file_is_appended_to_and_reopened_after_a_rotation() {
     let complete = StreamEnd::new(Termination::Complete);
     log.write(&record("before", "/"), &complete);
     drop(log);
-    let log = AccessLog::open(&config::AccessLog::File(path.clone()), Counter::default());
+    let log = AccessLog::open(&config::AccessLogConfig::File(path.clone()), Counter::default());
     let log = log.unwrap();
     fs::rename(&path, &rotated).unwrap();
     log.reopen().unwrap();
@@ -176,14 +176,14 @@ fn a_file_is_appended_to_and_reopened_after_a_rotation() {
 fn the_error_names_a_log_that_cannot_be_opened() {
     // A folder cannot be created below a file.
     let path = PathBuf::from("/dev/null/logs/access.log");
-    let config = config::AccessLog::File(path);
+    let config = config::AccessLogConfig::File(path);
     let error = AccessLog::open(&config, Counter::default()).unwrap_err();
     assert!(error.to_string().contains("/dev/null/logs"), "{error}");
 }
 
 #[test]
 fn a_disabled_log_writes_nothing() {
-    let log = AccessLog::open(&config::AccessLog::Off, Counter::default()).unwrap();
+    let log = AccessLog::open(&config::AccessLogConfig::Off, Counter::default()).unwrap();
     log.write(&record("a", "/"), &StreamEnd::new(Termination::Complete));
     log.reopen().unwrap();
     assert_eq!(log.dropped(), 0);

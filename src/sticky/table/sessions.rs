@@ -151,7 +151,7 @@ mod tests {
     const LIFETIME: Duration = Duration::from_secs(45);
 
     fn scene(sessions: usize) -> (Arc<SessionTable>, Arc<Backend>, Arc<Backend>, Instant) {
-        let (table, now) = (SessionTable::new(&config::Sessions::default()), Instant::now());
+        let (table, now) = (SessionTable::new(&config::SessionsConfig::default()), Instant::now());
         let [ours, other] = [1, 2].map(|port| {
             let address = Address { host: "127.0.0.1".to_owned(), port };
             let config = config::Backend { name: port.to_string(), address, weight: 1 };

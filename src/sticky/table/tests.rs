@@ -5,12 +5,12 @@ use std::{collections::HashMap, sync::Barrier, thread};
 use proptest::prelude::*;
 
 use super::*;
-use crate::config::{Address, Reuse, Sessions};
+use crate::config::{Address, Reuse, SessionsConfig};
 
 const LIFE: Duration = Duration::from_secs(45);
 
 fn table(max: usize) -> Arc<SessionTable> {
-    SessionTable::new(&Sessions { max, max_sid_bytes: 128 })
+    SessionTable::new(&SessionsConfig { max, max_sid_bytes: 128 })
 }
 
 fn backend(pool: &str, name: &str) -> Arc<Backend> {
@@ -104,9 +104,9 @@ fn only_sids_within_bounds_are_recorded() {
         assert!(table.learn(sid, &blue, LIFE, now));
         assert!(table.find("chat", sid, now).is_some(), "{length}");
     }
-    table.resize(&Sessions { max: 10, max_sid_bytes: 4 });
+    table.resize(&SessionsConfig { max: 10, max_sid_bytes: 4 });
     assert!(!table.learn("12345", &blue, LIFE, now));
-    table.resize(&Sessions { max: 0, max_sid_bytes: 128 });
+    table.resize(&SessionsConfig { max: 0, max_sid_bytes: 128 });
     assert!(!table.learn("1", &blue, LIFE, now));
     assert_eq!((table.len(), blue.sessions()), (0, 0));
 }
@@ -142,7 +142,7 @@ fn tiny_table_keeps_its_bound() {
         assert!(table.len() <= 3);
     }
     assert_eq!((table.len(), blue.sessions()), (3, 3));
-    table.resize(&Sessions { max: 1, max_sid_bytes: 128 });
+    table.resize(&SessionsConfig { max: 1, max_sid_bytes: 128 });
     assert_eq!((table.len(), blue.sessions()), (1, 1));
 }
 
@@ -220,7 +220,7 @@ fn held_entry_is_discarded_last() {
         .find(|sid| table.location("chat", sid).shard == table.location("chat", "held").shard);
     let twin = twin.unwrap();
     table.learn(&twin, &blue, LIFE * 2, now);
-    table.resize(&Sessions { max: 1, max_sid_bytes: 128 });
+    table.resize(&SessionsConfig { max: 1, max_sid_bytes: 128 });
     assert!(table.find("chat", "held", now).is_some());
     assert!(table.find("chat", &twin, now).is_none());
     assert_eq!(blue.sessions(), 1);
