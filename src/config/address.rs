@@ -1,4 +1,4 @@
-//! Addresses, hosts and networks as they are typed. Pure: no name is looked up.
+//! Parsers of addresses, hosts and networks. No name is looked up.
 
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
@@ -27,7 +27,7 @@ impl FromStr for Address {
         }
         if several(text) {
             return Err(InvalidValue::new(format!("{} is more than one address", quoted(text))).help(
-                "write each address as a string of its own: \"10.0.0.11:3000\", \"10.0.0.12:3000\"",
+                "write each address as a separate string: \"10.0.0.11:3000\", \"10.0.0.12:3000\"",
             ));
         }
         if text.parse::<u16>().is_ok_and(|port| port > 0) {
@@ -58,7 +58,7 @@ fn several(text: &str) -> bool {
     text.contains(',') || (text.contains(' ') && parts.all(|part| part.contains(':')))
 }
 
-/// Rust's integers parse with a leading plus, which no address has.
+/// Rust parses integers with a leading plus, which is not valid in an address.
 fn typed_sign(text: &str) -> bool {
     text.contains(":+")
 }
@@ -84,7 +84,7 @@ fn host_of_address(host: &str) -> Result<String, InvalidValue> {
     host.parse::<Ipv4Addr>().map_or_else(|_| dns_name(host), |ip| Ok(ip.to_string()))
 }
 
-/// A DNS name in lower case; underscores occur in container networks and are accepted.
+/// A DNS name in lower case. Underscores are accepted: container networks use them.
 pub(super) fn dns_name(typed: &str) -> Result<String, InvalidValue> {
     let wrong = |why: &str, help: &str| {
         Err(InvalidValue::new(format!("invalid host name {}: {why}", quoted(typed))).help(help))
@@ -118,7 +118,7 @@ pub(super) fn dns_name(typed: &str) -> Result<String, InvalidValue> {
             return wrong(&format!("{} is not allowed", quoted(&bad.to_string())), help);
         }
     }
-    // What ends in a number is meant as an IPv4 address (WHATWG URL §3.5), and is none.
+    // A name that ends in a number is a misspelt IPv4 address (WHATWG URL §3.5).
     let last = name.rsplit('.').next().unwrap_or_default();
     if last.bytes().all(|byte| byte.is_ascii_digit()) {
         return Err(InvalidValue::new(format!("invalid IPv4 address {}", quoted(typed)))
@@ -133,7 +133,7 @@ pub(crate) fn bind(text: &str) -> Result<SocketAddr, InvalidValue> {
         let wrong = InvalidValue::new(format!("invalid address to listen on {}", quoted(text)));
         if several(text) {
             return wrong
-                .help("write each address as a string of its own: \"0.0.0.0:80\", \"[::]:80\"");
+                .help("write each address as a separate string: \"0.0.0.0:80\", \"[::]:80\"");
         }
         if let Some((_, rest)) = text.split_once("://") {
             let bare = rest.split(['/', '?', '#']).next().unwrap_or(rest);
@@ -161,8 +161,8 @@ pub(crate) fn bind(text: &str) -> Result<SocketAddr, InvalidValue> {
     })
 }
 
-/// Whether a connection to `address` reaches a socket that listens on `own`. One that listens on every
-/// address of a family is reached through each address of this machine.
+/// Whether a connection to `address` reaches a socket that listens on `own`. A socket that listens on
+/// every address of a family is reached through each address of this machine.
 pub(crate) fn reaches(own: SocketAddr, address: SocketAddr) -> bool {
     let ip = address.ip().to_canonical();
     let every = || {
@@ -175,7 +175,8 @@ pub(crate) fn reaches(own: SocketAddr, address: SocketAddr) -> bool {
         && (own.ip().to_canonical() == ip || ip.is_unspecified() || every())
 }
 
-/// Whether this machine has the address: the system then sends from it to it. Nothing is sent.
+/// Whether this machine has the address: the system then uses it as the source address, too. Nothing
+/// is sent.
 fn is_local(ip: IpAddr) -> bool {
     let any: IpAddr = match ip {
         IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
@@ -183,14 +184,14 @@ fn is_local(ip: IpAddr) -> bool {
     };
     let from = || {
         let socket = UdpSocket::bind((any, 0)).ok()?;
-        // A datagram socket that is connected has an address, and no peer knows.
+        // Connecting a datagram socket sets its address without sending anything.
         socket.connect((ip, 9)).ok()?;
         socket.local_addr().ok()
     };
     ip.is_loopback() || from().is_some_and(|from| from.ip() == ip)
 }
 
-/// Whether a text is the IP address of an address to listen on, IPv6 in its brackets.
+/// Whether a text is an IP address, IPv6 in brackets.
 fn is_ip_part(text: &str) -> bool {
     let inner = text.strip_prefix('[').and_then(|inner| inner.strip_suffix(']'));
     match inner {
@@ -202,7 +203,7 @@ fn is_ip_part(text: &str) -> bool {
 /// A network in CIDR notation, or one address.
 pub(super) fn network(text: &str) -> Result<IpNet, InvalidValue> {
     let one = text.parse::<IpAddr>().map(IpNet::from);
-    // Host bits carry no meaning; without them equal networks are equal.
+    // Without host bits, equal networks compare equal.
     let net = one.or_else(|_| text.parse::<IpNet>().map(|net| net.trunc())).map(canonical);
     net.map_err(|_| {
         InvalidValue::new(format!("invalid IP address or network {}", quoted(text)))
@@ -226,7 +227,7 @@ fn network_help(text: &str) -> &'static str {
     }
 }
 
-/// IPv4 in its own form: a peer whose address is mapped into IPv6 is compared as what it is.
+/// An IPv4-mapped IPv6 network as IPv4, in which peers are compared.
 fn canonical(net: IpNet) -> IpNet {
     let IpNet::V6(v6) = net else { return net };
     let mapped = v6.network().to_ipv4_mapped().zip(v6.prefix_len().checked_sub(96));
@@ -289,7 +290,7 @@ mod tests {
     }
 
     #[test]
-    fn addresses_say_what_is_wrong() {
+    fn invalid_addresses_get_advice() {
         for (text, part) in [
             ("10.0.0.1", "write \"10.0.0.1:3000\""),
             ("::1", "write \"[::1]:3000\""),
@@ -303,7 +304,7 @@ mod tests {
             (":80", "it is empty"),
             ("", "has no port"),
             ("22001", "write \"127.0.0.1:22001\""),
-            ("a:1, b:2", "a string of its own"),
+            ("a:1, b:2", "a separate string"),
             ("https://a", "`tls = true`"),
             ("fe80::1:80:x:80", "in brackets"),
             ("[fe80::1%eth0]:80", "invalid IPv6 address"),

@@ -1,4 +1,4 @@
-//! `admin`: where operators ask and order.
+//! `admin`: the admin API and the metrics.
 
 use std::{net::SocketAddr, path::Path};
 
@@ -11,7 +11,7 @@ use super::{
     schema, secrets,
 };
 
-/// Longest path of a unix socket: Linux has 108 bytes for it with the NUL behind.
+/// Longest path of a unix socket: Linux has 108 bytes for it, with the final NUL.
 const LONGEST_PATH: usize = 107;
 
 /// Reads an address for the metrics, or a table.
@@ -39,7 +39,7 @@ fn address(value: &TomlValue<'_>, claims: &mut Claims) -> Option<SocketAddr> {
     Some(address)
 }
 
-/// The API over TCP: neither the address nor the token goes without the other.
+/// Reads the API over TCP, which needs both an address and a token.
 fn remote(table: &TomlTable<'_>, claims: &mut Claims) -> Option<AdminRemote> {
     let listen = table.value("listen");
     let address = listen.and_then(|value| address(&value, claims));
@@ -58,7 +58,7 @@ fn remote(table: &TomlTable<'_>, claims: &mut Claims) -> Option<AdminRemote> {
     Some(AdminRemote { address: address?, token: secrets::token(&token?)? })
 }
 
-/// Reads a path, or whether there is a socket at all.
+/// Reads the path of the socket, or whether there is a socket.
 fn socket(value: &TomlValue<'_>) -> Option<AdminSocket> {
     if let Some(on) = value.switch() {
         return Some(if on { AdminSocket::Usual } else { AdminSocket::Off });
@@ -73,10 +73,10 @@ fn socket(value: &TomlValue<'_>) -> Option<AdminSocket> {
     value.checked(socket_path(typed, &path)).map(|()| AdminSocket::At(path))
 }
 
-/// Whether a socket can be made at a path; `typed` is what to call it.
+/// Checks that a socket can be created at a path. `typed` is the path in messages.
 ///
 /// # Errors
-/// What is wrong with the path.
+/// The problem with the path.
 pub(crate) fn socket_path(typed: &str, path: &Path) -> Result<(), InvalidValue> {
     let shown = path.to_string_lossy();
     if typed.is_empty() || typed.ends_with('/') || typed.contains('\0') {
@@ -92,19 +92,19 @@ pub(crate) fn socket_path(typed: &str, path: &Path) -> Result<(), InvalidValue> 
     }
     match path.parent() {
         Some(folder) if !folder.is_dir() => {
-            // As it was typed: the absolute path differs from machine to machine.
+            // The message has the path as typed, not the absolute path.
             let folder = Path::new(typed).parent().unwrap_or(Path::new(""));
             let folder = folder.to_string_lossy();
             Err(InvalidValue::new(format!("there is no folder {}", quoted(&folder)))
-                .help("create it with `mkdir -p`; the path starts at the folder of the configuration file"))
+                .help("create it with `mkdir -p`; relative paths start at the folder of the file that they are in"))
         }
         _ => Ok(()),
     }
 }
 
 impl Admin {
-    /// Whether a connection to this address reaches what is served to operators: no backend is there,
-    /// so that nobody comes to it through proxied traffic.
+    /// Whether a connection to this address reaches the API or the metrics. No backend may have such an
+    /// address: proxied traffic must not reach them.
     pub fn is_at(&self, address: SocketAddr) -> bool {
         let own = self.metrics.into_iter().chain(self.remote.as_ref().map(|remote| remote.address));
         own.into_iter().any(|own| reaches(own, address))
@@ -130,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn operators_are_reached_at_their_address_and_its_other_spellings() {
+    fn the_admin_address_is_recognised_in_other_spellings() {
         let at = |own: &str, address: &str| {
             Admin { metrics: own.parse().ok(), ..Admin::default() }.is_at(address.parse().unwrap())
         };

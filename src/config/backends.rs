@@ -1,4 +1,4 @@
-//! The backends of a pool: inline, in a list file with an address a line, or brought by a source.
+//! The backends of a pool: inline, in a list file with one address per line, or from a source.
 
 use std::{collections::HashMap, ops::Range};
 
@@ -12,19 +12,19 @@ use super::{
     schema, sources,
 };
 
-/// Most backends of one pool.
+/// Maximum number of backends of a pool.
 pub(crate) const MOST: usize = 65_536;
 
-/// Largest weight: the difference between two backends stays a sane number.
+/// Largest weight.
 pub(crate) const HEAVIEST: u32 = 65_535;
 
-/// Where this process itself listens: no backend may be there.
+/// Addresses of this process, which no backend may have.
 pub(super) struct OwnAddresses<'a> {
     pub(super) admin: &'a Admin,
     pub(super) listeners: &'a [ListenerConfig],
 }
 
-/// Reads an array of addresses and tables, or a table of what brings them.
+/// Reads an array of addresses and tables, or the table of a source.
 pub(super) fn all(
     value: &TomlValue<'_>,
     own: &OwnAddresses<'_>,
@@ -37,7 +37,7 @@ pub(super) fn all(
     table.map(|table| brought(&table, own)).unwrap_or_default()
 }
 
-/// Reads what brings the backends: exactly one of the things that can, with its own terms only.
+/// Reads a source: exactly one kind, with the keys of that kind only.
 fn brought(
     table: &TomlTable<'_>,
     own: &OwnAddresses<'_>,
@@ -45,7 +45,7 @@ fn brought(
     let kinds = ["file", "dns", "srv", "http"];
     let mut named = kinds.iter().filter_map(|kind| table.value(kind));
     let Some(first) = named.next() else {
-        // An unknown key is reported as such, and is what was meant to be the source.
+        // An unknown key is probably the misspelt source, and is reported itself.
         if !table.has_unknown_keys() {
             let wrong = InvalidValue::new("this table names no source of backends")
                 .help("add `file`, `dns`, `srv` or `http`, for example `file = \"backends.txt\"`");
@@ -91,7 +91,7 @@ fn from_file(named: &TomlValue<'_>, own: &OwnAddresses<'_>) -> Option<Vec<Backen
     }))
 }
 
-/// Names and addresses that a pool has so far.
+/// Names and addresses of the backends of a pool so far.
 struct Taken<'a> {
     own: &'a OwnAddresses<'a>,
     names: Unique<String>,
@@ -103,8 +103,10 @@ impl<'a> Taken<'a> {
         Self { own, names: Unique::new(), addresses: Unique::new() }
     }
 
-    /// Takes the name and the address of a backend at this offset, or says which of them is taken.
-    /// `place` is the place of another offset in words.
+    /// Takes the name and the address of a backend at this offset.
+    ///
+    /// # Errors
+    /// One of them is taken. `place` is the place of an offset in words.
     fn take(
         &mut self,
         backend: &Backend,
@@ -172,7 +174,7 @@ fn too_many() -> InvalidValue {
         .help("split them into several pools")
 }
 
-/// An address, or a table of one.
+/// Reads one backend: an address or a table.
 fn one(value: &TomlValue<'_>) -> Option<Backend> {
     match value.node.get_ref() {
         DeValue::String(_) => {
@@ -207,7 +209,7 @@ fn described(table: &TomlTable<'_>) -> Option<Backend> {
     Some(Backend { name: name?, address: address?, weight })
 }
 
-/// Reads a backend list: an address a line, `name=…` and `weight=…` after it, `#` comments.
+/// Reads a backend list: an address per line, followed by `name=…` and `weight=…`; `#` starts a comment.
 fn listed(
     source: &SourceText<'_>,
     own: &OwnAddresses<'_>,
@@ -249,7 +251,7 @@ fn listed(
     backends
 }
 
-/// A line of another proxy's configuration: `server ADDRESS;` or `server NAME ADDRESS check`.
+/// Recognises a line of another proxy's configuration: `server ADDRESS;` or `server NAME ADDRESS check`.
 fn foreign_line(words: &[Word<'_>]) -> Option<InvalidValue> {
     let [keyword, rest @ ..] = words else { return None };
     let is_server = matches!(keyword.text, "server" | "backend" | "upstream" | "to");
@@ -261,7 +263,7 @@ fn foreign_line(words: &[Word<'_>]) -> Option<InvalidValue> {
     )
 }
 
-/// Applies one `key=value`; `given` has the keys of the line so far.
+/// Applies one `key=value`. `given` has the keys of the line so far.
 fn set<'l>(
     backend: &mut Backend,
     word: &'l str,
@@ -294,14 +296,14 @@ fn set<'l>(
     }
 }
 
-/// A word of a line and its place there, in bytes.
+/// A word of a line with its byte range.
 #[derive(Debug, PartialEq)]
 struct Word<'l> {
     at: Range<usize>,
     text: &'l str,
 }
 
-/// The words of a line up to a comment; a `#` within a word starts none.
+/// The words of a line up to a comment. A `#` within a word does not start a comment.
 fn words(line: &str) -> Vec<Word<'_>> {
     let mut words = Vec::new();
     let mut from = 0;
@@ -312,7 +314,7 @@ fn words(line: &str) -> Vec<Word<'_>> {
         if !part.is_empty() {
             words.push(Word { at: from..from + part.len(), text: part });
         }
-        // What follows a part is one whitespace character, of one to three bytes.
+        // One whitespace character follows each part, of one to three bytes.
         let end = from + part.len();
         from = end + line[end..].chars().next().map_or(0, char::len_utf8);
     }
@@ -335,7 +337,7 @@ mod tests {
     }
 
     #[test]
-    fn a_list_has_an_address_a_line() {
+    fn a_list_has_one_address_per_line() {
         let (backends, faults) = list(
             "\u{feff}# the blue ones\r\n10.0.0.1:3000\r\n\r\n  10.0.0.2:3000\tname=b weight=3 # big\n\
              [::1]:3000 #\nnode-3:80 name=a#b",
@@ -381,7 +383,7 @@ mod tests {
     }
 
     #[test]
-    fn words_know_their_place_after_any_whitespace() {
+    fn words_have_their_place_after_any_whitespace() {
         let places: Vec<_> = words(" a\u{a0}bc\u{2003}d").into_iter().map(|w| w.at).collect();
         assert_eq!(places, [1..2, 4..6, 9..10]);
     }

@@ -25,8 +25,8 @@ use super::{
     staple, text,
 };
 
-/// Reads `{ cert, key, ocsp }`; all files are looked at even if one is at fault. A response that is
-/// about another certificate, or past its date, is no fault: it must not keep a renewed certificate out.
+/// Reads `{ cert, key, ocsp }`. All files are read even if one of them has a fault. An OCSP response
+/// about another certificate, or an expired one, is not a fault: it must not block a renewed certificate.
 pub(super) fn certificate(table: &TomlTable<'_>) -> Option<Certificate> {
     let typed = table.value("ocsp");
     let read = |value: &TomlValue<'_>| value.checked(response(contents(value)?));
@@ -51,10 +51,10 @@ pub(super) fn pair(table: &TomlTable<'_>) -> Option<Certificate> {
 }
 
 impl Certificate {
-    /// From two PEM files, outside any configuration.
+    /// Reads two PEM files that are not named by a configuration.
     ///
     /// # Errors
-    /// What is wrong with which of them.
+    /// The file and what is wrong with it.
     pub fn from_files(cert: &Path, key: &Path) -> Result<Self, InvalidValue> {
         let read = |path: &Path| {
             bytes::bytes(path).map(text::unmarked_pem).map_err(|error| {
@@ -64,10 +64,11 @@ impl Certificate {
         Self::from_pem(&read(cert)?, &read(key)?, &cert.display().to_string())
     }
 
-    /// From the text of two PEM files, or twice that of one with both; `file` is what to call it.
+    /// Parses the contents of two PEM files, which may be the same file. `file` is its name in
+    /// messages.
     ///
     /// # Errors
-    /// What is wrong with which of them.
+    /// What is wrong with the chain or the key.
     pub(crate) fn from_pem(cert: &[u8], key: &[u8], file: &str) -> Result<Self, InvalidValue> {
         let chain = chain(cert)?;
         let names = names(&chain[0])?;
@@ -75,7 +76,7 @@ impl Certificate {
         Ok(Self { names, key: Arc::new(key) })
     }
 
-    /// From when and until when it is valid, where that can be read.
+    /// Start and end of its validity; `None`: they cannot be parsed.
     pub fn validity(&self) -> Option<(SystemTime, SystemTime)> {
         let (_, leaf) = X509Certificate::from_der(self.key.cert.first()?).ok()?;
         let at = |time: ASN1Time| {
@@ -86,7 +87,7 @@ impl Certificate {
     }
 }
 
-/// Reads the certificates of those who vouch for others.
+/// Reads certificates of authorities.
 pub(super) fn authorities(value: &TomlValue<'_>) -> Option<Vec<CertificateDer<'static>>> {
     let chain = value.checked(chain(&contents(value)?))?;
     let mut roots = RootCertStore::empty();
@@ -103,7 +104,7 @@ pub(super) fn authorities(value: &TomlValue<'_>) -> Option<Vec<CertificateDer<'s
     Some(chain)
 }
 
-/// Reads lists of revoked certificates.
+/// Reads certificate revocation lists.
 pub(super) fn revocations(
     value: &TomlValue<'_>,
 ) -> Option<Vec<CertificateRevocationListDer<'static>>> {
@@ -112,9 +113,7 @@ pub(super) fn revocations(
     let lists = value.checked(lists.map_err(broken_pem))?;
     if lists.is_empty() {
         let wrong = InvalidValue::new("there is no revocation list in this file");
-        value.fault(
-            wrong.help("a revocation list in PEM form starts with -----BEGIN X509 CRL-----"),
-        );
+        value.fault(wrong.help("name a file in PEM form; it starts with -----BEGIN X509 CRL-----"));
         return None;
     }
     for list in &lists {
@@ -210,7 +209,7 @@ fn unusable(why: &str) -> InvalidValue {
         .help("use an X.509 certificate of version 3")
 }
 
-/// The chain with its key, if they belong together; `file` is where the chain came from.
+/// The chain with its key, if they match. `file` is the file of the chain.
 fn matched(
     chain: Vec<CertificateDer<'static>>,
     key: Arc<dyn SigningKey>,
@@ -219,7 +218,7 @@ fn matched(
     let fits = |chain: Vec<CertificateDer<'static>>| {
         let certified = CertifiedKey::new(chain, Arc::clone(&key));
         match certified.keys_match() {
-            // Some keys cannot tell their public half; then there is nothing to compare.
+            // The public half of some keys is unknown, so that there is nothing to compare.
             Ok(()) | Err(Error::InconsistentKeys(InconsistentKeys::Unknown)) => Some(certified),
             Err(_) => None,
         }

@@ -1,7 +1,7 @@
-//! From what was typed to what it means, every fault at once.
+//! From a configuration file to a [`Config`], or every fault at once.
 //!
-//! The one way from a file to a [`Config`]: `check`, `run` and a reload all come through here, so
-//! that what one accepts the others accept. Reads the files that the configuration names.
+//! `check`, `run` and a reload all use this module, so that they accept the same files. Reads the files
+//! that the configuration names.
 
 use std::{
     collections::HashSet,
@@ -26,24 +26,24 @@ pub use super::{
     schema::{DefaultValue, SECTIONS, SchemaKey, Section, ValueKind, json_schema, reference_page},
 };
 
-/// Sids that one proxy can be asked to remember: about 125 bytes each.
+/// Maximum of `sessions.max`. A session id takes about 125 bytes.
 const MOST_SESSIONS: usize = 100_000_000;
 
-/// Largest limit of what a reload may disconnect: more sessions than a process can hold.
+/// Maximum of `reload.max_disconnects`, more than the sessions of a process.
 const MOST_DISCONNECTS: u64 = 1_000_000_000;
 
-/// Shortest time between two comparisons of the watched files.
+/// Minimum of `reload.interval`.
 const SHORTEST_INTERVAL: Duration = Duration::from_millis(100);
 
-/// Bounds of a sid's length: Engine.IO's have 20 characters.
+/// Bounds of the length of a session id. Engine.IO ids have 20 characters.
 const SID_BYTES: std::ops::RangeInclusive<usize> = 20..=4096;
 
-/// A configuration file that was read.
+/// A configuration that was read.
 #[derive(Debug)]
 pub struct Loaded {
-    /// What it means, or every fault.
+    /// The configuration, or every fault.
     pub outcome: Result<Config, Faults>,
-    /// The file and those that it names, absolute. Where there are faults, those that were read before.
+    /// The main file, the included files and the files that they name, with absolute paths.
     pub readings: Vec<Reading>,
 }
 
@@ -51,13 +51,12 @@ pub struct Loaded {
 ///
 /// # Errors
 ///
-/// Every fault of the file and of those that it names, in file order; one without a line where the
-/// file itself cannot be read.
+/// Every fault, in the order of files and lines. A fault without a line if the main file cannot be read.
 pub fn load(path: &Path) -> Result<Config, Faults> {
     read(path).outcome
 }
 
-/// The same, with what was read for it.
+/// Reads and checks a configuration file; returns the files that were read, too.
 pub fn read(path: &Path) -> Loaded {
     let bytes = bytes::read(path);
     let content = bytes.as_deref().map_or(Content::Unreadable, Content::of);
@@ -76,12 +75,11 @@ pub fn read(path: &Path) -> Loaded {
     Loaded { outcome, readings: std::iter::once(own).chain(named).collect() }
 }
 
-/// Checks a configuration's text; relative paths in it start at the folder of `path`, which is not
-/// read.
+/// Checks the text of a configuration. Relative paths start at the folder of `path`, which is not read.
 ///
 /// # Errors
 ///
-/// Every fault, as for [`load`].
+/// Every fault, in the order of files and lines.
 pub fn parse(text: &str, path: &Path) -> Result<Config, Faults> {
     parsed(text, path).0
 }
@@ -100,7 +98,7 @@ fn parsed(text: &str, path: &Path) -> (Result<Config, Faults>, Vec<Reading>) {
     (outcome, named)
 }
 
-/// The file and those it names, absolute, each once.
+/// The paths of a configuration's files, absolute, each once.
 fn watched(path: &Path, named: &[Reading]) -> Vec<PathBuf> {
     let mut seen = HashSet::new();
     std::iter::once(path)
@@ -182,7 +180,7 @@ fn sessions(value: &TomlValue<'_>) -> Option<SessionsConfig> {
     })
 }
 
-/// Where lines go, and which further secrets are kept out of them.
+/// Reads the destination of the access log, and `redact`.
 fn access_log(value: &TomlValue<'_>) -> Option<(AccessLogConfig, Vec<String>)> {
     if value.node.get_ref().is_str() {
         let choices = [("stdout", AccessLogConfig::Stdout), ("off", AccessLogConfig::Off)];
@@ -200,7 +198,7 @@ fn access_log(value: &TomlValue<'_>) -> Option<(AccessLogConfig, Vec<String>)> {
     };
     let path = file.resolve(file.string()?);
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
-    // A folder that is missing is made when the log is opened.
+    // A missing folder is created when the log is opened.
     if let Some(folder) = folder
         && let Err(why) = folders::can_be_used(folder)
     {
@@ -223,7 +221,7 @@ fn access_log(value: &TomlValue<'_>) -> Option<(AccessLogConfig, Vec<String>)> {
     Some((AccessLogConfig::File(std::path::absolute(&path).unwrap_or(path)), redact))
 }
 
-/// A part of a parameter's name, or `!` and a whole name.
+/// Parses a part of a parameter's name, or `!` and a whole name.
 fn redacted(typed: &str) -> Result<String, InvalidValue> {
     let name = typed.strip_prefix('!').unwrap_or(typed);
     let is_separator = |byte: u8| !byte.is_ascii_graphic() || b"!&=%;?#".contains(&byte);

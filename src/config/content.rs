@@ -48,7 +48,7 @@ impl Content {
         Self::Names(hash.digest())
     }
 
-    /// The names that match a path whose last component is a pattern, now.
+    /// The names that match a path now. The last component of the path is a pattern.
     pub fn names(pattern: &Path) -> Self {
         Self::of_names(&includes::current_names(pattern))
     }

@@ -1,4 +1,4 @@
-//! What a setting is where nobody set it: every default, in one place.
+//! Every default, in one place. A test compares them with the reference page.
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -9,35 +9,34 @@ use super::{
     SharedKeys, Sticky, Timeouts, TlsConfig, TlsVersion, UnknownSni, Upgrade, ValuePlaces, sticky,
 };
 
-/// How long a stopping process waits for open streams.
+/// How long a stopping process waits for open connections.
 pub(super) const PROCESS_DRAIN: DrainConfig = DrainConfig::within(Duration::from_secs(30));
 
-/// How long a removed backend keeps what it has.
+/// How long a removed backend keeps its sessions.
 const POOL_DRAIN: DrainConfig = DrainConfig::within(Duration::from_secs(300));
 
-/// Over how long the tunnels of a backend that is down are closed, where they are: clients that come
-/// back at once would be a herd.
+/// Time over which `on_down = "close"` closes tunnels, so that their clients do not reconnect all at once.
 pub(super) const ON_DOWN_SPREAD: Duration = Duration::from_secs(10);
 
-/// New sessions that may wait for one backend's admission: ten seconds' worth at 100 a second.
+/// Default of `admission.queue`: new sessions of ten seconds at 100 per second.
 pub(super) const ADMISSION_QUEUE: usize = 1000;
 
-/// How long one waits: half of what a Socket.IO client waits for an answer.
+/// Default of `admission.deadline`: half of the time that a Socket.IO client waits.
 pub(super) const ADMISSION_DEADLINE: Duration = Duration::from_secs(10);
 
-/// What a request's header may have. Node's own limit is 16 KiB and 2000 fields, nginx's 32 KiB.
+/// Limits of a request header. For comparison: Node has 16 KiB and 2000 fields, nginx 32 KiB.
 pub(super) const REQUEST_HEADER: HeaderLimits = HeaderLimits { size: 64 << 10, fields: 100 };
 
-/// What a response's header may have: some applications answer with 100 KB of it.
+/// Limits of a response header. Some applications send 100 KB.
 pub(super) const RESPONSE_HEADER: HeaderLimits = HeaderLimits { size: 128 << 10, fields: 500 };
 
-/// Shortest and longest time until a name is looked up again.
+/// Minimum and maximum time between two DNS lookups.
 pub(super) const TTL: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(300));
 
 /// Time between requests for a list of backends.
 pub(super) const POLL_INTERVAL: Duration = Duration::from_secs(5);
 
-/// Deadline of its answer.
+/// Time limit of its response.
 pub(super) const POLL_TIMEOUT: Duration = Duration::from_secs(2);
 
 impl Default for Reload {
@@ -122,8 +121,8 @@ impl Default for Timeouts {
 }
 
 impl Default for Reuse {
-    /// Shorter than the shortest limit that common servers have without saying so: gunicorn closes a
-    /// connection that was idle for 2 s, Node and uvicorn one that was idle for 5 s.
+    /// The idle timeout is shorter than the shortest unannounced limit of common servers: gunicorn closes
+    /// idle connections after 2 s, Node and uvicorn after 5 s.
     fn default() -> Self {
         Self { max_idle: 256, max_total: None, idle_timeout: Duration::from_millis(1500) }
     }
@@ -136,7 +135,7 @@ impl Default for SessionsConfig {
 }
 
 impl TlsConfig {
-    /// With these certificates and every default.
+    /// Settings with these certificates and every default.
     pub fn new(certificates: CertificateSource) -> Self {
         Self {
             certificates,

@@ -1,4 +1,4 @@
-//! `drain`, `on_down` and `upgrade`: how something is emptied of the sessions it has.
+//! `drain`, `on_down` and `upgrade`: how sessions are moved away.
 
 use std::time::Duration;
 
@@ -11,11 +11,11 @@ use super::{
     schema,
 };
 
-/// Longest `ready`: whoever asks for an upgrade over the API waits for it on one connection, and those
-/// live for five minutes.
+/// Longest `ready`. An API client waits for the upgrade on one connection, which lives for five
+/// minutes.
 const LONGEST_READY: Duration = Duration::from_secs(240);
 
-/// The `drain` of a table: a duration, or a table of one and the part in which closes are spread.
+/// Reads the `drain` of a table: a duration, or a table of `within` and `spread`.
 pub(super) fn drain(table: &TomlTable<'_>, default: DrainConfig) -> DrainConfig {
     table.value("drain").and_then(|value| terms(&value)).unwrap_or(default)
 }
@@ -46,8 +46,8 @@ fn terms(value: &TomlValue<'_>) -> Option<DrainConfig> {
     Some(DrainConfig { within, spread })
 }
 
-/// Reads `on_down`: what becomes of the tunnels of a backend that is down. `"keep"`, `"close"`, or a table
-/// of the time over which the closes are spread.
+/// Reads `on_down`, which is about the tunnels of a backend that is down: `"keep"`, `"close"`, or a table
+/// with the time over which they are closed.
 pub(super) fn on_down(value: &TomlValue<'_>) -> Option<Duration> {
     let typed = value.node.get_ref();
     if typed.is_str() {

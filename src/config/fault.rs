@@ -1,4 +1,4 @@
-//! A fault, where it is, and how it is shown: file, line, column, the source line and a caret.
+//! Faults with their place, and their rendering: file, line, column, the source line and a caret.
 //!
 //! Owns the translation from byte offsets to lines and columns, and the rendering. A column counts
 //! characters; the caret counts terminal cells, so that tabs and wide characters before it do not
@@ -21,7 +21,7 @@ const LONGEST_LINE: usize = 160;
 /// Characters kept before the caret of a line that is cut.
 const BEFORE_CARET: usize = 40;
 
-/// What is wrong with one value and, where it can be said, what to write instead.
+/// What is wrong with a value, and what to write instead if that is known.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct InvalidValue {
     /// One sentence without a full stop.
@@ -36,7 +36,7 @@ impl InvalidValue {
         Self { message: message.into(), help: None }
     }
 
-    /// The same with advice.
+    /// Adds advice.
     #[must_use]
     pub fn help(mut self, help: impl Into<String>) -> Self {
         self.help = Some(help.into());
@@ -56,17 +56,17 @@ impl Error for InvalidValue {}
 /// One fault of a configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fault {
-    /// The file it is in: the configuration, or one that it names.
+    /// Its file: the configuration, or a file that the configuration names.
     pub file: PathBuf,
-    /// Line, from 1; 0 where the file as a whole is at fault and there is no line to show.
+    /// Line, from 1; 0 if the fault is about the file as a whole.
     pub line: usize,
     /// Column of its first character, from 1.
     pub column: usize,
-    /// The source line, or the part around the fault where the line is very long.
+    /// The source line, or the part around the fault if the line is very long.
     pub text: String,
     /// Characters of the line left out before `text`.
     pub skipped: usize,
-    /// Characters it spans on its line; at least 1.
+    /// Number of characters on its line, at least 1.
     pub width: usize,
     /// What is wrong.
     pub message: String,
@@ -75,7 +75,7 @@ pub struct Fault {
 }
 
 impl Fault {
-    /// A fault of a file as a whole: it cannot be read.
+    /// A fault of a file as a whole, for example if it cannot be read.
     pub(super) fn of_file(file: &Path, wrong: InvalidValue) -> Self {
         Self {
             file: file.to_owned(),
@@ -109,7 +109,7 @@ impl fmt::Display for Faults {
 }
 
 impl fmt::Display for Fault {
-    /// Several lines, the last one ended too.
+    /// Several lines, each with a line end.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let file = printable(&self.file.to_string_lossy());
         writeln!(f, "error: {}", printable(&self.message))?;
@@ -135,7 +135,7 @@ impl fmt::Display for Fault {
 }
 
 impl Fault {
-    /// The line as shown, and where the caret run starts and how long it is, in terminal cells.
+    /// The line as it is shown, and the start and length of the carets in terminal cells.
     fn cells(&self) -> (String, usize, usize) {
         let mut shown = String::new();
         let (mut before, mut under) = (0, 0);
@@ -159,7 +159,7 @@ impl Fault {
     }
 }
 
-/// Appends a character as it is shown; returns how many terminal cells it takes.
+/// Appends a character as it is shown; returns its width in terminal cells.
 fn push_shown(shown: &mut String, character: char) -> usize {
     match character {
         '\t' => {
@@ -182,8 +182,8 @@ fn push_shown(shown: &mut String, character: char) -> usize {
     }
 }
 
-/// Terminal cells of a printable character: the blocks of Unicode's EastAsianWidth.txt and of the
-/// combining marks that occur in names and comments; others count as one.
+/// Width of a printable character in terminal cells, by the blocks of Unicode's EastAsianWidth.txt and the
+/// common combining marks. Other characters have width 1.
 fn cells(character: char) -> usize {
     match u32::from(character) {
         0x0300..=0x036f | 0x20d0..=0x20ff | 0x200b..=0x200f | 0xfe00..=0xfe0f | 0xfeff => 0,
@@ -203,7 +203,7 @@ fn cells(character: char) -> usize {
     }
 }
 
-/// A message without characters that would act on a terminal.
+/// A message without terminal control characters.
 fn printable(text: &str) -> String {
     let mut shown = String::with_capacity(text.len());
     for character in text.chars() {
@@ -212,7 +212,7 @@ fn printable(text: &str) -> String {
     shown
 }
 
-/// What a user typed, as it is quoted in a message: in backticks, cut where it is long.
+/// A user's text as it is quoted in a message: in backticks, long texts truncated.
 pub(super) fn quoted(text: &str) -> String {
     const LONGEST: usize = 60;
     match text.char_indices().nth(LONGEST) {
@@ -230,7 +230,7 @@ pub(super) struct SourceText<'s> {
 }
 
 impl<'s> SourceText<'s> {
-    /// `path` is shown, not read. A byte order mark belongs to no line.
+    /// `path` is shown, not read. A byte order mark is not part of the first line.
     pub(super) fn new(path: &'s Path, text: &'s str) -> Self {
         let first = if text.starts_with('\u{feff}') { '\u{feff}'.len_utf8() } else { 0 };
         let after_newlines = text.match_indices('\n').map(|(at, _)| at + 1);
@@ -262,7 +262,7 @@ impl<'s> SourceText<'s> {
         text.strip_suffix('\r').unwrap_or(text)
     }
 
-    /// A fault at these bytes; where they reach over a line's end, its first line is shown.
+    /// A fault at these bytes. If they span several lines, the first one is shown.
     pub(super) fn fault(&self, at: &Span, wrong: InvalidValue) -> Fault {
         let line = self.line(at.start);
         let text = self.line_text(line);
@@ -289,7 +289,7 @@ impl<'s> SourceText<'s> {
     }
 }
 
-/// How many characters begin within these bytes.
+/// Number of characters that begin within these bytes.
 fn characters(text: &str, bytes: Span) -> usize {
     text.as_bytes()[bytes].iter().filter(|byte| (**byte & 0xc0) != 0x80).count()
 }
@@ -300,7 +300,7 @@ mod tests {
 
     use super::{Faults, InvalidValue, SourceText, quoted};
 
-    /// The rendering of a fault at the first `needle`.
+    /// Renders a fault at the first `needle`.
     fn shown(text: &str, needle: &str) -> String {
         let start = text.find(needle).unwrap();
         let source = SourceText::new(Path::new("m.toml"), text);
@@ -309,7 +309,7 @@ mod tests {
             .to_string()
     }
 
-    /// The cell that the first caret stands under, and the run's length.
+    /// The cell of the first caret, and the number of carets.
     fn caret(rendered: &str) -> (usize, usize) {
         let line = rendered.lines().find(|line| line.contains('^')).unwrap();
         let run = line.matches('^').count();
@@ -317,7 +317,7 @@ mod tests {
     }
 
     #[test]
-    fn is_shown_like_a_compiler_would() {
+    fn faults_are_shown_as_a_compiler_shows_errors() {
         assert_eq!(
             shown("a = 1\nbind = \"x\"\n", "\"x\""),
             "error: bad\n --> m.toml:2:8\n  |\n2 | bind = \"x\"\n  |        ^^^\n  = help: do\n"
@@ -343,7 +343,7 @@ mod tests {
     }
 
     #[test]
-    fn line_ends_and_byte_order_marks_belong_to_no_line() {
+    fn line_ends_and_byte_order_marks_are_not_shown() {
         let rendered = shown("\u{feff}a = 1\r\nb = 2\r\n", "2");
         assert!(rendered.contains("m.toml:2:5\n  |\n2 | b = 2\n"), "{rendered:?}");
         assert!(shown("\u{feff}a = 1", "a").contains("m.toml:1:1\n"));
@@ -369,7 +369,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_of_a_source_acts_on_a_terminal() {
+    fn control_characters_are_not_shown() {
         let rendered = shown("a = \"\x1b[31m\u{202e}\u{9b}\" # x", "# x");
         assert!(rendered.chars().all(|c| c == '\n' || !c.is_control()), "{rendered:?}");
         assert!(!rendered.contains('\u{202e}'));
@@ -387,7 +387,7 @@ mod tests {
     }
 
     #[test]
-    fn several_are_parted_by_a_blank_line() {
+    fn faults_are_separated_by_a_blank_line() {
         let source = SourceText::new(Path::new("m.toml"), "a\nb");
         let faults = Faults(vec![
             source.fault(&(0..1), InvalidValue::new("one")),

@@ -39,13 +39,13 @@ pub(super) struct File<'s> {
     said: RefCell<HashSet<String>>,
     /// Starts of the strings that were filled from the environment.
     expanded: RefCell<HashSet<usize>>,
-    /// Values whose text cannot be used; their fault is noted.
+    /// Places of values that already have a fault.
     unusable: RefCell<Vec<Span>>,
 }
 
-/// A fault with what decides whether and where it is reported.
+/// A fault, and what decides whether and in which order it is reported.
 struct FoundFault {
-    /// Where it came from, also if the fault itself is in a file that the configuration names.
+    /// Its place in the configuration, even if the fault itself is in a file that is named there.
     at: Span,
     /// The fault says that something is missing.
     missing: bool,
@@ -84,7 +84,7 @@ impl<'s> File<'s> {
     }
 
     /// Parses a text, with the files that it includes, and walks the tree: the value and the places of
-    /// its parts if nothing is wrong, and the files that were read. `path` is where the text comes from.
+    /// its parts if nothing is wrong, and the files that were read. `path` is the path of the text.
     pub(super) fn walk<T>(
         path: &Path,
         text: &str,

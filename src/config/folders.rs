@@ -1,4 +1,4 @@
-//! Folders that the process writes to, and whether it can.
+//! Checks of folders that the process writes to.
 
 use std::path::Path;
 
@@ -7,10 +7,10 @@ use rustix::{
     process::geteuid,
 };
 
-/// Whether this process can write to a folder, or create it where it does not exist. Creates nothing.
+/// Checks that this process can write to a folder, or create it if it does not exist. Creates nothing.
 ///
 /// # Errors
-/// What is wrong with the folder, as the end of a sentence that begins with its name.
+/// The problem, as the end of a sentence that begins with the folder's name.
 pub(super) fn can_be_used(folder: &Path) -> Result<(), &'static str> {
     let there = folder.ancestors().find(|folder| folder.exists());
     // A relative path ends at the current folder.
@@ -24,7 +24,7 @@ pub(super) fn can_be_used(folder: &Path) -> Result<(), &'static str> {
     }
 }
 
-/// The name of a user, or the number where the system has no name.
+/// The name of a user, or its number if it has no name.
 pub(crate) fn user_name(uid: u32) -> String {
     let users = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
     let named = users.lines().find_map(|line| {
@@ -35,7 +35,7 @@ pub(crate) fn user_name(uid: u32) -> String {
     named.unwrap_or_else(|| uid.to_string())
 }
 
-/// The command that makes a folder which this process can write to.
+/// A command that creates a folder which this process can write to.
 pub(super) fn command(folder: &Path) -> String {
     format!("install -d -o {} {}", user_name(geteuid().as_raw()), folder.display())
 }

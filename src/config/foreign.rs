@@ -1,16 +1,16 @@
-//! Configurations of other programs, and other formats than TOML, recognised by how they begin.
+//! Recognises configurations of other programs and other formats than TOML by their first lines.
 //!
-//! Consulted only for a text that is not valid TOML: one fault that names the format helps more than
-//! a list of what breaks TOML's grammar.
+//! Used only for a text that is not valid TOML: one fault that names the format helps more than a list
+//! of TOML errors.
 
 use toml::de::Error;
 
 use super::fault::{Fault, InvalidValue, SourceText};
 
-/// Lines that are looked at.
+/// Number of lines that are examined.
 const LINES: usize = 200;
 
-/// What a text seems to be written in.
+/// The format of a text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Format {
     Json,
@@ -33,7 +33,7 @@ impl Format {
     }
 }
 
-/// The one fault of a text that is written in another format; `None` where it is TOML, if broken.
+/// The fault of a text that is written in another format; `None`: it is TOML, valid or not.
 pub(super) fn fault(source: &SourceText<'_>, errors: &[Error]) -> Option<Fault> {
     if errors.is_empty() {
         return None;
@@ -46,7 +46,7 @@ pub(super) fn fault(source: &SourceText<'_>, errors: &[Error]) -> Option<Fault> 
     let start = at + (line.len() - line.trim_start().len());
     let wrong = InvalidValue::new(format!("this file is {}, not TOML", format.name())).help(
         "write it as TOML, for example `listeners.web.bind = \"0.0.0.0:8080\"` and \
-         `pools.app.backends = [\"127.0.0.1:3000\"]`; the README has a whole file",
+         `pools.app.backends = [\"127.0.0.1:3000\"]`; `moorline init` writes a whole file",
     );
     Some(source.fault(&(start..at + line.trim_end().len()), wrong))
 }
@@ -67,7 +67,7 @@ fn recognised(text: &str) -> Option<Format> {
     if begins.is_some_and(|inner| inner.starts_with(['"', '}'])) {
         return Some(Format::Json);
     }
-    // A table's header or a key with its value: this is meant as TOML.
+    // The header of a table, or a key with a value: this is TOML.
     let toml = |line: &str| {
         let key = line.split_once('=').map(|(key, _)| key.trim());
         line.starts_with('[') || key.is_some_and(|key| !key.is_empty() && !key.contains([' ', ':']))

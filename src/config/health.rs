@@ -7,10 +7,10 @@ use super::{
     schema,
 };
 
-/// Statuses of a healthy answer where none are given; a redirect leads elsewhere, and is not followed.
+/// Default statuses of a healthy response. Redirects are not followed.
 const HEALTHY: (u16, u16) = (200, 299);
 
-/// Most consecutive probes that a verdict can wait for.
+/// Maximum of `rise` and `fall`.
 const MOST_PROBES: u32 = 1000;
 
 /// Reads the table.
@@ -18,7 +18,7 @@ pub(super) fn health(value: &TomlValue<'_>) -> Option<HealthConfig> {
     let table = value.table(&schema::HEALTH, "a table such as `{ probe = \"engine.io\" }`")?;
     let default = HealthConfig::default();
     let interval = table.deadline("interval", default.interval);
-    // A shorter interval alone shall not ask for a shorter timeout too.
+    // A short interval without a timeout shortens the default timeout.
     let timeout = table.deadline("timeout", default.timeout.min(interval));
     if let Some(typed) = table.value("timeout").filter(|_| timeout > interval) {
         let message = format!(
@@ -38,7 +38,7 @@ pub(super) fn health(value: &TomlValue<'_>) -> Option<HealthConfig> {
     })
 }
 
-/// What a probe does, before its own keys are read.
+/// The value of `probe`.
 #[derive(Clone, Copy, PartialEq)]
 enum ProbeKind {
     Off,
@@ -48,7 +48,7 @@ enum ProbeKind {
     WebSocket,
 }
 
-/// What kind of probe is asked for; keys that belong to another kind are faults.
+/// Reads the probe; keys of other kinds of probes are faults.
 fn probe(table: &TomlTable<'_>) -> Option<ProbeConfig> {
     let kinds = [
         ("off", ProbeKind::Off),
@@ -113,7 +113,7 @@ fn target(typed: &str) -> Result<String, InvalidValue> {
     Ok(typed.to_owned())
 }
 
-/// A path alone: the probe asks with a query of its own.
+/// A path without a query: the probe adds its query.
 fn bare_path(typed: &str) -> Result<String, InvalidValue> {
     if typed.contains('?') {
         return Err(InvalidValue::new(format!(
@@ -171,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn probes_ask_for_what_a_request_can_carry() {
+    fn probe_targets_are_valid_request_targets() {
         assert!(target("/healthz?full=1").is_ok());
         for bad in ["", "healthz", "/a b", "/a\r\nX: y", "/a#b", "/ü"] {
             assert!(target(bad).is_err(), "{bad}");

@@ -1,8 +1,8 @@
 //! `include`: more files of one configuration, by path or by pattern.
 //!
 //! Patterns have `*`, `?` and `[…]`, within one component of a path each. The files of a pattern are
-//! sorted by their paths. Files whose names begin with a dot are not matched by a wildcard, and the
-//! main file is not matched by its own pattern.
+//! sorted by their paths. A wildcard does not match a name that begins with a dot, and a pattern does not
+//! match the main file.
 
 use std::{
     collections::HashSet,

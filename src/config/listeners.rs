@@ -1,4 +1,4 @@
-//! `[listeners.NAME]`: where connections are accepted and what is spoken there.
+//! `[listeners.NAME]`: addresses that accept connections, and their protocols.
 
 use std::{collections::HashMap, net::SocketAddr, num::NonZeroU32, path::PathBuf};
 
@@ -13,10 +13,10 @@ use super::{
     names, networks, resilience, routes, schema, secure,
 };
 
-/// The protocol that names are proved by (RFC 8737).
+/// The ALPN protocol of the TLS-ALPN-01 challenge (RFC 8737).
 const PROVING: &str = "acme-tls/1";
 
-/// Every listener, in file order; `trusted` are whose PROXY headers count where nobody is named.
+/// Reads every listener, in file order. `trusted`: the default peers for PROXY headers.
 pub(super) fn all(
     top: &TomlTable<'_>,
     claims: &mut Claims,
@@ -24,7 +24,7 @@ pub(super) fn all(
 ) -> Vec<ListenerConfig> {
     let typed = top.value("listeners");
     let named = typed.map(|value| value.named()).unwrap_or_default();
-    // What is no table was faulted as such.
+    // A value of another type has its own fault.
     if named.is_empty()
         && typed.is_none_or(|value| value.node.get_ref().is_table())
         && !top.misspells("listeners")
@@ -53,7 +53,7 @@ pub(super) fn all(
         .collect()
 }
 
-/// Notes names that are ordered for and never get here, nor who proves them.
+/// Notes ACME domains whose connections, and so their challenges, are passed through.
 fn refuse_passed_on(terms: &Acme, rules: &[PassthroughConfig], certificates: &TomlValue<'_>) {
     let challenges = |rule: &PassthroughConfig| {
         rule.alpn.is_empty() || rule.alpn.iter().any(|name| name == PROVING)
@@ -71,7 +71,7 @@ fn refuse_passed_on(terms: &Acme, rules: &[PassthroughConfig], certificates: &To
     }
 }
 
-/// Notes an account that is to be written to at two addresses.
+/// Notes an ACME account with two e-mail addresses.
 fn refuse_second_email(
     terms: &Acme,
     certificates: &TomlValue<'_>,
@@ -85,10 +85,10 @@ fn refuse_second_email(
     }
 }
 
-/// What of the rest of the file a listener refers to.
+/// Other parts of the configuration that a listener refers to.
 struct References<'t> {
     trusted: &'t [IpNet],
-    /// Names of the pools; `None`: nothing can be said of them.
+    /// Names of the pools; `None`: they are not known.
     pools: Option<&'t [&'t str]>,
 }
 
@@ -98,7 +98,7 @@ impl References<'_> {
     }
 }
 
-/// What a listener's `protocol` says.
+/// The value of `protocol`.
 #[derive(Clone, Copy, PartialEq)]
 enum ProtocolKind {
     Http,
@@ -129,7 +129,7 @@ impl ProtocolKind {
         matches!(self, Self::Http | Self::Https)
     }
 
-    /// Keys that say nothing there.
+    /// Keys that have no effect with this protocol.
     fn meaningless(self) -> Vec<&'static str> {
         let mut keys = Vec::new();
         if !self.terminates() {
@@ -188,7 +188,7 @@ fn listener(
     listener
 }
 
-/// Notes what the protocol makes nothing of.
+/// Notes keys that have no effect with this protocol.
 fn refuse(spoken: ProtocolKind, table: &TomlTable<'_>) {
     let meaningless = |key: &str, unless: &str| {
         let name = spoken.name();
@@ -214,7 +214,7 @@ fn refuse(spoken: ProtocolKind, table: &TomlTable<'_>) {
     }
     if spoken == ProtocolKind::Https {
         table.refuse(&["redirect"], |_| {
-            InvalidValue::new("`redirect` leads to https, but this is an https listener")
+            InvalidValue::new("`redirect` leads to https, and this is an https listener")
                 .help("remove it, or set it on the http listener")
         });
     }
@@ -252,7 +252,7 @@ fn protocol(spoken: Option<ProtocolKind>, table: &TomlTable<'_>) -> ListenerProt
     }
 }
 
-/// Where the bytes of a layer-4 listener go; the only pool, where there is one only.
+/// Reads the pool of a layer-4 listener. The default is the only pool.
 fn pool(
     spoken: Option<ProtocolKind>,
     table: &TomlTable<'_>,
@@ -300,7 +300,7 @@ fn passthrough(value: &TomlValue<'_>, around: &References<'_>) -> Vec<Passthroug
     rules.collect()
 }
 
-/// `"required"`, `"optional"`, or a table that also says from whom.
+/// Reads `"required"`, `"optional"`, or a table with the trusted peers.
 fn proxy_protocol(value: &TomlValue<'_>, trusted: &[IpNet]) -> Option<ProxyIn> {
     let modes = [("required", true), ("optional", false)];
     let (required, from) = if value.node.get_ref().is_str() {
@@ -334,7 +334,7 @@ fn proxy_protocol(value: &TomlValue<'_>, trusted: &[IpNet]) -> Option<ProxyIn> {
     Some(ProxyIn { required, from })
 }
 
-/// One address, or an array of them.
+/// Reads one address or an array of addresses.
 fn addresses(value: &TomlValue<'_>, claims: &mut Claims) -> Vec<SocketAddr> {
     let one = |value: TomlValue<'_>, claims: &mut Claims| {
         let address = value.parsed(bind)?;
@@ -367,7 +367,7 @@ fn redirect(typed: &str) -> Result<Redirect, InvalidValue> {
     };
     match port {
         Some(port) if port > 0 => {
-            // 443 is what https means: the target leaves it out either way.
+            // The target never names 443, the default port of https.
             Ok(Redirect::Https { port: (port != 443).then_some(port) })
         }
         _ => Err(InvalidValue::new(format!("invalid redirect {}", quoted(typed)))
@@ -379,13 +379,13 @@ fn redirect(typed: &str) -> Result<Redirect, InvalidValue> {
 #[derive(Default)]
 pub(super) struct Claims {
     exact: HashMap<SocketAddr, usize>,
-    /// By port and whether it is IPv4: the first that listens on every address, the first at all.
+    /// By port and whether it is IPv4: the first that listens on every address, and the first of all.
     ports: HashMap<(u16, bool), (Option<usize>, usize)>,
 }
 
 impl Claims {
-    /// Takes an address for the value that names it, or notes who has it. Every address of a
-    /// family covers each single one; port 0 is another port each time.
+    /// Takes an address for a value, or notes the earlier place that has it. Listening on every address
+    /// of a family covers each single address. Port 0 is a different port each time.
     pub(super) fn claim(&mut self, value: &TomlValue<'_>, address: SocketAddr) {
         if address.port() == 0 {
             return;

@@ -1,4 +1,4 @@
-//! What the machine says of a configuration: modes of files, and the systemd unit that runs it.
+//! Facts of this machine for warnings: modes of files, and the systemd unit of the process.
 
 use std::{
     fs,
@@ -9,7 +9,7 @@ use std::{
 
 use super::warnings::Environment;
 
-/// Where units are, the one that counts first (systemd.unit(5)).
+/// Folders of units, in order of precedence (systemd.unit(5)).
 const UNITS: [&str; 4] = [
     "/etc/systemd/system",
     "/run/systemd/system",
@@ -20,7 +20,8 @@ const UNITS: [&str; 4] = [
 const UNIT: &str = "moorline.service";
 
 impl<'e> Environment<'e> {
-    /// This machine's, for a configuration file. `unresolved`: names of backends that do not resolve.
+    /// The environment of a configuration file on this machine. `unresolved`: names of backends that do
+    /// not resolve, with the reason.
     pub fn here(file: &Path, unresolved: &'e [(String, String)]) -> Self {
         Self {
             now: SystemTime::now(),
@@ -31,7 +32,7 @@ impl<'e> Environment<'e> {
     }
 }
 
-/// Whether every user can read a file: by its mode and by those of the folders on the way.
+/// Whether every user can read a file, by its mode and the modes of its folders.
 fn readable_by_others(path: &Path) -> bool {
     let Ok(path) = path.canonicalize() else { return false };
     let mode = |path: &Path| fs::metadata(path).map_or(0, |meta| meta.mode());
@@ -39,7 +40,8 @@ fn readable_by_others(path: &Path) -> bool {
     open && mode(&path) & 0o004 != 0
 }
 
-/// The unit that runs this file, and how long it lets the process stop; `None` where no unit names it.
+/// The unit that runs this file, and its stop timeout; `None`: no unit names the file, or the timeout is
+/// infinite.
 fn stop_timeout(file: &Path, units: &[&Path]) -> Option<(PathBuf, Duration)> {
     let file = std::path::absolute(file).ok()?;
     let unit = units.iter().map(|folder| folder.join(UNIT)).find(|unit| unit.is_file())?;
@@ -59,7 +61,7 @@ fn stop_timeout(file: &Path, units: &[&Path]) -> Option<(PathBuf, Duration)> {
             text.push_str(&fs::read_to_string(drop_in).unwrap_or_default());
         }
     }
-    // The last assignment counts; without any, systemd's default of 90 s.
+    // The last assignment is used, or systemd's default of 90 s.
     let typed = text.lines().filter_map(|line| line.strip_prefix("TimeoutStopSec=")).next_back();
     let limit = match typed.map(str::trim) {
         None | Some("") => Duration::from_secs(90),
@@ -79,7 +81,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_a_unit_that_runs_the_file_counts_and_its_drop_ins_come_last() {
+    fn only_a_unit_that_runs_the_file_is_used_and_drop_ins_override_it() {
         let folder = tempfile::tempdir().unwrap();
         let units = [folder.path()];
         let file = Path::new("/etc/moorline/moorline.toml");

@@ -1,4 +1,4 @@
-//! Names that a user gives, and what may be given once only.
+//! Names that a user gives, and things that may occur once only.
 
 use std::{
     collections::{HashMap, hash_map::Entry},
@@ -10,7 +10,7 @@ use super::{
     file::File,
 };
 
-/// Longest name, in characters: names are metric labels.
+/// Longest name in characters. Names are metric labels.
 const LONGEST: usize = 128;
 
 /// Notes a fault of a listener's or a pool's name.
@@ -20,7 +20,7 @@ pub(super) fn check(file: &File<'_>, at: &Span, name: &str) {
     }
 }
 
-/// A name is shown in logs and metrics: visible, of bounded length.
+/// Checks a name, which is shown in logs and metrics: visible characters, bounded length.
 pub(crate) fn valid(name: &str) -> Result<(), InvalidValue> {
     if name.trim().is_empty() {
         return Err(InvalidValue::new("this name is empty").help("write a name, for example `web`"));

@@ -1,4 +1,4 @@
-//! Lists of addresses and networks: typed, in a file, or by the word `private`.
+//! Lists of addresses and networks: inline, in a file, or by the word `private`.
 
 use std::str;
 
@@ -11,7 +11,7 @@ use super::{
     schema,
 };
 
-/// What the word `private` stands for: addresses that no host on the internet has.
+/// The networks of the word `private`: no host on the internet has these addresses.
 const PRIVATE: [&str; 9] = [
     // Loopback.
     "127.0.0.0/8",
@@ -24,11 +24,11 @@ const PRIVATE: [&str; 9] = [
     "172.16.0.0/12",
     "192.168.0.0/16",
     "fc00::/7",
-    // Shared address space of providers, which clouds use inside (RFC 6598).
+    // Shared address space, which clouds use internally (RFC 6598).
     "100.64.0.0/10",
 ];
 
-/// Most networks that one list has: each request of a peer compares them one by one.
+/// Maximum number of networks in a list: each request compares them one by one.
 const MOST: usize = 4096;
 
 /// Reads a network, a file `{ file = "…" }`, or an array of both.
@@ -56,7 +56,7 @@ fn one(value: &TomlValue<'_>, networks: &mut Vec<IpNet>) {
     }
 }
 
-/// The networks of a file: one a line, with `#` comments.
+/// Reads the networks of a file: one per line, with `#` comments.
 fn listed(value: &TomlValue<'_>, networks: &mut Vec<IpNet>) {
     let wanted = "a table `{ file = \"proxies.txt\" }`";
     let Some(table) = value.table(&schema::NETWORKS, wanted) else { return };
@@ -84,7 +84,7 @@ fn listed(value: &TomlValue<'_>, networks: &mut Vec<IpNet>) {
     }
 }
 
-/// A network, or those that a word stands for.
+/// A network, or the networks of a word.
 fn named(typed: &str) -> Result<Vec<IpNet>, InvalidValue> {
     if typed != "private" {
         return network(typed).map(|network| vec![network]);
@@ -99,7 +99,7 @@ mod tests {
     use super::named;
 
     #[test]
-    fn private_stands_for_addresses_that_are_not_on_the_internet() {
+    fn private_means_addresses_that_are_not_on_the_internet() {
         let networks = named("private").unwrap();
         let covers = |ip: &str| {
             let ip: IpAddr = ip.parse().unwrap();

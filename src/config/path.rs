@@ -1,16 +1,16 @@
-//! Paths in the form in which they are compared.
+//! The normal form of paths, in which they are compared.
 //!
-//! The same resource can be written in many ways, and backends undo them: `/%6detrics`, `//metrics`. A
-//! rule about `/metrics` that compares text would not hold for those. Paths are therefore compared in a
-//! normal form, and forwarded as they came.
+//! One resource has many spellings, which backends undo: `/%6detrics`, `//metrics`. A rule about
+//! `/metrics` that compares text would not cover them. Paths are therefore compared in a normal form, and
+//! forwarded unchanged.
 
 use std::borrow::Cow;
 
 use super::fault::{InvalidValue, quoted};
 
-/// The form of a path that is compared: escapes of characters that a path may contain are decoded, other
-/// characters are escaped in upper case, slashes are merged. `%2F` is not `/`. An escape that is not
-/// two hex digits stands for its characters. Dot segments stay: requests with one are refused.
+/// The normal form of a path: escapes of characters that a path may contain are decoded, other
+/// characters are escaped in upper case, slashes are merged. `%2F` is not `/`. A `%` without two hex
+/// digits stands for itself. Dot segments stay: requests with one are rejected.
 ///
 /// Allocates only if the path is in another form.
 pub fn normal(path: &str) -> Cow<'_, str> {
@@ -47,8 +47,8 @@ fn normalised(mut rest: &[u8]) -> String {
     out
 }
 
-/// A second form that some backends take a path for, from its normal form: `%2F` as a slash, and
-/// segments without what follows a semicolon. `None`: there is none.
+/// The path that some backends read instead of this normal form: `%2F` as a slash, and segments
+/// without the part after a semicolon. `None`: they read the same path.
 pub fn second_reading(normal: &str) -> Option<String> {
     if !normal.contains("%2F") && !normal.contains(';') {
         return None;
@@ -59,7 +59,7 @@ pub fn second_reading(normal: &str) -> Option<String> {
     Some(normalised(joined.as_bytes()))
 }
 
-/// Checks a path prefix of a rule: a path without a query, in a form that requests can match.
+/// Checks the path prefix of a rule: it has no query, and requests can match it.
 pub(super) fn prefix(typed: &str) -> Result<(), InvalidValue> {
     let wrong = || InvalidValue::new(format!("invalid path {}", quoted(typed)));
     if !typed.starts_with('/') {
@@ -101,8 +101,8 @@ fn has_broken_escape(typed: &str) -> bool {
     })
 }
 
-/// What stands for itself in the normal form: `pchar` of RFC 3986 §3.3 and the slash. A backslash
-/// occurs in no request, and is left as it is for messages about rules.
+/// Whether a character is not escaped in the normal form: `pchar` of RFC 3986 §3.3 and the slash. No
+/// request has a backslash; it stays for messages about rules.
 fn is_plain(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"/-._~!$&'()*+,;=:@\\".contains(&byte)
 }
@@ -125,7 +125,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_resource_has_one_form() {
+    fn spellings_of_a_resource_have_one_form() {
         for (path, form) in [
             ("/metrics", "/metrics"),
             ("/%6detrics", "/metrics"),
@@ -152,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn a_second_reading_is_told_where_there_is_one() {
+    fn a_second_reading_is_found() {
         for (path, form) in
             [("/a%2Fb", "/a/b"), ("/%2Fa", "/a"), ("/a;x=1/b", "/a/b"), ("/a%252Fb", "/a%252Fb")]
         {
@@ -177,7 +177,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn the_normal_form_is_its_own(path in "/[a-c/%2fF6dü;.]{0,12}") {
+        fn the_normal_form_is_stable(path in "/[a-c/%2fF6dü;.]{0,12}") {
             let form = normal(&path).into_owned();
             let again = normal(&form);
             prop_assert_eq!(again.as_ref(), form.as_str());

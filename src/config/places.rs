@@ -117,7 +117,7 @@ mod tests {
     use super::{super::fault::SourceText, *};
 
     #[test]
-    fn a_value_has_its_line_and_a_missing_one_that_of_its_table() {
+    fn a_missing_value_has_the_line_of_its_table() {
         let text =
             "drain = \"1s\"\n[pools.chat]\nbackends = [\n \"a:1\",\n { address = \"b:1\" }]\n";
         let sources = SourceMap::new(SourceText::new(Path::new("etc/m.toml"), text));

@@ -9,13 +9,13 @@ use super::{
     health, names, path, proxy_out, reader, resilience, schema, secure, sticky,
 };
 
-/// Most connections that can be kept or opened to one backend: there are no more ports.
+/// Maximum number of connections to one backend, which the number of ports limits.
 const MOST_CONNECTIONS: usize = 65_535;
 
-/// Shortest life of a tunnel: a client that has to come back at once is no client served.
+/// Shortest age limit of a tunnel: a shorter one would make clients reconnect all the time.
 const SHORTEST_AGE: Duration = Duration::from_secs(1);
 
-/// Every pool, in file order. No backend is where the process itself listens; those that `routes` lead to are asked in
+/// Reads every pool, in file order. No backend may have an address of this process. The pools of `routes` use
 /// HTTP/1.1.
 pub(super) fn all(
     top: &TomlTable<'_>,
@@ -86,7 +86,7 @@ fn pool(
     pool
 }
 
-/// Paths, as those of routes.
+/// Reads paths, in the form of paths of routes.
 fn long_polls(value: &TomlValue<'_>) -> Vec<String> {
     let Some(elements) = value.elements() else {
         value.is_not("an array of paths");

@@ -1,4 +1,4 @@
-//! `proxy_protocol` of a pool: which PROXY header its backends get.
+//! `proxy_protocol` of a pool: the PROXY header for its backends.
 
 use super::{
     fault::InvalidValue,
@@ -6,7 +6,7 @@ use super::{
     schema, secure,
 };
 
-/// Which PROXY header backends are sent.
+/// The PROXY header for backends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ProxyOut {
     /// One line of text.
@@ -15,31 +15,31 @@ pub enum ProxyOut {
     V2(Tlvs),
 }
 
-/// What a header of version 2 tells beside the addresses.
+/// Data of a version 2 header in addition to the addresses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u16)]
 pub enum Tlv {
     /// The stream's id in the access log (type `0x05`).
     UniqueId = 1,
-    /// The server name that the client asked for by SNI (`0x02`).
+    /// The server name of the client's SNI (`0x02`).
     Authority = 1 << 1,
-    /// The protocol agreed on by ALPN (`0x01`).
+    /// The ALPN protocol of the connection (`0x01`).
     Alpn = 1 << 2,
-    /// Whether the client came over TLS, with a certificate or without, and the version (`0x20`, `0x21`).
+    /// Whether the client uses TLS, whether it has a certificate, and the TLS version (`0x20`, `0x21`).
     Ssl = 1 << 3,
     /// The cipher suite (`0x23`, within `0x20`).
     SslCipher = 1 << 4,
     /// The common name of the client's certificate (`0x22`, within `0x20`).
     CertCn = 1 << 5,
-    /// The subject of the client's certificate in the form of RFC 4514 (`0xE0`, our own).
+    /// The subject of the client's certificate in the form of RFC 4514 (`0xE0`, private use).
     CertSubject = 1 << 6,
-    /// SHA-256 of the client's certificate in hex (`0xE1`, our own).
+    /// SHA-256 of the client's certificate in hex (`0xE1`, private use).
     CertFingerprint = 1 << 7,
     /// The header's checksum (`0x03`).
     Crc32c = 1 << 8,
 }
 
-/// TLVs by the words that a configuration has for them; HAProxy's where it has one.
+/// TLVs by their names in a configuration. HAProxy's names are used if it has one.
 const NAMES: [(&str, Tlv); 9] = [
     ("unique-id", Tlv::UniqueId),
     ("authority", Tlv::Authority),
@@ -52,7 +52,7 @@ const NAMES: [(&str, Tlv); 9] = [
     ("crc32c", Tlv::Crc32c),
 ];
 
-/// A set of TLVs. The default is none: some servers, nginx 1.22 among them, read no header that is longer
+/// A set of TLVs, empty by default: some servers, for example nginx 1.22, do not accept a header longer
 /// than the 107 bytes of version 1.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Tlvs(u16);
@@ -61,17 +61,17 @@ impl Tlvs {
     /// Every TLV.
     pub const ALL: Self = Self((1 << NAMES.len()) - 1);
 
-    /// Whether this one is in the set.
+    /// Whether the set has this TLV.
     pub fn has(self, tlv: Tlv) -> bool {
         self.0 & tlv as u16 != 0
     }
 
-    /// Whether the header has the TLV of TLS, of which some are parts.
+    /// Whether the header has the TLS TLV, which contains some of the others.
     pub fn has_ssl(self) -> bool {
         [Tlv::Ssl, Tlv::SslCipher, Tlv::CertCn].into_iter().any(|tlv| self.has(tlv))
     }
 
-    /// The words of the set, in a fixed order.
+    /// The names of the set, in a fixed order.
     pub fn names(self) -> impl Iterator<Item = &'static str> {
         NAMES.into_iter().filter(move |(_, tlv)| self.has(*tlv)).map(|(name, _)| name)
     }
@@ -98,7 +98,7 @@ pub(super) fn read(value: &TomlValue<'_>) -> Option<ProxyOut> {
         ProxyOut::V1 => {
             table.refuse(&["tlvs"], |_| {
                 InvalidValue::new("a PROXY header of version 1 has no TLVs")
-                    .help("write `version = \"v2\"`, or leave `tlvs` out")
+                    .help("write `version = \"v2\"`, or remove `tlvs`")
             });
             Some(version)
         }
@@ -124,7 +124,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_set_has_what_was_put_in() {
+    fn a_set_has_the_tlvs_that_were_added() {
         let set: Tlvs = [Tlv::CertCn, Tlv::UniqueId].into_iter().collect();
         assert!(set.has(Tlv::UniqueId) && set.has_ssl() && !set.has(Tlv::Ssl));
         assert_eq!(set.names().collect::<Vec<_>>(), ["unique-id", "cert-cn"]);

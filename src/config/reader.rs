@@ -1,6 +1,6 @@
-//! Typed readers: one value or key to one Rust type, or a fault that says what was wanted.
+//! Typed readers: from a value or a key to a Rust type, or a fault that says what is expected.
 //!
-//! Each notes its fault and returns `None` or the default. Must not know what any key means.
+//! A reader notes its fault and returns `None` or the default. Must not know what any key means.
 
 use std::{fmt::Display, ops::RangeInclusive, time::Duration};
 
@@ -13,18 +13,18 @@ use super::{
     schema::nearest,
 };
 
-/// Longest duration of any setting. Clocks overflow far beyond it, browsers cap a cookie's lifetime
-/// here (RFC 6265bis §5.5).
+/// Longest duration of any setting. Browsers cap the lifetime of a cookie here (RFC 6265bis §5.5);
+/// clocks overflow far beyond it.
 const LONGEST: Duration = Duration::from_secs(400 * 24 * 60 * 60);
 
 /// Shortest deadline: the resolution of tokio's timers.
 pub(super) const SHORTEST: Duration = Duration::from_millis(1);
 
-/// Most times that something may happen in the unit of its rate.
+/// Maximum count of a rate.
 const FASTEST: u32 = 1_000_000;
 
 impl<'t> TomlValue<'t> {
-    /// A string of any content.
+    /// Any string.
     pub(super) fn string(&self) -> Option<&'t str> {
         let string = self.node.get_ref().as_str();
         if string.is_none() {
@@ -41,7 +41,7 @@ impl<'t> TomlValue<'t> {
         self.checked(parse(self.string()?))
     }
 
-    /// Notes the fault of a result.
+    /// The value of a result; its fault is noted.
     pub(super) fn checked<T>(&self, result: Result<T, InvalidValue>) -> Option<T> {
         result.map_err(|wrong| self.fault(wrong)).ok()
     }
@@ -78,7 +78,7 @@ impl<'t> TomlValue<'t> {
         self.bounded(number.and_then(|number| N::try_from(number).ok()), bounds)
     }
 
-    /// A number of bytes within these bounds: an integer, or a string as "64KiB".
+    /// A number of bytes within these bounds: an integer, or a string such as "64KiB".
     pub(super) fn size(&self, bounds: RangeInclusive<usize>) -> Option<usize> {
         match self.node.get_ref() {
             DeValue::Integer(_) => self.integer(bounds),
@@ -138,7 +138,7 @@ impl<'t> TomlValue<'t> {
         Some(duration)
     }
 
-    /// A share as "50%", of at least this many percent.
+    /// A percentage such as "50%", at least `least`.
     pub(super) fn percent(&self, least: u8) -> Option<u8> {
         let DeValue::String(text) = self.node.get_ref() else {
             self.is_not_with("a percentage such as \"50%\"", || {
@@ -150,7 +150,7 @@ impl<'t> TomlValue<'t> {
         self.bounded(Some(percent), least..=100)
     }
 
-    /// How often something may happen, as "50/s".
+    /// A rate such as "50/s".
     pub(super) fn rate(&self) -> Option<Rate> {
         let DeValue::String(text) = self.node.get_ref() else {
             self.is_not_with("a rate such as \"50/s\"", || {
@@ -162,13 +162,13 @@ impl<'t> TomlValue<'t> {
         self.checked(rate(text))
     }
 
-    /// The number that was typed without quotes, as typed.
+    /// The source text of a number without quotes.
     pub(super) fn typed_number(&self) -> Option<&'t str> {
         let number = matches!(self.node.get_ref(), DeValue::Integer(_) | DeValue::Float(_));
         number.then(|| self.typed()).filter(|text| !text.starts_with('-'))
     }
 
-    /// The duration that a number without a unit probably means: seconds.
+    /// The duration that a number without a unit probably means, in seconds.
     pub(super) fn as_duration(&self) -> Option<String> {
         let number = self.typed_number()?;
         if number.bytes().all(|byte| byte.is_ascii_digit()) {
@@ -196,7 +196,7 @@ impl TomlTable<'_> {
         self.value(key).and_then(|value| value.duration(Duration::ZERO)).unwrap_or(default)
     }
 
-    /// A share in percent.
+    /// A percentage.
     pub(super) fn percent(&self, key: &'static str, least: u8, default: u8) -> u8 {
         self.value(key).and_then(|value| value.percent(least)).unwrap_or(default)
     }
@@ -213,7 +213,7 @@ impl TomlTable<'_> {
     }
 }
 
-/// Finds a word among the choices of a key.
+/// The meaning of a word among the choices of a key.
 fn choice<T: Clone>(key: &str, typed: &str, choices: &[(&str, T)]) -> Result<T, InvalidValue> {
     if let Some((_, meaning)) = choices.iter().find(|(word, _)| *word == typed) {
         return Ok(meaning.clone());
@@ -265,7 +265,7 @@ fn size(text: &str) -> Result<u64, InvalidValue> {
     })
 }
 
-/// A share of a hundred: "50%".
+/// A percentage: "50%".
 fn percent(text: &str) -> Result<u8, InvalidValue> {
     let number = text.strip_suffix('%').map(str::trim_end);
     let digits = number.filter(|number| number.bytes().all(|byte| byte.is_ascii_digit()));
@@ -281,7 +281,7 @@ fn percent(text: &str) -> Result<u8, InvalidValue> {
     })
 }
 
-/// So many times a second, minute or hour: "50/s", "3000/m", "2/h".
+/// A count per second, minute or hour: "50/s", "3000/m", "2/h".
 fn rate(text: &str) -> Result<Rate, InvalidValue> {
     let (number, unit) = text.split_once('/').unwrap_or((text, ""));
     let number = number.trim();

@@ -1,4 +1,4 @@
-//! What backends are spared under strain: slow start, ejection, limits, admission, rebalancing.
+//! Slow start, outlier ejection, limits, admission and rebalancing of a pool.
 
 use std::ops::RangeInclusive;
 
@@ -11,23 +11,23 @@ use super::{
     schema,
 };
 
-/// Most connections to one backend: there are no more ports.
+/// Maximum number of connections to one backend, which the number of ports limits.
 const MOST_CONNECTIONS: usize = 65_535;
 
-/// Most requests that can be asked to wait, or to be counted, at one backend.
+/// Maximum of counts and queues of requests.
 const MOST_REQUESTS: u32 = 1_000_000;
 
-/// Longest wait for admission: a Socket.IO client gives up after 20 s, and one that is answered by
-/// then comes back when it is told to.
+/// Longest wait for admission. A Socket.IO client gives up after 20 s; with a reply before that, it
+/// retries at the time of `Retry-After`.
 const LONGEST_WAIT: std::time::Duration = std::time::Duration::from_secs(19);
 
-/// Bounds of a header's size: below 8 KiB, ordinary cookies would not fit.
+/// Bounds of a header's size. Ordinary cookies need 8 KiB.
 const HEADER_SIZES: RangeInclusive<usize> = (8 << 10)..=(4 << 20);
 
 /// Bounds of the number of its fields.
 const HEADER_FIELDS: RangeInclusive<usize> = 16..=10_000;
 
-/// Fills in a pool's terms from its table.
+/// Reads these keys of a pool's table.
 pub(super) fn read(table: &TomlTable<'_>, pool: &mut PoolConfig) {
     pool.slow_start = table.period("slow_start", pool.slow_start);
     pool.outlier = table.value("outlier").and_then(|value| outlier(&value));
@@ -48,7 +48,7 @@ fn outlier(value: &TomlValue<'_>) -> Option<Outlier> {
         value.table(&schema::OUTLIER, "true, false or a table such as `{ consecutive = 5 }`")?;
     let default = Outlier::default();
     let ejection = table.deadline("ejection", default.ejection);
-    // A longer first ejection alone shall not ask for a longer last one too.
+    // A long `ejection` without `max_ejection` raises the default maximum.
     let max_ejection = table.deadline("max_ejection", default.max_ejection.max(ejection));
     if let Some(typed) = table.value("max_ejection").filter(|_| max_ejection < ejection) {
         let first = humantime::format_duration(ejection);
@@ -77,7 +77,7 @@ fn limits(value: &TomlValue<'_>, pool: &mut PoolConfig) {
     pool.response_header = header_limits(&table, pool.response_header);
 }
 
-/// What `header_size` and `header_fields` say.
+/// Reads `header_size` and `header_fields`.
 pub(super) fn header_limits(table: &TomlTable<'_>, default: HeaderLimits) -> HeaderLimits {
     let size = table.value("header_size").and_then(|value| value.size(HEADER_SIZES));
     HeaderLimits {

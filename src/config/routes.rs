@@ -1,4 +1,4 @@
-//! `[[routes]]`: which pool answers for which host and path.
+//! `[[routes]]`: rules from host and path to a pool.
 
 use std::collections::{HashMap, HashSet};
 
@@ -12,7 +12,7 @@ use super::{
     secure::strings,
 };
 
-/// Every route, in file order; without any, one that leads everything to the only pool.
+/// Reads every route, in file order. Without routes, everything goes to the only pool.
 pub(super) fn all(top: &TomlTable<'_>, listeners: &[ListenerConfig]) -> Vec<RouteConfig> {
     let elements: Vec<TomlValue<'_>> = match top.value("routes") {
         Some(value) => match value.elements() {
@@ -41,8 +41,7 @@ pub(super) fn all(top: &TomlTable<'_>, listeners: &[ListenerConfig]) -> Vec<Rout
     elements.iter().filter_map(|element| route(element, check, &doors, &mut seen)).collect()
 }
 
-/// The names of all pools; `None` where nothing can be said of them: what should be a table is none, and
-/// is faulted as such.
+/// The names of all pools; `None`: `pools` is not a table, which is a fault of its own.
 pub(super) fn pools<'t>(top: &TomlTable<'t>) -> Option<Vec<&'t str>> {
     match top.value("pools") {
         Some(value) if value.node.get_ref().is_table() => {
@@ -54,7 +53,7 @@ pub(super) fn pools<'t>(top: &TomlTable<'t>) -> Option<Vec<&'t str>> {
     }
 }
 
-/// The pool that a value names, noted where there is no such pool.
+/// The pool that a value names. An unknown name is noted.
 pub(super) fn known_pool(value: &TomlValue<'_>, pools: Option<&[&str]>) -> Option<String> {
     let pool = value.string()?;
     if let Some(pools) = pools.filter(|pools| !pools.contains(&pool)) {
@@ -64,19 +63,19 @@ pub(super) fn known_pool(value: &TomlValue<'_>, pools: Option<&[&str]>) -> Optio
 }
 
 fn unknown_pool(value: &TomlValue<'_>, pool: &str, pools: &[&str]) {
-    // One missing pool may be named by many routes.
+    // Many routes may name one missing pool.
     if !value.file.is_full() && value.file.first_time(&format!("pool {pool}")) {
         value.file.missing(&value.at(), no_pool(pool, pools));
     }
 }
 
-/// The route that need not be written.
+/// The implied route to the only pool.
 fn only_pool(
     top: &TomlTable<'_>,
     pools: &[&str],
     listeners: &[ListenerConfig],
 ) -> Option<RouteConfig> {
-    // Where nobody speaks HTTP there is nothing to route, and listeners have told what they miss.
+    // Layer-4 listeners have no routes; a missing pool is a fault of the listener.
     let routed =
         |listener: &ListenerConfig| listener.protocol.is_http() && listener.redirect.is_none();
     let layer_4 = listeners.iter().any(|listener| !listener.protocol.is_http());
@@ -93,7 +92,7 @@ fn only_pool(
             Some(RouteConfig { host, path, pool, listeners: Vec::new(), error_pages: None })
         }
         [] => {
-            // A process that only redirects to https needs none.
+            // A process that only redirects to HTTPS needs no pool.
             if listeners.iter().any(routed) {
                 let wrong = InvalidValue::new("there is no pool")
                     .help("add `[pools.app]` with `backends = [\"127.0.0.1:3000\"]`");
@@ -134,7 +133,7 @@ fn route(
     };
     let pages = table.value("error_pages").and_then(|value| error_pages::error_pages(&value));
     let (host, path) = (host?, path?);
-    // A trailing slash makes no difference to what a prefix covers.
+    // A prefix covers the same paths with and without a trailing slash.
     let rule = (host.clone(), path::normal(&path).trim_end_matches('/').to_owned());
     let at = value.at().start;
     let others = seen.entry(rule).or_default();
@@ -155,14 +154,14 @@ type SeenRoutes = HashMap<(HostPattern, String), Vec<(Vec<String>, usize)>>;
 
 /// The listeners that a route may name.
 struct KnownListeners<'t> {
-    /// All that the file names; `None`: nothing can be said of them.
+    /// Names of all listeners; `None`: they are not known.
     named: Option<Vec<&'t str>>,
-    /// Those that could be read.
+    /// The listeners without a fault.
     read: &'t [ListenerConfig],
 }
 
 impl KnownListeners<'_> {
-    /// A listener's name, if requests come over it.
+    /// Checks that a listener exists and uses routes.
     fn check(&self, typed: &str) -> Result<String, InvalidValue> {
         let read = self.read.iter().find(|listener| listener.name == typed);
         if let Some(listener) = read.filter(|listener| !listener.protocol.is_http()) {
@@ -199,7 +198,7 @@ fn no_pool(typed: &str, pools: &[&str]) -> InvalidValue {
     }
 }
 
-/// Some names, in quotes.
+/// The first names, in quotes.
 fn listed(names: &[&str]) -> String {
     const MOST: usize = 10;
     let mut shown: Vec<String> =
@@ -215,7 +214,7 @@ mod tests {
     use super::no_pool;
 
     #[test]
-    fn an_unknown_pool_is_told_the_nearest() {
+    fn an_unknown_pool_gets_the_nearest_name() {
         let help = |typed, pools: &[&str]| no_pool(typed, pools).help;
         assert_eq!(help("chatt", &["blog", "chat"]).unwrap(), "did you mean \"chat\"?");
         assert_eq!(help("x", &["chat"]).unwrap(), "the only pool is \"chat\"");

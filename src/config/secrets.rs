@@ -1,7 +1,7 @@
-//! `cookie_key`, `ticket_keys` and `admin.token`: what is kept out of the configuration's own text.
+//! `cookie_key`, `ticket_keys` and `admin.token`: secrets outside of the configuration's text.
 //!
-//! Invariant: nothing of a secret is ever shown, so faults point at the configuration and never into
-//! the secret's file.
+//! Invariant: no part of a secret is ever shown. Faults point at the configuration and never into the
+//! file of the secret.
 
 use std::env;
 
@@ -18,10 +18,10 @@ use super::{
     text,
 };
 
-/// Shortest key: that of the MAC's full strength (RFC 2104 §3, SHA-256).
+/// Shortest key in bytes: the full strength of the MAC (RFC 2104 §3, SHA-256).
 const SHORTEST: usize = 32;
 
-/// Shortest token: 16 letters and digits drawn at random cannot be guessed.
+/// Shortest token in characters: 16 random letters and digits cannot be guessed.
 const SHORTEST_TOKEN: usize = 16;
 
 /// Reads the keys of `{ file = "…" }` or `{ env = "NAME" }`.
@@ -30,7 +30,7 @@ pub(super) fn cookie_keys(value: &TomlValue<'_>) -> Option<SharedKeys> {
     place.checked(keys(&text, "cookie"))
 }
 
-/// Reads the keys of TLS session tickets, in the same form.
+/// Reads the keys of TLS session tickets from `{ file = "…" }` or `{ env = "NAME" }`.
 pub(super) fn ticket_keys(value: &TomlValue<'_>) -> Option<SharedKeys> {
     let (place, text) = given(value, &schema::TICKET_KEYS, "key")?;
     place.checked(keys(&text, "ticket"))
@@ -42,7 +42,7 @@ pub(super) fn token(value: &TomlValue<'_>) -> Option<String> {
     place.checked(valid_token(&text))
 }
 
-/// The text of a secret, and the value that names where it is. `thing`: what it is called.
+/// Reads a secret's text and the value that names it. `thing` is the noun for messages.
 fn given<'t>(
     value: &TomlValue<'t>,
     section: &'static Section,
@@ -82,7 +82,7 @@ fn given<'t>(
 }
 
 fn from_environment(name: &str) -> Result<String, InvalidValue> {
-    // `var_os` panics on neither, but such a name can never be set.
+    // A variable with such a name cannot be set.
     let valid = !name.is_empty() && !name.contains(['=', '\0']);
     valid
         .then(|| env::var(name).ok())
@@ -94,7 +94,7 @@ fn from_environment(name: &str) -> Result<String, InvalidValue> {
         })
 }
 
-/// What a header can carry and nobody guesses (RFC 6750 §2.1, a little wider).
+/// Checks a token: one line that a header can carry (RFC 6750 §2.1, a little wider), and long enough.
 fn valid_token(text: &str) -> Result<String, InvalidValue> {
     let token = text.trim();
     if token.is_empty() {
@@ -119,7 +119,7 @@ fn advised(wrong: InvalidValue) -> InvalidValue {
     wrong.help("make one with `openssl rand -base64 32`")
 }
 
-/// A key a line: the first makes what is made, the others are accepted.
+/// Parses one key per line: the first is used for new secrets, all are accepted.
 fn keys(text: &str, kind: &str) -> Result<SharedKeys, InvalidValue> {
     let mut keys = Vec::new();
     for (index, line) in text.lines().enumerate() {
@@ -140,7 +140,7 @@ fn keys(text: &str, kind: &str) -> Result<SharedKeys, InvalidValue> {
     Ok(SharedKeys::Given(keys))
 }
 
-/// Hex or base64 of enough bytes, else the text itself if it is long enough.
+/// Hex or base64 of enough bytes, or the text itself if it is long enough.
 fn key(line: &str) -> Option<Vec<u8>> {
     let unpadded = line.trim_end_matches('=');
     [hex(line), STANDARD_NO_PAD.decode(unpadded).ok(), URL_SAFE_NO_PAD.decode(unpadded).ok()]
@@ -191,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn each_line_is_a_key_and_the_first_comes_first() {
+    fn each_line_is_a_key_in_order() {
         let (one, two) = ("1".repeat(33), "z!".repeat(20));
         assert_eq!(given(&format!("\n {one} \r\n\n{two}\n")), [one.as_bytes(), two.as_bytes()]);
     }

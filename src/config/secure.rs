@@ -1,4 +1,4 @@
-//! TLS as it is typed: what listeners terminate by, and how backends are spoken to.
+//! TLS settings of listeners and of connections to backends.
 
 use std::{cell::RefCell, collections::HashSet, path::PathBuf};
 
@@ -18,13 +18,13 @@ use super::{
     tls::suite_name,
 };
 
-/// Most names of one certificate that is ordered: what Let's Encrypt takes.
+/// Maximum number of names of an ACME certificate, as for Let's Encrypt.
 const MOST_DOMAINS: usize = 100;
 
 /// Longest protocol name that ALPN can carry (RFC 7301 §3.1).
 const LONGEST_PROTOCOL: usize = 255;
 
-/// Where a listener's certificates come from; a table alone is an array of one.
+/// Reads `certificates`. A table alone is an array of one.
 pub(super) fn certificates(value: &TomlValue<'_>) -> Option<CertificateSource> {
     let wanted = "an array of tables `{ cert = \"…\", key = \"…\" }`";
     if value.node.get_ref().is_table() {
@@ -57,7 +57,7 @@ pub(super) fn certificates(value: &TomlValue<'_>) -> Option<CertificateSource> {
     Some(CertificateSource::Given(chains))
 }
 
-/// An element of an array of certificates.
+/// Reads an element of an array of certificates.
 fn listed(element: &TomlValue<'_>) -> Option<Certificate> {
     let table = element.table(&schema::CERTIFICATE, "a table `{ cert = …, key = … }`")?;
     if let Some(value) = table.value("acme") {
@@ -68,8 +68,8 @@ fn listed(element: &TomlValue<'_>) -> Option<Certificate> {
     certs::certificate(&table)
 }
 
-/// Whether a certificate after these is ever served: by its names, or with another type of key in place
-/// of the default.
+/// Checks that a certificate after these is ever used: by its names, or in place of the default with
+/// another type of key.
 fn is_served(certificate: &Certificate, before: &[Certificate]) -> Result<(), InvalidValue> {
     let key = |certificate: &Certificate| certificate.key.key.algorithm();
     let mut default =
@@ -147,7 +147,7 @@ fn domains(value: &TomlValue<'_>) -> Vec<String> {
                 quoted(typed)
             ))
             .help(
-                "wildcard names need the DNS-01 challenge, which is not supported; list the names",
+                "wildcard names need the DNS-01 challenge, which is not supported; list each name",
             ));
         }
         if typed.parse::<std::net::IpAddr>().is_ok() {
@@ -181,7 +181,7 @@ fn domains(value: &TomlValue<'_>) -> Vec<String> {
     names
 }
 
-/// An array of at least one string, or one string.
+/// Reads an array of at least one string, or one string.
 pub(super) fn strings<T>(
     value: &TomlValue<'_>,
     parse: impl Fn(&str) -> Result<T, InvalidValue>,
@@ -201,7 +201,7 @@ pub(super) fn strings<T>(
     elements.iter().filter_map(|element| element.parsed(&parse)).collect()
 }
 
-/// A protocol's name in ALPN.
+/// Parses the name of an ALPN protocol.
 pub(super) fn protocol(typed: &str) -> Result<String, InvalidValue> {
     let valid = (1..=LONGEST_PROTOCOL).contains(&typed.len());
     valid.then(|| typed.to_owned()).ok_or_else(|| {
@@ -210,7 +210,7 @@ pub(super) fn protocol(typed: &str) -> Result<String, InvalidValue> {
     })
 }
 
-/// `[listeners.NAME.tls]`, into what the certificates began.
+/// Reads `[listeners.NAME.tls]` into the settings that have the certificates.
 pub(super) fn settings(value: &TomlValue<'_>, tls: &mut TlsConfig, https: bool) {
     let Some(table) = value.table(&schema::TLS, "a table such as `{ min_version = \"1.3\" }`")
     else {
@@ -245,10 +245,10 @@ pub(super) fn settings(value: &TomlValue<'_>, tls: &mut TlsConfig, https: bool) 
     tls.key_log = table.value("key_log").and_then(|value| Some(value.resolve(value.string()?)));
 }
 
-/// Whether the suites, where some are set, are of a version that is spoken, and for every certificate's
-/// key. Those of TLS 1.3 are for all.
+/// Checks that the suites, if some are set, fit an accepted version and the key of every certificate.
+/// Suites of TLS 1.3 fit every key.
 fn suites_fit(tls: &TlsConfig) -> Result<(), InvalidValue> {
-    let (suites, oldest) = (spoken(tls), tls.min_version);
+    let (suites, oldest) = (offered(tls), tls.min_version);
     if tls.cipher_suites.is_empty() || suites.iter().any(|suite| suite.tls13().is_some()) {
         return Ok(());
     }
@@ -280,9 +280,9 @@ fn suites_fit(tls: &TlsConfig) -> Result<(), InvalidValue> {
     }
 }
 
-/// Whether one of the key exchange groups, where some are set, goes with the versions spoken.
+/// Checks that one of the key exchange groups, if some are set, fits the offered versions.
 fn curves_fit(tls: &TlsConfig) -> Result<(), InvalidValue> {
-    let old = !spoken(tls).iter().any(|suite| suite.tls13().is_some());
+    let old = !offered(tls).iter().any(|suite| suite.tls13().is_some());
     let fits = aws_lc_rs::ALL_KX_GROUPS.iter().any(|group| {
         tls.curves.contains(&group.name()) && group.usable_for_version(ProtocolVersion::TLSv1_2)
     });
@@ -295,8 +295,8 @@ fn curves_fit(tls: &TlsConfig) -> Result<(), InvalidValue> {
     }
 }
 
-/// The suites that are spoken by these settings.
-fn spoken(tls: &TlsConfig) -> Vec<&'static SupportedCipherSuite> {
+/// The suites that these settings offer.
+fn offered(tls: &TlsConfig) -> Vec<&'static SupportedCipherSuite> {
     let set = |known: &&SupportedCipherSuite| {
         let wanted = tls.cipher_suites.is_empty() || tls.cipher_suites.contains(&known.suite());
         wanted && (known.tls13().is_some() || tls.min_version == TlsVersion::V1_2)
@@ -304,7 +304,7 @@ fn spoken(tls: &TlsConfig) -> Vec<&'static SupportedCipherSuite> {
     aws_lc_rs::ALL_CIPHER_SUITES.iter().filter(set).collect()
 }
 
-/// A suite by its IANA name.
+/// Parses the IANA name of a cipher suite.
 fn cipher_suite(typed: &str) -> Result<CipherSuite, InvalidValue> {
     let mut known = aws_lc_rs::ALL_CIPHER_SUITES.iter().map(|suite| suite.suite());
     known.find(|suite| suite_name(*suite) == typed).ok_or_else(|| {
@@ -318,7 +318,7 @@ fn cipher_suite(typed: &str) -> Result<CipherSuite, InvalidValue> {
     })
 }
 
-/// A key exchange group by its IANA name, or by the one that OpenSSL has for it.
+/// Parses the IANA or OpenSSL name of a key exchange group.
 fn curve(typed: &str) -> Result<NamedGroup, InvalidValue> {
     let known = [
         ("X25519MLKEM768", NamedGroup::X25519MLKEM768),
@@ -349,7 +349,8 @@ fn client_auth(value: &TomlValue<'_>) -> Option<ClientAuth> {
     Some(ClientAuth { ca: ca?, crl: crl?, required: required? })
 }
 
-/// `tls` of a pool: `true`, `false` or a table. `http`: who speaks HTTP/1.1 to its backends.
+/// Reads `tls` of a pool: `true`, `false` or a table. `http`: the plural noun of what uses HTTP/1.1 with its
+/// backends.
 pub(super) fn backend(value: &TomlValue<'_>, http: Option<&str>) -> Option<BackendTls> {
     let mut tls =
         BackendTls { ca: None, name: None, alpn: Vec::new(), client_cert: None, verify: true };
@@ -362,8 +363,8 @@ pub(super) fn backend(value: &TomlValue<'_>, http: Option<&str>) -> Option<Backe
     tls.name = table.value("name").and_then(|value| value.parsed(server_name));
     if let Some(value) = table.value("alpn") {
         tls.alpn = strings(&value, protocol);
-        if let Some(who) = http.filter(|_| tls.alpn.iter().any(|name| name != "http/1.1")) {
-            let wrong = InvalidValue::new(format!("{who} to this pool use HTTP/1.1 only"));
+        if let Some(users) = http.filter(|_| tls.alpn.iter().any(|name| name != "http/1.1")) {
+            let wrong = InvalidValue::new(format!("{users} to this pool use HTTP/1.1 only"));
             value.fault(wrong.help("write `alpn = \"http/1.1\"`, or remove it"));
         }
     }
@@ -392,7 +393,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn suites_and_curves_go_by_the_names_that_the_world_has_for_them() {
+    fn suites_and_curves_have_their_usual_names() {
         assert_eq!(
             cipher_suite("TLS_AES_128_GCM_SHA256"),
             Ok(CipherSuite::TLS13_AES_128_GCM_SHA256)
@@ -406,7 +407,7 @@ mod tests {
     }
 
     #[test]
-    fn suites_and_curves_go_with_versions_and_keys() {
+    fn suites_and_curves_fit_versions_and_keys() {
         let rsa = CipherSuite::TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256;
         let ecdsa = CipherSuite::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256;
         let new = CipherSuite::TLS13_AES_128_GCM_SHA256;
@@ -439,7 +440,7 @@ mod tests {
     }
 
     #[test]
-    fn what_acme_is_asked_for_is_what_it_can_give() {
+    fn acme_directories_and_addresses_are_checked() {
         assert!(directory("https://ca.test/directory").is_ok());
         for bad in ["", "ca.test", "http://ca.test/directory", "https://"] {
             assert!(directory(bad).is_err(), "{bad}");

@@ -1,4 +1,4 @@
-//! `backends = { dns | srv | http = … }`: what brings a pool's backends while the process runs.
+//! `backends = { dns | srv | http = … }`: discovery of a pool's backends.
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -14,13 +14,13 @@ use super::{
     file::{TomlTable, TomlValue},
 };
 
-/// Shortest time between two questions: nobody's server is asked more often.
+/// Minimum time between two requests to a server.
 const SHORTEST_PAUSE: Duration = Duration::from_millis(100);
 
 /// Port of a name server.
 const DNS_PORT: u16 = 53;
 
-/// A URL as it may be shown: it may have a password before its host, and a key in its query.
+/// A URL without the user information before its host and without its query, for display.
 pub(crate) fn url_without_secrets(url: &str) -> String {
     let Ok(uri) = url.parse::<Uri>() else { return "-".to_owned() };
     let authority = uri.authority().map_or("", |authority| authority.as_str());
@@ -29,7 +29,7 @@ pub(crate) fn url_without_secrets(url: &str) -> String {
     format!("{}://{host}{}{query}", uri.scheme_str().unwrap_or("http"), uri.path())
 }
 
-/// The source that `dns` names.
+/// Reads the source `dns`.
 pub(super) fn dns(table: &TomlTable<'_>, named: &TomlValue<'_>) -> Option<BackendSource> {
     let typed: Option<Address> = named.parsed(|text| {
         let address: Address = text.parse()?;
@@ -45,7 +45,7 @@ pub(super) fn dns(table: &TomlTable<'_>, named: &TomlValue<'_>) -> Option<Backen
     typed.map(|Address { host, port }| BackendSource::Dns(Dns { name: host, port, ..terms }))
 }
 
-/// The source that `srv` names.
+/// Reads the source `srv`.
 pub(super) fn srv(table: &TomlTable<'_>, named: &TomlValue<'_>) -> Option<BackendSource> {
     let name = named.parsed(|text| {
         if text.contains(':') {
@@ -61,14 +61,14 @@ pub(super) fn srv(table: &TomlTable<'_>, named: &TomlValue<'_>) -> Option<Backen
     name.map(|name| BackendSource::Srv(Dns { name, ..terms }))
 }
 
-/// How a name is looked up; the name itself is still to be filled in.
+/// Reads the keys of lookups. The name is filled in by the caller.
 fn terms(table: &TomlTable<'_>) -> Dns {
     let ttl = |key, default| {
         table.value(key).and_then(|value| value.duration(SHORTEST_PAUSE)).unwrap_or(default)
     };
     let (least, most) = TTL;
     let min_ttl = ttl("min_ttl", least);
-    // A longer shortest time alone shall not ask for a longer longest one too.
+    // A long `min_ttl` without `max_ttl` raises the default maximum.
     let max_ttl = ttl("max_ttl", most.max(min_ttl));
     if let Some(typed) = table.value("max_ttl").filter(|_| max_ttl < min_ttl) {
         let least = humantime::format_duration(min_ttl);
@@ -79,7 +79,7 @@ fn terms(table: &TomlTable<'_>) -> Dns {
     Dns { name: String::new(), port: 0, resolver, min_ttl, max_ttl }
 }
 
-/// A name server: an IP address, with a port where it is not the usual one.
+/// A name server: an IP address, with a port if it is not 53.
 fn resolver(text: &str) -> Result<SocketAddr, InvalidValue> {
     let whole = text.parse::<SocketAddr>();
     let bare = || text.parse::<IpAddr>().map(|ip| SocketAddr::new(ip, DNS_PORT));
@@ -90,12 +90,12 @@ fn resolver(text: &str) -> Result<SocketAddr, InvalidValue> {
     }
 }
 
-/// The source that `http` names.
+/// Reads the source `http`.
 pub(super) fn http(table: &TomlTable<'_>, named: &TomlValue<'_>) -> Option<BackendSource> {
     let url = named.parsed(url);
     let pause = |value: TomlValue<'_>| value.duration(SHORTEST_PAUSE);
     let interval = table.value("interval").and_then(pause).unwrap_or(POLL_INTERVAL);
-    // A shorter interval alone shall not ask for a shorter timeout too.
+    // A short interval without a timeout shortens the default timeout.
     let timeout = table.deadline("timeout", POLL_TIMEOUT.min(interval));
     if let Some(typed) = table.value("timeout").filter(|_| timeout > interval) {
         let interval = humantime::format_duration(interval);
@@ -107,14 +107,14 @@ pub(super) fn http(table: &TomlTable<'_>, named: &TomlValue<'_>) -> Option<Backe
     url.map(|url| BackendSource::Http(HttpSource { url, interval, timeout }))
 }
 
-/// An `http` or `https` URL that a request can be made of as it is.
+/// An `http` or `https` URL that can be requested.
 fn url(text: &str) -> Result<String, InvalidValue> {
     let wrong = || InvalidValue::new(format!("invalid URL {}", quoted(text)));
     let example = "write \"http://127.0.0.1:8500/v1/health/service/chat?passing\"";
     let typed_authority =
         text.split("://").nth(1).and_then(|rest| rest.split(['/', '?', '#']).next());
     if typed_authority.is_some_and(|authority| authority.contains('@')) {
-        // Without the URL: what stands before the sign may be a password.
+        // The message does not show the URL: it may contain a password.
         return Err(InvalidValue::new("this URL contains a user name, which is not supported")
             .help("remove everything before the `@`"));
     }
@@ -129,7 +129,7 @@ fn url(text: &str) -> Result<String, InvalidValue> {
         return Err(wrong().help("remove the fragment (`#…`)"));
     }
     let port = authority.port_u16();
-    // `http` takes any digits for a port, and none.
+    // The `http` crate accepts any digits, and none, as a port.
     let typed_port = authority.as_str() != authority.host();
     if authority.host().is_empty() || port == Some(0) || (port.is_none() && typed_port) {
         return Err(wrong().help("write a host name or an address, and a port from 1 to 65535"));
@@ -153,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn urls_can_be_asked_as_they_are() {
+    fn urls_can_be_requested() {
         for good in [
             "http://127.0.0.1:8500/v1/health/service/chat?passing",
             "https://list.example.com",

@@ -1,7 +1,6 @@
-//! OCSP responses that a certificate is served with: of whom they tell, and until when.
+//! OCSP responses that are stapled to handshakes: the certificates they are about, and their expiry.
 //!
-//! Only what has to be known before one is handed on; whether its signature is right is for clients to
-//! say.
+//! Reads only what is needed before stapling. Clients verify the signature.
 
 use std::time::{Duration, SystemTime};
 
@@ -11,17 +10,17 @@ use x509_parser::{
     certificate::X509Certificate,
 };
 
-/// What one certificate's part of a response tells.
+/// The status of one certificate in a response.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct CertificateStatus<'a> {
     /// The certificate's serial number, as its DER has it.
     serial: &'a [u8],
-    /// Until when it is good; `None`: it does not say.
+    /// End of its validity; `None`: the response does not say.
     until: Option<SystemTime>,
 }
 
-/// What a response in DER tells of each certificate (RFC 6960 §4.2.1); `None`: it is no successful one, or
-/// cannot be read.
+/// The status of each certificate in a DER response (RFC 6960 §4.2.1). `None`: the response is not
+/// successful, or cannot be parsed.
 pub(crate) fn read(response: &[u8]) -> Option<Vec<CertificateStatus<'_>>> {
     let mut outer = sequence(&mut &response[..])?;
     let Enumerated(0) = next(&mut outer)? else { return None };
@@ -29,7 +28,7 @@ pub(crate) fn read(response: &[u8]) -> Option<Vec<CertificateStatus<'_>>> {
     let _kind: Any<'_> = next(&mut bytes)?;
     let basic = element(&mut bytes, Tag::OctetString)?;
     let mut data = sequence(&mut sequence(&mut &basic[..])?)?;
-    // The version is there where it is not the first, then whose response it is, and since when.
+    // The version is present unless it is the first; then responder and production time.
     let first: Any<'_> = next(&mut data)?;
     if first.tag().0 == 0 {
         let _responder: Any<'_> = next(&mut data)?;
@@ -44,25 +43,26 @@ pub(crate) fn read(response: &[u8]) -> Option<Vec<CertificateStatus<'_>>> {
 }
 
 impl<'a> CertificateStatus<'a> {
-    /// That of the certificate with this serial number, as its DER has it.
+    /// The status of the certificate with this serial number, in the form of its DER.
     pub(crate) fn of<'r>(all: &'r [CertificateStatus<'a>], serial: &[u8]) -> Option<&'r Self> {
-        all.iter().find(|told| told.serial == serial)
+        all.iter().find(|status| status.serial == serial)
     }
 }
 
-/// Until when all that a response tells is good; `None`: nothing says so.
+/// Earliest end of validity in a response; `None`: it has none.
 pub(crate) fn until(response: &[u8]) -> Option<SystemTime> {
-    read(response)?.iter().filter_map(|told| told.until).min()
+    read(response)?.iter().filter_map(|status| status.until).min()
 }
 
-/// Whether a response is about this certificate; by its serial number, its issuer being unknown here.
+/// Whether a response is about this certificate. Compares the serial number only: the issuer is not
+/// known here.
 pub(crate) fn is_about(response: &[u8], leaf: &CertificateDer<'_>) -> bool {
-    let told = read(response).unwrap_or_default();
+    let statuses = read(response).unwrap_or_default();
     let leaf = X509Certificate::from_der(leaf).ok();
-    leaf.is_some_and(|(_, leaf)| CertificateStatus::of(&told, leaf.raw_serial()).is_some())
+    leaf.is_some_and(|(_, leaf)| CertificateStatus::of(&statuses, leaf.raw_serial()).is_some())
 }
 
-/// Whether this is a response by which a responder declines to answer (RFC 6960 §4.2.1).
+/// Whether this is an error response of a responder (RFC 6960 §4.2.1).
 pub(crate) fn is_refusal(response: &[u8]) -> bool {
     let mut outer = sequence(&mut &response[..]).unwrap_or_default();
     next(&mut outer).is_some_and(|Enumerated(status)| status != 0) && outer.is_empty()
@@ -90,14 +90,14 @@ fn time(time: GeneralizedTime) -> Option<SystemTime> {
     SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(seconds))
 }
 
-/// The next element, which is taken off.
+/// Takes the next element.
 fn next<'a, T: FromDer<'a>>(der: &mut &'a [u8]) -> Option<T> {
     let (rest, element) = T::from_der(der).ok()?;
     *der = rest;
     Some(element)
 }
 
-/// The contents of the next element, which has to be of this type.
+/// The contents of the next element, which must have this type.
 fn element<'a>(der: &mut &'a [u8], tag: Tag) -> Option<&'a [u8]> {
     let element: Any<'a> = next(der)?;
     (element.tag() == tag && element.class() == Class::Universal).then_some(element.data)
@@ -107,7 +107,7 @@ fn sequence<'a>(der: &mut &'a [u8]) -> Option<&'a [u8]> {
     element(der, Tag::Sequence)
 }
 
-/// The contents of the next element, which has to have this tag of its context.
+/// The contents of the next element, which must have this context-specific tag.
 fn tagged<'a>(der: &mut &'a [u8], tag: u32) -> Option<&'a [u8]> {
     let element: Any<'a> = next(der)?;
     (element.tag() == Tag(tag) && element.class() == Class::ContextSpecific).then_some(element.data)
@@ -120,8 +120,9 @@ mod tests {
     const RESPONSE: &[u8] = include_bytes!("../../certs/signed.ocsp");
 
     #[test]
-    fn a_response_tells_of_whom_it_is_and_until_when() {
-        let told = read(RESPONSE).unwrap();
+    fn a_response_has_serial_numbers_and_an_expiry() {
+        let statuses = read(RESPONSE).unwrap();
+        let told = &statuses;
         assert_eq!(told.len(), 1);
         assert!(
             CertificateStatus::of(&told, &[0x03, 0xe9]).is_some()
@@ -132,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_cut_off_or_something_else_is_no_response() {
+    fn truncated_and_other_data_is_rejected() {
         for end in 0..RESPONSE.len() {
             assert_eq!(read(&RESPONSE[..end]), None, "{end}");
         }

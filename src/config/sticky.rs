@@ -1,4 +1,4 @@
-//! `[pools.NAME.sticky]`: how sessions are kept on their backend.
+//! `[pools.NAME.sticky]`: session affinity.
 
 use std::time::Duration;
 
@@ -11,16 +11,16 @@ use super::{
     schema,
 };
 
-/// Most backends that are asked for an unknown sid.
+/// Maximum of `owner_search`.
 const MOST_ASKED: usize = 65_535;
 
-/// Longest cookie name: what a request header of many cookies can spare.
+/// Longest cookie name in characters: a request header has many cookies.
 const LONGEST_NAME: usize = 64;
 
-/// The cookie name of every pool in versions that had one name for all pools.
+/// The cookie name of earlier versions, which had one name for all pools.
 pub(crate) const FORMER_NAME: &str = "moorline";
 
-/// What `Max-Age` counts in.
+/// The unit of `Max-Age`.
 const SECOND: Duration = Duration::from_secs(1);
 
 /// Reads the `sticky` setting of this pool: `false`, `true` or a table.
@@ -51,7 +51,7 @@ pub(super) fn sticky(value: &TomlValue<'_>, pool: &str) -> Option<Sticky> {
     Some(Sticky { engine_io, owner_search, cookie, memory })
 }
 
-/// Reads `false`, `true` or a table; the outer `None` is a fault, the inner one no cookie.
+/// Reads `false`, `true` or a table. The outer `None` is a fault, the inner `None` means no cookie.
 fn cookie(value: &TomlValue<'_>, pool: &str) -> Option<Option<Cookie>> {
     if let Some(on) = value.switch() {
         return Some(on.then(|| Cookie::of(pool)));
@@ -84,7 +84,7 @@ fn cookie(value: &TomlValue<'_>, pool: &str) -> Option<Option<Cookie>> {
     Some(Some(cookie))
 }
 
-/// Which attribute browsers accept with `Secure` only (RFC 6265bis §5.7, CHIPS).
+/// The attribute that browsers accept only with `Secure` (RFC 6265bis §5.7, CHIPS).
 fn needs_secure(cookie: &Cookie) -> Option<&'static str> {
     let prefixed = |prefix: &str| {
         cookie.name.get(..prefix.len()).is_some_and(|start| start.eq_ignore_ascii_case(prefix))
@@ -100,7 +100,7 @@ fn needs_secure(cookie: &Cookie) -> Option<&'static str> {
     }
 }
 
-/// In the spelling of the header or of this file.
+/// Parses the spelling of the header or of the configuration.
 fn same_site(typed: &str) -> Result<SameSite, InvalidValue> {
     match typed.to_ascii_lowercase().as_str() {
         "strict" => Ok(SameSite::Strict),
@@ -121,7 +121,7 @@ pub(crate) fn default_name(pool: &str) -> String {
     format!("{FORMER_NAME}-{:016x}", xxh3_64(pool.as_bytes()))
 }
 
-/// Whether a text is a token (RFC 9110, section 5.6.2).
+/// Whether a text is a token (RFC 9110 §5.6.2).
 fn is_token(text: &str) -> bool {
     let allowed = |c: char| c.is_ascii_alphanumeric() || "!#$%&'*+-.^_`|~".contains(c);
     !text.is_empty() && text.chars().all(allowed)

@@ -1,7 +1,7 @@
-//! What a text breaks of TOML's grammar, and what of its tree can be believed nevertheless.
+//! Errors of TOML's grammar, and the parts of the tree that are reliable in spite of them.
 //!
-//! The parser recovers after an error, so that several can be reported at once; some of those are
-//! echoes of one mistake and are dropped here. Must not know what any key means.
+//! The parser recovers after an error, so that several can be reported at once. Errors that follow from
+//! an earlier one are dropped here. Must not know what any key means.
 
 use toml::de::Error;
 
@@ -14,7 +14,7 @@ use super::{
 pub(super) struct Syntax(Vec<(Span, InvalidValue)>);
 
 impl Syntax {
-    /// From what the parser reported; an error without a place is one of the text's end.
+    /// From the errors of the parser. An error without a place belongs to the end of the text.
     pub(super) fn new(source: &SourceText<'_>, errors: &[Error]) -> Self {
         let text = source.text();
         let mut all: Vec<(Span, &str)> = errors
@@ -34,8 +34,8 @@ impl Syntax {
         self.0.into_iter()
     }
 
-    /// Whether what stands at `at` can be believed: it has no error in it, none stands between it
-    /// and its table's header, and none before runs on to the end of the text.
+    /// Whether the tree is reliable at `at`: there is no error in it, none between it and the header of
+    /// its table, and none before it that affects the rest of the text.
     pub(super) fn leaves_whole(&self, text: &str, at: &Span) -> bool {
         let header = header(text, at.start);
         let after = text.get(at.end..).and_then(|after| after.find('\n'));
@@ -47,13 +47,13 @@ impl Syntax {
     }
 }
 
-/// Where the table starts that an offset belongs to: its header's line, or the text.
+/// The start of the table that an offset belongs to: the line of its header, or the start of the text.
 fn header(text: &str, offset: usize) -> usize {
     text.get(..offset).and_then(|before| before.rfind("\n[")).map_or(0, |newline| newline + 1)
 }
 
-/// The first error of a line, the first of an array that never ends, of a table that is there twice
-/// the header; as many as are kept at all.
+/// The first error of each line, the first error of an unclosed array, and of a duplicate table only its
+/// header; at most [`MOST_FAULTS`].
 fn without_echoes<'e>(
     source: &SourceText<'_>,
     all: &'e [(Span, &'e str)],
@@ -68,11 +68,11 @@ fn without_echoes<'e>(
         .iter()
         .filter(move |(at, message)| {
             let line = source.line(at.start);
-            // Each search goes back to the last one's place only: a flood of errors stays linear.
+            // Each search goes back to the place of the last one only, so that many errors take linear time.
             let upto = at.start.min(bytes.len());
             let newline = bytes[searched..upto].windows(2).rposition(|pair| pair == b"\n[");
             header_at = newline.map_or(header_at, |newline| searched + newline + 1);
-            // A header's line end is in the next search too, where this error is at its bracket.
+            // The next search includes the line end before a header if this error is at its bracket.
             searched = upto.saturating_sub(1).max(searched);
             let duplicate = *message == "duplicate key";
             let echo = line == last_line || (duplicate && twice == Some(header_at));
@@ -85,7 +85,7 @@ fn without_echoes<'e>(
         .take(MOST_FAULTS)
 }
 
-/// The parser's message, with advice where a common mistake is behind it.
+/// The message of the parser, with advice if a common mistake is the cause.
 fn advised(text: &str, at: &Span, message: &str) -> InvalidValue {
     let typed = text.get(at.clone()).unwrap_or_default();
     if message == "duplicate key" {
@@ -95,7 +95,7 @@ fn advised(text: &str, at: &Span, message: &str) -> InvalidValue {
     if message.starts_with("string values must be quoted") {
         return InvalidValue::new("this string needs quotes").help(format!("write \"{typed}\""));
     }
-    // The parser names what could go on at the line's end, which depends on the line's end.
+    // The parser names what could follow, which depends on the kind of line end.
     let at_line_end = text
         .get(at.start..)
         .is_none_or(|rest| rest.is_empty() || rest.starts_with('\n') || rest.starts_with("\r\n"));
@@ -145,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn a_table_that_is_there_twice_is_one_error() {
+    fn a_duplicate_table_is_one_error() {
         assert_eq!(
             errors("[a.b]\nx = 1\n[a.b]\nx = 2\n[c]\nx = 1\nx = 2"),
             [(3, "`b` is given twice".to_owned()), (7, "`x` is given twice".to_owned())]
@@ -153,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_believed_after_an_error_in_the_same_table() {
+    fn a_table_is_not_reliable_after_an_error_in_it() {
         let text = "a = 1\n[x]\nb = 2\nc 3\nd = 4\n[y]\ne = 5\n";
         let (_, errors) = DeTable::parse_recoverable(text);
         let syntax = Syntax::new(&SourceText::new(Path::new("m.toml"), text), &errors);

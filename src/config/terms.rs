@@ -1,66 +1,66 @@
-//! The terms on which a fleet is run: where backends come from while the process runs, how things are
-//! emptied and handed over, what backends are spared, and where operators come in.
+//! Settings of operation: discovery, drains, reloads, upgrades, overload protection and the admin API.
 
 use std::{fmt, net::SocketAddr, path::PathBuf, time::Duration};
 
-/// How something is emptied without dropping everybody at once: nothing new; then, in the last part
-/// of the time, closes one by one; at the deadline, what is left is cut.
+/// How a backend or a process is drained: it gets no new sessions; in the last part of the time,
+/// connections are closed one by one; at the deadline, the remaining connections are cut.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DrainConfig {
-    /// From the order to the deadline.
+    /// Time from the start to the deadline.
     pub within: Duration,
-    /// Over how long before the deadline closes are spread evenly; at most `within`.
+    /// The last part of `within`, over which connections are closed evenly; at most `within`.
     pub spread: Duration,
 }
 
 impl DrainConfig {
-    /// Closes spread over the second half.
+    /// A drain that closes connections in its second half.
     pub const fn within(within: Duration) -> Self {
         let spread = Duration::from_millis(within.as_millis() as u64 / 2);
         Self { within, spread }
     }
 }
 
-/// How the configuration's file is read again.
+/// How changes of the configuration take effect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Reload {
-    /// Whenever it, or a file that it names, changes; else only by order.
+    /// Reload if a file of the configuration changes; otherwise only on request.
     pub watch: bool,
     /// Time between two comparisons of the watched files, for changes that the system does not report.
     pub interval: Duration,
-    /// Most sessions that it may disconnect, unless an order says otherwise; `None`: any number.
+    /// Maximum number of sessions that a reload may disconnect, unless the request says otherwise; `None`:
+    /// unlimited.
     pub max_disconnects: Option<u64>,
 }
 
 /// How a process hands over to a new binary.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Upgrade {
-    /// How the old process is emptied of the connections that cannot be handed over.
+    /// How the old process drains the connections that cannot be handed over.
     pub drain: DrainConfig,
-    /// Deadline of the new process's readiness, from its start.
+    /// Time limit for the new process to become ready, from its start.
     pub ready: Duration,
 }
 
-/// Where operators ask and order.
+/// The admin API and the metrics.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Admin {
-    /// Address of `/metrics`, `/live` and `/ready`, for anybody who reaches it; `None`: not served.
+    /// Address of `/metrics`, `/live` and `/ready`, without authentication; `None`: not served.
     pub metrics: Option<SocketAddr>,
     /// The unix socket of the API, mode 0600.
     pub socket: AdminSocket,
-    /// The API over TCP, for who brings the token; `None`: not served.
+    /// The API over TCP, with a token; `None`: not served.
     pub remote: Option<AdminRemote>,
 }
 
-/// Where the admin API's unix socket is.
+/// The unix socket of the admin API.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum AdminSocket {
-    /// `moorline.sock` in the unit's or the user's runtime folder, where no other process has it.
+    /// `moorline.sock` in the runtime folder of the unit or the user, unless another process has it.
     #[default]
     Usual,
-    /// Here.
+    /// At this path.
     At(PathBuf),
-    /// Nowhere.
+    /// Disabled.
     Off,
 }
 
@@ -69,125 +69,126 @@ pub enum AdminSocket {
 pub struct AdminRemote {
     /// Address to listen on.
     pub address: SocketAddr,
-    /// Bearer token that every request has to bring; at least 16 bytes.
+    /// Bearer token that every request needs, at least 16 bytes.
     pub token: String,
 }
 
 impl fmt::Debug for AdminRemote {
-    /// Says where, never the token.
+    /// Shows the address, never the token.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("AdminRemote").field("address", &self.address).finish_non_exhaustive()
     }
 }
 
-/// What brings a pool's backends while the process runs. The last good answer is kept on failure.
+/// Discovery of a pool's backends while the process runs. On a failure, the last good answer stays.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum BackendSource {
     /// The A and AAAA records of a name: each address is a backend.
     Dns(Dns),
-    /// The SRV records of a name: targets, ports and weights. `Dns::port` is not used.
+    /// The SRV records of a name: hosts, ports and weights. `Dns::port` is not used.
     Srv(Dns),
     /// A JSON list.
     Http(HttpSource),
 }
 
-/// A name that is looked up again when its records expire.
+/// A DNS name, which is looked up again when its records expire.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Dns {
     /// The name, in lower case.
     pub name: String,
-    /// Port of every address; SRV records have their own.
+    /// Port of every address; SRV records have ports themselves.
     pub port: u16,
-    /// The server to ask; `None`: those of the system.
+    /// The DNS server; `None`: the servers of the system.
     pub resolver: Option<SocketAddr>,
-    /// Shortest time until it is looked up again, whatever the records say.
+    /// Minimum time between two lookups, whatever the TTL of the records.
     pub min_ttl: Duration,
-    /// Longest time.
+    /// Maximum time between two lookups.
     pub max_ttl: Duration,
 }
 
-/// A URL that answers with a JSON list of backends.
+/// A URL of a JSON list of backends.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HttpSource {
     /// An `http` or `https` URL.
     pub url: String,
     /// Time from one request to the next.
     pub interval: Duration,
-    /// Deadline of the whole answer.
+    /// Time limit of the whole response.
     pub timeout: Duration,
 }
 
-/// When a backend that fails under traffic is left out for new sessions, and for how long.
+/// When a backend that fails under traffic is ejected, and for how long. It gets no new sessions then.
 ///
-/// A failure is a connection that cannot be opened, an answer that does not come or is no HTTP, or one
-/// with status 500, 502, 503 or 504.
+/// A failure is a failed connection attempt, a missing or invalid response, or status 500, 502, 503 or
+/// 504.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Outlier {
-    /// Failures in a row that eject.
+    /// Consecutive failures that eject a backend.
     pub consecutive: u32,
-    /// Percent of failures within `interval` that eject; 0: none do.
+    /// Percentage of failures within `interval` that ejects a backend; 0: disabled.
     pub error_rate: u8,
-    /// Requests within `interval` from which on their rate counts.
+    /// Minimum number of requests within `interval` for `error_rate`.
     pub min_requests: u32,
-    /// The stretch of time over which the rate is taken.
+    /// Time over which the error rate is measured.
     pub interval: Duration,
-    /// How long the first ejection lasts; each further one lasts that much longer.
+    /// Duration of the first ejection. Each further ejection lasts that much longer.
     pub ejection: Duration,
-    /// How long one lasts at most.
+    /// Maximum duration of an ejection.
     pub max_ejection: Duration,
-    /// Percent of the pool's backends that may be ejected at once.
+    /// Maximum percentage of the pool's backends that are ejected at the same time.
     pub max_ejected: u8,
 }
 
-/// What one backend is given at once, at most.
+/// Limits per backend.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Limits {
-    /// Connections, tunnels included; `None`: unlimited.
+    /// Maximum number of connections, tunnels included; `None`: unlimited.
     pub connections: Option<usize>,
-    /// Requests that wait for a connection (see [`Reuse::max_total`](super::Reuse::max_total)); `None`: unlimited.
+    /// Maximum number of requests that wait for a connection (see
+    /// [`Reuse::max_total`](super::Reuse::max_total)); `None`: unlimited.
     pub pending: Option<usize>,
 }
 
-/// What the header of a request or a response may have, at most.
+/// Limits of the header of a request or a response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct HeaderLimits {
-    /// Bytes, first line included.
+    /// Maximum size in bytes, with the first line.
     pub size: usize,
-    /// Fields.
+    /// Maximum number of fields.
     pub fields: usize,
 }
 
-/// How often something may happen.
+/// A number of events per time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rate {
-    /// So often, at least 1.
+    /// Number of events, at least 1.
     pub times: u32,
-    /// In this time.
+    /// The time.
     pub per: Duration,
 }
 
 impl Rate {
-    /// Time from one to the next.
+    /// Time between two events.
     pub fn interval(self) -> Duration {
         self.per / self.times.max(1)
     }
 }
 
-/// How many new sessions each backend is given in a time, so that a herd that returns does not
-/// trample it. Requests of known sessions never wait.
+/// Rate limit of new sessions per backend, so that many clients that reconnect at once do not overload
+/// it. Requests of known sessions never wait.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Admission {
-    /// Handshakes and upgrades without a session, per backend.
+    /// Rate of handshakes and upgrades without a session, per backend.
     pub rate: Rate,
-    /// How many of them may wait, per backend.
+    /// Maximum number of them that wait, per backend.
     pub queue: usize,
-    /// How long one may wait; well inside a client's own 20 s.
+    /// Maximum time that they wait, shorter than a client's 20 s.
     pub deadline: Duration,
 }
 
-/// How tunnels are shed from backends that have more than their share.
+/// How tunnels of backends with more than a fair share are closed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RebalanceConfig {
-    /// Tunnels closed, over the whole pool.
+    /// Rate of closed tunnels, over the whole pool.
     pub rate: Rate,
 }

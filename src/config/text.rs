@@ -1,10 +1,10 @@
-//! Byte order marks, which editors put before a text: they belong to no text that is read here.
+//! Removes byte order marks, which some editors put before a text.
 
 /// The mark in UTF-8.
 const MARK: &[u8] = b"\xef\xbb\xbf";
 
-/// A file in PEM without marks, also those of files that it was put together from; any other file as it
-/// is.
+/// Removes the marks from a PEM file, also those in the middle of a concatenated file. Other files stay
+/// unchanged.
 pub(super) fn unmarked_pem(bytes: Vec<u8>) -> Vec<u8> {
     let has = |needle: &[u8]| bytes.windows(needle.len()).any(|part| part == needle);
     if !has(MARK) || !has(b"-----BEGIN ") {
@@ -20,7 +20,7 @@ pub(super) fn unmarked_pem(bytes: Vec<u8>) -> Vec<u8> {
     text
 }
 
-/// A text without the mark before it.
+/// A text without a leading mark.
 pub(super) fn unmarked(text: &str) -> &str {
     text.strip_prefix('\u{feff}').unwrap_or(text)
 }
@@ -30,7 +30,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn marks_are_taken_out_of_pem_only() {
+    fn marks_are_removed_from_pem_only() {
         let marked = b"\xef\xbb\xbf-----BEGIN A-----\n\xef\xbb\xbf-----BEGIN B-----\n".to_vec();
         assert_eq!(unmarked_pem(marked), b"-----BEGIN A-----\n-----BEGIN B-----\n");
         let other = b"\xef\xbb\xbf\x30\x03".to_vec();

@@ -1,8 +1,6 @@
-//! `[listeners.NAME.tls]` and `certificates`: how TLS is terminated.
+//! TLS settings after the checks: files are read, suites, groups and names are valid.
 //!
-//! What is typed here is checked whole — files read, suites and groups known, names able to be in a
-//! certificate — and nothing of it is rustls's own configuration yet: that is made where keys that a
-//! process shares are known.
+//! The configuration of rustls is built elsewhere, since it needs keys that the whole process shares.
 
 use std::{fmt, path::PathBuf};
 
@@ -14,55 +12,55 @@ use super::Certificate;
 /// How a listener terminates TLS.
 #[derive(Clone, Debug, PartialEq)]
 pub struct TlsConfig {
-    /// What it proves itself by.
+    /// The server's certificates.
     pub certificates: CertificateSource,
-    /// What a client gets that asks for a name of no certificate, or for none.
+    /// Reaction to a server name that is missing or in no certificate.
     pub unknown_sni: UnknownSni,
-    /// Oldest version spoken.
+    /// Oldest version that is accepted.
     pub min_version: TlsVersion,
-    /// Suites in order of preference; empty: the library's modern ones.
+    /// Suites in order of preference; empty: the defaults of rustls.
     pub cipher_suites: Vec<CipherSuite>,
-    /// Key exchange groups in order of preference; empty: X25519MLKEM768 first, then the library's.
+    /// Key exchange groups in order of preference; empty: X25519MLKEM768, then the defaults of rustls.
     pub curves: Vec<NamedGroup>,
-    /// Protocols offered by ALPN, in order of preference. An `https` listener's are its own.
+    /// ALPN protocols in order of preference. Not used by `https` listeners.
     pub alpn: Vec<String>,
-    /// Whether clients prove who they are; `None`: they are not asked.
+    /// Verification of client certificates; `None`: they are not requested.
     pub client_auth: Option<ClientAuth>,
-    /// Where the secrets of every session are written, for who debugs (the format of `SSLKEYLOGFILE`).
+    /// File for the secrets of every session, for debugging (the format of `SSLKEYLOGFILE`).
     pub key_log: Option<PathBuf>,
 }
 
-/// Where a listener's certificates come from.
+/// The source of a listener's certificates.
 #[derive(Clone, Debug, PartialEq)]
 pub enum CertificateSource {
-    /// From files; at least one, the first serves clients that send no or an unknown server name.
+    /// Files, at least one. Clients that send no or an unknown server name get the first certificate.
     Given(Vec<Certificate>),
-    /// From an ACME server (RFC 8555), ordered and renewed while the process runs.
+    /// An ACME server (RFC 8555). Certificates are ordered and renewed while the process runs.
     Acme(Acme),
 }
 
-/// Terms of certificates that are ordered by ACME.
+/// Settings of a certificate that is ordered by ACME.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Acme {
     /// URL of the server's directory.
     pub directory: String,
-    /// Whom it may write to.
+    /// Contact address for the server.
     pub email: Option<String>,
-    /// DNS names of the one certificate, the first its subject; none is a wildcard.
+    /// DNS names of the certificate, without wildcards. The first is its subject.
     pub domains: Vec<String>,
-    /// Folder of the account's key and the certificates; made with mode 0700.
+    /// Folder of the account's key and the certificates, created with mode 0700.
     pub storage: PathBuf,
-    /// Who vouches for the server itself; `None`: whom the system trusts.
+    /// Authorities for the server's own certificate; `None`: the authorities of the system.
     pub ca: Option<Vec<CertificateDer<'static>>>,
 }
 
-/// What a client gets that asks for a name of no certificate, or for none.
+/// Reaction to a server name that is missing or in no certificate.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum UnknownSni {
-    /// The first certificate.
+    /// Use the first certificate.
     #[default]
     Default,
-    /// The alert `unrecognized_name`.
+    /// Send the alert `unrecognized_name`.
     Refuse,
 }
 
@@ -85,43 +83,43 @@ impl fmt::Display for TlsVersion {
     }
 }
 
-/// How clients prove who they are.
+/// Verification of client certificates.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClientAuth {
-    /// Who vouches for them; at least one.
+    /// Authorities, at least one.
     pub ca: Vec<CertificateDer<'static>>,
-    /// What was vouched for and is valid no more.
+    /// Certificate revocation lists.
     pub crl: Vec<CertificateRevocationListDer<'static>>,
-    /// Whether a client without a certificate is refused.
+    /// Whether a client without a certificate is rejected.
     pub required: bool,
 }
 
-/// How a pool's backends are spoken to in TLS.
+/// TLS settings of connections to backends.
 #[derive(Clone, Debug, PartialEq)]
 pub struct BackendTls {
-    /// Who vouches for the backends; `None`: whom the system trusts.
+    /// Authorities for the backends; `None`: the authorities of the system.
     pub ca: Option<Vec<CertificateDer<'static>>>,
-    /// The name that is asked for and verified; `None`: the backend's own host.
+    /// Server name that is sent (SNI) and verified; `None`: the host of the backend.
     pub name: Option<String>,
     /// Protocols offered by ALPN.
     pub alpn: Vec<String>,
-    /// What we prove ourselves by.
+    /// Client certificate of the proxy.
     pub client_cert: Option<Certificate>,
-    /// Whether the backend's certificate is looked at. Anybody can stand in for it where not.
+    /// Whether the certificates of the backends are verified.
     pub verify: bool,
 }
 
 impl BackendTls {
-    /// Whether those vouch for the backends whom the system trusts.
+    /// Whether the authorities of the system are used.
     pub fn asks_the_system(&self) -> bool {
         self.verify && self.ca.is_none()
     }
 }
 
-/// A suite by its IANA name.
+/// The IANA name of a cipher suite.
 pub fn suite_name(suite: CipherSuite) -> &'static str {
     match suite {
-        // They have no key exchange in their names; rustls marks them.
+        // rustls adds the version to these names.
         CipherSuite::TLS13_AES_128_GCM_SHA256 => "TLS_AES_128_GCM_SHA256",
         CipherSuite::TLS13_AES_256_GCM_SHA384 => "TLS_AES_256_GCM_SHA384",
         CipherSuite::TLS13_CHACHA20_POLY1305_SHA256 => "TLS_CHACHA20_POLY1305_SHA256",

@@ -16,7 +16,7 @@ use super::{
     schema::{self, Section},
 };
 
-/// A table whose keys have been looked through.
+/// A table. Its unknown keys are noted by [`Table::fault_unknown_keys`].
 #[derive(Clone)]
 pub(super) struct TomlTable<'t> {
     file: &'t File<'t>,
@@ -26,7 +26,7 @@ pub(super) struct TomlTable<'t> {
 }
 
 impl<'t> TomlTable<'t> {
-    /// The table of these entries, whose keys are not looked through yet.
+    /// A table of these entries.
     pub(super) fn new(
         file: &'t File<'t>,
         section: &'static Section,
@@ -40,18 +40,18 @@ impl<'t> TomlTable<'t> {
         self.file
     }
 
-    /// Where it stands: its header, braces or first key.
+    /// Its place: its header, braces or first key.
     pub(super) fn at(&self) -> &Span {
         &self.at
     }
 
-    /// The value of a key, if it is there.
+    /// The value of a key, if it is set.
     pub(super) fn value(&self, key: &'static str) -> Option<TomlValue<'t>> {
         debug_assert!(self.section.has(key), "{key} is in no schema");
         self.entries.get(key).map(|node| TomlValue { file: self.file, key, element: false, node })
     }
 
-    /// The value of a key that has to be there.
+    /// The value of a required key.
     pub(super) fn need(&self, key: &'static str, example: &str) -> Option<TomlValue<'t>> {
         let value = self.value(key);
         if value.is_none() && !self.misspells(key) {
@@ -62,17 +62,17 @@ impl<'t> TomlTable<'t> {
         value
     }
 
-    /// Whether an unknown key of the table was probably meant as this one, so that the unknown key is
-    /// the fault to report and the missing key only follows from it.
+    /// Whether an unknown key of the table is probably this key, misspelt. The unknown key is reported
+    /// then, and the missing key is not.
     pub(super) fn misspells(&self, key: &str) -> bool {
         let unknown = self.entries.iter().map(|(typed, _)| typed.get_ref().as_ref());
         let mut unknown = unknown.filter(|typed| !self.section.has(typed));
-        // In a small table there is nothing else that could have been meant.
+        // In a small table, the unknown key can hardly be another one.
         let small = self.section.keys.len() <= 2;
         unknown.any(|typed| small || schema::meant(self.section, typed) == Some(key))
     }
 
-    /// Whether the table has a key that it may not have.
+    /// Whether the table has an unknown key.
     pub(super) fn has_unknown_keys(&self) -> bool {
         self.entries.iter().any(|(key, _)| !self.section.has(key.get_ref()))
     }
@@ -82,7 +82,7 @@ impl<'t> TomlTable<'t> {
         self.entries.get_key_value(key).map(|(key, _)| key.span())
     }
 
-    /// Notes `wrong` at each of these keys that is there.
+    /// Notes `wrong` at each of these keys that is set.
     pub(super) fn refuse(&self, keys: &[&'static str], wrong: impl Fn(&str) -> InvalidValue) {
         for key in keys {
             if let Some(at) = self.place(key) {
@@ -91,7 +91,7 @@ impl<'t> TomlTable<'t> {
         }
     }
 
-    /// Notes each key that the table may not have.
+    /// Notes each unknown key.
     pub(super) fn fault_unknown_keys(&self) {
         for (key, _) in self.entries {
             let typed = key.get_ref().as_ref();
@@ -109,18 +109,18 @@ impl<'t> TomlTable<'t> {
     }
 }
 
-/// One value, by the key it was typed under.
+/// A value with the key that it belongs to.
 #[derive(Clone, Copy)]
 pub(super) struct TomlValue<'t> {
     pub(super) file: &'t File<'t>,
     pub(super) key: &'t str,
-    /// It is one of the elements of the key's array.
+    /// Whether it is an element of the key's array.
     element: bool,
     pub(super) node: &'t Spanned<DeValue<'t>>,
 }
 
 impl<'t> TomlValue<'t> {
-    /// The value of a key of the top level, whose keys are not looked through yet.
+    /// The value of a key of the top level.
     pub(super) fn of_key(
         file: &'t File<'t>,
         key: &'static str,
@@ -139,8 +139,8 @@ impl<'t> TomlValue<'t> {
         self.file.read(self.at().start, path)
     }
 
-    /// Its text, if it is a string that was filled from the environment: a number or a boolean is
-    /// written as a string then.
+    /// The text of a string that was expanded from the environment. Numbers and booleans can be
+    /// written in this way.
     pub(super) fn expanded(&self) -> Option<&'t str> {
         self.node.get_ref().as_str().filter(|_| self.file.is_expanded(&self.at()))
     }
@@ -154,12 +154,12 @@ impl<'t> TomlValue<'t> {
         self.file.fault(&self.at(), wrong);
     }
 
-    /// Notes that it is of another type; `wanted` with its article.
+    /// Notes that the type is wrong. `wanted` has its article.
     pub(super) fn is_not(&self, wanted: &str) {
         self.is_not_with(wanted, || None);
     }
 
-    /// Notes that it is of another type, with advice of the caller's where it has any.
+    /// Notes that the type is wrong, with the advice of the caller, if any.
     pub(super) fn is_not_with(&self, wanted: &str, help: impl FnOnce() -> Option<String>) {
         let each = if self.element { "each of " } else { "" };
         let found = match self.node.get_ref() {
@@ -178,12 +178,12 @@ impl<'t> TomlValue<'t> {
         self.fault(InvalidValue::new(message).help(help));
     }
 
-    /// The source text of the value.
+    /// Its source text.
     pub(super) fn typed(&self) -> &'t str {
         self.file.typed(&self.at())
     }
 
-    /// The same value written as the type that is wanted, where that is plain.
+    /// Advice that rewrites the value as the wanted type, if that is obvious.
     fn retyped(&self, wanted: &str) -> Option<String> {
         let typed = self.typed();
         if typed.is_empty() || typed.len() > 60 || typed.contains('\n') {
@@ -209,14 +209,14 @@ impl<'t> TomlValue<'t> {
         }
     }
 
-    /// Its elements, if it is an array.
+    /// The elements, if the value is an array.
     pub(super) fn elements(&self) -> Option<impl Iterator<Item = TomlValue<'t>> + use<'t>> {
         let (file, key) = (self.file, self.key);
         let array = self.node.get_ref().as_array()?;
         Some(array.iter().map(move |node| TomlValue { file, key, element: true, node }))
     }
 
-    /// As a table with keys of this section, unknown ones noted.
+    /// The value as a table of this section; unknown keys are noted.
     pub(super) fn table(&self, section: &'static Section, wanted: &str) -> Option<TomlTable<'t>> {
         let Some(entries) = self.node.get_ref().as_table() else {
             self.is_not(wanted);
@@ -227,7 +227,7 @@ impl<'t> TomlValue<'t> {
         Some(table)
     }
 
-    /// As a table whose keys are names that the user gives: each with its place, in file order.
+    /// The entries of a table with names that the user gives: place, name and value, in file order.
     pub(super) fn named(&self) -> Vec<(Span, &'t str, TomlValue<'t>)> {
         let Some(entries) = self.node.get_ref().as_table() else {
             self.is_not(&format!("a table of tables, `[{}.NAME]`", self.key));

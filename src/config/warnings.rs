@@ -1,7 +1,6 @@
-//! What a configuration may say and probably should not: reported by `check`, at the start and at a
-//! reload, never refused.
+//! Warnings about a valid configuration that is probably wrong. `check`, a start and a reload report them.
 //!
-//! A pure function of the checked configuration and of what the machine says ([`Environment`]).
+//! A pure function of the configuration and of facts of the machine ([`Environment`]).
 
 mod cookies;
 mod listeners;
@@ -18,15 +17,13 @@ use super::{
     PoolConfig, RouteConfig,
 };
 
-/// A certificate that expires within this time is reported, or within a third of its life if that is
-/// shorter.
+/// A certificate is reported this long before it expires, or a third of its lifetime if that is shorter.
 const SOON: Duration = Duration::from_secs(14 * 86_400);
-/// Longest silence of an Engine.IO session that is well: `pingInterval` is 25 s by default, and a ping
-/// may be late.
+/// Longest silence of a healthy Engine.IO session: `pingInterval` is 25 s by default, and a ping may be late.
 const LONGEST_SILENCE: Duration = Duration::from_secs(30);
-/// After this time a Socket.IO client gives up a connection.
-const CLIENT_PATIENCE: Duration = Duration::from_secs(20);
-/// Keys of values that name files with secrets.
+/// Time after which a Socket.IO client gives up a connection attempt.
+const CLIENT_TIMEOUT: Duration = Duration::from_secs(20);
+/// Ends of the paths of keys that name files with secrets.
 const SECRETS: [&str; 4] = [".key", "cookie_key.file", "ticket_keys.file", "token.file"];
 
 /// One warning.
@@ -47,15 +44,15 @@ impl fmt::Display for Warning {
     }
 }
 
-/// What the machine says.
+/// Facts of the machine.
 pub struct Environment<'e> {
-    /// The time.
+    /// The current time.
     pub now: SystemTime,
     /// Whether users other than a file's owner and group can read it.
     pub readable_by_others: &'e dyn Fn(&Path) -> bool,
     /// Names of backends that do not resolve, with the reason.
     pub unresolved: &'e [(String, String)],
-    /// The systemd unit that runs this file, and how long it lets the process stop.
+    /// The systemd unit that runs this file, and its stop timeout.
     pub stop_timeout: Option<(PathBuf, Duration)>,
 }
 
@@ -102,7 +99,7 @@ fn given(listener: &ListenerConfig) -> &[Certificate] {
     }
 }
 
-/// Dates of certificates.
+/// Warns of expired certificates and of those that expire soon.
 fn certificates(found: &mut WarningCollector<'_>, listener: &ListenerConfig, now: SystemTime) {
     for (index, certificate) in given(listener).iter().enumerate() {
         let path = format!("listeners.{}.certificates[{index}]", listener.name);
@@ -138,7 +135,7 @@ fn days(left: Duration) -> String {
     }
 }
 
-/// Certificates that no route needs, and routes without a certificate.
+/// Warns of certificates that no route needs, and of routes without a certificate.
 fn hosts(found: &mut WarningCollector<'_>) {
     let config = found.config;
     let https =
@@ -167,10 +164,10 @@ fn hosts(found: &mut WarningCollector<'_>) {
         listener.protocol == ListenerProtocol::Http && listener.redirect.is_none()
     };
     for (index, route) in config.routes.iter().enumerate() {
-        let mut doors = config.listeners.iter().filter(|listener| follows(route, listener));
+        let mut listeners = config.listeners.iter().filter(|listener| follows(route, listener));
         let mut secure =
             config.listeners.iter().filter(https).filter(|l| follows(route, l)).peekable();
-        if secure.peek().is_none() || doors.any(plain) || route.host == HostPattern::Any {
+        if secure.peek().is_none() || listeners.any(plain) || route.host == HostPattern::Any {
             continue;
         }
         let covered = |listener: &ListenerConfig| match listener.protocol.acme() {
@@ -185,7 +182,7 @@ fn hosts(found: &mut WarningCollector<'_>) {
     }
 }
 
-/// Whether one of a certificate's names is for one of a route's hosts.
+/// Whether a name of a certificate covers a host of a route.
 fn covers(names: &[String], host: &HostPattern) -> bool {
     names.iter().any(|name| match (name.strip_prefix("*."), host) {
         (_, HostPattern::Any) => true,
@@ -208,7 +205,7 @@ fn pool(found: &mut WarningCollector<'_>, pool: &PoolConfig, environment: &Envir
             named || listener.passthrough.iter().any(|rule| rule.pool == pool.name)
         });
     if !led_to {
-        let message = format!("no route and no listener leads to the pool {}", pool.name);
+        let message = format!("no route and no listener uses the pool {}", pool.name);
         let help = format!("add `[[routes]]` with `pool = \"{}\"`, or remove the pool", pool.name);
         found.add(&path, message, help);
     }
@@ -232,14 +229,14 @@ fn pool(found: &mut WarningCollector<'_>, pool: &PoolConfig, environment: &Envir
     let idle = pool.timeouts.tunnel_idle.filter(|idle| *idle < LONGEST_SILENCE);
     if let Some(idle) = idle.filter(|_| pool.sticky.engine_io) {
         let message = format!(
-            "`tunnel_idle` of {} closes Socket.IO connections that are well: they are silent for up to 25s \
+            "`tunnel_idle` of {} closes healthy Socket.IO connections: they are silent for up to 25s \
              (pingInterval)",
             humantime::format_duration(idle)
         );
         let help = "remove it, or set it above pingInterval + pingTimeout, 45s by default";
         found.add(&format!("{path}.timeouts.tunnel_idle"), message, help);
     }
-    if pool.timeouts.connect >= CLIENT_PATIENCE {
+    if pool.timeouts.connect >= CLIENT_TIMEOUT {
         let message = format!(
             "`connect` of {} is longer than a Socket.IO client waits for its whole connection, 20s",
             humantime::format_duration(pool.timeouts.connect)
@@ -264,7 +261,7 @@ fn pool(found: &mut WarningCollector<'_>, pool: &PoolConfig, environment: &Envir
     }
 }
 
-/// The process's own drain against the time that systemd gives it.
+/// Warns if the drain of the process is longer than systemd's stop timeout.
 fn drain(found: &mut WarningCollector<'_>, environment: &Environment<'_>) {
     if found.config.drain.within.is_zero() {
         let message = "`drain` is zero: every connection is cut when the process stops";

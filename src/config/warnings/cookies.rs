@@ -1,15 +1,14 @@
 //! Pools that overwrite each other's cookie.
 //!
-//! A browser keeps one cookie of a name for a host, whatever the path and the port. Two pools that one host
-//! leads to and whose cookies have one name take turns in it: a client changes its backend each time it
-//! changes the pool.
+//! A browser keeps one cookie per name and host, whatever the path and the port. If two pools of one host
+//! have the same cookie name, a client changes its backend each time it changes the pool.
 
 use super::{
     super::{Config, HostPattern, PoolConfig},
     WarningCollector,
 };
 
-/// Warns of pools that one host leads to and whose cookies have the same name.
+/// Warns of pools of one host that have the same cookie name.
 pub(super) fn cookies(found: &mut WarningCollector<'_>) {
     let config = found.config;
     for (pool, other) in clashes(config) {
@@ -19,12 +18,12 @@ pub(super) fn cookies(found: &mut WarningCollector<'_>) {
              each overwrites the cookie of the other",
             other.name, pool.name
         );
-        let help = "give each pool a name of its own, or leave `name` out";
+        let help = "give each pool a different name, or remove `name`";
         found.add(&format!("pools.{}.sticky.cookie.name", pool.name), message, help);
     }
 }
 
-/// Each pool that clashes with one before it, and that one.
+/// Each pool that clashes with an earlier one, with that earlier pool.
 fn clashes(config: &Config) -> Vec<(&PoolConfig, &PoolConfig)> {
     let name = |pool: &PoolConfig| pool.sticky.cookie.as_ref().map(|cookie| cookie.name.clone());
     let mut clashes = Vec::new();
@@ -84,7 +83,7 @@ mod tests {
     }
 
     #[test]
-    fn pools_on_one_host_clash_if_their_cookies_have_one_name() {
+    fn pools_of_one_host_clash_if_their_cookies_have_the_same_name() {
         let (lb, other) = ("{ name = \"lb\" }", "{ name = \"LB\" }");
         for hosts in [
             ["x.test", "x.test"],
