@@ -15,7 +15,7 @@
 //!
 //! A WebSocket upgrade leaves through `upgrade` into a tunnel. Every failure becomes a reply in
 //! `reply`, with a body from `error_body`. Every stream ends once, in its
-//! [`StreamScope`](crate::stream_log).
+//! `StreamScope`.
 //!
 //! Modules below this one do not depend on hyper: `route`, `sticky`, `upstream` and `tunnel` would
 //! work with another HTTP implementation.

@@ -3,7 +3,7 @@
 //! A tunnel has two byte streams and a [`TunnelObserver`]. It does not depend on HTTP, routes or
 //! configuration, and never inspects payload. It guarantees:
 //!
-//! - **No buffer while idle.** Bytes move through a buffer of the thread ([`copy`]); a tunnel owns
+//! - **No buffer while idle.** Bytes move through a buffer of the thread (`copy`); a tunnel owns
 //!   memory only after a short write. Bulk data between plain sockets moves through a pipe
 //!   ([`splice`]) under the same rules.
 //! - **Backpressure.** After a short write, nothing more is read from the other side.

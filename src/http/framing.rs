@@ -31,7 +31,7 @@ pub(super) fn request(headers: &HeaderMap) -> Result<(), ProxyError> {
     }
 }
 
-/// Validates the framing of a response (RFC 9112 §6.3).
+/// Validates the framing of a response (RFC 9112 §6.3); an error describes the fault.
 pub(super) fn response(fields: &HeaderMap) -> Result<(), &'static str> {
     if fields.contains_key(TRANSFER_ENCODING) {
         let mut codings = tokens(fields, &TRANSFER_ENCODING);
