@@ -2,7 +2,7 @@
 //!
 //! [`Config`] is the checked form: names resolved, durations parsed, certificates loaded, defaults
 //! filled in. It is built by [`check`] from what a user typed (`file`), or directly by a command
-//! that needs no file. Whoever holds a `Config` need not validate anything again.
+//! that needs no file. A `Config` needs no further validation.
 //!
 //! This module must not know any runtime module: nothing here listens, connects or spawns.
 
@@ -87,7 +87,7 @@ pub(crate) use self::{
     sticky::{FORMER_NAME as FORMER_COOKIE_NAME, default_name as default_cookie_name},
 };
 
-/// Everything one process runs by. Two equal configurations are interchangeable.
+/// The configuration of one process. Two equal configurations are interchangeable.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Config {
     /// Sockets to accept on, in file order; names are unique.
@@ -100,31 +100,31 @@ pub struct Config {
     pub cookie_keys: SharedKeys,
     /// Keys under which TLS sessions can be resumed.
     pub ticket_keys: SharedKeys,
-    /// Peers whose `X-Forwarded-*`, `Forwarded` and `X-Request-Id` are believed.
+    /// Peers whose `X-Forwarded-*`, `Forwarded` and `X-Request-Id` are trusted.
     pub trusted_proxies: Vec<IpNet>,
     /// When backends get `Forwarded`.
     pub forwarded: Forwarded,
     /// Bounds of the sid table.
     pub sessions: SessionsConfig,
-    /// Where access-log lines go.
+    /// Destination of the access log.
     pub access_log: AccessLogConfig,
     /// Parts of names of query parameters whose values are not logged, beside the built-in ones; after a
     /// `!` a whole name whose value is.
     pub redact: Vec<String>,
-    /// How a stopping process empties itself.
+    /// How a stopping process drains its connections.
     pub drain: DrainConfig,
-    /// How the file is read again.
+    /// How changes of the file take effect.
     pub reload: Reload,
     /// How a process hands over to a new binary.
     pub upgrade: Upgrade,
     /// HTML pages for errors that the proxy reports itself, on routes without a page for the error and
     /// for requests without a route; `None`: the built-in page.
     pub error_pages: Option<Arc<ErrorPages>>,
-    /// Where operators ask and order.
+    /// The admin API and the metrics.
     pub admin: Admin,
-    /// Where its values stand in the file; empty without a file.
+    /// Places of the values in the file; empty without a file.
     pub places: ValuePlaces,
-    /// Files whose change asks for a reload: the configuration itself, backend lists, certificates, keys.
+    /// Files that cause a reload if they change: the configuration itself, backend lists, certificates, keys.
     pub watched: Vec<PathBuf>,
 }
 
@@ -155,7 +155,7 @@ pub struct ListenerConfig {
     pub name: String,
     /// At least one address; port 0 asks the kernel for a free one.
     pub bind: Vec<SocketAddr>,
-    /// What is spoken here.
+    /// The protocol of the connections.
     pub protocol: ListenerProtocol,
     /// Pool of the streams of a `tcp`, `tls` or `tls-passthrough` listener, always there for the first
     /// two; `None`: requests are routed, or what no rule of `passthrough` covers is refused.
@@ -181,7 +181,7 @@ pub struct ListenerConfig {
     pub header: HeaderLimits,
 }
 
-/// What a listener speaks.
+/// The protocol of a listener.
 #[derive(Clone, Debug, PartialEq)]
 pub enum ListenerProtocol {
     /// HTTP/1.x in the clear.
@@ -213,7 +213,7 @@ impl ListenerConfig {
 }
 
 impl ListenerProtocol {
-    /// Its name in the file.
+    /// The name in the file.
     pub fn name(&self) -> &'static str {
         match self {
             Self::Http => "http",
@@ -224,7 +224,7 @@ impl ListenerProtocol {
         }
     }
 
-    /// How TLS is terminated, where it is.
+    /// The TLS settings, if TLS is terminated.
     pub fn tls(&self) -> Option<&TlsConfig> {
         match self {
             Self::Https(tls) | Self::Tls(tls) => Some(tls),
@@ -232,7 +232,7 @@ impl ListenerProtocol {
         }
     }
 
-    /// The terms that its certificate is ordered on, where it is.
+    /// The ACME settings, if the certificate is ordered.
     pub fn acme(&self) -> Option<&Acme> {
         match self.tls().map(|tls| &tls.certificates) {
             Some(CertificateSource::Acme(terms)) => Some(terms),
@@ -273,17 +273,17 @@ impl PassthroughConfig {
     }
 }
 
-/// Who may say by a PROXY header whom a connection comes from.
+/// Peers that may name the client in a PROXY header.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ProxyIn {
-    /// Whether a connection without the header is refused.
+    /// Whether a connection without the header is closed.
     pub required: bool,
     /// Peers that may send one; at least one network.
     pub from: Vec<IpNet>,
 }
 
 impl ProxyIn {
-    /// Whether a header from this peer counts.
+    /// Whether a header from this peer is trusted.
     pub fn believes(&self, peer: IpAddr) -> bool {
         let peer = peer.to_canonical();
         self.from.iter().any(|network| network.contains(&peer))
@@ -300,7 +300,7 @@ pub struct Certificate {
 }
 
 impl PartialEq for Certificate {
-    /// Same chain and staple; a key cannot differ where the leaf is the same.
+    /// Compares chain and staple; equal leaf certificates have equal keys.
     fn eq(&self, other: &Self) -> bool {
         self.key.cert == other.key.cert && self.key.ocsp == other.key.ocsp
     }
@@ -312,7 +312,7 @@ impl fmt::Debug for Certificate {
     }
 }
 
-/// Where a redirecting listener sends its clients.
+/// Target of a redirecting listener.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Redirect {
     /// 308 to the same host and path over https.
@@ -331,14 +331,14 @@ pub struct RouteConfig {
     pub path: String,
     /// Name of a pool in [`Config::pools`].
     pub pool: String,
-    /// Names of the listeners whose requests follow it; empty: every one's.
+    /// Names of the listeners that use the route; empty: every listener.
     pub listeners: Vec<String>,
     /// HTML pages for errors that the proxy reports itself.
     pub error_pages: Option<Arc<ErrorPages>>,
 }
 
 impl fmt::Display for RouteConfig {
-    /// Its host, where it has one, and its path; and its listeners, where it is not for every one.
+    /// Host and path, and the listeners if the route is not for all of them.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.host {
             HostPattern::Any => f.write_str(&self.path)?,
@@ -382,8 +382,8 @@ impl HostPattern {
 pub struct PoolConfig {
     /// Name in the file, and in logs and metrics.
     pub name: String,
-    /// The backends, inline and from files; names are unique within the pool. Empty only where a
-    /// backend list file is empty at this moment, or where a source brings them.
+    /// The backends, inline and from files; names are unique within the pool. Empty only if a
+    /// backend list file is empty, or if a source provides the backends.
     pub backends: Vec<Backend>,
     /// What brings backends while the process runs; `None`: the configuration has them all.
     pub source: Option<BackendSource>,
@@ -411,11 +411,11 @@ pub struct PoolConfig {
     pub admission: Option<Admission>,
     /// How tunnels are shed from backends that have more than their share; `None`: never.
     pub rebalance: Option<RebalanceConfig>,
-    /// How long a tunnel lives at most, less up to a tenth by chance; `None`: for ever.
+    /// How long a tunnel lives at most, minus up to a tenth at random; `None`: unlimited.
     pub max_connection_age: Option<Duration>,
     /// Over how long the tunnels of a backend that is down are closed; `None`: they are kept.
     pub on_down: Option<Duration>,
-    /// How TLS is spoken to the backends; `None`: it is not.
+    /// TLS settings of connections to the backends; `None`: no TLS.
     pub tls: Option<BackendTls>,
     /// Which PROXY header connections to the backends begin with; `None`: none does.
     pub proxy_protocol: Option<ProxyOut>,
@@ -430,7 +430,7 @@ pub struct PoolConfig {
 pub struct Backend {
     /// Given name; the address as typed where none was given.
     pub name: String,
-    /// Where it listens.
+    /// Its address.
     pub address: Address,
     /// Share of new sessions relative to its neighbours; at least 1.
     pub weight: u32,
@@ -446,7 +446,7 @@ pub struct Address {
 }
 
 impl Address {
-    /// The socket address, where the host is a literal IP address and needs no resolver.
+    /// The socket address, if the host is an IP address.
     pub fn literal(&self) -> Option<SocketAddr> {
         self.host.parse().ok().map(|ip| SocketAddr::new(ip, self.port))
     }
@@ -462,7 +462,7 @@ impl fmt::Display for Address {
     }
 }
 
-/// How a backend is chosen where nothing binds the client to one.
+/// How a backend is chosen for a client without affinity.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Balance {
     /// Fewest live sessions and tunnels for its weight.
@@ -477,7 +477,7 @@ pub enum Balance {
 }
 
 impl Balance {
-    /// Its name in the file.
+    /// The name in the file.
     pub fn name(self) -> &'static str {
         match self {
             Self::LeastSessions => "least-sessions",
@@ -557,7 +557,7 @@ pub struct Cookie {
     pub name: String,
     /// `SameSite`; `None`: `None` for a cross-site request over TLS, else `Lax`.
     pub same_site: Option<SameSite>,
-    /// `Secure`; `None`: where the client came over TLS.
+    /// `Secure`; `None`: if the client uses TLS.
     pub secure: Option<bool>,
     /// `HttpOnly`.
     pub http_only: bool,
@@ -630,10 +630,10 @@ pub struct SessionsConfig {
     pub max_sid_bytes: usize,
 }
 
-/// Where access-log lines go.
+/// Destination of the access log.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum AccessLogConfig {
-    /// Nowhere.
+    /// No access log.
     Off,
     /// Standard output.
     #[default]
@@ -652,7 +652,7 @@ pub enum SharedKeys {
 }
 
 impl fmt::Debug for SharedKeys {
-    /// Says how many, never what.
+    /// Shows the number of keys, never the keys.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Given(keys) => write!(f, "Given({} keys)", keys.len()),
