@@ -1,4 +1,4 @@
-//! What following the frames of a WebSocket costs a tunnel, by what one read brings.
+//! The time that a tunnel spends on tracking WebSocket frames, by the content of one read.
 
 use std::hint::black_box;
 
@@ -8,7 +8,7 @@ use moorline::tunnel::frame::FrameTracker;
 /// Bytes of a read.
 const READ: usize = 64 * 1024;
 
-/// As many masked binary frames of so many bytes as a read has room for.
+/// Masked binary frames with payloads of `payload` bytes, as many as fit into one read.
 fn frames(payload: usize) -> Vec<u8> {
     let mut frame = vec![0x82];
     match payload {

@@ -1,7 +1,7 @@
-//! What choosing a backend costs, by policy and number of backends.
+//! The time to choose a backend, by policy and number of backends.
 //!
-//! `pick` is the choice alone; `session` is a choice whose session is held and released again, as
-//! with one client that comes and one that goes; `down` is a choice where no backend is left.
+//! `pick` is the choice alone. `session` also holds and releases the session, as if one client
+//! arrives and another leaves. `down` is a choice while no backend is healthy.
 
 use std::{hint::black_box, sync::Arc};
 

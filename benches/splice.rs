@@ -1,17 +1,17 @@
-//! What a tunnel between plain sockets costs by the copy and by `splice(2)`: CPU time of the proxy's
-//! process for each GiB and for each message, in turns within one run.
+//! Compares copying with `splice(2)` in a tunnel between plain sockets: CPU time of the proxy's process
+//! for each GiB and for each message, in turns within one run.
 //!
 //! ```text
 //! cargo bench --bench splice [-- [--netns [--whole]] [--only WORD]]
 //! ```
 //!
-//! With `--netns` (root) client, proxy and origin have network namespaces of their own, with links
-//! between them whose segments are put together by the sender, as a network card has it; with `--whole`
-//! each packet of 1,500 bytes goes through all of the stack by itself. Over the loopback a segment has up
-//! to 64 KiB as well, and never waits.
+//! With `--netns` (needs root) client, proxy and origin each have a network namespace. On the links
+//! between them the sender merges segments, as a network card does. With `--whole` each packet of 1,500
+//! bytes passes the whole stack separately. Over the loopback a segment also has up to 64 KiB, and never
+//! waits.
 //!
-//! Three processes of this program: the proxy has one thread and a core of its own, origin and load
-//! share the other.
+//! This program runs as three processes: the proxy has one thread and one core, origin and load share
+//! the other core.
 
 use std::{
     io::{self, BufRead as _, BufReader, Read, Write},
@@ -31,13 +31,13 @@ use moorline::{
     tunnel::{self, TunnelEndpoint, TunnelObserver, TunnelOptions, TunnelRegistry, TunnelSummary},
 };
 
-/// Runs of each, in turns.
+/// Runs of each mode, in turns.
 const ROUNDS: usize = 5;
 const WARM_UP: Duration = Duration::from_millis(300);
 const MEASURED: Duration = Duration::from_millis(1000);
 const MODES: [&str; 2] = ["copy", "splice"];
 
-/// Streams at a time, and the bytes of a message there and back; 0: from the origin without end.
+/// Name, concurrent streams, and bytes of a message and its echo; 0: the origin sends without end.
 const LOADS: [(&str, usize, usize); 7] = [
     ("bulk, 1 stream", 1, 0),
     ("bulk, 16 streams", 16, 0),
@@ -72,7 +72,7 @@ fn number(word: &str) -> usize {
     word.parse().expect("a number")
 }
 
-/// All loads, each by turns.
+/// Measures all loads, the modes in turns.
 fn compare(place: &Place, only: Option<&str>) {
     println!("{:32} {:>10} {:>10} {:>8}", place.title, MODES[0], MODES[1], "ratio");
     for (title, streams, size) in LOADS {
@@ -86,7 +86,7 @@ fn compare(place: &Place, only: Option<&str>) {
             }
         }
         let [copy, splice] = spent.map(median);
-        // Nanoseconds for each byte or message.
+        // The values are nanoseconds for each byte or message.
         let (scale, unit) =
             if size == 0 { (f64::from(1 << 30) / 1e9, "s/GiB") } else { (1e-3, "µs each") };
         println!(
@@ -103,7 +103,7 @@ fn median(mut values: Vec<f64>) -> f64 {
     values[values.len() / 2]
 }
 
-/// Where client, proxy and origin are.
+/// The network of client, proxy and origin.
 struct Place {
     title: &'static str,
     /// Names of the namespaces of client, proxy and origin, and addresses of proxy and origin.
@@ -117,7 +117,7 @@ impl Place {
         Self { title: "loopback", namespaces: None, proxy: "127.0.0.1", origin: "127.0.0.1" }
     }
 
-    /// Three namespaces in a row, which end with this.
+    /// Three namespaces in a row, deleted on drop.
     fn apart(whole: bool) -> Self {
         let names = ["client", "proxy", "origin"].map(|end| format!("splice-{end}"));
         let [client, proxy, origin] = &names;
@@ -147,7 +147,7 @@ impl Place {
         place
     }
 
-    /// Nanoseconds of the proxy's CPU for each byte of bulk, or for each message.
+    /// Returns the proxy's CPU time in nanoseconds for each byte of bulk, or for each message.
     fn measure(&self, mode: &str, streams: usize, size: usize) -> f64 {
         let origin = self.start(2, 0, &["--origin", &format!("{}:0", self.origin)]);
         let listen = format!("{}:0", self.proxy);
@@ -162,7 +162,7 @@ impl Place {
         cpu as f64 / count as f64
     }
 
-    /// A role of this program; its first line tells its address.
+    /// Starts a role of this program; its first line is its address.
     fn start(&self, at: usize, core: usize, args: &[&str]) -> Role {
         let program = std::env::current_exe().expect("this program");
         let mut command = match &self.namespaces {
@@ -197,7 +197,7 @@ fn ip(words: &str) {
     assert!(done.success(), "ip {words}");
 }
 
-/// A running role; it ends with this.
+/// A running role, killed on drop.
 struct Role {
     child: Child,
     asks: ChildStdin,
@@ -217,7 +217,7 @@ impl Role {
         self.line().parse().expect("a count")
     }
 
-    /// Nanoseconds on a core; the process has one thread.
+    /// CPU time in nanoseconds; the process has one thread.
     fn cpu(&self) -> u64 {
         let path = format!("/proc/{}/schedstat", self.child.id());
         let text = std::fs::read_to_string(path).expect("schedstat");
@@ -232,13 +232,13 @@ impl Drop for Role {
     }
 }
 
-struct Nobody;
+struct NoObserver;
 
-impl TunnelObserver for Nobody {
+impl TunnelObserver for NoObserver {
     fn end(self, _: TunnelSummary, _: Option<&std::io::Error>) {}
 }
 
-/// Tunnels from each connection to one to the origin.
+/// Runs the proxy: a tunnel to the origin for each connection.
 fn proxy(mode: &str, listen: &str, origin: &str) {
     if mode == "copy" {
         tunnel::splice::forbid();
@@ -257,19 +257,20 @@ fn proxy(mode: &str, listen: &str, origin: &str) {
                 TunnelEndpoint { stream: ClientStream::Plain(client), early: Bytes::new() };
             let backend =
                 TunnelEndpoint { stream: BackendStream::Plain(backend), early: Bytes::new() };
-            let terms = TunnelOptions { idle: Some(Duration::from_secs(3600)), ..Terms::default() };
+            let terms =
+                TunnelOptions { idle: Some(Duration::from_secs(3600)), ..TunnelOptions::default() };
             let ticket = registry.enter(1, peer, false);
-            tokio::spawn(tunnel::run(client, backend, Nobody, ticket, terms));
+            tokio::spawn(tunnel::run(client, backend, NoObserver, ticket, terms));
         }
     });
 }
 
-/// Sends without end, or what comes back, as the first eight bytes say.
+/// Runs the origin: sends without end or echoes messages, as the first eight bytes of a stream say.
 fn origin(listen: &str) {
     let listener = TcpListener::bind(listen).expect("a listener");
     println!("{}", listener.local_addr().expect("an address"));
     for stream in listener.incoming() {
-        // Who has gone is not served.
+        // An error means that the client has left.
         thread::spawn(move || serve(stream?));
     }
 }
@@ -288,7 +289,7 @@ fn serve(mut stream: TcpStream) -> io::Result<()> {
     }
 }
 
-/// Counts bytes or answers; says how many when asked.
+/// Runs the load: counts bytes or answers, and prints the count for each line of input.
 fn load(to: &str, streams: usize, size: usize) {
     let to: SocketAddr = to.parse().expect("an address");
     let count = Arc::new(AtomicU64::new(0));

@@ -1,5 +1,6 @@
-//! What stickiness costs a request: an open packet per framing, a refusal, a lookup and a learned
-//! session in a table of a million, a cookie read and set. Prints the table's memory for each session.
+//! The time that affinity adds to a request: to read an open packet of each framing and an unknown-sid
+//! error, to find and learn a session in a table of a million, to read and set a cookie. Prints the table's
+//! memory for each session.
 
 use std::{
     fs,
@@ -27,7 +28,7 @@ fn backend(name: String) -> Arc<Backend> {
     Backend::new("chat", &config::Backend { name, address, weight: 1 }, &Reuse::default())
 }
 
-/// As long as Engine.IO's own.
+/// A session id with the length of Engine.IO's.
 fn sid(n: usize) -> String {
     format!("{n:016x}AAAA")
 }

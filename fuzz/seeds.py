@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""Makes the seeds of the fuzz targets anew: what real programs send first.
+"""Writes the seeds of the fuzz targets: the first bytes that real programs send.
 
     fuzz/seeds.py PATH/TO/moorline-load
 
 ClientHellos come from openssl s_client, curl, chromium and rustls (moorline-load); PROXY headers from
-HAProxy and curl, and by hand where no program sends such a thing. Programs that are missing are left
-out, and so are their seeds. Wants Debian's openssl, curl, chromium and haproxy.
+HAProxy and curl, or are written by hand if no program sends them. Programs that are missing are skipped,
+and so are their seeds. Needs Debian's openssl, curl, chromium and haproxy.
 """
 
 import pathlib
@@ -22,7 +22,10 @@ SIGNATURE = b"\r\n\r\n\0\r\nQUIT\n"
 
 
 def first_bytes(command, complete):
-    """What a program sends first to a port, `{port}` in its arguments, up to the end that `complete` finds."""
+    """The first bytes that a program sends to a port, up to the end that `complete` finds.
+
+    `{port}` in its arguments is replaced by the port.
+    """
     if not shutil.which(command[0]):
         print("missing:", command[0])
         return None
@@ -38,7 +41,7 @@ def first_bytes(command, complete):
             while not (end := complete(data)):
                 more = client.recv(65536)
                 if not more:
-                    raise SystemExit(f"{command[0]} sent {data!r} and no more")
+                    raise SystemExit(f"{command[0]} sent only {data!r}")
                 data += more
             client.close()
             return data[:end]
@@ -48,7 +51,7 @@ def first_bytes(command, complete):
 
 
 def record(data):
-    """Where the first TLS record ends, once it is there."""
+    """The end of the first TLS record; 0 if it is incomplete."""
     if len(data) < 5:
         return 0
     end = 5 + struct.unpack(">H", data[3:5])[0]
@@ -56,7 +59,7 @@ def record(data):
 
 
 def header(data):
-    """Where the PROXY header ends, and a little of what follows it."""
+    """The end of the PROXY header and up to 16 bytes after it; 0 if it is incomplete."""
     if data.startswith(SIGNATURE):
         if len(data) < 16:
             return 0
@@ -73,7 +76,7 @@ def keep(target, name, data):
 
 
 def fragmented(hello, pieces):
-    """The same ClientHello over records of so many bytes each."""
+    """A ClientHello in records of `pieces` bytes each."""
     body, head, out = hello[5:], hello[:3], b""
     for at in range(0, len(body), pieces):
         piece = body[at : at + pieces]
@@ -107,13 +110,13 @@ def client_hellos(load):
     keep("client_hello", "half", plain[: len(plain) // 2])
     keep("client_hello", "ssh", b"SSH-2.0-OpenSSH_9.2p1 Debian-2\r\n")
     keep("client_hello", "http", b"GET / HTTP/1.1\r\nHost: chat.example.com\r\n\r\n")
-    # One of SSL 2, and an alert in the place of a handshake.
+    # A ClientHello of SSL 2, and an alert instead of a handshake.
     keep("client_hello", "ssl2", bytes.fromhex("802e0100020015000000100100800200800300800400800500800600400700c0") + bytes(16))
     keep("client_hello", "alert", bytes.fromhex("15030100020228"))
 
 
 def haproxy(words):
-    """The header that HAProxy sends to a server with such words, for a client that says hello."""
+    """The header that HAProxy sends to a server with these options, for a client that sends `hello`."""
     with tempfile.TemporaryDirectory() as home, socket.create_server(("127.0.0.1", 0)) as server:
         with socket.create_server(("127.0.0.1", 0)) as taken:
             listen = taken.getsockname()

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use crate::results::{Results, Row, Table, number};
 
-/// Rows that are shown, by title, and what they are called here. Of all of them, less is better.
+/// The rows of the chart: group, title, and name in the chart. Less is better for all of them.
 const SHOWN: [(&str, &str, &str); 10] = [
     ("1.", "plain: CPU µs per request", "HTTP request, CPU µs"),
     ("1.", "TLS: CPU µs per request", "HTTPS request, CPU µs"),
@@ -24,19 +24,19 @@ const WIDTH: usize = 860;
 const PANEL: usize = WIDTH / ACROSS;
 /// Height of a bar with the gap below it.
 const BAR: usize = 22;
-/// Room above the bars of a panel for its title.
+/// Space above the bars of a panel for its title.
 const HEAD: usize = 30;
-/// Room for names, left of the bars.
+/// Space for names, left of the bars.
 const NAMES: usize = 92;
-/// Room for figures, right of the longest bar.
+/// Space for figures, right of the longest bar.
 const FIGURES: usize = 64;
-/// Room around a panel.
+/// Space around a panel.
 const MARGIN: usize = 16;
 /// Height of the title above and of the note below.
 const TITLE: usize = 52;
 const NOTE: usize = 34;
 
-/// Colours of text, lines and bars in both schemes; nothing is fetched.
+/// Colours of text, lines and bars in both schemes, without anything from outside.
 const STYLE: &str = "\
 svg { font: 13px system-ui, 'Segoe UI', 'DejaVu Sans', sans-serif }
 .page { fill: #ffffff }
@@ -103,10 +103,10 @@ fn panel(svg: &mut String, table: &Table, row: &Row, name: &str, x: usize, y: us
         let top = y + HEAD - 6 + at * BAR;
         let (left, base) = (x + NAMES, top + 13);
         let (bar, own) = if at == 0 { ("bar ours", "own") } else { ("bar", "") };
-        // The version is on the page.
-        let who = column.rsplit_once(' ').map_or(column.as_str(), |(who, _)| who);
+        // The page has the version.
+        let name = column.rsplit_once(' ').map_or(column.as_str(), |(name, _)| name);
         let _ =
-            writeln!(svg, "<text class=\"{own}\" x=\"{x}\" y=\"{base}\">{}</text>", escaped(who));
+            writeln!(svg, "<text class=\"{own}\" x=\"{x}\" y=\"{base}\">{}</text>", escaped(name));
         let Some(median) = median else {
             let _ = writeln!(svg, "<text class=\"quiet\" x=\"{left}\" y=\"{base}\">–</text>");
             continue;

@@ -1,9 +1,9 @@
-//! What clients notice of the changes that a proxy goes through: this one and its peers, case by case.
+//! The effect of a proxy's changes on its clients, for this proxy and its peers, case by case.
 //!
-//! Each case meets a fresh proxy with three Socket.IO nodes behind it, and clients over TLS, without
-//! cookies, from many addresses: some poll, some upgrade, some use WebSocket only. What is counted are
-//! sessions that ended though their node was there all the time, further errors, and processes of an
-//! older generation that stay for those who are on them.
+//! Each case starts a new proxy with three Socket.IO nodes behind it, and clients over TLS, without
+//! cookies, from many addresses: some poll, some upgrade, some use WebSocket only. The case counts
+//! sessions that ended although their node was running, further errors, and processes of an older
+//! generation that stay for their connections.
 
 mod crowd;
 mod stand;
@@ -21,7 +21,7 @@ use crate::{ASIDE, peer::Peer};
 /// Nodes at the beginning.
 const NODES: usize = 3;
 
-/// What happens.
+/// A change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Case {
     Reload,
@@ -41,14 +41,14 @@ impl Case {
             Self::Reload => "A reload without a change",
             Self::Certificate => "A certificate renewed, by reload",
             Self::Added => "A node added, by reload",
-            Self::Removed => "A node taken from the list, by reload; it goes on",
-            Self::Upgrade => "A new binary in the place of the running one",
-            Self::Killed => "A node killed: what others than its clients notice",
+            Self::Removed => "A running node removed from the list, by reload",
+            Self::Upgrade => "An upgrade of the binary",
+            Self::Killed => "A node killed: effect on clients of other nodes",
         }
     }
 }
 
-/// Stages all cases for all that are installed, prints the table and leaves it in `target/compare`.
+/// Runs all cases for all installed proxies, prints the table and writes it to `target/compare`.
 pub(crate) fn stage(only: Option<&str>) -> anyhow::Result<()> {
     let peers = Peer::installed(None)?;
     let wanted = |case: &Case| only.is_none_or(|word| case.title().contains(word));
@@ -61,14 +61,14 @@ pub(crate) fn stage(only: Option<&str>) -> anyhow::Result<()> {
         for peer in &peers {
             eprintln!("{}: {}", case.title(), peer.title);
             let cell = cell(peer, case).or_else(|error| {
-                // One stumble of this machine is not to cost the whole run.
-                eprintln!("once more, because of this: {error:#}");
+                // A hiccup of the machine must not cost the whole run.
+                eprintln!("repeated because of an error: {error:#}");
                 cell(peer, case)
             });
             cells.push(cell.with_context(|| format!("{}: {}", case.title(), peer.title))?);
         }
         table.push_str(&format!("| {} |\n", cells.join(" | ")));
-        // What is staged is told, should a later case fail.
+        // Keeps the finished cases if a later one fails.
         fs::write(&file, &table)?;
     }
     println!("{table}");
@@ -99,7 +99,7 @@ fn cell(peer: &Peer, case: Case) -> anyhow::Result<String> {
         }
         Case::Upgrade => {
             if !stand.upgrade()? {
-                return Ok("not staged: it has none, and a restart ends everything".to_owned());
+                return Ok("not supported; a restart ends all connections".to_owned());
             }
         }
         Case::Killed => {

@@ -1,7 +1,7 @@
-//! What no load from outside can tell: the choice among many backends, and a million session ids.
+//! Figures that no load from outside can measure: the choice among many backends, and a million session ids.
 //!
-//! Ours is timed in a process of its own, without sockets; HAProxy's stick table is filled through
-//! its administration socket. The others have nothing that could be asked.
+//! Moorline's parts are timed in a separate process, without sockets. HAProxy's stick table is filled
+//! through its administration socket. The other proxies have no such interface.
 
 use std::{
     hint::black_box,
@@ -28,14 +28,14 @@ use crate::{
     turns::Turns,
 };
 
-/// Makes this program time the proxy's own parts, and print them.
+/// Flag that makes this program time the proxy's parts and print the result.
 pub(crate) const FLAG: &str = "--inside";
 
 const TITLE: &str = "7. Picking a backend, knowing a session";
 const METHOD: &str = "In process, without any socket: the time of one choice by each policy and the memory of a backend \
      with its part of the pool; then a table of a million session ids of 20 characters. A choice cannot \
      be timed from outside, so the others have no figure; HAProxy's stick table is filled through its \
-     administration socket, which tells its size and hides the time.";
+     administration socket, which shows its size but not the time.";
 
 const SESSIONS: usize = 1_000_000;
 const LIFE: Duration = Duration::from_secs(45);
@@ -44,11 +44,11 @@ const SIZES: [u16; 4] = [10, 100, 1_000, 10_000];
 /// Choices in a batch, and batches.
 const PICKS: u32 = 500;
 const BATCHES: usize = 101;
-/// Different clients, where they come again.
+/// Number of clients, if their addresses repeat.
 const CLIENTS: u32 = 4096;
-/// Backends over all pools whose memory is measured at once.
+/// Backends in all pools together, for one measurement of memory.
 const BACKENDS: usize = 40_000;
-/// Commands in a line that HAProxy takes: its buffer has 16 KiB.
+/// Commands in a line: HAProxy's buffer has 16 KiB.
 const COMMANDS: usize = 150;
 
 const POLICIES: [(&str, Balance); 4] = [
@@ -65,7 +65,7 @@ struct Timed {
     value: f64,
 }
 
-/// One round of it.
+/// Measures one round.
 pub(crate) fn take(turns: &Turns<'_>, results: &mut Results) -> anyhow::Result<()> {
     if !turns.wanted(TITLE, "") {
         return Ok(());
@@ -88,7 +88,7 @@ pub(crate) fn take(turns: &Turns<'_>, results: &mut Results) -> anyhow::Result<(
             }
         }
     }
-    // What only we have a figure for, the others have none for.
+    // Only Moorline has these figures.
     for row in &mut table.rows {
         for cell in row.cells.iter_mut().skip(1) {
             if cell.values.is_empty() && cell.cannot.is_none() {
@@ -103,16 +103,16 @@ fn bytes_title() -> String {
     "a million sids: bytes each".to_owned()
 }
 
-/// In a fresh process, whose memory has no past.
+/// Measures in a new process, so that earlier allocations do not count.
 fn ours(turns: &Turns<'_>) -> anyhow::Result<Vec<Timed>> {
     let program = std::env::current_exe()?;
     let mut command = turns.cores.command(&program.to_string_lossy());
-    let told = command.args(["--bench", FLAG]).output()?;
-    ensure!(told.status.success(), "{}", String::from_utf8_lossy(&told.stderr));
-    Ok(serde_json::from_slice(&told.stdout)?)
+    let output = command.args(["--bench", FLAG]).output()?;
+    ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    Ok(serde_json::from_slice(&output.stdout)?)
 }
 
-/// Prints what [`ours`] reads.
+/// Prints the figures that [`ours`] reads.
 pub(crate) fn print() -> anyhow::Result<()> {
     let mut all = Vec::new();
     for (policy, balance) in POLICIES {
@@ -141,7 +141,7 @@ pub(crate) fn print() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Nanoseconds of a choice: the median of many batches, so that one that was interrupted is no matter.
+/// Nanoseconds of a choice: the median of many batches, so that an interrupted batch does not matter.
 fn pick(balance: Balance, backends: u16, mut address: impl FnMut() -> u32) -> f64 {
     let pool = pool(balance, backends);
     let mut batch = || {
@@ -151,19 +151,19 @@ fn pick(balance: Balance, backends: u16, mut address: impl FnMut() -> u32) -> f6
         }
         start.elapsed().as_nanos() as f64 / f64::from(PICKS)
     };
-    // What is made at the first choice is made once.
+    // The first choice builds what later ones use.
     batch();
     let batches: Vec<f64> = (0..BATCHES).map(|_| batch()).collect();
     Spread::of(&batches).map_or(f64::NAN, |spread| spread.median)
 }
 
-/// What each backend of a pool of so many takes, with its part of the pool.
+/// Bytes of each backend of a pool with `backends` backends, with its share of the pool.
 fn pool_bytes(backends: u16) -> anyhow::Result<f64> {
     let before = process::memory(std::process::id())?;
     let pools = BACKENDS / usize::from(backends);
     let held: Vec<_> = (0..pools).map(|_| pool(Balance::LeastSessions, backends)).collect();
     let after = process::memory(std::process::id())?;
-    // What is let go of may be used again by the next, which would then seem to take less.
+    // The next pool could reuse freed memory, and would then seem smaller.
     std::mem::forget(held);
     Ok(after.saturating_sub(before) as f64 / BACKENDS as f64)
 }
@@ -207,7 +207,7 @@ fn sids() -> anyhow::Result<Vec<Timed>> {
     ])
 }
 
-/// As long as Engine.IO's own.
+/// A session id with the length of Engine.IO's.
 fn sid(number: usize) -> String {
     format!("{number:016x}AAAA")
 }
@@ -226,11 +226,11 @@ fn stick_table(turns: &Turns<'_>, haproxy: &Peer) -> anyhow::Result<f64> {
         if commands.is_empty() {
             break;
         }
-        let told = ask(&socket, &commands.join(";"))?;
-        ensure!(told.trim().is_empty(), "it says: {}", told.trim());
+        let answer = ask(&socket, &commands.join(";"))?;
+        ensure!(answer.trim().is_empty(), "HAProxy answers: {}", answer.trim());
     }
-    let told = ask(&socket, "show table")?;
-    ensure!(told.contains(&format!("used:{SESSIONS}")), "it says: {}", told.trim());
+    let answer = ask(&socket, "show table")?;
+    ensure!(answer.contains(&format!("used:{SESSIONS}")), "HAProxy answers: {}", answer.trim());
     Ok((memory(&proxy)? - before) as f64 / SESSIONS as f64)
 }
 
@@ -238,13 +238,13 @@ fn memory(proxy: &Proxy) -> anyhow::Result<u64> {
     proxy.workers.iter().map(|&worker| process::memory(worker)).sum()
 }
 
-/// One line to an administration socket, and the answer.
+/// Sends a line to an administration socket and returns the answer.
 fn ask(socket: &Path, line: &str) -> anyhow::Result<String> {
     let mut stream = UnixStream::connect(socket).context("the administration socket")?;
     stream.write_all(line.as_bytes())?;
     stream.write_all(b"\n")?;
     stream.shutdown(Shutdown::Write)?;
-    let mut told = String::new();
-    stream.read_to_string(&mut told)?;
-    Ok(told)
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    Ok(answer)
 }

@@ -1,4 +1,4 @@
-//! One run of the load generator, and what it saw of itself and of the proxy.
+//! One run of the load generator, and its report.
 
 use std::{fs, process::Command, time::Duration};
 
@@ -11,35 +11,33 @@ use crate::{
     rows::{Figure, Unit},
 };
 
-/// Errors a run may have for each answer, session and connection: those that the order to leave meets
-/// on their way.
+/// Share of answers, sessions and connections that may fail: some are still open when the clients leave.
 const MOST_ERRORS: f64 = 0.01;
 
-/// Addresses that clients come from, where they come and go: one has ports for 28,000 connections a
-/// minute.
+/// Source addresses of clients that come and go: one address has ports for 28,000 connections a minute.
 const SOURCES: u32 = 100;
 
-/// What a run is to do.
+/// Options of a run.
 pub(crate) struct Wish<'a> {
     pub(crate) door: Door,
     pub(crate) path: &'a str,
     pub(crate) flags: &'a str,
-    /// Over how long the clients arrive.
+    /// Time over which the clients arrive.
     pub(crate) ramp: Duration,
-    /// From the last arrival to the end; what is measured is the last three quarters of it.
+    /// Time from the last arrival to the end; its last three quarters are measured.
     pub(crate) hold: Duration,
 }
 
-/// What the load generator writes, as far as it matters here.
+/// The parts of the load generator's report that are used here.
 #[derive(Debug, Deserialize)]
 pub(crate) struct Report {
     checkpoints: Vec<Checkpoint>,
     latency: Latency,
-    /// What failed, with samples, for people.
+    /// Errors, with samples.
     errors: serde_json::Value,
 }
 
-/// From the time a message was due to its answer; `None` where none was answered.
+/// Latency from the intended time of a message to its answer; `None` if no message was answered.
 #[derive(Debug, Deserialize)]
 struct Latency {
     message_steady: Option<Quantiles>,
@@ -50,7 +48,7 @@ struct Quantiles {
     p99_us: u64,
 }
 
-/// How far things were at a border between two phases.
+/// The state at the border between two phases.
 #[derive(Debug, Deserialize)]
 struct Checkpoint {
     moment: String,
@@ -70,7 +68,7 @@ struct Counters {
     errors: u64,
 }
 
-/// What a process had spent by then.
+/// CPU time and memory of a process at that time.
 #[derive(Debug, Deserialize)]
 struct Spent {
     user_us: u64,

@@ -1,4 +1,4 @@
-//! Where it is measured, for people who compare with their own.
+//! The machine and the versions of a run, for readers who compare with their own.
 
 use std::{fs, process::Command};
 
@@ -7,7 +7,7 @@ use crate::{
     results::About,
 };
 
-/// Everything but what the options say.
+/// Collects all facts about a run.
 pub(crate) fn about(cores: &Cores, versions: Vec<String>, rounds: usize, quick: bool) -> About {
     About {
         date: said("date", &["-u", "+%-d %B %Y, %H:%M UTC"]),
@@ -21,7 +21,7 @@ pub(crate) fn about(cores: &Cores, versions: Vec<String>, rounds: usize, quick: 
     }
 }
 
-/// Hash and date of the checkout, and whether it was changed since.
+/// Hash and date of the commit, and whether files differ from it.
 fn commit() -> String {
     let root = env!("CARGO_MANIFEST_DIR");
     let git = |args: &[&str]| said("git", &[&["-C", root], args].concat());
@@ -44,9 +44,9 @@ fn machine() -> String {
     format!("{model}, {cores} cores, {memory:.0} GiB{}", host.unwrap_or_default())
 }
 
-/// What a program prints; nothing where it is not there.
+/// The output of a program; empty if the program is not installed.
 fn said(program: &str, args: &[&str]) -> String {
-    let told = Command::new(program).args(args).output();
-    let told = told.map(|told| told.stdout).unwrap_or_default();
-    String::from_utf8_lossy(&told).trim().to_owned()
+    let output = Command::new(program).args(args).output();
+    let printed = output.map(|output| output.stdout).unwrap_or_default();
+    String::from_utf8_lossy(&printed).trim().to_owned()
 }

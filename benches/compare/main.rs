@@ -1,21 +1,21 @@
-//! This proxy beside nginx, HAProxy and Caddy: what requests, messages, connections and sessions cost
-//! each of them, in one run.
+//! Compares this proxy with nginx, HAProxy and Caddy: the cost of requests, messages, connections and
+//! sessions, in one run.
 //!
 //! ```text
 //! benches/compare/run [--quick] [--rounds N] [--only WORD] [--against FILE] | --render
 //! benches/compare/run --continuity [--only WORD]
 //! ```
 //!
-//! `--only` keeps the rows whose group or title contains the word ("idle", "TLS", "artillery"…);
-//! `--against` adds a column for another build of this proxy; `--render` writes the page anew from
-//! the last figures, after its reading was edited. Only a full run replaces the page; what another
-//! one measures is printed, and left in `target/compare`.
+//! `--only` keeps the rows with the word in their group or title ("idle", "TLS", "artillery"…).
+//! `--against` adds a column for another build of this proxy. `--render` rewrites the page from the last
+//! figures, after `reading.md` was edited. Only a full run replaces the page; the figures of other runs are
+//! printed, and written to `target/compare`.
 //!
-//! What is measured belongs to the proxy's processes alone and hardly depends on how busy the machine
-//! is: user + system time per unit of work, and proportional set size. Latency and rates do depend on
-//! it. Each proxy has one core and one worker; load generator and origin have another. Proxies take
-//! turns within a round, each load meets a fresh process, and the page shows medians over rounds with
-//! their range. This bench shares no code with the proxy, but for what it times in process.
+//! User + system time per unit of work and proportional set size are measured for the proxy's processes
+//! alone, and hardly depend on how busy the machine is. Latency and rates do. Each proxy has one core and
+//! one worker; load generator and origin share another core. Proxies take turns within a round, each load
+//! starts a new process, and the page shows medians over rounds with their range. This bench shares no code
+//! with the proxy, except the parts that it times in process.
 
 mod chart;
 mod continuity;
@@ -42,14 +42,14 @@ use anyhow::{Context as _, bail};
 
 use self::{origin::Origin, peer::Peer, process::Cores, results::Results, turns::Turns};
 
-/// Where the page is, and what it is made from.
+/// Folder of the page and its sources.
 const HOME: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/benches/compare");
-/// Where the figures of a run go that is not a full one.
+/// Folder for the figures of a partial run.
 const ASIDE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/target/compare");
 
 const ROUNDS: usize = 3;
 
-/// What was asked for.
+/// The command-line options.
 #[derive(Debug, Default)]
 struct Args {
     quick: bool,
@@ -102,7 +102,7 @@ fn measure(args: &Args, cores: &Cores) -> anyhow::Result<Results> {
     for round in 1..=rounds {
         turns.take(&mut results, &format!("round {round} of {rounds}"))?;
         inside::take(&turns, &mut results)?;
-        // What is done is done, should a later round fail.
+        // Keeps the finished rounds if a later one fails.
         results.write(&Path::new(ASIDE).join("results.json"))?;
     }
     drop(origin);
@@ -133,7 +133,7 @@ impl Args {
                 "--only" => read.only = Some(value()?),
                 "--against" => read.against = Some(value()?.into()),
                 _ => bail!(
-                    "{arg} is not known: --quick, --rounds N, --only WORD, --against FILE, --render, \
+                    "unknown option {arg}: the options are --quick, --rounds N, --only WORD, --against FILE, --render, \
                      --continuity"
                 ),
             }
@@ -141,7 +141,7 @@ impl Args {
         Ok(read)
     }
 
-    /// Whether everything is measured that belongs on the page, and nothing else.
+    /// Whether the run measures exactly what belongs on the page.
     fn full(&self) -> bool {
         !self.quick && self.only.is_none() && self.against.is_none()
     }

@@ -1,4 +1,4 @@
-//! What stands behind every proxy: the harness's own nodes and echo origin, in a process of their own.
+//! The origin behind every proxy: nodes and echo server of the load harness, in a separate process.
 
 use std::{
     fs,
@@ -19,14 +19,14 @@ const NODES: usize = 3;
 /// Longest time from the start of the process to its last listener.
 const STARTING: Duration = Duration::from_secs(10);
 
-/// Nodes and echo origin; they end with this.
+/// Nodes and echo origin; killed on drop.
 pub(crate) struct Origin {
     child: Child,
-    /// What terminates TLS in front of it.
+    /// The process that terminates TLS in front of the origin.
     terminator: Child,
     /// HTTP and WebSocket echo, and downloads.
     pub(crate) echo: SocketAddr,
-    /// The same over TLS.
+    /// The echo address over TLS.
     pub(crate) secure: SocketAddr,
     /// The Socket.IO nodes, as a backend list names them.
     pub(crate) nodes: Vec<String>,
@@ -34,7 +34,7 @@ pub(crate) struct Origin {
 }
 
 impl Origin {
-    /// Starts them on free ports.
+    /// Starts the processes on free ports.
     pub(crate) fn start() -> anyhow::Result<Self> {
         let directory = tempfile::tempdir()?;
         let (echo, list) = (peer::free()?, directory.path().join("nodes"));
@@ -75,7 +75,7 @@ impl Drop for Origin {
     }
 }
 
-/// TLS in front of `echo`, on the origin's core.
+/// Starts a process that terminates TLS in front of `echo`, on the origin's core.
 fn terminate(directory: &Path, secure: SocketAddr, echo: SocketAddr) -> anyhow::Result<Child> {
     let words = [
         ("{secure}", secure.to_string()),

@@ -1,10 +1,10 @@
-//! `RESULTS.md`: the figures, around what a person says about them.
+//! `RESULTS.md`: the figures, with a hand-written interpretation.
 
 use std::fmt::Write as _;
 
 use crate::results::{About, Better, Cell, Results, Row, Table, number};
 
-/// The whole page; `reading` is hand-written.
+/// The whole page; `reading` is the hand-written interpretation.
 pub(crate) fn page(results: &Results, reading: &str) -> String {
     let mut page = String::from("# Beside the peers\n\n");
     page += "Written by `benches/compare/run`; the reading is `reading.md`, the figures of every round are in\n\
@@ -23,7 +23,7 @@ pub(crate) fn page(results: &Results, reading: &str) -> String {
     page
 }
 
-/// For the terminal: the tables alone.
+/// The tables alone, for the terminal.
 pub(crate) fn tables(results: &Results) -> String {
     let mut text = String::new();
     for table in &results.tables {
@@ -85,7 +85,7 @@ fn value(row: &Row, column: usize, cell: &Cell, best: bool) -> String {
     text
 }
 
-/// The column whose median is best, where there is more than one to choose from.
+/// The column with the best median; `None` if fewer than two columns have one.
 fn best(row: &Row) -> Option<usize> {
     let medians = row.cells.iter().enumerate();
     let mut medians: Vec<(usize, f64)> =

@@ -18,7 +18,7 @@ use crate::{
     process::{self, Cores},
 };
 
-/// Where the package's test certificates are.
+/// Folder of the package's test certificates.
 pub(crate) const CERTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/certs");
 
 /// Longest time from the start of a proxy to its first accepted connection.
@@ -26,7 +26,7 @@ const STARTING: Duration = Duration::from_secs(10);
 
 /// A program to measure.
 pub(crate) struct Peer {
-    /// Name and version, for people.
+    /// Name and version, as shown.
     pub(crate) title: String,
     pub(crate) family: Family,
     pub(crate) program: PathBuf,
@@ -48,16 +48,16 @@ pub(crate) enum Door {
     Tls,
     /// TLS with the RSA certificate.
     Rsa,
-    /// TLS that is left to the origin.
+    /// TLS that the origin terminates.
     Passed,
 }
 
-/// What a proxy is to be.
+/// The kind of proxying that is measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Scene {
-    /// One that reads HTTP.
+    /// HTTP.
     Http,
-    /// One of byte streams, which the kernel may `splice` or not.
+    /// Byte streams, with or without `splice(2)`.
     Layer4 { splice: bool },
 }
 
@@ -70,7 +70,7 @@ pub(crate) struct Proxy {
     directory: TempDir,
 }
 
-/// Where a proxy listens.
+/// Addresses of a proxy's listeners.
 struct Doors {
     plain: SocketAddr,
     tls: SocketAddr,
@@ -90,7 +90,7 @@ impl Family {
         }
     }
 
-    /// Debian keeps servers out of a user's `PATH`.
+    /// Servers of Debian are not on a user's `PATH`.
     fn programs(self) -> &'static [&'static str] {
         match self {
             Self::Moorline => &[env!("CARGO_BIN_EXE_moorline")],
@@ -111,7 +111,7 @@ impl Family {
         Ok(version(&String::from_utf8_lossy(&told)).to_owned())
     }
 
-    /// `None` where it cannot be that.
+    /// `None` if the proxy does not support the scene.
     pub(crate) fn template(self, scene: Scene) -> Option<&'static str> {
         let http = scene == Scene::Http;
         Some(match self {
@@ -128,7 +128,7 @@ impl Family {
 }
 
 impl Peer {
-    /// This build, the one to compare it with, and the peers that are installed.
+    /// This build, the build of `--against`, and the installed peers.
     pub(crate) fn installed(against: Option<&Path>) -> anyhow::Result<Vec<Self>> {
         let mut peers = Vec::new();
         let ours = PathBuf::from(env!("CARGO_BIN_EXE_moorline"));
@@ -168,7 +168,7 @@ impl Peer {
                 match self.family {
                     Family::Moorline => _ = command.env("MOORLINE_SPLICE", "off"),
                     Family::Haproxy => _ = command.arg("-dS"),
-                    // Neither knows it here.
+                    // The free nginx and Caddy cannot splice.
                     Family::Nginx | Family::Caddy => {}
                 }
             }
@@ -177,7 +177,7 @@ impl Peer {
         self.launch(origin, template, command)
     }
 
-    /// The same with a configuration of its own.
+    /// Starts a proxy with the configuration `template`.
     pub(crate) fn start_with(
         &self,
         cores: &Cores,
@@ -226,7 +226,7 @@ impl Peer {
                 command.arg("-p").arg(directory).arg("-c").arg(file);
             }
             Family::Haproxy => {
-                // It wants chain and key in one file.
+                // HAProxy needs chain and key in one file.
                 for name in ["site", "other"] {
                     let part = |end| fs::read(Path::new(CERTS).join(format!("{name}.{end}")));
                     let both = [part("pem")?, part("key")?].concat();
@@ -235,7 +235,7 @@ impl Peer {
                 command.arg("-db").arg("-f").arg(file);
             }
             Family::Caddy => {
-                // What it would otherwise leave in the user's home.
+                // Files that Caddy would otherwise write to the user's home.
                 for name in ["HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME"] {
                     command.env(name, directory);
                 }
@@ -247,7 +247,7 @@ impl Peer {
 }
 
 impl Doors {
-    /// The template with its words in braces filled in.
+    /// The template with the words in braces replaced.
     fn fill(&self, template: &str, origin: &Origin, directory: &Path) -> String {
         let mut words = vec![
             ("{plain}".to_owned(), self.plain.to_string()),
@@ -269,7 +269,7 @@ impl Doors {
 }
 
 impl Proxy {
-    /// What a client is told to go to: `https://localhost:1234`.
+    /// The URL for clients, for example `https://localhost:1234`.
     pub(crate) fn url(&self, door: Door) -> String {
         let (scheme, address) = match door {
             Door::Plain => ("http", self.doors.plain),
@@ -280,7 +280,7 @@ impl Proxy {
         format!("{scheme}://localhost:{}", address.port())
     }
 
-    /// Where its files are.
+    /// Folder of the proxy's files.
     pub(crate) fn directory(&self) -> &Path {
         self.directory.path()
     }

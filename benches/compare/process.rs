@@ -1,4 +1,4 @@
-//! What the kernel tells about processes and the machine: cores, memory, CPU time.
+//! Cores, memory and CPU time of processes, from the kernel.
 
 use std::{fmt, fs, process::Command, time::Duration};
 
@@ -7,14 +7,14 @@ use anyhow::{Context as _, ensure};
 /// Length of the ticks that `/proc/PID/stat` counts in: USER_HZ is 100 on every Linux.
 const TICK: Duration = Duration::from_millis(10);
 
-/// One core for the proxies and one for everybody else.
+/// One core for the proxies and one for all other processes.
 pub(crate) struct Cores {
     proxy: usize,
     rest: usize,
 }
 
 impl Cores {
-    /// The first two that this process may use; one for all where there is no second.
+    /// The first two cores that this process may use, or one core for all processes if there is no second.
     pub(crate) fn pick() -> anyhow::Result<Self> {
         let status = fs::read_to_string("/proc/self/status")?;
         let allowed = field(&status, "Cpus_allowed_list:").context("no Cpus_allowed_list")?;
@@ -27,7 +27,8 @@ impl Cores {
         Ok(Self { proxy, rest: *cores.get(1).unwrap_or(&proxy) })
     }
 
-    /// To be called before a second thread is there: threads and children inherit it.
+    /// Pins this process to the second core. Call it before a second thread starts: threads and children inherit
+    /// the core.
     pub(crate) fn pin_this_process(&self) -> anyhow::Result<()> {
         let (core, pid) = (self.rest.to_string(), std::process::id().to_string());
         let pinned = Command::new("taskset").args(["-cp", &core, &pid]).output();
@@ -36,7 +37,7 @@ impl Cores {
         Ok(())
     }
 
-    /// A command that runs `program` on the proxies' core, in the same process.
+    /// A command that runs `program` on the proxies' core, without another process in between.
     pub(crate) fn command(&self, program: &str) -> Command {
         let mut command = Command::new("taskset");
         command.args(["-c", &self.proxy.to_string(), program]);
@@ -50,7 +51,7 @@ impl fmt::Display for Cores {
     }
 }
 
-/// Proportional set size in bytes: what is the process's own, and its part of what is shared.
+/// Proportional set size in bytes: private memory, and the process's share of shared memory.
 pub(crate) fn memory(pid: u32) -> anyhow::Result<u64> {
     let rollup = fs::read_to_string(format!("/proc/{pid}/smaps_rollup"))?;
     let size = field(&rollup, "Pss:").and_then(|value| value.strip_suffix(" kB"));
@@ -66,7 +67,7 @@ pub(crate) fn cpu_of_ended_children() -> anyhow::Result<Duration> {
     Ok(TICK * ticks.sum::<Result<u32, _>>()?)
 }
 
-/// Processes that this one has started, by whichever of its threads.
+/// Child processes of all threads of a process.
 pub(crate) fn children(pid: u32) -> anyhow::Result<Vec<u32>> {
     let mut children = Vec::new();
     for task in fs::read_dir(format!("/proc/{pid}/task"))? {
@@ -79,7 +80,7 @@ pub(crate) fn children(pid: u32) -> anyhow::Result<Vec<u32>> {
     Ok(children)
 }
 
-/// What follows `name` on its line.
+/// The text after `name` on its line.
 pub(crate) fn field<'a>(text: &'a str, name: &str) -> Option<&'a str> {
     text.lines().find_map(|line| line.strip_prefix(name)).map(str::trim)
 }

@@ -1,4 +1,4 @@
-//! What was measured, in a form that can be written down and read again.
+//! The figures of a run, as written to and read from `results.json`.
 
 use std::{fs, path::Path};
 
@@ -12,7 +12,7 @@ pub(crate) struct Results {
     pub(crate) tables: Vec<Table>,
 }
 
-/// Where and when it was measured, and what.
+/// Place, time and subjects of a run.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct About {
     pub(crate) date: String,
@@ -29,42 +29,42 @@ pub(crate) struct About {
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Table {
     pub(crate) title: String,
-    /// How it was measured, in a sentence or two.
+    /// The method, in one or two sentences.
     pub(crate) method: String,
-    /// Who was measured; the first is ours.
+    /// The measured programs; the first one is Moorline.
     pub(crate) columns: Vec<String>,
     pub(crate) rows: Vec<Row>,
 }
 
-/// One figure of everybody.
+/// One figure for all columns.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Row {
-    /// What is measured, with its unit: "CPU µs per request".
+    /// The figure with its unit: "CPU µs per request".
     pub(crate) title: String,
     pub(crate) better: Better,
     pub(crate) cells: Vec<Cell>,
 }
 
-/// What a good figure is.
+/// Which direction is better.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Better {
     Less,
     More,
-    /// It explains another.
+    /// The figure explains another one.
     Neither,
 }
 
-/// One figure of one of them.
+/// One figure of one column.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Cell {
-    /// One for each round, in their order.
+    /// One value for each round, in order.
     pub(crate) values: Vec<f64>,
-    /// Why there is none.
+    /// Why there is no value.
     pub(crate) cannot: Option<String>,
 }
 
-/// The middle of some values and their extremes.
+/// Median and extremes of some values.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Spread {
     pub(crate) median: f64,
@@ -83,7 +83,7 @@ impl Results {
         fs::write(file, text).with_context(|| file.display().to_string())
     }
 
-    /// The table of this title, made when it is first named.
+    /// The table with this title; it is added if it is missing.
     pub(crate) fn table(&mut self, title: &str, method: &str, columns: &[String]) -> &mut Table {
         let known = self.tables.iter().position(|table| table.title == title);
         let at = known.unwrap_or_else(|| {
@@ -100,12 +100,12 @@ impl Results {
 }
 
 impl Table {
-    /// Adds one round's value.
+    /// Adds the value of one round.
     pub(crate) fn add(&mut self, title: &str, better: Better, column: usize, value: f64) {
         self.cell(title, better, column).values.push(value);
     }
 
-    /// Says why there is no value.
+    /// Records why there is no value.
     pub(crate) fn cannot(&mut self, title: &str, better: Better, column: usize, why: &str) {
         self.cell(title, better, column).cannot = Some(why.to_owned());
     }
@@ -121,7 +121,7 @@ impl Table {
 }
 
 impl Row {
-    /// Ours as a part of theirs, round by round: the same noise was around both of a pair.
+    /// The first column divided by another one, round by round: both values of a round met the same noise.
     pub(crate) fn ratio(&self, column: usize) -> Option<Spread> {
         let (ours, theirs) = (&self.cells.first()?.values, &self.cells.get(column)?.values);
         let pairs: Vec<f64> = ours.iter().zip(theirs).map(|(ours, theirs)| ours / theirs).collect();
@@ -136,7 +136,7 @@ impl Cell {
 }
 
 impl Spread {
-    /// `None` where there is no value.
+    /// `None` if there is no value.
     pub(crate) fn of(values: &[f64]) -> Option<Self> {
         let mut sorted = values.to_vec();
         sorted.sort_by(f64::total_cmp);
@@ -151,7 +151,7 @@ impl Spread {
     }
 }
 
-/// Three digits that count, and no more than are there: 0.0123, 4.56, 78.9, 12,345.
+/// Three significant digits: 0.0123, 4.56, 78.9, 12,345.
 pub(crate) fn number(value: f64) -> String {
     let size = value.abs();
     if size >= 100.0 {
@@ -168,7 +168,7 @@ pub(crate) fn number(value: f64) -> String {
     format!("{value:.decimals$}")
 }
 
-/// Thousands apart.
+/// With thousands separators.
 pub(crate) fn grouped(value: u64) -> String {
     let digits = value.to_string();
     let mut text = String::new();

@@ -1,19 +1,19 @@
-//! What is measured: the rows of the page, and the flags of the load generator behind each.
+//! The rows of the page, and the flags of the load generator for each.
 
 use crate::{
     peer::{Door, Scene},
     results::Better,
 };
 
-/// Rows that are measured by the same loads.
+/// Rows that the same loads measure.
 pub(crate) struct Group {
     pub(crate) title: &'static str,
-    /// How, for the page.
+    /// The method, as shown on the page.
     pub(crate) method: &'static str,
     pub(crate) loads: Vec<Load>,
 }
 
-/// One load on a fresh proxy.
+/// One load on a new proxy process.
 pub(crate) struct Load {
     /// Start of the rows' titles: "TLS, 64 B".
     pub(crate) title: &'static str,
@@ -21,33 +21,33 @@ pub(crate) struct Load {
     pub(crate) path: &'static str,
     pub(crate) kind: Kind,
     pub(crate) scene: Scene,
-    /// Left out where there is little time.
+    /// Whether `--quick` includes the load.
     pub(crate) quick: bool,
 }
 
 pub(crate) enum Kind {
-    /// Clients that do something, and the figures that are read from it.
+    /// Active clients, and the figures of their run.
     Flow { flags: &'static str, figures: &'static [Figure] },
-    /// Silent WebSockets, of all these numbers one after the other, each on a proxy of its own.
+    /// Silent WebSockets: one run for each of their numbers, each with a new proxy.
     Idle,
 }
 
-/// What is read from a run.
+/// A figure of a run.
 #[derive(Clone, Copy)]
 pub(crate) enum Figure {
     /// CPU microseconds of the proxy for each.
     Cpu(Unit),
-    /// CPU seconds of the proxy for each GiB that came to the clients.
+    /// CPU seconds of the proxy for each GiB that the clients received.
     CpuPerGib,
-    /// How many a second.
+    /// Number per second.
     Rate(Unit),
-    /// 99th percentile of latency from the intended time, in microseconds; the text says under what.
+    /// 99th percentile of latency from the intended time, in microseconds; with the rate, as text.
     P99(&'static str),
-    /// How much of its core the proxy used.
+    /// The share of its core that the proxy used.
     Busy,
 }
 
-/// What is counted.
+/// The unit of work that is counted.
 #[derive(Clone, Copy)]
 pub(crate) enum Unit {
     /// Answered requests.
@@ -64,10 +64,10 @@ pub(crate) enum Unit {
 
 /// Idle WebSockets of a run.
 pub(crate) const IDLE: [u64; 3] = [1000, 4000, 8000];
-/// The same in little time.
+/// Idle WebSockets of a run with `--quick`.
 pub(crate) const IDLE_QUICK: [u64; 1] = [1000];
 
-/// All of them, in the order of the page.
+/// All groups, in the order of the page.
 pub(crate) fn groups() -> Vec<Group> {
     vec![http(), echo(), bulk(), idle(), setup(), session(), layer4()]
 }
@@ -104,7 +104,7 @@ fn http() -> Group {
     Group {
         title: "1. HTTP/1.1, kept alive, small response",
         method: "50 connections. CPU and requests/s: the next request follows the answer; load and \
-                 origin share a core, so where the proxy's core is not full, they are the limit. \
+                 origin share a core, so they are the limit if the proxy's core is not full. \
                  p99: 4,000 requests/s, counted from the time each was due.",
         loads: vec![
             flow("plain", Door::Plain, "/", BUSY, FIGURES),
@@ -160,8 +160,8 @@ fn idle() -> Group {
     };
     Group {
         title: "4. Idle WebSockets",
-        method: "Proportional set size of the proxy with so many open and silent, less what it had \
-                 before the first, for each. What the kernel holds for sockets is not in it.",
+        method: "Growth of the proxy's proportional set size with this number of open, silent sockets, \
+                 divided by the number. Memory of the kernel for sockets is not included.",
         loads: vec![idle("plain", Door::Plain), idle("TLS", Door::Tls)],
     }
 }
@@ -174,7 +174,7 @@ fn setup() -> Group {
     const CONNECTION: &[Figure] = &[Figure::Cpu(Unit::Connection), Figure::Rate(Unit::Connection)];
     Group {
         title: "5. Setting up connections",
-        method: "Handshakes: TCP connect, TLS 1.3 with X25519, close; nothing is asked. Upgrades: \
+        method: "Handshakes: TCP connect, TLS 1.3 with X25519, close; no request. Upgrades: \
                  connect, upgrade, one message there and back, close; each by a new client, so that over \
                  TLS its handshake is a full one. 16 at a time.",
         loads: vec![
@@ -197,7 +197,7 @@ fn session() -> Group {
     Group {
         title: "6. A whole Socket.IO session",
         method: "Handshake, poll, connect, upgrade, 10 acknowledged messages, close, on 3 nodes, by \
-                 clients that keep cookies, each from an address of its own. p99: each of 100 \
+                 clients that keep cookies, each from a different address. p99: each of 100 \
                  sessions sends every 50 ms.",
         loads: vec![
             flow("plain", Door::Plain, "/socket.io/", BUSY, FIGURES),
@@ -223,8 +223,8 @@ fn layer4() -> Group {
                  ClientHello, to the same origin. Connections: connect, one small request and its \
                  answer, close. Handshakes: connect, full handshake with ECDSA P-256, close; passed \
                  ones end at an origin that shares the load's core. 16 at a time. Bulk: 64 KiB at a \
-                 time to 4 clients. HAProxy and Moorline splice bulk in the clear, nginx and Caddy know \
-                 no splice here.",
+                 time to 4 clients. HAProxy and Moorline splice bulk in the clear, nginx and Caddy \
+                 do not.",
         loads: vec![
             flow("TCP, connection", Door::Plain, "/", CONNECT, CONNECTION).streams(true),
             flow("TCP, 4 KiB there and back", Door::Plain, "/", ECHO, MESSAGE).streams(true),

@@ -13,10 +13,10 @@ use crate::{
     rows::{self, Group, Kind, Load},
 };
 
-/// Clients that arrive a second where they stay silent.
+/// Arrivals of silent clients per second.
 const ARRIVALS: u64 = 1000;
 
-/// Who takes turns, and at what.
+/// The proxies that take turns, and the options of the run.
 pub(crate) struct Turns<'a> {
     pub(crate) peers: &'a [Peer],
     pub(crate) cores: &'a Cores,
@@ -29,7 +29,7 @@ pub(crate) struct Turns<'a> {
 type Value = (String, Better, f64);
 
 impl Turns<'_> {
-    /// One round of everything.
+    /// Measures one round of all rows.
     pub(crate) fn take(&self, results: &mut Results, round: &str) -> anyhow::Result<()> {
         for group in rows::groups() {
             for load in group.loads.iter().filter(|load| load.quick || !self.quick) {
@@ -43,8 +43,8 @@ impl Turns<'_> {
                     }
                     eprintln!("{round}: {}, {}: {}", group.title, load.title, peer.title);
                     let measured = self.measure(peer, load).or_else(|error| {
-                        // One stumble of this machine is not to cost half an hour.
-                        eprintln!("once more, because of this: {error:#}");
+                        // A hiccup of the machine must not cost half an hour.
+                        eprintln!("repeated because of an error: {error:#}");
                         self.measure(peer, load)
                     });
                     let under = || format!("{} under {}, {}", peer.title, group.title, load.title);
@@ -60,7 +60,7 @@ impl Turns<'_> {
         self.peers.iter().map(|peer| peer.title.clone()).collect()
     }
 
-    /// Whether these rows were asked for.
+    /// Whether `--only` includes these rows.
     pub(crate) fn wanted(&self, group: &str, title: &str) -> bool {
         let named = |word: &str| {
             let word = word.to_lowercase();
@@ -76,7 +76,7 @@ impl Turns<'_> {
         }
     }
 
-    /// Says of its rows that it has no such thing.
+    /// Records that a proxy does not support the load.
     fn book_none(&self, results: &mut Results, group: &Group, column: usize, load: &Load) {
         let Kind::Flow { figures, .. } = load.kind else { return };
         let table = results.table(group.title, group.method, &self.columns());
@@ -108,7 +108,7 @@ impl Turns<'_> {
         figures.iter().map(row).collect()
     }
 
-    /// KiB for each of so many idle sockets, and for each that came after half of the most.
+    /// KiB for each idle socket, by number of sockets, and for each one more than in the run before.
     fn idle(&self, peer: &Peer, load: &Load) -> anyhow::Result<Vec<Value>> {
         let counts: &[u64] = if self.quick { &rows::IDLE_QUICK } else { &rows::IDLE };
         let mut values = Vec::new();
@@ -121,7 +121,7 @@ impl Turns<'_> {
                 path: load.path,
                 flags: &flags,
                 ramp: Duration::from_millis(1000 * count / ARRIVALS),
-                // A slow proxy has some to catch up on.
+                // A slow proxy may still have some to accept.
                 hold: Duration::from_secs(if self.quick { 1 } else { 3 }),
             };
             let grown = load::run(&proxy, &wish)?.growth(count)?;

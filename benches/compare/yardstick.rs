@@ -1,4 +1,4 @@
-//! The load generator itself, beside artillery: what a client costs that connects, speaks and leaves.
+//! Compares the load generator with artillery: the cost of a client that connects, sends messages and leaves.
 
 use std::{
     path::{Path, PathBuf},
@@ -22,7 +22,7 @@ const METHOD: &str = "1,000 Socket.IO clients over WebSocket arrive over 20 s, s
      otherwise.";
 const CLIENTS: u32 = 1000;
 
-/// All rounds of it, where artillery was installed.
+/// Runs all rounds, if artillery is installed.
 pub(crate) fn take(
     results: &mut Results,
     rounds: usize,
@@ -34,7 +34,7 @@ pub(crate) fn take(
         return Ok(());
     }
     let Some((artillery, version)) = installed() else {
-        println!("artillery is not installed: its row is left out");
+        println!("artillery is not installed: its row is skipped");
         return Ok(());
     };
     let columns = ["moorline-load".to_owned(), format!("artillery {version}")];
@@ -55,7 +55,7 @@ pub(crate) fn take(
                 String::from_utf8_lossy(&done.stderr)
             );
             if column == 1 {
-                all_did_it(&said)?;
+                check_summary(&said)?;
             }
             let each = spent.as_secs_f64() * 1e3 / f64::from(CLIENTS);
             results.table(TITLE, METHOD, &columns).add(title, Better::Less, column, each);
@@ -64,7 +64,7 @@ pub(crate) fn take(
     Ok(())
 }
 
-/// Where `benches/compare/run` has installed it, and its version.
+/// Path and version of the artillery that `benches/compare/run` has installed.
 fn installed() -> Option<(PathBuf, String)> {
     let folder =
         Path::new(env!("CARGO_MANIFEST_DIR")).join("target/compare/artillery/node_modules");
@@ -78,7 +78,7 @@ fn ours(node: &str) -> Command {
     command.args(["run", node, "--client", "websocket", "--clients", &CLIENTS.to_string()]);
     command.args(["--ramp", "20s", "--hold", "22s", "--messages", "10", "--every", "2s"]);
     command.args(["--answer", "echo", "--quiet"]);
-    // Nobody may be missing, and nobody may have failed.
+    // Every client must succeed.
     command.args(["--max-errors", "0", "--max-disconnects", "0"]);
     command
 }
@@ -86,14 +86,15 @@ fn ours(node: &str) -> Command {
 fn theirs(artillery: &Path, node: &str) -> Command {
     let mut command = Command::new(artillery);
     command.args(["run", "--target", node]).arg(Path::new(HOME).join("artillery/clients.yml"));
-    // It would tell its makers of each run.
+    // Otherwise artillery reports each run to its vendor.
     command.env("ARTILLERY_DISABLE_TELEMETRY", "true");
     command
 }
 
-/// What artillery's summary must say.
-fn all_did_it(said: &str) -> anyhow::Result<()> {
-    let (_, summary) = said.rsplit_once("Summary report").context("artillery has no summary")?;
+/// Checks in artillery's summary that every client succeeded.
+fn check_summary(said: &str) -> anyhow::Result<()> {
+    let (_, summary) =
+        said.rsplit_once("Summary report").context("artillery printed no summary")?;
     for (name, wanted) in [("vusers.completed", CLIENTS), ("vusers.failed", 0)] {
         let line = summary.lines().find(|line| line.starts_with(name));
         let counted = line.and_then(|line| line.split([' ', '.']).rfind(|word| !word.is_empty()));

@@ -1,8 +1,7 @@
-//! What the pure pieces cost in instructions, counted by Callgrind: the same on a busy machine as on an
-//! idle one, so that a change of one per cent is a change.
+//! Instructions of the pure functions, counted by Callgrind. The count is the same on a busy and on an idle
+//! machine, so a difference of one per cent is a change of the code.
 //!
-//! Run by `benches/instructions/run`, where Valgrind is there. What a piece works on is made before the
-//! count begins.
+//! Run by `benches/instructions/run`, which needs Valgrind. Inputs are created before the count begins.
 
 #![expect(missing_docs, reason = "the modules that the macros make have none")]
 
@@ -58,7 +57,7 @@ fn query(text: &str) -> bool {
     black_box(engine_io::query(black_box(text)).is_some())
 }
 
-/// A table with so many sessions and one more, [`SID`].
+/// A table with `sessions` sessions and [`SID`].
 fn table(sessions: usize) -> (Arc<Table>, Arc<Backend>, Instant) {
     let table = Table::new(&SessionsConfig { max: 1_000_000, max_sid_bytes: 128 });
     let (backend, now) = (backend(0), Instant::now());
@@ -73,7 +72,7 @@ fn table(sessions: usize) -> (Arc<Table>, Arc<Backend>, Instant) {
 #[bench::among_1000(table(1000))]
 fn find((table, backend, now): (Arc<Table>, Arc<Backend>, Instant)) -> (bool, Arc<Table>) {
     let found = table.find(backend.pool(), black_box(SID), now).is_some();
-    // What is handed back is dropped after the count.
+    // Returned values are dropped after the count.
     (black_box(found), table)
 }
 
@@ -97,7 +96,7 @@ fn ids() -> CookieIds {
     CookieIds::new(&keys, "chat", names.iter().map(String::as_str))
 }
 
-/// A browser's headers, with our cookie among others.
+/// The header fields of a browser, with the affinity cookie among others.
 fn browser() -> (HeaderMap, CookieIds) {
     let ids = ids();
     let text = format!("_ga=GA1.2.1; theme=dark; moorline={}; lang=en", ids.value(42));
@@ -113,7 +112,7 @@ fn read_cookie((headers, ids): (HeaderMap, CookieIds)) -> (Option<Found>, Header
     (black_box(found), headers, ids)
 }
 
-/// How the defaults set it.
+/// The cookie with default settings.
 fn setting() -> (config::Cookie, CookieIds) {
     (config::Cookie::of("chat"), ids())
 }
@@ -152,7 +151,7 @@ fn pick(pool: Arc<Pool>) -> (Option<Arc<Backend>>, Arc<Pool>) {
     (black_box(pool.pick(black_box(&[192, 0, 2, 7]), &[])), pool)
 }
 
-/// So many masked frames of 64 bytes.
+/// Masked frames with a payload of 64 bytes.
 fn frames(count: usize) -> Vec<u8> {
     let mut frame = vec![0x82, 0x80 | 64, 7, 7, 7, 7];
     frame.resize(frame.len() + 64, b'm');

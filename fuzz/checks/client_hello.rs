@@ -1,11 +1,11 @@
-//! What holds of the ClientHello's reader, whatever bytes it is given.
+//! Properties of the ClientHello parser that hold for all input.
 
 use moorline::net::client_hello::{ClientHello, MOST_PEEKED, Peeked, read};
 
-/// Prefixes that are looked at one by one: reading each costs its length.
+/// Prefixes up to this length are all checked: parsing each takes time by its length.
 const EACH: usize = 700;
 
-/// Panics where something does not hold.
+/// Panics if a property does not hold.
 pub(crate) fn holds(bytes: &[u8]) {
     let mut before = read(&[]);
     let (each, rest) = (bytes.len().min(EACH), (bytes.len() / 8).max(1));
@@ -14,23 +14,27 @@ pub(crate) fn holds(bytes: &[u8]) {
         let now = read(&bytes[..end]);
         match before {
             Peeked::Incomplete => {}
-            _ => assert_eq!(before, now, "more bytes change what was decided"),
+            _ => assert_eq!(before, now, "more bytes change a decided result"),
         }
         before = now;
     }
     assert!(
         bytes.len() < MOST_PEEKED || before != Peeked::Incomplete,
-        "it waits for more than it looks at"
+        "the parser waits for more bytes than it reads"
     );
     let Peeked::Hello(hello) = &before else { return };
     sound(hello);
     for tail in [&[0][..], b"\x14\x03\x03\x00\x01\x01", &[0xff; 300]] {
-        assert_eq!(read(&[bytes, tail].concat()), before, "what follows has no part in it");
+        assert_eq!(
+            read(&[bytes, tail].concat()),
+            before,
+            "bytes after the ClientHello change the result"
+        );
     }
     cut_otherwise(bytes, &before);
 }
 
-/// Names and protocols are what they may be.
+/// Asserts that names and protocols are valid.
 fn sound(hello: &ClientHello) {
     if let Some(name) = hello.sni.as_deref() {
         assert!((1..=253).contains(&name.len()), "{name:?}");
@@ -43,7 +47,7 @@ fn sound(hello: &ClientHello) {
     assert!(first.is_none() || hello.protocols().next().is_some());
 }
 
-/// The same message in records of other lengths says the same.
+/// Asserts that the length of the records does not change the result.
 fn cut_otherwise(bytes: &[u8], whole: &Peeked) {
     let Some(message) = joined(bytes) else { return };
     for length in [31, 512, 16 << 10] {
@@ -57,7 +61,7 @@ fn cut_otherwise(bytes: &[u8], whole: &Peeked) {
     }
 }
 
-/// The first handshake message, out of its records.
+/// Returns the first handshake message, without its records.
 fn joined(bytes: &[u8]) -> Option<Vec<u8>> {
     let (mut joined, mut rest) = (Vec::new(), bytes);
     loop {

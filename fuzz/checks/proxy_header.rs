@@ -1,4 +1,4 @@
-//! What holds of the PROXY header's reader, whatever bytes it is given.
+//! Properties of the PROXY header parser that hold for all input.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -9,7 +9,7 @@ use moorline::{
     },
 };
 
-/// Panics where something does not hold.
+/// Panics if a property does not hold.
 pub(crate) fn holds(bytes: &[u8]) {
     let mut before = parse(&[]);
     for end in 1..=bytes.len().min(MOST + 16) {
@@ -22,17 +22,17 @@ pub(crate) fn holds(bytes: &[u8]) {
     }
     if let ParsedHeader::Whole(header) = before {
         alone(bytes, header);
-        told_on(header);
+        written_again(header);
     }
 }
 
-/// More bytes decide what was open and change nothing of what was decided.
+/// Asserts that more bytes decide an undecided result and never change a decided one.
 fn follows(before: &ParsedHeader, now: &ParsedHeader) {
     match before {
         ParsedHeader::Undecided => {}
         ParsedHeader::Partial => assert!(
             matches!(now, ParsedHeader::Partial | ParsedHeader::Whole(_) | ParsedHeader::Broken(_)),
-            "what had begun like a header is {now:?}"
+            "the beginning of a header becomes {now:?}"
         ),
         ParsedHeader::Absent | ParsedHeader::Whole(_) | ParsedHeader::Broken(_) => {
             assert_eq!(before, now)
@@ -40,13 +40,13 @@ fn follows(before: &ParsedHeader, now: &ParsedHeader) {
     }
 }
 
-/// It is whole once its last byte is there.
+/// Asserts that a header is whole as soon as its last byte arrives.
 fn bounded(header: &ProxyHeader, end: usize) {
     assert!((1..=MOST).contains(&header.length), "{header:?}");
     assert!(header.length <= end, "{header:?} after {end} bytes");
 }
 
-/// What follows it has no part in it, and none of it is missing.
+/// Asserts that bytes after the header do not matter, and that all of its own do.
 fn alone(bytes: &[u8], header: ProxyHeader) {
     let own = &bytes[..header.length];
     for tail in [&b""[..], b"\r\n", b"PROXY ", &[0xff; 300]] {
@@ -56,16 +56,16 @@ fn alone(bytes: &[u8], header: ProxyHeader) {
     assert!(matches!(parse(short), ParsedHeader::Partial), "{header:?} is whole without its end");
 }
 
-/// A backend is told the same.
-fn told_on(read: ProxyHeader) {
+/// Asserts that a header to a backend carries the same addresses.
+fn written_again(read: ProxyHeader) {
     let Some((source, destination)) = read.ends else { return };
     let client = ProxiedClient { source, destination, secured: None, id: "an id".into() };
     let introduction = ConnectionOrigin::Client(client.into());
     let canonical = |end: SocketAddr| -> (IpAddr, u16) { (end.ip().to_canonical(), end.port()) };
     for version in [ProxyOut::V1, ProxyOut::V2(Tlvs::default()), ProxyOut::V2(Tlvs::ALL)] {
-        let told = header(version, &introduction);
-        let ParsedHeader::Whole(again) = parse(&told) else { panic!("{:?}", parse(&told)) };
-        assert_eq!(again.length, told.len());
+        let written = header(version, &introduction);
+        let ParsedHeader::Whole(again) = parse(&written) else { panic!("{:?}", parse(&written)) };
+        assert_eq!(again.length, written.len());
         let (from, to) = again.ends.expect("both ends");
         assert_eq!((canonical(from), canonical(to)), (canonical(source), canonical(destination)));
     }

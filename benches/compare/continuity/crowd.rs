@@ -1,4 +1,4 @@
-//! Clients that are asked how they fare while the proxy before them changes, and the nodes they are on.
+//! Clients whose state is read while their proxy changes, and the nodes that serve them.
 
 use std::{
     collections::BTreeMap,
@@ -16,18 +16,18 @@ use crate::harness::harness;
 
 /// Clients of each kind.
 pub(super) const EACH: u64 = 50;
-/// Loopback addresses that they come from: who is known by an address is one of many.
+/// Loopback addresses of the clients, for proxies that identify a client by its address.
 const SOURCES: u64 = 40;
-/// Clients come back after a second, at times after five.
+/// Limit of a wait: clients reconnect after a second, sometimes after five.
 const PATIENCE: Duration = Duration::from_secs(60);
 const LOOK: Duration = Duration::from_millis(50);
 
-/// A Socket.IO node in a process of its own; killed when dropped.
+/// A Socket.IO node in a separate process, killed on drop.
 pub(super) struct Node {
     pub(super) name: String,
     pub(super) address: String,
     child: Child,
-    /// The node ends with it.
+    /// The node ends when this closes.
     _stdin: ChildStdin,
 }
 
@@ -36,16 +36,16 @@ pub(super) struct Crowd {
     runs: [Run; 3],
 }
 
-/// What came of a change.
+/// The effect of a change.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Losses {
-    /// WebSockets disconnected; a Close that asks to come back is told apart.
+    /// WebSockets disconnected, other than by a Close with 1012.
     pub(super) sockets: u64,
     /// Polling sessions ended.
     pub(super) polling: u64,
     /// WebSockets closed with 1012.
     pub(super) moved: u64,
-    /// Further errors that clients met.
+    /// Further errors of clients.
     pub(super) errors: u64,
 }
 
@@ -55,7 +55,7 @@ struct Run {
     answers: BufReader<ChildStdout>,
 }
 
-/// What a run tells, as far as it matters here.
+/// The parts of a run's state that are used here.
 #[derive(Clone, Debug, Deserialize)]
 struct Look {
     connected: u64,
@@ -72,7 +72,7 @@ struct Totals {
 }
 
 impl Node {
-    /// Starts one on a free port.
+    /// Starts a node on a free port.
     pub(super) fn start(name: &str) -> anyhow::Result<Self> {
         let mut command = Command::new(harness());
         command.args(["node", "--nodes", "1", "--until-eof", "--listen", "127.0.0.1:0"]);
@@ -86,7 +86,7 @@ impl Node {
         Ok(Self { name: name.to_owned(), address, child, _stdin })
     }
 
-    /// Ends it at once, with no goodbye to anybody.
+    /// Kills the node, which closes nothing properly.
     pub(super) fn kill(&mut self) -> anyhow::Result<()> {
         self.child.kill()?;
         self.child.wait()?;
@@ -103,18 +103,18 @@ impl Drop for Node {
 }
 
 impl Crowd {
-    /// Lets all come, and waits until they talk.
+    /// Starts all clients and waits until they exchange messages.
     pub(super) fn arrive(target: SocketAddr) -> anyhow::Result<Self> {
         let kinds = ["polling", "polling-upgrade", "websocket"];
         let [polling, upgrade, websocket] = kinds.map(|kind| Run::start(kind, target));
         let mut crowd = Self { runs: [polling?, upgrade?, websocket?] };
         crowd.settled()?;
         let met: Vec<_> = crowd.looks()?.into_iter().filter(|l| l.totals.errors > 0).collect();
-        ensure!(met.is_empty(), "clients met errors before anything was changed: {met:?}");
+        ensure!(met.is_empty(), "clients have errors before any change: {met:?}");
         Ok(crowd)
     }
 
-    /// Losing this node is no fault from now on.
+    /// From now on the loss of this node is not counted.
     pub(super) fn gone(&mut self, node: &Node) -> anyhow::Result<()> {
         for run in &mut self.runs {
             run.order(&format!("gone {}", node.name))?;
@@ -122,7 +122,7 @@ impl Crowd {
         Ok(())
     }
 
-    /// Waits until everybody is connected and has been answered about three times more.
+    /// Waits until all clients are connected and have got about three more answers.
     pub(super) fn settled(&mut self) -> anyhow::Result<()> {
         let deadline = Instant::now() + PATIENCE;
         for run in &mut self.runs {
@@ -133,7 +133,7 @@ impl Crowd {
                     break;
                 }
                 if Instant::now() > deadline {
-                    bail!("not everybody is back after {PATIENCE:?}: {look:?}");
+                    bail!("clients are not connected again after {PATIENCE:?}: {look:?}");
                 }
                 thread::sleep(LOOK);
             }
@@ -141,12 +141,12 @@ impl Crowd {
         Ok(())
     }
 
-    /// What was lost since the arrival.
+    /// Losses since the arrival.
     pub(super) fn losses(&mut self) -> anyhow::Result<Losses> {
         let [polling, upgrade, websocket] = self.looks()?;
         for met in [&polling, &upgrade, &websocket].map(|look| &look.errors) {
             if !met.is_empty() {
-                eprintln!("  clients met: {met:?}");
+                eprintln!("  errors of clients: {met:?}");
             }
         }
         let all = [&polling, &upgrade, &websocket].map(|look| look.totals);
@@ -188,7 +188,7 @@ impl Run {
 
 impl Drop for Run {
     fn drop(&mut self) {
-        // Clients that leave in good order are none of the proxy's changes.
+        // The clients need not leave properly: nothing is measured any more.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }

@@ -1,4 +1,4 @@
-//! A proxy that is changed while it serves: its configuration, its processes, and what an operator does.
+//! A proxy that changes while it serves: its configuration, its processes, and the operator's commands.
 
 use std::{
     collections::BTreeSet,
@@ -18,26 +18,26 @@ use crate::{
     process,
 };
 
-/// Longest time from a deed to what is to be seen of it.
+/// Longest time from a command to its visible effect.
 const PATIENCE: Duration = Duration::from_secs(20);
-/// Between two looks.
+/// Pause between two checks.
 const LOOK: Duration = Duration::from_millis(20);
 
-/// A running proxy with all its processes; they are killed when it is dropped.
+/// A running proxy with all its processes, killed on drop.
 pub(super) struct Stand<'a> {
     peer: &'a Peer,
     child: Child,
-    /// The process that signals go to.
+    /// The process that gets signals.
     main: u32,
     directory: TempDir,
     pub(super) tls: SocketAddr,
-    /// Caddy's administration, or where HAProxy's processes meet.
+    /// Caddy's administration address, or the address of HAProxy's peers section.
     side: SocketAddr,
-    /// All processes that were ever seen.
+    /// All processes that were seen so far.
     seen: BTreeSet<u32>,
 }
 
-/// What is left of an older generation.
+/// The remains of an older generation.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Left {
     pub(super) processes: usize,
@@ -46,7 +46,7 @@ pub(super) struct Left {
 }
 
 impl<'a> Stand<'a> {
-    /// Starts one in front of these nodes, and waits until it listens.
+    /// Starts a proxy in front of these nodes and waits until it listens.
     pub(super) fn start(peer: &'a Peer, nodes: &[String]) -> anyhow::Result<Self> {
         let directory = tempfile::tempdir()?;
         let (tls, side) = (peer::free()?, peer::free()?);
@@ -77,13 +77,13 @@ impl<'a> Stand<'a> {
         Ok(fs::write(directory.join("configuration"), text)?)
     }
 
-    /// Puts another certificate in the place of the one that it has.
+    /// Replaces the proxy's certificate.
     pub(super) fn renew(&self) -> anyhow::Result<()> {
         certify(self.directory.path(), "other")
     }
 
-    /// Makes it read its configuration again, as its documentation says; `forced` where it would
-    /// not see that a file which it names has changed.
+    /// Makes the proxy read its configuration again, as its documentation says; `forced` if it would not
+    /// notice that a file named there has changed.
     pub(super) fn reload(&mut self, forced: bool) -> anyhow::Result<()> {
         let (main, before) = (self.main, self.carriers()?);
         match self.peer.family {
@@ -116,7 +116,7 @@ impl<'a> Stand<'a> {
         }
     }
 
-    /// Hands over to the binary anew; whether it can.
+    /// Upgrades to the same binary; `false` if the proxy cannot.
     pub(super) fn upgrade(&mut self) -> anyhow::Result<bool> {
         let (main, before) = (self.main, self.carriers()?);
         match self.peer.family {
@@ -131,7 +131,7 @@ impl<'a> Stand<'a> {
             }
             Family::Nginx => {
                 signal(main, "USR2")?;
-                // Two masters for a moment; the old one is then told to end when its clients have.
+                // For a moment there are two masters; the old one then ends after its clients.
                 self.until("a new master has workers", |stand| {
                     let masters = process::children(main)?;
                     let new = masters.iter().filter(|child| !before.contains(child));
@@ -144,26 +144,26 @@ impl<'a> Stand<'a> {
         Ok(true)
     }
 
-    /// Those of `before` that are there still, beside the one that stays.
+    /// Processes of `before` that still run, except the one that stays.
     pub(super) fn left(&mut self, before: &[u32], upgraded: bool) -> anyhow::Result<Left> {
         let now = self.processes()?;
         if now.iter().all(|pid| before.contains(pid)) {
             return Ok(Left::default());
         }
-        // What holds no connection but starts the others is no leftover, unless its successor does it.
+        // The process that starts the others holds no connection; it counts only if it has a successor.
         let stays = self.peer.family == Family::Haproxy || !upgraded;
         let main = self.main;
         let old = now.iter().filter(|pid| before.contains(pid) && !(stays && **pid == main));
         let mut left = Left::default();
         for pid in old {
             left.processes += 1;
-            // One that has just ended takes nothing.
+            // A process that has just ended has no memory.
             left.bytes += process::memory(*pid).unwrap_or(0);
         }
         Ok(left)
     }
 
-    /// All its processes.
+    /// All processes of the proxy.
     pub(super) fn processes(&mut self) -> anyhow::Result<Vec<u32>> {
         let mut all = vec![self.main];
         let mut next = 0;
@@ -184,11 +184,11 @@ impl<'a> Stand<'a> {
         })
     }
 
-    /// The process that nginx leaves behind when it is started.
+    /// The daemon that nginx forks at its start.
     fn daemon(&mut self) -> anyhow::Result<u32> {
         let file = self.directory.path().join("nginx.pid");
         let read = || fs::read_to_string(&file).ok()?.trim().parse().ok();
-        self.until("it has said its number", |_| Ok(read().is_some()))?;
+        self.until("nginx has written its process id", |_| Ok(read().is_some()))?;
         read().context("nginx.pid")
     }
 
@@ -227,7 +227,7 @@ fn command(peer: &Peer, directory: &Path) -> Command {
     let mut command = Command::new(&peer.program);
     match peer.family {
         Family::Moorline => {
-            // What is said of a reload that changes nothing; and the admin socket is its own.
+            // Logs reloads that change nothing; the admin socket is in this folder.
             command.arg("run").arg(file).env("RUST_LOG", "info,moorline::control=debug");
             command.env("XDG_RUNTIME_DIR", directory);
         }
@@ -245,18 +245,18 @@ fn command(peer: &Peer, directory: &Path) -> Command {
     command
 }
 
-/// Without what Caddy would otherwise leave in the user's home.
+/// Keeps Caddy's files out of the user's home.
 fn homeless(command: &mut Command, directory: &Path) {
     for name in ["HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME"] {
         command.env(name, directory);
     }
 }
 
-/// Puts a test certificate at the place that the configurations name.
+/// Copies a test certificate to the path that the configurations name.
 fn certify(directory: &Path, name: &str) -> anyhow::Result<()> {
     let part = |end| fs::read(Path::new(CERTS).join(format!("{name}.{end}")));
     let (cert, key) = (part("pem")?, part("key")?);
-    // HAProxy wants chain and key in one file.
+    // HAProxy needs chain and key in one file.
     fs::write(directory.join("both.pem"), [&cert[..], &key].concat())?;
     fs::write(directory.join("site.pem"), cert)?;
     Ok(fs::write(directory.join("site.key"), key)?)
@@ -279,7 +279,7 @@ fn fill(
             (include_str!("../peers/continuity/nginx.conf"), nodes.iter().map(line).collect())
         }
         Family::Haproxy => {
-            // Named by their ports, so that a name stays with its node.
+            // Named by port, so that each node keeps its name.
             let line = |node: &String| {
                 let name = node.replace(':', "-");
                 format!("    server {name} {node} check\n")
