@@ -26,8 +26,8 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use bus::Bus;
 use control::Desk;
-pub use control::{Answer, Asked, NodeState, Order};
-use node::{Life, Node};
+pub use control::{DemoRequest, NodeState, Order, OrderReport};
+use node::{Node, NodeLifecycle};
 
 /// Running Socket.IO nodes on loopback ports. Dropping it stops them.
 #[derive(Debug)]
@@ -35,7 +35,7 @@ pub struct Nodes {
     running: Mutex<Vec<Running>>,
     bus: Arc<Bus>,
     desk: Arc<Desk>,
-    orders: Mutex<Option<mpsc::Receiver<Asked>>>,
+    orders: Mutex<Option<mpsc::Receiver<DemoRequest>>>,
     stop: CancellationToken,
     tasks: TaskTracker,
 }
@@ -44,7 +44,7 @@ pub struct Nodes {
 struct Running {
     name: String,
     address: SocketAddr,
-    life: Life,
+    life: NodeLifecycle,
 }
 
 impl Nodes {
@@ -81,7 +81,8 @@ impl Nodes {
             .map_err(|e| io::Error::new(io::ErrorKind::InvalidInput, e))?;
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
         let address = listener.local_addr()?;
-        let life = Life { stop: self.stop.child_token(), killed: CancellationToken::new() };
+        let life =
+            NodeLifecycle { stop: self.stop.child_token(), killed: CancellationToken::new() };
         self.bus.add(name);
         let node = Node::new(header, Arc::clone(&self.bus), Arc::clone(&self.desk));
         self.tasks.spawn(node.run(listener, life.clone(), self.tasks.clone()));
@@ -115,7 +116,7 @@ impl Nodes {
     }
 
     /// What the page asks for. There is one reader: `None` from the second call on.
-    pub fn orders(&self) -> Option<mpsc::Receiver<Asked>> {
+    pub fn orders(&self) -> Option<mpsc::Receiver<DemoRequest>> {
         self.orders.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 

@@ -25,7 +25,7 @@ use tokio::{
 pub(super) use super::process::Process;
 use super::{
     files,
-    find::{self, Found},
+    find::{self, FoundSocket},
     show,
 };
 use crate::api::ApiError;
@@ -64,13 +64,13 @@ pub struct Access {
 }
 
 /// What was answered: its meaning, its text, and by which process.
-pub(super) struct Answer<T> {
+pub(super) struct ApiAnswer<T> {
     pub(super) value: T,
     text: String,
     pub(super) process: Process,
 }
 
-impl<T> Answer<T> {
+impl<T> ApiAnswer<T> {
     /// Prints the answer itself, or what `words` makes of it; and who gave it.
     pub(super) fn print(&self, access: &Access, words: impl FnOnce(&T) -> String) {
         if access.json {
@@ -95,7 +95,10 @@ impl Access {
     ///
     /// # Errors
     /// A sentence: why the process cannot be reached, or why it refused.
-    pub(super) async fn get<T: DeserializeOwned>(&self, path: &str) -> anyhow::Result<Answer<T>> {
+    pub(super) async fn get<T: DeserializeOwned>(
+        &self,
+        path: &str,
+    ) -> anyhow::Result<ApiAnswer<T>> {
         self.ask_within(SHOW_WITHIN, Method::GET, path, NOTHING).await
     }
 
@@ -108,7 +111,7 @@ impl Access {
         method: Method,
         path: &str,
         body: Option<&impl Serialize>,
-    ) -> anyhow::Result<Answer<T>> {
+    ) -> anyhow::Result<ApiAnswer<T>> {
         self.ask_within(ANSWER_WITHIN, method, path, body).await
     }
 
@@ -122,13 +125,13 @@ impl Access {
         method: Method,
         path: &str,
         body: Option<&impl Serialize>,
-    ) -> anyhow::Result<Answer<T>> {
+    ) -> anyhow::Result<ApiAnswer<T>> {
         let Reply { status, text, process } = self.exchange(deadline, method, path, body).await?;
         if !status.is_success() {
             return Err(self.refused(status, &text, &process));
         }
         match serde_json::from_str(&text) {
-            Ok(value) => Ok(Answer { value, text, process }),
+            Ok(value) => Ok(ApiAnswer { value, text, process }),
             Err(error) => Err(anyhow!(
                 "the answer cannot be read ({error}); is the process of another version of Moorline?\n{}",
                 process.line()
@@ -184,7 +187,7 @@ impl Access {
                     )?;
                 send(stream, request, format!("http://{authority}"), None).await
             } else {
-                let (Found { stream, user }, path) = self.unix().await?;
+                let (FoundSocket { stream, user }, path) = self.unix().await?;
                 let request = request.header(header::HOST, "localhost").body(body)?;
                 send(stream, request, path.display().to_string(), user).await
             }
@@ -223,7 +226,7 @@ impl Access {
     }
 
     /// The socket of the process, and a connection to it.
-    async fn unix(&self) -> anyhow::Result<(Found, PathBuf)> {
+    async fn unix(&self) -> anyhow::Result<(FoundSocket, PathBuf)> {
         let given = self.socket.clone().or_else(|| {
             env::var_os("MOORLINE_SOCKET").filter(|path| !path.is_empty()).map(PathBuf::from)
         });
@@ -258,7 +261,7 @@ async fn tcp(authority: &Authority) -> anyhow::Result<TcpStream> {
 /// # Errors
 /// It cannot be reached, or breaks off.
 pub(super) async fn identify(path: &Path) -> anyhow::Result<Process> {
-    let Found { stream, user } = find::named(path).await?;
+    let FoundSocket { stream, user } = find::named(path).await?;
     let request = Request::get("/v1").header(header::HOST, "localhost").body(Full::default())?;
     let asking = send(stream, request, path.display().to_string(), user);
     Ok(timeout(CONNECT_WITHIN, asking).await??.process)

@@ -13,7 +13,7 @@ use tokio::time::{Instant, sleep};
 
 use super::{
     backends::{named, table},
-    client::{Access, Answer},
+    client::{Access, ApiAnswer},
     deadline, process,
     show::{self, counted},
     target::Whom,
@@ -95,7 +95,7 @@ fn words(drained: &Backends) -> String {
 }
 
 /// Looks until all of them are empty, and tells how far they are.
-async fn wait(access: &Access, drained: &Answer<Backends>) -> anyhow::Result<()> {
+async fn wait(access: &Access, drained: &ApiAnswer<Backends>) -> anyhow::Result<()> {
     let mut progress = Progress::new(access.json);
     let mut latest = drained.value.backends.clone();
     while let Some(left) = left(&latest)? {

@@ -21,7 +21,7 @@ use crate::admin::{SocketPlaces, places};
 const CONNECT_WITHIN: Duration = Duration::from_secs(5);
 
 /// A socket that answers.
-pub(super) struct Found {
+pub(super) struct FoundSocket {
     pub(super) stream: UnixStream,
     /// The user whose process this is, where that is not the one who asks.
     pub(super) user: Option<String>,
@@ -31,10 +31,10 @@ pub(super) struct Found {
 ///
 /// # Errors
 /// Why it cannot be reached, and what to do.
-pub(super) async fn named(path: &Path) -> anyhow::Result<Found> {
+pub(super) async fn named(path: &Path) -> anyhow::Result<FoundSocket> {
     let stream = connect(path).await.map_err(|error| anyhow!(unreachable(path, &error)))?;
     let user = owner(path).filter(|uid| *uid != geteuid().as_raw()).map(name_of);
-    Ok(Found { stream, user })
+    Ok(FoundSocket { stream, user })
 }
 
 /// The path of the only process of this user that answers.

@@ -36,16 +36,16 @@ pub enum Order {
 
 /// An order, and where its answer goes: how the nodes are then, or why it is not carried out.
 #[derive(Debug)]
-pub struct Asked {
+pub struct DemoRequest {
     /// What is asked for.
     pub order: Order,
     /// Takes the answer.
-    pub answer: oneshot::Sender<Result<Answer, String>>,
+    pub answer: oneshot::Sender<Result<OrderReport, String>>,
 }
 
 /// How the nodes are.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
-pub struct Answer {
+pub struct OrderReport {
     /// What the order has done, in a sentence or two; empty where nothing was ordered.
     pub done: String,
     /// The nodes of the pool, those that leave it included.
@@ -73,12 +73,12 @@ pub struct NodeState {
 #[derive(Debug)]
 pub(super) struct Desk {
     token: String,
-    orders: mpsc::Sender<Asked>,
+    orders: mpsc::Sender<DemoRequest>,
 }
 
 impl Desk {
     /// A desk, and where its orders arrive.
-    pub(super) fn new(token: String) -> (Self, mpsc::Receiver<Asked>) {
+    pub(super) fn new(token: String) -> (Self, mpsc::Receiver<DemoRequest>) {
         let (orders, received) = mpsc::channel(WAITING);
         (Self { token, orders }, received)
     }
@@ -115,7 +115,7 @@ impl Desk {
         }
         let (answer, outcome) = oneshot::channel();
         let stopping = "the demo is stopping";
-        if self.orders.send(Asked { order, answer }).await.is_err() {
+        if self.orders.send(DemoRequest { order, answer }).await.is_err() {
             return failed(StatusCode::SERVICE_UNAVAILABLE, stopping);
         }
         match outcome.await {

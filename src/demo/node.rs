@@ -83,7 +83,7 @@ pub(super) struct Node {
 
 /// How a node ends.
 #[derive(Clone, Debug)]
-pub(super) struct Life {
+pub(super) struct NodeLifecycle {
     /// It accepts no more and disconnects its users.
     pub(super) stop: CancellationToken,
     /// Its connections are reset without a word; `stop` follows.
@@ -98,8 +98,8 @@ impl Node {
     }
 
     /// Serves until its life ends, then disconnects everyone. Connections run as tasks of `tasks`.
-    pub(super) async fn run(self, listener: TcpListener, life: Life, tasks: TaskTracker) {
-        let Life { stop, killed } = life;
+    pub(super) async fn run(self, listener: TcpListener, life: NodeLifecycle, tasks: TaskTracker) {
+        let NodeLifecycle { stop, killed } = life;
         let desk = Arc::clone(&self.desk);
         let page = service_fn(move |request: Request<Incoming>| {
             let desk = Arc::clone(&desk);

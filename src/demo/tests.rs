@@ -159,9 +159,9 @@ async fn orders_come_from_the_page_on_this_machine_alone() {
     let node = nodes.addresses()[0];
     let mut orders = nodes.orders().unwrap();
     tokio::spawn(async move {
-        while let Some(Asked { order, answer }) = orders.recv().await {
+        while let Some(DemoRequest { order, answer }) = orders.recv().await {
             assert_eq!(order, Order::Reload);
-            answer.send(Ok(Answer::default())).unwrap();
+            answer.send(Ok(OrderReport::default())).unwrap();
         }
     });
     let page = send(node, Method::GET, "/", "").await.into_body();

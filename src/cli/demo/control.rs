@@ -19,7 +19,7 @@ use crate::{
     app::ProcessHandle,
     config::Config,
     control::ControlHandle,
-    demo::{Answer, Asked, NodeState, Nodes, Order},
+    demo::{DemoRequest, NodeState, Nodes, Order, OrderReport},
 };
 
 /// Terms of a drain that the page orders, and of one by replacement: people watch.
@@ -51,15 +51,15 @@ impl Control {
     }
 
     /// Obeys, one order after the other, until nobody can give any.
-    pub(super) async fn run(mut self, mut orders: mpsc::Receiver<Asked>) {
-        while let Some(Asked { order, answer }) = orders.recv().await {
+    pub(super) async fn run(mut self, mut orders: mpsc::Receiver<DemoRequest>) {
+        while let Some(DemoRequest { order, answer }) = orders.recv().await {
             let outcome = self.obey(order).await;
             // A page that has been closed does not wait.
             let _ = answer.send(outcome);
         }
     }
 
-    async fn obey(&mut self, order: Order) -> Result<Answer, String> {
+    async fn obey(&mut self, order: Order) -> Result<OrderReport, String> {
         let before = self.backends().await?;
         let done = match order {
             Order::Look => String::new(),
@@ -75,7 +75,7 @@ impl Control {
             Order::Reload => self.reload(&before).await?,
         };
         let backends = self.backends().await?;
-        Ok(Answer {
+        Ok(OrderReport {
             done,
             nodes: self.states(&backends),
             drain_command: self.drain_command(&backends),
