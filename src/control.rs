@@ -11,6 +11,7 @@ mod dials;
 mod discovery;
 mod drain;
 mod elsewhere;
+mod explain;
 pub mod handle;
 mod handoff;
 mod health;

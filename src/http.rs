@@ -25,10 +25,9 @@ mod body;
 pub mod connection_info;
 mod cookie;
 mod deadline;
-mod decision;
+pub(crate) mod decision;
 mod error_body;
 mod exchange;
-mod explain;
 mod forward;
 mod framing;
 mod headers;
@@ -49,3 +48,12 @@ pub(crate) mod upgrade;
 mod validation;
 
 pub(crate) use self::reply::{PLAIN_ON_TLS, TOO_MANY};
+/// The pure functions of the data path that `explain` reports with.
+pub(crate) use self::{
+    attempt::EngineRequest,
+    cookie::AffinityCookie,
+    owner_search::candidates as search_candidates,
+    reply::{sentence as error_sentence, status as error_status},
+    respond::engine as engine_request,
+    validation::{ValidatedRequest, without_port},
+};

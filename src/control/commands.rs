@@ -9,6 +9,7 @@ use super::{
     CommandError, ControlTask,
     count::HeldCount,
     drain::DrainEnd,
+    explain,
     leaving::has,
     overlay::{self, Overlay},
     plan,
@@ -80,8 +81,10 @@ impl ControlTask {
             }
             ControlCommand::Plan(typed, answer) => drop(answer.send(Ok(self.plan_for(&typed)))),
             ControlCommand::Explain(order, answer) => {
-                let told = self.proxy.explain(&order, &self.listener_states());
-                drop(answer.send(told.map_err(CommandError::Invalid)));
+                let outcome = explain::explain(&self.proxy, &order, &self.listener_states());
+                let invalid =
+                    |error: explain::ExplainError| CommandError::Invalid(error.to_string());
+                drop(answer.send(outcome.map_err(invalid)));
             }
             ControlCommand::Upgrade(order, answer) => self.upgrade(&order, answer),
             ControlCommand::Config(answer) => drop(answer.send(Ok(Box::new(self.config.clone())))),

@@ -23,7 +23,7 @@ use crate::{
     observe::ChosenBy,
     shared::SharedState,
     snapshot::PoolSnapshot,
-    sticky::{Choice, engine_io::Framing, recent_sessions::ClientKey},
+    sticky::{engine_io::Framing, recent_sessions::ClientKey},
     stream_log::{SessionClient, StreamScope},
     upstream::{Backend, Hold},
 };
@@ -36,9 +36,9 @@ pub(super) const UNKNOWN_POLL: Duration = Duration::from_secs(300);
 
 /// Engine.IO parameters of a request, from its query.
 #[derive(Debug)]
-pub(super) struct EngineRequest {
-    pub(super) sid: Option<Box<str>>,
-    pub(super) polling: bool,
+pub(crate) struct EngineRequest {
+    pub(crate) sid: Option<Box<str>>,
+    pub(crate) polling: bool,
     pub(super) framing: Framing,
 }
 
@@ -81,10 +81,13 @@ pub(super) struct AttemptOutcome {
 
 impl RequestAttempt<'_> {
     /// Sends the request to the chosen destination.
-    pub(super) async fn run(&mut self, choice: Choice) -> Result<AttemptOutcome, ProxyError> {
-        match decision::destination(choice, self.method, self.config().sticky.owner_search) {
+    pub(super) async fn run(
+        &mut self,
+        destination: Destination,
+    ) -> Result<AttemptOutcome, ProxyError> {
+        match destination {
             Destination::Session(backend, lifetime) => self.send_to_owner(backend, lifetime).await,
-            Destination::Gone => Err(self.session_gone()),
+            Destination::Gone { .. } => Err(self.session_gone()),
             Destination::Search(first) => self.search_owner(first).await,
             Destination::Preferred(backend, by) => {
                 self.send_balanced(RetryPlan::to(backend, by)).await

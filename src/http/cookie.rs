@@ -19,7 +19,7 @@ const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 
 /// Sticky cookie of a request.
 #[derive(Debug)]
-pub(super) struct AffinityCookie {
+pub(crate) struct AffinityCookie {
     held: Option<Affinity>,
     /// The request has a cookie of this proxy, which backends must not see.
     ours: bool,
@@ -36,7 +36,7 @@ struct Affinity {
 
 impl AffinityCookie {
     /// Reads the sticky cookie of a request to `pool` from its header.
-    pub(super) fn of(fields: &HeaderMap, pool: &PoolSnapshot, tls: bool, host: &str) -> Self {
+    pub(crate) fn of(fields: &HeaderMap, pool: &PoolSnapshot, tls: bool, host: &str) -> Self {
         let cross_site = match fields.get(SEC_FETCH_SITE) {
             Some(site) => site == "cross-site",
             None => fields.get(ORIGIN).is_some_and(|origin| !is_origin_of(origin, host)),
@@ -51,7 +51,7 @@ impl AffinityCookie {
     }
 
     /// Backend that the client's cookie names, if it belongs to the pool.
-    pub(super) fn target(&self) -> Option<&Arc<Backend>> {
+    pub(crate) fn target(&self) -> Option<&Arc<Backend>> {
         self.held.as_ref().map(|held| &held.backend)
     }
 

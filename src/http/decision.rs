@@ -24,22 +24,22 @@ use crate::{
     observe::ChosenBy,
     route::Uncovered,
     snapshot::{ListenerSnapshot, PoolSnapshot, RouteTarget, Snapshot},
-    sticky::{Choice, Recalled, RecentSessions, recent_sessions::ClientKey},
+    sticky::{AffinityHints, Choice, Recalled, RecentSessions, recent_sessions::ClientKey},
     upstream::Backend,
 };
 
 /// Connection that a request arrived on.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct ArrivalContext<'a> {
+pub(crate) struct ArrivalContext<'a> {
     /// Listener that accepted it; `None`: explain the request as if any listener had.
-    pub(super) listener: Option<&'a ListenerSnapshot>,
+    pub(crate) listener: Option<&'a ListenerSnapshot>,
     /// TLS properties; `None` on a plain connection.
-    pub(super) tls_info: Option<&'a TlsInfo>,
+    pub(crate) tls_info: Option<&'a TlsInfo>,
 }
 
 /// Route of a request, before a backend is chosen.
 #[derive(Debug)]
-pub(super) enum Routed<'s> {
+pub(crate) enum Routed<'s> {
     /// Response to an ACME server that validates a name.
     Challenge(Bytes),
     /// The listener redirects every request; with the host of the request.
@@ -52,7 +52,7 @@ pub(super) enum Routed<'s> {
 ///
 /// # Errors
 /// The request is rejected.
-pub(super) fn route<'s>(
+pub(crate) fn route<'s>(
     context: ArrivalContext<'_>,
     challenges: &Challenges,
     snapshot: &'s Snapshot,
@@ -101,13 +101,64 @@ impl ArrivalContext<'_> {
     }
 }
 
+/// The facts of a request that decide which backend gets it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct RequestFacts<'a> {
+    /// Its Engine.IO query, if it has one.
+    pub(crate) engine: Option<&'a EngineRequest>,
+    pub(crate) method: &'a Method,
+    /// Whether it asks for an upgrade.
+    pub(crate) upgrade: bool,
+    /// The backend that its affinity cookie names.
+    pub(crate) affinity: Option<&'a Arc<Backend>>,
+}
+
+/// The session state that a decision reads. For the data path a lookup counts as a use of the session;
+/// `explain` reads the same state and leaves no trace.
+pub(crate) trait SessionLookup {
+    /// Looks up the session id, else the cookie.
+    fn session(&mut self, hints: AffinityHints<'_>) -> Choice;
+
+    /// Returns the backend of the client's last session, if it is known and takes new sessions.
+    fn recent(&mut self) -> Option<Arc<Backend>>;
+
+    /// Notes that a client with a cookie begins a session on `backend`.
+    fn returns_to(&mut self, backend: &Backend);
+}
+
+/// Decides where a request of `pool` goes. The data path and `explain` both call this function.
+pub(crate) fn decide(
+    facts: RequestFacts<'_>,
+    pool: &PoolSnapshot,
+    lookup: &mut impl SessionLookup,
+) -> Destination {
+    let sid = facts.engine.and_then(|engine| engine.sid.as_deref());
+    let hints = AffinityHints {
+        sid: sid.filter(|_| pool.config().sticky.engine_io),
+        cookie: facts.affinity,
+    };
+    let begins = begins_session(facts.engine, facts.method, facts.upgrade);
+    let choice = match lookup.session(hints) {
+        Choice::Free if begins => lookup.recent().map_or(Choice::Free, Choice::Memory),
+        Choice::Cookie(backend) if begins => {
+            lookup.returns_to(&backend);
+            Choice::Cookie(backend)
+        }
+        choice => choice,
+    };
+    destination(choice, facts.method, pool.config().sticky.owner_search)
+}
+
 /// Destination of a request within its pool.
 #[derive(Clone, Debug)]
-pub(super) enum Destination {
+pub(crate) enum Destination {
     /// The backend that owns the session, and how long the session lives without a request.
     Session(Arc<Backend>, Duration),
     /// None: the session ended with its backend, or it was evicted.
-    Gone,
+    Gone {
+        /// Whether a drain or an operator ended the session while its backend lives.
+        evicted: bool,
+    },
     /// The backend that turns out to own the session; this backend is asked first.
     Search(Option<Arc<Backend>>),
     /// This backend, or another one if it is unreachable.
@@ -118,7 +169,7 @@ pub(super) enum Destination {
 
 /// Returns the destination of a request with this method, in a pool that asks up to `owner_search`
 /// backends for an unknown session.
-pub(super) fn destination(choice: Choice, method: &Method, owner_search: usize) -> Destination {
+fn destination(choice: Choice, method: &Method, owner_search: usize) -> Destination {
     // A preflight does not touch the session, and browsers accept only a 2xx response.
     let preflight = method == Method::OPTIONS;
     match choice {
@@ -127,7 +178,8 @@ pub(super) fn destination(choice: Choice, method: &Method, owner_search: usize) 
         }
         Choice::Session(backend, lifetime) => Destination::Session(backend, lifetime),
         Choice::Gone | Choice::Evicted | Choice::Search(_) if preflight => Destination::Balanced,
-        Choice::Gone | Choice::Evicted => Destination::Gone,
+        Choice::Gone => Destination::Gone { evicted: false },
+        Choice::Evicted => Destination::Gone { evicted: true },
         Choice::Search(first) if owner_search > 0 => Destination::Search(first),
         Choice::Search(Some(backend)) | Choice::Cookie(backend) => {
             Destination::Preferred(backend, ChosenBy::Cookie)
@@ -138,7 +190,7 @@ pub(super) fn destination(choice: Choice, method: &Method, owner_search: usize) 
 }
 
 /// Whether a request begins a session: a handshake, or an upgrade without polling.
-pub(super) fn begins_session(
+pub(crate) fn begins_session(
     engine: Option<&EngineRequest>,
     method: &Method,
     upgrade: bool,
@@ -152,7 +204,7 @@ pub(super) fn begins_session(
 
 /// Returns the client's key among the recent sessions. `None` if the request does not belong to a
 /// session and does not begin one, or if the pool does not remember sessions.
-pub(super) fn client_key(
+pub(crate) fn client_key(
     memory: &RecentSessions,
     pool: &PoolSnapshot,
     client: IpAddr,
@@ -170,7 +222,7 @@ pub(super) fn client_key(
 
 /// What the recent sessions say about a new session.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Remembered<'p> {
+pub(crate) enum Remembered<'p> {
     /// The client's last session was on this backend, which takes new sessions.
     On(&'p Arc<Backend>),
     /// The client's last session was on a backend that does not take new sessions.
@@ -182,7 +234,7 @@ pub(super) enum Remembered<'p> {
 }
 
 /// Looks up the backend of the client's last session.
-pub(super) fn recall<'p>(
+pub(crate) fn recall<'p>(
     memory: &RecentSessions,
     key: Option<ClientKey>,
     pool: &'p PoolSnapshot,

@@ -11,7 +11,7 @@ use super::{
     attempt::{AttemptOutcome, EngineRequest},
     connection_info::ConnectionInfo,
     cookie::AffinityCookie,
-    decision::{self, Remembered},
+    decision::{self, Destination, Remembered, RequestFacts, SessionLookup},
     headers,
     hops::ForwardedClaims,
     relay::ReplyBody,
@@ -79,34 +79,75 @@ enum TunnelSession {
     Socket { _hold: Hold },
 }
 
+/// Looks sessions up for the data path: each lookup counts as a use.
+struct CountedLookup<'a> {
+    proxy: &'a SharedState,
+    pool: &'a PoolSnapshot,
+    /// As in [`Exchange`].
+    client_key: &'a mut Option<ClientKey>,
+    /// As in [`Exchange`].
+    returning: &'a mut Option<PendingReturn>,
+}
+
+impl CountedLookup<'_> {
+    /// Consumes an ended session that the client may return from; false if there is none.
+    fn consume_return(&mut self, tag: u64) -> bool {
+        let window = self.pool.config().sticky.memory;
+        let memory = &self.proxy.memory;
+        *self.returning =
+            self.client_key.and_then(|key| memory.consume(key, tag, window, Instant::now()));
+        self.returning.is_some()
+    }
+}
+
+impl SessionLookup for CountedLookup<'_> {
+    fn session(&mut self, hints: AffinityHints<'_>) -> Choice {
+        let (sids, pool) = (&self.proxy.sids, self.pool.upstream.name());
+        let (choice, client) = sticky::choose_and_recognise(sids, pool, hints, Instant::now());
+        // Use the key of the handshake: the default Node.js client sends polls with a user agent and
+        // the upgrade without.
+        if self.client_key.is_some() {
+            *self.client_key = client.or(*self.client_key);
+        }
+        choice
+    }
+
+    fn recent(&mut self) -> Option<Arc<Backend>> {
+        let metrics = &self.proxy.metrics;
+        match decision::recall(&self.proxy.memory, *self.client_key, self.pool) {
+            Remembered::On(backend) => self.consume_return(backend.tag()).then(|| {
+                metrics.memory_followed.inc();
+                Arc::clone(backend)
+            }),
+            Remembered::Ambiguous => {
+                metrics.memory_ambiguous.inc();
+                None
+            }
+            Remembered::Closed | Remembered::Unknown => None,
+        }
+    }
+
+    fn returns_to(&mut self, backend: &Backend) {
+        self.consume_return(backend.tag());
+    }
+}
+
 impl Exchange<'_> {
     /// The client, as the opener of a session.
     fn opener(&self) -> Opener {
         Opener { key: self.client_key, address: Some(self.address.ip()) }
     }
 
-    pub(super) fn choose(&mut self, proxy: &SharedState, pool: &PoolSnapshot) -> Choice {
-        let sid = self.engine.as_ref().and_then(|engine| engine.sid.as_deref());
-        let hints = AffinityHints {
-            sid: sid.filter(|_| pool.config().sticky.engine_io),
-            cookie: self.affinity.target(),
+    /// Decides where the request goes.
+    pub(super) fn decide(&mut self, proxy: &SharedState, pool: &PoolSnapshot) -> Destination {
+        let facts = RequestFacts {
+            engine: self.engine.as_ref(),
+            method: &self.method,
+            upgrade: self.upgrade,
+            affinity: self.affinity.target(),
         };
-        let begins = decision::begins_session(self.engine.as_ref(), &self.method, self.upgrade);
-        let (choice, client) =
-            sticky::choose_and_recognise(&proxy.sids, pool.upstream.name(), hints, Instant::now());
-        // Use the key of the handshake: the default Node.js client sends polls with a user agent and
-        // the upgrade without.
-        if self.client_key.is_some() {
-            self.client_key = client.or(self.client_key);
-        }
-        match choice {
-            Choice::Free if begins => self.recall(proxy, pool).map_or(Choice::Free, Choice::Memory),
-            Choice::Cookie(backend) if begins => {
-                self.consume_return(proxy, pool, backend.tag());
-                Choice::Cookie(backend)
-            }
-            choice => choice,
-        }
+        let (client_key, returning) = (&mut self.client_key, &mut self.returning);
+        decision::decide(facts, pool, &mut CountedLookup { proxy, pool, client_key, returning })
     }
 
     /// Computes the client's key if the request belongs to a session or begins one.
@@ -119,29 +160,6 @@ impl Exchange<'_> {
         let request = (self.engine.as_ref(), &self.method, self.upgrade);
         let client = self.address.ip();
         self.client_key = decision::client_key(&proxy.memory, pool, client, request, headers);
-    }
-
-    /// Returns the backend of the client's last session, if it is unambiguous.
-    fn recall(&mut self, proxy: &SharedState, pool: &PoolSnapshot) -> Option<Arc<Backend>> {
-        match decision::recall(&proxy.memory, self.client_key, pool) {
-            Remembered::On(backend) => self.consume_return(proxy, pool, backend.tag()).then(|| {
-                proxy.metrics.memory_followed.inc();
-                Arc::clone(backend)
-            }),
-            Remembered::Ambiguous => {
-                proxy.metrics.memory_ambiguous.inc();
-                None
-            }
-            Remembered::Closed | Remembered::Unknown => None,
-        }
-    }
-
-    /// Consumes an ended session that the client may return from; false if there is none.
-    fn consume_return(&mut self, proxy: &SharedState, pool: &PoolSnapshot, tag: u64) -> bool {
-        let window = pool.config().sticky.memory;
-        self.returning =
-            self.client_key.and_then(|key| proxy.memory.consume(key, tag, window, Instant::now()));
-        self.returning.is_some()
     }
 
     /// Whether this is a handshake whose reply contains the sid.

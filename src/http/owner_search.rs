@@ -121,7 +121,7 @@ impl RequestAttempt<'_> {
 
 /// Returns the backends to ask for an unknown sid: the cookie's first, then the others from a start
 /// that depends on the sid. All proxies thus ask in the same order, and the load is spread.
-pub(super) fn candidates(
+pub(crate) fn candidates(
     pool: &PoolSnapshot,
     first: Option<&Arc<Backend>>,
     sid: &str,

@@ -256,7 +256,7 @@ fn set(response: &mut Response<ReplyBody>, name: http::HeaderName, value: Header
 }
 
 /// Status of the reply to a failed request.
-pub(super) fn status(error: &ProxyError) -> StatusCode {
+pub(crate) fn status(error: &ProxyError) -> StatusCode {
     match error.kind {
         FailureKind::BadRequest(_) | FailureKind::SessionGone => StatusCode::BAD_REQUEST,
         FailureKind::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
@@ -305,7 +305,7 @@ pub(super) fn status(error: &ProxyError) -> StatusCode {
 }
 
 /// Sentence of the reply that describes the failure.
-pub(super) fn sentence(error: &ProxyError) -> &'static str {
+pub(crate) fn sentence(error: &ProxyError) -> &'static str {
     match (error.kind, error.phase) {
         (FailureKind::BadRequest(sentence), _) => sentence,
         (FailureKind::MethodNotAllowed, _) => "This method is not supported.",

@@ -137,7 +137,7 @@ impl SharedState {
         body: Incoming,
         (host, id): (&str, &str),
     ) -> Response<ReplyBody> {
-        let choice = exchange.choose(self, pool);
+        let destination = exchange.decide(self, pool);
         let Some(uri) = validation::origin_form(&parts.uri) else {
             let error = ProxyError::bad_request("The request target is not a path.");
             return reply::refuse(exchange.scope, &error, &exchange.reply_context);
@@ -185,7 +185,7 @@ impl SharedState {
             fresh: false,
             bound: false,
         };
-        let reached = match attempt.run(choice).await {
+        let reached = match attempt.run(destination).await {
             Ok(reached) => reached,
             Err(error) => {
                 exchange.scope.received(outgoing.progress().bytes());
@@ -237,7 +237,7 @@ pub(super) fn hold(info: &ConnectionInfo, request: &Request<Incoming>) -> Option
     (!polls).then(|| info.client_signal.hold(probed))
 }
 
-pub(super) fn engine(query: Option<&str>) -> Option<EngineRequest> {
+pub(crate) fn engine(query: Option<&str>) -> Option<EngineRequest> {
     let query = engine_io::query(query?)?;
     Some(EngineRequest {
         polling: query.transport == Transport::Polling,

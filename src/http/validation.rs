@@ -21,11 +21,11 @@ use crate::error::{FailureKind, Phase, ProxyError, Side};
 
 /// A valid request.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct ValidatedRequest {
+pub(crate) struct ValidatedRequest {
     /// Host with the port, as sent; empty if an HTTP/1.0 client sent none.
-    pub(super) host: Box<str>,
+    pub(crate) host: Box<str>,
     /// Whether the request is a valid WebSocket handshake.
-    pub(super) upgrade: bool,
+    pub(crate) upgrade: bool,
 }
 
 /// Maximum length of a host with its port: a DNS name has at most 253 bytes.
@@ -43,7 +43,7 @@ pub(super) fn check(parts: &Parts) -> Result<ValidatedRequest, ProxyError> {
 }
 
 /// Returns the host without its port, for routing.
-pub(super) fn without_port(host: &str) -> &str {
+pub(crate) fn without_port(host: &str) -> &str {
     match host.rfind(':') {
         Some(colon) if !host[colon..].contains(']') => &host[..colon],
         _ => host,

@@ -64,7 +64,7 @@ async fn one_port_terminates_some_names_and_passes_others_on() {
         ("https://own.test", "Listener secure passes connections for own.test on to pool own"),
         ("tls://a.own.test", "Listener secure passes connections for a.own.test on to pool own"),
         ("https://app.test", "Listener secure accepts https"),
-        ("tls://app.test", "No listener accepts streams of layer 4"),
+        ("tls://app.test", "No listener accepts layer-4 streams"),
     ] {
         let url = format!("{url}:{}", proxy.listener("secure").port());
         let told = proxy.command(&["explain", &url]).await.done();

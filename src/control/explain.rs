@@ -1,0 +1,373 @@
+//! Which backend would get a request, and by which rule, without sending it.
+//!
+//! The request is built as its client would send it and goes through the data path's own decision
+//! functions ([`decision`]). Nothing is sent and nothing is remembered. Facts that only a backend's answer
+//! can show are not known here.
+
+mod request;
+mod streams;
+
+use std::{
+    net::{IpAddr, Ipv4Addr},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use http::{
+    Method,
+    header::{COOKIE, HOST},
+    request::Parts,
+};
+
+pub(crate) use self::request::ExplainError;
+use self::{
+    request::ExplainedRequest,
+    streams::{StreamTarget, streams},
+};
+use crate::{
+    api::{ExplainRequest, Explanation, ListenerState},
+    config::Balance,
+    error::{FailureKind, ProxyError},
+    http::{
+        AffinityCookie, EngineRequest, ValidatedRequest,
+        decision::{
+            self, ArrivalContext, Destination, Remembered, RequestFacts, Routed, SessionLookup,
+        },
+        engine_request, error_sentence, error_status, search_candidates, without_port,
+    },
+    net::tls::TlsInfo,
+    observe::ChosenBy,
+    shared::SharedState,
+    snapshot::{ListenerSnapshot, PoolSnapshot, Snapshot},
+    sticky::{self, AffinityHints, Choice, recent_sessions::ClientKey},
+    upstream::{Backend, Life, source},
+};
+
+/// Maximum number of backends that a step names.
+const MOST_NAMED: usize = 5;
+
+/// The client address if the request names none.
+const LOCAL: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+
+/// A target of this length gets a 414 from the HTTP parser.
+const LONGEST_TARGET: usize = 65_534;
+
+/// Explains which backend would get a request on one of these listeners.
+///
+/// # Errors
+/// No client could send the request.
+pub(super) fn explain(
+    shared: &SharedState,
+    wanted: &ExplainRequest,
+    listeners: &[ListenerState],
+) -> Result<Explanation, ExplainError> {
+    let request = ExplainedRequest::of(wanted)?;
+    let client = wanted.client.unwrap_or(LOCAL);
+    let mut explanation =
+        Explanation { chosen_by: ChosenBy::None.label().to_owned(), ..Explanation::default() };
+    let snapshot = shared.snapshot.load();
+    if let Some(target) = streams(&request, listeners, &snapshot, &mut explanation) {
+        if let StreamTarget::To(pool) = target {
+            explanation.pool = Some(pool.upstream.name().to_owned());
+            balanced(pool, client, &mut explanation);
+            unhealthy(pool, &mut explanation);
+        }
+        return Ok(explanation);
+    }
+    let listener = listen(&request, listeners, &snapshot, &mut explanation);
+    let parts = match &request.parts {
+        Ok(parts) => parts,
+        Err(target) => {
+            let status = if target.len() >= LONGEST_TARGET { 414 } else { 400 };
+            answers(&mut explanation, status, "The request is rejected: its target is not valid.");
+            return Ok(explanation);
+        }
+    };
+    let sni = Some(request.host.as_str().into());
+    let secured = TlsInfo { sni, alpn: None, version: None, client: None };
+    let arrival = ArrivalContext { listener, tls_info: Some(&secured).filter(|_| request.tls) };
+    match decision::route(arrival, &shared.challenges, &snapshot, parts) {
+        Ok(Routed::Pool(checked, rule)) => {
+            explanation.route = rule.route_label.route.as_deref().map(str::to_owned);
+            explanation.pool = Some(rule.pool.upstream.name().to_owned());
+            let route = rule.route_label.route.as_deref().unwrap_or_default();
+            explanation
+                .steps
+                .push(format!("The route {route} leads to pool {}.", rule.route_label.pool));
+            let client = (client, request.tls);
+            place(shared, &rule.pool, parts, &checked, client, &mut explanation);
+            unhealthy(&rule.pool, &mut explanation);
+        }
+        Ok(Routed::Challenge(_)) => {
+            let sentence = "It is the challenge of a certificate that is being ordered.";
+            answers(&mut explanation, 200, sentence);
+        }
+        Ok(Routed::Redirect(..)) => {
+            let sentence = "The listener answers every request with a redirect.";
+            answers(&mut explanation, 308, sentence);
+        }
+        Err(error) => rejected(&error, parts, &mut explanation),
+    }
+    Ok(explanation)
+}
+
+/// Reads session state as the data path does, and changes nothing.
+struct PreviewLookup<'a> {
+    shared: &'a SharedState,
+    pool: &'a PoolSnapshot,
+    client: Option<ClientKey>,
+    /// Result of the lookup among recent sessions, if there was one.
+    recalled: Option<Remembered<'a>>,
+}
+
+impl SessionLookup for PreviewLookup<'_> {
+    fn session(&mut self, hints: AffinityHints<'_>) -> Choice {
+        sticky::preview(&self.shared.sids, self.pool.upstream.name(), hints, Instant::now())
+    }
+
+    fn recent(&mut self) -> Option<Arc<Backend>> {
+        let recalled = decision::recall(&self.shared.memory, self.client, self.pool);
+        self.recalled = Some(recalled);
+        match recalled {
+            Remembered::On(backend) => Some(Arc::clone(backend)),
+            _ => None,
+        }
+    }
+
+    fn returns_to(&mut self, _: &Backend) {}
+}
+
+/// Explains where a request of this pool goes.
+fn place(
+    shared: &SharedState,
+    pool: &PoolSnapshot,
+    parts: &Parts,
+    checked: &ValidatedRequest,
+    (client, tls): (IpAddr, bool),
+    explanation: &mut Explanation,
+) {
+    let engine = engine_request(parts.uri.query());
+    describe_engine(engine.as_ref(), pool, explanation);
+    let cookie = AffinityCookie::of(&parts.headers, pool, tls, &checked.host);
+    if parts.headers.contains_key(COOKIE) {
+        explanation.steps.push(match cookie.target() {
+            Some(backend) => format!("The cookie names {}.", backend.name()),
+            None => "No cookie names a backend of this pool.".to_owned(),
+        });
+    }
+    let (engine, method) = (engine.as_ref(), &parts.method);
+    let asked = (engine, method, checked.upgrade);
+    let key = decision::client_key(&shared.memory, pool, client, asked, &parts.headers);
+    let facts =
+        RequestFacts { engine, method, upgrade: checked.upgrade, affinity: cookie.target() };
+    let mut lookup = PreviewLookup { shared, pool, client: key, recalled: None };
+    let destination = decision::decide(facts, pool, &mut lookup);
+    describe_recent(lookup.recalled, explanation);
+    let sid = engine.and_then(|engine| engine.sid.as_deref());
+    let sid = sid.filter(|_| pool.config().sticky.engine_io);
+    match destination {
+        Destination::Session(backend, _) => {
+            chosen(explanation, ChosenBy::Sid, Some(&backend));
+            let (name, condition) = (backend.name(), condition(&backend));
+            let sentence = format!("The session is known here: it is on {name}, {condition}.");
+            explanation.steps.push(sentence);
+        }
+        Destination::Gone { evicted } => gone(evicted, explanation),
+        Destination::Search(first) => searched(pool, first.as_ref(), sid, explanation),
+        Destination::Preferred(backend, by) => {
+            chosen(explanation, by, Some(&backend));
+            let name = backend.name();
+            explanation.steps.push(match by {
+                ChosenBy::Memory => format!(
+                    "There is no session and no cookie, but this client's last session ended on {name} a \
+                     moment ago."
+                ),
+                _ => format!("No session is known: the cookie selects {name}."),
+            });
+        }
+        Destination::Balanced => {
+            if sid.is_some() && parts.method == Method::OPTIONS {
+                explanation.steps.push("Every backend can answer a preflight.".to_owned());
+            }
+            balanced(pool, client, explanation);
+            if !takes_new(pool) {
+                explanation.status = Some(503);
+            }
+        }
+    }
+}
+
+/// Describes why the recent sessions select no backend.
+fn describe_recent(recalled: Option<Remembered<'_>>, explanation: &mut Explanation) {
+    let sentence = match recalled {
+        Some(Remembered::Closed) => {
+            "This client's last session was on a backend that takes no new sessions."
+        }
+        Some(Remembered::Ambiguous) => {
+            "Sessions of clients with this address and user agent ended on several backends at about the \
+             same time: none of them is preferred."
+        }
+        Some(Remembered::On(_) | Remembered::Unknown) | None => return,
+    };
+    explanation.steps.push(sentence.to_owned());
+}
+
+/// Finds the listener, and adds it to the explanation.
+fn listen<'s>(
+    request: &ExplainedRequest,
+    listeners: &[ListenerState],
+    snapshot: &'s Snapshot,
+    explanation: &mut Explanation,
+) -> Option<&'s ListenerSnapshot> {
+    let port = request.port();
+    let protocol = if request.tls { "https" } else { "http" };
+    let found = listeners.iter().find(|listener| {
+        listener.protocol == protocol && listener.addresses.iter().any(|a| a.port() == port)
+    });
+    let Some(listener) = found else {
+        explanation.steps.push(format!(
+            "No listener accepts {protocol} on port {port}; the following steps assume that one does."
+        ));
+        return None;
+    };
+    explanation.listener = Some(listener.name.clone());
+    explanation
+        .steps
+        .push(format!("Listener {} accepts {protocol} on port {port}.", listener.name));
+    snapshot.listeners.get(listener.name.as_str()).map(|listener| &**listener)
+}
+
+/// The proxy answers the request itself.
+fn answers(explanation: &mut Explanation, status: u16, sentence: &str) {
+    explanation.status = Some(status);
+    explanation.steps.push(sentence.to_owned());
+}
+
+fn rejected(error: &ProxyError, parts: &Parts, explanation: &mut Explanation) {
+    let host = parts.headers.get(HOST).map_or("", |host| host.to_str().unwrap_or_default());
+    let (host, path) = (without_port(host), parts.uri.path());
+    let sentence = match error.kind {
+        FailureKind::NoRoute => format!("No route covers {host}{path}."),
+        FailureKind::Misdirected => format!("Only routes of other listeners cover {host}{path}."),
+        _ => format!("The request is rejected: {}", error_sentence(error)),
+    };
+    answers(explanation, error_status(error).as_u16(), &sentence);
+}
+
+fn describe_engine(
+    engine: Option<&EngineRequest>,
+    pool: &PoolSnapshot,
+    explanation: &mut Explanation,
+) {
+    let Some(engine) = engine else { return };
+    let transport = if engine.polling { "by polling" } else { "not by polling" };
+    let follows = match pool.config().sticky.engine_io {
+        true => "",
+        false => "; this pool does not follow sessions",
+    };
+    explanation.steps.push(match engine.sid {
+        Some(_) => format!("The query names an Engine.IO session ({transport}){follows}."),
+        None => format!("The query names no Engine.IO session ({transport}){follows}."),
+    });
+}
+
+fn gone(evicted: bool, explanation: &mut Explanation) {
+    let why = match evicted {
+        true => "The session is known here and was closed by a drain or by an operator",
+        false => "The session is known here, and its backend is gone",
+    };
+    let sentence = format!("{why}: the answer has code 1, so that the client opens a new session.");
+    answers(explanation, 400, &sentence);
+}
+
+fn searched(
+    pool: &PoolSnapshot,
+    first: Option<&Arc<Backend>>,
+    sid: Option<&str>,
+    explanation: &mut Explanation,
+) {
+    let candidates = search_candidates(pool, first, sid.unwrap_or_default());
+    if candidates.is_empty() {
+        let sentence = "The session is not known here, and there is no backend to ask: the answer has code \
+                        1, so that the client opens a new session.";
+        return answers(explanation, 400, sentence);
+    }
+    let names: Vec<&str> = candidates.iter().take(MOST_NAMED).map(|b| b.name()).collect();
+    chosen(explanation, ChosenBy::OwnerSearch, None);
+    let note = match first {
+        Some(_) => {
+            " The first one is named by the cookie: if it has the session, the log says `cookie`."
+        }
+        None => "",
+    };
+    explanation.steps.push(format!(
+        "The session is not known here: {} backends are asked one after the other, first {}.{note}",
+        candidates.len(),
+        names.join(", ")
+    ));
+}
+
+fn balanced(pool: &PoolSnapshot, client: IpAddr, explanation: &mut Explanation) {
+    let policy = match pool.config().balance {
+        Balance::LeastSessions => "the backend with the fewest sessions for its weight",
+        Balance::RoundRobin => "the next backend in turn",
+        Balance::P2c => "the less loaded of two random backends",
+        Balance::SourceHash => "the backend that the client address hashes to",
+    };
+    let backends = pool.upstream.backends();
+    let open = backends.iter().filter(|backend| backend.takes_new()).count();
+    let picked = pool.upstream.preview(&source(client));
+    chosen(explanation, ChosenBy::Balance, picked);
+    explanation.steps.push(match (open, picked) {
+        (0, _) => {
+            "No backend takes new sessions: requests get 503 with Retry-After, streams wait or end."
+                .to_owned()
+        }
+        (_, picked) => {
+            let picked = picked.map_or_else(String::new, |b| format!(": {} now", b.name()));
+            let all = backends.len();
+            format!("No session or cookie selects a backend. The balance policy takes {policy}, among {open} of \
+                 {all} backends{picked}.")
+        }
+    });
+}
+
+fn takes_new(pool: &PoolSnapshot) -> bool {
+    pool.upstream.backends().iter().any(|backend| backend.takes_new())
+}
+
+/// Describes the backends that get no new sessions because of their health.
+fn unhealthy(pool: &PoolSnapshot, explanation: &mut Explanation) {
+    let backends = pool.upstream.backends().iter();
+    let unhealthy = backends.filter(|backend| !backend.is_up() || backend.is_ejected());
+    for backend in unhealthy.take(MOST_NAMED) {
+        let (name, diagnosis) = (backend.name(), backend.diagnosis());
+        if backend.is_up() {
+            let reason = diagnosis.ejection().unwrap_or_default();
+            explanation.steps.push(format!("Backend {name} is ejected: {reason}."));
+            continue;
+        }
+        let down = diagnosis.since().elapsed().unwrap_or_default().as_secs();
+        let down = humantime::format_duration(Duration::from_secs(down));
+        explanation.steps.push(match diagnosis.last_failure() {
+            Some(failure) => {
+                format!("Backend {name} has been down for {down}: {}.", failure.reason)
+            }
+            None => format!("Backend {name} has been down since before this process started."),
+        });
+    }
+}
+
+fn chosen(explanation: &mut Explanation, by: ChosenBy, backend: Option<&Arc<Backend>>) {
+    by.label().clone_into(&mut explanation.chosen_by);
+    explanation.backend = backend.map(|backend| backend.name().to_owned());
+}
+
+fn condition(backend: &Backend) -> &'static str {
+    match backend.phase() {
+        Life::Serving if !backend.is_up() => "which is down; the request is sent all the same",
+        Life::Serving => "which serves",
+        Life::Draining => "which drains and keeps it",
+        Life::Gone => "which is gone",
+    }
+}
