@@ -1,8 +1,8 @@
-//! What the admin API says and is told: the shapes of `/v1`, shared by the server and the command
-//! line, and described to others in `openapi.json`.
+//! Types of the admin API `/v1`, shared by the server and the command line. `openapi.json` describes
+//! them.
 //!
-//! Pure data. Times are seconds, as fractions; instants are Unix time in seconds. A session id is a
-//! secret: it comes in where somebody asks for it, and never goes out; sessions are named by [`Id`]s.
+//! Pure data. Durations are seconds with fractions; instants are Unix time in seconds. A session id is
+//! a secret: requests may contain one, replies never do. Replies name sessions by [`Id`].
 
 use std::{fmt, net::SocketAddr};
 
@@ -11,39 +11,39 @@ use serde::{Deserialize, Serialize};
 /// Description of the API, OpenAPI 3.1.
 pub const OPENAPI: &str = include_str!("api/openapi.json");
 
-/// Names a tunnel or session in this process, for as long as it lives; of no use elsewhere.
+/// Id of a tunnel or session in this process, valid for its lifetime. Meaningless in another process.
 pub type Id = String;
 
-/// A process and everything in it.
+/// State of a process and all its parts.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 pub struct Status {
-    /// Of the binary.
+    /// Version of the binary.
     pub version: String,
-    /// Of the process.
+    /// Process id.
     pub pid: u32,
-    /// Since its start.
+    /// Seconds since the start.
     pub uptime: f64,
-    /// What it does.
+    /// Whether the process serves, drains or stops.
     pub state: ProcessState,
-    /// How far it is from being empty, where it drains.
+    /// Progress of the drain, if the process drains.
     pub drain: Option<DrainState>,
-    /// Open connections of clients, whatever they carry.
+    /// Open client connections of any kind.
     pub connections: u64,
-    /// Open tunnels of all backends: WebSockets and streams of layer 4.
+    /// Open tunnels of all backends: WebSockets and layer-4 streams.
     pub tunnels: u64,
-    /// Live sessions of all backends, those with a tunnel included.
+    /// Live sessions of all backends, including those with a tunnel.
     pub sessions: u64,
-    /// Where it listens.
+    /// The listeners.
     pub listeners: Vec<ListenerState>,
-    /// Where requests go.
+    /// The pools.
     pub pools: Vec<PoolState>,
-    /// The newest reload; `None`: there was none since the start.
+    /// The newest reload; `None`: none since the start.
     pub reload: Option<ReloadState>,
-    /// Processes that this one has taken over from and that still hold connections.
+    /// Processes that this one took over from and that still hold connections.
     pub predecessors: Vec<Predecessor>,
 }
 
-/// What a process does.
+/// State of a process.
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum ProcessState {
@@ -51,22 +51,23 @@ pub enum ProcessState {
     Serving,
     /// Takes no new session.
     Draining,
-    /// Is on its way out: accepts nothing any more.
+    /// Shuts down: accepts no new connections.
     Stopping,
 }
 
-/// How far something is from being empty.
+/// Progress of a drain.
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq, Serialize)]
 pub struct DrainState {
-    /// When it began.
+    /// Start of the drain, in Unix time.
     pub since: f64,
-    /// Seconds to the deadline; `None`: it has none, and waits for as long as it takes.
+    /// Seconds until the deadline; `None`: no deadline, the drain ends when the last session has
+    /// ended.
     pub seconds_left: Option<f64>,
-    /// Seconds until closes begin; 0 once they have.
+    /// Seconds until the drain begins to close tunnels; 0 once it has begun.
     pub seconds_to_closes: Option<f64>,
     /// Open tunnels.
     pub sockets_left: u64,
-    /// Live sessions, those with a tunnel included.
+    /// Live sessions, including those with a tunnel.
     pub sessions_left: u64,
 }
 
@@ -79,18 +80,18 @@ pub struct ListenerState {
     pub protocol: String,
     /// Bound addresses.
     pub addresses: Vec<SocketAddr>,
-    /// What TLS is terminated by, at this moment.
+    /// Certificates in use at this moment.
     pub certificates: Vec<CertificateState>,
-    /// Why the newest order of a certificate has failed, where it has.
+    /// Why the newest certificate order failed; `None`: it did not fail.
     pub certificate_error: Option<String>,
 }
 
-/// A certificate that a listener serves by.
+/// A certificate that a listener uses.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 pub struct CertificateState {
-    /// DNS names that it is for.
+    /// DNS names in the certificate.
     pub names: Vec<String>,
-    /// When it expires; `None`: that cannot be read.
+    /// Expiry in Unix time; `None`: the date cannot be read.
     pub expires: Option<f64>,
 }
 
@@ -99,15 +100,15 @@ pub struct CertificateState {
 pub struct PoolState {
     /// Name in the file.
     pub name: String,
-    /// How a backend is chosen, as written in the file.
+    /// Balance policy, as written in the file.
     pub balance: String,
-    /// Where backends come from: `configuration`, `dns`, `srv` or `http`.
+    /// Source of the backends: `configuration`, `dns`, `srv` or `http`.
     pub source: String,
-    /// Why the source's last answer was of no use; the last good one is in force.
+    /// Why the last answer of the source cannot be used; the last good answer stays in force.
     pub source_error: Option<String>,
-    /// Whether the configuration no longer has it; its backends are leaving.
+    /// Whether the pool was removed from the configuration; its backends drain.
     pub removed: bool,
-    /// Those in the pool, then those that are leaving and are not empty.
+    /// Backends of the pool, then removed backends that still hold sessions.
     pub backends: Vec<BackendState>,
 }
 
@@ -116,47 +117,47 @@ pub struct PoolState {
 pub struct BackendState {
     /// Name of its pool.
     pub pool: String,
-    /// Its own name, unique in the pool.
+    /// Name, unique in the pool.
     pub name: String,
-    /// Where it listens, as configured.
+    /// Address, as configured.
     pub address: String,
-    /// Who named it.
+    /// Where the backend comes from.
     pub origin: BackendOrigin,
-    /// What new sessions think of it.
+    /// State of the backend for new sessions.
     pub state: BackendCondition,
-    /// As configured or ordered.
+    /// Weight, as configured or set by command.
     pub weight: u32,
-    /// Share of the weight that is in force, 0 to 1: less than 1 in a slow start.
+    /// Share of the weight in force, 0 to 1; less than 1 during a slow start.
     pub ramp: f64,
-    /// Live sessions, those with a tunnel included, with the tunnels of processes before this one.
+    /// Live sessions, including those with a tunnel and the tunnels of earlier processes.
     pub sessions: u64,
-    /// Open tunnels, with those of processes before this one.
+    /// Open tunnels, including those of earlier processes.
     pub tunnels: u64,
     /// Requests in flight.
     pub requests: u64,
-    /// Unix time since which it has been up, or down.
+    /// Unix time at which the backend came up or went down.
     pub since: f64,
-    /// Why it is down or ejected; `None`: it is neither.
+    /// Why the backend is down or ejected; `None`: it is neither.
     pub reason: Option<String>,
-    /// The newest check that failed, also while it is up; `None`: none has.
+    /// The newest failed check, also while the backend is up; `None`: no check has failed.
     pub last_failure: Option<CheckFailureInfo>,
-    /// Where it has left the configuration and its sessions go on: the backend with the same address, as
+    /// For a removed backend whose sessions continue: the configured backend with the same address, as
     /// `pool/backend`.
     pub goes_on_as: Option<String>,
-    /// How far it is from being empty, where it drains.
+    /// Progress of the drain, if the backend drains.
     pub drain: Option<DrainState>,
 }
 
-/// A failed check of a backend: a health probe, or a request that it did not answer.
+/// A failed check of a backend: a health probe, or a request without an answer.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 pub struct CheckFailureInfo {
-    /// When, in Unix time.
+    /// Time of the check, in Unix time.
     pub at: f64,
     /// What was expected, and what happened.
     pub reason: String,
 }
 
-/// Who named a backend.
+/// Where a backend comes from.
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum BackendOrigin {
@@ -164,36 +165,36 @@ pub enum BackendOrigin {
     Configured,
     /// The pool's source.
     Discovered,
-    /// This API; until restart.
+    /// A command of this API; valid until restart.
     Added,
 }
 
-/// What new sessions think of a backend; the first that applies.
+/// State of a backend for new sessions; the first that applies.
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum BackendCondition {
-    /// On its way out of the configuration.
+    /// Removed from the configuration, and still holding sessions.
     Leaving,
-    /// Drained by order, and empty.
+    /// Drained by command, and empty.
     Drained,
-    /// Drained by order, and not empty yet.
+    /// Drained by command, and not empty yet.
     Draining,
-    /// Its probes fail.
+    /// Its health checks fail.
     Down,
-    /// Left out for its failures under traffic.
+    /// Ejected for its failures under traffic.
     Ejected,
-    /// Takes new sessions, growing into its weight.
+    /// Takes new sessions, with a growing share of its weight.
     SlowStart,
     /// Takes new sessions.
     Up,
 }
 
-/// How a reload went.
+/// Result of a reload.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 pub struct ReloadState {
-    /// When.
+    /// Time of the reload, in Unix time.
     pub at: f64,
-    /// Whether it was refused, and every fault then.
+    /// All errors, if the reload was rejected.
     pub error: Option<String>,
 }
 
@@ -202,7 +203,7 @@ pub struct ReloadState {
 pub struct Predecessor {
     /// Its process id.
     pub pid: u32,
-    /// What it still holds.
+    /// What the process still holds.
     pub drain: DrainState,
 }
 
@@ -212,15 +213,15 @@ pub struct Predecessor {
 pub struct NewBackend {
     /// Host and port.
     pub address: String,
-    /// The address where none is given.
+    /// Name; the address if omitted.
     #[serde(default)]
     pub name: Option<String>,
-    /// 1 where none is given.
+    /// Weight; 1 if omitted.
     #[serde(default)]
     pub weight: Option<u32>,
 }
 
-/// A weight to give a backend until restart.
+/// A new weight for a backend, until restart.
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct NewWeight {
@@ -228,26 +229,27 @@ pub struct NewWeight {
     pub weight: u32,
 }
 
-/// What to drain, and how.
+/// Deadline and spread of a drain.
 #[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct DrainTerms {
-    /// Seconds to the deadline; `None`: nothing is closed, it ends when everybody has left.
+    /// Seconds until the deadline; `None`: no tunnel is closed, the drain ends when the last session
+    /// has ended.
     #[serde(default)]
     pub within: Option<f64>,
-    /// Seconds before the deadline over which closes are spread; half of `within` where none is given.
+    /// Seconds before the deadline over which closes are spread; half of `within` if omitted.
     #[serde(default)]
     pub spread: Option<f64>,
 }
 
-/// One or many backends: whom to drain or to undrain, or whose sessions to list.
+/// One or more backends: to drain or undrain, or to list the sessions of.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct BackendTarget {
-    /// The pool; `None`: every one.
+    /// The pool; `None`: all pools.
     #[serde(default)]
     pub pool: Option<String>,
-    /// The backend in it; `None`: every one.
+    /// The backend in the pool; `None`: all backends.
     #[serde(default)]
     pub backend: Option<String>,
 }
@@ -262,17 +264,17 @@ impl fmt::Display for BackendTarget {
     }
 }
 
-/// A [`BackendTarget`] and a [`DrainTerms`], as they come in one body.
+/// A [`BackendTarget`] and [`DrainTerms`] in one body.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct DrainRequest {
     /// The pool.
     #[serde(default)]
     pub pool: Option<String>,
-    /// The backend in it; `None`: every one.
+    /// The backend in the pool; `None`: all backends.
     #[serde(default)]
     pub backend: Option<String>,
-    /// Every backend of every pool, in place of a pool.
+    /// All backends of all pools, instead of one pool.
     #[serde(default)]
     pub all: bool,
     /// As in [`DrainTerms`].
@@ -284,36 +286,37 @@ pub struct DrainRequest {
 }
 
 impl DrainRequest {
-    /// Whom, and how; `None`: it does not say whom.
+    /// Splits the body into target and terms; `None`: it names no target.
     pub fn split(self) -> Option<(BackendTarget, DrainTerms)> {
         let how = DrainTerms { within: self.within, spread: self.spread };
         Some((whom(self.pool, self.backend, self.all)?, how))
     }
 }
 
-/// Whose drains to end.
+/// The backends whose drains end.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Undrain {
     /// The pool.
     #[serde(default)]
     pub pool: Option<String>,
-    /// The backend in it; `None`: every one.
+    /// The backend in the pool; `None`: all backends.
     #[serde(default)]
     pub backend: Option<String>,
-    /// Every backend of every pool, in place of a pool.
+    /// All backends of all pools, instead of one pool.
     #[serde(default)]
     pub all: bool,
 }
 
 impl Undrain {
-    /// Whom; `None`: it does not say.
+    /// Returns the target; `None`: the body names none.
     pub fn target(self) -> Option<BackendTarget> {
         whom(self.pool, self.backend, self.all)
     }
 }
 
-/// Everything is only meant where that is said: a pool's name that got lost must not empty a fleet.
+/// All backends are meant only if `all` says so: a request that lost its pool name must not empty a
+/// fleet.
 fn whom(pool: Option<String>, backend: Option<String>, all: bool) -> Option<BackendTarget> {
     (all == (pool.is_none() && backend.is_none())).then_some(BackendTarget { pool, backend })
 }
@@ -325,38 +328,39 @@ pub struct Pools {
     pub pools: Vec<PoolState>,
 }
 
-/// Those that an order concerned.
+/// The backends that a command changed.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 pub struct Backends {
     /// By pool, in the order of the file.
     pub backends: Vec<BackendState>,
 }
 
-/// A tunnel, a stream of layer 4, or a session that polls.
+/// A tunnel, a layer-4 stream, or a polling session.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 pub struct SessionState {
-    /// To close it by.
+    /// Id, to close the session with.
     pub id: Id,
     /// Name of the pool.
     pub pool: String,
     /// Name of the backend.
     pub backend: String,
-    /// What it is.
+    /// Kind of session.
     pub kind: SessionKind,
-    /// The client's address; of a session that polls, without a port. `None`: another process opened it.
+    /// Client address, without a port for a polling session. `None`: another process opened the
+    /// session.
     pub client: Option<String>,
-    /// Since the tunnel, stream or session was opened, or found by an owner search. `None`: another
-    /// process opened it.
+    /// Seconds since the session was opened, or was found by an owner search. `None`: another process
+    /// opened it.
     pub age: Option<f64>,
 }
 
-/// What a session is.
+/// Kind of a session.
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum SessionKind {
     /// An upgraded connection.
     Tunnel,
-    /// A connection of layer 4.
+    /// A layer-4 connection.
     Stream,
     /// An Engine.IO session without a tunnel.
     Polling,
@@ -365,13 +369,13 @@ pub enum SessionKind {
 /// SessionList, at most as many as asked for.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 pub struct SessionList {
-    /// All that there are.
+    /// Number of all sessions.
     pub total: u64,
-    /// Some of them.
+    /// The listed sessions.
     pub sessions: Vec<SessionState>,
 }
 
-/// Whose whereabouts are asked for.
+/// A session to find.
 #[derive(Clone, Deserialize, PartialEq, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct FindRequest {
@@ -389,48 +393,48 @@ impl fmt::Debug for FindRequest {
 /// What was closed.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 pub struct Closed {
-    /// As it was named.
+    /// Id of the closed session.
     pub closed: Id,
 }
 
-/// Where a session id is.
+/// Where a session id is known.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 pub struct Whereabouts {
-    /// The pools that know it, each with the backend.
+    /// The session in each pool that knows it.
     pub found: Vec<SessionState>,
 }
 
-/// What applying a configuration would do, or did.
+/// What applying a configuration would change, or has changed.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
 pub struct Plan {
-    /// Whether nothing would change at all.
+    /// Whether nothing changes.
     pub empty: bool,
     /// Each change, in the order of the file.
     pub changes: Vec<Change>,
-    /// Tunnels that would be closed or cut.
+    /// Number of tunnels that would be closed or cut.
     pub disconnected_tunnels: u64,
     /// SessionList that would be ended, those with a tunnel included.
     pub disconnected_sessions: u64,
-    /// Seconds until the last of them is, where they are not left alone until then.
+    /// Seconds until the last session ends, if they do not end by themselves before.
     pub by: Option<f64>,
 }
 
 /// One change of a plan.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 pub struct Change {
-    /// What is changed.
+    /// What changes.
     pub what: ChangedThing,
-    /// How.
+    /// How it changes.
     pub how: ChangeKind,
-    /// Its name: a listener's, a route's host and path, a pool's, `pool/backend`, a setting's.
+    /// Name of the listener, pool or setting, host and path of the route, or `pool/backend`.
     pub name: String,
-    /// What it means, in a few words.
+    /// Short description.
     pub detail: String,
-    /// Tunnels that would be closed or cut.
+    /// Number of tunnels that would be closed or cut.
     pub tunnels: u64,
     /// SessionList that would be ended, those with a tunnel included.
     pub sessions: u64,
-    /// Seconds until the last of them is.
+    /// Seconds until the last session ends.
     pub by: Option<f64>,
 }
 
@@ -442,7 +446,7 @@ impl fmt::Display for Change {
     }
 }
 
-/// What is changed.
+/// The part of the configuration that changes.
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum ChangedThing {
@@ -454,12 +458,12 @@ pub enum ChangedThing {
     Pool,
     /// A backend.
     Backend,
-    /// A setting outside of those.
+    /// Another setting of the process.
     Setting,
 }
 
 impl ChangedThing {
-    /// The word for it.
+    /// Name for display.
     pub fn label(self) -> &'static str {
         match self {
             Self::Listener => "listener",
@@ -472,7 +476,7 @@ impl ChangedThing {
 }
 
 impl ChangeKind {
-    /// The word for it.
+    /// Name for display.
     pub fn label(self) -> &'static str {
         match self {
             Self::Added => "added",
@@ -483,37 +487,37 @@ impl ChangeKind {
     }
 }
 
-/// How something is changed.
+/// How a part of the configuration changes.
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum ChangeKind {
-    /// It is new.
+    /// New in the configuration.
     Added,
-    /// It goes.
+    /// Removed.
     Removed,
-    /// It stays and becomes another.
+    /// Kept, with other settings.
     Changed,
-    /// It was ordered by this API, and is left as it is.
+    /// Set by a command of this API, and kept.
     Kept,
 }
 
-/// The file to read again and to put in force.
+/// Options of a reload.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct ReloadRequest {
-    /// Refuse where more tunnels, streams and polling sessions would be disconnected.
+    /// Reject the reload if it would disconnect more tunnels, streams and polling sessions.
     #[serde(default)]
     pub max_disconnects: Option<u64>,
 }
 
-/// A configuration's text, to plan.
+/// A configuration to plan.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct PlanRequest {
-    /// The file's text; `None`: the file that the process runs by, as it is now.
+    /// Text of the file; `None`: the file of the running process, as it is now.
     #[serde(default)]
     pub text: Option<String>,
-    /// Where it is from: relative paths in it start at this one's folder. Absolute.
+    /// Absolute path of the file; relative paths in the text start at its directory.
     #[serde(default)]
     pub path: Option<String>,
 }
@@ -522,57 +526,58 @@ pub struct PlanRequest {
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct ExplainRequest {
-    /// What the client asks for, `https://host[:port]/path?query`; `tcp://host:port` or `tls://name:port`
-    /// for a stream of layer 4.
+    /// URL that the client requests, `https://host[:port]/path?query`; `tcp://host:port` or
+    /// `tls://name:port` for a layer-4 stream.
     pub url: String,
-    /// `GET` where none is given.
+    /// Method; `GET` if omitted.
     #[serde(default)]
     pub method: Option<String>,
     /// The `Cookie` header.
     #[serde(default)]
     pub cookie: Option<String>,
-    /// The client's address, for `source-hash` and the memory of clients that return.
+    /// Client address, for `source-hash` and for recent sessions.
     #[serde(default)]
     pub client: Option<std::net::IpAddr>,
     /// The `User-Agent` header.
     #[serde(default)]
     pub user_agent: Option<String>,
-    /// Whether it asks for a WebSocket; a `GET` with `transport=websocket` in its query always does.
+    /// Whether the request asks for a WebSocket; a `GET` with `transport=websocket` in its query
+    /// always does.
     #[serde(default)]
     pub upgrade: bool,
 }
 
-/// Who would serve a request, and by which rule.
+/// Which backend would get a request, and by which rule.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
 pub struct Explanation {
-    /// The listener; `None`: nobody listens there.
+    /// The listener; `None`: no listener accepts the connection.
     pub listener: Option<String>,
-    /// The route, as its host and path are written in the file.
+    /// The route: host and path as written in the file.
     pub route: Option<String>,
     /// The pool.
     pub pool: Option<String>,
-    /// The backend; `None`: nobody, or whoever turns out to know the session.
+    /// The backend; `None`: no backend, or the one that turns out to know the session.
     pub backend: Option<String>,
-    /// The rule, by the name that the access log has for it in `chosen_by`.
+    /// The rule, as in `chosen_by` of the access log.
     pub chosen_by: String,
-    /// The status that the proxy answers with by itself; `None`: the backend answers.
+    /// The status of the proxy's own reply; `None`: the backend answers.
     #[serde(default)]
     pub status: Option<u16>,
-    /// The way to the decision, a sentence a step.
+    /// The steps to the decision, one sentence each.
     pub steps: Vec<String>,
 }
 
-/// A refusal.
+/// An error reply.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 pub struct ApiError {
-    /// Why, in a sentence; every fault of a configuration.
+    /// The reason in one sentence, or all errors of a configuration.
     pub error: String,
 }
 
-/// What an upgrade brought.
+/// Result of a binary upgrade.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 pub struct Upgraded {
-    /// The new process.
+    /// Id of the new process.
     pub pid: u32,
 }
 
@@ -580,7 +585,7 @@ pub struct Upgraded {
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct UpgradeRequest {
-    /// Its absolute path; the one that this process was started by where none is given.
+    /// Absolute path of the binary; the binary of this process if omitted.
     #[serde(default)]
     pub binary: Option<String>,
 }

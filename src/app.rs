@@ -1,5 +1,5 @@
 //! The composition root: a configuration becomes a bound process, a bound process runs, a running
-//! one drains.
+//! process shuts down.
 
 use std::{
     fmt,
@@ -32,7 +32,7 @@ use crate::{
 
 /// Time for the last replies of the admin endpoints, after an upgrade has left nothing else to do.
 const ADMIN_REPLY: Duration = Duration::from_secs(1);
-/// Requests to the control task that may wait. Reloads beyond that are the same reload.
+/// Maximum number of queued requests to the control task.
 const REQUESTS: usize = 16;
 
 /// Why a process could not start.
@@ -47,13 +47,13 @@ impl fmt::Display for StartError {
 
 impl std::error::Error for StartError {}
 
-/// A bound process: every socket is open, and connections are accepted, or will be where it
-/// [accepts](App::accept).
+/// A bound process. Every socket is open; connections are accepted, or will be once
+/// [`accept`](App::accept) is called.
 pub struct App {
     control: ControlTask,
     admin: admin::AdminSockets,
     remote: Option<AdminRemote>,
-    /// What it takes over from.
+    /// The process that this one takes over from.
     joining: Option<Takeover>,
 }
 
@@ -63,31 +63,31 @@ pub struct RunningProcess {
     control: JoinHandle<()>,
     admin: Arc<admin::ServedAdminSockets>,
     addresses: Vec<(String, SocketAddr)>,
-    /// Where the admin API is.
+    /// Path of the admin socket.
     socket: Option<PathBuf>,
     operator: ControlHandle,
 }
 
-/// Asks a running process for something; cheap to clone.
+/// Sends requests to a running process. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct ProcessHandle(mpsc::Sender<ControlRequest>);
 
 impl App {
-    /// Binds and builds everything; sockets that the service manager passed are `given`.
+    /// Binds and builds everything. `given` are the sockets that the service manager passed.
     ///
     /// # Errors
-    /// An address that cannot be listened on, an access log that cannot be opened, a certificate
-    /// that rustls refuses; the text names it.
+    /// An address is not available, an access log cannot be opened, or rustls rejects a certificate.
+    /// The text names it.
     pub async fn bind(config: Config, given: InheritedSockets) -> Result<Self, StartError> {
         Self::build(config, Inheritance { given, ..Inheritance::default() }).await
     }
 
-    /// Prepares to take over from another process: binds what that one has not, builds everything and
-    /// learns its sessions.
+    /// Prepares to take over from another process: binds missing sockets, builds everything and
+    /// receives the sessions.
     ///
     /// # Errors
-    /// As for [`bind`](Self::bind), and where the other process is not understood. It knows then, and
-    /// serves on.
+    /// As for [`bind`](Self::bind), and if a message of the other process is invalid. The other
+    /// process is notified and serves on.
     pub async fn take_over(config: Config, mut joining: Takeover) -> Result<Self, StartError> {
         match Self::prepare(config, &mut joining).await {
             Ok(app) => Ok(Self { joining: Some(joining), ..app }),
@@ -98,11 +98,12 @@ impl App {
         }
     }
 
-    /// Accepts, where it takes over from another process, and returns once that one accepts nothing any
-    /// more. Where this is given up halfway the process may be [started](Self::start) all the same.
+    /// Begins to accept if this process takes over from another one. Returns once the other process
+    /// accepts no new connections. If this is cancelled, the process may be [started](Self::start) all
+    /// the same.
     ///
     /// # Errors
-    /// The other process has given this one up, and serves on.
+    /// The other process has ended this upgrade, and serves on.
     pub async fn accept(&mut self) -> Result<(), StartError> {
         let Some(joining) = &mut self.joining else { return Ok(()) };
         self.control.open();
@@ -125,18 +126,18 @@ impl App {
         Ok(Self { control, admin, remote, joining: None })
     }
 
-    /// Addresses listened on, by listener name.
+    /// Returns the bound addresses, by listener name.
     pub fn addresses(&self) -> Vec<(String, SocketAddr)> {
         self.control.addresses()
     }
 
-    /// The operator's sockets.
+    /// The admin sockets.
     pub fn admin(&self) -> &admin::AdminSockets {
         &self.admin
     }
 
-    /// Runs. `file`, where there is one, is watched and read again at each reload. `launch` is how to
-    /// start the next process at an upgrade, or why that makes no sense.
+    /// Runs the process. `file`, if set, is watched and read again at each reload. `launch` says how
+    /// to start the next process at an upgrade, or why an upgrade is not possible.
     pub fn start(
         mut self,
         file: Option<PathBuf>,
@@ -147,7 +148,7 @@ impl App {
         let (requests, received) = mpsc::channel(REQUESTS);
         let metrics = &self.control.proxy().metrics;
         if let Err(error) = stalls::watch(Handle::current().metrics(), metrics) {
-            tracing::warn!(%error, "stuck workers will not be noticed");
+            tracing::warn!(%error, "cannot detect stuck workers");
         }
         let operator =
             ControlHandle::new(requests.clone(), Arc::clone(self.control.proxy()), file.clone());
@@ -172,31 +173,31 @@ impl App {
 }
 
 impl RunningProcess {
-    /// Addresses listened on at the start, by listener name.
+    /// Bound addresses at the start, by listener name.
     pub fn addresses(&self) -> &[(String, SocketAddr)] {
         &self.addresses
     }
 
-    /// Path of the admin API's unix socket; `None`: it has none.
+    /// Path of the admin API's unix socket, if there is one.
     pub fn socket(&self) -> Option<&Path> {
         self.socket.as_deref()
     }
 
-    /// The operator's door.
+    /// The handle for commands and queries.
     pub fn operator(&self) -> &ControlHandle {
         &self.operator
     }
 
-    /// Something to ask by, for signal handlers.
+    /// Returns a handle for signal handlers.
     pub fn remote(&self) -> ProcessHandle {
         ProcessHandle(self.requests.clone())
     }
 
-    /// Resolves when the process has come to its end by itself: another one has taken over, and nothing
-    /// is left here. Cancel-safe.
+    /// Resolves when the process ends by itself: another process has taken over, and this one holds
+    /// nothing any more. Cancel-safe.
     ///
     /// # Errors
-    /// The control task panicked: nobody is in charge any more.
+    /// The control task panicked.
     pub async fn ended(&mut self) -> Result<(), JoinError> {
         (&mut self.control).await
     }
@@ -207,28 +208,29 @@ impl RunningProcess {
         let _ = tokio::time::timeout(ADMIN_REPLY, self.admin.idle()).await;
     }
 
-    /// Stops accepting, waits for requests and tunnels to end, cuts them at the configured deadline.
+    /// Shuts down: stops accepting, waits for requests and tunnels to end, and cuts them at the
+    /// configured deadline.
     pub async fn drain(self) {
         let (answer, done) = oneshot::channel();
         if self.requests.send(ControlRequest::Stop(answer)).await.is_ok() {
             let _ = done.await;
         }
         let _ = self.control.await;
-        // To the last moment, somebody may ask how far it is.
+        // The admin API answers until the end.
         drop(self.admin);
     }
 }
 
 impl ProcessHandle {
-    /// What SIGHUP means: reopen the access log and read the file again.
+    /// Handles SIGHUP: reopens the access log and reads the file again.
     pub async fn hang_up(&self) {
         let _ = self.0.send(ControlRequest::Hangup).await;
     }
 
-    /// What SIGUSR2 means: hand over to the binary that is there now.
+    /// Handles SIGUSR2: hands over to the binary that is installed now.
     ///
     /// # Errors
-    /// Why the new process does not serve; this one does then.
+    /// The new process does not serve; this one serves on.
     pub async fn upgrade(&self) -> Result<Upgraded, CommandError> {
         let (answer, outcome) = oneshot::channel();
         let request =
@@ -237,10 +239,10 @@ impl ProcessHandle {
         outcome.await.map_err(|_| CommandError::Stopping)?
     }
 
-    /// Puts another configuration in force.
+    /// Applies another configuration.
     ///
     /// # Errors
-    /// Why it was refused; the one in force goes on.
+    /// The configuration was rejected; the current one stays in force.
     pub async fn apply(&self, config: Config) -> Result<Changes, String> {
         let (answer, outcome) = oneshot::channel();
         let request = ControlRequest::Apply(Box::new(config), answer);

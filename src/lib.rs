@@ -1,77 +1,79 @@
 //! Moorline: the front door for Socket.IO and WebSocket apps.
 //!
-//! One process terminates TLS, keeps every session on its node — by the Engine.IO session id, without
-//! any cookie, or by a cookie — passes upgraded connections through as raw bytes, and takes changes
-//! to the backend list without dropping anyone.
+//! One process terminates TLS and keeps every session on its node: by the Engine.IO session id without
+//! any cookie, or by a cookie. It passes upgraded connections through as raw bytes, and changes the
+//! backend list without dropping a client.
 //!
-//! # The way data flows
+//! # Data flow
 //!
 //! ```text
 //! listener → conn → PROXY header → TLS → http::server → http::respond → route → sticky / balance → forward
 //!                                                                                101 → tunnel → Termination → observe
-//!                   └ layer4 → balance → dial ────────────────────────────────────────┘
+//!                   └ layer4 → balance → connector ───────────────────────────────────┘
 //! file → config::check ─┐
-//! discovery, orders ────┴→ control: overlay → Snapshot ⇄ one swap → conn, http read
+//! discovery, commands ──┴→ control: overlay → Snapshot ⇄ one swap → conn, http read
 //! health probes, failures under traffic → atomics on Backend
-//! admin (unix socket, TCP) ⇄ control::Operator ⇄ the control task
-//! drains, rebalancing, age → tunnel registry → a Close at the next frame's end
-//! old process ── sockets, keys, sessions ──→ upgrade ──→ new process
+//! admin (unix socket, TCP) ⇄ control::ControlHandle ⇄ the control task
+//! drains, rebalancing, age → tunnel registry → a Close at the end of the next frame
+//! old process ── sockets, keys, sessions ──→ handoff ──→ new process
 //! ```
 //!
-//! # Who owns what
+//! # Modules
 //!
 //! | module | owns | must not know |
 //! |---|---|---|
-//! | [`error`] | the vocabulary of failures and endings | anybody |
-//! | [`drain`] | asking work to finish, waiting for it | anybody |
-//! | [`observe`] | access log, metrics, the process's own log | who is observed |
-//! | [`config`] | what was typed, what it means, every fault of it | any runtime module |
-//! | [`net`] | sockets, TLS both ways, PROXY headers, byte streams | HTTP, routes, backends |
-//! | [`acme`] | certificates that are ordered: when, how, where they are kept | who listens, who gives its answers out |
+//! | [`error`] | the vocabulary of failures and endings | any other module |
+//! | [`shutdown`] | asking work to finish, waiting for it | any other module |
+//! | [`observe`] | access log, metrics, the process's own log | the modules that it observes |
+//! | [`config`] | the file as written, its meaning, all its errors | any runtime module |
+//! | [`net`] | sockets, TLS on both sides, PROXY headers, byte streams | HTTP, routes, backends |
+//! | [`acme`] | ordered certificates: when, how, where they are kept | listeners, and who serves its challenges |
 //! | [`route`] | host and path → pool | I/O |
 //! | [`upstream`] | live backends, balance, connections to them | HTTP |
-//! | [`sticky`] | sids, cookies, the decision between them | HTTP exchanges, I/O |
+//! | [`sticky`] | sids, cookies, the choice between them | HTTP exchanges, I/O |
 //! | [`tunnel`] | two byte streams and a guard, where their frames end | HTTP |
 //! | [`http`] | requests, replies, retries, owner search, upgrades | reloads |
-//! | `layer4` | streams of bytes: a backend for each, a tunnel | HTTP, reloads |
+//! | `layer4` | byte streams: a backend for each, a tunnel | HTTP, reloads |
 //! | [`snapshot`] | one consistent view for the data path | who builds it |
-//! | [`admin`] | the operators' sockets, the API and its shapes | how orders are carried out |
-//! | [`cli`] | the command line: one process's start, or a client of the API | — |
-//! | [`upgrade`] | handing over to a new process, and taking over from an old one | who orders it |
-//! | [`systemd`] | passed sockets, what the service manager is told | why |
-//! | [`control`] | reloads, discovery, health, drains, rebalancing, orders, handing over | — |
-//! | `entry`, [`proxy`] | the one ending of every stream; what the streams of a process have in common | HTTP |
+//! | [`api`] | the shapes of the admin API, and its description | any other module |
+//! | [`admin`] | the admin sockets, and the API on them | how commands are carried out |
+//! | [`cli`] | the command line: starting a process, or a client of the API | — |
+//! | [`handoff`] | handing over to a new process, and taking over from an old one | who ordered it |
+//! | [`systemd`] | passed sockets, notifications to the service manager | the reasons for them |
+//! | [`control`] | reloads, discovery, health, drains, rebalancing, commands, explain, handoff | — |
+//! | `stream_log`, [`shared`] | the one ending of every stream; the state that all streams share | HTTP |
 //! | [`conn`], [`app`] | one connection; one process | — |
 //!
-//! Dependencies point down this list only where a row needs the one above; `route`, `sticky`,
-//! `upstream` and `tunnel` are free of the HTTP implementation, so that it can be replaced.
+//! A module depends on another one only if its work needs it, and no two modules depend on each other.
+//! `route`, `sticky`, `upstream` and `tunnel` do not use the HTTP implementation, so that it can be replaced.
 //!
 //! # Invariants
 //!
-//! 1. A request loads the snapshot once. A tunnel keeps its backend and nothing else of it.
-//! 2. A backend is its pool, name and address, never a place in a list: a reload that names it again
+//! 1. A request loads the snapshot once. A tunnel keeps its backend and no other part of the snapshot.
+//! 2. A backend is its pool, name and address, never a place in a list. A reload that names it again
 //!    finds the same counters, health, sessions and tunnels.
 //! 3. A sid is stored before the handshake's reply is released: the next poll may be on its way
-//!    before the reply's last byte is.
-//! 4. A poll is never sent twice and never beside itself. The only request that is repeated after a
-//!    backend may have seen it is an idempotent one outside any session, or one that a backend has
-//!    refused as not its own. A request that a hung node has demonstrably not read, because the node has
-//!    closed its connection as an idle one, is sent again on another.
-//! 5. Where sid and cookie disagree, the sid is right.
+//!    before the last byte of the reply is.
+//! 4. A poll is never sent twice, and never while another poll of its session is open. Only two kinds of
+//!    requests are repeated after a backend may have read them: idempotent requests outside any session, and
+//!    requests that a backend has rejected because it does not know the session. A request that a hung node
+//!    has demonstrably not read, because the node closed the connection as idle, is sent again to another node.
+//! 5. If sid and cookie disagree, the sid decides.
 //! 6. Nothing from a client names an address. Cookies carry a keyed id.
-//! 7. An idle tunnel holds no buffer, and no descriptor beside its sockets; memory per connection is
-//!    bounded, a stalled reader stops its writer.
+//! 7. An idle tunnel holds no buffer, and no descriptor except its sockets. Memory per connection is
+//!    bounded; a stalled reader stops its writer.
 //! 8. Every stream ends with one [`error::Termination`]: one access-log line, one metric.
 //! 9. Errors become replies in one place (`http/reply.rs`) and labels in one other
 //!    (`observe/names.rs`).
 //! 10. A panic costs one connection.
-//! 11. What is in force is what the file says with what sources found and operators ordered upon it;
-//!     all of it goes through one function of the control task.
-//! 12. A frame of ours goes to a client only where one of its backend's has ended, and nothing after it.
-//! 13. A process that hands over serves until the other one accepts; a session that it knows is known
-//!     there by then.
-//! 14. A TLS session is resumed under the terms of client certificates that it was made under, or not at
-//!     all: who a client is said to be it has proved where the same terms hold.
+//! 11. The effective configuration is the file, plus what sources found, plus what operators ordered. All
+//!     changes go through one function of the control task.
+//! 12. The proxy sends a frame of its own to a client only after a frame of the backend has ended, and sends
+//!     nothing after it.
+//! 13. A process that hands over serves until the new one accepts. By then the new process knows every
+//!     session that the old one knew.
+//! 14. A TLS session is resumed only under the client-certificate rules that it was created under. So a
+//!     client identity was always verified under the rules in force.
 
 pub mod acme;
 pub mod admin;

@@ -1,4 +1,4 @@
-//! What the streams of a process have in common.
+//! State that all streams of a process share.
 
 use std::{
     error::Error as _,
@@ -19,33 +19,33 @@ use crate::{
     upstream::{Backend, Reason},
 };
 
-/// What every stream of a process shares.
+/// State that all streams of a process share.
 #[derive(Debug)]
 pub struct SharedState {
     /// The configuration in force.
     pub snapshot: Current,
     /// Which backend holds which session.
     pub sids: Arc<sticky::SessionTable>,
-    /// Which backend the sessions were on that ended a moment ago.
+    /// Recently ended sessions, and their backends.
     pub memory: Arc<sticky::RecentSessions>,
     /// Open tunnels.
     pub tunnels: Arc<tunnel::TunnelRegistry>,
-    /// Where numbers are told.
+    /// The metrics.
     pub metrics: Arc<Metrics>,
-    /// Where endings are told.
+    /// The access log.
     pub log: Arc<ArcSwap<AccessLog>>,
-    /// KiB that bodies may take, all together, while the owners of their sessions are looked for.
+    /// Memory for request bodies during owner searches, in KiB, for the whole process.
     pub search_memory: Arc<Semaphore>,
-    /// What ACME servers are to find here.
+    /// Challenge responses for ACME servers.
     pub challenges: Arc<Challenges>,
-    /// Whether the process is on its way out.
+    /// Whether the process drains or shuts down.
     pub draining: AtomicBool,
 }
 
 impl SharedState {
-    /// Counts a failure under traffic. Only probes count successes: an answer here must not make good
-    /// what they find wrong. Without probes nothing would bring a backend up, so nothing takes it
-    /// down. The attempt that failed began at `began`: failures that overlap count once.
+    /// Counts a failure under traffic. Only probes count successes: a successful request must not hide
+    /// what the probes find. Without probes, nothing could bring the backend up again, so failures are
+    /// not counted. The failed attempt began at `began`: overlapping failures count once.
     pub(crate) fn mark_failed(
         &self,
         backend: &Backend,
@@ -64,13 +64,13 @@ impl SharedState {
         }
     }
 
-    /// Counts a try towards the backend's ejection.
+    /// Counts an attempt towards the ejection of the backend.
     pub(crate) fn note(&self, backend: &Backend, failed: bool) {
         note(&self.metrics, backend, failed);
     }
 }
 
-/// Counts a try towards the backend's ejection.
+/// Counts an attempt towards the ejection of the backend.
 pub(crate) fn note(metrics: &Metrics, backend: &Backend, failed: bool) {
     let Some(reason) = backend.note(failed) else { return };
     let (pool, name) = (backend.pool(), backend.name());
@@ -82,7 +82,7 @@ pub(crate) fn note(metrics: &Metrics, backend: &Backend, failed: bool) {
     };
 }
 
-/// Why a request counts as a failed check.
+/// Returns why a request counts as a failed check.
 fn reason(error: &ProxyError) -> String {
     let what = match (error.phase, error.kind) {
         (Phase::Connect, FailureKind::Refused) => "connection refused",

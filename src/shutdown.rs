@@ -1,49 +1,49 @@
-//! Ending in two steps: a graceful phase that lets open work finish, then a forced one that cuts it.
+//! Shutdown in two steps: a graceful phase lets open work finish, then a forced phase cuts it.
 //!
-//! Every connection, request and tunnel that must be waited for holds a [`Watch`]: it tells the
-//! holder what is asked of it, and its existence is the proof that the work still lives. A task
-//! that merely serves until the end (metrics, probes) must not hold one, or [`Trigger::idle`]
-//! would wait for it. Phases only ever advance. This module knows nobody above it; who starts a
-//! drain and how long it may take is the caller's business.
+//! Every connection, request and tunnel that the shutdown waits for holds a [`Watch`]. The watch gives
+//! the current phase, and its existence shows that the work still lives. A task that serves until the
+//! end (metrics, probes) must not hold one, because [`Trigger::idle`] would wait for it. Phases only
+//! advance. The caller decides when a shutdown starts and how long it may take.
 
 use std::future;
 
 use tokio::sync::watch;
 
-/// What is asked of whoever holds a [`Watch`]; phases only advance.
+/// The phase that a [`Watch`] sees; phases only advance.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum ShutdownPhase {
     /// Carry on.
     Running,
-    /// End where nobody notices: a kept-alive connection with its next answer.
+    /// End at the next point that clients do not notice: a kept-alive connection ends with its next
+    /// reply.
     Parting,
-    /// Begin nothing new, finish what is open.
+    /// Start no new work, finish open work.
     Graceful,
     /// Stop at once.
     Forced,
 }
 
-/// A new pair in [`ShutdownPhase::Running`]. Give clones of the watch to whatever must be waited for, and
-/// drop the original: it counts like any other.
+/// Returns a new pair in [`ShutdownPhase::Running`]. Give clones of the watch to the work that must be
+/// waited for, and drop the original: it counts like any other.
 pub fn channel() -> (Trigger, Watch) {
     let (sender, receiver) = watch::channel(ShutdownPhase::Running);
     (Trigger(sender), Watch(receiver))
 }
 
-/// Advances the phase and waits for the watches to go.
+/// Advances the phase and waits until all watches are dropped.
 ///
-/// Dropping it asks nothing of anyone: the phase then stays what it is for ever.
+/// If the trigger is dropped, the phase stays as it is.
 #[derive(Debug)]
 pub struct Trigger(watch::Sender<ShutdownPhase>);
 
 impl Trigger {
-    /// Asks every holder to end when it next can without being noticed; without effect once asked for
-    /// more.
+    /// Asks every holder to end at the next point that clients do not notice. No effect after a later
+    /// phase.
     pub fn part(&self) {
         self.advance(ShutdownPhase::Parting);
     }
 
-    /// Asks every holder to finish; without effect once asked or forced.
+    /// Asks every holder to finish. No effect after a later phase.
     pub fn graceful(&self) {
         self.advance(ShutdownPhase::Graceful);
     }
@@ -53,18 +53,18 @@ impl Trigger {
         self.advance(ShutdownPhase::Forced);
     }
 
-    /// The phase every watch sees.
+    /// Returns the current phase.
     pub fn phase(&self) -> ShutdownPhase {
         *self.0.borrow()
     }
 
-    /// Resolves when no watch is left. A watch can only be cloned from a living one, so clones made
-    /// while this waits are waited for too, and once it has resolved there can be no new ones.
+    /// Resolves when no watch is left. A watch can only be cloned from a living one: clones made
+    /// meanwhile are waited for too, and none can appear afterwards.
     pub async fn idle(&self) {
         self.0.closed().await;
     }
 
-    /// Watches that exist at this moment.
+    /// Returns the number of watches.
     pub fn live(&self) -> usize {
         self.0.receiver_count()
     }
@@ -78,22 +78,23 @@ impl Trigger {
     }
 }
 
-/// Sees the phase, and keeps [`Trigger::idle`] waiting for as long as it exists.
+/// Gives the current phase, and keeps [`Trigger::idle`] waiting while it exists.
 #[derive(Clone, Debug)]
 pub struct Watch(watch::Receiver<ShutdownPhase>);
 
 impl Watch {
-    /// The phase at this moment.
+    /// Returns the current phase.
     pub fn phase(&self) -> ShutdownPhase {
         *self.0.borrow()
     }
 
-    /// Resolves in [`ShutdownPhase::Graceful`] or later, at once if it has come already. Cancel-safe.
+    /// Resolves in [`ShutdownPhase::Graceful`] or later; immediately if the phase has been reached.
+    /// Cancel-safe.
     pub async fn graceful(&mut self) {
         self.reached(ShutdownPhase::Graceful).await;
     }
 
-    /// Resolves in [`ShutdownPhase::Forced`], at once if it has come already. Cancel-safe.
+    /// Resolves in [`ShutdownPhase::Forced`]; immediately if the phase has been reached. Cancel-safe.
     pub async fn forced(&mut self) {
         self.reached(ShutdownPhase::Forced).await;
     }
@@ -101,7 +102,7 @@ impl Watch {
     async fn reached(&mut self, wanted: ShutdownPhase) {
         let gone = self.0.wait_for(|phase| *phase >= wanted).await.is_err();
         if gone {
-            // Without a trigger the phase cannot change any more.
+            // Without a trigger the phase cannot change.
             future::pending::<()>().await;
         }
     }
@@ -133,7 +134,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_forced_drain_is_a_graceful_one_too() {
+    async fn a_forced_shutdown_is_graceful_too() {
         let (trigger, mut watch) = channel();
         trigger.force();
         watch.graceful().await;
@@ -169,7 +170,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn idle_resolves_at_once_where_nothing_lives() {
+    async fn idle_resolves_immediately_without_watches() {
         let (trigger, watch) = channel();
         drop(watch);
         trigger.idle().await;
@@ -194,7 +195,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_lost_trigger_asks_nothing() {
+    async fn a_dropped_trigger_changes_nothing() {
         let (trigger, mut watch) = channel();
         drop(trigger);
         assert!(!ready(std::pin::pin!(watch.graceful())));

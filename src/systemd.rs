@@ -1,7 +1,7 @@
-//! The service manager: sockets that it passes, and what it is told.
+//! The service manager: sockets that it passes, and notifications to it.
 //!
-//! Both follow the environment that it sets (`LISTEN_FDS`, sd_listen_fds(3); `NOTIFY_SOCKET` and
-//! `WATCHDOG_USEC`, sd_notify(3)); without it, nothing here does anything.
+//! Both use the environment that it sets (`LISTEN_FDS`, sd_listen_fds(3); `NOTIFY_SOCKET` and
+//! `WATCHDOG_USEC`, sd_notify(3)). Without these variables nothing happens.
 
 use std::{fmt, time::Duration};
 
@@ -11,8 +11,8 @@ use socket2::SockRef;
 
 use crate::net::inherited::InheritedSockets;
 
-/// The sockets that were passed. To be called once, before anything else happens: the variables are
-/// taken out of the environment.
+/// Returns the passed sockets. Call it once, first of all: it removes the variables from the
+/// environment.
 pub fn passed() -> InheritedSockets {
     let mut passed = ListenFd::from_env();
     let mut given = InheritedSockets::default();
@@ -32,15 +32,18 @@ pub fn passed() -> InheritedSockets {
             let _ = passed.take_udp_socket(place).map(drop);
             let _ = passed.take_unix_datagram(place).map(drop);
         }
-        tracing::warn!(place, "the service manager passed a socket that nobody can connect to");
+        tracing::warn!(
+            place,
+            "the service manager passed a socket that is not a listening TCP or unix socket; ignoring it"
+        );
     }
     given
 }
 
-/// Tells the service manager what this process does.
+/// Notifies the service manager of the state of this process.
 #[derive(Debug)]
 pub struct Notifier {
-    /// Another process is the service now, and speaks for it.
+    /// Another process is the service now; this one sends nothing.
     silent: bool,
     /// This process has taken over from another one, which was the service's main process.
     succeeds: bool,
@@ -49,63 +52,65 @@ pub struct Notifier {
 }
 
 impl Notifier {
-    /// Nothing is told yet.
+    /// Sends nothing yet.
     pub fn new(succeeds: bool) -> Self {
         Self { silent: false, succeeds, status: String::new() }
     }
 
-    /// How often a sign of life is wanted: twice as often as it is waited for.
+    /// Returns the period of watchdog notifications: half of the watchdog timeout.
     pub fn watchdog() -> Option<Duration> {
         sd_notify::watchdog_enabled().map(|within| within / 2).filter(|every| !every.is_zero())
     }
 
-    /// It serves, or has done what it was about to.
+    /// Notifies that the process serves, or that a reload has ended.
     pub fn ready(&mut self) {
         match std::mem::take(&mut self.succeeds) {
-            true => self.tell(&[NotifyState::MainPid(std::process::id()), NotifyState::Ready]),
-            false => self.tell(&[NotifyState::Ready]),
+            true => self.notify(&[NotifyState::MainPid(std::process::id()), NotifyState::Ready]),
+            false => self.notify(&[NotifyState::Ready]),
         }
     }
 
-    /// It reloads; [`ready`](Self::ready) ends that.
+    /// Notifies that a reload begins; [`ready`](Self::ready) ends it.
     pub fn reloading(&self) {
         match NotifyState::monotonic_usec_now() {
-            Ok(now) => self.tell(&[NotifyState::Reloading, now]),
-            Err(error) => tracing::debug!(%error, "no time to tell of a reload"),
+            Ok(now) => self.notify(&[NotifyState::Reloading, now]),
+            Err(error) => {
+                tracing::debug!(%error, "cannot notify the service manager of a reload: no clock")
+            }
         }
     }
 
-    /// It is on its way out.
+    /// Notifies that the process shuts down.
     pub fn stopping(&self) {
-        self.tell(&[NotifyState::Stopping]);
+        self.notify(&[NotifyState::Stopping]);
     }
 
-    /// It is not stuck.
+    /// Sends a watchdog notification.
     pub fn alive(&self) {
-        self.tell(&[NotifyState::Watchdog]);
+        self.notify(&[NotifyState::Watchdog]);
     }
 
-    /// What it does, in a line; told where that has changed.
+    /// Sends the status line if it has changed.
     pub fn status(&mut self, status: impl fmt::Display) {
         let status = status.to_string();
         if status != self.status {
-            self.tell(&[NotifyState::Status(&status)]);
+            self.notify(&[NotifyState::Status(&status)]);
             self.status = status;
         }
     }
 
-    /// Another process is the service from now on; this one says no more.
+    /// Names another process as the main process. This one sends nothing afterwards.
     pub fn hand_over(&mut self, pid: u32) {
-        self.tell(&[NotifyState::MainPid(pid)]);
+        self.notify(&[NotifyState::MainPid(pid)]);
         self.silent = true;
     }
 
-    fn tell(&self, state: &[NotifyState<'_>]) {
+    fn notify(&self, state: &[NotifyState<'_>]) {
         if self.silent {
             return;
         }
         if let Err(error) = sd_notify::notify(state) {
-            tracing::debug!(%error, "the service manager cannot be told");
+            tracing::debug!(%error, "cannot notify the service manager");
         }
     }
 }
