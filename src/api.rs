@@ -366,7 +366,7 @@ pub enum SessionKind {
     Polling,
 }
 
-/// SessionList, at most as many as asked for.
+/// A list of sessions, up to the requested limit.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 pub struct SessionList {
     /// Number of all sessions.
@@ -413,7 +413,7 @@ pub struct Plan {
     pub changes: Vec<Change>,
     /// Number of tunnels that would be closed or cut.
     pub disconnected_tunnels: u64,
-    /// SessionList that would be ended, those with a tunnel included.
+    /// Number of sessions that would end, including those with a tunnel.
     pub disconnected_sessions: u64,
     /// Seconds until the last session ends, if they do not end by themselves before.
     pub by: Option<f64>,
@@ -432,7 +432,7 @@ pub struct Change {
     pub detail: String,
     /// Number of tunnels that would be closed or cut.
     pub tunnels: u64,
-    /// SessionList that would be ended, those with a tunnel included.
+    /// Number of sessions that would end, including those with a tunnel.
     pub sessions: u64,
     /// Seconds until the last session ends.
     pub by: Option<f64>,

@@ -14,7 +14,7 @@
 //!  ◀──────────────────────────────────────────── Ready ┤
 //!  │ stops accepting, leaves the admin's sockets     │
 //!  ├ Released ───────────────────────────────────────▶ serves the admin's sockets, says `ready`
-//!  ├ Sessions (learned late), Ended, PredecessorState (each s) ──▶ remembers, shows
+//!  ├ Sessions (learned late), Ended, State (each s) ──▶ remembers, shows
 //!  ◀──────────────────────────── Fates (at each change) ┤
 //!  └ end of file: it is empty                          │
 //! ```

@@ -132,7 +132,8 @@ impl Tcp {
     }
 }
 
-/// AdminSockets that are served until this is dropped; the unix socket's file goes with it.
+/// Admin sockets that are served until this value is dropped, which also removes the file of the unix
+/// socket.
 #[derive(Debug)]
 pub struct ServedAdminSockets {
     /// With what the next process knows them by; empty once they are left to it.

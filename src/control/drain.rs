@@ -1,10 +1,10 @@
-//! DrainTask a backend, or the whole process, of what it holds.
+//! Drains of a backend and the shutdown of the whole process.
 //!
-//! A drain takes nothing new and leaves everybody in peace until the last part of its time. Then
-//! tunnels are closed one after the other, evenly; sessions that poll are left to lapse, and those that
-//! still live near the end are let go; at the deadline what is left is cut. The pace is found anew
-//! at each step from what is left and the time left, so that a client that is slow to go holds up
-//! nobody else's turn. One task a drain, whatever the number of its tunnels.
+//! A drain takes no new sessions. It closes nothing until the last part of its time. Then it closes
+//! tunnels one after the other, evenly spread. Polling sessions may expire by themselves; near the end
+//! those that still live are evicted. At the deadline the rest is cut. The pace is computed anew at
+//! each step from what is left and the time left, so that a slow client delays no other close. A drain
+//! has one task, however many tunnels there are.
 
 mod leave;
 

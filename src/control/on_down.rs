@@ -1,4 +1,4 @@
-//! DownClosing the tunnels of backends that are down, in pools that want it (`on_down`).
+//! Closes the tunnels of backends that are down, in pools with `on_down`.
 //!
 //! A node that hangs keeps its tunnels open, and its clients wait for their own heartbeat to fail. A pool
 //! can have them closed with status 1012 instead, so that the clients connect again, to other

@@ -72,7 +72,7 @@ impl ControlTask {
             );
         };
         let shown = path.display().to_string();
-        // WatchedFiles are read off the runtime: a slow disk must not hold up a request.
+        // Files are read outside the runtime: a slow disk must not delay a request.
         let files = self.watcher.as_ref().map(Watcher::files);
         let watched = files.clone();
         let mut loading = tokio::task::spawn_blocking(move || match files {

@@ -1,4 +1,4 @@
-//! SessionList and tunnels as an operator sees them: listed, found by their sid, closed one by one.
+//! Sessions and tunnels for operators: listed, found by sid, closed one by one.
 //!
 //! Answered from what the data path shares; the control task is not waited for. A sid comes in and never
 //! goes out.

@@ -19,7 +19,7 @@ const SECOND_FAMILY: Duration = Duration::from_secs(1);
 /// RFC 8305 §8.
 const SILENT_FAMILY: Duration = Duration::from_millis(50);
 
-/// ResolvedAddresses of one name, and how long they hold.
+/// Addresses of one name, and how long they are valid.
 pub(super) struct ResolvedAddresses {
     pub(super) ips: BTreeSet<IpAddr>,
     /// In seconds.
