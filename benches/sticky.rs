@@ -14,7 +14,7 @@ use moorline::{
     config::{self, Reuse, SessionsConfig, SharedKeys},
     sticky::{
         SessionTable,
-        cookie::{self, Ids, Keys},
+        cookie::{self, CookieIds, CookieKeys},
         engine_io::{is_unknown_sid, open_frame, open_packet, query},
     },
     upstream::Backend,
@@ -25,7 +25,7 @@ const LIFE: Duration = Duration::from_secs(45);
 
 fn backend(name: String) -> Arc<Backend> {
     let address = config::Address { host: "127.0.0.1".to_owned(), port: 3000 };
-    Backend::new("chat", &config::Backend { name, address, weight: 1 }, &Reuse::default())
+    Backend::new("chat", &config::BackendConfig { name, address, weight: 1 }, &Reuse::default())
 }
 
 /// A session id with the length of Engine.IO's.
@@ -125,9 +125,9 @@ fn table(c: &mut Criterion) {
 }
 
 fn cookies(c: &mut Criterion) {
-    let keys = Keys::new(&SharedKeys::Made);
+    let keys = CookieKeys::new(&SharedKeys::Made);
     let names: Vec<_> = (0..100).map(|n| format!("node-{n}")).collect();
-    let ids = Ids::new(&keys, "chat", names.iter().map(String::as_str));
+    let ids = CookieIds::new(&keys, "chat", names.iter().map(String::as_str));
     let mut headers = http::HeaderMap::new();
     let text = format!("_ga=GA1.2.1; theme=dark; moorline={}; lang=en", ids.value(42));
     headers.insert(http::header::COOKIE, text.parse().expect("a header value"));
@@ -137,12 +137,12 @@ fn cookies(c: &mut Criterion) {
         });
     });
     let (setting, context) =
-        (config::Cookie::of("chat"), cookie::Context { tls: true, cross_site: true });
+        (config::Cookie::of("chat"), cookie::CookieContext { tls: true, cross_site: true });
     c.bench_function("cookie to set", |b| {
         b.iter(|| cookie::set_cookie(black_box(&setting), ids.value(42), context));
     });
     c.bench_function("ids of 100 backends, as after a reload", |b| {
-        b.iter(|| Ids::new(&keys, "chat", black_box(&names).iter().map(String::as_str)));
+        b.iter(|| CookieIds::new(&keys, "chat", black_box(&names).iter().map(String::as_str)));
     });
 }
 

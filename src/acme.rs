@@ -58,13 +58,13 @@ pub struct Issued {
     terms: Acme,
     store: Store,
     resolver: Arc<CertificateResolver>,
-    state: Mutex<State>,
+    state: Mutex<IssueState>,
     /// Somebody wants to see an order that has failed tried again.
     again: Notify,
 }
 
 #[derive(Debug, Default)]
-struct State {
+struct IssueState {
     certificate: Option<Certificate>,
     /// When it is renewed; `None`: there is none, or nobody can say how long it is valid.
     renewal: Option<SystemTime>,
@@ -207,7 +207,7 @@ impl Issued {
         self.state().trouble.clone()
     }
 
-    fn state(&self) -> std::sync::MutexGuard<'_, State> {
+    fn state(&self) -> std::sync::MutexGuard<'_, IssueState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -219,7 +219,8 @@ impl Issued {
         let validity = certificate.validity();
         let renewal = validity.map(|(from, to)| schedule::renewal(from, to, fastrand::f64()));
         self.resolver.serve(std::slice::from_ref(&certificate));
-        *self.state() = State { certificate: Some(certificate), renewal, ..State::default() };
+        *self.state() =
+            IssueState { certificate: Some(certificate), renewal, ..IssueState::default() };
     }
 
     /// When it is to be renewed; `None`: now.

@@ -384,7 +384,7 @@ pub struct PoolConfig {
     pub name: String,
     /// The backends, inline and from files; names are unique within the pool. Empty only if a
     /// backend list file is empty, or if a source provides the backends.
-    pub backends: Vec<Backend>,
+    pub backends: Vec<BackendConfig>,
     /// What brings backends while the process runs; `None`: the configuration has them all.
     pub source: Option<BackendSource>,
     /// How a backend is chosen for a new session.
@@ -427,7 +427,7 @@ pub struct PoolConfig {
 
 /// One server of a pool.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Backend {
+pub struct BackendConfig {
     /// Given name; the address as typed where none was given.
     pub name: String,
     /// Its address.

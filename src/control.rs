@@ -125,7 +125,7 @@ pub enum ControlRequest {
         /// The pool.
         pool: String,
         /// Its backends, or why there is no answer.
-        outcome: Result<Vec<config::Backend>, String>,
+        outcome: Result<Vec<config::BackendConfig>, String>,
     },
     /// Carry an operator's order out, or answer a question.
     Command(ControlCommand),
@@ -209,7 +209,11 @@ impl ControlTask {
     }
 
     /// Puts what a source has found in force.
-    async fn discovered(&mut self, pool: String, outcome: Result<Vec<config::Backend>, String>) {
+    async fn discovered(
+        &mut self,
+        pool: String,
+        outcome: Result<Vec<config::BackendConfig>, String>,
+    ) {
         let asks = |known: &config::PoolConfig| known.name == pool && known.source.is_some();
         if !self.typed.pools.iter().any(asks) {
             // It was queued before a reload that has taken the source away.

@@ -16,8 +16,8 @@ use http::{HeaderMap, HeaderValue, header::COOKIE};
 use moorline::{
     config::{self, Address, Balance, Reuse, SessionsConfig, SharedKeys},
     sticky::{
-        Table,
-        cookie::{self, CookieIds, CookieKeys, Found},
+        SessionTable,
+        cookie::{self, CookieIds, CookieKeys, CookieMatch},
         engine_io::{self, open_frame, open_packet},
     },
     tunnel::frame::FrameTracker,
@@ -58,8 +58,8 @@ fn query(text: &str) -> bool {
 }
 
 /// A table with `sessions` sessions and [`SID`].
-fn table(sessions: usize) -> (Arc<Table>, Arc<Backend>, Instant) {
-    let table = Table::new(&SessionsConfig { max: 1_000_000, max_sid_bytes: 128 });
+fn table(sessions: usize) -> (Arc<SessionTable>, Arc<Backend>, Instant) {
+    let table = SessionTable::new(&SessionsConfig { max: 1_000_000, max_sid_bytes: 128 });
     let (backend, now) = (backend(0), Instant::now());
     for n in 0..sessions {
         table.learn(&format!("{n:016x}AAAA"), &backend, LIFE, now);
@@ -70,7 +70,9 @@ fn table(sessions: usize) -> (Arc<Table>, Arc<Backend>, Instant) {
 
 #[library_benchmark]
 #[bench::among_1000(table(1000))]
-fn find((table, backend, now): (Arc<Table>, Arc<Backend>, Instant)) -> (bool, Arc<Table>) {
+fn find(
+    (table, backend, now): (Arc<SessionTable>, Arc<Backend>, Instant),
+) -> (bool, Arc<SessionTable>) {
     let found = table.find(backend.pool(), black_box(SID), now).is_some();
     // Returned values are dropped after the count.
     (black_box(found), table)
@@ -78,14 +80,14 @@ fn find((table, backend, now): (Arc<Table>, Arc<Backend>, Instant)) -> (bool, Ar
 
 #[library_benchmark]
 #[bench::among_1000(table(1000))]
-fn learn((table, backend, now): (Arc<Table>, Arc<Backend>, Instant)) -> Arc<Table> {
+fn learn((table, backend, now): (Arc<SessionTable>, Arc<Backend>, Instant)) -> Arc<SessionTable> {
     table.learn(black_box("PJ8nVZ2w3qXk0yYWAAAC"), &backend, LIFE, now);
     black_box(table)
 }
 
 #[library_benchmark]
 #[bench::among_1000(table(1000))]
-fn hold((table, backend, now): (Arc<Table>, Arc<Backend>, Instant)) -> Arc<Table> {
+fn hold((table, backend, now): (Arc<SessionTable>, Arc<Backend>, Instant)) -> Arc<SessionTable> {
     drop(black_box(table.hold(backend.pool(), black_box(SID), now)));
     table
 }
@@ -107,7 +109,9 @@ fn browser() -> (HeaderMap, CookieIds) {
 
 #[library_benchmark]
 #[bench::of_100(browser())]
-fn read_cookie((headers, ids): (HeaderMap, CookieIds)) -> (Option<Found>, HeaderMap, CookieIds) {
+fn read_cookie(
+    (headers, ids): (HeaderMap, CookieIds),
+) -> (Option<CookieMatch>, HeaderMap, CookieIds) {
     let found = cookie::values(&headers, "moorline").find_map(|value| ids.find(value));
     (black_box(found), headers, ids)
 }
@@ -122,14 +126,14 @@ fn setting() -> (config::Cookie, CookieIds) {
 fn set_cookie(
     (cookie, ids): (config::Cookie, CookieIds),
 ) -> (HeaderValue, config::Cookie, CookieIds) {
-    let context = cookie::Context { tls: true, cross_site: true };
+    let context = cookie::CookieContext { tls: true, cross_site: true };
     (black_box(cookie::set_cookie(&cookie, ids.value(42), context)), cookie, ids)
 }
 
 fn backend(number: u16) -> Arc<Backend> {
     let address = Address { host: "127.0.0.1".to_owned(), port: 1024 + number };
     let name = address.to_string();
-    Backend::new("chat", &config::Backend { name, address, weight: 1 }, &Reuse::default())
+    Backend::new("chat", &config::BackendConfig { name, address, weight: 1 }, &Reuse::default())
 }
 
 fn pool(balance: Balance, backends: u16) -> Arc<Pool> {

@@ -18,7 +18,7 @@ use super::{
 
 /// An order that may have its certificate already, as it is stored.
 #[derive(Clone, Deserialize, Serialize)]
-pub(super) struct Pending {
+pub(super) struct PendingOrder {
     /// The order's URL.
     pub(super) url: String,
     /// How its names were proved.
@@ -30,13 +30,13 @@ pub(super) struct Pending {
 /// An order whose names are all proved.
 pub(super) struct Proven {
     /// What is needed to go on with it.
-    pub(super) pending: Pending,
+    pub(super) pending: PendingOrder,
     order: Order,
     client: Client,
     deadline: Instant,
 }
 
-impl fmt::Debug for Pending {
+impl fmt::Debug for PendingOrder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Pending").field("url", &self.url).finish_non_exhaustive()
     }
@@ -51,7 +51,7 @@ impl Proven {
         deadline: Instant,
     ) -> Result<Self, Failure> {
         let key = KeyPair::generate().map_err(|error| error.to_string())?;
-        let pending = Pending { url: order.url().to_owned(), by, key: key.serialize_pem() };
+        let pending = PendingOrder { url: order.url().to_owned(), by, key: key.serialize_pem() };
         Ok(Self { pending, order, client, deadline })
     }
 
@@ -85,7 +85,7 @@ impl Orderer<'_> {
     ///
     /// # Errors
     /// The server does not say, for a reason that may pass.
-    pub(super) async fn resume(&self, pending: Pending) -> Result<Option<Proven>, Failure> {
+    pub(super) async fn resume(&self, pending: PendingOrder) -> Result<Option<Proven>, Failure> {
         let deadline = Instant::now() + WITHIN;
         let client = Client::new(self.terms.ca.as_deref()).await?;
         let url = &pending.url;

@@ -20,7 +20,7 @@ use instant_acme::AccountCredentials;
 use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 
-use super::{issue::Pending, schedule::Past};
+use super::{issue::PendingOrder, schedule::Past};
 use crate::config::{Acme, Certificate};
 
 /// Bytes of a hash that are in a file's name: enough for no two to meet by chance.
@@ -166,7 +166,7 @@ impl Store {
     }
 
     /// The order that may have its certificate already; touches nothing.
-    pub(super) fn pending(&self) -> Option<Pending> {
+    pub(super) fn pending(&self) -> Option<PendingOrder> {
         serde_json::from_slice(&fs::read(&self.pending).ok()?).ok()
     }
 
@@ -174,7 +174,7 @@ impl Store {
     ///
     /// # Errors
     /// Why it cannot be written; the text names the file.
-    pub(super) fn keep_pending(&self, pending: &Pending) -> Result<(), String> {
+    pub(super) fn keep_pending(&self, pending: &PendingOrder) -> Result<(), String> {
         let json = serde_json::to_vec(pending).map_err(|error| error.to_string())?;
         self.write(&self.pending, &json)
     }

@@ -9,9 +9,9 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::config::{
-    AccessLogConfig, Acme, Admin, AdminRemote, AdminSocket, Admission, Backend, BackendSource,
-    BackendTls, Balance, Certificate, CertificateSource, ClientAuth, Config, Cookie, Dns,
-    DrainConfig, ErrorPageEntry, ErrorPages, HealthConfig, HostPattern, HttpSource, Limits,
+    AccessLogConfig, Acme, Admin, AdminRemote, AdminSocket, Admission, BackendConfig,
+    BackendSource, BackendTls, Balance, Certificate, CertificateSource, ClientAuth, Config, Cookie,
+    Dns, DrainConfig, ErrorPageEntry, ErrorPages, HealthConfig, HostPattern, HttpSource, Limits,
     ListenerConfig, Outlier, PassthroughConfig, PoolConfig, ProbeConfig, ProxyIn, ProxyOut, Rate,
     RebalanceConfig, Redirect, Reload, Reuse, RouteConfig, SameSite, SessionsConfig, SetOn,
     SharedKeys, Sticky, Timeouts, TlsConfig, UnknownSni, Upgrade, url_without_secrets,
@@ -308,8 +308,8 @@ fn pool(pool: &PoolConfig) -> Value {
     })
 }
 
-fn backend(backend: &Backend) -> Value {
-    let Backend { name, address, weight } = backend;
+fn backend(backend: &BackendConfig) -> Value {
+    let BackendConfig { name, address, weight } = backend;
     json!({ "name": name, "address": address.to_string(), "weight": weight })
 }
 

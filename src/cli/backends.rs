@@ -27,7 +27,7 @@ Examples:
 pub struct Args {
     /// What to do; without a command, every backend is listed
     #[command(subcommand)]
-    pub command: Option<Command>,
+    pub command: Option<BackendsCommand>,
     /// Where the process is.
     #[command(flatten)]
     pub access: Access,
@@ -35,7 +35,7 @@ pub struct Args {
 
 /// What to do with backends.
 #[derive(Clone, Debug, clap::Subcommand)]
-pub enum Command {
+pub enum BackendsCommand {
     /// Add a backend to a pool
     Add {
         /// The pool
@@ -78,18 +78,18 @@ impl Args {
         let Self { command, access } = self;
         match command {
             None => access.get::<Pools>("/v1/pools").await?.print(&access, all),
-            Some(Command::Add { pool, address, name, weight }) => {
+            Some(BackendsCommand::Add { pool, address, name, weight }) => {
                 let new = NewBackend { address, name, weight };
                 let path = format!("/v1/pools/{}/backends", segment(&pool));
                 let answer = access.ask(Method::POST, &path, Some(&new)).await?;
                 answer.print(&access, |added| format!("{} is added, until restart", named(added)));
             }
-            Some(Command::Remove { pool, backend }) => {
+            Some(BackendsCommand::Remove { pool, backend }) => {
                 let path = path(&pool, &backend);
                 let answer = access.ask(Method::DELETE, &path, NOTHING).await?;
                 answer.print(&access, removed);
             }
-            Some(Command::Weight { pool, backend, weight }) => {
+            Some(BackendsCommand::Weight { pool, backend, weight }) => {
                 let path = path(&pool, &backend);
                 let answer = access.ask(Method::PATCH, &path, Some(&NewWeight { weight })).await?;
                 answer.print(&access, |now: &BackendState| {

@@ -23,9 +23,9 @@ use super::{
 use crate::{
     app::RunningProcess,
     config::{
-        AccessLogConfig, Address, AdminSocket, Backend, Balance, Certificate, CertificateSource,
-        Config, DrainConfig, HealthConfig, HostPattern, ListenerConfig, ListenerProtocol,
-        PoolConfig, ProbeConfig, Redirect, RouteConfig, TlsConfig,
+        AccessLogConfig, Address, AdminSocket, BackendConfig, Balance, Certificate,
+        CertificateSource, Config, DrainConfig, HealthConfig, HostPattern, ListenerConfig,
+        ListenerProtocol, PoolConfig, ProbeConfig, Redirect, RouteConfig, TlsConfig,
     },
     demo::Nodes,
     net::{
@@ -223,9 +223,9 @@ fn config(args: &Args, certificate: Certificate, nodes: &[(&str, SocketAddr)]) -
 }
 
 /// A node as the proxy sees it.
-fn backend(name: &str, at: SocketAddr) -> Backend {
+fn backend(name: &str, at: SocketAddr) -> BackendConfig {
     let address = Address { host: at.ip().to_string(), port: at.port() };
-    Backend { name: name.to_owned(), address, weight: 1 }
+    BackendConfig { name: name.to_owned(), address, weight: 1 }
 }
 
 /// Names and addresses that the certificate is for: the loopback's, and the one listened on.

@@ -10,8 +10,8 @@ use super::{
 };
 use crate::{
     config::{
-        Address, AdminSocket, Backend, Certificate, CertificateSource, Config, ListenerConfig,
-        ListenerProtocol, PoolConfig, TlsConfig,
+        Address, AdminSocket, BackendConfig, Certificate, CertificateSource, Config,
+        ListenerConfig, ListenerProtocol, PoolConfig, TlsConfig,
     },
     net::tls,
 };
@@ -73,7 +73,7 @@ fn config(args: &Args) -> anyhow::Result<Config> {
             ListenerProtocol::Https(tls),
         ));
     }
-    let mut backends: Vec<Backend> = Vec::new();
+    let mut backends: Vec<BackendConfig> = Vec::new();
     for (typed, address) in &args.backend {
         if backends.iter().any(|known| known.address == *address) {
             bail!("--backend {typed} is given twice: remove one of the two");
@@ -85,7 +85,7 @@ fn config(args: &Args) -> anyhow::Result<Config> {
                 own.name
             );
         }
-        backends.push(Backend { name: typed.clone(), address: address.clone(), weight: 1 });
+        backends.push(BackendConfig { name: typed.clone(), address: address.clone(), weight: 1 });
     }
     let mut config = Config::new(listeners, PoolConfig::new("default", backends));
     config.admin.metrics = args.metrics;

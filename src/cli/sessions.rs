@@ -39,7 +39,7 @@ Examples:
 pub struct Args {
     /// What to do; without it, sessions are listed
     #[command(subcommand)]
-    pub command: Option<Command>,
+    pub command: Option<SessionsCommand>,
     /// List the sessions of this pool or backend only
     #[arg(value_name = "POOL[/BACKEND]", value_parser = target::parse)]
     pub target: Option<BackendTarget>,
@@ -56,7 +56,7 @@ pub struct Args {
 
 /// What to do with sessions.
 #[derive(Clone, Debug, clap::Subcommand)]
-pub enum Command {
+pub enum SessionsCommand {
     /// Show which backend a session id belongs to; exit code 1 if it is unknown
     Find {
         /// The id, as clients send it in `sid=`; `-` reads it from standard input
@@ -84,7 +84,7 @@ impl Args {
                 let path = list_path(&target.unwrap_or_default(), limit);
                 access.get::<SessionList>(&path).await?.print(&access, list);
             }
-            Some(Command::Find { sid }) => {
+            Some(SessionsCommand::Find { sid }) => {
                 let order = FindRequest { sid: given(sid)? };
                 let path = "/v1/sessions/find";
                 let answer = access.ask::<Whereabouts>(Method::POST, path, Some(&order)).await?;
@@ -96,7 +96,7 @@ impl Args {
                     return Ok(ExitCode::FAILURE);
                 }
             }
-            Some(Command::Close { id }) => {
+            Some(SessionsCommand::Close { id }) => {
                 let path = format!("/v1/sessions/{}", segment(&id));
                 let answer = access.ask::<Closed>(Method::DELETE, &path, NOTHING).await?;
                 answer.print(&access, |closed| format!("{} is closed", plain(&closed.closed)));

@@ -5,7 +5,7 @@ use std::{collections::HashMap, ops::Range};
 use toml::de::DeValue;
 
 use super::{
-    self as config, Address, Admin, Backend, ListenerConfig,
+    self as config, Address, Admin, BackendConfig, ListenerConfig,
     fault::{Fault, InvalidValue, SourceText, quoted},
     file::{TomlTable, TomlValue},
     names::{self, Unique},
@@ -28,7 +28,7 @@ pub(super) struct OwnAddresses<'a> {
 pub(super) fn all(
     value: &TomlValue<'_>,
     own: &OwnAddresses<'_>,
-) -> (Vec<Backend>, Option<config::BackendSource>) {
+) -> (Vec<BackendConfig>, Option<config::BackendSource>) {
     if let Some(elements) = value.elements() {
         return (inline(value, elements, own), None);
     }
@@ -41,7 +41,7 @@ pub(super) fn all(
 fn brought(
     table: &TomlTable<'_>,
     own: &OwnAddresses<'_>,
-) -> (Vec<Backend>, Option<config::BackendSource>) {
+) -> (Vec<BackendConfig>, Option<config::BackendSource>) {
     let kinds = ["file", "dns", "srv", "http"];
     let mut named = kinds.iter().filter_map(|kind| table.value(kind));
     let Some(first) = named.next() else {
@@ -78,7 +78,7 @@ fn brought(
     }
 }
 
-fn from_file(named: &TomlValue<'_>, own: &OwnAddresses<'_>) -> Option<Vec<Backend>> {
+fn from_file(named: &TomlValue<'_>, own: &OwnAddresses<'_>) -> Option<Vec<BackendConfig>> {
     let path = named.resolve(named.string()?);
     let bytes = named.checked(named.read(&path))?;
     let text = String::from_utf8(bytes).map_err(|_| {
@@ -109,7 +109,7 @@ impl<'a> Taken<'a> {
     /// One of them is taken. `place` is the place of an offset in words.
     fn take(
         &mut self,
-        backend: &Backend,
+        backend: &BackendConfig,
         at: usize,
         place: impl Fn(usize) -> String,
     ) -> Result<(), InvalidValue> {
@@ -144,7 +144,7 @@ fn inline<'t>(
     value: &TomlValue<'t>,
     elements: impl Iterator<Item = TomlValue<'t>>,
     own: &OwnAddresses<'_>,
-) -> Vec<Backend> {
+) -> Vec<BackendConfig> {
     let mut taken = Taken::new(own);
     let mut backends = Vec::new();
     let mut count = 0;
@@ -175,11 +175,11 @@ fn too_many() -> InvalidValue {
 }
 
 /// Reads one backend: an address or a table.
-fn one(value: &TomlValue<'_>) -> Option<Backend> {
+fn one(value: &TomlValue<'_>) -> Option<BackendConfig> {
     match value.node.get_ref() {
         DeValue::String(_) => {
             let address: Address = value.parsed(str::parse)?;
-            Some(Backend { name: value.string()?.to_owned(), address, weight: 1 })
+            Some(BackendConfig { name: value.string()?.to_owned(), address, weight: 1 })
         }
         DeValue::Table(_) => {
             let table = value.table(&schema::BACKEND, "a table")?;
@@ -196,7 +196,7 @@ fn one(value: &TomlValue<'_>) -> Option<Backend> {
     }
 }
 
-fn described(table: &TomlTable<'_>) -> Option<Backend> {
+fn described(table: &TomlTable<'_>) -> Option<BackendConfig> {
     let address = table.need("address", "`address = \"10.0.0.11:3000\"`");
     let typed = address.and_then(|value| value.string().map(str::to_owned));
     let address: Option<Address> =
@@ -206,7 +206,7 @@ fn described(table: &TomlTable<'_>) -> Option<Backend> {
         Some(value) => value.parsed(|name| names::valid(name).map(|()| name.to_owned())),
         None => typed,
     };
-    Some(Backend { name: name?, address: address?, weight })
+    Some(BackendConfig { name: name?, address: address?, weight })
 }
 
 /// Reads a backend list: an address per line, followed by `name=…` and `weight=…`; `#` starts a comment.
@@ -214,7 +214,7 @@ fn listed(
     source: &SourceText<'_>,
     own: &OwnAddresses<'_>,
     mut report: impl FnMut(Fault),
-) -> Vec<Backend> {
+) -> Vec<BackendConfig> {
     let mut taken = Taken::new(own);
     let mut backends = Vec::new();
     for (start, line) in source.lines() {
@@ -227,7 +227,9 @@ fn listed(
         }
         let parsed = address.text.parse::<Address>();
         let mut backend = match parsed {
-            Ok(parsed) => Backend { name: address.text.to_owned(), address: parsed, weight: 1 },
+            Ok(parsed) => {
+                BackendConfig { name: address.text.to_owned(), address: parsed, weight: 1 }
+            }
             Err(wrong) => {
                 report(source.fault(&place(address), wrong));
                 continue;
@@ -265,7 +267,7 @@ fn foreign_line(words: &[Word<'_>]) -> Option<InvalidValue> {
 
 /// Applies one `key=value`. `given` has the keys of the line so far.
 fn set<'l>(
-    backend: &mut Backend,
+    backend: &mut BackendConfig,
     word: &'l str,
     given: &mut HashMap<&'l str, ()>,
 ) -> Result<(), InvalidValue> {
@@ -332,7 +334,7 @@ mod tests {
         let source = SourceText::new(Path::new("backends.txt"), text);
         let own = OwnAddresses { admin: &Admin::default(), listeners: &[] };
         let backends = listed(&source, &own, |fault| faults += &fault.to_string());
-        let shown = |b: &super::Backend| format!("{} {} {}", b.name, b.address, b.weight);
+        let shown = |b: &super::BackendConfig| format!("{} {} {}", b.name, b.address, b.weight);
         (backends.iter().map(shown).collect(), faults)
     }
 

@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, time::Duration};
 
 use super::{
-    AccessLogConfig, Admin, Backend, Balance, CertificateSource, Config, Cookie, DrainConfig,
+    AccessLogConfig, Admin, BackendConfig, Balance, CertificateSource, Config, Cookie, DrainConfig,
     Forwarded, HeaderLimits, HealthConfig, HostPattern, Limits, ListenerConfig, ListenerProtocol,
     Outlier, PoolConfig, ProbeConfig, Reload, Reuse, RouteConfig, SessionsConfig, SetOn,
     SharedKeys, Sticky, Timeouts, TlsConfig, TlsVersion, UnknownSni, Upgrade, ValuePlaces, sticky,
@@ -152,7 +152,7 @@ impl TlsConfig {
 
 impl PoolConfig {
     /// A pool of these backends with every default.
-    pub fn new(name: impl Into<String>, backends: Vec<Backend>) -> Self {
+    pub fn new(name: impl Into<String>, backends: Vec<BackendConfig>) -> Self {
         let name = name.into();
         Self {
             sticky: Sticky::of(&name),

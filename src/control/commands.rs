@@ -215,8 +215,8 @@ impl ControlTask {
         let overlay_changes = overlay.overlay_change(typed);
         overlay.settle(typed);
         let next = overlay.over(typed);
-        let held = |pool: &str, backend: &config::Backend| self.held(pool, backend);
-        let at_risk = |pool: &str, backend: &config::Backend| {
+        let held = |pool: &str, backend: &config::BackendConfig| self.held(pool, backend);
+        let at_risk = |pool: &str, backend: &config::BackendConfig| {
             let source = |config: &Config| {
                 config.pools.iter().find(|known| known.name == pool)?.source.clone()
             };
@@ -228,7 +228,7 @@ impl ControlTask {
     }
 
     /// What would be lost with a backend.
-    fn held(&self, pool: &str, backend: &config::Backend) -> HeldCount {
+    fn held(&self, pool: &str, backend: &config::BackendConfig) -> HeldCount {
         let live = self.backends.iter().find(|live| live.is(pool, backend));
         live.map_or_else(HeldCount::default, |live| self.count(live))
     }
@@ -239,7 +239,7 @@ impl ControlTask {
             self.drains.goes_on_as(backend.serial())?;
             Some(plan::RetainedBackend {
                 pool: backend.pool().to_owned(),
-                backend: config::Backend {
+                backend: config::BackendConfig {
                     name: backend.name().to_owned(),
                     address: backend.address().clone(),
                     weight: backend.weight(),

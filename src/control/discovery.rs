@@ -23,7 +23,7 @@ use tokio::{
 
 use self::validation::accepted;
 use super::ControlRequest;
-use crate::config::{Admin, Backend, BackendSource, Dns, PoolConfig};
+use crate::config::{Admin, BackendConfig, BackendSource, Dns, PoolConfig};
 
 /// How long the start waits for first answers. What has not come by then follows.
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -33,7 +33,7 @@ const LONGEST_RETRY: Duration = Duration::from_secs(10);
 
 /// What a source says, taken as it is.
 struct SourceAnswer {
-    backends: Vec<Backend>,
+    backends: Vec<BackendConfig>,
     /// What is amiss with it nevertheless.
     troubles: Vec<String>,
     /// When to ask again.
@@ -41,7 +41,7 @@ struct SourceAnswer {
 }
 
 /// A pool's backends as its source has them, or why there is no answer.
-type SourceOutcome = Result<Vec<Backend>, String>;
+type SourceOutcome = Result<Vec<BackendConfig>, String>;
 
 /// The tasks that ask.
 pub(super) struct Discovery {
@@ -63,7 +63,7 @@ impl Discovery {
     pub(super) async fn first<'k>(
         &self,
         pools: &[PoolConfig],
-        known: impl Fn(&str) -> &'k [Backend],
+        known: impl Fn(&str) -> &'k [BackendConfig],
     ) -> Vec<(String, SourceOutcome)> {
         let mut asked = JoinSet::new();
         for pool in pools {
@@ -99,7 +99,7 @@ impl Discovery {
     pub(super) fn follow<'k>(
         &mut self,
         pools: &[PoolConfig],
-        known: impl Fn(&str) -> &'k [Backend],
+        known: impl Fn(&str) -> &'k [BackendConfig],
     ) {
         let Some(requests) = &self.requests else { return };
         let source = |name: &str| pools.iter().find(|pool| pool.name == name)?.source.as_ref();
@@ -142,7 +142,7 @@ enum SourceClient {
 }
 
 /// One that remembers what is known already.
-fn asker(source: &BackendSource, known: &[Backend]) -> SourceClient {
+fn asker(source: &BackendSource, known: &[BackendConfig]) -> SourceClient {
     let names = |terms: &Dns, records| {
         SourceClient::Dns(dns::DnsSource::new(terms.clone(), records, known))
     };

@@ -250,7 +250,8 @@ impl ControlTask {
             let who = &record.who;
             let pool = config.pools.iter().find(|pool| pool.name == who.pool)?;
             let address = Address { host: who.host.clone(), port: who.port };
-            let known = config::Backend { name: who.name.clone(), address, weight: record.weight };
+            let known =
+                config::BackendConfig { name: who.name.clone(), address, weight: record.weight };
             let backend = Backend::new(&who.pool, &known, &pool.reuse);
             let literal = known.address.literal().map(|address| vec![address]);
             let mut addresses = literal.unwrap_or_else(|| record.addresses.clone());

@@ -13,7 +13,7 @@ use self::origins::Origins;
 use super::CommandError;
 use crate::{
     api::{BackendOrigin, BackendTarget, NewBackend},
-    config::{self, Backend, Config, DrainConfig, HEAVIEST, MOST_BACKENDS, valid_name},
+    config::{self, BackendConfig, Config, DrainConfig, HEAVIEST, MOST_BACKENDS, valid_name},
 };
 
 /// The layers upon a configuration.
@@ -22,7 +22,7 @@ pub(super) struct Overlay {
     /// By pool.
     found: HashMap<String, DiscoveredBackends>,
     /// Backends added by order, by pool.
-    added: HashMap<String, Vec<Backend>>,
+    added: HashMap<String, Vec<BackendConfig>>,
     /// Weights given by order, by pool and backend.
     weights: HashMap<(String, String), u32>,
     /// Drains by order; no two cover the same.
@@ -35,7 +35,7 @@ pub(super) struct Overlay {
 #[derive(Clone, Debug, Default)]
 struct DiscoveredBackends {
     /// The last good answer.
-    backends: Vec<Backend>,
+    backends: Vec<BackendConfig>,
     /// Why the newest one was no good.
     error: Option<String>,
 }
@@ -96,7 +96,11 @@ impl Overlay {
     }
 
     /// Takes a source's answer. Whether it is another one than before.
-    pub(super) fn found(&mut self, pool: String, outcome: Result<Vec<Backend>, String>) -> bool {
+    pub(super) fn found(
+        &mut self,
+        pool: String,
+        outcome: Result<Vec<BackendConfig>, String>,
+    ) -> bool {
         let found = self.found.entry(pool).or_default();
         match outcome {
             Ok(backends) => {
@@ -113,7 +117,7 @@ impl Overlay {
     }
 
     /// The last good answer of a pool's source.
-    pub(super) fn last_good(&self, pool: &str) -> &[Backend] {
+    pub(super) fn last_good(&self, pool: &str) -> &[BackendConfig] {
         self.found.get(pool).map_or(&[], |found| &found.backends)
     }
 
@@ -146,7 +150,7 @@ impl Overlay {
         let name = new.name.clone().unwrap_or_else(|| new.address.clone());
         valid_name(&name).map_err(invalid)?;
         let weight = weight(new.weight.unwrap_or(1))?;
-        let new = Backend { name, address, weight };
+        let new = BackendConfig { name, address, weight };
         if let Some(known) = pool.backends.iter().find(|known| collides(known, &new)) {
             let (pool, known, address) = (&pool.name, &known.name, &known.address);
             return Err(CommandError::Conflict(format!(
@@ -173,7 +177,7 @@ impl Overlay {
         pool: &str,
         backend: &str,
     ) -> Result<(), CommandError> {
-        let is_it = |known: &Backend| known.name == backend;
+        let is_it = |known: &BackendConfig| known.name == backend;
         if !self.added.get(pool).is_some_and(|added| added.iter().any(is_it)) {
             let known = member(config, pool, backend)?;
             let whose = match self.origin(pool, backend, &known.address) {
@@ -362,7 +366,7 @@ pub(super) fn member<'c>(
     config: &'c Config,
     pool: &str,
     backend: &str,
-) -> Result<&'c Backend, CommandError> {
+) -> Result<&'c BackendConfig, CommandError> {
     let members = &named(config, pool)?.backends;
     let known = members.iter().find(|known| known.name == backend);
     known.ok_or_else(|| {
@@ -384,7 +388,7 @@ fn weight(weight: u32) -> Result<u32, CommandError> {
 }
 
 /// Appends those that are not there yet.
-fn extend(backends: &mut Vec<Backend>, more: &[Backend]) {
+fn extend(backends: &mut Vec<BackendConfig>, more: &[BackendConfig]) {
     for new in more {
         if !backends.iter().any(|known| collides(known, new)) {
             backends.push(new.clone());
@@ -392,7 +396,7 @@ fn extend(backends: &mut Vec<Backend>, more: &[Backend]) {
     }
 }
 
-fn collides(one: &Backend, other: &Backend) -> bool {
+fn collides(one: &BackendConfig, other: &BackendConfig) -> bool {
     one.name == other.name || one.address == other.address
 }
 
@@ -406,8 +410,8 @@ mod tests {
         upstream::Backend as Live,
     };
 
-    fn backend(address: &str) -> Backend {
-        Backend { name: address.to_owned(), address: address.parse().unwrap(), weight: 1 }
+    fn backend(address: &str) -> BackendConfig {
+        BackendConfig { name: address.to_owned(), address: address.parse().unwrap(), weight: 1 }
     }
 
     fn config(pools: &[(&str, &[&str])]) -> Config {
@@ -460,7 +464,7 @@ mod tests {
         let live = pool.backends.iter().map(|b| Live::new(&pool.name, b, &pool.reuse));
         let live: Vec<_> = live.collect();
         overlay.note_origins(typed, live.iter().map(AsRef::as_ref));
-        let origin = |b: &Backend| overlay.origin(&pool.name, &b.name, &b.address);
+        let origin = |b: &BackendConfig| overlay.origin(&pool.name, &b.name, &b.address);
         pool.backends.iter().map(origin).collect()
     }
 

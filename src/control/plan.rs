@@ -6,7 +6,9 @@ use std::fmt::Write as _;
 use super::{count::HeldCount, overlay::OverlayChange};
 use crate::{
     api::{BackendTarget, Change, ChangeKind, ChangedThing, Plan},
-    config::{Address, Backend, Config, DrainConfig, ListenerConfig, PoolConfig, RouteConfig},
+    config::{
+        Address, BackendConfig, Config, DrainConfig, ListenerConfig, PoolConfig, RouteConfig,
+    },
 };
 
 /// Changes that a line of the log names.
@@ -19,7 +21,7 @@ pub(super) struct RetainedBackend {
     /// Its pool.
     pub(super) pool: String,
     /// The backend as it was configured.
-    pub(super) backend: Backend,
+    pub(super) backend: BackendConfig,
     /// What it holds.
     pub(super) held: HeldCount,
     /// The terms by which it drains, once its address has left.
@@ -34,8 +36,8 @@ pub(super) fn plan(
     next: &Config,
     overlay_changes: &[OverlayChange],
     spared: &[RetainedBackend],
-    held: impl Fn(&str, &Backend) -> HeldCount,
-    at_risk: impl Fn(&str, &Backend) -> bool,
+    held: impl Fn(&str, &BackendConfig) -> HeldCount,
+    at_risk: impl Fn(&str, &BackendConfig) -> bool,
 ) -> Plan {
     let mut changes = Vec::new();
     listeners(now, next, &mut changes);
@@ -216,12 +218,13 @@ fn backends(
     now: &PoolConfig,
     next: &PoolConfig,
     config: &Config,
-    held: &impl Fn(&str, &Backend) -> HeldCount,
+    held: &impl Fn(&str, &BackendConfig) -> HeldCount,
     changes: &mut Vec<Change>,
 ) {
-    let same =
-        |one: &Backend, other: &Backend| one.name == other.name && one.address == other.address;
-    let add = |how, backend: &Backend, detail: String| {
+    let same = |one: &BackendConfig, other: &BackendConfig| {
+        one.name == other.name && one.address == other.address
+    };
+    let add = |how, backend: &BackendConfig, detail: String| {
         change(ChangedThing::Backend, how, &format!("{}/{}", now.name, backend.name), detail)
     };
     for backend in &now.backends {
@@ -252,8 +255,8 @@ fn backends(
 /// Backends that stay only if the pool's new source names them too.
 fn risks(
     next: &PoolConfig,
-    held: &impl Fn(&str, &Backend) -> HeldCount,
-    at_risk: &impl Fn(&str, &Backend) -> bool,
+    held: &impl Fn(&str, &BackendConfig) -> HeldCount,
+    at_risk: &impl Fn(&str, &BackendConfig) -> bool,
     changes: &mut Vec<Change>,
 ) {
     for backend in next.backends.iter().filter(|backend| at_risk(&next.name, backend)) {

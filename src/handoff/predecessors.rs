@@ -119,7 +119,7 @@ mod tests {
 
     fn backend(name: &str) -> std::sync::Arc<Backend> {
         let address = config::Address { host: "127.0.0.1".to_owned(), port: 80 };
-        let known = config::Backend { name: name.to_owned(), address, weight: 1 };
+        let known = config::BackendConfig { name: name.to_owned(), address, weight: 1 };
         Backend::new("chat", &known, &config::Reuse::default())
     }
 

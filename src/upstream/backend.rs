@@ -80,7 +80,7 @@ pub enum Admitted<'a> {
 impl Backend {
     /// A backend that is up, serves, and is seated nowhere. Its addresses are known where it has a
     /// literal one, and else empty until [`set_addresses`](Self::set_addresses).
-    pub fn new(pool: &str, config: &config::Backend, reuse: &config::Reuse) -> Arc<Self> {
+    pub fn new(pool: &str, config: &config::BackendConfig, reuse: &config::Reuse) -> Arc<Self> {
         static SERIAL: AtomicU64 = AtomicU64::new(1);
         let addresses: Arc<[SocketAddr]> = config.address.literal().into_iter().collect();
         Arc::new(Self {
@@ -106,12 +106,12 @@ impl Backend {
     }
 
     /// Whether this is the live form of `config` in the pool of that name.
-    pub fn is(&self, pool: &str, config: &config::Backend) -> bool {
+    pub fn is(&self, pool: &str, config: &config::BackendConfig) -> bool {
         self.pool == pool && *self.name == config.name && self.address == config.address
     }
 
     /// Takes over what may change on a live backend: its weight and its connections' bounds.
-    pub fn adopt(&self, config: &config::Backend, reuse: &config::Reuse) {
+    pub fn adopt(&self, config: &config::BackendConfig, reuse: &config::Reuse) {
         self.set_weight(config.weight);
         self.idle.limit(reuse);
     }
@@ -459,17 +459,17 @@ mod tests {
         upstream::reuse::Reusable,
     };
 
-    struct Conn;
+    struct TestConnection;
 
-    impl Reusable for Conn {
+    impl Reusable for TestConnection {
         fn is_open(&self) -> bool {
             true
         }
     }
 
-    fn config(host: &str) -> config::Backend {
+    fn config(host: &str) -> config::BackendConfig {
         let address = Address { host: host.to_owned(), port: 3000 };
-        config::Backend { name: "b".to_owned(), address, weight: 2 }
+        config::BackendConfig { name: "b".to_owned(), address, weight: 2 }
     }
 
     fn backend() -> Arc<Backend> {
@@ -477,7 +477,7 @@ mod tests {
     }
 
     fn put(backend: &Backend) {
-        backend.idle().put(Box::new(Conn), Duration::from_secs(3600));
+        backend.idle().put(Box::new(TestConnection), Duration::from_secs(3600));
     }
 
     #[test]

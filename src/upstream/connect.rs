@@ -183,7 +183,7 @@ mod tests {
 
     fn backend(addresses: &[SocketAddr]) -> Arc<Backend> {
         let address = Address { host: "node.test".to_owned(), port: 3000 };
-        let config = config::Backend { name: "b".to_owned(), address, weight: 1 };
+        let config = config::BackendConfig { name: "b".to_owned(), address, weight: 1 };
         let backend = Backend::new("p", &config, &Reuse::default());
         backend.set_addresses(addresses);
         backend

@@ -51,9 +51,9 @@ pub struct Load {
 /// Bits 1–2: [`Life`]. From bit 8 on: results in a row that speak against the present health. The others
 /// are named below.
 #[derive(Clone, Copy, PartialEq, Eq)]
-struct State(u32);
+struct LoadState(u32);
 
-impl State {
+impl LoadState {
     /// Its checks fail.
     const DOWN: u32 = 1;
     const LIFE: u32 = 0b110;
@@ -180,7 +180,7 @@ impl Load {
 
     /// Whether it was left out for its failures under traffic.
     pub fn is_ejected(&self) -> bool {
-        self.state().has(State::EJECTED)
+        self.state().has(LoadState::EJECTED)
     }
 
     /// Whether it is up and not ejected.
@@ -190,12 +190,12 @@ impl Load {
 
     /// Whether its health is ignored, for want of healthy ones in its pool.
     pub fn is_overridden(&self) -> bool {
-        self.state().has(State::OVERRIDE)
+        self.state().has(LoadState::OVERRIDE)
     }
 
     /// Whether every connection that it may have is in use.
     pub fn is_full(&self) -> bool {
-        self.state().has(State::FULL)
+        self.state().has(LoadState::FULL)
     }
 
     /// Whether the configuration still wants it.
@@ -211,7 +211,7 @@ impl Load {
     /// Whether a new session could go here, had it a connection to spare.
     pub fn is_only_full(&self) -> bool {
         let state = self.state();
-        state.has(State::FULL) && state.with(State::FULL, false).takes_new()
+        state.has(LoadState::FULL) && state.with(LoadState::FULL, false).takes_new()
     }
 
     /// Whether a session that is here may stay: not gone, and up or needed all the same.
@@ -254,13 +254,14 @@ impl Load {
 
     /// Whether that changed anything.
     pub(super) fn set_ejected(&self, ejected: bool) -> bool {
-        self.set(State::EJECTED, ejected)
+        self.set(LoadState::EJECTED, ejected)
     }
 
     /// Ignores its health or not; never that of one that leaves. Whether that changed anything.
     pub(super) fn set_overridden(&self, overridden: bool) -> bool {
-        let change = |state: State| {
-            let after = state.with(State::OVERRIDE, overridden && state.life() == Life::Serving);
+        let change = |state: LoadState| {
+            let after =
+                state.with(LoadState::OVERRIDE, overridden && state.life() == Life::Serving);
             (after, after != state)
         };
         self.state.update_with(change).1
@@ -268,7 +269,7 @@ impl Load {
 
     /// Whether that changed anything.
     pub(super) fn set_full(&self, full: bool) -> bool {
-        self.set(State::FULL, full)
+        self.set(LoadState::FULL, full)
     }
 
     /// Whether that changed anything.
@@ -285,23 +286,23 @@ impl Load {
         self.state.update_with(|state| state.after(healthy, rise, fall)).1
     }
 
-    fn state(&self) -> State {
-        State(self.state.load(SeqCst))
+    fn state(&self) -> LoadState {
+        LoadState(self.state.load(SeqCst))
     }
 }
 
 trait UpdateWith {
     /// Replaces the state by what `change` makes of it; the state before, and the change's verdict.
-    fn update_with<T>(&self, change: impl Fn(State) -> (State, T)) -> (State, T);
+    fn update_with<T>(&self, change: impl Fn(LoadState) -> (LoadState, T)) -> (LoadState, T);
 }
 
 impl UpdateWith for AtomicU32 {
-    fn update_with<T>(&self, change: impl Fn(State) -> (State, T)) -> (State, T) {
+    fn update_with<T>(&self, change: impl Fn(LoadState) -> (LoadState, T)) -> (LoadState, T) {
         let mut before = self.load(SeqCst);
         loop {
-            let (after, verdict) = change(State(before));
+            let (after, verdict) = change(LoadState(before));
             match self.compare_exchange_weak(before, after.0, SeqCst, SeqCst) {
-                Ok(_) => return (State(before), verdict),
+                Ok(_) => return (LoadState(before), verdict),
                 Err(now) => before = now,
             }
         }

@@ -168,9 +168,9 @@ mod tests {
     const ALL: [Balance; 4] =
         [Balance::LeastSessions, Balance::RoundRobin, Balance::P2c, Balance::SourceHash];
 
-    fn backend(name: &str, weight: u32) -> config::Backend {
+    fn backend(name: &str, weight: u32) -> config::BackendConfig {
         let address = Address { host: "127.0.0.1".to_owned(), port: 3000 };
-        config::Backend { name: name.to_owned(), address, weight }
+        config::BackendConfig { name: name.to_owned(), address, weight }
     }
 
     fn live(weights: &[u32]) -> Vec<Arc<Backend>> {

@@ -20,7 +20,7 @@ use std::{
 use arc_swap::ArcSwapOption;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
-use self::limit::Shown;
+use self::limit::ObservedLimit;
 use crate::config;
 
 mod limit;
@@ -46,7 +46,7 @@ pub struct Idle {
     /// Told at each `put`, for those who wait for a permit and would rather have a connection.
     returned: Notify,
     /// After how long the backend closes idle connections.
-    shown: Shown,
+    shown: ObservedLimit,
 }
 
 struct List {
@@ -96,7 +96,7 @@ impl Idle {
             }),
             total: ArcSwapOption::empty(),
             returned: Notify::new(),
-            shown: Shown::new(Instant::now()),
+            shown: ObservedLimit::new(Instant::now()),
         };
         idle.limit(limits);
         idle

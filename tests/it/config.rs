@@ -12,7 +12,7 @@ use std::{
 };
 
 use moorline::config::{
-    AccessLogConfig, AdminRemote, AdminSocket, Admission, Backend, BackendSource, Balance,
+    AccessLogConfig, AdminRemote, AdminSocket, Admission, BackendConfig, BackendSource, Balance,
     CertificateSource, Config, Dns, DrainConfig, HeaderLimits, HostPattern, HttpSource, Limits,
     Outlier, ProbeConfig, ProxyIn, ProxyOut, Rate, RebalanceConfig, Redirect, Reload, SameSite,
     SetOn, SharedKeys, TlsVersion, Tlv, UnknownSni, Upgrade,
@@ -133,7 +133,7 @@ fn the_least_file_gets_every_default() {
     let [listener] = &config.listeners[..] else { panic!("{:?}", config.listeners) };
     let pool = moorline::config::PoolConfig::new(
         "app",
-        vec![Backend {
+        vec![BackendConfig {
             name: "127.0.0.1:3000".to_owned(),
             address: "127.0.0.1:3000".parse().unwrap(),
             weight: 1,

@@ -154,7 +154,7 @@ impl Control {
         backends(&self.operator).await
     }
 
-    fn configured(&self) -> impl Iterator<Item = &crate::config::Backend> {
+    fn configured(&self) -> impl Iterator<Item = &crate::config::BackendConfig> {
         let pool = self.config.pools.iter().find(|pool| pool.name == POOL);
         pool.into_iter().flat_map(|pool| &pool.backends)
     }

@@ -23,7 +23,7 @@ use super::{
     draft::ConfigDraft,
     error::TranslateError,
     files::SourceFiles,
-    note::{NoteKind, Notes},
+    note::{NoteKind, TranslationNotes},
 };
 
 /// Translates a configuration of HAProxy.
@@ -44,7 +44,7 @@ pub(super) fn translate(
         proxies: HashMap::new(),
         resolvers: sections.iter().filter(|section| section.kind() == "resolvers").collect(),
         draft: ConfigDraft::default(),
-        notes: Notes::default(),
+        notes: TranslationNotes::default(),
         pools: HashMap::new(),
     };
     let proxies = with_defaults(&sections);
@@ -78,7 +78,7 @@ struct HaproxyTranslator<'t> {
     proxies: HashMap<&'t str, ProxySection<'t>>,
     resolvers: Vec<&'t HaproxySection>,
     draft: ConfigDraft,
-    notes: Notes,
+    notes: TranslationNotes,
     /// Names of pools, by the names of their sections.
     pools: HashMap<String, String>,
 }

@@ -25,7 +25,7 @@ use super::{
     draft::{ConfigDraft, RouteDraft},
     error::TranslateError,
     files::{self, SourceFiles},
-    note::{NoteKind, Notes},
+    note::{NoteKind, TranslationNotes},
 };
 
 /// Contexts at the top of a file.
@@ -48,7 +48,7 @@ pub(super) fn translate(
     let mut nginx = NginxTranslator {
         folder: std::path::absolute(&folder).unwrap_or(folder),
         draft: ConfigDraft::default(),
-        notes: Notes::default(),
+        notes: TranslationNotes::default(),
         upstreams: HashMap::new(),
         pools: HashMap::new(),
     };
@@ -76,7 +76,7 @@ struct NginxTranslator<'t> {
     /// Folder of the first file, absolute: relative paths start there.
     folder: PathBuf,
     draft: ConfigDraft,
-    notes: Notes,
+    notes: TranslationNotes,
     /// `upstream` blocks of the current context, by name.
     upstreams: HashMap<&'t str, &'t Directive>,
     /// Names of pools, by context, scheme and target.

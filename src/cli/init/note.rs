@@ -101,9 +101,9 @@ impl Note {
 
 /// Notes in the order of the original files, each once.
 #[derive(Debug, Default)]
-pub(super) struct Notes(Vec<Note>);
+pub(super) struct TranslationNotes(Vec<Note>);
 
-impl Notes {
+impl TranslationNotes {
     /// Adds a note about the directive `directive`.
     pub(super) fn add(
         &mut self,
@@ -154,7 +154,7 @@ mod tests {
     fn notes_are_sorted_by_place_and_said_once() {
         let file = SourceName::new(Path::new("/etc/nginx/nginx.conf"), Path::new("/etc/nginx"));
         let at = |line| Origin { order: 0, file: Arc::clone(&file), line };
-        let mut notes = Notes::default();
+        let mut notes = TranslationNotes::default();
         notes.add(NoteKind::Untranslated, &at(9), "gzip on", "no compression");
         notes.add(NoteKind::Unneeded, &at(2), "a\n  b\u{1b}", "built in");
         notes.add(NoteKind::Untranslated, &at(9), "gzip on", "no compression");

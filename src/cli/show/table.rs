@@ -100,7 +100,7 @@ pub(crate) struct Table {
 }
 
 /// A column that is shown.
-struct Shown {
+struct ShownColumn {
     at: usize,
     width: usize,
 }
@@ -120,8 +120,8 @@ impl Table {
     pub(crate) fn text(&self) -> String {
         let (notes, others): (Vec<usize>, Vec<usize>) =
             self.filled().partition(|&at| self.columns[at].kind == Kind::Note);
-        let mut shown: Vec<Shown> =
-            others.into_iter().map(|at| Shown { at, width: self.width(at) }).collect();
+        let mut shown: Vec<ShownColumn> =
+            others.into_iter().map(|at| ShownColumn { at, width: self.width(at) }).collect();
         self.shrink(&mut shown);
         let note = notes.first().map(|&at| (at, self.width(at)));
         let room = WIDTH.saturating_sub(used(&shown) + GAP);
@@ -150,7 +150,8 @@ impl Table {
     /// Whether nothing has to be cut or moved for it to fit, notes aside.
     pub(crate) fn fits(&self) -> bool {
         let others = self.filled().filter(|&at| self.columns[at].kind != Kind::Note);
-        let shown: Vec<Shown> = others.map(|at| Shown { at, width: self.width(at) }).collect();
+        let shown: Vec<ShownColumn> =
+            others.map(|at| ShownColumn { at, width: self.width(at) }).collect();
         used(&shown) <= WIDTH
     }
 
@@ -169,9 +170,9 @@ impl Table {
     }
 
     /// Takes from the widest names until the columns fit, or nothing can be taken any more.
-    fn shrink(&self, shown: &mut [Shown]) {
+    fn shrink(&self, shown: &mut [ShownColumn]) {
         while used(shown) > WIDTH {
-            let can = |shown: &&mut Shown| match self.columns[shown.at].kind {
+            let can = |shown: &&mut ShownColumn| match self.columns[shown.at].kind {
                 Kind::Name(least) => shown.width > least.max(self.columns[shown.at].head.width()),
                 _ => false,
             };
@@ -183,9 +184,9 @@ impl Table {
     }
 
     /// A row without its note, filled up to where that begins.
-    fn line(&self, row: &[Cell], shown: &[Shown], text: &mut String) {
+    fn line(&self, row: &[Cell], shown: &[ShownColumn], text: &mut String) {
         let empty = Cell::from("");
-        for (number, Shown { at, width }) in shown.iter().enumerate() {
+        for (number, ShownColumn { at, width }) in shown.iter().enumerate() {
             let cell = row.get(*at).unwrap_or(&empty);
             let words = cut(&cell.text, *width);
             let free = " ".repeat(width.saturating_sub(words.width()));
@@ -202,7 +203,7 @@ impl Table {
 }
 
 /// What the columns take together.
-fn used(shown: &[Shown]) -> usize {
+fn used(shown: &[ShownColumn]) -> usize {
     let gaps = shown.len().saturating_sub(1) * GAP;
     shown.iter().map(|shown| shown.width).sum::<usize>() + gaps
 }

@@ -28,7 +28,7 @@ use tokio::{
 
 use self::families::{LookupPace, ResolvedAddresses, addresses};
 use super::{SourceAnswer, validation::summary};
-use crate::config::{Address, Backend, Dns};
+use crate::config::{Address, BackendConfig, Dns};
 
 /// Deadline of one question and all that follow from it.
 const DEADLINE: Duration = Duration::from_secs(10);
@@ -65,8 +65,8 @@ pub(super) struct DnsSource {
 
 impl DnsSource {
     /// `known` has the backends of the last good answer, where somebody else had that.
-    pub(super) fn new(terms: Dns, records: RecordKind, known: &[Backend]) -> Self {
-        let target = |backend: &Backend| {
+    pub(super) fn new(terms: Dns, records: RecordKind, known: &[BackendConfig]) -> Self {
+        let target = |backend: &BackendConfig| {
             let (host, port) = backend.name.rsplit_once(':')?;
             let address =
                 backend.address.literal().filter(|_| port.parse() == Ok(backend.address.port));
@@ -107,7 +107,7 @@ impl DnsSource {
         self.last.clone_from(&found.ips);
         let backend = |ip: &IpAddr| {
             let address = Address { host: ip.to_string(), port: self.terms.port };
-            Backend { name: address.to_string(), address, weight: 1 }
+            BackendConfig { name: address.to_string(), address, weight: 1 }
         };
         let backends = found.ips.iter().map(backend).collect();
         let troubles = found.trouble().into_iter().collect();
@@ -144,12 +144,12 @@ impl DnsSource {
             }
         }
         self.targets.retain(|known, _| services.keys().any(|(host, _)| host == known));
-        let backends: Vec<Backend> = services
+        let backends: Vec<BackendConfig> = services
             .iter()
             .filter_map(|((host, port), weight)| {
                 let ip = self.targets.get(host)?;
                 let address = Address { host: ip.to_string(), port: *port };
-                Some(Backend { name: format!("{host}:{port}"), address, weight: *weight })
+                Some(BackendConfig { name: format!("{host}:{port}"), address, weight: *weight })
             })
             .collect();
         if backends.is_empty() {
@@ -318,7 +318,7 @@ mod tests {
 
     #[test]
     fn targets_that_are_known_are_remembered() {
-        let backend = |name: &str, address: &str| Backend {
+        let backend = |name: &str, address: &str| BackendConfig {
             name: name.to_owned(),
             address: address.parse().unwrap(),
             weight: 1,

@@ -4,13 +4,13 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::validation::summary;
-use crate::config::{Address, Backend, HEAVIEST, valid_name};
+use crate::config::{Address, BackendConfig, HEAVIEST, valid_name};
 
 /// What a list says.
 #[derive(Clone, Debug)]
 pub(super) struct ParsedList {
     /// The backends of the entries that can be used.
-    pub(super) backends: Vec<Backend>,
+    pub(super) backends: Vec<BackendConfig>,
     /// The entries that cannot be used, and why.
     pub(super) troubles: Vec<String>,
 }
@@ -66,7 +66,7 @@ struct PlainEntry {
     weight: Option<u32>,
 }
 
-fn plain(entry: Value) -> Result<Backend, String> {
+fn plain(entry: Value) -> Result<BackendConfig, String> {
     let PlainEntry { address: typed, name, weight } = match entry {
         Value::String(address) => PlainEntry { address, name: None, weight: None },
         entry => serde_json::from_value(entry).map_err(|error| error.to_string())?,
@@ -78,7 +78,7 @@ fn plain(entry: Value) -> Result<Backend, String> {
     if !(1..=HEAVIEST).contains(&weight) {
         return Err(format!("its weight must be from 1 to {HEAVIEST}"));
     }
-    Ok(Backend { name, address, weight })
+    Ok(BackendConfig { name, address, weight })
 }
 
 /// An entry of Consul's `/v1/health/service/NAME`.
@@ -138,7 +138,7 @@ fn one() -> u32 {
 
 /// The instance that an entry describes; `None`: one of its checks is critical, which covers
 /// maintenance mode too.
-fn service(entry: Value) -> Result<Option<Backend>, String> {
+fn service(entry: Value) -> Result<Option<BackendConfig>, String> {
     let ConsulEntry { node, service, checks } =
         serde_json::from_value(entry).map_err(|error| error.to_string())?;
     let checks = checks.unwrap_or_default();
@@ -155,7 +155,7 @@ fn service(entry: Value) -> Result<Option<Backend>, String> {
     let address: Address = typed.parse().map_err(|wrong| format!("{name}: {wrong}"))?;
     let weights = service.weights.unwrap_or(ConsulWeights { passing: 1, warning: 1 });
     let weight = if any("warning") { weights.warning } else { weights.passing };
-    Ok(Some(Backend { name, address, weight: weight.clamp(1, HEAVIEST) }))
+    Ok(Some(BackendConfig { name, address, weight: weight.clamp(1, HEAVIEST) }))
 }
 
 /// The name of an instance: `ID@NODE`. An id is unique on its node only, and a name must not depend on

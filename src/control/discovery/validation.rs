@@ -3,7 +3,7 @@
 use std::{collections::HashSet, net::IpAddr};
 
 use super::SourceAnswer;
-use crate::config::{Admin, Backend};
+use crate::config::{Admin, BackendConfig};
 
 /// Most backends that a source may bring to one pool.
 const MOST: usize = 1024;
@@ -16,7 +16,7 @@ const MOST: usize = 1024;
 pub(super) fn accepted(
     answer: SourceAnswer,
     admin: &Admin,
-) -> Result<(Vec<Backend>, Option<String>), String> {
+) -> Result<(Vec<BackendConfig>, Option<String>), String> {
     let mut troubles = answer.troubles;
     let mut backends = answer.backends;
     // Sources rotate their answers; of too many, the same ones are taken each time.
@@ -49,7 +49,7 @@ pub(super) fn accepted(
 }
 
 /// Why nobody can be sent there.
-fn refusal(backend: &Backend, admin: &Admin) -> Option<&'static str> {
+fn refusal(backend: &BackendConfig, admin: &Admin) -> Option<&'static str> {
     if backend.address.port == 0 {
         return Some("has no port");
     }
@@ -85,13 +85,13 @@ mod tests {
     use std::time::Duration;
 
     use super::{SourceAnswer, accepted};
-    use crate::config::{Admin, Backend};
+    use crate::config::{Admin, BackendConfig};
 
-    fn backend(name: &str, address: &str) -> Backend {
-        Backend { name: name.to_owned(), address: address.parse().unwrap(), weight: 1 }
+    fn backend(name: &str, address: &str) -> BackendConfig {
+        BackendConfig { name: name.to_owned(), address: address.parse().unwrap(), weight: 1 }
     }
 
-    fn answer(backends: Vec<Backend>) -> SourceAnswer {
+    fn answer(backends: Vec<BackendConfig>) -> SourceAnswer {
         SourceAnswer { backends, troubles: Vec::new(), holds: Duration::from_secs(1) }
     }
 
@@ -109,8 +109,8 @@ mod tests {
     fn what_can_be_no_backend_is_left_out() {
         let admin = Admin { metrics: "127.0.0.1:9090".parse().ok(), ..Admin::default() };
         let lies = ["0.0.0.0:1", "[::]:1", "224.0.0.1:1", "255.255.255.255:1", "127.0.0.1:9090"];
-        let mut given: Vec<Backend> = lies.iter().map(|lie| backend(lie, lie)).collect();
-        given.push(Backend {
+        let mut given: Vec<BackendConfig> = lies.iter().map(|lie| backend(lie, lie)).collect();
+        given.push(BackendConfig {
             name: "x".to_owned(),
             address: crate::config::Address { host: "10.0.0.1".to_owned(), port: 0 },
             weight: 1,
@@ -136,7 +136,7 @@ mod tests {
 
     #[test]
     fn of_too_many_the_same_ones_are_taken_in_any_order() {
-        let all = |range: std::ops::Range<u32>| -> Vec<Backend> {
+        let all = |range: std::ops::Range<u32>| -> Vec<BackendConfig> {
             range
                 .map(|n| format!("10.0.{}.{}:1", n >> 8, n & 255))
                 .map(|a| backend(&a, &a))

@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::{DiscoveredBackends, OrderedDrain, Origins, Overlay};
 use crate::{
     api::{BackendOrigin, BackendTarget},
-    config::{Address, Backend, DrainConfig},
+    config::{Address, BackendConfig, DrainConfig},
 };
 
 /// [`Overlay`], flat.
@@ -40,7 +40,7 @@ impl Overlay {
         &self,
         left: impl Fn(&BackendTarget, DrainConfig) -> DrainConfig,
     ) -> Value {
-        let all = |list: &[Backend]| list.iter().map(CarriedBackend::of).collect();
+        let all = |list: &[BackendConfig]| list.iter().map(CarriedBackend::of).collect();
         let found = self.found.iter();
         let drains = self.drains.iter().map(|ordered| {
             let terms = ordered.terms.map(|terms| left(&ordered.what, terms));
@@ -66,7 +66,7 @@ impl Overlay {
     /// It is something else.
     pub(in crate::control) fn carried(value: Value) -> Result<Self, serde_json::Error> {
         let layers: OverlayRecord = serde_json::from_value(value)?;
-        let all = |list: Vec<CarriedBackend>| list.into_iter().map(Backend::from).collect();
+        let all = |list: Vec<CarriedBackend>| list.into_iter().map(BackendConfig::from).collect();
         let drains = layers.drains.into_iter().map(|(what, terms)| {
             let terms = terms.map(|(within, spread)| DrainConfig { within, spread });
             OrderedDrain { what, terms }
@@ -88,13 +88,13 @@ impl Overlay {
 }
 
 impl CarriedBackend {
-    fn of(backend: &Backend) -> Self {
+    fn of(backend: &BackendConfig) -> Self {
         let Address { host, port } = backend.address.clone();
         Self { name: backend.name.clone(), host, port, weight: backend.weight }
     }
 }
 
-impl From<CarriedBackend> for Backend {
+impl From<CarriedBackend> for BackendConfig {
     fn from(carried: CarriedBackend) -> Self {
         let CarriedBackend { name, host, port, weight } = carried;
         Self { name, address: Address { host, port }, weight }
@@ -113,8 +113,11 @@ mod tests {
     fn every_layer_is_the_same_after_it() {
         let config = Config::new(Vec::new(), PoolConfig::new("chat", Vec::new()));
         let mut overlay = Overlay::default();
-        let found =
-            Backend { name: "a".to_owned(), address: "10.0.0.1:80".parse().unwrap(), weight: 3 };
+        let found = BackendConfig {
+            name: "a".to_owned(),
+            address: "10.0.0.1:80".parse().unwrap(),
+            weight: 3,
+        };
         overlay.found("chat".to_owned(), Ok(vec![found]));
         overlay.found("chat".to_owned(), Err("no answer".to_owned()));
         let new = NewBackend { address: "[::1]:81".to_owned(), name: None, weight: Some(2) };

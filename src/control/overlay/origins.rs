@@ -44,7 +44,8 @@ impl Overlay {
     }
 
     fn named_by(&self, typed: &Config, backend: &upstream::Backend) -> Option<BackendOrigin> {
-        let has = |list: &[config::Backend]| list.iter().any(|b| backend.is(backend.pool(), b));
+        let has =
+            |list: &[config::BackendConfig]| list.iter().any(|b| backend.is(backend.pool(), b));
         let pool = typed.pools.iter().find(|pool| pool.name == backend.pool())?;
         let found = self.found.get(&pool.name).filter(|_| pool.source.is_some());
         if has(&pool.backends) {

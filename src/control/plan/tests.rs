@@ -3,8 +3,8 @@ use std::time::Duration;
 use super::*;
 use crate::config::ListenerProtocol;
 
-fn backend(address: &str) -> Backend {
-    Backend { name: address.to_owned(), address: address.parse().unwrap(), weight: 1 }
+fn backend(address: &str) -> BackendConfig {
+    BackendConfig { name: address.to_owned(), address: address.parse().unwrap(), weight: 1 }
 }
 
 fn config(addresses: &[&str]) -> Config {
@@ -62,7 +62,7 @@ fn a_spared_backend_is_counted_where_its_address_leaves() {
         held: HeldCount { tunnels: 3, sessions: 4 },
         terms: DrainConfig::within(Duration::from_secs(60)),
     };
-    let none = |_: &str, _: &Backend| HeldCount::default();
+    let none = |_: &str, _: &BackendConfig| HeldCount::default();
     let now = config(&["10.0.0.1:80", "10.0.0.2:80"]);
     let told =
         |next: &Config| plan(&now, next, &[], std::slice::from_ref(&spared), none, |_, _| false);
@@ -127,8 +127,8 @@ fn backends_of_a_source_that_is_replaced_are_at_risk() {
     let now = config(&["10.0.0.1:80", "10.0.0.2:80"]);
     let mut next = now.clone();
     next.pools[0].slow_start = Duration::from_secs(1);
-    let held = |_: &str, _: &Backend| HeldCount { tunnels: 2, sessions: 5 };
-    let found = |_: &str, backend: &Backend| backend.name == "10.0.0.2:80";
+    let held = |_: &str, _: &BackendConfig| HeldCount { tunnels: 2, sessions: 5 };
+    let found = |_: &str, backend: &BackendConfig| backend.name == "10.0.0.2:80";
     let plan = plan(&now, &next, &[], &[], held, found);
     let named: Vec<&str> = plan.changes.iter().map(|change| change.name.as_str()).collect();
     assert_eq!(named, ["chat", "chat/10.0.0.2:80"]);

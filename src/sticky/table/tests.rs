@@ -17,7 +17,7 @@ fn backend(pool: &str, name: &str) -> Arc<Backend> {
     let address = Address { host: "127.0.0.1".to_owned(), port: 3000 };
     Backend::new(
         pool,
-        &config::Backend { name: name.to_owned(), address, weight: 1 },
+        &config::BackendConfig { name: name.to_owned(), address, weight: 1 },
         &Reuse::default(),
     )
 }
@@ -272,7 +272,7 @@ struct Model {
 }
 
 #[derive(Clone, Debug)]
-enum Step {
+enum TableStep {
     Learn(u8, usize),
     Find(u8),
     Hold(u8),
@@ -283,17 +283,17 @@ enum Step {
     Sweep,
 }
 
-fn step() -> impl Strategy<Value = Step> {
+fn step() -> impl Strategy<Value = TableStep> {
     let sid = 0u8..4;
     prop_oneof![
-        (sid.clone(), 0usize..2).prop_map(|(sid, on)| Step::Learn(sid, on)),
-        sid.clone().prop_map(Step::Find),
-        sid.clone().prop_map(Step::Hold),
-        sid.clone().prop_map(Step::End),
-        sid.prop_map(Step::Forget),
-        (0usize..2).prop_map(Step::ForgetBackend),
-        (0u64..12).prop_map(Step::Wait),
-        Just(Step::Sweep),
+        (sid.clone(), 0usize..2).prop_map(|(sid, on)| TableStep::Learn(sid, on)),
+        sid.clone().prop_map(TableStep::Find),
+        sid.clone().prop_map(TableStep::Hold),
+        sid.clone().prop_map(TableStep::End),
+        sid.prop_map(TableStep::Forget),
+        (0usize..2).prop_map(TableStep::ForgetBackend),
+        (0u64..12).prop_map(TableStep::Wait),
+        Just(TableStep::Sweep),
     ]
 }
 
@@ -312,7 +312,7 @@ proptest! {
                 model.entry.filter(|it| !model.tunnels.is_empty() || it.1 >= clock)
             };
             match step {
-                Step::Learn(sid, on) => {
+                TableStep::Learn(sid, on) => {
                     let model = models.entry(sid).or_default();
                     if model.entry.is_some_and(|it| it.0 != on) {
                         model.tunnels.clear();
@@ -320,7 +320,7 @@ proptest! {
                     prop_assert!(table.learn(&sid.to_string(), &backends[on], Duration::from_secs(10), now));
                     model.entry = Some((on, clock + 10, true));
                 }
-                Step::Find(sid) => {
+                TableStep::Find(sid) => {
                     let model = models.entry(sid).or_default();
                     model.entry = alive(model).map(|it| (it.0, clock + 10, true));
                     let found = table.find("chat", &sid.to_string(), now);
@@ -329,14 +329,14 @@ proptest! {
                         model.entry.map(|it| backends[it.0].serial())
                     );
                 }
-                Step::Hold(sid) => {
+                TableStep::Hold(sid) => {
                     let model = models.entry(sid).or_default();
                     model.entry = alive(model).map(|it| (it.0, clock + 10, true));
                     let held = table.hold("chat", &sid.to_string(), now);
                     prop_assert_eq!(held.is_some(), model.entry.is_some());
                     model.tunnels.extend(held);
                 }
-                Step::End(sid) => {
+                TableStep::End(sid) => {
                     let model = models.entry(sid).or_default();
                     // A sweep that removes nothing advances the table's clock.
                     model.entry = alive(model);
@@ -345,17 +345,17 @@ proptest! {
                         model.entry = model.entry.map(|it| (it.0, clock + 10, false));
                     }
                 }
-                Step::Forget(sid) => {
+                TableStep::Forget(sid) => {
                     table.sweep(now);
                     models.insert(sid, Model::default());
                     table.forget("chat", &sid.to_string());
                 }
-                Step::ForgetBackend(on) => {
+                TableStep::ForgetBackend(on) => {
                     models.retain(|_, model| model.entry.is_none_or(|it| it.0 != on));
                     table.forget_backend(&backends[on]);
                 }
-                Step::Wait(seconds) => clock += seconds,
-                Step::Sweep => drop(sweep_all(&table, now)),
+                TableStep::Wait(seconds) => clock += seconds,
+                TableStep::Sweep => drop(sweep_all(&table, now)),
             }
             // Expired entries are removed only by a use or a full sweep: bring both sides into line.
             let now = start + Duration::from_secs(clock);

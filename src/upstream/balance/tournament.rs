@@ -30,7 +30,7 @@ enum Rank {
 
 /// A leaf: a backend and what this selector remembers of it.
 #[derive(Debug)]
-struct Seat {
+struct Leaf {
     load: Arc<Load>,
     /// [`Rank::Fewest`]: number of its last pick. [`Rank::InTurn`]: its pass.
     mark: AtomicU64,
@@ -43,7 +43,7 @@ struct Seat {
 pub(super) struct Tournament {
     rank: Rank,
     shape: Shape,
-    seats: Box<[Seat]>,
+    seats: Box<[Leaf]>,
     /// Winners of the inner nodes; the place before the root is unused.
     winners: Box<[AtomicU32]>,
     /// [`Rank::Fewest`]: number of picks. [`Rank::InTurn`]: the pass of the last winner.
@@ -69,7 +69,7 @@ impl Tournament {
                 Rank::InTurn => phase(index, &load),
             };
             let in_play = load.takes_new().into();
-            Seat { load, mark: AtomicU64::new(mark), in_play }
+            Leaf { load, mark: AtomicU64::new(mark), in_play }
         });
         let tournament = Self {
             rank,
@@ -130,7 +130,7 @@ impl Tournament {
 
     /// Puts a seat that was out of play back among the others: were its pass the one it left with,
     /// it would get every turn until it had caught up.
-    fn rejoin(&self, seat: &Seat) {
+    fn rejoin(&self, seat: &Leaf) {
         let now = self.clock.load(SeqCst);
         let stride = stride(&seat.load);
         let mark = seat.mark.load(SeqCst);
@@ -185,7 +185,7 @@ impl Tournament {
         self.shape.leaf(node).unwrap_or_else(|| self.winners[node].load(SeqCst))
     }
 
-    fn seat(&self, index: u32) -> &Seat {
+    fn seat(&self, index: u32) -> &Leaf {
         &self.seats[index as usize]
     }
 
@@ -197,7 +197,7 @@ impl Tournament {
         }
     }
 
-    fn compare(&self, a: &Seat, b: &Seat) -> Ordering {
+    fn compare(&self, a: &Leaf, b: &Leaf) -> Ordering {
         let eligible = b.load.takes_new().cmp(&a.load.takes_new());
         let (mark_a, mark_b) = (a.mark.load(SeqCst), b.mark.load(SeqCst));
         eligible.then_with(|| match self.rank {

@@ -22,7 +22,7 @@ const SHORTEST: u32 = 500;
 
 /// The limit of one backend.
 #[derive(Debug)]
-pub(super) struct Shown {
+pub(super) struct ObservedLimit {
     start: Instant,
     /// Milliseconds of the last close; 0: there was none.
     last: AtomicU32,
@@ -30,7 +30,7 @@ pub(super) struct Shown {
     limit: AtomicU64,
 }
 
-impl Shown {
+impl ObservedLimit {
     pub(super) fn new(start: Instant) -> Self {
         Self { start, last: AtomicU32::new(0), limit: AtomicU64::new(0) }
     }
@@ -79,7 +79,7 @@ mod tests {
     #[test]
     fn a_backend_that_closes_all_its_connections_at_once_shows_no_limit() {
         let start = Instant::now();
-        let shown = Shown::new(start);
+        let shown = ObservedLimit::new(start);
         for idle in [3, 5, 4, 120, 125, 499] {
             shown.note(Duration::from_millis(idle), start);
         }
@@ -89,7 +89,7 @@ mod tests {
     #[test]
     fn two_closes_after_the_same_time_are_a_limit_and_one_is_none() {
         let start = Instant::now();
-        let shown = Shown::new(start);
+        let shown = ObservedLimit::new(start);
         let millis = Duration::from_millis;
         for idle in [2_000, 300, 5_000, 900] {
             shown.note(millis(idle), start);
@@ -107,7 +107,7 @@ mod tests {
     #[test]
     fn a_limit_is_forgotten_when_nothing_has_shown_it_for_long() {
         let start = Instant::now();
-        let shown = Shown::new(start);
+        let shown = ObservedLimit::new(start);
         let later = start + Duration::from_secs(100);
         (0..2).for_each(|_| shown.note(Duration::from_secs(2), later));
         assert!(shown.get(later + BELIEVED - Duration::from_secs(1)).is_some());

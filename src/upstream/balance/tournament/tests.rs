@@ -150,7 +150,7 @@ fn a_pick_finds_the_living_before_their_change_was_told() {
 }
 
 #[derive(Clone, Debug)]
-enum Step {
+enum TournamentStep {
     Pick(Vec<Index>),
     Release(Index),
     Mark(Index, bool),
@@ -158,18 +158,18 @@ enum Step {
     Weigh(Index, u32),
 }
 
-fn step() -> impl Strategy<Value = Step> {
+fn step() -> impl Strategy<Value = TournamentStep> {
     let index = any::<Index>;
     prop_oneof![
-        4 => prop::collection::vec(index(), 0..4).prop_map(Step::Pick),
-        2 => index().prop_map(Step::Release),
-        1 => (index(), any::<bool>()).prop_map(|(i, healthy)| Step::Mark(i, healthy)),
-        1 => (index(), any::<bool>()).prop_map(|(i, serving)| Step::Live(i, serving)),
-        1 => (index(), 1..20u32).prop_map(|(i, weight)| Step::Weigh(i, weight)),
+        4 => prop::collection::vec(index(), 0..4).prop_map(TournamentStep::Pick),
+        2 => index().prop_map(TournamentStep::Release),
+        1 => (index(), any::<bool>()).prop_map(|(i, healthy)| TournamentStep::Mark(i, healthy)),
+        1 => (index(), any::<bool>()).prop_map(|(i, serving)| TournamentStep::Live(i, serving)),
+        1 => (index(), 1..20u32).prop_map(|(i, weight)| TournamentStep::Weigh(i, weight)),
     ]
 }
 
-fn take(tournament: &Tournament, step: Step, held: &mut Vec<u32>) {
+fn take(tournament: &Tournament, step: TournamentStep, held: &mut Vec<u32>) {
     let count = tournament.seats.len();
     let changed = |index: Index, change: &dyn Fn(&Load)| {
         let index = index.index(count) as u32;
@@ -177,7 +177,7 @@ fn take(tournament: &Tournament, step: Step, held: &mut Vec<u32>) {
         tournament.state_changed(index);
     };
     match step {
-        Step::Pick(tried) => {
+        TournamentStep::Pick(tried) => {
             let tried: Vec<u32> = tried.iter().map(|i| i.index(count) as u32).collect();
             let expected = brute_force(tournament, &tried);
             assert_eq!(tournament.pick(&tried), expected);
@@ -186,17 +186,17 @@ fn take(tournament: &Tournament, step: Step, held: &mut Vec<u32>) {
                 held.push(index);
             }
         }
-        Step::Release(_) if held.is_empty() => {}
-        Step::Release(index) => {
+        TournamentStep::Release(_) if held.is_empty() => {}
+        TournamentStep::Release(index) => {
             release(tournament, held.swap_remove(index.index(held.len())));
         }
-        Step::Mark(index, healthy) => changed(index, &|load| {
+        TournamentStep::Mark(index, healthy) => changed(index, &|load| {
             load.mark(healthy, 1, 1);
         }),
-        Step::Live(index, serving) => changed(index, &|load| {
+        TournamentStep::Live(index, serving) => changed(index, &|load| {
             load.set_life(if serving { Life::Serving } else { Life::Draining });
         }),
-        Step::Weigh(index, weight) => changed(index, &|load| {
+        TournamentStep::Weigh(index, weight) => changed(index, &|load| {
             load.set_weight(weight);
         }),
     }
