@@ -122,11 +122,10 @@ mod tests {
     #[test]
     fn a_response_has_serial_numbers_and_an_expiry() {
         let statuses = read(RESPONSE).unwrap();
-        let told = &statuses;
-        assert_eq!(told.len(), 1);
+        assert_eq!(statuses.len(), 1);
         assert!(
-            CertificateStatus::of(&told, &[0x03, 0xe9]).is_some()
-                && CertificateStatus::of(&told, &[1]).is_none()
+            CertificateStatus::of(&statuses, &[0x03, 0xe9]).is_some()
+                && CertificateStatus::of(&statuses, &[1]).is_none()
         );
         let date = humantime::parse_rfc3339("2126-11-02T01:52:59Z").unwrap();
         assert_eq!(until(RESPONSE), Some(date));

@@ -90,7 +90,8 @@ impl ErrorFormat {
         let accepts = head
             .split(|byte| *byte == b'\n')
             .skip(1)
-            .filter_map(|line| has_prefix(line, "accept:").then(|| &line["accept:".len()..]));
+            .filter(|line| has_prefix(line, "accept:"))
+            .map(|line| &line["accept:".len()..]);
         Self::negotiated(accepts).unwrap_or_default()
     }
 

@@ -148,7 +148,7 @@ impl ConfigDraft {
         };
         let mut listeners = route.listeners.clone();
         let mut first = None;
-        for known in self.routes.iter_mut().filter(|known| same(&known)) {
+        for known in self.routes.iter_mut().filter(|known| same(known)) {
             if known.pool == route.pool {
                 listeners.retain(|name| !known.listeners.contains(name));
                 known.listeners.append(&mut listeners);

@@ -15,14 +15,15 @@ pub(crate) fn harness() -> &'static Path {
 }
 
 fn build() -> PathBuf {
-    let folder = Path::new(env!("CARGO_BIN_EXE_moorline")).parent().unwrap();
+    let folder =
+        Path::new(env!("CARGO_BIN_EXE_moorline")).parent().expect("a program is in a folder");
     let mut cargo = Command::new(env!("CARGO"));
     cargo.args(["build", "--quiet", "--package", "moorline-load"]);
     cargo.current_dir(env!("CARGO_MANIFEST_DIR"));
-    cargo.arg("--target-dir").arg(folder.parent().unwrap());
+    cargo.arg("--target-dir").arg(folder.parent().expect("a profile is in a target folder"));
     if folder.ends_with("release") {
         cargo.arg("--release");
     }
-    assert!(cargo.status().unwrap().success(), "moorline-load did not build");
+    assert!(cargo.status().is_ok_and(|status| status.success()), "moorline-load did not build");
     folder.join("moorline-load")
 }
