@@ -189,7 +189,7 @@ async fn fault_126_proxy_headers_that_are_none() {
     let broken = [
         (long_line.into_bytes(), "too long"),
         (long_binary, "too long"),
-        (binary(b"\x02\0\x09app.test"), "overruns"),
+        (binary(b"\x02\0\x09app.test"), "a TLV extends beyond the end"),
         (binary(b"\x03\0\x04\0\0\0\0"), "checksum"),
         (b"\r\n\r\n\0\r\nQUIT\n\x2f\x11".to_vec(), "command"),
         (LINE.replace("4711", "+4711").into_bytes(), "port"),
