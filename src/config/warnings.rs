@@ -114,7 +114,7 @@ fn certificates(found: &mut WarningCollector<'_>, listener: &ListenerConfig, now
                 }
                 Err(_) => {
                     let date = humantime::format_rfc3339_seconds(until);
-                    let message = format!("the certificate for {names} has expired at {date}");
+                    let message = format!("the certificate for {names} expired on {date}");
                     found.add(&path, message, renew);
                 }
                 Ok(left) if left < SOON.min(life / 3) => {

@@ -177,7 +177,7 @@ async fn passed_sockets_are_listened_on() {
     let (mut proxy, reply) = tokio::join!(setup.start(), first);
     assert_eq!(reply.text(), "ok");
     assert_eq!((proxy.web(), proxy.admin()), (web, metrics));
-    let unasked = format!("no listener is bound to {nobody}");
+    let unasked = format!("no listener is configured for {nobody}");
     proxy.wait_for_stderr("the warning", |line| line.contains(&unasked)).await;
     eventually("it is closed", || std::net::TcpStream::connect(nobody).is_err()).await;
     // They are handed on like any others.

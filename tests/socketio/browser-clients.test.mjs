@@ -79,6 +79,8 @@ async function visitors({ origin, browser, generation, nodes, proxy, settings, t
   const ledger = new Ledger();
   const address = `${tls ? 'https' : 'http'}://localhost:${proxy.door({ tls }).ports[0]}`;
   const before = await preflights(nodes);
+  // Sessions of the previous visitors would count in the choice of a backend.
+  await until('no session is left', async () => (await proxy.metric('moorline_backend_sessions')) === 0);
   const seen = await Promise.all(
     Array.from({ length: VISITORS }, () => visit(browser, { origin, generation, address, settings, ledger })),
   );
