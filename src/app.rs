@@ -210,9 +210,9 @@ impl RunningProcess {
 
     /// Shuts down: stops accepting, waits for requests and tunnels to end, and cuts them at the
     /// configured deadline.
-    pub async fn drain(self) {
+    pub async fn shut_down(self) {
         let (answer, done) = oneshot::channel();
-        if self.requests.send(ControlRequest::Stop(answer)).await.is_ok() {
+        if self.requests.send(ControlRequest::Shutdown(answer)).await.is_ok() {
             let _ = done.await;
         }
         let _ = self.control.await;
@@ -235,8 +235,8 @@ impl ProcessHandle {
         let (answer, outcome) = oneshot::channel();
         let request =
             ControlRequest::Command(ControlCommand::Upgrade(UpgradeRequest::default(), answer));
-        self.0.send(request).await.map_err(|_| CommandError::Stopping)?;
-        outcome.await.map_err(|_| CommandError::Stopping)?
+        self.0.send(request).await.map_err(|_| CommandError::ShuttingDown)?;
+        outcome.await.map_err(|_| CommandError::ShuttingDown)?
     }
 
     /// Applies another configuration.
@@ -246,8 +246,8 @@ impl ProcessHandle {
     pub async fn apply(&self, config: Config) -> Result<Changes, String> {
         let (answer, outcome) = oneshot::channel();
         let request = ControlRequest::Apply(Box::new(config), answer);
-        self.0.send(request).await.map_err(|_| "the process is stopping".to_owned())?;
-        outcome.await.map_err(|_| "the process is stopping".to_owned())?
+        self.0.send(request).await.map_err(|_| "the process is shutting down".to_owned())?;
+        outcome.await.map_err(|_| "the process is shutting down".to_owned())?
     }
 }
 
@@ -256,8 +256,8 @@ fn admin_state(
     requests: mpsc::Sender<ControlRequest>,
 ) -> admin::AdminState {
     let metrics = Arc::clone(&proxy.metrics);
-    let (draining, listening) = (Arc::clone(&proxy), Arc::clone(&proxy));
-    let ready = move || !requests.is_closed() && !draining.draining.load(Ordering::Acquire);
+    let (shared, listening) = (Arc::clone(&proxy), Arc::clone(&proxy));
+    let ready = move || !requests.is_closed() && !shared.not_ready.load(Ordering::Acquire);
     admin::AdminState {
         metrics,
         backends: Box::new(move || samples(&proxy)),

@@ -78,11 +78,11 @@ const CUT_AGAIN: Duration = Duration::from_millis(100);
 pub struct ControlTask {
     proxy: Arc<SharedState>,
     /// What the file says.
-    typed: Config,
+    file_config: Config,
     /// What is in force: that with the layers upon it.
     config: Config,
     /// Pools that the configuration no longer has, as they were, while there are backends of them.
-    left: Vec<config::PoolConfig>,
+    removed_pools: Vec<config::PoolConfig>,
     overlay: Overlay,
     discovery: Discovery,
     resolver: Arc<NameResolver>,
@@ -95,7 +95,7 @@ pub struct ControlTask {
     reload: Option<ReloadState>,
     keys: CookieKeys,
     tickets: TicketKeys,
-    doors: Listeners,
+    listeners: Listeners,
     /// Every live backend, those on their way out included.
     backends: Vec<Arc<Backend>>,
     /// Probes by backend serial.
@@ -103,10 +103,10 @@ pub struct ControlTask {
     drains: Drains,
     rebalance: Rebalancer,
     on_down: OnDown,
-    handover: HandoffState,
+    handoff: HandoffState,
     acme: acme::Fleet,
     /// On its way out: nothing is accepted any more.
-    stopping: bool,
+    shutting_down: bool,
     /// Tells the service manager.
     notifier: Notifier,
 }
@@ -130,7 +130,7 @@ pub enum ControlRequest {
     /// Carry an operator's order out, or answer a question.
     Command(ControlCommand),
     /// Stop accepting and drain; answered when everything has ended or was cut.
-    Stop(oneshot::Sender<()>),
+    Shutdown(oneshot::Sender<()>),
 }
 
 impl ControlTask {
@@ -143,9 +143,9 @@ impl ControlTask {
     ) {
         self.file = file;
         self.discovery.tell(again.clone());
-        self.discovery.follow(&self.typed.pools, |pool| self.overlay.last_good(pool));
+        self.discovery.follow(&self.file_config.pools, |pool| self.overlay.last_good(pool));
         if self.file.is_some() {
-            self.watcher = Some(Watcher::new(again, self.typed.reload));
+            self.watcher = Some(Watcher::new(again, self.file_config.reload));
             // An edit between the first reading and the watch would go unseen.
             self.read_again(ReloadCause::Start).await;
         }
@@ -153,31 +153,31 @@ impl ControlTask {
         self.notifier.ready();
         let mut alive = Notifier::watchdog().map(tokio::time::interval);
         let mut housekeeping = tokio::time::interval(HOUSEKEEPING);
-        let mut tend = tokio::time::interval(upstream::TEND);
+        let mut pools = tokio::time::interval(upstream::TEND);
         let mut resolve = tokio::time::interval_at(Instant::now() + RESOLVE_AGAIN, RESOLVE_AGAIN);
-        let mut level = tokio::time::interval(rebalance::TICK);
+        let mut rebalance = tokio::time::interval(rebalance::TICK);
         loop {
             tokio::select! {
                 request = requests.recv() => match request {
-                    Some(ControlRequest::Stop(answer)) => {
-                        self.stop(&mut requests).await;
+                    Some(ControlRequest::Shutdown(answer)) => {
+                        self.shut_down(&mut requests).await;
                         let _ = answer.send(());
                         return;
                     }
                     Some(request) => self.serve(request).await,
                     None => return,
                 },
-                (outcome, answer) = self.handover.made() => {
+                (outcome, answer) = self.handoff.made() => {
                     if let Some(successor) = self.made(outcome, answer) {
                         self.give_way(successor, &mut requests).await;
                         return;
                     }
                 }
                 () = tick(&mut alive) => self.notifier.alive(),
-                _ = housekeeping.tick() => self.keep_house(),
-                _ = tend.tick() => self.tend(),
+                _ = housekeeping.tick() => self.run_housekeeping(),
+                _ = pools.tick() => self.tick_pools(),
                 _ = resolve.tick() => self.resolver.again(&self.backends),
-                _ = level.tick() => self.level(),
+                _ = rebalance.tick() => self.close_due_tunnels(),
             }
         }
     }
@@ -196,8 +196,8 @@ impl ControlTask {
                 let _ = answer.send(outcome);
             }
             ControlRequest::Discovered { pool, outcome } => self.discovered(pool, outcome).await,
-            ControlRequest::Command(order) => self.obey(order).await,
-            ControlRequest::Stop(answer) => drop(answer),
+            ControlRequest::Command(order) => self.run_command(order).await,
+            ControlRequest::Shutdown(answer) => drop(answer),
         }
     }
 
@@ -215,7 +215,7 @@ impl ControlTask {
         outcome: Result<Vec<config::BackendConfig>, String>,
     ) {
         let asks = |known: &config::PoolConfig| known.name == pool && known.source.is_some();
-        if !self.typed.pools.iter().any(asks) {
+        if !self.file_config.pools.iter().any(asks) {
             // It was queued before a reload that has taken the source away.
             return;
         }
@@ -225,7 +225,7 @@ impl ControlTask {
             self.overlay = overlay;
             return;
         }
-        match self.compose(self.typed.clone(), overlay).await {
+        match self.compose(self.file_config.clone(), overlay).await {
             Ok(changes) if changes.is_empty() => {}
             Ok(changes) => tracing::info!(pool = name, %changes, "the pool's source has changed"),
             Err(error) => {
@@ -236,21 +236,21 @@ impl ControlTask {
 
     /// Relieves backends of tunnels beyond their share, and everybody of those that are too old or whose
     /// backend is down.
-    fn level(&mut self) {
+    fn close_due_tunnels(&mut self) {
         self.rebalance.tick(&self.config.pools, &self.backends, &self.proxy);
         self.rebalance.close_aged(&self.config.pools, &self.backends, &self.proxy);
         self.on_down.tick(&self.config.pools, &self.backends, &self.proxy);
     }
 
     /// Lets backends grow into their weight, and in again after an ejection.
-    fn tend(&self) {
+    fn tick_pools(&self) {
         let now = std::time::Instant::now();
         for pool in &self.proxy.snapshot.load().pools {
             pool.upstream.tend(now);
         }
     }
 
-    fn keep_house(&mut self) {
+    fn run_housekeeping(&mut self) {
         let now = std::time::Instant::now();
         self.proxy.sids.sweep(now);
         for backend in &self.backends {
@@ -262,43 +262,43 @@ impl ControlTask {
     }
 
     /// Drains the whole process: no new connections, requests and tunnels until the deadline.
-    async fn stop(&mut self, requests: &mut mpsc::Receiver<ControlRequest>) {
-        self.handover.give_up();
+    async fn shut_down(&mut self, requests: &mut mpsc::Receiver<ControlRequest>) {
+        self.handoff.give_up();
         self.acme.stop();
         self.notifier.stopping();
-        self.stopping = true;
+        self.shutting_down = true;
         let (terms, whole) = (self.config.drain, Arc::clone(self.drains.whole()));
-        self.proxy.draining.store(true, Ordering::Release);
-        self.doors.close_all();
-        tracing::info!(deadline = ?terms.within, tunnels = self.proxy.tunnels.len(), "draining");
+        self.proxy.not_ready.store(true, Ordering::Release);
+        self.listeners.close_all();
+        tracing::info!(deadline = ?terms.within, tunnels = self.proxy.tunnels.len(), "shutting down");
         whole.begin(terms);
         let proxy = Arc::clone(&self.proxy);
         let mut closes = pin!(whole.close(&proxy));
         let mut housekeeping = tokio::time::interval(HOUSEKEEPING);
         let over = loop {
             tokio::select! {
-                () = self.doors.idle() => break false,
+                () = self.listeners.idle() => break false,
                 () = &mut closes => break true,
-                Some(request) = requests.recv() => self.answer_at_last(request),
-                _ = housekeeping.tick() => self.keep_house(),
+                Some(request) = requests.recv() => self.answer_during_shutdown(request),
+                _ = housekeeping.tick() => self.run_housekeeping(),
             }
         };
         if over {
             self.cut().await;
         }
-        self.close_books();
+        self.finish_shutdown();
     }
 
     /// To the end, somebody may ask how far it is; whoever asks for anything else hears that the process
     /// is stopping.
-    fn answer_at_last(&self, request: ControlRequest) {
+    fn answer_during_shutdown(&self, request: ControlRequest) {
         if let ControlRequest::Command(ControlCommand::Status(answer)) = request {
             let _ = answer.send(Ok(self.status()));
         }
     }
 
     /// Ends what serves until the end.
-    fn close_books(&mut self) {
+    fn finish_shutdown(&mut self) {
         self.probes.values().for_each(Probing::stop);
         // Nobody writes any more: dropping the log writes out what it still holds.
         if let Ok(off) = AccessLog::open(&config::AccessLogConfig::Off, Default::default()) {

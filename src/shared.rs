@@ -38,8 +38,8 @@ pub struct SharedState {
     pub search_memory: Arc<Semaphore>,
     /// Challenge responses for ACME servers.
     pub challenges: Arc<Challenges>,
-    /// Whether the process drains or shuts down.
-    pub draining: AtomicBool,
+    /// New clients should go to another proxy: this process shuts down, or all its backends drain.
+    pub not_ready: AtomicBool,
 }
 
 impl SharedState {

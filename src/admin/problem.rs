@@ -56,7 +56,7 @@ impl Problem {
             // Well formed and understood, but what it asks for does not work: a faulty file, a new
             // binary that crashes.
             Self::CommandError(CommandError::Failed(_)) => StatusCode::UNPROCESSABLE_ENTITY,
-            Self::CommandError(CommandError::Stopping) => StatusCode::SERVICE_UNAVAILABLE,
+            Self::CommandError(CommandError::ShuttingDown) => StatusCode::SERVICE_UNAVAILABLE,
         }
     }
 

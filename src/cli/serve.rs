@@ -100,7 +100,7 @@ where
 /// Drains; a second signal ends that.
 async fn end(running: RunningProcess, mut signals: Signals) -> anyhow::Result<ExitCode> {
     tokio::select! {
-        () = running.drain() => Ok(ExitCode::SUCCESS),
+        () = running.shut_down() => Ok(ExitCode::SUCCESS),
         () = signals.stop() => Ok(ExitCode::FAILURE),
     }
 }

@@ -144,17 +144,17 @@ impl ControlTask {
             log: Arc::new(ArcSwap::from_pointee(log)),
             search_memory: Arc::new(Semaphore::new(SEARCH_MEMORY)),
             challenges: Arc::default(),
-            draining: AtomicBool::new(false),
+            not_ready: AtomicBool::new(false),
         });
         // In force is nothing yet but what is never compared.
         let nothing = Config { listeners: Vec::new(), pools: Vec::new(), ..config.clone() };
-        let handover = HandoffState::default();
+        let handoff = HandoffState::default();
         let orders = Fleet::new(Arc::clone(&proxy.challenges), Arc::clone(&proxy.metrics));
         let mut control = Self {
             proxy,
-            typed: nothing.clone(),
+            file_config: nothing.clone(),
             config: nothing,
-            left: Vec::new(),
+            removed_pools: Vec::new(),
             overlay: Overlay::default(),
             discovery: Discovery::new(config.admin.clone()),
             resolver: NameResolver::new(config.admin.clone()),
@@ -164,15 +164,15 @@ impl ControlTask {
             reload: None,
             keys,
             tickets,
-            doors: Listeners::new(from.given, from.holds),
+            listeners: Listeners::new(from.given, from.holds),
             backends: Self::revive(&from.backends, &config),
             probes: HashMap::new(),
-            drains: Drains::new(handover.predecessors.clone()),
+            drains: Drains::new(handoff.predecessors.clone()),
             rebalance: Rebalancer::default(),
             on_down: OnDown::default(),
-            handover,
+            handoff,
             acme: orders,
-            stopping: false,
+            shutting_down: false,
             notifier: Notifier::new(from.holds),
         };
         // Backends that lived in another process and are wanted no more leave as if they had left this
@@ -187,13 +187,13 @@ impl ControlTask {
             overlay.found(pool, outcome);
         }
         control.compose(config, overlay).await?;
-        control.doors.close_given();
+        control.listeners.close_given();
         Ok(control)
     }
 
     /// Begins to accept, where that was held back.
     pub(crate) fn open(&mut self) {
-        self.doors.open(&self.proxy);
+        self.listeners.open(&self.proxy);
     }
 
     /// Puts what a new file says in force, in one swap, or changes nothing. Orders that have no place
@@ -201,10 +201,10 @@ impl ControlTask {
     ///
     /// # Errors
     /// As for [`new`](Self::new).
-    pub(crate) async fn apply(&mut self, typed: Config) -> Result<Changes, ApplyError> {
+    pub(crate) async fn apply(&mut self, file_config: Config) -> Result<Changes, ApplyError> {
         let mut overlay = self.overlay.clone();
-        overlay.settle(&typed);
-        self.compose(typed, overlay).await
+        overlay.settle(&file_config);
+        self.compose(file_config, overlay).await
     }
 
     /// Puts a file's configuration in force with these layers upon it, or changes nothing.
@@ -213,26 +213,26 @@ impl ControlTask {
     /// As for [`new`](Self::new).
     pub(super) async fn compose(
         &mut self,
-        typed: Config,
+        file_config: Config,
         overlay: Overlay,
     ) -> Result<Changes, ApplyError> {
-        let config = overlay.over(&typed);
+        let config = overlay.over(&file_config);
         let changes = match config == self.config {
             true => Changes::default(),
             false => self.put_in_force(config).await?,
         };
-        self.typed = typed;
+        self.file_config = file_config;
         self.overlay = overlay;
         let live = self.backends.iter().map(AsRef::as_ref);
-        self.overlay.note_origins(&self.typed, live);
-        self.discovery.follow(&self.typed.pools, |pool| self.overlay.last_good(pool));
-        self.obey_drains().await;
+        self.overlay.note_origins(&self.file_config, live);
+        self.discovery.follow(&self.file_config.pools, |pool| self.overlay.last_good(pool));
+        self.apply_drains().await;
         Ok(changes)
     }
 
     async fn put_in_force(&mut self, config: Config) -> Result<Changes, ApplyError> {
         // Everything that can fail, first.
-        let bound = self.doors.bind(&config.listeners)?;
+        let bound = self.listeners.bind(&config.listeners)?;
         warnings::certificates(&config, &self.config)?;
         let terms = config.listeners.iter().filter_map(|listener| listener.protocol.acme());
         let issued = self.acme.prepare(terms).await?;
@@ -298,8 +298,8 @@ impl ControlTask {
         self.probe(&added);
         self.acme
             .settle(issued, config.listeners.iter().any(|l| l.protocol == ListenerProtocol::Http));
-        self.doors.settle(&config.listeners, bound, &self.proxy);
-        let own = self.doors.addresses(&config.listeners).into_iter().map(|(_, own)| own);
+        self.listeners.settle(&config.listeners, bound, &self.proxy);
+        let own = self.listeners.addresses(&config.listeners).into_iter().map(|(_, own)| own);
         self.resolver.listens(own.collect());
         let added = added.len();
         self.config = config;
@@ -434,6 +434,6 @@ impl ControlTask {
 
     /// Addresses listened on, by listener name.
     pub(crate) fn addresses(&self) -> Vec<(String, std::net::SocketAddr)> {
-        self.doors.addresses(&self.config.listeners)
+        self.listeners.addresses(&self.config.listeners)
     }
 }

@@ -59,7 +59,7 @@ pub enum ControlCommand {
 
 impl ControlTask {
     /// Carries an order out. Nobody need wait for the outcome any more.
-    pub(super) async fn obey(&mut self, order: ControlCommand) {
+    pub(super) async fn run_command(&mut self, order: ControlCommand) {
         let Some(order) = self.while_handing_over(order) else { return };
         match order {
             ControlCommand::Status(answer) => drop(answer.send(Ok(self.status()))),
@@ -79,7 +79,7 @@ impl ControlTask {
             ControlCommand::Reload(order, answer) => {
                 drop(answer.send(self.reload_as_ordered(order).await))
             }
-            ControlCommand::Plan(typed, answer) => drop(answer.send(Ok(self.plan_for(&typed)))),
+            ControlCommand::Plan(file_config, answer) => drop(answer.send(Ok(self.plan_for(&file_config)))),
             ControlCommand::Explain(order, answer) => {
                 let outcome = explain::explain(&self.proxy, &order, &self.listener_states());
                 let invalid =
@@ -100,7 +100,7 @@ impl ControlTask {
 
     async fn remove(&mut self, pool: &str, name: &str) -> Result<BackendState, CommandError> {
         let mut overlay = self.overlay.clone();
-        overlay.remove(&self.typed, &self.config, pool, name)?;
+        overlay.remove(&self.file_config, &self.config, pool, name)?;
         self.lay(overlay).await?;
         self.backend_state(pool, name)
     }
@@ -119,7 +119,7 @@ impl ControlTask {
 
     /// Puts other layers in force.
     async fn lay(&mut self, overlay: Overlay) -> Result<(), CommandError> {
-        let outcome = self.compose(self.typed.clone(), overlay).await;
+        let outcome = self.compose(self.file_config.clone(), overlay).await;
         outcome.map(|_| ()).map_err(|error| CommandError::Failed(error.to_string()))
     }
 
@@ -130,7 +130,7 @@ impl ControlTask {
     ) -> Result<Vec<BackendState>, CommandError> {
         let terms = terms(how)?;
         self.overlay.drain(&self.config, what.clone(), terms)?;
-        self.obey_drains().await;
+        self.apply_drains().await;
         // A node drains as a whole, also what it holds under names that it has lost.
         let left = self.backends.iter().filter(|backend| {
             let other = self.drains.goes_on_as(backend.serial());
@@ -154,13 +154,13 @@ impl ControlTask {
         };
         let before: Vec<_> =
             self.backends.iter().filter(|backend| drained(self, backend)).cloned().collect();
-        self.obey_drains().await;
+        self.apply_drains().await;
         let ended = before.iter().filter(|backend| !drained(self, backend));
         Ok(ended.map(|backend| self.state_of(backend)).collect())
     }
 
     /// Brings the backends into the state that the ordered drains ask for.
-    pub(super) async fn obey_drains(&mut self) {
+    pub(super) async fn apply_drains(&mut self) {
         for backend in &self.backends {
             if !has(&self.config, backend) {
                 if let Some(other) = self.drains.goes_on_as(backend.serial()) {
@@ -182,7 +182,7 @@ impl ControlTask {
             }
         }
         let all = self.overlay.drains_all();
-        self.proxy.draining.store(all, std::sync::atomic::Ordering::Release);
+        self.proxy.not_ready.store(all, std::sync::atomic::Ordering::Release);
         self.tell_before();
     }
 
@@ -204,17 +204,17 @@ impl ControlTask {
     }
 
     async fn reload_within(&mut self, most: Option<u64>) -> Result<Plan, CommandError> {
-        let typed = self.read().await.map_err(CommandError::Failed)?;
-        let (changes, plan) = self.put_in(typed, most).await?;
+        let file_config = self.read().await.map_err(CommandError::Failed)?;
+        let (changes, plan) = self.put_in(file_config, most).await?;
         log_reload(&changes, &plan);
         Ok(plan)
     }
 
-    pub(super) fn plan_for(&self, typed: &Config) -> Plan {
+    pub(super) fn plan_for(&self, file_config: &Config) -> Plan {
         let mut overlay = self.overlay.clone();
-        let overlay_changes = overlay.overlay_change(typed);
-        overlay.settle(typed);
-        let next = overlay.over(typed);
+        let overlay_changes = overlay.overlay_change(file_config);
+        overlay.settle(file_config);
+        let next = overlay.over(file_config);
         let held = |pool: &str, backend: &config::BackendConfig| self.held(pool, backend);
         let at_risk = |pool: &str, backend: &config::BackendConfig| {
             let source = |config: &Config| {
@@ -222,7 +222,7 @@ impl ControlTask {
             };
             let origin = self.overlay.origin(pool, &backend.name, &backend.address);
             let found = origin == BackendOrigin::Discovered;
-            found && source(&self.typed) != source(typed)
+            found && source(&self.file_config) != source(file_config)
         };
         plan::plan(&self.config, &next, &overlay_changes, &self.spared(), held, at_risk)
     }

@@ -22,7 +22,7 @@ impl ControlTask {
             backend: BackendIdentity::of(backend),
             directive: self.drains.directive(backend),
         });
-        self.handover.predecessors.order(directives.collect());
+        self.handoff.predecessors.order(directives.collect());
     }
 
     /// Does with the tunnels here as the newest process says, and so do those before this one. Backends
@@ -45,7 +45,7 @@ impl ControlTask {
                 }
             }
         }
-        self.handover.predecessors.order(directives);
+        self.handoff.predecessors.order(directives);
     }
 }
 

@@ -44,8 +44,8 @@ pub enum CommandError {
     Invalid(String),
     /// It was tried and failed; nothing has changed.
     Failed(String),
-    /// The process is stopping.
-    Stopping,
+    /// The process is shutting down.
+    ShuttingDown,
 }
 
 impl fmt::Display for CommandError {
@@ -55,7 +55,7 @@ impl fmt::Display for CommandError {
             | Self::Conflict(text)
             | Self::Invalid(text)
             | Self::Failed(text) => f.write_str(text),
-            Self::Stopping => f.write_str("the process is stopping"),
+            Self::ShuttingDown => f.write_str("the process is shutting down"),
         }
     }
 }
@@ -80,7 +80,7 @@ impl ControlHandle {
     /// The process and everything in it.
     ///
     /// # Errors
-    /// As for every method here, [`CommandError::Stopping`] where the control task is gone.
+    /// As for every method here, [`CommandError::ShuttingDown`] where the control task is gone.
     pub async fn status(&self) -> Result<Status, CommandError> {
         self.order(ControlCommand::Status).await
     }
@@ -182,8 +182,8 @@ impl ControlHandle {
                 return Err(CommandError::Invalid(wrong.to_owned()));
             }
         };
-        let typed = self.check(order.text, path).await?;
-        self.order(|answer| ControlCommand::Plan(Box::new(typed), answer)).await
+        let file_config = self.check(order.text, path).await?;
+        self.order(|answer| ControlCommand::Plan(Box::new(file_config), answer)).await
     }
 
     /// Reads and checks off the runtime, and away from the control task: a disk that hangs holds up no
@@ -203,7 +203,7 @@ impl ControlHandle {
             checked
         });
         match timeout(LOAD, checking).await {
-            Ok(Ok(Ok(typed))) => Ok(typed),
+            Ok(Ok(Ok(file_config))) => Ok(file_config),
             Ok(Ok(Err(faults))) => Err(CommandError::Failed(faults.to_string())),
             Ok(Err(error)) => Err(CommandError::Failed(error.to_string())),
             Err(_) => {
@@ -242,7 +242,7 @@ impl ControlHandle {
     ) -> Result<T, CommandError> {
         let (answer, outcome) = oneshot::channel();
         let request = ControlRequest::Command(order(answer));
-        self.requests.send(request).await.map_err(|_| CommandError::Stopping)?;
-        outcome.await.map_err(|_| CommandError::Stopping)?
+        self.requests.send(request).await.map_err(|_| CommandError::ShuttingDown)?;
+        outcome.await.map_err(|_| CommandError::ShuttingDown)?
     }
 }

@@ -103,7 +103,7 @@ impl HandoffState {
     pub(super) fn give_up(&mut self) {
         if let Some((making, answer)) = self.under_way.take() {
             making.abort();
-            let _ = answer.send(Err(CommandError::Stopping));
+            let _ = answer.send(Err(CommandError::ShuttingDown));
         }
     }
 }
@@ -115,19 +115,19 @@ impl ControlTask {
         launch: Result<Launch, String>,
         fixtures: AdminSocketHooks,
     ) {
-        self.handover.launch = launch;
-        self.handover.fixtures = Some(fixtures);
+        self.handoff.launch = launch;
+        self.handoff.fixtures = Some(fixtures);
     }
 
     /// Those that this process has taken over from.
     pub(crate) fn predecessors(&self) -> &Predecessors {
-        &self.handover.predecessors
+        &self.handoff.predecessors
     }
 
     /// The order, unless an upgrade is under way and it would change what is being handed over: on the
     /// new process it would be lost.
     pub(super) fn while_handing_over(&self, order: ControlCommand) -> Option<ControlCommand> {
-        if self.handover.under_way.is_none() {
+        if self.handoff.under_way.is_none() {
             return Some(order);
         }
         let busy =
@@ -150,7 +150,7 @@ impl ControlTask {
             Ok(offer) => {
                 let program = offer.program.as_deref().unwrap_or(offer.launch.program());
                 tracing::info!(program = %program.display(), "upgrade begins");
-                self.handover.under_way = Some((tokio::spawn(offer.make()), answer));
+                self.handoff.under_way = Some((tokio::spawn(offer.make()), answer));
             }
             Err(denied) => {
                 tracing::error!(why = %denied, "upgrade refused");
@@ -160,10 +160,10 @@ impl ControlTask {
     }
 
     fn offer(&self, order: &UpgradeRequest) -> Result<HandoffOffer, CommandError> {
-        if self.handover.under_way.is_some() {
+        if self.handoff.under_way.is_some() {
             return Err(CommandError::Conflict("an upgrade is under way".to_owned()));
         }
-        let launch = self.handover.launch.clone().map_err(CommandError::Conflict)?;
+        let launch = self.handoff.launch.clone().map_err(CommandError::Conflict)?;
         let program = order.binary.as_ref().map(PathBuf::from);
         if let Some(relative) = program.as_ref().filter(|program| !program.is_absolute()) {
             let shown = relative.display();
@@ -173,8 +173,8 @@ impl ControlTask {
         }
         let failed =
             |error: io::Error| CommandError::Failed(format!("sockets cannot be given: {error}"));
-        let mut sockets = self.doors.copies().map_err(failed)?;
-        if let Some(fixtures) = &self.handover.fixtures {
+        let mut sockets = self.listeners.copies().map_err(failed)?;
+        if let Some(fixtures) = &self.handoff.fixtures {
             sockets.extend((fixtures.copies)().map_err(failed)?);
         }
         Ok(HandoffOffer {
@@ -276,11 +276,11 @@ impl ControlTask {
             Ok(mut successor) => {
                 successor.keep();
                 let pid = successor.pid();
-                tracing::info!(pid, "the new process serves; this one drains");
-                self.doors.part();
+                tracing::info!(pid, "the new process serves; this one is shutting down");
+                self.listeners.part();
                 self.acme.stop();
-                self.proxy.draining.store(true, Ordering::Release);
-                if let Some(fixtures) = &self.handover.fixtures {
+                self.proxy.not_ready.store(true, Ordering::Release);
+                if let Some(fixtures) = &self.handoff.fixtures {
                     (fixtures.leave)();
                 }
                 self.notifier.hand_over(pid);
@@ -303,7 +303,7 @@ impl ControlTask {
         requests: &mut mpsc::Receiver<ControlRequest>,
     ) {
         successor.release().await;
-        self.stopping = true;
+        self.shutting_down = true;
         let (whole, proxy) = (Arc::clone(self.drains.whole()), Arc::clone(&self.proxy));
         whole.begin(self.config.upgrade.drain);
         let mut closes = pin!(whole.close(&proxy));
@@ -312,33 +312,33 @@ impl ControlTask {
         let mut housekeeping = interval(HOUSEKEEPING);
         loop {
             tokio::select! {
-                () = empty(&self.doors, &self.handover.predecessors, stops.is_empty()) => break,
+                () = empty(&self.listeners, &self.handoff.predecessors, stops.is_empty()) => break,
                 () = &mut closes => {
                     self.cut().await;
                     break;
                 }
                 Some(request) = requests.recv() => match request {
-                    ControlRequest::Stop(answer) => {
+                    ControlRequest::Shutdown(answer) => {
                         whole.begin(self.config.drain);
-                        self.doors.finish();
+                        self.listeners.finish();
                         stops.push(answer);
                     }
                     ControlRequest::Hangup => self.reopen_logs(),
-                    // Whoever waits for an answer hears that the process is stopping.
+                    // Whoever waits for an answer hears that the process is shutting down.
                     _ => {}
                 },
                 Ok(()) = directives.changed() => {
                     let directives = directives.borrow_and_update().clone();
                     self.follow(directives).await;
                 }
-                _ = housekeeping.tick() => self.keep_house(),
+                _ = housekeeping.tick() => self.run_housekeeping(),
             }
         }
         let _ = end.send(());
         if timeout(TELL, &mut telling).await.is_err() {
             telling.abort();
         }
-        self.close_books();
+        self.finish_shutdown();
         tracing::info!("empty; the new process serves alone");
         for answer in stops {
             let _ = answer.send(());
@@ -362,7 +362,7 @@ impl ControlTask {
     /// Says how far this process is, and those before it.
     fn reporter(&self) -> impl Fn() -> PredecessorState + Send + use<> {
         let (proxy, whole) = (Arc::clone(&self.proxy), Arc::clone(self.drains.whole()));
-        let (backends, before) = (self.backends.clone(), self.handover.predecessors.clone());
+        let (backends, before) = (self.backends.clone(), self.handoff.predecessors.clone());
         move || {
             let own = whole.state(&proxy).map(|state| Predecessor {
                 pid: std::process::id(),
@@ -380,9 +380,9 @@ impl ControlTask {
     pub(super) async fn cut(&mut self) {
         let tunnels = self.proxy.tunnels.cut_all();
         tracing::warn!(tunnels, "the drain deadline has passed; cutting what is left");
-        self.doors.force();
+        self.listeners.force();
         // An upgrade under way may have become a tunnel after the cut.
-        while timeout(CUT_AGAIN, self.doors.idle()).await.is_err() {
+        while timeout(CUT_AGAIN, self.listeners.idle()).await.is_err() {
             self.proxy.tunnels.cut_all();
         }
     }
@@ -390,8 +390,8 @@ impl ControlTask {
 
 /// Resolves when nothing is left here, and nobody before this process has anything to tell on, where
 /// that is waited for. Cancel-safe.
-async fn empty(doors: &Listeners, before: &Predecessors, patient: bool) {
-    doors.idle().await;
+async fn empty(listeners: &Listeners, before: &Predecessors, patient: bool) {
+    listeners.idle().await;
     if patient {
         before.gone().await;
     }

@@ -29,7 +29,7 @@ impl ControlTask {
 
     /// The terms by which a backend drains once its address has left the configuration.
     pub(super) fn terms_of(&self, backend: &Backend) -> Option<config::DrainConfig> {
-        let mut pools = self.config.pools.iter().chain(&self.left);
+        let mut pools = self.config.pools.iter().chain(&self.removed_pools);
         pools.find(|pool| pool.name == backend.pool()).map(|pool| pool.drain)
     }
 
@@ -42,8 +42,8 @@ impl ControlTask {
 
     /// Keeps what the next configuration has no more, as far as there are backends of it.
     pub(super) fn keep_left(&mut self, next: &Config) {
-        self.left.extend(self.config.pools.iter().cloned());
-        self.left.retain(|pool| {
+        self.removed_pools.extend(self.config.pools.iter().cloned());
+        self.removed_pools.retain(|pool| {
             let has_backends = self.backends.iter().any(|backend| backend.pool() == pool.name);
             has_backends && !next.pools.iter().any(|other| other.name == pool.name)
         });
@@ -55,7 +55,7 @@ impl ControlTask {
             self.backends.retain(|backend| backend.serial() != serial);
             self.probes.remove(&serial);
         }
-        self.left.retain(|pool| self.backends.iter().any(|backend| backend.pool() == pool.name));
+        self.removed_pools.retain(|pool| self.backends.iter().any(|backend| backend.pool() == pool.name));
     }
 }
 

@@ -60,9 +60,9 @@ pub(super) struct OverlayChange {
 }
 
 impl Overlay {
-    /// The configuration that is in force where `typed` is what the file says.
-    pub(super) fn over(&self, typed: &Config) -> Config {
-        let mut config = typed.clone();
+    /// The configuration that is in force where `file_config` is what the file says.
+    pub(super) fn over(&self, file_config: &Config) -> Config {
+        let mut config = file_config.clone();
         for pool in &mut config.pools {
             if pool.source.is_some()
                 && let Some(found) = self.found.get(&pool.name)
@@ -80,10 +80,10 @@ impl Overlay {
         config
     }
 
-    /// Forgets what `typed` has no place for any more: orders for pools that are gone, and backends
+    /// Forgets what `file_config` has no place for any more: orders for pools that are gone, and backends
     /// that it names itself.
-    pub(super) fn settle(&mut self, typed: &Config) {
-        let pool = |name: &str| typed.pools.iter().find(|pool| pool.name == name);
+    pub(super) fn settle(&mut self, file_config: &Config) {
+        let pool = |name: &str| file_config.pools.iter().find(|pool| pool.name == name);
         self.found.retain(|name, _| pool(name).is_some_and(|pool| pool.source.is_some()));
         self.added.retain(|name, added| {
             let Some(pool) = pool(name) else { return false };
@@ -172,7 +172,7 @@ impl Overlay {
     /// There is no such backend, or it is not one that was added by order.
     pub(super) fn remove(
         &mut self,
-        typed: &Config,
+        file_config: &Config,
         config: &Config,
         pool: &str,
         backend: &str,
@@ -193,7 +193,7 @@ impl Overlay {
             added.retain(|known| known.name != backend);
         }
         // The pool's source may name the backend too: it stays, with what was ordered for it.
-        if self.over(typed).pools.iter().any(|p| p.name == pool && p.backends.iter().any(is_it)) {
+        if self.over(file_config).pools.iter().any(|p| p.name == pool && p.backends.iter().any(is_it)) {
             return Ok(());
         }
         self.weights.remove(&(pool.to_owned(), backend.to_owned()));
@@ -286,9 +286,9 @@ impl Overlay {
     }
 
     /// What would become of the orders if this were what the file says.
-    pub(super) fn overlay_change(&self, typed: &Config) -> Vec<OverlayChange> {
+    pub(super) fn overlay_change(&self, file_config: &Config) -> Vec<OverlayChange> {
         let mut after = self.clone();
-        after.settle(typed);
+        after.settle(file_config);
         let mut overlay_changes = Vec::new();
         let mut tell = |name, kept, stays, goes| {
             overlay_changes.push(OverlayChange {
@@ -298,7 +298,7 @@ impl Overlay {
             });
         };
         for (pool, added) in &self.added {
-            let goes = match typed.pools.iter().any(|known| known.name == *pool) {
+            let goes = match file_config.pools.iter().any(|known| known.name == *pool) {
                 true => "was added by order; the file names it now",
                 false => "was added by order; its pool goes",
             };
@@ -437,8 +437,8 @@ mod tests {
 
     #[test]
     fn layers_lie_upon_the_file_and_the_file_comes_first() {
-        let mut typed = config(&[("chat", &["10.0.0.1:80"])]);
-        typed.pools[0].source = Some(BackendSource::Dns(Dns {
+        let mut file_config = config(&[("chat", &["10.0.0.1:80"])]);
+        file_config.pools[0].source = Some(BackendSource::Dns(Dns {
             name: "chat.test".to_owned(),
             port: 80,
             resolver: None,
@@ -449,21 +449,21 @@ mod tests {
         let found = vec![backend("10.0.0.1:80"), backend("10.0.0.2:80")];
         assert!(overlay.found("chat".to_owned(), Ok(found.clone())));
         assert!(!overlay.found("chat".to_owned(), Ok(found)));
-        overlay.add(&overlay.over(&typed), "chat", &new("10.0.0.3:80")).unwrap();
-        overlay.set_weight(&overlay.over(&typed), "chat", "10.0.0.2:80", 7).unwrap();
-        let effective = overlay.over(&typed);
+        overlay.add(&overlay.over(&file_config), "chat", &new("10.0.0.3:80")).unwrap();
+        overlay.set_weight(&overlay.over(&file_config), "chat", "10.0.0.2:80", 7).unwrap();
+        let effective = overlay.over(&file_config);
         assert_eq!(names(&effective), ["10.0.0.1:80", "10.0.0.2:80", "10.0.0.3:80"]);
         assert_eq!(effective.pools[0].backends[1].weight, 7);
         let expected = [BackendOrigin::Configured, BackendOrigin::Discovered, BackendOrigin::Added];
-        assert_eq!(origins(&mut overlay, &typed), expected);
+        assert_eq!(origins(&mut overlay, &file_config), expected);
     }
 
     /// The origins of the first pool's backends in force.
-    fn origins(overlay: &mut Overlay, typed: &Config) -> Vec<BackendOrigin> {
-        let pool = overlay.over(typed).pools.remove(0);
+    fn origins(overlay: &mut Overlay, file_config: &Config) -> Vec<BackendOrigin> {
+        let pool = overlay.over(file_config).pools.remove(0);
         let live = pool.backends.iter().map(|b| Live::new(&pool.name, b, &pool.reuse));
         let live: Vec<_> = live.collect();
-        overlay.note_origins(typed, live.iter().map(AsRef::as_ref));
+        overlay.note_origins(file_config, live.iter().map(AsRef::as_ref));
         let origin = |b: &BackendConfig| overlay.origin(&pool.name, &b.name, &b.address);
         pool.backends.iter().map(origin).collect()
     }
@@ -479,50 +479,50 @@ mod tests {
 
     #[test]
     fn orders_that_make_no_sense_are_refused() {
-        let typed = config(&[("chat", &["10.0.0.1:80"])]);
+        let file_config = config(&[("chat", &["10.0.0.1:80"])]);
         let mut overlay = Overlay::default();
         let is = |result: Result<String, CommandError>, wanted: fn(String) -> CommandError| {
             let denied = result.unwrap_err();
             assert_eq!(denied, wanted(denied.to_string()));
         };
-        is(overlay.add(&typed, "chta", &new("10.0.0.2:80")), CommandError::NotFound);
-        is(overlay.add(&typed, "chat", &new("10.0.0.1:80")), CommandError::Conflict);
-        is(overlay.add(&typed, "chat", &new("10.0.0.2")), CommandError::Invalid);
+        is(overlay.add(&file_config, "chta", &new("10.0.0.2:80")), CommandError::NotFound);
+        is(overlay.add(&file_config, "chat", &new("10.0.0.1:80")), CommandError::Conflict);
+        is(overlay.add(&file_config, "chat", &new("10.0.0.2")), CommandError::Invalid);
         let heavy = NewBackend { weight: Some(0), ..new("10.0.0.2:80") };
-        is(overlay.add(&typed, "chat", &heavy), CommandError::Invalid);
-        let mut own = typed.clone();
+        is(overlay.add(&file_config, "chat", &heavy), CommandError::Invalid);
+        let mut own = file_config.clone();
         own.admin.metrics = "127.0.0.1:9090".parse().ok();
         is(overlay.add(&own, "chat", &new("127.0.0.1:9090")), CommandError::Invalid);
         let unit = |result: Result<(), CommandError>| result.map(|()| String::new());
-        is(unit(overlay.remove(&typed, &typed, "chat", "10.0.0.1:80")), CommandError::Conflict);
-        is(unit(overlay.remove(&typed, &typed, "chat", "10.0.0.9:80")), CommandError::NotFound);
-        is(unit(overlay.set_weight(&typed, "chat", "10.0.0.1:80", 70_000)), CommandError::Invalid);
+        is(unit(overlay.remove(&file_config, &file_config, "chat", "10.0.0.1:80")), CommandError::Conflict);
+        is(unit(overlay.remove(&file_config, &file_config, "chat", "10.0.0.9:80")), CommandError::NotFound);
+        is(unit(overlay.set_weight(&file_config, "chat", "10.0.0.1:80", 70_000)), CommandError::Invalid);
         is(
-            unit(overlay.drain(&typed, target(Some("chat"), Some("x")), None)),
+            unit(overlay.drain(&file_config, target(Some("chat"), Some("x")), None)),
             CommandError::NotFound,
         );
-        is(unit(overlay.drain(&typed, target(None, Some("x")), None)), CommandError::Invalid);
-        is(unit(overlay.undrain(&typed, &target(Some("chat"), None))), CommandError::Conflict);
-        is(unit(overlay.undrain(&typed, &target(Some("chat"), Some("x")))), CommandError::NotFound);
+        is(unit(overlay.drain(&file_config, target(None, Some("x")), None)), CommandError::Invalid);
+        is(unit(overlay.undrain(&file_config, &target(Some("chat"), None))), CommandError::Conflict);
+        is(unit(overlay.undrain(&file_config, &target(Some("chat"), Some("x")))), CommandError::NotFound);
     }
 
     #[test]
     fn a_second_drain_is_refused_and_a_wider_one_takes_its_place() {
-        let typed = config(&[("chat", &["10.0.0.1:80", "10.0.0.2:80"])]);
+        let file_config = config(&[("chat", &["10.0.0.1:80", "10.0.0.2:80"])]);
         let one = || target(Some("chat"), Some("10.0.0.1:80"));
         let pool = || target(Some("chat"), None);
         let mut overlay = Overlay::default();
-        overlay.drain(&typed, one(), None).unwrap();
-        assert!(matches!(overlay.drain(&typed, one(), None), Err(CommandError::Conflict(_))));
+        overlay.drain(&file_config, one(), None).unwrap();
+        assert!(matches!(overlay.drain(&file_config, one(), None), Err(CommandError::Conflict(_))));
         assert!(overlay.drain_of("chat", "10.0.0.2:80").is_none());
         let terms = DrainConfig::within(Duration::from_secs(10));
-        overlay.drain(&typed, pool(), Some(terms)).unwrap();
+        overlay.drain(&file_config, pool(), Some(terms)).unwrap();
         assert_eq!(overlay.drain_of("chat", "10.0.0.1:80").unwrap().terms, Some(terms));
-        let narrower = overlay.undrain(&typed, &one()).unwrap_err();
+        let narrower = overlay.undrain(&file_config, &one()).unwrap_err();
         assert!(narrower.to_string().contains("as a part of pool chat"), "{narrower}");
-        overlay.drain(&typed, target(None, None), None).unwrap();
+        overlay.drain(&file_config, target(None, None), None).unwrap();
         assert!(overlay.drains_all());
-        overlay.undrain(&typed, &target(None, None)).unwrap();
+        overlay.undrain(&file_config, &target(None, None)).unwrap();
         assert!(overlay.drain_of("chat", "10.0.0.1:80").is_none());
     }
 
@@ -542,14 +542,14 @@ mod tests {
 
     #[test]
     fn a_reload_keeps_what_still_has_a_place() {
-        let typed = config(&[("chat", &["10.0.0.1:80"]), ("old", &["10.0.1.1:80"])]);
+        let file_config = config(&[("chat", &["10.0.0.1:80"]), ("old", &["10.0.1.1:80"])]);
         let mut overlay = Overlay::default();
         for (pool, address) in
             [("chat", "10.0.0.2:80"), ("chat", "10.0.0.3:80"), ("old", "10.0.1.2:80")]
         {
-            overlay.add(&typed, pool, &new(address)).unwrap();
+            overlay.add(&file_config, pool, &new(address)).unwrap();
         }
-        overlay.drain(&typed, target(Some("old"), None), None).unwrap();
+        overlay.drain(&file_config, target(Some("old"), None), None).unwrap();
         let next = config(&[("chat", &["10.0.0.1:80", "10.0.0.2:80"])]);
         let overlay_change = overlay.overlay_change(&next);
         let kept = |name: &str| {

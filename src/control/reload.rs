@@ -102,12 +102,12 @@ impl ControlTask {
     /// configuration in force allows.
     pub(super) async fn put_in(
         &mut self,
-        typed: Config,
+        file_config: Config,
         most: Option<u64>,
     ) -> Result<(Changes, Plan), CommandError> {
-        let plan = self.plan_for(&typed);
+        let plan = self.plan_for(&file_config);
         let would = plan.disconnected_sessions;
-        if let Some(most) = most.or(self.typed.reload.max_disconnects).filter(|most| would > *most)
+        if let Some(most) = most.or(self.file_config.reload.max_disconnects).filter(|most| would > *most)
         {
             let plural = if would == 1 { "" } else { "s" };
             let tunnels = plan.disconnected_tunnels;
@@ -116,7 +116,7 @@ impl ControlTask {
                  tunnel), and at most {most} may be disconnected"
             )));
         }
-        match self.apply(typed).await {
+        match self.apply(file_config).await {
             Ok(changes) => Ok((changes, plan)),
             Err(error) => Err(CommandError::Failed(error.to_string())),
         }

@@ -30,7 +30,7 @@ impl ControlTask {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),
             uptime: self.since.0.elapsed().as_secs_f64(),
-            state: match (self.stopping, self.overlay.drains_all()) {
+            state: match (self.shutting_down, self.overlay.drains_all()) {
                 (true, _) => ProcessState::Stopping,
                 (false, true) => ProcessState::Draining,
                 (false, false) => ProcessState::Serving,
@@ -70,7 +70,7 @@ impl ControlTask {
             ..self.pool_state(pool, what, holds)
         };
         let present = self.config.pools.iter().map(|pool| shown(pool, false));
-        let left = self.left.iter().map(|pool| shown(pool, true));
+        let left = self.removed_pools.iter().map(|pool| shown(pool, true));
         present.chain(left.filter(|pool| !pool.backends.is_empty())).collect()
     }
 

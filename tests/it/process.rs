@@ -16,7 +16,7 @@ async fn ready(proxy: &Proxy) -> u16 {
 }
 
 #[tokio::test]
-async fn fault_120_sigterm_drains() {
+async fn fault_120_sigterm_shuts_down_gracefully() {
     let backend = Backend::manual().await;
     let mut proxy = Proxy::before(&[backend.address]).await;
     assert_eq!(ready(&proxy).await, 200);

@@ -26,7 +26,7 @@ test('tunnels go on during the drain, and the process ends when the last client 
   proxy.child.signal('SIGTERM');
   await until('new connections are refused', async () => (await refused(proxy.ports.get('web'))) && refused(proxy.ports.get('secure')));
   const { status } = await fetch(new URL('/ready', proxy.admin));
-  assert.equal(status, 503, 'a draining process is not ready');
+  assert.equal(status, 503, 'a process that shuts down is not ready');
   await talk.rounds(5);
   await talk.stop();
   assert.equal(proxy.child.end, undefined, 'it waits for its tunnels');

@@ -27,26 +27,26 @@ impl Overlay {
         self.origins.0.get(&key).copied().unwrap_or(BackendOrigin::Configured)
     }
 
-    /// Notes who names each live backend where `typed` is what the file says. Backends that nobody
+    /// Notes who names each live backend where `file_config` is what the file says. Backends that nobody
     /// names any more keep their origin.
     pub(in crate::control) fn note_origins<'b>(
         &mut self,
-        typed: &Config,
+        file_config: &Config,
         live: impl Iterator<Item = &'b upstream::Backend>,
     ) {
         let before = std::mem::take(&mut self.origins.0);
         for backend in live {
             let (pool, name) = (backend.pool().to_owned(), backend.name().to_owned());
             let key = (pool, name, backend.address().to_string());
-            let origin = self.named_by(typed, backend).or_else(|| before.get(&key).copied());
+            let origin = self.named_by(file_config, backend).or_else(|| before.get(&key).copied());
             self.origins.0.extend(origin.map(|origin| (key, origin)));
         }
     }
 
-    fn named_by(&self, typed: &Config, backend: &upstream::Backend) -> Option<BackendOrigin> {
+    fn named_by(&self, file_config: &Config, backend: &upstream::Backend) -> Option<BackendOrigin> {
         let has =
             |list: &[config::BackendConfig]| list.iter().any(|b| backend.is(backend.pool(), b));
-        let pool = typed.pools.iter().find(|pool| pool.name == backend.pool())?;
+        let pool = file_config.pools.iter().find(|pool| pool.name == backend.pool())?;
         let found = self.found.get(&pool.name).filter(|_| pool.source.is_some());
         if has(&pool.backends) {
             Some(BackendOrigin::Configured)
