@@ -79,7 +79,9 @@ impl ControlTask {
             ControlCommand::Reload(order, answer) => {
                 drop(answer.send(self.reload_as_ordered(order).await))
             }
-            ControlCommand::Plan(file_config, answer) => drop(answer.send(Ok(self.plan_for(&file_config)))),
+            ControlCommand::Plan(file_config, answer) => {
+                drop(answer.send(Ok(self.plan_for(&file_config))))
+            }
             ControlCommand::Explain(order, answer) => {
                 let outcome = explain::explain(&self.proxy, &order, &self.listener_states());
                 let invalid =

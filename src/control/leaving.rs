@@ -55,7 +55,8 @@ impl ControlTask {
             self.backends.retain(|backend| backend.serial() != serial);
             self.probes.remove(&serial);
         }
-        self.removed_pools.retain(|pool| self.backends.iter().any(|backend| backend.pool() == pool.name));
+        self.removed_pools
+            .retain(|pool| self.backends.iter().any(|backend| backend.pool() == pool.name));
     }
 }
 

@@ -193,7 +193,12 @@ impl Overlay {
             added.retain(|known| known.name != backend);
         }
         // The pool's source may name the backend too: it stays, with what was ordered for it.
-        if self.over(file_config).pools.iter().any(|p| p.name == pool && p.backends.iter().any(is_it)) {
+        if self
+            .over(file_config)
+            .pools
+            .iter()
+            .any(|p| p.name == pool && p.backends.iter().any(is_it))
+        {
             return Ok(());
         }
         self.weights.remove(&(pool.to_owned(), backend.to_owned()));
@@ -494,16 +499,31 @@ mod tests {
         own.admin.metrics = "127.0.0.1:9090".parse().ok();
         is(overlay.add(&own, "chat", &new("127.0.0.1:9090")), CommandError::Invalid);
         let unit = |result: Result<(), CommandError>| result.map(|()| String::new());
-        is(unit(overlay.remove(&file_config, &file_config, "chat", "10.0.0.1:80")), CommandError::Conflict);
-        is(unit(overlay.remove(&file_config, &file_config, "chat", "10.0.0.9:80")), CommandError::NotFound);
-        is(unit(overlay.set_weight(&file_config, "chat", "10.0.0.1:80", 70_000)), CommandError::Invalid);
+        is(
+            unit(overlay.remove(&file_config, &file_config, "chat", "10.0.0.1:80")),
+            CommandError::Conflict,
+        );
+        is(
+            unit(overlay.remove(&file_config, &file_config, "chat", "10.0.0.9:80")),
+            CommandError::NotFound,
+        );
+        is(
+            unit(overlay.set_weight(&file_config, "chat", "10.0.0.1:80", 70_000)),
+            CommandError::Invalid,
+        );
         is(
             unit(overlay.drain(&file_config, target(Some("chat"), Some("x")), None)),
             CommandError::NotFound,
         );
         is(unit(overlay.drain(&file_config, target(None, Some("x")), None)), CommandError::Invalid);
-        is(unit(overlay.undrain(&file_config, &target(Some("chat"), None))), CommandError::Conflict);
-        is(unit(overlay.undrain(&file_config, &target(Some("chat"), Some("x")))), CommandError::NotFound);
+        is(
+            unit(overlay.undrain(&file_config, &target(Some("chat"), None))),
+            CommandError::Conflict,
+        );
+        is(
+            unit(overlay.undrain(&file_config, &target(Some("chat"), Some("x")))),
+            CommandError::NotFound,
+        );
     }
 
     #[test]

@@ -107,7 +107,8 @@ impl ControlTask {
     ) -> Result<(Changes, Plan), CommandError> {
         let plan = self.plan_for(&file_config);
         let would = plan.disconnected_sessions;
-        if let Some(most) = most.or(self.file_config.reload.max_disconnects).filter(|most| would > *most)
+        if let Some(most) =
+            most.or(self.file_config.reload.max_disconnects).filter(|most| would > *most)
         {
             let plural = if would == 1 { "" } else { "s" };
             let tunnels = plan.disconnected_tunnels;
