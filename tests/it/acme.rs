@@ -14,7 +14,7 @@ use crate::support::{
     pebble::Pebble,
     proxy::Setup,
     relay::{BAD_NONCE, UNAVAILABLE},
-    tls::Returning,
+    tls::ResumingClient,
     websocket, within,
 };
 
@@ -55,7 +55,7 @@ impl Ports {
 
 /// The certificate that a handshake gives; the chain is good and for [`NAME`].
 async fn served(pebble: &Pebble, address: SocketAddr) -> CertificateDer<'static> {
-    let client = Returning::trusting(pebble.root().await, NAME);
+    let client = ResumingClient::trusting(pebble.root().await, NAME);
     leaf(&within("a handshake", client.try_connect(address)).await.unwrap())
 }
 
@@ -106,7 +106,7 @@ async fn a_certificate_is_ordered_once_kept_and_ordered_for_other_names() {
 
     // Nothing is asked any more.
     let root = pebble.root().await;
-    let asking = Returning::trusting(root, NAME).offering("acme-tls/1");
+    let asking = ResumingClient::trusting(root, NAME).offering("acme-tls/1");
     let error = asking.try_connect(ports.tls).await.unwrap_err().to_string();
     assert!(error.contains("NoApplicationProtocol"), "{error}");
 
@@ -119,7 +119,7 @@ async fn a_certificate_is_ordered_once_kept_and_ordered_for_other_names() {
     // A new process finds it, and a new binary.
     proxy.upgrade().await;
     assert_eq!(served(&pebble, ports.tls).await, first);
-    proxy.alone().await;
+    proxy.wait_for_predecessors().await;
     let mut proxy = proxy_again(proxy).await;
     assert_eq!(served(&pebble, ports.tls).await, first);
     assert_eq!(pebble.orders(), 1);
@@ -130,7 +130,7 @@ async fn a_certificate_is_ordered_once_kept_and_ordered_for_other_names() {
     proxy.reload(|wanted| *wanted = settings).await;
     issued(&proxy, 1.0).await;
     assert_ne!(served(&pebble, ports.tls).await, first);
-    let client = Returning::trusting(pebble.root().await, OTHER);
+    let client = ResumingClient::trusting(pebble.root().await, OTHER);
     within("a handshake", client.try_connect(ports.tls)).await.unwrap();
     assert_eq!((pebble.orders(), pebble.accounts()), (2, 1));
     proxy.finish().await;
@@ -274,10 +274,10 @@ async fn a_certificate_is_renewed_in_place_and_the_old_one_serves_while_that_fai
     let backend = Backend::manual().await;
     let proxy = ports.setup(backend.address, &pebble.setting(&[NAME])).start().await;
     issued(&proxy, 1.0).await;
-    let client = Returning::trusting(pebble.root().await, NAME).taking_anything();
+    let client = ResumingClient::trusting(pebble.root().await, NAME).without_verification();
     let stream = client.connect(ports.tls).await;
     let first = leaf(&stream);
-    let (mut socket, peer) = websocket::over(Raw::over(stream), &backend).await;
+    let (mut socket, peer) = websocket::tunnel_over(Raw::over(stream), &backend).await;
 
     issued(&proxy, 2.0).await;
     assert_ne!(leaf(&client.connect(ports.tls).await), first);
@@ -326,7 +326,7 @@ async fn before_the_first_one_handshakes_are_refused_and_the_log_says_why() {
         "{said}"
     );
     assert_eq!(pebble.accounts(), 0);
-    let client = Returning::trusting(pebble.root().await, NAME);
+    let client = ResumingClient::trusting(pebble.root().await, NAME);
     let error = client.try_connect(ports.tls).await.unwrap_err().to_string();
     assert!(error.contains("AccessDenied"), "{error}");
     let refused = |line: &serde_json::Value| {

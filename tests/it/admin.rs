@@ -114,7 +114,7 @@ async fn each_answer_is_as_the_description_says() {
 #[tokio::test]
 async fn what_makes_no_sense_is_refused_in_a_sentence() {
     let backend = Backend::replying("ok").await;
-    let proxy = Proxy::before(&[backend.address]).await;
+    let proxy = Proxy::for_backends(&[backend.address]).await;
     let api = proxy.api();
     let long = format!("{{\"sid\":\"{}\"}}", "x".repeat(70 << 10));
     let cases = [
@@ -161,7 +161,7 @@ async fn what_makes_no_sense_is_refused_in_a_sentence() {
 #[tokio::test]
 async fn what_is_added_serves_until_it_is_taken_out() {
     let (first, second) = (Backend::replying("first").await, Backend::replying("second").await);
-    let mut proxy = Proxy::before(&[first.address]).await;
+    let mut proxy = Proxy::for_backends(&[first.address]).await;
     let api = proxy.api();
     let body = json!({ "address": second.address.to_string(), "name": "[extra]/1" }).to_string();
     let added = api.ask("POST", "/v1/pools/app/backends", &body).await;
@@ -181,7 +181,7 @@ async fn what_is_added_serves_until_it_is_taken_out() {
     for _ in 0..4 {
         assert_eq!(ask().await, "first");
     }
-    proxy.settle().await;
+    proxy.wait_for_baseline().await;
     drop((first, second));
     proxy.finish().await;
 }
@@ -189,7 +189,7 @@ async fn what_is_added_serves_until_it_is_taken_out() {
 #[tokio::test]
 async fn fault_127_the_socket_is_its_owners() {
     let backend = Backend::replying("ok").await;
-    let mut proxy = Proxy::before(&[backend.address]).await;
+    let mut proxy = Proxy::for_backends(&[backend.address]).await;
     let socket = proxy.socket();
     let meta = fs::symlink_metadata(&socket).unwrap();
     assert!(meta.file_type().is_socket());
@@ -203,7 +203,7 @@ async fn fault_127_the_socket_is_its_owners() {
 #[tokio::test]
 async fn a_dead_process_socket_is_replaced_and_a_live_ones_is_not() {
     let backend = Backend::replying("ok").await;
-    let mut first = Proxy::before(&[backend.address]).await;
+    let mut first = Proxy::for_backends(&[backend.address]).await;
     let folder = first.directory().display().to_string();
     let setup = |folder: &str| {
         let setup = Setup::new().with(|settings| {
@@ -355,12 +355,12 @@ async fn fault_127_secrets_stay_inside() {
 #[tokio::test]
 async fn a_named_socket_that_is_taken_is_no_start() {
     let backend = Backend::replying("ok").await;
-    let first = Proxy::before(&[backend.address]).await;
+    let first = Proxy::for_backends(&[backend.address]).await;
     let admin = format!("{{ metrics = \"127.0.0.1:0\", socket = {:?} }}", first.socket());
     let setup = Setup::new().with(|settings| {
         settings.backends(&[backend.address]).top("admin", &admin);
     });
-    let ended = setup.fails().await;
+    let ended = setup.fails_to_start().await;
     assert_eq!(ended.status.code(), Some(1), "{}", ended.stderr);
     assert!(ended.stderr.contains("another process listens there"), "{}", ended.stderr);
     // And none at all where none is wanted.
@@ -378,7 +378,7 @@ async fn a_named_socket_that_is_taken_is_no_start() {
 #[tokio::test]
 async fn sessions_are_listed_found_and_closed() {
     let node = Node::start("a").await;
-    let proxy = Proxy::before(&[node.backend.address]).await;
+    let proxy = Proxy::for_backends(&[node.backend.address]).await;
     let mut open = Raw::connect(proxy.web()).await;
     open.send(websocket::request("/chat", "")).await;
     assert_eq!(open.response().await.status(), 101);
@@ -412,7 +412,7 @@ async fn sessions_are_listed_found_and_closed() {
 #[tokio::test]
 async fn half_a_request_keeps_nobody_out() {
     let backend = Backend::replying("ok").await;
-    let proxy = Proxy::before(&[backend.address]).await;
+    let proxy = Proxy::for_backends(&[backend.address]).await;
     let mut idle = Vec::new();
     for _ in 0..16 {
         let stream = tokio::net::UnixStream::connect(proxy.socket()).await.unwrap();

@@ -20,7 +20,7 @@ use tokio::{
 use tokio_rustls::TlsAcceptor;
 
 use crate::support::{
-    Backend, Message, Node, PATIENCE, Proxy, Raw, backend, eventually,
+    Backend, Message, Node, Proxy, Raw, TIMEOUT, backend, eventually,
     front::{Authority, Front, Issued},
     message, process,
     proxy::Setup,
@@ -441,10 +441,10 @@ async fn fault_075_streams_from_tls_to_tls_take_no_more_memory() {
     client.send("warm").await;
     let peer = node.peer(0).await;
     peer.wait_for_rest(b"warm").await;
-    process::forget_peak(proxy.pid());
+    process::reset_peak(proxy.pid());
     let before = process::resident(proxy.pid());
     peer.check_pattern();
-    assert_eq!(client.fill(BULK, PATIENCE).await, BULK);
+    assert_eq!(client.fill(BULK, TIMEOUT).await, BULK);
     client.finish().await;
     peer.ended().await;
     assert_eq!(peer.checked(), BULK);

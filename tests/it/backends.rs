@@ -135,7 +135,7 @@ async fn fault_082_poll_is_never_sent_twice() {
         let reply = Raw::ask(proxy.web(), request).await;
         assert_eq!(reply.status(), 502, "{}", reply.text());
         assert_eq!(broken.requests().len(), asked + 1, "{method}");
-        assert_eq!(other.polls("the-session"), 0, "{method}");
+        assert_eq!(other.request_count("the-session"), 0, "{method}");
     }
     drop((client, broken, other));
     proxy.finish().await;
@@ -150,7 +150,7 @@ const ENDLESS: &str = "HTTP/1.1 200 OK\r\nConnection: close\r\n\r\nhello";
 /// client gets, and the end it sees.
 async fn broken_off(version: &str, answer: &str, resets: bool) -> (Message, Vec<u8>, End) {
     let backend = Backend::manual().await;
-    let proxy = Proxy::before(&[backend.address]).await;
+    let proxy = Proxy::for_backends(&[backend.address]).await;
     let mut client = Raw::connect(proxy.web()).await;
     client.send(format!("GET / HTTP/{version}\r\nHost: app.test\r\n\r\n")).await;
     let peer = backend.peer(0).await;
@@ -254,7 +254,7 @@ async fn forgetful() -> Backend {
 #[tokio::test]
 async fn fault_085_stale_pooled_connection() {
     let backend = forgetful().await;
-    let proxy = Proxy::before(&[backend.address]).await;
+    let proxy = Proxy::for_backends(&[backend.address]).await;
     let mut client = Raw::connect(proxy.web()).await;
     client.send(message::get("/one", "")).await;
     assert_eq!(client.response().await.text(), "first");
@@ -274,7 +274,7 @@ async fn fault_085_stale_pooled_connection() {
 #[tokio::test]
 async fn fault_085_connection_closed_while_idle() {
     let backend = Backend::answering(|_| message::ok("ok")).await;
-    let proxy = Proxy::before(&[backend.address]).await;
+    let proxy = Proxy::for_backends(&[backend.address]).await;
     let mut client = Raw::connect(proxy.web()).await;
     for round in 0..10 {
         client.send(message::post("/", "", "body")).await;
@@ -295,7 +295,7 @@ async fn fault_085_every_connection_is_stale() {
         peer.reset();
     }))
     .await;
-    let proxy = Proxy::before(&[backend.address]).await;
+    let proxy = Proxy::for_backends(&[backend.address]).await;
     let reply = Raw::ask(proxy.web(), message::get("/", "")).await;
     assert_eq!(reply.status(), 502);
     assert!(backend.connections() <= 2, "{} tries", backend.connections());

@@ -77,7 +77,7 @@ async fn check_names_a_certificate_that_would_never_be_served() {
     let nameless = make(folder, "nameless", &[], &PKCS_ECDSA_P256_SHA256);
     let backend = Backend::replying("ok").await;
     let both = format!("[{first}, {nameless}]");
-    let ended = setup.with(|settings| https(settings, &backend, &both)).fails().await;
+    let ended = setup.with(|settings| https(settings, &backend, &both)).fails_to_start().await;
     let text = ended.stderr;
     assert!(text.contains("has no DNS name, so it would never be served"), "{text}");
     assert!(text.contains("put it first"), "{text}");
@@ -118,7 +118,7 @@ async fn every_file_may_begin_with_a_byte_order_mark() {
     );
     let proxy = setup.text(text).start().await;
     let client = Certificate::read(&file("signed.pem"), &file("signed.key"), "localhost");
-    let client = client.trusting(&file("ca.pem"));
+    let client = client.client_trusting(&file("ca.pem"));
     drop(client.connect(proxy.web()).await);
     let said = request(proxy.web(), "").await;
     assert_says(&said, &["Verify return code: 0", "ok"]);

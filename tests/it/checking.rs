@@ -245,7 +245,7 @@ async fn a_low_limit_of_descriptors_is_named_with_the_connections_that_fit() {
         settings.backends(&[backend.address]);
     });
     let limited = ["sh", "-c", "ulimit -n 1000; exec \"$0\" \"$@\""];
-    let proxy = setup.under(&limited).start().await;
+    let proxy = setup.wrapped_in(&limited).start().await;
     let text = proxy.stderr_text();
     assert!(text.contains("the limit of open files is 1000: about 468 WebSockets fit"), "{text}");
     drop(backend);
@@ -255,12 +255,12 @@ async fn a_low_limit_of_descriptors_is_named_with_the_connections_that_fit() {
 #[tokio::test]
 async fn a_port_in_use_names_the_process_that_holds_it() {
     let backend = Backend::replying("ok").await;
-    let first = Proxy::before(&[backend.address]).await;
+    let first = Proxy::for_backends(&[backend.address]).await;
     let (taken, pid) = (first.web(), first.pid());
     let second = Setup::new().with(|settings| {
         settings.backends(&[backend.address]).listener("bind", &format!("\"{taken}\""));
     });
-    let ended = second.fails().await;
+    let ended = second.fails_to_start().await;
     let whose = format!("listener web: cannot listen on {taken}: process {pid} (moorline) already");
     assert!(ended.stderr.contains(&whose), "{}", ended.stderr);
     assert!(ended.stderr.contains("choose another port"), "{}", ended.stderr);
@@ -271,7 +271,7 @@ async fn a_port_in_use_names_the_process_that_holds_it() {
 #[tokio::test]
 async fn the_banner_says_what_is_there_and_every_line_has_a_time() {
     let backend = Backend::replying("ok").await;
-    let proxy = Proxy::before(&[backend.address]).await;
+    let proxy = Proxy::for_backends(&[backend.address]).await;
     let lines = proxy.stderr();
     let file = proxy.file().display().to_string();
     for words in [
@@ -302,7 +302,7 @@ async fn the_banner_says_what_is_there_and_every_line_has_a_time() {
 #[tokio::test]
 async fn a_missing_cookie_key_is_a_remark_where_a_cookie_matters() {
     let (first, second) = (Backend::replying("a").await, Backend::replying("b").await);
-    let proxy = Proxy::before(&[first.address, second.address]).await;
+    let proxy = Proxy::for_backends(&[first.address, second.address]).await;
     let remark = |line: &str| said(line, "no cookie_key set").is_some();
     proxy.wait_for_stderr("the remark, as INFO", remark).await;
     drop((first, second));

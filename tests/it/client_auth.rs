@@ -14,11 +14,11 @@ use rcgen::{
 use serde_json::Value;
 
 use crate::support::{
-    Backend, Message, PATIENCE, Proxy, Raw, Settings, found, message,
+    Backend, Message, Proxy, Raw, Settings, TIMEOUT, message,
     openssl::{as_client, assert_says, file, request, run, s_client},
     proxy::{RELOADS_OK, Setup},
-    tls::{Certificate, Returning},
-    websocket,
+    tls::{Certificate, ResumingClient},
+    wait_for, websocket,
 };
 
 const ADA: &str = "CN=ada,O=moorline";
@@ -50,9 +50,9 @@ fn tls(terms: &str) -> String {
 }
 
 /// A client that proves to be whom these test files are of.
-fn client(name: &str) -> Returning {
+fn client(name: &str) -> ResumingClient {
     let [cert, key] = ["pem", "key"].map(|kind| file(&format!("{name}.{kind}")));
-    Certificate::read(&cert, &key, "a client").proving(&file("ca.pem"), "localhost")
+    Certificate::read(&cert, &key, "a client").authenticating_client(&file("ca.pem"), "localhost")
 }
 
 async fn connect(proxy: &Proxy, name: &str) -> Raw {
@@ -113,7 +113,7 @@ async fn a_proxy_header_tells_who_the_client_has_proved_to_be() {
 async fn fingerprint(name: &str) -> String {
     let path = file(&format!("{name}.pem")).display().to_string();
     let words = ["x509", "-noout", "-fingerprint", "-sha256", "-in", &path].map(str::to_owned);
-    let said = run("openssl", &words, b"", PATIENCE).await;
+    let said = run("openssl", &words, b"", TIMEOUT).await;
     said.trim().split_once('=').unwrap().1.replace(':', "").to_lowercase()
 }
 
@@ -331,8 +331,9 @@ async fn clients_without_a_good_certificate_are_told_why_they_are_refused() {
                 assert!(!said.contains("200 OK"), "{said}");
                 let termination = format!("client_handshake_{kind}");
                 let is = |line: &Value| line["termination"] == *termination;
-                let line =
-                    found(&termination, || proxy.log_lines().split_off(from).into_iter().find(is));
+                let line = wait_for(&termination, || {
+                    proxy.log_lines().split_off(from).into_iter().find(is)
+                });
                 let line = line.await;
                 assert!(line["error"].is_string() && line["sni"] == "localhost", "{line}");
             }
@@ -350,7 +351,7 @@ async fn clients_without_a_good_certificate_are_told_why_they_are_refused() {
                 .map(|word| word.replace("-cert", "--cert"))
                 .map(|word| if word == "-key" { "--key".to_owned() } else { word }),
         );
-        run("curl", &all, b"", PATIENCE).await
+        run("curl", &all, b"", TIMEOUT).await
     };
     assert_says(&curl("").await, &["alert certificate required"]);
     assert_says(&curl(&as_client("revoked")).await, &["alert certificate revoked"]);
@@ -485,7 +486,7 @@ async fn a_session_does_not_outlive_its_clients_certificate() {
         life *= 2;
     }
     let offer = format!("-sess_in {}", session.display());
-    let deadline = Instant::now() + life + PATIENCE;
+    let deadline = Instant::now() + life + TIMEOUT;
     loop {
         let said = request(proxy.web(), &offer).await;
         if !said.contains("200 OK") {

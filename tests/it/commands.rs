@@ -55,7 +55,7 @@ async fn status_and_backends_are_tables() {
 #[tokio::test]
 async fn backends_are_added_weighed_and_removed() {
     let (first, second) = (Backend::replying("a").await, Backend::replying("b").await);
-    let mut proxy = Proxy::before(&[first.address]).await;
+    let mut proxy = Proxy::for_backends(&[first.address]).await;
     let address = second.address.to_string();
     let add = ["backends", "add", "app", &address, "--name", "extra", "--weight", "2"];
     assert_eq!(proxy.command(&add).await.done(), "app/extra is added, until restart\n");
@@ -70,7 +70,7 @@ async fn backends_are_added_weighed_and_removed() {
     proxy.command(&["backends", "remove", "app", &named]).await.refused("can be drained");
     let removed = proxy.command(&["backends", "remove", "app", "extra"]).await.done();
     assert!(removed.starts_with("app/extra is removed"), "{removed}");
-    proxy.settle().await;
+    proxy.wait_for_baseline().await;
     drop((first, second));
     proxy.finish().await;
 }
@@ -148,7 +148,7 @@ async fn a_drain_is_waited_for_until_its_backend_is_empty() {
 #[tokio::test]
 async fn by_is_the_clock_of_who_types() {
     let backend = Backend::manual().await;
-    let proxy = Proxy::before(&[backend.address]).await;
+    let proxy = Proxy::for_backends(&[backend.address]).await;
     let (open, far) = tunnel(&proxy, &backend).await;
     let zone: [(&str, &OsStr); 1] = [("TZ", OsStr::new("<+14>-14"))];
     let words = ["drain", "app", "--by", "00:00", "--json"];
@@ -199,7 +199,7 @@ async fn plans_tell_and_reloads_do() {
     far.wait_for_rest(b"still").await;
     drop(open);
     far.close();
-    proxy.settle().await;
+    proxy.wait_for_baseline().await;
     drop((backend, other));
     proxy.finish().await;
 }
@@ -241,7 +241,7 @@ impl Costly {
         assert!(now.contains(&self.other.address.to_string()), "{now}");
         drop(self.open);
         self.far.close();
-        self.proxy.settle().await;
+        self.proxy.wait_for_baseline().await;
         drop((self.backend, self.other));
         self.proxy.finish().await;
     }
@@ -278,7 +278,7 @@ async fn a_configuration_limits_what_its_successor_costs() {
 #[tokio::test]
 async fn sessions_are_listed_found_and_closed() {
     let node = Node::start("a").await;
-    let proxy = Proxy::before(&[node.backend.address]).await;
+    let proxy = Proxy::for_backends(&[node.backend.address]).await;
     assert_eq!(proxy.command(&["sessions"]).await.done(), "no sessions\n");
     let mut open = Raw::connect(proxy.web()).await;
     open.send(websocket::request("/chat", "")).await;
@@ -307,7 +307,7 @@ async fn sessions_are_listed_found_and_closed() {
 #[tokio::test]
 async fn explanations_are_the_process_own() {
     let node = Node::start("a").await;
-    let proxy = Proxy::before(&[node.backend.address]).await;
+    let proxy = Proxy::for_backends(&[node.backend.address]).await;
     let mut client = Raw::connect(proxy.web()).await;
     let session = handshake(&mut client, "h", "").await;
     let url =
@@ -360,7 +360,7 @@ async fn where_nobody_is_one_sentence_says_what_to_do() {
 #[tokio::test]
 async fn every_answer_names_the_process_its_file_and_its_socket() {
     let backend = Backend::replying("ok").await;
-    let proxy = Proxy::before(&[backend.address]).await;
+    let proxy = Proxy::for_backends(&[backend.address]).await;
     let (pid, file, socket) = (proxy.pid(), proxy.file(), proxy.socket());
     let line = format!("-- process {pid}, {}, {}\n", file.display(), socket.display());
     for words in
@@ -469,7 +469,7 @@ async fn the_token_comes_from_the_environment_or_a_file() {
 #[tokio::test]
 async fn what_a_server_says_cannot_steer_the_terminal() {
     let backend = Backend::replying("ok").await;
-    let proxy = Proxy::before(&[backend.address]).await;
+    let proxy = Proxy::for_backends(&[backend.address]).await;
     let evil = "x\u{1b}[2J\u{9b}31m\u{202e}";
     for words in [&["drain", evil][..], &["drain", evil, "--json"], &["sessions", "close", evil]] {
         let ran = proxy.command(words).await;

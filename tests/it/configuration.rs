@@ -18,7 +18,7 @@ pub(crate) async fn assert_serves(proxy: &Proxy, text: &str) {
 #[tokio::test]
 async fn fault_111_broken_file() {
     let (old, new) = (Backend::manual().await, Backend::replying("new").await);
-    let mut proxy = Proxy::before(&[old.address]).await;
+    let mut proxy = Proxy::for_backends(&[old.address]).await;
     let (mut client, peer) = tunnel(&proxy, &old).await;
     let good = proxy.settings.text();
     let target = format!("\"{}\"", new.address);
@@ -63,7 +63,7 @@ async fn fault_111_broken_file() {
 #[tokio::test]
 async fn fault_112_half_written_file() {
     let (old, new) = (Backend::replying("old").await, Backend::replying("new").await);
-    let proxy = Proxy::before(&[old.address]).await;
+    let proxy = Proxy::for_backends(&[old.address]).await;
     let mut settings = proxy.settings.clone();
     settings.backends(&[new.address]);
     let whole = settings.text();
@@ -158,7 +158,7 @@ async fn fault_113_faulty_file_at_start() {
     let backend = Backend::replying("ok").await;
     let good = Setup::new().with(|settings| drop_ref(settings.backends(&[backend.address])));
     for (text, word) in faulty(&good.settings.text(), backend.address) {
-        let ended = Setup::new().text(text.as_str()).fails().await;
+        let ended = Setup::new().text(text.as_str()).fails_to_start().await;
         let shown: String = text.chars().take(300).collect();
         assert_eq!(ended.status.code(), Some(1), "{shown}\n{}", ended.stderr);
         assert!(ended.stderr.contains(word), "no {word:?} in {}", ended.stderr);
@@ -167,7 +167,7 @@ async fn fault_113_faulty_file_at_start() {
     }
     // Several at once, each with its place.
     let text = good.settings.text().replace("\"http\"", "\"htp\"").replace("\"10s\"", "10");
-    let ended = Setup::new().text(text).fails().await;
+    let ended = Setup::new().text(text).fails_to_start().await;
     assert_eq!(ended.stderr.matches("moorline.toml:").count(), 2, "{}", ended.stderr);
     backend.assert_untouched();
 }
@@ -175,7 +175,7 @@ async fn fault_113_faulty_file_at_start() {
 #[tokio::test]
 async fn fault_113_faulty_file_at_reload() {
     let backend = Backend::replying("ok").await;
-    let proxy = Proxy::before(&[backend.address]).await;
+    let proxy = Proxy::for_backends(&[backend.address]).await;
     for (text, word) in faulty(&proxy.settings.text(), backend.address) {
         proxy.refuses(&text, &[word]).await;
         assert_serves(&proxy, "ok").await;
@@ -191,14 +191,14 @@ async fn fault_114_unreadable_file_at_start() {
     let copies = format!(
         "printf '[listeners.web]\\nbind = \"\\377\\376\"\\n' > {path:?}; exec \"$0\" \"$@\""
     );
-    let ended = setup.under(&["sh", "-c", &copies]).fails().await;
+    let ended = setup.wrapped_in(&["sh", "-c", &copies]).fails_to_start().await;
     assert_eq!(ended.status.code(), Some(1), "{}", ended.stderr);
     assert!(ended.stderr.contains("moorline.toml:2:9"), "{}", ended.stderr);
     for (command, word) in [("rm", "moorline.toml"), ("rm {path} && mkdir", "moorline.toml")] {
         let setup = Setup::new();
         let path = format!("{:?}", setup.directory().join("moorline.toml"));
         let script = format!("{} {path}; exec \"$0\" \"$@\"", command.replace("{path}", &path));
-        let ended = setup.under(&["sh", "-c", &script]).fails().await;
+        let ended = setup.wrapped_in(&["sh", "-c", &script]).fails_to_start().await;
         assert_eq!(ended.status.code(), Some(1), "{}", ended.stderr);
         assert!(ended.stderr.contains(word) && !ended.stderr.contains("panicked"));
     }
@@ -207,7 +207,7 @@ async fn fault_114_unreadable_file_at_start() {
 #[tokio::test]
 async fn fault_114_unreadable_file_at_reload() {
     let backend = Backend::replying("ok").await;
-    let proxy = Proxy::before(&[backend.address]).await;
+    let proxy = Proxy::for_backends(&[backend.address]).await;
     let good = proxy.settings.text();
     let file = proxy.file();
     let refused = async |proxy: &Proxy, before: f64| {

@@ -65,7 +65,7 @@ async fn fault_079_refused_upgrade() {
 async fn fault_079_refused_by_all() {
     let refusing: Vec<Refusing> = (0..40).map(|_| Refusing::new()).collect();
     let addresses: Vec<_> = refusing.iter().map(Refusing::address).collect();
-    let proxy = Proxy::before(&addresses).await;
+    let proxy = Proxy::for_backends(&addresses).await;
     let reply = Raw::ask(proxy.web(), message::get("/", "")).await;
     assert!([502, 503].contains(&reply.status()), "{}", reply.start);
     let retries = proxy.metric("moorline_retries_total").await;
@@ -113,7 +113,7 @@ async fn named(port: u16) -> (Proxy, PathBuf) {
         .with(|settings| {
             settings.pool("backends", &format!("[\"node.test:{port}\"]"));
         })
-        .under(&["unshare", "--map-root-user", "--mount", "sh", "-c", script, &directory])
+        .wrapped_in(&["unshare", "--map-root-user", "--mount", "sh", "-c", script, &directory])
         .start()
         .await;
     (proxy, hosts)
@@ -158,7 +158,7 @@ async fn fault_087_name_that_resolves_no_more() {
 
 /// Requests come to the backend that says `elsewhere` before long.
 async fn assert_moves(proxy: &Proxy) {
-    let deadline = Instant::now() + crate::support::PATIENCE;
+    let deadline = Instant::now() + crate::support::TIMEOUT;
     let request = message::get("/", "Connection: close\r\n");
     while Raw::ask(proxy.web(), &request).await.text() != "elsewhere" {
         assert!(Instant::now() < deadline, "the new address is not used");
@@ -214,7 +214,7 @@ async fn fault_088_all_down() {
 #[tokio::test]
 async fn a_preflight_while_no_backend_is_up_lets_the_browser_read_the_503() {
     let refusing = Refusing::new();
-    let proxy = Proxy::before(&[refusing.address()]).await;
+    let proxy = Proxy::for_backends(&[refusing.address()]).await;
     let target = "/socket.io/?EIO=4&transport=polling";
     let origin = "Origin: https://page.test\r\n";
     let asks = "Access-Control-Request-Method: POST\r\n\

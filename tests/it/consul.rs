@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use crate::{
     discovery::{FAILS, assert_answerers, node, told},
-    support::{Backend, Proxy, eventually, found, message},
+    support::{Backend, Proxy, eventually, message, wait_for},
 };
 
 /// An agent whose answer a test changes.
@@ -198,7 +198,7 @@ async fn an_instance_of_consul_without_a_port_is_left_out_alone() {
     let agent = Agent::start(&[one(), portless()]).await;
     let proxy = agent.proxy().await;
     assert_answerers(&proxy, &["a"]).await;
-    let line = found("the entry is named", || {
+    let line = wait_for("the entry is named", || {
         proxy.stderr().into_iter().find(|line| line.contains("entry 2 is not used"))
     })
     .await;
@@ -222,7 +222,7 @@ async fn a_backend_of_a_source_and_of_an_order_has_its_origin_also_while_it_leav
         pool["backends"].as_array().unwrap().iter().find(own).map(|b| b["origin"].clone())
     };
     let becomes = async |wanted: Option<&str>| {
-        let deadline = tokio::time::Instant::now() + crate::support::PATIENCE;
+        let deadline = tokio::time::Instant::now() + crate::support::TIMEOUT;
         while origin().await != wanted.map(Value::from) {
             let late = tokio::time::Instant::now() > deadline;
             assert!(!late, "{wanted:?}, not {:?}", origin().await);
@@ -253,7 +253,7 @@ async fn a_backend_of_a_source_and_of_an_order_has_its_origin_also_while_it_leav
         let states = states(&proxy).await;
         states.contains(&("chat-2@n2".to_owned(), "leaving".to_owned()))
     };
-    let deadline = tokio::time::Instant::now() + crate::support::PATIENCE;
+    let deadline = tokio::time::Instant::now() + crate::support::TIMEOUT;
     while !leaving().await {
         assert!(tokio::time::Instant::now() < deadline);
     }

@@ -15,7 +15,7 @@ async fn only(proxy: &Proxy) -> Value {
 
 /// Waits until the backend has this number of sessions and tunnels.
 async fn holds(proxy: &Proxy, sessions: u64, tunnels: u64) {
-    let deadline = tokio::time::Instant::now() + crate::support::PATIENCE;
+    let deadline = tokio::time::Instant::now() + crate::support::TIMEOUT;
     loop {
         let backend = only(proxy).await;
         if backend["sessions"] == sessions && backend["tunnels"] == tunnels {
@@ -84,7 +84,7 @@ async fn four_clients_are_four_sessions_everywhere() {
 #[tokio::test]
 async fn sessions_of_ended_tunnels_are_not_counted() {
     let node = Node::start("a").await;
-    let proxy = Proxy::before(&[node.backend.address]).await;
+    let proxy = Proxy::for_backends(&[node.backend.address]).await;
     let mut poller = Raw::connect(proxy.web()).await;
     let mut tunnels = Vec::new();
     for number in ["1", "2", "3"] {
@@ -106,7 +106,7 @@ async fn sessions_of_ended_tunnels_are_not_counted() {
 async fn an_ended_drain_counts_the_backends_that_drained() {
     let nodes =
         [Backend::replying("a").await, Backend::replying("b").await, Backend::replying("c").await];
-    let proxy = Proxy::before(&nodes.each_ref().map(|node| node.address)).await;
+    let proxy = Proxy::for_backends(&nodes.each_ref().map(|node| node.address)).await;
     let one = format!("app/{}", nodes[1].address);
     proxy.command(&["drain", &one]).await.done();
     let ended = proxy.command(&["undrain", "app"]).await.done();
@@ -122,7 +122,7 @@ async fn an_ended_drain_counts_the_backends_that_drained() {
 #[tokio::test]
 async fn a_process_that_has_just_started_has_not_been_reloaded() {
     let backend = Backend::replying("a").await;
-    let proxy = Proxy::before(&[backend.address]).await;
+    let proxy = Proxy::for_backends(&[backend.address]).await;
     let status = proxy.command(&["status"]).await.done();
     assert!(status.contains("\nlast reload: none yet\n"), "{status}");
     assert_eq!(proxy.api().get("/v1/status").await["reload"], Value::Null);

@@ -17,7 +17,7 @@ async fn only(proxy: &Proxy) -> Value {
 
 /// Waits until the backend's state and its reason are these.
 async fn becomes(proxy: &Proxy, state: &str, reason: Option<&str>) -> Value {
-    let deadline = tokio::time::Instant::now() + crate::support::PATIENCE;
+    let deadline = tokio::time::Instant::now() + crate::support::TIMEOUT;
     loop {
         let backend = only(proxy).await;
         let is = match reason {

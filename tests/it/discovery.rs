@@ -16,10 +16,10 @@ use crate::{
     support::{
         Backend, Proxy, Raw, backend,
         dns::{self, NameServer, SAME, ZONE},
-        eventually, found, message,
+        eventually, message,
         proxy::Setup,
         tls::Certificate,
-        websocket,
+        wait_for, websocket,
     },
 };
 
@@ -87,7 +87,7 @@ async fn answerer(proxy: &Proxy) -> String {
 
 /// Waits until requests are answered by exactly these, in turns.
 pub(crate) async fn assert_answerers(proxy: &Proxy, names: &[&str]) {
-    let deadline = tokio::time::Instant::now() + crate::support::PATIENCE;
+    let deadline = tokio::time::Instant::now() + crate::support::TIMEOUT;
     loop {
         let mut seen = Vec::new();
         for _ in 0..4 * names.len() {
@@ -271,7 +271,7 @@ async fn fault_087_a_target_without_an_answer_stays_after_an_upgrade() {
     assert_eq!(told(&proxy, "removed"), 0, "{}", proxy.stderr_text());
     task.abort();
     drop((a, b));
-    proxy.alone().await;
+    proxy.wait_for_predecessors().await;
     proxy.finish().await;
 }
 
@@ -423,7 +423,7 @@ async fn a_start_does_not_wait_for_a_silent_server() {
 async fn a_reload_changes_where_backends_come_from() {
     let (port, [a, b]) = fleet(["a", "b"]).await;
     let server = NameServer::start("chat 0 A 127.0.0.12").await;
-    let mut proxy = Proxy::before(&[a.address]).await;
+    let mut proxy = Proxy::for_backends(&[a.address]).await;
     assert_serves(&proxy, "a").await;
     proxy
         .reload(|settings| {
@@ -585,7 +585,7 @@ async fn fault_087_a_list_that_fails_changes_nothing() {
     ];
     for (rounds, (reply, why)) in troubles.into_iter().enumerate() {
         list.say(reply);
-        let line = found(why, || {
+        let line = wait_for(why, || {
             proxy.stderr().into_iter().filter(|line| line.contains(FAILS)).nth(rounds)
         })
         .await;

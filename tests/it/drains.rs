@@ -51,9 +51,9 @@ async fn tunnels_of_a_removed_backend_are_closed_between_frames_before_the_deadl
     let close = websocket::close("draining");
     let conversation = async {
         assert_eq!(idle.exact(close.len()).await, close);
-        idle.send(websocket::ANSWER).await;
+        idle.send(websocket::CLOSE_REPLY).await;
         assert_eq!(idle_far.ended().await, End::Fin);
-        assert!(idle_far.rest().ends_with(websocket::ANSWER), "the client's own Close");
+        assert!(idle_far.rest().ends_with(websocket::CLOSE_REPLY), "the client's own Close");
         idle_far.close();
         assert_eq!(idle.assert_closed().await, End::Fin);
     };
@@ -67,7 +67,7 @@ async fn tunnels_of_a_removed_backend_are_closed_between_frames_before_the_deadl
             let rest = busy.exact(frame.len() - start.len()).await;
             assert!([start, rest].concat() == frame, "a frame was broken");
         }
-        busy.send(websocket::ANSWER).await;
+        busy.send(websocket::CLOSE_REPLY).await;
         assert_eq!(busy.assert_closed().await, End::Fin);
     };
     // One that never answers is cut with what is left.
@@ -90,7 +90,7 @@ async fn closed_at(mut client: Raw) -> Instant {
     let close = websocket::close("draining");
     assert_eq!(client.exact(close.len()).await, close);
     let at = Instant::now();
-    client.send(websocket::ANSWER).await;
+    client.send(websocket::CLOSE_REPLY).await;
     client.assert_closed().await;
     at
 }
@@ -185,7 +185,7 @@ async fn fault_096_drained_backend_keeps_polling_sessions_until_they_are_let_go(
     }
     // Each polls on until it is told; none is moved, none is searched for.
     for sid in &sessions {
-        let deadline = Instant::now() + crate::support::PATIENCE;
+        let deadline = Instant::now() + crate::support::TIMEOUT;
         let last = loop {
             let reply = poll(&mut client, sid, "on", "Origin: http://app.test\r\n").await;
             if reply.status() != 200 {
@@ -199,7 +199,7 @@ async fn fault_096_drained_backend_keeps_polling_sessions_until_they_are_let_go(
         assert!(last.text().contains("\"code\":1"), "{}", last.text());
         assert!(last.header("access-control-allow-origin").is_some());
     }
-    assert!(sessions.iter().all(|sid| a.polls(sid) == 0), "somebody was asked in vain");
+    assert!(sessions.iter().all(|sid| a.request_count(sid) == 0), "somebody was asked in vain");
     assert_eq!(handshake(&mut client, "again", "").await.node, "a");
     drop((client, a, b));
     proxy.finish().await;
@@ -217,7 +217,7 @@ async fn a_tunnel_that_is_old_enough_is_closed() {
     let close = websocket::close("connection aged");
     assert_eq!(client.exact(close.len()).await, close);
     assert!(started.elapsed() >= Duration::from_millis(900), "{:?}", started.elapsed());
-    client.send(websocket::ANSWER).await;
+    client.send(websocket::CLOSE_REPLY).await;
     assert_eq!(client.assert_closed().await, End::Fin);
     proxy.wait_for_log("the tunnel's line", |line| line["termination"] == "aged").await;
     drop((client, backend));

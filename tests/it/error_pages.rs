@@ -22,7 +22,7 @@ fn refusing() -> SocketAddr {
 
 /// A proxy whose only backend refuses connections.
 async fn without_backend() -> Proxy {
-    Proxy::before(&[refusing()]).await
+    Proxy::for_backends(&[refusing()]).await
 }
 
 async fn get(proxy: &Proxy, target: &str, fields: &str) -> Message {
@@ -90,7 +90,7 @@ async fn an_unknown_session_keeps_the_error_that_engine_io_clients_know() {
         message::reply("400 Bad Request", "Content-Type: application/json\r\n", body)
     })
     .await;
-    let proxy = Proxy::before(&[backend.address]).await;
+    let proxy = Proxy::for_backends(&[backend.address]).await;
     let target = format!("{HANDSHAKE}&sid=abcdefghijklmnopqrst");
     let reply = get(&proxy, &target, BROWSER).await;
     assert_eq!((reply.status(), content_type(&reply)), (400, "application/json"));
@@ -141,7 +141,7 @@ async fn head_http_1_0_grpc_and_websocket_clients_get_what_they_can_use() {
 #[tokio::test]
 async fn a_request_that_cannot_be_parsed_gets_a_page_if_its_header_asks_for_one() {
     let backend = Backend::replying("ok").await;
-    let proxy = Proxy::before(&[backend.address]).await;
+    let proxy = Proxy::for_backends(&[backend.address]).await;
     let cookie = format!("Cookie: c={}\r\n", "a".repeat(80_000));
     let mut client = Raw::connect(proxy.web()).await;
     client.try_send(message::get("/", &format!("{BROWSER}{cookie}"))).await;
@@ -230,7 +230,7 @@ async fn a_page_that_is_too_large_is_rejected() {
         .with(|settings| {
             settings.top("error_pages", &file).backends(&[refusing()]);
         })
-        .fails()
+        .fails_to_start()
         .await;
     assert!(ended.stderr.contains("the error page is larger than 256 KiB"), "{}", ended.stderr);
 }

@@ -106,7 +106,7 @@ impl Scene {
         }
         self.cookies.push(format!("moorline-app=old; {}", self.cookies[2]));
         // One that a node has and the proxy does not know; and with the cookie of that node.
-        self.nodes[1].knows("of-b-alone");
+        self.nodes[1].add_session("of-b-alone");
         self.sids.push("of-b-alone".to_owned());
         // One is closed by order.
         let closed = handshake(&mut client, "app.test").await;

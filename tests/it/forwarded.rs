@@ -16,7 +16,7 @@ async fn seen_through(proxy: &Proxy, backend: &Backend, headers: &str) -> Messag
 #[tokio::test]
 async fn fault_125_spoofed_forwarding_headers() {
     let backend = Backend::replying("ok").await;
-    let proxy = Proxy::before(&[backend.address]).await;
+    let proxy = Proxy::for_backends(&[backend.address]).await;
     let twice = format!("{SPOOF}x-forwarded-for: 7.7.7.7\r\n");
     let seen = seen_through(&proxy, &backend, &twice).await;
     assert_eq!(seen.all("x-forwarded-for"), ["127.0.0.1"]);
@@ -39,7 +39,7 @@ async fn fault_125_spoofed_forwarding_headers() {
 #[tokio::test]
 async fn fault_125_spoofed_forwarding_headers_on_an_upgrade() {
     let backend = Backend::manual().await;
-    let proxy = Proxy::before(&[backend.address]).await;
+    let proxy = Proxy::for_backends(&[backend.address]).await;
     let mut client = Raw::connect(proxy.web()).await;
     client.send(crate::support::websocket::request("/chat", SPOOF)).await;
     let peer = backend.peer(0).await;
@@ -348,7 +348,7 @@ async fn a_trusted_peers_prefix_goes_through() {
 #[tokio::test]
 async fn the_port_is_taken_from_the_clients_host() {
     let backend = Backend::replying("ok").await;
-    let proxy = Proxy::before(&[backend.address]).await;
+    let proxy = Proxy::for_backends(&[backend.address]).await;
     let request = "GET / HTTP/1.1\r\nHost: app.test:8123\r\n\r\n";
     assert_eq!(Raw::ask(proxy.web(), request).await.status(), 200);
     let seen = backend.requests().last().unwrap().clone();
@@ -412,7 +412,7 @@ async fn fault_129_an_invalid_address_is_logged_once_and_the_peer_counts() {
 #[tokio::test]
 async fn dropped_forwarding_fields_are_logged_once_with_the_setting_to_use() {
     let backend = Backend::replying("ok").await;
-    let mut proxy = Proxy::before(&[backend.address]).await;
+    let mut proxy = Proxy::for_backends(&[backend.address]).await;
     for _ in 0..3 {
         seen_through(&proxy, &backend, SPOOF).await;
     }

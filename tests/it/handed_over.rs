@@ -14,8 +14,9 @@ use tokio::{
 };
 
 use crate::support::{
-    Backend, Peer, Proxy, Raw, Settings, eventually, found, message, process,
+    Backend, Peer, Proxy, Raw, Settings, eventually, message, process,
     proxy::Setup,
+    wait_for,
     websocket::{self, tunnel},
     within,
 };
@@ -46,7 +47,7 @@ async fn knows(proxy: &Proxy, backend: &Backend, tunnels: u64) -> Value {
 async fn is_closed(mut client: Raw, far: Peer) {
     let close = websocket::close("draining");
     assert_eq!(client.exact(close.len()).await, close);
-    client.send(websocket::ANSWER).await;
+    client.send(websocket::CLOSE_REPLY).await;
     far.ended().await;
     far.close();
     client.assert_closed().await;
@@ -55,7 +56,7 @@ async fn is_closed(mut client: Raw, far: Peer) {
 #[tokio::test]
 async fn a_drain_reaches_the_tunnels_of_every_process() {
     let backend = Backend::manual().await;
-    let mut proxy = Proxy::before(&[backend.address]).await;
+    let mut proxy = Proxy::for_backends(&[backend.address]).await;
     let name = format!("app/{}", backend.address);
     // One in each of three processes.
     let first = tunnel(&proxy, &backend).await;
@@ -79,14 +80,14 @@ async fn a_drain_reaches_the_tunnels_of_every_process() {
     assert_eq!(drained["backends"][0]["state"], "drained", "{drained}");
     assert!(!proxy.stderr()[from..].join("\n").contains("cutting"), "{}", proxy.stderr_text());
     drop(backend);
-    proxy.alone().await;
+    proxy.wait_for_predecessors().await;
     proxy.finish().await;
 }
 
 #[tokio::test]
 async fn a_drain_is_not_over_while_an_old_process_holds_a_tunnel() {
     let backend = Backend::manual().await;
-    let mut proxy = Proxy::before(&[backend.address]).await;
+    let mut proxy = Proxy::for_backends(&[backend.address]).await;
     let name = format!("app/{}", backend.address);
     let (mut client, far) = tunnel(&proxy, &backend).await;
     proxy.upgrade().await;
@@ -103,7 +104,7 @@ async fn a_drain_is_not_over_while_an_old_process_holds_a_tunnel() {
     let state = knows(&proxy, &backend, 0).await;
     assert_eq!(state["state"], "drained", "{state}");
     drop((client, backend));
-    proxy.alone().await;
+    proxy.wait_for_predecessors().await;
     proxy.finish().await;
 }
 
@@ -138,7 +139,7 @@ async fn what_is_drained_no_more_is_left_alone_in_the_old_process() {
     far.ended().await;
     far.close();
     drop((client, kept, drained));
-    proxy.alone().await;
+    proxy.wait_for_predecessors().await;
     proxy.finish().await;
 }
 
@@ -166,7 +167,7 @@ async fn a_node_that_is_removed_takes_its_tunnels_in_the_old_process_along() {
     is_closed(client, far).await;
     assert!(!proxy.stderr()[from..].join("\n").contains("cutting"), "{}", proxy.stderr_text());
     drop((backend, stays));
-    proxy.alone().await;
+    proxy.wait_for_predecessors().await;
     proxy.finish().await;
 }
 
@@ -236,7 +237,7 @@ impl Elder {
 }
 
 async fn ended(child: &mut Child) -> (ExitStatus, String) {
-    let status = found("its end", || child.try_wait().unwrap()).await;
+    let status = wait_for("its end", || child.try_wait().unwrap()).await;
     let mut said = String::new();
     std::io::Read::read_to_string(&mut child.stderr.take().unwrap(), &mut said).unwrap();
     (status, said)
@@ -270,7 +271,7 @@ async fn fault_122_new_process_is_told_to_stop_before_the_old_one_has_let_go() {
     peer.request().await.unwrap();
     process::signal(elder.child.id(), "TERM");
     let mut refuses =
-        found("it stops to accept", || std::net::TcpStream::connect(elder.web).err().map(Some))
+        wait_for("it stops to accept", || std::net::TcpStream::connect(elder.web).err().map(Some))
             .await;
     assert!(refuses.take().is_some() && elder.child.try_wait().unwrap().is_none());
     peer.send(message::ok("in time")).await;
@@ -300,7 +301,7 @@ async fn an_admin_socket_whose_file_is_gone_is_bound_anew() {
         std::fs::remove_file(&socket).unwrap();
         proxy.upgrade().await;
         assert_eq!(proxy.api().get("/v1/status").await["pid"], proxy.pid());
-        proxy.alone().await;
+        proxy.wait_for_predecessors().await;
         // The old one's end has not taken it away.
         assert_eq!(proxy.api().get("/v1/status").await["pid"], proxy.pid());
         drop(backend);
@@ -311,7 +312,7 @@ async fn an_admin_socket_whose_file_is_gone_is_bound_anew() {
 #[tokio::test]
 async fn the_first_process_of_a_container_is_not_upgraded() {
     let backend = Backend::replying("ok").await;
-    let setup = Setup::new().under(&["unshare", "--pid", "--fork", "--kill-child"]);
+    let setup = Setup::new().wrapped_in(&["unshare", "--pid", "--fork", "--kill-child"]);
     let mut proxy = setup
         .with(|settings| {
             settings.backends(&[backend.address]);
@@ -320,8 +321,8 @@ async fn the_first_process_of_a_container_is_not_upgraded() {
         .await;
     proxy.command(&["upgrade"]).await.refused("first of its container (PID 1)");
     assert!(proxy.is_running());
-    let first = found("it", || process::children(proxy.pid()).first().copied()).await;
+    let first = wait_for("it", || process::children(proxy.pid()).first().copied()).await;
     process::signal(first, "TERM");
     assert_eq!(proxy.exited().await.code(), Some(0));
-    eventually("nothing is left", || !process::runs(first)).await;
+    eventually("nothing is left", || !process::is_running(first)).await;
 }

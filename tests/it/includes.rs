@@ -135,7 +135,7 @@ async fn commands_and_an_upgrade_see_included_files_and_the_environment() {
         "{check:?}"
     );
     split.proxy.upgrade().await;
-    split.proxy.alone().await;
+    split.proxy.wait_for_predecessors().await;
     split.answers("/", "app").await;
     whole(split.proxy.command(&["config", "--json"]).await.json());
     // The new process watches the folder, too.

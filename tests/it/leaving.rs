@@ -74,7 +74,7 @@ impl Tunnels {
             tokio::spawn(async move {
                 assert_eq!(client.exact(close.len()).await, close);
                 let at = Instant::now();
-                client.send(websocket::ANSWER).await;
+                client.send(websocket::CLOSE_REPLY).await;
                 far.ended().await;
                 far.close();
                 client.assert_closed().await;
@@ -192,7 +192,7 @@ async fn tunnels_of_an_old_process_are_drained_by_fresh_terms_too() {
     proxy.upgrade().await;
     tunnels.outlive_the_terms().await;
     proxy.write(&third);
-    let deadline = Instant::now() + crate::support::PATIENCE;
+    let deadline = Instant::now() + crate::support::TIMEOUT;
     let told = "2 sessions (2 tunnels) would be disconnected";
     while !proxy.command(&["plan"]).await.done().contains(told) {
         assert!(Instant::now() < deadline, "the old process has not said what it holds");
@@ -201,13 +201,13 @@ async fn tunnels_of_an_old_process_are_drained_by_fresh_terms_too() {
     proxy.command(&["reload"]).await.done();
     closed.await.unwrap();
     drop((node, other));
-    proxy.alone().await;
+    proxy.wait_for_predecessors().await;
 }
 
 #[tokio::test]
 async fn an_empty_backend_is_gone_from_the_lists_as_soon_as_it_is_removed() {
     let (node, other) = (Backend::replying("a").await, Backend::replying("b").await);
-    let mut proxy = Proxy::before(&[node.address, other.address]).await;
+    let mut proxy = Proxy::for_backends(&[node.address, other.address]).await;
     let remaining = [other.address];
     proxy
         .reload(|settings| {
@@ -232,7 +232,7 @@ async fn a_removed_backend_is_still_asked_for_sessions_that_are_unknown_here() {
     })
     .await;
     let sid = "a-session-of-another-proxy";
-    b.knows(sid);
+    b.add_session(sid);
     proxy
         .reload(|settings| {
             settings.backends(&[first]);
@@ -245,7 +245,7 @@ async fn a_removed_backend_is_still_asked_for_sessions_that_are_unknown_here() {
     let api = proxy.api();
     let pool = api.get("/v1/pools/app").await;
     assert_eq!(pool["backends"][1]["state"], "leaving", "{pool}");
-    eventually("the node was asked", || b.polls(sid) > 0).await;
+    eventually("the node was asked", || b.request_count(sid) > 0).await;
     drop((client, a, b));
     proxy.finish().await;
 }

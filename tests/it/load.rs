@@ -17,13 +17,13 @@ use std::{
 use tokio::process::Command;
 
 use crate::support::{
-    Backend, Proxy, backend, eventually, found,
+    Backend, Proxy, backend, eventually,
     harness::harness,
     led::{Led, Look},
     load::{Demo, Load, LoadNodes, Report},
     message, process,
     proxy::Setup,
-    websocket, within,
+    wait_for, websocket, within,
 };
 
 /// A proxy that finds its backends in a file, where none are yet.
@@ -84,7 +84,7 @@ async fn a_deploy_cut_short_loses_nobody_and_leaves_no_node() {
         let list = fs::read_to_string(&front.list).unwrap();
         (list.matches(':').count() == 2).then_some(list)
     };
-    let before = found("two nodes", two).await;
+    let before = wait_for("two nodes", two).await;
     eventually("the first old node drains", || two().is_some_and(|list| list != before)).await;
     let nodes = process::children(run.pid());
     assert_eq!(nodes.len(), 3);
@@ -93,7 +93,7 @@ async fn a_deploy_cut_short_loses_nobody_and_leaves_no_node() {
     report.assert_unharmed();
     assert_eq!((report.total("finished"), report.total("node_gone")), (10, 0));
     assert_eq!(report.marks().last(), Some(&"interrupted"));
-    assert!(nodes.into_iter().all(|node| !process::runs(node)));
+    assert!(nodes.into_iter().all(|node| !process::is_running(node)));
     front.finish().await;
 }
 
@@ -115,7 +115,8 @@ async fn nodes_do_not_outlive_a_run_that_is_killed() {
     assert_eq!(nodes.len(), 2);
     run.signal("KILL");
     assert_eq!(run.ended().await.code, None);
-    eventually("all nodes have ended", || nodes.iter().all(|node| !process::runs(*node))).await;
+    eventually("all nodes have ended", || nodes.iter().all(|node| !process::is_running(*node)))
+        .await;
     drop(front);
 }
 

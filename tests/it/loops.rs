@@ -18,8 +18,8 @@ fn free_port() -> u16 {
 /// Two proxies, each with the other as its only backend.
 async fn circle() -> (Proxy, Proxy) {
     let nowhere = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()));
-    let mut first = Proxy::before(&[nowhere]).await;
-    let second = Proxy::before(&[first.web()]).await;
+    let mut first = Proxy::for_backends(&[nowhere]).await;
+    let second = Proxy::for_backends(&[first.web()]).await;
     first.reload(|settings| _ = settings.backends(&[second.web()])).await;
     (first, second)
 }
@@ -58,7 +58,7 @@ async fn fault_135_an_upgrade_in_a_circle_ends_with_508() {
 #[tokio::test]
 async fn connection_cannot_remove_hops_which_are_counted_for_the_backend() {
     let backend = Backend::replying("ok").await;
-    let proxy = Proxy::before(&[backend.address]).await;
+    let proxy = Proxy::for_backends(&[backend.address]).await;
     let fields = "Connection: X-Moorline-Hops\r\nX-Moorline-Hops: 3\r\n";
     let mut client = Raw::connect(proxy.web()).await;
     client.send(message::get("/", fields)).await;
@@ -84,7 +84,7 @@ async fn fault_135_an_own_listener_as_backend_is_a_fault_with_its_line() {
                 "[listeners.web]\nbind = \"{bind}\"\nprotocol = \"{protocol}\"\n[pools.app]\n\
                  backends = [\n  \"192.0.2.1:80\",\n  \"{backend}\",\n]\n"
             );
-            let ended = Setup::new().text(text).fails().await;
+            let ended = Setup::new().text(text).fails_to_start().await;
             let said = ended.stderr;
             let fault = "is where listener `web` listens";
             assert!(said.contains(fault) && said.contains("moorline.toml:7:"), "{bind}: {said}");

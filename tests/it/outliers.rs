@@ -292,7 +292,7 @@ async fn fault_092_a_nodes_own_503_passes_through() {
         message::reply("503 Service Unavailable", "Retry-After: 7\r\nX-Why: busy\r\n", "later")
     })
     .await;
-    let proxy = Proxy::before(&[busy.address]).await;
+    let proxy = Proxy::for_backends(&[busy.address]).await;
     for request in [message::get("/", ""), message::get(&handshake_target("busy"), "")] {
         let reply = Raw::ask(proxy.web(), request).await;
         assert_eq!((reply.status(), reply.text().as_str()), (503, "later"));

@@ -116,7 +116,7 @@ async fn a_route_may_be_written_in_any_form_that_requests_have() {
 #[tokio::test]
 async fn two_forms_of_one_route_are_a_fault() {
     let app = Backend::replying("app").await;
-    let mut proxy = Proxy::before(&[app.address]).await;
+    let mut proxy = Proxy::for_backends(&[app.address]).await;
     let mut text = String::new();
     proxy.rewrite(|settings| {
         settings.table("[[routes]]\npath = \"/metrics\"\npool = \"app\"\n");

@@ -94,7 +94,7 @@ async fn fault_078_tunnels_of_one_address_are_capped() {
     assert_eq!(refused.text(), "Too many connections from your address are open.\n");
     eventually("its line", || refusals(&proxy) == 1).await;
     assert!(proxy.log_lines().iter().any(|line| line["status"] == 503));
-    let other = websocket::over(Raw::from(OTHER, proxy.web()).await, &backend).await;
+    let other = websocket::tunnel_over(Raw::from(OTHER, proxy.web()).await, &backend).await;
 
     // A reload counts on from what is open, up and down.
     proxy.reload(|settings| _ = settings.listener("connections_per_address", "3")).await;

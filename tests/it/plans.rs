@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, fmt::Write as _};
 
 use serde_json::{Value, json};
 
-use crate::support::{Backend, PATIENCE, Peer, Proxy, Raw, backend, proxy::Setup, websocket};
+use crate::support::{Backend, Peer, Proxy, Raw, TIMEOUT, backend, proxy::Setup, websocket};
 
 /// Edits of each seed.
 const EDITS: usize = 40;
@@ -257,7 +257,7 @@ impl Scene {
     /// ended then. One that ends later is counted after the next edit.
     async fn lost(&mut self, expected: u64) -> u64 {
         let mut lost = 0;
-        let deadline = tokio::time::Instant::now() + PATIENCE;
+        let deadline = tokio::time::Instant::now() + TIMEOUT;
         loop {
             let mut alive = Vec::new();
             for mut client in self.tunnels.drain(..) {

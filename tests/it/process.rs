@@ -18,7 +18,7 @@ async fn ready(proxy: &Proxy) -> u16 {
 #[tokio::test]
 async fn fault_120_sigterm_shuts_down_gracefully() {
     let backend = Backend::manual().await;
-    let mut proxy = Proxy::before(&[backend.address]).await;
+    let mut proxy = Proxy::for_backends(&[backend.address]).await;
     assert_eq!(ready(&proxy).await, 200);
     let (mut open, far) = tunnel(&proxy, &backend).await;
     let mut waiting = Raw::connect(proxy.web()).await;
@@ -141,7 +141,7 @@ async fn fault_123_panic_in_one_connection() {
     eventually("a line for each panic", five).await;
     assert!(!backend.saw("__panic"));
     drop((open, waiting, far, peer, backend));
-    proxy.settle().await;
+    proxy.wait_for_baseline().await;
     proxy.terminate();
     assert_eq!(proxy.exited().await.code(), Some(0));
 }
@@ -150,7 +150,7 @@ async fn fault_123_panic_in_one_connection() {
 async fn fault_123_no_panic_on_request() {
     // The control: without the variable the path is one like any other.
     let backend = Backend::replying("ok").await;
-    let proxy = Proxy::before(&[backend.address]).await;
+    let proxy = Proxy::for_backends(&[backend.address]).await;
     assert_eq!(Raw::ask(proxy.web(), message::get("/__panic", "")).await.text(), "ok");
     drop(backend);
     proxy.finish().await;

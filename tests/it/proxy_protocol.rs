@@ -542,7 +542,7 @@ async fn a_header_before_a_connection_that_is_passed_on_undecrypted_is_all_that_
         })
         .start()
         .await;
-    let hello = site.hello("own.test");
+    let hello = site.client_hello("own.test");
     let mut count = 0;
     for listener in ["passthrough", "https"] {
         for header in [LINE.as_bytes().to_vec(), binary(b"\x05\0\x02id")] {

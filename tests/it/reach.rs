@@ -56,7 +56,8 @@ async fn known_sessions_wait_for_a_hung_node_that_is_down() {
     waiting[0].send(message::get(&poll_target(&polls.sid, "poll"), "")).await;
     waiting[1].send(post(&polls.sid, "post")).await;
     waiting[2].send(websocket::request(&upgrade, "")).await;
-    let arrived = || pair.a.polls(&polls.sid) == 2 && pair.a.polls(&upgrades.sid) == 1;
+    let arrived =
+        || pair.a.request_count(&polls.sid) == 2 && pair.a.request_count(&upgrades.sid) == 1;
     eventually("all of them are at the hung node", arrived).await;
     // The other node is not affected, and gets the new sessions.
     let mut client = pair.client().await;
@@ -69,7 +70,11 @@ async fn known_sessions_wait_for_a_hung_node_that_is_down() {
         let reply = client.response().await;
         assert_eq!(reply.status(), status, "{}", reply.text());
     }
-    assert_eq!((pair.a.polls(&polls.sid), pair.a.polls(&upgrades.sid)), (2, 1), "sent once each");
+    assert_eq!(
+        (pair.a.request_count(&polls.sid), pair.a.request_count(&upgrades.sid)),
+        (2, 1),
+        "sent once each"
+    );
     drop((client, waiting));
     pair.finish().await;
 }
@@ -138,7 +143,7 @@ async fn sessions_of_an_unreachable_node_wait_until_it_is_back() {
     .await;
     let sessions = [pair.session_on("a").await, pair.session_on("a").await];
     let Pair { a, b, proxy } = pair;
-    let (is_up, memory, address) = (up(&a), a.memory(), a.backend.address);
+    let (is_up, node_sessions, address) = (up(&a), a.sessions(), a.backend.address);
     drop(a);
     let hole = Blackhole::at(address).await;
     proxy.wait_for_metric("the node is down", &is_up, |up| up == 0.0).await;
@@ -147,12 +152,16 @@ async fn sessions_of_an_unreachable_node_wait_until_it_is_back() {
     waiting[1].send(post(&sessions[1].sid, "post")).await;
     // Longer than one connect may take, so that each of them has to be tried again.
     proxy.wait_for_metric("connects are tried again", RETRIES, |retries| retries >= 4.0).await;
-    let a = Node::returns(&memory, hole.ends());
+    let a = Node::restart(&node_sessions, hole.accept_again());
     for client in &mut waiting {
         let reply = client.response().await;
         assert_eq!((reply.status(), reply.header("x-node")), (200, Some("a")), "{}", reply.text());
     }
-    assert_eq!((a.polls(&sessions[0].sid), a.polls(&sessions[1].sid)), (1, 1), "sent once each");
+    assert_eq!(
+        (a.request_count(&sessions[0].sid), a.request_count(&sessions[1].sid)),
+        (1, 1),
+        "sent once each"
+    );
     drop((waiting, a, b));
     proxy.finish().await;
 }
@@ -160,7 +169,7 @@ async fn sessions_of_an_unreachable_node_wait_until_it_is_back() {
 #[tokio::test]
 async fn a_session_ends_when_its_node_is_silent_for_longer_than_its_lifetime() {
     let lifetime = Duration::from_millis(900);
-    let a = Node::special("a", (500, 400), "").await;
+    let a = Node::with_ping("a", (500, 400), "").await;
     let proxy = Proxy::with(|settings| {
         settings.backends(&[a.backend.address]).timeouts("connect = \"200ms\"");
     })
@@ -187,7 +196,7 @@ async fn a_client_that_leaves_ends_the_wait_for_an_unreachable_node() {
     .await;
     let mut client = Raw::connect(proxy.web()).await;
     let session = handshake(&mut client, "open", "").await;
-    let (memory, address) = (a.memory(), a.backend.address);
+    let (node_sessions, address) = (a.sessions(), a.backend.address);
     drop(a);
     let hole = Blackhole::at(address).await;
     let mut leaving = Raw::connect(proxy.web()).await;
@@ -197,9 +206,9 @@ async fn a_client_that_leaves_ends_the_wait_for_an_unreachable_node() {
     let left = |line: &Value| line["path"].as_str().is_some_and(|path| path.contains("t=leaves"));
     let line = proxy.wait_for_log("the line of the client that left", left).await;
     assert!(line["termination"].as_str().unwrap().starts_with("client_"), "{line}");
-    let a = Node::returns(&memory, hole.ends());
+    let a = Node::restart(&node_sessions, hole.accept_again());
     assert_eq!(poll(&mut client, &session.sid, "stays", "").await.status(), 200);
-    assert_eq!(a.polls(&session.sid), 1, "the POST of the client that left was sent");
+    assert_eq!(a.request_count(&session.sid), 1, "the POST of the client that left was sent");
     drop((client, leaving, a));
     proxy.finish().await;
 }
@@ -355,7 +364,7 @@ async fn tunnels_of_a_node_that_is_down_are_closed_if_the_pool_is_set_to() {
     let close = websocket::close("backend down");
     for client in &mut hung {
         assert_eq!(client.exact(close.len()).await, close);
-        client.send(websocket::ANSWER).await;
+        client.send(websocket::CLOSE_REPLY).await;
         client.assert_closed().await;
     }
     let down = |line: &Value| line["termination"] == "backend_down";
@@ -365,7 +374,7 @@ async fn tunnels_of_a_node_that_is_down_are_closed_if_the_pool_is_set_to() {
     eventually("the tunnel's bytes at the node", || pair.b.backend.saw("still")).await;
     let mut client = pair.client().await;
     client.send(message::get(&poll_target(&session.sid, "poll"), "")).await;
-    eventually("the poll is at the hung node", || pair.a.polls(&session.sid) == 1).await;
+    eventually("the poll is at the hung node", || pair.a.request_count(&session.sid) == 1).await;
     pair.a.wake();
     assert_eq!(client.response().await.status(), 200);
     drop((client, hung, other));

@@ -27,7 +27,8 @@ async fn keep_connected(address: std::net::SocketAddr, closes: Arc<AtomicUsize>)
         if let Some(set) = reply.header("set-cookie") {
             cookie = cookie_field(set.split(';').next().unwrap());
         }
-        let (bytes, answered) = (wait_for(&mut client, close.len()).await, websocket::ANSWER);
+        let (bytes, answered) =
+            (exact_without_timeout(&mut client, close.len()).await, websocket::CLOSE_REPLY);
         assert_eq!(bytes, close);
         closes.fetch_add(1, Ordering::SeqCst);
         client.send(answered).await;
@@ -36,7 +37,7 @@ async fn keep_connected(address: std::net::SocketAddr, closes: Arc<AtomicUsize>)
 }
 
 /// Bytes whenever they come: a client of a level pool waits for good.
-async fn wait_for(client: &mut Raw, count: usize) -> Vec<u8> {
+async fn exact_without_timeout(client: &mut Raw, count: usize) -> Vec<u8> {
     while !client.has(count).await {}
     client.exact(count).await
 }

@@ -15,7 +15,7 @@ async fn logged(proxy: &Proxy, target: &str) -> String {
 #[tokio::test]
 async fn fault_136_secrets_are_redacted_by_parts_of_names() {
     let backend = Backend::replying("ok").await;
-    let proxy = Proxy::before(&[backend.address]).await;
+    let proxy = Proxy::for_backends(&[backend.address]).await;
     let names = [
         "accessToken",
         "refresh_token",
@@ -52,7 +52,7 @@ async fn fault_136_secrets_are_redacted_by_parts_of_names() {
 #[tokio::test]
 async fn the_list_of_secrets_can_be_set() {
     let backend = Backend::replying("ok").await;
-    let mut proxy = Proxy::before(&[backend.address]).await;
+    let mut proxy = Proxy::for_backends(&[backend.address]).await;
     let target = |n: u8| format!("/?loginTicket=1&sort_key=2&token=3&n={n}");
     assert_eq!(logged(&proxy, &target(1)).await, "/?loginTicket=1&sort_key=-&token=-&n=1");
     let file = proxy.directory().join("access.log");

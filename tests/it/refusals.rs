@@ -87,7 +87,7 @@ async fn fault_132_every_rejection_has_a_sentence_an_id_and_a_log_line() {
 #[tokio::test]
 async fn fault_132_the_line_of_a_refused_request_names_its_method_and_target() {
     let backend = Backend::replying("ok").await;
-    let proxy = Proxy::before(&[backend.address]).await;
+    let proxy = Proxy::for_backends(&[backend.address]).await;
     let reply =
         Raw::ask(proxy.web(), "PUT /files/7?token=s3cr3t HTTP/1.1\r\nno colon\r\n\r\n").await;
     assert_eq!(reply.status(), 400);
@@ -100,7 +100,7 @@ async fn fault_132_the_line_of_a_refused_request_names_its_method_and_target() {
 #[tokio::test]
 async fn fault_132_a_refusal_follows_the_responses_of_the_requests_before() {
     let backend = Backend::replying("ok").await;
-    let proxy = Proxy::before(&[backend.address]).await;
+    let proxy = Proxy::for_backends(&[backend.address]).await;
     let mut client = Raw::connect(proxy.web()).await;
     let good = String::from_utf8(message::get("/", "")).unwrap();
     client.send(format!("{good}{good}GET / HTTP/1.1\r\nno colon\r\n\r\n")).await;
@@ -117,7 +117,7 @@ async fn fault_132_a_refusal_follows_the_responses_of_the_requests_before() {
 #[tokio::test]
 async fn fault_137_lengths_and_codings_that_can_be_read_in_two_ways() {
     let backend = Backend::replying("ok").await;
-    let proxy = Proxy::before(&[backend.address]).await;
+    let proxy = Proxy::for_backends(&[backend.address]).await;
     for (fields, status) in [
         ("Transfer-Encoding: gzip, chunked\r\n", 501),
         ("Transfer-Encoding: x\r\nTransfer-Encoding: chunked\r\n", 501),
@@ -188,7 +188,7 @@ async fn half_a_header_at_the_deadline_gets_408_and_a_log_line() {
 #[tokio::test]
 async fn an_incomplete_header_gets_400_and_a_log_line() {
     let backend = Backend::replying("ok").await;
-    let proxy = Proxy::before(&[backend.address]).await;
+    let proxy = Proxy::for_backends(&[backend.address]).await;
     let mut client = Raw::connect(proxy.web()).await;
     client.send("GET /half HTTP/1.1\r\nHo").await;
     client.finish().await;

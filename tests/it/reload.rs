@@ -16,7 +16,7 @@ use crate::{
 #[tokio::test]
 async fn fault_115_new_listener_cannot_bind() {
     let (old, new) = (Backend::replying("old").await, Backend::replying("new").await);
-    let mut proxy = Proxy::before(&[old.address]).await;
+    let mut proxy = Proxy::for_backends(&[old.address]).await;
     let holder = TcpListener::bind("127.0.0.1:0").unwrap();
     let taken = holder.local_addr().unwrap();
     let before = proxy.settings.clone();
@@ -48,7 +48,7 @@ async fn fault_115_address_taken_at_start() {
     let setup = Setup::new().with(|settings| {
         settings.backends(&[taken]).listener("bind", &format!("\"{taken}\""));
     });
-    let ended = setup.fails().await;
+    let ended = setup.fails_to_start().await;
     assert_eq!(ended.status.code(), Some(1), "{}", ended.stderr);
     assert!(ended.stderr.contains(&taken.to_string()), "{}", ended.stderr);
 }
@@ -128,7 +128,7 @@ async fn fault_117_backend_removed_and_added_again() {
             assert_eq!(handshake(&mut client, "cookie", &cookie).await.node, "b");
         }
     }
-    let asked = a.polls(&session.sid);
+    let asked = a.request_count(&session.sid);
     assert_eq!(asked, 0, "the session had to be searched for");
     assert!(proxy.log_lines().iter().all(|line| line["chosen_by"] != "owner_search"));
     drop((client, a, b));
@@ -176,7 +176,7 @@ async fn fault_118_storm_of_hangups() {
     }
     proxy.rewrite(|settings| drop_ref(settings.backends(&[new.address])));
     proxy.hangup();
-    let deadline = std::time::Instant::now() + crate::support::PATIENCE;
+    let deadline = std::time::Instant::now() + crate::support::TIMEOUT;
     let request = message::get("/", "Connection: close\r\n");
     while Raw::ask(proxy.web(), &request).await.text() != "new" {
         assert!(std::time::Instant::now() < deadline, "the last one was lost");
@@ -192,7 +192,7 @@ async fn fault_118_storm_of_hangups() {
 async fn fault_119_reload_under_tunnels() {
     let echo = Backend::start(websocket::echo()).await;
     let other = Refusing::new();
-    let mut proxy = Proxy::before(&[echo.address]).await;
+    let mut proxy = Proxy::for_backends(&[echo.address]).await;
     let mut clients = Vec::new();
     for _ in 0..50 {
         let mut client = Raw::connect(proxy.web()).await;

@@ -26,7 +26,7 @@ async fn assert_only_a_good_one_passes(proxy: &Proxy, backend: &Backend) {
 #[tokio::test]
 async fn fault_015_missing_or_double_host() {
     let backend = Backend::replying("ok").await;
-    let proxy = Proxy::before(&[backend.address]).await;
+    let proxy = Proxy::for_backends(&[backend.address]).await;
     for request in [
         "GET / HTTP/1.1\r\n\r\n",
         "GET / HTTP/1.1\r\nX-Host: app.test\r\n\r\n",
@@ -49,7 +49,7 @@ async fn fault_015_missing_or_double_host() {
 #[tokio::test]
 async fn fault_016_invalid_host() {
     let backend = Backend::replying("ok").await;
-    let proxy = Proxy::before(&[backend.address]).await;
+    let proxy = Proxy::for_backends(&[backend.address]).await;
     for host in [
         "user@app.test",
         "user:secret@app.test",
@@ -108,7 +108,7 @@ async fn fault_017_absolute_form_beats_host() {
 #[tokio::test]
 async fn fault_018_fragment_in_target() {
     let backend = Backend::replying("ok").await;
-    let proxy = Proxy::before(&[backend.address]).await;
+    let proxy = Proxy::for_backends(&[backend.address]).await;
     let mut kept = Vec::new();
     for target in ["/a#b", "/a?b#c", "/#", "/a?x=#/admin", "http://app.test/a#b"] {
         let reply = Raw::ask(proxy.web(), message::get(target, "")).await;
@@ -128,7 +128,7 @@ async fn fault_018_fragment_in_target() {
 #[tokio::test]
 async fn fault_019_underscore_alias() {
     let backend = Backend::replying("ok").await;
-    let proxy = Proxy::before(&[backend.address]).await;
+    let proxy = Proxy::for_backends(&[backend.address]).await;
     let spoof = "X_Forwarded_For: 6.6.6.6\r\nX-Forwarded_For: 6.6.6.6\r\n\
          x_forwarded_proto: gopher\r\nX_Forwarded-Host: evil.test\r\nX_Real_IP: 6.6.6.6\r\n";
     let reply = Raw::ask(proxy.web(), message::get("/", spoof)).await;
@@ -147,7 +147,7 @@ async fn fault_019_underscore_alias() {
 #[tokio::test]
 async fn fault_020_long_target_and_large_header() {
     let backend = Backend::replying("ok").await;
-    let proxy = Proxy::before(&[backend.address]).await;
+    let proxy = Proxy::for_backends(&[backend.address]).await;
     let target = format!("/{}", "a".repeat(100_000));
     assert_refused(&proxy, message::get(&target, ""), &[414, 431]).await;
     let huge = format!("X-Huge: {}\r\n", "a".repeat(1_000_000));
@@ -166,7 +166,7 @@ async fn fault_020_long_target_and_large_header() {
 #[tokio::test]
 async fn fault_021_body_shorter_than_announced() {
     let backend = Backend::manual().await;
-    let proxy = Proxy::before(&[backend.address]).await;
+    let proxy = Proxy::for_backends(&[backend.address]).await;
     let head = "POST /upload HTTP/1.1\r\nHost: app.test\r\n";
     let fixed = format!("{head}Content-Length: 100\r\n\r\n0123456789");
     let chunked = format!("{head}Transfer-Encoding: chunked\r\n\r\na\r\n0123456789\r\n");
@@ -223,7 +223,7 @@ async fn answers_early(status: &'static str) -> Backend {
 #[tokio::test]
 async fn fault_023_early_final_response_to_expect() {
     let backend = answers_early("401 Unauthorized").await;
-    let proxy = Proxy::before(&[backend.address]).await;
+    let proxy = Proxy::for_backends(&[backend.address]).await;
     let body = "GET /smuggled HTTP/1.1\r\nHost: app.test\r\n\r\n";
     let mut client = Raw::connect(proxy.web()).await;
     let head = format!(
@@ -289,7 +289,7 @@ async fn fault_024_rejected_before_the_body_was_read() {
 #[tokio::test]
 async fn fault_024_backend_answers_before_the_body_is_there() {
     let backend = answers_early("413 Content Too Large").await;
-    let proxy = Proxy::before(&[backend.address]).await;
+    let proxy = Proxy::for_backends(&[backend.address]).await;
     let smuggled = "GET /smuggled HTTP/1.1\r\nHost: app.test\r\n\r\n";
     let mut client = Raw::connect(proxy.web()).await;
     let length = smuggled.len();
@@ -311,7 +311,7 @@ async fn fault_024_backend_answers_before_the_body_is_there() {
 #[tokio::test]
 async fn fault_025_connect_and_trace() {
     let backend = Backend::replying("ok").await;
-    let proxy = Proxy::before(&[backend.address]).await;
+    let proxy = Proxy::for_backends(&[backend.address]).await;
     let target = backend.address;
     for request in [
         format!("CONNECT {target} HTTP/1.1\r\nHost: {target}\r\n\r\n"),
@@ -336,7 +336,7 @@ async fn fault_025_connect_and_trace() {
 #[tokio::test]
 async fn fault_026_framing_and_auth_in_trailers() {
     let backend = Backend::replying("ok").await;
-    let proxy = Proxy::before(&[backend.address]).await;
+    let proxy = Proxy::for_backends(&[backend.address]).await;
     let trailers = "Content-Length: 99\r\nTransfer-Encoding: chunked\r\nHost: evil.test\r\n\
          Authorization: Basic evil\r\nCookie: evil=1\r\nX-Forwarded-For: 6.6.6.6\r\nX-Sum: abc\r\n";
     let request = format!(
@@ -413,7 +413,7 @@ async fn fault_029_paths_that_fold_into_others() {
 #[tokio::test]
 async fn a_malformed_request_is_answered_and_logged() {
     let backend = Backend::replying("ok").await;
-    let proxy = Proxy::before(&[backend.address]).await;
+    let proxy = Proxy::for_backends(&[backend.address]).await;
     let reply = Raw::ask(proxy.web(), "GET / HTTP/1.1\r\n : nameless\r\n\r\n").await;
     assert_eq!(reply.status(), 400);
     proxy.wait_for_log("a line", |line| line["termination"] == "client_request_malformed").await;

@@ -11,7 +11,7 @@ async fn fault_104_no_descriptor_left() {
         .with(|settings| {
             settings.backends(&[backend.address]);
         })
-        .under(&["sh", "-c", "ulimit -n 64; exec \"$0\" \"$@\""])
+        .wrapped_in(&["sh", "-c", "ulimit -n 64; exec \"$0\" \"$@\""])
         .start()
         .await;
     let mut clients = Vec::new();
@@ -115,7 +115,7 @@ async fn series(proxy: &Proxy) -> BTreeSet<String> {
 #[tokio::test]
 async fn fault_110_hostile_labels() {
     let backend = Backend::answering(|_| message::reply("404 Not Found", "", "no")).await;
-    let proxy = Proxy::before(&[backend.address]).await;
+    let proxy = Proxy::for_backends(&[backend.address]).await;
     let storm = async |name: &str, count: usize| {
         for n in 0..count {
             let request = format!(

@@ -25,7 +25,7 @@ pub(crate) async fn assert_bad_answer(request: Vec<u8>, answer: String) {
         }
     }))
     .await;
-    let proxy = Proxy::before(&[backend.address]).await;
+    let proxy = Proxy::for_backends(&[backend.address]).await;
     let mut client = Raw::connect(proxy.web()).await;
     client.send(&request).await;
     let reply = client.response().await;
@@ -111,7 +111,7 @@ async fn fault_040_length_and_chunked_in_a_response() {
     ] {
         let answer = format!("HTTP/1.1 200 OK\r\n{fields}\r\n5\r\nhello\r\n0\r\n\r\n");
         let backend = Backend::answering(move |_| answer.clone().into_bytes()).await;
-        let proxy = Proxy::before(&[backend.address]).await;
+        let proxy = Proxy::for_backends(&[backend.address]).await;
         let mut client = Raw::connect(proxy.web()).await;
         for index in 0..3 {
             client.send(message::get("/", "")).await;
@@ -155,7 +155,7 @@ async fn assert_discarded(request: &str, answer: &'static str, status: u16, body
         }
     }))
     .await;
-    let proxy = Proxy::before(&[backend.address]).await;
+    let proxy = Proxy::for_backends(&[backend.address]).await;
     for round in 0..10 {
         let mut client = Raw::connect(proxy.web()).await;
         client.send(format!("{request} HTTP/1.1\r\nHost: app.test\r\n\r\n")).await;
@@ -205,7 +205,7 @@ async fn fault_041_unsolicited_second_response() {
 #[tokio::test]
 async fn fault_041_unsolicited_response_while_idle() {
     let backend = Backend::manual().await;
-    let proxy = Proxy::before(&[backend.address]).await;
+    let proxy = Proxy::for_backends(&[backend.address]).await;
     let mut client = Raw::connect(proxy.web()).await;
     client.send(message::get("/first", "")).await;
     let peer = backend.peer(0).await;
@@ -226,7 +226,7 @@ async fn fault_041_unsolicited_response_while_idle() {
 #[tokio::test]
 async fn fault_042_connection_removes_named_fields() {
     let backend = Backend::replying("ok").await;
-    let proxy = Proxy::before(&[backend.address]).await;
+    let proxy = Proxy::for_backends(&[backend.address]).await;
     let names = "X-Forwarded-For, X-Forwarded-Proto, X-Forwarded-Host, Forwarded, X-Request-Id, \
          Host, Authorization, Cookie, Content-Length, Transfer-Encoding, X-Hop";
     let fields = format!(
@@ -269,7 +269,7 @@ async fn fault_042_connection_of_a_response_removes_named_fields() {
         message::reply("200 OK", fields, "whole")
     })
     .await;
-    let proxy = Proxy::before(&[backend.address]).await;
+    let proxy = Proxy::for_backends(&[backend.address]).await;
     let reply = Raw::ask(proxy.web(), message::get("/", "")).await;
     assert_eq!((reply.text().as_str(), reply.header("x-stays")), ("whole", Some("yes")));
     assert_eq!((reply.header("x-hop"), reply.header("keep-alive")), (None, None));
@@ -310,7 +310,7 @@ async fn fault_138_many_fields_and_100_kb_of_header_are_relayed() {
         _ => large_header(1, 140 << 10),
     })
     .await;
-    let proxy = Proxy::before(&[backend.address]).await;
+    let proxy = Proxy::for_backends(&[backend.address]).await;
     for (target, fields) in [("/many", 400), ("/large", 100), ("/one", 1)] {
         let reply = Raw::ask(proxy.web(), message::get(target, "")).await;
         assert_eq!((reply.status(), reply.text().as_str()), (200, "whole"), "{target}");
@@ -380,7 +380,7 @@ async fn answers_413_and_resets() -> std::net::SocketAddr {
 #[tokio::test]
 async fn fault_140_an_early_413_is_relayed_and_never_a_502() {
     let address = answers_413_and_resets().await;
-    let proxy = Proxy::before(&[address]).await;
+    let proxy = Proxy::for_backends(&[address]).await;
     let body = "x".repeat(600_000);
     let chunked = format!(
         "POST /chunked HTTP/1.1\r\nHost: app.test\r\nTransfer-Encoding: chunked\r\n\r\n\

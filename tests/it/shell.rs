@@ -140,7 +140,7 @@ async fn check_reads_standard_input() {
 #[tokio::test]
 async fn plan_reads_standard_input() {
     let backend = Backend::replying("ok").await;
-    let proxy = Proxy::before(&[backend.address]).await;
+    let proxy = Proxy::for_backends(&[backend.address]).await;
     let text = fs::read_to_string(proxy.file()).unwrap();
     let unchanged = command(proxy.directory(), &["plan", "-"], &text, &[]).await.done();
     assert!(unchanged.contains("nothing would change"), "{unchanged}");

@@ -1,10 +1,10 @@
 //! Engine.IO sessions: who knows a sid, and what becomes of one that nobody knows.
 
 use crate::support::{
-    Backend, Node, Proxy, Raw, eventually, found, message,
+    Backend, Node, Proxy, Raw, eventually, message,
     node::{cookie_field, handshake, poll, poll_target},
     pair::Pair,
-    process, websocket,
+    process, wait_for, websocket,
 };
 
 #[tokio::test]
@@ -31,7 +31,7 @@ async fn fault_096_removed_backend_keeps_its_sessions() {
     }
     tunnel.send("still").await;
     let seen =
-        found("the tunnel's bytes at the node", || pair.b.backend.saw("still").then_some(()));
+        wait_for("the tunnel's bytes at the node", || pair.b.backend.saw("still").then_some(()));
     seen.await;
     let reply = poll(&mut client, &a.sid, "other", "").await;
     assert_eq!(reply.header("x-node"), Some("a"));
@@ -76,7 +76,7 @@ async fn fault_096_removed_backend_at_its_deadline() {
     assert_eq!(reply.status(), 400, "{}", reply.text());
     assert!(reply.text().contains("\"code\":1"), "{}", reply.text());
     assert!(reply.header("access-control-allow-origin").is_some());
-    assert_eq!(pair.b.polls(&polling.sid), 0);
+    assert_eq!(pair.b.request_count(&polling.sid), 0);
     drop(client);
     pair.finish().await;
 }
@@ -134,8 +134,8 @@ async fn fault_098_more_sids_than_the_table_takes() {
 
 #[tokio::test]
 async fn fault_098_sids_expire() {
-    let node = Node::special("a", (100, 100), "").await;
-    let proxy = Proxy::before(&[node.backend.address]).await;
+    let node = Node::with_ping("a", (100, 100), "").await;
+    let proxy = Proxy::for_backends(&[node.backend.address]).await;
     let mut client = Raw::connect(proxy.web()).await;
     for n in 0..50 {
         handshake(&mut client, &format!("h{n}"), "").await;
@@ -177,7 +177,7 @@ async fn fault_099_same_sid_in_two_pools() {
     })
     .await;
     let session = pair.session_on("b").await;
-    inner.knows(&session.sid);
+    inner.add_session(&session.sid);
     let target = poll_target(&session.sid, "inner");
     let mut client = pair.client().await;
     client.send(format!("GET {target} HTTP/1.1\r\nHost: inner.test\r\n\r\n")).await;
@@ -191,7 +191,7 @@ async fn fault_099_same_sid_in_two_pools() {
 #[tokio::test]
 async fn fault_100_unknown_sid_is_asked_for_one_by_one() {
     let (a, b) = (Backend::manual().await, Backend::manual().await);
-    let proxy = Proxy::before(&[a.address, b.address]).await;
+    let proxy = Proxy::for_backends(&[a.address, b.address]).await;
     let unknown = "{\"code\":1,\"message\":\"Session ID unknown\"}";
     let refusal = message::reply("400 Bad Request", "Content-Type: application/json\r\n", unknown);
     let target = poll_target("nobody-knows-this-one", "ask");
@@ -228,7 +228,7 @@ async fn fault_100_unknown_sid_is_found_and_learned() {
     let pair = Pair::start().await;
     for (n, node) in [&pair.a, &pair.b].into_iter().enumerate() {
         let sid = format!("from-before-the-restart-{n}");
-        node.knows(&sid);
+        node.add_session(&sid);
         let mut client = pair.client().await;
         for t in ["first", "second", "third"] {
             let reply = poll(&mut client, &sid, &format!("{t}{n}"), "").await;
@@ -236,11 +236,14 @@ async fn fault_100_unknown_sid_is_found_and_learned() {
         }
         assert_eq!(pair.chosen_by(&format!("first{n}")).await, "owner_search");
         assert_eq!(pair.chosen_by(&format!("third{n}")).await, "sid");
-        assert_eq!(node.polls(&sid), 3);
-        assert!(pair.a.polls(&sid) + pair.b.polls(&sid) <= 4, "asked again after it was found");
+        assert_eq!(node.request_count(&sid), 3);
+        assert!(
+            pair.a.request_count(&sid) + pair.b.request_count(&sid) <= 4,
+            "asked again after it was found"
+        );
     }
     // The same for an upgrade.
-    pair.b.knows("upgrades-at-b");
+    pair.b.add_session("upgrades-at-b");
     let mut client = pair.client().await;
     let target = "/socket.io/?EIO=4&transport=websocket&sid=upgrades-at-b";
     client.send(websocket::request(target, "")).await;
@@ -252,7 +255,10 @@ async fn fault_100_unknown_sid_is_found_and_learned() {
     let reply = other.response().await;
     assert_eq!(reply.status(), 400);
     assert!(reply.text().contains("Session ID unknown"), "{}", reply.text());
-    assert_eq!(pair.a.polls("nobody-knows-it") + pair.b.polls("nobody-knows-it"), 2);
+    assert_eq!(
+        pair.a.request_count("nobody-knows-it") + pair.b.request_count("nobody-knows-it"),
+        2
+    );
     drop((client, other));
     pair.finish().await;
 }
@@ -274,7 +280,7 @@ async fn fault_103_cookie_and_sid_disagree() {
     let target = format!("/socket.io/?EIO=4&transport=websocket&sid={}", a.sid);
     tunnel.send(websocket::request(&target, &cookie_field(b.cookie.as_ref().unwrap()))).await;
     assert_eq!(tunnel.response().await.status(), 101);
-    assert_eq!(pair.b.polls(&a.sid), 0, "the cookie's node heard of it");
+    assert_eq!(pair.b.request_count(&a.sid), 0, "the cookie's node heard of it");
     drop((client, tunnel));
     pair.finish().await;
 }

@@ -34,7 +34,7 @@ async fn fault_067_silent_connection() {
     let mut dribbling = Raw::connect(proxy.web()).await;
     let started = std::time::Instant::now();
     while dribbling.feed(b"G").await {
-        assert!(started.elapsed() < crate::support::PATIENCE, "a dribble keeps it open");
+        assert!(started.elapsed() < crate::support::TIMEOUT, "a dribble keeps it open");
     }
     assert_eq!(backend.connections(), 1, "none of them reached the backend");
     peer.send(message::ok("at last")).await;
@@ -141,7 +141,7 @@ async fn fault_070_client_gone_without_waiting() {
         }
     }))
     .await;
-    let proxy = Proxy::before(&[backend.address]).await;
+    let proxy = Proxy::for_backends(&[backend.address]).await;
     let mut client = Raw::connect(proxy.web()).await;
     client.send(message::get("/", "")).await;
     client.head().await;

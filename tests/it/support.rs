@@ -1,7 +1,7 @@
 //! What scenarios are written with: a proxy process, recording backends, raw clients.
 //!
 //! Nothing here sleeps in place of a condition: [`eventually`] polls until a condition holds or
-//! [`PATIENCE`] is over, and every read has that same deadline.
+//! [`TIMEOUT`] is over, and every read has that same deadline.
 
 pub(crate) mod admin;
 pub(crate) mod backend;
@@ -44,7 +44,7 @@ pub(crate) use self::{
 };
 
 /// Longest wait for anything that must happen; far above what it takes, as machines are shared.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+pub(crate) const TIMEOUT: Duration = Duration::from_secs(20);
 
 /// How the other end of a connection ended it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,17 +66,17 @@ impl From<&std::io::Error> for End {
     }
 }
 
-/// Polls `condition` until it holds; panics with `what` once [`PATIENCE`] is over.
+/// Polls `condition` until it holds; panics with `what` once [`TIMEOUT`] is over.
 pub(crate) async fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + TIMEOUT;
     while !condition() {
         assert!(Instant::now() < deadline, "never happened: {what}");
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }
 
-/// Polls for a value until there is one; panics with `what` once [`PATIENCE`] is over.
-pub(crate) async fn found<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+/// Polls for a value until there is one; panics with `what` once [`TIMEOUT`] is over.
+pub(crate) async fn wait_for<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
     let mut hit = None;
     eventually(what, || {
         hit = look();
@@ -86,9 +86,9 @@ pub(crate) async fn found<T>(what: &str, mut look: impl FnMut() -> Option<T>) ->
     hit.unwrap()
 }
 
-/// The future's result; panics with `what` once [`PATIENCE`] is over.
+/// The future's result; panics with `what` once [`TIMEOUT`] is over.
 pub(crate) async fn within<F: Future>(what: &str, future: F) -> F::Output {
-    match tokio::time::timeout(PATIENCE, future).await {
+    match tokio::time::timeout(TIMEOUT, future).await {
         Ok(output) => output,
         Err(_) => panic!("took too long: {what}"),
     }
@@ -115,7 +115,7 @@ impl Refusing {
             socket.set_reuse_address(true).unwrap();
             socket.bind(&address.into()).is_ok().then_some(Self(socket))
         };
-        found("the address is given up", bound).await
+        wait_for("the address is given up", bound).await
     }
 
     /// Where nobody answers.
@@ -152,7 +152,7 @@ impl Blackhole {
     }
 
     /// The network is back: what is in the queue is dropped, and the listener accepts.
-    pub(crate) fn ends(self) -> tokio::net::TcpListener {
+    pub(crate) fn accept_again(self) -> tokio::net::TcpListener {
         self.listener.listen(1024).unwrap();
         self.listener.set_nonblocking(true).unwrap();
         tokio::net::TcpListener::from_std(self.listener.into()).unwrap()

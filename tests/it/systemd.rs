@@ -14,7 +14,7 @@ use std::{
 
 use tokio::net::TcpStream;
 
-use crate::support::{Backend, Raw, eventually, found, message, proxy::Setup};
+use crate::support::{Backend, Raw, eventually, message, proxy::Setup, wait_for};
 
 /// A service manager's ear: each datagram, as it came.
 struct Manager {
@@ -73,7 +73,7 @@ async fn the_service_manager_is_told() {
     let mut proxy = setup
         .env("NOTIFY_SOCKET", manager.path.to_str().unwrap())
         .env("WATCHDOG_USEC", "200000")
-        .under(&wrapper)
+        .wrapped_in(&wrapper)
         .start()
         .await;
     manager.hears(0, "READY=1").await;
@@ -110,7 +110,7 @@ async fn the_service_manager_is_told() {
     assert_eq!(words, [format!("MAINPID={new}\n"), format!("MAINPID={new}\nREADY=1\n")]);
     // The new one is alive, and the old one's end is not the service's.
     let from = manager.count();
-    proxy.alone().await;
+    proxy.wait_for_predecessors().await;
     manager.hears(from, "WATCHDOG=1").await;
     assert_eq!(manager.words(from), Vec::<String>::new());
 
@@ -168,10 +168,10 @@ async fn passed_sockets_are_listened_on() {
     for address in &addresses {
         wrapper.extend(["-l", address]);
     }
-    let setup = setup.under(&wrapper);
+    let setup = setup.wrapped_in(&wrapper);
     // The process starts with the first connection, which waits for it.
     let first = async {
-        found("a socket", || std::net::TcpStream::connect(web).ok()).await;
+        wait_for("a socket", || std::net::TcpStream::connect(web).ok()).await;
         Raw::ask(web, message::get("/", "Connection: close\r\n")).await
     };
     let (mut proxy, reply) = tokio::join!(setup.start(), first);
@@ -186,7 +186,7 @@ async fn passed_sockets_are_listened_on() {
     assert_eq!(reply.text(), "ok");
     assert!(TcpStream::connect(metrics).await.is_ok());
     drop(backend);
-    proxy.alone().await;
+    proxy.wait_for_predecessors().await;
     proxy.terminate();
     assert_eq!(proxy.exited().await.code(), Some(0));
 }
@@ -197,7 +197,7 @@ fn passed_socket() -> (Setup, PathBuf) {
     let path = setup.directory().join("passed.sock");
     let shown = path.to_str().unwrap();
     let wrapper = ["systemd-socket-activate", "-E", "RUST_LOG", "-l", shown];
-    let setup = setup.under(&wrapper).with(|settings| {
+    let setup = setup.wrapped_in(&wrapper).with(|settings| {
         settings.backends(&[free()]).top("admin", &format!("{{ socket = {path:?} }}"));
     });
     (setup, path)
@@ -207,13 +207,13 @@ fn passed_socket() -> (Setup, PathBuf) {
 async fn activate(path: &Path, mode: u32) {
     eventually("the socket", || path.exists()).await;
     fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
-    found("a connection", || UnixStream::connect(path).ok()).await;
+    wait_for("a connection", || UnixStream::connect(path).ok()).await;
 }
 
 #[tokio::test]
 async fn fault_127_a_passed_socket_is_its_owner_s_alone() {
     let (setup, path) = passed_socket();
-    let (ended, ()) = tokio::join!(setup.fails(), activate(&path, 0o660));
+    let (ended, ()) = tokio::join!(setup.fails_to_start(), activate(&path, 0o660));
     assert_eq!(ended.status.code(), Some(1));
     let wanted = "other users can connect to it; set SocketMode=0600";
     assert!(ended.stderr.contains(wanted), "{}", ended.stderr);
@@ -226,7 +226,7 @@ async fn a_passed_socket_s_file_is_the_service_manager_s() {
     assert!(UnixStream::connect(&path).is_ok());
     // Nor is it the next process's.
     proxy.upgrade().await;
-    proxy.alone().await;
+    proxy.wait_for_predecessors().await;
     assert!(UnixStream::connect(&path).is_ok());
     proxy.terminate();
     assert_eq!(proxy.exited().await.code(), Some(0));

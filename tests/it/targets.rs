@@ -5,7 +5,7 @@ use crate::support::{Backend, Proxy, Raw, message};
 #[tokio::test]
 async fn fault_131_characters_that_cannot_be_mistaken_are_passed_on() {
     let backend = Backend::replying("ok").await;
-    let proxy = Proxy::before(&[backend.address]).await;
+    let proxy = Proxy::for_backends(&[backend.address]).await;
     let targets = [
         "/a\"b",
         "/{id}",
@@ -32,7 +32,7 @@ async fn fault_131_characters_that_cannot_be_mistaken_are_passed_on() {
 #[tokio::test]
 async fn fault_131_space_and_control_characters_are_refused_with_a_sentence() {
     let backend = Backend::replying("ok").await;
-    let proxy = Proxy::before(&[backend.address]).await;
+    let proxy = Proxy::for_backends(&[backend.address]).await;
     for target in ["/a b", "/a\tb", "/a\x7fb", "/a\x01b", "/?a b"] {
         let reply = Raw::ask(proxy.web(), message::get(target, "")).await;
         assert_eq!(reply.status(), 400, "{target:?}");
@@ -51,7 +51,7 @@ async fn field_names_keep_their_case_both_ways() {
         message::reply("200 OK", fields, "ok")
     })
     .await;
-    let proxy = Proxy::before(&[backend.address]).await;
+    let proxy = Proxy::for_backends(&[backend.address]).await;
     let fields = "X-Camel-CASE: 1\r\nx-lower: 2\r\nACCEPT: */*\r\ncookie: a=b\r\n\
          Connection: x-hop\r\nX-Hop: 3\r\nX-Twice: 1\r\nx-twice: 2\r\n";
     for request in [message::get("/", fields), message::post("/", fields, "body")] {
@@ -76,7 +76,7 @@ async fn field_names_keep_their_case_both_ways() {
 #[tokio::test]
 async fn field_names_of_an_upgrade_keep_their_case() {
     let backend = Backend::manual().await;
-    let proxy = Proxy::before(&[backend.address]).await;
+    let proxy = Proxy::for_backends(&[backend.address]).await;
     let mut client = Raw::connect(proxy.web()).await;
     client.send(crate::support::websocket::request("/ws", "X-Camel-CASE: 1\r\n")).await;
     let peer = backend.peer(0).await;

@@ -11,10 +11,11 @@ use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::support::{
-    Backend, Proxy, Settings, found, message,
+    Backend, Proxy, Settings, message,
     openssl::{assert_says, certificates, file, request, run, s_client},
     proxy::{RELOADS_OK, Setup},
     tls::Certificate,
+    wait_for,
 };
 
 /// By when a scanner has to have ended: it hangs else. Where two cores are busy with other tests, the longest
@@ -81,7 +82,7 @@ async fn keys_are_exchanged_so_that_nobody_can_undo_it_later_where_the_client_ca
     let backend = Backend::replying("ok").await;
     let (proxy, certificate) = Proxy::plain_and_secure(backend.address).await;
     // It has four groups as well, and likes another one best.
-    let stream = certificate.returning().connect(proxy.listener("secure")).await;
+    let stream = certificate.resuming_client().connect(proxy.listener("secure")).await;
     let group = stream.get_ref().1.negotiated_key_exchange_group().unwrap();
     assert_eq!(group.name(), rustls::NamedGroup::X25519MLKEM768);
     drop((stream, backend));
@@ -299,7 +300,7 @@ async fn proxies_that_share_ticket_keys_resume_each_others_sessions() {
     };
     let (one, other) = (Proxy::with(change).await, Proxy::with(change).await);
     let certificate = Certificate::read(&file("signed.pem"), &file("signed.key"), "localhost");
-    let mut open = certificate.trusting(&file("ca.pem")).connect(one.web()).await;
+    let mut open = certificate.client_trusting(&file("ca.pem")).connect(one.web()).await;
 
     let versions = ["-tls1_2", "-tls1_3"];
     let session = |version: &str| shared.path().join(version);
@@ -393,7 +394,7 @@ async fn secrets_are_written_where_that_is_asked_for_and_nowhere_else() {
     let [path, rotated] = ["ours.log", "rotated.log"].map(|name| proxy.directory().join(name));
     fs::rename(&path, &rotated).unwrap();
     proxy.hangup();
-    found("the file anew", || path.exists().then_some(())).await;
+    wait_for("the file anew", || path.exists().then_some(())).await;
     let words = format!("-tls1_3 -keylogfile {}", proxy.directory().join("later.log").display());
     assert_says(&request(proxy.web(), &words).await, &["200 OK"]);
     assert!(!secrets(&path).is_empty() && secrets(&rotated) == ours);
@@ -402,7 +403,7 @@ async fn secrets_are_written_where_that_is_asked_for_and_nowhere_else() {
     let setup = Setup::new().with(|settings| {
         https(settings, &backend, "key_log = \"/nowhere/at/all\"");
     });
-    let ended = setup.fails().await;
+    let ended = setup.fails_to_start().await;
     assert_says(&ended.stderr, &["key log /nowhere/at/all"]);
 }
 

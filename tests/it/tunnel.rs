@@ -21,7 +21,7 @@ const QUIET: Duration = Duration::from_millis(500);
 async fn tunnels(proxy: &Proxy, certificate: &Certificate, backend: &Backend) -> [(Raw, Peer); 2] {
     let plain = tunnel(proxy, backend).await;
     let secure = Raw::tls(proxy.listener("secure"), certificate).await;
-    [plain, websocket::over(secure, backend).await]
+    [plain, websocket::tunnel_over(secure, backend).await]
 }
 
 #[tokio::test]
@@ -111,7 +111,7 @@ async fn fault_073_stalled_backend() {
     for (mut client, peer) in tunnels(&proxy, &certificate, &backend).await {
         peer.stall();
         peer.check_pattern();
-        process::forget_peak(proxy.pid());
+        process::reset_peak(proxy.pid());
         let before = process::resident(proxy.pid());
         let sent = client.fill(1 << 30, QUIET).await;
         assert!(sent < IN_FLIGHT, "{sent} bytes without a reader");
@@ -135,7 +135,7 @@ async fn fault_073_stalled_client() {
     let backend = Backend::manual().await;
     let (proxy, certificate) = Proxy::plain_and_secure(backend.address).await;
     for (mut client, peer) in tunnels(&proxy, &certificate, &backend).await {
-        process::forget_peak(proxy.pid());
+        process::reset_peak(proxy.pid());
         let before = process::resident(proxy.pid());
         let sent = peer.fill(1 << 30, QUIET).await;
         assert!(sent < IN_FLIGHT, "{sent} bytes without a reader");
@@ -188,18 +188,18 @@ async fn fault_074_client_gone_while_the_backend_sends() {
 async fn fault_075_frame_of_a_gigabyte() {
     const GIB: usize = 1 << 30;
     let backend = Backend::manual().await;
-    let proxy = Proxy::before(&[backend.address]).await;
+    let proxy = Proxy::for_backends(&[backend.address]).await;
     let (mut client, peer) = tunnel(&proxy, &backend).await;
     // The buffers that any traffic needs are there before the measurement.
     client.send("warm").await;
     peer.wait_for_rest(b"warm").await;
-    process::forget_peak(proxy.pid());
+    process::reset_peak(proxy.pid());
     let before = process::resident(proxy.pid());
     let header = [&b"\x82\xff"[..], &(GIB as u64).to_be_bytes(), &[0; 4]].concat();
     client.send(&header).await;
     peer.wait_for_rest(&[b"warm", &header[..]].concat()).await;
     peer.check_pattern();
-    assert_eq!(client.fill(GIB, crate::support::PATIENCE).await, GIB);
+    assert_eq!(client.fill(GIB, crate::support::TIMEOUT).await, GIB);
     client.finish().await;
     assert_eq!(peer.ended().await, End::Fin);
     assert_eq!(peer.checked(), GIB);
@@ -212,7 +212,7 @@ async fn fault_075_frame_of_a_gigabyte() {
 #[tokio::test]
 async fn fault_076_keepalive_finds_dead_peers() {
     let backend = Backend::manual().await;
-    let proxy = Proxy::before(&[backend.address]).await;
+    let proxy = Proxy::for_backends(&[backend.address]).await;
     let (client, peer) = tunnel(&proxy, &backend).await;
     let (web, target) = (proxy.web().port(), backend.address.port());
     let ours = format!("sport = :{web}");

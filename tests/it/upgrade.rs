@@ -12,7 +12,7 @@ use crate::{
 #[tokio::test]
 async fn fault_030_bad_upgrade_request() {
     let backend = Backend::start(websocket::echo()).await;
-    let proxy = Proxy::before(&[backend.address]).await;
+    let proxy = Proxy::for_backends(&[backend.address]).await;
     let asks = "Connection: Upgrade\r\nUpgrade: websocket\r\n";
     let key = format!("Sec-WebSocket-Key: {KEY}\r\n");
     let version = "Sec-WebSocket-Version: 13\r\n";
@@ -66,7 +66,7 @@ async fn fault_031_backend_declines_the_upgrade() {
         _ => message::ok("other"),
     })
     .await;
-    let proxy = Proxy::before(&[backend.address]).await;
+    let proxy = Proxy::for_backends(&[backend.address]).await;
     for (target, status, body) in [
         ("/plain", 200, "plain"),
         ("/version", 426, "v"),
@@ -102,7 +102,7 @@ async fn fault_031_backend_declines_the_upgrade() {
 #[tokio::test]
 async fn fault_032_bytes_before_the_101() {
     let backend = Backend::manual().await;
-    let proxy = Proxy::before(&[backend.address]).await;
+    let proxy = Proxy::for_backends(&[backend.address]).await;
     let mut client = Raw::connect(proxy.web()).await;
     client.send([&websocket::request("/chat", "")[..], EARLY].concat()).await;
     let peer = backend.peer(0).await;
@@ -133,7 +133,7 @@ async fn fault_032_bytes_before_a_refusal() {
         _ => message::ok("other"),
     })
     .await;
-    let proxy = Proxy::before(&[backend.address]).await;
+    let proxy = Proxy::for_backends(&[backend.address]).await;
     let smuggled = "GET /smuggled HTTP/1.1\r\nHost: app.test\r\nX-Forwarded-For: 6.6.6.6\r\n\r\n";
     for early in [EARLY, smuggled.as_bytes()] {
         let mut client = Raw::connect(proxy.web()).await;
@@ -182,7 +182,7 @@ async fn fault_034_wrong_accept() {
 
 async fn seen_plain(headers: &str) -> Message {
     let backend = Backend::replying("ok").await;
-    let proxy = Proxy::before(&[backend.address]).await;
+    let proxy = Proxy::for_backends(&[backend.address]).await;
     let reply = Raw::ask(proxy.web(), message::get("/", headers)).await;
     assert_eq!((reply.status(), reply.text().as_str()), (200, "ok"));
     assert_eq!(backend.requests().len(), 1);
@@ -217,7 +217,7 @@ async fn fault_035_h2c_upgrade() {
 #[tokio::test]
 async fn fault_036_upgrade_with_a_body() {
     let backend = Backend::start(websocket::echo()).await;
-    let proxy = Proxy::before(&[backend.address]).await;
+    let proxy = Proxy::for_backends(&[backend.address]).await;
     let fixed = format!("{UPGRADE}Content-Length: 5\r\n");
     let chunked = format!("{UPGRADE}Transfer-Encoding: chunked\r\n");
     for (headers, body) in [(fixed, "early"), (chunked, "5\r\nearly\r\n0\r\n\r\n")] {
@@ -283,7 +283,7 @@ async fn fault_037_upgrade_never_answered() {
 #[tokio::test]
 async fn an_upgrade_in_http_1_0_is_refused_with_the_setting_of_nginx() {
     let backend = Backend::replying("ok").await;
-    let proxy = Proxy::before(&[backend.address]).await;
+    let proxy = Proxy::for_backends(&[backend.address]).await;
     let request = String::from_utf8(websocket::request("/", "")).unwrap();
     let reply = Raw::ask(proxy.web(), request.replace("HTTP/1.1", "HTTP/1.0")).await;
     assert_eq!(reply.status(), 400);

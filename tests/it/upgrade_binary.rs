@@ -15,12 +15,12 @@ use tokio::{
 };
 
 use crate::support::{
-    Backend, Node, Proxy, Raw, eventually, found, message,
+    Backend, Node, Proxy, Raw, eventually, message,
     node::{cookie_field, handshake, handshake_target, poll, poll_target},
     pair::Pair,
     process,
     proxy::{Setup, TUNNELS, is_ready},
-    websocket,
+    wait_for, websocket,
 };
 
 const SESSIONS: &str = "moorline_backend_sessions";
@@ -64,7 +64,7 @@ async fn assert_unharmed(proxy: &mut Proxy, pid: u32, descriptors: usize) {
     assert_eq!(proxy.upgrade().await, pid);
     let reply = Raw::ask(proxy.web(), message::get("/", "Connection: close\r\n")).await;
     assert_eq!(reply.text(), "ok");
-    proxy.alone().await;
+    proxy.wait_for_predecessors().await;
 }
 
 #[tokio::test]
@@ -99,32 +99,32 @@ async fn sessions_cross_and_tunnels_stay() {
         assert_eq!(session.node, "b");
     }
     // The tunnel lives on where it was.
-    assert!(process::runs(old));
+    assert!(process::is_running(old));
     tunnel.send("still").await;
-    found("the tunnel's bytes", || pair.a.backend.saw("still").then_some(())).await;
+    wait_for("the tunnel's bytes", || pair.a.backend.saw("still").then_some(())).await;
     // New ones are in the new process.
     assert_eq!(pair.proxy.metric(TUNNELS).await, 0.0);
     drop((client, kept, tunnel));
-    pair.proxy.alone().await;
+    pair.proxy.wait_for_predecessors().await;
     pair.finish().await;
 }
 
 #[tokio::test]
 async fn an_operator_orders_it_and_sees_how_far_the_old_one_is() {
     let backend = Backend::manual().await;
-    let mut proxy = Proxy::before(&[backend.address]).await;
+    let mut proxy = Proxy::for_backends(&[backend.address]).await;
     let (mut open, far) = websocket::tunnel(&proxy, &backend).await;
     let first = proxy.pid();
     for _ in 0..2 {
         let from = proxy.stderr().len();
         let ran = proxy.command(&["upgrade", env!("CARGO_BIN_EXE_moorline")]).await;
         let said = ran.done();
-        proxy.taken_over(from).await;
+        proxy.wait_for_successor(from).await;
         assert!(said.contains(&proxy.pid().to_string()), "{said}");
         // The new one has the socket now, and says who is before it: all of them.
         let status = proxy.api().get("/v1/status").await;
         assert_eq!(status["pid"], proxy.pid());
-        let deadline = std::time::Instant::now() + crate::support::PATIENCE;
+        let deadline = std::time::Instant::now() + crate::support::TIMEOUT;
         loop {
             let status = proxy.api().get("/v1/status").await;
             let list = status["predecessors"].as_array().unwrap();
@@ -142,7 +142,7 @@ async fn an_operator_orders_it_and_sees_how_far_the_old_one_is() {
     far.ended().await;
     far.close();
     open.assert_closed().await;
-    proxy.alone().await;
+    proxy.wait_for_predecessors().await;
     // The old ones' ends have left the socket where it is.
     assert_eq!(proxy.api().get("/v1/status").await["pid"], proxy.pid());
     drop((open, backend));
@@ -154,7 +154,7 @@ async fn tls_sessions_are_resumed_by_the_new_process() {
     let backend = Backend::replying("ok").await;
     let (mut proxy, certificate) = Proxy::plain_and_secure(backend.address).await;
     let secure = proxy.listener("secure");
-    let client = certificate.returning();
+    let client = certificate.resuming_client();
     let resumed = "moorline_tls_handshakes_total{listener=\"secure\",session=\"resumed\"";
     for round in 0..2 {
         let mut stream = client.connect(secure).await;
@@ -168,14 +168,14 @@ async fn tls_sessions_are_resumed_by_the_new_process() {
     }
     assert_eq!(proxy.metric(resumed).await, 1.0, "{}", proxy.metrics().await);
     drop(backend);
-    proxy.alone().await;
+    proxy.wait_for_predecessors().await;
     proxy.finish().await;
 }
 
 #[tokio::test]
 async fn no_connection_and_no_request_is_refused_over_five_upgrades() {
     let backend = Backend::replying("ok").await;
-    let mut proxy = Proxy::before(&[backend.address]).await;
+    let mut proxy = Proxy::for_backends(&[backend.address]).await;
     let (web, over) = (proxy.web(), Arc::new(AtomicBool::new(false)));
     let (fresh, kept) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
     let mut clients = JoinSet::new();
@@ -222,7 +222,7 @@ async fn no_connection_and_no_request_is_refused_over_five_upgrades() {
         client.unwrap();
     }
     // Nobody but the last one is left.
-    proxy.alone().await;
+    proxy.wait_for_predecessors().await;
     drop(backend);
     proxy.finish().await;
 }
@@ -255,27 +255,27 @@ async fn a_session_that_is_learned_late_is_told() {
     let asked = a.asked(&poll_target(sid, "poll")).await;
     asked.send(message::ok("6")).await;
     assert_eq!(client.response().await.text(), "6");
-    assert_eq!(b.polls(sid), 0, "it had to be searched for");
+    assert_eq!(b.request_count(sid), 0, "it had to be searched for");
     drop((opening, first, client, peer, asked, a, b));
-    proxy.alone().await;
+    proxy.wait_for_predecessors().await;
     proxy.finish().await;
 }
 
 #[tokio::test]
 async fn a_poll_in_flight_is_answered_by_the_old_process() {
     let backend = Backend::manual().await;
-    let mut proxy = Proxy::before(&[backend.address]).await;
+    let mut proxy = Proxy::for_backends(&[backend.address]).await;
     let mut waiting = Raw::connect(proxy.web()).await;
     waiting.send(message::get("/waits", "")).await;
     let peer = backend.peer(0).await;
     peer.request().await.unwrap();
     let old = proxy.upgrade().await;
-    assert!(process::runs(old));
+    assert!(process::is_running(old));
     peer.send(message::ok("in time")).await;
     let reply = waiting.response().await;
     assert_eq!((reply.text().as_str(), reply.header("connection")), ("in time", Some("close")));
     waiting.assert_closed().await;
-    proxy.alone().await;
+    proxy.wait_for_predecessors().await;
     drop((peer, backend));
     proxy.finish().await;
 }
@@ -299,7 +299,7 @@ async fn what_the_new_configuration_asks_for_is_what_is_listened_on() {
     assert_eq!(reply.text(), "ok");
     eventually("the old address refuses", || std::net::TcpStream::connect(leaves).is_err()).await;
     drop(backend);
-    proxy.alone().await;
+    proxy.wait_for_predecessors().await;
     proxy.finish().await;
 }
 
@@ -322,7 +322,7 @@ async fn a_backend_on_its_way_out_keeps_its_sessions_over_an_upgrade() {
         assert_eq!(session.node, "a");
     }
     drop(client);
-    pair.proxy.alone().await;
+    pair.proxy.wait_for_predecessors().await;
     pair.finish().await;
 }
 
@@ -343,7 +343,7 @@ async fn a_backend_that_is_down_is_down_after_an_upgrade() {
     // The first probe of the new process brings it up, and nothing before that.
     proxy.wait_for_metric("it is up", &down, |up| up == 1.0).await;
     drop((live, before));
-    proxy.alone().await;
+    proxy.wait_for_predecessors().await;
     proxy.finish().await;
 }
 
@@ -359,7 +359,7 @@ async fn a_proxy_without_a_file_is_upgraded_by_its_flags() {
     assert_eq!(proxy.listener("http"), web);
     let reply = Raw::ask(web, message::get("/", "Connection: close\r\n")).await;
     assert_eq!(reply.text(), "ok");
-    proxy.alone().await;
+    proxy.wait_for_predecessors().await;
     proxy.terminate();
     assert_eq!(proxy.exited().await.code(), Some(0));
 }
@@ -530,13 +530,13 @@ async fn a_stop_ends_an_upgrade_that_is_under_way() {
     proxy.install(Some(HANGS));
     let pid = proxy.pid();
     process::signal(pid, "USR2");
-    let child = found("it has begun", || process::children(pid).first().copied()).await;
+    let child = wait_for("it has begun", || process::children(pid).first().copied()).await;
     process::adopt_orphans();
     proxy.terminate();
     assert_eq!(proxy.exited().await.code(), Some(0), "{}", proxy.stderr_text());
     eventually("the new process is gone", || {
-        let _ = process::orphan_ended(child);
-        !process::runs(child)
+        let _ = process::orphan_status(child);
+        !process::is_running(child)
     })
     .await;
 }
@@ -554,10 +554,10 @@ async fn an_old_process_that_is_killed_leaves_a_new_one_that_serves() {
     proxy.install(Some(&wait));
     let from = proxy.stderr().len();
     process::signal(pid, "USR2");
-    let new = found("it has begun", || process::children(pid).first().copied()).await;
+    let new = wait_for("it has begun", || process::children(pid).first().copied()).await;
     proxy.wait_for_stderr("the offer", |line| line.contains("sockets are offered")).await;
     process::adopt_orphans();
-    let proxy = proxy.succeeded_by(new);
+    let proxy = proxy.with_successor(new);
     process::kill(pid);
     std::fs::write(go, "").unwrap();
     let said = |proxy: &Proxy| proxy.stderr()[from..].join("\n");
@@ -568,7 +568,7 @@ async fn an_old_process_that_is_killed_leaves_a_new_one_that_serves() {
     assert_eq!((reply.status(), reply.header("x-node")), (200, Some(session.node.as_str())));
     drop((client, a, b));
     process::signal(new, "TERM");
-    let status = found("its end", || process::orphan_ended(new)).await;
+    let status = wait_for("its end", || process::orphan_status(new)).await;
     assert_eq!(status.code(), Some(0), "{}", proxy.stderr_text());
 }
 

@@ -13,7 +13,7 @@ use tokio::net::TcpStream;
 use crate::{
     configuration::drop_ref,
     support::{
-        Backend, PATIENCE, Proxy, Raw, message,
+        Backend, Proxy, Raw, TIMEOUT, message,
         proxy::{RELOADS_OK, Setup},
         tls::Certificate,
     },
@@ -132,7 +132,7 @@ fn link(target: &str, at: &Path) {
 
 /// Waits until a handshake is done with this certificate.
 async fn serves(proxy: &Proxy, certificate: &Certificate) {
-    let deadline = tokio::time::Instant::now() + PATIENCE;
+    let deadline = tokio::time::Instant::now() + TIMEOUT;
     let handshake = async || {
         let tcp = TcpStream::connect(proxy.listener("secure")).await.unwrap();
         certificate.client(tcp).await
@@ -145,7 +145,7 @@ async fn serves(proxy: &Proxy, certificate: &Certificate) {
 
 /// Waits until requests are answered so.
 async fn answers(proxy: &Proxy, text: &str) {
-    let deadline = tokio::time::Instant::now() + PATIENCE;
+    let deadline = tokio::time::Instant::now() + TIMEOUT;
     let request = message::get("/", "Connection: close\r\n");
     while Raw::ask(proxy.web(), &request).await.text() != text {
         let said = proxy.stderr_text();
@@ -278,7 +278,7 @@ async fn a_configuration_behind_links_is_followed() {
 #[tokio::test]
 async fn a_file_that_only_a_refused_configuration_names_is_watched() {
     let (old, new) = (Backend::replying("old").await, Backend::replying("new").await);
-    let mut proxy = Proxy::before(&[old.address]).await;
+    let mut proxy = Proxy::for_backends(&[old.address]).await;
     let list = proxy.directory().join("later/backends.txt");
     proxy.rewrite(|settings| {
         drop_ref(settings.pool("backends", "{ file = \"later/backends.txt\" }"));
@@ -347,7 +347,7 @@ async fn without_a_watch_to_be_had_files_are_compared() {
     let (old, new) = (Backend::replying("old").await, Backend::replying("new").await);
     // The limit of a user namespace of its own: nobody else's.
     let none = "echo 0 > /proc/sys/user/max_inotify_watches && exec \"$@\"";
-    let setup = Setup::new().under(&["unshare", "-Ur", "sh", "-c", none, "sh"]);
+    let setup = Setup::new().wrapped_in(&["unshare", "-Ur", "sh", "-c", none, "sh"]);
     let mut proxy =
         setup.with(|settings| drop_ref(settings.backends(&[old.address]))).start().await;
     answers(&proxy, "old").await;

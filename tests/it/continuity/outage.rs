@@ -4,7 +4,7 @@ use std::{net::SocketAddr, process::Command, time::Duration};
 
 use super::node::{Make, Node};
 use crate::support::{
-    PATIENCE, Proxy,
+    Proxy, TIMEOUT,
     harness::harness,
     led::{Led, Look},
     process::Namespace,
@@ -73,7 +73,7 @@ impl Scene {
             self.proxy.wait_for_metric("the node is down", &up, |up| up == 0.0).await;
         }
         away.await;
-        self.namespace.mend();
+        self.namespace.restore();
         let now = self.settled().await - &before;
         let totals = now.totals;
         let lost = (totals.disconnects, totals.errors, totals.connects, totals.misrouted);
@@ -99,7 +99,7 @@ impl Scene {
     }
 
     async fn until(&mut self, what: &str, is: impl Fn(&Look) -> bool) -> Look {
-        let deadline = tokio::time::Instant::now() + 3 * PATIENCE;
+        let deadline = tokio::time::Instant::now() + 3 * TIMEOUT;
         loop {
             let look = self.look().await;
             if is(&look) {

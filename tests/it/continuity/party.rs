@@ -8,7 +8,7 @@ use std::{
 
 use super::node::{Make, Node};
 use crate::support::{
-    PATIENCE,
+    TIMEOUT,
     led::{Led, Look},
 };
 
@@ -100,7 +100,7 @@ impl Party {
 
     /// Waits until the clients fare like that.
     pub(super) async fn until(&mut self, what: &str, is: impl Fn(&Look) -> bool) -> Look {
-        let deadline = Instant::now() + CHANGE + PATIENCE;
+        let deadline = Instant::now() + CHANGE + TIMEOUT;
         loop {
             let look = self.look().await;
             if is(&look) {

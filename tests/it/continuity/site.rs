@@ -136,7 +136,7 @@ impl Site {
             if self.authority.met(tcp).await.unwrap() == fresh {
                 return start.elapsed();
             }
-            assert!(start.elapsed() < crate::support::PATIENCE, "the old certificate stays");
+            assert!(start.elapsed() < crate::support::TIMEOUT, "the old certificate stays");
         }
     }
 
@@ -146,7 +146,7 @@ impl Site {
             party.leave().await;
         }
         // Those before it first: a process that ends before its predecessor leaves its exit code to that.
-        self.proxy.alone().await;
+        self.proxy.wait_for_predecessors().await;
         self.proxy.terminate();
         let status = self.proxy.exited().await;
         assert_eq!(status.code(), Some(0), "{}", self.proxy.stderr_text());

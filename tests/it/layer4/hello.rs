@@ -13,7 +13,7 @@ use crate::support::{
 
 /// A whole ClientHello for `name`.
 fn hello(name: &'static str, certificate: &Certificate) -> Vec<u8> {
-    certificate.hello(name)
+    certificate.client_hello(name)
 }
 
 /// The request to which an [`App`] gives its text, over TLS with `name`.

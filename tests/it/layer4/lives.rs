@@ -219,7 +219,7 @@ async fn reloads_and_a_new_binary_leave_streams_alone() {
     newer_far.wait_for_rest(b"new").await;
     client.send("a").await;
     peer.wait_for_rest(b"aaaa").await;
-    assert!(process::runs(before), "the old process holds its stream");
+    assert!(process::is_running(before), "the old process holds its stream");
     peer.close();
     assert_eq!(client.assert_closed().await, End::Fin);
     drop(client);

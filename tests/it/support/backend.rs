@@ -23,7 +23,7 @@ use tokio::{
     task::{AbortHandle, JoinSet},
 };
 
-use super::{End, Message, eventually, found, message, websocket};
+use super::{End, Message, eventually, message, wait_for, websocket};
 
 /// What a backend does with each connection.
 pub(crate) type Script =
@@ -119,7 +119,7 @@ impl Backend {
 
     /// Connection number `index`, once it is there.
     pub(crate) async fn peer(&self, index: usize) -> Peer {
-        let seen = found(&format!("connection {index} at the backend"), || {
+        let seen = wait_for(&format!("connection {index} at the backend"), || {
             self.seen.lock().unwrap().get(index).cloned()
         })
         .await;
@@ -163,7 +163,7 @@ impl Backend {
 
     /// The request whose target is `target`, once it is there.
     pub(crate) async fn request(&self, target: &str) -> Message {
-        found(&format!("a request for {target} at the backend"), || {
+        wait_for(&format!("a request for {target} at the backend"), || {
             self.requests().into_iter().find(|request| request.target() == target)
         })
         .await
@@ -174,7 +174,7 @@ impl Backend {
         let needle = format!(" {target} HTTP/1.1\r\n");
         let holds = |index: &usize| message::find(&self.bytes(*index), needle.as_bytes()).is_some();
         let what = format!("a request for {target} at the backend");
-        let index = found(&what, || (0..self.connections()).find(holds)).await;
+        let index = wait_for(&what, || (0..self.connections()).find(holds)).await;
         self.peer(index).await
     }
 
@@ -185,7 +185,7 @@ impl Backend {
 
     /// Waits until the proxy has ended connection number `index`.
     pub(crate) async fn ended(&self, index: usize) -> End {
-        found(&format!("the end of connection {index} at the backend"), || {
+        wait_for(&format!("the end of connection {index} at the backend"), || {
             (index < self.connections()).then(|| self.end(index)).flatten()
         })
         .await

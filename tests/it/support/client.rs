@@ -279,7 +279,7 @@ impl Raw {
     }
 
     async fn more(&mut self) -> Result<(), End> {
-        match tokio::time::timeout(super::PATIENCE, self.read_some()).await {
+        match tokio::time::timeout(super::TIMEOUT, self.read_some()).await {
             Ok(read) => read,
             Err(_) => panic!(
                 "neither bytes nor a close; so far: {:?}",

@@ -9,7 +9,7 @@ use std::{
 
 use tempfile::TempDir;
 
-use super::{eventually, found};
+use super::{eventually, wait_for};
 
 /// The zone that every server here has.
 pub(crate) const ZONE: &str = "fleet.test";
@@ -40,7 +40,7 @@ impl NameServer {
     pub(crate) async fn up(&mut self, records: &str) {
         self.write(&self.zone(records));
         self.run().await;
-        found("an answer of the name server", || self.asks(&format!("ns.{ZONE}"))).await;
+        wait_for("an answer of the name server", || self.asks(&format!("ns.{ZONE}"))).await;
     }
 
     /// Starts it with a zone that cannot be read: every question about it gets SERVFAIL.
@@ -68,7 +68,7 @@ impl NameServer {
             .unwrap();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         let name = format!("marker-{}.{ZONE}", self.serial);
-        found("the new zone at the name server", || self.asks(&name)).await;
+        wait_for("the new zone at the name server", || self.asks(&name)).await;
     }
 
     /// Kills the process.

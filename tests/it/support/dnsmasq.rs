@@ -5,7 +5,7 @@ use std::{
     process::{Child, Command, Stdio},
 };
 
-use super::{dns::free_port, found};
+use super::{dns::free_port, wait_for};
 
 /// A running dnsmasq; dropping it kills the process.
 pub(crate) struct Dnsmasq {
@@ -30,7 +30,7 @@ impl Dnsmasq {
             .spawn()
             .expect("dnsmasq, which tests/setup installs");
         let server = Self { address, process };
-        found("an answer of dnsmasq", || {
+        wait_for("an answer of dnsmasq", || {
             let port = address.port().to_string();
             let output = Command::new("dig")
                 .args([

@@ -20,7 +20,7 @@ use tokio::{
 };
 use tokio_rustls::TlsAcceptor;
 
-use super::{Backend, found};
+use super::{Backend, wait_for};
 
 /// Issues certificates.
 pub(crate) struct Authority {
@@ -158,7 +158,7 @@ impl Front {
 
     /// Handshake number `index`, once it is done.
     pub(crate) async fn shaken(&self, index: usize) -> Shaken {
-        found("a handshake", || self.shaken.lock().unwrap().get(index).cloned()).await
+        wait_for("a handshake", || self.shaken.lock().unwrap().get(index).cloned()).await
     }
 }
 

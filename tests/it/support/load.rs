@@ -11,7 +11,7 @@ use std::{
 use serde_json::Value;
 use tempfile::TempDir;
 
-use super::{PATIENCE, eventually, found, harness::harness, process};
+use super::{TIMEOUT, eventually, harness::harness, process, wait_for};
 
 /// A run under way; dropping it kills the process.
 pub(crate) struct Load {
@@ -73,7 +73,7 @@ impl Load {
 
     /// Waits for its end.
     pub(crate) async fn ended(self) -> Report {
-        self.ended_within(PATIENCE).await
+        self.ended_within(TIMEOUT).await
     }
 
     /// Waits for its end, where it takes its time.
@@ -175,7 +175,7 @@ impl LoadNodes {
 
     /// Waits for its end: its exit code.
     pub(crate) async fn ended(&mut self) -> Option<i32> {
-        found("the nodes' end", || self.child.try_wait().unwrap()).await.code()
+        wait_for("the nodes' end", || self.child.try_wait().unwrap()).await.code()
     }
 }
 
@@ -208,7 +208,7 @@ impl Demo {
             .spawn()
             .unwrap();
         let mut demo = Self { url: String::new(), child, _directory: directory };
-        demo.url = found("the demo's `listening on`", || {
+        demo.url = wait_for("the demo's `listening on`", || {
             let said = fs::read_to_string(&stderr).unwrap();
             let line = said.lines().find(|line| line.contains(" listening on https://"))?;
             Some(line.split_once(" listening on ")?.1.split(' ').next()?.to_owned())

@@ -7,7 +7,7 @@ use std::{
     process::{Child, Command, Stdio},
 };
 
-use super::{dns::free_port, found};
+use super::{dns::free_port, wait_for};
 
 /// A running nginx; dropping it kills the process.
 pub(crate) struct Nginx {
@@ -45,7 +45,7 @@ impl Nginx {
             .spawn()
             .expect("nginx, which tests/setup installs");
         let server = Self { address, process };
-        found("nginx listens", || std::net::TcpStream::connect(address).ok()).await;
+        wait_for("nginx listens", || std::net::TcpStream::connect(address).ok()).await;
         server
     }
 }

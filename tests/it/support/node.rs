@@ -38,7 +38,7 @@ struct State {
 }
 
 /// A node's sessions, without its connections.
-pub(crate) struct Memory(Arc<State>);
+pub(crate) struct NodeSessions(Arc<State>);
 
 /// Answers as the node does, once it does not hang.
 fn serve(state: &Arc<State>) -> backend::Script {
@@ -69,11 +69,11 @@ const UNKNOWN: &str = "{\"code\":1,\"message\":\"Session ID unknown\"}";
 impl Node {
     /// Starts one with the usual heartbeat.
     pub(crate) async fn start(name: &'static str) -> Self {
-        Self::special(name, (25_000, 20_000), "").await
+        Self::with_ping(name, (25_000, 20_000), "").await
     }
 
     /// Starts one with this heartbeat in milliseconds and further fields in its handshakes.
-    pub(crate) async fn special(
+    pub(crate) async fn with_ping(
         name: &'static str,
         ping: (u32, u32),
         fields: &'static str,
@@ -91,15 +91,15 @@ impl Node {
     }
 
     /// Starts again on this listener, with the sessions that the node had.
-    pub(crate) fn returns(state: &Memory, listener: TcpListener) -> Self {
-        let Memory(state) = state;
+    pub(crate) fn restart(state: &NodeSessions, listener: TcpListener) -> Self {
+        let NodeSessions(state) = state;
         let backend = Backend::on(listener, serve(state));
         Self { backend, name: state.name, state: Arc::clone(state) }
     }
 
     /// What the node knows of its sessions, to be kept while its network is away.
-    pub(crate) fn memory(&self) -> Memory {
-        Memory(Arc::clone(&self.state))
+    pub(crate) fn sessions(&self) -> NodeSessions {
+        NodeSessions(Arc::clone(&self.state))
     }
 
     /// Reads requests and answers none, health probes included, until [`Node::wake`].
@@ -117,12 +117,12 @@ impl Node {
     }
 
     /// Makes a sid known without a handshake through any proxy.
-    pub(crate) fn knows(&self, sid: &str) {
+    pub(crate) fn add_session(&self, sid: &str) {
         self.state.known.lock().unwrap().insert(sid.to_owned());
     }
 
     /// How many requests carried this sid.
-    pub(crate) fn polls(&self, of: &str) -> usize {
+    pub(crate) fn request_count(&self, of: &str) -> usize {
         let requests = self.backend.requests();
         requests.iter().filter(|request| sid(request).as_deref() == Some(of)).count()
     }

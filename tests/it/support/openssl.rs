@@ -4,7 +4,7 @@ use std::{net::SocketAddr, path::PathBuf, process::Stdio, time::Duration};
 
 use tokio::{io::AsyncWriteExt, process::Command, time::timeout};
 
-use super::{PATIENCE, message};
+use super::{TIMEOUT, message};
 
 /// A file of the repository's certificates for tests.
 pub(crate) fn file(name: &str) -> PathBuf {
@@ -31,7 +31,7 @@ pub(crate) async fn s_client(address: SocketAddr, words: &str, input: impl AsRef
     }
     all.extend(["-CAfile".to_owned(), file("ca.pem").display().to_string()]);
     all.extend(words.split_whitespace().map(str::to_owned));
-    run("openssl", &all, input.as_ref(), PATIENCE).await
+    run("openssl", &all, input.as_ref(), TIMEOUT).await
 }
 
 /// The same with one request, after which the connection is closed.

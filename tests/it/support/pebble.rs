@@ -14,7 +14,7 @@ use tokio::{
     net::TcpStream,
 };
 
-use super::{dns::free_port, eventually, found, relay::Relay, tls::Certificate, within};
+use super::{dns::free_port, eventually, relay::Relay, tls::Certificate, wait_for, within};
 
 /// A server with its own certificate; it forgets everything when it is stopped. Dropping it kills the
 /// processes.
@@ -149,7 +149,7 @@ impl Pebble {
 
     /// Waits until it has looked at a proof in vain.
     pub(crate) async fn refuses(&self) {
-        found("a proof that failed", || (self.said("set INVALID") > 0).then_some(())).await;
+        wait_for("a proof that failed", || (self.said("set INVALID") > 0).then_some(())).await;
     }
 
     fn log(&self) -> PathBuf {

@@ -37,13 +37,13 @@ pub(crate) fn resident(pid: u32) -> usize {
     status(pid, "VmRSS:")
 }
 
-/// Most resident memory since [`forget_peak`], in bytes.
+/// Most resident memory since [`reset_peak`], in bytes.
 pub(crate) fn peak(pid: u32) -> usize {
     status(pid, "VmHWM:")
 }
 
 /// Makes the peak what is resident now (proc(5), `clear_refs`).
-pub(crate) fn forget_peak(pid: u32) {
+pub(crate) fn reset_peak(pid: u32) {
     fs::write(format!("/proc/{pid}/clear_refs"), "5").unwrap();
 }
 
@@ -138,7 +138,7 @@ impl Namespace {
     }
 
     /// Loses no packet any more.
-    pub(crate) fn mend(&self) {
+    pub(crate) fn restore(&self) {
         ip(&format!("-n {} link set eth0 up", self.name));
     }
 
@@ -160,13 +160,13 @@ fn ip(words: &str) {
 }
 
 /// Whether a process runs; one that has ended and that nobody has waited for does not.
-pub(crate) fn runs(pid: u32) -> bool {
+pub(crate) fn is_running(pid: u32) -> bool {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     stat.rsplit(") ").next().is_some_and(|rest| !rest.is_empty() && !rest.starts_with(['Z', 'X']))
 }
 
 /// This process and all that come of it.
-pub(crate) fn family(pid: u32) -> Vec<u32> {
+pub(crate) fn process_tree(pid: u32) -> Vec<u32> {
     let mut all = vec![pid];
     let mut next = 0;
     while let Some(&pid) = all.get(next) {
@@ -182,7 +182,7 @@ pub(crate) fn adopt_orphans() {
 }
 
 /// How an adopted process has ended; `None`: it has not, or is not adopted yet.
-pub(crate) fn orphan_ended(pid: u32) -> Option<ExitStatus> {
+pub(crate) fn orphan_status(pid: u32) -> Option<ExitStatus> {
     let pid = Pid::from_raw(pid.try_into().unwrap());
     let ended = rustix::process::waitpid(pid, WaitOptions::NOHANG).ok()??;
     Some(ExitStatus::from_raw(ended.1.as_raw()))

@@ -15,7 +15,7 @@ use std::{
 use serde_json::Value;
 use tempfile::TempDir;
 
-use super::{Raw, Settings, eventually, found, message, process, tls::Certificate};
+use super::{Raw, Settings, eventually, message, process, tls::Certificate, wait_for};
 
 /// A proxy that serves; dropping it kills the process.
 pub(crate) struct Proxy {
@@ -82,7 +82,7 @@ impl Setup {
 
     /// Runs the proxy by another command, which gets the proxy's command line as its arguments
     /// and must `exec` it.
-    pub(crate) fn under(mut self, wrapper: &[&str]) -> Self {
+    pub(crate) fn wrapped_in(mut self, wrapper: &[&str]) -> Self {
         self.wrapper = wrapper.iter().map(OsString::from).collect();
         self
     }
@@ -114,7 +114,7 @@ impl Setup {
     /// Starts the proxy and waits until it serves.
     pub(crate) async fn start(self) -> Proxy {
         let mut proxy = self.spawn();
-        found("the proxy's `ready`", || {
+        wait_for("the proxy's `ready`", || {
             if let Some(status) = proxy.child.try_wait().unwrap() {
                 panic!("the proxy ended with {status}: {}", proxy.stderr_text());
             }
@@ -133,7 +133,7 @@ impl Setup {
     }
 
     /// Starts a proxy that is to give up, and waits for its end.
-    pub(crate) async fn fails(self) -> Ended {
+    pub(crate) async fn fails_to_start(self) -> Ended {
         let mut proxy = self.spawn();
         let status = proxy.exited().await;
         Ended { status, stderr: proxy.stderr_text() }
@@ -168,7 +168,7 @@ impl Setup {
 
 impl Proxy {
     /// Starts one in front of these backends, with the default settings otherwise.
-    pub(crate) async fn before(addresses: &[SocketAddr]) -> Self {
+    pub(crate) async fn for_backends(addresses: &[SocketAddr]) -> Self {
         Self::with(|settings| {
             settings.backends(addresses);
         })
@@ -240,12 +240,12 @@ impl Proxy {
         let before = self.pid();
         let from = self.stderr().len();
         process::signal(before, "USR2");
-        self.taken_over(from).await;
+        self.wait_for_successor(from).await;
         before
     }
 
     /// Waits until a new process serves, by what was said after so many lines.
-    pub(crate) async fn taken_over(&mut self, from: usize) {
+    pub(crate) async fn wait_for_successor(&mut self, from: usize) {
         process::adopt_orphans();
         let mut pid: Option<u32> = None;
         eventually("a new process serves", || {
@@ -260,7 +260,7 @@ impl Proxy {
     }
 
     /// Takes this process, which the one that serves has started, for its successor.
-    pub(crate) fn succeeded_by(mut self, pid: u32) -> Self {
+    pub(crate) fn with_successor(mut self, pid: u32) -> Self {
         self.successors.push(pid);
         self
     }
@@ -280,21 +280,23 @@ impl Proxy {
         process::signal(self.pid(), "USR2");
         let why =
             |line: &String| line.contains("upgrade failed") || line.contains("upgrade refused");
-        found("a failed upgrade", || self.stderr()[from..].iter().find(|line| why(line)).cloned())
-            .await
+        wait_for("a failed upgrade", || {
+            self.stderr()[from..].iter().find(|line| why(line)).cloned()
+        })
+        .await
     }
 
     /// Waits until everyone but the one that serves has ended by itself, each with 0.
-    pub(crate) async fn alone(&mut self) {
+    pub(crate) async fn wait_for_predecessors(&mut self) {
         let Some(serving) = self.successors.pop() else { return };
         let before = std::mem::replace(&mut self.successors, vec![serving]);
-        let status = found("the first one's end", || self.child.try_wait().unwrap()).await;
+        let status = wait_for("the first one's end", || self.child.try_wait().unwrap()).await;
         assert_eq!(status.code(), Some(0), "{}", self.stderr_text());
         for pid in before {
             // One that ended before its own predecessor left its exit code to that.
             let reaped = || process::state(pid).is_none().then_some(Some(0));
-            let ended = || process::orphan_ended(pid).map(|status| status.code());
-            let code = found("an old one's end", || ended().or_else(reaped)).await;
+            let ended = || process::orphan_status(pid).map(|status| status.code());
+            let code = wait_for("an old one's end", || ended().or_else(reaped)).await;
             assert_eq!(code, Some(0), "{}", self.stderr_text());
         }
     }
@@ -321,7 +323,7 @@ impl Proxy {
 
     /// Waits until standard error holds a line for which `is` holds.
     pub(crate) async fn wait_for_stderr(&self, what: &str, is: impl Fn(&str) -> bool) -> String {
-        found(what, || self.stderr().into_iter().find(|line| is(line))).await
+        wait_for(what, || self.stderr().into_iter().find(|line| is(line))).await
     }
 
     /// The access log so far, byte for byte.
@@ -345,7 +347,7 @@ impl Proxy {
 
     /// Waits for an access-log line.
     pub(crate) async fn wait_for_log(&self, what: &str, is: impl Fn(&Value) -> bool) -> Value {
-        found(what, || self.log_lines().into_iter().find(|line| is(line))).await
+        wait_for(what, || self.log_lines().into_iter().find(|line| is(line))).await
     }
 
     /// Writes new settings to the file, as one rename would do it: never half of it.
@@ -376,7 +378,7 @@ impl Proxy {
         let from = self.stderr().len();
         self.write(text);
         self.hangup();
-        let deadline = tokio::time::Instant::now() + super::PATIENCE;
+        let deadline = tokio::time::Instant::now() + super::TIMEOUT;
         loop {
             let said = self.stderr()[from..].join("\n");
             let missing = needles.iter().find(|needle| !said.contains(**needle));
@@ -402,17 +404,17 @@ impl Proxy {
     /// Whether the process runs.
     pub(crate) fn is_running(&mut self) -> bool {
         match self.successors.last() {
-            Some(&pid) => process::runs(pid),
+            Some(&pid) => process::is_running(pid),
             None => self.child.try_wait().unwrap().is_none(),
         }
     }
 
     /// Waits until the process ends by itself, and all that it said is there.
     pub(crate) async fn exited(&mut self) -> ExitStatus {
-        self.alone().await;
+        self.wait_for_predecessors().await;
         let serving = self.successors.last().copied();
-        let status = found("the proxy's end", || match serving {
-            Some(pid) => process::orphan_ended(pid),
+        let status = wait_for("the proxy's end", || match serving {
+            Some(pid) => process::orphan_status(pid),
             None => self.child.try_wait().unwrap(),
         })
         .await;
@@ -445,7 +447,7 @@ impl Proxy {
 
     /// Waits until a metric is as wanted.
     pub(crate) async fn wait_for_metric(&self, what: &str, prefix: &str, is: impl Fn(f64) -> bool) {
-        let deadline = tokio::time::Instant::now() + super::PATIENCE;
+        let deadline = tokio::time::Instant::now() + super::TIMEOUT;
         while !is(self.metric(prefix).await) {
             assert!(
                 tokio::time::Instant::now() < deadline,
@@ -485,7 +487,7 @@ impl Proxy {
     /// back at their baseline, nothing panicked, and SIGTERM ends the process with 0.
     /// Clients must be closed by then.
     pub(crate) async fn finish(mut self) {
-        self.settle().await;
+        self.wait_for_baseline().await;
         self.terminate();
         let status = self.exited().await;
         assert_eq!(status.code(), Some(0), "{}", self.stderr_text());
@@ -493,12 +495,12 @@ impl Proxy {
     }
 
     /// Waits until descriptors and tunnels are back at their baseline.
-    pub(crate) async fn settle(&mut self) {
+    pub(crate) async fn wait_for_baseline(&mut self) {
         assert!(self.is_running(), "{}", self.stderr_text());
         let (pid, baseline) = (self.pid(), self.baseline);
         let what = format!("{baseline} descriptors or fewer");
         let settled = tokio::time::timeout(
-            super::PATIENCE / 2,
+            super::TIMEOUT / 2,
             eventually(&what, || process::descriptors(pid) <= baseline),
         );
         if settled.await.is_err() {
@@ -518,8 +520,8 @@ pub(crate) const TUNNELS: &str = "moorline_tunnels";
 impl Drop for Proxy {
     fn drop(&mut self) {
         // All that came of it, also what a failed test has not heard of.
-        let mut all = process::family(self.child.id());
-        all.extend(self.successors.iter().flat_map(|&pid| process::family(pid)));
+        let mut all = process::process_tree(self.child.id());
+        all.extend(self.successors.iter().flat_map(|&pid| process::process_tree(pid)));
         all.into_iter().for_each(process::kill);
         let _ = self.child.wait();
     }

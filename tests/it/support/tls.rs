@@ -46,20 +46,24 @@ impl Certificate {
     }
 
     /// A client that asks for this one's name and trusts the authority in a file.
-    pub(crate) fn trusting(&self, authority: &Path) -> Returning {
+    pub(crate) fn client_trusting(&self, authority: &Path) -> ResumingClient {
         let mut roots = RootCertStore::empty();
         roots.add(CertificateDer::from_pem_file(authority).unwrap()).unwrap();
         let config = ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
-        Returning { name: self.name, config: Arc::new(config) }
+        ResumingClient { name: self.name, config: Arc::new(config) }
     }
 
     /// The same client, which proves to be whom this certificate is of.
-    pub(crate) fn proving(&self, authority: &Path, asks_for: &'static str) -> Returning {
+    pub(crate) fn authenticating_client(
+        &self,
+        authority: &Path,
+        server_name: &'static str,
+    ) -> ResumingClient {
         let mut roots = RootCertStore::empty();
         roots.add(CertificateDer::from_pem_file(authority).unwrap()).unwrap();
         let config = ClientConfig::builder().with_root_certificates(roots);
         let config = config.with_client_auth_cert(self.chain(), self.private_key()).unwrap();
-        Returning { name: asks_for, config: Arc::new(config) }
+        ResumingClient { name: server_name, config: Arc::new(config) }
     }
 
     /// The chain, for a server.
@@ -74,7 +78,7 @@ impl Certificate {
 
     /// Shakes hands as a client that trusts nothing else.
     pub(crate) async fn client(&self, tcp: TcpStream) -> io::Result<TlsStream<TcpStream>> {
-        self.returning().shake(tcp).await
+        self.resuming_client().handshake(tcp).await
     }
 
     /// The same, and offers these protocols by ALPN.
@@ -83,28 +87,28 @@ impl Certificate {
         protocols: &[&str],
         tcp: TcpStream,
     ) -> io::Result<TlsStream<TcpStream>> {
-        let mut client = self.returning();
+        let mut client = self.resuming_client();
         let config = Arc::make_mut(&mut client.config);
         config.alpn_protocols = protocols.iter().map(|name| name.as_bytes().to_vec()).collect();
-        client.shake(tcp).await
+        client.handshake(tcp).await
     }
 
     /// A client that asks for `name` and has no connection.
     pub(crate) fn unconnected(&self, name: &'static str) -> ClientConnection {
         let name = ServerName::try_from(name).unwrap();
-        ClientConnection::new(self.returning().config, name).unwrap()
+        ClientConnection::new(self.resuming_client().config, name).unwrap()
     }
 
     /// A whole ClientHello for `name`.
-    pub(crate) fn hello(&self, name: &'static str) -> Vec<u8> {
+    pub(crate) fn client_hello(&self, name: &'static str) -> Vec<u8> {
         let mut bytes = Vec::new();
         self.unconnected(name).write_tls(&mut bytes).unwrap();
         bytes
     }
 
     /// A client that trusts nothing else, and resumes its sessions.
-    pub(crate) fn returning(&self) -> Returning {
-        Returning::trusting(self.der.clone(), self.name)
+    pub(crate) fn resuming_client(&self) -> ResumingClient {
+        ResumingClient::trusting(self.der.clone(), self.name)
     }
 
     /// The table for a listener's `certificates`.
@@ -114,12 +118,12 @@ impl Certificate {
 }
 
 /// A client that comes more than once.
-pub(crate) struct Returning {
+pub(crate) struct ResumingClient {
     name: &'static str,
     config: Arc<ClientConfig>,
 }
 
-impl Returning {
+impl ResumingClient {
     /// A client that trusts whom this one vouches for, and wants a server of this name.
     pub(crate) fn trusting(root: CertificateDer<'static>, name: &'static str) -> Self {
         let mut roots = RootCertStore::empty();
@@ -135,9 +139,9 @@ impl Returning {
     }
 
     /// The same, trusting anybody and resuming nothing: what is served is looked at in another way.
-    pub(crate) fn taking_anything(mut self) -> Self {
+    pub(crate) fn without_verification(mut self) -> Self {
         let config = Arc::make_mut(&mut self.config);
-        config.dangerous().set_certificate_verifier(Arc::new(Anybody));
+        config.dangerous().set_certificate_verifier(Arc::new(AcceptAnyCertificate));
         config.resumption = Resumption::disabled();
         self
     }
@@ -147,15 +151,15 @@ impl Returning {
         &self,
         address: SocketAddr,
     ) -> io::Result<TlsStream<TcpStream>> {
-        self.shake(TcpStream::connect(address).await.unwrap()).await
+        self.handshake(TcpStream::connect(address).await.unwrap()).await
     }
 
     /// One connection, its handshake done.
     pub(crate) async fn connect(&self, address: SocketAddr) -> TlsStream<TcpStream> {
-        self.shake(TcpStream::connect(address).await.unwrap()).await.unwrap()
+        self.handshake(TcpStream::connect(address).await.unwrap()).await.unwrap()
     }
 
-    async fn shake(&self, tcp: TcpStream) -> io::Result<TlsStream<TcpStream>> {
+    async fn handshake(&self, tcp: TcpStream) -> io::Result<TlsStream<TcpStream>> {
         let name = ServerName::try_from(self.name).unwrap();
         TlsConnector::from(Arc::clone(&self.config)).connect(name, tcp).await
     }
@@ -163,9 +167,9 @@ impl Returning {
 
 /// Takes every certificate, an expired one too.
 #[derive(Debug)]
-struct Anybody;
+struct AcceptAnyCertificate;
 
-impl ServerCertVerifier for Anybody {
+impl ServerCertVerifier for AcceptAnyCertificate {
     fn verify_server_cert(
         &self,
         _: &CertificateDer<'_>,

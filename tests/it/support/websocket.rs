@@ -56,11 +56,11 @@ pub(crate) fn pattern(start: usize, length: usize) -> &'static [u8] {
 
 /// Opens a tunnel through the proxy to a manual backend and gives both ends.
 pub(crate) async fn tunnel(proxy: &Proxy, backend: &Backend) -> (Raw, Peer) {
-    over(Raw::connect(proxy.web()).await, backend).await
+    tunnel_over(Raw::connect(proxy.web()).await, backend).await
 }
 
 /// The same on a client that is connected already.
-pub(crate) async fn over(mut client: Raw, backend: &Backend) -> (Raw, Peer) {
+pub(crate) async fn tunnel_over(mut client: Raw, backend: &Backend) -> (Raw, Peer) {
     let before = backend.connections();
     client.send(request("/chat", "")).await;
     let peer = backend.peer(before).await;
@@ -105,7 +105,7 @@ pub(crate) fn close(reason: &str) -> Vec<u8> {
 }
 
 /// A client's answer to it, masked by zeros.
-pub(crate) const ANSWER: &[u8] = b"\x88\x82\x00\x00\x00\x00\x03\xf4";
+pub(crate) const CLOSE_REPLY: &[u8] = b"\x88\x82\x00\x00\x00\x00\x03\xf4";
 
 /// An unmasked binary frame of more than 64 KiB, whose payload looks like Close frames.
 pub(crate) fn large_frame(payload: usize) -> Vec<u8> {
