@@ -1,7 +1,7 @@
 //! From an order whose names are proved to its certificate.
 //!
 //! The server counts the certificate from the moment that it is asked to issue it. So the key and the
-//! order's URL are stored before ([`Pending`]), and whatever fails after that for a reason that may pass
+//! order's URL are stored before ([`PendingOrder`]), and whatever fails after that for a reason that may pass
 //! is tried again, in this process or in the next one, for the same order.
 
 use std::{fmt, time::Duration};

@@ -16,7 +16,7 @@ use super::{
     schema::{self, Section},
 };
 
-/// A table. Its unknown keys are noted by [`Table::fault_unknown_keys`].
+/// A table. Its unknown keys are noted by [`TomlTable::fault_unknown_keys`].
 #[derive(Clone)]
 pub(super) struct TomlTable<'t> {
     file: &'t File<'t>,

@@ -28,9 +28,9 @@ const LATE: Duration = Duration::from_millis(200);
 #[derive(Debug)]
 pub(super) struct H1Connection {
     pub(super) sender: SendRequest<RequestBody>,
-    /// [`Dial::serial`] of the settings that opened the connection.
+    /// [`Dial::serial`](crate::upstream::Dial::serial) of the settings that opened the connection.
     pub(super) dial: u64,
-    /// [`Idle::epoch`] when the connection was opened.
+    /// Epoch of the backend's idle connections when the connection was opened.
     pub(super) epoch: u64,
     pub(super) idle_since: Arc<IdleSince>,
     /// Idle timeout of the backend, from the last response.

@@ -4,7 +4,7 @@
 //! that a selector kept by an old pool pins a few words and not a backend.
 //!
 //! Every operation is sequentially consistent: the selectors' proof that no change is lost (see
-//! [`super::balance::tournament`]) rests on one order of all of them.
+//! `balance::tournament`) rests on one order of all of them.
 
 use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
 
@@ -44,7 +44,7 @@ pub struct Load {
     weight: AtomicU32,
     /// Sessions it is taken to have beside its own.
     handicap: AtomicU32,
-    /// A [`State`], packed.
+    /// A [`LoadState`], packed.
     state: AtomicU32,
 }
 

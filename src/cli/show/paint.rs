@@ -22,7 +22,7 @@ pub(crate) enum Ink {
     Bad,
 }
 
-/// Whether standard output is a terminal whose user wants colours (https://no-color.org).
+/// Whether standard output is a terminal whose user wants colours (<https://no-color.org>).
 static COLOURS: LazyLock<bool> = LazyLock::new(|| {
     let set = |name| env::var_os(name).is_some_and(|value| !value.is_empty());
     let dumb = env::var_os("TERM").is_some_and(|term| term == "dumb");

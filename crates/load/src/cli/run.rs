@@ -19,7 +19,7 @@ use crate::{
 #[derive(clap::Args, Debug)]
 pub(super) struct Args {
     /// Take what is not given here from this TOML file, whose keys are the flags' names; its tables
-    /// [herd], [deploy] or [chaos] make it a run of that kind
+    /// `[herd]`, `[deploy]` or `[chaos]` make it a run of that kind
     #[arg(long, value_name = "FILE")]
     file: Option<PathBuf>,
     #[command(flatten)]
