@@ -1,7 +1,7 @@
 //! What keeps one certificate valid: waits until it is due, has it ordered, stored and served, and where
 //! that fails waits for its turn.
 //!
-//! An attempt is written down before it begins ([`Past`]), so that one that ends with its process counts.
+//! An attempt is written down before it begins ([`AttemptHistory`]), so that one that ends with its process counts.
 //! What is issued serves at once; that it is stored is tried until it succeeds. Knows neither how an order
 //! is made nor how files are written.
 
@@ -22,7 +22,7 @@ use super::{
     Issued, Means,
     issue::Proven,
     order::{Failure, Orderer},
-    schedule::{self, Pace, Past},
+    schedule::{self, Pace, AttemptHistory},
     store::{Locked, Store},
 };
 use crate::config::Certificate;
@@ -40,7 +40,7 @@ enum Outcome {
     /// Another one orders into the folder.
     Busy,
     /// Another process has tried since, in vain.
-    Tried(Past),
+    Tried(AttemptHistory),
     /// There is no new one.
     Failed(Failure),
 }
@@ -50,24 +50,24 @@ type Attempt = Pin<Box<dyn Future<Output = Outcome> + Send>>;
 
 /// Orders whenever it is time to, for ever.
 pub(super) async fn keep_valid(issued: Arc<Issued>, means: Means) {
-    let past = issued.open().await;
+    let history = issued.open().await;
     let pace = means.pace;
     let attempt = |before, tried| -> Attempt {
         let (issued, means) = (Arc::clone(&issued), means.clone());
         Box::pin(async move { issued.attempt(&means, before, tried).await })
     };
     let other = || means.http.load(Ordering::Relaxed);
-    issued.keep(pace, past, other, attempt).await;
+    issued.keep(pace, history, other, attempt).await;
 }
 
 impl Issued {
     /// Makes what is to be there, and says what is missing; the attempts so far.
-    async fn open(&self) -> Past {
+    async fn open(&self) -> AttemptHistory {
         let store = self.store.clone();
-        let open = move || (store.open(), store.past(), store.pending().is_some());
+        let open = move || (store.open(), store.history(), store.pending().is_some());
         let opened = spawn_blocking(open).await;
-        let (opened, past, pending) =
-            opened.unwrap_or_else(|error| (Err(io::Error::other(error)), Past::default(), false));
+        let (opened, history, pending) =
+            opened.unwrap_or_else(|error| (Err(io::Error::other(error)), AttemptHistory::default(), false));
         self.state().pending = pending;
         if let Err(error) = opened {
             tracing::error!("{error}");
@@ -78,13 +78,13 @@ impl Issued {
                 "no certificate for {names} yet: handshakes are refused until one is issued"
             );
         }
-        let left = past.left(SystemTime::now(), pending);
+        let left = history.left(SystemTime::now(), pending);
         if self.renewal().is_none() && !left.is_zero() {
             let text = "the last attempt has failed, or was cut short, before this process began";
             tracing::warn!(names, again = shown(left), "{text}; a reload need not wait");
             self.state().trouble = Some(text.to_owned());
         }
-        past
+        history
     }
 
     /// Makes an attempt, given the ones before it without and with itself, whenever it is time to.
@@ -92,37 +92,37 @@ impl Issued {
     async fn keep(
         &self,
         pace: Pace,
-        mut past: Past,
+        mut history: AttemptHistory,
         other: impl Fn() -> bool,
-        attempt: impl Fn(Past, Past) -> Attempt,
+        attempt: impl Fn(AttemptHistory, AttemptHistory) -> Attempt,
     ) {
         loop {
             tokio::select! {
                 () = self.due() => {}
                 never = self.save_again(pace.first) => match never {},
             }
-            self.rest(&past).await;
+            self.rest(&history).await;
             self.forget_wishes().await;
-            let mut tried = past.clone();
+            let mut tried = history.clone();
             tried.begin(&pace, SystemTime::now(), fastrand::f64());
-            let outcome = match attempt(past.clone(), tried.clone()).await {
+            let outcome = match attempt(history.clone(), tried.clone()).await {
                 Outcome::Done if self.renewal().is_none() => Outcome::Failed(self.useless()),
                 outcome => outcome,
             };
             match outcome {
                 Outcome::Done => {
                     tried.succeed();
-                    past = tried;
+                    history = tried;
                 }
                 Outcome::Busy => sleep(BUSY).await,
-                Outcome::Tried(theirs) => past = theirs,
+                Outcome::Tried(theirs) => history = theirs,
                 Outcome::Failed(failure) => {
                     let now = SystemTime::now();
                     tried.fail(&failure, other(), &pace, now, fastrand::f64());
-                    past = tried;
+                    history = tried;
                     // First kept, then told: whoever reads of it may end the process.
-                    self.note(&past).await;
-                    let wait = past.left(now, self.state().pending);
+                    self.note(&history).await;
+                    let wait = history.left(now, self.state().pending);
                     self.tell(failure, wait);
                 }
             }
@@ -138,10 +138,10 @@ impl Issued {
     }
 
     /// Resolves when it is time for the next attempt, or somebody wants one and may have it.
-    async fn rest(&self, past: &Past) {
+    async fn rest(&self, history: &AttemptHistory) {
         let now = SystemTime::now();
         // An order that has its certificate already costs nothing at the server.
-        let (whole, least) = (past.left(now, self.state().pending), past.left(now, true));
+        let (whole, least) = (history.left(now, self.state().pending), history.left(now, true));
         if whole.is_zero() {
             return;
         }
@@ -160,17 +160,17 @@ impl Issued {
     }
 
     /// Orders one, unless another process has put one into the folder meanwhile, or has failed to.
-    async fn attempt(self: &Arc<Self>, means: &Means, before: Past, tried: Past) -> Outcome {
+    async fn attempt(self: &Arc<Self>, means: &Means, before: AttemptHistory, tried: AttemptHistory) -> Outcome {
         let (store, begun) = (self.store.clone(), tried.clone());
         let looked = spawn_blocking(move || {
             let Some(lock) = store.lock()? else { return Ok(None) };
-            let (stored, past) = (store.certificate(), store.past());
-            if !past.is_after(&before)
-                && let Err(error) = store.keep_past(&begun)
+            let (stored, history) = (store.certificate(), store.history());
+            if !history.is_after(&before)
+                && let Err(error) = store.save_history(&begun)
             {
                 tracing::error!("{error}; whoever starts anew may order too often");
             }
-            Ok::<_, io::Error>(Some((lock, stored, past.is_after(&before).then_some(past))))
+            Ok::<_, io::Error>(Some((lock, stored, history.is_after(&before).then_some(history))))
         });
         let lock = match looked.await.map_err(io::Error::other).flatten() {
             Ok(None) => return Outcome::Busy,
@@ -206,7 +206,7 @@ impl Issued {
     async fn order(
         self: &Arc<Self>,
         means: &Means,
-        tried: &Past,
+        tried: &AttemptHistory,
         lock: Locked,
     ) -> Result<(), Failure> {
         let both = means.http.load(Ordering::Relaxed);
@@ -317,9 +317,9 @@ impl Issued {
     }
 
     /// Keeps what was tried for the next process.
-    async fn note(&self, past: &Past) {
-        let (store, past) = (self.store.clone(), past.clone());
-        let kept = spawn_blocking(move || store.keep_past(&past)).await;
+    async fn note(&self, history: &AttemptHistory) {
+        let (store, history) = (self.store.clone(), history.clone());
+        let kept = spawn_blocking(move || store.save_history(&history)).await;
         if let Err(error) = kept.map_err(|error| error.to_string()).flatten() {
             tracing::warn!("{error}");
         }
@@ -396,8 +396,8 @@ mod tests {
             let issued = Arc::clone(issued);
             Box::pin(async move { outcome(&issued) })
         };
-        let past = issued.open().await;
-        let keeping = issued.keep(Pace::default(), past, || false, attempt);
+        let history = issued.open().await;
+        let keeping = issued.keep(Pace::default(), history, || false, attempt);
         assert!(tokio::time::timeout(during, keeping).await.is_err());
         count.into_inner()
     }
@@ -469,7 +469,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let (one, other) = (issued(folder.path()), issued(folder.path()));
         let failed = |_: &Issued| Outcome::Failed("no".to_owned().into());
-        let past = one.open().await;
+        let history = one.open().await;
         assert_eq!(attempts(&other, Duration::from_secs(1), failed).await, 1);
         let means = Means {
             challenges: Arc::default(),
@@ -477,7 +477,7 @@ mod tests {
             http: Arc::default(),
             pace: Pace::default(),
         };
-        let outcome = one.attempt(&means, past.clone(), past).await;
+        let outcome = one.attempt(&means, history.clone(), history).await;
         let Outcome::Tried(theirs) = outcome else { panic!("it has tried nevertheless") };
         assert!(theirs.left(SystemTime::now(), false) > Duration::from_secs(50));
         let lock = other.store.lock().unwrap();

@@ -53,7 +53,7 @@ impl Pace {
 /// What attempts in a row that have brought nothing leave behind; it outlives the process, so that one
 /// that is started over and over does not order over and over. Times are in seconds since 1970.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
-pub(super) struct Past {
+pub(super) struct AttemptHistory {
     /// How many, the one that is being made included.
     failures: u32,
     /// When the last one began.
@@ -66,7 +66,7 @@ pub(super) struct Past {
     pub(super) way: Way,
 }
 
-impl Past {
+impl AttemptHistory {
     /// An attempt begins, and counts as a failure until it is known to be none.
     pub(super) fn begin(&mut self, pace: &Pace, now: SystemTime, chance: f64) {
         self.failures = self.failures.saturating_add(1);
@@ -151,19 +151,19 @@ mod tests {
     }
 
     /// After so many attempts that have all begun and failed at one moment.
-    fn past(failures: u32, come_back: Option<u64>) -> Past {
-        let mut past = Past::default();
+    fn history(failures: u32, come_back: Option<u64>) -> AttemptHistory {
+        let mut history = AttemptHistory::default();
         for _ in 0..failures {
-            past.begin(&Pace::default(), NOW, 0.5);
-            past.fail(&failure(come_back), true, &Pace::default(), NOW, 0.5);
+            history.begin(&Pace::default(), NOW, 0.5);
+            history.fail(&failure(come_back), true, &Pace::default(), NOW, 0.5);
         }
-        past
+        history
     }
 
     #[test]
     fn waits_double_up_to_the_longest() {
         let minutes: Vec<u64> =
-            (0..=11).map(|failures| past(failures, None).left(NOW, false).as_secs() / 60).collect();
+            (0..=11).map(|failures| history(failures, None).left(NOW, false).as_secs() / 60).collect();
         assert_eq!(minutes, [0, 1, 2, 4, 8, 16, 32, 64, 128, 256, 360, 360]);
         let pace = Pace::default();
         assert_eq!(pace.wait(u32::MAX, 1.0), pace.longest);
@@ -173,9 +173,9 @@ mod tests {
 
     #[test]
     fn a_server_that_says_when_to_come_back_is_believed_up_to_a_day() {
-        let left = |failures, come_back| past(failures, Some(come_back)).left(NOW, false).as_secs();
+        let left = |failures, come_back| history(failures, Some(come_back)).left(NOW, false).as_secs();
         assert_eq!(left(1, 7200), 7200);
-        assert_eq!(past(1, Some(7200)).left(NOW, true).as_secs(), 7200, "nobody may come sooner");
+        assert_eq!(history(1, Some(7200)).left(NOW, true).as_secs(), 7200, "nobody may come sooner");
         assert_eq!(left(3, 5), 240);
         assert_eq!(left(1, 90_000), 86_400);
         assert_eq!(left(1, u64::MAX), 86_400);
@@ -184,32 +184,32 @@ mod tests {
     #[test]
     fn who_asks_need_not_wait_long_but_not_for_ever_again() {
         let asked: Vec<u64> =
-            (0..=5).map(|failures| past(failures, None).left(NOW, true).as_secs()).collect();
+            (0..=5).map(|failures| history(failures, None).left(NOW, true).as_secs()).collect();
         // Never longer than without asking.
         assert_eq!(asked, [0, 5, 5, 5, 480, 900]);
         let later = NOW + Duration::from_secs(20);
-        assert_eq!(past(1, None).left(later, true), Duration::ZERO);
+        assert_eq!(history(1, None).left(later, true), Duration::ZERO);
     }
 
     #[test]
     fn an_attempt_that_is_cut_short_counts_as_a_failure_and_a_clock_set_back_is_survived() {
-        let mut past = Past::default();
+        let mut history = AttemptHistory::default();
         let late = NOW + Duration::from_secs(1 << 30);
-        past.begin(&Pace::default(), late, 0.5);
-        assert_eq!(past.left(late, false), Duration::from_secs(60));
-        assert_eq!(past.left(NOW, false), LONGEST);
-        past.succeed();
-        assert_eq!(past, Past::default());
+        history.begin(&Pace::default(), late, 0.5);
+        assert_eq!(history.left(late, false), Duration::from_secs(60));
+        assert_eq!(history.left(NOW, false), LONGEST);
+        history.succeed();
+        assert_eq!(history, AttemptHistory::default());
     }
 
     #[test]
     fn ways_alternate_where_there_are_two_and_a_proof_failed() {
-        assert_eq!(past(1, None).way, Way::Http);
-        assert_eq!(past(2, None).way, Way::TlsAlpn);
-        let mut past = Past::default();
-        past.fail(&failure(None), false, &Pace::default(), NOW, 0.5);
-        assert_eq!(past.way, Way::TlsAlpn);
-        past.fail(&String::new().into(), true, &Pace::default(), NOW, 0.5);
-        assert_eq!(past.way, Way::TlsAlpn);
+        assert_eq!(history(1, None).way, Way::Http);
+        assert_eq!(history(2, None).way, Way::TlsAlpn);
+        let mut history = AttemptHistory::default();
+        history.fail(&failure(None), false, &Pace::default(), NOW, 0.5);
+        assert_eq!(history.way, Way::TlsAlpn);
+        history.fail(&String::new().into(), true, &Pace::default(), NOW, 0.5);
+        assert_eq!(history.way, Way::TlsAlpn);
     }
 }

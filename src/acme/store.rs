@@ -20,7 +20,7 @@ use instant_acme::AccountCredentials;
 use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 
-use super::{issue::PendingOrder, schedule::Past};
+use super::{issue::PendingOrder, schedule::AttemptHistory};
 use crate::config::{Acme, Certificate};
 
 /// Bytes of a hash that are in a file's name: enough for no two to meet by chance.
@@ -32,11 +32,11 @@ pub(super) struct Store {
     folder: PathBuf,
     account: PathBuf,
     certificate: PathBuf,
-    past: PathBuf,
+    history: PathBuf,
     /// An order that may have its certificate already, and the key to it.
     pending: PathBuf,
     domains: Vec<String>,
-    /// What an attempt is made on besides names and server: where it changes, the past does not count.
+    /// What an attempt is made on besides names and server: if this changes, the history is ignored.
     terms: String,
 }
 
@@ -54,9 +54,10 @@ pub(super) struct Pem(String);
 
 /// What was tried for a certificate, as it is stored.
 #[derive(Deserialize, Serialize)]
-struct StoredPast {
+struct StoredHistory {
     terms: String,
-    past: Past,
+    #[serde(rename = "past")]
+    history: AttemptHistory,
 }
 
 /// Keeps every other process from ordering into the folder, until it is dropped.
@@ -81,7 +82,7 @@ impl Store {
         Self {
             account: folder.join(format!("account-{}.json", of(""))),
             certificate: folder.join(format!("{stem}.pem")),
-            past: folder.join(format!("{stem}.tried.json")),
+            history: folder.join(format!("{stem}.tried.json")),
             pending: folder.join(format!("{stem}.order.json")),
             domains: terms.domains.clone(),
             terms: hex(&format!("{:?}\n{:?}", terms.email, terms.ca)),
@@ -136,21 +137,21 @@ impl Store {
     }
 
     /// What was tried for it in vain; touches nothing.
-    pub(super) fn past(&self) -> Past {
-        let read = fs::read(&self.past).ok();
-        let stored = read.and_then(|json| serde_json::from_slice::<StoredPast>(&json).ok());
+    pub(super) fn history(&self) -> AttemptHistory {
+        let read = fs::read(&self.history).ok();
+        let stored = read.and_then(|json| serde_json::from_slice::<StoredHistory>(&json).ok());
         let same = stored.filter(|stored| stored.terms == self.terms);
-        same.map(|stored| stored.past).unwrap_or_default()
+        same.map(|stored| stored.history).unwrap_or_default()
     }
 
     /// Stores what was tried for it.
     ///
     /// # Errors
     /// Why it cannot be written; the text names the file.
-    pub(super) fn keep_past(&self, past: &Past) -> Result<(), String> {
-        let stored = StoredPast { terms: self.terms.clone(), past: past.clone() };
+    pub(super) fn save_history(&self, history: &AttemptHistory) -> Result<(), String> {
+        let stored = StoredHistory { terms: self.terms.clone(), history: history.clone() };
         let json = serde_json::to_vec(&stored).map_err(|error| error.to_string())?;
-        self.write(&self.past, &json)
+        self.write(&self.history, &json)
     }
 
     /// The certificate that is stored, where it is of use; puts one aside that is not.
@@ -204,7 +205,7 @@ impl Store {
     pub(super) fn keep(&self, Pem(pem): &Pem) -> Result<(), String> {
         self.write(&self.certificate, pem.as_bytes())?;
         self.forget_pending()?;
-        remove(&self.past)
+        remove(&self.history)
     }
 
     fn usable(&self, pem: &[u8]) -> Result<Certificate, String> {
@@ -455,17 +456,17 @@ mod tests {
     fn what_was_tried_counts_until_a_certificate_is_there_or_other_terms_are() {
         let folder = tempfile::tempdir().unwrap();
         let wanted = terms(folder.path(), &["a.test"]);
-        assert_eq!(Store::new(&wanted).past(), Past::default());
+        assert_eq!(Store::new(&wanted).history(), AttemptHistory::default());
         assert!(!wanted.storage.exists(), "to look makes nothing");
         let store = opened(&wanted);
-        let mut past = Past::default();
-        past.begin(&Pace::default(), SystemTime::now(), 0.5);
-        store.keep_past(&past).unwrap();
-        assert_eq!(opened(&wanted).past(), past);
+        let mut history = AttemptHistory::default();
+        history.begin(&Pace::default(), SystemTime::now(), 0.5);
+        store.save_history(&history).unwrap();
+        assert_eq!(opened(&wanted).history(), history);
         let other = Acme { email: Some("ops@example.com".to_owned()), ..wanted.clone() };
-        assert_eq!(Store::new(&other).past(), Past::default());
+        assert_eq!(Store::new(&other).history(), AttemptHistory::default());
         kept(&store, &made(&["a.test"]));
-        assert_eq!(store.past(), Past::default());
+        assert_eq!(store.history(), AttemptHistory::default());
     }
 
     #[test]
