@@ -69,7 +69,7 @@ fn down(c: &mut Criterion) {
     for (name, balance) in POLICIES {
         let (pool, mut source) = (pool(balance, 10_000), sources());
         for backend in pool.backends() {
-            backend.mark(false, 1, 1);
+            backend.record_check(false, 1, 1);
         }
         group.bench_function(BenchmarkId::new(name, 10_000), |b| {
             b.iter(|| black_box(pool.pick(&source(), &[])));

@@ -27,7 +27,7 @@ use crate::{
     net::inherited::InheritedSockets,
     observe::{BackendSample, CertificateSample, stalls},
     shared::SharedState,
-    upstream::Life,
+    upstream::Lifecycle,
 };
 
 /// Time for the last replies of the admin endpoints, after an upgrade has left nothing else to do.
@@ -287,7 +287,7 @@ fn samples(proxy: &SharedState) -> Vec<BackendSample> {
             pool: backend.pool().to_owned(),
             name: backend.name().to_owned(),
             up: backend.is_up(),
-            draining: backend.phase() != Life::Serving,
+            draining: backend.lifecycle() != Lifecycle::Serving,
             sessions: backend.sessions(),
             requests: backend.requests(),
             idle: backend.idle().len(),

@@ -6,8 +6,8 @@
 
 mod apply;
 mod commands;
+mod connectors;
 mod count;
-mod dials;
 mod discovery;
 mod drain;
 mod elsewhere;
@@ -153,7 +153,7 @@ impl ControlTask {
         self.notifier.ready();
         let mut alive = Notifier::watchdog().map(tokio::time::interval);
         let mut housekeeping = tokio::time::interval(HOUSEKEEPING);
-        let mut pools = tokio::time::interval(upstream::TEND);
+        let mut pools = tokio::time::interval(upstream::TICK_INTERVAL);
         let mut resolve = tokio::time::interval_at(Instant::now() + RESOLVE_AGAIN, RESOLVE_AGAIN);
         let mut rebalance = tokio::time::interval(rebalance::TICK);
         loop {
@@ -246,7 +246,7 @@ impl ControlTask {
     fn tick_pools(&self) {
         let now = std::time::Instant::now();
         for pool in &self.proxy.snapshot.load().pools {
-            pool.upstream.tend(now);
+            pool.upstream.tick(now);
         }
     }
 

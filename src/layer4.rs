@@ -27,7 +27,7 @@ use crate::{
     snapshot::PoolSnapshot,
     stream_log::{StreamScope, StreamSinks, TunnelGuard},
     tunnel::{self, TunnelEndpoint, TunnelOptions},
-    upstream::{Hold, InUse, Life},
+    upstream::{ConnectionGuard, Lifecycle, SessionGuard},
 };
 
 /// A connection that becomes a layer 4 stream.
@@ -53,8 +53,8 @@ pub(crate) struct NewStream {
 /// Keeps a stream counted.
 #[derive(Debug)]
 struct StreamCounts {
-    _hold: Hold,
-    _in_use: InUse,
+    _hold: SessionGuard,
+    _in_use: ConnectionGuard,
     _gauge: GaugeGuard,
 }
 
@@ -83,7 +83,7 @@ pub(crate) async fn serve(proxy: &Arc<SharedState>, arrived: NewStream) -> Optio
         drain: drain.clone(),
     };
     let mut scope = StreamScope::open(record, sinks);
-    let from = if pool.dial().is_shared() {
+    let from = if pool.connector().is_shared() {
         ConnectionOrigin::Local
     } else {
         let destination = destination.or_else(|| client.local().ok());
@@ -127,7 +127,7 @@ fn begin(
     scope.enter(Phase::Tunnel);
     let backend = Arc::clone(hold.backend());
     let ticket = proxy.tunnels.enter(backend.serial(), peer, false);
-    if backend.phase() == Life::Gone {
+    if backend.lifecycle() == Lifecycle::Evicted {
         // The backend was removed while connecting; its tunnels were cut before this one was
         // registered.
         proxy.tunnels.cut(backend.serial());

@@ -16,7 +16,7 @@ use crate::{
     observe::{AccessLog, Metrics},
     snapshot::Current,
     sticky, tunnel,
-    upstream::{Backend, Reason},
+    upstream::{Backend, EjectionReason},
 };
 
 /// State that all streams of a process share.
@@ -46,7 +46,7 @@ impl SharedState {
     /// Counts a failure under traffic. Only probes count successes: a successful request must not hide
     /// what the probes find. Without probes, nothing could bring the backend up again, so failures are
     /// not counted. The failed attempt began at `began`: overlapping failures count once.
-    pub(crate) fn mark_failed(
+    pub(crate) fn record_failure(
         &self,
         backend: &Backend,
         health: &config::HealthConfig,
@@ -58,7 +58,7 @@ impl SharedState {
         }
         let reason = reason(error);
         backend.diagnosis().failed(&reason);
-        if let Some(transition) = backend.mark_failed(began, health.rise, health.fall) {
+        if let Some(transition) = backend.record_failure(began, health.rise, health.fall) {
             let (pool, backend) = (backend.pool(), backend.name());
             tracing::warn!(pool, backend, ?transition, reason, "backend failed under traffic");
         }
@@ -72,13 +72,13 @@ impl SharedState {
 
 /// Counts an attempt towards the ejection of the backend.
 pub(crate) fn note(metrics: &Metrics, backend: &Backend, failed: bool) {
-    let Some(reason) = backend.note(failed) else { return };
+    let Some(reason) = backend.record_outcome(failed) else { return };
     let (pool, name) = (backend.pool(), backend.name());
     backend.diagnosis().ejected(reason.words());
     tracing::warn!(pool, backend = name, reason = reason.words(), "backend ejected");
     match reason {
-        Reason::Consecutive => metrics.ejections_consecutive.inc(),
-        Reason::Rate => metrics.ejections_rate.inc(),
+        EjectionReason::Consecutive => metrics.ejections_consecutive.inc(),
+        EjectionReason::Rate => metrics.ejections_rate.inc(),
     };
 }
 

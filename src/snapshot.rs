@@ -21,7 +21,7 @@ use crate::{
     observe::{Notices, Redaction, RouteLabel},
     route::Routes,
     sticky::{CookieContext, CookieIds, CookieKeys, CookieMatch, set_cookie},
-    upstream::{self, Backend, Dial},
+    upstream::{self, Backend, BackendConnector},
 };
 
 /// The one place where the data path finds the current snapshot.
@@ -144,7 +144,7 @@ pub struct PassthroughRule {
 pub struct PoolSnapshot {
     /// Backends, balance, retry budget.
     pub upstream: Arc<upstream::Pool>,
-    dial: Arc<Dial>,
+    connector: Arc<BackendConnector>,
     /// Backends on their way out of the pool: they take nothing new, but hold sessions.
     leaving: Vec<Arc<Backend>>,
     ids: CookieIds,
@@ -202,11 +202,11 @@ impl ListenerSnapshot {
 }
 
 impl PoolSnapshot {
-    /// Makes the cookies of a pool's backends, which are reached by `dial`; `leaving` are those that it
+    /// Makes the cookies of a pool's backends, which are reached by `connector`; `leaving` are those that it
     /// had before and that have not ended yet.
     pub fn new(
         upstream: Arc<upstream::Pool>,
-        dial: Arc<Dial>,
+        connector: Arc<BackendConnector>,
         leaving: Vec<Arc<Backend>>,
         keys: &CookieKeys,
     ) -> Self {
@@ -216,12 +216,12 @@ impl PoolSnapshot {
         let route_label = Arc::new(RouteLabel { route: None, pool: upstream.name().into() });
         let cookie = upstream.config().sticky.cookie.as_ref();
         let former = cookie.is_some_and(|c| c.name == config::default_cookie_name(upstream.name()));
-        Self { upstream, dial, leaving, ids, former, route_label, places }
+        Self { upstream, connector, leaving, ids, former, route_label, places }
     }
 
     /// How its backends are reached.
-    pub fn dial(&self) -> &Arc<Dial> {
-        &self.dial
+    pub fn connector(&self) -> &Arc<BackendConnector> {
+        &self.connector
     }
 
     /// How streams are told to be led here where the listener names the pool.
@@ -244,7 +244,7 @@ impl PoolSnapshot {
     /// The backend with this [`tag`](Backend::tag), where it takes new sessions and does not shed.
     pub fn tagged(&self, tag: u64) -> Option<&Arc<Backend>> {
         let tagged = self.upstream.backends().iter().find(|b| b.tag() == tag);
-        tagged.filter(|b| b.takes_new() && !b.sheds())
+        tagged.filter(|b| b.accepts_new() && !b.is_shedding())
     }
 
     /// The backend of this pool that a cookie's value names, and whether the value was made under the

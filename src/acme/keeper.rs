@@ -22,7 +22,7 @@ use super::{
     Issued, Means,
     issue::Proven,
     order::{Failure, Orderer},
-    schedule::{self, Pace, AttemptHistory},
+    schedule::{self, AttemptHistory, Pace},
     store::{Locked, Store},
 };
 use crate::config::Certificate;
@@ -66,8 +66,9 @@ impl Issued {
         let store = self.store.clone();
         let open = move || (store.open(), store.history(), store.pending().is_some());
         let opened = spawn_blocking(open).await;
-        let (opened, history, pending) =
-            opened.unwrap_or_else(|error| (Err(io::Error::other(error)), AttemptHistory::default(), false));
+        let (opened, history, pending) = opened.unwrap_or_else(|error| {
+            (Err(io::Error::other(error)), AttemptHistory::default(), false)
+        });
         self.state().pending = pending;
         if let Err(error) = opened {
             tracing::error!("{error}");
@@ -160,7 +161,12 @@ impl Issued {
     }
 
     /// Orders one, unless another process has put one into the folder meanwhile, or has failed to.
-    async fn attempt(self: &Arc<Self>, means: &Means, before: AttemptHistory, tried: AttemptHistory) -> Outcome {
+    async fn attempt(
+        self: &Arc<Self>,
+        means: &Means,
+        before: AttemptHistory,
+        tried: AttemptHistory,
+    ) -> Outcome {
         let (store, begun) = (self.store.clone(), tried.clone());
         let looked = spawn_blocking(move || {
             let Some(lock) = store.lock()? else { return Ok(None) };

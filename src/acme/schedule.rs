@@ -162,8 +162,9 @@ mod tests {
 
     #[test]
     fn waits_double_up_to_the_longest() {
-        let minutes: Vec<u64> =
-            (0..=11).map(|failures| history(failures, None).left(NOW, false).as_secs() / 60).collect();
+        let minutes: Vec<u64> = (0..=11)
+            .map(|failures| history(failures, None).left(NOW, false).as_secs() / 60)
+            .collect();
         assert_eq!(minutes, [0, 1, 2, 4, 8, 16, 32, 64, 128, 256, 360, 360]);
         let pace = Pace::default();
         assert_eq!(pace.wait(u32::MAX, 1.0), pace.longest);
@@ -173,9 +174,14 @@ mod tests {
 
     #[test]
     fn a_server_that_says_when_to_come_back_is_believed_up_to_a_day() {
-        let left = |failures, come_back| history(failures, Some(come_back)).left(NOW, false).as_secs();
+        let left =
+            |failures, come_back| history(failures, Some(come_back)).left(NOW, false).as_secs();
         assert_eq!(left(1, 7200), 7200);
-        assert_eq!(history(1, Some(7200)).left(NOW, true).as_secs(), 7200, "nobody may come sooner");
+        assert_eq!(
+            history(1, Some(7200)).left(NOW, true).as_secs(),
+            7200,
+            "nobody may come sooner"
+        );
         assert_eq!(left(3, 5), 240);
         assert_eq!(left(1, 90_000), 86_400);
         assert_eq!(left(1, u64::MAX), 86_400);

@@ -38,7 +38,7 @@ use crate::{
     snapshot::{self, Current, Snapshot},
     sticky::{CookieKeys, RecentSessions, SessionTable},
     systemd::Notifier,
-    upstream::{self, Backend, Dial, Life},
+    upstream::{self, Backend, BackendConnector, Lifecycle},
 };
 
 /// Why a configuration that is right in itself could not be put in force.
@@ -236,7 +236,7 @@ impl ControlTask {
         warnings::certificates(&config, &self.config)?;
         let terms = config.listeners.iter().filter_map(|listener| listener.protocol.acme());
         let issued = self.acme.prepare(terms).await?;
-        let dials = Self::dials(self.proxy.snapshot.load_full(), &config).await?;
+        let connectors = Self::connectors(self.proxy.snapshot.load_full(), &config).await?;
         let log = if config.access_log == self.config.access_log {
             None
         } else {
@@ -259,7 +259,7 @@ impl ControlTask {
         self.resolver.first(&added).await;
         // From here on nothing fails.
         self.stay(&members).await;
-        let pools = self.pools_of(&config, &members, &dials, new_keys);
+        let pools = self.pools_of(&config, &members, &connectors, new_keys);
         let routes = config.routes.iter().filter_map(|rule| {
             let pool = pools.iter().find(|pool| pool.upstream.name() == rule.pool)?;
             let route_label = RouteLabel {
@@ -285,7 +285,7 @@ impl ControlTask {
             redaction: Redaction::new(config.redact.iter().map(String::as_str)),
             forwarded_always: config.forwarded == config::Forwarded::Always,
             error_pages: config.error_pages.clone(),
-            introduces: pools.iter().any(|pool| !pool.dial().is_shared()),
+            introduces: pools.iter().any(|pool| !pool.connector().is_shared()),
         };
         self.proxy.snapshot.store(Arc::new(snapshot));
         self.proxy.sids.resize(&config.sessions);
@@ -365,12 +365,12 @@ impl ControlTask {
         &self,
         config: &Config,
         members: &Members,
-        dials: &[Arc<Dial>],
+        connectors: &[Arc<BackendConnector>],
         new_keys: bool,
     ) -> Vec<Arc<snapshot::PoolSnapshot>> {
         let current = self.proxy.snapshot.load_full();
         let mut pools = Vec::new();
-        for (pool, dial) in config.pools.iter().zip(dials) {
+        for (pool, connector) in config.pools.iter().zip(connectors) {
             let same = current.pools.iter().find(|live| live.config() == pool);
             if let (Some(same), false) = (same, new_keys) {
                 pools.push(Arc::clone(same));
@@ -390,11 +390,11 @@ impl ControlTask {
                 live.pool() == pool.name && !pool.backends.iter().any(|b| live.is(&pool.name, b))
             });
             let leaving = leaving.cloned().collect();
-            Self::settle(&current, pool, dial, &backends);
+            Self::settle(&current, pool, connector, &backends);
             let upstream = upstream::Pool::new(pool.clone(), backends);
             pools.push(Arc::new(snapshot::PoolSnapshot::new(
                 upstream,
-                Arc::clone(dial),
+                Arc::clone(connector),
                 leaving,
                 &self.keys,
             )));
@@ -406,7 +406,7 @@ impl ControlTask {
     async fn stay(&mut self, members: &Members) {
         for backend in members.values() {
             if self.drains.cancel(backend.serial(), DrainEnd::Goes).await {
-                backend.set_life(Life::Serving);
+                backend.set_lifecycle(Lifecycle::Serving);
             }
         }
     }
@@ -416,14 +416,14 @@ impl ControlTask {
         let snapshot = self.proxy.snapshot.load_full();
         for backend in &self.backends {
             let Some(pool) = snapshot.pool(backend.pool()) else { continue };
-            let (terms, dial) = (&pool.config().health, pool.dial());
+            let (terms, connector) = (&pool.config().health, pool.connector());
             let serial = backend.serial();
-            if self.probes.get(&serial).is_some_and(|probe| probe.goes_by(terms, dial)) {
+            if self.probes.get(&serial).is_some_and(|probe| probe.goes_by(terms, connector)) {
                 continue;
             }
             let new = added.iter().any(|added| added.serial() == serial);
             // The one before, if any, ends by being dropped.
-            self.probes.insert(serial, Probing::start(backend, dial, terms, new));
+            self.probes.insert(serial, Probing::start(backend, connector, terms, new));
         }
     }
 

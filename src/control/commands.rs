@@ -21,7 +21,7 @@ use crate::{
         NewBackend, Plan, ReloadRequest, Status, UpgradeRequest, Upgraded,
     },
     config::{self, Config},
-    upstream::{Backend, Life},
+    upstream::{Backend, Lifecycle},
 };
 
 /// Longest drain that can be ordered: as long as any duration of the file.
@@ -179,7 +179,7 @@ impl ControlTask {
                 }
                 None => {
                     self.drains.cancel(backend.serial(), DrainEnd::Stays).await;
-                    backend.set_life(Life::Serving);
+                    backend.set_lifecycle(Lifecycle::Serving);
                 }
             }
         }

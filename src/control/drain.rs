@@ -26,7 +26,7 @@ use crate::{
     handoff::{DrainDirective, DrainUntil, Predecessors},
     shared::SharedState,
     tunnel::{CloseReason, close::ANSWER_TIMEOUT},
-    upstream::{Backend, Life},
+    upstream::{Backend, Lifecycle},
 };
 
 /// How often a drain is looked at while nothing is to be closed. Nobody waits for its end but the books.
@@ -116,7 +116,7 @@ impl Drains {
             let (pool, name) = (backend.pool(), backend.name());
             tracing::info!(pool, backend = name, sessions = backend.sessions(), "backend drains");
         }
-        backend.set_life(Life::Draining);
+        backend.set_lifecycle(Lifecycle::Draining);
         let clock = DrainClock { since, ..DrainClock::new(terms) };
         let task = DrainTask {
             backend: Arc::clone(backend),
@@ -294,7 +294,7 @@ impl DrainTask {
             }
             sleep_until(next).await;
         }
-        backend.set_life(Life::Gone);
+        backend.set_lifecycle(Lifecycle::Evicted);
         let sessions = proxy.sids.forget_backend(&backend);
         let tunnels = proxy.tunnels.cut(backend.serial());
         let (pool, name) = (backend.pool(), backend.name());

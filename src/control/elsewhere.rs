@@ -12,7 +12,7 @@ use crate::{
         BackendDirective, BackendIdentity, DrainDirective, DrainUntil, HeldTunnels, Predecessors,
     },
     shared::SharedState,
-    upstream::{Backend, Life},
+    upstream::{Backend, Lifecycle},
 };
 
 impl ControlTask {
@@ -30,14 +30,16 @@ impl ControlTask {
     pub(super) async fn follow(&mut self, directives: Vec<BackendDirective>) {
         let by_backend: HashMap<_, _> =
             directives.iter().map(|directive| (&directive.backend, directive.directive)).collect();
-        for backend in self.backends.iter().filter(|backend| backend.phase() != Life::Gone) {
+        for backend in
+            self.backends.iter().filter(|backend| backend.lifecycle() != Lifecycle::Evicted)
+        {
             let Some(directive) = by_backend.get(&BackendIdentity::of(backend)) else { continue };
             // What drained to its end here does so by the newest process's terms now.
             self.drains.cancel(backend.serial(), DrainEnd::Goes).await;
             match directive {
                 DrainDirective::Serve => {
                     self.drains.cancel(backend.serial(), DrainEnd::Stays).await;
-                    backend.set_life(Life::Serving);
+                    backend.set_lifecycle(Lifecycle::Serving);
                 }
                 DrainDirective::Drain(until) => {
                     let terms = until.map(remaining);

@@ -40,7 +40,7 @@ use crate::{
     shared::SharedState,
     snapshot::{ListenerSnapshot, PoolSnapshot, Snapshot},
     sticky::{self, AffinityHints, Choice, recent_sessions::ClientKey},
-    upstream::{Backend, Life, source},
+    upstream::{Backend, Lifecycle, source},
 };
 
 /// Maximum number of backends that a step names.
@@ -190,7 +190,7 @@ fn place(
                 explanation.steps.push("Every backend can answer a preflight.".to_owned());
             }
             balanced(pool, client, explanation);
-            if !takes_new(pool) {
+            if !accepts_new(pool) {
                 explanation.status = Some(503);
             }
         }
@@ -315,7 +315,7 @@ fn balanced(pool: &PoolSnapshot, client: IpAddr, explanation: &mut Explanation) 
         Balance::SourceHash => "the backend that the client address hashes to",
     };
     let backends = pool.upstream.backends();
-    let open = backends.iter().filter(|backend| backend.takes_new()).count();
+    let open = backends.iter().filter(|backend| backend.accepts_new()).count();
     let picked = pool.upstream.preview(&source(client));
     chosen(explanation, ChosenBy::Balance, picked);
     explanation.steps.push(match (open, picked) {
@@ -332,8 +332,8 @@ fn balanced(pool: &PoolSnapshot, client: IpAddr, explanation: &mut Explanation) 
     });
 }
 
-fn takes_new(pool: &PoolSnapshot) -> bool {
-    pool.upstream.backends().iter().any(|backend| backend.takes_new())
+fn accepts_new(pool: &PoolSnapshot) -> bool {
+    pool.upstream.backends().iter().any(|backend| backend.accepts_new())
 }
 
 /// Describes the backends that get no new sessions because of their health.
@@ -364,10 +364,10 @@ fn chosen(explanation: &mut Explanation, by: ChosenBy, backend: Option<&Arc<Back
 }
 
 fn condition(backend: &Backend) -> &'static str {
-    match backend.phase() {
-        Life::Serving if !backend.is_up() => "which is down; the request is sent all the same",
-        Life::Serving => "which serves",
-        Life::Draining => "which drains and keeps it",
-        Life::Gone => "which is gone",
+    match backend.lifecycle() {
+        Lifecycle::Serving if !backend.is_up() => "which is down; the request is sent all the same",
+        Lifecycle::Serving => "which serves",
+        Lifecycle::Draining => "which drains and keeps it",
+        Lifecycle::Evicted => "which is gone",
     }
 }

@@ -259,7 +259,7 @@ impl ControlTask {
             addresses.retain(|address| !config.admin.is_at(*address));
             backend.set_addresses(addresses);
             if !record.up {
-                backend.mark(false, 1, 1);
+                backend.record_check(false, 1, 1);
             }
             Some(backend)
         };

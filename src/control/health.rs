@@ -21,14 +21,14 @@ use self::http::ProbeTarget;
 
 use crate::{
     config::{HealthConfig, ProbeConfig},
-    upstream::{Backend, Dial, Transition},
+    upstream::{Backend, BackendConnector, Transition},
 };
 
 /// The probes of one backend; dropped, they end.
 #[derive(Debug)]
 pub(super) struct Probing {
     terms: HealthConfig,
-    dial: Arc<Dial>,
+    connector: Arc<BackendConnector>,
     task: AbortOnDropHandle<()>,
 }
 
@@ -36,13 +36,13 @@ impl Probing {
     /// Starts them. `new`: the backend has just come, and nobody knows how it is.
     pub(super) fn start(
         backend: &Arc<Backend>,
-        dial: &Arc<Dial>,
+        connector: &Arc<BackendConnector>,
         terms: &HealthConfig,
         new: bool,
     ) -> Self {
-        let (terms, dial) = (terms.clone(), Arc::clone(dial));
-        let task = watch(Arc::clone(backend), Arc::clone(&dial), terms.clone(), new);
-        Self { terms, dial, task: AbortOnDropHandle::new(tokio::spawn(task)) }
+        let (terms, connector) = (terms.clone(), Arc::clone(connector));
+        let task = watch(Arc::clone(backend), Arc::clone(&connector), terms.clone(), new);
+        Self { terms, connector, task: AbortOnDropHandle::new(tokio::spawn(task)) }
     }
 
     /// Ends them.
@@ -51,16 +51,21 @@ impl Probing {
     }
 
     /// Whether they go by these terms already.
-    pub(super) fn goes_by(&self, terms: &HealthConfig, dial: &Arc<Dial>) -> bool {
-        self.terms == *terms && Arc::ptr_eq(&self.dial, dial)
+    pub(super) fn goes_by(&self, terms: &HealthConfig, connector: &Arc<BackendConnector>) -> bool {
+        self.terms == *terms && Arc::ptr_eq(&self.connector, connector)
     }
 }
 
-/// Probes until it is dropped, each time by a connection that `dial` opens.
-async fn watch(backend: Arc<Backend>, dial: Arc<Dial>, terms: HealthConfig, new: bool) {
+/// Probes until it is dropped, each time by a connection that `connector` opens.
+async fn watch(
+    backend: Arc<Backend>,
+    connector: Arc<BackendConnector>,
+    terms: HealthConfig,
+    new: bool,
+) {
     if terms.probe == ProbeConfig::Off {
         // Nothing else would bring it up again.
-        backend.mark(true, 1, 1);
+        backend.record_check(true, 1, 1);
         return;
     }
     // A new backend that fails its first probe was never up: it need not fall first. One that has
@@ -68,12 +73,12 @@ async fn watch(backend: Arc<Backend>, dial: Arc<Dial>, terms: HealthConfig, new:
     let mut fall = if new { 1 } else { terms.fall };
     loop {
         let began = Instant::now();
-        let outcome = timeout(terms.timeout, probe(&backend, &dial, &terms)).await;
+        let outcome = timeout(terms.timeout, probe(&backend, &connector, &terms)).await;
         match &outcome {
             // The kernel accepts connections for a process that hangs: only an answer shows that it runs.
-            Ok(Ok(())) if terms.probe == ProbeConfig::Tcp => backend.reached(),
-            Ok(Ok(())) => backend.heard(),
-            Err(_) => backend.fell_silent(began),
+            Ok(Ok(())) if terms.probe == ProbeConfig::Tcp => backend.record_connect(),
+            Ok(Ok(())) => backend.record_response(),
+            Err(_) => backend.record_no_response(began),
             // It refused, or answered something else.
             Ok(Err(_)) => {}
         }
@@ -92,7 +97,7 @@ fn judge(backend: &Backend, verdict: &Result<(), String>, rise: u32, fall: u32) 
     let (pool, name) = (backend.pool(), backend.name());
     let is_new = backend.diagnosis().probed(verdict.as_ref().copied().map_err(String::as_str));
     let since = backend.diagnosis().since();
-    let transition = backend.mark(verdict.is_ok(), rise, fall);
+    let transition = backend.record_check(verdict.is_ok(), rise, fall);
     match (transition, verdict) {
         (Some(Transition::Down), Err(reason)) => {
             tracing::warn!(pool, backend = name, reason, "backend is down");
@@ -130,10 +135,14 @@ fn jittered(interval: Duration) -> Duration {
     interval.mul_f64(0.9 + 0.2 * fastrand::f64())
 }
 
-async fn probe(backend: &Backend, dial: &Dial, terms: &HealthConfig) -> Result<(), String> {
+async fn probe(
+    backend: &Backend,
+    connector: &BackendConnector,
+    terms: &HealthConfig,
+) -> Result<(), String> {
     let target = |host: &Option<String>| ProbeTarget {
         backend,
-        dial,
+        connector,
         within: terms.timeout,
         host: host.clone().unwrap_or_else(|| backend.address().to_string()),
     };

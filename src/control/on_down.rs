@@ -14,7 +14,7 @@ use crate::{
     config,
     shared::SharedState,
     tunnel::CloseReason,
-    upstream::{Backend, Life},
+    upstream::{Backend, Lifecycle},
 };
 
 /// Backends whose tunnels are being closed, by serial.
@@ -44,8 +44,9 @@ impl OnDown {
         }
         let now = Instant::now();
         // Where too few of a pool are healthy, health is ignored here as well.
-        let down =
-            |backend: &&Arc<Backend>| backend.phase() != Life::Gone && !backend.keeps_sessions();
+        let down = |backend: &&Arc<Backend>| {
+            backend.lifecycle() != Lifecycle::Evicted && !backend.keeps_sessions()
+        };
         for backend in backends.iter().filter(down) {
             let pool = pools.iter().find(|pool| pool.name == backend.pool());
             let Some(spread) = pool.and_then(|pool| pool.on_down) else { continue };

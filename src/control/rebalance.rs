@@ -19,7 +19,7 @@ use crate::{
     config,
     shared::SharedState,
     tunnel::{AgeLimit, CloseReason, SHARDS},
-    upstream::{Backend, Life},
+    upstream::{Backend, Lifecycle},
 };
 
 /// Period of looking at pools and ages.
@@ -105,14 +105,14 @@ impl Rebalancer {
                 continue;
             };
             let members = ours()
-                .filter(|backend| backend.phase() == Life::Serving)
+                .filter(|backend| backend.lifecycle() == Lifecycle::Serving)
                 .map(|backend| (backend.serial(), backend.weight()))
                 .collect();
             let sides = ours()
-                .filter(|backend| backend.takes_new() || backend.is_only_full())
+                .filter(|backend| backend.accepts_new() || backend.is_only_full())
                 .map(|backend| BackendShare {
                     serial: backend.serial(),
-                    weight: backend.shares(),
+                    weight: backend.effective_weight(),
                     grows: backend.ramp() < 1.0,
                     tunnels: proxy.tunnels.closable(backend.serial()),
                 })
@@ -127,7 +127,7 @@ impl Rebalancer {
             let sheds = leveling.sheds();
             for backend in ours() {
                 let heavy = shed.iter().any(|&(serial, _)| serial == backend.serial());
-                backend.set_shedding(sheds && (heavy || backend.sheds()));
+                backend.set_shedding(sheds && (heavy || backend.is_shedding()));
             }
         }
     }

@@ -9,7 +9,7 @@ use crate::{
         ListenerState, PoolState, ProcessState, Status,
     },
     config::{BackendSource, Balance, Certificate, PoolConfig},
-    upstream::{Backend, Life},
+    upstream::{Backend, Lifecycle},
 };
 
 /// When the process began to serve.
@@ -163,17 +163,19 @@ impl ControlTask {
     }
 
     fn condition(&self, backend: &Backend) -> BackendCondition {
-        match backend.phase() {
-            Life::Gone => BackendCondition::Leaving,
-            Life::Draining if self.drains.drains_to(backend.serial()) == Some(DrainEnd::Goes) => {
+        match backend.lifecycle() {
+            Lifecycle::Evicted => BackendCondition::Leaving,
+            Lifecycle::Draining
+                if self.drains.drains_to(backend.serial()) == Some(DrainEnd::Goes) =>
+            {
                 BackendCondition::Leaving
             }
-            Life::Draining if self.is_empty(backend) => BackendCondition::Drained,
-            Life::Draining => BackendCondition::Draining,
-            Life::Serving if !backend.is_up() => BackendCondition::Down,
-            Life::Serving if backend.is_ejected() => BackendCondition::Ejected,
-            Life::Serving if backend.ramp() < 1.0 => BackendCondition::SlowStart,
-            Life::Serving => BackendCondition::Up,
+            Lifecycle::Draining if self.is_empty(backend) => BackendCondition::Drained,
+            Lifecycle::Draining => BackendCondition::Draining,
+            Lifecycle::Serving if !backend.is_up() => BackendCondition::Down,
+            Lifecycle::Serving if backend.is_ejected() => BackendCondition::Ejected,
+            Lifecycle::Serving if backend.ramp() < 1.0 => BackendCondition::SlowStart,
+            Lifecycle::Serving => BackendCondition::Up,
         }
     }
 

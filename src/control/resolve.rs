@@ -50,10 +50,10 @@ impl NameResolver {
         let own = self.own.lock().unwrap_or_else(PoisonError::into_inner);
         let found = addresses.iter().find(|address| own.iter().any(|own| reaches(*own, **address)));
         let Some(address) = found else {
-            backend.set_loops(false);
+            backend.set_loop(false);
             return;
         };
-        if !backend.set_loops(true) {
+        if !backend.set_loop(true) {
             let (pool, name) = (backend.pool(), backend.name());
             tracing::error!(
                 pool,

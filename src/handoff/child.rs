@@ -26,7 +26,7 @@ use crate::{
     net::inherited::InheritedSockets,
     shared::SharedState,
     sticky::{Learned, recent_sessions::ClientKey},
-    upstream::{Backend, Life},
+    upstream::{Backend, Lifecycle},
 };
 
 /// How long the old process may take to stop accepting. It has nothing to wait for.
@@ -288,7 +288,9 @@ impl BackendNames {
     }
 
     fn backend(&mut self, id: u64, proxy: &SharedState) -> Option<Arc<Backend>> {
-        if let Some(backend) = self.found.get(&id).filter(|backend| backend.phase() != Life::Gone) {
+        if let Some(backend) =
+            self.found.get(&id).filter(|backend| backend.lifecycle() != Lifecycle::Evicted)
+        {
             return Some(Arc::clone(backend));
         }
         let record = self.records.get(&id)?;

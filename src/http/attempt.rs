@@ -25,7 +25,7 @@ use crate::{
     snapshot::PoolSnapshot,
     sticky::{engine_io::Framing, recent_sessions::ClientKey},
     stream_log::{SessionClient, StreamScope},
-    upstream::{Backend, Hold},
+    upstream::{Backend, SessionGuard},
 };
 
 /// Maximum number of backends tried for a request that any backend can serve.
@@ -74,7 +74,7 @@ pub(super) struct AttemptOutcome {
     /// Bytes that were already read from the body; they come first in the reply.
     pub(super) head: Option<Bytes>,
     /// Counts the session that this request may open, until the session is counted itself.
-    pub(super) reserved: Option<Hold>,
+    pub(super) reserved: Option<SessionGuard>,
     /// The backend says that the session is unknown.
     pub(super) unknown: bool,
 }
@@ -154,7 +154,7 @@ impl RequestAttempt<'_> {
         let config = self.pool.config();
         let options = ForwardOptions {
             backend,
-            dial: self.pool.dial(),
+            connector: self.pool.connector(),
             from: &self.from,
             connect: config.timeouts.connect,
             header: match self.long_poll {
@@ -174,7 +174,7 @@ impl RequestAttempt<'_> {
         self.record_outcome(backend, &outcome);
         match &outcome {
             Ok(answer) => {
-                backend.heard();
+                backend.record_response();
                 let record = self.scope.record();
                 record.first_byte_seen();
                 if let Some(time) = answer.connected {
@@ -201,9 +201,9 @@ impl RequestAttempt<'_> {
             _ => return,
         }
         if matches!(error.kind, FailureKind::TimedOut | FailureKind::Io) {
-            backend.fell_silent(*began);
+            backend.record_no_response(*began);
         }
-        self.proxy.mark_failed(backend, &self.config().health, error, *began);
+        self.proxy.record_failure(backend, &self.config().health, error, *began);
     }
 
     /// Counts failures that are the backend's fault towards an ejection.

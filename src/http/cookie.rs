@@ -90,7 +90,7 @@ fn search(fields: &HeaderMap, pool: &PoolSnapshot, name: &str) -> (Option<Affini
         let named = pool.cookie_target(value);
         ours |= by_name || named.is_some();
         let Some((backend, current_key)) = named else { return false };
-        let open = backend.takes_new() && !backend.sheds();
+        let open = backend.accepts_new() && !backend.is_shedding();
         if open || best.is_none() {
             let current = current_key && by_name;
             best = Some(Affinity { backend: Arc::clone(backend), current });

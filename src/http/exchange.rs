@@ -33,7 +33,7 @@ use crate::{
     },
     stream_log::{SessionClient, StreamScope},
     tunnel::TunnelOptions,
-    upstream::{Backend, Hold, Life},
+    upstream::{Backend, Lifecycle, SessionGuard},
 };
 
 /// A request in progress.
@@ -76,7 +76,7 @@ struct TunnelCounts {
 #[derive(Debug)]
 enum TunnelSession {
     Sid { _hold: SessionHold },
-    Socket { _hold: Hold },
+    Socket { _hold: SessionGuard },
 }
 
 /// Looks sessions up for the data path: each lookup counts as a use.
@@ -291,7 +291,7 @@ impl Exchange<'_> {
         }
         self.scope.enter(Phase::Tunnel);
         let ticket = proxy.tunnels.enter(backend.serial(), self.address, true);
-        if backend.phase() == Life::Gone {
+        if backend.lifecycle() == Lifecycle::Evicted {
             // The backend was removed while it answered; its tunnels were cut before this one was
             // registered.
             proxy.tunnels.cut(backend.serial());
@@ -353,15 +353,16 @@ mod tests {
         net::stream::{BackendStream, ClientStream},
         stream_log::TunnelGuard,
         tunnel::Tunnel,
-        upstream::InUse,
+        upstream::ConnectionGuard,
     };
 
     /// Cost of an open tunnel, apart from its sockets and the strings of its scope: the task is this
     /// future.
     #[test]
     fn a_tunnel_is_small() {
-        let bytes =
-            size_of::<Tunnel<ClientStream, BackendStream, TunnelGuard<(TunnelCounts, InUse)>>>();
+        let bytes = size_of::<
+            Tunnel<ClientStream, BackendStream, TunnelGuard<(TunnelCounts, ConnectionGuard)>>,
+        >();
         assert!(bytes <= 320, "{bytes} bytes");
     }
 }

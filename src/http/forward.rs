@@ -42,7 +42,10 @@ use crate::{
     },
     observe::Metrics,
     shared,
-    upstream::{ANY_AGE, Acquired, Backend, ConnectError, Dial, InFlight, InUse, Permit, Reusable},
+    upstream::{
+        ANY_AGE, Acquired, Backend, BackendConnector, ConnectError, ConnectionGuard, Permit,
+        RequestGuard, Reusable,
+    },
 };
 
 /// Minimum size of hyper's buffers.
@@ -56,7 +59,7 @@ const SHORTAGE_PAUSE: Duration = Duration::from_millis(20);
 pub(super) struct ForwardOptions<'a> {
     pub(super) backend: &'a Arc<Backend>,
     /// How to connect, and for which client.
-    pub(super) dial: &'a Dial,
+    pub(super) connector: &'a BackendConnector,
     pub(super) from: &'a ConnectionOrigin,
     /// Deadline for opening a connection.
     pub(super) connect: Duration,
@@ -120,8 +123,8 @@ pub(super) struct Lease {
     verdict: OutlierSample,
     progress: Arc<BodyProgress>,
     keep: Option<Duration>,
-    in_use: InUse,
-    _in_flight: InFlight,
+    in_use: ConnectionGuard,
+    _in_flight: RequestGuard,
 }
 
 /// Counts a response towards the backend's ejection: a body that the backend aborts is a failure,
@@ -144,7 +147,7 @@ impl Drop for OutlierSample {
     fn drop(&mut self) {
         if self.take() {
             // A success never ejects a backend: no event to report.
-            self.backend.note(false);
+            self.backend.record_outcome(false);
         }
     }
 }
@@ -152,7 +155,7 @@ impl Drop for OutlierSample {
 impl ForwardOptions<'_> {
     /// Whether the request needs a new connection.
     fn needs_own_connection(&self) -> bool {
-        self.upgrade || self.fresh || !self.dial.is_shared()
+        self.upgrade || self.fresh || !self.connector.is_shared()
     }
 }
 
@@ -167,11 +170,11 @@ pub(super) async fn send_request(
     let counted = (in_flight, in_use);
     let permit = loop {
         let mut connection = match acquire(options, until).await {
-            Some(Acquired::Kept(connection)) => connection,
-            Some(Acquired::Fresh(permit)) => break permit,
+            Some(Acquired::Idle(connection)) => connection,
+            Some(Acquired::Permit(permit)) => break permit,
             None => return Err(saturated(request)),
         };
-        if options.needs_own_connection() || connection.dial != options.dial.serial() {
+        if options.needs_own_connection() || connection.connector != options.connector.serial() {
             continue;
         }
         let ready = timeout(options.connect, connection.sender.ready());
@@ -203,12 +206,12 @@ pub(super) async fn send_request(
 
 /// Acquires the right to use one of the backend's connections. Only requests of sessions that the
 /// backend owns wait for it.
-async fn connection(options: &ForwardOptions<'_>, until: Instant) -> Option<InUse> {
+async fn connection(options: &ForwardOptions<'_>, until: Instant) -> Option<ConnectionGuard> {
     let backend = options.backend;
     match backend.connection() {
         None if options.bound => {
             let _pending = backend.pending()?;
-            timeout_at(until, backend.free_connection()).await.ok()
+            timeout_at(until, backend.wait_for_connection()).await.ok()
         }
         at_once => at_once,
     }
@@ -223,7 +226,7 @@ async fn acquire(options: &ForwardOptions<'_>, until: Instant) -> Option<Acquire
         tokio::select! {
             biased;
             // A kept connection cannot be used, but dropping one frees its permit.
-            permit = idle.permit(), if options.needs_own_connection() => Acquired::Fresh(permit),
+            permit = idle.permit(), if options.needs_own_connection() => Acquired::Permit(permit),
             acquired = idle.acquire::<H1Connection>(age) => acquired,
         }
     };
@@ -272,7 +275,7 @@ fn answer(
     options: &ForwardOptions<'_>,
     mut connection: Box<H1Connection>,
     mut response: Response<Incoming>,
-    (in_flight, in_use): (InFlight, InUse),
+    (in_flight, in_use): (RequestGuard, ConnectionGuard),
     connected: Option<Duration>,
 ) -> Result<BackendResponse, ForwardError> {
     let fields = response.headers_mut();
@@ -297,7 +300,7 @@ fn answer(
             counted: AtomicBool::new(false),
         },
         progress: Arc::clone(options.progress),
-        keep: (!ambiguous && !options.upgrade && options.dial.is_shared() && !keep.is_zero())
+        keep: (!ambiguous && !options.upgrade && options.connector.is_shared() && !keep.is_zero())
             .then_some(keep),
         in_use,
         _in_flight: in_flight,
@@ -317,9 +320,17 @@ async fn open(
     let (sender, driver) = handshake(stream, options.limits, backend).await.map_err(|source| {
         ProxyError::new(Side::Backend, Phase::Connect, FailureKind::Io).with_source(source)
     })?;
-    let dial = options.dial.serial();
+    let connector = options.connector.serial();
     let limit = None;
-    Ok(Box::new(H1Connection { sender, dial, epoch, idle_since, limit, driver, _permit: permit }))
+    Ok(Box::new(H1Connection {
+        sender,
+        connector,
+        epoch,
+        idle_since,
+        limit,
+        driver,
+        _permit: permit,
+    }))
 }
 
 /// Connects; waits within the deadline if descriptors or ports are exhausted.
@@ -327,7 +338,7 @@ async fn connect(options: &ForwardOptions<'_>) -> Result<BackendStream, ConnectE
     let until = Instant::now() + options.connect;
     loop {
         let left = until.saturating_duration_since(Instant::now());
-        match options.dial.open(options.backend, options.from, left).await {
+        match options.connector.open(options.backend, options.from, left).await {
             Err(ConnectError::Exhausted) if left > SHORTAGE_PAUSE => sleep(SHORTAGE_PAUSE).await,
             outcome => return outcome,
         }
@@ -395,7 +406,7 @@ impl Lease {
     }
 
     /// Keeps counting the connection as in use after an upgrade.
-    pub(super) fn into_connection(self) -> InUse {
+    pub(super) fn into_connection(self) -> ConnectionGuard {
         self.in_use
     }
 

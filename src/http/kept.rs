@@ -28,8 +28,8 @@ const LATE: Duration = Duration::from_millis(200);
 #[derive(Debug)]
 pub(super) struct H1Connection {
     pub(super) sender: SendRequest<RequestBody>,
-    /// [`Dial::serial`](crate::upstream::Dial::serial) of the settings that opened the connection.
-    pub(super) dial: u64,
+    /// [`BackendConnector::serial`](crate::upstream::BackendConnector::serial) of the settings that opened the connection.
+    pub(super) connector: u64,
     /// Epoch of the backend's idle connections when the connection was opened.
     pub(super) epoch: u64,
     pub(super) idle_since: Arc<IdleSince>,
@@ -65,11 +65,13 @@ impl H1Connection {
         {
             return false;
         }
-        let Some(limit) = self.limit.or_else(|| backend.idle().shown_limit()) else { return false };
+        let Some(limit) = self.limit.or_else(|| backend.idle().observed_limit()) else {
+            return false;
+        };
         let (answered, now) = (self.idle_since.last(), Instant::now());
         // The request was sent within `YOUNG` of the last response.
         now.saturating_duration_since(answered) >= limit
-            && backend.was_silent(answered + YOUNG + LATE, now)
+            && backend.was_unresponsive(answered + YOUNG + LATE, now)
     }
 }
 

@@ -199,7 +199,7 @@ impl SharedState {
 /// Client address to announce to the pool's backends in a PROXY header, or `Local` for shared
 /// connections.
 fn connection_origin(pool: &PoolSnapshot, exchange: &Exchange<'_>, id: &str) -> ConnectionOrigin {
-    if pool.dial().is_shared() {
+    if pool.connector().is_shared() {
         return ConnectionOrigin::Local;
     }
     let info = exchange.info;

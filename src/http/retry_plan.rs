@@ -12,7 +12,7 @@ use crate::{
     error::{FailureKind, Phase, ProxyError, Side},
     net::half_close::ClientSignal,
     observe::ChosenBy,
-    upstream::{Admitted, Backend, Turn, source},
+    upstream::{AdmissionOutcome, AdmissionTurn, Backend, source},
 };
 
 /// How often a waiting session checks whether its backend still takes new sessions.
@@ -82,7 +82,7 @@ impl RequestAttempt<'_> {
         }
         // If every backend is this process, health checks mark it down as well; report the loop.
         let backends = self.pool.upstream.backends();
-        let loops = || !backends.is_empty() && backends.iter().all(|backend| backend.loops());
+        let loops = || !backends.is_empty() && backends.iter().all(|backend| backend.is_loop());
         last.unwrap_or_else(|| match self.pool.upstream.is_full() {
             true => ProxyError::new(Side::Proxy, Phase::Select, FailureKind::Saturated),
             false if loops() => ProxyError::new(Side::Proxy, Phase::Select, FailureKind::Loop),
@@ -103,8 +103,8 @@ impl RequestAttempt<'_> {
         };
         let until = *plan.until.get_or_insert_with(|| Instant::now() + terms.deadline);
         match backend.admit(terms, until) {
-            Admitted::Now => {}
-            Admitted::Then(turn) => {
+            AdmissionOutcome::Admitted => {}
+            AdmissionOutcome::Queued(turn) => {
                 self.proxy.metrics.admission_queued.inc();
                 match wait(&turn, backend, self.client_signal).await {
                     TurnOutcome::Its => {}
@@ -119,7 +119,7 @@ impl RequestAttempt<'_> {
                     }
                 }
             }
-            Admitted::No(seconds) => {
+            AdmissionOutcome::Rejected(seconds) => {
                 plan.mark_refused(Arc::clone(backend), seconds);
                 return Ok(false);
             }
@@ -139,7 +139,11 @@ enum TurnOutcome {
     Left,
 }
 
-async fn wait(turn: &Turn<'_>, backend: &Backend, client_signal: &ClientSignal) -> TurnOutcome {
+async fn wait(
+    turn: &AdmissionTurn<'_>,
+    backend: &Backend,
+    client_signal: &ClientSignal,
+) -> TurnOutcome {
     loop {
         let left = turn.at().saturating_duration_since(Instant::now());
         tokio::select! {
@@ -148,7 +152,7 @@ async fn wait(turn: &Turn<'_>, backend: &Backend, client_signal: &ClientSignal) 
             // request has been sent.
             () = end(client_signal) => return TurnOutcome::Left,
         }
-        if !backend.takes_new() {
+        if !backend.accepts_new() {
             return TurnOutcome::Elsewhere;
         }
         if left <= LOOK {

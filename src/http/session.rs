@@ -16,7 +16,7 @@ use super::{
 use crate::{
     error::{FailureKind, Phase, ProxyError, Side},
     observe::ChosenBy,
-    upstream::{Backend, Life},
+    upstream::{Backend, Lifecycle},
 };
 
 /// Time for late replies, in addition to `pingInterval`, for which a backend holds a poll.
@@ -102,9 +102,9 @@ impl RequestAttempt<'_> {
                 (SessionFailure::Gone, _) => return Err(self.ended(error)),
                 (SessionFailure::Waits | SessionFailure::Fails, _) => return Err(error),
             };
-            let silent = || backend.silent_since().unwrap_or_else(Instant::now);
+            let silent = || backend.unresponsive_since().unwrap_or_else(Instant::now);
             let until = *until.get_or_insert_with(|| silent() + lifetime);
-            if Instant::now() >= until || backend.phase() == Life::Gone {
+            if Instant::now() >= until || backend.lifecycle() == Lifecycle::Evicted {
                 return Err(self.ended(error));
             }
             tracing::debug!(%error, backend = backend.name(), "connecting again for a known session");

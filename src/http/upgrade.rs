@@ -31,7 +31,7 @@ use crate::{
     },
     stream_log::{StreamScope, TunnelGuard},
     tunnel::{self, TunnelEndpoint, TunnelOptions, TunnelTicket},
-    upstream::InUse,
+    upstream::ConnectionGuard,
 };
 
 /// RFC 6455 §1.3.
@@ -98,7 +98,7 @@ where
 
 /// Waits for both sockets and spawns the tunnel. The tunnel gets a new task: otherwise the state of
 /// this one, with the wrapped sockets, would stay in memory for the lifetime of the tunnel.
-async fn start_tunnel<M>(pending: PendingTunnel<M>, backend: OnUpgrade, in_use: InUse)
+async fn start_tunnel<M>(pending: PendingTunnel<M>, backend: OnUpgrade, in_use: ConnectionGuard)
 where
     M: Unpin + Send + 'static,
 {

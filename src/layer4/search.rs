@@ -23,7 +23,7 @@ use crate::{
     shared::SharedState,
     snapshot::PoolSnapshot,
     stream_log::StreamScope,
-    upstream::{Admitted, Backend, ConnectError, Hold, InUse, source},
+    upstream::{AdmissionOutcome, Backend, ConnectError, ConnectionGuard, SessionGuard, source},
 };
 
 /// Maximum number of backends tried for one stream.
@@ -56,8 +56,8 @@ pub(super) struct BackendSearch<'a> {
 /// A connected backend.
 pub(super) struct ConnectedBackend {
     pub(super) server: BackendStream,
-    pub(super) hold: Hold,
-    pub(super) in_use: InUse,
+    pub(super) hold: SessionGuard,
+    pub(super) in_use: ConnectionGuard,
     /// Time that connecting took, over all tries.
     pub(super) took: Duration,
 }
@@ -121,7 +121,7 @@ impl<'a> BackendSearch<'a> {
     }
 
     /// Finds a backend that admits the stream, and acquires a connection slot there.
-    async fn admitted_backend(&mut self) -> Result<(Hold, InUse), ProxyError> {
+    async fn admitted_backend(&mut self) -> Result<(SessionGuard, ConnectionGuard), ProxyError> {
         loop {
             let (hold, in_use) = match self.backend_with_capacity().await {
                 Ok(room) => room,
@@ -147,8 +147,8 @@ impl<'a> BackendSearch<'a> {
         let Some(terms) = &pool.config().admission else { return true };
         let latest = || std::time::Instant::now() + terms.deadline;
         match backend.admit(terms, *self.admitted_by.get_or_insert_with(latest)) {
-            Admitted::Now => true,
-            Admitted::Then(turn) => {
+            AdmissionOutcome::Admitted => true,
+            AdmissionOutcome::Queued(turn) => {
                 self.proxy.metrics.admission_queued.inc();
                 let comes = wait_for_turn(backend, turn.at().into()).await;
                 if !comes {
@@ -156,7 +156,7 @@ impl<'a> BackendSearch<'a> {
                 }
                 comes
             }
-            Admitted::No(_) => {
+            AdmissionOutcome::Rejected(_) => {
                 self.refused = true;
                 self.excluded.push(Arc::clone(backend));
                 false
@@ -165,7 +165,7 @@ impl<'a> BackendSearch<'a> {
     }
 
     /// Picks a backend and acquires a connection slot there.
-    async fn backend_with_capacity(&self) -> Result<(Hold, InUse), ProxyError> {
+    async fn backend_with_capacity(&self) -> Result<(SessionGuard, ConnectionGuard), ProxyError> {
         loop {
             let picked = self.pool.upstream.pick(&self.source, &self.excluded);
             if let Some(backend) = &picked {
@@ -188,7 +188,7 @@ impl<'a> BackendSearch<'a> {
     }
 
     /// Waits for a free connection; `None` if too many streams wait or the deadline passes.
-    async fn queue(&self, picked: Option<Arc<Backend>>) -> Option<InUse> {
+    async fn queue(&self, picked: Option<Arc<Backend>>) -> Option<ConnectionGuard> {
         let waits = |backend: &&Arc<Backend>| backend.is_only_full() && !self.has_excluded(backend);
         let mut full: Vec<&Arc<Backend>> =
             self.pool.upstream.backends().iter().filter(waits).collect();
@@ -198,8 +198,11 @@ impl<'a> BackendSearch<'a> {
         full.sort_by_key(|backend| backend.requests_pending());
         // Counted once per stream; released after the turns.
         let _place = full.first()?.pending()?;
-        let mut turns: Vec<Pin<Box<_>>> =
-            full.iter().take(QUEUES).map(|backend| Box::pin(backend.free_connection())).collect();
+        let mut turns: Vec<Pin<Box<_>>> = full
+            .iter()
+            .take(QUEUES)
+            .map(|backend| Box::pin(backend.wait_for_connection()))
+            .collect();
         let first = poll_fn(|cx| {
             let ready = turns.iter_mut().find_map(|turn| match turn.as_mut().poll(cx) {
                 Poll::Ready(in_use) => Some(in_use),
@@ -220,7 +223,7 @@ impl<'a> BackendSearch<'a> {
         let until = began + self.pool.config().timeouts.connect;
         let outcome = loop {
             let left = until.saturating_duration_since(Instant::now());
-            match self.pool.dial().open(backend, from, left).await {
+            match self.pool.connector().open(backend, from, left).await {
                 Err(ConnectError::Exhausted) if left > SHORTAGE_PAUSE => {
                     sleep(SHORTAGE_PAUSE).await;
                 }
@@ -232,7 +235,7 @@ impl<'a> BackendSearch<'a> {
             Err(error) if error.side == Side::Backend => {
                 self.proxy.note(backend, true);
                 let health = &self.pool.config().health;
-                self.proxy.mark_failed(backend, health, error, began.into_std());
+                self.proxy.record_failure(backend, health, error, began.into_std());
             }
             Err(_) => {}
         }
@@ -258,7 +261,7 @@ impl<'a> BackendSearch<'a> {
 
 /// Whether the backend takes new sessions, at once or when a connection is free.
 fn accepts_new(backend: &Backend) -> bool {
-    backend.takes_new() || backend.is_only_full()
+    backend.accepts_new() || backend.is_only_full()
 }
 
 /// Waits until `at`; false if the backend takes no new sessions any more.

@@ -9,7 +9,7 @@ use std::{
 };
 
 use super::{KnownSession, SessionTable, recent_sessions::ClientKey};
-use crate::upstream::{Backend, Life};
+use crate::upstream::{Backend, Lifecycle};
 
 /// Affinity hints in a request.
 #[derive(Clone, Copy, Debug, Default)]
@@ -65,14 +65,14 @@ fn decide(hints: AffinityHints<'_>, find: impl FnOnce(&str) -> Option<KnownSessi
     if let Some(sid) = hints.sid {
         return match find(sid) {
             // Health is ignored: a backend that fails its health checks may still have the session.
-            Some(known) if known.backend.phase() == Life::Gone => Choice::Gone,
+            Some(known) if known.backend.lifecycle() == Lifecycle::Evicted => Choice::Gone,
             Some(known) if known.evicted => Choice::Evicted,
             Some(known) => Choice::Session(known.backend, known.lifetime),
             None => Choice::Search(hints.cookie.filter(|b| b.keeps_sessions()).cloned()),
         };
     }
     match hints.cookie {
-        Some(backend) if backend.takes_new() && !backend.sheds() => {
+        Some(backend) if backend.accepts_new() && !backend.is_shedding() => {
             Choice::Cookie(Arc::clone(backend))
         }
         _ => Choice::Free,
@@ -104,7 +104,7 @@ mod tests {
     fn known_sid_precedes_the_cookie_even_on_a_draining_backend() {
         let (table, one, two, now) = scene();
         let hints = AffinityHints { sid: Some("a"), cookie: Some(&two) };
-        one.set_life(Life::Draining);
+        one.set_lifecycle(Lifecycle::Draining);
         let choice = choose(&table, "chat", hints, now);
         assert!(matches!(choice, Choice::Session(b, LIFETIME) if Arc::ptr_eq(&b, &one)));
     }
@@ -112,11 +112,11 @@ mod tests {
     #[test]
     fn session_stays_on_its_backend_while_it_is_down_and_ends_with_it() {
         let (table, one, two, now) = scene();
-        one.mark(false, 1, 1);
+        one.record_check(false, 1, 1);
         let hints = AffinityHints { sid: Some("a"), cookie: Some(&two) };
         let choice = choose(&table, "chat", hints, now);
         assert!(matches!(choice, Choice::Session(b, LIFETIME) if Arc::ptr_eq(&b, &one)));
-        one.set_life(Life::Gone);
+        one.set_lifecycle(Lifecycle::Evicted);
         let hints = AffinityHints { sid: Some("a"), cookie: Some(&two) };
         assert!(matches!(choose(&table, "chat", hints, now), Choice::Gone));
     }
@@ -135,7 +135,7 @@ mod tests {
         let hints = AffinityHints { sid: Some("b"), cookie: Some(&two) };
         let choice = choose(&table, "chat", hints, now);
         assert!(matches!(choice, Choice::Search(Some(b)) if Arc::ptr_eq(&b, &two)));
-        two.mark(false, 1, 1);
+        two.record_check(false, 1, 1);
         assert!(matches!(choose(&table, "chat", hints, now), Choice::Search(None)));
         let elsewhere = AffinityHints { sid: Some("a"), cookie: None };
         assert!(matches!(choose(&table, "other", elsewhere, now), Choice::Search(None)));
@@ -151,7 +151,7 @@ mod tests {
         assert!(matches!(choose(&table, "chat", hints, now), Choice::Free));
         one.set_shedding(false);
         assert!(matches!(choose(&table, "chat", hints, now), Choice::Cookie(_)));
-        one.set_life(Life::Draining);
+        one.set_lifecycle(Lifecycle::Draining);
         assert!(matches!(choose(&table, "chat", hints, now), Choice::Free));
         assert!(matches!(choose(&table, "chat", AffinityHints::default(), now), Choice::Free));
     }

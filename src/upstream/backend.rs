@@ -1,8 +1,8 @@
-//! One live backend: counters, health, idle connections, and its seat in a pool's selector.
+//! One live backend: counters, health, idle connections, and its membership in a pool's selector.
 //!
 //! A backend is its pool, name and address. Whatever else changes, a reload keeps the same
 //! `Arc<Backend>`, so that sessions, health and tunnels survive. It sits in one selector at a time,
-//! that of its newest pool; each change that picking depends on is told to that seat at once.
+//! that of its newest pool; each change that picking depends on is told to that membership at once.
 
 mod connections;
 mod guards;
@@ -22,21 +22,21 @@ use arc_swap::{ArcSwapAny, ArcSwapOption};
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::{
-    admission::{Schedule, Verdict, come_back},
+    admission::{Schedule, ScheduleDecision, retry_after},
     balance::Selector,
     diagnosis::Diagnosis,
     limits::Connections,
     load::{FULL_SHARE, Load},
-    outlier::Reason,
-    panic_threshold::Quorum,
+    outlier::EjectionReason,
+    panic_threshold::PanicThreshold,
     recovery::Recovery,
-    reuse::Idle,
-    silence::Silence,
+    responsiveness::Responsiveness,
+    reuse::IdlePool,
 };
 use crate::config;
 
-pub use self::guards::{Hold, InFlight, InUse, Pending, Turn};
-pub use super::load::{Life, Transition};
+pub use self::guards::{AdmissionTurn, ConnectionGuard, PendingGuard, RequestGuard, SessionGuard};
+pub use super::load::{Lifecycle, Transition};
 
 /// One live backend.
 pub struct Backend {
@@ -47,34 +47,34 @@ pub struct Backend {
     tag: u64,
     load: Arc<Load>,
     addresses: ArcSwapAny<Arc<Arc<[SocketAddr]>>>,
-    idle: Idle,
+    idle: IdlePool,
     connections: Connections,
     schedule: Schedule,
     recovery: Recovery,
     down_since: Mutex<Option<Instant>>,
-    silence: Silence,
+    responsiveness: Responsiveness,
     diagnosis: Diagnosis,
     shedding: AtomicBool,
     loops: AtomicBool,
-    seat: ArcSwapOption<Seat>,
+    membership: ArcSwapOption<Membership>,
 }
 
-/// Where a backend sits: a selector and its index there, which is that in the quorum as well.
-pub(super) struct Seat {
+/// Where a backend sits: a selector and its index there, which is that in the threshold as well.
+pub(super) struct Membership {
     pub(super) selector: Arc<Selector>,
-    pub(super) quorum: Arc<Quorum>,
+    pub(super) threshold: Arc<PanicThreshold>,
     pub(super) index: u32,
 }
 
-/// Whether a new session is admitted.
+/// Whether a backend admits a new session.
 #[derive(Debug)]
-pub enum Admitted<'a> {
-    /// At once.
-    Now,
-    /// When its turn comes.
-    Then(Turn<'a>),
-    /// Not at all; the seconds after which it should come back.
-    No(u32),
+pub enum AdmissionOutcome<'a> {
+    /// The session may begin immediately.
+    Admitted,
+    /// The session may begin when its turn comes.
+    Queued(AdmissionTurn<'a>),
+    /// The session is rejected; seconds for `Retry-After`.
+    Rejected(u32),
 }
 
 impl Backend {
@@ -92,16 +92,16 @@ impl Backend {
             tag: xxh3_64(format!("{pool}\n{}\n{}", config.name, config.address).as_bytes()),
             load: Arc::new(Load::new(config.weight)),
             addresses: ArcSwapAny::new(Arc::new(addresses)),
-            idle: Idle::new(reuse),
+            idle: IdlePool::new(reuse),
             connections: Connections::new(),
             schedule: Schedule::new(Instant::now()),
             recovery: Recovery::new(Instant::now()),
             down_since: Mutex::new(None),
-            silence: Silence::new(Instant::now()),
+            responsiveness: Responsiveness::new(Instant::now()),
             diagnosis: Diagnosis::new(),
             shedding: AtomicBool::new(false),
             loops: AtomicBool::new(false),
-            seat: ArcSwapOption::empty(),
+            membership: ArcSwapOption::empty(),
         })
     }
 
@@ -154,14 +154,14 @@ impl Backend {
     /// Changes the weight; 0 counts as 1.
     pub fn set_weight(&self, weight: u32) {
         if self.load.set_weight(weight) {
-            self.tell_seat(Selector::state_changed);
+            self.notify_selector(Selector::state_changed);
         }
     }
 
     /// The weight in force, in parts of one: full weights times the same number, and less of it while
     /// it grows.
-    pub fn shares(&self) -> u32 {
-        self.load.shares()
+    pub fn effective_weight(&self) -> u32 {
+        self.load.effective_weight()
     }
 
     /// Part of its weight that is in force, up to 1: less while it grows after it came back.
@@ -180,13 +180,13 @@ impl Backend {
     }
 
     /// Whether one of its addresses is where this process itself listens: nothing is sent there.
-    pub fn loops(&self) -> bool {
+    pub fn is_loop(&self) -> bool {
         self.loops.load(Ordering::Relaxed)
     }
 
     /// Notes whether one of its addresses is where this process itself listens. Whether it was noted
     /// before.
-    pub fn set_loops(&self, loops: bool) -> bool {
+    pub fn set_loop(&self, loops: bool) -> bool {
         self.loops.swap(loops, Ordering::Relaxed)
     }
 
@@ -206,20 +206,20 @@ impl Backend {
     }
 
     /// Whether the configuration still wants it.
-    pub fn phase(&self) -> Life {
-        self.load.life()
+    pub fn lifecycle(&self) -> Lifecycle {
+        self.load.lifecycle()
     }
 
     /// Changes what the configuration wants. `Gone` drops the idle connections and leaves the
     /// selector; to serve again after that it needs a new pool around it.
-    pub fn set_life(&self, life: Life) {
-        if !self.load.set_life(life) {
+    pub fn set_lifecycle(&self, lifecycle: Lifecycle) {
+        if !self.load.set_lifecycle(lifecycle) {
             return;
         }
-        self.tell_seat(Selector::state_changed);
+        self.notify_selector(Selector::state_changed);
         self.open_or_close_idle();
-        if life == Life::Gone {
-            self.seat.store(None);
+        if lifecycle == Lifecycle::Evicted {
+            self.membership.store(None);
         }
     }
 
@@ -234,8 +234,8 @@ impl Backend {
     }
 
     /// Whether its health is ignored, for want of healthy ones in its pool.
-    pub fn is_overridden(&self) -> bool {
-        self.load.is_overridden()
+    pub fn is_health_ignored(&self) -> bool {
+        self.load.is_health_ignored()
     }
 
     /// Whether only its connections, all in use, keep new sessions from it.
@@ -244,8 +244,8 @@ impl Backend {
     }
 
     /// Whether a new session may go here: serving, healthy and with a connection to spare.
-    pub fn takes_new(&self) -> bool {
-        self.load.takes_new()
+    pub fn accepts_new(&self) -> bool {
+        self.load.accepts_new()
     }
 
     /// Whether it can be asked about sessions that it may have: up and not gone. A session that is known
@@ -256,7 +256,7 @@ impl Backend {
 
     /// Whether it has more tunnels than its share and is being relieved of some, so that those that
     /// return by a cookie go elsewhere.
-    pub fn sheds(&self) -> bool {
+    pub fn is_shedding(&self) -> bool {
         self.shedding.load(Ordering::Relaxed)
     }
 
@@ -268,20 +268,20 @@ impl Backend {
     /// Counts one check, a probe or a connect. It goes up after `rise` successes in a row and down
     /// after `fall` failures; the transition is returned once. Going down drops the idle
     /// connections.
-    pub fn mark(&self, healthy: bool, rise: u32, fall: u32) -> Option<Transition> {
+    pub fn record_check(&self, healthy: bool, rise: u32, fall: u32) -> Option<Transition> {
         // A success matters here only to a backend that is down: what failed before it must not
         // keep the backend down. While the backend is up, traffic may find what probes do not.
         if !healthy || !self.is_up() {
-            self.silence.checked(Instant::now());
+            self.responsiveness.checked(Instant::now());
         }
-        let transition = self.load.mark(healthy, rise, fall)?;
+        let transition = self.load.record_check(healthy, rise, fall)?;
         self.diagnosis.changed();
-        if let Some(seat) = self.seat.load().as_ref() {
-            self.recovery.health_changed(&self.load, &seat.quorum, Instant::now());
+        if let Some(membership) = self.membership.load().as_ref() {
+            self.recovery.health_changed(&self.load, &membership.threshold, Instant::now());
         }
-        self.tell_seat(Selector::state_changed);
-        if let Some(seat) = self.seat.load().as_ref() {
-            seat.quorum.review();
+        self.notify_selector(Selector::state_changed);
+        if let Some(membership) = self.membership.load().as_ref() {
+            membership.threshold.review();
         }
         self.open_or_close_idle();
         // What is so now, not what this call brought about: another transition may have overtaken it.
@@ -292,44 +292,48 @@ impl Backend {
 
     /// Counts a failure under traffic of an attempt that began at `began` as a failed check. Failures
     /// that overlap in time count once.
-    pub fn mark_failed(&self, began: Instant, rise: u32, fall: u32) -> Option<Transition> {
-        if !self.silence.counts(began, Instant::now()) {
+    pub fn record_failure(&self, began: Instant, rise: u32, fall: u32) -> Option<Transition> {
+        if !self.responsiveness.counts(began, Instant::now()) {
             return None;
         }
-        self.mark(false, rise, fall)
+        self.record_check(false, rise, fall)
     }
 
     /// Notes that an attempt that began at `began` got no answer.
-    pub fn fell_silent(&self, began: Instant) {
-        self.silence.begins(began);
+    pub fn record_no_response(&self, began: Instant) {
+        self.responsiveness.begins(began);
     }
 
     /// Notes that it has answered.
-    pub fn heard(&self) {
-        self.silence.ends(Instant::now());
+    pub fn record_response(&self) {
+        self.responsiveness.ends(Instant::now());
     }
 
     /// Notes that its host accepts connections, which says nothing of the process behind.
-    pub fn reached(&self) {
-        self.silence.reached();
+    pub fn record_connect(&self) {
+        self.responsiveness.reached();
     }
 
     /// Whether it was silent from `from`, on all connections, until shortly before `to`.
-    pub fn was_silent(&self, from: Instant, to: Instant) -> bool {
-        self.silence.lasted(from, to)
+    pub fn was_unresponsive(&self, from: Instant, to: Instant) -> bool {
+        self.responsiveness.lasted(from, to)
     }
 
     /// When the first attempt began since which it has not answered; `None`: it has.
-    pub fn silent_since(&self) -> Option<Instant> {
-        self.silence.since()
+    pub fn unresponsive_since(&self) -> Option<Instant> {
+        self.responsiveness.since()
     }
 
     /// Counts an answer under traffic, or that there was none; why it is ejected, where that did it.
-    pub fn note(&self, failed: bool) -> Option<Reason> {
-        let seat = self.seat.load();
-        let seat = seat.as_ref()?;
-        seat.quorum.outlier()?;
-        self.recovery.note(failed, (&self.load, &seat.quorum, seat.index), Instant::now())
+    pub fn record_outcome(&self, failed: bool) -> Option<EjectionReason> {
+        let membership = self.membership.load();
+        let membership = membership.as_ref()?;
+        membership.threshold.outlier()?;
+        self.recovery.note(
+            failed,
+            (&self.load, &membership.threshold, membership.index),
+            Instant::now(),
+        )
     }
 
     /// Live sessions and tunnels.
@@ -342,10 +346,10 @@ impl Backend {
     /// A session is only known once its handshake was answered. Whoever picks a backend for a new
     /// one should hold it from the pick to that moment: a thousand clients that come back at once
     /// would else all be sent to the one that had the fewest.
-    pub fn hold(self: &Arc<Self>) -> Hold {
+    pub fn hold(self: &Arc<Self>) -> SessionGuard {
         self.load.add_session();
-        self.tell_seat(Selector::load_changed);
-        Hold(Arc::clone(self))
+        self.notify_selector(Selector::load_changed);
+        SessionGuard(Arc::clone(self))
     }
 
     /// Requests in flight.
@@ -354,17 +358,21 @@ impl Backend {
     }
 
     /// Counts one request, until the guard is dropped.
-    pub fn request(self: &Arc<Self>) -> InFlight {
+    pub fn request(self: &Arc<Self>) -> RequestGuard {
         self.load.add_request();
-        InFlight(Arc::clone(self))
+        RequestGuard(Arc::clone(self))
     }
 
     /// Asks to open a new session here, not later than `until`.
-    pub fn admit(&self, terms: &config::Admission, until: Instant) -> Admitted<'_> {
-        match self.schedule.ask(terms, Instant::now(), until) {
-            Verdict::Now => Admitted::Now,
-            Verdict::At(at, moment) => Admitted::Then(Turn { backend: self, at, moment }),
-            Verdict::Refused(wait) => Admitted::No(come_back(wait, fastrand::f64())),
+    pub fn admit(&self, settings: &config::Admission, until: Instant) -> AdmissionOutcome<'_> {
+        match self.schedule.ask(settings, Instant::now(), until) {
+            ScheduleDecision::Now => AdmissionOutcome::Admitted,
+            ScheduleDecision::At(at, moment) => {
+                AdmissionOutcome::Queued(AdmissionTurn { backend: self, at, moment })
+            }
+            ScheduleDecision::Refused(wait) => {
+                AdmissionOutcome::Rejected(retry_after(wait, fastrand::f64()))
+            }
         }
     }
 
@@ -374,7 +382,7 @@ impl Backend {
     }
 
     /// Its idle connections.
-    pub fn idle(&self) -> &Idle {
+    pub fn idle(&self) -> &IdlePool {
         &self.idle
     }
 
@@ -382,11 +390,11 @@ impl Backend {
         &self.load
     }
 
-    /// Moves to a seat in a new selector. Changes before this moment are not told there: see
+    /// Moves to a membership in a new selector. Changes before this moment are not told there: see
     /// [`Selector::rebuild`].
-    pub(super) fn sit(&self, seat: Seat) {
-        let before = self.seat.swap(Some(Arc::new(seat)));
-        // Pairs with the fence in `tell_seat`.
+    pub(super) fn join(&self, membership: Membership) {
+        let before = self.membership.swap(Some(Arc::new(membership)));
+        // Pairs with the fence in `notify_selector`.
         fence(Ordering::SeqCst);
         if let Some(before) = before {
             before.selector.set_replaced();
@@ -395,40 +403,47 @@ impl Backend {
 
     /// Its index in `selector`, where it still sits there.
     pub(super) fn index_in(&self, selector: &Arc<Selector>) -> Option<u32> {
-        let seat = self.seat.load();
-        seat.as_ref().filter(|seat| Arc::ptr_eq(&seat.selector, selector)).map(|seat| seat.index)
+        let membership = self.membership.load();
+        membership
+            .as_ref()
+            .filter(|membership| Arc::ptr_eq(&membership.selector, selector))
+            .map(|membership| membership.index)
     }
 
     /// It is new to others that serve already: it grows from the moment that it is first tended.
-    pub(super) fn defer(&self) {
-        self.recovery.defer(&self.load);
+    pub(super) fn start_slowly(&self) {
+        self.recovery.start_slowly(&self.load);
     }
 
-    /// Whether it has ever had a seat, and not been sent away since.
-    pub(super) fn is_seated(&self) -> bool {
-        self.seat.load().is_some()
+    /// Whether it has ever had a membership, and not been sent away since.
+    pub(super) fn is_in_pool(&self) -> bool {
+        self.membership.load().is_some()
     }
 
     /// Lets it grow, and in again where its time is over; whether that happened now.
-    pub(super) fn tend(&self, level: &OnceCell<Option<f64>>, now: Instant) -> bool {
-        let seat = self.seat.load();
-        let Some(seat) = seat.as_ref() else { return false };
-        let (changed, back) = self.recovery.tend(&self.load, &seat.quorum, level, now);
+    pub(super) fn tick(&self, level: &OnceCell<Option<f64>>, now: Instant) -> bool {
+        let membership = self.membership.load();
+        let Some(membership) = membership.as_ref() else { return false };
+        let (changed, back) = self.recovery.tick(&self.load, &membership.threshold, level, now);
         if changed {
-            self.tell_seat(if back { Selector::state_changed } else { Selector::share_changed });
+            self.notify_selector(if back {
+                Selector::state_changed
+            } else {
+                Selector::share_changed
+            });
         }
-        if seat.quorum.has_minimum() {
+        if membership.threshold.has_minimum() {
             // Whether its sessions may stay can have changed with the others' health.
             self.open_or_close_idle();
         }
         back
     }
 
-    fn tell_seat(&self, change: fn(&Selector, u32)) {
-        // Either this sees a new seat, or the rebuild after seating sees the change before this.
+    fn notify_selector(&self, change: fn(&Selector, u32)) {
+        // Either this sees a new membership, or the rebuild after seating sees the change before this.
         fence(Ordering::SeqCst);
-        if let Some(seat) = self.seat.load().as_ref() {
-            change(&seat.selector, seat.index);
+        if let Some(membership) = self.membership.load().as_ref() {
+            change(&membership.selector, membership.index);
         }
     }
 
@@ -453,7 +468,7 @@ impl fmt::Debug for Backend {
 mod tests {
     use std::{sync::Arc, time::Duration};
 
-    use super::{Backend, Hold, InFlight, Life, Transition};
+    use super::{Backend, Lifecycle, RequestGuard, SessionGuard, Transition};
     use crate::{
         config::{self, Address, Reuse},
         upstream::reuse::Reusable,
@@ -511,21 +526,21 @@ mod tests {
         drop((first, request));
         assert_eq!((backend.sessions(), backend.requests()), (1, 0));
         assert!(Arc::ptr_eq(second.backend(), &backend));
-        assert_eq!(size_of::<Hold>(), size_of::<usize>());
-        assert_eq!(size_of::<InFlight>(), size_of::<usize>());
+        assert_eq!(size_of::<SessionGuard>(), size_of::<usize>());
+        assert_eq!(size_of::<RequestGuard>(), size_of::<usize>());
     }
 
     #[test]
     fn going_down_drops_the_idle_connections_and_keeps_none() {
         let backend = backend();
         put(&backend);
-        assert_eq!(backend.mark(false, 1, 2), None);
+        assert_eq!(backend.record_check(false, 1, 2), None);
         assert_eq!((backend.idle().len(), backend.down_since()), (1, None));
-        assert_eq!(backend.mark(false, 1, 2), Some(Transition::Down));
+        assert_eq!(backend.record_check(false, 1, 2), Some(Transition::Down));
         put(&backend);
         assert!(backend.idle().is_empty());
         assert!(backend.down_since().is_some());
-        assert_eq!(backend.mark(true, 1, 2), Some(Transition::Up));
+        assert_eq!(backend.record_check(true, 1, 2), Some(Transition::Up));
         put(&backend);
         assert_eq!((backend.idle().len(), backend.down_since()), (1, None));
     }
@@ -534,13 +549,13 @@ mod tests {
     fn a_draining_backend_keeps_its_connections_and_a_gone_one_none() {
         let backend = backend();
         put(&backend);
-        backend.set_life(Life::Draining);
+        backend.set_lifecycle(Lifecycle::Draining);
         put(&backend);
         assert_eq!((backend.idle().len(), backend.keeps_sessions()), (2, true));
-        backend.set_life(Life::Gone);
+        backend.set_lifecycle(Lifecycle::Evicted);
         put(&backend);
         assert!(backend.idle().is_empty());
-        assert_eq!((backend.phase(), backend.keeps_sessions()), (Life::Gone, false));
+        assert_eq!((backend.lifecycle(), backend.keeps_sessions()), (Lifecycle::Evicted, false));
     }
 
     #[test]
@@ -549,7 +564,7 @@ mod tests {
             let backend = backend();
             std::thread::scope(|scope| {
                 scope.spawn(|| (0..20).for_each(|_| put(&backend)));
-                scope.spawn(|| backend.mark(false, 1, 1));
+                scope.spawn(|| backend.record_check(false, 1, 1));
             });
             assert!(!backend.is_up());
             assert!(backend.idle().is_empty());

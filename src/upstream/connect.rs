@@ -86,7 +86,7 @@ impl From<ConnectError> for ProxyError {
 
 /// Connects to the first of the backend's addresses that accepts, within `deadline` for all.
 pub async fn connect(backend: &Backend, deadline: Duration) -> Result<TcpStream, ConnectError> {
-    if backend.loops() {
+    if backend.is_loop() {
         return Err(ConnectError::Loop);
     }
     let end = Instant::now() + deadline;

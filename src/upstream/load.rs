@@ -10,13 +10,13 @@ use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
 
 /// Whether a backend may be given sessions, as far as the configuration decides it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Life {
+pub enum Lifecycle {
     /// In the configuration.
     Serving,
     /// Removed from it, or drained by order: takes no new session, keeps those it has.
     Draining,
     /// One that drained, and its deadline is over or nothing is left on it.
-    Gone,
+    Evicted,
 }
 
 /// A change of health.
@@ -48,7 +48,7 @@ pub struct Load {
     state: AtomicU32,
 }
 
-/// Bits 1–2: [`Life`]. From bit 8 on: results in a row that speak against the present health. The others
+/// Bits 1–2: [`Lifecycle`]. From bit 8 on: results in a row that speak against the present health. The others
 /// are named below.
 #[derive(Clone, Copy, PartialEq, Eq)]
 struct LoadState(u32);
@@ -56,11 +56,11 @@ struct LoadState(u32);
 impl LoadState {
     /// Its checks fail.
     const DOWN: u32 = 1;
-    const LIFE: u32 = 0b110;
+    const LIFECYCLE: u32 = 0b110;
     /// Left out for what it did under traffic.
     const EJECTED: u32 = 1 << 3;
     /// Too few of its pool are healthy: `DOWN` and `EJECTED` do not count.
-    const OVERRIDE: u32 = 1 << 4;
+    const HEALTH_IGNORED: u32 = 1 << 4;
     /// Every connection that it may have is in use.
     const FULL: u32 = 1 << 5;
     const STREAK: u32 = 8;
@@ -81,33 +81,37 @@ impl LoadState {
         !self.has(Self::DOWN | Self::EJECTED)
     }
 
-    fn takes_new(self) -> bool {
-        self.life() == Life::Serving
+    fn accepts_new(self) -> bool {
+        self.lifecycle() == Lifecycle::Serving
             && !self.has(Self::FULL)
-            && (self.is_healthy() || self.has(Self::OVERRIDE))
+            && (self.is_healthy() || self.has(Self::HEALTH_IGNORED))
     }
 
     fn keeps_sessions(self) -> bool {
-        self.life() != Life::Gone && (self.is_up() || self.has(Self::OVERRIDE))
+        self.lifecycle() != Lifecycle::Evicted && (self.is_up() || self.has(Self::HEALTH_IGNORED))
     }
 
-    fn life(self) -> Life {
-        match (self.0 & Self::LIFE) >> 1 {
-            0 => Life::Serving,
-            1 => Life::Draining,
-            _ => Life::Gone,
+    fn lifecycle(self) -> Lifecycle {
+        match (self.0 & Self::LIFECYCLE) >> 1 {
+            0 => Lifecycle::Serving,
+            1 => Lifecycle::Draining,
+            _ => Lifecycle::Evicted,
         }
     }
 
-    fn with_life(self, life: Life) -> Self {
-        let bits = match life {
-            Life::Serving => 0,
-            Life::Draining => 1,
-            Life::Gone => 2,
+    fn with_lifecycle(self, lifecycle: Lifecycle) -> Self {
+        let bits = match lifecycle {
+            Lifecycle::Serving => 0,
+            Lifecycle::Draining => 1,
+            Lifecycle::Evicted => 2,
         };
-        let state = Self(self.0 & !Self::LIFE | bits << 1);
+        let state = Self(self.0 & !Self::LIFECYCLE | bits << 1);
         // Who leaves is not needed: nothing makes up for its health any more.
-        if life == Life::Serving { state } else { state.with(Self::OVERRIDE, false) }
+        if lifecycle == Lifecycle::Serving {
+            state
+        } else {
+            state.with(Self::HEALTH_IGNORED, false)
+        }
     }
 
     /// After one more check; the transition where it completes the row.
@@ -162,7 +166,7 @@ impl Load {
     }
 
     /// The weight in force, in shares: [`weight`](Self::weight) × [`share`](Self::share), below 2²².
-    pub fn shares(&self) -> u32 {
+    pub fn effective_weight(&self) -> u32 {
         let word = self.weight.load(SeqCst);
         (word >> 8) * (word & 0xff)
     }
@@ -189,8 +193,8 @@ impl Load {
     }
 
     /// Whether its health is ignored, for want of healthy ones in its pool.
-    pub fn is_overridden(&self) -> bool {
-        self.state().has(LoadState::OVERRIDE)
+    pub fn is_health_ignored(&self) -> bool {
+        self.state().has(LoadState::HEALTH_IGNORED)
     }
 
     /// Whether every connection that it may have is in use.
@@ -199,19 +203,19 @@ impl Load {
     }
 
     /// Whether the configuration still wants it.
-    pub fn life(&self) -> Life {
-        self.state().life()
+    pub fn lifecycle(&self) -> Lifecycle {
+        self.state().lifecycle()
     }
 
     /// Whether a new session may go here: serving, not full, and healthy or needed all the same.
-    pub fn takes_new(&self) -> bool {
-        self.state().takes_new()
+    pub fn accepts_new(&self) -> bool {
+        self.state().accepts_new()
     }
 
     /// Whether a new session could go here, had it a connection to spare.
     pub fn is_only_full(&self) -> bool {
         let state = self.state();
-        state.has(LoadState::FULL) && state.with(LoadState::FULL, false).takes_new()
+        state.has(LoadState::FULL) && state.with(LoadState::FULL, false).accepts_new()
     }
 
     /// Whether a session that is here may stay: not gone, and up or needed all the same.
@@ -258,10 +262,12 @@ impl Load {
     }
 
     /// Ignores its health or not; never that of one that leaves. Whether that changed anything.
-    pub(super) fn set_overridden(&self, overridden: bool) -> bool {
+    pub(super) fn set_health_ignored(&self, overridden: bool) -> bool {
         let change = |state: LoadState| {
-            let after =
-                state.with(LoadState::OVERRIDE, overridden && state.life() == Life::Serving);
+            let after = state.with(
+                LoadState::HEALTH_IGNORED,
+                overridden && state.lifecycle() == Lifecycle::Serving,
+            );
             (after, after != state)
         };
         self.state.update_with(change).1
@@ -273,8 +279,9 @@ impl Load {
     }
 
     /// Whether that changed anything.
-    pub(super) fn set_life(&self, life: Life) -> bool {
-        self.state.update_with(|state| (state.with_life(life), ())).0.life() != life
+    pub(super) fn set_lifecycle(&self, lifecycle: Lifecycle) -> bool {
+        self.state.update_with(|state| (state.with_lifecycle(lifecycle), ())).0.lifecycle()
+            != lifecycle
     }
 
     fn set(&self, bit: u32, on: bool) -> bool {
@@ -282,7 +289,7 @@ impl Load {
     }
 
     /// Counts one check; the transition is returned to exactly one of several concurrent callers.
-    pub(super) fn mark(&self, healthy: bool, rise: u32, fall: u32) -> Option<Transition> {
+    pub(super) fn record_check(&self, healthy: bool, rise: u32, fall: u32) -> Option<Transition> {
         self.state.update_with(|state| state.after(healthy, rise, fall)).1
     }
 
@@ -311,12 +318,12 @@ impl UpdateWith for AtomicU32 {
 
 #[cfg(test)]
 mod tests {
-    use super::{Life, Load, Transition};
+    use super::{Lifecycle, Load, Transition};
 
     #[test]
     fn starts_up_and_serving() {
         let load = Load::new(0);
-        assert!(load.takes_new() && load.keeps_sessions());
+        assert!(load.accepts_new() && load.keeps_sessions());
         assert_eq!((load.weight(), load.sessions(), load.requests()), (1, 0, 0));
     }
 
@@ -324,7 +331,7 @@ mod tests {
     fn goes_down_after_fall_failures_in_a_row_and_up_after_rise_successes() {
         let load = Load::new(1);
         let marks = |results: &[bool]| -> Vec<Option<Transition>> {
-            results.iter().map(|&healthy| load.mark(healthy, 2, 3)).collect()
+            results.iter().map(|&healthy| load.record_check(healthy, 2, 3)).collect()
         };
         assert_eq!(marks(&[false, false, true, false, false]), [None; 5]);
         assert!(load.is_up());
@@ -338,35 +345,35 @@ mod tests {
     #[test]
     fn thresholds_of_zero_and_one_change_at_once() {
         let load = Load::new(1);
-        assert_eq!(load.mark(false, 1, 0), Some(Transition::Down));
-        assert_eq!(load.mark(true, 1, 1), Some(Transition::Up));
+        assert_eq!(load.record_check(false, 1, 0), Some(Transition::Down));
+        assert_eq!(load.record_check(true, 1, 1), Some(Transition::Up));
     }
 
     #[test]
     fn health_and_life_are_independent() {
         let load = Load::new(1);
-        assert!(load.set_life(Life::Draining));
-        assert!(!load.set_life(Life::Draining));
-        assert!(!load.takes_new() && load.keeps_sessions());
-        assert_eq!(load.mark(false, 1, 1), Some(Transition::Down));
-        assert_eq!(load.life(), Life::Draining);
+        assert!(load.set_lifecycle(Lifecycle::Draining));
+        assert!(!load.set_lifecycle(Lifecycle::Draining));
+        assert!(!load.accepts_new() && load.keeps_sessions());
+        assert_eq!(load.record_check(false, 1, 1), Some(Transition::Down));
+        assert_eq!(load.lifecycle(), Lifecycle::Draining);
         assert!(!load.keeps_sessions());
-        assert!(load.set_life(Life::Serving));
-        assert!(!load.takes_new());
-        assert_eq!(load.mark(true, 1, 1), Some(Transition::Up));
-        assert!(load.takes_new());
-        assert!(load.set_life(Life::Gone));
+        assert!(load.set_lifecycle(Lifecycle::Serving));
+        assert!(!load.accepts_new());
+        assert_eq!(load.record_check(true, 1, 1), Some(Transition::Up));
+        assert!(load.accepts_new());
+        assert!(load.set_lifecycle(Lifecycle::Evicted));
         assert!(!load.keeps_sessions());
     }
 
     #[test]
     fn who_leaves_is_judged_by_its_health_again() {
         let load = Load::new(1);
-        load.mark(false, 1, 1);
-        assert!(load.set_overridden(true) && !load.set_overridden(true));
-        assert!(load.takes_new() && load.keeps_sessions());
-        load.set_life(Life::Draining);
-        assert!(!load.keeps_sessions() && !load.set_overridden(true));
+        load.record_check(false, 1, 1);
+        assert!(load.set_health_ignored(true) && !load.set_health_ignored(true));
+        assert!(load.accepts_new() && load.keeps_sessions());
+        load.set_lifecycle(Lifecycle::Draining);
+        assert!(!load.keeps_sessions() && !load.set_health_ignored(true));
         assert!(!load.keeps_sessions());
     }
 
@@ -376,7 +383,9 @@ mod tests {
         let downs: usize = std::thread::scope(|scope| {
             let threads: Vec<_> = (0..4)
                 .map(|_| {
-                    scope.spawn(|| (0..100).filter(|_| load.mark(false, 1, 150).is_some()).count())
+                    scope.spawn(|| {
+                        (0..100).filter(|_| load.record_check(false, 1, 150).is_some()).count()
+                    })
                 })
                 .collect();
             threads.into_iter().map(|thread| thread.join().unwrap()).sum()

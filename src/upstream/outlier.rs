@@ -17,14 +17,14 @@ const SLOTS: usize = 8;
 
 /// Why a backend is ejected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Reason {
+pub enum EjectionReason {
     /// So many failures in a row.
     Consecutive,
     /// Too large a part of its requests failed.
     Rate,
 }
 
-impl Reason {
+impl EjectionReason {
     /// The reason in words.
     pub fn words(self) -> &'static str {
         match self {
@@ -92,10 +92,10 @@ impl Outcomes {
     pub(super) fn note(
         &self,
         failed: bool,
-        terms: &config::Outlier,
+        settings: &config::Outlier,
         now: Instant,
-    ) -> Option<Reason> {
-        let number = self.number(terms.interval, now);
+    ) -> Option<EjectionReason> {
+        let number = self.number(settings.interval, now);
         let count = |word: u64| {
             let slot = Slot(word);
             let slot = if slot.is_of(number) { slot } else { Slot::empty(number) };
@@ -110,10 +110,10 @@ impl Outcomes {
             return None;
         }
         let row = self.row.fetch_add(1, Relaxed).saturating_add(1);
-        if terms.consecutive > 0 && row >= terms.consecutive {
-            return Some(Reason::Consecutive);
+        if settings.consecutive > 0 && row >= settings.consecutive {
+            return Some(EjectionReason::Consecutive);
         }
-        self.rate_exceeds(terms, number).then_some(Reason::Rate)
+        self.rate_exceeds(settings, number).then_some(EjectionReason::Rate)
     }
 
     /// Forgets everything.
@@ -124,16 +124,16 @@ impl Outcomes {
         }
     }
 
-    fn rate_exceeds(&self, terms: &config::Outlier, number: u64) -> bool {
-        if terms.error_rate == 0 {
+    fn rate_exceeds(&self, settings: &config::Outlier, number: u64) -> bool {
+        if settings.error_rate == 0 {
             return false;
         }
         let slots = self.slots.iter().map(|slot| Slot(slot.load(Relaxed)));
         let (requests, failures) = slots
             .filter(|slot| slot.is_within(number))
             .fold((0, 0), |(all, failed), slot| (all + slot.requests(), failed + slot.failures()));
-        requests >= u64::from(terms.min_requests.max(1))
-            && failures * 100 >= u64::from(terms.error_rate) * requests
+        requests >= u64::from(settings.min_requests.max(1))
+            && failures * 100 >= u64::from(settings.error_rate) * requests
     }
 
     fn number(&self, interval: Duration, now: Instant) -> u64 {
@@ -143,14 +143,14 @@ impl Outcomes {
 }
 
 /// How long the ejection lasts that is the `times`-th of late.
-pub(super) fn length(terms: &config::Outlier, times: u32) -> Duration {
-    terms.ejection.saturating_mul(times.max(1)).min(terms.max_ejection.max(terms.ejection))
+pub(super) fn ejection_time(settings: &config::Outlier, times: u32) -> Duration {
+    settings.ejection.saturating_mul(times.max(1)).min(settings.max_ejection.max(settings.ejection))
 }
 
 /// What is left of `times` ejections after a stretch without one: each as long as a first ejection takes
 /// one back.
-pub(super) fn decayed(terms: &config::Outlier, times: u32, good: Duration) -> u32 {
-    let stretches = good.as_nanos() / terms.ejection.as_nanos().max(1);
+pub(super) fn decayed_count(settings: &config::Outlier, times: u32, good: Duration) -> u32 {
+    let stretches = good.as_nanos() / settings.ejection.as_nanos().max(1);
     times.saturating_sub(u32::try_from(stretches).unwrap_or(u32::MAX))
 }
 
@@ -162,7 +162,7 @@ mod tests {
 
     use super::*;
 
-    fn terms() -> config::Outlier {
+    fn settings() -> config::Outlier {
         config::Outlier {
             consecutive: 3,
             error_rate: 50,
@@ -174,41 +174,41 @@ mod tests {
 
     #[test]
     fn failures_in_a_row_eject_and_one_success_breaks_the_row() {
-        let (now, terms) = (Instant::now(), terms());
+        let (now, settings) = (Instant::now(), settings());
         let outcomes = Outcomes::new(now);
-        let notes = |results: &[bool]| -> Vec<Option<Reason>> {
-            results.iter().map(|failed| outcomes.note(*failed, &terms, now)).collect()
+        let notes = |results: &[bool]| -> Vec<Option<EjectionReason>> {
+            results.iter().map(|failed| outcomes.note(*failed, &settings, now)).collect()
         };
         assert_eq!(notes(&[true, true, false, true, true]), [None; 5]);
-        assert_eq!(notes(&[true]), [Some(Reason::Consecutive)]);
+        assert_eq!(notes(&[true]), [Some(EjectionReason::Consecutive)]);
         outcomes.clear();
         assert_eq!(notes(&[true, true]), [None; 2]);
     }
 
     #[test]
     fn a_rate_counts_from_enough_requests_on_and_only_within_the_interval() {
-        let (start, terms) = (Instant::now(), config::Outlier { consecutive: 0, ..terms() });
+        let (start, settings) = (Instant::now(), config::Outlier { consecutive: 0, ..settings() });
         let outcomes = Outcomes::new(start);
         for n in 0..9 {
-            assert_eq!(outcomes.note(n % 2 == 0, &terms, start), None);
+            assert_eq!(outcomes.note(n % 2 == 0, &settings, start), None);
         }
-        assert_eq!(outcomes.note(true, &terms, start), Some(Reason::Rate));
+        assert_eq!(outcomes.note(true, &settings, start), Some(EjectionReason::Rate));
         let later = start + Duration::from_secs(9);
-        assert_eq!(outcomes.note(true, &terms, later), None);
+        assert_eq!(outcomes.note(true, &settings, later), None);
     }
 
     #[test]
     fn ejections_grow_and_a_good_stretch_takes_one_back() {
-        let terms = config::Outlier {
+        let settings = config::Outlier {
             ejection: Duration::from_secs(30),
             max_ejection: Duration::from_secs(70),
-            ..terms()
+            ..settings()
         };
-        let seconds = |times| length(&terms, times).as_secs();
+        let seconds = |times| ejection_time(&settings, times).as_secs();
         assert_eq!([seconds(0), seconds(1), seconds(2), seconds(3)], [30, 30, 60, 70]);
-        assert_eq!(decayed(&terms, 3, Duration::from_secs(29)), 3);
-        assert_eq!(decayed(&terms, 3, Duration::from_secs(61)), 1);
-        assert_eq!(decayed(&terms, 3, Duration::from_secs(3600)), 0);
+        assert_eq!(decayed_count(&settings, 3, Duration::from_secs(29)), 3);
+        assert_eq!(decayed_count(&settings, 3, Duration::from_secs(61)), 1);
+        assert_eq!(decayed_count(&settings, 3, Duration::from_secs(3600)), 0);
     }
 
     proptest! {
@@ -217,20 +217,20 @@ mod tests {
         fn it_counts_what_the_interval_holds(
             steps in prop::collection::vec((any::<bool>(), 0..2500u64), 1..200),
         ) {
-            let terms = config::Outlier { consecutive: 0, ..terms() };
+            let settings = config::Outlier { consecutive: 0, ..settings() };
             let start = Instant::now();
             let outcomes = Outcomes::new(start);
             let mut clock = 0;
             let mut model: VecDeque<(u64, bool)> = VecDeque::new();
             for (failed, pause) in steps {
                 clock += pause;
-                let verdict = outcomes.note(failed, &terms, start + Duration::from_millis(clock));
+                let verdict = outcomes.note(failed, &settings, start + Duration::from_millis(clock));
                 let number = clock / 1000;
                 model.push_back((number, failed));
                 model.retain(|(at, _)| number - at < SLOTS as u64);
                 let failures = model.iter().filter(|(_, failed)| *failed).count();
                 let ejects = failed && model.len() >= 10 && failures * 2 >= model.len();
-                prop_assert_eq!(verdict, ejects.then_some(Reason::Rate));
+                prop_assert_eq!(verdict, ejects.then_some(EjectionReason::Rate));
             }
         }
     }

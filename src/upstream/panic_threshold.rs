@@ -13,13 +13,13 @@ use std::{
 
 use super::{
     balance::Selector,
-    load::{FULL_SHARE, Life, Load},
+    load::{FULL_SHARE, Lifecycle, Load},
 };
 use crate::config;
 
 /// The backends of one pool, as those who may or may not be left out.
 #[derive(Debug)]
-pub(super) struct Quorum {
+pub(super) struct PanicThreshold {
     /// Name of the pool, for the log.
     pool: Box<str>,
     selector: Arc<Selector>,
@@ -31,13 +31,13 @@ pub(super) struct Quorum {
     overriding: Mutex<bool>,
 }
 
-impl Quorum {
+impl PanicThreshold {
     pub(super) fn new(
         config: &config::PoolConfig,
         loads: Vec<Arc<Load>>,
         selector: Arc<Selector>,
     ) -> Self {
-        let overriding = Mutex::new(loads.iter().any(|load| load.is_overridden()));
+        let overriding = Mutex::new(loads.iter().any(|load| load.is_health_ignored()));
         Self {
             pool: config.name.as_str().into(),
             selector,
@@ -71,7 +71,7 @@ impl Quorum {
         }
         let mut overriding = self.overriding.lock().unwrap_or_else(PoisonError::into_inner);
         let candidate = &self.loads[index as usize];
-        let serving = || self.loads.iter().filter(|load| load.life() == Life::Serving);
+        let serving = || self.loads.iter().filter(|load| load.lifecycle() == Lifecycle::Serving);
         let others = serving().filter(|load| !Arc::ptr_eq(load, candidate));
         let remains = others.clone().any(|load| load.is_healthy());
         let ejected = others.filter(|load| load.is_ejected()).count();
@@ -96,9 +96,10 @@ impl Quorum {
     /// Sessions for each share of weight, on average over those that are full grown; `None` where there
     /// are none.
     pub(super) fn level(&self) -> Option<f64> {
-        let grown = self.loads.iter().filter(|load| load.takes_new() && load.share() == FULL_SHARE);
+        let grown =
+            self.loads.iter().filter(|load| load.accepts_new() && load.share() == FULL_SHARE);
         let (sessions, shares) = grown.fold((0u64, 0u64), |(sessions, shares), load| {
-            (sessions + u64::from(load.sessions()), shares + u64::from(load.shares()))
+            (sessions + u64::from(load.sessions()), shares + u64::from(load.effective_weight()))
         });
         (shares > 0).then(|| sessions as f64 / shares as f64)
     }
@@ -116,7 +117,7 @@ impl Quorum {
         if self.healthy_minimum == 0 && !*overriding {
             return;
         }
-        let serving = self.loads.iter().filter(|load| load.life() == Life::Serving);
+        let serving = self.loads.iter().filter(|load| load.lifecycle() == Lifecycle::Serving);
         let (serving, healthy) = serving.fold((0u64, 0u64), |(serving, healthy), load| {
             (serving + 1, healthy + u64::from(load.is_healthy()))
         });
@@ -127,7 +128,7 @@ impl Quorum {
         }
         *overriding = ignore;
         for (index, load) in (0..).zip(&self.loads) {
-            if load.set_overridden(ignore) {
+            if load.set_health_ignored(ignore) {
                 if ignore {
                     // All have to carry what there is, the fresh ones too.
                     load.set_growth(FULL_SHARE, 0);
@@ -143,21 +144,21 @@ mod tests {
     use super::*;
     use crate::config::Balance;
 
-    fn quorum(backends: usize, change: impl FnOnce(&mut config::PoolConfig)) -> Quorum {
+    fn threshold(backends: usize, change: impl FnOnce(&mut config::PoolConfig)) -> PanicThreshold {
         let mut config = config::PoolConfig::new("p", Vec::new());
         config.outlier = Some(config::Outlier::default());
         change(&mut config);
         let loads: Vec<_> = (0..backends).map(|_| Arc::new(Load::new(1))).collect();
         let names = loads.iter().map(|load| ("b", Arc::clone(load)));
         let selector = Arc::new(Selector::new(Balance::RoundRobin, names));
-        Quorum::new(&config, loads, selector)
+        PanicThreshold::new(&config, loads, selector)
     }
 
     fn ejectable(backends: usize, most: u8) -> usize {
-        let quorum = quorum(backends, |config| {
+        let threshold = threshold(backends, |config| {
             config.outlier = Some(config::Outlier { max_ejected: most, ..Default::default() });
         });
-        (0..backends as u32).filter(|index| quorum.eject(*index)).count()
+        (0..backends as u32).filter(|index| threshold.eject(*index)).count()
     }
 
     #[test]
@@ -172,30 +173,30 @@ mod tests {
 
     #[test]
     fn the_last_healthy_one_is_not_ejected_while_others_are_down() {
-        let quorum = quorum(3, |_| {});
-        quorum.loads[0].mark(false, 1, 1);
-        quorum.loads[1].mark(false, 1, 1);
-        assert!(!quorum.eject(2));
-        quorum.loads[1].mark(true, 1, 1);
-        assert!(quorum.eject(2));
+        let threshold = threshold(3, |_| {});
+        threshold.loads[0].record_check(false, 1, 1);
+        threshold.loads[1].record_check(false, 1, 1);
+        assert!(!threshold.eject(2));
+        threshold.loads[1].record_check(true, 1, 1);
+        assert!(threshold.eject(2));
     }
 
     #[test]
     fn below_the_minimum_all_serve_and_keep_their_sessions() {
-        let quorum = quorum(4, |config| config.healthy_minimum = 50);
-        let takers = || quorum.loads.iter().filter(|load| load.takes_new()).count();
+        let threshold = threshold(4, |config| config.healthy_minimum = 50);
+        let takers = || threshold.loads.iter().filter(|load| load.accepts_new()).count();
         for (index, expected) in [(0, 3), (1, 2), (2, 4), (3, 4)] {
-            quorum.loads[index].mark(false, 1, 1);
-            quorum.review();
+            threshold.loads[index].record_check(false, 1, 1);
+            threshold.review();
             assert_eq!(takers(), expected);
         }
-        assert!(quorum.loads.iter().all(|load| load.keeps_sessions() && !load.is_up()));
-        quorum.loads[3].set_life(Life::Draining);
+        assert!(threshold.loads.iter().all(|load| load.keeps_sessions() && !load.is_up()));
+        threshold.loads[3].set_lifecycle(Lifecycle::Draining);
         assert_eq!(takers(), 3, "who leaves is not brought back");
-        quorum.loads[0].mark(true, 1, 1);
-        quorum.loads[1].mark(true, 1, 1);
-        quorum.review();
+        threshold.loads[0].record_check(true, 1, 1);
+        threshold.loads[1].record_check(true, 1, 1);
+        threshold.review();
         assert_eq!(takers(), 2);
-        assert!(!quorum.loads[2].keeps_sessions());
+        assert!(!threshold.loads[2].keeps_sessions());
     }
 }

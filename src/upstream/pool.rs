@@ -8,10 +8,10 @@
 use std::{cell::OnceCell, fmt, net::IpAddr, sync::Arc, time::Instant};
 
 use super::{
-    backend::{Backend, Seat},
+    backend::{Backend, Membership},
     balance::Selector,
     budget::Budget,
-    panic_threshold::Quorum,
+    panic_threshold::PanicThreshold,
 };
 use crate::config;
 
@@ -20,7 +20,7 @@ pub struct Pool {
     config: config::PoolConfig,
     backends: Vec<Arc<Backend>>,
     selector: Arc<Selector>,
-    quorum: Arc<Quorum>,
+    threshold: Arc<PanicThreshold>,
     budget: Budget,
 }
 
@@ -34,28 +34,28 @@ pub fn source(client: IpAddr) -> [u8; 16] {
 }
 
 impl Pool {
-    /// A pool of these backends, each of which takes its seat here. `config.backends` is not looked
+    /// A pool of these backends, each of which takes its membership here. `config.backends` is not looked
     /// at: whoever reloads knows which backends are kept.
     pub fn new(config: config::PoolConfig, backends: Vec<Arc<Backend>>) -> Arc<Self> {
         let loads = backends.iter().map(|backend| (backend.name(), Arc::clone(backend.load())));
         let selector = Arc::new(Selector::new(config.balance, loads));
         let loads = backends.iter().map(|backend| Arc::clone(backend.load())).collect();
-        let quorum = Arc::new(Quorum::new(&config, loads, Arc::clone(&selector)));
+        let threshold = Arc::new(PanicThreshold::new(&config, loads, Arc::clone(&selector)));
         // Where all are new nobody is: a process that starts must not give all of them a tenth.
-        let serves = backends.iter().any(|backend| backend.is_seated());
+        let serves = backends.iter().any(|backend| backend.is_in_pool());
         for (index, backend) in (0..).zip(&backends) {
             backend.limit(&config.limits);
-            if serves && !backend.is_seated() {
-                backend.defer();
+            if serves && !backend.is_in_pool() {
+                backend.start_slowly();
             }
-            let (selector, quorum) = (Arc::clone(&selector), Arc::clone(&quorum));
-            backend.sit(Seat { selector, quorum, index });
+            let (selector, threshold) = (Arc::clone(&selector), Arc::clone(&threshold));
+            backend.join(Membership { selector, threshold, index });
         }
         // What changed before the backends knew of this selector.
         selector.rebuild();
         let budget = Budget::new(Instant::now());
-        let pool = Arc::new(Self { config, backends, selector, quorum, budget });
-        pool.tend(Instant::now());
+        let pool = Arc::new(Self { config, backends, selector, threshold, budget });
+        pool.tick(Instant::now());
         pool
     }
 
@@ -84,7 +84,7 @@ impl Pool {
         tried.dedup();
         let picked = self.selector.pick(source, &tried);
         let index = match picked {
-            Some(index) if self.backends[index as usize].takes_new() => Some(index),
+            Some(index) if self.backends[index as usize].accepts_new() => Some(index),
             // An old pool's choice may have gone down unnoticed.
             _ if self.selector.is_replaced() => self.scan(&tried),
             _ => picked,
@@ -96,7 +96,7 @@ impl Pool {
     /// none takes new sessions, or where it is left to chance.
     pub fn preview(&self, source: &[u8]) -> Option<&Arc<Backend>> {
         let index = self.selector.preview(source)?;
-        self.backends.get(index as usize).filter(|backend| backend.takes_new())
+        self.backends.get(index as usize).filter(|backend| backend.accepts_new())
     }
 
     /// Whether somebody would take a new session, had it a connection to spare.
@@ -105,15 +105,15 @@ impl Pool {
     }
 
     /// Lets in again whose ejection is over, lets grow who is growing, and looks anew whether health
-    /// counts. To be called every [`TEND`](super::TEND) or so while this is the newest pool.
-    pub fn tend(&self, now: Instant) {
+    /// counts. To be called every [`TICK_INTERVAL`](super::TICK_INTERVAL) or so while this is the newest pool.
+    pub fn tick(&self, now: Instant) {
         let level = OnceCell::new();
         for backend in &self.backends {
-            if backend.tend(&level, now) {
+            if backend.tick(&level, now) {
                 tracing::info!(pool = self.name(), backend = backend.name(), "let in again");
             }
         }
-        self.quorum.review();
+        self.threshold.review();
     }
 
     /// Whether the budget allows one more retry, which is then spent.
@@ -136,7 +136,7 @@ impl Pool {
     fn scan(&self, tried: &[u32]) -> Option<u32> {
         (0..)
             .zip(&self.backends)
-            .find(|(index, backend)| backend.takes_new() && !tried.contains(index))
+            .find(|(index, backend)| backend.accepts_new() && !tried.contains(index))
             .map(|(index, _)| index)
     }
 }
@@ -162,7 +162,7 @@ mod tests {
     use super::Pool;
     use crate::{
         config::{self, Address, Balance, Limits, Outlier, Reuse},
-        upstream::{Backend, Hold, Life, Reason},
+        upstream::{Backend, EjectionReason, Lifecycle, SessionGuard},
     };
 
     const ALL: [Balance; 4] =
@@ -188,7 +188,7 @@ mod tests {
         Pool::new(config, backends.to_vec())
     }
 
-    fn fill(pool: &Pool, sessions: usize) -> Vec<Hold> {
+    fn fill(pool: &Pool, sessions: usize) -> Vec<SessionGuard> {
         (0..sessions).map(|_| pool.pick(b"", &[]).unwrap().hold()).collect()
     }
 
@@ -201,8 +201,8 @@ mod tests {
         for balance in ALL {
             let backends = live(&[1, 2, 3, 4]);
             let pool = pool(balance, &backends);
-            backends[0].mark(false, 1, 1);
-            backends[2].set_life(Life::Draining);
+            backends[0].record_check(false, 1, 1);
+            backends[2].set_lifecycle(Lifecycle::Draining);
             for source in 0..200u32 {
                 let picked = pool.pick(&source.to_le_bytes(), &[]).unwrap();
                 assert!(picked.name() == "b1" || picked.name() == "b3", "{balance:?}");
@@ -220,10 +220,10 @@ mod tests {
             let backends = live(&[1, 1, 1]);
             let pool = pool(balance, &backends);
             for backend in &backends {
-                backend.mark(false, 1, 1);
+                backend.record_check(false, 1, 1);
             }
             assert!(pool.pick(b"x", &[]).is_none(), "{balance:?}");
-            backends[1].mark(true, 1, 1);
+            backends[1].record_check(true, 1, 1);
             assert_eq!(pool.pick(b"x", &[]).unwrap().name(), "b1", "{balance:?}");
         }
     }
@@ -272,14 +272,14 @@ mod tests {
             let backends = live(&[1, 1, 1]);
             let old = pool(balance, &backends);
             let _holds: Vec<_> = (0..5).map(|_| backends[0].hold()).collect();
-            backends[1].mark(false, 1, 1);
+            backends[1].record_check(false, 1, 1);
             let new = pool(balance, &backends);
             let tried = [Arc::clone(&backends[0])];
             assert_eq!(new.pick(b"x", &tried).unwrap().name(), "b2", "{balance:?}");
             assert_eq!(backends[0].sessions(), 5);
 
             // The old one is told nothing more, and still does not name the dead.
-            backends[2].mark(false, 1, 1);
+            backends[2].record_check(false, 1, 1);
             for _ in 0..10 {
                 assert_eq!(old.pick(b"x", &[]).unwrap().name(), "b0", "{balance:?}");
             }
@@ -306,18 +306,18 @@ mod tests {
             let backends = live(&[1, 1]);
             let pool = slowly(balance, &backends);
             assert!(backends.iter().all(|backend| backend.ramp() == 1.0));
-            backends[0].mark(false, 1, 1);
-            backends[0].mark(true, 1, 1);
+            backends[0].record_check(false, 1, 1);
+            backends[0].record_check(true, 1, 1);
             let start = Instant::now();
             let mut before = backends[0].ramp();
             assert!((0.05..0.15).contains(&before), "{before}");
             assert_eq!(backends[0].weight(), 1, "as configured");
             for second in 1..30 {
-                pool.tend(start + Duration::from_secs(second));
+                pool.tick(start + Duration::from_secs(second));
                 assert!(backends[0].ramp() > before, "{second}");
                 before = backends[0].ramp();
             }
-            pool.tend(start + Duration::from_secs(31));
+            pool.tick(start + Duration::from_secs(31));
             assert_eq!(backends[0].ramp(), 1.0);
         }
     }
@@ -342,10 +342,10 @@ mod tests {
             (0..500).map(owner).collect()
         };
         let before = owners();
-        backends[1].mark(false, 1, 1);
-        backends[1].mark(true, 1, 1);
+        backends[1].record_check(false, 1, 1);
+        backends[1].record_check(true, 1, 1);
         for second in [0, 10, 20, 40] {
-            pool.tend(Instant::now() + Duration::from_secs(second));
+            pool.tick(Instant::now() + Duration::from_secs(second));
             assert_eq!(owners(), before);
         }
     }
@@ -363,10 +363,10 @@ mod tests {
             let backends = live(&weights);
             let pool = slowly(Balance::LeastSessions, &backends);
             let fresh = &backends[0];
-            fresh.mark(false, 1, 1);
+            fresh.record_check(false, 1, 1);
             let _holds = fill(&pool, each * weights.len());
-            fresh.mark(true, 1, 1);
-            pool.tend(Instant::now() + Duration::from_secs(second));
+            fresh.record_check(true, 1, 1);
+            pool.tick(Instant::now() + Duration::from_secs(second));
             let all: u32 = weights.iter().sum();
             let others = f64::from(all - weights[0]);
             let shares = f64::from(weights[0]) * fresh.ramp();
@@ -383,10 +383,10 @@ mod tests {
         fn turns_follow_the_weight_in_force(second in 0..30u64, weight in 1..5u32) {
             let backends = live(&[weight, 3, 3]);
             let pool = slowly(Balance::RoundRobin, &backends);
-            backends[0].mark(false, 1, 1);
+            backends[0].record_check(false, 1, 1);
             let _away = fill(&pool, 50);
-            backends[0].mark(true, 1, 1);
-            pool.tend(Instant::now() + Duration::from_secs(second));
+            backends[0].record_check(true, 1, 1);
+            pool.tick(Instant::now() + Duration::from_secs(second));
             let shares = f64::from(weight) * backends[0].ramp();
             let _holds = fill(&pool, 2000);
             let expected = 2000.0 * shares / (6.0 + shares);
@@ -405,20 +405,20 @@ mod tests {
                 config.outlier = Some(Outlier { consecutive: 3, ..Outlier::default() });
             });
             let bad = &backends[1];
-            let notes: Vec<_> = (0..4).map(|_| bad.note(true)).collect();
-            assert_eq!(notes, [None, None, Some(Reason::Consecutive), None]);
+            let notes: Vec<_> = (0..4).map(|_| bad.record_outcome(true)).collect();
+            assert_eq!(notes, [None, None, Some(EjectionReason::Consecutive), None]);
             assert!(bad.is_ejected() && bad.keeps_sessions() && bad.is_up());
             for source in 0..100u32 {
                 assert_ne!(pool.pick(&source.to_le_bytes(), &[]).unwrap().name(), "b1");
             }
             // Half of three is one: nobody else goes.
-            assert!((0..20).all(|_| backends[2].note(true).is_none()));
+            assert!((0..20).all(|_| backends[2].record_outcome(true).is_none()));
             let until = bad.ejected_until().unwrap();
-            pool.tend(until - Duration::from_millis(1));
+            pool.tick(until - Duration::from_millis(1));
             assert!(bad.is_ejected());
-            pool.tend(until);
-            assert!(!bad.is_ejected() && bad.takes_new() && bad.ramp() < 0.2);
-            assert!((0..3).any(|_| bad.note(true).is_some()));
+            pool.tick(until);
+            assert!(!bad.is_ejected() && bad.accepts_new() && bad.ramp() < 0.2);
+            assert!((0..3).any(|_| bad.record_outcome(true).is_some()));
             let left = bad.ejected_until().unwrap().saturating_duration_since(Instant::now());
             assert!(left > Duration::from_secs(55), "{left:?}");
         }
@@ -438,19 +438,19 @@ mod tests {
                 picks.map(|b| b.name().to_owned()).collect::<std::collections::BTreeSet<_>>().len()
             };
             for (down, expected) in [(0, 3), (1, 2), (2, 4), (3, 4)] {
-                backends[down].mark(false, 1, 1);
+                backends[down].record_check(false, 1, 1);
                 assert_eq!(picked(), expected, "{balance:?}");
             }
             assert!(backends.iter().all(|b| b.keeps_sessions() && !b.is_up() && b.ramp() == 1.0));
-            backends[0].mark(true, 1, 1);
-            backends[1].mark(true, 1, 1);
+            backends[0].record_check(true, 1, 1);
+            backends[1].record_check(true, 1, 1);
             assert_eq!(picked(), 2, "{balance:?}");
             // A pool that ignores no health forgets that the one before it did.
-            backends[1].mark(false, 1, 1);
-            assert!(backends[2].takes_new());
+            backends[1].record_check(false, 1, 1);
+            assert!(backends[2].accepts_new());
             let strict = with(&backends, |config| config.balance = balance);
             assert_eq!(strict.pick(b"x", &[]).unwrap().name(), "b0");
-            assert!(!backends[2].takes_new());
+            assert!(!backends[2].accepts_new());
         }
     }
 
@@ -462,17 +462,19 @@ mod tests {
             config.outlier = Some(Outlier { consecutive: 1, ..Outlier::default() });
         };
         let _old = with(&backends, minimum);
-        backends[0].mark(false, 1, 1);
+        backends[0].record_check(false, 1, 1);
         let _new = with(&backends[..2], minimum);
         for left in &backends[2..] {
-            left.set_life(Life::Draining);
+            left.set_lifecycle(Lifecycle::Draining);
             // Three of the old pool's four, and one of the new one's two.
-            left.mark(false, 1, 1);
+            left.record_check(false, 1, 1);
         }
-        assert!(!backends[0].is_overridden() && backends[1].takes_new());
-        assert!(backends[2..].iter().all(|left| !left.is_overridden() && !left.keeps_sessions()));
-        backends[3].mark(true, 1, 1);
-        assert_eq!((backends[3].note(true), backends[3].is_ejected()), (None, false));
+        assert!(!backends[0].is_health_ignored() && backends[1].accepts_new());
+        assert!(
+            backends[2..].iter().all(|left| !left.is_health_ignored() && !left.keeps_sessions())
+        );
+        backends[3].record_check(true, 1, 1);
+        assert_eq!((backends[3].record_outcome(true), backends[3].is_ejected()), (None, false));
     }
 
     #[test]
@@ -495,13 +497,13 @@ mod tests {
             drop(other);
             let unlimited = with(&backends, |config| config.balance = balance);
             let many: Vec<_> = (0..9).map(|_| backends[0].connection().unwrap()).collect();
-            assert!(unlimited.pick(b"x", &[]).is_some() && backends[0].takes_new());
+            assert!(unlimited.pick(b"x", &[]).is_some() && backends[0].accepts_new());
             // What is open counts against a limit that comes later.
             let limits = Limits { connections: Some(5), pending: None };
             let _limited = with(&backends, |config| config.limits = limits);
-            assert!(!backends[0].takes_new() && backends[0].connection().is_none());
+            assert!(!backends[0].accepts_new() && backends[0].connection().is_none());
             drop(many);
-            assert!(backends[0].takes_new());
+            assert!(backends[0].accepts_new());
         }
     }
 
@@ -518,7 +520,7 @@ mod tests {
                     let backend = Arc::clone(backend);
                     tokio::spawn(async move {
                         let _pending = backend.pending().unwrap();
-                        drop(backend.free_connection().await);
+                        drop(backend.wait_for_connection().await);
                     })
                 })
                 .collect();
@@ -541,7 +543,7 @@ mod tests {
                 scope.spawn(|| (0..5000).for_each(|_| drop(backends[0].connection())));
             }
         });
-        assert!(backends[0].takes_new() && pool.pick(b"", &[]).is_some());
+        assert!(backends[0].accepts_new() && pool.pick(b"", &[]).is_some());
     }
 
     #[test]

@@ -15,8 +15,8 @@ use std::{
 
 use super::{
     load::{FULL_SHARE, Load},
-    outlier::{self, Outcomes, Reason},
-    panic_threshold::Quorum,
+    outlier::{self, EjectionReason, Outcomes},
+    panic_threshold::PanicThreshold,
 };
 
 /// What a fresh backend begins with: about a tenth, as much as shows whether it works at all.
@@ -26,11 +26,11 @@ const FIRST_SHARE: u32 = FULL_SHARE / 10;
 #[derive(Debug)]
 pub(super) struct Recovery {
     outcomes: Outcomes,
-    course: Mutex<Course>,
+    state: Mutex<RecoveryState>,
 }
 
 #[derive(Debug)]
-struct Course {
+struct RecoveryState {
     growth: Growth,
     /// Ejections of late.
     times: u32,
@@ -52,69 +52,69 @@ enum Growth {
 
 impl Recovery {
     pub(super) fn new(now: Instant) -> Self {
-        let course = Course { growth: Growth::Grown, times: 0, until: None, back: None };
-        Self { outcomes: Outcomes::new(now), course: Mutex::new(course) }
+        let state = RecoveryState { growth: Growth::Grown, times: 0, until: None, back: None };
+        Self { outcomes: Outcomes::new(now), state: Mutex::new(state) }
     }
 
     /// It is to grow from now on, or once it is healthy.
-    pub(super) fn defer(&self, load: &Load) {
-        self.lock().defer(load);
+    pub(super) fn start_slowly(&self, load: &Load) {
+        self.lock().start_slowly(load);
     }
 
     /// Its health changed.
-    pub(super) fn health_changed(&self, load: &Load, quorum: &Quorum, now: Instant) {
-        self.lock().grow(load, quorum, now, || quorum.level());
+    pub(super) fn health_changed(&self, load: &Load, threshold: &PanicThreshold, now: Instant) {
+        self.lock().grow(load, threshold, now, || threshold.level());
     }
 
     /// Counts an answer under traffic. Why it was ejected, where that did it; the selector knows then.
     pub(super) fn note(
         &self,
         failed: bool,
-        (load, quorum, index): (&Load, &Quorum, u32),
+        (load, threshold, index): (&Load, &PanicThreshold, u32),
         now: Instant,
-    ) -> Option<Reason> {
-        let terms = quorum.outlier()?;
+    ) -> Option<EjectionReason> {
+        let settings = threshold.outlier()?;
         // What its own sessions still ask of it says nothing new.
         if load.is_ejected() {
             return None;
         }
-        let reason = self.outcomes.note(failed, terms, now)?;
+        let reason = self.outcomes.note(failed, settings, now)?;
         // It has to fail as often again before it is asked about again, or a pool that fails as a
         // whole would ask with every request.
         self.outcomes.clear();
-        let mut course = self.lock();
-        if !quorum.eject(index) {
+        let mut state = self.lock();
+        if !threshold.eject(index) {
             return None;
         }
-        if let Some(back) = course.back {
+        if let Some(back) = state.back {
             let good = now.saturating_duration_since(back);
-            course.times = outlier::decayed(terms, course.times, good);
+            state.times = outlier::decayed_count(settings, state.times, good);
         }
-        course.times = course.times.saturating_add(1);
-        course.until = Some(now + outlier::length(terms, course.times));
-        course.grow(load, quorum, now, || quorum.level());
+        state.times = state.times.saturating_add(1);
+        state.until = Some(now + outlier::ejection_time(settings, state.times));
+        state.grow(load, threshold, now, || threshold.level());
         Some(reason)
     }
 
     /// Ends an ejection whose time is over, and grows. Whether its weight or state changed; whether it is
     /// let in again.
-    pub(super) fn tend(
+    pub(super) fn tick(
         &self,
         load: &Load,
-        quorum: &Quorum,
+        threshold: &PanicThreshold,
         level: &OnceCell<Option<f64>>,
         now: Instant,
     ) -> (bool, bool) {
-        let mut course = self.lock();
-        let over = quorum.outlier().is_none() || course.until.is_none_or(|until| now >= until);
+        let mut state = self.lock();
+        let over = threshold.outlier().is_none() || state.until.is_none_or(|until| now >= until);
         let back = load.is_ejected() && over;
         if back {
-            course.until = None;
-            course.back = Some(now);
+            state.until = None;
+            state.back = Some(now);
             self.outcomes.clear();
             load.set_ejected(false);
         }
-        let grew = course.grow(load, quorum, now, || *level.get_or_init(|| quorum.level()));
+        let grew = state.grow(load, threshold, now, || *level.get_or_init(|| threshold.level()));
         (grew || back, back)
     }
 
@@ -123,13 +123,13 @@ impl Recovery {
         self.lock().until
     }
 
-    fn lock(&self) -> MutexGuard<'_, Course> {
-        self.course.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, RecoveryState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Course {
-    fn defer(&mut self, load: &Load) -> bool {
+impl RecoveryState {
+    fn start_slowly(&mut self, load: &Load) -> bool {
         self.growth = Growth::Due;
         // Behind everybody until it is known where it begins.
         load.set_growth(FIRST_SHARE, u32::MAX)
@@ -139,15 +139,15 @@ impl Course {
     fn grow(
         &mut self,
         load: &Load,
-        quorum: &Quorum,
+        threshold: &PanicThreshold,
         now: Instant,
         level: impl FnOnce() -> Option<f64>,
     ) -> bool {
-        let over = quorum.slow_start();
-        if over.is_zero() || load.is_overridden() {
+        let over = threshold.slow_start();
+        if over.is_zero() || load.is_health_ignored() {
             self.growth = Growth::Grown;
         } else if !load.is_healthy() {
-            return self.defer(load);
+            return self.start_slowly(load);
         } else if self.growth == Growth::Due {
             self.growth = Growth::Since(now);
         }
@@ -180,4 +180,4 @@ fn handicap(level: f64, sessions: u32, shares: u32, progress: f64) -> u32 {
 }
 
 /// Time from one look at who grows and whose ejection is over to the next. Coarse: nobody waits for it.
-pub const TEND: Duration = Duration::from_millis(250);
+pub const TICK_INTERVAL: Duration = Duration::from_millis(250);

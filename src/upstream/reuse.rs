@@ -39,14 +39,14 @@ pub trait Reusable: Any + Send {
 pub const ANY_AGE: Duration = Duration::MAX;
 
 /// The idle connections of one backend, of any kind.
-pub struct Idle {
+pub struct IdlePool {
     list: Mutex<List>,
     /// Permits of the present total limit; `None`: unlimited.
     total: ArcSwapOption<Total>,
     /// Told at each `put`, for those who wait for a permit and would rather have a connection.
     returned: Notify,
     /// After how long the backend closes idle connections.
-    shown: ObservedLimit,
+    observed: ObservedLimit,
 }
 
 struct List {
@@ -74,16 +74,16 @@ struct Total {
 #[must_use = "the right lasts only while this lives"]
 pub struct Permit(#[expect(dead_code, reason = "held for its drop")] Option<OwnedSemaphorePermit>);
 
-/// What [`Idle::acquire`] got.
+/// What [`IdlePool::acquire`] got.
 #[derive(Debug)]
 pub enum Acquired<C> {
-    /// A connection that was idle.
-    Kept(Box<C>),
-    /// The right to open one.
-    Fresh(Permit),
+    /// An idle connection, ready for use.
+    Idle(Box<C>),
+    /// A permit to open a new connection.
+    Permit(Permit),
 }
 
-impl Idle {
+impl IdlePool {
     /// An empty, open list with these bounds.
     pub fn new(limits: &config::Reuse) -> Self {
         let idle = Self {
@@ -96,7 +96,7 @@ impl Idle {
             }),
             total: ArcSwapOption::empty(),
             returned: Notify::new(),
-            shown: ObservedLimit::new(Instant::now()),
+            observed: ObservedLimit::new(Instant::now()),
         };
         idle.limit(limits);
         idle
@@ -125,7 +125,7 @@ impl Idle {
     /// expired are dropped.
     pub fn take<C: Reusable>(&self, age: Duration) -> Option<Box<C>> {
         let now = Instant::now();
-        let age = match self.shown.get(now) {
+        let age = match self.observed.get(now) {
             Some(limit) if age < ANY_AGE => age.min(limit / 2),
             _ => age,
         };
@@ -177,7 +177,7 @@ impl Idle {
             return;
         }
         // Well before the backend's own limit: it counts from an earlier moment, and its close takes time.
-        let shown = self.shown.get(now).map_or(Duration::MAX, |limit| limit / 4 * 3);
+        let shown = self.observed.get(now).map_or(Duration::MAX, |limit| limit / 4 * 3);
         let until = now + keep.min(list.timeout).min(shown);
         connection.set_idle(Some(now));
         list.kept.push_back(Kept { connection, since: now, until });
@@ -217,12 +217,12 @@ impl Idle {
 
     /// The backend has closed a connection that had been idle for so long.
     pub fn closed_after(&self, idle: Duration) {
-        self.shown.note(idle, Instant::now());
+        self.observed.note(idle, Instant::now());
     }
 
     /// After how long the backend closes idle connections, so far as it has shown.
-    pub fn shown_limit(&self) -> Option<Duration> {
-        self.shown.get(Instant::now())
+    pub fn observed_limit(&self) -> Option<Duration> {
+        self.observed.get(Instant::now())
     }
 
     /// Opens or closes the list, and drops every connection where it closes. What the backend has shown
@@ -233,7 +233,7 @@ impl Idle {
         list.open = open();
         let dropped = if list.open { VecDeque::new() } else { std::mem::take(&mut list.kept) };
         if !list.open {
-            self.shown.forget();
+            self.observed.forget();
         }
         drop(list);
         drop(dropped);
@@ -275,7 +275,7 @@ impl Idle {
             let mut returned = std::pin::pin!(self.returned.notified());
             returned.as_mut().enable();
             if let Some(connection) = self.take(age) {
-                return Acquired::Kept(connection);
+                return Acquired::Idle(connection);
             }
             let total = self.total.load_full();
             if total.is_some_and(|total| total.permits.available_permits() == 0) {
@@ -283,7 +283,7 @@ impl Idle {
                 drop(oldest);
             }
             tokio::select! {
-                permit = self.permit() => return Acquired::Fresh(permit),
+                permit = self.permit() => return Acquired::Permit(permit),
                 () = returned => {}
             }
         }
@@ -294,9 +294,9 @@ impl Idle {
     }
 }
 
-impl std::fmt::Debug for Idle {
+impl std::fmt::Debug for IdlePool {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Idle").field("len", &self.len()).finish_non_exhaustive()
+        f.debug_struct("IdlePool").field("len", &self.len()).finish_non_exhaustive()
     }
 }
 

@@ -18,7 +18,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use crate::{
     net::{proxy_protocol::ConnectionOrigin, stream::BackendStream},
-    upstream::{Backend, Dial},
+    upstream::{Backend, BackendConnector},
 };
 
 /// Largest response header of a probe.
@@ -31,7 +31,7 @@ const MAX_BODY: usize = 1 << 20;
 pub(super) struct ProbeTarget<'p> {
     pub(super) backend: &'p Backend,
     /// How it is reached.
-    pub(super) dial: &'p Dial,
+    pub(super) connector: &'p BackendConnector,
     /// Deadline of each connect; the whole probe has the same.
     pub(super) within: Duration,
     pub(super) host: String,
@@ -76,7 +76,7 @@ impl ProbeTarget<'_> {
 
     /// Opens a connection, for nobody but ourselves.
     pub(super) async fn connect(&self) -> Result<BackendStream, String> {
-        let opened = self.dial.open(self.backend, &ConnectionOrigin::Local, self.within).await;
+        let opened = self.connector.open(self.backend, &ConnectionOrigin::Local, self.within).await;
         opened.map_err(|error| error.to_string())
     }
 

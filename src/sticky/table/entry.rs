@@ -8,7 +8,7 @@ use std::{
 };
 
 use super::super::recent_sessions::ClientKey;
-use crate::upstream::{Backend, Hold};
+use crate::upstream::{Backend, SessionGuard};
 
 /// A sid with its backend. The key consists of the backend's pool and the sid.
 ///
@@ -50,9 +50,9 @@ enum SessionCount {
     /// Does not count: its last tunnel ended and it has not been used since.
     Not,
     /// Counted by its entry.
-    ByEntry(Hold),
+    ByEntry(SessionGuard),
     /// Counted by its open tunnels, for as long as they exist, with or without the entry.
-    ByTunnels(Weak<Hold>),
+    ByTunnels(Weak<SessionGuard>),
     /// Never counts again: it was evicted.
     Evicted,
 }
@@ -103,7 +103,7 @@ impl SessionEntry {
 
     /// Marks the session as closed: it no longer counts unless it is used again. Returns the hold that counted it, to
     /// be dropped outside of any lock.
-    pub(super) fn close(&mut self) -> Option<Hold> {
+    pub(super) fn close(&mut self) -> Option<SessionGuard> {
         match mem::replace(&mut self.count, SessionCount::Not) {
             SessionCount::ByEntry(hold) => Some(hold),
             other => {
@@ -163,7 +163,7 @@ impl SessionEntry {
     }
 
     /// Evicts the session. Returns the hold that counted it, to be dropped outside of any lock.
-    pub(super) fn evict(&mut self) -> Option<Hold> {
+    pub(super) fn evict(&mut self) -> Option<SessionGuard> {
         match mem::replace(&mut self.count, SessionCount::Evicted) {
             SessionCount::ByEntry(hold) => Some(hold),
             SessionCount::Not | SessionCount::ByTunnels(_) | SessionCount::Evicted => None,
@@ -184,7 +184,7 @@ impl SessionEntry {
     }
 
     /// Transfers counting to a tunnel, together with other open tunnels.
-    pub(super) fn hold(&mut self, now: u64) -> Arc<Hold> {
+    pub(super) fn hold(&mut self, now: u64) -> Arc<SessionGuard> {
         self.extend(now);
         let counted = match mem::replace(&mut self.count, SessionCount::Not) {
             SessionCount::Not | SessionCount::Evicted => None,
@@ -197,7 +197,7 @@ impl SessionEntry {
     }
 
     /// Whether the hold belongs to this entry.
-    pub(super) fn is_held_by(&self, hold: &Arc<Hold>) -> bool {
+    pub(super) fn is_held_by(&self, hold: &Arc<SessionGuard>) -> bool {
         matches!(&self.count, SessionCount::ByTunnels(ours) if ours.as_ptr() == Arc::as_ptr(hold))
     }
 

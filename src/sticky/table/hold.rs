@@ -6,7 +6,7 @@ use std::{
 };
 
 use super::{EntryLocation, SessionTable};
-use crate::upstream::Hold;
+use crate::upstream::SessionGuard;
 
 /// An open tunnel of a session. While it exists, the session's entry cannot expire. A session counts once, however
 /// many tunnels it has.
@@ -14,7 +14,7 @@ use crate::upstream::Hold;
 pub struct SessionHold {
     pub(super) table: Arc<SessionTable>,
     pub(super) location: EntryLocation,
-    pub(super) hold: Option<Arc<Hold>>,
+    pub(super) hold: Option<Arc<SessionGuard>>,
 }
 
 impl Drop for SessionHold {

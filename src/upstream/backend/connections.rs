@@ -2,26 +2,26 @@
 
 use std::sync::Arc;
 
-use super::{Backend, InUse, Pending};
+use super::{Backend, ConnectionGuard, PendingGuard};
 use crate::{config, upstream::balance::Selector};
 
 impl Backend {
     /// Counts one connection as in use, until the guard is dropped; `None` where all that there may
     /// be are, or are somebody's who waits.
-    pub fn connection(self: &Arc<Self>) -> Option<InUse> {
+    pub fn connection(self: &Arc<Self>) -> Option<ConnectionGuard> {
         self.connections.add().then(|| self.used())
     }
 
     /// The same, once there may be one more, after all who came before. For those who hold a
-    /// [`Pending`] and drop it later than this.
-    pub async fn free_connection(self: &Arc<Self>) -> InUse {
+    /// [`PendingGuard`] and drop it later than this.
+    pub async fn wait_for_connection(self: &Arc<Self>) -> ConnectionGuard {
         self.connections.added().await;
         self.used()
     }
 
     /// Counts one request as waiting for a connection; `None` where too many wait already.
-    pub fn pending(&self) -> Option<Pending<'_>> {
-        self.connections.add_pending().then(|| Pending(self))
+    pub fn pending(&self) -> Option<PendingGuard<'_>> {
+        self.connections.add_pending().then(|| PendingGuard(self))
     }
 
     /// Closes idle connections that leave no room for one more.
@@ -44,24 +44,24 @@ impl Backend {
     /// Takes over the limits of its newest pool.
     pub(in crate::upstream) fn limit(&self, limits: &config::Limits) {
         self.connections.limit(limits);
-        self.settle_full();
+        self.update_full();
     }
 
-    fn used(self: &Arc<Self>) -> InUse {
-        self.settle_full();
-        InUse(Arc::clone(self))
+    fn used(self: &Arc<Self>) -> ConnectionGuard {
+        self.update_full();
+        ConnectionGuard(Arc::clone(self))
     }
 
     /// Brings the state up to date with the connections. Whoever stores what is no longer so looks once
     /// more and sees it; the limit is the same for all.
-    pub(super) fn settle_full(&self) {
+    pub(super) fn update_full(&self) {
         loop {
             let full = self.connections.is_full();
             if full == self.load.is_full() {
                 return;
             }
             if self.load.set_full(full) {
-                self.tell_seat(Selector::state_changed);
+                self.notify_selector(Selector::state_changed);
             }
         }
     }

@@ -76,12 +76,12 @@ impl Draw {
                 return None;
             }
             let drawn = self.descend(self.random() % total, without);
-            if self.loads[drawn as usize].takes_new() && !without.contains(&drawn) {
+            if self.loads[drawn as usize].accepts_new() && !without.contains(&drawn) {
                 return Some(drawn);
             }
         }
         (0..self.loads.len() as u32)
-            .find(|index| self.loads[*index as usize].takes_new() && !without.contains(index))
+            .find(|index| self.loads[*index as usize].accepts_new() && !without.contains(index))
     }
 
     /// The leaf in whose stretch of the sum `ticket` falls.
@@ -104,8 +104,9 @@ impl Draw {
         let (a, b) = (&self.loads[a as usize], &self.loads[b as usize]);
         // Without the one to come, unlike least-sessions: of two idle ones the first drawn stays,
         // whose chance was its weight already.
-        let share =
-            |x: &Load, y: &Load| (x.fullness() + u64::from(x.requests())) * u64::from(y.shares());
+        let share = |x: &Load, y: &Load| {
+            (x.fullness() + u64::from(x.requests())) * u64::from(y.effective_weight())
+        };
         share(a, b) < share(b, a)
     }
 
@@ -137,7 +138,7 @@ impl Draw {
 
     fn leaf_sum(&self, leaf: u32) -> u64 {
         let load = &self.loads[leaf as usize];
-        if load.takes_new() { u64::from(load.shares()) } else { 0 }
+        if load.accepts_new() { u64::from(load.effective_weight()) } else { 0 }
     }
 
     fn random(&self) -> u64 {
@@ -159,7 +160,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::Draw;
-    use crate::upstream::load::{Life, Load};
+    use crate::upstream::load::{Lifecycle, Load};
 
     /// With a fixed sequence, so that what a test sees it sees every time.
     fn draw(weights: &[u32]) -> (Draw, Vec<Arc<Load>>) {
@@ -211,7 +212,7 @@ mod tests {
     #[test]
     fn the_only_one_left_is_picked() {
         let (draw, loads) = draw(&[1, 1, 1]);
-        loads[1].set_life(Life::Draining);
+        loads[1].set_lifecycle(Lifecycle::Draining);
         draw.state_changed(1);
         assert!((0..50).all(|_| draw.pick(&[2]) == Some(0)));
         assert_eq!(draw.pick(&[0, 2]), None);
@@ -228,15 +229,15 @@ mod tests {
             for (index, change, weight) in changes {
                 let index = index.index(loads.len());
                 match change {
-                    0 => { loads[index].mark(false, 1, 1); }
-                    1 => { loads[index].mark(true, 1, 1); }
+                    0 => { loads[index].record_check(false, 1, 1); }
+                    1 => { loads[index].record_check(true, 1, 1); }
                     _ => { loads[index].set_weight(weight); }
                 }
                 draw.state_changed(index as u32);
             }
             let tried: BTreeSet<u32> = tried.iter().map(|i| i.index(loads.len()) as u32).collect();
             let tried = Vec::from_iter(tried);
-            let may_be = |index: u32| loads[index as usize].takes_new() && !tried.contains(&index);
+            let may_be = |index: u32| loads[index as usize].accepts_new() && !tried.contains(&index);
             let any = (0..loads.len() as u32).any(may_be);
             for _ in 0..20 {
                 let picked = draw.pick(&tried);
@@ -256,7 +257,7 @@ mod tests {
                     for round in 0..3000 {
                         // Neighbours share every node above them.
                         let index = (thread + round) % loads.len();
-                        loads[index].mark(round % 2 == 0, 1, 1);
+                        loads[index].record_check(round % 2 == 0, 1, 1);
                         draw.state_changed(index as u32);
                         if let Some(picked) = draw.pick(&[]) {
                             assert!((picked as usize) < loads.len());

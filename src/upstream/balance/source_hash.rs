@@ -210,7 +210,7 @@ impl SourceHash {
         let hash = xxh3_64_with_seed(&slot.to_le_bytes(), *seed);
         let uniform = ((hash >> 11) as f64 + 0.5) / (1u64 << 53) as f64;
         let weight = f64::from(weight.load(SeqCst));
-        if weight < bar * (1.0 - uniform) || !load.takes_new() {
+        if weight < bar * (1.0 - uniform) || !load.accepts_new() {
             return None;
         }
         Some(weight / -uniform.ln())
@@ -292,13 +292,13 @@ mod tests {
         let backends = named([1, 2, 3, 4, 5]);
         let hash = hash(&backends);
         let before = owners(&hash, &backends);
-        backends[2].1.mark(false, 1, 1);
+        backends[2].1.record_check(false, 1, 1);
         hash.state_changed(2);
         let without = owners(&hash, &backends);
         for (before, without) in before.iter().zip(&without) {
             assert_eq!(before == without, *before != backends[2].0);
         }
-        backends[2].1.mark(true, 1, 1);
+        backends[2].1.record_check(true, 1, 1);
         hash.state_changed(2);
         assert_eq!(moved(&before, &owners(&hash, &backends)), 0);
     }
@@ -348,10 +348,10 @@ mod tests {
             let owner = hash.pick(&key, &[]).unwrap();
             let next = hash.pick(&key, &[owner]).unwrap();
             assert_ne!(owner, next);
-            backends[owner as usize].1.mark(false, 1, 1);
+            backends[owner as usize].1.record_check(false, 1, 1);
             hash.state_changed(owner);
             assert_eq!(hash.pick(&key, &[]), Some(next));
-            backends[owner as usize].1.mark(true, 1, 1);
+            backends[owner as usize].1.record_check(true, 1, 1);
             hash.state_changed(owner);
         }
     }
@@ -370,7 +370,7 @@ mod tests {
                     let load = &backends[index].1;
                     match kind {
                         0 if change == 0 => { load.set_weight(load.weight() + 1); }
-                        _ => { load.mark((change + usize::from(kind)) % 3 != 0, 1, 1); }
+                        _ => { load.record_check((change + usize::from(kind)) % 3 != 0, 1, 1); }
                     }
                     hash.state_changed(index as u32);
                 }
@@ -393,7 +393,7 @@ mod tests {
                 scope.spawn(move || {
                     for round in 0..4000 {
                         let index = (thread + round) % backends.len();
-                        backends[index].1.mark(round % 3 == 0, 1, 1);
+                        backends[index].1.record_check(round % 3 == 0, 1, 1);
                         hash.state_changed(index as u32);
                     }
                 });

@@ -68,7 +68,7 @@ impl Tournament {
                 Rank::Fewest => 0,
                 Rank::InTurn => phase(index, &load),
             };
-            let in_play = load.takes_new().into();
+            let in_play = load.accepts_new().into();
             Leaf { load, mark: AtomicU64::new(mark), in_play }
         });
         let tournament = Self {
@@ -112,7 +112,7 @@ impl Tournament {
 
     pub(super) fn state_changed(&self, index: u32) {
         let seat = self.seat(index);
-        let eligible = seat.load.takes_new();
+        let eligible = seat.load.accepts_new();
         if !seat.in_play.swap(eligible, SeqCst) && eligible && self.rank == Rank::InTurn {
             self.rejoin(seat);
         }
@@ -121,7 +121,7 @@ impl Tournament {
 
     pub(super) fn rebuild(&self) {
         for seat in &self.seats {
-            seat.in_play.store(seat.load.takes_new(), SeqCst);
+            seat.in_play.store(seat.load.accepts_new(), SeqCst);
         }
         for node in (1..self.shape.inner()).rev() {
             self.settle(node);
@@ -141,13 +141,13 @@ impl Tournament {
 
     fn best_eligible(&self, tried: &[u32]) -> Option<u32> {
         let best = self.best(Shape::ROOT, tried)?;
-        if self.seat(best).load.takes_new() {
+        if self.seat(best).load.accepts_new() {
             return Some(best);
         }
         // All are down, or this one went down this moment and whoever took it down is still on the
         // way to the root: going that way too costs less than a wrong "none left".
         self.climb(best);
-        self.best(Shape::ROOT, tried).filter(|best| self.seat(*best).load.takes_new())
+        self.best(Shape::ROOT, tried).filter(|best| self.seat(*best).load.accepts_new())
     }
 
     /// The best below `node` outside `tried`, eligible or not. Only nodes whose winner was tried are
@@ -198,7 +198,7 @@ impl Tournament {
     }
 
     fn compare(&self, a: &Leaf, b: &Leaf) -> Ordering {
-        let eligible = b.load.takes_new().cmp(&a.load.takes_new());
+        let eligible = b.load.accepts_new().cmp(&a.load.accepts_new());
         let (mark_a, mark_b) = (a.mark.load(SeqCst), b.mark.load(SeqCst));
         eligible.then_with(|| match self.rank {
             Rank::Fewest => fullness(&a.load, &b.load).then(mark_a.cmp(&mark_b)),
@@ -210,7 +210,7 @@ impl Tournament {
 
 /// Compares (sessions + 1) / weight without dividing: how full each would be after one more.
 fn fullness(a: &Load, b: &Load) -> Ordering {
-    let share = |x: &Load, y: &Load| (x.fullness() + 1) * u64::from(y.shares());
+    let share = |x: &Load, y: &Load| (x.fullness() + 1) * u64::from(y.effective_weight());
     share(a, b).cmp(&share(b, a))
 }
 
@@ -222,7 +222,7 @@ fn phase(index: u32, load: &Load) -> u64 {
 }
 
 fn stride(load: &Load) -> u64 {
-    STRIDE / u64::from(load.shares())
+    STRIDE / u64::from(load.effective_weight())
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{ANY_AGE, Acquired, Idle, Permit, Reusable};
+use super::{ANY_AGE, Acquired, IdlePool, Permit, Reusable};
 use crate::config::Reuse;
 
 const LONG: Duration = Duration::from_secs(3600);
@@ -51,7 +51,7 @@ impl Peer {
         (Box::new(Conn { id, open: flag, drops, _permit: None }), open)
     }
 
-    fn put(&self, idle: &Idle, id: usize) -> Arc<AtomicBool> {
+    fn put(&self, idle: &IdlePool, id: usize) -> Arc<AtomicBool> {
         let (connection, open) = self.connect(id);
         idle.put(connection, LONG);
         open
@@ -62,11 +62,11 @@ impl Peer {
     }
 }
 
-fn idle(max_idle: usize, max_total: Option<usize>) -> Idle {
-    Idle::new(&Reuse { max_idle, max_total, idle_timeout: LONG })
+fn idle(max_idle: usize, max_total: Option<usize>) -> IdlePool {
+    IdlePool::new(&Reuse { max_idle, max_total, idle_timeout: LONG })
 }
 
-fn take(idle: &Idle) -> Option<usize> {
+fn take(idle: &IdlePool) -> Option<usize> {
     idle.take::<Conn>(ANY_AGE).map(|connection| connection.id)
 }
 
@@ -131,7 +131,7 @@ fn the_expired_go_at_take_and_by_sweep() {
 #[test]
 fn the_idle_timeout_bounds_what_the_peer_allows() {
     let limits = Reuse { max_idle: 8, max_total: None, idle_timeout: Duration::from_secs(4) };
-    let (idle, peer) = (Idle::new(&limits), Peer::default());
+    let (idle, peer) = (IdlePool::new(&limits), Peer::default());
     peer.put(&idle, 0);
     idle.sweep(Instant::now() + Duration::from_secs(5));
     assert!(idle.is_empty());
@@ -219,7 +219,7 @@ async fn without_a_limit_permits_never_wait() {
 #[tokio::test]
 async fn who_waits_for_a_permit_gets_a_connection_that_comes_back() {
     let (idle, peer) = (Arc::new(idle(8, Some(1))), Peer::default());
-    let Acquired::Fresh(permit) = idle.acquire::<Conn>(ANY_AGE).await else {
+    let Acquired::Permit(permit) = idle.acquire::<Conn>(ANY_AGE).await else {
         panic!("none is kept")
     };
     let waiting = tokio::spawn({
@@ -232,11 +232,11 @@ async fn who_waits_for_a_permit_gets_a_connection_that_comes_back() {
     let (mut connection, _) = peer.connect(7);
     connection._permit = Some(permit);
     idle.put(connection, LONG);
-    let Acquired::Kept(connection) = waiting.await.unwrap() else { panic!("one is kept") };
+    let Acquired::Idle(connection) = waiting.await.unwrap() else { panic!("one is kept") };
     assert_eq!(connection.id, 7);
 
     drop(connection);
-    assert!(matches!(idle.acquire::<Conn>(ANY_AGE).await, Acquired::Fresh(_)));
+    assert!(matches!(idle.acquire::<Conn>(ANY_AGE).await, Acquired::Permit(_)));
 }
 
 #[tokio::test]
@@ -260,13 +260,13 @@ fn what_is_asked_for_young_is_not_given_old() {
 #[tokio::test]
 async fn an_idle_connection_that_is_too_old_makes_room_for_a_new_one() {
     let (idle, peer) = (idle(8, Some(1)), Peer::default());
-    let Acquired::Fresh(permit) = idle.acquire::<Conn>(ANY_AGE).await else {
+    let Acquired::Permit(permit) = idle.acquire::<Conn>(ANY_AGE).await else {
         panic!("none is kept")
     };
     let (mut connection, _) = peer.connect(7);
     connection._permit = Some(permit);
     idle.put(connection, LONG);
-    assert!(matches!(idle.acquire::<Conn>(Duration::ZERO).await, Acquired::Fresh(_)));
+    assert!(matches!(idle.acquire::<Conn>(Duration::ZERO).await, Acquired::Permit(_)));
     assert_eq!(peer.drops(), 1);
 }
 

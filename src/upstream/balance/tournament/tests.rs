@@ -8,7 +8,7 @@ use std::sync::{
 use proptest::{prelude::*, sample::Index};
 
 use super::{Shape, Tournament};
-use crate::upstream::load::{Life, Load};
+use crate::upstream::load::{Lifecycle, Load};
 
 fn loads(weights: &[u32]) -> Vec<Arc<Load>> {
     weights.iter().map(|&weight| Arc::new(Load::new(weight))).collect()
@@ -17,7 +17,7 @@ fn loads(weights: &[u32]) -> Vec<Arc<Load>> {
 /// What a tournament should pick, by looking at every backend.
 fn brute_force(tournament: &Tournament, tried: &[u32]) -> Option<u32> {
     (0..tournament.seats.len() as u32)
-        .filter(|index| tournament.seat(*index).load.takes_new() && !tried.contains(index))
+        .filter(|index| tournament.seat(*index).load.accepts_new() && !tried.contains(index))
         .reduce(|a, b| tournament.better(a, b))
 }
 
@@ -94,10 +94,10 @@ fn turns_go_on_where_passes_wrap_around() {
 fn one_that_comes_back_gets_no_turns_to_make_up_for_its_absence() {
     let weights = [1, 1, 1];
     let tournament = Tournament::in_turn(loads(&weights));
-    tournament.seat(0).load.mark(false, 1, 1);
+    tournament.seat(0).load.record_check(false, 1, 1);
     tournament.state_changed(0);
     assert_eq!(counts(&tournament, 1000), [0, 500, 500]);
-    tournament.seat(0).load.mark(true, 1, 1);
+    tournament.seat(0).load.record_check(true, 1, 1);
     tournament.state_changed(0);
     let after = counts(&tournament, 30);
     assert!(after.iter().all(|turns| turns.abs_diff(10) <= 1), "{after:?}");
@@ -109,7 +109,7 @@ fn a_flapping_one_gets_no_more_than_its_turns() {
     let mut turns = [0; 2];
     for _ in 0..100 {
         for healthy in [false, true] {
-            tournament.seat(0).load.mark(healthy, 1, 1);
+            tournament.seat(0).load.record_check(healthy, 1, 1);
             tournament.state_changed(0);
         }
         turns[tournament.pick(&[]).unwrap() as usize] += 1;
@@ -144,7 +144,7 @@ fn sessions_follow_weights_through_churn() {
 fn a_pick_finds_the_living_before_their_change_was_told() {
     let tournament = Tournament::fewest(loads(&[1, 1, 1]));
     let first = brute_force(&tournament, &[]).unwrap();
-    tournament.seat(first).load.mark(false, 1, 1);
+    tournament.seat(first).load.record_check(false, 1, 1);
     let picked = tournament.pick(&[]).unwrap();
     assert_ne!(picked, first);
 }
@@ -191,10 +191,10 @@ fn take(tournament: &Tournament, step: TournamentStep, held: &mut Vec<u32>) {
             release(tournament, held.swap_remove(index.index(held.len())));
         }
         TournamentStep::Mark(index, healthy) => changed(index, &|load| {
-            load.mark(healthy, 1, 1);
+            load.record_check(healthy, 1, 1);
         }),
         TournamentStep::Live(index, serving) => changed(index, &|load| {
-            load.set_life(if serving { Life::Serving } else { Life::Draining });
+            load.set_lifecycle(if serving { Lifecycle::Serving } else { Lifecycle::Draining });
         }),
         TournamentStep::Weigh(index, weight) => changed(index, &|load| {
             load.set_weight(weight);
@@ -258,7 +258,7 @@ fn churn(tournament: &Tournament, seed: u32) {
             held.push(index);
         }
         if round % 3 == 0 {
-            tournament.seat(index).load.mark(!(seed + round).is_multiple_of(2), 1, 1);
+            tournament.seat(index).load.record_check(!(seed + round).is_multiple_of(2), 1, 1);
             tournament.state_changed(index);
         }
     }

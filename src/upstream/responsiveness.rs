@@ -17,7 +17,7 @@ const TENTH: u64 = 100_000_000;
 
 /// What one backend did not say. Times are nanoseconds since `start`.
 #[derive(Debug)]
-pub(super) struct Silence {
+pub(super) struct Responsiveness {
     start: Instant,
     /// When the first unanswered attempt began; 0: the backend was heard since.
     since: AtomicU64,
@@ -30,7 +30,7 @@ pub(super) struct Silence {
     gap: AtomicU64,
 }
 
-impl Silence {
+impl Responsiveness {
     pub(super) fn new(start: Instant) -> Self {
         Self {
             start,
@@ -79,7 +79,7 @@ impl Silence {
         from + GAP <= to && (is_silent || start <= from && end + GAP >= to)
     }
 
-    /// When the silence began; `None`: there is none.
+    /// When the responsiveness began; `None`: there is none.
     pub(super) fn since(&self) -> Option<Instant> {
         match self.since.load(Relaxed) {
             0 => None,
@@ -119,50 +119,51 @@ mod tests {
     #[test]
     fn silence_begins_no_earlier_than_the_backend_was_last_heard() {
         let start = Instant::now();
-        let silence = Silence::new(start);
-        silence.ends(start + 60 * SECOND);
-        silence.begins(start + SECOND);
-        assert_eq!(silence.since(), Some(start + 60 * SECOND));
+        let responsiveness = Responsiveness::new(start);
+        responsiveness.ends(start + 60 * SECOND);
+        responsiveness.begins(start + SECOND);
+        assert_eq!(responsiveness.since(), Some(start + 60 * SECOND));
     }
 
     #[test]
     fn silence_lasts_from_the_first_unanswered_attempt_until_the_backend_is_heard() {
         let start = Instant::now();
-        let silence = Silence::new(start);
-        assert_eq!(silence.since(), None);
-        silence.begins(start + SECOND);
-        silence.begins(start + 3 * SECOND);
-        assert_eq!(silence.since(), Some(start + SECOND));
-        silence.ends(start + 4 * SECOND);
-        assert_eq!(silence.since(), None);
+        let responsiveness = Responsiveness::new(start);
+        assert_eq!(responsiveness.since(), None);
+        responsiveness.begins(start + SECOND);
+        responsiveness.begins(start + 3 * SECOND);
+        assert_eq!(responsiveness.since(), Some(start + SECOND));
+        responsiveness.ends(start + 4 * SECOND);
+        assert_eq!(responsiveness.since(), None);
     }
 
     #[test]
     fn a_silence_is_remembered_when_it_is_over() {
         let start = Instant::now();
-        let silence = Silence::new(start);
+        let responsiveness = Responsiveness::new(start);
         let at = |seconds: u32| start + seconds * SECOND;
-        silence.ends(at(10));
-        assert!(silence.lasted(at(11), at(15)), "it lasts still");
-        assert!(!silence.lasted(at(9), at(15)), "it was heard meanwhile");
-        assert!(!silence.lasted(at(11), at(11)), "that is no time");
-        silence.ends(at(20));
-        silence.ends(start + 20 * SECOND + SECOND / 5);
-        assert!(silence.lasted(at(11), at(20)) && silence.lasted(at(15), at(21)));
-        assert!(!silence.lasted(at(11), at(25)), "it was heard long before");
-        assert!(!silence.lasted(at(5), at(20)), "it was heard meanwhile");
+        responsiveness.ends(at(10));
+        assert!(responsiveness.lasted(at(11), at(15)), "it lasts still");
+        assert!(!responsiveness.lasted(at(9), at(15)), "it was heard meanwhile");
+        assert!(!responsiveness.lasted(at(11), at(11)), "that is no time");
+        responsiveness.ends(at(20));
+        responsiveness.ends(start + 20 * SECOND + SECOND / 5);
+        assert!(responsiveness.lasted(at(11), at(20)) && responsiveness.lasted(at(15), at(21)));
+        assert!(!responsiveness.lasted(at(11), at(25)), "it was heard long before");
+        assert!(!responsiveness.lasted(at(5), at(20)), "it was heard meanwhile");
     }
 
     #[test]
     fn failures_that_overlap_count_once() {
         let start = Instant::now();
-        let silence = Silence::new(start);
-        let counts =
-            |began: u32, ended: u32| silence.counts(start + began * SECOND, start + ended * SECOND);
+        let responsiveness = Responsiveness::new(start);
+        let counts = |began: u32, ended: u32| {
+            responsiveness.counts(start + began * SECOND, start + ended * SECOND)
+        };
         assert!(counts(0, 2));
         assert!(!counts(0, 2) && !counts(1, 3), "they overlap with the first");
         assert!(counts(2, 4), "it began when the first had ended");
-        silence.checked(start + 6 * SECOND);
+        responsiveness.checked(start + 6 * SECOND);
         assert!(!counts(5, 7) && counts(6, 8));
     }
 }

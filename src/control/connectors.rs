@@ -10,7 +10,7 @@ use crate::{
     config::{self, BackendTls, Config},
     net::tls_client,
     snapshot::Snapshot,
-    upstream::{Backend, Dial},
+    upstream::{Backend, BackendConnector},
 };
 
 impl ControlTask {
@@ -19,35 +19,35 @@ impl ControlTask {
     ///
     /// # Errors
     /// Certificates that rustls refuses, or a system that trusts nobody.
-    pub(super) async fn dials(
+    pub(super) async fn connectors(
         current: Arc<Snapshot>,
         config: &Config,
-    ) -> Result<Vec<Arc<Dial>>, ApplyError> {
+    ) -> Result<Vec<Arc<BackendConnector>>, ApplyError> {
         let same = |pool: &config::PoolConfig| {
             let live = current.pool(&pool.name)?;
             let terms = live.config();
             let same = terms.tls == pool.tls && terms.proxy_protocol == pool.proxy_protocol;
-            same.then(|| Arc::clone(live.dial()))
+            same.then(|| Arc::clone(live.connector()))
         };
         let new: Vec<_> = config.pools.iter().filter(|pool| same(pool).is_none()).collect();
         let system = system_roots(&new).await?;
-        let dials = config.pools.iter().map(|pool| match same(pool) {
-            Some(dial) => Ok(dial),
-            None => Ok(Arc::new(Dial::new(pool, system.as_ref())?)),
+        let connectors = config.pools.iter().map(|pool| match same(pool) {
+            Some(connector) => Ok(connector),
+            None => Ok(Arc::new(BackendConnector::new(pool, system.as_ref())?)),
         });
-        dials.collect()
+        connectors.collect()
     }
 
-    /// Lets the backends of a pool be reached by `dial` alone from here on.
+    /// Lets the backends of a pool be reached by `connector` alone from here on.
     pub(super) fn settle(
         before: &Snapshot,
         pool: &config::PoolConfig,
-        dial: &Dial,
+        connector: &BackendConnector,
         backends: &[Arc<Backend>],
     ) {
-        dial.keep(backends);
-        let same = |live: &Dial| live.serial() == dial.serial();
-        if before.pool(&pool.name).is_some_and(|live| !same(live.dial())) {
+        connector.keep(backends);
+        let same = |live: &BackendConnector| live.serial() == connector.serial();
+        if before.pool(&pool.name).is_some_and(|live| !same(live.connector())) {
             // What was opened by other terms is not to serve by these.
             backends.iter().for_each(|backend| backend.idle().clear());
         }

@@ -37,7 +37,7 @@ use crate::{
 /// How the backends of a pool are reached; made once for each configuration of that, and kept while it
 /// says the same.
 #[derive(Debug)]
-pub struct Dial {
+pub struct BackendConnector {
     serial: u64,
     proxy: Option<config::ProxyOut>,
     tls: Option<Tls>,
@@ -51,14 +51,14 @@ struct Tls {
     servers: Mutex<HashMap<u64, tls_client::TlsServer>>,
 }
 
-impl Default for Dial {
+impl Default for BackendConnector {
     /// TCP alone.
     fn default() -> Self {
         Self::with(None, None)
     }
 }
 
-impl Dial {
+impl BackendConnector {
     /// As a pool's configuration says; `system`: whom the system trusts, to be there where that is asked for.
     ///
     /// # Errors
