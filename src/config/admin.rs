@@ -7,7 +7,7 @@ use super::{
     address::{bind, reaches},
     fault::{InvalidValue, quoted},
     file::{TomlTable, TomlValue},
-    listeners::Claims,
+    listeners::AddressClaims,
     schema, secrets,
 };
 
@@ -15,7 +15,7 @@ use super::{
 const LONGEST_PATH: usize = 107;
 
 /// Reads an address for the metrics, or a table.
-pub(super) fn admin(value: &TomlValue<'_>, claims: &mut Claims) -> Option<Admin> {
+pub(super) fn admin(value: &TomlValue<'_>, claims: &mut AddressClaims) -> Option<Admin> {
     if value.node.get_ref().is_str() {
         return Some(Admin { metrics: address(value, claims), ..Admin::default() });
     }
@@ -33,14 +33,14 @@ pub(super) fn admin(value: &TomlValue<'_>, claims: &mut Claims) -> Option<Admin>
     })
 }
 
-fn address(value: &TomlValue<'_>, claims: &mut Claims) -> Option<SocketAddr> {
+fn address(value: &TomlValue<'_>, claims: &mut AddressClaims) -> Option<SocketAddr> {
     let address = value.parsed(bind)?;
     claims.claim(value, address);
     Some(address)
 }
 
 /// Reads the API over TCP, which needs both an address and a token.
-fn remote(table: &TomlTable<'_>, claims: &mut Claims) -> Option<AdminRemote> {
+fn remote(table: &TomlTable<'_>, claims: &mut AddressClaims) -> Option<AdminRemote> {
     let listen = table.value("listen");
     let address = listen.and_then(|value| address(&value, claims));
     let token = table.value("token");

@@ -18,8 +18,8 @@ use super::{
     fault::quoted,
     file::{File, TomlTable, TomlValue},
     folders, includes,
-    listeners::{self, Claims},
-    networks, pools, routes, schema, secrets, secure,
+    listeners::{self, AddressClaims},
+    networks, pools, routes, schema, secrets,
 };
 pub use super::{
     fault::{Fault, Faults, InvalidValue},
@@ -113,7 +113,7 @@ fn absolute(path: &Path) -> PathBuf {
 }
 
 fn config(top: &TomlTable<'_>) -> Config {
-    let mut claims = Claims::default();
+    let mut claims = AddressClaims::default();
     let trusted_proxies: Vec<ipnet::IpNet> =
         top.value("trusted_proxies").map(|value| networks::all(&value)).unwrap_or_default();
     let listeners = listeners::all(top, &mut claims, &trusted_proxies);
@@ -190,7 +190,7 @@ fn access_log(value: &TomlValue<'_>) -> Option<(AccessLogConfig, Vec<String>)> {
         &schema::ACCESS_LOG,
         "\"stdout\", \"off\" or a table such as `{ file = \"access.log\" }`",
     )?;
-    let redact = table.value("redact").map(|value| secure::strings(&value, redacted));
+    let redact = table.value("redact").map(|value| value.strings(redacted));
     let (file, redact) = match (table.value("file"), redact) {
         (Some(file), redact) => (file, redact.unwrap_or_default()),
         (None, Some(redact)) => return Some((AccessLogConfig::Stdout, redact)),

@@ -1,25 +1,30 @@
 //! `[listeners.NAME]`: addresses that accept connections, and their protocols.
 
+mod claims;
+mod protocol;
+
 use std::{collections::HashMap, net::SocketAddr, num::NonZeroU32, path::PathBuf};
 
 use ipnet::IpNet;
 
+pub(super) use self::claims::AddressClaims;
+use self::protocol::{PROTOCOLS, ProtocolKind, refuse_unused_keys};
 use super::{
     Acme, CertificateSource, ListenerConfig, ListenerProtocol, PassthroughConfig, ProxyIn,
     Redirect, TlsConfig,
     address::{bind, host_pattern},
     fault::{InvalidValue, quoted},
     file::{TomlTable, TomlValue},
-    names, networks, resilience, routes, schema, secure,
+    names, networks, resilience, routes, schema, tls,
 };
 
 /// The ALPN protocol of the TLS-ALPN-01 challenge (RFC 8737).
-const PROVING: &str = "acme-tls/1";
+const ACME_ALPN: &str = "acme-tls/1";
 
 /// Reads every listener, in file order. `trusted`: the default peers for PROXY headers.
 pub(super) fn all(
     top: &TomlTable<'_>,
-    claims: &mut Claims,
+    claims: &mut AddressClaims,
     trusted: &[IpNet],
 ) -> Vec<ListenerConfig> {
     let typed = top.value("listeners");
@@ -34,19 +39,19 @@ pub(super) fn all(
         top.file().missing(top.at(), wrong);
     }
     let pools = routes::pools(top);
-    let around = References { trusted, pools: pools.as_deref() };
+    let references = References { trusted, pools: pools.as_deref() };
     let mut accounts = HashMap::new();
     named
         .into_iter()
         .filter_map(|(at, name, value)| {
             names::check(top.file(), &at, name);
             let table = value.table(&schema::LISTENER, "a table with `bind`")?;
-            let listener = listener(name, &table, claims, &around);
+            let listener = listener(name, &table, claims, &references);
             if let (Some(terms), Some(value)) =
                 (listener.protocol.acme(), table.value("certificates"))
             {
-                refuse_passed_on(terms, &listener.passthrough, &value);
-                refuse_second_email(terms, &value, &mut accounts);
+                reject_passed_through_domains(terms, &listener.passthrough, &value);
+                reject_second_email(terms, &value, &mut accounts);
             }
             Some(listener)
         })
@@ -54,15 +59,19 @@ pub(super) fn all(
 }
 
 /// Notes ACME domains whose connections, and so their challenges, are passed through.
-fn refuse_passed_on(terms: &Acme, rules: &[PassthroughConfig], certificates: &TomlValue<'_>) {
+fn reject_passed_through_domains(
+    terms: &Acme,
+    rules: &[PassthroughConfig],
+    certificates: &TomlValue<'_>,
+) {
     let challenges = |rule: &PassthroughConfig| {
-        rule.alpn.is_empty() || rule.alpn.iter().any(|name| name == PROVING)
+        rule.alpn.is_empty() || rule.alpn.iter().any(|name| name == ACME_ALPN)
     };
-    let passed_on = |name: &String| {
+    let passed_through = |name: &String| {
         let covers = |rule: &PassthroughConfig| rule.sni.is_empty() || rule.names(name);
         rules.iter().any(|rule| covers(rule) && challenges(rule))
     };
-    if let Some(name) = terms.domains.iter().find(|name| passed_on(name)) {
+    if let Some(name) = terms.domains.iter().find(|name| passed_through(name)) {
         let name = quoted(name);
         let message = format!("a `passthrough` rule forwards connections for {name} undecrypted");
         certificates.fault(InvalidValue::new(message).help(
@@ -72,7 +81,7 @@ fn refuse_passed_on(terms: &Acme, rules: &[PassthroughConfig], certificates: &To
 }
 
 /// Notes an ACME account with two e-mail addresses.
-fn refuse_second_email(
+fn reject_second_email(
     terms: &Acme,
     certificates: &TomlValue<'_>,
     accounts: &mut HashMap<(PathBuf, String), Option<String>>,
@@ -98,84 +107,31 @@ impl References<'_> {
     }
 }
 
-/// The value of `protocol`.
-#[derive(Clone, Copy, PartialEq)]
-enum ProtocolKind {
-    Http,
-    Https,
-    Tcp,
-    Tls,
-    Passthrough,
-}
-
-const PROTOCOLS: [(&str, ProtocolKind); 5] = [
-    ("http", ProtocolKind::Http),
-    ("https", ProtocolKind::Https),
-    ("tcp", ProtocolKind::Tcp),
-    ("tls", ProtocolKind::Tls),
-    ("tls-passthrough", ProtocolKind::Passthrough),
-];
-
-impl ProtocolKind {
-    fn name(self) -> &'static str {
-        PROTOCOLS.iter().find(|(_, spoken)| *spoken == self).map_or("", |(name, _)| name)
-    }
-
-    fn terminates(self) -> bool {
-        matches!(self, Self::Https | Self::Tls)
-    }
-
-    fn is_http(self) -> bool {
-        matches!(self, Self::Http | Self::Https)
-    }
-
-    /// Keys that have no effect with this protocol.
-    fn meaningless(self) -> Vec<&'static str> {
-        let mut keys = Vec::new();
-        if !self.terminates() {
-            keys.extend(["certificates", "tls"]);
-        }
-        if matches!(self, Self::Http | Self::Tcp) {
-            keys.push("passthrough");
-        }
-        if !self.is_http() {
-            keys.extend([
-                "header_timeout",
-                "keep_alive",
-                "header_size",
-                "header_fields",
-                "redirect",
-            ]);
-        }
-        keys
-    }
-}
-
 fn listener(
     name: &str,
     table: &TomlTable<'_>,
-    claims: &mut Claims,
-    around: &References<'_>,
+    claims: &mut AddressClaims,
+    references: &References<'_>,
 ) -> ListenerConfig {
     let addresses = table
         .need("bind", "`bind = \"0.0.0.0:8080\"`")
         .map(|value| addresses(&value, claims))
         .unwrap_or_default();
-    let spoken = match table.value("protocol") {
+    let kind = match table.value("protocol") {
         Some(value) => value.choice(&PROTOCOLS),
         None => Some(ProtocolKind::Http),
     };
-    if let Some(spoken) = spoken {
-        refuse(spoken, table);
+    if let Some(kind) = kind {
+        refuse_unused_keys(kind, table);
     }
-    let protocol = protocol(spoken, table);
+    let protocol = protocol(kind, table);
     let mut listener = ListenerConfig::new(name, addresses, protocol);
-    listener.pool = pool(spoken, table, around);
+    listener.pool = pool(kind, table, references);
     if let Some(value) = table.value("passthrough") {
-        listener.passthrough = passthrough(&value, around);
+        listener.passthrough = passthrough(&value, references);
     }
     listener.proxy_protocol =
-        table.value("proxy_protocol").and_then(|value| proxy_protocol(&value, around.trusted));
+        table.value("proxy_protocol").and_then(|value| proxy_protocol(&value, references.trusted));
     listener.connections_per_address = table
         .value("connections_per_address")
         .and_then(|value| value.integer(1..=u32::MAX))
@@ -188,62 +144,24 @@ fn listener(
     listener
 }
 
-/// Notes keys that have no effect with this protocol.
-fn refuse(spoken: ProtocolKind, table: &TomlTable<'_>) {
-    let meaningless = |key: &str, unless: &str| {
-        let name = spoken.name();
-        InvalidValue::new(format!("`{key}` is not used when `protocol` is \"{name}\"{unless}"))
-    };
-    table.refuse(&spoken.meaningless(), |key| {
-        let wrong = meaningless(key, "");
-        match (key, spoken) {
-            ("certificates" | "tls", ProtocolKind::Http) => {
-                wrong.help("write `protocol = \"https\"`, or remove it")
-            }
-            ("certificates" | "tls", ProtocolKind::Tcp) => {
-                wrong.help("write `protocol = \"tls\"`, or remove it")
-            }
-            _ => wrong.help("remove it"),
-        }
-    });
-    if spoken.is_http() {
-        table.refuse(&["pool"], |_| {
-            InvalidValue::new("`pool` is not used by http and https listeners")
-                .help("remove it, and write `[[routes]]` with this `pool`")
-        });
-    }
-    if spoken == ProtocolKind::Https {
-        table.refuse(&["redirect"], |_| {
-            InvalidValue::new("`redirect` leads to https, and this is an https listener")
-                .help("remove it, or set it on the http listener")
-        });
-    }
-    let in_the_clear = matches!(spoken, ProtocolKind::Http | ProtocolKind::Tcp);
-    if in_the_clear && table.value("proxy_protocol").is_none() {
-        table.refuse(&["handshake_timeout"], |key| {
-            meaningless(key, " and `proxy_protocol` is not set").help("remove it")
-        });
-    }
-}
-
-fn protocol(spoken: Option<ProtocolKind>, table: &TomlTable<'_>) -> ListenerProtocol {
-    let terminates = spoken.is_none_or(ProtocolKind::terminates);
+fn protocol(kind: Option<ProtocolKind>, table: &TomlTable<'_>) -> ListenerProtocol {
+    let terminates = kind.is_none_or(ProtocolKind::terminates);
     let certificates = table.value("certificates").filter(|_| terminates);
-    if let (Some(spoken), None, true) = (spoken, certificates, terminates) {
-        let article = if spoken == ProtocolKind::Https { "an" } else { "a" };
+    if let (Some(kind), None, true) = (kind, certificates, terminates) {
+        let article = if kind == ProtocolKind::Https { "an" } else { "a" };
         let wrong = InvalidValue::new(format!(
             "{article} {} listener needs `certificates`",
-            spoken.name()
+            kind.name()
         ))
         .help("write `certificates = [{ cert = \"certs/site.pem\", key = \"certs/site.key\" }]`");
         table.file().missing(table.at(), wrong);
     }
-    let certificates = certificates.and_then(|value| secure::certificates(&value));
+    let certificates = certificates.and_then(|value| tls::certificates(&value));
     let mut tls = TlsConfig::new(certificates.unwrap_or(CertificateSource::Given(Vec::new())));
     if let Some(value) = table.value("tls").filter(|_| terminates) {
-        secure::settings(&value, &mut tls, spoken == Some(ProtocolKind::Https));
+        tls::settings(&value, &mut tls, kind == Some(ProtocolKind::Https));
     }
-    match spoken {
+    match kind {
         Some(ProtocolKind::Https) => ListenerProtocol::Https(tls),
         Some(ProtocolKind::Tls) => ListenerProtocol::Tls(tls),
         Some(ProtocolKind::Tcp) => ListenerProtocol::Tcp,
@@ -254,23 +172,23 @@ fn protocol(spoken: Option<ProtocolKind>, table: &TomlTable<'_>) -> ListenerProt
 
 /// Reads the pool of a layer-4 listener. The default is the only pool.
 fn pool(
-    spoken: Option<ProtocolKind>,
+    kind: Option<ProtocolKind>,
     table: &TomlTable<'_>,
-    around: &References<'_>,
+    references: &References<'_>,
 ) -> Option<String> {
-    let spoken = spoken.filter(|spoken| !spoken.is_http())?;
+    let kind = kind.filter(|kind| !kind.is_http())?;
     if let Some(value) = table.value("pool") {
-        return around.pool(&value);
+        return references.pool(&value);
     }
     let rules = table.value("passthrough").is_some();
-    match around.pools? {
-        _ if spoken == ProtocolKind::Passthrough && rules => None,
+    match references.pools? {
+        _ if kind == ProtocolKind::Passthrough && rules => None,
         [only] => Some((*only).to_owned()),
         pools => {
             if table.misspells("pool") {
                 return None;
             }
-            let wrong = InvalidValue::new(format!("this {} listener has no pool", spoken.name()));
+            let wrong = InvalidValue::new(format!("this {} listener has no pool", kind.name()));
             let name = pools.first().copied().unwrap_or("NAME");
             table.file().missing(table.at(), wrong.help(format!("add `pool = \"{name}\"`")));
             None
@@ -278,7 +196,7 @@ fn pool(
     }
 }
 
-fn passthrough(value: &TomlValue<'_>, around: &References<'_>) -> Vec<PassthroughConfig> {
+fn passthrough(value: &TomlValue<'_>, references: &References<'_>) -> Vec<PassthroughConfig> {
     let Some(elements) = value.elements() else {
         value.is_not("an array of tables `{ sni = \"…\", pool = \"…\" }`");
         return Vec::new();
@@ -286,14 +204,15 @@ fn passthrough(value: &TomlValue<'_>, around: &References<'_>) -> Vec<Passthroug
     let rules = elements.filter_map(|element| {
         let wanted = "a table such as `{ sni = \"db.example.com\", pool = \"NAME\" }`";
         let table = element.table(&schema::PASSTHROUGH, wanted)?;
-        let sni = table.value("sni").map(|value| secure::strings(&value, host_pattern));
-        let alpn = table.value("alpn").map(|value| secure::strings(&value, secure::protocol));
+        let sni = table.value("sni").map(|value| value.strings(host_pattern));
+        let alpn = table.value("alpn").map(|value| value.strings(tls::alpn_protocol));
         if sni.is_none() && alpn.is_none() {
             let wrong = InvalidValue::new("this rule has no condition");
             let help = "add one: `sni = \"db.example.com\"` or `alpn = \"h2\"`";
             element.fault(wrong.help(help));
         }
-        let pool = table.need("pool", "`pool = \"NAME\"`").and_then(|value| around.pool(&value));
+        let pool =
+            table.need("pool", "`pool = \"NAME\"`").and_then(|value| references.pool(&value));
         let (sni, alpn) = (sni.unwrap_or_default(), alpn.unwrap_or_default());
         Some(PassthroughConfig { sni, alpn, pool: pool? })
     });
@@ -335,8 +254,8 @@ fn proxy_protocol(value: &TomlValue<'_>, trusted: &[IpNet]) -> Option<ProxyIn> {
 }
 
 /// Reads one address or an array of addresses.
-fn addresses(value: &TomlValue<'_>, claims: &mut Claims) -> Vec<SocketAddr> {
-    let one = |value: TomlValue<'_>, claims: &mut Claims| {
+fn addresses(value: &TomlValue<'_>, claims: &mut AddressClaims) -> Vec<SocketAddr> {
+    let one = |value: TomlValue<'_>, claims: &mut AddressClaims| {
         let address = value.parsed(bind)?;
         claims.claim(&value, address);
         Some(address)
@@ -372,40 +291,6 @@ fn redirect(typed: &str) -> Result<Redirect, InvalidValue> {
         }
         _ => Err(InvalidValue::new(format!("invalid redirect {}", quoted(typed)))
             .help("write \"https\", or \"https:8443\" for another port")),
-    }
-}
-
-/// The addresses that are taken, with the offset of the value that took them.
-#[derive(Default)]
-pub(super) struct Claims {
-    exact: HashMap<SocketAddr, usize>,
-    /// By port and whether it is IPv4: the first that listens on every address, and the first of all.
-    ports: HashMap<(u16, bool), (Option<usize>, usize)>,
-}
-
-impl Claims {
-    /// Takes an address for a value, or notes the earlier place that has it. Listening on every address
-    /// of a family covers each single address. Port 0 is a different port each time.
-    pub(super) fn claim(&mut self, value: &TomlValue<'_>, address: SocketAddr) {
-        if address.port() == 0 {
-            return;
-        }
-        let at = value.at().start;
-        let all = address.ip().is_unspecified();
-        let port = self.ports.entry((address.port(), address.is_ipv4())).or_insert((None, at));
-        let same = self.exact.get(&address).copied();
-        let taken = same.or(port.0).or((all && port.1 != at).then_some(port.1));
-        if let Some(earlier) = taken {
-            let wrong = InvalidValue::new(format!("the address {address} is already used"));
-            let place = value.file.place(earlier, at);
-            let help = format!("it was first used {place}; choose another port for one of the two");
-            value.fault(wrong.help(help));
-            return;
-        }
-        self.exact.insert(address, at);
-        if all {
-            port.0 = Some(at);
-        }
     }
 }
 

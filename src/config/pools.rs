@@ -6,7 +6,7 @@ use super::{
     Balance, PoolConfig, ProbeConfig, Reuse, RouteConfig, Sticky, Timeouts, backends, drain,
     fault::InvalidValue,
     file::{TomlTable, TomlValue},
-    health, names, path, proxy_out, reader, resilience, schema, secure, sticky,
+    health, names, path, proxy_out, reader, resilience, schema, sticky, tls,
 };
 
 /// Maximum number of connections to one backend, which the number of ports limits.
@@ -72,7 +72,7 @@ fn pool(
             Some("probes")
         }
     };
-    pool.tls = table.value("tls").and_then(|value| secure::backend(&value, http));
+    pool.tls = table.value("tls").and_then(|value| tls::backend(&value, http));
     pool.proxy_protocol = table.value("proxy_protocol").and_then(|value| proxy_out::read(&value));
     if let Some(value) = table.value("long_polls") {
         pool.long_polls = long_polls(&value);

@@ -3,7 +3,7 @@
 use super::{
     fault::InvalidValue,
     file::{TomlTable, TomlValue},
-    schema, secure,
+    schema,
 };
 
 /// The PROXY header for backends.
@@ -116,7 +116,7 @@ fn tlvs(table: &TomlTable<'_>) -> Tlvs {
                 .help(format!("use some of: {}", names.join(", ")))
         })
     };
-    secure::strings(&value, known).into_iter().collect()
+    value.strings(known).into_iter().collect()
 }
 
 #[cfg(test)]

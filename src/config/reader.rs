@@ -41,6 +41,23 @@ impl<'t> TomlValue<'t> {
         self.checked(parse(self.string()?))
     }
 
+    /// Reads an array of at least one string, or one string.
+    pub(super) fn strings<T>(&self, parse: impl Fn(&str) -> Result<T, InvalidValue>) -> Vec<T> {
+        let Some(elements) = self.elements() else {
+            if !self.node.get_ref().is_str() {
+                self.is_not("a string or an array of strings");
+                return Vec::new();
+            }
+            return self.parsed(parse).into_iter().collect();
+        };
+        let elements: Vec<TomlValue<'_>> = elements.collect();
+        if elements.is_empty() {
+            let wrong = InvalidValue::new(format!("`{}` is empty", self.key));
+            self.fault(wrong.help("write at least one value, or remove the key"));
+        }
+        elements.iter().filter_map(|element| element.parsed(&parse)).collect()
+    }
+
     /// The value of a result; its fault is noted.
     pub(super) fn checked<T>(&self, result: Result<T, InvalidValue>) -> Option<T> {
         result.map_err(|wrong| self.fault(wrong)).ok()

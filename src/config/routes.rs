@@ -9,7 +9,6 @@ use super::{
     fault::{InvalidValue, quoted},
     file::{TomlTable, TomlValue},
     path, schema,
-    secure::strings,
 };
 
 /// Reads every route, in file order. Without routes, everything goes to the only pool.
@@ -128,7 +127,7 @@ fn route(
     };
     let pool = table.need("pool", "`pool = \"NAME\"`").and_then(|value| pool(&value));
     let listeners = match table.value("listeners") {
-        Some(value) => strings(&value, |typed| doors.check(typed)),
+        Some(value) => value.strings(|typed| doors.check(typed)),
         None => Vec::new(),
     };
     let pages = table.value("error_pages").and_then(|value| error_pages::error_pages(&value));

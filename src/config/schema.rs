@@ -3,17 +3,29 @@
 //! Readers, advice about unknown keys, the JSON Schema and the reference page are made from this one
 //! list. A test compares the types and defaults with what the readers do.
 
+mod admin;
+mod backend_tls;
+mod backends;
+mod health;
 mod json;
 mod listener;
+mod networks;
 mod page;
 mod pool;
 mod process;
+mod route;
+mod state;
+mod sticky;
+mod tls;
 mod traffic;
 
 use strsim::damerau_levenshtein;
 
+pub(super) use self::{
+    admin::*, backend_tls::*, backends::*, health::*, listener::*, networks::*, pool::*,
+    process::*, route::*, state::*, sticky::*, tls::*, traffic::*,
+};
 pub use self::{json::json_schema, page::reference_page};
-pub(super) use self::{listener::*, pool::*, process::*, traffic::*};
 use super::fault::quoted;
 
 /// One kind of table and the keys that it may have.

@@ -1,0 +1,28 @@
+//! Types of a checked configuration, by topic.
+
+mod admin;
+mod discovery;
+mod health;
+mod listener;
+mod overload;
+mod pool;
+mod process;
+mod route;
+mod sticky;
+mod tls;
+
+pub use self::{
+    admin::{Admin, AdminRemote, AdminSocket},
+    discovery::{BackendSource, Dns, HttpSource},
+    health::{HealthConfig, Outlier, ProbeConfig},
+    listener::{ListenerConfig, ListenerProtocol, PassthroughConfig, ProxyIn, Redirect},
+    overload::{Admission, Limits, Rate, RebalanceConfig},
+    pool::{Address, BackendConfig, Balance, HeaderLimits, PoolConfig, Reuse, Timeouts},
+    process::{AccessLogConfig, DrainConfig, Forwarded, Reload, SharedKeys, Upgrade},
+    route::{HostPattern, RouteConfig},
+    sticky::{Cookie, SameSite, SessionsConfig, SetOn, Sticky},
+    tls::{
+        Acme, BackendTls, Certificate, CertificateSource, ClientAuth, TlsConfig, TlsVersion,
+        UnknownSni, suite_name,
+    },
+};
