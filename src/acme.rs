@@ -1,20 +1,20 @@
-//! Certificates by ACME (RFC 8555): ordered, kept on disk, renewed while the process runs.
+//! Certificates from an ACME server (RFC 8555): ordered, stored, and renewed while the process runs.
 //!
-//! The control task owns a [`Fleet`]: for each distinct set of terms one [`Issued`], which every
-//! listener of those terms serves by, and one task that keeps it valid. A certificate is ordered where
-//! none is stored, renewed at two thirds of its life, and put in place without anybody noticing: new
-//! handshakes get it. The old one serves until then, even when it has expired; before the first there
-//! is none, and handshakes are refused.
+//! The control task owns the [`ManagedCertificates`]: one [`ManagedCertificate`] and one task for each
+//! distinct set of ACME settings. Listeners with equal settings share the certificate. A certificate is
+//! ordered if none is stored, and renewed at two thirds of its lifetime. New handshakes get the new
+//! certificate at once; open connections are not affected. The old certificate stays in use until then,
+//! even after it has expired. Before the first certificate, handshakes are refused.
 //!
-//! An attempt proves by one way: by TLS-ALPN-01 first, and at the next by HTTP-01 where that has failed
-//! and a listener speaks HTTP in the clear; what has worked comes first the next time. Knows neither
-//! listeners nor the configuration beyond [`Acme`], nor who answers the [`Challenges`].
+//! Each attempt uses one challenge type. TLS-ALPN-01 is first. After a failed challenge, the next attempt
+//! uses HTTP-01, if there is an `http` listener. The type that worked is first at the next renewal. This
+//! module does not know listeners, the configuration beyond [`Acme`], or who answers the [`Challenges`].
 
 mod challenges;
 mod client;
 mod issue;
-mod keeper;
 mod order;
+mod renewal;
 mod schedule;
 mod store;
 
@@ -33,7 +33,7 @@ use tokio::{
 };
 
 use self::{
-    schedule::Pace,
+    schedule::Backoff,
     store::{Pem, Store},
 };
 use crate::{
@@ -44,89 +44,94 @@ use crate::{
 
 pub use self::challenges::{Challenges, PROTOCOL};
 
-/// Every certificate that is ordered, and the tasks that keep them valid.
-pub(crate) struct Fleet {
-    means: Means,
-    members: Vec<(Arc<Issued>, Option<JoinHandle<()>>)>,
-    /// Whether orders may be made; not before connections are accepted, nor after.
+/// Every ACME certificate, and the tasks that renew them.
+pub(crate) struct ManagedCertificates {
+    context: OrderContext,
+    members: Vec<(Arc<ManagedCertificate>, Option<JoinHandle<()>>)>,
+    /// Whether certificates are ordered: only while the process accepts connections, because the server
+    /// connects to check the names.
     running: bool,
 }
 
 /// One certificate that is ordered and renewed.
 #[derive(Debug)]
-pub struct Issued {
+pub struct ManagedCertificate {
     terms: Acme,
     store: Store,
     resolver: Arc<CertificateResolver>,
     state: Mutex<IssueState>,
-    /// Somebody wants to see an order that has failed tried again.
-    again: Notify,
+    /// An operator requests another attempt after a failure.
+    retry: Notify,
 }
 
 #[derive(Debug, Default)]
 struct IssueState {
     certificate: Option<Certificate>,
-    /// When it is renewed; `None`: there is none, or nobody can say how long it is valid.
+    /// When the certificate is renewed; `None`: there is no certificate, or its validity is not known.
     renewal: Option<SystemTime>,
-    /// Why the newest order has failed, or why the certificate is not stored.
-    trouble: Option<String>,
-    /// The file of the one that serves, where it could not be written.
+    /// Why the newest order failed, or why the certificate is not stored.
+    error: Option<String>,
+    /// File of the certificate in use, if it could not be written.
     unsaved: Option<Arc<Pem>>,
-    /// Whether an order is stored that may have its certificate already.
+    /// Whether an order is stored that may already have its certificate.
     pending: bool,
 }
 
 /// What every order needs.
 #[derive(Clone)]
-struct Means {
+struct OrderContext {
     challenges: Arc<Challenges>,
     metrics: Arc<Metrics>,
-    /// Whether a listener speaks HTTP in the clear.
+    /// Whether there is an `http` listener.
     http: Arc<AtomicBool>,
-    pace: Pace,
+    backoff: Backoff,
 }
 
-impl Fleet {
-    /// Without any. Answers are posted to `challenges`.
+impl ManagedCertificates {
+    /// Starts without certificates. Orders put their answers into `challenges`.
     pub(crate) fn new(challenges: Arc<Challenges>, metrics: Arc<Metrics>) -> Self {
-        let means = Means { challenges, metrics, http: Arc::default(), pace: Pace::default() };
-        Self { means, members: Vec::new(), running: false }
+        let context =
+            OrderContext { challenges, metrics, http: Arc::default(), backoff: Backoff::default() };
+        Self { context, members: Vec::new(), running: false }
     }
 
-    /// Those of these terms: the ones that are there, and new ones, with what is stored of them. Touches
-    /// nothing: what is refused later has done nothing.
+    /// Returns the certificates of these settings: the known ones, and new ones with their stored files.
+    /// Changes nothing, so that a rejected configuration has no effect.
     ///
     /// # Errors
-    /// The process is ending.
+    /// The runtime is shutting down.
     pub(crate) async fn prepare<'a>(
         &self,
         terms: impl Iterator<Item = &'a Acme>,
-    ) -> io::Result<Vec<Arc<Issued>>> {
-        let mut all: Vec<Arc<Issued>> = Vec::new();
+    ) -> io::Result<Vec<Arc<ManagedCertificate>>> {
+        let mut all: Vec<Arc<ManagedCertificate>> = Vec::new();
         for terms in terms {
-            if all.iter().any(|issued| issued.terms == *terms) {
+            if all.iter().any(|managed| managed.terms == *terms) {
                 continue;
             }
-            let known = self.members.iter().find(|(issued, _)| issued.terms == *terms);
+            let known = self.members.iter().find(|(managed, _)| managed.terms == *terms);
             all.push(match known {
-                Some((issued, _)) => Arc::clone(issued),
+                Some((managed, _)) => Arc::clone(managed),
                 None => {
                     let terms = terms.clone();
-                    spawn_blocking(|| Issued::load(terms)).await.map_err(io::Error::other)?
+                    spawn_blocking(|| ManagedCertificate::load(terms))
+                        .await
+                        .map_err(io::Error::other)?
                 }
             });
         }
         Ok(all)
     }
 
-    /// Keeps these valid and no others. `http`: whether a listener speaks HTTP in the clear.
-    pub(crate) fn settle(&mut self, wanted: Vec<Arc<Issued>>, http: bool) {
-        self.means.http.store(http, Ordering::Relaxed);
+    /// Manages these certificates and stops the tasks of all others. `http`: whether there is an `http`
+    /// listener.
+    pub(crate) fn replace(&mut self, wanted: Vec<Arc<ManagedCertificate>>, http: bool) {
+        self.context.http.store(http, Ordering::Relaxed);
         let mut before = std::mem::take(&mut self.members);
-        for issued in wanted {
-            let known = before.iter().position(|(known, _)| Arc::ptr_eq(known, &issued));
+        for managed in wanted {
+            let known = before.iter().position(|(known, _)| Arc::ptr_eq(known, &managed));
             let task = known.and_then(|place| before.swap_remove(place).1);
-            self.members.push((issued, task));
+            self.members.push((managed, task));
         }
         for task in before.into_iter().filter_map(|(_, task)| task) {
             task.abort();
@@ -136,18 +141,19 @@ impl Fleet {
         }
     }
 
-    /// Begins to order.
+    /// Starts a task for each certificate.
     pub(crate) fn start(&mut self) {
         self.running = true;
-        for (issued, task) in &mut self.members {
+        for (managed, task) in &mut self.members {
             if task.is_none() {
-                *task =
-                    Some(tokio::spawn(keeper::keep_valid(Arc::clone(issued), self.means.clone())));
+                let (managed, context) = (Arc::clone(managed), self.context.clone());
+                *task = Some(tokio::spawn(renewal::keep_valid(managed, context)));
             }
         }
     }
 
-    /// Orders nothing any more. What is being issued is still taken, and stored, while the process lives.
+    /// Makes no more orders. A certificate that the server already issues is still downloaded and stored,
+    /// if the process runs long enough.
     pub(crate) fn stop(&mut self) {
         self.running = false;
         for task in self.members.iter_mut().filter_map(|(_, task)| task.take()) {
@@ -155,56 +161,57 @@ impl Fleet {
         }
     }
 
-    /// Tries again what has failed, or fails now, as soon as [`schedule`] has it: an operator has asked.
+    /// Retries failed orders as soon as [`schedule`] permits, because an operator requested it. An order
+    /// that is running is retried too if it fails.
     pub(crate) fn retry(&self) {
-        for (issued, _) in &self.members {
-            issued.again.notify_one();
+        for (managed, _) in &self.members {
+            managed.retry.notify_one();
         }
     }
 }
 
-impl Drop for Fleet {
+impl Drop for ManagedCertificates {
     fn drop(&mut self) {
         self.stop();
     }
 }
 
-impl Issued {
-    /// With what is stored of these terms.
+impl ManagedCertificate {
+    /// Loads the stored certificate of these settings, if there is one.
     fn load(terms: Acme) -> Arc<Self> {
         let store = Store::new(&terms);
-        let certificate = store.look();
-        let issued = Self {
+        let certificate = store.peek();
+        let managed = Self {
             resolver: Arc::new(CertificateResolver::new(&[])),
             state: Mutex::default(),
-            again: Notify::new(),
+            retry: Notify::new(),
             terms,
             store,
         };
         if let Some(certificate) = certificate {
-            issued.put_in_place(certificate);
+            managed.install(certificate);
         }
-        Arc::new(issued)
+        Arc::new(managed)
     }
 
-    /// The terms that it is ordered on.
+    /// The ACME settings of the certificate.
     pub fn terms(&self) -> &Acme {
         &self.terms
     }
 
-    /// Who gives the newest one out; empty before the first.
+    /// Resolver that gives the newest certificate to handshakes; empty before the first certificate.
     pub fn resolver(&self) -> &Arc<CertificateResolver> {
         &self.resolver
     }
 
-    /// The newest one.
+    /// The newest certificate.
     pub fn certificate(&self) -> Option<Certificate> {
         self.state().certificate.clone()
     }
 
-    /// Why the newest order has failed, where it has.
-    pub fn trouble(&self) -> Option<String> {
-        self.state().trouble.clone()
+    /// Why the newest order failed, or why the certificate is not stored.
+    pub fn last_error(&self) -> Option<String> {
+        self.state().error.clone()
     }
 
     fn state(&self) -> std::sync::MutexGuard<'_, IssueState> {
@@ -215,7 +222,8 @@ impl Issued {
         self.terms.domains.join(", ")
     }
 
-    fn put_in_place(&self, certificate: Certificate) {
+    /// Uses this certificate for new handshakes.
+    fn install(&self, certificate: Certificate) {
         let validity = certificate.validity();
         let renewal = validity.map(|(from, to)| schedule::renewal(from, to, fastrand::f64()));
         self.resolver.serve(std::slice::from_ref(&certificate));
@@ -223,7 +231,7 @@ impl Issued {
             IssueState { certificate: Some(certificate), renewal, ..IssueState::default() };
     }
 
-    /// When it is to be renewed; `None`: now.
+    /// When the certificate must be renewed; `None`: now.
     fn renewal(&self) -> Option<SystemTime> {
         self.state().renewal.filter(|at| *at > SystemTime::now())
     }

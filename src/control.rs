@@ -104,7 +104,7 @@ pub struct ControlTask {
     rebalance: Rebalancer,
     on_down: OnDown,
     handoff: HandoffState,
-    acme: acme::Fleet,
+    acme: acme::ManagedCertificates,
     /// On its way out: nothing is accepted any more.
     shutting_down: bool,
     /// Tells the service manager.

@@ -11,7 +11,7 @@ use http::HeaderValue;
 use ipnet::IpNet;
 
 use crate::{
-    acme::Issued,
+    acme::ManagedCertificate,
     config,
     net::{
         client_hello::ClientHello,
@@ -104,7 +104,7 @@ pub enum ListenerCertificates {
     /// These, or none: it does not terminate TLS.
     Given(Vec<config::Certificate>),
     /// The newest that was ordered.
-    Issued(Arc<Issued>),
+    Issued(Arc<ManagedCertificate>),
 }
 
 impl ListenerCertificates {
@@ -125,7 +125,7 @@ impl ListenerCertificates {
     pub fn trouble(&self) -> Option<String> {
         match self {
             Self::Given(_) => None,
-            Self::Issued(issued) => issued.trouble(),
+            Self::Issued(issued) => issued.last_error(),
         }
     }
 }

@@ -1,8 +1,8 @@
-//! How the ACME server is asked: HTTP/1.1 over TLS on the stack that serves everything else.
+//! HTTP client for ACME servers: HTTP/1.1 over the TLS stack of the proxy.
 //!
-//! One connection a question, a deadline for all of it, a bounded answer, no redirect followed. What a
-//! refusal says of when to come back ([`Client::come_back`]) is kept, as the protocol's library drops
-//! it. Knows nothing of ACME.
+//! Each request uses a new connection, and has a time limit and a limit of the response. Redirects are not
+//! followed. `Retry-After` of a response is kept here ([`Client::retry_after`]), because instant-acme does
+//! not return it.
 
 use std::{
     fmt,
@@ -24,73 +24,75 @@ use tokio_rustls::TlsConnector;
 
 use crate::net::tls;
 
-/// Deadline of one question, from connecting to the answer's last byte.
-const WITHIN: Duration = Duration::from_secs(30);
+/// Time limit of one request, from the connection attempt to the end of the response.
+const TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Longest answer, in bytes: a chain of certificates is the longest that comes.
-const LONGEST: usize = 1 << 20;
+/// Maximum size of a response body, in bytes. Certificate chains are the largest responses.
+const MAX_BODY: usize = 1 << 20;
 
-/// Largest header of an answer.
+/// Maximum size of a response header, in bytes.
 const MAX_HEADER: usize = 16 * 1024;
 
-/// Asks one server.
+/// Sends requests to one server.
 #[derive(Clone)]
 pub(super) struct Client {
     tls: Arc<ClientConfig>,
-    said: Arc<Mutex<Waits>>,
+    retry: Arc<Mutex<RetryAfter>>,
 }
 
-/// When the newest answer has said to come back.
+/// `Retry-After` of the newest response.
 #[derive(Clone, Copy, Debug, Default)]
-struct Waits {
+struct RetryAfter {
     at: Option<SystemTime>,
-    /// Whether it was a refusal.
-    refused: bool,
+    /// Whether the status was an error.
+    failed: bool,
 }
 
 impl Client {
-    /// One that trusts `ca`, or else whom the system trusts. Reads files.
+    /// A client that trusts `ca`, or else the authorities of the system. Reads files.
     ///
     /// # Errors
-    /// Nobody can be trusted.
-    pub(super) async fn new(ca: Option<&[CertificateDer<'static>]>) -> Result<Self, String> {
+    /// The trusted authorities cannot be loaded.
+    pub(super) async fn new(ca: Option<&[CertificateDer<'static>]>) -> Result<Self, rustls::Error> {
         let ca = ca.map(<[_]>::to_vec);
         let tls = spawn_blocking(move || tls::client_trusting(ca.as_deref())).await;
-        let tls = tls.map_err(|error| error.to_string())?.map_err(|error| error.to_string())?;
-        Ok(Self { tls, said: Arc::default() })
+        let tls = tls.map_err(|error| rustls::Error::General(error.to_string()))??;
+        Ok(Self { tls, retry: Arc::default() })
     }
 
-    /// When the newest answer has said to come back, if it was a refusal: in how long from now.
-    pub(super) fn come_back(&self) -> Option<Duration> {
-        self.said().refused.then(|| self.ask_again()).flatten()
+    /// Time until the end of the newest `Retry-After`, if it came with an error status.
+    pub(super) fn retry_after(&self) -> Option<Duration> {
+        self.newest().failed.then(|| self.poll_after()).flatten()
     }
 
-    /// When the newest answer has said to ask again, in how long from now.
-    pub(super) fn ask_again(&self) -> Option<Duration> {
-        self.said().at?.duration_since(SystemTime::now()).ok()
+    /// Time until the end of the newest `Retry-After`.
+    pub(super) fn poll_after(&self) -> Option<Duration> {
+        self.newest().at?.duration_since(SystemTime::now()).ok()
     }
 
-    fn said(&self) -> Waits {
-        *self.said.lock().unwrap_or_else(PoisonError::into_inner)
+    fn newest(&self) -> RetryAfter {
+        *self.retry.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    async fn ask(
+    async fn send(
         self,
         request: Request<BodyWrapper<Bytes>>,
-    ) -> Result<Response<Full<Bytes>>, Said> {
+    ) -> Result<Response<Full<Bytes>>, RequestError> {
         let (parts, body) = request.into_parts();
         let body = body.collect().await.map(|body| body.to_bytes()).unwrap_or_default();
         let uri = parts.uri;
         let host = uri.host().unwrap_or_default().trim_matches(['[', ']']).to_owned();
         if uri.scheme_str() != Some("https") {
-            return Err(Said::new(format!("{uri}: it is not https")));
+            return Err(RequestError::new(format!("{uri}: only https URLs are supported")));
         }
-        let told = |error: &dyn std::error::Error| Said::new(format!("{host}: {}", whole(error)));
+        let failed = |error: &dyn std::error::Error| {
+            RequestError::new(format!("{host}: {}", with_sources(error)))
+        };
         let stream = TcpStream::connect((host.as_str(), uri.port_u16().unwrap_or(443))).await;
-        let stream = stream.map_err(|error| told(&error))?;
-        let name = ServerName::try_from(host.clone()).map_err(|error| told(&error))?;
+        let stream = stream.map_err(|error| failed(&error))?;
+        let name = ServerName::try_from(host.clone()).map_err(|error| failed(&error))?;
         let stream = TlsConnector::from(self.tls).connect(name, stream).await;
-        let stream = stream.map_err(|error| told(&error))?;
+        let stream = stream.map_err(|error| failed(&error))?;
 
         let target = uri.path_and_query().map_or("/", |target| target.as_str());
         let authority = uri.authority().map_or("", |authority| authority.as_str());
@@ -98,9 +100,9 @@ impl Client {
             .method(parts.method)
             .uri(target)
             .body(Full::new(body))
-            .map_err(|error| told(&error))?;
+            .map_err(|error| failed(&error))?;
         *request.headers_mut() = parts.headers;
-        let host_field = HeaderValue::from_str(authority).map_err(|error| told(&error))?;
+        let host_field = HeaderValue::from_str(authority).map_err(|error| failed(&error))?;
         request.headers_mut().insert(header::HOST, host_field);
         request.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
 
@@ -108,25 +110,27 @@ impl Client {
             .max_buf_size(MAX_HEADER)
             .handshake(TokioIo::new(stream))
             .await
-            .map_err(|error| told(&error))?;
+            .map_err(|error| failed(&error))?;
         tokio::spawn(connection);
-        let response = sender.send_request(request).await.map_err(|error| told(&error))?;
+        let response = sender.send_request(request).await.map_err(|error| failed(&error))?;
         let (mut parts, body) = response.into_parts();
-        // Taken out: the protocol's library would wait for as long as it says, and add it up unchecked.
-        let later = parts.headers.remove(header::RETRY_AFTER);
-        let refused = parts.status.is_client_error() || parts.status.is_server_error();
-        *self.said.lock().unwrap_or_else(PoisonError::into_inner) =
-            Waits { at: later.as_ref().and_then(retry_after), refused };
-        let body = Limited::new(body, LONGEST)
+        // Removed, because instant-acme would sleep for that time, and its arithmetic may overflow.
+        let retry_after = parts.headers.remove(header::RETRY_AFTER);
+        let is_error = parts.status.is_client_error() || parts.status.is_server_error();
+        *self.retry.lock().unwrap_or_else(PoisonError::into_inner) =
+            RetryAfter { at: retry_after.as_ref().and_then(parse_retry_after), failed: is_error };
+        let body = Limited::new(body, MAX_BODY)
             .collect()
             .await
-            .map_err(|error| Said::new(format!("{host}: {}", whole(error.as_ref()))))?
+            .map_err(|error| {
+                RequestError::new(format!("{host}: {}", with_sources(error.as_ref())))
+            })?
             .to_bytes();
-        // The protocol's library would report invalid JSON.
-        if refused && !is_problem(&body) {
+        // instant-acme would only report invalid JSON.
+        if is_error && !is_problem(&body) {
             let (status, target) = (parts.status, uri.path());
             let text = format!("{host}: HTTP {status} for {target}{}", excerpt(&body));
-            return Err(Said { text, status: Some(status) });
+            return Err(RequestError { text, status: Some(status) });
         }
         Ok(Response::from_parts(parts, Full::new(body)))
     }
@@ -139,40 +143,43 @@ impl HttpClient for Client {
     ) -> Pin<Box<dyn Future<Output = Result<BytesResponse, Error>> + Send>> {
         let (client, uri) = (self.clone(), request.uri().clone());
         Box::pin(async move {
-            let answer = timeout(WITHIN, client.ask(request)).await;
-            let late = || Said::new(format!("{uri}: no whole answer in {} s", WITHIN.as_secs()));
+            let answer = timeout(TIMEOUT, client.send(request)).await;
+            let late = || {
+                let seconds = TIMEOUT.as_secs();
+                RequestError::new(format!("{uri}: no complete response within {seconds} s"))
+            };
             let answer = answer.unwrap_or_else(|_| Err(late()));
-            answer.map(BytesResponse::from).map_err(|said| Error::Other(Box::new(said)))
+            answer.map(BytesResponse::from).map_err(|error| Error::Other(Box::new(error)))
         })
     }
 }
 
-/// Why there is no answer, in words.
+/// A request without a usable response.
 #[derive(Debug)]
-struct Said {
+struct RequestError {
     text: String,
-    /// Status of an answer that is not an ACME problem document.
+    /// Status of a response that is not an ACME problem document.
     status: Option<StatusCode>,
 }
 
-impl Said {
-    /// There was no answer at all.
+impl RequestError {
+    /// There was no response.
     fn new(text: String) -> Self {
         Self { text, status: None }
     }
 }
 
-impl fmt::Display for Said {
+impl fmt::Display for RequestError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.text)
     }
 }
 
-impl std::error::Error for Said {}
+impl std::error::Error for RequestError {}
 
-/// Whether the same question may be answered later: the network or the server failed, or the server
-/// was busy or did not take a nonce, and has not refused what was asked.
-pub(super) fn passes(error: &Error) -> bool {
+/// Whether a retry of the same request may succeed: the network or the server failed, the server was
+/// busy, or it rejected the nonce.
+pub(super) fn is_temporary(error: &Error) -> bool {
     let busy = |status: u16| status >= 500 || [408, 429].contains(&status);
     match error {
         Error::Api(problem) => {
@@ -181,33 +188,33 @@ pub(super) fn passes(error: &Error) -> bool {
             let known = ["badNonce", "rateLimited", "serverInternal"].contains(&kind);
             known || problem.status.is_some_and(busy)
         }
-        Error::Other(inner) => match inner.downcast_ref::<Said>() {
-            Some(said) => said.status.is_none_or(|status| busy(status.as_u16())),
+        Error::Other(inner) => match inner.downcast_ref::<RequestError>() {
+            Some(error) => error.status.is_none_or(|status| busy(status.as_u16())),
             None => true,
         },
-        // An answer that was cut, or of something between.
+        // A response that was cut, or sent by a proxy in between.
         Error::Json(_) | Error::Http(_) | Error::Timeout(_) => true,
         _ => false,
     }
 }
 
-/// Whether an answer explains itself (RFC 8555 §6.7).
+/// Whether a response body is a problem document (RFC 8555 §6.7).
 fn is_problem(body: &[u8]) -> bool {
     let read = serde_json::from_slice::<serde_json::Value>(body).ok();
     read.is_some_and(|value| value.get("type").or(value.get("detail")).is_some())
 }
 
-/// First part of an answer that is not a problem document, made safe for a log line.
+/// The first part of a body that is not a problem document, without control characters.
 fn excerpt(body: &[u8]) -> String {
-    const LONGEST: usize = 100;
-    let text = String::from_utf8_lossy(&body[..body.len().min(4 * LONGEST)]).into_owned();
+    const MAX_CHARS: usize = 100;
+    let text = String::from_utf8_lossy(&body[..body.len().min(4 * MAX_CHARS)]).into_owned();
     let words = text.split_whitespace().collect::<Vec<_>>().join(" ");
-    let shown: String = words.chars().filter(|c| !c.is_control()).take(LONGEST).collect();
+    let shown: String = words.chars().filter(|c| !c.is_control()).take(MAX_CHARS).collect();
     if shown.is_empty() { shown } else { format!(": {shown}") }
 }
 
-/// Seconds or a date (RFC 9110 §10.2.3).
-fn retry_after(value: &HeaderValue) -> Option<SystemTime> {
+/// Parses a number of seconds, or a date (RFC 9110 §10.2.3).
+fn parse_retry_after(value: &HeaderValue) -> Option<SystemTime> {
     let text = value.to_str().ok()?.trim();
     match text.parse::<u64>() {
         Ok(seconds) => SystemTime::now().checked_add(Duration::from_secs(seconds)),
@@ -218,11 +225,11 @@ fn retry_after(value: &HeaderValue) -> Option<SystemTime> {
     }
 }
 
-/// An error and what is behind it: hyper's own words alone say little.
-fn whole(error: &dyn std::error::Error) -> String {
+/// The messages of an error and its sources: the message of a hyper error alone is too general.
+fn with_sources(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
-    // An I/O error of a handshake says what rustls said, and has it for its source besides.
+    // The I/O error of a TLS handshake repeats the message of its source.
     while let Some(inner) = source {
         let more = inner.to_string();
         if !text.ends_with(&more) {
@@ -245,9 +252,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn both_forms_of_coming_back_are_read() {
+    fn retry_after_is_seconds_or_a_date() {
         let left = |text| {
-            let at = retry_after(&HeaderValue::from_static(text))?;
+            let at = parse_retry_after(&HeaderValue::from_static(text))?;
             Some(at.duration_since(SystemTime::now()).unwrap_or_default().as_secs())
         };
         assert!((118..=120).contains(&left("120").unwrap()));
@@ -257,37 +264,44 @@ mod tests {
     }
 
     #[test]
-    fn a_failure_that_may_pass_is_told_from_a_refusal() {
-        let said = |status| Error::Other(Box::new(Said { text: String::new(), status }));
-        assert!(passes(&said(None)) && passes(&said(Some(StatusCode::SERVICE_UNAVAILABLE))));
-        assert!(!passes(&said(Some(StatusCode::FORBIDDEN))));
+    fn temporary_failures_are_distinguished_from_rejections() {
+        let response =
+            |status| Error::Other(Box::new(RequestError { text: String::new(), status }));
+        assert!(
+            is_temporary(&response(None))
+                && is_temporary(&response(Some(StatusCode::SERVICE_UNAVAILABLE)))
+        );
+        assert!(!is_temporary(&response(Some(StatusCode::FORBIDDEN))));
         let problem = |kind: &str, status: u16| {
             let text =
                 format!(r#"{{"type":"urn:ietf:params:acme:error:{kind}","status":{status}}}"#);
             assert!(is_problem(text.as_bytes()));
             Error::Api(serde_json::from_str(&text).unwrap())
         };
-        assert!(passes(&problem("badNonce", 400)) && passes(&problem("serverInternal", 500)));
-        assert!(!passes(&problem("unauthorized", 403)));
+        assert!(
+            is_temporary(&problem("badNonce", 400))
+                && is_temporary(&problem("serverInternal", 500))
+        );
+        assert!(!is_temporary(&problem("unauthorized", 403)));
         assert!(!is_problem(b"{}") && !is_problem(b"<html>"));
         assert_eq!(excerpt(b"<h1>\r\n Maintenance\0</h1>"), ": <h1> Maintenance</h1>");
         assert_eq!(excerpt(b""), "");
     }
 
     #[tokio::test]
-    async fn when_to_come_back_is_kept_and_taken_out_of_the_answer() {
-        let given = tls::self_signed(&["localhost".to_owned()]).unwrap();
-        let ca = [given.key.cert[0].clone()];
+    async fn retry_after_is_kept_and_removed_from_the_response() {
+        let certificate = tls::self_signed(&["localhost".to_owned()]).unwrap();
+        let ca = [certificate.key.cert[0].clone()];
         let config = ServerConfig::builder_with_provider(Arc::clone(tls::provider()))
             .with_safe_default_protocol_versions()
             .unwrap()
             .with_no_client_auth()
-            .with_cert_resolver(Arc::new(SingleCertAndKey::from(given.key)));
+            .with_cert_resolver(Arc::new(SingleCertAndKey::from(certificate.key)));
         let acceptor = TlsAcceptor::from(Arc::new(config));
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let uri = format!("https://localhost:{}/dir", listener.local_addr().unwrap().port());
         let client = Client::new(Some(&ca)).await.unwrap();
-        for (status, later, refused) in [
+        for (status, field, kept) in [
             ("429 Too Many Requests", "Retry-After: 120\r\n", true),
             ("503 Service Unavailable", "Retry-After: 120\r\n", true),
             ("200 OK", "Retry-After: 120\r\n", false),
@@ -296,13 +310,13 @@ mod tests {
         ] {
             let serve = async {
                 let mut stream = acceptor.accept(listener.accept().await.unwrap().0).await.unwrap();
-                let mut asked = Vec::new();
-                while !asked.ends_with(b"\r\n\r\n") {
-                    asked.push(stream.read_u8().await.unwrap());
+                let mut header = Vec::new();
+                while !header.ends_with(b"\r\n\r\n") {
+                    header.push(stream.read_u8().await.unwrap());
                 }
                 let body = r#"{"detail":"no"}"#;
                 let answer =
-                    format!("HTTP/1.1 {status}\r\n{later}Content-Length: 15\r\n\r\n{body}");
+                    format!("HTTP/1.1 {status}\r\n{field}Content-Length: 15\r\n\r\n{body}");
                 stream.write_all(answer.as_bytes()).await.unwrap();
                 stream.shutdown().await.unwrap();
             };
@@ -310,9 +324,10 @@ mod tests {
             let (answer, ()) = tokio::join!(client.request(request), serve);
             let answer = answer.unwrap();
             assert!(answer.parts.headers.get(header::RETRY_AFTER).is_none(), "{status}");
-            let heard = client.come_back().map(|wait| (118..=120).contains(&wait.as_secs()));
-            assert_eq!(heard, refused.then_some(true), "{status} {later}");
-            assert_eq!(client.ask_again().is_some(), later.contains("120"), "{status} {later}");
+            let retry_after =
+                client.retry_after().map(|wait| (118..=120).contains(&wait.as_secs()));
+            assert_eq!(retry_after, kept.then_some(true), "{status} {field}");
+            assert_eq!(client.poll_after().is_some(), field.contains("120"), "{status} {field}");
         }
     }
 }

@@ -1,8 +1,8 @@
-//! From an order whose names are proved to its certificate.
+//! Issues the certificate of an order whose names are proved.
 //!
-//! The server counts the certificate from the moment that it is asked to issue it. So the key and the
-//! order's URL are stored before ([`PendingOrder`]), and whatever fails after that for a reason that may pass
-//! is tried again, in this process or in the next one, for the same order.
+//! The server counts the certificate from the request to issue it. The key and the URL of the order are
+//! therefore stored before that request ([`PendingOrder`]). After a temporary failure, the same order is
+//! retried, in this process or in the next one.
 
 use std::{fmt, time::Duration};
 
@@ -12,24 +12,28 @@ use serde::{Deserialize, Serialize};
 use tokio::time::{Instant, sleep};
 
 use super::{
-    client::{Client, passes},
-    order::{Failure, Fresh, LAST_LOOK, Orderer, PAUSES, WITHIN, Way, in_time, settled},
+    client::{Client, is_temporary},
+    order::{
+        ChallengeType, FINAL_POLL, IssuedChain, ORDER_TIMEOUT, OrderError, Orderer, PAUSES,
+        before_deadline, poll_while,
+    },
 };
 
-/// An order that may have its certificate already, as it is stored.
+/// An order that may already have its certificate, as it is stored.
 #[derive(Clone, Deserialize, Serialize)]
 pub(super) struct PendingOrder {
-    /// The order's URL.
+    /// URL of the order.
     pub(super) url: String,
-    /// How its names were proved.
-    pub(super) by: Way,
-    /// The certificate's key, in PEM.
+    /// Challenge type that proved the names.
+    #[serde(rename = "by")]
+    pub(super) challenge: ChallengeType,
+    /// Private key of the certificate, in PEM.
     pub(super) key: String,
 }
 
 /// An order whose names are all proved.
-pub(super) struct Proven {
-    /// What is needed to go on with it.
+pub(super) struct ProvenOrder {
+    /// What a later process needs to continue the order.
     pub(super) pending: PendingOrder,
     order: Order,
     client: Client,
@@ -38,34 +42,35 @@ pub(super) struct Proven {
 
 impl fmt::Debug for PendingOrder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Pending").field("url", &self.url).finish_non_exhaustive()
+        f.debug_struct("PendingOrder").field("url", &self.url).finish_non_exhaustive()
     }
 }
 
-impl Proven {
-    /// A new order, with a new key.
+impl ProvenOrder {
+    /// Makes a new key for this order.
     pub(super) fn new(
         order: Order,
-        by: Way,
+        challenge: ChallengeType,
         client: Client,
         deadline: Instant,
-    ) -> Result<Self, Failure> {
-        let key = KeyPair::generate().map_err(|error| error.to_string())?;
-        let pending = PendingOrder { url: order.url().to_owned(), by, key: key.serialize_pem() };
+    ) -> Result<Self, OrderError> {
+        let key = KeyPair::generate().map_err(OrderError::new)?;
+        let pending =
+            PendingOrder { url: order.url().to_owned(), challenge, key: key.serialize_pem() };
         Ok(Self { pending, order, client, deadline })
     }
 
-    /// Has the certificate for these names issued, and downloads it.
+    /// Requests the certificate for these names and downloads it.
     ///
     /// # Errors
-    /// Why there is none; whether the order is still good is in the failure.
-    pub(super) async fn issue(self, domains: Vec<String>) -> Result<Fresh, Failure> {
+    /// There is no certificate. If the error is temporary, the order can still be used.
+    pub(super) async fn issue(self, domains: Vec<String>) -> Result<IssuedChain, OrderError> {
         let Self { pending, mut order, client, deadline } = self;
-        let request = request(domains, &pending.key).map_err(|error| error.to_string())?;
+        let request = signing_request(domains, &pending.key).map_err(OrderError::new)?;
         let issue = async {
             finalize(&mut order, &client, deadline, &request).await?;
             let waits = |status| matches!(status, OrderStatus::Ready | OrderStatus::Processing);
-            settled(&mut order, &client, deadline, waits).await?;
+            poll_while(&mut order, &client, deadline, waits).await?;
             let mut retries = Retries::new(deadline, &client);
             let chain = loop {
                 match order.certificate().await {
@@ -73,55 +78,66 @@ impl Proven {
                     Err(error) => retries.after(error).await?,
                 }
             };
-            chain.ok_or_else(|| "the server has issued nothing".to_owned().into())
+            chain.ok_or_else(|| OrderError::new("the server issued no certificate"))
         };
-        let chain = in_time(deadline, &client, issue).await?;
-        Ok(Fresh { chain, key: pending.key })
+        let chain = before_deadline(deadline, &client, issue).await?;
+        Ok(IssuedChain { chain, key: pending.key })
     }
 }
 
 impl Orderer<'_> {
-    /// Goes on with an order of before; `None`: the server has it no more, or it has failed.
+    /// Continues a stored order; `None`: the server does not have it any more, or it failed.
     ///
     /// # Errors
-    /// The server does not say, for a reason that may pass.
-    pub(super) async fn resume(&self, pending: PendingOrder) -> Result<Option<Proven>, Failure> {
-        let deadline = Instant::now() + WITHIN;
-        let client = Client::new(self.terms.ca.as_deref()).await?;
+    /// A temporary failure: the state of the order is not known.
+    pub(super) async fn resume(
+        &self,
+        pending: PendingOrder,
+    ) -> Result<Option<ProvenOrder>, OrderError> {
+        let deadline = Instant::now() + ORDER_TIMEOUT;
+        let client = Client::new(self.terms.ca.as_deref()).await.map_err(OrderError::new)?;
         let url = &pending.url;
         let look = async {
             let account: Account = self.account(&client).await?;
             let mut retries = Retries::new(deadline, &client);
             loop {
                 match account.order(url.clone()).await {
-                    Ok(order) => break Ok::<_, Failure>(order),
+                    Ok(order) => break Ok::<_, OrderError>(order),
                     Err(error) => retries.after(error).await?,
                 }
             }
         };
-        let mut order = match in_time(deadline, &client, look).await {
+        let mut order = match before_deadline(deadline, &client, look).await {
             Ok(order) => order,
-            Err(failure) if failure.passes => return Err(failure),
-            Err(failure) => {
-                tracing::warn!(order = url, why = %failure, "the order is gone; making a new one");
+            Err(error) if error.temporary => return Err(error),
+            Err(error) => {
+                tracing::warn!(
+                    order = url,
+                    %error,
+                    "the ACME server does not have the stored order; making a new order"
+                );
                 return Ok(None);
             }
         };
         match order.state().status {
             OrderStatus::Ready | OrderStatus::Processing | OrderStatus::Valid => {
-                tracing::info!(order = url, "going on with the order that was begun before");
-                Ok(Some(Proven { pending, order, client, deadline }))
+                tracing::info!(order = url, "continuing the stored ACME order");
+                Ok(Some(ProvenOrder { pending, order, client, deadline }))
             }
             status => {
-                tracing::warn!(order = url, ?status, "the order has failed; making a new one");
+                tracing::warn!(
+                    order = url,
+                    ?status,
+                    "the stored ACME order failed; making a new order"
+                );
                 Ok(None)
             }
         }
     }
 }
 
-/// Asks the server to issue. A failed answer does not say whether the server has understood the request,
-/// so the order is looked up before it is asked again.
+/// Asks the server to issue. After a failed response, it is not known whether the server received the
+/// request. The order is therefore read before the request is repeated.
 async fn finalize(
     order: &mut Order,
     client: &Client,
@@ -139,7 +155,7 @@ async fn finalize(
     Ok(())
 }
 
-/// Looks an order up, again where the server fails.
+/// Reads the state of an order, with retries.
 pub(super) async fn refresh(order: &mut Order, retries: &mut Retries<'_>) -> Result<(), Error> {
     loop {
         match order.refresh().await {
@@ -149,7 +165,7 @@ pub(super) async fn refresh(order: &mut Order, retries: &mut Retries<'_>) -> Res
     }
 }
 
-/// When a question that has failed is asked again.
+/// Pauses between retries of a failed request.
 pub(super) struct Retries<'a> {
     deadline: Instant,
     client: &'a Client,
@@ -157,34 +173,34 @@ pub(super) struct Retries<'a> {
 }
 
 impl<'a> Retries<'a> {
-    /// None after the deadline.
+    /// Allows no retry after the deadline.
     pub(super) fn new(deadline: Instant, client: &'a Client) -> Self {
         Self { deadline, client, pause: PAUSES.0 }
     }
 
-    /// Resolves when the question is to be asked again. A server that says when to come back is believed.
+    /// Waits until the request may be retried: the server's `Retry-After`, or else the next pause.
     ///
     /// # Errors
-    /// The failure is not one that passes, or does not before the deadline.
+    /// The failure is not temporary, or the deadline is too near for a retry.
     pub(super) async fn after(&mut self, error: Error) -> Result<(), Error> {
-        if !passes(&error) {
+        if !is_temporary(&error) {
             return Err(error);
         }
         let (least, longest) = PAUSES;
-        let wait = self.client.come_back().unwrap_or(self.pause).max(least);
-        if Instant::now() + wait + LAST_LOOK > self.deadline {
+        let wait = self.client.retry_after().unwrap_or(self.pause).max(least);
+        if Instant::now() + wait + FINAL_POLL > self.deadline {
             return Err(error);
         }
-        let why = Failure::from(error);
-        tracing::warn!(%why, "the ACME server failed to answer; asking again");
+        let error = OrderError::from(error);
+        tracing::warn!(%error, "a request to the ACME server failed; retrying");
         sleep(wait).await;
         self.pause = (self.pause * 2).min(longest);
         Ok(())
     }
 }
 
-/// A request for all names, with this key in PEM.
-fn request(domains: Vec<String>, key: &str) -> Result<Vec<u8>, rcgen::Error> {
+/// Makes a certificate signing request for these names. `key` is in PEM.
+fn signing_request(domains: Vec<String>, key: &str) -> Result<Vec<u8>, rcgen::Error> {
     let key = KeyPair::from_pem(key)?;
     let mut params = CertificateParams::new(domains)?;
     params.distinguished_name = DistinguishedName::new();

@@ -1,15 +1,13 @@
-//! One order, from its beginning to a certificate; nothing of it is stored here but the account.
+//! One ACME order, from the account to proved names. Only the account is stored here.
 //!
-//! The account is made once and kept. Names are proved by the [`Way`] that the caller prefers, each by
-//! the other one where the server offers that alone; which one comes next after a failure is the
-//! caller's to say. What comes after the proofs ([`Proven`]) stands on its own, so that it can go on where
-//! the rest is given up: a certificate that is issued counts at the server, whoever gets it.
+//! The account is created once and stored. The caller chooses the [`ChallengeType`]; if the server does not
+//! offer it for a name, the other type is used. After the names are proved, the order continues in its own
+//! task ([`ProvenOrder`]): an issued certificate counts at the server, even if this attempt is aborted.
 
 use std::{fmt, sync::Arc, time::Duration};
 
 use instant_acme::{
-    Account, AuthorizationStatus, ChallengeType, Error, Identifier, NewAccount, NewOrder, Order,
-    OrderStatus,
+    Account, AuthorizationStatus, Error, Identifier, NewAccount, NewOrder, Order, OrderStatus,
 };
 use serde::{Deserialize, Serialize};
 use tokio::{
@@ -18,73 +16,73 @@ use tokio::{
 };
 
 use super::{
-    challenges::{Challenges, Posted},
-    client::{Client, passes},
-    issue::{Proven, Retries, refresh},
-    store::{Store, StoredAccount},
+    challenges::{Challenges, PostedChallenge},
+    client::{Client, is_temporary},
+    issue::{ProvenOrder, Retries, refresh},
+    store::{Store, StoreError, StoredAccount},
 };
 use crate::config::{Acme, url_without_secrets};
 
-/// Deadline of a whole order.
-pub(super) const WITHIN: Duration = Duration::from_secs(300);
+/// Time limit of a whole order.
+pub(super) const ORDER_TIMEOUT: Duration = Duration::from_secs(300);
 
-/// First pause between two questions about what has become of an order, and the longest; a server that
-/// names another one is believed.
+/// Shortest and longest pause between two requests for the state of an order. A `Retry-After` of the
+/// server has precedence.
 pub(super) const PAUSES: (Duration, Duration) =
     (Duration::from_millis(250), Duration::from_secs(10));
 
-/// What is left of the deadline when a server is asked for the last time, whatever it has said.
-pub(super) const LAST_LOOK: Duration = Duration::from_secs(20);
+/// Time before the deadline at which the server is asked for the last time, whatever its `Retry-After`.
+pub(super) const FINAL_POLL: Duration = Duration::from_secs(20);
 
-/// Type of the problem where the server does not know the account (RFC 8555 §6.7).
-const NO_ACCOUNT: &str = "urn:ietf:params:acme:error:accountDoesNotExist";
+/// Problem type of an unknown account (RFC 8555 §6.7).
+const UNKNOWN_ACCOUNT: &str = "urn:ietf:params:acme:error:accountDoesNotExist";
 
-/// How names are proved to be ours.
+/// How the server checks that the names lead to this process.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
-pub(super) enum Way {
-    /// By a handshake for a protocol of its own (RFC 8737).
+pub(super) enum ChallengeType {
+    /// A TLS handshake for the ALPN protocol `acme-tls/1` (RFC 8737).
     #[default]
     #[serde(rename = "tls-alpn-01")]
     TlsAlpn,
-    /// By a path in the clear (RFC 8555 §8.3).
+    /// A path over HTTP without TLS (RFC 8555 §8.3).
     #[serde(rename = "http-01")]
     Http,
 }
 
 /// Why there is no certificate.
 #[derive(Debug)]
-pub(super) struct Failure {
-    /// In words; the server's own where it gave some.
+pub(super) struct OrderError {
+    /// The message, with the server's own words if it sent a problem document.
     pub(super) text: String,
-    /// Whether it is the proof of a name that failed: the other way may do.
-    pub(super) unproved: bool,
+    /// Whether the challenge of a name failed. The other challenge type may succeed.
+    pub(super) challenge_failed: bool,
     /// Whether the server does not know the account.
-    pub(super) stranger: bool,
-    /// In how long the server has said to come back.
-    pub(super) come_back: Option<Duration>,
-    /// Whether the same question may be answered later.
-    pub(super) passes: bool,
+    pub(super) unknown_account: bool,
+    /// `Retry-After` of the server.
+    pub(super) retry_after: Option<Duration>,
+    /// Whether a retry of the same request may succeed.
+    pub(super) temporary: bool,
 }
 
-/// What an order needs.
+/// Places an order.
 pub(super) struct Orderer<'a> {
     pub(super) terms: &'a Acme,
     pub(super) store: &'a Store,
     pub(super) challenges: &'a Arc<Challenges>,
-    /// How names are proved, where the server offers that.
-    pub(super) way: Way,
-    /// Whether they may be proved the other way where it does not.
+    /// Challenge type to use, if the server offers it.
+    pub(super) preferred: ChallengeType,
+    /// Whether the other type may be used if the server does not offer the preferred one.
     pub(super) both: bool,
 }
 
-/// What a server has issued, in PEM.
-pub(super) struct Fresh {
+/// An issued certificate, in PEM.
+pub(super) struct IssuedChain {
     pub(super) chain: String,
     pub(super) key: String,
 }
 
-impl Way {
-    /// The other one.
+impl ChallengeType {
+    /// The other challenge type.
     pub(super) fn other(self) -> Self {
         match self {
             Self::TlsAlpn => Self::Http,
@@ -92,16 +90,16 @@ impl Way {
         }
     }
 
-    fn challenge(self) -> ChallengeType {
+    fn protocol_type(self) -> instant_acme::ChallengeType {
         match self {
-            Self::TlsAlpn => ChallengeType::TlsAlpn01,
-            Self::Http => ChallengeType::Http01,
+            Self::TlsAlpn => instant_acme::ChallengeType::TlsAlpn01,
+            Self::Http => instant_acme::ChallengeType::Http01,
         }
     }
 }
 
-impl fmt::Display for Way {
-    /// Its name in ACME.
+impl fmt::Display for ChallengeType {
+    /// The name in ACME.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::TlsAlpn => "tls-alpn-01",
@@ -110,83 +108,102 @@ impl fmt::Display for Way {
     }
 }
 
-impl fmt::Display for Failure {
+impl OrderError {
+    /// An error that is not temporary.
+    pub(super) fn new(error: impl fmt::Display) -> Self {
+        Self {
+            text: error.to_string(),
+            challenge_failed: false,
+            unknown_account: false,
+            retry_after: None,
+            temporary: false,
+        }
+    }
+}
+
+impl fmt::Display for OrderError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.text)
     }
 }
 
-impl From<String> for Failure {
-    fn from(text: String) -> Self {
-        Self { text, unproved: false, stranger: false, come_back: None, passes: false }
+impl From<StoreError> for OrderError {
+    fn from(error: StoreError) -> Self {
+        Self::new(error)
     }
 }
 
-impl From<Error> for Failure {
+impl From<Error> for OrderError {
     fn from(error: Error) -> Self {
-        let stranger =
-            matches!(&error, Error::Api(problem) if problem.r#type.as_deref() == Some(NO_ACCOUNT));
+        let unknown_account = matches!(
+            &error,
+            Error::Api(problem) if problem.r#type.as_deref() == Some(UNKNOWN_ACCOUNT)
+        );
         let status = match &error {
             Error::Api(problem) => problem.status.map(|status| format!("HTTP {status}: ")),
             _ => None,
         };
         let text = format!("{}{error}", status.unwrap_or_default());
-        Self { stranger, passes: passes(&error), ..Self::from(text) }
+        Self { unknown_account, temporary: is_temporary(&error), ..Self::new(text) }
     }
 }
 
 impl Orderer<'_> {
-    /// Orders, and proves that the names are ours.
+    /// Makes an order and proves its names.
     ///
     /// # Errors
-    /// Why it is not to be had.
-    pub(super) async fn prove(&self) -> Result<Proven, Failure> {
-        let deadline = Instant::now() + WITHIN;
-        let client = Client::new(self.terms.ca.as_deref()).await?;
-        let proven = in_time(deadline, &client, self.proven(&client, deadline)).await;
-        let (order, by) = proven?;
-        Proven::new(order, by, client, deadline)
+    /// Why the names could not be proved.
+    pub(super) async fn prove(&self) -> Result<ProvenOrder, OrderError> {
+        let deadline = Instant::now() + ORDER_TIMEOUT;
+        let client = Client::new(self.terms.ca.as_deref()).await.map_err(OrderError::new)?;
+        let prove = self.prove_names(&client, deadline);
+        let (order, challenge) = before_deadline(deadline, &client, prove).await?;
+        ProvenOrder::new(order, challenge, client, deadline)
     }
 
-    async fn proven(&self, client: &Client, deadline: Instant) -> Result<(Order, Way), Failure> {
+    async fn prove_names(
+        &self,
+        client: &Client,
+        deadline: Instant,
+    ) -> Result<(Order, ChallengeType), OrderError> {
         let account = self.account(client).await?;
         let mut order = match self.order(&account).await {
-            Err(failure) if failure.stranger => {
-                let text = failure.text;
-                self.stored(move |store| store.refuse_account(&text)).await?;
+            Err(error) if error.unknown_account => {
+                let text = error.text;
+                self.on_disk(move |store| store.reject_account(&text)).await?;
                 self.order(&self.account(client).await?).await?
             }
             order => order?,
         };
-        let (_posted, by) = self.post(&mut order).await?;
-        match settled(&mut order, client, deadline, |status| status == OrderStatus::Pending).await {
-            Ok(OrderStatus::Ready) => Ok((order, by)),
-            Ok(_) => Err(unproved(&mut order, by, None).await),
-            Err(error @ Error::Api(_)) => Err(unproved(&mut order, by, Some(error)).await),
+        let (_posted, used) = self.post(&mut order).await?;
+        let pending = |status| status == OrderStatus::Pending;
+        match poll_while(&mut order, client, deadline, pending).await {
+            Ok(OrderStatus::Ready) => Ok((order, used)),
+            Ok(_) => Err(challenge_error(&mut order, used, None).await),
+            Err(error @ Error::Api(_)) => Err(challenge_error(&mut order, used, Some(error)).await),
             Err(error) => Err(error.into()),
         }
     }
 
-    /// Does something with the stored files, off the runtime.
-    async fn stored<T: Send + 'static>(
+    /// Runs `work` on the stored files, outside the async runtime.
+    async fn on_disk<T: Send + 'static>(
         &self,
         work: impl FnOnce(&Store) -> T + Send + 'static,
-    ) -> Result<T, Failure> {
+    ) -> Result<T, OrderError> {
         let store = self.store.clone();
-        let done = spawn_blocking(move || work(&store)).await;
-        done.map_err(|error| error.to_string().into())
+        spawn_blocking(move || work(&store)).await.map_err(OrderError::new)
     }
 
-    /// The account that is stored, or else a new one.
-    pub(super) async fn account(&self, client: &Client) -> Result<Account, Failure> {
+    /// Returns the stored account, or creates one.
+    pub(super) async fn account(&self, client: &Client) -> Result<Account, OrderError> {
         let contact = self.terms.email.as_ref().map(|email| format!("mailto:{email}"));
         let contact: Vec<&str> = contact.iter().map(String::as_str).collect();
         let builder = Account::builder_with_http(Box::new(client.clone()));
-        if let Some(stored) = self.stored(Store::account).await? {
+        if let Some(stored) = self.on_disk(Store::account).await? {
             let same = stored.email == self.terms.email;
             let account = builder.from_credentials(stored.credentials).await?;
             if !same {
-                self.rename(&account, &contact).await?;
+                self.update_contact(&account, &contact).await?;
             }
             return Ok(account);
         }
@@ -198,33 +215,36 @@ impl Orderer<'_> {
         let directory = self.terms.directory.clone();
         let (account, credentials) = builder.create(&terms, directory, None).await?;
         let email = self.terms.email.clone();
-        let made = StoredAccount { email, credentials };
-        self.stored(move |store| store.keep_account(&made)).await??;
+        let created = StoredAccount { email, credentials };
+        self.on_disk(move |store| store.save_account(&created)).await??;
         let directory = url_without_secrets(&self.terms.directory);
-        tracing::info!(directory, "an ACME account has been made");
+        tracing::info!(directory, "ACME account created");
         Ok(account)
     }
 
-    /// Tells the server whom it may write to, where that has changed.
-    async fn rename(&self, account: &Account, contact: &[&str]) -> Result<(), Failure> {
+    /// Updates the contact address at the server and in the stored account.
+    async fn update_contact(&self, account: &Account, contact: &[&str]) -> Result<(), OrderError> {
         account.update_contacts(contact).await?;
-        // Read again: what was read went into the account.
-        if let Some(stored) = self.stored(Store::account).await? {
-            let renamed = StoredAccount { email: self.terms.email.clone(), ..stored };
-            self.stored(move |store| store.keep_account(&renamed)).await??;
+        // The credentials that were read before were moved into `account`.
+        if let Some(stored) = self.on_disk(Store::account).await? {
+            let updated = StoredAccount { email: self.terms.email.clone(), ..stored };
+            self.on_disk(move |store| store.save_account(&updated)).await??;
         }
         Ok(())
     }
 
-    async fn order(&self, account: &Account) -> Result<Order, Failure> {
+    async fn order(&self, account: &Account) -> Result<Order, OrderError> {
         let names: Vec<Identifier> =
             self.terms.domains.iter().cloned().map(Identifier::Dns).collect();
         Ok(account.new_order(&NewOrder::new(&names)).await?)
     }
 
-    /// Puts up what the server is to find, and asks it to look.
-    async fn post(&self, order: &mut Order) -> Result<(Vec<Posted>, Way), Failure> {
-        let (mut posted, mut by) = (Vec::new(), self.way);
+    /// Posts the answers to the challenges and asks the server to check them.
+    async fn post(
+        &self,
+        order: &mut Order,
+    ) -> Result<(Vec<PostedChallenge>, ChallengeType), OrderError> {
+        let (mut posted, mut used) = (Vec::new(), self.preferred);
         let mut authorizations = order.authorizations();
         while let Some(authorization) = authorizations.next().await {
             let mut authorization = authorization?;
@@ -232,35 +252,45 @@ impl Orderer<'_> {
                 continue;
             }
             let name = authorization.identifier().to_string();
-            let offers =
-                |way: &Way| authorization.challenges.iter().any(|c| c.r#type == way.challenge());
-            let ways = [self.way, self.way.other()];
-            let ways = if self.both { &ways[..] } else { &ways[..1] };
-            let way = ways.iter().copied().find(offers);
-            let Some((way, mut challenge)) =
-                way.and_then(|way| Some((way, authorization.challenge(way.challenge())?)))
-            else {
-                let text = format!("the server does not take {} for {name}", self.way);
-                return Err(Failure { unproved: true, ..text.into() });
+            let offers = |kind: &ChallengeType| {
+                authorization.challenges.iter().any(|c| c.r#type == kind.protocol_type())
             };
-            by = way;
+            let kinds = [self.preferred, self.preferred.other()];
+            let kinds = if self.both { &kinds[..] } else { &kinds[..1] };
+            let kind = kinds.iter().copied().find(offers);
+            let Some((kind, mut challenge)) =
+                kind.and_then(|kind| Some((kind, authorization.challenge(kind.protocol_type())?)))
+            else {
+                let text = format!(
+                    "the server does not offer the {} challenge for {name}",
+                    self.preferred
+                );
+                return Err(OrderError { challenge_failed: true, ..OrderError::new(text) });
+            };
+            used = kind;
             let answer = challenge.key_authorization();
-            posted.push(match way {
-                Way::Http => self.challenges.post_http(&challenge.token, answer.as_str()),
-                Way::TlsAlpn => {
+            posted.push(match kind {
+                ChallengeType::Http => self.challenges.post_http(&challenge.token, answer.as_str()),
+                ChallengeType::TlsAlpn => {
                     let posted = self.challenges.post_tls(&name, answer.digest().as_ref());
-                    posted.map_err(|error| format!("no challenge for {name}: {error}"))?
+                    posted.map_err(|error| {
+                        OrderError::new(format!("cannot make a challenge for {name}: {error}"))
+                    })?
                 }
             });
             challenge.set_ready().await?;
         }
-        Ok((posted, by))
+        Ok((posted, used))
     }
 }
 
-/// What the server has to say of each proof that failed.
-async fn unproved(order: &mut Order, by: Way, error: Option<Error>) -> Failure {
-    let mut said = Vec::new();
+/// Returns the server's reason for each failed challenge.
+async fn challenge_error(
+    order: &mut Order,
+    used: ChallengeType,
+    error: Option<Error>,
+) -> OrderError {
+    let mut reasons = Vec::new();
     let mut authorizations = order.authorizations();
     while let Some(Ok(mut authorization)) = authorizations.next().await {
         if authorization.refresh().await.is_err() {
@@ -268,33 +298,33 @@ async fn unproved(order: &mut Order, by: Way, error: Option<Error>) -> Failure {
         }
         let name = authorization.identifier().to_string();
         let problems = authorization.challenges.iter().filter_map(|known| known.error.as_ref());
-        said.extend(problems.map(|problem| format!("{name}: {problem}")));
+        reasons.extend(problems.map(|problem| format!("{name}: {problem}")));
     }
-    let unproved = !said.is_empty();
-    if !unproved {
-        said.extend(error.map(|error| error.to_string()));
+    let challenge_failed = !reasons.is_empty();
+    if !challenge_failed {
+        let reason = error.map(|error| error.to_string());
+        reasons.push(reason.unwrap_or_else(|| "the server gave no reason".to_owned()));
     }
-    let said = said.join("; ");
-    let text = format!("by {by}: {said}");
-    Failure { unproved, ..text.into() }
+    let text = format!("{used} challenge failed: {}", reasons.join("; "));
+    OrderError { challenge_failed, ..OrderError::new(text) }
 }
 
-/// The outcome, or that it is late; a failure with what the server has said of when to come back.
-pub(super) async fn in_time<T>(
+/// Returns the outcome of `work`, or an error at the deadline. Errors have the server's `Retry-After`.
+pub(super) async fn before_deadline<T>(
     deadline: Instant,
     client: &Client,
-    work: impl Future<Output = Result<T, Failure>>,
-) -> Result<T, Failure> {
+    work: impl Future<Output = Result<T, OrderError>>,
+) -> Result<T, OrderError> {
     let outcome = timeout_at(deadline, work).await.unwrap_or_else(|_| {
-        let text = format!("the order has not come to an end in {} s", WITHIN.as_secs());
-        Err(Failure { passes: true, ..text.into() })
+        let text = format!("the order did not finish within {} s", ORDER_TIMEOUT.as_secs());
+        Err(OrderError { temporary: true, ..OrderError::new(text) })
     });
-    outcome.map_err(|failure| Failure { come_back: client.come_back(), ..failure })
+    outcome.map_err(|error| OrderError { retry_after: client.retry_after(), ..error })
 }
 
-/// Asks until the order is no more in a state that `waits`. A server that says when to ask again is
-/// believed, but asked once more before the deadline.
-pub(super) async fn settled(
+/// Reads the order until its status is not one that `waits`. Respects the server's `Retry-After`, but
+/// reads the order once more before the deadline.
+pub(super) async fn poll_while(
     order: &mut Order,
     client: &Client,
     deadline: Instant,
@@ -309,9 +339,9 @@ pub(super) async fn settled(
         if !waits(state.status) {
             return Ok(state.status);
         }
-        let left = deadline.saturating_duration_since(Instant::now()).saturating_sub(LAST_LOOK);
-        let said = client.ask_again().filter(|_| !left.is_zero());
-        sleep(said.map_or(pause, |said| said.min(left).max(PAUSES.0))).await;
+        let left = deadline.saturating_duration_since(Instant::now()).saturating_sub(FINAL_POLL);
+        let requested = client.poll_after().filter(|_| !left.is_zero());
+        sleep(requested.map_or(pause, |wait| wait.min(left).max(PAUSES.0))).await;
         pause = (pause * 2).min(longest);
         refresh(order, &mut Retries::new(deadline, client)).await?;
     }

@@ -28,7 +28,7 @@ use super::{
     warnings,
 };
 use crate::{
-    acme::Fleet,
+    acme::ManagedCertificates,
     config::{self, Config, ListenerProtocol, SharedKeys},
     handoff::Inheritance,
     net::tls::{self, TicketKeys},
@@ -149,7 +149,8 @@ impl ControlTask {
         // In force is nothing yet but what is never compared.
         let nothing = Config { listeners: Vec::new(), pools: Vec::new(), ..config.clone() };
         let handoff = HandoffState::default();
-        let orders = Fleet::new(Arc::clone(&proxy.challenges), Arc::clone(&proxy.metrics));
+        let orders =
+            ManagedCertificates::new(Arc::clone(&proxy.challenges), Arc::clone(&proxy.metrics));
         let mut control = Self {
             proxy,
             file_config: nothing.clone(),
@@ -297,7 +298,7 @@ impl ControlTask {
         self.backends.extend(added.iter().cloned());
         self.probe(&added);
         self.acme
-            .settle(issued, config.listeners.iter().any(|l| l.protocol == ListenerProtocol::Http));
+            .replace(issued, config.listeners.iter().any(|l| l.protocol == ListenerProtocol::Http));
         self.listeners.settle(&config.listeners, bound, &self.proxy);
         let own = self.listeners.addresses(&config.listeners).into_iter().map(|(_, own)| own);
         self.resolver.listens(own.collect());

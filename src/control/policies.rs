@@ -6,7 +6,7 @@ use std::{collections::HashMap, sync::Arc};
 
 use super::{ControlTask, apply::ApplyError};
 use crate::{
-    acme::Issued,
+    acme::ManagedCertificate,
     config::{self, Config},
     net::tls::{self, Terminator, TicketKeys},
     observe::Notices,
@@ -21,7 +21,7 @@ impl ControlTask {
     pub(super) fn policies(
         &self,
         config: &Config,
-        issued: &[Arc<Issued>],
+        issued: &[Arc<ManagedCertificate>],
     ) -> Result<HashMap<Arc<str>, Arc<snapshot::ListenerSnapshot>>, ApplyError> {
         let current = self.proxy.snapshot.load();
         let mut policies = HashMap::new();
@@ -53,7 +53,7 @@ fn passthrough(rule: &config::PassthroughConfig) -> snapshot::PassthroughRule {
 fn policy(
     listener: &config::ListenerConfig,
     name: &Arc<str>,
-    issued: &[Arc<Issued>],
+    issued: &[Arc<ManagedCertificate>],
     tickets: &TicketKeys,
 ) -> Result<snapshot::ListenerSnapshot, ApplyError> {
     let issued = listener.protocol.acme().and_then(|terms| {

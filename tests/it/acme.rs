@@ -1,5 +1,5 @@
-//! Certificates by ACME, from a real server: issued by both proofs, kept, renewed in place, and what is
-//! said and served where that fails.
+//! ACME certificates from a real server: both challenge types, storage, renewal, and what clients get and the
+//! log says if an order fails.
 
 use std::{fs, net::SocketAddr, os::unix::fs::PermissionsExt, path::Path};
 
@@ -24,7 +24,7 @@ const ISSUED: &str = "moorline_acme_orders_total{result=\"ok\"";
 const FAILED: &str = "moorline_acme_orders_total{result=\"failed\"";
 const MONTH: u32 = 30 * 24 * 3600;
 
-/// Where the proxy is to listen: the server looks for proofs at fixed ports.
+/// Addresses of the listeners. The server checks challenges at fixed ports.
 struct Ports {
     tls: SocketAddr,
     http: SocketAddr,
@@ -35,7 +35,7 @@ impl Ports {
         Self { tls: free_port(), http: free_port() }
     }
 
-    /// The file: `web` in the clear, where it is wanted, and `secure` by these certificates.
+    /// Settings with an `http` listener `web` and an `https` listener `secure` with these certificates.
     fn settings(&self, folder: &Path, backend: SocketAddr, certificates: &str) -> Settings {
         let mut settings = Settings::new(folder);
         settings.backends(&[backend]).listener("bind", &format!("\"{}\"", self.http));
@@ -53,7 +53,7 @@ impl Ports {
     }
 }
 
-/// The certificate that a handshake gives; the chain is good and for [`NAME`].
+/// The certificate that a handshake gives. Its chain is valid for [`NAME`].
 async fn served(pebble: &Pebble, address: SocketAddr) -> CertificateDer<'static> {
     let client = ResumingClient::trusting(pebble.root().await, NAME);
     leaf(&within("a handshake", client.try_connect(address)).await.unwrap())
@@ -72,7 +72,7 @@ fn mode(path: &Path) -> u32 {
     fs::metadata(path).unwrap().permissions().mode() & 0o777
 }
 
-/// The one file in the storage whose name ends so.
+/// The only file in the storage with this prefix and suffix.
 fn stored(proxy: &Proxy, prefix: &str, suffix: &str) -> std::path::PathBuf {
     let folder = fs::read_dir(proxy.directory().join("acme")).unwrap();
     let mut paths = folder.map(|entry| entry.unwrap().path()).filter(|path| {
@@ -85,7 +85,7 @@ fn stored(proxy: &Proxy, prefix: &str, suffix: &str) -> std::path::PathBuf {
 }
 
 #[tokio::test]
-async fn a_certificate_is_ordered_once_kept_and_ordered_for_other_names() {
+async fn certificate_is_ordered_once_stored_and_ordered_again_for_other_names() {
     let ports = Ports::free();
     let pebble = Pebble::start(ports.tls, ports.http, MONTH).await;
     let backend = Backend::replying("hello").await;
@@ -93,8 +93,9 @@ async fn a_certificate_is_ordered_once_kept_and_ordered_for_other_names() {
     let mut proxy = setup.start().await;
     issued(&proxy, 1.0).await;
     let first = served(&pebble, ports.tls).await;
-    let by = proxy.wait_for_stderr("how it was proved", |line| line.contains("been issued")).await;
-    assert!(by.contains("tls-alpn-01"), "{by}");
+    let issue = |line: &str| line.contains("certificate issued");
+    let logged = proxy.wait_for_stderr("the challenge type", issue).await;
+    assert!(logged.contains("tls-alpn-01"), "{logged}");
     let line = |line: &serde_json::Value| {
         line["termination"] == "answered" && line["listener"] == "secure"
     };
@@ -104,27 +105,27 @@ async fn a_certificate_is_ordered_once_kept_and_ordered_for_other_names() {
     );
     assert!(proxy.metric(&expiry).await > 1.0);
 
-    // Nothing is asked any more.
+    // After the order, no challenge is served.
     let root = pebble.root().await;
-    let asking = ResumingClient::trusting(root, NAME).offering("acme-tls/1");
-    let error = asking.try_connect(ports.tls).await.unwrap_err().to_string();
+    let prober = ResumingClient::trusting(root, NAME).offering("acme-tls/1");
+    let error = prober.try_connect(ports.tls).await.unwrap_err().to_string();
     assert!(error.contains("NoApplicationProtocol"), "{error}");
 
-    // It is nobody else's.
+    // Other users cannot read the files.
     assert_eq!(mode(&proxy.directory().join("acme")), 0o700);
     for path in [stored(&proxy, "account-", ".json"), stored(&proxy, NAME, ".pem")] {
         assert_eq!(mode(&path), 0o600, "{path:?}");
     }
 
-    // A new process finds it, and a new binary.
+    // A new binary and a restarted process use the stored certificate.
     proxy.upgrade().await;
     assert_eq!(served(&pebble, ports.tls).await, first);
     proxy.wait_for_predecessors().await;
-    let mut proxy = proxy_again(proxy).await;
+    let mut proxy = restart(proxy).await;
     assert_eq!(served(&pebble, ports.tls).await, first);
     assert_eq!(pebble.orders(), 1);
 
-    // Another name is another order, of the same account.
+    // Other names need a new order, with the same account.
     let settings =
         ports.settings(proxy.directory(), backend.address, &pebble.setting(&[NAME, OTHER]));
     proxy.reload(|wanted| *wanted = settings).await;
@@ -136,18 +137,18 @@ async fn a_certificate_is_ordered_once_kept_and_ordered_for_other_names() {
     proxy.finish().await;
 }
 
-/// Starts the proxy again after an end without notice.
-async fn proxy_again(proxy: Proxy) -> Proxy {
+/// Kills the proxy and starts it again.
+async fn restart(proxy: Proxy) -> Proxy {
     proxy.crash().start().await
 }
 
 #[tokio::test]
-async fn an_issued_certificate_whose_download_fails_is_downloaded_again() {
+async fn failed_download_of_an_issued_certificate_is_retried() {
     for failure in [UNAVAILABLE, BAD_NONCE] {
         let ports = Ports::free();
         let pebble = Pebble::start(ports.tls, ports.http, MONTH).await;
         let relay = pebble.relay().await;
-        // More often than the protocol's library asks again for a nonce.
+        // More failures than instant-acme itself retries for a nonce.
         relay.fail(5, failure);
         let backend = Backend::replying("hello").await;
         let setting = pebble.setting_through(&relay, &[NAME]);
@@ -157,15 +158,15 @@ async fn an_issued_certificate_whose_download_fails_is_downloaded_again() {
         assert_eq!((relay.failed(), pebble.orders()), (5, 1));
         assert_eq!(proxy.metric(FAILED).await, 0.0);
         let status = if failure == UNAVAILABLE { "HTTP 503" } else { "HTTP 400" };
-        let said = proxy.stderr_text();
-        assert!(said.contains(status) && !said.contains("JSON"), "{said}");
+        let log = proxy.stderr_text();
+        assert!(log.contains(status) && !log.contains("JSON"), "{log}");
         drop((relay, backend));
         proxy.finish().await;
     }
 }
 
 #[tokio::test]
-async fn an_issued_certificate_is_downloaded_after_a_restart() {
+async fn issued_certificate_is_downloaded_after_a_restart() {
     let ports = Ports::free();
     let pebble = Pebble::start(ports.tls, ports.http, MONTH).await;
     let relay = pebble.relay().await;
@@ -182,13 +183,13 @@ async fn an_issued_certificate_is_downloaded_after_a_restart() {
     issued(&proxy, 1.0).await;
     served(&pebble, ports.tls).await;
     assert_eq!(pebble.orders(), 1, "{}", proxy.stderr_text());
-    eventually("the order is forgotten", || !pending.exists()).await;
+    eventually("the stored order is removed", || !pending.exists()).await;
     drop((relay, backend));
     proxy.finish().await;
 }
 
 #[tokio::test]
-async fn an_order_that_its_server_has_no_more_is_made_anew() {
+async fn order_that_the_server_lost_is_made_again() {
     let ports = Ports::free();
     let mut pebble = Pebble::start(ports.tls, ports.http, MONTH).await;
     let relay = pebble.relay().await;
@@ -198,7 +199,7 @@ async fn an_order_that_its_server_has_no_more_is_made_anew() {
     let proxy = ports.setup(backend.address, &setting).start().await;
     eventually("downloads fail", || relay.failed() > 1).await;
     let setup = proxy.crash();
-    // It forgets accounts and orders.
+    // A restarted Pebble has no accounts and no orders.
     pebble.down();
     pebble.up().await;
     relay.fail(0, UNAVAILABLE);
@@ -210,7 +211,7 @@ async fn an_order_that_its_server_has_no_more_is_made_anew() {
 }
 
 #[tokio::test]
-async fn what_is_stored_and_broken_is_put_aside_and_ordered_again() {
+async fn broken_stored_certificate_is_renamed_and_ordered_again() {
     let ports = Ports::free();
     let pebble = Pebble::start(ports.tls, ports.http, MONTH).await;
     let backend = Backend::replying("hello").await;
@@ -222,7 +223,7 @@ async fn what_is_stored_and_broken_is_put_aside_and_ordered_again() {
     let whole = fs::read(&path).unwrap();
     fs::write(&path, &whole[..whole.len() / 3]).unwrap();
     let proxy = setup.start().await;
-    proxy.wait_for_stderr("that it is broken", |line| line.contains("is of no use")).await;
+    proxy.wait_for_stderr("that it is broken", |line| line.contains("cannot use")).await;
     issued(&proxy, 1.0).await;
     assert_ne!(served(&pebble, ports.tls).await, first);
     assert_eq!(fs::read(stored(&proxy, NAME, ".bad")).unwrap(), whole[..whole.len() / 3]);
@@ -231,45 +232,45 @@ async fn what_is_stored_and_broken_is_put_aside_and_ordered_again() {
 }
 
 #[tokio::test]
-async fn where_no_handshake_reaches_us_a_listener_that_redirects_proves_the_name() {
+async fn http_01_on_a_redirecting_listener_follows_a_failed_tls_alpn_01() {
     let ports = Ports::free();
-    // Nobody listens where the server shakes hands.
-    let nobody = free_port();
-    let pebble = Pebble::start(nobody, ports.http, MONTH).await;
+    // No listener is at the port where the server checks TLS-ALPN-01.
+    let unused = free_port();
+    let pebble = Pebble::start(unused, ports.http, MONTH).await;
     let backend = Backend::replying("hello").await;
     let setup = ports.setup(backend.address, &pebble.setting(&[NAME]));
     let setup = setup.with(|settings| {
         settings.listener("redirect", "\"https\"");
     });
     let proxy = setup.start().await;
-    let told = |line: &str| line.contains("could be had");
-    let said = proxy.wait_for_stderr("why it was not", told).await;
-    assert!(said.contains("by tls-alpn-01: chat.example.com"), "{said}");
-    // One way at a time; the other comes with the next attempt.
+    let failure = |line: &str| line.contains("no certificate was issued");
+    let logged = proxy.wait_for_stderr("why no certificate was issued", failure).await;
+    assert!(logged.contains("tls-alpn-01 challenge failed: chat.example.com"), "{logged}");
+    // One challenge type per attempt; the next attempt uses the other type.
     assert_eq!(pebble.orders(), 1);
     proxy.hangup();
     issued(&proxy, 1.0).await;
     served(&pebble, ports.tls).await;
-    let said = proxy.stderr_text();
-    assert!(said.contains("by=http-01"), "{said}");
+    let log = proxy.stderr_text();
+    assert!(log.contains("challenge=http-01"), "{log}");
     assert_eq!(pebble.orders(), 2);
     let prefix = "/.well-known/acme-challenge/";
     let answered = |line: &serde_json::Value| {
         line["status"] == 200 && line["path"].as_str().is_some_and(|path| path.starts_with(prefix))
     };
-    let line = proxy.wait_for_log("the server's question", answered).await;
+    let line = proxy.wait_for_log("the server's request", answered).await;
     assert_eq!(line["termination"], "answered");
     let unknown = format!("{prefix}unknown");
     let response = Raw::ask(proxy.web(), message::get(&unknown, "Connection: close\r\n")).await;
-    assert_eq!(response.status(), 308, "what nobody asks for is redirected as all else");
+    assert_eq!(response.status(), 308, "an unknown token is redirected like every path");
     backend.assert_untouched();
     proxy.finish().await;
 }
 
 #[tokio::test]
-async fn a_certificate_is_renewed_in_place_and_the_old_one_serves_while_that_fails() {
+async fn renewal_keeps_tunnels_and_the_old_certificate_stays_in_use_while_renewals_fail() {
     let ports = Ports::free();
-    // So short that it is renewed within seconds; a client that is slow may find it expired.
+    // Short enough for a renewal within seconds. A slow client may get an expired certificate.
     let mut pebble = Pebble::start(ports.tls, ports.http, 10).await;
     let backend = Backend::manual().await;
     let proxy = ports.setup(backend.address, &pebble.setting(&[NAME])).start().await;
@@ -284,20 +285,20 @@ async fn a_certificate_is_renewed_in_place_and_the_old_one_serves_while_that_fai
     peer.send(b"\x81\x05still").await;
     assert_eq!(socket.exact(7).await, b"\x81\x05still");
 
-    // Nobody issues any more, and the last one goes on serving, to those who still take it.
+    // While the server is down, the last certificate stays in use, for clients that accept it.
     pebble.down();
     proxy.wait_for_metric("a renewal fails", FAILED, |failed| failed > 0.0).await;
-    let why = |line: &str| line.contains("no certificate could be had");
-    let said = proxy.wait_for_stderr("why", why).await;
-    // Whatever it is that a killed server's connections end with.
-    assert!(said.contains("goes on serving") && said.contains("localhost"), "{said}");
+    let failure = |line: &str| line.contains("no certificate was issued");
+    let logged = proxy.wait_for_stderr("why the renewal failed", failure).await;
+    // The I/O error of the killed server differs from run to run.
+    assert!(logged.contains("stays in use") && logged.contains("localhost"), "{logged}");
     let last = leaf(&within("a handshake", client.connect(ports.tls)).await);
-    // The server is back, and knows nobody; whoever reloads need not wait long.
+    // The restarted server has no accounts. A reload shortens the wait.
     pebble.up().await;
-    let said = "been issued";
-    let renewals = proxy.stderr_text().matches(said).count();
+    let issue = "certificate issued";
+    let renewals = proxy.stderr_text().matches(issue).count();
     proxy.hangup();
-    eventually("a renewal", || proxy.stderr_text().matches(said).count() > renewals).await;
+    eventually("a renewal", || proxy.stderr_text().matches(issue).count() > renewals).await;
     assert_ne!(leaf(&client.connect(ports.tls).await), last);
     assert!(pebble.accounts() > 0);
     peer.send(b"\x81\x05still").await;
@@ -308,22 +309,21 @@ async fn a_certificate_is_renewed_in_place_and_the_old_one_serves_while_that_fai
 }
 
 #[tokio::test]
-async fn before_the_first_one_handshakes_are_refused_and_the_log_says_why() {
+async fn handshakes_before_the_first_certificate_are_refused_and_the_log_says_why() {
     let ports = Ports::free();
-    let nobody = (free_port(), free_port());
-    let pebble = Pebble::start(nobody.0, nobody.1, MONTH).await;
+    let (unused_tls, unused_http) = (free_port(), free_port());
+    let pebble = Pebble::start(unused_tls, unused_http, MONTH).await;
     let backend = Backend::replying("hello").await;
     let setup = ports.setup(backend.address, "");
     let foreign = crate::support::tls::Certificate::make(setup.directory(), "foreign.test");
     let distrusting = pebble.setting_by(&[NAME], &foreign.cert);
     let settings = ports.settings(setup.directory(), backend.address, &distrusting);
     let mut proxy = setup.with(|wanted| *wanted = settings).start().await;
-    let said = proxy
-        .wait_for_stderr("that nobody vouches for the server", |line| line.contains("could be had"))
-        .await;
+    let failure = |line: &str| line.contains("no certificate was issued");
+    let logged = proxy.wait_for_stderr("that the server is not trusted", failure).await;
     assert!(
-        said.contains("invalid peer certificate") && said.contains("handshakes are refused"),
-        "{said}"
+        logged.contains("invalid peer certificate") && logged.contains("handshakes are refused"),
+        "{logged}"
     );
     assert_eq!(pebble.accounts(), 0);
     let client = ResumingClient::trusting(pebble.root().await, NAME);
@@ -334,18 +334,19 @@ async fn before_the_first_one_handshakes_are_refused_and_the_log_says_why() {
     };
     proxy.wait_for_log("why the handshake was refused", refused).await;
 
-    // The server is the right one, and finds nothing where it looks.
+    // The server is trusted, but finds no answer at its ports.
     let settings = ports.settings(proxy.directory(), backend.address, &pebble.setting(&[NAME]));
     proxy.reload(|wanted| *wanted = settings).await;
-    pebble.refuses().await;
-    let told =
-        |way: &'static str| move |line: &str| line.contains("could be had") && line.contains(way);
-    let said = proxy.wait_for_stderr("what the server says", told("tls-alpn-01")).await;
-    assert!(said.contains(NAME) && said.contains("urn:ietf:params:acme:error:"), "{said}");
-    assert_eq!(pebble.orders(), 1, "one, and then a pause");
-    // It is the pause of whoever comes after it, too; one who asks need not wait as long.
+    pebble.challenge_failed().await;
+    let failure = |kind: &'static str| {
+        move |line: &str| line.contains("no certificate was issued") && line.contains(kind)
+    };
+    let logged = proxy.wait_for_stderr("the server's reason", failure("tls-alpn-01")).await;
+    assert!(logged.contains(NAME) && logged.contains("urn:ietf:params:acme:error:"), "{logged}");
+    assert_eq!(pebble.orders(), 1, "one order, then a wait");
+    // The next process continues the wait. A reload shortens it.
     let proxy = proxy.crash().start().await;
-    let waits = |line: &str| line.contains("before this process began");
+    let waits = |line: &str| line.contains("before this process started");
     proxy.wait_for_stderr("that it waits", waits).await;
     let status = proxy.api().get("/v1/status").await;
     let listeners = status["listeners"].as_array().unwrap();
@@ -353,15 +354,15 @@ async fn before_the_first_one_handshakes_are_refused_and_the_log_says_why() {
     assert!(secure["certificate_error"].as_str().unwrap().contains("failed"), "{secure}");
     assert_eq!(pebble.orders(), 1);
     proxy.hangup();
-    proxy.wait_for_stderr("what the server says of the other way", told("http-01")).await;
+    proxy.wait_for_stderr("the reason for the other challenge", failure("http-01")).await;
     assert_eq!(pebble.orders(), 2);
     proxy.finish().await;
 }
 
 #[tokio::test]
-async fn listeners_of_equal_terms_share_a_certificate_and_status_tells_of_it() {
+async fn listeners_with_equal_settings_share_a_certificate_and_status_shows_it() {
     let ports = Ports::free();
-    // The server looks at the one of layer 4.
+    // The server checks at the layer-4 listener.
     let second = free_port();
     let pebble = Pebble::start(second, ports.http, MONTH).await;
     let backend = Backend::replying("hello").await;
@@ -376,7 +377,7 @@ async fn listeners_of_equal_terms_share_a_certificate_and_status_tells_of_it() {
     issued(&proxy, 1.0).await;
     let one = served(&pebble, ports.tls).await;
     assert_eq!(served(&pebble, second).await, one);
-    assert!(proxy.stderr_text().contains("by=tls-alpn-01"), "{}", proxy.stderr_text());
+    assert!(proxy.stderr_text().contains("challenge=tls-alpn-01"), "{}", proxy.stderr_text());
     assert_eq!(pebble.orders(), 1);
     let status = proxy.api().get("/v1/status").await;
     let listeners = status["listeners"].as_array().unwrap();
@@ -394,7 +395,7 @@ async fn listeners_of_equal_terms_share_a_certificate_and_status_tells_of_it() {
 }
 
 #[tokio::test]
-async fn processes_that_share_a_folder_order_one_after_the_other_and_take_what_is_there() {
+async fn processes_that_share_a_folder_order_in_turn_and_share_certificates() {
     let ports = Ports::free();
     let pebble = Pebble::start(ports.tls, ports.http, MONTH).await;
     let backend = Backend::replying("hello").await;
@@ -404,12 +405,12 @@ async fn processes_that_share_a_folder_order_one_after_the_other_and_take_what_i
     let start = |ports: &Ports| ports.setup(backend.address, &setting).start();
     let one = start(&ports).await;
     issued(&one, 1.0).await;
-    // Nobody looks at the other one: what it serves has to be there already.
+    // The server cannot reach the second process, so that it can only use the stored certificate.
     let others = Ports::free();
     let other = start(&others).await;
     assert_eq!(served(&pebble, others.tls).await, served(&pebble, ports.tls).await);
 
-    // What is removed below a process is not missed, and what another one has got is taken.
+    // A process without a stored certificate uses the one that another process stores.
     let files = fs::read_dir(shared.path().join("acme")).unwrap().map(|file| file.unwrap().path());
     let pem = files.into_iter().find(|path| path.extension().is_some_and(|e| e == "pem")).unwrap();
     let kept = fs::read(&pem).unwrap();
@@ -419,11 +420,11 @@ async fn processes_that_share_a_folder_order_one_after_the_other_and_take_what_i
     lock.lock().unwrap();
     let other = other.start().await;
     other.wait_for_stderr("that it has none", |line| line.contains("no certificate for")).await;
-    // While somebody orders it waits; and then it has what that one leaves.
+    // It waits for the lock, and then uses the stored certificate.
     fs::write(&pem, kept).unwrap();
     drop(lock);
-    let taken = |line: &str| line.contains("another process has renewed");
-    other.wait_for_stderr("that it takes the other's", taken).await;
+    let taken = |line: &str| line.contains("using the certificate that another process ordered");
+    other.wait_for_stderr("that it uses that certificate", taken).await;
     assert_eq!(served(&pebble, others.tls).await, served(&pebble, ports.tls).await);
     assert_eq!(pebble.orders(), 1);
     other.finish().await;

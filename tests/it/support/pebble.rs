@@ -1,4 +1,4 @@
-//! A real ACME server: Pebble, which knows every name as 127.0.0.1.
+//! Pebble, a real ACME server, with a DNS server that resolves every name to 127.0.0.1.
 
 use std::{
     fs::{self, File},
@@ -16,7 +16,7 @@ use tokio::{
 
 use super::{dns::free_port, eventually, relay::Relay, tls::Certificate, wait_for, within};
 
-/// A server with its own certificate; it forgets everything when it is stopped. Dropping it kills the
+/// An ACME server with its own certificate. It loses its state when it is stopped. Dropping it kills its
 /// processes.
 pub(crate) struct Pebble {
     directory: TempDir,
@@ -29,14 +29,14 @@ pub(crate) struct Pebble {
 }
 
 impl Pebble {
-    /// Starts one that looks for proofs at these ports and issues for so many seconds.
+    /// Starts a server that checks challenges at these ports. `valid`: lifetime of certificates in seconds.
     pub(crate) async fn start(tls: SocketAddr, http: SocketAddr, valid: u32) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let certificate = Certificate::make(directory.path(), "localhost");
-        let (names, chores) = (free_port(), free_port());
+        let (names, resolver_management) = (free_port(), free_port());
         let resolver = Command::new("pebble-challtestsrv")
             .args(["-http01", "", "-https01", "", "-tlsalpn01", "", "-defaultIPv6", ""])
-            .args(["-dns01", &names.to_string(), "-management", &chores.to_string()])
+            .args(["-dns01", &names.to_string(), "-management", &resolver_management.to_string()])
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::null())
@@ -62,7 +62,7 @@ impl Pebble {
         pebble
     }
 
-    /// Starts the process, which knows nothing of before.
+    /// Starts the process, without accounts and orders.
     pub(crate) async fn up(&mut self) {
         let log = File::create(self.log()).unwrap();
         let process = Command::new("pebble")
@@ -70,7 +70,7 @@ impl Pebble {
             .arg(self.directory.path().join("pebble.json"))
             .args(["-dnsserver", &self.names.to_string()])
             .env("PEBBLE_VA_NOSLEEP", "1")
-            // Whether a name has to be proved again is not to be left to chance.
+            // Never reuse an authorization: Pebble decides that at random.
             .env("PEBBLE_AUTHZREUSE", "0")
             .stdin(Stdio::null())
             .stdout(log.try_clone().unwrap())
@@ -94,24 +94,24 @@ impl Pebble {
         }
     }
 
-    /// A relay before the server, on a port of its own, whose downloads can be made to fail.
+    /// Starts a relay in front of the server that can make downloads fail.
     pub(crate) async fn relay(&self) -> Relay {
         Relay::start(self.address, &self.certificate).await
     }
 
-    /// The table for a listener's `certificates`, through a relay.
+    /// The value of `certificates` for these names, through a relay.
     pub(crate) fn setting_through(&self, relay: &Relay, domains: &[&str]) -> String {
         let (own, relayed) = (self.address.port(), relay.address.port());
         self.setting(domains)
             .replace(&format!("localhost:{own}/"), &format!("localhost:{relayed}/"))
     }
 
-    /// The table for a listener's `certificates`, for these names.
+    /// The value of `certificates` for these names.
     pub(crate) fn setting(&self, domains: &[&str]) -> String {
         self.setting_by(domains, &self.certificate.cert)
     }
 
-    /// The same with another file for who vouches for the server.
+    /// The value of `certificates` for these names, with another `ca`.
     pub(crate) fn setting_by(&self, domains: &[&str], ca: &PathBuf) -> String {
         let port = self.address.port();
         format!(
@@ -120,23 +120,23 @@ impl Pebble {
         )
     }
 
-    /// Orders that it has taken so far, those for a stale nonce not counted.
+    /// Number of orders so far, without requests that were rejected for their nonce.
     pub(crate) fn orders(&self) -> usize {
-        self.said("Added order")
+        self.log_lines("Added order")
     }
 
-    /// Accounts that it has made so far.
+    /// Number of accounts created so far.
     pub(crate) fn accounts(&self) -> usize {
-        self.said("accounts in memory")
+        self.log_lines("accounts in memory")
     }
 
-    /// How many lines of its log hold these words.
-    pub(crate) fn said(&self, words: &str) -> usize {
+    /// Number of log lines with these words.
+    pub(crate) fn log_lines(&self, words: &str) -> usize {
         let log = fs::read_to_string(self.log()).unwrap();
         log.lines().filter(|line| line.contains(words)).count()
     }
 
-    /// Who vouches for what it issues.
+    /// The root certificate of the issued certificates.
     pub(crate) async fn root(&self) -> CertificateDer<'static> {
         let tcp = TcpStream::connect(self.management).await.unwrap();
         let mut tls = within("Pebble's handshake", self.certificate.client(tcp)).await.unwrap();
@@ -147,9 +147,9 @@ impl Pebble {
         CertificateDer::from_pem_slice(&answer).unwrap()
     }
 
-    /// Waits until it has looked at a proof in vain.
-    pub(crate) async fn refuses(&self) {
-        wait_for("a proof that failed", || (self.said("set INVALID") > 0).then_some(())).await;
+    /// Waits until a challenge has failed.
+    pub(crate) async fn challenge_failed(&self) {
+        wait_for("a failed challenge", || (self.log_lines("set INVALID") > 0).then_some(())).await;
     }
 
     fn log(&self) -> PathBuf {
