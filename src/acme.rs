@@ -8,7 +8,7 @@
 //!
 //! Each attempt uses one challenge type. TLS-ALPN-01 is first. After a failed challenge, the next attempt
 //! uses HTTP-01, if there is an `http` listener. The type that worked is first at the next renewal. This
-//! module does not know listeners, the configuration beyond [`Acme`], or who answers the [`Challenges`].
+//! module does not know listeners, the configuration beyond [`Acme`], or the consumers of the [`Challenges`].
 
 mod challenges;
 mod client;

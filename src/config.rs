@@ -1,10 +1,10 @@
-//! What a configuration means.
+//! The configuration: its files, its checks and its types.
 //!
-//! [`Config`] is the checked form: names resolved, durations parsed, certificates loaded, defaults
-//! filled in. It is built by [`check`] from what a user typed (`file`), or directly by a command
-//! that needs no file. A `Config` needs no further validation.
+//! [`Config`] is the checked form: names are resolved, durations parsed, certificates loaded, and defaults
+//! filled in. [`check`] builds it from a file; commands without a file build it directly. A `Config` needs
+//! no further validation.
 //!
-//! This module must not know any runtime module: nothing here listens, connects or spawns.
+//! This module must not know any runtime module: it does not listen, connect or spawn tasks.
 
 mod address;
 mod admin;
@@ -85,24 +85,24 @@ pub struct Config {
     pub cookie_keys: SharedKeys,
     /// Keys under which TLS sessions can be resumed.
     pub ticket_keys: SharedKeys,
-    /// Peers whose `X-Forwarded-*`, `Forwarded` and `X-Request-Id` are trusted.
+    /// Proxies whose `X-Forwarded-*`, `Forwarded` and `X-Request-Id` are trusted.
     pub trusted_proxies: Vec<IpNet>,
     /// When backends get `Forwarded`.
     pub forwarded: Forwarded,
-    /// Bounds of the sid table.
+    /// Limits of the session table.
     pub sessions: SessionsConfig,
     /// Destination of the access log.
     pub access_log: AccessLogConfig,
-    /// Parts of names of query parameters whose values are not logged, beside the built-in ones; after a
-    /// `!` a whole name whose value is.
+    /// Parts of names of query parameters whose values are not logged, in addition to the built-in parts.
+    /// After a `!`: a whole name whose value is logged.
     pub redact: Vec<String>,
     /// How a stopping process drains its connections.
     pub drain: DrainConfig,
     /// How changes of the file take effect.
     pub reload: Reload,
-    /// How a process hands over to a new binary.
+    /// Handoff to a new binary.
     pub upgrade: Upgrade,
-    /// HTML pages for errors that the proxy reports itself, on routes without a page for the error and
+    /// HTML pages for errors that the proxy itself reports, for routes without a page for the error and
     /// for requests without a route; `None`: the built-in page.
     pub error_pages: Option<Arc<ErrorPages>>,
     /// The admin API and the metrics.

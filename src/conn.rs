@@ -244,7 +244,7 @@ impl AcceptedConnection {
         let Some((most, open)) = &self.policy.per_address else { return true };
         let ip = self.peer.ip();
         // Many clients share the address of a proxy in front.
-        let is_proxy = |terms: &ProxyIn| self.destination.is_none() && terms.believes(ip);
+        let is_proxy = |terms: &ProxyIn| self.destination.is_none() && terms.trusts(ip);
         let terms = self.policy.proxy_protocol.as_ref();
         if self.handle.proxy.snapshot.load().trusts(ip) || terms.is_some_and(is_proxy) {
             return true;

@@ -31,7 +31,7 @@ pub(super) const ORDER_TIMEOUT: Duration = Duration::from_secs(300);
 pub(super) const PAUSES: (Duration, Duration) =
     (Duration::from_millis(250), Duration::from_secs(10));
 
-/// Time before the deadline at which the server is asked for the last time, whatever its `Retry-After`.
+/// Time before the deadline of the last poll, whatever the `Retry-After` of the server.
 pub(super) const FINAL_POLL: Duration = Duration::from_secs(20);
 
 /// Problem type of an unknown account (RFC 8555 §6.7).

@@ -103,8 +103,8 @@ pub(crate) fn socket_path(typed: &str, path: &Path) -> Result<(), InvalidValue> 
 }
 
 impl Admin {
-    /// Whether a connection to this address reaches the API or the metrics. No backend may have such an
-    /// address: proxied traffic must not reach them.
+    /// Whether a connection to this address reaches the API or the metrics. No backend may have
+    /// this address: proxied traffic must not reach them.
     pub fn is_at(&self, address: SocketAddr) -> bool {
         let own = self.metrics.into_iter().chain(self.remote.as_ref().map(|remote| remote.address));
         own.into_iter().any(|own| reaches(own, address))

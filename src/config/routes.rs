@@ -28,7 +28,7 @@ pub(super) fn all(top: &TomlTable<'_>, listeners: &[ListenerConfig]) -> Vec<Rout
         return only_pool(top, &pools, listeners).into_iter().collect();
     }
     let mut seen = SeenRoutes::new();
-    let doors = KnownListeners { named: listener_names(top), read: listeners };
+    let references = KnownListeners { named: listener_names(top), read: listeners };
     let known: HashSet<&str> = pools.iter().copied().collect();
     let check = |value: &TomlValue<'_>| {
         let pool = value.string()?;
@@ -37,10 +37,10 @@ pub(super) fn all(top: &TomlTable<'_>, listeners: &[ListenerConfig]) -> Vec<Rout
         }
         Some(pool.to_owned())
     };
-    elements.iter().filter_map(|element| route(element, check, &doors, &mut seen)).collect()
+    elements.iter().filter_map(|element| route(element, check, &references, &mut seen)).collect()
 }
 
-/// The names of all pools; `None`: `pools` is not a table, which is a fault of its own.
+/// The names of all pools; `None`: `pools` is not a table, which is reported separately.
 pub(super) fn pools<'t>(top: &TomlTable<'t>) -> Option<Vec<&'t str>> {
     match top.value("pools") {
         Some(value) if value.node.get_ref().is_table() => {
@@ -112,7 +112,7 @@ fn only_pool(
 fn route(
     value: &TomlValue<'_>,
     pool: impl Fn(&TomlValue<'_>) -> Option<String>,
-    doors: &KnownListeners<'_>,
+    references: &KnownListeners<'_>,
     seen: &mut SeenRoutes,
 ) -> Option<RouteConfig> {
     let table =
@@ -127,7 +127,7 @@ fn route(
     };
     let pool = table.need("pool", "`pool = \"NAME\"`").and_then(|value| pool(&value));
     let listeners = match table.value("listeners") {
-        Some(value) => value.strings(|typed| doors.check(typed)),
+        Some(value) => value.strings(|typed| references.check(typed)),
         None => Vec::new(),
     };
     let pages = table.value("error_pages").and_then(|value| error_pages::error_pages(&value));

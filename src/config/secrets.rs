@@ -82,7 +82,7 @@ fn given<'t>(
 }
 
 fn from_environment(name: &str) -> Result<String, InvalidValue> {
-    // A variable with such a name cannot be set.
+    // No environment variable can have another name.
     let valid = !name.is_empty() && !name.contains(['=', '\0']);
     valid
         .then(|| env::var(name).ok())

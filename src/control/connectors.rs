@@ -59,7 +59,7 @@ async fn system_roots(
     pools: &[&config::PoolConfig],
 ) -> Result<Option<Arc<RootCertStore>>, ApplyError> {
     let asks =
-        |pool: &&config::PoolConfig| pool.tls.as_ref().is_some_and(BackendTls::asks_the_system);
+        |pool: &&config::PoolConfig| pool.tls.as_ref().is_some_and(BackendTls::uses_system_roots);
     if !pools.iter().any(asks) {
         return Ok(None);
     }

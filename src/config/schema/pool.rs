@@ -123,7 +123,7 @@ pub(in crate::config) static POOL: Section = Section {
             kind: OneOf(&[Choice(&["v1", "v2"]), Table(&PROXY_OUT)]),
             default: Words("None"),
             example: r#""v2""#,
-            about: "Begin each connection to a backend with a PROXY header, which names the client. Such a connection is never shared by two \
+            about: "Begin each connection to a backend with a PROXY header, which names the client. Such connections are never shared by two \
                     clients.",
         },
         SchemaKey {

@@ -2,29 +2,29 @@
 
 use std::time::Duration;
 
-/// How backends are probed.
+/// Health checks of a pool.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HealthConfig {
     /// What a probe does.
     pub probe: ProbeConfig,
-    /// Time between probes of one backend, ±10 % jitter.
+    /// Time between two probes of one backend, ±10 %.
     pub interval: Duration,
-    /// Deadline of one probe, from connect to verdict.
+    /// Time limit of one probe, from the connection attempt to the result.
     pub timeout: Duration,
-    /// Consecutive successes that bring a backend up.
+    /// Consecutive successes after which a backend is up.
     pub rise: u32,
-    /// Consecutive failures, of probes or of connects, that take it down.
+    /// Consecutive failures, of probes or of connection attempts, after which a backend is down.
     pub fall: u32,
 }
 
 /// What a health probe does.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ProbeConfig {
-    /// Nothing: a backend is always up.
+    /// No probe: every backend is up.
     Off,
     /// Open a TCP connection.
     Tcp,
-    /// `GET` a path and look at the status.
+    /// Request a path with `GET` and check the status.
     Http {
         /// Path and query, starting with `/`.
         path: String,
@@ -33,15 +33,15 @@ pub enum ProbeConfig {
         /// Statuses that count as healthy, inclusive.
         status: (u16, u16),
     },
-    /// An Engine.IO session from its beginning to its end: handshake, upgrade probe, close. Finds a dead
-    /// event loop that an HTTP 200 hides.
+    /// Open an Engine.IO session, upgrade it and close it. Detects a blocked event loop, which an HTTP
+    /// probe may not detect.
     EngineIo {
         /// Path, starting with `/`.
         path: String,
         /// `Host` header; `None`: the backend's address.
         host: Option<String>,
     },
-    /// A WebSocket handshake: a valid 101, then a Close.
+    /// Open a WebSocket and close it.
     WebSocket {
         /// Path and query, starting with `/`.
         path: String,

@@ -11,34 +11,33 @@ use ipnet::IpNet;
 use super::{Acme, Address, CertificateSource, HeaderLimits, HostPattern, TlsConfig};
 use crate::config::address::reaches;
 
-/// One named group of listening addresses that behave alike.
+/// A listener: addresses with the same settings.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ListenerConfig {
     /// Name in the file, and in logs and metrics.
     pub name: String,
-    /// At least one address; port 0 asks the kernel for a free one.
+    /// At least one address; port 0 means any free port.
     pub bind: Vec<SocketAddr>,
     /// The protocol of the connections.
     pub protocol: ListenerProtocol,
-    /// Pool of the streams of a `tcp`, `tls` or `tls-passthrough` listener, always there for the first
-    /// two; `None`: requests are routed, or what no rule of `passthrough` covers is refused.
+    /// Pool of the streams of a `tcp`, `tls` or `tls-passthrough` listener, always set for the first two;
+    /// `None`: requests are routed, or connections that no `passthrough` rule covers are refused.
     pub pool: Option<String>,
-    /// Server names whose connections are passed on as they come, in file order; the first that covers
-    /// a ClientHello counts.
+    /// Rules for connections that are forwarded without decryption, in file order. The first rule that
+    /// covers a ClientHello is used.
     pub passthrough: Vec<PassthroughConfig>,
-    /// Whether connections begin with a PROXY header; `None`: none is looked for.
+    /// PROXY headers of clients; `None`: no header is expected.
     pub proxy_protocol: Option<ProxyIn>,
-    /// How many connections one client address may have open at once, IPv6 by /64; `None`: any number.
+    /// Maximum number of open connections per client address, IPv6 by /64; `None`: unlimited.
     pub connections_per_address: Option<NonZeroU32>,
-    /// Answer every request with a redirect instead of routing it.
+    /// Redirect for every request; `None`: requests are routed.
     pub redirect: Option<Redirect>,
-    /// Deadline of what comes before the first request or byte of the application: PROXY header and TLS
-    /// handshake together, from accept.
+    /// Time limit of the PROXY header and the TLS handshake together, from the accept.
     pub handshake_timeout: Duration,
-    /// Deadline of a request's header, from its first byte. The first header of a connection counts from the
-    /// accept or from the end of the TLS handshake.
+    /// Time limit of a request's header, from its first byte. For the first header of a connection, from the
+    /// accept or the end of the TLS handshake.
     pub header_timeout: Duration,
-    /// How long a connection is kept without a byte of another request.
+    /// How long a connection stays open without another request.
     pub keep_alive: Duration,
     /// Limits of a request's header.
     pub header: HeaderLimits,
@@ -49,7 +48,7 @@ impl ListenerConfig {
     pub fn is_at(&self, address: &Address) -> bool {
         let candidates = match address.literal() {
             Some(literal) => vec![literal],
-            // Every other name is looked up when the process runs.
+            // Every other name is resolved when the process runs.
             None if address.host == "localhost" || address.host.ends_with(".localhost") => {
                 let loopback = [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)];
                 loopback.map(|ip| SocketAddr::new(ip, address.port)).to_vec()
@@ -63,15 +62,15 @@ impl ListenerConfig {
 /// The protocol of a listener.
 #[derive(Clone, Debug, PartialEq)]
 pub enum ListenerProtocol {
-    /// HTTP/1.x in the clear.
+    /// HTTP/1.x without TLS.
     Http,
     /// HTTP/1.1 over TLS.
     Https(TlsConfig),
-    /// Anything: bytes to a pool.
+    /// Bytes of any protocol, forwarded to a pool.
     Tcp,
-    /// TLS that is terminated here, and what is in it to a pool.
+    /// TLS that is terminated here; the decrypted bytes are forwarded to a pool.
     Tls(TlsConfig),
-    /// TLS that is not terminated here: its ClientHello decides on the pool.
+    /// TLS that is not terminated here. The ClientHello decides on the pool.
     TlsPassthrough,
 }
 
@@ -112,53 +111,53 @@ impl ListenerProtocol {
         }
     }
 
-    /// Whether requests are read here, and not only bytes.
+    /// Whether the listener reads HTTP requests.
     pub fn is_http(&self) -> bool {
         matches!(self, Self::Http | Self::Https(_))
     }
 }
 
-/// Connections that are passed on without being decrypted.
+/// A rule for connections that are forwarded without decryption.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PassthroughConfig {
-    /// Server names that it covers, any of them; empty: every one, and none.
+    /// Server names that the rule covers; empty: every connection, with or without a server name.
     pub sni: Vec<HostPattern>,
-    /// Protocols of which the client has to offer one by ALPN; empty: whatever it offers.
+    /// ALPN protocols of which the client must offer one; empty: any offer.
     pub alpn: Vec<String>,
     /// Name of a pool in [`Config::pools`].
     pub pool: String,
 }
 
 impl PassthroughConfig {
-    /// Whether it names this one, which is in lower case and without a final dot.
+    /// Whether one of [`sni`](Self::sni) covers this name, in lower case and without a final dot.
     pub fn names(&self, name: &str) -> bool {
         self.sni.iter().any(|pattern| pattern.covers(name))
     }
 }
 
-/// Peers that may name the client in a PROXY header.
+/// PROXY headers that name the client.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ProxyIn {
     /// Whether a connection without the header is closed.
     pub required: bool,
-    /// Peers that may send one; at least one network.
+    /// Peers that may send the header; at least one network.
     pub from: Vec<IpNet>,
 }
 
 impl ProxyIn {
     /// Whether a header from this peer is trusted.
-    pub fn believes(&self, peer: IpAddr) -> bool {
+    pub fn trusts(&self, peer: IpAddr) -> bool {
         let peer = peer.to_canonical();
         self.from.iter().any(|network| network.contains(&peer))
     }
 }
 
-/// Target of a redirecting listener.
+/// Redirect of a listener.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Redirect {
-    /// 308 to the same host and path over https.
+    /// 308 to the same host and path over HTTPS.
     Https {
-        /// Port to name in the target; `None`: 443, which is left out.
+        /// Port in the target; `None`: 443, which the target does not name.
         port: Option<u16>,
     },
 }

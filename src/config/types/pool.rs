@@ -14,56 +14,56 @@ pub struct PoolConfig {
     /// Name in the file, and in logs and metrics.
     pub name: String,
     /// The backends, inline and from files; names are unique within the pool. Empty only if a
-    /// backend list file is empty, or if a source provides the backends.
+    /// backend list file is empty, or with discovery.
     pub backends: Vec<BackendConfig>,
-    /// What brings backends while the process runs; `None`: the configuration has them all.
+    /// Discovery of backends; `None`: the configuration contains all backends.
     pub source: Option<BackendSource>,
     /// How a backend is chosen for a new session.
     pub balance: Balance,
-    /// How backends are probed.
+    /// Health checks.
     pub health: HealthConfig,
-    /// How sessions are kept on their backend.
+    /// Session affinity.
     pub sticky: Sticky,
-    /// Deadlines per phase.
+    /// Time limits of each phase.
     pub timeouts: Timeouts,
-    /// Bounds of the kept-alive connections to each backend.
+    /// Limits of idle connections to each backend.
     pub reuse: Reuse,
-    /// How a removed or drained backend is emptied of the sessions it has.
+    /// How the sessions of a removed or drained backend are ended.
     pub drain: DrainConfig,
-    /// Over how long a backend that is new or has come back grows into its full weight; zero: at once.
+    /// Time over which a new or recovered backend grows to its full weight; zero: no slow start.
     pub slow_start: Duration,
-    /// When a backend that fails under traffic is left out; `None`: never.
+    /// Ejection of backends that fail under traffic; `None`: disabled.
     pub outlier: Option<Outlier>,
-    /// Percent of the backends: where fewer are healthy, health is ignored and all are used; 0: never.
+    /// Panic threshold: if a smaller percentage of the backends is healthy, health is ignored; 0: disabled.
     pub healthy_minimum: u8,
-    /// What one backend is given at once, at most.
+    /// Limits per backend.
     pub limits: Limits,
-    /// How many new sessions a backend is given in a time; `None`: as many as come.
+    /// Rate limit of new sessions per backend; `None`: unlimited.
     pub admission: Option<Admission>,
-    /// How tunnels are shed from backends that have more than their share; `None`: never.
+    /// How tunnels of backends with more than a fair share are closed; `None`: never.
     pub rebalance: Option<RebalanceConfig>,
-    /// How long a tunnel lives at most, minus up to a tenth at random; `None`: unlimited.
+    /// Maximum age of a tunnel, minus up to a tenth at random; `None`: unlimited.
     pub max_connection_age: Option<Duration>,
-    /// Over how long the tunnels of a backend that is down are closed; `None`: they are kept.
+    /// Time over which the tunnels of a backend that is down are closed; `None`: they stay open.
     pub on_down: Option<Duration>,
     /// TLS settings of connections to the backends; `None`: no TLS.
     pub tls: Option<BackendTls>,
-    /// Which PROXY header connections to the backends begin with; `None`: none does.
+    /// PROXY header at the start of connections to the backends; `None`: no header.
     pub proxy_protocol: Option<ProxyOut>,
     /// Limits of a response's header.
     pub response_header: HeaderLimits,
-    /// Paths below which a backend may hold a request for as long as it likes.
+    /// Path prefixes of requests that backends may hold open.
     pub long_polls: Vec<String>,
 }
 
 /// One server of a pool.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct BackendConfig {
-    /// Given name; the address as typed where none was given.
+    /// Name in the file; the default is the address as typed.
     pub name: String,
-    /// Its address.
+    /// Host and port.
     pub address: Address,
-    /// Share of new sessions relative to its neighbours; at least 1.
+    /// Share of new sessions relative to the other backends; at least 1.
     pub weight: u32,
 }
 
@@ -96,14 +96,14 @@ impl fmt::Display for Address {
 /// How a backend is chosen for a client without affinity.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Balance {
-    /// Fewest live sessions and tunnels for its weight.
+    /// Fewest open sessions and tunnels, by weight.
     #[default]
     LeastSessions,
     /// In turn, by weight.
     RoundRobin,
-    /// The less loaded of two drawn at random by weight.
+    /// The less loaded of two random backends, by weight.
     P2c,
-    /// By the client's address, so that a client returns to its backend while it is there.
+    /// By a hash of the client's address, so that a client returns to its backend.
     SourceHash,
 }
 
@@ -119,33 +119,33 @@ impl Balance {
     }
 }
 
-/// Deadlines per phase.
+/// Time limits of each phase.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Timeouts {
-    /// Opening a connection to a backend, each try.
+    /// One connection attempt to a backend.
     pub connect: Duration,
-    /// From the last byte of the request to the end of the response's header. An Engine.IO poll's is never
-    /// shorter than its session's own `pingInterval + pingTimeout`; other long polls have
+    /// From the last byte of the request to the end of the response's header. For an Engine.IO poll, at
+    /// least `pingInterval + pingTimeout` of its session. Other long polls use
     /// [`stream_idle`](Self::stream_idle) instead.
     pub response_header: Duration,
-    /// Longest pause within a body, in either direction.
+    /// Maximum pause within a body, in either direction.
     pub body_idle: Duration,
-    /// Longest silence of an event stream, and longest time that a long poll is held; `None`: unlimited.
+    /// Maximum silence of an event stream, and maximum duration of a long poll; `None`: unlimited.
     pub stream_idle: Option<Duration>,
-    /// Longest pause in a tunnel; `None`: unlimited.
+    /// Maximum pause in a tunnel; `None`: unlimited.
     pub tunnel_idle: Option<Duration>,
-    /// Longest pause in a tunnel of which one side has ended its direction.
+    /// Maximum pause in a half-closed tunnel.
     pub half_closed: Duration,
 }
 
-/// Bounds of the kept-alive connections to each backend.
+/// Limits of idle connections to each backend.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Reuse {
-    /// Most connections kept while idle.
+    /// Maximum number of idle connections.
     pub max_idle: usize,
-    /// Most HTTP connections at all, tunnels not counted; `None`: unlimited.
+    /// Maximum number of HTTP connections, without tunnels; `None`: unlimited.
     pub max_total: Option<usize>,
-    /// How long one is kept while idle.
+    /// Maximum time that a connection stays idle.
     pub idle_timeout: Duration,
 }
 

@@ -32,7 +32,7 @@ pub struct Reload {
     pub max_disconnects: Option<u64>,
 }
 
-/// How a process hands over to a new binary.
+/// Handoff to a new binary.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Upgrade {
     /// How the old process drains the connections that cannot be handed over.
@@ -41,10 +41,10 @@ pub struct Upgrade {
     pub ready: Duration,
 }
 
-/// When backends get `Forwarded` (RFC 7239) beside `X-Forwarded-*`.
+/// When backends get `Forwarded` (RFC 7239) in addition to `X-Forwarded-*`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Forwarded {
-    /// With requests of trusted peers that sent it.
+    /// If a trusted proxy sent it.
     #[default]
     Pass,
     /// With every request.
@@ -73,12 +73,12 @@ pub enum AccessLogConfig {
     File(PathBuf),
 }
 
-/// Keys that several proxies may share; the first makes, all are accepted.
+/// Keys that several proxies may share. The first key makes cookies or tickets; all keys are accepted.
 #[derive(Clone, PartialEq, Eq)]
 pub enum SharedKeys {
     /// From a file or the environment: at least one, each at least 32 bytes.
     Given(Vec<Vec<u8>>),
-    /// Made at start: a restart forgets it and no other proxy knows it.
+    /// Made at start: lost on restart and not shared with other proxies.
     Made,
 }
 

@@ -4,10 +4,10 @@ use std::{fmt, sync::Arc};
 
 use crate::config::ErrorPages;
 
-/// One rule from a request's host and path to a pool.
+/// A route: hosts and paths whose requests go to a pool.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RouteConfig {
-    /// Which hosts it covers.
+    /// Hosts that the route covers.
     pub host: HostPattern,
     /// Path prefix, on segment boundaries; starts with `/`.
     pub path: String,
@@ -15,7 +15,7 @@ pub struct RouteConfig {
     pub pool: String,
     /// Names of the listeners that use the route; empty: every listener.
     pub listeners: Vec<String>,
-    /// HTML pages for errors that the proxy reports itself.
+    /// HTML pages for errors that the proxy itself reports.
     pub error_pages: Option<Arc<ErrorPages>>,
 }
 
@@ -34,7 +34,7 @@ impl fmt::Display for RouteConfig {
     }
 }
 
-/// Hosts that a route covers; names are lower case and without a port.
+/// Hosts that a route or a rule covers. Names are in lower case, without a port.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum HostPattern {
     /// Every host.
@@ -46,7 +46,7 @@ pub enum HostPattern {
 }
 
 impl HostPattern {
-    /// Whether this name is one of its; in lower case, without port and final dot.
+    /// Whether the pattern covers this name, in lower case, without port and final dot.
     pub fn covers(&self, name: &str) -> bool {
         match self {
             Self::Any => true,

@@ -2,24 +2,24 @@
 
 use std::time::Duration;
 
-/// How sessions are kept on their backend.
+/// Session affinity of a pool.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Sticky {
-    /// Follow Engine.IO session ids.
+    /// Whether Engine.IO session ids are used.
     pub engine_io: bool,
-    /// Backends asked, one after the other, for an unknown sid; 0: none, the first one's answer stands.
+    /// Maximum number of backends to try, one after the other, for an unknown sid; 0: no search.
     pub owner_search: usize,
     /// The sticky cookie; `None`: not set and not read.
     pub cookie: Option<Cookie>,
-    /// How long a client without a cookie is remembered after its session ended, by its address and
-    /// user agent, so that it returns to its backend; zero: not at all.
+    /// How long the backend of an ended session is remembered for a client without a cookie, by address and
+    /// user agent; zero: disabled.
     pub memory: Duration,
 }
 
 /// Attributes of the sticky cookie.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Cookie {
-    /// Cookie name, an RFC 6265 token; by default made from the pool's name.
+    /// Cookie name, an RFC 6265 token; the default is made from the pool's name.
     pub name: String,
     /// `SameSite`; `None`: `None` for a cross-site request over TLS, else `Lax`.
     pub same_site: Option<SameSite>,
@@ -42,7 +42,7 @@ pub enum SameSite {
     Strict,
     /// Sent on same-site requests and top-level navigation.
     Lax,
-    /// Sent always; browsers want `Secure` with it.
+    /// Sent on every request. Browsers require `Secure` with it.
     None,
 }
 
@@ -52,16 +52,16 @@ pub enum SetOn {
     /// Engine.IO handshakes and WebSocket upgrades.
     #[default]
     Handshake,
-    /// Every reply to a client that has none, for applications with affinity needs of their own.
+    /// Every reply to a client without the cookie.
     Always,
 }
 
-/// Bounds of the sid table, over all pools.
+/// Limits of the session table, which all pools share.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SessionsConfig {
-    /// Most sids remembered; past it, for each new one, the one nearest its expiry of a few drawn
-    /// at random goes.
+    /// Maximum number of sids. If the table is full, a new sid replaces the one with the earliest expiry of a
+    /// few random ones.
     pub max: usize,
-    /// Longest sid that is remembered, in bytes after percent-decoding.
+    /// Maximum length of a stored sid, in bytes after percent-decoding.
     pub max_sid_bytes: usize,
 }

@@ -109,7 +109,7 @@ pub struct BackendTls {
 
 impl BackendTls {
     /// Whether the authorities of the system are used.
-    pub fn asks_the_system(&self) -> bool {
+    pub fn uses_system_roots(&self) -> bool {
         self.verify && self.ca.is_none()
     }
 }
@@ -125,12 +125,12 @@ pub fn suite_name(suite: CipherSuite) -> &'static str {
     }
 }
 
-/// A certificate chain with its private key, known to belong together.
+/// A certificate chain with the private key that matches it.
 #[derive(Clone)]
 pub struct Certificate {
-    /// DNS names the leaf is valid for, lower case, wildcards as `*.example.com`.
+    /// DNS names of the leaf certificate, in lower case; wildcards as `*.example.com`.
     pub names: Vec<String>,
-    /// Chain and signing key as rustls serves them.
+    /// Chain and signing key for rustls.
     pub key: Arc<CertifiedKey>,
 }
 

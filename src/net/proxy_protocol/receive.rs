@@ -101,7 +101,7 @@ pub async fn receive(
     peer: SocketAddr,
     wait: HeaderWait,
 ) -> Result<Option<ProxiedAddresses>, HeaderError> {
-    let trusted = terms.believes(peer.ip());
+    let trusted = terms.trusts(peer.ip());
     if terms.required && !trusted {
         return Err(HeaderError::Untrusted);
     }
