@@ -7,7 +7,7 @@ use serde::Deserialize;
 
 use crate::{
     harness::harness,
-    peer::{Door, Proxy},
+    peer::{ListenerKind, Proxy},
     rows::{Figure, Unit},
 };
 
@@ -19,7 +19,7 @@ const SOURCES: u32 = 100;
 
 /// Options of a run.
 pub(crate) struct Wish<'a> {
-    pub(crate) door: Door,
+    pub(crate) listener: ListenerKind,
     pub(crate) path: &'a str,
     pub(crate) flags: &'a str,
     /// Time over which the clients arrive.
@@ -80,7 +80,7 @@ struct Spent {
 pub(crate) fn run(proxy: &Proxy, wish: &Wish<'_>) -> anyhow::Result<Report> {
     let file = proxy.directory().join("load.json");
     let mut command = Command::new(harness());
-    command.arg("run").arg(proxy.url(wish.door) + wish.path);
+    command.arg("run").arg(proxy.url(wish.listener) + wish.path);
     command.args(wish.flags.split(' ')).args(["--insecure", "--no-reconnect", "--quiet"]);
     command.args(["--threads", "1", "--sources", &SOURCES.to_string()]);
     command.args(["--ramp", &span(wish.ramp), "--hold", &span(wish.hold)]);

@@ -23,6 +23,7 @@ mod continuity;
 mod harness;
 mod inside;
 mod load;
+mod local;
 mod machine;
 mod origin;
 mod page;

@@ -12,7 +12,10 @@ use std::{
 use anyhow::{Context as _, bail};
 use tempfile::TempDir;
 
-use crate::{harness::harness, peer};
+use crate::{
+    harness::harness,
+    local::{CERTS, free_address},
+};
 
 /// Socket.IO nodes behind each proxy.
 const NODES: usize = 3;
@@ -37,8 +40,8 @@ impl Origin {
     /// Starts the processes on free ports.
     pub(crate) fn start() -> anyhow::Result<Self> {
         let directory = tempfile::tempdir()?;
-        let (echo, list) = (peer::free()?, directory.path().join("nodes"));
-        let secure = peer::free()?;
+        let (echo, list) = (free_address()?, directory.path().join("nodes"));
+        let secure = free_address()?;
         let mut command = Command::new(harness());
         command.args(["node", "--nodes", &NODES.to_string(), "--listen", "127.0.0.1:0"]);
         command.args(["--echo", &echo.to_string()]).arg("--backends-file").arg(&list);
@@ -80,7 +83,7 @@ fn terminate(directory: &Path, secure: SocketAddr, echo: SocketAddr) -> anyhow::
     let words = [
         ("{secure}", secure.to_string()),
         ("{origin}", echo.to_string()),
-        ("{certs}", peer::CERTS.to_owned()),
+        ("{certs}", CERTS.to_owned()),
     ];
     let template = include_str!("peers/layer4/origin.toml").to_owned();
     let text = words.iter().fold(template, |text, (word, value)| text.replace(word, value));

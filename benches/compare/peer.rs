@@ -3,7 +3,7 @@
 use std::{
     fs::{self, File},
     io,
-    net::{SocketAddr, TcpListener, TcpStream},
+    net::{SocketAddr, TcpStream},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     thread,
@@ -14,12 +14,10 @@ use anyhow::{Context as _, bail, ensure};
 use tempfile::TempDir;
 
 use crate::{
+    local::{CERTS, free_address},
     origin::Origin,
     process::{self, Cores},
 };
-
-/// Folder of the package's test certificates.
-pub(crate) const CERTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/certs");
 
 /// Longest time from the start of a proxy to its first accepted connection.
 const STARTING: Duration = Duration::from_secs(10);
@@ -42,7 +40,7 @@ pub(crate) enum Family {
 
 /// Which of a proxy's listeners a load goes to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Door {
+pub(crate) enum ListenerKind {
     Plain,
     /// TLS with the ECDSA certificate.
     Tls,
@@ -66,12 +64,12 @@ pub(crate) struct Proxy {
     child: Child,
     /// The processes that carry connections.
     pub(crate) workers: Vec<u32>,
-    doors: Doors,
+    addresses: ListenerAddresses,
     directory: TempDir,
 }
 
 /// Addresses of a proxy's listeners.
-struct Doors {
+struct ListenerAddresses {
     plain: SocketAddr,
     tls: SocketAddr,
     rsa: SocketAddr,
@@ -106,9 +104,9 @@ impl Family {
             Self::Nginx | Self::Haproxy => "-v",
             Self::Caddy => "version",
         };
-        let told = Command::new(program).arg(argument).output()?;
-        let told = [told.stdout, told.stderr].concat();
-        Ok(version(&String::from_utf8_lossy(&told)).to_owned())
+        let output = Command::new(program).arg(argument).output()?;
+        let output = [output.stdout, output.stderr].concat();
+        Ok(version(&String::from_utf8_lossy(&output)).to_owned())
     }
 
     /// `None` if the proxy does not support the scene.
@@ -194,13 +192,18 @@ impl Peer {
         command: impl FnOnce(&Path, &Path) -> anyhow::Result<Command>,
     ) -> anyhow::Result<Proxy> {
         let directory = tempfile::tempdir()?;
-        let doors = Doors { plain: free()?, tls: free()?, rsa: free()?, passed: free()? };
+        let addresses = ListenerAddresses {
+            plain: free_address()?,
+            tls: free_address()?,
+            rsa: free_address()?,
+            passed: free_address()?,
+        };
         let file = directory.path().join(match self.family {
             Family::Caddy => "Caddyfile",
             Family::Moorline => "moorline.toml",
             Family::Nginx | Family::Haproxy => "configuration",
         });
-        fs::write(&file, doors.fill(template, origin, directory.path()))?;
+        fs::write(&file, addresses.fill(template, origin, directory.path()))?;
         let said = directory.path().join("said");
         let log = File::create(&said)?;
         let child = command(directory.path(), &file)?
@@ -208,7 +211,7 @@ impl Peer {
             .stdout(log.try_clone()?)
             .stderr(log)
             .spawn()?;
-        let mut proxy = Proxy { child, workers: Vec::new(), doors, directory };
+        let mut proxy = Proxy { child, workers: Vec::new(), addresses, directory };
         if let Err(error) = proxy.started(self.family) {
             let said = fs::read_to_string(said)?;
             bail!("{}: {error:#}; it said: {}", self.title, said.trim());
@@ -246,7 +249,7 @@ impl Peer {
     }
 }
 
-impl Doors {
+impl ListenerAddresses {
     /// The template with the words in braces replaced.
     fn fill(&self, template: &str, origin: &Origin, directory: &Path) -> String {
         let mut words = vec![
@@ -270,12 +273,12 @@ impl Doors {
 
 impl Proxy {
     /// The URL for clients, for example `https://localhost:1234`.
-    pub(crate) fn url(&self, door: Door) -> String {
-        let (scheme, address) = match door {
-            Door::Plain => ("http", self.doors.plain),
-            Door::Tls => ("https", self.doors.tls),
-            Door::Rsa => ("https", self.doors.rsa),
-            Door::Passed => ("https", self.doors.passed),
+    pub(crate) fn url(&self, listener: ListenerKind) -> String {
+        let (scheme, address) = match listener {
+            ListenerKind::Plain => ("http", self.addresses.plain),
+            ListenerKind::Tls => ("https", self.addresses.tls),
+            ListenerKind::Rsa => ("https", self.addresses.rsa),
+            ListenerKind::Passed => ("https", self.addresses.passed),
         };
         format!("{scheme}://localhost:{}", address.port())
     }
@@ -297,7 +300,7 @@ impl Proxy {
                 Family::Nginx => process::children(pid)?,
                 Family::Moorline | Family::Haproxy | Family::Caddy => vec![pid],
             };
-            if TcpStream::connect(self.doors.plain).is_ok() && !self.workers.is_empty() {
+            if TcpStream::connect(self.addresses.plain).is_ok() && !self.workers.is_empty() {
                 return Ok(());
             }
             ensure!(Instant::now() < deadline, "not started after {STARTING:?}");
@@ -318,14 +321,10 @@ impl Drop for Proxy {
 }
 
 /// The first word that starts with a digit, after a slash or on its own.
-fn version(told: &str) -> &str {
-    told.split([' ', '/', '\n'])
+fn version(output: &str) -> &str {
+    output
+        .split([' ', '/', '\n'])
         .map(|word| word.strip_prefix('v').unwrap_or(word))
         .find(|word| word.starts_with(|c: char| c.is_ascii_digit()))
         .map_or("", |word| word.split('-').next().unwrap_or(word))
-}
-
-/// An address that was free a moment ago.
-pub(crate) fn free() -> io::Result<SocketAddr> {
-    TcpListener::bind("127.0.0.1:0")?.local_addr()
 }

@@ -1,7 +1,7 @@
 //! The rows of the page, and the flags of the load generator for each.
 
 use crate::{
-    peer::{Door, Scene},
+    peer::{ListenerKind, Scene},
     results::Better,
 };
 
@@ -17,7 +17,7 @@ pub(crate) struct Group {
 pub(crate) struct Load {
     /// Start of the rows' titles: "TLS, 64 B".
     pub(crate) title: &'static str,
-    pub(crate) door: Door,
+    pub(crate) listener: ListenerKind,
     pub(crate) path: &'static str,
     pub(crate) kind: Kind,
     pub(crate) scene: Scene,
@@ -74,13 +74,13 @@ pub(crate) fn groups() -> Vec<Group> {
 
 const fn flow(
     title: &'static str,
-    door: Door,
+    listener: ListenerKind,
     path: &'static str,
     flags: &'static str,
     figures: &'static [Figure],
 ) -> Load {
     let kind = Kind::Flow { flags, figures };
-    Load { title, door, path, kind, scene: Scene::Http, quick: true }
+    Load { title, listener, path, kind, scene: Scene::Http, quick: true }
 }
 
 impl Load {
@@ -107,10 +107,10 @@ fn http() -> Group {
                  origin share a core, so they are the limit if the proxy's core is not full. \
                  p99: 4,000 requests/s, counted from the time each was due.",
         loads: vec![
-            flow("plain", Door::Plain, "/", BUSY, FIGURES),
-            flow("TLS", Door::Tls, "/", BUSY, FIGURES),
-            flow("plain", Door::Plain, "/", PACED, LATENCY),
-            flow("TLS", Door::Tls, "/", PACED, LATENCY),
+            flow("plain", ListenerKind::Plain, "/", BUSY, FIGURES),
+            flow("TLS", ListenerKind::Tls, "/", BUSY, FIGURES),
+            flow("plain", ListenerKind::Plain, "/", PACED, LATENCY),
+            flow("TLS", ListenerKind::Tls, "/", PACED, LATENCY),
         ],
     }
 }
@@ -128,14 +128,14 @@ fn echo() -> Group {
         method: "100 sockets; a message goes there and back. CPU and messages/s: the next one \
                  follows the echo. p99: 5,000 messages/s, counted from the time each was due.",
         loads: vec![
-            flow("plain, 64 B", Door::Plain, "/", BUSY, FIGURES),
-            flow("TLS, 64 B", Door::Tls, "/", BUSY, FIGURES),
-            flow("plain, 4 KiB", Door::Plain, "/", BUSY_BIG, FIGURES),
-            flow("TLS, 4 KiB", Door::Tls, "/", BUSY_BIG, FIGURES),
-            flow("plain, 64 B", Door::Plain, "/", PACED, LATENCY),
-            flow("TLS, 64 B", Door::Tls, "/", PACED, LATENCY),
-            flow("plain, 4 KiB", Door::Plain, "/", PACED_BIG, LATENCY).not_quick(),
-            flow("TLS, 4 KiB", Door::Tls, "/", PACED_BIG, LATENCY).not_quick(),
+            flow("plain, 64 B", ListenerKind::Plain, "/", BUSY, FIGURES),
+            flow("TLS, 64 B", ListenerKind::Tls, "/", BUSY, FIGURES),
+            flow("plain, 4 KiB", ListenerKind::Plain, "/", BUSY_BIG, FIGURES),
+            flow("TLS, 4 KiB", ListenerKind::Tls, "/", BUSY_BIG, FIGURES),
+            flow("plain, 64 B", ListenerKind::Plain, "/", PACED, LATENCY),
+            flow("TLS, 64 B", ListenerKind::Tls, "/", PACED, LATENCY),
+            flow("plain, 4 KiB", ListenerKind::Plain, "/", PACED_BIG, LATENCY).not_quick(),
+            flow("TLS, 4 KiB", ListenerKind::Tls, "/", PACED_BIG, LATENCY).not_quick(),
         ],
     }
 }
@@ -147,22 +147,22 @@ fn bulk() -> Group {
         title: "3. Bulk through 4 tunnels",
         method: "Binary messages of 64 KiB from the origin to 4 WebSockets, as fast as they go.",
         loads: vec![
-            flow("plain", Door::Plain, "/", FLAGS, FIGURES),
-            flow("TLS", Door::Tls, "/", FLAGS, FIGURES),
+            flow("plain", ListenerKind::Plain, "/", FLAGS, FIGURES),
+            flow("TLS", ListenerKind::Tls, "/", FLAGS, FIGURES),
         ],
     }
 }
 
 fn idle() -> Group {
-    let idle = |title, door| {
+    let idle = |title, listener| {
         let (kind, scene) = (Kind::Idle, Scene::Http);
-        Load { title, door, path: "/", kind, scene, quick: true }
+        Load { title, listener, path: "/", kind, scene, quick: true }
     };
     Group {
         title: "4. Idle WebSockets",
         method: "Growth of the proxy's proportional set size with this number of open, silent sockets, \
                  divided by the number. Memory of the kernel for sockets is not included.",
-        loads: vec![idle("plain", Door::Plain), idle("TLS", Door::Tls)],
+        loads: vec![idle("plain", ListenerKind::Plain), idle("TLS", ListenerKind::Tls)],
     }
 }
 
@@ -178,11 +178,11 @@ fn setup() -> Group {
                  connect, upgrade, one message there and back, close; each by a new client, so that over \
                  TLS its handshake is a full one. 16 at a time.",
         loads: vec![
-            flow("full, ECDSA P-256", Door::Tls, "/", FULL, HANDSHAKE),
-            flow("resumed", Door::Tls, "/", RESUMED, HANDSHAKE),
-            flow("full, RSA 2048", Door::Rsa, "/", FULL, HANDSHAKE),
-            flow("upgrade, plain", Door::Plain, "/", UPGRADE, CONNECTION),
-            flow("upgrade, TLS", Door::Tls, "/", UPGRADE, CONNECTION),
+            flow("full, ECDSA P-256", ListenerKind::Tls, "/", FULL, HANDSHAKE),
+            flow("resumed", ListenerKind::Tls, "/", RESUMED, HANDSHAKE),
+            flow("full, RSA 2048", ListenerKind::Rsa, "/", FULL, HANDSHAKE),
+            flow("upgrade, plain", ListenerKind::Plain, "/", UPGRADE, CONNECTION),
+            flow("upgrade, TLS", ListenerKind::Tls, "/", UPGRADE, CONNECTION),
         ],
     }
 }
@@ -200,10 +200,10 @@ fn session() -> Group {
                  clients that keep cookies, each from a different address. p99: each of 100 \
                  sessions sends every 50 ms.",
         loads: vec![
-            flow("plain", Door::Plain, "/socket.io/", BUSY, FIGURES),
-            flow("TLS", Door::Tls, "/socket.io/", BUSY, FIGURES),
-            flow("plain", Door::Plain, "/socket.io/", PACED, LATENCY).not_quick(),
-            flow("TLS", Door::Tls, "/socket.io/", PACED, LATENCY).not_quick(),
+            flow("plain", ListenerKind::Plain, "/socket.io/", BUSY, FIGURES),
+            flow("TLS", ListenerKind::Tls, "/socket.io/", BUSY, FIGURES),
+            flow("plain", ListenerKind::Plain, "/socket.io/", PACED, LATENCY).not_quick(),
+            flow("TLS", ListenerKind::Tls, "/socket.io/", PACED, LATENCY).not_quick(),
         ],
     }
 }
@@ -226,15 +226,16 @@ fn layer4() -> Group {
                  time to 4 clients. HAProxy and Moorline splice bulk in the clear, nginx and Caddy \
                  do not.",
         loads: vec![
-            flow("TCP, connection", Door::Plain, "/", CONNECT, CONNECTION).streams(true),
-            flow("TCP, 4 KiB there and back", Door::Plain, "/", ECHO, MESSAGE).streams(true),
-            flow("TCP, bulk", Door::Plain, "/", BULK, GIB).streams(true),
-            flow("TCP, bulk without splice", Door::Plain, "/", BULK, GIB).streams(false),
-            flow("TLS, handshake", Door::Tls, "/", HANDSHAKES, HANDSHAKE).streams(true),
-            flow("TLS, bulk", Door::Tls, "/", BULK, GIB).streams(true),
-            flow("passed by name, handshake", Door::Passed, "/", HANDSHAKES, HANDSHAKE)
+            flow("TCP, connection", ListenerKind::Plain, "/", CONNECT, CONNECTION).streams(true),
+            flow("TCP, 4 KiB there and back", ListenerKind::Plain, "/", ECHO, MESSAGE)
                 .streams(true),
-            flow("passed by name, bulk", Door::Passed, "/", BULK, GIB).streams(true),
+            flow("TCP, bulk", ListenerKind::Plain, "/", BULK, GIB).streams(true),
+            flow("TCP, bulk without splice", ListenerKind::Plain, "/", BULK, GIB).streams(false),
+            flow("TLS, handshake", ListenerKind::Tls, "/", HANDSHAKES, HANDSHAKE).streams(true),
+            flow("TLS, bulk", ListenerKind::Tls, "/", BULK, GIB).streams(true),
+            flow("passed by name, handshake", ListenerKind::Passed, "/", HANDSHAKES, HANDSHAKE)
+                .streams(true),
+            flow("passed by name, bulk", ListenerKind::Passed, "/", BULK, GIB).streams(true),
         ],
     }
 }

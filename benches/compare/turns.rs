@@ -94,7 +94,7 @@ impl Turns<'_> {
         let proxy = peer.start(self.cores, self.origin, load.scene)?;
         let (ramp, hold) = if self.quick { (50, 1000) } else { (200, 3000) };
         let wish = Wish {
-            door: load.door,
+            listener: load.listener,
             path: load.path,
             flags,
             ramp: Duration::from_millis(ramp),
@@ -117,7 +117,7 @@ impl Turns<'_> {
             let proxy = peer.start(self.cores, self.origin, Scene::Http)?;
             let flags = format!("--client ws --silent --clients {count}");
             let wish = Wish {
-                door: load.door,
+                listener: load.listener,
                 path: load.path,
                 flags: &flags,
                 ramp: Duration::from_millis(1000 * count / ARRIVALS),

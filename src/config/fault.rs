@@ -15,6 +15,9 @@ use std::{
 /// Byte offsets into a source.
 pub(super) type Span = Range<usize>;
 
+/// Maximum number of faults that are reported. A file with more is probably not the file that was meant.
+pub(super) const MOST_FAULTS: usize = 200;
+
 /// Longest source line that is shown whole, in characters.
 const LONGEST_LINE: usize = 160;
 

@@ -17,7 +17,7 @@ use super::{
     bytes,
     content::{Content, Reading},
     environment,
-    fault::{Fault, Faults, InvalidValue, SourceText, Span},
+    fault::{Fault, Faults, InvalidValue, MOST_FAULTS, SourceText, Span},
     foreign,
     includes::{self, Included},
     merge,
@@ -26,9 +26,6 @@ use super::{
     source_map::SourceMap,
     syntax::Syntax,
 };
-
-/// Largest number of faults that are kept. A file with more is probably not the file that was meant.
-pub(super) const MOST_FAULTS: usize = 200;
 
 /// A configuration and what was found in it so far.
 pub(super) struct File<'s> {

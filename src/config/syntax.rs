@@ -5,10 +5,7 @@
 
 use toml::de::Error;
 
-use super::{
-    fault::{InvalidValue, SourceText, Span, quoted},
-    file::MOST_FAULTS,
-};
+use super::fault::{InvalidValue, MOST_FAULTS, SourceText, Span, quoted};
 
 /// The grammar's faults, in file order.
 pub(super) struct Syntax(Vec<(Span, InvalidValue)>);

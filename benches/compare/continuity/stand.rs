@@ -14,7 +14,8 @@ use anyhow::{Context as _, bail, ensure};
 use tempfile::TempDir;
 
 use crate::{
-    peer::{self, CERTS, Family, Peer},
+    local::{CERTS, free_address},
+    peer::{self, Family, Peer},
     process,
 };
 
@@ -49,7 +50,7 @@ impl<'a> Stand<'a> {
     /// Starts a proxy in front of these nodes and waits until it listens.
     pub(super) fn start(peer: &'a Peer, nodes: &[String]) -> anyhow::Result<Self> {
         let directory = tempfile::tempdir()?;
-        let (tls, side) = (peer::free()?, peer::free()?);
+        let (tls, side) = (free_address()?, free_address()?);
         certify(directory.path(), "site")?;
         let file = directory.path().join("configuration");
         fs::write(&file, fill(peer.family, directory.path(), tls, side, nodes))?;
