@@ -23,7 +23,7 @@ use crate::{
         AdminSocketHooks, Changes, CommandError, ControlCommand, ControlHandle, ControlRequest,
         ControlTask,
     },
-    handoff::{Inheritance, Launch, Takeover},
+    handoff::{Inheritance, Launch, LaunchError, Takeover},
     net::inherited::InheritedSockets,
     observe::{BackendSample, CertificateSample, stalls},
     shared::SharedState,
@@ -79,7 +79,7 @@ impl App {
     /// An address is not available, an access log cannot be opened, or rustls rejects a certificate.
     /// The text names it.
     pub async fn bind(config: Config, given: InheritedSockets) -> Result<Self, StartError> {
-        Self::build(config, Inheritance { given, ..Inheritance::default() }).await
+        Self::build(config, Inheritance { sockets: given, ..Inheritance::default() }).await
     }
 
     /// Prepares to take over from another process: binds missing sockets, builds everything and
@@ -92,7 +92,7 @@ impl App {
         match Self::prepare(config, &mut joining).await {
             Ok(app) => Ok(Self { joining: Some(joining), ..app }),
             Err(error) => {
-                joining.give_up(&error.to_string()).await;
+                joining.fail(&error.to_string()).await;
                 Err(error)
             }
         }
@@ -113,13 +113,13 @@ impl App {
     async fn prepare(config: Config, joining: &mut Takeover) -> Result<Self, StartError> {
         let mut app = Self::build(config, joining.inheritance()).await?;
         let late = joining.prepared(app.control.proxy()).await;
-        app.control.remember(late.map_err(|error| StartError(error.to_string()))?);
+        app.control.restore_late_values(late.map_err(|error| StartError(error.to_string()))?);
         Ok(app)
     }
 
     async fn build(config: Config, mut from: Inheritance) -> Result<Self, StartError> {
         let told = |error: &dyn fmt::Display| StartError(error.to_string());
-        let admin = admin::AdminSockets::bind(&config.admin, &mut from.given);
+        let admin = admin::AdminSockets::bind(&config.admin, &mut from.sockets);
         let admin = admin.map_err(|error| told(&error))?;
         let remote = config.admin.remote.clone();
         let control = ControlTask::new(config, from).await.map_err(|error| told(&error))?;
@@ -141,7 +141,7 @@ impl App {
     pub fn start(
         mut self,
         file: Option<PathBuf>,
-        launch: Result<Launch, String>,
+        launch: Result<Launch, LaunchError>,
     ) -> RunningProcess {
         let addresses = self.addresses();
         let socket = self.admin.path().map(Path::to_owned);
@@ -155,16 +155,16 @@ impl App {
         let state = admin_state(Arc::clone(self.control.proxy()), requests.clone());
         let admin = Arc::new(self.admin.serve(state, &operator, self.remote.as_ref()));
         let (copied, left) = (Arc::clone(&admin), Arc::clone(&admin));
-        let fixtures = AdminSocketHooks {
+        let admin_sockets = AdminSocketHooks {
             copies: Box::new(move || copied.copies()),
-            leave: Box::new(move || left.hand_over()),
+            release: Box::new(move || left.hand_over()),
         };
-        self.control.can_hand_over(launch, fixtures);
+        self.control.enable_handoff(launch, admin_sockets);
         if let Some(joining) = self.joining {
-            let before = self.control.predecessors();
-            before.begin();
+            let predecessors = self.control.predecessors();
+            predecessors.begin();
             let proxy = Arc::clone(self.control.proxy());
-            tokio::spawn(joining.follow(proxy, before.clone()));
+            tokio::spawn(joining.follow(proxy, predecessors.clone()));
         }
         let again = requests.downgrade();
         let control = tokio::spawn(self.control.run(file, received, again));

@@ -10,7 +10,6 @@ mod connectors;
 mod count;
 mod discovery;
 mod drain;
-mod elsewhere;
 mod explain;
 pub mod handle;
 mod handoff;
@@ -21,6 +20,7 @@ mod on_down;
 mod overlay;
 mod plan;
 mod policies;
+mod predecessors;
 mod rebalance;
 mod reload;
 mod report;
@@ -49,9 +49,18 @@ pub use self::{
     handle::{CommandError, ControlHandle},
 };
 use self::{
-    discovery::Discovery, drain::Drains, handoff::HandoffState, health::Probing,
-    listeners::Listeners, on_down::OnDown, overlay::Overlay, rebalance::Rebalancer,
-    reload::ReloadCause, report::StartTime, resolve::NameResolver, watch::Watcher,
+    discovery::{Discovery, error::SourceError},
+    drain::Drains,
+    handoff::HandoffState,
+    health::Probing,
+    listeners::Listeners,
+    on_down::OnDown,
+    overlay::Overlay,
+    rebalance::Rebalancer,
+    reload::ReloadCause,
+    report::StartTime,
+    resolve::NameResolver,
+    watch::Watcher,
 };
 use crate::{
     acme,
@@ -125,7 +134,7 @@ pub enum ControlRequest {
         /// The pool.
         pool: String,
         /// Its backends, or why there is no answer.
-        outcome: Result<Vec<config::BackendConfig>, String>,
+        outcome: Result<Vec<config::BackendConfig>, SourceError>,
     },
     /// Carry an operator's order out, or answer a question.
     Command(ControlCommand),
@@ -142,7 +151,7 @@ impl ControlTask {
         again: mpsc::WeakSender<ControlRequest>,
     ) {
         self.file = file;
-        self.discovery.tell(again.clone());
+        self.discovery.report_to(again.clone());
         self.discovery.follow(&self.file_config.pools, |pool| self.overlay.last_good(pool));
         if self.file.is_some() {
             self.watcher = Some(Watcher::new(again, self.file_config.reload));
@@ -167,9 +176,9 @@ impl ControlTask {
                     Some(request) => self.serve(request).await,
                     None => return,
                 },
-                (outcome, answer) = self.handoff.made() => {
-                    if let Some(successor) = self.made(outcome, answer) {
-                        self.give_way(successor, &mut requests).await;
+                (outcome, answer) = self.handoff.finished() => {
+                    if let Some(successor) = self.handoff_finished(outcome, answer) {
+                        self.shut_down_after_handoff(successor, &mut requests).await;
                         return;
                     }
                 }
@@ -212,7 +221,7 @@ impl ControlTask {
     async fn discovered(
         &mut self,
         pool: String,
-        outcome: Result<Vec<config::BackendConfig>, String>,
+        outcome: Result<Vec<config::BackendConfig>, SourceError>,
     ) {
         let asks = |known: &config::PoolConfig| known.name == pool && known.source.is_some();
         if !self.file_config.pools.iter().any(asks) {
@@ -256,24 +265,24 @@ impl ControlTask {
         for backend in &self.backends {
             backend.idle().sweep(now);
         }
-        self.forget_gone();
+        self.forget_removed();
         let (sessions, tunnels) = (self.proxy.sids.len(), self.proxy.tunnels.len());
         self.notifier.status(format_args!("{sessions} sessions, {tunnels} tunnels"));
     }
 
     /// Drains the whole process: no new connections, requests and tunnels until the deadline.
     async fn shut_down(&mut self, requests: &mut mpsc::Receiver<ControlRequest>) {
-        self.handoff.give_up();
+        self.handoff.cancel();
         self.acme.stop();
         self.notifier.stopping();
         self.shutting_down = true;
-        let (terms, whole) = (self.config.drain, Arc::clone(self.drains.whole()));
+        let (config, shutdown) = (self.config.drain, Arc::clone(self.drains.shutdown()));
         self.proxy.not_ready.store(true, Ordering::Release);
         self.listeners.close_all();
-        tracing::info!(deadline = ?terms.within, tunnels = self.proxy.tunnels.len(), "shutting down");
-        whole.begin(terms);
+        tracing::info!(deadline = ?config.within, tunnels = self.proxy.tunnels.len(), "shutting down");
+        shutdown.begin(config);
         let proxy = Arc::clone(&self.proxy);
-        let mut closes = pin!(whole.close(&proxy));
+        let mut closes = pin!(shutdown.close_tunnels(&proxy));
         let mut housekeeping = tokio::time::interval(HOUSEKEEPING);
         let over = loop {
             tokio::select! {

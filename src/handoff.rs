@@ -1,42 +1,43 @@
-//! Handing over to a new binary without losing a session.
+//! Handoff to a new binary without losing a session.
 //!
-//! The old process starts the new one by its own command line, with one end of a unix socket pair as
-//! the new one's standard input and [`HANDED`] in its environment. Over that channel ([`wire`]) go
-//! listening sockets, then what must not be forgotten, and only when the new process accepts does the
-//! old one stop to.
+//! The old process starts the new one with its own command line. The standard input of the new process is
+//! one end of a unix socket pair, and its environment has [`HANDOFF_VARIABLE`]. The old process sends its
+//! listening sockets, keys and sessions over this channel ([`wire`]). It stops accepting when the new
+//! process accepts.
 //!
 //! ```text
 //! old                                              new
-//!  ├ Hello, Socket…, Keys, Backend…, Value…, Offered ─▶ reads its configuration, adopts the sockets
-//!  │                                                 │ it asks for, binds the rest, builds everything
+//!  ├ Hello, Socket…, Keys, Backend…, Value…, Offered ─▶ reads its configuration, uses the sockets
+//!  │                                                 │ that it needs, binds others, builds everything
 //!  ◀───────────────────────────────── Hello, Prepared ┤
-//!  ├ Sessions…, Value…, Transferred ─────────────────▶ remembers them, accepts
+//!  ├ Sessions…, Value…, Transferred ─────────────────▶ stores them, accepts
 //!  ◀──────────────────────────────────────────── Ready ┤
-//!  │ stops accepting, leaves the admin's sockets     │
-//!  ├ Released ───────────────────────────────────────▶ serves the admin's sockets, says `ready`
-//!  ├ Sessions (learned late), Ended, State (each s) ──▶ remembers, shows
+//!  │ stops accepting, releases the admin sockets     │
+//!  ├ Released ───────────────────────────────────────▶ serves the admin sockets, logs `ready`
+//!  ├ Sessions (new ones), Ended, State (each second) ─▶ stores and shows them
 //!  ◀──────────────────────────── Fates (at each change) ┤
-//!  └ end of file: it is empty                          │
+//!  └ end of file: no connection is left              │
 //! ```
 //!
 //! # Invariants
 //!
-//! - The old process serves as if nothing was until `Ready` has come. Whatever goes wrong before, a
-//!   program that does not start, ends, hangs, speaks another protocol or refuses its configuration,
-//!   ends the new process, is told in a sentence, and leaves nothing behind.
-//! - No connection is refused: at each moment one of the two, or both, accept from the same sockets,
-//!   and what neither has accepted waits in the kernel's queue.
-//! - A session is known to the new process before that accepts; one that the old process learns after
-//!   its table was read is sent after it. Where that comes late, an owner search finds it.
-//! - Connections stay where they are. The old process answers what is under way and asks each
-//!   kept-alive connection to close with its next answer; tunnels end by themselves or in its drain.
-//! - An old process that is empty stays until those before it have ended: it tells on what they say.
-//! - What becomes of a backend is the newest process's to say, for the tunnels in all of them: each one
-//!   does as it is told and tells those before it.
-//! - An old process that dies without a word once it has offered its sockets leaves a new one that
-//!   serves. One that is told to stop ends the new one first, and a new one whose old one lives and says
-//!   no more ends by itself: the two never serve side by side.
-//! - Keys cross the channel, are in no text, and reach no file.
+//! - The old process serves as usual until it receives `Ready`. If the new process fails before (it does
+//!   not start, ends, hangs, uses another protocol version or rejects its configuration), the old process
+//!   ends it, logs the reason and closes the channel.
+//! - No connection is refused: at any time at least one process accepts from the same sockets, and the
+//!   kernel queues connections until then.
+//! - The new process has all sessions before it accepts. Sessions that the old process learns later are sent
+//!   afterwards. If one is sent too late, the owner search finds its backend.
+//! - Connections stay in their process. The old process answers requests in progress and closes each
+//!   keep-alive connection with its next response. Tunnels end by themselves or in the shutdown.
+//! - An old process without connections waits until its own predecessors have ended, because it passes
+//!   their messages on.
+//! - The newest process decides what happens to the tunnels of a backend in all processes. Each process
+//!   applies its directives and sends them to its predecessor.
+//! - If the old process dies after it has sent `Offered`, the new one serves. If the old process is asked
+//!   to shut down, it ends the new one first. If the old process lives but closes the channel, the new one
+//!   ends: the two never serve independently.
+//! - Keys are sent over the channel only. They are never logged or written to a file.
 
 mod child;
 mod launch;
@@ -48,7 +49,7 @@ mod wire;
 
 pub use self::{
     child::{HandoffChannel, Inheritance, Takeover},
-    launch::Launch,
+    launch::{Launch, LaunchError},
     message::{
         BackendDirective, BackendIdentity, BackendRecord, DrainDirective, DrainUntil, HeldTunnels,
         PredecessorState, Secrets, Values,
@@ -58,11 +59,11 @@ pub use self::{
     successor::{Successor, SuccessorFeed},
 };
 
-/// Variable that tells a process that its standard input is a channel to the one before it.
-pub const HANDED: &str = "MOORLINE_HANDED_OVER";
+/// Environment variable that is set if the standard input of a process is a channel to the old process.
+pub const HANDOFF_VARIABLE: &str = "MOORLINE_HANDED_OVER";
 
-/// Version of what is said on the channel; the two sides must agree.
+/// Version of the messages; both processes must have the same one.
 const PROTOCOL: u32 = 1;
 
-/// Most sessions in one message.
+/// Maximum number of sessions in one message.
 const SESSIONS: usize = 1024;

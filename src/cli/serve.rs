@@ -16,7 +16,7 @@ use super::limit;
 use crate::{
     app::{App, ProcessHandle, RunningProcess},
     config::{self, AccessLogConfig, BackendSource, Config, ListenerProtocol, ProbeConfig},
-    handoff::{HandoffChannel, Launch},
+    handoff::{HandoffChannel, Launch, LaunchError},
     observe::log,
     systemd,
     tunnel::splice,
@@ -65,8 +65,8 @@ where
     let hangups = signal(SignalKind::hangup()).context("cannot handle SIGHUP")?;
     let upgrades = signal(SignalKind::user_defined2()).context("cannot handle SIGUSR2")?;
     let launch = match service.stays.or_else(alone) {
-        None => Launch::own().map_err(|error| format!("how this process was started: {error}")),
-        Some(why) => Err(why.to_owned()),
+        None => Launch::own(),
+        Some(reason) => Err(LaunchError::NotSupported(reason)),
     };
     let (mut app, summary) = tokio::select! {
         begun = begin(service.load) => begun?,
@@ -152,7 +152,7 @@ async fn begin(load: impl FnOnce() -> anyhow::Result<Config>) -> anyhow::Result<
             Ok((App::take_over(config, joining).await?, summary))
         }
         Err(error) => {
-            joining.give_up(&format!("{error:#}")).await;
+            joining.fail(&format!("{error:#}")).await;
             Err(error)
         }
     }

@@ -165,8 +165,8 @@ impl ControlTask {
             reload: None,
             keys,
             tickets,
-            listeners: Listeners::new(from.given, from.holds),
-            backends: Self::revive(&from.backends, &config),
+            listeners: Listeners::new(from.sockets, from.takes_over),
+            backends: Self::restore_backends(&from.backends, &config),
             probes: HashMap::new(),
             drains: Drains::new(handoff.predecessors.clone()),
             rebalance: Rebalancer::default(),
@@ -174,7 +174,7 @@ impl ControlTask {
             handoff,
             acme: orders,
             shutting_down: false,
-            notifier: Notifier::new(from.holds),
+            notifier: Notifier::new(from.takes_over),
         };
         // Backends that lived in another process and are wanted no more leave as if they had left this
         // one's configuration.
@@ -293,8 +293,8 @@ impl ControlTask {
         if let Some(log) = log {
             self.proxy.log.store(Arc::new(log));
         }
-        let removed = self.drain_others(&config);
-        self.keep_left(&config);
+        let removed = self.drain_removed(&config);
+        self.keep_removed_pools(&config);
         self.backends.extend(added.iter().cloned());
         self.probe(&added);
         self.acme
@@ -406,7 +406,7 @@ impl ControlTask {
     /// Backends that were on their way out and are wanted again.
     async fn stay(&mut self, members: &Members) {
         for backend in members.values() {
-            if self.drains.cancel(backend.serial(), DrainEnd::Goes).await {
+            if self.drains.cancel(backend.serial(), DrainEnd::Remove).await {
                 backend.set_lifecycle(Lifecycle::Serving);
             }
         }
@@ -419,7 +419,7 @@ impl ControlTask {
             let Some(pool) = snapshot.pool(backend.pool()) else { continue };
             let (terms, connector) = (&pool.config().health, pool.connector());
             let serial = backend.serial();
-            if self.probes.get(&serial).is_some_and(|probe| probe.goes_by(terms, connector)) {
+            if self.probes.get(&serial).is_some_and(|probe| probe.uses(terms, connector)) {
                 continue;
             }
             let new = added.iter().any(|added| added.serial() == serial);

@@ -60,7 +60,7 @@ pub enum ControlCommand {
 impl ControlTask {
     /// Carries an order out. Nobody need wait for the outcome any more.
     pub(super) async fn run_command(&mut self, order: ControlCommand) {
-        let Some(order) = self.while_handing_over(order) else { return };
+        let Some(order) = self.reject_during_handoff(order) else { return };
         match order {
             ControlCommand::Status(answer) => drop(answer.send(Ok(self.status()))),
             ControlCommand::Add(pool, new, answer) => {
@@ -152,7 +152,7 @@ impl ControlTask {
     async fn undrain(&mut self, what: &BackendTarget) -> Result<Vec<BackendState>, CommandError> {
         self.overlay.undrain(&self.config, what)?;
         let drained = |control: &Self, backend: &Backend| {
-            control.drains.drains_to(backend.serial()) == Some(DrainEnd::Stays)
+            control.drains.end_of(backend.serial()) == Some(DrainEnd::Stay)
         };
         let before: Vec<_> =
             self.backends.iter().filter(|backend| drained(self, backend)).cloned().collect();
@@ -168,24 +168,24 @@ impl ControlTask {
                 if let Some(other) = self.drains.goes_on_as(backend.serial()) {
                     let ordered = self.overlay.drain_over(other);
                     let terms = ordered.and_then(|ordered| ordered.terms);
-                    self.drains.leave_as_ordered(backend, &self.proxy, terms);
+                    self.drains.drain_with_replica(backend, &self.proxy, terms);
                 }
                 continue;
             }
             let ordered = self.overlay.drain_of(backend.pool(), backend.name());
             match ordered {
                 Some(ordered) => {
-                    self.drains.start(backend, &self.proxy, ordered.terms, DrainEnd::Stays);
+                    self.drains.start(backend, &self.proxy, ordered.terms, DrainEnd::Stay);
                 }
                 None => {
-                    self.drains.cancel(backend.serial(), DrainEnd::Stays).await;
+                    self.drains.cancel(backend.serial(), DrainEnd::Stay).await;
                     backend.set_lifecycle(Lifecycle::Serving);
                 }
             }
         }
         let all = self.overlay.drains_all();
         self.proxy.not_ready.store(all, std::sync::atomic::Ordering::Release);
-        self.tell_before();
+        self.send_directives();
     }
 
     /// What a reload by order did. Refused, it changes nothing.
@@ -247,7 +247,7 @@ impl ControlTask {
                     weight: backend.weight(),
                 },
                 held: self.count(backend),
-                terms: self.terms_of(backend)?,
+                terms: self.drain_config(backend)?,
             })
         });
         spared.collect()

@@ -1,11 +1,12 @@
-//! What brings a pool's backends while the process runs: names in the DNS, lists over HTTP.
+//! Discovery of backends while the process runs: DNS names and lists over HTTP.
 //!
-//! One task a pool asks its source again and again, and tells the control task what has changed.
-//! Nothing that a source says is believed blindly: what cannot be a backend is left out, lists are
-//! bounded, and an answer that fails or is empty leaves the last good one in force. Troubles are told
-//! when they begin, not each time. Must not know what is done with an answer.
+//! One task per pool queries the source and sends changed answers to the control task. Answers are
+//! validated: addresses that cannot be a backend are removed and the length is limited. If a query fails
+//! or the answer is empty, the last good answer stays in use. A problem is logged when it begins, not at
+//! each query. Must not know how the control task uses an answer.
 
 mod dns;
+pub(super) mod error;
 mod http;
 mod list;
 mod validation;
@@ -21,81 +22,81 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use self::validation::accepted;
+use self::{error::SourceError, validation::validate};
 use super::ControlRequest;
 use crate::config::{Admin, BackendConfig, BackendSource, Dns, PoolConfig};
 
-/// How long the start waits for first answers. What has not come by then follows.
-const PATIENCE: Duration = Duration::from_secs(3);
+/// How long the start waits for the first answers. Later answers are applied when they arrive.
+const START_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// Longest pause after a failure: a source that is back is found soon.
+/// Longest pause after a failure. A longer `min_ttl` or `interval` of the source overrides it.
 const LONGEST_RETRY: Duration = Duration::from_secs(10);
 
-/// What a source says, taken as it is.
+/// A source's answer before validation.
 struct SourceAnswer {
     backends: Vec<BackendConfig>,
-    /// What is amiss with it nevertheless.
-    troubles: Vec<String>,
-    /// When to ask again.
-    holds: Duration,
+    /// Parts of the answer that are not used, and why.
+    warnings: Vec<String>,
+    /// Time until the next query.
+    ttl: Duration,
 }
 
-/// A pool's backends as its source has them, or why there is no answer.
-type SourceOutcome = Result<Vec<BackendConfig>, String>;
+/// A pool's backends according to its source, or why there is no answer.
+pub(super) type SourceOutcome = Result<Vec<BackendConfig>, SourceError>;
 
-/// The tasks that ask.
+/// The tasks that query the sources.
 pub(super) struct Discovery {
-    /// Where operators are served: no backend is there.
+    /// The admin addresses, which must not become backends.
     admin: Admin,
-    /// Where what has changed is told; `None`: the control task does not run yet.
+    /// The channel for changed answers; `None`: the control task does not run yet.
     requests: Option<mpsc::WeakSender<ControlRequest>>,
     tasks: HashMap<String, (BackendSource, JoinHandle<()>)>,
 }
 
 impl Discovery {
-    /// Asks nobody yet.
+    /// Starts no query yet.
     pub(super) fn new(admin: Admin) -> Self {
         Self { admin, requests: None, tasks: HashMap::new() }
     }
 
-    /// The first answers of the pools' sources, as far as they come within some seconds. `known` has
-    /// what a pool's source had found before.
+    /// Returns the first answers of the pools' sources, if they arrive within [`START_TIMEOUT`].
+    /// `known` returns the backends of a pool's previous answer.
     pub(super) async fn first<'k>(
         &self,
         pools: &[PoolConfig],
         known: impl Fn(&str) -> &'k [BackendConfig],
     ) -> Vec<(String, SourceOutcome)> {
-        let mut asked = JoinSet::new();
+        let mut queries = JoinSet::new();
         for pool in pools {
             let Some(source) = &pool.source else { continue };
-            let mut asker = asker(source, known(&pool.name));
+            let mut client = SourceClient::new(source, known(&pool.name));
             let (pool, admin) = (pool.name.clone(), self.admin.clone());
-            asked.spawn(async move {
-                let outcome = asker.ask().await.and_then(|answer| accepted(answer, &admin));
+            queries.spawn(async move {
+                let outcome = client.query().await.and_then(|answer| validate(answer, &admin));
                 (pool, outcome.map(|(backends, _)| backends))
             });
         }
         let mut outcomes = Vec::new();
         let all = async {
-            while let Some(answered) = asked.join_next().await {
+            while let Some(answered) = queries.join_next().await {
                 outcomes.extend(answered);
             }
         };
-        if timeout(PATIENCE, all).await.is_err() {
+        if timeout(START_TIMEOUT, all).await.is_err() {
             tracing::warn!(
-                "sources of backends do not answer in time; starting without their backends"
+                "a source of backends did not answer in time; starting without its backends"
             );
         }
         outcomes
     }
 
-    /// Tells what changes to the control task from now on.
-    pub(super) fn tell(&mut self, requests: mpsc::WeakSender<ControlRequest>) {
+    /// Sets the channel that changed answers are sent to.
+    pub(super) fn report_to(&mut self, requests: mpsc::WeakSender<ControlRequest>) {
         self.requests = Some(requests);
     }
 
-    /// Asks for these pools from now on, and for no others. Where a source has changed, another task
-    /// takes over, which remembers nothing of the one before. `known` is as for [`first`](Self::first).
+    /// Queries the sources of these pools from now on, and of no others. If a pool's source has changed,
+    /// its task starts again without the previous answer. `known` is as for [`first`](Self::first).
     pub(super) fn follow<'k>(
         &mut self,
         pools: &[PoolConfig],
@@ -105,12 +106,12 @@ impl Discovery {
         let source = |name: &str| pools.iter().find(|pool| pool.name == name)?.source.as_ref();
         let mut replaced = HashSet::new();
         self.tasks.retain(|name, (running, task)| {
-            let stays = source(name) == Some(running);
-            if !stays {
+            let same = source(name) == Some(running);
+            if !same {
                 task.abort();
                 replaced.insert(name.clone());
             }
-            stays
+            same
         });
         for pool in pools {
             let Some(source) = &pool.source else { continue };
@@ -119,9 +120,9 @@ impl Discovery {
                     true => &[],
                     false => known(&pool.name),
                 };
-                let asker = asker(source, known);
-                let watch = watch(pool.name.clone(), asker, self.admin.clone(), requests.clone());
-                self.tasks.insert(pool.name.clone(), (source.clone(), tokio::spawn(watch)));
+                let client = SourceClient::new(source, known);
+                let task = run(pool.name.clone(), client, self.admin.clone(), requests.clone());
+                self.tasks.insert(pool.name.clone(), (source.clone(), tokio::spawn(task)));
             }
         }
     }
@@ -135,62 +136,61 @@ impl Drop for Discovery {
     }
 }
 
-/// A source with what it remembers from one question to the next.
+/// A source, with its state between queries.
 enum SourceClient {
     Dns(dns::DnsSource),
     Http(Box<http::HttpList>),
 }
 
-/// One that remembers what is known already.
-fn asker(source: &BackendSource, known: &[BackendConfig]) -> SourceClient {
-    let names = |terms: &Dns, records| {
-        SourceClient::Dns(dns::DnsSource::new(terms.clone(), records, known))
-    };
-    match source {
-        BackendSource::Dns(terms) => names(terms, dns::RecordKind::Addresses),
-        BackendSource::Srv(terms) => names(terms, dns::RecordKind::Services),
-        BackendSource::Http(terms) => {
-            SourceClient::Http(Box::new(http::HttpList::new(terms.clone())))
-        }
-    }
-}
-
 impl SourceClient {
-    async fn ask(&mut self) -> Result<SourceAnswer, String> {
-        match self {
-            Self::Dns(names) => names.ask().await,
-            Self::Http(list) => list.ask().await,
+    /// `known` has the backends of the previous answer.
+    fn new(source: &BackendSource, known: &[BackendConfig]) -> Self {
+        let dns =
+            |config: &Dns, records| Self::Dns(dns::DnsSource::new(config.clone(), records, known));
+        match source {
+            BackendSource::Dns(config) => dns(config, dns::RecordKind::Addresses),
+            BackendSource::Srv(config) => dns(config, dns::RecordKind::Services),
+            BackendSource::Http(config) => {
+                Self::Http(Box::new(http::HttpList::new(config.clone())))
+            }
         }
     }
 
-    /// How long to wait after a failure, the first time.
+    async fn query(&mut self) -> Result<SourceAnswer, SourceError> {
+        match self {
+            Self::Dns(source) => source.query().await,
+            Self::Http(list) => list.query().await,
+        }
+    }
+
+    /// Pause after the first failure.
     fn retry(&self) -> Duration {
         match self {
-            Self::Dns(names) => names.retry(),
+            Self::Dns(source) => source.retry(),
             Self::Http(list) => list.retry(),
         }
     }
 }
 
-/// Asks until it is dropped, or nobody listens any more.
-async fn watch(
+/// Queries a source until the task is aborted or the control task has ended.
+async fn run(
     pool: String,
-    mut asker: SourceClient,
+    mut client: SourceClient,
     admin: Admin,
     requests: mpsc::WeakSender<ControlRequest>,
 ) {
-    let mut said: Option<SourceOutcome> = None;
-    let mut told = SourceLog::default();
-    let mut retry = asker.retry();
+    let mut sent: Option<SourceOutcome> = None;
+    let mut log = SourceLog::default();
+    let mut retry = client.retry();
     loop {
-        let answer = asker.ask().await;
-        let holds = answer.as_ref().ok().map(|answer| answer.holds);
-        let outcome = answer.and_then(|answer| accepted(answer, &admin));
-        told.tell(&pool, outcome.as_ref().map(|(_, trouble)| trouble.as_deref()));
-        let pause = match (&outcome, holds) {
-            (Ok(_), Some(holds)) => {
-                retry = asker.retry();
-                holds
+        let answer = client.query().await;
+        let ttl = answer.as_ref().ok().map(|answer| answer.ttl);
+        let outcome = answer.and_then(|answer| validate(answer, &admin));
+        log.record(&pool, outcome.as_ref().map(|(_, warning)| warning.as_deref()));
+        let pause = match (&outcome, ttl) {
+            (Ok(_), Some(ttl)) => {
+                retry = client.retry();
+                ttl
             }
             _ => {
                 let pause = retry;
@@ -199,58 +199,59 @@ async fn watch(
             }
         };
         let outcome = outcome.map(|(backends, _)| backends);
-        if said.as_ref() != Some(&outcome) {
+        if sent.as_ref() != Some(&outcome) {
             let Some(requests) = requests.upgrade() else { return };
             let request =
                 ControlRequest::Discovered { pool: pool.clone(), outcome: outcome.clone() };
             if requests.send(request).await.is_err() {
                 return;
             }
-            said = Some(outcome);
+            sent = Some(outcome);
         }
-        sleep(later(pause)).await;
+        sleep(jittered(pause)).await;
     }
 }
 
-/// Up to a tenth more, so that many proxies do not fall into step. Never less: a cache between would
-/// give the same answer once more.
-fn later(pause: Duration) -> Duration {
+/// Adds up to 10 %, so that many proxies do not synchronize. A shorter pause would get the same answer
+/// from a DNS cache again.
+fn jittered(pause: Duration) -> Duration {
     pause.mul_f64(1.0 + 0.1 * fastrand::f64())
 }
 
-/// Which troubles the log has, so that each is told when it begins.
+/// Logs a source's problems when they begin and end.
 #[derive(Default)]
 struct SourceLog {
     failing: bool,
-    /// The source has answered before.
+    /// Whether the source has answered before.
     answered: bool,
-    trouble: Option<String>,
+    /// The last warning in the log.
+    warning: Option<String>,
 }
 
 impl SourceLog {
-    fn tell(&mut self, pool: &str, outcome: Result<Option<&str>, &String>) {
+    fn record(&mut self, pool: &str, outcome: Result<Option<&str>, &SourceError>) {
         match outcome {
-            Ok(trouble) => {
+            Ok(warning) => {
                 if self.failing {
                     tracing::info!(pool, "the pool's source answers again");
                 }
                 (self.failing, self.answered) = (false, true);
-                if let Some(trouble) = trouble.filter(|new| self.trouble.as_deref() != Some(new)) {
-                    tracing::warn!(pool, trouble, "part of the source's answer is not used");
+                if let Some(reason) = warning.filter(|new| self.warning.as_deref() != Some(new)) {
+                    tracing::warn!(pool, reason, "part of the source's answer is not used");
                 }
-                self.trouble = trouble.map(str::to_owned);
+                self.warning = warning.map(str::to_owned);
             }
             Err(error) => {
                 if !self.failing {
                     match self.answered {
                         true => tracing::warn!(
                             pool,
-                            error,
-                            "the pool's source fails; the backends of its last good answer stay"
+                            %error,
+                            "the pool's source fails; keeping the backends of its last good answer"
                         ),
                         false => tracing::warn!(
                             pool,
-                            error,
+                            %error,
                             "the pool's source fails and has not answered yet, so the pool is empty; check \
                              the name or URL in `backends`"
                         ),

@@ -1,9 +1,9 @@
-//! Handing over to a new binary, as the control task sees it: an order, a task of its own until the
-//! new process accepts, and the end of this one.
+//! Handoff to a new binary: the control task's part.
 //!
-//! While it is under way everything else goes on; the new process reads the configuration anew when
-//! it begins to serve, so that a reload in between is not lost. Operators' orders would be, and are
-//! refused meanwhile.
+//! A command starts the handoff, which runs in its own task until the new process accepts. Then this
+//! process shuts down. During the handoff the control task works as usual. The new process reads the
+//! configuration again when it begins to serve, so that a reload in between is not lost. Changes by
+//! operators would be lost, and are rejected during the handoff.
 
 use std::{
     io,
@@ -22,117 +22,122 @@ use tokio::{
 
 use super::{
     CUT_AGAIN, CommandError, ControlCommand, ControlRequest, ControlTask, HOUSEKEEPING,
-    elsewhere::holdings,
     listeners::Listeners,
     overlay::{Overlay, covers},
+    predecessors::held_tunnels,
 };
 use crate::{
     api::{BackendTarget, DrainState, Predecessor, UpgradeRequest, Upgraded},
     config::{self, Address, Config, DrainConfig},
     handoff::{
-        BackendDirective, BackendRecord, HandoffError, HandoffOffer, Launch, PredecessorState,
-        Predecessors, Secrets, Successor, SuccessorFeed, Values,
+        BackendDirective, BackendIdentity, BackendRecord, HandoffError, HandoffOffer, Launch,
+        LaunchError, PredecessorState, Predecessors, Secrets, Successor, SuccessorFeed, Values,
     },
     net::inherited::Purpose,
     upstream::Backend,
 };
 
-/// How often the new process is told how far this one is.
-const TELL: Duration = Duration::from_secs(1);
+/// How often this process sends its state to the new one.
+const STATE_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Name of the layers upon the configuration, among what is handed over.
+/// Name of the value with the overlay: discovered backends and operators' changes.
 const OVERLAY: &str = "overlay";
 
-/// The same of the memory of sessions that ended.
+/// Name of the value with the recent sessions.
 const MEMORY: &str = "memory";
 
-/// Who waits for an upgrade.
+/// The channel for the reply to an upgrade command.
 type UpgradeReply = oneshot::Sender<Result<Upgraded, CommandError>>;
 
-/// Descriptors of listening sockets, each with what it is for.
+/// Descriptors of listening sockets with their purpose.
 type SocketCopies = io::Result<Vec<(Purpose, OwnedFd)>>;
 
-/// The sockets that are not the control task's own.
+/// Access to the admin sockets, which the control task does not own.
 pub(crate) struct AdminSocketHooks {
-    /// Descriptors of them, for another process.
+    /// Duplicates the descriptors for another process.
     pub(crate) copies: Box<dyn Fn() -> SocketCopies + Send>,
-    /// Leaves them to it.
-    pub(crate) leave: Box<dyn Fn() + Send>,
+    /// Stops accepting on the sockets; another process accepts on them.
+    pub(crate) release: Box<dyn Fn() + Send>,
 }
 
-/// The task that tells the new process on, until the end of this one.
+/// The task that exchanges messages with the new process until this one ends.
 struct SuccessorTask {
-    telling: JoinHandle<()>,
-    /// What is to become of the backends' tunnels here.
+    feed: JoinHandle<()>,
+    /// What to do with the tunnels in this process.
     directives: watch::Receiver<Vec<BackendDirective>>,
     end: oneshot::Sender<()>,
 }
 
-/// What is needed to hand over, and how far that is.
+/// What a handoff needs, and the handoff in progress.
 pub(super) struct HandoffState {
-    /// How this process was started, or why it cannot be handed over.
-    launch: Result<Launch, String>,
-    fixtures: Option<AdminSocketHooks>,
-    under_way: Option<(JoinHandle<Result<Successor, HandoffError>>, UpgradeReply)>,
-    /// Those before this process.
+    /// How to start the new process, or why an upgrade is not possible.
+    launch: Result<Launch, LaunchError>,
+    admin_sockets: Option<AdminSocketHooks>,
+    in_progress: Option<(JoinHandle<Result<Successor, HandoffError>>, UpgradeReply)>,
     pub(super) predecessors: Predecessors,
 }
 
 impl Default for HandoffState {
     fn default() -> Self {
         Self {
-            launch: Err("this process cannot be handed over".to_owned()),
-            fixtures: None,
-            under_way: None,
+            launch: Err(LaunchError::NotSupported("this process does not support upgrades")),
+            admin_sockets: None,
+            in_progress: None,
             predecessors: Predecessors::default(),
         }
     }
 }
 
 impl HandoffState {
-    /// How an upgrade under way has ended; cancel-safe, and pending where there is none.
-    pub(super) async fn made(&mut self) -> (Result<Successor, HandoffError>, UpgradeReply) {
-        let Some((making, _)) = &mut self.under_way else { return std::future::pending().await };
-        let outcome = making.await;
-        let Some((_, answer)) = self.under_way.take() else { return std::future::pending().await };
-        let lost = |error: tokio::task::JoinError| Err(HandoffError::Lost(io::Error::other(error)));
-        (outcome.unwrap_or_else(lost), answer)
+    /// Waits for the end of the handoff in progress; pending if there is none. Cancel-safe.
+    pub(super) async fn finished(&mut self) -> (Result<Successor, HandoffError>, UpgradeReply) {
+        let Some((task, _)) = &mut self.in_progress else { return std::future::pending().await };
+        let outcome = task.await;
+        let Some((_, answer)) = self.in_progress.take() else {
+            return std::future::pending().await;
+        };
+        let failed =
+            |error: tokio::task::JoinError| Err(HandoffError::Channel(io::Error::other(error)));
+        (outcome.unwrap_or_else(failed), answer)
     }
 
-    /// Ends an upgrade that is under way, and the process that it has started.
-    pub(super) fn give_up(&mut self) {
-        if let Some((making, answer)) = self.under_way.take() {
-            making.abort();
+    /// Cancels the handoff in progress and ends the new process.
+    pub(super) fn cancel(&mut self) {
+        if let Some((task, answer)) = self.in_progress.take() {
+            task.abort();
             let _ = answer.send(Err(CommandError::ShuttingDown));
         }
     }
 }
 
 impl ControlTask {
-    /// Makes this process one that can be handed over, or says why it is not.
-    pub(crate) fn can_hand_over(
+    /// Sets how to start the next process, or why an upgrade is not possible.
+    pub(crate) fn enable_handoff(
         &mut self,
-        launch: Result<Launch, String>,
-        fixtures: AdminSocketHooks,
+        launch: Result<Launch, LaunchError>,
+        admin_sockets: AdminSocketHooks,
     ) {
         self.handoff.launch = launch;
-        self.handoff.fixtures = Some(fixtures);
+        self.handoff.admin_sockets = Some(admin_sockets);
     }
 
-    /// Those that this process has taken over from.
+    /// The processes that this one has taken over from.
     pub(crate) fn predecessors(&self) -> &Predecessors {
         &self.handoff.predecessors
     }
 
-    /// The order, unless an upgrade is under way and it would change what is being handed over: on the
-    /// new process it would be lost.
-    pub(super) fn while_handing_over(&self, order: ControlCommand) -> Option<ControlCommand> {
-        if self.handoff.under_way.is_none() {
-            return Some(order);
+    /// Rejects a command that changes backends during a handoff, because the new process would not know of
+    /// the change. Returns any other command.
+    pub(super) fn reject_during_handoff(&self, command: ControlCommand) -> Option<ControlCommand> {
+        if self.handoff.in_progress.is_none() {
+            return Some(command);
         }
-        let busy =
-            || CommandError::Conflict("an upgrade is under way; try again after it".to_owned());
-        match order {
+        let busy = || {
+            CommandError::Conflict(
+                "an upgrade is in progress; try again when it has ended".to_owned(),
+            )
+        };
+        match command {
             ControlCommand::Add(_, _, answer) | ControlCommand::Remove(_, _, answer) => {
                 drop(answer.send(Err(busy())))
             }
@@ -144,38 +149,40 @@ impl ControlTask {
         None
     }
 
-    /// Begins to hand over; `answer` hears how that went.
-    pub(super) fn upgrade(&mut self, order: &UpgradeRequest, answer: UpgradeReply) {
-        match self.offer(order) {
+    /// Starts the handoff to a new process. `answer` gets the result.
+    pub(super) fn upgrade(&mut self, request: &UpgradeRequest, answer: UpgradeReply) {
+        match self.offer(request) {
             Ok(offer) => {
                 let program = offer.program.as_deref().unwrap_or(offer.launch.program());
                 tracing::info!(program = %program.display(), "upgrade begins");
-                self.handoff.under_way = Some((tokio::spawn(offer.make()), answer));
+                self.handoff.in_progress = Some((tokio::spawn(offer.run()), answer));
             }
-            Err(denied) => {
-                tracing::error!(why = %denied, "upgrade refused");
-                let _ = answer.send(Err(denied));
+            Err(error) => {
+                tracing::error!(%error, "upgrade rejected");
+                let _ = answer.send(Err(error));
             }
         }
     }
 
-    fn offer(&self, order: &UpgradeRequest) -> Result<HandoffOffer, CommandError> {
-        if self.handoff.under_way.is_some() {
-            return Err(CommandError::Conflict("an upgrade is under way".to_owned()));
+    fn offer(&self, request: &UpgradeRequest) -> Result<HandoffOffer, CommandError> {
+        if self.handoff.in_progress.is_some() {
+            return Err(CommandError::Conflict("an upgrade is already in progress".to_owned()));
         }
-        let launch = self.handoff.launch.clone().map_err(CommandError::Conflict)?;
-        let program = order.binary.as_ref().map(PathBuf::from);
+        let unavailable = |error: LaunchError| CommandError::Conflict(error.to_string());
+        let launch = self.handoff.launch.clone().map_err(unavailable)?;
+        let program = request.binary.as_ref().map(PathBuf::from);
         if let Some(relative) = program.as_ref().filter(|program| !program.is_absolute()) {
             let shown = relative.display();
             return Err(CommandError::Invalid(format!(
-                "{shown}: the path of a binary must be absolute"
+                "{shown}: the path of the binary must be absolute"
             )));
         }
-        let failed =
-            |error: io::Error| CommandError::Failed(format!("sockets cannot be given: {error}"));
+        let failed = |error: io::Error| {
+            CommandError::Failed(format!("cannot duplicate the listening sockets: {error}"))
+        };
         let mut sockets = self.listeners.copies().map_err(failed)?;
-        if let Some(fixtures) = &self.handoff.fixtures {
-            sockets.extend((fixtures.copies)().map_err(failed)?);
+        if let Some(admin_sockets) = &self.handoff.admin_sockets {
+            sockets.extend((admin_sockets.copies)().map_err(failed)?);
         }
         Ok(HandoffOffer {
             launch,
@@ -185,46 +192,51 @@ impl ControlTask {
             secrets: Secrets::of(&self.keys, &self.tickets),
             backends: self.backends.clone(),
             values: self.values(),
-            late: self.late_values(),
+            late_values: self.late_values(),
             sids: Arc::clone(&self.proxy.sids),
         })
     }
 
-    /// What the new process needs before it puts its configuration in force, by name.
+    /// Returns the values that the new process needs before it applies its configuration.
     fn values(&self) -> Values {
-        let layers = self.overlay.carry(|what, terms| self.left_of(what, terms));
-        vec![(OVERLAY.to_owned(), layers)]
+        let overlay = self.overlay.carry(|target, drain| self.remaining_drain(target, drain));
+        vec![(OVERLAY.to_owned(), overlay)]
     }
 
-    /// What is left of an ordered drain: the new process begins it anew.
-    fn left_of(&self, what: &BackendTarget, terms: DrainConfig) -> DrainConfig {
+    /// Returns the settings for the rest of an operator's drain: the new process starts the drain again.
+    fn remaining_drain(&self, target: &BackendTarget, drain: DrainConfig) -> DrainConfig {
         let covered = |backend: &&Arc<Backend>| {
             let (pool, name) = (backend.pool().to_owned(), backend.name().to_owned());
-            covers(what, &BackendTarget { pool: Some(pool), backend: Some(name) })
+            covers(target, &BackendTarget { pool: Some(pool), backend: Some(name) })
         };
         let state = |backend: &Arc<Backend>| self.drains.state(backend, &self.proxy)?.seconds_left;
         let left = self.backends.iter().filter(covered).find_map(state);
-        let within = left.map_or(terms.within, Duration::from_secs_f64);
-        DrainConfig { within, spread: terms.spread.min(within) }
+        let within = left.map_or(drain.within, Duration::from_secs_f64);
+        DrainConfig { within, spread: drain.spread.min(within) }
     }
 
-    /// The layers upon the configuration that the process before this one had.
+    /// Reads the overlay of the old process.
     pub(super) fn inherited_overlay(values: Values) -> Overlay {
         let mut overlay = Overlay::default();
         for (name, value) in values {
             if name != OVERLAY {
-                tracing::warn!(name, "the old process hands over something that is not known here");
+                tracing::warn!(name, "ignoring an unknown value from the old process");
                 continue;
             }
             match Overlay::carried(value) {
                 Ok(carried) => overlay = carried,
-                Err(error) => tracing::warn!(%error, "the old process's orders are not understood"),
+                Err(error) => tracing::warn!(
+                    %error,
+                    "cannot read the old process's discovered backends and operators' changes; repeat \
+                     changes made through the API"
+                ),
             }
         }
         overlay
     }
 
-    /// What it is to remember before it accepts, by name; taken when the sessions are.
+    /// Returns the values that the new process needs before it accepts. They are read together with the
+    /// sessions.
     fn late_values(&self) -> Box<dyn FnOnce() -> Values + Send + Sync> {
         let memory = Arc::clone(&self.proxy.memory);
         Box::new(move || {
@@ -233,29 +245,32 @@ impl ControlTask {
         })
     }
 
-    /// Takes over what the process before this one has sent as [`late_values`](Self::late_values).
-    pub(crate) fn remember(&mut self, late: Values) {
-        for (name, value) in late {
+    /// Restores the [`late_values`](Self::late_values) of the old process.
+    pub(crate) fn restore_late_values(&mut self, values: Values) {
+        for (name, value) in values {
             let export = (name == MEMORY).then(|| serde_json::from_value(value).ok()).flatten();
             let now = std::time::Instant::now();
             if !export.is_some_and(|export| self.proxy.memory.import(export, now)) {
-                tracing::warn!(name, "what the old process hands over is not understood");
+                tracing::warn!(name, "ignoring an invalid value from the old process");
             }
         }
     }
 
-    /// Backends that lived in the process before this one, in pools that `config` has.
-    pub(super) fn revive(records: &[BackendRecord], config: &Config) -> Vec<Arc<Backend>> {
-        let revive = |record: &BackendRecord| {
-            let who = &record.who;
-            let pool = config.pools.iter().find(|pool| pool.name == who.pool)?;
-            let address = Address { host: who.host.clone(), port: who.port };
-            let known =
-                config::BackendConfig { name: who.name.clone(), address, weight: record.weight };
-            let backend = Backend::new(&who.pool, &known, &pool.reuse);
-            let literal = known.address.literal().map(|address| vec![address]);
+    /// Restores the backends of the old process, in pools that `config` has.
+    pub(super) fn restore_backends(
+        records: &[BackendRecord],
+        config: &Config,
+    ) -> Vec<Arc<Backend>> {
+        let restore = |record: &BackendRecord| {
+            let BackendIdentity { pool, name, host, port } = &record.identity;
+            let pool = config.pools.iter().find(|known| known.name == *pool)?;
+            let address = Address { host: host.clone(), port: *port };
+            let backend_config =
+                config::BackendConfig { name: name.clone(), address, weight: record.weight };
+            let backend = Backend::new(&pool.name, &backend_config, &pool.reuse);
+            let literal = backend_config.address.literal().map(|address| vec![address]);
             let mut addresses = literal.unwrap_or_else(|| record.addresses.clone());
-            // Operators may be served elsewhere now.
+            // The admin address may be a new one.
             addresses.retain(|address| !config.admin.is_at(*address));
             backend.set_addresses(addresses);
             if !record.up {
@@ -263,11 +278,12 @@ impl ControlTask {
             }
             Some(backend)
         };
-        records.iter().filter_map(revive).collect()
+        records.iter().filter_map(restore).collect()
     }
 
-    /// An upgrade has ended: the process that took over, or nothing, and this one serves on.
-    pub(super) fn made(
+    /// Handles the end of a handoff and answers the upgrade command. Returns the process that took over;
+    /// `None`: this process goes on serving.
+    pub(super) fn handoff_finished(
         &mut self,
         outcome: Result<Successor, HandoffError>,
         answer: UpgradeReply,
@@ -280,119 +296,119 @@ impl ControlTask {
                 self.listeners.part();
                 self.acme.stop();
                 self.proxy.not_ready.store(true, Ordering::Release);
-                if let Some(fixtures) = &self.handoff.fixtures {
-                    (fixtures.leave)();
+                if let Some(admin_sockets) = &self.handoff.admin_sockets {
+                    (admin_sockets.release)();
                 }
                 self.notifier.hand_over(pid);
                 let _ = answer.send(Ok(Upgraded { pid }));
                 Some(successor)
             }
-            Err(failure) => {
-                tracing::error!(why = %failure, "upgrade failed; this process serves on");
-                let _ = answer.send(Err(CommandError::Failed(failure.to_string())));
+            Err(error) => {
+                tracing::error!(%error, "upgrade failed; this process goes on serving");
+                let _ = answer.send(Err(CommandError::Failed(error.to_string())));
                 None
             }
         }
     }
 
-    /// Empties this process, which accepts nothing any more: until the deadline of an upgrade's drain,
-    /// or that of a stop where one is ordered.
-    pub(super) async fn give_way(
+    /// Shuts this process down after a handoff: waits for its requests and tunnels until the deadline of
+    /// `[upgrade]`, or of a shutdown if one is requested meanwhile.
+    pub(super) async fn shut_down_after_handoff(
         &mut self,
         mut successor: Successor,
         requests: &mut mpsc::Receiver<ControlRequest>,
     ) {
         successor.release().await;
         self.shutting_down = true;
-        let (whole, proxy) = (Arc::clone(self.drains.whole()), Arc::clone(&self.proxy));
-        whole.begin(self.config.upgrade.drain);
-        let mut closes = pin!(whole.close(&proxy));
-        let SuccessorTask { mut telling, mut directives, end } = self.talk(successor);
-        let mut stops = Vec::new();
+        let (shutdown, proxy) = (Arc::clone(self.drains.shutdown()), Arc::clone(&self.proxy));
+        shutdown.begin(self.config.upgrade.drain);
+        let mut closes = pin!(shutdown.close_tunnels(&proxy));
+        let SuccessorTask { mut feed, mut directives, end } = self.start_feed(successor);
+        let mut shutdowns = Vec::new();
         let mut housekeeping = interval(HOUSEKEEPING);
         loop {
             tokio::select! {
-                () = empty(&self.listeners, &self.handoff.predecessors, stops.is_empty()) => break,
+                () = empty(&self.listeners, &self.handoff.predecessors, shutdowns.is_empty()) => break,
                 () = &mut closes => {
                     self.cut().await;
                     break;
                 }
                 Some(request) = requests.recv() => match request {
                     ControlRequest::Shutdown(answer) => {
-                        whole.begin(self.config.drain);
+                        shutdown.begin(self.config.drain);
                         self.listeners.finish();
-                        stops.push(answer);
+                        shutdowns.push(answer);
                     }
                     ControlRequest::Hangup => self.reopen_logs(),
-                    // Whoever waits for an answer hears that the process is shutting down.
+                    // Dropping the request answers that the process is shutting down.
                     _ => {}
                 },
                 Ok(()) = directives.changed() => {
                     let directives = directives.borrow_and_update().clone();
-                    self.follow(directives).await;
+                    self.apply_directives(directives).await;
                 }
                 _ = housekeeping.tick() => self.run_housekeeping(),
             }
         }
         let _ = end.send(());
-        if timeout(TELL, &mut telling).await.is_err() {
-            telling.abort();
+        if timeout(STATE_INTERVAL, &mut feed).await.is_err() {
+            feed.abort();
         }
         self.finish_shutdown();
-        tracing::info!("empty; the new process serves alone");
-        for answer in stops {
+        tracing::info!("no connection is left; this process ends");
+        for answer in shutdowns {
             let _ = answer.send(());
         }
     }
 
-    /// Begins to tell the new process on, and to hear it.
-    fn talk(&self, successor: Successor) -> SuccessorTask {
-        let (end, over) = oneshot::channel();
-        let (heard, directives) = watch::channel(Vec::new());
-        let telling = SuccessorFeed {
-            every: TELL,
-            state: self.reporter(),
+    /// Starts the task that exchanges messages with the new process.
+    fn start_feed(&self, successor: Successor) -> SuccessorTask {
+        let (end, ended) = oneshot::channel();
+        let (sender, directives) = watch::channel(Vec::new());
+        let feed = SuccessorFeed {
+            interval: STATE_INTERVAL,
+            state: self.state_source(),
             memory: Arc::clone(&self.proxy.memory),
-            directives: heard,
-            over,
+            directives: sender,
+            ended,
         };
-        SuccessorTask { telling: tokio::spawn(successor.keep_told(telling)), directives, end }
+        SuccessorTask { feed: tokio::spawn(successor.run(feed)), directives, end }
     }
 
-    /// Says how far this process is, and those before it.
-    fn reporter(&self) -> impl Fn() -> PredecessorState + Send + use<> {
-        let (proxy, whole) = (Arc::clone(&self.proxy), Arc::clone(self.drains.whole()));
-        let (backends, before) = (self.backends.clone(), self.handoff.predecessors.clone());
+    /// Returns a function that reads the progress of this process and its predecessors.
+    fn state_source(&self) -> impl Fn() -> PredecessorState + Send + use<> {
+        let (proxy, shutdown) = (Arc::clone(&self.proxy), Arc::clone(self.drains.shutdown()));
+        let (backends, predecessors) = (self.backends.clone(), self.handoff.predecessors.clone());
         move || {
-            let own = whole.state(&proxy).map(|state| Predecessor {
+            let own = shutdown.state(&proxy).map(|state| Predecessor {
                 pid: std::process::id(),
-                // Sessions that poll have gone over.
+                // The new process has the polling sessions.
                 drain: DrainState { sessions_left: state.sockets_left, ..state },
             });
             PredecessorState {
-                processes: own.into_iter().chain(before.list()).collect(),
-                tunnels: holdings(&backends, &proxy, &before),
+                processes: own.into_iter().chain(predecessors.list()).collect(),
+                tunnels: held_tunnels(&backends, &proxy, &predecessors),
             }
         }
     }
 
-    /// Cuts what is left, and all that comes of it.
+    /// Cuts the remaining connections and tunnels.
     pub(super) async fn cut(&mut self) {
         let tunnels = self.proxy.tunnels.cut_all();
-        tracing::warn!(tunnels, "the drain deadline has passed; cutting what is left");
+        tracing::warn!(tunnels, "the drain deadline has passed; cutting the remaining connections");
         self.listeners.force();
-        // An upgrade under way may have become a tunnel after the cut.
+        // A WebSocket upgrade may have completed after the cut.
         while timeout(CUT_AGAIN, self.listeners.idle()).await.is_err() {
             self.proxy.tunnels.cut_all();
         }
     }
 }
 
-/// Resolves when nothing is left here, and nobody before this process has anything to tell on, where
-/// that is waited for. Cancel-safe.
-async fn empty(listeners: &Listeners, before: &Predecessors, patient: bool) {
+/// Resolves when this process has no connection left and, if `wait_for_predecessors`, the predecessors have
+/// ended: this process passes their messages on. Cancel-safe.
+async fn empty(listeners: &Listeners, predecessors: &Predecessors, wait_for_predecessors: bool) {
     listeners.idle().await;
-    if patient {
-        before.gone().await;
+    if wait_for_predecessors {
+        predecessors.ended().await;
     }
 }

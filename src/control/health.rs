@@ -1,10 +1,11 @@
-//! Active health probes: one task a backend.
+//! Active health checks: one task per backend.
 //!
-//! A probe ends at its deadline, whatever the backend does, and reads a bounded answer. Verdicts go
-//! through the same hysteresis as failures under traffic. What each probe says is its module's:
-//! [`http`] looks at a status, [`websocket`] shakes hands, [`engine_io`] has a whole session.
+//! A probe ends at its timeout, whatever the backend does, and reads a limited amount of data. `rise` and
+//! `fall` apply to probes and to failures under traffic alike. [`http`] checks a status, [`websocket`] a
+//! handshake, [`engine_io`] a whole session.
 
 mod engine_io;
+mod error;
 mod http;
 mod websocket;
 
@@ -17,89 +18,86 @@ use humantime::format_duration;
 use tokio::time::{sleep, timeout};
 use tokio_util::task::AbortOnDropHandle;
 
-use self::http::ProbeTarget;
-
+use self::{error::ProbeError, http::ProbeTarget};
 use crate::{
     config::{HealthConfig, ProbeConfig},
     upstream::{Backend, BackendConnector, Transition},
 };
 
-/// The probes of one backend; dropped, they end.
+/// The health check of one backend; dropping it ends the check.
 #[derive(Debug)]
 pub(super) struct Probing {
-    terms: HealthConfig,
+    config: HealthConfig,
     connector: Arc<BackendConnector>,
     task: AbortOnDropHandle<()>,
 }
 
 impl Probing {
-    /// Starts them. `new`: the backend has just come, and nobody knows how it is.
+    /// Starts the check. `new`: the backend was just added, and its health is unknown.
     pub(super) fn start(
         backend: &Arc<Backend>,
         connector: &Arc<BackendConnector>,
-        terms: &HealthConfig,
+        config: &HealthConfig,
         new: bool,
     ) -> Self {
-        let (terms, connector) = (terms.clone(), Arc::clone(connector));
-        let task = watch(Arc::clone(backend), Arc::clone(&connector), terms.clone(), new);
-        Self { terms, connector, task: AbortOnDropHandle::new(tokio::spawn(task)) }
+        let (config, connector) = (config.clone(), Arc::clone(connector));
+        let task = run(Arc::clone(backend), Arc::clone(&connector), config.clone(), new);
+        Self { config, connector, task: AbortOnDropHandle::new(tokio::spawn(task)) }
     }
 
-    /// Ends them.
+    /// Ends the check.
     pub(super) fn stop(&self) {
         self.task.abort();
     }
 
-    /// Whether they go by these terms already.
-    pub(super) fn goes_by(&self, terms: &HealthConfig, connector: &Arc<BackendConnector>) -> bool {
-        self.terms == *terms && Arc::ptr_eq(&self.connector, connector)
+    /// Whether the check uses this configuration already.
+    pub(super) fn uses(&self, config: &HealthConfig, connector: &Arc<BackendConnector>) -> bool {
+        self.config == *config && Arc::ptr_eq(&self.connector, connector)
     }
 }
 
-/// Probes until it is dropped, each time by a connection that `connector` opens.
-async fn watch(
+/// Probes until the task is aborted. `connector` opens a connection for each probe.
+async fn run(
     backend: Arc<Backend>,
     connector: Arc<BackendConnector>,
-    terms: HealthConfig,
+    config: HealthConfig,
     new: bool,
 ) {
-    if terms.probe == ProbeConfig::Off {
-        // Nothing else would bring it up again.
+    if config.probe == ProbeConfig::Off {
+        // Nothing else would mark the backend as up again.
         backend.record_check(true, 1, 1);
         return;
     }
-    // A new backend that fails its first probe was never up: it need not fall first. One that has
-    // served under other terms has to.
-    let mut fall = if new { 1 } else { terms.fall };
+    // The first failure marks a new backend as down. A backend that has served before needs `fall` failures.
+    let mut fall = if new { 1 } else { config.fall };
     loop {
-        let began = Instant::now();
-        let outcome = timeout(terms.timeout, probe(&backend, &connector, &terms)).await;
+        let start = Instant::now();
+        let outcome = timeout(config.timeout, probe(&backend, &connector, &config)).await;
         match &outcome {
             // The kernel accepts connections for a process that hangs: only an answer shows that it runs.
-            Ok(Ok(())) if terms.probe == ProbeConfig::Tcp => backend.record_connect(),
+            Ok(Ok(())) if config.probe == ProbeConfig::Tcp => backend.record_connect(),
             Ok(Ok(())) => backend.record_response(),
-            Err(_) => backend.record_no_response(began),
-            // It refused, or answered something else.
+            Err(_) => backend.record_no_response(start),
+            // Connection refused, or an unexpected answer.
             Ok(Err(_)) => {}
         }
-        let late = || Err(format!("no answer within {}", format_duration(terms.timeout)));
-        let verdict = outcome.unwrap_or_else(|_| late());
-        let verdict = verdict.map_err(|wrong| format!("{}: {wrong}", spoken(&terms.probe)));
-        judge(&backend, &verdict, terms.rise, fall);
-        fall = terms.fall;
-        sleep(jittered(terms.interval)).await;
+        let outcome = outcome.unwrap_or(Err(ProbeError::Timeout(config.timeout)));
+        let failure = outcome.err().map(|error| format!("{}: {error}", description(&config.probe)));
+        record(&backend, failure.as_deref(), config.rise, fall);
+        fall = config.fall;
+        sleep(jittered(config.interval)).await;
     }
 }
 
-/// Counts a probe, and logs what an operator does not know yet: a change of health, and another reason
-/// while the backend is down.
-fn judge(backend: &Backend, verdict: &Result<(), String>, rise: u32, fall: u32) {
+/// Counts a probe. Logs a change of health, and a new reason while the backend is down. `failure` says why
+/// the probe failed.
+fn record(backend: &Backend, failure: Option<&str>, rise: u32, fall: u32) {
     let (pool, name) = (backend.pool(), backend.name());
-    let is_new = backend.diagnosis().probed(verdict.as_ref().copied().map_err(String::as_str));
+    let is_new = backend.diagnosis().probed(failure.map_or(Ok(()), Err));
     let since = backend.diagnosis().since();
-    let transition = backend.record_check(verdict.is_ok(), rise, fall);
-    match (transition, verdict) {
-        (Some(Transition::Down), Err(reason)) => {
+    let transition = backend.record_check(failure.is_none(), rise, fall);
+    match (transition, failure) {
+        (Some(Transition::Down), Some(reason)) => {
             tracing::warn!(pool, backend = name, reason, "backend is down");
         }
         (Some(_), _) => {
@@ -107,7 +105,7 @@ fn judge(backend: &Backend, verdict: &Result<(), String>, rise: u32, fall: u32) 
             let down = format_duration(Duration::from_secs(down));
             tracing::info!(pool, backend = name, %down, "backend is up again");
         }
-        (None, Err(reason)) if is_new && !backend.is_up() => {
+        (None, Some(reason)) if is_new && !backend.is_up() => {
             tracing::warn!(
                 pool,
                 backend = name,
@@ -119,8 +117,8 @@ fn judge(backend: &Backend, verdict: &Result<(), String>, rise: u32, fall: u32) 
     }
 }
 
-/// What a probe does, for its verdict.
-fn spoken(probe: &ProbeConfig) -> String {
+/// Names the probe at the beginning of a failure's reason.
+fn description(probe: &ProbeConfig) -> String {
     match probe {
         ProbeConfig::Off => String::new(),
         ProbeConfig::Tcp => "TCP probe".to_owned(),
@@ -130,7 +128,7 @@ fn spoken(probe: &ProbeConfig) -> String {
     }
 }
 
-/// ±10 %, so that probes of many backends, or by many proxies, do not fall into step.
+/// Adds ±10 %, so that the probes of many backends or proxies do not synchronize.
 fn jittered(interval: Duration) -> Duration {
     interval.mul_f64(0.9 + 0.2 * fastrand::f64())
 }
@@ -138,15 +136,15 @@ fn jittered(interval: Duration) -> Duration {
 async fn probe(
     backend: &Backend,
     connector: &BackendConnector,
-    terms: &HealthConfig,
-) -> Result<(), String> {
+    config: &HealthConfig,
+) -> Result<(), ProbeError> {
     let target = |host: &Option<String>| ProbeTarget {
         backend,
         connector,
-        within: terms.timeout,
+        connect_timeout: config.timeout,
         host: host.clone().unwrap_or_else(|| backend.address().to_string()),
     };
-    match &terms.probe {
+    match &config.probe {
         ProbeConfig::Off => Ok(()),
         ProbeConfig::Tcp => target(&None).connect().await.map(drop),
         ProbeConfig::Http { path, host, status } => http::probe(target(host), path, *status).await,

@@ -1,8 +1,8 @@
-//! Backends that the configuration no longer has, until they have gone.
+//! Backends that have left the configuration, until they are removed.
 //!
-//! A removed backend drains by the terms of its pool. If the configuration has its address elsewhere, in
-//! another pool or under another name, its sessions go on: nothing is closed. The terms count from the
-//! moment at which the address leaves too.
+//! They drain with the `drain` settings of their pool. If the configuration has the address in
+//! another pool or under another name, its sessions go on and nothing is closed. The deadline then counts
+//! from the time when the address has left too.
 
 use std::sync::Arc;
 
@@ -13,35 +13,35 @@ use crate::{
 };
 
 impl ControlTask {
-    /// Drains the backends that the configuration no longer has; they go after that.
-    pub(super) fn drain_others(&mut self, config: &Config) -> usize {
+    /// Drains the backends that `config` does not have; returns how many drains begin.
+    pub(super) fn drain_removed(&mut self, config: &Config) -> usize {
         let mut removed = 0;
         for backend in &self.backends {
             if has(config, backend) {
                 continue;
             }
-            let Some(terms) = self.terms_of(backend) else { continue };
+            let Some(drain) = self.drain_config(backend) else { continue };
             let goes_on_as = plan::elsewhere(backend.address(), config);
-            removed += usize::from(self.drains.leave(backend, &self.proxy, terms, goes_on_as));
+            removed += usize::from(self.drains.leave(backend, &self.proxy, drain, goes_on_as));
         }
         removed
     }
 
-    /// The terms by which a backend drains once its address has left the configuration.
-    pub(super) fn terms_of(&self, backend: &Backend) -> Option<config::DrainConfig> {
+    /// Returns the `drain` settings of a backend's pool.
+    pub(super) fn drain_config(&self, backend: &Backend) -> Option<config::DrainConfig> {
         let mut pools = self.config.pools.iter().chain(&self.removed_pools);
         pools.find(|pool| pool.name == backend.pool()).map(|pool| pool.drain)
     }
 
-    /// Backends of pools that a configuration does not have.
+    /// Returns the backends whose pool `config` does not have.
     pub(super) fn backends_without_pool(&self, config: &Config) -> Vec<Arc<Backend>> {
         let has_pool =
             |backend: &&Arc<Backend>| config.pools.iter().any(|pool| pool.name == backend.pool());
         self.backends.iter().filter(|backend| !has_pool(backend)).cloned().collect()
     }
 
-    /// Keeps what the next configuration has no more, as far as there are backends of it.
-    pub(super) fn keep_left(&mut self, next: &Config) {
+    /// Keeps the pools that the next configuration does not have, while they have backends.
+    pub(super) fn keep_removed_pools(&mut self, next: &Config) {
         self.removed_pools.extend(self.config.pools.iter().cloned());
         self.removed_pools.retain(|pool| {
             let has_backends = self.backends.iter().any(|backend| backend.pool() == pool.name);
@@ -49,9 +49,9 @@ impl ControlTask {
         });
     }
 
-    /// Takes backends that have gone out of the books.
-    pub(super) fn forget_gone(&mut self) {
-        for serial in self.drains.finished() {
+    /// Forgets the backends whose drain has ended, and pools without backends.
+    pub(super) fn forget_removed(&mut self) {
+        for serial in self.drains.take_removed() {
             self.backends.retain(|backend| backend.serial() != serial);
             self.probes.remove(&serial);
         }

@@ -1,9 +1,8 @@
 //! Closes the tunnels of backends that are down, in pools with `on_down`.
 //!
-//! A node that hangs keeps its tunnels open, and its clients wait for their own heartbeat to fail. A pool
-//! can have them closed with status 1012 instead, so that the clients connect again, to other
-//! backends. The closes are spread over a time, as those of a drain are, and stop if the backend comes
-//! back up.
+//! A backend that hangs keeps its tunnels open, and its clients wait until their own heartbeat fails. With
+//! `on_down`, the proxy closes these tunnels with status 1012, so that the clients connect to other
+//! backends. The closes are spread like those of a drain, and stop when the backend is up again.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
@@ -24,26 +23,26 @@ pub(super) struct OnDown(HashMap<u64, DownClosing>);
 /// The closes of one backend's tunnels.
 #[derive(Debug)]
 struct DownClosing {
-    /// Since when the backend has been down.
+    /// When the backend went down.
     since: std::time::Instant,
     spread: Duration,
     pace: ClosePace,
 }
 
 impl OnDown {
-    /// Closes what is due.
+    /// Closes the tunnels that are due.
     pub(super) fn tick(
         &mut self,
         pools: &[config::PoolConfig],
         backends: &[Arc<Backend>],
         proxy: &SharedState,
     ) {
-        let mut before = std::mem::take(&mut self.0);
+        let mut closings = std::mem::take(&mut self.0);
         if pools.iter().all(|pool| pool.on_down.is_none()) {
             return;
         }
         let now = Instant::now();
-        // Where too few of a pool are healthy, health is ignored here as well.
+        // If too few backends of the pool are healthy, health is ignored here as well.
         let down = |backend: &&Arc<Backend>| {
             backend.lifecycle() != Lifecycle::Evicted && !backend.keeps_sessions()
         };
@@ -52,12 +51,12 @@ impl OnDown {
             let Some(spread) = pool.and_then(|pool| pool.on_down) else { continue };
             let Some(since) = backend.down_since() else { continue };
             let serial = backend.serial();
-            let known = before.remove(&serial);
-            let known = known.filter(|known| (known.since, known.spread) == (since, spread));
+            let current = closings.remove(&serial);
+            let current = current.filter(|it| (it.since, it.spread) == (since, spread));
             let mut closing =
-                known.unwrap_or_else(|| DownClosing::begin(backend, since, spread, proxy));
+                current.unwrap_or_else(|| DownClosing::begin(backend, since, spread, proxy));
             let count = closing.pace.due(proxy.tunnels.staying(serial), now);
-            closing.pace.took(proxy.tunnels.close(serial, count, CloseReason::Down));
+            closing.pace.record(proxy.tunnels.close(serial, count, CloseReason::Down));
             self.0.insert(serial, closing);
         }
     }

@@ -10,7 +10,7 @@ mod origins;
 use std::collections::HashMap;
 
 use self::origins::Origins;
-use super::CommandError;
+use super::{CommandError, discovery::error::SourceError};
 use crate::{
     api::{BackendOrigin, BackendTarget, NewBackend},
     config::{self, BackendConfig, Config, DrainConfig, HEAVIEST, MOST_BACKENDS, valid_name},
@@ -99,7 +99,7 @@ impl Overlay {
     pub(super) fn found(
         &mut self,
         pool: String,
-        outcome: Result<Vec<BackendConfig>, String>,
+        outcome: Result<Vec<BackendConfig>, SourceError>,
     ) -> bool {
         let found = self.found.entry(pool).or_default();
         match outcome {
@@ -110,7 +110,7 @@ impl Overlay {
                 new
             }
             Err(error) => {
-                found.error = Some(error);
+                found.error = Some(error.to_string());
                 false
             }
         }
@@ -477,8 +477,8 @@ mod tests {
     fn a_failed_source_keeps_what_it_found() {
         let mut overlay = Overlay::default();
         overlay.found("chat".to_owned(), Ok(vec![backend("10.0.0.2:80")]));
-        assert!(!overlay.found("chat".to_owned(), Err("no answer".to_owned())));
-        assert_eq!(overlay.source_error("chat"), Some("no answer"));
+        assert!(!overlay.found("chat".to_owned(), Err(SourceError::Empty)));
+        assert_eq!(overlay.source_error("chat"), Some("the answer contains no backend"));
         assert_eq!(overlay.found["chat"].backends.len(), 1);
     }
 

@@ -35,7 +35,7 @@ impl ControlTask {
                 (false, true) => ProcessState::Draining,
                 (false, false) => ProcessState::Serving,
             },
-            drain: self.drains.whole().state(&self.proxy),
+            drain: self.drains.shutdown().state(&self.proxy),
             connections: self.proxy.metrics.connections()
                 + self.proxy.tunnels.len() as u64
                 + self.predecessors().tunnels(),
@@ -166,7 +166,7 @@ impl ControlTask {
         match backend.lifecycle() {
             Lifecycle::Evicted => BackendCondition::Leaving,
             Lifecycle::Draining
-                if self.drains.drains_to(backend.serial()) == Some(DrainEnd::Goes) =>
+                if self.drains.end_of(backend.serial()) == Some(DrainEnd::Remove) =>
             {
                 BackendCondition::Leaving
             }

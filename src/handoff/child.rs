@@ -1,4 +1,4 @@
-//! The new process's side: it takes what it is offered, prepares, accepts, and listens on.
+//! The new process: receives the offer, prepares, accepts, and then follows the old process.
 
 use std::{
     collections::HashMap,
@@ -18,7 +18,7 @@ use rustix::{
 use tokio::time::{sleep, timeout};
 
 use super::{
-    BackendRecord, HANDED, PROTOCOL, Predecessors, Secrets, Values,
+    BackendRecord, HANDOFF_VARIABLE, PROTOCOL, Predecessors, Secrets, Values,
     message::{FromNew, FromOld, SessionRecord},
     wire::Channel,
 };
@@ -29,59 +29,61 @@ use crate::{
     upstream::{Backend, Lifecycle},
 };
 
-/// How long the old process may take to stop accepting. It has nothing to wait for.
-const RELEASE: Duration = Duration::from_secs(5);
+/// How long the old process may take to stop accepting.
+const RELEASE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How long a process may take to be dead once its files are closed.
-const DYING: Duration = Duration::from_secs(2);
+/// How long the old process may take to end after its files are closed.
+const EXIT_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// How often that is looked at.
-const LOOK: Duration = Duration::from_millis(10);
+/// Interval of the check whether the old process has ended.
+const EXIT_CHECK: Duration = Duration::from_millis(10);
 
-/// A channel to the process before this one, over which nothing was said yet.
+/// The channel to the old process before the first message.
 #[derive(Debug)]
 pub struct HandoffChannel(Channel);
 
-/// A process that is about to take over.
+/// A handoff in progress, in the new process.
 #[derive(Debug)]
 pub struct Takeover {
     channel: Channel,
-    /// The old process.
+    /// Process id of the old process.
     pid: u32,
-    given: InheritedSockets,
+    sockets: InheritedSockets,
     secrets: Secrets,
     backends: Vec<BackendRecord>,
     values: Values,
 }
 
-/// What a process begins with: nothing, what a service manager passed, or what another process has
-/// handed over.
+/// What a process starts with: nothing, sockets of a service manager, or the offer of an old process.
 #[derive(Debug, Default)]
 pub struct Inheritance {
     /// Listening sockets.
-    pub given: InheritedSockets,
+    pub sockets: InheritedSockets,
     /// Keys.
     pub secrets: Secrets,
-    /// Backends that lived in the old process.
+    /// Backends of the old process.
     pub backends: Vec<BackendRecord>,
-    /// What else there is.
+    /// Other values of the old process.
     pub values: Values,
-    /// Whether it is not to accept until it is told to.
-    pub holds: bool,
+    /// Whether the process takes over from an old one: it accepts only when the sessions have arrived.
+    pub takes_over: bool,
 }
 
 impl HandoffChannel {
-    /// The channel on standard input, where this process was started to take over. Standard input
-    /// is empty from then on. Must be called within a tokio runtime.
+    /// Returns the channel on standard input, if this process was started to take over. Standard input is
+    /// empty afterwards. Must be called within a tokio runtime.
     ///
     /// # Errors
-    /// The variable is set, and standard input is no socket.
+    /// The environment variable is set, but standard input is not a socket.
     pub fn from_stdin() -> io::Result<Option<Self>> {
-        if env::var_os(HANDED).is_none() {
+        if env::var_os(HANDOFF_VARIABLE).is_none() {
             return Ok(None);
         }
         let wrong = |error: io::Error| {
-            let text = format!("{HANDED} is set, and standard input is no channel: {error}");
+            let text = format!(
+                "{HANDOFF_VARIABLE} is set, but standard input is not the channel of an upgrade \
+                 ({error}); unset it to start Moorline by hand"
+            );
             io::Error::new(error.kind(), text)
         };
         let input = io::stdin();
@@ -95,46 +97,46 @@ impl HandoffChannel {
         Ok(Some(Self(Channel::new(socket).map_err(wrong)?)))
     }
 
-    /// Takes everything that is needed to prepare.
+    /// Receives everything that is needed to prepare.
     ///
     /// # Errors
-    /// The old process is gone, or speaks another protocol.
+    /// The old process has ended, or uses another protocol version.
     pub async fn receive(self) -> io::Result<Takeover> {
         let Self(mut channel) = self;
         let version = env!("CARGO_PKG_VERSION").to_owned();
-        // Where the other one is gone already, its words may still be there.
+        // If the old process has ended already, its messages may still be readable.
         let _ = channel.send(&FromNew::Hello { protocol: PROTOCOL, version }).await;
-        let pid = match hear(&mut channel).await? {
+        let pid = match receive(&mut channel).await? {
             FromOld::Hello { protocol: PROTOCOL, pid, .. } => pid,
             FromOld::Hello { protocol, version, .. } => {
-                let why = format!(
-                    "the running process is moorline {version} and speaks version {protocol} of \
-                     upgrades, this one version {PROTOCOL}; restart instead"
+                let reason = format!(
+                    "the running process is moorline {version} and uses version {protocol} of the \
+                     upgrade protocol, this one version {PROTOCOL}; restart instead"
                 );
-                let _ = channel.send(&FromNew::Failed(why.clone())).await;
-                return Err(io::Error::new(io::ErrorKind::Unsupported, why));
+                let _ = channel.send(&FromNew::Failed(reason.clone())).await;
+                return Err(io::Error::new(io::ErrorKind::Unsupported, reason));
             }
             other => return Err(unexpected(&other)),
         };
-        let mut joining = Takeover {
+        let mut takeover = Takeover {
             channel,
             pid,
-            given: InheritedSockets::default(),
+            sockets: InheritedSockets::default(),
             secrets: Secrets::default(),
             backends: Vec::new(),
             values: Values::new(),
         };
-        while joining.take().await? {}
-        Ok(joining)
+        while takeover.receive_offer().await? {}
+        Ok(takeover)
     }
 }
 
 impl Takeover {
-    /// Takes one message; false after the last.
-    async fn take(&mut self) -> io::Result<bool> {
+    /// Receives one message of the offer; returns false after the last one.
+    async fn receive_offer(&mut self) -> io::Result<bool> {
         let received = self.channel.receive().await?;
         match received.ok_or(io::ErrorKind::UnexpectedEof)? {
-            (FromOld::Socket(purpose), Some(socket)) => self.given.push(purpose, socket),
+            (FromOld::Socket(purpose), Some(socket)) => self.sockets.push(purpose, socket),
             (FromOld::Keys(secrets), _) => self.secrets = secrets,
             (FromOld::Backend(backend), _) => self.backends.push(backend),
             (FromOld::Value(name, value), _) => self.values.push((name, value)),
@@ -144,32 +146,32 @@ impl Takeover {
         Ok(true)
     }
 
-    /// Takes out what the control task begins with.
+    /// Takes the received offer, for the control task.
     pub fn inheritance(&mut self) -> Inheritance {
         Inheritance {
-            given: mem::take(&mut self.given),
+            sockets: mem::take(&mut self.sockets),
             secrets: mem::take(&mut self.secrets),
             backends: self.backends.clone(),
             values: mem::take(&mut self.values),
-            holds: true,
+            takes_over: true,
         }
     }
 
-    /// Tells the old process why this one gives up.
-    pub async fn give_up(mut self, why: &str) {
-        let _ = self.channel.send(&FromNew::Failed(why.to_owned())).await;
+    /// Sends the old process why this one ends.
+    pub async fn fail(mut self, reason: &str) {
+        let _ = self.channel.send(&FromNew::Failed(reason.to_owned())).await;
     }
 
-    /// Everything that can fail has been done: takes the sessions, and what else there is. Where the
-    /// old process is dead by now, this one serves without them; their owners are found by asking.
+    /// Reports that everything that can fail is built; receives the sessions and the late values. If the old
+    /// process has ended, this one serves without them: the owner search finds the sessions' backends.
     ///
     /// # Errors
-    /// What comes is not what should, or the old process lives and has given this one up.
+    /// A message is invalid, or the old process lives and has closed the channel.
     pub async fn prepared(&mut self, proxy: &SharedState) -> io::Result<Values> {
         let mut names = BackendNames::new(&self.backends);
         let mut values = Values::new();
-        let mut there = self.channel.send(&FromNew::Prepared).await.is_ok();
-        while there {
+        let mut open = self.channel.send(&FromNew::Prepared).await.is_ok();
+        while open {
             match self.channel.receive().await {
                 Ok(Some((FromOld::Sessions(sessions), _))) => names.restore(sessions, proxy),
                 Ok(Some((FromOld::Backend(backend), _))) => names.learn(backend),
@@ -177,18 +179,21 @@ impl Takeover {
                 Ok(Some((FromOld::Transferred, _))) => return Ok(values),
                 Ok(Some((other, _))) => return Err(unexpected(&other)),
                 Err(error) if error.kind() == io::ErrorKind::InvalidData => return Err(error),
-                Ok(None) | Err(_) => there = false,
+                Ok(None) | Err(_) => open = false,
             }
         }
-        self.orphaned().await?;
-        tracing::error!(pid = self.pid, "the old process died before its sessions were here");
+        self.wait_for_old_process().await?;
+        tracing::error!(
+            pid = self.pid,
+            "the old process ended before it had sent its sessions; their backends are searched for"
+        );
         Ok(values)
     }
 
-    /// This process accepts: returns once the old one does not any more.
+    /// Reports that this process accepts; returns when the old one has stopped accepting.
     ///
     /// # Errors
-    /// The old process lives and has given this one up.
+    /// The old process lives and has closed the channel.
     pub async fn ready(&mut self) -> io::Result<()> {
         let released = async {
             self.channel.send(&FromNew::Ready).await?;
@@ -200,29 +205,32 @@ impl Takeover {
                 }
             }
         };
-        match timeout(RELEASE, released).await {
+        match timeout(RELEASE_TIMEOUT, released).await {
             Ok(Ok(())) => Ok(()),
-            Ok(Err(_)) => self.orphaned().await,
+            Ok(Err(_)) => self.wait_for_old_process().await,
             Err(_) => {
                 let pid = self.pid;
-                tracing::warn!(pid, "the old process does not say that it has stopped accepting");
+                tracing::warn!(
+                    pid,
+                    "the old process does not report that it has stopped accepting; continuing"
+                );
                 Ok(())
             }
         }
     }
 
-    /// Listens until the old process is empty, and passes on to it what is ordered.
-    pub async fn follow(mut self, proxy: Arc<SharedState>, shown: Predecessors) {
+    /// Receives messages until the old process has ended, and forwards directives to it.
+    pub async fn follow(mut self, proxy: Arc<SharedState>, predecessors: Predecessors) {
         let sender = self.channel.sender();
         tokio::select! {
-            () = self.listen(&proxy, &shown) => {}
-            () = shown.pass_on(sender) => {}
+            () = self.receive_state(&proxy, &predecessors) => {}
+            () = predecessors.forward(sender) => {}
         }
-        shown.end();
+        predecessors.end();
         tracing::info!(pid = self.pid, "the old process has ended");
     }
 
-    async fn listen(&mut self, proxy: &SharedState, shown: &Predecessors) {
+    async fn receive_state(&mut self, proxy: &SharedState, predecessors: &Predecessors) {
         let mut names = BackendNames::new(&self.backends);
         loop {
             match self.channel.receive().await {
@@ -231,38 +239,45 @@ impl Takeover {
                 Ok(Some((FromOld::Ended(ending), _))) => {
                     proxy.memory.learn(ending, Instant::now());
                 }
-                Ok(Some((FromOld::State(state), _))) => shown.set(state),
+                Ok(Some((FromOld::State(state), _))) => predecessors.set(state),
                 Ok(Some(_)) => {}
                 Ok(None) => return,
                 Err(error) => {
-                    tracing::warn!(pid = self.pid, %error, "the old process is not understood");
+                    tracing::warn!(
+                        pid = self.pid,
+                        %error,
+                        "invalid message from the old process; its connections are no longer shown"
+                    );
                     return;
                 }
             }
         }
     }
 
-    /// The channel is closed: by the old process's death, or because that one has given this one up
-    /// and ended whom it had started, which need not be this very process.
-    async fn orphaned(&self) -> io::Result<()> {
-        let gone = async {
+    /// Waits for the end of the old process after the channel was closed.
+    ///
+    /// # Errors
+    /// The old process lives: it has cancelled the upgrade.
+    async fn wait_for_old_process(&self) -> io::Result<()> {
+        let ended = async {
             while !has_ended(self.pid) {
-                sleep(LOOK).await;
+                sleep(EXIT_CHECK).await;
             }
         };
-        // A process that dies closes its files somewhat before it is dead.
-        if timeout(DYING, gone).await.is_err() {
-            let text = format!("process {} has given this upgrade up, and serves on", self.pid);
+        // A process closes its files some time before it has ended.
+        if timeout(EXIT_TIMEOUT, ended).await.is_err() {
+            let text =
+                format!("process {} has cancelled this upgrade and goes on serving", self.pid);
             return Err(io::Error::new(io::ErrorKind::ConnectionAborted, text));
         }
         Ok(())
     }
 }
 
-/// Backends by their numbers in the old process.
+/// Backends by their serials in the old process.
 struct BackendNames {
     records: HashMap<u64, BackendRecord>,
-    /// Those that this process has; a reload may change that.
+    /// The same backends in this process; a reload may change them.
     found: HashMap<u64, Arc<Backend>>,
 }
 
@@ -276,7 +291,7 @@ impl BackendNames {
         self.records.insert(record.id, record);
     }
 
-    /// Remembers sessions whose backends this process has, too.
+    /// Stores the sessions whose backends this process has.
     fn restore(&mut self, sessions: Vec<SessionRecord>, proxy: &SharedState) {
         let now = Instant::now();
         for SessionRecord(id, sid, left, lifetime, client) in sessions {
@@ -296,13 +311,13 @@ impl BackendNames {
         let record = self.records.get(&id)?;
         let snapshot = proxy.snapshot.load();
         let mut all = snapshot.pools.iter().flat_map(|pool| pool.holders(0));
-        let backend = Arc::clone(all.find(|backend| record.who.is(backend))?);
+        let backend = Arc::clone(all.find(|backend| record.identity.is(backend))?);
         self.found.insert(id, Arc::clone(&backend));
         Some(backend)
     }
 }
 
-/// Whether a process runs no more. One that nobody has waited for yet runs no more, either.
+/// Whether a process has ended. A zombie has ended.
 fn has_ended(pid: u32) -> bool {
     let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) else { return true };
     #[cfg(target_os = "linux")]
@@ -313,17 +328,18 @@ fn has_ended(pid: u32) -> bool {
     test_kill_process(pid) == Err(Errno::SRCH)
 }
 
-async fn hear(channel: &mut Channel) -> io::Result<FromOld> {
+async fn receive(channel: &mut Channel) -> io::Result<FromOld> {
     let received = channel.receive().await?;
     Ok(received.ok_or(io::ErrorKind::UnexpectedEof)?.0)
 }
 
 fn unexpected(message: &FromOld) -> io::Error {
-    // Its content may be a secret.
+    // Do not show the message: it may contain a key.
     let text = match message {
-        FromOld::Hello { .. } => "it greets twice",
-        FromOld::Sessions(_) | FromOld::Transferred => "sessions come before they can be taken",
-        _ => "it speaks out of turn",
+        FromOld::Hello { .. } => "a second Hello",
+        FromOld::Sessions(_) | FromOld::Transferred => "sessions before the offer has ended",
+        _ => "a message out of order",
     };
-    io::Error::new(io::ErrorKind::InvalidData, format!("the old process is not understood: {text}"))
+    let text = format!("unexpected message from the old process: {text}");
+    io::Error::new(io::ErrorKind::InvalidData, text)
 }

@@ -1,9 +1,9 @@
-//! How this process was started, so that another one can be started the same way.
+//! The command line of this process, to start its successor in the same way.
 
 use std::{
     env,
     ffi::OsString,
-    io,
+    fmt, io,
     os::unix::net::UnixStream,
     path::{Path, PathBuf},
     process::Stdio,
@@ -11,13 +11,35 @@ use std::{
 
 use tokio::process::{Child, Command};
 
-use super::HANDED;
+use super::HANDOFF_VARIABLE;
 
-/// Variables that a service manager has set for this process alone: its sockets, and whose sign of
-/// life it waits for. After the upgrade that is the new process's.
-const OURS_ALONE: [&str; 4] = ["LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES", "WATCHDOG_PID"];
+/// Variables that a service manager sets for one process: its sockets, and the process that must send the
+/// watchdog messages. They do not apply to the new process.
+const OWN_VARIABLES: [&str; 4] = ["LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES", "WATCHDOG_PID"];
 
-/// A command line, the program it names, and the folder it was given in.
+/// Why this process cannot start a successor.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LaunchError {
+    /// This kind of process does not support upgrades; says why.
+    NotSupported(&'static str),
+    /// The command line or the working directory of this process cannot be read.
+    Unknown(String),
+}
+
+impl fmt::Display for LaunchError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NotSupported(reason) => f.write_str(reason),
+            Self::Unknown(reason) => {
+                write!(f, "cannot read the command line of this process: {reason}; restart instead")
+            }
+        }
+    }
+}
+
+impl std::error::Error for LaunchError {}
+
+/// A command line with its program and working directory.
 #[derive(Clone, Debug)]
 pub struct Launch {
     program: PathBuf,
@@ -26,48 +48,48 @@ pub struct Launch {
 }
 
 impl Launch {
-    /// This process's own. To be called at the start: what the names mean may change later.
+    /// Returns the command line of this process. Call it at the start, because relative paths may later mean
+    /// other files.
     ///
-    /// The program is the path it was started by, and not the file that path led to: an installation
-    /// puts a new file, or a new link, in its place.
+    /// The program is the path that this process was started with, not the file that a link led to: an
+    /// installation replaces the file or the link.
     ///
     /// # Errors
-    /// The working folder or the program cannot be told.
-    pub fn own() -> io::Result<Self> {
-        let folder = env::current_dir()?;
-        let mut words = env::args_os();
-        let typed = words.next().map(PathBuf::from);
-        let found =
-            typed.and_then(|typed| resolve(&typed, &folder, env::var_os("PATH").as_deref()));
-        let program = found.map_or_else(env::current_exe, Ok)?;
-        Ok(Self { program, arguments: words.collect(), folder })
+    /// The working directory or the program cannot be read.
+    pub fn own() -> Result<Self, LaunchError> {
+        let unknown = |error: io::Error| LaunchError::Unknown(error.to_string());
+        let folder = env::current_dir().map_err(unknown)?;
+        let mut arguments = env::args_os();
+        let name = arguments.next().map(PathBuf::from);
+        let found = name.and_then(|name| resolve(&name, &folder, env::var_os("PATH").as_deref()));
+        let program = found.map_or_else(env::current_exe, Ok).map_err(unknown)?;
+        Ok(Self { program, arguments: arguments.collect(), folder })
     }
 
-    /// The program, where no other one is named.
+    /// The program to start, unless the upgrade command names another one.
     pub fn program(&self) -> &Path {
         &self.program
     }
 
-    /// Starts this program by the same command line, with one end of the channel as its standard
-    /// input.
+    /// Starts `program` with the same arguments. Its standard input is one end of the channel.
     pub(super) fn start(&self, program: &Path, channel: UnixStream) -> io::Result<Child> {
         let mut command = Command::new(program);
-        command.args(&self.arguments).current_dir(&self.folder).env(HANDED, "1");
-        for name in OURS_ALONE {
+        command.args(&self.arguments).current_dir(&self.folder).env(HANDOFF_VARIABLE, "1");
+        for name in OWN_VARIABLES {
             command.env_remove(name);
         }
         command.stdin(Stdio::from(std::os::fd::OwnedFd::from(channel))).spawn()
     }
 }
 
-/// What the shell, or execvp(3), has found under this name.
-fn resolve(typed: &Path, folder: &Path, path: Option<&std::ffi::OsStr>) -> Option<PathBuf> {
-    if typed.components().count() > 1 || typed.has_root() || typed.starts_with(".") {
-        return Some(folder.join(typed));
+/// Finds the file of a program name, as execvp(3) does.
+fn resolve(name: &Path, folder: &Path, path: Option<&std::ffi::OsStr>) -> Option<PathBuf> {
+    if name.components().count() > 1 || name.has_root() || name.starts_with(".") {
+        return Some(folder.join(name));
     }
-    let mut places = env::split_paths(path?).map(|place| folder.join(place).join(typed));
-    places.find(|place| {
-        rustix::fs::access(place, rustix::fs::Access::EXEC_OK).is_ok() && place.is_file()
+    let mut files = env::split_paths(path?).map(|directory| folder.join(directory).join(name));
+    files.find(|file| {
+        rustix::fs::access(file, rustix::fs::Access::EXEC_OK).is_ok() && file.is_file()
     })
 }
 
@@ -78,7 +100,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_program_is_found_as_the_shell_finds_it() {
+    fn program_is_found_in_the_search_path() {
         let folder = tempfile::tempdir().unwrap();
         let at = |name: &str| folder.path().join(name);
         for place in ["one", "two"] {
@@ -87,7 +109,7 @@ mod tests {
         }
         fs::set_permissions(at("two/moorline"), fs::Permissions::from_mode(0o755)).unwrap();
         let path = env::join_paths([at("none"), at("one"), PathBuf::from("two")]).unwrap();
-        let resolve = |typed: &str| resolve(Path::new(typed), folder.path(), Some(&path));
+        let resolve = |name: &str| resolve(Path::new(name), folder.path(), Some(&path));
         assert_eq!(resolve("moorline"), Some(at("two/moorline")));
         assert_eq!(resolve("bin/moorline"), Some(at("bin/moorline")));
         assert_eq!(resolve("./moorline"), Some(at("moorline")));

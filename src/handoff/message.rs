@@ -1,4 +1,4 @@
-//! What the two processes say to each other.
+//! Messages between the two processes.
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -16,137 +16,136 @@ use crate::{
     upstream::Backend,
 };
 
-/// Values by name, of parts of the process that this module does not know.
+/// Named values; this module does not know their meaning.
 pub type Values = Vec<(String, Value)>;
 
 /// From the old process to the new one.
 #[derive(Debug, Deserialize, Serialize)]
 pub(super) enum FromOld {
-    /// First of all.
+    /// The first message.
     Hello { protocol: u32, pid: u32, version: String },
     /// A listening socket, with its descriptor.
     Socket(Purpose),
-    /// What must stay the same under clients.
+    /// The keys that the new process must go on using.
     Keys(Secrets),
     /// A live backend.
     Backend(BackendRecord),
-    /// Something else, by name.
+    /// A value with its name.
     Value(String, Value),
-    /// That is all that is needed to prepare.
+    /// The new process has everything to prepare.
     Offered,
     /// Sessions.
     Sessions(Vec<SessionRecord>),
-    /// That is all that is needed to accept.
+    /// The new process has everything to accept.
     Transferred,
-    /// The old process accepts nothing any more and has left the admin's sockets.
+    /// The old process does not accept any more, and has released the admin sockets.
     Released,
-    /// A session ended in the old process: where its client was.
+    /// A session ended in the old process; has the client and its backend.
     Ended(SessionEnding),
-    /// What it still holds, and what those before it do.
+    /// The connections that the old process and its predecessors still have.
     State(PredecessorState),
 }
 
 /// From the new process to the old one.
 #[derive(Debug, Deserialize, Serialize)]
 pub(super) enum FromNew {
-    /// First of all.
+    /// The first message.
     Hello { protocol: u32, version: String },
-    /// Everything that can fail has been done.
+    /// The new process has built everything that can fail.
     Prepared,
-    /// It accepts.
+    /// The new process accepts connections.
     Ready,
-    /// What is to become of the backends' tunnels in the old process and in those before it. Backends
-    /// that are not named here go on as before.
+    /// What to do with the tunnels in the old process and its predecessors. Backends without a directive stay
+    /// as they are.
     #[serde(rename = "Fates")]
     Directives(Vec<BackendDirective>),
-    /// It gives up, and why.
+    /// The new process ends, and why.
     Failed(String),
 }
 
-/// Keys.
+/// Random keys of the old process. Keys from the configuration are not sent.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
 pub struct Secrets {
-    /// The cookie key, where it was made.
+    /// The key of the affinity cookie.
     cookie: Option<MadeKeyRecord>,
-    /// Of TLS tickets, the current one first, where they were made.
+    /// The keys of TLS tickets, the current one first.
     tickets: Vec<TicketKey>,
 }
 
 impl Secrets {
-    /// A process's own.
+    /// Returns the random keys of this process.
     pub fn of(cookies: &CookieKeys, tickets: &TicketKeys) -> Self {
         Self { cookie: cookies.generated().map(MadeKeyRecord), tickets: tickets.export() }
     }
 
-    /// The cookie key, where one was made.
+    /// The key of the affinity cookie, if it is random.
     pub fn cookie(&self) -> Option<GeneratedKey> {
         self.cookie.map(|made| made.0)
     }
 
-    /// The keys of TLS tickets, the current one first.
+    /// The keys of TLS tickets, the current one first; empty if they are not random.
     pub fn tickets(&self) -> &[TicketKey] {
         &self.tickets
     }
 }
 
-/// A key that was made.
+/// A random key.
 #[derive(Clone, Copy, Deserialize, Serialize)]
 struct MadeKeyRecord(GeneratedKey);
 
 impl std::fmt::Debug for MadeKeyRecord {
-    /// Says that it is there, never what it is.
+    /// Does not show the key.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("Made")
     }
 }
 
-/// What an old process still holds.
+/// The connections that an old process and its predecessors still have.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
 pub struct PredecessorState {
-    /// It, and those before it.
+    /// The old process and its predecessors.
     pub processes: Vec<Predecessor>,
-    /// What all of them hold of each backend, where that is anything; `None`: one of those before has
-    /// not said yet.
+    /// The open tunnels in all of them, by backend; `None`: a predecessor has not reported yet.
     pub tunnels: Option<Vec<HeldTunnels>>,
 }
 
-/// Open tunnels of a backend.
+/// Open tunnels to a backend.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 pub struct HeldTunnels {
-    /// Which one.
+    /// The backend.
     pub backend: BackendIdentity,
-    /// How many.
+    /// Number of tunnels.
     pub tunnels: u64,
 }
 
-/// What is to become of a backend's tunnels.
+/// What a predecessor is to do with its tunnels to a backend.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 pub struct BackendDirective {
-    /// Which one.
+    /// The backend.
     pub backend: BackendIdentity,
-    /// What.
+    /// What to do.
     #[serde(rename = "course")]
     pub directive: DrainDirective,
 }
 
-/// What a backend does, by the newest process's word.
+/// Whether a backend drains, according to the newest process.
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq, Serialize)]
 pub enum DrainDirective {
-    /// It is wanted.
+    /// The backend does not drain.
     #[serde(rename = "Serves")]
     Serve,
-    /// It takes nothing new; without an end, nothing of it is closed.
+    /// The backend drains; `None`: its tunnels are not closed.
     #[serde(rename = "Drains")]
     Drain(Option<DrainUntil>),
 }
 
-/// Terms of a drain that has begun.
+/// When a drain closes tunnels.
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq, Serialize)]
 pub struct DrainUntil {
-    /// When what is left is cut. Crosses as the time that is left.
+    /// When the remaining tunnels are cut. Sent as the remaining time.
     #[serde(with = "from_now")]
     pub deadline: Instant,
-    /// Over how long before that tunnels are closed.
+    /// Time before the deadline in which tunnels are closed.
     pub spread: Duration,
 }
 
@@ -164,21 +163,21 @@ mod from_now {
     }
 }
 
-/// A backend as every process knows it.
+/// Identifies a backend in all processes.
 #[derive(Clone, Debug, Deserialize, PartialEq, Eq, Hash, Serialize)]
 pub struct BackendIdentity {
-    /// Its pool.
+    /// Name of the pool.
     pub pool: String,
-    /// Its name.
+    /// Name of the backend.
     pub name: String,
-    /// Its host.
+    /// Host of the address.
     pub host: String,
-    /// Its port.
+    /// Port of the address.
     pub port: u16,
 }
 
 impl BackendIdentity {
-    /// Of a live backend.
+    /// Returns the identity of a live backend.
     pub fn of(backend: &Backend) -> Self {
         let address = backend.address();
         Self {
@@ -189,7 +188,7 @@ impl BackendIdentity {
         }
     }
 
-    /// Whether this is that backend.
+    /// Whether this is the identity of `backend`.
     pub fn is(&self, backend: &Backend) -> bool {
         let address = backend.address();
         self.pool == backend.pool()
@@ -198,27 +197,28 @@ impl BackendIdentity {
     }
 }
 
-/// A live backend: who it is, and what is known of it.
+/// A live backend with its state.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 pub struct BackendRecord {
-    /// Its number in the old process; sessions refer to it.
+    /// Serial in the old process; sessions refer to it.
     pub id: u64,
-    /// Who it is.
-    pub who: BackendIdentity,
-    /// Its weight.
+    /// The backend.
+    #[serde(rename = "who")]
+    pub identity: BackendIdentity,
+    /// Weight.
     pub weight: u32,
-    /// Whether it is healthy.
+    /// Whether the backend is up.
     pub up: bool,
-    /// What its name was resolved to.
+    /// Addresses that its name was resolved to.
     pub addresses: Vec<SocketAddr>,
 }
 
 impl BackendRecord {
-    /// Of a live backend.
+    /// Returns the record of a live backend.
     pub fn of(backend: &Backend) -> Self {
         Self {
             id: backend.serial(),
-            who: BackendIdentity::of(backend),
+            identity: BackendIdentity::of(backend),
             weight: backend.weight(),
             up: backend.is_up(),
             addresses: backend.addresses().to_vec(),
@@ -226,8 +226,8 @@ impl BackendRecord {
     }
 }
 
-/// A session: its backend's number, its sid, what is left of its lifetime and that, in milliseconds; and
-/// the client that opened it, if that is known. Earlier versions send none.
+/// A session: serial of its backend, sid, remaining lifetime, lifetime (both in milliseconds) and the client
+/// that opened the session, if known. Earlier versions do not send the client.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 #[serde(from = "SessionRecordForm", into = "SessionRecordForm")]
 pub(super) struct SessionRecord(
@@ -238,7 +238,7 @@ pub(super) struct SessionRecord(
     pub(super) Option<u64>,
 );
 
-/// A session as it crosses.
+/// A session as it is sent: an array with or without the client.
 #[derive(Deserialize, Serialize)]
 #[serde(untagged)]
 enum SessionRecordForm {
@@ -283,7 +283,7 @@ mod tests {
     use crate::config;
 
     #[test]
-    fn keys_cross_and_are_in_no_text() {
+    fn keys_are_sent_and_not_shown() {
         let keys = CookieKeys::new(&config::SharedKeys::Made);
         let made = keys.generated().unwrap();
         let secrets = Secrets::of(&keys, &TicketKeys::new(&config::SharedKeys::Made, &[]).unwrap());
@@ -295,14 +295,14 @@ mod tests {
     }
 
     #[test]
-    fn a_deadline_crosses_as_what_is_left_of_it() {
+    fn deadline_is_sent_as_remaining_time() {
         let (deadline, spread) = (Instant::now() + Duration::from_secs(60), Duration::from_secs(9));
         let directive = DrainDirective::Drain(Some(DrainUntil { deadline, spread }));
         let text = serde_json::to_string(&directive).unwrap();
         let DrainDirective::Drain(Some(read)) = serde_json::from_str(&text).unwrap() else {
             panic!("{text}")
         };
-        // Later by what it took to cross, never earlier.
+        // Later by the transfer time, never earlier.
         assert!(read.deadline >= deadline && read.spread == spread, "{text}");
         for directive in [DrainDirective::Drain(None), DrainDirective::Serve] {
             let text = serde_json::to_string(&directive).unwrap();
@@ -311,7 +311,7 @@ mod tests {
     }
 
     #[test]
-    fn a_session_is_short() {
+    fn session_is_sent_as_a_short_array() {
         for (client, expected) in [
             (None, "[7,\"abcdefghij0123456789\",44000,45000]"),
             (Some(u64::MAX), "[7,\"abcdefghij0123456789\",44000,45000,18446744073709551615]"),

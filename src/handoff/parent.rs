@@ -1,4 +1,4 @@
-//! The old process's side until the new one accepts: it starts it, offers, and waits for `Ready`.
+//! The old process, until the new one accepts: starts the new process, sends the offer, waits for `Ready`.
 
 use std::{
     collections::HashSet,
@@ -24,53 +24,53 @@ use crate::{
     upstream::Backend,
 };
 
-/// How long a process that has failed may take to say why and to end; then it is killed.
-const LAST_WORDS: Duration = Duration::from_secs(1);
+/// How long a failed process may take to send the reason and to end, before it is killed.
+const EXIT_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Everything that is handed over, as it is at this moment.
+/// Everything that is handed over, as of now.
 pub struct HandoffOffer {
     /// How to start the new process.
     pub launch: Launch,
-    /// The program in place of the launch's own.
+    /// The program to start instead of that of `launch`.
     pub program: Option<PathBuf>,
-    /// Deadline of its readiness.
+    /// How long the new process may take until it accepts.
     pub ready: Duration,
     /// Listening sockets.
     pub sockets: Vec<(Purpose, OwnedFd)>,
     /// Keys.
     pub secrets: Secrets,
-    /// Live backends, those on their way out included.
+    /// All live backends, including removed backends that drain.
     pub backends: Vec<Arc<Backend>>,
-    /// What else is needed before the new configuration is put in force.
+    /// Values that the new process needs before it applies its configuration.
     pub values: Values,
-    /// What else is to be remembered; asked for when the sessions are read.
-    pub late: Box<dyn FnOnce() -> Values + Send + Sync>,
+    /// Returns further values; called after the sessions are read.
+    pub late_values: Box<dyn FnOnce() -> Values + Send + Sync>,
     /// The sessions.
     pub sids: Arc<SessionTable>,
 }
 
-/// Why there is no successor. The old process serves on.
+/// Why the handoff failed. The old process goes on serving.
 #[derive(Debug)]
 pub enum HandoffError {
     /// The program could not be started.
     Start(PathBuf, io::Error),
-    /// It ended before it was ready.
+    /// The new process ended before it was ready.
     Ended(ExitStatus),
-    /// It was not ready in time.
-    Late(Duration),
-    /// It says why it cannot.
-    Refused(String),
-    /// It speaks another protocol, or none.
-    Foreign(String),
-    /// The channel broke.
-    Lost(io::Error),
+    /// The new process was not ready in time.
+    Timeout(Duration),
+    /// The new process sent why it cannot take over.
+    Failed(String),
+    /// The new process uses another protocol version, or sent an invalid message.
+    Protocol(String),
+    /// The channel failed.
+    Channel(io::Error),
 }
 
-/// A process that is killed unless it is spared.
+/// Kills the process when dropped, unless [`keep`](Self::keep) was called.
 #[derive(Debug)]
 pub(super) struct ChildGuard {
     child: Child,
-    spared: bool,
+    kept: bool,
 }
 
 impl fmt::Display for HandoffError {
@@ -93,15 +93,15 @@ impl fmt::Display for HandoffError {
                      Moorline (`BINARY version`), and see the log for the messages of the new process"
                 )
             }
-            Self::Late(ready) => {
+            Self::Timeout(ready) => {
                 write!(
                     f,
                     "the new process was not ready within {ready:?}, and was killed; see the log, or raise `ready` in `[upgrade]`"
                 )
             }
-            Self::Refused(why) => write!(f, "the new process gave up: {why}"),
-            Self::Foreign(what) => write!(f, "the new process cannot take over: {what}"),
-            Self::Lost(error) => write!(f, "the channel to the new process broke: {error}"),
+            Self::Failed(reason) => write!(f, "the new process failed: {reason}"),
+            Self::Protocol(reason) => write!(f, "the new process cannot take over: {reason}"),
+            Self::Channel(error) => write!(f, "the channel to the new process failed: {error}"),
         }
     }
 }
@@ -109,37 +109,38 @@ impl fmt::Display for HandoffError {
 impl std::error::Error for HandoffError {}
 
 impl HandoffOffer {
-    /// Starts the new process and hands over to it. Dropping this, or the outcome before that is
-    /// [kept](Successor::keep), ends the new process.
+    /// Starts the new process and hands over to it. Dropping the future, or the [`Successor`] before
+    /// [`keep`](Successor::keep) is called, kills the new process.
     ///
     /// # Errors
-    /// Why it did not come to accept; it has ended by then.
-    pub async fn make(self) -> Result<Successor, HandoffError> {
+    /// Why the new process does not accept; it has ended by then.
+    pub async fn run(self) -> Result<Successor, HandoffError> {
         let program = self.program.as_deref().unwrap_or(self.launch.program()).to_owned();
         let (mut channel, child) =
             self.start(&program).map_err(|e| HandoffError::Start(program, e))?;
-        let mut child = ChildGuard { child, spared: false };
-        // From before the table is read, so that nothing is missed in between.
+        let mut child = ChildGuard { child, kept: false };
+        // Subscribe before the table is read, so that no session is missed.
         let mut learned = self.sids.tap();
-        let mut told = HashSet::new();
+        let mut sent_backends = HashSet::new();
         let ready = self.ready;
         let outcome = tokio::select! {
             biased;
-            outcome = timeout(ready, self.converse(&mut channel, &mut told)) => {
-                outcome.unwrap_or(Err(HandoffError::Late(ready)))
+            outcome = timeout(ready, self.hand_over(&mut channel, &mut sent_backends)) => {
+                outcome.unwrap_or(Err(HandoffError::Timeout(ready)))
             }
             status = child.ended() => Err(HandoffError::Ended(status)),
         };
         match outcome {
             Ok(()) => match child.child.id() {
                 Some(pid) => {
-                    Ok(Successor::new(pid, child, SuccessorChannel { channel, learned, told }))
+                    let link = SuccessorChannel { channel, learned, sent_backends };
+                    Ok(Successor::new(pid, child, link))
                 }
-                None => Err(HandoffError::Lost(io::ErrorKind::NotConnected.into())),
+                None => Err(HandoffError::Channel(io::ErrorKind::NotConnected.into())),
             },
-            Err(failure) => {
+            Err(error) => {
                 learned.close();
-                Err(child.last_words(failure, &mut channel).await)
+                Err(child.end(error, &mut channel).await)
             }
         }
     }
@@ -150,32 +151,37 @@ impl HandoffOffer {
         Ok((channel, self.launch.start(program, theirs)?))
     }
 
-    /// Everything up to the new process's readiness.
-    async fn converse(
+    /// Exchanges all messages up to `Ready`.
+    async fn hand_over(
         self,
         channel: &mut Channel,
-        told: &mut HashSet<u64>,
+        sent_backends: &mut HashSet<u64>,
     ) -> Result<(), HandoffError> {
-        self.offer(channel, told).await.map_err(HandoffError::Lost)?;
-        tracing::info!("sockets are offered; the new process prepares");
-        match hear(channel).await? {
+        self.send_offer(channel, sent_backends).await.map_err(HandoffError::Channel)?;
+        tracing::info!("sockets sent; the new process is starting");
+        match receive(channel).await? {
             FromNew::Hello { protocol: PROTOCOL, .. } => {}
-            FromNew::Hello { protocol, version } => return Err(foreign(protocol, &version)),
+            FromNew::Hello { protocol, version } => return Err(other_version(protocol, &version)),
             other => return Err(unexpected(&other)),
         }
-        match hear(channel).await? {
+        match receive(channel).await? {
             FromNew::Prepared => {}
             other => return Err(unexpected(&other)),
         }
-        transfer(&self.sids, self.late, channel, told).await.map_err(HandoffError::Lost)?;
-        match hear(channel).await? {
+        let transfer = send_table(&self.sids, self.late_values, channel, sent_backends);
+        transfer.await.map_err(HandoffError::Channel)?;
+        match receive(channel).await? {
             FromNew::Ready => Ok(()),
             other => Err(unexpected(&other)),
         }
     }
 
-    /// What the new process needs to prepare.
-    async fn offer(&self, channel: &mut Channel, told: &mut HashSet<u64>) -> io::Result<()> {
+    /// Sends everything that the new process needs to prepare.
+    async fn send_offer(
+        &self,
+        channel: &mut Channel,
+        sent_backends: &mut HashSet<u64>,
+    ) -> io::Result<()> {
         let (pid, version) = (std::process::id(), env!("CARGO_PKG_VERSION").to_owned());
         channel.send(&FromOld::Hello { protocol: PROTOCOL, pid, version }).await?;
         for (purpose, socket) in &self.sockets {
@@ -183,7 +189,7 @@ impl HandoffOffer {
         }
         channel.send(&FromOld::Keys(self.secrets.clone())).await?;
         for backend in &self.backends {
-            told.insert(backend.serial());
+            sent_backends.insert(backend.serial());
             channel.send(&FromOld::Backend(BackendRecord::of(backend))).await?;
         }
         for (name, value) in &self.values {
@@ -193,36 +199,36 @@ impl HandoffOffer {
     }
 }
 
-/// Sends the whole table, a slice at a time, and what else is to be remembered.
-async fn transfer(
+/// Sends the whole session table in slices, then the late values.
+async fn send_table(
     sids: &SessionTable,
-    late: impl FnOnce() -> Values,
+    late_values: impl FnOnce() -> Values,
     channel: &mut Channel,
-    told: &mut HashSet<u64>,
+    sent_backends: &mut HashSet<u64>,
 ) -> io::Result<()> {
     let mut cursor = Cursor::default();
     let mut sessions = Vec::new();
     while let Some(slice) = sids.slice(&mut cursor, Instant::now()) {
         sessions.extend(slice);
         if sessions.len() >= SESSIONS {
-            tell(std::mem::take(&mut sessions), channel, told).await?;
+            send_sessions(std::mem::take(&mut sessions), channel, sent_backends).await?;
         }
     }
-    tell(sessions, channel, told).await?;
-    for (name, value) in late() {
+    send_sessions(sessions, channel, sent_backends).await?;
+    for (name, value) in late_values() {
         channel.send(&FromOld::Value(name, value)).await?;
     }
     channel.send(&FromOld::Transferred).await
 }
 
-/// Sends sessions, each after its backend.
-pub(super) async fn tell(
+/// Sends sessions, after their backends.
+pub(super) async fn send_sessions(
     sessions: Vec<Learned>,
     channel: &mut Channel,
-    told: &mut HashSet<u64>,
+    sent_backends: &mut HashSet<u64>,
 ) -> io::Result<()> {
     for Learned { backend, .. } in &sessions {
-        if told.insert(backend.serial()) {
+        if sent_backends.insert(backend.serial()) {
             channel.send(&FromOld::Backend(BackendRecord::of(backend))).await?;
         }
     }
@@ -233,80 +239,81 @@ pub(super) async fn tell(
     }
 }
 
-async fn hear(channel: &mut Channel) -> Result<FromNew, HandoffError> {
+async fn receive(channel: &mut Channel) -> Result<FromNew, HandoffError> {
     match channel.receive().await {
         Ok(Some((message, _))) => Ok(message),
-        Ok(None) => Err(HandoffError::Lost(io::ErrorKind::UnexpectedEof.into())),
+        Ok(None) => Err(HandoffError::Channel(io::ErrorKind::UnexpectedEof.into())),
         Err(error) if error.kind() == io::ErrorKind::InvalidData => {
-            Err(HandoffError::Foreign(error.to_string()))
+            Err(HandoffError::Protocol(error.to_string()))
         }
-        Err(error) => Err(HandoffError::Lost(error)),
+        Err(error) => Err(HandoffError::Channel(error)),
     }
 }
 
-fn foreign(protocol: u32, version: &str) -> HandoffError {
-    HandoffError::Foreign(format!(
-        "it is moorline {version} and speaks version {protocol} of upgrades, this process version \
+fn other_version(protocol: u32, version: &str) -> HandoffError {
+    HandoffError::Protocol(format!(
+        "moorline {version} uses version {protocol} of the upgrade protocol, this process version \
          {PROTOCOL}; restart instead"
     ))
 }
 
 fn unexpected(message: &FromNew) -> HandoffError {
     match message {
-        FromNew::Failed(why) => HandoffError::Refused(why.clone()),
-        other => HandoffError::Foreign(format!("it says {other:?} out of turn")),
+        FromNew::Failed(reason) => HandoffError::Failed(reason.clone()),
+        other => HandoffError::Protocol(format!("unexpected message {other:?}")),
     }
 }
 
 impl ChildGuard {
-    /// It is to live on.
-    pub(super) fn spare(&mut self) {
-        self.spared = true;
+    /// Lets the process run when this is dropped.
+    pub(super) fn keep(&mut self) {
+        self.kept = true;
     }
 
-    /// How it has ended. Cancel-safe.
+    /// Waits for the end of the process. Cancel-safe.
     pub(super) async fn ended(&mut self) -> ExitStatus {
         self.child.wait().await.unwrap_or_default()
     }
 
-    /// Ends the process, by its own will or by ours, and says what it had to say.
-    async fn last_words(mut self, failure: HandoffError, channel: &mut Channel) -> HandoffError {
-        let late = matches!(failure, HandoffError::Late(_));
-        let failure = match failure {
-            HandoffError::Ended(_) | HandoffError::Lost(_) => {
-                let words = timeout(LAST_WORDS, async {
+    /// Waits for the end of the process, or kills it. Returns the reason that the process sent, or else the
+    /// given `error`.
+    async fn end(mut self, error: HandoffError, channel: &mut Channel) -> HandoffError {
+        let timed_out = matches!(error, HandoffError::Timeout(_));
+        let error = match error {
+            HandoffError::Ended(_) | HandoffError::Channel(_) => {
+                let reason = timeout(EXIT_TIMEOUT, async {
                     loop {
-                        match hear(channel).await {
-                            Ok(FromNew::Failed(why)) => return Some(why),
+                        match receive(channel).await {
+                            Ok(FromNew::Failed(reason)) => return Some(reason),
                             Ok(_) => {}
                             Err(_) => return None,
                         }
                     }
                 });
-                words.await.ok().flatten().map_or(failure, HandoffError::Refused)
+                reason.await.ok().flatten().map_or(error, HandoffError::Failed)
             }
             other => other,
         };
-        let patience = if late { Duration::ZERO } else { LAST_WORDS };
-        let status = match timeout(patience, self.child.wait()).await {
+        let wait = if timed_out { Duration::ZERO } else { EXIT_TIMEOUT };
+        let status = match timeout(wait, self.child.wait()).await {
             Ok(status) => status,
             Err(_) => {
                 let _ = self.child.start_kill();
                 self.child.wait().await
             }
         };
-        match (failure, status) {
-            (HandoffError::Lost(_), Ok(status)) => HandoffError::Ended(status),
-            (failure, _) => failure,
+        match (error, status) {
+            (HandoffError::Channel(_), Ok(status)) => HandoffError::Ended(status),
+            (error, _) => error,
         }
     }
 }
 
 impl Drop for ChildGuard {
-    /// Reaped by the runtime.
+    /// Kills the process; the tokio runtime reaps it.
     fn drop(&mut self) {
-        if !self.spared {
-            // An error means that it has ended already.
+        if !self.kept {
+            // An error means that the process has ended already.
             let _ = self.child.start_kill();
         }
     }
@@ -319,14 +326,14 @@ mod tests {
     use super::*;
     use crate::config::SessionsConfig;
 
-    /// What takes over from this process and never ends.
+    /// Hands over to a script that never ends.
     async fn successor(folder: &Path) -> Successor {
         let hello = format!("{{\"Hello\":{{\"protocol\":{PROTOCOL},\"version\":\"9.9\"}}}}");
-        let says =
+        let send =
             |text: &str| format!("printf '\\0\\0\\0\\{:03o}\\0%s' '{text}' >&0\n", text.len());
-        let words = [hello.as_str(), "\"Prepared\"", "\"Ready\""].map(says).concat();
+        let messages = [hello.as_str(), "\"Prepared\"", "\"Ready\""].map(send).concat();
         let program = folder.join("next");
-        fs::write(&program, format!("#!/bin/sh\n{words}exec sleep 1000\n")).unwrap();
+        fs::write(&program, format!("#!/bin/sh\n{messages}exec sleep 1000\n")).unwrap();
         fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
         let offer = HandoffOffer {
             launch: Launch::own().unwrap(),
@@ -336,10 +343,10 @@ mod tests {
             secrets: Secrets::default(),
             backends: Vec::new(),
             values: Values::new(),
-            late: Box::new(Values::new),
+            late_values: Box::new(Values::new),
             sids: SessionTable::new(&SessionsConfig::default()),
         };
-        offer.make().await.unwrap()
+        offer.run().await.unwrap()
     }
 
     fn runs(pid: u32) -> bool {
@@ -348,22 +355,22 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_successor_that_nobody_has_taken_note_of_is_ended() {
+    async fn dropped_successor_is_killed() {
         let folder = tempfile::tempdir().unwrap();
         let successor = successor(folder.path()).await;
         let pid = successor.pid();
         assert!(runs(pid));
         drop(successor);
-        let gone = async {
+        let ended = async {
             while runs(pid) {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
         };
-        timeout(Duration::from_secs(30), gone).await.unwrap();
+        timeout(Duration::from_secs(30), ended).await.unwrap();
     }
 
     #[tokio::test]
-    async fn a_successor_that_is_kept_outlives_its_name() {
+    async fn kept_successor_survives_the_drop() {
         let folder = tempfile::tempdir().unwrap();
         let mut successor = successor(folder.path()).await;
         let pid = successor.pid();

@@ -1,4 +1,4 @@
-//! The processes before this one: what was heard of them, and what they are told to do.
+//! The predecessors of this process: what they report, and the directives that are sent to them.
 
 use std::{collections::HashMap, future::pending};
 
@@ -10,101 +10,102 @@ use super::{
 };
 use crate::{api::Predecessor, upstream::Backend};
 
-/// The processes that this one has taken over from and that still hold connections. Cheap to clone.
+/// The processes that this one has taken over from and that still have connections. Cheap to clone.
 #[derive(Clone, Debug, Default)]
 pub struct Predecessors {
-    heard: watch::Sender<PredecessorReport>,
-    /// What is to become of the backends' tunnels there.
+    report: watch::Sender<PredecessorReport>,
+    /// What the predecessors are to do with their tunnels.
     directives: watch::Sender<Vec<BackendDirective>>,
 }
 
-/// What was heard of them.
+/// The last report of the predecessors.
 #[derive(Clone, Debug, Default)]
 struct PredecessorReport {
-    /// The one that handed over to this process lives.
+    /// Whether the process that handed over to this one still runs.
     alive: bool,
     list: Vec<Predecessor>,
-    /// Open tunnels by backend; `None`: nobody has said yet.
+    /// Open tunnels by backend; `None`: not reported yet.
     tunnels: Option<HashMap<BackendIdentity, u64>>,
 }
 
 impl Predecessors {
-    /// As they were last heard of.
+    /// Returns the predecessors in the last report.
     pub fn list(&self) -> Vec<Predecessor> {
-        self.heard.borrow().list.clone()
+        self.report.borrow().list.clone()
     }
 
-    /// Open tunnels of a backend there, as far as is known.
+    /// Number of open tunnels to a backend in the predecessors, as far as reported.
     pub fn tunnels_of(&self, backend: &Backend) -> u64 {
-        let heard = self.heard.borrow();
-        let Some(tunnels) = &heard.tunnels else { return 0 };
+        let report = self.report.borrow();
+        let Some(tunnels) = &report.tunnels else { return 0 };
         tunnels.get(&BackendIdentity::of(backend)).copied().unwrap_or(0)
     }
 
-    /// Open tunnels there, as far as is known.
+    /// Number of open tunnels in the predecessors, as far as reported.
     pub fn tunnels(&self) -> u64 {
-        self.heard.borrow().tunnels.iter().flat_map(HashMap::values).sum()
+        self.report.borrow().tunnels.iter().flat_map(HashMap::values).sum()
     }
 
-    /// Whether they may hold tunnels of a backend: they do, or have not said yet.
+    /// Whether the predecessors have tunnels to a backend, or have not reported yet.
     pub fn may_hold(&self, backend: &Backend) -> bool {
-        let heard = self.heard.borrow();
-        match &heard.tunnels {
-            None => heard.alive,
+        let report = self.report.borrow();
+        match &report.tunnels {
+            None => report.alive,
             Some(tunnels) => tunnels.contains_key(&BackendIdentity::of(backend)),
         }
     }
 
-    /// All that they hold; `None`: they have not said yet.
-    pub fn holdings(&self) -> Option<HashMap<BackendIdentity, u64>> {
-        let heard = self.heard.borrow();
-        match heard.alive {
-            true => heard.tunnels.clone(),
+    /// Number of open tunnels in the predecessors by backend; `None`: not reported yet.
+    pub fn held_tunnels(&self) -> Option<HashMap<BackendIdentity, u64>> {
+        let report = self.report.borrow();
+        match report.alive {
+            true => report.tunnels.clone(),
             false => Some(HashMap::new()),
         }
     }
 
-    /// Resolves when all of them have ended. Cancel-safe.
-    pub async fn gone(&self) {
-        // An error would mean that nobody can tell any more.
-        let _ = self.heard.subscribe().wait_for(|heard| !heard.alive).await;
+    /// Resolves when all predecessors have ended. Cancel-safe.
+    pub async fn ended(&self) {
+        // The sender is in `self`, so that this cannot fail.
+        let _ = self.report.subscribe().wait_for(|report| !report.alive).await;
     }
 
-    /// Tells them what is to become of the backends' tunnels; each such word takes the place of the
-    /// one before.
-    pub fn order(&self, directives: Vec<BackendDirective>) {
-        self.directives.send_if_modified(|told| {
-            let new = *told != directives;
-            *told = directives;
-            new
+    /// Sends the predecessors what to do with their tunnels, in place of the last directives.
+    pub fn send(&self, directives: Vec<BackendDirective>) {
+        self.directives.send_if_modified(|current| {
+            let changed = *current != directives;
+            *current = directives;
+            changed
         });
     }
 
-    /// There is one; nothing was heard of it yet.
+    /// Records that there is a predecessor, which has not reported yet.
     pub fn begin(&self) {
-        self.heard.send_replace(PredecessorReport { alive: true, ..PredecessorReport::default() });
+        self.report.send_replace(PredecessorReport { alive: true, ..PredecessorReport::default() });
     }
 
+    /// Stores a report.
     pub(super) fn set(&self, PredecessorState { processes, tunnels }: PredecessorState) {
         let by_backend = |list: Vec<HeldTunnels>| {
             list.into_iter().map(|HeldTunnels { backend, tunnels }| (backend, tunnels)).collect()
         };
         let tunnels = tunnels.map(by_backend);
-        self.heard.send_replace(PredecessorReport { alive: true, list: processes, tunnels });
+        self.report.send_replace(PredecessorReport { alive: true, list: processes, tunnels });
     }
 
+    /// Records that all predecessors have ended.
     pub(super) fn end(&self) {
-        self.heard.send_replace(PredecessorReport::default());
+        self.report.send_replace(PredecessorReport::default());
     }
 
-    /// Passes orders on, the newest first of all; never ends.
-    pub(super) async fn pass_on(&self, sender: ChannelSender) {
+    /// Forwards directives to the old process, beginning with the current ones; never ends.
+    pub(super) async fn forward(&self, sender: ChannelSender) {
         let mut directives = self.directives.subscribe();
         directives.mark_changed();
         while directives.changed().await.is_ok() {
-            let newest = directives.borrow_and_update().clone();
-            if sender.send(&FromNew::Directives(newest)).await.is_err() {
-                // It is ending; whoever listens hears that.
+            let current = directives.borrow_and_update().clone();
+            if sender.send(&FromNew::Directives(current)).await.is_err() {
+                // The old process is ending. The receiver of its messages notices that too.
                 break;
             }
         }
@@ -124,20 +125,24 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_was_not_said_may_be_anything() {
-        let (one, other, before) = (backend("one"), backend("other"), Predecessors::default());
-        assert!(!before.may_hold(&one) && before.holdings().is_some(), "there is nobody");
-        before.begin();
-        assert!(before.may_hold(&one) && before.holdings().is_none());
+    async fn predecessors_may_hold_tunnels_until_they_have_reported() {
+        let (one, other, predecessors) =
+            (backend("one"), backend("other"), Predecessors::default());
+        assert!(
+            !predecessors.may_hold(&one) && predecessors.held_tunnels().is_some(),
+            "there is no predecessor"
+        );
+        predecessors.begin();
+        assert!(predecessors.may_hold(&one) && predecessors.held_tunnels().is_none());
         let tunnels = vec![HeldTunnels { backend: BackendIdentity::of(&one), tunnels: 3 }];
-        before.set(PredecessorState { processes: Vec::new(), tunnels: Some(tunnels) });
-        assert!(before.may_hold(&one) && !before.may_hold(&other));
-        assert_eq!((before.tunnels_of(&one), before.tunnels_of(&other)), (3, 0));
-        assert_eq!(before.tunnels(), 3);
-        // One further back has not said.
-        before.set(PredecessorState { processes: Vec::new(), tunnels: None });
-        assert!(before.may_hold(&other) && before.holdings().is_none());
-        before.end();
-        assert!(!before.may_hold(&one) && before.holdings().is_some());
+        predecessors.set(PredecessorState { processes: Vec::new(), tunnels: Some(tunnels) });
+        assert!(predecessors.may_hold(&one) && !predecessors.may_hold(&other));
+        assert_eq!((predecessors.tunnels_of(&one), predecessors.tunnels_of(&other)), (3, 0));
+        assert_eq!(predecessors.tunnels(), 3);
+        // A predecessor of the predecessor has not reported.
+        predecessors.set(PredecessorState { processes: Vec::new(), tunnels: None });
+        assert!(predecessors.may_hold(&other) && predecessors.held_tunnels().is_none());
+        predecessors.end();
+        assert!(!predecessors.may_hold(&one) && predecessors.held_tunnels().is_some());
     }
 }

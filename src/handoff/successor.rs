@@ -1,4 +1,4 @@
-//! The process that has taken over, as the old one sees it: it accepts, and is told on.
+//! The new process, from the time when it accepts: the old process sends it sessions and its own state.
 
 use std::{collections::HashSet, io, mem, sync::Arc, time::Duration};
 
@@ -10,128 +10,131 @@ use tokio::{
 use super::{
     BackendDirective, PredecessorState, SESSIONS,
     message::{FromNew, FromOld},
-    parent::{ChildGuard, tell},
+    parent::{ChildGuard, send_sessions},
     wire::Channel,
 };
 use crate::sticky::{Learned, RecentSessions};
 
-/// How long a message may take that nobody need wait for.
-const TOLD: Duration = Duration::from_secs(5);
+/// Timeout of the `Released` message.
+const SEND_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Endings of sessions that wait to be told.
+/// Maximum number of ended sessions that wait to be sent.
 const ENDINGS: usize = 4096;
 
-/// A process that has taken over: it accepts. Ended with this, unless it is [kept](Self::keep).
+/// A process that has taken over and accepts connections. Dropping this kills the process, unless
+/// [`keep`](Self::keep) was called.
 #[derive(Debug)]
 pub struct Successor {
     pid: u32,
     child: ChildGuard,
-    line: SuccessorChannel,
+    link: SuccessorChannel,
 }
 
-/// What the two talk over.
+/// The channel to the new process.
 #[derive(Debug)]
 pub(super) struct SuccessorChannel {
     pub(super) channel: Channel,
-    /// Sessions that are learned late.
+    /// Sessions that were learned after the table was read.
     pub(super) learned: mpsc::Receiver<Learned>,
-    /// Backends that it knows, by serial.
-    pub(super) told: HashSet<u64>,
+    /// Backends that were sent to the new process, by serial.
+    pub(super) sent_backends: HashSet<u64>,
 }
 
-/// What it is told until this process is empty, and what it says to that.
+/// What is exchanged with the new process until this one has no connections left.
 pub struct SuccessorFeed<S> {
-    /// How often it is told the state.
-    pub every: Duration,
-    /// How far this process is, and those before it.
+    /// Interval between two states.
+    pub interval: Duration,
+    /// Returns the state of this process and its predecessors.
     pub state: S,
-    /// Where sessions' ends are heard of.
+    /// Reports the sessions that end.
     pub memory: Arc<RecentSessions>,
-    /// Where its orders go.
+    /// Receives the directives of the new process.
     pub directives: watch::Sender<Vec<BackendDirective>>,
-    /// This process is empty.
-    pub over: oneshot::Receiver<()>,
+    /// Resolves when this process has no connections left.
+    pub ended: oneshot::Receiver<()>,
 }
 
 impl Successor {
-    pub(super) fn new(pid: u32, child: ChildGuard, line: SuccessorChannel) -> Self {
-        Self { pid, child, line }
+    pub(super) fn new(pid: u32, child: ChildGuard, link: SuccessorChannel) -> Self {
+        Self { pid, child, link }
     }
 
-    /// Its process id.
+    /// The process id.
     pub fn pid(&self) -> u32 {
         self.pid
     }
 
-    /// This process gives way to it: from now on it lives whatever happens here.
+    /// Lets the new process run even if this one ends.
     pub fn keep(&mut self) {
-        self.child.spare();
+        self.child.keep();
     }
 
-    /// Tells it that this process accepts nothing any more.
+    /// Sends the new process that this one accepts no more connections.
     pub async fn release(&mut self) {
-        let released = self.line.channel.send(&FromOld::Released);
-        if !matches!(timeout(TOLD, released).await, Ok(Ok(()))) {
-            tracing::warn!("the new process does not hear that this one has stopped accepting");
+        let released = self.link.channel.send(&FromOld::Released);
+        if !matches!(timeout(SEND_TIMEOUT, released).await, Ok(Ok(()))) {
+            tracing::warn!(
+                "cannot notify the new process that this one has stopped accepting; the new process \
+                 continues without"
+            );
         }
     }
 
-    /// Tells it on: what is learned late, whose session ends, and how far this process is. Ends when
-    /// this process is over, with everything told, or with the new process; that one's end is reaped
-    /// here.
-    pub async fn keep_told(self, telling: SuccessorFeed<impl Fn() -> PredecessorState>) {
-        let Self { pid, mut child, mut line } = self;
+    /// Sends new sessions, ended sessions and the state, and receives directives. Returns when everything is
+    /// sent after `feed.ended`, or when the new process has ended.
+    pub async fn run(self, feed: SuccessorFeed<impl Fn() -> PredecessorState>) {
+        let Self { pid, mut child, mut link } = self;
         let outcome = tokio::select! {
             status = child.ended() => {
                 tracing::error!(pid, %status, "the process that took over has ended");
                 return;
             }
-            outcome = line.tell_on(telling) => outcome,
+            outcome = link.exchange(feed) => outcome,
         };
-        if let Err(broken) = outcome {
-            tracing::debug!(%broken, "the new process listens no more");
+        if let Err(error) = outcome {
+            tracing::debug!(%error, "the new process has closed the channel");
             child.ended().await;
         }
     }
 }
 
 impl SuccessorChannel {
-    async fn tell_on(
+    async fn exchange(
         &mut self,
-        mut telling: SuccessorFeed<impl Fn() -> PredecessorState>,
+        mut feed: SuccessorFeed<impl Fn() -> PredecessorState>,
     ) -> io::Result<()> {
-        let mut tick = interval(telling.every);
-        let (ended, mut endings) = mpsc::channel(ENDINGS);
-        // One that finds no room is one that is not remembered.
-        telling.memory.set_listener(move |ending| {
-            let _ = ended.try_send(ending);
+        let mut tick = interval(feed.interval);
+        let (sender, mut endings) = mpsc::channel(ENDINGS);
+        // If the channel is full, the new process does not learn of the end.
+        feed.memory.set_listener(move |ending| {
+            let _ = sender.try_send(ending);
         });
-        let mut late = Vec::new();
+        let mut sessions = Vec::new();
         loop {
             tokio::select! {
-                said = self.channel.receive() => match said? {
-                    Some((FromNew::Directives(directives), _)) => drop(telling.directives.send_replace(directives)),
+                message = self.channel.receive() => match message? {
+                    Some((FromNew::Directives(directives), _)) => drop(feed.directives.send_replace(directives)),
                     Some(_) => {}
                     None => return Err(io::ErrorKind::UnexpectedEof.into()),
                 },
-                count = self.learned.recv_many(&mut late, SESSIONS), if !self.learned.is_closed() => {
+                count = self.learned.recv_many(&mut sessions, SESSIONS), if !self.learned.is_closed() => {
                     if count > 0 {
-                        self.tell(&mut late).await?;
+                        self.send(&mut sessions).await?;
                     }
                 }
                 Some(ending) = endings.recv() => self.channel.send(&FromOld::Ended(ending)).await?,
-                _ = tick.tick() => self.channel.send(&FromOld::State((telling.state)())).await?,
-                _ = &mut telling.over => break,
+                _ = tick.tick() => self.channel.send(&FromOld::State((feed.state)())).await?,
+                _ = &mut feed.ended => break,
             }
         }
         self.learned.close();
-        while self.learned.recv_many(&mut late, SESSIONS).await > 0 {
-            self.tell(&mut late).await?;
+        while self.learned.recv_many(&mut sessions, SESSIONS).await > 0 {
+            self.send(&mut sessions).await?;
         }
         Ok(())
     }
 
-    async fn tell(&mut self, late: &mut Vec<Learned>) -> io::Result<()> {
-        tell(mem::take(late), &mut self.channel, &mut self.told).await
+    async fn send(&mut self, sessions: &mut Vec<Learned>) -> io::Result<()> {
+        send_sessions(mem::take(sessions), &mut self.channel, &mut self.sent_backends).await
     }
 }

@@ -1,9 +1,9 @@
-//! The channel between the two processes: messages over a stream socket, a descriptor with some.
+//! The channel between the two processes: messages over a stream socket, some with a file descriptor.
 //!
-//! A message is its length (4 bytes, big endian), the number of descriptors that come with it (one
-//! byte, 0 or 1) and its text, JSON. A descriptor travels with the message's first byte (`SCM_RIGHTS`,
-//! unix(7)); both ends keep their order, so that each message gets its own. Must not know what the
-//! messages mean.
+//! A message is its length (4 bytes, big endian), the number of descriptors (one byte, 0 or 1) and a JSON
+//! text. A descriptor is sent with the first byte of its message (`SCM_RIGHTS`, unix(7)). Messages and
+//! descriptors stay in order, so that each descriptor is matched to its message. Must not know the meaning
+//! of the messages.
 
 use std::{
     collections::VecDeque,
@@ -23,63 +23,63 @@ use rustix::net::{
 use serde::{Serialize, de::DeserializeOwned};
 use tokio::{io::Interest, net::UnixStream};
 
-/// Longest message that is taken; ours are far shorter.
+/// Longest message in bytes. Actual messages are far shorter.
 const LONGEST: usize = 16 << 20;
-/// Bytes before a message's text.
-const HEAD: usize = 5;
-/// Bytes read at once.
-const PIECE: usize = 64 * 1024;
+/// Length of a message's header in bytes.
+const HEADER: usize = 5;
+/// Maximum number of bytes per read.
+const READ_SIZE: usize = 64 * 1024;
 
-/// One end.
+/// One end of the channel.
 #[derive(Debug)]
 pub(crate) struct Channel {
     socket: Arc<UnixStream>,
-    /// Read and not yet taken.
+    /// Bytes of messages that are not parsed yet.
     buffer: Vec<u8>,
-    /// Received, for messages that are still to be taken.
+    /// Descriptors of messages that are not parsed yet.
     descriptors: VecDeque<OwnedFd>,
 }
 
-/// Sends on a channel whose own end is being listened on. One of them at a time: two would break into
-/// each other's messages.
+/// Sends on a channel while [`Channel::receive`] waits. Only one sender may be used at a time, otherwise
+/// messages would be mixed.
 #[derive(Debug)]
 pub(crate) struct ChannelSender(Arc<UnixStream>);
 
 impl ChannelSender {
-    /// As [`Channel::send`].
+    /// Sends a message, as [`Channel::send`] does.
     ///
     /// # Errors
-    /// As there.
+    /// As for [`Channel::send`].
     pub(crate) async fn send(&self, message: &impl Serialize) -> io::Result<()> {
         transmit(&self.0, message, None).await
     }
 }
 
 impl Channel {
-    /// Over this end of a socket pair. Must be called within a tokio runtime.
+    /// Creates a channel over one end of a socket pair. Must be called within a tokio runtime.
     ///
     /// # Errors
-    /// The operating system's.
+    /// The socket cannot be set up.
     pub(crate) fn new(socket: Stream) -> io::Result<Self> {
         socket.set_nonblocking(true)?;
         let socket = Arc::new(UnixStream::from_std(socket)?);
         Ok(Self { socket, buffer: Vec::new(), descriptors: VecDeque::new() })
     }
 
-    /// For sending while this end is listened on; nothing else is to be sent over it then.
+    /// Returns a sender for use during [`receive`](Self::receive). Do not call [`send`](Self::send) then.
     pub(crate) fn sender(&self) -> ChannelSender {
         ChannelSender(Arc::clone(&self.socket))
     }
 
-    /// Sends a message. Where this is given up halfway the channel is of no use any more.
+    /// Sends a message. After a cancelled call the channel is unusable.
     ///
     /// # Errors
-    /// The other end is closed, or the message too long.
+    /// The other end is closed, or the message is too long.
     pub(crate) async fn send(&mut self, message: &impl Serialize) -> io::Result<()> {
         transmit(&self.socket, message, None).await
     }
 
-    /// Sends a message with a descriptor, of which the other process gets its own.
+    /// Sends a message with a duplicate of a descriptor.
     ///
     /// # Errors
     /// As [`send`](Self::send).
@@ -91,24 +91,23 @@ impl Channel {
         transmit(&self.socket, message, Some(descriptor.as_fd())).await
     }
 
-    /// The next message, and the descriptor that came with it; `None`: the other end is closed.
-    /// Cancel-safe.
+    /// Receives the next message and its descriptor; `None`: the other end is closed. Cancel-safe.
     ///
     /// # Errors
-    /// What came is no such message, or the socket's.
+    /// The message is invalid, or the socket failed.
     pub(crate) async fn receive<M: DeserializeOwned>(
         &mut self,
     ) -> io::Result<Option<(M, Option<OwnedFd>)>> {
         loop {
-            if let Some((text, descriptors)) = head(&self.buffer)? {
-                let end = HEAD + text;
+            if let Some((length, descriptors)) = header(&self.buffer)? {
+                let end = HEADER + length;
                 if self.buffer.len() >= end {
-                    let message = serde_json::from_slice(&self.buffer[HEAD..end])
-                        .map_err(|error| misread(&error))?;
+                    let message = serde_json::from_slice(&self.buffer[HEADER..end])
+                        .map_err(|error| invalid_json(&error))?;
                     self.buffer.drain(..end);
                     let descriptor = (descriptors > 0).then(|| self.descriptors.pop_front());
                     return match descriptor {
-                        Some(None) => Err(invalid("a descriptor is missing")),
+                        Some(None) => Err(invalid("a message has no descriptor")),
                         descriptor => Ok(Some((message, descriptor.flatten()))),
                     };
                 }
@@ -126,7 +125,7 @@ impl Channel {
         let Self { socket, buffer, descriptors } = self;
         let read = || {
             let start = buffer.len();
-            buffer.resize(start + PIECE, 0);
+            buffer.resize(start + READ_SIZE, 0);
             let outcome = read(socket, &mut buffer[start..], descriptors);
             buffer.truncate(start + outcome.as_ref().copied().unwrap_or(0));
             outcome
@@ -140,11 +139,11 @@ async fn transmit(
     message: &impl Serialize,
     descriptor: Option<BorrowedFd<'_>>,
 ) -> io::Result<()> {
-    let mut bytes = vec![0; HEAD];
+    let mut bytes = vec![0; HEADER];
     serde_json::to_writer(&mut bytes, message)?;
-    let length = bytes.len() - HEAD;
+    let length = bytes.len() - HEADER;
     if length > LONGEST {
-        return Err(invalid("a message is too long"));
+        return Err(invalid("a message is longer than 16 MiB"));
     }
     bytes[..4].copy_from_slice(&(length as u32).to_be_bytes());
     bytes[4] = u8::from(descriptor.is_some());
@@ -157,15 +156,15 @@ async fn transmit(
     Ok(())
 }
 
-/// Length of the text and number of descriptors, where that much is there.
-fn head(buffer: &[u8]) -> io::Result<Option<(usize, u8)>> {
-    let Some((&[a, b, c, d, descriptors], _)) = buffer.split_first_chunk::<HEAD>() else {
+/// Returns the length of the text and the number of descriptors, if the header is complete.
+fn header(buffer: &[u8]) -> io::Result<Option<(usize, u8)>> {
+    let Some((&[a, b, c, d, descriptors], _)) = buffer.split_first_chunk::<HEADER>() else {
         return Ok(None);
     };
-    let text = u32::from_be_bytes([a, b, c, d]) as usize;
-    match text <= LONGEST && descriptors <= 1 {
-        true => Ok(Some((text, descriptors))),
-        false => Err(invalid("this is no message of an upgrade")),
+    let length = u32::from_be_bytes([a, b, c, d]) as usize;
+    match length <= LONGEST && descriptors <= 1 {
+        true => Ok(Some((length, descriptors))),
+        false => Err(invalid("not a message of the upgrade protocol")),
     }
 }
 
@@ -188,27 +187,27 @@ fn read(
     buffer: &mut [u8],
     descriptors: &mut VecDeque<OwnedFd>,
 ) -> io::Result<usize> {
-    // One read never goes past a descriptor's message into the next one's.
+    // The kernel ends a read before the next message with a descriptor.
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
-    let mut pieces = [IoSliceMut::new(buffer)];
-    let got = recvmsg(socket, &mut pieces, &mut control, RecvFlags::CMSG_CLOEXEC)?;
+    let mut slices = [IoSliceMut::new(buffer)];
+    let received = recvmsg(socket, &mut slices, &mut control, RecvFlags::CMSG_CLOEXEC)?;
     for message in control.drain() {
-        if let RecvAncillaryMessage::ScmRights(received) = message {
-            descriptors.extend(received);
+        if let RecvAncillaryMessage::ScmRights(passed) = message {
+            descriptors.extend(passed);
         }
     }
-    // Also where this process may open no further descriptor.
-    match got.flags.contains(ReturnFlags::CTRUNC) {
-        true => Err(invalid("a descriptor was lost; is the limit of open files too low?")),
-        false => Ok(got.bytes),
+    // Set if this process cannot open another descriptor.
+    match received.flags.contains(ReturnFlags::CTRUNC) {
+        true => Err(invalid("cannot receive a descriptor; raise the limit of open files")),
+        false => Ok(received.bytes),
     }
 }
 
-/// What a message says may be a secret, and is not repeated.
-fn misread(error: &serde_json::Error) -> io::Error {
+/// Describes invalid JSON without its text, which may be a key.
+fn invalid_json(error: &serde_json::Error) -> io::Error {
     let (kind, place) = (error.classify(), error.column());
-    invalid(&format!("a message is not understood: {kind:?} at byte {place}"))
+    invalid(&format!("invalid message: {kind:?} error at byte {place}"))
 }
 
 fn invalid(text: &str) -> io::Error {
@@ -226,80 +225,80 @@ mod tests {
     use super::*;
 
     fn pair() -> (Channel, Channel) {
-        let (one, other) = Stream::pair().unwrap();
-        (Channel::new(one).unwrap(), Channel::new(other).unwrap())
+        let (a, b) = Stream::pair().unwrap();
+        (Channel::new(a).unwrap(), Channel::new(b).unwrap())
     }
 
     fn half() -> (Stream, Channel) {
-        let (one, other) = Stream::pair().unwrap();
-        (one, Channel::new(other).unwrap())
+        let (a, b) = Stream::pair().unwrap();
+        (a, Channel::new(b).unwrap())
     }
 
     #[tokio::test]
-    async fn messages_come_in_order_and_each_with_its_own_descriptor() {
-        let (mut here, mut there) = pair();
+    async fn messages_arrive_in_order_with_their_descriptors() {
+        let (mut sender, mut receiver) = pair();
         let sockets: Vec<TcpListener> =
             (0..300).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
         let addresses: Vec<_> = sockets.iter().map(|s| s.local_addr().unwrap()).collect();
         let sending = tokio::spawn(async move {
             for (n, socket) in sockets.iter().enumerate() {
-                here.send(&format!("before {n}")).await.unwrap();
-                here.send_with(&n, socket).await.unwrap();
+                sender.send(&format!("before {n}")).await.unwrap();
+                sender.send_with(&n, socket).await.unwrap();
             }
         });
         for (n, address) in addresses.iter().enumerate() {
-            let (text, descriptor) = there.receive::<String>().await.unwrap().unwrap();
+            let (text, descriptor) = receiver.receive::<String>().await.unwrap().unwrap();
             assert_eq!((text, descriptor.is_none()), (format!("before {n}"), true));
-            let (number, descriptor) = there.receive::<usize>().await.unwrap().unwrap();
+            let (number, descriptor) = receiver.receive::<usize>().await.unwrap().unwrap();
             let socket = TcpListener::from(descriptor.unwrap());
             assert_eq!((number, socket.local_addr().unwrap()), (n, *address));
             let flags = rustix::io::fcntl_getfd(&socket).unwrap();
             assert!(flags.contains(rustix::io::FdFlags::CLOEXEC), "{}", socket.as_raw_fd());
         }
         sending.await.unwrap();
-        assert!(there.receive::<String>().await.unwrap().is_none());
+        assert!(receiver.receive::<String>().await.unwrap().is_none());
     }
 
     #[tokio::test]
-    async fn a_long_message_crosses_in_pieces() {
-        let (mut here, mut there) = pair();
+    async fn long_message_is_sent_in_parts() {
+        let (mut sender, mut receiver) = pair();
         let text = "x".repeat(3 << 20);
-        let sending = async { here.send(&text).await.unwrap() };
-        let receiving = async { there.receive::<String>().await.unwrap().unwrap().0 };
+        let sending = async { sender.send(&text).await.unwrap() };
+        let receiving = async { receiver.receive::<String>().await.unwrap().unwrap().0 };
         let ((), received) = tokio::join!(sending, receiving);
         assert!(received == text);
     }
 
     #[tokio::test]
-    async fn what_is_no_message_is_refused() {
+    async fn invalid_message_is_an_error() {
         for bytes in [&b"hello\n"[..], &[0, 0, 0, 2, 0, b'{', b'x'], &[0, 0, 0, 1, 1, b'1']] {
-            let (mut raw, mut there) = half();
+            let (mut raw, mut receiver) = half();
             raw.write_all(bytes).unwrap();
-            let error = there.receive::<serde_json::Value>().await.unwrap_err();
+            let error = receiver.receive::<serde_json::Value>().await.unwrap_err();
             assert_eq!(error.kind(), io::ErrorKind::InvalidData, "{bytes:?}");
         }
-        let (mut raw, mut there) = half();
+        let (mut raw, mut receiver) = half();
         raw.write_all(&[0, 0, 0, 9, 0, b'1']).unwrap();
         drop(raw);
-        let error = there.receive::<serde_json::Value>().await.unwrap_err();
+        let error = receiver.receive::<serde_json::Value>().await.unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof);
     }
 
     #[tokio::test]
-    async fn a_message_is_a_length_a_count_and_json() {
-        let (raw, mut there) = half();
-        there.send(&[1, 2]).await.unwrap();
-        drop(there);
+    async fn message_is_a_length_a_count_and_json() {
+        let (raw, mut receiver) = half();
+        receiver.send(&[1, 2]).await.unwrap();
+        drop(receiver);
         let mut bytes = Vec::new();
         (&raw).read_to_end(&mut bytes).unwrap();
         assert_eq!(bytes, b"\0\0\0\x05\0[1,2]");
     }
 
     #[tokio::test]
-    async fn a_closed_end_is_an_error_and_no_signal() {
-        let (raw, mut there) = half();
+    async fn sending_to_a_closed_end_is_an_error_and_no_signal() {
+        let (raw, mut receiver) = half();
         drop(raw);
-        let error = there.send(&1).await.unwrap_err();
+        let error = receiver.send(&1).await.unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::BrokenPipe);
     }
 }

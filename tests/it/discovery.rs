@@ -351,7 +351,7 @@ async fn of_too_many_addresses_over_tcp_1024_are_taken() {
     let server = NameServer::start(&many(3000)).await;
     let proxy = proxy_by_name(server.address, 9).await;
     proxy
-        .wait_for_stderr("the bound", |line| line.contains("1024 of 3000 backends are taken"))
+        .wait_for_stderr("the bound", |line| line.contains("only 1024 of 3000 backends are used"))
         .await;
     let up = "moorline_backend_up{";
     proxy.wait_for_metric("1024 backends", up, |count| count == 1024.0).await;
@@ -360,7 +360,7 @@ async fn of_too_many_addresses_over_tcp_1024_are_taken() {
     for _ in 0..3 {
         rounds.tick().await;
     }
-    assert_eq!(told(&proxy, "backends are taken"), 1);
+    assert_eq!(told(&proxy, "backends are used"), 1);
     assert_eq!(told(&proxy, FAILS), 0);
     proxy.finish().await;
 }
@@ -573,7 +573,7 @@ async fn fault_087_a_list_that_fails_changes_nothing() {
     let huge = format!("[\"{}\"{}]", b.address, " ".repeat(1 << 20));
     let elsewhere = format!("Location: http://{}/\r\n", list.backend.address);
     let troubles = [
-        (message::reply("500 Oops", "", &other), "status 500"),
+        (message::reply("500 Oops", "", &other), "expected status 200, got 500"),
         (message::reply("302 Found", &elsewhere, &other), "redirects are not followed"),
         (message::ok(&huge), "longer than 1 MiB"),
         (message::ok("[7, \"127.0.0.1\"]"), "entry 1 is not used"),
@@ -613,7 +613,7 @@ async fn a_list_that_dribbles_ends_at_the_deadline() {
     let source = format!("{{ http = \"http://{}/\", interval = \"300ms\" }}", slow.address);
     let proxy = proxy_by_list(&source).await;
     let line = proxy.wait_for_stderr("the failure", |line| line.contains(FAILS)).await;
-    assert!(line.contains("no whole answer in time"), "{line}");
+    assert!(line.contains("no complete answer in time"), "{line}");
     slow.ended(0).await;
     drop(slow);
     proxy.finish().await;
@@ -627,7 +627,7 @@ async fn ten_thousand_backends_of_a_list_are_bounded() {
     let source = list.source().replace("timeout = \"500ms\"", "timeout = \"5s\"");
     let proxy = proxy_by_list(&source.replace("interval = \"500ms\"", "interval = \"5s\"")).await;
     proxy
-        .wait_for_stderr("the bound", |line| line.contains("1024 of 10000 backends are taken"))
+        .wait_for_stderr("the bound", |line| line.contains("only 1024 of 10000 backends are used"))
         .await;
     let up = "moorline_backend_up{";
     proxy.wait_for_metric("1024 backends", up, |count| count == 1024.0).await;

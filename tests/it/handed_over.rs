@@ -1,5 +1,5 @@
-//! What two processes owe each other around a handover: tunnels that stay behind and whose backends
-//! are drained by the new one, and ends of either of them at the wrong moment.
+//! Two processes after a handoff: the new process drains backends whose tunnels are in the old one, and each
+//! of the two may end at any time.
 
 use std::{
     net::SocketAddr,
@@ -21,10 +21,10 @@ use crate::support::{
     within,
 };
 
-/// What a client says, and a node gets.
+/// A message from the client to the backend.
 const ALIVE: &[u8] = b"\x81\x85\x00\x00\x00\x00alive";
 
-/// The state of a backend, as the proxy tells it.
+/// Reads the state of a backend from the API.
 async fn state(proxy: &Proxy, backend: &Backend) -> Value {
     let pool = proxy.api().get("/v1/pools/app").await;
     let name = backend.address.to_string();
@@ -32,10 +32,10 @@ async fn state(proxy: &Proxy, backend: &Backend) -> Value {
     backends.iter().find(|known| known["name"] == name).cloned().unwrap_or_default()
 }
 
-/// Waits until so many tunnels of a backend are known.
-async fn knows(proxy: &Proxy, backend: &Backend, tunnels: u64) -> Value {
+/// Waits until the proxy counts this number of tunnels to a backend.
+async fn wait_for_tunnels(proxy: &Proxy, backend: &Backend, tunnels: u64) -> Value {
     loop {
-        let state = within("the old processes' word", state(proxy, backend)).await;
+        let state = within("the reports of the old processes", state(proxy, backend)).await;
         if state["tunnels"] == tunnels {
             return state;
         }
@@ -43,8 +43,8 @@ async fn knows(proxy: &Proxy, backend: &Backend, tunnels: u64) -> Value {
     }
 }
 
-/// Sees a tunnel closed by the proxy, and says good-bye.
-async fn is_closed(mut client: Raw, far: Peer) {
+/// Expects that the proxy closes the tunnel, and answers the Close.
+async fn expect_close(mut client: Raw, far: Peer) {
     let close = websocket::close("draining");
     assert_eq!(client.exact(close.len()).await, close);
     client.send(websocket::CLOSE_REPLY).await;
@@ -54,25 +54,25 @@ async fn is_closed(mut client: Raw, far: Peer) {
 }
 
 #[tokio::test]
-async fn a_drain_reaches_the_tunnels_of_every_process() {
+async fn drain_closes_the_tunnels_of_all_processes() {
     let backend = Backend::manual().await;
     let mut proxy = Proxy::for_backends(&[backend.address]).await;
     let name = format!("app/{}", backend.address);
-    // One in each of three processes.
+    // One tunnel in each of three processes.
     let first = tunnel(&proxy, &backend).await;
     proxy.upgrade().await;
     let second = tunnel(&proxy, &backend).await;
     proxy.upgrade().await;
     let third = tunnel(&proxy, &backend).await;
-    let state = knows(&proxy, &backend, 3).await;
+    let state = wait_for_tunnels(&proxy, &backend, 3).await;
     assert_eq!(state["sessions"], 3, "{state}");
     let from = proxy.stderr().len();
     let words = ["drain", &name, "--within", "3s", "--spread", "2s", "--wait", "--json"];
     let closed = async {
         tokio::join!(
-            is_closed(first.0, first.1),
-            is_closed(second.0, second.1),
-            is_closed(third.0, third.1)
+            expect_close(first.0, first.1),
+            expect_close(second.0, second.1),
+            expect_close(third.0, third.1)
         )
     };
     let (ran, _) = tokio::join!(proxy.command(&words), closed);
@@ -85,23 +85,23 @@ async fn a_drain_reaches_the_tunnels_of_every_process() {
 }
 
 #[tokio::test]
-async fn a_drain_is_not_over_while_an_old_process_holds_a_tunnel() {
+async fn drain_lasts_while_an_old_process_has_a_tunnel() {
     let backend = Backend::manual().await;
     let mut proxy = Proxy::for_backends(&[backend.address]).await;
     let name = format!("app/{}", backend.address);
     let (mut client, far) = tunnel(&proxy, &backend).await;
     proxy.upgrade().await;
-    // Asked at once, before the old process has said what it holds.
+    // At once, before the old process has reported its tunnels.
     let drained = proxy.command(&["drain", &name, "--json"]).await.json();
     assert_eq!(drained["backends"][0]["state"], "draining", "{drained}");
-    let state = knows(&proxy, &backend, 1).await;
+    let state = wait_for_tunnels(&proxy, &backend, 1).await;
     assert_eq!((&state["state"], &state["drain"]["sockets_left"]), (&"draining".into(), &1.into()));
     client.send(ALIVE).await;
     far.wait_for_rest(ALIVE).await;
     client.finish().await;
     far.ended().await;
     far.close();
-    let state = knows(&proxy, &backend, 0).await;
+    let state = wait_for_tunnels(&proxy, &backend, 0).await;
     assert_eq!(state["state"], "drained", "{state}");
     drop((client, backend));
     proxy.wait_for_predecessors().await;
@@ -109,7 +109,7 @@ async fn a_drain_is_not_over_while_an_old_process_holds_a_tunnel() {
 }
 
 #[tokio::test]
-async fn what_is_drained_no_more_is_left_alone_in_the_old_process() {
+async fn undrained_backend_keeps_its_tunnel_in_the_old_process() {
     let (kept, drained) = (Backend::manual().await, Backend::manual().await);
     let mut proxy = Proxy::with(|settings| {
         settings.backends(&[kept.address]);
@@ -127,12 +127,12 @@ async fn what_is_drained_no_more_is_left_alone_in_the_old_process() {
     other_far.send(websocket::switching(&upgrade)).await;
     assert_eq!(other.response().await.status(), 101);
     proxy.upgrade().await;
-    knows(&proxy, &kept, 1).await;
+    wait_for_tunnels(&proxy, &kept, 1).await;
     proxy.command(&["drain", "app", "--within", "1s", "--spread", "0s", "--json"]).await.json();
     proxy.command(&["undrain", "app"]).await.done();
-    // When this one's turn comes, that of the first would have been over long ago.
+    // The cancelled drain would have ended before this one.
     proxy.command(&["drain", "other", "--within", "3s", "--spread", "1s", "--json"]).await.json();
-    is_closed(other, other_far).await;
+    expect_close(other, other_far).await;
     client.send(ALIVE).await;
     far.wait_for_rest(ALIVE).await;
     client.finish().await;
@@ -144,7 +144,7 @@ async fn what_is_drained_no_more_is_left_alone_in_the_old_process() {
 }
 
 #[tokio::test]
-async fn a_node_that_is_removed_takes_its_tunnels_in_the_old_process_along() {
+async fn removed_backend_loses_its_tunnels_in_the_old_process() {
     let (backend, stays) = (Backend::manual().await, Backend::replying("ok").await);
     let mut proxy = Setup::new()
         .with(|settings| {
@@ -155,7 +155,7 @@ async fn a_node_that_is_removed_takes_its_tunnels_in_the_old_process_along() {
         .await;
     let (client, far) = tunnel(&proxy, &backend).await;
     proxy.upgrade().await;
-    knows(&proxy, &backend, 1).await;
+    wait_for_tunnels(&proxy, &backend, 1).await;
     let remaining = [stays.address];
     proxy.rewrite(|settings| {
         settings.backends(&remaining);
@@ -164,26 +164,26 @@ async fn a_node_that_is_removed_takes_its_tunnels_in_the_old_process_along() {
     refused.refused("would disconnect 1 session (1 with a tunnel)");
     let from = proxy.stderr().len();
     proxy.hangup();
-    is_closed(client, far).await;
+    expect_close(client, far).await;
     assert!(!proxy.stderr()[from..].join("\n").contains("cutting"), "{}", proxy.stderr_text());
     drop((backend, stays));
     proxy.wait_for_predecessors().await;
     proxy.finish().await;
 }
 
-/// This test as the process before a new one, by what is said on the channel.
-struct Elder {
+/// The test acts as the old process.
+struct OldProcess {
     channel: UnixStream,
     child: Child,
     web: SocketAddr,
     _folder: tempfile::TempDir,
 }
 
-impl Elder {
-    /// Starts a new process and offers it nothing.
+impl OldProcess {
+    /// Starts a new process and sends an offer without sockets.
     async fn start(backend: SocketAddr) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        // Nobody else listens on this address, so that the port stays free.
+        // No other test listens on this address, so that the port stays free.
         let web = std::net::TcpListener::bind("127.77.0.1:0").unwrap().local_addr().unwrap();
         let mut settings = Settings::new(folder.path());
         settings.listener("bind", &format!("\"{web}\"")).backends(&[backend]);
@@ -201,24 +201,24 @@ impl Elder {
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();
-        let mut elder =
+        let mut old =
             Self { channel: UnixStream::from_std(ours).unwrap(), child, web, _folder: folder };
         let pid = std::process::id();
-        elder.say(&format!(r#"{{"Hello":{{"protocol":1,"pid":{pid},"version":"0.0"}}}}"#)).await;
-        elder.say(r#""Offered""#).await;
-        assert!(elder.hear().await.contains("Hello"));
-        assert_eq!(elder.hear().await, r#""Prepared""#);
-        elder
+        old.send_message(&format!(r#"{{"Hello":{{"protocol":1,"pid":{pid},"version":"0.0"}}}}"#)).await;
+        old.send_message(r#""Offered""#).await;
+        assert!(old.receive().await.contains("Hello"));
+        assert_eq!(old.receive().await, r#""Prepared""#);
+        old
     }
 
-    async fn say(&mut self, text: &str) {
+    async fn send_message(&mut self, text: &str) {
         self.channel.write_u32(text.len() as u32).await.unwrap();
         self.channel.write_u8(0).await.unwrap();
         self.channel.write_all(text.as_bytes()).await.unwrap();
     }
 
-    async fn hear(&mut self) -> String {
-        within("the new process's word", async {
+    async fn receive(&mut self) -> String {
+        within("a message of the new process", async {
             let length = self.channel.read_u32().await.unwrap();
             assert_eq!(self.channel.read_u8().await.unwrap(), 0);
             let mut text = vec![0; length as usize];
@@ -228,8 +228,8 @@ impl Elder {
         .await
     }
 
-    /// How the new process has ended, and what it said. The channel is closed by then.
-    async fn end(self) -> (ExitStatus, String) {
+    /// Closes the channel; returns the exit status and the log of the new process.
+    async fn close(self) -> (ExitStatus, String) {
         let Self { channel, mut child, .. } = self;
         drop(channel);
         ended(&mut child).await
@@ -237,51 +237,51 @@ impl Elder {
 }
 
 async fn ended(child: &mut Child) -> (ExitStatus, String) {
-    let status = wait_for("its end", || child.try_wait().unwrap()).await;
-    let mut said = String::new();
-    std::io::Read::read_to_string(&mut child.stderr.take().unwrap(), &mut said).unwrap();
-    (status, said)
+    let status = wait_for("the end of the process", || child.try_wait().unwrap()).await;
+    let mut log = String::new();
+    std::io::Read::read_to_string(&mut child.stderr.take().unwrap(), &mut log).unwrap();
+    (status, log)
 }
 
 #[tokio::test]
-async fn fault_122_new_process_is_given_up_and_does_not_serve_beside_the_old_one() {
+async fn fault_122_new_process_ends_if_the_old_one_cancels_the_upgrade() {
     let backend = Backend::replying("ok").await;
-    let elder = Elder::start(backend.address).await;
-    let (status, said) = elder.end().await;
-    assert_eq!(status.code(), Some(1), "{said}");
-    assert!(said.contains("has given this upgrade up, and serves on"), "{said}");
-    // The same once it accepts already.
-    let mut elder = Elder::start(backend.address).await;
-    elder.say(r#""Transferred""#).await;
-    assert_eq!(elder.hear().await, r#""Ready""#);
-    let (status, said) = elder.end().await;
-    assert_eq!(status.code(), Some(1), "{said}");
-    assert!(said.contains("has given this upgrade up, and serves on"), "{said}");
+    let old = OldProcess::start(backend.address).await;
+    let (status, log) = old.close().await;
+    assert_eq!(status.code(), Some(1), "{log}");
+    assert!(log.contains("has cancelled this upgrade and goes on serving"), "{log}");
+    // The same when the new process accepts already.
+    let mut old = OldProcess::start(backend.address).await;
+    old.send_message(r#""Transferred""#).await;
+    assert_eq!(old.receive().await, r#""Ready""#);
+    let (status, log) = old.close().await;
+    assert_eq!(status.code(), Some(1), "{log}");
+    assert!(log.contains("has cancelled this upgrade and goes on serving"), "{log}");
 }
 
 #[tokio::test]
-async fn fault_122_new_process_is_told_to_stop_before_the_old_one_has_let_go() {
+async fn fault_122_new_process_gets_sigterm_before_the_old_one_has_released() {
     let backend = Backend::manual().await;
-    let mut elder = Elder::start(backend.address).await;
-    elder.say(r#""Transferred""#).await;
-    assert_eq!(elder.hear().await, r#""Ready""#);
-    let mut client = Raw::connect(elder.web).await;
+    let mut old = OldProcess::start(backend.address).await;
+    old.send_message(r#""Transferred""#).await;
+    assert_eq!(old.receive().await, r#""Ready""#);
+    let mut client = Raw::connect(old.web).await;
     client.send(message::get("/", "")).await;
     let peer = backend.peer(0).await;
     peer.request().await.unwrap();
-    process::signal(elder.child.id(), "TERM");
+    process::signal(old.child.id(), "TERM");
     let mut refuses =
-        wait_for("it stops to accept", || std::net::TcpStream::connect(elder.web).err().map(Some))
+        wait_for("the process stops accepting", || std::net::TcpStream::connect(old.web).err().map(Some))
             .await;
-    assert!(refuses.take().is_some() && elder.child.try_wait().unwrap().is_none());
+    assert!(refuses.take().is_some() && old.child.try_wait().unwrap().is_none());
     peer.send(message::ok("in time")).await;
     assert_eq!(client.response().await.text(), "in time");
-    let (status, said) = ended(&mut elder.child).await;
-    assert_eq!(status.code(), Some(0), "{said}");
+    let (status, log) = ended(&mut old.child).await;
+    assert_eq!(status.code(), Some(0), "{log}");
 }
 
 #[tokio::test]
-async fn an_admin_socket_whose_file_is_gone_is_bound_anew() {
+async fn new_process_binds_the_admin_socket_if_its_file_was_removed() {
     for named in [false, true] {
         let backend = Backend::replying("ok").await;
         let setup = Setup::new();
@@ -302,7 +302,7 @@ async fn an_admin_socket_whose_file_is_gone_is_bound_anew() {
         proxy.upgrade().await;
         assert_eq!(proxy.api().get("/v1/status").await["pid"], proxy.pid());
         proxy.wait_for_predecessors().await;
-        // The old one's end has not taken it away.
+        // The old process has not removed the new socket file.
         assert_eq!(proxy.api().get("/v1/status").await["pid"], proxy.pid());
         drop(backend);
         proxy.finish().await;
@@ -310,7 +310,7 @@ async fn an_admin_socket_whose_file_is_gone_is_bound_anew() {
 }
 
 #[tokio::test]
-async fn the_first_process_of_a_container_is_not_upgraded() {
+async fn first_process_of_a_container_cannot_be_upgraded() {
     let backend = Backend::replying("ok").await;
     let setup = Setup::new().wrapped_in(&["unshare", "--pid", "--fork", "--kill-child"]);
     let mut proxy = setup
@@ -321,7 +321,7 @@ async fn the_first_process_of_a_container_is_not_upgraded() {
         .await;
     proxy.command(&["upgrade"]).await.refused("first of its container (PID 1)");
     assert!(proxy.is_running());
-    let first = wait_for("it", || process::children(proxy.pid()).first().copied()).await;
+    let first = wait_for("the process", || process::children(proxy.pid()).first().copied()).await;
     process::signal(first, "TERM");
     assert_eq!(proxy.exited().await.code(), Some(0));
     eventually("nothing is left", || !process::is_running(first)).await;

@@ -1,4 +1,7 @@
-//! Handing over to a new binary, while clients come, poll and talk.
+//! Upgrades to a new binary: sessions, tunnels and traffic continue.
+
+mod failures;
+mod reply;
 
 use std::{
     net::SocketAddr,
@@ -25,50 +28,8 @@ use crate::support::{
 
 const SESSIONS: &str = "moorline_backend_sessions";
 
-/// A binary that never says anything.
-const HANGS: &str = "exec sleep 1000";
-
-/// What a script says to the old process: a message's length, no descriptor, and its text.
-fn speaks(text: &str) -> String {
-    format!("printf '\\000\\000\\000\\{:03o}\\000%s' '{text}' >&0", text.len())
-}
-
-/// A configuration in which a new process has little time and an old one enough.
-fn hasty(setup: Setup) -> Setup {
-    setup.with(|settings| {
-        settings.top("upgrade", "{ ready = \"1s\", drain = \"60s\" }");
-    })
-}
-
-/// A proxy before these backends that was started by a link, with little time for a new process.
-async fn installed(addresses: &[SocketAddr]) -> Proxy {
-    let setup = hasty(Setup::new().installed());
-    setup
-        .with(|settings| {
-            settings.backends(addresses).pool("balance", "\"round-robin\"");
-        })
-        .start()
-        .await
-}
-
-/// Asserts that the process is the one that it was, has nothing left of a failed upgrade, serves, and
-/// can be upgraded still.
-async fn assert_unharmed(proxy: &mut Proxy, pid: u32, descriptors: usize) {
-    assert_eq!(proxy.pid(), pid);
-    assert!(proxy.is_running(), "{}", proxy.stderr_text());
-    eventually("no process is left", || process::children(pid).is_empty()).await;
-    eventually("no descriptor is left", || proxy.descriptors() <= descriptors).await;
-    let reply = Raw::ask(proxy.web(), message::get("/", "Connection: close\r\n")).await;
-    assert_eq!(reply.text(), "ok");
-    proxy.install(None);
-    assert_eq!(proxy.upgrade().await, pid);
-    let reply = Raw::ask(proxy.web(), message::get("/", "Connection: close\r\n")).await;
-    assert_eq!(reply.text(), "ok");
-    proxy.wait_for_predecessors().await;
-}
-
 #[tokio::test]
-async fn sessions_cross_and_tunnels_stay() {
+async fn sessions_are_handed_over_and_tunnels_stay() {
     let mut pair = Pair::start().await;
     let polling = pair.session_on("b").await;
     let upgraded = pair.session_on("a").await;
@@ -80,29 +41,29 @@ async fn sessions_cross_and_tunnels_stay() {
     assert_eq!(poll(&mut kept, &polling.sid, "before", "").await.header("x-node"), Some("b"));
     let old = pair.proxy.upgrade().await;
     assert_ne!(pair.proxy.pid(), old);
-    // Its next poll is answered by its node, and nobody had to search.
+    // The backend of the session answers the next poll, without an owner search.
     let mut client = pair.client().await;
     let reply = poll(&mut client, &polling.sid, "after", "").await;
     assert_eq!((reply.status(), reply.header("x-node")), (200, Some("b")));
     assert_eq!(pair.chosen_by("after").await, "sid");
-    // Both have crossed, the one with a tunnel too.
+    // The session with a tunnel was handed over too.
     let reply = poll(&mut client, &upgraded.sid, "too", "").await;
     assert_eq!(reply.header("x-node"), Some("a"));
     assert_eq!(pair.chosen_by("too").await, "sid");
-    // A connection that was kept is answered once more, and then its client is sent over.
+    // The old process answers one more request on a keep-alive connection and then closes it.
     let reply = poll(&mut kept, &polling.sid, "kept", "").await;
     assert_eq!((reply.header("x-node"), reply.header("connection")), (Some("b"), Some("close")));
     kept.assert_closed().await;
-    // A cookie of before names the same node.
+    // A cookie from before the upgrade selects the same backend.
     let cookie = cookie_field(polling.cookie.as_ref().unwrap());
     for session in pair.spread("cookie", &cookie).await {
         assert_eq!(session.node, "b");
     }
-    // The tunnel lives on where it was.
+    // The tunnel stays in the old process.
     assert!(process::is_running(old));
     tunnel.send("still").await;
     wait_for("the tunnel's bytes", || pair.a.backend.saw("still").then_some(())).await;
-    // New ones are in the new process.
+    // The new process has no tunnel.
     assert_eq!(pair.proxy.metric(TUNNELS).await, 0.0);
     drop((client, kept, tunnel));
     pair.proxy.wait_for_predecessors().await;
@@ -110,7 +71,7 @@ async fn sessions_cross_and_tunnels_stay() {
 }
 
 #[tokio::test]
-async fn an_operator_orders_it_and_sees_how_far_the_old_one_is() {
+async fn upgrade_command_reports_the_new_process_and_status_the_old_ones() {
     let backend = Backend::manual().await;
     let mut proxy = Proxy::for_backends(&[backend.address]).await;
     let (mut open, far) = websocket::tunnel(&proxy, &backend).await;
@@ -118,10 +79,10 @@ async fn an_operator_orders_it_and_sees_how_far_the_old_one_is() {
     for _ in 0..2 {
         let from = proxy.stderr().len();
         let ran = proxy.command(&["upgrade", env!("CARGO_BIN_EXE_moorline")]).await;
-        let said = ran.done();
+        let output = ran.done();
         proxy.wait_for_successor(from).await;
-        assert!(said.contains(&proxy.pid().to_string()), "{said}");
-        // The new one has the socket now, and says who is before it: all of them.
+        assert!(output.contains(&proxy.pid().to_string()), "{output}");
+        // The new process has the admin socket, and lists all predecessors.
         let status = proxy.api().get("/v1/status").await;
         assert_eq!(status["pid"], proxy.pid());
         let deadline = std::time::Instant::now() + crate::support::TIMEOUT;
@@ -143,14 +104,14 @@ async fn an_operator_orders_it_and_sees_how_far_the_old_one_is() {
     far.close();
     open.assert_closed().await;
     proxy.wait_for_predecessors().await;
-    // The old ones' ends have left the socket where it is.
+    // The old processes have not removed the socket file.
     assert_eq!(proxy.api().get("/v1/status").await["pid"], proxy.pid());
     drop((open, backend));
     proxy.finish().await;
 }
 
 #[tokio::test]
-async fn tls_sessions_are_resumed_by_the_new_process() {
+async fn new_process_resumes_tls_sessions() {
     let backend = Backend::replying("ok").await;
     let (mut proxy, certificate) = Proxy::plain_and_secure(backend.address).await;
     let secure = proxy.listener("secure");
@@ -173,7 +134,7 @@ async fn tls_sessions_are_resumed_by_the_new_process() {
 }
 
 #[tokio::test]
-async fn no_connection_and_no_request_is_refused_over_five_upgrades() {
+async fn no_connection_or_request_fails_during_five_upgrades() {
     let backend = Backend::replying("ok").await;
     let mut proxy = Proxy::for_backends(&[backend.address]).await;
     let (web, over) = (proxy.web(), Arc::new(AtomicBool::new(false)));
@@ -199,7 +160,7 @@ async fn no_connection_and_no_request_is_refused_over_five_upgrades() {
                 if reply.header("connection") == Some("close") {
                     client = Raw::connect(web).await;
                 } else if fastrand::bool() {
-                    // An idle connection must not be closed on a request that is being sent.
+                    // The proxy must not close an idle connection while the client sends a request.
                     tokio::time::sleep(Duration::from_micros(fastrand::u64(..2000))).await;
                 }
             }
@@ -221,21 +182,21 @@ async fn no_connection_and_no_request_is_refused_over_five_upgrades() {
     while let Some(client) = clients.join_next().await {
         client.unwrap();
     }
-    // Nobody but the last one is left.
+    // All old processes end.
     proxy.wait_for_predecessors().await;
     drop(backend);
     proxy.finish().await;
 }
 
 #[tokio::test]
-async fn a_session_that_is_learned_late_is_told() {
+async fn session_opened_after_the_transfer_is_sent_to_the_new_process() {
     let (a, b) = (Backend::manual().await, Node::start("other").await);
     let mut proxy = Proxy::with(|settings| {
         settings.backends(&[a.address, b.backend.address]);
         settings.pool("balance", "\"round-robin\"");
     })
     .await;
-    // A handshake that is under way in the old process.
+    // A handshake in progress in the old process.
     let mut opening = Raw::connect(proxy.web()).await;
     opening.send(message::get(&handshake_target("late"), "")).await;
     let mut first = Raw::connect(proxy.web()).await;
@@ -249,20 +210,20 @@ async fn a_session_that_is_learned_late_is_told() {
         "0{{\"sid\":\"{sid}\",\"upgrades\":[],\"pingInterval\":25000,\"pingTimeout\":20000}}"
     );
     peer.send(message::ok(&open)).await;
-    proxy.wait_for_metric("it is known", SESSIONS, |count| count > sessions).await;
+    proxy.wait_for_metric("the session is known", SESSIONS, |count| count > sessions).await;
     let mut client = Raw::connect(proxy.web()).await;
     client.send(message::get(&poll_target(sid, "poll"), "")).await;
     let asked = a.asked(&poll_target(sid, "poll")).await;
     asked.send(message::ok("6")).await;
     assert_eq!(client.response().await.text(), "6");
-    assert_eq!(b.request_count(sid), 0, "it had to be searched for");
+    assert_eq!(b.request_count(sid), 0, "the session was searched for");
     drop((opening, first, client, peer, asked, a, b));
     proxy.wait_for_predecessors().await;
     proxy.finish().await;
 }
 
 #[tokio::test]
-async fn a_poll_in_flight_is_answered_by_the_old_process() {
+async fn old_process_answers_a_request_in_progress() {
     let backend = Backend::manual().await;
     let mut proxy = Proxy::for_backends(&[backend.address]).await;
     let mut waiting = Raw::connect(proxy.web()).await;
@@ -281,7 +242,7 @@ async fn a_poll_in_flight_is_answered_by_the_old_process() {
 }
 
 #[tokio::test]
-async fn what_the_new_configuration_asks_for_is_what_is_listened_on() {
+async fn new_process_listens_on_the_addresses_of_the_new_configuration() {
     let backend = Backend::replying("ok").await;
     let mut proxy = Proxy::with(|settings| {
         settings.backends(&[backend.address]);
@@ -297,14 +258,14 @@ async fn what_the_new_configuration_asks_for_is_what_is_listened_on() {
     assert_eq!(proxy.web(), web);
     let reply = Raw::ask(proxy.listener("comes"), message::get("/", "")).await;
     assert_eq!(reply.text(), "ok");
-    eventually("the old address refuses", || std::net::TcpStream::connect(leaves).is_err()).await;
+    eventually("the old address refuses connections", || std::net::TcpStream::connect(leaves).is_err()).await;
     drop(backend);
     proxy.wait_for_predecessors().await;
     proxy.finish().await;
 }
 
 #[tokio::test]
-async fn a_backend_on_its_way_out_keeps_its_sessions_over_an_upgrade() {
+async fn draining_backend_keeps_its_sessions_over_an_upgrade() {
     let mut pair = Pair::start().await;
     let session = pair.session_on("b").await;
     let remaining = [pair.a.backend.address];
@@ -327,7 +288,7 @@ async fn a_backend_on_its_way_out_keeps_its_sessions_over_an_upgrade() {
 }
 
 #[tokio::test]
-async fn a_backend_that_is_down_is_down_after_an_upgrade() {
+async fn backend_stays_down_over_an_upgrade() {
     let live = Backend::replying("ok").await;
     let refusing = crate::support::Refusing::new();
     let second = refusing.address();
@@ -337,18 +298,18 @@ async fn a_backend_that_is_down_is_down_after_an_upgrade() {
     })
     .await;
     let down = format!("moorline_backend_up{{pool=\"app\",backend=\"{second}\"}}");
-    proxy.wait_for_metric("it is down", &down, |up| up == 0.0).await;
+    proxy.wait_for_metric("the backend is down", &down, |up| up == 0.0).await;
     let before = refusing.revive("back").await;
     proxy.upgrade().await;
-    // The first probe of the new process brings it up, and nothing before that.
-    proxy.wait_for_metric("it is up", &down, |up| up == 1.0).await;
+    // The backend is down until the first probe of the new process.
+    proxy.wait_for_metric("the backend is up", &down, |up| up == 1.0).await;
     drop((live, before));
     proxy.wait_for_predecessors().await;
     proxy.finish().await;
 }
 
 #[tokio::test]
-async fn a_proxy_without_a_file_is_upgraded_by_its_flags() {
+async fn proxy_without_a_file_is_upgraded_with_its_flags() {
     let backend = Backend::replying("ok").await;
     let address = backend.address.to_string();
     let words =
@@ -366,7 +327,7 @@ async fn a_proxy_without_a_file_is_upgraded_by_its_flags() {
 
 #[cfg(feature = "demo")]
 #[tokio::test]
-async fn a_demo_is_not_upgraded() {
+async fn demo_cannot_be_upgraded() {
     let words = ["demo", "--listen", "127.0.0.1:0", "--listen-tls", "127.0.0.1:0"];
     let mut proxy = Setup::new().arguments(&words).run().await;
     let why = proxy.fails_to_upgrade().await;
@@ -374,226 +335,4 @@ async fn a_demo_is_not_upgraded() {
     assert!(proxy.is_running());
     proxy.terminate();
     assert_eq!(proxy.exited().await.code(), Some(0));
-}
-
-#[tokio::test]
-async fn fault_122_new_process_crashes() {
-    let backend = Backend::replying("ok").await;
-    let mut proxy = installed(&[backend.address]).await;
-    let (pid, descriptors) = (proxy.pid(), proxy.descriptors());
-    let crashes = [
-        ("exit 3", "ended with exit status: 3"),
-        ("kill -SEGV $$", "ended with signal: 11"),
-        ("exit 0", "ended with exit status: 0"),
-        // It dies in the middle of what it is told.
-        ("head -c 20 >/dev/null; exit 4", "ended with exit status: 4"),
-    ];
-    for (script, words) in crashes {
-        proxy.install(Some(script));
-        let why = proxy.fails_to_upgrade().await;
-        assert!(why.contains(words), "{script}: {why}");
-    }
-    assert_unharmed(&mut proxy, pid, descriptors).await;
-    drop(backend);
-    proxy.finish().await;
-}
-
-#[tokio::test]
-async fn fault_122_new_process_hangs() {
-    let backend = Backend::replying("ok").await;
-    let mut proxy = installed(&[backend.address]).await;
-    let (pid, descriptors) = (proxy.pid(), proxy.descriptors());
-    proxy.install(Some(HANGS));
-    let why = proxy.fails_to_upgrade().await;
-    assert!(why.contains("was not ready within 1s, and was killed"), "{why}");
-    // One that speaks the protocol to its middle.
-    let hello = "{\"Hello\":{\"protocol\":1,\"version\":\"9.9\"}}";
-    proxy.install(Some(&format!("{}; {HANGS}", speaks(hello))));
-    let why = proxy.fails_to_upgrade().await;
-    assert!(why.contains("was not ready within 1s, and was killed"), "{why}");
-    assert_unharmed(&mut proxy, pid, descriptors).await;
-    drop(backend);
-    proxy.finish().await;
-}
-
-#[tokio::test]
-async fn fault_122_new_binary_cannot_be_executed() {
-    let backend = Backend::replying("ok").await;
-    let mut proxy = installed(&[backend.address]).await;
-    let (pid, descriptors) = (proxy.pid(), proxy.descriptors());
-    let place = proxy.directory().join("moorline");
-    std::fs::remove_file(&place).unwrap();
-    let why = proxy.fails_to_upgrade().await;
-    assert!(why.contains("cannot be started: No such file"), "{why}");
-    std::fs::write(&place, "no program").unwrap();
-    let why = proxy.fails_to_upgrade().await;
-    assert!(why.contains("cannot be started: Permission denied"), "{why}");
-    std::fs::remove_file(&place).unwrap();
-    std::fs::create_dir(&place).unwrap();
-    let why = proxy.fails_to_upgrade().await;
-    assert!(why.contains("cannot be started: "), "{why}");
-    std::fs::remove_dir(&place).unwrap();
-    assert_unharmed(&mut proxy, pid, descriptors).await;
-    drop(backend);
-    proxy.finish().await;
-}
-
-#[tokio::test]
-async fn fault_122_new_process_speaks_something_else() {
-    let backend = Backend::replying("ok").await;
-    let mut proxy = installed(&[backend.address]).await;
-    let (pid, descriptors) = (proxy.pid(), proxy.descriptors());
-    let other = "{\"Hello\":{\"protocol\":7,\"version\":\"9.9\"}}";
-    let speaks = |text: &str| format!("{}; {HANGS}", speaks(text));
-    let cases = [
-        ("echo hello >&0; exec sleep 1000".to_owned(), "this is no message of an upgrade"),
-        (speaks(other), "it is moorline 9.9 and speaks version 7 of upgrades"),
-        (speaks("\"Ready\""), "it says Ready out of turn"),
-        (speaks("{\"Failed\":\"no thanks\"}"), "the new process gave up: no thanks"),
-        (speaks("{\"Sing\":1}"), "a message is not understood"),
-    ];
-    for (script, words) in cases {
-        proxy.install(Some(&script));
-        let why = proxy.fails_to_upgrade().await;
-        assert!(why.contains(words), "{script}: {why}");
-    }
-    assert_unharmed(&mut proxy, pid, descriptors).await;
-    drop(backend);
-    proxy.finish().await;
-}
-
-#[tokio::test]
-async fn fault_122_new_process_finds_its_configuration_broken() {
-    let backend = Backend::replying("ok").await;
-    let mut proxy = installed(&[backend.address]).await;
-    let (pid, descriptors) = (proxy.pid(), proxy.descriptors());
-    let good = proxy.settings.text();
-    proxy.refuses("listeners = 7\n", &["listeners"]).await;
-    let why = proxy.fails_to_upgrade().await;
-    assert!(why.contains("the new process gave up: ") && why.contains("moorline.toml:1"), "{why}");
-    // One that is right in itself, and cannot be put in force.
-    let holder = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let taken = holder.local_addr().unwrap();
-    proxy
-        .refuses(
-            &format!("{good}\n[listeners.x]\nbind = \"{taken}\"\n"),
-            &["listener x: cannot listen on"],
-        )
-        .await;
-    let why = proxy.fails_to_upgrade().await;
-    assert!(
-        why.contains(&format!("the new process gave up: listener x: cannot listen on {taken}")),
-        "{why}"
-    );
-    drop(holder);
-    proxy.write(&good);
-    assert_unharmed(&mut proxy, pid, descriptors).await;
-    drop(backend);
-    proxy.finish().await;
-}
-
-#[tokio::test]
-async fn fault_122_one_upgrade_at_a_time() {
-    let backend = Backend::replying("ok").await;
-    let mut proxy = installed(&[backend.address]).await;
-    let (pid, descriptors) = (proxy.pid(), proxy.descriptors());
-    proxy.install(Some(HANGS));
-    process::signal(pid, "USR2");
-    eventually("it has begun", || !process::children(pid).is_empty()).await;
-    let why = proxy.fails_to_upgrade().await;
-    assert!(why.contains("upgrade refused") && why.contains("an upgrade is under way"), "{why}");
-    proxy
-        .wait_for_stderr("the first one's end", |line| line.contains("was not ready within"))
-        .await;
-    assert_unharmed(&mut proxy, pid, descriptors).await;
-    drop(backend);
-    proxy.finish().await;
-}
-
-#[tokio::test]
-async fn fault_122_new_process_is_told_to_stop() {
-    let backend = Backend::replying("ok").await;
-    let mut proxy = installed(&[backend.address]).await;
-    let (pid, descriptors) = (proxy.pid(), proxy.descriptors());
-    proxy.install(Some("kill -TERM $$; exec sleep 1000"));
-    let why = proxy.fails_to_upgrade().await;
-    assert!(why.contains("ended with signal: 15"), "{why}");
-    assert_unharmed(&mut proxy, pid, descriptors).await;
-    drop(backend);
-    proxy.finish().await;
-}
-
-#[tokio::test]
-async fn a_stop_ends_an_upgrade_that_is_under_way() {
-    let backend = Backend::replying("ok").await;
-    let mut proxy = installed(&[backend.address]).await;
-    proxy.install(Some(HANGS));
-    let pid = proxy.pid();
-    process::signal(pid, "USR2");
-    let child = wait_for("it has begun", || process::children(pid).first().copied()).await;
-    process::adopt_orphans();
-    proxy.terminate();
-    assert_eq!(proxy.exited().await.code(), Some(0), "{}", proxy.stderr_text());
-    eventually("the new process is gone", || {
-        let _ = process::orphan_status(child);
-        !process::is_running(child)
-    })
-    .await;
-}
-
-#[tokio::test]
-async fn an_old_process_that_is_killed_leaves_a_new_one_that_serves() {
-    let (a, b) = (Node::start("a").await, Node::start("b").await);
-    let proxy = installed(&[a.backend.address, b.backend.address]).await;
-    let (pid, web) = (proxy.pid(), proxy.web());
-    let mut client = Raw::connect(web).await;
-    let session = handshake(&mut client, "open", "").await;
-    // It waits before it becomes the real one.
-    let (go, real) = (proxy.directory().join("go"), env!("CARGO_BIN_EXE_moorline"));
-    let wait = format!("until [ -e {} ]; do sleep 0.02; done; exec {real} \"$@\"", go.display());
-    proxy.install(Some(&wait));
-    let from = proxy.stderr().len();
-    process::signal(pid, "USR2");
-    let new = wait_for("it has begun", || process::children(pid).first().copied()).await;
-    proxy.wait_for_stderr("the offer", |line| line.contains("sockets are offered")).await;
-    process::adopt_orphans();
-    let proxy = proxy.with_successor(new);
-    process::kill(pid);
-    std::fs::write(go, "").unwrap();
-    let said = |proxy: &Proxy| proxy.stderr()[from..].join("\n");
-    eventually("the new one serves", || said(&proxy).lines().any(is_ready)).await;
-    assert!(said(&proxy).contains("died before its sessions were here"), "{}", said(&proxy));
-    let mut client = Raw::connect(web).await;
-    let reply = poll(&mut client, &session.sid, "orphan", "").await;
-    assert_eq!((reply.status(), reply.header("x-node")), (200, Some(session.node.as_str())));
-    drop((client, a, b));
-    process::signal(new, "TERM");
-    let status = wait_for("its end", || process::orphan_status(new)).await;
-    assert_eq!(status.code(), Some(0), "{}", proxy.stderr_text());
-}
-
-#[tokio::test]
-async fn fault_121_sigkill_and_restart() {
-    let (a, b) = (Node::start("a").await, Node::start("b").await);
-    let proxy = installed(&[a.backend.address, b.backend.address]).await;
-    let web = proxy.web();
-    let mut sessions = Vec::new();
-    let mut client = Raw::connect(web).await;
-    for n in 0..4 {
-        sessions.push(handshake(&mut client, &format!("h{n}"), "").await);
-    }
-    // Connections that are cut, and linger in the kernel.
-    let setup = proxy.crash().with(|settings| {
-        settings.listener("bind", &format!("\"{web}\""));
-    });
-    client.rest().await;
-    let proxy = setup.start().await;
-    assert_eq!(proxy.web(), web);
-    let mut client = Raw::connect(web).await;
-    for (n, session) in sessions.iter().enumerate() {
-        let reply = poll(&mut client, &session.sid, &format!("again{n}"), "").await;
-        assert_eq!((reply.status(), reply.header("x-node")), (200, Some(session.node.as_str())));
-    }
-    drop((client, a, b));
-    proxy.finish().await;
 }

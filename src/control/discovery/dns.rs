@@ -1,9 +1,9 @@
-//! Backends by a name: its A and AAAA records, or its SRV records and their targets' addresses.
+//! Backends from a DNS name: its A and AAAA records, or its SRV records and their targets' addresses.
 //!
-//! A backend found by address is named by it, one found by a service by its target and port. Each
-//! question goes out afresh: how long an answer holds is for its records to say, within bounds.
-//! If one address family fails, the addresses of the other are used, and those that the last good
-//! answer had in the failed family stay.
+//! A backend from A or AAAA records is named after its address and port, one from SRV records after its
+//! target and port. Nothing is cached. The TTL of the records, within `min_ttl` and `max_ttl`, is the
+//! time until the next query. If the lookup of one address family fails, the addresses of the other are
+//! used, together with those that the last good answer had in the failed family.
 
 mod families;
 
@@ -27,24 +27,28 @@ use tokio::{
 };
 
 use self::families::{LookupPace, ResolvedAddresses, addresses};
-use super::{SourceAnswer, validation::summary};
+use super::{
+    SourceAnswer,
+    error::{DnsLookupError, SourceError},
+    validation::summary,
+};
 use crate::config::{Address, BackendConfig, Dns};
 
-/// Deadline of one question and all that follow from it.
-const DEADLINE: Duration = Duration::from_secs(10);
+/// Timeout of a whole lookup: all queries for one name and its targets.
+const TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How long one server has for one answer, and how often it is asked.
-const PATIENCE: Duration = Duration::from_secs(2);
+/// Timeout of one attempt at one name server, and the number of attempts.
+const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(2);
 const ATTEMPTS: usize = 2;
 
-/// Most targets that are looked up for one service, and how many of them at once.
+/// Maximum number of targets of one service, and how many are resolved at the same time.
 const MOST_TARGETS: usize = 1024;
 const AT_ONCE: usize = 8;
 
-/// Longest chain of aliases.
-const LONGEST_CHAIN: usize = 8;
+/// Longest chain of CNAME records.
+pub(super) const LONGEST_CHAIN: usize = 8;
 
-/// Which records name the backends.
+/// The type of the records that list the backends.
 pub(super) enum RecordKind {
     /// A and AAAA.
     Addresses,
@@ -52,20 +56,19 @@ pub(super) enum RecordKind {
     Services,
 }
 
-/// A name that is looked up.
+/// A DNS name, with its last good answer.
 pub(super) struct DnsSource {
-    terms: Dns,
+    config: Dns,
     records: RecordKind,
-    /// The addresses of the name in the last good answer: a family that fails keeps them.
+    /// The addresses of the name in the last good answer, used for a family whose lookup fails.
     last: BTreeSet<IpAddr>,
-    /// The address of each target that the last good answer gave: one whose address cannot be had at
-    /// the moment keeps it.
+    /// The address of each SRV target in the last good answer, used if the target's lookup fails.
     targets: HashMap<String, IpAddr>,
 }
 
 impl DnsSource {
-    /// `known` has the backends of the last good answer, where somebody else had that.
-    pub(super) fn new(terms: Dns, records: RecordKind, known: &[BackendConfig]) -> Self {
+    /// `known` has the backends of the last good answer, from before this object was created.
+    pub(super) fn new(config: Dns, records: RecordKind, known: &[BackendConfig]) -> Self {
         let target = |backend: &BackendConfig| {
             let (host, port) = backend.name.rsplit_once(':')?;
             let address =
@@ -74,53 +77,54 @@ impl DnsSource {
         };
         let ips = known.iter().filter_map(|backend| Some(backend.address.literal()?.ip()));
         let last = ips.collect();
-        Self { terms, records, last, targets: known.iter().filter_map(target).collect() }
+        Self { config, records, last, targets: known.iter().filter_map(target).collect() }
     }
 
-    /// How long to wait after a failure, the first time.
+    /// Pause after the first failure.
     pub(super) fn retry(&self) -> Duration {
-        self.terms.min_ttl
+        self.config.min_ttl
     }
 
-    /// Looks the name up.
+    /// Resolves the name.
     ///
     /// # Errors
-    /// No server answers, or the name has no such records.
-    pub(super) async fn ask(&mut self) -> Result<SourceAnswer, String> {
-        let server = self.terms.resolver;
-        // The system's configuration is a file.
+    /// No name server answers, or the name has no such records.
+    pub(super) async fn query(&mut self) -> Result<SourceAnswer, SourceError> {
+        let server = self.config.resolver;
+        // The resolver reads the system's configuration from a file.
         let resolver = spawn_blocking(move || resolver(server)).await;
-        let resolver = resolver.map_err(|error| error.to_string())??;
-        let asked = async {
+        let resolver = resolver.map_err(|error| DnsLookupError::Resolver(error.to_string()))??;
+        let lookup = async {
             match self.records {
                 RecordKind::Addresses => self.addresses(&resolver).await,
                 RecordKind::Services => self.services(&resolver).await,
             }
         };
-        timeout(DEADLINE, asked).await.unwrap_or_else(|_| Err("no answer in time".to_owned()))
+        timeout(TIMEOUT, lookup).await.unwrap_or(Err(DnsLookupError::Timeout.into()))
     }
 
-    async fn addresses(&mut self, resolver: &TokioResolver) -> Result<SourceAnswer, String> {
-        let mut found = addresses(resolver, &self.terms.name, &LookupPace::default()).await?;
-        let kept = self.last.iter().filter(|ip| found.lacks(ip)).copied().collect::<Vec<_>>();
+    async fn addresses(&mut self, resolver: &TokioResolver) -> Result<SourceAnswer, SourceError> {
+        let mut found = addresses(resolver, &self.config.name, &LookupPace::default()).await?;
+        let kept = self.last.iter().filter(|ip| found.failed_for(ip)).copied().collect::<Vec<_>>();
         found.ips.extend(kept);
         self.last.clone_from(&found.ips);
         let backend = |ip: &IpAddr| {
-            let address = Address { host: ip.to_string(), port: self.terms.port };
+            let address = Address { host: ip.to_string(), port: self.config.port };
             BackendConfig { name: address.to_string(), address, weight: 1 }
         };
         let backends = found.ips.iter().map(backend).collect();
-        let troubles = found.trouble().into_iter().collect();
-        Ok(SourceAnswer { backends, troubles, holds: self.held(found.ttl) })
+        let warnings = found.warning().into_iter().collect();
+        Ok(SourceAnswer { backends, warnings, ttl: self.bounded(found.ttl) })
     }
 
-    async fn services(&mut self, resolver: &TokioResolver) -> Result<SourceAnswer, String> {
-        let name = &self.terms.name;
+    async fn services(&mut self, resolver: &TokioResolver) -> Result<SourceAnswer, SourceError> {
+        let name = &self.config.name;
         let (lookup, mut ttl) = service_records(resolver, name).await?;
         let mut services = services(&lookup);
-        let mut troubles = Vec::new();
+        let mut warnings = Vec::new();
         if services.len() > MOST_TARGETS {
-            troubles.push(format!("{MOST_TARGETS} of {} SRV records are taken", services.len()));
+            warnings
+                .push(format!("only {MOST_TARGETS} of {} SRV records are used", services.len()));
             services = services.into_iter().take(MOST_TARGETS).collect();
         }
         let hosts: BTreeSet<String> = services.keys().map(|(host, _)| host.clone()).collect();
@@ -128,18 +132,18 @@ impl DnsSource {
             match found {
                 Ok(found) => {
                     ttl = ttl.min(found.ttl);
-                    troubles.extend(found.trouble());
-                    let stays = |ip: &&IpAddr| found.ips.contains(ip) || found.lacks(ip);
+                    warnings.extend(found.warning());
+                    let stays = |ip: &&IpAddr| found.ips.contains(ip) || found.failed_for(ip);
                     let before = self.targets.get(&host).filter(stays);
-                    // Of several, the one in use stays for as long as the target has it.
+                    // If a target has several addresses, the one in use stays as long as it is listed.
                     if let Some(ip) = before.or(found.ips.first()).copied() {
                         self.targets.insert(host, ip);
                     }
                 }
-                // A target that has no answer is asked for again soon.
+                // Query again soon after a target's lookup has failed.
                 Err(error) => {
                     ttl = 0;
-                    troubles.push(error);
+                    warnings.push(error.to_string());
                 }
             }
         }
@@ -153,25 +157,27 @@ impl DnsSource {
             })
             .collect();
         if backends.is_empty() {
-            return Err(summary(troubles).unwrap_or_else(|| format!("{name} names no server")));
+            let none = || DnsLookupError::NoServer(name.clone()).into();
+            return Err(summary(warnings).map_or_else(none, SourceError::Unusable));
         }
-        Ok(SourceAnswer { backends, troubles, holds: self.held(ttl) })
+        Ok(SourceAnswer { backends, warnings, ttl: self.bounded(ttl) })
     }
 
-    fn held(&self, ttl: u32) -> Duration {
-        Duration::from_secs(ttl.into()).clamp(self.terms.min_ttl, self.terms.max_ttl)
+    fn bounded(&self, ttl: u32) -> Duration {
+        Duration::from_secs(ttl.into()).clamp(self.config.min_ttl, self.config.max_ttl)
     }
 }
 
-/// A resolver that remembers nothing, for this server or those of the system.
-fn resolver(server: Option<SocketAddr>) -> Result<TokioResolver, String> {
-    let told = |error: NetError| format!("there is no resolver: {error}");
+/// Builds a resolver without cache, for this name server or those of the system.
+fn resolver(server: Option<SocketAddr>) -> Result<TokioResolver, DnsLookupError> {
+    let failed = |error: NetError| DnsLookupError::Resolver(error.to_string());
     let mut builder = match server {
         Some(server) => {
-            let connections = [ConnectionConfig::udp(), ConnectionConfig::tcp()].map(|mut one| {
-                one.port = server.port();
-                one
-            });
+            let connections =
+                [ConnectionConfig::udp(), ConnectionConfig::tcp()].map(|mut transport| {
+                    transport.port = server.port();
+                    transport
+                });
             let server = NameServerConfig::new(server.ip(), true, connections.to_vec());
             let config = ResolverConfig::from_parts(None, Vec::new(), vec![server]);
             let provider = TokioRuntimeProvider::default();
@@ -179,39 +185,39 @@ fn resolver(server: Option<SocketAddr>) -> Result<TokioResolver, String> {
             *builder.options_mut() = ResolverOpts::default();
             builder
         }
-        None => TokioResolver::builder_tokio().map_err(told)?,
+        None => TokioResolver::builder_tokio().map_err(failed)?,
     };
     let options = builder.options_mut();
-    options.timeout = PATIENCE;
+    options.timeout = ATTEMPT_TIMEOUT;
     options.attempts = ATTEMPTS;
     options.cache_size = 0;
-    // Files on this machine name no records.
+    // `/etc/hosts` has no TTL and no SRV records.
     options.use_hosts_file = ResolveHosts::Never;
     options.try_tcp_on_error = true;
-    builder.build().map_err(told)
+    builder.build().map_err(failed)
 }
 
-/// The addresses of several names, few at once; in the order of the names, whichever comes first.
+/// Resolves several names, [`AT_ONCE`] at the same time.
 async fn targets(
     resolver: &TokioResolver,
     hosts: BTreeSet<String>,
-) -> BTreeMap<String, Result<ResolvedAddresses, String>> {
+) -> BTreeMap<String, Result<ResolvedAddresses, DnsLookupError>> {
     let mut waiting = hosts.into_iter();
     let pace = Arc::new(LookupPace::default());
-    let mut asked = JoinSet::new();
+    let mut lookups = JoinSet::new();
     let mut found = BTreeMap::new();
     loop {
-        while asked.len() < AT_ONCE
+        while lookups.len() < AT_ONCE
             && let Some(host) = waiting.next()
         {
             let (resolver, pace) = (resolver.clone(), Arc::clone(&pace));
-            asked.spawn(async move {
-                // It is a whole name: no search domain is tried behind it.
+            lookups.spawn(async move {
+                // The final dot makes the name absolute: no search domain is appended.
                 let addresses = addresses(&resolver, &format!("{host}."), &pace).await;
                 (host, addresses)
             });
         }
-        match asked.join_next().await {
+        match lookups.join_next().await {
             Some(Ok((host, addresses))) => drop(found.insert(host, addresses)),
             Some(Err(_)) => {}
             None => return found,
@@ -219,30 +225,33 @@ async fn targets(
     }
 }
 
-/// The SRV records of a name, or of the name that it is an alias for, and how long they hold.
+/// Looks up the SRV records of a name or of its alias; returns them and the lowest TTL in seconds.
 ///
 /// # Errors
-/// No server answers, or there are no such records.
-async fn service_records(resolver: &TokioResolver, name: &str) -> Result<(Lookup, u32), String> {
-    let (mut asked, mut ttl) = (name.to_owned(), u32::MAX);
+/// No name server answers, or there are no such records.
+async fn service_records(
+    resolver: &TokioResolver,
+    name: &str,
+) -> Result<(Lookup, u32), DnsLookupError> {
+    let (mut alias, mut ttl) = (name.to_owned(), u32::MAX);
     for _ in 0..LONGEST_CHAIN {
-        let outcome = look_up(resolver, &asked, RecordType::SRV).await;
+        let outcome = look_up(resolver, &alias, RecordType::SRV).await;
         if let Ok(Some(lookup)) = outcome {
             ttl = ttl.min(least_ttl(lookup.answers()));
             return Ok((lookup, ttl));
         }
-        // The resolver takes the target of an SRV record behind an alias for one more alias, and
-        // fails: the alias is followed here.
-        let Some((target, holds)) = alias(resolver, &asked).await else {
-            return outcome.and(Err(format!("{name} has no SRV records")));
+        // The resolver fails on SRV records behind a CNAME, because it takes the SRV target for another
+        // alias. So the CNAME is resolved here.
+        let Some((target, alias_ttl)) = canonical_name(resolver, &alias).await else {
+            return outcome.and(Err(DnsLookupError::NoRecords(name.to_owned(), RecordType::SRV)));
         };
-        (asked, ttl) = (target, ttl.min(holds));
+        (alias, ttl) = (target, ttl.min(alias_ttl));
     }
-    Err(format!("{name} is behind more than {LONGEST_CHAIN} aliases"))
+    Err(DnsLookupError::AliasChain(name.to_owned()))
 }
 
-/// What a name is an alias for, and how long that holds.
-async fn alias(resolver: &TokioResolver, name: &str) -> Option<(String, u32)> {
+/// Returns the target and the TTL of a name's CNAME record.
+async fn canonical_name(resolver: &TokioResolver, name: &str) -> Option<(String, u32)> {
     let lookup = look_up(resolver, name, RecordType::CNAME).await.ok()??;
     lookup.answers().iter().find_map(|record| match &record.data {
         RData::CNAME(target) if record.name == *lookup.query().name() => {
@@ -252,26 +261,31 @@ async fn alias(resolver: &TokioResolver, name: &str) -> Option<(String, u32)> {
     })
 }
 
-/// One question; `None`: there are no such records.
+/// Sends one query; `None`: there are no such records.
 async fn look_up(
     resolver: &TokioResolver,
     name: &str,
     records: RecordType,
-) -> Result<Option<Lookup>, String> {
+) -> Result<Option<Lookup>, DnsLookupError> {
     match resolver.lookup(name, records).await {
         Ok(lookup) => Ok(Some(lookup)),
         Err(NetError::Dns(DnsError::NoRecordsFound(none))) => {
             use hickory_resolver::proto::op::ResponseCode;
             match none.response_code {
                 ResponseCode::NoError | ResponseCode::NXDomain => Ok(None),
-                code => Err(format!("the name server answers {code} for {name}")),
+                code => Err(DnsLookupError::ResponseCode {
+                    name: name.to_owned(),
+                    code: code.to_string(),
+                }),
             }
         }
-        Err(error) => Err(format!("{name}: {error}")),
+        Err(error) => {
+            Err(DnsLookupError::Query { name: name.to_owned(), reason: error.to_string() })
+        }
     }
 }
 
-/// The records of the name that was asked for, and of what it is an alias for. Others are lies.
+/// Returns the records of the queried name and of its aliases. Records of other names are not trusted.
 fn own_records(lookup: &Lookup) -> impl Iterator<Item = &Record> {
     let mut names: Vec<&Name> = vec![lookup.query().name()];
     for _ in 0..LONGEST_CHAIN {
@@ -287,7 +301,8 @@ fn own_records(lookup: &Lookup) -> impl Iterator<Item = &Record> {
     lookup.answers().iter().filter(move |record| names.contains(&&record.name))
 }
 
-/// Weights by target and port, of the best priority (RFC 2782). A target `.` says that there is none.
+/// Returns the weights by target and port, of the best priority (RFC 2782). A target `.` means that the
+/// service is not available.
 fn services(lookup: &Lookup) -> BTreeMap<(String, u16), u32> {
     let records = || {
         own_records(lookup).filter_map(|record| match &record.data {
@@ -300,7 +315,7 @@ fn services(lookup: &Lookup) -> BTreeMap<(String, u16), u32> {
     for service in records().filter(|service| Some(service.priority) == best) {
         let target = service.target.to_lowercase().to_ascii();
         let key = (target.trim_end_matches('.').to_owned(), service.port);
-        // Weight 0 means hardly ever, which is never nobody.
+        // SRV weight 0 means a very small share, but not none.
         let weight = u32::from(service.weight).max(1);
         let known = services.entry(key).or_insert(weight);
         *known = weight.max(*known);
@@ -317,7 +332,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn targets_that_are_known_are_remembered() {
+    fn addresses_of_known_targets_are_kept() {
         let backend = |name: &str, address: &str| BackendConfig {
             name: name.to_owned(),
             address: address.parse().unwrap(),
@@ -329,15 +344,15 @@ mod tests {
             backend("other.test:81", "10.0.0.3:80"),
             backend("a name", "10.0.0.4:80"),
         ];
-        let terms = Dns {
+        let config = Dns {
             name: "_chat._tcp.test".to_owned(),
             port: 0,
             resolver: None,
             min_ttl: Duration::ZERO,
             max_ttl: Duration::ZERO,
         };
-        let names = DnsSource::new(terms, RecordKind::Services, &known);
-        let targets: BTreeMap<_, _> = names.targets.into_iter().collect();
+        let source = DnsSource::new(config, RecordKind::Services, &known);
+        let targets: BTreeMap<_, _> = source.targets.into_iter().collect();
         let expected = [("one.test", "10.0.0.1"), ("two.test", "::1")];
         let expected = expected.map(|(host, ip)| (host.to_owned(), ip.parse().unwrap()));
         assert_eq!(targets, BTreeMap::from(expected));

@@ -1,7 +1,6 @@
-//! Backends by a list over HTTP or HTTPS.
+//! Lists of backends over HTTP or HTTPS.
 //!
-//! One connection a question, one absolute deadline for all of it, a bounded answer, no redirect
-//! followed.
+//! Each query has its own connection, one deadline and a limited answer. Redirects are not followed.
 
 use std::{sync::Arc, time::Duration};
 
@@ -21,80 +20,81 @@ use tokio_rustls::TlsConnector;
 
 use super::{
     SourceAnswer,
+    error::{HttpListError, SourceError},
     list::{self, ParsedList},
 };
 use crate::{config::HttpSource, net::tls};
 
-/// Longest answer, in bytes: some ten thousand backends.
-const LONGEST: usize = 1 << 20;
+/// Longest answer, in bytes; enough for about ten thousand backends.
+pub(super) const LONGEST: usize = 1 << 20;
 
 /// Largest header of an answer.
 const MAX_HEADER: usize = 16 * 1024;
 
-/// A list that is asked for.
+/// A URL that returns a list of backends.
 pub(super) struct HttpList {
-    terms: HttpSource,
-    /// Made at the first question over TLS: it reads the system's certificates.
+    config: HttpSource,
+    /// Built at the first query over TLS, because it reads the system's CA certificates.
     tls: Option<Arc<ClientConfig>>,
-    /// The last answer, and what its server calls it.
+    /// The last answer and its `ETag`.
     last: Option<(HeaderValue, ParsedList)>,
 }
 
 impl HttpList {
-    pub(super) fn new(terms: HttpSource) -> Self {
-        Self { terms, tls: None, last: None }
+    pub(super) fn new(config: HttpSource) -> Self {
+        Self { config, tls: None, last: None }
     }
 
-    /// How long to wait after a failure.
+    /// Pause after a failure.
     pub(super) fn retry(&self) -> Duration {
-        self.terms.interval
+        self.config.interval
     }
 
-    /// Asks for the list.
+    /// Requests the list.
     ///
     /// # Errors
-    /// Everything but a list, whole and in time.
-    pub(super) async fn ask(&mut self) -> Result<SourceAnswer, String> {
-        let within = self.terms.timeout;
-        let ParsedList { backends, troubles } = timeout(within, self.listed())
+    /// The request failed, or the answer is not a complete list.
+    pub(super) async fn query(&mut self) -> Result<SourceAnswer, SourceError> {
+        let ParsedList { backends, warnings } = timeout(self.config.timeout, self.list())
             .await
-            .unwrap_or_else(|_| Err("no whole answer in time".to_owned()))?;
-        Ok(SourceAnswer { backends, troubles, holds: self.terms.interval })
+            .unwrap_or(Err(HttpListError::Timeout.into()))?;
+        Ok(SourceAnswer { backends, warnings, ttl: self.config.interval })
     }
 
-    async fn listed(&mut self) -> Result<ParsedList, String> {
+    async fn list(&mut self) -> Result<ParsedList, SourceError> {
         let response = self.fetch().await?;
         match (response.status(), &self.last) {
             (StatusCode::OK, _) => {}
-            (StatusCode::NOT_MODIFIED, Some((_, listed))) => return Ok(listed.clone()),
+            (StatusCode::NOT_MODIFIED, Some((_, list))) => return Ok(list.clone()),
             (status, _) if status.is_redirection() => {
-                return Err(format!("status {}: redirects are not followed", status.as_u16()));
+                return Err(HttpListError::Redirect(status.as_u16()).into());
             }
-            (status, _) => return Err(format!("status {}", status.as_u16())),
+            (status, _) => return Err(HttpListError::Status(status.as_u16()).into()),
         }
-        let tag = response.headers().get(header::ETAG).cloned();
-        let listed = list::backends(&bounded(response.into_body()).await?)?;
-        self.last = tag.map(|tag| (tag, listed.clone()));
-        Ok(listed)
+        let etag = response.headers().get(header::ETAG).cloned();
+        let list = list::parse(&read_body(response.into_body()).await?)?;
+        self.last = etag.map(|etag| (etag, list.clone()));
+        Ok(list)
     }
 
-    async fn fetch(&mut self) -> Result<Response<Incoming>, String> {
-        let uri: Uri = self.terms.url.parse().map_err(|_| "it is no URL".to_owned())?;
+    async fn fetch(&mut self) -> Result<Response<Incoming>, HttpListError> {
+        let uri: Uri = self.config.url.parse().map_err(|error| HttpListError::request(&error))?;
         let host = uri.host().unwrap_or_default().trim_matches(['[', ']']).to_owned();
         let secure = uri.scheme_str() == Some("https");
         let port = uri.port_u16().unwrap_or(if secure { 443 } else { 80 });
         let request = self.request(&uri)?;
-        let stream = TcpStream::connect((host.as_str(), port)).await.map_err(|e| told(&e))?;
+        let stream = TcpStream::connect((host.as_str(), port)).await;
+        let stream = stream.map_err(|error| HttpListError::request(&error))?;
         if !secure {
-            return exchange(stream, request).await;
+            return send(stream, request).await;
         }
         let connector = TlsConnector::from(self.tls().await?);
-        let name = ServerName::try_from(host).map_err(|error| told(&error))?;
-        let stream = connector.connect(name, stream).await.map_err(|error| told(&error))?;
-        exchange(stream, request).await
+        let name = ServerName::try_from(host).map_err(|error| HttpListError::request(&error))?;
+        let stream = connector.connect(name, stream).await;
+        send(stream.map_err(|error| HttpListError::request(&error))?, request).await
     }
 
-    fn request(&self, uri: &Uri) -> Result<Request<Empty<Bytes>>, String> {
+    fn request(&self, uri: &Uri) -> Result<Request<Empty<Bytes>>, HttpListError> {
         let target = uri.path_and_query().map_or("/", |target| target.as_str());
         let host = uri.authority().map_or("", |authority| authority.as_str());
         let mut request = Request::get(target)
@@ -102,29 +102,29 @@ impl HttpList {
             .header(header::USER_AGENT, "moorline")
             .header(header::ACCEPT, "application/json")
             .header(header::CONNECTION, "close");
-        if let Some((tag, _)) = &self.last {
-            request = request.header(header::IF_NONE_MATCH, tag.clone());
+        if let Some((etag, _)) = &self.last {
+            request = request.header(header::IF_NONE_MATCH, etag.clone());
         }
-        request.body(Empty::new()).map_err(|error| told(&error))
+        request.body(Empty::new()).map_err(|error| HttpListError::request(&error))
     }
 
-    async fn tls(&mut self) -> Result<Arc<ClientConfig>, String> {
+    async fn tls(&mut self) -> Result<Arc<ClientConfig>, HttpListError> {
         if let Some(config) = &self.tls {
             return Ok(Arc::clone(config));
         }
         let config = spawn_blocking(|| tls::client_trusting(None)).await;
-        let config = config.map_err(|error| told(&error))?.map_err(|error| told(&error))?;
+        let config = config.map_err(|error| HttpListError::request(&error))?;
+        let config = config.map_err(|error| HttpListError::request(&error))?;
         self.tls = Some(Arc::clone(&config));
         Ok(config)
     }
 }
 
-/// Sends the request and waits for the head of its answer; the connection goes on beside it and ends
-/// with the body.
-async fn exchange<S>(
+/// Sends the request and waits for the response head. A task drives the connection to the end of the body.
+async fn send<S>(
     stream: S,
     request: Request<Empty<Bytes>>,
-) -> Result<Response<Incoming>, String>
+) -> Result<Response<Incoming>, HttpListError>
 where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
@@ -132,31 +132,21 @@ where
         .max_buf_size(MAX_HEADER)
         .handshake(TokioIo::new(stream))
         .await
-        .map_err(|error| told(&error))?;
+        .map_err(|error| HttpListError::request(&error))?;
     tokio::spawn(connection);
-    sender.send_request(request).await.map_err(|error| told(&error))
+    sender.send_request(request).await.map_err(|error| HttpListError::request(&error))
 }
 
-async fn bounded(mut body: Incoming) -> Result<Bytes, String> {
+/// Reads a body of at most [`LONGEST`] bytes.
+async fn read_body(mut body: Incoming) -> Result<Bytes, HttpListError> {
     let mut whole = BytesMut::new();
     while let Some(frame) = body.frame().await {
-        let frame = frame.map_err(|error| told(&error))?;
+        let frame = frame.map_err(|error| HttpListError::request(&error))?;
         let Ok(data) = frame.into_data() else { continue };
         if whole.len() + data.len() > LONGEST {
-            return Err(format!("the answer is longer than {} MiB", LONGEST >> 20));
+            return Err(HttpListError::TooLong);
         }
         whole.extend_from_slice(&data);
     }
     Ok(whole.freeze())
-}
-
-/// An error and what is behind it: hyper's own words alone say little.
-fn told(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(inner) = source {
-        text = format!("{text}: {inner}");
-        source = inner.source();
-    }
-    text
 }

@@ -1,64 +1,100 @@
-//! A list of backends in JSON: our own form, or Consul's health endpoint. Pure.
+//! A list of backends in JSON: Moorline's own format, or that of Consul's health endpoint. Pure.
+
+use std::fmt;
 
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::validation::summary;
-use crate::config::{Address, BackendConfig, HEAVIEST, valid_name};
+use super::{
+    error::{HttpListError, SourceError},
+    validation::summary,
+};
+use crate::config::{Address, BackendConfig, HEAVIEST, InvalidValue, valid_name};
 
-/// What a list says.
+/// The backends of a list.
 #[derive(Clone, Debug)]
 pub(super) struct ParsedList {
-    /// The backends of the entries that can be used.
+    /// The backends of the valid entries.
     pub(super) backends: Vec<BackendConfig>,
-    /// The entries that cannot be used, and why.
-    pub(super) troubles: Vec<String>,
+    /// The invalid entries, and why they are invalid.
+    pub(super) warnings: Vec<String>,
 }
 
-/// Reads an array of backends, or an object that has it under `backends`. An entry that cannot be used
-/// is left out and reported; it takes nothing from the others.
+/// Why an entry of a list is not used.
+#[derive(Debug)]
+enum EntryError {
+    /// The entry has the wrong type, or a field is missing.
+    Json(serde_json::Error),
+    /// The address or the name is invalid.
+    Invalid(InvalidValue),
+    /// The address of a Consul instance is invalid.
+    Instance(String, InvalidValue),
+    /// The weight is out of range.
+    Weight,
+}
+
+impl fmt::Display for EntryError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Json(error) => error.fmt(f),
+            Self::Invalid(error) => error.fmt(f),
+            Self::Instance(name, error) => write!(f, "{name}: {error}"),
+            Self::Weight => write!(f, "its weight must be from 1 to {HEAVIEST}"),
+        }
+    }
+}
+
+impl From<serde_json::Error> for EntryError {
+    fn from(error: serde_json::Error) -> Self {
+        Self::Json(error)
+    }
+}
+
+impl From<InvalidValue> for EntryError {
+    fn from(error: InvalidValue) -> Self {
+        Self::Invalid(error)
+    }
+}
+
+/// Reads an array of backends, or an object with an array `backends`. An invalid entry is skipped with a
+/// warning.
 ///
 /// # Errors
 /// The list cannot be read, or none of its entries can be used.
-pub(super) fn backends(body: &[u8]) -> Result<ParsedList, String> {
-    let mut whole: Value =
-        serde_json::from_slice(body).map_err(|error| {
-            format!(
-                "the answer is not JSON ({error}); it must be an array of addresses, or Consul's list of \
-                 instances"
-            )
-        })?;
-    let entries = match &mut whole {
+pub(super) fn parse(body: &[u8]) -> Result<ParsedList, SourceError> {
+    let mut json: Value =
+        serde_json::from_slice(body).map_err(|error| HttpListError::NotJson(error.to_string()))?;
+    let entries = match &mut json {
         Value::Array(entries) => std::mem::take(entries),
         Value::Object(object) => match object.remove("backends") {
             Some(Value::Array(entries)) => entries,
-            _ => return Err("the answer has no array `backends`".to_owned()),
+            _ => return Err(HttpListError::NoArray.into()),
         },
-        _ => return Err("the answer is neither an array nor an object".to_owned()),
+        _ => return Err(HttpListError::WrongType.into()),
     };
-    let mut listed = ParsedList { backends: Vec::new(), troubles: Vec::new() };
+    let mut list = ParsedList { backends: Vec::new(), warnings: Vec::new() };
     let (mut critical, count) = (0, entries.len());
     for (index, entry) in entries.into_iter().enumerate() {
-        let read =
+        let backend =
             if entry.get("Service").is_some() { service(entry) } else { plain(entry).map(Some) };
-        match read {
-            Ok(Some(backend)) => listed.backends.push(backend),
+        match backend {
+            Ok(Some(backend)) => list.backends.push(backend),
             Ok(None) => critical += 1,
-            Err(why) => {
-                listed.troubles.push(format!("entry {} is not used: {why}", index + 1));
+            Err(reason) => {
+                list.warnings.push(format!("entry {} is not used: {reason}", index + 1));
             }
         }
     }
-    if listed.backends.is_empty() && count > 0 {
+    if list.backends.is_empty() && count > 0 {
         if critical > 0 {
-            listed.troubles.insert(0, format!("{critical} of {count} instances are critical"));
+            list.warnings.insert(0, format!("{critical} of {count} instances are critical"));
         }
-        return Err(summary(listed.troubles).unwrap_or_default());
+        return Err(SourceError::Unusable(summary(list.warnings).unwrap_or_default()));
     }
-    Ok(listed)
+    Ok(list)
 }
 
-/// An entry of our own form.
+/// An entry of Moorline's own format.
 #[derive(Deserialize)]
 struct PlainEntry {
     address: String,
@@ -66,17 +102,17 @@ struct PlainEntry {
     weight: Option<u32>,
 }
 
-fn plain(entry: Value) -> Result<BackendConfig, String> {
+fn plain(entry: Value) -> Result<BackendConfig, EntryError> {
     let PlainEntry { address: typed, name, weight } = match entry {
         Value::String(address) => PlainEntry { address, name: None, weight: None },
-        entry => serde_json::from_value(entry).map_err(|error| error.to_string())?,
+        entry => serde_json::from_value(entry)?,
     };
-    let address: Address = typed.parse().map_err(|wrong| format!("{wrong}"))?;
+    let address: Address = typed.parse()?;
     let name = name.unwrap_or(typed);
-    valid_name(&name).map_err(|wrong| wrong.to_string())?;
+    valid_name(&name)?;
     let weight = weight.unwrap_or(1);
     if !(1..=HEAVIEST).contains(&weight) {
-        return Err(format!("its weight must be from 1 to {HEAVIEST}"));
+        return Err(EntryError::Weight);
     }
     Ok(BackendConfig { name, address, weight })
 }
@@ -104,10 +140,10 @@ struct ConsulNode {
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
 struct ConsulService {
-    /// Unique on its node.
+    /// Unique on its node only.
     #[serde(default, rename = "ID")]
     id: String,
-    /// Empty where it is the node's.
+    /// Empty if the service uses the node's address.
     #[serde(default)]
     address: String,
     port: u16,
@@ -136,11 +172,10 @@ fn one() -> u32 {
     1
 }
 
-/// The instance that an entry describes; `None`: one of its checks is critical, which covers
-/// maintenance mode too.
-fn service(entry: Value) -> Result<Option<BackendConfig>, String> {
-    let ConsulEntry { node, service, checks } =
-        serde_json::from_value(entry).map_err(|error| error.to_string())?;
+/// Returns the instance that an entry describes; `None`: one of its checks is critical, or the instance
+/// is in maintenance mode.
+fn service(entry: Value) -> Result<Option<BackendConfig>, EntryError> {
+    let ConsulEntry { node, service, checks } = serde_json::from_value(entry)?;
     let checks = checks.unwrap_or_default();
     let any = |status: &str| checks.iter().any(|check| check.status == status);
     if any("critical") || any("maintenance") {
@@ -152,14 +187,15 @@ fn service(entry: Value) -> Result<Option<BackendConfig>, String> {
         false => format!("{host}:{}", service.port),
     };
     let name = instance(&service.id, &node.node).unwrap_or_else(|| typed.clone());
-    let address: Address = typed.parse().map_err(|wrong| format!("{name}: {wrong}"))?;
+    let address = typed.parse::<Address>();
+    let address = address.map_err(|error| EntryError::Instance(name.clone(), error))?;
     let weights = service.weights.unwrap_or(ConsulWeights { passing: 1, warning: 1 });
     let weight = if any("warning") { weights.warning } else { weights.passing };
     Ok(Some(BackendConfig { name, address, weight: weight.clamp(1, HEAVIEST) }))
 }
 
-/// The name of an instance: `ID@NODE`. An id is unique on its node only, and a name must not depend on
-/// which other instances there are: orders of operators follow it. `None`: that can be no name.
+/// Names an instance `ID@NODE`. The id alone is unique on its node only. The name does not depend on other
+/// instances, because drains and weights set through the API refer to it. `None`: not a valid name.
 fn instance(id: &str, node: &str) -> Option<String> {
     let name = match node {
         "" => id.to_owned(),
@@ -170,10 +206,11 @@ fn instance(id: &str, node: &str) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use super::backends;
+    use super::parse;
+    use crate::control::discovery::error::SourceError;
 
-    fn shown(body: &str) -> Result<Vec<String>, String> {
-        let list = backends(body.as_bytes())?.backends;
+    fn shown(body: &str) -> Result<Vec<String>, SourceError> {
+        let list = parse(body.as_bytes())?.backends;
         Ok(list.iter().map(|b| format!("{} {} {}", b.name, b.address, b.weight)).collect())
     }
 
@@ -214,7 +251,7 @@ mod tests {
     }
 
     #[test]
-    fn an_entry_that_cannot_be_used_is_left_out_and_reported() {
+    fn invalid_entry_is_skipped_with_a_warning() {
         let good = r#""10.0.0.9:1""#;
         for (entry, part) in [
             ("7", "invalid type"),
@@ -227,18 +264,18 @@ mod tests {
             (r#"{"Service": {"ID": "x", "Port": 70000}}"#, "70000"),
             (r#"{"Service": {"ID": "x", "Port": 80}}"#, "empty"),
         ] {
-            let listed = backends(format!("[{entry}, {good}]").as_bytes()).unwrap();
-            assert_eq!(listed.backends.len(), 1, "{entry}");
-            let [trouble] = &listed.troubles[..] else { panic!("{entry}: {:?}", listed.troubles) };
-            assert!(trouble.starts_with("entry 1 is not used: "), "{trouble}");
-            assert!(trouble.contains(part), "{entry}: {trouble}");
-            let alone = shown(&format!("[{entry}]")).unwrap_err();
+            let list = parse(format!("[{entry}, {good}]").as_bytes()).unwrap();
+            assert_eq!(list.backends.len(), 1, "{entry}");
+            let [warning] = &list.warnings[..] else { panic!("{entry}: {:?}", list.warnings) };
+            assert!(warning.starts_with("entry 1 is not used: "), "{warning}");
+            assert!(warning.contains(part), "{entry}: {warning}");
+            let alone = shown(&format!("[{entry}]")).unwrap_err().to_string();
             assert!(alone.contains(part), "{entry}: {alone}");
         }
     }
 
     #[test]
-    fn what_is_no_list_is_an_error() {
+    fn invalid_list_is_an_error() {
         for (body, part) in [
             ("", "not JSON"),
             ("[", "not JSON"),
@@ -246,7 +283,7 @@ mod tests {
             ("{}", "no array `backends`"),
             (r#"{"backends": {}}"#, "no array `backends`"),
         ] {
-            let error = shown(body).unwrap_err();
+            let error = shown(body).unwrap_err().to_string();
             assert!(error.contains(part), "{body}: {error}");
         }
     }

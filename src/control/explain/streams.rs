@@ -6,7 +6,7 @@ use crate::{
     snapshot::{PoolSnapshot, Snapshot},
 };
 
-/// Where a layer-4 stream goes.
+/// Destination of a layer-4 stream.
 pub(super) enum StreamTarget<'s> {
     To(&'s PoolSnapshot),
     Nowhere,
@@ -73,7 +73,7 @@ impl<'s> StreamListener<'s> {
         match self.ruled {
             true => format!(
                 "Listener {name} passes connections for {host} on to pool {pool}, undecrypted; routes are \
-                 not request."
+                 not used."
             ),
             false => format!(
                 "Listener {name} passes bytes on to pool {pool}: its protocol {protocol} has no routes."

@@ -1,111 +1,121 @@
-//! The `engine.io` probe: a session from its beginning to its end.
+//! The `engine.io` probe: a whole session.
 //!
-//! A handshake by polling, the upgrade to a WebSocket with its probe, a Close: all of it goes through
-//! the node's event loop, so that a dead one is found which something beside it hides. The node keeps
-//! no session. Where it offers no upgrade, the session is closed by a POST.
+//! It does a handshake by polling, an upgrade to WebSocket with its probe packets, and a Close. All of
+//! these go through the backend's event loop, so the probe notices an event loop that hangs while
+//! another thread still accepts connections. The backend keeps no session. If the backend offers no
+//! upgrade, a POST closes the session.
 //!
-//! Protocol 4 is spoken, and 3 where the node refuses 4 (error code 5). Servers of protocol 3 that do
-//! not look at the number answer in their own framing, which is understood as well.
+//! The probe uses protocol 4, or 3 if the backend rejects 4 (error code 5). Servers of protocol 3 that
+//! ignore the number answer in their own framing, which is accepted as well.
 
 use bytes::Bytes;
 use http::{Method, StatusCode, header::CONTENT_TYPE};
 use serde::Deserialize;
 
 use super::{
-    http::{ProbeConnection, ProbeTarget, whole},
+    ProbeError,
+    http::{ProbeConnection, ProbeTarget, collect},
     websocket,
 };
 use crate::sticky::engine_io::open_packet;
 
-/// What a node says to a protocol that it does not speak.
+/// Error code for an unsupported protocol version.
 const UNSUPPORTED: u64 = 5;
 
-/// A session that was opened by polling.
+/// A session opened by polling.
 struct ProbeSession {
-    /// Path and query, the id within.
+    /// Path and query with the sid; the transport's name is to be appended.
     query: String,
-    /// The body of a POST that closes it, in the node's framing.
-    goodbye: &'static str,
+    /// Body of the POST that closes the session, in the backend's framing.
+    close_packet: &'static str,
+    /// Whether the backend offers an upgrade to WebSocket.
     upgrades: bool,
 }
 
 /// Opens a session, upgrades it and closes it.
-pub(super) async fn probe(on: ProbeTarget<'_>, path: &str) -> Result<(), String> {
-    let mut link = on.link().await?;
-    let session = match handshake(&on, &mut link, path, 4).await? {
+pub(super) async fn probe(backend: ProbeTarget<'_>, path: &str) -> Result<(), ProbeError> {
+    let mut connection = backend.open().await?;
+    let session = match handshake(&backend, &mut connection, path, 4).await? {
         Some(session) => session,
-        None => handshake(&on, &mut link, path, 3)
-            .await?
-            .ok_or("it speaks neither protocol 4 nor 3 of Engine.IO")?,
+        None => handshake(&backend, &mut connection, path, 3).await?.ok_or(
+            ProbeError::Protocol("the backend supports neither protocol 4 nor 3 of Engine.IO"),
+        )?,
     };
     if !session.upgrades {
-        return goodbye(&on, &mut link, &session).await;
+        return close(&backend, &mut connection, &session).await;
     }
-    let upgraded = upgrade(&on, &session).await;
+    let upgraded = upgrade(&backend, &session).await;
     if upgraded.is_err() {
-        // The session is there still; whether the node takes a goodbye matters no more.
-        let _ = goodbye(&on, &mut link, &session).await;
+        // The session may still exist. The probe has failed already, so the result does not matter.
+        let _ = close(&backend, &mut connection, &session).await;
     }
     upgraded
 }
 
-/// `None`: the node does not speak this protocol.
+/// Opens a session by polling; `None`: the backend does not support this protocol version.
 async fn handshake(
-    on: &ProbeTarget<'_>,
-    link: &mut ProbeConnection,
+    backend: &ProbeTarget<'_>,
+    connection: &mut ProbeConnection,
     path: &str,
     protocol: u8,
-) -> Result<Option<ProbeSession>, String> {
-    let target = format!("{path}?EIO={protocol}&transport=");
-    let request = on.request(&format!("{target}polling&b64=1"));
-    let response = link.ask(request, Bytes::new()).await?;
+) -> Result<Option<ProbeSession>, ProbeError> {
+    let request = backend.request(&format!("{path}?EIO={protocol}&transport=polling&b64=1"));
+    let response = connection.send(request, Bytes::new()).await?;
     let status = response.status();
-    let body = whole(response).await?;
+    let body = collect(response).await?;
     if status == StatusCode::BAD_REQUEST && code(&body) == Some(UNSUPPORTED) {
         return Ok(None);
     }
-    if status == StatusCode::NOT_FOUND {
-        return Err(format!(
-            "expected 200 to a handshake, got 404: the backend serves no Engine.IO at {path}; set `path` of `health` to \
-             the app's own, or use `probe = \"tcp\"`"
-        ));
-    }
     if status != StatusCode::OK {
-        return Err(format!("expected 200 to a handshake, got {}", status.as_u16()));
+        let help = (status == StatusCode::NOT_FOUND).then(|| {
+            format!(
+                "the backend does not serve Engine.IO at {path}; set `path` of `health` to the path of the \
+                 app, or use `probe = \"tcp\"`"
+            )
+        });
+        return Err(unexpected("200 to a handshake", status, help));
     }
     let open = open_packet(&body)
-        .ok_or("expected an open packet in the answer to a handshake, got something else")?;
+        .ok_or(ProbeError::Protocol("no Engine.IO open packet in the response to a handshake"))?;
     let query = format!("{path}?EIO={protocol}&sid={}&transport=", encoded(&open.sid));
-    let goodbye = if body.first() == Some(&b'0') { "1" } else { "1:1" };
-    Ok(Some(ProbeSession { query, goodbye, upgrades: offers_websocket(&body) }))
+    let close_packet = if body.first() == Some(&b'0') { "1" } else { "1:1" };
+    Ok(Some(ProbeSession { query, close_packet, upgrades: offers_websocket(&body) }))
 }
 
-/// Asks by WebSocket whether the session is heard there, moves over, and closes both.
-async fn upgrade(on: &ProbeTarget<'_>, session: &ProbeSession) -> Result<(), String> {
-    let mut socket = websocket::open(on, &format!("{}websocket", session.query)).await?;
-    socket.say("2probe").await?;
-    socket.hear("3probe").await?;
-    socket.say("5").await?;
+/// Upgrades the session to WebSocket and closes it.
+async fn upgrade(backend: &ProbeTarget<'_>, session: &ProbeSession) -> Result<(), ProbeError> {
+    let mut socket = websocket::open(backend, &format!("{}websocket", session.query)).await?;
+    socket.send("2probe").await?;
+    socket.expect("3probe").await?;
+    socket.send("5").await?;
     socket.close().await
 }
 
-async fn goodbye(
-    on: &ProbeTarget<'_>,
-    link: &mut ProbeConnection,
+/// Closes the session by a POST.
+async fn close(
+    backend: &ProbeTarget<'_>,
+    connection: &mut ProbeConnection,
     session: &ProbeSession,
-) -> Result<(), String> {
-    let target = format!("{}polling", session.query);
-    let request =
-        on.request(&target).method(Method::POST).header(CONTENT_TYPE, "text/plain;charset=UTF-8");
-    let response = link.ask(request, Bytes::from_static(session.goodbye.as_bytes())).await?;
+) -> Result<(), ProbeError> {
+    let request = backend
+        .request(&format!("{}polling", session.query))
+        .method(Method::POST)
+        .header(CONTENT_TYPE, "text/plain;charset=UTF-8");
+    let packet = Bytes::from_static(session.close_packet.as_bytes());
+    let response = connection.send(request, packet).await?;
     let status = response.status();
-    whole(response).await?;
+    collect(response).await?;
     match status {
         StatusCode::OK => Ok(()),
-        status => Err(format!("expected 200 to a close packet, got {}", status.as_u16())),
+        status => Err(unexpected("200 to a close packet", status, None)),
     }
 }
 
+fn unexpected(expected: &str, status: StatusCode, help: Option<String>) -> ProbeError {
+    ProbeError::Status { expected: expected.to_owned(), actual: status.as_u16(), help }
+}
+
+/// Returns the error code of a rejected handshake.
 fn code(body: &[u8]) -> Option<u64> {
     #[derive(Deserialize)]
     struct EngineIoRefusal {
@@ -114,7 +124,7 @@ fn code(body: &[u8]) -> Option<u64> {
     serde_json::from_slice(body).ok().map(|refusal: EngineIoRefusal| refusal.code)
 }
 
-/// Whether an open packet, in whatever framing, offers the upgrade.
+/// Whether an open packet offers an upgrade to WebSocket, in the framing of either protocol.
 fn offers_websocket(body: &[u8]) -> bool {
     #[derive(Deserialize)]
     struct UpgradeOffer {
@@ -127,7 +137,7 @@ fn offers_websocket(body: &[u8]) -> bool {
     matches!(offers.next(), Some(Ok(offer)) if offer.upgrades.iter().any(|name| name == "websocket"))
 }
 
-/// Any id, percent-encoded for a query.
+/// Percent-encodes a sid for a query.
 fn encoded(sid: &str) -> String {
     let mut encoded = String::with_capacity(sid.len());
     for byte in sid.bytes() {
@@ -145,7 +155,7 @@ mod tests {
     use super::{code, encoded, offers_websocket};
 
     #[test]
-    fn offers_are_read_in_either_framing() {
+    fn upgrade_offer_is_read_in_both_framings() {
         assert!(offers_websocket(br#"0{"sid":"a","upgrades":["websocket"]}"#));
         assert!(offers_websocket(br#"40:0{"sid":"a","upgrades":["websocket"]}2:40"#));
         assert!(!offers_websocket(br#"0{"sid":"a","upgrades":[]}"#));
@@ -154,13 +164,13 @@ mod tests {
     }
 
     #[test]
-    fn refusals_have_a_code() {
+    fn error_code_of_a_rejected_handshake_is_read() {
         assert_eq!(code(br#"{"code":5,"message":"Unsupported protocol version"}"#), Some(5));
         assert_eq!(code(b"Not Found"), None);
     }
 
     #[test]
-    fn any_id_goes_into_a_query() {
+    fn sid_is_percent_encoded() {
         assert_eq!(encoded("aZ0-_~."), "aZ0-_~.");
         assert_eq!(encoded("a b/ü&"), "a%20b%2F%C3%BC%26");
     }

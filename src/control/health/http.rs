@@ -16,6 +16,7 @@ use hyper::{
 use hyper_util::rt::TokioIo;
 use tokio_util::task::AbortOnDropHandle;
 
+use super::ProbeError;
 use crate::{
     net::{proxy_protocol::ConnectionOrigin, stream::BackendStream},
     upstream::{Backend, BackendConnector},
@@ -24,42 +25,41 @@ use crate::{
 /// Largest response header of a probe.
 const MAX_HEADER: usize = 16 * 1024;
 
-/// Longest body of an answer that is still healthy: more is no health endpoint's, and is not read.
+/// Longest response body of a healthy backend, in bytes; a longer one fails the probe.
 const MAX_BODY: usize = 1 << 20;
 
-/// Whom to ask, and by what name.
+/// The backend that a probe connects to.
 pub(super) struct ProbeTarget<'p> {
     pub(super) backend: &'p Backend,
-    /// How it is reached.
+    /// Opens connections to the backend.
     pub(super) connector: &'p BackendConnector,
-    /// Deadline of each connect; the whole probe has the same.
-    pub(super) within: Duration,
+    /// Timeout of each connect; the whole probe has the same timeout.
+    pub(super) connect_timeout: Duration,
+    /// Value of the `Host` field.
     pub(super) host: String,
 }
 
-/// `GET`s a path and wants a whole answer with one of these statuses.
+/// Sends a `GET` for `path`; succeeds on a complete response with a status in this range.
 pub(super) async fn probe(
     target: ProbeTarget<'_>,
     path: &str,
     (lowest, highest): (u16, u16),
-) -> Result<(), String> {
+) -> Result<(), ProbeError> {
     let request = target.request(path).header("connection", "close");
-    let mut link = target.link().await?;
-    let response = link.ask(request, Bytes::new()).await?;
-    let code = response.status().as_u16();
-    whole(response).await?;
-    match code {
-        code if (lowest..=highest).contains(&code) => Ok(()),
-        404 => Err(format!(
-            "expected {}, got 404: set `path` of `health` to a path that the backend answers, or use \
-             `probe = \"engine.io\"`",
-            statuses(lowest, highest)
-        )),
-        code => Err(format!("expected {}, got {code}", statuses(lowest, highest))),
+    let mut connection = target.open().await?;
+    let response = connection.send(request, Bytes::new()).await?;
+    let actual = response.status().as_u16();
+    collect(response).await?;
+    if (lowest..=highest).contains(&actual) {
+        return Ok(());
     }
+    let help =
+        "set `path` of `health` to a path that the backend answers, or use `probe = \"engine.io\"`";
+    let help = (actual == 404).then(|| help.to_owned());
+    Err(ProbeError::Status { expected: statuses(lowest, highest), actual, help })
 }
 
-/// A range of statuses, as short as it can be said.
+/// Shows a range of statuses in its shortest form.
 fn statuses(lowest: u16, highest: u16) -> String {
     match (lowest / 100, lowest % 100, highest % 100) {
         _ if lowest == highest => format!("{lowest}"),
@@ -69,56 +69,54 @@ fn statuses(lowest: u16, highest: u16) -> String {
 }
 
 impl ProbeTarget<'_> {
-    /// The beginning of a request.
+    /// Starts a `GET` request for `target`.
     pub(super) fn request(&self, target: &str) -> request::Builder {
         Request::get(target).header(HOST, &self.host).header(USER_AGENT, "moorline-health")
     }
 
-    /// Opens a connection, for nobody but ourselves.
-    pub(super) async fn connect(&self) -> Result<BackendStream, String> {
-        let opened = self.connector.open(self.backend, &ConnectionOrigin::Local, self.within).await;
-        opened.map_err(|error| error.to_string())
+    /// Opens a connection that is not made for a client.
+    pub(super) async fn connect(&self) -> Result<BackendStream, ProbeError> {
+        let dialed =
+            self.connector.open(self.backend, &ConnectionOrigin::Local, self.connect_timeout);
+        dialed.await.map_err(ProbeError::Connect)
     }
 
-    /// A new connection to ask on.
-    pub(super) async fn link(&self) -> Result<ProbeConnection, String> {
+    /// Opens an HTTP connection.
+    pub(super) async fn open(&self) -> Result<ProbeConnection, ProbeError> {
         let stream = self.connect().await?;
-        let (sender, connection) = http1::Builder::new()
-            .max_buf_size(MAX_HEADER)
-            .handshake(TokioIo::new(stream))
-            .await
-            .map_err(|error| error.to_string())?;
+        let (sender, connection) =
+            http1::Builder::new().max_buf_size(MAX_HEADER).handshake(TokioIo::new(stream)).await?;
         let driver = tokio::spawn(async move {
-            // What fails here fails the request too.
+            // An error here fails the request too.
             let _ = connection.with_upgrades().await;
         });
         Ok(ProbeConnection { sender, _driver: AbortOnDropHandle::new(driver) })
     }
 }
 
-/// One connection, which is closed where it is dropped.
+/// An HTTP connection to the backend; dropping it closes it.
 pub(super) struct ProbeConnection {
     sender: SendRequest<Full<Bytes>>,
     _driver: AbortOnDropHandle<()>,
 }
 
 impl ProbeConnection {
-    /// Sends a request and waits for the head of its answer.
-    pub(super) async fn ask(
+    /// Sends a request and waits for the response head.
+    pub(super) async fn send(
         &mut self,
         request: request::Builder,
         body: Bytes,
-    ) -> Result<Response<Incoming>, String> {
-        let request = request.body(Full::new(body)).map_err(|error| error.to_string())?;
-        self.sender.ready().await.map_err(|error| error.to_string())?;
-        self.sender.send_request(request).await.map_err(|error| error.to_string())
+    ) -> Result<Response<Incoming>, ProbeError> {
+        let request = request.body(Full::new(body))?;
+        self.sender.ready().await?;
+        Ok(self.sender.send_request(request).await?)
     }
 }
 
-/// The whole body of an answer.
-pub(super) async fn whole(response: Response<Incoming>) -> Result<Bytes, String> {
+/// Reads the response body to its end.
+pub(super) async fn collect(response: Response<Incoming>) -> Result<Bytes, ProbeError> {
     let body = Limited::new(response.into_body(), MAX_BODY).collect().await;
-    body.map(|body| body.to_bytes()).map_err(|error| format!("the answer's body: {error}"))
+    body.map(|body| body.to_bytes()).map_err(ProbeError::Body)
 }
 
 #[cfg(test)]
@@ -126,7 +124,7 @@ mod tests {
     use super::statuses;
 
     #[test]
-    fn ranges_of_statuses_are_short() {
+    fn status_ranges_are_shown_in_short_form() {
         assert_eq!(statuses(200, 299), "2xx");
         assert_eq!(statuses(204, 204), "204");
         assert_eq!(statuses(200, 399), "200 to 399");

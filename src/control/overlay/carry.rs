@@ -107,6 +107,7 @@ mod tests {
     use crate::{
         api::NewBackend,
         config::{Config, PoolConfig},
+        control::discovery::error::SourceError,
     };
 
     #[test]
@@ -119,7 +120,7 @@ mod tests {
             weight: 3,
         };
         overlay.found("chat".to_owned(), Ok(vec![found]));
-        overlay.found("chat".to_owned(), Err("no answer".to_owned()));
+        overlay.found("chat".to_owned(), Err(SourceError::Empty));
         let new = NewBackend { address: "[::1]:81".to_owned(), name: None, weight: Some(2) };
         overlay.add(&config, "chat", &new).unwrap();
         overlay.set_weight(&overlay.over(&config), "chat", "[::1]:81", 9).unwrap();

@@ -279,7 +279,7 @@ impl Proxy {
         let from = self.stderr().len();
         process::signal(self.pid(), "USR2");
         let why =
-            |line: &String| line.contains("upgrade failed") || line.contains("upgrade refused");
+            |line: &String| line.contains("upgrade failed") || line.contains("upgrade rejected");
         wait_for("a failed upgrade", || {
             self.stderr()[from..].iter().find(|line| why(line)).cloned()
         })

@@ -1,4 +1,4 @@
-//! The addresses of one name in both families, IPv4 and IPv6, either of which may fail.
+//! The addresses of one name in both families, IPv4 and IPv6. The lookup in one family may fail.
 
 use std::{
     collections::BTreeSet,
@@ -10,13 +10,12 @@ use std::{
 use hickory_resolver::{TokioResolver, proto::rr::RecordType};
 use tokio::{select, time::timeout};
 
-use super::{least_ttl, look_up, own_records};
+use super::{super::error::DnsLookupError, least_ttl, look_up, own_records};
 
-/// How long the second family's answer is waited for once the first has brought addresses.
+/// How long to wait for the second family's answer after the first family has addresses.
 const SECOND_FAMILY: Duration = Duration::from_secs(1);
 
-/// The same, once a question of this round was not answered in that time: the Resolution Delay of
-/// RFC 8305 §8.
+/// The same wait after one lookup has timed out: the Resolution Delay of RFC 8305 §8.
 const SILENT_FAMILY: Duration = Duration::from_millis(50);
 
 /// Addresses of one name, and how long they are valid.
@@ -24,47 +23,48 @@ pub(super) struct ResolvedAddresses {
     pub(super) ips: BTreeSet<IpAddr>,
     /// In seconds.
     pub(super) ttl: u32,
-    /// The family whose question failed, and why; the other family has brought addresses.
-    failed: Option<(RecordType, String)>,
+    /// The family whose lookup failed, and why. The other family has addresses.
+    failed: Option<(RecordType, DnsLookupError)>,
 }
 
-/// How patient the questions of one round are.
+/// How long a group of lookups waits for the second family.
 #[derive(Default)]
 pub(super) struct LookupPace {
-    /// A family's question was not answered.
+    /// Whether a lookup has timed out.
     silent: AtomicBool,
 }
 
-/// What one family's question brings; none if the name has no address in it.
+/// Addresses of one family; empty if the name has none.
 struct FamilyAnswer {
     ips: BTreeSet<IpAddr>,
+    /// In seconds.
     ttl: u32,
 }
 
 impl ResolvedAddresses {
-    /// Whether an address belongs to the family that failed.
-    pub(super) fn lacks(&self, ip: &IpAddr) -> bool {
+    /// Whether the lookup in the family of `ip` failed.
+    pub(super) fn failed_for(&self, ip: &IpAddr) -> bool {
         let family = if ip.is_ipv4() { RecordType::A } else { RecordType::AAAA };
         self.failed.as_ref().is_some_and(|(failed, _)| *failed == family)
     }
 
-    /// What the log says of the family that failed.
-    pub(super) fn trouble(&self) -> Option<String> {
-        let (failed, why) = self.failed.as_ref()?;
+    /// Describes the failed lookup for the log.
+    pub(super) fn warning(&self) -> Option<String> {
+        let (failed, reason) = self.failed.as_ref()?;
         let used = if *failed == RecordType::A { RecordType::AAAA } else { RecordType::A };
-        Some(format!("the {failed} lookup failed ({why}); using the {used} records"))
+        Some(format!("the {failed} lookup failed ({reason}); using the {used} records"))
     }
 }
 
-/// Looks a name up in both families at once.
+/// Looks up a name in both families at the same time.
 ///
 /// # Errors
-/// The name has no address in either family, or none in one and the other's question failed.
+/// The name has no address, as far as the lookups succeeded.
 pub(super) async fn addresses(
     resolver: &TokioResolver,
     name: &str,
     pace: &LookupPace,
-) -> Result<ResolvedAddresses, String> {
+) -> Result<ResolvedAddresses, DnsLookupError> {
     let mut v4 = Box::pin(family(resolver, name, RecordType::A));
     let mut v6 = Box::pin(family(resolver, name, RecordType::AAAA));
     let (v4, v6) = select! {
@@ -79,34 +79,36 @@ pub(super) async fn addresses(
     };
     let found = match (v4, v6) {
         (Ok(v4), Ok(v6)) => v4.and(v6),
-        (Ok(v4), Err(why)) => v4.without(RecordType::AAAA, why)?,
-        (Err(why), Ok(v6)) => v6.without(RecordType::A, why)?,
+        (Ok(v4), Err(reason)) => v4.without(RecordType::AAAA, reason)?,
+        (Err(reason), Ok(v6)) => v6.without(RecordType::A, reason)?,
         (Err(v4), Err(v6)) if v4 == v6 => return Err(v4),
-        (Err(v4), Err(v6)) => return Err(format!("{v4}; {v6}")),
+        (Err(v4), Err(v6)) => {
+            return Err(DnsLookupError::BothFamilies(Box::new(v4), Box::new(v6)));
+        }
     };
     match found.ips.is_empty() {
-        true => Err(format!("{} has no address", name.trim_end_matches('.'))),
+        true => Err(DnsLookupError::NoAddress(name.trim_end_matches('.').to_owned())),
         false => Ok(found),
     }
 }
 
 impl LookupPace {
-    /// The answer to the second question, within a short time if the first has brought addresses.
+    /// Waits for the second family, but not for long if the first has addresses.
     async fn second(
         &self,
-        first: &Result<FamilyAnswer, String>,
-        second: impl Future<Output = Result<FamilyAnswer, String>>,
-    ) -> Result<FamilyAnswer, String> {
+        first: &Result<FamilyAnswer, DnsLookupError>,
+        second: impl Future<Output = Result<FamilyAnswer, DnsLookupError>>,
+    ) -> Result<FamilyAnswer, DnsLookupError> {
         if !first.as_ref().is_ok_and(|family| !family.ips.is_empty()) {
             return second.await;
         }
-        let patience = match self.silent.load(Ordering::Relaxed) {
+        let wait = match self.silent.load(Ordering::Relaxed) {
             true => SILENT_FAMILY,
             false => SECOND_FAMILY,
         };
-        timeout(patience, second).await.unwrap_or_else(|_| {
+        timeout(wait, second).await.unwrap_or_else(|_| {
             self.silent.store(true, Ordering::Relaxed);
-            Err("no answer in time".to_owned())
+            Err(DnsLookupError::Timeout)
         })
     }
 }
@@ -117,12 +119,18 @@ impl FamilyAnswer {
         ResolvedAddresses { ips: self.ips, ttl: self.ttl.min(other.ttl), failed: None }
     }
 
-    /// The addresses of this family alone, if there are any; the other's question failed.
-    fn without(self, failed: RecordType, why: String) -> Result<ResolvedAddresses, String> {
+    /// Returns the addresses of this family. The lookup in the `failed` family failed; without any address
+    /// its `reason` is the error.
+    fn without(
+        self,
+        failed: RecordType,
+        reason: DnsLookupError,
+    ) -> Result<ResolvedAddresses, DnsLookupError> {
         match self.ips.is_empty() {
-            true => Err(why),
+            true => Err(reason),
             false => {
-                Ok(ResolvedAddresses { ips: self.ips, ttl: self.ttl, failed: Some((failed, why)) })
+                let failed = Some((failed, reason));
+                Ok(ResolvedAddresses { ips: self.ips, ttl: self.ttl, failed })
             }
         }
     }
@@ -132,7 +140,7 @@ async fn family(
     resolver: &TokioResolver,
     name: &str,
     records: RecordType,
-) -> Result<FamilyAnswer, String> {
+) -> Result<FamilyAnswer, DnsLookupError> {
     let mut family = FamilyAnswer { ips: BTreeSet::new(), ttl: u32::MAX };
     if let Some(lookup) = look_up(resolver, name, records).await? {
         family.ttl = least_ttl(lookup.answers());

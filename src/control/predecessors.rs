@@ -1,5 +1,7 @@
-//! One backend, several processes: after an upgrade the old ones still hold tunnels of it. What becomes
-//! of those is said by the newest process, in which operators and files are heard.
+//! Tunnels in the predecessors: after an upgrade, the old processes still have tunnels to the backends.
+//!
+//! The newest process reads the configuration and gets the commands of operators. It sends the
+//! predecessors what to do with these tunnels.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -16,55 +18,55 @@ use crate::{
 };
 
 impl ControlTask {
-    /// Tells the processes before this one what becomes of the backends.
-    pub(super) fn tell_before(&self) {
+    /// Sends the predecessors what to do with their tunnels to each backend.
+    pub(super) fn send_directives(&self) {
         let directives = self.backends.iter().map(|backend| BackendDirective {
             backend: BackendIdentity::of(backend),
             directive: self.drains.directive(backend),
         });
-        self.handoff.predecessors.order(directives.collect());
+        self.handoff.predecessors.send(directives.collect());
     }
 
-    /// Does with the tunnels here as the newest process says, and so do those before this one. Backends
-    /// that it does not name it does not know: they go on as they were.
-    pub(super) async fn follow(&mut self, directives: Vec<BackendDirective>) {
+    /// Applies the directives of the newest process to the tunnels here, and sends them on to the
+    /// predecessors. Backends without a directive are not known to the newest process and stay as they are.
+    pub(super) async fn apply_directives(&mut self, directives: Vec<BackendDirective>) {
         let by_backend: HashMap<_, _> =
             directives.iter().map(|directive| (&directive.backend, directive.directive)).collect();
         for backend in
             self.backends.iter().filter(|backend| backend.lifecycle() != Lifecycle::Evicted)
         {
             let Some(directive) = by_backend.get(&BackendIdentity::of(backend)) else { continue };
-            // What drained to its end here does so by the newest process's terms now.
-            self.drains.cancel(backend.serial(), DrainEnd::Goes).await;
+            // A drain of this process is replaced by that of the newest process.
+            self.drains.cancel(backend.serial(), DrainEnd::Remove).await;
             match directive {
                 DrainDirective::Serve => {
-                    self.drains.cancel(backend.serial(), DrainEnd::Stays).await;
+                    self.drains.cancel(backend.serial(), DrainEnd::Stay).await;
                     backend.set_lifecycle(Lifecycle::Serving);
                 }
                 DrainDirective::Drain(until) => {
-                    let terms = until.map(remaining);
-                    self.drains.start(backend, &self.proxy, terms, DrainEnd::Stays);
+                    let config = until.map(remaining);
+                    self.drains.start(backend, &self.proxy, config, DrainEnd::Stay);
                 }
             }
         }
-        self.handoff.predecessors.order(directives);
+        self.handoff.predecessors.send(directives);
     }
 }
 
-/// What is left of a drain that has begun.
+/// Returns the settings for the rest of a drain.
 fn remaining(until: DrainUntil) -> DrainConfig {
     let within = until.deadline.saturating_duration_since(Instant::now());
     DrainConfig { within, spread: until.spread.min(within) }
 }
 
-/// What this process and those before it hold of each backend, where that is anything; `None`: one of
-/// those has not said yet.
-pub(super) fn holdings(
+/// Returns the open tunnels of this process and its predecessors by backend; `None`: a predecessor has not
+/// reported yet.
+pub(super) fn held_tunnels(
     backends: &[Arc<Backend>],
     proxy: &SharedState,
-    before: &Predecessors,
+    predecessors: &Predecessors,
 ) -> Option<Vec<HeldTunnels>> {
-    let mut all = before.holdings()?;
+    let mut all = predecessors.held_tunnels()?;
     for backend in backends {
         let tunnels = proxy.tunnels.of(backend.serial()) as u64;
         if tunnels > 0 {
