@@ -204,7 +204,8 @@ impl OldProcess {
         let mut old =
             Self { channel: UnixStream::from_std(ours).unwrap(), child, web, _folder: folder };
         let pid = std::process::id();
-        old.send_message(&format!(r#"{{"Hello":{{"protocol":1,"pid":{pid},"version":"0.0"}}}}"#)).await;
+        old.send_message(&format!(r#"{{"Hello":{{"protocol":1,"pid":{pid},"version":"0.0"}}}}"#))
+            .await;
         old.send_message(r#""Offered""#).await;
         assert!(old.receive().await.contains("Hello"));
         assert_eq!(old.receive().await, r#""Prepared""#);
@@ -270,9 +271,10 @@ async fn fault_122_new_process_gets_sigterm_before_the_old_one_has_released() {
     let peer = backend.peer(0).await;
     peer.request().await.unwrap();
     process::signal(old.child.id(), "TERM");
-    let mut refuses =
-        wait_for("the process stops accepting", || std::net::TcpStream::connect(old.web).err().map(Some))
-            .await;
+    let mut refuses = wait_for("the process stops accepting", || {
+        std::net::TcpStream::connect(old.web).err().map(Some)
+    })
+    .await;
     assert!(refuses.take().is_some() && old.child.try_wait().unwrap().is_none());
     peer.send(message::ok("in time")).await;
     assert_eq!(client.response().await.text(), "in time");

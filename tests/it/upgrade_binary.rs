@@ -258,7 +258,10 @@ async fn new_process_listens_on_the_addresses_of_the_new_configuration() {
     assert_eq!(proxy.web(), web);
     let reply = Raw::ask(proxy.listener("comes"), message::get("/", "")).await;
     assert_eq!(reply.text(), "ok");
-    eventually("the old address refuses connections", || std::net::TcpStream::connect(leaves).is_err()).await;
+    eventually("the old address refuses connections", || {
+        std::net::TcpStream::connect(leaves).is_err()
+    })
+    .await;
     drop(backend);
     proxy.wait_for_predecessors().await;
     proxy.finish().await;

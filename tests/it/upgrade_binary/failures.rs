@@ -179,7 +179,9 @@ async fn fault_122_second_upgrade_is_rejected_during_the_first() {
     let why = proxy.fails_to_upgrade().await;
     assert!(why.contains("upgrade rejected") && why.contains("already in progress"), "{why}");
     proxy
-        .wait_for_stderr("the end of the first upgrade", |line| line.contains("was not ready within"))
+        .wait_for_stderr("the end of the first upgrade", |line| {
+            line.contains("was not ready within")
+        })
         .await;
     assert_unharmed(&mut proxy, pid, descriptors).await;
     drop(backend);
@@ -206,7 +208,8 @@ async fn shutdown_cancels_an_upgrade_in_progress() {
     proxy.install(Some(HANGS));
     let pid = proxy.pid();
     process::signal(pid, "USR2");
-    let child = wait_for("the new process starts", || process::children(pid).first().copied()).await;
+    let child =
+        wait_for("the new process starts", || process::children(pid).first().copied()).await;
     process::adopt_orphans();
     proxy.terminate();
     assert_eq!(proxy.exited().await.code(), Some(0), "{}", proxy.stderr_text());
@@ -238,7 +241,11 @@ async fn new_process_serves_if_the_old_one_is_killed() {
     std::fs::write(go, "").unwrap();
     let log = |proxy: &Proxy| proxy.stderr()[from..].join("\n");
     eventually("the new process serves", || log(&proxy).lines().any(is_ready)).await;
-    assert!(log(&proxy).contains("the old process ended before it had sent its sessions"), "{}", log(&proxy));
+    assert!(
+        log(&proxy).contains("the old process ended before it had sent its sessions"),
+        "{}",
+        log(&proxy)
+    );
     let mut client = Raw::connect(web).await;
     let reply = poll(&mut client, &session.sid, "orphan", "").await;
     assert_eq!((reply.status(), reply.header("x-node")), (200, Some(session.node.as_str())));
