@@ -15,7 +15,7 @@ use tempfile::TempDir;
 
 use crate::{
     local::{CERTS, free_address},
-    peer::{self, Family, Peer},
+    peer::{Family, Peer},
     process,
 };
 
