@@ -19,6 +19,7 @@
 pub mod close;
 mod copy;
 pub mod frame;
+mod reason;
 mod registry;
 pub mod splice;
 #[cfg(test)]
@@ -29,8 +30,8 @@ use std::{io, time::Duration};
 use bytes::Bytes;
 
 pub use self::{
-    close::CloseReason,
     copy::Tunnel,
+    reason::CloseReason,
     registry::{AgeLimit, OpenTunnel, SHARDS, TunnelId, TunnelRegistry, TunnelTicket},
 };
 use crate::error::Termination;

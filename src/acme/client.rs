@@ -22,7 +22,7 @@ use rustls_pki_types::CertificateDer;
 use tokio::{net::TcpStream, task::spawn_blocking, time::timeout};
 use tokio_rustls::TlsConnector;
 
-use crate::net::tls;
+use crate::net::tls_client;
 
 /// Time limit of one request, from the connection attempt to the end of the response.
 const TIMEOUT: Duration = Duration::from_secs(30);
@@ -55,7 +55,7 @@ impl Client {
     /// The trusted authorities cannot be loaded.
     pub(super) async fn new(ca: Option<&[CertificateDer<'static>]>) -> Result<Self, rustls::Error> {
         let ca = ca.map(<[_]>::to_vec);
-        let tls = spawn_blocking(move || tls::client_trusting(ca.as_deref())).await;
+        let tls = spawn_blocking(move || tls_client::client_trusting(ca.as_deref())).await;
         let tls = tls.map_err(|error| rustls::Error::General(error.to_string()))??;
         Ok(Self { tls, retry: Arc::default() })
     }
@@ -250,6 +250,7 @@ mod tests {
     use tokio_rustls::TlsAcceptor;
 
     use super::*;
+    use crate::net::tls;
 
     #[test]
     fn retry_after_is_seconds_or_a_date() {

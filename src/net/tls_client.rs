@@ -4,7 +4,7 @@
 //! backend is useless on another, even if both have the same name. A failed handshake has a kind from the closed
 //! vocabulary of errors and a sentence with the remedy.
 
-mod explain;
+pub(super) mod explain;
 mod verify;
 
 use std::{error::Error, fmt, io, net::IpAddr, sync::Arc, time::Duration};
@@ -22,9 +22,11 @@ use rustls_pki_types::{CertificateDer, DnsName, ServerName, UnixTime};
 use tokio::{net::TcpStream, time::timeout};
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
-pub(super) use self::explain::RejectedCertificate;
 use self::verify::BackendVerifier;
-use super::tls::{self, PROVIDER, SEND_LIMIT};
+use super::tls::{
+    self,
+    provider::{PROVIDER, SEND_LIMIT},
+};
 use crate::{config::BackendTls, error::FailureKind};
 
 /// Tickets stored per server: the default of rustls for one name.
@@ -143,6 +145,25 @@ impl Error for HandshakeError {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         self.source.as_ref().map(|source| source as _)
     }
+}
+
+/// Client settings for requests by the proxy itself. Trusts `ca`, or else the authorities of the system
+/// (honours `SSL_CERT_FILE` and `SSL_CERT_DIR`). Reads files.
+///
+/// # Errors
+/// The system has no readable trusted certificate, or `ca` contains an unusable one.
+pub(crate) fn client_trusting(
+    ca: Option<&[CertificateDer<'static>]>,
+) -> Result<Arc<ClientConfig>, rustls::Error> {
+    let roots = match ca {
+        Some(ca) => roots_from(ca)?,
+        None => system_roots()?,
+    };
+    let config = ClientConfig::builder_with_provider(PROVIDER.clone())
+        .with_safe_default_protocol_versions()?
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    Ok(Arc::new(config))
 }
 
 /// Returns a root store with these certificates.

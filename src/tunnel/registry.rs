@@ -24,7 +24,7 @@ use tokio::time::Instant;
 mod lists;
 
 use self::lists::{BackendTunnels, TunnelList, TunnelSlot};
-use super::close::CloseReason;
+use super::reason::CloseReason;
 
 /// Number of shards, by backend serial: tunnels of different backends rarely share a lock.
 pub const SHARDS: usize = 16;

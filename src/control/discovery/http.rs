@@ -23,7 +23,7 @@ use super::{
     error::{HttpListError, SourceError},
     list::{self, ParsedList},
 };
-use crate::{config::HttpSource, net::tls};
+use crate::{config::HttpSource, net::tls_client};
 
 /// Longest answer, in bytes; enough for about ten thousand backends.
 pub(super) const LONGEST: usize = 1 << 20;
@@ -112,7 +112,7 @@ impl HttpList {
         if let Some(config) = &self.tls {
             return Ok(Arc::clone(config));
         }
-        let config = spawn_blocking(|| tls::client_trusting(None)).await;
+        let config = spawn_blocking(|| tls_client::client_trusting(None)).await;
         let config = config.map_err(|error| HttpListError::request(&error))?;
         let config = config.map_err(|error| HttpListError::request(&error))?;
         self.tls = Some(Arc::clone(&config));

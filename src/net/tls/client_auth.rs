@@ -8,7 +8,7 @@ use rustls::{
     server::{WebPkiClientVerifier, danger::ClientCertVerifier},
 };
 
-use super::PROVIDER;
+use super::provider::PROVIDER;
 use crate::{config::ClientAuth, net::tickets::TicketContext};
 
 /// Builds the verifier for these settings. An overdue revocation list stays in use: revoked certificates remain

@@ -2,9 +2,9 @@
 
 use std::{error::Error, fmt, io};
 
-use rustls::{CertificateError, InvalidMessage, OtherError};
+use rustls::InvalidMessage;
 
-use crate::{error::FailureKind, net::tls_client::RejectedCertificate};
+use crate::{error::FailureKind, net::tls_client::explain::certificate_kind};
 
 /// The client requested a server name that is not served; `None` if it sent no name.
 #[derive(Debug)]
@@ -48,7 +48,7 @@ fn of_rustls(error: &rustls::Error) -> FailureKind {
         // Valid record types are five values; other protocols almost never begin with one of them.
         E::InvalidMessage(InvalidMessage::InvalidContentType) => FailureKind::NotTls,
         E::NoCertificatesPresented => FailureKind::CertificateMissing,
-        E::InvalidCertificate(why) => certificate(why),
+        E::InvalidCertificate(why) => certificate_kind(why),
         E::AlertReceived(_) | E::NoApplicationProtocol | E::PeerIncompatible(_) => {
             FailureKind::Alert
         }
@@ -62,27 +62,9 @@ fn of_rustls(error: &rustls::Error) -> FailureKind {
     }
 }
 
-/// Returns the kind of a rejected certificate.
-pub(in crate::net) fn certificate(error: &CertificateError) -> FailureKind {
-    use CertificateError as E;
-    match error {
-        E::Other(OtherError(why)) => match why.downcast_ref::<RejectedCertificate>() {
-            Some(rejected) => rejected.kind(),
-            None => FailureKind::CertificateInvalid,
-        },
-        E::Expired | E::ExpiredContext { .. } | E::NotValidYet | E::NotValidYetContext { .. } => {
-            FailureKind::CertificateExpired
-        }
-        E::NotValidForName | E::NotValidForNameContext { .. } => FailureKind::CertificateName,
-        E::UnknownIssuer => FailureKind::CertificateUntrusted,
-        E::Revoked => FailureKind::CertificateRevoked,
-        _ => FailureKind::CertificateInvalid,
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use rustls::{AlertDescription, Error as TlsError, PeerIncompatible};
+    use rustls::{AlertDescription, CertificateError, Error as TlsError, PeerIncompatible};
 
     use super::*;
 

@@ -141,7 +141,7 @@ mod tests {
     use rustls_pki_types::PrivateKeyDer;
 
     use super::*;
-    use crate::net::tls::{PROVIDER, self_signed};
+    use crate::net::tls::{provider::PROVIDER, self_signed};
 
     const BOTH: [SignatureScheme; 2] =
         [SignatureScheme::ECDSA_NISTP256_SHA256, SignatureScheme::RSA_PSS_SHA256];

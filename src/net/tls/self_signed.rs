@@ -11,7 +11,7 @@ use rcgen::{CertificateParams, ExtendedKeyUsagePurpose, KeyPair};
 use rustls::sign::CertifiedKey;
 use rustls_pki_types::PrivateKeyDer;
 
-use super::PROVIDER;
+use super::provider::PROVIDER;
 use crate::config::Certificate;
 
 /// Validity of a generated certificate; some clients reject more than 397 days.

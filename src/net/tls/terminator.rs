@@ -13,7 +13,9 @@ use tokio::net::TcpStream;
 use tokio_rustls::{LazyConfigAcceptor, server::TlsStream};
 
 use super::{
-    CertificateResolver, PROVIDER, SEND_LIMIT, TicketKeys, client_auth, key_log, kind::UnknownName,
+    CertificateResolver, TicketKeys, client_auth, key_log,
+    kind::UnknownName,
+    provider::{PROVIDER, SEND_LIMIT},
 };
 use crate::{
     config::{self, TlsVersion, UnknownSni},

@@ -1,6 +1,6 @@
 //! Handshakes over loopback.
 
-use std::io;
+use std::{io, sync::Arc};
 
 use rustls::{
     ClientConfig, RootCertStore, SupportedProtocolVersion,
@@ -13,7 +13,7 @@ use tokio::{
 };
 use tokio_rustls::{TlsConnector, client};
 
-use super::*;
+use super::{provider::PROVIDER, *};
 use crate::{
     config::{self, Certificate, SharedKeys},
     error::FailureKind,

@@ -9,7 +9,7 @@ use x509_parser::{
     prelude::FromDer as _, time::ASN1Time,
 };
 
-use crate::{error::FailureKind, net::tls};
+use crate::error::FailureKind;
 
 /// Maximum length of a shown subject or issuer in characters, and maximum number of shown host names.
 const LONGEST_NAME: usize = 200;
@@ -62,7 +62,7 @@ impl RejectedCertificate {
         seen: &CertificateSummary,
         expected: &ExpectedCertificate<'_>,
     ) -> Self {
-        Self { kind: tls::certificate_kind(why), sentence: sentence(why, seen, expected) }
+        Self { kind: certificate_kind(why), sentence: sentence(why, seen, expected) }
     }
 
     /// Returns the kind for logs and metrics.
@@ -78,6 +78,24 @@ impl fmt::Display for RejectedCertificate {
 }
 
 impl StdError for RejectedCertificate {}
+
+/// Returns the kind of a rejected certificate.
+pub(in crate::net) fn certificate_kind(error: &CertificateError) -> FailureKind {
+    use CertificateError as E;
+    match error {
+        E::Other(OtherError(why)) => match why.downcast_ref::<RejectedCertificate>() {
+            Some(rejected) => rejected.kind(),
+            None => FailureKind::CertificateInvalid,
+        },
+        E::Expired | E::ExpiredContext { .. } | E::NotValidYet | E::NotValidYetContext { .. } => {
+            FailureKind::CertificateExpired
+        }
+        E::NotValidForName | E::NotValidForNameContext { .. } => FailureKind::CertificateName,
+        E::UnknownIssuer => FailureKind::CertificateUntrusted,
+        E::Revoked => FailureKind::CertificateRevoked,
+        _ => FailureKind::CertificateInvalid,
+    }
+}
 
 /// Returns an explanation of a failed handshake; `None` if the error text is the best available.
 pub(super) fn explain(error: &io::Error) -> Option<String> {

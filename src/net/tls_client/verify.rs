@@ -18,7 +18,7 @@ use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 use x509_parser::{certificate::X509Certificate, prelude::FromDer as _};
 
 use super::explain::{CertificateSummary, ExpectedCertificate, RejectedCertificate};
-use crate::net::tls::PROVIDER;
+use crate::net::tls::provider::PROVIDER;
 
 /// Verifies backend certificates.
 #[derive(Debug)]
