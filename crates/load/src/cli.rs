@@ -1,7 +1,7 @@
-//! The command line: what is typed, and the exit code.
+//! The command line: arguments and exit codes.
 //!
-//! 0: the run is over and what was asserted holds. 1: it does not. 2: it could not be run; one
-//! sentence on standard error says why.
+//! 0: the run ended and all assertions hold. 1: an assertion failed. 2: the run could not be done; one line
+//! on standard error gives the reason.
 
 mod run;
 
@@ -14,7 +14,7 @@ use crate::{
     scenario::options::{ChaosOptions, DeployOptions, HerdOptions, NodeOptions, Options},
 };
 
-/// What is bad about the input, not about the target.
+/// Exit code of invalid input, an unusable target, or a run that had to stop.
 const BAD_INPUT: u8 = 2;
 
 /// Load-tests Socket.IO, WebSocket and HTTP servers, and the proxies in front of them.
@@ -27,36 +27,39 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Clients arrive, talk, and leave.
+    /// Clients connect, send messages and disconnect.
     Run(run::Args),
-    /// Clients arrive and talk; orders from standard input, a line each, say what happens to their nodes, and
-    /// are answered by a line of JSON: how things stand.
+    /// Run clients under the control of another program.
     ///
-    /// `look` changes nothing; `gone NODE` makes it no fault to lose that node, `back NODE` a fault again;
-    /// `mark TEXT` is for the report. The run ends with its input.
-    Led(run::Args),
-    /// All clients drop at once, and return.
-    Herd(run::CourseArgs<HerdOptions>),
-    /// Nodes are started, and replaced one by one through the proxy's backend list, while clients talk.
-    Deploy(run::CourseArgs<DeployOptions>),
-    /// Nodes are started, and killed, hung or reset on a timetable, while clients talk.
-    Chaos(run::CourseArgs<ChaosOptions>),
-    /// Start Socket.IO nodes and an echo origin to aim at.
+    /// Reads commands from standard input, one per line, and answers each with one line of JSON: connected
+    /// clients, totals, errors and nodes. `status` changes nothing. `down NODE`: from now on, a loss of this
+    /// node is expected and is not an error. `up NODE`: it is an error again. `mark TEXT` adds a mark to the
+    /// report. The run ends at the end of standard input.
+    Controlled(run::Args),
+    /// Disconnect all clients at once, and let them reconnect.
+    Herd(run::ModeArgs<HerdOptions>),
+    /// Start nodes and replace them one by one through the proxy's backend list, while clients send messages.
+    Deploy(run::ModeArgs<DeployOptions>),
+    /// Start nodes, and kill, hang or reset them at given times, while clients send messages.
+    Chaos(run::ModeArgs<ChaosOptions>),
+    /// Start Socket.IO nodes, and an echo server, as targets.
     Node(NodeOptions),
 }
 
-/// Runs what was asked for.
+/// Parses the arguments and runs the subcommand.
 pub(crate) fn main() -> ExitCode {
     let done = match Cli::parse().command {
-        Command::Run(args) => run::run(args.options()),
-        Command::Led(args) => run::run(args.options().map(|typed| Options { led: true, ..typed })),
+        Command::Run(args) => args.options().and_then(run::run),
+        Command::Controlled(args) => {
+            args.options().and_then(|options| run::run(Options { controlled: true, ..options }))
+        }
         Command::Herd(args) => run::run(args.options(|typed| &mut typed.herd)),
         Command::Deploy(args) => run::run(args.options(|typed| &mut typed.deploy)),
         Command::Chaos(args) => run::run(args.options(|typed| &mut typed.chaos)),
         Command::Node(options) => node::serve(&options).map(|()| ExitCode::SUCCESS),
     };
-    done.unwrap_or_else(|fault| {
-        eprintln!("{fault}");
+    done.unwrap_or_else(|error| {
+        eprintln!("{error:#}");
         ExitCode::from(BAD_INPUT)
     })
 }

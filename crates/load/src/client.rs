@@ -1,14 +1,14 @@
-//! One simulated user, from its first connection to its last.
+//! One virtual user, from its first connection to its last.
 //!
-//! Owns what happens on its connections: protocol, pace, heartbeats, reconnection. The course of the
-//! run reaches it as an [`Order`] only; what happens to it leaves through the [`Recorder`].
+//! Owns what happens on its connections: protocol, pace, heartbeats, reconnects. The phases of a run reach it
+//! only as an [`ClientCommand`]; it reports to the [`Recorder`].
 
-mod alarm;
 mod bulk;
 mod connect;
-mod departed;
+mod cookies;
 mod http;
-mod jar;
+mod lazy_timer;
+mod node_states;
 mod pace;
 mod payload;
 mod probe;
@@ -26,77 +26,77 @@ use std::{
 
 use tokio::sync::watch;
 
-pub(crate) use self::{departed::Departed, probe::probe};
 use self::{
-    departed::Departure,
+    node_states::NodeState,
     pace::Grid,
-    user::{Break, End, User},
+    user::{Interruption, SessionEnd, User},
 };
+pub(crate) use self::{node_states::NodeStates, probe::probe};
 use crate::{
     net::Connector,
     scenario::{ClientKind, Scenario},
     stats::{ErrorKind, Failure, Loss, Recorder},
 };
 
-/// What clients of one thread share.
+/// What the clients of one thread share.
 #[derive(Debug)]
 pub(crate) struct Context {
-    /// What they are to do.
+    /// What the clients do.
     pub(crate) scenario: Arc<Scenario>,
-    /// How they connect.
+    /// Opens their connections.
     pub(crate) connector: Arc<Connector>,
-    /// Where they report to.
+    /// Receives their reports.
     pub(crate) recorder: Arc<Recorder>,
-    /// What the course of the run wants of them now.
-    pub(crate) orders: watch::Receiver<Order>,
-    /// Nodes that the run drains, has stopped or has hurt.
-    pub(crate) departed: Arc<Departed>,
-    /// Zero of the clock that payloads carry.
+    /// The current order to all clients.
+    pub(crate) commands: watch::Receiver<ClientCommand>,
+    /// Nodes that the run drains, has stopped, or has killed, hung or reset.
+    pub(crate) node_states: Arc<NodeStates>,
+    /// Zero of the clock in payloads.
     pub(crate) epoch: Instant,
 }
 
-/// What the course of a run wants of its clients.
+/// What a run orders its clients to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Order {
-    /// Carry on.
-    Go,
-    /// Drop the connection, without a goodbye, and come back at a time within `within` from `at`.
-    /// A later wave is a new order.
+pub(crate) enum ClientCommand {
+    /// Go on.
+    Run,
+    /// Drop the connection without a proper close, and reconnect within `within` from `at`. A later wave is a
+    /// new order.
     Drop {
         /// Counts from 1.
         wave: u32,
-        /// When.
+        /// When to drop.
         at: Instant,
-        /// Over how long the returns are spread.
+        /// The reconnects are spread over this time.
         within: Duration,
     },
-    /// Say goodbye and end.
-    Leave,
+    /// Close properly and end.
+    Stop,
 }
 
-/// Lives as client `number` (from 0), which was due to arrive at `due`, until the course says leave or
-/// its messages are sent; where it neither reconnects nor repeats, until its first loss.
-pub(crate) async fn live(context: Arc<Context>, number: u32, due: Instant) {
-    let mut life = Life { started: due, due, failures: 0 };
+/// Runs client `number` (from 0), due to arrive at `due`, until the run orders it to stop or all its messages
+/// are sent. A client that neither reconnects nor repeats ends with its first loss.
+pub(crate) async fn run_client(context: Arc<Context>, number: u32, due: Instant) {
+    let mut lifecycle = Lifecycle { started: due, due, failures: 0 };
     let mut user = User::new(&context, number);
     loop {
-        match user.wait(life.due).await {
-            Some(Break::Leave) => return,
-            Some(Break::Return(at)) => life.due = life.due.max(at),
+        match user.wait(lifecycle.due).await {
+            Some(Interruption::Stop) => return,
+            Some(Interruption::Reconnect(at)) => lifecycle.due = lifecycle.due.max(at),
             None => {
-                let end = session(&context, &mut user, life.due).await;
-                let Some(next) = life.after(end, &context) else { return };
-                if next == Next::Anew {
-                    user = user.anew(&context);
+                let end = session(&context, &mut user, lifecycle.due).await;
+                let Some(next) = lifecycle.after(end, &context) else { return };
+                if next == NextStep::Replace {
+                    user = user.replacement(&context);
                 }
             }
         }
     }
 }
 
-/// One connection of whatever kind, from its first attempt, which was due at `due`, to its end.
-async fn session(context: &Context, user: &mut User, due: Instant) -> End {
-    // The kinds that come by the thousand and idle are small; the others stay out of their futures.
+/// Runs one connection of any kind, from its first attempt, which was due at `due`, to its end.
+async fn session(context: &Context, user: &mut User, due: Instant) -> SessionEnd {
+    // Kinds of which thousands may be idle have small futures; the futures of the other kinds are boxed.
     match context.scenario.client {
         ClientKind::PollingUpgrade | ClientKind::WebSocket | ClientKind::Polling => {
             socket_io::session(context, user, due).await
@@ -108,59 +108,59 @@ async fn session(context: &Context, user: &mut User, due: Instant) -> End {
     }
 }
 
-/// Where a client stands between two connections.
+/// State of a client between two connections.
 #[derive(Debug)]
-struct Life {
-    /// When its session was due.
+struct Lifecycle {
+    /// When the session was due.
     started: Instant,
-    /// When its next connection is.
+    /// When the next connection is due.
     due: Instant,
-    /// Attempts that failed in a row.
+    /// Failed attempts in a row.
     failures: u32,
 }
 
-/// How a client goes on.
+/// What a client does after a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Next {
-    /// It comes back to its session.
-    Return,
-    /// A new client takes its place.
-    Anew,
+enum NextStep {
+    /// Reconnects to the same session.
+    Reconnect,
+    /// Ends; a new client takes its place.
+    Replace,
 }
 
-impl Life {
-    /// Reports an end and plans what follows; `None`: nothing.
-    fn after(&mut self, end: End, context: &Context) -> Option<Next> {
+impl Lifecycle {
+    /// Reports how a connection ended and plans the next one; `None` if there is none.
+    fn after(&mut self, end: SessionEnd, context: &Context) -> Option<NextStep> {
         let recorder = &context.recorder;
         match end {
-            End::Said => {
+            SessionEnd::Completed => {
                 recorder.finished(self.started);
-                return self.anew(Instant::now(), context);
+                return self.replace(Instant::now(), context);
             }
-            End::Ordered { by: Break::Leave, connected } => {
+            SessionEnd::Interrupted { by: Interruption::Stop, connected } => {
                 if connected {
                     recorder.finished(self.started);
                 }
                 return None;
             }
-            End::Ordered { by: Break::Return(at), connected } => {
+            SessionEnd::Interrupted { by: Interruption::Reconnect(at), connected } => {
                 if connected {
-                    let failure = Failure::new(ErrorKind::Disconnect, "dropped as ordered");
-                    recorder.lost(Loss::Ordered, &failure);
+                    let failure = Failure::new(ErrorKind::Disconnect, "dropped by the run");
+                    recorder.lost(Loss::Dropped, &failure);
                 }
                 (self.due, self.failures) = (at, 0);
-                return Some(Next::Return);
+                return Some(NextStep::Reconnect);
             }
-            // A session that was being opened on the node counts as one of its sessions.
-            End::Failed { failure, node } if context.gone(node.as_deref()) => {
+            // A session that was being opened counts as a session of its node.
+            SessionEnd::Failed { failure, node } if context.is_down(node.as_deref()) => {
                 context.lost(failure, node.as_deref());
             }
-            End::Failed { failure, .. } => recorder.failed(&failure),
-            End::Moved { failure } => {
+            SessionEnd::Failed { failure, .. } => recorder.failed(&failure),
+            SessionEnd::Moved { failure } => {
                 recorder.lost(Loss::Moved, &failure);
                 self.failures = 0;
             }
-            End::Lost { failure, node } => {
+            SessionEnd::Lost { failure, node } => {
                 context.lost(failure, node.as_deref());
                 self.failures = 0;
             }
@@ -168,57 +168,58 @@ impl Life {
         let due = Instant::now() + reconnect_delay(self.failures);
         self.failures += 1;
         if !context.scenario.reconnect {
-            return self.anew(due, context);
+            return self.replace(due, context);
         }
         self.due = due;
-        Some(Next::Return)
+        Some(NextStep::Reconnect)
     }
 
-    fn anew(&mut self, due: Instant, context: &Context) -> Option<Next> {
+    fn replace(&mut self, due: Instant, context: &Context) -> Option<NextStep> {
         context.scenario.messages.repeat.then(|| {
             *self = Self { started: due, due, failures: 0 };
-            Next::Anew
+            NextStep::Replace
         })
     }
 }
 
 impl Context {
-    /// The moments at which clients of an even pace speak.
+    /// The send times that clients with an even pace share.
     fn grid(&self) -> Grid {
         Grid::new(self.scenario.clients, self.scenario.messages.pace, self.epoch)
     }
 
-    /// Whether the run itself has stopped or hurt this node.
-    fn gone(&self, node: Option<&str>) -> bool {
-        matches!(self.departure(node), Some(Departure::Stopped | Departure::Hurt))
+    /// Whether the run itself has stopped, killed, hung or reset this node.
+    fn is_down(&self, node: Option<&str>) -> bool {
+        matches!(self.node_state(node), Some(NodeState::Stopped | NodeState::Faulty))
     }
 
-    /// Whether the run has taken this node out of the proxy's list, and has not stopped it yet.
-    fn drains(&self, node: Option<&str>) -> bool {
-        self.departure(node) == Some(Departure::Draining)
+    /// Whether the run has removed this node from the proxy's list but has not stopped it yet.
+    fn is_draining(&self, node: Option<&str>) -> bool {
+        self.node_state(node) == Some(NodeState::Draining)
     }
 
-    fn departure(&self, node: Option<&str>) -> Option<Departure> {
-        node.and_then(|node| self.departed.get(node))
+    fn node_state(&self, node: Option<&str>) -> Option<NodeState> {
+        node.and_then(|node| self.node_states.get(node))
     }
 
-    /// Reports a lost connection. What is left on a node when a deploy stops it was lost by the proxy,
-    /// which had the time of the drain to move it: whatever the client saw of that, it is a disconnect.
+    /// Reports a lost connection. A client that is still on a node when the deploy stops it counts as a
+    /// disconnect, whatever the client saw: the proxy had the whole drain to move it.
     fn lost(&self, failure: Failure, node: Option<&str>) {
-        match (self.departure(node), node) {
-            (Some(Departure::Hurt), _) => self.recorder.lost(Loss::NodeGone, &failure),
-            (Some(Departure::Stopped), Some(node)) => {
-                let detail = format!("{node} was stopped with the client still on it ({failure})");
+        match (self.node_state(node), node) {
+            (Some(NodeState::Faulty), _) => self.recorder.lost(Loss::NodeDown, &failure),
+            (Some(NodeState::Stopped), Some(node)) => {
+                let detail =
+                    format!("{node} was stopped with this client still connected ({failure})");
                 let failure = Failure::new(ErrorKind::Disconnect, detail);
                 self.recorder.lost(Loss::Undrained, &failure);
             }
-            _ => self.recorder.lost(Loss::Unwanted, &failure),
+            _ => self.recorder.lost(Loss::Unexpected, &failure),
         }
     }
 }
 
-/// What `socket.io-client` waits before an attempt after so many that failed: 1 s doubled each time up
-/// to 5 s, more or less by up to half.
+/// Delay of `socket.io-client` before a reconnect: 1 s, doubled after each failed attempt, at most 5 s, with
+/// a jitter of ±50 %.
 fn reconnect_delay(failures: u32) -> Duration {
     let doubled = Duration::from_secs(1) * (1 << failures.min(4));
     doubled.mul_f64(0.5 + fastrand::f64()).min(Duration::from_secs(5))
@@ -229,7 +230,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn returns_are_delayed_like_those_of_the_real_client() {
+    fn reconnect_delays_match_socket_io_client() {
         for (failures, from, to) in
             [(0, 0.5, 1.5), (1, 1.0, 3.0), (2, 2.0, 5.0), (3, 4.0, 5.0), (40, 5.0, 5.0)]
         {

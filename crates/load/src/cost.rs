@@ -1,74 +1,78 @@
-//! What another process spends: CPU time and memory, from `/proc`.
+//! CPU time and memory of other processes, from `/proc`.
 //!
-//! Owns the numbers' meaning; must not know what the process does.
+//! Does not know what these processes do.
 
 use std::{fs, io, time::Duration};
 
+use anyhow::anyhow;
 use serde::{Deserialize, Serialize};
 
-/// Length of the ticks that `/proc/PID/stat` counts in: USER_HZ is 100 on every Linux.
+/// Duration of a tick in `/proc/PID/stat`: USER_HZ is 100 on every Linux.
 const TICK: Duration = Duration::from_millis(10);
 
-/// Reads what some processes have spent.
+/// Measures a set of processes.
 #[derive(Debug, Default)]
 pub(crate) struct Meter {
     processes: Vec<Process>,
-    /// The last that was seen of each process: what an ended one has spent stays spent.
-    last: Vec<Spent>,
+    /// Last values of each process. A process that has ended keeps its CPU time.
+    last: Vec<ProcessUsage>,
 }
 
 /// A measured process.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Process {
-    /// Its number.
+    /// Process id.
     pub(crate) pid: u32,
-    /// Its name, as the kernel tells it: at most 15 bytes.
+    /// Name from the kernel, at most 15 bytes.
     pub(crate) name: String,
-    /// When it was first missed, from the start of the run; `None`: it outlived the run.
+    /// When the process was first found to have ended, from the start of the run; `None`: it outlived the
+    /// run.
     pub(crate) ended: Option<Duration>,
-    /// Ticks from the machine's start to the process's: tells a number that was given anew.
+    /// Start time of the process in ticks since boot: detects a reused process id.
     born: u64,
 }
 
-/// What a process has spent.
+/// Resource usage of a process.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Spent {
-    /// User CPU time of all its threads since it began, in microseconds.
+pub(crate) struct ProcessUsage {
+    /// User CPU time of all threads since the start of the process, in microseconds.
     pub(crate) user_us: u64,
-    /// System CPU time of all its threads since it began, in microseconds.
+    /// System CPU time of all threads since the start of the process, in microseconds.
     pub(crate) system_us: u64,
-    /// Proportional set size now, in bytes: its own memory, and its part of what is shared. 0 once
-    /// it has ended.
+    /// Proportional set size in bytes: private memory, and the share of shared memory. 0 after the process
+    /// has ended.
     pub(crate) pss_bytes: u64,
 }
 
 impl Meter {
-    /// Checks that the processes are there and can be measured.
+    /// Checks that the processes exist and can be measured.
     ///
     /// # Errors
     ///
-    /// A sentence for the user about the first one that cannot.
-    pub(crate) fn new(pids: &[u32]) -> Result<Self, String> {
+    /// The first process that cannot be measured.
+    pub(crate) fn new(pids: &[u32]) -> anyhow::Result<Self> {
         let mut meter = Self::default();
         for &pid in pids {
-            let (process, spent) = measure(pid).map_err(|error| match error.kind() {
-                io::ErrorKind::NotFound => format!("there is no process {pid} to measure"),
-                _ => format!("process {pid} cannot be measured: {error}"),
+            let (process, usage) = measure(pid).map_err(|error| match error.kind() {
+                io::ErrorKind::NotFound => {
+                    anyhow!("no process {pid} to measure; check the process id")
+                }
+                _ => anyhow!("cannot measure process {pid}: {error}"),
             })?;
             meter.processes.push(process);
-            meter.last.push(spent);
+            meter.last.push(usage);
         }
         Ok(meter)
     }
 
-    /// What each process has spent by now; `now` is only kept, for those that have ended.
-    pub(crate) fn read(&mut self, now: Duration) -> Vec<Spent> {
+    /// Returns the usage of each process. `now` is recorded for processes that have ended.
+    pub(crate) fn read(&mut self, now: Duration) -> Vec<ProcessUsage> {
         for (process, last) in self.processes.iter_mut().zip(&mut self.last) {
             if process.ended.is_some() {
                 continue;
             }
             match measure(process.pid) {
-                Ok((seen, spent)) if seen.born == process.born => *last = spent,
+                Ok((seen, usage)) if seen.born == process.born => *last = usage,
                 _ => {
                     process.ended = Some(now);
                     last.pss_bytes = 0;
@@ -84,7 +88,7 @@ impl Meter {
     }
 }
 
-/// User and system CPU time of this process so far; zero where `/proc` does not tell.
+/// Returns the user and system CPU time of this process; zero if `/proc` cannot be read.
 pub(crate) fn own_cpu() -> Duration {
     let stat = fs::read_to_string("/proc/self/stat").unwrap_or_default();
     let ticks = parse_stat(0, &stat).map_or(0, |(_, user, system)| user + system);
@@ -93,28 +97,28 @@ pub(crate) fn own_cpu() -> Duration {
 
 #[cfg(test)]
 impl Process {
-    /// One that lives, for made-up runs.
+    /// A process that does not end, for test data.
     pub(crate) fn new(pid: u32, name: &str) -> Self {
         Self { pid, name: name.to_owned(), ended: None, born: 0 }
     }
 }
 
-fn measure(pid: u32) -> io::Result<(Process, Spent)> {
+fn measure(pid: u32) -> io::Result<(Process, ProcessUsage)> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
     let (process, user, system) = parse_stat(pid, &stat).ok_or(io::ErrorKind::InvalidData)?;
     let rollup = fs::read_to_string(format!("/proc/{pid}/smaps_rollup"))?;
     let pss_bytes = parse_pss(&rollup).ok_or(io::ErrorKind::InvalidData)?;
-    Ok((process, Spent { user_us: micros(user), system_us: micros(system), pss_bytes }))
+    Ok((process, ProcessUsage { user_us: micros(user), system_us: micros(system), pss_bytes }))
 }
 
-/// See proc_pid_stat(5): 14 and 15 are utime and stime, 22 is starttime. The name, in parentheses,
-/// may contain anything.
+/// See proc_pid_stat(5): fields 14 and 15 are utime and stime, 22 is starttime. The name, in parentheses, may
+/// contain any character.
 fn parse_stat(pid: u32, stat: &str) -> Option<(Process, u64, u64)> {
     let (head, fields) = stat.rsplit_once(") ")?;
     let (_, name) = head.split_once('(')?;
     let fields: Vec<_> = fields.split(' ').collect();
     let number = |field: usize| fields.get(field - 3)?.parse::<u64>().ok();
-    // A zombie has spent all that it will, and has no memory left to be asked for.
+    // A zombie uses no more CPU time and has no memory.
     if matches!(fields.first(), Some(&("Z" | "X"))) {
         return None;
     }
@@ -143,7 +147,7 @@ mod tests {
     #[test]
     fn cpu_time_of_a_busy_process_grows() {
         let mut meter = Meter::new(&[process::id()]).unwrap();
-        let busy = |spent: &[Spent]| spent[0].user_us + spent[0].system_us;
+        let busy = |usage: &[ProcessUsage]| usage[0].user_us + usage[0].system_us;
         let start = meter.read(Duration::ZERO);
         assert!(start[0].pss_bytes > 100_000, "{start:?}");
         while busy(&meter.read(Duration::ZERO)) < busy(&start) + 50_000 {
@@ -152,14 +156,14 @@ mod tests {
     }
 
     #[test]
-    fn missing_process_is_told_in_a_sentence() {
-        // Process numbers end at 2^22.
-        let sentence = Meter::new(&[process::id(), 4_194_305]).unwrap_err();
-        assert_eq!(sentence, "there is no process 4194305 to measure");
+    fn missing_process_is_reported() {
+        // Process ids are below 2^22.
+        let sentence = Meter::new(&[process::id(), 4_194_305]).unwrap_err().to_string();
+        assert_eq!(sentence, "no process 4194305 to measure; check the process id");
     }
 
     #[test]
-    fn what_an_ended_process_spent_stays_spent() {
+    fn ended_process_keeps_its_cpu_time() {
         let mut child = Command::new("sleep").arg("60").spawn().unwrap();
         let mut meter = Meter::new(&[child.id()]).unwrap();
         let alive = meter.read(Duration::from_secs(1));
@@ -174,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn names_may_contain_anything() {
+    fn process_names_may_contain_any_character() {
         let fields = "S 1 1 1 0 -1 0 0 0 0 0 7 5 0 0 20 0 1 0 999 0 0";
         let (process, user, system) = parse_stat(9, &format!("9 (a) b (c) {fields}\n")).unwrap();
         assert_eq!((process.name.as_str(), process.born), ("a) b (c", 999));

@@ -1,38 +1,37 @@
-//! `moorline-load`: does a Socket.IO deployment hold this many users, does a deploy lose anyone, and
-//! what does the front door cost?
+//! `moorline-load`: does a Socket.IO deployment hold this number of users, does a deploy lose clients, and
+//! what does the proxy in front cost?
 //!
-//! # The way data flows
+//! # Data flow
 //!
 //! ```text
-//! flags, file → cli → scenario::check → Scenario → drive → client × N → net → the target
+//! flags, file → cli → scenario::check → Scenario → runner → client × N → net → the target
 //!                                                    │        └ stats::Recorder → stats::Collector
 //!                                  node (child processes)          └ report: live view, summary, JSON, HTML
 //! ```
 //!
-//! # Who owns what
+//! # Modules
 //!
-//! | module | owns | must not know |
+//! | module | owns | does not know about |
 //! |---|---|---|
-//! | [`scenario`] | what a run is to do; every fault of a scenario; what the machine can carry | how it is done |
+//! | [`scenario`] | what a run does; validation of scenarios; limits of this machine | how a run is done |
 //! | [`wire`] | Engine.IO and Socket.IO packets, as pure functions | I/O |
 //! | [`net`] | TCP from many source addresses, TLS, HTTP/1.1, WebSocket | Engine.IO, statistics |
-//! | [`client`] | one simulated user, from its first connection to its last | other users, the course of a run |
-//! | [`drive`] | the course of a run: arrivals, the herd, the rolling deploy, chaos, another's orders, the end | protocols |
-//! | [`node`] | Socket.IO nodes and an echo origin to aim at | clients |
-//! | [`stats`] | counts, latencies and errors, gathered by second | who looks at them |
-//! | [`report`] | what people and programs see of them, assertions | how they were gathered |
-//! | [`cost`] | what another process spends: CPU time and memory | what it does |
+//! | [`client`] | one virtual user, from its first connection to its last | other users, the phases of a run |
+//! | [`runner`] | the phases of a run: arrivals, herd, rolling deploy, chaos, commands of another program, the end | protocols |
+//! | [`node`] | Socket.IO nodes and an echo server, as targets | clients |
+//! | [`stats`] | counts, latencies and errors, per second | reports |
+//! | [`report`] | live view, summary, files, assertions | how the figures were collected |
+//! | [`cost`] | CPU time and memory of other processes | what these processes do |
 //!
-//! Nothing of the proxy is used here: its frames, parsers and tunnels are not shared, so that one
-//! bug cannot hide in both.
+//! The harness shares no code with the proxy (frames, parsers, tunnels), so that one bug cannot hide in both.
 
 mod cli;
 mod client;
 mod cost;
-mod drive;
 mod net;
 mod node;
 mod report;
+mod runner;
 mod scenario;
 mod stats;
 mod wire;

@@ -5,11 +5,11 @@
 //! [`Failure`]: crate::stats::Failure
 
 mod connector;
-mod fault;
+mod discard;
+mod failures;
 pub(crate) mod frame;
 mod http;
 mod message;
-mod skim;
 mod stream;
 mod tls;
 mod upgrade;
@@ -21,7 +21,7 @@ mod tests;
 pub(crate) use self::{
     connector::{Connector, Dialer},
     http::{Http, Reply},
-    message::{Closure, Kind, Message},
+    message::{CloseFrame, Kind, Message},
     stream::Stream,
     upgrade::{UpgradeError, accept},
     websocket::WebSocket,

@@ -1,7 +1,7 @@
-//! Socket.IO nodes and an echo origin to aim at.
+//! Socket.IO nodes and an echo server, as targets.
 //!
-//! Owns what they answer, and how a process of them starts and ends. Each tells its name with every
-//! reply, so that misrouting is seen and not inferred. Must not know clients, nor who stands in front.
+//! Owns their replies, and the start and end of their process. Each reply has the name of its node, so that
+//! misrouting is measured and not guessed. Does not know about clients or the proxy in front.
 
 mod argument;
 mod connection;
@@ -18,6 +18,7 @@ use std::{
     time::Duration,
 };
 
+use anyhow::{Context as _, anyhow, ensure};
 use tokio::{
     net::TcpListener,
     runtime,
@@ -32,32 +33,33 @@ use self::{
 };
 use crate::scenario::{capacity, options::NodeOptions};
 
-/// On a line of standard input: reset all connections.
+/// Command on standard input: reset all connections.
 pub(crate) const RESET: &str = "reset";
-/// Longest wait for a node to say goodbye to its clients.
-const GOODBYE: Duration = Duration::from_secs(2);
+/// Maximum time until a node has disconnected its clients.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Starts what is asked for, says on standard output where each listens, and serves until SIGINT or
-/// SIGTERM; a child also until its standard input ends.
+/// Starts the nodes and the echo server, prints their addresses to standard output, and serves until SIGINT
+/// or SIGTERM. A node that was started by a run also ends with its standard input.
 ///
 /// # Errors
 ///
-/// A sentence for the user.
-pub(crate) fn serve(options: &NodeOptions) -> Result<(), String> {
-    if options.nodes == 0 && options.echo.is_none() {
-        return Err("nothing to start; set --nodes to at least 1, or set --echo".into());
-    }
+/// An address is not available, or the backend list cannot be written.
+pub(crate) fn serve(options: &NodeOptions) -> anyhow::Result<()> {
+    ensure!(
+        options.nodes > 0 || options.echo.is_some(),
+        "nothing to start: set --nodes to at least 1, or give --echo"
+    );
     capacity::raise_descriptors();
     let mut bound = Vec::new();
     for index in 0..options.nodes {
         let name = options.name.clone().unwrap_or_else(|| format!("node-{index}"));
-        bound.push((name, bind(at(options.listen, index)?)?));
+        bound.push((name, bind(address_of(options.listen, index)?)?));
     }
     let echo = options.echo.map(bind).transpose()?;
     if let Some(file) = &options.backends_file {
         list::write(file, bound.iter().map(|(_, (_, address))| *address))?;
     }
-    announce(&bound, echo.as_ref()).map_err(|e| format!("standard output: {e}"))?;
+    announce(&bound, echo.as_ref()).context("cannot write to standard output")?;
 
     let stop = CancellationToken::new();
     let connections = Arc::new(Connections::default());
@@ -79,30 +81,31 @@ pub(crate) fn serve(options: &NodeOptions) -> Result<(), String> {
     let ended = wait(options.until_eof, &connections);
     stop.cancel();
     for thread in threads {
-        thread.join().map_err(|_| "a node panicked".to_owned())?;
+        thread.join().map_err(|_| anyhow!("a node panicked"))?;
     }
     ended
 }
 
-/// The address of the node at `index`: the ports from the first one on, or any that is free.
-fn at(first: SocketAddr, index: u16) -> Result<SocketAddr, String> {
+/// Returns the address of the node at `index`: consecutive ports from `first` on, or any free port if its
+/// port is 0.
+fn address_of(first: SocketAddr, index: u16) -> anyhow::Result<SocketAddr> {
     let port = match first.port() {
         0 => 0,
-        port => port.checked_add(index).ok_or_else(|| {
-            format!("there are not so many ports from {first} on: {port} + {index} is too large")
+        port => port.checked_add(index).with_context(|| {
+            format!("too many nodes for {first}: port {port} + {index} is too large; use a lower --listen port")
         })?,
     };
     Ok(SocketAddr::new(first.ip(), port))
 }
 
-fn bind(address: SocketAddr) -> Result<(StdListener, SocketAddr), String> {
+fn bind(address: SocketAddr) -> anyhow::Result<(StdListener, SocketAddr)> {
     let bind = || {
         let listener = StdListener::bind(address)?;
         listener.set_nonblocking(true)?;
         let bound = listener.local_addr()?;
         Ok((listener, bound))
     };
-    bind().map_err(|e: io::Error| format!("{address} cannot be listened on: {e}"))
+    bind().map_err(|error: io::Error| anyhow!("cannot listen on {address}: {error}"))
 }
 
 fn announce(
@@ -119,12 +122,12 @@ fn announce(
     out.flush()
 }
 
-/// Serves in a thread of its own: nodes share no lock, and one that is busy delays no other.
+/// Serves in a separate thread: nodes share no locks, and a busy node does not delay the others.
 fn spawn<F: Future<Output = ()>>(
     name: String,
     listener: StdListener,
     serve: impl FnOnce(TcpListener) -> F + Send + 'static,
-) -> Result<JoinHandle<()>, String> {
+) -> anyhow::Result<JoinHandle<()>> {
     let builder = thread::Builder::new().name(name.clone());
     let run = move || {
         let served = runtime().and_then(|runtime| {
@@ -137,26 +140,27 @@ fn spawn<F: Future<Output = ()>>(
             eprintln!("{name}: {error}");
         }
     };
-    builder.spawn(run).map_err(|e| format!("no thread can be started: {e}"))
+    builder.spawn(run).context("cannot start a thread for a node")
 }
 
 fn runtime() -> io::Result<runtime::Runtime> {
     runtime::Builder::new_current_thread().enable_all().build()
 }
 
-/// Waits for the end, and does what standard input says until then where it is listened to.
-fn wait(until_eof: bool, connections: &Connections) -> Result<(), String> {
-    let waited = runtime().and_then(|runtime| runtime.block_on(until_told(until_eof, connections)));
-    waited.map_err(|e| format!("signals cannot be waited for: {e}"))
+/// Waits for the end. With `until_eof`, also runs the commands on standard input.
+fn wait(until_eof: bool, connections: &Connections) -> anyhow::Result<()> {
+    let waited =
+        runtime().and_then(|runtime| runtime.block_on(run_until_stop(until_eof, connections)));
+    waited.context("cannot handle signals")
 }
 
-async fn until_told(until_eof: bool, connections: &Connections) -> io::Result<()> {
+async fn run_until_stop(until_eof: bool, connections: &Connections) -> io::Result<()> {
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
     let (sender, mut lines) = mpsc::unbounded_channel();
-    // Dropped with the last line of standard input, or never.
+    // Dropped with the last line of standard input. Without `until_eof`, never dropped.
     let _open = if until_eof {
-        // Never joined: it may wait for a line at the end of the process.
+        // The thread is never joined: it may wait for a line until the process ends.
         thread::spawn(move || {
             let lines = io::stdin().lock().lines().map_while(Result::ok);
             lines.map(|line| sender.send(line)).find(Result::is_err)
@@ -171,7 +175,7 @@ async fn until_told(until_eof: bool, connections: &Connections) -> io::Result<()
             _ = terminate.recv() => return Ok(()),
             line = lines.recv() => match line.as_deref() {
                 Some(RESET) => connections.reset(),
-                Some(other) => eprintln!("unknown command {other:?}; the only command is {RESET}"),
+                Some(other) => eprintln!("unknown command {other:?}: the only command is {RESET}"),
                 None => return Ok(()),
             },
         }
@@ -183,18 +187,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn nodes_take_the_ports_after_the_first() {
+    fn nodes_use_consecutive_ports() {
         let first = "127.0.0.1:65534".parse().unwrap();
-        assert_eq!(at(first, 1), Ok("127.0.0.1:65535".parse().unwrap()));
-        assert!(at(first, 2).unwrap_err().contains("too large"));
+        assert_eq!(address_of(first, 1).unwrap(), "127.0.0.1:65535".parse().unwrap());
+        assert!(address_of(first, 2).unwrap_err().to_string().contains("too large"));
         let any = "127.0.0.1:0".parse().unwrap();
-        assert_eq!(at(any, 2), Ok(any));
+        assert_eq!(address_of(any, 2).unwrap(), any);
     }
 
     #[test]
-    fn a_taken_address_is_told() {
+    fn used_address_is_reported() {
         let (_held, address) = bind("127.0.0.1:0".parse().unwrap()).unwrap();
-        let fault = bind(address).unwrap_err();
-        assert!(fault.starts_with(&format!("{address} cannot be listened on: ")), "{fault}");
+        let fault = bind(address).unwrap_err().to_string();
+        assert!(fault.starts_with(&format!("cannot listen on {address}: ")), "{fault}");
     }
 }

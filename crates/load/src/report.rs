@@ -1,6 +1,6 @@
-//! What people and programs see of a run: live view, summary, JSON, HTML, assertions.
+//! The results of a run: live view, summary, JSON, HTML, assertions.
 //!
-//! Owns their words and looks; must not know how figures are gathered. A run goes
+//! Owns texts and layout. Does not know how figures are collected. Use:
 //!
 //! ```text
 //! Live::start(&scenario, collector) … live.stop(); Outcome::new(&scenario, &collector.record())
@@ -10,17 +10,19 @@
 mod assertions;
 mod axis;
 mod chart;
-mod expense;
 mod figures;
 mod html;
 mod json;
 mod live;
-mod plan;
+mod phase_cost;
 mod plots;
+mod scenario_summary;
 mod summary;
 mod words;
 
 use std::{fs, path::Path};
+
+use anyhow::Context as _;
 
 use self::json::Document;
 pub(crate) use self::live::Live;
@@ -29,58 +31,56 @@ use crate::{
     stats::Record,
 };
 
-/// How a run ended.
+/// Result of a run.
 #[derive(Clone, Debug)]
 pub(crate) struct Outcome {
     document: Document,
 }
 
 impl Outcome {
-    /// Judges a run by its scenario's limits.
+    /// Checks the limits of the scenario.
     pub(crate) fn new(scenario: &Scenario, record: &Record) -> Self {
         let verdict = assertions::judge(&scenario.limits, scenario.expects_answers(), record);
         Self { document: Document::new(scenario, record, verdict) }
     }
 
-    /// Whether no limit was broken: also where none was set.
+    /// Whether no limit was exceeded; true if no limit is set.
     pub(crate) fn passed(&self) -> bool {
         self.document.verdict.passed != Some(false)
     }
 
-    /// Limits that did not hold, a sentence each: "p99 of messages was 81 ms, more than the 50 ms
-    /// allowed".
+    /// Returns one sentence per failed check: "p99 of messages was 81 ms, more than the 50 ms allowed".
     pub(crate) fn failures(&self) -> Vec<&str> {
         self.document.verdict.failures()
     }
 
-    /// For the end of a terminal session: several lines, the last one ended.
+    /// Returns the summary for a terminal: several lines with a final newline.
     pub(crate) fn summary(&self) -> String {
         summary::summarize(&self.document)
     }
 
-    /// Writes the files that were asked for.
+    /// Writes the requested files.
     ///
     /// # Errors
     ///
-    /// A sentence for the user about the first file that could not be written.
-    pub(crate) fn write(&self, outputs: &Outputs) -> Result<(), String> {
+    /// The first file that cannot be written.
+    pub(crate) fn write(&self, outputs: &Outputs) -> anyhow::Result<()> {
         if let Some(path) = &outputs.json {
-            let mut json = serde_json::to_string(&self.document)
-                .map_err(|error| format!("the figures cannot be written as JSON: {error}"))?;
+            let mut json =
+                serde_json::to_string(&self.document).context("cannot encode the JSON file")?;
             json.push('\n');
             write(path, &json)?;
         }
         if let Some(path) = &outputs.html {
-            let page = html::page(&self.document)
-                .map_err(|error| format!("the figures cannot be written as HTML: {error}"))?;
+            let page = html::page(&self.document).context("cannot create the HTML page")?;
             write(path, &page)?;
         }
         Ok(())
     }
 }
 
-fn write(path: &Path, text: &str) -> Result<(), String> {
-    fs::write(path, text).map_err(|error| format!("{} cannot be written: {error}", path.display()))
+fn write(path: &Path, text: &str) -> anyhow::Result<()> {
+    fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
 }
 
 #[cfg(test)]

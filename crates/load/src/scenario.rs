@@ -1,14 +1,14 @@
-//! What a run is to do: the meaning of flags and files, free of how they were typed.
+//! What a run does: the validated meaning of flags and scenario files.
 //!
-//! Owns the closed sets that the rest of the harness matches on; where people type their values, the
-//! docs of those are the help text. A scenario is checked: it can be run.
+//! Owns the enums that the rest of the harness matches on. The doc comments of the enums that users type are
+//! help texts.
 
 pub(crate) mod capacity;
+mod chaos_event;
 mod check;
 pub(crate) mod file;
 pub(crate) mod options;
 mod target;
-mod timetable;
 mod values;
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
@@ -17,86 +17,86 @@ use clap::ValueEnum;
 use http::{HeaderName, HeaderValue};
 use serde::Deserialize;
 
-/// A checked scenario.
+/// A validated scenario.
 #[derive(Clone, Debug)]
 pub(crate) struct Scenario {
     /// Where clients connect.
     pub(crate) target: Target,
-    /// How they trust a TLS target.
+    /// How clients verify the certificate of a TLS target.
     pub(crate) tls: Tls,
-    /// What kind of client they are.
+    /// Kind of client.
     pub(crate) client: ClientKind,
-    /// Engine.IO protocol, for the kinds that speak it.
+    /// Engine.IO protocol of Socket.IO clients.
     pub(crate) protocol: Protocol,
-    /// Whether each client keeps the cookies that it is given.
+    /// Whether each client stores the cookies that the server sets.
     pub(crate) cookies: bool,
     /// Sent with every request and upgrade.
     pub(crate) headers: Vec<(HeaderName, HeaderValue)>,
-    /// How many clients.
+    /// Number of clients.
     pub(crate) clients: u32,
-    /// When each of them arrives.
+    /// When the clients arrive.
     pub(crate) arrival: Arrival,
-    /// From the last arrival to the end of the run.
+    /// Time from the last arrival to the end of the run.
     pub(crate) hold: Duration,
-    /// What each of them says.
+    /// What each client sends.
     pub(crate) messages: Messages,
-    /// How often one of the clients speaks to all of them; `None`: never.
+    /// Interval at which one client broadcasts to all; `None`: no broadcasts.
     pub(crate) broadcast_every: Option<Duration>,
-    /// Whether lost clients come back as a real client does (1–5 s, jitter 0.5).
+    /// Whether clients reconnect after a loss as real clients do (1–5 s, jitter 0.5).
     pub(crate) reconnect: bool,
-    /// Deadline of a connection attempt, of an answer and of a silent server's heartbeat grace.
+    /// Deadline of a connection attempt and of an answer, and the extra time that a heartbeat may take.
     pub(crate) timeout: Duration,
-    /// How many loopback addresses clients connect from; 1 leaves the choice to the kernel.
+    /// Number of loopback addresses that clients connect from; 1: the kernel chooses the address.
     pub(crate) sources: u32,
-    /// How many threads drive the clients.
+    /// Number of threads that run clients.
     pub(crate) threads: usize,
-    /// What happens meanwhile.
-    pub(crate) course: Course,
-    /// Processes whose CPU time and memory are reported: the front door's.
+    /// What happens while the clients are connected.
+    pub(crate) mode: Mode,
+    /// Processes whose CPU time and memory are reported, usually the proxy.
     pub(crate) cost_of: Vec<u32>,
-    /// What must hold at the end.
+    /// The assertions at the end.
     pub(crate) limits: Limits,
-    /// What is written at the end, and whether the live view is drawn.
+    /// Files that are written, and whether the live view is shown.
     pub(crate) outputs: Outputs,
 }
 
 /// Where clients connect.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Target {
-    /// As typed.
+    /// As given.
     pub(crate) url: String,
     /// `https` or `wss`.
     pub(crate) tls: bool,
-    /// Name or address, without brackets.
+    /// Host name or address, without brackets.
     pub(crate) host: String,
-    /// Explicit or the scheme's own.
+    /// Given or default port.
     pub(crate) port: u16,
-    /// `Host` field: with the port where it is not the scheme's own.
+    /// `Host` field: with the port unless it is the default of the scheme.
     pub(crate) authority: String,
-    /// Absolute path, `/socket.io/` where a Socket.IO target named none.
+    /// Absolute path; `/socket.io/` by default for Socket.IO.
     pub(crate) path: String,
-    /// Query without `?`; empty where there is none.
+    /// Query without `?`; may be empty.
     pub(crate) query: String,
-    /// What the host resolved to when the run was checked; at least one.
+    /// Addresses of the host, resolved once at the start; at least one.
     pub(crate) addresses: Vec<SocketAddr>,
 }
 
-/// How a TLS target is trusted.
+/// How clients verify the certificate of a TLS target.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Tls {
-    /// Any certificate will do.
+    /// Accept any certificate.
     pub(crate) insecure: bool,
-    /// PEM file of authorities; the system's where there is none.
+    /// PEM file of certificate authorities; `None`: those of the system.
     pub(crate) ca: Option<PathBuf>,
-    /// Whether sessions are resumed; off makes every handshake a full one.
+    /// Whether TLS sessions are resumed. Without this, each handshake is a full one.
     pub(crate) resume: bool,
 }
 
-/// What kind of client.
+/// Kind of client.
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq, ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum ClientKind {
-    /// Socket.IO as real clients do: handshake by polling, then WebSocket
+    /// Socket.IO as real clients do: handshake by polling, then an upgrade to WebSocket
     PollingUpgrade,
     /// Socket.IO over WebSocket only
     #[value(name = "websocket")]
@@ -104,13 +104,13 @@ pub(crate) enum ClientKind {
     WebSocket,
     /// Socket.IO over polling only
     Polling,
-    /// Plain WebSocket to a server that echoes
+    /// Plain WebSocket to an echo server
     Ws,
-    /// Plain WebSocket that downloads as fast as it can, from `node --echo`
+    /// Plain WebSocket that downloads as fast as possible, from `node --echo`
     Bulk,
     /// HTTP/1.1 requests over a kept-alive connection
     Http,
-    /// A connection and its TLS handshake, nothing more
+    /// A connection and its TLS handshake only
     Connect,
 }
 
@@ -126,43 +126,43 @@ pub(crate) enum Protocol {
 /// When clients arrive.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Arrival {
-    /// So many a second, evenly but for the few that arrive together.
+    /// A number per second, evenly except for the few that arrive together.
     Rate(f64),
-    /// Over this time, in the same way.
+    /// All within this time, evenly except for the few that arrive together.
     Ramp(Duration),
 }
 
-/// What each client says.
+/// What each client sends.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Messages {
-    /// When it speaks.
+    /// When the client sends.
     pub(crate) pace: Pace,
-    /// How many messages until it leaves; `None`: until the run ends.
+    /// Number of messages after which the client ends; `None`: at the end of the run.
     pub(crate) count: Option<u64>,
-    /// Whether a new client takes the place of one that left.
+    /// Whether a new client replaces a client that has ended.
     pub(crate) repeat: bool,
-    /// Bytes of a payload, without its packaging.
+    /// Bytes of a payload, without its encoding.
     pub(crate) size: usize,
-    /// What the payload is.
+    /// Type of the payload.
     pub(crate) payload: Payload,
-    /// Socket.IO event.
+    /// Name of the Socket.IO event.
     pub(crate) event: String,
-    /// What answers it.
+    /// What the server answers.
     pub(crate) answer: Answer,
 }
 
-/// When a client speaks.
+/// When a client sends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Pace {
-    /// Not at all.
+    /// Never.
     Silent,
-    /// Every so often whatever the answers do: latency counts from the intended time.
+    /// At this interval, whatever the answers do: latency counts from the intended time.
     Every(Duration),
-    /// So long after each answer; zero is as fast as the target can.
+    /// This long after each answer; zero: as fast as the target answers.
     Think(Duration),
 }
 
-/// What a payload is.
+/// Type of a payload.
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq, ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Payload {
@@ -174,73 +174,73 @@ pub(crate) enum Payload {
     Binary,
 }
 
-/// What answers a Socket.IO message.
+/// What the server answers to a Socket.IO message.
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq, ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Answer {
-    /// Its acknowledgement, with the payload as its first argument
+    /// An acknowledgement, with the payload as its first argument
     Ack,
     /// The same event with the payload
     Echo,
-    /// Nothing
+    /// No answer
     #[value(name = "none")]
     #[serde(rename = "none")]
     Nothing,
 }
 
-/// What happens while clients talk.
+/// What happens while the clients are connected.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) enum Course {
+pub(crate) enum Mode {
     /// Nothing.
     Steady,
-    /// Another program says it, through standard input, and ends the run with that.
-    Led,
-    /// All clients drop at once and return.
+    /// Another program sends commands on standard input; the end of the input ends the run.
+    Controlled,
+    /// All clients disconnect at once and reconnect.
     Herd(Herd),
     /// Nodes are replaced one by one.
     Deploy(Deploy),
-    /// Nodes are hurt on a timetable.
+    /// Nodes are killed, hung or reset at given times.
     Chaos(Chaos),
 }
 
-/// All clients drop at once and return.
+/// All clients disconnect at once and reconnect.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Herd {
-    /// From the last arrival to the first drop.
+    /// Time from the last arrival to the first disconnect.
     pub(crate) after: Duration,
-    /// How many times.
+    /// Number of disconnects.
     pub(crate) times: u32,
-    /// From one drop to the next.
+    /// Time from one disconnect to the next.
     pub(crate) every: Duration,
-    /// The returns are spread evenly over this time; zero is all at once.
+    /// The reconnects are spread evenly over this time; zero: all at once.
     pub(crate) within: Duration,
 }
 
-/// Nodes that the harness starts and whose addresses it writes to the proxy's list.
+/// Nodes that the run starts, with the backend list of the proxy.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Fleet {
-    /// How many nodes.
+    /// Number of nodes.
     pub(crate) nodes: u16,
-    /// The proxy's backend list: an address a line.
+    /// The proxy's backend list: one address per line.
     pub(crate) backends_file: PathBuf,
 }
 
-/// A rolling deploy: one node after the other is replaced.
+/// A rolling deploy: nodes are replaced one after the other.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Deploy {
     /// The nodes.
     pub(crate) fleet: Fleet,
-    /// From the last arrival to the first replacement.
+    /// Time from the last arrival to the first replacement.
     pub(crate) after: Duration,
-    /// From the removal of a node from the list to its end.
+    /// Time from the removal of a node from the list to its stop.
     pub(crate) drain: Duration,
-    /// From the end of a node to the next replacement.
+    /// Time from the stop of a node to the next replacement.
     pub(crate) pause: Duration,
-    /// Admin socket of the Moorline in front; `None`: the usual ones are tried.
+    /// Admin socket of the Moorline in front; `None`: try the default sockets.
     pub(crate) socket: Option<PathBuf>,
 }
 
-/// Nodes are hurt on a timetable.
+/// Nodes are killed, hung or reset at given times.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Chaos {
     /// The nodes.
@@ -249,52 +249,52 @@ pub(crate) struct Chaos {
     pub(crate) events: Vec<ChaosEvent>,
 }
 
-/// One line of the timetable.
+/// One event of a chaos run.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct ChaosEvent {
-    /// From the last arrival.
+    /// Time after the last arrival.
     pub(crate) at: Duration,
-    /// Which node, counted from 0.
+    /// Index of the node, from 0.
     pub(crate) node: u16,
-    /// What happens to it.
-    pub(crate) harm: Harm,
+    /// What is done to the node.
+    pub(crate) fault: NodeFault,
 }
 
-/// What happens to a node.
+/// What is done to a node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Harm {
-    /// Its process is killed, and started again on the same address after this time.
+pub(crate) enum NodeFault {
+    /// The process is killed, and started again on the same address after `back_after`.
     Kill {
-        /// `None`: it stays dead.
+        /// `None`: it is not started again.
         back_after: Option<Duration>,
     },
-    /// Its process stands still for this time: connections open, no answers.
+    /// The process is stopped (SIGSTOP) for this time: connections stay open, without answers.
     Hang(Duration),
-    /// All its connections are reset; it goes on.
+    /// All connections are reset; the node continues.
     Reset,
 }
 
-/// What must hold at the end; `None`: not asked.
+/// Assertions at the end of a run; `None`: not checked.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Limits {
-    /// Largest 99th percentile of message latency.
+    /// Maximum 99th percentile of the message latency.
     pub(crate) max_p99: Option<Duration>,
-    /// Most errors of all kinds.
+    /// Maximum errors of all kinds.
     pub(crate) max_errors: Option<u64>,
-    /// Most `{"code":1}` replies.
+    /// Maximum `{"code":1}` replies.
     pub(crate) max_code1: Option<u64>,
-    /// Most disconnects, without those of nodes that the run itself has killed, hung or reset.
+    /// Maximum disconnects, without those of nodes that the run itself has killed, hung or reset.
     pub(crate) max_disconnects: Option<u64>,
-    /// Most answers from a node that is not the session's.
+    /// Maximum answers from a node that does not own the session.
     pub(crate) max_misrouted: Option<u64>,
 }
 
-/// What is shown and written.
+/// Live view and files.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Outputs {
-    /// Raw figures.
+    /// JSON file.
     pub(crate) json: Option<PathBuf>,
-    /// The report page.
+    /// HTML file.
     pub(crate) html: Option<PathBuf>,
     /// Neither live view nor summary.
     pub(crate) quiet: bool,

@@ -1,8 +1,8 @@
-//! Counts, latencies and errors of a run, gathered by second.
+//! Counts, latencies and errors of a run, per second.
 //!
-//! Owns one [`Recorder`] for each thread that drives clients, and the [`Collector`] that empties them
-//! once a second. Latency is what the caller says it is: from the intended time of a send, so that a
-//! stalled target cannot hide its stall (coordinated omission). Must not know who looks at them.
+//! Owns one [`Recorder`] per thread of clients, and the [`Collector`] that collects from them once a second.
+//! Latency counts from the intended time of a message, so that a target that stalls cannot hide it
+//! (coordinated omission). Does not know about reports.
 
 mod collector;
 mod failure;
@@ -13,7 +13,7 @@ mod tally;
 pub(crate) use self::{
     collector::Collector,
     failure::{ErrorKind, Failure},
-    recorder::{Loss, Recorder, Seat},
+    recorder::{ConnectedGuard, Loss, Recorder},
     series::{Checkpoint, Moment, NodeTotal, Quantiles, Record, Second},
     tally::{Counters, ErrorCounts},
 };

@@ -1,6 +1,6 @@
 //! Engine.IO and Socket.IO packets, as pure functions over bytes.
 //!
-//! Must not know I/O, time, or what is said in packets.
+//! Does not know about I/O, time, or the content of events.
 
 use std::fmt;
 
@@ -9,7 +9,7 @@ pub(crate) mod socket_io;
 #[cfg(test)]
 mod tests;
 
-/// Bytes that are no Engine.IO or Socket.IO: one clause that says what is wrong with them.
+/// Bytes that are not valid Engine.IO or Socket.IO. The text names the invalid part.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Malformed(pub(crate) &'static str);
 

@@ -1,4 +1,4 @@
-//! `run`, `led`, `herd`, `deploy` and `chaos`: one run, from what was typed to its report.
+//! `run`, `controlled`, `herd`, `deploy` and `chaos`: one run, from its arguments to its report.
 
 use std::{
     fs::{self, OpenOptions},
@@ -7,28 +7,30 @@ use std::{
     sync::Arc,
 };
 
+use anyhow::Context as _;
+
 use crate::{
     cost::Meter,
-    drive::{self, Ending},
     report::{Live, Outcome},
+    runner::{self, RunEnd},
     scenario::{Outputs, Scenario, file, options::Options},
     stats::Collector,
 };
 
-/// Arguments of `run` and `led`.
+/// Arguments of `run` and `controlled`.
 #[derive(clap::Args, Debug)]
 pub(super) struct Args {
-    /// Take what is not given here from this TOML file, whose keys are the flags' names; its tables
-    /// `[herd]`, `[deploy]` or `[chaos]` make it a run of that kind
+    /// Read a TOML scenario file. Its keys are the names of the flags; a flag overrides its key. A table
+    /// [herd], [deploy] or [chaos] selects that kind of run
     #[arg(long, value_name = "FILE")]
     file: Option<PathBuf>,
     #[command(flatten)]
     options: Options,
 }
 
-/// Arguments of a run with a course of its own.
+/// Arguments of `herd`, `deploy` and `chaos`.
 #[derive(clap::Args, Debug)]
-pub(super) struct CourseArgs<C: clap::Args> {
+pub(super) struct ModeArgs<C: clap::Args> {
     #[command(flatten)]
     course: C,
     #[command(flatten)]
@@ -36,8 +38,8 @@ pub(super) struct CourseArgs<C: clap::Args> {
 }
 
 impl Args {
-    /// What the flags say, and what the file says where they are silent.
-    pub(super) fn options(self) -> Result<Options, String> {
+    /// Returns the flags, and the keys of the file for flags that are not given.
+    pub(super) fn options(self) -> anyhow::Result<Options> {
         match self.file {
             Some(path) => file::read(&path).map(|file| self.options.over(file)),
             None => Ok(self.options),
@@ -45,52 +47,49 @@ impl Args {
     }
 }
 
-impl<C: clap::Args> CourseArgs<C> {
-    /// The flags, with the course at its place in them.
-    pub(super) fn options(
-        self,
-        place: impl FnOnce(&mut Options) -> &mut Option<C>,
-    ) -> Result<Options, String> {
+impl<C: clap::Args> ModeArgs<C> {
+    /// Returns the options, with those of the mode in the field that `place` selects.
+    pub(super) fn options(self, place: impl FnOnce(&mut Options) -> &mut Option<C>) -> Options {
         let mut options = self.options;
         *place(&mut options) = Some(self.course);
-        Ok(options)
+        options
     }
 }
 
 /// Runs a scenario and reports it.
-pub(super) fn run(options: Result<Options, String>) -> Result<ExitCode, String> {
-    let scenario = Arc::new(Scenario::check(options?)?);
+pub(super) fn run(options: Options) -> anyhow::Result<ExitCode> {
+    let scenario = Arc::new(Scenario::check(options)?);
     writable(&scenario.outputs)?;
     let collector = Arc::new(Collector::new(Meter::new(&scenario.cost_of)?));
     let live = Live::start(&scenario, Arc::clone(&collector));
-    let ending = drive::run(&scenario, &collector);
+    let ending = runner::run(&scenario, &collector);
     live.stop();
     let ending = ending?;
     let outcome = Outcome::new(&scenario, &collector.record());
     let written = outcome.write(&scenario.outputs);
     if scenario.outputs.quiet {
-        // The summary says so too; who asked for none still needs the reason of the exit code.
+        // Without a summary, this is the only place that gives the reason for the exit code.
         outcome.failures().iter().for_each(|failure| eprintln!("{failure}"));
     } else {
         print!("{}", outcome.summary());
     }
-    // After the summary: a file that cannot be written must not take the figures with it.
+    // After the summary, so that the figures are shown even if a file cannot be written.
     written?;
     match ending {
-        Ending::Broken(sentence) => Err(sentence),
-        Ending::Complete | Ending::Interrupted if outcome.passed() => Ok(ExitCode::SUCCESS),
-        Ending::Complete | Ending::Interrupted => Ok(ExitCode::FAILURE),
+        RunEnd::Aborted(error) => Err(error),
+        RunEnd::Complete | RunEnd::Interrupted if outcome.passed() => Ok(ExitCode::SUCCESS),
+        RunEnd::Complete | RunEnd::Interrupted => Ok(ExitCode::FAILURE),
     }
 }
 
-/// What cannot be written is to be known before a run, not after it. Nothing is left of the attempt.
-fn writable(outputs: &Outputs) -> Result<(), String> {
+/// Checks that the reports can be written, before the run and not after it. Leaves no new file behind.
+fn writable(outputs: &Outputs) -> anyhow::Result<()> {
     for path in [&outputs.json, &outputs.html].into_iter().flatten() {
         let was_there = path.exists();
         let opened = OpenOptions::new().create(true).append(true).open(path);
-        opened.map_err(|e| format!("{} cannot be written: {e}", path.display()))?;
+        opened.with_context(|| format!("cannot write {}", path.display()))?;
         if !was_there {
-            // One that stays is written over at the end.
+            // If this fails, the empty file is overwritten at the end of the run.
             let _ = fs::remove_file(path);
         }
     }

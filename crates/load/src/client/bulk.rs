@@ -8,70 +8,70 @@ use std::{
 };
 
 use super::{
-    Break, Context, End, User,
-    alarm::Alarm,
-    ws::{goodbye, open},
+    Context, Interruption, SessionEnd, User,
+    lazy_timer::LazyTimer,
+    ws::{close, open},
 };
 use crate::{
-    net::{Closure, WebSocket},
+    net::{CloseFrame, WebSocket},
     scenario::Target,
     stats::{ErrorKind, Failure},
 };
 
-/// "Normal closure": the download is whole.
+/// "Normal closure": the download is complete.
 const WHOLE: u16 = 1000;
 
-/// One download, until the server closes it or an order ends it.
-pub(crate) async fn session(context: &Context, user: &mut User, due: Instant) -> End {
+/// Runs one download, until the server closes it or an order ends it.
+pub(crate) async fn session(context: &Context, user: &mut User, due: Instant) -> SessionEnd {
     let path = path_and_query(&context.scenario.target);
     let (mut socket, node) = match Box::pin(open(context, user, &path)).await {
         Ok(opened) => opened,
         Err(end) => return end,
     };
-    let seat = context.recorder.connected(node.as_deref(), due);
-    let mut orders = pin!(user.orders.next());
+    let connected_guard = context.recorder.connected(node.as_deref(), due);
+    let mut commands = pin!(user.commands.next());
     let ended = tokio::select! {
         ended = download(context, &mut socket) => Ok(ended),
-        by = &mut orders => Err(by),
+        by = &mut commands => Err(by),
     };
-    drop(seat);
+    drop(connected_guard);
     match ended {
-        Ok(Ok(closure)) if closure.code == Some(WHOLE) => End::Said,
-        Ok(Ok(closure)) => End::Lost { failure: closure.into(), node },
-        Ok(Err(failure)) => End::Lost { failure, node },
+        Ok(Ok(close_frame)) if close_frame.code == Some(WHOLE) => SessionEnd::Completed,
+        Ok(Ok(close_frame)) => SessionEnd::Lost { failure: close_frame.into(), node },
+        Ok(Err(failure)) => SessionEnd::Lost { failure, node },
         Err(by) => {
-            if by == Break::Leave {
-                goodbye(context, socket).await;
+            if by == Interruption::Stop {
+                close(context, socket).await;
             }
-            End::Ordered { by, connected: true }
+            SessionEnd::Interrupted { by, connected: true }
         }
     }
 }
 
-/// Counts what comes, until the server says goodbye.
-async fn download(context: &Context, socket: &mut WebSocket) -> Result<Closure, Failure> {
-    let patience = context.scenario.timeout;
-    let mut alarm = Alarm::new();
+/// Counts the received bytes until the server sends a Close.
+async fn download(context: &Context, socket: &mut WebSocket) -> Result<CloseFrame, Failure> {
+    let limit = context.scenario.timeout;
+    let mut timer = LazyTimer::new();
     loop {
-        let overdue = Instant::now() + patience;
-        let mut payload = pin!(socket.skim());
-        let skimmed = poll_fn(|cx| match payload.as_mut().poll(cx) {
-            Poll::Ready(skimmed) => Poll::Ready(Some(skimmed)),
-            Poll::Pending => alarm.poll_until(cx, Some(overdue)).map(|()| None),
+        let overdue = Instant::now() + limit;
+        let mut payload = pin!(socket.discard_payload());
+        let discarded = poll_fn(|cx| match payload.as_mut().poll(cx) {
+            Poll::Ready(discarded) => Poll::Ready(Some(discarded)),
+            Poll::Pending => timer.poll_until(cx, Some(overdue)).map(|()| None),
         });
-        match skimmed.await {
+        match discarded.await {
             Some(Ok(Ok(bytes))) => context.recorder.received(bytes),
-            Some(Ok(Err(closure))) => return Ok(closure),
+            Some(Ok(Err(close_frame))) => return Ok(close_frame),
             Some(Err(failure)) => return Err(failure),
             None => {
-                let detail = format!("nothing came for {patience:?}");
+                let detail = format!("nothing received for {limit:?}");
                 return Err(Failure::new(ErrorKind::Timeout, detail));
             }
         }
     }
 }
 
-/// Where the harness's echo origin pushes.
+/// Path of the downloads of the harness's echo server.
 fn path_and_query(target: &Target) -> String {
     if target.path.ends_with("/bulk") {
         return target.path_and_query();

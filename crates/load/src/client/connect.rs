@@ -1,4 +1,4 @@
-//! A connection and its TLS handshake; no request.
+//! A connection and its TLS handshake, without a request.
 
 use std::{pin::pin, time::Instant};
 
@@ -7,58 +7,63 @@ use tokio::{
     time::timeout,
 };
 
-use super::{Context, End, User, http::wait, pace::Talk};
-use crate::{net::Stream, scenario::Pace, stats::Seat};
+use super::{Context, SessionEnd, User, http::wait, pace::MessageTracker};
+use crate::{net::Stream, scenario::Pace, stats::ConnectedGuard};
 
-/// Connects once, or, where it has a pace, for each message that is due; says goodbye at once.
-pub(crate) async fn session(context: &Context, user: &mut User, due: Instant) -> End {
+/// Connects once or, with a pace, for each message that is due. Closes each connection at once.
+pub(crate) async fn session(context: &Context, user: &mut User, due: Instant) -> SessionEnd {
     let messages = &context.scenario.messages;
     if messages.pace == Pace::Silent {
         return match open(context, user, due).await {
-            Ok((stream, seat)) => {
-                goodbye(context, stream, seat).await;
-                End::Said
+            Ok((stream, connected_guard)) => {
+                goodbye(context, stream, connected_guard).await;
+                SessionEnd::Completed
             }
             Err(end) => end,
         };
     }
-    let mut talk = Talk::new(messages, user.said, user.number, context.grid(), Instant::now());
+    let mut tracker =
+        MessageTracker::new(messages, user.settled, user.number, context.grid(), Instant::now());
     let end = loop {
-        if talk.done() {
-            break End::Said;
+        if tracker.is_done() {
+            break SessionEnd::Completed;
         }
-        if let Some(by) = wait(talk.due(), pin!(user.orders.next())).await {
-            break End::Ordered { by, connected: false };
+        if let Some(by) = wait(tracker.due(), pin!(user.commands.next())).await {
+            break SessionEnd::Interrupted { by, connected: false };
         }
-        let number = talk.say();
+        let number = tracker.record_sent();
         context.recorder.sent(0);
-        let (stream, seat) = match open(context, user, talk.intended(number)).await {
+        let (stream, connected_guard) = match open(context, user, tracker.intended(number)).await {
             Ok(opened) => opened,
             Err(end) => {
-                talk.give_up(Instant::now());
+                tracker.give_up(Instant::now());
                 break end;
             }
         };
-        // The connection is the answer; how long the server takes to let go of it is not measured.
-        if let Some(intended) = talk.answered(number, Instant::now()) {
+        // The connection is the answer; the time that the server takes to close it is not measured.
+        if let Some(intended) = tracker.answered(number, Instant::now()) {
             context.recorder.answered(intended, 0);
         }
-        goodbye(context, stream, seat).await;
+        goodbye(context, stream, connected_guard).await;
     };
-    user.said += talk.settled();
-    context.recorder.unanswered(talk.unanswered());
+    user.settled += tracker.settled();
+    context.recorder.unanswered(tracker.unanswered());
     end
 }
 
-async fn open(context: &Context, user: &mut User, due: Instant) -> Result<(Stream, Seat), End> {
-    let connection = async { user.dialer.connect().await.map_err(End::from) };
-    let stream = user.orders.attempt(context.scenario.timeout, connection).await?;
+async fn open(
+    context: &Context,
+    user: &mut User,
+    due: Instant,
+) -> Result<(Stream, ConnectedGuard), SessionEnd> {
+    let connection = async { user.dialer.connect().await.map_err(SessionEnd::from) };
+    let stream = user.commands.attempt(context.scenario.timeout, connection).await?;
     Ok((stream, context.recorder.connected(None, due)))
 }
 
-/// Ends our side and reads what is left: over TLS, that holds the tickets for the next connection. A
-/// server that does not say goodbye has shown all the same that it takes connections.
-async fn goodbye(context: &Context, mut stream: Stream, seat: Seat) {
+/// Closes the sending side and reads the rest, which has the TLS tickets for the next connection. A server
+/// that does not close in time still counts as connected.
+async fn goodbye(context: &Context, mut stream: Stream, connected_guard: ConnectedGuard) {
     let said = async {
         if stream.shutdown().await.is_err() {
             return;
@@ -67,5 +72,5 @@ async fn goodbye(context: &Context, mut stream: Stream, seat: Seat) {
         while matches!(stream.read(&mut rest).await, Ok(read) if read > 0) {}
     };
     let _ = timeout(context.scenario.timeout, said).await;
-    drop(seat);
+    drop(connected_guard);
 }

@@ -1,4 +1,4 @@
-//! Plain HTTP/1.1 requests over a kept-alive connection.
+//! Plain HTTP/1.1 requests over a persistent connection.
 
 use std::{
     future::Future,
@@ -10,15 +10,15 @@ use bytes::Bytes;
 use http::{HeaderMap, Method};
 use tokio::time::{sleep_until, timeout};
 
-use super::{Break, Context, End, User, pace::Talk, ws::node};
+use super::{Context, Interruption, SessionEnd, User, pace::MessageTracker, ws::node};
 use crate::{
     net::{Http, Reply},
-    stats::{ErrorKind, Failure, Seat},
+    stats::{ConnectedGuard, ErrorKind, Failure},
 };
 
-/// Requests, one at a time, over one connection; over another where the server closes that between
-/// two requests, as it may.
-pub(crate) async fn session(context: &Context, user: &mut User, due: Instant) -> End {
+/// Sends requests one at a time over one connection, and opens a new one if the server closes it between two
+/// requests.
+pub(crate) async fn session(context: &Context, user: &mut User, due: Instant) -> SessionEnd {
     let http = match Box::pin(open(context, user)).await {
         Ok(http) => http,
         Err(end) => return end,
@@ -26,10 +26,10 @@ pub(crate) async fn session(context: &Context, user: &mut User, due: Instant) ->
     let mut client = Client {
         context,
         http,
-        seat: Some(context.recorder.connected(None, due)),
-        talk: Talk::new(
+        connected_guard: Some(context.recorder.connected(None, due)),
+        tracker: MessageTracker::new(
             &context.scenario.messages,
-            user.said,
+            user.settled,
             user.number,
             context.grid(),
             Instant::now(),
@@ -38,76 +38,76 @@ pub(crate) async fn session(context: &Context, user: &mut User, due: Instant) ->
         node: None,
     };
     let end = client.run(user).await;
-    user.said += client.talk.settled();
-    context.recorder.unanswered(client.talk.unanswered());
+    user.settled += client.tracker.settled();
+    context.recorder.unanswered(client.tracker.unanswered());
     end
 }
 
-async fn open(context: &Context, user: &mut User) -> Result<Http, End> {
-    let connection = async { user.dialer.http().await.map_err(End::from) };
-    user.orders.attempt(context.scenario.timeout, connection).await
+async fn open(context: &Context, user: &mut User) -> Result<Http, SessionEnd> {
+    let connection = async { user.dialer.http().await.map_err(SessionEnd::from) };
+    user.commands.attempt(context.scenario.timeout, connection).await
 }
 
 struct Client<'a> {
     context: &'a Context,
     http: Http,
-    /// Empty between two connections.
-    seat: Option<Seat>,
-    talk: Talk,
+    /// `None` between two connections.
+    connected_guard: Option<ConnectedGuard>,
+    tracker: MessageTracker,
     path: String,
-    /// Of the last reply.
+    /// Node of the last reply.
     node: Option<Box<str>>,
 }
 
 impl Client<'_> {
-    async fn run(&mut self, user: &mut User) -> End {
-        let mut fields = user.jar.fields();
-        while !self.talk.done() {
-            if let Some(by) = wait(self.talk.due(), pin!(user.orders.next())).await {
-                return End::Ordered { by, connected: true };
+    async fn run(&mut self, user: &mut User) -> SessionEnd {
+        let mut fields = user.cookies.headers();
+        while !self.tracker.is_done() {
+            if let Some(by) = wait(self.tracker.due(), pin!(user.commands.next())).await {
+                return SessionEnd::Interrupted { by, connected: true };
             }
             if !self.http.is_open().await
                 && let Err(end) = self.reopen(user).await
             {
                 return end;
             }
-            let number = self.talk.say();
+            let number = self.tracker.record_sent();
             let asked = self.ask(&fields);
             let reply = tokio::select! {
                 biased;
                 reply = asked => reply,
-                by = user.orders.next() => return End::Ordered { by, connected: true },
+                by = user.commands.next() => return SessionEnd::Interrupted { by, connected: true },
             };
             match reply {
                 Ok(reply) => {
                     self.check(number, &reply);
-                    user.jar.keep(&reply.headers);
-                    fields = user.jar.fields();
+                    user.cookies.store(&reply.headers);
+                    fields = user.cookies.headers();
                     self.node = node(&reply.headers);
                 }
                 Err(failure) => {
-                    self.talk.give_up(Instant::now());
-                    return End::Lost { failure, node: self.node.take() };
+                    self.tracker.give_up(Instant::now());
+                    return SessionEnd::Lost { failure, node: self.node.take() };
                 }
             }
         }
-        End::Said
+        SessionEnd::Completed
     }
 
-    async fn reopen(&mut self, user: &mut User) -> Result<(), End> {
-        self.seat = None;
+    async fn reopen(&mut self, user: &mut User) -> Result<(), SessionEnd> {
+        self.connected_guard = None;
         let began = Instant::now();
         self.http = Box::pin(open(self.context, user)).await?;
-        self.seat = Some(self.context.recorder.connected(None, began));
+        self.connected_guard = Some(self.context.recorder.connected(None, began));
         Ok(())
     }
 
     async fn ask(&mut self, fields: &HeaderMap) -> Result<Reply, Failure> {
-        let patience = self.context.scenario.timeout;
+        let limit = self.context.scenario.timeout;
         let asked = self.http.send(Method::GET, &self.path, fields, Bytes::new());
         self.context.recorder.sent(0);
-        timeout(patience, asked).await.unwrap_or_else(|_| {
-            Err(Failure::new(ErrorKind::Timeout, format!("no reply within {patience:?}")))
+        timeout(limit, asked).await.unwrap_or_else(|_| {
+            Err(Failure::new(ErrorKind::Timeout, format!("no reply within {limit:?}")))
         })
     }
 
@@ -115,25 +115,25 @@ impl Client<'_> {
         let now = Instant::now();
         let recorder = &self.context.recorder;
         if !reply.status.is_success() {
-            recorder.failed(&Failure::new(ErrorKind::Status, reply.clause()));
-            self.talk.give_up(now);
-        } else if let Some(intended) = self.talk.answered(number, now) {
+            recorder.failed(&Failure::new(ErrorKind::Status, reply.description()));
+            self.tracker.give_up(now);
+        } else if let Some(intended) = self.tracker.answered(number, now) {
             recorder.answered(intended, reply.body.len());
         }
     }
 }
 
-/// Waits until `due`, for ever where that is `None`; or for an order, which is returned.
+/// Waits until `due` (forever if `None`) or for an order, which is returned.
 pub(super) async fn wait(
     due: Option<Instant>,
-    orders: Pin<&mut impl Future<Output = Break>>,
-) -> Option<Break> {
+    commands: Pin<&mut impl Future<Output = Interruption>>,
+) -> Option<Interruption> {
     match due {
-        None => Some(orders.await),
-        // As fast as the server can: no timer, which would round up to the next millisecond.
+        None => Some(commands.await),
+        // No timer: it would round up to the next millisecond.
         Some(due) if due <= Instant::now() => None,
         Some(due) => tokio::select! {
-            by = orders => Some(by),
+            by = commands => Some(by),
             () = sleep_until(due.into()) => None,
         },
     }

@@ -1,6 +1,6 @@
-//! When a client speaks, and which of its messages are still unanswered.
+//! When a client sends, and which of its messages are unanswered.
 //!
-//! Owns sequence numbers and intended times of one connection. Must not know what messages look like.
+//! Owns sequence numbers and intended send times of one connection. Does not know the content of messages.
 
 use std::{
     collections::BTreeSet,
@@ -9,24 +9,25 @@ use std::{
 
 use crate::scenario::{Answer, Messages, Pace};
 
-/// The golden ratio's fraction: its multiples spread evenly over [0, 1) however many are taken.
+/// Fractional part of the golden ratio: any number of its multiples is spread evenly over [0, 1).
 const GOLDEN: f64 = 0.618_033_988_749_894_8;
 
-/// Timers are this coarse: a message that is said so little after its time counts from when it is said,
-/// or every latency would hold a part of it. What is later is a stall, and counts from its time.
-const GRAIN: Duration = Duration::from_millis(2);
+/// Resolution of timers. The latency of a message sent less than this after its intended time counts from the
+/// actual time, or each latency would include a part of the resolution. A later send is a stall, and counts
+/// from the intended time.
+const TIMER_RESOLUTION: Duration = Duration::from_millis(2);
 
-/// Clients that speak at the same moment, at most: so many share a wake-up, which costs a harness more
-/// than a message does. A server meets them as a burst of that size.
-const TOGETHER: u32 = 32;
+/// Maximum clients that send at the same moment. They share a wake-up, which costs the harness more than a
+/// message; a server sees them as a burst of this size.
+const MAX_CLIENTS_PER_SLOT: u32 = 32;
 
-/// Places in an interval, at least.
-const PLACES: u32 = 32;
+/// Minimum slots per interval.
+const MIN_SLOTS: u32 = 32;
 
-/// Longest step from one place to the next.
-const LONGEST_STEP: Duration = Duration::from_millis(64);
+/// Maximum time from one slot to the next.
+const MAX_STEP: Duration = Duration::from_millis(64);
 
-/// Moments that all clients of a run share: intended times of an even pace are some of them.
+/// Send times that all clients of a run share. The intended times of an even pace are on this grid.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Grid {
     epoch: Instant,
@@ -34,55 +35,55 @@ pub(crate) struct Grid {
 }
 
 impl Grid {
-    /// For so many clients of this pace. `epoch` is the first place.
+    /// A grid for this number of clients and this pace. `epoch` is the first slot.
     pub(crate) fn new(clients: u32, pace: Pace, epoch: Instant) -> Self {
         let interval = match pace {
             Pace::Every(interval) => interval,
             Pace::Silent | Pace::Think(_) => Duration::ZERO,
         };
-        let step = interval.mul_f64(f64::from(TOGETHER) / f64::from(clients.max(1)));
-        let step = step.min(interval / PLACES).min(LONGEST_STEP).max(Duration::from_nanos(1));
+        let step = interval.mul_f64(f64::from(MAX_CLIENTS_PER_SLOT) / f64::from(clients.max(1)));
+        let step = step.min(interval / MIN_SLOTS).min(MAX_STEP).max(Duration::from_nanos(1));
         Self { epoch, step }
     }
 
-    /// The first place from `at` on.
+    /// Returns the first slot at or after `at`.
     fn next(&self, at: Instant) -> Instant {
         let step = self.step.as_nanos();
-        let past = at.saturating_duration_since(self.epoch).as_nanos() % step;
-        at + Duration::from_nanos(((step - past) % step) as u64)
+        let since_slot = at.saturating_duration_since(self.epoch).as_nanos() % step;
+        at + Duration::from_nanos(((step - since_slot) % step) as u64)
     }
 }
 
 /// The messages of one connection, numbered from 0.
 #[derive(Debug)]
-pub(crate) struct Talk {
+pub(crate) struct MessageTracker {
     pace: Pace,
-    /// Whether messages are settled by an answer; else by being said.
-    awaits: bool,
+    /// Whether a message is settled by its answer. Otherwise it is settled when it is sent.
+    expects_answers: bool,
     /// Intended time of message 0.
     origin: Instant,
-    /// Intended time of the last message that was said, less the timer's grain.
+    /// Intended time of the last sent message, adjusted by the resolution of timers.
     last: Instant,
     /// Intended time of the next message.
     due: Option<Instant>,
-    said: u64,
-    /// How many may be said at all.
+    sent: u64,
+    /// Maximum messages on this connection.
     limit: u64,
-    /// All messages below are settled.
+    /// All messages with lower numbers are settled.
     settled: u64,
-    /// Those above that are settled too, where answers overtook each other.
-    ahead: BTreeSet<u64>,
+    /// Higher numbers that are settled too, if answers came out of order.
+    settled_early: BTreeSet<u64>,
     gave_up: bool,
 }
 
-/// A number's place in [0, 1), evenly spread for the numbers from 0 on.
+/// Maps a number to [0, 1), evenly for the numbers from 0 on.
 pub(crate) fn spread(number: u32) -> f64 {
     (f64::from(number) * GOLDEN).fract()
 }
 
-impl Talk {
-    /// The talk of client `number`, connected `now`, that has settled `before` messages on earlier
-    /// connections of its session. The first message is due within about one interval, by its number.
+impl MessageTracker {
+    /// Starts with client `number` connected `now`, whose session has settled `before` messages on earlier
+    /// connections. The first message is due within about one interval; the exact time depends on `number`.
     pub(crate) fn new(
         messages: &Messages,
         before: u64,
@@ -98,115 +99,118 @@ impl Talk {
         };
         Self {
             pace: messages.pace,
-            awaits: messages.answer != Answer::Nothing,
+            expects_answers: messages.answer != Answer::Nothing,
             origin: first.unwrap_or(now),
             last: now,
             due: first.filter(|_| limit > 0),
-            said: 0,
+            sent: 0,
             limit,
             settled: 0,
-            ahead: BTreeSet::new(),
+            settled_early: BTreeSet::new(),
             gave_up: false,
         }
     }
 
-    /// When the next message is due; `None`: not before an answer, or never.
+    /// Returns when the next message is due; `None`: only after an answer, or never.
     pub(crate) fn due(&self) -> Option<Instant> {
         self.due
     }
 
-    /// Says the next message: its number. Its time must have come.
-    pub(crate) fn say(&mut self) -> u64 {
-        let (number, now) = (self.said, Instant::now());
+    /// Counts the next message, which must be due, as sent. Returns its number.
+    pub(crate) fn record_sent(&mut self) -> u64 {
+        let (number, now) = (self.sent, Instant::now());
         let due = self.due.unwrap_or(now);
-        self.last = if now.saturating_duration_since(due) < GRAIN { now.max(due) } else { due };
-        self.said += 1;
+        self.last =
+            if now.saturating_duration_since(due) < TIMER_RESOLUTION { now.max(due) } else { due };
+        self.sent += 1;
         self.due = match self.pace {
-            Pace::Every(interval) if self.said < self.limit => Some(self.at(interval, self.said)),
+            Pace::Every(interval) if self.sent < self.limit => Some(self.at(interval, self.sent)),
             _ => None,
         };
-        if !self.awaits {
+        if !self.expects_answers {
             self.settle(number, now);
         }
         number
     }
 
-    /// When message `number`, which was said, was due.
+    /// Returns the intended time of message `number`, which was sent.
     pub(crate) fn intended(&self, number: u64) -> Instant {
         match self.pace {
-            Pace::Every(interval) if number + 1 < self.said => self.at(interval, number),
+            Pace::Every(interval) if number + 1 < self.sent => self.at(interval, number),
             _ => self.last,
         }
     }
 
     fn at(&self, interval: Duration, number: u64) -> Instant {
-        // 584 years of nanoseconds: no run overflows it.
+        // Nanoseconds in 64 bits overflow only after 584 years.
         let nanos = (interval.as_nanos() as u64).saturating_mul(number);
         self.origin + Duration::from_nanos(nanos)
     }
 
-    /// An answer to message `number` came: when that was due; `None` where none is awaited.
+    /// Settles message `number` with its answer. Returns its intended time; `None` if no answer to it is
+    /// expected.
     pub(crate) fn answered(&mut self, number: u64, now: Instant) -> Option<Instant> {
-        let awaited = self.awaits
-            && (self.settled..self.said).contains(&number)
-            && !self.ahead.contains(&number);
-        awaited.then(|| {
+        let expected = self.expects_answers
+            && (self.settled..self.sent).contains(&number)
+            && !self.settled_early.contains(&number);
+        expected.then(|| {
             let intended = self.intended(number);
             self.settle(number, now);
             intended
         })
     }
 
-    /// The oldest message without an answer.
-    pub(crate) fn oldest(&self) -> Option<u64> {
-        (self.settled < self.said).then_some(self.settled)
+    /// Returns the oldest message without an answer.
+    pub(crate) fn oldest_unanswered(&self) -> Option<u64> {
+        (self.settled < self.sent).then_some(self.settled)
     }
 
-    /// When the oldest message without an answer is overdue.
+    /// Returns when the oldest message without an answer times out.
     pub(crate) fn deadline(&self, timeout: Duration) -> Option<Instant> {
-        Some(self.intended(self.oldest()?) + timeout)
+        Some(self.intended(self.oldest_unanswered()?) + timeout)
     }
 
-    /// Stops to wait for the oldest message's answer: when that message was due.
+    /// Settles the oldest message without its answer. Returns its intended time.
     pub(crate) fn give_up(&mut self, now: Instant) -> Option<Instant> {
-        let number = self.oldest()?;
+        let number = self.oldest_unanswered()?;
         let intended = self.intended(number);
         self.settle(number, now);
         self.gave_up = true;
         Some(intended)
     }
 
-    /// Whether any answer is not waited for any more: it may still come.
+    /// Whether the client has given up on any answer, which may still come.
     pub(crate) fn gave_up(&self) -> bool {
         self.gave_up
     }
 
-    /// How many messages are settled: answered, given up, or said where no answer is awaited.
+    /// Returns the number of settled messages: answered, given up, or sent without an expected answer.
     pub(crate) fn settled(&self) -> u64 {
-        self.settled + self.ahead.len() as u64
+        self.settled + self.settled_early.len() as u64
     }
 
-    /// When the messages were due that wait for their answers.
+    /// Returns the intended times of the messages that wait for an answer.
     pub(crate) fn unanswered(&self) -> impl Iterator<Item = Instant> {
-        let numbers = (self.settled..self.said).filter(|number| !self.ahead.contains(number));
+        let numbers =
+            (self.settled..self.sent).filter(|number| !self.settled_early.contains(number));
         numbers.map(|number| self.intended(number))
     }
 
-    /// Whether there is nothing left to say or to wait for.
-    pub(crate) fn done(&self) -> bool {
+    /// Whether all messages are sent and settled.
+    pub(crate) fn is_done(&self) -> bool {
         self.settled >= self.limit
     }
 
     fn settle(&mut self, number: u64, now: Instant) {
         match number == self.settled {
             true => self.settled += 1,
-            false => _ = self.ahead.insert(number),
+            false => _ = self.settled_early.insert(number),
         }
-        while self.ahead.remove(&self.settled) {
+        while self.settled_early.remove(&self.settled) {
             self.settled += 1;
         }
         if let Pace::Think(wait) = self.pace
-            && self.said < self.limit
+            && self.sent < self.limit
         {
             self.due = Some(now + wait);
         }
@@ -222,7 +226,7 @@ mod tests {
 
     const SECOND: Duration = Duration::from_secs(1);
 
-    /// The grid of one client that speaks once a second.
+    /// The grid of one client that sends once a second.
     fn alone(epoch: Instant) -> Grid {
         Grid::new(1, Pace::Every(SECOND), epoch)
     }
@@ -233,25 +237,30 @@ mod tests {
     }
 
     #[test]
-    fn an_even_pace_does_not_wait_for_answers() {
+    fn even_pace_does_not_wait_for_answers() {
         let now = Instant::now();
-        let mut talk =
-            Talk::new(&messages(Pace::Every(SECOND), None, Answer::Ack), 0, 7, alone(now), now);
-        let first = talk.due().unwrap();
-        assert!(first >= now && first < now + SECOND + LONGEST_STEP);
-        assert_eq!((talk.say(), talk.say()), (0, 1));
-        assert_eq!(talk.due(), Some(first + 2 * SECOND));
-        assert_eq!(talk.deadline(5 * SECOND), Some(first + 5 * SECOND));
-        assert_eq!(talk.answered(1, now), Some(first + SECOND));
-        assert_eq!(talk.answered(1, now), None, "one answer settles a message");
-        assert_eq!((talk.oldest(), talk.settled()), (Some(0), 1));
-        assert_eq!(talk.answered(0, now), Some(first));
-        assert_eq!((talk.oldest(), talk.settled()), (None, 2));
-        assert_eq!(talk.answered(2, now), None, "not said yet");
+        let mut tracker = MessageTracker::new(
+            &messages(Pace::Every(SECOND), None, Answer::Ack),
+            0,
+            7,
+            alone(now),
+            now,
+        );
+        let first = tracker.due().unwrap();
+        assert!(first >= now && first < now + SECOND + MAX_STEP);
+        assert_eq!((tracker.record_sent(), tracker.record_sent()), (0, 1));
+        assert_eq!(tracker.due(), Some(first + 2 * SECOND));
+        assert_eq!(tracker.deadline(5 * SECOND), Some(first + 5 * SECOND));
+        assert_eq!(tracker.answered(1, now), Some(first + SECOND));
+        assert_eq!(tracker.answered(1, now), None, "a message has one answer");
+        assert_eq!((tracker.oldest_unanswered(), tracker.settled()), (Some(0), 1));
+        assert_eq!(tracker.answered(0, now), Some(first));
+        assert_eq!((tracker.oldest_unanswered(), tracker.settled()), (None, 2));
+        assert_eq!(tracker.answered(2, now), None, "not sent yet");
     }
 
     #[test]
-    fn an_even_pace_keeps_to_a_grid_that_few_clients_share() {
+    fn even_pace_uses_a_grid_and_few_clients_share_a_slot() {
         let epoch = Instant::now();
         for (clients, interval, step) in [
             (1000, 2 * SECOND, 62_500),
@@ -261,66 +270,72 @@ mod tests {
         ] {
             let pace = Pace::Every(interval);
             let grid = Grid::new(clients, pace, epoch);
-            let mut places = HashMap::new();
+            let mut slots = HashMap::new();
             for number in 0..clients {
                 let now = epoch + SECOND;
                 let wanted = messages(pace, None, Answer::Ack);
-                let due = Talk::new(&wanted, 0, number, grid, now).due().unwrap();
+                let due = MessageTracker::new(&wanted, 0, number, grid, now).due().unwrap();
                 let step = Duration::from_micros(step);
                 assert_eq!(due.duration_since(epoch).as_nanos() % step.as_nanos(), 0);
                 assert!(due >= now && due < now + interval + step);
-                *places.entry(due).or_insert(0) += 1;
+                *slots.entry(due).or_insert(0) += 1;
             }
-            let most = *places.values().max().unwrap();
-            assert!(most <= TOGETHER + 2, "{most} of {clients}");
+            let most = *slots.values().max().unwrap();
+            assert!(most <= MAX_CLIENTS_PER_SLOT + 2, "{most} of {clients}");
         }
     }
 
     #[test]
-    fn a_thinker_waits_for_answers() {
+    fn think_pace_waits_for_answers() {
         let now = Instant::now();
-        let mut talk =
-            Talk::new(&messages(Pace::Think(SECOND), None, Answer::Ack), 0, 3, alone(now), now);
-        let first = talk.due().unwrap();
-        talk.say();
-        assert_eq!(talk.due(), None);
+        let mut tracker = MessageTracker::new(
+            &messages(Pace::Think(SECOND), None, Answer::Ack),
+            0,
+            3,
+            alone(now),
+            now,
+        );
+        let first = tracker.due().unwrap();
+        tracker.record_sent();
+        assert_eq!(tracker.due(), None);
         let later = now + 9 * SECOND;
-        assert_eq!(talk.answered(0, later), Some(first));
-        assert_eq!(talk.due(), Some(later + SECOND));
-        talk.say();
-        assert_eq!(talk.give_up(later), Some(later + SECOND));
-        assert_eq!(talk.due(), Some(later + SECOND));
+        assert_eq!(tracker.answered(0, later), Some(first));
+        assert_eq!(tracker.due(), Some(later + SECOND));
+        tracker.record_sent();
+        assert_eq!(tracker.give_up(later), Some(later + SECOND));
+        assert_eq!(tracker.due(), Some(later + SECOND));
     }
 
     #[test]
-    fn a_count_ends_the_talk_across_connections() {
+    fn message_count_includes_earlier_connections() {
         let now = Instant::now();
         let wanted = messages(Pace::Every(SECOND), Some(3), Answer::Ack);
-        let mut talk = Talk::new(&wanted, 1, 0, alone(now), now);
-        talk.say();
-        talk.say();
-        assert_eq!((talk.due(), talk.done()), (None, false));
-        talk.answered(1, now);
-        talk.answered(0, now);
-        assert!(talk.done());
-        assert!(Talk::new(&wanted, 3, 0, alone(now), now).done());
+        let mut tracker = MessageTracker::new(&wanted, 1, 0, alone(now), now);
+        tracker.record_sent();
+        tracker.record_sent();
+        assert_eq!((tracker.due(), tracker.is_done()), (None, false));
+        tracker.answered(1, now);
+        tracker.answered(0, now);
+        assert!(tracker.is_done());
+        assert!(MessageTracker::new(&wanted, 3, 0, alone(now), now).is_done());
     }
 
     #[test]
-    fn what_awaits_no_answer_is_settled_when_said() {
+    fn message_without_expected_answer_is_settled_when_sent() {
         let now = Instant::now();
         let wanted = messages(Pace::Every(SECOND), Some(1), Answer::Nothing);
-        let mut talk = Talk::new(&wanted, 0, 0, alone(now), now);
-        talk.say();
-        assert!(talk.done());
-        assert_eq!(talk.deadline(SECOND), None);
+        let mut tracker = MessageTracker::new(&wanted, 0, 0, alone(now), now);
+        tracker.record_sent();
+        assert!(tracker.is_done());
+        assert_eq!(tracker.deadline(SECOND), None);
     }
 
     #[test]
-    fn the_silent_never_speak() {
+    fn silent_client_sends_nothing() {
         let now = Instant::now();
-        let talk = Talk::new(&messages(Pace::Silent, None, Answer::Ack), 0, 0, alone(now), now);
-        assert_eq!((talk.due(), talk.done()), (None, false));
+        let tracker =
+            MessageTracker::new(&messages(Pace::Silent, None, Answer::Ack), 0, 0, alone(now), now);
+        assert_eq!((tracker.due(), tracker.is_done()), (None, false));
     }
 
     #[test]

@@ -1,27 +1,27 @@
-//! What a client says: made from its number and the message's, so that an answer can be checked
-//! without keeping what was sent.
+//! Payloads of a client: derived from the numbers of client and message, so that an answer can be checked
+//! without keeping the message.
 //!
-//! Must not know how payloads are packed.
+//! Does not know how payloads are encoded.
 
-/// Bytes of the stamp that a payload starts with: the client's number and the message's, in hex.
+/// Bytes of the stamp at the start of a payload: client number and message number in hex.
 pub(crate) const STAMP: usize = 16;
 
 const ALPHABET: &[u8; 64] = b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_";
 
-/// What follows the stamp of a text: ASCII that JSON need not escape, over and over.
+/// Repeated after the stamp of a text: ASCII that needs no JSON escape.
 static TEXT: [u8; 4096] = text();
-/// What follows the stamp of a binary: every byte there is, over and over.
+/// Repeated after the stamp of a binary payload: all byte values.
 static BINARY: [u8; 4096] = binary();
 
-/// The payloads of one client.
+/// Generates the payloads of one client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Maker {
+pub(crate) struct PayloadGenerator {
     client: u32,
     size: usize,
     filler: &'static [u8; 4096],
 }
 
-impl Maker {
+impl PayloadGenerator {
     /// Texts of ASCII letters, digits, `-` and `_`.
     pub(crate) fn text(client: u32, size: usize) -> Self {
         Self { client, size, filler: &TEXT }
@@ -32,7 +32,7 @@ impl Maker {
         Self { client, size, filler: &BINARY }
     }
 
-    /// Bytes of each payload.
+    /// Bytes per payload.
     pub(crate) fn size(&self) -> usize {
         self.size
     }
@@ -49,7 +49,7 @@ impl Maker {
         }
     }
 
-    /// Whether these bytes are the payload of message `number`.
+    /// Whether `bytes` is the payload of message `number`.
     pub(crate) fn matches(&self, number: u64, bytes: &[u8]) -> bool {
         let stamp = self.stamp(number);
         bytes.len() == self.size
@@ -59,8 +59,8 @@ impl Maker {
             })
     }
 
-    /// The message's number in a payload of this client; `None` where it is not one, or too short to
-    /// carry it.
+    /// Returns the message number in a payload of this client; `None` if it is another client's payload, or
+    /// too short to contain a number.
     pub(crate) fn number(&self, bytes: &[u8]) -> Option<u64> {
         let stamp = bytes.get(..STAMP)?;
         let digits = std::str::from_utf8(stamp).ok()?;
@@ -68,7 +68,7 @@ impl Maker {
         (self.stamp(number) == stamp).then_some(number)
     }
 
-    /// Message numbers wrap at 2³²: by then the answer to their first bearer is long settled.
+    /// Message numbers wrap at 2³². By then the earlier message with the same number is settled.
     fn stamp(&self, number: u64) -> [u8; STAMP] {
         const DIGITS: &[u8; 16] = b"0123456789abcdef";
         let bits = u64::from(self.client) << 32 | (number & 0xffff_ffff);
@@ -90,7 +90,7 @@ const fn binary() -> [u8; 4096] {
     let mut bytes = [0; 4096];
     let mut i = 0;
     while i < bytes.len() {
-        // Coprime to 256: all values in turn, no two neighbours alike.
+        // 7 is coprime to 256: all values occur, and neighbours differ.
         bytes[i] = (i * 7 % 256) as u8;
         i += 1;
     }
@@ -103,46 +103,46 @@ mod tests {
 
     use super::*;
 
-    fn payload(maker: Maker, number: u64) -> Vec<u8> {
+    fn payload(generator: PayloadGenerator, number: u64) -> Vec<u8> {
         let mut bytes = Vec::new();
-        maker.write(number, &mut bytes);
+        generator.write(number, &mut bytes);
         bytes
     }
 
     proptest! {
         #[test]
-        fn a_payload_is_known_again(client: u32, number: u32, size in 0_usize..10_000) {
-            for maker in [Maker::text(client, size), Maker::binary(client, size)] {
-                let bytes = payload(maker, u64::from(number));
+        fn payload_matches_and_has_its_number(client: u32, number: u32, size in 0_usize..10_000) {
+            for generator in [PayloadGenerator::text(client, size), PayloadGenerator::binary(client, size)] {
+                let bytes = payload(generator, u64::from(number));
                 prop_assert_eq!(bytes.len(), size);
-                prop_assert!(maker.matches(u64::from(number), &bytes));
-                let read = maker.number(&bytes);
+                prop_assert!(generator.matches(u64::from(number), &bytes));
+                let read = generator.number(&bytes);
                 prop_assert_eq!(read, (size >= STAMP).then_some(u64::from(number)));
             }
         }
 
         #[test]
-        fn a_changed_byte_shows(size in 1_usize..10_000, at: prop::sample::Index, flip in 1_u8..) {
-            for maker in [Maker::text(9, size), Maker::binary(9, size)] {
-                let mut bytes = payload(maker, 5);
+        fn changed_byte_is_detected(size in 1_usize..10_000, at: prop::sample::Index, flip in 1_u8..) {
+            for generator in [PayloadGenerator::text(9, size), PayloadGenerator::binary(9, size)] {
+                let mut bytes = payload(generator, 5);
                 bytes[at.index(size)] ^= flip;
-                prop_assert!(!maker.matches(5, &bytes));
+                prop_assert!(!generator.matches(5, &bytes));
             }
         }
     }
 
     #[test]
-    fn other_messages_and_clients_differ() {
-        let maker = Maker::text(1, 64);
-        assert!(!maker.matches(2, &payload(maker, 3)));
-        assert!(!maker.matches(3, &payload(Maker::text(2, 64), 3)));
-        assert_eq!(maker.number(&payload(Maker::text(2, 64), 3)), None);
-        assert!(!maker.matches(3, &payload(Maker::text(1, 63), 3)));
+    fn payloads_of_other_messages_and_clients_differ() {
+        let generator = PayloadGenerator::text(1, 64);
+        assert!(!generator.matches(2, &payload(generator, 3)));
+        assert!(!generator.matches(3, &payload(PayloadGenerator::text(2, 64), 3)));
+        assert_eq!(generator.number(&payload(PayloadGenerator::text(2, 64), 3)), None);
+        assert!(!generator.matches(3, &payload(PayloadGenerator::text(1, 63), 3)));
     }
 
     #[test]
-    fn texts_need_no_escape() {
-        let bytes = payload(Maker::text(1, 5000), 3);
+    fn texts_need_no_json_escape() {
+        let bytes = payload(PayloadGenerator::text(1, 5000), 3);
         let text = String::from_utf8(bytes).unwrap();
         assert_eq!(serde_json::to_string(&text).unwrap().len(), text.len() + 2);
     }

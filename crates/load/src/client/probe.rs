@@ -1,4 +1,4 @@
-//! One client before all others: can this target be used at all?
+//! Connects one client before all others, to check that the target is usable.
 
 use std::{
     convert::Infallible,
@@ -7,9 +7,10 @@ use std::{
     time::{Duration, Instant},
 };
 
+use anyhow::anyhow;
 use tokio::{sync::watch, time::sleep};
 
-use super::{Context, End, Order, User, session};
+use super::{ClientCommand, Context, SessionEnd, User, session};
 use crate::{
     cost::Meter,
     net::Connector,
@@ -17,35 +18,35 @@ use crate::{
     stats::{Collector, ErrorKind, Failure},
 };
 
-/// Between two looks at whether the client is connected.
+/// Interval at which the state of the client is checked.
 const LOOK: Duration = Duration::from_millis(2);
-/// How long a connected client waits for its node's name, which may come as an event.
+/// Maximum time until a connected client knows the name of its node, which may come as an event.
 const NAME: Duration = Duration::from_millis(500);
 
-/// Connects as one client of the scenario does, says nothing that it need not, and leaves.
+/// Connects like a client of the scenario, sends as little as possible, and disconnects.
 ///
 /// # Errors
 ///
-/// A sentence for the user.
+/// The target is not usable for this scenario.
 pub(crate) async fn probe(
     scenario: &Arc<Scenario>,
     connector: &Arc<Connector>,
-) -> Result<(), String> {
+) -> anyhow::Result<()> {
     attempt(scenario, connector).await.map_err(|unusable| match unusable {
-        Unusable::Failed(failure) => sentence(scenario, &failure),
-        Unusable::Unnamed => format!(
-            "{}: max-misrouted cannot be judged: the nodes do not tell their names; send the field X-Node \
+        Unusable::Failed(failure) => anyhow!(sentence(scenario, &failure)),
+        Unusable::Unnamed => anyhow!(
+            "{}: max-misrouted cannot be checked: the nodes do not send their names; send the header X-Node \
              with each reply, or an event `node` with the name",
             scenario.target.url
         ),
     })
 }
 
-/// Why a target is of no use for a scenario.
+/// Why a target is not usable for a scenario.
 enum Unusable {
-    /// It was tried, and this came of it.
+    /// The attempt failed.
     Failed(Failure),
-    /// Its nodes tell no names, and a limit needs them.
+    /// The nodes do not send their names, but a limit requires them.
     Unnamed,
 }
 
@@ -57,19 +58,19 @@ impl From<Failure> for Unusable {
 
 async fn attempt(scenario: &Arc<Scenario>, connector: &Arc<Connector>) -> Result<(), Unusable> {
     let collector = Collector::new(Meter::default());
-    let (orders, receiver) = watch::channel(Order::Go);
+    let (commands, receiver) = watch::channel(ClientCommand::Run);
     let context = Context {
         scenario: Arc::new(quiet(scenario)),
         connector: Arc::clone(connector),
         recorder: collector.recorder(),
-        orders: receiver,
-        departed: Arc::default(),
+        commands: receiver,
+        node_states: Arc::default(),
         epoch: collector.epoch(),
     };
     let mut user = User::new(&context, 0);
     let alone = async {
-        // A request is all that shows an HTTP server; the others have shown themselves by then.
-        while scenario.client == ClientKind::Http || !context.recorder.is_anyone_connected() {
+        // An HTTP client must wait for a reply to its request; for the other kinds, a connection is enough.
+        while scenario.client == ClientKind::Http || !context.recorder.has_connected_clients() {
             sleep(LOOK).await;
         }
         if scenario.limits.max_misrouted.is_some() {
@@ -78,7 +79,7 @@ async fn attempt(scenario: &Arc<Scenario>, connector: &Arc<Connector>) -> Result
                 sleep(LOOK).await;
             }
         }
-        orders.send_replace(Order::Leave);
+        commands.send_replace(ClientCommand::Stop);
         future::pending::<Infallible>().await
     };
     let end = tokio::select! {
@@ -86,22 +87,28 @@ async fn attempt(scenario: &Arc<Scenario>, connector: &Arc<Connector>) -> Result
         never = alone => match never {},
     };
     match end {
-        // Who is moved, and a request at the wrong node, is what a run is there to count.
-        End::Moved { .. } => Ok(()),
-        End::Failed { failure, .. } | End::Lost { failure, .. }
+        // A move, or a request at the wrong node, is a result of the run and not a reason against it.
+        SessionEnd::Moved { .. } => Ok(()),
+        SessionEnd::Failed { failure, .. } | SessionEnd::Lost { failure, .. }
             if failure.kind == ErrorKind::Code1 =>
         {
             Ok(())
         }
-        End::Failed { failure, .. } | End::Lost { failure, .. } => Err(failure.into()),
-        End::Said | End::Ordered { .. }
+        SessionEnd::Failed { failure, .. } | SessionEnd::Lost { failure, .. } => {
+            Err(failure.into())
+        }
+        SessionEnd::Completed | SessionEnd::Interrupted { .. }
             if scenario.limits.max_misrouted.is_some() && !is_named(&collector) =>
         {
             Err(Unusable::Unnamed)
         }
-        // So is an upgrade that failed: the session goes on by polling.
-        End::Said | End::Ordered { .. } if scenario.client == ClientKind::PollingUpgrade => Ok(()),
-        End::Said | End::Ordered { .. } => {
+        // After a failed upgrade, the session continues by polling.
+        SessionEnd::Completed | SessionEnd::Interrupted { .. }
+            if scenario.client == ClientKind::PollingUpgrade =>
+        {
+            Ok(())
+        }
+        SessionEnd::Completed | SessionEnd::Interrupted { .. } => {
             let record = collector.record();
             match ErrorKind::ALL.into_iter().zip(record.samples).find_map(|(k, s)| Some((k, s?))) {
                 Some((kind, sample)) => Err(Failure::new(kind, sample).into()),
@@ -111,12 +118,12 @@ async fn attempt(scenario: &Arc<Scenario>, connector: &Arc<Connector>) -> Result
     }
 }
 
-/// Whether a node has told its name.
+/// Whether a node has sent its name.
 fn is_named(collector: &Collector) -> bool {
-    collector.look().totals.named > 0
+    collector.status().totals.named > 0
 }
 
-/// The scenario with as little to say as its kind of client allows.
+/// Returns the scenario with as few messages as its kind of client allows.
 fn quiet(scenario: &Scenario) -> Scenario {
     let (pace, count) = match scenario.client {
         ClientKind::Http => (Pace::Think(Duration::ZERO), Some(1)),
@@ -133,11 +140,11 @@ fn sentence(scenario: &Scenario, failure: &Failure) -> String {
     match failure.kind {
         ErrorKind::Connect | ErrorKind::Tls | ErrorKind::Timeout => format!("{url}: {failure}"),
         ErrorKind::Protocol if speaks_socket_io => {
-            format!("{url}: what answers at {path} is no Socket.IO server: {failure}")
+            format!("{url}: no Socket.IO server at {path}: {failure}")
         }
         _ if speaks_socket_io => {
-            format!("{url}: no Socket.IO session can be opened at {path}: {failure}")
+            format!("{url}: cannot open a Socket.IO session at {path}: {failure}")
         }
-        _ => format!("{url}: {path} cannot be used: {failure}"),
+        _ => format!("{url}: cannot use {path}: {failure}"),
     }
 }

@@ -1,80 +1,78 @@
-//! Socket.IO over Engine.IO: polling, WebSocket, and the way from one to the other.
+//! Socket.IO over Engine.IO: polling, WebSocket, and the upgrade from one to the other.
 //!
-//! [`Conversation`] is the session; `polling` and `websocket` carry it.
+//! [`Session`] is the session; `polling` and `websocket` are its transports.
 
-mod conversation;
+mod event_codec;
 mod polling;
-mod speech;
+mod session;
 mod websocket;
 
 use std::time::Instant;
 
 use http::HeaderMap;
 
-use self::conversation::Conversation;
-use super::{Break, Context, End, User};
+use self::session::Session;
+use super::{Context, Interruption, SessionEnd, User};
 use crate::{
     net::{Reply, UpgradeError},
     scenario::{ClientKind, Protocol},
     stats::{ErrorKind, Failure},
-    wire::{Malformed, engine_io::Refusal},
+    wire::{Malformed, engine_io::EngineIoError},
 };
 
-/// Names the node that made a reply.
+/// Header with the name of the node that sent a reply.
 const X_NODE: &str = "x-node";
 
 /// Why a transport stopped.
 #[derive(Debug)]
-enum Stop {
-    /// All is said and answered; so was goodbye.
-    Said,
-    /// An order came, and was obeyed.
-    Ordered(Break),
-    /// The server asked the client to come back.
+enum TransportEnd {
+    /// All messages are settled and the session is closed.
+    Completed,
+    /// An order ended the connection.
+    Interrupted(Interruption),
+    /// The server asked the client to reconnect.
     Moved(Failure),
-    /// The session is lost, or never was.
+    /// The session failed, or could not be opened.
     Failed(Failure),
 }
 
-impl<E: Into<Failure>> From<E> for Stop {
+impl<E: Into<Failure>> From<E> for TransportEnd {
     fn from(failure: E) -> Self {
         Self::Failed(failure.into())
     }
 }
 
-/// One Socket.IO connection.
-pub(crate) async fn session(context: &Context, user: &mut User, due: Instant) -> End {
-    let mut conversation = Conversation::new(context, user.number, due, user.said);
+/// Runs one Socket.IO connection.
+pub(crate) async fn session(context: &Context, user: &mut User, due: Instant) -> SessionEnd {
+    let mut session = Session::new(context, user.number, due, user.settled);
     let mut outbox = Vec::new();
-    // Boxed: an idle WebSocket is not to carry what brought it here.
+    // Boxed, so that the future of an idle WebSocket does not include the state of connecting.
     let opened = match context.scenario.client {
-        ClientKind::WebSocket => Box::pin(websocket::open(context, user, &mut conversation)).await,
-        _ => Box::pin(polling::converse(context, user, &mut conversation, &mut outbox)).await,
+        ClientKind::WebSocket => Box::pin(websocket::open(context, user, &mut session)).await,
+        _ => Box::pin(polling::converse(context, user, &mut session, &mut outbox)).await,
     };
     let stop = match opened {
-        Ok(socket) => {
-            websocket::converse(socket, &mut conversation, &mut user.orders, outbox).await
-        }
+        Ok(socket) => websocket::converse(socket, &mut session, &mut user.commands, outbox).await,
         Err(stop) => stop,
     };
-    user.said = conversation.settled();
-    context.recorder.unanswered(conversation.unanswered());
-    let connected = conversation.is_connected();
+    user.settled = session.settled();
+    context.recorder.unanswered(session.unanswered());
+    let connected = session.is_connected();
     match stop {
-        Stop::Said => End::Said,
-        Stop::Ordered(by) => End::Ordered { by, connected },
-        Stop::Moved(failure) if connected => End::Moved { failure },
-        Stop::Failed(failure) | Stop::Moved(failure) => {
-            let node = conversation.into_node();
+        TransportEnd::Completed => SessionEnd::Completed,
+        TransportEnd::Interrupted(by) => SessionEnd::Interrupted { by, connected },
+        TransportEnd::Moved(failure) if connected => SessionEnd::Moved { failure },
+        TransportEnd::Failed(failure) | TransportEnd::Moved(failure) => {
+            let node = session.into_node();
             match connected {
-                true => End::Lost { failure, node },
-                false => End::Failed { failure, node },
+                true => SessionEnd::Lost { failure, node },
+                false => SessionEnd::Failed { failure, node },
             }
         }
     }
 }
 
-/// Path and query of a request, for a session where there is one.
+/// Returns path and query of a request, with the session id if there is one.
 fn path_and_query(context: &Context, transport: &str, sid: Option<&str>) -> String {
     let target = &context.scenario.target;
     let version = match context.scenario.protocol {
@@ -88,7 +86,7 @@ fn path_and_query(context: &Context, transport: &str, sid: Option<&str>) -> Stri
         path.push('&');
     }
     path.push_str(&format!("EIO={version}&transport={transport}"));
-    // The real client keeps polls, but not sockets, out of caches.
+    // Like the real client, adds a cache buster to polling requests only.
     if transport == "polling" {
         path.push_str(&format!("&t={:x}", fastrand::u32(..)));
     }
@@ -99,7 +97,7 @@ fn path_and_query(context: &Context, transport: &str, sid: Option<&str>) -> Stri
     path
 }
 
-/// Appends what stands for `text` in a query: servers may make up any session id.
+/// Appends `text` percent-encoded: servers choose the format of session ids.
 fn push_encoded(text: &str, into: &mut String) {
     for byte in text.bytes() {
         match byte {
@@ -111,28 +109,28 @@ fn push_encoded(text: &str, into: &mut String) {
     }
 }
 
-/// Takes down which node a reply is from, where it tells.
-fn note_node(headers: &HeaderMap, conversation: &mut Conversation<'_>) {
+/// Records the node that sent a reply, if it is named.
+fn note_node(headers: &HeaderMap, session: &mut Session<'_>) {
     if let Some(Ok(node)) = headers.get(X_NODE).map(|node| node.to_str()) {
-        conversation.answered_by(node);
+        session.note_node(node);
     }
 }
 
-/// What an unsuccessful reply means.
+/// Returns the failure that an error reply stands for.
 fn refused(reply: &Reply) -> Failure {
-    match Refusal::parse(&reply.body) {
-        Some(refusal) => {
-            let kind = if refusal.code == 1 { ErrorKind::Code1 } else { ErrorKind::EngineIo };
-            Failure::new(kind, format!("the server answered with {refusal}"))
+    match EngineIoError::parse(&reply.body) {
+        Some(error) => {
+            let kind = if error.code == 1 { ErrorKind::Code1 } else { ErrorKind::EngineIo };
+            Failure::new(kind, format!("the server answered with {error}"))
         }
-        None => Failure::new(ErrorKind::Status, reply.clause()),
+        None => Failure::new(ErrorKind::Status, reply.description()),
     }
 }
 
-/// What an upgrade that failed means.
-fn not_upgraded(error: UpgradeError, conversation: &mut Conversation<'_>) -> Failure {
-    if let UpgradeError::Refused(reply) = &error {
-        note_node(&reply.headers, conversation);
+/// Returns the failure that a failed upgrade stands for.
+fn not_upgraded(error: UpgradeError, session: &mut Session<'_>) -> Failure {
+    if let UpgradeError::Rejected(reply) = &error {
+        note_node(&reply.headers, session);
         let failure = refused(reply);
         if failure.kind != ErrorKind::Status {
             return failure;
@@ -141,8 +139,8 @@ fn not_upgraded(error: UpgradeError, conversation: &mut Conversation<'_>) -> Fai
     error.into()
 }
 
-fn ended(clause: &str) -> Failure {
-    Failure::new(ErrorKind::Disconnect, clause)
+fn ended(detail: &str) -> Failure {
+    Failure::new(ErrorKind::Disconnect, detail)
 }
 
 impl From<Malformed> for Failure {
@@ -159,7 +157,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        client::Order,
+        client::ClientCommand,
         cost::Meter,
         net::Connector,
         scenario::{Scenario, options::Options},
@@ -167,7 +165,7 @@ mod tests {
         wire::engine_io::Packet,
     };
 
-    /// One client's context, with what was typed beside the target.
+    /// A context for one client, with changed options.
     fn context(change: impl FnOnce(&mut Options)) -> (Context, Collector) {
         let url = Some("http://127.0.0.1:1".to_owned());
         let mut options = Options { url, ..Options::default() };
@@ -178,57 +176,57 @@ mod tests {
             connector: Arc::new(Connector::new(&scenario).unwrap()),
             scenario: Arc::new(scenario),
             recorder: collector.recorder(),
-            orders: watch::channel(Order::Go).1,
-            departed: Arc::default(),
+            commands: watch::channel(ClientCommand::Run).1,
+            node_states: Arc::default(),
             epoch: collector.epoch(),
         };
         (context, collector)
     }
 
     #[test]
-    fn what_a_hurt_node_does_not_answer_is_no_error_and_is_counted() {
+    fn messages_that_a_faulty_node_does_not_answer_are_unanswered_but_not_errors() {
         for hurt in [false, true] {
             let (context, collector) = context(|typed| {
                 typed.every = "1ms".parse().ok();
                 typed.timeout = "1ms".parse().ok();
             });
-            let mut conversation = Conversation::new(&context, 0, Instant::now(), 0);
-            conversation.answered_by("node-0");
+            let mut session = Session::new(&context, 0, Instant::now(), 0);
+            session.note_node("node-0");
             if hurt {
-                context.departed.insert("node-0");
+                context.node_states.mark_faulty("node-0");
             }
             let mut outbox = Vec::new();
             let open = r#"0{"sid":"x","upgrades":[],"pingInterval":60000,"pingTimeout":60000}"#;
             for packet in [open, r#"40{"sid":"y"}"#] {
-                conversation.receive(Packet::from_text(packet).unwrap(), &mut outbox).unwrap();
+                session.receive(Packet::from_text(packet).unwrap(), &mut outbox).unwrap();
             }
             let deadline = Instant::now() + Duration::from_secs(20);
             let overdue = |totals: &Counters| totals.unanswered + totals.errors > 2;
             while !overdue(&collector.record().totals) {
                 assert!(Instant::now() < deadline, "nothing is overdue");
-                conversation.turn(false, &mut outbox).unwrap();
+                session.run_due(false, &mut outbox).unwrap();
                 outbox.clear();
             }
             let Counters { unanswered, errors, .. } = collector.record().totals;
-            assert_eq!((unanswered > 0, errors > 0), (hurt, !hurt), "hurt: {hurt}");
+            assert_eq!((unanswered > 0, errors > 0), (hurt, !hurt), "faulty: {hurt}");
         }
     }
 
     #[test]
-    fn an_answer_for_a_node_that_went_is_not_misrouted() {
+    fn answer_instead_of_a_faulty_node_is_not_misrouted() {
         let (context, collector) = context(|_| ());
-        let mut conversation = Conversation::new(&context, 0, Instant::now(), 0);
+        let mut session = Session::new(&context, 0, Instant::now(), 0);
         for node in ["node-0", "node-0", "node-1"] {
-            conversation.answered_by(node);
+            session.note_node(node);
         }
         assert_eq!(collector.record().totals.misrouted, 1);
-        context.departed.insert("node-0");
-        conversation.answered_by("node-1");
+        context.node_states.mark_faulty("node-0");
+        session.note_node("node-1");
         assert_eq!(collector.record().totals.misrouted, 1);
     }
 
     #[test]
-    fn a_strange_session_id_is_encoded() {
+    fn session_id_is_percent_encoded() {
         let mut encoded = String::new();
         push_encoded("nöt \"20\"&=~-_.", &mut encoded);
         assert_eq!(encoded, "n%C3%B6t%20%2220%22%26%3D~-_.");

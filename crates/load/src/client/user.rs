@@ -1,4 +1,4 @@
-//! What stays of a client from one connection to the next, and the orders that it obeys.
+//! State of a client that outlives its connections, and the orders that it receives.
 
 use std::{
     future::Future,
@@ -10,159 +10,159 @@ use tokio::{
     time::{sleep_until, timeout},
 };
 
-use super::{Context, Order, jar::Jar, pace};
+use super::{ClientCommand, Context, cookies::CookieJar, pace};
 use crate::{
     net::Dialer,
     scenario::ClientKind,
     stats::{ErrorKind, Failure},
 };
 
-/// One simulated user.
+/// One virtual user.
 #[derive(Debug)]
 pub(crate) struct User {
-    /// Counts from 0.
+    /// From 0.
     pub(crate) number: u32,
-    /// Messages settled in this session so far, on all its connections: a session adds
-    /// [`Talk::settled`](super::pace::Talk::settled) when its connection ends.
-    pub(crate) said: u64,
+    /// Messages settled in this session so far, on all its connections. At its end, a connection adds
+    /// [`MessageTracker::settled`](super::pace::Talk::settled).
+    pub(crate) settled: u64,
     /// Its cookies.
-    pub(crate) jar: Jar,
-    /// What the course of the run wants.
-    pub(crate) orders: Orders,
+    pub(crate) cookies: CookieJar,
+    /// Orders of the run.
+    pub(crate) commands: CommandReceiver,
     /// Connects from this user's address, and resumes this user's TLS sessions.
     pub(crate) dialer: Dialer,
 }
 
-/// How a connection, or the attempt at one, ended.
+/// How a connection or an attempt ended.
 #[derive(Debug)]
-pub(crate) enum End {
-    /// All messages are settled and goodbye is said.
-    Said,
-    /// The course of the run ended it: with a goodbye where it says leave, with none where it says drop.
-    Ordered {
-        /// By what.
-        by: Break,
-        /// Whether there was a connection that was reported.
+pub(crate) enum SessionEnd {
+    /// All messages are settled and the connection is closed.
+    Completed,
+    /// The run ended it: with a proper close if the client stops, without if the client drops.
+    Interrupted {
+        /// The order.
+        by: Interruption,
+        /// Whether a connection was reported.
         connected: bool,
     },
-    /// There was no connection yet.
+    /// The attempt failed: there was no connection.
     Failed {
-        /// Why.
+        /// Reason.
         failure: Failure,
-        /// The node, where one had answered.
+        /// The node, if one has answered.
         node: Option<Box<str>>,
     },
-    /// The server closed the connection, which was reported, and asked for another one.
+    /// The server closed the reported connection and asked the client to reconnect.
     Moved {
-        /// What it said.
+        /// The Close or reply of the server.
         failure: Failure,
     },
-    /// The connection, which was reported, is gone.
+    /// The reported connection is lost.
     Lost {
-        /// Why.
+        /// Reason.
         failure: Failure,
-        /// Its node, where it is known.
+        /// The node, if known.
         node: Option<Box<str>>,
     },
 }
 
 /// An order that ends a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Break {
-    /// Drop without a goodbye, and return at this time.
-    Return(Instant),
-    /// Say goodbye and end.
-    Leave,
+pub(crate) enum Interruption {
+    /// Drop without a close, and reconnect at this time.
+    Reconnect(Instant),
+    /// Close and end.
+    Stop,
 }
 
-/// One client's view of what the course of the run wants.
+/// Receives the orders to one client.
 #[derive(Debug)]
-pub(crate) struct Orders {
-    receiver: watch::Receiver<Order>,
-    /// The last wave that the client has obeyed or that was before its time.
+pub(crate) struct CommandReceiver {
+    receiver: watch::Receiver<ClientCommand>,
+    /// Last wave that the client has executed, or that started before the client.
     wave: u32,
-    /// The client's place in a spread of returns, in [0, 1).
-    place: f64,
+    /// Position of the client when reconnects are spread, in [0, 1).
+    position: f64,
 }
 
-impl Orders {
-    pub(crate) fn new(receiver: watch::Receiver<Order>, number: u32) -> Self {
+impl CommandReceiver {
+    pub(crate) fn new(receiver: watch::Receiver<ClientCommand>, number: u32) -> Self {
         let wave = match *receiver.borrow() {
-            Order::Drop { wave, .. } => wave,
-            Order::Go | Order::Leave => 0,
+            ClientCommand::Drop { wave, .. } => wave,
+            ClientCommand::Run | ClientCommand::Stop => 0,
         };
-        Self { receiver, wave, place: pace::spread(number) }
+        Self { receiver, wave, position: pace::spread(number) }
     }
 
-    /// Waits for an order to end the connection. Nothing is lost where the wait is given up.
-    pub(crate) async fn next(&mut self) -> Break {
+    /// Waits for an order that ends the connection. Cancel safe.
+    pub(crate) async fn next(&mut self) -> Interruption {
         loop {
             let order = *self.receiver.borrow_and_update();
             match order {
-                Order::Leave => return Break::Leave,
-                Order::Drop { wave, at, within } if wave > self.wave => {
+                ClientCommand::Stop => return Interruption::Stop,
+                ClientCommand::Drop { wave, at, within } if wave > self.wave => {
                     sleep_until(at.into()).await;
                     self.wave = wave;
-                    return Break::Return(at + within.mul_f64(self.place));
+                    return Interruption::Reconnect(at + within.mul_f64(self.position));
                 }
-                Order::Drop { .. } | Order::Go => {}
+                ClientCommand::Drop { .. } | ClientCommand::Run => {}
             }
             if self.receiver.changed().await.is_err() {
-                return Break::Leave;
+                return Interruption::Stop;
             }
         }
     }
 
-    /// Makes a connection within the deadline, giving it up on an order.
+    /// Connects within the deadline, and stops if an order comes.
     ///
     /// # Errors
     ///
-    /// The end of the session that was to be.
+    /// How the session ended before it began.
     pub(crate) async fn attempt<T>(
         &mut self,
         deadline: Duration,
-        connection: impl Future<Output = Result<T, End>>,
-    ) -> Result<T, End> {
+        connection: impl Future<Output = Result<T, SessionEnd>>,
+    ) -> Result<T, SessionEnd> {
         tokio::select! {
             biased;
             made = timeout(deadline, connection) => made.unwrap_or_else(|_| {
                 let detail = format!("no connection within {deadline:?}");
                 Err(Failure::new(ErrorKind::Timeout, detail).into())
             }),
-            by = self.next() => Err(End::Ordered { by, connected: false }),
+            by = self.next() => Err(SessionEnd::Interrupted { by, connected: false }),
         }
     }
 }
 
 impl User {
     pub(crate) fn new(context: &Context, number: u32) -> Self {
-        let jar = Jar::new(context.scenario.cookies);
-        let orders = Orders::new(context.orders.clone(), number);
+        let cookies = CookieJar::new(context.scenario.cookies);
+        let commands = CommandReceiver::new(context.commands.clone(), number);
         let dialer = context.connector.dialer(number);
-        Self { number, said: 0, jar, orders, dialer }
+        Self { number, settled: 0, cookies, commands, dialer }
     }
 
-    /// Who takes this user's place.
-    pub(crate) fn anew(self, context: &Context) -> Self {
+    /// Returns the user that replaces this one.
+    pub(crate) fn replacement(self, context: &Context) -> Self {
         let next = Self::new(context, self.number);
         match context.scenario.client {
-            // A bare connection has no session but that of TLS, and connecting again is its only use.
+            // The only session of a bare connection is the TLS session, which the next connection resumes.
             ClientKind::Connect => Self { dialer: self.dialer, ..next },
             _ => next,
         }
     }
 
     /// Waits until `due`, or for an order, which is returned.
-    pub(crate) async fn wait(&mut self, due: Instant) -> Option<Break> {
+    pub(crate) async fn wait(&mut self, due: Instant) -> Option<Interruption> {
         tokio::select! {
-            by = self.orders.next() => Some(by),
+            by = self.commands.next() => Some(by),
             () = sleep_until(due.into()) => None,
         }
     }
 }
 
-impl From<Failure> for End {
-    /// A failure of an attempt, before any node has answered.
+impl From<Failure> for SessionEnd {
+    /// A failed attempt, before any node has answered.
     fn from(failure: Failure) -> Self {
         Self::Failed { failure, node: None }
     }
@@ -173,21 +173,27 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_wave_drops_those_who_were_there_before_it_once() {
-        let (sender, receiver) = watch::channel(Order::Go);
-        let mut early = Orders::new(receiver.clone(), 1);
+    async fn wave_drops_earlier_clients_once() {
+        let (sender, receiver) = watch::channel(ClientCommand::Run);
+        let mut early = CommandReceiver::new(receiver.clone(), 1);
         let at = Instant::now();
         let within = Duration::from_secs(10);
-        sender.send_replace(Order::Drop { wave: 1, at, within });
-        let mut late = Orders::new(receiver, 1);
-        assert_eq!(early.next().await, Break::Return(at + within.mul_f64(pace::spread(1))));
-        sender.send_replace(Order::Leave);
-        assert_eq!((early.next().await, late.next().await), (Break::Leave, Break::Leave));
+        sender.send_replace(ClientCommand::Drop { wave: 1, at, within });
+        let mut late = CommandReceiver::new(receiver, 1);
+        assert_eq!(
+            early.next().await,
+            Interruption::Reconnect(at + within.mul_f64(pace::spread(1)))
+        );
+        sender.send_replace(ClientCommand::Stop);
+        assert_eq!(
+            (early.next().await, late.next().await),
+            (Interruption::Stop, Interruption::Stop)
+        );
     }
 
     #[tokio::test]
-    async fn no_more_orders_mean_leave() {
-        let (_, receiver) = watch::channel(Order::Go);
-        assert_eq!(Orders::new(receiver, 1).next().await, Break::Leave);
+    async fn closed_channel_means_stop() {
+        let (_, receiver) = watch::channel(ClientCommand::Run);
+        assert_eq!(CommandReceiver::new(receiver, 1).next().await, Interruption::Stop);
     }
 }

@@ -1,4 +1,4 @@
-//! Plain WebSocket to an echo.
+//! Plain WebSocket to an echo server.
 
 use std::{
     future::{Future, poll_fn},
@@ -10,234 +10,250 @@ use std::{
 use http::HeaderMap;
 use tokio::{task::yield_now, time::timeout};
 
-use super::{Break, Context, End, User, alarm::Alarm, pace::Talk, payload::Maker};
+use super::{
+    Context, Interruption, SessionEnd, User, lazy_timer::LazyTimer, pace::MessageTracker,
+    payload::PayloadGenerator,
+};
 use crate::{
     net::{Kind, Message, UpgradeError, WebSocket},
     scenario::{Answer, Messages, Payload},
     stats::{ErrorKind, Failure},
 };
 
-/// Bytes that may wait for a slow server before nothing more is said.
-const MOST_WAITING: usize = 64 << 10;
-/// How soon a client that is held up looks again.
-const RETRY: Duration = Duration::from_millis(5);
-/// Messages said in a row before echoes and orders are looked at.
-const IN_A_ROW: usize = 64;
+/// Maximum bytes that wait for a slow server; above this, the client sends no more.
+const MAX_BACKLOG: usize = 64 << 10;
+/// Delay after which a client that waits for a slow server checks again.
+const BLOCKED_RETRY: Duration = Duration::from_millis(5);
+/// Maximum messages sent in a row before echoes and orders are checked.
+const MAX_MESSAGES_IN_A_ROW: usize = 64;
 
-/// One connection to the target's path: says what is due and checks each echo.
-pub(crate) async fn session(context: &Context, user: &mut User, due: Instant) -> End {
+/// Runs one connection to the target's path: sends messages when they are due and checks each echo.
+pub(crate) async fn session(context: &Context, user: &mut User, due: Instant) -> SessionEnd {
     let target = &context.scenario.target;
-    // Boxed, so that an idle client does not carry what only its first moments need.
+    // Boxed, so that the future of an idle client does not include the state of connecting.
     let (socket, node) = match Box::pin(open(context, user, &target.path_and_query())).await {
         Ok(opened) => opened,
         Err(end) => return end,
     };
-    let seat = context.recorder.connected(node.as_deref(), due);
-    let mut echo = Echo::new(context, user, socket);
-    let end = echo.run(pin!(user.orders.next())).await;
-    drop(seat);
-    user.said += echo.talk.settled();
-    context.recorder.unanswered(echo.talk.unanswered());
+    let connected_guard = context.recorder.connected(node.as_deref(), due);
+    let mut echo = EchoSession::new(context, user, socket);
+    let end = echo.run(pin!(user.commands.next())).await;
+    drop(connected_guard);
+    user.settled += echo.tracker.settled();
+    context.recorder.unanswered(echo.tracker.unanswered());
     match end {
-        Ended::Done => {
-            goodbye(context, echo.socket).await;
-            End::Said
+        EchoEnd::Completed => {
+            close(context, echo.socket).await;
+            SessionEnd::Completed
         }
-        Ended::Ordered(by) => {
-            if by == Break::Leave {
-                goodbye(context, echo.socket).await;
+        EchoEnd::Interrupted(by) => {
+            if by == Interruption::Stop {
+                close(context, echo.socket).await;
             }
-            End::Ordered { by, connected: true }
+            SessionEnd::Interrupted { by, connected: true }
         }
-        Ended::Moved(failure) => End::Moved { failure },
-        Ended::Lost(failure) => End::Lost { failure, node },
+        EchoEnd::Moved(failure) => SessionEnd::Moved { failure },
+        EchoEnd::Lost(failure) => SessionEnd::Lost { failure, node },
     }
 }
 
-/// Connects and upgrades within the deadline; also returns the node's name.
+/// Connects and upgrades within the deadline. Also returns the name of the node.
 ///
 /// # Errors
 ///
-/// The end of the session that was to be.
+/// How the session ended before it began.
 pub(super) async fn open(
     context: &Context,
     user: &mut User,
     path_and_query: &str,
-) -> Result<(WebSocket, Option<Box<str>>), End> {
-    let fields = user.jar.fields();
+) -> Result<(WebSocket, Option<Box<str>>), SessionEnd> {
+    let fields = user.cookies.headers();
     let connection = async {
         user.dialer.websocket(path_and_query, &fields).await.map_err(|error| {
             let node = match &error {
-                UpgradeError::Refused(reply) => node(&reply.headers),
+                UpgradeError::Rejected(reply) => node(&reply.headers),
                 UpgradeError::Failed(_) => None,
             };
-            End::Failed { failure: error.into(), node }
+            SessionEnd::Failed { failure: error.into(), node }
         })
     };
-    let (socket, headers) = user.orders.attempt(context.scenario.timeout, connection).await?;
-    user.jar.keep(&headers);
+    let (socket, headers) = user.commands.attempt(context.scenario.timeout, connection).await?;
+    user.cookies.store(&headers);
     Ok((socket, node(&headers)))
 }
 
-/// Closes in good order, or leaves where that takes too long.
-pub(super) async fn goodbye(context: &Context, socket: WebSocket) {
+/// Closes properly, or drops the connection after a timeout.
+pub(super) async fn close(context: &Context, socket: WebSocket) {
     let _ = timeout(context.scenario.timeout, socket.close()).await;
 }
 
-/// The name that our own nodes tell.
+/// Returns the name of the node that sent a reply.
 pub(super) fn node(headers: &HeaderMap) -> Option<Box<str>> {
     Some(headers.get("x-node")?.to_str().ok()?.into())
 }
 
-/// How the talk on a connection ended.
-enum Ended {
-    /// All is said and answered.
-    Done,
-    Ordered(Break),
-    /// The server asked the client to come back, by the code of its Close.
+/// How a connection ended.
+enum EchoEnd {
+    /// All messages are sent and settled.
+    Completed,
+    Interrupted(Interruption),
+    /// The server asked the client to reconnect, with the code of its Close.
     Moved(Failure),
     Lost(Failure),
 }
 
-/// A connection on which messages are said and echoes checked.
-struct Echo<'a> {
+/// A connection that sends messages and checks echoes.
+struct EchoSession<'a> {
     context: &'a Context,
     socket: WebSocket,
-    talk: Talk,
-    maker: Maker,
+    tracker: MessageTracker,
+    generator: PayloadGenerator,
     kind: Kind,
-    alarm: Alarm,
+    timer: LazyTimer,
 }
 
 /// What a client waits for.
 enum Event {
     Message(Message),
-    Order(Break),
-    Alarm,
+    Command(Interruption),
+    LazyTimer,
 }
 
-impl<'a> Echo<'a> {
+impl<'a> EchoSession<'a> {
     fn new(context: &'a Context, user: &User, socket: WebSocket) -> Self {
         let messages = &context.scenario.messages;
-        let (kind, maker) = payload(messages, user.number);
-        let talk = Talk::new(messages, user.said, user.number, context.grid(), Instant::now());
-        Self { context, socket, talk, maker, kind, alarm: Alarm::new() }
+        let (kind, generator) = payload(messages, user.number);
+        let tracker = MessageTracker::new(
+            messages,
+            user.settled,
+            user.number,
+            context.grid(),
+            Instant::now(),
+        );
+        Self { context, socket, tracker, generator, kind, timer: LazyTimer::new() }
     }
 
-    async fn run(&mut self, mut orders: Pin<&mut impl Future<Output = Break>>) -> Ended {
-        while !self.talk.done() {
-            let behind = match self.say().await {
+    async fn run(&mut self, mut commands: Pin<&mut impl Future<Output = Interruption>>) -> EchoEnd {
+        while !self.tracker.is_done() {
+            let behind = match self.send_due().await {
                 Ok(behind) => behind,
-                Err(failure) => return Ended::Lost(failure),
+                Err(failure) => return EchoEnd::Lost(failure),
             };
             if behind {
                 yield_now().await;
             }
-            match self.event(orders.as_mut(), behind).await {
-                Ok(Event::Message(Message::Text(text))) => self.heard(text.as_bytes()),
-                Ok(Event::Message(Message::Binary(bytes))) => self.heard(&bytes),
-                Ok(Event::Message(Message::Close(closure))) if closure.asks_to_return() => {
-                    return Ended::Moved(closure.into());
+            match self.event(commands.as_mut(), behind).await {
+                Ok(Event::Message(Message::Text(text))) => self.receive(text.as_bytes()),
+                Ok(Event::Message(Message::Binary(bytes))) => self.receive(&bytes),
+                Ok(Event::Message(Message::Close(close_frame)))
+                    if close_frame.asks_to_reconnect() =>
+                {
+                    return EchoEnd::Moved(close_frame.into());
                 }
-                Ok(Event::Message(Message::Close(closure))) => return Ended::Lost(closure.into()),
-                Ok(Event::Order(by)) => return Ended::Ordered(by),
-                Ok(Event::Alarm) => self.give_up(),
-                Err(failure) => return Ended::Lost(failure),
+                Ok(Event::Message(Message::Close(close_frame))) => {
+                    return EchoEnd::Lost(close_frame.into());
+                }
+                Ok(Event::Command(by)) => return EchoEnd::Interrupted(by),
+                Ok(Event::LazyTimer) => self.give_up(),
+                Err(failure) => return EchoEnd::Lost(failure),
             }
         }
-        Ended::Done
+        EchoEnd::Completed
     }
 
-    /// Says what is due, as far as the server takes it; whether more could be said at once.
-    async fn say(&mut self) -> Result<bool, Failure> {
-        for _ in 0..IN_A_ROW {
-            let due = self.talk.due().is_some_and(|due| due <= Instant::now());
-            if !due || self.is_held_up() {
+    /// Sends the messages that are due, unless the server is slow. Returns whether more messages are due.
+    async fn send_due(&mut self) -> Result<bool, Failure> {
+        for _ in 0..MAX_MESSAGES_IN_A_ROW {
+            let due = self.tracker.due().is_some_and(|due| due <= Instant::now());
+            if !due || self.is_blocked() {
                 return Ok(false);
             }
-            let number = self.talk.say();
-            let maker = self.maker;
-            let make = |out: &mut Vec<u8>| maker.write(number, out);
-            self.socket.send_made(self.kind, maker.size(), make).await?;
-            self.context.recorder.sent(maker.size());
+            let number = self.tracker.record_sent();
+            let generator = self.generator;
+            let make = |out: &mut Vec<u8>| generator.write(number, out);
+            self.socket.send_with(self.kind, generator.size(), make).await?;
+            self.context.recorder.sent(generator.size());
         }
         Ok(true)
     }
 
-    /// Whether the server does not take what was said.
-    fn is_held_up(&self) -> bool {
-        self.socket.backlog() > MOST_WAITING
+    /// Whether the server does not read what was sent.
+    fn is_blocked(&self) -> bool {
+        self.socket.backlog() > MAX_BACKLOG
     }
 
-    /// What comes next; a client that is `behind` does not wait for it.
+    /// Returns the next event. With `behind`, does not wait for it.
     async fn event(
         &mut self,
-        mut orders: Pin<&mut impl Future<Output = Break>>,
+        mut commands: Pin<&mut impl Future<Output = Interruption>>,
         behind: bool,
     ) -> Result<Event, Failure> {
-        let deadline = self.talk.deadline(self.context.scenario.timeout);
-        let due = match self.is_held_up() {
-            true => self.talk.due().map(|due| due.max(Instant::now() + RETRY)),
-            false => self.talk.due(),
+        let deadline = self.tracker.deadline(self.context.scenario.timeout);
+        let due = match self.is_blocked() {
+            true => self.tracker.due().map(|due| due.max(Instant::now() + BLOCKED_RETRY)),
+            false => self.tracker.due(),
         };
         let next = due.into_iter().chain(deadline).min();
         let mut message = pin!(self.socket.next());
         poll_fn(|cx| {
-            // Echoes without end must not hide an order.
-            if behind && let Poll::Ready(by) = orders.as_mut().poll(cx) {
-                return Poll::Ready(Ok(Event::Order(by)));
+            // An endless series of echoes must not delay an order.
+            if behind && let Poll::Ready(by) = commands.as_mut().poll(cx) {
+                return Poll::Ready(Ok(Event::Command(by)));
             }
             if let Poll::Ready(message) = message.as_mut().poll(cx) {
                 return Poll::Ready(message.map(Event::Message));
             }
             if behind {
-                return Poll::Ready(Ok(Event::Alarm));
+                return Poll::Ready(Ok(Event::LazyTimer));
             }
-            if let Poll::Ready(by) = orders.as_mut().poll(cx) {
-                return Poll::Ready(Ok(Event::Order(by)));
+            if let Poll::Ready(by) = commands.as_mut().poll(cx) {
+                return Poll::Ready(Ok(Event::Command(by)));
             }
-            self.alarm.poll_until(cx, next).map(|()| Ok(Event::Alarm))
+            self.timer.poll_until(cx, next).map(|()| Ok(Event::LazyTimer))
         })
         .await
     }
 
-    fn heard(&mut self, bytes: &[u8]) {
+    fn receive(&mut self, bytes: &[u8]) {
         let recorder = &self.context.recorder;
         let awaits = self.context.scenario.messages.answer != Answer::Nothing;
-        // Payloads too short for a number are answered in order, as all are on one connection.
-        let number = self.maker.number(bytes).or(self.talk.oldest());
+        // A payload too short for a number answers the oldest message: echoes on one connection are in order.
+        let number = self.generator.number(bytes).or(self.tracker.oldest_unanswered());
         let Some(number) = number.filter(|_| awaits) else {
             recorder.received(bytes.len());
             return;
         };
-        if !self.maker.matches(number, bytes) {
-            let detail = format!("{} bytes came back that were not sent", bytes.len());
+        if !self.generator.matches(number, bytes) {
+            let detail =
+                format!("received {} bytes that are not an echo of a message", bytes.len());
             recorder.failed(&Failure::new(ErrorKind::WrongEcho, detail));
-            self.talk.give_up(Instant::now());
+            self.tracker.give_up(Instant::now());
             return;
         }
-        // An answer after its deadline has been counted as a timeout.
-        if let Some(intended) = self.talk.answered(number, Instant::now()) {
+        // An answer after its deadline was already counted as a timeout.
+        if let Some(intended) = self.tracker.answered(number, Instant::now()) {
             recorder.answered(intended, bytes.len());
         }
     }
 
-    /// Counts the messages whose answers are overdue.
+    /// Counts the messages whose answers have timed out.
     fn give_up(&mut self) {
-        let patience = self.context.scenario.timeout;
+        let limit = self.context.scenario.timeout;
         let now = Instant::now();
-        while self.talk.deadline(patience).is_some_and(|deadline| deadline <= now) {
-            let detail = format!("no echo within {patience:?}");
+        while self.tracker.deadline(limit).is_some_and(|deadline| deadline <= now) {
+            let detail = format!("no echo within {limit:?}");
             self.context.recorder.failed(&Failure::new(ErrorKind::Timeout, detail));
-            self.talk.give_up(now);
+            self.tracker.give_up(now);
         }
     }
 }
 
-/// What client `number` says, and as what.
-fn payload(messages: &Messages, number: u32) -> (Kind, Maker) {
+/// Returns the message type and the payloads of client `number`.
+fn payload(messages: &Messages, number: u32) -> (Kind, PayloadGenerator) {
     match messages.payload {
-        Payload::Text | Payload::Json => (Kind::Text, Maker::text(number, messages.size)),
-        Payload::Binary => (Kind::Binary, Maker::binary(number, messages.size)),
+        Payload::Text | Payload::Json => {
+            (Kind::Text, PayloadGenerator::text(number, messages.size))
+        }
+        Payload::Binary => (Kind::Binary, PayloadGenerator::binary(number, messages.size)),
     }
 }

@@ -6,28 +6,29 @@ use std::{
     sync::Arc,
 };
 
+use anyhow::anyhow;
 use http::{HeaderMap, HeaderValue, header};
 use rustls::{ClientConfig, pki_types::ServerName};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio_rustls::TlsConnector;
 
-use super::{Http, Stream, UpgradeError, WebSocket, fault, tls, upgrade};
+use super::{Http, Stream, UpgradeError, WebSocket, failures, tls, upgrade};
 use crate::{
     scenario::Scenario,
     stats::{ErrorKind, Failure},
 };
 
-/// The first of the loopback addresses that clients connect from; the next ones follow it. Servers
-/// on this machine mostly live below, so that nothing is hidden by a client of the same address.
+/// First of the loopback addresses that clients connect from. Servers on this machine usually have lower
+/// addresses, so client and server addresses differ.
 const FIRST_SOURCE: u32 = u32::from_be_bytes([127, 1, 0, 1]);
 
-/// Opens connections as a scenario wants them. One for all clients of a run.
+/// Opens connections as the scenario requires. All clients of a run share one connector.
 #[derive(Debug)]
 pub(crate) struct Connector {
     addresses: Vec<SocketAddr>,
     sources: u32,
     tls: Option<TlsTarget>,
-    /// Sent with every request: `Host` and what the scenario adds.
+    /// Headers of every request: `Host` and those of the scenario.
     headers: HeaderMap,
 }
 
@@ -38,7 +39,7 @@ struct TlsTarget {
     config: Arc<ClientConfig>,
 }
 
-/// The connections of one client: its source address, its TLS sessions.
+/// Opens the connections of one client, with its source address and its TLS sessions.
 #[derive(Debug)]
 pub(crate) struct Dialer {
     connector: Arc<Connector>,
@@ -47,26 +48,28 @@ pub(crate) struct Dialer {
 }
 
 impl Connector {
-    /// Reads the authorities that are to be trusted.
+    /// Reads the certificate authorities.
     ///
     /// # Errors
     ///
-    /// A sentence for the user, where the file of authorities cannot be used.
-    pub(crate) fn new(scenario: &Scenario) -> Result<Self, String> {
+    /// The file of certificate authorities is unusable, or the host is not valid for TLS or HTTP.
+    pub(crate) fn new(scenario: &Scenario) -> anyhow::Result<Self> {
         let target = &scenario.target;
         let tls = match target.tls {
             true => Some(TlsTarget {
-                name: ServerName::try_from(target.host.clone())
-                    .map_err(|_| format!("{} is no name that TLS could verify", target.host))?,
+                name: ServerName::try_from(target.host.clone()).map_err(|_| {
+                    anyhow!("invalid host {} for TLS: use a name or an address", target.host)
+                })?,
                 resume: scenario.tls.resume,
                 config: Arc::new(tls::config(&scenario.tls)?),
             }),
             false => None,
         };
         let host = HeaderValue::from_str(&target.authority)
-            .map_err(|_| format!("{} is no host", target.authority))?;
+            .map_err(|_| anyhow!("invalid host {} in the URL", target.authority))?;
         let mut headers = HeaderMap::from_iter([(header::HOST, host)]);
-        // What the user says wins, `Host` included; fields named twice are sent twice.
+        // Headers of the user replace the default ones, including `Host`. A header that is given twice is
+        // sent twice.
         for (name, _) in &scenario.headers {
             headers.remove(name);
         }
@@ -74,24 +77,24 @@ impl Connector {
         Ok(Self { addresses: target.addresses.clone(), sources: scenario.sources, tls, headers })
     }
 
-    /// To one address, in plain text.
+    /// A connector to one address, without TLS.
     #[cfg(test)]
     pub(crate) fn plain(address: SocketAddr) -> Arc<Self> {
         let headers = HeaderMap::from_iter([(header::HOST, HeaderValue::from_static("test"))]);
         Arc::new(Self { addresses: vec![address], sources: 1, tls: None, headers })
     }
 
-    /// For client `number`. With resumption on, what it connects to later resumes what it connected
-    /// to earlier: a new user needs a new one.
+    /// Returns the dialer of client `number`. With resumption, its later connections resume the TLS session
+    /// of earlier ones; so a new user needs a new dialer.
     pub(crate) fn dialer(self: &Arc<Self>, number: u32) -> Dialer {
         let tls = self.tls.as_ref().map(|target| match target.resume {
-            true => Arc::new(tls::resuming(&target.config)),
+            true => Arc::new(tls::with_resumption(&target.config)),
             false => Arc::clone(&target.config),
         });
         Dialer { connector: Arc::clone(self), number, tls }
     }
 
-    /// Where client `number` connects from; `None` leaves it to the kernel.
+    /// Returns the source address of client `number`; `None`: the kernel chooses.
     fn source(&self, number: u32, target: SocketAddr) -> Option<Ipv4Addr> {
         match target.ip() {
             IpAddr::V4(ip) if ip.is_loopback() && self.sources > 1 => {
@@ -103,7 +106,7 @@ impl Connector {
 }
 
 impl Dialer {
-    /// Connects, over TLS where the target asks for it. The caller sets the deadline.
+    /// Connects, over TLS if the target uses it. The caller sets the deadline.
     ///
     /// # Errors
     ///
@@ -113,21 +116,22 @@ impl Dialer {
         let (Some(tls), Some(target)) = (&self.tls, &self.connector.tls) else {
             return Ok(Stream::Plain(tcp));
         };
-        // On the heap from the start: the handshake's state is not to be part of a client's future.
+        // Boxed from the start, so that a client's future does not include the handshake.
         let tls = TlsConnector::from(Arc::clone(tls));
         match Box::pin(tls.connect(target.name.clone(), tcp)).await {
             Ok(stream) => Ok(Stream::Tls(Box::new(stream))),
-            Err(error) => Err(fault::handshake(&error)),
+            Err(error) => Err(failures::handshake(&error)),
         }
     }
 
-    /// Connects and upgrades to WebSocket. `path_and_query` as in a request line; `extra` joins the
-    /// fields of every request, such as a cookie. The caller sets the deadline. Also returns the
-    /// fields of the 101 reply.
+    /// Connects and upgrades to WebSocket. `path_and_query` is as in a request line; the `extra` headers,
+    /// such as a cookie, are sent after those of every request. The caller sets the deadline. Also returns
+    /// the headers of the 101 reply.
     ///
     /// # Errors
     ///
-    /// What [`Dialer::connect`] fails with, `Disconnect`, `Protocol`, or the reply that refused.
+    /// Those of [`Dialer::connect`], `Disconnect`, `Protocol`, or the reply of a server that does not
+    /// upgrade.
     pub(crate) async fn websocket(
         &self,
         path_and_query: &str,
@@ -141,13 +145,13 @@ impl Dialer {
     ///
     /// # Errors
     ///
-    /// What [`Dialer::connect`] fails with.
+    /// Those of [`Dialer::connect`].
     pub(crate) async fn http(&self) -> Result<Http, Failure> {
         Http::open(self.connect().await?, Arc::clone(&self.connector)).await
     }
 
-    /// Begins with the client's own share of the target's addresses, goes on to the others where
-    /// one does not listen (`localhost` is two addresses).
+    /// Tries the addresses of the target, starting with the one that this client's number selects
+    /// (`localhost` has two addresses).
     async fn connect_tcp(&self) -> Result<TcpStream, Failure> {
         let addresses = &self.connector.addresses;
         let first = self.number as usize % addresses.len().max(1);
@@ -155,7 +159,7 @@ impl Dialer {
         for address in addresses.iter().cycle().skip(first).take(addresses.len()) {
             match self.connect_to(*address).await {
                 Ok(tcp) => return Ok(tcp),
-                Err(error) => failure = refused(*address, &error),
+                Err(error) => failure = connect_failure(*address, &error),
             }
         }
         Err(failure)
@@ -167,8 +171,8 @@ impl Dialer {
             SocketAddr::V6(_) => TcpSocket::new_v6()?,
         };
         socket.set_nodelay(true)?;
-        // A bound source takes its port from those of its own address, of which each has a full
-        // range: the kernel may choose the port now, before it knows the target.
+        // Each source address has its own range of ports, so the kernel may choose the port before it knows
+        // the target.
         if let Some(source) = self.connector.source(self.number, address) {
             socket.bind(SocketAddr::from((source, 0)))?;
         }
@@ -177,21 +181,23 @@ impl Dialer {
 }
 
 impl Connector {
-    /// Fields of every request.
+    /// Headers of every request.
     pub(super) fn headers(&self) -> &HeaderMap {
         &self.headers
     }
 }
 
-fn refused(address: SocketAddr, error: &io::Error) -> Failure {
-    let clause = match error.kind() {
+fn connect_failure(address: SocketAddr, error: &io::Error) -> Failure {
+    let description = match error.kind() {
         io::ErrorKind::ConnectionRefused => {
-            format!("nothing listens on {address}; start the server, or check the URL")
+            format!("nothing listens on {address}: start the server, or check the URL")
         }
         io::ErrorKind::AddrNotAvailable | io::ErrorKind::AddrInUse => {
-            format!("no free port to connect to {address} from")
+            format!(
+                "no free local port to connect to {address}: use more --sources or fewer clients"
+            )
         }
         _ => format!("cannot connect to {address}: {error}"),
     };
-    Failure::new(ErrorKind::Connect, clause)
+    Failure::new(ErrorKind::Connect, description)
 }

@@ -1,33 +1,33 @@
-//! WebSocket frames (RFC 6455, section 5) as pure functions over bytes, for both sides.
+//! WebSocket frames (RFC 6455, section 5) as pure functions over bytes, for clients and servers.
 //!
-//! Our own rather than a library's: tokio-websockets and fastwebsockets keep 8 KiB to read into for
-//! each connection, and a crowd of thousands is to fit into 10 kB a client. Here the caller owns all
-//! bytes, and can keep one buffer for each thread. Checked against tokio-websockets in the tests.
+//! Not a library: tokio-websockets and fastwebsockets keep a read buffer of 8 KiB per connection, and
+//! thousands of clients must fit into 10 kB each. Here the caller owns all buffers and can keep one per
+//! thread. The tests compare this module with tokio-websockets.
 
 use std::fmt;
 
-/// Longest header: two bytes, eight of length, four of mask.
+/// Maximum length of a header: 2 bytes, 8 of length, 4 of mask.
 pub(crate) const MAX_HEADER: usize = 14;
 
-/// What a frame is.
+/// Type of a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Opcode {
-    /// A later part of a message.
+    /// A later fragment of a message.
     Continuation = 0,
-    /// A message of UTF-8, or its first part.
+    /// A text message, or its first fragment.
     Text = 1,
-    /// A message of bytes, or its first part.
+    /// A binary message, or its first fragment.
     Binary = 2,
     /// The last frame.
     Close = 8,
-    /// To be answered with a pong of the same payload.
+    /// Must be answered with a pong of the same payload.
     Ping = 9,
-    /// Answers a ping.
+    /// Answer to a ping.
     Pong = 10,
 }
 
 impl Opcode {
-    /// Whether it is no part of a message: at most 125 bytes, never fragmented.
+    /// Whether this is a control frame: at most 125 bytes, never fragmented.
     pub(crate) fn is_control(self) -> bool {
         self as u8 >= 8
     }
@@ -36,36 +36,36 @@ impl Opcode {
 /// The header of a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Header {
-    /// Whether the message ends with this frame.
+    /// Whether this frame ends its message.
     pub(crate) fin: bool,
-    /// What the frame is.
+    /// Type of the frame.
     pub(crate) opcode: Opcode,
-    /// Key of a client's frame.
+    /// Masking key of a client's frame.
     pub(crate) mask: Option<[u8; 4]>,
-    /// Bytes of payload.
+    /// Length of the payload in bytes.
     pub(crate) len: u64,
 }
 
-/// Bytes that are no WebSocket frame, or not one that may come now.
+/// An invalid WebSocket frame, or a frame that is not allowed at this point.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum FrameError {
-    /// A reserved bit is set, but no extension was agreed.
+    /// A reserved bit is set without a negotiated extension.
     ReservedBit,
-    /// An opcode that RFC 6455 does not know.
+    /// An opcode that RFC 6455 does not define.
     Opcode(u8),
     /// A control frame that is fragmented or longer than 125 bytes.
     Control,
-    /// A length that is not in its shortest form, or beyond 63 bits.
+    /// A length that is not in its shortest form, or larger than 63 bits.
     Length,
     /// A masked frame from a server, or an unmasked one from a client.
     Mask,
-    /// A continuation of nothing, or a message within another.
-    Order,
+    /// A continuation without a message, or a new message inside a fragmented one.
+    FragmentOrder,
     /// A text that is not UTF-8.
     Utf8,
-    /// A close frame with half a code, or a code that may not be sent.
+    /// A close frame with an incomplete code, or with a code that must not be sent.
     CloseCode,
-    /// A message of more than this many bytes.
+    /// A message that exceeds this number of bytes.
     TooLong(usize),
 }
 
@@ -73,11 +73,13 @@ impl fmt::Display for FrameError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::ReservedBit => f.write_str("a WebSocket frame with a reserved bit"),
-            Self::Opcode(opcode) => write!(f, "a WebSocket frame of the unknown opcode {opcode}"),
-            Self::Control => f.write_str("a WebSocket control frame that is too long or in parts"),
+            Self::Opcode(opcode) => write!(f, "a WebSocket frame with the unknown opcode {opcode}"),
+            Self::Control => {
+                f.write_str("a WebSocket control frame that is too long or fragmented")
+            }
             Self::Length => f.write_str("a WebSocket frame with a malformed length"),
-            Self::Mask => f.write_str("a WebSocket frame with the other side's masking"),
-            Self::Order => f.write_str("parts of WebSocket messages out of order"),
+            Self::Mask => f.write_str("a WebSocket frame with wrong masking"),
+            Self::FragmentOrder => f.write_str("fragments of WebSocket messages out of order"),
             Self::Utf8 => f.write_str("a WebSocket text that is not UTF-8"),
             Self::CloseCode => f.write_str("a WebSocket close frame with a malformed code"),
             Self::TooLong(limit) => write!(f, "a WebSocket message of more than {limit} bytes"),
@@ -88,12 +90,12 @@ impl fmt::Display for FrameError {
 impl std::error::Error for FrameError {}
 
 impl Header {
-    /// Reads the header at the start of `input`; `None` where more bytes are needed. Also returns its
-    /// own length in bytes.
+    /// Parses the header at the start of `input`; `None` if more bytes are needed. Also returns the length of
+    /// the header in bytes.
     ///
     /// # Errors
     ///
-    /// What no frame may look like, whoever sent it.
+    /// A header that is invalid for both client and server.
     pub(crate) fn parse(input: &[u8]) -> Result<Option<(Self, usize)>, FrameError> {
         let &[first, second, ref rest @ ..] = input else {
             return Ok(None);
@@ -171,7 +173,7 @@ impl Header {
     }
 }
 
-/// Masks or unmasks `payload`, whose first byte is the `offset`th of its frame.
+/// Masks or unmasks `payload`, whose first byte is at `offset` in its frame.
 pub(crate) fn apply_mask(payload: &mut [u8], key: [u8; 4], offset: u64) {
     let mut key = key;
     key.rotate_left((offset % 4) as usize);

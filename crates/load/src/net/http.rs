@@ -1,4 +1,4 @@
-//! One HTTP/1.1 connection, for requests one after the other.
+//! One HTTP/1.1 connection, for consecutive requests.
 
 use std::{
     fmt,
@@ -19,24 +19,24 @@ use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::{Connector, Stream, fault};
+use super::{Connector, Stream, failures};
 use crate::stats::{ErrorKind, Failure};
 
-/// Most bytes of a reply's head.
+/// Maximum bytes of the header of a reply.
 const MAX_HEAD: usize = 64 << 10;
-/// Most bytes of a reply's body.
+/// Maximum bytes of the body of a reply.
 const MAX_BODY: usize = 64 << 20;
 
-type Connection = http1::Connection<TokioIo<Watched>, Full<Bytes>>;
+type Connection = http1::Connection<TokioIo<TlsSniffer>, Full<Bytes>>;
 
-/// A connection for requests one after the other, kept alive between them.
+/// A persistent connection for consecutive requests.
 pub(crate) struct Http {
     connector: Arc<Connector>,
     sender: http1::SendRequest<Full<Bytes>>,
-    /// Driven by whoever waits for a reply: a task of its own would double the wake-ups. `None` once
-    /// it has ended.
+    /// Polled by the task that waits for a reply: a separate task would double the wake-ups. `None` after its
+    /// end.
     connection: Option<Pin<Box<Connection>>>,
-    /// Whether what the server said looks like TLS.
+    /// Whether the first byte from the server looks like TLS.
     tls_seen: Arc<AtomicBool>,
 }
 
@@ -49,17 +49,17 @@ impl fmt::Debug for Http {
 /// A server's reply.
 #[derive(Debug)]
 pub(crate) struct Reply {
-    /// Its status.
+    /// Status.
     pub(crate) status: StatusCode,
-    /// Its fields.
+    /// Headers.
     pub(crate) headers: HeaderMap,
-    /// All of its body.
+    /// Complete body.
     pub(crate) body: Bytes,
 }
 
 impl Reply {
-    /// For people: "the server answered 502 Bad Gateway (no backend)".
-    pub(crate) fn clause(&self) -> String {
+    /// Describes the reply: "the server answered 502 Bad Gateway (no backend)".
+    pub(crate) fn description(&self) -> String {
         let text = String::from_utf8_lossy(&self.body);
         let mut lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
         match lines.next() {
@@ -75,7 +75,7 @@ impl Reply {
 impl Http {
     pub(super) async fn open(stream: Stream, connector: Arc<Connector>) -> Result<Self, Failure> {
         let tls_seen = Arc::new(AtomicBool::new(false));
-        let io = Watched { stream, tls_seen: Some(Arc::clone(&tls_seen)) };
+        let io = TlsSniffer { stream, tls_seen: Some(Arc::clone(&tls_seen)) };
         let (sender, connection) = http1::Builder::new()
             .max_header_size(MAX_HEAD)
             .handshake(TokioIo::new(io))
@@ -84,7 +84,7 @@ impl Http {
         Ok(Self { connector, sender, connection: Some(Box::pin(connection)), tls_seen })
     }
 
-    /// Whether another request can be sent: a server may close a connection between two requests.
+    /// Whether another request can be sent: the server may have closed the connection.
     pub(crate) async fn is_open(&mut self) -> bool {
         poll_fn(|cx| {
             self.poll_connection(cx);
@@ -93,13 +93,13 @@ impl Http {
         .await
     }
 
-    /// Sends a request and waits for all of the reply. `extra` joins the fields of every request,
-    /// such as a cookie. The caller sets the deadline; after one that passed, the connection is of
-    /// no use any more.
+    /// Sends a request and waits for the complete reply. The `extra` headers, such as a cookie, are sent
+    /// after those of every request. The caller sets the deadline; after a timeout the connection must not be
+    /// used again.
     ///
     /// # Errors
     ///
-    /// `Disconnect`, `Tls` or `Protocol`. A status is no error here.
+    /// `Disconnect`, `Tls` or `Protocol`. An error status is not an error here.
     pub(crate) async fn send(
         &mut self,
         method: Method,
@@ -108,7 +108,7 @@ impl Http {
         body: Bytes,
     ) -> Result<Reply, Failure> {
         let uri = path_and_query.parse::<Uri>().map_err(|error| {
-            Failure::new(ErrorKind::Protocol, format!("{path_and_query} is no path: {error}"))
+            Failure::new(ErrorKind::Protocol, format!("invalid path {path_and_query}: {error}"))
         })?;
         let mut request = Request::new(Full::new(body));
         *request.method_mut() = method;
@@ -118,17 +118,17 @@ impl Http {
         headers.extend(extra.iter().map(|(name, value)| (name.clone(), value.clone())));
 
         let reply = self.sender.send_request(request);
-        let reply = self.drive(reply).await.map_err(|error| self.failure(&error))?;
+        let reply = self.poll_until_ready(reply).await.map_err(|error| self.failure(&error))?;
         let (head, body) = reply.into_parts();
-        let body = match self.drive(Limited::new(body, MAX_BODY).collect()).await {
+        let body = match self.poll_until_ready(Limited::new(body, MAX_BODY).collect()).await {
             Ok(body) => body.to_bytes(),
             Err(error) => return Err(self.body_failure(&*error)),
         };
         Ok(Reply { status: head.status, headers: head.headers, body })
     }
 
-    /// Awaits what the connection brings forth.
-    async fn drive<F: Future>(&mut self, what: F) -> F::Output {
+    /// Polls the connection until `what` is ready.
+    async fn poll_until_ready<F: Future>(&mut self, what: F) -> F::Output {
         let mut what = pin!(what);
         poll_fn(|cx| {
             self.poll_connection(cx);
@@ -142,7 +142,7 @@ impl Http {
             Some(connection) => connection.as_mut().poll(cx).is_ready(),
             None => false,
         };
-        // What it ended with reaches the request that waits.
+        // The request that waits receives the error of the connection.
         if ended {
             self.connection = None;
         }
@@ -167,29 +167,29 @@ impl Http {
 fn failure(error: &hyper::Error, tls_seen: bool) -> Failure {
     let source = std::error::Error::source(error);
     if tls_seen {
-        return fault::speaks_tls();
+        return failures::server_uses_tls();
     }
     if let Some(io) = source.and_then(|source| source.downcast_ref::<io::Error>()) {
-        return fault::lost(io);
+        return failures::lost(io);
     }
     if error.is_incomplete_message() || error.is_canceled() || error.is_closed() {
-        return fault::ended();
+        return failures::ended();
     }
-    let clause = match source {
-        Some(source) => format!("the server's reply is no HTTP ({source})"),
-        None => format!("the server's reply is no HTTP ({error})"),
+    let description = match source {
+        Some(source) => format!("the server's reply is not HTTP ({source})"),
+        None => format!("the server's reply is not HTTP ({error})"),
     };
-    Failure::new(ErrorKind::Protocol, clause)
+    Failure::new(ErrorKind::Protocol, description)
 }
 
-/// Looks at the first byte that a plain-text server says: hyper would only tell that it is no HTTP.
-struct Watched {
+/// Checks the first byte of a plain-text server: hyper reports TLS only as invalid HTTP.
+struct TlsSniffer {
     stream: Stream,
-    /// Until the first byte came.
+    /// `None` after the first byte.
     tls_seen: Option<Arc<AtomicBool>>,
 }
 
-impl AsyncRead for Watched {
+impl AsyncRead for TlsSniffer {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -201,13 +201,13 @@ impl AsyncRead for Watched {
             && let Some(first) = buf.filled().get(before)
             && let Some(seen) = self.tls_seen.take()
         {
-            seen.store(fault::is_tls_record(*first), Ordering::Relaxed);
+            seen.store(failures::is_tls_record(*first), Ordering::Relaxed);
         }
         result
     }
 }
 
-impl AsyncWrite for Watched {
+impl AsyncWrite for TlsSniffer {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,

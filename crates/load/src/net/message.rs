@@ -1,43 +1,43 @@
-//! What WebSockets carry.
+//! WebSocket messages.
 
 use std::fmt;
 
 use super::frame::{self, FrameError};
 use crate::stats::{ErrorKind, Failure};
 
-/// What a message is.
+/// Type of a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
-    /// UTF-8; the caller sees to it.
+    /// UTF-8; not checked.
     Text,
     /// Bytes.
     Binary,
 }
 
-/// What a server sent.
+/// A message from a server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Message {
     /// UTF-8.
     Text(String),
     /// Bytes.
     Binary(Vec<u8>),
-    /// The server's close frame; it has been answered, and nothing follows.
-    Close(Closure),
+    /// The server's close frame. It was answered, and nothing follows.
+    Close(CloseFrame),
 }
 
-/// What a close frame says.
+/// Content of a close frame.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Closure {
-    /// RFC 6455, section 7.4.
+pub(crate) struct CloseFrame {
+    /// Close code (RFC 6455, section 7.4).
     pub(crate) code: Option<u16>,
-    /// For people.
+    /// Description.
     pub(crate) reason: String,
 }
 
-/// "Service restart": the client is to connect again (the IANA registry of close codes).
+/// "Service restart": the client should reconnect (IANA registry of close codes).
 const SERVICE_RESTART: u16 = 1012;
 
-impl fmt::Display for Closure {
+impl fmt::Display for CloseFrame {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("the server closed the WebSocket")?;
         if let Some(code) = self.code {
@@ -50,19 +50,19 @@ impl fmt::Display for Closure {
     }
 }
 
-impl From<Closure> for Failure {
-    fn from(closure: Closure) -> Self {
-        Self::new(ErrorKind::Disconnect, closure.to_string())
+impl From<CloseFrame> for Failure {
+    fn from(close_frame: CloseFrame) -> Self {
+        Self::new(ErrorKind::Disconnect, close_frame.to_string())
     }
 }
 
-impl Closure {
-    /// Whether the server wants the client to come back, be it to somebody else.
-    pub(crate) fn asks_to_return(&self) -> bool {
+impl CloseFrame {
+    /// Whether the server asks the client to reconnect, possibly to another node.
+    pub(crate) fn asks_to_reconnect(&self) -> bool {
         self.code == Some(SERVICE_RESTART)
     }
 
-    /// Of a close frame's payload.
+    /// Parses the payload of a close frame.
     pub(super) fn read(payload: &[u8]) -> Result<Self, FrameError> {
         let Some((code, reason)) = payload.split_first_chunk() else {
             return match payload.is_empty() {

@@ -1,4 +1,4 @@
-//! One byte stream to the target, TLS or not.
+//! A byte stream to the target, with or without TLS.
 
 use std::{
     io,
@@ -12,12 +12,12 @@ use tokio::{
 };
 use tokio_rustls::client::TlsStream;
 
-/// A connection to the target. `AsyncRead` and `AsyncWrite`.
+/// A connection to the target; implements `AsyncRead` and `AsyncWrite`.
 #[derive(Debug)]
 pub(crate) enum Stream {
     /// TCP.
     Plain(TcpStream),
-    /// TLS over TCP; boxed, so that plain clients do not carry its kilobyte.
+    /// TLS over TCP. Boxed, because it adds about 1 kB that plain clients do not need.
     Tls(Box<TlsStream<TcpStream>>),
 }
 

@@ -1,4 +1,4 @@
-//! Against real sockets, and servers that are not ours.
+//! Tests with real sockets, and with servers from other libraries.
 
 mod http;
 mod sources;
@@ -20,7 +20,7 @@ use crate::{
     stats::{ErrorKind, Failure},
 };
 
-/// What a scenario is, but for what a test changes of it.
+/// A scenario with changed options.
 fn scenario(url: String, change: impl FnOnce(&mut Options)) -> Scenario {
     let mut options =
         Options { url: Some(url), client: Some(ClientKind::Ws), ..Options::default() };
@@ -32,7 +32,7 @@ fn connector(url: String, change: impl FnOnce(&mut Options)) -> Arc<Connector> {
     Arc::new(Connector::new(&scenario(url, change)).unwrap())
 }
 
-/// A server that does as it is told with each connection.
+/// A server that runs `serve` for each connection.
 async fn server<F: Future<Output = ()> + Send + 'static>(
     serve: impl Fn(TcpStream) -> F + Send + 'static,
 ) -> SocketAddr {
@@ -47,7 +47,7 @@ async fn server<F: Future<Output = ()> + Send + 'static>(
     address
 }
 
-/// Reads the head of a request.
+/// Reads the header of a request.
 async fn head(tcp: &mut TcpStream) -> String {
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
@@ -56,7 +56,7 @@ async fn head(tcp: &mut TcpStream) -> String {
     String::from_utf8(head).unwrap()
 }
 
-/// A server that says `reply` to the first request, and no more.
+/// A server that sends `reply` to the first request of each connection.
 async fn replies(reply: &'static [u8]) -> SocketAddr {
     server(move |mut tcp| async move {
         head(&mut tcp).await;
@@ -65,7 +65,7 @@ async fn replies(reply: &'static [u8]) -> SocketAddr {
     .await
 }
 
-/// Accepts the upgrade and says `frames` in the same breath, in pieces of so many bytes, and no more.
+/// A server that accepts the upgrade and sends `frames` together with the reply, in pieces of `piece` bytes.
 async fn says(frames: Vec<u8>, piece: usize) -> SocketAddr {
     server(move |mut tcp| {
         let frames = frames.clone();
@@ -81,7 +81,7 @@ async fn says(frames: Vec<u8>, piece: usize) -> SocketAddr {
             );
             let bytes = [reply.into_bytes(), frames].concat();
             for piece in bytes.chunks(piece) {
-                // A client may have found fault with the first frame already.
+                // The client may have rejected the first frame and disconnected.
                 if tcp.write_all(piece).await.is_err() {
                     return;
                 }

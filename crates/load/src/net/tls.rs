@@ -1,7 +1,8 @@
-//! Whom a TLS client trusts, and what it remembers to resume a session.
+//! Certificate verification and session resumption of TLS clients.
 
 use std::{fs, path::Path, sync::Arc};
 
+use anyhow::{Context as _, anyhow, ensure};
 use rustls::{
     CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme,
     client::{
@@ -16,52 +17,53 @@ use rustls::{
 
 use crate::scenario::Tls;
 
-/// Reads the authorities. The result resumes nothing; see [`resuming`].
+/// Creates a client configuration without session resumption; see [`with_resumption`].
 ///
 /// # Errors
 ///
-/// A sentence for the user.
-pub(super) fn config(tls: &Tls) -> Result<ClientConfig, String> {
+/// The certificate authorities cannot be read.
+pub(super) fn config(tls: &Tls) -> anyhow::Result<ClientConfig> {
     let provider = Arc::new(aws_lc_rs::default_provider());
     let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
         .with_safe_default_protocol_versions()
-        .map_err(|error| format!("TLS cannot be set up: {error}"))?;
+        .context("cannot set up TLS")?;
     let mut config = if tls.insecure {
-        builder.dangerous().with_custom_certificate_verifier(Arc::new(Anyone(provider)))
+        builder.dangerous().with_custom_certificate_verifier(Arc::new(InsecureVerifier(provider)))
     } else if let Some(file) = &tls.ca {
-        let trusting = Trusting::new(file, provider)?;
-        builder.dangerous().with_custom_certificate_verifier(Arc::new(trusting))
+        let verifier = FileVerifier::new(file, provider)?;
+        builder.dangerous().with_custom_certificate_verifier(Arc::new(verifier))
     } else {
         builder.with_root_certificates(system_authorities()?)
     }
     .with_no_client_auth();
     config.resumption = Resumption::disabled();
-    // Node.js and `ws` offer no ALPN either, and a proxy must not choose HTTP/2 here.
+    // No ALPN, like Node.js and `ws`: a proxy must not choose HTTP/2.
     config.alpn_protocols = Vec::new();
     Ok(config)
 }
 
-/// The same for one client, with a memory of its own: clients that shared one would resume each
-/// other's sessions, as no real crowd does.
-pub(super) fn resuming(shared: &ClientConfig) -> ClientConfig {
+/// Returns a configuration with session resumption for one client. Clients must not share it, or they would
+/// resume each other's sessions, unlike real clients.
+pub(super) fn with_resumption(shared: &ClientConfig) -> ClientConfig {
     let mut own = shared.clone();
     own.resumption = Resumption::store(Arc::new(ClientSessionMemoryCache::new(1)));
     own
 }
 
-/// Trusts what the certificates of a file have signed, and each of these certificates itself: a self-signed
-/// server certificate is its own authority, which RFC 5280 does not let a server present.
+/// Trusts the authorities in a file, and each certificate of the file itself: a self-signed server
+/// certificate is its own authority, and RFC 5280 does not allow a server to present the certificate of an
+/// authority.
 #[derive(Debug)]
-struct Trusting {
+struct FileVerifier {
     known: Vec<CertificateDer<'static>>,
     authorities: Arc<WebPkiServerVerifier>,
 }
 
-impl Trusting {
-    fn new(file: &Path, provider: Arc<CryptoProvider>) -> Result<Self, String> {
+impl FileVerifier {
+    fn new(file: &Path, provider: Arc<CryptoProvider>) -> anyhow::Result<Self> {
         let named = file.display();
-        let pem = fs::read(file).map_err(|error| format!("{named} cannot be read: {error}"))?;
-        // A byte order mark, which some editors write, hides the section that follows it.
+        let pem = fs::read(file).with_context(|| format!("cannot read {named}"))?;
+        // Some editors write a byte order mark, which hides the first PEM section.
         let pem = match String::from_utf8(pem) {
             Ok(text) => text.replace('\u{feff}', "").into_bytes(),
             Err(error) => error.into_bytes(),
@@ -70,22 +72,19 @@ impl Trusting {
         let mut known = Vec::new();
         for certificate in CertificateDer::pem_slice_iter(&pem) {
             let certificate =
-                certificate.map_err(|error| format!("{named} is no PEM file: {error}"))?;
-            roots.add(certificate.clone()).map_err(|error| {
-                format!("{named} holds a certificate that cannot be used: {error}")
-            })?;
+                certificate.map_err(|error| anyhow!("invalid PEM file {named}: {error}"))?;
+            let added = roots.add(certificate.clone());
+            added.with_context(|| format!("unusable certificate in {named}"))?;
             known.push(certificate);
         }
-        if roots.is_empty() {
-            return Err(format!("{named} holds no certificate"));
-        }
+        ensure!(!roots.is_empty(), "no certificate in {named}");
         let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider);
-        let authorities = verifier.build().map_err(|error| format!("{named}: {error}"))?;
+        let authorities = verifier.build().with_context(|| named.to_string())?;
         Ok(Self { known, authorities })
     }
 }
 
-impl ServerCertVerifier for Trusting {
+impl ServerCertVerifier for FileVerifier {
     fn verify_server_cert(
         &self,
         end_entity: &CertificateDer<'_>,
@@ -103,7 +102,7 @@ impl ServerCertVerifier for Trusting {
             now,
         );
         match verified {
-            // Webpki looks at the times before it looks for an issuer: they are right then.
+            // webpki checks the validity period before the issuer, so it is valid here.
             Err(rustls::Error::InvalidCertificate(reason))
                 if lacks_issuer(&reason) && self.known.contains(end_entity) =>
             {
@@ -137,35 +136,34 @@ impl ServerCertVerifier for Trusting {
     }
 }
 
-/// Whether nobody known has signed a certificate, or it is an authority's own.
+/// Whether no known authority has signed the certificate, or it is itself the certificate of an authority.
 pub(super) fn lacks_issuer(reason: &CertificateError) -> bool {
     *reason == CertificateError::UnknownIssuer || is_authority(reason)
 }
 
-/// Whether a server presents the certificate of an authority, as most self-signed ones are; webpki's word for
-/// that comes through rustls as text alone.
+/// Whether a server presents the certificate of an authority, as with most self-signed ones. rustls passes
+/// this error of webpki on only as text.
 pub(super) fn is_authority(reason: &CertificateError) -> bool {
     matches!(reason, CertificateError::Other(_)) && reason.to_string().contains("CaUsedAsEndEntity")
 }
 
-fn system_authorities() -> Result<RootCertStore, String> {
+fn system_authorities() -> anyhow::Result<RootCertStore> {
     let mut roots = RootCertStore::empty();
-    // A system may hold one certificate that does not parse: the others still count.
+    // Invalid certificates in the system store are ignored.
     roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-    if roots.is_empty() {
-        return Err("this system has no certificate authorities: name one with --ca FILE, or use \
-                    --insecure"
-            .to_owned());
-    }
+    ensure!(
+        !roots.is_empty(),
+        "no certificate authorities on this system: give a file with --ca, or use --insecure"
+    );
     Ok(roots)
 }
 
-/// Trusts any certificate, but has the server prove that it owns the certificate's key, so that a
-/// handshake costs what it costs real clients.
+/// Accepts any certificate, but verifies that the server owns its key, so that a handshake costs as much as
+/// for real clients.
 #[derive(Debug)]
-struct Anyone(Arc<CryptoProvider>);
+struct InsecureVerifier(Arc<CryptoProvider>);
 
-impl ServerCertVerifier for Anyone {
+impl ServerCertVerifier for InsecureVerifier {
     fn verify_server_cert(
         &self,
         _end_entity: &CertificateDer<'_>,

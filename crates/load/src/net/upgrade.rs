@@ -1,4 +1,4 @@
-//! The opening handshake of a WebSocket (RFC 6455, section 4), and what a refusal says.
+//! The WebSocket handshake (RFC 6455, section 4), and replies of servers that do not upgrade.
 
 use std::io;
 
@@ -8,25 +8,25 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use super::{Reply, Stream, WebSocket, fault};
+use super::{Reply, Stream, WebSocket, failures};
 use crate::stats::{ErrorKind, Failure};
 
-/// Most bytes of a reply's head.
+/// Maximum bytes of the header of a reply.
 const MAX_HEAD: usize = 32 << 10;
-/// Most bytes of a refusal's body that are kept.
+/// Maximum bytes of an error reply's body that are kept.
 const MAX_BODY: usize = 8 << 10;
 const MAX_FIELDS: usize = 100;
-/// Bytes that are read at a time: a 101 is shorter.
+/// Bytes per read: a 101 is shorter.
 const CHUNK: usize = 1 << 10;
 /// RFC 6455, section 1.3.
 const GUID: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
 
-/// Why there is no WebSocket.
+/// Why an upgrade failed.
 #[derive(Debug)]
 pub(crate) enum UpgradeError {
-    /// The server answered with something else than 101.
-    Refused(Box<Reply>),
-    /// There was no answer.
+    /// The server answered with a status other than 101.
+    Rejected(Box<Reply>),
+    /// There was no reply.
     Failed(Failure),
 }
 
@@ -40,15 +40,16 @@ impl From<UpgradeError> for Failure {
     fn from(error: UpgradeError) -> Self {
         match error {
             UpgradeError::Failed(failure) => failure,
-            UpgradeError::Refused(reply) => {
-                Self::new(ErrorKind::UpgradeRefused, format!("{} to the upgrade", reply.clause()))
-            }
+            UpgradeError::Rejected(reply) => Self::new(
+                ErrorKind::UpgradeRefused,
+                format!("{} to the upgrade", reply.description()),
+            ),
         }
     }
 }
 
-/// Asks for the upgrade and waits for the answer. Fields of the later map come after those of the
-/// earlier.
+/// Requests the upgrade and waits for the reply. Sends the headers of the first map before those of the
+/// second.
 pub(super) async fn upgrade(
     mut stream: Stream,
     path_and_query: &str,
@@ -56,8 +57,8 @@ pub(super) async fn upgrade(
 ) -> Result<(WebSocket, HeaderMap), UpgradeError> {
     let key = BASE64_STANDARD.encode(fastrand::u128(..).to_ne_bytes());
     let request = request(path_and_query, &key, headers);
-    stream.write_all(&request).await.map_err(|error| fault::lost(&error))?;
-    stream.flush().await.map_err(|error| fault::lost(&error))?;
+    stream.write_all(&request).await.map_err(|error| failures::lost(&error))?;
+    stream.flush().await.map_err(|error| failures::lost(&error))?;
 
     let mut input = Vec::new();
     let (head, length) = loop {
@@ -73,17 +74,20 @@ pub(super) async fn upgrade(
     if head.status != StatusCode::SWITCHING_PROTOCOLS {
         let body = body(&mut stream, &head.headers, input).await;
         let reply = Reply { status: head.status, headers: head.headers, body };
-        return Err(UpgradeError::Refused(Box::new(reply)));
+        return Err(UpgradeError::Rejected(Box::new(reply)));
     }
     if head.headers.get(header::SEC_WEBSOCKET_ACCEPT).map(HeaderValue::as_bytes)
         != Some(accept(&key).as_bytes())
     {
-        return Err(protocol("the server's 101 does not answer our Sec-WebSocket-Key").into());
+        return Err(protocol(
+            "the server's 101 does not match the Sec-WebSocket-Key of the request",
+        )
+        .into());
     }
     Ok((WebSocket::new(stream, &input), head.headers))
 }
 
-/// What a server answers to a `Sec-WebSocket-Key`.
+/// Returns the `Sec-WebSocket-Accept` for a `Sec-WebSocket-Key`.
 pub(crate) fn accept(key: &str) -> String {
     let mut digest = digest::Context::new(&digest::SHA1_FOR_LEGACY_USE_ONLY);
     digest.update(key.as_bytes());
@@ -115,17 +119,17 @@ struct Head {
     headers: HeaderMap,
 }
 
-/// The head at the start of `input` and its length; `None` where more bytes are needed.
+/// Parses the header at the start of `input` and returns its length; `None` if more bytes are needed.
 fn parse(input: &[u8]) -> Result<Option<(Head, usize)>, Failure> {
     let mut fields = [httparse::EMPTY_HEADER; MAX_FIELDS];
     let mut response = httparse::Response::new(&mut fields);
     let length = match response.parse(input) {
         Ok(httparse::Status::Complete(length)) => length,
         Ok(httparse::Status::Partial) => return Ok(None),
-        Err(_) if input.first().copied().is_some_and(fault::is_tls_record) => {
-            return Err(fault::speaks_tls());
+        Err(_) if input.first().copied().is_some_and(failures::is_tls_record) => {
+            return Err(failures::server_uses_tls());
         }
-        Err(error) => return Err(protocol(&format!("the server's reply is no HTTP ({error})"))),
+        Err(error) => return Err(protocol(&format!("the server's reply is not HTTP ({error})"))),
     };
     let status = StatusCode::from_u16(response.code.unwrap_or_default())
         .map_err(|_| protocol("the server's reply has no status"))?;
@@ -140,7 +144,7 @@ fn parse(input: &[u8]) -> Result<Option<(Head, usize)>, Failure> {
     Ok(Some((Head { status, headers }, length)))
 }
 
-/// The body of a refusal, as far as it comes: what is missing does not matter any more.
+/// Reads the body of an error reply. An incomplete body is good enough.
 async fn body(stream: &mut Stream, headers: &HeaderMap, mut input: Vec<u8>) -> Bytes {
     let length = headers
         .get(header::CONTENT_LENGTH)
@@ -160,7 +164,7 @@ async fn body(stream: &mut Stream, headers: &HeaderMap, mut input: Vec<u8>) -> B
     input.into()
 }
 
-/// The data of the chunks that are whole.
+/// Returns the data of all complete chunks.
 fn unchunked(mut input: &[u8]) -> Vec<u8> {
     let mut data = Vec::new();
     while let Ok(httparse::Status::Complete((start, size))) = httparse::parse_chunk_size(input) {
@@ -177,13 +181,13 @@ fn unchunked(mut input: &[u8]) -> Vec<u8> {
 async fn read(stream: &mut Stream, input: &mut Vec<u8>) -> Result<(), Failure> {
     input.reserve(CHUNK);
     match stream.read_buf(input).await {
-        Ok(0) => Err(fault::ended()),
+        Ok(0) => Err(failures::ended()),
         Ok(_) => Ok(()),
-        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Err(fault::ended()),
-        Err(error) => Err(fault::lost(&error)),
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Err(failures::ended()),
+        Err(error) => Err(failures::lost(&error)),
     }
 }
 
-fn protocol(clause: &str) -> Failure {
-    Failure::new(ErrorKind::Protocol, clause)
+fn protocol(description: &str) -> Failure {
+    Failure::new(ErrorKind::Protocol, description)
 }

@@ -1,8 +1,7 @@
-//! One WebSocket from the client's side.
+//! Client side of a WebSocket.
 //!
-//! A connection owns no buffer while it is idle: all connections of a thread read into and write
-//! from two buffers of that thread, and keep only what is left of a message that is not yet whole,
-//! or of a write that the kernel would not take.
+//! An idle connection owns no buffer: all connections of a thread share a read and a write buffer, and keep
+//! only an incomplete message, or data that the kernel did not accept.
 
 use std::{
     cell::RefCell,
@@ -16,125 +15,125 @@ use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::{
-    Closure, Kind, Message, Stream, fault,
+    CloseFrame, Kind, Message, Stream, failures,
     frame::{self, FrameError, Header, Opcode},
 };
 use crate::stats::{ErrorKind, Failure};
 
-/// As much as one read takes: what a socket holds at a time in a fast download.
-const SCRATCH: usize = 128 << 10;
-/// Longest message that is taken.
+/// Bytes of one read: what a socket has ready during a fast download.
+const BUFFER_SIZE: usize = 128 << 10;
+/// Maximum length of a received message.
 const MAX_MESSAGE: usize = 128 << 20;
 
 thread_local! {
-    pub(super) static READ: RefCell<Box<[u8]>> = RefCell::new(vec![0; SCRATCH].into_boxed_slice());
-    static WRITE: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+    pub(super) static READ_BUFFER: RefCell<Box<[u8]>> = RefCell::new(vec![0; BUFFER_SIZE].into_boxed_slice());
+    static WRITE_BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
 /// An open WebSocket.
 #[derive(Debug)]
 pub(crate) struct WebSocket {
     stream: Stream,
-    /// Read, but not yet a whole frame or not yet asked for. Empty and unallocated while idle.
+    /// Bytes of an incomplete frame, or of frames not yet returned. Empty and unallocated while idle.
     pub(super) pending: BytesMut,
-    /// Sent, but not yet taken by the kernel. Empty and unallocated while idle.
+    /// Sent, but not yet accepted by the kernel. Empty and unallocated while idle.
     outgoing: BytesMut,
-    /// The parts of a message that is not whole yet, and what it is.
-    parts: Option<(Opcode, Vec<u8>)>,
-    /// Payload bytes of a frame that is being skipped.
-    pub(super) skipping: u64,
-    /// A TLS stream may hold records that the kernel did not take.
+    /// Opcode and received fragments of an incomplete message.
+    fragments: Option<(Opcode, Vec<u8>)>,
+    /// Remaining payload bytes of a frame that is being discarded.
+    pub(super) discarding: u64,
+    /// The TLS stream may contain records that the kernel did not accept.
     unflushed: bool,
-    /// Our close frame is out.
+    /// The client has sent its close frame.
     closing: bool,
 }
 
-/// What one frame came to.
+/// Result of one frame.
 pub(super) enum Event {
     Message(Message),
-    /// A part of a message, a ping (answered), a pong.
+    /// A fragment, a ping (answered), or a pong.
     Nothing,
 }
 
 impl WebSocket {
-    /// Over a stream whose upgrade was accepted; `early` came right behind the reply.
+    /// A WebSocket over an upgraded stream; `early` are bytes that followed the 101 reply.
     pub(super) fn new(stream: Stream, early: &[u8]) -> Self {
         Self {
             stream,
             pending: BytesMut::from(early),
             outgoing: BytesMut::new(),
-            parts: None,
-            skipping: 0,
+            fragments: None,
+            discarding: 0,
             unflushed: false,
             closing: false,
         }
     }
 
-    /// Sends a message. Does not wait for a slow server: what the kernel does not take is kept, and
-    /// goes out while [`WebSocket::next`] is awaited; see [`WebSocket::backlog`].
+    /// Sends a message. Does not wait for a slow server: data that the kernel does not accept is kept, and
+    /// sent while [`WebSocket::next`] is awaited; see [`WebSocket::backlog`].
     ///
     /// # Errors
     ///
     /// `Disconnect` or `Tls`.
     pub(crate) async fn send(&mut self, kind: Kind, payload: &[u8]) -> Result<(), Failure> {
-        self.send_made(kind, payload.len(), |out| out.extend_from_slice(payload)).await
+        self.send_with(kind, payload.len(), |out| out.extend_from_slice(payload)).await
     }
 
-    /// The same with a payload of `length` bytes that `make` appends to a buffer of the thread's:
-    /// the client itself need not hold it.
+    /// Sends a message whose payload of `length` bytes is written by `write_payload` into a buffer of the thread, so
+    /// that the client does not own a buffer.
     ///
     /// # Errors
     ///
     /// `Disconnect` or `Tls`.
-    pub(crate) async fn send_made(
+    pub(crate) async fn send_with(
         &mut self,
         kind: Kind,
         length: usize,
-        make: impl FnOnce(&mut Vec<u8>),
+        write_payload: impl FnOnce(&mut Vec<u8>),
     ) -> Result<(), Failure> {
         let opcode = match kind {
             Kind::Text => Opcode::Text,
             Kind::Binary => Opcode::Binary,
         };
-        let mut make = Some(make);
+        let mut write_payload = Some(write_payload);
         poll_fn(|cx| {
-            let make = make.take();
+            let write_payload = write_payload.take();
             Poll::Ready(self.write_frame(cx, opcode, length, |out| {
-                if let Some(make) = make {
-                    make(out);
+                if let Some(write_payload) = write_payload {
+                    write_payload(out);
                 }
             }))
         })
         .await
     }
 
-    /// Bytes that were sent, but are still here.
+    /// Bytes sent, but not yet accepted by the kernel.
     pub(crate) fn backlog(&self) -> usize {
         self.outgoing.len()
     }
 
-    /// The next message; pings are answered meanwhile. May be dropped and called again at any time.
+    /// Returns the next message, and answers pings. Cancel safe.
     ///
     /// # Errors
     ///
-    /// `Disconnect` (an end without a close frame), `Tls` or `Protocol`.
+    /// `Disconnect` (the connection ended without a close frame), `Tls` or `Protocol`.
     pub(crate) async fn next(&mut self) -> Result<Message, Failure> {
         poll_fn(|cx| self.poll_next(cx)).await
     }
 
-    /// Says goodbye and waits for the server's. The caller sets the deadline. Messages that are still
-    /// coming are dropped.
+    /// Sends a close frame and waits for the server's. The caller sets the deadline. Later messages are
+    /// discarded.
     pub(crate) async fn close(mut self) {
         if !self.closing {
             self.closing = true;
-            // A server that is gone needs no goodbye.
-            let goodbye = 1000_u16.to_be_bytes();
-            let said = poll_fn(|cx| Poll::Ready(self.write_control(cx, Opcode::Close, &goodbye)));
-            if said.await.is_err() {
+            // An error means that the server has already closed the connection.
+            let code = 1000_u16.to_be_bytes();
+            let sent = poll_fn(|cx| Poll::Ready(self.write_control(cx, Opcode::Close, &code)));
+            if sent.await.is_err() {
                 return;
             }
         }
-        while matches!(self.skim().await, Ok(Ok(_))) {}
+        while matches!(self.discard_payload().await, Ok(Ok(_))) {}
     }
 
     fn write_frame(
@@ -142,19 +141,20 @@ impl WebSocket {
         cx: &mut Context<'_>,
         opcode: Opcode,
         length: usize,
-        make: impl FnOnce(&mut Vec<u8>),
+        write_payload: impl FnOnce(&mut Vec<u8>),
     ) -> Result<(), Failure> {
-        WRITE.with_borrow_mut(|out| {
+        WRITE_BUFFER.with_borrow_mut(|out| {
             out.clear();
-            // A key need not be unpredictable here: no browser's cache is to be protected.
+            // The key may be predictable: it protects caches between browser and server, which do not exist
+            // here.
             let key = fastrand::u32(..).to_ne_bytes();
             Header { fin: true, opcode, mask: Some(key), len: length as u64 }.write(out);
             let start = out.len();
-            make(out);
+            write_payload(out);
             frame::apply_mask(&mut out[start..], key, 0);
             let result = self.write_bytes(cx, out);
-            // One long message is not to stay for the rest of the run.
-            out.shrink_to(SCRATCH);
+            // Frees the memory of a long message.
+            out.shrink_to(BUFFER_SIZE);
             result
         })
     }
@@ -168,14 +168,14 @@ impl WebSocket {
         self.write_frame(cx, opcode, payload.len(), |out| out.extend_from_slice(payload))
     }
 
-    /// Gives the kernel what it takes of `bytes` and keeps the rest.
+    /// Writes as much of `bytes` as the kernel accepts, and keeps the rest.
     fn write_bytes(&mut self, cx: &mut Context<'_>, mut bytes: &[u8]) -> Result<(), Failure> {
         if self.outgoing.is_empty() {
             while !bytes.is_empty() {
                 match Pin::new(&mut self.stream).poll_write(cx, bytes) {
-                    Poll::Ready(Ok(0)) => return Err(fault::ended()),
+                    Poll::Ready(Ok(0)) => return Err(failures::ended()),
                     Poll::Ready(Ok(written)) => bytes = &bytes[written..],
-                    Poll::Ready(Err(error)) => return Err(fault::lost(&error)),
+                    Poll::Ready(Err(error)) => return Err(failures::lost(&error)),
                     Poll::Pending => break,
                 }
             }
@@ -185,13 +185,14 @@ impl WebSocket {
         self.poll_flush(cx).map(|_| ())
     }
 
-    /// Whether all is out; if not, the task is woken when more can go.
+    /// Writes pending data. Returns whether all is written; if not, the task is woken when the kernel accepts
+    /// more.
     pub(super) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Result<bool, Failure> {
         while !self.outgoing.is_empty() {
             match Pin::new(&mut self.stream).poll_write(cx, &self.outgoing) {
-                Poll::Ready(Ok(0)) => return Err(fault::ended()),
+                Poll::Ready(Ok(0)) => return Err(failures::ended()),
                 Poll::Ready(Ok(written)) => self.outgoing.advance(written),
-                Poll::Ready(Err(error)) => return Err(fault::lost(&error)),
+                Poll::Ready(Err(error)) => return Err(failures::lost(&error)),
                 Poll::Pending => return Ok(false),
             }
             if self.outgoing.is_empty() {
@@ -201,7 +202,7 @@ impl WebSocket {
         if self.unflushed {
             match Pin::new(&mut self.stream).poll_flush(cx) {
                 Poll::Ready(Ok(())) => self.unflushed = false,
-                Poll::Ready(Err(error)) => return Err(fault::lost(&error)),
+                Poll::Ready(Err(error)) => return Err(failures::lost(&error)),
                 Poll::Pending => return Ok(false),
             }
         }
@@ -216,13 +217,13 @@ impl WebSocket {
                     return Poll::Ready(Ok(message));
                 }
             }
-            let event = READ.with_borrow_mut(|scratch| {
+            let event = READ_BUFFER.with_borrow_mut(|scratch| {
                 let fresh = ready!(self.poll_fill(cx, scratch))?;
                 if !self.pending.is_empty() {
                     self.pending.extend_from_slice(fresh);
                     return Poll::Ready(Ok(Event::Nothing));
                 }
-                // The usual case: whole frames, of which nothing need be kept.
+                // Usual case: complete frames only, so nothing must be kept.
                 let (used, event) = match self.read_frame(cx, fresh)? {
                     Some((used, event)) => (used, event),
                     None => (0, Event::Nothing),
@@ -236,7 +237,7 @@ impl WebSocket {
         }
     }
 
-    /// Reads into `scratch`; what it read is never empty.
+    /// Reads into `scratch`. The result is not empty.
     pub(super) fn poll_fill<'s>(
         &mut self,
         cx: &mut Context<'_>,
@@ -244,16 +245,16 @@ impl WebSocket {
     ) -> Poll<Result<&'s [u8], Failure>> {
         let mut buf = ReadBuf::new(scratch);
         match ready!(Pin::new(&mut self.stream).poll_read(cx, &mut buf)) {
-            Ok(()) if buf.filled().is_empty() => Poll::Ready(Err(fault::ended())),
+            Ok(()) if buf.filled().is_empty() => Poll::Ready(Err(failures::ended())),
             Ok(()) => {
                 let filled = buf.filled().len();
                 Poll::Ready(Ok(&scratch[..filled]))
             }
-            Err(error) => Poll::Ready(Err(fault::lost(&error))),
+            Err(error) => Poll::Ready(Err(failures::lost(&error))),
         }
     }
 
-    /// One whole frame of those that were read earlier.
+    /// Handles one complete frame from earlier reads.
     fn take_pending(&mut self, cx: &mut Context<'_>) -> Result<Option<Event>, Failure> {
         if self.pending.is_empty() {
             return Ok(None);
@@ -271,7 +272,7 @@ impl WebSocket {
         Ok(Some(event))
     }
 
-    /// One whole frame at the start of `input`, and its length.
+    /// Handles one complete frame at the start of `input`; also returns its length.
     pub(super) fn read_frame(
         &mut self,
         cx: &mut Context<'_>,
@@ -283,7 +284,8 @@ impl WebSocket {
         if header.mask.is_some() {
             return Err(malformed(FrameError::Mask));
         }
-        let room = MAX_MESSAGE - self.parts.as_ref().map_or(0, |(_, parts)| parts.len());
+        let room =
+            MAX_MESSAGE - self.fragments.as_ref().map_or(0, |(_, fragments)| fragments.len());
         if header.len > room as u64 {
             return Err(malformed(FrameError::TooLong(MAX_MESSAGE)));
         }
@@ -299,16 +301,16 @@ impl WebSocket {
     }
 
     fn data(&mut self, header: Header, payload: &[u8]) -> Result<Event, FrameError> {
-        let (opcode, whole) = match (header.opcode, self.parts.take()) {
-            (Opcode::Continuation, Some((opcode, mut parts))) => {
-                parts.extend_from_slice(payload);
-                (opcode, parts)
+        let (opcode, whole) = match (header.opcode, self.fragments.take()) {
+            (Opcode::Continuation, Some((opcode, mut fragments))) => {
+                fragments.extend_from_slice(payload);
+                (opcode, fragments)
             }
-            (Opcode::Continuation, None) | (_, Some(_)) => return Err(FrameError::Order),
+            (Opcode::Continuation, None) | (_, Some(_)) => return Err(FrameError::FragmentOrder),
             (opcode, None) => (opcode, payload.to_vec()),
         };
         if !header.fin {
-            self.parts = Some((opcode, whole));
+            self.fragments = Some((opcode, whole));
             return Ok(Event::Nothing);
         }
         Ok(Event::Message(match opcode {
@@ -326,13 +328,13 @@ impl WebSocket {
         match opcode {
             Opcode::Ping => self.write_control(cx, Opcode::Pong, payload)?,
             Opcode::Close => {
-                let closure = Closure::read(payload).map_err(malformed)?;
+                let close_frame = CloseFrame::read(payload).map_err(malformed)?;
                 if !self.closing {
                     self.closing = true;
-                    // The server may have gone without waiting for this.
+                    // The server may have closed the connection without waiting.
                     let _ = self.write_control(cx, Opcode::Close, &payload[..payload.len().min(2)]);
                 }
-                return Ok(Event::Message(Message::Close(closure)));
+                return Ok(Event::Message(Message::Close(close_frame)));
             }
             _ => {}
         }

@@ -1,4 +1,4 @@
-//! Arguments of a Socket.IO event as they came: JSON with bytes in it.
+//! Arguments of a Socket.IO event: JSON with binary data.
 
 use std::fmt;
 
@@ -8,11 +8,11 @@ use serde::{
     ser::{SerializeMap, SerializeTuple},
 };
 
-/// All arguments of an event, to be sent as so many again.
+/// All arguments of an event, which can be sent again unchanged.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Arguments(Vec<Argument>);
 
-/// One argument, or a part of one. Keys keep their order, so that an echo is the same text.
+/// One argument or a part of one. Maps keep their order, so that an echo has the same text.
 #[derive(Clone, Debug, PartialEq)]
 enum Argument {
     Null,
@@ -28,8 +28,8 @@ enum Argument {
 
 impl<'de> Deserialize<'de> for Arguments {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Each;
-        impl<'de> Visitor<'de> for Each {
+        struct ArgumentsVisitor;
+        impl<'de> Visitor<'de> for ArgumentsVisitor {
             type Value = Arguments;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -40,9 +40,8 @@ impl<'de> Deserialize<'de> for Arguments {
                 list(&mut items).map(Arguments)
             }
         }
-        // The engine hands all arguments to a tuple and only the first one to anything else; their
-        // number is not looked at.
-        deserializer.deserialize_tuple(usize::MAX, Each)
+        // socketioxide passes all arguments to a tuple of any length, but only the first one to other types.
+        deserializer.deserialize_tuple(usize::MAX, ArgumentsVisitor)
     }
 }
 
@@ -58,14 +57,14 @@ impl Serialize for Arguments {
 
 impl<'de> Deserialize<'de> for Argument {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(Any)
+        deserializer.deserialize_any(ArgumentVisitor)
     }
 }
 
-/// Takes whatever comes.
-struct Any;
+/// Accepts any value.
+struct ArgumentVisitor;
 
-impl<'de> Visitor<'de> for Any {
+impl<'de> Visitor<'de> for ArgumentVisitor {
     type Value = Argument;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

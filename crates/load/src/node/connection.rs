@@ -1,4 +1,4 @@
-//! Connections that can all be reset at once.
+//! Connections that can be reset all at once.
 
 use std::{
     io,
@@ -14,40 +14,40 @@ use tokio::{
     net::TcpStream,
 };
 
-/// What is open: streams that have been dropped are forgotten by and by.
+/// The open connections. Dropped streams are removed from time to time.
 #[derive(Debug, Default)]
-pub(super) struct Connections(Mutex<Open>);
+pub(super) struct Connections(Mutex<OpenStreams>);
 
 #[derive(Debug, Default)]
-struct Open {
+struct OpenStreams {
     streams: Vec<Weak<TcpStream>>,
-    /// Length at which those that are gone are looked for.
-    full: usize,
+    /// Length of the list at which dropped streams are removed.
+    cleanup_at: usize,
 }
 
-/// A connection whose socket [`Connections`] knows.
+/// A connection that [`Connections`] can reset.
 #[derive(Debug)]
 pub(super) struct Connection(Arc<TcpStream>);
 
 impl Connections {
-    /// Takes a connection in.
-    pub(super) fn keep(&self, stream: TcpStream) -> Connection {
+    /// Adds a connection.
+    pub(super) fn add(&self, stream: TcpStream) -> Connection {
         let stream = Arc::new(stream);
         let mut open = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if open.streams.len() >= open.full {
+        if open.streams.len() >= open.cleanup_at {
             open.streams.retain(|stream| stream.strong_count() > 0);
-            open.full = (open.streams.len() * 2).max(64);
+            open.cleanup_at = (open.streams.len() * 2).max(64);
         }
         open.streams.push(Arc::downgrade(&stream));
         Connection(stream)
     }
 
-    /// Sends a reset on every connection. Whoever reads or writes one of them gets an error.
+    /// Resets all connections. Later reads and writes fail.
     pub(super) fn reset(&self) {
         let mut open = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         for stream in open.streams.drain(..).filter_map(|stream| stream.upgrade()) {
-            // On Linux, a connected socket that is disconnected this way sends a reset at once, where
-            // SO_LINGER would wait for its last owner. It fails where the peer was faster.
+            // On Linux, disconnecting a socket this way sends a reset at once; SO_LINGER would wait until the
+            // last owner drops it. Fails if the peer has already closed the connection.
             let _ = rustix::net::connect_unspec(&stream);
         }
     }

@@ -1,11 +1,10 @@
-//! A plain origin that costs as little as it can: it shares a core with the clients that measure.
+//! An echo server that uses as little CPU time as possible: it shares a core with the clients that measure.
 //!
-//! `GET` of any path is answered with a small text. A WebSocket on any path echoes each frame; one on
-//! `/bulk?bytes=N` pushes that many bytes and closes; without `bytes` it pushes until the client
-//! leaves. Frames are echoed as they come, without waiting for their ends, so that a connection owns
-//! no buffer but for what a client does not take.
+//! Answers `GET` of any path with a small text. A WebSocket on any path echoes each frame; a WebSocket on
+//! `/bulk?bytes=N` sends that many bytes and closes, or sends without end if `bytes` is missing. Frames are
+//! echoed while they arrive, so that a connection owns no buffer except for data that a client does not read.
 //!
-//! Must not know clients or Socket.IO.
+//! Does not know about clients or Socket.IO.
 
 use std::{
     cell::RefCell,
@@ -23,21 +22,21 @@ use tokio::{
     time,
 };
 
-use super::request::{Asked, Request};
+use super::request::{Request, RequestKind};
 use crate::net::frame::{self, Header, Opcode};
 
-/// As much as one read takes.
-const SCRATCH: usize = 128 << 10;
-/// Payload of a pushed frame.
-const PUSHED: usize = 64 << 10;
-/// Pushed frames that are written at a time.
-const BATCH: usize = 4;
-/// Longest head of a request.
+/// Bytes of one read.
+const BUFFER_SIZE: usize = 128 << 10;
+/// Payload bytes of one frame of a download.
+const FRAME_PAYLOAD: usize = 64 << 10;
+/// Frames of a download that are written at once.
+const BATCH_FRAMES: usize = 4;
+/// Maximum length of a request header.
 const MAX_HEAD: usize = 32 << 10;
-/// Pause after a failed accept: descriptors must become free first.
-const NO_DESCRIPTORS: Duration = Duration::from_millis(50);
-/// How long a client may take to answer a close frame.
-const FAREWELL: Duration = Duration::from_secs(1);
+/// Pause after a failed accept, until descriptors are free again.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// Maximum time until a client answers a close frame.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
 const REPLY_HEAD: &[u8] =
     b"HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\ncontent-length: 9\r\n\r\n";
@@ -46,35 +45,35 @@ const BAD_REQUEST: &[u8] =
     b"HTTP/1.1 400 Bad Request\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
 
 thread_local! {
-    static READ: RefCell<Box<[u8]>> = RefCell::new(vec![0; SCRATCH].into_boxed_slice());
-    static WRITE: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+    static READ_BUFFER: RefCell<Box<[u8]>> = RefCell::new(vec![0; BUFFER_SIZE].into_boxed_slice());
+    static WRITE_BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Serves until it is dropped; connections that are open then live as long as the runtime.
+/// Serves until dropped. Open connections then continue until the runtime ends.
 pub(crate) async fn serve(listener: TcpListener) {
     loop {
         match listener.accept().await {
-            Ok((tcp, _)) => drop(tokio::spawn(peer(tcp))),
-            Err(_) => time::sleep(NO_DESCRIPTORS).await,
+            Ok((tcp, _)) => drop(tokio::spawn(serve_connection(tcp))),
+            Err(_) => time::sleep(ACCEPT_PAUSE).await,
         }
     }
 }
 
-/// One connection; what ends it interests nobody here.
-async fn peer(mut tcp: TcpStream) -> io::Result<()> {
+/// Serves one connection; its errors are ignored.
+async fn serve_connection(mut tcp: TcpStream) -> io::Result<()> {
     tcp.set_nodelay(true)?;
     let (request, early) = match http(&mut tcp).await? {
         Some(upgraded) => upgraded,
         None => return Ok(()),
     };
     match request {
-        Asked::Bulk(bytes) => push(tcp, bytes).await,
+        RequestKind::Bulk(bytes) => download(tcp, bytes).await,
         _ => Echo::new(tcp).run(early).await,
     }
 }
 
-/// Answers requests until one asks for a WebSocket: that, and what came behind it.
-async fn http(tcp: &mut TcpStream) -> io::Result<Option<(Asked, Vec<u8>)>> {
+/// Answers requests until one is an upgrade. Returns this request and the bytes that follow it.
+async fn http(tcp: &mut TcpStream) -> io::Result<Option<(RequestKind, Vec<u8>)>> {
     let mut input = Vec::new();
     let mut replies = Vec::new();
     loop {
@@ -90,8 +89,8 @@ async fn http(tcp: &mut TcpStream) -> io::Result<Option<(Asked, Vec<u8>)>> {
             };
             request.answer(&mut replies, REPLY_HEAD, REPLY_BODY);
             input.drain(..request.length);
-            if request.asked != Asked::Text {
-                upgraded = Some(request.asked);
+            if request.kind != RequestKind::Text {
+                upgraded = Some(request.kind);
                 break;
             }
             last = request.last;
@@ -101,26 +100,26 @@ async fn http(tcp: &mut TcpStream) -> io::Result<Option<(Asked, Vec<u8>)>> {
         }
         tcp.write_all(&replies).await?;
         replies.clear();
-        if let Some(asked) = upgraded {
-            return Ok(Some((asked, input)));
+        if let Some(kind) = upgraded {
+            return Ok(Some((kind, input)));
         }
         if last || input.len() > MAX_HEAD {
             return Ok(None);
         }
         if input.is_empty() {
-            // Thousands of idle connections are not to keep a buffer each.
+            // Idle connections must not keep a buffer.
             input = Vec::new();
         }
     }
 }
 
-/// Reads through the thread's buffer: how much it was.
+/// Reads through the thread's buffer. Returns the number of bytes.
 fn read_more(
     tcp: &mut TcpStream,
     cx: &mut Context<'_>,
     input: &mut Vec<u8>,
 ) -> Poll<io::Result<usize>> {
-    READ.with_borrow_mut(|scratch| {
+    READ_BUFFER.with_borrow_mut(|scratch| {
         let mut buf = ReadBuf::new(scratch);
         ready!(Pin::new(tcp).poll_read(cx, &mut buf))?;
         input.extend_from_slice(buf.filled());
@@ -131,49 +130,49 @@ fn read_more(
 /// A WebSocket that echoes.
 struct Echo {
     tcp: TcpStream,
-    /// What is left of a read: part of a header.
+    /// Rest of a read: an incomplete header.
     pending: Vec<u8>,
-    /// What the client did not take yet; nothing is read meanwhile.
+    /// Data that the client has not read yet; nothing is read meanwhile.
     unsent: Vec<u8>,
     frame: Frame,
 }
 
-/// Where in a frame the input stands.
+/// State of the current frame.
 struct Frame {
     key: [u8; 4],
-    /// Bytes of payload that passed.
-    passed: u64,
-    /// Bytes of payload to come.
+    /// Payload bytes already handled.
+    done: u64,
+    /// Payload bytes still to come.
     left: u64,
-    /// A pong nobody asked for.
+    /// Whether this is an unsolicited pong.
     ignored: bool,
-    /// A close frame: the last one.
+    /// Whether this is a close frame.
     last: bool,
 }
 
 impl Echo {
     fn new(tcp: TcpStream) -> Self {
-        let frame = Frame { key: [0; 4], passed: 0, left: 0, ignored: false, last: false };
+        let frame = Frame { key: [0; 4], done: 0, left: 0, ignored: false, last: false };
         Self { tcp, pending: Vec::new(), unsent: Vec::new(), frame }
     }
 
     async fn run(mut self, early: Vec<u8>) -> io::Result<()> {
-        let mut more = poll_fn(|cx| Poll::Ready(self.take(cx, &early))).await?;
+        let mut more = poll_fn(|cx| Poll::Ready(self.echo_input(cx, &early))).await?;
         while more {
             if !self.unsent.is_empty() {
                 self.tcp.write_all(&self.unsent).await?;
                 self.unsent = Vec::new();
             }
-            more = poll_fn(|cx| self.poll_turn(cx)).await?;
+            more = poll_fn(|cx| self.poll_echo(cx)).await?;
         }
         self.tcp.write_all(&self.unsent).await?;
         self.tcp.shutdown().await
     }
 
-    /// Reads once and echoes that; false after a close frame or the end.
-    fn poll_turn(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<bool>> {
-        READ.with_borrow_mut(|scratch| {
-            // At most a part of a header.
+    /// Reads once and echoes the data. Returns false after a close frame or at the end.
+    fn poll_echo(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<bool>> {
+        READ_BUFFER.with_borrow_mut(|scratch| {
+            // At most an incomplete header.
             let old = self.pending.len();
             let mut buf = ReadBuf::new(&mut scratch[old..]);
             ready!(Pin::new(&mut self.tcp).poll_read(cx, &mut buf))?;
@@ -182,13 +181,13 @@ impl Echo {
                 return Poll::Ready(Ok(false));
             }
             scratch[..old].copy_from_slice(&self.pending);
-            Poll::Ready(self.take(cx, &scratch[..old + fresh]))
+            Poll::Ready(self.echo_input(cx, &scratch[..old + fresh]))
         })
     }
 
-    /// Echoes `input`; false after a close frame.
-    fn take(&mut self, cx: &mut Context<'_>, input: &[u8]) -> io::Result<bool> {
-        WRITE.with_borrow_mut(|out| {
+    /// Echoes `input`. Returns false after a close frame.
+    fn echo_input(&mut self, cx: &mut Context<'_>, input: &[u8]) -> io::Result<bool> {
+        WRITE_BUFFER.with_borrow_mut(|out| {
             out.clear();
             let used = self.frame.echo(input, out)?;
             self.pending.clear();
@@ -211,20 +210,20 @@ impl Echo {
 }
 
 impl Frame {
-    /// Appends the echo of `input` to `out`: how much of the input it was.
+    /// Appends the echo of `input` to `out`. Returns how much of the input was used.
     fn echo(&mut self, input: &[u8], out: &mut Vec<u8>) -> io::Result<usize> {
         let mut used = 0;
         loop {
-            let passing = self.left.min((input.len() - used) as u64);
-            let payload = &input[used..used + passing as usize];
+            let count = self.left.min((input.len() - used) as u64);
+            let payload = &input[used..used + count as usize];
             used += payload.len();
             if !self.ignored {
                 let start = out.len();
                 out.extend_from_slice(payload);
-                frame::apply_mask(&mut out[start..], self.key, self.passed);
+                frame::apply_mask(&mut out[start..], self.key, self.done);
             }
-            self.passed += passing;
-            self.left -= passing;
+            self.done += count;
+            self.left -= count;
             if self.left > 0 || self.last {
                 return Ok(used);
             }
@@ -241,7 +240,7 @@ impl Frame {
         let key = header.mask.ok_or(io::ErrorKind::InvalidData)?;
         *self = Self {
             key,
-            passed: 0,
+            done: 0,
             left: header.len,
             ignored: header.opcode == Opcode::Pong,
             last: header.opcode == Opcode::Close,
@@ -257,17 +256,17 @@ impl Frame {
     }
 }
 
-/// Pushes frames of zeros: `bytes` of payload, or until the client leaves.
-async fn push(mut tcp: TcpStream, bytes: Option<u64>) -> io::Result<()> {
+/// Sends frames of zeros: `bytes` of payload, or until the client disconnects.
+async fn download(mut tcp: TcpStream, bytes: Option<u64>) -> io::Result<()> {
     let batch = batch();
-    let frame = batch.len() / BATCH;
+    let frame = batch.len() / BATCH_FRAMES;
     let mut left = bytes.unwrap_or(u64::MAX);
-    while left >= PUSHED as u64 {
-        let frames = (left / PUSHED as u64).min(BATCH as u64);
-        if !write_unless_left(&mut tcp, &batch[..frames as usize * frame]).await? {
+    while left >= FRAME_PAYLOAD as u64 {
+        let frames = (left / FRAME_PAYLOAD as u64).min(BATCH_FRAMES as u64);
+        if !write_unless_closed(&mut tcp, &batch[..frames as usize * frame]).await? {
             return Ok(());
         }
-        left -= frames * PUSHED as u64;
+        left -= frames * FRAME_PAYLOAD as u64;
     }
     let mut end = Vec::new();
     if left > 0 {
@@ -278,9 +277,9 @@ async fn push(mut tcp: TcpStream, bytes: Option<u64>) -> io::Result<()> {
     end.extend_from_slice(&1000_u16.to_be_bytes());
     tcp.write_all(&end).await?;
     tcp.shutdown().await?;
-    // Closing with unread bytes would reset the connection under the client's last reads.
+    // Closing with unread bytes would reset the connection before the client has read everything.
     let mut rest = [0; 256];
-    let _ = time::timeout(FAREWELL, async {
+    let _ = time::timeout(CLOSE_TIMEOUT, async {
         while tcp.read(&mut rest).await? > 0 {}
         io::Result::Ok(())
     })
@@ -288,8 +287,8 @@ async fn push(mut tcp: TcpStream, bytes: Option<u64>) -> io::Result<()> {
     Ok(())
 }
 
-/// Writes all, or stops where the client says anything: all that it has to say here is goodbye.
-async fn write_unless_left(tcp: &mut TcpStream, mut bytes: &[u8]) -> io::Result<bool> {
+/// Writes all bytes, but stops if the client sends anything: that can only be a close frame.
+async fn write_unless_closed(tcp: &mut TcpStream, mut bytes: &[u8]) -> io::Result<bool> {
     poll_fn(|cx| {
         let mut said = [0; 16];
         if Pin::new(&mut *tcp).poll_read(cx, &mut ReadBuf::new(&mut said)).is_ready() {
@@ -304,15 +303,15 @@ async fn write_unless_left(tcp: &mut TcpStream, mut bytes: &[u8]) -> io::Result<
     .await
 }
 
-/// Whole frames, one behind the other.
+/// Complete frames in a row.
 fn batch() -> &'static [u8] {
     static FRAMES: OnceLock<Vec<u8>> = OnceLock::new();
     FRAMES.get_or_init(|| {
         let mut frame = Vec::new();
-        Header { fin: true, opcode: Opcode::Binary, mask: None, len: PUSHED as u64 }
+        Header { fin: true, opcode: Opcode::Binary, mask: None, len: FRAME_PAYLOAD as u64 }
             .write(&mut frame);
-        frame.resize(frame.len() + PUSHED, 0);
-        frame.repeat(BATCH)
+        frame.resize(frame.len() + FRAME_PAYLOAD, 0);
+        frame.repeat(BATCH_FRAMES)
     })
 }
 

@@ -1,32 +1,34 @@
-//! The list of backends that a proxy reads: an address a line.
+//! The backend list of a proxy: one address per line.
 
 use std::{fmt::Write, fs, io, net::SocketAddr, path::Path};
 
-/// Replaces the list in one step, so that nobody reads half of it.
+use anyhow::Context as _;
+
+/// Replaces the list atomically, so that a reader never sees half of it.
 ///
 /// # Errors
 ///
-/// A sentence for the user.
+/// The file cannot be written.
 pub(crate) fn write(
     path: &Path,
     addresses: impl IntoIterator<Item = SocketAddr>,
-) -> Result<(), String> {
+) -> anyhow::Result<()> {
     let mut text = String::new();
     for address in addresses {
         let _ = writeln!(text, "{address}");
     }
     let written = replace(path, text.as_bytes());
-    written.map_err(|e| format!("the backend list {} cannot be written: {e}", path.display()))
+    written.with_context(|| format!("cannot write the backend list {}", path.display()))
 }
 
-/// Replaces a file in one step: where the path is a link, the file that it names. Its mode stays.
+/// Replaces a file atomically. If the path is a symbolic link, replaces its target. The mode stays.
 ///
 /// # Errors
 ///
-/// From the file system: the old file is as it was.
+/// Errors of the file system. The old file is unchanged.
 pub(crate) fn replace(path: &Path, text: &[u8]) -> io::Result<()> {
     let path = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
-    // Beside the file: a rename works within one file system only.
+    // In the same folder: a rename works only within one file system.
     let mut fresh = path.as_os_str().to_owned();
     fresh.push(".new");
     fs::write(&fresh, text)?;
@@ -43,7 +45,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_link_stays_a_link_and_the_mode_stays() {
+    fn symbolic_link_and_mode_are_kept() {
         let folder = tempfile::tempdir().unwrap();
         let (file, link) = (folder.path().join("real"), folder.path().join("link"));
         fs::write(&file, "old").unwrap();

@@ -1,4 +1,4 @@
-//! What the echo origin reads of a request, and the head of its answer.
+//! The requests that the echo server understands, and its reply headers.
 
 use http::header;
 
@@ -6,70 +6,70 @@ use crate::net::accept;
 
 const MAX_FIELDS: usize = 64;
 
-/// What a request asks for.
+/// What a request is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Asked {
+pub(super) enum RequestKind {
     /// The small text.
     Text,
     /// A WebSocket that echoes.
     Echo,
-    /// A WebSocket that pushes so many bytes; `None`: without end.
+    /// A WebSocket that sends this number of bytes; `None`: without end.
     Bulk(Option<u64>),
 }
 
-/// One whole request at the start of a connection's input.
+/// A complete request at the start of a connection's input.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Request {
-    /// What it asks for.
-    pub(super) asked: Asked,
-    /// Bytes of head and body.
+    /// What the request is for.
+    pub(super) kind: RequestKind,
+    /// Bytes of header and body.
     pub(super) length: usize,
-    /// Whether the connection ends with it.
+    /// Whether the connection closes after it.
     pub(super) last: bool,
     /// Whether the reply has no body.
     head_only: bool,
-    /// What a 101 answers.
+    /// `Sec-WebSocket-Key`; empty if the request is not an upgrade.
     key: String,
 }
 
-/// Bytes that are no request that could be answered.
+/// An invalid or unsupported request.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Malformed;
+pub(super) struct InvalidRequest;
 
 impl Request {
-    /// Reads the request at the start of `input`; `None` where more bytes are needed.
-    pub(super) fn parse(input: &[u8]) -> Option<Result<Self, Malformed>> {
+    /// Parses the request at the start of `input`; `None` if more bytes are needed.
+    pub(super) fn parse(input: &[u8]) -> Option<Result<Self, InvalidRequest>> {
         let mut fields = [httparse::EMPTY_HEADER; MAX_FIELDS];
         let mut request = httparse::Request::new(&mut fields);
         let head = match request.parse(input) {
             Ok(httparse::Status::Complete(head)) => head,
             Ok(httparse::Status::Partial) => return None,
-            Err(_) => return Some(Err(Malformed)),
+            Err(_) => return Some(Err(InvalidRequest)),
         };
         let mut read = Self {
-            asked: Asked::Text,
+            kind: RequestKind::Text,
             length: head,
             last: request.version != Some(1),
             head_only: request.method == Some("HEAD"),
             key: String::new(),
         };
         for field in request.headers.iter() {
-            if let Err(malformed) = read.field(field) {
-                return Some(Err(malformed));
+            if let Err(invalid) = read.field(field) {
+                return Some(Err(invalid));
             }
         }
         if input.len() < read.length {
             return None;
         }
         if !read.key.is_empty() {
-            read.asked = asked(request.path.unwrap_or_default());
+            read.kind = kind(request.path.unwrap_or_default());
         }
         Some(Ok(read))
     }
 
-    /// Appends the answer's head, and its body where there is one.
+    /// Appends the reply: its header, and its body if it has one.
     pub(super) fn answer(&self, out: &mut Vec<u8>, head: &[u8], body: &[u8]) {
-        if self.asked == Asked::Text {
+        if self.kind == RequestKind::Text {
             out.extend_from_slice(head);
             if !self.head_only {
                 out.extend_from_slice(body);
@@ -83,14 +83,14 @@ impl Request {
         out.extend_from_slice(b"\r\n\r\n");
     }
 
-    fn field(&mut self, field: &httparse::Header<'_>) -> Result<(), Malformed> {
+    fn field(&mut self, field: &httparse::Header<'_>) -> Result<(), InvalidRequest> {
         let is = |name: &header::HeaderName| field.name.eq_ignore_ascii_case(name.as_str());
-        let value = || std::str::from_utf8(field.value).map_err(|_| Malformed);
+        let value = || std::str::from_utf8(field.value).map_err(|_| InvalidRequest);
         if is(&header::CONTENT_LENGTH) {
-            let body: usize = value()?.parse().map_err(|_| Malformed)?;
-            self.length = self.length.checked_add(body).ok_or(Malformed)?;
+            let body: usize = value()?.parse().map_err(|_| InvalidRequest)?;
+            self.length = self.length.checked_add(body).ok_or(InvalidRequest)?;
         } else if is(&header::TRANSFER_ENCODING) {
-            return Err(Malformed);
+            return Err(InvalidRequest);
         } else if is(&header::CONNECTION) {
             self.last |= value()?.eq_ignore_ascii_case("close");
         } else if is(&header::SEC_WEBSOCKET_KEY) {
@@ -100,25 +100,25 @@ impl Request {
     }
 }
 
-fn asked(target: &str) -> Asked {
+fn kind(target: &str) -> RequestKind {
     let (path, query) = target.split_once('?').unwrap_or((target, ""));
     if !path.ends_with("/bulk") {
-        return Asked::Echo;
+        return RequestKind::Echo;
     }
     let bytes = query.split('&').find_map(|pair| pair.strip_prefix("bytes=")?.parse().ok());
-    Asked::Bulk(bytes)
+    RequestKind::Bulk(bytes)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn parse(input: &str) -> Option<Result<Request, Malformed>> {
+    fn parse(input: &str) -> Option<Result<Request, InvalidRequest>> {
         Request::parse(input.as_bytes())
     }
 
     #[test]
-    fn a_request_is_whole_with_its_body() {
+    fn request_is_complete_with_its_body() {
         let post = "POST / HTTP/1.1\r\nContent-Length: 3\r\n\r\n";
         assert_eq!(parse(post), None);
         let whole = format!("{post}abcGET");
@@ -129,16 +129,16 @@ mod tests {
     }
 
     #[test]
-    fn paths_say_what_is_asked() {
-        let asked = |path: &str| {
+    fn path_selects_echo_or_bulk() {
+        let kind = |path: &str| {
             parse(&format!("GET {path} HTTP/1.1\r\nSec-WebSocket-Key: x\r\n\r\n"))
                 .unwrap()
                 .unwrap()
-                .asked
+                .kind
         };
-        assert_eq!(asked("/"), Asked::Echo);
-        assert_eq!(asked("/a/bulk"), Asked::Bulk(None));
-        assert_eq!(asked("/bulk?x=1&bytes=42"), Asked::Bulk(Some(42)));
-        assert_eq!(parse("GET /bulk HTTP/1.1\r\n\r\n").unwrap().unwrap().asked, Asked::Text);
+        assert_eq!(kind("/"), RequestKind::Echo);
+        assert_eq!(kind("/a/bulk"), RequestKind::Bulk(None));
+        assert_eq!(kind("/bulk?x=1&bytes=42"), RequestKind::Bulk(Some(42)));
+        assert_eq!(parse("GET /bulk HTTP/1.1\r\n\r\n").unwrap().unwrap().kind, RequestKind::Text);
     }
 }

@@ -1,12 +1,13 @@
-//! A Socket.IO node that says its name, echoes every event, and passes `all` on to everyone.
+//! A Socket.IO node that sends its name, echoes every event, and broadcasts `all`.
 //!
-//! Right after CONNECT it emits `node` with its name. An event that asks for an acknowledgement gets one
-//! with the same arguments, another is emitted back; `all` is emitted to every client of this node,
-//! its sender included. Every HTTP reply, 101 too, carries the name as `x-node`; requests for anything
-//! but Socket.IO are answered with 200.
+//! After CONNECT, the node emits `node` with its name. An event with an id is acknowledged with its
+//! arguments; an event without an id is emitted back. `all` is emitted to every client of the node, including
+//! its sender. Every HTTP reply, even a 101, has the name as `x-node`. Requests other than Socket.IO are
+//! answered with 200.
 
 use std::{convert::Infallible, error::Error, sync::Arc, time::Duration};
 
+use anyhow::Context as _;
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Request, Response};
 use http_body::Body;
@@ -28,30 +29,30 @@ use tokio::{net::TcpListener, time::timeout};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
-    GOODBYE,
+    CLOSE_TIMEOUT,
     argument::Arguments,
     connection::{Connection, Connections},
 };
 
-/// Names the node that made a reply.
+/// Header with the name of the node that sent a reply.
 const X_NODE: HeaderName = HeaderName::from_static("x-node");
-/// Largest frame or body of a poll: above any payload that a client is asked to send.
-const LARGEST: usize = 128 << 20;
-/// Packets that may wait for a client: with less, an echo is lost where a client sends in bursts.
-const WAITING: usize = 8192;
-/// Pause after a failed accept, which is out of descriptors or will not fail twice.
+/// Maximum size of a frame or POST body, larger than any payload of a client.
+const MAX_PAYLOAD: usize = 128 << 20;
+/// Maximum packets that wait for a client. With fewer, echoes are lost if clients send in bursts.
+const MAX_WAITING_PACKETS: usize = 8192;
+/// Pause after a failed accept, usually because descriptors have run out.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
-/// How often a node asks whether its clients are there, and how long it waits for their answers.
+/// Heartbeat of a node.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Heartbeat {
-    /// From one ping to the next.
+    /// Time between two pings.
     pub(super) interval: Duration,
-    /// From a ping to the end of a session that does not answer.
+    /// Time from a ping to the end of a session that does not answer.
     pub(super) timeout: Duration,
 }
 
-/// A node before it listens.
+/// A node that does not listen yet.
 pub(super) struct Node {
     name: Arc<str>,
     header: HeaderValue,
@@ -60,22 +61,22 @@ pub(super) struct Node {
 }
 
 impl Node {
-    /// A node of this name, whose connections can be reset through `connections`.
+    /// A node with this name. Its connections can be reset through `connections`.
     ///
     /// # Errors
     ///
-    /// A sentence for the user, where the name cannot be told in a header.
+    /// The name is not valid in a header.
     pub(super) fn new(
         name: &str,
         heartbeat: Heartbeat,
         connections: Arc<Connections>,
-    ) -> Result<Self, String> {
+    ) -> anyhow::Result<Self> {
         let header = HeaderValue::try_from(name);
-        let header = header.map_err(|_| format!("{name:?} cannot be told in a header"))?;
+        let header = header.with_context(|| format!("invalid node name {name:?}"))?;
         Ok(Self { name: name.into(), header, heartbeat, connections })
     }
 
-    /// Serves until `stop`, then says goodbye to everyone.
+    /// Serves until `stop`, then disconnects all clients.
     pub(super) async fn run(self, listener: TcpListener, stop: CancellationToken) {
         let plain = service_fn(|_: Request<Incoming>| async {
             Ok::<_, Infallible>(Response::new(Full::new(Bytes::from_static(b"moorline\n"))))
@@ -83,13 +84,13 @@ impl Node {
         let (engine, io) = SocketIo::builder()
             .ping_interval(self.heartbeat.interval)
             .ping_timeout(self.heartbeat.timeout)
-            .max_payload(LARGEST as u64)
-            .ws_max_message_size(LARGEST)
-            .ws_max_frame_size(LARGEST)
-            .max_buffer_size(WAITING)
+            .max_payload(MAX_PAYLOAD as u64)
+            .ws_max_message_size(MAX_PAYLOAD)
+            .ws_max_frame_size(MAX_PAYLOAD)
+            .max_buffer_size(MAX_WAITING_PACKETS)
             .build_with_inner_svc(plain);
         let name = self.name;
-        io.ns("/", async move |socket: SocketRef| greet(&socket, &name));
+        io.ns("/", async move |socket: SocketRef| set_up_socket(&socket, &name));
 
         let tasks = TaskTracker::new();
         while let Some(accepted) = stop.run_until_cancelled(listener.accept()).await {
@@ -98,26 +99,31 @@ impl Node {
                 continue;
             };
             let _ = stream.set_nodelay(true);
-            let stream = self.connections.keep(stream);
-            tasks.spawn(connection(stream, engine.clone(), self.header.clone(), stop.clone()));
+            let stream = self.connections.add(stream);
+            tasks.spawn(serve_connection(
+                stream,
+                engine.clone(),
+                self.header.clone(),
+                stop.clone(),
+            ));
         }
         drop(listener);
-        let goodbye = async {
+        let close = async {
             io.close().await;
             tasks.close();
             tasks.wait().await;
         };
-        // Who does not listen in time finds out by the end of the process.
-        let _ = timeout(GOODBYE, goodbye).await;
+        // Clients that do not disconnect in time are cut off when the process ends.
+        let _ = timeout(CLOSE_TIMEOUT, close).await;
     }
 }
 
-fn greet(socket: &SocketRef, name: &str) {
-    // An emit fails only where the client has just left.
+fn set_up_socket(socket: &SocketRef, name: &str) {
+    // An emit fails only if the client has just disconnected.
     let _ = socket.emit("node", name);
     socket.on("all", async |io: SocketIo, Data::<Arguments>(arguments)| {
-        if let Some(everyone) = io.of("/") {
-            let _ = everyone.emit("all", &arguments).await;
+        if let Some(namespace) = io.of("/") {
+            let _ = namespace.emit("all", &arguments).await;
         }
     });
     socket.on_fallback(echo);
@@ -127,19 +133,19 @@ async fn echo(
     socket: SocketRef,
     Event(event): Event,
     Data(arguments): Data<Arguments>,
-    Asked(asked): Asked,
+    AckRequested(requested): AckRequested,
     acknowledgement: AckSender,
 ) {
-    let _ = match asked {
+    let _ = match requested {
         true => acknowledgement.send(&arguments),
         false => socket.emit(event, &arguments),
     };
 }
 
-/// Whether an event asks to be acknowledged: [`AckSender`] does not tell.
-struct Asked(bool);
+/// Whether an event requests an acknowledgement; [`AckSender`] has no such method.
+struct AckRequested(bool);
 
-impl<A: Adapter> FromMessageParts<A> for Asked {
+impl<A: Adapter> FromMessageParts<A> for AckRequested {
     type Error = Infallible;
 
     fn from_message_parts(
@@ -151,15 +157,19 @@ impl<A: Adapter> FromMessageParts<A> for Asked {
     }
 }
 
-/// Serves one connection, upgrades included, and signs each reply. At the end, a request under way is
-/// answered first.
-async fn connection<S, B>(stream: Connection, engine: S, name: HeaderValue, stop: CancellationToken)
-where
+/// Serves one connection, including upgrades, and adds the node's name to each reply. On `stop`, a pending
+/// request is answered first.
+async fn serve_connection<S, B>(
+    stream: Connection,
+    engine: S,
+    name: HeaderValue,
+    stop: CancellationToken,
+) where
     S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible>,
     B: Body + Send + 'static,
     B::Error: Into<Box<dyn Error + Send + Sync>>,
 {
-    let signed = service_fn(|request| {
+    let named = service_fn(|request| {
         let reply = engine.call(request);
         let name = name.clone();
         async move {
@@ -168,18 +178,18 @@ where
             Ok::<_, Infallible>(response)
         }
     });
-    let mut serving = std::pin::pin!(
+    let mut connection = std::pin::pin!(
         http1::Builder::new()
             .timer(TokioTimer::new())
-            .serve_connection(TokioIo::new(stream), signed)
+            .serve_connection(TokioIo::new(stream), named)
             .with_upgrades()
     );
-    // A broken connection is its client's affair.
+    // Errors of a connection are reported by its client.
     tokio::select! {
-        _ = serving.as_mut() => {}
+        _ = connection.as_mut() => {}
         () = stop.cancelled() => {
-            serving.as_mut().graceful_shutdown();
-            let _ = serving.await;
+            connection.as_mut().graceful_shutdown();
+            let _ = connection.await;
         }
     }
 }

@@ -1,4 +1,4 @@
-//! What must hold at the end, and whether it did.
+//! The checks at the end of a run.
 
 use std::{fmt::Write as _, time::Duration};
 
@@ -10,41 +10,41 @@ use crate::{
     stats::{Counters, ErrorKind, Record},
 };
 
-/// Whether the run was as the limits want it.
+/// Whether a run has passed its checks.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Verdict {
-    /// Whether all limits held; `null` where none was set.
+    /// Whether all checks passed; `null` if there were none.
     pub(crate) passed: Option<bool>,
-    /// Each limit that was set.
+    /// One entry per limit of the scenario.
     pub(crate) checks: Vec<Check>,
 }
 
-/// One limit.
+/// One check.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Check {
-    /// Its flag without dashes: `max-p99`; `connects` and `answers` hold for every run, and are listed when
-    /// they do not.
+    /// Flag without dashes: `max-p99`. `connects` and `answers` apply to every run and are listed only if
+    /// they fail.
     pub(crate) limit: String,
-    /// The allowed value: microseconds for `max-p99`, else a number of events.
+    /// Limit: microseconds for `max-p99`, otherwise a number of events.
     pub(crate) allowed: u64,
-    /// What was measured, in the same unit; `null` where nothing was.
+    /// Measured value in the same unit; `null` if there was nothing to measure.
     pub(crate) measured: Option<u64>,
-    /// Whether it held.
-    pub(crate) held: bool,
-    /// For people: "p99 of messages was 81 ms, more than the 50 ms allowed".
+    /// Whether the check passed.
+    pub(crate) passed: bool,
+    /// Description: "p99 of messages was 81 ms, more than the 50 ms allowed".
     pub(crate) sentence: String,
 }
 
 impl Verdict {
-    /// What fails, a sentence each; empty where nothing does.
+    /// Returns one sentence per failed check.
     pub(crate) fn failures(&self) -> Vec<&str> {
-        let failed = self.checks.iter().filter(|check| !check.held);
+        let failed = self.checks.iter().filter(|check| !check.passed);
         failed.map(|check| check.sentence.as_str()).collect()
     }
 }
 
-/// Compares a run with its limits. A run whose clients never got connected, or were never answered although
-/// they `expect` answers, has shown nothing: it fails whatever its limits.
+/// Checks the limits of a run. A run always fails if no client connected, or if `expect` is set and no
+/// message was answered: the other checks mean nothing then.
 pub(crate) fn judge(limits: &Limits, expect: bool, record: &Record) -> Verdict {
     let errors = |kind: ErrorKind| record.errors[kind as usize];
     let totals = &record.totals;
@@ -65,32 +65,32 @@ pub(crate) fn judge(limits: &Limits, expect: bool, record: &Record) -> Verdict {
     .into_iter()
     .flatten()
     .collect();
-    let passed = (!checks.is_empty()).then(|| checks.iter().all(|check| check.held));
+    let passed = (!checks.is_empty()).then(|| checks.iter().all(|check| check.passed));
     Verdict { passed, checks }
 }
 
-/// `None`: there were connections, or no client had come yet.
+/// `None` if a client has connected, or none has tried.
 fn check_connects(record: &Record) -> Option<Check> {
     let Counters { connects, errors, .. } = record.totals;
     (connects == 0 && errors > 0).then(|| Check {
         limit: "connects".into(),
         allowed: 1,
         measured: Some(0),
-        held: false,
-        sentence: "no client got connected".to_owned(),
+        passed: false,
+        sentence: "no client connected".to_owned(),
     })
 }
 
-/// `None`: answers came, or none was to come.
+/// `None` if messages were answered, or no answer is expected.
 fn check_answers(expect: bool, record: &Record) -> Option<Check> {
     let Counters { sent, answered, .. } = record.totals;
     (expect && sent > 0 && answered == 0).then(|| Check {
         limit: "answers".into(),
         allowed: 1,
         measured: Some(0),
-        held: false,
+        passed: false,
         sentence: format!(
-            "none of {} was answered: name an event that the server answers (--event), and how it does \
+            "none of {} was answered: give an event that the server answers (--event), and how it does \
              (--answer)",
             words::counted(sent, "message", "messages")
         ),
@@ -105,8 +105,8 @@ fn check_disconnects(most: u64, record: &Record) -> Check {
         let left = words::counted(totals.undrained, "client was", "clients were");
         let _ = write!(
             check.sentence,
-            "; {left} still on a node at the end of its drain: give it more time (--drain) than the proxy \
-             takes to move its clients"
+            "; {left} still connected to a node at the end of its drain: give it more time (--drain) than the \
+             proxy takes to move its clients"
         );
     }
     check
@@ -115,10 +115,10 @@ fn check_disconnects(most: u64, record: &Record) -> Check {
 fn check_misrouted(most: u64, record: &Record) -> Check {
     let names = ["misrouted answer", "misrouted answers"];
     let mut check = check_count("max-misrouted", names, record.totals.misrouted, most, record);
-    if check.held && record.totals.named == 0 {
-        check.held = false;
+    if check.passed && record.totals.named == 0 {
+        check.passed = false;
         check.measured = None;
-        check.sentence = "no node told its name, so misrouted answers cannot be judged".to_owned();
+        check.sentence = "no node sent its name, so misrouted answers cannot be checked".to_owned();
     }
     check
 }
@@ -128,8 +128,8 @@ fn check_p99(allowed: Duration, record: &Record) -> Check {
     let measured = (!messages.is_empty()).then(|| messages.value_at_quantile(0.99));
     let allowed_us = u64::try_from(allowed.as_micros()).unwrap_or(u64::MAX);
     let most = words::micros(allowed_us);
-    // Who still waited at the end has waited at least so long: without them, the slower a server, the
-    // fewer of its answers would count.
+    // Messages without an answer count with their waiting time: otherwise a slower server would have fewer,
+    // and so better, latencies.
     let mut all = record.latencies.message.clone();
     all.add(&record.latencies.unanswered);
     let least = all.histogram().value_at_quantile(0.99);
@@ -137,7 +137,7 @@ fn check_p99(allowed: Duration, record: &Record) -> Check {
     let measured = if overdue { Some(least) } else { measured };
     let sentence = match measured {
         Some(_) if overdue => {
-            let (was, most) = told_apart(least, allowed_us);
+            let (was, most) = distinguishable(least, allowed_us);
             let unanswered = record.totals.unanswered;
             let unanswered = words::counted(unanswered, "message", "messages");
             format!(
@@ -145,46 +145,45 @@ fn check_p99(allowed: Duration, record: &Record) -> Check {
                  more than the {most} allowed"
             )
         }
-        None => format!("no message was answered, so its p99 cannot be at most {most}"),
+        None => format!("no message was answered, so the p99 limit of {most} cannot be checked"),
         Some(p99) if p99 > allowed_us => {
-            let (was, most) = told_apart(p99, allowed_us);
+            let (was, most) = distinguishable(p99, allowed_us);
             format!("p99 of messages was {was}, more than the {most} allowed")
         }
         Some(p99) => format!("p99 of messages was {}, at most {most} allowed", words::micros(p99)),
     };
-    let held = measured.is_some_and(|p99| p99 <= allowed_us);
-    Check { limit: "max-p99".into(), allowed: allowed_us, measured, held, sentence }
+    let passed = measured.is_some_and(|p99| p99 <= allowed_us);
+    Check { limit: "max-p99".into(), allowed: allowed_us, measured, passed, sentence }
 }
 
-/// A count of zero says nothing where nobody ever got connected, or was ever answered, so that is a
-/// failure too.
+/// A count of zero means nothing if no client connected or no message was answered, so this fails too.
 fn check_count(limit: &str, [one, many]: [&str; 2], was: u64, most: u64, record: &Record) -> Check {
     let totals = &record.totals;
-    let heard = totals.answered > 0 || totals.unanswered == 0;
-    let reached = totals.connects > 0 && heard;
+    let answered = totals.answered > 0 || totals.unanswered == 0;
+    let reached = totals.connects > 0 && answered;
     let there = if was == 1 { "there was" } else { "there were" };
     let counted = match was {
         0 => format!("no {many}"),
         _ => words::counted(was, one, many),
     };
     let sentence = match (was > most, most) {
-        (false, _) if !heard => format!(
-            "none of {} was answered, so {many} cannot be judged",
+        (false, _) if !answered => format!(
+            "none of {} was answered, so {many} cannot be checked",
             words::counted(totals.unanswered, "message", "messages")
         ),
-        (false, _) if !reached => format!("no client got connected, so {many} cannot be judged"),
+        (false, _) if !reached => format!("no client connected, so {many} cannot be checked"),
         (true, 0) => format!("{there} {counted}, none is allowed"),
         (true, _) => format!("{there} {counted}, more than the {} allowed", words::count(most)),
         (false, 0) => format!("{there} {counted}"),
         (false, _) => format!("{there} {counted}, at most {} allowed", words::count(most)),
     };
-    let held = reached && was <= most;
+    let passed = reached && was <= most;
     let measured = reached.then_some(was).or((was > 0).then_some(was));
-    Check { limit: limit.into(), allowed: most, measured, held, sentence }
+    Check { limit: limit.into(), allowed: most, measured, passed, sentence }
 }
 
-/// Rounding must not make the two the same.
-fn told_apart(was: u64, most: u64) -> (String, String) {
+/// Formats two different values so that rounding does not make them equal.
+fn distinguishable(was: u64, most: u64) -> (String, String) {
     let (rounded, allowed) = (words::micros(was), words::micros(most));
     if rounded != allowed {
         return (rounded, allowed);

@@ -1,28 +1,28 @@
-//! Axes of a chart: where values lie, and which of them are named.
+//! Axes of a chart: positions of values, and labels.
 
 use super::words::{self, count};
 
-/// Most named values of an axis.
-const MOST_TICKS: f64 = 6.0;
+/// Maximum labels of an axis.
+const MAX_TICKS: f64 = 6.0;
 
-/// Steps between named times, in seconds: those that people count in.
+/// Steps between labels of a time axis, in seconds.
 const TIME_STEPS: [f64; 15] = [
     1.0, 2.0, 5.0, 10.0, 15.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1_200.0, 1_800.0, 3_600.0, 7_200.0,
     14_400.0,
 ];
 
-/// One direction of a chart.
+/// One axis of a chart.
 #[derive(Clone, Debug)]
 pub(super) struct Axis {
     scale: Scale,
     low: f64,
     high: f64,
-    /// Named values, ascending.
+    /// Values with labels, ascending.
     pub(super) ticks: Vec<(f64, String)>,
     unit: Unit,
 }
 
-/// What an axis counts.
+/// Unit of an axis.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Unit {
     /// Clients, messages, errors.
@@ -33,9 +33,9 @@ pub(super) enum Unit {
     Bytes,
     /// Hundredths of a core.
     Percent,
-    /// Seconds since the start.
+    /// Seconds since the start of the run.
     Clock,
-    /// Quantiles, as powers of ten left above them.
+    /// Quantiles, as the negative decimal logarithm of the share above them.
     Quantile,
 }
 
@@ -46,27 +46,27 @@ enum Scale {
 }
 
 impl Axis {
-    /// From 0 to at least `high`.
+    /// A linear axis from 0 to at least `high`.
     pub(super) fn linear(high: f64, unit: Unit) -> Self {
         let least = if unit == Unit::Count { 4.0 } else { f64::MIN_POSITIVE };
         let step = match unit {
-            // Memory is counted in powers of two.
+            // Binary units for memory.
             Unit::Bytes => {
                 let scale = 1024_f64.powf((high.max(1.0).log2() / 10.0).floor());
-                nice_step(high.max(1.0) / scale / (MOST_TICKS - 1.0)) * scale
+                nice_step(high.max(1.0) / scale / (MAX_TICKS - 1.0)) * scale
             }
-            _ => nice_step(high.max(least) / (MOST_TICKS - 1.0)),
+            _ => nice_step(high.max(least) / (MAX_TICKS - 1.0)),
         };
         let steps = (high / step).ceil().max(1.0);
         let ticks = (0..=steps as u32).map(|n| f64::from(n) * step);
         Self::with(Scale::Linear, (0.0, steps * step), ticks, unit)
     }
 
-    /// From the start of the run to its end.
+    /// A time axis from the start of the run to `end`.
     pub(super) fn time(end: f64) -> Self {
         let end = end.max(1.0);
-        let fits = |step: &f64| end / step <= MOST_TICKS;
-        let hours = || (end / MOST_TICKS / 14_400.0).ceil() * 14_400.0;
+        let fits = |step: &f64| end / step <= MAX_TICKS;
+        let hours = || (end / MAX_TICKS / 14_400.0).ceil() * 14_400.0;
         let step = TIME_STEPS.into_iter().find(fits).unwrap_or_else(hours);
         let ticks = (0..=(end / step) as u32).map(|n| f64::from(n) * step);
         let mut axis = Self::with(Scale::Linear, (0.0, end), ticks, Unit::Clock);
@@ -76,7 +76,7 @@ impl Axis {
         axis
     }
 
-    /// Around all of `values` above 0, by powers of ten.
+    /// A logarithmic axis that contains all `values` above 0.
     pub(super) fn log(values: impl Iterator<Item = f64> + Clone, unit: Unit) -> Self {
         let positive = values.filter(|&value| value > 0.0);
         let low = positive.clone().fold(f64::INFINITY, f64::min);
@@ -92,7 +92,7 @@ impl Axis {
         Self::with(Scale::Log, (low, high), ticks.into_iter(), unit)
     }
 
-    /// Quantiles up to that of `count` values, the high ones spread out.
+    /// A quantile axis for `count` values that spreads out the high quantiles.
     pub(super) fn quantiles(count: u64) -> Self {
         let high = (count.max(1) as f64).log10().ceil().clamp(2.0, 5.0);
         let mut ticks = vec![0.0];
@@ -113,7 +113,7 @@ impl Axis {
         Self { scale, low, high, ticks, unit }
     }
 
-    /// Where `value` lies, from 0 to 1; values beyond the ends lie on them.
+    /// Returns the position of `value`, from 0 to 1. Values outside the axis are clamped.
     pub(super) fn place(&self, value: f64) -> f64 {
         let place = match self.scale {
             Scale::Linear => (value - self.low) / (self.high - self.low),
@@ -122,14 +122,14 @@ impl Axis {
         place.clamp(0.0, 1.0)
     }
 
-    /// What is counted.
+    /// Unit of the axis.
     pub(super) fn unit(&self) -> Unit {
         self.unit
     }
 }
 
 impl Unit {
-    /// For tables.
+    /// Formats a value for tables.
     pub(super) fn long(self, value: f64) -> String {
         match self {
             Self::Count => words::number(value),
@@ -141,7 +141,7 @@ impl Unit {
         }
     }
 
-    /// For the ends of grid lines, where there is little room.
+    /// Formats a value for labels, where space is limited.
     fn short(self, value: f64) -> String {
         match self {
             Self::Count if value >= 1e6 => format!("{}M", words::number(value / 1e6)),
@@ -154,12 +154,12 @@ impl Unit {
     }
 }
 
-/// How often a quantile halves by ten what is left above it: 0.9 is 1, 0.99 is 2.
+/// Negative decimal logarithm of the share above a quantile: 0.9 is 1, 0.99 is 2.
 pub(super) fn nines(quantile: f64) -> f64 {
     -(1.0 - quantile).max(f64::MIN_POSITIVE).log10()
 }
 
-/// Back from [`nines`], in percent, with as many digits as tell it apart from its neighbours.
+/// Inverse of [`nines`] in percent, with as many digits as needed to distinguish neighbouring labels.
 fn percent(nines: f64) -> String {
     let left = 100.0 * 10_f64.powf(-nines);
     let digits = (nines.round() as usize).saturating_sub(2);
@@ -176,7 +176,7 @@ fn clock(at: f64, end: f64) -> String {
     }
 }
 
-/// 1, 2 or 5 times a power of ten, at least `least`.
+/// Rounds up to 1, 2 or 5 times a power of ten.
 fn nice_step(least: f64) -> f64 {
     let power = 10_f64.powf(least.max(1e-9).log10().floor());
     let fits = |step: &f64| *step >= least * 0.999_999;
@@ -202,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn linear_axes_count_in_round_steps_from_zero() {
+    fn linear_axis_has_round_steps_from_zero() {
         let axis = Axis::linear(8_000.0, Unit::Count);
         assert_eq!(names(&axis), ["0", "2,000", "4,000", "6,000", "8,000"]);
         assert_eq!(axis.place(4_000.0), 0.5);
@@ -213,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn log_axes_span_all_values_and_name_at_least_two() {
+    fn log_axis_spans_all_values_with_at_least_two_labels() {
         let axis = Axis::log([120.0, 81_000.0].into_iter(), Unit::Micros);
         assert_eq!(
             names(&axis),
@@ -231,7 +231,7 @@ mod tests {
     }
 
     #[test]
-    fn quantiles_are_spread_by_their_nines() {
+    fn quantile_axis_spreads_high_quantiles() {
         let axis = Axis::quantiles(12_000);
         assert_eq!(names(&axis), ["0", "90", "99", "99.9", "99.99", "99.999"]);
         assert!((axis.place(nines(0.99)) - 0.4).abs() < 1e-9);
@@ -239,7 +239,7 @@ mod tests {
     }
 
     #[test]
-    fn times_are_named_as_clocks_once_they_are_long() {
+    fn time_axis_uses_clock_times_for_long_runs() {
         assert_eq!(names(&Axis::time(45.0)), ["0", "10 s", "20 s", "30 s", "40 s"]);
         assert_eq!(names(&Axis::time(300.0)), ["0", "1:00", "2:00", "3:00", "4:00", "5:00"]);
         assert_eq!(

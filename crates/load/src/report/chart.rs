@@ -1,4 +1,4 @@
-//! Charts as SVG. Colours come from the page's style sheet, by class; no scripts, no links.
+//! Charts as SVG. Colours come from the style sheet of the page, by class; no scripts, no links.
 
 use std::fmt::Write as _;
 
@@ -11,83 +11,83 @@ const RIGHT: f64 = 20.0;
 const TOP: f64 = 26.0;
 const BOTTOM: f64 = 34.0;
 
-/// Numbers of marks that are closer than this would hide each other.
+/// Minimum distance of numbered marks; closer numbers are omitted.
 const MARK_ROOM: f64 = 19.0;
 
 /// One chart.
 #[derive(Clone, Debug)]
 pub(super) struct Chart {
-    /// Unique in its page.
+    /// Unique in the page.
     pub(super) id: &'static str,
-    /// What is shown.
+    /// Title.
     pub(super) title: &'static str,
-    /// The same for those who cannot see it: a sentence with the figures that matter.
+    /// Alternative text: a sentence with the important figures.
     pub(super) description: String,
-    /// To the right.
+    /// Horizontal axis.
     pub(super) x: Axis,
-    /// Upwards.
+    /// Vertical axis.
     pub(super) y: Axis,
-    /// Drawn one over the other.
+    /// Drawn on top of each other, in this order.
     pub(super) layers: Vec<Layer>,
-    /// A stretch of the x axis to set apart.
+    /// Highlighted range of the x axis.
     pub(super) shade: Option<(f64, f64)>,
     /// Numbered vertical lines.
     pub(super) marks: Vec<f64>,
-    /// A value of the y axis that must not be exceeded.
+    /// Upper limit on the y axis, drawn as a line.
     pub(super) limit: Option<f64>,
 }
 
 /// One series.
 #[derive(Clone, Debug)]
 pub(super) struct Layer {
-    /// For the legend.
+    /// Name in the legend.
     pub(super) name: String,
-    /// For the style sheet.
+    /// Class in the style sheet.
     pub(super) class: &'static str,
-    /// How it is drawn.
+    /// How the series is drawn.
     pub(super) form: Form,
-    /// From left to right.
+    /// Points, from left to right.
     pub(super) points: Vec<Point>,
 }
 
 /// How a series is drawn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Form {
-    /// A line, broken where there is no value.
+    /// A line, interrupted if a value is missing.
     Line,
-    /// A line with the area below it, down to each point's base.
+    /// A line with the area below it, down to the base of each point.
     Area,
-    /// A bar for each point, from its base, to the left as far as the point before.
+    /// A bar for each point, from its base, as wide as the distance to the previous point.
     Bars,
 }
 
 /// A value of a series.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Point {
-    /// Along the x axis.
+    /// Position on the x axis.
     pub(super) x: f64,
-    /// What is below it, where series are stacked; 0 elsewhere.
+    /// Sum of the series below, for stacked series; otherwise 0.
     pub(super) base: f64,
-    /// The value on top of the base; `None`: there is none.
+    /// Value above the base; `None` if missing.
     pub(super) value: Option<f64>,
 }
 
 impl Point {
-    /// Along the y axis.
+    /// Position on the y axis.
     pub(super) fn top(&self) -> Option<f64> {
         self.value.map(|value| self.base + value)
     }
 }
 
 impl Layer {
-    /// The highest top.
+    /// Maximum of all points.
     pub(super) fn highest(&self) -> f64 {
         self.points.iter().filter_map(Point::top).fold(0.0, f64::max)
     }
 }
 
 impl Chart {
-    /// The whole element.
+    /// Returns the SVG element.
     pub(super) fn svg(&self) -> String {
         let id = self.id;
         let mut svg = format!(
@@ -174,7 +174,7 @@ impl Chart {
             let after = tops.get(index + 1).copied().flatten().is_some();
             put(&mut path, format_args!("{}{x:.1} {y:.1}", if before { 'L' } else { 'M' }));
             if !before && !after {
-                // A line of one point would not be seen.
+                // A line with a single point would be invisible.
                 put(&mut dots, format_args!("M{x:.1} {y:.1}h0"));
             }
         }
@@ -206,7 +206,7 @@ impl Chart {
         for point in &layer.points {
             let right = self.x(point.x);
             if let Some(value) = point.value.filter(|&value| value > 0.0) {
-                // A little air between bars, as long as they are wide enough to spare it.
+                // A small gap between bars, if they are wide enough.
                 let width = (right - left - 1.0).max((right - left) * 0.7).max(0.8);
                 let (top, base) = (self.y(point.base + value), self.y(point.base));
                 put(
@@ -251,10 +251,10 @@ impl Chart {
 }
 
 fn put(svg: &mut String, what: std::fmt::Arguments<'_>) {
-    svg.write_fmt(what).expect("a string takes all");
+    svg.write_fmt(what).expect("writing to a string cannot fail");
 }
 
-/// For text and attributes.
+/// Escapes text and attributes.
 fn escaped(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
     for character in text.chars() {
@@ -263,7 +263,7 @@ fn escaped(text: &str) -> String {
             '<' => escaped.push_str("&lt;"),
             '>' => escaped.push_str("&gt;"),
             '"' => escaped.push_str("&quot;"),
-            // XML has no way to write these.
+            // XML cannot represent control characters.
             control if control.is_control() => escaped.push(' '),
             other => escaped.push(other),
         }

@@ -1,4 +1,4 @@
-//! A made-up run for tests: a rolling deploy with a few errors, the same each time.
+//! An invented, deterministic run for tests: a rolling deploy with a few errors.
 
 use std::{
     sync::Arc,
@@ -6,10 +6,10 @@ use std::{
 };
 
 use crate::{
-    cost::{Process, Spent},
+    cost::{Process, ProcessUsage},
     scenario::{
-        Answer, Arrival, ClientKind, Course, Deploy, Fleet, Limits, Messages, Outputs, Pace,
-        Payload, Protocol, Scenario, Target, Tls,
+        Answer, Arrival, ClientKind, Deploy, Fleet, Limits, Messages, Mode, Outputs, Pace, Payload,
+        Protocol, Scenario, Target, Tls,
     },
     stats::{
         Checkpoint, Counters, ErrorKind, Latencies, LatencySet, Mark, Moment, NodeTotal, Quantiles,
@@ -17,7 +17,7 @@ use crate::{
     },
 };
 
-/// Clients of the made-up run.
+/// Clients of the invented run.
 pub(super) const CLIENTS: u32 = 6_000;
 
 const RAMP: u64 = 10;
@@ -60,7 +60,7 @@ pub(super) fn scenario() -> Scenario {
         timeout: Duration::from_secs(10),
         sources: 1,
         threads: 1,
-        course: Course::Deploy(Deploy { fleet, after, drain, pause, socket: None }),
+        mode: Mode::Deploy(Deploy { fleet, after, drain, pause, socket: None }),
         cost_of: vec![4711],
         limits: Limits {
             max_p99: Some(Duration::from_millis(50)),
@@ -73,7 +73,7 @@ pub(super) fn scenario() -> Scenario {
     }
 }
 
-/// What was seen of it.
+/// The results of the run.
 pub(super) fn record() -> Record {
     let mut run = Run { random: 7, ..Run::default() };
     let seconds: Vec<_> = (1..=LENGTH).map(|at| Arc::new(run.second(at))).collect();
@@ -118,7 +118,7 @@ struct Run {
     totals: Counters,
     errors: [u64; ErrorKind::ALL.len()],
     latencies: LatencySet,
-    spent: Spent,
+    usage: ProcessUsage,
 }
 
 impl Default for Run {
@@ -128,7 +128,7 @@ impl Default for Run {
             totals: Counters::default(),
             errors: Default::default(),
             latencies: LatencySet::new(),
-            spent: Spent { user_us: 40_000, system_us: 30_000, pss_bytes: 9 << 20 },
+            usage: ProcessUsage { user_us: 40_000, system_us: 30_000, pss_bytes: 9 << 20 },
         }
     }
 }
@@ -193,9 +193,9 @@ impl Run {
         for (sum, more) in self.errors.iter_mut().zip(&errors) {
             *sum += more;
         }
-        self.spent.user_us += connects * 120 + answered * 9 + 2_000;
-        self.spent.system_us += connects * 180 + answered * 15 + 3_000;
-        self.spent.pss_bytes = (9 << 20) + connected * 9_600;
+        self.usage.user_us += connects * 120 + answered * 9 + 2_000;
+        self.usage.system_us += connects * 180 + answered * 15 + 3_000;
+        self.usage.pss_bytes = (9 << 20) + connected * 9_600;
         Second {
             at: Duration::from_secs(at),
             span: Duration::from_secs(1),
@@ -206,11 +206,11 @@ impl Run {
             connect: Quantiles::of(connect.histogram()),
             message: Quantiles::of(message.histogram()),
             broadcast: Quantiles::default(),
-            spent: vec![self.spent],
+            usage: vec![self.usage],
         }
     }
 
-    /// Around `typical` microseconds, with a tail.
+    /// Returns a random latency around `typical` microseconds, with a tail.
     fn latency(&mut self, typical: f64) -> Duration {
         self.random = self.random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
         let even = (self.random >> 11) as f64 / (1_u64 << 53) as f64;
@@ -218,7 +218,7 @@ impl Run {
     }
 }
 
-/// Each old node hands its clients to its successor within five seconds.
+/// Each old node moves its clients to its replacement within five seconds.
 fn on_node(at: u64, connected: u64) -> Vec<u64> {
     let share = connected / 3;
     let moved = |start: u64| share * at.saturating_sub(start).min(5) / 5;
@@ -230,12 +230,12 @@ fn checkpoint(moment: Moment, at: u64, seconds: &[Arc<Second>]) -> Checkpoint {
     let mut counters = Counters::default();
     let past = &seconds[..at as usize];
     past.iter().for_each(|second| counters += &second.counters);
-    let start = Spent { user_us: 40_000, system_us: 30_000, pss_bytes: 9 << 20 };
+    let start = ProcessUsage { user_us: 40_000, system_us: 30_000, pss_bytes: 9 << 20 };
     Checkpoint {
         moment,
         at: Duration::from_secs(at),
         counters,
         connected: past.last().map_or(0, |second| second.connected),
-        spent: past.last().map_or(vec![start], |second| second.spent.clone()),
+        usage: past.last().map_or(vec![start], |second| second.usage.clone()),
     }
 }

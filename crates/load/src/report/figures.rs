@@ -1,33 +1,33 @@
-//! What is worth saying of a run, in words and tables: for the terminal and for the page alike.
+//! Key figures and tables of a run, for the terminal and the HTML page.
 
 use super::{
-    expense::Expense,
     json::{Distribution, Document},
+    phase_cost::PhaseCost,
     words::{self, bytes, count, counted, micros, number},
 };
 use crate::stats::Moment;
 
 /// A key figure.
 #[derive(Clone, Debug)]
-pub(super) struct Tile {
-    /// What it is.
+pub(super) struct KeyFigure {
+    /// Name of the figure.
     pub(super) name: &'static str,
-    /// With its unit.
+    /// Value with its unit.
     pub(super) value: String,
-    /// A few words about it; may be empty.
+    /// Short comment; may be empty.
     pub(super) note: String,
 }
 
-/// A table with a head.
+/// A table with a header row.
 #[derive(Clone, Debug)]
 pub(super) struct Table {
-    /// What it is about.
+    /// Title.
     pub(super) title: &'static str,
-    /// Names of the columns.
+    /// Column names.
     pub(super) head: Vec<String>,
-    /// As many cells as the head has.
+    /// Rows with one cell per column.
     pub(super) rows: Vec<Vec<String>>,
-    /// Columns that hold words; the others hold figures.
+    /// Indexes of text columns; the others contain numbers.
     texts: &'static [usize],
 }
 
@@ -37,30 +37,28 @@ impl Table {
         Self { title, head, rows: Vec::new(), texts }
     }
 
-    /// Whether it is too wide to stand beside another one.
+    /// Whether the table is too wide for half of the page.
     pub(super) fn is_wide(&self) -> bool {
         self.head.len() > 4
     }
 
-    /// Whether a column holds words.
+    /// Whether a column contains text.
     pub(super) fn is_text(&self, column: usize) -> bool {
         self.texts.contains(&column)
     }
 }
 
-/// Whether it went well, in one sentence.
+/// The result in one sentence.
 pub(super) fn headline(document: &Document) -> String {
     let checks = &document.verdict.checks;
     let failed = document.verdict.failures().len();
     match document.verdict.passed {
-        None if document.totals.connects == 0 => {
-            "Finished, but no client got connected.".to_owned()
-        }
+        None if document.totals.connects == 0 => "Finished, but no client connected.".to_owned(),
         None => format!("Finished with {}.", errors(document)),
-        Some(true) if checks.len() == 1 => "Passed: the limit held.".to_owned(),
-        Some(true) => format!("Passed: all {} limits held.", checks.len()),
-        Some(false) if checks.len() == 1 => "Failed: the limit did not hold.".to_owned(),
-        Some(false) => format!("Failed: {failed} of {} limits did not hold.", checks.len()),
+        Some(true) if checks.len() == 1 => "Passed: the limit was not exceeded.".to_owned(),
+        Some(true) => format!("Passed: none of {} limits was exceeded.", checks.len()),
+        Some(false) if checks.len() == 1 => "Failed: the limit was exceeded.".to_owned(),
+        Some(false) => format!("Failed: {failed} of {} checks.", checks.len()),
     }
 }
 
@@ -71,65 +69,65 @@ fn errors(document: &Document) -> String {
     }
 }
 
-/// The key figures, the most wanted first.
-pub(super) fn tiles(document: &Document) -> Vec<Tile> {
+/// The key figures, most important first.
+pub(super) fn key_figures(document: &Document) -> Vec<KeyFigure> {
     let totals = &document.totals;
-    let mut tiles = vec![Tile {
-        name: "Clients at once",
+    let mut key_figures = vec![KeyFigure {
+        name: "Peak clients",
         value: count(document.peak_connected),
-        note: format!("of {} wanted", count(u64::from(document.scenario.clients))),
+        note: format!("of {}", count(u64::from(document.scenario.clients))),
     }];
     if totals.connects > 0 {
-        tiles.push(connects(document));
+        key_figures.push(connects(document));
     }
     if totals.answered + totals.unanswered > 0 {
-        tiles.push(messages(document));
+        key_figures.push(messages(document));
     }
     if totals.unanswered > 0 {
-        tiles.push(Tile {
+        key_figures.push(KeyFigure {
             name: "Unanswered",
             value: count(totals.unanswered),
-            note: "when their connection ended, no errors".to_owned(),
+            note: "when their connection ended; not errors".to_owned(),
         });
     }
-    tiles.extend(document.latency.message.as_ref().map(|latency| Tile {
+    key_figures.extend(document.latency.message.as_ref().map(|latency| KeyFigure {
         name: "Message p99",
         value: micros(latency.p99_us),
         note: format!("p50 {}", micros(latency.p50_us)),
     }));
-    if totals.heard > 0 {
-        tiles.extend(document.latency.broadcast.as_ref().map(|latency| Tile {
+    if totals.broadcasts > 0 {
+        key_figures.extend(document.latency.broadcast.as_ref().map(|latency| KeyFigure {
             name: "Broadcast p99",
             value: micros(latency.p99_us),
-            note: format!("{} heard", count(totals.heard)),
+            note: format!("{} received", count(totals.broadcasts)),
         }));
     }
     if totals.answered == 0 && totals.bytes_received > 0 {
-        tiles.push(download(document));
+        key_figures.push(download(document));
     }
-    tiles.push(Tile {
+    key_figures.push(KeyFigure {
         name: "Errors",
         value: count(totals.errors),
         note: match totals.disconnects {
             0 => "no disconnect".to_owned(),
             many if totals.undrained > 0 => format!(
-                "{} of them, {} at the end of a drain",
+                "including {}, {} at the end of a drain",
                 counted(many, "disconnect", "disconnects"),
                 count(totals.undrained)
             ),
-            many => format!("{} of them", counted(many, "disconnect", "disconnects")),
+            many => format!("including {}", counted(many, "disconnect", "disconnects")),
         },
     });
-    tiles.extend(expected_losses(document));
+    key_figures.extend(expected_losses(document));
     if totals.moved > 0 {
-        tiles.push(Tile {
+        key_figures.push(KeyFigure {
             name: "Moved",
             value: count(totals.moved),
-            note: "asked to come back, no errors".to_owned(),
+            note: "asked to reconnect; not errors".to_owned(),
         });
     }
     if totals.misrouted > 0 || !document.nodes.is_empty() {
-        tiles.push(Tile {
+        key_figures.push(KeyFigure {
             name: "Misrouted",
             value: count(totals.misrouted),
             note: document.misrouting.clone().unwrap_or_else(|| {
@@ -137,66 +135,67 @@ pub(super) fn tiles(document: &Document) -> Vec<Tile> {
             }),
         });
     }
-    tiles.extend(cpu(document));
-    tiles
+    key_figures.extend(cpu(document));
+    key_figures
 }
 
-fn connects(document: &Document) -> Tile {
+fn connects(document: &Document) -> KeyFigure {
     let latency = document.latency.connect.as_ref();
-    Tile {
+    KeyFigure {
         name: "Connects",
         value: count(document.totals.connects),
         note: latency.map_or(String::new(), |all| format!("p99 {}", micros(all.p99_us))),
     }
 }
 
-/// The rate is that of the steady phase: arrivals and leaving would only water it down.
-fn messages(document: &Document) -> Tile {
+/// The rate of the steady phase: arrivals and the end of the run would distort it.
+fn messages(document: &Document) -> KeyFigure {
     let at = |moment| document.checkpoints.iter().find(move |point| point.moment == moment);
     let rate = at(Moment::SteadyStart).zip(at(Moment::SteadyEnd)).and_then(|(from, to)| {
         let length = to.at_s - from.at_s;
         let answered = to.counters.since(&from.counters).answered;
-        (length > 0.0).then(|| format!("{} a second, steady", number(answered as f64 / length)))
+        (length > 0.0)
+            .then(|| format!("{}/s in the steady phase", number(answered as f64 / length)))
     });
-    Tile {
+    KeyFigure {
         name: "Messages answered",
         value: count(document.totals.answered),
         note: rate.unwrap_or_default(),
     }
 }
 
-fn download(document: &Document) -> Tile {
+fn download(document: &Document) -> KeyFigure {
     let received = document.totals.bytes_received;
     let rate = received as f64 / document.length_s.max(1e-3);
-    Tile {
+    KeyFigure {
         name: "Received",
         value: bytes(received),
-        note: format!("{} a second", bytes(rate as u64)),
+        note: format!("{}/s", bytes(rate as u64)),
     }
 }
 
-fn expected_losses(document: &Document) -> Option<Tile> {
+fn expected_losses(document: &Document) -> Option<KeyFigure> {
     let totals = &document.totals;
     let (name, value, note) = match (totals.node_gone, totals.dropped) {
         (0, 0) => return None,
-        (0, dropped) => ("Dropped on order", dropped, "by the scenario, no errors"),
-        (gone, _) => ("Lost with a node", gone, "hurt by the run, no errors"),
+        (0, dropped) => ("Dropped", dropped, "by the run; not errors"),
+        (gone, _) => ("Lost with a node", gone, "killed, hung or reset by the run; not errors"),
     };
-    Some(Tile { name, value: count(value), note: note.to_owned() })
+    Some(KeyFigure { name, value: count(value), note: note.to_owned() })
 }
 
-fn cpu(document: &Document) -> Option<Tile> {
+fn cpu(document: &Document) -> Option<KeyFigure> {
     let cost = document.cost.as_ref()?;
-    let expense = cost.steady.as_ref().or(cost.whole.as_ref())?;
-    let note = expense.cpu_us_per_message.map(|each| format!("{} µs a message", number(each)));
-    Some(Tile {
+    let phase_cost = cost.steady.as_ref().or(cost.whole.as_ref())?;
+    let note = phase_cost.cpu_us_per_message.map(|each| format!("{} µs per message", number(each)));
+    Some(KeyFigure {
         name: "CPU used",
-        value: format!("{} %", number(expense.cores * 100.0)),
+        value: format!("{} %", number(phase_cost.cores * 100.0)),
         note: note.unwrap_or_else(|| "of a core".to_owned()),
     })
 }
 
-/// The tables that have a row.
+/// The tables that are not empty.
 pub(super) fn tables(document: &Document) -> Vec<Table> {
     let tables = [latencies(document), failures(document), nodes(document), costs(document)];
     tables.into_iter().filter(|table| !table.rows.is_empty()).collect()
@@ -227,7 +226,7 @@ fn latency_row(name: &str, seen: &Distribution) -> Vec<String> {
 }
 
 fn failures(document: &Document) -> Table {
-    let mut table = Table::new("Errors by kind", &["Error", "count", "first of them"], &[0, 2]);
+    let mut table = Table::new("Errors by kind", &["Error", "count", "first one"], &[0, 2]);
     for error in &document.errors {
         let sample = error.sample.clone().unwrap_or_default();
         table.rows.push(vec![error.kind.clone(), count(error.count), sample]);
@@ -236,7 +235,7 @@ fn failures(document: &Document) -> Table {
 }
 
 fn nodes(document: &Document) -> Table {
-    let head = ["Node", "sessions", "most at once"];
+    let head = ["Node", "sessions", "peak clients"];
     let mut table = Table::new("Sessions per node", &head, &[0]);
     for node in &document.nodes {
         let name = node.name.clone();
@@ -247,17 +246,17 @@ fn nodes(document: &Document) -> Table {
 }
 
 fn costs(document: &Document) -> Table {
-    let head = ["CPU time", "length", "in all", "of a core"];
+    let head = ["CPU time", "length", "total", "of a core"];
     let each = ["per message", "per connect", "per session", "per GiB"];
     let plan = &document.scenario;
-    // Of small messages it would be a large number that nobody asked for.
+    // Only useful for large payloads.
     let bulky = plan.size >= 4096 || plan.client == "bulk";
     let each = if bulky { &each[..] } else { &each[..3] };
     let head = [&head, each].concat();
     let mut table = Table::new("CPU time of the measured processes", &head, &[0]);
     let Some(cost) = &document.cost else { return table };
-    for (name, expense) in [("whole run", &cost.whole), ("steady phase", &cost.steady)] {
-        table.rows.extend(expense.as_ref().map(|expense| cost_row(name, expense)));
+    for (name, phase_cost) in [("whole run", &cost.whole), ("steady phase", &cost.steady)] {
+        table.rows.extend(phase_cost.as_ref().map(|phase_cost| cost_row(name, phase_cost)));
     }
     for row in &mut table.rows {
         row.truncate(table.head.len());
@@ -265,7 +264,7 @@ fn costs(document: &Document) -> Table {
     table
 }
 
-fn cost_row(name: &str, expense: &Expense) -> Vec<String> {
+fn cost_row(name: &str, phase_cost: &PhaseCost) -> Vec<String> {
     let each = |value: Option<f64>| match value {
         Some(micros) => format!("{} µs", number(micros)),
         None => "–".to_owned(),
@@ -273,28 +272,28 @@ fn cost_row(name: &str, expense: &Expense) -> Vec<String> {
     let seconds = |value: f64| format!("{} s", number(value));
     vec![
         name.to_owned(),
-        seconds(expense.length_s),
-        seconds(expense.cpu_s),
-        format!("{} %", number(expense.cores * 100.0)),
-        each(expense.cpu_us_per_message),
-        each(expense.cpu_us_per_connect),
-        each(expense.cpu_us_per_session),
-        expense.cpu_s_per_gib.map_or("–".to_owned(), seconds),
+        seconds(phase_cost.length_s),
+        seconds(phase_cost.cpu_s),
+        format!("{} %", number(phase_cost.cores * 100.0)),
+        each(phase_cost.cpu_us_per_message),
+        each(phase_cost.cpu_us_per_connect),
+        each(phase_cost.cpu_us_per_session),
+        phase_cost.cpu_s_per_gib.map_or("–".to_owned(), seconds),
     ]
 }
 
-/// Which processes were measured, and their memory: a sentence each.
+/// Returns sentences about the measured processes and their memory.
 pub(super) fn cost_notes(document: &Document) -> Vec<String> {
     [processes(document), memory(document)].into_iter().flatten().collect()
 }
 
 fn memory(document: &Document) -> Option<String> {
     let each = document.cost.as_ref()?.pss_per_connection_bytes?;
-    let spent = &document.checkpoints.iter().find(|at| at.moment == Moment::SteadyEnd)?.spent;
-    let pss = spent.iter().map(|spent| spent.pss_bytes).sum();
+    let usage = &document.checkpoints.iter().find(|at| at.moment == Moment::SteadyEnd)?.usage;
+    let pss = usage.iter().map(|usage| usage.pss_bytes).sum();
     let each = number(each / 1024.0);
     Some(format!(
-        "Memory (PSS) at the end of the steady phase: {}, grown by {each} KiB for each connected client.",
+        "Memory (PSS) at the end of the steady phase: {}, a growth of {each} KiB per connected client.",
         bytes(pss)
     ))
 }

@@ -1,19 +1,19 @@
-//! The report page: one file that needs nothing else, neither network nor scripts.
+//! The HTML report: one self-contained file without network access or scripts.
 
 use askama::Template;
 
 use super::{
     axis::Unit,
     chart::{Chart, Form, Layer},
-    figures::{self, Table, Tile},
+    figures::{self, KeyFigure, Table},
     json::{Document, MarkRow},
     plots, words,
 };
 
-/// Rows of the table below a chart.
-const MOST_ROWS: usize = 12;
+/// Maximum rows of the table below a chart.
+const MAX_ROWS: usize = 12;
 
-/// What the page shows, in order.
+/// Content of the page, in order.
 #[derive(Template)]
 #[template(path = "page.html")]
 struct Page<'a> {
@@ -21,11 +21,11 @@ struct Page<'a> {
     /// `passed`, `failed` or `open`.
     state: &'static str,
     headline: String,
-    tiles: Vec<Tile>,
+    key_figures: Vec<KeyFigure>,
     marks: Vec<(usize, String, &'a MarkRow)>,
     plots: Vec<Plot>,
     tables: Vec<Table>,
-    /// Sentences below the table of costs.
+    /// Sentences below the table of CPU time.
     cost_notes: Vec<String>,
     shaded: bool,
     length: String,
@@ -33,18 +33,18 @@ struct Page<'a> {
     memory: String,
 }
 
-/// A chart with what belongs to it.
+/// A chart with its legend and table.
 struct Plot {
     id: &'static str,
     title: &'static str,
-    /// What the axes count.
+    /// Remark on the axes.
     note: &'static str,
     svg: String,
     legend: Vec<Key>,
     table: Table,
 }
 
-/// A line of a legend.
+/// An entry of a legend.
 struct Key {
     class: &'static str,
     /// `line` or `block`.
@@ -52,11 +52,11 @@ struct Key {
     name: String,
 }
 
-/// The whole page.
+/// Renders the page.
 ///
 /// # Errors
 ///
-/// Those of the template, which is filled into a string: none that are known.
+/// Errors of the template engine. Rendering into a string is not expected to fail.
 pub(super) fn page(document: &Document) -> Result<String, askama::Error> {
     let charts = plots::charts(document);
     let marks = document.marks.iter().enumerate();
@@ -68,7 +68,7 @@ pub(super) fn page(document: &Document) -> Result<String, askama::Error> {
             None => "open",
         },
         headline: figures::headline(document),
-        tiles: figures::tiles(document),
+        key_figures: figures::key_figures(document),
         marks: marks
             .map(|(index, mark)| (index + 1, format!("{:.1} s", mark.at_s), mark))
             .collect(),
@@ -86,8 +86,8 @@ pub(super) fn page(document: &Document) -> Result<String, askama::Error> {
 impl Plot {
     fn new(chart: &Chart) -> Self {
         let note = match (chart.x.unit(), chart.y.unit()) {
-            (Unit::Quantile, _) => "percentile, tail spread out",
-            (_, Unit::Micros) => "by second, log scale",
+            (Unit::Quantile, _) => "percentiles, high ones spread out",
+            (_, Unit::Micros) => "per second, log scale",
             (_, Unit::Percent) => "100 % is one core",
             _ => "",
         };
@@ -113,7 +113,7 @@ impl Key {
     }
 }
 
-/// The figures of a chart, some of them where there are many.
+/// Returns the values of a chart, a selection if there are many.
 fn tabulate(chart: &Chart) -> Table {
     let first = if chart.x.unit() == Unit::Quantile { "percentile" } else { "time" };
     let names = chart.layers.iter().map(|layer| layer.name.as_str());
@@ -121,7 +121,7 @@ fn tabulate(chart: &Chart) -> Table {
     let mut table = Table::new(chart.title, &head, &[]);
     let longest = chart.layers.iter().map(|layer| &layer.points).max_by_key(|points| points.len());
     let Some(longest) = longest.filter(|points| !points.is_empty()) else { return table };
-    let rows = longest.len().min(MOST_ROWS);
+    let rows = longest.len().min(MAX_ROWS);
     for row in 1..=rows {
         let x = longest[row * longest.len() / rows - 1].x;
         let mut cells = vec![chart.x.unit().long(x)];
@@ -131,7 +131,7 @@ fn tabulate(chart: &Chart) -> Table {
     table
 }
 
-/// The value at `x`, or the last one before it: curves end where their values do.
+/// Returns the value at `x`, or the last one before it, because curves end at different positions.
 fn cell(chart: &Chart, layer: &Layer, x: f64) -> String {
     let point = layer.points.iter().take_while(|point| point.x <= x).last();
     let value = point.and_then(|point| point.value);

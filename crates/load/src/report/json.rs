@@ -1,24 +1,24 @@
-//! The raw figures of a run, as one JSON document: what programs read, and what the page is made of.
+//! The figures of a run as a JSON document, for programs and for the HTML page.
 //!
-//! Times named `_s` are seconds, from the start of the run where they are points in time; `_us` are
-//! microseconds; sizes are bytes. Fields may be added; a changed meaning gets a new [`FORMAT`].
+//! `_s` means seconds (since the start of the run, for points in time), `_us` microseconds; sizes are in
+//! bytes. Fields may be added; other changes increase [`FORMAT`].
 
 use std::{collections::BTreeMap, fs, time::Duration};
 
 use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize};
 
-use super::{assertions::Verdict, expense::Cost, plan::Plan, words};
+use super::{assertions::Verdict, phase_cost::TotalCost, scenario_summary::ScenarioSummary, words};
 use crate::{
-    cost::{self, Spent},
+    cost::{self, ProcessUsage},
     scenario::Scenario,
     stats::{Checkpoint, Counters, ErrorCounts, ErrorKind, Moment, Quantiles, Record, Second},
 };
 
-/// Number of this document's format.
-pub(crate) const FORMAT: u32 = 1;
+/// Version of the format.
+pub(crate) const FORMAT: u32 = 2;
 
-/// Points of a curve between two halvings of what is left above it.
+/// Points of a latency curve per halving of the share above it.
 const CURVE_STEPS: u32 = 8;
 
 /// All figures of a run.
@@ -28,71 +28,71 @@ pub(crate) struct Document {
     pub(crate) format: u32,
     /// Name and version of the harness: `moorline-load 0.1.0`.
     pub(crate) program: String,
-    /// Beginning by the wall clock, RFC 3339, UTC.
+    /// Start of the run, wall clock, RFC 3339, UTC.
     pub(crate) started: String,
     /// Length of the run.
     pub(crate) length_s: f64,
-    /// Where the harness ran.
+    /// The machine of the harness.
     pub(crate) machine: Machine,
-    /// User and system CPU time of the harness itself, from its start to this document.
+    /// User and system CPU time of the harness itself until now.
     pub(crate) harness_cpu_s: f64,
-    /// What the run was to do.
-    pub(crate) scenario: Plan,
-    /// Whether it was as its limits want it.
+    /// What the run does.
+    pub(crate) scenario: ScenarioSummary,
+    /// Results of the checks.
     pub(crate) verdict: Verdict,
-    /// Sums over the whole run.
+    /// Totals of the run.
     pub(crate) totals: Counters,
-    /// Most clients connected at once.
+    /// Maximum clients connected at once.
     pub(crate) peak_connected: u64,
-    /// Latencies of the whole run.
+    /// Latencies of the run.
     pub(crate) latency: LatencyRow,
-    /// Errors by kind; kinds without any are left out.
+    /// Errors by kind, without kinds that did not occur.
     pub(crate) errors: Vec<ErrorRow>,
-    /// The first answer of a wrong node, described.
+    /// Description of the first misrouted answer.
     pub(crate) misrouting: Option<String>,
-    /// Nodes that told their names.
+    /// Nodes that sent their names.
     pub(crate) nodes: Vec<NodeRow>,
-    /// What happened to all on the way.
+    /// Events of the run.
     pub(crate) marks: Vec<MarkRow>,
-    /// Processes whose cost was measured.
+    /// Measured processes.
     pub(crate) processes: Vec<ProcessRow>,
-    /// Sums and costs at the borders of the phases.
+    /// Totals and resource usage at the boundaries of the phases.
     pub(crate) checkpoints: Vec<CheckpointRow>,
-    /// What the processes spent on what; `null` where none was measured.
-    pub(crate) cost: Option<Cost>,
-    /// The run second by second.
+    /// CPU time and memory relative to the work done; `null` if no process was measured.
+    pub(crate) cost: Option<TotalCost>,
+    /// One entry per second.
     pub(crate) seconds: Vec<SecondRow>,
 }
 
-/// Where the harness ran.
+/// The machine of the harness.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Machine {
     /// Model of the processor.
     pub(crate) processor: String,
     /// Cores that the harness may use.
     pub(crate) cores: usize,
-    /// Memory in bytes; 0 where it is not known.
+    /// Memory in bytes; 0 if unknown.
     pub(crate) memory_bytes: u64,
     /// Kernel and its release.
     pub(crate) kernel: String,
 }
 
-/// Latencies from intended times; `null` where none was recorded.
+/// Latencies from intended times; `null` if there are none.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct LatencyRow {
-    /// From a due attempt to the connected client.
+    /// From a due attempt to the connection.
     pub(crate) connect: Option<Distribution>,
     /// From a due message to its answer.
     pub(crate) message: Option<Distribution>,
-    /// The same, of answers that came in the steady phase.
+    /// From a due message to its answer, for answers in the steady phase.
     pub(crate) message_steady: Option<Distribution>,
     /// From a due broadcast to its arrival at each client.
     pub(crate) broadcast: Option<Distribution>,
-    /// From the start of a session to its wanted end.
+    /// From the start of a session to its planned end.
     pub(crate) session: Option<Distribution>,
 }
 
-/// One latency, exact to three digits.
+/// One kind of latency, exact to three digits.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Distribution {
     pub(crate) count: u64,
@@ -104,7 +104,7 @@ pub(crate) struct Distribution {
     pub(crate) p999_us: u64,
     pub(crate) p9999_us: u64,
     pub(crate) max_us: u64,
-    /// The whole curve, ascending.
+    /// Distribution curve, ascending.
     pub(crate) curve: Vec<CurvePoint>,
 }
 
@@ -113,97 +113,97 @@ pub(crate) struct Distribution {
 pub(crate) struct CurvePoint {
     /// 0.99 for the 99th percentile.
     pub(crate) quantile: f64,
-    /// At most this long.
+    /// Latency at this quantile.
     pub(crate) value_us: u64,
-    /// How many took at most that long.
+    /// Number of values up to this latency.
     pub(crate) count: u64,
 }
 
-/// Errors of a kind.
+/// Errors of one kind.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct ErrorRow {
     /// `code1`, `engine_io`, `upgrade_refused`, `tls`, `connect`, `timeout`, `disconnect`,
     /// `wrong_echo`, `status` or `protocol`.
     pub(crate) kind: String,
-    /// How many.
+    /// Number of errors.
     pub(crate) count: u64,
-    /// The first of them, described.
+    /// Description of the first one.
     pub(crate) sample: Option<String>,
 }
 
 /// A node.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct NodeRow {
-    /// As it told.
+    /// Name that the node sent.
     pub(crate) name: String,
-    /// Clients that ever connected to it.
+    /// Clients that ever connected.
     pub(crate) sessions: u64,
-    /// Most clients on it at the end of a second.
+    /// Maximum clients at the end of a second.
     pub(crate) peak_connected: u64,
 }
 
-/// Something that happened to all.
+/// An event of the run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct MarkRow {
-    /// When.
+    /// Time of the event.
     pub(crate) at_s: f64,
-    /// What.
+    /// Description.
     pub(crate) text: String,
 }
 
 /// A measured process.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct ProcessRow {
-    /// Its number.
+    /// Process id.
     pub(crate) pid: u32,
-    /// Its name, as the kernel tells it.
+    /// Name from the kernel.
     pub(crate) name: String,
-    /// When it was first missed; `null`: it outlived the run.
+    /// When the process was first found to have ended; `null`: it outlived the run.
     pub(crate) ended_s: Option<f64>,
 }
 
-/// How far things were at a border between phases.
+/// Totals and usage at a boundary between phases.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct CheckpointRow {
     /// `before`, `steady_start`, `steady_end` or `after`.
     pub(crate) moment: Moment,
-    /// When.
+    /// Time of the boundary.
     pub(crate) at_s: f64,
     /// Clients connected.
     pub(crate) connected: u64,
-    /// Sums since the start.
+    /// Totals since the start.
     pub(crate) counters: Counters,
-    /// What each of the processes had spent since it began.
-    pub(crate) spent: Vec<Spent>,
+    /// Usage of each process since its start.
+    pub(crate) usage: Vec<ProcessUsage>,
 }
 
-/// A second of the run.
+/// Figures of one second.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct SecondRow {
-    /// Its end.
+    /// End of the second.
     pub(crate) at_s: f64,
-    /// Its length: a second, or what was left of one; rates are a count by this.
+    /// Length, the divisor of rates: one second, or less at the end of the run.
     pub(crate) span_s: f64,
-    /// Clients connected at its end.
+    /// Clients connected at the end.
     pub(crate) connected: u64,
-    /// Sums of this second alone.
+    /// Totals of this second.
     pub(crate) counters: Counters,
-    /// Errors of this second by kind; kinds without any are left out.
+    /// Errors of this second by kind, without kinds that did not occur.
     pub(crate) errors: BTreeMap<String, u64>,
-    /// Clients connected at its end, in the order of `nodes`.
+    /// Clients connected at the end, in the order of `nodes`.
     pub(crate) on_node: Vec<u64>,
-    /// From due to connected.
+    /// Time from a due attempt to the connection.
     pub(crate) connect: Quantiles,
-    /// From due to answered.
+    /// Time from a due message to its answer.
     pub(crate) message: Quantiles,
-    /// From due to heard.
+    /// Time from a due broadcast to its arrival.
     pub(crate) broadcast: Quantiles,
-    /// What each of the processes had spent since it began.
-    pub(crate) spent: Vec<Spent>,
+    /// Usage of each process since its start.
+    pub(crate) usage: Vec<ProcessUsage>,
 }
 
 impl Document {
-    /// All figures of a run that was to do `scenario`.
+    /// Returns the figures of a run of `scenario`.
     pub(crate) fn new(scenario: &Scenario, record: &Record, verdict: Verdict) -> Self {
         let nodes = record.nodes.len();
         let checkpoints = record.checkpoints.iter().map(CheckpointRow::new).collect::<Vec<_>>();
@@ -214,21 +214,21 @@ impl Document {
             length_s: seconds(record.length),
             machine: Machine::this(),
             harness_cpu_s: seconds(cost::own_cpu()),
-            scenario: Plan::new(scenario),
+            scenario: ScenarioSummary::new(scenario),
             verdict,
             totals: record.totals,
             peak_connected: record.peak,
             latency: LatencyRow::new(record),
             errors: error_rows(record),
-            misrouting: record.misrouting.as_deref().map(words::told),
+            misrouting: record.misrouting.as_deref().map(words::sanitized),
             nodes: node_rows(record),
             marks: record
                 .marks
                 .iter()
-                .map(|mark| MarkRow { at_s: seconds(mark.at), text: words::told(&mark.text) })
+                .map(|mark| MarkRow { at_s: seconds(mark.at), text: words::sanitized(&mark.text) })
                 .collect(),
             processes: process_rows(record),
-            cost: Cost::new(&checkpoints),
+            cost: TotalCost::new(&checkpoints),
             checkpoints,
             seconds: record.seconds.iter().map(|second| SecondRow::new(second, nodes)).collect(),
         }
@@ -297,7 +297,7 @@ impl CheckpointRow {
             at_s: seconds(checkpoint.at),
             connected: checkpoint.connected,
             counters: checkpoint.counters,
-            spent: checkpoint.spent.clone(),
+            usage: checkpoint.usage.clone(),
         }
     }
 }
@@ -316,7 +316,7 @@ impl SecondRow {
             connect: second.connect,
             message: second.message,
             broadcast: second.broadcast,
-            spent: second.spent.clone(),
+            usage: second.usage.clone(),
         }
     }
 }
@@ -329,7 +329,7 @@ fn error_rows(record: &Record) -> Vec<ErrorRow> {
     let row = |(kind, count): (ErrorKind, u64)| ErrorRow {
         kind: kind.label().to_owned(),
         count,
-        sample: record.samples[kind as usize].as_deref().map(words::told),
+        sample: record.samples[kind as usize].as_deref().map(words::sanitized),
     };
     kinds(&record.errors).map(row).collect()
 }
@@ -340,7 +340,7 @@ fn node_rows(record: &Record) -> Vec<NodeRow> {
         counts.copied().max().unwrap_or(0)
     };
     let row = |(index, node): (usize, &crate::stats::NodeTotal)| NodeRow {
-        name: words::told(&node.name),
+        name: words::sanitized(&node.name),
         sessions: node.sessions,
         peak_connected: peak(index),
     };
@@ -350,7 +350,7 @@ fn node_rows(record: &Record) -> Vec<NodeRow> {
 fn process_rows(record: &Record) -> Vec<ProcessRow> {
     let row = |process: &crate::cost::Process| ProcessRow {
         pid: process.pid,
-        name: words::told(&process.name),
+        name: words::sanitized(&process.name),
         ended_s: process.ended.map(seconds),
     };
     record.processes.iter().map(row).collect()
@@ -364,7 +364,7 @@ fn seconds(duration: Duration) -> f64 {
     rounded(duration.as_secs_f64(), 6)
 }
 
-/// More digits would be noise, and short numbers are read back as exactly what was written.
+/// Rounds to a number of digits, so that the JSON text is short and is parsed to the same value.
 pub(super) fn rounded(value: f64, digits: i32) -> f64 {
     let scale = 10_f64.powi(digits);
     (value * scale).round() / scale

@@ -1,6 +1,6 @@
-//! The view while it runs: a few lines that change on a terminal, a line a second elsewhere.
+//! The live view: a few lines in place on a terminal, otherwise one line per second.
 //!
-//! Owns the thread that closes the collector's seconds: without a view there are seconds all the same.
+//! Owns the thread that ends the collector's seconds, which also runs if no view is shown.
 
 use std::{
     fmt::Write as _,
@@ -18,11 +18,11 @@ use crate::{
     stats::{Collector, Counters, ErrorCounts, ErrorKind, NodeTotal, Quantiles, Second},
 };
 
-/// From one look to the next.
-const TICK: Duration = Duration::from_secs(1);
+/// Interval of updates.
+const UPDATE_INTERVAL: Duration = Duration::from_secs(1);
 
-/// More nodes than this are summed up.
-const MOST_NODES: usize = 6;
+/// Maximum nodes that are listed.
+const MAX_NODES: usize = 6;
 
 /// A running view. Ends when stopped or dropped.
 #[derive(Debug)]
@@ -32,18 +32,18 @@ pub(crate) struct Live {
     thread: Option<JoinHandle<()>>,
 }
 
-/// Where the view goes: always standard error, so that standard output holds the summary alone.
+/// Destination of the view: always standard error, because standard output is for the summary.
 enum Screen {
     /// A few lines in place.
     Terminal(ProgressBar),
-    /// A line for each look.
+    /// One line per update.
     Lines,
     /// Nothing.
     Quiet,
 }
 
-/// What one look shows.
-struct Look<'a> {
+/// Data of one update.
+struct Update<'a> {
     second: &'a Second,
     totals: &'a Counters,
     errors: &'a ErrorCounts,
@@ -51,7 +51,7 @@ struct Look<'a> {
 }
 
 impl Live {
-    /// Looks once a second from now on.
+    /// Starts a view that is updated once per second.
     pub(crate) fn start(scenario: &Scenario, collector: Arc<Collector>) -> Self {
         let screen = Screen::open(scenario);
         let (stop, stopped) = mpsc::channel();
@@ -59,7 +59,7 @@ impl Live {
         Self { stop: Some(stop), thread: Some(thread) }
     }
 
-    /// Ends the view, and leaves the terminal as it was found.
+    /// Ends the view and restores the terminal.
     pub(crate) fn stop(self) {}
 }
 
@@ -67,7 +67,7 @@ impl Drop for Live {
     fn drop(&mut self) {
         drop(self.stop.take());
         if let Some(thread) = self.thread.take() {
-            // A view that panicked has said so; the run's figures are not its own.
+            // A panic of the view was printed already, and does not affect the figures.
             let _ = thread.join();
         }
     }
@@ -75,22 +75,27 @@ impl Drop for Live {
 
 fn watch(collector: &Collector, screen: Screen, stopped: &mpsc::Receiver<()>) {
     let mut marks = 0;
-    let mut due = Instant::now() + TICK;
+    let mut due = Instant::now() + UPDATE_INTERVAL;
     while let Err(mpsc::RecvTimeoutError::Timeout) =
         stopped.recv_timeout(due.saturating_duration_since(Instant::now()))
     {
-        // Seconds that the machine slept through are one long second, not a burst of empty ones.
-        due = (due + TICK).max(Instant::now());
-        let second = collector.second();
+        // If the machine was suspended, this time is one long second, not many empty ones.
+        due = (due + UPDATE_INTERVAL).max(Instant::now());
+        let second = collector.end_second();
         for mark in collector.marks_after(marks) {
             marks += 1;
-            screen.say(&format!("{:>6.1} s  {}", mark.at.as_secs_f64(), words::told(&mark.text)));
+            screen.print_line(&format!(
+                "{:>6.1} s  {}",
+                mark.at.as_secs_f64(),
+                words::sanitized(&mark.text)
+            ));
         }
         if !matches!(screen, Screen::Quiet) {
             let (totals, errors) = collector.totals();
             let nodes = collector.nodes();
-            let look = Look { second: &second, totals: &totals, errors: &errors, nodes: &nodes };
-            screen.show(&look);
+            let update =
+                Update { second: &second, totals: &totals, errors: &errors, nodes: &nodes };
+            screen.show(&update);
         }
     }
     screen.close();
@@ -112,7 +117,7 @@ impl Screen {
         Self::Terminal(bar)
     }
 
-    fn say(&self, line: &str) {
+    fn print_line(&self, line: &str) {
         match self {
             Self::Terminal(bar) => bar.println(line),
             Self::Lines => print(line),
@@ -120,13 +125,13 @@ impl Screen {
         }
     }
 
-    fn show(&self, look: &Look<'_>) {
+    fn show(&self, update: &Update<'_>) {
         match self {
             Self::Terminal(bar) => {
-                bar.set_position(look.second.connected);
-                bar.set_message(look.block(bar.length().unwrap_or(0)));
+                bar.set_position(update.second.connected);
+                bar.set_message(update.block(bar.length().unwrap_or(0)));
             }
-            Self::Lines => print(&look.line()),
+            Self::Lines => print(&update.line()),
             Self::Quiet => {}
         }
     }
@@ -138,13 +143,13 @@ impl Screen {
     }
 }
 
-/// A view that cannot be written (a closed pipe) must not end the run.
+/// An error of the view (a closed pipe) must not end the run.
 fn print(line: &str) {
     let _ = writeln!(io::stderr(), "{line}");
 }
 
-impl Look<'_> {
-    /// For logs: one line, the fields always in the same order.
+impl Update<'_> {
+    /// Returns one line for logs, always with the same order of fields.
     fn line(&self) -> String {
         let second = self.second;
         let mut line = format!(
@@ -157,14 +162,14 @@ impl Look<'_> {
         if let Some(latency) = self.latency() {
             let _ = write!(line, "  {latency}");
         }
-        let _ = write!(line, "  errors {}", self.error_words());
-        if let Some(nodes) = self.node_words() {
+        let _ = write!(line, "  errors {}", self.error_list());
+        if let Some(nodes) = self.node_list() {
             let _ = write!(line, "  nodes {nodes}");
         }
         line
     }
 
-    /// For terminals: the rest of the bar's line, and a line for each of the other things.
+    /// Returns the lines for a terminal: the rest of the progress bar's line, then one line per topic.
     fn block(&self, clients: u64) -> String {
         let counters = &self.second.counters;
         let mut block = format!("{} of {} clients\n", count(self.second.connected), count(clients));
@@ -175,8 +180,8 @@ impl Look<'_> {
             self.rate(counters.answered),
             self.latency().unwrap_or_default(),
         );
-        let _ = write!(block, "\n  errors     {}", self.error_words());
-        if let Some(nodes) = self.node_words() {
+        let _ = write!(block, "\n  errors     {}", self.error_list());
+        if let Some(nodes) = self.node_list() {
             let _ = write!(block, "\n  nodes      {nodes}");
         }
         block
@@ -187,7 +192,7 @@ impl Look<'_> {
         count(if span > 0.0 { (events as f64 / span).round() as u64 } else { 0 })
     }
 
-    /// Of messages; while there are none, of broadcasts or connects.
+    /// Returns the latency of messages; if there are none, of broadcasts or connects.
     fn latency(&self) -> Option<String> {
         let second = self.second;
         let kinds = [
@@ -199,8 +204,8 @@ impl Look<'_> {
         Some(format!("{what}p50 {}  p99 {}", micros(seen.p50_us), micros(seen.p99_us)))
     }
 
-    /// All of them so far: what went wrong a minute ago still matters.
-    fn error_words(&self) -> String {
+    /// Returns all errors so far: older errors still matter.
+    fn error_list(&self) -> String {
         let kinds = ErrorKind::ALL.into_iter().zip(self.errors).filter(|&(_, &many)| many > 0);
         let mut words: Vec<_> =
             kinds.map(|(kind, &many)| format!("{} {}", kind.label(), count(many))).collect();
@@ -213,7 +218,7 @@ impl Look<'_> {
         }
     }
 
-    fn node_words(&self) -> Option<String> {
+    fn node_list(&self) -> Option<String> {
         let mut busy: Vec<_> = self
             .nodes
             .iter()
@@ -222,12 +227,12 @@ impl Look<'_> {
             .map(|(node, &clients)| (&*node.name, clients))
             .collect();
         busy.sort_unstable_by_key(|&(name, _)| name);
-        let rest: u64 = busy.iter().skip(MOST_NODES).map(|&(_, clients)| clients).sum();
-        let further = busy.len().saturating_sub(MOST_NODES) as u64;
+        let rest: u64 = busy.iter().skip(MAX_NODES).map(|&(_, clients)| clients).sum();
+        let further = busy.len().saturating_sub(MAX_NODES) as u64;
         let mut words: Vec<_> = busy
             .iter()
-            .take(MOST_NODES)
-            .map(|(name, clients)| format!("{} {}", words::told(name), count(*clients)))
+            .take(MAX_NODES)
+            .map(|(name, clients)| format!("{} {}", words::sanitized(name), count(*clients)))
             .collect();
         if further > 0 {
             words.push(format!("{} {}", words::counted(further, "other", "others"), count(rest)));
@@ -241,8 +246,8 @@ mod tests {
     use super::*;
     use crate::{report::example, scenario::Outputs, stats::Record};
 
-    fn look(record: &Record, second: usize) -> Look<'_> {
-        Look {
+    fn update(record: &Record, second: usize) -> Update<'_> {
+        Update {
             second: &record.seconds[second - 1],
             totals: &record.totals,
             errors: &record.errors,
@@ -251,8 +256,8 @@ mod tests {
     }
 
     #[test]
-    fn line_tells_clients_rates_latency_errors_and_nodes() {
-        let line = look(&example::record(), 20).line();
+    fn line_has_clients_rates_latency_errors_and_nodes() {
+        let line = update(&example::record(), 20).line();
         let (start, rest) = line.split_once("p50 ").unwrap();
         assert_eq!(start, "  20.0 s  clients 6,000  handshakes 400/s  messages 600/s  ");
         let (latency, rest) = rest.split_once("  errors ").unwrap();
@@ -262,19 +267,19 @@ mod tests {
     }
 
     #[test]
-    fn many_nodes_are_summed_up() {
+    fn number_of_listed_nodes_is_limited() {
         let mut record = example::record();
         let second = Arc::make_mut(&mut record.seconds[29]);
         second.on_node = vec![1, 2, 3, 4, 5, 6, 7, 8];
         for name in ["node-7", "node-8"] {
             record.nodes.push(NodeTotal { name: name.into(), sessions: 1 });
         }
-        let words = look(&record, 30).node_words().unwrap();
+        let words = update(&record, 30).node_list().unwrap();
         assert!(words.ends_with("node-6 6, 2 others 15"), "{words}");
     }
 
     #[test]
-    fn seconds_pass_without_a_view_too() {
+    fn seconds_end_without_a_view() {
         let mut scenario = example::scenario();
         scenario.outputs = Outputs { quiet: true, ..Outputs::default() };
         let collector = Arc::new(Collector::new(Default::default()));

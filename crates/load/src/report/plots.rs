@@ -1,4 +1,4 @@
-//! Which charts a run is worth, and what they show.
+//! Selects the charts of a run, and computes their content.
 
 use super::{
     axis::{Axis, Unit, nines},
@@ -8,19 +8,19 @@ use super::{
 };
 use crate::stats::{Moment, Quantiles};
 
-/// More points than this are not told apart on a screen: seconds are put together.
-const MOST_POINTS: usize = 240;
+/// Maximum points per series: with more seconds, several are combined into one point.
+const MAX_POINTS: usize = 240;
 
-/// More nodes than this are put together.
-const MOST_NODES: usize = 7;
+/// Maximum nodes with their own colour; the rest is combined.
+const MAX_NODES: usize = 7;
 
-/// Colours for things without an order, in the order of their use.
+/// Colours for categories, in the order of use.
 const COLOURS: [&str; 8] = ["s1", "s2", "s3", "s4", "s5", "s6", "s7", "s8"];
 
-/// Nothing, at the start of the run.
+/// Zero at the start of the run.
 const START: Point = Point { x: 0.0, base: 0.0, value: Some(0.0) };
 
-/// The charts that have something to show.
+/// Returns the charts that have data.
 pub(super) fn charts(document: &Document) -> Vec<Chart> {
     if document.seconds.is_empty() {
         return Vec::new();
@@ -48,7 +48,7 @@ pub(super) fn charts(document: &Document) -> Vec<Chart> {
     all.into_iter().flatten().collect()
 }
 
-/// The seconds of a run, put together where there are many.
+/// The seconds of a run, combined into chunks if there are many.
 struct Run<'a> {
     document: &'a Document,
     chunks: Vec<&'a [SecondRow]>,
@@ -57,10 +57,10 @@ struct Run<'a> {
 impl<'a> Run<'a> {
     fn new(document: &'a Document) -> Self {
         let seconds = &document.seconds;
-        // What is left at the end may be too short for a rate of its own: the chunk before takes it.
+        // The last second may be too short for a rate; it is added to the previous chunk.
         let short = seconds.len() > 1 && seconds.last().is_some_and(|last| last.span_s < 0.5);
         let whole = seconds.len() - usize::from(short);
-        let size = whole.div_ceil(MOST_POINTS).max(1);
+        let size = whole.div_ceil(MAX_POINTS).max(1);
         let chunks = (0..whole).step_by(size).map(|start| {
             let end = start + size;
             &seconds[start..if end < whole { end } else { seconds.len() }]
@@ -116,28 +116,28 @@ impl<'a> Run<'a> {
         let totals = &self.document.totals;
         let sent = rate(|second| second.counters.sent);
         let answered = rate(|second| second.counters.answered);
-        let heard = rate(|second| second.counters.heard);
+        let broadcasts = rate(|second| second.counters.broadcasts);
         let layers: Vec<_> = [
-            // Dashes over a line: both are seen where they lie on each other.
+            // A dashed line over a solid one: both stay visible if they coincide.
             (totals.answered, self.layer(("answered", "s1", Form::Line), answered)),
             (totals.sent, self.layer(("sent", "s2", Form::Line), sent)),
-            (totals.heard, self.layer(("broadcasts heard", "s3", Form::Line), heard)),
+            (totals.broadcasts, self.layer(("broadcasts received", "s3", Form::Line), broadcasts)),
         ]
         .into_iter()
         .filter_map(|(total, layer)| (total > 0).then_some(layer))
         .collect();
         let sums = format!("{} sent, {} answered", count(totals.sent), count(totals.answered));
-        self.rates("messages", "Messages a second", layers, sums)
+        self.rates("messages", "Messages per second", layers, sums)
     }
 
     fn handshakes(&self) -> Option<Chart> {
         let connects = rate(|second| second.counters.connects);
         let layer = self.layer(("connects", "s1", Form::Bars), connects);
-        let sums = format!("{} in all", count(self.document.totals.connects));
+        let sums = format!("{} in total", count(self.document.totals.connects));
         let some = self.document.totals.connects > 0;
         self.rates(
             "handshakes",
-            "Handshakes a second",
+            "Handshakes per second",
             some.then_some(layer).into_iter().collect(),
             sums,
         )
@@ -167,7 +167,7 @@ impl<'a> Run<'a> {
         whole: &Option<Distribution>,
     ) -> Option<Chart> {
         let whole = whole.as_ref()?;
-        // Percentiles cannot be averaged: of several seconds, the worst is shown.
+        // Percentiles cannot be averaged: a chunk shows its worst second.
         let worst = |pick: fn(&Quantiles) -> u64| {
             move |chunk: &[SecondRow]| {
                 let seen = chunk.iter().map(of).filter(|seen| seen.count > 0);
@@ -186,7 +186,7 @@ impl<'a> Run<'a> {
         let mut chart = self.chart(id, title, y, layers);
         chart.limit = limit;
         chart.description = format!(
-            "{title} over time; of the whole run p50 is {}, p99 {}, the longest {}.",
+            "{title} over time; for the whole run: p50 {}, p99 {}, maximum {}.",
             micros(whole.p50_us),
             micros(whole.p99_us),
             micros(whole.max_us),
@@ -215,14 +215,14 @@ impl<'a> Run<'a> {
             .iter()
             .map(|error| format!("{} {}", count(error.count), error.kind))
             .collect();
-        self.rates("errors", "Errors a second", layers, words::list(&kinds))
+        self.rates("errors", "Errors per second", layers, words::list(&kinds))
     }
 
     fn nodes(&self) -> Option<Chart> {
         let nodes = &self.document.nodes;
         let mut order: Vec<_> = (0..nodes.len()).collect();
         order.sort_by_key(|&index| std::cmp::Reverse(nodes[index].peak_connected));
-        let rest = order.split_off(order.len().min(MOST_NODES));
+        let rest = order.split_off(order.len().min(MAX_NODES));
         order.sort_by(|&a, &b| nodes[a].name.cmp(&nodes[b].name));
         let mut groups: Vec<_> =
             order.into_iter().map(|index| (nodes[index].name.clone(), vec![index])).collect();
@@ -255,13 +255,13 @@ impl<'a> Run<'a> {
     }
 
     fn cpu(&self) -> Option<Chart> {
-        let mut before = self.document.checkpoints.first().map_or(0, |first| cpu_us(&first.spent));
+        let mut before = self.document.checkpoints.first().map_or(0, |first| cpu_us(&first.usage));
         let mut start = 0.0;
         let points = self.chunks.iter().filter_map(|chunk| {
             let last = chunk.last()?;
-            let spent = cpu_us(&last.spent).saturating_sub(before) as f64;
-            let percent = spent / 1e4 / (last.at_s - start).max(1e-3);
-            (before, start) = (cpu_us(&last.spent), last.at_s);
+            let usage = cpu_us(&last.usage).saturating_sub(before) as f64;
+            let percent = usage / 1e4 / (last.at_s - start).max(1e-3);
+            (before, start) = (cpu_us(&last.usage), last.at_s);
             Some(Point { x: last.at_s, base: 0.0, value: Some(percent) })
         });
         let points: Vec<_> = points.collect();
@@ -277,7 +277,7 @@ impl<'a> Run<'a> {
 
     fn memory(&self) -> Option<Chart> {
         let pss = |chunk: &[SecondRow]| {
-            chunk.iter().map(|second| pss_bytes(&second.spent)).reduce(f64::max)
+            chunk.iter().map(|second| pss_bytes(&second.usage)).reduce(f64::max)
         };
         let mut layer = self.layer(("proportional set size", "s2", Form::Area), pss);
         let before = self.document.checkpoints.first();
@@ -286,7 +286,7 @@ impl<'a> Run<'a> {
             before.map(|before| Point {
                 x: before.at_s,
                 base: 0.0,
-                value: Some(pss_bytes(&before.spent)),
+                value: Some(pss_bytes(&before.usage)),
             }),
         );
         let most = layer.highest();
@@ -298,10 +298,10 @@ impl<'a> Run<'a> {
     }
 }
 
-/// Latencies by percentile: one curve for each that was recorded.
+/// Latencies by percentile, one curve per kind.
 fn curves(document: &Document) -> Option<Chart> {
     let latency = &document.latency;
-    // Sessions that last as long as the run lets them say nothing of the target.
+    // If sessions end only with the run, their duration says nothing about the target.
     let session = latency.session.as_ref().filter(|_| document.scenario.count.is_some());
     let kinds = [
         ("message", "s1", latency.message.as_ref()),
@@ -322,7 +322,7 @@ fn curves(document: &Document) -> Option<Chart> {
     let values = layers.iter().flat_map(|layer| &layer.points).filter_map(|point| point.value);
     let each: Vec<_> = seen
         .iter()
-        .map(|(name, _, seen)| format!("p99 of {name} is {}", micros(seen.p99_us)))
+        .map(|(name, _, seen)| format!("p99 of {name}: {}", micros(seen.p99_us)))
         .collect();
     Some(Chart {
         id: "curves",
@@ -337,7 +337,7 @@ fn curves(document: &Document) -> Option<Chart> {
     })
 }
 
-/// The last step of a curve is the longest latency: it lies where the count of values puts it.
+/// The last step is the maximum. Its position follows from the number of values.
 fn curve(seen: &Distribution) -> Vec<Point> {
     let end = (seen.count as f64).log10();
     let point = |step: &super::json::CurvePoint| Point {
@@ -356,15 +356,15 @@ fn rate(of: impl Fn(&SecondRow) -> u64) -> impl Fn(&[SecondRow]) -> Option<f64> 
     }
 }
 
-fn cpu_us(spent: &[crate::cost::Spent]) -> u64 {
-    spent.iter().map(|spent| spent.user_us + spent.system_us).sum()
+fn cpu_us(usage: &[crate::cost::ProcessUsage]) -> u64 {
+    usage.iter().map(|usage| usage.user_us + usage.system_us).sum()
 }
 
-fn pss_bytes(spent: &[crate::cost::Spent]) -> f64 {
-    spent.iter().map(|spent| spent.pss_bytes as f64).sum()
+fn pss_bytes(usage: &[crate::cost::ProcessUsage]) -> f64 {
+    usage.iter().map(|usage| usage.pss_bytes as f64).sum()
 }
 
-/// Sets each layer on top of the ones before it.
+/// Stacks each layer on the previous ones.
 fn stack(layers: &mut [Layer]) {
     for upper in 1..layers.len() {
         let (below, above) = layers.split_at_mut(upper);

@@ -1,4 +1,4 @@
-//! The closing summary on a terminal: verdict, figures, errors, nodes, cost.
+//! The summary on a terminal: result, checks, figures, errors, nodes, CPU time.
 
 use std::fmt::Write as _;
 
@@ -7,22 +7,23 @@ use super::{
     json::Document,
 };
 
-/// Sentences are broken into lines of at most so many characters.
+/// Maximum characters per line.
 const WIDTH: usize = 88;
 
-/// All of it, lines ended.
+/// Returns the summary, with a final newline.
 pub(super) fn summarize(document: &Document) -> String {
     let mut text = format!("\n{}\n", figures::headline(document));
     for check in &document.verdict.checks {
-        let sign = if check.held { "✓" } else { "✗" };
+        let sign = if check.passed { "✓" } else { "✗" };
         let _ = writeln!(text, "  {sign} {}", check.sentence);
     }
-    let _ = writeln!(text, "\n{}\n", wrapped(&document.scenario.words, WIDTH));
-    let tiles = figures::tiles(document);
-    let widest = tiles.iter().map(|tile| tile.name.chars().count()).max().unwrap_or(0);
-    for tile in &tiles {
-        let note = if tile.note.is_empty() { String::new() } else { format!("   {}", tile.note) };
-        let _ = writeln!(text, "  {:widest$}  {}{note}", tile.name, tile.value);
+    let _ = writeln!(text, "\n{}\n", wrapped(&document.scenario.description, WIDTH));
+    let key_figures = figures::key_figures(document);
+    let widest = key_figures.iter().map(|figure| figure.name.chars().count()).max().unwrap_or(0);
+    for figure in &key_figures {
+        let note =
+            if figure.note.is_empty() { String::new() } else { format!("   {}", figure.note) };
+        let _ = writeln!(text, "  {:widest$}  {}{note}", figure.name, figure.value);
     }
     for table in figures::tables(document) {
         let _ = write!(text, "\n{}", aligned(&table));
@@ -33,7 +34,7 @@ pub(super) fn summarize(document: &Document) -> String {
     text
 }
 
-/// Texts to the left, figures to the right.
+/// Aligns text columns to the left and numbers to the right.
 fn aligned(table: &Table) -> String {
     let rows = || std::iter::once(&table.head).chain(&table.rows);
     let width = |column: usize| {
@@ -57,7 +58,7 @@ fn aligned(table: &Table) -> String {
 fn wrapped(text: &str, width: usize) -> String {
     let mut lines = vec![String::new()];
     for word in text.split(' ') {
-        let line = lines.last_mut().expect("there is always one");
+        let line = lines.last_mut().expect("there is at least one line");
         if !line.is_empty() && line.chars().count() + 1 + word.chars().count() > width {
             lines.push(word.to_owned());
         } else {

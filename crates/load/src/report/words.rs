@@ -1,4 +1,4 @@
-//! Numbers as people read them. Units are always said; a space stands before them.
+//! Formats numbers for people, always with units after a space.
 
 use std::time::Duration;
 
@@ -20,7 +20,7 @@ pub(super) fn counted(number: u64, one: &str, many: &str) -> String {
     format!("{} {}", count(number), if number == 1 { one } else { many })
 }
 
-/// Three digits that matter: `0.25`, `8.1`, `12.3`, `812`, `8,123`.
+/// Three significant digits: `0.25`, `8.1`, `12.3`, `812`, `8,123`.
 pub(super) fn number(value: f64) -> String {
     match value.abs() {
         size if size >= 99.95 => count(value.abs().round() as u64),
@@ -39,7 +39,7 @@ pub(super) fn micros(micros: u64) -> String {
     }
 }
 
-/// As [`micros`].
+/// Like [`micros`].
 pub(super) fn time(duration: Duration) -> String {
     micros(u64::try_from(duration.as_micros()).unwrap_or(u64::MAX))
 }
@@ -67,15 +67,15 @@ pub(super) fn list(items: &[String]) -> String {
     }
 }
 
-/// What a server said, fit for terminals and pages: without control characters, and not endless.
-pub(super) fn told(text: &str) -> String {
-    const LONGEST: usize = 300;
+/// Makes text from a server safe for terminals and pages: replaces control characters and limits the length.
+pub(super) fn sanitized(text: &str) -> String {
+    const MAX_LENGTH: usize = 300;
     let visible = |character: char| if character.is_control() { ' ' } else { character };
-    let mut told: String = text.chars().map(visible).take(LONGEST).collect();
-    if text.chars().nth(LONGEST).is_some() {
-        told.push('…');
+    let mut sanitized: String = text.chars().map(visible).take(MAX_LENGTH).collect();
+    if text.chars().nth(MAX_LENGTH).is_some() {
+        sanitized.push('…');
     }
-    told
+    sanitized
 }
 
 fn minutes(seconds: u64) -> String {
@@ -99,7 +99,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn numbers_keep_the_digits_that_matter() {
+    fn numbers_keep_three_significant_digits() {
         assert_eq!(count(0), "0");
         assert_eq!(count(999), "999");
         assert_eq!(count(1_234_567), "1,234,567");
@@ -113,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn times_change_their_unit_without_a_jump() {
+    fn times_change_their_unit_when_rounded() {
         assert_eq!(micros(999), "999 µs");
         assert_eq!(micros(1_240), "1.24 ms");
         assert_eq!(micros(81_000), "81 ms");
@@ -128,14 +128,14 @@ mod tests {
     }
 
     #[test]
-    fn what_servers_say_cannot_move_the_cursor_or_fill_the_screen() {
-        assert_eq!(told("a\u{1b}[2Jb\nc"), "a [2Jb c");
-        assert_eq!(told(&"é".repeat(300)), "é".repeat(300));
-        assert_eq!(told(&"é".repeat(301)), format!("{}…", "é".repeat(300)));
+    fn text_from_servers_has_no_control_characters_and_a_limit() {
+        assert_eq!(sanitized("a\u{1b}[2Jb\nc"), "a [2Jb c");
+        assert_eq!(sanitized(&"é".repeat(300)), "é".repeat(300));
+        assert_eq!(sanitized(&"é".repeat(301)), format!("{}…", "é".repeat(300)));
     }
 
     #[test]
-    fn sizes_and_lists_read_well() {
+    fn sizes_and_lists_are_formatted() {
         assert_eq!(bytes(64), "64 B");
         assert_eq!(bytes(4096), "4 KiB");
         assert_eq!(bytes(12_897_485), "12.3 MiB");

@@ -1,60 +1,111 @@
-//! What the machine can carry: descriptors and ports for the wished number of clients.
+//! What this machine can carry: file descriptors and source ports for the clients of a scenario.
 
-use std::{fs, net::SocketAddr};
+use std::{error, fmt, fs, net::SocketAddr};
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-use super::{ClientKind, Course, Scenario};
+use super::{ClientKind, Mode, Scenario};
 
-/// Descriptors of the process that are neither open now nor a client's: files that it writes, an
-/// attempt that overlaps the connection before it.
+/// Descriptors reserved for anything except clients: files that are written, and connection attempts that
+/// overlap an older connection.
 const SPARE: u64 = 64;
-/// Descriptors of a thread: its runtime's.
+/// Descriptors of the runtime of one thread.
 const PER_THREAD: u64 = 4;
-/// Descriptors of a node: pipes to its process, its place.
+/// Descriptors of one node: pipes to its process, the socket that reserves its address.
 const PER_NODE: u64 = 4;
-/// Linux' default range of ports to connect from, for where it cannot be read.
+/// Default range of local ports on Linux, if it cannot be read.
 const PORTS: (u16, u16) = (32768, 60999);
-/// Where clients come and go, a port stays taken for a minute after each: the more addresses, the later
-/// they run out.
-const SOURCES_OF_A_STREAM: u64 = 64;
+/// Extra source addresses if clients come and go: a port stays in use for a minute after its connection, and
+/// more addresses delay the moment at which ports run out.
+const EXTRA_SOURCES_FOR_CHURN: u64 = 64;
 
-/// What the machine has.
+/// What the machine offers.
 #[derive(Clone, Copy, Debug)]
 struct Supply {
-    /// Descriptors that clients may have.
+    /// Descriptors that are free for clients.
     descriptors: u64,
-    /// Ports of one address.
+    /// Ports per address.
     ports: u64,
 }
 
-/// What a scenario asks for.
+/// What a scenario needs.
 #[derive(Clone, Copy, Debug)]
 struct Demand {
     clients: u64,
-    /// Connections of one client, at most.
+    /// Maximum connections of one client.
     each: u64,
-    /// Addresses of the target.
+    /// Number of addresses of the target.
     targets: u64,
-    /// Whether all of them are on 127.0.0.0/8.
+    /// Whether all addresses of the target are in 127.0.0.0/8.
     loopback: bool,
-    /// Whether new clients take the places of those that left.
+    /// Whether new clients replace those that have ended.
     stream: bool,
-    /// Addresses to connect from, where they were chosen.
+    /// Number of source addresses, if given.
     sources: Option<u32>,
 }
 
-/// Raises the process's limit of descriptors as far as it can be, checks that the clients fit, and
-/// chooses from how many addresses they connect, where `sources` does not.
+/// A scenario with more clients than this machine can carry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum CapacityError {
+    /// Too few file descriptors.
+    Descriptors {
+        /// Clients of the scenario.
+        clients: u64,
+        /// Descriptors that they need.
+        needed: u64,
+        /// Descriptors that this process may still open.
+        free: u64,
+        /// Number of clients that would fit.
+        fitting: u64,
+    },
+    /// Too few local ports.
+    Ports {
+        /// Clients of the scenario.
+        clients: u64,
+        /// Ports that they need.
+        needed: u64,
+        /// Ports of all source addresses.
+        free: u64,
+        /// Number of clients that would fit.
+        fitting: u64,
+        /// Whether more source addresses would help.
+        more_sources: bool,
+    },
+}
+
+impl fmt::Display for CapacityError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Descriptors { clients, needed, free, fitting } => write!(
+                f,
+                "{clients} clients need {needed} descriptors, but this process may open only {free} more (see \
+                 ulimit -n): {fitting} clients would fit"
+            ),
+            Self::Ports { clients, needed, free, fitting, more_sources } => {
+                write!(
+                    f,
+                    "{clients} clients need {needed} local ports, but there are only {free} (see \
+                     net.ipv4.ip_local_port_range): {fitting} clients would fit"
+                )?;
+                f.write_str(if *more_sources { "; give more --sources" } else { "" })
+            }
+        }
+    }
+}
+
+impl error::Error for CapacityError {}
+
+/// Raises the process's limit of descriptors to its maximum, checks that all clients fit, and chooses the
+/// number of source addresses unless `sources` gives it.
 ///
 /// # Errors
 ///
-/// A sentence with the number of clients that would fit.
-pub(crate) fn provide(scenario: &mut Scenario, sources: Option<u32>) -> Result<(), String> {
-    let nodes = match &scenario.course {
-        Course::Steady | Course::Led | Course::Herd(_) => 0,
-        Course::Deploy(deploy) => deploy.fleet.nodes,
-        Course::Chaos(chaos) => chaos.fleet.nodes,
+/// The clients do not fit; the error has the number that would.
+pub(crate) fn provide(scenario: &mut Scenario, sources: Option<u32>) -> Result<(), CapacityError> {
+    let nodes = match &scenario.mode {
+        Mode::Steady | Mode::Controlled | Mode::Herd(_) => 0,
+        Mode::Deploy(deploy) => deploy.fleet.nodes,
+        Mode::Chaos(chaos) => chaos.fleet.nodes,
     };
     let own = open_descriptors()
         + SPARE
@@ -77,7 +128,7 @@ pub(crate) fn provide(scenario: &mut Scenario, sources: Option<u32>) -> Result<(
     Ok(())
 }
 
-/// Raises the soft limit of descriptors to the hard one: what it is then.
+/// Raises the soft limit of descriptors to the hard limit, and returns the new limit.
 pub(crate) fn raise_descriptors() -> u64 {
     let limit = getrlimit(Resource::Nofile);
     let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
@@ -86,52 +137,47 @@ pub(crate) fn raise_descriptors() -> u64 {
 }
 
 impl Demand {
-    /// From how many addresses the clients are to connect.
-    fn fit(&self, supply: Supply) -> Result<u32, String> {
+    /// Returns the number of source addresses.
+    fn fit(&self, supply: Supply) -> Result<u32, CapacityError> {
         let by_descriptors = supply.descriptors / self.each;
         if self.clients > by_descriptors {
-            return Err(format!(
-                "{} clients need {} descriptors, and this process may open {} more (see ulimit -n): \
-                 {by_descriptors} clients would fit",
-                self.clients,
-                self.clients * self.each,
-                supply.descriptors,
-            ));
+            return Err(CapacityError::Descriptors {
+                clients: self.clients,
+                needed: self.clients * self.each,
+                free: supply.descriptors,
+                fitting: by_descriptors,
+            });
         }
         let needed = self.clients * self.each;
         let of_a_source = supply.ports * self.targets;
         let sources = self.sources.map_or_else(|| self.sources_for(needed, of_a_source), u64::from);
         let ports = of_a_source.saturating_mul(if self.loopback { sources } else { 1 });
         if needed > ports {
-            let advice = match (self.loopback, self.sources) {
-                (true, Some(_)) => ", or more sources",
-                _ => "",
-            };
-            return Err(format!(
-                "{} clients need {needed} ports to connect from, and there are {ports} (see \
-                 net.ipv4.ip_local_port_range): {} clients would fit{advice}",
-                self.clients,
-                ports / self.each,
-            ));
+            return Err(CapacityError::Ports {
+                clients: self.clients,
+                needed,
+                free: ports,
+                fitting: ports / self.each,
+                more_sources: self.loopback && self.sources.is_some(),
+            });
         }
         Ok(u32::try_from(sources).unwrap_or(u32::MAX))
     }
 
-    /// Half of the ports of an address are left to others, and to connections that have just ended.
+    /// Half of the ports of an address stay free for other programs and for connections that have just ended.
     fn sources_for(&self, needed: u64, of_a_source: u64) -> u64 {
         let comfortable = (of_a_source / 2).max(1);
         match self.loopback {
-            // The kernel chooses best, as it knows which ports of late can be taken again.
+            // One address is best: the kernel knows which recent ports can be reused.
             _ if needed <= comfortable => 1,
-            true if self.stream => needed.div_ceil(comfortable) + SOURCES_OF_A_STREAM,
+            true if self.stream => needed.div_ceil(comfortable) + EXTRA_SOURCES_FOR_CHURN,
             true => needed.div_ceil(comfortable),
             false => 1,
         }
     }
 }
 
-/// Connections of one client, at most: polls and posts side by side, or the last poll beside the
-/// WebSocket that takes over.
+/// Maximum connections of one client: a poll and a POST in parallel, or the last poll and the new WebSocket.
 fn connections(client: ClientKind) -> u64 {
     match client {
         ClientKind::PollingUpgrade | ClientKind::Polling => 2,
@@ -170,13 +216,13 @@ mod tests {
         Demand { clients: 100, each: 1, targets: 1, loopback: true, stream: false, sources: None };
 
     #[test]
-    fn what_fits_leaves_the_choice_of_ports_to_the_kernel() {
+    fn few_clients_use_one_source_address() {
         assert_eq!(DEMAND.fit(MACHINE), Ok(1));
         assert_eq!(Demand { clients: 14_000, ..DEMAND }.fit(MACHINE), Ok(1));
     }
 
     #[test]
-    fn many_clients_on_loopback_come_from_many_addresses() {
+    fn many_clients_on_loopback_use_several_source_addresses() {
         let rich = Supply { descriptors: 1_000_000, ..MACHINE };
         assert_eq!(Demand { clients: 14_001, ..DEMAND }.fit(rich), Ok(2));
         assert_eq!(Demand { clients: 100_000, each: 2, ..DEMAND }.fit(rich), Ok(15));
@@ -186,27 +232,28 @@ mod tests {
     }
 
     #[test]
-    fn too_few_descriptors_are_told_with_what_would_fit() {
-        let fault = Demand { clients: 10_001, each: 2, ..DEMAND }.fit(MACHINE).unwrap_err();
+    fn too_few_descriptors_report_the_number_that_fits() {
+        let error = Demand { clients: 10_001, each: 2, ..DEMAND }.fit(MACHINE).unwrap_err();
+        let fault = error.to_string();
         assert!(fault.contains("10001 clients need 20002 descriptors"), "{fault}");
         assert!(fault.contains("10000 clients would fit"), "{fault}");
         assert!(Demand { clients: 10_000, each: 2, ..DEMAND }.fit(MACHINE).is_ok());
     }
 
     #[test]
-    fn too_few_ports_are_told_with_what_would_fit() {
+    fn too_few_ports_report_the_number_that_fits() {
         let rich = Supply { descriptors: 1_000_000, ..MACHINE };
         let far = Demand { clients: 28_001, loopback: false, ..DEMAND };
-        let fault = far.fit(rich).unwrap_err();
+        let fault = far.fit(rich).unwrap_err().to_string();
         assert!(fault.ends_with("28000 clients would fit"), "{fault}");
         assert_eq!(Demand { targets: 2, ..far }.fit(rich), Ok(1));
         let narrow = Demand { clients: 60_000, sources: Some(2), ..DEMAND };
-        let fault = narrow.fit(rich).unwrap_err();
-        assert!(fault.ends_with("56000 clients would fit, or more sources"), "{fault}");
+        let fault = narrow.fit(rich).unwrap_err().to_string();
+        assert!(fault.ends_with("56000 clients would fit; give more --sources"), "{fault}");
     }
 
     #[test]
-    fn this_machine_has_ports_and_descriptors() {
+    fn descriptors_and_ports_of_this_machine_are_read() {
         let limit = raise_descriptors();
         assert_eq!(getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX), limit);
         assert!(limit > open_descriptors() && ports_of_an_address() > 1000);

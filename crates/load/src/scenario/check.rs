@@ -1,55 +1,56 @@
-//! From what was typed to a [`Scenario`] that can be run.
+//! Validates options and turns them into a [`Scenario`].
 
 use std::{path::PathBuf, thread, time::Duration};
 
+use anyhow::{Context as _, anyhow, bail, ensure};
 use http::{HeaderName, HeaderValue};
 
 use super::{
-    Answer, Arrival, Chaos, ChaosEvent, ClientKind, Course, Deploy, Fleet, Harm, Herd, Limits,
-    Messages, Outputs, Pace, Payload, Protocol, Scenario, Target, Tls, capacity,
+    Answer, Arrival, Chaos, ChaosEvent, ClientKind, Deploy, Fleet, Herd, Limits, Messages, Mode,
+    NodeFault, Outputs, Pace, Payload, Protocol, Scenario, Target, Tls, capacity,
     options::{ChaosOptions, DeployOptions, HerdOptions, Options},
-    values::{Rate, Span},
+    values::{DurationArg, RateArg},
 };
 
-/// Most clients of one process: far above what its descriptors allow.
-const MOST_CLIENTS: u32 = 1_000_000;
-/// Largest payload.
-const LARGEST: usize = 64 << 20;
-/// Most threads.
-const MOST_THREADS: usize = 256;
-/// Most nodes that are started.
-const MOST_NODES: u16 = 100;
-/// From the end of what a course does to the end of the run, unless something else was asked for.
-const AFTERMATH: Duration = Duration::from_secs(10);
+/// Maximum clients per process: far more than its descriptors allow.
+const MAX_CLIENTS: u32 = 1_000_000;
+/// Maximum size of a payload.
+const MAX_PAYLOAD: usize = 64 << 20;
+/// Maximum threads.
+const MAX_THREADS: usize = 256;
+/// Maximum nodes that a run starts.
+const MAX_NODES: u16 = 100;
+/// Default time from the end of all events to the end of the run.
+const HOLD_AFTER_EVENTS: Duration = Duration::from_secs(10);
 
 impl Scenario {
-    /// Checks what was typed, and looks the target's host up.
+    /// Validates the options, and resolves the host of the target.
     ///
     /// # Errors
     ///
-    /// The first fault, as one sentence.
-    pub(crate) fn check(options: Options) -> Result<Self, String> {
+    /// The first invalid option, or the target.
+    pub(crate) fn check(options: Options) -> anyhow::Result<Self> {
         let client = options.client.unwrap_or(ClientKind::PollingUpgrade);
         let url = options.url.as_deref();
-        let url = url.ok_or("no target; give a URL, for example http://127.0.0.1:8080")?;
-        let clients = number("clients", options.clients.unwrap_or(100), 1, MOST_CLIENTS)?;
+        let url = url.context("no target: give a URL, for example http://127.0.0.1:8080")?;
+        let clients = in_range("clients", options.clients.unwrap_or(100), 1, MAX_CLIENTS)?;
         let messages = messages(&options, client)?;
-        let course = course(&options)?;
-        let takes = course.length();
-        if course == Course::Led && options.hold.is_some() {
-            return Err("hold is given, and a run that is led ends with its input".into());
-        }
-        let hold = options.hold.map_or(usual_hold(&course), |hold| hold.0);
-        if hold < takes {
-            return Err(format!(
-                "hold is {}, and what is to happen takes {}",
-                humantime::format_duration(hold),
-                humantime::format_duration(takes)
-            ));
-        }
+        let mode = mode_of(&options)?;
+        let events_take = mode.length();
+        ensure!(
+            mode != Mode::Controlled || options.hold.is_none(),
+            "hold has no effect: a controlled run ends with its standard input; remove hold"
+        );
+        let hold = options.hold.map_or(default_hold(&mode), |hold| hold.0);
+        ensure!(
+            hold >= events_take,
+            "invalid hold {}: the events take {}; use at least this",
+            humantime::format_duration(hold),
+            humantime::format_duration(events_take)
+        );
         let threads =
-            options.threads.unwrap_or_else(|| usual_threads(clients, client, messages.pace));
-        let sources = options.sources.map(|n| number("sources", n, 1, 1 << 20)).transpose()?;
+            options.threads.unwrap_or_else(|| default_threads(clients, client, messages.pace));
+        let sources = options.sources.map(|n| in_range("sources", n, 1, 1 << 20)).transpose()?;
         let mut scenario = Self {
             target: Target::read(url, client)?,
             tls: Tls {
@@ -61,24 +62,24 @@ impl Scenario {
             protocol: match options.eio {
                 None | Some(4) => Protocol::V4,
                 Some(3) => Protocol::V3,
-                Some(other) => return Err(format!("invalid value {other} for eio: use 3 or 4")),
+                Some(other) => bail!("invalid value {other} for eio: use 3 or 4"),
             },
             cookies: options.cookies,
             headers: options.headers.iter().map(|field| header(field)).collect::<Result<_, _>>()?,
             clients,
             arrival: match (options.rate, options.ramp) {
-                (Some(_), Some(_)) => return Err("rate and ramp exclude each other".into()),
+                (Some(_), Some(_)) => bail!("rate and ramp exclude each other: give one of them"),
                 (_, Some(ramp)) => Arrival::Ramp(ramp.0),
-                (rate, None) => Arrival::Rate(rate.unwrap_or(Rate(100.0)).0),
+                (rate, None) => Arrival::Rate(rate.unwrap_or(RateArg(100.0)).0),
             },
             hold,
             messages,
-            broadcast_every: every("broadcast-every", options.broadcast_every)?,
+            broadcast_every: nonzero("broadcast-every", options.broadcast_every)?,
             reconnect: !options.no_reconnect,
-            timeout: every("timeout", options.timeout)?.unwrap_or(Duration::from_secs(20)),
+            timeout: nonzero("timeout", options.timeout)?.unwrap_or(Duration::from_secs(20)),
             sources: 1,
-            threads: number("threads", threads, 1, MOST_THREADS)?,
-            course,
+            threads: in_range("threads", threads, 1, MAX_THREADS)?,
+            mode,
             cost_of: options.cost_of,
             limits: Limits {
                 max_p99: options.max_p99.map(|limit| limit.0),
@@ -89,24 +90,24 @@ impl Scenario {
             },
             outputs: Outputs { json: options.json, html: options.html, quiet: options.quiet },
         };
-        judgeable(&scenario)?;
+        check_limits(&scenario)?;
         capacity::provide(&mut scenario, sources)?;
         Ok(scenario)
     }
 }
 
 impl Scenario {
-    /// Whether clients send messages that are to be answered.
+    /// Whether clients send messages to which they expect an answer.
     pub(crate) fn expects_answers(&self) -> bool {
         self.messages.pace != Pace::Silent && self.messages.answer != Answer::Nothing
     }
 }
 
-impl Course {
-    /// From the last arrival to the end of all that is to happen.
+impl Mode {
+    /// Time from the last arrival to the end of all events.
     pub(crate) fn length(&self) -> Duration {
         match self {
-            Self::Steady | Self::Led => Duration::ZERO,
+            Self::Steady | Self::Controlled => Duration::ZERO,
             Self::Herd(herd) => herd.after + herd.every * (herd.times - 1) + herd.within,
             Self::Deploy(deploy) => {
                 let each = deploy.drain + deploy.pause;
@@ -115,10 +116,10 @@ impl Course {
             Self::Chaos(chaos) => {
                 let over = chaos.events.iter().map(|event| {
                     event.at
-                        + match event.harm {
-                            Harm::Hang(how_long) => how_long,
-                            Harm::Kill { back_after } => back_after.unwrap_or_default(),
-                            Harm::Reset => Duration::ZERO,
+                        + match event.fault {
+                            NodeFault::Hang(how_long) => how_long,
+                            NodeFault::Kill { back_after } => back_after.unwrap_or_default(),
+                            NodeFault::Reset => Duration::ZERO,
                         }
                 });
                 over.max().unwrap_or_default()
@@ -127,156 +128,161 @@ impl Course {
     }
 }
 
-/// Refuses limits that no run of this scenario could break: they would always hold.
-fn judgeable(scenario: &Scenario) -> Result<(), String> {
+/// Rejects limits that no run of this scenario could exceed: they would always hold.
+fn check_limits(scenario: &Scenario) -> anyhow::Result<()> {
     let Scenario { limits, client, .. } = scenario;
     let kind = client.name();
-    if limits.max_p99.is_some() && !scenario.expects_answers() {
-        return Err("max-p99 cannot be judged: the clients send nothing that is answered".into());
-    }
-    if limits.max_code1.is_some() && !client.speaks_socket_io() {
-        return Err(format!("max-code1 cannot be judged: {kind} clients do not speak Engine.IO"));
-    }
-    if limits.max_misrouted.is_some() && !client.speaks_socket_io() {
-        return Err(format!("max-misrouted cannot be judged: {kind} clients have no session id"));
-    }
-    if limits.max_disconnects.is_some() && *client == ClientKind::Connect {
-        return Err("max-disconnects cannot be judged: connect clients leave at once".into());
-    }
+    ensure!(
+        limits.max_p99.is_none() || scenario.expects_answers(),
+        "max-p99 cannot be checked: the clients send no message that is answered"
+    );
+    ensure!(
+        limits.max_code1.is_none() || client.speaks_socket_io(),
+        "max-code1 cannot be checked: {kind} clients do not use Engine.IO"
+    );
+    ensure!(
+        limits.max_misrouted.is_none() || client.speaks_socket_io(),
+        "max-misrouted cannot be checked: {kind} clients have no session id"
+    );
+    ensure!(
+        limits.max_disconnects.is_none() || *client != ClientKind::Connect,
+        "max-disconnects cannot be checked: connect clients disconnect at once"
+    );
     Ok(())
 }
 
-fn usual_hold(course: &Course) -> Duration {
-    match course {
-        Course::Steady => Duration::from_secs(30),
-        Course::Led => Duration::ZERO,
-        Course::Herd(_) | Course::Deploy(_) | Course::Chaos(_) => course.length() + AFTERMATH,
+fn default_hold(mode: &Mode) -> Duration {
+    match mode {
+        Mode::Steady => Duration::from_secs(30),
+        Mode::Controlled => Duration::ZERO,
+        Mode::Herd(_) | Mode::Deploy(_) | Mode::Chaos(_) => mode.length() + HOLD_AFTER_EVENTS,
     }
 }
 
-fn messages(options: &Options, client: ClientKind) -> Result<Messages, String> {
+fn messages(options: &Options, client: ClientKind) -> anyhow::Result<Messages> {
     let pace = match (options.every, options.think, options.silent) {
         (None, None, true) => Pace::Silent,
-        (Some(_), None, false) => Pace::Every(every("every", options.every)?.unwrap_or_default()),
+        (Some(_), None, false) => Pace::Every(nonzero("every", options.every)?.unwrap_or_default()),
         (None, Some(think), false) => Pace::Think(think.0),
         (None, None, false) => match client {
             ClientKind::Http => Pace::Every(Duration::from_secs(1)),
             ClientKind::Bulk | ClientKind::Connect => Pace::Silent,
             _ => Pace::Every(Duration::from_secs(10)),
         },
-        _ => return Err("every, think and silent exclude each other".into()),
+        _ => bail!("every, think and silent exclude each other: give one of them"),
     };
-    if options.messages == Some(0) {
-        return Err("messages is 0: say silent for clients that send nothing".into());
-    }
-    if options.repeat && options.messages.is_none() && client != ClientKind::Connect {
-        return Err("repeat needs messages: when else would a client leave?".into());
-    }
-    if pace == Pace::Silent && options.messages.is_some() {
-        return Err("messages are wanted of clients that are silent".into());
-    }
+    ensure!(
+        options.messages != Some(0),
+        "invalid value 0 for messages: use silent for clients that send nothing"
+    );
+    ensure!(
+        !options.repeat || options.messages.is_some() || client == ClientKind::Connect,
+        "repeat needs messages, the number of messages after which a client is replaced"
+    );
+    ensure!(
+        pace != Pace::Silent || options.messages.is_none(),
+        "messages needs clients that send: give every or think"
+    );
     let size = options.size.map_or(64, |size| size.0);
     Ok(Messages {
         pace,
         count: options.messages,
         repeat: options.repeat,
-        size: number("size", size, 0, LARGEST)?,
+        size: in_range("size", size, 0, MAX_PAYLOAD)?,
         payload: options.payload.unwrap_or(Payload::Text),
         event: options.event.clone().unwrap_or_else(|| "echo".to_owned()),
         answer: options.answer.unwrap_or(Answer::Ack),
     })
 }
 
-fn course(options: &Options) -> Result<Course, String> {
+fn mode_of(options: &Options) -> anyhow::Result<Mode> {
     match (&options.herd, &options.deploy, &options.chaos) {
-        (None, None, None) if options.led => Ok(Course::Led),
-        (None, None, None) => Ok(Course::Steady),
-        _ if options.led => Err("a run that is led has no course of its own in its file".into()),
-        (Some(typed), None, None) => herd(typed).map(Course::Herd),
-        (None, Some(typed), None) => deploy(typed).map(Course::Deploy),
-        (None, None, Some(typed)) => chaos(typed).map(Course::Chaos),
-        _ => Err("herd, deploy and chaos are runs of their own: name one of them".into()),
+        (None, None, None) if options.controlled => Ok(Mode::Controlled),
+        (None, None, None) => Ok(Mode::Steady),
+        _ if options.controlled => {
+            bail!("the scenario file of a controlled run cannot have a table herd, deploy or chaos")
+        }
+        (Some(given), None, None) => herd(given).map(Mode::Herd),
+        (None, Some(given), None) => deploy(given).map(Mode::Deploy),
+        (None, None, Some(given)) => chaos(given).map(Mode::Chaos),
+        _ => bail!("herd, deploy and chaos exclude each other: use one of them"),
     }
 }
 
-fn herd(typed: &HerdOptions) -> Result<Herd, String> {
+fn herd(given: &HerdOptions) -> anyhow::Result<Herd> {
     Ok(Herd {
-        after: or_seconds(typed.after, 5),
-        times: number("times", typed.times.unwrap_or(1), 1, 1000)?,
-        every: every("drop-every", typed.drop_every)?.unwrap_or(Duration::from_secs(30)),
-        within: or_seconds(typed.within, 0),
+        after: or_default_seconds(given.after, 5),
+        times: in_range("times", given.times.unwrap_or(1), 1, 1000)?,
+        every: nonzero("drop-every", given.drop_every)?.unwrap_or(Duration::from_secs(30)),
+        within: or_default_seconds(given.within, 0),
     })
 }
 
-fn deploy(typed: &DeployOptions) -> Result<Deploy, String> {
+fn deploy(given: &DeployOptions) -> anyhow::Result<Deploy> {
     Ok(Deploy {
-        fleet: fleet(typed.nodes, typed.backends_file.as_ref())?,
-        after: or_seconds(typed.after, 5),
-        drain: or_seconds(typed.drain, 10),
-        pause: or_seconds(typed.pause, 5),
-        socket: typed.socket.clone(),
+        fleet: fleet(given.nodes, given.backends_file.as_ref())?,
+        after: or_default_seconds(given.after, 5),
+        drain: or_default_seconds(given.drain, 10),
+        pause: or_default_seconds(given.pause, 5),
+        socket: given.socket.clone(),
     })
 }
 
-fn chaos(typed: &ChaosOptions) -> Result<Chaos, String> {
-    let fleet = fleet(typed.nodes, typed.backends_file.as_ref())?;
-    let events = typed.events.iter().map(|typed| typed.parse());
-    let mut events = events.collect::<Result<Vec<ChaosEvent>, String>>()?;
-    if events.is_empty() {
-        return Err("no events; give some, for example --do '5s kill 1'".into());
-    }
+fn chaos(given: &ChaosOptions) -> anyhow::Result<Chaos> {
+    let fleet = fleet(given.nodes, given.backends_file.as_ref())?;
+    let events = given.events.iter().map(|given| given.parse());
+    let mut events = events.collect::<Result<Vec<ChaosEvent>, _>>()?;
+    ensure!(!events.is_empty(), "no events: give some, for example --do '5s kill 1'");
     if let Some(event) = events.iter().find(|event| event.node >= fleet.nodes) {
-        return Err(format!(
-            "node {} is to be hurt, and there are {}, counted from 0",
-            event.node, fleet.nodes
-        ));
+        bail!("invalid node {}: there are {} nodes, numbered from 0", event.node, fleet.nodes);
     }
     events.sort_by_key(|event| event.at);
     Ok(Chaos { fleet, events })
 }
 
-fn fleet(nodes: Option<u16>, backends_file: Option<&PathBuf>) -> Result<Fleet, String> {
-    let backends_file = backends_file
-        .cloned()
-        .ok_or("no backends-file: name the file that the proxy in front reads its backends from")?;
-    Ok(Fleet { nodes: number("nodes", nodes.unwrap_or(3), 1, MOST_NODES)?, backends_file })
+fn fleet(nodes: Option<u16>, backends_file: Option<&PathBuf>) -> anyhow::Result<Fleet> {
+    let backends_file = backends_file.cloned().context(
+        "no backends-file: give the file from which the proxy in front reads its backends",
+    )?;
+    Ok(Fleet { nodes: in_range("nodes", nodes.unwrap_or(3), 1, MAX_NODES)?, backends_file })
 }
 
-fn header(typed: &str) -> Result<(HeaderName, HeaderValue), String> {
-    let wrong = || format!("{typed:?} is no header field, such as 'Authorization: Bearer x'");
-    let (name, value) = typed.split_once(':').ok_or_else(wrong)?;
+fn header(given: &str) -> anyhow::Result<(HeaderName, HeaderValue)> {
+    let wrong = || anyhow!("invalid header {given:?}: write it as 'Name: value'");
+    let (name, value) = given.split_once(':').ok_or_else(wrong)?;
     Ok((name.trim().parse().map_err(|_| wrong())?, value.trim().parse().map_err(|_| wrong())?))
 }
 
-/// A duration that may not be zero.
-fn every(key: &str, typed: Option<Span>) -> Result<Option<Duration>, String> {
-    match typed {
-        Some(Span(Duration::ZERO)) => Err(format!("{key} is 0, and must be longer")),
-        typed => Ok(typed.map(|span| span.0)),
+/// Returns a duration that must not be zero.
+fn nonzero(key: &str, given: Option<DurationArg>) -> anyhow::Result<Option<Duration>> {
+    match given {
+        Some(DurationArg(Duration::ZERO)) => {
+            bail!("invalid duration 0 for {key}: use a longer one")
+        }
+        given => Ok(given.map(|span| span.0)),
     }
 }
 
-fn or_seconds(typed: Option<Span>, seconds: u64) -> Duration {
-    typed.map_or(Duration::from_secs(seconds), |span| span.0)
+fn or_default_seconds(given: Option<DurationArg>, seconds: u64) -> Duration {
+    given.map_or(Duration::from_secs(seconds), |span| span.0)
 }
 
-fn number<N: PartialOrd + std::fmt::Display>(
+fn in_range<N: PartialOrd + std::fmt::Display>(
     key: &str,
-    typed: N,
+    given: N,
     least: N,
     most: N,
-) -> Result<N, String> {
-    if typed < least || typed > most {
-        return Err(format!(
-            "invalid value {typed} for {key}: use a number from {least} to {most}"
-        ));
-    }
-    Ok(typed)
+) -> anyhow::Result<N> {
+    ensure!(
+        least <= given && given <= most,
+        "invalid value {given} for {key}: use a number from {least} to {most}"
+    );
+    Ok(given)
 }
 
-/// One thread for what one core does with ease: clients that share a thread share its wake-ups, and cost
-/// less for it. All cores for those that go as fast as they can.
-fn usual_threads(clients: u32, client: ClientKind, pace: Pace) -> usize {
+/// One thread for the load that one core carries easily: clients on one thread share wake-ups, which saves
+/// CPU time. All cores for clients that send as fast as they can.
+fn default_threads(clients: u32, client: ClientKind, pace: Pace) -> usize {
     const CLIENTS: f64 = 8_000.0;
     const MESSAGES_A_SECOND: f64 = 10_000.0;
     let cores = thread::available_parallelism().map_or(1, usize::from);
@@ -296,15 +302,15 @@ fn usual_threads(clients: u32, client: ClientKind, pace: Pace) -> usize {
 mod tests {
     use super::*;
 
-    /// What a file with these keys, and a target, comes to.
-    fn check(keys: &str) -> Result<Scenario, String> {
+    /// Validates a file with these keys and a target.
+    fn check(keys: &str) -> anyhow::Result<Scenario> {
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(&file, format!("url = 'http://127.0.0.1:1'\n{keys}")).unwrap();
         Scenario::check(super::super::file::read(file.path()).unwrap())
     }
 
     #[test]
-    fn the_defaults_are_a_hundred_real_clients() {
+    fn defaults_are_a_hundred_polling_upgrade_clients() {
         let scenario = check("").unwrap();
         assert_eq!(scenario.client, ClientKind::PollingUpgrade);
         assert_eq!(scenario.protocol, Protocol::V4);
@@ -313,89 +319,110 @@ mod tests {
         assert_eq!(scenario.messages.answer, Answer::Ack);
         assert_eq!(scenario.hold, Duration::from_secs(30));
         assert!(scenario.reconnect && scenario.tls.resume && !scenario.cookies);
-        assert_eq!(scenario.course, Course::Steady);
+        assert_eq!(scenario.mode, Mode::Steady);
     }
 
     #[test]
-    fn a_course_takes_as_long_as_it_must() {
+    fn hold_must_cover_all_events() {
         let deploy = check("[deploy]\nbackends-file = 'list'\nnodes = 2\ndrain = '3s'").unwrap();
         assert_eq!(deploy.hold, Duration::from_secs(5 + 2 * (3 + 5) + 10));
-        let fault = check("hold = '5s'\n[herd]\ntimes = 2").unwrap_err();
-        assert_eq!(fault, "hold is 5s, and what is to happen takes 35s");
+        let fault = check("hold = '5s'\n[herd]\ntimes = 2").unwrap_err().to_string();
+        assert_eq!(fault, "invalid hold 5s: the events take 35s; use at least this");
     }
 
     #[test]
-    fn the_timetable_is_sorted_and_within_the_fleet() {
-        let typed = "[chaos]\nbackends-file = 'list'\ndo = ['9s reset 2', '1s kill 0 back 2s']";
-        let Course::Chaos(chaos) = check(typed).unwrap().course else { panic!("chaos") };
-        assert_eq!(chaos.events[0].harm, Harm::Kill { back_after: Some(Duration::from_secs(2)) });
-        let fault = check("[chaos]\nbackends-file = 'list'\ndo = ['1s reset 3']").unwrap_err();
-        assert_eq!(fault, "node 3 is to be hurt, and there are 3, counted from 0");
+    fn chaos_events_are_sorted_and_their_nodes_checked() {
+        let given = "[chaos]\nbackends-file = 'list'\ndo = ['9s reset 2', '1s kill 0 back 2s']";
+        let Mode::Chaos(chaos) = check(given).unwrap().mode else { panic!("chaos") };
+        assert_eq!(
+            chaos.events[0].fault,
+            NodeFault::Kill { back_after: Some(Duration::from_secs(2)) }
+        );
+        let fault =
+            check("[chaos]\nbackends-file = 'list'\ndo = ['1s reset 3']").unwrap_err().to_string();
+        assert_eq!(fault, "invalid node 3: there are 3 nodes, numbered from 0");
     }
 
     #[test]
-    fn a_run_that_is_led_ends_with_its_input() {
+    fn a_controlled_run_ends_with_its_input() {
         let url = Some("http://127.0.0.1:1".to_owned());
-        let led = Options { url, led: true, ..Options::default() };
-        let scenario = Scenario::check(led.clone()).unwrap();
-        assert_eq!((scenario.course, scenario.hold), (Course::Led, Duration::ZERO));
-        let held = Options { hold: "1s".parse().ok(), ..led.clone() };
-        let fault = Scenario::check(held).map(|_| ()).unwrap_err();
-        assert_eq!(fault, "hold is given, and a run that is led ends with its input");
-        let herded = Options { herd: Some(HerdOptions::default()), ..led };
-        let fault = Scenario::check(herded).map(|_| ()).unwrap_err();
-        assert_eq!(fault, "a run that is led has no course of its own in its file");
+        let controlled = Options { url, controlled: true, ..Options::default() };
+        let scenario = Scenario::check(controlled.clone()).unwrap();
+        assert_eq!((scenario.mode, scenario.hold), (Mode::Controlled, Duration::ZERO));
+        let held = Options { hold: "1s".parse().ok(), ..controlled.clone() };
+        let fault = Scenario::check(held).map(|_| ()).unwrap_err().to_string();
+        let wanted =
+            "hold has no effect: a controlled run ends with its standard input; remove hold";
+        assert_eq!(fault, wanted);
+        let herded = Options { herd: Some(HerdOptions::default()), ..controlled };
+        let fault = Scenario::check(herded).map(|_| ()).unwrap_err().to_string();
+        let wanted =
+            "the scenario file of a controlled run cannot have a table herd, deploy or chaos";
+        assert_eq!(fault, wanted);
     }
 
     #[test]
-    fn each_fault_is_a_sentence() {
+    fn invalid_options_are_rejected_with_a_reason() {
         for (keys, fault) in [
             ("clients = 0", "invalid value 0 for clients: use a number from 1 to 1000000"),
             ("eio = 5", "invalid value 5 for eio: use 3 or 4"),
-            ("rate = 1\nramp = '1s'", "rate and ramp exclude each other"),
-            ("every = '1s'\nthink = '1s'", "every, think and silent exclude each other"),
-            ("every = '0s'", "every is 0, and must be longer"),
-            ("messages = 0", "messages is 0: say silent for clients that send nothing"),
-            ("repeat = true", "repeat needs messages: when else would a client leave?"),
-            ("messages = 1\nsilent = true", "messages are wanted of clients that are silent"),
-            ("header = ['x']", "\"x\" is no header field, such as 'Authorization: Bearer x'"),
+            ("rate = 1\nramp = '1s'", "rate and ramp exclude each other: give one of them"),
+            (
+                "every = '1s'\nthink = '1s'",
+                "every, think and silent exclude each other: give one of them",
+            ),
+            ("every = '0s'", "invalid duration 0 for every: use a longer one"),
+            (
+                "messages = 0",
+                "invalid value 0 for messages: use silent for clients that send nothing",
+            ),
+            (
+                "repeat = true",
+                "repeat needs messages, the number of messages after which a client is replaced",
+            ),
+            (
+                "messages = 1\nsilent = true",
+                "messages needs clients that send: give every or think",
+            ),
+            ("header = ['x']", "invalid header \"x\": write it as 'Name: value'"),
             (
                 "[deploy]",
-                "no backends-file: name the file that the proxy in front reads its backends from",
+                "no backends-file: give the file from which the proxy in front reads its backends",
             ),
             (
                 "[chaos]\nbackends-file = 'list'",
-                "no events; give some, for example --do '5s kill 1'",
+                "no events: give some, for example --do '5s kill 1'",
             ),
             (
                 "max-p99 = '1s'\nsilent = true",
-                "max-p99 cannot be judged: the clients send nothing that is answered",
+                "max-p99 cannot be checked: the clients send no message that is answered",
             ),
             (
                 "max-p99 = '1s'\nanswer = 'none'",
-                "max-p99 cannot be judged: the clients send nothing that is answered",
+                "max-p99 cannot be checked: the clients send no message that is answered",
             ),
             (
                 "max-p99 = '1s'\nclient = 'bulk'",
-                "max-p99 cannot be judged: the clients send nothing that is answered",
+                "max-p99 cannot be checked: the clients send no message that is answered",
             ),
             (
                 "max-code1 = 0\nclient = 'ws'",
-                "max-code1 cannot be judged: ws clients do not speak Engine.IO",
+                "max-code1 cannot be checked: ws clients do not use Engine.IO",
             ),
             (
                 "max-misrouted = 0\nclient = 'http'",
-                "max-misrouted cannot be judged: http clients have no session id",
+                "max-misrouted cannot be checked: http clients have no session id",
             ),
             (
                 "max-disconnects = 0\nclient = 'connect'",
-                "max-disconnects cannot be judged: connect clients leave at once",
+                "max-disconnects cannot be checked: connect clients disconnect at once",
             ),
-            ("[herd]\n[chaos]", "herd, deploy and chaos are runs of their own: name one of them"),
+            ("[herd]\n[chaos]", "herd, deploy and chaos exclude each other: use one of them"),
         ] {
-            assert_eq!(check(keys).map(|_| ()), Err(fault.to_owned()), "{keys}");
+            let found = check(keys).map(|_| ()).unwrap_err().to_string();
+            assert_eq!(found, fault, "{keys}");
         }
-        let fault = Scenario::check(Options::default()).map(|_| ()).unwrap_err();
+        let fault = Scenario::check(Options::default()).map(|_| ()).unwrap_err().to_string();
         assert!(fault.starts_with("no target"), "{fault}");
     }
 }

@@ -1,31 +1,33 @@
-//! Scenario files: TOML with the flags' names as keys, and a table for the course of the run.
+//! Scenario files: TOML with the names of the flags as keys, and one table for the kind of run.
 
 use std::{fs, path::Path};
 
+use anyhow::anyhow;
+
 use super::options::Options;
 
-/// Reads a file; relative paths in it start at its folder.
+/// Reads a file. Relative paths in the file are relative to its folder.
 ///
 /// # Errors
 ///
-/// One sentence with file, line and column.
-pub(crate) fn read(file: &Path) -> Result<Options, String> {
+/// The file cannot be read or is invalid; the error has file, line and column.
+pub(crate) fn read(file: &Path) -> anyhow::Result<Options> {
     let shown = file.display();
     let text = fs::read_to_string(file).map_err(|e| {
         let advice = match e.kind() {
             std::io::ErrorKind::NotFound => "; check the path",
             _ => "",
         };
-        format!("cannot read the scenario file {shown}: {e}{advice}")
+        anyhow!("cannot read the scenario file {shown}: {e}{advice}")
     })?;
     let mut options: Options = toml::from_str(&text).map_err(|fault| {
         let message = fault.message().trim_end().replace('\n', " ");
         match fault.span() {
             Some(span) => {
                 let (line, column) = place(&text, span.start);
-                format!("{shown}:{line}:{column}: {message}")
+                anyhow!("{shown}:{line}:{column}: {message}")
             }
-            None => format!("{shown}: {message}"),
+            None => anyhow!("{shown}: {message}"),
         }
     })?;
     let folder = file.parent().unwrap_or(Path::new(""));
@@ -40,7 +42,7 @@ pub(crate) fn read(file: &Path) -> Result<Options, String> {
     Ok(options)
 }
 
-/// Line and column, from 1, of a byte.
+/// Returns line and column, both from 1, of a byte.
 fn place(text: &str, at: usize) -> (usize, usize) {
     let before = &text[..text.floor_char_boundary(at)];
     let start = before.rfind('\n').map_or(0, |newline| newline + 1);
@@ -55,11 +57,11 @@ mod tests {
         let file = tempfile::NamedTempFile::new().unwrap();
         fs::write(&file, text).unwrap();
         let path = file.path().display().to_string();
-        read(file.path()).map_err(|fault| fault.replace(&path, "FILE"))
+        read(file.path()).map_err(|error| error.to_string().replace(&path, "FILE"))
     }
 
     #[test]
-    fn keys_are_the_flags_names() {
+    fn keys_are_the_names_of_the_flags() {
         let options =
             typed("client = 'websocket'\nevery = '2s'\nsize = 64\nrate = 50\nmax-p99 = '50ms'");
         let options = options.unwrap();
@@ -69,19 +71,19 @@ mod tests {
     }
 
     #[test]
-    fn a_fault_is_one_line_with_its_place() {
+    fn errors_are_one_line_with_their_position() {
         let fault = typed("clients = 1\nclints = 2").unwrap_err();
         assert!(fault.starts_with("FILE:2:1: unknown field `clints`"), "{fault}");
         let fault = typed("\nevery = 'soon'").unwrap_err();
         let wanted = "FILE:2:9: invalid duration soon: use a number with a unit, for example 500ms, 10s or 5m";
         assert_eq!(fault, wanted);
         assert_eq!(typed("a = [").unwrap_err().lines().count(), 1);
-        let fault = read(Path::new("/nowhere/x.toml")).unwrap_err();
+        let fault = read(Path::new("/nowhere/x.toml")).unwrap_err().to_string();
         assert!(fault.starts_with("cannot read the scenario file /nowhere/x.toml: "), "{fault}");
     }
 
     #[test]
-    fn relative_paths_start_at_the_files_folder() {
+    fn relative_paths_start_at_the_folder_of_the_file() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("smoke.toml");
         fs::write(&file, "json = 'out.json'\n[deploy]\nbackends-file = '/etc/list'").unwrap();
@@ -91,7 +93,7 @@ mod tests {
     }
 
     #[test]
-    fn a_flag_beats_the_file_and_what_excludes_it_there() {
+    fn a_flag_overrides_its_key_and_the_keys_it_excludes() {
         let file = typed("every = '2s'\nrate = 5\nclients = 7\nca = 'x'").unwrap();
         let flags = typed("think = '0s'\ninsecure = true").unwrap();
         let both = flags.over(file);

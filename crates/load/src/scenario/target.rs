@@ -1,7 +1,8 @@
-//! Where clients connect: the reading of a URL.
+//! Parses the URL of the target.
 
 use std::net::{SocketAddr, ToSocketAddrs};
 
+use anyhow::{Context as _, anyhow, bail, ensure};
 use http::{
     Uri,
     uri::{Authority, Scheme},
@@ -9,11 +10,11 @@ use http::{
 
 use super::{ClientKind, Target};
 
-/// Where a Socket.IO server answers unless it was told otherwise.
+/// Default path of a Socket.IO server.
 const SOCKET_IO: &str = "/socket.io/";
 
 impl Target {
-    /// As in a request line.
+    /// Path and query as in a request line.
     pub(crate) fn path_and_query(&self) -> String {
         match self.query.as_str() {
             "" => self.path.clone(),
@@ -21,36 +22,34 @@ impl Target {
         }
     }
 
-    /// Reads `url` for clients of a kind, and looks its host up.
+    /// Parses `url` for clients of a kind, and resolves its host.
     ///
     /// # Errors
     ///
-    /// A sentence for the user.
-    pub(crate) fn read(url: &str, client: ClientKind) -> Result<Self, String> {
-        // `localhost:8080` reads as a scheme of its own, and no port is ever meant so.
-        if !url.contains("://") {
-            return Err(format!("{url} has no scheme: did you mean http://{url} ?"));
-        }
-        let uri: Uri = url.parse().map_err(|e| format!("invalid URL {url}: {e}"))?;
+    /// The URL is invalid, or its host has no address.
+    pub(crate) fn read(url: &str, client: ClientKind) -> anyhow::Result<Self> {
+        // The URL parser takes the host of `localhost:8080` as a scheme.
+        ensure!(url.contains("://"), "no scheme in {url}: did you mean http://{url} ?");
+        let uri: Uri = url.parse().with_context(|| format!("invalid URL {url}"))?;
         let tls = match uri.scheme().map(Scheme::as_str) {
             Some("http" | "ws") => false,
             Some("https" | "wss") => true,
-            _ => return Err(format!("{url} must start with http://, https://, ws:// or wss://")),
+            _ => bail!("invalid scheme in {url}: use http://, https://, ws:// or wss://"),
         };
         if uri.authority().is_some_and(|authority| authority.as_str().contains('@')) {
-            return Err(format!("{url} holds a user name: send credentials with --header"));
+            bail!("user name in {url}: send credentials with --header instead");
         }
         let host = uri.host().unwrap_or_default();
         let bare = host.trim_start_matches('[').trim_end_matches(']');
-        if bare.is_empty() {
-            return Err(format!("{url} names no host"));
-        }
+        ensure!(!bare.is_empty(), "no host in {url}: give a URL such as http://127.0.0.1:8080");
         let usual = if tls { 443 } else { 80 };
         let authority = uri.authority().map_or("", Authority::as_str);
         let port = match authority.strip_prefix(host).and_then(|rest| rest.strip_prefix(':')) {
-            Some(typed) => {
-                typed.parse().ok().filter(|&port| port > 0).ok_or_else(|| no_port(url))?
-            }
+            Some(typed) => typed
+                .parse()
+                .ok()
+                .filter(|&port| port > 0)
+                .ok_or_else(|| anyhow!("invalid port in {url}: use a port from 1 to 65535"))?,
             None => usual,
         };
         let authority = if port == usual { host.to_owned() } else { format!("{host}:{port}") };
@@ -73,7 +72,7 @@ impl Target {
 }
 
 impl ClientKind {
-    /// Whether it speaks Engine.IO with Socket.IO over it.
+    /// Whether this kind of client uses Socket.IO.
     pub(crate) fn speaks_socket_io(self) -> bool {
         match self {
             Self::PollingUpgrade | Self::WebSocket | Self::Polling => true,
@@ -81,7 +80,7 @@ impl ClientKind {
         }
     }
 
-    /// Its name on the command line.
+    /// Name on the command line.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::PollingUpgrade => "polling-upgrade",
@@ -95,18 +94,11 @@ impl ClientKind {
     }
 }
 
-fn no_port(url: &str) -> String {
-    format!("invalid port in {url}: use a port from 1 to 65535")
-}
-
-fn look_up(host: &str, port: u16) -> Result<Vec<SocketAddr>, String> {
+fn look_up(host: &str, port: u16) -> anyhow::Result<Vec<SocketAddr>> {
     let found = (host, port).to_socket_addrs();
-    let mut addresses: Vec<_> =
-        found.map_err(|e| format!("the name {host} cannot be looked up: {e}"))?.collect();
+    let mut addresses: Vec<_> = found.with_context(|| format!("cannot resolve {host}"))?.collect();
     addresses.dedup();
-    if addresses.is_empty() {
-        return Err(format!("the name {host} has no address"));
-    }
+    ensure!(!addresses.is_empty(), "{host} has no address");
     Ok(addresses)
 }
 
@@ -114,7 +106,7 @@ fn look_up(host: &str, port: u16) -> Result<Vec<SocketAddr>, String> {
 mod tests {
     use super::*;
 
-    fn read(url: &str) -> Result<Target, String> {
+    fn read(url: &str) -> anyhow::Result<Target> {
         Target::read(url, ClientKind::PollingUpgrade)
     }
 
@@ -134,16 +126,16 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_target_is_told_in_a_sentence() {
+    fn invalid_urls_are_rejected_with_a_reason() {
         for (url, part) in [
             ("localhost:8080", "did you mean http://localhost:8080"),
-            ("ftp://127.0.0.1", "must start with http://"),
+            ("ftp://127.0.0.1", "invalid scheme in"),
             ("http://user:secret@127.0.0.1", "--header"),
             ("http://127.0.0.1:99999", "invalid port in"),
             ("http://[::1]:0", "invalid port in"),
             ("http://", "invalid URL"),
         ] {
-            let fault = read(url).unwrap_err();
+            let fault = read(url).unwrap_err().to_string();
             assert!(fault.contains(part), "{url}: {fault}");
         }
     }

@@ -1,49 +1,101 @@
-//! Values that people type: durations, sizes, rates. Read alike from flags and files.
+//! Parses durations, sizes and rates. Flags and scenario files have the same syntax.
 
-use std::{fmt, marker::PhantomData, str::FromStr, time::Duration};
+use std::{error, fmt, marker::PhantomData, str::FromStr, time::Duration};
 
 use serde::{Deserialize, Deserializer, de};
 
-/// A duration such as `500ms`, `10s`, `1h 30m`; a bare `0` too.
+/// A duration such as `500ms`, `10s`, `1h 30m`, or `0`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Span(pub(crate) Duration);
+pub(crate) struct DurationArg(pub(crate) Duration);
 
 /// A number of bytes such as `64`, `4KiB`, `1MiB`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Size(pub(crate) usize);
+pub(crate) struct SizeArg(pub(crate) usize);
 
-/// So many a second: `50`, `0.5`, `50/s`.
+/// A number per second: `50`, `0.5`, `50/s`.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) struct Rate(pub(crate) f64);
+pub(crate) struct RateArg(pub(crate) f64);
 
-/// Longest duration: far beyond any run, far from where clocks overflow.
+/// Maximum duration: far longer than any run, far from the overflow of clocks.
 const LONGEST: Duration = Duration::from_secs(400 * 24 * 3600);
 
-/// Slowest rate, one in 11 days: beyond it clocks overflow sooner or later.
+/// Minimum rate, one in 11 days: clocks overflow with much lower ones.
 const SLOWEST: f64 = 1e-6;
 
-impl FromStr for Span {
-    type Err = String;
+/// An invalid value in a flag or a scenario file, with the text that was given.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum ValueError {
+    /// Not a duration.
+    Duration(String),
+    /// A duration of more than 400 days.
+    LongDuration(String),
+    /// Not a size.
+    SizeArg(String),
+    /// Not a rate.
+    RateArg(String),
+    /// A rate of less than one in 11 days.
+    LowRate(String),
+    /// Not an event of a chaos run.
+    Event(String),
+    /// The node of this event is not a number.
+    Node {
+        /// The event.
+        event: String,
+        /// Its node.
+        node: String,
+    },
+}
 
-    fn from_str(typed: &str) -> Result<Self, String> {
+impl fmt::Display for ValueError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Duration(text) => write!(
+                f,
+                "invalid duration {text}: use a number with a unit, for example 500ms, 10s or 5m"
+            ),
+            Self::LongDuration(text) => {
+                write!(f, "invalid duration {text}: the maximum is 400 days")
+            }
+            Self::SizeArg(text) => write!(f, "invalid size {text}: write it as 64, 4KiB or 1MiB"),
+            Self::RateArg(text) => write!(f, "invalid rate {text}: write it as 50 or 0.5/s"),
+            Self::LowRate(text) => {
+                write!(f, "invalid rate {text}: the minimum is one in 11 days")
+            }
+            Self::Event(text) => write!(
+                f,
+                "invalid event {text:?}: write it as '5s kill 1', '5s kill 1 back 3s', \
+                 '10s hang 2 for 5s' or '20s reset 0'"
+            ),
+            Self::Node { event, node } => write!(
+                f,
+                "invalid node {node} in {event:?}: use the number of a node, counted from 0"
+            ),
+        }
+    }
+}
+
+impl error::Error for ValueError {}
+
+impl FromStr for DurationArg {
+    type Err = ValueError;
+
+    fn from_str(typed: &str) -> Result<Self, ValueError> {
         if typed.trim() == "0" {
             return Ok(Self(Duration::ZERO));
         }
         match humantime::parse_duration(typed) {
             Ok(duration) if duration <= LONGEST => Ok(Self(duration)),
-            Ok(_) => Err(format!("invalid duration {typed}: the longest is 400 days")),
-            Err(_) => Err(format!(
-                "invalid duration {typed}: use a number with a unit, for example 500ms, 10s or 5m"
-            )),
+            Ok(_) => Err(ValueError::LongDuration(typed.to_owned())),
+            Err(_) => Err(ValueError::Duration(typed.to_owned())),
         }
     }
 }
 
-impl FromStr for Size {
-    type Err = String;
+impl FromStr for SizeArg {
+    type Err = ValueError;
 
-    fn from_str(typed: &str) -> Result<Self, String> {
-        let wrong = || format!("invalid size {typed}: write it as 64, 4KiB or 1MiB");
+    fn from_str(typed: &str) -> Result<Self, ValueError> {
+        let wrong = || ValueError::SizeArg(typed.to_owned());
         let typed = typed.trim();
         let digits = typed.trim_end_matches(|c: char| !c.is_ascii_digit());
         let number: usize = digits.parse().map_err(|_| wrong())?;
@@ -58,51 +110,49 @@ impl FromStr for Size {
     }
 }
 
-impl FromStr for Rate {
-    type Err = String;
+impl FromStr for RateArg {
+    type Err = ValueError;
 
-    fn from_str(typed: &str) -> Result<Self, String> {
+    fn from_str(typed: &str) -> Result<Self, ValueError> {
         let number = typed.trim().trim_end_matches("/s");
         match number.parse::<f64>() {
             Ok(rate) if rate.is_finite() && rate >= SLOWEST => Ok(Self(rate)),
-            Ok(rate) if rate > 0.0 && rate < SLOWEST => {
-                Err(format!("invalid rate {typed}: the lowest is one in 11 days"))
-            }
-            _ => Err(format!("invalid rate {typed}: write it as 50 or 0.5/s")),
+            Ok(rate) if rate > 0.0 && rate < SLOWEST => Err(ValueError::LowRate(typed.to_owned())),
+            _ => Err(ValueError::RateArg(typed.to_owned())),
         }
     }
 }
 
-impl<'de> Deserialize<'de> for Span {
+impl<'de> Deserialize<'de> for DurationArg {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         deserializer.deserialize_any(typed("a duration in quotes, such as \"10s\""))
     }
 }
 
-impl<'de> Deserialize<'de> for Size {
+impl<'de> Deserialize<'de> for SizeArg {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         deserializer.deserialize_any(typed("a number of bytes, or a size such as \"4KiB\""))
     }
 }
 
-impl<'de> Deserialize<'de> for Rate {
+impl<'de> Deserialize<'de> for RateArg {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(typed("a number a second, such as 50 or \"50/s\""))
+        deserializer.deserialize_any(typed("a number per second, such as 50 or \"50/s\""))
     }
 }
 
-/// Takes a string, and a number as if it had been typed in quotes.
+/// Deserializes a string, or a number as if it were in quotes.
 struct Typed<T> {
     wanted: &'static str,
     made: PhantomData<T>,
 }
 
-/// A visitor that says it wanted this.
+/// A visitor that expects `wanted`.
 fn typed<T>(wanted: &'static str) -> Typed<T> {
     Typed { wanted, made: PhantomData }
 }
 
-impl<T: FromStr<Err = String>> de::Visitor<'_> for Typed<T> {
+impl<T: FromStr<Err = ValueError>> de::Visitor<'_> for Typed<T> {
     type Value = T;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -128,32 +178,32 @@ mod tests {
 
     #[test]
     fn durations() {
-        assert_eq!("10s".parse(), Ok(Span(Duration::from_secs(10))));
-        assert_eq!("1h 30m".parse(), Ok(Span(Duration::from_secs(5400))));
-        assert_eq!("0".parse(), Ok(Span(Duration::ZERO)));
-        let fault = "10".parse::<Span>().unwrap_err();
+        assert_eq!("10s".parse(), Ok(DurationArg(Duration::from_secs(10))));
+        assert_eq!("1h 30m".parse(), Ok(DurationArg(Duration::from_secs(5400))));
+        assert_eq!("0".parse(), Ok(DurationArg(Duration::ZERO)));
+        let fault = "10".parse::<DurationArg>().unwrap_err().to_string();
         assert_eq!(
             fault,
             "invalid duration 10: use a number with a unit, for example 500ms, 10s or 5m"
         );
-        assert!("1000d".parse::<Span>().is_err());
+        assert!("1000d".parse::<DurationArg>().is_err());
     }
 
     #[test]
     fn sizes() {
-        assert_eq!("64".parse(), Ok(Size(64)));
-        assert_eq!("4KiB".parse(), Ok(Size(4096)));
+        assert_eq!("64".parse(), Ok(SizeArg(64)));
+        assert_eq!("4KiB".parse(), Ok(SizeArg(4096)));
         for wrong in ["", "4kb", "KiB", "-1", "99999999999999999999", "18446744073709551615KiB"] {
-            assert!(wrong.parse::<Size>().is_err(), "{wrong}");
+            assert!(wrong.parse::<SizeArg>().is_err(), "{wrong}");
         }
     }
 
     #[test]
     fn rates() {
-        assert_eq!("50/s".parse(), Ok(Rate(50.0)));
-        assert_eq!("0.5".parse(), Ok(Rate(0.5)));
+        assert_eq!("50/s".parse(), Ok(RateArg(50.0)));
+        assert_eq!("0.5".parse(), Ok(RateArg(0.5)));
         for wrong in ["0", "-1", "1e-300", "inf", "NaN", "fast"] {
-            assert!(wrong.parse::<Rate>().is_err(), "{wrong}");
+            assert!(wrong.parse::<RateArg>().is_err(), "{wrong}");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Who gathers from all threads.
+//! Collects the figures of all threads.
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -7,43 +7,43 @@ use std::{
 
 use super::{
     ErrorKind, Recorder,
-    recorder::{Desk, Gauge},
-    series::{Checkpoint, Look, Mark, Moment, NodeTotal, Quantiles, Record, Second},
+    recorder::{ConnectedGauge, RecorderState},
+    series::{Checkpoint, Mark, Moment, NodeTotal, Quantiles, Record, Second, Status},
     tally::{Latencies, Tally},
 };
 use crate::cost::Meter;
 
-/// Gathers what all recorders were told. Somebody calls [`second`](Self::second) once a second; the
-/// course of the run sets marks and checkpoints.
+/// Collects what all recorders have counted. The caller calls [`second`](Self::second) once per second; the
+/// phases of the run add marks and checkpoints.
 #[derive(Debug)]
 pub(crate) struct Collector {
     epoch: Instant,
-    ledger: Mutex<Ledger>,
+    state: Mutex<CollectorState>,
 }
 
 #[derive(Debug)]
-struct Ledger {
+struct CollectorState {
     recorders: Vec<Arc<Recorder>>,
-    gauge: Arc<Gauge>,
+    gauge: Arc<ConnectedGauge>,
     meter: Meter,
-    /// Changes places with each recorder's own; empty in between.
+    /// Swapped with the tally of each recorder; empty in between.
     spare: Tally,
-    /// Since the last second was closed.
+    /// Since the end of the last second.
     current: Tally,
-    /// When that was.
+    /// End of the last second.
     closed: Duration,
-    /// As far as the last gathering.
+    /// At the last collection.
     connected: u64,
     on_node: Vec<u64>,
-    /// Whether the steady phase is on.
-    steadily: bool,
+    /// Whether this is the steady phase.
+    in_steady_phase: bool,
     /// The whole run so far.
     total: Tally,
     record: Record,
 }
 
 impl Collector {
-    /// Starts the clock of the run. The meter's processes are looked at with each second and checkpoint.
+    /// Starts the clock of the run. The processes of the meter are measured at each second and checkpoint.
     pub(crate) fn new(meter: Meter) -> Self {
         let record = Record {
             started: SystemTime::now(),
@@ -61,7 +61,7 @@ impl Collector {
             checkpoints: Vec::new(),
             processes: Vec::new(),
         };
-        let ledger = Ledger {
+        let state = CollectorState {
             recorders: Vec::new(),
             gauge: Arc::default(),
             meter,
@@ -70,11 +70,11 @@ impl Collector {
             closed: Duration::ZERO,
             connected: 0,
             on_node: Vec::new(),
-            steadily: false,
+            in_steady_phase: false,
             total: Tally::new(),
             record,
         };
-        Self { epoch: Instant::now(), ledger: Mutex::new(ledger) }
+        Self { epoch: Instant::now(), state: Mutex::new(state) }
     }
 
     /// Zero of the run's clock.
@@ -82,53 +82,54 @@ impl Collector {
         self.epoch
     }
 
-    /// A recorder for one more thread.
+    /// Returns a recorder for one more thread.
     pub(crate) fn recorder(&self) -> Arc<Recorder> {
-        let mut ledger = self.ledger();
-        let recorder = Arc::new(Recorder::new(Arc::clone(&ledger.gauge)));
-        ledger.recorders.push(Arc::clone(&recorder));
+        let mut state = self.state();
+        let recorder = Arc::new(Recorder::new(Arc::clone(&state.gauge)));
+        state.recorders.push(Arc::clone(&recorder));
         recorder
     }
 
-    /// Notes that something happened now, in a few words.
+    /// Records an event of the run at the current time.
     pub(crate) fn mark(&self, text: impl Into<String>) {
         let mark = Mark { at: self.epoch.elapsed(), text: text.into() };
-        self.ledger().record.marks.push(mark);
+        self.state().record.marks.push(mark);
     }
 
-    /// Notes the sums and the costs of now. Each moment comes once, in the order of [`Moment`].
+    /// Records totals and resource usage at the current time. Each moment comes once, in the order of
+    /// [`Moment`].
     pub(crate) fn checkpoint(&self, moment: Moment) {
-        let mut ledger = self.ledger();
-        ledger.gather();
-        let spent = ledger.meter.read(self.epoch.elapsed());
+        let mut state = self.state();
+        state.collect();
+        let usage = state.meter.read(self.epoch.elapsed());
         let checkpoint = Checkpoint {
             moment,
             at: self.epoch.elapsed(),
-            counters: ledger.total.counters,
-            connected: ledger.connected,
-            spent,
+            counters: state.total.counters,
+            connected: state.connected,
+            usage,
         };
-        ledger.steadily = moment == Moment::SteadyStart;
-        ledger.record.checkpoints.push(checkpoint);
+        state.in_steady_phase = moment == Moment::SteadyStart;
+        state.record.checkpoints.push(checkpoint);
     }
 
-    /// Closes the current second and shows it.
-    pub(crate) fn second(&self) -> Arc<Second> {
-        let mut ledger = self.ledger();
-        ledger.gather();
-        ledger.close(self.epoch.elapsed())
+    /// Ends the current second and returns it.
+    pub(crate) fn end_second(&self) -> Arc<Second> {
+        let mut state = self.state();
+        state.collect();
+        state.close(self.epoch.elapsed())
     }
 
-    /// How things stand now.
-    pub(crate) fn look(&self) -> Look {
-        let mut ledger = self.ledger();
-        ledger.gather();
-        let errors = ErrorKind::ALL.into_iter().zip(ledger.total.errors);
-        let nodes = ledger.record.nodes.iter().zip(&ledger.on_node);
-        Look {
+    /// Returns the current status.
+    pub(crate) fn status(&self) -> Status {
+        let mut state = self.state();
+        state.collect();
+        let errors = ErrorKind::ALL.into_iter().zip(state.total.errors);
+        let nodes = state.record.nodes.iter().zip(&state.on_node);
+        Status {
             at_s: self.epoch.elapsed().as_secs_f64(),
-            connected: ledger.connected,
-            totals: ledger.total.counters,
+            connected: state.connected,
+            totals: state.total.counters,
             errors: errors
                 .filter(|(_, many)| *many > 0)
                 .map(|(kind, n)| (kind.label(), n))
@@ -140,62 +141,62 @@ impl Collector {
         }
     }
 
-    /// Names of the nodes seen so far, in the order of [`Second::on_node`].
+    /// Returns the nodes seen so far, in the order of [`Second::on_node`].
     pub(crate) fn nodes(&self) -> Vec<NodeTotal> {
-        self.ledger().record.nodes.clone()
+        self.state().record.nodes.clone()
     }
 
-    /// The marks from the `seen`th on.
+    /// Returns the marks after the first `seen` ones.
     pub(crate) fn marks_after(&self, seen: usize) -> Vec<Mark> {
-        self.ledger().record.marks.iter().skip(seen).cloned().collect()
+        self.state().record.marks.iter().skip(seen).cloned().collect()
     }
 
-    /// Sums, errors by kind and seconds, as far as they have been gathered: for a look on the way.
+    /// Returns totals and errors by kind at the last collection.
     pub(crate) fn totals(&self) -> (super::Counters, super::ErrorCounts) {
-        let ledger = self.ledger();
-        (ledger.total.counters, ledger.total.errors)
+        let state = self.state();
+        (state.total.counters, state.total.errors)
     }
 
-    /// Everything so far, with what is left of the current second.
+    /// Returns everything so far, including the incomplete current second.
     pub(crate) fn record(&self) -> Record {
-        let mut ledger = self.ledger();
-        ledger.gather();
-        ledger.close(self.epoch.elapsed());
-        let total = &ledger.total;
+        let mut state = self.state();
+        state.collect();
+        state.close(self.epoch.elapsed());
+        let total = &state.total;
         let (totals, errors) = (total.counters, total.errors);
         let latencies = total.latencies.clone();
         Record {
-            length: ledger.closed,
+            length: state.closed,
             totals,
             errors,
             latencies,
-            processes: ledger.meter.processes().to_vec(),
-            ..ledger.record.clone()
+            processes: state.meter.processes().to_vec(),
+            ..state.record.clone()
         }
     }
 
-    fn ledger(&self) -> MutexGuard<'_, Ledger> {
-        self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
+    fn state(&self) -> MutexGuard<'_, CollectorState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Ledger {
-    /// Empties all recorders into the current second and the totals.
-    fn gather(&mut self) {
+impl CollectorState {
+    /// Moves the figures of all recorders into the current second and the totals.
+    fn collect(&mut self) {
         self.connected = 0;
         self.on_node.fill(0);
         for node in &mut self.record.nodes {
             node.sessions = 0;
         }
         for recorder in &self.recorders {
-            // Held no longer than it takes to change two tallies and to copy a handful of numbers.
-            let desk = recorder.swap(&mut self.spare);
-            self.connected += desk.connected;
-            see(&desk, &mut self.record, &mut self.on_node);
-            drop(desk);
+            // Locked only while two tallies are swapped and a few numbers are copied.
+            let state = recorder.swap(&mut self.spare);
+            self.connected += state.connected;
+            add_recorder(&state, &mut self.record, &mut self.on_node);
+            drop(state);
             self.current.add(&self.spare);
             self.total.add(&self.spare);
-            if self.steadily {
+            if self.in_steady_phase {
                 self.record.steady.add(&self.spare.latencies.message);
             }
             self.spare.clear();
@@ -214,7 +215,7 @@ impl Ledger {
             connect: Quantiles::of(latencies.connect.histogram()),
             message: Quantiles::of(latencies.message.histogram()),
             broadcast: Quantiles::of(latencies.broadcast.histogram()),
-            spent: self.meter.read(now),
+            usage: self.meter.read(now),
         });
         self.closed = now;
         self.current.clear();
@@ -224,9 +225,9 @@ impl Ledger {
     }
 }
 
-/// Adds one thread's nodes, and keeps the first sample of each kind.
-fn see(desk: &Desk, record: &mut Record, on_node: &mut Vec<u64>) {
-    for node in &desk.nodes {
+/// Adds the nodes of one thread, and keeps the first sample of each kind.
+fn add_recorder(state: &RecorderState, record: &mut Record, on_node: &mut Vec<u64>) {
+    for node in &state.nodes {
         let known = record.nodes.iter().position(|total| total.name == node.name);
         let index = known.unwrap_or_else(|| {
             record.nodes.push(NodeTotal { name: node.name.clone(), sessions: 0 });
@@ -236,12 +237,12 @@ fn see(desk: &Desk, record: &mut Record, on_node: &mut Vec<u64>) {
         record.nodes[index].sessions += node.sessions;
         on_node[index] += node.connected;
     }
-    for (first, sample) in record.samples.iter_mut().zip(&desk.samples) {
+    for (first, sample) in record.samples.iter_mut().zip(&state.samples) {
         if first.is_none() {
             first.clone_from(sample);
         }
     }
     if record.misrouting.is_none() {
-        record.misrouting.clone_from(&desk.misrouting);
+        record.misrouting.clone_from(&state.misrouting);
     }
 }

@@ -1,35 +1,35 @@
-//! What can go wrong for a client: a closed list.
+//! The kinds of failures of a client.
 
 use std::fmt;
 
-/// Why something failed.
+/// Kind of a failure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum ErrorKind {
-    /// Engine.IO's `{"code":1}`, "Session ID unknown": the request reached a node that does not know
-    /// the session.
+    /// Engine.IO error `{"code":1}`, "Session ID unknown": the request reached a node that does not own the
+    /// session.
     Code1,
-    /// Any other Engine.IO error object, and a refused Socket.IO CONNECT.
+    /// Another Engine.IO error, or a rejected Socket.IO CONNECT.
     EngineIo,
-    /// An upgrade that was not answered by 101 (or whose probe was not answered).
+    /// An upgrade not answered by 101, or a probe without an answer.
     UpgradeRefused,
-    /// A TLS handshake or record that failed.
+    /// A failed TLS handshake or record.
     Tls,
-    /// No TCP connection.
+    /// A TCP connection failed.
     Connect,
-    /// No answer within the deadline, heartbeats included.
+    /// No answer, or no heartbeat, within the deadline.
     Timeout,
-    /// A connection that the other side ended while the client wanted it.
+    /// The server ended a connection that the client still needed.
     Disconnect,
-    /// An answer that is not what was sent.
+    /// An answer with different content than the message.
     WrongEcho,
-    /// An HTTP status that nobody asked for.
+    /// An unexpected HTTP status.
     Status,
-    /// Bytes that are no HTTP, WebSocket, Engine.IO or Socket.IO.
+    /// Invalid HTTP, WebSocket, Engine.IO or Socket.IO.
     Protocol,
 }
 
 impl ErrorKind {
-    /// In the order of tables and legends.
+    /// All kinds, in the order of tables and legends.
     pub(crate) const ALL: [Self; 10] = [
         Self::Code1,
         Self::EngineIo,
@@ -43,7 +43,7 @@ impl ErrorKind {
         Self::Protocol,
     ];
 
-    /// For programs: `code1`, `upgrade_refused`…
+    /// Name in figures: `code1`, `upgrade_refused`…
     pub(crate) fn label(self) -> &'static str {
         match self {
             Self::Code1 => "code1",
@@ -60,17 +60,17 @@ impl ErrorKind {
     }
 }
 
-/// A failure with what was seen of it.
+/// A failure with a description.
 #[derive(Clone, Debug)]
 pub(crate) struct Failure {
-    /// For counting.
+    /// Kind of the failure.
     pub(crate) kind: ErrorKind,
-    /// For people: one clause, such as "the server answered 502 Bad Gateway".
+    /// Description, such as "the server answered 502 Bad Gateway".
     pub(crate) detail: String,
 }
 
 impl Failure {
-    /// A failure of a kind, described.
+    /// A failure with a description.
     pub(crate) fn new(kind: ErrorKind, detail: impl Into<String>) -> Self {
         Self { kind, detail: detail.into() }
     }

@@ -1,4 +1,4 @@
-//! What a run leaves behind: seconds, marks, moments and totals.
+//! The results of a run: seconds, marks, checkpoints and totals.
 
 use std::{
     collections::BTreeMap,
@@ -12,106 +12,106 @@ use serde::{Deserialize, Serialize};
 use super::tally::{Counters, ErrorCounts, Latencies, LatencySet};
 use crate::cost;
 
-/// Everything that was seen of a run.
+/// All results of a run.
 #[derive(Clone, Debug)]
 pub(crate) struct Record {
-    /// When the run began, by the wall clock.
+    /// Start of the run, wall clock.
     pub(crate) started: SystemTime,
-    /// From the beginning to the last count.
+    /// From the start to the last collection.
     pub(crate) length: Duration,
-    /// Sums over the whole run.
+    /// Totals of the run.
     pub(crate) totals: Counters,
-    /// Errors of the whole run by kind.
+    /// Errors of the run by kind.
     pub(crate) errors: ErrorCounts,
-    /// The first failure of each kind, described.
+    /// First failure of each kind.
     pub(crate) samples: [Option<Box<str>>; super::ErrorKind::ALL.len()],
-    /// The first answer from a wrong node, described.
+    /// Description of the first misrouted answer.
     pub(crate) misrouting: Option<Box<str>>,
-    /// Latencies of the whole run.
+    /// Latencies of the run.
     pub(crate) latencies: LatencySet,
     /// Latency of messages answered in the steady phase.
     pub(crate) steady: Latencies,
-    /// Nodes that told their names, in the order of their first session.
+    /// Nodes that sent their names, in the order of their first session.
     pub(crate) nodes: Vec<NodeTotal>,
-    /// Most clients connected at once.
+    /// Maximum clients connected at once.
     pub(crate) peak: u64,
-    /// The run second by second.
+    /// One entry per second.
     pub(crate) seconds: Vec<Arc<Second>>,
-    /// What happened on the way, in order of time.
+    /// Events of the run, in order of time.
     pub(crate) marks: Vec<Mark>,
-    /// Sums and costs at the borders of the phases, in order of time.
+    /// Totals and resource usage at the boundaries of the phases, in order of time.
     pub(crate) checkpoints: Vec<Checkpoint>,
-    /// The processes whose cost was measured.
+    /// The measured processes.
     pub(crate) processes: Vec<cost::Process>,
 }
 
 /// A node over the whole run.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct NodeTotal {
-    /// As it told.
+    /// Name that the node sent.
     pub(crate) name: Box<str>,
-    /// Clients that ever connected to it.
+    /// Clients that ever connected.
     pub(crate) sessions: u64,
 }
 
-/// How things stand at one moment of a run.
+/// Status at one moment of a run.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-pub(crate) struct Look {
-    /// Seconds from the start of the run.
+pub(crate) struct Status {
+    /// Seconds since the start of the run.
     pub(crate) at_s: f64,
     /// Clients connected now.
     pub(crate) connected: u64,
-    /// Sums since the start.
+    /// Totals since the start.
     pub(crate) totals: Counters,
-    /// Errors since the start by kind; kinds without any are left out.
+    /// Errors since the start by kind, without kinds that did not occur.
     pub(crate) errors: BTreeMap<&'static str, u64>,
-    /// Clients connected now by node; nodes that nobody is on are left out.
+    /// Clients connected now by node, without nodes that have none.
     pub(crate) nodes: BTreeMap<Box<str>, u64>,
 }
 
-/// What happened within about a second.
+/// Figures of about one second.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Second {
-    /// Its end, from the start of the run.
+    /// End, from the start of the run.
     pub(crate) at: Duration,
-    /// Its length: a second, or what was left of it at the end.
+    /// Length: one second, or less at the end of the run.
     pub(crate) span: Duration,
-    /// Sums of this second alone.
+    /// Totals of this second.
     pub(crate) counters: Counters,
     /// Errors of this second by kind.
     pub(crate) errors: ErrorCounts,
-    /// Clients connected at its end.
+    /// Clients connected at the end.
     pub(crate) connected: u64,
-    /// Clients connected at its end by node, in the order of [`Record::nodes`]; nodes that are
-    /// missing at its end had not been seen yet.
+    /// Clients connected at the end by node, in the order of [`Record::nodes`]. Nodes seen only later are
+    /// missing.
     pub(crate) on_node: Vec<u64>,
-    /// From due to connected.
+    /// Time from a due attempt to the connection.
     pub(crate) connect: Quantiles,
-    /// From due to answered.
+    /// Time from a due message to its answer.
     pub(crate) message: Quantiles,
-    /// From due to heard.
+    /// Time from a due broadcast to its arrival.
     pub(crate) broadcast: Quantiles,
-    /// What the measured processes had spent at its end; empty where none are measured.
-    pub(crate) spent: Vec<cost::Spent>,
+    /// Usage of the measured processes at the end; may be empty.
+    pub(crate) usage: Vec<cost::ProcessUsage>,
 }
 
-/// Latencies of a second, in microseconds.
+/// Latencies of one second, in microseconds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Quantiles {
-    /// How many were recorded; the rest is 0 where none was.
+    /// Number of values; if 0, the other fields are 0 too.
     pub(crate) count: u64,
-    /// Half of them took at most this long.
+    /// Median.
     pub(crate) p50_us: u64,
-    /// Nine of ten took at most this long.
+    /// 90th percentile.
     pub(crate) p90_us: u64,
-    /// 99 of a hundred took at most this long.
+    /// 99th percentile.
     pub(crate) p99_us: u64,
-    /// The longest.
+    /// Maximum.
     pub(crate) max_us: u64,
 }
 
 impl Quantiles {
-    /// Of a histogram of microseconds.
+    /// Computes the quantiles of a histogram of microseconds.
     pub(crate) fn of(histogram: &Histogram<u64>) -> Self {
         if histogram.is_empty() {
             return Self::default();
@@ -126,40 +126,40 @@ impl Quantiles {
     }
 }
 
-/// Something that happened to all: a vertical line in the charts.
+/// An event of the run; a vertical line in the charts.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Mark {
-    /// From the start of the run.
+    /// Time since the start of the run.
     pub(crate) at: Duration,
-    /// A few words: "replacing node-2".
+    /// Description: "replacing node-2".
     pub(crate) text: String,
 }
 
-/// A border between phases.
+/// A boundary between phases.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Moment {
     /// Before the first arrival.
     Before,
-    /// All have arrived and settled.
+    /// All clients have arrived, and the effects of the arrivals are over.
     SteadyStart,
-    /// Just before the order to leave.
+    /// Just before the order to disconnect.
     SteadyEnd,
-    /// All have left.
+    /// All clients have disconnected.
     After,
 }
 
-/// How far things were at a border between phases.
+/// Totals and usage at a boundary between phases.
 #[derive(Clone, Debug)]
 pub(crate) struct Checkpoint {
-    /// Which border.
+    /// The boundary.
     pub(crate) moment: Moment,
-    /// From the start of the run.
+    /// Time since the start of the run.
     pub(crate) at: Duration,
-    /// Sums since the start.
+    /// Totals since the start.
     pub(crate) counters: Counters,
     /// Clients connected.
     pub(crate) connected: u64,
-    /// What the measured processes had spent; empty where none are measured.
-    pub(crate) spent: Vec<cost::Spent>,
+    /// Usage of the measured processes; may be empty.
+    pub(crate) usage: Vec<cost::ProcessUsage>,
 }

@@ -1,4 +1,4 @@
-//! What is counted between two visits of the collector.
+//! What is counted between two collections.
 
 use std::{ops::AddAssign, time::Duration};
 
@@ -7,56 +7,55 @@ use serde::{Deserialize, Serialize};
 
 use super::ErrorKind;
 
-/// Longer latencies are counted as this one: a day.
-const LONGEST_MICROS: u64 = 24 * 60 * 60 * 1_000_000;
+/// Maximum latency, one day; longer ones are counted as this.
+const MAX_MICROS: u64 = 24 * 60 * 60 * 1_000_000;
 
 /// Significant decimal digits of a recorded latency.
 const DIGITS: u8 = 3;
 
-/// What happened, as sums since the start (or since the last second, where a second says so).
+/// Counters since the start of the run, or of one second.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub(crate) struct Counters {
-    /// Clients that got connected, as far as their kind goes, returns included.
+    /// Clients that connected, including reconnects.
     pub(crate) connects: u64,
-    /// Changes from polling to WebSocket.
+    /// Upgrades from polling to WebSocket.
     pub(crate) upgrades: u64,
-    /// Messages, requests or packets of payload that went out.
+    /// Sent messages, requests and broadcasts.
     pub(crate) sent: u64,
     /// Answers to them.
     pub(crate) answered: u64,
-    /// Messages that waited for their answer when their connection ended; none of the errors.
+    /// Messages still unanswered when their connection ended; not errors.
     pub(crate) unanswered: u64,
-    /// Broadcasts that came in.
-    pub(crate) heard: u64,
-    /// Payload that went out.
+    /// Received broadcasts.
+    pub(crate) broadcasts: u64,
+    /// Sent payload in bytes.
     pub(crate) bytes_sent: u64,
-    /// Payload that came in: answers, broadcasts and downloads.
+    /// Received payload in bytes: answers, broadcasts and downloads.
     pub(crate) bytes_received: u64,
-    /// Sessions that came to their wanted end.
+    /// Sessions that ended as planned.
     pub(crate) finished: u64,
-    /// Failures of all kinds, lost connections included.
+    /// Failures of all kinds, including disconnects.
     pub(crate) errors: u64,
-    /// Connections lost that nobody asked for; each of them is one of the errors too.
+    /// Connections that were lost unexpectedly; each is also an error.
     pub(crate) disconnects: u64,
-    /// Connections lost with a node that a deploy stopped at the end of its drain; each of them is one of
-    /// the disconnects too.
+    /// Connections lost with a node that a deploy stopped at the end of its drain; each is also a disconnect.
     pub(crate) undrained: u64,
-    /// Connections lost with a node that the run itself has killed, hung or reset; none of the errors.
+    /// Connections lost with a node that the run itself killed, hung or reset; not errors.
     pub(crate) node_gone: u64,
-    /// Clients that were asked to come back; none of the errors. A WebSocket is asked by a Close with code
-    /// 1012 ("service restart"), a session that polls by a code 1 of the proxy itself while its node drains.
+    /// Clients that were asked to reconnect; not errors. A WebSocket is asked by a Close with code 1012
+    /// ("service restart"), a polling session by a code 1 of the proxy itself while its node drains.
     pub(crate) moved: u64,
-    /// Connections dropped because the course of the run wanted it (a herd); none of the errors.
+    /// Connections that the run dropped (herd); not errors.
     pub(crate) dropped: u64,
-    /// Answers from a node that is not the session's.
+    /// Answers from a node that does not own the session.
     pub(crate) misrouted: u64,
-    /// Sessions whose node told its name: without any, no answer can be known to be misrouted.
+    /// Sessions whose node sent its name. If 0, misrouting cannot be detected.
     pub(crate) named: u64,
 }
 
 impl Counters {
-    /// What was added since `earlier`.
+    /// Returns the difference to `earlier`.
     pub(crate) fn since(&self, earlier: &Self) -> Self {
         Self {
             connects: self.connects.saturating_sub(earlier.connects),
@@ -64,7 +63,7 @@ impl Counters {
             sent: self.sent.saturating_sub(earlier.sent),
             answered: self.answered.saturating_sub(earlier.answered),
             unanswered: self.unanswered.saturating_sub(earlier.unanswered),
-            heard: self.heard.saturating_sub(earlier.heard),
+            broadcasts: self.broadcasts.saturating_sub(earlier.broadcasts),
             bytes_sent: self.bytes_sent.saturating_sub(earlier.bytes_sent),
             bytes_received: self.bytes_received.saturating_sub(earlier.bytes_received),
             finished: self.finished.saturating_sub(earlier.finished),
@@ -87,7 +86,7 @@ impl AddAssign<&Self> for Counters {
         self.sent += other.sent;
         self.answered += other.answered;
         self.unanswered += other.unanswered;
-        self.heard += other.heard;
+        self.broadcasts += other.broadcasts;
         self.bytes_sent += other.bytes_sent;
         self.bytes_received += other.bytes_received;
         self.finished += other.finished;
@@ -102,37 +101,37 @@ impl AddAssign<&Self> for Counters {
     }
 }
 
-/// Latencies in microseconds. Its size is fixed when it is made: recording allocates nothing.
+/// Latencies in microseconds. All memory is allocated by `new`; recording does not allocate.
 #[derive(Clone, Debug)]
 pub(crate) struct Latencies(Histogram<u64>);
 
 impl Latencies {
-    /// None yet.
+    /// An empty histogram.
     pub(crate) fn new() -> Self {
-        let histogram = Histogram::new_with_bounds(1, LONGEST_MICROS, DIGITS);
-        Self(histogram.expect("these bounds are fine"))
+        let histogram = Histogram::new_with_bounds(1, MAX_MICROS, DIGITS);
+        Self(histogram.expect("the bounds are valid"))
     }
 
-    /// One more.
+    /// Adds a latency.
     pub(crate) fn record(&mut self, latency: Duration) {
         self.0.saturating_record(u64::try_from(latency.as_micros()).unwrap_or(u64::MAX));
     }
 
-    /// All of another's.
+    /// Adds all latencies of `other`.
     pub(crate) fn add(&mut self, other: &Self) {
         if !other.0.is_empty() {
-            self.0.add(&other.0).expect("all have the same bounds");
+            self.0.add(&other.0).expect("all histograms have the same bounds");
         }
     }
 
-    /// None again. What never held one is not touched, so that its pages stay unmapped.
+    /// Removes all latencies. An unused histogram is not written to, so that its pages stay unmapped.
     pub(crate) fn clear(&mut self) {
         if !self.0.is_empty() {
             self.0.reset();
         }
     }
 
-    /// For percentiles and curves.
+    /// Returns the histogram, for percentiles and curves.
     pub(crate) fn histogram(&self) -> &Histogram<u64> {
         &self.0
     }
@@ -141,20 +140,20 @@ impl Latencies {
 /// The latencies of a run.
 #[derive(Clone, Debug)]
 pub(crate) struct LatencySet {
-    /// From the time an attempt was due to the connected client.
+    /// From a due attempt to the connection.
     pub(crate) connect: Latencies,
-    /// From the time a message was due to its answer.
+    /// From a due message to its answer.
     pub(crate) message: Latencies,
-    /// From the time a message was due to the end of its connection, which came before an answer.
+    /// From a due message to the end of its connection, without an answer.
     pub(crate) unanswered: Latencies,
-    /// From the time a broadcast was due to its arrival at each client.
+    /// From a due broadcast to its arrival at each client.
     pub(crate) broadcast: Latencies,
-    /// From the start of a session to its wanted end.
+    /// From the start of a session to its planned end.
     pub(crate) session: Latencies,
 }
 
 impl LatencySet {
-    /// None yet.
+    /// Empty histograms.
     pub(crate) fn new() -> Self {
         let none = Latencies::new;
         Self {
@@ -166,7 +165,7 @@ impl LatencySet {
         }
     }
 
-    /// All of another's.
+    /// Adds all latencies of `other`.
     pub(crate) fn add(&mut self, other: &Self) {
         self.connect.add(&other.connect);
         self.message.add(&other.message);
@@ -175,7 +174,7 @@ impl LatencySet {
         self.session.add(&other.session);
     }
 
-    /// None again.
+    /// Removes all latencies.
     pub(crate) fn clear(&mut self) {
         self.connect.clear();
         self.message.clear();
@@ -188,7 +187,7 @@ impl LatencySet {
 /// Errors by kind, in the order of [`ErrorKind::ALL`].
 pub(crate) type ErrorCounts = [u64; ErrorKind::ALL.len()];
 
-/// What one thread reported since it was last visited.
+/// What one thread has reported since the last collection.
 #[derive(Debug)]
 pub(crate) struct Tally {
     pub(crate) counters: Counters,
@@ -197,7 +196,7 @@ pub(crate) struct Tally {
 }
 
 impl Tally {
-    /// Nothing yet.
+    /// An empty tally.
     pub(crate) fn new() -> Self {
         Self {
             counters: Counters::default(),
@@ -206,7 +205,7 @@ impl Tally {
         }
     }
 
-    /// All of another's.
+    /// Adds the figures of `other`.
     pub(crate) fn add(&mut self, other: &Self) {
         self.counters += &other.counters;
         for (sum, more) in self.errors.iter_mut().zip(&other.errors) {
@@ -215,7 +214,7 @@ impl Tally {
         self.latencies.add(&other.latencies);
     }
 
-    /// Nothing again.
+    /// Removes all figures.
     pub(crate) fn clear(&mut self) {
         self.counters = Counters::default();
         self.errors = ErrorCounts::default();

@@ -1,4 +1,4 @@
-//! What several threads report against what can be counted by hand.
+//! Compares the figures of several threads with expected values.
 
 use std::{
     sync::Arc,
@@ -20,44 +20,45 @@ fn failure(kind: ErrorKind, detail: &str) -> Failure {
     Failure::new(kind, detail)
 }
 
-/// A time so long ago that a few microseconds more or less are within three digits.
+/// Long ago, so that a few microseconds do not change the first three digits.
 fn ago(micros: u64) -> Instant {
     Instant::now() - Duration::from_micros(micros)
 }
 
-/// Latencies from 1 s to 21 s, the same number of each, spread over the threads.
-fn talk(collector: &Collector, visit: impl Fn()) -> Record {
+/// Reports latencies from 1 s to 21 s, equally distributed over the range and the threads.
+fn report_from_threads(collector: &Collector, concurrently: impl Fn()) -> Record {
     thread::scope(|scope| {
         for number in 0..THREADS {
             let recorder = collector.recorder();
             scope.spawn(move || {
                 let name = format!("node-{}", number % 2);
-                let seat = recorder.connected(Some(&name), Instant::now());
+                let connected_guard = recorder.connected(Some(&name), Instant::now());
                 for step in 0..EACH {
                     recorder.sent(10);
                     recorder.answered(ago(1_000_000 + (step * THREADS + number) * 1_000), 20);
                 }
                 recorder.failed(&failure(ErrorKind::Timeout, "no answer"));
-                recorder.lost(Loss::Unwanted, &failure(ErrorKind::Disconnect, "reset"));
-                recorder.lost(Loss::NodeGone, &failure(ErrorKind::Disconnect, "its node went"));
+                recorder.lost(Loss::Unexpected, &failure(ErrorKind::Disconnect, "reset"));
+                recorder
+                    .lost(Loss::NodeDown, &failure(ErrorKind::Disconnect, "its node was killed"));
                 recorder.lost(Loss::Moved, &failure(ErrorKind::Disconnect, "closed with 1012"));
-                recorder.lost(Loss::Ordered, &failure(ErrorKind::Disconnect, "told to"));
+                recorder.lost(Loss::Dropped, &failure(ErrorKind::Disconnect, "dropped by the run"));
                 recorder.misrouted("node-0", "node-1");
-                drop(seat);
+                drop(connected_guard);
             });
         }
-        visit();
+        concurrently();
     });
     collector.record()
 }
 
 #[test]
-fn totals_of_all_threads_are_exact_however_often_they_are_gathered() {
+fn totals_of_all_threads_are_exact_with_any_number_of_collections() {
     let collector = collector();
-    let record = talk(&collector, || {
-        // While they talk: nothing may be lost or counted twice between two visits.
+    let record = report_from_threads(&collector, || {
+        // Concurrently: nothing may be lost or counted twice between two collections.
         for _ in 0..200 {
-            collector.second();
+            collector.end_second();
         }
     });
     let totals = record.totals;
@@ -81,8 +82,8 @@ fn totals_of_all_threads_are_exact_however_often_they_are_gathered() {
 }
 
 #[test]
-fn percentiles_are_those_of_all_values_to_three_digits() {
-    let record = talk(&collector(), || {});
+fn percentiles_are_exact_to_three_digits() {
+    let record = report_from_threads(&collector(), || {});
     let messages = record.latencies.message.histogram();
     let values = THREADS * EACH;
     assert_eq!(messages.len(), values);
@@ -90,13 +91,13 @@ fn percentiles_are_those_of_all_values_to_three_digits() {
         let rank = (quantile * values as f64).ceil() as u64;
         let exact = (1_000_000 + (rank - 1) * 1_000) as f64;
         let seen = messages.value_at_quantile(quantile) as f64;
-        // Three digits, and what a busy machine adds between taking the time and its recording.
+        // Three digits, and the delay of a busy machine between measuring and recording.
         assert!((seen - exact).abs() / exact < 0.02, "{quantile}: {seen}, not {exact}");
     }
 }
 
 #[test]
-fn clients_count_as_connected_until_their_seat_is_dropped() {
+fn clients_count_as_connected_until_their_guard_is_dropped() {
     let collector = collector();
     let [one, other] = [collector.recorder(), collector.recorder()];
     let seats = [
@@ -105,24 +106,24 @@ fn clients_count_as_connected_until_their_seat_is_dropped() {
         other.connected(Some("b"), Instant::now()),
         other.connected(None, Instant::now()),
     ];
-    let second = collector.second();
+    let second = collector.end_second();
     assert_eq!((second.connected, &second.on_node[..]), (4, &[1, 2][..]));
     assert_eq!(second.counters.connects, 4);
     drop(other.connected(None, Instant::now()));
     let [a, b, c, d] = seats;
     drop((a, b, d));
-    let second = collector.second();
+    let second = collector.end_second();
     assert_eq!((second.connected, &second.on_node[..]), (1, &[0, 1][..]));
     drop(c);
     let record = collector.record();
     assert_eq!(record.seconds.last().unwrap().connected, 0);
-    assert_eq!(record.peak, 5, "who comes and goes between two looks counts");
+    assert_eq!(record.peak, 5, "the peak includes connections between two collections");
     let names: Vec<_> = record.nodes.iter().map(|node| (&*node.name, node.sessions)).collect();
     assert_eq!(names, [("a", 1), ("b", 2)]);
 }
 
 #[test]
-fn server_that_invents_a_name_each_time_fills_a_bounded_list() {
+fn number_of_node_names_is_limited() {
     let collector = collector();
     let recorder = collector.recorder();
     for number in 0..1_000 {
@@ -135,7 +136,7 @@ fn server_that_invents_a_name_each_time_fills_a_bounded_list() {
 }
 
 #[test]
-fn checkpoints_part_the_sums_and_the_steady_latencies() {
+fn checkpoints_delimit_totals_and_steady_latencies() {
     let collector = collector();
     let recorder = collector.recorder();
     let answer = |micros| recorder.answered(ago(micros), 1);
@@ -143,7 +144,7 @@ fn checkpoints_part_the_sums_and_the_steady_latencies() {
     answer(10_000_000);
     collector.checkpoint(Moment::SteadyStart);
     answer(20_000_000);
-    collector.second();
+    collector.end_second();
     answer(20_000_000);
     collector.checkpoint(Moment::SteadyEnd);
     answer(30_000_000);
@@ -162,8 +163,8 @@ fn latency_counts_from_the_intended_time() {
     let collector = collector();
     let recorder = collector.recorder();
     recorder.answered(ago(3_000_000), 1);
-    // Due in the future: nobody waited for it.
-    recorder.heard(Instant::now() + Duration::from_secs(9), 1);
+    // Due in the future: the latency is zero.
+    recorder.received_broadcast(Instant::now() + Duration::from_secs(9), 1);
     recorder.finished(ago(100 * 3_600 * 1_000_000));
     let latencies = collector.record().latencies;
     assert!(latencies.message.histogram().min() >= 2_990_000);
@@ -173,23 +174,23 @@ fn latency_counts_from_the_intended_time() {
 }
 
 #[test]
-fn a_look_tells_who_is_there_now_and_what_went_wrong_so_far() {
+fn status_has_current_clients_and_total_errors() {
     let collector = collector();
     let recorder = collector.recorder();
     let seats = ["node-0", "node-1", "node-1"].map(|n| recorder.connected(Some(n), Instant::now()));
     recorder.failed(&failure(ErrorKind::Code1, "unknown"));
-    collector.second();
-    let look = collector.look();
-    assert_eq!((look.connected, look.totals.connects, look.totals.errors), (3, 3, 1));
-    assert_eq!(look.errors, [("code1", 1)].into());
-    assert_eq!(look.nodes, [("node-0".into(), 1), ("node-1".into(), 2)].into());
+    collector.end_second();
+    let status = collector.status();
+    assert_eq!((status.connected, status.totals.connects, status.totals.errors), (3, 3, 1));
+    assert_eq!(status.errors, [("code1", 1)].into());
+    assert_eq!(status.nodes, [("node-0".into(), 1), ("node-1".into(), 2)].into());
     drop(seats);
-    let look = collector.look();
-    assert_eq!((look.connected, look.nodes.len(), look.totals.connects), (0, 0, 3));
+    let status = collector.status();
+    assert_eq!((status.connected, status.nodes.len(), status.totals.connects), (0, 0, 3));
 }
 
 #[test]
-fn marks_are_told_once_in_order() {
+fn marks_are_returned_once_in_order() {
     let collector = Arc::new(collector());
     collector.mark("replacing node-1");
     collector.mark("replacing node-2");

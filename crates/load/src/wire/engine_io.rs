@@ -1,7 +1,7 @@
 //! Engine.IO packets as WebSocket frames and as polling payloads, protocols 3 and 4.
 //!
-//! The framing follows <https://github.com/socketio/engine.io-protocol>; where the documents are
-//! silent, what `engine.io-parser` 2.2 and 5.2 write.
+//! See <https://github.com/socketio/engine.io-protocol>. Details that it leaves open follow
+//! `engine.io-parser` 2.2 and 5.2.
 
 use std::{borrow::Cow, fmt, time::Duration};
 
@@ -11,35 +11,36 @@ use serde::{Deserialize, Deserializer, de::Error};
 use super::Malformed;
 use crate::scenario::Protocol;
 
-/// Between two packets of a protocol 4 payload.
+/// Separates the packets of a protocol 4 payload.
 const SEPARATOR: u8 = 0x1e;
-/// Behind the length of a packet in protocol 3's binary framing.
+/// Ends the length of a packet in the binary payloads of protocol 3.
 const END_OF_LENGTH: u8 = 0xff;
-/// What protocol 3 puts before binary data: the type "message", as a number.
+/// Type "message" as a number, which precedes binary data in protocol 3.
 const BINARY_MESSAGE: u8 = 4;
 
-/// A packet that came in.
+/// A received packet.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Packet<'a> {
-    /// The session is open; a [`Handshake`] in JSON.
+    /// The session is open; contains a [`Handshake`] as JSON.
     Open(&'a str),
     /// The session is closed.
     Close,
-    /// To be answered by [`Packet::Pong`] with the same data. Servers send it in protocol 4, clients in 3.
+    /// Must be answered by [`Packet::Pong`] with the same data. In protocol 4 the server sends it, in
+    /// protocol 3 the client.
     Ping(&'a str),
-    /// Answers a ping.
+    /// Answer to a ping.
     Pong(&'a str),
     /// A text message.
     Text(&'a str),
     /// A binary message.
     Binary(Cow<'a, [u8]>),
-    /// The client moves to the transport that this came on.
+    /// The client switches to the transport of this packet.
     Upgrade,
-    /// Ends a poll that has nothing else to say.
+    /// Ends a poll without data.
     Noop,
 }
 
-/// A packet to be sent, in the shape of a WebSocket frame.
+/// A packet to send, in the form of a WebSocket frame.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Frame {
     /// Type digit and data, such as `42["hello"]` or `3`.
@@ -48,39 +49,39 @@ pub(crate) enum Frame {
     Binary(Vec<u8>),
 }
 
-/// What an open packet says.
+/// Content of an open packet.
 #[derive(Clone, Debug, Deserialize, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Handshake {
     /// Session id.
     pub(crate) sid: String,
-    /// Transports that the session can be moved to.
+    /// Transports to which the session can be upgraded.
     #[serde(default)]
     pub(crate) upgrades: Vec<String>,
-    /// Milliseconds.
+    /// In milliseconds.
     ping_interval: u64,
-    /// Bytes that the body of a POST may have; older servers do not tell.
+    /// Maximum bytes of a POST body; older servers do not send it.
     #[serde(default = "unlimited")]
     pub(crate) max_payload: usize,
 }
 
-/// Why a server refuses a request.
+/// Error object with which a server rejects a request.
 #[derive(Clone, Debug, Deserialize, PartialEq, Eq)]
-pub(crate) struct Refusal {
-    /// 1 is "Session ID unknown". Some servers write it as a string.
+pub(crate) struct EngineIoError {
+    /// 1 is "Session ID unknown". Some servers send a string.
     #[serde(deserialize_with = "number_or_digits")]
     pub(crate) code: u32,
-    /// For people.
+    /// Description.
     #[serde(default)]
     pub(crate) message: String,
 }
 
 impl<'a> Packet<'a> {
-    /// A text frame.
+    /// Parses a text frame.
     ///
     /// # Errors
     ///
-    /// Where it has no type, or an unknown one.
+    /// The type is missing or unknown.
     pub(crate) fn from_text(frame: &'a str) -> Result<Self, Malformed> {
         let mut rest = frame.chars();
         let kind = rest.next().ok_or(Malformed("an empty packet"))?;
@@ -93,35 +94,35 @@ impl<'a> Packet<'a> {
             '4' => Self::Text(data),
             '5' => Self::Upgrade,
             '6' => Self::Noop,
-            _ => return Err(Malformed("a packet of unknown type")),
+            _ => return Err(Malformed("a packet of an unknown type")),
         })
     }
 
-    /// A binary frame.
+    /// Parses a binary frame.
     ///
     /// # Errors
     ///
-    /// Protocol 3: where it is no message.
+    /// Protocol 3 only: the frame is not a message.
     pub(crate) fn from_binary(frame: &'a [u8], protocol: Protocol) -> Result<Self, Malformed> {
         match (protocol, frame.split_first()) {
             (Protocol::V4, _) => Ok(Self::Binary(frame.into())),
             (Protocol::V3, Some((&BINARY_MESSAGE, data))) => Ok(Self::Binary(data.into())),
-            (Protocol::V3, _) => Err(Malformed("a binary packet that is no message")),
+            (Protocol::V3, _) => Err(Malformed("a binary packet that is not a message")),
         }
     }
 
-    /// All packets of a polling reply.
+    /// Parses all packets of a polling reply.
     ///
     /// # Errors
     ///
-    /// Where its framing or one of its packets is broken.
+    /// The framing or a packet is malformed.
     pub(crate) fn from_payload(body: &'a [u8], protocol: Protocol) -> Result<Vec<Self>, Malformed> {
         match (protocol, body.first()) {
             (_, None) => Err(Malformed("an empty payload")),
             (Protocol::V4, _) => {
                 body.split(|&byte| byte == SEPARATOR).map(Self::separated).collect()
             }
-            // Digits start a text framing.
+            // A text payload starts with a digit.
             (Protocol::V3, Some(0 | 1)) => binary_framed(body),
             (Protocol::V3, Some(_)) => text_framed(utf8(body)?),
         }
@@ -135,12 +136,12 @@ impl<'a> Packet<'a> {
     }
 }
 
-/// `6:4hello2:40…`: lengths are in UTF-16 units, as JavaScript counts.
+/// `6:4hello2:40…`: lengths are in UTF-16 units, as in JavaScript.
 fn text_framed(mut rest: &str) -> Result<Vec<Packet<'_>>, Malformed> {
     let mut packets = Vec::new();
     while !rest.is_empty() {
-        let (length, data) = rest.split_once(':').ok_or(Malformed("a length without its colon"))?;
-        let length = length.parse().map_err(|_| Malformed("a length that is no number"))?;
+        let (length, data) = rest.split_once(':').ok_or(Malformed("a length without a colon"))?;
+        let length = length.parse().map_err(|_| Malformed("a length that is not a number"))?;
         let end =
             utf16_prefix(data, length).ok_or(Malformed("a packet shorter than its length"))?;
         let (packet, after) = data.split_at(end);
@@ -153,16 +154,16 @@ fn text_framed(mut rest: &str) -> Result<Vec<Packet<'_>>, Malformed> {
     Ok(packets)
 }
 
-/// `00 06 ff 4hello 01 03 ff 04 xx xx`: lengths are decimal digits, each a byte, and count bytes.
+/// `00 06 ff 4hello 01 03 ff 04 xx xx`: the length in bytes, as decimal digits of one byte each.
 fn binary_framed(mut rest: &[u8]) -> Result<Vec<Packet<'_>>, Malformed> {
     let mut packets = Vec::new();
     while let Some((&kind, after)) = rest.split_first() {
         let end = after.iter().position(|&byte| byte == END_OF_LENGTH);
-        let (digits, data) = after.split_at(end.ok_or(Malformed("a length without its end"))?);
+        let (digits, data) = after.split_at(end.ok_or(Malformed("a length without an end mark"))?);
         let mut length = 0_usize;
         for &digit in digits {
             if digit > 9 || length > usize::MAX / 100 {
-                return Err(Malformed("a length that is no number"));
+                return Err(Malformed("a length that is not a number"));
             }
             length = length * 10 + usize::from(digit);
         }
@@ -179,7 +180,7 @@ fn binary_framed(mut rest: &[u8]) -> Result<Vec<Packet<'_>>, Malformed> {
     Ok(packets)
 }
 
-/// How many bytes of `text` are so many UTF-16 units.
+/// Returns the number of bytes of the first `units` UTF-16 units of `text`.
 fn utf16_prefix(text: &str, units: usize) -> Option<usize> {
     let mut left = units;
     for (at, char) in text.char_indices() {
@@ -192,15 +193,15 @@ fn utf16_prefix(text: &str, units: usize) -> Option<usize> {
 }
 
 fn utf8(bytes: &[u8]) -> Result<&str, Malformed> {
-    std::str::from_utf8(bytes).map_err(|_| Malformed("a text packet that is no UTF-8"))
+    std::str::from_utf8(bytes).map_err(|_| Malformed("a text packet that is not UTF-8"))
 }
 
 fn base64(data: &[u8]) -> Result<Vec<u8>, Malformed> {
-    BASE64_STANDARD.decode(data).map_err(|_| Malformed("a binary packet that is no base64"))
+    BASE64_STANDARD.decode(data).map_err(|_| Malformed("a binary packet that is not base64"))
 }
 
 impl Frame {
-    /// Bytes of a binary WebSocket frame with this data.
+    /// Returns the content of a binary WebSocket frame with this data.
     pub(crate) fn binary(mut data: Vec<u8>, protocol: Protocol) -> Vec<u8> {
         if protocol == Protocol::V3 {
             data.insert(0, BINARY_MESSAGE);
@@ -208,7 +209,7 @@ impl Frame {
         data
     }
 
-    /// The body of a POST with these packets, and whether that is binary rather than text.
+    /// Returns the POST body with these packets, and whether it is binary.
     pub(crate) fn payload(frames: &[Self], protocol: Protocol) -> (Vec<u8>, bool) {
         let binary = frames.iter().any(|frame| matches!(frame, Self::Binary(_)));
         let mut body = Vec::new();
@@ -222,8 +223,8 @@ impl Frame {
         (body, binary && protocol == Protocol::V3)
     }
 
-    /// How many of these packets make a protocol 4 payload of at most so many bytes; the first one is
-    /// among them whatever its size, as the real client's is.
+    /// Returns how many of these packets fit into a protocol 4 payload of at most `limit` bytes. The first
+    /// packet always counts, as in the real client.
     pub(crate) fn fitting(frames: &[Self], limit: usize) -> usize {
         let mut size = 0_usize;
         let fits = |frame: &Self| {
@@ -280,25 +281,25 @@ fn unlimited() -> usize {
 }
 
 impl Handshake {
-    /// The data of an open packet.
+    /// Parses the data of an open packet.
     ///
     /// # Errors
     ///
-    /// Where it is no such thing.
+    /// It is not a handshake.
     pub(crate) fn parse(data: &str) -> Result<Self, Malformed> {
         serde_json::from_str(data)
             .map_err(|_| Malformed("an open packet without sid or pingInterval"))
     }
 
-    /// From one ping to the next.
+    /// Time from one ping to the next.
     pub(crate) fn ping_interval(&self) -> Duration {
         Duration::from_millis(self.ping_interval)
     }
 }
 
-impl Refusal {
-    /// The body of a refused request; `None` where it is nothing that Engine.IO says. A refused
-    /// upgrade has the message alone for a body.
+impl EngineIoError {
+    /// Parses the body of an error reply; `None` if it is not an error of Engine.IO. The body of a rejected
+    /// upgrade is only the message.
     pub(crate) fn parse(body: &[u8]) -> Option<Self> {
         const BARE: [(u32, &str); 5] = [
             (0, "Transport unknown"),
@@ -328,7 +329,7 @@ fn number_or_digits<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u32, D
     }
 }
 
-impl fmt::Display for Refusal {
+impl fmt::Display for EngineIoError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Engine.IO error {} ({})", self.code, self.message)
     }

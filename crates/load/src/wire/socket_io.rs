@@ -1,7 +1,7 @@
-//! Socket.IO packets: what an Engine.IO text message holds, protocol revisions 4 (Socket.IO 1 and 2)
-//! and 5 (3 and 4).
+//! Socket.IO packets, the content of Engine.IO text messages: protocol revisions 4 (Socket.IO 1 and 2) and 5
+//! (Socket.IO 3 and 4).
 //!
-//! The grammar is that of <https://github.com/socketio/socket.io-protocol>.
+//! See <https://github.com/socketio/socket.io-protocol>.
 
 use std::fmt::Write;
 
@@ -9,36 +9,36 @@ use serde_json::value::RawValue;
 
 use super::Malformed;
 
-/// Attachments that a packet may have: as many as `socket.io-parser` takes.
+/// Maximum attachments of a packet, as in `socket.io-parser`.
 const MAX_ATTACHMENTS: u32 = 10;
 
-/// A packet; its data is JSON that is not looked into.
+/// A packet. Its data is JSON that is not parsed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Packet<'a> {
-    /// What it is.
+    /// Type of the packet.
     pub(crate) kind: Kind,
-    /// How many binary messages follow, whose places in `data` are kept by placeholders.
+    /// Number of binary messages that follow. Placeholders in `data` refer to them.
     pub(crate) attachments: u32,
-    /// `/` where none is named.
+    /// Namespace; `/` by default.
     pub(crate) namespace: &'a str,
-    /// Number of an event that is to be acknowledged, or of the acknowledgement.
+    /// Id of an event that must be acknowledged, or of the acknowledged event.
     pub(crate) id: Option<u64>,
-    /// JSON; empty where there is none.
+    /// JSON; empty if the packet has no data.
     pub(crate) data: &'a str,
 }
 
-/// What a packet is; the binary kinds are those with attachments.
+/// Type of a packet. Events and acknowledgements with attachments have a type digit of their own on the wire.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
-    /// Asks for a namespace, or grants it.
+    /// Request to connect to a namespace, or its confirmation.
     Connect,
-    /// Leaves a namespace, or is thrown out of it.
+    /// Disconnect from a namespace, by either side.
     Disconnect,
-    /// An array of a name and arguments.
+    /// An event: an array of its name and arguments.
     Event,
-    /// An array of arguments.
+    /// An acknowledgement: an array of arguments.
     Ack,
-    /// A namespace that is refused.
+    /// The server rejects a CONNECT.
     ConnectError,
 }
 
@@ -48,11 +48,11 @@ impl<'a> Packet<'a> {
         Self { kind, attachments: 0, namespace: "/", id: None, data: "" }
     }
 
-    /// Reads a text message.
+    /// Parses a text message.
     ///
     /// # Errors
     ///
-    /// Where it does not follow the grammar. The JSON is not read.
+    /// The message does not follow the grammar. The JSON is not checked.
     pub(crate) fn parse(text: &'a str) -> Result<Self, Malformed> {
         let mut chars = text.chars();
         let digit = chars.next().ok_or(Malformed("an empty Socket.IO packet"))?;
@@ -63,17 +63,18 @@ impl<'a> Packet<'a> {
             '2' | '5' => Kind::Event,
             '3' | '6' => Kind::Ack,
             '4' => Kind::ConnectError,
-            _ => return Err(Malformed("a Socket.IO packet of unknown type")),
+            _ => return Err(Malformed("a Socket.IO packet of an unknown type")),
         };
         let mut attachments = 0;
         if matches!(digit, '5' | '6') {
-            let (count, after) =
-                rest.split_once('-').ok_or(Malformed("a binary packet without its count"))?;
+            let (count, after) = rest
+                .split_once('-')
+                .ok_or(Malformed("a binary packet without a number of attachments"))?;
             attachments = count
                 .parse()
                 .ok()
                 .filter(|count| (1..=MAX_ATTACHMENTS).contains(count))
-                .ok_or(Malformed("a binary packet with an illegal count"))?;
+                .ok_or(Malformed("a binary packet with an invalid number of attachments"))?;
             rest = after;
         }
         let mut namespace = "/";
@@ -84,7 +85,10 @@ impl<'a> Packet<'a> {
         let (id, data) = rest.split_at(digits);
         let id = match id {
             "" => None,
-            id => Some(id.parse().map_err(|_| Malformed("a Socket.IO packet with a huge id"))?),
+            id => Some(
+                id.parse()
+                    .map_err(|_| Malformed("a Socket.IO packet with an id that is too large"))?,
+            ),
         };
         Ok(Self { kind, attachments, namespace, id, data })
     }
@@ -114,12 +118,12 @@ impl<'a> Packet<'a> {
         into.push_str(self.data);
     }
 
-    /// The elements of the array that events and acknowledgements carry, each still JSON.
+    /// The elements of the array of an event or acknowledgement, each still JSON.
     ///
     /// # Errors
     ///
-    /// Where the data is no array.
+    /// The data is not a JSON array.
     pub(crate) fn arguments(&self) -> Result<Vec<&'a RawValue>, Malformed> {
-        serde_json::from_str(self.data).map_err(|_| Malformed("an event that is no JSON array"))
+        serde_json::from_str(self.data).map_err(|_| Malformed("an event that is not a JSON array"))
     }
 }

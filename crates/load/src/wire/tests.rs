@@ -1,11 +1,11 @@
-//! The codec beside what real servers and the npm parsers wrote.
+//! Compares the codec with what real servers and the npm parsers write.
 
 use std::{borrow::Cow, fs, path::Path};
 
 use proptest::prelude::*;
 
 use super::{
-    engine_io::{Frame, Handshake, Packet, Refusal},
+    engine_io::{EngineIoError, Frame, Handshake, Packet},
     socket_io::{self, Kind},
 };
 use crate::scenario::Protocol;
@@ -15,7 +15,7 @@ use crate::scenario::Protocol;
 const V3_BINARY: &[u8] =
     b"\x00\x01\x05\xff42[\"\xc3\xa9\xe2\x82\xac\xf0\x9f\x98\x80\"]\x00\x06\xff2probe\x01\x05\xff\x04\x00\x01\xfe\xff\x00\x01\xff6";
 const V3_TEXT: &str = "10:42[\"é€😀\"]6:2probe10:b4AAH+/w==1:6";
-/// The same as `engine.io-parser` 5.2.3 writes it.
+/// The same packets as `engine.io-parser` 5.2.3 writes them.
 const V4: &str = "42[\"é€😀\"]\u{1e}2probe\u{1e}bAAH+/w==\u{1e}6";
 
 fn packets() -> Vec<Packet<'static>> {
@@ -37,7 +37,7 @@ fn frames() -> Vec<Frame> {
 }
 
 #[test]
-fn payloads_are_those_of_the_npm_parsers() {
+fn payloads_match_the_npm_parsers() {
     assert_eq!(Packet::from_payload(V3_BINARY, Protocol::V3).unwrap(), packets());
     assert_eq!(Packet::from_payload(V3_TEXT.as_bytes(), Protocol::V3).unwrap(), packets());
     assert_eq!(Packet::from_payload(V4.as_bytes(), Protocol::V4).unwrap(), packets());
@@ -49,7 +49,7 @@ fn payloads_are_those_of_the_npm_parsers() {
     assert_eq!(Frame::payload(&texts, Protocol::V3), (expected.into(), false));
 }
 
-/// Lines of the recordings' index, as `(name, status, content type, request)`.
+/// Lines of the index of recordings, as `(name, status, content type, request)`.
 fn recordings() -> Vec<(String, String, String, String)> {
     let index = fs::read_to_string(recorded("index.tsv")).unwrap();
     let lines = index.lines().map(|line| {
@@ -65,14 +65,14 @@ fn recorded(name: &str) -> std::path::PathBuf {
 }
 
 #[test]
-fn every_recorded_handshake_is_read() {
+fn every_recorded_handshake_is_parsed() {
     let mut read = 0;
     for (name, status, _, request) in recordings() {
         let body = fs::read(recorded(&format!("{name}.body"))).unwrap();
         let protocol = if request.contains("EIO=3") { Protocol::V3 } else { Protocol::V4 };
         let packets = match status.as_str() {
             "101" => vec![Packet::from_text(std::str::from_utf8(&body).unwrap()).unwrap()],
-            // JSONP is for browsers of another time.
+            // JSONP is not supported.
             "200" if !request.contains("&j=") => Packet::from_payload(&body, protocol)
                 .unwrap_or_else(|error| panic!("{name}: {error}")),
             _ => continue,
@@ -80,7 +80,7 @@ fn every_recorded_handshake_is_read() {
         let Some(Packet::Open(data)) = packets.first() else { panic!("{name}: {packets:?}") };
         let handshake = Handshake::parse(data).unwrap_or_else(|error| panic!("{name}: {error}"));
         assert!(!handshake.sid.is_empty(), "{name}");
-        // These two servers offer the upgrade on polling; on WebSocket there is none to offer.
+        // These servers offer an upgrade on polling, but not on WebSocket.
         let offered = handshake.upgrades.iter().any(|to| to == "websocket");
         match name.as_str() {
             "v4-polling" | "v2-polling" | "v4-eio3-polling" => assert!(offered, "{name}"),
@@ -93,26 +93,26 @@ fn every_recorded_handshake_is_read() {
 }
 
 #[test]
-fn every_recorded_refusal_is_read() {
+fn every_recorded_error_is_parsed() {
     let mut read = 0;
     for (name, status, kind, request) in recordings() {
-        // Python's servers have words of their own, with which no code comes.
+        // The errors of Python's servers have their own texts, without a code.
         if !matches!(status.as_str(), "400" | "403") || name.starts_with("python") {
             continue;
         }
         let body = fs::read(recorded(&format!("{name}.body"))).unwrap();
-        let Some(refusal) = Refusal::parse(&body) else {
-            assert!(kind.contains("html"), "{name} ({kind}) is no refusal");
+        let Some(error) = EngineIoError::parse(&body) else {
+            assert!(kind.contains("html"), "{name} ({kind}) is not an Engine.IO error");
             continue;
         };
-        assert_eq!(refusal.code == 1, request.contains("sid=nobody"), "{name}: {refusal}");
+        assert_eq!(error.code == 1, request.contains("sid=nobody"), "{name}: {error}");
         read += 1;
     }
     assert!(read >= 15, "only {read} recordings");
 }
 
 #[test]
-fn socket_io_packets_are_those_of_the_npm_parsers() {
+fn socket_io_packets_match_the_npm_parsers() {
     let bare = socket_io::Packet::bare;
     let placeholder = "[\"echo\",{\"_placeholder\":true,\"num\":0}]";
     let attached = "[{\"_placeholder\":true,\"num\":0},\"y\",{\"_placeholder\":true,\"num\":1}]";
@@ -150,12 +150,12 @@ fn socket_io_packets_are_those_of_the_npm_parsers() {
         packet.write(&mut written);
         assert_eq!(written, text);
     }
-    // What 1.x and 2.x write where a namespace has no data.
+    // Versions 1.x and 2.x omit the comma after a namespace without data.
     assert_eq!(socket_io::Packet::parse("0/a").unwrap().namespace, "/a");
 }
 
 #[test]
-fn what_is_malformed_is_refused() {
+fn malformed_packets_are_rejected() {
     for body in ["", "5:4ab", ":4", "x:4", "1", "1:9", "3:b4!", "-1:4"] {
         assert!(Packet::from_payload(body.as_bytes(), Protocol::V3).is_err(), "{body}");
     }
@@ -173,14 +173,14 @@ fn what_is_malformed_is_refused() {
     let old = Handshake::parse("{\"sid\":\"a\",\"pingInterval\":1}").unwrap();
     assert_eq!(old.max_payload, usize::MAX);
     let text = br#"{"code":"1","message":"Session ID unknown"}"#;
-    assert_eq!(Refusal::parse(text).map(|refusal| refusal.code), Some(1));
-    assert_eq!(Refusal::parse(br#"{"code":"one","message":"no"}"#), None);
-    assert_eq!(Refusal::parse(b"<html>Bad Gateway</html>"), None);
+    assert_eq!(EngineIoError::parse(text).map(|error| error.code), Some(1));
+    assert_eq!(EngineIoError::parse(br#"{"code":"one","message":"no"}"#), None);
+    assert_eq!(EngineIoError::parse(b"<html>Bad Gateway</html>"), None);
 }
 
 fn any_frame() -> impl Strategy<Value = Frame> {
     prop_oneof![
-        // The separator cannot be in a text: JSON escapes it.
+        // A text cannot contain the separator: JSON escapes it.
         "4[^\u{1e}]{0,40}".prop_map(Frame::Text),
         prop::collection::vec(any::<u8>(), 0..200).prop_map(Frame::Binary),
     ]
@@ -188,7 +188,7 @@ fn any_frame() -> impl Strategy<Value = Frame> {
 
 proptest! {
     #[test]
-    fn a_post_holds_as_much_as_the_server_takes(
+    fn a_post_is_at_most_as_large_as_the_server_accepts(
         frames in prop::collection::vec(any_frame(), 1..20),
         limit in 0_usize..1000,
     ) {
@@ -208,7 +208,7 @@ fn received(frame: &Frame) -> Packet<'_> {
 
 proptest! {
     #[test]
-    fn payloads_come_back(frames in prop::collection::vec(any_frame(), 1..8)) {
+    fn payloads_round_trip(frames in prop::collection::vec(any_frame(), 1..8)) {
         for protocol in [Protocol::V3, Protocol::V4] {
             let (body, binary) = Frame::payload(&frames, protocol);
             prop_assert!(binary || std::str::from_utf8(&body).is_ok());
@@ -219,7 +219,7 @@ proptest! {
     }
 
     #[test]
-    fn binary_frames_come_back(data: Vec<u8>) {
+    fn binary_frames_round_trip(data: Vec<u8>) {
         for protocol in [Protocol::V3, Protocol::V4] {
             let frame = Frame::binary(data.clone(), protocol);
             let packet = Packet::from_binary(&frame, protocol).unwrap();
@@ -228,7 +228,7 @@ proptest! {
     }
 
     #[test]
-    fn socket_io_packets_come_back(
+    fn socket_io_packets_round_trip(
         event: bool,
         attachments in 0_u32..=10,
         namespace in "(/|/[a-z]{1,8})",
@@ -244,7 +244,7 @@ proptest! {
     }
 
     #[test]
-    fn nothing_panics(bytes: Vec<u8>, text: String) {
+    fn parsers_do_not_panic(bytes: Vec<u8>, text: String) {
         for protocol in [Protocol::V3, Protocol::V4] {
             let _ = Packet::from_payload(&bytes, protocol);
             let _ = Packet::from_payload(text.as_bytes(), protocol);
@@ -252,6 +252,6 @@ proptest! {
         }
         let _ = Packet::from_text(&text);
         let _ = socket_io::Packet::parse(&text).map(|packet| packet.arguments().is_ok());
-        let _ = (Handshake::parse(&text), Refusal::parse(&bytes));
+        let _ = (Handshake::parse(&text), EngineIoError::parse(&bytes));
     }
 }

@@ -1,8 +1,8 @@
-//! A session over polling, and its upgrade to WebSocket where the client is of that kind.
+//! A session over polling and, for clients that upgrade, its upgrade to WebSocket.
 //!
-//! As the real client does it: one GET is always pending, one POST at a time carries what is to be
-//! said, and the probe of a WebSocket runs beside them. When the probe was answered, no GET follows
-//! the one that is pending, which the server then ends; only then does the session move.
+//! Works as the real client: one GET is always pending, one POST at a time carries the outbox, and the probe
+//! of a WebSocket runs in parallel. After the answer to the probe no new GET follows; when the server has
+//! answered the pending one, the session moves to the WebSocket.
 
 use std::{
     future::{Future, pending},
@@ -18,11 +18,11 @@ use tokio::{
 };
 
 use super::{
-    Break, Context, Conversation, Stop, User, X_NODE, not_upgraded, note_node, path_and_query,
-    refused, websocket,
+    Context, Interruption, Session, TransportEnd, User, X_NODE, not_upgraded, note_node,
+    path_and_query, refused, websocket,
 };
 use crate::{
-    client::jar::Jar,
+    client::cookies::CookieJar,
     net::{Dialer, Http, Kind, Message, Reply, UpgradeError, WebSocket},
     scenario::ClientKind,
     stats::{ErrorKind, Failure},
@@ -32,126 +32,126 @@ use crate::{
     },
 };
 
-/// Frames that may wait for a POST before nothing more is said.
-const MOST_WAITING: usize = 64;
-/// How long before a server may end an idle connection it is not used any more.
+/// Maximum frames that wait for a POST; above this, the client sends no more.
+const MAX_WAITING_FRAMES: usize = 64;
+/// How long before the server's keep-alive timeout an idle connection is not used any more.
 const KEEP_ALIVE_MARGIN: Duration = Duration::from_secs(1);
 
-/// A request on its way.
+/// A pending request.
 type Exchange<'c> = Pin<Box<dyn Future<Output = Result<(Reply, Http), Failure>> + Send + 'c>>;
-/// A WebSocket on its way to take over.
+/// A pending upgrade to WebSocket.
 type Probe<'c> =
     Pin<Box<dyn Future<Output = Result<(WebSocket, HeaderMap), UpgradeError>> + Send + 'c>>;
 
-/// One client's requests.
+/// The requests of one client.
 struct Requests<'c> {
     context: &'c Context,
     dialer: &'c Dialer,
-    jar: &'c mut Jar,
+    cookies: &'c mut CookieJar,
     sid: Option<String>,
-    /// Bytes that a POST may have.
+    /// Maximum bytes of a POST.
     max_payload: usize,
-    /// Connections that wait for their next request, and until when they may be used.
+    /// Idle connections, and until when they may be used.
     idle: Vec<(Http, Option<Instant>)>,
     get: Option<Exchange<'c>>,
     post: Option<Exchange<'c>>,
     probe: Option<Probe<'c>>,
-    /// The WebSocket that takes over as soon as no request is on its way.
-    successor: Option<WebSocket>,
+    /// The WebSocket to which the session moves as soon as no request is pending.
+    websocket: Option<WebSocket>,
 }
 
-/// What came of waiting.
+/// What a client waits for.
 enum Event {
     Polled(Result<(Reply, Http), Failure>),
     Posted(Result<(Reply, Http), Failure>),
     Probed(Result<(WebSocket, HeaderMap), UpgradeError>),
-    Ordered(Break),
+    Interrupted(Interruption),
     Time,
 }
 
-/// Talks until the session moves to the WebSocket that is returned, or stops. What is left in the
-/// outbox is to be sent there.
+/// Runs the session until it moves to the returned WebSocket, or ends. The caller sends the rest of the
+/// outbox there.
 pub(super) async fn converse(
     context: &Context,
     user: &mut User,
-    conversation: &mut Conversation<'_>,
+    session: &mut Session<'_>,
     outbox: &mut Vec<Frame>,
-) -> Result<WebSocket, Stop> {
-    let User { orders, dialer, jar, .. } = user;
-    let mut requests = Requests::new(context, dialer, jar);
-    let mut ordered = pin!(orders.next());
-    let mut timer = pin!(sleep_until(conversation.wake().into()));
+) -> Result<WebSocket, TransportEnd> {
+    let User { commands, dialer, cookies, .. } = user;
+    let mut requests = Requests::new(context, dialer, cookies);
+    let mut command = pin!(commands.next());
+    let mut timer = pin!(sleep_until(session.next_wakeup().into()));
     loop {
-        let next = conversation.turn(outbox.len() > MOST_WAITING, outbox)?;
-        if let Some(socket) = requests.proceed(outbox) {
-            return moved(socket, context, conversation).await;
+        let next = session.run_due(outbox.len() > MAX_WAITING_FRAMES, outbox)?;
+        if let Some(socket) = requests.send_pending(outbox) {
+            return complete_upgrade(socket, context, session).await;
         }
-        if conversation.is_done() && outbox.is_empty() && requests.is_settled() {
-            requests.goodbye(conversation).await;
-            return Err(Stop::Said);
+        if session.is_done() && outbox.is_empty() && requests.is_settled() {
+            requests.close(session).await;
+            return Err(TransportEnd::Completed);
         }
         if let Some(wake) = next {
             timer.as_mut().reset(wake.into());
         }
         let event = tokio::select! {
             biased;
-            reply = taken(&mut requests.get) => Event::Polled(reply),
-            reply = taken(&mut requests.post) => Event::Posted(reply),
-            probed = taken(&mut requests.probe) => Event::Probed(probed),
-            by = &mut ordered => Event::Ordered(by),
+            reply = take_when_ready(&mut requests.get) => Event::Polled(reply),
+            reply = take_when_ready(&mut requests.post) => Event::Posted(reply),
+            probed = take_when_ready(&mut requests.probe) => Event::Probed(probed),
+            by = &mut command => Event::Interrupted(by),
             () = &mut timer, if next.is_some() => Event::Time,
             () = yield_now(), if next.is_none() => Event::Time,
         };
         match event {
-            Event::Polled(reply) => requests.polled(reply?, conversation, outbox)?,
+            Event::Polled(reply) => requests.polled(reply?, session, outbox)?,
             Event::Posted(reply) => {
-                requests.receive(reply?, conversation)?;
+                requests.receive(reply?, session)?;
             }
-            Event::Probed(probed) => requests.probed(probed, conversation),
-            Event::Ordered(by) => {
-                if by == Break::Leave {
-                    requests.goodbye(conversation).await;
+            Event::Probed(probed) => requests.probed(probed, session),
+            Event::Interrupted(by) => {
+                if by == Interruption::Stop {
+                    requests.close(session).await;
                 }
-                return Err(Stop::Ordered(by));
+                return Err(TransportEnd::Interrupted(by));
             }
             Event::Time => {}
         }
     }
 }
 
-/// Tells the server that the WebSocket takes over.
-async fn moved(
+/// Confirms to the server that the session moves to the WebSocket.
+async fn complete_upgrade(
     mut socket: WebSocket,
     context: &Context,
-    conversation: &Conversation<'_>,
-) -> Result<WebSocket, Stop> {
+    session: &Session<'_>,
+) -> Result<WebSocket, TransportEnd> {
     let mut upgrade = vec![Frame::Text("5".to_owned())];
-    websocket::send(&mut socket, &mut upgrade, conversation.protocol()).await?;
+    websocket::send(&mut socket, &mut upgrade, session.protocol()).await?;
     context.recorder.upgraded();
     Ok(socket)
 }
 
 impl<'c> Requests<'c> {
-    fn new(context: &'c Context, dialer: &'c Dialer, jar: &'c mut Jar) -> Self {
+    fn new(context: &'c Context, dialer: &'c Dialer, cookies: &'c mut CookieJar) -> Self {
         Self {
             context,
             dialer,
-            jar,
+            cookies,
             sid: None,
             max_payload: usize::MAX,
             idle: Vec::new(),
             get: None,
             post: None,
             probe: None,
-            successor: None,
+            websocket: None,
         }
     }
 
-    /// Sends what can be sent now; returns the WebSocket when it is its turn.
-    fn proceed(&mut self, outbox: &mut Vec<Frame>) -> Option<WebSocket> {
+    /// Starts the requests that can be sent now. Returns the WebSocket when the session can move to it.
+    fn send_pending(&mut self, outbox: &mut Vec<Frame>) -> Option<WebSocket> {
         let idle = self.get.is_none() && self.post.is_none();
-        if self.successor.is_some() {
-            return self.successor.take_if(|_| idle);
+        if self.websocket.is_some() {
+            return self.websocket.take_if(|_| idle);
         }
         if self.get.is_none() {
             self.get = Some(self.exchange(Method::GET, Bytes::new(), HeaderMap::new(), None));
@@ -164,9 +164,9 @@ impl<'c> Requests<'c> {
         None
     }
 
-    /// Whether only the pending poll is on its way.
+    /// Whether no request except the poll is pending.
     fn is_settled(&self) -> bool {
-        self.post.is_none() && self.probe.is_none() && self.successor.is_none()
+        self.post.is_none() && self.probe.is_none() && self.websocket.is_none()
     }
 
     fn post(&mut self, frames: &[Frame]) -> Exchange<'c> {
@@ -177,7 +177,7 @@ impl<'c> Requests<'c> {
         self.exchange(Method::POST, body.into(), fields.into_iter().collect(), Some(deadline))
     }
 
-    /// A request on an idle connection or a new one. A poll has no deadline but the heartbeat's.
+    /// Sends a request on an idle or a new connection. A poll has no deadline except that of the heartbeat.
     fn exchange(
         &mut self,
         method: Method,
@@ -186,35 +186,35 @@ impl<'c> Requests<'c> {
         deadline: Option<Duration>,
     ) -> Exchange<'c> {
         let path = path_and_query(self.context, "polling", self.sid.as_deref());
-        fields.extend(self.jar.fields());
+        fields.extend(self.cookies.headers());
         let now = Instant::now();
         self.idle.retain(|(_, until)| until.is_none_or(|until| now < until));
         let idle = self.idle.pop().map(|(http, _)| http);
         let dialer = self.dialer;
         let exchange = async move {
-            let mut http = reopened(idle, dialer).await?;
+            let mut http = reuse_or_connect(idle, dialer).await?;
             let reply = http.send(method, &path, &fields, body).await?;
             Ok((reply, http))
         };
         let Some(deadline) = deadline else { return Box::pin(exchange) };
         Box::pin(async move {
             timeout(deadline, exchange).await.unwrap_or_else(|_| {
-                let clause = format!("no reply to a POST within {deadline:?}");
-                Err(Failure::new(ErrorKind::Timeout, clause))
+                let detail = format!("no reply to a POST within {deadline:?}");
+                Err(Failure::new(ErrorKind::Timeout, detail))
             })
         })
     }
 
-    /// A reply came: its body, where it is a success.
+    /// Handles a reply, and returns the body of a successful one.
     fn receive(
         &mut self,
         (reply, http): (Reply, Http),
-        conversation: &mut Conversation<'_>,
-    ) -> Result<Bytes, Stop> {
-        note_node(&reply.headers, conversation);
-        self.jar.keep(&reply.headers);
+        session: &mut Session<'_>,
+    ) -> Result<Bytes, TransportEnd> {
+        note_node(&reply.headers, session);
+        self.cookies.store(&reply.headers);
         if reply.status != StatusCode::OK {
-            return Err(rejected(&reply, conversation));
+            return Err(end_for_error_reply(&reply, session));
         }
         self.idle.push((http, usable_until(&reply.headers, Instant::now())));
         Ok(reply.body)
@@ -223,35 +223,36 @@ impl<'c> Requests<'c> {
     fn polled(
         &mut self,
         reply: (Reply, Http),
-        conversation: &mut Conversation<'_>,
+        session: &mut Session<'_>,
         outbox: &mut Vec<Frame>,
-    ) -> Result<(), Stop> {
-        let body = self.receive(reply, conversation)?;
-        let mut packets = Packet::from_payload(&body, conversation.protocol())?.into_iter();
+    ) -> Result<(), TransportEnd> {
+        let body = self.receive(reply, session)?;
+        let mut packets = Packet::from_payload(&body, session.protocol())?.into_iter();
         if self.sid.is_none() {
             let Some(Packet::Open(data)) = packets.next() else {
                 return Err(Malformed("a handshake without an open packet").into());
             };
             let handshake = Handshake::parse(data)?;
-            conversation.open(&handshake, outbox);
-            self.begin(handshake);
+            session.open(&handshake, outbox);
+            self.start_session(handshake);
         }
         for packet in packets {
-            conversation.receive(packet, outbox)?;
+            session.receive(packet, outbox)?;
         }
         Ok(())
     }
 
-    /// The session is open: polls, and probes the better transport if it wants and may.
-    fn begin(&mut self, handshake: Handshake) {
+    /// Starts the session, and the probe of a WebSocket if the client and the server support it.
+    fn start_session(&mut self, handshake: Handshake) {
         let wants = self.context.scenario.client == ClientKind::PollingUpgrade;
         if wants && handshake.upgrades.iter().any(|transport| transport == "websocket") {
             let path = path_and_query(self.context, "websocket", Some(&handshake.sid));
-            let (dialer, fields) = (self.dialer, self.jar.fields());
+            let (dialer, fields) = (self.dialer, self.cookies.headers());
             let deadline = self.context.scenario.timeout;
             self.probe = Some(Box::pin(async move {
                 timeout(deadline, probe(dialer, &path, &fields)).await.unwrap_or_else(|_| {
-                    Err(unanswered(&format!("no answer to the upgrade within {deadline:?}")).into())
+                    Err(upgrade_failure(&format!("no answer to the upgrade within {deadline:?}"))
+                        .into())
                 })
             }));
         }
@@ -259,60 +260,60 @@ impl<'c> Requests<'c> {
         self.sid = Some(handshake.sid);
     }
 
-    /// Where the probe failed, the session goes on as it is, as the real client's does.
+    /// After a failed probe, the session continues by polling, as in the real client.
     fn probed(
         &mut self,
         probed: Result<(WebSocket, HeaderMap), UpgradeError>,
-        conversation: &mut Conversation<'_>,
+        session: &mut Session<'_>,
     ) {
         match probed {
             Ok((socket, headers)) => {
-                note_node(&headers, conversation);
-                self.jar.keep(&headers);
-                self.successor = Some(socket);
+                note_node(&headers, session);
+                self.cookies.store(&headers);
+                self.websocket = Some(socket);
             }
             Err(error) => {
-                let failure = not_upgraded(error, conversation);
-                conversation.report(&failure);
+                let failure = not_upgraded(error, session);
+                session.report(&failure);
             }
         }
     }
 
-    /// Leaves the namespace and closes the session. A server that takes no leave is left alone.
-    async fn goodbye(&mut self, conversation: &Conversation<'_>) {
+    /// Disconnects from the namespace and closes the session. Gives up after a timeout.
+    async fn close(&mut self, session: &Session<'_>) {
         if self.sid.is_none() {
             return;
         }
-        let left = conversation.is_connected().then(|| conversation.goodbye());
+        let left = session.is_connected().then(|| session.disconnect_packet());
         let closed = Frame::Text("1".to_owned());
         let said = async {
             if let Some(post) = self.post.take() {
                 self.idle.push((post.await?.1, None));
             }
-            // One after the other, as the real client does: servers close a session before they look
-            // at what came with the close.
+            // Two requests, as in the real client: some servers close the session before they read what came
+            // with the close.
             for word in left.into_iter().chain([closed]) {
                 let (_, http) = self.post(&[word]).await?;
                 self.idle.push((http, None));
             }
             Ok::<_, Failure>(())
         };
-        let _ = timeout(websocket::GOODBYE, said).await;
+        let _ = timeout(websocket::CLOSE_TIMEOUT, said).await;
     }
 }
 
-/// What an unsuccessful reply means for the session. A code 1 that no node has signed is the proxy's own:
-/// while the session's node drains, it asks the client to open a new session elsewhere.
-fn rejected(reply: &Reply, conversation: &Conversation<'_>) -> Stop {
+/// Returns how an error reply ends the session. A code 1 without a node name comes from the proxy: while the
+/// session's node drains, the proxy asks the client to open a new session on another node.
+fn end_for_error_reply(reply: &Reply, session: &Session<'_>) -> TransportEnd {
     let failure = refused(reply);
     let asked = failure.kind == ErrorKind::Code1 && !reply.headers.contains_key(X_NODE);
-    match asked && conversation.drains() {
-        true => Stop::Moved(failure),
-        false => Stop::Failed(failure),
+    match asked && session.is_draining() {
+        true => TransportEnd::Moved(failure),
+        false => TransportEnd::Failed(failure),
     }
 }
 
-/// Connects with the session's id and asks whether the way is good.
+/// Opens a WebSocket for the session and checks it with a probe.
 async fn probe(
     dialer: &Dialer,
     path: &str,
@@ -323,18 +324,20 @@ async fn probe(
     match socket.next().await? {
         Message::Text(text) if text == "3probe" => Ok((socket, headers)),
         Message::Text(_) | Message::Binary(_) => {
-            Err(unanswered("the server answered 2probe with something else than 3probe").into())
+            Err(upgrade_failure("the server did not answer 2probe with 3probe").into())
         }
-        Message::Close(closure) => Err(unanswered(&format!("{closure} amid the upgrade")).into()),
+        Message::Close(close_frame) => {
+            Err(upgrade_failure(&format!("{close_frame} during the upgrade")).into())
+        }
     }
 }
 
-fn unanswered(clause: &str) -> Failure {
-    Failure::new(ErrorKind::UpgradeRefused, clause)
+fn upgrade_failure(detail: &str) -> Failure {
+    Failure::new(ErrorKind::UpgradeRefused, detail)
 }
 
-/// An idle connection that is still open, or a new one.
-async fn reopened(idle: Option<Http>, dialer: &Dialer) -> Result<Http, Failure> {
+/// Returns an idle connection that is still open, or a new one.
+async fn reuse_or_connect(idle: Option<Http>, dialer: &Dialer) -> Result<Http, Failure> {
     if let Some(mut http) = idle
         && http.is_open().await
     {
@@ -343,7 +346,7 @@ async fn reopened(idle: Option<Http>, dialer: &Dialer) -> Result<Http, Failure> 
     dialer.http().await
 }
 
-/// Until when a server that says `Keep-Alive: timeout=5` surely keeps an idle connection.
+/// Returns until when an idle connection is safe to use, if the server sends `Keep-Alive: timeout=5`.
 fn usable_until(headers: &HeaderMap, now: Instant) -> Option<Instant> {
     let hint = headers.get("keep-alive")?.to_str().ok()?;
     let seconds = hint.split(',').find_map(|part| part.trim().strip_prefix("timeout="))?;
@@ -351,8 +354,8 @@ fn usable_until(headers: &HeaderMap, now: Instant) -> Option<Instant> {
     Some(now + kept.saturating_sub(KEEP_ALIVE_MARGIN))
 }
 
-/// Waits for what is there, and takes it away when it is done; for ever where there is nothing.
-async fn taken<F: Future + Unpin>(slot: &mut Option<F>) -> F::Output {
+/// Waits for the future in `slot` and removes it; waits forever if there is none.
+async fn take_when_ready<F: Future + Unpin>(slot: &mut Option<F>) -> F::Output {
     match slot {
         Some(future) => {
             let output = future.await;

@@ -7,68 +7,70 @@ use tokio::{
     time::{sleep_until, timeout},
 };
 
-use super::{Break, Context, Conversation, Stop, User, not_upgraded, note_node, path_and_query};
+use super::{
+    Context, Interruption, Session, TransportEnd, User, not_upgraded, note_node, path_and_query,
+};
 use crate::{
-    client::user::Orders,
+    client::user::CommandReceiver,
     net::{Kind, Message, WebSocket},
     scenario::Protocol,
     stats::Failure,
     wire::engine_io::{Frame, Packet},
 };
 
-/// Bytes that may wait for a slow server before nothing more is said.
-const MOST_WAITING: usize = 64 << 10;
-/// How long a server may take to answer a goodbye.
-pub(super) const GOODBYE: Duration = Duration::from_secs(3);
+/// Maximum bytes that wait for a slow server; above this, the client sends no more.
+const MAX_BACKLOG: usize = 64 << 10;
+/// Maximum time until the server answers a close.
+pub(super) const CLOSE_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Connects without polling first.
 pub(super) async fn open(
     context: &Context,
     user: &mut User,
-    conversation: &mut Conversation<'_>,
-) -> Result<WebSocket, Stop> {
+    session: &mut Session<'_>,
+) -> Result<WebSocket, TransportEnd> {
     let path = path_and_query(context, "websocket", None);
-    let fields = user.jar.fields();
+    let fields = user.cookies.headers();
     let connection = user.dialer.websocket(&path, &fields);
     let opened = tokio::select! {
         opened = timeout(context.scenario.timeout, connection) => opened,
-        by = user.orders.next() => return Err(Stop::Ordered(by)),
+        by = user.commands.next() => return Err(TransportEnd::Interrupted(by)),
     };
     match opened {
         Ok(Ok((socket, headers))) => {
-            note_node(&headers, conversation);
-            user.jar.keep(&headers);
+            note_node(&headers, session);
+            user.cookies.store(&headers);
             Ok(socket)
         }
-        Ok(Err(error)) => Err(not_upgraded(error, conversation).into()),
-        Err(_) => Err(conversation.silence().into()),
+        Ok(Err(error)) => Err(not_upgraded(error, session).into()),
+        Err(_) => Err(session.timeout_failure().into()),
     }
 }
 
-/// Talks until the end of the session. `outbox` holds what was not sent by polling.
+/// Runs the session until its end. `outbox` contains what was not sent by polling.
 pub(super) async fn converse(
     mut socket: WebSocket,
-    conversation: &mut Conversation<'_>,
-    orders: &mut Orders,
+    session: &mut Session<'_>,
+    commands: &mut CommandReceiver,
     mut outbox: Vec<Frame>,
-) -> Stop {
-    let protocol = conversation.protocol();
-    let mut ordered = pin!(orders.next());
-    let mut timer = pin!(sleep_until(conversation.wake().into()));
+) -> TransportEnd {
+    let protocol = session.protocol();
+    let mut command = pin!(commands.next());
+    let mut timer = pin!(sleep_until(session.next_wakeup().into()));
     loop {
-        let held_up = socket.backlog() > MOST_WAITING;
-        let next = match conversation.turn(held_up, &mut outbox) {
+        let blocked = socket.backlog() > MAX_BACKLOG;
+        let next = match session.run_due(blocked, &mut outbox) {
             Ok(next) => next,
             Err(failure) => return failure.into(),
         };
         if let Err(failure) = send(&mut socket, &mut outbox, protocol).await {
             return failure.into();
         }
-        if conversation.is_done() {
-            goodbye(socket, conversation).await;
-            return Stop::Said;
+        if session.is_done() {
+            close(socket, session).await;
+            return TransportEnd::Completed;
         }
-        // Later is not sooner: a timer that rings early is set again then, and costs nothing until.
+        // A later deadline does not reset the timer: if it fires too early, it is set again.
         if let Some(wake) = next
             && (timer.is_elapsed() || timer.deadline() > wake.into())
         {
@@ -77,15 +79,15 @@ pub(super) async fn converse(
         tokio::select! {
             biased;
             message = socket.next() => {
-                if let Err(stop) = receive(message, conversation, &mut outbox) {
+                if let Err(stop) = receive(message, session, &mut outbox) {
                     return stop;
                 }
             }
-            by = &mut ordered => {
-                if by == Break::Leave {
-                    goodbye(socket, conversation).await;
+            by = &mut command => {
+                if by == Interruption::Stop {
+                    close(socket, session).await;
                 }
-                return Stop::Ordered(by);
+                return TransportEnd::Interrupted(by);
             }
             () = &mut timer, if next.is_some() => {}
             () = yield_now(), if next.is_none() => {}
@@ -112,29 +114,29 @@ pub(super) async fn send(
 
 fn receive(
     message: Result<Message, Failure>,
-    conversation: &mut Conversation<'_>,
+    session: &mut Session<'_>,
     outbox: &mut Vec<Frame>,
-) -> Result<(), Stop> {
+) -> Result<(), TransportEnd> {
     match message? {
-        Message::Text(text) => conversation.receive(Packet::from_text(&text)?, outbox)?,
+        Message::Text(text) => session.receive(Packet::from_text(&text)?, outbox)?,
         Message::Binary(data) => {
-            let packet = Packet::from_binary(&data, conversation.protocol())?;
-            conversation.receive(packet, outbox)?;
+            let packet = Packet::from_binary(&data, session.protocol())?;
+            session.receive(packet, outbox)?;
         }
-        Message::Close(closure) if closure.asks_to_return() => {
-            return Err(Stop::Moved(closure.into()));
+        Message::Close(close_frame) if close_frame.asks_to_reconnect() => {
+            return Err(TransportEnd::Moved(close_frame.into()));
         }
-        Message::Close(closure) => return Err(closure.into()),
+        Message::Close(close_frame) => return Err(close_frame.into()),
     }
     Ok(())
 }
 
-/// Leaves the namespace, then the connection. A server that takes no leave is left alone.
-async fn goodbye(mut socket: WebSocket, conversation: &Conversation<'_>) {
-    if conversation.is_connected() {
-        let mut outbox = vec![conversation.goodbye()];
-        // What is broken is over as well.
-        let _ = send(&mut socket, &mut outbox, conversation.protocol()).await;
+/// Disconnects from the namespace and closes the connection. Gives up after a timeout.
+async fn close(mut socket: WebSocket, session: &Session<'_>) {
+    if session.is_connected() {
+        let mut outbox = vec![session.disconnect_packet()];
+        // An error means that the connection is already closed.
+        let _ = send(&mut socket, &mut outbox, session.protocol()).await;
     }
-    let _ = timeout(GOODBYE, Box::pin(socket.close())).await;
+    let _ = timeout(CLOSE_TIMEOUT, Box::pin(socket.close())).await;
 }

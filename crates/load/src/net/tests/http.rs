@@ -13,7 +13,7 @@ async fn get(http: &mut Http) -> Result<crate::net::Reply, Failure> {
 }
 
 #[tokio::test]
-async fn one_connection_carries_requests_until_the_server_ends_it() {
+async fn requests_share_a_connection_until_the_server_closes_it() {
     let address = server(|mut tcp| async move {
         let first = head(&mut tcp).await;
         assert!(first.starts_with("GET /a?b=c HTTP/1.1\r\n"), "{first}");
@@ -36,27 +36,27 @@ async fn one_connection_carries_requests_until_the_server_ends_it() {
     let extra = HeaderMap::from_iter([(::http::header::COOKIE, "a=b".parse().unwrap())]);
     let second = http.send(Method::POST, "/p", &extra, "body".into()).await.unwrap();
     assert_eq!(second.headers["x-node"], "a");
-    assert_eq!(second.clause(), "the server answered 503 Service Unavailable (wait)");
+    assert_eq!(second.description(), "the server answered 503 Service Unavailable (wait)");
     while http.is_open().await {
         tokio::task::yield_now().await;
     }
 }
 
 #[tokio::test]
-async fn replies_that_are_none_are_failures() {
-    for (reply, kind, clause) in [
-        (&b""[..], ErrorKind::Disconnect, "the server ended the connection"),
-        (b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nhi", ErrorKind::Disconnect, "ended"),
-        (b"220 mail.example ESMTP\r\n\r\n", ErrorKind::Protocol, "is no HTTP"),
+async fn invalid_replies_are_failures() {
+    for (reply, kind, description) in [
+        (&b""[..], ErrorKind::Disconnect, "the server closed the connection"),
+        (b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nhi", ErrorKind::Disconnect, "closed"),
+        (b"220 mail.example ESMTP\r\n\r\n", ErrorKind::Protocol, "is not HTTP"),
     ] {
         let failure = get(&mut open(replies(reply).await).await).await.unwrap_err();
         assert_eq!(failure.kind, kind, "{failure}");
-        assert!(failure.detail.contains(clause), "{failure}");
+        assert!(failure.detail.contains(description), "{failure}");
     }
 }
 
 #[tokio::test]
-async fn a_long_poll_can_be_waited_for_beside_other_things() {
+async fn long_poll_does_not_block_other_futures() {
     let (sender, receiver) = tokio::sync::watch::channel(false);
     let address = server(move |mut tcp| {
         let mut receiver = receiver.clone();

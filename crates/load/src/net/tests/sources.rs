@@ -2,7 +2,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use super::*;
 
-/// Tells each client the address that it comes from.
+/// Sends each client its source address.
 async fn mirror() -> SocketAddr {
     server(|mut tcp| async move {
         let IpAddr::V4(source) = tcp.peer_addr().unwrap().ip() else { panic!("no IPv4") };
@@ -11,7 +11,7 @@ async fn mirror() -> SocketAddr {
     .await
 }
 
-async fn said(connector: &Arc<Connector>, number: u32) -> [u8; 4] {
+async fn sent(connector: &Arc<Connector>, number: u32) -> [u8; 4] {
     let mut octets = [0; 4];
     let mut stream = connector.dialer(number).connect().await.unwrap();
     stream.read_exact(&mut octets).await.unwrap();
@@ -19,12 +19,12 @@ async fn said(connector: &Arc<Connector>, number: u32) -> [u8; 4] {
 }
 
 #[tokio::test]
-async fn clients_take_turns_among_the_sources() {
+async fn clients_are_spread_over_the_source_addresses() {
     let url = format!("ws://{}", mirror().await);
     let many = connector(url.clone(), |options| options.sources = Some(300));
     let mut seen = Vec::new();
     for number in [0, 1, 254, 299, 300, 301] {
-        seen.push(said(&many, number).await);
+        seen.push(sent(&many, number).await);
     }
     let wanted = [
         [127, 1, 0, 1],
@@ -36,11 +36,11 @@ async fn clients_take_turns_among_the_sources() {
     ];
     assert_eq!(seen, wanted);
     let one = connector(url, |_| ());
-    assert_eq!(said(&one, 7).await, [127, 0, 0, 1], "the kernel's choice");
+    assert_eq!(sent(&one, 7).await, [127, 0, 0, 1], "chosen by the kernel");
 }
 
 #[tokio::test]
-async fn clients_take_turns_among_the_addresses() {
+async fn clients_are_spread_over_the_target_addresses() {
     let (first, second) = (mirror().await, mirror().await);
     let listening = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let deaf = listening.local_addr().unwrap();
@@ -50,14 +50,14 @@ async fn clients_take_turns_among_the_addresses() {
     let connector = Arc::new(Connector::new(&scenario).unwrap());
     for (number, wanted) in [(0, first), (1, second), (2, first), (3, first)] {
         let stream = connector.dialer(number).connect().await.unwrap();
-        let crate::net::Stream::Plain(tcp) = &stream else { panic!("no TLS was wanted") };
+        let crate::net::Stream::Plain(tcp) = &stream else { panic!("unexpected TLS") };
         assert_eq!(tcp.peer_addr().unwrap(), wanted, "client {number}");
         assert!(tcp.nodelay().unwrap());
     }
 }
 
 #[tokio::test]
-async fn a_deaf_address_is_named() {
+async fn address_without_a_listener_is_reported() {
     let listening = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let deaf = listening.local_addr().unwrap();
     drop(listening);
@@ -65,6 +65,6 @@ async fn a_deaf_address_is_named() {
     assert_eq!(failure.kind, ErrorKind::Connect);
     assert_eq!(
         failure.detail,
-        format!("nothing listens on {deaf}; start the server, or check the URL")
+        format!("nothing listens on {deaf}: start the server, or check the URL")
     );
 }

@@ -6,11 +6,11 @@ use tokio_websockets::{CloseCode, Config, Message as Theirs, ServerBuilder, WebS
 
 use super::*;
 use crate::net::{
-    Closure, Kind,
+    CloseFrame, Kind,
     frame::{self, Header, Opcode},
 };
 
-/// Serves as tokio-websockets does, with frames of at most `frame` bytes.
+/// A server from tokio-websockets that sends frames of at most `frame` bytes.
 async fn oracle<F: Future<Output = ()> + Send + 'static>(
     frame: usize,
     serve: impl Fn(WebSocketStream<TcpStream>) -> F + Clone + Send + 'static,
@@ -34,7 +34,7 @@ async fn echo(mut socket: WebSocketStream<TcpStream>) {
     }
 }
 
-/// A server's frame.
+/// A frame as servers send it.
 fn frame(fin: bool, opcode: Opcode, payload: &[u8]) -> Vec<u8> {
     let mut bytes = Vec::new();
     Header { fin, opcode, mask: None, len: payload.len() as u64 }.write(&mut bytes);
@@ -42,7 +42,7 @@ fn frame(fin: bool, opcode: Opcode, payload: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// What a client hears of these frames until its connection ends.
+/// Sends these frames to a client; returns its messages and how its connection ended.
 async fn heard(frames: Vec<u8>, piece: usize) -> (Vec<Message>, Failure) {
     let mut socket = websocket(says(frames, piece).await).await.unwrap();
     let mut heard = Vec::new();
@@ -57,15 +57,15 @@ async fn heard(frames: Vec<u8>, piece: usize) -> (Vec<Message>, Failure) {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(48))]
 
-    /// Both ways through a library that is not ours.
+    /// In both directions, through another library.
     #[test]
-    fn messages_come_back_from_the_oracle(
+    fn messages_round_trip_through_tokio_websockets(
         sizes in prop::collection::vec(
             prop_oneof![0..300_usize, Just(65_535), Just(65_536), 0..300_000_usize], 1..12),
         part in prop_oneof![1..200_usize, Just(usize::MAX)],
         binary: bool,
     ) {
-        // Thousands of tiny frames take long and show no more.
+        // Thousands of tiny frames would take long and test nothing more.
         let part = part.max(sizes.iter().max().unwrap() / 500);
         runtime().block_on(async {
             let mut socket = websocket(oracle(part, echo).await).await.unwrap();
@@ -84,9 +84,9 @@ proptest! {
         });
     }
 
-    /// However the network cuts them.
+    /// With any split into packets.
     #[test]
-    fn frames_are_read_in_any_pieces(piece in 1..40_usize, cut in 0..20_usize) {
+    fn frames_are_parsed_in_any_pieces(piece in 1..40_usize, cut in 0..20_usize) {
         let long = "x".repeat(300);
         let (start, end) = long.split_at(cut);
         let frames = [
@@ -100,9 +100,9 @@ proptest! {
             frame(true, Opcode::Close, b"\x03\xe9bye"),
         ];
         let (heard, failure) = runtime().block_on(heard(frames.concat(), piece));
-        let closure = Closure { code: Some(1001), reason: "bye".into() };
+        let close_frame = CloseFrame { code: Some(1001), reason: "bye".into() };
         let wanted =
-            [text("größe"), text(&long), Message::Binary(vec![0, 255]), Message::Close(closure)];
+            [text("größe"), text(&long), Message::Binary(vec![0, 255]), Message::Close(close_frame)];
         prop_assert_eq!(heard, wanted);
         prop_assert_eq!(failure.kind, ErrorKind::Disconnect);
     }
@@ -120,7 +120,7 @@ proptest! {
     }
 
     #[test]
-    fn headers_are_read_as_written(fin: bool, len in 0..u64::MAX >> 1, mask: Option<[u8; 4]>) {
+    fn headers_round_trip(fin: bool, len in 0..u64::MAX >> 1, mask: Option<[u8; 4]>) {
         for len in [len, len & 0xffff, len & 0x7f] {
             let header = Header { fin, opcode: Opcode::Binary, mask, len };
             let mut bytes = Vec::new();
@@ -133,7 +133,7 @@ proptest! {
     }
 
     #[test]
-    fn no_bytes_make_a_client_panic(frames: Vec<u8>) {
+    fn client_does_not_panic_on_any_bytes(frames: Vec<u8>) {
         let (_, failure) = runtime().block_on(heard(frames, 64));
         prop_assert!(matches!(failure.kind, ErrorKind::Protocol | ErrorKind::Disconnect));
     }
@@ -150,7 +150,7 @@ async fn malformed_frames_end_the_connection() {
         Header { fin: true, opcode: Opcode::Text, mask: Some([1; 4]), len: 0 }.write(&mut bytes);
         bytes
     };
-    for (bytes, clause) in [
+    for (bytes, description) in [
         (masked, "masking"),
         (vec![0xc1, 0], "reserved bit"),
         (vec![0x83, 0], "unknown opcode 3"),
@@ -171,12 +171,12 @@ async fn malformed_frames_end_the_connection() {
     ] {
         let (heard, failure) = heard(bytes.clone(), usize::MAX).await;
         assert_eq!((heard, failure.kind), (vec![], ErrorKind::Protocol), "{bytes:x?}");
-        assert!(failure.detail.contains(clause), "{failure} for {bytes:x?}");
+        assert!(failure.detail.contains(description), "{failure} for {bytes:x?}");
     }
 }
 
 #[tokio::test]
-async fn pings_are_answered_and_goodbyes_returned() {
+async fn pings_and_closes_are_answered() {
     let address = oracle(usize::MAX, |mut socket| async move {
         socket.send(Theirs::ping("are you there")).await.unwrap();
         let pong = socket.next().await.unwrap().unwrap();
@@ -189,19 +189,19 @@ async fn pings_are_answered_and_goodbyes_returned() {
     .await;
     let mut socket = websocket(address).await.unwrap();
     assert_eq!(socket.next().await.unwrap(), text("thanks"));
-    let Message::Close(closure) = socket.next().await.unwrap() else { panic!("no close") };
-    let failure = Failure::from(closure);
+    let Message::Close(close_frame) = socket.next().await.unwrap() else { panic!("no close") };
+    let failure = Failure::from(close_frame);
     assert_eq!(failure.kind, ErrorKind::Disconnect);
     assert_eq!(failure.detail, "the server closed the WebSocket with code 1001 (restart)");
 }
 
 #[tokio::test]
-async fn a_goodbye_is_waited_for() {
+async fn close_waits_for_the_close_of_the_server() {
     let (sender, mut receiver) = tokio::sync::mpsc::unbounded_channel();
     let address = oracle(usize::MAX, move |mut socket| {
         let sender = sender.clone();
         async move {
-            // Still talking when the goodbye comes.
+            // Sends a message after the client's close.
             socket.send(Theirs::text("hello")).await.unwrap();
             let close = socket.next().await.unwrap().unwrap();
             assert!(socket.next().await.is_none());
@@ -214,17 +214,17 @@ async fn a_goodbye_is_waited_for() {
 }
 
 #[tokio::test]
-async fn a_message_larger_than_all_buffers_does_not_block() {
+async fn message_larger_than_all_buffers_does_not_block() {
     let mut socket = websocket(oracle(usize::MAX, echo).await).await.unwrap();
     let payload: Vec<u8> = (0..48 << 20).map(|i: u32| (i % 251) as u8).collect();
     socket.send(Kind::Binary, &payload).await.unwrap();
-    assert!(socket.backlog() > 0, "nobody can have read it all");
+    assert!(socket.backlog() > 0, "more than the buffers can take");
     let Message::Binary(echo) = socket.next().await.unwrap() else { panic!("no bytes") };
     assert!(echo == payload);
 }
 
 #[tokio::test]
-async fn waiting_may_be_given_up_at_any_time() {
+async fn next_is_cancel_safe() {
     let frames = [frame(true, Opcode::Text, b"one"), frame(true, Opcode::Text, b"two")].concat();
     let mut socket = websocket(says(frames, 1).await).await.unwrap();
     let mut heard = Vec::new();
@@ -240,7 +240,7 @@ async fn waiting_may_be_given_up_at_any_time() {
 }
 
 #[tokio::test]
-async fn a_download_is_counted_and_thrown_away() {
+async fn download_is_counted_and_discarded() {
     let frames = [
         frame(true, Opcode::Binary, &[0; 70_000]),
         frame(true, Opcode::Ping, b"?"),
@@ -252,12 +252,12 @@ async fn a_download_is_counted_and_thrown_away() {
     for piece in [1 << 20, 1000, 3] {
         let mut socket = websocket(says(frames.clone(), piece).await).await.unwrap();
         let mut counted = 0;
-        let closure = loop {
-            match socket.skim().await.unwrap() {
+        let close_frame = loop {
+            match socket.discard_payload().await.unwrap() {
                 Ok(bytes) => counted += bytes,
-                Err(closure) => break closure,
+                Err(close_frame) => break close_frame,
             }
         };
-        assert_eq!((counted, closure.code), (70_003, Some(1000)));
+        assert_eq!((counted, close_frame.code), (70_003, Some(1000)));
     }
 }

@@ -5,7 +5,7 @@ use tokio_websockets::{ClientBuilder, MaybeTlsStream, Message, WebSocketStream};
 
 use super::*;
 
-async fn origin() -> SocketAddr {
+async fn echo_server() -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     tokio::spawn(serve(listener));
@@ -13,14 +13,14 @@ async fn origin() -> SocketAddr {
 }
 
 async fn client(path: &str) -> WebSocketStream<MaybeTlsStream<TcpStream>> {
-    let url = format!("ws://{}{path}", origin().await).parse().unwrap();
+    let url = format!("ws://{}{path}", echo_server().await).parse().unwrap();
     ClientBuilder::from_uri(url).connect().await.unwrap().0
 }
 
 #[tokio::test]
 async fn requests_are_answered_over_one_connection() {
-    let mut tcp = TcpStream::connect(origin().await).await.unwrap();
-    // Two at once, the second in two parts.
+    let mut tcp = TcpStream::connect(echo_server().await).await.unwrap();
+    // Two requests at once, the second one in two parts.
     tcp.write_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\nPOST /a HTTP/1.1\r\ncontent-le")
         .await
         .unwrap();
@@ -34,8 +34,8 @@ async fn requests_are_answered_over_one_connection() {
 }
 
 #[tokio::test]
-async fn what_is_no_request_is_refused() {
-    let mut tcp = TcpStream::connect(origin().await).await.unwrap();
+async fn invalid_request_is_rejected() {
+    let mut tcp = TcpStream::connect(echo_server().await).await.unwrap();
     tcp.write_all(b"\x16\x03\x01 hello\r\n\r\n").await.unwrap();
     let mut reply = Vec::new();
     tcp.read_to_end(&mut reply).await.unwrap();
@@ -43,7 +43,7 @@ async fn what_is_no_request_is_refused() {
 }
 
 #[tokio::test]
-async fn messages_of_all_sizes_come_back() {
+async fn messages_of_all_sizes_are_echoed() {
     let mut client = client("/any").await;
     for size in [0, 1, 125, 126, 65_535, 65_536, 3 << 20] {
         let payload: Vec<u8> = (0..size).map(|i| (i % 251) as u8).collect();
@@ -59,7 +59,7 @@ async fn messages_of_all_sizes_come_back() {
 }
 
 #[tokio::test]
-async fn a_client_that_does_not_read_is_waited_for() {
+async fn slow_client_receives_all_echoes() {
     let mut client = client("/").await;
     let payload = vec![7; 1 << 20];
     let (mut sink, mut stream) = (&mut client).split();
@@ -68,16 +68,16 @@ async fn a_client_that_does_not_read_is_waited_for() {
             sink.send(Message::binary(payload.clone())).await.unwrap();
         }
     };
-    let heard = async {
+    let received = async {
         for _ in 0..20 {
             assert_eq!(stream.next().await.unwrap().unwrap().into_payload().len(), payload.len());
         }
     };
-    tokio::join!(sent, heard);
+    tokio::join!(sent, received);
 }
 
 #[tokio::test]
-async fn a_download_has_the_wanted_length_and_a_good_end() {
+async fn download_has_the_requested_length_and_a_normal_close() {
     for wanted in [0, 1, 100_000, 10 << 20] {
         let mut client = client(&format!("/bulk?bytes={wanted}")).await;
         let mut got = 0;

@@ -1,4 +1,4 @@
-//! A node on a real socket, spoken to in plain HTTP.
+//! Tests of a node with real sockets and plain HTTP.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use tokio::task::JoinHandle;
 use super::*;
 use crate::net::{Connector, Http, Kind, Message, Reply};
 
-const PATIENCE: Duration = Duration::from_secs(10);
+const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A running node.
 struct Running {
@@ -18,11 +18,11 @@ struct Running {
     task: JoinHandle<()>,
 }
 
-/// A polling session at it.
+/// A polling session on a node.
 struct Session {
     http: Http,
     path: String,
-    /// Packets that came with others.
+    /// Received packets that were not returned yet.
     waiting: Vec<String>,
 }
 
@@ -39,15 +39,15 @@ impl Running {
         Self { connector, connections, stop, task }
     }
 
-    async fn ask(&self, path: &str) -> Reply {
+    async fn get(&self, path: &str) -> Reply {
         let mut http = self.connector.dialer(0).http().await.unwrap();
         http.send(Method::GET, path, &HeaderMap::new(), Bytes::new()).await.unwrap()
     }
 
-    /// Handshakes and connects to the main namespace, Engine.IO 4.
+    /// Opens a session with Engine.IO 4 and connects to the main namespace.
     async fn session(&self) -> Session {
         let path = "/socket.io/?EIO=4&transport=polling";
-        let reply = self.ask(path).await;
+        let reply = self.get(path).await;
         let body = std::str::from_utf8(&reply.body).unwrap();
         let open: serde_json::Value = serde_json::from_str(&body[1..]).unwrap();
         let path = format!("{path}&sid={}", open["sid"].as_str().unwrap());
@@ -67,14 +67,14 @@ impl Session {
         assert_eq!(sent.unwrap().status, StatusCode::OK);
     }
 
-    /// The next packet that is no ping.
+    /// Returns the next packet except pings.
     async fn next(&mut self) -> String {
         while self.waiting.is_empty() {
             let fields = HeaderMap::new();
             let poll = self.http.send(Method::GET, &self.path, &fields, Bytes::new());
-            let reply = timeout(PATIENCE, poll).await.unwrap().unwrap();
+            let reply = timeout(TIMEOUT, poll).await.unwrap().unwrap();
             let body = std::str::from_utf8(&reply.body).unwrap();
-            // Pings are not waited for here, nor answered: they are due at any time.
+            // Pings come at any time; they are not answered.
             let packets = body.split('\u{1e}').filter(|packet| *packet != "2");
             self.waiting = packets.map(str::to_owned).collect();
         }
@@ -83,14 +83,14 @@ impl Session {
 }
 
 #[tokio::test]
-async fn it_says_its_name_to_whoever_connects_and_in_every_reply() {
+async fn name_is_in_every_reply_and_in_an_event() {
     let node = Running::start("node-7").await;
     let mut session = node.session().await;
     assert_eq!(session.next().await, r#"42["node","node-7"]"#);
 
     let unknown = "/socket.io/?EIO=4&transport=polling&sid=AAAAAAAAAAAAAAAA";
     for (path, status) in [("/", 200), ("/socket.io/", 400), (unknown, 400)] {
-        let reply = node.ask(path).await;
+        let reply = node.get(path).await;
         assert_eq!(reply.status.as_u16(), status, "{path}");
         assert_eq!(reply.headers["x-node"], "node-7", "{path}");
     }
@@ -98,21 +98,21 @@ async fn it_says_its_name_to_whoever_connects_and_in_every_reply() {
     let (mut socket, headers) =
         node.connector.dialer(0).websocket(path, &HeaderMap::new()).await.unwrap();
     assert_eq!(headers["x-node"], "node-7");
-    let opened = timeout(PATIENCE, socket.next()).await.unwrap();
+    let opened = timeout(TIMEOUT, socket.next()).await.unwrap();
     assert!(matches!(opened, Ok(Message::Text(text)) if text.starts_with("0{")));
 }
 
 #[tokio::test]
-async fn it_speaks_engine_io_3() {
+async fn node_supports_engine_io_3() {
     let node = Running::start("old").await;
-    let reply = node.ask("/socket.io/?EIO=3&transport=polling").await;
+    let reply = node.get("/socket.io/?EIO=3&transport=polling").await;
     let body = std::str::from_utf8(&reply.body).unwrap();
     let (length, packet) = body.split_once(':').unwrap();
     assert!(packet.starts_with("0{") && packet.len() >= length.parse().unwrap(), "{body}");
 }
 
 #[tokio::test]
-async fn an_event_comes_back_as_it_was() {
+async fn events_are_echoed_unchanged() {
     let node = Running::start("a").await;
     let mut session = node.session().await;
     session.next().await;
@@ -126,7 +126,7 @@ async fn an_event_comes_back_as_it_was() {
 }
 
 #[tokio::test]
-async fn bytes_come_back_as_they_were() {
+async fn binary_events_are_echoed_unchanged() {
     let node = Running::start("a").await;
     let mut session = node.session().await;
     session.next().await;
@@ -140,7 +140,7 @@ async fn bytes_come_back_as_they_were() {
 }
 
 #[tokio::test]
-async fn all_reaches_everyone() {
+async fn event_all_is_sent_to_all_clients() {
     let node = Running::start("a").await;
     let (mut one, mut other) = (node.session().await, node.session().await);
     one.next().await;
@@ -151,21 +151,21 @@ async fn all_reaches_everyone() {
 }
 
 #[tokio::test]
-async fn the_end_says_goodbye() {
+async fn stop_closes_connections() {
     let node = Running::start("a").await;
     let path = "/socket.io/?EIO=4&transport=websocket";
     let (mut socket, _) =
         node.connector.dialer(0).websocket(path, &HeaderMap::new()).await.unwrap();
-    timeout(PATIENCE, socket.next()).await.unwrap().unwrap();
+    timeout(TIMEOUT, socket.next()).await.unwrap().unwrap();
     socket.send(Kind::Text, b"40").await.unwrap();
     let connected = async {
         while !matches!(socket.next().await.unwrap(), Message::Text(text) if text.starts_with("40{"))
         {
         }
     };
-    timeout(PATIENCE, connected).await.unwrap();
+    timeout(TIMEOUT, connected).await.unwrap();
     node.stop.cancel();
-    let goodbye = async {
+    let close = async {
         loop {
             match socket.next().await {
                 Ok(Message::Text(_)) => {}
@@ -173,20 +173,20 @@ async fn the_end_says_goodbye() {
             }
         }
     };
-    let goodbye = timeout(PATIENCE, goodbye).await.unwrap();
-    assert!(matches!(goodbye, Ok(Message::Close(_))), "{goodbye:?}");
-    timeout(PATIENCE, node.task).await.unwrap().unwrap();
+    let close = timeout(TIMEOUT, close).await.unwrap();
+    assert!(matches!(close, Ok(Message::Close(_))), "{close:?}");
+    timeout(TIMEOUT, node.task).await.unwrap().unwrap();
 }
 
 #[tokio::test]
-async fn a_reset_ends_what_is_open_and_lets_others_in() {
+async fn reset_ends_open_connections_and_accepts_new_ones() {
     let node = Running::start("a").await;
     let path = "/socket.io/?EIO=4&transport=websocket";
     let (mut socket, _) =
         node.connector.dialer(0).websocket(path, &HeaderMap::new()).await.unwrap();
-    timeout(PATIENCE, socket.next()).await.unwrap().unwrap();
+    timeout(TIMEOUT, socket.next()).await.unwrap().unwrap();
     node.connections.reset();
-    let failure = timeout(PATIENCE, socket.next()).await.unwrap().unwrap_err();
+    let failure = timeout(TIMEOUT, socket.next()).await.unwrap().unwrap_err();
     assert!(failure.to_string().contains("reset"), "{failure}");
-    assert_eq!(node.ask("/").await.status, StatusCode::OK);
+    assert_eq!(node.get("/").await.status, StatusCode::OK);
 }

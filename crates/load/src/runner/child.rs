@@ -1,4 +1,4 @@
-//! A node in a process of its own, which can be hurt.
+//! A node in a child process, with the means to inject faults.
 
 use std::{
     env,
@@ -9,6 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use anyhow::{Context as _, anyhow, bail};
 use rustix::process::{Pid, Signal, kill_process};
 use socket2::{Domain, Socket, Type};
 use tokio::{
@@ -18,43 +19,42 @@ use tokio::{
 
 use crate::node;
 
-/// Longest wait for a node to listen.
-const START: Duration = Duration::from_secs(10);
-/// Longest wait for a node to end by itself, its goodbyes included.
-const END: Duration = Duration::from_secs(5);
-/// Between two looks whether it has ended.
-const LOOK: Duration = Duration::from_millis(10);
+/// Maximum time until a node listens.
+const START_TIMEOUT: Duration = Duration::from_secs(10);
+/// Maximum time until a node ends by itself, after it has closed its connections.
+const STOP_TIMEOUT: Duration = Duration::from_secs(5);
+/// Interval at which the end of a process is checked.
+const CHECK_INTERVAL: Duration = Duration::from_millis(10);
 
-/// A node. It ends when this is dropped, and by itself when this process does.
+/// A node. Its process ends when this value is dropped, or when the parent process ends.
 #[derive(Debug)]
 pub(super) struct ChildNode {
-    /// As it tells.
+    /// Name that the node sends.
     pub(super) name: String,
-    place: Place,
-    /// `None`: it was killed.
+    reserved: ReservedAddress,
+    /// `None` if the node was killed.
     process: Option<Process>,
 }
 
-/// Its process, killed on drop.
+/// Process of a node, killed on drop.
 #[derive(Debug)]
 struct Process {
     child: Child,
-    /// Takes commands. The node ends with it.
+    /// Commands to the node. The node ends when this pipe is closed.
     stdin: Option<ChildStdin>,
 }
 
-/// An address of which nobody else can take the port, while nothing listens there either: a node that
-/// comes back finds it free.
+/// An address whose port stays reserved while no node listens on it, so that a restarted node finds it free.
 #[derive(Debug)]
-struct Place {
+struct ReservedAddress {
     address: SocketAddr,
     _socket: Socket,
 }
 
-impl Place {
-    fn free() -> io::Result<Self> {
+impl ReservedAddress {
+    fn reserve() -> io::Result<Self> {
         let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
-        // What is bound this way by both, and listened to by one of them, can be shared (socket(7)).
+        // Sockets that are both bound this way can share an address if only one of them listens (socket(7)).
         socket.set_reuse_address(true)?;
         socket.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into())?;
         let address = socket.local_addr()?.as_socket().ok_or(io::ErrorKind::AddrNotAvailable)?;
@@ -67,71 +67,75 @@ impl ChildNode {
     ///
     /// # Errors
     ///
-    /// A sentence for the user.
-    pub(super) async fn start(name: String) -> Result<Self, String> {
-        let place = Place::free().map_err(|e| format!("no port is free for {name}: {e}"))?;
-        let process = Process::start(&name, place.address).await?;
-        Ok(Self { name, place, process: Some(process) })
+    /// No port is free, or the node does not start.
+    pub(super) async fn start(name: String) -> anyhow::Result<Self> {
+        let reserved =
+            ReservedAddress::reserve().with_context(|| format!("no free port for {name}"))?;
+        let process = Process::start(&name, reserved.address).await?;
+        Ok(Self { name, reserved, process: Some(process) })
     }
 
-    /// Starts it again on the same address, under a name that tells its sessions from those of before.
+    /// Starts the node again on the same address, under a new name that distinguishes its sessions from
+    /// earlier ones.
     ///
     /// # Errors
     ///
-    /// A sentence for the user.
-    pub(super) async fn start_again(&mut self, name: String) -> Result<(), String> {
-        self.process = Some(Process::start(&name, self.place.address).await?);
+    /// The node does not start.
+    pub(super) async fn restart(&mut self, name: String) -> anyhow::Result<()> {
+        self.process = Some(Process::start(&name, self.reserved.address).await?);
         self.name = name;
         Ok(())
     }
 
-    /// Where it listens, or did.
+    /// Address of the node.
     pub(super) fn address(&self) -> SocketAddr {
-        self.place.address
+        self.reserved.address
     }
 
-    /// Whether it was not killed.
+    /// Whether the node was not killed.
     pub(super) fn is_alive(&self) -> bool {
         self.process.is_some()
     }
 
-    /// Asks it to end, and waits until it has, so that it can say goodbye to its clients.
+    /// Sends SIGTERM and waits until the node has closed its connections and ended.
     pub(super) async fn stop(mut self) {
         let Some(process) = &mut self.process else { return };
         process.signal(Signal::TERM);
-        let deadline = Instant::now() + END;
+        let deadline = Instant::now() + STOP_TIMEOUT;
         while matches!(process.child.try_wait(), Ok(None)) && Instant::now() < deadline {
-            sleep(LOOK).await;
+            sleep(CHECK_INTERVAL).await;
         }
     }
 
-    /// Kills it.
+    /// Kills the process.
     pub(super) fn kill(&mut self) {
         self.process = None;
     }
 
-    /// Makes it stand still, its connections open.
+    /// Stops the process (SIGSTOP); its connections stay open.
     pub(super) fn hang(&self) {
         self.signal(Signal::STOP);
     }
 
-    /// Lets it go on.
+    /// Continues the process (SIGCONT).
     pub(super) fn resume(&self) {
         self.signal(Signal::CONT);
     }
 
-    /// Makes it reset all its connections.
+    /// Makes the node reset all its connections.
     ///
     /// # Errors
     ///
-    /// A sentence for the user, where it cannot be told.
-    pub(super) fn reset(&mut self) -> Result<(), String> {
+    /// The command could not be sent.
+    pub(super) fn reset(&mut self) -> anyhow::Result<()> {
         let stdin = self.process.as_mut().and_then(|process| process.stdin.as_mut());
-        let told = match stdin {
+        let sent = match stdin {
             Some(stdin) => writeln!(stdin, "{}", node::RESET).and_then(|()| stdin.flush()),
             None => Err(io::ErrorKind::BrokenPipe.into()),
         };
-        told.map_err(|e| format!("{} cannot be told to reset its connections: {e}", self.name))
+        sent.with_context(|| {
+            format!("cannot send {} the command to reset its connections", self.name)
+        })
     }
 
     fn signal(&self, signal: Signal) {
@@ -142,17 +146,17 @@ impl ChildNode {
 }
 
 impl Process {
-    async fn start(name: &str, address: SocketAddr) -> Result<Self, String> {
-        let failed = |e: io::Error| format!("{name} cannot be started: {e}");
+    async fn start(name: &str, address: SocketAddr) -> anyhow::Result<Self> {
+        let failed = |e: io::Error| anyhow!("cannot start {name}: {e}");
         let mut process = Self::spawn(name, address).map_err(failed)?;
         let stdout = process.child.stdout.take();
         let stdout = stdout.ok_or_else(|| failed(io::ErrorKind::BrokenPipe.into()))?;
-        // Where it takes too long, the process is dropped, killed by that, and so the read ends.
-        match timeout(START, spawn_blocking(move || first_line(stdout))).await {
+        // On a timeout, the process is dropped, which kills it and ends the read.
+        match timeout(START_TIMEOUT, spawn_blocking(move || first_line(stdout))).await {
             Ok(Ok(Ok(line))) if line.contains(" listens on ") => Ok(process),
             Ok(Ok(Err(error))) => Err(failed(error)),
-            Ok(_) => Err(format!("{name} ended before it listened on {address}")),
-            Err(_) => Err(format!("{name} did not listen within {START:?}")),
+            Ok(_) => bail!("{name} ended before it listened on {address}"),
+            Err(_) => bail!("{name} did not listen on {address} within {START_TIMEOUT:?}"),
         }
     }
 
@@ -162,8 +166,8 @@ impl Process {
             .args(["--listen", &address.to_string()])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
-            // A group of its own: an interrupt from the terminal is for the run, which ends its nodes
-            // after its clients. Should the run die while a node stands still, the kernel wakes the
+            // A separate process group: an interrupt from the terminal reaches only the run, which stops its
+            // nodes after its clients. If the run is killed while a node is stopped, the kernel continues the
             // orphaned group (setpgid(2)).
             .process_group(0)
             .spawn()?;
@@ -172,14 +176,14 @@ impl Process {
     }
 
     fn signal(&self, signal: Signal) {
-        // It fails where the process has ended, and then there is nothing left to be hurt.
+        // Fails only if the process has ended; then there is nothing to signal.
         let _ = kill_process(Pid::from_child(&self.child), signal);
     }
 }
 
 impl Drop for Process {
     fn drop(&mut self) {
-        // An error means that it has ended already.
+        // An error means that the process has already ended.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }

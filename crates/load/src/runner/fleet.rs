@@ -1,19 +1,22 @@
-//! The nodes of a course, and the list in which a proxy finds them.
+//! The nodes of a run, and the backend list in which the proxy finds them.
 
 use std::{fs, io, path::PathBuf};
+
+use anyhow::Context as _;
 
 use super::child::ChildNode;
 use crate::{node::list, scenario};
 
-/// Running nodes and their list.
+/// Running nodes and their backend list.
 #[derive(Debug)]
 pub(super) struct Fleet {
-    /// In the order of their numbers.
+    /// In the order of their indexes.
     pub(super) nodes: Vec<ChildNode>,
-    /// A node that comes or goes: it has clients, and lives as long as they do where a run is cut short.
+    /// A node that is starting or draining. It still has clients, so it runs until they have disconnected,
+    /// even if the run is interrupted.
     pub(super) spare: Option<ChildNode>,
     list: PathBuf,
-    /// What the list said before the run, and says again after it; `None`: there was none.
+    /// Content of the list before the run, which is restored at the end; `None`: the file did not exist.
     before: Option<Vec<u8>>,
 }
 
@@ -22,13 +25,16 @@ impl Fleet {
     ///
     /// # Errors
     ///
-    /// A sentence for the user.
-    pub(super) async fn start(plan: &scenario::Fleet) -> Result<Self, String> {
+    /// The list cannot be read or written, or a node does not start.
+    pub(super) async fn start(plan: &scenario::Fleet) -> anyhow::Result<Self> {
         let list = plan.backends_file.clone();
         let before = match fs::read(&list) {
             Ok(text) => Some(text),
             Err(error) if error.kind() == io::ErrorKind::NotFound => None,
-            Err(e) => return Err(format!("{} cannot be read: {e}", list.display())),
+            Err(error) => {
+                return Err(error)
+                    .with_context(|| format!("cannot read the backend list {}", list.display()));
+            }
         };
         let mut fleet = Self { nodes: Vec::new(), spare: None, list, before };
         for number in 0..plan.nodes {
@@ -39,28 +45,28 @@ impl Fleet {
         Ok(fleet)
     }
 
-    /// Writes the list: the nodes without the spare one.
+    /// Writes the list, without the spare node.
     ///
     /// # Errors
     ///
-    /// A sentence for the user.
-    pub(super) fn list(&self) -> Result<(), String> {
+    /// The list cannot be written.
+    pub(super) fn list(&self) -> anyhow::Result<()> {
         list::write(&self.list, self.nodes.iter().map(ChildNode::address))
     }
 
-    /// Writes the list, the spare node included.
+    /// Writes the list, with the spare node.
     ///
     /// # Errors
     ///
-    /// A sentence for the user.
-    pub(super) fn list_all(&self) -> Result<(), String> {
+    /// The list cannot be written.
+    pub(super) fn list_all(&self) -> anyhow::Result<()> {
         list::write(&self.list, self.nodes.iter().chain(&self.spare).map(ChildNode::address))
     }
 }
 
 impl Drop for Fleet {
     fn drop(&mut self) {
-        // Nobody is left to be told where that fails.
+        // At this point an error cannot be reported any more.
         let _ = match &self.before {
             Some(before) => list::replace(&self.list, before),
             None => fs::remove_file(&self.list),
@@ -68,8 +74,8 @@ impl Drop for Fleet {
     }
 }
 
-/// What a node calls itself: `node-1`, and `node-1.2` the second to take that place, so that sessions of
-/// the one are not taken for the other's.
+/// Name of a node: `node-1`, and `node-1.2` for its first replacement, so that their sessions are not mixed
+/// up.
 pub(super) fn name(number: usize, generation: u32) -> String {
     match generation {
         1 => format!("node-{number}"),

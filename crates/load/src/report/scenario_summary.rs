@@ -1,37 +1,37 @@
-//! The scenario as data and in words.
+//! Describes the scenario as data and as text.
 
 use serde::{Deserialize, Serialize};
 
 use super::words::{self, count, time};
 use crate::scenario::{
-    Answer, Arrival, Chaos, ChaosEvent, ClientKind, Course, Deploy, Harm, Herd, Pace, Payload,
+    Answer, Arrival, Chaos, ChaosEvent, ClientKind, Deploy, Herd, Mode, NodeFault, Pace, Payload,
     Protocol, Scenario,
 };
 
-/// What the run was to do.
+/// The scenario of a run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub(crate) struct Plan {
-    /// For people: a few whole sentences.
-    pub(crate) words: String,
-    /// Where clients connected, as typed.
+pub(crate) struct ScenarioSummary {
+    /// Description in full sentences.
+    pub(crate) description: String,
+    /// Target URL, as given.
     pub(crate) target: String,
     /// `polling-upgrade`, `websocket`, `polling`, `ws`, `bulk`, `http` or `connect`.
     pub(crate) client: String,
-    /// Engine.IO protocol, 3 or 4; `null` for kinds that do not speak it.
+    /// Engine.IO protocol, 3 or 4; `null` for clients without Socket.IO.
     pub(crate) eio: Option<u8>,
-    /// How many clients.
+    /// Number of clients.
     pub(crate) clients: u32,
-    /// From the first arrival to the last, in seconds.
+    /// Time from the first arrival to the last, in seconds.
     pub(crate) ramp_s: f64,
-    /// From the last arrival to the order to leave, in seconds.
+    /// Time from the last arrival to the order to disconnect, in seconds.
     pub(crate) hold_s: f64,
-    /// Time between the messages of a client, in seconds, whatever the answers do.
+    /// Interval between the messages of a client, in seconds, independent of the answers.
     pub(crate) every_s: Option<f64>,
     /// Time from an answer to the next message of a client, in seconds.
     pub(crate) think_s: Option<f64>,
-    /// Messages of a client until it leaves; `null`: until the run ends.
+    /// Messages after which a client ends; `null`: at the end of the run.
     pub(crate) count: Option<u64>,
-    /// Whether a new client takes the place of one that left.
+    /// Whether a new client replaces a client that has ended.
     pub(crate) repeat: bool,
     /// Bytes of a payload.
     pub(crate) size: usize,
@@ -39,25 +39,25 @@ pub(crate) struct Plan {
     pub(crate) payload: String,
     /// `ack`, `echo` or `none`.
     pub(crate) answer: String,
-    /// How often all clients were spoken to, in seconds.
+    /// Interval of broadcasts to all clients, in seconds.
     pub(crate) broadcast_every_s: Option<f64>,
-    /// `steady`, `herd`, `deploy` or `chaos`.
-    pub(crate) course: String,
-    /// Whether clients kept cookies.
+    /// `steady`, `controlled`, `herd`, `deploy` or `chaos`.
+    pub(crate) mode: String,
+    /// Whether clients stored cookies.
     pub(crate) cookies: bool,
-    /// Whether lost clients came back.
+    /// Whether clients reconnected after a loss.
     pub(crate) reconnect: bool,
     /// Whether TLS sessions were resumed; `null` without TLS.
     pub(crate) resume: Option<bool>,
-    /// Threads that drove the clients.
+    /// Threads that ran the clients.
     pub(crate) threads: usize,
 }
 
-impl Plan {
-    /// Of a checked scenario.
+impl ScenarioSummary {
+    /// Describes a scenario.
     pub(crate) fn new(scenario: &Scenario) -> Self {
         let messages = &scenario.messages;
-        let speaks_engine_io = matches!(
+        let uses_engine_io = matches!(
             scenario.client,
             ClientKind::PollingUpgrade | ClientKind::WebSocket | ClientKind::Polling
         );
@@ -71,10 +71,10 @@ impl Plan {
             Pace::Think(time) => (None, Some(time.as_secs_f64())),
         };
         Self {
-            words: describe(scenario),
+            description: describe(scenario),
             target: scenario.target.url.clone(),
             client: scenario.client.name().into(),
-            eio: speaks_engine_io.then_some(eio),
+            eio: uses_engine_io.then_some(eio),
             clients: scenario.clients,
             ramp_s: ramp_seconds(scenario),
             hold_s: scenario.hold.as_secs_f64(),
@@ -86,7 +86,7 @@ impl Plan {
             payload: payload_name(messages.payload).into(),
             answer: answer_name(messages.answer).into(),
             broadcast_every_s: scenario.broadcast_every.map(|every| every.as_secs_f64()),
-            course: course_name(&scenario.course).into(),
+            mode: mode_name(&scenario.mode).into(),
             cookies: scenario.cookies,
             reconnect: scenario.reconnect,
             resume: scenario.target.tls.then_some(scenario.tls.resume),
@@ -102,20 +102,20 @@ fn ramp_seconds(scenario: &Scenario) -> f64 {
     }
 }
 
-/// Whole sentences, in the order in which things happen.
+/// Returns sentences in the order in which things happen.
 fn describe(scenario: &Scenario) -> String {
-    let mut sentences = vec![arrivals(scenario)];
-    sentences.extend(talk(scenario));
+    let mut sentences = vec![arrival_sentence(scenario)];
+    sentences.extend(message_sentence(scenario));
     sentences.extend(
         scenario
             .broadcast_every
-            .map(|every| format!("One client speaks to all of them every {}.", time(every))),
+            .map(|every| format!("One client broadcasts to all every {}.", time(every))),
     );
-    sentences.extend(course(&scenario.course));
+    sentences.extend(mode_sentence(&scenario.mode));
     sentences.join(" ")
 }
 
-fn arrivals(scenario: &Scenario) -> String {
+fn arrival_sentence(scenario: &Scenario) -> String {
     let eio = match scenario.protocol {
         Protocol::V3 => "Engine.IO 3",
         Protocol::V4 => "Engine.IO 4",
@@ -129,94 +129,97 @@ fn arrivals(scenario: &Scenario) -> String {
         ClientKind::Http => ("HTTP client", "HTTP clients"),
         ClientKind::Connect => ("connection", "connections"),
     };
-    let manner = match scenario.client {
+    let transport = match scenario.client {
         ClientKind::PollingUpgrade => format!(" (polling, then an upgrade; {eio})"),
         ClientKind::WebSocket => format!(" (WebSocket only; {eio})"),
         ClientKind::Polling => format!(" (polling only; {eio})"),
         _ => String::new(),
     };
     let clients = words::counted(u64::from(scenario.clients), one, many);
-    let (comes, stays) = match scenario.clients {
-        1 => ("comes", "stays"),
-        _ => ("come", "stay"),
+    let (connects, stays) = match scenario.clients {
+        1 => ("connects", "stays"),
+        _ => ("connect", "stay"),
     };
     let pace = match scenario.arrival {
         Arrival::Ramp(ramp) if ramp.is_zero() => "all at once".to_owned(),
         Arrival::Ramp(ramp) => format!("evenly within {}", time(ramp)),
-        Arrival::Rate(rate) => format!("{} a second", words::number(rate)),
+        Arrival::Rate(rate) => format!("{} per second", words::number(rate)),
     };
     let target = &scenario.target.url;
-    let until = match scenario.course {
-        Course::Led => "until they are told to leave".to_owned(),
-        _ => format!("for {} after the last", time(scenario.hold)),
+    let until = match scenario.mode {
+        Mode::Controlled => "until the controlling program ends the run".to_owned(),
+        _ => format!("for {} after the last arrival", time(scenario.hold)),
     };
-    format!("{clients}{manner} {comes} to {target}, {pace}, and {stays} {until}.")
+    format!("{clients}{transport} {connects} to {target}, {pace}, and {stays} connected {until}.")
 }
 
-fn talk(scenario: &Scenario) -> Option<String> {
+fn message_sentence(scenario: &Scenario) -> Option<String> {
     let messages = &scenario.messages;
     let what = match scenario.client {
         ClientKind::PollingUpgrade | ClientKind::WebSocket | ClientKind::Polling => {
-            let payload = payload_words(messages.payload);
+            let payload = payload_description(messages.payload);
             let size = words::bytes(messages.size as u64);
             let answer = match messages.answer {
-                Answer::Ack => ", to be acknowledged",
-                Answer::Echo => ", to be echoed",
+                Answer::Ack => "that the server acknowledges",
+                Answer::Echo => "that the server echoes",
                 Answer::Nothing => "",
             };
-            format!("emits “{}” with {size} of {payload}{answer},", messages.event)
+            format!("emits “{}” with {size} of {payload}{answer}", messages.event)
         }
         ClientKind::Ws => {
-            let payload = payload_words(messages.payload);
-            format!("sends {} of {payload} to be echoed,", words::bytes(messages.size as u64))
+            let payload = payload_description(messages.payload);
+            format!(
+                "sends {} of {payload} that the server echoes",
+                words::bytes(messages.size as u64)
+            )
         }
         ClientKind::Http => "sends a request".to_owned(),
         ClientKind::Bulk | ClientKind::Connect => return None,
     };
     let when = match messages.pace {
-        Pace::Silent => return Some("They say nothing.".to_owned()),
+        Pace::Silent => return Some("They send no messages.".to_owned()),
         Pace::Every(every) => format!("every {}", time(every)),
-        Pace::Think(think) if think.is_zero() => "again at once after each answer".to_owned(),
+        Pace::Think(think) if think.is_zero() => "again right after each answer".to_owned(),
         Pace::Think(think) => format!("again {} after each answer", time(think)),
     };
     let until = match (messages.count, messages.repeat) {
         (None, _) => String::new(),
-        (Some(most), false) => format!(", {} in all", words::counted(most, "time", "times")),
+        (Some(most), false) => format!(", {} in total", words::counted(most, "time", "times")),
         (Some(most), true) => {
             let times = words::counted(most, "time", "times");
-            format!(", {times}, and then begins anew")
+            format!(", {times}; then a new client replaces it")
         }
     };
     Some(format!("Each {what} {when}{until}."))
 }
 
-fn course(course: &Course) -> Option<String> {
-    match course {
-        Course::Steady => None,
-        Course::Led => Some("What happens meanwhile is up to another program.".to_owned()),
-        Course::Herd(herd) => Some(herd_words(herd)),
-        Course::Deploy(deploy) => Some(deploy_words(deploy)),
-        Course::Chaos(chaos) => Some(chaos_words(chaos)),
+fn mode_sentence(mode: &Mode) -> Option<String> {
+    match mode {
+        Mode::Steady => None,
+        Mode::Controlled => Some("Another program controls the nodes.".to_owned()),
+        Mode::Herd(herd) => Some(herd_sentence(herd)),
+        Mode::Deploy(deploy) => Some(deploy_sentence(deploy)),
+        Mode::Chaos(chaos) => Some(chaos_sentence(chaos)),
     }
 }
 
-fn herd_words(herd: &Herd) -> String {
+fn herd_sentence(herd: &Herd) -> String {
     let after = time(herd.after);
     let back = match herd.within.is_zero() {
-        true => "return at once".to_owned(),
-        false => format!("return within {}", time(herd.within)),
+        true => "reconnect at once".to_owned(),
+        false => format!("reconnect within {}", time(herd.within)),
     };
     let again = match herd.times {
         1 => String::new(),
-        times => format!(", {times} times, one every {}", time(herd.every)),
+        times => format!(", {times} times with {} between them", time(herd.every)),
     };
-    format!("{after} after the last arrival all of them drop their connection and {back}{again}.")
+    format!("{after} after the last arrival all clients drop their connections and {back}{again}.")
 }
 
-fn deploy_words(deploy: &Deploy) -> String {
+fn deploy_sentence(deploy: &Deploy) -> String {
     format!(
-        "{} after the last arrival the {} nodes are replaced one by one: each is taken from the \
-         list, given {} to drain, and ended; {} later comes the next.",
+        "{} after the last arrival, the {} nodes are replaced one by one: each is removed from the backend \
+         list, drains for {}, and is stopped; the next one follows {} later.",
         time(deploy.after),
         count(u64::from(deploy.fleet.nodes)),
         time(deploy.drain),
@@ -224,20 +227,22 @@ fn deploy_words(deploy: &Deploy) -> String {
     )
 }
 
-fn chaos_words(chaos: &Chaos) -> String {
-    let events: Vec<_> = chaos.events.iter().map(event_words).collect();
+fn chaos_sentence(chaos: &Chaos) -> String {
+    let events: Vec<_> = chaos.events.iter().map(event_clause).collect();
     let nodes = words::counted(u64::from(chaos.fleet.nodes), "node", "nodes");
-    format!("Of {nodes}, counted from the last arrival, {}.", words::list(&events))
+    format!("{nodes}, with times from the last arrival: {}.", words::list(&events))
 }
 
-fn event_words(event: &ChaosEvent) -> String {
-    let what = match event.harm {
-        Harm::Kill { back_after: None } => "is killed".to_owned(),
-        Harm::Kill { back_after: Some(back) } => format!("is killed and back after {}", time(back)),
-        Harm::Hang(how_long) => format!("hangs for {}", time(how_long)),
-        Harm::Reset => "resets its connections".to_owned(),
-    };
-    format!("at {} node {} {what}", time(event.at), event.node)
+fn event_clause(event: &ChaosEvent) -> String {
+    let (node, at) = (event.node, time(event.at));
+    match event.fault {
+        NodeFault::Kill { back_after: None } => format!("node {node} is killed at {at}"),
+        NodeFault::Kill { back_after: Some(back) } => {
+            format!("node {node} is killed at {at} and started again {} later", time(back))
+        }
+        NodeFault::Hang(how_long) => format!("node {node} hangs at {at} for {}", time(how_long)),
+        NodeFault::Reset => format!("node {node} resets its connections at {at}"),
+    }
 }
 
 fn payload_name(payload: Payload) -> &'static str {
@@ -248,7 +253,7 @@ fn payload_name(payload: Payload) -> &'static str {
     }
 }
 
-fn payload_words(payload: Payload) -> &'static str {
+fn payload_description(payload: Payload) -> &'static str {
     match payload {
         Payload::Text => "text",
         Payload::Json => "JSON",
@@ -264,13 +269,13 @@ fn answer_name(answer: Answer) -> &'static str {
     }
 }
 
-fn course_name(course: &Course) -> &'static str {
-    match course {
-        Course::Steady => "steady",
-        Course::Led => "led",
-        Course::Herd(_) => "herd",
-        Course::Deploy(_) => "deploy",
-        Course::Chaos(_) => "chaos",
+fn mode_name(mode: &Mode) -> &'static str {
+    match mode {
+        Mode::Steady => "steady",
+        Mode::Controlled => "controlled",
+        Mode::Herd(_) => "herd",
+        Mode::Deploy(_) => "deploy",
+        Mode::Chaos(_) => "chaos",
     }
 }
 
@@ -282,13 +287,13 @@ mod tests {
 
     fn words(change: impl FnOnce(&mut Scenario)) -> String {
         let mut scenario = example::scenario();
-        scenario.course = Course::Steady;
+        scenario.mode = Mode::Steady;
         change(&mut scenario);
-        Plan::new(&scenario).words
+        ScenarioSummary::new(&scenario).description
     }
 
     #[test]
-    fn one_sentence_for_who_comes_and_one_for_what_they_say() {
+    fn description_has_a_sentence_on_arrivals_and_one_on_messages() {
         let plain = words(|scenario| {
             scenario.client = ClientKind::Ws;
             scenario.clients = 1;
@@ -296,50 +301,53 @@ mod tests {
             scenario.messages.pace = Pace::Think(Duration::ZERO);
             scenario.messages.count = Some(1);
         });
-        let expected = "1 WebSocket client comes to https://chat.example:8443, 0.5 a second, and \
-                        stays for 50 s after the last. Each sends 64 B of text to be echoed, again \
-                        at once after each answer, 1 time in all.";
+        let expected = "1 WebSocket client connects to https://chat.example:8443, 0.5 per second, and \
+                        stays connected for 50 s after the last arrival. Each sends 64 B of text that \
+                        the server echoes again right after each answer, 1 time in total.";
         assert_eq!(plain, expected);
         let silent = words(|scenario| scenario.messages.pace = Pace::Silent);
-        assert!(silent.ends_with(" after the last. They say nothing."), "{silent}");
+        assert!(silent.ends_with(" after the last arrival. They send no messages."), "{silent}");
         let bulk = words(|scenario| scenario.client = ClientKind::Bulk);
-        assert!(bulk.starts_with("6,000 WebSocket downloads come") && !bulk.contains("Each"));
+        assert!(bulk.starts_with("6,000 WebSocket downloads connect") && !bulk.contains("Each"));
     }
 
     #[test]
-    fn a_run_that_is_led_has_no_length() {
-        let led = words(|scenario| scenario.course = Course::Led);
-        assert!(led.contains(", and stay until they are told to leave."), "{led}");
-        assert!(led.ends_with("up to another program."), "{led}");
+    fn controlled_run_has_no_length() {
+        let text = words(|scenario| scenario.mode = Mode::Controlled);
+        assert!(
+            text.contains(", and stay connected until the controlling program ends the run."),
+            "{text}"
+        );
+        assert!(text.ends_with("Another program controls the nodes."), "{text}");
     }
 
     #[test]
-    fn courses_are_told_in_the_order_of_events() {
+    fn events_are_described_in_order() {
         let herd = words(|scenario| {
-            scenario.course = Course::Herd(Herd {
+            scenario.mode = Mode::Herd(Herd {
                 after: Duration::from_secs(10),
                 times: 2,
                 every: Duration::from_secs(30),
                 within: Duration::ZERO,
             });
         });
-        let expected = "10 s after the last arrival all of them drop their connection and return \
-                        at once, 2 times, one every 30 s.";
+        let expected = "10 s after the last arrival, all clients drop their connections and reconnect at \
+                        once, 2 times with 30 s between them.";
         assert!(herd.ends_with(expected), "{herd}");
-        let event = |at, node, harm| ChaosEvent { at: Duration::from_secs(at), node, harm };
+        let event = |at, node, fault| ChaosEvent { at: Duration::from_secs(at), node, fault };
         let chaos = words(|scenario| {
             let fleet = Fleet { nodes: 3, backends_file: "backends".into() };
             let back_after = Some(Duration::from_secs(3));
             let events = vec![
-                event(5, 1, Harm::Kill { back_after }),
-                event(10, 2, Harm::Hang(Duration::from_secs(5))),
-                event(20, 0, Harm::Reset),
+                event(5, 1, NodeFault::Kill { back_after }),
+                event(10, 2, NodeFault::Hang(Duration::from_secs(5))),
+                event(20, 0, NodeFault::Reset),
             ];
-            scenario.course = Course::Chaos(Chaos { fleet, events });
+            scenario.mode = Mode::Chaos(Chaos { fleet, events });
         });
-        let expected = "Of 3 nodes, counted from the last arrival, at 5 s node 1 is killed and back \
-                        after 3 s, at 10 s node 2 hangs for 5 s and at 20 s node 0 resets its \
-                        connections.";
+        let expected = "3 nodes, with times from the last arrival: node 1 is killed at 5 s and started \
+                        again 3 s later, node 2 hangs at 10 s for 5 s and node 0 resets its \
+                        connections at 20 s.";
         assert!(chaos.ends_with(expected), "{chaos}");
     }
 }

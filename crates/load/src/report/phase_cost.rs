@@ -1,47 +1,47 @@
-//! What the measured processes spent, related to what was done meanwhile.
+//! CPU time and memory of the measured processes, relative to the work done.
 
 use serde::{Deserialize, Serialize};
 
 use super::json::{CheckpointRow, rounded};
 use crate::stats::Moment;
 
-/// What all measured processes together spent.
+/// Usage of all measured processes together.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub(crate) struct Cost {
-    /// From the first moment before arrivals to the end; `null` where the run ended before.
-    pub(crate) whole: Option<Expense>,
-    /// In the steady phase: no arrivals, no leaving; `null` where the run never got there.
-    pub(crate) steady: Option<Expense>,
-    /// Memory (PSS) gained from before the first arrival to the end of the steady phase, by each
-    /// client connected then, in bytes; `null` where none was.
+pub(crate) struct TotalCost {
+    /// From before the first arrival to the end; `null` if the run ended earlier.
+    pub(crate) whole: Option<PhaseCost>,
+    /// In the steady phase; `null` if the run did not reach it.
+    pub(crate) steady: Option<PhaseCost>,
+    /// Growth of the memory (PSS) from before the first arrival to the end of the steady phase, per connected
+    /// client, in bytes; `null` if no client was connected.
     pub(crate) pss_per_connection_bytes: Option<f64>,
 }
 
-/// What was spent between two moments. Quotients are `null` where there was nothing to divide by.
+/// Usage between two moments. Quotients are `null` if their divisor is zero.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub(crate) struct Expense {
-    /// Time between the two.
+pub(crate) struct PhaseCost {
+    /// Wall time in seconds.
     pub(crate) length_s: f64,
-    /// User and system CPU time. The kernel counts it in steps of 10 ms.
+    /// User and system CPU time. The kernel counts in steps of 10 ms.
     pub(crate) cpu_s: f64,
-    /// CPU time by wall time: 1 is one core fully used.
+    /// CPU time per wall time: 1 is one fully used core.
     pub(crate) cores: f64,
-    /// CPU time by answered messages.
+    /// CPU time per answered message.
     pub(crate) cpu_us_per_message: Option<f64>,
-    /// CPU time by clients that got connected.
+    /// CPU time per connected client.
     pub(crate) cpu_us_per_connect: Option<f64>,
-    /// CPU time by sessions that came to their wanted end.
+    /// CPU time per session that ended as planned.
     pub(crate) cpu_us_per_session: Option<f64>,
-    /// CPU time by GiB of payload, both directions together.
+    /// CPU time per GiB of payload in both directions.
     pub(crate) cpu_s_per_gib: Option<f64>,
 }
 
-impl Cost {
-    /// `None` where no process was measured.
+impl TotalCost {
+    /// `None` if no process was measured.
     pub(super) fn new(checkpoints: &[CheckpointRow]) -> Option<Self> {
         let at = |moment| checkpoints.iter().find(|checkpoint| checkpoint.moment == moment);
-        let measured = checkpoints.iter().any(|checkpoint| !checkpoint.spent.is_empty());
-        let between = |from, to| Some(Expense::between(at(from)?, at(to)?));
+        let measured = checkpoints.iter().any(|checkpoint| !checkpoint.usage.is_empty());
+        let between = |from, to| Some(PhaseCost::between(at(from)?, at(to)?));
         measured.then(|| Self {
             whole: between(Moment::Before, Moment::After),
             steady: between(Moment::SteadyStart, Moment::SteadyEnd),
@@ -50,7 +50,7 @@ impl Cost {
     }
 }
 
-impl Expense {
+impl PhaseCost {
     fn between(from: &CheckpointRow, to: &CheckpointRow) -> Self {
         let length = rounded(to.at_s - from.at_s, 6);
         let cpu_us = cpu(to).saturating_sub(cpu(from)) as f64;
@@ -71,11 +71,11 @@ impl Expense {
 }
 
 fn cpu(at: &CheckpointRow) -> u64 {
-    at.spent.iter().map(|spent| spent.user_us + spent.system_us).sum()
+    at.usage.iter().map(|usage| usage.user_us + usage.system_us).sum()
 }
 
 fn growth(before: Option<&CheckpointRow>, then: Option<&CheckpointRow>) -> Option<f64> {
     let (before, then) = (before?, then?);
-    let pss = |at: &CheckpointRow| at.spent.iter().map(|spent| spent.pss_bytes as f64).sum::<f64>();
+    let pss = |at: &CheckpointRow| at.usage.iter().map(|usage| usage.pss_bytes as f64).sum::<f64>();
     (then.connected > 0).then(|| rounded((pss(then) - pss(before)) / then.connected as f64, 3))
 }

@@ -1,21 +1,21 @@
-//! A Socket.IO session as seen from one client, whatever carries it: CONNECT, heartbeats, messages
-//! and their answers.
+//! A Socket.IO session of one client, independent of the transport: CONNECT, heartbeats, messages and their
+//! answers.
 //!
-//! Must not know transports: packets come in, frames go to an outbox, and [`Conversation::wake`]
-//! says when time matters next.
+//! Does not know about transports: packets come in, frames go to an outbox, and [`Session::next_wakeup`]
+//! returns when something is due next.
 
 use std::time::{Duration, Instant};
 
 use serde_json::value::RawValue;
 
 use super::{
-    super::{Context, pace::Talk},
+    super::{Context, pace::MessageTracker},
     ended,
-    speech::{self, Speech},
+    event_codec::{self, EventCodec},
 };
 use crate::{
     scenario::{Answer, Protocol},
-    stats::{ErrorKind, Failure, Seat},
+    stats::{ConnectedGuard, ErrorKind, Failure},
     wire::{
         Malformed,
         engine_io::{Frame, Handshake, Packet},
@@ -23,45 +23,45 @@ use crate::{
     },
 };
 
-/// Frames in an outbox that are enough: more is said when they are gone.
-const ROOM: usize = 64;
-/// How soon a client that is held up looks again.
-const RETRY: Duration = Duration::from_millis(5);
+/// Maximum frames in an outbox; above this, the client waits before it sends more.
+const OUTBOX_LIMIT: usize = 64;
+/// Delay after which a client that waits for a slow server checks again.
+const BLOCKED_RETRY: Duration = Duration::from_millis(5);
 
 /// One session.
 #[derive(Debug)]
-pub(super) struct Conversation<'c> {
+pub(super) struct Session<'c> {
     context: &'c Context,
     number: u32,
     /// When the connection was due.
     due: Instant,
-    /// The node that carries the session, where it tells.
+    /// The node that owns the session, if it is named.
     node: Option<Box<str>>,
-    speech: Speech,
+    codec: EventCodec,
     heartbeat: Heartbeat,
-    /// A packet whose attachments are still coming.
+    /// A packet whose attachments are not complete yet.
     partial: Option<Box<Partial>>,
-    /// Messages settled before this connection.
-    before: u64,
-    /// From CONNECT on.
+    /// Messages settled on earlier connections.
+    settled_before: u64,
+    /// Set by CONNECT.
     connected: Option<Connected>,
 }
 
 #[derive(Debug)]
 struct Connected {
     /// Counts the client as connected.
-    _seat: Seat,
-    talk: Talk,
-    /// When the next message to all is due, where this client sends them.
+    _seat: ConnectedGuard,
+    tracker: MessageTracker,
+    /// When the next broadcast is due, if this client sends them.
     broadcast: Option<Instant>,
 }
 
 #[derive(Debug)]
 struct Heartbeat {
     interval: Duration,
-    /// Without a packet until then, the connection is dead; before CONNECT, the attempt has failed.
+    /// If no packet comes until then, the connection is dead. Before CONNECT: the attempt has failed.
     deadline: Instant,
-    /// When this side is to ping next, in protocol 3.
+    /// When the client must ping next, in protocol 3.
     ping: Option<Instant>,
 }
 
@@ -72,24 +72,29 @@ struct Partial {
     attachments: Vec<Vec<u8>>,
 }
 
-impl<'c> Conversation<'c> {
-    /// Of client `number`, due at `due`, whose session has settled `before` messages already.
-    pub(super) fn new(context: &'c Context, number: u32, due: Instant, before: u64) -> Self {
+impl<'c> Session<'c> {
+    /// A session of client `number`, due at `due`, with `settled_before` messages settled on earlier connections.
+    pub(super) fn new(
+        context: &'c Context,
+        number: u32,
+        due: Instant,
+        settled_before: u64,
+    ) -> Self {
         let deadline = Instant::now() + context.scenario.timeout;
         Self {
             context,
             number,
             due,
             node: None,
-            speech: Speech::new(&context.scenario.messages, number),
+            codec: EventCodec::new(&context.scenario.messages, number),
             heartbeat: Heartbeat { interval: Duration::ZERO, deadline, ping: None },
             partial: None,
-            before,
+            settled_before,
             connected: None,
         }
     }
 
-    /// What it speaks.
+    /// Engine.IO protocol.
     pub(super) fn protocol(&self) -> Protocol {
         self.context.scenario.protocol
     }
@@ -99,72 +104,74 @@ impl<'c> Conversation<'c> {
         self.connected.is_some()
     }
 
-    /// Whether all is said and answered.
+    /// Whether all messages are sent and settled.
     pub(super) fn is_done(&self) -> bool {
-        self.connected.as_ref().is_some_and(|connected| connected.talk.done())
+        self.connected.as_ref().is_some_and(|connected| connected.tracker.is_done())
     }
 
-    /// Messages that this session has settled, on this connection and before it.
+    /// Returns the number of messages that this session has settled, on all its connections.
     pub(super) fn settled(&self) -> u64 {
-        self.before + self.connected.as_ref().map_or(0, |connected| connected.talk.settled())
+        self.settled_before
+            + self.connected.as_ref().map_or(0, |connected| connected.tracker.settled())
     }
 
-    /// When the messages of this connection were due that wait for their answers.
+    /// Returns the intended times of the messages of this connection that wait for an answer.
     pub(super) fn unanswered(&self) -> impl Iterator<Item = Instant> {
-        self.connected.iter().flat_map(|connected| connected.talk.unanswered())
+        self.connected.iter().flat_map(|connected| connected.tracker.unanswered())
     }
 
-    /// Whether the session's node is being drained.
-    pub(super) fn drains(&self) -> bool {
-        self.context.drains(self.node.as_deref())
+    /// Whether the session's node drains.
+    pub(super) fn is_draining(&self) -> bool {
+        self.context.is_draining(self.node.as_deref())
     }
 
-    /// The node that carries the session.
+    /// Returns the node that owns the session.
     pub(super) fn into_node(self) -> Option<Box<str>> {
         self.node
     }
 
-    /// A reply or an event told its node; where the session's own has gone, another one answers.
-    pub(super) fn answered_by(&mut self, node: &str) {
+    /// Records the node that sent a reply or event. A different node than the session's is misrouting, unless
+    /// the session's node is down.
+    pub(super) fn note_node(&mut self, node: &str) {
         match &self.node {
             None => {
                 self.node = Some(node.into());
                 self.context.recorder.named();
             }
-            Some(own) if **own != *node && !self.context.gone(Some(own)) => {
+            Some(own) if **own != *node && !self.context.is_down(Some(own)) => {
                 self.context.recorder.misrouted(own, node);
             }
             Some(_) => {}
         }
     }
 
-    /// Reports a failure that does not end the session; one of a node that went away is none.
+    /// Reports a failure that does not end the session, unless the session's node is down.
     pub(super) fn report(&self, failure: &Failure) {
-        if !self.context.gone(self.node.as_deref()) {
+        if !self.context.is_down(self.node.as_deref()) {
             self.context.recorder.failed(failure);
         }
     }
 
-    /// The session was opened.
+    /// Handles the handshake.
     pub(super) fn open(&mut self, handshake: &Handshake, outbox: &mut Vec<Frame>) {
         self.heartbeat.interval = handshake.ping_interval();
         match self.context.scenario.protocol {
             Protocol::V3 => self.heartbeat.ping = Some(Instant::now() + self.heartbeat.interval),
-            // Socket.IO 2 connects the main namespace by itself.
+            // Socket.IO 2 connects the main namespace without a request.
             Protocol::V4 => outbox.push(Frame::Text("40".to_owned())),
         }
     }
 
-    /// What a client says before it closes.
-    pub(super) fn goodbye(&self) -> Frame {
+    /// The packet that a client sends before it closes.
+    pub(super) fn disconnect_packet(&self) -> Frame {
         Frame::Text("41".to_owned())
     }
 
-    /// A packet came.
+    /// Handles a received packet.
     ///
     /// # Errors
     ///
-    /// What ends the session.
+    /// The failure that ends the session.
     pub(super) fn receive(
         &mut self,
         packet: Packet<'_>,
@@ -186,34 +193,34 @@ impl<'c> Conversation<'c> {
         Ok(())
     }
 
-    /// When something is to be done next, if nothing comes before.
-    pub(super) fn wake(&self) -> Instant {
+    /// Returns when something is due next, if nothing is received before.
+    pub(super) fn next_wakeup(&self) -> Instant {
         let mut times = [self.heartbeat.ping, None, None, None];
-        if let Some(Connected { talk, broadcast, .. }) = &self.connected {
-            let overdue = talk.deadline(self.context.scenario.timeout);
-            times = [self.heartbeat.ping, talk.due(), overdue, *broadcast];
+        if let Some(Connected { tracker, broadcast, .. }) = &self.connected {
+            let overdue = tracker.deadline(self.context.scenario.timeout);
+            times = [self.heartbeat.ping, tracker.due(), overdue, *broadcast];
         }
         times.into_iter().flatten().fold(self.heartbeat.deadline, Instant::min)
     }
 
-    /// Does what is due, and tells when something will be next; `None`: at once. A client that is
-    /// `held_up`, because the server does not take what it said, says no more for now.
+    /// Does what is due, and returns when something is due next; `None`: at once. A client that is `blocked`,
+    /// because the server does not read, sends nothing for now.
     ///
     /// # Errors
     ///
-    /// A server that was silent for too long.
-    pub(super) fn turn(
+    /// The server was silent for too long.
+    pub(super) fn run_due(
         &mut self,
-        held_up: bool,
+        blocked: bool,
         outbox: &mut Vec<Frame>,
     ) -> Result<Option<Instant>, Failure> {
         let now = Instant::now();
-        let wake = self.wake();
-        if wake > now {
-            return Ok(Some(wake));
+        let next_wakeup = self.next_wakeup();
+        if next_wakeup > now {
+            return Ok(Some(next_wakeup));
         }
         if now >= self.heartbeat.deadline {
-            return Err(self.silence());
+            return Err(self.timeout_failure());
         }
         if self.heartbeat.ping.is_some_and(|ping| ping <= now) {
             outbox.push(Frame::Text("2".to_owned()));
@@ -222,54 +229,55 @@ impl<'c> Conversation<'c> {
                 self.heartbeat.deadline.min(now + self.context.scenario.timeout);
         }
         self.give_up(now);
-        if held_up {
-            return Ok(Some(self.wake().max(now + RETRY)));
+        if blocked {
+            return Ok(Some(self.next_wakeup().max(now + BLOCKED_RETRY)));
         }
-        self.speak(now, outbox);
-        Ok(Some(self.wake()).filter(|wake| *wake > now))
+        self.send_due(now, outbox);
+        Ok(Some(self.next_wakeup()).filter(|next_wakeup| *next_wakeup > now))
     }
 
-    /// What it means that nothing came in time.
-    pub(super) fn silence(&self) -> Failure {
+    /// Returns the failure for a server that was silent for too long.
+    pub(super) fn timeout_failure(&self) -> Failure {
         let timeout = self.context.scenario.timeout;
-        let clause = match self.connected {
-            Some(_) => "the server was silent for longer than its heartbeat allows".to_owned(),
+        let detail = match self.connected {
+            Some(_) => "no heartbeat from the server in time".to_owned(),
             None => format!("no Socket.IO session within {timeout:?}"),
         };
-        Failure::new(ErrorKind::Timeout, clause)
+        Failure::new(ErrorKind::Timeout, detail)
     }
 
-    /// Settles what is overdue: errors, but where the node was hurt by the run itself.
+    /// Gives up on answers that have timed out. They are errors, unless the run itself has made the node
+    /// faulty.
     fn give_up(&mut self, now: Instant) {
         let timeout = self.context.scenario.timeout;
-        let gone = self.context.gone(self.node.as_deref());
-        let Some(Connected { talk, .. }) = &mut self.connected else { return };
-        while talk.deadline(timeout).is_some_and(|deadline| deadline <= now) {
-            let due = talk.give_up(now);
+        let gone = self.context.is_down(self.node.as_deref());
+        let Some(Connected { tracker, .. }) = &mut self.connected else { return };
+        while tracker.deadline(timeout).is_some_and(|deadline| deadline <= now) {
+            let due = tracker.give_up(now);
             if gone {
                 self.context.recorder.unanswered(due.into_iter());
             } else {
-                let clause = format!("no answer within {timeout:?}");
-                self.context.recorder.failed(&Failure::new(ErrorKind::Timeout, clause));
+                let detail = format!("no answer within {timeout:?}");
+                self.context.recorder.failed(&Failure::new(ErrorKind::Timeout, detail));
             }
         }
     }
 
-    fn speak(&mut self, now: Instant, outbox: &mut Vec<Frame>) {
+    fn send_due(&mut self, now: Instant, outbox: &mut Vec<Frame>) {
         let scenario = &self.context.scenario;
         let messages = &scenario.messages;
-        let Some(Connected { talk, broadcast, .. }) = &mut self.connected else { return };
-        while outbox.len() < ROOM && talk.due().is_some_and(|due| due <= now) {
-            let number = talk.say();
+        let Some(Connected { tracker, broadcast, .. }) = &mut self.connected else { return };
+        while outbox.len() < OUTBOX_LIMIT && tracker.due().is_some_and(|due| due <= now) {
+            let number = tracker.record_sent();
             let id = (messages.answer == Answer::Ack).then_some(number);
-            self.speech.event(&messages.event, number, id, outbox);
+            self.codec.encode(&messages.event, number, id, outbox);
             self.context.recorder.sent(messages.size);
         }
         if let (Some(due), Some(every)) = (*broadcast, scenario.broadcast_every)
             && due <= now
         {
             let micros = due.saturating_duration_since(self.context.epoch).as_micros() as u64;
-            speech::broadcast(micros, messages.size, outbox);
+            event_codec::encode_broadcast(micros, messages.size, outbox);
             self.context.recorder.sent(messages.size);
             *broadcast = Some(due + every);
         }
@@ -277,7 +285,7 @@ impl<'c> Conversation<'c> {
 
     fn message(&mut self, text: &str, now: Instant) -> Result<(), Failure> {
         if self.partial.is_some() {
-            return Err(Malformed("a text where an attachment was due").into());
+            return Err(Malformed("a text instead of an attachment").into());
         }
         let packet = socket_io::Packet::parse(text)?;
         match packet.attachments {
@@ -292,7 +300,7 @@ impl<'c> Conversation<'c> {
 
     fn attachment(&mut self, data: Vec<u8>, now: Instant) -> Result<(), Failure> {
         let Some(mut partial) = self.partial.take() else {
-            return Err(Malformed("an attachment of nothing").into());
+            return Err(Malformed("an attachment without a packet").into());
         };
         partial.attachments.push(data);
         if partial.attachments.len() < partial.expected as usize {
@@ -302,7 +310,7 @@ impl<'c> Conversation<'c> {
         self.handle(socket_io::Packet::parse(&partial.text)?, &partial.attachments, now)
     }
 
-    /// A whole packet.
+    /// Handles a complete packet.
     fn handle(
         &mut self,
         packet: socket_io::Packet<'_>,
@@ -314,8 +322,8 @@ impl<'c> Conversation<'c> {
             Kind::Connect => self.connect(now),
             Kind::Disconnect => return Err(ended("the server disconnected the client")),
             Kind::ConnectError => {
-                let clause = format!("the server refused to CONNECT: {}", packet.data);
-                return Err(Failure::new(ErrorKind::EngineIo, clause));
+                let detail = format!("the server rejected CONNECT: {}", packet.data);
+                return Err(Failure::new(ErrorKind::EngineIo, detail));
             }
             Kind::Event => self.event(&packet, attachments, now)?,
             Kind::Ack => {
@@ -330,17 +338,20 @@ impl<'c> Conversation<'c> {
         let scenario = &self.context.scenario;
         self.heartbeat.deadline = now + self.heartbeat.interval + scenario.timeout;
         if self.connected.is_none() {
-            let speaker = self.number == speech::SPEAKER;
+            let is_broadcaster = self.number == event_codec::BROADCASTER;
             self.connected = Some(Connected {
                 _seat: self.context.recorder.connected(self.node.as_deref(), self.due),
-                talk: Talk::new(
+                tracker: MessageTracker::new(
                     &scenario.messages,
-                    self.before,
+                    self.settled_before,
                     self.number,
                     self.context.grid(),
                     now,
                 ),
-                broadcast: scenario.broadcast_every.filter(|_| speaker).map(|every| now + every),
+                broadcast: scenario
+                    .broadcast_every
+                    .filter(|_| is_broadcaster)
+                    .map(|every| now + every),
             });
         }
     }
@@ -357,10 +368,10 @@ impl<'c> Conversation<'c> {
             return Err(Malformed("an event without a name").into());
         };
         let name: String = serde_json::from_str(name.get()).unwrap_or_default();
-        if name == speech::BROADCAST
-            && let Some((micros, whole)) = speech::heard(arguments, messages.size)
+        if name == event_codec::BROADCAST_EVENT
+            && let Some((micros, whole)) = event_codec::decode_broadcast(arguments, messages.size)
         {
-            self.hear(micros, whole);
+            self.receive_broadcast(micros, whole);
         } else if name == messages.event && messages.answer == Answer::Echo {
             self.answer(None, arguments.first().copied(), attachments, now);
         } else {
@@ -368,7 +379,7 @@ impl<'c> Conversation<'c> {
                 && let [node] = arguments
                 && let Ok(node) = serde_json::from_str::<String>(node.get())
             {
-                self.answered_by(&node);
+                self.note_node(&node);
             }
             let attached: usize = attachments.iter().map(Vec::len).sum();
             self.context.recorder.received(packet.data.len() + attached);
@@ -376,16 +387,19 @@ impl<'c> Conversation<'c> {
         Ok(())
     }
 
-    fn hear(&self, micros: u64, whole: bool) {
+    fn receive_broadcast(&self, micros: u64, whole: bool) {
         if !whole {
-            self.report(&Failure::new(ErrorKind::WrongEcho, "a message to all was changed"));
+            self.report(&Failure::new(
+                ErrorKind::WrongEcho,
+                "the content of a broadcast was changed",
+            ));
             return;
         }
         let sent = self.context.epoch + Duration::from_micros(micros);
-        self.context.recorder.heard(sent, self.context.scenario.messages.size);
+        self.context.recorder.received_broadcast(sent, self.context.scenario.messages.size);
     }
 
-    /// An answer to message `number`; where the packet does not tell, the payload may.
+    /// Handles the answer to message `number`. Without a number in the packet, uses the one in the payload.
     fn answer(
         &mut self,
         number: Option<u64>,
@@ -393,19 +407,21 @@ impl<'c> Conversation<'c> {
         attachments: &[Vec<u8>],
         now: Instant,
     ) {
-        let Some(Connected { talk, .. }) = &mut self.connected else { return };
-        let maker = self.speech.maker();
-        let payload = self.speech.payload(argument, attachments).unwrap_or_default();
-        let number = number.or_else(|| maker.number(&payload)).or_else(|| talk.oldest());
-        let clause = match number.and_then(|number| Some((number, talk.answered(number, now)?))) {
-            Some((number, intended)) if maker.matches(number, &payload) => {
+        let Some(Connected { tracker, .. }) = &mut self.connected else { return };
+        let generator = self.codec.generator();
+        let payload = self.codec.decode(argument, attachments).unwrap_or_default();
+        let number =
+            number.or_else(|| generator.number(&payload)).or_else(|| tracker.oldest_unanswered());
+        let detail = match number.and_then(|number| Some((number, tracker.answered(number, now)?)))
+        {
+            Some((number, intended)) if generator.matches(number, &payload) => {
                 return self.context.recorder.answered(intended, payload.len());
             }
             Some((number, _)) => format!("the answer to message {number} is not what was sent"),
-            // It may be one that came too late.
-            None if talk.gave_up() => return,
-            None => "an answer that was not asked for, or came twice".to_owned(),
+            // It may be a late answer.
+            None if tracker.gave_up() => return,
+            None => "an unexpected or repeated answer".to_owned(),
         };
-        self.report(&Failure::new(ErrorKind::WrongEcho, clause));
+        self.report(&Failure::new(ErrorKind::WrongEcho, detail));
     }
 }

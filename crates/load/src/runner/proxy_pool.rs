@@ -1,6 +1,6 @@
-//! What the proxy in front says of itself, where it is a Moorline on this machine: how long it drains.
+//! Reads the drain of the pool in front, if the proxy is a Moorline on this machine.
 //!
-//! Reads the admin API as any other program does: nothing of the proxy is used here.
+//! Uses the admin API like any other program; shares no code with the proxy.
 
 use std::{
     env, fs, io,
@@ -9,6 +9,7 @@ use std::{
     time::Duration,
 };
 
+use anyhow::Context as _;
 use bytes::Bytes;
 use http::{Request, header};
 use http_body_util::{BodyExt, Empty, Limited};
@@ -18,65 +19,68 @@ use rustix::process::geteuid;
 use serde::{Deserialize, de::DeserializeOwned};
 use tokio::{net::UnixStream, time::timeout};
 
-/// Deadline of an answer.
-const ANSWER: Duration = Duration::from_secs(2);
-/// Most bytes of an answer.
-const MAX_ANSWER: usize = 64 << 20;
+/// Timeout of a request.
+const TIMEOUT: Duration = Duration::from_secs(2);
+/// Maximum bytes of a reply.
+const MAX_REPLY: usize = 64 << 20;
 
-/// The pool that serves the nodes of a run.
+/// The pool whose backends are the nodes of a run.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Front {
+pub(super) struct ProxyPool {
     /// Admin socket of the proxy.
     socket: PathBuf,
     /// Name of the pool.
     pool: String,
-    /// How long a backend that leaves the list keeps its sessions.
+    /// How long a backend that is removed from the list keeps its sessions.
     drain: Duration,
 }
 
-impl Front {
-    /// The pool that names one of these nodes, of the proxy behind `socket`, or of one behind a usual socket;
-    /// `None`: there is none, and the proxy in front may be any other.
+impl ProxyPool {
+    /// Finds the pool that contains one of these nodes: in the proxy behind `socket`, or in one behind a
+    /// default socket. `None`: no such pool; the proxy in front may be another program.
     ///
     /// # Errors
     ///
-    /// A sentence for the user: `socket` was given, and nothing answers there.
+    /// `socket` was given, but no admin API answers there.
     pub(super) async fn find(
         socket: Option<&Path>,
         nodes: &[SocketAddr],
-    ) -> Result<Option<Self>, String> {
+    ) -> anyhow::Result<Option<Self>> {
         if let Some(socket) = socket {
             let shown = socket.display();
-            let found = Self::behind(socket, nodes).await;
-            return found.map_err(|e| format!("--socket {shown}: no admin API answers: {e}"));
+            let found = Self::in_proxy(socket, nodes).await;
+            return found.with_context(|| format!("--socket {shown}: no admin API answers"));
         }
-        for socket in usual_sockets() {
-            if let Ok(Some(front)) = Self::behind(&socket, nodes).await {
-                return Ok(Some(front));
+        for socket in default_sockets() {
+            if let Ok(Some(found)) = Self::in_proxy(&socket, nodes).await {
+                return Ok(Some(found));
             }
         }
         Ok(None)
     }
 
-    async fn behind(socket: &Path, nodes: &[SocketAddr]) -> io::Result<Option<Self>> {
-        let Pools { pools } = ask(socket, "/v1/pools").await?;
+    async fn in_proxy(socket: &Path, nodes: &[SocketAddr]) -> io::Result<Option<Self>> {
+        let Pools { pools } = get(socket, "/v1/pools").await?;
         let nodes: Vec<_> = nodes.iter().map(SocketAddr::to_string).collect();
-        let ours = |pool: &Pool| pool.backends.iter().any(|known| nodes.contains(&known.address));
-        let Some(Pool { name, .. }) = pools.into_iter().find(ours) else { return Ok(None) };
-        let Config { pools } = ask(socket, "/v1/config").await?;
-        let terms = pools.into_iter().find(|pool| pool.name == name).map(|pool| pool.drain.within);
-        let drain = terms.and_then(|within| Duration::try_from_secs_f64(within).ok());
+        let contains_node =
+            |pool: &Pool| pool.backends.iter().any(|known| nodes.contains(&known.address));
+        let Some(Pool { name, .. }) = pools.into_iter().find(contains_node) else {
+            return Ok(None);
+        };
+        let Config { pools } = get(socket, "/v1/config").await?;
+        let within = pools.into_iter().find(|pool| pool.name == name).map(|pool| pool.drain.within);
+        let drain = within.and_then(|within| Duration::try_from_secs_f64(within).ok());
         Ok(drain.map(|drain| Self { socket: socket.to_owned(), pool: name, drain }))
     }
 
-    /// What is wrong with giving nodes only this long, in a sentence.
+    /// Returns a warning if the pool drains for longer than `drain`.
     pub(super) fn warning(&self, drain: Duration) -> Option<String> {
-        let (ours, pools) =
+        let (contains_node, pools) =
             (humantime::format_duration(drain), humantime::format_duration(self.drain));
         (self.drain > drain).then(|| {
             format!(
-                "warning: --drain is {ours}, and pool {} of the Moorline on {} drains for {pools}: clients \
-                 that are still on a node after {ours} are lost with it; use --drain {pools}, or set a \
+                "warning: --drain is {contains_node}, but pool {} of the Moorline on {} drains for {pools}: clients \
+                 that are still connected to a node after {contains_node} are lost with it; use --drain {pools}, or set a \
                  shorter `drain` in the pool",
                 self.pool,
                 self.socket.display(),
@@ -85,7 +89,7 @@ impl Front {
     }
 }
 
-/// Answer of `GET /v1/pools`, as far as it is read here.
+/// Reply of `GET /v1/pools`, as far as it is used.
 #[derive(Deserialize)]
 struct Pools {
     pools: Vec<Pool>,
@@ -102,14 +106,14 @@ struct Backend {
     address: String,
 }
 
-/// Answer of `GET /v1/config`, as far as it is read here.
+/// Reply of `GET /v1/config`, as far as it is used.
 #[derive(Deserialize)]
 struct Config {
-    pools: Vec<Terms>,
+    pools: Vec<PoolConfig>,
 }
 
 #[derive(Deserialize)]
-struct Terms {
+struct PoolConfig {
     name: String,
     drain: Drain,
 }
@@ -120,8 +124,9 @@ struct Drain {
     within: f64,
 }
 
-/// Where a Moorline puts its admin socket that was not told another place: see `admin.socket` in its README.
-fn usual_sockets() -> Vec<PathBuf> {
+/// Returns the paths where a Moorline may have its admin socket by default: see `admin.socket` in its
+/// documentation.
+fn default_sockets() -> Vec<PathBuf> {
     let named = env::var_os("MOORLINE_SOCKET").filter(|path| !path.is_empty()).map(PathBuf::from);
     let user = env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from);
     let own = env::temp_dir().join(format!("moorline-{}", geteuid().as_raw()));
@@ -132,7 +137,7 @@ fn usual_sockets() -> Vec<PathBuf> {
     named.into_iter().chain(folders.flat_map(|folder| sockets_in(&folder))).collect()
 }
 
-/// Each process of a machine has a socket of its own.
+/// Returns the admin sockets in a folder. Each Moorline process has its own.
 fn sockets_in(folder: &Path) -> Vec<PathBuf> {
     let entries = fs::read_dir(folder).into_iter().flatten().flatten();
     let paths = entries.map(|entry| entry.path());
@@ -144,7 +149,7 @@ fn sockets_in(folder: &Path) -> Vec<PathBuf> {
         .collect()
 }
 
-async fn ask<T: DeserializeOwned>(socket: &Path, path: &str) -> io::Result<T> {
+async fn get<T: DeserializeOwned>(socket: &Path, path: &str) -> io::Result<T> {
     let exchange = async {
         let stream = UnixStream::connect(socket).await?;
         let (mut sender, connection) =
@@ -153,20 +158,20 @@ async fn ask<T: DeserializeOwned>(socket: &Path, path: &str) -> io::Result<T> {
             .header(header::HOST, "localhost")
             .body(Empty::<Bytes>::new())
             .map_err(io::Error::other)?;
-        let answer = async {
+        let reply = async {
             let reply = sender.send_request(request).await.map_err(io::Error::other)?;
             if !reply.status().is_success() {
-                return Err(io::Error::other(format!("the answer is {}", reply.status())));
+                return Err(io::Error::other(format!("the reply is {}", reply.status())));
             }
-            let body = Limited::new(reply.into_body(), MAX_ANSWER).collect().await;
+            let body = Limited::new(reply.into_body(), MAX_REPLY).collect().await;
             Ok(body.map_err(io::Error::other)?.to_bytes())
         };
         let body = tokio::select! {
-            body = answer => body?,
-            // The answer is known to be broken sooner than its reader notices.
+            body = reply => body?,
+            // The connection fails before the reader of the reply sees the error.
             Err(error) = connection => return Err(io::Error::other(error)),
         };
         serde_json::from_slice(&body).map_err(io::Error::other)
     };
-    timeout(ANSWER, exchange).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+    timeout(TIMEOUT, exchange).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
 }

@@ -1,4 +1,4 @@
-//! One timer for each client.
+//! The timer of one client.
 
 use std::{
     future::Future,
@@ -9,17 +9,17 @@ use std::{
 
 use tokio::time::{Sleep, sleep_until};
 
-/// A timer that is moved lazily: a deadline that each answer pushes on costs nothing until it is due.
+/// A timer that is reset lazily: moving a deadline later costs nothing until the timer fires.
 #[derive(Debug)]
-pub(crate) struct Alarm(Pin<Box<Sleep>>);
+pub(crate) struct LazyTimer(Pin<Box<Sleep>>);
 
-impl Alarm {
-    /// Set to nothing.
+impl LazyTimer {
+    /// A timer without a deadline.
     pub(crate) fn new() -> Self {
         Self(Box::pin(sleep_until(Instant::now().into())))
     }
 
-    /// Ready at `at` or later; never where that is `None`.
+    /// Ready at `at` or later; never if `at` is `None`.
     pub(crate) fn poll_until(&mut self, cx: &mut Context<'_>, at: Option<Instant>) -> Poll<()> {
         let Some(at) = at else { return Poll::Pending };
         loop {
