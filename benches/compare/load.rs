@@ -55,7 +55,7 @@ struct Checkpoint {
     at_s: f64,
     counters: Counters,
     connected: u64,
-    spent: Vec<Spent>,
+    usage: Vec<Usage>,
 }
 
 /// Sums since the start of the run.
@@ -70,7 +70,7 @@ struct Counters {
 
 /// CPU time and memory of a process at that time.
 #[derive(Debug, Deserialize)]
-struct Spent {
+struct Usage {
     user_us: u64,
     system_us: u64,
     pss_bytes: u64,
@@ -147,11 +147,11 @@ impl Report {
 
 impl Checkpoint {
     fn cpu_us(&self) -> u64 {
-        self.spent.iter().map(|spent| spent.user_us + spent.system_us).sum()
+        self.usage.iter().map(|usage| usage.user_us + usage.system_us).sum()
     }
 
     fn pss(&self) -> u64 {
-        self.spent.iter().map(|spent| spent.pss_bytes).sum()
+        self.usage.iter().map(|usage| usage.pss_bytes).sum()
     }
 }
 

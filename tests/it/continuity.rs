@@ -8,7 +8,7 @@
 //! - we ended it with a Close (1012) at a frame boundary and its client came back by itself, in a stage
 //!   that is there to move clients: a replaced node's, or a rebalance. Elsewhere that is a loss as well.
 //!
-//! Clients know by `gone NODE`, before it happens, whose loss is expected. All else that they meet is a
+//! Clients know by `down NODE`, before it happens, whose loss is expected. All else that they meet is a
 //! fault: a lost session, a code-1 reply, a refused upgrade, a status, bytes that are no frame or not
 //! what was sent, an answer of another node. After each stage everybody must be there and be answered
 //! twice more before it is booked.

@@ -1,4 +1,4 @@
-//! Runs of the load harness: what it does to nodes, and what it says of the proxy before them.
+//! Runs of the load harness: the faults that it injects, and its report on the proxy in front.
 
 mod deploy;
 
@@ -17,16 +17,17 @@ use std::{
 use tokio::process::Command;
 
 use crate::support::{
-    Backend, Proxy, backend, eventually,
+    Backend, Proxy, backend,
+    controlled::{ClientStatus, ControlledClients},
+    eventually,
     harness::harness,
-    led::{Led, Look},
     load::{Demo, Load, LoadNodes, Report},
     message, process,
     proxy::Setup,
     wait_for, websocket, within,
 };
 
-/// A proxy that finds its backends in a file, where none are yet.
+/// A proxy that reads its backends from a file that has none yet.
 struct Front {
     proxy: Proxy,
     list: PathBuf,
@@ -37,11 +38,11 @@ impl Front {
         Self::with("\"5m\"").await
     }
 
-    /// One that keeps the sessions of a removed backend for so long.
+    /// A proxy that keeps the sessions of a removed backend for `drain`.
     async fn with(drain: &str) -> Self {
         let setup = Setup::new();
         let list = setup.directory().join("backends.txt");
-        fs::write(&list, "# nobody yet\n").unwrap();
+        fs::write(&list, "# no backends yet\n").unwrap();
         let setup = setup.with(|settings| {
             settings.pool("backends", "{ file = \"backends.txt\" }").pool("drain", drain);
         });
@@ -52,10 +53,10 @@ impl Front {
         format!("http://{}", self.proxy.web())
     }
 
-    /// Words of a run that starts nodes behind this proxy.
-    fn words(&self, course: &str, more: &str) -> Vec<String> {
+    /// Arguments of a run that starts nodes behind this proxy.
+    fn words(&self, command: &str, more: &str) -> Vec<String> {
         let list = self.list.to_str().unwrap();
-        let mut words = vec![course.to_owned(), self.url(), "--backends-file".into(), list.into()];
+        let mut words = vec![command.to_owned(), self.url(), "--backends-file".into(), list.into()];
         words.extend(more.split_whitespace().map(str::to_owned));
         words
     }
@@ -64,15 +65,15 @@ impl Front {
         Load::run(&words.iter().map(String::as_str).collect::<Vec<_>>()).await
     }
 
-    /// Asserts that the run left the list as it was, and what every scenario asserts.
+    /// Asserts that the run restored the list, and what every scenario asserts.
     async fn finish(self) {
-        assert_eq!(fs::read_to_string(&self.list).unwrap(), "# nobody yet\n");
+        assert_eq!(fs::read_to_string(&self.list).unwrap(), "# no backends yet\n");
         self.proxy.finish().await;
     }
 }
 
 #[tokio::test]
-async fn a_deploy_cut_short_loses_nobody_and_leaves_no_node() {
+async fn interrupted_deploy_loses_no_client_and_leaves_no_node() {
     let front = Front::start().await;
     let words = front.words(
         "deploy",
@@ -102,7 +103,7 @@ async fn nodes_do_not_outlive_a_run_that_is_killed() {
     let front = Front::start().await;
     let words = front.words("chaos", "--nodes 2 --do '' --clients 2 --ramp 0 --hold 5m");
     let mut words: Vec<_> = words.iter().map(String::as_str).collect();
-    // One of them stands still meanwhile, and reads nothing.
+    // One node is stopped meanwhile and does not read its standard input.
     let event = words.iter().position(|word| *word == "''").unwrap();
     words[event] = "0s hang 1 for 1m";
     let run = Load::start(&words);
@@ -121,7 +122,7 @@ async fn nodes_do_not_outlive_a_run_that_is_killed() {
 }
 
 #[tokio::test]
-async fn what_hurts_a_node_hurts_its_own_clients_only() {
+async fn faults_of_a_node_affect_only_its_clients() {
     let front = Front::start().await;
     let mut words = front.words(
         "chaos",
@@ -132,21 +133,21 @@ async fn what_hurts_a_node_hurts_its_own_clients_only() {
     }
     let report = front.run(&words).await;
     report.assert_unharmed();
-    // Ten clients each; those of the killed one had come to the others before the reset.
+    // Ten clients per node; those of the killed node had reconnected to the others before the reset.
     assert!(report.total("node_gone") >= 20, "{}", report.json["totals"]);
     assert_eq!(report.total("finished"), 30);
-    // Who waited for the node that stood still is not forgotten (coordinated omission).
+    // The clients that waited for the stopped node count (coordinated omission).
     let longest = report.json["latency"]["message"]["max_us"].as_u64().unwrap();
     assert!(longest > 500_000, "{longest} µs");
     let expected = [
         "node-1 is killed",
         "node-2 hangs",
-        "node-1 is back as node-1.2",
-        "node-2 goes on",
+        "node-1 is started again as node-1.2",
+        "node-2 continues",
         "node-0 resets its connections",
     ];
     let mut marks = report.marks();
-    // Two of them are due at nearly the same time.
+    // Two events are due at nearly the same time.
     marks.sort_unstable();
     let mut sorted = expected;
     sorted.sort_unstable();
@@ -155,7 +156,7 @@ async fn what_hurts_a_node_hurts_its_own_clients_only() {
 }
 
 #[tokio::test]
-async fn a_node_that_somebody_else_kills_is_an_error() {
+async fn node_killed_by_another_program_is_an_error() {
     let nodes = LoadNodes::start(&["--nodes", "1", "--listen", "127.0.0.1:0"], 1);
     let url = format!("http://{}", nodes.listening[0].1);
     let words = "--client websocket --clients 10 --ramp 100ms --every 100ms --hold 1m \
@@ -170,12 +171,12 @@ async fn a_node_that_somebody_else_kills_is_an_error() {
     assert_eq!(report.total("disconnects"), 10, "{}", report.json["errors"]);
     assert_eq!(report.errors("disconnect"), 10);
     assert_eq!(report.total("node_gone"), 0);
-    // Nobody is left, and a minute is not waited for.
-    assert_eq!(report.marks(), ["all clients have left"]);
+    // No client is left, so the run ends before the minute is over.
+    assert_eq!(report.marks(), ["all clients have disconnected"]);
 }
 
-/// A script that upgrades each connection, and closes those after the first, which is the probe's, with
-/// these codes, one each.
+/// A script that upgrades each connection. The first one is the probe's; it closes each later one with the next
+/// of these codes.
 fn closing(codes: &'static [u16]) -> backend::Script {
     let count = Arc::new(AtomicUsize::new(0));
     backend::script(move |peer| {
@@ -187,39 +188,39 @@ fn closing(codes: &'static [u16]) -> backend::Script {
             if let Some(code) = number.checked_sub(1).and_then(|number| codes.get(number)) {
                 peer.send([&[0x88, 2][..], &code.to_be_bytes()].concat()).await;
             }
-            // A Close: said, or answered.
+            // The client's Close, or its answer.
             peer.skip(8).await;
         }
     })
 }
 
 #[tokio::test]
-async fn a_run_that_is_led_tells_who_was_moved_who_was_lost_and_who_is_there() {
+async fn controlled_run_reports_moved_lost_and_connected_clients() {
     let server = Backend::start(closing(&[1012, 1001, 1001])).await;
     let mut command = Command::new(harness());
-    command.arg("led").arg(format!("ws://{}", server.address));
+    command.arg("controlled").arg(format!("ws://{}", server.address));
     command.args("--client ws --clients 1 --silent --quiet".split(' '));
-    let mut run = Led::start(&mut command);
-    // Each loss is looked at before the next can come: a client stays away for half a second.
-    let moved = until(&mut run, |look| look.totals.moved == 1).await;
+    let mut run = ControlledClients::start(&mut command);
+    // Each loss is seen before the next one: a client reconnects after half a second.
+    let moved = until(&mut run, |status| status.totals.moved == 1).await;
     assert_eq!((moved.totals.errors, moved.totals.disconnects), (0, 0), "{moved:?}");
-    let lost = until(&mut run, |look| look.totals.disconnects == 1).await;
+    let lost = until(&mut run, |status| status.totals.disconnects == 1).await;
     assert_eq!((lost.of_kind("disconnect"), lost.totals.moved), (1, 1), "{lost:?}");
-    run.order("gone a").await;
-    let there = until(&mut run, |look| look.totals.connects == 4).await;
+    run.command("down a").await;
+    let there = until(&mut run, |status| status.totals.connects == 4).await;
     assert_eq!((there.totals.node_gone, there.totals.errors), (1, 1), "{there:?}");
     assert_eq!((there.connected, there.on("a")), (1, 1));
-    run.leave().await;
+    run.stop().await;
     drop(server);
 }
 
-/// Looks at a run until it is like that.
-async fn until(run: &mut Led, is: impl Fn(&Look) -> bool) -> Look {
-    within("what is waited for", async {
+/// Waits until `is` holds for the status of a run.
+async fn until(run: &mut ControlledClients, is: impl Fn(&ClientStatus) -> bool) -> ClientStatus {
+    within("the expected status", async {
         loop {
-            let look = run.look().await;
-            if is(&look) {
-                return look;
+            let status = run.status().await;
+            if is(&status) {
+                return status;
             }
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
@@ -228,11 +229,11 @@ async fn until(run: &mut Led, is: impl Fn(&Look) -> bool) -> Look {
 }
 
 #[tokio::test]
-async fn an_order_that_is_none_ends_a_run_that_is_led() {
+async fn unknown_command_ends_a_controlled_run() {
     let server = Backend::start(closing(&[])).await;
     let url = format!("ws://{}", server.address);
     let mut command = std::process::Command::new(harness());
-    command.args(["led", &url, "--client", "ws", "--clients", "1", "--silent", "--quiet"]);
+    command.args(["controlled", &url, "--client", "ws", "--clients", "1", "--silent", "--quiet"]);
     let child = command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn();
     let mut child = child.unwrap();
     child.stdin.take().unwrap().write_all(b"mark all is well\nleave\n").unwrap();
@@ -240,14 +241,14 @@ async fn an_order_that_is_none_ends_a_run_that_is_led() {
     let said = within("the run's end", said).await.unwrap();
     assert_eq!(said.status.code(), Some(2));
     let words = String::from_utf8_lossy(&said.stderr).into_owned();
-    assert!(words.starts_with("unknown order \"leave\""), "{words}");
+    assert!(words.starts_with("unknown command \"leave\""), "{words}");
     drop(server);
 }
 
 #[tokio::test]
-async fn a_herd_before_the_demo_comes_back_whole() {
+async fn herd_reconnects_to_the_demo() {
     let mut demo = Demo::start().await;
-    // TLS takes its time in a debug build on a busy machine: all are to be there when they drop.
+    // TLS is slow in a debug build on a busy machine: all clients must be connected before they drop.
     let words = "--insecure --silent --clients 10 --ramp 200ms --after 2s --times 2 \
         --drop-every 3s --within 200ms --hold 8s --max-errors 0 --max-disconnects 0";
     let mut line = vec!["herd", &demo.url];
@@ -256,12 +257,15 @@ async fn a_herd_before_the_demo_comes_back_whole() {
     report.assert_unharmed();
     assert_eq!((report.total("dropped"), report.total("connects")), (20, 30));
     assert_eq!(report.total("finished"), 10);
-    assert_eq!(report.marks(), ["all drop (1 of 2)", "all drop (2 of 2)"]);
+    assert_eq!(
+        report.marks(),
+        ["disconnecting all clients (1 of 2)", "disconnecting all clients (2 of 2)"]
+    );
     assert!(demo.is_running());
 }
 
 #[tokio::test]
-async fn a_list_that_the_target_does_not_read_is_said() {
+async fn backend_list_that_the_target_does_not_read_is_reported() {
     let foreign = Backend::start(backend::answering(|_| message::ok("hello"))).await;
     let directory = tempfile::tempdir().unwrap();
     let list = directory.path().join("backends.txt");
@@ -269,16 +273,16 @@ async fn a_list_that_the_target_does_not_read_is_said() {
     let words = ["deploy", &url, "--nodes", "1", "--backends-file", list.to_str().unwrap()];
     let report = Load::run(&words).await;
     assert_eq!(report.code, Some(2), "{}", report.stderr);
-    assert!(report.stderr.contains("its replies name no node"), "{}", report.stderr);
+    assert!(report.stderr.contains("its replies have no X-Node header"), "{}", report.stderr);
     assert_eq!(report.stderr.lines().count(), 1, "{}", report.stderr);
     assert!(report.json.is_null());
 }
 
 #[tokio::test]
-async fn a_server_that_answers_nothing_does_not_pass() {
+async fn run_without_answers_fails() {
     let nodes = LoadNodes::start(&["--nodes", "1", "--listen", "127.0.0.1:0"], 1);
     let url = format!("http://{}", nodes.listening[0].1);
-    // An event that nodes pass on, but never acknowledge.
+    // An event that nodes broadcast but never acknowledge.
     let words = ["run", &url, "--event", "all", "--every", "100ms", "--clients", "3"];
     for client in ["websocket", "polling"] {
         for limit in [&["--max-errors", "0"][..], &[]] {
@@ -288,7 +292,7 @@ async fn a_server_that_answers_nothing_does_not_pass() {
             assert!(report.total("sent") > 0);
             assert_eq!(report.total("unanswered"), report.total("sent"));
             assert!(
-                report.stderr.contains("name an event that the server answers"),
+                report.stderr.contains("give an event that the server answers"),
                 "{}",
                 report.stderr
             );
@@ -297,7 +301,7 @@ async fn a_server_that_answers_nothing_does_not_pass() {
 }
 
 #[tokio::test]
-async fn nodes_say_where_they_listen_and_end_when_they_are_told() {
+async fn nodes_print_their_addresses_and_stop_on_sigterm() {
     let directory = tempfile::tempdir().unwrap();
     let list = directory.path().join("backends.txt");
     let words = ["--nodes", "2", "--listen", "127.0.0.1:0", "--echo", "127.0.0.1:0"];

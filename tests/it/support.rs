@@ -6,12 +6,12 @@
 pub(crate) mod admin;
 pub(crate) mod backend;
 pub(crate) mod client;
+pub(crate) mod controlled;
 pub(crate) mod dns;
 pub(crate) mod dnsmasq;
 pub(crate) mod front;
 pub(crate) mod haproxy;
 pub(crate) mod harness;
-pub(crate) mod led;
 pub(crate) mod load;
 pub(crate) mod message;
 pub(crate) mod nginx;

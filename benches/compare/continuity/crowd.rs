@@ -117,7 +117,7 @@ impl Crowd {
     /// From now on the loss of this node is not counted.
     pub(super) fn gone(&mut self, node: &Node) -> anyhow::Result<()> {
         for run in &mut self.runs {
-            run.order(&format!("gone {}", node.name))?;
+            run.order(&format!("down {}", node.name))?;
         }
         Ok(())
     }
@@ -126,9 +126,9 @@ impl Crowd {
     pub(super) fn settled(&mut self) -> anyhow::Result<()> {
         let deadline = Instant::now() + PATIENCE;
         for run in &mut self.runs {
-            let goal = run.order("look")?.totals.answered + 3 * EACH;
+            let goal = run.order("status")?.totals.answered + 3 * EACH;
             loop {
-                let look = run.order("look")?;
+                let look = run.order("status")?;
                 if look.connected == EACH && look.totals.answered >= goal {
                     break;
                 }
@@ -162,14 +162,18 @@ impl Crowd {
 
     fn looks(&mut self) -> anyhow::Result<[Look; 3]> {
         let [polling, upgrade, websocket] = &mut self.runs;
-        Ok([polling.order("look")?, upgrade.order("look")?, websocket.order("look")?])
+        Ok([polling.order("status")?, upgrade.order("status")?, websocket.order("status")?])
     }
 }
 
 impl Run {
     fn start(kind: &str, target: SocketAddr) -> anyhow::Result<Self> {
         let mut command = Command::new(harness());
-        command.arg("led").arg(format!("https://{target}")).args(["--client", kind, "--insecure"]);
+        command.arg("controlled").arg(format!("https://{target}")).args([
+            "--client",
+            kind,
+            "--insecure",
+        ]);
         command.args(["--clients", &EACH.to_string(), "--ramp", "1s", "--every", "1s", "--quiet"]);
         command.args(["--sources", &SOURCES.to_string(), "--threads", "1"]);
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;

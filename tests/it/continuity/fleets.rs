@@ -52,7 +52,7 @@ async fn replace_first(site: &mut Site) -> Duration {
     let mut leaving = Vec::new();
     for party in &mut site.parties {
         let node = party.nodes.remove(0);
-        let before = party.order(&format!("gone {}", node.name)).await;
+        let before = party.order(&format!("down {}", node.name)).await;
         let polling = party.polling_on(&node.name).await;
         party.list();
         leaving.push((node, before, polling));

@@ -6,7 +6,7 @@ use super::{
     party::Party,
     site::{Site, Text},
 };
-use crate::support::led::Look;
+use crate::support::controlled::ClientStatus;
 
 /// Killed, for good. Time: until the last of its clients is elsewhere.
 pub(super) async fn kill(site: &mut Site) -> Duration {
@@ -85,7 +85,7 @@ pub(super) async fn reset(site: &mut Site) -> Duration {
         let before = gone(party, &name).await;
         party.nodes[0].reset();
         let (all, lost) = (party.count(), before.totals.node_gone);
-        let came = |look: &Look| look.totals.node_gone > lost && look.connected == all;
+        let came = |look: &ClientStatus| look.totals.node_gone > lost && look.connected == all;
         party.until("its clients are back", came).await;
     }
     let took = start.elapsed();
@@ -97,12 +97,12 @@ pub(super) async fn reset(site: &mut Site) -> Duration {
 }
 
 /// From now on, only its own clients may lose the node.
-async fn gone(party: &mut Party, name: &str) -> Look {
-    party.order(&format!("gone {name}")).await
+async fn gone(party: &mut Party, name: &str) -> ClientStatus {
+    party.order(&format!("down {name}")).await
 }
 
 /// From now on, nobody may lose the first node.
-async fn back(party: &mut Party) -> Look {
+async fn back(party: &mut Party) -> ClientStatus {
     let name = party.nodes[0].name.clone();
-    party.order(&format!("back {name}")).await
+    party.order(&format!("up {name}")).await
 }

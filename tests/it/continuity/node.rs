@@ -50,14 +50,16 @@ impl Make {
         let mut command = match self {
             Self::Harness => {
                 let mut command = Command::new(harness());
-                command.arg("led").arg(format!("https://127.0.0.1:{port}"));
+                command.arg("controlled").arg(format!("https://127.0.0.1:{port}"));
                 command.args(["--client", kind, "--clients", &count, "--ramp", "2s"]);
                 command.args(["--every", "2s", "--quiet", "--ca"]).arg(authority);
                 command
             }
             Self::Npm => {
                 let mut command = Command::new("node");
-                command.arg(format!("{NPM}/led.mjs")).arg(format!("https://localhost:{port}"));
+                command
+                    .arg(format!("{NPM}/controlled.mjs"))
+                    .arg(format!("https://localhost:{port}"));
                 command.arg(authority).args([kind, &count]);
                 command
             }

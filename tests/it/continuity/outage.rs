@@ -5,8 +5,8 @@ use std::{net::SocketAddr, process::Command, time::Duration};
 use super::node::{Make, Node};
 use crate::support::{
     Proxy, TIMEOUT,
+    controlled::{ClientStatus, ControlledClients},
     harness::harness,
-    led::{Led, Look},
     process::Namespace,
 };
 
@@ -22,7 +22,7 @@ struct Scene {
     proxy: Proxy,
     namespace: Namespace,
     nodes: [Node; 2],
-    crowds: Vec<Led>,
+    crowds: Vec<ControlledClients>,
 }
 
 #[tokio::test]
@@ -34,7 +34,7 @@ async fn a_node_out_of_reach_keeps_its_sessions() {
     scene.outage(LONG, true).await;
     let Scene { proxy, nodes, crowds, .. } = scene;
     for crowd in crowds {
-        crowd.leave().await;
+        crowd.stop().await;
     }
     drop(nodes);
     proxy.finish().await;
@@ -84,21 +84,22 @@ impl Scene {
     }
 
     /// Waits until everybody is there, and has been answered three times more.
-    async fn settled(&mut self) -> Look {
+    async fn settled(&mut self) -> ClientStatus {
         let goal = self.look().await.totals.answered + 3 * 2 * CLIENTS;
-        let there = |look: &Look| look.connected == 2 * CLIENTS && look.totals.answered >= goal;
+        let there =
+            |look: &ClientStatus| look.connected == 2 * CLIENTS && look.totals.answered >= goal;
         self.until("everybody is there and answered", there).await
     }
 
-    async fn look(&mut self) -> Look {
-        let mut sum = Look::default();
+    async fn look(&mut self) -> ClientStatus {
+        let mut sum = ClientStatus::default();
         for crowd in &mut self.crowds {
-            sum = sum + crowd.look().await;
+            sum = sum + crowd.status().await;
         }
         sum
     }
 
-    async fn until(&mut self, what: &str, is: impl Fn(&Look) -> bool) -> Look {
+    async fn until(&mut self, what: &str, is: impl Fn(&ClientStatus) -> bool) -> ClientStatus {
         let deadline = tokio::time::Instant::now() + 3 * TIMEOUT;
         loop {
             let look = self.look().await;
@@ -112,10 +113,10 @@ impl Scene {
 }
 
 /// Clients that send something every second, and wait for answers for as long as a session lives.
-fn crowd(kind: &str, web: SocketAddr) -> Led {
+fn crowd(kind: &str, web: SocketAddr) -> ControlledClients {
     let mut command = Command::new(harness());
-    command.args(["led", &format!("http://{web}"), "--client", kind]);
+    command.args(["controlled", &format!("http://{web}"), "--client", kind]);
     command.args(["--clients", &CLIENTS.to_string(), "--ramp", "2s"]);
     command.args(["--every", "1s", "--timeout", "25s", "--quiet"]);
-    Led::start(&mut command.into())
+    ControlledClients::start(&mut command.into())
 }

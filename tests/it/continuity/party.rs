@@ -9,7 +9,7 @@ use std::{
 use super::node::{Make, Node};
 use crate::support::{
     TIMEOUT,
-    led::{Led, Look},
+    controlled::{ClientStatus, ControlledClients},
 };
 
 /// From one look at the clients to the next, while something is waited for.
@@ -30,7 +30,7 @@ pub(super) struct Party {
     letter: char,
     started: usize,
     list: PathBuf,
-    runs: Vec<Led>,
+    runs: Vec<ControlledClients>,
     count: u64,
 }
 
@@ -62,7 +62,7 @@ impl Party {
         let each = self.each();
         for kind in ["polling", "polling-upgrade", "websocket"] {
             let mut command = self.make.clients(kind, each, port, authority);
-            self.runs.push(Led::start(&mut command));
+            self.runs.push(ControlledClients::start(&mut command));
         }
         self.count = 3 * each;
         let all = self.count;
@@ -85,21 +85,25 @@ impl Party {
     }
 
     /// How the clients fare.
-    pub(super) async fn look(&mut self) -> Look {
-        self.order("look").await
+    pub(super) async fn look(&mut self) -> ClientStatus {
+        self.order("status").await
     }
 
     /// Gives all of them an order.
-    pub(super) async fn order(&mut self, order: &str) -> Look {
-        let mut sum = Look::default();
+    pub(super) async fn order(&mut self, order: &str) -> ClientStatus {
+        let mut sum = ClientStatus::default();
         for run in &mut self.runs {
-            sum = sum + run.order(order).await;
+            sum = sum + run.command(order).await;
         }
         sum
     }
 
     /// Waits until the clients fare like that.
-    pub(super) async fn until(&mut self, what: &str, is: impl Fn(&Look) -> bool) -> Look {
+    pub(super) async fn until(
+        &mut self,
+        what: &str,
+        is: impl Fn(&ClientStatus) -> bool,
+    ) -> ClientStatus {
         let deadline = Instant::now() + CHANGE + TIMEOUT;
         loop {
             let look = self.look().await;
@@ -113,7 +117,7 @@ impl Party {
 
     /// Waits until everybody is connected and has been answered about twice more: what a change breaks
     /// has shown by then.
-    pub(super) async fn settled(&mut self) -> Look {
+    pub(super) async fn settled(&mut self) -> ClientStatus {
         let all = self.count;
         let goal = self.look().await.totals.answered + 2 * all;
         self.until("everybody is there and answered", move |look| {
@@ -123,7 +127,7 @@ impl Party {
     }
 
     /// Waits until everybody is connected, and nobody to this node.
-    pub(super) async fn left(&mut self, node: &str) -> Look {
+    pub(super) async fn left(&mut self, node: &str) -> ClientStatus {
         let all = self.count;
         let what = format!("everybody has left {node}");
         self.until(&what, |look| look.on(node) == 0 && look.connected == all).await
@@ -139,7 +143,7 @@ impl Party {
 
     /// How many clients that poll are on a node.
     pub(super) async fn polling_on(&mut self, node: &str) -> u64 {
-        self.runs[0].look().await.on(node)
+        self.runs[0].status().await.on(node)
     }
 
     /// How many of the clients end up on a WebSocket.
@@ -155,7 +159,7 @@ impl Party {
     /// Lets everybody leave.
     pub(super) async fn leave(&mut self) {
         for run in self.runs.drain(..) {
-            run.leave().await;
+            run.stop().await;
         }
     }
 }

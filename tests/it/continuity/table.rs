@@ -3,7 +3,7 @@
 use std::{env, fmt::Write as _, fs, path::PathBuf, time::Duration};
 
 use super::site::Site;
-use crate::support::led::Look;
+use crate::support::controlled::ClientStatus;
 
 const HEAD: &str = "| Stage | Clients | Sessions lost that need not have been | Code-1 replies \
                     caused by us | Broken frames | Moved, or lost with their node | Time to converge |\n\
@@ -57,7 +57,7 @@ impl Table {
         }
     }
 
-    fn book(&mut self, title: &str, who: &str, spares: Spares, now: &Look, took: Duration) {
+    fn book(&mut self, title: &str, who: &str, spares: Spares, now: &ClientStatus, took: Duration) {
         let totals = now.totals;
         let ended = totals.moved + totals.node_gone;
         let (lost, moved) = match spares {

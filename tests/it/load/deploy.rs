@@ -1,15 +1,15 @@
-//! Rolling deploys: who counts as moved, who as lost, and what is said of a drain that is too long.
+//! Rolling deploys: which clients count as moved or lost, and the warning on a drain that is too long.
 
 use std::{fs, time::Duration};
 
 use super::Front;
 use crate::support::load::Load;
 
-/// 30 clients that talk, and a deploy of two nodes in a few seconds.
+/// 30 clients that send messages, and a deploy of two nodes in a few seconds.
 const DEPLOY: &str = "--nodes 2 --after 500ms --drain 2s --pause 200ms --hold 9s \
     --clients 30 --ramp 300ms --every 100ms --max-errors 0 --max-code1 0 --max-disconnects 0";
 
-/// A drain of the pool that is over before the deploy's.
+/// A drain of the pool that is shorter than that of the deploy.
 const SHORT: &str = "{ within = \"1s\", spread = \"600ms\" }";
 
 #[tokio::test]
@@ -17,7 +17,7 @@ async fn deploy_passes_when_the_proxy_moves_all_clients() {
     let front = Front::with(SHORT).await;
     let report = front.run(&front.words("deploy", DEPLOY)).await;
     report.assert_unharmed();
-    // Everyone was on one of the two, and was moved.
+    // Each client was on one of the two nodes, and was moved.
     assert!(report.total("moved") >= 30, "{}", report.json["totals"]);
     assert_eq!((report.total("node_gone"), report.total("undrained")), (0, 0));
     assert_eq!(report.total("finished"), 30);
@@ -26,22 +26,22 @@ async fn deploy_passes_when_the_proxy_moves_all_clients() {
     assert!(report.sessions("node-0.2") > 0, "{}", report.json["nodes"]);
     let expected = [
         "replacing node-0 (1 of 2)",
-        "node-0 drains",
-        "node-0 ends",
+        "draining node-0",
+        "stopping node-0",
         "replacing node-1 (2 of 2)",
-        "node-1 drains",
-        "node-1 ends",
-        "all nodes are replaced",
+        "draining node-1",
+        "stopping node-1",
+        "all nodes replaced",
     ];
     assert_eq!(report.marks(), expected);
     front.finish().await;
 }
 
 #[tokio::test]
-async fn deploy_counts_polling_clients_that_the_proxy_sends_away_as_moved() {
+async fn polling_clients_that_the_proxy_asks_to_reconnect_count_as_moved() {
     let front = Front::with("{ within = \"1500ms\", spread = \"1500ms\" }").await;
     let report = front.run(&front.words("deploy", &format!("{DEPLOY} --client polling"))).await;
-    // Those that poll again after the deadline find another node, which is no move.
+    // A client that polls only after the deadline reaches another node, which is not a move.
     assert!(report.total("moved") > 0, "{}", report.json["totals"]);
     assert_eq!((report.total("node_gone"), report.total("undrained")), (0, 0));
     assert_eq!(report.errors("code1"), report.total("disconnects"), "{}", report.json["errors"]);
@@ -53,24 +53,25 @@ async fn deploy_counts_polling_clients_that_the_proxy_sends_away_as_moved() {
 #[tokio::test]
 async fn deploy_fails_when_clients_are_lost_with_a_drained_node() {
     for client in ["polling-upgrade", "polling"] {
-        // The proxy takes five minutes, and the deploy gives it half a second.
+        // The proxy drains for five minutes, but the deploy waits only half a second.
         let front = Front::start().await;
         let socket = front.proxy.socket();
-        let course = format!("{DEPLOY} --client {client} --socket {}", socket.display());
-        let report = front.run(&front.words("deploy", &course.replace("2s", "500ms"))).await;
+        let flags = format!("{DEPLOY} --client {client} --socket {}", socket.display());
+        let report = front.run(&front.words("deploy", &flags.replace("2s", "500ms"))).await;
         assert_eq!(report.code, Some(1), "{}", report.stderr);
         let lost = report.total("undrained");
         assert!(lost >= 30, "{client}: {}", report.json["totals"]);
         assert_eq!(report.total("disconnects"), lost, "{}", report.json["errors"]);
         assert_eq!(report.errors("disconnect"), lost, "{}", report.json["errors"]);
         assert_eq!(report.errors("code1"), 0, "{}", report.json["errors"]);
-        let verdict = format!("{lost} clients were still on a node at the end of its drain");
+        let verdict =
+            format!("{lost} clients were still connected to a node at the end of its drain");
         assert!(report.stderr.contains(&verdict), "{}", report.stderr);
-        let warning = "--drain is 500ms, and pool app of the Moorline on ";
+        let warning = "--drain is 500ms, but pool app of the Moorline on ";
         assert!(report.stderr.contains(warning), "{}", report.stderr);
         assert!(report.stderr.contains(" drains for 5m: "), "{}", report.stderr);
         assert!(report.marks().iter().any(|mark| mark.contains(warning)), "{:?}", report.marks());
-        assert!(report.marks().iter().any(|mark| mark.ends_with(" clients still on it")));
+        assert!(report.marks().iter().any(|mark| mark.ends_with(" clients still connected")));
         front.finish().await;
     }
 }
@@ -116,14 +117,14 @@ async fn documented_deploy_passes_as_written() {
     let run = Load::start(&words.iter().map(String::as_str).collect::<Vec<_>>());
     let report = run.ended_within(Duration::from_secs(120)).await;
     report.assert_unharmed();
-    // Each of them was on one of the nodes, and moved at least once.
+    // Each client was on one of the nodes, and was moved at least once.
     assert!(report.total("moved") >= 300, "{}", report.json["totals"]);
     assert_eq!((report.total("undrained"), report.total("finished")), (0, 300));
     front.finish().await;
 }
 
 #[tokio::test]
-async fn sessions_that_end_while_their_node_drains_lose_nothing() {
+async fn sessions_that_end_while_their_node_drains_are_not_lost() {
     let front = Front::start().await;
     let words = front.words(
         "deploy",
@@ -133,14 +134,14 @@ async fn sessions_that_end_while_their_node_drains_lose_nothing() {
     let report = front.run(&words).await;
     report.assert_unharmed();
     assert_eq!(report.total("node_gone"), 0, "{}", report.json["totals"]);
-    // About a quarter of a second each, and nobody stayed on an old node.
+    // A session takes about a quarter of a second, and new ones do not use an old node.
     assert!(report.total("finished") > 60, "{}", report.json["totals"]);
     assert!(report.sessions("node-1.2") > 0, "{}", report.json["nodes"]);
     front.finish().await;
 }
 
 #[tokio::test]
-async fn a_proxy_that_cuts_the_sessions_of_a_removed_backend_is_found_out() {
+async fn proxy_that_cuts_the_sessions_of_a_removed_backend_fails_the_deploy() {
     let front = Front::with("\"0s\"").await;
     let report = front.run(&front.words("deploy", DEPLOY)).await;
     assert_eq!(report.code, Some(1), "{}", report.stderr);

@@ -13,29 +13,29 @@ use tempfile::TempDir;
 
 use super::{TIMEOUT, eventually, harness::harness, process, wait_for};
 
-/// A run under way; dropping it kills the process.
+/// A run of the harness; dropping it kills the process.
 pub(crate) struct Load {
     child: Child,
     directory: TempDir,
 }
 
-/// What a run left behind.
+/// Result of a run.
 pub(crate) struct Report {
     /// Exit code; `None`: a signal ended it.
     pub(crate) code: Option<i32>,
-    /// What it printed to standard error.
+    /// Standard error.
     pub(crate) stderr: String,
-    /// Its raw figures; null where there are none.
+    /// Content of the JSON file; null if there is none.
     pub(crate) json: Value,
 }
 
 impl Load {
-    /// Starts one with these arguments, quietly. The figures go where [`Report`] finds them.
+    /// Starts a run with these arguments and `--quiet`.
     pub(crate) fn start(words: &[&str]) -> Self {
         Self::shown(&[words, &["--quiet"]].concat())
     }
 
-    /// Starts one that says once a second how it stands.
+    /// Starts a run that prints its status once per second.
     pub(crate) fn shown(words: &[&str]) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let child = Command::new(harness())
@@ -50,18 +50,18 @@ impl Load {
         Self { child, directory }
     }
 
-    /// Runs one to its end.
+    /// Runs until the end.
     pub(crate) async fn run(words: &[&str]) -> Report {
         Self::start(words).ended().await
     }
 
-    /// Waits until it has said this.
+    /// Waits until standard error contains `words`.
     pub(crate) async fn says(&self, words: &str) {
         let file = self.directory.path().join("stderr");
         eventually(words, || fs::read_to_string(&file).unwrap().contains(words)).await;
     }
 
-    /// Its process id.
+    /// Process id.
     pub(crate) fn pid(&self) -> u32 {
         self.child.id()
     }
@@ -71,14 +71,14 @@ impl Load {
         process::signal(self.pid(), name);
     }
 
-    /// Waits for its end.
+    /// Waits for the end.
     pub(crate) async fn ended(self) -> Report {
         self.ended_within(TIMEOUT).await
     }
 
-    /// Waits for its end, where it takes its time.
-    pub(crate) async fn ended_within(mut self, patience: Duration) -> Report {
-        let deadline = Instant::now() + patience;
+    /// Waits for the end, for at most this time.
+    pub(crate) async fn ended_within(mut self, limit: Duration) -> Report {
+        let deadline = Instant::now() + limit;
         let status = loop {
             if let Some(status) = self.child.try_wait().unwrap() {
                 break status;
@@ -87,7 +87,7 @@ impl Load {
             tokio::time::sleep(Duration::from_millis(5)).await;
         };
         let file = |name| fs::read_to_string(self.directory.path().join(name));
-        // There is none where there was no run.
+        // A run that was rejected writes no file.
         let json = file("figures.json").unwrap_or_default();
         let json = if json.is_empty() { Value::Null } else { json.parse().unwrap() };
         Report { code: status.code(), stderr: file("stderr").unwrap(), json }
@@ -96,40 +96,40 @@ impl Load {
 
 impl Drop for Load {
     fn drop(&mut self) {
-        // An error means that it has ended already.
+        // An error means that the process has already ended.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
 }
 
 impl Report {
-    /// A sum over the run: `finished`, `disconnects`, `node_gone`…
+    /// A total of the run: `finished`, `disconnects`, `node_gone`…
     pub(crate) fn total(&self, name: &str) -> u64 {
         let total = self.json["totals"][name].as_u64();
         total.unwrap_or_else(|| panic!("no {name} in {} {}", self.json["totals"], self.stderr))
     }
 
-    /// Errors of a kind: `code1`, `timeout`…
+    /// Number of errors of a kind: `code1`, `timeout`…
     pub(crate) fn errors(&self, kind: &str) -> u64 {
         let errors = self.json["errors"].as_array().unwrap();
         let of_kind = errors.iter().find(|error| error["kind"] == kind);
         of_kind.map_or(0, |error| error["count"].as_u64().unwrap())
     }
 
-    /// Sessions of a node over the run.
+    /// Number of sessions of a node during the run.
     pub(crate) fn sessions(&self, node: &str) -> u64 {
         let nodes = self.json["nodes"].as_array().unwrap();
         let named = nodes.iter().find(|entry| entry["name"] == node);
         named.map_or(0, |node| node["sessions"].as_u64().unwrap())
     }
 
-    /// What happened on the way.
+    /// Events of the run.
     pub(crate) fn marks(&self) -> Vec<&str> {
         let marks = self.json["marks"].as_array().unwrap();
         marks.iter().map(|mark| mark["text"].as_str().unwrap()).collect()
     }
 
-    /// Asserts that clients lost nothing but nodes that the run took away.
+    /// Asserts that there were no losses except those that the run itself caused.
     pub(crate) fn assert_unharmed(&self) {
         assert_eq!(self.code, Some(0), "{} {}", self.stderr, self.json["errors"]);
         for name in ["errors", "disconnects", "misrouted"] {
@@ -141,14 +141,14 @@ impl Report {
 
 /// A process of Socket.IO nodes; dropping it kills it.
 pub(crate) struct LoadNodes {
-    /// What it printed where each listens: names and addresses.
+    /// Names and addresses of the nodes, as printed.
     pub(crate) listening: Vec<(String, SocketAddr)>,
     child: Child,
     _stdout: BufReader<ChildStdout>,
 }
 
 impl LoadNodes {
-    /// Starts `moorline-load node` with these arguments, and reads `count` lines of it.
+    /// Starts `moorline-load node` with these arguments, and reads the addresses of `count` nodes.
     pub(crate) fn start(words: &[&str], count: usize) -> Self {
         let mut child = Command::new(harness())
             .arg("node")
@@ -173,7 +173,7 @@ impl LoadNodes {
         process::signal(self.child.id(), name);
     }
 
-    /// Waits for its end: its exit code.
+    /// Waits for the end and returns the exit code.
     pub(crate) async fn ended(&mut self) -> Option<i32> {
         wait_for("the nodes' end", || self.child.try_wait().unwrap()).await.code()
     }
@@ -181,7 +181,7 @@ impl LoadNodes {
 
 impl Drop for LoadNodes {
     fn drop(&mut self) {
-        // An error means that it has ended already.
+        // An error means that the process has already ended.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
@@ -189,14 +189,14 @@ impl Drop for LoadNodes {
 
 /// A running `moorline demo`; dropping it kills the process.
 pub(crate) struct Demo {
-    /// Where it serves over TLS.
+    /// Address of its TLS listener.
     pub(crate) url: String,
     child: Child,
     _directory: TempDir,
 }
 
 impl Demo {
-    /// Starts one and waits until it listens.
+    /// Starts a demo and waits until it listens.
     pub(crate) async fn start() -> Self {
         let directory = tempfile::tempdir().unwrap();
         let stderr = directory.path().join("stderr");
@@ -225,7 +225,7 @@ impl Demo {
 
 impl Drop for Demo {
     fn drop(&mut self) {
-        // An error means that it has ended already.
+        // An error means that the process has already ended.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }

@@ -21,7 +21,7 @@ use crate::{
 #[derive(clap::Args, Debug)]
 pub(super) struct Args {
     /// Read a TOML scenario file. Its keys are the names of the flags; a flag overrides its key. A table
-    /// [herd], [deploy] or [chaos] selects that kind of run
+    /// `[herd]`, `[deploy]` or `[chaos]` selects that kind of run
     #[arg(long, value_name = "FILE")]
     file: Option<PathBuf>,
     #[command(flatten)]

@@ -1,5 +1,5 @@
-//! Crowds of clients that a test leads, whoever they are made by: `moorline-load led`, and
-//! `tests/socketio/led.mjs` for those of npm. Both take the same orders and tell the same figures.
+//! Clients that a test controls: those of `moorline-load controlled`, and the npm clients of
+//! `tests/socketio/controlled.mjs`. Both accept the same commands and return the same figures.
 
 use std::{
     collections::BTreeMap,
@@ -15,19 +15,19 @@ use tokio::{
 
 use super::within;
 
-/// A crowd; dropping it kills the process.
-pub(crate) struct Led {
+/// A process with clients; dropping it kills the process.
+pub(crate) struct ControlledClients {
     child: Child,
-    orders: ChildStdin,
+    commands: ChildStdin,
     answers: Lines<BufReader<ChildStdout>>,
 }
 
-/// How a crowd fares: clients now, sums since its beginning.
+/// Status of the clients: current connections, and totals since their start.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq)]
-pub(crate) struct Look {
+pub(crate) struct ClientStatus {
     /// Clients connected.
     pub(crate) connected: u64,
-    /// Sums.
+    /// Totals.
     pub(crate) totals: Totals,
     /// Errors by kind.
     pub(crate) errors: BTreeMap<String, u64>,
@@ -35,27 +35,27 @@ pub(crate) struct Look {
     pub(crate) nodes: BTreeMap<String, u64>,
 }
 
-/// What happened to a crowd.
+/// Totals since the start.
 #[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq)]
 pub(crate) struct Totals {
-    /// Sessions begun.
+    /// Opened sessions.
     pub(crate) connects: u64,
-    /// Messages answered.
+    /// Answered messages.
     pub(crate) answered: u64,
     /// Sessions ended by a Close with code 1012.
     pub(crate) moved: u64,
-    /// Sessions lost with a node that was said to be gone.
+    /// Sessions lost with a node that was reported as down.
     pub(crate) node_gone: u64,
-    /// Sessions lost otherwise.
+    /// Other lost sessions.
     pub(crate) disconnects: u64,
-    /// Failures of all kinds, lost sessions included.
+    /// Failures of all kinds, including lost sessions.
     pub(crate) errors: u64,
-    /// Answers of a node that is not the session's.
+    /// Answers from a node that does not own the session.
     pub(crate) misrouted: u64,
 }
 
-impl Led {
-    /// Starts one.
+impl ControlledClients {
+    /// Starts the clients.
     pub(crate) fn start(command: &mut Command) -> Self {
         let mut child = command
             .stdin(Stdio::piped())
@@ -63,48 +63,48 @@ impl Led {
             .kill_on_drop(true)
             .spawn()
             .unwrap_or_else(|e| panic!("{command:?}: {e}"));
-        let orders = child.stdin.take().unwrap();
+        let commands = child.stdin.take().unwrap();
         let answers = BufReader::new(child.stdout.take().unwrap()).lines();
-        Self { child, orders, answers }
+        Self { child, commands, answers }
     }
 
-    /// Asks how they fare.
-    pub(crate) async fn look(&mut self) -> Look {
-        self.order("look").await
+    /// Returns the status.
+    pub(crate) async fn status(&mut self) -> ClientStatus {
+        self.command("status").await
     }
 
-    /// Gives an order, waits until it is in force, and tells how they fare.
-    pub(crate) async fn order(&mut self, order: &str) -> Look {
-        self.orders.write_all(format!("{order}\n").as_bytes()).await.unwrap();
-        let answer = within(order, self.answers.next_line()).await.unwrap();
-        let answer = answer.unwrap_or_else(|| panic!("the crowd has ended before {order:?}"));
+    /// Sends a command, waits until it has taken effect, and returns the status.
+    pub(crate) async fn command(&mut self, command: &str) -> ClientStatus {
+        self.commands.write_all(format!("{command}\n").as_bytes()).await.unwrap();
+        let answer = within(command, self.answers.next_line()).await.unwrap();
+        let answer = answer.unwrap_or_else(|| panic!("the clients ended before {command:?}"));
         serde_json::from_str(&answer).unwrap_or_else(|e| panic!("{e}: {answer}"))
     }
 
-    /// Lets all of them leave, and waits for their end.
-    pub(crate) async fn leave(mut self) {
-        drop(self.orders);
-        let status = within("the crowd's end", self.child.wait()).await.unwrap();
-        assert!(status.success(), "the crowd ended with {status}");
+    /// Stops all clients and waits for their end.
+    pub(crate) async fn stop(mut self) {
+        drop(self.commands);
+        let status = within("the end of the clients", self.child.wait()).await.unwrap();
+        assert!(status.success(), "the clients ended with {status}");
     }
 }
 
-impl Look {
-    /// Errors of a kind.
+impl ClientStatus {
+    /// Number of errors of a kind.
     pub(crate) fn of_kind(&self, kind: &str) -> u64 {
         self.errors.get(kind).copied().unwrap_or(0)
     }
 
-    /// Clients on a node.
+    /// Number of clients on a node.
     pub(crate) fn on(&self, node: &str) -> u64 {
         self.nodes.get(node).copied().unwrap_or(0)
     }
 }
 
-impl Add for Look {
+impl Add for ClientStatus {
     type Output = Self;
 
-    /// Two crowds as one.
+    /// Adds two sets of clients.
     fn add(mut self, other: Self) -> Self {
         for (kind, many) in other.errors {
             *self.errors.entry(kind).or_default() += many;
@@ -118,10 +118,10 @@ impl Add for Look {
     }
 }
 
-impl Sub<&Self> for Look {
+impl Sub<&Self> for ClientStatus {
     type Output = Self;
 
-    /// What has happened since an earlier look; who is connected stays as it is.
+    /// Subtracts an earlier status. The number of connected clients stays.
     fn sub(mut self, earlier: &Self) -> Self {
         for (kind, many) in &mut self.errors {
             *many -= earlier.of_kind(kind);
