@@ -1,7 +1,7 @@
 //! One virtual user, from its first connection to its last.
 //!
 //! Owns what happens on its connections: protocol, pace, heartbeats, reconnects. The phases of a run reach it
-//! only as an [`ClientCommand`]; it reports to the [`Recorder`].
+//! only as a [`ClientCommand`]; it reports to the [`Recorder`].
 
 mod bulk;
 mod connect;
@@ -47,7 +47,7 @@ pub(crate) struct Context {
     pub(crate) connector: Arc<Connector>,
     /// Receives their reports.
     pub(crate) recorder: Arc<Recorder>,
-    /// The current order to all clients.
+    /// The current command to all clients.
     pub(crate) commands: watch::Receiver<ClientCommand>,
     /// Nodes that the run drains, has stopped, or has killed, hung or reset.
     pub(crate) node_states: Arc<NodeStates>,
@@ -55,15 +55,15 @@ pub(crate) struct Context {
     pub(crate) epoch: Instant,
 }
 
-/// What a run orders its clients to do.
+/// A command of the run to all clients.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ClientCommand {
     /// Go on.
     Run,
     /// Drop the connection without a proper close, and reconnect within `within` from `at`. A later wave is a
-    /// new order.
+    /// new command.
     Drop {
-        /// Counts from 1.
+        /// Number of the wave, from 1.
         wave: u32,
         /// When to drop.
         at: Instant,
@@ -74,7 +74,7 @@ pub(crate) enum ClientCommand {
     Stop,
 }
 
-/// Runs client `number` (from 0), due to arrive at `due`, until the run orders it to stop or all its messages
+/// Runs client `number` (from 0), due to arrive at `due`, until the run commands it to stop or all its messages
 /// are sent. A client that neither reconnects nor repeats ends with its first loss.
 pub(crate) async fn run_client(context: Arc<Context>, number: u32, due: Instant) {
     let mut lifecycle = Lifecycle { started: due, due, failures: 0 };
@@ -84,8 +84,8 @@ pub(crate) async fn run_client(context: Arc<Context>, number: u32, due: Instant)
             Some(Interruption::Stop) => return,
             Some(Interruption::Reconnect(at)) => lifecycle.due = lifecycle.due.max(at),
             None => {
-                let end = session(&context, &mut user, lifecycle.due).await;
-                let Some(next) = lifecycle.after(end, &context) else { return };
+                let end = run_session(&context, &mut user, lifecycle.due).await;
+                let Some(next) = lifecycle.after_end(end, &context) else { return };
                 if next == NextStep::Replace {
                     user = user.replacement(&context);
                 }
@@ -95,16 +95,16 @@ pub(crate) async fn run_client(context: Arc<Context>, number: u32, due: Instant)
 }
 
 /// Runs one connection of any kind, from its first attempt, which was due at `due`, to its end.
-async fn session(context: &Context, user: &mut User, due: Instant) -> SessionEnd {
+async fn run_session(context: &Context, user: &mut User, due: Instant) -> SessionEnd {
     // Kinds of which thousands may be idle have small futures; the futures of the other kinds are boxed.
     match context.scenario.client {
         ClientKind::PollingUpgrade | ClientKind::WebSocket | ClientKind::Polling => {
-            socket_io::session(context, user, due).await
+            socket_io::run(context, user, due).await
         }
-        ClientKind::Ws => Box::pin(ws::session(context, user, due)).await,
-        ClientKind::Bulk => Box::pin(bulk::session(context, user, due)).await,
-        ClientKind::Http => Box::pin(http::session(context, user, due)).await,
-        ClientKind::Connect => Box::pin(connect::session(context, user, due)).await,
+        ClientKind::Ws => Box::pin(ws::run(context, user, due)).await,
+        ClientKind::Bulk => Box::pin(bulk::run(context, user, due)).await,
+        ClientKind::Http => Box::pin(http::run(context, user, due)).await,
+        ClientKind::Connect => Box::pin(connect::run(context, user, due)).await,
     }
 }
 
@@ -130,7 +130,7 @@ enum NextStep {
 
 impl Lifecycle {
     /// Reports how a connection ended and plans the next one; `None` if there is none.
-    fn after(&mut self, end: SessionEnd, context: &Context) -> Option<NextStep> {
+    fn after_end(&mut self, end: SessionEnd, context: &Context) -> Option<NextStep> {
         let recorder = &context.recorder;
         match end {
             SessionEnd::Completed => {
@@ -153,7 +153,7 @@ impl Lifecycle {
             }
             // A session that was being opened counts as a session of its node.
             SessionEnd::Failed { failure, node } if context.is_down(node.as_deref()) => {
-                context.lost(failure, node.as_deref());
+                context.report_loss(failure, node.as_deref());
             }
             SessionEnd::Failed { failure, .. } => recorder.failed(&failure),
             SessionEnd::Moved { failure } => {
@@ -161,7 +161,7 @@ impl Lifecycle {
                 self.failures = 0;
             }
             SessionEnd::Lost { failure, node } => {
-                context.lost(failure, node.as_deref());
+                context.report_loss(failure, node.as_deref());
                 self.failures = 0;
             }
         }
@@ -204,7 +204,7 @@ impl Context {
 
     /// Reports a lost connection. A client that is still on a node when the deploy stops it counts as a
     /// disconnect, whatever the client saw: the proxy had the whole drain to move it.
-    fn lost(&self, failure: Failure, node: Option<&str>) {
+    fn report_loss(&self, failure: Failure, node: Option<&str>) {
         match (self.node_state(node), node) {
             (Some(NodeState::Faulty), _) => self.recorder.lost(Loss::NodeDown, &failure),
             (Some(NodeState::Stopped), Some(node)) => {

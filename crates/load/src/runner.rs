@@ -163,7 +163,7 @@ impl RunContext {
         Ok(())
     }
 
-    /// Runs everything between the first arrival and the order to disconnect.
+    /// Runs everything between the first arrival and the command to disconnect.
     async fn run_phases(
         &self,
         schedule: Schedule,

@@ -19,10 +19,10 @@ use crate::{
 };
 
 /// "Normal closure": the download is complete.
-const WHOLE: u16 = 1000;
+const NORMAL_CLOSURE: u16 = 1000;
 
-/// Runs one download, until the server closes it or an order ends it.
-pub(crate) async fn session(context: &Context, user: &mut User, due: Instant) -> SessionEnd {
+/// Runs one download, until the server closes it or a command ends it.
+pub(crate) async fn run(context: &Context, user: &mut User, due: Instant) -> SessionEnd {
     let path = path_and_query(&context.scenario.target);
     let (mut socket, node) = match Box::pin(open(context, user, &path)).await {
         Ok(opened) => opened,
@@ -36,7 +36,7 @@ pub(crate) async fn session(context: &Context, user: &mut User, due: Instant) ->
     };
     drop(connected_guard);
     match ended {
-        Ok(Ok(close_frame)) if close_frame.code == Some(WHOLE) => SessionEnd::Completed,
+        Ok(Ok(close_frame)) if close_frame.code == Some(NORMAL_CLOSURE) => SessionEnd::Completed,
         Ok(Ok(close_frame)) => SessionEnd::Lost { failure: close_frame.into(), node },
         Ok(Err(failure)) => SessionEnd::Lost { failure, node },
         Err(by) => {

@@ -7,16 +7,16 @@ use tokio::{
     time::timeout,
 };
 
-use super::{Context, SessionEnd, User, http::wait, pace::MessageTracker};
+use super::{Context, SessionEnd, User, http::wait_until, pace::MessageTracker};
 use crate::{net::Stream, scenario::Pace, stats::ConnectedGuard};
 
 /// Connects once or, with a pace, for each message that is due. Closes each connection at once.
-pub(crate) async fn session(context: &Context, user: &mut User, due: Instant) -> SessionEnd {
+pub(crate) async fn run(context: &Context, user: &mut User, due: Instant) -> SessionEnd {
     let messages = &context.scenario.messages;
     if messages.pace == Pace::Silent {
         return match open(context, user, due).await {
             Ok((stream, connected_guard)) => {
-                goodbye(context, stream, connected_guard).await;
+                close(context, stream, connected_guard).await;
                 SessionEnd::Completed
             }
             Err(end) => end,
@@ -28,7 +28,7 @@ pub(crate) async fn session(context: &Context, user: &mut User, due: Instant) ->
         if tracker.is_done() {
             break SessionEnd::Completed;
         }
-        if let Some(by) = wait(tracker.due(), pin!(user.commands.next())).await {
+        if let Some(by) = wait_until(tracker.due(), pin!(user.commands.next())).await {
             break SessionEnd::Interrupted { by, connected: false };
         }
         let number = tracker.record_sent();
@@ -44,7 +44,7 @@ pub(crate) async fn session(context: &Context, user: &mut User, due: Instant) ->
         if let Some(intended) = tracker.answered(number, Instant::now()) {
             context.recorder.answered(intended, 0);
         }
-        goodbye(context, stream, connected_guard).await;
+        close(context, stream, connected_guard).await;
     };
     user.settled += tracker.settled();
     context.recorder.unanswered(tracker.unanswered());
@@ -63,14 +63,14 @@ async fn open(
 
 /// Closes the sending side and reads the rest, which has the TLS tickets for the next connection. A server
 /// that does not close in time still counts as connected.
-async fn goodbye(context: &Context, mut stream: Stream, connected_guard: ConnectedGuard) {
-    let said = async {
+async fn close(context: &Context, mut stream: Stream, connected_guard: ConnectedGuard) {
+    let closing = async {
         if stream.shutdown().await.is_err() {
             return;
         }
         let mut rest = [0; 512];
         while matches!(stream.read(&mut rest).await, Ok(read) if read > 0) {}
     };
-    let _ = timeout(context.scenario.timeout, said).await;
+    let _ = timeout(context.scenario.timeout, closing).await;
     drop(connected_guard);
 }

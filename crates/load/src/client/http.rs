@@ -18,7 +18,7 @@ use crate::{
 
 /// Sends requests one at a time over one connection, and opens a new one if the server closes it between two
 /// requests.
-pub(crate) async fn session(context: &Context, user: &mut User, due: Instant) -> SessionEnd {
+pub(crate) async fn run(context: &Context, user: &mut User, due: Instant) -> SessionEnd {
     let http = match Box::pin(open(context, user)).await {
         Ok(http) => http,
         Err(end) => return end,
@@ -61,9 +61,9 @@ struct Client<'a> {
 
 impl Client<'_> {
     async fn run(&mut self, user: &mut User) -> SessionEnd {
-        let mut fields = user.cookies.headers();
+        let mut headers = user.cookies.headers();
         while !self.tracker.is_done() {
-            if let Some(by) = wait(self.tracker.due(), pin!(user.commands.next())).await {
+            if let Some(by) = wait_until(self.tracker.due(), pin!(user.commands.next())).await {
                 return SessionEnd::Interrupted { by, connected: true };
             }
             if !self.http.is_open().await
@@ -72,17 +72,17 @@ impl Client<'_> {
                 return end;
             }
             let number = self.tracker.record_sent();
-            let asked = self.ask(&fields);
+            let request = self.request(&headers);
             let reply = tokio::select! {
                 biased;
-                reply = asked => reply,
+                reply = request => reply,
                 by = user.commands.next() => return SessionEnd::Interrupted { by, connected: true },
             };
             match reply {
                 Ok(reply) => {
                     self.check(number, &reply);
                     user.cookies.store(&reply.headers);
-                    fields = user.cookies.headers();
+                    headers = user.cookies.headers();
                     self.node = node(&reply.headers);
                 }
                 Err(failure) => {
@@ -96,17 +96,17 @@ impl Client<'_> {
 
     async fn reopen(&mut self, user: &mut User) -> Result<(), SessionEnd> {
         self.connected_guard = None;
-        let began = Instant::now();
+        let due = Instant::now();
         self.http = Box::pin(open(self.context, user)).await?;
-        self.connected_guard = Some(self.context.recorder.connected(None, began));
+        self.connected_guard = Some(self.context.recorder.connected(None, due));
         Ok(())
     }
 
-    async fn ask(&mut self, fields: &HeaderMap) -> Result<Reply, Failure> {
+    async fn request(&mut self, headers: &HeaderMap) -> Result<Reply, Failure> {
         let limit = self.context.scenario.timeout;
-        let asked = self.http.send(Method::GET, &self.path, fields, Bytes::new());
+        let request = self.http.send(Method::GET, &self.path, headers, Bytes::new());
         self.context.recorder.sent(0);
-        timeout(limit, asked).await.unwrap_or_else(|_| {
+        timeout(limit, request).await.unwrap_or_else(|_| {
             Err(Failure::new(ErrorKind::Timeout, format!("no reply within {limit:?}")))
         })
     }
@@ -123,8 +123,8 @@ impl Client<'_> {
     }
 }
 
-/// Waits until `due` (forever if `None`) or for an order, which is returned.
-pub(super) async fn wait(
+/// Waits until `due` (forever if `None`) or for a command, which is returned.
+pub(super) async fn wait_until(
     due: Option<Instant>,
     commands: Pin<&mut impl Future<Output = Interruption>>,
 ) -> Option<Interruption> {

@@ -227,7 +227,7 @@ mod tests {
     const SECOND: Duration = Duration::from_secs(1);
 
     /// The grid of one client that sends once a second.
-    fn alone(epoch: Instant) -> Grid {
+    fn grid_for_one_client(epoch: Instant) -> Grid {
         Grid::new(1, Pace::Every(SECOND), epoch)
     }
 
@@ -243,7 +243,7 @@ mod tests {
             &messages(Pace::Every(SECOND), None, Answer::Ack),
             0,
             7,
-            alone(now),
+            grid_for_one_client(now),
             now,
         );
         let first = tracker.due().unwrap();
@@ -292,7 +292,7 @@ mod tests {
             &messages(Pace::Think(SECOND), None, Answer::Ack),
             0,
             3,
-            alone(now),
+            grid_for_one_client(now),
             now,
         );
         let first = tracker.due().unwrap();
@@ -310,21 +310,21 @@ mod tests {
     fn message_count_includes_earlier_connections() {
         let now = Instant::now();
         let wanted = messages(Pace::Every(SECOND), Some(3), Answer::Ack);
-        let mut tracker = MessageTracker::new(&wanted, 1, 0, alone(now), now);
+        let mut tracker = MessageTracker::new(&wanted, 1, 0, grid_for_one_client(now), now);
         tracker.record_sent();
         tracker.record_sent();
         assert_eq!((tracker.due(), tracker.is_done()), (None, false));
         tracker.answered(1, now);
         tracker.answered(0, now);
         assert!(tracker.is_done());
-        assert!(MessageTracker::new(&wanted, 3, 0, alone(now), now).is_done());
+        assert!(MessageTracker::new(&wanted, 3, 0, grid_for_one_client(now), now).is_done());
     }
 
     #[test]
     fn message_without_expected_answer_is_settled_when_sent() {
         let now = Instant::now();
         let wanted = messages(Pace::Every(SECOND), Some(1), Answer::Nothing);
-        let mut tracker = MessageTracker::new(&wanted, 0, 0, alone(now), now);
+        let mut tracker = MessageTracker::new(&wanted, 0, 0, grid_for_one_client(now), now);
         tracker.record_sent();
         assert!(tracker.is_done());
         assert_eq!(tracker.deadline(SECOND), None);
@@ -333,8 +333,13 @@ mod tests {
     #[test]
     fn silent_client_sends_nothing() {
         let now = Instant::now();
-        let tracker =
-            MessageTracker::new(&messages(Pace::Silent, None, Answer::Ack), 0, 0, alone(now), now);
+        let tracker = MessageTracker::new(
+            &messages(Pace::Silent, None, Answer::Ack),
+            0,
+            0,
+            grid_for_one_client(now),
+            now,
+        );
         assert_eq!((tracker.due(), tracker.is_done()), (None, false));
     }
 

@@ -15,7 +15,7 @@ use crate::{
     stats::{Collector, Record},
 };
 
-async fn origin() -> SocketAddr {
+async fn echo_server() -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     tokio::spawn(echo::serve(listener));
@@ -38,7 +38,7 @@ async fn fixed_reply_server(reply: &'static [u8]) -> SocketAddr {
     address
 }
 
-/// Runs one client of a kind, and orders it to stop when `is_enough` is true.
+/// Runs one client of a kind, and commands it to stop when `is_enough` is true.
 async fn run_one_client(
     url: String,
     client: ClientKind,
@@ -73,7 +73,7 @@ async fn run_one_client(
     }
 }
 
-fn at_once(options: &mut Options) {
+fn without_pause(options: &mut Options) {
     options.think = Some("0s".parse().unwrap());
     options.messages = Some(20);
 }
@@ -84,10 +84,10 @@ fn errors(record: &Record, kind: ErrorKind) -> u64 {
 
 #[tokio::test]
 async fn echo_client_sends_its_messages_and_ends() {
-    let url = format!("ws://{}", origin().await);
+    let url = format!("ws://{}", echo_server().await);
     for size in [0, 5, 64, 100_000] {
         let change = |options: &mut Options| {
-            at_once(options);
+            without_pause(options);
             options.size = Some(size.to_string().parse().unwrap());
         };
         let totals = run_one_client(url.clone(), ClientKind::Ws, change, |_| false).await.totals;
@@ -98,7 +98,7 @@ async fn echo_client_sends_its_messages_and_ends() {
 
 #[tokio::test]
 async fn silent_client_stays_until_it_is_stopped() {
-    let url = format!("ws://{}", origin().await);
+    let url = format!("ws://{}", echo_server().await);
     let silent = |options: &mut Options| options.silent = true;
     let totals = run_one_client(url, ClientKind::Ws, silent, |record| record.totals.connects == 1)
         .await
@@ -108,7 +108,7 @@ async fn silent_client_stays_until_it_is_stopped() {
 
 #[tokio::test]
 async fn client_that_sends_without_pause_can_be_stopped() {
-    let url = format!("ws://{}", origin().await);
+    let url = format!("ws://{}", echo_server().await);
     for (pace, answer) in [("think", Answer::Nothing), ("every", Answer::Echo)] {
         let change = |options: &mut Options| {
             match pace {
@@ -130,14 +130,14 @@ async fn rejected_upgrade_is_counted() {
         "ws://{}",
         fixed_reply_server(b"HTTP/1.1 502 Bad Gateway\r\ncontent-length: 0\r\n\r\n").await
     );
-    let record = run_one_client(url, ClientKind::Ws, at_once, |_| false).await;
+    let record = run_one_client(url, ClientKind::Ws, without_pause, |_| false).await;
     assert_eq!((record.totals.errors, errors(&record, ErrorKind::UpgradeRefused)), (1, 1));
     assert_eq!(record.totals.connects, 0);
 }
 
 #[tokio::test]
 async fn download_is_counted_until_its_end_or_a_stop() {
-    let address = origin().await;
+    let address = echo_server().await;
     let whole = run_one_client(
         format!("ws://{address}/?bytes=3000000"),
         ClientKind::Bulk,
@@ -158,14 +158,18 @@ async fn download_is_counted_until_its_end_or_a_stop() {
 
 #[tokio::test]
 async fn requests_are_counted_by_status() {
-    let fine =
-        run_one_client(format!("http://{}", origin().await), ClientKind::Http, at_once, |_| false)
-            .await;
+    let fine = run_one_client(
+        format!("http://{}", echo_server().await),
+        ClientKind::Http,
+        without_pause,
+        |_| false,
+    )
+    .await;
     let totals = fine.totals;
     assert_eq!((totals.answered, totals.connects, totals.errors), (20, 1, 0));
     let busy = fixed_reply_server(b"HTTP/1.1 503 Busy\r\ncontent-length: 0\r\n\r\n").await;
     let record =
-        run_one_client(format!("http://{busy}"), ClientKind::Http, at_once, |_| false).await;
+        run_one_client(format!("http://{busy}"), ClientKind::Http, without_pause, |_| false).await;
     assert_eq!((record.totals.answered, errors(&record, ErrorKind::Status)), (0, 20));
 }
 
@@ -182,13 +186,13 @@ async fn server_may_close_between_two_requests() {
             tcp.write_all(reply).await.unwrap();
         }
     });
-    let totals = run_one_client(url, ClientKind::Http, at_once, |_| false).await.totals;
+    let totals = run_one_client(url, ClientKind::Http, without_pause, |_| false).await.totals;
     assert_eq!((totals.answered, totals.connects, totals.errors), (20, 20, 0));
 }
 
 #[tokio::test]
 async fn connect_clients_repeat() {
-    let url = format!("http://{}", origin().await);
+    let url = format!("http://{}", echo_server().await);
     let once = run_one_client(url.clone(), ClientKind::Connect, |_| (), |_| false).await.totals;
     assert_eq!((once.connects, once.finished, once.errors), (1, 1, 0));
     let repeat = |options: &mut Options| options.repeat = true;

@@ -10,7 +10,7 @@ use std::{
 use anyhow::anyhow;
 use tokio::{sync::watch, time::sleep};
 
-use super::{ClientCommand, Context, SessionEnd, User, session};
+use super::{ClientCommand, Context, SessionEnd, User, run_session};
 use crate::{
     cost::Meter,
     net::Connector,
@@ -19,9 +19,9 @@ use crate::{
 };
 
 /// Interval at which the state of the client is checked.
-const LOOK: Duration = Duration::from_millis(2);
+const CHECK_INTERVAL: Duration = Duration::from_millis(2);
 /// Maximum time until a connected client knows the name of its node, which may come as an event.
-const NAME: Duration = Duration::from_millis(500);
+const NAME_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// Connects like a client of the scenario, sends as little as possible, and disconnects.
 ///
@@ -33,7 +33,7 @@ pub(crate) async fn probe(
     connector: &Arc<Connector>,
 ) -> anyhow::Result<()> {
     attempt(scenario, connector).await.map_err(|unusable| match unusable {
-        Unusable::Failed(failure) => anyhow!(sentence(scenario, &failure)),
+        Unusable::Failed(failure) => anyhow!(message(scenario, &failure)),
         Unusable::Unnamed => anyhow!(
             "{}: max-misrouted cannot be checked: the nodes do not send their names; send the header X-Node \
              with each reply, or an event `node` with the name",
@@ -60,7 +60,7 @@ async fn attempt(scenario: &Arc<Scenario>, connector: &Arc<Connector>) -> Result
     let collector = Collector::new(Meter::default());
     let (commands, receiver) = watch::channel(ClientCommand::Run);
     let context = Context {
-        scenario: Arc::new(quiet(scenario)),
+        scenario: Arc::new(silent(scenario)),
         connector: Arc::clone(connector),
         recorder: collector.recorder(),
         commands: receiver,
@@ -68,23 +68,23 @@ async fn attempt(scenario: &Arc<Scenario>, connector: &Arc<Connector>) -> Result
         epoch: collector.epoch(),
     };
     let mut user = User::new(&context, 0);
-    let alone = async {
+    let stop_when_ready = async {
         // An HTTP client must wait for a reply to its request; for the other kinds, a connection is enough.
         while scenario.client == ClientKind::Http || !context.recorder.has_connected_clients() {
-            sleep(LOOK).await;
+            sleep(CHECK_INTERVAL).await;
         }
         if scenario.limits.max_misrouted.is_some() {
-            let deadline = Instant::now() + NAME;
+            let deadline = Instant::now() + NAME_TIMEOUT;
             while !is_named(&collector) && Instant::now() < deadline {
-                sleep(LOOK).await;
+                sleep(CHECK_INTERVAL).await;
             }
         }
         commands.send_replace(ClientCommand::Stop);
         future::pending::<Infallible>().await
     };
     let end = tokio::select! {
-        end = session(&context, &mut user, Instant::now()) => end,
-        never = alone => match never {},
+        end = run_session(&context, &mut user, Instant::now()) => end,
+        never = stop_when_ready => match never {},
     };
     match end {
         // A move, or a request at the wrong node, is a result of the run and not a reason against it.
@@ -124,7 +124,7 @@ fn is_named(collector: &Collector) -> bool {
 }
 
 /// Returns the scenario with as few messages as its kind of client allows.
-fn quiet(scenario: &Scenario) -> Scenario {
+fn silent(scenario: &Scenario) -> Scenario {
     let (pace, count) = match scenario.client {
         ClientKind::Http => (Pace::Think(Duration::ZERO), Some(1)),
         _ => (Pace::Silent, None),
@@ -133,7 +133,7 @@ fn quiet(scenario: &Scenario) -> Scenario {
     Scenario { messages, broadcast_every: None, reconnect: false, ..scenario.clone() }
 }
 
-fn sentence(scenario: &Scenario, failure: &Failure) -> String {
+fn message(scenario: &Scenario, failure: &Failure) -> String {
     let url = &scenario.target.url;
     let path = &scenario.target.path;
     let speaks_socket_io = scenario.client.speaks_socket_io();

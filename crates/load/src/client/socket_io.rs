@@ -28,7 +28,7 @@ const X_NODE: &str = "x-node";
 enum TransportEnd {
     /// All messages are settled and the session is closed.
     Completed,
-    /// An order ended the connection.
+    /// A command disconnected the connection.
     Interrupted(Interruption),
     /// The server asked the client to reconnect.
     Moved(Failure),
@@ -43,22 +43,22 @@ impl<E: Into<Failure>> From<E> for TransportEnd {
 }
 
 /// Runs one Socket.IO connection.
-pub(crate) async fn session(context: &Context, user: &mut User, due: Instant) -> SessionEnd {
+pub(crate) async fn run(context: &Context, user: &mut User, due: Instant) -> SessionEnd {
     let mut session = Session::new(context, user.number, due, user.settled);
     let mut outbox = Vec::new();
     // Boxed, so that the future of an idle WebSocket does not include the state of connecting.
     let opened = match context.scenario.client {
         ClientKind::WebSocket => Box::pin(websocket::open(context, user, &mut session)).await,
-        _ => Box::pin(polling::converse(context, user, &mut session, &mut outbox)).await,
+        _ => Box::pin(polling::run(context, user, &mut session, &mut outbox)).await,
     };
-    let stop = match opened {
-        Ok(socket) => websocket::converse(socket, &mut session, &mut user.commands, outbox).await,
-        Err(stop) => stop,
+    let end = match opened {
+        Ok(socket) => websocket::run(socket, &mut session, &mut user.commands, outbox).await,
+        Err(end) => end,
     };
     user.settled = session.settled();
     context.recorder.unanswered(session.unanswered());
     let connected = session.is_connected();
-    match stop {
+    match end {
         TransportEnd::Completed => SessionEnd::Completed,
         TransportEnd::Interrupted(by) => SessionEnd::Interrupted { by, connected },
         TransportEnd::Moved(failure) if connected => SessionEnd::Moved { failure },
@@ -117,7 +117,7 @@ fn note_node(headers: &HeaderMap, session: &mut Session<'_>) {
 }
 
 /// Returns the failure that an error reply stands for.
-fn refused(reply: &Reply) -> Failure {
+fn failure_of_reply(reply: &Reply) -> Failure {
     match EngineIoError::parse(&reply.body) {
         Some(error) => {
             let kind = if error.code == 1 { ErrorKind::Code1 } else { ErrorKind::EngineIo };
@@ -128,10 +128,10 @@ fn refused(reply: &Reply) -> Failure {
 }
 
 /// Returns the failure that a failed upgrade stands for.
-fn not_upgraded(error: UpgradeError, session: &mut Session<'_>) -> Failure {
+fn failure_of_upgrade(error: UpgradeError, session: &mut Session<'_>) -> Failure {
     if let UpgradeError::Rejected(reply) = &error {
         note_node(&reply.headers, session);
-        let failure = refused(reply);
+        let failure = failure_of_reply(reply);
         if failure.kind != ErrorKind::Status {
             return failure;
         }
@@ -139,7 +139,7 @@ fn not_upgraded(error: UpgradeError, session: &mut Session<'_>) -> Failure {
     error.into()
 }
 
-fn ended(detail: &str) -> Failure {
+fn disconnected(detail: &str) -> Failure {
     Failure::new(ErrorKind::Disconnect, detail)
 }
 
@@ -185,14 +185,14 @@ mod tests {
 
     #[test]
     fn messages_that_a_faulty_node_does_not_answer_are_unanswered_but_not_errors() {
-        for hurt in [false, true] {
-            let (context, collector) = context(|typed| {
-                typed.every = "1ms".parse().ok();
-                typed.timeout = "1ms".parse().ok();
+        for faulty in [false, true] {
+            let (context, collector) = context(|options| {
+                options.every = "1ms".parse().ok();
+                options.timeout = "1ms".parse().ok();
             });
             let mut session = Session::new(&context, 0, Instant::now(), 0);
             session.note_node("node-0");
-            if hurt {
+            if faulty {
                 context.node_states.mark_faulty("node-0");
             }
             let mut outbox = Vec::new();
@@ -208,7 +208,7 @@ mod tests {
                 outbox.clear();
             }
             let Counters { unanswered, errors, .. } = collector.record().totals;
-            assert_eq!((unanswered > 0, errors > 0), (hurt, !hurt), "faulty: {hurt}");
+            assert_eq!((unanswered > 0, errors > 0), (faulty, !faulty), "faulty: {faulty}");
         }
     }
 

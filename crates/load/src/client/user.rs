@@ -1,4 +1,4 @@
-//! State of a client that outlives its connections, and the orders that it receives.
+//! State of a client that outlives its connections, and the commands that it receives.
 
 use std::{
     future::Future,
@@ -20,14 +20,14 @@ use crate::{
 /// One virtual user.
 #[derive(Debug)]
 pub(crate) struct User {
-    /// From 0.
+    /// Number of the client, from 0.
     pub(crate) number: u32,
     /// Messages settled in this session so far, on all its connections. At its end, a connection adds
-    /// [`MessageTracker::settled`](super::pace::Talk::settled).
+    /// [`MessageTracker::settled`](super::pace::MessageTracker::settled).
     pub(crate) settled: u64,
     /// Its cookies.
     pub(crate) cookies: CookieJar,
-    /// Orders of the run.
+    /// Commands of the run.
     pub(crate) commands: CommandReceiver,
     /// Connects from this user's address, and resumes this user's TLS sessions.
     pub(crate) dialer: Dialer,
@@ -40,7 +40,7 @@ pub(crate) enum SessionEnd {
     Completed,
     /// The run ended it: with a proper close if the client stops, without if the client drops.
     Interrupted {
-        /// The order.
+        /// The command.
         by: Interruption,
         /// Whether a connection was reported.
         connected: bool,
@@ -66,7 +66,7 @@ pub(crate) enum SessionEnd {
     },
 }
 
-/// An order that ends a connection.
+/// A command that ends a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Interruption {
     /// Drop without a close, and reconnect at this time.
@@ -75,7 +75,7 @@ pub(crate) enum Interruption {
     Stop,
 }
 
-/// Receives the orders to one client.
+/// Receives the commands to one client.
 #[derive(Debug)]
 pub(crate) struct CommandReceiver {
     receiver: watch::Receiver<ClientCommand>,
@@ -94,11 +94,11 @@ impl CommandReceiver {
         Self { receiver, wave, position: pace::spread(number) }
     }
 
-    /// Waits for an order that ends the connection. Cancel safe.
+    /// Waits for a command that ends the connection. Cancel safe.
     pub(crate) async fn next(&mut self) -> Interruption {
         loop {
-            let order = *self.receiver.borrow_and_update();
-            match order {
+            let command = *self.receiver.borrow_and_update();
+            match command {
                 ClientCommand::Stop => return Interruption::Stop,
                 ClientCommand::Drop { wave, at, within } if wave > self.wave => {
                     sleep_until(at.into()).await;
@@ -113,7 +113,7 @@ impl CommandReceiver {
         }
     }
 
-    /// Connects within the deadline, and stops if an order comes.
+    /// Connects within the deadline, and stops if a command comes.
     ///
     /// # Errors
     ///
@@ -125,7 +125,7 @@ impl CommandReceiver {
     ) -> Result<T, SessionEnd> {
         tokio::select! {
             biased;
-            made = timeout(deadline, connection) => made.unwrap_or_else(|_| {
+            result = timeout(deadline, connection) => result.unwrap_or_else(|_| {
                 let detail = format!("no connection within {deadline:?}");
                 Err(Failure::new(ErrorKind::Timeout, detail).into())
             }),
@@ -152,7 +152,7 @@ impl User {
         }
     }
 
-    /// Waits until `due`, or for an order, which is returned.
+    /// Waits until `due`, or for a command, which is returned.
     pub(crate) async fn wait(&mut self, due: Instant) -> Option<Interruption> {
         tokio::select! {
             by = self.commands.next() => Some(by),

@@ -24,11 +24,11 @@ use crate::{
 const MAX_BACKLOG: usize = 64 << 10;
 /// Delay after which a client that waits for a slow server checks again.
 const BLOCKED_RETRY: Duration = Duration::from_millis(5);
-/// Maximum messages sent in a row before echoes and orders are checked.
+/// Maximum messages sent in a row before echoes and commands are checked.
 const MAX_MESSAGES_IN_A_ROW: usize = 64;
 
 /// Runs one connection to the target's path: sends messages when they are due and checks each echo.
-pub(crate) async fn session(context: &Context, user: &mut User, due: Instant) -> SessionEnd {
+pub(crate) async fn run(context: &Context, user: &mut User, due: Instant) -> SessionEnd {
     let target = &context.scenario.target;
     // Boxed, so that the future of an idle client does not include the state of connecting.
     let (socket, node) = match Box::pin(open(context, user, &target.path_and_query())).await {
@@ -67,9 +67,9 @@ pub(super) async fn open(
     user: &mut User,
     path_and_query: &str,
 ) -> Result<(WebSocket, Option<Box<str>>), SessionEnd> {
-    let fields = user.cookies.headers();
+    let cookies = user.cookies.headers();
     let connection = async {
-        user.dialer.websocket(path_and_query, &fields).await.map_err(|error| {
+        user.dialer.websocket(path_and_query, &cookies).await.map_err(|error| {
             let node = match &error {
                 UpgradeError::Rejected(reply) => node(&reply.headers),
                 UpgradeError::Failed(_) => None,
@@ -116,7 +116,7 @@ struct EchoSession<'a> {
 enum Event {
     Message(Message),
     Command(Interruption),
-    LazyTimer,
+    Timer,
 }
 
 impl<'a> EchoSession<'a> {
@@ -154,7 +154,7 @@ impl<'a> EchoSession<'a> {
                     return EchoEnd::Lost(close_frame.into());
                 }
                 Ok(Event::Command(by)) => return EchoEnd::Interrupted(by),
-                Ok(Event::LazyTimer) => self.give_up(),
+                Ok(Event::Timer) => self.give_up(),
                 Err(failure) => return EchoEnd::Lost(failure),
             }
         }
@@ -170,8 +170,8 @@ impl<'a> EchoSession<'a> {
             }
             let number = self.tracker.record_sent();
             let generator = self.generator;
-            let make = |out: &mut Vec<u8>| generator.write(number, out);
-            self.socket.send_with(self.kind, generator.size(), make).await?;
+            let write = |out: &mut Vec<u8>| generator.write(number, out);
+            self.socket.send_with(self.kind, generator.size(), write).await?;
             self.context.recorder.sent(generator.size());
         }
         Ok(true)
@@ -196,7 +196,7 @@ impl<'a> EchoSession<'a> {
         let next = due.into_iter().chain(deadline).min();
         let mut message = pin!(self.socket.next());
         poll_fn(|cx| {
-            // An endless series of echoes must not delay an order.
+            // An endless series of echoes must not delay a command.
             if behind && let Poll::Ready(by) = commands.as_mut().poll(cx) {
                 return Poll::Ready(Ok(Event::Command(by)));
             }
@@ -204,22 +204,22 @@ impl<'a> EchoSession<'a> {
                 return Poll::Ready(message.map(Event::Message));
             }
             if behind {
-                return Poll::Ready(Ok(Event::LazyTimer));
+                return Poll::Ready(Ok(Event::Timer));
             }
             if let Poll::Ready(by) = commands.as_mut().poll(cx) {
                 return Poll::Ready(Ok(Event::Command(by)));
             }
-            self.timer.poll_until(cx, next).map(|()| Ok(Event::LazyTimer))
+            self.timer.poll_until(cx, next).map(|()| Ok(Event::Timer))
         })
         .await
     }
 
     fn receive(&mut self, bytes: &[u8]) {
         let recorder = &self.context.recorder;
-        let awaits = self.context.scenario.messages.answer != Answer::Nothing;
+        let expects_answers = self.context.scenario.messages.answer != Answer::Nothing;
         // A payload too short for a number answers the oldest message: echoes on one connection are in order.
         let number = self.generator.number(bytes).or(self.tracker.oldest_unanswered());
-        let Some(number) = number.filter(|_| awaits) else {
+        let Some(number) = number.filter(|_| expects_answers) else {
             recorder.received(bytes.len());
             return;
         };

@@ -23,7 +23,7 @@ pub(crate) struct ScenarioSummary {
     pub(crate) clients: u32,
     /// Time from the first arrival to the last, in seconds.
     pub(crate) ramp_s: f64,
-    /// Time from the last arrival to the order to disconnect, in seconds.
+    /// Time from the last arrival to the command to disconnect, in seconds.
     pub(crate) hold_s: f64,
     /// Interval between the messages of a client, in seconds, independent of the answers.
     pub(crate) every_s: Option<f64>,
@@ -102,7 +102,7 @@ fn ramp_seconds(scenario: &Scenario) -> f64 {
     }
 }
 
-/// Returns sentences in the order in which things happen.
+/// Returns sentences in the command in which things happen.
 fn describe(scenario: &Scenario) -> String {
     let mut sentences = vec![arrival_sentence(scenario)];
     sentences.extend(message_sentence(scenario));

@@ -162,7 +162,7 @@ impl Worker {
         }
     }
 
-    /// Starts the clients of this thread at their times, until the run orders all clients to disconnect.
+    /// Starts the clients of this thread at their times, until the run commands all clients to disconnect.
     async fn arrivals(&self, clients: &TaskTracker) {
         let mut commands = self.context.commands.clone();
         for number in (0..self.context.scenario.clients).skip(self.index).step_by(self.threads) {

@@ -143,7 +143,7 @@ pub(crate) enum Moment {
     Before,
     /// All clients have arrived, and the effects of the arrivals are over.
     SteadyStart,
-    /// Just before the order to disconnect.
+    /// Just before the command to disconnect.
     SteadyEnd,
     /// All clients have disconnected.
     After,

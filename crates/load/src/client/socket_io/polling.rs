@@ -18,8 +18,8 @@ use tokio::{
 };
 
 use super::{
-    Context, Interruption, Session, TransportEnd, User, X_NODE, not_upgraded, note_node,
-    path_and_query, refused, websocket,
+    Context, Interruption, Session, TransportEnd, User, X_NODE, failure_of_reply,
+    failure_of_upgrade, note_node, path_and_query, websocket,
 };
 use crate::{
     client::cookies::CookieJar,
@@ -71,7 +71,7 @@ enum Event {
 
 /// Runs the session until it moves to the returned WebSocket, or ends. The caller sends the rest of the
 /// outbox there.
-pub(super) async fn converse(
+pub(super) async fn run(
     context: &Context,
     user: &mut User,
     session: &mut Session<'_>,
@@ -273,7 +273,7 @@ impl<'c> Requests<'c> {
                 self.websocket = Some(socket);
             }
             Err(error) => {
-                let failure = not_upgraded(error, session);
+                let failure = failure_of_upgrade(error, session);
                 session.report(&failure);
             }
         }
@@ -305,7 +305,7 @@ impl<'c> Requests<'c> {
 /// Returns how an error reply ends the session. A code 1 without a node name comes from the proxy: while the
 /// session's node drains, the proxy asks the client to open a new session on another node.
 fn end_for_error_reply(reply: &Reply, session: &Session<'_>) -> TransportEnd {
-    let failure = refused(reply);
+    let failure = failure_of_reply(reply);
     let asked = failure.kind == ErrorKind::Code1 && !reply.headers.contains_key(X_NODE);
     match asked && session.is_draining() {
         true => TransportEnd::Moved(failure),

@@ -4,23 +4,19 @@
 //! Does not know about transports: packets come in, frames go to an outbox, and [`Session::next_wakeup`]
 //! returns when something is due next.
 
-use std::time::{Duration, Instant};
+mod incoming;
 
-use serde_json::value::RawValue;
+use std::time::{Duration, Instant};
 
 use super::{
     super::{Context, pace::MessageTracker},
-    ended,
+    disconnected,
     event_codec::{self, EventCodec},
 };
 use crate::{
     scenario::{Answer, Protocol},
     stats::{ConnectedGuard, ErrorKind, Failure},
-    wire::{
-        Malformed,
-        engine_io::{Frame, Handshake, Packet},
-        socket_io::{self, Kind},
-    },
+    wire::engine_io::{Frame, Handshake, Packet},
 };
 
 /// Maximum frames in an outbox; above this, the client waits before it sends more.
@@ -50,7 +46,7 @@ pub(super) struct Session<'c> {
 #[derive(Debug)]
 struct Connected {
     /// Counts the client as connected.
-    _seat: ConnectedGuard,
+    _guard: ConnectedGuard,
     tracker: MessageTracker,
     /// When the next broadcast is due, if this client sends them.
     broadcast: Option<Instant>,
@@ -183,7 +179,7 @@ impl<'c> Session<'c> {
         }
         match packet {
             Packet::Open(data) => self.open(&Handshake::parse(data)?, outbox),
-            Packet::Close => return Err(ended("the server closed the session")),
+            Packet::Close => return Err(disconnected("the server closed the session")),
             Packet::Ping(data) => outbox.push(Frame::Text(format!("3{data}"))),
             Packet::Pong(_) => self.heartbeat.ping = Some(now + self.heartbeat.interval),
             Packet::Text(text) => self.message(text, now)?,
@@ -250,11 +246,11 @@ impl<'c> Session<'c> {
     /// faulty.
     fn give_up(&mut self, now: Instant) {
         let timeout = self.context.scenario.timeout;
-        let gone = self.context.is_down(self.node.as_deref());
+        let node_is_down = self.context.is_down(self.node.as_deref());
         let Some(Connected { tracker, .. }) = &mut self.connected else { return };
         while tracker.deadline(timeout).is_some_and(|deadline| deadline <= now) {
             let due = tracker.give_up(now);
-            if gone {
+            if node_is_down {
                 self.context.recorder.unanswered(due.into_iter());
             } else {
                 let detail = format!("no answer within {timeout:?}");
@@ -281,147 +277,5 @@ impl<'c> Session<'c> {
             self.context.recorder.sent(messages.size);
             *broadcast = Some(due + every);
         }
-    }
-
-    fn message(&mut self, text: &str, now: Instant) -> Result<(), Failure> {
-        if self.partial.is_some() {
-            return Err(Malformed("a text instead of an attachment").into());
-        }
-        let packet = socket_io::Packet::parse(text)?;
-        match packet.attachments {
-            0 => self.handle(packet, &[], now),
-            expected => {
-                let (text, attachments) = (text.to_owned(), Vec::new());
-                self.partial = Some(Box::new(Partial { text, expected, attachments }));
-                Ok(())
-            }
-        }
-    }
-
-    fn attachment(&mut self, data: Vec<u8>, now: Instant) -> Result<(), Failure> {
-        let Some(mut partial) = self.partial.take() else {
-            return Err(Malformed("an attachment without a packet").into());
-        };
-        partial.attachments.push(data);
-        if partial.attachments.len() < partial.expected as usize {
-            self.partial = Some(partial);
-            return Ok(());
-        }
-        self.handle(socket_io::Packet::parse(&partial.text)?, &partial.attachments, now)
-    }
-
-    /// Handles a complete packet.
-    fn handle(
-        &mut self,
-        packet: socket_io::Packet<'_>,
-        attachments: &[Vec<u8>],
-        now: Instant,
-    ) -> Result<(), Failure> {
-        match packet.kind {
-            _ if packet.namespace != "/" => {}
-            Kind::Connect => self.connect(now),
-            Kind::Disconnect => return Err(ended("the server disconnected the client")),
-            Kind::ConnectError => {
-                let detail = format!("the server rejected CONNECT: {}", packet.data);
-                return Err(Failure::new(ErrorKind::EngineIo, detail));
-            }
-            Kind::Event => self.event(&packet, attachments, now)?,
-            Kind::Ack => {
-                let arguments = packet.arguments()?;
-                self.answer(packet.id, arguments.first().copied(), attachments, now);
-            }
-        }
-        Ok(())
-    }
-
-    fn connect(&mut self, now: Instant) {
-        let scenario = &self.context.scenario;
-        self.heartbeat.deadline = now + self.heartbeat.interval + scenario.timeout;
-        if self.connected.is_none() {
-            let is_broadcaster = self.number == event_codec::BROADCASTER;
-            self.connected = Some(Connected {
-                _seat: self.context.recorder.connected(self.node.as_deref(), self.due),
-                tracker: MessageTracker::new(
-                    &scenario.messages,
-                    self.settled_before,
-                    self.number,
-                    self.context.grid(),
-                    now,
-                ),
-                broadcast: scenario
-                    .broadcast_every
-                    .filter(|_| is_broadcaster)
-                    .map(|every| now + every),
-            });
-        }
-    }
-
-    fn event(
-        &mut self,
-        packet: &socket_io::Packet<'_>,
-        attachments: &[Vec<u8>],
-        now: Instant,
-    ) -> Result<(), Failure> {
-        let messages = &self.context.scenario.messages;
-        let arguments = packet.arguments()?;
-        let Some((name, arguments)) = arguments.split_first() else {
-            return Err(Malformed("an event without a name").into());
-        };
-        let name: String = serde_json::from_str(name.get()).unwrap_or_default();
-        if name == event_codec::BROADCAST_EVENT
-            && let Some((micros, whole)) = event_codec::decode_broadcast(arguments, messages.size)
-        {
-            self.receive_broadcast(micros, whole);
-        } else if name == messages.event && messages.answer == Answer::Echo {
-            self.answer(None, arguments.first().copied(), attachments, now);
-        } else {
-            if name == "node"
-                && let [node] = arguments
-                && let Ok(node) = serde_json::from_str::<String>(node.get())
-            {
-                self.note_node(&node);
-            }
-            let attached: usize = attachments.iter().map(Vec::len).sum();
-            self.context.recorder.received(packet.data.len() + attached);
-        }
-        Ok(())
-    }
-
-    fn receive_broadcast(&self, micros: u64, whole: bool) {
-        if !whole {
-            self.report(&Failure::new(
-                ErrorKind::WrongEcho,
-                "the content of a broadcast was changed",
-            ));
-            return;
-        }
-        let sent = self.context.epoch + Duration::from_micros(micros);
-        self.context.recorder.received_broadcast(sent, self.context.scenario.messages.size);
-    }
-
-    /// Handles the answer to message `number`. Without a number in the packet, uses the one in the payload.
-    fn answer(
-        &mut self,
-        number: Option<u64>,
-        argument: Option<&RawValue>,
-        attachments: &[Vec<u8>],
-        now: Instant,
-    ) {
-        let Some(Connected { tracker, .. }) = &mut self.connected else { return };
-        let generator = self.codec.generator();
-        let payload = self.codec.decode(argument, attachments).unwrap_or_default();
-        let number =
-            number.or_else(|| generator.number(&payload)).or_else(|| tracker.oldest_unanswered());
-        let detail = match number.and_then(|number| Some((number, tracker.answered(number, now)?)))
-        {
-            Some((number, intended)) if generator.matches(number, &payload) => {
-                return self.context.recorder.answered(intended, payload.len());
-            }
-            Some((number, _)) => format!("the answer to message {number} is not what was sent"),
-            // It may be a late answer.
-            None if tracker.gave_up() => return,
-            None => "an unexpected or repeated answer".to_owned(),
-        };
-        self.report(&Failure::new(ErrorKind::WrongEcho, detail));
     }
 }

@@ -8,7 +8,8 @@ use tokio::{
 };
 
 use super::{
-    Context, Interruption, Session, TransportEnd, User, not_upgraded, note_node, path_and_query,
+    Context, Interruption, Session, TransportEnd, User, failure_of_upgrade, note_node,
+    path_and_query,
 };
 use crate::{
     client::user::CommandReceiver,
@@ -42,13 +43,13 @@ pub(super) async fn open(
             user.cookies.store(&headers);
             Ok(socket)
         }
-        Ok(Err(error)) => Err(not_upgraded(error, session).into()),
+        Ok(Err(error)) => Err(failure_of_upgrade(error, session).into()),
         Err(_) => Err(session.timeout_failure().into()),
     }
 }
 
 /// Runs the session until its end. `outbox` contains what was not sent by polling.
-pub(super) async fn converse(
+pub(super) async fn run(
     mut socket: WebSocket,
     session: &mut Session<'_>,
     commands: &mut CommandReceiver,
@@ -79,8 +80,8 @@ pub(super) async fn converse(
         tokio::select! {
             biased;
             message = socket.next() => {
-                if let Err(stop) = receive(message, session, &mut outbox) {
-                    return stop;
+                if let Err(end) = receive(message, session, &mut outbox) {
+                    return end;
                 }
             }
             by = &mut command => {
