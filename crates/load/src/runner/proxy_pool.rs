@@ -75,12 +75,12 @@ impl ProxyPool {
 
     /// Returns a warning if the pool drains for longer than `drain`.
     pub(super) fn warning(&self, drain: Duration) -> Option<String> {
-        let (contains_node, pools) =
+        let (given, needed) =
             (humantime::format_duration(drain), humantime::format_duration(self.drain));
         (self.drain > drain).then(|| {
             format!(
-                "warning: --drain is {contains_node}, but pool {} of the Moorline on {} drains for {pools}: clients \
-                 that are still connected to a node after {contains_node} are lost with it; use --drain {pools}, or set a \
+                "warning: --drain is {given}, but pool {} of the Moorline on {} drains for {needed}: clients \
+                 that are still connected to a node after {given} are lost with it; use --drain {needed}, or set a \
                  shorter `drain` in the pool",
                 self.pool,
                 self.socket.display(),
