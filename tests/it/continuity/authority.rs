@@ -1,4 +1,4 @@
-//! Who issues the proxy's certificates.
+//! The authority that issues the proxy's certificates.
 
 use std::{
     fs, io,
@@ -12,20 +12,20 @@ use rustls_pki_types::{CertificateDer, ServerName};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
-/// An authority of one test: who trusts it does not notice that a certificate was renewed.
+/// A certificate authority. Clients that trust it do not notice a renewed certificate.
 pub(super) struct Authority {
-    /// Its own certificate's file.
+    /// File of the authority's certificate.
     pub(super) file: PathBuf,
     der: CertificateDer<'static>,
     issuer: Issuer<'static, KeyPair>,
 }
 
 impl Authority {
-    /// Makes one and writes `authority.pem` into `directory`.
+    /// Makes an authority and writes its certificate to `authority.pem` in `directory`.
     pub(super) fn make(directory: &Path) -> Self {
         let mut params = CertificateParams::new(Vec::new()).unwrap();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        // A certificate that is named like its issuer looks self-signed.
+        // A certificate with the name of its issuer looks self-signed.
         params.distinguished_name.push(DnType::CommonName, "authority");
         let key = KeyPair::generate().unwrap();
         let made = params.self_signed(&key).unwrap();
@@ -34,7 +34,7 @@ impl Authority {
         Self { file, der: made.der().clone(), issuer: Issuer::new(params, key) }
     }
 
-    /// Issues a certificate for the loopback and writes chain and key over what was there.
+    /// Issues a certificate for the loopback address and overwrites the chain and key files.
     pub(super) fn issue(&self, cert: &Path, key: &Path) -> CertificateDer<'static> {
         let names = ["localhost", "127.0.0.1"].map(str::to_owned);
         let fresh = KeyPair::generate().unwrap();
@@ -45,8 +45,11 @@ impl Authority {
         made.der().clone()
     }
 
-    /// The certificate that a new handshake meets.
-    pub(super) async fn met(&self, tcp: TcpStream) -> io::Result<CertificateDer<'static>> {
+    /// Returns the server certificate of a new handshake.
+    pub(super) async fn served_certificate(
+        &self,
+        tcp: TcpStream,
+    ) -> io::Result<CertificateDer<'static>> {
         let mut roots = RootCertStore::empty();
         roots.add(self.der.clone()).unwrap();
         let config = ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();

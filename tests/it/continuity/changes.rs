@@ -1,38 +1,38 @@
-//! Changes that concern nobody who is moored: reloads, edits elsewhere, certificates, new binaries.
+//! Changes that must not affect any session: reloads, unrelated edits, certificates, binary upgrades.
 
 use std::time::Duration;
 
-use super::site::{Site, Text};
+use super::site::{Site, Variation};
 
-/// The same configuration, again and again, by signal and by the admin API. Time: the longest of them.
+/// Reloads the same configuration 100 times, by signal and by the admin API. Returns the longest time.
 pub(super) async fn equivalent_reloads(site: &mut Site) -> Duration {
     let mut longest = Duration::ZERO;
     for number in 0..100 {
         let took = match number % 10 {
             0 => site.reload_by_command().await,
-            _ => site.reload(&Text::default()).await,
+            _ => site.reload(&Variation::default()).await,
         };
         longest = longest.max(took);
     }
     longest
 }
 
-/// Edits of everything but the lists. Time: the longest of them.
-pub(super) async fn edits_elsewhere(site: &mut Site) -> Duration {
+/// Edits everything but the backend lists. Returns the longest time.
+pub(super) async fn unrelated_edits(site: &mut Site) -> Duration {
     let mut longest = Duration::ZERO;
     for number in 0..19 {
         longest = longest.max(site.reload(&edit(number)).await);
     }
-    // As it was: the last edit.
-    longest.max(site.reload(&Text::default()).await)
+    // The last edit restores the original.
+    longest.max(site.reload(&Variation::default()).await)
 }
 
-/// The files replaced in place. Time: until new handshakes meet the new one.
+/// Replaces the certificate files. Returns the time until new handshakes use the new certificate.
 pub(super) async fn certificate_renewal(site: &mut Site) -> Duration {
-    site.renew().await
+    site.renew_certificate().await
 }
 
-/// Five processes, each the successor of the one before. Time: the longest until one serves.
+/// Upgrades the binary five times. Returns the longest time until a new process serves.
 pub(super) async fn binary_upgrades(site: &mut Site) -> Duration {
     let mut longest = Duration::ZERO;
     for _ in 0..5 {
@@ -41,26 +41,26 @@ pub(super) async fn binary_upgrades(site: &mut Site) -> Duration {
     longest
 }
 
-fn edit(number: u32) -> Text {
-    let mut text = Text::default();
+fn edit(number: u32) -> Variation {
+    let mut variation = Variation::default();
     match number % 6 {
-        0 => text.top = format!("# edit {number}"),
+        0 => variation.top = format!("# edit {number}"),
         1 => {
-            text.tables = format!(
+            variation.tables = format!(
                 "[pools.other]\nbackends = [\"127.0.0.1:9\"]\n\
                  [[routes]]\nhost = \"other-{number}.test\"\npool = \"other\"\n"
             );
         }
         2 => {
             let seconds = 60 + number;
-            text.pools = format!("timeouts = {{ response_header = \"{seconds}s\" }}");
+            variation.pools = format!("timeouts = {{ response_header = \"{seconds}s\" }}");
         }
         3 => {
-            text.tables =
+            variation.tables =
                 "[listeners.third]\nbind = \"127.0.0.1:0\"\nprotocol = \"http\"\n".to_owned();
         }
-        4 => text.pools = "balance = \"round-robin\"".to_owned(),
-        _ => text.pools = "sticky = { cookie = false }".to_owned(),
+        4 => variation.pools = "balance = \"round-robin\"".to_owned(),
+        _ => variation.pools = "sticky = { cookie = false }".to_owned(),
     }
-    text
+    variation
 }

@@ -1,4 +1,4 @@
-//! A Socket.IO node in a process of its own, which can be hurt: the harness's, or one of npm.
+//! A Socket.IO node in its own process, of `moorline-load` or of npm, that a test can kill, stop or reset.
 
 use std::{
     io::{BufRead, BufReader, Write},
@@ -11,16 +11,16 @@ use crate::support::{
     process::{self, Namespace},
 };
 
-/// Where the npm packages are, and what is made with them.
+/// Folder of the npm packages and of the programs that use them.
 const NPM: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/socketio");
 
-/// How often a node asks whether its clients are there, and how long it waits for their answer.
+/// Ping interval and ping timeout of the nodes, in seconds.
 const PING: (u32, u32) = (5, 20);
 
-/// Who makes a node or a client.
+/// Implementation of nodes and clients.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Make {
-    /// `moorline-load`, which stands on engine.io and socket.io as socketioxide has them.
+pub(super) enum Implementation {
+    /// `moorline-load`, which uses socketioxide.
     Harness,
     /// The packages `socket.io` and `socket.io-client`.
     Npm,
@@ -28,17 +28,17 @@ pub(super) enum Make {
 
 /// A running node; dropping it kills the process.
 pub(super) struct Node {
-    /// As it tells its clients.
+    /// Name that the node sends to its clients.
     pub(super) name: String,
-    /// Where it listens, as a backend list names it.
+    /// Address, as written in a backend list.
     pub(super) address: String,
     child: Child,
     stdin: ChildStdin,
     _stdout: BufReader<ChildStdout>,
 }
 
-impl Make {
-    /// A crowd of this kind that can be led, over TLS to a port of the loopback.
+impl Implementation {
+    /// Command of clients that the test controls, over TLS to a loopback port. `kind` is their transport.
     pub(super) fn clients(
         self,
         kind: &str,
@@ -68,12 +68,12 @@ impl Make {
         command.into()
     }
 
-    fn node(self, name: &str, inside: Option<&Namespace>) -> Command {
-        let program = |program: &str| match inside {
+    fn node(self, name: &str, namespace: Option<&Namespace>) -> Command {
+        let program = |program: &str| match namespace {
             Some(namespace) => namespace.command(program),
             None => Command::new(program),
         };
-        let host = inside.map_or_else(|| "127.0.0.1".to_owned(), Namespace::inside);
+        let host = namespace.map_or_else(|| "127.0.0.1".to_owned(), Namespace::inside);
         let (interval, timeout) = PING;
         match self {
             Self::Harness => {
@@ -98,14 +98,18 @@ impl Make {
 }
 
 impl Node {
-    /// Starts one and waits until it listens.
-    pub(super) fn start(make: Make, name: &str) -> Self {
-        Self::run(make.node(name, None), name)
+    /// Starts a node and waits until it listens.
+    pub(super) fn start(implementation: Implementation, name: &str) -> Self {
+        Self::run(implementation.node(name, None), name)
     }
 
-    /// Starts one in a network namespace.
-    pub(super) fn inside(make: Make, name: &str, namespace: &Namespace) -> Self {
-        Self::run(make.node(name, Some(namespace)), name)
+    /// Starts a node in a network namespace.
+    pub(super) fn inside(
+        implementation: Implementation,
+        name: &str,
+        namespace: &Namespace,
+    ) -> Self {
+        Self::run(implementation.node(name, Some(namespace)), name)
     }
 
     fn run(mut command: Command, name: &str) -> Self {
@@ -115,29 +119,29 @@ impl Node {
         let mut line = String::new();
         stdout.read_line(&mut line).unwrap();
         let (_, address) = line.trim_end().split_once(" listens on ").unwrap_or_else(|| {
-            panic!("{name} does not listen: {line:?}; has tests/setup been run?");
+            panic!("{name} does not listen: {line:?}; run tests/setup");
         });
         let address = address.to_owned();
         Self { name: name.to_owned(), address, child, stdin, _stdout: stdout }
     }
 
-    /// Kills it, with no goodbye to anybody.
+    /// Kills the process.
     pub(super) fn kill(&mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
     }
 
-    /// Makes it stand still, its connections open.
+    /// Stops the process; its connections stay open.
     pub(super) fn hang(&self) {
         process::signal(self.child.id(), "STOP");
     }
 
-    /// Lets it go on.
+    /// Continues the process.
     pub(super) fn resume(&self) {
         process::signal(self.child.id(), "CONT");
     }
 
-    /// Makes it reset all its connections.
+    /// Makes the node reset all connections.
     pub(super) fn reset(&mut self) {
         self.stdin.write_all(b"reset\n").unwrap();
     }
@@ -145,7 +149,7 @@ impl Node {
 
 impl Drop for Node {
     fn drop(&mut self) {
-        // An error means that it has ended already.
+        // An error means that the process has already ended.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }

@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, process::Command, time::Duration};
 
-use super::node::{Make, Node};
+use super::node::{Implementation, Node};
 use crate::support::{
     Proxy, TIMEOUT,
     controlled::{ClientStatus, ControlledClients},
@@ -10,14 +10,14 @@ use crate::support::{
     process::Namespace,
 };
 
-/// Clients of each kind: those that poll, and those that use WebSocket only.
+/// Clients of each kind: polling only, and WebSocket only.
 const CLIENTS: u64 = 90;
 
-/// How long the network is away. The sessions live for 25 s without being heard.
+/// Durations of an outage. The sessions time out after 25 s.
 const SHORT: Duration = Duration::from_millis(1_500);
 const LONG: Duration = Duration::from_secs(10);
 
-/// Two real Socket.IO nodes, one of them behind a cable that can be cut, and their clients.
+/// A proxy in front of two real Socket.IO nodes and their clients. The network of the first node can be cut.
 struct Scene {
     proxy: Proxy,
     namespace: Namespace,
@@ -26,11 +26,11 @@ struct Scene {
 }
 
 #[tokio::test]
-async fn a_node_out_of_reach_keeps_its_sessions() {
+async fn an_unreachable_node_keeps_its_sessions() {
     let mut scene = Scene::start().await;
-    // Too short to be found out by the probes, but not by the connects that fall into it.
+    // Too short for the probes, but connects of requests fail.
     scene.outage(SHORT, false).await;
-    // Longer than the probes need to find the node down.
+    // Long enough for the probes to mark the node down.
     scene.outage(LONG, true).await;
     let Scene { proxy, nodes, crowds, .. } = scene;
     for crowd in crowds {
@@ -43,8 +43,10 @@ async fn a_node_out_of_reach_keeps_its_sessions() {
 impl Scene {
     async fn start() -> Self {
         let namespace = Namespace::new();
-        let nodes =
-            [Node::inside(Make::Npm, "inside", &namespace), Node::start(Make::Npm, "outside")];
+        let nodes = [
+            Node::inside(Implementation::Npm, "inside", &namespace),
+            Node::start(Implementation::Npm, "outside"),
+        ];
         let addresses: Vec<SocketAddr> =
             nodes.iter().map(|node| node.address.parse().unwrap()).collect();
         let proxy = Proxy::with(|settings| {
@@ -55,17 +57,19 @@ impl Scene {
         .await;
         let crowds = ["polling", "websocket"].map(|kind| crowd(kind, proxy.web()));
         let mut scene = Self { proxy, namespace, nodes, crowds: crowds.into() };
-        scene.until("all have come", |look| look.connected == 2 * CLIENTS).await;
+        scene
+            .wait_until("all clients are connected", |status| status.connected == 2 * CLIENTS)
+            .await;
         scene
     }
 
-    /// Loses all packets of the first node for this long; no session may be lost with them.
-    async fn outage(&mut self, duration: Duration, is_seen: bool) {
-        let before = self.settled().await;
+    /// Drops all packets of the first node for this time. No session may be lost.
+    async fn outage(&mut self, duration: Duration, is_detected: bool) {
+        let before = self.wait_until_settled().await;
         assert!(before.on("inside") >= CLIENTS / 2, "{before:?}");
         self.namespace.cut();
         let away = tokio::time::sleep(duration);
-        if is_seen {
+        if is_detected {
             let up = format!(
                 "moorline_backend_up{{pool=\"app\",backend=\"{}\"}}",
                 self.nodes[0].address
@@ -74,7 +78,7 @@ impl Scene {
         }
         away.await;
         self.namespace.restore();
-        let now = self.settled().await - &before;
+        let now = self.wait_until_settled().await - &before;
         let totals = now.totals;
         let lost = (totals.disconnects, totals.errors, totals.connects, totals.misrouted);
         let lines = self.proxy.log_lines();
@@ -83,15 +87,16 @@ impl Scene {
         assert_eq!(lost, (0, 0, 0, 0), "{duration:?}: {now:?}\n{}", failed.join("\n"));
     }
 
-    /// Waits until everybody is there, and has been answered three times more.
-    async fn settled(&mut self) -> ClientStatus {
-        let goal = self.look().await.totals.answered + 3 * 2 * CLIENTS;
-        let there =
-            |look: &ClientStatus| look.connected == 2 * CLIENTS && look.totals.answered >= goal;
-        self.until("everybody is there and answered", there).await
+    /// Waits until every client is connected and has got about three more answers.
+    async fn wait_until_settled(&mut self) -> ClientStatus {
+        let goal = self.status().await.totals.answered + 3 * 2 * CLIENTS;
+        let settled = |status: &ClientStatus| {
+            status.connected == 2 * CLIENTS && status.totals.answered >= goal
+        };
+        self.wait_until("every client is connected and gets answers", settled).await
     }
 
-    async fn look(&mut self) -> ClientStatus {
+    async fn status(&mut self) -> ClientStatus {
         let mut sum = ClientStatus::default();
         for crowd in &mut self.crowds {
             sum = sum + crowd.status().await;
@@ -99,20 +104,20 @@ impl Scene {
         sum
     }
 
-    async fn until(&mut self, what: &str, is: impl Fn(&ClientStatus) -> bool) -> ClientStatus {
+    async fn wait_until(&mut self, what: &str, is: impl Fn(&ClientStatus) -> bool) -> ClientStatus {
         let deadline = tokio::time::Instant::now() + 3 * TIMEOUT;
         loop {
-            let look = self.look().await;
-            if is(&look) {
-                return look;
+            let status = self.status().await;
+            if is(&status) {
+                return status;
             }
-            assert!(tokio::time::Instant::now() < deadline, "never happened: {what}: {look:?}");
+            assert!(tokio::time::Instant::now() < deadline, "never happened: {what}: {status:?}");
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }
 }
 
-/// Clients that send something every second, and wait for answers for as long as a session lives.
+/// Clients that send a message every second and wait for the answer until their session times out.
 fn crowd(kind: &str, web: SocketAddr) -> ControlledClients {
     let mut command = Command::new(harness());
     command.args(["controlled", &format!("http://{web}"), "--client", kind]);

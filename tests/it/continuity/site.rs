@@ -1,4 +1,4 @@
-//! A proxy with two parties behind it: what all stages change.
+//! A proxy in front of two groups of nodes, with their clients.
 
 use std::{
     path::PathBuf,
@@ -9,103 +9,104 @@ use tokio::net::TcpStream;
 
 use super::{
     authority::Authority,
-    node::Make,
-    party::{CHANGE, LOOK, Party},
+    group::{Group, MAX_CHANGE, POLL_INTERVAL},
+    node::Implementation,
 };
 use crate::support::{Proxy, eventually, proxy::Setup};
 
-/// Nodes of each party at the beginning.
+/// Nodes of each group at the start.
 const NODES: usize = 3;
 
-/// What the log says of a reload, be it that nothing has changed.
+/// Part of the log line of a reload, with or without changes.
 const RELOADED: &str = "reloaded";
 
-/// What stages vary in the configuration.
+/// Parts of the configuration that stages change.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Text {
+pub(super) struct Variation {
     /// Lines before the first table.
     pub(super) top: String,
     /// Lines of both pools.
     pub(super) pools: String,
-    /// What probes both pools, where that is not `tcp`.
+    /// Probe of both pools. `None`: `tcp`.
     pub(super) probe: Option<&'static str>,
     /// Further tables.
     pub(super) tables: String,
 }
 
-/// The whole of it.
+/// The proxy and both groups.
 pub(super) struct Site {
-    /// The process that serves.
+    /// The proxy.
     pub(super) proxy: Proxy,
-    /// The harness's clients and nodes, then those of npm.
-    pub(super) parties: [Party; 2],
+    /// The group of `moorline-load`, then the group of npm.
+    pub(super) groups: [Group; 2],
     authority: Authority,
 }
 
 impl Site {
-    /// Starts everything, and waits until all clients are settled.
+    /// Starts everything and waits until all clients are settled.
     pub(super) async fn start() -> Self {
         let setup = Setup::new();
         let directory = setup.directory().to_owned();
         let authority = Authority::make(&directory);
         authority.issue(&directory.join("site.pem"), &directory.join("site.key"));
-        let mut parties =
-            [Make::Harness, Make::Npm].map(|make| Party::new(make, NODES, &directory));
-        let setup =
-            setup.text(Text::default().whole()).env("RUST_LOG", "info,moorline::control=debug");
+        let mut groups = [Implementation::Harness, Implementation::Npm]
+            .map(|implementation| Group::new(implementation, NODES, &directory));
+        let setup = setup
+            .text(Variation::default().to_toml())
+            .env("RUST_LOG", "info,moorline::control=debug");
         let proxy = setup.start().await;
         let port = proxy.listener("secure").port();
-        for party in &mut parties {
-            party.arrive(port, &authority.file).await;
+        for group in &mut groups {
+            group.connect_clients(port, &authority.file).await;
         }
-        let mut site = Self { proxy, parties, authority };
-        site.settled().await;
+        let mut site = Self { proxy, groups, authority };
+        site.wait_until_settled().await;
         site
     }
 
-    /// Waits until everybody is settled.
-    pub(super) async fn settled(&mut self) {
-        for party in &mut self.parties {
-            party.settled().await;
+    /// Waits until all clients are settled.
+    pub(super) async fn wait_until_settled(&mut self) {
+        for group in &mut self.groups {
+            group.wait_until_settled().await;
         }
     }
 
-    /// Writes the configuration, asks for a reload by signal, and waits until it is in force.
-    pub(super) async fn reload(&self, text: &Text) -> Duration {
+    /// Writes the configuration, sends a reload signal, and waits until the configuration is applied.
+    pub(super) async fn reload(&self, text: &Variation) -> Duration {
         let count = || self.proxy.stderr().iter().filter(|line| line.contains(RELOADED)).count();
         let before = count();
         let start = Instant::now();
-        self.proxy.write(&text.whole());
+        self.proxy.write(&text.to_toml());
         self.proxy.hangup();
         eventually("a reload", || count() > before).await;
         start.elapsed()
     }
 
-    /// Orders a reload of the file as it is.
+    /// Reloads the unchanged file by a command.
     pub(super) async fn reload_by_command(&self) -> Duration {
         let start = Instant::now();
         self.proxy.command(&["reload"]).await.done();
         start.elapsed()
     }
 
-    /// Waits until the proxy knows a node, and knows it to be up.
+    /// Waits until the proxy reports a node as up.
     pub(super) async fn wait_until_up(&self, pool: &str, address: &str) {
         let up = format!("moorline_backend_up{{pool=\"{pool}\",backend=\"{address}\"}}");
         self.proxy.wait_for_metric("a node is up", &up, |up| up == 1.0).await;
     }
 
-    /// Waits until the proxy knows a node to be down.
+    /// Waits until the proxy reports a node as down.
     pub(super) async fn wait_until_down(&self, pool: &str, address: &str) {
         let up = format!("moorline_backend_up{{pool=\"{pool}\",backend=\"{address}\"}}");
         self.proxy.wait_for_metric("a node is down", &up, |up| up == 0.0).await;
     }
 
-    /// Waits until the tunnels of a pool's backends are spread like that.
-    pub(super) async fn until_tunnels(&self, pool: &str, is: impl Fn(&[u64]) -> bool) {
-        let deadline = Instant::now() + CHANGE;
+    /// Waits until `is` holds for the numbers of tunnels of the pool's backends.
+    pub(super) async fn wait_until_tunnels(&self, pool: &str, is: impl Fn(&[u64]) -> bool) {
+        let deadline = Instant::now() + MAX_CHANGE;
         loop {
-            let told = self.proxy.command(&["backends", "--json"]).await.json();
-            let pools = told["pools"].as_array().unwrap();
+            let listed = self.proxy.command(&["backends", "--json"]).await.json();
+            let pools = listed["pools"].as_array().unwrap();
             let ours = pools.iter().find(|entry| entry["name"] == pool).unwrap();
             let backends = ours["backends"].as_array().unwrap().iter();
             let staying = backends.filter(|backend| backend["state"] != "leaving");
@@ -113,45 +114,45 @@ impl Site {
             if is(&tunnels) {
                 return;
             }
-            assert!(Instant::now() < deadline, "{pool} is never level: {tunnels:?}");
-            tokio::time::sleep(LOOK).await;
+            assert!(Instant::now() < deadline, "{pool} is not balanced: {tunnels:?}");
+            tokio::time::sleep(POLL_INTERVAL).await;
         }
     }
 
-    /// Hands over to a new process, and waits until that serves.
+    /// Upgrades to a new process and waits until it serves.
     pub(super) async fn upgrade(&mut self) -> Duration {
         let start = Instant::now();
         self.proxy.upgrade().await;
         start.elapsed()
     }
 
-    /// Replaces the certificate's files in place, and waits until new handshakes meet it.
-    pub(super) async fn renew(&self) -> Duration {
+    /// Replaces the certificate files and waits until new handshakes use the new certificate.
+    pub(super) async fn renew_certificate(&self) -> Duration {
         let fresh = self.authority.issue(&self.file("site.pem"), &self.file("site.key"));
         let start = Instant::now();
         let address = self.proxy.listener("secure");
         loop {
             let tcp = TcpStream::connect(address).await.unwrap();
-            // Every handshake meets one that clients trust, be it the old or the new one.
-            if self.authority.met(tcp).await.unwrap() == fresh {
+            // Clients trust the old and the new certificate, so every handshake must succeed.
+            if self.authority.served_certificate(tcp).await.unwrap() == fresh {
                 return start.elapsed();
             }
-            assert!(start.elapsed() < crate::support::TIMEOUT, "the old certificate stays");
+            assert!(start.elapsed() < crate::support::TIMEOUT, "the old certificate is still used");
         }
     }
 
-    /// Lets everybody leave, and every process end by itself.
+    /// Disconnects all clients and stops the processes.
     pub(super) async fn finish(mut self) {
-        for party in &mut self.parties {
-            party.leave().await;
+        for group in &mut self.groups {
+            group.disconnect_clients().await;
         }
-        // Those before it first: a process that ends before its predecessor leaves its exit code to that.
+        // Wait for the predecessors: if a process ends before its predecessor, the predecessor sets the exit code.
         self.proxy.wait_for_predecessors().await;
         self.proxy.terminate();
         let status = self.proxy.exited().await;
         assert_eq!(status.code(), Some(0), "{}", self.proxy.stderr_text());
-        let said = self.proxy.stderr_text();
-        assert!(!said.contains("panicked at"), "{said}");
+        let stderr = self.proxy.stderr_text();
+        assert!(!stderr.contains("panicked at"), "{stderr}");
     }
 
     fn file(&self, name: &str) -> PathBuf {
@@ -159,9 +160,9 @@ impl Site {
     }
 }
 
-impl Text {
-    /// The file's text.
-    pub(super) fn whole(&self) -> String {
+impl Variation {
+    /// Text of the configuration file.
+    pub(super) fn to_toml(&self) -> String {
         let Self { top, pools, probe, tables } = self;
         let probe = probe.unwrap_or("\"tcp\"");
         let pool = |name| {

@@ -1,45 +1,46 @@
-//! What each stage cost, as a table that is printed, left in `target/tests` and asserted.
+//! Losses in each stage, as a table that is printed, written to `target/tests` and asserted.
 
 use std::{env, fmt::Write as _, fs, path::PathBuf, time::Duration};
 
 use super::site::Site;
 use crate::support::controlled::ClientStatus;
 
-const HEAD: &str = "| Stage | Clients | Sessions lost that need not have been | Code-1 replies \
-                    caused by us | Broken frames | Moved, or lost with their node | Time to converge |\n\
+const HEAD: &str = "| Stage | Clients | Sessions lost without need | `code 1` replies caused by Moorline \
+                    | Broken frames | Moved, or lost with their node | Time to converge |\n\
                     | --- | --- | ---: | ---: | ---: | ---: | ---: |\n";
 
-/// All stages so far.
+/// Results of the stages so far.
 #[derive(Default)]
 pub(super) struct Table {
     text: String,
     faults: Vec<String>,
 }
 
-/// Whose sessions a stage may end.
+/// Sessions that a stage may end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Spares {
-    /// Nobody's: a session that we move is one that we have lost.
-    Everybody,
-    /// Those of nodes that go, or have more than their share: each comes back by itself, once.
-    OthersThanMoved,
-    /// Those of a node that is hurt, which may have to try more than once.
-    OthersThanHurt,
+pub(super) enum AllowedLoss {
+    /// None. A moved session counts as lost.
+    None,
+    /// Sessions of removed or overloaded nodes. Each client reconnects once, by itself.
+    OfMovedClients,
+    /// Sessions of a failed node. Clients may need several attempts.
+    OfFailedNode,
 }
 
-/// Whether a stage is to be run: all are, unless `MOORLINE_STAGES` names some by words of their titles.
+/// Whether to run a stage. `MOORLINE_STAGES` can select stages by parts of their titles, separated by commas.
 fn wanted(title: &str) -> bool {
     let named = |words: String| words.split(',').any(|word| title.contains(word.trim()));
     env::var("MOORLINE_STAGES").map_or(true, named)
 }
 
 impl Table {
-    /// Runs a stage, which tells how long it took to converge, waits until all is at rest, and books it.
+    /// Runs a stage, waits until all clients are settled, and records the result. `change` returns the time to
+    /// converge.
     pub(super) async fn stage(
         &mut self,
         site: &mut Site,
         title: &str,
-        spares: Spares,
+        allowed: AllowedLoss,
         change: impl AsyncFnOnce(&mut Site) -> Duration,
     ) {
         if !wanted(title) {
@@ -47,31 +48,39 @@ impl Table {
         }
         eprintln!("{title}");
         let mut before = Vec::new();
-        for party in &mut site.parties {
-            before.push(party.look().await);
+        for group in &mut site.groups {
+            before.push(group.status().await);
         }
         let took = change(site).await;
-        for (party, before) in site.parties.iter_mut().zip(&before) {
-            let now = party.settled().await - before;
-            self.book(title, party.title, spares, &now, took);
+        for (group, before) in site.groups.iter_mut().zip(&before) {
+            let now = group.wait_until_settled().await - before;
+            self.record(title, group.title, allowed, &now, took);
         }
     }
 
-    fn book(&mut self, title: &str, who: &str, spares: Spares, now: &ClientStatus, took: Duration) {
+    fn record(
+        &mut self,
+        title: &str,
+        clients: &str,
+        allowed: AllowedLoss,
+        now: &ClientStatus,
+        took: Duration,
+    ) {
         let totals = now.totals;
         let ended = totals.moved + totals.node_gone;
-        let (lost, moved) = match spares {
-            Spares::Everybody => (totals.disconnects + ended, 0),
-            Spares::OthersThanMoved | Spares::OthersThanHurt => (totals.disconnects, ended),
+        let (lost, moved) = match allowed {
+            AllowedLoss::None => (totals.disconnects + ended, 0),
+            AllowedLoss::OfMovedClients | AllowedLoss::OfFailedNode => (totals.disconnects, ended),
         };
         let code1 = now.of_kind("code1");
         let broken = now.of_kind("protocol") + now.of_kind("wrong_echo");
         let took = took.as_secs_f64();
-        let row =
-            format!("| {title} | {who} | {lost} | {code1} | {broken} | {moved} | {took:.1} s |\n");
-        let once = match spares {
-            Spares::Everybody | Spares::OthersThanMoved => totals.connects == ended,
-            Spares::OthersThanHurt => true,
+        let row = format!(
+            "| {title} | {clients} | {lost} | {code1} | {broken} | {moved} | {took:.1} s |\n"
+        );
+        let once = match allowed {
+            AllowedLoss::None | AllowedLoss::OfMovedClients => totals.connects == ended,
+            AllowedLoss::OfFailedNode => true,
         };
         if (lost, totals.errors, totals.misrouted, once) != (0, 0, 0, true) {
             self.faults.push(format!("{row}{now:?}"));
@@ -80,7 +89,7 @@ impl Table {
         self.text.push_str(&row);
     }
 
-    /// Prints the table and leaves it as a file; then asserts the zeros.
+    /// Prints the table, writes it to a file, and asserts that no session was lost without need.
     pub(super) fn finish(self) {
         let mut text = HEAD.to_owned();
         write!(text, "{}", self.text).unwrap();
