@@ -1,4 +1,4 @@
-//! Backends that accept and then hang, break off or talk nonsense.
+//! Backends that accept connections and then hang, close within a response or send garbage.
 
 use std::time::Duration;
 
@@ -23,7 +23,7 @@ async fn fault_081_accept_then_hang() {
         assert_eq!(Raw::ask(proxy.web(), request).await.status(), 504);
         backend.ended(index).await;
     }
-    assert_eq!(backend.connections(), 2, "it was sent: no second try");
+    assert_eq!(backend.connections(), 2, "a request that was sent is not retried");
     drop(backend);
     proxy.finish().await;
 }
@@ -56,7 +56,7 @@ async fn fault_081_hanging_counts_against_health() {
     let backend = Backend::manual().await;
     let proxy = Proxy::with(|settings| {
         settings.backends(&[backend.address]).timeouts("response_header = \"200ms\"");
-        // No probe within this test: what counts is what requests met.
+        // No probe runs in this test: only failed requests count.
         settings.pool("health", "{ probe = \"tcp\", interval = \"1h\", rise = 2, fall = 2 }");
     })
     .await;
@@ -83,7 +83,7 @@ async fn fault_082_reset_within_the_header() {
         settings.pool("balance", "\"round-robin\"");
     })
     .await;
-    // Round robin: of four of a kind each backend gets two at least at first.
+    // Round robin: each backend gets at least two of four requests first.
     for _ in 0..4 {
         let reply = Raw::ask(proxy.web(), message::get("/", "")).await;
         assert_eq!((reply.status(), reply.text().as_str()), (200, "live"));
@@ -99,7 +99,7 @@ async fn fault_082_reset_within_the_header() {
     assert_eq!((failed + served, failed >= 2), (4, true), "{statuses:?}");
     assert_eq!(failed, broken.requests().len() - before);
     let posts = live.requests().iter().filter(|request| request.method() == "POST").count();
-    assert_eq!(posts, served, "what may have been done is not sent a second time");
+    assert_eq!(posts, served, "a request that is not idempotent is not sent twice");
     drop((broken, live));
     proxy.finish().await;
 }
@@ -128,13 +128,13 @@ async fn fault_082_poll_is_never_sent_twice() {
     let mut client = Raw::connect(proxy.web()).await;
     while handshake(&mut client, "open", "").await.sid != "the-session" {}
     for method in ["GET", "POST"] {
-        let asked = broken.requests().len();
+        let before = broken.requests().len();
         let target = poll_target("the-session", method);
         let request =
             format!("{method} {target} HTTP/1.1\r\nHost: app.test\r\nContent-Length: 0\r\n\r\n");
         let reply = Raw::ask(proxy.web(), request).await;
         assert_eq!(reply.status(), 502, "{}", reply.text());
-        assert_eq!(broken.requests().len(), asked + 1, "{method}");
+        assert_eq!(broken.requests().len(), before + 1, "{method}");
         assert_eq!(other.request_count("the-session"), 0, "{method}");
     }
     drop((client, broken, other));
@@ -146,9 +146,9 @@ const CHUNKED: &str = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\
 const TORN: &str = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nff\r\nhello";
 const ENDLESS: &str = "HTTP/1.1 200 OK\r\nConnection: close\r\n\r\nhello";
 
-/// Relays the beginning of a body to a client of this HTTP version and then breaks off: what the
-/// client gets, and the end it sees.
-async fn broken_off(version: &str, answer: &str, resets: bool) -> (Message, Vec<u8>, End) {
+/// Cuts a response within its body. Returns the head and body that a client of this HTTP version receives,
+/// and how its connection ends.
+async fn relayed_before_cut(version: &str, answer: &str, resets: bool) -> (Message, Vec<u8>, End) {
     let backend = Backend::manual().await;
     let proxy = Proxy::for_backends(&[backend.address]).await;
     let mut client = Raw::connect(proxy.web()).await;
@@ -169,7 +169,7 @@ async fn broken_off(version: &str, answer: &str, resets: bool) -> (Message, Vec<
     }
     let (rest, end) = client.rest().await;
     body.extend(rest);
-    assert_eq!(backend.connections(), 1, "no try elsewhere once bytes were relayed");
+    assert_eq!(backend.connections(), 1, "no retry after bytes were relayed");
     drop((client, backend));
     proxy.finish().await;
     (head, body, end)
@@ -186,8 +186,8 @@ async fn fault_083_reset_within_the_body() {
         (TORN, false),
         (ENDLESS, true),
     ] {
-        let (head, body, _) = broken_off("1.1", answer, resets).await;
-        // Whatever framing the client sees, it must be able to tell.
+        let (head, body, _) = relayed_before_cut("1.1", answer, resets).await;
+        // With each framing, the client must notice that the body is incomplete.
         match head.framing() {
             message::Framing::Length(length) => assert!(body.len() < length),
             message::Framing::Chunked => assert!(!body.ends_with(b"0\r\n\r\n"), "clean end"),
@@ -201,11 +201,11 @@ async fn fault_083_reset_within_the_body_for_an_old_client() {
     for (answer, resets) in
         [(FIXED, true), (CHUNKED, true), (CHUNKED, false), (TORN, false), (ENDLESS, true)]
     {
-        let (head, body, end) = broken_off("1.0", answer, resets).await;
+        let (head, body, end) = relayed_before_cut("1.0", answer, resets).await;
         match head.framing() {
             message::Framing::Length(length) => assert!(body.len() < length),
-            message::Framing::Chunked => panic!("HTTP/1.0 knows no chunks: {answer:?}"),
-            // The end of the connection is the end of the body: only a reset says that it is none.
+            message::Framing::Chunked => panic!("HTTP/1.0 has no chunked coding: {answer:?}"),
+            // The body ends with the connection: only a reset shows that it is incomplete.
             message::Framing::Close => assert_eq!(end, End::Reset, "clean end: {answer:?}"),
         }
     }
@@ -239,8 +239,8 @@ async fn fault_084_oversize_header() {
     }
 }
 
-/// Answers the first request of a connection; closes at the second one without a word.
-async fn forgetful() -> Backend {
+/// Answers the first request of a connection; resets the connection at the second request.
+async fn resets_at_second_request() -> Backend {
     Backend::start(backend::script(|peer| async move {
         if peer.request().await.is_some() {
             peer.send(message::ok("first")).await;
@@ -253,17 +253,17 @@ async fn forgetful() -> Backend {
 
 #[tokio::test]
 async fn fault_085_stale_pooled_connection() {
-    let backend = forgetful().await;
+    let backend = resets_at_second_request().await;
     let proxy = Proxy::for_backends(&[backend.address]).await;
     let mut client = Raw::connect(proxy.web()).await;
     client.send(message::get("/one", "")).await;
     assert_eq!(client.response().await.text(), "first");
-    // Idempotent: once more, on a new connection.
+    // An idempotent request is retried on a new connection.
     client.send(message::get("/two", "")).await;
     assert_eq!(client.response().await.text(), "first");
     let targets: Vec<_> = backend.requests().iter().map(|r| r.target().to_owned()).collect();
     assert_eq!(targets, ["/one", "/two", "/two"]);
-    // It was sent and may have been acted on: never twice.
+    // The backend may have acted on this request: no retry.
     client.send(message::post("/three", "", "body")).await;
     assert_eq!(client.response().await.status(), 502);
     assert_eq!(backend.requests().iter().filter(|r| r.target() == "/three").count(), 1);
@@ -279,7 +279,7 @@ async fn fault_085_connection_closed_while_idle() {
     for round in 0..10 {
         client.send(message::post("/", "", "body")).await;
         assert_eq!(client.response().await.text(), "ok");
-        // The FIN is in the proxy's kernel before the next request is: nothing is to be lost.
+        // The FIN arrives before the next request is sent: no request may be lost.
         backend.peer(round).await.finish();
         backend.ended(round).await;
     }

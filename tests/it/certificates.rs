@@ -1,4 +1,4 @@
-//! Which certificate a client gets, what stands in for one, and files as editors and renewals leave them.
+//! Selection of server certificates, OCSP responses, and certificate files with a byte order mark.
 
 use std::{
     fs,
@@ -14,7 +14,7 @@ use crate::support::{
     tls::Certificate,
 };
 
-/// Makes a self-signed certificate whose common name is the name of its file; gives its table.
+/// Makes a self-signed certificate whose common name is its file name. Returns the TOML table with its paths.
 fn make(
     folder: &Path,
     file: &str,
@@ -38,7 +38,7 @@ fn https(settings: &mut Settings, backend: &Backend, certificates: &str) {
 }
 
 #[tokio::test]
-async fn a_client_gets_the_certificate_of_its_name_that_it_can_use() {
+async fn the_certificate_matches_the_clients_server_name_and_algorithms() {
     let backend = Backend::replying("ok").await;
     let setup = Setup::new();
     let folder = setup.directory();
@@ -62,15 +62,15 @@ async fn a_client_gets_the_certificate_of_its_name_that_it_can_use() {
         ("", "unknown.test", "default"),
         (rsa, "unknown.test", "nameless-rsa"),
     ] {
-        let said = request(proxy.web(), &format!("{words} -servername {name}")).await;
-        assert_says(&said, &[&format!("subject=CN = {subject}"), "200 OK"]);
+        let output = request(proxy.web(), &format!("{words} -servername {name}")).await;
+        assert_says(&output, &[&format!("subject=CN = {subject}"), "200 OK"]);
     }
     drop(backend);
     proxy.finish().await;
 }
 
 #[tokio::test]
-async fn check_names_a_certificate_that_would_never_be_served() {
+async fn check_reports_a_certificate_that_is_never_served() {
     let setup = Setup::new();
     let folder = setup.directory();
     let first = make(folder, "first", &["a.test"], &PKCS_ECDSA_P256_SHA256);
@@ -84,9 +84,9 @@ async fn check_names_a_certificate_that_would_never_be_served() {
     drop(backend);
 }
 
-/// The same file with a byte order mark before it.
-fn marked(folder: &Path, path: &Path) -> PathBuf {
-    let to = folder.join(format!("marked-{}", path.file_name().unwrap().to_str().unwrap()));
+/// Copies a file and puts a byte order mark before its text.
+fn with_mark(folder: &Path, path: &Path) -> PathBuf {
+    let to = folder.join(format!("with_mark-{}", path.file_name().unwrap().to_str().unwrap()));
     let bytes = fs::read(path).unwrap();
     fs::write(&to, [b"\xef\xbb\xbf", &bytes[..]].concat()).unwrap();
     to
@@ -98,8 +98,8 @@ async fn every_file_may_begin_with_a_byte_order_mark() {
     let setup = Setup::new();
     let folder = setup.directory().to_owned();
     let [cert, key, ca, crl] = ["signed.pem", "signed.key", "ca.pem", "revoked.crl"]
-        .map(|name| marked(&folder, &file(name)));
-    // Two certificates in one file, each with its mark, as `cat` makes it.
+        .map(|name| with_mark(&folder, &file(name)));
+    // Two certificates in one file, each with a byte order mark, as after `cat`.
     let both = [&ca, &cert].map(|path| fs::read(path).unwrap()).concat();
     fs::write(&ca, both).unwrap();
     let list = folder.join("list.txt");
@@ -120,15 +120,15 @@ async fn every_file_may_begin_with_a_byte_order_mark() {
     let client = Certificate::read(&file("signed.pem"), &file("signed.key"), "localhost");
     let client = client.client_trusting(&file("ca.pem"));
     drop(client.connect(proxy.web()).await);
-    let said = request(proxy.web(), "").await;
-    assert_says(&said, &["Verify return code: 0", "ok"]);
-    proxy.wait_for_log("the list's name", |line| line["backend"] == "node").await;
+    let output = request(proxy.web(), "").await;
+    assert_says(&output, &["Verify return code: 0", "ok"]);
+    proxy.wait_for_log("the backend name of the list", |line| line["backend"] == "node").await;
     drop(backend);
     proxy.finish().await;
 }
 
 #[tokio::test]
-async fn a_stale_ocsp_response_keeps_no_renewed_certificate_out() {
+async fn a_stale_ocsp_response_does_not_block_a_renewed_certificate() {
     let backend = Backend::replying("ok").await;
     let setup = Setup::new();
     let folder = setup.directory().to_owned();
@@ -152,16 +152,16 @@ async fn a_stale_ocsp_response_keeps_no_renewed_certificate_out() {
         .start()
         .await;
     assert_says(&request(proxy.web(), "-status").await, &["OCSP Response Status: successful"]);
-    // The certificate is renewed, and the response is still the old one's.
+    // The certificate is renewed, but the OCSP response is about the old certificate.
     make(&folder, "renewed", &["localhost"], &PKCS_ECDSA_P256_SHA256);
     put(&cert, &fs::read(folder.join("renewed.pem")).unwrap());
     put(&key, &fs::read(folder.join("renewed.key")).unwrap());
     reloaded(&mut proxy).await;
     let stale = |line: &str| line.contains("for localhost is about another certificate");
     proxy.wait_for_stderr("the warning", stale).await;
-    let said = request(proxy.web(), "-status").await;
-    assert_says(&said, &["subject=CN = renewed", "OCSP response: no response sent", "200 OK"]);
-    // A responder that declines to answer is no reason either.
+    let output = request(proxy.web(), "-status").await;
+    assert_says(&output, &["subject=CN = renewed", "OCSP response: no response sent", "200 OK"]);
+    // A response with an error status does not block it either.
     put(&response, b"\x30\x03\x0a\x01\x03");
     reloaded(&mut proxy).await;
     proxy
@@ -169,11 +169,11 @@ async fn a_stale_ocsp_response_keeps_no_renewed_certificate_out() {
         .await;
     assert_says(&request(proxy.web(), "-status").await, &["no response sent", "200 OK"]);
     copy("signed.ocsp", &response);
-    // At a start as well.
+    // The same at a start.
     let again = proxy.crash().start().await;
     again.wait_for_stderr("the warning", stale).await;
-    let said = request(again.web(), "-status").await;
-    assert_says(&said, &["subject=CN = renewed", "no response sent", "200 OK"]);
+    let output = request(again.web(), "-status").await;
+    assert_says(&output, &["subject=CN = renewed", "no response sent", "200 OK"]);
     drop(backend);
     again.finish().await;
 }

@@ -1,4 +1,4 @@
-//! What `check` warns of, and what the start and a reload log of it.
+//! Warnings of `check`, of the start and of a reload.
 
 use std::{
     fs,
@@ -20,7 +20,7 @@ fn check(words: &[&str], file: &Path) -> Output {
     command.arg("check").args(words).arg(file).output().unwrap()
 }
 
-/// Checks this text, and wants one warning that contains each of these words, at this line.
+/// Asserts that the check of this text gives one warning, at this line and with each of these words.
 fn assert_warns(folder: &Path, text: &str, line: usize, words: &[&str]) {
     let file = folder.join("moorline.toml");
     fs::write(&file, text).unwrap();
@@ -40,7 +40,7 @@ fn assert_warns(folder: &Path, text: &str, line: usize, words: &[&str]) {
     assert_eq!(check(&["--strict"], &file).status.code(), Some(1), "{shown}");
 }
 
-/// A certificate for `name` that is valid from and for so many days around today.
+/// Makes a certificate for `name` that is valid from `from` until `days`, both in days from today.
 fn certificate(folder: &Path, name: &str, from: i64, days: i64) -> (PathBuf, PathBuf) {
     let mut params = rcgen::CertificateParams::new([name.to_owned()]).unwrap();
     let now = std::time::SystemTime::now();
@@ -66,7 +66,7 @@ fn https(route: &str) -> String {
 }
 
 #[test]
-fn a_file_without_a_doubt_passes_strictly() {
+fn a_file_without_warnings_passes_the_strict_check() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("moorline.toml");
     fs::write(&file, PLAIN).unwrap();
@@ -79,14 +79,14 @@ fn a_file_without_a_doubt_passes_strictly() {
 }
 
 #[test]
-fn pools_that_are_not_as_they_should_be_are_warned_of() {
+fn doubtful_settings_of_pools_are_warned_about() {
     let folder = tempfile::tempdir().unwrap();
     let warns = |lines: &str, line: usize, words: &[&str]| {
         assert_warns(folder.path(), &format!("{PLAIN}{lines}"), line, words);
     };
-    let unled =
+    let unrouted =
         format!("[[routes]]\npool = \"app\"\n{PLAIN}[pools.other]\nbackends = [\"127.0.0.1:2\"]\n");
-    assert_warns(folder.path(), &unled, 7, &["no route", "pool other"]);
+    assert_warns(folder.path(), &unrouted, 7, &["no route", "pool other"]);
     warns("tls = { verify = false }\n", 5, &["not verified", "`ca`"]);
     warns("timeouts = { tunnel_idle = \"10s\" }\n", 5, &["tunnel_idle", "pingInterval"]);
     warns("timeouts = { connect = \"30s\" }\n", 5, &["connect", "20s"]);
@@ -96,7 +96,7 @@ fn pools_that_are_not_as_they_should_be_are_warned_of() {
 }
 
 #[test]
-fn pools_that_lose_sessions_are_warned_of() {
+fn pools_that_lose_sessions_are_warned_about() {
     let folder = tempfile::tempdir().unwrap();
     let two = PLAIN.replace("[\"127.0.0.1:1\"]", "[\"127.0.0.1:1\", \"127.0.0.1:2\"]");
     let warns = |lines: &str, words: &[&str]| {
@@ -118,7 +118,7 @@ fn pools_that_lose_sessions_are_warned_of() {
     assert_warns(folder.path(), &process, 1, &["every connection is cut"]);
     let file = folder.path().join("moorline.toml");
     for good in [
-        // One backend has every session, a hash or a cookie keeps sessions on theirs.
+        // One backend has every session; a hash or a cookie keeps sessions on their backend.
         format!("{PLAIN}sticky = false\nhealth = {{ probe = \"engine.io\" }}\n"),
         format!(
             "{two}balance = \"source-hash\"\nsticky = false\nhealth = {{ probe = \"engine.io\" }}\n"
@@ -135,7 +135,7 @@ fn pools_that_lose_sessions_are_warned_of() {
 }
 
 #[test]
-fn listeners_that_reach_nothing_or_trust_everybody_are_warned_of() {
+fn listeners_without_routes_or_with_too_much_trust_are_warned_about() {
     let folder = tempfile::tempdir().unwrap();
     let warns = |text: &str, line: usize, words: &[&str]| {
         assert_warns(folder.path(), text, line, words);
@@ -164,7 +164,7 @@ fn listeners_that_reach_nothing_or_trust_everybody_are_warned_of() {
 }
 
 #[test]
-fn pools_that_overwrite_each_others_cookie_are_warned_of() {
+fn pools_that_overwrite_each_others_cookie_are_warned_about() {
     let folder = tempfile::tempdir().unwrap();
     let pools = "listeners.web.bind = \"127.0.0.1:0\"\n\
                  [[routes]]\npool = \"a\"\n[[routes]]\nhost = \"x.test\"\npath = \"/b\"\npool = \"b\"\n\
@@ -174,7 +174,7 @@ fn pools_that_overwrite_each_others_cookie_are_warned_of() {
 }
 
 #[test]
-fn certificates_that_end_or_cover_nothing_are_warned_of() {
+fn expiring_and_unused_certificates_are_warned_about() {
     let folder = tempfile::tempdir().unwrap();
     let of_chat = https("host = \"chat.test\"\n");
     certificate(folder.path(), "chat.test", -90, -1);
@@ -183,7 +183,7 @@ fn certificates_that_end_or_cover_nothing_are_warned_of() {
     assert_warns(folder.path(), &of_chat, 5, &["expires in 3 days"]);
     certificate(folder.path(), "chat.test", 2, 90);
     assert_warns(folder.path(), &of_chat, 5, &["not valid yet", "clock"]);
-    // Its route is without a certificate then, too.
+    // Then the route has no certificate, too.
     certificate(folder.path(), "blog.test", -1, 90);
     let file = folder.path().join("moorline.toml");
     fs::write(&file, &of_chat).unwrap();
@@ -196,7 +196,7 @@ fn certificates_that_end_or_cover_nothing_are_warned_of() {
 }
 
 #[test]
-fn secrets_that_everybody_can_read_are_warned_of() {
+fn world_readable_secrets_are_warned_about() {
     let folder = tempfile::tempdir().unwrap();
     let set = |path: &Path, mode| {
         fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
@@ -204,7 +204,7 @@ fn secrets_that_everybody_can_read_are_warned_of() {
     let key = folder.path().join("cookie.key");
     fs::write(&key, "a key of the tests, worth nothing at all\n").unwrap();
     let text = format!("cookie_key = {{ file = \"cookie.key\" }}\n{PLAIN}");
-    // A folder that others cannot enter protects what is in it.
+    // A folder that other users cannot enter protects its files.
     set(folder.path(), 0o700);
     set(&key, 0o644);
     let file = folder.path().join("moorline.toml");
@@ -239,7 +239,7 @@ async fn the_start_and_a_reload_log_new_warnings_once() {
 }
 
 #[tokio::test]
-async fn a_low_limit_of_descriptors_is_named_with_the_connections_that_fit() {
+async fn a_low_descriptor_limit_is_logged_with_the_number_of_websockets_that_fit() {
     let backend = Backend::replying("ok").await;
     let setup = Setup::new().with(|settings| {
         settings.backends(&[backend.address]);
@@ -261,15 +261,15 @@ async fn a_port_in_use_names_the_process_that_holds_it() {
         settings.backends(&[backend.address]).listener("bind", &format!("\"{taken}\""));
     });
     let ended = second.fails_to_start().await;
-    let whose = format!("listener web: cannot listen on {taken}: process {pid} (moorline) already");
-    assert!(ended.stderr.contains(&whose), "{}", ended.stderr);
+    let owner = format!("listener web: cannot listen on {taken}: process {pid} (moorline) already");
+    assert!(ended.stderr.contains(&owner), "{}", ended.stderr);
     assert!(ended.stderr.contains("choose another port"), "{}", ended.stderr);
     drop(backend);
     first.finish().await;
 }
 
 #[tokio::test]
-async fn the_banner_says_what_is_there_and_every_line_has_a_time() {
+async fn the_banner_lists_listeners_and_pools_and_every_line_has_a_timestamp() {
     let backend = Backend::replying("ok").await;
     let proxy = Proxy::for_backends(&[backend.address]).await;
     let lines = proxy.stderr();
@@ -291,7 +291,7 @@ async fn the_banner_says_what_is_there_and_every_line_has_a_time() {
         line.split_once(' ').is_some_and(|(time, _)| humantime::parse_rfc3339(time).is_ok())
     };
     assert!(lines.iter().all(stamped), "{lines:?}");
-    // With one backend no cookie matters.
+    // With one backend, the cookie does not matter.
     assert!(!proxy.stderr_text().contains("cookie_key"), "{lines:?}");
     let reply = Raw::ask(proxy.web(), message::get("/", "Connection: close\r\n")).await;
     assert_eq!(reply.text(), "ok");
@@ -300,17 +300,17 @@ async fn the_banner_says_what_is_there_and_every_line_has_a_time() {
 }
 
 #[tokio::test]
-async fn a_missing_cookie_key_is_a_remark_where_a_cookie_matters() {
+async fn a_missing_cookie_key_is_logged_if_a_pool_has_several_backends() {
     let (first, second) = (Backend::replying("a").await, Backend::replying("b").await);
     let proxy = Proxy::for_backends(&[first.address, second.address]).await;
-    let remark = |line: &str| said(line, "no cookie_key set").is_some();
-    proxy.wait_for_stderr("the remark, as INFO", remark).await;
+    let notice = |line: &str| said(line, "no cookie_key set").is_some();
+    proxy.wait_for_stderr("the INFO line", notice).await;
     drop((first, second));
     proxy.finish().await;
 }
 
 #[tokio::test]
-async fn a_missing_folder_of_the_access_log_is_made() {
+async fn a_missing_folder_of_the_access_log_is_created() {
     let backend = Backend::replying("ok").await;
     let setup = Setup::new();
     let log = setup.directory().join("var/log/access.log");
@@ -329,17 +329,17 @@ async fn a_missing_folder_of_the_access_log_is_made() {
 }
 
 #[tokio::test]
-async fn a_health_check_that_gets_404_says_what_to_change_at_once() {
+async fn a_first_health_check_with_404_suggests_another_probe() {
     let backend = Backend::answering(|_| message::reply("404 Not Found", "", "")).await;
     let proxy = Proxy::with(|settings| {
         settings.backends(&[backend.address]);
         settings.pool("health", "{ probe = \"http\", path = \"/healthz\", interval = \"60s\" }");
     })
     .await;
-    let told = |line: &str| {
+    let advice = |line: &str| {
         line.contains(" WARN ") && line.contains("GET /healthz") && line.contains("got 404")
     };
-    let line = proxy.wait_for_stderr("the advice after the first probe", told).await;
+    let line = proxy.wait_for_stderr("the advice after the first probe", advice).await;
     assert!(
         line.contains("probe = \\\"engine.io\\\"") || line.contains("probe = \"engine.io\""),
         "{line}"

@@ -1,43 +1,46 @@
-//! Clients that prove who they are, and those that cannot.
+//! Client certificates: verification, fields for backends, and refusals.
 
-use std::{
-    fs,
-    path::Path,
-    time::{Duration, Instant, SystemTime},
-};
+use std::{fs, path::Path};
 
 use rcgen::{
-    BasicConstraints, CertificateParams, CertificateRevocationListParams, DistinguishedName,
-    DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose,
-    RevokedCertParams, SerialNumber, date_time_ymd,
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
+    Issuer, KeyPair, KeyUsagePurpose, date_time_ymd,
 };
 use serde_json::Value;
 
 use crate::support::{
     Backend, Message, Proxy, Raw, Settings, TIMEOUT, message,
     openssl::{as_client, assert_says, file, request, run, s_client},
-    proxy::{RELOADS_OK, Setup},
+    proxy::Setup,
     tls::{Certificate, ResumingClient},
     wait_for, websocket,
 };
 
-const ADA: &str = "CN=ada,O=moorline";
+pub(crate) const ADA: &str = "CN=ada,O=moorline";
 const SPOOF: &str = "X-Client-Cert-Subject: CN=eve\r\nX-Client-Cert-Fingerprint: 666\r\n\
     X_Client_Cert_Subject: CN=eve\r\nx-client-cert-serial: 1\r\n";
 
-/// Makes `web` speak https to clients that prove who they are by these terms.
-fn mutual<'s>(settings: &'s mut Settings, backend: &Backend, terms: &str) -> &'s mut Settings {
+/// Makes `web` an https listener that verifies client certificates with these `client_auth` settings.
+pub(crate) fn mutual<'s>(
+    settings: &'s mut Settings,
+    backend: &Backend,
+    client_auth: &str,
+) -> &'s mut Settings {
     settings.backends(&[backend.address]).listener("protocol", "\"https\"");
-    settings.listener("certificates", &certificates()).listener("tls", &tls(terms))
+    settings.listener("certificates", &certificates()).listener("tls", &tls(client_auth))
 }
 
-/// Adds a listener with other terms; `None`: it asks for no proof.
-fn beside<'s>(settings: &'s mut Settings, name: &str, terms: Option<&str>) -> &'s mut Settings {
+/// Adds an https listener with other `client_auth` settings. `None`: without client certificates.
+pub(crate) fn add_listener<'s>(
+    settings: &'s mut Settings,
+    name: &str,
+    client_auth: Option<&str>,
+) -> &'s mut Settings {
     settings.table(&format!(
         "[listeners.{name}]\nbind = \"127.0.0.1:0\"\nprotocol = \"https\"\n\
          certificates = {}\ntls = {}\n",
         certificates(),
-        terms.map_or("{}".to_owned(), tls),
+        client_auth.map_or("{}".to_owned(), tls),
     ))
 }
 
@@ -45,21 +48,21 @@ fn certificates() -> String {
     format!("[{{ cert = {:?}, key = {:?} }}]", file("signed.pem"), file("signed.key"))
 }
 
-fn tls(terms: &str) -> String {
-    format!("{{ client_auth = {{ ca = {:?}, {terms} }} }}", file("ca.pem"))
+fn tls(client_auth: &str) -> String {
+    format!("{{ client_auth = {{ ca = {:?}, {client_auth} }} }}", file("ca.pem"))
 }
 
-/// A client that proves to be whom these test files are of.
+/// A client that uses the certificate of this name from the test files.
 fn client(name: &str) -> ResumingClient {
     let [cert, key] = ["pem", "key"].map(|kind| file(&format!("{name}.{kind}")));
     Certificate::read(&cert, &key, "a client").authenticating_client(&file("ca.pem"), "localhost")
 }
 
-async fn connect(proxy: &Proxy, name: &str) -> Raw {
+pub(crate) async fn connect(proxy: &Proxy, name: &str) -> Raw {
     Raw::over(client(name).connect(proxy.web()).await)
 }
 
-/// TLVs of a PROXY header, one after the other.
+/// Parses the TLVs of a PROXY header.
 fn tlvs(mut bytes: &[u8]) -> Vec<(u8, Vec<u8>)> {
     let mut all = Vec::new();
     while let [kind, high, low, rest @ ..] = bytes {
@@ -71,13 +74,13 @@ fn tlvs(mut bytes: &[u8]) -> Vec<(u8, Vec<u8>)> {
 }
 
 #[tokio::test]
-async fn a_proxy_header_tells_who_the_client_has_proved_to_be() {
+async fn a_proxy_header_carries_the_clients_certificate() {
     let backend = Backend::replying("ok").await;
-    let wanted = "[\"authority\", \"ssl\", \"ssl-cipher\", \"cert-cn\", \"cert-subject\", \
+    let requested = "[\"authority\", \"ssl\", \"ssl-cipher\", \"cert-cn\", \"cert-subject\", \
                 \"cert-fingerprint\", \"unique-id\"]";
     let proxy = Proxy::with(|settings| {
         mutual(settings, &backend, "mode = \"optional\"")
-            .pool("proxy_protocol", &format!("{{ version = \"v2\", tlvs = {wanted} }}"));
+            .pool("proxy_protocol", &format!("{{ version = \"v2\", tlvs = {requested} }}"));
     })
     .await;
     let mut ada = connect(&proxy, "client").await;
@@ -85,18 +88,18 @@ async fn a_proxy_header_tells_who_the_client_has_proved_to_be() {
     assert_eq!(ada.response().await.text(), "ok");
     let bytes = backend.bytes(0);
     let length = usize::from(bytes[14]) << 8 | usize::from(bytes[15]);
-    let told = tlvs(&bytes[28..16 + length]);
+    let sent = tlvs(&bytes[28..16 + length]);
     let value = |kind: u8| {
-        let mut of_kind = told.iter().filter(|(this, _)| *this == kind);
+        let mut of_kind = sent.iter().filter(|(this, _)| *this == kind);
         let value = of_kind.next().map(|(_, value)| value.clone()).unwrap_or_default();
-        assert!(of_kind.next().is_none(), "{kind:#x} is there twice");
+        assert!(of_kind.next().is_none(), "{kind:#x} is repeated");
         value
     };
     assert_eq!(value(0x02), b"localhost");
     assert_eq!(value(0xe0), ADA.as_bytes());
     assert_eq!(value(0xe1), fingerprint("client").await.into_bytes());
     let tls = value(0x20);
-    // Over TLS, a certificate in this session, and verified.
+    // Client flags: TLS, certificate in this connection and in this session. Verification succeeded.
     assert_eq!(tls[..5], [0x05, 0, 0, 0, 0]);
     let inner = tlvs(&tls[5..]);
     assert_eq!(inner[0], (0x21, b"TLSv1.3".to_vec()));
@@ -109,21 +112,21 @@ async fn a_proxy_header_tells_who_the_client_has_proved_to_be() {
     proxy.finish().await;
 }
 
-/// The fingerprint as OpenSSL tells it, in our form.
+/// The fingerprint of a certificate by OpenSSL, in the proxy's form.
 async fn fingerprint(name: &str) -> String {
     let path = file(&format!("{name}.pem")).display().to_string();
     let words = ["x509", "-noout", "-fingerprint", "-sha256", "-in", &path].map(str::to_owned);
-    let said = run("openssl", &words, b"", TIMEOUT).await;
-    said.trim().split_once('=').unwrap().1.replace(':', "").to_lowercase()
+    let output = run("openssl", &words, b"", TIMEOUT).await;
+    output.trim().split_once('=').unwrap().1.replace(':', "").to_lowercase()
 }
 
-fn assert_told(seen: &Message, subject: &str, fingerprint: &str) {
+fn assert_identity(seen: &Message, subject: &str, fingerprint: &str) {
     assert_eq!(seen.all("x-client-cert-subject"), [subject]);
     assert_eq!(seen.all("x-client-cert-fingerprint"), [fingerprint]);
 }
 
 #[tokio::test]
-async fn backends_and_the_log_are_told_who_a_client_has_proved_to_be() {
+async fn backends_and_the_access_log_get_the_clients_certificate() {
     let backend = Backend::manual().await;
     let proxy = Proxy::with(|settings| {
         mutual(settings, &backend, "").top("trusted_proxies", "[\"127.0.0.1\"]");
@@ -132,25 +135,25 @@ async fn backends_and_the_log_are_told_who_a_client_has_proved_to_be() {
     let print = fingerprint("client").await;
     let mut ada = connect(&proxy, "client").await;
     ada.send(message::get("/request", SPOOF)).await;
-    let peer = backend.asked("/request").await;
+    let peer = backend.peer_for("/request").await;
     let seen = backend.request("/request").await;
     peer.send(message::ok("ok")).await;
     assert_eq!(ada.response().await.text(), "ok");
-    assert_told(&seen, ADA, &print);
+    assert_identity(&seen, ADA, &print);
     ada.send(websocket::request("/chat", SPOOF)).await;
-    let far = backend.asked("/chat").await;
+    let tunnel_peer = backend.peer_for("/chat").await;
     let upgrade = backend.request("/chat").await;
-    far.send(websocket::switching(&upgrade)).await;
+    tunnel_peer.send(websocket::switching(&upgrade)).await;
     assert_eq!(ada.response().await.status(), 101);
-    assert_told(&upgrade, ADA, &print);
+    assert_identity(&upgrade, ADA, &print);
     for claim in ["eve", "666", "x-client-cert-serial", "X_Client", "x_client"] {
         assert!(!backend.saw(claim), "{claim} reached the backend");
     }
     let line = proxy.wait_for_log("the request", |line| line["path"] == "/request").await;
     assert_eq!(line["client_cert"], ADA, "{line}");
     drop((ada, peer));
-    far.ended().await;
-    far.close();
+    tunnel_peer.ended().await;
+    tunnel_peer.close();
     let line = proxy.wait_for_log("the tunnel", |line| line["kind"] == "tunnel").await;
     assert_eq!(line["client_cert"], ADA, "{line}");
     drop(backend);
@@ -162,7 +165,7 @@ async fn fault_061_a_route_of_a_listener_with_client_certificates_is_not_reached
     let backend = Backend::replying("ok").await;
     let proxy = Proxy::with(|settings| {
         mutual(settings, &backend, "");
-        beside(settings, "open", None);
+        add_listener(settings, "open", None);
         settings.table("[listeners.plain]\nbind = \"127.0.0.1:0\"\n");
         settings
             .unrouted()
@@ -187,8 +190,8 @@ async fn fault_061_a_route_of_a_listener_with_client_certificates_is_not_reached
         ("any.test", "/other", 404),
         ("outer.test", "/both", 200),
     ] {
-        let said = s_client(others[0], "-servername inner.test", get(host, path)).await;
-        assert!(said.contains(&format!("HTTP/1.1 {status}")), "{host}{path}: {said}");
+        let output = s_client(others[0], "-servername inner.test", get(host, path)).await;
+        assert!(output.contains(&format!("HTTP/1.1 {status}")), "{host}{path}: {output}");
         let reply = Raw::ask(others[1], get(host, path)).await;
         assert_eq!(reply.status(), status, "{host}{path}");
     }
@@ -201,24 +204,24 @@ async fn fault_061_a_route_of_a_listener_with_client_certificates_is_not_reached
 }
 
 #[tokio::test]
-async fn whoever_has_no_certificate_of_its_own_claims_none() {
+async fn clients_without_a_certificate_cannot_forge_certificate_fields() {
     let backend = Backend::replying("ok").await;
     let proxy = Proxy::with(|settings| {
         mutual(settings, &backend, "mode = \"optional\"");
-        // A balancer that is trusted with addresses hands on fields that it does not know.
+        // A load balancer that is trusted for addresses may forward fields that it does not know.
         settings.top("trusted_proxies", "[\"127.0.0.1\"]");
-        beside(settings, "open", None);
+        add_listener(settings, "open", None);
         settings.table("[listeners.plain]\nbind = \"127.0.0.1:0\"\n");
     })
     .await;
     let anonymous = message::get("/anonymous", &format!("Connection: close\r\n{SPOOF}"));
     for listener in ["web", "open"] {
-        let said = s_client(proxy.listener(listener), "", &anonymous).await;
-        assert_says(&said, &["200 OK"]);
+        let output = s_client(proxy.listener(listener), "", &anonymous).await;
+        assert_says(&output, &["200 OK"]);
     }
     Raw::ask(proxy.listener("plain"), &anonymous).await;
-    let said = s_client(proxy.web(), &as_client("client"), &anonymous).await;
-    assert_says(&said, &["200 OK"]);
+    let output = s_client(proxy.web(), &as_client("client"), &anonymous).await;
+    assert_says(&output, &["200 OK"]);
     let names = "X-Client-Cert-Subject, X_Client_Cert_Subject, X-Forwarded-For, X-Checksum";
     let late = format!(
         "POST /late HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nTrailer: {names}\r\n\
@@ -227,13 +230,13 @@ async fn whoever_has_no_certificate_of_its_own_claims_none() {
          X-Forwarded-For: 6.6.6.6\r\nX-Checksum: 77\r\n\r\n"
     );
     Raw::ask(proxy.listener("plain"), &late).await;
-    assert!(backend.saw("77") && !backend.saw("6.6.6.6"), "of trailers, claims alone are dropped");
+    assert!(backend.saw("77") && !backend.saw("6.6.6.6"), "only forged trailers are dropped");
     let seen = backend.requests();
     assert_eq!(seen.len(), 5);
     for request in &seen[..3] {
         assert!(request.all("x-client-cert-subject").is_empty(), "{request:?}");
     }
-    assert_told(&seen[3], ADA, &fingerprint("client").await);
+    assert_identity(&seen[3], ADA, &fingerprint("client").await);
     assert!(!backend.saw("eve") && !backend.saw("666"));
     for line in proxy.log_lines() {
         assert!(line["client_cert"].is_null() || line["client_cert"] == ADA, "{line}");
@@ -242,19 +245,19 @@ async fn whoever_has_no_certificate_of_its_own_claims_none() {
     proxy.finish().await;
 }
 
-/// A client's certificate in files, for the options of OpenSSL and curl.
-struct Issued {
+/// Files of a client's certificate and key, for the options of OpenSSL and curl.
+pub(crate) struct CertificateFiles {
     cert: String,
     key: String,
 }
 
-impl Issued {
-    fn words(&self) -> String {
+impl CertificateFiles {
+    pub(crate) fn words(&self) -> String {
         format!("-cert {} -key {}", self.cert, self.key)
     }
 }
 
-/// The authority of the test files, or one that only calls itself so.
+/// An authority with the name of the test authority and this key.
 fn authority(key: KeyPair) -> Issuer<'static, KeyPair> {
     let mut params = CertificateParams::new(Vec::new()).unwrap();
     params.distinguished_name = DistinguishedName::new();
@@ -265,16 +268,17 @@ fn authority(key: KeyPair) -> Issuer<'static, KeyPair> {
     Issuer::new(params, key)
 }
 
-fn genuine() -> Issuer<'static, KeyPair> {
+/// The authority that issued the test files.
+pub(crate) fn test_authority() -> Issuer<'static, KeyPair> {
     authority(KeyPair::from_pem(&fs::read_to_string(file("ca.key")).unwrap()).unwrap())
 }
 
-fn issue(
+pub(crate) fn issue(
     folder: &Path,
     name: &str,
     by: &Issuer<'static, KeyPair>,
     change: impl FnOnce(&mut CertificateParams),
-) -> Issued {
+) -> CertificateFiles {
     let mut params = CertificateParams::new(Vec::new()).unwrap();
     params.distinguished_name = DistinguishedName::new();
     params.distinguished_name.push(DnType::CommonName, name);
@@ -284,30 +288,34 @@ fn issue(
     let [cert, key_file] = ["pem", "key"].map(|kind| folder.join(format!("{name}.{kind}")));
     fs::write(&cert, params.signed_by(&key, by).unwrap().pem()).unwrap();
     fs::write(&key_file, key.serialize_pem()).unwrap();
-    Issued { cert: cert.display().to_string(), key: key_file.display().to_string() }
+    CertificateFiles { cert: cert.display().to_string(), key: key_file.display().to_string() }
 }
 
 #[tokio::test]
-async fn clients_without_a_good_certificate_are_told_why_they_are_refused() {
+async fn the_tls_alert_says_why_a_client_certificate_is_rejected() {
     let backend = Backend::replying("ok").await;
     let setup = Setup::new();
     let folder = setup.directory().to_owned();
-    let stranger = authority(KeyPair::generate().unwrap());
-    let elsewhere =
+    let impostor = authority(KeyPair::generate().unwrap());
+    let other_authority =
         Issuer::new(CertificateParams::new(Vec::new()).unwrap(), KeyPair::generate().unwrap());
-    let past = issue(&folder, "past", &genuine(), |params| {
+    let past = issue(&folder, "past", &test_authority(), |params| {
         params.not_after = date_time_ymd(2021, 1, 1);
     });
-    let server = issue(&folder, "server", &genuine(), |params| {
+    let server = issue(&folder, "server", &test_authority(), |params| {
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
     });
-    let other = issue(&folder, "other", &elsewhere, |_| {});
-    let forged = issue(&folder, "forged", &stranger, |_| {});
-    let terms = format!("crl = {:?}", file("revoked.crl"));
+    let other = issue(&folder, "other", &other_authority, |_| {});
+    let forged = issue(&folder, "forged", &impostor, |_| {});
+    let client_auth = format!("crl = {:?}", file("revoked.crl"));
     let proxy = setup
         .with(|settings| {
-            mutual(settings, &backend, &terms);
-            beside(settings, "optional", Some(&format!("{terms}, mode = \"optional\"")));
+            mutual(settings, &backend, &client_auth);
+            add_listener(
+                settings,
+                "optional",
+                Some(&format!("{client_auth}, mode = \"optional\"")),
+            );
         })
         .start()
         .await;
@@ -326,9 +334,9 @@ async fn clients_without_a_good_certificate_are_told_why_they_are_refused() {
                     continue;
                 }
                 let from = proxy.log_lines().len();
-                let said = request(proxy.listener(listener), &format!("{version} {words}")).await;
-                assert_says(&said, &[alert]);
-                assert!(!said.contains("200 OK"), "{said}");
+                let output = request(proxy.listener(listener), &format!("{version} {words}")).await;
+                assert_says(&output, &[alert]);
+                assert!(!output.contains("200 OK"), "{output}");
                 let termination = format!("client_handshake_{kind}");
                 let is = |line: &Value| line["termination"] == *termination;
                 let line = wait_for(&termination, || {
@@ -340,7 +348,7 @@ async fn clients_without_a_good_certificate_are_told_why_they_are_refused() {
         }
     }
     backend.assert_untouched();
-    // The same by curl, which in TLS 1.3 hears of it when it reads.
+    // The same with curl, which receives the alert in TLS 1.3 when it reads.
     let curl = async |words: &str| {
         let url = format!("https://localhost:{}/", proxy.web().port());
         let ca = file("ca.pem").display().to_string();
@@ -359,147 +367,3 @@ async fn clients_without_a_good_certificate_are_told_why_they_are_refused() {
     drop(backend);
     proxy.finish().await;
 }
-
-/// A revocation list of the test authority that names these serial numbers.
-fn revoking(serials: &[u64], due: (i32, u8, u8)) -> String {
-    let day = date_time_ymd(2026, 1, 1);
-    let revoked = serials.iter().map(|serial| RevokedCertParams {
-        serial_number: SerialNumber::from(*serial),
-        revocation_time: day,
-        reason_code: None,
-        invalidity_date: None,
-    });
-    let list = CertificateRevocationListParams {
-        this_update: day,
-        next_update: date_time_ymd(due.0, due.1, due.2),
-        crl_number: SerialNumber::from(2),
-        issuing_distribution_point: None,
-        revoked_certs: revoked.collect(),
-        key_identifier_method: KeyIdMethod::Sha256,
-    };
-    list.signed_by(&genuine()).unwrap().pem().unwrap()
-}
-
-#[tokio::test]
-async fn a_client_that_a_new_list_revokes_is_refused_and_open_connections_live_on() {
-    let backend = Backend::replying("ok").await;
-    let setup = Setup::new();
-    let list = setup.directory().join("clients.crl");
-    fs::copy(file("revoked.crl"), &list).unwrap();
-    let session = setup.directory().join("session.pem");
-    let proxy = setup
-        .with(|settings| drop_ref(mutual(settings, &backend, &format!("crl = {list:?}"))))
-        .start()
-        .await;
-    let mut open = connect(&proxy, "client").await;
-    open.send(message::get("/before", "")).await;
-    assert_eq!(open.response().await.text(), "ok");
-    let ada = as_client("client");
-    let words = format!("{ada} -sess_out {}", session.display());
-    assert_says(&request(proxy.web(), &words).await, &["200 OK"]);
-    let returning = format!("-sess_in {}", session.display());
-    assert_says(&request(proxy.web(), &returning).await, &["Reused", "200 OK"]);
-
-    // The file is watched: nobody asks for anything.
-    let replace = async |text: String| {
-        let before = proxy.metric(RELOADS_OK).await;
-        let fresh = list.with_extension("fresh");
-        fs::write(&fresh, text).unwrap();
-        fs::rename(&fresh, &list).unwrap();
-        proxy.wait_for_metric("a reload", RELOADS_OK, |count| count > before).await;
-    };
-    // Ada's number beside mallory's.
-    replace(revoking(&[1002, 1003], (2099, 1, 1))).await;
-    assert_says(&request(proxy.web(), &ada).await, &["alert certificate revoked"]);
-    let said = request(proxy.web(), &format!("{ada} {returning}")).await;
-    assert_says(&said, &["alert certificate revoked"]);
-    assert_says(&request(proxy.web(), &returning).await, &["alert certificate required"]);
-    open.send(message::get("/after", "")).await;
-    assert_eq!(open.response().await.text(), "ok");
-
-    // A list that should have been replaced counts on, and locks nobody out.
-    replace(revoking(&[1003], (2026, 1, 2))).await;
-    proxy.wait_for_stderr("a warning", |line| line.contains("overdue")).await;
-    assert_says(&request(proxy.web(), &ada).await, &["200 OK"]);
-    let said = request(proxy.web(), &as_client("revoked")).await;
-    assert_says(&said, &["alert certificate revoked"]);
-    drop((open, backend));
-    proxy.finish().await;
-}
-
-#[tokio::test]
-async fn fault_061_resumption_does_not_cross_terms_of_client_certificates() {
-    let backend = Backend::replying("ok").await;
-    let proxy = Proxy::with(|settings| {
-        mutual(settings, &backend, "");
-        beside(settings, "again", Some(""));
-        beside(settings, "optional", Some("mode = \"optional\""));
-        beside(settings, "open", None);
-        beside(settings, "also_open", None);
-    })
-    .await;
-    let session = proxy.directory().join("session.pem");
-    let at = |listener| proxy.listener(listener);
-    let ada = as_client("client");
-    let (keep, offer) = ("-sess_out", "-sess_in");
-    let file = session.display();
-    // Tickets of both versions, and the sessions that are kept here for who takes none.
-    for how in ["-tls1_3", "-tls1_2", "-tls1_2 -no_ticket"] {
-        let (keep, offer) = (format!("{how} {keep} {file}"), format!("{how} {offer} {file}"));
-        assert_says(&request(at("open"), &keep).await, &["New, ", "200 OK"]);
-        assert_says(&request(at("also_open"), &offer).await, &["Reused, ", "200 OK"]);
-        assert_says(&request(at("web"), &offer).await, &["alert certificate required"]);
-        assert_says(&request(at("optional"), &offer).await, &["New, ", "200 OK"]);
-
-        let known = format!("{ada} {keep}");
-        assert_says(&request(at("optional"), &known).await, &["New, ", "200 OK"]);
-        assert_says(&request(at("web"), &offer).await, &["alert certificate required"]);
-        assert_says(&request(at("open"), &offer).await, &["New, ", "200 OK"]);
-
-        // By the same terms it is the same client, and known as such.
-        assert_says(&request(at("web"), &known).await, &["New, ", "200 OK"]);
-        let before = backend.requests().len();
-        assert_says(&request(at("again"), &offer).await, &["Reused, ", "200 OK"]);
-        let seen = backend.requests();
-        assert_eq!(seen[before].all("x-client-cert-subject"), [ADA], "{how}");
-    }
-    drop(backend);
-    proxy.finish().await;
-}
-
-#[tokio::test]
-async fn a_session_does_not_outlive_its_clients_certificate() {
-    let backend = Backend::replying("ok").await;
-    let setup = Setup::new();
-    let folder = setup.directory().to_owned();
-    let proxy = setup.with(|settings| drop_ref(mutual(settings, &backend, ""))).start().await;
-    let session = folder.join("session.pem");
-    let mut life = Duration::from_secs(3);
-    // On a slow machine it may be over before it was of use.
-    loop {
-        let soon = SystemTime::now() + life;
-        let brief = issue(&folder, "brief", &genuine(), |params| params.not_after = soon.into());
-        let words = format!("{} -sess_out {}", brief.words(), session.display());
-        if request(proxy.web(), &words).await.contains("200 OK") {
-            break;
-        }
-        life *= 2;
-    }
-    let offer = format!("-sess_in {}", session.display());
-    let deadline = Instant::now() + life + TIMEOUT;
-    loop {
-        let said = request(proxy.web(), &offer).await;
-        if !said.contains("200 OK") {
-            assert_says(&said, &["Reused"]);
-            break;
-        }
-        assert!(Instant::now() < deadline, "a session for ever");
-    }
-    let expired = |line: &Value| line["termination"] == "client_handshake_certificate_expired";
-    proxy.wait_for_log("the end of it", expired).await;
-    drop(backend);
-    proxy.finish().await;
-}
-
-/// For settings that are changed in place.
-fn drop_ref(_: &mut Settings) {}

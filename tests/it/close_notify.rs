@@ -14,8 +14,8 @@ use crate::support::{End, Raw, front::Authority, message, proxy::Setup, within};
 
 /// Answers the first request of each connection with these bytes, and ends the connection with FIN
 /// only, without close_notify.
-fn serve(listener: TcpListener, terms: ServerConfig, answer: Vec<u8>) -> AbortHandle {
-    let acceptor = TlsAcceptor::from(Arc::new(terms));
+fn serve(listener: TcpListener, config: ServerConfig, answer: Vec<u8>) -> AbortHandle {
+    let acceptor = TlsAcceptor::from(Arc::new(config));
     let task = tokio::spawn(async move {
         loop {
             let (socket, _) = listener.accept().await.unwrap();
@@ -30,7 +30,7 @@ fn serve(listener: TcpListener, terms: ServerConfig, answer: Vec<u8>) -> AbortHa
             }
             stream.write_all(&answer).await.unwrap();
             stream.flush().await.unwrap();
-            // FIN of the socket beneath, and then the end of the client's side.
+            // Send FIN on the TCP socket, then wait for the proxy's end.
             let (socket, _) = stream.get_mut();
             socket.shutdown().await.unwrap();
             let _ = socket.read_to_end(&mut Vec::new()).await;
@@ -45,7 +45,7 @@ async fn relayed(answer: &[u8]) -> (Vec<u8>, End, String) {
     let ca = Authority::make(setup.directory(), "ca");
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    let task = serve(listener, ca.issue("127.0.0.1", |_| {}).shown(), answer.to_vec());
+    let task = serve(listener, ca.issue("127.0.0.1", |_| {}).server_config(), answer.to_vec());
     let proxy = setup
         .with(|settings| {
             settings.backends(&[address]).pool("tls", &format!("{{ ca = {:?} }}", ca.file));
@@ -56,7 +56,7 @@ async fn relayed(answer: &[u8]) -> (Vec<u8>, End, String) {
     let mut client = Raw::connect(proxy.web()).await;
     client.send(message::get("/", "Connection: close\r\n")).await;
     let (bytes, end) = within("the end of the response", client.rest()).await;
-    let line = proxy.wait_for_log("its line", |line| line["path"] == "/").await;
+    let line = proxy.wait_for_log("the log line", |line| line["path"] == "/").await;
     let termination = line["termination"].as_str().unwrap().to_owned();
     task.abort();
     proxy.finish().await;

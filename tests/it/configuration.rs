@@ -1,4 +1,4 @@
-//! Configurations that are broken, halfway, or ask for what cannot be: the old one serves on.
+//! Invalid, half-written and unreadable configurations: the old configuration stays active.
 
 use std::{fs, net::SocketAddr};
 
@@ -9,7 +9,7 @@ use crate::support::{
     websocket::tunnel,
 };
 
-/// The backend that says `text` is the one that serves.
+/// Asserts that the backend that answers `text` serves requests.
 pub(crate) async fn assert_serves(proxy: &Proxy, text: &str) {
     let reply = Raw::ask(proxy.web(), message::get("/", "Connection: close\r\n")).await;
     assert_eq!((reply.status(), reply.text().as_str()), (200, text), "{}", proxy.stderr_text());
@@ -28,7 +28,7 @@ async fn fault_111_broken_file() {
         (good.replace("\"http\"", "\"gopher\""), Some("gopher"), "gopher"),
         (good.replace("pool = \"app\"", "pool = \"ap\""), Some("pool = \"ap\""), "app"),
         (good.replace(&format!("\"{}\"", old.address), "\"nowhere\""), Some("nowhere"), "nowhere"),
-        // Right in part: nothing of it may count.
+        // Partly valid: no part may be applied.
         (
             good.replace(&format!("\"{}\"", old.address), &target).replace("\"10s\"", "\"tens\""),
             Some("tens"),
@@ -47,7 +47,7 @@ async fn fault_111_broken_file() {
         peer.skip(7).await;
     }
     assert_eq!(new.connections(), 0);
-    // And a good one is taken after all that.
+    // A valid configuration is applied after that.
     proxy
         .reload(|settings| {
             settings.backends(&[new.address]);
@@ -68,18 +68,18 @@ async fn fault_112_half_written_file() {
     settings.backends(&[new.address]);
     let whole = settings.text();
     let file = proxy.file();
-    // As an editor that truncates, and then is interrupted: nobody sends a signal.
+    // Like an editor that truncates the file and is interrupted. No signal is sent.
     for part in ["", &whole[..whole.find("bind").unwrap() + 3], &whole[..whole.len() - 5]] {
         let refused = proxy.metric(RELOADS_REFUSED).await;
         fs::write(&file, part).unwrap();
         let more = |count: f64| count > refused;
-        proxy.wait_for_metric("the half file's refusal", RELOADS_REFUSED, more).await;
+        proxy.wait_for_metric("the rejection of the half file", RELOADS_REFUSED, more).await;
         assert_serves(&proxy, "old").await;
     }
-    let taken = proxy.metric(RELOADS_OK).await;
-    assert_eq!(taken, 0.0, "half a file was taken");
+    let applied = proxy.metric(RELOADS_OK).await;
+    assert_eq!(applied, 0.0, "half a file was applied");
     fs::write(&file, &whole).unwrap();
-    proxy.wait_for_metric("the whole file", RELOADS_OK, |count| count > taken).await;
+    proxy.wait_for_metric("the whole file", RELOADS_OK, |count| count > applied).await;
     assert_serves(&proxy, "new").await;
     drop((old, new));
     proxy.finish().await;
@@ -111,11 +111,11 @@ async fn fault_112_half_written_backend_list() {
     proxy.finish().await;
 }
 
-/// Ends a chain of changes.
+/// Drops the reference that a chain of setters returns.
 pub(crate) fn drop_ref<T>(_: &mut T) {}
 
-/// Changes that no file may have, and what must be said of each.
-fn faulty(good: &str, address: SocketAddr) -> Vec<(String, &'static str)> {
+/// Invalid variants of a valid file, each with a word of its error message.
+fn invalid_files(good: &str, address: SocketAddr) -> Vec<(String, &'static str)> {
     let one = format!("backends = [\"{address}\"]");
     let with = |backends: String| good.replace(&one, &backends);
     let many: Vec<String> =
@@ -157,7 +157,7 @@ fn faulty(good: &str, address: SocketAddr) -> Vec<(String, &'static str)> {
 async fn fault_113_faulty_file_at_start() {
     let backend = Backend::replying("ok").await;
     let good = Setup::new().with(|settings| drop_ref(settings.backends(&[backend.address])));
-    for (text, word) in faulty(&good.settings.text(), backend.address) {
+    for (text, word) in invalid_files(&good.settings.text(), backend.address) {
         let ended = Setup::new().text(text.as_str()).fails_to_start().await;
         let shown: String = text.chars().take(300).collect();
         assert_eq!(ended.status.code(), Some(1), "{shown}\n{}", ended.stderr);
@@ -165,7 +165,7 @@ async fn fault_113_faulty_file_at_start() {
         assert!(ended.stderr.contains("moorline.toml"), "{}", ended.stderr);
         assert!(!ended.stderr.contains("panicked") && !ended.stderr.lines().any(is_ready));
     }
-    // Several at once, each with its place.
+    // Several errors at once, each with its place.
     let text = good.settings.text().replace("\"http\"", "\"htp\"").replace("\"10s\"", "10");
     let ended = Setup::new().text(text).fails_to_start().await;
     assert_eq!(ended.stderr.matches("moorline.toml:").count(), 2, "{}", ended.stderr);
@@ -176,7 +176,7 @@ async fn fault_113_faulty_file_at_start() {
 async fn fault_113_faulty_file_at_reload() {
     let backend = Backend::replying("ok").await;
     let proxy = Proxy::for_backends(&[backend.address]).await;
-    for (text, word) in faulty(&proxy.settings.text(), backend.address) {
+    for (text, word) in invalid_files(&proxy.settings.text(), backend.address) {
         proxy.refuses(&text, &[word]).await;
         assert_serves(&proxy, "ok").await;
     }
@@ -215,20 +215,20 @@ async fn fault_114_unreadable_file_at_reload() {
         proxy.wait_for_metric("a refusal", RELOADS_REFUSED, |count| count > before).await;
         assert_serves(proxy, "ok").await;
     };
-    // Gone.
+    // A missing file.
     let before = proxy.metric(RELOADS_REFUSED).await;
     fs::remove_file(&file).unwrap();
     refused(&proxy, before).await;
-    // No file at all.
+    // A folder instead of a file.
     let before = proxy.metric(RELOADS_REFUSED).await;
     fs::create_dir(&file).unwrap();
     refused(&proxy, before).await;
     fs::remove_dir(&file).unwrap();
-    // No text.
+    // Not UTF-8.
     let before = proxy.metric(RELOADS_REFUSED).await;
     fs::write(&file, b"\xff\xfe\x00").unwrap();
     refused(&proxy, before).await;
-    // Names what is not there.
+    // Paths of missing files.
     let missing = good.replace(
         "protocol = \"http\"",
         "protocol = \"https\"\n\

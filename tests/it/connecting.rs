@@ -1,4 +1,4 @@
-//! Backends that cannot be reached: refused, swallowed, unresolved, all down.
+//! Unreachable backends: refused connections, dropped SYNs, unresolved names, all backends down.
 
 use std::{
     fs,
@@ -14,7 +14,7 @@ use crate::support::{
     websocket::{self, tunnel},
 };
 
-/// Probes every tenth of a second, and believes the first.
+/// Probes every 100 ms and acts on the first result.
 const QUICK_HEALTH: &str = "{ probe = \"tcp\", interval = \"100ms\", rise = 1, fall = 1 }";
 
 #[tokio::test]
@@ -29,7 +29,7 @@ async fn fault_079_refused() {
     for round in 0..6 {
         let request = match round % 2 {
             0 => message::get("/", ""),
-            // Nothing was sent, so that any method may go elsewhere.
+            // No byte was sent, so a request with any method can be retried.
             _ => message::post("/", "", "body"),
         };
         client.send(request).await;
@@ -69,7 +69,7 @@ async fn fault_079_refused_by_all() {
     let reply = Raw::ask(proxy.web(), message::get("/", "")).await;
     assert!([502, 503].contains(&reply.status()), "{}", reply.start);
     let retries = proxy.metric("moorline_retries_total").await;
-    assert!((1.0..20.0).contains(&retries), "{retries} tries elsewhere");
+    assert!((1.0..20.0).contains(&retries), "{retries} retries");
     proxy.finish().await;
 }
 
@@ -91,7 +91,7 @@ async fn fault_080_syn_blackhole() {
     let started = Instant::now();
     let request = "GET / HTTP/1.1\r\nHost: hole.test\r\n\r\n";
     assert_eq!(Raw::ask(proxy.web(), request).await.status(), 504);
-    assert!(started.elapsed() >= Duration::from_millis(300), "it did try");
+    assert!(started.elapsed() >= Duration::from_millis(300), "the connect was attempted");
     let line = |line: &serde_json::Value| line["status"] == 504;
     let line = proxy.wait_for_log("the blackhole's line", line).await;
     assert_eq!(line["termination"], "backend_connect_timed_out");
@@ -99,14 +99,14 @@ async fn fault_080_syn_blackhole() {
     proxy.finish().await;
 }
 
-/// A proxy whose one backend is `node.test` on this port, with a hosts file of its own.
-async fn named(port: u16) -> (Proxy, PathBuf) {
+/// Starts a proxy with a private hosts file. Its only backend is `node.test` on this port.
+async fn proxy_with_hosts_file(port: u16) -> (Proxy, PathBuf) {
     let setup = Setup::new();
     let hosts = setup.directory().join("hosts");
     fs::write(&hosts, "127.0.0.1 localhost node.test\n").unwrap();
     fs::write(setup.directory().join("nsswitch.conf"), "hosts: files\n").unwrap();
     let directory = setup.directory().display().to_string();
-    // A private view of the machine's files for this process alone.
+    // The mount is visible to this process only.
     let script = "mount --bind $0/hosts /etc/hosts \
          && { mount --bind $0/nsswitch.conf /etc/nsswitch.conf || true; } && exec \"$@\"";
     let proxy = setup
@@ -120,15 +120,15 @@ async fn named(port: u16) -> (Proxy, PathBuf) {
 }
 
 #[tokio::test]
-async fn fault_087_name_that_resolves_no_more() {
-    // Each request takes a connection of its own, so that each needs the address.
+async fn fault_087_name_that_no_longer_resolves() {
+    // Each request opens a new connection and so needs the address.
     let once =
         |text| backend::answering(move |_| message::reply("200 OK", "Connection: close\r\n", text));
     let backend = Backend::start(once("ok")).await;
     let port = backend.address.port();
-    let (mut proxy, hosts) = named(port).await;
+    let (mut proxy, hosts) = proxy_with_hosts_file(port).await;
     assert_eq!(Raw::ask(proxy.web(), message::get("/", "")).await.text(), "ok");
-    // In place: a bind mount shows the file, not the name.
+    // Written in place: a bind mount shows the inode, not the path.
     fs::write(&hosts, "127.0.0.1 localhost\n").unwrap();
     let before = proxy.stderr().len();
     proxy
@@ -136,7 +136,7 @@ async fn fault_087_name_that_resolves_no_more() {
             settings.top("drain", "\"11s\"");
         })
         .await;
-    eventually("a complaint about the name", || {
+    eventually("a warning about the name", || {
         proxy.stderr()[before..].iter().any(|line| line.contains("node.test"))
     })
     .await;
@@ -146,18 +146,18 @@ async fn fault_087_name_that_resolves_no_more() {
         assert_eq!(Raw::ask(proxy.web(), request).await.text(), "ok", "{}", proxy.stderr_text());
         assert_eq!(backend.connections(), connections + 1);
     }
-    // And a name that comes back somewhere else is followed.
+    // The proxy uses the new address when the name resolves again.
     let elsewhere = TcpListener::bind(("127.0.0.2", port)).await.unwrap();
     let elsewhere = Backend::on(elsewhere, once("elsewhere"));
     fs::write(&hosts, "127.0.0.1 localhost\n127.0.0.2 node.test\n").unwrap();
     proxy.hangup();
-    assert_moves(&proxy).await;
+    assert_new_address_is_used(&proxy).await;
     drop((backend, elsewhere));
     proxy.finish().await;
 }
 
-/// Requests come to the backend that says `elsewhere` before long.
-async fn assert_moves(proxy: &Proxy) {
+/// Waits until the backend that answers `elsewhere` gets requests.
+async fn assert_new_address_is_used(proxy: &Proxy) {
     let deadline = Instant::now() + crate::support::TIMEOUT;
     let request = message::get("/", "Connection: close\r\n");
     while Raw::ask(proxy.web(), &request).await.text() != "elsewhere" {
@@ -169,14 +169,14 @@ async fn assert_moves(proxy: &Proxy) {
 async fn fault_087_kept_connections_follow_the_name() {
     let backend = Backend::replying("ok").await;
     let port = backend.address.port();
-    let (proxy, hosts) = named(port).await;
+    let (proxy, hosts) = proxy_with_hosts_file(port).await;
     assert_eq!(Raw::ask(proxy.web(), message::get("/", "")).await.text(), "ok");
     let elsewhere = TcpListener::bind(("127.0.0.2", port)).await.unwrap();
     let elsewhere = Backend::on(elsewhere, backend::answering(|_| message::ok("elsewhere")));
     fs::write(&hosts, "127.0.0.1 localhost\n127.0.0.2 node.test\n").unwrap();
     proxy.hangup();
-    // Traffic without a pause keeps a connection to the old address from ever being idle.
-    assert_moves(&proxy).await;
+    // Continuous traffic keeps the connection to the old address busy.
+    assert_new_address_is_used(&proxy).await;
     drop((backend, elsewhere));
     proxy.finish().await;
 }
@@ -230,11 +230,11 @@ async fn a_preflight_while_no_backend_is_up_lets_the_browser_read_the_503() {
     assert_eq!(reply.header("access-control-max-age"), Some("0"));
     let line = proxy.wait_for_log("the preflight's line", |line| line["status"] == 204).await;
     assert_eq!(line["id"].as_str(), reply.header("x-request-id"));
-    // What the page sends then.
+    // The request that the page sends next.
     let reply = Raw::ask(proxy.web(), message::post(target, origin, "4x")).await;
     assert!(matches!(reply.status(), 502 | 503), "{}", reply.start);
     assert_eq!(reply.header("access-control-allow-origin"), Some("https://page.test"));
-    // Nothing is allowed in the name of an application that has not said so.
+    // Outside of Engine.IO paths, the proxy allows nothing on behalf of the application.
     let reply = Raw::ask(proxy.web(), preflight("/api/orders")).await;
     assert!(matches!(reply.status(), 502 | 503), "{}", reply.start);
     assert_eq!(reply.header("access-control-allow-methods"), None);

@@ -1,5 +1,5 @@
-//! Pools whose backends a Consul agent names: answers of `/v1/health/service/NAME` in the schema of its
-//! documentation, whole, served by a small HTTP server.
+//! Pools whose backends come from a Consul agent. A small HTTP server sends complete answers of
+//! `/v1/health/service/NAME` in the format of Consul's documentation.
 
 use std::{
     net::SocketAddr,
@@ -9,22 +9,22 @@ use std::{
 use serde_json::{Value, json};
 
 use crate::{
-    discovery::{FAILS, assert_answerers, node, told},
+    discovery::{SOURCE_FAILS, assert_answered_by, count_lines, node},
     support::{Backend, Proxy, eventually, message, wait_for},
 };
 
-/// An agent whose answer a test changes.
+/// An agent whose answer a test can change.
 struct Agent {
     backend: Backend,
     instances: Arc<Mutex<Vec<Value>>>,
 }
 
-/// One instance as the agent lists it.
+/// An instance of the service.
 struct Instance {
     id: &'static str,
     node: &'static str,
     address: SocketAddr,
-    /// Of the node's check and of the service's own.
+    /// Status of the node's check and of the service's check.
     checks: [&'static str; 2],
     weights: (i64, i64),
 }
@@ -35,7 +35,8 @@ impl Instance {
     }
 
     fn json(&self) -> Value {
-        let Self { id, node, address, checks: [of_node, own], weights: (passing, warning) } = self;
+        let Self { id, node, address, checks: [of_node, of_service], weights: (passing, warning) } =
+            self;
         let check = |name: &str, status: &str, service: &str| {
             json!({
                 "Node": node, "CheckID": name, "Name": name, "Status": status, "Notes": "",
@@ -64,7 +65,7 @@ impl Instance {
                 "Proxy": { "Mode": "", "MeshGateway": {}, "Expose": {} },
                 "Connect": {}, "PeerName": "", "CreateIndex": 14, "ModifyIndex": 14
             },
-            "Checks": [check("serfHealth", of_node, ""), check("service:chat", own, id)]
+            "Checks": [check("serfHealth", of_node, ""), check("service:chat", of_service, id)]
         })
     }
 }
@@ -84,7 +85,7 @@ impl Agent {
         Self { backend: Backend::answering(move |request| answer(request)).await, instances }
     }
 
-    fn say(&self, instances: &[Instance]) {
+    fn set_instances(&self, instances: &[Instance]) {
         *self.instances.lock().unwrap() = instances.iter().map(Instance::json).collect();
     }
 
@@ -100,10 +101,10 @@ impl Agent {
         .await
     }
 
-    /// Waits until the agent has been asked twice more.
-    async fn asked_again(&self) {
+    /// Waits for two more requests to the agent.
+    async fn wait_for_requests(&self) {
         let before = self.backend.requests().len();
-        eventually("the agent is asked", || self.backend.requests().len() > before + 1).await;
+        eventually("two requests", || self.backend.requests().len() > before + 1).await;
     }
 }
 
@@ -116,55 +117,55 @@ async fn states(proxy: &Proxy) -> Vec<(String, String)> {
 }
 
 #[tokio::test]
-async fn a_drained_consul_instance_stays_drained_when_another_node_has_its_id() {
+async fn a_drained_instance_stays_drained_if_another_node_has_the_same_service_id() {
     let (a, b) = (Backend::start(node("a")).await, Backend::start(node("b")).await);
     let c = Backend::start(node("c")).await;
     let first = || Instance::passing("chat", "node-1", a.address);
     let other = || Instance::passing("other", "node-1", c.address);
     let agent = Agent::start(&[first(), other()]).await;
     let proxy = agent.proxy().await;
-    assert_answerers(&proxy, &["a", "c"]).await;
+    assert_answered_by(&proxy, &["a", "c"]).await;
     let names = states(&proxy).await;
     let drained = names.iter().map(|(name, _)| name).find(|name| name.starts_with("chat"));
-    let drained = drained.expect("its id is in its name").clone();
+    let drained = drained.expect("a name with the service id").clone();
     proxy.command(&["drain", &format!("app/{drained}")]).await.done();
-    assert_answerers(&proxy, &["c"]).await;
-    agent.say(&[first(), other(), Instance::passing("chat", "node-2", b.address)]);
-    assert_answerers(&proxy, &["b", "c"]).await;
-    // The second instance goes again.
-    agent.say(&[first(), other()]);
-    assert_answerers(&proxy, &["c"]).await;
+    assert_answered_by(&proxy, &["c"]).await;
+    agent.set_instances(&[first(), other(), Instance::passing("chat", "node-2", b.address)]);
+    assert_answered_by(&proxy, &["b", "c"]).await;
+    // The second instance is removed again.
+    agent.set_instances(&[first(), other()]);
+    assert_answered_by(&proxy, &["c"]).await;
     let after = states(&proxy).await;
     assert!(after.contains(&(drained, "drained".to_owned())), "{after:?}");
-    proxy.settle_and_finish((a, b, c, agent)).await;
+    proxy.finish_after((a, b, c, agent)).await;
 }
 
 #[tokio::test]
-async fn instances_of_consul_with_a_critical_check_leave_without_passing() {
+async fn instances_with_a_critical_check_are_removed() {
     let (a, b) = (Backend::start(node("a")).await, Backend::start(node("b")).await);
     let one = || Instance::passing("chat-1", "node-1", a.address);
     let two = |checks| Instance { checks, ..Instance::passing("chat-2", "node-2", b.address) };
     let agent = Agent::start(&[one(), two(["passing", "critical"])]).await;
     let proxy = agent.proxy().await;
-    assert_answerers(&proxy, &["a"]).await;
-    agent.say(&[one(), two(["passing", "passing"])]);
-    assert_answerers(&proxy, &["a", "b"]).await;
-    // The node's check counts as well as the service's own.
-    agent.say(&[one(), two(["critical", "passing"])]);
-    assert_answerers(&proxy, &["a"]).await;
-    assert_eq!(told(&proxy, FAILS), 0, "{}", proxy.stderr_text());
-    // A pool is never emptied.
+    assert_answered_by(&proxy, &["a"]).await;
+    agent.set_instances(&[one(), two(["passing", "passing"])]);
+    assert_answered_by(&proxy, &["a", "b"]).await;
+    // The node's check counts as well as the service's check.
+    agent.set_instances(&[one(), two(["critical", "passing"])]);
+    assert_answered_by(&proxy, &["a"]).await;
+    assert_eq!(count_lines(&proxy, SOURCE_FAILS), 0, "{}", proxy.stderr_text());
+    // A source never removes the last backends of a pool.
     let down = Instance { checks: ["critical", "critical"], ..one() };
-    agent.say(&[down, two(["critical", "passing"])]);
-    let line = proxy.wait_for_stderr("the failure", |line| line.contains(FAILS)).await;
+    agent.set_instances(&[down, two(["critical", "passing"])]);
+    let line = proxy.wait_for_stderr("the failure", |line| line.contains(SOURCE_FAILS)).await;
     assert!(line.contains("2 of 2 instances are critical"), "{line}");
-    agent.asked_again().await;
-    assert_answerers(&proxy, &["a"]).await;
-    proxy.settle_and_finish((a, b, agent)).await;
+    agent.wait_for_requests().await;
+    assert_answered_by(&proxy, &["a"]).await;
+    proxy.finish_after((a, b, agent)).await;
 }
 
 #[tokio::test]
-async fn an_instance_of_consul_with_a_warning_has_its_weight_for_that() {
+async fn an_instance_with_a_warning_has_its_warning_weight() {
     let (a, b) = (Backend::start(node("a")).await, Backend::start(node("b")).await);
     let one = || Instance { weights: (4, 2), ..Instance::passing("chat-1", "n1", a.address) };
     let two = |checks| Instance {
@@ -174,7 +175,7 @@ async fn an_instance_of_consul_with_a_warning_has_its_weight_for_that() {
     };
     let agent = Agent::start(&[one(), two(["passing", "warning"])]).await;
     let proxy = agent.proxy().await;
-    assert_answerers(&proxy, &["a", "b"]).await;
+    assert_answered_by(&proxy, &["a", "b"]).await;
     let weights = || async {
         let pool = proxy.api().get("/v1/pools/app").await;
         let backends = pool["backends"].as_array().unwrap().iter();
@@ -183,34 +184,34 @@ async fn an_instance_of_consul_with_a_warning_has_its_weight_for_that() {
         weights
     };
     assert_eq!(weights().await, [3, 4]);
-    agent.say(&[one(), two(["passing", "passing"])]);
-    agent.asked_again().await;
+    agent.set_instances(&[one(), two(["passing", "passing"])]);
+    agent.wait_for_requests().await;
     proxy.wait_for_stderr("the change", |line| line.contains("source has changed")).await;
     assert_eq!(weights().await, [4, 5]);
-    proxy.settle_and_finish((a, b, agent)).await;
+    proxy.finish_after((a, b, agent)).await;
 }
 
 #[tokio::test]
-async fn an_instance_of_consul_without_a_port_is_left_out_alone() {
+async fn an_instance_without_a_port_is_ignored() {
     let (a, b) = (Backend::start(node("a")).await, Backend::start(node("b")).await);
     let one = || Instance::passing("chat-1", "n1", a.address);
     let portless = || Instance::passing("chat-2", "n2", ([127, 0, 0, 1], 0).into());
     let agent = Agent::start(&[one(), portless()]).await;
     let proxy = agent.proxy().await;
-    assert_answerers(&proxy, &["a"]).await;
+    assert_answered_by(&proxy, &["a"]).await;
     let line = wait_for("the entry is named", || {
         proxy.stderr().into_iter().find(|line| line.contains("entry 2 is not used"))
     })
     .await;
     assert!(line.contains("chat-2@n2"), "{line}");
-    agent.say(&[portless(), one(), Instance::passing("chat-3", "n3", b.address)]);
-    assert_answerers(&proxy, &["a", "b"]).await;
-    assert_eq!(told(&proxy, FAILS), 0, "{}", proxy.stderr_text());
-    proxy.settle_and_finish((a, b, agent)).await;
+    agent.set_instances(&[portless(), one(), Instance::passing("chat-3", "n3", b.address)]);
+    assert_answered_by(&proxy, &["a", "b"]).await;
+    assert_eq!(count_lines(&proxy, SOURCE_FAILS), 0, "{}", proxy.stderr_text());
+    proxy.finish_after((a, b, agent)).await;
 }
 
 #[tokio::test]
-async fn a_backend_of_a_source_and_of_an_order_has_its_origin_also_while_it_leaves() {
+async fn a_backend_keeps_its_origin_while_it_is_removed() {
     let (a, b) = (Backend::start(node("a")).await, Backend::start(node("b")).await);
     let one = || Instance::passing("chat-1", "n1", a.address);
     let two = || Instance::passing("chat-2", "n2", b.address);
@@ -218,29 +219,29 @@ async fn a_backend_of_a_source_and_of_an_order_has_its_origin_also_while_it_leav
     let proxy = agent.proxy().await;
     let origin = || async {
         let pool = proxy.api().get("/v1/pools/app").await;
-        let own = |b: &&Value| b["name"] == "chat-2@n2";
-        pool["backends"].as_array().unwrap().iter().find(own).map(|b| b["origin"].clone())
+        let added = |b: &&Value| b["name"] == "chat-2@n2";
+        pool["backends"].as_array().unwrap().iter().find(added).map(|b| b["origin"].clone())
     };
-    let becomes = async |wanted: Option<&str>| {
+    let wait_until_origin = async |expected: Option<&str>| {
         let deadline = tokio::time::Instant::now() + crate::support::TIMEOUT;
-        while origin().await != wanted.map(Value::from) {
+        while origin().await != expected.map(Value::from) {
             let late = tokio::time::Instant::now() > deadline;
-            assert!(!late, "{wanted:?}, not {:?}", origin().await);
+            assert!(!late, "{expected:?}, not {:?}", origin().await);
         }
     };
     let address = b.address.to_string();
     let add = ["backends", "add", "app", &address, "--name", "chat-2@n2"];
     proxy.command(&add).await.done();
-    becomes(Some("added")).await;
-    // The source names it too; then the order is taken back, and the backend stays.
-    agent.say(&[one(), two()]);
-    becomes(Some("discovered")).await;
+    wait_until_origin(Some("added")).await;
+    // The source lists the backend too. After `backends remove`, it stays because of the source.
+    agent.set_instances(&[one(), two()]);
+    wait_until_origin(Some("discovered")).await;
     proxy.command(&["backends", "remove", "app", "chat-2@n2"]).await.done();
     assert_eq!(origin().await, Some("discovered".into()));
-    assert_answerers(&proxy, &["a", "b"]).await;
+    assert_answered_by(&proxy, &["a", "b"]).await;
     let again = proxy.command(&["backends", "remove", "app", "chat-2@n2"]).await;
     assert!(again.err.contains("comes from the pool's source"), "{}", again.err);
-    // It holds a tunnel, and leaves when the source forgets it.
+    // The backend has a tunnel, so it is in the state `leaving` after the source has removed it.
     let mut client = crate::support::Raw::connect(proxy.web()).await;
     let on_b = || b.requests().iter().any(|request| request.target() == "/held");
     while !on_b() {
@@ -248,7 +249,7 @@ async fn a_backend_of_a_source_and_of_an_order_has_its_origin_also_while_it_leav
         client.send(crate::support::websocket::request("/held", "")).await;
         assert_eq!(client.response().await.status(), 101);
     }
-    agent.say(&[one()]);
+    agent.set_instances(&[one()]);
     let leaving = || async {
         let states = states(&proxy).await;
         states.contains(&("chat-2@n2".to_owned(), "leaving".to_owned()))
@@ -259,13 +260,13 @@ async fn a_backend_of_a_source_and_of_an_order_has_its_origin_also_while_it_leav
     }
     assert_eq!(origin().await, Some("discovered".into()));
     drop(client);
-    proxy.settle_and_finish((a, b, agent)).await;
+    proxy.finish_after((a, b, agent)).await;
 }
 
 impl Proxy {
-    /// Ends what stands behind the proxy, and then the proxy.
-    async fn settle_and_finish(self, behind: impl Sized) {
-        drop(behind);
+    /// Drops the backends, then shuts down the proxy.
+    async fn finish_after(self, backends: impl Sized) {
+        drop(backends);
         self.finish().await;
     }
 }

@@ -45,7 +45,7 @@ async fn fault_094_forged_cookie() {
         format!("moorline-app=\"{value}\"x"),
         "moorline-app=".to_owned(),
         "moorline".to_owned(),
-        // A good one, of a process with another key.
+        // A valid cookie of a process with another key.
         foreign,
     ]
     .into_iter()
@@ -80,7 +80,7 @@ async fn fault_095_cookie_that_names_an_address() {
         "moorline-app=1".to_owned(),
         // IP and port as some load balancers write them.
         format!("moorline-app=16777343.{}.0000", address.port().swap_bytes()),
-        // A good one, of another pool.
+        // A valid cookie of another pool.
         inner_cookie,
     ]
     .into_iter()
@@ -88,7 +88,7 @@ async fn fault_095_cookie_that_names_an_address() {
     {
         pair.assert_ignored(&format!("named{n}"), &cookie_field(&named)).await;
     }
-    assert_eq!(canary.connections(), 0, "a client's word was dialled");
+    assert_eq!(canary.connections(), 0, "the proxy connected to an address from a cookie");
     assert_eq!(inner.backend.requests().len(), 1);
     // A cookie reveals nothing about the backend.
     let own = pair.session_on("a").await.reply;
@@ -135,7 +135,7 @@ async fn fault_097_oversize_or_duplicate_cookie() {
 }
 
 #[tokio::test]
-async fn a_cookie_of_a_drained_backend_does_not_hide_another() {
+async fn a_cookie_of_a_drained_backend_does_not_hide_a_valid_cookie() {
     let pair = Pair::start().await;
     let (a, b) = (pair.session_on("a").await, pair.session_on("b").await);
     let (a, b) = (a.cookie.unwrap(), b.cookie.unwrap());
@@ -199,7 +199,7 @@ async fn two_pools_on_one_host_have_a_cookie_each() {
 }
 
 #[tokio::test]
-async fn a_cookie_of_the_former_name_counts_and_is_replaced() {
+async fn a_cookie_with_the_former_name_is_accepted_and_replaced() {
     let pair = Pair::start().await;
     let good = pair.session_on("b").await.cookie.unwrap();
     let former = good.replace("moorline-app=", "moorline=");
@@ -290,8 +290,8 @@ async fn fault_101_sticky_cookie_on_a_cacheable_response() {
     }
 }
 
-/// A proxy with these keys in front of these backends, named by their addresses.
-async fn keyed(keys: &[&str], addresses: &[SocketAddr]) -> Proxy {
+/// Starts a proxy with these cookie keys in front of these backends.
+async fn proxy_with_keys(keys: &[&str], addresses: &[SocketAddr]) -> Proxy {
     let setup = Setup::new();
     let key = key_file(setup.directory(), keys);
     let with = setup.with(|settings| {
@@ -313,14 +313,14 @@ async fn nodes_by_cookie(proxy: &Proxy, cookie: &str) -> Vec<String> {
 async fn fault_102_two_proxies_and_a_restart() {
     let (a, b) = (Node::start("a").await, Node::start("b").await);
     let (first, second) = (a.backend.address, b.backend.address);
-    let one = keyed(&[KEY_ONE], &[first, second]).await;
-    let two = keyed(&[KEY_ONE], &[second, first]).await;
+    let one = proxy_with_keys(&[KEY_ONE], &[first, second]).await;
+    let two = proxy_with_keys(&[KEY_ONE], &[second, first]).await;
     let mut client = Raw::connect(one.web()).await;
     for _ in 0..4 {
         let session = handshake(&mut client, "one", "").await;
         let cookie = session.cookie.unwrap();
         assert_eq!(nodes_by_cookie(&two, &cookie).await, vec![session.node.clone(); 4]);
-        // A sid from one is found at the other, cookie or not.
+        // The other proxy finds the session by its sid, without a cookie.
         let mut other = Raw::connect(two.web()).await;
         let reply = poll(&mut other, &session.sid, "two", "").await;
         assert_eq!(reply.header("x-node"), Some(session.node.as_str()));
@@ -328,7 +328,7 @@ async fn fault_102_two_proxies_and_a_restart() {
     let session = handshake(&mut client, "one", "").await;
     drop(client);
     one.finish().await;
-    let again = keyed(&[KEY_ONE], &[first, second]).await;
+    let again = proxy_with_keys(&[KEY_ONE], &[first, second]).await;
     let cookie = session.cookie.unwrap();
     assert_eq!(nodes_by_cookie(&again, &cookie).await, vec![session.node.clone(); 4]);
     let mut client = Raw::connect(again.web()).await;
@@ -343,20 +343,20 @@ async fn fault_102_two_proxies_and_a_restart() {
 async fn fault_102_key_rotation() {
     let (a, b) = (Node::start("a").await, Node::start("b").await);
     let addresses = [a.backend.address, b.backend.address];
-    let mut proxy = keyed(&[KEY_ONE], &addresses).await;
+    let mut proxy = proxy_with_keys(&[KEY_ONE], &addresses).await;
     let mut client = Raw::connect(proxy.web()).await;
     let session = handshake(&mut client, "old", "").await;
     let (old, node) = (session.cookie.unwrap(), session.node);
     key_file(proxy.directory(), &[KEY_TWO, KEY_ONE]);
     proxy.reload(|_| ()).await;
-    // The old one still counts, and is replaced.
+    // The old cookie is still valid and is replaced.
     let session = handshake(&mut client, "rotated", &cookie_field(&old)).await;
     assert_eq!(session.node, node);
     let fresh = session.cookie.expect("a cookie under the new key");
     assert_ne!(fresh, old);
     let session = handshake(&mut client, "fresh", &cookie_field(&fresh)).await;
     assert_eq!((session.node, session.cookie), (node.clone(), None));
-    // Once the old key is gone, so is its cookie.
+    // Without the old key, the old cookie is invalid.
     key_file(proxy.directory(), &[KEY_TWO]);
     proxy.reload(|_| ()).await;
     assert_eq!(nodes_by_cookie(&proxy, &fresh).await, vec![node; 4]);
@@ -367,7 +367,7 @@ async fn fault_102_key_rotation() {
 }
 
 #[tokio::test]
-async fn fault_103_cookie_attributes_by_how_the_client_came() {
+async fn fault_103_cookie_attributes_depend_on_tls_and_origin() {
     let node = Node::start("a").await;
     let setup = Setup::new();
     let certificate = Certificate::make(setup.directory(), "app.test");

@@ -1,5 +1,4 @@
-//! Counts agree between all commands, and tables fit a
-//! terminal.
+//! Session counts are equal in all commands, and tables fit a terminal.
 
 use serde_json::Value;
 
@@ -9,15 +8,15 @@ use crate::{
 };
 
 /// The backend of pool `app`.
-async fn only(proxy: &Proxy) -> Value {
+async fn backend_json(proxy: &Proxy) -> Value {
     proxy.api().get("/v1/pools/app").await["backends"][0].clone()
 }
 
-/// Waits until the backend has this number of sessions and tunnels.
-async fn holds(proxy: &Proxy, sessions: u64, tunnels: u64) {
+/// Waits until the backend has these numbers of sessions and tunnels.
+async fn wait_until_counts(proxy: &Proxy, sessions: u64, tunnels: u64) {
     let deadline = tokio::time::Instant::now() + crate::support::TIMEOUT;
     loop {
-        let backend = only(proxy).await;
+        let backend = backend_json(proxy).await;
         if backend["sessions"] == sessions && backend["tunnels"] == tunnels {
             return;
         }
@@ -26,8 +25,8 @@ async fn holds(proxy: &Proxy, sessions: u64, tunnels: u64) {
     }
 }
 
-/// Opens a tunnel, of this session or without one.
-async fn upgraded(proxy: &Proxy, sid: Option<&str>) -> Raw {
+/// Opens a tunnel, for this session if one is given.
+async fn open_tunnel(proxy: &Proxy, sid: Option<&str>) -> Raw {
     let mut client = Raw::connect(proxy.web()).await;
     let sid = sid.map_or_else(String::new, |sid| format!("&sid={sid}"));
     let target = format!("/socket.io/?EIO=4&transport=websocket{sid}");
@@ -37,7 +36,7 @@ async fn upgraded(proxy: &Proxy, sid: Option<&str>) -> Raw {
 }
 
 #[tokio::test]
-async fn four_clients_are_four_sessions_everywhere() {
+async fn four_clients_are_four_sessions_in_every_command() {
     let (node, other) = (Node::start("a").await, Backend::replying("other").await);
     let mut proxy = Proxy::with(|settings| {
         settings.backends(&[node.backend.address]).pool("drain", "\"1h\"");
@@ -50,10 +49,10 @@ async fn four_clients_are_four_sessions_everywhere() {
         handshake(&mut poller, "2", "").await,
         handshake(&mut poller, "3", "").await,
     ];
-    // One client has stopped polling, one never polled.
-    let moved = upgraded(&proxy, Some(&sessions[0].sid)).await;
-    let direct = upgraded(&proxy, None).await;
-    holds(&proxy, 4, 2).await;
+    // One client has upgraded its session, one never polled.
+    let moved = open_tunnel(&proxy, Some(&sessions[0].sid)).await;
+    let direct = open_tunnel(&proxy, None).await;
+    wait_until_counts(&proxy, 4, 2).await;
     let all = "4 sessions (2 tunnels, 2 polling)";
     let status = proxy.command(&["status"]).await.done();
     assert!(status.contains(&format!("3 connections, {all}\n")), "{status}");
@@ -89,11 +88,11 @@ async fn sessions_of_ended_tunnels_are_not_counted() {
     let mut tunnels = Vec::new();
     for number in ["1", "2", "3"] {
         let session = handshake(&mut poller, number, "").await;
-        tunnels.push(upgraded(&proxy, Some(&session.sid)).await);
+        tunnels.push(open_tunnel(&proxy, Some(&session.sid)).await);
     }
-    holds(&proxy, 3, 3).await;
+    wait_until_counts(&proxy, 3, 3).await;
     drop((tunnels, poller));
-    holds(&proxy, 0, 0).await;
+    wait_until_counts(&proxy, 0, 0).await;
     let json = proxy.api().get("/v1/status").await;
     assert_eq!((&json["sessions"], &json["tunnels"]), (&0.into(), &0.into()), "{json}");
     let status = proxy.command(&["status"]).await.done();
@@ -103,7 +102,7 @@ async fn sessions_of_ended_tunnels_are_not_counted() {
 }
 
 #[tokio::test]
-async fn an_ended_drain_counts_the_backends_that_drained() {
+async fn undrain_counts_only_drained_backends() {
     let nodes =
         [Backend::replying("a").await, Backend::replying("b").await, Backend::replying("c").await];
     let proxy = Proxy::for_backends(&nodes.each_ref().map(|node| node.address)).await;
@@ -120,7 +119,7 @@ async fn an_ended_drain_counts_the_backends_that_drained() {
 }
 
 #[tokio::test]
-async fn a_process_that_has_just_started_has_not_been_reloaded() {
+async fn status_shows_no_reload_after_a_start() {
     let backend = Backend::replying("a").await;
     let proxy = Proxy::for_backends(&[backend.address]).await;
     let status = proxy.command(&["status"]).await.done();
@@ -134,7 +133,7 @@ async fn a_process_that_has_just_started_has_not_been_reloaded() {
 }
 
 #[tokio::test]
-async fn a_reload_logs_what_it_has_changed() {
+async fn a_reload_logs_its_changes() {
     let backend = Backend::replying("a").await;
     let proxy = Proxy::with(|settings| {
         settings.backends(&[backend.address]);
@@ -143,7 +142,7 @@ async fn a_reload_logs_what_it_has_changed() {
     .await;
     let text = proxy.settings.text();
     let other = "host = \"other.test\"\npool = \"other\"";
-    for (from, to, said) in [
+    for (from, to, message) in [
         (
             other,
             "host = \"other.test\"\npool = \"app\"",
@@ -160,8 +159,8 @@ async fn a_reload_logs_what_it_has_changed() {
         assert_ne!(edited, text);
         proxy.write(&edited);
         proxy.hangup();
-        let is = |line: &str| line.contains("reloaded") && line.contains(said);
-        proxy.wait_for_stderr(said, is).await;
+        let is = |line: &str| line.contains("reloaded") && line.contains(message);
+        proxy.wait_for_stderr(message, is).await;
     }
     drop(backend);
     proxy.finish().await;
@@ -184,14 +183,14 @@ async fn every_table_fits_eighty_columns() {
     .await;
     let mut client = Raw::connect(proxy.web()).await;
     handshake(&mut client, "h", "").await;
-    let tunnel = upgraded(&proxy, None).await;
+    let tunnel = open_tunnel(&proxy, None).await;
     let changed = proxy.settings.text().replace(&node.backend.address.to_string(), "127.0.0.1:9");
     proxy.write(&changed);
     for words in [&["status"][..], &["backends"], &["sessions"], &["plan"], &["drain", long]] {
-        let said = proxy.command(words).await.done();
-        let wide = said.lines().find(|line| line.chars().count() > 80);
-        assert_eq!(wide, None, "{words:?}:\n{said}");
-        assert!(said.contains('…') && said.contains("-17"), "{words:?}:\n{said}");
+        let output = proxy.command(words).await.done();
+        let wide = output.lines().find(|line| line.chars().count() > 80);
+        assert_eq!(wide, None, "{words:?}:\n{output}");
+        assert!(output.contains('…') && output.contains("-17"), "{words:?}:\n{output}");
     }
     // Output for programs is never truncated.
     assert!(proxy.command(&["backends", "--json"]).await.out.contains(long));

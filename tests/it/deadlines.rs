@@ -1,12 +1,12 @@
-//! Deadlines of requests: which requests have none, and when a deadline starts.
+//! Deadlines of requests: requests without a deadline, and the start of a deadline.
 
 use crate::support::{
     Backend, Peer, Proxy, Raw, eventually, message,
     websocket::{self, tunnel},
 };
 
-/// A proxy with short deadlines.
-async fn impatient(backend: &Backend, more: &str) -> Proxy {
+/// Starts a proxy with short deadlines.
+async fn proxy_with_short_deadlines(backend: &Backend, more: &str) -> Proxy {
     Proxy::with(|settings| {
         settings.backends(&[backend.address]);
         settings.timeouts(&format!("response_header = \"300ms\", body_idle = \"300ms\"{more}"));
@@ -15,22 +15,22 @@ async fn impatient(backend: &Backend, more: &str) -> Proxy {
     .await
 }
 
-/// Waits until both deadlines have passed for a request that began after all those before.
-async fn outlast(proxy: &Proxy, backend: &Backend) {
+/// Waits until both deadlines have passed for requests that start now.
+async fn wait_past_deadlines(proxy: &Proxy, backend: &Backend) {
     let target = format!("/body/{}", backend.connections());
     let mut plain = Raw::connect(proxy.web()).await;
     plain.send(message::get("/plain", "")).await;
     assert_eq!(plain.response().await.status(), 504);
     let mut body = Raw::connect(proxy.web()).await;
     body.send(message::get(&target, "")).await;
-    let peer = asked(backend, &target).await;
+    let peer = peer_with_request(backend, &target).await;
     peer.send("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nab").await;
     body.head().await;
     body.rest().await;
 }
 
-async fn asked(backend: &Backend, target: &str) -> Peer {
-    let peer = backend.asked(target).await;
+async fn peer_with_request(backend: &Backend, target: &str) -> Peer {
+    let peer = backend.peer_for(target).await;
     peer.request().await.unwrap();
     peer
 }
@@ -38,22 +38,22 @@ async fn asked(backend: &Backend, target: &str) -> Peer {
 #[tokio::test]
 async fn a_silent_event_stream_has_no_deadline() {
     let backend = Backend::manual().await;
-    let proxy = impatient(&backend, "").await;
-    // By what the response says, and by what the request asks for.
+    let proxy = proxy_with_short_deadlines(&backend, "").await;
+    // Recognized by the response's Content-Type, or by the request's Accept.
     for (target, accept, kind) in [
         ("/by-response", "*/*", "Text/Event-Stream; charset=utf-8"),
         ("/by-request", "text/event-stream", "text/event-stream"),
     ] {
         let mut client = Raw::connect(proxy.web()).await;
         client.send(message::get(target, &format!("Accept: {accept}\r\n"))).await;
-        let peer = asked(&backend, target).await;
+        let peer = peer_with_request(&backend, target).await;
         if accept != "*/*" {
-            outlast(&proxy, &backend).await;
+            wait_past_deadlines(&proxy, &backend).await;
         }
         peer.send(format!("HTTP/1.1 200 OK\r\nContent-Type: {kind}\r\nContent-Length: 5\r\n\r\n"))
             .await;
         assert_eq!(client.head().await.status(), 200);
-        outlast(&proxy, &backend).await;
+        wait_past_deadlines(&proxy, &backend).await;
         peer.send("event").await;
         assert_eq!(client.exact(5).await, b"event");
         drop(client);
@@ -63,9 +63,9 @@ async fn a_silent_event_stream_has_no_deadline() {
 }
 
 #[tokio::test]
-async fn recognised_and_named_long_polls_have_no_deadline() {
+async fn recognized_and_configured_long_polls_have_no_deadline() {
     let backend = Backend::manual().await;
-    let proxy = impatient(&backend, "").await;
+    let proxy = proxy_with_short_deadlines(&backend, "").await;
     let polls = [
         message::get("/hub?id=AbCdEfGhIjKlMnOpQrStU_&_=1", ""),
         message::get("/live/longpoll?token=x", ""),
@@ -78,10 +78,10 @@ async fn recognised_and_named_long_polls_have_no_deadline() {
         let mut client = Raw::connect(proxy.web()).await;
         let target = String::from_utf8_lossy(&poll).split(' ').nth(1).unwrap().to_owned();
         client.send(poll).await;
-        let peer = asked(&backend, &target).await;
+        let peer = peer_with_request(&backend, &target).await;
         held.push((client, peer));
     }
-    outlast(&proxy, &backend).await;
+    wait_past_deadlines(&proxy, &backend).await;
     for (mut client, peer) in held {
         peer.send(message::ok("late")).await;
         assert_eq!(client.response().await.text(), "late");
@@ -93,11 +93,11 @@ async fn recognised_and_named_long_polls_have_no_deadline() {
 #[tokio::test]
 async fn stream_idle_limits_long_polls_and_event_streams() {
     let backend = Backend::manual().await;
-    let proxy = impatient(&backend, ", stream_idle = \"400ms\"").await;
+    let proxy = proxy_with_short_deadlines(&backend, ", stream_idle = \"400ms\"").await;
     assert_eq!(Raw::ask(proxy.web(), message::get("/held", "")).await.status(), 504);
     let mut client = Raw::connect(proxy.web()).await;
     client.send(message::get("/events", "Accept: text/event-stream\r\n")).await;
-    let peer = asked(&backend, "/events").await;
+    let peer = peer_with_request(&backend, "/events").await;
     peer.send("HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n").await;
     client.head().await;
     client.rest().await;
@@ -108,7 +108,7 @@ async fn stream_idle_limits_long_polls_and_event_streams() {
 }
 
 #[tokio::test]
-async fn the_response_deadline_is_one_instant_after_the_last_byte_of_the_request() {
+async fn the_response_deadline_starts_after_the_last_byte_of_the_request() {
     let backend = Backend::manual().await;
     let proxy = Proxy::with(|settings| {
         settings.backends(&[backend.address]).timeouts("response_header = \"1s\"");
@@ -130,10 +130,10 @@ async fn the_response_deadline_is_one_instant_after_the_last_byte_of_the_request
         let first = if chunked { "4\r\nabcd\r\n" } else { "abcd" };
         upload.send(format!("POST {target} HTTP/1.1\r\nHost: app.test\r\n{length}\r\n\r\n")).await;
         upload.send(first).await;
-        let peer = backend.asked(&target).await;
+        let peer = backend.peer_for(&target).await;
         peer.head().await.unwrap();
         upload.send(rest).await;
-        // This request is sent whole after the upload's last byte has reached the backend.
+        // The next request is sent after the last byte of the upload has reached the backend.
         let all = format!("a{chunked}");
         eventually("the whole body", || {
             let received = backend.received();
@@ -216,7 +216,7 @@ async fn a_half_closed_tunnel_has_its_own_limit_and_termination() {
 }
 
 #[tokio::test]
-async fn a_client_that_has_only_finished_sending_is_probed_and_still_gets_its_response() {
+async fn a_half_closed_client_is_probed_and_still_gets_its_response() {
     let backend = Backend::manual().await;
     let (proxy, certificate) = Proxy::plain_and_secure(backend.address).await;
     let mut clients = Vec::new();
@@ -228,7 +228,7 @@ async fn a_client_that_has_only_finished_sending_is_probed_and_still_gets_its_re
         let target = format!("/tls/{tls}");
         client.send(message::post(&target, "Connection: close\r\n", "body")).await;
         client.finish().await;
-        clients.push((client, asked(&backend, &target).await));
+        clients.push((client, peer_with_request(&backend, &target).await));
     }
     for (mut client, peer) in clients {
         assert_eq!(client.response().await.status(), 100);

@@ -1,4 +1,4 @@
-//! Why a backend is down: in each command, in the API and in the log.
+//! The reason why a backend is down: in commands, in the API and in the log.
 
 use std::sync::{
     Arc,
@@ -11,30 +11,30 @@ use crate::support::{Backend, Proxy, Raw, Refusing, eventually, message};
 
 const PROBE: &str = "{ probe = \"http\", path = \"/healthz\", interval = \"100ms\", timeout = \"100ms\", rise = 1, fall = 1 }";
 
-async fn only(proxy: &Proxy) -> Value {
+async fn backend_json(proxy: &Proxy) -> Value {
     proxy.api().get("/v1/pools/app").await["backends"][0].clone()
 }
 
-/// Waits until the backend's state and its reason are these.
-async fn becomes(proxy: &Proxy, state: &str, reason: Option<&str>) -> Value {
+/// Waits until the backend has this state and reason. `None`: no reason.
+async fn wait_until_state(proxy: &Proxy, state: &str, reason: Option<&str>) -> Value {
     let deadline = tokio::time::Instant::now() + crate::support::TIMEOUT;
     loop {
-        let backend = only(proxy).await;
+        let backend = backend_json(proxy).await;
         let is = match reason {
             None => backend["reason"].is_null(),
-            Some(reason) => backend["reason"].as_str().is_some_and(|said| said.contains(reason)),
+            Some(reason) => backend["reason"].as_str().is_some_and(|text| text.contains(reason)),
         };
         if is && backend["state"] == state {
             return backend;
         }
-        let said = proxy.stderr_text();
-        assert!(tokio::time::Instant::now() < deadline, "{backend} is not {state}: {said}");
+        let stderr = proxy.stderr_text();
+        assert!(tokio::time::Instant::now() < deadline, "{backend} is not {state}: {stderr}");
         tokio::time::sleep(std::time::Duration::from_millis(20)).await;
     }
 }
 
 #[tokio::test]
-async fn a_backend_that_is_down_says_why_and_since_when() {
+async fn a_down_backend_is_shown_with_reason_and_time() {
     let status = Arc::new(AtomicU16::new(404));
     let answer = Arc::clone(&status);
     let node = Backend::answering(move |_| {
@@ -47,7 +47,7 @@ async fn a_backend_that_is_down_says_why_and_since_when() {
     })
     .await;
     let expected = "HTTP probe GET /healthz: expected 2xx, got 404";
-    let down = becomes(&proxy, "down", Some(expected)).await;
+    let down = wait_until_state(&proxy, "down", Some(expected)).await;
     assert!(down["last_failure"]["reason"].as_str().unwrap().starts_with(expected), "{down}");
     let since = down["since"].as_f64().unwrap();
     let listed = proxy.command(&["backends"]).await.done();
@@ -62,25 +62,25 @@ async fn a_backend_that_is_down_says_why_and_since_when() {
     assert!(explained.contains(expected), "{explained}");
     let warned = proxy.wait_for_stderr("a warning", |line| line.contains("backend is down")).await;
     assert!(warned.contains("WARN") && warned.contains(expected), "{warned}");
-    // Other reasons, one after the other: each is logged once, and it is down since the first.
+    // Each further reason is logged once. The backend is down since the first failure.
     let another = |reason: &'static str| {
         move |line: &str| line.contains("still down, for another reason") && line.contains(reason)
     };
     status.store(503, Relaxed);
     let reason = "expected 2xx, got 503";
-    let later = becomes(&proxy, "down", Some(reason)).await;
+    let later = wait_until_state(&proxy, "down", Some(reason)).await;
     assert_eq!(later["since"].as_f64().unwrap(), since);
     proxy.wait_for_stderr("the new reason", another(reason)).await;
     drop(node);
     let refusing = Refusing::at(address).await;
-    becomes(&proxy, "down", Some("connection refused")).await;
+    wait_until_state(&proxy, "down", Some("connection refused")).await;
     proxy.wait_for_stderr("the new reason", another("connection refused")).await;
     let count = |proxy: &Proxy| {
         proxy.stderr().iter().filter(|line| another("connection refused")(line)).count()
     };
     assert_eq!(count(&proxy), 1, "{}", proxy.stderr_text());
     let node = refusing.revive("ok").await;
-    let up = becomes(&proxy, "up", None).await;
+    let up = wait_until_state(&proxy, "up", None).await;
     assert!(up["since"].as_f64().unwrap() > since);
     assert!(up["last_failure"]["reason"].as_str().unwrap().contains("refused"), "{up}");
     let back = proxy.wait_for_stderr("a recovery", |line| line.contains("up again")).await;
@@ -92,19 +92,19 @@ async fn a_backend_that_is_down_says_why_and_since_when() {
 }
 
 #[tokio::test]
-async fn a_probe_that_is_not_answered_names_its_deadline() {
+async fn an_unanswered_probe_reports_its_deadline() {
     let node = Backend::manual().await;
     let proxy = Proxy::with(|settings| {
         settings.backends(&[node.address]).pool("health", PROBE);
     })
     .await;
-    becomes(&proxy, "down", Some("HTTP probe GET /healthz: no answer within 100ms")).await;
+    wait_until_state(&proxy, "down", Some("HTTP probe GET /healthz: no answer within 100ms")).await;
     drop(node);
     proxy.finish().await;
 }
 
 #[tokio::test]
-async fn each_probe_says_what_it_expected() {
+async fn each_probe_reports_what_it_expected() {
     let node = Backend::answering(|_| message::reply("404 Not Found", "", "no")).await;
     for (probe, expected) in [
         ("engine.io", "Engine.IO probe /socket.io/: expected 200 to a handshake, got 404"),
@@ -116,7 +116,7 @@ async fn each_probe_says_what_it_expected() {
             settings.backends(&[node.address]).pool("health", &health);
         })
         .await;
-        becomes(&proxy, "down", Some(expected)).await;
+        wait_until_state(&proxy, "down", Some(expected)).await;
         drop(proxy);
     }
     let refusing = Refusing::new();
@@ -125,12 +125,12 @@ async fn each_probe_says_what_it_expected() {
         settings.backends(&[refusing.address()]).pool("health", health);
     })
     .await;
-    becomes(&proxy, "down", Some("TCP probe: connection refused")).await;
+    wait_until_state(&proxy, "down", Some("TCP probe: connection refused")).await;
     drop((node, proxy));
 }
 
 #[tokio::test]
-async fn a_backend_that_fails_under_traffic_says_so() {
+async fn a_backend_that_fails_under_traffic_reports_the_failed_request() {
     let node = Backend::replying("ok").await;
     let address = node.address;
     let proxy = Proxy::with(|settings| {
@@ -143,7 +143,7 @@ async fn a_backend_that_fails_under_traffic_says_so() {
     let refusing = Refusing::at(address).await;
     let request = message::get("/", "Connection: close\r\n");
     assert_eq!(Raw::ask(proxy.web(), request).await.status(), 502);
-    let down = becomes(&proxy, "down", Some("request: connection refused")).await;
+    let down = wait_until_state(&proxy, "down", Some("request: connection refused")).await;
     assert!(down["last_failure"]["at"].as_f64().unwrap() >= down["since"].as_f64().unwrap() - 1.0);
     drop((refusing, proxy));
 }

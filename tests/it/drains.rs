@@ -1,4 +1,4 @@
-//! Backends and processes that are emptied within a time, and what their clients see of it.
+//! Drains of backends and shutdown of the process, as clients see them.
 
 use std::time::{Duration, Instant};
 
@@ -9,13 +9,13 @@ use crate::support::{
     within,
 };
 
-/// Payload of a frame that takes a while.
+/// Payload length of a frame that takes a while to send.
 const LARGE: usize = 200_000;
 
-/// A proxy whose only backend can be drained in these terms.
-async fn draining(backend: &Backend, terms: &str) -> Proxy {
+/// Starts a proxy with one backend and this `drain` setting.
+async fn proxy_with_drain(backend: &Backend, drain: &str) -> Proxy {
     Proxy::with(|settings| {
-        settings.backends(&[backend.address]).pool("drain", terms);
+        settings.backends(&[backend.address]).pool("drain", drain);
     })
     .await
 }
@@ -23,17 +23,17 @@ async fn draining(backend: &Backend, terms: &str) -> Proxy {
 #[tokio::test]
 async fn tunnels_of_a_removed_backend_are_closed_between_frames_before_the_deadline() {
     let (backend, other) = (Backend::manual().await, Backend::replying("other").await);
-    let mut proxy = draining(&backend, "{ within = \"3s\", spread = \"1500ms\" }").await;
-    let (mut idle, idle_far) = tunnel(&proxy, &backend).await;
-    let (mut mute, mute_far) = tunnel(&proxy, &backend).await;
-    let (mut busy, busy_far) = tunnel(&proxy, &backend).await;
+    let mut proxy = proxy_with_drain(&backend, "{ within = \"3s\", spread = \"1500ms\" }").await;
+    let (mut idle, idle_peer) = tunnel(&proxy, &backend).await;
+    let (mut mute, mute_peer) = tunnel(&proxy, &backend).await;
+    let (mut busy, busy_peer) = tunnel(&proxy, &backend).await;
     let sending = tokio::spawn({
-        let far = busy_far.clone();
+        let peer = busy_peer.clone();
         async move {
             let frame = websocket::large_frame(LARGE);
-            while !far.is_ended() {
+            while !peer.is_ended() {
                 for piece in frame.chunks(10_000) {
-                    far.send(piece).await;
+                    peer.send(piece).await;
                     tokio::time::sleep(Duration::from_millis(1)).await;
                 }
             }
@@ -45,16 +45,16 @@ async fn tunnels_of_a_removed_backend_are_closed_between_frames_before_the_deadl
             settings.backends(&remaining);
         })
         .await;
-    // Nothing is closed yet: it serves on.
+    // No tunnel is closed yet.
     idle.send(b"\x81\x82\x00\x00\x00\x00up").await;
-    idle_far.wait_for_rest(b"\x81\x82\x00\x00\x00\x00up").await;
+    idle_peer.wait_for_rest(b"\x81\x82\x00\x00\x00\x00up").await;
     let close = websocket::close("draining");
     let conversation = async {
         assert_eq!(idle.exact(close.len()).await, close);
         idle.send(websocket::CLOSE_REPLY).await;
-        assert_eq!(idle_far.ended().await, End::Fin);
-        assert!(idle_far.rest().ends_with(websocket::CLOSE_REPLY), "the client's own Close");
-        idle_far.close();
+        assert_eq!(idle_peer.ended().await, End::Fin);
+        assert!(idle_peer.rest().ends_with(websocket::CLOSE_REPLY), "the client's own Close");
+        idle_peer.close();
         assert_eq!(idle.assert_closed().await, End::Fin);
     };
     let interrupted = async {
@@ -70,22 +70,22 @@ async fn tunnels_of_a_removed_backend_are_closed_between_frames_before_the_deadl
         busy.send(websocket::CLOSE_REPLY).await;
         assert_eq!(busy.assert_closed().await, End::Fin);
     };
-    // One that never answers is cut with what is left.
+    // A tunnel whose client does not answer the Close is cut at the deadline.
     let cut = async {
         assert_eq!(mute.exact(close.len()).await, close);
         mute.assert_closed().await;
-        mute_far.ended().await;
+        mute_peer.ended().await;
     };
     tokio::join!(conversation, interrupted, cut);
     sending.await.unwrap();
     let drained =
         || proxy.log_lines().iter().filter(|line| line["termination"] == "drained").count() == 3;
     eventually("three lines", drained).await;
-    drop((idle, mute, busy, mute_far, busy_far, backend, other));
+    drop((idle, mute, busy, mute_peer, busy_peer, backend, other));
     proxy.finish().await;
 }
 
-/// A client that answers a Close, and when that came.
+/// Answers a Close and returns when it arrived.
 async fn closed_at(mut client: Raw) -> Instant {
     let close = websocket::close("draining");
     assert_eq!(client.exact(close.len()).await, close);
@@ -95,7 +95,7 @@ async fn closed_at(mut client: Raw) -> Instant {
     at
 }
 
-/// Waits for the closes of all clients, and asserts that they were spread over this time.
+/// Waits for the Close of each client and asserts that they were spread over this time.
 async fn assert_staggered(clients: Vec<Raw>, spread: Duration) {
     let count = clients.len();
     let tasks: Vec<_> = clients.into_iter().map(|client| tokio::spawn(closed_at(client))).collect();
@@ -104,7 +104,7 @@ async fn assert_staggered(clients: Vec<Raw>, spread: Duration) {
         times.push(within("a close", task).await.unwrap());
     }
     times.sort();
-    assert!(times[count - 1] - times[0] >= spread / 3, "one burst");
+    assert!(times[count - 1] - times[0] >= spread / 3, "all at once");
     let largest = times
         .iter()
         .map(|&from| times.iter().filter(|&&at| at >= from && at < from + spread / 10).count());
@@ -127,7 +127,7 @@ async fn open(proxy: &Proxy, count: usize) -> Vec<Raw> {
 async fn fault_093_staggered_drain() {
     let backend = Backend::start(websocket::silent()).await;
     let other = Backend::replying("other").await;
-    let mut proxy = draining(&backend, "{ within = \"4s\", spread = \"3s\" }").await;
+    let mut proxy = proxy_with_drain(&backend, "{ within = \"4s\", spread = \"3s\" }").await;
     let clients = open(&proxy, 60).await;
     let remaining = [other.address];
     proxy
@@ -158,7 +158,7 @@ async fn fault_093_staggered_stop() {
 }
 
 #[tokio::test]
-async fn fault_096_drained_backend_keeps_polling_sessions_until_they_are_let_go() {
+async fn fault_096_drained_backend_keeps_polling_sessions_until_they_are_evicted() {
     let (a, b) = (Node::start("a").await, Node::start("b").await);
     let (first, second) = (a.backend.address, b.backend.address);
     let mut proxy = Proxy::with(|settings| {
@@ -183,7 +183,7 @@ async fn fault_096_drained_backend_keeps_polling_sessions_until_they_are_let_go(
         let reply = poll(&mut client, sid, "kept", "").await;
         assert_eq!((reply.status(), reply.header("x-node")), (200, Some("b")));
     }
-    // Each polls on until it is told; none is moved, none is searched for.
+    // Each session polls until it is evicted. No session is moved to or looked up on another backend.
     for sid in &sessions {
         let deadline = Instant::now() + crate::support::TIMEOUT;
         let last = loop {
@@ -192,21 +192,24 @@ async fn fault_096_drained_backend_keeps_polling_sessions_until_they_are_let_go(
                 break reply;
             }
             assert_eq!(reply.header("x-node"), Some("b"));
-            assert!(Instant::now() < deadline, "never let go");
+            assert!(Instant::now() < deadline, "the session is never evicted");
             tokio::time::sleep(Duration::from_millis(20)).await;
         };
         assert_eq!(last.status(), 400);
         assert!(last.text().contains("\"code\":1"), "{}", last.text());
         assert!(last.header("access-control-allow-origin").is_some());
     }
-    assert!(sessions.iter().all(|sid| a.request_count(sid) == 0), "somebody was asked in vain");
+    assert!(
+        sessions.iter().all(|sid| a.request_count(sid) == 0),
+        "a session was looked up on another backend"
+    );
     assert_eq!(handshake(&mut client, "again", "").await.node, "a");
     drop((client, a, b));
     proxy.finish().await;
 }
 
 #[tokio::test]
-async fn a_tunnel_that_is_old_enough_is_closed() {
+async fn a_tunnel_is_closed_at_its_maximum_age() {
     let backend = Backend::start(websocket::silent()).await;
     let proxy = Proxy::with(|settings| {
         settings.backends(&[backend.address]).pool("max_connection_age", "\"1s\"");

@@ -34,7 +34,7 @@ fn content_type(reply: &Message) -> &str {
 }
 
 #[tokio::test]
-async fn a_browser_gets_a_page_without_anything_from_outside() {
+async fn a_browser_gets_a_page_without_external_resources() {
     let proxy = without_backend().await;
     let reply = get(&proxy, "/", BROWSER).await;
     assert_eq!((reply.status(), content_type(&reply)), (502, "text/html; charset=utf-8"));

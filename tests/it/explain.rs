@@ -1,4 +1,4 @@
-//! `explain` says what the data path does: requests are generated, explained, and sent.
+//! `explain` predicts what the data path does: generated requests are explained, then sent.
 
 use std::net::SocketAddr;
 
@@ -13,10 +13,10 @@ use crate::support::{
     websocket,
 };
 
-/// Requests of each seed.
+/// Number of requests for each seed.
 const REQUESTS: usize = 250;
 
-/// Three nodes behind many kinds of pools, with sessions and cookies in every state.
+/// A proxy with many kinds of pools in front of three nodes, with sessions and cookies in every state.
 struct Scene {
     proxy: Proxy,
     nodes: Vec<Node>,
@@ -25,9 +25,9 @@ struct Scene {
     cookies: Vec<String>,
 }
 
-/// A request that a client may send.
+/// A generated request.
 #[derive(Clone, Debug)]
-struct Asked {
+struct GeneratedRequest {
     listener: &'static str,
     method: &'static str,
     host: &'static str,
@@ -85,7 +85,7 @@ impl Scene {
         scene
     }
 
-    /// Opens sessions, and ends some.
+    /// Opens sessions and ends some of them.
     async fn fill(&mut self) {
         let mut client = Raw::connect(self.proxy.web()).await;
         let mut sessions: Vec<Session> = Vec::new();
@@ -105,10 +105,10 @@ impl Scene {
             self.cookies.push(session.cookie.clone().unwrap());
         }
         self.cookies.push(format!("moorline-app=old; {}", self.cookies[2]));
-        // One that a node has and the proxy does not know; and with the cookie of that node.
+        // A session that a node has and the proxy does not know.
         self.nodes[1].add_session("of-b-alone");
         self.sids.push("of-b-alone".to_owned());
-        // One is closed by order.
+        // A session that is closed by a command.
         let closed = handshake(&mut client, "app.test").await;
         let find = json!({ "sid": closed.sid }).to_string();
         let found = self.proxy.api().ask("POST", "/v1/sessions/find", &find).await.json();
@@ -116,7 +116,7 @@ impl Scene {
         let path = format!("/v1/sessions/{id}");
         assert_eq!(self.proxy.api().ask("DELETE", &path, "").await.status() / 100, 2);
         self.sids.push(closed.sid);
-        // `c` drains, and one client of `mem` has left its session.
+        // `c` is drained, and a client of `mem` has ended its session.
         let drain = json!({
             "pool": "app", "backend": self.nodes[2].backend.address.to_string(), "within": 600,
         });
@@ -134,39 +134,39 @@ impl Scene {
             .await;
         assert_eq!(tunnel.response().await.status(), 101);
         drop(tunnel);
-        self.settled().await;
+        self.wait_until_settled().await;
     }
 
-    /// Waits until `down` is down, and the client's leave is remembered.
-    async fn settled(&self) {
+    /// Waits until `down` is down and the ended session is remembered.
+    async fn wait_until_settled(&self) {
         let web = self.proxy.web();
         let down = json!({ "url": format!("http://down.test:{}/", web.port()) });
         let new = json!({
             "url": format!("http://mem.test:{}/?EIO=4&transport=polling", web.port()),
             "user_agent": "phone/1",
         });
-        for (order, key, value) in
+        for (body, key, value) in
             [(down, "status", json!(503)), (new, "chosen_by", json!("memory"))]
         {
-            let mut said = Value::Null;
+            let mut explanation = Value::Null;
             for _ in 0..500 {
-                said = self.explain(&order).await;
-                if said[key] == value {
+                explanation = self.explain(&body).await;
+                if explanation[key] == value {
                     break;
                 }
                 tokio::time::sleep(std::time::Duration::from_millis(10)).await;
             }
-            assert_eq!(said[key], value, "{said}");
+            assert_eq!(explanation[key], value, "{explanation}");
         }
     }
 
-    async fn explain(&self, order: &Value) -> Value {
-        let reply = self.proxy.api().ask("POST", "/v1/explain", &order.to_string()).await;
-        assert_eq!(reply.status(), 200, "{order}: {}", reply.text());
+    async fn explain(&self, body: &Value) -> Value {
+        let reply = self.proxy.api().ask("POST", "/v1/explain", &body.to_string()).await;
+        assert_eq!(reply.status(), 200, "{body}: {}", reply.text());
         reply.json()
     }
 
-    fn generate(&self, random: &mut fastrand::Rng, number: usize) -> Asked {
+    fn generate(&self, random: &mut fastrand::Rng, number: usize) -> GeneratedRequest {
         let mut pick = |of: &[&'static str]| pick_one(of, random);
         let listener = pick(&["web", "web", "web", "web", "side", "moved"]);
         let method = pick(&["GET", "GET", "GET", "POST", "OPTIONS", "DELETE", "TRACE", "PATCH"]);
@@ -235,61 +235,66 @@ impl Scene {
         let target = format!("{path}?{transport}{sid}&mark={number}-");
         let upgrade = random.usize(..6) == 0;
         let agent = Some(agent).filter(|agent| !agent.is_empty());
-        Asked { listener, method, host, target, cookie, agent, upgrade }
+        GeneratedRequest { listener, method, host, target, cookie, agent, upgrade }
     }
 
-    /// What differs between what is said of a request and what becomes of it.
-    async fn difference(&self, asked: &Asked, mark: &str) -> Option<String> {
-        let address = self.proxy.listener(asked.listener);
-        let authority = format!("{}:{}", asked.host, address.port());
-        let said = self.explain(&asked.order(&authority)).await;
+    /// Compares the explanation of a request with its log line. Returns a report if they differ.
+    async fn difference(&self, request: &GeneratedRequest, mark: &str) -> Option<String> {
+        let address = self.proxy.listener(request.listener);
+        let authority = format!("{}:{}", request.host, address.port());
+        let explanation = self.explain(&request.explain_body(&authority)).await;
         let mut client = Raw::connect(address).await;
-        client.send(asked.bytes(&authority)).await;
+        client.send(request.bytes(&authority)).await;
         let status = client.response().await.status();
         drop(client);
         let marked = |line: &Value| line["path"].as_str().is_some_and(|path| path.contains(mark));
         let line = self.proxy.wait_for_log("the request's line", marked).await;
-        let mut differs = Vec::new();
-        // Only the backend itself can say whether it has a session that its cookie names it for.
-        let led = said["chosen_by"] == "owner_search" && line["chosen_by"] == "cookie" && {
-            let first = format!("first {}", line["backend"].as_str().unwrap_or_default());
-            said["steps"].to_string().contains(&first)
-        };
+        let mut different_keys = Vec::new();
+        // Only the backend knows whether it has the session for which the cookie names it.
+        let owner_was_first =
+            explanation["chosen_by"] == "owner_search" && line["chosen_by"] == "cookie" && {
+                let first = format!("first {}", line["backend"].as_str().unwrap_or_default());
+                explanation["steps"].to_string().contains(&first)
+            };
         for key in ["listener", "route", "pool", "chosen_by"] {
-            if said[key] != line[key] && !(led && key == "chosen_by") {
-                differs.push(key);
+            if explanation[key] != line[key] && !(owner_was_first && key == "chosen_by") {
+                different_keys.push(key);
             }
         }
-        match &said["status"] {
-            Value::Null if line["backend"].is_null() => differs.push("status"),
+        match &explanation["status"] {
+            Value::Null if line["backend"].is_null() => different_keys.push("status"),
             Value::Null => {}
             own => {
                 if *own != status || *own != line["status"] {
-                    differs.push("status");
+                    different_keys.push("status");
                 }
             }
         }
-        if !said["backend"].is_null() && said["backend"] != line["backend"] {
-            differs.push("backend");
+        if !explanation["backend"].is_null() && explanation["backend"] != line["backend"] {
+            different_keys.push("backend");
         }
-        let report = || format!("{differs:?}\n  {asked:?}\n  said {said}\n  {status}: {line}");
-        (!differs.is_empty()).then(report)
+        let report = || {
+            format!(
+                "{different_keys:?}\n  {request:?}\n  explanation {explanation}\n  {status}: {line}"
+            )
+        };
+        (!different_keys.is_empty()).then(report)
     }
 }
 
-/// What keeps a pool's own traffic out of a test.
+/// Settings of a pool without probes and with short-lived idle connections.
 const QUIET: &str = "health = { probe = \"off\" }\nreuse = { idle_timeout = \"1s\" }\n";
 
 fn pick_one<'a>(of: &[&'a str], random: &mut fastrand::Rng) -> &'a str {
     of[random.usize(..of.len())]
 }
 
-/// A request for another host.
+/// Changes the host of a request.
 fn for_host(request: Vec<u8>, host: &str) -> Vec<u8> {
     String::from_utf8(request).unwrap().replace("app.test", host).into_bytes()
 }
 
-/// A new polling session of this host.
+/// Opens a polling session for this host.
 async fn handshake(client: &mut Raw, host: &str) -> Session {
     client.send(for_host(get(&handshake_target("fill"), ""), host)).await;
     let reply = client.response().await;
@@ -300,9 +305,9 @@ async fn handshake(client: &mut Raw, host: &str) -> Session {
     Session { sid, node, cookie, reply }
 }
 
-impl Asked {
-    /// As an order to explain it.
-    fn order(&self, authority: &str) -> Value {
+impl GeneratedRequest {
+    /// Body of the API request that explains this request.
+    fn explain_body(&self, authority: &str) -> Value {
         json!({
             "url": format!("http://{authority}{}", self.target),
             "method": self.method,
@@ -312,7 +317,7 @@ impl Asked {
         })
     }
 
-    /// As a client sends it.
+    /// The request as a client sends it.
     fn bytes(&self, authority: &str) -> Vec<u8> {
         let websocket = self.method == "GET" && self.target.contains("transport=websocket");
         let upgrade = if self.upgrade || websocket { websocket::UPGRADE } else { "" };
@@ -331,8 +336,8 @@ async fn compare(seed: u64) {
     let mut random = fastrand::Rng::with_seed(seed);
     let mut differences = Vec::new();
     for number in 0..REQUESTS {
-        let asked = scene.generate(&mut random, number);
-        differences.extend(scene.difference(&asked, &format!("mark={number}-")).await);
+        let request = scene.generate(&mut random, number);
+        differences.extend(scene.difference(&request, &format!("mark={number}-")).await);
     }
     let count = differences.len();
     assert!(count == 0, "seed {seed}: {count} differences\n{}", differences.join("\n"));
@@ -341,12 +346,12 @@ async fn compare(seed: u64) {
 }
 
 #[tokio::test]
-async fn what_is_explained_is_what_happens() {
+async fn explanations_match_the_access_log() {
     compare(1).await;
 }
 
 #[tokio::test]
-async fn what_is_explained_is_what_happens_with_other_requests() {
+async fn explanations_match_the_access_log_for_other_requests() {
     let seed = std::env::var("MOORLINE_SEED").ok().and_then(|seed| seed.parse().ok());
     compare(seed.unwrap_or(2)).await;
 }

@@ -1,7 +1,7 @@
-//! `docs/reference/configuration-faults.md`: every error of a configuration with an example.
+//! `docs/reference/configuration-faults.md`: every configuration error with an example.
 //!
-//! The page is made from the files in `tests/config/bad`. With `BLESS=1` in the environment it is written
-//! anew.
+//! The page is generated from the files in `tests/config/bad`. With `BLESS=1` in the environment, the test
+//! writes it.
 
 use std::{collections::HashSet, fmt::Write as _, fs, path::Path};
 
@@ -55,10 +55,12 @@ fn chapter(file: &Path) -> usize {
     let stem = file.file_stem().unwrap().to_str().unwrap();
     let word = stem.split('-').next().unwrap();
     let found = CHAPTERS.iter().position(|(_, words)| words.contains(&word));
-    found.unwrap_or_else(|| panic!("{stem}.toml is in no chapter of {PAGE}: add its first word"))
+    found.unwrap_or_else(|| {
+        panic!("{stem}.toml has no chapter in {PAGE}: add its first word to CHAPTERS")
+    })
 }
 
-/// The message without the values of its example, so that each kind of fault stands once.
+/// The message without the values of its example, so that the page has each kind of fault once.
 fn kind(message: &str) -> String {
     let mut kind = String::new();
     for (index, part) in message.split('`').enumerate() {
@@ -82,7 +84,7 @@ fn is_key(word: &str) -> bool {
     check::SECTIONS.iter().any(|section| section.has(word))
 }
 
-/// Code in a cell of a table.
+/// Formats code for a table cell.
 fn code(text: &str) -> String {
     let text = text.trim().replace('|', "\\|");
     match text.contains('`') {
@@ -92,16 +94,16 @@ fn code(text: &str) -> String {
     }
 }
 
-/// A message in a cell of a table, where its backticks make code.
+/// Formats a message, in which backticks mark code, for a table cell.
 fn cell(text: &str) -> String {
     let text =
         text.replace(&format!("{BAD}/"), "").replace(BAD, "/etc/moorline").replace('|', "\\|");
-    // Outside of code, `<` begins HTML.
+    // Outside of code, `<` would start HTML.
     let parts = text.split('`').enumerate();
     let parts = parts.map(|(index, part)| match index % 2 {
         0 => part.replace('<', "&lt;").replace('*', "\\*"),
         _ if part.is_empty() => "\"\"".to_owned(),
-        // As on a terminal, where a control character has its picture.
+        // Show the BEL character as a terminal does.
         _ => part.replace('\u{7}', "␇"),
     });
     parts.collect::<Vec<_>>().join("`")

@@ -95,7 +95,7 @@ async fn fault_125_a_mapped_address_is_an_ipv4_address() {
     }
 }
 
-/// `X-Forwarded-For` as the backend receives it if the peer sends an address.
+/// Returns the `X-Forwarded-For` that the backend receives if the peer sends an address.
 async fn seen_trusting(trusted: &str, backend: &Backend) -> String {
     let proxy = Proxy::with(|settings| {
         settings.backends(&[backend.address]);
@@ -119,7 +119,7 @@ async fn trusting(backend: &Backend, top: &[(&str, &str)]) -> Proxy {
     .await
 }
 
-/// What the peer sends, and the value of each field that the backend gets; `""`: none.
+/// Fields that the peer sends, and the value of each field that the backend gets. `""`: no field.
 type Case = (&'static str, [(&'static str, &'static str); 6]);
 
 fn fields(values: [&'static str; 6]) -> [(&'static str, &'static str); 6] {
@@ -149,7 +149,7 @@ async fn fault_128_x_forwarded_fields_decide_what_forwarded_says() {
     let backend = Backend::replying("ok").await;
     let proxy = trusting(&backend, &[("forwarded", "\"always\"")]).await;
     let cases: [Case; 8] = [
-        // What a front that terminates TLS sends: the browser's own connection is what counts.
+        // From a proxy in front that terminates TLS: the browser's connection counts.
         (
             "X-Forwarded-Proto: https\r\nX-Forwarded-For: 203.0.113.9\r\n",
             fields([
@@ -161,7 +161,7 @@ async fn fault_128_x_forwarded_fields_decide_what_forwarded_says() {
                 "for=203.0.113.9;proto=https;host=app.test, for=127.0.0.1",
             ]),
         ),
-        // Nothing is known but the peer.
+        // Only the peer is known.
         (
             "",
             fields([
@@ -184,7 +184,7 @@ async fn fault_128_x_forwarded_fields_decide_what_forwarded_says() {
                 "for=127.0.0.1;proto=https;host=app.test",
             ]),
         ),
-        // Several values: one for each address, and ours behind.
+        // Several values: one for each address, then the proxy's own.
         (
             "X-Forwarded-For: 203.0.113.9, 127.0.0.7\r\nX-Forwarded-Proto: https, http\r\n",
             fields([
@@ -197,7 +197,7 @@ async fn fault_128_x_forwarded_fields_decide_what_forwarded_says() {
                  for=127.0.0.1;proto=http",
             ]),
         ),
-        // More values than addresses: those at the end are of the hops that are known.
+        // More values than addresses: the last values belong to the known hops.
         (
             "X-Forwarded-For: 203.0.113.9\r\nX-Forwarded-Proto: https\r\nX-Forwarded-Proto: http\r\n",
             fields([
@@ -235,7 +235,7 @@ async fn fault_128_x_forwarded_fields_decide_what_forwarded_says() {
                  for=127.0.0.1",
             ]),
         ),
-        // Both families, and they disagree.
+        // X-Forwarded-* and Forwarded disagree.
         (
             "X-Forwarded-For: 203.0.113.9\r\nX-Forwarded-Proto: https\r\n\
              Forwarded: for=6.6.6.6;proto=http;host=evil.test\r\n",
@@ -294,7 +294,7 @@ async fn fault_128_forwarded_alone_is_translated() {
                  for=127.0.0.1;proto=http",
             ]),
         ),
-        // Both families agree, each with a part of the values.
+        // X-Forwarded-* and Forwarded agree, each with a part of the values.
         (
             "Forwarded: for=\"203.0.113.9:5555\";host=shop.test\r\nX-Forwarded-For: 203.0.113.9\r\n\
              X-Forwarded-Proto: https\r\n",
@@ -307,7 +307,7 @@ async fn fault_128_forwarded_alone_is_translated() {
                 "for=\"203.0.113.9:5555\";proto=https;host=shop.test, for=127.0.0.1",
             ]),
         ),
-        // Without it, no field is sent: few backends read it, and those prefer it.
+        // Without Forwarded from the peer, the backend gets none: few backends read it, and they prefer it.
         (
             "X-Forwarded-For: 203.0.113.9\r\n",
             fields(["203.0.113.9, 127.0.0.1", "http", "app.test", "80", "203.0.113.9", ""]),
@@ -319,7 +319,7 @@ async fn fault_128_forwarded_alone_is_translated() {
 }
 
 #[tokio::test]
-async fn fault_128_an_untrusted_peer_gets_no_forwarded_through() {
+async fn fault_128_forwarded_of_an_untrusted_peer_is_dropped() {
     let backend = Backend::replying("ok").await;
     for (setting, forwarded) in
         [("\"pass\"", ""), ("\"always\"", "for=127.0.0.1;proto=http;host=app.test")]
@@ -336,7 +336,7 @@ async fn fault_128_an_untrusted_peer_gets_no_forwarded_through() {
 }
 
 #[tokio::test]
-async fn a_trusted_peers_prefix_goes_through() {
+async fn x_forwarded_prefix_of_a_trusted_peer_is_forwarded() {
     let backend = Backend::replying("ok").await;
     let proxy = trusting(&backend, &[]).await;
     let seen = seen_through(&proxy, &backend, "X-Forwarded-Prefix: /shop\r\n").await;
@@ -359,7 +359,7 @@ async fn the_port_is_taken_from_the_clients_host() {
 }
 
 #[tokio::test]
-async fn fault_129_client_addresses_in_every_form_are_found() {
+async fn fault_129_client_addresses_are_read_in_every_form() {
     let backend = Backend::replying("ok").await;
     let proxy = trusting(&backend, &[]).await;
     for (sent, client) in [
@@ -389,7 +389,7 @@ async fn fault_129_client_addresses_in_every_form_are_found() {
 }
 
 #[tokio::test]
-async fn fault_129_an_invalid_address_is_logged_once_and_the_peer_counts() {
+async fn fault_129_an_invalid_address_is_logged_once_and_the_peer_address_is_used() {
     let backend = Backend::replying("ok").await;
     let proxy = trusting(&backend, &[]).await;
     for sent in [
@@ -402,9 +402,9 @@ async fn fault_129_an_invalid_address_is_logged_once_and_the_peer_counts() {
         let line = proxy.wait_for_log(sent, |line| line["id"] == id.as_str()).await;
         assert!(line["client"].as_str().unwrap().starts_with("127.0.0.1:"), "{sent}: {line}");
     }
-    let told = "cannot be read";
-    proxy.wait_for_stderr("the warning", |line| line.contains(told)).await;
-    assert_eq!(proxy.stderr().iter().filter(|line| line.contains(told)).count(), 1);
+    let warning = "cannot be read";
+    proxy.wait_for_stderr("the warning", |line| line.contains(warning)).await;
+    assert_eq!(proxy.stderr().iter().filter(|line| line.contains(warning)).count(), 1);
     drop(backend);
     proxy.finish().await;
 }
@@ -416,21 +416,21 @@ async fn dropped_forwarding_fields_are_logged_once_with_the_setting_to_use() {
     for _ in 0..3 {
         seen_through(&proxy, &backend, SPOOF).await;
     }
-    let told = |line: &&String| line.contains("trusted_proxies = [\"127.0.0.1\"]");
-    proxy.wait_for_stderr("the warning", |line| told(&&line.to_owned())).await;
-    assert_eq!(proxy.stderr().iter().filter(told).count(), 1);
-    let line = proxy.stderr().into_iter().find(|line| told(&line)).unwrap();
+    let warning = |line: &&String| line.contains("trusted_proxies = [\"127.0.0.1\"]");
+    proxy.wait_for_stderr("the warning", |line| warning(&&line.to_owned())).await;
+    assert_eq!(proxy.stderr().iter().filter(warning).count(), 1);
+    let line = proxy.stderr().into_iter().find(|line| warning(&line)).unwrap();
     assert!(line.contains("X-Forwarded-For") && line.contains("listener=\"web\""), "{line}");
     // Nothing is dropped or logged for a trusted peer.
     proxy.reload(|settings| _ = settings.top("trusted_proxies", "\"private\"")).await;
     seen_through(&proxy, &backend, SPOOF).await;
-    assert_eq!(proxy.stderr().iter().filter(told).count(), 1);
+    assert_eq!(proxy.stderr().iter().filter(warning).count(), 1);
     drop(backend);
     proxy.finish().await;
 }
 
 #[tokio::test]
-async fn trusted_proxies_come_from_a_watched_file_and_by_the_word_private() {
+async fn trusted_proxies_accept_private_and_a_watched_file() {
     let backend = Backend::replying("ok").await;
     let mut proxy = Proxy::with(|settings| {
         settings.backends(&[backend.address]).top("trusted_proxies", "\"private\"");
@@ -461,7 +461,7 @@ async fn trusted_proxies_come_from_a_watched_file_and_by_the_word_private() {
 }
 
 #[tokio::test]
-async fn a_secure_cookie_follows_the_same_list() {
+async fn the_secure_attribute_follows_trusted_forwarded_fields() {
     let backend = Backend::replying("ok").await;
     let proxy = Proxy::with(|settings| {
         settings.backends(&[backend.address]).top("trusted_proxies", "\"private\"");

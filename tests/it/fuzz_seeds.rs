@@ -1,5 +1,5 @@
-//! The fuzz targets' seeds, held against the same checks as every input of a fuzzer, and read for what
-//! they say. `tests/fuzz` goes on from here.
+//! Seeds of the fuzz targets: they pass the checks of the targets, and the parsers read them as expected.
+//! `tests/fuzz` runs the targets.
 
 use std::{fs, path::PathBuf};
 
@@ -18,14 +18,14 @@ fn seeds(target: &str) -> Vec<(String, Vec<u8>)> {
     let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("fuzz/seeds").join(target);
     let entries = fs::read_dir(folder).expect("a folder of seeds").map(|entry| {
         let path = entry.expect("a seed").path();
-        let name = path.file_name().expect("its name").to_string_lossy().into_owned();
-        (name, fs::read(path).expect("its bytes"))
+        let name = path.file_name().expect("a file name").to_string_lossy().into_owned();
+        (name, fs::read(path).expect("a readable seed"))
     });
     entries.collect()
 }
 
 #[test]
-fn what_the_fuzzers_check_holds_of_their_seeds() {
+fn seeds_pass_the_checks_of_their_fuzz_target() {
     for (target, holds) in
         [("client_hello", client_hello::holds as fn(&[u8])), ("proxy_header", proxy_header::holds)]
     {
@@ -39,8 +39,8 @@ fn what_the_fuzzers_check_holds_of_their_seeds() {
 }
 
 #[test]
-fn hellos_of_real_programs_say_whom_they_are_for() {
-    let mut said = Vec::new();
+fn client_hellos_of_real_programs_have_server_name_and_protocols() {
+    let mut summaries = Vec::new();
     for (name, bytes) in seeds("client_hello") {
         let what = match read(&bytes) {
             Peeked::Hello(hello) => {
@@ -49,9 +49,9 @@ fn hellos_of_real_programs_say_whom_they_are_for() {
             }
             other => format!("{other:?}"),
         };
-        said.push(format!("{name}: {}", what.trim_end()));
+        summaries.push(format!("{name}: {}", what.trim_end()));
     }
-    said.sort();
+    summaries.sort();
     let expected = [
         "alert: NotTls",
         "bytewise: Incomplete",
@@ -69,7 +69,7 @@ fn hellos_of_real_programs_say_whom_they_are_for() {
         "ssl2: NotTls",
         "trailing: db.example.com h2,http/1.1",
     ];
-    assert_eq!(said, expected);
+    assert_eq!(summaries, expected);
 }
 
 #[test]
@@ -80,7 +80,7 @@ fn proxy_headers_of_real_programs_are_whole() {
                 panic!("{name}: {:?}", parse(&bytes))
             };
             assert!(header.ends.is_some(), "{name}");
-            assert!(bytes.len() > header.length, "{name}: nothing follows");
+            assert!(bytes.len() > header.length, "{name}: no bytes after the header");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Health probes against servers that are well, and against those that only look it.
+//! Health probes of servers that work and of servers that only seem to work.
 
 use std::time::Duration;
 
@@ -6,7 +6,7 @@ use crate::support::{
     Backend, Message, Peer, Proxy, Raw, backend, eventually, message, proxy::Setup, websocket,
 };
 
-/// A proxy that probes so, with a deadline of half a second.
+/// Starts a proxy with this probe and a timeout of 500 ms.
 async fn probing(node: &Backend, probe: &str) -> Proxy {
     let health = format!(
         "{{ probe = {probe}, interval = \"500ms\", timeout = \"500ms\", rise = 1, fall = 1 }}"
@@ -19,9 +19,9 @@ async fn probing(node: &Backend, probe: &str) -> Proxy {
         .await
 }
 
-/// Waits for the verdict that the backend is down, and gives the reason.
-async fn verdict(proxy: &Proxy) -> String {
-    proxy.wait_for_stderr("the verdict", |line| line.contains("backend is down")).await
+/// Waits for the log line that the backend is down and returns it.
+async fn down_line(proxy: &Proxy) -> String {
+    proxy.wait_for_stderr("the backend is down", |line| line.contains("backend is down")).await
 }
 
 async fn assert_up(proxy: &Proxy, node: &Backend, probes: usize) {
@@ -36,7 +36,7 @@ async fn fault_091_health_endpoint_that_redirects() {
     let node =
         Backend::answering(|_| message::reply("302 Found", "Location: /login\r\n", "")).await;
     let proxy = probing(&node, "\"http\", path = \"/healthz\"").await;
-    let line = verdict(&proxy).await;
+    let line = down_line(&proxy).await;
     assert!(line.contains("expected 2xx, got 302"), "{line}");
     assert!(node.requests().iter().all(|request| request.target() == "/healthz"), "followed");
     assert_eq!(Raw::ask(proxy.web(), message::get("/", "")).await.status(), 503);
@@ -56,7 +56,7 @@ async fn fault_091_health_endpoint_that_is_huge() {
     }))
     .await;
     let proxy = probing(&node, "\"http\"").await;
-    let line = verdict(&proxy).await;
+    let line = down_line(&proxy).await;
     assert!(line.contains("body") || line.contains("no answer within"), "{line}");
     node.ended(0).await;
     drop(node);
@@ -74,7 +74,7 @@ async fn fault_091_health_endpoint_that_dribbles() {
         }))
         .await;
         let proxy = probing(&node, "\"http\"").await;
-        let line = verdict(&proxy).await;
+        let line = down_line(&proxy).await;
         assert!(line.contains("no answer within"), "{line}");
         node.ended(0).await;
         drop(node);
@@ -89,10 +89,10 @@ async fn dribble(peer: &Peer) {
     }
 }
 
-/// A server's Close with status 1000, and the client's, masked with zeros.
+/// A server's Close frame with status 1000.
 const CLOSE: &[u8] = &[0x88, 2, 0x03, 0xe8];
 
-/// The opcodes and payloads of a client's short frames.
+/// Parses short frames of a client into opcodes and payloads.
 fn frames(mut bytes: &[u8]) -> Vec<(u8, Vec<u8>)> {
     let mut frames = Vec::new();
     while let [first, second, a, b, c, d, rest @ ..] = bytes {
@@ -107,12 +107,12 @@ fn frames(mut bytes: &[u8]) -> Vec<(u8, Vec<u8>)> {
 }
 
 #[tokio::test]
-async fn a_websocket_probe_shakes_hands_and_closes() {
+async fn a_websocket_probe_does_a_handshake_and_closes() {
     let node = Backend::start(backend::script(|peer| async move {
         let Some(request) = peer.head().await else { return };
         assert_eq!(request.target(), "/cable");
         peer.send(websocket::switching(&request)).await;
-        // A greeting first, as some servers have it.
+        // Some servers send a greeting first.
         peer.send(b"\x81\x05hello").await;
         if peer.skip(8).await {
             peer.send(CLOSE).await;
@@ -130,7 +130,7 @@ async fn a_websocket_probe_shakes_hands_and_closes() {
 }
 
 #[tokio::test]
-async fn a_websocket_probe_finds_servers_that_are_none() {
+async fn a_websocket_probe_detects_invalid_handshakes() {
     let wrong = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
                  Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n";
     let plain = "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n";
@@ -145,7 +145,7 @@ async fn a_websocket_probe_finds_servers_that_are_none() {
         }))
         .await;
         let proxy = probing(&node, "\"websocket\"").await;
-        let line = verdict(&proxy).await;
+        let line = down_line(&proxy).await;
         assert!(line.contains(why), "{line}");
         drop(node);
         proxy.finish().await;
@@ -153,24 +153,24 @@ async fn a_websocket_probe_finds_servers_that_are_none() {
 }
 
 #[tokio::test]
-async fn a_websocket_probe_reads_no_more_than_it_has_to() {
+async fn a_websocket_probe_limits_the_bytes_that_it_reads() {
     let node = Backend::start(backend::script(|peer| async move {
         let Some(request) = peer.head().await else { return };
         peer.send(websocket::switching(&request)).await;
-        // Endless short messages, and never a Close.
+        // Endless short messages without a Close.
         while !peer.is_ended() {
             peer.send(b"\x81\x7dxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx").await;
         }
     }))
     .await;
     let proxy = probing(&node, "\"websocket\"").await;
-    let line = verdict(&proxy).await;
+    let line = down_line(&proxy).await;
     assert!(line.contains("too much"), "{line}");
     drop(node);
     proxy.finish().await;
 }
 
-/// What an Engine.IO node of this protocol answers; `None`: it is an upgrade.
+/// The answer of an Engine.IO node with this protocol version. `None`: the request is an upgrade.
 fn engine(request: &Message, protocol: u8) -> Option<Vec<u8>> {
     if request.header("upgrade").is_some() {
         return None;
@@ -191,7 +191,7 @@ fn engine(request: &Message, protocol: u8) -> Option<Vec<u8>> {
 }
 
 #[tokio::test]
-async fn an_engine_io_probe_has_a_session_from_beginning_to_end() {
+async fn an_engine_io_probe_opens_upgrades_and_closes_a_session() {
     for protocol in [4, 3] {
         let node = Backend::start(backend::script(move |peer| async move {
             loop {
@@ -218,23 +218,26 @@ async fn an_engine_io_probe_has_a_session_from_beginning_to_end() {
         let target = format!("/socket.io/?EIO={protocol}&sid=a%20b&transport=websocket");
         assert_eq!(upgrade.target(), target);
         assert!(requests.iter().all(|request| request.header("host") == Some("chat.test")));
-        assert!(requests.iter().all(|request| request.method() == "GET"), "no goodbye was needed");
+        assert!(
+            requests.iter().all(|request| request.method() == "GET"),
+            "no close packet is needed"
+        );
         let bytes = node.bytes(1);
         let (_, taken) = Message::head(&bytes).unwrap();
-        let said = frames(&bytes[taken..]);
-        assert_eq!(said, [(1, b"2probe".to_vec()), (1, b"5".to_vec()), (8, vec![0x03, 0xe8])]);
+        let received = frames(&bytes[taken..]);
+        assert_eq!(received, [(1, b"2probe".to_vec()), (1, b"5".to_vec()), (8, vec![0x03, 0xe8])]);
         drop(node);
         proxy.finish().await;
     }
 }
 
 #[tokio::test]
-async fn an_engine_io_probe_finds_a_node_that_only_shakes_hands() {
+async fn an_engine_io_probe_detects_a_node_that_hangs_after_the_upgrade() {
     let node = Backend::start(backend::script(|peer| async move {
         while let Some(request) = peer.request().await {
             match engine(&request, 4) {
                 Some(answer) => peer.send(answer).await,
-                // The upgrade is answered, and then nothing is.
+                // Answers the upgrade and nothing else.
                 None => {
                     peer.send(websocket::switching(&request)).await;
                     peer.ended().await;
@@ -245,14 +248,14 @@ async fn an_engine_io_probe_finds_a_node_that_only_shakes_hands() {
     }))
     .await;
     let proxy = probing(&node, "\"engine.io\"").await;
-    let line = verdict(&proxy).await;
+    let line = down_line(&proxy).await;
     assert!(line.contains("no answer within"), "{line}");
     drop(node);
     proxy.finish().await;
 }
 
 #[tokio::test]
-async fn an_engine_io_probe_says_goodbye_where_there_is_no_upgrade() {
+async fn an_engine_io_probe_closes_its_session_if_there_is_no_upgrade() {
     let node = Backend::answering(|request| {
         if request.method() == "POST" {
             return message::ok("ok");
@@ -265,15 +268,15 @@ async fn an_engine_io_probe_says_goodbye_where_there_is_no_upgrade() {
     let proxy = probing(&node, "\"engine.io\"").await;
     assert_up(&proxy, &node, 3).await;
     let requests = node.requests();
-    let goodbye = requests.iter().find(|request| request.method() == "POST").unwrap();
-    assert_eq!(goodbye.text(), "1");
-    assert_eq!(goodbye.target(), "/socket.io/?EIO=4&sid=polls&transport=polling");
+    let close = requests.iter().find(|request| request.method() == "POST").unwrap();
+    assert_eq!(close.text(), "1");
+    assert_eq!(close.target(), "/socket.io/?EIO=4&sid=polls&transport=polling");
     drop(node);
     proxy.finish().await;
 }
 
 #[tokio::test]
-async fn an_engine_io_probe_takes_no_other_server_for_a_node() {
+async fn an_engine_io_probe_rejects_other_servers() {
     for (answer, why) in [
         (message::reply("404 Not Found", "", ""), "expected 200 to a handshake, got 404"),
         (message::ok("<html>"), "expected an open packet"),
@@ -281,7 +284,7 @@ async fn an_engine_io_probe_takes_no_other_server_for_a_node() {
     ] {
         let node = Backend::answering(move |_| answer.clone()).await;
         let proxy = probing(&node, "\"engine.io\"").await;
-        let line = verdict(&proxy).await;
+        let line = down_line(&proxy).await;
         assert!(line.contains(why), "{line}");
         drop(node);
         proxy.finish().await;

@@ -7,7 +7,7 @@ use std::{
 
 use crate::support::{
     Node, Proxy, Raw,
-    admin::{Ran, command},
+    admin::{CommandOutput, command},
     dns::free_port,
     node::{handshake, poll},
     proxy::Setup,
@@ -15,8 +15,8 @@ use crate::support::{
     websocket,
 };
 
-/// Runs `init` in a folder.
-async fn init(folder: &Path, words: &[&str]) -> Ran {
+/// Runs `moorline init` in a folder.
+async fn init(folder: &Path, words: &[&str]) -> CommandOutput {
     command(folder, &[&["init"], words].concat(), "", &[]).await
 }
 
@@ -33,14 +33,14 @@ async fn each_starting_configuration_passes_the_check_and_starts() {
     ] {
         let setup = Setup::new();
         let folder = setup.directory().to_owned();
-        let said = init(&folder, words).await.done();
-        assert!(said.starts_with("wrote moorline.toml\n"), "{words:?}: {said}");
+        let output = init(&folder, words).await.done();
+        assert!(output.starts_with("wrote moorline.toml\n"), "{words:?}: {output}");
         let checked = command(&folder, &["check", "--strict", "moorline.toml"], "", &[]).await;
         assert!(checked.done().contains(" is good: "), "{words:?}");
         let text = fs::read_to_string(folder.join("moorline.toml")).unwrap();
         let stdout = init(&folder, &[words, &["-"]].concat()).await.done();
         assert_eq!(stdout, text, "{words:?}");
-        // Ports of this machine may be taken, and no certificate is ordered from here.
+        // The ports may be in use on this machine, and the test must not order certificates.
         let text = local(&text);
         let proxy = setup.text(text).start().await;
         let lines = proxy.stderr_text();
@@ -49,7 +49,7 @@ async fn each_starting_configuration_passes_the_check_and_starts() {
     }
 }
 
-/// The text with a free port of the loopback address for each port, and without a server for certificates.
+/// Replaces each port by port 0 of the loopback address, and the ACME server by an unreachable one.
 fn local(text: &str) -> String {
     let mut text = text.replace("https://acme-v02.api.letsencrypt.org", "https://127.0.0.1:1");
     for port in ["80", "443", "8080", "8443", "9090"] {
@@ -60,7 +60,7 @@ fn local(text: &str) -> String {
 }
 
 #[tokio::test]
-async fn settings_that_a_starting_configuration_has_as_comments_are_valid() {
+async fn commented_out_settings_of_a_starting_configuration_are_valid() {
     for words in [&["-"][..], &["--tls", "-"], &["--docker", "--acme", "-"]] {
         let folder = tempfile::tempdir().unwrap();
         init(folder.path(), &["--tls", "other.toml"]).await.done();
@@ -83,11 +83,11 @@ async fn settings_that_a_starting_configuration_has_as_comments_are_valid() {
 #[tokio::test]
 async fn a_self_signed_certificate_is_made_once() {
     let folder = tempfile::tempdir().unwrap();
-    let said = init(folder.path(), &["--tls"]).await.done();
-    assert!(said.contains("wrote site.pem and site.key"), "{said}");
+    let output = init(folder.path(), &["--tls"]).await.done();
+    assert!(output.contains("wrote site.pem and site.key"), "{output}");
     let key = fs::read(folder.path().join("site.key")).unwrap();
-    let said = init(folder.path(), &["--tls", "--force"]).await.done();
-    assert!(!said.contains("site.pem"), "{said}");
+    let output = init(folder.path(), &["--tls", "--force"]).await.done();
+    assert!(!output.contains("site.pem"), "{output}");
     assert_eq!(fs::read(folder.path().join("site.key")).unwrap(), key);
 }
 
@@ -105,7 +105,7 @@ async fn an_existing_file_is_kept_unless_force_is_given() {
 }
 
 #[tokio::test]
-async fn a_file_that_is_no_configuration_is_refused() {
+async fn an_invalid_nginx_or_haproxy_file_is_rejected() {
     let folder = tempfile::tempdir().unwrap();
     let refused = async |flag: &str, text: &str, expected: &str| {
         fs::write(folder.path().join("other.conf"), text).unwrap();
@@ -128,7 +128,7 @@ fn example(kind: &str, name: &str) -> tempfile::TempDir {
     let read = |name: &str| fs::read_to_string(certs.join(name)).unwrap();
     let to = folder.path().join("certs");
     fs::create_dir_all(&to).unwrap();
-    // HAProxy wants chain and key in one file.
+    // HAProxy reads chain and key from one file.
     fs::write(to.join("site.pem"), read("site.pem") + &read("site.key")).unwrap();
     for name in ["site.key", "ca.pem"] {
         fs::write(to.join(name), read(name)).unwrap();
@@ -152,25 +152,25 @@ fn copy(from: &Path, to: &Path) {
     }
 }
 
-/// Translates an example, compares it with the file beside it and checks it. With
-/// `MOORLINE_WRITE_EXPECTED` in the environment, the file is written.
+/// Translates an example, compares the result with the expected file and checks it. With
+/// `MOORLINE_WRITE_EXPECTED` in the environment, the function writes the expected file.
 async fn assert_translates(kind: &str, file: &str, name: &str) {
     let folder = example(kind, name);
     let flag = format!("--from-{kind}");
-    let ran = init(folder.path(), &[&flag, file, "-"]).await;
-    assert_eq!(ran.code, 0, "{kind}/{name}: {ran:?}");
-    assert!(!ran.err.contains("has errors"), "{kind}/{name}: {}", ran.err);
+    let output = init(folder.path(), &[&flag, file, "-"]).await;
+    assert_eq!(output.code, 0, "{kind}/{name}: {output:?}");
+    assert!(!output.err.contains("has errors"), "{kind}/{name}: {}", output.err);
     let place = folder.path().canonicalize().unwrap();
-    let text = ran.out.replace(place.to_str().unwrap(), "/etc/proxy");
+    let text = output.out.replace(place.to_str().unwrap(), "/etc/proxy");
     let expected = examples().join(kind).join(name).join("moorline.toml");
     if std::env::var_os("MOORLINE_WRITE_EXPECTED").is_some() {
         fs::write(&expected, &text).unwrap();
     }
     assert_eq!(text, fs::read_to_string(&expected).unwrap(), "{kind}/{name}");
-    let checked = command(folder.path(), &["check", "-"], &ran.out, &[]).await;
+    let checked = command(folder.path(), &["check", "-"], &output.out, &[]).await;
     assert_eq!(checked.code, 0, "{kind}/{name}: {}", checked.err);
-    // What is on the terminal is in the file as well.
-    for line in ran.err.lines().filter(|line| line.contains(": `")) {
+    // Notes on the terminal are in the file as well.
+    for line in output.err.lines().filter(|line| line.contains(": `")) {
         let reason = line.rsplit("`: ").next().unwrap();
         let first = reason.split(' ').next().unwrap();
         assert!(text.contains(first), "{kind}/{name}: {line}");
@@ -192,7 +192,7 @@ async fn configurations_of_haproxy_are_translated() {
     }
 }
 
-/// Starts a proxy from the translation of a changed example.
+/// Changes an example, translates it, and starts a proxy with the result.
 async fn translated(
     kind: &str,
     file: &str,
@@ -207,12 +207,12 @@ async fn translated(
         }
     }
     let flag = format!("--from-{kind}");
-    let ran = init(folder.path(), &[&flag, file, "-"]).await;
-    assert_eq!(ran.code, 0, "{ran:?}");
-    // Certificates are named by their absolute paths.
+    let output = init(folder.path(), &[&flag, file, "-"]).await;
+    assert_eq!(output.code, 0, "{output:?}");
+    // The translation contains absolute paths of certificates.
     copy(&folder.path().join("certs"), &setup.directory().join("certs"));
     let old = folder.path().canonicalize().unwrap();
-    let text = ran.out.replace(old.to_str().unwrap(), setup.directory().to_str().unwrap());
+    let text = output.out.replace(old.to_str().unwrap(), setup.directory().to_str().unwrap());
     setup.text(format!("admin = \"127.0.0.1:0\"\n{text}")).start().await
 }
 
@@ -240,7 +240,7 @@ async fn a_chat_behind_nginx_runs_from_its_translation() {
     let certificate = site();
     let mut client = Raw::tls(secure, &certificate).await;
     let session = handshake(&mut client, "1", "").await;
-    // By its address, a client returns to the same node; by its session, too.
+    // A client returns to its node by its address, and by its session.
     for t in ["2", "3"] {
         assert_eq!(handshake(&mut client, t, "").await.node, session.node);
         let reply = poll(&mut client, &session.sid, t, "").await;

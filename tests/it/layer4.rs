@@ -2,8 +2,8 @@
 
 mod balance;
 mod bulk;
-mod hello;
-mod lives;
+mod client_hello;
+mod lifecycle;
 mod redis;
 
 use std::{net::SocketAddr, sync::Arc};
@@ -18,21 +18,21 @@ use tokio_rustls::TlsAcceptor;
 
 use crate::support::{Backend, Proxy, Raw, Settings, backend, tls::Certificate};
 
-/// Makes `web` a listener for streams to these backends.
+/// Makes `web` a `tcp` listener in front of these backends.
 pub(crate) fn tcp<'s>(settings: &'s mut Settings, backends: &[SocketAddr]) -> &'s mut Settings {
     settings.unrouted().backends(backends).listener("protocol", "\"tcp\"")
 }
 
-/// A proxy whose `web` passes streams on to these backends.
-async fn before(backends: &[SocketAddr]) -> Proxy {
+/// Starts a proxy whose `web` forwards streams to these backends.
+async fn tcp_proxy(backends: &[SocketAddr]) -> Proxy {
     Proxy::with(|settings| {
         tcp(settings, backends);
     })
     .await
 }
 
-/// A backend that says its name to each who comes, and then waits for the end.
-async fn naming(name: &'static str) -> Backend {
+/// A backend that sends its name on each connection and then waits for the end.
+async fn named_backend(name: &'static str) -> Backend {
     let script = backend::script(move |peer| async move {
         peer.send(name).await;
         peer.ended().await;
@@ -40,21 +40,21 @@ async fn naming(name: &'static str) -> Backend {
     Backend::start(script).await
 }
 
-/// A stream to a backend that says a name of one letter, and that name.
-async fn named(address: SocketAddr) -> (Raw, char) {
+/// Opens a stream to a backend with a name of one letter. Returns the stream and the name.
+async fn connect(address: SocketAddr) -> (Raw, char) {
     let mut client = Raw::connect(address).await;
     let name = client.exact(1).await[0];
     (client, char::from(name))
 }
 
-/// The line of the stream that ended as `termination` says.
-async fn ended(proxy: &Proxy, termination: &str) -> Value {
+/// Waits for the log line of a stream with this termination.
+async fn stream_line(proxy: &Proxy, termination: &str) -> Value {
     let line = proxy.wait_for_log(termination, |line| line["termination"] == termination).await;
     assert_eq!(line["kind"], "stream", "{line}");
     line
 }
 
-/// An HTTPS server with a certificate of its own, which answers one request on each connection.
+/// An HTTPS server that answers one request on each connection.
 struct App {
     address: SocketAddr,
     task: AbortHandle,

@@ -1,4 +1,4 @@
-//! A backend that is the proxy itself: detected in the configuration, or by the requests that loop.
+//! Backends that lead back to the proxy: detected in the configuration, or by looping requests.
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 
@@ -37,7 +37,7 @@ async fn fault_135_a_circle_of_proxies_ends_with_508() {
         proxy.log_lines().iter().filter(|line| ended(line)).count()
     };
     assert_eq!(ends(&first).await + ends(&second).await, 1);
-    // Each process was passed a bounded number of times.
+    // The number of hops is bounded.
     assert!(first.log_lines().len() + second.log_lines().len() <= 12);
     assert!(first.descriptors() <= before + 32);
     first.finish().await;
@@ -56,7 +56,7 @@ async fn fault_135_an_upgrade_in_a_circle_ends_with_508() {
 }
 
 #[tokio::test]
-async fn connection_cannot_remove_hops_which_are_counted_for_the_backend() {
+async fn a_connection_field_cannot_remove_the_hop_count() {
     let backend = Backend::replying("ok").await;
     let proxy = Proxy::for_backends(&[backend.address]).await;
     let fields = "Connection: X-Moorline-Hops\r\nX-Moorline-Hops: 3\r\n";
@@ -69,7 +69,7 @@ async fn connection_cannot_remove_hops_which_are_counted_for_the_backend() {
 }
 
 #[tokio::test]
-async fn fault_135_an_own_listener_as_backend_is_a_fault_with_its_line() {
+async fn fault_135_an_own_listener_as_backend_is_reported_with_its_line() {
     let port = free_port();
     for (bind, backend) in [
         (format!("127.0.0.1:{port}"), format!("127.0.0.1:{port}")),
@@ -85,9 +85,12 @@ async fn fault_135_an_own_listener_as_backend_is_a_fault_with_its_line() {
                  backends = [\n  \"192.0.2.1:80\",\n  \"{backend}\",\n]\n"
             );
             let ended = Setup::new().text(text).fails_to_start().await;
-            let said = ended.stderr;
+            let stderr = ended.stderr;
             let fault = "is where listener `web` listens";
-            assert!(said.contains(fault) && said.contains("moorline.toml:7:"), "{bind}: {said}");
+            assert!(
+                stderr.contains(fault) && stderr.contains("moorline.toml:7:"),
+                "{bind}: {stderr}"
+            );
         }
     }
 }
@@ -130,14 +133,14 @@ async fn fault_135_a_discovered_own_listener_is_never_connected_to() {
     let reply = Raw::ask(proxy.web(), message::get("/round", "")).await;
     assert_eq!(reply.status(), 508, "{}", reply.text());
     proxy.wait_for_log("508", |line| line["termination"] == "proxy_connect_loop").await;
-    assert_eq!(proxy.log_lines().len(), 1, "nothing was sent round");
+    assert_eq!(proxy.log_lines().len(), 1, "the request was not forwarded");
     proxy.finish().await;
-    // A stream has no reply; it ends.
+    // A stream gets no reply and ends.
     let proxy = before_itself(&server, "tcp", "{ probe = \"off\" }").await;
     let mut client = Raw::connect(proxy.web()).await;
     client.assert_closed().await;
     proxy.wait_for_log("the end", |line| line["termination"] == "proxy_connect_loop").await;
-    assert_eq!(proxy.log_lines().len(), 1, "nothing was connected to");
+    assert_eq!(proxy.log_lines().len(), 1, "the proxy did not connect to itself");
     drop(client);
     proxy.finish().await;
 }

@@ -1,16 +1,19 @@
-//! One binary of scenarios against the real `moorline` process.
+//! Scenarios against the real `moorline` process.
 //!
-//! Each scenario starts a proxy of its own, speaks to it over raw sockets and puts byte-recording
-//! backends behind it, so that both sides of a fault are asserted. Tests named `fault_NNN_…` carry
-//! the number of the case they hold. The name and number are the contract; files group them by
-//! the part of a stream that breaks.
+//! Each scenario starts a proxy, connects to it by raw sockets, and puts backends behind it that record
+//! every byte, so that it can check both sides. Tests named `fault_NNN_…` have the number of the fault
+//! that they cover; this number does not change. Files group the tests by the part of a stream that fails.
 
 #[cfg(test)]
 mod acme;
 #[cfg(test)]
+mod address_families;
+#[cfg(test)]
 mod admin;
 #[cfg(test)]
 mod admission;
+#[cfg(test)]
+mod backend_certificates;
 #[cfg(test)]
 mod backend_tls;
 #[cfg(test)]
@@ -22,11 +25,15 @@ mod checking;
 #[cfg(test)]
 mod client_auth;
 #[cfg(test)]
+mod client_revocation;
+#[cfg(test)]
 mod close_notify;
 #[cfg(test)]
 mod commands;
 #[cfg(test)]
 mod config;
+#[cfg(test)]
+mod config_keys;
 #[cfg(test)]
 mod configuration;
 #[cfg(test)]
@@ -46,13 +53,15 @@ mod diagnosis;
 #[cfg(test)]
 mod discovery;
 #[cfg(test)]
+mod discovery_http;
+#[cfg(test)]
+mod discovery_srv;
+#[cfg(test)]
 mod drains;
 #[cfg(test)]
 mod error_pages;
 #[cfg(test)]
 mod explain;
-#[cfg(test)]
-mod families;
 #[cfg(test)]
 mod fault_table;
 #[cfg(test)]
@@ -69,8 +78,6 @@ mod includes;
 mod init;
 #[cfg(test)]
 mod layer4;
-#[cfg(test)]
-mod leaving;
 #[cfg(test)]
 mod load;
 #[cfg(test)]
@@ -105,6 +112,8 @@ mod reference;
 mod refusals;
 #[cfg(test)]
 mod reload;
+#[cfg(test)]
+mod removed_backends;
 #[cfg(test)]
 mod request;
 #[cfg(test)]

@@ -262,7 +262,7 @@ impl Scene {
             let mut alive = Vec::new();
             for mut client in self.tunnels.drain(..) {
                 client.try_send(websocket::EARLY).await;
-                match client.brings(websocket::EARLY).await {
+                match client.receives(websocket::EARLY).await {
                     true => alive.push(client),
                     false => lost += 1,
                 }

@@ -5,7 +5,7 @@ use tokio::process::Command;
 
 use crate::support::{
     Backend, End, Proxy, Raw, backend, eventually,
-    front::{Authority, Front},
+    front::{Authority, TlsFront},
     haproxy::Haproxy,
     message,
     nginx::Nginx,
@@ -472,11 +472,11 @@ async fn haproxy_in_front_names_its_clients() {
         let haproxy = Haproxy::start(proxy.directory(), "", &front, &behind);
         let mut client = Raw::connect(haproxy.address).await;
         client.send(message::get("/front", "Connection: close\r\n")).await;
-        assert_eq!(client.response().await.text(), "ok", "{}", haproxy.said());
+        assert_eq!(client.response().await.text(), "ok", "{}", haproxy.log());
         let from = client.local().to_string();
         drop(client);
         assert_eq!(line_of(&proxy, "/front").await["client"], from.as_str());
-        eventually("its log", || haproxy.said().contains(&from)).await;
+        eventually("its log", || haproxy.log().contains(&from)).await;
         drop(haproxy);
         proxy.finish().await;
     }
@@ -513,7 +513,7 @@ async fn haproxy_in_front_of_layer_4_names_its_clients() {
             _ => Raw::tls(haproxy.address, &site).await,
         };
         client.send(message::get("/", "")).await;
-        assert_eq!(client.response().await.text(), "ok", "{}", haproxy.said());
+        assert_eq!(client.response().await.text(), "ok", "{}", haproxy.log());
         let from = client.local().to_string();
         drop(client);
         let line = proxy.wait_for_log("its line", |line| line["listener"] == listener).await;
@@ -621,7 +621,7 @@ async fn a_tls_backend_sees_the_header_first_and_a_reload_brings_it_to_running_p
     let setup = Setup::new();
     let backend = Backend::replying("ok").await;
     let ca = Authority::make(setup.directory(), "ca");
-    let front = Front::before(&backend, ca.issue("127.0.0.1", |_| {}).shown()).await;
+    let front = TlsFront::before(&backend, ca.issue("127.0.0.1", |_| {}).server_config()).await;
     let mut proxy = setup
         .with(|settings| {
             settings.backends(&[front.address]);
@@ -632,7 +632,7 @@ async fn a_tls_backend_sees_the_header_first_and_a_reload_brings_it_to_running_p
         .await;
     let up = "moorline_backend_up{pool=\"app\"";
     proxy.wait_for_metric("up", up, |up| up == 1.0).await;
-    within("the probe", front.shaken(0)).await;
+    within("the probe", front.handshake(0)).await;
     // A server of TLS takes a PROXY header for no ClientHello.
     proxy.reload(|settings| _ = settings.pool("proxy_protocol", "\"v2\"")).await;
     proxy.wait_for_metric("down", up, |up| up == 0.0).await;

@@ -38,7 +38,7 @@ async fn keep_connected(address: std::net::SocketAddr, closes: Arc<AtomicUsize>)
 
 /// Bytes whenever they come: a client of a level pool waits for good.
 async fn exact_without_timeout(client: &mut Raw, count: usize) -> Vec<u8> {
-    while !client.has(count).await {}
+    while !client.has_received(count).await {}
     client.exact(count).await
 }
 

@@ -93,7 +93,7 @@ async fn fault_116_removed_listener() {
     // The other listener has not noticed anything.
     let mut web = Raw::connect(proxy.web()).await;
     web.send(message::get("/web", "Connection: close\r\n")).await;
-    let last = backend.asked("/web").await;
+    let last = backend.peer_for("/web").await;
     last.send(message::ok("ok")).await;
     assert_eq!(web.response().await.text(), "ok");
     drop((tunnelled, waiting, idle, web, far, peer, third, last, backend));

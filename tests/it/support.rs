@@ -1,7 +1,7 @@
-//! What scenarios are written with: a proxy process, recording backends, raw clients.
+//! Helpers for scenarios: a proxy process, recording backends, raw clients.
 //!
-//! Nothing here sleeps in place of a condition: [`eventually`] polls until a condition holds or
-//! [`TIMEOUT`] is over, and every read has that same deadline.
+//! No helper sleeps instead of waiting for a condition: [`eventually`] polls until a condition holds,
+//! for at most [`TIMEOUT`], and every read has the same deadline.
 
 pub(crate) mod admin;
 pub(crate) mod backend;
@@ -43,17 +43,17 @@ pub(crate) use self::{
     settings::Settings,
 };
 
-/// Longest wait for anything that must happen; far above what it takes, as machines are shared.
+/// Maximum wait for an expected event. Much longer than needed, because test machines are shared.
 pub(crate) const TIMEOUT: Duration = Duration::from_secs(20);
 
-/// How the other end of a connection ended it.
+/// How the peer ended a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum End {
-    /// Orderly: FIN, and over TLS a `close_notify` before it.
+    /// FIN; over TLS, after a `close_notify`.
     Fin,
     /// RST.
     Reset,
-    /// FIN without the `close_notify` that TLS asks for.
+    /// FIN without the `close_notify` that TLS requires.
     Truncated,
 }
 
@@ -66,7 +66,7 @@ impl From<&std::io::Error> for End {
     }
 }
 
-/// Polls `condition` until it holds; panics with `what` once [`TIMEOUT`] is over.
+/// Polls `condition` until it holds. Panics with `what` after [`TIMEOUT`].
 pub(crate) async fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
     let deadline = Instant::now() + TIMEOUT;
     while !condition() {
@@ -75,7 +75,7 @@ pub(crate) async fn eventually(what: &str, mut condition: impl FnMut() -> bool) 
     }
 }
 
-/// Polls for a value until there is one; panics with `what` once [`TIMEOUT`] is over.
+/// Polls until `look` returns a value. Panics with `what` after [`TIMEOUT`].
 pub(crate) async fn wait_for<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
     let mut hit = None;
     eventually(what, || {
@@ -86,7 +86,7 @@ pub(crate) async fn wait_for<T>(what: &str, mut look: impl FnMut() -> Option<T>)
     hit.unwrap()
 }
 
-/// The future's result; panics with `what` once [`TIMEOUT`] is over.
+/// Returns the future's output. Panics with `what` after [`TIMEOUT`].
 pub(crate) async fn within<F: Future>(what: &str, future: F) -> F::Output {
     match tokio::time::timeout(TIMEOUT, future).await {
         Ok(output) => output,
@@ -94,36 +94,36 @@ pub(crate) async fn within<F: Future>(what: &str, future: F) -> F::Output {
     }
 }
 
-/// An address that refuses connections, and goes on refusing while the guard lives: the port is
-/// bound, so that nobody else gets it, and nothing listens.
+/// An address that refuses connections until this value is dropped: the port is bound, so no other
+/// process gets it, but nothing listens.
 pub(crate) struct Refusing(Socket);
 
 impl Refusing {
-    /// Binds a port of the kernel's choice.
+    /// Binds a free port.
     pub(crate) fn new() -> Self {
         let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
-        // A backend must be able to come up here later while connections of old linger.
+        // A backend must be able to start here later, while old connections are in TIME_WAIT.
         socket.set_reuse_address(true).unwrap();
         socket.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
         Self(socket)
     }
 
-    /// Binds this address once nobody listens there any more.
+    /// Binds this address as soon as it is free.
     pub(crate) async fn at(address: SocketAddr) -> Self {
         let bound = || {
             let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
             socket.set_reuse_address(true).unwrap();
             socket.bind(&address.into()).is_ok().then_some(Self(socket))
         };
-        wait_for("the address is given up", bound).await
+        wait_for("the address is free", bound).await
     }
 
-    /// Where nobody answers.
+    /// The address that refuses connections.
     pub(crate) fn address(&self) -> SocketAddr {
         self.0.local_addr().unwrap().as_socket().unwrap()
     }
 
-    /// Starts to listen here and answers each request with `text`.
+    /// Listens at this address and answers each request with `text`.
     pub(crate) async fn revive(self, text: &'static str) -> Backend {
         self.0.listen(1024).unwrap();
         self.0.set_nonblocking(true).unwrap();
@@ -132,26 +132,26 @@ impl Refusing {
     }
 }
 
-/// An address whose SYNs are dropped: a listener that never accepts, with its queue full.
+/// An address where the kernel drops SYNs: a listener that never accepts and has a full queue.
 pub(crate) struct Blackhole {
     listener: Socket,
     _queued: Vec<Socket>,
 }
 
 impl Blackhole {
-    /// Fills the accept queue until the kernel lets no further connection in.
+    /// Fills the accept queue until the kernel admits no more connections.
     pub(crate) fn new() -> Self {
         let listener = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
         listener.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
         Self::on(listener)
     }
 
-    /// Takes the place of whoever listened at this address before.
+    /// Takes over this address as soon as its listener has closed.
     pub(crate) async fn at(address: SocketAddr) -> Self {
         Self::on(Refusing::at(address).await.0)
     }
 
-    /// The network is back: what is in the queue is dropped, and the listener accepts.
+    /// Makes the address reachable again: drops the queued connections and returns the listener.
     pub(crate) fn accept_again(self) -> tokio::net::TcpListener {
         self.listener.listen(1024).unwrap();
         self.listener.set_nonblocking(true).unwrap();
@@ -172,7 +172,7 @@ impl Blackhole {
         panic!("a listener with a queue of one took 16 connections");
     }
 
-    /// Where SYNs vanish.
+    /// The address where SYNs are dropped.
     pub(crate) fn address(&self) -> SocketAddr {
         self.listener.local_addr().unwrap().as_socket().unwrap()
     }

@@ -213,7 +213,7 @@ async fn session_opened_after_the_transfer_is_sent_to_the_new_process() {
     proxy.wait_for_metric("the session is known", SESSIONS, |count| count > sessions).await;
     let mut client = Raw::connect(proxy.web()).await;
     client.send(message::get(&poll_target(sid, "poll"), "")).await;
-    let asked = a.asked(&poll_target(sid, "poll")).await;
+    let asked = a.peer_for(&poll_target(sid, "poll")).await;
     asked.send(message::ok("6")).await;
     assert_eq!(client.response().await.text(), "6");
     assert_eq!(b.request_count(sid), 0, "the session was searched for");

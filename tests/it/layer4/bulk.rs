@@ -1,5 +1,4 @@
-//! Bulk through a stream in the clear, which the kernel moves: nothing of it is lost, and nothing is held
-//! for it afterwards.
+//! Bulk transfer on a plaintext stream, which the kernel splices: no byte is lost, and no pipe stays open.
 
 use rustix::process::{Pid, Resource, Rlimit, prlimit};
 use tokio::{
@@ -8,13 +7,13 @@ use tokio::{
     task::JoinHandle,
 };
 
-use super::before;
+use super::tcp_proxy;
 use crate::support::{Proxy, eventually, within};
 
-/// More than the sockets on the way can hold.
+/// More bytes than the socket buffers on the way can hold.
 const MUCH: usize = 48 << 20;
 
-/// Both ends of streams through a proxy.
+/// Streams through a proxy, with both ends.
 struct Streams {
     proxy: Proxy,
     ends: Vec<(TcpStream, TcpStream)>,
@@ -23,7 +22,7 @@ struct Streams {
 impl Streams {
     async fn open(count: usize) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let proxy = before(&[listener.local_addr().unwrap()]).await;
+        let proxy = tcp_proxy(&[listener.local_addr().unwrap()]).await;
         let mut ends = Vec::new();
         for _ in 0..count {
             let client = TcpStream::connect(proxy.web()).await.unwrap();
@@ -34,7 +33,7 @@ impl Streams {
     }
 }
 
-/// Bytes in blocks that tell which one they are; a block's length is no power of two.
+/// Blocks that contain their index. The length of a block is not a power of two, so that lost bytes are noticed.
 fn pattern(length: usize) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(length + 10_000);
     for block in 0_u64.. {
@@ -55,14 +54,14 @@ fn send(mut to: TcpStream, bytes: Vec<u8>) -> JoinHandle<TcpStream> {
     })
 }
 
-async fn gets(from: &mut TcpStream, expected: &[u8]) {
+async fn assert_receives(from: &mut TcpStream, expected: &[u8]) {
     let mut got = vec![0; expected.len()];
-    within("all of it", from.read_exact(&mut got)).await.unwrap();
-    assert!(got == expected, "not what was sent");
+    within("all bytes", from.read_exact(&mut got)).await.unwrap();
+    assert!(got == expected, "received other bytes than were sent");
 }
 
 #[tokio::test]
-async fn bulk_holds_pipes_only_while_its_reader_stalls() {
+async fn bulk_transfer_holds_pipes_only_while_its_reader_stalls() {
     let Streams { proxy, ends } = Streams::open(4).await;
     let (open, sent) = (proxy.descriptors(), pattern(MUCH));
     let (mut sending, mut reading) = (Vec::new(), Vec::new());
@@ -70,18 +69,18 @@ async fn bulk_holds_pipes_only_while_its_reader_stalls() {
         sending.push(send(client, sent.clone()));
         reading.push(backend);
     }
-    eventually("each has a pipe", || proxy.descriptors() >= open + 2 * 4).await;
+    eventually("each stream has a pipe", || proxy.descriptors() >= open + 2 * 4).await;
     for backend in &mut reading {
-        gets(backend, &sent).await;
+        assert_receives(backend, &sent).await;
     }
     eventually("no pipe is left", || proxy.descriptors() == open).await;
-    // The other way, and the ends.
+    // The other direction, and the FINs.
     for (mut backend, client) in reading.into_iter().zip(sending) {
         let mut client = client.await.unwrap();
         client.shutdown().await.unwrap();
         assert_eq!(within("the client's end", backend.read(&mut [0])).await.unwrap(), 0);
         let backend = send(backend, sent[..1 << 20].to_vec());
-        gets(&mut client, &sent[..1 << 20]).await;
+        assert_receives(&mut client, &sent[..1 << 20]).await;
         drop(backend.await.unwrap());
         assert_eq!(within("the backend's end", client.read(&mut [0])).await.unwrap(), 0);
     }
@@ -89,7 +88,7 @@ async fn bulk_holds_pipes_only_while_its_reader_stalls() {
 }
 
 #[tokio::test]
-async fn without_descriptors_bulk_is_copied() {
+async fn bulk_is_copied_in_user_space_without_free_descriptors() {
     let Streams { proxy, ends } = Streams::open(2).await;
     let pid = Pid::from_raw(i32::try_from(proxy.pid()).unwrap());
     let limit = |current| {
@@ -100,7 +99,7 @@ async fn without_descriptors_bulk_is_copied() {
     let (open, sent) = (proxy.descriptors(), pattern(MUCH));
     for (client, mut backend) in ends {
         let sending = send(client, sent.clone());
-        gets(&mut backend, &sent).await;
+        assert_receives(&mut backend, &sent).await;
         assert!(proxy.descriptors() <= open);
         drop(sending.await.unwrap());
         assert_eq!(within("the end", backend.read(&mut [0])).await.unwrap(), 0);

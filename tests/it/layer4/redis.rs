@@ -1,5 +1,5 @@
-//! Three apps behind one proxy at once: Redis, a WebSocket, and HTTPS with a certificate of its own; by
-//! their own clients, whose accounts agree with the access log.
+//! Three applications behind one proxy at once: Redis, a WebSocket, and HTTPS with the application's
+//! certificate. What their clients report agrees with the access log.
 
 use std::{
     io::Write,
@@ -14,13 +14,13 @@ use crate::support::{
     websocket, within,
 };
 
-/// A `redis-server`; dropped, it is killed.
+/// A `redis-server`. Dropping it kills the process.
 struct Redis(Child, SocketAddr);
 
 impl Redis {
-    /// One that accepts.
+    /// Starts Redis and waits until it accepts connections.
     async fn start(directory: &Path) -> Self {
-        // Redis takes no socket that is bound already.
+        // Redis cannot inherit a bound socket.
         let address = free_port();
         let port = address.port().to_string();
         let child = Command::new("redis-server")
@@ -42,7 +42,7 @@ impl Drop for Redis {
     }
 }
 
-/// What a command prints for this input; it must succeed.
+/// Runs a command, which must succeed, and returns what it prints.
 async fn output(program: &'static str, arguments: &[&str], input: &'static str) -> String {
     let mut command = Command::new(program);
     command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -58,13 +58,13 @@ async fn output(program: &'static str, arguments: &[&str], input: &'static str) 
     text
 }
 
-/// What follows `label` in a report, up to the next blank.
+/// The number after `label` in a report.
 fn number(report: &str, label: &str) -> u64 {
     let rest = report.split_once(label).unwrap_or_else(|| panic!("no {label} in {report}")).1;
     rest.split_whitespace().next().unwrap().parse().unwrap()
 }
 
-/// What `openssl s_client` reports of a connection on which it sends this.
+/// Sends `input` by `openssl s_client` and returns its report.
 async fn s_client(
     address: SocketAddr,
     name: &str,
@@ -77,7 +77,7 @@ async fn s_client(
     output("openssl", &[&words[..], &more].concat(), input).await
 }
 
-/// Redis over `plain` and `cache`, a WebSocket over `chat`, HTTPS over `secure`.
+/// Starts a proxy: Redis on listeners `plain` and `cache`, a WebSocket on `chat`, HTTPS on `secure`.
 async fn all(setup: Setup, ours: &Certificate, backends: [SocketAddr; 3]) -> Proxy {
     let certificates = ours.setting();
     let [redis, chat, app] = backends.map(|address| format!("[\"{address}\"]"));
@@ -100,7 +100,7 @@ async fn all(setup: Setup, ours: &Certificate, backends: [SocketAddr; 3]) -> Pro
 }
 
 #[tokio::test]
-async fn three_apps_run_behind_one_proxy_and_their_clients_agree_with_the_log() {
+async fn redis_websocket_and_https_run_behind_one_proxy() {
     let setup = Setup::new();
     let redis = Redis::start(setup.directory()).await;
     let chat = Backend::start(backend::script(|peer| async move {
@@ -117,13 +117,13 @@ async fn three_apps_run_behind_one_proxy_and_their_clients_agree_with_the_log() 
     let app = App::start(&own, "the app's own").await;
     let proxy = all(setup, &ours, [redis.1, chat.address, app.address]).await;
 
-    // A WebSocket stays open while the others come and go.
+    // A WebSocket stays open during the other connections.
     let mut socket = Raw::tls(proxy.listener("chat"), &ours).await;
     socket.send(websocket::request("/chat", "")).await;
     assert_eq!(socket.head().await.status(), 101);
 
-    speaks_redis(&proxy, &ours).await;
-    https_with_its_own_certificate(&proxy, &own).await;
+    assert_redis_works(&proxy, &ours).await;
+    assert_https_passes_through(&proxy, &own).await;
 
     socket.send(b"\x81\x82\x00\x00\x00\x00up").await;
     assert_eq!(socket.exact(4).await, b"\x81\x02hi");
@@ -134,7 +134,7 @@ async fn three_apps_run_behind_one_proxy_and_their_clients_agree_with_the_log() 
     proxy.finish().await;
 }
 
-async fn speaks_redis(proxy: &Proxy, ours: &Certificate) {
+async fn assert_redis_works(proxy: &Proxy, ours: &Certificate) {
     let port = |name| proxy.listener(name).port().to_string();
     let plain = port("plain");
     let pong = output("redis-cli", &["-p", &plain, "set", "a", "b"], "").await;
@@ -163,16 +163,16 @@ async fn speaks_redis(proxy: &Proxy, ours: &Certificate) {
     }
 }
 
-async fn https_with_its_own_certificate(proxy: &Proxy, own: &Certificate) {
+async fn assert_https_passes_through(proxy: &Proxy, own: &Certificate) {
     let request = "GET / HTTP/1.1\r\nHost: own.test\r\n\r\n";
     let report = s_client(proxy.listener("secure"), "own.test", own, request).await;
     assert!(report.contains("the app's own"), "{report}");
     assert!(report.contains("ALPN protocol: http/1.1"), "{report}");
-    let line = proxy.wait_for_log("the line passed on", |line| line["listener"] == "secure").await;
+    let line = proxy.wait_for_log("the HTTPS line", |line| line["listener"] == "secure").await;
     assert_eq!((&line["sni"], &line["pool"]), (&"own.test".into(), &"own".into()), "{line}");
-    // What the client offers first; what was agreed on nobody here can know.
+    // The client's first offer: the proxy cannot see the negotiated protocol.
     assert_eq!((&line["alpn"], &line["tls_version"]), (&"h2".into(), &serde_json::Value::Null));
-    // All that went through, of which the handshake is a part.
+    // The bytes of the stream include the handshake.
     let (read, written) = (number(&report, "has read"), number(&report, "and written"));
     assert!(line["bytes_out"].as_u64() > Some(read), "{line}\n{report}");
     assert!(line["bytes_in"].as_u64() > Some(written), "{line}\n{report}");

@@ -1,4 +1,4 @@
-//! Speaking to a proxy's admin API, by raw requests and by its command line.
+//! Access to a proxy's admin API, by raw requests and by the command line.
 
 use std::{
     ffi::OsStr,
@@ -15,28 +15,28 @@ use tokio::{
 
 use super::{Message, Proxy, within};
 
-/// The API on a unix socket.
+/// Client of the admin API on a Unix socket.
 pub(crate) struct Api(PathBuf);
 
 impl Proxy {
-    /// Where its admin socket is.
+    /// Path of the admin socket.
     pub(crate) fn socket(&self) -> PathBuf {
         self.directory().join("moorline.sock")
     }
 
-    /// Its admin API.
+    /// Client of the proxy's admin API.
     pub(crate) fn api(&self) -> Api {
         Api(self.socket())
     }
 
-    /// Runs `moorline` with these words, in the proxy's folder, where it finds the proxy.
-    pub(crate) async fn command(&self, words: &[&str]) -> Ran {
+    /// Runs `moorline` with these arguments in the proxy's folder, so that the command finds the proxy.
+    pub(crate) async fn command(&self, words: &[&str]) -> CommandOutput {
         command(self.directory(), words, "", &[]).await
     }
 }
 
 impl Api {
-    /// The response to these bytes on a connection of its own.
+    /// Sends these bytes on a new connection and returns the response.
     pub(crate) async fn raw(&self, request: impl AsRef<[u8]>) -> Message {
         let mut stream = within("connecting", UnixStream::connect(&self.0)).await.unwrap();
         within("sending", stream.write_all(request.as_ref())).await.unwrap();
@@ -50,7 +50,7 @@ impl Api {
         }
     }
 
-    /// The response to a request with JSON; an empty body is none.
+    /// Sends a request with a JSON body and returns the response. With an empty `body`, the request has none.
     pub(crate) async fn ask(&self, method: &str, path: &str, body: &str) -> Message {
         let length = body.len();
         let kind = if body.is_empty() { "" } else { "Content-Type: application/json\r\n" };
@@ -60,7 +60,7 @@ impl Api {
         .await
     }
 
-    /// What a `GET` answers, which must be a success.
+    /// Sends a `GET`, which must succeed, and returns the JSON reply.
     pub(crate) async fn get(&self, path: &str) -> Value {
         let reply = self.ask("GET", path, "").await;
         assert_eq!(reply.status(), 200, "{}", reply.text());
@@ -75,10 +75,10 @@ impl Message {
     }
 }
 
-/// How a command ended and what it said.
+/// Exit code and output of a command.
 #[derive(Debug)]
-pub(crate) struct Ran {
-    /// Its exit code.
+pub(crate) struct CommandOutput {
+    /// Exit code.
     pub(crate) code: i32,
     /// Standard output.
     pub(crate) out: String,
@@ -86,34 +86,35 @@ pub(crate) struct Ran {
     pub(crate) err: String,
 }
 
-impl Ran {
-    /// Asserts success and that the answer says which process gave it; gives what was printed before that.
+impl CommandOutput {
+    /// Asserts success. If the output ends with a line about the process that answered, checks this line and
+    /// returns the output without it.
     pub(crate) fn done(self) -> String {
         assert_eq!((self.code, self.err.as_str()), (0, ""), "{self:?}");
-        let Some((said, whose)) = self.out.split_once("\n-- process ") else { return self.out };
-        assert!(whose.contains("moorline.toml") && whose.contains(".sock"), "{whose}");
-        format!("{said}\n")
+        let Some((output, process)) = self.out.split_once("\n-- process ") else { return self.out };
+        assert!(process.contains("moorline.toml") && process.contains(".sock"), "{process}");
+        format!("{output}\n")
     }
 
-    /// Asserts exit code 1 and one sentence that contains `needle`.
+    /// Asserts exit code 1 and an error message that contains `needle`.
     pub(crate) fn refused(self, needle: &str) {
         assert_eq!(self.code, 1, "{self:?}");
         assert!(self.err.contains(needle), "{self:?}");
     }
 
-    /// The JSON document that was printed.
+    /// The printed JSON document.
     pub(crate) fn json(&self) -> Value {
         serde_json::from_str(&self.out).unwrap_or_else(|e| panic!("{e}: {self:?}"))
     }
 }
 
-/// Runs `moorline` in a folder where it looks for its socket.
+/// Runs `moorline` in a folder in which it looks for the admin socket.
 pub(crate) async fn command(
     folder: &Path,
     words: &[&str],
     input: &str,
     env: &[(&str, &OsStr)],
-) -> Ran {
+) -> CommandOutput {
     let mut command = Command::new(env!("CARGO_BIN_EXE_moorline"));
     command
         .args(words)
@@ -128,12 +129,12 @@ pub(crate) async fn command(
     let input = input.to_owned();
     let run = move || -> Output {
         let mut child = command.spawn().unwrap();
-        // It need not read it.
+        // A command may exit without reading its input.
         let _ = child.stdin.take().unwrap().write_all(input.as_bytes());
         child.wait_with_output().unwrap()
     };
     let output = within("a command", tokio::task::spawn_blocking(run)).await.unwrap();
     let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
     let code = output.status.code().expect("an exit code");
-    Ran { code, out: text(output.stdout), err: text(output.stderr) }
+    CommandOutput { code, out: text(output.stdout), err: text(output.stderr) }
 }

@@ -1,8 +1,8 @@
-//! Backends that record every byte they are sent and do what a script says.
+//! Backends that record every byte they receive and run a script for each connection.
 //!
-//! A script is a function from a [`Peer`], one accepted connection, to a future; the connection is
-//! closed when the future is done. Recording goes on beside it, whether the script reads or not,
-//! unless the backend is made to stall.
+//! A script is a function from a [`Peer`], one accepted connection, to a future. The connection is
+//! closed when the future ends. Bytes are recorded even if the script does not read, unless the
+//! test has called [`Peer::stall`].
 
 use std::{
     future::Future,
@@ -25,32 +25,32 @@ use tokio::{
 
 use super::{End, Message, eventually, message, wait_for, websocket};
 
-/// What a backend does with each connection.
+/// Behavior of a backend on each connection.
 pub(crate) type Script =
     Arc<dyn Fn(Peer) -> Pin<Box<dyn Future<Output = ()> + Send>> + Send + Sync>;
 
 /// A listening backend; dropping it closes the listener and every connection.
 pub(crate) struct Backend {
-    /// Where it listens.
+    /// Address of the listener.
     pub(crate) address: SocketAddr,
     seen: Arc<Mutex<Vec<Arc<Seen>>>>,
     task: AbortHandle,
 }
 
-/// What one connection has brought so far.
+/// Bytes and end of one connection.
 pub(crate) struct Seen {
     bytes: Mutex<Vec<u8>>,
-    /// Bytes of a pattern that were checked and not kept; `None`: all are kept.
+    /// Number of bytes compared with the pattern and not recorded. `None`: bytes are recorded.
     checked: Mutex<Option<usize>>,
     end: Mutex<Option<End>>,
-    /// Whether the recorder reads; a stalled one leaves bytes in the kernel.
+    /// Whether the recorder reads. Otherwise bytes stay in the kernel.
     reading: AtomicBool,
     resumed: Notify,
     closing: Notify,
     stream: Weak<TcpStream>,
 }
 
-/// One accepted connection, as a script or a test holds it.
+/// One accepted connection, for a script or a test.
 #[derive(Clone)]
 pub(crate) struct Peer {
     stream: Arc<TcpStream>,
@@ -58,7 +58,7 @@ pub(crate) struct Peer {
     taken: Arc<AtomicUsize>,
 }
 
-/// A script from an async function of a peer.
+/// Makes a script from an async function.
 pub(crate) fn script<F, R>(run: F) -> Script
 where
     F: Fn(Peer) -> R + Send + Sync + 'static,
@@ -67,7 +67,8 @@ where
     Arc::new(move |peer| Box::pin(run(peer)))
 }
 
-/// A script that answers each complete request, and closes where either side asked to.
+/// A script that answers each complete request, and closes if the request or the reply has
+/// `Connection: close`.
 pub(crate) fn answering(answer: impl Fn(&Message) -> Vec<u8> + Send + Sync + 'static) -> Script {
     let answer = Arc::new(answer);
     script(move |peer| {
@@ -92,7 +93,7 @@ impl Backend {
         Self::on(listener, script)
     }
 
-    /// The same on a socket that already listens.
+    /// Runs `script` for each connection of an existing listener.
     pub(crate) fn on(listener: TcpListener, script: Script) -> Self {
         let seen = Arc::new(Mutex::new(Vec::new()));
         let address = listener.local_addr().unwrap();
@@ -105,19 +106,19 @@ impl Backend {
         Self::start(answering(move |_| message::ok(text))).await
     }
 
-    /// Answers every request by a function of it.
+    /// Answers every request with the result of `answer`.
     pub(crate) async fn answering(
         answer: impl Fn(&Message) -> Vec<u8> + Send + Sync + 'static,
     ) -> Self {
         Self::start(answering(answer)).await
     }
 
-    /// Accepts and does nothing until the test does it by [`Backend::peer`].
+    /// Accepts connections and leaves them to the test, which gets them by [`Backend::peer`].
     pub(crate) async fn manual() -> Self {
         Self::start(script(|_| std::future::pending())).await
     }
 
-    /// Connection number `index`, once it is there.
+    /// Waits for connection number `index`.
     pub(crate) async fn peer(&self, index: usize) -> Peer {
         let seen = wait_for(&format!("connection {index} at the backend"), || {
             self.seen.lock().unwrap().get(index).cloned()
@@ -127,27 +128,27 @@ impl Backend {
         Peer { stream, seen, taken: Arc::default() }
     }
 
-    /// How many connections there were.
+    /// Number of connections accepted so far.
     pub(crate) fn connections(&self) -> usize {
         self.seen.lock().unwrap().len()
     }
 
-    /// Every byte of connection number `index`.
+    /// All bytes received on connection number `index`.
     pub(crate) fn bytes(&self, index: usize) -> Vec<u8> {
         self.seen.lock().unwrap()[index].bytes.lock().unwrap().clone()
     }
 
-    /// Every byte of all connections, in order of accept.
+    /// All bytes received, connection by connection.
     pub(crate) fn received(&self) -> Vec<u8> {
         (0..self.connections()).flat_map(|index| self.bytes(index)).collect()
     }
 
-    /// How the proxy ended connection number `index`; `None`: it is open.
+    /// How the proxy ended connection number `index`. `None`: it is open.
     pub(crate) fn end(&self, index: usize) -> Option<End> {
         *self.seen.lock().unwrap()[index].end.lock().unwrap()
     }
 
-    /// Every complete request, connection by connection.
+    /// All complete requests, connection by connection.
     pub(crate) fn requests(&self) -> Vec<Message> {
         let mut requests = Vec::new();
         for index in 0..self.connections() {
@@ -161,7 +162,7 @@ impl Backend {
         requests
     }
 
-    /// The request whose target is `target`, once it is there.
+    /// Waits for a request for `target` and returns it.
     pub(crate) async fn request(&self, target: &str) -> Message {
         wait_for(&format!("a request for {target} at the backend"), || {
             self.requests().into_iter().find(|request| request.target() == target)
@@ -169,8 +170,8 @@ impl Backend {
         .await
     }
 
-    /// Waits for the request whose target is `target`, and gives its connection to answer on.
-    pub(crate) async fn asked(&self, target: &str) -> Peer {
+    /// Waits for a request for `target` and returns its connection.
+    pub(crate) async fn peer_for(&self, target: &str) -> Peer {
         let needle = format!(" {target} HTTP/1.1\r\n");
         let holds = |index: &usize| message::find(&self.bytes(*index), needle.as_bytes()).is_some();
         let what = format!("a request for {target} at the backend");
@@ -178,7 +179,7 @@ impl Backend {
         self.peer(index).await
     }
 
-    /// Whether these bytes reached any connection.
+    /// Whether any connection received these bytes.
     pub(crate) fn saw(&self, needle: impl AsRef<[u8]>) -> bool {
         message::find(&self.received(), needle.as_ref()).is_some()
     }
@@ -191,10 +192,10 @@ impl Backend {
         .await
     }
 
-    /// Panics if anything has come.
+    /// Panics if the backend has received any byte.
     pub(crate) fn assert_untouched(&self) {
         let bytes = self.received();
-        assert!(bytes.is_empty(), "the backend got {:?}", String::from_utf8_lossy(&bytes));
+        assert!(bytes.is_empty(), "the backend received {:?}", String::from_utf8_lossy(&bytes));
     }
 }
 
@@ -205,20 +206,20 @@ impl Drop for Backend {
 }
 
 impl Peer {
-    /// Sends all of it; a connection that the proxy has closed is no error here, since what the
-    /// client got is what counts.
+    /// Sends all bytes. Ignores that the proxy has closed the connection: tests check what the client
+    /// received.
     pub(crate) async fn send(&self, bytes: impl AsRef<[u8]>) {
         let mut rest = bytes.as_ref();
         while !rest.is_empty() {
             match self.write(rest).await {
                 Ok(count) => rest = &rest[count..],
-                // A script that sends on and on must let the recorder see the end.
+                // A script that sends in a loop must let the recorder see the end.
                 Err(_) => return tokio::task::yield_now().await,
             }
         }
     }
 
-    /// Sends some of it.
+    /// Sends some of the bytes and returns their number.
     pub(crate) async fn write(&self, bytes: &[u8]) -> io::Result<usize> {
         loop {
             self.stream.writable().await?;
@@ -229,8 +230,8 @@ impl Peer {
         }
     }
 
-    /// Sends the pattern until the socket takes no more for `quiet`, up to `limit` bytes; gives
-    /// their number.
+    /// Sends the pattern until the socket takes no byte for `quiet`, at most `limit` bytes. Returns the
+    /// number of bytes.
     pub(crate) async fn fill(&self, limit: usize, quiet: Duration) -> usize {
         let mut sent = 0;
         while sent < limit {
@@ -244,39 +245,39 @@ impl Peer {
         sent
     }
 
-    /// The next complete request; `None` where the connection ended before.
+    /// Waits for the next complete request. `None`: the connection ended before.
     pub(crate) async fn request(&self) -> Option<Message> {
         self.next(Message::read).await
     }
 
-    /// The next head; what follows it counts as not taken yet.
+    /// Waits for the next message head. The bytes after it stay in [`Peer::rest`].
     pub(crate) async fn head(&self) -> Option<Message> {
         self.next(Message::head).await
     }
 
-    /// Bytes after what [`Peer::head`] and [`Peer::request`] took.
+    /// Bytes that [`Peer::head`] and [`Peer::request`] have not taken.
     pub(crate) fn rest(&self) -> Vec<u8> {
         self.seen.bytes.lock().unwrap()[self.taken.load(Ordering::SeqCst)..].to_vec()
     }
 
-    /// Waits until the rest is exactly this.
+    /// Waits until the bytes not yet taken are exactly these.
     pub(crate) async fn wait_for_rest(&self, expected: &[u8]) {
         let what = format!("{:?} at the backend", String::from_utf8_lossy(expected));
         eventually(&what, || self.rest().len() >= expected.len()).await;
         assert_eq!(String::from_utf8_lossy(&self.rest()), String::from_utf8_lossy(expected));
     }
 
-    /// From now on what comes is compared with the pattern and not kept.
+    /// From now on, compares received bytes with the pattern and does not record them.
     pub(crate) fn check_pattern(&self) {
         *self.seen.checked.lock().unwrap() = Some(0);
     }
 
-    /// How many bytes of the pattern have come since [`Peer::check_pattern`].
+    /// Number of bytes compared with the pattern since [`Peer::check_pattern`].
     pub(crate) fn checked(&self) -> usize {
         self.seen.checked.lock().unwrap().unwrap_or_default()
     }
 
-    /// Waits for `count` bytes more and takes them; false where the connection ended before.
+    /// Waits for `count` more bytes and takes them. `false`: the connection ended before.
     pub(crate) async fn skip(&self, count: usize) -> bool {
         while self.rest().len() < count {
             if self.is_ended() {
@@ -288,13 +289,13 @@ impl Peer {
         true
     }
 
-    /// Half-closes: FIN, while reading goes on.
+    /// Half-closes: sends FIN and still reads.
     pub(crate) fn finish(&self) {
-        // An error means that the connection is gone already.
+        // An error means that the connection is already closed.
         let _ = SockRef::from(&*self.stream).shutdown(std::net::Shutdown::Write);
     }
 
-    /// Closes in order.
+    /// Closes by FIN.
     pub(crate) fn close(self) {
         self.finish();
         self.seen.closing.notify_one();
@@ -306,7 +307,7 @@ impl Peer {
         self.seen.closing.notify_one();
     }
 
-    /// Waits until the proxy ends the connection; without a deadline, as scripts wait for it.
+    /// Waits until the proxy ends the connection. Has no deadline, because scripts wait for this.
     pub(crate) async fn ended(&self) -> End {
         loop {
             if let Some(end) = *self.seen.end.lock().unwrap() {
@@ -321,12 +322,12 @@ impl Peer {
         self.seen.end.lock().unwrap().is_some()
     }
 
-    /// Stops reading until [`Peer::resume`]: bytes stay in the kernel and then back up.
+    /// Stops reading until [`Peer::resume`], so that the socket buffers fill up.
     pub(crate) fn stall(&self) {
         self.seen.reading.store(false, Ordering::SeqCst);
     }
 
-    /// Reads on.
+    /// Reads again.
     pub(crate) fn resume(&self) {
         self.seen.reading.store(true, Ordering::SeqCst);
         self.seen.resumed.notify_one();
@@ -334,7 +335,7 @@ impl Peer {
 
     async fn next(&self, read: impl Fn(&[u8]) -> Option<(Message, usize)>) -> Option<Message> {
         loop {
-            // The end first: bytes that came before it are then all there.
+            // Read the end first: then all bytes before it have been recorded.
             let ended = self.seen.end.lock().unwrap().is_some();
             let at = self.taken.load(Ordering::SeqCst);
             if let Some((message, taken)) = read(&self.seen.bytes.lock().unwrap()[at..]) {
@@ -350,7 +351,7 @@ impl Peer {
 }
 
 async fn accept(listener: TcpListener, seen: Arc<Mutex<Vec<Arc<Seen>>>>, script: Script) {
-    // Dropped with this task, and every connection with it.
+    // Closes every connection when this task is dropped.
     let mut connections = JoinSet::new();
     loop {
         let (stream, _) = listener.accept().await.unwrap();
@@ -367,12 +368,12 @@ async fn accept(listener: TcpListener, seen: Arc<Mutex<Vec<Arc<Seen>>>>, script:
         });
         seen.lock().unwrap().push(Arc::clone(&record));
         let peer = Peer { stream, seen: record, taken: Arc::default() };
-        connections.spawn(converse(peer, Arc::clone(&script)));
+        connections.spawn(run_script(peer, Arc::clone(&script)));
     }
 }
 
 /// Runs the script and the recorder until the script is done or the test closes the connection.
-async fn converse(peer: Peer, script: Script) {
+async fn run_script(peer: Peer, script: Script) {
     let (stream, seen) = (Arc::clone(&peer.stream), Arc::clone(&peer.seen));
     let recorder = async {
         let end = record(&stream, &seen).await;

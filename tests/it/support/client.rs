@@ -1,4 +1,4 @@
-//! A client that sends the bytes it is told and no others, in the clear or over TLS.
+//! A client that sends exactly the given bytes, in plaintext or over TLS.
 
 use std::{
     io,
@@ -27,14 +27,14 @@ enum Stream {
 }
 
 impl Raw {
-    /// Connects in the clear.
+    /// Connects in plaintext.
     pub(crate) async fn connect(address: SocketAddr) -> Self {
         let stream = within("connecting", TcpStream::connect(address)).await.unwrap();
         stream.set_nodelay(true).unwrap();
         Self { stream: Stream::Plain(stream), buffer: Vec::new() }
     }
 
-    /// Connects in the clear from an address of this host's.
+    /// Connects in plaintext from a given address of this host.
     pub(crate) async fn from(source: Ipv4Addr, address: SocketAddr) -> Self {
         let socket = TcpSocket::new_v4().unwrap();
         socket.bind((source, 0).into()).unwrap();
@@ -43,7 +43,7 @@ impl Raw {
         Self { stream: Stream::Plain(stream), buffer: Vec::new() }
     }
 
-    /// Connects and shakes hands, trusting this certificate only.
+    /// Connects over TLS and trusts this certificate only.
     pub(crate) async fn tls(address: SocketAddr, certificate: &Certificate) -> Self {
         let tcp = within("connecting", TcpStream::connect(address)).await.unwrap();
         tcp.set_nodelay(true).unwrap();
@@ -51,7 +51,7 @@ impl Raw {
         Self { stream: Stream::Tls(Box::new(stream)), buffer: Vec::new() }
     }
 
-    /// Connects, sends this in the clear, and then shakes hands, trusting this certificate only.
+    /// Connects, sends `first` in plaintext, then starts TLS and trusts this certificate only.
     pub(crate) async fn tls_after(
         address: SocketAddr,
         first: &[u8],
@@ -60,43 +60,43 @@ impl Raw {
         Self::connect(address).await.into_tls_after(first, certificate).await
     }
 
-    /// Sends this in the clear and then shakes hands, trusting this certificate only.
+    /// Sends `first` in plaintext, then starts TLS and trusts this certificate only.
     pub(crate) async fn into_tls_after(self, first: &[u8], certificate: &Certificate) -> Self {
-        let Stream::Plain(mut tcp) = self.stream else { panic!("it speaks TLS already") };
+        let Stream::Plain(mut tcp) = self.stream else { panic!("the client already uses TLS") };
         tcp.write_all(first).await.unwrap();
         let stream = within("the TLS handshake", certificate.client(tcp)).await.unwrap();
         Self { stream: Stream::Tls(Box::new(stream)), buffer: Vec::new() }
     }
 
-    /// Where it connects from.
+    /// Local address of the connection.
     pub(crate) fn local(&self) -> SocketAddr {
         self.tcp().local_addr().unwrap()
     }
 
-    /// Goes on over a stream whose handshake is done.
+    /// Uses a TLS stream whose handshake is complete.
     pub(crate) fn over(stream: TlsStream<TcpStream>) -> Self {
         Self { stream: Stream::Tls(Box::new(stream)), buffer: Vec::new() }
     }
 
-    /// Sends one request on a connection of its own and gives its response.
+    /// Sends one request on a new connection and returns the response.
     pub(crate) async fn ask(address: SocketAddr, request: impl AsRef<[u8]>) -> Message {
         let mut client = Self::connect(address).await;
         client.send(request).await;
         client.response().await
     }
 
-    /// Sends all of it.
+    /// Sends all bytes.
     pub(crate) async fn send(&mut self, bytes: impl AsRef<[u8]>) {
         let sent = within("sending", self.write_all(bytes.as_ref())).await;
-        sent.expect("the proxy takes the bytes");
+        sent.expect("the proxy accepts the bytes");
     }
 
-    /// Sends all of it, or as much as the proxy takes before it closes.
+    /// Sends all bytes, or as many as the proxy accepts before it closes.
     pub(crate) async fn try_send(&mut self, bytes: impl AsRef<[u8]>) {
         let _ = within("sending", self.write_all(bytes.as_ref())).await;
     }
 
-    /// Sends a few bytes a while after the last ones; false once the proxy has closed.
+    /// Sends a few bytes after a short pause. Returns `false` if the proxy has closed.
     pub(crate) async fn feed(&mut self, bytes: &[u8]) -> bool {
         let pause = tokio::time::timeout(Duration::from_millis(50), self.read_some());
         match pause.await {
@@ -106,8 +106,8 @@ impl Raw {
         }
     }
 
-    /// Sends the pattern until the socket takes no more for `quiet`, up to `limit` bytes; gives
-    /// their number.
+    /// Sends the pattern until the socket takes no byte for `quiet`, at most `limit` bytes. Returns the
+    /// number of bytes.
     pub(crate) async fn fill(&mut self, limit: usize, quiet: Duration) -> usize {
         let mut sent = 0;
         while sent < limit {
@@ -127,15 +127,15 @@ impl Raw {
         sent
     }
 
-    /// The next complete response, interim ones included. One without a length is read until the
-    /// connection closes in order.
+    /// Waits for the next complete response, interim responses included. Reads a response without a length
+    /// until the connection closes by FIN.
     pub(crate) async fn response(&mut self) -> Message {
         loop {
             if let Some((message, taken)) = Message::read(&self.buffer) {
                 self.buffer.drain(..taken);
                 return message;
             }
-            if let Err(end) = self.more().await {
+            if let Err(end) = self.read_more().await {
                 let head = Message::head(&self.buffer);
                 if let (Some((mut message, taken)), End::Fin) = (head, end)
                     && message.framing() == Framing::Close
@@ -149,7 +149,7 @@ impl Raw {
         }
     }
 
-    /// The next response that is not an interim one.
+    /// Waits for the next response that is not interim.
     pub(crate) async fn final_response(&mut self) -> Message {
         loop {
             let response = self.response().await;
@@ -159,67 +159,70 @@ impl Raw {
         }
     }
 
-    /// The next response's head alone, as of a response to `HEAD`, or of one whose body is looked
-    /// at by itself.
+    /// Waits for the head of the next response: of a response to `HEAD`, or if the test reads the body itself.
     pub(crate) async fn head(&mut self) -> Message {
         loop {
             if let Some((message, taken)) = Message::head(&self.buffer) {
                 self.buffer.drain(..taken);
                 return message;
             }
-            if let Err(end) = self.more().await {
+            if let Err(end) = self.read_more().await {
                 panic!("{end:?} within a head: {:?}", String::from_utf8_lossy(&self.buffer));
             }
         }
     }
 
-    /// The next `count` bytes.
+    /// Waits for the next `count` bytes.
     pub(crate) async fn exact(&mut self, count: usize) -> Vec<u8> {
         while self.buffer.len() < count {
-            if let Err(end) = self.more().await {
+            if let Err(end) = self.read_more().await {
                 panic!("{end:?} after {:?}", String::from_utf8_lossy(&self.buffer));
             }
         }
         self.buffer.drain(..count).collect()
     }
 
-    /// Whether `count` bytes are there within a while, however often that is asked.
-    pub(crate) async fn has(&mut self, count: usize) -> bool {
+    /// Whether `count` bytes arrive within a second. Takes none of them, so it can be called again.
+    pub(crate) async fn has_received(&mut self, count: usize) -> bool {
         if self.buffer.len() < count {
             let read = tokio::time::timeout(Duration::from_secs(1), self.read_some()).await;
-            assert!(!matches!(read, Ok(Err(_))), "an end in place of {count} bytes");
+            assert!(!matches!(read, Ok(Err(_))), "the connection ended before {count} bytes");
         }
         self.buffer.len() >= count
     }
 
-    /// Whether these bytes are the next ones; false if others come, or an end.
-    pub(crate) async fn brings(&mut self, expected: &[u8]) -> bool {
+    /// Whether these bytes arrive next. `false`: other bytes arrive, or the connection ends.
+    pub(crate) async fn receives(&mut self, expected: &[u8]) -> bool {
         while self.buffer.len() < expected.len() {
-            if self.more().await.is_err() {
+            if self.read_more().await.is_err() {
                 return false;
             }
         }
         self.buffer.drain(..expected.len()).eq(expected.iter().copied())
     }
 
-    /// Everything until the proxy ends the connection, and how it did.
+    /// Reads until the proxy ends the connection. Returns the bytes and how the connection ended.
     pub(crate) async fn rest(&mut self) -> (Vec<u8>, End) {
         loop {
-            if let Err(end) = self.more().await {
+            if let Err(end) = self.read_more().await {
                 return (std::mem::take(&mut self.buffer), end);
             }
         }
     }
 
-    /// Asserts that the proxy ends the connection without another byte; gives how it did.
+    /// Asserts that the proxy ends the connection without another byte. Returns how it ended.
     pub(crate) async fn assert_closed(&mut self) -> End {
         let (bytes, end) = self.rest().await;
-        assert!(bytes.is_empty(), "before the close came {:?}", String::from_utf8_lossy(&bytes));
+        assert!(
+            bytes.is_empty(),
+            "received before the close: {:?}",
+            String::from_utf8_lossy(&bytes)
+        );
         end
     }
 
-    /// Reads until the proxy ends the connection, compares with the pattern and keeps nothing;
-    /// gives the number of bytes and the end.
+    /// Reads until the proxy ends the connection and compares the bytes with the pattern, without keeping
+    /// them. Returns the number of bytes and how the connection ended.
     pub(crate) async fn check_pattern(&mut self) -> (usize, End) {
         let mut checked = 0;
         loop {
@@ -227,13 +230,13 @@ impl Raw {
             assert!(expected == self.buffer, "after {checked}");
             checked += self.buffer.len();
             self.buffer.clear();
-            if let Err(end) = self.more().await {
+            if let Err(end) = self.read_more().await {
                 return (checked, end);
             }
         }
     }
 
-    /// Half-closes: FIN (over TLS after a `close_notify`), while reading goes on.
+    /// Half-closes: sends FIN (over TLS after a `close_notify`) and still reads.
     pub(crate) async fn finish(&mut self) {
         let done = match &mut self.stream {
             Stream::Plain(stream) => stream.shutdown().await,
@@ -265,7 +268,7 @@ impl Raw {
     }
 
     async fn read_some(&mut self) -> Result<(), End> {
-        // More than the few bytes by which a buffer grows by itself.
+        // By default, the buffer grows by a few bytes only.
         self.buffer.reserve(1 << 16);
         let read = match &mut self.stream {
             Stream::Plain(stream) => stream.read_buf(&mut self.buffer).await,
@@ -278,11 +281,11 @@ impl Raw {
         }
     }
 
-    async fn more(&mut self) -> Result<(), End> {
+    async fn read_more(&mut self) -> Result<(), End> {
         match tokio::time::timeout(super::TIMEOUT, self.read_some()).await {
             Ok(read) => read,
             Err(_) => panic!(
-                "neither bytes nor a close; so far: {:?}",
+                "no bytes and no close; received so far: {:?}",
                 String::from_utf8_lossy(&self.buffer)
             ),
         }

@@ -1,4 +1,4 @@
-//! A real name server: Knot DNS, with one zone that a test writes as it goes.
+//! A real name server (Knot DNS) with one zone that a test can change, and a fake one.
 
 use std::{
     fs,
@@ -11,12 +11,12 @@ use tempfile::TempDir;
 
 use super::{eventually, wait_for};
 
-/// The zone that every server here has.
+/// The zone of every server here.
 pub(crate) const ZONE: &str = "fleet.test";
 
-/// A server's place and zone; it may be down. Dropping it kills the process.
+/// A server with its address and zone. It may be down. Dropping it kills the process.
 pub(crate) struct NameServer {
-    /// Where it answers over UDP and TCP.
+    /// Address for UDP and TCP.
     pub(crate) address: SocketAddr,
     directory: TempDir,
     serial: u32,
@@ -24,14 +24,14 @@ pub(crate) struct NameServer {
 }
 
 impl NameServer {
-    /// Starts one whose zone has these records, each a line.
+    /// Starts a server whose zone has these records, one per line.
     pub(crate) async fn start(records: &str) -> Self {
         let mut server = Self::down(free_port());
         server.up(records).await;
         server
     }
 
-    /// One that is still to come up, at this address.
+    /// A server at this address that is not started yet.
     pub(crate) fn down(address: SocketAddr) -> Self {
         Self { address, directory: tempfile::tempdir().unwrap(), serial: 1, process: None }
     }
@@ -40,12 +40,12 @@ impl NameServer {
     pub(crate) async fn up(&mut self, records: &str) {
         self.write(&self.zone(records));
         self.run().await;
-        wait_for("an answer of the name server", || self.asks(&format!("ns.{ZONE}"))).await;
+        wait_for("an answer of the name server", || self.resolves(&format!("ns.{ZONE}"))).await;
     }
 
-    /// Starts it with a zone that cannot be read: every question about it gets SERVFAIL.
+    /// Starts the process with an invalid zone file: every question about the zone gets SERVFAIL.
     pub(crate) async fn up_broken(&mut self) {
-        self.write("this is no zone\n");
+        self.write("not a zone file\n");
         self.run().await;
         eventually("SERVFAIL of the name server", || {
             let output = self.kdig(&format!("ns.{ZONE}"), &[]);
@@ -54,7 +54,7 @@ impl NameServer {
         .await;
     }
 
-    /// Puts other records in place of all there were.
+    /// Replaces all records.
     pub(crate) async fn set(&mut self, records: &str) {
         self.serial += 1;
         let marker = format!("marker-{} 0 A 127.0.0.1\n", self.serial);
@@ -68,7 +68,7 @@ impl NameServer {
             .unwrap();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         let name = format!("marker-{}.{ZONE}", self.serial);
-        wait_for("the new zone at the name server", || self.asks(&name)).await;
+        wait_for("the new zone at the name server", || self.resolves(&name)).await;
     }
 
     /// Kills the process.
@@ -77,7 +77,7 @@ impl NameServer {
             process.kill().unwrap();
             process.wait().unwrap();
         }
-        // What it kept of its zone would outlive a broken file.
+        // Without this, the server would answer from its stored zone if the file is broken.
         let _ = fs::remove_dir_all(self.directory.path().join("db"));
     }
 
@@ -117,21 +117,21 @@ impl NameServer {
         self.process = Some(process);
     }
 
-    /// Whether the server has an address of this name.
-    fn asks(&self, name: &str) -> Option<()> {
+    /// `Some` if the server has an address for this name.
+    fn resolves(&self, name: &str) -> Option<()> {
         (!self.kdig(name, &["+short"]).trim().is_empty()).then_some(())
     }
 
-    fn kdig(&self, name: &str, how: &[&str]) -> String {
+    fn kdig(&self, name: &str, options: &[&str]) -> String {
         let server = format!("@{}", self.address.ip());
         let port = self.address.port().to_string();
         let output = Command::new("kdig")
             .args([&server, "-p", &port, name, "A", "+timeout=1", "+retry=0"])
-            .args(how)
+            .args(options)
             .output()
             .expect("kdig, which tests/setup installs");
-        let said = String::from_utf8_lossy(&output.stdout).into_owned();
-        if said.contains("WARNING") || said.contains("ERROR") { String::new() } else { said }
+        let answer = String::from_utf8_lossy(&output.stdout).into_owned();
+        if answer.contains("WARNING") || answer.contains("ERROR") { String::new() } else { answer }
     }
 }
 
@@ -141,18 +141,18 @@ impl Drop for NameServer {
     }
 }
 
-/// First port that is handed out, and how many there are: all below those that the kernel gives out for
-/// port 0 and for outgoing connections, so that nobody else comes by one by chance.
+/// First port, and number of ports, of [`free_port`]. All are below the range that the kernel uses for port 0
+/// and for outgoing connections, so no other process gets one by chance.
 const FIRST: u32 = 11_000;
 const PORTS: u32 = 21_000;
 
-/// How many a process begins with of its own: tests run at once in processes of near numbers.
-const OWN: u32 = 16;
+/// Ports that each process starts with. Parallel test processes have neighboring ids.
+const PORTS_PER_PROCESS: u32 = 16;
 
-/// A port of the loopback that is free over UDP and TCP; no process gets one twice.
+/// Returns a loopback address whose port is free for UDP and TCP. A process gets each port once.
 pub(crate) fn free_port() -> SocketAddr {
     static NEXT: AtomicU32 = AtomicU32::new(0);
-    let start = std::process::id().wrapping_mul(OWN);
+    let start = std::process::id().wrapping_mul(PORTS_PER_PROCESS);
     for _ in 0..PORTS {
         let place = start.wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed)) % PORTS;
         let port = u16::try_from(FIRST + place).unwrap();
@@ -164,9 +164,8 @@ pub(crate) fn free_port() -> SocketAddr {
     panic!("no port is free");
 }
 
-/// A name server that lies: each question is answered by `answer`, a function of the question's bytes;
-/// an empty answer is not sent.
-pub(crate) fn liar(
+/// Starts a name server that sends `answer(question)` for each question. An empty answer is not sent.
+pub(crate) fn fake_server(
     answer: impl Fn(&[u8]) -> Vec<u8> + Send + 'static,
 ) -> (SocketAddr, tokio::task::AbortHandle) {
     let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
@@ -185,9 +184,9 @@ pub(crate) fn liar(
     (address, task.abort_handle())
 }
 
-/// An answer to a question: its own header and question, then A records by owner and address. Where
-/// the question is for another type, there are none.
-pub(crate) fn answer_to(question: &[u8], records: &[(&[u8], [u8; 4])]) -> Vec<u8> {
+/// Makes an answer with A records, given by owner and address. The answer to a question for another type
+/// has no records.
+pub(crate) fn answer_with_addresses(question: &[u8], records: &[(&[u8], [u8; 4])]) -> Vec<u8> {
     let (_, asked) = asked(question);
     let records = if asked == A { records } else { &[] };
     let records: Vec<_> =
@@ -195,33 +194,33 @@ pub(crate) fn answer_to(question: &[u8], records: &[(&[u8], [u8; 4])]) -> Vec<u8
     answer(question, 0, &records)
 }
 
-/// The types of an address's record in both families, and of a service's.
+/// Record types: IPv4 address, IPv6 address, service.
 pub(crate) const A: u16 = 1;
 pub(crate) const AAAA: u16 = 28;
 pub(crate) const SRV: u16 = 33;
 
-/// The code of a server that has failed, of a name that does not exist, and of a refusal.
+/// Response codes: server failure, nonexistent name, refused.
 pub(crate) const SERVFAIL: u8 = 2;
 pub(crate) const NXDOMAIN: u8 = 3;
 pub(crate) const REFUSED: u8 = 5;
 
-/// The name and the type that a question is for.
+/// Returns the name and the type of a question.
 pub(crate) fn asked(question: &[u8]) -> (&[u8], u16) {
     let end = 12 + question[12..].iter().position(|byte| *byte == 0).unwrap() + 1;
     (&question[12..end], u16::from_be_bytes([question[end], question[end + 1]]))
 }
 
-/// An answer to a question with a code and records: owner, type, time to live, data.
+/// Makes an answer with a response code and records: owner, type, time to live, data.
 pub(crate) fn answer(question: &[u8], code: u8, records: &[(&[u8], u16, u32, Vec<u8>)]) -> Vec<u8> {
     let (name, _) = asked(question);
     let mut answer = question[..2].to_vec();
-    // A response, recursion desired and available; one question, so many answers.
+    // Flags: response, recursion desired and available. Counts: one question, the answers.
     answer.extend([0x81, 0x80 | code, 0, 1, 0, records.len() as u8, 0, 0, 0, 0]);
     answer.extend(&question[12..12 + name.len() + 4]);
     for (owner, kind, ttl, data) in records {
         answer.extend(*owner);
         answer.extend(kind.to_be_bytes());
-        // IN.
+        // Class IN.
         answer.extend([0, 1]);
         answer.extend(ttl.to_be_bytes());
         answer.extend((data.len() as u16).to_be_bytes());
@@ -230,5 +229,5 @@ pub(crate) fn answer(question: &[u8], code: u8, records: &[(&[u8], u16, u32, Vec
     answer
 }
 
-/// The name that was asked for, as an owner.
-pub(crate) const SAME: &[u8] = &[0xc0, 12];
+/// Owner of a record: a compression pointer to the name in the question (RFC 1035 §4.1.4).
+pub(crate) const QUESTION_NAME: &[u8] = &[0xc0, 12];

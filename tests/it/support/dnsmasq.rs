@@ -1,4 +1,4 @@
-//! The real dnsmasq, with records of its own; what it does not know it asks another server.
+//! A real dnsmasq with local records. It forwards other questions to an upstream server, if one is set.
 
 use std::{
     net::SocketAddr,
@@ -9,13 +9,13 @@ use super::{dns::free_port, wait_for};
 
 /// A running dnsmasq; dropping it kills the process.
 pub(crate) struct Dnsmasq {
-    /// Where it answers.
+    /// Address for UDP and TCP.
     pub(crate) address: SocketAddr,
     process: Child,
 }
 
 impl Dnsmasq {
-    /// Starts one with these options, without the system's files.
+    /// Starts dnsmasq with these options and without the system's files.
     pub(crate) async fn start(options: &[String]) -> Self {
         let address = free_port();
         let process = Command::new("dnsmasq")

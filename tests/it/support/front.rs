@@ -1,4 +1,4 @@
-//! TLS in front of a backend, as a node of its own would speak it, and who issues its certificates.
+//! A TLS server in front of a backend, and an authority that issues its certificates.
 
 use std::{
     fs,
@@ -22,9 +22,9 @@ use tokio_rustls::TlsAcceptor;
 
 use super::{Backend, wait_for};
 
-/// Issues certificates.
+/// A certificate authority.
 pub(crate) struct Authority {
-    /// Its own certificate's file.
+    /// File of the authority's certificate.
     pub(crate) file: PathBuf,
     der: CertificateDer<'static>,
     issuer: Issuer<'static, KeyPair>,
@@ -37,7 +37,7 @@ pub(crate) struct Issued {
 }
 
 impl Authority {
-    /// Makes one and writes `NAME.pem` into `directory`.
+    /// Makes an authority and writes its certificate to `NAME.pem` in `directory`.
     pub(crate) fn make(directory: &Path, name: &str) -> Self {
         let mut params = CertificateParams::new(Vec::new()).unwrap();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -49,15 +49,15 @@ impl Authority {
         Self { file, der: made.der().clone(), issuer: Issuer::new(params, key) }
     }
 
-    /// Issues one for a name or address, with whatever changed.
+    /// Issues a certificate for a name or an address, with parameters adjusted by `change`.
     pub(crate) fn issue(&self, name: &str, change: impl FnOnce(&mut CertificateParams)) -> Issued {
         let (params, key) = (params(name, change), KeyPair::generate().unwrap());
         let der = params.signed_by(&key, &self.issuer).unwrap().der().clone();
         Issued { der, key }
     }
 
-    /// Asks for certificates of its own.
-    pub(crate) fn asking(&self) -> Arc<dyn ClientCertVerifier> {
+    /// Makes a server require client certificates from this authority.
+    pub(crate) fn client_verifier(&self) -> Arc<dyn ClientCertVerifier> {
         let mut roots = RootCertStore::empty();
         roots.add(self.der.clone()).unwrap();
         WebPkiClientVerifier::builder(Arc::new(roots)).build().unwrap()
@@ -65,37 +65,43 @@ impl Authority {
 }
 
 impl Issued {
-    /// One that vouches for itself.
-    pub(crate) fn by_itself(name: &str) -> Self {
-        Self::by_itself_with(name, |_| {})
+    /// Makes a self-signed certificate.
+    pub(crate) fn self_signed(name: &str) -> Self {
+        Self::self_signed_with(name, |_| {})
     }
 
-    /// One that vouches for itself, with whatever changed.
-    pub(crate) fn by_itself_with(name: &str, change: impl FnOnce(&mut CertificateParams)) -> Self {
+    /// Makes a self-signed certificate with parameters adjusted by `change`.
+    pub(crate) fn self_signed_with(
+        name: &str,
+        change: impl FnOnce(&mut CertificateParams),
+    ) -> Self {
         let key = KeyPair::generate().unwrap();
         let der = params(name, change).self_signed(&key).unwrap().der().clone();
         Self { der, key }
     }
 
-    /// A chain and key from PEM files.
+    /// Reads certificate and key from PEM files.
     pub(crate) fn from_files(cert: &Path, key: &Path) -> Self {
         let key = KeyPair::from_pem(&fs::read_to_string(key).unwrap()).unwrap();
         Self { der: CertificateDer::from_pem_file(cert).unwrap(), key }
     }
 
-    /// Terms of a server that shows it, to anybody.
-    pub(crate) fn shown(&self) -> ServerConfig {
-        let terms = ServerConfig::builder().with_no_client_auth();
-        terms.with_single_cert(vec![self.der.clone()], self.private()).unwrap()
+    /// Configuration of a server that uses this certificate and requires none from clients.
+    pub(crate) fn server_config(&self) -> ServerConfig {
+        let config = ServerConfig::builder().with_no_client_auth();
+        config.with_single_cert(vec![self.der.clone()], self.private_key()).unwrap()
     }
 
-    /// Terms of a server that shows it to those who show one themselves.
-    pub(crate) fn shown_to(&self, verifier: Arc<dyn ClientCertVerifier>) -> ServerConfig {
-        let terms = ServerConfig::builder().with_client_cert_verifier(verifier);
-        terms.with_single_cert(vec![self.der.clone()], self.private()).unwrap()
+    /// Configuration of a server that uses this certificate and verifies client certificates.
+    pub(crate) fn server_config_verifying(
+        &self,
+        verifier: Arc<dyn ClientCertVerifier>,
+    ) -> ServerConfig {
+        let config = ServerConfig::builder().with_client_cert_verifier(verifier);
+        config.with_single_cert(vec![self.der.clone()], self.private_key()).unwrap()
     }
 
-    /// Writes `NAME.pem` and `NAME.key`; gives the table that names them.
+    /// Writes `NAME.pem` and `NAME.key`. Returns the TOML table with their paths.
     pub(crate) fn write(&self, directory: &Path, name: &str) -> String {
         let cert = directory.join(format!("{name}.pem"));
         let key = directory.join(format!("{name}.key"));
@@ -104,12 +110,12 @@ impl Issued {
         format!("{{ cert = {cert:?}, key = {key:?} }}")
     }
 
-    /// Chain and key in one file, as HAProxy wants it.
+    /// Writes certificate and key to one file, as HAProxy requires.
     pub(crate) fn write_joined(&self, file: &Path) {
         fs::write(file, pem(&self.der) + &self.key.serialize_pem()).unwrap();
     }
 
-    fn private(&self) -> PrivateKeyDer<'static> {
+    fn private_key(&self) -> PrivateKeyDer<'static> {
         PrivateKeyDer::Pkcs8(self.key.serialize_der().into())
     }
 }
@@ -127,42 +133,42 @@ fn pem(der: &CertificateDer<'_>) -> String {
     format!("-----BEGIN CERTIFICATE-----\n{text}\n-----END CERTIFICATE-----\n")
 }
 
-/// Terminates TLS for a backend, and notes each handshake. Dropping it closes every connection.
-pub(crate) struct Front {
-    /// Where it listens.
+/// Terminates TLS for a backend and records each handshake. Dropping it closes every connection.
+pub(crate) struct TlsFront {
+    /// Address of the listener.
     pub(crate) address: SocketAddr,
-    shaken: Arc<Mutex<Vec<Shaken>>>,
+    handshake: Arc<Mutex<Vec<HandshakeInfo>>>,
     task: AbortHandle,
 }
 
-/// What a handshake brought.
+/// Outcome of a handshake.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Shaken {
-    /// The name asked for.
+pub(crate) struct HandshakeInfo {
+    /// Server name that the client sent.
     pub(crate) sni: Option<String>,
-    /// The protocol agreed on.
+    /// Negotiated protocol.
     pub(crate) alpn: Option<String>,
-    /// Whether it went on with an earlier session.
+    /// Whether the handshake resumed an earlier session.
     pub(crate) resumed: bool,
 }
 
-impl Front {
-    /// Puts one before a backend.
-    pub(crate) async fn before(backend: &Backend, terms: ServerConfig) -> Self {
+impl TlsFront {
+    /// Starts TLS termination in front of a backend.
+    pub(crate) async fn before(backend: &Backend, config: ServerConfig) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let shaken = Arc::<Mutex<Vec<Shaken>>>::default();
-        let serve = accept(listener, backend.address, Arc::new(terms), Arc::clone(&shaken));
-        Self { address, shaken, task: tokio::spawn(serve).abort_handle() }
+        let handshake = Arc::<Mutex<Vec<HandshakeInfo>>>::default();
+        let serve = accept(listener, backend.address, Arc::new(config), Arc::clone(&handshake));
+        Self { address, handshake, task: tokio::spawn(serve).abort_handle() }
     }
 
-    /// Handshake number `index`, once it is done.
-    pub(crate) async fn shaken(&self, index: usize) -> Shaken {
-        wait_for("a handshake", || self.shaken.lock().unwrap().get(index).cloned()).await
+    /// Waits until handshake number `index` is complete.
+    pub(crate) async fn handshake(&self, index: usize) -> HandshakeInfo {
+        wait_for("a handshake", || self.handshake.lock().unwrap().get(index).cloned()).await
     }
 }
 
-impl Drop for Front {
+impl Drop for TlsFront {
     fn drop(&mut self) {
         self.task.abort();
     }
@@ -171,24 +177,25 @@ impl Drop for Front {
 async fn accept(
     listener: TcpListener,
     backend: SocketAddr,
-    terms: Arc<ServerConfig>,
-    shaken: Arc<Mutex<Vec<Shaken>>>,
+    config: Arc<ServerConfig>,
+    handshake: Arc<Mutex<Vec<HandshakeInfo>>>,
 ) {
     let mut connections = JoinSet::new();
     loop {
         let (socket, _) = listener.accept().await.unwrap();
-        let (acceptor, shaken) = (TlsAcceptor::from(Arc::clone(&terms)), Arc::clone(&shaken));
+        let (acceptor, handshake) =
+            (TlsAcceptor::from(Arc::clone(&config)), Arc::clone(&handshake));
         connections.spawn(async move {
             let Ok(mut stream) = acceptor.accept(socket).await else { return };
             let session = stream.get_ref().1;
             let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
             let (sni, alpn) = (session.server_name(), session.alpn_protocol());
-            let seen = Shaken {
+            let seen = HandshakeInfo {
                 sni: sni.map(str::to_owned),
                 alpn: alpn.map(text),
                 resumed: session.handshake_kind() == Some(HandshakeKind::Resumed),
             };
-            shaken.lock().unwrap().push(seen);
+            handshake.lock().unwrap().push(seen);
             let Ok(mut inner) = TcpStream::connect(backend).await else { return };
             let _ = copy_bidirectional(&mut stream, &mut inner).await;
         });

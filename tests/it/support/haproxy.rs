@@ -1,4 +1,4 @@
-//! The real HAProxy, on a port of the kernel's choice.
+//! A real HAProxy on a free port.
 
 use std::{
     fs::{self, File},
@@ -12,17 +12,17 @@ use rustix::io::{FdFlags, fcntl_setfd};
 
 /// A running HAProxy; dropping it kills the process.
 pub(crate) struct Haproxy {
-    /// Where it listens.
+    /// Address of the listener.
     pub(crate) address: SocketAddr,
     process: Child,
-    said: PathBuf,
+    log_file: PathBuf,
 }
 
 impl Haproxy {
-    /// Starts one with a single frontend, bound with these words and made of these lines, and whatever
-    /// other sections. What it logs is there in [`said`](Self::said).
+    /// Starts HAProxy with one frontend and other `sections`. `bind` has the options of the frontend's `bind`
+    /// line, `frontend` its other lines. [`log`](Self::log) returns the log.
     pub(crate) fn start(directory: &Path, bind: &str, frontend: &str, sections: &str) -> Self {
-        // It inherits the socket: nobody can take the port before it listens.
+        // HAProxy inherits the socket, so no other process can take the port before it listens.
         let socket = TcpListener::bind("127.0.0.1:0").unwrap();
         fcntl_setfd(&socket, FdFlags::empty()).unwrap();
         let fd = socket.as_raw_fd();
@@ -33,8 +33,8 @@ impl Haproxy {
         );
         let file = directory.join("haproxy.cfg");
         fs::write(&file, text).unwrap();
-        let said = directory.join("haproxy.log");
-        let log = File::create(&said).unwrap();
+        let log_file = directory.join("haproxy.log");
+        let log = File::create(&log_file).unwrap();
         let process = Command::new("haproxy")
             .args(["-db", "-f"])
             .arg(&file)
@@ -44,12 +44,12 @@ impl Haproxy {
             .spawn()
             .expect("haproxy is installed by tests/setup");
         let address = socket.local_addr().unwrap();
-        Self { address, process, said }
+        Self { address, process, log_file }
     }
 
-    /// What it has said so far.
-    pub(crate) fn said(&self) -> String {
-        fs::read_to_string(&self.said).unwrap()
+    /// Log lines so far.
+    pub(crate) fn log(&self) -> String {
+        fs::read_to_string(&self.log_file).unwrap()
     }
 }
 

@@ -1,14 +1,13 @@
-//! HTTP/1.1 messages as these tests read and write them: small, strict and independent of the
-//! parser under test.
+//! Reads and writes HTTP/1.1 messages: small, strict and independent of the parser under test.
 
-/// A request or a response, with its body decoded.
+/// A request or a response with its decoded body.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Message {
     /// First line, without its CRLF.
     pub(crate) start: String,
     /// Fields in the order sent; names as sent.
     pub(crate) headers: Fields,
-    /// Body with chunked coding removed.
+    /// Body without chunked coding.
     pub(crate) body: Vec<u8>,
     /// Trailer fields of a chunked body.
     pub(crate) trailers: Fields,
@@ -17,19 +16,19 @@ pub(crate) struct Message {
 /// Names and values.
 type Fields = Vec<(String, String)>;
 
-/// How far a body goes.
+/// How the end of a body is found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Framing {
     /// This many bytes.
     Length(usize),
     /// Chunked coding.
     Chunked,
-    /// A response without either: until the connection closes.
+    /// A response without either: the body ends with the connection.
     Close,
 }
 
 impl Message {
-    /// Head of the first message in `bytes` and the bytes it takes; `None`: not complete yet.
+    /// Returns the head of the first message in `bytes` and its length. `None`: incomplete.
     pub(crate) fn head(bytes: &[u8]) -> Option<(Self, usize)> {
         let end = find(bytes, b"\r\n\r\n")? + 4;
         let text = String::from_utf8_lossy(&bytes[..end - 4]).into_owned();
@@ -39,8 +38,8 @@ impl Message {
         Some((Self { start, headers, body: Vec::new(), trailers: Vec::new() }, end))
     }
 
-    /// First complete message in `bytes` and the bytes it takes; `None`: not complete yet, or a
-    /// response that only a closed connection ends.
+    /// Returns the first complete message in `bytes` and its length. `None`: incomplete, or a response that
+    /// ends with the connection.
     pub(crate) fn read(bytes: &[u8]) -> Option<(Self, usize)> {
         let (mut message, head) = Self::head(bytes)?;
         let rest = &bytes[head..];
@@ -59,7 +58,7 @@ impl Message {
         }
     }
 
-    /// How this message's body is framed (RFC 9112 §6.3), request method aside.
+    /// Framing of the body (RFC 9112 §6.3), without regard to the request method.
     pub(crate) fn framing(&self) -> Framing {
         let bodiless = matches!(self.try_status(), Some(100..=199 | 204 | 304));
         if bodiless {
@@ -67,7 +66,7 @@ impl Message {
         } else if self.header("transfer-encoding").is_some() {
             Framing::Chunked
         } else if let Some(length) = self.header("content-length") {
-            Framing::Length(length.parse().expect("a content-length is a number"))
+            Framing::Length(length.parse().expect("a valid content-length"))
         } else if self.try_status().is_some() {
             Framing::Close
         } else {
@@ -77,7 +76,7 @@ impl Message {
 
     /// Status of a response.
     pub(crate) fn status(&self) -> u16 {
-        self.try_status().unwrap_or_else(|| panic!("no response: {:?}", self.start))
+        self.try_status().unwrap_or_else(|| panic!("not a response: {:?}", self.start))
     }
 
     fn try_status(&self) -> Option<u16> {
@@ -111,23 +110,23 @@ impl Message {
     }
 }
 
-/// A `200` with this body.
+/// Makes a `200` response with this body.
 pub(crate) fn ok(body: &str) -> Vec<u8> {
     reply("200 OK", "", body)
 }
 
-/// A response with a status line's rest, further header lines (each ended by CRLF) and a body.
+/// Makes a response. `status` is the code and reason; each line of `headers` ends with CRLF.
 pub(crate) fn reply(status: &str, headers: &str, body: &str) -> Vec<u8> {
     format!("HTTP/1.1 {status}\r\n{headers}Content-Length: {}\r\n\r\n{body}", body.len())
         .into_bytes()
 }
 
-/// A `GET` with further header lines, each ended by CRLF.
+/// Makes a `GET` request. Each line of `headers` ends with CRLF.
 pub(crate) fn get(target: &str, headers: &str) -> Vec<u8> {
     format!("GET {target} HTTP/1.1\r\nHost: app.test\r\n{headers}\r\n").into_bytes()
 }
 
-/// A `POST` of a fixed length with further header lines, each ended by CRLF.
+/// Makes a `POST` request with a Content-Length. Each line of `headers` ends with CRLF.
 pub(crate) fn post(target: &str, headers: &str, body: &str) -> Vec<u8> {
     let length = body.len();
     format!(
@@ -136,7 +135,7 @@ pub(crate) fn post(target: &str, headers: &str, body: &str) -> Vec<u8> {
     .into_bytes()
 }
 
-/// Where `needle` first occurs.
+/// Index of the first `needle` in `haystack`.
 pub(crate) fn find(haystack: &[u8], needle: &[u8]) -> Option<usize> {
     haystack.windows(needle.len()).position(|window| window == needle)
 }
@@ -146,7 +145,7 @@ fn field(line: &str) -> (String, String) {
     (name.to_owned(), value.trim().to_owned())
 }
 
-/// Decoded body, trailers, and the bytes taken.
+/// Decodes a chunked body. Returns body, trailers and encoded length. `None`: incomplete.
 fn chunks(bytes: &[u8]) -> Option<(Vec<u8>, Fields, usize)> {
     let (mut body, mut at) = (Vec::new(), 0);
     loop {

@@ -1,4 +1,4 @@
-//! How streams live and end: half-close, resets, stalls, drains, reloads and new binaries.
+//! Lifecycle of streams: half-close, resets, stalls, drains, reloads and binary upgrades.
 
 use std::{
     net::SocketAddr,
@@ -7,7 +7,7 @@ use std::{
 
 use serde_json::Value;
 
-use super::{before, ended, named, naming, tcp};
+use super::{connect, named_backend, stream_line, tcp, tcp_proxy};
 use crate::support::{
     Backend, End, Peer, Proxy, Raw, Refusing, eventually, process,
     proxy::{Setup, TUNNELS},
@@ -15,7 +15,7 @@ use crate::support::{
     within,
 };
 
-/// A stream to a backend that does nothing by itself.
+/// Opens a stream to a backend that the test controls.
 async fn stream(proxy: &Proxy, backend: &Backend) -> (Raw, Peer) {
     let next = backend.connections();
     let client = Raw::connect(proxy.web()).await;
@@ -25,7 +25,7 @@ async fn stream(proxy: &Proxy, backend: &Backend) -> (Raw, Peer) {
 #[tokio::test]
 async fn fault_071_fin_of_a_stream_from_either_side() {
     let backend = Backend::manual().await;
-    let proxy = before(&[backend.address]).await;
+    let proxy = tcp_proxy(&[backend.address]).await;
     let (mut client, peer) = stream(&proxy, &backend).await;
     client.send("question").await;
     client.finish().await;
@@ -35,7 +35,7 @@ async fn fault_071_fin_of_a_stream_from_either_side() {
     assert_eq!(client.exact(6).await, b"answer");
     peer.close();
     assert_eq!(client.assert_closed().await, End::Fin);
-    let line = ended(&proxy, "client_closed").await;
+    let line = stream_line(&proxy, "client_closed").await;
     assert_eq!((&line["bytes_in"], &line["bytes_out"]), (&8.into(), &6.into()));
 
     let (mut client, peer) = stream(&proxy, &backend).await;
@@ -46,7 +46,7 @@ async fn fault_071_fin_of_a_stream_from_either_side() {
     peer.wait_for_rest(b"still here").await;
     drop(client);
     assert_eq!(peer.ended().await, End::Fin);
-    ended(&proxy, "backend_closed").await;
+    stream_line(&proxy, "backend_closed").await;
     drop((peer, backend));
     proxy.finish().await;
 }
@@ -54,16 +54,16 @@ async fn fault_071_fin_of_a_stream_from_either_side() {
 #[tokio::test]
 async fn fault_072_reset_of_a_stream_from_either_side() {
     let backend = Backend::manual().await;
-    let proxy = before(&[backend.address]).await;
+    let proxy = tcp_proxy(&[backend.address]).await;
     let (client, peer) = stream(&proxy, &backend).await;
     client.reset();
     assert_eq!(peer.ended().await, End::Reset);
-    ended(&proxy, "client_tunnel_reset").await;
+    stream_line(&proxy, "client_tunnel_reset").await;
     drop(peer);
     let (mut client, peer) = stream(&proxy, &backend).await;
     peer.reset();
     assert_eq!(client.assert_closed().await, End::Reset);
-    ended(&proxy, "backend_tunnel_reset").await;
+    stream_line(&proxy, "backend_tunnel_reset").await;
     drop((client, backend));
     proxy.finish().await;
 }
@@ -73,17 +73,17 @@ async fn fault_073_stalled_reader_of_a_stream_stops_its_writer() {
     const MOST: usize = 64 << 20;
     let quiet = Duration::from_secs(1);
     let backend = Backend::manual().await;
-    let proxy = before(&[backend.address]).await;
+    let proxy = tcp_proxy(&[backend.address]).await;
     let (mut client, peer) = stream(&proxy, &backend).await;
     peer.check_pattern();
     peer.stall();
     let sent = client.fill(MOST, quiet).await;
-    assert!(sent < MOST, "nobody stopped the client");
+    assert!(sent < MOST, "the client was not stopped");
     let memory = process::peak(proxy.pid());
     peer.resume();
     eventually("every byte", || peer.checked() == sent).await;
     let sent = peer.fill(MOST, quiet).await;
-    assert!(sent < MOST, "nobody stopped the backend");
+    assert!(sent < MOST, "the backend was not stopped");
     assert!(process::peak(proxy.pid()) < memory + (8 << 20), "memory grew");
     peer.close();
     assert_eq!(client.check_pattern().await, (sent, End::Fin));
@@ -94,7 +94,7 @@ async fn fault_073_stalled_reader_of_a_stream_stops_its_writer() {
 #[tokio::test]
 async fn fault_074_client_of_a_stream_gone_while_the_backend_sends() {
     let backend = Backend::manual().await;
-    let proxy = before(&[backend.address]).await;
+    let proxy = tcp_proxy(&[backend.address]).await;
     let (client, peer) = stream(&proxy, &backend).await;
     let sending = tokio::spawn({
         let peer = peer.clone();
@@ -115,7 +115,7 @@ async fn fault_074_client_of_a_stream_gone_while_the_backend_sends() {
 #[tokio::test]
 async fn fault_076_keepalive_finds_dead_peers_of_streams() {
     let backend = Backend::manual().await;
-    let proxy = before(&[backend.address]).await;
+    let proxy = tcp_proxy(&[backend.address]).await;
     let (client, peer) = stream(&proxy, &backend).await;
     let (web, target) = (proxy.web().port(), backend.address.port());
     for filter in [format!("( sport = :{web} )"), format!("( dport = :{target} )")] {
@@ -143,21 +143,21 @@ async fn fault_077_one_way_traffic_keeps_a_stream_and_silence_ends_it() {
     };
     let ((), end) = tokio::join!(talking, silent.assert_closed());
     assert_eq!(end, End::Fin);
-    ended(&proxy, "idle").await;
+    stream_line(&proxy, "idle").await;
     drop((client, silent, peer, backend));
     proxy.finish().await;
 }
 
 #[tokio::test]
-async fn a_drain_ends_streams_at_a_pause_and_the_busy_ones_at_its_deadline() {
-    let (backend, other) = (Backend::manual().await, naming("o").await);
+async fn a_drain_closes_idle_streams_first_and_busy_streams_at_the_deadline() {
+    let (backend, other) = (Backend::manual().await, named_backend("o").await);
     let mut proxy = Proxy::with(|settings| {
         tcp(settings, &[backend.address]);
         settings.pool("drain", "{ within = \"8s\", spread = \"4s\" }");
     })
     .await;
-    let (mut idle, idle_far) = stream(&proxy, &backend).await;
-    let (mut busy, busy_far) = stream(&proxy, &backend).await;
+    let (mut idle, idle_peer) = stream(&proxy, &backend).await;
+    let (mut busy, busy_peer) = stream(&proxy, &backend).await;
     let remaining = [other.address];
     let start = Instant::now();
     let draining = async {
@@ -165,22 +165,22 @@ async fn a_drain_ends_streams_at_a_pause_and_the_busy_ones_at_its_deadline() {
             settings.backends(&remaining);
         });
         reloaded.await;
-        // The drained one is not gone to any more, and what it holds serves on.
-        let (new, name) = named(proxy.web()).await;
+        // The drained backend gets no new streams, and its open streams continue.
+        let (new, name) = connect(proxy.web()).await;
         assert_eq!(name, 'o');
         new
     };
-    // It falls silent only after that.
+    // The stream becomes idle only after that.
     let serving = async { while idle.feed(b"o").await {} };
     let _new = tokio::select! {
         new = draining => new,
-        () = serving => panic!("it was not silent"),
+        () = serving => panic!("the stream was closed while it was busy"),
     };
     idle.send("n").await;
-    eventually("it serves on", || idle_far.rest().ends_with(b"n")).await;
+    eventually("the stream continues", || idle_peer.rest().ends_with(b"n")).await;
     let quiet = async {
         assert_eq!(idle.assert_closed().await, End::Fin);
-        idle_far.ended().await;
+        idle_peer.ended().await;
     };
     let talking = async {
         while busy.feed(b"x").await {}
@@ -190,12 +190,12 @@ async fn a_drain_ends_streams_at_a_pause_and_the_busy_ones_at_its_deadline() {
     assert!(lived > Duration::from_millis(7500), "cut after {lived:?}");
     let drained = |line: &&Value| line["termination"] == "drained";
     eventually("two lines", || proxy.log_lines().iter().filter(drained).count() == 2).await;
-    drop((idle, busy, busy_far, _new, backend, other));
+    drop((idle, busy, busy_peer, _new, backend, other));
     proxy.finish().await;
 }
 
 #[tokio::test]
-async fn reloads_and_a_new_binary_leave_streams_alone() {
+async fn reloads_and_binary_upgrades_keep_open_streams() {
     let backend = Backend::manual().await;
     let setup = Setup::new().installed().with(|settings| {
         tcp(settings, &[backend.address]);
@@ -214,22 +214,22 @@ async fn reloads_and_a_new_binary_leave_streams_alone() {
         assert_eq!(client.exact(1).await, b"b");
     }
     let before = proxy.upgrade().await;
-    let (mut newer, newer_far) = stream(&proxy, &backend).await;
+    let (mut newer, newer_peer) = stream(&proxy, &backend).await;
     newer.send("new").await;
-    newer_far.wait_for_rest(b"new").await;
+    newer_peer.wait_for_rest(b"new").await;
     client.send("a").await;
     peer.wait_for_rest(b"aaaa").await;
-    assert!(process::is_running(before), "the old process holds its stream");
+    assert!(process::is_running(before), "the old process keeps its stream");
     peer.close();
     assert_eq!(client.assert_closed().await, End::Fin);
     drop(client);
-    ended(&proxy, "backend_closed").await;
-    drop((newer, newer_far, backend));
+    stream_line(&proxy, "backend_closed").await;
+    drop((newer, newer_peer, backend));
     proxy.finish().await;
 }
 
 #[tokio::test]
-async fn a_process_that_stops_waits_for_streams_until_its_deadline() {
+async fn shutdown_waits_for_open_streams() {
     let backend = Backend::manual().await;
     let mut proxy = Proxy::with(|settings| {
         tcp(settings, &[backend.address]);
@@ -238,7 +238,8 @@ async fn a_process_that_stops_waits_for_streams_until_its_deadline() {
     .await;
     let (mut client, peer) = stream(&proxy, &backend).await;
     proxy.terminate();
-    eventually("it accepts no more", || std::net::TcpStream::connect(proxy.web()).is_err()).await;
+    let refuses = || std::net::TcpStream::connect(proxy.web()).is_err();
+    eventually("the proxy refuses connections", refuses).await;
     client.send("still").await;
     peer.wait_for_rest(b"still").await;
     peer.close();
@@ -247,15 +248,15 @@ async fn a_process_that_stops_waits_for_streams_until_its_deadline() {
 }
 
 #[tokio::test]
-async fn streams_are_never_closed_to_level_backends_and_end_when_they_are_too_old() {
-    let (a, b) = (naming("a").await, naming("b").await);
+async fn rebalancing_keeps_streams_and_max_connection_age_closes_them() {
+    let (a, b) = (named_backend("a").await, named_backend("b").await);
     let mut proxy = Proxy::with(|settings| {
         tcp(settings, &[a.address]).pool("rebalance", "{ rate = \"1000/s\" }");
     })
     .await;
     let mut streams = Vec::new();
     for _ in 0..6 {
-        streams.push(named(proxy.web()).await.0);
+        streams.push(connect(proxy.web()).await.0);
     }
     let both = [a.address, b.address];
     proxy
@@ -264,7 +265,7 @@ async fn streams_are_never_closed_to_level_backends_and_end_when_they_are_too_ol
         })
         .await;
     for stream in &mut streams {
-        assert!(!stream.has(1).await, "a byte or an end");
+        assert!(!stream.has_received(1).await, "received a byte");
     }
     assert_eq!(proxy.metric(TUNNELS).await, 6.0);
     proxy
@@ -282,9 +283,9 @@ async fn streams_are_never_closed_to_level_backends_and_end_when_they_are_too_ol
 }
 
 #[tokio::test]
-async fn operators_see_streams_and_can_end_one() {
+async fn streams_are_listed_and_can_be_closed() {
     let backend = Backend::manual().await;
-    let proxy = before(&[backend.address]).await;
+    let proxy = tcp_proxy(&[backend.address]).await;
     let (mut client, peer) = stream(&proxy, &backend).await;
     let sessions = proxy.command(&["sessions", "--json"]).await.json();
     let session = &sessions["sessions"][0];
@@ -293,17 +294,17 @@ async fn operators_see_streams_and_can_end_one() {
     assert_eq!(status["tunnels"], 1, "{status}");
     let port = proxy.web().port();
     let url = format!("http://app.test:{port}/");
-    let told = proxy.command(&["explain", &url, "--client", "192.0.2.7"]).await.done();
-    assert!(told.contains("Listener web passes bytes on to pool app"), "{told}");
+    let explained = proxy.command(&["explain", &url, "--client", "192.0.2.7"]).await.done();
+    assert!(explained.contains("Listener web passes bytes on to pool app"), "{explained}");
     let id = session["id"].as_str().unwrap();
     proxy.command(&["sessions", "close", id]).await.done();
     client.assert_closed().await;
-    ended(&proxy, "proxy_closed").await;
+    stream_line(&proxy, "proxy_closed").await;
     drop((client, peer, backend));
     proxy.finish().await;
 }
 
-/// A `tls` listener `secure` for streams to `backend`.
+/// Starts a proxy with a `tls` listener `secure` in front of `backend`.
 async fn secure(backend: SocketAddr) -> (Proxy, Certificate) {
     let setup = Setup::new();
     let ours = Certificate::make(setup.directory(), "app.test");
@@ -319,12 +320,12 @@ async fn secure(backend: SocketAddr) -> (Proxy, Certificate) {
 }
 
 #[tokio::test]
-async fn clients_of_tls_are_told_that_a_stream_ends() {
+async fn tls_clients_get_close_notify_when_a_stream_ends() {
     let (refusing, backend) = (Refusing::new(), Backend::manual().await);
     let (proxy, ours) = secure(refusing.address()).await;
     let mut client = Raw::tls(proxy.listener("secure"), &ours).await;
-    assert_eq!(client.assert_closed().await, End::Fin, "nobody takes it");
-    ended(&proxy, "backend_connect_refused").await;
+    assert_eq!(client.assert_closed().await, End::Fin, "no backend is reachable");
+    stream_line(&proxy, "backend_connect_refused").await;
     drop(client);
     proxy.finish().await;
 
@@ -334,27 +335,27 @@ async fn clients_of_tls_are_told_that_a_stream_ends() {
     let sessions = proxy.command(&["sessions", "--json"]).await.json();
     let id = sessions["sessions"][0]["id"].as_str().unwrap();
     proxy.command(&["sessions", "close", id]).await.done();
-    assert_eq!(client.assert_closed().await, End::Fin, "an operator ends it");
+    assert_eq!(client.assert_closed().await, End::Fin, "closed by a command");
     drop((client, backend));
     proxy.finish().await;
 }
 
 #[tokio::test]
-async fn an_end_that_tls_does_not_tell_is_passed_on_as_an_end() {
+async fn eof_without_close_notify_is_forwarded_as_fin() {
     let backend = Backend::manual().await;
     let (proxy, ours) = secure(backend.address).await;
     let mut cut = Raw::tls(proxy.listener("secure"), &ours).await;
     cut.send("half a mess").await;
     let peer = backend.peer(0).await;
     peer.wait_for_rest(b"half a mess").await;
-    // By FIN, without a close_notify: what it has read makes it no reset.
+    // The client has read all bytes, so the drop sends FIN, not RST, and no close_notify.
     peer.send("x").await;
     cut.exact(1).await;
     drop(cut);
-    // A reset could take from the backend what it has not read yet.
+    // A reset could discard bytes that the backend has not read yet.
     assert_eq!(peer.ended().await, End::Fin);
     peer.close();
-    ended(&proxy, "client_closed").await;
+    stream_line(&proxy, "client_closed").await;
 
     let mut client = Raw::tls(proxy.listener("secure"), &ours).await;
     client.finish().await;
@@ -362,13 +363,13 @@ async fn an_end_that_tls_does_not_tell_is_passed_on_as_an_end() {
     assert_eq!(peer.ended().await, End::Fin);
     peer.close();
     drop(client);
-    // Who has said goodbye needs no other end.
+    // The backend closes after a close_notify.
     let mut client = Raw::tls(proxy.listener("secure"), &ours).await;
     let peer = backend.peer(2).await;
     peer.finish();
     assert_eq!(client.assert_closed().await, End::Fin);
     drop(client);
-    ended(&proxy, "backend_closed").await;
+    stream_line(&proxy, "backend_closed").await;
     drop((peer, backend));
     proxy.finish().await;
 }

@@ -1,5 +1,5 @@
-//! Backends that leave the configuration while it has their address elsewhere: their sessions go on, and
-//! end by fresh terms once the address leaves too.
+//! Removed backends whose address is still in the configuration under another name: their sessions continue.
+//! When the address is removed too, they are drained with a new deadline.
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -12,13 +12,13 @@ use crate::support::{
     websocket::{self, tunnel},
 };
 
-/// What a client says, and a node gets.
+/// A masked text frame of a client.
 const ALIVE: &[u8] = b"\x81\x85\x00\x00\x00\x00alive";
 
-/// The drain of the backend that leaves; shorter than the test waits.
-const TERMS: &str = "{ within = \"2s\", spread = \"1500ms\" }";
+/// Drain of the removed backend. Shorter than the time that the tests use the tunnels.
+const DRAIN: &str = "{ within = \"2s\", spread = \"1500ms\" }";
 
-/// A configuration with these pools, in this order, each with backends; `/` leads to the first.
+/// Makes a configuration with these pools in this order, each with its backends. The first pool has the route `/`.
 fn pools(setup: &Setup, pools: &[(&str, &[(&str, SocketAddr)])]) -> String {
     let mut text = setup.settings.clone();
     text.unrouted().backends(&[([127, 0, 0, 1], 9).into()]);
@@ -29,7 +29,7 @@ fn pools(setup: &Setup, pools: &[(&str, &[(&str, SocketAddr)])]) -> String {
         };
         let list: Vec<String> = backends.iter().map(backend).collect();
         text.table(&format!(
-            "[pools.{name}]\nbackends = [{}]\nhealth = {{ probe = \"off\" }}\ndrain = {TERMS}\n\
+            "[pools.{name}]\nbackends = [{}]\nhealth = {{ probe = \"off\" }}\ndrain = {DRAIN}\n\
              reuse = {{ idle_timeout = \"1s\" }}\n",
             list.join(", ")
         ));
@@ -37,7 +37,7 @@ fn pools(setup: &Setup, pools: &[(&str, &[(&str, SocketAddr)])]) -> String {
     text.text()
 }
 
-/// Tunnels through the proxy, with both ends.
+/// Tunnels through the proxy: client and backend end of each.
 struct Tunnels(Vec<(Raw, Peer)>);
 
 impl Tunnels {
@@ -49,41 +49,41 @@ impl Tunnels {
         Self(all)
     }
 
-    /// Uses them for longer than the drain's terms.
-    async fn outlive_the_terms(&mut self) {
+    /// Uses the tunnels for longer than the drain deadline.
+    async fn use_past_the_drain_deadline(&mut self) {
         let end = Instant::now() + Duration::from_secs(3);
         let mut rounds = 0;
         while Instant::now() < end {
             rounds += 1;
-            for (client, far) in &mut self.0 {
+            for (client, peer) in &mut self.0 {
                 client.send(ALIVE).await;
-                far.wait_for_rest(ALIVE).await;
-                assert!(far.skip(ALIVE.len()).await);
+                peer.wait_for_rest(ALIVE).await;
+                assert!(peer.skip(ALIVE.len()).await);
             }
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
         assert!(rounds > 3);
     }
 
-    /// Sees each closed with 1012, one after the other, and not cut.
-    async fn are_closed(self) {
+    /// Asserts that each tunnel gets a Close (1012) and is not cut.
+    async fn assert_closed_with_1012(self) {
         let began = Instant::now();
         let close = websocket::close("draining");
-        let tasks = self.0.into_iter().map(|(mut client, far)| {
+        let tasks = self.0.into_iter().map(|(mut client, peer)| {
             let close = close.clone();
             tokio::spawn(async move {
                 assert_eq!(client.exact(close.len()).await, close);
                 let at = Instant::now();
                 client.send(websocket::CLOSE_REPLY).await;
-                far.ended().await;
-                far.close();
+                peer.ended().await;
+                peer.close();
                 client.assert_closed().await;
                 at
             })
         });
         let tasks: Vec<_> = tasks.collect();
         for task in tasks {
-            // The spread begins half a second after the order.
+            // The first Close is sent half a second after the command.
             assert!(task.await.unwrap() - began >= Duration::from_millis(400));
         }
     }
@@ -93,9 +93,15 @@ fn names(pools: &Value) -> Vec<&str> {
     pools["pools"].as_array().unwrap().iter().map(|pool| pool["name"].as_str().unwrap()).collect()
 }
 
-/// Goes from one configuration to the next, in which the address goes on, and to a third, in which it
-/// does not, with tunnels that are opened in the first.
-async fn leaves_twice(setup: Setup, node: &Backend, texts: [String; 3], from: &str, to: &str) {
+/// Opens tunnels with the first configuration. The second removes the backend but keeps its address as `to`;
+/// the third removes the address.
+async fn remove_backend_then_address(
+    setup: Setup,
+    node: &Backend,
+    texts: [String; 3],
+    from: &str,
+    to: &str,
+) {
     let [first, second, third] = texts;
     let proxy = setup.text(first).start().await;
     let mut tunnels = Tunnels::open(&proxy, node, 3).await;
@@ -104,7 +110,7 @@ async fn leaves_twice(setup: Setup, node: &Backend, texts: [String; 3], from: &s
     assert!(plan.contains(&format!("goes on as {to}")), "{plan}");
     assert!(plan.ends_with("no session would be disconnected\n"), "{plan}");
     proxy.command(&["reload", "--max-disconnects", "0"]).await.done();
-    tunnels.outlive_the_terms().await;
+    tunnels.use_past_the_drain_deadline().await;
     let (pool, name) = from.split_once('/').unwrap();
     let all = proxy.api().get("/v1/pools").await;
     let at = names(&all).iter().position(|known| *known == pool).unwrap_or_else(|| panic!("{all}"));
@@ -118,21 +124,21 @@ async fn leaves_twice(setup: Setup, node: &Backend, texts: [String; 3], from: &s
     assert!(status.contains("3 sessions (3 tunnels)"), "{status}");
     let sessions = proxy.command(&["sessions", "--json"]).await.json();
     assert_eq!(sessions["total"], 3, "{sessions}");
-    // Now the address leaves too: all three are counted.
+    // The third configuration removes the address too: the plan counts all three sessions.
     proxy.write(&third);
     let plan = proxy.command(&["plan"]).await.done();
     let end = "3 sessions (3 tunnels) would be disconnected, the last within 2s\n";
     assert!(plan.ends_with(end), "{plan}");
     let refused = proxy.command(&["reload", "--max-disconnects", "0"]).await;
     refused.refused("would disconnect 3 sessions (3 with a tunnel)");
-    let closed = tokio::spawn(tunnels.are_closed());
+    let closed = tokio::spawn(tunnels.assert_closed_with_1012());
     proxy.command(&["reload", "--max-disconnects", "3"]).await.done();
     closed.await.unwrap();
     drop(proxy);
 }
 
 #[tokio::test]
-async fn a_node_that_leaves_one_pool_and_then_the_other_is_drained_by_fresh_terms() {
+async fn a_node_removed_from_both_its_pools_is_drained_with_a_new_deadline() {
     let (node, other) = (Backend::manual().await, Backend::replying("ok").await);
     let (setup, spare) = (Setup::new(), [("spare", other.address)]);
     let ours = [("blue", node.address)];
@@ -141,11 +147,12 @@ async fn a_node_that_leaves_one_pool_and_then_the_other_is_drained_by_fresh_term
         pools(&setup, &[("old", &spare), ("new", &ours)]),
         pools(&setup, &[("old", &spare), ("new", &spare)]),
     ];
-    leaves_twice(setup, &node, texts.map(unwatched_text), "old/blue", "new/blue").await;
+    remove_backend_then_address(setup, &node, texts.map(unwatched_text), "old/blue", "new/blue")
+        .await;
 }
 
 #[tokio::test]
-async fn a_node_whose_pool_is_removed_is_shown_and_drained_by_fresh_terms() {
+async fn a_node_of_a_removed_pool_is_listed_and_drained_with_a_new_deadline() {
     let (node, other) = (Backend::manual().await, Backend::replying("ok").await);
     let (setup, spare) = (Setup::new(), [("spare", other.address)]);
     let ours = [("blue", node.address)];
@@ -154,11 +161,12 @@ async fn a_node_whose_pool_is_removed_is_shown_and_drained_by_fresh_terms() {
         pools(&setup, &[("new", &ours)]),
         pools(&setup, &[("new", &spare)]),
     ];
-    leaves_twice(setup, &node, texts.map(unwatched_text), "old/blue", "new/blue").await;
+    remove_backend_then_address(setup, &node, texts.map(unwatched_text), "old/blue", "new/blue")
+        .await;
 }
 
 #[tokio::test]
-async fn a_renamed_node_is_drained_by_fresh_terms_once_it_leaves() {
+async fn a_renamed_node_is_drained_with_a_new_deadline_when_it_is_removed() {
     let (node, other) = (Backend::manual().await, Backend::replying("ok").await);
     let setup = Setup::new();
     let texts = [
@@ -166,16 +174,17 @@ async fn a_renamed_node_is_drained_by_fresh_terms_once_it_leaves() {
         pools(&setup, &[("old", &[("green", node.address)])]),
         pools(&setup, &[("old", &[("spare", other.address)])]),
     ];
-    leaves_twice(setup, &node, texts.map(unwatched_text), "old/blue", "old/green").await;
+    remove_backend_then_address(setup, &node, texts.map(unwatched_text), "old/blue", "old/green")
+        .await;
 }
 
-/// Only an order puts the file in force.
+/// Turns off watching, so that the file is applied by commands only.
 fn unwatched_text(text: String) -> String {
     format!("reload = {{ watch = false }}\n{text}")
 }
 
 #[tokio::test]
-async fn tunnels_of_an_old_process_are_drained_by_fresh_terms_too() {
+async fn tunnels_of_an_old_process_are_drained_with_a_new_deadline() {
     let (node, other) = (Backend::manual().await, Backend::replying("ok").await);
     let (setup, spare) = (Setup::new(), [("spare", other.address)]);
     let ours = [("blue", node.address)];
@@ -190,14 +199,14 @@ async fn tunnels_of_an_old_process_are_drained_by_fresh_terms_too() {
     proxy.write(&second);
     proxy.command(&["reload"]).await.done();
     proxy.upgrade().await;
-    tunnels.outlive_the_terms().await;
+    tunnels.use_past_the_drain_deadline().await;
     proxy.write(&third);
     let deadline = Instant::now() + crate::support::TIMEOUT;
-    let told = "2 sessions (2 tunnels) would be disconnected";
-    while !proxy.command(&["plan"]).await.done().contains(told) {
-        assert!(Instant::now() < deadline, "the old process has not said what it holds");
+    let expected = "2 sessions (2 tunnels) would be disconnected";
+    while !proxy.command(&["plan"]).await.done().contains(expected) {
+        assert!(Instant::now() < deadline, "the old process has not reported its sessions");
     }
-    let closed = tokio::spawn(tunnels.are_closed());
+    let closed = tokio::spawn(tunnels.assert_closed_with_1012());
     proxy.command(&["reload"]).await.done();
     closed.await.unwrap();
     drop((node, other));
@@ -205,7 +214,7 @@ async fn tunnels_of_an_old_process_are_drained_by_fresh_terms_too() {
 }
 
 #[tokio::test]
-async fn an_empty_backend_is_gone_from_the_lists_as_soon_as_it_is_removed() {
+async fn a_removed_backend_without_sessions_is_not_listed() {
     let (node, other) = (Backend::replying("a").await, Backend::replying("b").await);
     let mut proxy = Proxy::for_backends(&[node.address, other.address]).await;
     let remaining = [other.address];
@@ -223,7 +232,7 @@ async fn an_empty_backend_is_gone_from_the_lists_as_soon_as_it_is_removed() {
 }
 
 #[tokio::test]
-async fn a_removed_backend_is_still_asked_for_sessions_that_are_unknown_here() {
+async fn a_removed_backend_is_searched_for_unknown_sessions() {
     use crate::support::{Node, node::poll};
     let (a, b) = (Node::start("a").await, Node::start("b").await);
     let (first, second) = (a.backend.address, b.backend.address);
@@ -241,17 +250,17 @@ async fn a_removed_backend_is_still_asked_for_sessions_that_are_unknown_here() {
     let mut client = Raw::connect(proxy.web()).await;
     let reply = poll(&mut client, sid, "unknown", "").await;
     assert_eq!((reply.status(), reply.header("x-node")), (200, Some("b")));
-    // Now it holds a session, and is shown.
+    // The backend has a session now, so it is listed.
     let api = proxy.api();
     let pool = api.get("/v1/pools/app").await;
     assert_eq!(pool["backends"][1]["state"], "leaving", "{pool}");
-    eventually("the node was asked", || b.request_count(sid) > 0).await;
+    eventually("a poll at the node", || b.request_count(sid) > 0).await;
     drop((client, a, b));
     proxy.finish().await;
 }
 
 #[tokio::test]
-async fn an_order_drains_a_node_under_every_name_that_it_had() {
+async fn a_drain_command_covers_former_names_of_a_node() {
     let node = Backend::manual().await;
     let setup = Setup::new();
     let texts = [
@@ -263,7 +272,7 @@ async fn an_order_drains_a_node_under_every_name_that_it_had() {
     let tunnels = Tunnels::open(&proxy, &node, 2).await;
     proxy.write(&second);
     proxy.command(&["reload"]).await.done();
-    let closed = tokio::spawn(tunnels.are_closed());
+    let closed = tokio::spawn(tunnels.assert_closed_with_1012());
     let words = ["drain", "old/green", "--within", "2s", "--spread", "1500ms", "--wait"];
     let drained = proxy.command(&words).await;
     closed.await.unwrap();

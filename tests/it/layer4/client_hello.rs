@@ -1,4 +1,4 @@
-//! Where a ClientHello leads, and what becomes of a client that says something else.
+//! Routing by the ClientHello, and clients that send something else.
 
 use serde_json::Value;
 use tokio::{
@@ -6,17 +6,17 @@ use tokio::{
     net::TcpStream,
 };
 
-use super::{App, ended};
+use super::{App, stream_line};
 use crate::support::{
     Backend, End, Message, Proxy, Raw, eventually, message, proxy::Setup, tls::Certificate, within,
 };
 
-/// A whole ClientHello for `name`.
+/// A complete ClientHello for `name`.
 fn hello(name: &'static str, certificate: &Certificate) -> Vec<u8> {
     certificate.client_hello(name)
 }
 
-/// The request to which an [`App`] gives its text, over TLS with `name`.
+/// Sends a request over TLS, with the certificate's name as SNI, and returns the reply body.
 async fn fetch(proxy: &Proxy, listener: &str, certificate: &Certificate) -> String {
     let tcp = TcpStream::connect(proxy.listener(listener)).await.unwrap();
     let mut stream = within("the handshake", certificate.client(tcp)).await.unwrap();
@@ -27,13 +27,17 @@ async fn fetch(proxy: &Proxy, listener: &str, certificate: &Certificate) -> Stri
     Message::read(&reply).unwrap().0.text()
 }
 
-/// A proxy whose `secure` has rules, and the certificates of `app.test`, which is terminated where the
-/// listener can do that, and `own.test`, which is passed on.
-async fn ruled(protocol: &str, backend: &Backend, timeout: &str) -> (Proxy, App, [Certificate; 2]) {
+/// Starts a proxy whose listener `secure` has passthrough rules. Returns the certificates of `app.test`, whose
+/// connections the proxy terminates (if `protocol` can), and of `own.test`, whose connections pass through.
+async fn proxy_with_rules(
+    protocol: &str,
+    backend: &Backend,
+    timeout: &str,
+) -> (Proxy, App, [Certificate; 2]) {
     let setup = Setup::new();
     let ours = Certificate::make(setup.directory(), "app.test");
     let own = Certificate::make(setup.directory(), "own.test");
-    let app = App::start(&own, "its own").await;
+    let app = App::start(&own, "from the app").await;
     let certificates = match protocol {
         "tls-passthrough" => String::new(),
         _ => format!("certificates = {}\n", ours.setting()),
@@ -55,11 +59,11 @@ async fn ruled(protocol: &str, backend: &Backend, timeout: &str) -> (Proxy, App,
 }
 
 #[tokio::test]
-async fn one_port_terminates_some_names_and_passes_others_on() {
+async fn one_listener_terminates_some_names_and_passes_others_through() {
     let backend = Backend::replying("ours").await;
-    let (proxy, app, [ours, own]) = ruled("https", &backend, "\"10s\"").await;
+    let (proxy, app, [ours, own]) = proxy_with_rules("https", &backend, "\"10s\"").await;
     assert_eq!(fetch(&proxy, "secure", &ours).await, "ours");
-    assert_eq!(fetch(&proxy, "secure", &own).await, "its own");
+    assert_eq!(fetch(&proxy, "secure", &own).await, "from the app");
     for (url, words) in [
         ("https://own.test", "Listener secure passes connections for own.test on to pool own"),
         ("tls://a.own.test", "Listener secure passes connections for a.own.test on to pool own"),
@@ -67,14 +71,14 @@ async fn one_port_terminates_some_names_and_passes_others_on() {
         ("tls://app.test", "No listener accepts layer-4 streams"),
     ] {
         let url = format!("{url}:{}", proxy.listener("secure").port());
-        let told = proxy.command(&["explain", &url]).await.done();
-        assert!(told.contains(words), "{told}");
+        let explained = proxy.command(&["explain", &url]).await.done();
+        assert!(explained.contains(words), "{explained}");
     }
     let by_name = |name: &'static str| move |line: &Value| line["sni"] == name;
-    let line = proxy.wait_for_log("the terminated", by_name("app.test")).await;
+    let line = proxy.wait_for_log("the terminated connection", by_name("app.test")).await;
     assert_eq!((&line["kind"], &line["tls_version"]), (&"http".into(), &"TLSv1.3".into()));
     assert_eq!((&line["alpn"], &line["pool"]), (&Value::Null, &"app".into()), "{line}");
-    let line = proxy.wait_for_log("the one passed on", by_name("own.test")).await;
+    let line = proxy.wait_for_log("the connection passed through", by_name("own.test")).await;
     assert_eq!((&line["kind"], &line["tls_version"]), (&"stream".into(), &Value::Null), "{line}");
     assert_eq!(line["pool"], "own");
     drop((app, backend));
@@ -82,9 +86,9 @@ async fn one_port_terminates_some_names_and_passes_others_on() {
 }
 
 #[tokio::test]
-async fn fault_061_host_that_is_passed_on_over_a_connection_for_another() {
+async fn fault_061_passthrough_host_on_a_terminated_connection_is_misdirected() {
     let backend = Backend::replying("ours").await;
-    let (proxy, app, [ours, _own]) = ruled("https", &backend, "\"10s\"").await;
+    let (proxy, app, [ours, _own]) = proxy_with_rules("https", &backend, "\"10s\"").await;
     for host in ["own.test", "OWN.test:443", "a.own.test."] {
         let mut client = Raw::tls(proxy.listener("secure"), &ours).await;
         client.send(format!("GET / HTTP/1.1\r\nHost: {host}\r\n\r\n")).await;
@@ -97,7 +101,7 @@ async fn fault_061_host_that_is_passed_on_over_a_connection_for_another() {
         .wait_for_log("a line", |line| line["termination"] == "client_select_misdirected")
         .await;
     assert_eq!((&line["status"], &line["sni"]), (&421.into(), &"app.test".into()));
-    // Whose connections are passed on for another protocol alone is served by this one here.
+    // A host with a passthrough rule for another ALPN protocol only is served on this connection.
     let mut client = Raw::tls(proxy.listener("secure"), &ours).await;
     for host in ["app.test", "h2.test"] {
         client.send(format!("GET / HTTP/1.1\r\nHost: {host}\r\n\r\n")).await;
@@ -108,28 +112,28 @@ async fn fault_061_host_that_is_passed_on_over_a_connection_for_another() {
 }
 
 #[tokio::test]
-async fn the_protocols_that_a_client_offers_lead_as_well() {
+async fn passthrough_rules_match_the_offered_alpn_protocols() {
     let backend = Backend::replying("ours").await;
-    let (proxy, app, [ours, _own]) = ruled("https", &backend, "\"10s\"").await;
-    // The app has no such protocol, and another certificate.
+    let (proxy, app, [ours, _own]) = proxy_with_rules("https", &backend, "\"10s\"").await;
+    // The handshake fails: the app does not have this protocol, and has another certificate.
     let tcp = TcpStream::connect(proxy.listener("secure")).await.unwrap();
     ours.offering(&["acme-tls/1"], tcp).await.unwrap_err();
-    let line = proxy.wait_for_log("its line", |line| line["alpn"] == "acme-tls/1").await;
+    let line = proxy.wait_for_log("the log line", |line| line["alpn"] == "acme-tls/1").await;
     assert_eq!((&line["pool"], &line["sni"]), (&"own".into(), &"app.test".into()), "{line}");
     drop((app, backend));
     proxy.finish().await;
 }
 
 #[tokio::test]
-async fn a_name_that_no_rule_covers_is_told_so_by_an_alert() {
+async fn an_unmatched_name_gets_a_tls_alert() {
     let backend = Backend::manual().await;
-    let (proxy, app, [ours, own]) = ruled("tls-passthrough", &backend, "\"10s\"").await;
+    let (proxy, app, [ours, own]) = proxy_with_rules("tls-passthrough", &backend, "\"10s\"").await;
     let tcp = TcpStream::connect(proxy.listener("secure")).await.unwrap();
     let error = within("the handshake", ours.client(tcp)).await.unwrap_err();
     assert!(error.to_string().contains("UnrecognisedName"), "{error}");
-    let line = ended(&proxy, "client_select_no_route").await;
+    let line = stream_line(&proxy, "client_select_no_route").await;
     assert_eq!(line["sni"], "app.test");
-    assert_eq!(fetch(&proxy, "secure", &own).await, "its own");
+    assert_eq!(fetch(&proxy, "secure", &own).await, "from the app");
     drop((app, backend));
     proxy.finish().await;
 }
@@ -137,9 +141,9 @@ async fn a_name_that_no_rule_covers_is_told_so_by_an_alert() {
 #[tokio::test]
 async fn fault_058_hello_in_pieces() {
     let backend = Backend::manual().await;
-    let (proxy, app, [_ours, own]) = ruled("https", &backend, "\"10s\"").await;
+    let (proxy, app, [_ours, own]) = proxy_with_rules("https", &backend, "\"10s\"").await;
     let bytes = hello("own.test", &own);
-    // Records of some bytes, in segments that have nothing to do with them.
+    // TLS records of a few bytes, in TCP segments of another size.
     for (record, segment) in [(bytes.len(), 1), (7, 16), (100, 333)] {
         let cut: Vec<u8> = bytes[5..]
             .chunks(record)
@@ -151,7 +155,7 @@ async fn fault_058_hello_in_pieces() {
             client.send(piece).await;
             tokio::task::yield_now().await;
         }
-        // The server's own answer: a handshake record.
+        // The answer of the server: a handshake record.
         assert_eq!(client.exact(2).await, [22, 3], "records of {record}");
         drop(client);
     }
@@ -163,7 +167,7 @@ async fn fault_058_hello_in_pieces() {
 async fn fault_058_hello_that_ends_or_is_too_long() {
     let backend = Backend::manual().await;
     for protocol in ["https", "tls", "tls-passthrough"] {
-        let (proxy, app, [_ours, own]) = ruled(protocol, &backend, "\"10s\"").await;
+        let (proxy, app, [_ours, own]) = proxy_with_rules(protocol, &backend, "\"10s\"").await;
         let bytes = hello("own.test", &own);
         for end in [1, 4, 5, 9, 100, bytes.len() - 1] {
             let mut client = Raw::connect(proxy.listener("secure")).await;
@@ -179,7 +183,7 @@ async fn fault_058_hello_that_ends_or_is_too_long() {
         client.send(b"\x16\x03\x01\x40\x00\x01\x00\xff\xff").await;
         assert_eq!(client.rest().await, (b"\x15\x03\x03\x00\x02\x02\x32".to_vec(), End::Fin));
         let broken = |line: &Value| line["termination"] == "client_handshake_malformed";
-        let line = proxy.wait_for_log("a broken one", broken).await;
+        let line = proxy.wait_for_log("a malformed ClientHello", broken).await;
         assert_eq!(line["error"], "the ClientHello is too long");
         backend.assert_untouched();
         drop((client, app));
@@ -194,16 +198,16 @@ async fn fault_059_dribbled_handshake() {
 
 async fn dribbled(protocol: &str) {
     let backend = Backend::manual().await;
-    let (proxy, app, [_ours, own]) = ruled(protocol, &backend, "\"2s\"").await;
+    let (proxy, app, [_ours, own]) = proxy_with_rules(protocol, &backend, "\"2s\"").await;
     let bytes = hello("own.test", &own);
     let mut dribbling = Raw::connect(proxy.listener("secure")).await;
     let mut silent = Raw::connect(proxy.listener("secure")).await;
-    let mut fed = 0;
-    // One byte after another, each well within any pause that could be allowed.
-    while fed < bytes.len() && dribbling.feed(&bytes[fed..=fed]).await {
-        fed += 1;
+    let mut sent = 0;
+    // One byte after another, each sooner than any idle timeout.
+    while sent < bytes.len() && dribbling.feed(&bytes[sent..=sent]).await {
+        sent += 1;
     }
-    assert!((1..400).contains(&fed), "{fed}");
+    assert!((1..400).contains(&sent), "{sent}");
     silent.assert_closed().await;
     let is = |line: &&Value| line["termination"] == "client_handshake_timed_out";
     let both = || proxy.log_lines().iter().filter(is).count() == 2;
@@ -212,8 +216,8 @@ async fn dribbled(protocol: &str) {
     proxy.finish().await;
 }
 
-/// A proxy with `https`, `tls` and `tls-passthrough` listeners of these names, without rules.
-async fn every_kind(backend: &Backend) -> (Proxy, Certificate) {
+/// Starts a proxy without rules, with listeners named `https`, `tls` and `tls-passthrough` after their protocols.
+async fn proxy_without_rules(backend: &Backend) -> (Proxy, Certificate) {
     let setup = Setup::new();
     let ours = Certificate::make(setup.directory(), "app.test");
     let mut tables = String::new();
@@ -231,9 +235,9 @@ async fn every_kind(backend: &Backend) -> (Proxy, Certificate) {
 }
 
 #[tokio::test]
-async fn plain_http_where_tls_is_spoken_is_answered_or_closed() {
+async fn plain_http_on_a_tls_listener_is_answered_or_closed() {
     let backend = Backend::manual().await;
-    let (proxy, ours) = every_kind(&backend).await;
+    let (proxy, ours) = proxy_without_rules(&backend).await;
     for request in ["GET / HTTP/1.1\r\nHost: app.test\r\n\r\n", "G", "OPTIONS * HTTP/1.1\r\n"] {
         let reply = {
             let mut client = Raw::connect(proxy.listener("https")).await;
@@ -258,7 +262,7 @@ async fn plain_http_where_tls_is_spoken_is_answered_or_closed() {
         }
     }
     backend.assert_untouched();
-    let ended = || {
+    let logged = || {
         let lines = proxy.log_lines();
         let of = |listener| lines.iter().filter(move |line| line["listener"] == listener);
         lines.iter().all(|line| line["termination"] == "client_handshake_not_tls")
@@ -267,20 +271,20 @@ async fn plain_http_where_tls_is_spoken_is_answered_or_closed() {
             && of("tls").count() == 7
             && of("tls-passthrough").filter(|line| line["kind"] == "stream").count() == 7
     };
-    eventually("a line for each", ended).await;
-    // The other way round as well.
+    eventually("a line for each", logged).await;
+    // TLS on a listener for plain HTTP.
     let mut client = Raw::connect(proxy.web()).await;
     client.send(hello("app.test", &ours)).await;
     let reply = client.response().await;
     assert_eq!((reply.status(), reply.text().lines().count()), (400, 2));
     assert!(reply.text().starts_with("This port does not use TLS"));
     client.assert_closed().await;
-    let line = proxy.wait_for_log("its line", |line| line["listener"] == "web").await;
+    let line = proxy.wait_for_log("the log line", |line| line["listener"] == "web").await;
     assert_eq!(
         (&line["termination"], &line["status"]),
         (&"client_request_malformed".into(), &400.into())
     );
-    // Who speaks TLS is served as before.
+    // TLS clients are served as before.
     let client = Raw::tls(proxy.listener("tls"), &ours).await;
     backend.peer(0).await;
     drop((client, backend));
@@ -288,18 +292,18 @@ async fn plain_http_where_tls_is_spoken_is_answered_or_closed() {
 }
 
 #[tokio::test]
-async fn passthrough_without_rules_takes_every_hello_to_its_pool() {
+async fn passthrough_without_rules_sends_every_connection_to_its_pool() {
     let setup = Setup::new();
     let own = Certificate::make(setup.directory(), "own.test");
-    let app = App::start(&own, "its own").await;
+    let app = App::start(&own, "from the app").await;
     let proxy = setup
         .with(|settings| {
             super::tcp(settings, &[app.address]).listener("protocol", "\"tls-passthrough\"");
         })
         .start()
         .await;
-    assert_eq!(fetch(&proxy, "web", &own).await, "its own");
-    let line = proxy.wait_for_log("its line", |line| line["sni"] == "own.test").await;
+    assert_eq!(fetch(&proxy, "web", &own).await, "from the app");
+    let line = proxy.wait_for_log("the log line", |line| line["sni"] == "own.test").await;
     assert_eq!((&line["pool"], &line["chosen_by"]), (&"app".into(), &"balance".into()));
     drop(app);
     proxy.finish().await;
