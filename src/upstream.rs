@@ -1,10 +1,17 @@
-//! Backends: their state, how one is chosen, connections to them.
+//! Backends: their state, how one is chosen, and connections to them.
 //!
-//! [`Backend`](backend::Backend) is the live one: it outlives configurations and owns its counters,
-//! health and idle connections. [`Pool`](pool::Pool) is a configuration's view of several, with the
-//! policy that picks among them. Who fails under traffic is left out by [`outlier`] and comes back by
-//! `recovery`, as far as `threshold` lets anybody be left out; `limits` bounds a backend's connections, and
-//! `admission` how many new sessions it is given in a time; `responsiveness` knows since when it has not been heard. This module knows neither HTTP nor who asks.
+//! [`Backend`](backend::Backend) is the live state: it outlives configurations and owns the counters,
+//! health and idle connections. [`Pool`](pool::Pool) is a configuration's view of several backends, with
+//! the balance policy. This module depends neither on HTTP nor on its callers.
+//!
+//! | Module | Task |
+//! |---|---|
+//! | `outlier` | Detects backends that fail under traffic. |
+//! | `recovery` | Ends ejections, and raises the weight during slow start. |
+//! | `panic_threshold` | Limits ejections; ignores health if too few backends are healthy. |
+//! | `limits` | Limits the connections of a backend. |
+//! | `admission` | Limits the rate of new sessions of a backend. |
+//! | `responsiveness` | Records since when a backend has not responded. |
 
 mod admission;
 pub mod backend;

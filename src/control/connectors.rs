@@ -45,7 +45,7 @@ impl ControlTask {
         connector: &BackendConnector,
         backends: &[Arc<Backend>],
     ) {
-        connector.keep(backends);
+        connector.retain(backends);
         let same = |live: &BackendConnector| live.serial() == connector.serial();
         if before.pool(&pool.name).is_some_and(|live| !same(live.connector())) {
             // What was opened by other terms is not to serve by these.

@@ -1,9 +1,9 @@
-//! How many retries a pool may make: a share of its requests, so that a failing pool is not sent a
-//! multiple of what it fails at.
+//! Retry budget of a pool: retries are limited to a share of its requests, so that a failing pool does
+//! not get a multiple of its load.
 //!
-//! A bucket of tokens: each request adds a fifth, each second adds ten, each retry takes one. It
-//! forgets a tenth of what it holds each second, so that it never holds more than about ten seconds'
-//! worth: a quiet hour does not save up for a storm.
+//! A token bucket: each request adds a fifth of a token, each second adds ten, each retry takes one. A
+//! tenth of the tokens expires each second, so that the bucket holds about ten seconds' worth at most:
+//! a quiet hour does not allow a burst of retries.
 
 use std::{
     sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed},
@@ -27,7 +27,7 @@ pub(super) struct Budget {
 }
 
 impl Budget {
-    /// One second's worth.
+    /// Creates a budget with the tokens of one second.
     pub(super) fn new(start: Instant) -> Self {
         Self { start, parts: AtomicI64::new(SECOND), seconds: AtomicU64::new(0) }
     }
@@ -48,13 +48,13 @@ impl Budget {
     fn advance(&self, now: Instant) {
         let second = now.saturating_duration_since(self.start).as_secs();
         let before = self.seconds.load(Relaxed);
-        // One of several callers per second does the work.
+        // One caller per second does this.
         if second <= before
             || self.seconds.compare_exchange(before, second, Relaxed, Relaxed).is_err()
         {
             return;
         }
-        // After so many, the start does not matter any more.
+        // After 200 seconds, the value at the start makes no difference.
         let passed = (second - before).min(200);
         let age = |parts| Some((0..passed).fold(parts, |parts, _| parts - parts / 10 + SECOND));
         // Cannot fail: `age` always returns a value.
@@ -95,7 +95,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_used_is_worth_about_ten_seconds() {
+    fn unused_tokens_are_limited_to_about_ten_seconds() {
         let start = Instant::now();
         let budget = Budget::new(start);
         let hour = start + Duration::from_secs(3600);
@@ -107,13 +107,13 @@ mod tests {
                 budget.note_request(hour + Duration::from_secs(second));
             }
         }
-        // Ten seconds of 200 + 10, and the last second's requests not aged yet.
+        // Ten seconds of 200 + 10; the last second's requests have not expired yet.
         let busy = withdrawals(&budget, hour + Duration::from_secs(99));
         assert!((1900..=2300).contains(&busy), "{busy}");
     }
 
     #[test]
-    fn a_clock_before_the_start_is_the_start() {
+    fn a_time_before_the_start_counts_as_the_start() {
         let now = Instant::now();
         let budget = Budget::new(now + Duration::from_secs(10));
         assert_eq!(withdrawals(&budget, now), 10);

@@ -1,8 +1,7 @@
-//! Opening a TCP connection to a backend.
+//! Opens a TCP connection to a backend.
 //!
-//! Every address the backend has is tried once, in order, within one deadline. What comes out is
-//! tuned as every socket towards a backend is. Counting the result towards the backend's health is
-//! the caller's part.
+//! Each address of the backend is tried once, in order, within one deadline. The new socket gets the
+//! options of all backend sockets. The caller counts the result towards the backend's health.
 
 use std::{
     error::Error,
@@ -19,21 +18,21 @@ use crate::{
     net::{stream::tune, tls_client::HandshakeError},
 };
 
-/// Why no connection could be opened. Nothing of the application was sent, at most a PROXY header, so that
-/// another backend may be tried.
+/// Why no connection could be opened. At most a PROXY header was sent, and no application data, so another
+/// backend may be tried.
 #[derive(Debug)]
 pub enum ConnectError {
-    /// Every address refused, so far as any of them answered.
+    /// Every address that responded refused the connection.
     Refused,
-    /// The deadline passed, ours or the kernel's.
+    /// The deadline of the proxy or of the kernel passed.
     TimedOut,
-    /// No local port or descriptor left: not the backend's doing.
+    /// No local port or descriptor is left; not a fault of the backend.
     Exhausted,
-    /// It is this process itself.
+    /// The address is a listener of this process.
     Loop,
-    /// It was connected to, and did not prove to be whom TLS was to be spoken with.
+    /// The TLS handshake failed.
     Handshake(HandshakeError),
-    /// Anything else; also a backend whose name has no address.
+    /// Any other error; also a backend whose name has no address.
     Io(io::Error),
 }
 
@@ -42,8 +41,8 @@ impl fmt::Display for ConnectError {
         match self {
             Self::Refused => f.write_str("connection refused; check that the backend is running and listens on this address"),
             Self::TimedOut => f.write_str("connecting timed out; check the address and the firewall between the proxy and the backend"),
-            Self::Exhausted => f.write_str("no local port or descriptor left to connect with"),
-            Self::Loop => f.write_str("the address is a listener of this proxy"),
+            Self::Exhausted => f.write_str("no local port or file descriptor is left; raise the limits of the system"),
+            Self::Loop => f.write_str("the address is a listener of this proxy; correct the address of the backend"),
             Self::Handshake(error) => write!(f, "{error}"),
             Self::Io(error) => write!(f, "cannot connect: {error}"),
         }
@@ -84,7 +83,7 @@ impl From<ConnectError> for ProxyError {
     }
 }
 
-/// Connects to the first of the backend's addresses that accepts, within `deadline` for all.
+/// Connects to the first of the backend's addresses that accepts. `deadline` covers all attempts.
 pub async fn connect(backend: &Backend, deadline: Duration) -> Result<TcpStream, ConnectError> {
     if backend.is_loop() {
         return Err(ConnectError::Loop);
@@ -93,17 +92,18 @@ pub async fn connect(backend: &Backend, deadline: Duration) -> Result<TcpStream,
     let addresses = backend.addresses();
     let mut failure = None;
     for (at, &address) in addresses.iter().enumerate() {
-        // A silent address gets its share of the time and no more, or those after it would never
-        // be tried.
+        // An address that does not respond gets only its share of the time. Otherwise the addresses
+        // after it would never be tried.
         let left = end.saturating_duration_since(Instant::now());
         let share = left / u32::try_from(addresses.len() - at).unwrap_or(u32::MAX);
         match attempt(address, share).await {
             Ok(stream) => return Ok(stream),
-            Err(error) => failure = Some(graver(failure, error)),
+            Err(error) => failure = Some(more_specific(failure, error)),
         }
     }
     Err(failure.unwrap_or_else(|| {
-        let message = format!("the address of {} is not known", backend.address());
+        let message =
+            format!("no address is known for {}; check that the name resolves", backend.address());
         ConnectError::Io(io::Error::new(io::ErrorKind::NotFound, message))
     }))
 }
@@ -114,8 +114,8 @@ async fn attempt(address: SocketAddr, deadline: Duration) -> Result<TcpStream, C
         Ok(Err(error)) => return Err(ConnectError::from(error)),
         Err(_) => return Err(ConnectError::TimedOut),
     };
-    // Where nobody listens on a local port of the ephemeral range, the kernel may choose that very
-    // port for our end, and TCP then connects the socket to itself.
+    // If no process listens on a local port of the ephemeral range, the kernel may choose the same port
+    // as the local port, and TCP then connects the socket to itself.
     if stream.local_addr().is_ok_and(|local| local == address) {
         return Err(ConnectError::Refused);
     }
@@ -144,20 +144,20 @@ impl From<io::Error> for ConnectError {
     }
 }
 
-/// Of two addresses' failures the one that says more about the backend. `Exhausted` says least: an
-/// IPv6 address on a host without IPv6 gives it too.
-fn graver(before: Option<ConnectError>, now: ConnectError) -> ConnectError {
-    let gravity = |error: &ConnectError| match error {
+/// Returns the error that says more about the backend. `Exhausted` says least: an IPv6 address on a host
+/// without IPv6 causes it, too.
+fn more_specific(before: Option<ConnectError>, now: ConnectError) -> ConnectError {
+    let rank = |error: &ConnectError| match error {
         ConnectError::Exhausted => 0,
         ConnectError::Refused => 1,
         ConnectError::Io(_) => 2,
         ConnectError::TimedOut => 3,
-        // Comes after the addresses, so far.
+        // Happens after the addresses were tried.
         ConnectError::Handshake(_) => 4,
         ConnectError::Loop => 5,
     };
     match before {
-        Some(before) if gravity(&before) >= gravity(&now) => before,
+        Some(before) if rank(&before) >= rank(&now) => before,
         _ => now,
     }
 }
@@ -173,7 +173,7 @@ mod tests {
     use socket2::{Domain, SockRef, Socket, Type};
     use tokio::net::{TcpListener, TcpStream};
 
-    use super::{ConnectError, connect, graver};
+    use super::{ConnectError, connect, more_specific};
     use crate::{
         config::{self, Address, Reuse},
         upstream::Backend,
@@ -195,7 +195,7 @@ mod tests {
         (listener, address)
     }
 
-    /// An address that nobody listens on: it stays bound, so that nobody can begin to.
+    /// An address without a listener. The socket stays bound, so that no other process can listen there.
     fn refusing() -> (Socket, SocketAddr) {
         let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
         socket.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into()).unwrap();
@@ -203,20 +203,20 @@ mod tests {
         (socket, address)
     }
 
-    /// An address whose queue of connections is full, so that the kernel ignores new ones.
-    async fn silent() -> (Socket, Vec<TcpStream>, SocketAddr) {
+    /// An address with a full accept queue, so that the kernel ignores new connections.
+    async fn unresponsive() -> (Socket, Vec<TcpStream>, SocketAddr) {
         let (socket, address) = refusing();
         socket.listen(0).unwrap();
         let mut queued = Vec::new();
-        let patience = Duration::from_millis(300);
-        while let Ok(stream) = tokio::time::timeout(patience, TcpStream::connect(address)).await {
+        let wait = Duration::from_millis(300);
+        while let Ok(stream) = tokio::time::timeout(wait, TcpStream::connect(address)).await {
             queued.push(stream.unwrap());
         }
         (socket, queued, address)
     }
 
     #[tokio::test]
-    async fn a_connection_is_tuned() {
+    async fn a_connection_has_nodelay_and_keepalive() {
         let (listener, address) = listener().await;
         let stream = connect(&backend(&[address]), LONG).await.unwrap();
         let socket = SockRef::from(&stream);
@@ -226,7 +226,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_next_address_is_tried_where_one_refuses() {
+    async fn the_next_address_is_tried_if_one_refuses() {
         let (_refusing, refused) = refusing();
         let (_listener, address) = listener().await;
         let stream = connect(&backend(&[refused, address]), LONG).await.unwrap();
@@ -234,7 +234,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn refused_by_all_is_refused() {
+    async fn the_error_is_refused_if_all_addresses_refuse() {
         let (_a, first) = refusing();
         let (_b, second) = refusing();
         let error = connect(&backend(&[first, second]), LONG).await.unwrap_err();
@@ -242,26 +242,27 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_silent_address_takes_its_share_of_the_deadline() {
-        let (_socket, _queued, silent) = silent().await;
-        let error = connect(&backend(&[silent]), Duration::from_millis(50)).await.unwrap_err();
+    async fn an_unresponsive_address_takes_its_share_of_the_deadline() {
+        let (_socket, _queued, unresponsive) = unresponsive().await;
+        let error =
+            connect(&backend(&[unresponsive]), Duration::from_millis(50)).await.unwrap_err();
         assert!(matches!(error, ConnectError::TimedOut), "{error}");
 
         let (_listener, address) = listener().await;
-        let both = backend(&[silent, address]);
+        let both = backend(&[unresponsive, address]);
         let stream = connect(&both, Duration::from_millis(1000)).await.unwrap();
         assert_eq!(stream.peer_addr().unwrap(), address);
     }
 
     #[tokio::test]
-    async fn a_backend_without_an_address_says_so() {
+    async fn the_error_names_a_backend_without_an_address() {
         let error = connect(&backend(&[]), LONG).await.unwrap_err();
         let ConnectError::Io(error) = error else { panic!("{error}") };
         assert!(error.to_string().contains("node.test:3000"), "{error}");
     }
 
     #[test]
-    fn our_own_limits_are_told_from_the_backends_faults() {
+    fn local_limits_are_distinguished_from_backend_errors() {
         let from = |number| ConnectError::from(std::io::Error::from_raw_os_error(number));
         assert!(matches!(from(24), ConnectError::Exhausted));
         assert!(matches!(from(23), ConnectError::Exhausted));
@@ -271,13 +272,13 @@ mod tests {
     }
 
     #[test]
-    fn the_failure_that_says_most_stands() {
+    fn the_most_specific_error_is_returned() {
         let both = [
-            graver(Some(ConnectError::Exhausted), ConnectError::Refused),
-            graver(Some(ConnectError::Refused), ConnectError::Exhausted),
+            more_specific(Some(ConnectError::Exhausted), ConnectError::Refused),
+            more_specific(Some(ConnectError::Refused), ConnectError::Exhausted),
         ];
         assert!(both.iter().all(|error| matches!(error, ConnectError::Refused)));
-        let timed_out = graver(Some(ConnectError::TimedOut), ConnectError::Refused);
+        let timed_out = more_specific(Some(ConnectError::TimedOut), ConnectError::Refused);
         assert!(matches!(timed_out, ConnectError::TimedOut));
     }
 }

@@ -1,7 +1,7 @@
-//! Opening a connection to a backend as its pool wants it: TCP, then a PROXY header, then TLS.
+//! Opens connections to backends as their pool requires: TCP, then a PROXY header, then TLS.
 //!
-//! One deadline covers all three. What comes out is ready for the first byte of the application. Counting
-//! the result towards the backend's health is the caller's part.
+//! One deadline covers all three. The connection is then ready for application data. The caller counts the
+//! result towards the backend's health.
 
 use std::{
     collections::HashMap,
@@ -34,8 +34,8 @@ use crate::{
     },
 };
 
-/// How the backends of a pool are reached; made once for each configuration of that, and kept while it
-/// says the same.
+/// Opens the connections to the backends of a pool. A reload keeps the connector if its settings are
+/// unchanged.
 #[derive(Debug)]
 pub struct BackendConnector {
     serial: u64,
@@ -46,59 +46,61 @@ pub struct BackendConnector {
 /// TLS to a pool's backends.
 #[derive(Debug)]
 struct Tls {
-    connector: TlsClient,
-    /// What is remembered of each, by serial.
+    client: TlsClient,
+    /// TLS state of each backend, such as sessions to resume, by serial number.
     servers: Mutex<HashMap<u64, tls_client::TlsServer>>,
 }
 
 impl Default for BackendConnector {
-    /// TCP alone.
+    /// A connector for plain TCP.
     fn default() -> Self {
         Self::with(None, None)
     }
 }
 
 impl BackendConnector {
-    /// As a pool's configuration says; `system`: whom the system trusts, to be there where that is asked for.
+    /// Creates the connector of a pool. `system`: the system's trusted certificates; required if the
+    /// configuration uses them.
     ///
     /// # Errors
-    /// It is not there, or the certificates are of no use to rustls.
+    /// The system's certificates are required and missing, or rustls rejects a certificate.
     pub fn new(
         pool: &config::PoolConfig,
         system: Option<&Arc<RootCertStore>>,
     ) -> Result<Self, rustls::Error> {
-        let connector = pool.tls.as_ref().map(|tls| TlsClient::new(tls, system)).transpose()?;
-        Ok(Self::with(pool.proxy_protocol, connector))
+        let client = pool.tls.as_ref().map(|tls| TlsClient::new(tls, system)).transpose()?;
+        Ok(Self::with(pool.proxy_protocol, client))
     }
 
-    fn with(proxy: Option<config::ProxyOut>, connector: Option<TlsClient>) -> Self {
+    fn with(proxy: Option<config::ProxyOut>, client: Option<TlsClient>) -> Self {
         static COUNT: AtomicU64 = AtomicU64::new(0);
-        let tls = connector.map(|connector| Tls { connector, servers: Mutex::default() });
+        let tls = client.map(|client| Tls { client, servers: Mutex::default() });
         Self { serial: COUNT.fetch_add(1, Ordering::Relaxed), proxy, tls }
     }
 
-    /// A number that no other has: connections that were opened by one are of no use to another.
+    /// Unique number of this connector. A request must not use connections that another connector opened.
     pub fn serial(&self) -> u64 {
         self.serial
     }
 
-    /// Whether a connection may serve requests of several clients: not where it names one.
+    /// Whether requests of several clients may share a connection. False if a PROXY header names the
+    /// client.
     pub fn is_shared(&self) -> bool {
         self.proxy.is_none()
     }
 
-    /// Forgets the sessions of all backends but these.
-    pub fn keep(&self, backends: &[Arc<Backend>]) {
+    /// Drops the TLS state of all backends except these.
+    pub fn retain(&self, backends: &[Arc<Backend>]) {
         if let Some(tls) = &self.tls {
             let mut servers = tls.servers.lock().unwrap_or_else(PoisonError::into_inner);
             servers.retain(|serial, _| backends.iter().any(|b| b.serial() == *serial));
         }
     }
 
-    /// Opens a connection for whom `from` says, within `deadline` for everything.
+    /// Opens a connection. `from` is the origin for the PROXY header; `deadline` covers all steps.
     ///
     /// # Errors
-    /// What failed; nothing of the application was sent, though a PROXY header may have been.
+    /// The step that failed. A PROXY header may have been sent, but no application data.
     pub async fn open(
         &self,
         backend: &Backend,
@@ -108,12 +110,12 @@ impl BackendConnector {
         let until = Instant::now() + deadline;
         let mut socket = connect(backend, deadline).await?;
         if let Some(version) = self.proxy {
-            introduce(&mut socket, &proxy_protocol::header(version, from), until).await?;
+            send_header(&mut socket, &proxy_protocol::header(version, from), until).await?;
         }
         let Some(tls) = &self.tls else { return Ok(BackendStream::Plain(socket)) };
         let server = tls.server(backend)?;
         let left = until.saturating_duration_since(Instant::now());
-        // A handshake is many states, of which most connections need none: not in every caller's future.
+        // Boxed because the future of a handshake is large, and most connections have none.
         let stream = Box::pin(server.handshake(socket, left)).await?;
         Ok(BackendStream::Tls(stream))
     }
@@ -125,7 +127,7 @@ impl Tls {
         if let Some(server) = servers.get(&backend.serial()) {
             return Ok(server.clone());
         }
-        let server = self.connector.server(&backend.address().host).map_err(|error| {
+        let server = self.client.server(&backend.address().host).map_err(|error| {
             let source = Some(io::Error::new(io::ErrorKind::InvalidInput, error));
             HandshakeError { kind: FailureKind::CertificateName, source }
         })?;
@@ -134,8 +136,8 @@ impl Tls {
     }
 }
 
-/// Sends a PROXY header, which fits into the buffer of any new connection.
-async fn introduce(
+/// Sends a PROXY header. It always fits into the send buffer of a new connection.
+async fn send_header(
     socket: &mut TcpStream,
     header: &[u8],
     until: Instant,

@@ -1,14 +1,14 @@
 //! Why a backend is down or ejected, and since when: for operators.
 //!
-//! Written where a check fails and where health changes, and read on demand. A request that succeeds
-//! never comes here.
+//! Written when a check fails or health changes, and read on demand. Successful requests do not use
+//! this.
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::SystemTime,
 };
 
-/// What is known of a backend's health beyond whether it is up.
+/// Details about the health of a backend.
 #[derive(Debug)]
 pub struct Diagnosis(Mutex<Notes>);
 
@@ -16,7 +16,7 @@ pub struct Diagnosis(Mutex<Notes>);
 struct Notes {
     since: SystemTime,
     last_failure: Option<CheckFailure>,
-    /// Why the last probe failed; `None`: it did not.
+    /// Why the last probe failed; `None` if it succeeded.
     last_probe: Option<Arc<str>>,
     ejection: Option<&'static str>,
 }
@@ -31,7 +31,6 @@ pub struct CheckFailure {
 }
 
 impl Diagnosis {
-    /// Of a backend that is new.
     pub(super) fn new() -> Self {
         Self(Mutex::new(Notes {
             since: SystemTime::now(),
@@ -41,15 +40,15 @@ impl Diagnosis {
         }))
     }
 
-    /// Notes a failed check.
+    /// Records a failed check.
     pub fn failed(&self, reason: &str) {
         self.lock().failed(reason);
     }
 
-    /// Notes how a probe went. Whether it failed, and for another reason than the probe before.
-    pub fn probed(&self, verdict: Result<(), &str>) -> bool {
+    /// Records the result of a probe. Returns whether it failed for another reason than the probe before.
+    pub fn probed(&self, result: Result<(), &str>) -> bool {
         let mut notes = self.lock();
-        let Err(reason) = verdict else {
+        let Err(reason) = result else {
             notes.last_probe = None;
             return false;
         };
@@ -58,27 +57,27 @@ impl Diagnosis {
         before.is_none_or(|before| before != failure)
     }
 
-    /// Notes that the backend has come up or gone down.
+    /// Records that the backend has gone up or down.
     pub(super) fn changed(&self) {
         self.lock().since = SystemTime::now();
     }
 
-    /// Notes why it is ejected.
+    /// Records why the backend is ejected.
     pub fn ejected(&self, reason: &'static str) {
         self.lock().ejection = Some(reason);
     }
 
-    /// Since when it has been up, or down.
+    /// Since when the backend has been up or down.
     pub fn since(&self) -> SystemTime {
         self.lock().since
     }
 
-    /// The newest check that failed, also while it is up.
+    /// The last check that failed, also while the backend is up.
     pub fn last_failure(&self) -> Option<CheckFailure> {
         self.lock().last_failure.clone()
     }
 
-    /// Why it was ejected last.
+    /// Why the backend was ejected last.
     pub fn ejection(&self) -> Option<&'static str> {
         self.lock().ejection
     }
@@ -103,14 +102,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_probe_is_news_where_it_fails_for_another_reason_than_the_one_before() {
+    fn a_probe_reports_a_failure_only_if_its_reason_changed() {
         let diagnosis = Diagnosis::new();
         assert!(diagnosis.probed(Err("refused")), "the first");
-        assert!(!diagnosis.probed(Err("refused")), "the same");
+        assert!(!diagnosis.probed(Err("refused")), "the same reason");
         diagnosis.failed("a request");
-        assert!(!diagnosis.probed(Err("refused")), "a request is no probe");
+        assert!(!diagnosis.probed(Err("refused")), "a failed request is not a probe");
         assert!(diagnosis.probed(Err("timed out")));
-        assert!(!diagnosis.probed(Ok(())) && diagnosis.probed(Err("timed out")), "again");
+        assert!(
+            !diagnosis.probed(Ok(())) && diagnosis.probed(Err("timed out")),
+            "fails again after a success"
+        );
         diagnosis.failed("a request");
         assert_eq!(&*diagnosis.last_failure().unwrap().reason, "a request");
     }

@@ -1,10 +1,10 @@
-//! Connections to one backend that are in use, how many may be, and how many requests may wait for one.
+//! Limits of one backend: connections in use, and requests that wait for a connection.
 //!
-//! In use is a connection from the moment a request asks for it until the response is over, or the
-//! tunnel that it became; idle ones are with [`reuse`](super::reuse), which has to make room where a new
-//! one is opened. Probes are not counted. Whoever can go elsewhere does so where all are in use; who
-//! cannot waits, and is served in order of coming: one that is freed goes to who waits longest, and
-//! nobody else sees it.
+//! A connection is in use from the request for it until the end of the response or of its tunnel. Idle
+//! connections are in [`reuse`](super::reuse), which makes room when a new connection is opened. Health
+//! probes are not counted. If all connections are in use, a request goes to another backend. A request
+//! that needs this backend waits, first come, first served: a free connection goes to the request that
+//! has waited longest, and to no other.
 
 use std::sync::atomic::{
     AtomicUsize,
@@ -16,50 +16,50 @@ use tokio::sync::Semaphore;
 
 use crate::config;
 
-/// As good as no limit: half of what there can be, as a limit and what is above it are permits at once.
-const ANY_NUMBER: usize = Semaphore::MAX_PERMITS / 2;
+/// Limit that is never reached. Half of the maximum, because `max` and `excess` may add up.
+const UNLIMITED: usize = Semaphore::MAX_PERMITS / 2;
 
 /// The connections of one backend.
 #[derive(Debug)]
 pub(super) struct Connections {
     in_use: AtomicUsize,
-    most: AtomicUsize,
-    /// One for each that may still come. It is fair, and none is to be had while anybody waits.
+    max: AtomicUsize,
+    /// One permit for each further connection. The semaphore is fair: while a request waits, no other
+    /// request gets a permit.
     free: Semaphore,
-    /// How many of those in use are to end without leaving a permit: they are above a limit that came
-    /// after them.
-    above: AtomicUsize,
+    /// Connections in use above a limit that was lowered: when they end, they free no permit.
+    excess: AtomicUsize,
     pending: AtomicUsize,
-    most_pending: AtomicUsize,
+    max_pending: AtomicUsize,
 }
 
 impl Connections {
-    /// None, and no limits.
+    /// Creates a counter without connections and without limits.
     pub(super) fn new() -> Self {
         Self {
             in_use: AtomicUsize::new(0),
-            most: AtomicUsize::new(ANY_NUMBER),
-            free: Semaphore::new(ANY_NUMBER),
-            above: AtomicUsize::new(0),
+            max: AtomicUsize::new(UNLIMITED),
+            free: Semaphore::new(UNLIMITED),
+            excess: AtomicUsize::new(0),
             pending: AtomicUsize::new(0),
-            most_pending: AtomicUsize::new(usize::MAX),
+            max_pending: AtomicUsize::new(usize::MAX),
         }
     }
 
-    /// Takes other limits; what is in use counts against them from now on.
+    /// Changes the limits. Connections in use count against them.
     pub(super) fn limit(&self, limits: &config::Limits) {
-        self.most_pending.store(limits.pending.unwrap_or(usize::MAX), SeqCst);
-        let most = limits.connections.unwrap_or(ANY_NUMBER).min(ANY_NUMBER);
-        let before = self.most.swap(most, SeqCst);
-        if most > before {
-            self.release(most - before);
+        self.max_pending.store(limits.pending.unwrap_or(usize::MAX), SeqCst);
+        let max = limits.connections.unwrap_or(UNLIMITED).min(UNLIMITED);
+        let before = self.max.swap(max, SeqCst);
+        if max > before {
+            self.release(max - before);
         } else {
-            self.above.fetch_add(before - most, SeqCst);
+            self.excess.fetch_add(before - max, SeqCst);
             self.take_back();
         }
     }
 
-    /// Counts one more, if there may be and nobody waits for it.
+    /// Counts one more connection. Returns whether the limit allows it and no request waits.
     pub(super) fn add(&self) -> bool {
         let Ok(permit) = self.free.try_acquire() else { return false };
         permit.forget();
@@ -72,20 +72,20 @@ impl Connections {
         self.release(1);
     }
 
-    /// Counts one more once there may be, after all who came before. To be called by who is counted as
-    /// pending.
-    pub(super) async fn added(&self) {
-        // It is never closed.
+    /// Waits for a free connection, after all requests that came before, and counts it. The caller must
+    /// be counted as pending.
+    pub(super) async fn wait(&self) {
+        // An error is impossible: the semaphore is never closed.
         if let Ok(permit) = self.free.acquire().await {
             permit.forget();
         }
         self.in_use.fetch_add(1, SeqCst);
     }
 
-    /// Counts one more that waits, if there may be.
+    /// Counts one more waiting request. Returns whether the limit allows it.
     pub(super) fn add_pending(&self) -> bool {
-        let most = self.most_pending.load(SeqCst);
-        let more = |pending: usize| (pending < most).then(|| pending + 1);
+        let max = self.max_pending.load(SeqCst);
+        let more = |pending: usize| (pending < max).then(|| pending + 1);
         self.pending.fetch_update(SeqCst, SeqCst, more).is_ok()
     }
 
@@ -93,18 +93,18 @@ impl Connections {
         self.pending.fetch_sub(1, SeqCst);
     }
 
-    /// Whether one that comes now would have to wait.
+    /// Whether a new request would have to wait.
     pub(super) fn is_full(&self) -> bool {
-        // Permits are not sequentially consistent, and who changes the state that others read rests on
-        // one order of both.
+        // Permits are not sequentially consistent, but `Backend::update_full` needs one order of permits
+        // and state.
         fence(Ordering::SeqCst);
         self.free.available_permits() == 0
     }
 
-    /// How many idle ones there may be beside those in use; `None`: any number.
+    /// How many idle connections the limit allows besides those in use; `None` if unlimited.
     pub(super) fn room(&self) -> Option<usize> {
-        let most = self.most.load(SeqCst);
-        (most != ANY_NUMBER).then(|| most.saturating_sub(self.in_use.load(SeqCst)))
+        let max = self.max.load(SeqCst);
+        (max != UNLIMITED).then(|| max.saturating_sub(self.in_use.load(SeqCst)))
     }
 
     pub(super) fn in_use(&self) -> usize {
@@ -115,27 +115,27 @@ impl Connections {
         self.pending.load(SeqCst)
     }
 
-    /// Gives so many permits back, less those that are above the limit.
+    /// Gives permits back, except for connections above the limit.
     fn release(&self, permits: usize) {
         let mut rest = permits;
-        let paid = self.above.fetch_update(SeqCst, SeqCst, |above| {
-            rest = permits.saturating_sub(above);
-            (above > 0).then(|| above.saturating_sub(permits))
+        let settled = self.excess.fetch_update(SeqCst, SeqCst, |excess| {
+            rest = permits.saturating_sub(excess);
+            (excess > 0).then(|| excess.saturating_sub(permits))
         });
-        if paid.is_err() {
+        if settled.is_err() {
             rest = permits;
         }
         self.free.add_permits(rest);
-        // A lower limit may have come between the two.
+        // The limit may have been lowered between the two steps.
         self.take_back();
     }
 
-    /// Takes permits that nobody has for those above the limit.
+    /// Withdraws free permits for connections above the limit.
     fn take_back(&self) {
-        while self.above.load(SeqCst) > 0 && !self.is_full() {
-            let above = self.above.swap(0, SeqCst);
-            let taken = self.free.forget_permits(above);
-            self.above.fetch_add(above - taken, SeqCst);
+        while self.excess.load(SeqCst) > 0 && !self.is_full() {
+            let excess = self.excess.swap(0, SeqCst);
+            let taken = self.free.forget_permits(excess);
+            self.excess.fetch_add(excess - taken, SeqCst);
         }
     }
 }
@@ -149,22 +149,22 @@ mod tests {
 
     use super::*;
 
-    fn limited(most: Option<usize>, connections: &Connections) {
-        connections.limit(&config::Limits { connections: most, pending: None });
+    fn limited(max: Option<usize>, connections: &Connections) {
+        connections.limit(&config::Limits { connections: max, pending: None });
     }
 
     #[test]
-    fn who_waits_is_served_in_order_and_not_overtaken() {
+    fn waiting_requests_are_served_in_order() {
         let connections = Connections::new();
         limited(Some(1), &connections);
         assert!(connections.add());
         let mut context = Context::from_waker(Waker::noop());
-        let (mut first, mut second) = (pin!(connections.added()), pin!(connections.added()));
+        let (mut first, mut second) = (pin!(connections.wait()), pin!(connections.wait()));
         assert!(first.as_mut().poll(&mut context).is_pending());
         assert!(second.as_mut().poll(&mut context).is_pending());
         for (waiter, left) in [(&mut first, true), (&mut second, false)] {
             connections.remove();
-            assert!(connections.is_full() && !connections.add(), "it is somebody's already");
+            assert!(connections.is_full() && !connections.add(), "assigned to the waiting request");
             assert_eq!(waiter.as_mut().poll(&mut context), Poll::Ready(()), "others wait: {left}");
         }
         connections.remove();
@@ -172,12 +172,12 @@ mod tests {
     }
 
     #[test]
-    fn what_a_waiter_was_given_and_left_is_free_again() {
+    fn a_connection_assigned_to_a_cancelled_request_is_free_again() {
         let connections = Connections::new();
         limited(Some(1), &connections);
         assert!(connections.add());
         {
-            let mut waiter = pin!(connections.added());
+            let mut waiter = pin!(connections.wait());
             let mut context = Context::from_waker(Waker::noop());
             assert!(waiter.as_mut().poll(&mut context).is_pending());
             connections.remove();
@@ -187,13 +187,13 @@ mod tests {
     }
 
     #[test]
-    fn limits_come_and_go_under_connections_in_use() {
+    fn limits_change_while_connections_are_in_use() {
         let connections = Connections::new();
         assert!((0..9).all(|_| connections.add()));
-        for (most, more) in [(Some(5), 0), (Some(7), 0), (Some(10), 1), (Some(3), 0), (None, 1)] {
-            limited(most, &connections);
-            assert_eq!(usize::from(connections.add()), more, "{most:?}");
-            assert_eq!(connections.is_full(), most.is_some(), "{most:?}");
+        for (max, more) in [(Some(5), 0), (Some(7), 0), (Some(10), 1), (Some(3), 0), (None, 1)] {
+            limited(max, &connections);
+            assert_eq!(usize::from(connections.add()), more, "{max:?}");
+            assert_eq!(connections.is_full(), max.is_some(), "{max:?}");
         }
         limited(Some(3), &connections);
         for left in (0..11).rev() {
@@ -204,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn a_limit_holds_after_all_that_happened_at_once() {
+    fn a_limit_holds_after_concurrent_changes() {
         let connections = Connections::new();
         std::thread::scope(|scope| {
             for _ in 0..2 {

@@ -1,55 +1,55 @@
-//! What picking looks at: a backend's counters, weight and state, as plain atomics.
+//! Input of the balance policies: a backend's counters, weight and state, as plain atomics.
 //!
-//! Apart from [`Backend`](super::Backend) so that the selectors see this and nothing else, and so
-//! that a selector kept by an old pool pins a few words and not a backend.
+//! This is separate from [`Backend`](super::Backend), so that the selectors depend on nothing else, and
+//! so that a selector of an old pool keeps a few words in memory and not a whole backend.
 //!
 //! Every operation is sequentially consistent: the selectors' proof that no change is lost (see
-//! `balance::tournament`) rests on one order of all of them.
+//! `balance::tournament`) needs a total order of all operations.
 
 use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
 
-/// Whether a backend may be given sessions, as far as the configuration decides it.
+/// Whether the operator and the configuration allow sessions on a backend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Lifecycle {
-    /// In the configuration.
+    /// In the configuration, and not drained.
     Serving,
-    /// Removed from it, or drained by order: takes no new session, keeps those it has.
+    /// Removed from the configuration, or drained by a command: takes no new sessions, keeps its own.
     Draining,
-    /// One that drained, and its deadline is over or nothing is left on it.
+    /// Drained, and the drain deadline has passed or no session is left.
     Evicted,
 }
 
 /// A change of health.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Transition {
-    /// It passed `rise` checks in a row.
+    /// The backend passed `rise` checks in a row.
     Up,
-    /// It failed `fall` checks in a row.
+    /// The backend failed `fall` checks in a row.
     Down,
 }
 
-/// Shares of a weight: one that is wholly in force has this many.
+/// Shares that a whole weight is divided into. During slow start, only some of them count.
 pub const FULL_SHARE: u32 = 64;
 
-/// Largest weight; 16 bits, so that a weight in shares times any count fits in 64.
-const HEAVIEST: u32 = 0xffff;
+/// Largest weight; 16 bits, so that the product of an effective weight and any count fits in 64 bits.
+const MAX_WEIGHT: u32 = 0xffff;
 
 /// Counters, weight and state of one backend.
 #[derive(Debug)]
 pub struct Load {
     sessions: AtomicU32,
     requests: AtomicU32,
-    /// Bits 0–7: how many of its [`FULL_SHARE`] are in force. 8–31: the configured weight. One word, so
-    /// that who changes the one cannot undo a change of the other.
+    /// Bits 0–7: how many of its [`FULL_SHARE`] shares count now. 8–31: the configured weight. One word,
+    /// so that a change of one part cannot undo a change of the other.
     weight: AtomicU32,
-    /// Sessions it is taken to have beside its own.
+    /// Sessions that are added to its own during slow start, when backends are compared.
     handicap: AtomicU32,
     /// A [`LoadState`], packed.
     state: AtomicU32,
 }
 
-/// Bits 1–2: [`Lifecycle`]. From bit 8 on: results in a row that speak against the present health. The others
-/// are named below.
+/// Bits 1–2: [`Lifecycle`]. From bit 8 on: number of consecutive check results against the present
+/// health. The other bits are named below.
 #[derive(Clone, Copy, PartialEq, Eq)]
 struct LoadState(u32);
 
@@ -57,11 +57,11 @@ impl LoadState {
     /// Its checks fail.
     const DOWN: u32 = 1;
     const LIFECYCLE: u32 = 0b110;
-    /// Left out for what it did under traffic.
+    /// Ejected for failures under traffic.
     const EJECTED: u32 = 1 << 3;
-    /// Too few of its pool are healthy: `DOWN` and `EJECTED` do not count.
+    /// Too few backends of its pool are healthy: `DOWN` and `EJECTED` do not count.
     const HEALTH_IGNORED: u32 = 1 << 4;
-    /// Every connection that it may have is in use.
+    /// All connections of its limit are in use.
     const FULL: u32 = 1 << 5;
     const STREAK: u32 = 8;
 
@@ -106,7 +106,7 @@ impl LoadState {
             Lifecycle::Evicted => 2,
         };
         let state = Self(self.0 & !Self::LIFECYCLE | bits << 1);
-        // Who leaves is not needed: nothing makes up for its health any more.
+        // The panic threshold covers serving backends only.
         if lifecycle == Lifecycle::Serving {
             state
         } else {
@@ -114,32 +114,33 @@ impl LoadState {
         }
     }
 
-    /// After one more check; the transition where it completes the row.
+    /// Returns the state after one more check, and the transition if the check causes one.
     fn after(self, healthy: bool, rise: u32, fall: u32) -> (Self, Option<Transition>) {
-        let settled = Self(self.0 & ((1 << Self::STREAK) - 1));
+        let base = Self(self.0 & ((1 << Self::STREAK) - 1));
         if healthy == self.is_up() {
-            return (settled, None);
+            return (base, None);
         }
         let streak = (self.0 >> Self::STREAK) + 1;
         match (healthy, streak >= if healthy { rise } else { fall }) {
-            (true, true) => (settled.with(Self::DOWN, false), Some(Transition::Up)),
-            (false, true) => (settled.with(Self::DOWN, true), Some(Transition::Down)),
-            // Clamped, so that an endless row cannot reach the other bits.
+            (true, true) => (base.with(Self::DOWN, false), Some(Transition::Up)),
+            (false, true) => (base.with(Self::DOWN, true), Some(Transition::Down)),
+            // Clamped, so that the counter cannot overflow.
             (_, false) => {
                 let streak = streak.min(u32::MAX >> Self::STREAK);
-                (Self(settled.0 | streak << Self::STREAK), None)
+                (Self(base.0 | streak << Self::STREAK), None)
             }
         }
     }
 }
 
 impl Load {
-    /// Nothing on it, up and serving; a weight of 0 counts as 1, one above 65,535 as that.
+    /// Creates the load of a backend that is up, serves and has no sessions. The weight is limited to
+    /// 1–65,535.
     pub fn new(weight: u32) -> Self {
         Self {
             sessions: AtomicU32::new(0),
             requests: AtomicU32::new(0),
-            weight: AtomicU32::new(weight.clamp(1, HEAVIEST) << 8 | FULL_SHARE),
+            weight: AtomicU32::new(weight.clamp(1, MAX_WEIGHT) << 8 | FULL_SHARE),
             handicap: AtomicU32::new(0),
             state: AtomicU32::new(0),
         }
@@ -160,65 +161,64 @@ impl Load {
         self.weight.load(SeqCst) >> 8
     }
 
-    /// How many of its [`FULL_SHARE`] shares are in force, at least 1.
+    /// How many of its [`FULL_SHARE`] shares count now, at least 1.
     pub fn share(&self) -> u32 {
         self.weight.load(SeqCst) & 0xff
     }
 
-    /// The weight in force, in shares: [`weight`](Self::weight) × [`share`](Self::share), below 2²².
+    /// The weight that counts now, in shares: [`weight`](Self::weight) × [`share`](Self::share), below 2²².
     pub fn effective_weight(&self) -> u32 {
         let word = self.weight.load(SeqCst);
         (word >> 8) * (word & 0xff)
     }
 
-    /// Sessions as far as choosing by their number is concerned: its own, and those that a backend
-    /// which is growing is taken to have besides.
+    /// Number of sessions for comparisons between backends: its own, plus the handicap of slow start.
     pub fn fullness(&self) -> u64 {
         u64::from(self.sessions()) + u64::from(self.handicap.load(SeqCst))
     }
 
-    /// Whether its checks succeed.
+    /// Whether its health checks succeed.
     pub fn is_up(&self) -> bool {
         self.state().is_up()
     }
 
-    /// Whether it was left out for its failures under traffic.
+    /// Whether the backend is ejected for failures under traffic.
     pub fn is_ejected(&self) -> bool {
         self.state().has(LoadState::EJECTED)
     }
 
-    /// Whether it is up and not ejected.
+    /// Whether the backend is up and not ejected.
     pub fn is_healthy(&self) -> bool {
         self.state().is_healthy()
     }
 
-    /// Whether its health is ignored, for want of healthy ones in its pool.
+    /// Whether its health is ignored because too few backends of its pool are healthy.
     pub fn is_health_ignored(&self) -> bool {
         self.state().has(LoadState::HEALTH_IGNORED)
     }
 
-    /// Whether every connection that it may have is in use.
+    /// Whether all connections of its limit are in use.
     pub fn is_full(&self) -> bool {
         self.state().has(LoadState::FULL)
     }
 
-    /// Whether the configuration still wants it.
+    /// Whether the backend serves, drains or has been evicted.
     pub fn lifecycle(&self) -> Lifecycle {
         self.state().lifecycle()
     }
 
-    /// Whether a new session may go here: serving, not full, and healthy or needed all the same.
+    /// Whether a new session may go here: serving, not full, and healthy unless health is ignored.
     pub fn accepts_new(&self) -> bool {
         self.state().accepts_new()
     }
 
-    /// Whether a new session could go here, had it a connection to spare.
+    /// Whether the connection limit is the only reason against new sessions.
     pub fn is_only_full(&self) -> bool {
         let state = self.state();
         state.has(LoadState::FULL) && state.with(LoadState::FULL, false).accepts_new()
     }
 
-    /// Whether a session that is here may stay: not gone, and up or needed all the same.
+    /// Whether sessions may stay here: not evicted, and up unless health is ignored.
     pub fn keeps_sessions(&self) -> bool {
         self.state().keeps_sessions()
     }
@@ -239,16 +239,16 @@ impl Load {
         self.requests.fetch_sub(1, SeqCst);
     }
 
-    /// Whether that changed anything.
+    /// Sets the weight. Returns whether it changed.
     pub(super) fn set_weight(&self, weight: u32) -> bool {
-        let weight = weight.clamp(1, HEAVIEST) << 8;
+        let weight = weight.clamp(1, MAX_WEIGHT) << 8;
         let change = |word: u32| Some(weight | word & 0xff);
         self.weight.fetch_update(SeqCst, SeqCst, change).is_ok_and(|word| word & !0xff != weight)
     }
 
-    /// Puts a part of the weight in force, and takes it to have so many sessions more; whether that
-    /// changed anything.
-    pub(super) fn set_growth(&self, share: u32, handicap: u32) -> bool {
+    /// Sets how many shares of the weight count, and the handicap in sessions. Returns whether
+    /// something changed.
+    pub(super) fn set_ramp(&self, share: u32, handicap: u32) -> bool {
         let share = share.clamp(1, FULL_SHARE);
         let handicap_changed = self.handicap.swap(handicap, SeqCst) != handicap;
         let change = |word: u32| Some(word & !0xff | share);
@@ -256,29 +256,30 @@ impl Load {
         word.is_ok_and(|word| word & 0xff != share) || handicap_changed
     }
 
-    /// Whether that changed anything.
+    /// Ejects the backend or ends the ejection. Returns whether this changed the state.
     pub(super) fn set_ejected(&self, ejected: bool) -> bool {
         self.set(LoadState::EJECTED, ejected)
     }
 
-    /// Ignores its health or not; never that of one that leaves. Whether that changed anything.
-    pub(super) fn set_health_ignored(&self, overridden: bool) -> bool {
+    /// Sets whether its health is ignored; only while the backend serves. Returns whether this changed
+    /// the state.
+    pub(super) fn set_health_ignored(&self, ignored: bool) -> bool {
         let change = |state: LoadState| {
             let after = state.with(
                 LoadState::HEALTH_IGNORED,
-                overridden && state.lifecycle() == Lifecycle::Serving,
+                ignored && state.lifecycle() == Lifecycle::Serving,
             );
             (after, after != state)
         };
         self.state.update_with(change).1
     }
 
-    /// Whether that changed anything.
+    /// Sets whether all connections are in use. Returns whether this changed the state.
     pub(super) fn set_full(&self, full: bool) -> bool {
         self.set(LoadState::FULL, full)
     }
 
-    /// Whether that changed anything.
+    /// Sets the lifecycle. Returns whether it changed.
     pub(super) fn set_lifecycle(&self, lifecycle: Lifecycle) -> bool {
         self.state.update_with(|state| (state.with_lifecycle(lifecycle), ())).0.lifecycle()
             != lifecycle
@@ -288,7 +289,7 @@ impl Load {
         self.state.update_with(|state| (state.with(bit, on), ())).0.has(bit) != on
     }
 
-    /// Counts one check; the transition is returned to exactly one of several concurrent callers.
+    /// Counts one check. Exactly one of several concurrent callers gets the transition.
     pub(super) fn record_check(&self, healthy: bool, rise: u32, fall: u32) -> Option<Transition> {
         self.state.update_with(|state| state.after(healthy, rise, fall)).1
     }
@@ -299,7 +300,7 @@ impl Load {
 }
 
 trait UpdateWith {
-    /// Replaces the state by what `change` makes of it; the state before, and the change's verdict.
+    /// Applies `change` to the state. Returns the state before, and the second result of `change`.
     fn update_with<T>(&self, change: impl Fn(LoadState) -> (LoadState, T)) -> (LoadState, T);
 }
 
@@ -307,9 +308,9 @@ impl UpdateWith for AtomicU32 {
     fn update_with<T>(&self, change: impl Fn(LoadState) -> (LoadState, T)) -> (LoadState, T) {
         let mut before = self.load(SeqCst);
         loop {
-            let (after, verdict) = change(LoadState(before));
+            let (after, result) = change(LoadState(before));
             match self.compare_exchange_weak(before, after.0, SeqCst, SeqCst) {
-                Ok(_) => return (LoadState(before), verdict),
+                Ok(_) => return (LoadState(before), result),
                 Err(now) => before = now,
             }
         }
@@ -321,7 +322,7 @@ mod tests {
     use super::{Lifecycle, Load, Transition};
 
     #[test]
-    fn starts_up_and_serving() {
+    fn a_new_backend_is_up_and_serving() {
         let load = Load::new(0);
         assert!(load.accepts_new() && load.keeps_sessions());
         assert_eq!((load.weight(), load.sessions(), load.requests()), (1, 0, 0));
@@ -350,7 +351,7 @@ mod tests {
     }
 
     #[test]
-    fn health_and_life_are_independent() {
+    fn health_and_lifecycle_are_independent() {
         let load = Load::new(1);
         assert!(load.set_lifecycle(Lifecycle::Draining));
         assert!(!load.set_lifecycle(Lifecycle::Draining));
@@ -367,7 +368,7 @@ mod tests {
     }
 
     #[test]
-    fn who_leaves_is_judged_by_its_health_again() {
+    fn health_counts_again_when_a_backend_drains() {
         let load = Load::new(1);
         load.record_check(false, 1, 1);
         assert!(load.set_health_ignored(true) && !load.set_health_ignored(true));
@@ -378,7 +379,7 @@ mod tests {
     }
 
     #[test]
-    fn a_transition_is_seen_by_one_of_many() {
+    fn one_of_several_threads_gets_the_transition() {
         let load = Load::new(1);
         let downs: usize = std::thread::scope(|scope| {
             let threads: Vec<_> = (0..4)

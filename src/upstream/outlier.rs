@@ -1,8 +1,8 @@
-//! Outliers: what a backend's answers under traffic say against it.
+//! Outlier detection: finds backends that fail under traffic.
 //!
-//! Two things are counted: failures in a row, and how many of the requests within a rolling stretch of
-//! time failed. Counting takes no lock and allocates nothing. What a verdict leads to is
-//! [`recovery`](super::recovery)'s part, and what is a failure that of whoever sees the answers.
+//! Two things are counted: failures in a row, and the share of failed requests within a rolling interval.
+//! Counting takes no lock and allocates nothing. The caller decides what counts as a failure;
+//! [`recovery`](super::recovery) ejects the backend.
 
 use std::{
     sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed},
@@ -11,21 +11,21 @@ use std::{
 
 use crate::config;
 
-/// Parts of the interval. The oldest is forgotten at once, so that the rate is taken over seven eighths
-/// of the interval at least.
+/// Parts of the interval. The oldest part is dropped as a whole, so the rate covers at least seven eighths
+/// of the interval.
 const SLOTS: usize = 8;
 
 /// Why a backend is ejected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EjectionReason {
-    /// So many failures in a row.
+    /// Too many requests in a row failed.
     Consecutive,
-    /// Too large a part of its requests failed.
+    /// Too large a share of the requests failed.
     Rate,
 }
 
 impl EjectionReason {
-    /// The reason in words.
+    /// The reason as text.
     pub fn words(self) -> &'static str {
         match self {
             Self::Consecutive => "too many requests in a row failed",
@@ -45,7 +45,7 @@ pub(super) struct Outcomes {
 }
 
 /// Results within one part of the interval. Bits 0–19: failures; 20–39: requests, both saturating; 40–63:
-/// the part's number.
+/// number of the part.
 #[derive(Clone, Copy)]
 struct Slot(u64);
 
@@ -88,8 +88,9 @@ impl Outcomes {
         outcomes
     }
 
-    /// Counts one request; whether that is enough to eject. A success never is.
-    pub(super) fn note(
+    /// Counts the outcome of one request. Returns a reason if the backend should be ejected; never for a
+    /// success.
+    pub(super) fn record(
         &self,
         failed: bool,
         settings: &config::Outlier,
@@ -116,7 +117,7 @@ impl Outcomes {
         self.rate_exceeds(settings, number).then_some(EjectionReason::Rate)
     }
 
-    /// Forgets everything.
+    /// Resets all counters.
     pub(super) fn clear(&self) {
         self.row.store(0, Relaxed);
         for (number, slot) in (0..).zip(&self.slots) {
@@ -142,16 +143,16 @@ impl Outcomes {
     }
 }
 
-/// How long the ejection lasts that is the `times`-th of late.
-pub(super) fn ejection_time(settings: &config::Outlier, times: u32) -> Duration {
-    settings.ejection.saturating_mul(times.max(1)).min(settings.max_ejection.max(settings.ejection))
+/// Duration of an ejection that is the `count`-th recent one.
+pub(super) fn ejection_time(settings: &config::Outlier, count: u32) -> Duration {
+    settings.ejection.saturating_mul(count.max(1)).min(settings.max_ejection.max(settings.ejection))
 }
 
-/// What is left of `times` ejections after a stretch without one: each as long as a first ejection takes
-/// one back.
-pub(super) fn decayed_count(settings: &config::Outlier, times: u32, good: Duration) -> u32 {
-    let stretches = good.as_nanos() / settings.ejection.as_nanos().max(1);
-    times.saturating_sub(u32::try_from(stretches).unwrap_or(u32::MAX))
+/// Number of ejections that still count after a period without one. One ejection expires for each
+/// duration of a first ejection.
+pub(super) fn decayed_count(settings: &config::Outlier, count: u32, good: Duration) -> u32 {
+    let expired = good.as_nanos() / settings.ejection.as_nanos().max(1);
+    count.saturating_sub(u32::try_from(expired).unwrap_or(u32::MAX))
 }
 
 #[cfg(test)]
@@ -173,32 +174,32 @@ mod tests {
     }
 
     #[test]
-    fn failures_in_a_row_eject_and_one_success_breaks_the_row() {
+    fn failures_in_a_row_eject_and_a_success_resets_the_count() {
         let (now, settings) = (Instant::now(), settings());
         let outcomes = Outcomes::new(now);
-        let notes = |results: &[bool]| -> Vec<Option<EjectionReason>> {
-            results.iter().map(|failed| outcomes.note(*failed, &settings, now)).collect()
+        let records = |results: &[bool]| -> Vec<Option<EjectionReason>> {
+            results.iter().map(|failed| outcomes.record(*failed, &settings, now)).collect()
         };
-        assert_eq!(notes(&[true, true, false, true, true]), [None; 5]);
-        assert_eq!(notes(&[true]), [Some(EjectionReason::Consecutive)]);
+        assert_eq!(records(&[true, true, false, true, true]), [None; 5]);
+        assert_eq!(records(&[true]), [Some(EjectionReason::Consecutive)]);
         outcomes.clear();
-        assert_eq!(notes(&[true, true]), [None; 2]);
+        assert_eq!(records(&[true, true]), [None; 2]);
     }
 
     #[test]
-    fn a_rate_counts_from_enough_requests_on_and_only_within_the_interval() {
+    fn the_rate_needs_enough_requests_within_the_interval() {
         let (start, settings) = (Instant::now(), config::Outlier { consecutive: 0, ..settings() });
         let outcomes = Outcomes::new(start);
         for n in 0..9 {
-            assert_eq!(outcomes.note(n % 2 == 0, &settings, start), None);
+            assert_eq!(outcomes.record(n % 2 == 0, &settings, start), None);
         }
-        assert_eq!(outcomes.note(true, &settings, start), Some(EjectionReason::Rate));
+        assert_eq!(outcomes.record(true, &settings, start), Some(EjectionReason::Rate));
         let later = start + Duration::from_secs(9);
-        assert_eq!(outcomes.note(true, &settings, later), None);
+        assert_eq!(outcomes.record(true, &settings, later), None);
     }
 
     #[test]
-    fn ejections_grow_and_a_good_stretch_takes_one_back() {
+    fn ejections_get_longer_and_expire_over_time() {
         let settings = config::Outlier {
             ejection: Duration::from_secs(30),
             max_ejection: Duration::from_secs(70),
@@ -212,9 +213,9 @@ mod tests {
     }
 
     proptest! {
-        /// Against a list of all results, with the interval's parts as the grain.
+        /// Compares with a list of all results, in parts of the interval.
         #[test]
-        fn it_counts_what_the_interval_holds(
+        fn results_within_the_interval_are_counted(
             steps in prop::collection::vec((any::<bool>(), 0..2500u64), 1..200),
         ) {
             let settings = config::Outlier { consecutive: 0, ..settings() };
@@ -224,13 +225,13 @@ mod tests {
             let mut model: VecDeque<(u64, bool)> = VecDeque::new();
             for (failed, pause) in steps {
                 clock += pause;
-                let verdict = outcomes.note(failed, &settings, start + Duration::from_millis(clock));
+                let decision = outcomes.record(failed, &settings, start + Duration::from_millis(clock));
                 let number = clock / 1000;
                 model.push_back((number, failed));
                 model.retain(|(at, _)| number - at < SLOTS as u64);
                 let failures = model.iter().filter(|(_, failed)| *failed).count();
                 let ejects = failed && model.len() >= 10 && failures * 2 >= model.len();
-                prop_assert_eq!(verdict, ejects.then_some(EjectionReason::Rate));
+                prop_assert_eq!(decision, ejects.then_some(EjectionReason::Rate));
             }
         }
     }

@@ -1,10 +1,10 @@
-//! Who of a pool may be left out: how many backends can be ejected at once, and when so few are healthy
-//! that health is ignored.
+//! Panic threshold of a pool: how many backends may be ejected, and when health is ignored because too
+//! few backends are healthy.
 //!
-//! When every check fails, it is more often the one who checks that is in trouble than all who are
-//! checked. So ejections stop at a share of the pool, and below a healthy minimum every serving backend
-//! is used and keeps its sessions. Loads alone are known here: an old pool must not pin a backend. Nor
-//! must it judge those that its successor has: once that is there, nothing changes here any more.
+//! If every check fails, the proxy or its network is more often the cause than all backends at once.
+//! Therefore ejections stop at a share of the pool, and below `healthy_minimum` every serving backend is
+//! used and keeps its sessions. This holds loads only, so that an old pool does not keep backends in
+//! memory. Once a newer pool has taken over the backends, the old threshold changes nothing.
 
 use std::{
     sync::{Arc, Mutex, PoisonError},
@@ -17,7 +17,7 @@ use super::{
 };
 use crate::config;
 
-/// The backends of one pool, as those who may or may not be left out.
+/// The panic threshold of one pool.
 #[derive(Debug)]
 pub(super) struct PanicThreshold {
     /// Name of the pool, for the log.
@@ -27,8 +27,8 @@ pub(super) struct PanicThreshold {
     healthy_minimum: u64,
     outlier: Option<config::Outlier>,
     slow_start: Duration,
-    /// Held while somebody is left out or taken back in; whether health is ignored at present.
-    overriding: Mutex<bool>,
+    /// Whether health is ignored now. Locked during ejections and evaluations.
+    health_ignored: Mutex<bool>,
 }
 
 impl PanicThreshold {
@@ -37,7 +37,7 @@ impl PanicThreshold {
         loads: Vec<Arc<Load>>,
         selector: Arc<Selector>,
     ) -> Self {
-        let overriding = Mutex::new(loads.iter().any(|load| load.is_health_ignored()));
+        let health_ignored = Mutex::new(loads.iter().any(|load| load.is_health_ignored()));
         Self {
             pool: config.name.as_str().into(),
             selector,
@@ -45,76 +45,77 @@ impl PanicThreshold {
             healthy_minimum: u64::from(config.healthy_minimum),
             outlier: config.outlier.clone(),
             slow_start: config.slow_start,
-            overriding,
+            health_ignored,
         }
     }
 
-    /// When a backend is ejected; `None`: never.
+    /// Settings of outlier detection; `None` if it is off.
     pub(super) fn outlier(&self) -> Option<&config::Outlier> {
         self.outlier.as_ref()
     }
 
-    /// Over how long one grows into its weight.
+    /// Duration of slow start; zero if it is off.
     pub(super) fn slow_start(&self) -> Duration {
         self.slow_start
     }
 
-    /// Whether too few healthy ones is a thing here.
+    /// Whether the pool has a `healthy_minimum`.
     pub(super) fn has_minimum(&self) -> bool {
         self.healthy_minimum > 0
     }
 
-    /// Ejects one, unless that would be one too many or the last that is healthy.
+    /// Ejects a backend, unless it is the last healthy one or the maximum is reached. Returns whether
+    /// the backend was ejected.
     pub(super) fn eject(&self, index: u32) -> bool {
         if self.selector.is_replaced() {
             return false;
         }
-        let mut overriding = self.overriding.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut health_ignored = self.health_ignored.lock().unwrap_or_else(PoisonError::into_inner);
         let candidate = &self.loads[index as usize];
         let serving = || self.loads.iter().filter(|load| load.lifecycle() == Lifecycle::Serving);
         let others = serving().filter(|load| !Arc::ptr_eq(load, candidate));
         let remains = others.clone().any(|load| load.is_healthy());
         let ejected = others.filter(|load| load.is_ejected()).count();
-        if !remains || ejected >= self.most_ejected(serving().count()) {
+        if !remains || ejected >= self.max_ejected(serving().count()) {
             return false;
         }
-        let news = candidate.set_ejected(true);
-        self.weigh(&mut overriding);
+        let changed = candidate.set_ejected(true);
+        self.apply(&mut health_ignored);
         self.selector.state_changed(index);
-        news
+        changed
     }
 
-    /// Looks anew whether health counts; to be called after each change of health.
-    pub(super) fn review(&self) {
+    /// Evaluates whether health is ignored. Must be called after each change of health.
+    pub(super) fn evaluate(&self) {
         if self.selector.is_replaced() {
             return;
         }
-        let mut overriding = self.overriding.lock().unwrap_or_else(PoisonError::into_inner);
-        self.weigh(&mut overriding);
+        let mut health_ignored = self.health_ignored.lock().unwrap_or_else(PoisonError::into_inner);
+        self.apply(&mut health_ignored);
     }
 
-    /// Sessions for each share of weight, on average over those that are full grown; `None` where there
-    /// are none.
-    pub(super) fn level(&self) -> Option<f64> {
-        let grown =
+    /// Returns the average number of sessions per share of weight, over the backends that accept new
+    /// sessions and are not in slow start; `None` if there is no such backend.
+    pub(super) fn sessions_per_share(&self) -> Option<f64> {
+        let full =
             self.loads.iter().filter(|load| load.accepts_new() && load.share() == FULL_SHARE);
-        let (sessions, shares) = grown.fold((0u64, 0u64), |(sessions, shares), load| {
+        let (sessions, shares) = full.fold((0u64, 0u64), |(sessions, shares), load| {
             (sessions + u64::from(load.sessions()), shares + u64::from(load.effective_weight()))
         });
         (shares > 0).then(|| sessions as f64 / shares as f64)
     }
 
-    fn most_ejected(&self, serving: usize) -> usize {
+    fn max_ejected(&self, serving: usize) -> usize {
         let percent = self.outlier.as_ref().map_or(0, |outlier| usize::from(outlier.max_ejected));
         match serving * percent / 100 {
-            // A small share of a small pool is less than one, but not meant to be none.
+            // In a small pool, a small share rounds down to 0, but 0 is not meant.
             0 if percent > 0 && serving >= 2 => 1,
-            most => most,
+            max => max,
         }
     }
 
-    fn weigh(&self, overriding: &mut bool) {
-        if self.healthy_minimum == 0 && !*overriding {
+    fn apply(&self, health_ignored: &mut bool) {
+        if self.healthy_minimum == 0 && !*health_ignored {
             return;
         }
         let serving = self.loads.iter().filter(|load| load.lifecycle() == Lifecycle::Serving);
@@ -122,16 +123,26 @@ impl PanicThreshold {
             (serving + 1, healthy + u64::from(load.is_healthy()))
         });
         let ignore = healthy * 100 < self.healthy_minimum * serving;
-        if ignore != *overriding {
-            let (pool, what) = (&self.pool, if ignore { "ignored" } else { "respected" });
-            tracing::warn!(%pool, healthy, serving, "health is {what}");
+        if ignore != *health_ignored {
+            let pool = &self.pool;
+            if ignore {
+                tracing::warn!(
+                    %pool, healthy, serving,
+                    "too few backends are healthy; ignoring health and using all backends"
+                );
+            } else {
+                tracing::warn!(
+                    %pool, healthy, serving,
+                    "enough backends are healthy again; using healthy backends only"
+                );
+            }
         }
-        *overriding = ignore;
+        *health_ignored = ignore;
         for (index, load) in (0..).zip(&self.loads) {
             if load.set_health_ignored(ignore) {
                 if ignore {
-                    // All have to carry what there is, the fresh ones too.
-                    load.set_growth(FULL_SHARE, 0);
+                    // All backends have to carry the load, also those in slow start.
+                    load.set_ramp(FULL_SHARE, 0);
                 }
                 self.selector.state_changed(index);
             }
@@ -162,17 +173,17 @@ mod tests {
     }
 
     #[test]
-    fn a_share_of_the_pool_can_be_ejected_and_never_the_last() {
+    fn ejections_are_limited_to_a_share_of_the_pool_and_spare_the_last_backend() {
         assert_eq!(ejectable(10, 50), 5);
         assert_eq!(ejectable(10, 19), 1);
-        assert_eq!(ejectable(3, 10), 1, "a share below one is one");
-        assert_eq!(ejectable(2, 100), 1, "the last stays");
+        assert_eq!(ejectable(3, 10), 1, "a share below 1 counts as 1");
+        assert_eq!(ejectable(2, 100), 1, "the last healthy backend is not ejected");
         assert_eq!(ejectable(1, 100), 0);
         assert_eq!(ejectable(10, 0), 0);
     }
 
     #[test]
-    fn the_last_healthy_one_is_not_ejected_while_others_are_down() {
+    fn the_last_healthy_backend_is_not_ejected_while_others_are_down() {
         let threshold = threshold(3, |_| {});
         threshold.loads[0].record_check(false, 1, 1);
         threshold.loads[1].record_check(false, 1, 1);
@@ -182,21 +193,21 @@ mod tests {
     }
 
     #[test]
-    fn below_the_minimum_all_serve_and_keep_their_sessions() {
+    fn below_the_minimum_all_backends_serve_and_keep_their_sessions() {
         let threshold = threshold(4, |config| config.healthy_minimum = 50);
-        let takers = || threshold.loads.iter().filter(|load| load.accepts_new()).count();
+        let accepting = || threshold.loads.iter().filter(|load| load.accepts_new()).count();
         for (index, expected) in [(0, 3), (1, 2), (2, 4), (3, 4)] {
             threshold.loads[index].record_check(false, 1, 1);
-            threshold.review();
-            assert_eq!(takers(), expected);
+            threshold.evaluate();
+            assert_eq!(accepting(), expected);
         }
         assert!(threshold.loads.iter().all(|load| load.keeps_sessions() && !load.is_up()));
         threshold.loads[3].set_lifecycle(Lifecycle::Draining);
-        assert_eq!(takers(), 3, "who leaves is not brought back");
+        assert_eq!(accepting(), 3, "health is not ignored for a draining backend");
         threshold.loads[0].record_check(true, 1, 1);
         threshold.loads[1].record_check(true, 1, 1);
-        threshold.review();
-        assert_eq!(takers(), 2);
+        threshold.evaluate();
+        assert_eq!(accepting(), 2);
         assert!(!threshold.loads[2].keeps_sessions());
     }
 }

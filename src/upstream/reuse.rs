@@ -1,14 +1,13 @@
-//! Connections to one backend that are kept while idle, and how many may be open at all.
+//! Idle connections to one backend, and the limit of open connections.
 //!
-//! The freshest is taken first, so that the surplus of a busy hour grows old and goes. The list is
-//! bounded in number and in time, and is empty while it is closed: a connection that comes back to a
-//! backend that went down meanwhile is dropped, not kept. This module does not know what a
-//! connection speaks.
+//! The connection that was used last is taken first, so that surplus connections expire after busy times.
+//! The pool is limited in number and time. It is empty while it is closed: if a backend went down, its
+//! connections are dropped when they are put back. This module is independent of the protocol.
 //!
-//! A backend closes idle connections after a time of its own, often without having said so, and a
-//! request that meets the close is lost. What cannot be sent twice therefore asks for a connection that
-//! has been idle for a short while only; and the time that the backend has shown by its closes bounds
-//! how long a connection is kept and used.
+//! A backend closes idle connections after its own timeout, often without announcing it, and a request
+//! that is sent at this moment is lost. Therefore a request that cannot be repeated takes a connection
+//! that has been idle for a short time only, and the observed timeout of the backend limits how long a
+//! connection is kept and used.
 
 use std::{
     any::Any,
@@ -25,40 +24,41 @@ use crate::config;
 
 mod limit;
 
-/// A connection that may serve again.
+/// A connection that can be reused.
 pub trait Reusable: Any + Send {
-    /// Whether the peer still has its end open, as far as is known. Called with the list locked: it
-    /// must be quick and must not come back to the list.
+    /// Whether the peer has not closed the connection, as far as is known. Called with the list locked:
+    /// must be quick and must not use the pool.
     fn is_open(&self) -> bool;
 
-    /// Told since when it is idle; `None`: it is in use again. Called with the list locked, too.
+    /// Called when the connection becomes idle, with the time, or is in use again, with `None`. Called
+    /// with the list locked, too.
     fn set_idle(&self, _since: Option<Instant>) {}
 }
 
-/// Any age of an idle connection will do.
+/// An idle connection of any age is accepted.
 pub const ANY_AGE: Duration = Duration::MAX;
 
 /// The idle connections of one backend, of any kind.
 pub struct IdlePool {
     list: Mutex<List>,
-    /// Permits of the present total limit; `None`: unlimited.
+    /// Permits of the current limit; `None` if unlimited.
     total: ArcSwapOption<Total>,
-    /// Told at each `put`, for those who wait for a permit and would rather have a connection.
+    /// Notified at each `put`: requests that wait for a permit can use the connection instead.
     returned: Notify,
     /// After how long the backend closes idle connections.
     observed: ObservedLimit,
 }
 
 struct List {
-    kept: VecDeque<Kept>,
+    kept: VecDeque<IdleConnection>,
     open: bool,
-    /// How often it was cleared.
+    /// How often the list was cleared.
     epoch: u64,
     max: usize,
     timeout: Duration,
 }
 
-struct Kept {
+struct IdleConnection {
     connection: Box<dyn Reusable>,
     since: Instant,
     until: Instant,
@@ -69,12 +69,12 @@ struct Total {
     permits: Arc<Semaphore>,
 }
 
-/// The right to have one connection open; give it to the connection. Without a limit it is nothing.
+/// Permit to have one connection open; the connection must hold it. Empty without a limit.
 #[derive(Debug)]
-#[must_use = "the right lasts only while this lives"]
+#[must_use = "the permit is returned when this is dropped"]
 pub struct Permit(#[expect(dead_code, reason = "held for its drop")] Option<OwnedSemaphorePermit>);
 
-/// What [`IdlePool::acquire`] got.
+/// Result of [`IdlePool::acquire`].
 #[derive(Debug)]
 pub enum Acquired<C> {
     /// An idle connection, ready for use.
@@ -84,7 +84,7 @@ pub enum Acquired<C> {
 }
 
 impl IdlePool {
-    /// An empty, open list with these bounds.
+    /// Creates an empty, open pool with these limits.
     pub fn new(limits: &config::Reuse) -> Self {
         let idle = Self {
             list: Mutex::new(List {
@@ -102,14 +102,14 @@ impl IdlePool {
         idle
     }
 
-    /// Takes other bounds. What is kept stays until it is taken, displaced or expired; connections
-    /// open at this moment do not count against a changed total.
+    /// Changes the limits. Idle connections stay until they are taken, displaced or expired. Connections
+    /// that are open now do not count against a changed total.
     pub fn limit(&self, limits: &config::Reuse) {
         let mut list = self.lock();
         list.max = limits.max_idle;
         list.timeout = limits.idle_timeout;
         let surplus = list.trim();
-        // Under the lock, so that of two calls at once one is wholly the later.
+        // Under the lock, so that concurrent calls do not mix their limits.
         if self.total.load().as_ref().map(|total| total.limit) != limits.max_total {
             self.total.store(limits.max_total.map(|limit| {
                 let permits = Arc::new(Semaphore::new(limit.min(Semaphore::MAX_PERMITS)));
@@ -120,9 +120,8 @@ impl IdlePool {
         drop(surplus);
     }
 
-    /// The freshest open connection of kind `C` that has been idle for less than `age`, or for half of
-    /// the time after which the backend closes them, where that is shorter. Those found closed or
-    /// expired are dropped.
+    /// Takes the open connection of type `C` that was used last. It has been idle for less than `age`, and
+    /// for less than half of the backend's observed timeout. Closed and expired connections are dropped.
     pub fn take<C: Reusable>(&self, age: Duration) -> Option<Box<C>> {
         let now = Instant::now();
         let age = match self.observed.get(now) {
@@ -139,31 +138,31 @@ impl IdlePool {
             };
             let kept = &list.kept[at];
             if now.saturating_duration_since(kept.since) >= age {
-                // Those before it are older.
+                // The connections before it are older.
                 break None;
             }
-            let serves = kept.serves(now);
+            let usable = kept.is_usable(now);
             let is_c = (kept.connection.as_ref() as &dyn Any).is::<C>();
-            if serves && !is_c {
+            if usable && !is_c {
                 continue;
             }
             let kept = list.kept.remove(at);
-            if serves {
+            if usable {
                 break kept;
             }
             dead.extend(kept);
         };
-        // Closing a socket may run code of any length: not while others wait.
+        // Closing a socket may take long, so unlock first.
         drop(list);
         drop(dead);
-        let Kept { connection, .. } = found?;
+        let IdleConnection { connection, .. } = found?;
         connection.set_idle(None);
         let connection: Box<dyn Any> = connection;
         connection.downcast().ok()
     }
 
-    /// Keeps a connection for the idle timeout or `keep`, whichever is shorter. Where the list is
-    /// full the oldest goes; where it is closed this one does.
+    /// Keeps a connection for the idle timeout or `keep`, whichever is shorter. If the pool is full, the
+    /// oldest connection is dropped; if it is closed, this one is.
     pub fn put<C: Reusable>(&self, connection: Box<C>, keep: Duration) {
         self.keep(connection, keep, None);
     }
@@ -176,28 +175,29 @@ impl IdlePool {
             drop(list);
             return;
         }
-        // Well before the backend's own limit: it counts from an earlier moment, and its close takes time.
-        let shown = self.observed.get(now).map_or(Duration::MAX, |limit| limit / 4 * 3);
-        let until = now + keep.min(list.timeout).min(shown);
+        // Well before the backend's timeout, which began earlier; its close also takes time to arrive.
+        let observed = self.observed.get(now).map_or(Duration::MAX, |limit| limit / 4 * 3);
+        let until = now + keep.min(list.timeout).min(observed);
         connection.set_idle(Some(now));
-        list.kept.push_back(Kept { connection, since: now, until });
+        list.kept.push_back(IdleConnection { connection, since: now, until });
         let surplus = list.trim();
         drop(list);
         drop(surplus);
         self.returned.notify_one();
     }
 
-    /// The same for a connection that was opened in `epoch`; one of an earlier epoch is dropped.
+    /// Like [`put`](Self::put), for a connection that was opened in `epoch`. A connection of an earlier
+    /// epoch is dropped.
     pub fn put_back<C: Reusable>(&self, connection: Box<C>, keep: Duration, epoch: u64) {
         self.keep(connection, keep, Some(epoch));
     }
 
-    /// Counts the times that everything was cleared.
+    /// Number of times that the pool was cleared.
     pub fn epoch(&self) -> u64 {
         self.lock().epoch
     }
 
-    /// Drops every connection, and those in use when they are put back.
+    /// Drops all idle connections, and connections in use when they are put back.
     pub fn clear(&self) {
         let mut list = self.lock();
         list.epoch += 1;
@@ -206,72 +206,72 @@ impl IdlePool {
         drop(dropped);
     }
 
-    /// Drops the oldest until at most `most` are kept.
-    pub fn shrink(&self, most: usize) {
+    /// Drops the oldest connections until at most `max` are left.
+    pub fn shrink(&self, max: usize) {
         let mut list = self.lock();
-        let surplus = list.kept.len().saturating_sub(most);
-        let surplus: Vec<Kept> = list.kept.drain(..surplus).collect();
+        let surplus = list.kept.len().saturating_sub(max);
+        let surplus: Vec<IdleConnection> = list.kept.drain(..surplus).collect();
         drop(list);
         drop(surplus);
     }
 
-    /// The backend has closed a connection that had been idle for so long.
+    /// Records that the backend closed a connection that had been idle for this time.
     pub fn closed_after(&self, idle: Duration) {
-        self.observed.note(idle, Instant::now());
+        self.observed.record_close(idle, Instant::now());
     }
 
-    /// After how long the backend closes idle connections, so far as it has shown.
+    /// The observed idle timeout of the backend; `None` if it is unknown.
     pub fn observed_limit(&self) -> Option<Duration> {
         self.observed.get(Instant::now())
     }
 
-    /// Opens or closes the list, and drops every connection where it closes. What the backend has shown
-    /// is forgotten then: the process that comes after it may keep connections for longer. `open` is asked with
-    /// the list locked, so that of two calls at once the later sees what is so now.
+    /// Opens or closes the pool. Closing drops all connections and resets the observed timeout, because
+    /// the next process of the backend may have another. `open` is called with the list locked, so that of
+    /// two concurrent calls the later one uses the current value.
     pub fn set_open(&self, open: impl FnOnce() -> bool) {
         let mut list = self.lock();
         list.open = open();
         let dropped = if list.open { VecDeque::new() } else { std::mem::take(&mut list.kept) };
         if !list.open {
-            self.observed.forget();
+            self.observed.reset();
         }
         drop(list);
         drop(dropped);
     }
 
-    /// Connections kept at this moment.
+    /// Number of idle connections.
     pub fn len(&self) -> usize {
         self.lock().kept.len()
     }
 
-    /// Whether none is kept.
+    /// Whether there is no idle connection.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// Drops what has expired by `now` or is no longer open.
+    /// Drops connections that have expired by `now` or are closed.
     pub fn sweep(&self, now: Instant) {
         let mut list = self.lock();
         let (kept, dead): (VecDeque<_>, VecDeque<_>) =
-            std::mem::take(&mut list.kept).into_iter().partition(|kept| kept.serves(now));
+            std::mem::take(&mut list.kept).into_iter().partition(|kept| kept.is_usable(now));
         list.kept = kept;
         drop(list);
         drop(dead);
     }
 
-    /// Waits for the right to open one more connection; at once where there is no limit.
+    /// Waits for a permit to open one more connection. Returns immediately without a limit.
     pub async fn permit(&self) -> Permit {
         let Some(total) = self.total.load_full() else { return Permit(None) };
-        // An error would mean that the semaphore is closed, which nobody does.
+        // An error is impossible: the semaphore is never closed.
         Permit(total.permits.clone().acquire_owned().await.ok())
     }
 
-    /// A connection that has been idle for less than `age`, or the right to open one, whichever comes
-    /// first. Where all that the limit allows are open, waiting for a permit alone would last until an
-    /// idle one expires: one that is too old makes room.
+    /// Waits for a connection that has been idle for less than `age`, or for a permit to open one,
+    /// whichever comes first. If the limit is reached, the oldest idle connection is closed. Otherwise a
+    /// permit would be free only after an idle connection expires.
     pub async fn acquire<C: Reusable>(&self, age: Duration) -> Acquired<C> {
         loop {
-            // Listening begins before looking: a connection put in between is not missed.
+            // Registered before `take`, so that a connection that is put in between is noticed.
             let mut returned = std::pin::pin!(self.returned.notified());
             returned.as_mut().enable();
             if let Some(connection) = self.take(age) {
@@ -301,15 +301,15 @@ impl std::fmt::Debug for IdlePool {
 }
 
 impl List {
-    /// Takes out the oldest ones above the bound.
-    fn trim(&mut self) -> Vec<Kept> {
+    /// Removes the oldest connections above the limit.
+    fn trim(&mut self) -> Vec<IdleConnection> {
         let surplus = self.kept.len().saturating_sub(self.max);
         self.kept.drain(..surplus).collect()
     }
 }
 
-impl Kept {
-    fn serves(&self, now: Instant) -> bool {
+impl IdleConnection {
+    fn is_usable(&self, now: Instant) -> bool {
         now < self.until && self.connection.is_open()
     }
 }

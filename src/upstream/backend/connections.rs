@@ -1,4 +1,4 @@
-//! A backend's connections, and that it takes no new sessions while none is free.
+//! Connections of a backend. While none is free, the backend takes no new sessions.
 
 use std::sync::Arc;
 
@@ -6,25 +6,25 @@ use super::{Backend, ConnectionGuard, PendingGuard};
 use crate::{config, upstream::balance::Selector};
 
 impl Backend {
-    /// Counts one connection as in use, until the guard is dropped; `None` where all that there may
-    /// be are, or are somebody's who waits.
+    /// Counts one connection as in use, until the guard is dropped. Returns `None` if all connections of
+    /// the limit are in use or assigned to waiting requests.
     pub fn connection(self: &Arc<Self>) -> Option<ConnectionGuard> {
-        self.connections.add().then(|| self.used())
+        self.connections.add().then(|| self.guard())
     }
 
-    /// The same, once there may be one more, after all who came before. For those who hold a
-    /// [`PendingGuard`] and drop it later than this.
+    /// Waits for a free connection, first come, first served, and counts it as in use. The caller must
+    /// hold a [`PendingGuard`] until this returns.
     pub async fn wait_for_connection(self: &Arc<Self>) -> ConnectionGuard {
-        self.connections.added().await;
-        self.used()
+        self.connections.wait().await;
+        self.guard()
     }
 
-    /// Counts one request as waiting for a connection; `None` where too many wait already.
+    /// Counts one request as waiting for a connection; `None` if too many wait already.
     pub fn pending(&self) -> Option<PendingGuard<'_>> {
         self.connections.add_pending().then(|| PendingGuard(self))
     }
 
-    /// Closes idle connections that leave no room for one more.
+    /// Closes idle connections until one more connection may be opened.
     pub fn make_room(&self) {
         if let Some(room) = self.connections.room() {
             self.idle.shrink(room);
@@ -41,19 +41,19 @@ impl Backend {
         self.connections.pending()
     }
 
-    /// Takes over the limits of its newest pool.
+    /// Applies the limits of its newest pool.
     pub(in crate::upstream) fn limit(&self, limits: &config::Limits) {
         self.connections.limit(limits);
         self.update_full();
     }
 
-    fn used(self: &Arc<Self>) -> ConnectionGuard {
+    fn guard(self: &Arc<Self>) -> ConnectionGuard {
         self.update_full();
         ConnectionGuard(Arc::clone(self))
     }
 
-    /// Brings the state up to date with the connections. Whoever stores what is no longer so looks once
-    /// more and sees it; the limit is the same for all.
+    /// Updates the state from the connections. A thread that stores an outdated value checks once more
+    /// and corrects it.
     pub(super) fn update_full(&self) {
         loop {
             let full = self.connections.is_full();

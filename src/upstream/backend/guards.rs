@@ -1,38 +1,38 @@
-//! What counts at a backend while it lives: sessions, requests, connections, and those who wait.
+//! Guards that count sessions, requests and connections of a backend while they live.
 
 use std::{fmt, sync::Arc, time::Instant};
 
 use super::Backend;
 use crate::upstream::{admission::TimeSlot, balance::Selector};
 
-/// One session or tunnel on a backend, counted while this lives.
+/// Counts one session or tunnel on a backend while this lives.
 #[must_use = "the session is counted only while this lives"]
 pub struct SessionGuard(pub(super) Arc<Backend>);
 
-/// One request in flight to a backend, counted while this lives.
+/// Counts one request in flight to a backend while this lives.
 #[must_use = "the request is counted only while this lives"]
 pub struct RequestGuard(pub(super) Arc<Backend>);
 
-/// One connection to a backend in use, a tunnel's too, counted while this lives.
+/// Counts one connection to a backend in use, also that of a tunnel, while this lives.
 #[must_use = "the connection is counted only while this lives"]
 pub struct ConnectionGuard(pub(super) Arc<Backend>);
 
-/// One request that waits for a connection, counted while this lives.
+/// Counts one request that waits for a connection while this lives.
 #[must_use = "the request is counted only while this lives"]
 pub struct PendingGuard<'a>(pub(super) &'a Backend);
 
-/// The place of a new session among those that wait for a backend to admit them; dropped before its
-/// moment, it is given up.
+/// The time slot of a new session that waits for admission. If this is dropped before the slot begins,
+/// the slot is given back.
 #[derive(Debug)]
-#[must_use = "the place is kept only while this lives"]
+#[must_use = "the slot is reserved only while this lives"]
 pub struct AdmissionTurn<'a> {
     pub(super) backend: &'a Backend,
     pub(super) at: Instant,
-    pub(super) moment: TimeSlot,
+    pub(super) slot: TimeSlot,
 }
 
 impl SessionGuard {
-    /// The backend it is on.
+    /// The backend of the session.
     pub fn backend(&self) -> &Arc<Backend> {
         &self.0
     }
@@ -52,7 +52,7 @@ impl fmt::Debug for SessionGuard {
 }
 
 impl RequestGuard {
-    /// The backend it goes to.
+    /// The backend of the request.
     pub fn backend(&self) -> &Arc<Backend> {
         &self.0
     }
@@ -71,7 +71,7 @@ impl fmt::Debug for RequestGuard {
 }
 
 impl ConnectionGuard {
-    /// The backend it goes to.
+    /// The backend of the connection.
     pub fn backend(&self) -> &Arc<Backend> {
         &self.0
     }
@@ -93,13 +93,13 @@ impl fmt::Debug for ConnectionGuard {
 impl Drop for PendingGuard<'_> {
     fn drop(&mut self) {
         self.0.connections.remove_pending();
-        // It may have been given a connection that it did not stay to take.
+        // The request may have been assigned a connection that it did not take.
         self.0.update_full();
     }
 }
 
 impl AdmissionTurn<'_> {
-    /// When it comes.
+    /// When the slot begins.
     pub fn at(&self) -> Instant {
         self.at
     }
@@ -107,6 +107,6 @@ impl AdmissionTurn<'_> {
 
 impl Drop for AdmissionTurn<'_> {
     fn drop(&mut self) {
-        self.backend.schedule.leave(self.moment, Instant::now() < self.at);
+        self.backend.schedule.leave(self.slot, Instant::now() < self.at);
     }
 }

@@ -1,4 +1,4 @@
-//! Keeping, taking and bounding connections.
+//! Taking, keeping and limiting idle connections.
 
 use std::{
     sync::{
@@ -13,7 +13,7 @@ use crate::config::Reuse;
 
 const LONG: Duration = Duration::from_secs(3600);
 
-/// A connection that tells when it is dropped and can be closed from outside.
+/// A connection that counts its drops and can be closed by the test.
 struct Conn {
     id: usize,
     open: Arc<AtomicBool>,
@@ -71,7 +71,7 @@ fn take(idle: &IdlePool) -> Option<usize> {
 }
 
 #[test]
-fn the_freshest_goes_first() {
+fn the_connection_that_was_used_last_is_taken_first() {
     let (idle, peer) = (idle(8, None), Peer::default());
     for id in 0..3 {
         peer.put(&idle, id);
@@ -83,7 +83,7 @@ fn the_freshest_goes_first() {
 }
 
 #[test]
-fn a_full_list_drops_the_oldest() {
+fn a_full_pool_drops_the_oldest_connection() {
     let (idle, peer) = (idle(2, None), Peer::default());
     for id in 0..3 {
         peer.put(&idle, id);
@@ -93,14 +93,14 @@ fn a_full_list_drops_the_oldest() {
 }
 
 #[test]
-fn nothing_is_kept_where_nothing_may_be() {
+fn a_maximum_of_zero_keeps_no_connection() {
     let (idle, peer) = (idle(0, None), Peer::default());
     peer.put(&idle, 0);
     assert_eq!((idle.len(), peer.drops()), (0, 1));
 }
 
 #[test]
-fn the_closed_are_passed_over_and_dropped() {
+fn closed_connections_are_skipped_and_dropped() {
     let (idle, peer) = (idle(8, None), Peer::default());
     peer.put(&idle, 0);
     for id in 1..3 {
@@ -111,7 +111,7 @@ fn the_closed_are_passed_over_and_dropped() {
 }
 
 #[test]
-fn the_expired_go_at_take_and_by_sweep() {
+fn expired_connections_are_dropped_by_take_and_sweep() {
     let (idle, peer) = (idle(8, None), Peer::default());
     idle.put(peer.connect(0).0, Duration::ZERO);
     assert_eq!(take(&idle), None);
@@ -129,7 +129,7 @@ fn the_expired_go_at_take_and_by_sweep() {
 }
 
 #[test]
-fn the_idle_timeout_bounds_what_the_peer_allows() {
+fn the_idle_timeout_applies_if_the_peer_allows_more() {
     let limits = Reuse { max_idle: 8, max_total: None, idle_timeout: Duration::from_secs(4) };
     let (idle, peer) = (IdlePool::new(&limits), Peer::default());
     peer.put(&idle, 0);
@@ -138,7 +138,7 @@ fn the_idle_timeout_bounds_what_the_peer_allows() {
 }
 
 #[test]
-fn kinds_do_not_mix() {
+fn take_returns_connections_of_the_requested_type() {
     let (idle, peer) = (idle(8, None), Peer::default());
     peer.put(&idle, 0);
     idle.put(Box::new(Other), LONG);
@@ -148,7 +148,7 @@ fn kinds_do_not_mix() {
 }
 
 #[test]
-fn a_closed_list_keeps_nothing() {
+fn a_closed_pool_keeps_no_connection() {
     let (idle, peer) = (idle(8, None), Peer::default());
     peer.put(&idle, 0);
     idle.set_open(|| false);
@@ -163,7 +163,7 @@ fn a_closed_list_keeps_nothing() {
 }
 
 #[test]
-fn smaller_bounds_hold_at_once() {
+fn smaller_limits_apply_immediately() {
     let (idle, peer) = (idle(8, None), Peer::default());
     for id in 0..8 {
         peer.put(&idle, id);
@@ -174,11 +174,11 @@ fn smaller_bounds_hold_at_once() {
 }
 
 #[test]
-fn a_panic_with_the_lock_held_spoils_nothing() {
+fn the_pool_works_after_a_panic_with_the_lock_held() {
     struct Bad;
     impl Reusable for Bad {
         fn is_open(&self) -> bool {
-            panic!("this connection's fault");
+            panic!("a broken connection");
         }
     }
     let (idle, peer) = (idle(8, None), Peer::default());
@@ -190,7 +190,7 @@ fn a_panic_with_the_lock_held_spoils_nothing() {
 }
 
 #[tokio::test]
-async fn the_total_is_bounded_and_freed_with_the_connection() {
+async fn the_total_is_limited_and_dropping_a_permit_frees_it() {
     let idle = Arc::new(idle(8, Some(2)));
     let (first, _second) = (idle.permit().await, idle.permit().await);
     let waiting = tokio::spawn({
@@ -217,10 +217,10 @@ async fn without_a_limit_permits_never_wait() {
 }
 
 #[tokio::test]
-async fn who_waits_for_a_permit_gets_a_connection_that_comes_back() {
+async fn a_request_that_waits_for_a_permit_gets_a_returned_connection() {
     let (idle, peer) = (Arc::new(idle(8, Some(1))), Peer::default());
     let Acquired::Permit(permit) = idle.acquire::<Conn>(ANY_AGE).await else {
-        panic!("none is kept")
+        panic!("no connection is idle")
     };
     let waiting = tokio::spawn({
         let idle = Arc::clone(&idle);
@@ -232,7 +232,7 @@ async fn who_waits_for_a_permit_gets_a_connection_that_comes_back() {
     let (mut connection, _) = peer.connect(7);
     connection._permit = Some(permit);
     idle.put(connection, LONG);
-    let Acquired::Idle(connection) = waiting.await.unwrap() else { panic!("one is kept") };
+    let Acquired::Idle(connection) = waiting.await.unwrap() else { panic!("a connection is idle") };
     assert_eq!(connection.id, 7);
 
     drop(connection);
@@ -240,7 +240,7 @@ async fn who_waits_for_a_permit_gets_a_connection_that_comes_back() {
 }
 
 #[tokio::test]
-async fn a_raised_limit_holds_from_the_next_permit() {
+async fn a_raised_limit_applies_to_the_next_permit() {
     let idle = idle(8, Some(1));
     let _one = idle.permit().await;
     idle.limit(&Reuse { max_idle: 8, max_total: Some(2), idle_timeout: LONG });
@@ -250,7 +250,7 @@ async fn a_raised_limit_holds_from_the_next_permit() {
 }
 
 #[test]
-fn what_is_asked_for_young_is_not_given_old() {
+fn take_returns_no_connection_that_is_too_old() {
     let (idle, peer) = (idle(8, None), Peer::default());
     peer.put(&idle, 0);
     assert!(idle.take::<Conn>(Duration::ZERO).is_none());
@@ -258,10 +258,10 @@ fn what_is_asked_for_young_is_not_given_old() {
 }
 
 #[tokio::test]
-async fn an_idle_connection_that_is_too_old_makes_room_for_a_new_one() {
+async fn an_idle_connection_that_is_too_old_is_closed_to_make_room() {
     let (idle, peer) = (idle(8, Some(1)), Peer::default());
     let Acquired::Permit(permit) = idle.acquire::<Conn>(ANY_AGE).await else {
-        panic!("none is kept")
+        panic!("no connection is idle")
     };
     let (mut connection, _) = peer.connect(7);
     connection._permit = Some(permit);
@@ -271,7 +271,7 @@ async fn an_idle_connection_that_is_too_old_makes_room_for_a_new_one() {
 }
 
 #[test]
-fn a_limit_that_the_backend_has_shown_bounds_how_long_connections_are_kept() {
+fn the_observed_timeout_limits_how_long_connections_are_kept() {
     let (idle, peer) = (idle(8, None), Peer::default());
     for _ in 0..2 {
         idle.closed_after(Duration::from_secs(8));
@@ -281,7 +281,7 @@ fn a_limit_that_the_backend_has_shown_bounds_how_long_connections_are_kept() {
     assert_eq!(idle.len(), 1);
     idle.sweep(Instant::now() + Duration::from_secs(7));
     assert_eq!(idle.len(), 0);
-    // A process that comes after it may keep them for longer.
+    // The next process of the backend may have another timeout.
     idle.set_open(|| false);
     idle.set_open(|| true);
     peer.put(&idle, 1);
