@@ -1,8 +1,8 @@
 //! Choosing among backends: a prebuilt selector per pool, without locks and without I/O.
 //!
-//! A selector knows its backends as [`Load`]s by index. Whoever changes a load tells the selector
-//! afterwards ([`Selector::load_changed`], [`Selector::state_changed`]), and it brings what it has
-//! derived up to date in O(log n). Picking never waits for anybody.
+//! A selector refers to its backends as [`Load`]s by index. After a load has changed, the selector is
+//! notified ([`Selector::load_changed`], [`Selector::state_changed`]) and updates its derived data in
+//! O(log n). Picking never waits.
 //!
 //! | policy | pick | change of load | change of state or weight |
 //! |---|---|---|---|
@@ -24,7 +24,7 @@ use self::{draw::Draw, source_hash::SourceHash, tournament::Tournament};
 use super::load::Load;
 use crate::config::Balance;
 
-/// One pool's policy with everything it has derived from its backends.
+/// The balance policy of one pool, with the data that it derives from the backends.
 #[derive(Debug)]
 pub struct Selector {
     policy: Policy,
@@ -33,30 +33,29 @@ pub struct Selector {
 
 #[derive(Debug)]
 enum Policy {
-    /// Fewest sessions for its weight, or whose turn it is.
+    /// least-sessions and round-robin.
     Tournament(Tournament),
-    /// The less loaded of two drawn by weight.
+    /// p2c: the less loaded of two backends drawn by weight.
     Draw(Draw),
-    /// By the client's address.
+    /// source-hash: by the client's address.
     SourceHash(SourceHash),
 }
 
 impl Selector {
-    /// A selector over these backends; names matter to source-hash alone, which knows a backend by
-    /// nothing else.
+    /// Creates a selector for these backends. Only source-hash uses their names.
     pub fn new<'a>(balance: Balance, backends: impl Iterator<Item = (&'a str, Arc<Load>)>) -> Self {
         let (names, loads): (Vec<&str>, Vec<Arc<Load>>) = backends.unzip();
         let policy = match balance {
-            Balance::LeastSessions => Policy::Tournament(Tournament::fewest(loads)),
-            Balance::RoundRobin => Policy::Tournament(Tournament::in_turn(loads)),
+            Balance::LeastSessions => Policy::Tournament(Tournament::least_sessions(loads)),
+            Balance::RoundRobin => Policy::Tournament(Tournament::round_robin(loads)),
             Balance::P2c => Policy::Draw(Draw::new(loads)),
             Balance::SourceHash => Policy::SourceHash(SourceHash::new(&names, loads)),
         };
         Self { policy, replaced: AtomicBool::new(false) }
     }
 
-    /// The index of the backend that should take the next session; `None` where every eligible one
-    /// is among `tried`, which has no index twice. `source` counts for source-hash alone.
+    /// Picks the backend for the next session and returns its index; `None` if every eligible backend is
+    /// in `tried`, which must not contain duplicates. Only source-hash uses `source`.
     pub fn pick(&self, source: &[u8], tried: &[u32]) -> Option<u32> {
         match &self.policy {
             Policy::Tournament(tournament) => tournament.pick(tried),
@@ -65,8 +64,8 @@ impl Selector {
         }
     }
 
-    /// The index that the next [`pick`](Self::pick) would give, without taking a turn; `None` too where
-    /// that is left to chance.
+    /// Returns the index that the next [`pick`](Self::pick) would return, without changing the order;
+    /// `None` also if the policy is random.
     pub fn preview(&self, source: &[u8]) -> Option<u32> {
         match &self.policy {
             Policy::Tournament(tournament) => tournament.preview(),
@@ -75,24 +74,24 @@ impl Selector {
         }
     }
 
-    /// A backend left for another selector: from now on not every change is told here.
+    /// Records that a backend has moved to another selector, so that changes may be missing here.
     pub fn set_replaced(&self) {
         self.replaced.store(true, SeqCst);
     }
 
-    /// Whether what is derived here may be stale.
+    /// Whether the derived data may be outdated.
     pub fn is_replaced(&self) -> bool {
         self.replaced.load(SeqCst)
     }
 
-    /// A session came or went.
+    /// Updates after a session began or ended.
     pub fn load_changed(&self, index: u32) {
         if let Policy::Tournament(tournament) = &self.policy {
             tournament.load_changed(index);
         }
     }
 
-    /// Eligibility or weight changed.
+    /// Updates after a change of eligibility or weight.
     pub fn state_changed(&self, index: u32) {
         match &self.policy {
             Policy::Tournament(tournament) => tournament.state_changed(index),
@@ -101,15 +100,14 @@ impl Selector {
         }
     }
 
-    /// Another part of the configured weight is in force; see [`source_hash`] for why not there.
+    /// Updates after a step of slow start. [`source_hash`] says why it ignores slow start.
     pub fn share_changed(&self, index: u32) {
         if !matches!(self.policy, Policy::SourceHash(_)) {
             self.state_changed(index);
         }
     }
 
-    /// Derives everything anew, for changes that nobody could report because nobody knew of this
-    /// selector yet.
+    /// Derives all data again, for changes from before the backends joined this selector.
     pub fn rebuild(&self) {
         match &self.policy {
             Policy::Tournament(tournament) => tournament.rebuild(),

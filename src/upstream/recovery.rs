@@ -94,7 +94,7 @@ impl Recovery {
         now: Instant,
     ) -> Option<EjectionReason> {
         let settings = threshold.outlier()?;
-        // Requests of its own sessions still come here, and say nothing new.
+        // Requests of existing sessions still come here, and must not eject it again.
         if load.is_ejected() {
             return None;
         }

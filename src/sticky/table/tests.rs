@@ -275,7 +275,7 @@ struct Model {
 enum TableStep {
     Learn(u8, usize),
     Find(u8),
-    SessionGuard(u8),
+    Hold(u8),
     End(u8),
     Forget(u8),
     ForgetBackend(usize),
@@ -288,7 +288,7 @@ fn step() -> impl Strategy<Value = TableStep> {
     prop_oneof![
         (sid.clone(), 0usize..2).prop_map(|(sid, on)| TableStep::Learn(sid, on)),
         sid.clone().prop_map(TableStep::Find),
-        sid.clone().prop_map(TableStep::SessionGuard),
+        sid.clone().prop_map(TableStep::Hold),
         sid.clone().prop_map(TableStep::End),
         sid.prop_map(TableStep::Forget),
         (0usize..2).prop_map(TableStep::ForgetBackend),
@@ -329,7 +329,7 @@ proptest! {
                         model.entry.map(|it| backends[it.0].serial())
                     );
                 }
-                TableStep::SessionGuard(sid) => {
+                TableStep::Hold(sid) => {
                     let model = models.entry(sid).or_default();
                     model.entry = alive(model).map(|it| (it.0, clock + 10, true));
                     let held = table.hold("chat", &sid.to_string(), now);

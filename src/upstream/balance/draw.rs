@@ -1,8 +1,8 @@
-//! p2c: the less loaded of two drawn at random by weight.
+//! p2c: the less loaded of two backends that are drawn at random by weight.
 //!
-//! A tree of sums over the weights of the eligible backends makes a draw one descent. Invariant:
-//! once no change of state or weight is under way, each node holds the sum below it; see
-//! [`tree`](super::tree). Loads are read live and need no upkeep.
+//! A tree holds the sums of the weights of the eligible backends, so that a draw is one walk from root to
+//! leaf. Invariant: while no state or weight changes, each node holds the sum of the leaves below it; see
+//! [`tree`](super::tree). Session counts are read at each pick, so the tree does not store them.
 
 use std::{
     hash::{BuildHasher, Hasher, RandomState},
@@ -12,10 +12,10 @@ use std::{
     },
 };
 
-use super::tree::{Shape, settle};
+use super::tree::{Shape, update};
 use crate::upstream::load::Load;
 
-/// Draws before a scan. A draw misses only where a state changed during its descent.
+/// Draws before a scan. A draw fails only if a state changes during its walk.
 const DRAWS: usize = 8;
 
 /// Weighted draws over the backends of a pool.
@@ -23,9 +23,9 @@ const DRAWS: usize = 8;
 pub(super) struct Draw {
     shape: Shape,
     loads: Box<[Arc<Load>]>,
-    /// Sums of the inner nodes; the place before the root is unused.
+    /// Sums of the inner nodes; index 0 is unused.
     sums: Box<[AtomicU64]>,
-    /// State of the random sequence (SplitMix64): statistics need no more, and it takes no lock.
+    /// State of the random sequence (SplitMix64), which is good enough here and needs no lock.
     random: AtomicU64,
 }
 
@@ -42,7 +42,7 @@ impl Draw {
         draw
     }
 
-    /// The less loaded of two eligible backends outside `tried`, or the only one.
+    /// Picks the less loaded of two eligible backends outside `tried`, or the only one.
     pub(super) fn pick(&self, tried: &[u32]) -> Option<u32> {
         let first = self.draw(tried)?;
         let second = match tried {
@@ -58,24 +58,24 @@ impl Draw {
 
     pub(super) fn state_changed(&self, index: u32) {
         for node in self.shape.path(index) {
-            self.settle(node);
+            self.update(node);
         }
     }
 
     pub(super) fn rebuild(&self) {
         for node in (1..self.shape.inner()).rev() {
-            self.settle(node);
+            self.update(node);
         }
     }
 
-    /// One eligible backend outside `without`, by weight.
+    /// Draws an eligible backend outside `without`, by weight.
     fn draw(&self, without: &[u32]) -> Option<u32> {
         for _ in 0..DRAWS {
             let total = self.sum_without(Shape::ROOT, without);
             if total == 0 {
                 return None;
             }
-            let drawn = self.descend(self.random() % total, without);
+            let drawn = self.walk(self.random() % total, without);
             if self.loads[drawn as usize].accepts_new() && !without.contains(&drawn) {
                 return Some(drawn);
             }
@@ -84,8 +84,8 @@ impl Draw {
             .find(|index| self.loads[*index as usize].accepts_new() && !without.contains(index))
     }
 
-    /// The leaf in whose stretch of the sum `ticket` falls.
-    fn descend(&self, mut ticket: u64, without: &[u32]) -> u32 {
+    /// Returns the leaf at which the running sum of the weights exceeds `ticket`.
+    fn walk(&self, mut ticket: u64, without: &[u32]) -> u32 {
         let mut node = Shape::ROOT;
         loop {
             if let Some(leaf) = self.shape.leaf(node) {
@@ -102,30 +102,30 @@ impl Draw {
 
     fn is_lighter(&self, a: u32, b: u32) -> bool {
         let (a, b) = (&self.loads[a as usize], &self.loads[b as usize]);
-        // Without the one to come, unlike least-sessions: of two idle ones the first drawn stays,
-        // whose chance was its weight already.
+        // Does not add the new session, unlike least-sessions: of two idle backends the first drawn
+        // one wins, because the draw has already considered its weight.
         let share = |x: &Load, y: &Load| {
             (x.fullness() + u64::from(x.requests())) * u64::from(y.effective_weight())
         };
         share(a, b) < share(b, a)
     }
 
-    fn settle(&self, node: usize) {
+    fn update(&self, node: usize) {
         let sum = &self.sums[node];
-        settle(
+        update(
             || self.sum(2 * node) + self.sum(2 * node + 1),
             || sum.load(SeqCst),
             |value| sum.store(*value, SeqCst),
         );
     }
 
-    /// Weights of the eligible backends below `node` that are not left out.
+    /// Sum of the weights of the eligible backends below `node` outside `without`.
     fn sum_without(&self, node: usize, without: &[u32]) -> u64 {
         if self.shape.is_empty() {
             return 0;
         }
         let below = without.iter().filter(|leaf| self.shape.covers(node, **leaf));
-        // A sum may lag behind a change under way, hence the saturation.
+        // Saturates, because a sum may be outdated during a change.
         self.sum(node).saturating_sub(below.map(|leaf| self.leaf_sum(*leaf)).sum())
     }
 
@@ -162,7 +162,7 @@ mod tests {
     use super::Draw;
     use crate::upstream::load::{Lifecycle, Load};
 
-    /// With a fixed sequence, so that what a test sees it sees every time.
+    /// With a fixed random sequence, so that tests are reproducible.
     fn draw(weights: &[u32]) -> (Draw, Vec<Arc<Load>>) {
         let loads: Vec<_> = weights.iter().map(|&weight| Arc::new(Load::new(weight))).collect();
         let draw = Draw::new(loads.clone());
@@ -210,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn the_only_one_left_is_picked() {
+    fn the_only_eligible_backend_is_picked() {
         let (draw, loads) = draw(&[1, 1, 1]);
         loads[1].set_lifecycle(Lifecycle::Draining);
         draw.state_changed(1);
@@ -220,7 +220,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn sums_follow_every_change_and_no_draw_misses(
+        fn sums_follow_every_change_and_draws_find_an_eligible_backend(
             weights in prop::collection::vec(1..100u32, 1..40),
             changes in prop::collection::vec((any::<prop::sample::Index>(), 0..3u8, 1..100u32), 0..60),
             tried in prop::collection::vec(any::<prop::sample::Index>(), 0..5),
@@ -248,14 +248,14 @@ mod tests {
     }
 
     #[test]
-    fn sums_are_right_once_concurrent_changes_are_over() {
+    fn sums_are_correct_after_concurrent_changes() {
         let (draw, loads) = draw(&[3; 37]);
         std::thread::scope(|scope| {
             for thread in 0..4usize {
                 let (draw, loads) = (&draw, &loads);
                 scope.spawn(move || {
                     for round in 0..3000 {
-                        // Neighbours share every node above them.
+                        // Adjacent leaves share every node above them.
                         let index = (thread + round) % loads.len();
                         loads[index].record_check(round % 2 == 0, 1, 1);
                         draw.state_changed(index as u32);

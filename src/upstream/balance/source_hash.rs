@@ -1,23 +1,22 @@
-//! source-hash: each client address has its backend, by weighted rendezvous.
+//! source-hash: assigns each client address to a backend, by weighted rendezvous hashing.
 //!
 //! An address is hashed to one of 2²⁰ slots, and a slot belongs to the eligible backend with the
 //! highest score for it (Thaler and Ravishankar, 1998; weights after Schindelhauer and Schomaker,
-//! 2005). Scores depend on a backend's name and weight and the slot alone: two proxies with the same
-//! backends agree whatever the order of their lists, a new backend takes its share from all, and a
-//! removed one's slots go to the others while no other slot moves.
+//! 2005). Scores depend only on the backend's name, its weight and the slot. Therefore two proxies that
+//! have equal backends agree in whatever order they are listed, a new backend takes its share from all
+//! others, and only the slots of a removed backend move.
 //!
-//! Owners are remembered in a table that costs O(n) for a slot's first use and O(1) afterwards. A
-//! backend that comes or goes does not clear it: each remembered owner carries the number of changes
-//! that it knows of, and is measured against the backends that changed since. So a pool with one
-//! flapping backend does not compute every slot anew all the time. A new weight does clear it.
+//! A cache of owners costs O(n) for the first use of a slot and O(1) afterwards. It is not cleared when a
+//! backend goes up or down: each cached owner has the epoch (number of changes) for which it is correct,
+//! and is compared with the backends that changed since. So a pool with one flapping backend does not
+//! compute every slot again. A changed weight clears the cache.
 //!
-//! A slow start does not show here: were scores made with the weight in force, addresses would leave
-//! their backend and come back to it with each step, and two proxies that saw it come back at different
-//! moments would not agree. A backend that comes back takes its own addresses at once; what a herd of
-//! them may do to it is for admission to bound.
+//! Scores use the configured weight and ignore slow start. Otherwise addresses would move with each step,
+//! and two proxies that noticed the recovery at different times would not agree. A recovered backend
+//! gets all its addresses immediately; admission limits the rate of new sessions.
 //!
-//! A change is counted after it was made, so that whoever looks in between remembers more than the
-//! count says, never less; looking at the same change once more does no harm.
+//! The epoch is increased after the change. A reader in between may see the change too early, never too
+//! late; applying a change twice does no harm.
 
 use std::sync::{
     Arc, Mutex, PoisonError,
@@ -28,58 +27,58 @@ use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
 use crate::upstream::load::Load;
 
-/// Bits of a slot's number. Fixed: it decides which addresses go together, so that it must not
-/// depend on how many backends there are.
+/// Bits of a slot number. Fixed, because it decides which addresses share a slot, and this must not
+/// depend on the number of backends.
 const SLOT_BITS: u32 = 20;
 
-/// Remembered changes. An owner that has missed more is found anew.
+/// Size of the list of recent changes. An owner that missed more changes is computed again.
 const CHANGES: usize = 128;
 
 /// Rendezvous over the backends of a pool.
 #[derive(Debug)]
 pub(super) struct SourceHash {
     candidates: Box<[Candidate]>,
-    /// [`Entry`]s, found by the low bits of the slot's number; at least 128 a backend up to one a
-    /// slot, so that a small pool does not pay for a large one.
+    /// Cache of [`Entry`]s, by the low bits of the slot number. 128 entries per backend, at most one per
+    /// slot, so that a small pool needs little memory.
     entries: Box<[AtomicU64]>,
-    /// Changes so far. It is stored after the change it counts is in `changed`.
+    /// Number of changes so far. Stored after the change has been added to `changed`.
     epoch: AtomicU32,
-    /// Indices of the backends that changed last, by epoch.
+    /// Indices of the backends that changed recently, by epoch.
     changed: Box<[AtomicU32]>,
-    /// Held while a change is written down.
+    /// Locked while a change is recorded.
     writer: Mutex<()>,
 }
 
 #[derive(Debug)]
 struct Candidate {
     load: Arc<Load>,
-    /// The weight that all scores are made with: its own, as of the last change that was told. Were
-    /// it read live, an owner could lose a slot to another before the change is counted, and a third
-    /// one with a better claim would not be looked at again.
+    /// The weight for scores, as of the last notification. If scores used the live weight, a slot could
+    /// move to another backend before the change is counted, and a third backend with a higher score
+    /// would not be considered.
     weight: AtomicU32,
     /// Hash of its name.
     seed: u64,
 }
 
-/// A remembered owner: bits 0–23 its index, 24–31 the slot's number above the entry's own, 32–63 the
-/// epoch it is known to be right for.
+/// A cached owner. Bits 0–23: its index; 24–31: the high bits of the slot number; 32–63: the epoch for
+/// which it is correct.
 #[derive(Clone, Copy)]
 struct Entry(u64);
 
 impl Entry {
-    /// No slot has been here.
+    /// The entry is empty.
     const UNUSED: u32 = 0xff_ffff;
-    /// The slot has no owner: nobody is eligible.
-    const NOBODY: u32 = 0xff_fffe;
+    /// The slot has no owner because no backend is eligible.
+    const NO_OWNER: u32 = 0xff_fffe;
 
     fn new(owner: Option<u32>, tag: u32, epoch: u32) -> Self {
-        let owner = owner.unwrap_or(Self::NOBODY);
+        let owner = owner.unwrap_or(Self::NO_OWNER);
         Self(u64::from(epoch) << 32 | u64::from(tag) << 24 | u64::from(owner))
     }
 
     fn owner(self) -> Option<u32> {
         let owner = (self.0 & 0xff_ffff) as u32;
-        (owner != Self::NOBODY).then_some(owner)
+        (owner != Self::NO_OWNER).then_some(owner)
     }
 
     fn is_of(self, tag: u32) -> bool {
@@ -93,7 +92,7 @@ impl Entry {
 
 impl SourceHash {
     pub(super) fn new(names: &[&str], loads: Vec<Arc<Load>>) -> Self {
-        assert!(loads.len() < Entry::NOBODY as usize, "too many backends in one pool");
+        assert!(loads.len() < Entry::NO_OWNER as usize, "too many backends in one pool");
         let slots = 1 << SLOT_BITS;
         let entries = (128 * loads.len()).next_power_of_two().clamp(1 << 12, slots);
         let unused = u64::from(Entry::UNUSED);
@@ -113,7 +112,7 @@ impl SourceHash {
         }
     }
 
-    /// The owner of `source`'s slot; with `tried`, whose it would be without them.
+    /// Returns the owner of the slot of `source`. If it is in `tried`, returns the best other backend.
     pub(super) fn pick(&self, source: &[u8], tried: &[u32]) -> Option<u32> {
         let slot = (xxh3_64(source) >> (u64::BITS - SLOT_BITS)) as u32;
         let owner = self.owner(slot)?;
@@ -129,7 +128,7 @@ impl SourceHash {
             self.changed[epoch as usize % CHANGES].store(index, SeqCst);
             self.epoch.store(epoch.wrapping_add(1), SeqCst);
         } else {
-            // Further than any remembered owner can follow.
+            // Makes every cached owner outdated.
             self.epoch.store(epoch.wrapping_add(CHANGES as u32), SeqCst);
         }
     }
@@ -143,7 +142,7 @@ impl SourceHash {
     fn owner(&self, slot: u32) -> Option<u32> {
         let place = &self.entries[slot as usize % self.entries.len()];
         let tag = slot >> self.entries.len().ilog2();
-        // Read before any score is: a change that is missed then is a later epoch's.
+        // Read before the scores: a change that they miss then belongs to a later epoch.
         let epoch = self.epoch.load(SeqCst);
         let entry = Entry(place.load(SeqCst));
         if entry.is_of(tag) && entry.epoch() == epoch {
@@ -155,8 +154,8 @@ impl SourceHash {
         owner
     }
 
-    /// The owner at `epoch`, from the one remembered and the backends that changed since; `None`
-    /// where that does not tell.
+    /// Returns the owner at `epoch`, computed from the cached owner and the backends that changed since;
+    /// `None` if these are not sufficient.
     fn catch_up(&self, slot: u32, entry: Entry, epoch: u32) -> Option<Option<u32>> {
         let missed = epoch.wrapping_sub(entry.epoch());
         if missed as usize > CHANGES / 2 {
@@ -164,7 +163,7 @@ impl SourceHash {
         }
         let mut owner = entry.owner();
         let mut best = match owner {
-            // It went down this moment, and any other may be the next.
+            // `?`: the owner has just gone down, and any other backend may be the best.
             Some(owner) => Some(self.score(owner, slot)?),
             None => None,
         };
@@ -179,8 +178,7 @@ impl SourceHash {
                 (owner, best) = (Some(changed), score);
             }
         }
-        // Were so many changes written down meanwhile that the first places were used again, what
-        // was read from them is some other change.
+        // If many changes were recorded meanwhile, the entries read above may have been overwritten.
         let now = self.epoch.load(SeqCst);
         ((now.wrapping_sub(entry.epoch()) as usize) < CHANGES).then_some(owner)
     }
@@ -198,13 +196,13 @@ impl SourceHash {
         best.0.map(|_| best.1)
     }
 
-    /// weight / −ln(u), with u uniform in (0, 1) by name and slot; `None` where not eligible.
+    /// weight / −ln(u), with u uniform in (0, 1) from name and slot; `None` if not eligible.
     fn score(&self, index: u32, slot: u32) -> Option<f64> {
         self.score_above(index, slot, 0.0)
     }
 
-    /// The score, or `None` also where it is certainly below `bar`: 1 − u ≤ −ln(u) tells most of
-    /// them without a logarithm.
+    /// Returns the score, or `None` also if it is certainly below `bar`. Because 1 − u ≤ −ln(u), most
+    /// comparisons need no logarithm.
     fn score_above(&self, index: u32, slot: u32, bar: f64) -> Option<f64> {
         let Candidate { load, weight, seed } = &self.candidates[index as usize];
         let hash = xxh3_64_with_seed(&slot.to_le_bytes(), *seed);
@@ -217,8 +215,8 @@ impl SourceHash {
     }
 }
 
-/// A higher score wins, any score beats none. Equal ones go by index: that takes a collision of 53
-/// bits, or two backends of one name, which a pool does not have.
+/// A higher score wins, and any score beats none. Equal scores are ordered by index: they need a
+/// collision of 53 bits, as the names in a pool are unique.
 fn is_better(a: (Option<f64>, u32), b: (Option<f64>, u32)) -> bool {
     match (a.0, b.0) {
         (Some(x), Some(y)) => x > y || (x == y && a.1 < b.1),
@@ -227,187 +225,4 @@ fn is_better(a: (Option<f64>, u32), b: (Option<f64>, u32)) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::sync::Arc;
-
-    use proptest::prelude::*;
-
-    use super::SourceHash;
-    use crate::upstream::load::Load;
-
-    const KEYS: u32 = 20_000;
-
-    type Named = Vec<(String, Arc<Load>)>;
-
-    fn named(weights: impl IntoIterator<Item = u32>) -> Named {
-        let weights = weights.into_iter().enumerate();
-        weights
-            .map(|(i, weight)| (format!("10.0.0.{i}:3000"), Arc::new(Load::new(weight))))
-            .collect()
-    }
-
-    fn hash(backends: &Named) -> SourceHash {
-        let names: Vec<&str> = backends.iter().map(|(name, _)| name.as_str()).collect();
-        SourceHash::new(&names, backends.iter().map(|(_, load)| Arc::clone(load)).collect())
-    }
-
-    /// The name of each key's owner.
-    fn owners<'a>(hash: &SourceHash, backends: &'a Named) -> Vec<&'a str> {
-        let owner = |key: u32| hash.pick(&key.to_be_bytes(), &[]).unwrap();
-        (0..KEYS).map(|key| backends[owner(key) as usize].0.as_str()).collect()
-    }
-
-    fn moved(before: &[&str], after: &[&str]) -> usize {
-        before.iter().zip(after).filter(|(before, after)| before != after).count()
-    }
-
-    #[test]
-    fn a_new_backend_takes_its_share_and_nothing_else_moves() {
-        let eleven = named([1; 11]);
-        let ten = eleven[..10].to_vec();
-        let (before, after) = (hash(&ten), hash(&eleven));
-        let (before, after) = (owners(&before, &ten), owners(&after, &eleven));
-        let share = KEYS as usize / 11;
-        assert!(moved(&before, &after).abs_diff(share) < share / 10);
-        for (before, after) in before.iter().zip(&after) {
-            assert!(before == after || *after == eleven[10].0);
-        }
-    }
-
-    #[test]
-    fn a_larger_table_moves_nothing() {
-        // 32 backends have 2¹² entries, 33 have twice as many.
-        let more = named([1; 33]);
-        let fewer = more[..32].to_vec();
-        let (before, after) = (hash(&fewer), hash(&more));
-        assert!(before.entries.len() < after.entries.len());
-        let (before, after) = (owners(&before, &fewer), owners(&after, &more));
-        for (before, after) in before.iter().zip(&after) {
-            assert!(before == after || *after == more[32].0);
-        }
-    }
-
-    #[test]
-    fn only_the_keys_of_a_lost_backend_move_and_they_come_back() {
-        let backends = named([1, 2, 3, 4, 5]);
-        let hash = hash(&backends);
-        let before = owners(&hash, &backends);
-        backends[2].1.record_check(false, 1, 1);
-        hash.state_changed(2);
-        let without = owners(&hash, &backends);
-        for (before, without) in before.iter().zip(&without) {
-            assert_eq!(before == without, *before != backends[2].0);
-        }
-        backends[2].1.record_check(true, 1, 1);
-        hash.state_changed(2);
-        assert_eq!(moved(&before, &owners(&hash, &backends)), 0);
-    }
-
-    #[test]
-    fn the_order_of_the_list_moves_nothing() {
-        let backends = named([1, 2, 3, 4, 5]);
-        let mut reversed = backends.clone();
-        reversed.reverse();
-        let (one, other) = (hash(&backends), hash(&reversed));
-        assert_eq!(moved(&owners(&one, &backends), &owners(&other, &reversed)), 0);
-    }
-
-    #[test]
-    fn keys_spread_by_weight() {
-        let backends = named([1, 2, 3, 4]);
-        let hash = hash(&backends);
-        let owners = owners(&hash, &backends);
-        for (name, load) in &backends {
-            let owned = owners.iter().filter(|owner| *owner == name).count();
-            let expected = KEYS as usize / 10 * load.weight() as usize;
-            assert!(owned.abs_diff(expected) < expected / 10, "{owned} for {expected}");
-        }
-    }
-
-    #[test]
-    fn a_new_weight_moves_keys_to_where_it_grew() {
-        let backends = named([1; 5]);
-        let hash = hash(&backends);
-        let before = owners(&hash, &backends);
-        backends[0].1.set_weight(2);
-        hash.state_changed(0);
-        let after = owners(&hash, &backends);
-        for (before, after) in before.iter().zip(&after) {
-            assert!(before == after || *after == backends[0].0);
-        }
-        let expected = KEYS as usize / 3 - KEYS as usize / 5;
-        assert!(moved(&before, &after).abs_diff(expected) < expected / 10);
-    }
-
-    #[test]
-    fn a_tried_owner_is_followed_by_whose_slot_it_would_be_without_it() {
-        let backends = named([1; 7]);
-        let hash = hash(&backends);
-        for key in 0..500u32 {
-            let key = key.to_be_bytes();
-            let owner = hash.pick(&key, &[]).unwrap();
-            let next = hash.pick(&key, &[owner]).unwrap();
-            assert_ne!(owner, next);
-            backends[owner as usize].1.record_check(false, 1, 1);
-            hash.state_changed(owner);
-            assert_eq!(hash.pick(&key, &[]), Some(next));
-            backends[owner as usize].1.record_check(true, 1, 1);
-            hash.state_changed(owner);
-        }
-    }
-
-    proptest! {
-        #[test]
-        fn remembered_owners_are_what_a_fresh_table_says(
-            weights in prop::collection::vec(1..5u32, 1..12),
-            steps in prop::collection::vec((0..300usize, any::<prop::sample::Index>(), 0..9u8), 1..12),
-        ) {
-            let backends = named(weights);
-            let hash = hash(&backends);
-            for (changes, first, kind) in steps {
-                for change in 0..changes {
-                    let index = (first.index(backends.len()) + change) % backends.len();
-                    let load = &backends[index].1;
-                    match kind {
-                        0 if change == 0 => { load.set_weight(load.weight() + 1); }
-                        _ => { load.record_check((change + usize::from(kind)) % 3 != 0, 1, 1); }
-                    }
-                    hash.state_changed(index as u32);
-                }
-                let fresh = self::hash(&backends);
-                for key in 0..64u32 {
-                    let key = key.to_be_bytes();
-                    prop_assert_eq!(hash.pick(&key, &[]), fresh.pick(&key, &[]));
-                }
-            }
-        }
-    }
-
-    #[test]
-    fn owners_are_right_once_concurrent_changes_are_over() {
-        let backends = named([1; 9]);
-        let hash = hash(&backends);
-        std::thread::scope(|scope| {
-            for thread in 0..2usize {
-                let (hash, backends) = (&hash, &backends);
-                scope.spawn(move || {
-                    for round in 0..4000 {
-                        let index = (thread + round) % backends.len();
-                        backends[index].1.record_check(round % 3 == 0, 1, 1);
-                        hash.state_changed(index as u32);
-                    }
-                });
-                scope.spawn(move || {
-                    for key in 0..40_000u32 {
-                        hash.pick(&(key % 512).to_be_bytes(), &[]);
-                    }
-                });
-            }
-        });
-        let fresh = self::hash(&backends);
-        for key in 0..512u32 {
-            let key = key.to_be_bytes();
-            assert_eq!(hash.pick(&key, &[]), fresh.pick(&key, &[]));
-        }
-    }
-}
+mod tests;

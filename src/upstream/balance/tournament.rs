@@ -1,8 +1,8 @@
-//! least-sessions and round-robin: a tournament tree whose root is the backend to take next.
+//! least-sessions and round-robin: a tournament tree whose root is the next backend.
 //!
-//! Each backend is a leaf, each inner node names the better of its children's winners, the root the
-//! best of all. Invariant: once no change is under way, each node names the best leaf below it; see
-//! [`tree`](super::tree) for why concurrent changes cannot break it.
+//! Each backend is a leaf, each inner node holds the better of the winners of its children, and the root
+//! holds the best backend. Invariant: while nothing changes, each node holds the best leaf below it;
+//! [`tree`](super::tree) explains why concurrent changes cannot break this.
 
 use std::{
     cmp::Ordering,
@@ -12,30 +12,30 @@ use std::{
     },
 };
 
-use super::tree::{Shape, settle};
+use super::tree::{Shape, update};
 use crate::upstream::load::{FULL_SHARE, Load};
 
-/// How far a backend with one share of a weight of 1 moves on with each turn: one that is wholly in force
-/// moves on by 2³², and the heaviest by 2¹⁶.
+/// Stride of a backend with an effective weight of 1: what a turn adds to its pass. A backend of weight 1
+/// outside slow start has 2³², and one of the largest weight 2¹⁶.
 const STRIDE: u64 = (1 << 32) * FULL_SHARE as u64;
 
-/// What makes one backend better than another.
+/// How backends are compared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Rank {
-    /// Fewer sessions for its weight, then the one picked longest ago.
-    Fewest,
+    /// Fewer sessions relative to the weight, then the backend picked longest ago.
+    LeastSessions,
     /// The lower pass: stride scheduling (Waldspurger, 1995).
-    InTurn,
+    RoundRobin,
 }
 
-/// A leaf: a backend and what this selector remembers of it.
+/// A leaf: a backend and what this selector stores about it.
 #[derive(Debug)]
 struct Leaf {
     load: Arc<Load>,
-    /// [`Rank::Fewest`]: number of its last pick. [`Rank::InTurn`]: its pass.
-    mark: AtomicU64,
-    /// [`Rank::InTurn`]: whether it was eligible when last looked at.
-    in_play: AtomicBool,
+    /// [`Rank::LeastSessions`]: number of its last pick. [`Rank::RoundRobin`]: its pass.
+    order: AtomicU64,
+    /// [`Rank::RoundRobin`]: whether the backend was eligible at the last change.
+    was_eligible: AtomicBool,
 }
 
 /// A tournament tree over the backends of a pool.
@@ -43,38 +43,38 @@ struct Leaf {
 pub(super) struct Tournament {
     rank: Rank,
     shape: Shape,
-    seats: Box<[Leaf]>,
-    /// Winners of the inner nodes; the place before the root is unused.
+    leaves: Box<[Leaf]>,
+    /// Winners of the inner nodes; index 0 is unused.
     winners: Box<[AtomicU32]>,
-    /// [`Rank::Fewest`]: number of picks. [`Rank::InTurn`]: the pass of the last winner.
+    /// [`Rank::LeastSessions`]: number of picks. [`Rank::RoundRobin`]: the pass of the last winner.
     clock: AtomicU64,
 }
 
 impl Tournament {
-    /// Fewest sessions for its weight.
-    pub(super) fn fewest(loads: Vec<Arc<Load>>) -> Self {
-        Self::new(Rank::Fewest, loads)
+    /// Creates a tree for least-sessions.
+    pub(super) fn least_sessions(loads: Vec<Arc<Load>>) -> Self {
+        Self::new(Rank::LeastSessions, loads)
     }
 
-    /// In turn, by weight.
-    pub(super) fn in_turn(loads: Vec<Arc<Load>>) -> Self {
-        Self::new(Rank::InTurn, loads)
+    /// Creates a tree for round-robin.
+    pub(super) fn round_robin(loads: Vec<Arc<Load>>) -> Self {
+        Self::new(Rank::RoundRobin, loads)
     }
 
     fn new(rank: Rank, loads: Vec<Arc<Load>>) -> Self {
         let shape = Shape::new(loads.len());
-        let seats = (0u32..).zip(loads).map(|(index, load)| {
-            let mark = match rank {
-                Rank::Fewest => 0,
-                Rank::InTurn => phase(index, &load),
+        let leaves = (0u32..).zip(loads).map(|(index, load)| {
+            let order = match rank {
+                Rank::LeastSessions => 0,
+                Rank::RoundRobin => initial_pass(index, &load),
             };
-            let in_play = load.accepts_new().into();
-            Leaf { load, mark: AtomicU64::new(mark), in_play }
+            let was_eligible = load.accepts_new().into();
+            Leaf { load, order: AtomicU64::new(order), was_eligible }
         });
         let tournament = Self {
             rank,
             shape,
-            seats: seats.collect(),
+            leaves: leaves.collect(),
             winners: (0..shape.inner()).map(|_| AtomicU32::new(0)).collect(),
             clock: AtomicU64::new(0),
         };
@@ -82,76 +82,76 @@ impl Tournament {
         tournament
     }
 
-    /// The best eligible backend outside `tried`; it moves behind its equals.
+    /// Picks the best eligible backend outside `tried`, and moves it behind equal backends.
     pub(super) fn pick(&self, tried: &[u32]) -> Option<u32> {
         if self.shape.is_empty() {
             return None;
         }
         let best = self.best_eligible(tried)?;
-        let seat = self.seat(best);
+        let leaf = self.leaf(best);
         match self.rank {
-            Rank::Fewest => seat.mark.store(self.clock.fetch_add(1, SeqCst) + 1, SeqCst),
-            Rank::InTurn => {
-                self.clock.store(seat.mark.fetch_add(stride(&seat.load), SeqCst), SeqCst);
+            Rank::LeastSessions => leaf.order.store(self.clock.fetch_add(1, SeqCst) + 1, SeqCst),
+            Rank::RoundRobin => {
+                self.clock.store(leaf.order.fetch_add(stride(&leaf.load), SeqCst), SeqCst);
             }
         }
-        self.climb(best);
+        self.update_path(best);
         Some(best)
     }
 
-    /// The best eligible backend, which stays where it is.
+    /// Returns the best eligible backend without changing the order.
     pub(super) fn preview(&self) -> Option<u32> {
         if self.shape.is_empty() { None } else { self.best_eligible(&[]) }
     }
 
     pub(super) fn load_changed(&self, index: u32) {
-        if self.rank == Rank::Fewest {
-            self.climb(index);
+        if self.rank == Rank::LeastSessions {
+            self.update_path(index);
         }
     }
 
     pub(super) fn state_changed(&self, index: u32) {
-        let seat = self.seat(index);
-        let eligible = seat.load.accepts_new();
-        if !seat.in_play.swap(eligible, SeqCst) && eligible && self.rank == Rank::InTurn {
-            self.rejoin(seat);
+        let leaf = self.leaf(index);
+        let eligible = leaf.load.accepts_new();
+        if !leaf.was_eligible.swap(eligible, SeqCst) && eligible && self.rank == Rank::RoundRobin {
+            self.rejoin(leaf);
         }
-        self.climb(index);
+        self.update_path(index);
     }
 
     pub(super) fn rebuild(&self) {
-        for seat in &self.seats {
-            seat.in_play.store(seat.load.accepts_new(), SeqCst);
+        for leaf in &self.leaves {
+            leaf.was_eligible.store(leaf.load.accepts_new(), SeqCst);
         }
         for node in (1..self.shape.inner()).rev() {
-            self.settle(node);
+            self.update(node);
         }
     }
 
-    /// Puts a seat that was out of play back among the others: were its pass the one it left with,
-    /// it would get every turn until it had caught up.
-    fn rejoin(&self, seat: &Leaf) {
+    /// Moves the pass of a backend that is eligible again up to the others. With its old pass, the backend
+    /// would get every turn until it had caught up.
+    fn rejoin(&self, leaf: &Leaf) {
         let now = self.clock.load(SeqCst);
-        let stride = stride(&seat.load);
-        let mark = seat.mark.load(SeqCst);
-        if mark.wrapping_sub(now) > stride {
-            seat.mark.store(now.wrapping_add(stride / 2), SeqCst);
+        let stride = stride(&leaf.load);
+        let order = leaf.order.load(SeqCst);
+        if order.wrapping_sub(now) > stride {
+            leaf.order.store(now.wrapping_add(stride / 2), SeqCst);
         }
     }
 
     fn best_eligible(&self, tried: &[u32]) -> Option<u32> {
         let best = self.best(Shape::ROOT, tried)?;
-        if self.seat(best).load.accepts_new() {
+        if self.leaf(best).load.accepts_new() {
             return Some(best);
         }
-        // All are down, or this one went down this moment and whoever took it down is still on the
-        // way to the root: going that way too costs less than a wrong "none left".
-        self.climb(best);
-        self.best(Shape::ROOT, tried).filter(|best| self.seat(*best).load.accepts_new())
+        // All backends are down, or this one has just gone down and the thread that reported it has not
+        // reached the root yet. Updating the path here avoids a wrong "no backend".
+        self.update_path(best);
+        self.best(Shape::ROOT, tried).filter(|best| self.leaf(*best).load.accepts_new())
     }
 
-    /// The best below `node` outside `tried`, eligible or not. Only nodes whose winner was tried are
-    /// descended from: those lie on the tried leaves' paths.
+    /// Returns the best leaf below `node` outside `tried`, eligible or not. Walks only through nodes whose
+    /// winner was tried; these are on the paths of the tried leaves.
     fn best(&self, node: usize, tried: &[u32]) -> Option<u32> {
         let winner = self.winner(node);
         if !tried.contains(&winner) {
@@ -166,15 +166,15 @@ impl Tournament {
         }
     }
 
-    fn climb(&self, index: u32) {
+    fn update_path(&self, index: u32) {
         for node in self.shape.path(index) {
-            self.settle(node);
+            self.update(node);
         }
     }
 
-    fn settle(&self, node: usize) {
+    fn update(&self, node: usize) {
         let winner = &self.winners[node];
-        settle(
+        update(
             || self.better(self.winner(2 * node), self.winner(2 * node + 1)),
             || winner.load(SeqCst),
             |value| winner.store(*value, SeqCst),
@@ -185,13 +185,13 @@ impl Tournament {
         self.shape.leaf(node).unwrap_or_else(|| self.winners[node].load(SeqCst))
     }
 
-    fn seat(&self, index: u32) -> &Leaf {
-        &self.seats[index as usize]
+    fn leaf(&self, index: u32) -> &Leaf {
+        &self.leaves[index as usize]
     }
 
-    /// The better of two leaves. It must be a function of what the leaves hold and of nothing else.
+    /// Returns the better of two leaves. Must depend on the leaves only.
     fn better(&self, a: u32, b: u32) -> u32 {
-        match self.compare(self.seat(a), self.seat(b)).then(a.cmp(&b)) {
+        match self.compare(self.leaf(a), self.leaf(b)).then(a.cmp(&b)) {
             Ordering::Greater => b,
             Ordering::Less | Ordering::Equal => a,
         }
@@ -199,25 +199,25 @@ impl Tournament {
 
     fn compare(&self, a: &Leaf, b: &Leaf) -> Ordering {
         let eligible = b.load.accepts_new().cmp(&a.load.accepts_new());
-        let (mark_a, mark_b) = (a.mark.load(SeqCst), b.mark.load(SeqCst));
+        let (order_a, order_b) = (a.order.load(SeqCst), b.order.load(SeqCst));
         eligible.then_with(|| match self.rank {
-            Rank::Fewest => fullness(&a.load, &b.load).then(mark_a.cmp(&mark_b)),
-            // Passes wrap around; those in play are never far from each other.
-            Rank::InTurn => 0.cmp(&(mark_b.wrapping_sub(mark_a) as i64)),
+            Rank::LeastSessions => fullness(&a.load, &b.load).then(order_a.cmp(&order_b)),
+            // Passes wrap around; those of eligible backends are close to each other.
+            Rank::RoundRobin => 0.cmp(&(order_b.wrapping_sub(order_a) as i64)),
         })
     }
 }
 
-/// Compares (sessions + 1) / weight without dividing: how full each would be after one more.
+/// Compares (sessions + 1) / weight without a division: the relative load after one more session.
 fn fullness(a: &Load, b: &Load) -> Ordering {
     let share = |x: &Load, y: &Load| (x.fullness() + 1) * u64::from(y.effective_weight());
     share(a, b).cmp(&share(b, a))
 }
 
-/// Where in its first stride a backend begins: by multiples of the golden ratio, so that the turns of
-/// backends of equal weight lie evenly between those of a heavier one instead of in a row.
-fn phase(index: u32, load: &Load) -> u64 {
-    // In 2²⁴ths, so that the product stays below 2⁶².
+/// Initial pass of a backend within its first stride. Multiples of the golden ratio spread the turns of
+/// backends of equal weight evenly between those of a heavier backend.
+fn initial_pass(index: u32, load: &Load) -> u64 {
+    // In units of 2⁻²⁴, so that the product stays below 2⁶².
     (u64::from(index.wrapping_mul(0x9e37_79b9) >> 8) * stride(load)) >> 24
 }
 

@@ -1,11 +1,12 @@
-//! A tree of atomics over n leaves that many threads keep up to date without a lock.
+//! A tree of atomics over n leaves that several threads update without a lock.
 //!
-//! Each inner node holds a value computed from its two children. After a leaf's inputs changed, the
-//! changing thread walks from the leaf to the root and settles each node: compute, store, and
-//! compute again until the result is what is stored. No update can be lost: whoever stores a stale
-//! value at a node computes it once more after that store, and then sees whatever made it stale;
-//! whoever changed an input comes by each node above it after the change. So once all walks are
-//! over, every node holds what its children say. While walks are under way, a node may lag behind.
+//! Each inner node holds a value computed from its two children. After the inputs of a leaf have
+//! changed, the changing thread walks from the leaf to the root and updates each node: it computes and
+//! stores the value, and repeats this until the computed value equals the stored one. No update is lost: a
+//! thread that stores an outdated value at a node computes it once more after that store, and then sees
+//! the change. A thread that changed an input visits each node above it after the change. Therefore,
+//! once all walks have ended, every node has the value computed from its children. During walks, a node
+//! may be outdated.
 
 /// Shape of a tree with `leaves` leaves: node 1 is the root, `2i` and `2i + 1` are the children of
 /// `i`, and leaf `k` is node `leaves + k`. With one leaf the root is the leaf.
@@ -15,7 +16,7 @@ pub(super) struct Shape {
 }
 
 impl Shape {
-    /// At most 2³¹ leaves, so that an index always fits in 32 bits.
+    /// Creates the shape for at most 2³¹ leaves, so that an index always fits in 32 bits.
     pub(super) fn new(leaves: usize) -> Self {
         assert!(leaves <= 1 << 31, "too many backends in one pool");
         Self { leaves }
@@ -32,7 +33,7 @@ impl Shape {
         self.leaves
     }
 
-    /// The leaf that `node` is, if it is one.
+    /// Returns the leaf at `node`; `None` for an inner node.
     pub(super) fn leaf(self, node: usize) -> Option<u32> {
         node.checked_sub(self.leaves).map(|leaf| leaf as u32)
     }
@@ -51,14 +52,14 @@ impl Shape {
     }
 }
 
-/// Settles one node: see the top of this file. `load` and `store` must be sequentially consistent.
-pub(super) fn settle<T: PartialEq>(
+/// Updates one node: see the top of this file. `load` and `store` must be sequentially consistent.
+pub(super) fn update<T: PartialEq>(
     compute: impl Fn() -> T,
     load: impl Fn() -> T,
     store: impl Fn(&T),
 ) {
     let mut value = compute();
-    // Without a store there is nothing of ours that could be stale.
+    // Nothing was stored, so no value of this thread can be outdated.
     if load() == value {
         return;
     }
@@ -76,7 +77,7 @@ pub(super) fn settle<T: PartialEq>(
 mod tests {
     use std::cell::Cell;
 
-    use super::{Shape, settle};
+    use super::{Shape, update};
 
     #[test]
     fn every_leaf_reaches_the_root_and_is_covered_by_its_path_alone() {
@@ -93,22 +94,22 @@ mod tests {
         }
     }
 
-    /// A change by another thread falls between our look at the children and our store.
+    /// Another thread changes a child between the computation and the store.
     #[test]
-    fn a_stale_value_is_not_left_behind() {
+    fn no_outdated_value_remains() {
         let (left, right, node) = (Cell::new(3), Cell::new(5), Cell::new(0));
         let sum = || left.get() + right.get();
-        let looks = Cell::new(0);
+        let computations = Cell::new(0);
         let interrupted = || {
             let seen = sum();
-            looks.set(looks.get() + 1);
-            if looks.get() == 1 {
+            computations.set(computations.get() + 1);
+            if computations.get() == 1 {
                 right.set(right.get() + 10);
-                settle(sum, || node.get(), |value| node.set(*value));
+                update(sum, || node.get(), |value| node.set(*value));
             }
             seen
         };
-        settle(interrupted, || node.get(), |value| node.set(*value));
+        update(interrupted, || node.get(), |value| node.set(*value));
         assert_eq!(node.get(), 18);
     }
 }

@@ -1,4 +1,4 @@
-//! Picks against looking at every backend, fairness, and concurrent changes.
+//! Picks compared with a linear search, fairness, and concurrent changes.
 
 use std::sync::{
     Arc, Barrier,
@@ -14,14 +14,14 @@ fn loads(weights: &[u32]) -> Vec<Arc<Load>> {
     weights.iter().map(|&weight| Arc::new(Load::new(weight))).collect()
 }
 
-/// What a tournament should pick, by looking at every backend.
-fn brute_force(tournament: &Tournament, tried: &[u32]) -> Option<u32> {
-    (0..tournament.seats.len() as u32)
-        .filter(|index| tournament.seat(*index).load.accepts_new() && !tried.contains(index))
+/// What a tournament should pick, by a linear search.
+fn linear_search(tournament: &Tournament, tried: &[u32]) -> Option<u32> {
+    (0..tournament.leaves.len() as u32)
+        .filter(|index| tournament.leaf(*index).load.accepts_new() && !tried.contains(index))
         .reduce(|a, b| tournament.better(a, b))
 }
 
-fn is_settled(tournament: &Tournament) -> bool {
+fn is_consistent(tournament: &Tournament) -> bool {
     (Shape::ROOT..tournament.shape.inner()).all(|node| {
         let (left, right) = (tournament.winner(2 * node), tournament.winner(2 * node + 1));
         tournament.winner(node) == tournament.better(left, right)
@@ -29,17 +29,17 @@ fn is_settled(tournament: &Tournament) -> bool {
 }
 
 fn hold(tournament: &Tournament, index: u32) {
-    tournament.seat(index).load.add_session();
+    tournament.leaf(index).load.add_session();
     tournament.load_changed(index);
 }
 
 fn release(tournament: &Tournament, index: u32) {
-    tournament.seat(index).load.remove_session();
+    tournament.leaf(index).load.remove_session();
     tournament.load_changed(index);
 }
 
 fn counts(tournament: &Tournament, picks: usize) -> Vec<usize> {
-    let mut counts = vec![0; tournament.seats.len()];
+    let mut counts = vec![0; tournament.leaves.len()];
     for _ in 0..picks {
         counts[tournament.pick(&[]).unwrap() as usize] += 1;
     }
@@ -47,9 +47,9 @@ fn counts(tournament: &Tournament, picks: usize) -> Vec<usize> {
 }
 
 #[test]
-fn equals_take_turns() {
+fn equal_backends_are_picked_in_turn() {
     for backends in 1..20 {
-        let tournament = Tournament::fewest(loads(&vec![1; backends]));
+        let tournament = Tournament::least_sessions(loads(&vec![1; backends]));
         let round: Vec<_> = (0..backends).map(|_| tournament.pick(&[])).collect();
         for _ in 0..3 {
             let again: Vec<_> = (0..backends).map(|_| tournament.pick(&[])).collect();
@@ -60,29 +60,29 @@ fn equals_take_turns() {
 }
 
 #[test]
-fn every_round_gives_each_its_weight() {
+fn every_round_gives_each_backend_its_weight() {
     let weights = [5, 1, 1, 3];
-    let tournament = Tournament::in_turn(loads(&weights));
+    let tournament = Tournament::round_robin(loads(&weights));
     for _ in 0..1000 {
         assert_eq!(counts(&tournament, 10), [5, 1, 1, 3]);
     }
 }
 
 #[test]
-fn turns_of_a_heavy_one_are_spread_over_the_round() {
-    let tournament = Tournament::in_turn(loads(&[4, 1, 1, 1, 1]));
+fn turns_of_a_heavy_backend_are_spread_over_the_round() {
+    let tournament = Tournament::round_robin(loads(&[4, 1, 1, 1, 1]));
     let picks: Vec<_> = (0..80).filter_map(|_| tournament.pick(&[])).collect();
     let longest = picks.chunk_by(|a, b| a == b).map(<[u32]>::len).max();
     assert!(longest <= Some(2), "{picks:?}");
 }
 
 #[test]
-fn turns_go_on_where_passes_wrap_around() {
-    let tournament = Tournament::in_turn(loads(&[1, 2, 3]));
+fn turns_continue_when_passes_wrap_around() {
+    let tournament = Tournament::round_robin(loads(&[1, 2, 3]));
     let near_the_end = u64::MAX - 10 * super::STRIDE;
     tournament.clock.store(near_the_end, SeqCst);
-    for seat in &tournament.seats {
-        seat.mark.fetch_add(near_the_end, SeqCst);
+    for leaf in &tournament.leaves {
+        leaf.order.fetch_add(near_the_end, SeqCst);
     }
     tournament.rebuild();
     for _ in 0..100 {
@@ -91,25 +91,25 @@ fn turns_go_on_where_passes_wrap_around() {
 }
 
 #[test]
-fn one_that_comes_back_gets_no_turns_to_make_up_for_its_absence() {
+fn a_recovered_backend_gets_no_extra_turns_for_its_downtime() {
     let weights = [1, 1, 1];
-    let tournament = Tournament::in_turn(loads(&weights));
-    tournament.seat(0).load.record_check(false, 1, 1);
+    let tournament = Tournament::round_robin(loads(&weights));
+    tournament.leaf(0).load.record_check(false, 1, 1);
     tournament.state_changed(0);
     assert_eq!(counts(&tournament, 1000), [0, 500, 500]);
-    tournament.seat(0).load.record_check(true, 1, 1);
+    tournament.leaf(0).load.record_check(true, 1, 1);
     tournament.state_changed(0);
     let after = counts(&tournament, 30);
     assert!(after.iter().all(|turns| turns.abs_diff(10) <= 1), "{after:?}");
 }
 
 #[test]
-fn a_flapping_one_gets_no_more_than_its_turns() {
-    let tournament = Tournament::in_turn(loads(&[1, 1]));
+fn a_flapping_backend_gets_no_more_than_its_turns() {
+    let tournament = Tournament::round_robin(loads(&[1, 1]));
     let mut turns = [0; 2];
     for _ in 0..100 {
         for healthy in [false, true] {
-            tournament.seat(0).load.record_check(healthy, 1, 1);
+            tournament.leaf(0).load.record_check(healthy, 1, 1);
             tournament.state_changed(0);
         }
         turns[tournament.pick(&[]).unwrap() as usize] += 1;
@@ -120,14 +120,14 @@ fn a_flapping_one_gets_no_more_than_its_turns() {
 #[test]
 fn sessions_follow_weights_through_churn() {
     let weights = [1, 2, 3, 10];
-    let tournament = Tournament::fewest(loads(&weights));
+    let tournament = Tournament::least_sessions(loads(&weights));
     let mut held: Vec<u32> = Vec::new();
     for _ in 0..1600 {
         let index = tournament.pick(&[]).unwrap();
         hold(&tournament, index);
         held.push(index);
     }
-    // Most of what one backend has goes, and as many come.
+    // All sessions of one backend end, and as many new ones begin.
     let (gone, stay): (Vec<u32>, Vec<u32>) = held.into_iter().partition(|index| *index == 3);
     gone.iter().for_each(|index| release(&tournament, *index));
     assert_eq!((gone.len(), stay.len()), (1000, 600));
@@ -136,15 +136,15 @@ fn sessions_follow_weights_through_churn() {
         assert_eq!(index, 3);
         hold(&tournament, index);
     }
-    let sessions: Vec<u32> = tournament.seats.iter().map(|s| s.load.sessions()).collect();
+    let sessions: Vec<u32> = tournament.leaves.iter().map(|s| s.load.sessions()).collect();
     assert_eq!(sessions, [100, 200, 300, 1000]);
 }
 
 #[test]
-fn a_pick_finds_the_living_before_their_change_was_told() {
-    let tournament = Tournament::fewest(loads(&[1, 1, 1]));
-    let first = brute_force(&tournament, &[]).unwrap();
-    tournament.seat(first).load.record_check(false, 1, 1);
+fn a_pick_skips_a_failed_backend_before_the_selector_is_notified() {
+    let tournament = Tournament::least_sessions(loads(&[1, 1, 1]));
+    let first = linear_search(&tournament, &[]).unwrap();
+    tournament.leaf(first).load.record_check(false, 1, 1);
     let picked = tournament.pick(&[]).unwrap();
     assert_ne!(picked, first);
 }
@@ -153,9 +153,9 @@ fn a_pick_finds_the_living_before_their_change_was_told() {
 enum TournamentStep {
     Pick(Vec<Index>),
     Release(Index),
-    Mark(Index, bool),
-    Live(Index, bool),
-    Weigh(Index, u32),
+    Check(Index, bool),
+    Lifecycle(Index, bool),
+    Weight(Index, u32),
 }
 
 fn step() -> impl Strategy<Value = TournamentStep> {
@@ -163,23 +163,23 @@ fn step() -> impl Strategy<Value = TournamentStep> {
     prop_oneof![
         4 => prop::collection::vec(index(), 0..4).prop_map(TournamentStep::Pick),
         2 => index().prop_map(TournamentStep::Release),
-        1 => (index(), any::<bool>()).prop_map(|(i, healthy)| TournamentStep::Mark(i, healthy)),
-        1 => (index(), any::<bool>()).prop_map(|(i, serving)| TournamentStep::Live(i, serving)),
-        1 => (index(), 1..20u32).prop_map(|(i, weight)| TournamentStep::Weigh(i, weight)),
+        1 => (index(), any::<bool>()).prop_map(|(i, healthy)| TournamentStep::Check(i, healthy)),
+        1 => (index(), any::<bool>()).prop_map(|(i, serving)| TournamentStep::Lifecycle(i, serving)),
+        1 => (index(), 1..20u32).prop_map(|(i, weight)| TournamentStep::Weight(i, weight)),
     ]
 }
 
 fn take(tournament: &Tournament, step: TournamentStep, held: &mut Vec<u32>) {
-    let count = tournament.seats.len();
+    let count = tournament.leaves.len();
     let changed = |index: Index, change: &dyn Fn(&Load)| {
         let index = index.index(count) as u32;
-        change(&tournament.seat(index).load);
+        change(&tournament.leaf(index).load);
         tournament.state_changed(index);
     };
     match step {
         TournamentStep::Pick(tried) => {
             let tried: Vec<u32> = tried.iter().map(|i| i.index(count) as u32).collect();
-            let expected = brute_force(tournament, &tried);
+            let expected = linear_search(tournament, &tried);
             assert_eq!(tournament.pick(&tried), expected);
             if let Some(index) = expected {
                 hold(tournament, index);
@@ -190,13 +190,13 @@ fn take(tournament: &Tournament, step: TournamentStep, held: &mut Vec<u32>) {
         TournamentStep::Release(index) => {
             release(tournament, held.swap_remove(index.index(held.len())));
         }
-        TournamentStep::Mark(index, healthy) => changed(index, &|load| {
+        TournamentStep::Check(index, healthy) => changed(index, &|load| {
             load.record_check(healthy, 1, 1);
         }),
-        TournamentStep::Live(index, serving) => changed(index, &|load| {
+        TournamentStep::Lifecycle(index, serving) => changed(index, &|load| {
             load.set_lifecycle(if serving { Lifecycle::Serving } else { Lifecycle::Draining });
         }),
-        TournamentStep::Weigh(index, weight) => changed(index, &|load| {
+        TournamentStep::Weight(index, weight) => changed(index, &|load| {
             load.set_weight(weight);
         }),
     }
@@ -204,53 +204,56 @@ fn take(tournament: &Tournament, step: TournamentStep, held: &mut Vec<u32>) {
 
 proptest! {
     #[test]
-    fn picks_what_looking_at_all_would(
+    fn picks_equal_a_linear_search(
         weights in prop::collection::vec(1..20u32, 1..30),
         steps in prop::collection::vec(step(), 1..150),
-        in_turn in any::<bool>(),
+        round_robin in any::<bool>(),
     ) {
         let loads = loads(&weights);
         let tournament =
-            if in_turn { Tournament::in_turn(loads) } else { Tournament::fewest(loads) };
+            if round_robin { Tournament::round_robin(loads) } else { Tournament::least_sessions(loads) };
         let mut held = Vec::new();
         for step in steps {
             take(&tournament, step, &mut held);
-            prop_assert!(is_settled(&tournament));
+            prop_assert!(is_consistent(&tournament));
         }
     }
 }
 
-/// Many short rounds: a lost update shows only where it was the last one.
+/// Many short rounds, because a lost update is visible only if it was the last one.
 #[test]
-fn every_node_is_right_once_concurrent_changes_are_over() {
-    for (in_turn, backends) in [(false, 2), (false, 16), (false, 37), (true, 3), (true, 37)] {
+fn every_node_is_correct_after_concurrent_changes() {
+    for (round_robin, backends) in [(false, 2), (false, 16), (false, 37), (true, 3), (true, 37)] {
         let loads = loads(&vec![1; backends]);
-        let tournament =
-            if in_turn { Tournament::in_turn(loads) } else { Tournament::fewest(loads) };
-        let (barrier, settled) = (Barrier::new(4), AtomicBool::new(true));
+        let tournament = if round_robin {
+            Tournament::round_robin(loads)
+        } else {
+            Tournament::least_sessions(loads)
+        };
+        let (barrier, consistent) = (Barrier::new(4), AtomicBool::new(true));
         std::thread::scope(|scope| {
             for thread in 0..4u32 {
-                let (tournament, barrier, settled) = (&tournament, &barrier, &settled);
+                let (tournament, barrier, consistent) = (&tournament, &barrier, &consistent);
                 scope.spawn(move || {
                     for round in 0..300 {
                         barrier.wait();
                         churn(tournament, thread + round);
                         barrier.wait();
-                        settled.fetch_and(is_settled(tournament), SeqCst);
+                        consistent.fetch_and(is_consistent(tournament), SeqCst);
                     }
                 });
             }
         });
-        assert!(settled.into_inner());
+        assert!(consistent.into_inner());
         let winner = tournament.winner(Shape::ROOT);
-        assert_eq!(brute_force(&tournament, &[]).unwrap_or(winner), winner);
-        assert!(tournament.seats.iter().all(|seat| seat.load.sessions() == 0));
+        assert_eq!(linear_search(&tournament, &[]).unwrap_or(winner), winner);
+        assert!(tournament.leaves.iter().all(|leaf| leaf.load.sessions() == 0));
     }
 }
 
-/// Takes and releases a few sessions, and one backend's health flaps.
+/// Begins and ends a few sessions, and changes the health of one backend.
 fn churn(tournament: &Tournament, seed: u32) {
-    let index = seed % tournament.seats.len() as u32;
+    let index = seed % tournament.leaves.len() as u32;
     let mut held = Vec::new();
     for round in 0..6 {
         if let Some(index) = tournament.pick(&[]) {
@@ -258,7 +261,7 @@ fn churn(tournament: &Tournament, seed: u32) {
             held.push(index);
         }
         if round % 3 == 0 {
-            tournament.seat(index).load.record_check(!(seed + round).is_multiple_of(2), 1, 1);
+            tournament.leaf(index).load.record_check(!(seed + round).is_multiple_of(2), 1, 1);
             tournament.state_changed(index);
         }
     }
