@@ -2,7 +2,7 @@
 //! answer, and a sentence that says what to do where there is none.
 
 use std::{
-    env,
+    env, fmt,
     path::{Path, PathBuf},
     sync::OnceLock,
     time::Duration,
@@ -300,16 +300,39 @@ where
     Ok(Reply { status, text, process })
 }
 
-/// Host and port of the URL that `--api` takes.
-fn authority(url: &str) -> Result<Authority, String> {
-    let uri: Uri = url.parse().map_err(|error| format!("it is not a URL: {error}"))?;
+/// Why the URL of `--api` is invalid.
+#[derive(Debug)]
+enum InvalidApiUrl {
+    /// The text is not a URL.
+    Syntax(http::uri::InvalidUri),
+    /// The scheme is `https`.
+    Tls,
+    /// The URL is not `http://HOST:PORT`.
+    Form,
+}
+
+impl fmt::Display for InvalidApiUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Syntax(error) => write!(f, "invalid URL: {error}; write http://HOST:PORT"),
+            Self::Tls => f.write_str("the admin API does not use TLS; write http://HOST:PORT"),
+            Self::Form => {
+                f.write_str("write it as http://HOST:PORT, for example http://10.0.0.1:9091")
+            }
+        }
+    }
+}
+
+impl std::error::Error for InvalidApiUrl {}
+
+/// Parses the URL of `--api` and returns its host and port.
+fn authority(url: &str) -> Result<Authority, InvalidApiUrl> {
+    let uri: Uri = url.parse().map_err(InvalidApiUrl::Syntax)?;
     let plain = uri.scheme_str() == Some("http") && uri.path() == "/" && uri.query().is_none();
     match uri.authority() {
         Some(authority) if plain && !authority.as_str().contains('@') => Ok(authority.clone()),
-        _ if uri.scheme_str() == Some("https") => {
-            Err("the admin API does not use TLS; write http://HOST:PORT".to_owned())
-        }
-        _ => Err("write it as http://HOST:PORT, for example http://10.0.0.1:9091".to_owned()),
+        _ if uri.scheme_str() == Some("https") => Err(InvalidApiUrl::Tls),
+        _ => Err(InvalidApiUrl::Form),
     }
 }
 

@@ -1,25 +1,48 @@
 //! Times as they are typed: a length, or a time of day by the local clock.
 
-use std::time::Duration;
+use std::{fmt, time::Duration};
 
 use jiff::{ZonedDateTime, civil::Time};
 
-/// The longest that a drain may take; as the configuration's durations.
+/// Maximum duration, as in the configuration.
 const LONGEST: Duration = Duration::from_secs(400 * 86_400);
 
-/// A length of time: `90s`, `5m`, `1h 30m`.
-pub(super) fn length(typed: &str) -> Result<Duration, String> {
-    match humantime::parse_duration(typed) {
-        Ok(length) if length <= LONGEST => Ok(length),
-        Ok(_) => Err("the longest is 400d".to_owned()),
-        Err(error) => Err(format!("write it as 90s, 5m or \"1h 30m\": {error}")),
+/// Why a duration or a time of day is invalid.
+#[derive(Debug)]
+pub(super) enum InvalidTime {
+    /// The duration is longer than the maximum.
+    TooLong,
+    /// The text is not a duration.
+    Duration(humantime::DurationError),
+    /// The text is not a time of day.
+    TimeOfDay,
+}
+
+impl fmt::Display for InvalidTime {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::TooLong => f.write_str("the maximum is 400d"),
+            Self::Duration(error) => write!(f, "write it as 90s, 5m or \"1h 30m\": {error}"),
+            Self::TimeOfDay => f.write_str("write it as 14:05 or 14:05:30"),
+        }
     }
 }
 
-/// A time of day: `14:05` or `14:05:30`.
-pub(super) fn time(typed: &str) -> Result<Time, String> {
+impl std::error::Error for InvalidTime {}
+
+/// Parses a duration: `90s`, `5m`, `1h 30m`.
+pub(super) fn length(typed: &str) -> Result<Duration, InvalidTime> {
+    match humantime::parse_duration(typed) {
+        Ok(length) if length <= LONGEST => Ok(length),
+        Ok(_) => Err(InvalidTime::TooLong),
+        Err(error) => Err(InvalidTime::Duration(error)),
+    }
+}
+
+/// Parses a time of day: `14:05` or `14:05:30`.
+pub(super) fn time(typed: &str) -> Result<Time, InvalidTime> {
     let format = if typed.matches(':').count() == 2 { "%H:%M:%S" } else { "%H:%M" };
-    Time::strptime(format, typed).map_err(|_| "write it as 14:05 or 14:05:30".to_owned())
+    Time::strptime(format, typed).map_err(|_| InvalidTime::TimeOfDay)
 }
 
 /// From now to the next time that the local clock shows this one.

@@ -1,6 +1,7 @@
 //! Flags that mean what a setting of the file means: the same readers, the same advice.
 
 use std::{
+    fmt,
     net::{IpAddr, SocketAddr},
     path::PathBuf,
 };
@@ -12,10 +13,21 @@ pub(super) fn listen(typed: &str) -> Result<SocketAddr, InvalidValue> {
     config::listen_address(typed.trim())
 }
 
-/// An IP address without a port.
-pub(super) fn ip(typed: &str) -> Result<IpAddr, String> {
-    let advice = "write an IP address without a port, for example 192.0.2.7 or 2001:db8::7";
-    typed.trim().parse().map_err(|_| advice.to_owned())
+/// A text that is not an IP address.
+#[derive(Debug)]
+pub(super) struct InvalidIpAddress;
+
+impl fmt::Display for InvalidIpAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("write an IP address without a port, for example 192.0.2.7 or 2001:db8::7")
+    }
+}
+
+impl std::error::Error for InvalidIpAddress {}
+
+/// Parses an IP address without a port.
+pub(super) fn ip(typed: &str) -> Result<IpAddr, InvalidIpAddress> {
+    typed.trim().parse().map_err(|_| InvalidIpAddress)
 }
 
 /// A backend, with its address as typed for a name.

@@ -1,5 +1,7 @@
 //! Whom an order is for, as it is typed: `POOL`, `POOL/BACKEND` or everything.
 
+use std::fmt;
+
 use crate::api::BackendTarget;
 
 /// Arguments that say whom an order is for.
@@ -21,14 +23,26 @@ impl Whom {
     }
 }
 
-/// `POOL` or `POOL/BACKEND`.
-pub(super) fn parse(typed: &str) -> Result<BackendTarget, String> {
+/// A text that is neither `POOL` nor `POOL/BACKEND`.
+#[derive(Debug)]
+pub(super) struct InvalidTarget;
+
+impl fmt::Display for InvalidTarget {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("write it as POOL or POOL/BACKEND, for example chat/blue-2")
+    }
+}
+
+impl std::error::Error for InvalidTarget {}
+
+/// Parses `POOL` or `POOL/BACKEND`.
+pub(super) fn parse(typed: &str) -> Result<BackendTarget, InvalidTarget> {
     let (pool, backend) = match typed.split_once('/') {
         Some((pool, backend)) => (pool, Some(backend)),
         None => (typed, None),
     };
     if pool.is_empty() || backend == Some("") {
-        return Err("write it as POOL or POOL/BACKEND, for example chat/blue-2".to_owned());
+        return Err(InvalidTarget);
     }
     Ok(BackendTarget { pool: Some(pool.to_owned()), backend: backend.map(str::to_owned) })
 }

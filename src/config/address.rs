@@ -271,10 +271,10 @@ fn plain_name(text: &str) -> Result<String, InvalidValue> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Address, HostPattern, bind, host_pattern, network};
+    use super::{Address, HostPattern, InvalidValue, bind, host_pattern, network};
 
-    fn address(text: &str) -> Result<String, String> {
-        text.parse::<Address>().map(|a| a.to_string()).map_err(|wrong| wrong.to_string())
+    fn address(text: &str) -> Result<String, InvalidValue> {
+        text.parse::<Address>().map(|address| address.to_string())
     }
 
     #[test]
@@ -313,7 +313,7 @@ mod tests {
             ("-a:80", "hyphen"),
             ("bücher.example:80", "punycode"),
         ] {
-            let message = address(text).unwrap_err();
+            let message = address(text).unwrap_err().to_string();
             assert!(message.contains(part), "{text}: {message}");
         }
         assert!(address(&format!("{}:80", "a".repeat(64))).is_err());

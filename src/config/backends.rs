@@ -114,14 +114,14 @@ impl<'a> Taken<'a> {
         place: impl Fn(usize) -> String,
     ) -> Result<(), InvalidValue> {
         if backend.address.literal().is_some_and(|address| self.own.admin.is_at(address)) {
-            let message = format!("{} is where `admin` listens", backend.address);
+            let message = format!("{} is an address of `admin`", backend.address);
             return Err(InvalidValue::new(message)
                 .help("remove it: clients must not reach the admin endpoints through a pool"));
         }
         if let Some(listener) = self.own.listeners.iter().find(|own| own.is_at(&backend.address)) {
             let name = quoted(&listener.name);
             let wrong =
-                InvalidValue::new(format!("{} is where listener {name} listens", backend.address));
+                InvalidValue::new(format!("{} is an address of listener {name}", backend.address));
             return Err(wrong.help(
                 "the proxy would send requests to itself: write the address of the application",
             ));

@@ -144,7 +144,7 @@ impl Overlay {
             return Err(CommandError::Invalid(wrong));
         }
         if let Some(listener) = config.listeners.iter().find(|own| own.is_at(&address)) {
-            let wrong = format!("{address} is where listener {} listens", listener.name);
+            let wrong = format!("{address} is an address of listener {}", listener.name);
             return Err(CommandError::Invalid(wrong));
         }
         let name = new.name.clone().unwrap_or_else(|| new.address.clone());

@@ -137,7 +137,7 @@ impl NameResolver {
             tracing::warn!(
                 pool,
                 backend = name,
-                "{address} is where `admin` listens; this address is not used"
+                "{address} is an address of `admin`; this address is not used"
             );
         }
         addresses

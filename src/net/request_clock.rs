@@ -4,7 +4,6 @@
 //! bytes arrive and when all output is written, the HTTP layer reports when a request has been parsed. The state
 //! determines the deadline. It also determines whether bytes that the HTTP implementation writes belong to a
 //! response of the proxy or are its own error reply to a request that never reached the proxy.
-//! response of ours or are its own refusal of a request that never reached us.
 
 use std::{
     sync::{

@@ -36,7 +36,7 @@ const SESSIONS: usize = 8;
 #[derive(Debug)]
 pub struct TlsClient {
     config: ClientConfig,
-    /// TlsServer name used for all servers; `None` uses the host of each.
+    /// Server name used for all servers; `None`: the host of each server.
     name: Option<ServerName<'static>>,
 }
 
@@ -50,7 +50,7 @@ pub struct TlsServer {
 /// Why a handshake failed. No application data was sent.
 #[derive(Debug)]
 pub struct HandshakeError {
-    /// FailureKind for logs and metrics.
+    /// Kind of the failure, for logs and metrics.
     pub kind: FailureKind,
     /// The underlying error; `None` if the deadline passed.
     pub source: Option<io::Error>,

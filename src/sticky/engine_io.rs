@@ -5,7 +5,7 @@
 //! panicking and reads no more of them than necessary. Tested with bodies recorded from real servers, see
 //! `tests/fixtures/engine_io`.
 //!
-//! EngineIoVersion documents: <https://github.com/socketio/engine.io-protocol> (4) and its `v3` branch.
+//! Protocol documents: <https://github.com/socketio/engine.io-protocol> (4) and its `v3` branch.
 
 mod close;
 mod error;

@@ -132,7 +132,7 @@ fn fault_127_a_backend_cannot_be_the_admin_listener() {
                 pools.app.backends = { file = \"backends.txt\" }\n";
     let Faults(faults) = check::parse(text, &listed.path().join("m.toml")).unwrap_err();
     assert_eq!((faults.len(), faults[0].line), (1, 2), "{faults:?}");
-    assert_eq!(faults[0].message, "127.0.0.1:9090 is where `admin` listens");
+    assert_eq!(faults[0].message, "127.0.0.1:9090 is an address of `admin`");
 }
 
 #[test]

@@ -13,7 +13,7 @@ use crate::config::good;
 
 #[test]
 fn the_smallest_file_gets_every_default() {
-    let config = good("least.toml");
+    let config = good("minimal.toml");
     let [listener] = &config.listeners[..] else { panic!("{:?}", config.listeners) };
     let pool = moorline::config::PoolConfig::new(
         "app",
@@ -24,7 +24,7 @@ fn the_smallest_file_gets_every_default() {
         }],
     );
     let mut expected = Config::new(vec![listener.clone()], pool);
-    expected.watched = vec![env::current_dir().unwrap().join("tests/config/good/least.toml")];
+    expected.watched = vec![env::current_dir().unwrap().join("tests/config/good/minimal.toml")];
     assert_eq!(listener.bind, ["127.0.0.1:8080".parse().unwrap()]);
     assert_eq!(config, expected);
 }

@@ -338,7 +338,7 @@ async fn fault_127_a_source_cannot_add_the_admin_listener() {
         settings.top("admin", &format!("\"127.0.0.1:{port}\""));
     })
     .await;
-    proxy.wait_for_stderr("the refusal", |line| line.contains("is where `admin` listens")).await;
+    proxy.wait_for_stderr("the refusal", |line| line.contains("is an address of `admin`")).await;
     assert_answered_by(&proxy, &["a"]).await;
     drop(a);
     proxy.finish().await;
@@ -353,7 +353,7 @@ async fn fault_127_a_name_cannot_resolve_to_the_admin_listener() {
         settings.top("admin", &format!("\"{admin}\""));
     })
     .await;
-    let refusal = "is where `admin` listens";
+    let refusal = "is an address of `admin`";
     let named = format!("localhost:{}", admin.port());
     proxy.command(&["backends", "add", "app", &named]).await.done();
     eventually("the refusal is logged", || count_lines(&proxy, refusal) == 1).await;

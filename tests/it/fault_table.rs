@@ -30,7 +30,7 @@ error: invalid duration `5`
   = help: add a unit: \"5s\" or \"5ms\"
 ```
 
-`moorline run` and a reload report the same errors. At a reload, the configuration in force stays. The tables below have \
+`moorline run` and a reload report the same errors. After a failed reload, the running configuration stays in use. The tables below have \
 every kind of error with an example.
 ";
 
@@ -44,7 +44,7 @@ const CHAPTERS: [(&str, &[&str]); 13] = [
     ("Routes", &["routes", "paths"]),
     ("Error pages", &["error"]),
     ("Backends and sources", &["backends", "sources", "duplicates", "duplicate"]),
-    ("Health, limits and overload", &["health", "strain", "resilience", "limits"]),
+    ("Health, limits and overload", &["health", "resilience", "limits"]),
     ("Sticky sessions", &["sticky"]),
     ("Drains, reloads and upgrades", &["drains", "upgrades"]),
     ("Admin API, files and folders", &["admin", "places"]),

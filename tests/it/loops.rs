@@ -86,7 +86,7 @@ async fn fault_135_an_own_listener_as_backend_is_reported_with_its_line() {
             );
             let ended = Setup::new().text(text).fails_to_start().await;
             let stderr = ended.stderr;
-            let fault = "is where listener `web` listens";
+            let fault = "is an address of listener `web`";
             assert!(
                 stderr.contains(fault) && stderr.contains("moorline.toml:7:"),
                 "{bind}: {stderr}"

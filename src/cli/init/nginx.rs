@@ -193,7 +193,7 @@ impl<'t> NginxTranslator<'t> {
                 (NoteKind::Unneeded, "the app sets its content types")
             }
             ("include", name) if files::has_wildcard(name) => {
-                (NoteKind::Unneeded, "no file has such a name")
+                (NoteKind::Unneeded, "no file matches")
             }
             ("location", _) => location::without_backend(directive, false),
             (name, _) => reasons::reason(name, &directive.args),

@@ -56,7 +56,7 @@ fn rejection(backend: &BackendConfig, admin: &Admin) -> Option<&'static str> {
     if !is_unicast(address.ip()) {
         Some("is not the address of a server")
     } else if admin.is_at(address) {
-        Some("is where `admin` listens")
+        Some("is an address of `admin`")
     } else {
         None
     }

@@ -42,11 +42,11 @@ enum Wrap {
 /// Position of the next byte in the payload's framing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Frame {
-    /// EngineIoVersion 4: at the start of a packet, after a `1` there, or later.
+    /// Version 4: at the start of a packet, after a `1` there, or later.
     Start,
     One,
     Rest,
-    /// EngineIoVersion 3: at the first byte, which distinguishes text from binary.
+    /// Version 3: at the first byte, which distinguishes text from binary.
     First,
     /// Inside the length of a text packet.
     Length(u32),

@@ -28,7 +28,7 @@ pub enum Transport {
 /// The query of an Engine.IO request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Query<'a> {
-    /// EngineIoVersion version.
+    /// Version of the Engine.IO protocol.
     pub protocol: EngineIoVersion,
     /// Requested transport.
     pub transport: Transport,

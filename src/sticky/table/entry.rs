@@ -28,7 +28,7 @@ pub(super) struct SessionEntry {
 /// Entries are almost all of a table's memory.
 const _: () = assert!(size_of::<SessionEntry>() == 96);
 
-/// SessionOrigin of a session, for operators.
+/// Origin of a session, for operators.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct SessionOrigin {
     /// Address of the client that opened the session.

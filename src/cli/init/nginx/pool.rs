@@ -211,14 +211,14 @@ impl<'t> NginxTranslator<'t> {
         }
     }
 
-    /// Notes that backends get the host that the client asked for.
+    /// Notes that backends get the host that the client requested.
     fn host(&mut self, scope: &Scope<'_, 't>, pass: &Directive) {
         let headers = scope.all("proxy_set_header");
         let has_host = headers.iter().any(|header| header.arg(0).eq_ignore_ascii_case("host"));
         headers.iter().for_each(|header| header.handled.set(false));
         if !has_host {
             let reason = "nginx sends the name in `proxy_pass` as `Host`; Moorline passes on the host that the client \
-                          asked for";
+                          requested";
             self.notes.add(NoteKind::Different, &pass.origin, &pass.text(), reason);
         }
     }
@@ -231,7 +231,7 @@ impl<'t> NginxTranslator<'t> {
                 (NoteKind::Unneeded, "upgrades are forwarded without a setting")
             }
             ("host", "$host" | "$http_host" | "$host:$server_port" | "$server_name") => {
-                (NoteKind::Unneeded, "backends get the host that the client asked for")
+                (NoteKind::Unneeded, "backends get the host that the client requested")
             }
             ("x-real-ip", "$remote_addr" | "$realip_remote_addr")
             | ("x-forwarded-for", "$proxy_add_x_forwarded_for" | "$remote_addr")
