@@ -11,7 +11,7 @@ use crate::support::{
     Backend, Message, Node, Proxy, Raw,
     message::{self, get},
     node::{handshake, poll},
-    proxy::{Setup, said},
+    proxy::{Setup, message_after},
     websocket,
 };
 
@@ -252,7 +252,7 @@ async fn remote(backend: &Backend) -> Proxy {
 
 fn remote_address(proxy: &Proxy) -> std::net::SocketAddr {
     let lines = proxy.stderr();
-    let mut urls = lines.iter().filter_map(|line| said(line, "admin API on http://"));
+    let mut urls = lines.iter().filter_map(|line| message_after(line, "admin API on http://"));
     urls.next().unwrap_or_else(|| panic!("{lines:?}")).parse().unwrap()
 }
 

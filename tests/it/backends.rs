@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::{
-    response::assert_bad_answer,
+    response::assert_bad_response,
     support::{
         Backend, End, Message, Node, Proxy, Raw, backend, message,
         node::{handshake, poll_target},
@@ -224,8 +224,8 @@ async fn fault_084_garbage() {
         "GET / HTTP/1.1\r\nHost: secret\r\n\r\n",
         "secret\r\n\r\n\r\n\r\n",
     ] {
-        assert_bad_answer(message::get("/", ""), answer.to_owned()).await;
-        assert_bad_answer(message::post("/", "", "body"), answer.to_owned()).await;
+        assert_bad_response(message::get("/", ""), answer.to_owned()).await;
+        assert_bad_response(message::post("/", "", "body"), answer.to_owned()).await;
     }
 }
 
@@ -235,7 +235,7 @@ async fn fault_084_oversize_header() {
     let long = format!("X-Long: {}\r\n", "secret".repeat(200_000));
     for fields in [many, long] {
         let answer = format!("HTTP/1.1 200 OK\r\n{fields}Content-Length: 6\r\n\r\nsecret");
-        assert_bad_answer(message::get("/", ""), answer).await;
+        assert_bad_response(message::get("/", ""), answer).await;
     }
 }
 

@@ -9,7 +9,7 @@ use std::{
 
 use crate::support::{
     Backend, Proxy, Raw, message,
-    proxy::{Setup, said},
+    proxy::{Setup, message_after},
 };
 
 const PLAIN: &str =
@@ -285,7 +285,10 @@ async fn the_banner_lists_listeners_and_pools_and_every_line_has_a_timestamp() {
         &format!("admin API on {}", proxy.socket().display()),
         "access log: ",
     ] {
-        assert!(lines.iter().any(|line| said(line, words).is_some()), "{words}: {lines:?}");
+        assert!(
+            lines.iter().any(|line| message_after(line, words).is_some()),
+            "{words}: {lines:?}"
+        );
     }
     let stamped = |line: &String| {
         line.split_once(' ').is_some_and(|(time, _)| humantime::parse_rfc3339(time).is_ok())
@@ -303,7 +306,7 @@ async fn the_banner_lists_listeners_and_pools_and_every_line_has_a_timestamp() {
 async fn a_missing_cookie_key_is_logged_if_a_pool_has_several_backends() {
     let (first, second) = (Backend::replying("a").await, Backend::replying("b").await);
     let proxy = Proxy::for_backends(&[first.address, second.address]).await;
-    let notice = |line: &str| said(line, "no cookie_key set").is_some();
+    let notice = |line: &str| message_after(line, "no cookie_key set").is_some();
     proxy.wait_for_stderr("the INFO line", notice).await;
     drop((first, second));
     proxy.finish().await;

@@ -11,7 +11,7 @@ use crate::support::{
     message::get,
     node::handshake,
     process,
-    proxy::{RELOADS_REFUSED, Setup, said},
+    proxy::{RELOADS_REFUSED, Setup, message_after},
     websocket::{self, tunnel},
 };
 
@@ -449,7 +449,7 @@ async fn the_token_comes_from_the_environment_or_a_file() {
     fs::write(setup.directory().join("token"), token).unwrap();
     let proxy = setup.start().await;
     let lines = proxy.stderr();
-    let url = lines.iter().find_map(|line| said(line, "admin API on http")).unwrap();
+    let url = lines.iter().find_map(|line| message_after(line, "admin API on http")).unwrap();
     let url = format!("http{url}");
     let words = ["status", "--json", "--api", &url];
     let status = proxy.command(&[&words[..], &["--token-file", "token"]].concat()).await;

@@ -17,7 +17,7 @@ async fn open(pair: &Pair, t: &str, headers: &str) -> Raw {
 }
 
 /// Returns the backend of the ended session marked with `t`, and how it was chosen.
-async fn was(pair: &Pair, t: &str) -> (String, String) {
+async fn backend_of_ended(pair: &Pair, t: &str) -> (String, String) {
     let marked = |line: &serde_json::Value| {
         line["path"].as_str().is_some_and(|path| path.ends_with(&format!("t={t}")))
     };
@@ -32,20 +32,20 @@ const PHONE: &str = "User-Agent: phone/1\r\n";
 async fn a_client_without_a_cookie_returns_to_its_node() {
     let pair = Pair::start().await;
     drop(open(&pair, "first", PHONE).await);
-    let (home, by) = was(&pair, "first").await;
-    assert_eq!(by, "balance");
+    let (home, chosen_by) = backend_of_ended(&pair, "first").await;
+    assert_eq!(chosen_by, "balance");
     for t in ["again0", "again1", "again2"] {
         drop(open(&pair, t, PHONE).await);
-        assert_eq!(was(&pair, t).await, (home.clone(), "memory".to_owned()));
+        assert_eq!(backend_of_ended(&pair, t).await, (home.clone(), "memory".to_owned()));
     }
     // One session has ended: of two new clients, only one can be the returning one.
     let (one, two) = (open(&pair, "one", PHONE).await, open(&pair, "two", PHONE).await);
     drop((one, two));
-    assert_eq!(was(&pair, "one").await, (home.clone(), "memory".to_owned()));
-    assert_eq!(was(&pair, "two").await.1, "balance");
+    assert_eq!(backend_of_ended(&pair, "one").await, (home.clone(), "memory".to_owned()));
+    assert_eq!(backend_of_ended(&pair, "two").await.1, "balance");
     // Another agent at the same address is another client.
     drop(open(&pair, "other", "User-Agent: phone/2\r\n").await);
-    assert_eq!(was(&pair, "other").await.1, "balance");
+    assert_eq!(backend_of_ended(&pair, "other").await.1, "balance");
     assert_eq!(pair.proxy.metric("moorline_memory_total{result=\"followed\"}").await, 4.0);
     pair.finish().await;
 }
@@ -60,22 +60,22 @@ async fn a_return_by_cookie_uses_up_the_recent_session() {
         let client = open(&pair, t, &headers).await;
         if t == "back" {
             drop(open(&pair, "stranger", PHONE).await);
-            assert_eq!(was(&pair, "stranger").await.1, "balance");
+            assert_eq!(backend_of_ended(&pair, "stranger").await.1, "balance");
         }
         drop(client);
-        assert_eq!(was(&pair, t).await.1, "cookie");
+        assert_eq!(backend_of_ended(&pair, t).await.1, "cookie");
     }
     pair.finish().await;
 }
 
 #[tokio::test]
-async fn explain_recalls_the_backend_that_a_request_would() {
+async fn explain_and_requests_use_the_same_recent_session() {
     let pair = Pair::with(|settings| {
         settings.pool("sticky", "{ engine_io = false }");
     })
     .await;
     drop(open(&pair, "first", PHONE).await);
-    was(&pair, "first").await;
+    backend_of_ended(&pair, "first").await;
     let new = format!("ws://{}/socket.io/?EIO=4&transport=websocket", pair.proxy.web());
     for (url, expected) in [(format!("{new}&sid=unfollowed"), "balance"), (new, "memory")] {
         let words = ["explain", &url, "--user-agent", "phone/1", "--json"];
@@ -85,7 +85,7 @@ async fn explain_recalls_the_backend_that_a_request_would() {
     let unfollowed = "/socket.io/?EIO=4&transport=websocket&sid=unfollowed&t=unfollowed";
     client.send(websocket::request(unfollowed, PHONE)).await;
     assert_eq!(client.response().await.status(), 400);
-    assert_eq!(was(&pair, "unfollowed").await.1, "balance");
+    assert_eq!(backend_of_ended(&pair, "unfollowed").await.1, "balance");
     drop(client);
     pair.finish().await;
 }
@@ -95,9 +95,9 @@ async fn an_ambiguous_recent_session_is_not_followed() {
     let pair = Pair::start().await;
     let (one, two) = (open(&pair, "one", PHONE).await, open(&pair, "two", PHONE).await);
     drop((one, two));
-    assert_ne!(was(&pair, "one").await.0, was(&pair, "two").await.0);
+    assert_ne!(backend_of_ended(&pair, "one").await.0, backend_of_ended(&pair, "two").await.0);
     drop(open(&pair, "three", PHONE).await);
-    assert_eq!(was(&pair, "three").await.1, "balance");
+    assert_eq!(backend_of_ended(&pair, "three").await.1, "balance");
     assert_eq!(pair.proxy.metric("moorline_memory_total{result=\"ambiguous\"}").await, 1.0);
     pair.finish().await;
 }
@@ -107,7 +107,7 @@ async fn a_cookie_wins_and_a_preflight_uses_up_nothing() {
     let mut pair = Pair::start().await;
     let (a, b) = (pair.session_on("a").await, pair.session_on("b").await);
     drop(open(&pair, "first", PHONE).await);
-    let (home, _) = was(&pair, "first").await;
+    let (home, _) = backend_of_ended(&pair, "first").await;
     let on_a = home == pair.a.backend.address.to_string();
     let (other, name) = if on_a { (b, "b") } else { (a, "a") };
     let cookie = crate::support::node::cookie_field(other.cookie.as_ref().unwrap());
@@ -117,7 +117,7 @@ async fn a_cookie_wins_and_a_preflight_uses_up_nothing() {
     let preflight = message::get(&handshake_target("preflight"), PHONE);
     client.send([b"OPTIONS".as_slice(), &preflight[3..]].concat()).await;
     assert_eq!(client.response().await.status(), 200);
-    assert_eq!(was(&pair, "preflight").await.1, "balance");
+    assert_eq!(backend_of_ended(&pair, "preflight").await.1, "balance");
     // A draining node takes no returning clients.
     let stays = if on_a { pair.b.backend.address } else { pair.a.backend.address };
     pair.proxy
@@ -126,7 +126,7 @@ async fn a_cookie_wins_and_a_preflight_uses_up_nothing() {
         })
         .await;
     assert_eq!(handshake(&mut client, "gone", PHONE).await.node, name);
-    assert_eq!(was(&pair, "gone").await.1, "balance");
+    assert_eq!(backend_of_ended(&pair, "gone").await.1, "balance");
     drop(client);
     pair.finish().await;
 }
@@ -139,14 +139,14 @@ async fn a_pool_can_disable_recent_sessions() {
     .await;
     for t in ["one", "two", "three"] {
         drop(open(&pair, t, PHONE).await);
-        assert_eq!(was(&pair, t).await.1, "balance");
+        assert_eq!(backend_of_ended(&pair, t).await.1, "balance");
     }
     pair.finish().await;
 }
 
 #[tokio::test]
 async fn a_client_that_leaves_a_held_poll_returns_to_its_node() {
-    // Each answers handshakes and holds polls.
+    // Each node answers handshakes and never answers polls.
     let holding = |name: &'static str| {
         backend::script(move |peer| async move {
             while let Some(request) = peer.request().await {
@@ -186,7 +186,7 @@ async fn a_client_that_leaves_a_held_poll_returns_to_its_node() {
             line["path"].as_str().is_some_and(|path| path.contains(&format!("held{n}")))
         };
         proxy.wait_for_log("the poll's end", left).await;
-        // A client that was not served has not returned yet.
+        // A failed handshake does not use up the recent session.
         client.send(message::get(&handshake_target(&format!("fails{n}")), PHONE)).await;
         assert_eq!(client.response().await.status(), 500);
         let again = handshake(&mut client, &format!("again{n}"), PHONE).await;
@@ -205,14 +205,14 @@ async fn a_session_ends_under_the_user_agent_of_its_handshake() {
     let pair = Pair::start().await;
     let mut client = pair.client().await;
     let session = handshake(&mut client, "first", PHONE).await;
-    // The upgrade has none, as that of Node's default client.
+    // The upgrade has no User-Agent, like the upgrade of the default client on Node.
     let mut upgrade = pair.client().await;
     let target = poll_target(&session.sid, "upgrade").replace("polling", "websocket");
     upgrade.send(websocket::request(&target, "")).await;
     assert_eq!(upgrade.response().await.status(), 101);
     drop(upgrade);
     pair.chosen_by("upgrade").await;
-    // A client without a user agent is another one, and nothing is ambiguous to it.
+    // A client without a User-Agent is a different client, so its sessions cause no ambiguity.
     let mut other = pair.client().await;
     handshake(&mut other, "other", "").await;
     let again = handshake(&mut client, "again", PHONE).await;
@@ -246,7 +246,7 @@ async fn a_client_that_closes_its_session_by_a_packet_returns_to_its_node() {
         let session = handshake(&mut client, "first", PHONE).await;
         for (packets, by) in [(&b"2"[..], "balance"), (&body, "memory")] {
             let target = format!("/socket.io/?{query}&t=post&sid={}", session.sid);
-            // Cut in two, as a network may.
+            // The body arrives in two segments.
             let head =
                 message::get(&target, &format!("{PHONE}Content-Length: {}\r\n", packets.len()));
             client.send([b"POST", &head[3..], &packets[..packets.len() / 2]].concat()).await;

@@ -1,4 +1,4 @@
-//! Backends that come and go, fail under traffic, or seem to be down all at once.
+//! Ejection, flapping backends, and pools in which all health checks fail.
 
 use std::sync::{
     Arc,
@@ -16,12 +16,13 @@ use crate::support::{
 const UP: &str = "moorline_backend_up";
 const EJECTED: &str = "moorline_backend_ejected";
 
-/// Probes of `/healthz`, two in a row that say otherwise change a backend's health.
+/// Health check of `/healthz`: two equal results in a row change the state of a backend.
 const PROBE: &str =
     "{ probe = \"http\", path = \"/healthz\", interval = \"100ms\", rise = 2, fall = 2 }";
 
-/// Answers what is asked for with a name, and probes as `healthy` says of their number.
-async fn probed(
+/// A backend that answers requests with `name`, and the number of health checks so far. `healthy` gets the
+/// number of each health check and decides its result.
+async fn checked_backend(
     name: &'static str,
     healthy: impl Fn(usize) -> bool + Send + Sync + 'static,
 ) -> (Backend, Arc<AtomicUsize>) {
@@ -47,23 +48,27 @@ fn share(of: &Backend) -> String {
 async fn fault_086_flapping_backend() {
     let (flaps, fails) = (Arc::new(AtomicBool::new(true)), Arc::new(AtomicBool::new(false)));
     let (flapping, failing) = (Arc::clone(&flaps), Arc::clone(&fails));
-    let (a, probes) = probed("a", move |n| match flapping.load(SeqCst) {
+    let (a, probes) = checked_backend("a", move |n| match flapping.load(SeqCst) {
         true => n % 2 == 0,
         false => !failing.load(SeqCst),
     })
     .await;
-    let (b, _) = probed("b", |_| true).await;
+    let (b, _) = checked_backend("b", |_| true).await;
     let mut proxy = Proxy::with(|settings| {
         settings.backends(&[a.address, b.address]).pool("balance", "\"round-robin\"");
         settings.pool("health", PROBE).pool("slow_start", "\"1m\"");
     })
     .await;
-    // Every other probe fails: it is not down, and nobody is told anything.
-    eventually("a dozen probes", || probes.load(SeqCst) > 12).await;
+    // Every second health check fails: the backend is not down, and nothing is logged.
+    eventually("a dozen health checks", || probes.load(SeqCst) > 12).await;
     assert_eq!(proxy.metric(UP).await, 2.0);
     assert!(!proxy.stderr_text().contains("backend is down"), "{}", proxy.stderr_text());
-    assert_eq!(proxy.metric(&share(&a)).await, 1.0, "all that start together are full grown");
-    // It goes down for good, comes back, and is not given half of everything at once.
+    assert_eq!(
+        proxy.metric(&share(&a)).await,
+        1.0,
+        "no slow start for backends that are there from the beginning"
+    );
+    // All health checks fail, then all succeed: slow start limits the share of the backend.
     fails.store(true, SeqCst);
     flaps.store(false, SeqCst);
     proxy.wait_for_metric("one down", UP, |up| up == 1.0).await;
@@ -77,8 +82,8 @@ async fn fault_086_flapping_backend() {
         client.send(message::get("/", "")).await;
         to_a += usize::from(client.response().await.text() == "a");
     }
-    assert!(to_a <= 18, "{to_a} of 40 went to the one that has just come back");
-    // Where nobody wants it to be slow, it is not.
+    assert!(to_a <= 18, "{to_a} of 40 requests went to the backend in slow start");
+    // `slow_start = "0s"` disables slow start.
     proxy
         .reload(|settings| {
             settings.pool("slow_start", "\"0s\"");
@@ -90,7 +95,7 @@ async fn fault_086_flapping_backend() {
 }
 
 #[tokio::test]
-async fn an_outlier_is_left_out_keeps_its_tunnel_and_is_let_in_again() {
+async fn an_ejected_backend_keeps_its_tunnel_and_gets_requests_after_the_ejection() {
     let fails = Arc::new(AtomicBool::new(true));
     let failing = Arc::clone(&fails);
     let bad = Backend::start(crate::support::backend::script(move |peer| {
@@ -117,7 +122,7 @@ async fn an_outlier_is_left_out_keeps_its_tunnel_and_is_let_in_again() {
         settings.pool("outlier", "{ consecutive = 3, ejection = \"2s\", max_ejection = \"2s\" }");
     })
     .await;
-    // `good` is no WebSocket server: the tunnel is at `bad`.
+    // Only `bad` accepts upgrades, so the tunnel is on `bad`.
     let mut tunnel = loop {
         let mut client = Raw::connect(proxy.web()).await;
         client.send(websocket::request("/chat", "")).await;
@@ -137,7 +142,7 @@ async fn an_outlier_is_left_out_keeps_its_tunnel_and_is_let_in_again() {
         eventually("the tunnel's bytes", || bad.saw("still")).await;
     }
     fails.store(false, SeqCst);
-    proxy.wait_for_metric("let in again", EJECTED, |ejected| ejected == 0.0).await;
+    proxy.wait_for_metric("the end of the ejection", EJECTED, |ejected| ejected == 0.0).await;
     let mut seen = false;
     while !seen {
         client.send(message::get("/", "")).await;
@@ -149,10 +154,10 @@ async fn an_outlier_is_left_out_keeps_its_tunnel_and_is_let_in_again() {
     proxy.finish().await;
 }
 
-/// Asks for a path on a connection of its own.
-fn ask(asked: &mut JoinSet<Message>, proxy: &Proxy, path: String) {
+/// Sends a request for a path on a new connection.
+fn request(replies: &mut JoinSet<Message>, proxy: &Proxy, path: String) {
     let web = proxy.web();
-    asked.spawn(async move { Raw::ask(web, message::get(&path, "Connection: close\r\n")).await });
+    replies.spawn(async move { Raw::ask(web, message::get(&path, "Connection: close\r\n")).await });
 }
 
 #[tokio::test]
@@ -171,13 +176,13 @@ async fn fault_089_half_down() {
             .pool("outlier", "{ consecutive = 2, ejection = \"1m\", max_ejection = \"1m\" }");
     })
     .await;
-    let mut asked = JoinSet::new();
+    let mut replies = JoinSet::new();
     for n in 0..60 {
-        ask(&mut asked, &proxy, format!("/{n}"));
+        request(&mut replies, &proxy, format!("/{n}"));
     }
-    // All but the six that the survivors hold are answered, and told to come back.
+    // The survivors hold six requests; the proxy answers the others, with `Retry-After` if with 503.
     for _ in 0..54 {
-        let refusal = asked.join_next().await.unwrap().unwrap();
+        let refusal = replies.join_next().await.unwrap().unwrap();
         assert!(matches!(refusal.status(), 502 | 503), "{}", refusal.text());
         if refusal.status() == 503 {
             assert!(refusal.header("retry-after").is_some());
@@ -195,14 +200,14 @@ async fn fault_089_half_down() {
         }
     }
     for _ in 0..6 {
-        assert_eq!(asked.join_next().await.unwrap().unwrap().text(), "through");
+        assert_eq!(replies.join_next().await.unwrap().unwrap().text(), "through");
     }
     proxy.wait_for_metric("none in use", "moorline_backend_connections", |n| n == 0.0).await;
     drop((down, survivors));
     proxy.finish().await;
 }
 
-/// What an Engine.IO node answers to a handshake and to a poll; probes fail where `sick`.
+/// Answers handshakes and polls like an Engine.IO node; health checks fail while `sick` is set.
 fn node(sick: Arc<AtomicBool>, name: &'static str) -> impl Fn(&Message) -> Vec<u8> {
     move |request| {
         let field = format!("X-Node: {name}\r\n");
@@ -237,7 +242,7 @@ async fn fault_090_every_check_fails() {
     let home = client.response().await.header("x-node").unwrap().to_owned();
     sick.store(true, SeqCst);
     proxy.wait_for_metric("all down", UP, |up| up == 0.0).await;
-    // All serve on, and the session stays where it is.
+    // All backends still get requests, and the session stays on its backend.
     let mut nodes = std::collections::BTreeSet::new();
     for n in 0..30 {
         client.send(message::get("/", "")).await;
@@ -249,7 +254,7 @@ async fn fault_090_every_check_fails() {
         assert_eq!((reply.status(), reply.header("x-node")), (200, Some(home.as_str())));
     }
     assert_eq!(nodes.len(), 3, "{nodes:?}");
-    // Whoever wants health to count in any case gets that.
+    // With `healthy_minimum = "0%"` no backend is available.
     proxy
         .reload(|settings| {
             settings.pool("healthy_minimum", "\"0%\"");
@@ -279,7 +284,7 @@ async fn fault_090_every_answer_fails() {
     let mut client = Raw::connect(proxy.web()).await;
     for _ in 0..80 {
         client.send(message::get("/", "")).await;
-        assert_eq!(client.response().await.status(), 502, "the node's own answer");
+        assert_eq!(client.response().await.status(), 502, "the response of the backend");
     }
     assert_eq!(proxy.metric(EJECTED).await, 2.0);
     drop((client, backends));
@@ -287,7 +292,7 @@ async fn fault_090_every_answer_fails() {
 }
 
 #[tokio::test]
-async fn fault_092_a_nodes_own_503_passes_through() {
+async fn fault_092_a_503_of_the_backend_is_relayed() {
     let busy = Backend::answering(|_| {
         message::reply("503 Service Unavailable", "Retry-After: 7\r\nX-Why: busy\r\n", "later")
     })
@@ -299,13 +304,13 @@ async fn fault_092_a_nodes_own_503_passes_through() {
         assert_eq!(reply.all("retry-after"), ["7"]);
         assert_eq!(reply.header("x-why"), Some("busy"));
     }
-    assert_eq!(busy.requests().len(), 2, "it is an answer, and not tried again");
+    assert_eq!(busy.requests().len(), 2, "a 503 of the backend is not retried");
     drop(busy);
     proxy.finish().await;
 }
 
 #[tokio::test]
-async fn a_backend_that_breaks_its_bodies_off_is_ejected() {
+async fn a_backend_that_closes_within_response_bodies_is_ejected() {
     for broken in [
         "HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhalf",
         "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nhalf\r\n",
@@ -336,7 +341,7 @@ async fn a_backend_that_breaks_its_bodies_off_is_ejected() {
 }
 
 #[tokio::test]
-async fn a_backend_that_breaks_handshakes_off_is_ejected() {
+async fn a_backend_that_closes_within_handshake_responses_is_ejected() {
     let breaks = backend::script(|peer| async move {
         if peer.request().await.is_some() {
             peer.send("HTTP/1.1 200 OK\r\nContent-Length: 90\r\n\r\n0{\"sid\":").await;

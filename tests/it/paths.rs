@@ -2,7 +2,8 @@
 
 use crate::support::{Backend, Proxy, Raw, message};
 
-async fn metrics_apart(app: &Backend, metrics: &Backend) -> Proxy {
+/// A proxy that routes `/metrics` to a pool `metrics`, and everything else to `app`.
+async fn proxy_with_metrics_route(app: &Backend, metrics: &Backend) -> Proxy {
     Proxy::with(|settings| {
         settings.backends(&[app.address]);
         settings.table(&format!(
@@ -55,9 +56,9 @@ const CASES: [(&str, &str); 34] = [
 ];
 
 #[tokio::test]
-async fn fault_130_paths_are_compared_in_normal_form_and_forwarded_untouched() {
+async fn fault_130_paths_are_compared_in_normal_form_and_forwarded_unchanged() {
     let (app, metrics) = (Backend::replying("app").await, Backend::replying("metrics").await);
-    let proxy = metrics_apart(&app, &metrics).await;
+    let proxy = proxy_with_metrics_route(&app, &metrics).await;
     for (target, expected) in CASES {
         let reply = Raw::ask(proxy.web(), message::get(target, "")).await;
         if expected.is_empty() {
@@ -75,9 +76,9 @@ async fn fault_130_paths_are_compared_in_normal_form_and_forwarded_untouched() {
 }
 
 #[tokio::test]
-async fn explain_compares_paths_as_requests_are() {
+async fn explain_and_requests_match_the_same_routes() {
     let (app, metrics) = (Backend::replying("app").await, Backend::replying("metrics").await);
-    let proxy = metrics_apart(&app, &metrics).await;
+    let proxy = proxy_with_metrics_route(&app, &metrics).await;
     for (target, expected) in CASES {
         let url = format!("http://{}{target}", proxy.web());
         let explained = proxy.command(&["explain", &url, "--json"]).await.json();
@@ -89,7 +90,7 @@ async fn explain_compares_paths_as_requests_are() {
 }
 
 #[tokio::test]
-async fn a_route_may_be_written_in_any_form_that_requests_have() {
+async fn the_path_of_a_route_is_normalized() {
     let (app, other) = (Backend::replying("app").await, Backend::replying("other").await);
     let proxy = Proxy::with(|settings| {
         settings.backends(&[app.address]);
@@ -114,7 +115,7 @@ async fn a_route_may_be_written_in_any_form_that_requests_have() {
 }
 
 #[tokio::test]
-async fn two_forms_of_one_route_are_a_fault() {
+async fn two_routes_with_equal_normalized_paths_are_rejected() {
     let app = Backend::replying("app").await;
     let mut proxy = Proxy::for_backends(&[app.address]).await;
     let mut text = String::new();

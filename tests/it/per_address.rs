@@ -1,4 +1,4 @@
-//! `connections_per_address`: one client address has so many connections, and no more.
+//! `connections_per_address`: maximum connections of one client address.
 
 use std::net::{Ipv4Addr, SocketAddr};
 
@@ -10,15 +10,15 @@ use crate::support::{
 
 const OTHER: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 2);
 
-/// How many lines say that somebody had too many connections.
+/// Number of log lines about connections over the limit.
 fn refusals(proxy: &Proxy) -> usize {
-    let is = |line: &&Value| line["termination"] == "client_select_too_many";
-    proxy.log_lines().iter().filter(is).count()
+    let refused = |line: &&Value| line["termination"] == "client_select_too_many";
+    proxy.log_lines().iter().filter(refused).count()
 }
 
-/// Asks from an address until that has a place.
-async fn admitted(source: Ipv4Addr, address: SocketAddr) {
-    let asked = async {
+/// Sends requests from a source address until one is below the limit.
+async fn wait_until_admitted(source: Ipv4Addr, address: SocketAddr) {
+    let admitted = async {
         loop {
             let mut client = Raw::from(source, address).await;
             client.send(message::get("/", "Connection: close\r\n")).await;
@@ -28,7 +28,7 @@ async fn admitted(source: Ipv4Addr, address: SocketAddr) {
             }
         }
     };
-    within("a place", asked).await;
+    within("a request is admitted", admitted).await;
 }
 
 #[tokio::test]
@@ -55,13 +55,13 @@ async fn fault_059_one_address_cannot_hold_all_handshakes() {
     proxy.wait_for_metric("all are accepted", open, |open| open == 3.0).await;
     for n in 1..3 {
         Raw::connect(proxy.web()).await.assert_closed().await;
-        eventually("its line", || refusals(&proxy) == n).await;
+        eventually("the log line", || refusals(&proxy) == n).await;
     }
     let count = "moorline_streams_total{listener=\"web\",termination=\"client_select_too_many\"}";
     assert_eq!(proxy.metric(count).await, 2.0);
 
-    // Others are none the worse for it.
-    let asks = |source| {
+    // Other addresses are not limited.
+    let assert_served = |source| {
         let (address, site) = (proxy.web(), &site);
         async move {
             let client = Raw::from(source, address).await;
@@ -70,11 +70,11 @@ async fn fault_059_one_address_cannot_hold_all_handshakes() {
             assert_eq!(client.response().await.text(), "ok");
         }
     };
-    asks(OTHER).await;
-    // Nor is that address, once it has let go.
+    assert_served(OTHER).await;
+    // The first address can connect again after its connections are closed.
     drop(silent);
-    proxy.wait_for_metric("they have gone", open, |open| open == 0.0).await;
-    asks(Ipv4Addr::LOCALHOST).await;
+    proxy.wait_for_metric("the connections are closed", open, |open| open == 0.0).await;
+    assert_served(Ipv4Addr::LOCALHOST).await;
     drop(backend);
     proxy.finish().await;
 }
@@ -92,11 +92,11 @@ async fn fault_078_tunnels_of_one_address_are_capped() {
     assert_eq!(refused.status(), 503);
     assert!(refused.header("retry-after").is_some_and(|after| after.parse::<u32>().is_ok()));
     assert_eq!(refused.text(), "Too many connections from your address are open.\n");
-    eventually("its line", || refusals(&proxy) == 1).await;
+    eventually("the log line", || refusals(&proxy) == 1).await;
     assert!(proxy.log_lines().iter().any(|line| line["status"] == 503));
     let other = websocket::tunnel_over(Raw::from(OTHER, proxy.web()).await, &backend).await;
 
-    // A reload counts on from what is open, up and down.
+    // After a reload the new limit counts the connections that are open.
     proxy.reload(|settings| _ = settings.listener("connections_per_address", "3")).await;
     let third = websocket::tunnel(&proxy, &backend).await;
     assert_eq!(Raw::ask(proxy.web(), "").await.status(), 503);
@@ -137,7 +137,7 @@ async fn fault_078_streams_of_one_address_are_capped() {
         streams.push(client);
     }
     Raw::connect(proxy.listener("raw")).await.assert_closed().await;
-    eventually("its line", || refusals(&proxy) == 1).await;
+    eventually("the log line", || refusals(&proxy) == 1).await;
     let line = proxy.log_lines().pop().unwrap();
     assert_eq!((&line["kind"], &line["listener"]), (&"stream".into(), &"raw".into()), "{line}");
     assert_eq!(backend.connections(), 2);
@@ -151,7 +151,7 @@ async fn fault_078_streams_of_one_address_are_capped() {
 }
 
 #[tokio::test]
-async fn clients_behind_a_proxy_are_counted_each_and_the_proxy_itself_is_not() {
+async fn clients_of_a_trusted_proxy_are_counted_and_the_proxy_itself_is_not() {
     let backend = Backend::replying("ok").await;
     let proxy = Proxy::with(|settings| {
         settings.backends(&[backend.address]).listener("connections_per_address", "1");
@@ -175,11 +175,11 @@ async fn clients_behind_a_proxy_are_counted_each_and_the_proxy_itself_is_not() {
     let (first, status) = named("192.0.2.7").await;
     assert_eq!(status, 200);
     assert_eq!(named("192.0.2.7").await.1, 503);
-    let line = proxy.wait_for_log("its line", |line| line["status"] == 503).await;
+    let line = proxy.wait_for_log("the log line", |line| line["status"] == 503).await;
     assert_eq!(line["client"], "192.0.2.7:4711");
     let (second, status) = named("192.0.2.8").await;
     assert_eq!(status, 200);
-    // What the proxy in front asks for itself.
+    // Requests of the trusted proxy itself.
     let mut probes = Vec::new();
     for _ in 0..3 {
         let mut client = Raw::connect(proxy.listener("named")).await;
@@ -198,7 +198,7 @@ async fn clients_behind_a_proxy_are_counted_each_and_the_proxy_itself_is_not() {
     assert_eq!(only.response().await.status(), 200);
     assert_eq!(Raw::ask(proxy.web(), message::get("/", "")).await.status(), 503);
     drop(only);
-    admitted(Ipv4Addr::LOCALHOST, proxy.web()).await;
+    wait_until_admitted(Ipv4Addr::LOCALHOST, proxy.web()).await;
     drop((first, second, probes, backend));
     proxy.finish().await;
 }

@@ -1,4 +1,4 @@
-//! Proof that the support can tell right from wrong, without any proxy.
+//! Tests of the test support itself, without a proxy.
 
 use std::time::Duration;
 
@@ -19,7 +19,7 @@ async fn a_backend_records_what_a_client_sends() {
 }
 
 #[tokio::test]
-async fn fin_and_rst_are_told_apart_on_both_sides() {
+async fn fin_and_rst_are_distinguished_on_both_sides() {
     let backend = Backend::manual().await;
     let mut client = Raw::connect(backend.address).await;
     backend.peer(0).await.close();
@@ -37,7 +37,7 @@ async fn fin_and_rst_are_told_apart_on_both_sides() {
 }
 
 #[tokio::test]
-async fn a_stalled_backend_backs_up_and_loses_nothing() {
+async fn a_stalled_backend_causes_backpressure_and_loses_nothing() {
     let backend = Backend::manual().await;
     let mut client = Raw::connect(backend.address).await;
     let peer = backend.peer(0).await;
@@ -55,7 +55,7 @@ async fn a_stalled_backend_backs_up_and_loses_nothing() {
 }
 
 #[tokio::test]
-async fn a_blackhole_swallows_and_a_refusing_port_refuses() {
+async fn a_blackhole_drops_syns_and_a_refusing_port_refuses() {
     let hole = Blackhole::new();
     let connect = tokio::net::TcpStream::connect(hole.address());
     assert!(tokio::time::timeout(Duration::from_millis(300), connect).await.is_err());
@@ -68,7 +68,7 @@ async fn a_blackhole_swallows_and_a_refusing_port_refuses() {
 }
 
 #[tokio::test]
-async fn an_echo_answers_upgrades_as_rfc_6455_says() {
+async fn the_echo_backend_accepts_upgrades_and_echoes() {
     let backend = Backend::start(websocket::echo()).await;
     let mut client = Raw::connect(backend.address).await;
     client.send(websocket::request("/chat", "")).await;

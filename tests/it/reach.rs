@@ -1,25 +1,20 @@
-//! Sessions of nodes that are hung, slow, unreachable, back again, or dead.
+//! Sessions and tunnels of backends that are hung, slow, unreachable or dead.
 
-use std::{
-    net::SocketAddr,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
-    },
-    time::{Duration, Instant},
-};
+mod idle_connections;
+
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use tokio::task::JoinSet;
 
 use crate::support::{
-    Backend, Blackhole, Message, Node, Proxy, Raw, backend, eventually, message,
+    Backend, Blackhole, Message, Node, Proxy, Raw, eventually, message,
     node::{handshake, poll, poll_target},
     pair::Pair,
     websocket,
 };
 
-/// A probe that detects a hung node at once.
+/// A health check that detects a hung node at once.
 const HTTP_PROBE: &str =
     "{ probe = \"http\", interval = \"100ms\", timeout = \"100ms\", rise = 1, fall = 1 }";
 
@@ -122,7 +117,7 @@ async fn sessions_of_a_dead_node_are_ended_at_once() {
         let is_up = up(&a);
         drop(a);
         let mut client = Raw::connect(proxy.web()).await;
-        // Far below the 45 s that the session would live: the client's patience is shorter.
+        // Within the client's timeout, far below the session's lifetime of 45 s.
         let origin = "Origin: http://app.test\r\n";
         assert_code_1(&poll(&mut client, &first.sid, "first", origin).await);
         if probe == HTTP_PROBE {
@@ -150,7 +145,7 @@ async fn sessions_of_an_unreachable_node_wait_until_it_is_back() {
     let mut waiting = [Raw::connect(proxy.web()).await, Raw::connect(proxy.web()).await];
     waiting[0].send(message::get(&poll_target(&sessions[0].sid, "poll"), "")).await;
     waiting[1].send(post(&sessions[1].sid, "post")).await;
-    // Longer than one connect may take, so that each of them has to be tried again.
+    // Longer than the connect timeout, so that each request has to connect again.
     proxy.wait_for_metric("connects are tried again", RETRIES, |retries| retries >= 4.0).await;
     let a = Node::restart(&node_sessions, hole.accept_again());
     for client in &mut waiting {
@@ -240,102 +235,8 @@ async fn connects_that_time_out_together_count_once() {
     proxy.finish().await;
 }
 
-/// A backend that closes each connection, without a word, once it has been idle for this long; and how
-/// many it has closed.
-async fn impatient(limit: Duration) -> (Backend, Arc<AtomicUsize>) {
-    let closes = Arc::new(AtomicUsize::new(0));
-    let count = Arc::clone(&closes);
-    let script = backend::script(move |peer| {
-        let count = Arc::clone(&count);
-        async move {
-            while let Ok(Some(request)) = tokio::time::timeout(limit, peer.request()).await {
-                let open = "0{\"sid\":\"one\",\"pingInterval\":25000,\"pingTimeout\":20000}";
-                let is_known = request.target().contains("sid=");
-                peer.send(message::ok(if is_known { "ok" } else { open })).await;
-            }
-            count.fetch_add(1, Ordering::SeqCst);
-        }
-    });
-    (Backend::start(script).await, closes)
-}
-
-/// Sends emits of a session in rounds, all of a round at once, so that each leaves an idle connection. From
-/// one round to the next those become as old as the backend lets them, give or take `spread`.
-/// Returns how many emits failed.
-async fn timed_emits(
-    web: SocketAddr,
-    emits_at_once: usize,
-    (limit, spread): (Duration, Duration),
-) -> usize {
-    let mut clients = Vec::new();
-    for _ in 0..emits_at_once {
-        clients.push(Raw::connect(web).await);
-    }
-    let mut lost = 0;
-    for round in 0..ROUNDS {
-        let mut emits = JoinSet::new();
-        for mut client in clients.drain(..) {
-            emits.spawn(async move {
-                client.send(post("one", "emit")).await;
-                let answered = client.response().await.status() == 200;
-                (client, answered)
-            });
-        }
-        while let Some(done) = emits.join_next().await {
-            let (client, answered) = done.unwrap();
-            lost += usize::from(!answered);
-            clients.push(client);
-        }
-        tokio::time::sleep(limit - spread + 2 * spread * round / ROUNDS).await;
-    }
-    lost
-}
-
-const ROUNDS: u32 = 12;
-
-/// A proxy in front of an impatient backend that has opened the session.
-async fn before_impatient(node: &Backend, reuse: &str) -> Proxy {
-    let proxy = Proxy::with(|settings| {
-        settings.backends(&[node.address]).pool("reuse", reuse);
-    })
-    .await;
-    let mut client = Raw::connect(proxy.web()).await;
-    assert_eq!(handshake(&mut client, "open", "").await.sid, "one");
-    proxy
-}
-
-#[tokio::test]
-async fn no_emit_meets_the_close_of_a_backend_that_closes_idle_connections() {
-    // As gunicorn does, by default; once with the default settings, once with what is meant for a Node.
-    let times = (Duration::from_secs(2), Duration::from_millis(60));
-    let (node, _) = impatient(times.0).await;
-    let default = before_impatient(&node, "{}").await;
-    let longer = before_impatient(&node, "{ idle_timeout = \"4s\" }").await;
-    let (webs, emits) = ([default.web(), longer.web()], |web| timed_emits(web, 200, times));
-    assert_eq!(tokio::join!(emits(webs[0]), emits(webs[1])), (0, 0), "emits lost");
-    drop(node);
-    default.finish().await;
-    longer.finish().await;
-}
-
-#[tokio::test]
-async fn the_idle_limit_of_a_backend_is_learned_from_its_closes() {
-    let limit = Duration::from_millis(600);
-    let (node, closes) = impatient(limit).await;
-    let proxy = before_impatient(&node, "{ idle_timeout = \"4s\" }").await;
-    // Two closes show the limit: each of the requests leaves an idle connection to be closed.
-    for n in 1..=2 {
-        eventually("an idle connection is closed", || closes.load(Ordering::SeqCst) >= n).await;
-        assert_eq!(Raw::ask(proxy.web(), message::get("/", "")).await.status(), 200);
-    }
-    let lost = timed_emits(proxy.web(), 40, (limit, Duration::from_millis(60))).await;
-    assert_eq!(lost, 0);
-    drop(node);
-    proxy.finish().await;
-}
-
-/// A tunnel of a session that polled first, on the node of this name.
-async fn tunnel_by(pair: &Pair, node: &str) -> Raw {
+/// Opens a session on the node of this name by polling, and upgrades it.
+async fn tunnel_on(pair: &Pair, node: &str) -> Raw {
     let session = pair.session_on(node).await;
     let mut client = pair.client().await;
     let target = format!("/socket.io/?EIO=4&transport=websocket&sid={}", session.sid);
@@ -344,8 +245,8 @@ async fn tunnel_by(pair: &Pair, node: &str) -> Raw {
     client
 }
 
-/// Two nodes with this setting for tunnels, and a probe that a hung node fails.
-async fn pair_with(on_down: &str) -> Pair {
+/// Two nodes, `on_down` set to this value, and a health check that a hung node fails.
+async fn pair_with_on_down(on_down: &str) -> Pair {
     Pair::with(|settings| {
         settings.pool("health", HTTP_PROBE).pool("on_down", on_down);
     })
@@ -353,12 +254,12 @@ async fn pair_with(on_down: &str) -> Pair {
 }
 
 #[tokio::test]
-async fn tunnels_of_a_node_that_is_down_are_closed_if_the_pool_is_set_to() {
-    let pair = pair_with("{ close = \"400ms\" }").await;
+async fn tunnels_of_a_node_that_is_down_are_closed_with_on_down_close() {
+    let pair = pair_with_on_down("{ close = \"400ms\" }").await;
     let session = pair.session_on("a").await;
-    let (mut hung, mut other) = (Vec::new(), tunnel_by(&pair, "b").await);
+    let (mut hung, mut other) = (Vec::new(), tunnel_on(&pair, "b").await);
     for _ in 0..4 {
-        hung.push(tunnel_by(&pair, "a").await);
+        hung.push(tunnel_on(&pair, "a").await);
     }
     pair.a.hang();
     let close = websocket::close("backend down");
@@ -383,10 +284,10 @@ async fn tunnels_of_a_node_that_is_down_are_closed_if_the_pool_is_set_to() {
 
 #[tokio::test]
 async fn closing_the_tunnels_of_a_node_stops_when_the_node_is_up_again() {
-    let pair = pair_with("{ close = \"20s\" }").await;
+    let pair = pair_with_on_down("{ close = \"20s\" }").await;
     let mut clients = Vec::new();
     for _ in 0..40 {
-        clients.push(tunnel_by(&pair, "a").await);
+        clients.push(tunnel_on(&pair, "a").await);
     }
     pair.a.hang();
     let down = |line: &str| line.contains("closing its tunnels");
@@ -394,7 +295,7 @@ async fn closing_the_tunnels_of_a_node_stops_when_the_node_is_up_again() {
     pair.proxy.wait_for_metric("the node is down", &up(&pair.a), |up| up == 0.0).await;
     pair.a.wake();
     pair.proxy.wait_for_metric("the node is up", &up(&pair.a), |up| up == 1.0).await;
-    // Most of them have not had their turn, and can still be used.
+    // Most of the tunnels are not closed yet, and still work.
     for (n, client) in clients.iter_mut().enumerate() {
         client.try_send(format!("still-{n:02}")).await;
     }
@@ -406,8 +307,8 @@ async fn closing_the_tunnels_of_a_node_stops_when_the_node_is_up_again() {
 
 #[tokio::test]
 async fn tunnels_of_a_node_that_is_down_are_kept_by_default() {
-    let pair = pair_with("\"keep\"").await;
-    let mut client = tunnel_by(&pair, "a").await;
+    let pair = pair_with_on_down("\"keep\"").await;
+    let mut client = tunnel_on(&pair, "a").await;
     pair.a.hang();
     pair.proxy.wait_for_metric("the node is down", &up(&pair.a), |up| up == 0.0).await;
     client.send("during").await;
@@ -417,96 +318,4 @@ async fn tunnels_of_a_node_that_is_down_are_kept_by_default() {
     eventually("the tunnel's bytes at the node", || pair.a.backend.saw("duringafter")).await;
     drop(client);
     pair.finish().await;
-}
-
-/// A node that closes connections which were idle for two seconds, as its answers say; it reads nothing
-/// while it hangs, and what it was sent meanwhile on an idle connection it never reads.
-struct Idler {
-    backend: Backend,
-    hung: Arc<AtomicBool>,
-    /// POSTs that were read.
-    read: Arc<AtomicUsize>,
-    /// Idle connections that stand still.
-    parked: Arc<AtomicUsize>,
-}
-
-impl Idler {
-    async fn start(announces: bool) -> Self {
-        let hung = Arc::new(AtomicBool::new(false));
-        let (read, parked) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
-        let shared = (Arc::clone(&hung), Arc::clone(&read), Arc::clone(&parked));
-        let fields = if announces { "Keep-Alive: timeout=2\r\n" } else { "" };
-        let script = backend::script(move |peer| {
-            let (hung, read, parked) =
-                (Arc::clone(&shared.0), Arc::clone(&shared.1), Arc::clone(&shared.2));
-            async move {
-                let mut is_idle = false;
-                while !peer.is_ended() {
-                    if hung.load(Ordering::SeqCst) {
-                        parked.fetch_add(usize::from(is_idle), Ordering::SeqCst);
-                        while hung.load(Ordering::SeqCst) {
-                            tokio::time::sleep(Duration::from_millis(2)).await;
-                        }
-                        // Its timers come before its sockets.
-                        if is_idle {
-                            return peer.reset();
-                        }
-                    }
-                    let next = tokio::time::timeout(Duration::from_millis(10), peer.request());
-                    let Ok(Some(request)) = next.await else { continue };
-                    let is_post = request.method() == "POST";
-                    read.fetch_add(usize::from(is_post), Ordering::SeqCst);
-                    let open = "0{\"sid\":\"one\",\"pingInterval\":25000,\"pingTimeout\":20000}";
-                    let text = if is_post { "ok" } else { open };
-                    peer.send(message::reply("200 OK", fields, text)).await;
-                    is_idle = true;
-                }
-            }
-        });
-        Self { backend: Backend::start(script).await, hung, read, parked }
-    }
-
-    /// Sends an emit on an idle connection at the begin of a hang, and returns its result.
-    async fn emit_into_a_hang(&self, proxy: &Proxy, hang: Duration) -> u16 {
-        let mut client = Raw::connect(proxy.web()).await;
-        assert_eq!(handshake(&mut client, "open", "").await.sid, "one");
-        self.hung.store(true, Ordering::SeqCst);
-        eventually("the node hangs", || self.parked.load(Ordering::SeqCst) > 0).await;
-        let connections = self.backend.connections();
-        client.send(post("one", "emit")).await;
-        eventually("the emit is at the node", || self.backend.saw("emit\"]")).await;
-        assert_eq!(self.backend.connections(), connections, "it was sent on a kept connection");
-        tokio::time::sleep(hang).await;
-        self.hung.store(false, Ordering::SeqCst);
-        client.response().await.status()
-    }
-}
-
-#[tokio::test]
-async fn an_emit_that_a_hung_node_has_closed_unread_is_sent_again() {
-    let node = Idler::start(true).await;
-    let proxy = Proxy::with(|settings| {
-        settings.backends(&[node.backend.address]);
-    })
-    .await;
-    assert_eq!(node.emit_into_a_hang(&proxy, Duration::from_secs(4)).await, 200);
-    assert_eq!(node.read.load(Ordering::SeqCst), 1, "read once");
-    drop(node);
-    proxy.finish().await;
-}
-
-#[tokio::test]
-async fn an_emit_that_a_node_may_have_read_is_not_sent_again() {
-    // The node has closed the connection before it could count as idle, or does not say when it would.
-    for (announces, hang) in [(true, 300), (false, 4_000)] {
-        let node = Idler::start(announces).await;
-        let proxy = Proxy::with(|settings| {
-            settings.backends(&[node.backend.address]);
-        })
-        .await;
-        assert_eq!(node.emit_into_a_hang(&proxy, Duration::from_millis(hang)).await, 502);
-        assert_eq!(node.read.load(Ordering::SeqCst), 0);
-        drop(node);
-        proxy.finish().await;
-    }
 }

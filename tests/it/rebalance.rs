@@ -1,4 +1,4 @@
-//! A pool that grows, and whose tunnels are brought to a level.
+//! Rebalancing of tunnels after a pool grows.
 
 use std::{
     sync::{
@@ -12,10 +12,10 @@ use crate::support::{
     Backend, Proxy, Raw, eventually, node::cookie_field, proxy::TUNNELS, websocket,
 };
 
-/// Clients of the test.
+/// Number of clients.
 const CLIENTS: usize = 40;
 
-/// Connects and connects again at once whenever it is closed, with the cookie that it was given.
+/// Connects, and reconnects at once with its cookie after each close by the proxy.
 async fn keep_connected(address: std::net::SocketAddr, closes: Arc<AtomicUsize>) {
     let close = websocket::close("rebalancing");
     let mut cookie = String::new();
@@ -36,7 +36,7 @@ async fn keep_connected(address: std::net::SocketAddr, closes: Arc<AtomicUsize>)
     }
 }
 
-/// Bytes whenever they come: a client of a level pool waits for good.
+/// Reads `count` bytes without a time limit: a client that is not moved waits forever.
 async fn exact_without_timeout(client: &mut Raw, count: usize) -> Vec<u8> {
     while !client.has_received(count).await {}
     client.exact(count).await
@@ -47,7 +47,7 @@ fn sessions(backend: &Backend) -> String {
 }
 
 #[tokio::test]
-async fn a_pool_that_grows_is_levelled_and_then_left_alone() {
+async fn a_pool_that_grows_is_rebalanced_once() {
     let (old, new) =
         (Backend::start(websocket::silent()).await, Backend::start(websocket::silent()).await);
     let (first, second) = (old.address, new.address);
@@ -61,23 +61,23 @@ async fn a_pool_that_grows_is_levelled_and_then_left_alone() {
         clients.spawn(keep_connected(proxy.web(), Arc::clone(&closes)));
     }
     let all = |count: f64| count == CLIENTS as f64;
-    proxy.wait_for_metric("all are there", TUNNELS, all).await;
+    proxy.wait_for_metric("all tunnels are open", TUNNELS, all).await;
     proxy
         .reload(|settings| {
             settings.backends(&[first, second]);
         })
         .await;
     let half = |count: f64| count == (CLIENTS / 2) as f64;
-    proxy.wait_for_metric("the new one has its half", &sessions(&new), half).await;
-    proxy.wait_for_metric("and the old one", &sessions(&old), half).await;
-    let level = closes.load(Ordering::SeqCst);
-    assert_eq!(level, CLIENTS / 2, "each that moved moved once");
-    // Nothing further, for longer than two seconds of its rate.
+    proxy.wait_for_metric("half of the tunnels on the new backend", &sessions(&new), half).await;
+    proxy.wait_for_metric("half of the tunnels on the old backend", &sessions(&old), half).await;
+    let moved = closes.load(Ordering::SeqCst);
+    assert_eq!(moved, CLIENTS / 2, "a client was moved twice");
+    // No further close within two seconds, in which the rate allows 40.
     tokio::time::sleep(Duration::from_secs(2)).await;
-    assert_eq!(closes.load(Ordering::SeqCst), level);
-    eventually("a line for each", || {
+    assert_eq!(closes.load(Ordering::SeqCst), moved);
+    eventually("a log line for each close", || {
         let lines = proxy.log_lines();
-        lines.iter().filter(|line| line["termination"] == "rebalanced").count() == level
+        lines.iter().filter(|line| line["termination"] == "rebalanced").count() == moved
     })
     .await;
     clients.shutdown().await;

@@ -7,8 +7,8 @@ async fn logged(proxy: &Proxy, target: &str) -> String {
     let reply = Raw::ask(proxy.web(), message::get(target, "")).await;
     assert_eq!(reply.status(), 200, "{target}");
     let last = target.rsplit('&').next().unwrap_or_default();
-    let is = |path: &str| path.ends_with(last);
-    let line = proxy.wait_for_log(target, |line| line["path"].as_str().is_some_and(is)).await;
+    let matches = |path: &str| path.ends_with(last);
+    let line = proxy.wait_for_log(target, |line| line["path"].as_str().is_some_and(matches)).await;
     line["path"].as_str().unwrap_or_default().to_owned()
 }
 
@@ -50,7 +50,7 @@ async fn fault_136_secrets_are_redacted_by_parts_of_names() {
 }
 
 #[tokio::test]
-async fn the_list_of_secrets_can_be_set() {
+async fn redacted_parameters_can_be_configured() {
     let backend = Backend::replying("ok").await;
     let mut proxy = Proxy::for_backends(&[backend.address]).await;
     let target = |n: u8| format!("/?loginTicket=1&sort_key=2&token=3&n={n}");

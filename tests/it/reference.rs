@@ -1,7 +1,7 @@
 //! The configuration reference: one list of keys is the source of `docs/reference/configuration.md`, of
 //! the JSON Schema and of defaults in `--help`, and the readers agree with it.
 //!
-//! With `BLESS=1` in the environment, the committed pages and the schema are written anew.
+//! With `BLESS=1` in the environment, the tests rewrite the committed pages and the schema.
 
 use std::{
     collections::BTreeSet,
@@ -64,7 +64,7 @@ fn the_page_has_every_key_once_under_its_table() {
 }
 
 #[test]
-fn defaults_in_help_are_those_of_the_reference() {
+fn help_and_reference_have_the_same_defaults() {
     let socket = SECTIONS.iter().find(|section| section.name == "admin").unwrap().key("socket");
     let default = format!("[default: {}]", socket.unwrap().plain_default());
     for command in ["proxy", "demo"] {
@@ -86,8 +86,8 @@ fn json(text: &str) -> Option<Value> {
     toml::from_str(text.trim_start_matches('\u{feff}')).ok()
 }
 
-/// What the schema has against a text.
-fn refusals(schema: &Validator, text: &str) -> Vec<String> {
+/// Returns the errors of a configuration text by the schema.
+fn schema_errors(schema: &Validator, text: &str) -> Vec<String> {
     let json = json(text).unwrap_or_else(|| panic!("invalid TOML: {text}"));
     schema.iter_errors(&json).map(|error| format!("{}: {error}", error.instance_path())).collect()
 }
@@ -104,20 +104,20 @@ fn files(folder: &Path, end: &str, found: &mut Vec<PathBuf>) {
 }
 
 #[test]
-fn good_configurations_fit_the_schema() {
+fn good_configurations_match_the_schema() {
     let schema = validator();
     let mut good = Vec::new();
     files(Path::new("tests/config/good"), "toml", &mut good);
     files(Path::new("deploy"), "toml", &mut good);
     assert!(good.len() >= 5);
     for file in good {
-        let refused = refusals(&schema, &fs::read_to_string(&file).unwrap());
+        let refused = schema_errors(&schema, &fs::read_to_string(&file).unwrap());
         assert!(refused.is_empty(), "{}: {refused:#?}", file.display());
     }
 }
 
 #[test]
-fn configurations_of_the_docs_fit_the_schema() {
+fn configurations_of_the_docs_match_the_schema() {
     let schema = validator();
     let mut pages = vec![PathBuf::from("README.md")];
     files(Path::new("docs"), "md", &mut pages);
@@ -136,7 +136,7 @@ fn configurations_of_the_docs_fit_the_schema() {
                 continue;
             }
             count += 1;
-            let refused = refusals(&schema, &block);
+            let refused = schema_errors(&schema, &block);
             assert!(refused.is_empty(), "{}: {refused:#?} in\n{block}", page.display());
         }
     }
@@ -144,7 +144,7 @@ fn configurations_of_the_docs_fit_the_schema() {
 }
 
 #[test]
-fn unknown_keys_and_wrong_types_do_not_fit_the_schema() {
+fn unknown_keys_and_wrong_types_do_not_match_the_schema() {
     let schema = validator();
     let mut count = 0;
     let mut bad = Vec::new();
@@ -154,7 +154,7 @@ fn unknown_keys_and_wrong_types_do_not_fit_the_schema() {
         let own = format!(" --> {}:", file.display());
         let structural = faults.split("\n\n").filter(|fault| fault.contains(&own)).any(|fault| {
             let message = fault.lines().next().unwrap_or_default();
-            // Values of the environment and keys of files are beyond a schema.
+            // A schema cannot check the values of environment variables or the contents of files.
             let of_type = message.contains(" must be ") && message.contains(", not a");
             message.contains("unknown key") || of_type
         });
@@ -163,13 +163,12 @@ fn unknown_keys_and_wrong_types_do_not_fit_the_schema() {
             continue;
         }
         count += 1;
-        assert!(!refusals(&schema, &text).is_empty(), "{} fits", file.display());
+        assert!(!schema_errors(&schema, &text).is_empty(), "{} matches the schema", file.display());
     }
     assert!(count >= 8, "{count}");
 }
 
-/// Whole configurations in which a line of a table can be tried: the name of the table, and a text with
-/// `LINE` in it.
+/// Configurations for trying a line in a table: the name of the table, and the text with `LINE` in its place.
 const PLACES: &[(&str, &str)] = &[
     ("", "LINE\nlisteners.web.bind = \"127.0.0.1:0\"\npools.app.backends = [\"127.0.0.1:1\"]"),
     ("", "LINE\nlisteners.web.bind = \"127.0.0.1:0\""),
@@ -250,8 +249,7 @@ const PLACES: &[(&str, &str)] = &[
     ("ticket_keys", "WEB\nAPP\n[ticket_keys]\nLINE"),
 ];
 
-/// The configurations in which `key = value` stands in a table of this name; without the line if there
-/// is no value.
+/// Returns the configurations with `key = value` in the table `section`, or without the key if `value` is `None`.
 fn trials(section: &str, key: &str, value: Option<&str>) -> Vec<String> {
     let line = value.map(|value| format!("{key} = {value}")).unwrap_or_default();
     let places = PLACES.iter().filter(|(name, _)| *name == section);
@@ -265,14 +263,14 @@ fn trials(section: &str, key: &str, value: Option<&str>) -> Vec<String> {
                     "[listeners.web]\nbind = \"127.0.0.1:0\"\nprotocol = \"https\"\n\
                      certificates = [{ cert = \"certs/site.pem\", key = \"certs/site.key\" }]",
                 );
-            // The key of the place itself gives way to the line.
+            // The line replaces a line with the same key.
             let (before, after) = text.split_once("LINE").unwrap();
             let (above, own) = before.split_at(before.rfind("\n[").map_or(0, |at| at + 1));
             let own: Vec<&str> =
                 own.lines().filter(|line| !line.starts_with(&format!("{key} ="))).collect();
             format!("{above}{}\n{line}\n{after}\n", own.join("\n"))
         })
-        // A place may have the key already, in another form.
+        // Invalid TOML: the text already sets the key in another form.
         .filter(|text| json(text).is_some())
         .collect();
     assert!(!trials.is_empty(), "no place for a table `{section}`");
@@ -288,7 +286,7 @@ fn every_key() -> impl Iterator<Item = (&'static str, &'static SchemaKey)> {
 }
 
 #[test]
-fn a_documented_default_is_what_a_missing_key_means() {
+fn a_missing_key_means_its_documented_default() {
     let mut count = 0;
     for (section, key) in every_key() {
         let DefaultValue::Value(default) = key.default else { continue };
@@ -312,8 +310,8 @@ fn a_documented_default_is_what_a_missing_key_means() {
     assert!(count > 40, "{count}");
 }
 
-/// Faults that come from the machine of the test, not from the example.
-fn is_of_the_machine(message: &str) -> bool {
+/// Whether a fault is due to the machine that runs the test, and not to the example.
+fn depends_on_the_machine(message: &str) -> bool {
     ["cannot read", "there is no pool", "there is no listener", "there is no folder"]
         .iter()
         .any(|start| message.starts_with(start))
@@ -329,11 +327,11 @@ fn every_example_is_accepted() {
     for (section, key) in every_key() {
         let mut tried = Vec::new();
         let accepted = trials(section, key.name, Some(key.example)).iter().any(|text| {
-            let refused = refusals(&schema, text);
+            let refused = schema_errors(&schema, text);
             match load(text) {
                 _ if !refused.is_empty() => tried.push(format!("{refused:#?} in\n{text}")),
                 Err(Faults(faults)) => {
-                    let ours = faults.iter().find(|fault| !is_of_the_machine(&fault.message));
+                    let ours = faults.iter().find(|fault| !depends_on_the_machine(&fault.message));
                     tried.extend(ours.map(ToString::to_string));
                     return ours.is_none();
                 }
@@ -348,7 +346,7 @@ fn every_example_is_accepted() {
     assert!(failures.is_empty(), "{}", failures.join("\n\n"));
 }
 
-/// The messages and advice for `key = value`, at every place of the table.
+/// Messages and help texts for `key = value` in each configuration that has the table.
 fn messages(section: &str, key: &SchemaKey, value: &str) -> String {
     let mut all = BTreeSet::new();
     for text in trials(section, key.name, Some(value)) {
@@ -361,16 +359,16 @@ fn messages(section: &str, key: &SchemaKey, value: &str) -> String {
     all.into_iter().collect::<Vec<_>>().join("\n")
 }
 
-/// A kind and the kinds that it is made of, but those of elements of arrays.
-fn parts(kind: &'static ValueKind) -> Vec<&'static ValueKind> {
+/// The alternatives of a kind; the kinds of array elements are not included.
+fn alternatives(kind: &'static ValueKind) -> Vec<&'static ValueKind> {
     match kind {
-        ValueKind::OneOf(kinds) => kinds.iter().flat_map(parts).collect(),
+        ValueKind::OneOf(kinds) => kinds.iter().flat_map(alternatives).collect(),
         kind => vec![kind],
     }
 }
 
 #[test]
-fn documented_bounds_and_choices_are_those_of_the_readers() {
+fn documented_bounds_and_choices_match_the_error_messages() {
     let mut count = 0;
     for (section, key) in every_key() {
         let name = key.name;
@@ -382,7 +380,7 @@ fn documented_bounds_and_choices_are_those_of_the_readers() {
             );
             count += 1;
         };
-        for kind in parts(&key.kind) {
+        for kind in alternatives(&key.kind) {
             match kind {
                 ValueKind::Integer(low, high) => {
                     says(
@@ -414,7 +412,9 @@ fn documented_bounds_and_choices_are_those_of_the_readers() {
                         || said.contains(&format!("use some of: {}", words.join(", ")));
                     assert!(listed, "`{name}` of `{section}`: {quoted:?} in\n{said}");
                 }
-                ValueKind::Boolean if parts(&key.kind).len() == 1 => says("1.5", "true or false"),
+                ValueKind::Boolean if alternatives(&key.kind).len() == 1 => {
+                    says("1.5", "true or false")
+                }
                 _ => {}
             }
         }
@@ -423,12 +423,12 @@ fn documented_bounds_and_choices_are_those_of_the_readers() {
 }
 
 #[test]
-fn the_schema_refuses_a_wrong_type_for_every_key() {
+fn the_schema_rejects_a_wrong_type_for_every_key() {
     let schema = validator();
     for (section, key) in every_key() {
         // No key takes an array of arrays.
         for text in trials(section, key.name, Some("[[1.5]]")) {
-            assert!(!refusals(&schema, &text).is_empty(), "`{}` of `{section}`", key.name);
+            assert!(!schema_errors(&schema, &text).is_empty(), "`{}` of `{section}`", key.name);
         }
     }
 }

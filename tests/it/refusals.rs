@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use crate::support::{Backend, End, Message, Proxy, Raw, message, proxy::Setup, tls::Certificate};
 
-/// Asserts that a rejected request gets a sentence and an id, and a log line with its status.
+/// Asserts that the reply to a rejected request has a sentence and an id, and that it is logged with its status.
 async fn assert_rejected(
     proxy: &Proxy,
     what: &str,
@@ -72,11 +72,7 @@ async fn fault_132_every_rejection_has_a_sentence_an_id_and_a_log_line() {
             let what: String = request.chars().take(60).collect();
             assert_rejected(&proxy, &what, &reply, *status, termination).await;
             client.finish().await;
-            assert_eq!(
-                client.assert_closed().await,
-                End::Fin,
-                "{what}: the reply is not overtaken"
-            );
+            assert_eq!(client.assert_closed().await, End::Fin, "{what}: the reply is complete");
         }
     }
     backend.assert_untouched();
@@ -85,7 +81,7 @@ async fn fault_132_every_rejection_has_a_sentence_an_id_and_a_log_line() {
 }
 
 #[tokio::test]
-async fn fault_132_the_line_of_a_refused_request_names_its_method_and_target() {
+async fn fault_132_the_log_line_of_a_rejected_request_has_its_method_and_target() {
     let backend = Backend::replying("ok").await;
     let proxy = Proxy::for_backends(&[backend.address]).await;
     let reply =
@@ -98,7 +94,7 @@ async fn fault_132_the_line_of_a_refused_request_names_its_method_and_target() {
 }
 
 #[tokio::test]
-async fn fault_132_a_refusal_follows_the_responses_of_the_requests_before() {
+async fn fault_132_a_rejection_follows_the_responses_to_earlier_requests() {
     let backend = Backend::replying("ok").await;
     let proxy = Proxy::for_backends(&[backend.address]).await;
     let mut client = Raw::connect(proxy.web()).await;
@@ -115,7 +111,7 @@ async fn fault_132_a_refusal_follows_the_responses_of_the_requests_before() {
 }
 
 #[tokio::test]
-async fn fault_137_lengths_and_codings_that_can_be_read_in_two_ways() {
+async fn fault_137_ambiguous_lengths_and_codings_of_a_request() {
     let backend = Backend::replying("ok").await;
     let proxy = Proxy::for_backends(&[backend.address]).await;
     for (fields, status) in [

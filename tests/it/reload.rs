@@ -1,4 +1,4 @@
-//! Reloads that change who listens and who serves, while traffic goes on.
+//! Reloads that change listeners and backends during traffic.
 
 use std::net::TcpListener;
 
@@ -28,9 +28,12 @@ async fn fault_115_new_listener_cannot_bind() {
     let descriptors = proxy.descriptors();
     proxy.refuses(&wanted.text(), &[&taken.to_string()]).await;
     assert_serves(&proxy, "old").await;
-    assert_eq!(new.connections(), 0, "half of it was taken");
-    eventually("no socket of the refused one is left", || proxy.descriptors() <= descriptors).await;
-    // Free: now the same file is good.
+    assert_eq!(new.connections(), 0, "the rejected configuration was applied in part");
+    eventually("the sockets of the rejected configuration are closed", || {
+        proxy.descriptors() <= descriptors
+    })
+    .await;
+    // The address is free now, so the same file is accepted.
     drop(holder);
     proxy.reload(|settings| *settings = wanted).await;
     assert_serves(&proxy, "new").await;
@@ -67,9 +70,9 @@ async fn fault_116_removed_listener() {
     let extra = proxy.listener("extra");
     let mut tunnelled = Raw::connect(extra).await;
     tunnelled.send(websocket::request("/chat", "")).await;
-    let far = backend.peer(0).await;
-    let upgrade = far.head().await.unwrap();
-    far.send(websocket::switching(&upgrade)).await;
+    let tunnel_peer = backend.peer(0).await;
+    let upgrade = tunnel_peer.head().await.unwrap();
+    tunnel_peer.send(websocket::switching(&upgrade)).await;
     assert_eq!(tunnelled.response().await.status(), 101);
     let mut waiting = Raw::connect(extra).await;
     waiting.send(message::get("/waits", "")).await;
@@ -83,20 +86,20 @@ async fn fault_116_removed_listener() {
     idle.response().await;
     proxy.reload(|settings| *settings = before).await;
     eventually("the address refuses", || std::net::TcpStream::connect(extra).is_err()).await;
-    // What waits for nothing is closed, what is under way is finished.
+    // Idle connections are closed; requests and tunnels in progress continue.
     idle.assert_closed().await;
     peer.send(message::ok("in time")).await;
     assert_eq!(waiting.response().await.text(), "in time");
     waiting.assert_closed().await;
     tunnelled.send("still").await;
-    far.wait_for_rest(b"still").await;
-    // The other listener has not noticed anything.
+    tunnel_peer.wait_for_rest(b"still").await;
+    // The other listener is not affected.
     let mut web = Raw::connect(proxy.web()).await;
     web.send(message::get("/web", "Connection: close\r\n")).await;
     let last = backend.peer_for("/web").await;
     last.send(message::ok("ok")).await;
     assert_eq!(web.response().await.text(), "ok");
-    drop((tunnelled, waiting, idle, web, far, peer, third, last, backend));
+    drop((tunnelled, waiting, idle, web, tunnel_peer, peer, third, last, backend));
     proxy.finish().await;
 }
 
@@ -120,7 +123,7 @@ async fn fault_117_backend_removed_and_added_again() {
         proxy.reload(|settings| drop_ref(settings.backends(&[first]))).await;
         let reply = poll(&mut client, &session.sid, &format!("away{round}"), "").await;
         assert_eq!(reply.header("x-node"), Some("b"));
-        // In another place of the list.
+        // At another position of the list.
         proxy.reload(|settings| drop_ref(settings.backends(&[second, first]))).await;
         let reply = poll(&mut client, &session.sid, &format!("back{round}"), "").await;
         assert_eq!(reply.header("x-node"), Some("b"));
@@ -128,8 +131,7 @@ async fn fault_117_backend_removed_and_added_again() {
             assert_eq!(handshake(&mut client, "cookie", &cookie).await.node, "b");
         }
     }
-    let asked = a.request_count(&session.sid);
-    assert_eq!(asked, 0, "the session had to be searched for");
+    assert_eq!(a.request_count(&session.sid), 0, "an owner search was needed");
     assert!(proxy.log_lines().iter().all(|line| line["chosen_by"] != "owner_search"));
     drop((client, a, b));
     proxy.finish().await;
@@ -142,7 +144,7 @@ async fn fault_117_health_is_kept() {
     let (first, second) = (live.address, refusing.address());
     let mut proxy = Proxy::with(|settings| {
         settings.backends(&[first, second, extra.address]).pool("balance", "\"round-robin\"");
-        // No probe within this test but the first: what is known of health is what requests met.
+        // Only the first health check runs within this test; after it, requests detect that the backend is down.
         settings.pool("health", "{ probe = \"tcp\", interval = \"1h\", rise = 1, fall = 1 }");
     })
     .await;
@@ -150,8 +152,8 @@ async fn fault_117_health_is_kept() {
         Raw::ask(proxy.web(), message::get("/", "Connection: close\r\n")).await;
     }
     let down = format!("moorline_backend_up{{pool=\"app\",backend=\"{second}\"}}");
-    proxy.wait_for_metric("it is down", &down, |up| up == 0.0).await;
-    // An edit elsewhere is no news of this backend.
+    proxy.wait_for_metric("the backend is down", &down, |up| up == 0.0).await;
+    // A change of other settings does not change the state of this backend.
     let backend = refusing.revive("back").await;
     proxy.reload(|settings| drop_ref(settings.backends(&[first, second]))).await;
     assert_eq!(proxy.metric(&down).await, 0.0);
@@ -179,11 +181,11 @@ async fn fault_118_storm_of_hangups() {
     let deadline = std::time::Instant::now() + crate::support::TIMEOUT;
     let request = message::get("/", "Connection: close\r\n");
     while Raw::ask(proxy.web(), &request).await.text() != "new" {
-        assert!(std::time::Instant::now() < deadline, "the last one was lost");
+        assert!(std::time::Instant::now() < deadline, "the last SIGHUP was lost");
     }
     let reloads = proxy.stderr().iter().filter(|line| line.contains("reloaded")).count();
     assert!((1..50).contains(&reloads), "{reloads} reloads for 201 signals");
-    eventually("no leak", || proxy.descriptors() <= descriptors).await;
+    eventually("no descriptor is leaked", || proxy.descriptors() <= descriptors).await;
     drop((old, new));
     proxy.finish().await;
 }

@@ -15,7 +15,7 @@ async fn assert_refused(proxy: &Proxy, request: impl AsRef<[u8]>, statuses: &[u1
 }
 
 /// Sends a valid request, which must be the only one that the backend has seen.
-async fn assert_only_a_good_one_passes(proxy: &Proxy, backend: &Backend) {
+async fn assert_only_a_valid_request_passes(proxy: &Proxy, backend: &Backend) {
     backend.assert_untouched();
     let reply = Raw::ask(proxy.web(), message::get("/marker", "")).await;
     assert_eq!(reply.status(), 200);
@@ -38,7 +38,7 @@ async fn fault_015_missing_or_double_host() {
     ] {
         assert_refused(&proxy, request, &[400]).await;
     }
-    assert_only_a_good_one_passes(&proxy, &backend).await;
+    assert_only_a_valid_request_passes(&proxy, &backend).await;
     // HTTP/1.0 does not require Host.
     let reply = Raw::ask(proxy.web(), "GET /old HTTP/1.0\r\n\r\n").await;
     assert_eq!((reply.status(), reply.text().as_str()), (200, "ok"));
@@ -75,7 +75,7 @@ async fn fault_016_invalid_host() {
     assert_refused(&proxy, b"GET / HTTP/1.1\r\nHost: app\xff.test\r\n\r\n", &[400]).await;
     let absolute = "GET http://user@app.test/ HTTP/1.1\r\nHost: app.test\r\n\r\n";
     assert_refused(&proxy, absolute, &[400]).await;
-    assert_only_a_good_one_passes(&proxy, &backend).await;
+    assert_only_a_valid_request_passes(&proxy, &backend).await;
     drop(backend);
     proxy.finish().await;
 }
@@ -154,8 +154,8 @@ async fn fault_020_long_target_and_large_header() {
     assert_refused(&proxy, message::get("/", &huge), &[431]).await;
     let many: String = (0..2000).map(|n| format!("X-{n}: a\r\n")).collect();
     assert_refused(&proxy, message::get("/", &many), &[431]).await;
-    assert_only_a_good_one_passes(&proxy, &backend).await;
-    // What Node itself accepts must pass: 8 KiB of cookies, a long query.
+    assert_only_a_valid_request_passes(&proxy, &backend).await;
+    // The header sizes that Node.js accepts must pass: 8 KiB of cookies, a long query.
     let large = format!("Cookie: a={}\r\n", "b".repeat(8000));
     let query = format!("/?q={}", "a".repeat(4000));
     assert_eq!(Raw::ask(proxy.web(), message::get(&query, &large)).await.status(), 200);
@@ -201,8 +201,7 @@ async fn fault_021_body_shorter_than_announced() {
     proxy.finish().await;
 }
 
-/// Answers `/upload` before its body is there, takes the body where it comes all the same, and
-/// answers everything else.
+/// Answers `/upload` before its body arrives and then reads the body; answers all other requests with 200.
 async fn answers_early(status: &'static str) -> Backend {
     Backend::start(backend::script(move |peer| async move {
         while let Some(request) = peer.head().await {
@@ -281,7 +280,7 @@ async fn fault_024_rejected_before_the_body_was_read() {
             client.assert_closed().await;
         }
     }
-    assert_only_a_good_one_passes(&proxy, &backend).await;
+    assert_only_a_valid_request_passes(&proxy, &backend).await;
     drop(backend);
     proxy.finish().await;
 }
@@ -328,7 +327,7 @@ async fn fault_025_connect_and_trace() {
         client.finish().await;
         client.rest().await;
     }
-    assert_only_a_good_one_passes(&proxy, &backend).await;
+    assert_only_a_valid_request_passes(&proxy, &backend).await;
     drop(backend);
     proxy.finish().await;
 }
@@ -361,7 +360,7 @@ async fn fault_026_framing_and_auth_in_trailers() {
 }
 
 #[tokio::test]
-async fn fault_029_paths_that_fold_into_others() {
+async fn fault_029_paths_that_normalize_to_other_paths() {
     let (public, admin) = (Backend::replying("public").await, Backend::replying("admin").await);
     let proxy = Proxy::with(|settings| {
         settings.backends(&[public.address]);
@@ -401,8 +400,8 @@ async fn fault_029_paths_that_fold_into_others() {
         let inside = read == "/admin" || read.starts_with("/admin/");
         let inside = inside && !target.contains("ADMIN");
         assert_eq!(inside, reply.text() == "admin", "{path} went to {}", reply.text());
-        let folds = lower.replace("%5c", "/").split('/').any(|s| s == "." || s == "..");
-        assert!(!folds, "{path} was forwarded");
+        let has_dots = lower.replace("%5c", "/").split('/').any(|s| s == "." || s == "..");
+        assert!(!has_dots, "{path} was forwarded");
     }
     assert_eq!(Raw::ask(proxy.web(), message::get("/admin/x", "")).await.text(), "admin");
     assert_eq!(Raw::ask(proxy.web(), message::get("/administrator", "")).await.text(), "public");

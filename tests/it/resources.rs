@@ -23,7 +23,7 @@ async fn fault_104_no_descriptor_left() {
     let before = process::cpu_ticks(proxy.pid());
     tokio::time::sleep(Duration::from_secs(1)).await;
     let spent = process::cpu_ticks(proxy.pid()) - before;
-    assert!(spent < 30, "{spent} of 100 ticks: it spins");
+    assert!(spent < 30, "{spent} of 100 ticks: the accept loop spins");
     assert!(proxy.is_running());
     drop(clients);
     assert_eq!(Raw::ask(proxy.web(), message::get("/", "")).await.text(), "ok");
@@ -51,7 +51,7 @@ async fn fault_108_log_injection() {
     })
     .await;
     let proxy = Proxy::with(|settings| {
-        // Trusted, so that its own request id and client address are looked at.
+        // The client is trusted, so that the proxy reads its `X-Request-Id` and `X-Forwarded-For`.
         settings.backends(&[backend.address]).top("trusted_proxies", "[\"127.0.0.0/8\"]");
     })
     .await;

@@ -12,7 +12,7 @@ use crate::support::{
 
 /// The client gets 502 and none of the backend's bytes; the backend's connection is discarded, and
 /// the next request goes through on a new one.
-pub(crate) async fn assert_bad_answer(request: Vec<u8>, answer: String) {
+pub(crate) async fn assert_bad_response(request: Vec<u8>, answer: String) {
     let backend = Backend::start(backend::script(move |peer| {
         let answer = answer.clone();
         async move {
@@ -99,7 +99,7 @@ async fn fault_039_control_characters_in_a_response_header() {
         "no colon, secret",
     ] {
         let answer = format!("HTTP/1.1 200 OK\r\n{field}\r\nContent-Length: 6\r\n\r\nsecret");
-        assert_bad_answer(message::get("/", ""), answer).await;
+        assert_bad_response(message::get("/", ""), answer).await;
     }
 }
 
@@ -120,7 +120,7 @@ async fn fault_040_length_and_chunked_in_a_response() {
             assert_eq!(reply.header("content-length"), None);
             backend.ended(index).await;
         }
-        assert_eq!(backend.connections(), 3, "its framing is in doubt: no reuse");
+        assert_eq!(backend.connections(), 3, "a connection with ambiguous framing was reused");
         drop((client, backend));
         proxy.finish().await;
     }
@@ -140,7 +140,7 @@ async fn fault_040_bad_length_in_a_response() {
         "99999999999999999999999",
     ] {
         let answer = format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\nsecret");
-        assert_bad_answer(message::get("/", ""), answer).await;
+        assert_bad_response(message::get("/", ""), answer).await;
     }
 }
 
@@ -162,7 +162,7 @@ async fn assert_discarded(request: &str, answer: &'static str, status: u16, body
         let reply = client.head().await;
         assert_eq!(reply.status(), status, "{answer:?}");
         assert_eq!(client.exact(body.len()).await, body.as_bytes());
-        // At once, while the proxy may not have looked at the rest yet.
+        // At once: the proxy may not have read the extra bytes yet.
         client.send(message::get("/next", "")).await;
         let next = client.response().await;
         assert_eq!((next.status(), next.text().as_str()), (200, "next"), "after {answer:?}");
@@ -170,7 +170,7 @@ async fn assert_discarded(request: &str, answer: &'static str, status: u16, body
         backend.ended(2 * round).await;
         client.finish().await;
         client.assert_closed().await;
-        // The good connection must not serve the next round.
+        // The next round must not use this connection.
         backend.peer(2 * round + 1).await.close();
         within("the idle connection's end", async {
             while proxy.metric("moorline_backend_idle_connections").await > 0.0 {
@@ -184,7 +184,7 @@ async fn assert_discarded(request: &str, answer: &'static str, status: u16, body
 }
 
 #[tokio::test]
-async fn fault_041_body_where_none_may_be() {
+async fn fault_041_body_in_a_response_without_a_body() {
     let head = "HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\nsecret";
     assert_discarded("HEAD /", head, 200, "").await;
     assert_discarded("GET /", "HTTP/1.1 204 No Content\r\n\r\nsecret", 204, "").await;
@@ -278,7 +278,7 @@ async fn fault_042_connection_of_a_response_removes_named_fields() {
 }
 
 #[tokio::test]
-async fn fault_137_codings_and_lengths_of_a_response_that_can_be_read_in_two_ways() {
+async fn fault_137_ambiguous_lengths_and_codings_of_a_response() {
     for fields in [
         "Transfer-Encoding: identity\r\nContent-Length: 6",
         "Transfer-Encoding: identity",
@@ -289,7 +289,7 @@ async fn fault_137_codings_and_lengths_of_a_response_that_can_be_read_in_two_way
         "Content-Length: 9007199254740993",
     ] {
         let answer = format!("HTTP/1.1 200 OK\r\n{fields}\r\n\r\nsecret");
-        assert_bad_answer(message::get("/", ""), answer).await;
+        assert_bad_response(message::get("/", ""), answer).await;
     }
 }
 
@@ -353,8 +353,8 @@ async fn fault_138_header_limits_of_responses_are_settable() {
     proxy.finish().await;
 }
 
-/// A server that reads a request's header, answers 413 and closes with the body unread, so that its
-/// close is a reset.
+/// A server that reads the header of a request, answers 413 and closes without reading the body. The close is
+/// a reset because bytes are unread.
 async fn answers_413_and_resets() -> std::net::SocketAddr {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();

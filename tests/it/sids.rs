@@ -1,4 +1,4 @@
-//! Engine.IO sessions: who knows a sid, and what becomes of one that nobody knows.
+//! Engine.IO sessions: sids that the proxy knows, owner searches, and unknown sids.
 
 use crate::support::{
     Backend, Node, Proxy, Raw, eventually, message,
@@ -12,7 +12,7 @@ async fn fault_096_removed_backend_keeps_its_sessions() {
     let mut pair = Pair::start().await;
     let (a, b) = (pair.session_on("a").await, pair.session_on("b").await);
     let mut client = pair.client().await;
-    // A session that is a tunnel, and one that polls.
+    // One session has a tunnel, the other one polls.
     let mut tunnel = pair.client().await;
     let upgrade = format!("/socket.io/?EIO=4&transport=websocket&sid={}", b.sid);
     tunnel.send(websocket::request(&upgrade, "")).await;
@@ -35,7 +35,7 @@ async fn fault_096_removed_backend_keeps_its_sessions() {
     seen.await;
     let reply = poll(&mut client, &a.sid, "other", "").await;
     assert_eq!(reply.header("x-node"), Some("a"));
-    // No new session, whatever the cookie says.
+    // The removed backend gets no new session, even with its cookie.
     for cookie in ["".to_owned(), cookie_field(b.cookie.as_ref().unwrap())] {
         for session in pair.spread("fresh", &cookie).await {
             assert_eq!(session.node, "a");
@@ -46,7 +46,7 @@ async fn fault_096_removed_backend_keeps_its_sessions() {
 }
 
 #[tokio::test]
-async fn fault_096_removed_backend_at_its_deadline() {
+async fn fault_096_removed_backend_at_its_drain_deadline() {
     let mut pair = Pair::with(|settings| {
         settings.pool("drain", "\"300ms\"");
     })
@@ -63,14 +63,14 @@ async fn fault_096_removed_backend_at_its_deadline() {
             settings.backends(&remaining);
         })
         .await;
-    // Told shortly before the deadline, and cut there.
+    // The proxy sends a Close shortly before the deadline, and closes the connection at the deadline.
     let close = websocket::close("draining");
     assert_eq!(tunnel.exact(close.len()).await, close);
     tunnel.assert_closed().await;
     let cut = |line: &serde_json::Value| line["kind"] == "tunnel";
     let line = pair.proxy.wait_for_log("the tunnel's line", cut).await;
     assert_eq!(line["termination"], "drained");
-    // And the session that polls is told so, in the way that makes a client open a new one.
+    // A poll of the other session gets the Engine.IO error 1, after which a client opens a new session.
     let mut client = pair.client().await;
     let reply = poll(&mut client, &polling.sid, "gone", "Origin: http://app.test\r\n").await;
     assert_eq!(reply.status(), 400, "{}", reply.text());
@@ -84,7 +84,7 @@ async fn fault_096_removed_backend_at_its_deadline() {
 const SESSIONS: &str = "moorline_backend_sessions";
 
 #[tokio::test]
-async fn fault_098_sids_that_no_node_gave() {
+async fn fault_098_invented_sids_take_no_memory() {
     let pair = Pair::start().await;
     let mut client = pair.client().await;
     for n in 0..200 {
@@ -95,7 +95,7 @@ async fn fault_098_sids_that_no_node_gave() {
         let reply = poll(&mut client, &format!("made-up-session-{n:010}"), "flood", "").await;
         assert_eq!(reply.status(), 400);
     }
-    assert_eq!(pair.proxy.metric(SESSIONS).await, 0.0, "a client's sid was taken for one");
+    assert_eq!(pair.proxy.metric(SESSIONS).await, 0.0, "an invented sid is in the session table");
     let grown = process::resident(pair.proxy.pid()).saturating_sub(before);
     assert!(grown < 4 << 20, "memory grew by {grown}");
     drop(client);
@@ -103,7 +103,7 @@ async fn fault_098_sids_that_no_node_gave() {
 }
 
 #[tokio::test]
-async fn fault_098_more_sids_than_the_table_takes() {
+async fn fault_098_more_sids_than_the_session_table_holds() {
     let pair = Pair::with(|settings| {
         settings.top("sessions", "{ max = 500, max_sid_bytes = 64 }");
     })
@@ -115,11 +115,11 @@ async fn fault_098_more_sids_than_the_table_takes() {
     }
     let counted = pair.proxy.metric(SESSIONS).await;
     assert!((1.0..=500.0).contains(&counted), "{counted} sessions in a table of 500");
-    // What was forgotten is found again by asking; what was not goes straight there.
+    // The latest session is still in the table, or found by an owner search.
     let last = last.unwrap();
     let reply = poll(&mut client, &last.sid, "last", "").await;
     assert_eq!((reply.status(), reply.header("x-node")), (200, Some(last.node.as_str())));
-    // Too long to remember, but no worse than unknown.
+    // A sid over `max_sid_bytes` is not stored; an owner search finds its node for each request.
     let long = "x".repeat(65);
     pair.a.next_sid(&long);
     while handshake(&mut client, "long", "").await.sid != long {}
@@ -152,12 +152,12 @@ async fn fault_099_sids_are_secrets() {
     let mut client = pair.client().await;
     let session = handshake(&mut client, "open", "").await;
     assert_eq!(poll(&mut client, &session.sid, "poll", "").await.status(), 200);
-    let other = "SECRET-SID-OF-SOMEBODY";
+    let other = "SECRET-SID-OF-ANOTHER-CLIENT";
     assert_eq!(poll(&mut client, other, "guess", "").await.status(), 400);
-    let spelt = format!("/socket.io/?EIO=4&transport=polling&t=spelt&s%69d={other}");
-    client.send(message::get(&spelt, "")).await;
+    let encoded = format!("/socket.io/?EIO=4&transport=polling&t=encoded&s%69d={other}");
+    client.send(message::get(&encoded, "")).await;
     client.response().await;
-    let marked = |line: &serde_json::Value| line["path"].as_str().unwrap().contains("t=spelt");
+    let marked = |line: &serde_json::Value| line["path"].as_str().unwrap().contains("t=encoded");
     pair.proxy.wait_for_log("the last line", marked).await;
     let log = String::from_utf8(pair.proxy.access_log()).unwrap();
     for secret in [session.sid.as_str(), other] {
@@ -189,12 +189,12 @@ async fn fault_099_same_sid_in_two_pools() {
 }
 
 #[tokio::test]
-async fn fault_100_unknown_sid_is_asked_for_one_by_one() {
+async fn fault_100_owner_search_asks_one_backend_after_the_other() {
     let (a, b) = (Backend::manual().await, Backend::manual().await);
     let proxy = Proxy::for_backends(&[a.address, b.address]).await;
     let unknown = "{\"code\":1,\"message\":\"Session ID unknown\"}";
     let refusal = message::reply("400 Bad Request", "Content-Type: application/json\r\n", unknown);
-    let target = poll_target("nobody-knows-this-one", "ask");
+    let target = poll_target("unknown-sid", "ask");
     let requests = [
         message::get(&target, "Origin: http://app.test\r\n"),
         message::post(&target, "Origin: http://app.test\r\n", "4hello"),
@@ -204,19 +204,19 @@ async fn fault_100_unknown_sid_is_asked_for_one_by_one() {
         client.send(request).await;
         let total = || a.requests().len() + b.requests().len();
         let before = 2 * round;
-        eventually("a node is asked", || total() > before).await;
+        eventually("the request at one node", || total() > before).await;
         let (first, second) = if a.requests().len() > round { (&a, &b) } else { (&b, &a) };
-        assert_eq!(second.requests().len(), round, "two nodes were asked at once");
+        assert_eq!(second.requests().len(), round, "the request was sent to both nodes at once");
         let peer = first.peer(first.connections() - 1).await;
         peer.send(&refusal).await;
-        eventually("the other is asked", || total() == before + 2).await;
+        eventually("the request at the other node", || total() == before + 2).await;
         assert_eq!(second.requests().len(), round + 1);
         second.peer(second.connections() - 1).await.send(&refusal).await;
         let reply = client.response().await;
         assert_eq!((reply.status(), reply.text().as_str()), (400, unknown));
         assert!(reply.header("access-control-allow-origin").is_some(), "{reply:?}");
         let bodies: Vec<_> = [&a, &b].map(|n| n.requests()[round].body.clone()).into();
-        assert_eq!(bodies[0], bodies[1], "the body is sent whole each time");
+        assert_eq!(bodies[0], bodies[1], "the nodes got different bodies");
     }
     assert_eq!(a.requests()[1].body, b"4hello");
     drop((a, b));
@@ -239,26 +239,23 @@ async fn fault_100_unknown_sid_is_found_and_learned() {
         assert_eq!(node.request_count(&sid), 3);
         assert!(
             pair.a.request_count(&sid) + pair.b.request_count(&sid) <= 4,
-            "asked again after it was found"
+            "another owner search for a sid that was found"
         );
     }
-    // The same for an upgrade.
+    // An owner search also finds the node for an upgrade.
     pair.b.add_session("upgrades-at-b");
     let mut client = pair.client().await;
     let target = "/socket.io/?EIO=4&transport=websocket&sid=upgrades-at-b";
     client.send(websocket::request(target, "")).await;
     assert_eq!(client.response().await.status(), 101);
-    // And for one that nobody has: the nodes' own words, and no tunnel.
+    // An upgrade of an unknown session gets the response of a node, and no tunnel.
     let mut other = pair.client().await;
-    let target = "/socket.io/?EIO=4&transport=websocket&sid=nobody-knows-it";
+    let target = "/socket.io/?EIO=4&transport=websocket&sid=unknown-sid";
     other.send(websocket::request(target, "")).await;
     let reply = other.response().await;
     assert_eq!(reply.status(), 400);
     assert!(reply.text().contains("Session ID unknown"), "{}", reply.text());
-    assert_eq!(
-        pair.a.request_count("nobody-knows-it") + pair.b.request_count("nobody-knows-it"),
-        2
-    );
+    assert_eq!(pair.a.request_count("unknown-sid") + pair.b.request_count("unknown-sid"), 2);
     drop((client, other));
     pair.finish().await;
 }
@@ -275,18 +272,18 @@ async fn fault_103_cookie_and_sid_disagree() {
         assert_eq!((reply.status(), reply.header("x-node")), (200, Some("a")));
         assert_eq!(pair.chosen_by(&t).await, "sid");
     }
-    // The same for an upgrade, where a wrong node would break the session.
+    // An upgrade on the wrong node would break the session.
     let mut tunnel = pair.client().await;
     let target = format!("/socket.io/?EIO=4&transport=websocket&sid={}", a.sid);
     tunnel.send(websocket::request(&target, &cookie_field(b.cookie.as_ref().unwrap()))).await;
     assert_eq!(tunnel.response().await.status(), 101);
-    assert_eq!(pair.b.request_count(&a.sid), 0, "the cookie's node heard of it");
+    assert_eq!(pair.b.request_count(&a.sid), 0, "the node of the cookie got a request");
     drop((client, tunnel));
     pair.finish().await;
 }
 
 #[tokio::test]
-async fn a_known_session_waits_for_a_connection_and_an_invented_one_is_turned_away() {
+async fn a_known_session_waits_for_a_connection_and_an_unknown_one_gets_503() {
     let node = Node::start("a").await;
     let proxy = Proxy::with(|settings| {
         settings.backends(&[node.backend.address]);
@@ -297,7 +294,7 @@ async fn a_known_session_waits_for_a_connection_and_an_invented_one_is_turned_aw
     let mut client = Raw::connect(proxy.web()).await;
     let session = handshake(&mut client, "known", "").await;
     let in_use = "moorline_backend_connections";
-    proxy.wait_for_metric("a free one", in_use, |in_use| in_use == 0.0).await;
+    proxy.wait_for_metric("a free connection", in_use, |in_use| in_use == 0.0).await;
     let mut tunnel = Raw::connect(proxy.web()).await;
     tunnel.send(websocket::request("/socket.io/?EIO=4&transport=websocket", "")).await;
     assert_eq!(tunnel.response().await.status(), 101);
@@ -311,7 +308,7 @@ async fn a_known_session_waits_for_a_connection_and_an_invented_one_is_turned_aw
     }
     drop(tunnel);
     assert_eq!(client.response().await.status(), 200);
-    proxy.wait_for_metric("a free one", in_use, |in_use| in_use == 0.0).await;
+    proxy.wait_for_metric("a free connection", in_use, |in_use| in_use == 0.0).await;
     assert_eq!(proxy.metric(waiting).await, 0.0);
     assert_eq!(Raw::ask(proxy.web(), message::get("/plain", "")).await.status(), 200);
     drop((client, node));

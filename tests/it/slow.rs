@@ -31,10 +31,13 @@ async fn fault_067_silent_connection() {
         assert!(text.is_empty() || text.starts_with("HTTP/1.1 408"), "{part:?} got {text}");
     }
     // Single bytes do not move the deadline.
-    let mut dribbling = Raw::connect(proxy.web()).await;
+    let mut trickling = Raw::connect(proxy.web()).await;
     let started = std::time::Instant::now();
-    while dribbling.feed(b"G").await {
-        assert!(started.elapsed() < crate::support::TIMEOUT, "a dribble keeps it open");
+    while trickling.feed(b"G").await {
+        assert!(
+            started.elapsed() < crate::support::TIMEOUT,
+            "single bytes keep the connection open"
+        );
     }
     assert_eq!(backend.connections(), 1, "none of them reached the backend");
     peer.send(message::ok("at last")).await;
@@ -61,7 +64,7 @@ async fn fault_067_silent_tls_connection() {
         .await;
     let mut silent = Raw::connect(proxy.web()).await;
     silent.rest().await;
-    // The beginning of a ClientHello and no more.
+    // Only the beginning of a ClientHello.
     let mut stuck = Raw::connect(proxy.web()).await;
     stuck.send(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03").await;
     stuck.rest().await;
@@ -104,7 +107,7 @@ async fn fault_070_half_close_after_the_request() {
             client.finish().await;
             let peer = backend.peer(index).await;
             peer.request().await.expect("the whole request");
-            // The proxy has surely seen the FIN by the time another exchange is over.
+            // After another complete exchange, the proxy has certainly read the FIN.
             let beside = async {
                 let mut other = Raw::connect(proxy.web()).await;
                 other.send(message::get("/beside", "Connection: close\r\n")).await;
@@ -118,7 +121,7 @@ async fn fault_070_half_close_after_the_request() {
             let large = "x".repeat(300_000);
             peer.send(message::reply("200 OK", "Connection: close\r\n", &large)).await;
             peer.close();
-            // An interim response has found out that the client is still there.
+            // The proxy sends an interim response to detect whether the client is still connected.
             let reply = client.final_response().await;
             assert_eq!((reply.status(), reply.body.len()), (200, large.len()));
             assert_eq!(client.assert_closed().await, End::Fin);
@@ -130,8 +133,8 @@ async fn fault_070_half_close_after_the_request() {
 }
 
 #[tokio::test]
-async fn fault_070_client_gone_without_waiting() {
-    // The counterpart: a client that has closed its socket is not served any further.
+async fn fault_070_client_closes_during_the_response() {
+    // Counterpart of the half-close: after a full close, the proxy closes the backend connection.
     let backend = Backend::start(backend::script(|peer| async move {
         peer.head().await;
         peer.send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n").await;

@@ -8,11 +8,11 @@ use crate::support::{
     websocket::{self, tunnel},
 };
 
-/// Maximum amount in kernel buffers between a writer and a stalled reader, over two hops.
+/// Maximum bytes in kernel buffers between a writer and a stalled reader, over two hops.
 const IN_FLIGHT: usize = 96 << 20;
 
-/// Maximum amount that one tunnel may add to the proxy's memory.
-const FLAT: usize = 8 << 20;
+/// Maximum bytes that one tunnel may add to the proxy's memory.
+const MAX_GROWTH: usize = 8 << 20;
 
 /// Longest silence that counts as backpressure.
 const QUIET: Duration = Duration::from_millis(500);
@@ -116,7 +116,7 @@ async fn fault_073_stalled_backend() {
         let sent = client.fill(1 << 30, QUIET).await;
         assert!(sent < IN_FLIGHT, "{sent} bytes without a reader");
         let grown = process::peak(proxy.pid()).saturating_sub(before);
-        assert!(grown < FLAT, "memory grew by {grown}");
+        assert!(grown < MAX_GROWTH, "memory grew by {grown}");
         // The other direction is not blocked.
         peer.send("meanwhile").await;
         assert_eq!(client.exact(9).await, b"meanwhile");
@@ -140,7 +140,7 @@ async fn fault_073_stalled_client() {
         let sent = peer.fill(1 << 30, QUIET).await;
         assert!(sent < IN_FLIGHT, "{sent} bytes without a reader");
         let grown = process::peak(proxy.pid()).saturating_sub(before);
-        assert!(grown < FLAT, "memory grew by {grown}");
+        assert!(grown < MAX_GROWTH, "memory grew by {grown}");
         client.send("meanwhile").await;
         peer.wait_for_rest(b"meanwhile").await;
         peer.close();
@@ -190,7 +190,7 @@ async fn fault_075_frame_of_a_gigabyte() {
     let backend = Backend::manual().await;
     let proxy = Proxy::for_backends(&[backend.address]).await;
     let (mut client, peer) = tunnel(&proxy, &backend).await;
-    // The buffers that any traffic needs are there before the measurement.
+    // The first bytes allocate the buffers, so that the measurement does not include them.
     client.send("warm").await;
     peer.wait_for_rest(b"warm").await;
     process::reset_peak(proxy.pid());
@@ -204,7 +204,7 @@ async fn fault_075_frame_of_a_gigabyte() {
     assert_eq!(peer.ended().await, End::Fin);
     assert_eq!(peer.checked(), GIB);
     let grown = process::peak(proxy.pid()).saturating_sub(before);
-    assert!(grown < FLAT, "memory grew by {grown}");
+    assert!(grown < MAX_GROWTH, "memory grew by {grown}");
     drop((client, peer, backend));
     proxy.finish().await;
 }
@@ -222,7 +222,7 @@ async fn fault_076_keepalive_finds_dead_peers() {
         assert_eq!(lines.len(), 1, "{side}: {lines:?}");
         let timer = lines[0].split("timer:(keepalive,").nth(1);
         let timer = timer.unwrap_or_else(|| panic!("no keepalive towards the {side}: {lines:?}"));
-        // `59sec` or `1min`: what is left of the first probe's minute.
+        // `59sec` or `1min`: time until the first keepalive probe.
         let left = timer.split(',').next().unwrap();
         let seconds: Option<u32> = left.strip_suffix("sec").map(|s| s.parse().unwrap());
         assert!(left == "1min" || seconds.is_some_and(|s| s <= 60), "{side}: {left}");
@@ -234,7 +234,7 @@ async fn fault_076_keepalive_finds_dead_peers() {
 /// Detecting a dead peer takes a minute and a half and needs a network namespace.
 #[tokio::test]
 #[ignore = "takes two minutes and root"]
-async fn fault_076_dead_peer_is_given_up() {
+async fn fault_076_tunnel_to_a_dead_peer_is_closed() {
     let namespace = process::Namespace::new();
     let backend = Backend::manual().await;
     let proxy = Proxy::with(|settings| {

@@ -1,7 +1,7 @@
 //! Invalid upgrades from either side never open a tunnel.
 
 use crate::{
-    response::assert_bad_answer,
+    response::assert_bad_response,
     support::{
         Backend, Message, Proxy, Raw, message,
         websocket::{self, ACCEPT, EARLY, KEY, UPGRADE},
@@ -13,17 +13,17 @@ use crate::{
 async fn fault_030_bad_upgrade_request() {
     let backend = Backend::start(websocket::echo()).await;
     let proxy = Proxy::for_backends(&[backend.address]).await;
-    let asks = "Connection: Upgrade\r\nUpgrade: websocket\r\n";
+    let upgrade = "Connection: Upgrade\r\nUpgrade: websocket\r\n";
     let key = format!("Sec-WebSocket-Key: {KEY}\r\n");
     let version = "Sec-WebSocket-Version: 13\r\n";
     let cases = [
-        (message::get("/", &format!("{asks}{key}Sec-WebSocket-Version: 8\r\n")), 426),
-        (message::get("/", &format!("{asks}{key}Sec-WebSocket-Version: 25\r\n")), 426),
-        (message::get("/", &format!("{asks}{key}")), 426),
-        (message::get("/", &format!("{asks}{version}")), 400),
-        (message::get("/", &format!("{asks}{version}Sec-WebSocket-Key:\r\n")), 400),
-        (message::get("/", &format!("{asks}{version}Sec-WebSocket-Key: short\r\n")), 400),
-        (message::get("/", &format!("{asks}{version}{key}{key}")), 400),
+        (message::get("/", &format!("{upgrade}{key}Sec-WebSocket-Version: 8\r\n")), 426),
+        (message::get("/", &format!("{upgrade}{key}Sec-WebSocket-Version: 25\r\n")), 426),
+        (message::get("/", &format!("{upgrade}{key}")), 426),
+        (message::get("/", &format!("{upgrade}{version}")), 400),
+        (message::get("/", &format!("{upgrade}{version}Sec-WebSocket-Key:\r\n")), 400),
+        (message::get("/", &format!("{upgrade}{version}Sec-WebSocket-Key: short\r\n")), 400),
+        (message::get("/", &format!("{upgrade}{version}{key}{key}")), 400),
         (message::post("/", UPGRADE, ""), 400),
         (format!("PUT / HTTP/1.1\r\nHost: app.test\r\n{UPGRADE}\r\n").into_bytes(), 400),
     ];
@@ -107,7 +107,7 @@ async fn fault_032_bytes_before_the_101() {
     client.send([&websocket::request("/chat", "")[..], EARLY].concat()).await;
     let peer = backend.peer(0).await;
     let upgrade = peer.head().await.unwrap();
-    // More of it once the request is surely there.
+    // More bytes after the request has reached the backend.
     client.send(b"later").await;
     // A complete exchange on another connection, during which no byte may have passed.
     let mut other = Raw::connect(proxy.web()).await;
@@ -127,7 +127,7 @@ async fn fault_032_bytes_before_the_101() {
 }
 
 #[tokio::test]
-async fn fault_032_bytes_before_a_refusal() {
+async fn fault_032_bytes_before_a_declined_upgrade() {
     let backend = Backend::answering(|request| match request.target() {
         "/chat" => message::reply("403 Forbidden", "", "no"),
         _ => message::ok("other"),
@@ -143,40 +143,40 @@ async fn fault_032_bytes_before_a_refusal() {
         client.rest().await;
     }
     assert_eq!(Raw::ask(proxy.web(), message::get("/marker", "")).await.text(), "other");
-    // What looked like a request may have become one, but only through every check.
+    // Bytes that look like a request may become a request, but only through all checks.
     assert!(!backend.saw("early") && !backend.saw("6.6.6.6"));
     drop(backend);
     proxy.finish().await;
 }
 
 #[tokio::test]
-async fn fault_033_unasked_101() {
+async fn fault_033_unsolicited_101() {
     let full = format!(
         "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
          Sec-WebSocket-Accept: {ACCEPT}\r\n\r\nsecret"
     );
-    assert_bad_answer(message::get("/", ""), full.clone()).await;
-    assert_bad_answer(message::post("/", "", "body"), full).await;
+    assert_bad_response(message::get("/", ""), full.clone()).await;
+    assert_bad_response(message::post("/", "", "body"), full).await;
     let bare = "HTTP/1.1 101 Switching Protocols\r\n\r\nsecret".to_owned();
-    assert_bad_answer(message::get("/", ""), bare).await;
+    assert_bad_response(message::get("/", ""), bare).await;
 }
 
 #[tokio::test]
 async fn fault_034_wrong_accept() {
     let accept = format!("Sec-WebSocket-Accept: {ACCEPT}\r\n");
-    let asked = "Connection: Upgrade\r\nUpgrade: websocket\r\n";
+    let upgrade = "Connection: Upgrade\r\nUpgrade: websocket\r\n";
     for fields in [
-        asked.to_owned(),
-        format!("{asked}Sec-WebSocket-Accept: AAAAAAAAAAAAAAAAAAAAAAAAAAA=\r\n"),
-        format!("{asked}Sec-WebSocket-Accept: {}\r\n", ACCEPT.to_lowercase()),
-        format!("{asked}Sec-WebSocket-Accept:\r\n"),
-        format!("{asked}{accept}{accept}"),
+        upgrade.to_owned(),
+        format!("{upgrade}Sec-WebSocket-Accept: AAAAAAAAAAAAAAAAAAAAAAAAAAA=\r\n"),
+        format!("{upgrade}Sec-WebSocket-Accept: {}\r\n", ACCEPT.to_lowercase()),
+        format!("{upgrade}Sec-WebSocket-Accept:\r\n"),
+        format!("{upgrade}{accept}{accept}"),
         format!("Connection: Upgrade\r\n{accept}"),
         format!("Connection: Upgrade\r\nUpgrade: h2c\r\n{accept}"),
         format!("Upgrade: websocket\r\n{accept}"),
     ] {
         let answer = format!("HTTP/1.1 101 Switching Protocols\r\n{fields}\r\nsecret");
-        assert_bad_answer(websocket::request("/chat", ""), answer).await;
+        assert_bad_response(websocket::request("/chat", ""), answer).await;
     }
 }
 
@@ -206,12 +206,12 @@ async fn fault_035_h2c_upgrade() {
         let connection = seen.header("connection").unwrap_or_default().to_ascii_lowercase();
         assert!(!connection.contains("upgrade") && !connection.contains("http2"), "{connection}");
     }
-    // A backend that upgrades nevertheless sends an unexpected 101.
+    // A backend that still switches to h2c sends an unexpected 101.
     let h2c =
         "Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQ\r\n";
     let answer =
         "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\nsecret";
-    assert_bad_answer(message::get("/", h2c), answer.to_owned()).await;
+    assert_bad_response(message::get("/", h2c), answer.to_owned()).await;
 }
 
 #[tokio::test]
@@ -269,7 +269,7 @@ async fn fault_037_upgrade_never_answered() {
     let upgrade = peer.head().await.unwrap();
     peer.send(websocket::switching(&upgrade)).await;
     assert_eq!(client.response().await.status(), 101);
-    // And once open, the tunnel has no such deadline: it outlives another upgrade that meets it.
+    // The deadline does not apply to the open tunnel: the tunnel outlives another upgrade that times out.
     let mut other = Raw::connect(proxy.web()).await;
     other.send(websocket::request("/chat", "")).await;
     assert_eq!(other.response().await.status(), 504);
@@ -281,7 +281,7 @@ async fn fault_037_upgrade_never_answered() {
 }
 
 #[tokio::test]
-async fn an_upgrade_in_http_1_0_is_refused_with_the_setting_of_nginx() {
+async fn the_reply_to_an_http_1_0_upgrade_names_the_nginx_setting() {
     let backend = Backend::replying("ok").await;
     let proxy = Proxy::for_backends(&[backend.address]).await;
     let request = String::from_utf8(websocket::request("/", "")).unwrap();

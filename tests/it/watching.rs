@@ -1,4 +1,4 @@
-//! Files that change by links, by new folders, or unseen by the system: what they hold comes into force
+//! Watched files: changes of links, replaced folders, and changes that inotify does not report are applied
 //! without a signal.
 
 use std::{
@@ -19,13 +19,13 @@ use crate::{
     },
 };
 
-/// A way to lay files out so that another version of them takes the place of this one.
+/// A layout of files and links in which one version of the files replaces another.
 struct Layout {
     /// The folder by which the configuration names the files.
     named: &'static str,
-    /// Puts version 1 there, from a folder with its files.
+    /// Makes the layout with version 1; arguments: root folder, folder with the files.
     make: fn(&Path, &Path),
-    /// Puts another version there.
+    /// Replaces the version; arguments: root folder, folder with the new files, version.
     swap: fn(&Path, &Path, u32),
 }
 
@@ -130,7 +130,7 @@ fn link(target: &str, at: &Path) {
     fs::rename(fresh, at).unwrap();
 }
 
-/// Waits until a handshake is done with this certificate.
+/// Waits until a handshake with this certificate succeeds.
 async fn serves(proxy: &Proxy, certificate: &Certificate) {
     let deadline = tokio::time::Instant::now() + TIMEOUT;
     let handshake = async || {
@@ -143,7 +143,7 @@ async fn serves(proxy: &Proxy, certificate: &Certificate) {
     }
 }
 
-/// Waits until requests are answered so.
+/// Waits until requests get this response.
 async fn answers(proxy: &Proxy, text: &str) {
     let deadline = tokio::time::Instant::now() + TIMEOUT;
     let request = message::get("/", "Connection: close\r\n");
@@ -153,7 +153,7 @@ async fn answers(proxy: &Proxy, text: &str) {
     }
 }
 
-/// A folder with a new certificate, `app.test.pem` and `app.test.key`.
+/// Makes a folder with a new certificate, `app.test.pem` and `app.test.key`.
 fn certificate(root: &Path, version: u32) -> (PathBuf, Certificate) {
     let folder = root.join(format!("certificate.{version}"));
     fs::create_dir(&folder).unwrap();
@@ -161,8 +161,8 @@ fn certificate(root: &Path, version: u32) -> (PathBuf, Certificate) {
     (folder, made)
 }
 
-/// A folder with a list of one backend, `backends.txt`.
-fn listed(root: &Path, version: u32, address: SocketAddr) -> PathBuf {
+/// Makes a folder with a list of one backend, `backends.txt`.
+fn backend_list(root: &Path, version: u32, address: SocketAddr) -> PathBuf {
     let folder = root.join(format!("list.{version}"));
     fs::create_dir(&folder).unwrap();
     fs::write(folder.join("backends.txt"), format!("{address}\n")).unwrap();
@@ -176,7 +176,7 @@ fn secure(named: &str) -> String {
     )
 }
 
-/// New certificates come into force, one after the other: the watches are renewed.
+/// Asserts that several new certificates are applied in turn, so that watches are renewed.
 async fn certificates_follow(layout: &Layout) {
     let backend = Backend::replying("ok").await;
     let setup = Setup::new();
@@ -199,12 +199,12 @@ async fn certificates_follow(layout: &Layout) {
     proxy.finish().await;
 }
 
-/// The same of lists of backends.
+/// Asserts that several new lists of backends are applied in turn.
 async fn lists_follow(layout: &Layout) {
     let backends = [Backend::replying("1").await, Backend::replying("2").await];
     let setup = Setup::new();
     let root = setup.directory().to_owned();
-    (layout.make)(&root, &listed(&root, 1, backends[0].address));
+    (layout.make)(&root, &backend_list(&root, 1, backends[0].address));
     let proxy = setup
         .with(|settings| {
             let list = format!("{{ file = \"{}/backends.txt\" }}", layout.named);
@@ -214,7 +214,7 @@ async fn lists_follow(layout: &Layout) {
         .await;
     answers(&proxy, "1").await;
     for (version, at) in [(2, 1), (3, 0), (4, 1)] {
-        (layout.swap)(&root, &listed(&root, version, backends[at].address), version);
+        (layout.swap)(&root, &backend_list(&root, version, backends[at].address), version);
         answers(&proxy, if at == 0 { "1" } else { "2" }).await;
     }
     drop(backends);
@@ -222,25 +222,25 @@ async fn lists_follow(layout: &Layout) {
 }
 
 #[tokio::test]
-async fn a_moved_inner_link_is_followed() {
+async fn a_replaced_inner_link_is_followed() {
     certificates_follow(&INNER_LINK).await;
     lists_follow(&INNER_LINK).await;
 }
 
 #[tokio::test]
-async fn a_moved_link_in_the_middle_of_a_path_is_followed() {
+async fn a_replaced_link_in_the_middle_of_a_path_is_followed() {
     certificates_follow(&MIDDLE_LINK).await;
     lists_follow(&MIDDLE_LINK).await;
 }
 
 #[tokio::test]
-async fn a_volume_whose_data_link_is_swapped_is_followed() {
+async fn a_replaced_data_link_of_a_kubernetes_volume_is_followed() {
     certificates_follow(&VOLUME).await;
     lists_follow(&VOLUME).await;
 }
 
 #[tokio::test]
-async fn a_folder_that_is_made_again_is_watched_again() {
+async fn a_folder_that_is_created_again_is_watched_again() {
     certificates_follow(&NEW_FOLDER).await;
     lists_follow(&NEW_FOLDER).await;
 }
@@ -276,7 +276,7 @@ async fn a_configuration_behind_links_is_followed() {
 }
 
 #[tokio::test]
-async fn a_file_that_only_a_refused_configuration_names_is_watched() {
+async fn a_file_of_a_rejected_configuration_is_watched() {
     let (old, new) = (Backend::replying("old").await, Backend::replying("new").await);
     let mut proxy = Proxy::for_backends(&[old.address]).await;
     let list = proxy.directory().join("later/backends.txt");
@@ -291,10 +291,10 @@ async fn a_file_that_only_a_refused_configuration_names_is_watched() {
     proxy.finish().await;
 }
 
-/// Files of every kind, and a second name for each, in another folder: what is written by that name
-/// changes the file, and the folder of the first sees nothing of it.
+/// Each file has a hard link in another folder. A change through the hard link is not reported for the folder
+/// of the file.
 #[tokio::test]
-async fn a_change_that_no_folder_sees_is_found_by_comparing() {
+async fn a_change_that_inotify_does_not_report_is_found_by_comparison() {
     let backends = [Backend::replying("1").await, Backend::replying("2").await];
     let setup = Setup::new();
     let root = setup.directory().to_owned();
@@ -343,11 +343,11 @@ async fn a_change_that_no_folder_sees_is_found_by_comparing() {
 }
 
 #[tokio::test]
-async fn without_a_watch_to_be_had_files_are_compared() {
+async fn files_are_compared_if_no_watch_is_available() {
     let (old, new) = (Backend::replying("old").await, Backend::replying("new").await);
-    // The limit of a user namespace of its own: nobody else's.
-    let none = "echo 0 > /proc/sys/user/max_inotify_watches && exec \"$@\"";
-    let setup = Setup::new().wrapped_in(&["unshare", "-Ur", "sh", "-c", none, "sh"]);
+    // The limit applies only to a new user namespace.
+    let no_watches = "echo 0 > /proc/sys/user/max_inotify_watches && exec \"$@\"";
+    let setup = Setup::new().wrapped_in(&["unshare", "-Ur", "sh", "-c", no_watches, "sh"]);
     let mut proxy =
         setup.with(|settings| drop_ref(settings.backends(&[old.address]))).start().await;
     answers(&proxy, "old").await;

@@ -1,4 +1,4 @@
-//! The real nginx, on a port of the kernel's choice.
+//! A real nginx on a free port.
 
 use std::{
     fs::{self, File},
@@ -11,14 +11,14 @@ use super::{dns::free_port, wait_for};
 
 /// A running nginx; dropping it kills the process.
 pub(crate) struct Nginx {
-    /// Where it listens.
+    /// Address of the listener.
     pub(crate) address: SocketAddr,
     process: Child,
 }
 
 impl Nginx {
-    /// Starts one with a single server, whose `listen` has these words after its address and whose block
-    /// has these lines.
+    /// Starts nginx with one server: `listen` follows the address of its `listen` directive, `server` is the rest
+    /// of its block.
     pub(crate) async fn start(directory: &Path, listen: &str, server: &str) -> Self {
         let folder = directory.join("nginx");
         fs::create_dir_all(&folder).unwrap();
@@ -43,7 +43,7 @@ impl Nginx {
             .stdout(log.try_clone().unwrap())
             .stderr(log)
             .spawn()
-            .expect("nginx, which tests/setup installs");
+            .expect("cannot start nginx; tests/setup installs it");
         let server = Self { address, process };
         wait_for("nginx listens", || std::net::TcpStream::connect(address).ok()).await;
         server

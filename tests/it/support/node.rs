@@ -1,4 +1,4 @@
-//! A backend that behaves like an Engine.IO 4 server, as far as stickiness is concerned.
+//! A backend that handles sessions like an Engine.IO 4 server.
 
 use std::{
     collections::HashSet,
@@ -13,9 +13,9 @@ use tokio::net::TcpListener;
 
 use super::{Backend, Message, Raw, backend, message, websocket};
 
-/// A node; every answer carries its name in `X-Node`.
+/// A node; each response has its name in `X-Node`.
 pub(crate) struct Node {
-    /// The recording backend beneath.
+    /// The recording backend.
     pub(crate) backend: Backend,
     /// Its name.
     pub(crate) name: &'static str,
@@ -24,12 +24,12 @@ pub(crate) struct Node {
 
 struct State {
     name: &'static str,
-    /// Sids that are alive here.
+    /// Sids of the sessions of this node.
     known: Mutex<HashSet<String>>,
-    /// Given out next, in place of numbered ones.
+    /// Sid for the next handshake, in place of a numbered one.
     next: Mutex<Option<String>>,
     count: Mutex<usize>,
-    /// Whether requests are read and not answered.
+    /// Whether the node reads requests without answering them.
     hung: AtomicBool,
     /// `pingInterval` and `pingTimeout` in milliseconds.
     ping: (u32, u32),
@@ -40,7 +40,7 @@ struct State {
 /// A node's sessions, without its connections.
 pub(crate) struct NodeSessions(Arc<State>);
 
-/// Answers as the node does, once it does not hang.
+/// The script of the node: waits while the node hangs, then answers.
 fn serve(state: &Arc<State>) -> backend::Script {
     let shared = Arc::clone(state);
     backend::script(move |peer| {
@@ -63,16 +63,17 @@ fn serve(state: &Arc<State>) -> backend::Script {
     })
 }
 
-/// What a node says where it does not know a session.
+/// Body of the reply to a request of an unknown session.
 const UNKNOWN: &str = "{\"code\":1,\"message\":\"Session ID unknown\"}";
 
 impl Node {
-    /// Starts one with the usual heartbeat.
+    /// Starts a node with the default heartbeat of Socket.IO.
     pub(crate) async fn start(name: &'static str) -> Self {
         Self::with_ping(name, (25_000, 20_000), "").await
     }
 
-    /// Starts one with this heartbeat in milliseconds and further fields in its handshakes.
+    /// Starts a node with `pingInterval` and `pingTimeout` in milliseconds, and further header lines in replies to
+    /// handshakes.
     pub(crate) async fn with_ping(
         name: &'static str,
         ping: (u32, u32),
@@ -90,14 +91,14 @@ impl Node {
         Self { backend: Backend::start(serve(&state)).await, name, state }
     }
 
-    /// Starts again on this listener, with the sessions that the node had.
-    pub(crate) fn restart(state: &NodeSessions, listener: TcpListener) -> Self {
-        let NodeSessions(state) = state;
+    /// Starts the node again on this listener, with its earlier sessions.
+    pub(crate) fn restart(sessions: &NodeSessions, listener: TcpListener) -> Self {
+        let NodeSessions(state) = sessions;
         let backend = Backend::on(listener, serve(state));
         Self { backend, name: state.name, state: Arc::clone(state) }
     }
 
-    /// What the node knows of its sessions, to be kept while its network is away.
+    /// The sessions of the node, for [`Node::restart`].
     pub(crate) fn sessions(&self) -> NodeSessions {
         NodeSessions(Arc::clone(&self.state))
     }
@@ -107,21 +108,22 @@ impl Node {
         self.state.hung.store(true, Ordering::SeqCst);
     }
 
-    /// Answers everything that has come meanwhile, and goes on.
+    /// Ends the hang: answers the requests that arrived meanwhile.
     pub(crate) fn wake(&self) {
         self.state.hung.store(false, Ordering::SeqCst);
     }
+
     /// Gives the next handshake this sid.
     pub(crate) fn next_sid(&self, sid: &str) {
         *self.state.next.lock().unwrap() = Some(sid.to_owned());
     }
 
-    /// Makes a sid known without a handshake through any proxy.
+    /// Adds a session without a handshake.
     pub(crate) fn add_session(&self, sid: &str) {
         self.state.known.lock().unwrap().insert(sid.to_owned());
     }
 
-    /// How many requests carried this sid.
+    /// Number of requests with this sid.
     pub(crate) fn request_count(&self, of: &str) -> usize {
         let requests = self.backend.requests();
         requests.iter().filter(|request| sid(request).as_deref() == Some(of)).count()
@@ -172,30 +174,30 @@ fn sid(request: &Message) -> Option<String> {
     query.split('&').find_map(|pair| pair.strip_prefix("sid=")).map(str::to_owned)
 }
 
-/// What a handshake brought.
+/// Result of a handshake.
 #[derive(Clone, Debug)]
 pub(crate) struct Session {
     /// The session's id.
     pub(crate) sid: String,
     /// The node's name.
     pub(crate) node: String,
-    /// `name=value` of the sticky cookie, where the reply set one.
+    /// `name=value` of the affinity cookie, if the reply sets one.
     pub(crate) cookie: Option<String>,
     /// The whole reply.
     pub(crate) reply: Message,
 }
 
-/// A polling handshake's target, told apart by `t` in logs.
+/// Target of a polling handshake; `t` identifies the request in logs.
 pub(crate) fn handshake_target(t: &str) -> String {
     format!("/socket.io/?EIO=4&transport=polling&t={t}")
 }
 
-/// A poll's target.
+/// Target of a poll.
 pub(crate) fn poll_target(sid: &str, t: &str) -> String {
     format!("/socket.io/?EIO=4&transport=polling&t={t}&sid={sid}")
 }
 
-/// Opens a session by polling with further header lines, each ended by CRLF.
+/// Opens a session by polling; `headers` are further header lines, each ended by CRLF.
 pub(crate) async fn handshake(client: &mut Raw, t: &str, headers: &str) -> Session {
     client.send(message::get(&handshake_target(t), headers)).await;
     let reply = client.response().await;
@@ -209,7 +211,7 @@ pub(crate) async fn handshake(client: &mut Raw, t: &str, headers: &str) -> Sessi
     Session { sid, node, cookie, reply }
 }
 
-/// One poll of a session.
+/// Sends one poll of a session and returns the reply.
 pub(crate) async fn poll(client: &mut Raw, sid: &str, t: &str, headers: &str) -> Message {
     client.send(message::get(&poll_target(sid, t), headers)).await;
     client.response().await

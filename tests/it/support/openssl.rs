@@ -1,4 +1,4 @@
-//! Clients and scanners of others: what they make of a listener that speaks TLS.
+//! OpenSSL's client and other TLS tools, run against a TLS listener.
 
 use std::{net::SocketAddr, path::PathBuf, process::Stdio, time::Duration};
 
@@ -6,13 +6,13 @@ use tokio::{io::AsyncWriteExt, process::Command, time::timeout};
 
 use super::{TIMEOUT, message};
 
-/// A file of the repository's certificates for tests.
+/// Path of a file in `certs/`, the repository's test certificates.
 pub(crate) fn file(name: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("certs").join(name)
 }
 
-/// The table for a listener's `certificates`: one that the test authority has signed, with an OCSP
-/// response, and one with an RSA key for `other.test`.
+/// Value for a listener's `certificates`: a certificate of the test authority with an OCSP response, and a
+/// certificate with an RSA key for `other.test`.
 pub(crate) fn certificates() -> String {
     let [cert, key, ocsp] = ["signed.pem", "signed.key", "signed.ocsp"].map(file);
     let [other, other_key] = ["other.pem", "other.key"].map(file);
@@ -22,8 +22,8 @@ pub(crate) fn certificates() -> String {
     )
 }
 
-/// What `openssl s_client` tells of one connection on which it sends `input` and then waits for the
-/// end. Asks for `localhost` and trusts the test authority, where `words` say nothing else.
+/// Runs `openssl s_client`, which sends `input` and waits for the end of the connection; returns its output.
+/// `words` are further arguments. The server name is `localhost` by default; the test authority is trusted.
 pub(crate) async fn s_client(address: SocketAddr, words: &str, input: impl AsRef<[u8]>) -> String {
     let mut all = vec!["s_client".to_owned(), "-connect".to_owned(), address.to_string()];
     if !words.contains("-noservername") && !words.contains("-servername") {
@@ -34,18 +34,18 @@ pub(crate) async fn s_client(address: SocketAddr, words: &str, input: impl AsRef
     run("openssl", &all, input.as_ref(), TIMEOUT).await
 }
 
-/// The same with one request, after which the connection is closed.
+/// Runs [`s_client`] with one request, after which the proxy closes the connection.
 pub(crate) async fn request(address: SocketAddr, words: &str) -> String {
     s_client(address, words, message::get("/", "Connection: close\r\n")).await
 }
 
-/// The options for a client that proves to be whom these test files are of.
+/// Options for a client certificate from `certs/NAME.pem` and `certs/NAME.key`.
 pub(crate) fn as_client(name: &str) -> String {
     let [cert, key] = ["pem", "key"].map(|kind| file(&format!("{name}.{kind}")));
     format!("-cert {} -key {}", cert.display(), key.display())
 }
 
-/// All that a command says, which must end before the deadline. Its input stays open until then.
+/// Runs a command, which must end before the deadline; returns its output. Its input stays open meanwhile.
 pub(crate) async fn run(
     command: &str,
     words: &[String],
@@ -61,7 +61,7 @@ pub(crate) async fn run(
         .spawn()
         .unwrap_or_else(|error| panic!("{command}: {error}; tests/setup installs it"));
     let mut stdin = child.stdin.take().unwrap();
-    // It may have ended without having read it.
+    // An error means that the command ended without reading its input.
     let _ = stdin.write_all(input).await;
     let output = timeout(deadline, child.wait_with_output()).await;
     let output = output.unwrap_or_else(|_| panic!("{command} {words:?} never ended")).unwrap();
@@ -71,7 +71,7 @@ pub(crate) async fn run(
     texts.concat()
 }
 
-/// Panics unless a text has all of these in it.
+/// Asserts that a text contains all of these parts.
 pub(crate) fn assert_says(text: &str, needles: &[&str]) {
     for needle in needles {
         assert!(text.contains(needle), "no {needle:?} in {text}");

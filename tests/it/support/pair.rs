@@ -1,27 +1,27 @@
-//! Two Engine.IO nodes behind one proxy, and what tells which of them was chosen and why.
+//! Two Engine.IO nodes behind one proxy, and how a request was assigned to one of them.
 
 use super::{
     Node, Proxy, Raw, Settings,
     node::{Session, handshake},
 };
 
-/// Two nodes, taken in turn where nothing binds a client to one.
+/// Two nodes behind a proxy with the policy `round-robin`.
 pub(crate) struct Pair {
-    /// Named `a`.
+    /// Node `a`.
     pub(crate) a: Node,
-    /// Named `b`.
+    /// Node `b`.
     pub(crate) b: Node,
-    /// In front of both.
+    /// The proxy in front of both.
     pub(crate) proxy: Proxy,
 }
 
 impl Pair {
-    /// With the default settings otherwise.
+    /// Starts the pair with the default settings otherwise.
     pub(crate) async fn start() -> Self {
         Self::with(|_| ()).await
     }
 
-    /// With the settings changed.
+    /// Starts the pair with changed settings.
     pub(crate) async fn with(change: impl FnOnce(&mut Settings)) -> Self {
         let (a, b) = (Node::start("a").await, Node::start("b").await);
         let proxy = Proxy::with(|settings| {
@@ -33,12 +33,12 @@ impl Pair {
         Self { a, b, proxy }
     }
 
-    /// A connection.
+    /// Opens a connection to the proxy.
     pub(crate) async fn client(&self) -> Raw {
         Raw::connect(self.proxy.web()).await
     }
 
-    /// A session on the node of this name.
+    /// Opens a session on the node of this name.
     pub(crate) async fn session_on(&self, node: &str) -> Session {
         let mut client = self.client().await;
         loop {
@@ -49,7 +49,7 @@ impl Pair {
         }
     }
 
-    /// Nodes of a few handshakes that send this header line.
+    /// Sends six handshakes with these header lines and returns their sessions.
     pub(crate) async fn spread(&self, t: &str, headers: &str) -> Vec<Session> {
         let mut client = self.client().await;
         let mut sessions = Vec::new();
@@ -59,7 +59,7 @@ impl Pair {
         sessions
     }
 
-    /// How the first request marked with `t` was placed.
+    /// `chosen_by` in the log line of the first request marked with `t`.
     pub(crate) async fn chosen_by(&self, t: &str) -> String {
         let marked = |line: &serde_json::Value| {
             line["path"].as_str().is_some_and(|path| path.contains(&format!("t={t}")))
@@ -68,7 +68,7 @@ impl Pair {
         line["chosen_by"].as_str().unwrap().to_owned()
     }
 
-    /// The cookie is taken as absent: nodes are taken in turn, and the reply sets a good one.
+    /// Asserts that the cookie is ignored: sessions go to both nodes, and replies set a new cookie.
     pub(crate) async fn assert_ignored(&self, t: &str, headers: &str) {
         let sessions = self.spread(t, headers).await;
         for node in ["a", "b"] {
@@ -78,14 +78,14 @@ impl Pair {
         assert_eq!(self.chosen_by(t).await, "balance", "{t}");
     }
 
-    /// The cookie binds to this node.
+    /// Asserts that the cookie leads to this node.
     pub(crate) async fn assert_bound(&self, t: &str, headers: &str, node: &str) {
         let sessions = self.spread(t, headers).await;
         assert!(sessions.iter().all(|session| session.node == node), "{t}: {sessions:?}");
         assert_eq!(self.chosen_by(t).await, "cookie", "{t}");
     }
 
-    /// Ends as every scenario does.
+    /// Stops the nodes, and finishes as [`Proxy::finish`] does.
     pub(crate) async fn finish(self) {
         drop((self.a, self.b));
         self.proxy.finish().await;

@@ -1,173 +1,39 @@
-//! A running `moorline run FILE`, its file, its logs and its metrics.
+//! A running `moorline run FILE`, its configuration file, logs and metrics.
+
+mod setup;
 
 use std::{
-    ffi::OsString,
     fs,
-    io::{BufRead, BufReader, Read},
     net::SocketAddr,
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
-    process::{Child, Command, ExitStatus, Stdio},
+    process::{Child, ExitStatus},
     sync::{Arc, Mutex},
-    thread::{self, JoinHandle},
+    thread::JoinHandle,
 };
 
 use serde_json::Value;
 use tempfile::TempDir;
 
+pub(crate) use self::setup::Setup;
 use super::{Raw, Settings, eventually, message, process, tls::Certificate, wait_for};
 
-/// A proxy that serves; dropping it kills the process.
+/// A running proxy; dropping it kills the process.
 pub(crate) struct Proxy {
     /// The configuration as last written by [`Proxy::rewrite`].
     pub(crate) settings: Settings,
     child: Child,
-    /// Those that have taken over, in order. They are not our children until those before have ended.
+    /// Process ids after binary upgrades, in order. Each becomes a child of the test when its predecessor ends.
     successors: Vec<u32>,
     directory: TempDir,
     stderr: Arc<Mutex<Vec<String>>>,
-    /// Reads standard error until the process closes it; taken once it has.
+    /// Reads standard error until the process closes it.
     reader: Option<JoinHandle<()>>,
     baseline: usize,
 }
 
-/// A proxy that is to be started.
-pub(crate) struct Setup {
-    /// What the file will say.
-    pub(crate) settings: Settings,
-    /// Written in place of the settings.
-    text: Option<String>,
-    directory: TempDir,
-    wrapper: Vec<OsString>,
-    program: PathBuf,
-    arguments: Option<Vec<OsString>>,
-    env: Vec<(&'static str, String)>,
-}
-
-/// A process that ended by itself.
-pub(crate) struct Ended {
-    /// How.
-    pub(crate) status: ExitStatus,
-    /// All it printed to standard error.
-    pub(crate) stderr: String,
-}
-
-impl Setup {
-    /// The default settings in a directory of its own.
-    pub(crate) fn new() -> Self {
-        let directory = tempfile::tempdir().unwrap();
-        let settings = Settings::new(directory.path());
-        Self {
-            settings,
-            text: None,
-            directory,
-            wrapper: Vec::new(),
-            program: env!("CARGO_BIN_EXE_moorline").into(),
-            arguments: None,
-            env: Vec::new(),
-        }
-    }
-
-    /// Changes the settings.
-    pub(crate) fn with(mut self, change: impl FnOnce(&mut Settings)) -> Self {
-        change(&mut self.settings);
-        self
-    }
-
-    /// Uses this text for the file.
-    pub(crate) fn text(mut self, text: impl Into<String>) -> Self {
-        self.text = Some(text.into());
-        self
-    }
-
-    /// Runs the proxy by another command, which gets the proxy's command line as its arguments
-    /// and must `exec` it.
-    pub(crate) fn wrapped_in(mut self, wrapper: &[&str]) -> Self {
-        self.wrapper = wrapper.iter().map(OsString::from).collect();
-        self
-    }
-
-    /// Starts the proxy by a link `moorline` in its directory, for [`Proxy::install`] to replace.
-    pub(crate) fn installed(mut self) -> Self {
-        self.program = self.directory.path().join("moorline");
-        std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_moorline"), &self.program).unwrap();
-        self
-    }
-
-    /// Starts the proxy by these words in place of `run FILE`.
-    pub(crate) fn arguments(mut self, words: &[&str]) -> Self {
-        self.arguments = Some(words.iter().map(OsString::from).collect());
-        self
-    }
-
-    /// Sets an environment variable.
-    pub(crate) fn env(mut self, name: &'static str, value: impl Into<String>) -> Self {
-        self.env.push((name, value.into()));
-        self
-    }
-
-    /// Where the file is, and files beside it belong.
-    pub(crate) fn directory(&self) -> &Path {
-        self.directory.path()
-    }
-
-    /// Starts the proxy and waits until it serves.
-    pub(crate) async fn start(self) -> Proxy {
-        let mut proxy = self.spawn();
-        wait_for("the proxy's `ready`", || {
-            if let Some(status) = proxy.child.try_wait().unwrap() {
-                panic!("the proxy ended with {status}: {}", proxy.stderr_text());
-            }
-            proxy.stderr().iter().any(|line| is_ready(line)).then_some(())
-        })
-        .await;
-        proxy.baseline = proxy.steady_descriptors().await;
-        proxy
-    }
-
-    /// Starts a process without a file of ours and waits until it serves.
-    pub(crate) async fn run(self) -> Proxy {
-        let proxy = self.spawn();
-        proxy.wait_for_stderr("the process's `ready`", is_ready).await;
-        proxy
-    }
-
-    /// Starts a proxy that is to give up, and waits for its end.
-    pub(crate) async fn fails_to_start(self) -> Ended {
-        let mut proxy = self.spawn();
-        let status = proxy.exited().await;
-        Ended { status, stderr: proxy.stderr_text() }
-    }
-
-    fn spawn(self) -> Proxy {
-        let file = self.directory.path().join("moorline.toml");
-        fs::write(&file, self.text.unwrap_or_else(|| self.settings.text())).unwrap();
-        let mut words = self.wrapper;
-        words.push(self.program.into());
-        words.extend(self.arguments.unwrap_or_else(|| vec!["run".into(), file.into()]));
-        let mut child = Command::new(&words[0])
-            .args(&words[1..])
-            .env("RUST_LOG", "info")
-            .env_remove("MOORLINE_COOKIE_KEY")
-            // An admin socket of its own.
-            .env("XDG_RUNTIME_DIR", self.directory.path())
-            .env_remove("RUNTIME_DIRECTORY")
-            .envs(self.env)
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let stderr = Arc::new(Mutex::new(Vec::new()));
-        let reader = Some(collect(child.stderr.take().unwrap(), Arc::clone(&stderr)));
-        let (settings, directory) = (self.settings, self.directory);
-        let successors = Vec::new();
-        Proxy { settings, child, successors, directory, stderr, reader, baseline: 0 }
-    }
-}
-
 impl Proxy {
-    /// Starts one in front of these backends, with the default settings otherwise.
+    /// Starts a proxy with these backends and the default settings otherwise.
     pub(crate) async fn for_backends(addresses: &[SocketAddr]) -> Self {
         Self::with(|settings| {
             settings.backends(addresses);
@@ -175,7 +41,8 @@ impl Proxy {
         .await
     }
 
-    /// A proxy in front of this backend with a plain listener, and `secure` with a certificate of its own.
+    /// Starts a proxy with one backend, the plain listener `web`, and the https listener `secure` with a new
+    /// certificate.
     pub(crate) async fn plain_and_secure(backend: SocketAddr) -> (Self, Certificate) {
         let setup = Setup::new();
         let certificate = Certificate::make(setup.directory(), "app.test");
@@ -193,7 +60,7 @@ impl Proxy {
         (proxy, certificate)
     }
 
-    /// Starts one with the default settings changed.
+    /// Starts a proxy with changed default settings.
     pub(crate) async fn with(change: impl FnOnce(&mut Settings)) -> Self {
         Setup::new().with(change).start().await
     }
@@ -203,24 +70,24 @@ impl Proxy {
         self.listener("web")
     }
 
-    /// The address of a listener: the last one printed for it.
+    /// The address of a listener, from the last `listening on` line for it.
     pub(crate) fn listener(&self, name: &str) -> SocketAddr {
         let tail = format!(" ({name})");
         let lines = self.stderr();
         let mut addresses = lines.iter().rev().filter_map(|line| {
-            let url = said(line, "listening on ")?.strip_suffix(&tail)?;
+            let url = message_after(line, "listening on ")?.strip_suffix(&tail)?;
             url.split_once("://")?.1.parse().ok()
         });
         addresses.next().unwrap_or_else(|| panic!("no listener {name} in {lines:?}"))
     }
 
-    /// The id of the process that serves.
+    /// Id of the serving process.
     pub(crate) fn pid(&self) -> u32 {
         self.successors.last().copied().unwrap_or(self.child.id())
     }
 
-    /// Puts something else in the place of the binary that an [installed](Setup::installed) proxy was
-    /// started by, all at once; `None`: the right one again.
+    /// Replaces the binary of an [installed](Setup::installed) proxy atomically by this shell script, or by the real
+    /// binary if `None`.
     pub(crate) fn install(&self, script: Option<&str>) {
         let fresh = self.directory.path().join("moorline.new");
         let _ = fs::remove_file(&fresh);
@@ -234,8 +101,7 @@ impl Proxy {
         fs::rename(fresh, self.directory.path().join("moorline")).unwrap();
     }
 
-    /// Hands over to the binary that is there now, and waits until that serves; gives the id of the
-    /// process before.
+    /// Upgrades to the current binary, and waits until the new process serves. Returns the id of the old process.
     pub(crate) async fn upgrade(&mut self) -> u32 {
         let before = self.pid();
         let from = self.stderr().len();
@@ -244,7 +110,7 @@ impl Proxy {
         before
     }
 
-    /// Waits until a new process serves, by what was said after so many lines.
+    /// Waits until a new process serves; reads standard error from line `from` on.
     pub(crate) async fn wait_for_successor(&mut self, from: usize) {
         process::adopt_orphans();
         let mut pid: Option<u32> = None;
@@ -259,13 +125,13 @@ impl Proxy {
         self.successors.extend(pid);
     }
 
-    /// Takes this process, which the one that serves has started, for its successor.
+    /// Registers this process as the successor of the serving process.
     pub(crate) fn with_successor(mut self, pid: u32) -> Self {
         self.successors.push(pid);
         self
     }
 
-    /// Kills the process, and gives what is needed to start it again.
+    /// Kills the process, and returns the setup to start it again.
     pub(crate) fn crash(mut self) -> Setup {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
@@ -274,7 +140,7 @@ impl Proxy {
         Setup { settings, directory, ..Setup::new() }
     }
 
-    /// Sends SIGUSR2 and waits until the upgrade is told to have failed; gives the words.
+    /// Sends SIGUSR2 and waits for the log line of the failed upgrade, which is returned.
     pub(crate) async fn fails_to_upgrade(&self) -> String {
         let from = self.stderr().len();
         process::signal(self.pid(), "USR2");
@@ -286,17 +152,18 @@ impl Proxy {
         .await
     }
 
-    /// Waits until everyone but the one that serves has ended by itself, each with 0.
+    /// Waits until all processes before the serving one have ended with exit code 0.
     pub(crate) async fn wait_for_predecessors(&mut self) {
         let Some(serving) = self.successors.pop() else { return };
         let before = std::mem::replace(&mut self.successors, vec![serving]);
-        let status = wait_for("the first one's end", || self.child.try_wait().unwrap()).await;
+        let status =
+            wait_for("the end of the first process", || self.child.try_wait().unwrap()).await;
         assert_eq!(status.code(), Some(0), "{}", self.stderr_text());
         for pid in before {
-            // One that ended before its own predecessor left its exit code to that.
+            // A process that ended before its predecessor was reaped by the predecessor.
             let reaped = || process::state(pid).is_none().then_some(Some(0));
             let ended = || process::orphan_status(pid).map(|status| status.code());
-            let code = wait_for("an old one's end", || ended().or_else(reaped)).await;
+            let code = wait_for("the end of an old process", || ended().or_else(reaped)).await;
             assert_eq!(code, Some(0), "{}", self.stderr_text());
         }
     }
@@ -306,7 +173,7 @@ impl Proxy {
         self.directory.path().join("moorline.toml")
     }
 
-    /// Where the file is, and files beside it belong.
+    /// The directory of the configuration file.
     pub(crate) fn directory(&self) -> &Path {
         self.directory.path()
     }
@@ -321,7 +188,7 @@ impl Proxy {
         self.stderr().join("\n")
     }
 
-    /// Waits until standard error holds a line for which `is` holds.
+    /// Waits for a line on standard error that matches `is`.
     pub(crate) async fn wait_for_stderr(&self, what: &str, is: impl Fn(&str) -> bool) -> String {
         wait_for(what, || self.stderr().into_iter().find(|line| is(line))).await
     }
@@ -331,7 +198,7 @@ impl Proxy {
         fs::read(self.directory.path().join("access.log")).unwrap_or_default()
     }
 
-    /// The access log's complete lines so far; panics where one is no JSON object.
+    /// Complete lines of the access log so far; panics if a line is not a JSON object.
     pub(crate) fn log_lines(&self) -> Vec<Value> {
         let bytes = self.access_log();
         let complete = bytes.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
@@ -350,20 +217,20 @@ impl Proxy {
         wait_for(what, || self.log_lines().into_iter().find(|line| is(line))).await
     }
 
-    /// Writes new settings to the file, as one rename would do it: never half of it.
+    /// Writes new settings to the file atomically.
     pub(crate) fn rewrite(&mut self, change: impl FnOnce(&mut Settings)) {
         change(&mut self.settings);
         self.write(&self.settings.text());
     }
 
-    /// Writes this text to the file, all at once.
+    /// Writes this text to the file atomically.
     pub(crate) fn write(&self, text: &str) {
         let fresh = self.directory.path().join("moorline.toml.new");
         fs::write(&fresh, text).unwrap();
         fs::rename(fresh, self.file()).unwrap();
     }
 
-    /// Writes new settings and waits until they are in force.
+    /// Writes new settings and waits until they are applied.
     pub(crate) async fn reload(&mut self, change: impl FnOnce(&mut Settings)) {
         let before = self.metric(RELOADS_OK).await;
         self.rewrite(change);
@@ -371,9 +238,8 @@ impl Proxy {
         self.wait_for_metric("a reload", RELOADS_OK, |count| count > before).await;
     }
 
-    /// Writes this text and waits until it is refused with words that contain each of `needles`;
-    /// gives all that was said meanwhile. The watch over the file and the signal may each bring a
-    /// refusal.
+    /// Writes this text and waits until the reload is refused with messages that contain all `needles`. Returns
+    /// the text on standard error since then. The file watch and the signal may both cause a reload.
     pub(crate) async fn refuses(&self, text: &str, needles: &[&str]) -> String {
         let from = self.stderr().len();
         self.write(text);
@@ -391,12 +257,12 @@ impl Proxy {
         }
     }
 
-    /// Asks for a reload.
+    /// Sends SIGHUP, which starts a reload.
     pub(crate) fn hangup(&self) {
         process::signal(self.pid(), "HUP");
     }
 
-    /// Asks it to drain and stop.
+    /// Sends SIGTERM, which starts the shutdown.
     pub(crate) fn terminate(&self) {
         process::signal(self.pid(), "TERM");
     }
@@ -409,7 +275,7 @@ impl Proxy {
         }
     }
 
-    /// Waits until the process ends by itself, and all that it said is there.
+    /// Waits until the process ends by itself and its standard error is read completely.
     pub(crate) async fn exited(&mut self) -> ExitStatus {
         self.wait_for_predecessors().await;
         let serving = self.successors.last().copied();
@@ -433,19 +299,19 @@ impl Proxy {
     /// The admin endpoint's address.
     pub(crate) fn admin(&self) -> SocketAddr {
         let lines = self.stderr();
-        let mut urls = lines.iter().filter_map(|line| said(line, "metrics on http://"));
+        let mut urls = lines.iter().filter_map(|line| message_after(line, "metrics on http://"));
         let address = urls.next().and_then(|url| url.strip_suffix("/metrics"));
         address.unwrap_or_else(|| panic!("no admin endpoint in {lines:?}")).parse().unwrap()
     }
 
-    /// Sum of all series whose name and labels start with `prefix`; 0 where there is none.
+    /// Sum of all series whose name and labels start with `prefix`; 0 without any.
     pub(crate) async fn metric(&self, prefix: &str) -> f64 {
         let text = self.metrics().await;
         let series = text.lines().filter(|line| line.starts_with(prefix));
         series.map(|line| line.rsplit(' ').next().unwrap().parse::<f64>().unwrap()).sum()
     }
 
-    /// Waits until a metric is as wanted.
+    /// Waits until the sum of the series with this prefix matches `is`.
     pub(crate) async fn wait_for_metric(&self, what: &str, prefix: &str, is: impl Fn(f64) -> bool) {
         let deadline = tokio::time::Instant::now() + super::TIMEOUT;
         while !is(self.metric(prefix).await) {
@@ -459,8 +325,8 @@ impl Proxy {
         }
     }
 
-    /// Descriptors open once everything that starts after `ready` has started: the watch over the
-    /// file is the last of it.
+    /// Number of open descriptors after everything that starts after `ready` has started; the file watch starts
+    /// last.
     async fn steady_descriptors(&self) -> usize {
         let pid = self.pid();
         eventually("the file is watched", || {
@@ -478,14 +344,13 @@ impl Proxy {
         count
     }
 
-    /// Descriptors open now.
+    /// Number of open descriptors.
     pub(crate) fn descriptors(&self) -> usize {
         process::descriptors(self.pid())
     }
 
-    /// Asserts what every scenario ends with: the proxy still serves, descriptors and tunnels are
-    /// back at their baseline, nothing panicked, and SIGTERM ends the process with 0.
-    /// Clients must be closed by then.
+    /// Ends a scenario. Asserts that the proxy still runs, that descriptors and tunnels are back at their baseline,
+    /// that nothing panicked, and that SIGTERM ends the process with 0. Clients must be closed before.
     pub(crate) async fn finish(mut self) {
         self.wait_for_baseline().await;
         self.terminate();
@@ -519,7 +384,7 @@ pub(crate) const TUNNELS: &str = "moorline_tunnels";
 
 impl Drop for Proxy {
     fn drop(&mut self) {
-        // All that came of it, also what a failed test has not heard of.
+        // All descendants, including those that a failed test does not know.
         let mut all = process::process_tree(self.child.id());
         all.extend(self.successors.iter().flat_map(|&pid| process::process_tree(pid)));
         all.into_iter().for_each(process::kill);
@@ -527,25 +392,12 @@ impl Drop for Proxy {
     }
 }
 
-/// Whether this is the line of the log by which a process says that it serves.
+/// Whether this log line reports that a process is ready.
 pub(crate) fn is_ready(line: &str) -> bool {
-    said(line, "ready") == Some("")
+    message_after(line, "ready") == Some("")
 }
 
-/// What follows these first words of a log line's message, after its time and level.
-pub(crate) fn said<'l>(line: &'l str, words: &str) -> Option<&'l str> {
+/// Returns the rest of a log line after time, level INFO, and this beginning of the message.
+pub(crate) fn message_after<'l>(line: &'l str, words: &str) -> Option<&'l str> {
     line.split_once(" INFO ")?.1.strip_prefix(words)
-}
-
-/// Reads lines in a thread of its own until the pipe closes.
-fn collect(pipe: impl Read + Send + 'static, lines: Arc<Mutex<Vec<String>>>) -> JoinHandle<()> {
-    thread::spawn(move || {
-        let mut reader = BufReader::new(pipe);
-        let mut line = Vec::new();
-        while reader.read_until(b'\n', &mut line).is_ok_and(|count| count > 0) {
-            let text = String::from_utf8_lossy(&line).trim_end_matches('\n').to_owned();
-            lines.lock().unwrap().push(text);
-            line.clear();
-        }
-    })
 }

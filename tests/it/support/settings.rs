@@ -1,8 +1,8 @@
-//! The configuration file of a test: defaults that suit tests, with any of it overridden.
+//! The configuration file of a test: defaults for tests, all of which can be overridden.
 
 use std::{fmt::Write, net::SocketAddr, path::Path};
 
-/// A configuration in the making. Values are TOML: strings need their quotes.
+/// Builder of a configuration. Values are TOML: strings need quotes.
 #[derive(Clone, Debug)]
 pub(crate) struct Settings {
     top: Vec<(String, String)>,
@@ -13,8 +13,8 @@ pub(crate) struct Settings {
 }
 
 impl Settings {
-    /// One plain listener `web`, one pool `app` for every host and path, without health probes,
-    /// with the log in `directory` and the admin endpoint on a free port.
+    /// One plain listener `web`, one pool `app` for all hosts and paths, no health checks, the access log in
+    /// `directory`, and the admin endpoint on a free port.
     pub(crate) fn new(directory: &Path) -> Self {
         let mut settings = Self {
             top: Vec::new(),
@@ -27,9 +27,9 @@ impl Settings {
         settings.top("admin", "\"127.0.0.1:0\"");
         settings.top("drain", "\"10s\"");
         settings.listener("bind", "\"127.0.0.1:0\"").listener("protocol", "\"http\"");
-        // Probes are connections, and would be counted as such at the backends.
+        // Tests count the connections of backends; health checks would add to them.
         settings.pool("health", "{ probe = \"off\" }");
-        // Idle connections are descriptors; they are to be gone by the end of a test.
+        // Idle connections keep descriptors open, which `Proxy::finish` counts.
         settings.pool("reuse", "{ idle_timeout = \"1s\" }");
         settings
     }
@@ -52,17 +52,17 @@ impl Settings {
         self
     }
 
-    /// Sets the backends of `[pools.app]`, named by their addresses.
+    /// Sets the addresses of the backends of `[pools.app]`.
     pub(crate) fn backends(&mut self, addresses: &[SocketAddr]) -> &mut Self {
         self.pool("backends", &list(addresses))
     }
 
-    /// Sets deadlines of `[pools.app]`.
+    /// Sets timeouts of `[pools.app]`.
     pub(crate) fn timeouts(&mut self, table: &str) -> &mut Self {
         self.pool("timeouts", &format!("{{ {table} }}"))
     }
 
-    /// Appends a route and a pool of its own for a host.
+    /// Appends a route for a host, and a pool for it.
     pub(crate) fn host(&mut self, host: &str, pool: &str, addresses: &[SocketAddr]) -> &mut Self {
         let backends = list(addresses);
         self.table(&format!(
@@ -72,7 +72,7 @@ impl Settings {
         ))
     }
 
-    /// Leaves out the route that covers everything.
+    /// Removes the route for all hosts and paths.
     pub(crate) fn unrouted(&mut self) -> &mut Self {
         self.routed = false;
         self
@@ -84,7 +84,7 @@ impl Settings {
         self
     }
 
-    /// The file's text.
+    /// Text of the file.
     pub(crate) fn text(&self) -> String {
         let mut text = String::new();
         lines(&mut text, &self.top);

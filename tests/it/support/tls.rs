@@ -1,4 +1,4 @@
-//! Certificates made for one test, and clients that trust them.
+//! Certificates for tests, and clients that trust them.
 
 use std::{
     fs, io,
@@ -20,16 +20,16 @@ use tokio_rustls::{TlsConnector, client::TlsStream};
 
 /// A self-signed certificate in PEM files.
 pub(crate) struct Certificate {
-    /// The chain's file.
+    /// File of the certificate chain.
     pub(crate) cert: PathBuf,
-    /// The key's file.
+    /// File of the private key.
     pub(crate) key: PathBuf,
     name: &'static str,
     der: CertificateDer<'static>,
 }
 
 impl Certificate {
-    /// Makes one for `name` and writes `NAME.pem` and `NAME.key` into `directory`.
+    /// Makes a certificate for `name` and writes `NAME.pem` and `NAME.key` into `directory`.
     pub(crate) fn make(directory: &Path, name: &'static str) -> Self {
         let made = rcgen::generate_simple_self_signed([name.to_owned()]).unwrap();
         let cert = directory.join(format!("{name}.pem"));
@@ -39,13 +39,13 @@ impl Certificate {
         Self { cert, key, name, der: made.cert.der().clone() }
     }
 
-    /// One that is there, in these files.
+    /// Reads a certificate from these files.
     pub(crate) fn read(cert: &Path, key: &Path, name: &'static str) -> Self {
         let der = CertificateDer::from_pem_file(cert).unwrap();
         Self { cert: cert.to_owned(), key: key.to_owned(), name, der }
     }
 
-    /// A client that asks for this one's name and trusts the authority in a file.
+    /// A client that trusts the authority in a file, and uses the name of this certificate as server name.
     pub(crate) fn client_trusting(&self, authority: &Path) -> ResumingClient {
         let mut roots = RootCertStore::empty();
         roots.add(CertificateDer::from_pem_file(authority).unwrap()).unwrap();
@@ -53,7 +53,7 @@ impl Certificate {
         ResumingClient { name: self.name, config: Arc::new(config) }
     }
 
-    /// The same client, which proves to be whom this certificate is of.
+    /// A client that also sends this certificate as client certificate.
     pub(crate) fn authenticating_client(
         &self,
         authority: &Path,
@@ -66,22 +66,22 @@ impl Certificate {
         ResumingClient { name: server_name, config: Arc::new(config) }
     }
 
-    /// The chain, for a server.
+    /// The certificate chain, for a server.
     pub(crate) fn chain(&self) -> Vec<CertificateDer<'static>> {
         vec![self.der.clone()]
     }
 
-    /// The key to it.
+    /// The private key.
     pub(crate) fn private_key(&self) -> PrivateKeyDer<'static> {
         PrivateKeyDer::from_pem_file(&self.key).unwrap()
     }
 
-    /// Shakes hands as a client that trusts nothing else.
+    /// Makes a TLS handshake as a client that trusts only this certificate.
     pub(crate) async fn client(&self, tcp: TcpStream) -> io::Result<TlsStream<TcpStream>> {
         self.resuming_client().handshake(tcp).await
     }
 
-    /// The same, and offers these protocols by ALPN.
+    /// Makes a TLS handshake like [`Certificate::client`], and offers these protocols by ALPN.
     pub(crate) async fn offering(
         &self,
         protocols: &[&str],
@@ -93,38 +93,38 @@ impl Certificate {
         client.handshake(tcp).await
     }
 
-    /// A client that asks for `name` and has no connection.
+    /// A client with the server name `name`, without a connection.
     pub(crate) fn unconnected(&self, name: &'static str) -> ClientConnection {
         let name = ServerName::try_from(name).unwrap();
         ClientConnection::new(self.resuming_client().config, name).unwrap()
     }
 
-    /// A whole ClientHello for `name`.
+    /// A complete ClientHello with the server name `name`.
     pub(crate) fn client_hello(&self, name: &'static str) -> Vec<u8> {
         let mut bytes = Vec::new();
         self.unconnected(name).write_tls(&mut bytes).unwrap();
         bytes
     }
 
-    /// A client that trusts nothing else, and resumes its sessions.
+    /// A client that trusts only this certificate and resumes its sessions.
     pub(crate) fn resuming_client(&self) -> ResumingClient {
         ResumingClient::trusting(self.der.clone(), self.name)
     }
 
-    /// The table for a listener's `certificates`.
+    /// Value for a listener's `certificates`.
     pub(crate) fn setting(&self) -> String {
         format!("[{{ cert = {:?}, key = {:?} }}]", self.cert, self.key)
     }
 }
 
-/// A client that comes more than once.
+/// A client that resumes its TLS sessions.
 pub(crate) struct ResumingClient {
     name: &'static str,
     config: Arc<ClientConfig>,
 }
 
 impl ResumingClient {
-    /// A client that trusts whom this one vouches for, and wants a server of this name.
+    /// A client that trusts this root certificate and expects this server name.
     pub(crate) fn trusting(root: CertificateDer<'static>, name: &'static str) -> Self {
         let mut roots = RootCertStore::empty();
         roots.add(root).unwrap();
@@ -132,13 +132,13 @@ impl ResumingClient {
         Self { name, config: Arc::new(config) }
     }
 
-    /// The same, offering this protocol by ALPN.
+    /// Offers this protocol by ALPN.
     pub(crate) fn offering(mut self, protocol: &str) -> Self {
         Arc::make_mut(&mut self.config).alpn_protocols = vec![protocol.into()];
         self
     }
 
-    /// The same, trusting anybody and resuming nothing: what is served is looked at in another way.
+    /// Accepts every certificate and resumes no sessions, for tests that inspect the certificate themselves.
     pub(crate) fn without_verification(mut self) -> Self {
         let config = Arc::make_mut(&mut self.config);
         config.dangerous().set_certificate_verifier(Arc::new(AcceptAnyCertificate));
@@ -146,7 +146,7 @@ impl ResumingClient {
         self
     }
 
-    /// Connects; what has gone wrong where the handshake fails.
+    /// Connects; returns the error of a failed handshake.
     pub(crate) async fn try_connect(
         &self,
         address: SocketAddr,
@@ -154,7 +154,7 @@ impl ResumingClient {
         self.handshake(TcpStream::connect(address).await.unwrap()).await
     }
 
-    /// One connection, its handshake done.
+    /// Connects; panics if the handshake fails.
     pub(crate) async fn connect(&self, address: SocketAddr) -> TlsStream<TcpStream> {
         self.handshake(TcpStream::connect(address).await.unwrap()).await.unwrap()
     }
@@ -165,7 +165,7 @@ impl ResumingClient {
     }
 }
 
-/// Takes every certificate, an expired one too.
+/// Accepts every certificate, even an expired one.
 #[derive(Debug)]
 struct AcceptAnyCertificate;
 

@@ -13,7 +13,7 @@ pub(crate) const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
 /// The answer to [`KEY`] that RFC 6455 §1.3 gives.
 pub(crate) const ACCEPT: &str = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=";
 
-/// A masked WebSocket frame with the text `early`, and as no HTTP parser would take it.
+/// A masked WebSocket frame with the text `early`; invalid as HTTP.
 pub(crate) const EARLY: &[u8] = b"\x81\x85\x00\x00\x00\x00early";
 
 /// Header lines of a correct upgrade request, each ended by CRLF.
@@ -31,7 +31,7 @@ pub(crate) fn accept(key: &str) -> String {
     BASE64_STANDARD.encode(digest(&SHA1_FOR_LEGACY_USE_ONLY, text.as_bytes()))
 }
 
-/// The `101` that a correct node sends to this request.
+/// The `101` with which a correct backend answers this request.
 pub(crate) fn switching(request: &Message) -> Vec<u8> {
     let key = request.header("sec-websocket-key").expect("an upgrade has a key");
     format!(
@@ -42,24 +42,24 @@ pub(crate) fn switching(request: &Message) -> Vec<u8> {
     .into_bytes()
 }
 
-/// Longest piece of the pattern.
+/// Maximum length of a part of the pattern.
 pub(crate) const PIECE: usize = 1 << 20;
 
-/// `length` bytes from number `start` on of a stream whose losses and repeats would show.
+/// Returns `length` bytes from position `start` of a pattern in which lost and repeated bytes are detected.
 pub(crate) fn pattern(start: usize, length: usize) -> &'static [u8] {
-    // A prime, so that no power of two repeats.
+    // A prime, so that the pattern does not repeat at powers of two.
     const PERIOD: usize = 251;
     static BYTES: LazyLock<Vec<u8>> =
         LazyLock::new(|| (0..PIECE + PERIOD).map(|n| (n % PERIOD) as u8).collect());
     &BYTES[start % PERIOD..][..length]
 }
 
-/// Opens a tunnel through the proxy to a manual backend and gives both ends.
+/// Opens a tunnel through the proxy to a manual backend and returns both ends.
 pub(crate) async fn tunnel(proxy: &Proxy, backend: &Backend) -> (Raw, Peer) {
     tunnel_over(Raw::connect(proxy.web()).await, backend).await
 }
 
-/// The same on a client that is connected already.
+/// Opens a tunnel on a connected client and returns both ends.
 pub(crate) async fn tunnel_over(mut client: Raw, backend: &Backend) -> (Raw, Peer) {
     let before = backend.connections();
     client.send(request("/chat", "")).await;
@@ -70,7 +70,7 @@ pub(crate) async fn tunnel_over(mut client: Raw, backend: &Backend) -> (Raw, Pee
     (client, peer)
 }
 
-/// A node that accepts every upgrade and then sends back what it gets.
+/// A backend that accepts each upgrade and then echoes all bytes.
 pub(crate) fn echo() -> super::backend::Script {
     super::backend::script(|peer| async move {
         let Some(request) = peer.head().await else { return };
@@ -90,7 +90,7 @@ pub(crate) fn echo() -> super::backend::Script {
     })
 }
 
-/// A node that accepts every upgrade and says nothing until its client has gone.
+/// A backend that accepts each upgrade and sends nothing until the connection ends.
 pub(crate) fn silent() -> super::backend::Script {
     super::backend::script(|peer| async move {
         let Some(request) = peer.head().await else { return };
@@ -99,12 +99,12 @@ pub(crate) fn silent() -> super::backend::Script {
     })
 }
 
-/// The proxy's own Close: status 1012 and a reason.
+/// A Close frame of the proxy: status 1012 and a reason.
 pub(crate) fn close(reason: &str) -> Vec<u8> {
     [&[0x88, reason.len() as u8 + 2, 0x03, 0xf4], reason.as_bytes()].concat()
 }
 
-/// A client's answer to it, masked by zeros.
+/// The Close frame with which a client replies, masked by zeros.
 pub(crate) const CLOSE_REPLY: &[u8] = b"\x88\x82\x00\x00\x00\x00\x03\xf4";
 
 /// An unmasked binary frame of more than 64 KiB, whose payload looks like Close frames.
