@@ -9,12 +9,12 @@ import { ROOT, linkTarget, markdownFiles, parse } from './lib/markdown.mjs';
 
 const files = new Map(markdownFiles().map((file) => [file, parse(file)]));
 
-/** Why a link leads nowhere, or undefined. */
+/** The error of a link, or undefined. */
 function fault(file, { line, target }) {
   const to = linkTarget(file, target);
   if (!to) return undefined;
   const path = join(ROOT, to.path);
-  if (to.path.startsWith('..')) return `${file}:${line}: ${target} leaves the repository`;
+  if (to.path.startsWith('..')) return `${file}:${line}: ${target} is outside of the repository`;
   if (!existsSync(path)) return `${file}:${line}: ${target} does not exist`;
   if (!to.anchor || statSync(path).isDirectory() || !to.path.endsWith('.md')) return undefined;
   const parsed = files.get(to.path) ?? parse(to.path);
@@ -23,7 +23,7 @@ function fault(file, { line, target }) {
 
 for (const [file, { links }] of files) {
   if (!links.length) continue;
-  test(`${file}: its links lead somewhere`, () => {
+  test(`${file}: the targets of its links exist`, () => {
     assert.deepEqual(links.map((link) => fault(file, link)).filter(Boolean), []);
   });
 }

@@ -1,8 +1,8 @@
 // The newcomer's walk: from a clone to an own app with TLS, reload, drain and upgrade, by the commands and files of
 // docs/getting-started.md. A `text` block after a `sh` block is its output.
 //
-// Two commands need what a test does not have, and are replaced by scripts that check their arguments: `cargo` takes the
-// program that tests/run has built, and `npm install` takes the packages that tests/setup has installed.
+// Two commands are replaced by scripts that check their arguments: `cargo` installs the program that tests/run has
+// built, and `npm install` links the packages that tests/setup has installed.
 
 import assert from 'node:assert/strict';
 import { execFileSync } from 'node:child_process';
@@ -19,10 +19,10 @@ import { Sandbox } from './lib/sandbox.mjs';
 
 const PAGE = 'docs/getting-started.md';
 const PACKAGES = join(ROOT, 'tests/socketio/node_modules');
-/** Commands that only read: they are repeated until they print what the page says. */
+/** Commands that only read: repeated until they print the output of the page. */
 const READS = /^(cat|tail|head|grep|ls|curl|moorline (backends|status|sessions)) ?/;
 
-/** A shell script in front of the real `cargo`. */
+/** A script in place of `cargo`. */
 function cargoScript() {
   const cargo = execFileSync('sh', ['-c', 'command -v cargo'], { encoding: 'utf8' }).trim();
   const homes = `RUSTUP_HOME=${process.env.RUSTUP_HOME ?? join(homedir(), '.rustup')} CARGO_HOME=${process.env.CARGO_HOME ?? join(homedir(), '.cargo')}`;
@@ -32,7 +32,7 @@ ${homes} ${cargo} metadata --no-deps --offline --format-version 1 >/dev/null
 case "$*" in
   'install --path .' | 'install --locked --path .' | 'install --path . --locked') folder=$HOME/.cargo/bin ;;
   'build --release') folder=target/release ;;
-  *) echo "the test does not know cargo $*" >&2 && exit 2 ;;
+  *) echo "the test does not support cargo $*" >&2 && exit 2 ;;
 esac
 mkdir -p "$folder"
 install -m 755 ${PROGRAMS.get('moorline')} "$folder/moorline"
@@ -47,7 +47,7 @@ for package; do [ -d "${PACKAGES}/$package" ] || { echo "tests/socketio has no p
 ln -sfn ${PACKAGES} node_modules
 `;
 
-/** Commands of a block, one by one: lines that are continued, and here-documents, stay together. */
+/** Splits a block into commands; continued lines and here-documents stay together. */
 function steps(text) {
   const found = [];
   let open;
@@ -64,7 +64,7 @@ function steps(text) {
   return found;
 }
 
-/** What differs between two walks: the node of a client, the order in which clients move, the number of requests. */
+/** Removes what differs between two runs: nodes of clients, the order in which clients move, the number of requests. */
 function normal(text) {
   const plain = text
     .replace(/^.*line \d+: +\d+ (Terminated|Killed).*\n?/gm, '')
@@ -75,7 +75,7 @@ function normal(text) {
   return lines.every((line) => line.startsWith('name')) ? lines.sort().join('\n') : plain;
 }
 
-/** Waits for what a command in the background starts. */
+/** Waits until the process that a background command starts is ready. */
 async function started(sandbox, command) {
   const says = (what, test) => until(() => `${what}, after: ${command}\n${sandbox.output.slice(-2000)}`, async () => (await sandbox.run(test)).status === 0);
   const node = command.match(/^node \S+ (\d+)/);

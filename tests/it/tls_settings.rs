@@ -49,23 +49,23 @@ async fn versions_suites_groups_and_protocols_are_as_set() {
     })
     .await;
     let web = proxy.web();
-    let said = request(web, "-tls1_3 -status -alpn http/1.1").await;
-    assert_says(&said, &["Cipher is TLS_AES_256_GCM_SHA384", "Verify return code: 0", "200 OK"]);
-    assert_says(&said, &["OCSP Response Status: successful", "ALPN protocol: http/1.1"]);
-    let said = request(web, "-tls1_2 -status").await;
-    assert_says(&said, &["Cipher is ECDHE-ECDSA-AES256-GCM-SHA384", "200 OK"]);
-    assert_says(&said, &["OCSP Response Status: successful", "Compression: NONE"]);
-    let said = request(web, "-servername other.test").await;
-    assert_says(&said, &["CN = moorline other test"]);
-    let said = request(web, "-alpn h2").await;
-    assert_says(&said, &["alert no application protocol"]);
+    let output = request(web, "-tls1_3 -status -alpn http/1.1").await;
+    assert_says(&output, &["Cipher is TLS_AES_256_GCM_SHA384", "Verify return code: 0", "200 OK"]);
+    assert_says(&output, &["OCSP Response Status: successful", "ALPN protocol: http/1.1"]);
+    let output = request(web, "-tls1_2 -status").await;
+    assert_says(&output, &["Cipher is ECDHE-ECDSA-AES256-GCM-SHA384", "200 OK"]);
+    assert_says(&output, &["OCSP Response Status: successful", "Compression: NONE"]);
+    let output = request(web, "-servername other.test").await;
+    assert_says(&output, &["CN = moorline other test"]);
+    let output = request(web, "-alpn h2").await;
+    assert_says(&output, &["alert no application protocol"]);
     let line = proxy.wait_for_log("no protocol", |line| line["alpn"] == "h2").await;
     assert_eq!(line["termination"], "client_handshake_alert", "{line}");
 
     let strict = proxy.listener("strict");
-    let said = request(strict, "").await;
+    let output = request(strict, "").await;
     // The client prefers AES-256; the order of the server wins.
-    assert_says(&said, &["Cipher is TLS_CHACHA20_POLY1305_SHA256", "secp384r1", "200 OK"]);
+    assert_says(&output, &["Cipher is TLS_CHACHA20_POLY1305_SHA256", "secp384r1", "200 OK"]);
     assert_says(&request(strict, "-tls1_2").await, &["alert protocol version"]);
     let old = proxy.listener("old");
     assert_says(&request(old, "").await, &["ECDHE-ECDSA-CHACHA20-POLY1305", "200 OK"]);
@@ -95,18 +95,18 @@ async fn fault_060_unknown_or_absent_server_name() {
     })
     .await;
     for words in ["-servername unknown.test", "-noservername"] {
-        let said = request(proxy.web(), words).await;
-        assert_says(&said, &["subject=CN = localhost", "200 OK"]);
+        let output = request(proxy.web(), words).await;
+        assert_says(&output, &["subject=CN = localhost", "200 OK"]);
     }
     let known = proxy.listener("known");
     for name in ["localhost", "chat.example.test", "OTHER.test"] {
         assert_says(&request(known, &format!("-servername {name}")).await, &["200 OK"]);
     }
     for version in ["-tls1_2", "-tls1_3"] {
-        let said = request(known, &format!("{version} -servername unknown.test")).await;
-        assert_says(&said, &["unrecognized name", "alert number 112"]);
-        let said = request(known, &format!("{version} -noservername")).await;
-        assert_says(&said, &["alert number 112"]);
+        let output = request(known, &format!("{version} -servername unknown.test")).await;
+        assert_says(&output, &["unrecognized name", "alert number 112"]);
+        let output = request(known, &format!("{version} -noservername")).await;
+        assert_says(&output, &["alert number 112"]);
     }
     let refused = |line: &Value| line["termination"] == "client_handshake_unknown_name";
     let line =
@@ -124,14 +124,14 @@ async fn fault_062_renegotiation_and_old_versions() {
     let proxy = Proxy::with(|settings| drop_ref(https(settings, &backend, ""))).await;
     for version in ["-tls1", "-tls1_1"] {
         let words = format!("{version} -cipher ALL:@SECLEVEL=0");
-        let said = request(proxy.web(), &words).await;
-        assert_says(&said, &["alert"]);
-        assert!(!said.contains("200 OK"), "{said}");
+        let output = request(proxy.web(), &words).await;
+        assert_says(&output, &["alert"]);
+        assert!(!output.contains("200 OK"), "{output}");
     }
     let refused = |line: &Value| line["termination"] == "client_handshake_alert";
     proxy.wait_for_log("an old version", refused).await;
-    let said = s_client(proxy.web(), "-tls1_2", "R\n").await;
-    assert_says(&said, &["RENEGOTIATING", "no renegotiation"]);
+    let output = s_client(proxy.web(), "-tls1_2", "R\n").await;
+    assert_says(&output, &["RENEGOTIATING", "no renegotiation"]);
     assert_says(&request(proxy.web(), "").await, &["200 OK"]);
     drop(backend);
     proxy.finish().await;
@@ -181,8 +181,8 @@ async fn fault_063_early_data() {
     allow_early_data(&session);
     fs::write(&early, message::get("/early", "")).unwrap();
     let words = format!("-tls1_3 -sess_in {} -early_data {}", session.display(), early.display());
-    let said = request(proxy.web(), &words).await;
-    assert_says(&said, &["Reused", "Early data was rejected", "200 OK"]);
+    let output = request(proxy.web(), &words).await;
+    assert_says(&output, &["Reused", "Early data was rejected", "200 OK"]);
     assert!(
         !backend.saw("/early"),
         "early data, which an attacker can replay, reached the backend"
@@ -270,8 +270,8 @@ async fn an_ocsp_response_is_stapled_until_it_expires() {
         .await;
     proxy.wait_for_stderr("a warning", |line| line.contains("has expired")).await;
     let serves = async |words: &str| {
-        let said = request(proxy.web(), "-status").await;
-        assert_says(&said, &[words, "200 OK"]);
+        let output = request(proxy.web(), "-status").await;
+        assert_says(&output, &[words, "200 OK"]);
     };
     serves("OCSP response: no response sent").await;
     for (bytes, words) in
@@ -306,9 +306,9 @@ async fn proxies_with_the_same_ticket_keys_resume_each_others_sessions() {
     let session = |version: &str| shared.path().join(version);
     let resumed = async |proxy: &Proxy, version: &str| {
         let words = format!("{version} -sess_in {}", session(version).display());
-        let said = request(proxy.web(), &words).await;
-        assert_says(&said, &["200 OK"]);
-        said.contains("Reused")
+        let output = request(proxy.web(), &words).await;
+        assert_says(&output, &["200 OK"]);
+        output.contains("Reused")
     };
     for version in versions {
         let words = format!("{version} -sess_out {}", session(version).display());

@@ -138,8 +138,8 @@ async fn serves(proxy: &Proxy, certificate: &Certificate) {
         certificate.client(tcp).await
     };
     while handshake().await.is_err() {
-        let said = proxy.stderr_text();
-        assert!(tokio::time::Instant::now() < deadline, "the old certificate is served: {said}");
+        let stderr = proxy.stderr_text();
+        assert!(tokio::time::Instant::now() < deadline, "the old certificate is served: {stderr}");
     }
 }
 
@@ -148,8 +148,8 @@ async fn answers(proxy: &Proxy, text: &str) {
     let deadline = tokio::time::Instant::now() + TIMEOUT;
     let request = message::get("/", "Connection: close\r\n");
     while Raw::ask(proxy.web(), &request).await.text() != text {
-        let said = proxy.stderr_text();
-        assert!(tokio::time::Instant::now() < deadline, "never {text}: {said}");
+        let stderr = proxy.stderr_text();
+        assert!(tokio::time::Instant::now() < deadline, "never {text}: {stderr}");
     }
 }
 
@@ -351,8 +351,9 @@ async fn files_are_compared_if_no_watch_is_available() {
     let mut proxy =
         setup.with(|settings| drop_ref(settings.backends(&[old.address]))).start().await;
     answers(&proxy, "old").await;
-    let said = proxy.wait_for_stderr("a warning", |line| line.contains("cannot be watched")).await;
-    assert!(said.contains("compared every"), "{said}");
+    let stderr =
+        proxy.wait_for_stderr("a warning", |line| line.contains("cannot be watched")).await;
+    assert!(stderr.contains("compared every"), "{stderr}");
     proxy.rewrite(|settings| drop_ref(settings.backends(&[new.address])));
     answers(&proxy, "new").await;
     drop((old, new));

@@ -1,5 +1,5 @@
-// The list of backends changes during traffic: who is removed keeps the sessions it has and takes no new
-// ones, who is added again takes again; what is left at the drain deadline is cut.
+// The list of backends changes during traffic: a removed backend keeps its sessions and gets no new ones, a backend
+// that is added again gets new sessions, and connections that are open at the drain deadline are closed.
 
 import assert from 'node:assert/strict';
 import { renameSync, writeFileSync } from 'node:fs';
@@ -7,7 +7,7 @@ import { join } from 'node:path';
 import { test } from 'node:test';
 
 import { closeAll, connect, POLLING, UPGRADING, WEBSOCKET } from './lib/clients.mjs';
-import { assertMoored, Ledger, printFigures } from './lib/ledger.mjs';
+import { assertAffinity, Ledger, printFigures } from './lib/ledger.mjs';
 import { scratch } from './lib/process.mjs';
 import { startSite } from './lib/site.mjs';
 import { traffic } from './lib/traffic.mjs';
@@ -15,13 +15,13 @@ import { until } from './lib/wait.mjs';
 
 printFigures(import.meta.url);
 
-const WAYS = [UPGRADING, WEBSOCKET, POLLING];
+const TRANSPORTS = [UPGRADING, WEBSOCKET, POLLING];
 
-/** Ways to tell the proxy which backends there are: each resolves when it has heard. */
+/** Sources of the list of backends; `apply` resolves when the proxy has loaded the new list. */
 const LISTS = {
   'in the configuration': () => ({
     initial: (backends) => ({ backends }),
-    tell: (proxy, backends) => proxy.edit({ backends }),
+    apply: (proxy, backends) => proxy.edit({ backends }),
   }),
   'in a list file': () => {
     const file = join(scratch(), 'backends.txt');
@@ -31,7 +31,7 @@ const LISTS = {
     };
     return {
       initial: (backends) => (write(backends), { backends: `{ file = ${JSON.stringify(file)} }` }),
-      tell: (proxy, backends) => proxy.reloaded(() => write(backends)),
+      apply: (proxy, backends) => proxy.reloaded(() => write(backends)),
     };
   },
 };
@@ -39,76 +39,76 @@ const LISTS = {
 for (const [where, list] of Object.entries(LISTS)) {
   for (const generation of ['v4', 'v2']) {
     test(`${generation}: a backend removed and added again, ${where}`, async (t) => {
-      const { initial, tell } = list();
+      const { initial, apply } = list();
       const { nodes, proxy } = await startSite(t, { nodes: { generation }, listed: initial });
-      await leaveAndReturn({ nodes, proxy, generation, tell });
+      await removeAndAdd({ nodes, proxy, generation, apply });
     });
   }
 }
 
-async function leaveAndReturn({ nodes, proxy, generation, tell }) {
+async function removeAndAdd({ nodes, proxy, generation, apply }) {
   const ledger = new Ledger();
   const addresses = nodes.map((node) => node.address);
-  const leaver = nodes[2];
-  const made = async () => (await leaver.account()).made.length;
-  const arrive = (count, cookies) => {
-    const ways = Array.from({ length: count }, (_, i) => WAYS[i % WAYS.length]);
-    const connecting = ways.map((transports, i) =>
-      connect(proxy.door({ tls: i % 2 === 0 }), { generation, transports, cookies, ledger }),
+  const removed = nodes[2];
+  const sessionCount = async () => (await removed.stats()).made.length;
+  const connectClients = (count, cookies) => {
+    const transportsOfEach = Array.from({ length: count }, (_, i) => TRANSPORTS[i % TRANSPORTS.length]);
+    const connecting = transportsOfEach.map((transports, i) =>
+      connect(proxy.endpoint({ tls: i % 2 === 0 }), { generation, transports, cookies, ledger }),
     );
     return Promise.all(connecting);
   };
 
-  const clients = await arrive(18, true);
+  const clients = await connectClients(18, true);
   const talk = traffic(clients);
-  const before = await made();
+  const before = await sessionCount();
   assert.equal(before, 6);
-  const loyal = clients.filter((client) => client.node === leaver.name);
+  const kept = clients.filter((client) => client.node === removed.name);
 
-  await tell(proxy, addresses.slice(0, 2));
-  const late = await arrive(9);
-  assert.ok(late.every((client) => client.node !== leaver.name), 'a removed backend takes no new session');
-  // A cookie that names it leads elsewhere, too.
-  const [returning] = loyal.splice(0, 1);
+  await apply(proxy, addresses.slice(0, 2));
+  const late = await connectClients(9);
+  assert.ok(late.every((client) => client.node !== removed.name), 'a removed backend gets no new session');
+  // A cookie for the removed backend leads to another one.
+  const [returning] = kept.splice(0, 1);
   clients.splice(clients.indexOf(returning), 1);
   returning.finished = true; // Its traffic ends here.
-  await returning.comeBack();
-  assert.notEqual(returning.node, leaver.name);
+  await returning.reconnect();
+  assert.notEqual(returning.node, removed.name);
   await talk.rounds(5);
-  assert.equal(await made(), before);
-  for (const client of loyal) assert.equal(client.welcomes.length, 1, 'a removed backend keeps its sessions');
+  assert.equal(await sessionCount(), before);
+  for (const client of kept) assert.equal(client.welcomes.length, 1, 'a removed backend keeps its sessions');
 
-  await tell(proxy, addresses);
-  const later = await arrive(18);
-  assert.ok(later.some((client) => client.node === leaver.name), 'a backend that is back takes sessions');
+  await apply(proxy, addresses);
+  const later = await connectClients(18);
+  assert.ok(later.some((client) => client.node === removed.name), 'a backend that is added again gets sessions');
   await talk.rounds(5);
   await talk.stop();
-  for (const client of loyal) assert.equal(client.welcomes.length, 1);
+  for (const client of kept) assert.equal(client.welcomes.length, 1);
   await closeAll([...clients, returning, ...late, ...later]);
   ledger.assertClean();
-  await assertMoored(nodes);
-  proxy.assertUntroubled();
+  await assertAffinity(nodes);
+  proxy.assertNoFaults();
 }
 
-test('what a removed backend still has at its drain deadline is cut, and finds another node', async (t) => {
+test('at the drain deadline, clients of a removed backend are disconnected and reconnect to another node', async (t) => {
   const { nodes, proxy } = await startSite(t, { pool: 'drain = "1s"' });
   const ledger = new Ledger();
   const clients = await Promise.all(
-    Array.from({ length: 18 }, (_, i) => connect(proxy.door({ tls: i % 2 === 0 }), { transports: WAYS[i % 3], ledger })),
+    Array.from({ length: 18 }, (_, i) => connect(proxy.endpoint({ tls: i % 2 === 0 }), { transports: TRANSPORTS[i % 3], ledger })),
   );
   const talk = traffic(clients);
   await talk.rounds(1);
-  const leaver = nodes[2];
-  const lost = new Set((await leaver.account()).made);
-  const cut = clients.filter((client) => client.node === leaver.name);
+  const removed = nodes[2];
+  const lost = new Set((await removed.stats()).made);
+  const cut = clients.filter((client) => client.node === removed.name);
   assert.equal(cut.length, 6);
   await proxy.edit({ backends: nodes.slice(0, 2).map((node) => node.address) });
-  await until('every client of it is elsewhere', () => cut.every((client) => client.welcomes.length === 2));
-  assert.ok(cut.every((client) => client.node !== leaver.name));
+  await until('all its clients are on other nodes', () => cut.every((client) => client.welcomes.length === 2));
+  assert.ok(cut.every((client) => client.node !== removed.name));
   await talk.rounds(3);
   await talk.stop();
   await closeAll(clients);
   ledger.assertClean((entry) => lost.has(entry.sid));
   assert.equal(ledger.disconnects.length, cut.length);
-  await assertMoored(nodes, { gone: lost });
+  await assertAffinity(nodes, { gone: lost });
 });

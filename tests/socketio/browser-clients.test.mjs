@@ -1,5 +1,5 @@
-// Clients in a real browser, on a page of another site: JSONP with v2, preflighted requests with v4. Whether
-// the browser keeps a cookie from another site is its own affair; each session must hold without.
+// Clients in a real browser, on a page of another site: JSONP with v2, preflighted requests with v4. Each session
+// must stay on its node even if the browser rejects the cookie from another site.
 
 import assert from 'node:assert/strict';
 import { connect } from 'node:net';
@@ -7,7 +7,7 @@ import { test } from 'node:test';
 
 import { POLLING, UPGRADING, WEBSOCKET } from './lib/clients.mjs';
 import { launch } from './lib/demo.mjs';
-import { assertMoored, Ledger, printFigures } from './lib/ledger.mjs';
+import { assertAffinity, Ledger, printFigures } from './lib/ledger.mjs';
 import { servePages, visit } from './lib/page.mjs';
 import { startSite } from './lib/site.mjs';
 import { until } from './lib/wait.mjs';
@@ -16,7 +16,7 @@ printFigures(import.meta.url);
 
 const VISITORS = 3;
 const TOKEN = { extraHeaders: { 'X-Token': 'secret' }, withCredentials: true };
-const WAYS = [
+const VARIANTS = [
   ['v2', 'JSONP only', { transports: POLLING, forceJSONP: true }],
   ['v2', 'JSONP then upgrade', { transports: UPGRADING, forceJSONP: true }],
   ['v2', 'polling then upgrade', { transports: UPGRADING }],
@@ -32,9 +32,9 @@ for (const generation of ['v2', 'v4']) {
     const browser = await launch(t);
     const cors = { origin, credentials: true, allowedHeaders: ['x-token'] };
     const { nodes, proxy } = await startSite(t, { nodes: { generation, engine: generation === 'v4' ? { cors } : {} } });
-    for (const [, way, settings] of WAYS.filter(([of]) => of === generation)) {
+    for (const [, variant, settings] of VARIANTS.filter(([of]) => of === generation)) {
       for (const tls of [false, true]) {
-        await t.test(`${way}, ${tls ? 'https' : 'http'}`, () =>
+        await t.test(`${variant}, ${tls ? 'https' : 'http'}`, () =>
           visitors({ origin, browser, generation, nodes, proxy, settings, tls }),
         );
       }
@@ -42,27 +42,27 @@ for (const generation of ['v2', 'v4']) {
   });
 }
 
-// What a v2 client does when it leaves, in the order that a busy machine can make of it.
-test('v2: a poll that its own goodbye overtakes gets the answer of its node', async (t) => {
+// When a v2 client disconnects, its last poll can arrive after the request that closes the session.
+test('v2: a poll that arrives after the close of its session gets the reply of its node', async (t) => {
   const { nodes, proxy } = await startSite(t, { nodes: { generation: 'v2' } });
-  const address = `http://127.0.0.1:${proxy.door().ports[0]}`;
+  const address = `http://127.0.0.1:${proxy.endpoint().ports[0]}`;
   const path = '/socket.io/?EIO=3&transport=polling';
   const opened = await (await fetch(`${address}${path}`)).text();
   const sid = opened.match(/"sid":"([^"]+)"/)[1];
-  const poll = await sendHalf(proxy.door().ports[0], `${path}&sid=${sid}`);
+  const poll = await sendHalf(proxy.endpoint().ports[0], `${path}&sid=${sid}`);
   assert.equal(await (await fetch(`${address}${path}&sid=${sid}`, { method: 'POST', body: '1:1' })).text(), 'ok');
   const answer = await poll();
   assert.match(answer, /^HTTP\/1\.1 400 /);
   assert.match(answer, /\{"code":1,"message":"Session ID unknown"\}/);
-  const [made] = await assertMoored(nodes).then((accounts) => accounts.filter(({ made }) => made.includes(sid)));
+  const [made] = await assertAffinity(nodes).then((all) => all.filter(({ made }) => made.includes(sid)));
   assert.match(answer, new RegExp(`x-node: ${made.node}\\r\\n`, 'i'));
-  assert.deepEqual(made.unknown, [sid], 'the node was asked after the goodbye');
+  assert.deepEqual(made.unknown, [sid], 'the poll reached the node after the close');
   await until('the poll is logged', () => proxy.lines(({ status }) => status === 400)[0]);
   const [line] = proxy.lines(({ status }) => status === 400);
   assert.deepEqual([line.chosen_by, line.termination], ['sid', 'complete']);
 });
 
-/** Sends a GET without its last line; resolves with what sends that and resolves with the whole answer. */
+/** Sends a GET without its last line; resolves with a function that sends the rest and resolves with the reply. */
 async function sendHalf(port, path) {
   const socket = connect(port, '127.0.0.1');
   await new Promise((sent) => socket.write(`GET ${path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n`, sent));
@@ -77,7 +77,7 @@ async function sendHalf(port, path) {
 
 async function visitors({ origin, browser, generation, nodes, proxy, settings, tls }) {
   const ledger = new Ledger();
-  const address = `${tls ? 'https' : 'http'}://localhost:${proxy.door({ tls }).ports[0]}`;
+  const address = `${tls ? 'https' : 'http'}://localhost:${proxy.endpoint({ tls }).ports[0]}`;
   const before = await preflights(nodes);
   // Sessions of the previous visitors would count in the choice of a backend.
   await until('no session is left', async () => (await proxy.metric('moorline_backend_sessions')) === 0);
@@ -87,15 +87,15 @@ async function visitors({ origin, browser, generation, nodes, proxy, settings, t
   assert.equal(new Set(seen.map(({ node }) => node)).size, nodes.length, 'sessions go to all nodes');
   assert.ok(seen.every(({ transport }) => transport === settings.transports.at(-1)));
   assert.equal(ledger.upgrades, settings.transports === UPGRADING ? VISITORS : 0);
-  if (settings.extraHeaders) assert.ok((await preflights(nodes)) > before, 'the browser asked first');
-  // The browser shows no test the headers of an upgrade's answer.
+  if (settings.extraHeaders) assert.ok((await preflights(nodes)) > before, 'the browser sent preflights');
+  // The browser does not show tests the headers of a 101.
   if (settings.transports !== WEBSOCKET) for (const { offered } of seen) checkOffers(offered, tls);
   ledger.assertClean();
-  await assertMoored(nodes);
-  proxy.assertUntroubled();
+  await assertAffinity(nodes);
+  proxy.assertNoFaults();
 }
 
-/** Browsers that take a cookie from another site at all want `SameSite=None; Secure`, hence TLS. */
+/** Browsers accept a cookie from another site only with `SameSite=None; Secure`, which needs TLS. */
 function checkOffers(offered, tls) {
   assert.ok(offered.length > 0, 'a handshake offers the cookie');
   for (const line of offered) {
@@ -106,6 +106,6 @@ function checkOffers(offered, tls) {
 }
 
 async function preflights(nodes) {
-  const accounts = await Promise.all(nodes.map((node) => node.account()));
-  return accounts.reduce((sum, account) => sum + account.preflights, 0);
+  const all = await Promise.all(nodes.map((node) => node.stats()));
+  return all.reduce((sum, stats) => sum + stats.preflights, 0);
 }

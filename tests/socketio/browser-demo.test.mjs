@@ -1,4 +1,4 @@
-// The demo's controls in a real browser: what each button does to nodes and sessions, and the switch.
+// The buttons and the switch of the demo page in a real browser, and their effect on nodes and sessions.
 // SCREENSHOTS names a folder for pictures of the page; without it none are taken.
 
 import assert from 'node:assert/strict';
@@ -18,18 +18,18 @@ async function twoVisitors(t, flags) {
   const browser = await launch(t);
   const ada = await Visitor.visit(browser, demo.chat);
   const finn = await Visitor.visit(browser, demo.chat);
-  const [here, there] = [await ada.moored(), await finn.moored()];
+  const [here, there] = [await ada.sessionNode(), await finn.sessionNode()];
   assert.notEqual(here, there);
   return { demo, browser, ada, finn, here, there };
 }
 
-/** The visitor has had one session only, and still has it. */
+/** Asserts that the visitor still has its first session. */
 async function assertUndisturbed(visitor, node) {
   assert.deepEqual(await visitor.sessions(), [node]);
-  assert.equal(await visitor.moored(), node);
+  assert.equal(await visitor.sessionNode(), node);
 }
 
-test('demo: Drain moves the clients of a node and leaves the others, Undrain ends it', async (t) => {
+test('demo: Drain moves the clients of one node only, Undrain ends the drain', async (t) => {
   const { ada, finn, here, there } = await twoVisitors(t);
   await ada.press(`Drain ${here}`, `${here} takes no new sessions. Its 1 client will move`);
   assert.notEqual(await ada.movesFrom(here), here);
@@ -39,7 +39,7 @@ test('demo: Drain moves the clients of a node and leaves the others, Undrain end
   await ada.sees(here, 'up');
 });
 
-test('demo: Kill takes a node from its clients, who come back on another', async (t) => {
+test('demo: Kill ends a node, and its clients reconnect to another one', async (t) => {
   const { ada, finn, here, there } = await twoVisitors(t);
   await finn.press(`Kill ${here}`, `${here} was killed, and its 1 client lost it.`);
   assert.notEqual(await ada.movesFrom(here), here);
@@ -63,9 +63,9 @@ test('demo: Replace starts a node and moves the clients of the old one', async (
   assert.deepEqual(finn.complaints, []);
 });
 
-test('demo: Reload disconnects nobody', async (t) => {
+test('demo: Reload disconnects no client', async (t) => {
   const { ada, finn, here, there } = await twoVisitors(t);
-  await ada.press('Reload the configuration', 'Sessions before: 2, after: 2. Nobody was disconnected.');
+  await ada.press('Reload the configuration', 'Sessions before: 2, after: 2. No client was disconnected.');
   await assertUndisturbed(ada, here);
   await assertUndisturbed(finn, there);
   await ada.say('Ada', 'still here');
@@ -79,7 +79,7 @@ test('demo: Plain round robin fails with code 1 where Moorline does not', async 
   const plain = ada.page.getByRole('switch', { name: 'Plain round robin' });
   await plain.check();
   await until('a request has failed', async () => (await number('plain-failed')) >= 1);
-  await until('the client starts again and again', async () => (await number('plain-opened')) >= 3);
+  await until('the client opens new sessions', async () => (await number('plain-opened')) >= 3);
   await ada.page.getByRole('heading', { name: 'Adrift' }).waitFor();
   await ada.page.locator('#story', { hasText: 'with 400, code 1: it does not know that session' }).waitFor();
   await ada.page.locator('#hoist [data-fault="400, code 1"]').first().waitFor();
@@ -93,21 +93,21 @@ test('demo: Plain round robin fails with code 1 where Moorline does not', async 
   await plain.uncheck();
   await ada.upgraded();
   await ada.page.locator('#state[data-state="connected"]').waitFor();
-  await ada.moored();
+  await ada.sessionNode();
   assert.equal(await number('moorline-failed'), 0);
   assert.deepEqual([await number('moorline-opened'), await number('moorline-connected')], [2, 2]);
 });
 
-test('demo: the last node that takes sessions can be neither drained nor killed', async (t) => {
+test('demo: the last available node can be neither drained nor killed', async (t) => {
   const { chat } = await startDemo(t, ['--nodes', '1']);
   const visitor = await Visitor.visit(await launch(t), chat);
   await visitor.sees('alfa', 'up');
-  for (const does of ['Drain', 'Kill']) {
-    const button = visitor.page.getByRole('button', { name: `${does} alfa`, exact: true });
+  for (const action of ['Drain', 'Kill']) {
+    const button = visitor.page.getByRole('button', { name: `${action} alfa`, exact: true });
     assert.equal(await button.getAttribute('aria-disabled'), 'true');
     const status = await visitor.page.evaluate(
       async ([path, token]) => (await fetch(path, { method: 'POST', headers: { 'x-demo-token': token } })).status,
-      [`/demo/${does.toLowerCase()}?node=alfa`, await token(visitor)],
+      [`/demo/${action.toLowerCase()}?node=alfa`, await token(visitor)],
     );
     assert.equal(status, 409);
   }
@@ -145,11 +145,11 @@ test('demo: the drain command that the terminal prints works as printed', async 
   await run('sh', ['-c', command]);
   await ada.sees('alfa', 'drained');
   for (const visitor of [ada, finn]) {
-    await until('nobody is on alfa', async () => (await visitor.sessions()).at(-1) !== 'alfa');
+    await until('no session is on alfa', async () => (await visitor.sessions()).at(-1) !== 'alfa');
   }
 });
 
-test('demo: the last line copies the command for the reader\'s own nodes', async (t) => {
+test('demo: the last line copies the command for own nodes', async (t) => {
   const { chat } = await startDemo(t);
   const visitor = await Visitor.visit(await launch(t), chat, { permissions: ['clipboard-read', 'clipboard-write'] });
   await visitor.sees('alfa', 'up');

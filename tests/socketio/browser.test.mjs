@@ -1,4 +1,4 @@
-// `moorline demo` in a real browser, over https: what a visitor sees is what the proxy did.
+// `moorline demo` in a real browser, over https.
 // SCREENSHOTS names a folder for pictures of the page; without it none are taken.
 
 import assert from 'node:assert/strict';
@@ -10,19 +10,19 @@ import { Child } from './lib/process.mjs';
 import { BINARY } from './lib/proxy.mjs';
 import { soon, until } from './lib/wait.mjs';
 
-/** What the Tab key reaches. */
+/** Elements that the Tab key reaches, in order. */
 const STOPS = ['line', 'transport', 'reconnect', 'second', 'plain', ...['alfa', 'bravo', 'charlie'].flatMap((node) => [`drain-${node}`, `kill-${node}`, `replace-${node}`]), 'reload', 'log-frame', 'name', 'text', 'send', 'copy'];
 const PHONE = { width: 375, height: 812 };
 const DESK = { width: 1440, height: 900 };
 
-test('demo: two visitors on different nodes chat over https, each moored', async (t) => {
+test('demo: two visitors on different nodes chat over https, each session on one node', async (t) => {
   const { chat } = await startDemo(t);
   const browser = await launch(t);
   const ada = await Visitor.visit(browser, chat);
   const finn = await Visitor.visit(browser, chat);
 
   for (const visitor of [ada, finn]) {
-    const node = await visitor.moored();
+    const node = await visitor.sessionNode();
     assert.deepEqual(await Promise.all(['handshake', 'polls', 'upgrade'].map((id) => visitor.fact(id))), [node, node, node]);
     const kinds = (await visitor.requests()).map(({ kind }) => kind);
     assert.equal(kinds[0], 'handshake');
@@ -30,8 +30,8 @@ test('demo: two visitors on different nodes chat over https, each moored', async
     assert.equal(kinds.at(-1), 'websocket');
     assert.deepEqual(await visitor.context.cookies(), [], 'no cookie is involved');
   }
-  const nodes = [await ada.moored(), await finn.moored()];
-  assert.notEqual(nodes[0], nodes[1], 'the second user goes to a node with fewer');
+  const nodes = [await ada.sessionNode(), await finn.sessionNode()];
+  assert.notEqual(nodes[0], nodes[1], 'the second visitor goes to the node with fewer sessions');
 
   await ada.say('Ada', 'ahoy, <b>Finn</b>');
   assert.equal(await finn.hear('ahoy, <b>Finn</b>'), nodes[0]);
@@ -39,11 +39,11 @@ test('demo: two visitors on different nodes chat over https, each moored', async
   assert.equal(await ada.hear('ahoy, Ada'), nodes[1]);
 
   const late = await Visitor.visit(browser, chat);
-  assert.equal(await late.hear('ahoy, Ada'), nodes[1], 'who comes later sees what was said');
+  assert.equal(await late.hear('ahoy, Ada'), nodes[1], 'a later visitor sees earlier messages');
   for (const visitor of [ada, finn, late]) assert.deepEqual(visitor.complaints, []);
 });
 
-test('demo: plain http is sent on to the chat', async (t) => {
+test('demo: plain http is redirected to the chat', async (t) => {
   const { chat, plain } = await startDemo(t);
   const visitor = await Visitor.visit(await launch(t), `${plain}/`);
   assert.equal(visitor.page.url(), `${chat}/`);
@@ -57,7 +57,7 @@ test('demo: each transport stays on its node, and a reconnect opens a new sessio
   await page.getByRole('button', { name: 'Reconnect' }).click();
   await until('the second session', async () => (await visitor.sessions())[1]);
   await visitor.upgraded();
-  assert.equal(await visitor.moored(), (await visitor.sessions())[1]);
+  assert.equal(await visitor.sessionNode(), (await visitor.sessions())[1]);
 
   await page.getByLabel('Polling only').check();
   await until('the third session', async () => (await visitor.sessions())[2]);
@@ -65,7 +65,7 @@ test('demo: each transport stays on its node, and a reconnect opens a new sessio
     await visitor.say('Ada', `message ${i}.`);
     await visitor.hear(`message ${i}.`);
   }
-  const polling = await visitor.moored();
+  const polling = await visitor.sessionNode();
   const kinds = (await visitor.requests()).map(({ kind }) => kind);
   assert.ok(kinds.length > 10 && !kinds.includes('websocket'), kinds.join());
 
@@ -81,12 +81,12 @@ test('demo: the page fits a phone and a desk, light and dark, and works without 
   const { chat } = await startDemo(t);
   const browser = await launch(t);
   const other = await Visitor.visit(browser, chat);
-  await other.say('Finn', 'Reading you through another node, polls and all.');
+  await other.say('Finn', 'Reading you through another node.');
   for (const colorScheme of ['light', 'dark']) {
     for (const viewport of [PHONE, DESK]) {
       const visitor = await Visitor.visit(browser, chat, { colorScheme, viewport, reducedMotion: 'reduce' });
       await visitor.hear('Reading you');
-      await visitor.say('Ada', `Is anyone moored at the other quay? ${colorScheme} ${viewport.width}`);
+      await visitor.say('Ada', `Is anyone on another node? ${colorScheme} ${viewport.width}`);
       await visitor.hear(`${colorScheme} ${viewport.width}`);
       const { page } = visitor;
       const beyond = await page.evaluate(() => document.documentElement.scrollWidth - window.innerWidth);
@@ -103,7 +103,7 @@ test('demo: the page fits a phone and a desk, light and dark, and works without 
   }
 });
 
-/** What the Tab key reaches, in order, each with a visible ring around it. */
+/** Names of the elements that the Tab key reaches, in order; asserts that each shows a focus ring. */
 async function tabStops(page) {
   await page.evaluate(() => document.activeElement.blur());
   await page.mouse.click(1, 1);
@@ -121,7 +121,7 @@ async function tabStops(page) {
   }
 }
 
-test('demo: a taken port is one sentence with the flag that changes it', async (t) => {
+test('demo: the error for a port in use is one sentence that names the flag', async (t) => {
   const { chat, child } = await startDemo(t);
   const taken = new URL(chat).host;
   const second = new Child(BINARY, ['demo', '--listen-tls', taken, '--listen', '127.0.0.1:0']);

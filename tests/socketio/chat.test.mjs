@@ -1,4 +1,4 @@
-// The chat of deploy/docker on three nodes and Redis, behind the configuration of its image.
+// The chat of deploy/docker on three nodes with Redis, behind a proxy with the configuration of the image.
 
 import assert from 'node:assert/strict';
 import { readFileSync } from 'node:fs';

@@ -2,9 +2,9 @@
 //
 //     node controlled.mjs https://localhost:8443 ca.pem polling 10
 //
-// The clients poll, upgrade (`polling-upgrade`) or use WebSocket only (`websocket`), and store no cookies. The commands are `status`,
-// `down NODE` (a loss of this node is expected from now on) and `up NODE`. Each is answered with one line of JSON: the status of
-// the clients. The run ends at the end of standard input.
+// The clients poll, upgrade (`polling-upgrade`) or use WebSocket only (`websocket`), and store no cookies. The commands
+// are `status`, `down NODE` (the loss of this node is expected from now on) and `up NODE`. The reply to each is one line
+// of JSON with the status of the clients. The program ends at the end of standard input.
 
 import { randomBytes } from 'node:crypto';
 import { readFileSync } from 'node:fs';
@@ -99,7 +99,7 @@ function isBroken({ reason, fault }) {
 
 function status() {
   const nodes = {};
-  const connected = clients.filter(({ settled }) => settled);
+  const connected = clients.filter(({ isReady }) => isReady);
   for (const { node } of connected) nodes[node] = (nodes[node] ?? 0) + 1;
   const connects = clients.reduce((sum, { welcomes }) => sum + welcomes.length, 0);
   return { connected: connected.length, totals: { ...totals, connects }, errors, nodes };

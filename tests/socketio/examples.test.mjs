@@ -1,5 +1,5 @@
-// The configurations of README.md and of the reference as a reader would use them: in front of plain Socket.IO
-// servers, with only ports, addresses and files replaced by those of this machine.
+// The configurations of README.md and of the reference in front of plain Socket.IO servers. Only ports, addresses and
+// files are replaced by those of this machine.
 
 import assert from 'node:assert/strict';
 import { cpSync, mkdirSync, readFileSync, readdirSync, writeFileSync } from 'node:fs';
@@ -29,7 +29,7 @@ function examples() {
     let heading = '';
     for (const [, title, marks, block] of text.matchAll(/^#+ (.+)$|^```toml(\S*)\n([\s\S]*?)^```$/gm)) {
       if (title) heading = title;
-      // A scenario of the load harness is no configuration of the proxy.
+      // Scenarios of the load harness are not configurations of the proxy.
       else if (!marks.includes('load')) found.push({ page, heading, block });
     }
   }
@@ -37,7 +37,7 @@ function examples() {
   return found;
 }
 
-/** A Socket.IO server as its documentation begins: nothing but sessions, and 404 for everything else. */
+/** A minimal Socket.IO server; all other requests get 404. */
 async function plainServer(t) {
   const server = createServer((request, response) => response.writeHead(404).end());
   const sockets = new Server(server);
@@ -47,7 +47,7 @@ async function plainServer(t) {
   return server.address().port;
 }
 
-/** A list of backends over HTTP. */
+/** Serves a list of backends over HTTP. */
 async function listServer(t, ports) {
   const list = JSON.stringify(ports.map((port) => `127.0.0.1:${port}`));
   const server = createServer((request, response) => response.end(list));
@@ -56,7 +56,7 @@ async function listServer(t, ports) {
   return server.address().port;
 }
 
-/** The files that the examples name, in a folder of their own. */
+/** Writes the files that the examples name to a folder. */
 function filesIn(folder, ports) {
   const certs = join(folder, 'certs');
   mkdirSync(certs);
@@ -75,7 +75,7 @@ function filesIn(folder, ports) {
   writeFileSync(join(folder, 'backends.txt'), ports.map((port) => `127.0.0.1:${port}\n`).join(''));
 }
 
-/** The example for this machine, with what it leaves out to other examples. */
+/** Adapts an example to this machine, and adds a listener or a pool if it has none. */
 function adapted(block, { folder, ports, list }) {
   let turn = 0;
   const backend = () => `127.0.0.1:${ports[turn++ % ports.length]}`;
@@ -87,7 +87,7 @@ function adapted(block, { folder, ports, list }) {
     .replaceAll('https://acme-v02.api.letsencrypt.org', 'https://127.0.0.1:1')
     .replaceAll('http://127.0.0.1:8500', `http://127.0.0.1:${list}`)
     .replaceAll('chat.internal:3000', `localhost:${ports[0]}`);
-  // Each pool begins with the first server: an address is in a pool once.
+  // Each pool begins with the first server, because a pool must not list an address twice.
   text = text.split('\n').map((line) => {
     turn = 0;
     return line.replace(/10\.0\.0\.\d+:\d+/g, backend);
@@ -106,8 +106,8 @@ function listeners(text) {
   return tables;
 }
 
-/** Connects a client to a port as to this host, and has one message answered over each transport. */
-async function speaks({ port, host, secure, bytes, name }) {
+/** Connects clients to a port with this host name, and asserts that an echo is answered over each transport. */
+async function assertServed({ port, host, secure, bytes, name }) {
   const Base = secure ? https.Agent : http.Agent;
   class Agent extends Base {
     addRequest(request, options) {
@@ -116,7 +116,7 @@ async function speaks({ port, host, secure, bytes, name }) {
   }
   const certs = (file) => readFileSync(join(ROOT, 'certs', file));
   const tls = { rejectUnauthorized: false, cert: certs('client.pem'), key: certs('client.key') };
-  // A listener that passes bytes on knows no sessions: only a WebSocket stays on one node.
+  // A layer 4 listener has no affinity, so only a WebSocket stays on one node.
   const each = bytes ? [['websocket']] : [['polling'], ['websocket'], ['polling', 'websocket']];
   for (const transports of each) {
     const agent = new Agent(secure ? tls : {});
@@ -133,7 +133,7 @@ async function speaks({ port, host, secure, bytes, name }) {
 }
 
 for (const [index, { page, heading, block }] of examples().entries()) {
-  test(`${page}, ${heading} (example ${index + 1}): checked, started, and a client is served`, async (t) => {
+  test(`${page}, ${heading} (example ${index + 1}): is valid and serves a client`, async (t) => {
     const folder = scratch();
     const ports = [await plainServer(t), await plainServer(t)];
     filesIn(folder, ports);
@@ -157,19 +157,19 @@ for (const [index, { page, heading, block }] of examples().entries()) {
     let served = 0;
     for (const [name, lines] of listeners(text)) {
       const redirects = /^redirect/m.test(lines);
-      const ordered = text.includes(`[listeners.${name}.certificates.acme]`);
-      if (redirects || ordered) continue;
+      const acme = text.includes(`[listeners.${name}.certificates.acme]`);
+      if (redirects || acme) continue;
       const port = Number(proxy.output.match(new RegExp(`listening on \\S+:(\\d+) \\(${name}\\)$`, 'm'))[1]);
       const secure = /^protocol = "(https|tls)"/m.test(lines);
       const bytes = /^protocol = "(tcp|tls)"/m.test(lines);
-      await speaks({ port, host, secure, bytes, name });
+      await assertServed({ port, host, secure, bytes, name });
       served++;
     }
     assert.ok(served > 0 || text.includes('certificates.acme'), 'a client was served');
     const { code, signal } = await proxy.stop('SIGTERM');
     assert.deepEqual({ code, signal }, { code: 0, signal: null }, proxy.output);
     assert.doesNotMatch(proxy.output, /panicked|ERROR/, proxy.output);
-    // The servers listen on IPv4 only, and a name may have an IPv6 address besides.
+    // A name can also have an IPv6 address, on which the servers do not listen.
     if (!text.includes('dns = ')) assert.doesNotMatch(proxy.output, /health changed/, proxy.output);
   });
 }

@@ -1,5 +1,5 @@
-// A node whose event loop is dead while something in front of it says that all is well: the engine.io probe finds
-// it, the http and tcp probes do not. Probes leave no session behind.
+// A node with a blocked event loop behind a front that reports health: the engine.io probe fails, the http and tcp
+// probes succeed. Health checks leave no session behind.
 
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
@@ -8,11 +8,11 @@ import { startFrontedNode, startNode, stopNodes } from './lib/nodes.mjs';
 import { startProxy } from './lib/proxy.mjs';
 import { until } from './lib/wait.mjs';
 
-const TERMS = 'interval = "200ms", timeout = "200ms", rise = 2, fall = 2';
+const SETTINGS = 'interval = "200ms", timeout = "200ms", rise = 2, fall = 2';
 const PROBES = { engine: '"engine.io"', http: '"http", path = "/healthz"', tcp: '"tcp"' };
 
-/** One proxy with a pool for each probe, all of the same node. */
-async function probed(t, node) {
+/** Starts a proxy with one pool for each probe, all with the same node. */
+async function startProbingProxy(t, node) {
   const pools = Object.entries(PROBES).map(
     ([name, probe]) => `
 [[routes]]
@@ -21,7 +21,7 @@ pool = "${name}"
 
 [pools.${name}]
 backends = ["${node.address}"]
-health = { probe = ${probe}, ${TERMS} }
+health = { probe = ${probe}, ${SETTINGS} }
 `,
   );
   const proxy = await startProxy({ backends: [node.address], extra: pools.join('') });
@@ -32,7 +32,7 @@ health = { probe = ${probe}, ${TERMS} }
   return proxy;
 }
 
-/** Which pools' backend is up. */
+/** Names of the pools whose backend is up. */
 async function up(proxy) {
   const pools = Object.keys(PROBES);
   const states = await Promise.all(pools.map((name) => proxy.metric('moorline_backend_up', `pool="${name}"`)));
@@ -40,43 +40,43 @@ async function up(proxy) {
 }
 
 for (const generation of ['v4', 'v2']) {
-  test(`${generation}: a dead event loop behind a 200 is found by the engine.io probe alone`, async (t) => {
+  test(`${generation}: a blocked event loop behind a 200 is detected by the engine.io probe only`, async (t) => {
     const node = await startFrontedNode({ generation });
-    const proxy = await probed(t, node);
+    const proxy = await startProbingProxy(t, node);
     await until('all probes succeed', async () => (await up(proxy)) === 'engine http tcp');
-    // Each probe is a session that has an end.
-    await until('some probes', async () => (await node.account()).made > 5);
-    await until('no session but the one under way', async () => (await node.account()).open === 0);
+    // Each engine.io health check opens a session and closes it.
+    await until('some health checks', async () => (await node.stats()).made > 5);
+    await until('no open session', async () => (await node.stats()).open === 0);
 
-    node.order('block');
-    await until('the dead loop is found', async () => (await up(proxy)) === 'http tcp');
-    node.order('unblock');
-    await until('it lives again', async () => (await up(proxy)) === 'engine http tcp');
+    node.command('block');
+    await until('the blocked event loop is detected', async () => (await up(proxy)) === 'http tcp');
+    node.command('unblock');
+    await until('the event loop runs again', async () => (await up(proxy)) === 'engine http tcp');
   });
 
-  test(`${generation}: a stopped process is found by the engine.io and http probes, and not by tcp`, async (t) => {
+  test(`${generation}: a stopped process is detected by the engine.io and http probes, not by the tcp probe`, async (t) => {
     const node = await startNode({ generation });
-    const proxy = await probed(t, node);
+    const proxy = await startProbingProxy(t, node);
     await until('all probes succeed', async () => (await up(proxy)) === 'engine http tcp');
     node.child.signal('SIGSTOP');
-    await until('the stopped one is found', async () => (await up(proxy)) === 'tcp');
+    await until('the stopped process is detected', async () => (await up(proxy)) === 'tcp');
     node.child.signal('SIGCONT');
-    await until('it is back', async () => (await up(proxy)) === 'engine http tcp');
-    const { made, unknown, disconnects } = await node.account();
+    await until('the process runs again', async () => (await up(proxy)) === 'engine http tcp');
+    const { made, unknown, disconnects } = await node.stats();
     assert.ok(made.length > 0);
-    assert.deepEqual(unknown, [], 'no probe names a session that is not there');
-    // Socket.IO 2 takes every session for a client; all of them left by themselves.
+    assert.deepEqual(unknown, [], 'no health check uses an unknown session');
+    // Socket.IO 2 counts each session as a client; all of them disconnected by themselves.
     assert.deepEqual(Object.keys(disconnects).filter((reason) => !/close/.test(reason)), []);
   });
 }
 
-test('a node that has no WebSocket is well, and keeps no session either', async (t) => {
+test('a node without WebSocket passes the engine.io probe, which leaves no session behind', async (t) => {
   const polling = await startNode({ engine: { transports: ['polling'] } });
-  const proxy = await probed(t, polling);
+  const proxy = await startProbingProxy(t, polling);
   await until('all probes succeed', async () => (await up(proxy)) === 'engine http tcp');
-  const known = async () => (await polling.account()).made.length;
-  const before = await known();
-  await until('some probes more', async () => (await known()) > before + 3);
-  await until('no session is left', async () => (await polling.account()).open === 0);
+  const sessionCount = async () => (await polling.stats()).made.length;
+  const before = await sessionCount();
+  await until('more health checks', async () => (await sessionCount()) > before + 3);
+  await until('no session is left', async () => (await polling.stats()).open === 0);
   assert.equal(await up(proxy), 'engine http tcp');
 });

@@ -1,11 +1,11 @@
-// The load harness against real nodes: each kind of its clients, both generations, each kind of payload;
-// and what it must tell when things go wrong.
+// The load harness against real nodes: each kind of client, both generations, each kind of payload, and the errors
+// that it must report.
 
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 
 import { errors, Load, load } from './lib/load.mjs';
-import { assertMoored } from './lib/ledger.mjs';
+import { assertAffinity } from './lib/ledger.mjs';
 import { startNode, startNodes, stopNodes } from './lib/nodes.mjs';
 import { startScatter } from './lib/scatter.mjs';
 import { startSite } from './lib/site.mjs';
@@ -17,14 +17,14 @@ const CLIENTS = 6;
 const MESSAGES = 4;
 const TALK = ['--clients', CLIENTS, '--ramp', '100ms', '--messages', MESSAGES, '--every', '50ms', '--hold', '30s'];
 
-/** A node of its own for a test. */
-async function lone(t, options) {
+/** Starts one node for a test. */
+async function singleNode(t, options) {
   const node = await startNode(options);
   t.after(() => stopNodes([node]));
   return { node, url: `http://${node.address}/` };
 }
 
-/** Everybody connected, spoke, was answered and left, and nothing went wrong. */
+/** Asserts that all clients connected, got all answers and disconnected, without errors. */
 function assertPerfect(run, { kind, size = 64 }) {
   const { totals, output } = run;
   assert.deepEqual(run.errors, [], output);
@@ -40,18 +40,18 @@ function assertPerfect(run, { kind, size = 64 }) {
   assert.equal(run.latency.connect.count, CLIENTS);
 }
 
-/** A run's own clients, and the one that it sends ahead to see whether the target can be used. */
-const andScout = (clients) => clients + 1;
+/** Number of sessions of a run: its clients, and one that first checks the target. */
+const withProbe = (clients) => clients + 1;
 
-/** A node saw so many sessions, and each of them said goodbye. */
-async function assertFarewells(node, sessions) {
-  const account = await until('all sessions have ended', async () => {
-    const account = await node.account();
-    return account.open === 0 && account;
+/** Asserts that a node had this number of sessions, and that clients closed all of them. */
+async function assertCleanDisconnects(node, sessions) {
+  const stats = await until('all sessions have ended', async () => {
+    const stats = await node.stats();
+    return stats.open === 0 && stats;
   });
-  assert.equal(account.made.length, sessions);
-  assert.deepEqual(account.unknown, []);
-  assert.deepEqual(account.disconnects, { 'client namespace disconnect': sessions });
+  assert.equal(stats.made.length, sessions);
+  assert.deepEqual(stats.unknown, []);
+  assert.deepEqual(stats.disconnects, { 'client namespace disconnect': sessions });
 }
 
 for (const [name, generation, eio, engine] of [
@@ -60,19 +60,19 @@ for (const [name, generation, eio, engine] of [
   ['v4 nodes that allow v2 clients', 'v4', 3, { allowEIO3: true }],
 ]) {
   test(name, async (t) => {
-    const { node, url } = await lone(t, { generation, engine });
+    const { node, url } = await singleNode(t, { generation, engine });
     let sessions = 0;
     for (const kind of KINDS) {
       for (const payload of PAYLOADS) {
         for (const answer of ['ack', 'echo']) {
-          sessions += andScout(CLIENTS);
+          sessions += withProbe(CLIENTS);
           await t.test(`${kind}, ${payload}, ${answer}`, async () => {
             const size = payload === 'binary' ? 3000 : 64;
             const what = ['--payload', payload, '--answer', answer, '--size', size];
             const run = await load([url, '--client', kind, '--eio', eio, ...TALK, ...what]);
             assertPerfect(run, { kind, size });
             assert.deepEqual(run.nodes.map(({ name, sessions }) => [name, sessions]), [['a', CLIENTS]]);
-            await assertFarewells(node, sessions);
+            await assertCleanDisconnects(node, sessions);
           });
         }
       }
@@ -81,7 +81,7 @@ for (const [name, generation, eio, engine] of [
 
   test(`${name}: heartbeats and messages to all`, async (t) => {
     const heartbeat = { pingInterval: 300, pingTimeout: 200 };
-    const { node, url } = await lone(t, { generation, engine: { ...engine, ...heartbeat } });
+    const { node, url } = await singleNode(t, { generation, engine: { ...engine, ...heartbeat } });
     for (const [i, kind] of KINDS.entries()) {
       await t.test(kind, async () => {
         const silent = ['--silent', '--broadcast-every', '200ms', '--hold', '2s', '--timeout', '5s'];
@@ -89,30 +89,30 @@ for (const [name, generation, eio, engine] of [
         assert.deepEqual(run.errors, [], run.output);
         assert.equal(run.totals.connects, 3);
         assert.equal(run.totals.finished, 3);
-        // One hears itself as well; the last message may still be on its way when all leave.
+        // Each client also receives its own messages; the last message can be lost when all disconnect.
         const heard = run.totals.heard / run.totals.sent;
         assert.ok(run.totals.sent >= 5 && heard > 2 && heard <= 3, JSON.stringify(run.totals));
         assert.equal(run.latency.broadcast.count, run.totals.heard);
-        await assertFarewells(node, andScout(3) * (i + 1));
+        await assertCleanDisconnects(node, withProbe(3) * (i + 1));
       });
     }
   });
 }
 
-test('through the proxy over TLS, with cookies, as one client after the other', async (t) => {
+test('through the proxy over TLS, with cookies, each kind of client', async (t) => {
   const { nodes, proxy } = await startSite(t);
-  const url = `https://localhost:${proxy.door({ tls: true }).ports[0]}/`;
+  const url = `https://localhost:${proxy.endpoint({ tls: true }).ports[0]}/`;
   for (const kind of KINDS) {
     const run = await load([url, '--insecure', '--cookies', '--client', kind, ...TALK, '--max-errors', 0]);
     assertPerfect(run, { kind });
     assert.equal(run.nodes.length, nodes.length);
   }
-  await assertMoored(nodes);
-  proxy.assertUntroubled();
+  await assertAffinity(nodes);
+  proxy.assertNoFaults();
 });
 
-test('an answer that is another is told', async (t) => {
-  const { url } = await lone(t);
+test('a wrong answer is reported', async (t) => {
+  const { url } = await singleNode(t);
   // This listener answers with the node's name.
   const run = await load([url, ...TALK, '--event', 'join', '--max-errors', 3]);
   assert.equal(run.code, 1);
@@ -121,18 +121,18 @@ test('an answer that is another is told', async (t) => {
   assert.equal(run.totals.answered, 0);
 });
 
-test('an answer that does not come is told', async (t) => {
-  const { url } = await lone(t);
-  const run = await load([url, ...TALK, '--event', 'nobody listens', '--timeout', '1s']);
+test('a missing answer is reported', async (t) => {
+  const { url } = await singleNode(t);
+  const run = await load([url, ...TALK, '--event', 'no listener', '--timeout', '1s']);
   assert.deepEqual(errors(run), { timeout: CLIENTS * MESSAGES });
   assert.equal(run.totals.finished, CLIENTS);
 });
 
-test('a balancer without affinity is told by code 1 and by name', async (t) => {
+test('a balancer without affinity is reported as code 1 and by the names of the nodes', async (t) => {
   const nodes = await startNodes(2);
   const scatter = await startScatter(nodes);
   t.after(() => stopNodes(nodes).then(scatter.stop));
-  const url = `http://127.0.0.1:${scatter.door.ports[0]}/`;
+  const url = `http://127.0.0.1:${scatter.endpoint.ports[0]}/`;
   const hold = ['--hold', '3s', '--max-code1', 0, '--max-misrouted', 0];
   const run = await load([url, '--client', 'polling', '--clients', 4, '--ramp', '100ms', '--no-reconnect', ...hold]);
   assert.equal(run.code, 1);
@@ -141,31 +141,31 @@ test('a balancer without affinity is told by code 1 and by name', async (t) => {
   assert.match(run.misrouting, /^a session of [ab] was answered by [ab]$/);
 });
 
-test('a node that dies is a disconnect of each of its clients, and they come back', async (t) => {
+test('each client of a killed node counts as a disconnect and reconnects', async (t) => {
   for (const kind of KINDS) {
-    const { node } = await lone(t);
+    const { node } = await singleNode(t);
     const url = `http://${node.address}/`;
     const run = new Load([url, '--client', kind, '--clients', 4, '--ramp', '0s', '--hold', '9s', '--max-disconnects', 0]);
-    await until('all have connected', async () => (await node.account()).connected === andScout(4));
+    await until('all have connected', async () => (await node.stats()).connected === withProbe(4));
     await node.kill();
-    const { node: next } = await loneAgain(t, node);
+    const { node: next } = await restartedNode(t, node);
     const { totals, code, output } = await run.end();
     assert.equal(code, 1, output);
     assert.match(output, /4 disconnects/);
     assert.equal(totals.disconnects, 4);
     assert.equal(totals.connects, 8);
     assert.equal(totals.finished, 4);
-    await assertFarewells(next, 4);
+    await assertCleanDisconnects(next, 4);
   }
 });
 
-test('a herd drops at once and returns, before nodes of both generations', async (t) => {
+test('a herd disconnects at once and reconnects, with nodes of both generations', async (t) => {
   for (const [generation, eio] of [['v4', 4], ['v2', 3]]) {
-    const { url } = await lone(t, { generation });
+    const { url } = await singleNode(t, { generation });
     for (const kind of KINDS) {
       const herd = ['--after', '1s', '--within', '200ms', '--hold', '3s', '--silent', '--max-errors', 0];
-      const who = ['--client', kind, '--eio', eio, '--clients', CLIENTS, '--ramp', '100ms', '--max-disconnects', 0];
-      const { totals, code, output } = await load([url, ...who, ...herd], { command: 'herd' });
+      const clients = ['--client', kind, '--eio', eio, '--clients', CLIENTS, '--ramp', '100ms', '--max-disconnects', 0];
+      const { totals, code, output } = await load([url, ...clients, ...herd], { command: 'herd' });
       assert.equal(code, 0, output);
       assert.equal(totals.dropped, CLIENTS, output);
       assert.equal(totals.connects, 2 * CLIENTS, output);
@@ -174,7 +174,7 @@ test('a herd drops at once and returns, before nodes of both generations', async
   }
 });
 
-/** Another node at the place of one that died. */
-async function loneAgain(t, { options, port }) {
-  return lone(t, { ...options, port });
+/** Starts a node with the options and on the port of a killed one. */
+async function restartedNode(t, { options, port }) {
+  return singleNode(t, { ...options, port });
 }

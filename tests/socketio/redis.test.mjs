@@ -1,4 +1,4 @@
-// The Redis adapter: rooms reach across nodes whichever node the proxy moored a client to.
+// The Redis adapter: a room spans all nodes, whichever nodes the proxy chose for its members.
 
 import assert from 'node:assert/strict';
 import { join } from 'node:path';
@@ -6,7 +6,7 @@ import { existsSync } from 'node:fs';
 import { test } from 'node:test';
 
 import { closeAll, connect, POLLING, UPGRADING, WEBSOCKET } from './lib/clients.mjs';
-import { assertMoored, Ledger, printFigures } from './lib/ledger.mjs';
+import { assertAffinity, Ledger, printFigures } from './lib/ledger.mjs';
 import { Child, scratch } from './lib/process.mjs';
 import { startSite } from './lib/site.mjs';
 import { until } from './lib/wait.mjs';
@@ -19,7 +19,7 @@ test('a room spans the nodes', async (t) => {
   const ledger = new Ledger();
   const ways = [UPGRADING, WEBSOCKET, POLLING].flatMap((way) => Array(6).fill(way));
   const clients = [];
-  for (const transports of ways) clients.push(await connect(proxy.door({ tls: true }), { transports, ledger }));
+  for (const transports of ways) clients.push(await connect(proxy.endpoint({ tls: true }), { transports, ledger }));
   assert.equal(new Set(clients.map((client) => client.node)).size, nodes.length);
 
   const heard = new Map(clients.map((client) => [client, []]));
@@ -27,8 +27,8 @@ test('a room spans the nodes', async (t) => {
     client.socket.on('heard', (message) => heard.get(client).push(message));
     assert.equal(await client.ask('join', 'harbour'), client.node);
   }
-  const outsider = await connect(proxy.door({ tls: true }), { ledger });
-  outsider.socket.on('heard', () => assert.fail('who did not join hears nothing'));
+  const outsider = await connect(proxy.endpoint({ tls: true }), { ledger });
+  outsider.socket.on('heard', () => assert.fail('a client outside the room got a message'));
   for (const [i, client] of clients.entries()) {
     client.socket.emit('shout', 'harbour', `ahoy ${i}`, () => ledger.messages++);
   }
@@ -41,11 +41,11 @@ test('a room spans the nodes', async (t) => {
   }
   await closeAll([...clients, outsider]);
   ledger.assertClean();
-  await assertMoored(nodes);
-  proxy.assertUntroubled();
+  await assertAffinity(nodes);
+  proxy.assertNoFaults();
 });
 
-/** A Redis of this test's own, without a port: the path of its socket. */
+/** Starts a Redis without a port; resolves with the path of its socket. */
 async function startRedis(t) {
   const folder = scratch();
   const path = join(folder, 'redis.sock');

@@ -1,10 +1,10 @@
-// Fifty reloads during traffic: whatever is edited elsewhere, nobody who is moored notices.
+// Fifty reloads during traffic do not affect open sessions.
 
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 
 import { closeAll, connect, POLLING, UPGRADING, WEBSOCKET } from './lib/clients.mjs';
-import { assertMoored, Ledger, printFigures } from './lib/ledger.mjs';
+import { assertAffinity, Ledger, printFigures } from './lib/ledger.mjs';
 import { configuration } from './lib/proxy.mjs';
 import { startSite } from './lib/site.mjs';
 import { traffic } from './lib/traffic.mjs';
@@ -13,7 +13,7 @@ printFigures(import.meta.url);
 
 const RELOADS = 50;
 
-/** Other ways to write or to extend the configuration; none takes anything from those who are moored. */
+/** Changes of the configuration that must not affect open sessions. */
 const EDITS = [
   ['a comment', ({ text }) => ({ text: `# ${performance.now()}\n${text}` })],
   ['another order of backends', ({ backends }) => ({ backends: [...backends].reverse() })],
@@ -30,7 +30,7 @@ const EDITS = [
     pool: 'timeouts = { response_header = "90s" }\nhealth = { probe = "http", path = "/healthz", interval = "500ms" }',
   })],
   ['no cookie', () => ({ pool: 'sticky = { cookie = false }' })],
-  ['as it was', () => ({})],
+  ['the original configuration', () => ({})],
 ];
 
 for (const generation of ['v4', 'v2']) {
@@ -40,18 +40,18 @@ for (const generation of ['v4', 'v2']) {
     const ledger = new Ledger();
     const ways = [UPGRADING, WEBSOCKET, POLLING].flatMap((way) => Array(8).fill(way));
     const clients = await Promise.all(
-      ways.map((transports, i) => connect(proxy.door({ tls: i % 2 === 0 }), { generation, transports, ledger })),
+      ways.map((transports, i) => connect(proxy.endpoint({ tls: i % 2 === 0 }), { generation, transports, ledger })),
     );
     const talk = traffic(clients);
     for (let i = 0; i < RELOADS; i++) {
       const [, edit] = EDITS[i % EDITS.length];
       const text = configuration({ backends, accessLog: proxy.log });
-      const reloaded = edit ? proxy.edit(edit({ backends, text })) : proxy.hangUp();
-      // Somebody arrives while the configuration changes, and leaves again.
-      const arrival = await connect(proxy.door({ tls: i % 2 === 0 }), { generation, transports: ways[i % ways.length], ledger });
-      assert.equal(await arrival.ask('echo', i), i);
+      const reloaded = edit ? proxy.edit(edit({ backends, text })) : proxy.sendHangup();
+      // A client connects during the reload, and disconnects after it.
+      const newClient = await connect(proxy.endpoint({ tls: i % 2 === 0 }), { generation, transports: ways[i % ways.length], ledger });
+      assert.equal(await newClient.ask('echo', i), i);
       await reloaded;
-      await arrival.close();
+      await newClient.close();
     }
     await talk.rounds(2);
     await talk.stop();
@@ -61,28 +61,28 @@ for (const generation of ['v4', 'v2']) {
     assert.equal(await proxy.metric('moorline_backend_up'), nodes.length);
     const down = proxy.child.output.split('\n').filter((line) => /backend is down pool="chat"/.test(line));
     assert.deepEqual(down, []);
-    await assertMoored(nodes);
-    proxy.assertUntroubled();
+    await assertAffinity(nodes);
+    proxy.assertNoFaults();
   });
 }
 
-test('a broken file is refused, told with its place, and changes nothing', async (t) => {
+test('an invalid file is rejected with the line of its error and changes nothing', async (t) => {
   const { nodes, proxy } = await startSite(t);
   const backends = nodes.map((node) => node.address);
   const ledger = new Ledger();
-  const clients = await Promise.all([UPGRADING, WEBSOCKET, POLLING].map((transports) => connect(proxy.door(), { transports, ledger })));
+  const clients = await Promise.all([UPGRADING, WEBSOCKET, POLLING].map((transports) => connect(proxy.endpoint(), { transports, ledger })));
   const talk = traffic(clients);
   const text = configuration({ backends, accessLog: proxy.log });
   await proxy.edit({ text: text.replace('backends =', 'backnds =') });
   assert.equal(await proxy.metric('moorline_reloads_total', 'refused'), 1);
   assert.match(proxy.child.output, /moorline\.toml:\d+:\d+/);
   assert.match(proxy.child.output, /backends/);
-  clients.push(await connect(proxy.door({ tls: true }), { ledger }));
+  clients.push(await connect(proxy.endpoint({ tls: true }), { ledger }));
   await proxy.edit({});
   await talk.rounds(2);
   await talk.stop();
   await closeAll(clients);
   ledger.assertClean();
-  await assertMoored(nodes);
-  proxy.assertUntroubled();
+  await assertAffinity(nodes);
+  proxy.assertNoFaults();
 });

@@ -137,7 +137,7 @@ impl Control {
         let sum = |backends: &[BackendState]| backends.iter().map(|b| b.sessions).sum::<u64>();
         let (before, after) = (sum(before), sum(&after));
         let lost = match before.saturating_sub(after) {
-            0 => "Nobody was disconnected.".to_owned(),
+            0 => "No client was disconnected.".to_owned(),
             gone => format!("{} left meanwhile.", clients(gone)),
         };
         Ok(format!(

@@ -1,4 +1,4 @@
-// Configuration blocks of the docs: fragments completed to whole files, and the files that they name.
+// Configuration blocks of the docs: completes fragments to whole files, and lists the files that they name.
 
 import { certificateFile } from './certificates.mjs';
 
@@ -30,7 +30,7 @@ function extend(text, table, lines) {
   return `${text.slice(0, at)}\n[${table}]\n${lines}\n${text.slice(at)}`;
 }
 
-/** A fragment with what a whole file needs besides: a listener, the pools that are named, their backends. */
+/** Adds the missing parts of a whole file to a fragment: a listener, the pools that are named, their backends. */
 export function complete(fragment) {
   let text = fragment.endsWith('\n') ? fragment : `${fragment}\n`;
   let address = 11;

@@ -88,7 +88,7 @@ function links(prose) {
   return found;
 }
 
-/** What a link leads to: `{ path, anchor }` with `path` relative to the repository, or undefined if it is external. */
+/** Target of a link: `{ path, anchor }` with `path` relative to the repository, or undefined if it is external. */
 export function linkTarget(file, target) {
   if (/^[a-z][a-z0-9+.-]*:|^\/\//i.test(target)) return undefined;
   const [path, anchor] = target.split('#');

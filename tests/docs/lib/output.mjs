@@ -1,6 +1,6 @@
-// Comparing output that the docs print with real output.
+// Compares output in the docs with real output.
 
-/** What differs between two runs of the same command, and the pattern that stands for it. */
+/** Patterns for parts of the output that differ between two runs of a command. */
 const VARYING = [
   /\d{4}-\d\d-\d\dT[\d:.]+Z?/, // a time of the log
   /\d{4}-\d\d-\d\d(?: \d\d:\d\d(?::\d\d)?)?/, // a date

@@ -1,4 +1,4 @@
-// Following a page of the docs: writing the files that it shows, running its commands, comparing their output.
+// Follows a page of the docs: writes the files that it shows, runs its commands, and compares their output.
 
 import assert from 'node:assert/strict';
 import { readFileSync } from 'node:fs';
@@ -33,7 +33,7 @@ export function filesOf(page) {
   })));
 }
 
-/** Starts a proxy with chat.toml, for pages that presuppose one. */
+/** Starts a proxy with chat.toml, for pages that need a running proxy. */
 async function startProxy(sandbox) {
   const text = readFileSync(join(ROOT, 'tests/docs/chat.toml'), 'utf8');
   for (const { path, content } of namedFiles(text)) await sandbox.put(join('/etc/moorline', path), content);
@@ -64,7 +64,7 @@ async function inForeground(sandbox, { at, command, output, status }) {
   if (output) assert.ok(matchesOutput(output, result.output), `${at}: ${command}\nprints\n${result.output}\nand the page says\n${output.join('\n')}`);
 }
 
-/** Repeats the command until it prints what the page says. */
+/** Repeats the command until its output matches the page. */
 async function eventually(sandbox, { at, command, output }) {
   let last;
   await until(() => `${at}: ${command}\nprints\n${last}\nand the page says\n${output.join('\n')}`, async () => {
@@ -73,7 +73,7 @@ async function eventually(sandbox, { at, command, output }) {
   }, 30_000);
 }
 
-/** Goes on when the output is what the page prints, or has the word of the mark (`ready` if it has none). */
+/** Starts a command, and waits until its output matches the page or has the word of the mark (`ready` by default). */
 async function inBackground(sandbox, { at, command, output, wait }) {
   const printed = await sandbox.start(command.trim().replace(/&$/, ''));
   const word = wait === true ? 'ready' : wait;

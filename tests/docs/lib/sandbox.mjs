@@ -1,7 +1,7 @@
-// A machine for commands of the docs: own network, own processes, and own /etc, /usr/local, /var and /run.
+// A sandbox for commands of the docs with a separate network, process namespace, /etc, /usr/local, /var and /run.
 //
-// The commands run as they are printed: on port 443, in /etc/moorline, against 10.0.0.11:3000. Namespaces keep
-// all of it from the machine that runs the tests, and end every process with the sandbox.
+// The commands run unchanged: on port 443, in /etc/moorline, against 10.0.0.11:3000. Namespaces isolate them from the
+// machine that runs the tests, and all processes end with the sandbox.
 
 import { spawn } from 'node:child_process';
 import { chmodSync, copyFileSync, mkdirSync, writeFileSync } from 'node:fs';

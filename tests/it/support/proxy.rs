@@ -115,11 +115,11 @@ impl Proxy {
         process::adopt_orphans();
         let mut pid: Option<u32> = None;
         eventually("a new process serves", || {
-            let said = &self.stderr()[from..];
-            pid = said.iter().find_map(|line| {
+            let lines = &self.stderr()[from..];
+            pid = lines.iter().find_map(|line| {
                 line.split_once("the new process serves")?.1.rsplit_once("pid=")?.1.parse().ok()
             });
-            pid.is_some() && said.iter().any(|line| is_ready(line))
+            pid.is_some() && lines.iter().any(|line| is_ready(line))
         })
         .await;
         self.successors.extend(pid);
@@ -246,12 +246,12 @@ impl Proxy {
         self.hangup();
         let deadline = tokio::time::Instant::now() + super::TIMEOUT;
         loop {
-            let said = self.stderr()[from..].join("\n");
-            let missing = needles.iter().find(|needle| !said.contains(**needle));
+            let stderr = self.stderr()[from..].join("\n");
+            let missing = needles.iter().find(|needle| !stderr.contains(**needle));
             match missing {
-                None if said.contains("reload refused") => return said,
+                None if stderr.contains("reload refused") => return stderr,
                 _ if tokio::time::Instant::now() < deadline => {}
-                _ => panic!("never refused with {missing:?}: {said}"),
+                _ => panic!("never refused with {missing:?}: {stderr}"),
             }
             tokio::time::sleep(std::time::Duration::from_millis(5)).await;
         }

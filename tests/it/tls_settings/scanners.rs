@@ -18,9 +18,9 @@ async fn sslscan_finds_nothing_weak() {
     let backend = Backend::replying("ok").await;
     let proxy = Proxy::with(|settings| drop_ref(https(settings, &backend, ""))).await;
     let words = ["--xml=-", "--no-colour", &proxy.web().to_string()].map(str::to_owned);
-    let said = run("sslscan", &words, b"", SCAN_TIMEOUT).await;
-    let start = said.find("<?xml").unwrap_or_else(|| panic!("no XML in {said}"));
-    let document = roxmltree::Document::parse(said[start..].trim()).unwrap();
+    let output = run("sslscan", &words, b"", SCAN_TIMEOUT).await;
+    let start = output.find("<?xml").unwrap_or_else(|| panic!("no XML in {output}"));
+    let document = roxmltree::Document::parse(output[start..].trim()).unwrap();
     let all = |name: &'static str| {
         document.descendants().filter(move |node| node.has_tag_name(name)).collect::<Vec<_>>()
     };
@@ -29,9 +29,9 @@ async fn sslscan_finds_nothing_weak() {
         .filter(|node| node.attribute("enabled") == Some("1"))
         .map(|node| node.attribute("version").unwrap())
         .collect();
-    assert_eq!(enabled, ["1.2", "1.3"], "{said}");
+    assert_eq!(enabled, ["1.2", "1.3"], "{output}");
     let ciphers = all("cipher");
-    assert_eq!(ciphers.len(), 6, "{said}");
+    assert_eq!(ciphers.len(), 6, "{output}");
     for cipher in ciphers {
         let strength = cipher.attribute("strength").unwrap();
         assert!(["acceptable", "strong"].contains(&strength), "{cipher:?}");
@@ -40,11 +40,11 @@ async fn sslscan_finds_nothing_weak() {
         [("renegotiation", "supported"), ("compression", "supported"), ("heartbleed", "vulnerable")]
     {
         let found = all(name).into_iter().any(|node| node.attribute(attribute) == Some("1"));
-        assert!(!found, "{name}: {said}");
+        assert!(!found, "{name}: {output}");
     }
     let groups = all("group");
-    assert!(groups.iter().all(|group| group.attribute("bits").unwrap() >= "128"), "{said}");
-    assert!(groups.iter().any(|group| group.attribute("name") == Some("x25519")), "{said}");
+    assert!(groups.iter().all(|group| group.attribute("bits").unwrap() >= "128"), "{output}");
+    assert!(groups.iter().any(|group| group.attribute("name") == Some("x25519")), "{output}");
     drop(backend);
     proxy.finish().await;
 }
@@ -101,9 +101,9 @@ async fn testssl(proxy: &Proxy, checks: &[&str]) -> Vec<Value> {
     words.extend(["--add-ca".to_owned(), file("ca.pem").display().to_string()]);
     words.extend(checks.iter().map(|&check| check.to_owned()));
     words.push(proxy.web().to_string());
-    let said = run("testssl", &words, b"", SCAN_TIMEOUT).await;
-    let text = fs::read_to_string(report).unwrap_or_else(|error| panic!("{error}: {said}"));
-    serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {said}"))
+    let output = run("testssl", &words, b"", SCAN_TIMEOUT).await;
+    let text = fs::read_to_string(report).unwrap_or_else(|error| panic!("{error}: {output}"));
+    serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {output}"))
 }
 
 /// Asserts that the report has a finding with this id and severity `OK`.

@@ -1,6 +1,6 @@
-// An HTTP agent that one Socket.IO client sends everything through, polls and upgrades alike. It keeps the
-// client's cookies, spreads its connections over several front doors, and notes every reply in a ledger.
-// Both generations of socket.io-client take an agent, so both are watched in the same way.
+// An HTTP agent for all requests of one Socket.IO client, polls and upgrades. It keeps the client's cookies, spreads
+// its connections over several ports, and records errors in a ledger. Both generations of socket.io-client accept
+// an agent.
 
 import http from 'node:http';
 import https from 'node:https';
@@ -8,8 +8,8 @@ import https from 'node:https';
 const UNKNOWN = 'Session ID unknown';
 
 /**
- * `ports`: front doors, which requests take in turn; with more than one, no connection is kept.
- * `upgradePort`: the one that upgrades take instead. `ca`: where the front doors speak TLS.
+ * `ports`: used by requests in turn; with more than one port, connections are not kept open. `upgradePort`: port for
+ * upgrades instead of `ports`. `ca`: authority of the server's certificate; without it, plain HTTP is used.
  */
 export function watchedAgent({ ports, upgradePort, ca, cookies, ledger }) {
   const Base = ca ? https.Agent : http.Agent;
@@ -22,13 +22,13 @@ const watch = (Base) =>
     constructor({ cookies, ...what }, options) {
       super(options);
       Object.assign(this, { ...what, turn: 0, finished: false });
-      /** Cookie name → value; `undefined` for a client that keeps none. */
+      /** Cookie name → value; `undefined` for a client without cookies. */
       this.jar = cookies ? new Map() : undefined;
-      /** Lines of `Set-Cookie` seen, kept or not. */
+      /** All `Set-Cookie` values of replies. */
       this.offered = [];
       /** `Cookie` headers sent. */
       this.sent = [];
-      /** Method and path of requests that are not over; an upgraded one is over with its upgrade. */
+      /** Method and path of open requests; an upgrade is complete with its 101. */
       this.pending = new Set();
     }
 
@@ -36,19 +36,19 @@ const watch = (Base) =>
       this.ledger.requests++;
       const upgrade = request.hasHeader('upgrade');
       const turn = upgrade && this.upgradePort ? this.upgradePort : this.ports[this.turn++ % this.ports.length];
-      const door = { host: '127.0.0.1', port: turn, servername: 'localhost' };
+      const target = { host: '127.0.0.1', port: turn, servername: 'localhost' };
       if (this.jar?.size) {
         const line = [...this.jar].map(([name, value]) => `${name}=${value}`).join('; ');
         request.setHeader('Cookie', line);
         this.sent.push(line);
       }
       const entry = { toString: () => `${request.method} ${request.path}` };
-      const over = () => this.pending.delete(entry);
+      const complete = () => this.pending.delete(entry);
       this.pending.add(entry);
-      request.on('close', over);
-      if (upgrade) request.on('upgrade', (response) => (over(), this.keep(response)));
+      request.on('close', complete);
+      if (upgrade) request.on('upgrade', (response) => (complete(), this.keep(response)));
       request.on('response', (response) => this.read(request, response, upgrade));
-      super.addRequest(request, { ...options, ...door });
+      super.addRequest(request, { ...options, ...target });
     }
 
     read(request, response, upgrade) {

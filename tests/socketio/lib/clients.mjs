@@ -1,4 +1,4 @@
-// Socket.IO clients of either generation, with everything that happens to them written into a ledger.
+// Socket.IO clients of both generations, which record errors in a ledger.
 
 import { randomBytes } from 'node:crypto';
 import assert from 'node:assert/strict';
@@ -6,7 +6,7 @@ import assert from 'node:assert/strict';
 import { watchedAgent } from './agent.mjs';
 import { soon, until } from './wait.mjs';
 
-// Where Node.js brings a WebSocket of its own, the old client would prefer it, and it takes no agent.
+// The old client would prefer the built-in WebSocket of Node.js, which accepts no agent.
 delete globalThis.WebSocket;
 const { io: ioV4 } = await import('socket.io-client');
 const { default: ioV2 } = await import('socket.io-client-v2');
@@ -15,24 +15,24 @@ export const UPGRADING = ['polling', 'websocket'];
 export const WEBSOCKET = ['websocket'];
 export const POLLING = ['polling'];
 
-/** Clients that have not left. */
+/** Clients that are not closed. */
 const present = new Set();
 
-/** One client and its session. Most tests want `connect`, which waits until it is fully there. */
+/** One client and its session. Most tests use `connect`, which waits until the client is ready. */
 class Client {
-  /** Node that welcomed the present session, and that session's id. */
+  /** Node of the current session, and the session id. */
   node = null;
   sid = null;
-  /** Every welcome: `{ node, sid, at }`. */
+  /** All `welcome` events, one for each session: `{ node, sid, at }`. */
   welcomes = [];
   finished = false;
 
   constructor({ ports, upgradePort, ca, generation = 'v4', transports = UPGRADING, cookies = false, ledger, options = {} }) {
     Object.assign(this, { generation, transports, ledger });
-    // Not every client begins at the same front door.
+    // Clients begin with different ports.
     const turn = ledger.clients % ports.length;
-    const doors = [...ports.slice(turn), ...ports.slice(0, turn)];
-    this.agent = watchedAgent({ ports: doors, upgradePort, ca, cookies, ledger });
+    const rotated = [...ports.slice(turn), ...ports.slice(0, turn)];
+    this.agent = watchedAgent({ ports: rotated, upgradePort, ca, cookies, ledger });
     const address = `${ca ? 'https' : 'http'}://localhost:${ports[0]}`;
     const settings = { transports, agent: this.agent, forceNew: true, ...options };
     if (ca) settings.ca = ca;
@@ -51,7 +51,7 @@ class Client {
     socket.on('connect', () => this.watchUpgrade(socket.io.engine));
     socket.on('disconnect', (reason, details) => {
       const { node, sid } = this;
-      // The code of a Close, and what the WebSocket did not understand.
+      // The code of a Close frame, and the error of an invalid frame.
       const [code, fault] = [details?.context?.code, details?.description?.error?.code];
       Object.assign(this, { node: null, sid: null, interrupted: performance.now() });
       if (!this.finished) ledger.disconnects.push({ client: ledger.clients, node, sid, reason, code, fault });
@@ -63,13 +63,13 @@ class Client {
     });
   }
 
-  /** Upgrades are counted once for each session that began by polling and ended on its WebSocket. */
+  /** Counts one upgrade for each session that began by polling and then used its WebSocket. */
   watchUpgrade(engine) {
     if (!this.transports.includes('polling') || !this.transports.includes('websocket')) return;
     const sid = engine.id;
-    const won = () => this.ledger.upgrades++;
-    if (engine.transport.name === 'websocket') return won();
-    engine.once('upgrade', won);
+    const succeeded = () => this.ledger.upgrades++;
+    if (engine.transport.name === 'websocket') return succeeded();
+    engine.once('upgrade', succeeded);
     engine.on('upgradeError', (error) => {
       if (!this.finished) this.ledger.failedUpgrades.push({ sid, error: error.message });
     });
@@ -79,20 +79,20 @@ class Client {
     return this.socket.io.engine?.transport?.name;
   }
 
-  /** Welcomed by a node, and on the transport that it prefers. */
-  get settled() {
+  /** Whether the client has a session and uses its preferred transport. */
+  get isReady() {
     return this.socket.connected && this.sid !== null && this.transport === this.transports.at(-1);
   }
 
-  async settle(within) {
+  async waitUntilReady(within) {
     const state = () =>
-      `a ${this.generation} client over ${this.transports} settles (connected ${this.socket.connected}, ` +
+      `a ${this.generation} client over ${this.transports} is ready (connected ${this.socket.connected}, ` +
       `on ${this.transport}); ledger ${JSON.stringify(this.ledger).slice(0, 1000)}`;
-    await until(state, () => this.settled, within);
+    await until(state, () => this.isReady, within);
     return this;
   }
 
-  /** Emits and resolves with what the acknowledgement brings: one value, or an array of several. */
+  /** Emits an event and resolves with its acknowledgement: one value, or an array of several values. */
   async ask(event, ...args) {
     const { socket, node, sid } = this;
     let lost;
@@ -106,8 +106,8 @@ class Client {
     return value;
   }
 
-  /** Leaves, as a page does on a reload, and comes with a new session and the cookies that it kept. */
-  async comeBack() {
+  /** Disconnects and opens a new session with the same cookies, like a page reload. */
+  async reconnect() {
     const { engine } = this.socket.io;
     this.finished = this.agent.finished = true;
     this.socket.disconnect();
@@ -115,10 +115,10 @@ class Client {
     this.finished = this.agent.finished = false;
     this.ledger.clients++;
     this.socket.connect();
-    await this.settle();
+    await this.waitUntilReady();
   }
 
-  /** Says goodbye, waits for what is under way to be answered, and is gone. */
+  /** Disconnects, and waits until all open requests are complete. */
   async close() {
     this.finished = this.agent.finished = true;
     this.socket.disconnect();
@@ -126,7 +126,7 @@ class Client {
     this.abandon();
   }
 
-  /** Is gone at once. */
+  /** Disconnects without waiting. */
   abandon() {
     this.finished = this.agent.finished = true;
     this.socket.disconnect();
@@ -135,26 +135,26 @@ class Client {
   }
 }
 
-/** Lets go of clients that a failed test left behind. */
+/** Disconnects the clients that a failed test did not close. */
 export function abandonAll() {
   for (const client of present) client.abandon();
 }
 
-/** A client that may still be on its way. */
-export function open(door, settings) {
-  return new Client({ ...door, ...settings });
+/** Starts a client without waiting until it is ready. */
+export function open(endpoint, settings) {
+  return new Client({ ...endpoint, ...settings });
 }
 
-/** A client that is connected and, where it was to, has upgraded. */
-export async function connect(door, settings) {
-  return open(door, settings).settle();
+/** Starts a client and waits until it is connected and has upgraded if it can. */
+export async function connect(endpoint, settings) {
+  return open(endpoint, settings).waitUntilReady();
 }
 
 export async function closeAll(clients) {
   await Promise.all(clients.map((client) => client.close()));
 }
 
-/** Events, acknowledgements both ways, order, binary and 1 MB payloads, on one client. */
+/** Tests events, acknowledgements in both directions, order, and binary and 1 MB payloads on one client. */
 export async function converse(client) {
   assert.equal(await client.ask('echo', 'hello'), 'hello');
   assert.deepEqual(await client.ask('echo', 1, { two: [3, '✓ ünïcødé 🚢'] }), [1, { two: [3, '✓ ünïcødé 🚢'] }]);
@@ -177,7 +177,7 @@ export async function converse(client) {
 
   const long = randomBytes(500_000).toString('hex');
   assert.equal(long.length, 1_000_000);
-  assert.ok((await client.ask('echo', long)) === long, 'a text of 1 MB comes back as it was');
+  assert.ok((await client.ask('echo', long)) === long, 'a text of 1 MB comes back unchanged');
   const big = randomBytes(1_000_000);
-  assert.ok(Buffer.from(await client.ask('echo', big)).equals(big), '1 MB of bytes come back as they were');
+  assert.ok(Buffer.from(await client.ask('echo', big)).equals(big), '1 MB of bytes comes back unchanged');
 }

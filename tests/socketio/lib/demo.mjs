@@ -1,4 +1,4 @@
-// A running `moorline demo`, and headless Chromium to meet it as a visitor would.
+// A running `moorline demo`, and headless Chromium for visiting it.
 
 import assert from 'node:assert/strict';
 import { chromium } from 'playwright-core';
@@ -8,13 +8,13 @@ import { BINARY } from './proxy.mjs';
 import { until } from './wait.mjs';
 
 const CHROMIUM = process.env.CHROMIUM ?? '/usr/bin/chromium';
-/** Containers have no user namespaces for the sandbox, and the browser has no business on the network. */
+/** Containers have no user namespaces for the browser's sandbox; background network access is turned off. */
 const FLAGS = ['no-sandbox', 'disable-gpu', 'disable-quic', 'no-first-run', 'disable-background-networking',
   'disable-component-update', 'disable-sync'].map((flag) => `--${flag}`);
 
 /** Starts the demo with these flags, on free ports, and waits until it is ready: `{ child, chat, plain }`. */
 export async function startDemo(t, flags = []) {
-  // Its admin socket is its own, whatever else runs on this machine.
+  // A separate admin socket.
   const env = { XDG_RUNTIME_DIR: scratch() };
   const child = new Child(BINARY, ['demo', '--listen-tls', '127.0.0.1:0', '--listen', '127.0.0.1:0', ...flags], { env });
   t.after(async () => {
@@ -40,12 +40,12 @@ export async function launch(t) {
   return browser;
 }
 
-/** One visitor with a profile of their own, looking at the chat page. */
+/** One visitor of the chat page, with a separate browser profile. */
 export class Visitor {
-  /** Everything that the page complained about. */
+  /** Errors and warnings of the page. */
   complaints = [];
 
-  /** Opens the page and waits until its session is on the transport it wants. */
+  /** Opens the page and waits until its session uses WebSocket. */
   static async visit(browser, address, settings = {}) {
     const visitor = new Visitor();
     visitor.context = await browser.newContext({ ignoreHTTPSErrors: true, ...settings });
@@ -59,7 +59,7 @@ export class Visitor {
     return visitor;
   }
 
-  /** Presses a button of the page, and waits for what it says about it. */
+  /** Presses a button of the page, and waits for the given message. */
   async press(button, said) {
     await this.page.getByRole('button', { name: button, exact: true }).click();
     await this.page.locator('#done', { hasText: said }).waitFor();
@@ -70,15 +70,15 @@ export class Visitor {
     await this.page.locator(`#node-${node}[data-state="${state}"]`).waitFor();
   }
 
-  /** Waits for another session than the one on `node`, on its WebSocket; returns the node that has it. */
+  /** Waits for a new session that is not on `node` and uses WebSocket; returns its node. */
   async movesFrom(node) {
     const moved = async () => (await this.sessions()).at(-1) !== node && (await this.page.locator('#upgrade[data-node]:not([data-node=""])').count());
     await until(`a session that is not on ${node}`, moved);
     await this.upgraded();
-    return this.moored();
+    return this.sessionNode();
   }
 
-  /** Waits until the present session's WebSocket is there. */
+  /** Waits until the current session uses WebSocket. */
   async upgraded() {
     await this.page.locator('#hoist [data-kind="websocket"]').waitFor();
   }
@@ -88,7 +88,7 @@ export class Visitor {
     return this.page.locator(`#${id}`).getAttribute('data-node');
   }
 
-  /** Every answered request of the present session: `{ kind, node, fault }`. */
+  /** All answered requests of the current session: `{ kind, node, fault }`. */
   async requests() {
     return this.page.locator('#hoist li[data-node]').evaluateAll((items) => items.map((item) => ({ ...item.dataset })));
   }
@@ -98,22 +98,22 @@ export class Visitor {
     return this.page.locator('#sessions li').evaluateAll((items) => items.map((item) => item.dataset.node));
   }
 
-  /** Says something with the keyboard alone: the field, then Enter. */
+  /** Sends a chat message: fills in the fields, then presses Enter. */
   async say(name, text) {
     await this.page.getByLabel('Your name').fill(name);
     await this.page.getByLabel('Message', { exact: true }).fill(text);
     await this.page.keyboard.press('Enter');
   }
 
-  /** Waits for a message and returns the node that took it from its sender. */
+  /** Waits for a message and returns the node of its sender. */
   async hear(text) {
     const message = this.page.locator('#log li', { hasText: text });
     await message.waitFor();
     return message.getAttribute('data-node');
   }
 
-  /** Every request of the present session was answered well and by the same node, which is returned. */
-  async moored() {
+  /** Asserts that the same node answered all requests of the current session without errors; returns the node. */
+  async sessionNode() {
     const requests = await this.requests();
     const node = requests[0].node;
     assert.ok(node, 'the session has a node');

@@ -1,8 +1,8 @@
-// A Socket.IO node whose event loop can die unseen: it runs in a worker thread, and what is in front of it, in
-// this one, accepts connections and answers `/healthz` by itself, as balancers within one machine do.
+// A Socket.IO node with an event loop that can be blocked. The node runs in a worker thread. The main thread accepts
+// connections and answers `/healthz` itself, like a balancer on the same machine.
 //
-// Started by nodes.mjs in place of node-main.mjs. Told `block` and `unblock` over the IPC channel; asked for an
-// account as every node is.
+// Started by nodes.mjs in place of node-main.mjs. Receives the commands `block` and `unblock` and requests for
+// statistics over the IPC channel.
 
 import { createServer, connect } from 'node:net';
 import { isMainThread, parentPort, Worker, workerData } from 'node:worker_threads';
@@ -15,7 +15,7 @@ import ServerV2 from 'socket.io-v2';
 if (isMainThread) front(JSON.parse(process.argv[2]));
 else engine(workerData);
 
-/** Answers for the health of all, and passes everything else on to the worker. */
+/** Answers `/healthz`, and relays all other connections to the worker. */
 function front({ generation }) {
   const gate = new Int32Array(new SharedArrayBuffer(4));
   const worker = new Worker(fileURLToPath(import.meta.url), { workerData: { generation, gate } });
@@ -43,7 +43,7 @@ function front({ generation }) {
   });
   process.on('disconnect', () => process.exit());
   process.on('message', (message) => {
-    if (message.order === 'unblock') {
+    if (message.command === 'unblock') {
       Atomics.store(gate, 0, 1);
       Atomics.notify(gate, 0);
     } else {
@@ -58,13 +58,13 @@ function engine({ generation, gate }) {
   const io = generation === 'v2' ? new ServerV2(server) : new Server(server);
   let made = 0;
   io.engine.on('connection', () => made++);
-  parentPort.on('message', ({ id, order }) => {
-    if (order === 'block') {
-      // A loop that does not end by itself, as far as this thread's events are concerned.
+  parentPort.on('message', ({ id, command }) => {
+    if (command === 'block') {
+      // Blocks the event loop of this thread until `unblock`.
       Atomics.store(gate, 0, 0);
       while (Atomics.load(gate, 0) === 0) Atomics.wait(gate, 0, 0);
     } else {
-      parentPort.postMessage({ id, account: { made, open: io.engine.clientsCount } });
+      parentPort.postMessage({ id, stats: { made, open: io.engine.clientsCount } });
     }
   });
   server.listen(0, '127.0.0.1', () => parentPort.postMessage({ port: server.address().port }));

@@ -1,12 +1,12 @@
-// The account that every test closes with: what clients met, and what of it the proxy must answer for.
+// Records what clients experienced in a test: errors, disconnects, and totals.
 
 import assert from 'node:assert/strict';
 import { after } from 'node:test';
 import { basename } from 'node:path';
 
 /**
- * What the clients of one test met. Everything but `clients` and `upgrades` is a fault unless a test says
- * which of it was its own doing (a node that it killed).
+ * Events of the clients of one test. All entries of the lists are failures, except those that the test expects, for
+ * example because it killed a node.
  */
 export class Ledger {
   clients = 0;
@@ -15,22 +15,22 @@ export class Ledger {
   messages = 0;
   /** Replies with the Engine.IO error 1, "Session ID unknown": `{ sid, upgrade }`. */
   unknown = [];
-  /** Polls that their client's own goodbye overtook: the node answered code 1, and the client had left. */
-  overtaken = 0;
-  /** Upgrades that were tried and did not end in a tunnel or a used WebSocket. */
+  /** Polls that reached the node after their client had closed the session: the node answered code 1. */
+  pollsAfterClose = 0;
+  /** Failed upgrades. */
   failedUpgrades = [];
-  /** Sessions that ended while the client wanted them: `{ client, node, sid, reason, code, fault }`. */
+  /** Sessions that ended without a disconnect by the client: `{ client, node, sid, reason, code, fault }`. */
   disconnects = [];
-  /** Any other reply that is no success, and connection errors. */
+  /** Other error replies, and connection errors. */
   errors = [];
-  /** Which of the above a test has claimed as its own doing. */
+  /** Returns whether the test expects an entry. */
   expected = () => false;
 
   constructor() {
     ledgers.push(this);
   }
 
-  /** Nothing went wrong; `expected(entry)` tells what of it the test did itself. */
+  /** Asserts that there are no unexpected entries; `expected(entry)` decides which are expected. */
   assertClean(expected = this.expected) {
     this.expected = expected;
     assert.deepEqual(this.faults('unknown'), [], 'code-1 replies');
@@ -39,7 +39,7 @@ export class Ledger {
     assert.deepEqual(this.faults('errors'), [], 'failed requests');
   }
 
-  /** What of a list no test has claimed. */
+  /** Unexpected entries of a list. */
   faults(list) {
     return this[list].filter((entry) => !this.expected(entry));
   }
@@ -48,14 +48,13 @@ export class Ledger {
 const ledgers = [];
 
 /**
- * Every session's requests reached the node that made it, and that node only: no node was asked for another
- * node's session. With `search`, it may have been, as an owner search does. Sessions in `gone` belonged to
- * nodes that are no more. (A request that reaches the right node after its session has ended is not the
- * node's concern here; what the client made of it stands in the ledger.)
+ * Asserts that requests of each session reached only the node of the session. With `search`, requests may also have
+ * reached other nodes, as in an owner search. Sessions in `gone` belonged to killed nodes. A request that reaches the
+ * right node after the end of its session is allowed here; the ledger of the client records it.
  */
-export async function assertMoored(nodes, { search = false, gone = new Set() } = {}) {
+export async function assertAffinity(nodes, { search = false, gone = new Set() } = {}) {
   const accounts = await Promise.all(
-    nodes.filter((node) => !node.killed).map(async (node) => ({ node: node.name, ...(await node.account()) })),
+    nodes.filter((node) => !node.killed).map(async (node) => ({ node: node.name, ...(await node.stats()) })),
   );
   const owner = new Map(accounts.flatMap(({ node, made }) => made.map((sid) => [sid, node])));
   const strays = [];
@@ -63,14 +62,14 @@ export async function assertMoored(nodes, { search = false, gone = new Set() } =
     for (const sid of Object.keys(known)) if (owner.get(sid) !== node) strays.push({ node, sid, owner: owner.get(sid) });
     for (const sid of unknown) {
       const fine = owner.get(sid) === node || (search && owner.has(sid)) || gone.has(sid);
-      if (!fine) strays.push({ node, sid, owner: owner.get(sid) ?? 'nobody' });
+      if (!fine) strays.push({ node, sid, owner: owner.get(sid) ?? 'unknown' });
     }
   }
   assert.deepEqual(strays, [], 'requests that reached the wrong node');
   return accounts;
 }
 
-/** Prints one line at the end of a test file: what all its ledgers add up to. */
+/** Prints one line at the end of a test file: the totals of all its ledgers. */
 export function printFigures(url) {
   after(() => {
     const sum = (figure) => ledgers.reduce((total, ledger) => total + figure(ledger), 0);
@@ -86,7 +85,7 @@ export function printFigures(url) {
       `failed upgrades ${faults('failedUpgrades')}`,
       `code-1 replies ${faults('unknown')}`,
       `disconnects ${faults('disconnects')}`,
-      `polls overtaken by a goodbye ${sum((ledger) => ledger.overtaken)}`,
+      `polls after a close ${sum((ledger) => ledger.pollsAfterClose)}`,
     ];
     console.log(`figures ${basename(new URL(url).pathname, '.test.mjs')}: ${figures.join(', ')}`);
   });

@@ -1,4 +1,4 @@
-// The load harness, run from its command line.
+// Runs the load harness by its command line.
 
 import { existsSync, readFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
@@ -9,7 +9,7 @@ import { soon } from './wait.mjs';
 
 const HARNESS = process.env.MOORLINE_LOAD_BIN ?? join(dirname(BINARY), 'moorline-load');
 
-/** A run that has begun. */
+/** A run in progress. */
 export class Load {
   /** `args` as on the command line, URL included; `--json` and `--quiet` are added. */
   constructor(args, { command = 'run' } = {}) {
@@ -17,7 +17,7 @@ export class Load {
     this.child = new Child(HARNESS, [command, ...args.map(String), '--json', this.file, '--quiet']);
   }
 
-  /** Waits for the end: `{ code, output }` and, where the run has any, its figures. */
+  /** Waits for the end; resolves with `{ code, output }` and the figures of the run, if any. */
   async end() {
     const { code } = await soon(() => `the run ends:\n${this.child.output}`, this.child.exited);
     const text = existsSync(this.file) ? readFileSync(this.file, 'utf8') : '';
@@ -25,12 +25,12 @@ export class Load {
   }
 }
 
-/** Runs the harness to its end. */
+/** Runs the harness until it ends. */
 export function load(args, options) {
   return new Load(args, options).end();
 }
 
-/** Errors by kind, of a run's figures. */
+/** Number of errors of a run by kind. */
 export function errors(run) {
   return Object.fromEntries(run.errors.map(({ kind, count }) => [kind, count]));
 }

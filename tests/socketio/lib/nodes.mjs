@@ -1,4 +1,4 @@
-// Socket.IO nodes, each in a process of its own.
+// Socket.IO nodes, each in a separate process.
 
 import { fileURLToPath } from 'node:url';
 
@@ -7,7 +7,8 @@ import { soon } from './wait.mjs';
 
 const MAIN = fileURLToPath(new URL('./node-main.mjs', import.meta.url));
 const FRONTED = fileURLToPath(new URL('./fronted-node.mjs', import.meta.url));
-const AMPLE = 50_000_000;
+/** Maximum size of a message in bytes. */
+const MAX_MESSAGE = 50_000_000;
 
 class Node {
   constructor(options, main = MAIN) {
@@ -15,11 +16,11 @@ class Node {
     this.name = options.name;
     this.child = new Child(process.execPath, [main, JSON.stringify(options)], { ipc: true });
     this.waiting = new Map();
-    this.asked = 0;
+    this.lastId = 0;
     this.listening = new Promise((resolve) => {
       this.child.process.on('message', (message) => {
         if (message.port) return resolve(message.port);
-        this.waiting.get(message.id)?.(message.account);
+        this.waiting.get(message.id)?.(message.stats);
         this.waiting.delete(message.id);
       });
     });
@@ -35,47 +36,47 @@ class Node {
   }
 
   /**
-   * What the node saw: `made` (ids of its own sessions), `known` (id → requests), `unknown` (ids that it
-   * did not know when they came), `open` sessions, `handshakes`, `preflights`, sockets ever
-   * `connected`, `disconnects` by reason.
+   * Statistics of the node: `made` (ids of its sessions), `known` (id → number of requests), `unknown` (ids of
+   * requests that it did not know), number of `open` sessions, `handshakes`, `preflights`, sockets ever `connected`,
+   * `disconnects` by reason.
    */
-  async account() {
-    const id = ++this.asked;
+  async stats() {
+    const id = ++this.lastId;
     const answer = new Promise((resolve) => this.waiting.set(id, resolve));
     this.child.process.send({ id });
-    return soon(`node ${this.name} gives its account`, answer);
+    return soon(`node ${this.name} sends its statistics`, answer);
   }
 
-  /** Tells a fronted node to `block` or `unblock` its event loop. */
-  order(order) {
-    this.child.process.send({ order });
+  /** Makes a fronted node `block` or `unblock` its event loop. */
+  command(command) {
+    this.child.process.send({ command });
   }
 
-  /** Gone at once, with no goodbye to anybody. */
+  /** Kills the process without closing its sessions. */
   async kill() {
     this.killed = true;
     return this.child.stop('SIGKILL');
   }
 }
 
-/** Starts one node. `engine` is handed to the Socket.IO server as it is. */
+/** Starts one node; `engine` are options of the Socket.IO server. */
 export async function startNode({ name = 'a', generation = 'v4', redis, port, engine = {} } = {}) {
-  const ample = { maxHttpBufferSize: AMPLE };
-  return new Node({ name, generation, redis, port, engine: { ...ample, ...engine } }).start();
+  const defaults = { maxHttpBufferSize: MAX_MESSAGE };
+  return new Node({ name, generation, redis, port, engine: { ...defaults, ...engine } }).start();
 }
 
-/** Starts one whose event loop can die behind a front that goes on saying 200; see fronted-node.mjs. */
+/** Starts a node with an event loop that can be blocked; see fronted-node.mjs. */
 export async function startFrontedNode({ generation = 'v4' } = {}) {
   return new Node({ name: 'fronted', generation }, FRONTED).start();
 }
 
-/** Starts several alike nodes, named a, b, c … */
+/** Starts several equal nodes with the names a, b, c … */
 export async function startNodes(count, options = {}) {
   const names = Array.from({ length: count }, (_, i) => String.fromCharCode(97 + i));
   return Promise.all(names.map((name) => startNode({ ...options, name })));
 }
 
-/** Ends nodes that still live. */
+/** Kills the nodes that still run. */
 export async function stopNodes(nodes) {
   await Promise.all(nodes.filter((node) => !node.killed).map((node) => node.child.stop('SIGKILL')));
 }

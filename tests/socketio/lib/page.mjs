@@ -1,4 +1,4 @@
-// A page of another site that holds a Socket.IO client of either generation, in a real browser.
+// A page of another site with a Socket.IO client of either generation, in a real browser.
 
 import { readFileSync } from 'node:fs';
 import { createServer } from 'node:http';
@@ -11,7 +11,7 @@ const CLIENTS = {
   v2: join(dirname(require.resolve('socket.io-client-v2/package.json')), 'dist/socket.io.js'),
 };
 
-/** Serves one page a generation, `/v4` and `/v2`, until test `t` ends: resolves with its origin. */
+/** Serves one page for each generation, `/v4` and `/v2`, until test `t` ends; resolves with the origin. */
 export async function servePages(t) {
   const server = createServer((request, response) => {
     const generation = request.url.slice(1, 3);
@@ -29,38 +29,38 @@ export async function servePages(t) {
 }
 
 /**
- * Opens a page with a profile of its own, has its client talk to `address`, and books in the ledger what it
- * met. Resolves with `{ node, sid, transport, offered }`; `offered` are the proxy's `Set-Cookie` lines.
+ * Opens a page with a separate browser profile, lets its client exchange messages with `address`, and records events in
+ * the ledger. Resolves with `{ node, sid, transport, offered }`; `offered` are the proxy's `Set-Cookie` lines.
  */
 export async function visit(browser, { origin, generation, address, settings, ledger }) {
   const context = await browser.newContext({ ignoreHTTPSErrors: true });
   try {
     const page = await context.newPage();
     const answers = [];
-    const left = new Set();
-    page.on('request', (request) => isGoodbye(request) && left.add(sidOf(request)));
+    const closed = new Set();
+    page.on('request', (request) => isClose(request) && closed.add(sidOf(request)));
     page.on('response', (response) => {
-      if (response.url().startsWith(address)) answers.push({ response, late: left.has(sidOf(response)) });
+      if (response.url().startsWith(address)) answers.push({ response, late: closed.has(sidOf(response)) });
     });
     await page.goto(`${origin}/${generation}`);
     ledger.clients++;
-    const told = await page.evaluate(talk, { address, settings });
+    const result = await page.evaluate(talk, { address, settings });
     const offered = [];
-    for (const answer of answers) offered.push(...(await book(answer, ledger)));
-    ledger.messages += told.messages;
-    ledger.disconnects.push(...told.disconnects);
-    ledger.errors.push(...told.errors);
-    if (settings.transports.length > 1 && told.transport === 'websocket') ledger.upgrades++;
-    return { ...told, offered };
+    for (const answer of answers) offered.push(...(await record(answer, ledger)));
+    ledger.messages += result.messages;
+    ledger.disconnects.push(...result.disconnects);
+    ledger.errors.push(...result.errors);
+    if (settings.transports.length > 1 && result.transport === 'websocket') ledger.upgrades++;
+    return { ...result, offered };
   } finally {
     await context.close();
   }
 }
 
-/** Notes a response; resolves with the lines that offer the proxy's cookie. */
-async function book({ response, late }, ledger) {
+/** Records a response; resolves with the `Set-Cookie` values for the proxy's cookie. */
+async function record({ response, late }, ledger) {
   ledger.requests++;
-  if (response.status() >= 400) await complain(response, late, ledger);
+  if (response.status() >= 400) await recordError(response, late, ledger);
   const headers = await response.headersArray();
   return headers
     .filter(({ name, value }) => name.toLowerCase() === 'set-cookie' && value.startsWith('moorline-chat='))
@@ -68,22 +68,22 @@ async function book({ response, late }, ledger) {
 }
 
 /**
- * The v2 client leaves with a poll on its way: the poll and the POST that closes the session are on two
- * connections, which nothing keeps in order. A poll that comes second finds the session closed, by the
- * client's own wish; the client ignores that answer. Only a code 1 that a node has signed counts as such.
+ * When a v2 client disconnects, it has an open poll. The poll and the POST that closes the session are on two
+ * connections and can arrive in any order. If the poll arrives second, its node answers code 1, which the client
+ * ignores. Only a code 1 with `x-node` is counted like this.
  */
-async function complain(response, late, ledger) {
+async function recordError(response, late, ledger) {
   const sid = sidOf(response);
   const body = await response.text();
   const unknown = body.includes('Session ID unknown');
   const poll = response.request().method() === 'GET';
-  if (unknown && late && poll && response.headers()['x-node']) ledger.overtaken++;
+  if (unknown && late && poll && response.headers()['x-node']) ledger.pollsAfterClose++;
   else if (unknown) ledger.unknown.push({ sid, upgrade: false });
   else ledger.errors.push({ sid, status: response.status(), body });
 }
 
-/** Whether a request closes its session: packet `1` alone, in the framing of v4, of v2, or in a JSONP form. */
-function isGoodbye(request) {
+/** Whether a request closes its session: its body is the packet `1`, in the framing of v4, v2 or JSONP. */
+function isClose(request) {
   if (request.method() !== 'POST') return false;
   const body = request.postData() ?? '';
   return ['1', '1:1'].includes(new URLSearchParams(body).get('d') ?? body);
@@ -94,9 +94,9 @@ function sidOf(exchange) {
   return new URL(exchange.url()).searchParams.get('sid');
 }
 
-/** Runs in the page: one client's whole life. Nothing from outside this function is there. */
+/** Runs in the page, without access to anything outside this function: connects, exchanges messages, disconnects. */
 async function talk({ address, settings }) {
-  const told = { messages: 0, disconnects: [], errors: [] };
+  const result = { messages: 0, disconnects: [], errors: [] };
   const soon = (what, promise) =>
     Promise.race([promise, new Promise((_, no) => setTimeout(no, 60000, new Error(`not within a minute: ${what}`)))]);
   const same = (a, b) => {
@@ -106,17 +106,17 @@ async function talk({ address, settings }) {
   const list = (buffer) => Array.from(new Uint8Array(buffer));
   const socket = io(address, { forceNew: true, ...settings });
   let leaving = false;
-  socket.on('connect_error', (error) => told.errors.push({ sid: told.sid, error: String(error.message ?? error) }));
-  socket.on('disconnect', (reason) => leaving || told.disconnects.push({ node: told.node, sid: told.sid, reason }));
+  socket.on('connect_error', (error) => result.errors.push({ sid: result.sid, error: String(error.message ?? error) }));
+  socket.on('disconnect', (reason) => leaving || result.disconnects.push({ node: result.node, sid: result.sid, reason }));
   socket.on('question', (question, answer) => answer({ question, from: 'a page' }));
-  Object.assign(told, await soon('a welcome', new Promise((yes) => socket.on('welcome', yes))));
+  Object.assign(result, await soon('a welcome', new Promise((yes) => socket.on('welcome', yes))));
 
   const { engine } = socket.io;
   const upgraded = () => engine.transport.name === settings.transports.at(-1);
   await soon('its transport', new Promise((yes) => (upgraded() ? yes() : engine.once('upgrade', yes))));
-  told.transport = engine.transport.name;
+  result.transport = engine.transport.name;
   const ask = async (...args) => {
-    told.messages++;
+    result.messages++;
     return soon(`an answer to ${args[0]}`, new Promise((yes) => socket.emit(...args, yes)));
   };
 
@@ -128,10 +128,10 @@ async function talk({ address, settings }) {
   await ask('feed', 100);
   await soon('100 items', all);
   same(items, Array.from({ length: 100 }, (_, i) => i));
-  told.messages += 100;
+  result.messages += 100;
   for (const length of [5000, 1_000_000]) same(list(await ask('bytes', length)), list(bytes(length).buffer));
-  // By JSONP no bytes go up: the old client posts the two packets of such an event as two forms, and today's
-  // browsers drop the first form for the second, with or without a proxy.
+  // JSONP cannot send binary data: the old client posts the two packets of the event as two forms, and current
+  // browsers drop the first form, with or without a proxy.
   if (!settings.forceJSONP || settings.transports.length > 1) {
     for (const length of [5000, 1_000_000]) same(list(await ask('echo', bytes(length).buffer)), list(bytes(length).buffer));
   }
@@ -139,5 +139,5 @@ async function talk({ address, settings }) {
   if ((await ask('echo', long)) !== long) throw new Error('a text of 1 MB came back changed');
   leaving = true;
   socket.disconnect();
-  return told;
+  return result;
 }

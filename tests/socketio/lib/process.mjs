@@ -1,4 +1,4 @@
-// Child processes: started with what they print collected, none left behind.
+// Child processes: their output is collected, and they are killed at the end.
 
 import { spawn } from 'node:child_process';
 import { mkdtempSync, rmSync } from 'node:fs';
@@ -15,14 +15,14 @@ process.on('exit', () => {
   for (const folder of folders) rmSync(folder, { recursive: true, force: true });
 });
 
-/** A fresh folder that is removed when this process ends. */
+/** Creates a temporary folder, which is removed when this process ends. */
 export function scratch() {
   const folder = mkdtempSync(join(tmpdir(), 'moorline-suite-'));
   folders.add(folder);
   return folder;
 }
 
-/** A child process; `output` is everything that it printed so far on either stream. */
+/** A child process; `output` is its standard output and standard error so far. */
 export class Child {
   constructor(command, args, { ipc = false, env = {} } = {}) {
     this.output = '';
@@ -34,7 +34,7 @@ export class Child {
     const collect = (chunk) => (this.output += chunk);
     this.process.stdout.setEncoding('utf8').on('data', collect);
     this.process.stderr.setEncoding('utf8').on('data', collect);
-    /** Resolves with `{ code, signal }`; `code` is null where a signal ended it. */
+    /** Resolves with `{ code, signal }`; `code` is null if a signal ended the process. */
     this.exited = new Promise((resolve) => {
       this.process.once('error', (error) => {
         running.delete(this.process);

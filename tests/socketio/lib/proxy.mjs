@@ -1,4 +1,4 @@
-// A running Moorline, with a configuration file of its own.
+// A running proxy with its configuration file.
 
 import assert from 'node:assert/strict';
 import { existsSync, readFileSync, renameSync, writeFileSync } from 'node:fs';
@@ -14,9 +14,9 @@ const CERTIFICATE = join(ROOT, 'certs/site.pem');
 const KEY = join(ROOT, 'certs/site.key');
 
 /**
- * A configuration file's text: `web` (http) and `secure` (https) on free ports of the loopback, and one pool
- * `chat` of these nodes. `backends`: addresses, or a TOML value; `cookieKey`: a file; `pool`: further lines of its table; `extra`: further
- * tables; `top`: further lines before the first table.
+ * Text of a configuration file with the listeners `web` (http) and `secure` (https) on free loopback ports, and one
+ * pool `chat`. `backends`: addresses, or a TOML value; `cookieKey`: path of a file; `pool`: further lines of the pool's
+ * table; `extra`: further tables; `top`: further lines before the first table.
  */
 export function configuration({ backends, accessLog, cookieKey, pool = '', top = '', extra = '' }) {
   const quoted = (backend) => (backend.startsWith('{') ? backend : JSON.stringify(backend));
@@ -53,23 +53,23 @@ class Proxy {
     this.child = new Child(BINARY, ['run', this.file], { env: { RUST_LOG: 'info,moorline::control=debug', ...settings.env } });
   }
 
-  /** Writes the file anew: these settings over the ones it was started with. */
+  /** Writes the file with the initial settings, overridden by these. */
   write(settings) {
     const all = { accessLog: this.log, ...this.settings, ...settings };
     this.writeText(all.text ?? configuration(all));
   }
 
-  /** Edits the file and waits until the proxy has read it. */
+  /** Changes the file and waits until the proxy has reloaded or rejected it. */
   edit(settings) {
     return this.reloaded(() => this.write(settings));
   }
 
-  /** Sends SIGHUP and waits until the proxy has obeyed. */
-  hangUp() {
+  /** Sends SIGHUP and waits for the reload. */
+  sendHangup() {
     return this.reloaded(() => this.child.signal('SIGHUP'));
   }
 
-  /** Does something that asks for a reload, and waits for its outcome in the proxy's log. */
+  /** Calls `cause`, which starts a reload, and waits for the result in the log. */
   async reloaded(cause) {
     const outcomes = () => this.child.output.match(/reloaded|reload refused/g)?.length ?? 0;
     const before = outcomes();
@@ -77,7 +77,7 @@ class Proxy {
     await until(() => `a reload:\n${this.child.output}`, () => outcomes() > before);
   }
 
-  /** Replaces the file in one step, as editors do. */
+  /** Replaces the file atomically, like editors do. */
   writeText(text) {
     const draft = `${this.file}.draft`;
     writeFileSync(draft, text);
@@ -100,19 +100,19 @@ class Proxy {
     return this;
   }
 
-  /** What a client needs to reach this proxy, over TLS or not. */
-  door({ tls = false } = {}) {
-    return frontDoor([this], { tls });
+  /** Ports and certificate authority for clients of this proxy. */
+  endpoint({ tls = false } = {}) {
+    return endpointOf([this], { tls });
   }
 
-  /** Lines of the access log so far that `wanted` picks. */
+  /** Lines of the access log so far for which `wanted` returns true. */
   lines(wanted = () => true) {
     if (!existsSync(this.log)) return [];
     const whole = readFileSync(this.log, 'utf8').split('\n').slice(0, -1);
     return whole.map((line) => JSON.parse(line)).filter(wanted);
   }
 
-  /** Value of a metric, summed over its labels; `labels` picks samples by a piece of their label text. */
+  /** Sum of a metric over all label sets that contain the text `labels`. */
   async metric(name, labels = '') {
     const text = await (await fetch(this.admin)).text();
     return text
@@ -121,13 +121,13 @@ class Proxy {
       .reduce((sum, line) => sum + Number(line.split(' ').at(-1)), 0);
   }
 
-  /** No stream ended by a fault of a backend or of the proxy, `except` for those that a test caused. */
-  assertUntroubled(except = () => false) {
-    const troubled = this.lines(({ termination }) => /^(backend|proxy)_(?!closed$)|^panicked$/.test(termination));
-    assert.deepEqual(troubled.filter((line) => !except(line)), []);
+  /** Asserts that no stream ended by a fault of a backend or of the proxy, `except` for expected ones. */
+  assertNoFaults(except = () => false) {
+    const faulty = this.lines(({ termination }) => /^(backend|proxy)_(?!closed$)|^panicked$/.test(termination));
+    assert.deepEqual(faulty.filter((line) => !except(line)), []);
   }
 
-  /** Ends it as an operator would, with nothing left to wait for, and expects a clean end. */
+  /** Ends the proxy by SIGTERM, after all clients have disconnected, and asserts exit code 0. */
   async stop() {
     if (this.child.end) return;
     const { code, signal } = await this.child.stop('SIGTERM');
@@ -136,13 +136,13 @@ class Proxy {
   }
 }
 
-/** Starts a proxy; see `configuration` for the settings, or `text` for a whole file. */
+/** Starts a proxy with settings for `configuration`, or with `text` as the whole file. */
 export async function startProxy(settings) {
   return new Proxy(settings).start();
 }
 
-/** One or several proxies as one address to clients: connections take them in turn. */
-export function frontDoor(proxies, { tls = false } = {}) {
+/** Ports and certificate authority for clients of one or several proxies, which connections use in turn. */
+export function endpointOf(proxies, { tls = false } = {}) {
   const ports = proxies.map((proxy) => proxy.ports.get(tls ? 'secure' : 'web'));
   return { ports, ca: tls ? readFileSync(CERTIFICATE) : undefined };
 }

@@ -1,11 +1,11 @@
-// One plain HTTP request, with the headers that a browser would not let a script set.
+// Single HTTP requests, with headers that a script in a browser cannot set.
 
 import http from 'node:http';
 import https from 'node:https';
 
 import { soon } from './wait.mjs';
 
-/** Resolves with `{ status, headers, body }`. With `ca`, over TLS. */
+/** Sends a request, over TLS if `ca` is set; resolves with `{ status, headers, body }`. */
 export function call({ port, ca, method = 'GET', path, headers = {}, body }) {
   const { request } = ca ? https : http;
   const options = { host: '127.0.0.1', servername: 'localhost', port, ca, method, path, headers, agent: false };

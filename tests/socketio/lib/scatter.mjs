@@ -1,9 +1,9 @@
-// What a load balancer without affinity does: each connection goes to the next node. It stands in for a
-// broken proxy, to show that the suite's instruments see what they are there to see.
+// A load balancer without affinity: each connection goes to the next node. It shows that the checks of the suite
+// detect misrouted requests.
 
 import { createServer, connect } from 'node:net';
 
-/** Listens on a free port and hands each connection to the next of `nodes`. */
+/** Listens on a free port and relays each connection to the next of `nodes`. */
 export async function startScatter(nodes) {
   let turn = 0;
   const server = createServer((client) => {
@@ -14,6 +14,6 @@ export async function startScatter(nodes) {
   });
   await new Promise((resolve) => server.listen(0, '127.0.0.1', resolve));
   const { port } = server.address();
-  // Two equal ports: an agent with more than one keeps no connection, so each request is scattered.
-  return { door: { ports: [port, port] }, stop: () => server.close() };
+  // With two ports, even equal ones, an agent opens a new connection for each request.
+  return { endpoint: { ports: [port, port] }, stop: () => server.close() };
 }

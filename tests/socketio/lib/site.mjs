@@ -1,14 +1,14 @@
-// What nearly every test starts from: three nodes of one generation behind one proxy.
+// The set-up of most tests: three nodes of one generation behind one proxy.
 
 import { abandonAll } from './clients.mjs';
 import { startNodes, stopNodes } from './nodes.mjs';
 import { startProxy } from './proxy.mjs';
 
 /**
- * Starts nodes and one proxy (or more) before them; all end with test `t`, the proxies first. `listed` makes
- * settings of the nodes' addresses; further settings are for the proxy.
+ * Starts nodes and proxies, which end with test `t`, the proxies first. `listed` returns settings for the addresses of
+ * the nodes; further settings are for the proxies.
  */
-export async function startSite(t, { count = 3, doors = 1, nodes: nodeOptions = {}, listed, ...settings } = {}) {
+export async function startSite(t, { count = 3, proxies: proxyCount = 1, nodes: nodeOptions = {}, listed, ...settings } = {}) {
   const nodes = await startNodes(count, nodeOptions);
   let proxies = [];
   t.after(async () => {
@@ -18,6 +18,6 @@ export async function startSite(t, { count = 3, doors = 1, nodes: nodeOptions = 
   });
   const backends = nodes.map((node) => node.address);
   const whole = { ...(listed?.(backends) ?? { backends }), ...settings };
-  proxies = await Promise.all(Array.from({ length: doors }, () => startProxy(whole)));
+  proxies = await Promise.all(Array.from({ length: proxyCount }, () => startProxy(whole)));
   return { nodes, proxies, proxy: proxies[0] };
 }

@@ -1,21 +1,21 @@
-// Steady traffic: every client asks again and again, one question at a time, and checks each answer.
+// Steady traffic: each client sends one message after the other and checks each answer.
 
 import assert from 'node:assert/strict';
 
 import { soon, until } from './wait.mjs';
 
-/** Starts asking on all `clients`; `stop()` lets each finish its question and fails if any answer did. */
+/** Starts traffic on all `clients`; `stop()` waits for the last answers and fails if any answer was wrong. */
 export function traffic(clients) {
   let going = true;
   const talking = new Set(clients);
   const talks = clients.map((client) => talk(client, () => going).finally(() => talking.delete(client)));
-  for (const it of talks) it.catch(() => {}); // told by `stop`, not by a crash
+  for (const it of talks) it.catch(() => {}); // `stop` reports the error.
   return {
-    /** Resolves once every client that has not left has been answered `rounds` times more. */
+    /** Resolves when each open client has got `rounds` more answers. */
     async rounds(rounds = 2) {
       const goals = new Map([...talking].map((client) => [client, client.answered + rounds]));
-      const there = () => [...goals].every(([client, goal]) => !talking.has(client) || client.answered >= goal);
-      await until(`${rounds} more answers for each client`, there);
+      const done = () => [...goals].every(([client, goal]) => !talking.has(client) || client.answered >= goal);
+      await until(`${rounds} more answers for each client`, done);
     },
     async stop() {
       going = false;
@@ -39,7 +39,7 @@ async function talk(client, going) {
   }
 }
 
-/** The answer; `undefined` where the session ended before it came, which the ledger knows. */
+/** Sends one message; resolves with the answer, or with `undefined` if the session ended before. */
 function ask(client, question) {
   const { socket } = client;
   let lost;

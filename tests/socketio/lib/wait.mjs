@@ -1,12 +1,12 @@
-// Waiting for conditions, always with a deadline, never for time to pass.
+// Waiting for conditions with a deadline.
 
 import { setTimeout as pause } from 'node:timers/promises';
 
-/** Milliseconds that anything may take before a test gives up on it: ample, for machines with much to do. */
-export const PATIENCE = 60_000;
+/** Time limit of each wait in milliseconds; far above the usual time, because machines can be busy. */
+export const TIMEOUT = 60_000;
 
-/** Resolves with the first truthy value of `probe()`, asked every few milliseconds; fails by `within` ms. */
-export async function until(what, probe, within = PATIENCE) {
+/** Calls `probe()` until it returns a truthy value, and resolves with it; fails after `within` ms. */
+export async function until(what, probe, within = TIMEOUT) {
   const deadline = performance.now() + within;
   for (;;) {
     const value = await probe();
@@ -16,8 +16,8 @@ export async function until(what, probe, within = PATIENCE) {
   }
 }
 
-/** Resolves or fails as `promise` does, and fails by `within` ms. */
-export async function soon(what, promise, within = PATIENCE) {
+/** Resolves or fails like `promise`, and fails after `within` ms. */
+export async function soon(what, promise, within = TIMEOUT) {
   const timer = new AbortController();
   const late = pause(within, undefined, { signal: timer.signal }).then(
     () => Promise.reject(new Error(`not within ${within} ms: ${text(what)}`)),
@@ -30,7 +30,7 @@ export async function soon(what, promise, within = PATIENCE) {
   }
 }
 
-/** A description may be a function, so that it can tell the state at the time of failure. */
+/** A description can be a function, which then describes the state at the time of failure. */
 function text(what) {
   return typeof what === 'function' ? what() : what;
 }
