@@ -1,6 +1,6 @@
 //! Decisions about a request that need no I/O.
 //!
-//! The data path carries these decisions out and `explain` reports them. Both call the same
+//! The data path carries these decisions out and `explain` reports them. Both call these
 //! functions, so that they agree. Nothing in this module does I/O or changes state.
 
 use std::{

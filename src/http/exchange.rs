@@ -332,7 +332,7 @@ async fn learn_session(
     let (opened, head) = match session_detection::open_packet(&mut reached.answer, pause).await {
         Ok(read) => read,
         Err(error) => {
-            reached.answer.lease.broke_off(&proxy.metrics);
+            reached.answer.lease.aborted(&proxy.metrics);
             return Err(error);
         }
     };

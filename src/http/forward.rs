@@ -1,8 +1,8 @@
 //! One request to one backend, up to the header of the response.
 //!
 //! [`send_request`] tries once, and repeats only what a backend cannot notice: a kept-alive
-//! connection that turns out to be closed before anything was sent is replaced silently. Every other
-//! failure is returned to the caller, with the request if nothing of it was sent. The caller decides
+//! connection that turns out to be closed before anything was sent is replaced without an error. Every other
+//! failure is returned to the caller, with the request if no byte of it was sent. The caller decides
 //! whether to try another backend.
 
 use std::{
@@ -120,7 +120,7 @@ impl ForwardError {
 #[derive(Debug)]
 pub(super) struct Lease {
     connection: Box<H1Connection>,
-    verdict: OutlierSample,
+    sample: OutlierSample,
     progress: Arc<BodyProgress>,
     keep: Option<Duration>,
     in_use: ConnectionGuard,
@@ -295,7 +295,7 @@ fn answer(
     }
     let lease = Lease {
         connection,
-        verdict: OutlierSample {
+        sample: OutlierSample {
             backend: Arc::clone(options.backend),
             counted: AtomicBool::new(false),
         },
@@ -385,18 +385,18 @@ async fn handshake(
 impl Lease {
     /// Backend that sends the response.
     pub(super) fn backend(&self) -> &Arc<Backend> {
-        &self.verdict.backend
+        &self.sample.backend
     }
 
     /// Marks the response as a failure that has already been counted.
     pub(super) fn failed(&self) {
-        self.verdict.take();
+        self.sample.take();
     }
 
     /// Counts a body that the backend aborted.
-    pub(super) fn broke_off(&mut self, metrics: &Metrics) {
-        if self.verdict.take() {
-            shared::note(metrics, &self.verdict.backend, true);
+    pub(super) fn aborted(&mut self, metrics: &Metrics) {
+        if self.sample.take() {
+            shared::note(metrics, &self.sample.backend, true);
         }
     }
 
@@ -428,7 +428,7 @@ impl Lease {
             && self.connection.is_open()
         {
             let epoch = self.connection.epoch;
-            self.verdict.backend.idle().put_back(self.connection, keep, epoch);
+            self.sample.backend.idle().put_back(self.connection, keep, epoch);
         }
     }
 }

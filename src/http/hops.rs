@@ -47,7 +47,7 @@ pub(super) struct ForwardedClaims {
     /// Whether the request had a `Forwarded` field.
     forwarded: bool,
     /// Set if the fields contradict each other or are malformed.
-    trouble: Option<ForwardingFault>,
+    fault: Option<ForwardingFault>,
 }
 
 /// One sender of the request.
@@ -75,7 +75,7 @@ enum HopValues<T> {
 impl<T> HopValues<T> {
     /// Creates the values from a list field. If there are more values than hops, the last ones
     /// count, because each proxy appends its value.
-    fn listed(mut values: Vec<T>, hops: usize) -> Self {
+    fn from_list(mut values: Vec<T>, hops: usize) -> Self {
         if hops >= 2 && values.len() >= hops {
             return Self::Each(values.split_off(values.len() - hops));
         }
@@ -84,7 +84,7 @@ impl<T> HopValues<T> {
     }
 
     /// Creates the values from the elements of `Forwarded`.
-    fn stated(values: Vec<Option<T>>) -> Self {
+    fn from_elements(values: Vec<Option<T>>) -> Self {
         if values.len() >= 2 && values.iter().all(Option::is_some) {
             return Self::Each(values.into_iter().flatten().collect());
         }
@@ -150,23 +150,23 @@ impl ForwardedClaims {
     }
 
     /// Why parts of the fields are not used.
-    pub(super) fn trouble(&self) -> Option<ForwardingFault> {
-        self.trouble
+    pub(super) fn fault(&self) -> Option<ForwardingFault> {
+        self.fault
     }
 
     fn x_forwarded(headers: &HeaderMap) -> Self {
-        let nodes = tokens(headers, &X_FORWARDED_FOR).map(ForwardedNode::listed).collect();
+        let nodes = tokens(headers, &X_FORWARDED_FOR).map(ForwardedNode::from_list).collect();
         let mut claims = Self { nodes, ..Self::default() };
         if claims.nodes.iter().any(|node| node.address.is_none() && !is_hidden(&node.text)) {
-            claims.trouble = Some(ForwardingFault::Unreadable("X-Forwarded-For"));
+            claims.fault = Some(ForwardingFault::Unreadable("X-Forwarded-For"));
         }
         let hops = claims.nodes.len();
         let protos = claims.list(headers, &X_FORWARDED_PROTO, "X-Forwarded-Proto", proto);
-        claims.proto = HopValues::listed(protos, hops);
+        claims.proto = HopValues::from_list(protos, hops);
         let hosts = claims.list(headers, &X_FORWARDED_HOST, "X-Forwarded-Host", host);
-        claims.host = HopValues::listed(hosts, hops);
+        claims.host = HopValues::from_list(hosts, hops);
         let ports = claims.list(headers, &X_FORWARDED_PORT, "X-Forwarded-Port", port);
-        claims.port = HopValues::listed(ports, hops);
+        claims.port = HopValues::from_list(ports, hops);
         claims
     }
 
@@ -184,14 +184,14 @@ impl ForwardedClaims {
             values.extend(parse(token));
         }
         if values.len() < all {
-            self.trouble.get_or_insert(ForwardingFault::Unreadable(shown));
+            self.fault.get_or_insert(ForwardingFault::Unreadable(shown));
         }
         values
     }
 
     fn forwarded(headers: &HeaderMap) -> Self {
         let unreadable = || Self {
-            trouble: Some(ForwardingFault::Unreadable("Forwarded")),
+            fault: Some(ForwardingFault::Unreadable("Forwarded")),
             forwarded: true,
             ..Self::default()
         };
@@ -199,25 +199,25 @@ impl ForwardedClaims {
         let mut claims = Self { forwarded: true, ..Self::default() };
         let (mut protos, mut hosts, mut named) = (Vec::new(), Vec::new(), false);
         for ForwardedElement { node, proto: typed_proto, host: typed_host, others } in elements {
-            let (said_proto, said_host) =
+            let (proto_claim, host_claim) =
                 (typed_proto.as_deref().map(proto), typed_host.as_deref().map(host));
-            if said_proto == Some(None) || said_host == Some(None) {
-                claims.trouble = Some(ForwardingFault::Unreadable("Forwarded"));
+            if proto_claim == Some(None) || host_claim == Some(None) {
+                claims.fault = Some(ForwardingFault::Unreadable("Forwarded"));
             }
-            protos.push(said_proto.flatten());
-            hosts.push(said_host.flatten());
+            protos.push(proto_claim.flatten());
+            hosts.push(host_claim.flatten());
             named |= node.is_some();
-            let node = ForwardedNode::stated(node.as_deref().unwrap_or("unknown"), others);
+            let node = ForwardedNode::from_forwarded(node.as_deref().unwrap_or("unknown"), others);
             claims.nodes.push(node);
         }
         if named {
-            claims.proto = HopValues::stated(protos);
-            claims.host = HopValues::stated(hosts);
+            claims.proto = HopValues::from_elements(protos);
+            claims.host = HopValues::from_elements(hosts);
         } else {
             // The values describe the request, not a hop with an address.
             claims.nodes.clear();
-            claims.proto = HopValues::listed(protos.into_iter().flatten().collect(), 0);
-            claims.host = HopValues::listed(hosts.into_iter().flatten().collect(), 0);
+            claims.proto = HopValues::from_list(protos.into_iter().flatten().collect(), 0);
+            claims.host = HopValues::from_list(hosts.into_iter().flatten().collect(), 0);
         }
         claims
     }
@@ -225,23 +225,24 @@ impl ForwardedClaims {
     /// Adds what `Forwarded` says beyond `X-Forwarded-*`.
     fn merged(mut self, other: Self, forwarded: bool) -> Self {
         if self.contradicts(&other) {
-            self.trouble = Some(ForwardingFault::Contradiction);
+            self.fault = Some(ForwardingFault::Contradiction);
             return Self { forwarded, ..self };
         }
         if self.nodes.is_empty() {
             self.nodes = other.nodes;
         } else {
-            for (node, said) in self.nodes.iter_mut().zip(other.nodes) {
-                node.others = said.others;
-                if let (Some((_, port @ None)), Some((_, said))) = (&mut node.address, said.address)
+            for (node, claimed) in self.nodes.iter_mut().zip(other.nodes) {
+                node.others = claimed.others;
+                if let (Some((_, port @ None)), Some((_, claimed))) =
+                    (&mut node.address, claimed.address)
                 {
-                    *port = said;
+                    *port = claimed;
                 }
             }
         }
         self.proto = self.proto.or(other.proto);
         self.host = self.host.or(other.host);
-        self.trouble = self.trouble.or(other.trouble);
+        self.fault = self.fault.or(other.fault);
         Self { forwarded, ..self }
     }
 
@@ -271,12 +272,12 @@ impl ForwardedClaims {
 
 impl ForwardedNode {
     /// Creates a node from an element of `X-Forwarded-For`.
-    fn listed(text: &str) -> Self {
+    fn from_list(text: &str) -> Self {
         Self { address: address(text), text: text.into(), others: "".into() }
     }
 
     /// Creates a node from the `for` parameter of an element of `Forwarded`.
-    fn stated(text: &str, others: Box<str>) -> Self {
+    fn from_forwarded(text: &str, others: Box<str>) -> Self {
         let address = address(text);
         let text = match address {
             Some((ip, _)) => ip.to_string().into(),

@@ -86,8 +86,8 @@ impl Outgoing {
         if let Some(name) = headers::add_forwarding(&mut headers, origin) {
             shape.notices.dropped(&name, origin.peer.ip());
         }
-        if let Some(trouble) = origin.claims.and_then(ForwardedClaims::trouble) {
-            shape.notices.trouble(trouble, origin.peer.ip());
+        if let Some(fault) = origin.claims.and_then(ForwardedClaims::fault) {
+            shape.notices.forwarding_fault(fault, origin.peer.ip());
         }
         if shape.upgrade {
             upgrade::mark(&mut headers);

@@ -89,14 +89,14 @@ impl RequestAttempt<'_> {
         let (unknown, head) = match session_detection::unknown_sid(answer, pause).await {
             Ok(read) => read,
             Err(error) => {
-                answer.lease.broke_off(&self.proxy.metrics);
+                answer.lease.aborted(&self.proxy.metrics);
                 return Err(error);
             }
         };
         Ok((unknown, (!head.is_empty()).then_some(head)))
     }
 
-    /// Stores the backend of the session if only the owner sends such a response: a client must not
+    /// Stores the backend of the session if only the owner can have sent this response: a client must not
     /// be able to add invented sids to the table.
     fn learn_owner(&self, backend: &Arc<Backend>, response: &Response<Incoming>) {
         let kind = response.headers().get(CONTENT_TYPE).map(HeaderValue::as_bytes);

@@ -1,6 +1,6 @@
 //! Replies to requests that hyper cannot parse.
 //!
-//! hyper would close the connection or reply without a body. Here such a request gets what every
+//! hyper would close the connection or reply without a body. Here the request gets what every
 //! rejected request gets: a reply with a sentence and an id, and a log line.
 
 use bytes::Bytes;

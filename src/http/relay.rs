@@ -99,7 +99,7 @@ impl Relay {
             Poll::Ready(Some(Ok(frame))) => Poll::Ready(Some(Ok(self.pass(frame)))),
             Poll::Ready(Some(Err(error))) => {
                 let kind = forward::kind(&error);
-                Poll::Ready(Some(Err(self.break_off(kind))))
+                Poll::Ready(Some(Err(self.abort(kind))))
             }
             Poll::Ready(None) => {
                 self.complete();
@@ -107,7 +107,7 @@ impl Relay {
             }
             Poll::Pending => {
                 ready!(self.pause.poll_exceeded(cx));
-                Poll::Ready(Some(Err(self.break_off(FailureKind::TimedOut))))
+                Poll::Ready(Some(Err(self.abort(FailureKind::TimedOut))))
             }
         }
     }
@@ -134,14 +134,14 @@ impl Relay {
         }
     }
 
-    fn break_off(&mut self, kind: FailureKind) -> BodyError {
+    fn abort(&mut self, kind: FailureKind) -> BodyError {
         let termination = Termination::Failed(Side::Backend, Phase::ResponseBody, kind);
         self.note_request();
         let metrics = self.scope.as_ref().and_then(StreamScope::metrics);
         if let (Some(mut lease), Some(metrics)) = (self.lease.take(), metrics) {
-            lease.broke_off(metrics);
+            lease.aborted(metrics);
         }
-        self.client.1.break_off();
+        self.client.1.abort();
         if let Some(scope) = self.scope.take() {
             scope.end(termination);
         }

@@ -47,7 +47,7 @@ impl SharedState {
         let trusted = snapshot.trusts(info.peer.ip());
         let claims = trusted.then(|| ForwardedClaims::read(&parts.headers)).flatten();
         let client_is =
-            claims.as_ref().map(|said| said.client(info.peer, |ip| snapshot.trusts(ip)));
+            claims.as_ref().map(|claims| claims.client(info.peer, |ip| snapshot.trusts(ip)));
         let address = client_is.as_ref().map_or(info.peer, |client| client.address);
         let id = headers::request_id(&parts.headers, trusted);
         let mut reply_context = ReplyContext::of(&parts, &id, snapshot.error_pages.as_ref());

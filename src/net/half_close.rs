@@ -165,7 +165,7 @@ impl ClientSignal {
 
     /// Marks the response as incomplete: the stream ends with a reset, which no framing can mistake for a clean
     /// end.
-    pub fn break_off(&self) {
+    pub fn abort(&self) {
         self.aborted.store(true, Ordering::Release);
     }
 

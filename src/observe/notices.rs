@@ -48,9 +48,9 @@ impl Notices {
     }
 
     /// Warns that forwarding fields of a trusted peer are not used as sent.
-    pub fn trouble(&self, trouble: ForwardingFault, peer: IpAddr) {
+    pub fn forwarding_fault(&self, fault: ForwardingFault, peer: IpAddr) {
         let (listener, peer) = (&*self.listener, peer.to_canonical());
-        match trouble {
+        match fault {
             ForwardingFault::Unreadable(field) if first(&self.unreadable) => tracing::warn!(
                 listener,
                 "{field} sent by trusted proxy {peer} cannot be read; the part that cannot be read is \

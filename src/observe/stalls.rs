@@ -1,7 +1,7 @@
 //! Detects stuck workers of the runtime: blocked in a system call, on a lock, or in an endless loop.
 //!
-//! A worker that neither sleeps nor does its regular upkeep between two checks is still in the same
-//! step of one task, and everything that depends on the worker waits. This is a defect of the proxy,
+//! A worker that neither sleeps nor does its regular upkeep between two checks is still in one
+//! step of a task, and everything that depends on the worker waits. This is a defect of the proxy,
 //! or the machine is far too small: it is counted, shown while it lasts, and logged at once. The
 //! checks run in a separate thread, since a stuck runtime cannot report itself.
 

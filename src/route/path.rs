@@ -38,7 +38,7 @@ impl<P> Prefixes<P> {
     pub(super) fn find(&self, path: &str) -> Option<&P> {
         self.lengths.iter().find_map(|&length| {
             // Check the boundary first, so that a hostile path with thousands of segments costs no hashing at positions
-            // where no prefix can end.
+            // without a boundary.
             if length > 0 && !matches!(path.as_bytes().get(length), None | Some(b'/')) {
                 return None;
             }

@@ -202,7 +202,7 @@ fn value_of(pair: &[u8]) -> &str {
 /// Returns the `Set-Cookie` header with this value.
 ///
 /// If `SameSite` is not configured, the attribute is `None` for a page of another site if the cookie is `Secure`
-/// (browsers drop such a cookie otherwise), and `Lax` in all other cases. Configured attributes are sent unchanged,
+/// (browsers drop it otherwise), and `Lax` in all other cases. Configured attributes are sent unchanged,
 /// except that `Partitioned` implies `Secure`.
 ///
 /// # Panics

@@ -102,7 +102,7 @@ impl FrameTracker {
                     length + self.enter(payload, close, &bytes[length..])
                 }
                 Ok(None) => {
-                    // Shorter than a complete header, hence than the longest.
+                    // Shorter than a complete header, so it fits into the array.
                     header[..bytes.len()].copy_from_slice(bytes);
                     self.state = FrameState::Header { seen: bytes.len() as u8, bytes: *header };
                     bytes.len()

@@ -55,11 +55,11 @@ fn the_client_is_the_nearest_address_that_is_not_trusted() {
 fn a_field_that_violates_the_grammar_is_ignored() {
     for bad in ["for", "for=", "for=\"a", "for=a;for=b", "for=a b", "=a", "for=a,;x", "f r=a"] {
         let claims = claims(&[("forwarded", bad)]);
-        assert_eq!(claims.trouble(), Some(ForwardingFault::Unreadable("Forwarded")), "{bad}");
+        assert_eq!(claims.fault(), Some(ForwardingFault::Unreadable("Forwarded")), "{bad}");
         assert_eq!(claims.nodes, [], "{bad}");
     }
     for good in ["for=a, , for=b", "for=192.0.2.1;", ";for=_a", "for=_a ; by=_b", "x=\"\""] {
-        assert_eq!(claims(&[("forwarded", good)]).trouble(), None, "{good}");
+        assert_eq!(claims(&[("forwarded", good)]).fault(), None, "{good}");
     }
 }
 
@@ -71,7 +71,7 @@ fn invalid_values_are_skipped_and_reported() {
         ("x-forwarded-port", "X-Forwarded-Port", "0"),
         ("x-forwarded-for", "X-Forwarded-For", "me"),
     ] {
-        assert_eq!(claims(&[(name, bad)]).trouble(), Some(ForwardingFault::Unreadable(shown)));
+        assert_eq!(claims(&[(name, bad)]).fault(), Some(ForwardingFault::Unreadable(shown)));
     }
 }
 
@@ -87,12 +87,12 @@ fn families_contradict_each_other_if_a_value_differs() {
         ("for=192.0.2.1;proto=http", true),
         ("for=unknown", true),
     ] {
-        let said = claims(&[x[0], x[1], ("forwarded", forwarded)]);
-        let trouble = contradicts.then_some(ForwardingFault::Contradiction);
-        assert_eq!(said.trouble(), trouble, "{forwarded}");
+        let claimed = claims(&[x[0], x[1], ("forwarded", forwarded)]);
+        let fault = contradicts.then_some(ForwardingFault::Contradiction);
+        assert_eq!(claimed.fault(), fault, "{forwarded}");
     }
     let host = [("x-forwarded-host", "a.test"), ("x-forwarded-port", "8443")];
-    let with = |said| claims(&[host[0], host[1], ("forwarded", said)]).trouble();
+    let with = |claimed| claims(&[host[0], host[1], ("forwarded", claimed)]).fault();
     assert_eq!(with("host=\"A.test:8443\""), None);
     assert_eq!(with("host=\"a.test:443\""), Some(ForwardingFault::Contradiction));
 }

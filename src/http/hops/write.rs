@@ -47,7 +47,7 @@ pub(in crate::http) fn write(
     set(
         headers,
         X_FORWARDED_PROTO,
-        match hops.said(|claims| &claims.proto) {
+        match hops.claimed(|claims| &claims.proto) {
             Some(HopValues::Once(proto)) => value(proto),
             Some(HopValues::Each(protos)) => list(protos, own.proto()),
             Some(HopValues::Never) | None => Some(HeaderValue::from_static(own.proto())),
@@ -56,7 +56,7 @@ pub(in crate::http) fn write(
     set(
         headers,
         X_FORWARDED_HOST,
-        match hops.said(|claims| &claims.host) {
+        match hops.claimed(|claims| &claims.host) {
             Some(HopValues::Once(host)) => value(host),
             Some(HopValues::Each(hosts)) => list(hosts, own.host),
             Some(HopValues::Never) | None => value(own.host).filter(|host| !host.is_empty()),
@@ -65,7 +65,7 @@ pub(in crate::http) fn write(
     set(
         headers,
         X_FORWARDED_PORT,
-        Some(match hops.said(|claims| &claims.port) {
+        Some(match hops.claimed(|claims| &claims.port) {
             Some(HopValues::Once(port)) => port_value(*port),
             Some(HopValues::Each(ports)) => {
                 list(ports, own.port()).unwrap_or(port_value(own.port()))
@@ -89,7 +89,7 @@ impl<'a> Hops<'a> {
         self.claims.map_or(&[], |claims| &claims.nodes)
     }
 
-    fn said<T>(
+    fn claimed<T>(
         &self,
         of: impl Fn(&'a ForwardedClaims) -> &'a HopValues<T>,
     ) -> Option<&'a HopValues<T>> {
@@ -97,14 +97,14 @@ impl<'a> Hops<'a> {
     }
 
     fn first_proto(&self) -> &'a str {
-        let said = self.claims.and_then(|claims| claims.proto.first());
-        said.map_or(self.own.proto(), |proto| proto)
+        let claimed = self.claims.and_then(|claims| claims.proto.first());
+        claimed.map_or(self.own.proto(), |proto| proto)
     }
 
     /// Port that the first client connected to, from its host or its protocol.
     fn port(&self) -> u16 {
-        let said = self.claims.and_then(|claims| claims.host.first());
-        let host = said.map_or(self.own.host, |host| host);
+        let claimed = self.claims.and_then(|claims| claims.host.first());
+        let host = claimed.map_or(self.own.host, |host| host);
         port_of(host).unwrap_or(usual_port(self.first_proto()))
     }
 
@@ -124,14 +124,15 @@ impl<'a> Hops<'a> {
     }
 
     fn push_properties(&self, out: &mut String, at: usize) {
-        let proto = self.said(|claims| &claims.proto);
-        let proto = at_hop(proto, at).map(|said| said.map_or(self.own.proto(), |proto| proto));
+        let proto = self.claimed(|claims| &claims.proto);
+        let proto =
+            at_hop(proto, at).map(|claimed| claimed.map_or(self.own.proto(), |proto| proto));
         if let Some(proto) = proto {
             out.push_str(";proto=");
             push_value(out, proto);
         }
-        let host = at_hop(self.said(|claims| &claims.host), at);
-        let host = host.map(|said| said.map_or(self.own.host, |host| host));
+        let host = at_hop(self.claimed(|claims| &claims.host), at);
+        let host = host.map(|claimed| claimed.map_or(self.own.host, |host| host));
         let Some(host) = host.filter(|host| !host.is_empty()) else { return };
         out.push_str(";host=");
         // `X-Forwarded-*` has the port in a separate field.
@@ -155,8 +156,8 @@ impl<'a> Hops<'a> {
 }
 
 /// Value at this hop. `None`: no value; `Some(None)`: the value of this proxy.
-fn at_hop<T>(said: Option<&HopValues<T>>, at: usize) -> Option<Option<&T>> {
-    match said {
+fn at_hop<T>(claimed: Option<&HopValues<T>>, at: usize) -> Option<Option<&T>> {
+    match claimed {
         None | Some(HopValues::Never) => (at == 0).then_some(None),
         Some(HopValues::Once(value)) => (at == 0).then_some(Some(value)),
         Some(HopValues::Each(values)) => Some(values.get(at)),

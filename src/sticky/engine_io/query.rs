@@ -44,7 +44,7 @@ pub struct Query<'a> {
 ///
 /// Returns `None` if it is not an Engine.IO request: `EIO` and `transport` are required. Clients that omit `EIO` are
 /// recognised by a known `transport` together with a `sid`. The first value of a repeated parameter counts; servers
-/// treat such a request as one with an unknown sid, on any node.
+/// reply to a repeated parameter as to an unknown sid.
 pub fn query(query: &str) -> Option<Query<'_>> {
     let (mut revision, mut transport, mut sid, mut jsonp, mut b64) = (None, None, None, None, None);
     for pair in query.split('&') {

@@ -147,7 +147,7 @@ impl Shard {
     }
 }
 
-/// Spreads the tag to both ends of a 64-bit hash, where the hash table looks.
+/// Spreads the tag over a 64-bit hash: the hash table uses the bits at both ends.
 fn spread(tag: u32) -> u64 {
     u64::from(tag).wrapping_mul(0x9e37_79b9_7f4a_7c15)
 }
