@@ -438,7 +438,7 @@ mod tests {
     #[test]
     fn everything_is_there_but_secrets() {
         let text = "listeners.a.bind = \"[::1]:0\"\npools.b.backends = [\"a:1\", \"b:1\"]\n";
-        let mut config = check::parse(text, Path::new("m.toml")).unwrap();
+        let mut config = check::text(text, Path::new("m.toml")).unwrap();
         config.cookie_keys = SharedKeys::Given(vec![b"a key that nobody may see".to_vec()]);
         let address = "127.0.0.1:1".parse().unwrap();
         let token = "a token that nobody may see".to_owned();

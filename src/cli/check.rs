@@ -53,8 +53,8 @@ impl Args {
         let path = if input { Path::new("<stdin>") } else { &self.file };
         let file = path.display();
         let loaded = match input {
-            true => check::parse(&files::standard_input()?, path),
-            false => check::load(path),
+            true => check::text(&files::standard_input()?, path),
+            false => check::file(path),
         };
         let config = match loaded {
             Ok(config) => config,
@@ -130,7 +130,7 @@ mod tests {
     #[test]
     fn the_summary_counts_one_and_many() {
         let text = "listeners.a.bind = \"[::1]:0\"\npools.b.backends = [\"a:1\", \"b:1\"]\n";
-        let config = check::parse(text, Path::new("m.toml")).unwrap();
+        let config = check::text(text, Path::new("m.toml")).unwrap();
         assert_eq!(summary(&config, 0), "1 listener, 1 route, 1 pool, 2 backends");
         assert!(summary(&config, 1).ends_with(", 1 warning"));
     }

@@ -160,7 +160,7 @@ impl Args {
             false => (self.file.display().to_string(), self.file.as_path()),
         };
         writeln!(err, "wrote {shown}: {counts}")?;
-        if let Err(faults) = check::parse(text, path) {
+        if let Err(faults) = check::text(text, path) {
             writeln!(err, "\n{faults}\n{shown} has errors: correct them before you use it")?;
         }
         Ok(())

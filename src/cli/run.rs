@@ -29,6 +29,6 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
          a file"
     );
     let file = args.file.clone();
-    let load = move || Ok(check::load(&file)?);
+    let load = move || Ok(check::file(&file)?);
     serve(Service { load, file: Some(args.file), greeting: None, stays: None }).await
 }

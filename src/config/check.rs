@@ -1,7 +1,7 @@
 //! From a configuration file to a [`Config`], or every fault at once.
 //!
-//! `check`, `run` and a reload all use this module, so that they accept the same files. Reads the files
-//! that the configuration names.
+//! Two steps: [`load`] reads the main file, [`ConfigSource::check`] validates it and yields a [`Config`].
+//! `check`, `run` and a reload all use these, so that they accept the same files.
 
 use std::{
     collections::HashSet,
@@ -38,41 +38,33 @@ const SHORTEST_INTERVAL: Duration = Duration::from_millis(100);
 /// Bounds of the length of a session id. Engine.IO ids have 20 characters.
 const SID_BYTES: std::ops::RangeInclusive<usize> = 20..=4096;
 
-/// A configuration that was read.
+/// The main file of a configuration: loaded, not checked yet.
+pub struct ConfigSource {
+    path: PathBuf,
+    bytes: Result<Vec<u8>, InvalidValue>,
+}
+
+/// A configuration that was loaded and checked.
 #[derive(Debug)]
-pub struct Loaded {
+pub struct CheckedConfig {
     /// The configuration, or every fault.
     pub outcome: Result<Config, Faults>,
     /// The main file, the included files and the files that they name, with absolute paths.
     pub readings: Vec<Reading>,
 }
 
-/// Reads and checks a configuration file.
+/// Loads the main file of a configuration. [`ConfigSource::check`] loads the files that it names.
+pub fn load(path: &Path) -> ConfigSource {
+    ConfigSource { path: path.to_owned(), bytes: bytes::read(path) }
+}
+
+/// Loads and checks a configuration file.
 ///
 /// # Errors
 ///
 /// Every fault, in the order of files and lines. A fault without a line if the main file cannot be read.
-pub fn load(path: &Path) -> Result<Config, Faults> {
-    read(path).outcome
-}
-
-/// Reads and checks a configuration file; returns the files that were read, too.
-pub fn read(path: &Path) -> Loaded {
-    let bytes = bytes::read(path);
-    let content = bytes.as_deref().map_or(Content::Unreadable, Content::of);
-    let own = Reading { path: absolute(path), content };
-    let (outcome, named) = match bytes {
-        Ok(bytes) => text(&bytes, path),
-        Err(wrong) => {
-            let wrong = match &wrong.help {
-                None => wrong.help("give the path of a Moorline configuration file"),
-                Some(_) => wrong,
-            };
-            (Err(Faults(vec![Fault::of_file(path, wrong)])), Vec::new())
-        }
-    };
-    let named = named.into_iter().map(|named| Reading { path: absolute(&named.path), ..named });
-    Loaded { outcome, readings: std::iter::once(own).chain(named).collect() }
+pub fn file(path: &Path) -> Result<Config, Faults> {
+    load(path).check().outcome
 }
 
 /// Checks the text of a configuration. Relative paths start at the folder of `path`, which is not read.
@@ -80,18 +72,39 @@ pub fn read(path: &Path) -> Loaded {
 /// # Errors
 ///
 /// Every fault, in the order of files and lines.
-pub fn parse(text: &str, path: &Path) -> Result<Config, Faults> {
-    parsed(text, path).0
+pub fn text(text: &str, path: &Path) -> Result<Config, Faults> {
+    check_text(text, path).0
 }
 
-fn text(bytes: &[u8], path: &Path) -> (Result<Config, Faults>, Vec<Reading>) {
+impl ConfigSource {
+    /// Checks the configuration. Loads the files that it includes or names, since only the check finds them.
+    pub fn check(self) -> CheckedConfig {
+        let Self { path, bytes } = self;
+        let content = bytes.as_deref().map_or(Content::Unreadable, Content::of);
+        let own = Reading { path: absolute(&path), content };
+        let (outcome, named) = match bytes {
+            Ok(bytes) => check_bytes(&bytes, &path),
+            Err(wrong) => {
+                let wrong = match &wrong.help {
+                    None => wrong.help("give the path of a Moorline configuration file"),
+                    Some(_) => wrong,
+                };
+                (Err(Faults(vec![Fault::of_file(&path, wrong)])), Vec::new())
+            }
+        };
+        let named = named.into_iter().map(|named| Reading { path: absolute(&named.path), ..named });
+        CheckedConfig { outcome, readings: std::iter::once(own).chain(named).collect() }
+    }
+}
+
+fn check_bytes(bytes: &[u8], path: &Path) -> (Result<Config, Faults>, Vec<Reading>) {
     match str::from_utf8(bytes) {
-        Ok(text) => parsed(text, path),
+        Ok(text) => check_text(text, path),
         Err(_) => (Err(Faults(vec![includes::not_utf8(path, bytes)])), Vec::new()),
     }
 }
 
-fn parsed(text: &str, path: &Path) -> (Result<Config, Faults>, Vec<Reading>) {
+fn check_text(text: &str, path: &Path) -> (Result<Config, Faults>, Vec<Reading>) {
     let (outcome, named) = File::walk(path, text, &schema::TOP, config);
     let outcome =
         outcome.map(|(config, places)| Config { places, watched: watched(path, &named), ..config });

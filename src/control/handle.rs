@@ -196,8 +196,8 @@ impl ControlHandle {
         };
         let checking = tokio::task::spawn_blocking(move || {
             let checked = match text {
-                Some(text) => check::parse(&text, &path),
-                None => check::load(&path),
+                Some(text) => check::text(&text, &path),
+                None => check::file(&path),
             };
             drop(turn);
             checked

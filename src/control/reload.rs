@@ -76,8 +76,8 @@ impl ControlTask {
         let files = self.watcher.as_ref().map(Watcher::files);
         let watched = files.clone();
         let mut loading = tokio::task::spawn_blocking(move || match files {
-            Some(files) => files.load(|| check::read(&path)),
-            None => check::load(&path),
+            Some(files) => files.watch_checked(|| check::load(&path).check()),
+            None => check::file(&path),
         });
         match timeout(LOAD, &mut loading).await {
             Ok(loaded) => {

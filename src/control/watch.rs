@@ -34,7 +34,7 @@ use self::{
 use super::ControlRequest;
 use crate::config::{
     Config, Reload,
-    check::{Faults, Loaded},
+    check::{CheckedConfig, Faults},
 };
 
 /// How long the folders must be quiet before a reload.
@@ -77,7 +77,7 @@ struct WatchState {
 }
 
 impl Watcher {
-    /// Watches nothing until a configuration is read by [`WatchedFiles::load`]; `terms` count until then.
+    /// Watches nothing until a configuration is read by [`WatchedFiles::watch_checked`]; `terms` count until then.
     pub(super) fn new(requests: mpsc::WeakSender<ControlRequest>, terms: Reload) -> Self {
         let Reload { watch, interval, .. } = terms;
         let shared = WatchShared {
@@ -104,11 +104,11 @@ impl WatchedFiles {
     /// configuration adds its files to those that are watched already. Blocks.
     ///
     /// # Errors
-    /// Those of `read`.
-    pub(super) fn load(&self, read: impl FnOnce() -> Loaded) -> Result<Config, Faults> {
+    /// The faults that `check` found.
+    pub(super) fn watch_checked(&self, check: impl FnOnce() -> CheckedConfig) -> Result<Config, Faults> {
         // Events of new watches are judged only after this.
         let mut state = self.0.state.blocking_lock();
-        let Loaded { outcome, readings } = read();
+        let CheckedConfig { outcome, readings } = check();
         if let Ok(config) = &outcome {
             (state.watch, state.interval) = (config.reload.watch, config.reload.interval);
             state.contents.clear();
@@ -235,7 +235,7 @@ mod tests {
         let (files, loading) = (watcher.files(), watcher.files());
         let load = move || {
             let readings = vec![Reading { path, content: Content::of(b"one") }];
-            loading.load(|| Loaded { outcome: Err(Faults(Vec::new())), readings })
+            loading.watch_checked(|| CheckedConfig { outcome: Err(Faults(Vec::new())), readings })
         };
         spawn_blocking(load).await.unwrap().unwrap_err();
         files.was_late();

@@ -28,13 +28,13 @@ fn files(folder: &str) -> Vec<PathBuf> {
 }
 
 pub(crate) fn good(name: &str) -> Config {
-    check::load(&Path::new("tests/config/good").join(name)).unwrap_or_else(|f| panic!("{f}"))
+    check::file(&Path::new("tests/config/good").join(name)).unwrap_or_else(|f| panic!("{f}"))
 }
 
 #[test]
 fn good_files_have_no_fault() {
     for file in files("tests/config/good") {
-        if let Err(faults) = check::load(&file) {
+        if let Err(faults) = check::file(&file) {
             panic!("{faults}");
         }
     }
@@ -44,7 +44,7 @@ fn good_files_have_no_fault() {
 fn bad_files_get_every_fault_shown() {
     let bless = env::var_os("BLESS").is_some();
     for file in files("tests/config/bad") {
-        let shown = check::load(&file).unwrap_err().to_string();
+        let shown = check::file(&file).unwrap_err().to_string();
         let expect = file.with_extension("expect");
         if bless {
             fs::write(&expect, &shown).unwrap();
@@ -59,7 +59,7 @@ fn faults_are_in_file_order_with_their_line() {
     for file in files("tests/config/bad") {
         let text = fs::read_to_string(&file).unwrap();
         let lines: Vec<&str> = text.trim_start_matches('\u{feff}').lines().collect();
-        let Faults(faults) = check::load(&file).unwrap_err();
+        let Faults(faults) = check::file(&file).unwrap_err();
         let own = faults.iter().filter(|fault| fault.file == file);
         let mut last = (1, 1);
         for fault in own {
@@ -76,7 +76,7 @@ fn line_ends_do_not_move_a_fault() {
     for file in files("tests/config/bad") {
         let unix = fs::read_to_string(&file).unwrap().replace("\r\n", "\n");
         let dos = unix.replace('\n', "\r\n");
-        assert_eq!(check::parse(&unix, &file), check::parse(&dos, &file), "{}", file.display());
+        assert_eq!(check::text(&unix, &file), check::text(&dos, &file), "{}", file.display());
     }
 }
 
@@ -86,7 +86,7 @@ fn a_byte_order_mark_does_not_move_a_fault() {
         let text = fs::read_to_string(&file).unwrap();
         let bare = text.trim_start_matches('\u{feff}');
         let marked = format!("\u{feff}{bare}");
-        assert_eq!(check::parse(bare, &file), check::parse(&marked, &file), "{}", file.display());
+        assert_eq!(check::text(bare, &file), check::text(&marked, &file), "{}", file.display());
     }
 }
 
@@ -130,7 +130,7 @@ fn fault_127_a_backend_cannot_be_the_admin_listener() {
     fs::write(listed.path().join("backends.txt"), "10.0.0.1:3000\n127.0.0.1:9090\n").unwrap();
     let text = "admin = \"0.0.0.0:9090\"\nlisteners.web.bind = \"127.0.0.1:0\"\n\
                 pools.app.backends = { file = \"backends.txt\" }\n";
-    let Faults(faults) = check::parse(text, &listed.path().join("m.toml")).unwrap_err();
+    let Faults(faults) = check::text(text, &listed.path().join("m.toml")).unwrap_err();
     assert_eq!((faults.len(), faults[0].line), (1, 2), "{faults:?}");
     assert_eq!(faults[0].message, "127.0.0.1:9090 is an address of `admin`");
 }
@@ -156,7 +156,7 @@ fn every_included_and_referenced_file_is_watched() {
 
 #[test]
 fn an_unreadable_file_is_one_fault() {
-    let absent = check::load(Path::new("tests/config/absent.toml")).unwrap_err();
+    let absent = check::file(Path::new("tests/config/absent.toml")).unwrap_err();
     assert_eq!(
         absent.to_string(),
         "error: cannot read `tests/config/absent.toml`: there is no such file\n \
@@ -165,7 +165,7 @@ fn an_unreadable_file_is_one_fault() {
     let folder = tempfile::tempdir().unwrap();
     let huge = folder.path().join("huge.toml");
     fs::File::create(&huge).unwrap().set_len((8 << 20) + 1).unwrap();
-    let Faults(faults) = check::load(&huge).unwrap_err();
+    let Faults(faults) = check::file(&huge).unwrap_err();
     assert_eq!(faults.len(), 1);
     assert!(faults[0].message.ends_with("is larger than 8 MiB"), "{}", faults[0]);
 }
@@ -175,14 +175,14 @@ fn a_fault_points_at_bytes_that_are_not_utf_8() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("latin1.toml");
     fs::write(&file, b"# ok\nadmin = \"f\xfcr\"\n").unwrap();
-    let Faults(faults) = check::load(&file).unwrap_err();
+    let Faults(faults) = check::file(&file).unwrap_err();
     assert_eq!((faults.len(), faults[0].line, faults[0].column), (1, 2, 11));
 }
 
 #[test]
 fn the_number_of_faults_is_limited() {
     let text: String = (0..10_000).map(|n| format!("k{n} = 1\n")).collect();
-    let Faults(faults) = check::parse(&text, Path::new("m.toml")).unwrap_err();
+    let Faults(faults) = check::text(&text, Path::new("m.toml")).unwrap_err();
     assert!(faults.len() <= 201, "{}", faults.len());
     assert!(faults.last().unwrap().message.contains("more than"), "{}", faults.len());
 }
@@ -213,14 +213,14 @@ mod generated {
         #[test]
         fn bytes_never_panic(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
             let text = String::from_utf8_lossy(&bytes);
-            if let Err(faults) = check::parse(&text, Path::new("m.toml")) {
+            if let Err(faults) = check::text(&text, Path::new("m.toml")) {
                 prop_assert!(!faults.to_string().is_empty());
             }
         }
 
         #[test]
         fn almost_valid_files_never_panic(pieces in prop::collection::vec(piece(), 0..40)) {
-            if let Err(faults) = check::parse(&pieces.concat(), Path::new("m.toml")) {
+            if let Err(faults) = check::text(&pieces.concat(), Path::new("m.toml")) {
                 for fault in &faults.0 {
                     prop_assert!(fault.to_string().contains('^'), "{fault}");
                 }
@@ -284,7 +284,7 @@ fn an_include_pattern_without_matches_is_not_a_fault() {
     let folder = tempfile::tempdir().unwrap();
     let text = "include = [\"conf.d/*.toml\", \"sites/*/pool.toml\"]\n\
                 listeners.web.bind = \"127.0.0.1:0\"\n";
-    let parse = || check::parse(text, &folder.path().join("m.toml"));
+    let parse = || check::text(text, &folder.path().join("m.toml"));
     let Faults(faults) = parse().unwrap_err();
     let messages: Vec<&str> = faults.iter().map(|fault| fault.message.as_str()).collect();
     assert_eq!(messages, ["there is no pool"]);

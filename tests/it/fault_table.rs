@@ -125,7 +125,7 @@ fn page() -> String {
     files.retain(|file| file.extension().is_some_and(|end| end == "toml"));
     files.sort();
     for file in files {
-        let Faults(faults) = check::load(&file).unwrap_err();
+        let Faults(faults) = check::file(&file).unwrap_err();
         chapters[chapter(&file)].extend(faults);
     }
     let mut page = INTRODUCTION.to_owned();

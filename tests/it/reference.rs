@@ -278,7 +278,7 @@ fn trials(section: &str, key: &str, value: Option<&str>) -> Vec<String> {
 }
 
 fn load(text: &str) -> Result<Config, Faults> {
-    check::parse(text, Path::new("moorline.toml"))
+    check::text(text, Path::new("moorline.toml"))
 }
 
 fn every_key() -> impl Iterator<Item = (&'static str, &'static SchemaKey)> {

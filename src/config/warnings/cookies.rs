@@ -76,7 +76,7 @@ mod tests {
                  [pools.{pool}]\nbackends = [\"127.0.0.1:1\"]\nsticky = {{ cookie = {cookie} }}\n"
             );
         }
-        let config = check::parse(&text, Path::new("m.toml")).unwrap();
+        let config = check::text(&text, Path::new("m.toml")).unwrap();
         let found = clashes(&config);
         assert!(found.iter().all(|(pool, first)| (&*pool.name, &*first.name) == ("b", "a")));
         !found.is_empty()
