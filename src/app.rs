@@ -118,11 +118,11 @@ impl App {
     }
 
     async fn build(config: Config, mut from: Inheritance) -> Result<Self, StartError> {
-        let told = |error: &dyn fmt::Display| StartError(error.to_string());
+        let start_error = |error: &dyn fmt::Display| StartError(error.to_string());
         let admin = admin::AdminSockets::bind(&config.admin, &mut from.sockets);
-        let admin = admin.map_err(|error| told(&error))?;
+        let admin = admin.map_err(|error| start_error(&error))?;
         let remote = config.admin.remote.clone();
-        let control = ControlTask::new(config, from).await.map_err(|error| told(&error))?;
+        let control = ControlTask::new(config, from).await.map_err(|error| start_error(&error))?;
         Ok(Self { control, admin, remote, joining: None })
     }
 
@@ -239,15 +239,15 @@ impl ProcessHandle {
         outcome.await.map_err(|_| CommandError::ShuttingDown)?
     }
 
-    /// Applies another configuration.
+    /// Plans and applies another configuration.
     ///
     /// # Errors
-    /// The configuration was rejected; the current one stays in force.
-    pub async fn apply(&self, config: Config) -> Result<Changes, String> {
-        let (answer, outcome) = oneshot::channel();
-        let request = ControlRequest::Apply(Box::new(config), answer);
-        self.0.send(request).await.map_err(|_| "the process is shutting down".to_owned())?;
-        outcome.await.map_err(|_| "the process is shutting down".to_owned())?
+    /// The configuration was rejected; the running one is unchanged.
+    pub async fn apply(&self, config: Config) -> Result<Changes, CommandError> {
+        let (reply, outcome) = oneshot::channel();
+        let request = ControlRequest::Apply(Box::new(config), reply);
+        self.0.send(request).await.map_err(|_| CommandError::ShuttingDown)?;
+        outcome.await.map_err(|_| CommandError::ShuttingDown)?
     }
 }
 

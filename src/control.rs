@@ -1,19 +1,30 @@
-//! What changes the running process: reloads, health, resolution, drains, housekeeping.
+//! Changes to the running process: reloads, discovery, health, drains, commands, handoff and shutdown.
 //!
-//! One task owns all of it ([`ControlTask`]) and is told through a channel, so that two changes can never
-//! interleave. It alone writes the snapshot; what the data path reads is always one whole
-//! configuration. Checks come before the first effect: a refused change has none.
+//! One task, [`ControlTask`], makes all changes, in the order of the requests in its channel. So two changes
+//! never interleave. Only this task writes the snapshot, and the data path always reads one whole
+//! configuration.
+//!
+//! From an edited file to a running configuration:
+//!
+//! 1. **load** reads the files.
+//! 2. **check** validates them, and yields a [`Config`] or every fault.
+//! 3. **plan** compares the configuration with the running one. It counts the sessions that would be
+//!    disconnected, and rejects the change if they are more than the limit.
+//! 4. **apply** makes the configuration effective with one swap of the snapshot, or changes nothing.
+//!
+//! A **reload** is the operator's action: all four, then a log line and a count. What sources of backends find
+//! and what commands change is kept in an overlay; a new overlay is planned and applied on the same file.
 
 mod apply;
 mod commands;
 mod connectors;
-mod count;
 mod discovery;
 mod drain;
 mod explain;
 pub mod handle;
 mod handoff;
 mod health;
+mod held;
 mod leaving;
 mod listeners;
 mod on_down;
@@ -26,6 +37,7 @@ mod reload;
 mod report;
 mod resolve;
 mod sessions;
+mod start;
 mod warnings;
 mod watch;
 
@@ -74,38 +86,38 @@ use crate::{
     upstream::{self, Backend},
 };
 
-/// Period of the housekeeping: expired sids and idle connections go.
+/// Period of housekeeping: it removes expired session ids and idle connections.
 const HOUSEKEEPING: Duration = Duration::from_secs(1);
 
-/// Period of resolving backends' names again; a reload does so at once.
-const RESOLVE_AGAIN: Duration = Duration::from_secs(30);
+/// Period of resolving the names of backends. A reload resolves them at once.
+const RESOLVE_INTERVAL: Duration = Duration::from_secs(30);
 
-/// Pause between cuts at the end of a drain.
+/// Pause between two attempts to cut what is left at the end of a shutdown.
 const CUT_AGAIN: Duration = Duration::from_millis(100);
 
-/// Everything that outlives a configuration.
+/// Makes all changes to the process. Holds everything that outlives a configuration.
 pub struct ControlTask {
     proxy: Arc<SharedState>,
-    /// What the file says.
+    /// The configuration of the file.
     file_config: Config,
-    /// What is in force: that with the layers upon it.
+    /// The effective configuration: the file's, with the overlay.
     config: Config,
-    /// Pools that the configuration no longer has, as they were, while there are backends of them.
+    /// Removed pools that still have backends, as they were configured.
     removed_pools: Vec<config::PoolConfig>,
     overlay: Overlay,
     discovery: Discovery,
     resolver: Arc<NameResolver>,
-    /// Where the configuration is read from; `None`: it came from flags.
+    /// The configuration file; `None`: the process runs from flags.
     file: Option<PathBuf>,
     watcher: Option<Watcher>,
-    /// When the process began to serve.
-    since: StartTime,
-    /// How the newest reload went.
+    /// When the process started to serve.
+    started: StartTime,
+    /// The outcome of the last reload.
     reload: Option<ReloadState>,
     keys: CookieKeys,
     tickets: TicketKeys,
     listeners: Listeners,
-    /// Every live backend, those on their way out included.
+    /// Every live backend, including removed ones that drain.
     backends: Vec<Arc<Backend>>,
     /// Probes by backend serial.
     probes: HashMap<u64, Probing>,
@@ -114,36 +126,36 @@ pub struct ControlTask {
     on_down: OnDown,
     handoff: HandoffState,
     acme: acme::ManagedCertificates,
-    /// On its way out: nothing is accepted any more.
+    /// The process shuts down and accepts nothing.
     shutting_down: bool,
-    /// Tells the service manager.
+    /// Notifies the service manager.
     notifier: Notifier,
 }
 
-/// Something for the control task to do.
+/// A request to the control task.
 #[derive(Debug)]
 pub enum ControlRequest {
-    /// A watched file has changed: read the configuration again and apply it.
-    Changed,
-    /// Apply this configuration.
-    Apply(Box<Config>, oneshot::Sender<Result<Changes, String>>),
-    /// Reopen the access log and reload: what SIGHUP means.
+    /// A watched file has changed: reload.
+    FileChanged,
+    /// Plan and apply this configuration of the file.
+    Apply(Box<Config>, oneshot::Sender<Result<Changes, CommandError>>),
+    /// SIGHUP: reopen the access log and reload.
     Hangup,
-    /// A pool's source has answered, or failed to.
+    /// A pool's source has given another answer, or failed.
     Discovered {
         /// The pool.
         pool: String,
-        /// Its backends, or why there is no answer.
+        /// Its backends, or why the answer is not valid.
         outcome: Result<Vec<config::BackendConfig>, SourceError>,
     },
-    /// Carry an operator's order out, or answer a question.
+    /// Run an operator's command or query.
     Command(ControlCommand),
-    /// Stop accepting and drain; answered when everything has ended or was cut.
+    /// Shut down. The reply follows when every connection has ended or was cut.
     Shutdown(oneshot::Sender<()>),
 }
 
 impl ControlTask {
-    /// The control loop; ends after a stop.
+    /// Serves requests until a shutdown or a handoff.
     pub(crate) async fn run(
         mut self,
         file: Option<PathBuf>,
@@ -155,22 +167,22 @@ impl ControlTask {
         self.discovery.follow(&self.file_config.pools, |pool| self.overlay.last_good(pool));
         if self.file.is_some() {
             self.watcher = Some(Watcher::new(again, self.file_config.reload));
-            // An edit between the first reading and the watch would go unseen.
-            self.read_again(ReloadCause::Start).await;
+            // The file may have changed between the first load and the first watch.
+            let _ = self.reload(ReloadCause::Start, None).await;
         }
         self.acme.start();
         self.notifier.ready();
         let mut alive = Notifier::watchdog().map(tokio::time::interval);
         let mut housekeeping = tokio::time::interval(HOUSEKEEPING);
         let mut pools = tokio::time::interval(upstream::TICK_INTERVAL);
-        let mut resolve = tokio::time::interval_at(Instant::now() + RESOLVE_AGAIN, RESOLVE_AGAIN);
+        let mut resolve = tokio::time::interval_at(Instant::now() + RESOLVE_INTERVAL, RESOLVE_INTERVAL);
         let mut rebalance = tokio::time::interval(rebalance::TICK);
         loop {
             tokio::select! {
                 request = requests.recv() => match request {
-                    Some(ControlRequest::Shutdown(answer)) => {
+                    Some(ControlRequest::Shutdown(reply)) => {
                         self.shut_down(&mut requests).await;
-                        let _ = answer.send(());
+                        let _ = reply.send(());
                         return;
                     }
                     Some(request) => self.serve(request).await,
@@ -185,73 +197,76 @@ impl ControlTask {
                 () = tick(&mut alive) => self.notifier.alive(),
                 _ = housekeeping.tick() => self.run_housekeeping(),
                 _ = pools.tick() => self.tick_pools(),
-                _ = resolve.tick() => self.resolver.again(&self.backends),
+                _ = resolve.tick() => self.resolver.resolve_all(&self.backends),
                 _ = rebalance.tick() => self.close_due_tunnels(),
             }
         }
     }
 
-    /// Does what is asked, but for a stop.
+    /// Serves any request except a shutdown.
     async fn serve(&mut self, request: ControlRequest) {
         match request {
-            ControlRequest::Changed => self.reload(ReloadCause::Change).await,
+            ControlRequest::FileChanged => {
+                self.reload_and_notify(ReloadCause::FileChange).await;
+            }
             ControlRequest::Hangup => {
                 self.reopen_logs();
-                self.reload(ReloadCause::Command).await;
+                self.reload_and_notify(ReloadCause::Signal).await;
                 self.acme.retry();
             }
-            ControlRequest::Apply(config, answer) => {
-                let outcome = self.apply(*config).await.map_err(|e| e.to_string());
-                let _ = answer.send(outcome);
+            ControlRequest::Apply(config, reply) => {
+                let planned = self.plan_file(*config);
+                let failed = |error: apply::ApplyError| CommandError::Failed(error.to_string());
+                let _ = reply.send(self.apply(planned).await.map_err(failed));
             }
             ControlRequest::Discovered { pool, outcome } => self.discovered(pool, outcome).await,
-            ControlRequest::Command(order) => self.run_command(order).await,
-            ControlRequest::Shutdown(answer) => drop(answer),
+            ControlRequest::Command(command) => self.run_command(command).await,
+            ControlRequest::Shutdown(reply) => drop(reply),
         }
     }
 
     fn reopen_logs(&self) {
         tls::reopen_key_logs();
         if let Err(error) = self.proxy.log.load().reopen() {
-            tracing::error!(%error, "cannot reopen the access log; lines go to the old file");
+            tracing::error!(%error, "cannot reopen the access log; writing to the old file");
         }
     }
 
-    /// Puts what a source has found in force.
+    /// Plans and applies the answer of a pool's source.
     async fn discovered(
         &mut self,
         pool: String,
         outcome: Result<Vec<config::BackendConfig>, SourceError>,
     ) {
-        let asks = |known: &config::PoolConfig| known.name == pool && known.source.is_some();
-        if !self.file_config.pools.iter().any(asks) {
-            // It was queued before a reload that has taken the source away.
+        let has_source = |known: &config::PoolConfig| known.name == pool && known.source.is_some();
+        if !self.file_config.pools.iter().any(has_source) {
+            // A reload has removed the source since the answer was sent.
             return;
         }
         let mut overlay = self.overlay.clone();
         let name = pool.clone();
-        if !overlay.found(pool, outcome) {
+        if !overlay.record_answer(pool, outcome) {
             self.overlay = overlay;
             return;
         }
-        match self.compose(self.file_config.clone(), overlay).await {
+        let planned = self.plan_overlay(overlay);
+        match self.apply(planned).await {
             Ok(changes) if changes.is_empty() => {}
-            Ok(changes) => tracing::info!(pool = name, %changes, "the pool's source has changed"),
+            Ok(changes) => tracing::info!(pool = name, %changes, "the backends of the pool's source have changed"),
             Err(error) => {
-                tracing::error!(pool = name, %error, "what the source says cannot be put in force")
+                tracing::error!(pool = name, %error, "cannot apply the backends of the pool's source; the old backends stay")
             }
         }
     }
 
-    /// Relieves backends of tunnels beyond their share, and everybody of those that are too old or whose
-    /// backend is down.
+    /// Closes tunnels that are due: for rebalancing, because of their age, or because their backend is down.
     fn close_due_tunnels(&mut self) {
         self.rebalance.tick(&self.config.pools, &self.backends, &self.proxy);
         self.rebalance.close_aged(&self.config.pools, &self.backends, &self.proxy);
         self.on_down.tick(&self.config.pools, &self.backends, &self.proxy);
     }
 
-    /// Lets backends grow into their weight, and in again after an ejection.
+    /// Advances slow start and ends ejections.
     fn tick_pools(&self) {
         let now = std::time::Instant::now();
         for pool in &self.proxy.snapshot.load().pools {
@@ -270,7 +285,7 @@ impl ControlTask {
         self.notifier.status(format_args!("{sessions} sessions, {tunnels} tunnels"));
     }
 
-    /// Drains the whole process: no new connections, requests and tunnels until the deadline.
+    /// Shuts down: accepts no connections, lets requests and tunnels end, and cuts the rest at the deadline.
     async fn shut_down(&mut self, requests: &mut mpsc::Receiver<ControlRequest>) {
         self.handoff.cancel();
         self.acme.stop();
@@ -284,7 +299,7 @@ impl ControlTask {
         let proxy = Arc::clone(&self.proxy);
         let mut closes = pin!(shutdown.close_tunnels(&proxy));
         let mut housekeeping = tokio::time::interval(HOUSEKEEPING);
-        let over = loop {
+        let deadline_passed = loop {
             tokio::select! {
                 () = self.listeners.idle() => break false,
                 () = &mut closes => break true,
@@ -292,31 +307,30 @@ impl ControlTask {
                 _ = housekeeping.tick() => self.run_housekeeping(),
             }
         };
-        if over {
+        if deadline_passed {
             self.cut().await;
         }
         self.finish_shutdown();
     }
 
-    /// To the end, somebody may ask how far it is; whoever asks for anything else hears that the process
-    /// is stopping.
+    /// Answers status queries until the end. Dropping any other request reports that the process shuts down.
     fn answer_during_shutdown(&self, request: ControlRequest) {
-        if let ControlRequest::Command(ControlCommand::Status(answer)) = request {
-            let _ = answer.send(Ok(self.status()));
+        if let ControlRequest::Command(ControlCommand::Status(reply)) = request {
+            let _ = reply.send(Ok(self.status()));
         }
     }
 
-    /// Ends what serves until the end.
+    /// Stops probes and writes out the access log.
     fn finish_shutdown(&mut self) {
         self.probes.values().for_each(Probing::stop);
-        // Nobody writes any more: dropping the log writes out what it still holds.
+        // Dropping the log writes out its buffer.
         if let Ok(off) = AccessLog::open(&config::AccessLogConfig::Off, Default::default()) {
             self.proxy.log.store(Arc::new(off));
         }
     }
 }
 
-/// The next tick, where there are any.
+/// Resolves at the next tick; never without an interval.
 async fn tick(interval: &mut Option<tokio::time::Interval>) {
     match interval {
         Some(interval) => {

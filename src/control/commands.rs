@@ -1,113 +1,114 @@
-//! Operators' orders, carried out by the control task: each changes the [`Overlay`](super::Overlay)
-//! and puts the outcome in force, or changes nothing and says why.
+//! Runs operators' commands in the control task. A command plans and applies another
+//! [`Overlay`](super::Overlay), or changes nothing and returns an error.
 
-use std::time::Duration;
+use std::{sync::atomic::Ordering, time::Duration};
 
 use tokio::sync::oneshot;
 
 use super::{
     CommandError, ControlTask,
-    count::HeldCount,
     drain::DrainEnd,
     explain,
     leaving::has,
     overlay::{self, Overlay},
-    plan,
-    reload::log_reload,
+    reload::ReloadCause,
 };
 use crate::{
     api::{
-        BackendOrigin, BackendState, BackendTarget, DrainTerms, ExplainRequest, Explanation,
-        NewBackend, Plan, ReloadRequest, Status, UpgradeRequest, Upgraded,
+        BackendState, BackendTarget, DrainTerms, ExplainRequest, Explanation, NewBackend, Plan,
+        ReloadRequest, Status, UpgradeRequest, Upgraded,
     },
     config::{self, Config},
     upstream::{Backend, Lifecycle},
 };
 
-/// Longest drain that can be ordered: as long as any duration of the file.
-const LONGEST: f64 = 400.0 * 86_400.0;
+/// Maximum of a drain's times in seconds, as for the durations of the file.
+const LONGEST_DRAIN: f64 = 400.0 * 86_400.0;
 
-/// Where an order's outcome goes.
+/// Where the reply of a command goes.
 type ReplySender<T> = oneshot::Sender<Result<T, CommandError>>;
 
-/// An order, or a question that only the control task can answer.
+/// A command or query for the control task.
 #[derive(Debug)]
 pub enum ControlCommand {
-    /// Everything in the process.
+    /// Return the state of the process.
     Status(ReplySender<Status>),
     /// Add a backend to a pool.
     Add(String, NewBackend, ReplySender<BackendState>),
-    /// Take an added backend out of a pool.
+    /// Remove an added backend from a pool.
     Remove(String, String, ReplySender<BackendState>),
-    /// Give a backend of a pool another weight.
+    /// Set the weight of a backend of a pool.
     Weight(String, String, u32, ReplySender<BackendState>),
-    /// Drain.
+    /// Start a drain.
     Drain(BackendTarget, DrainTerms, ReplySender<Vec<BackendState>>),
-    /// Drain no more.
+    /// End a drain.
     Undrain(BackendTarget, ReplySender<Vec<BackendState>>),
-    /// Read the file and put it in force.
+    /// Reload the file.
     Reload(ReloadRequest, ReplySender<Plan>),
-    /// Say what putting this in force would do.
+    /// Plan this configuration of the file.
     Plan(Box<Config>, ReplySender<Plan>),
-    /// Say who would serve a request.
+    /// Explain which backend a request would go to.
     Explain(ExplainRequest, ReplySender<Explanation>),
-    /// The configuration in force.
+    /// Return the effective configuration.
     Config(ReplySender<Box<Config>>),
-    /// Hand over to a new binary; answered once that one serves, or has failed to.
+    /// Hand over to a new binary. The reply follows when the new process serves or has failed.
     Upgrade(UpgradeRequest, ReplySender<Upgraded>),
 }
 
 impl ControlTask {
-    /// Carries an order out. Nobody need wait for the outcome any more.
-    pub(super) async fn run_command(&mut self, order: ControlCommand) {
-        let Some(order) = self.reject_during_handoff(order) else { return };
-        match order {
-            ControlCommand::Status(answer) => drop(answer.send(Ok(self.status()))),
-            ControlCommand::Add(pool, new, answer) => {
-                drop(answer.send(self.add(&pool, &new).await))
+    /// Runs a command and sends its reply.
+    pub(super) async fn run_command(&mut self, command: ControlCommand) {
+        let Some(command) = self.reject_during_handoff(command) else { return };
+        // A failed send means that the client has gone away.
+        match command {
+            ControlCommand::Status(reply) => drop(reply.send(Ok(self.status()))),
+            ControlCommand::Add(pool, new, reply) => {
+                drop(reply.send(self.add(&pool, &new).await));
             }
-            ControlCommand::Remove(pool, name, answer) => {
-                drop(answer.send(self.remove(&pool, &name).await))
+            ControlCommand::Remove(pool, name, reply) => {
+                drop(reply.send(self.remove(&pool, &name).await));
             }
-            ControlCommand::Weight(pool, name, weight, answer) => {
-                drop(answer.send(self.give_weight(&pool, &name, weight).await));
+            ControlCommand::Weight(pool, name, weight, reply) => {
+                drop(reply.send(self.set_weight(&pool, &name, weight).await));
             }
-            ControlCommand::Drain(what, how, answer) => {
-                drop(answer.send(self.drain(what, how).await))
+            ControlCommand::Drain(target, terms, reply) => {
+                drop(reply.send(self.drain(target, terms).await));
             }
-            ControlCommand::Undrain(what, answer) => drop(answer.send(self.undrain(&what).await)),
-            ControlCommand::Reload(order, answer) => {
-                drop(answer.send(self.reload_as_ordered(order).await))
+            ControlCommand::Undrain(target, reply) => {
+                drop(reply.send(self.undrain(&target).await));
             }
-            ControlCommand::Plan(file_config, answer) => {
-                drop(answer.send(Ok(self.plan_for(&file_config))))
+            ControlCommand::Reload(request, reply) => {
+                drop(reply.send(self.run_reload(request).await));
             }
-            ControlCommand::Explain(order, answer) => {
-                let outcome = explain::explain(&self.proxy, &order, &self.listener_states());
+            ControlCommand::Plan(file_config, reply) => {
+                drop(reply.send(Ok(self.plan_file(*file_config).plan)));
+            }
+            ControlCommand::Explain(request, reply) => {
+                let outcome = explain::explain(&self.proxy, &request, &self.listener_states());
                 let invalid =
                     |error: explain::ExplainError| CommandError::Invalid(error.to_string());
-                drop(answer.send(outcome.map_err(invalid)));
+                drop(reply.send(outcome.map_err(invalid)));
             }
-            ControlCommand::Upgrade(order, answer) => self.upgrade(&order, answer),
-            ControlCommand::Config(answer) => drop(answer.send(Ok(Box::new(self.config.clone())))),
+            ControlCommand::Upgrade(request, reply) => self.upgrade(&request, reply),
+            ControlCommand::Config(reply) => drop(reply.send(Ok(Box::new(self.config.clone())))),
         }
     }
 
     async fn add(&mut self, pool: &str, new: &NewBackend) -> Result<BackendState, CommandError> {
         let mut overlay = self.overlay.clone();
         let name = overlay.add(&self.config, pool, new)?;
-        self.lay(overlay).await?;
+        self.apply_overlay(overlay).await?;
         self.backend_state(pool, &name)
     }
 
     async fn remove(&mut self, pool: &str, name: &str) -> Result<BackendState, CommandError> {
         let mut overlay = self.overlay.clone();
         overlay.remove(&self.file_config, &self.config, pool, name)?;
-        self.lay(overlay).await?;
+        self.apply_overlay(overlay).await?;
         self.backend_state(pool, name)
     }
 
-    async fn give_weight(
+    async fn set_weight(
         &mut self,
         pool: &str,
         name: &str,
@@ -115,31 +116,26 @@ impl ControlTask {
     ) -> Result<BackendState, CommandError> {
         let mut overlay = self.overlay.clone();
         overlay.set_weight(&self.config, pool, name, weight)?;
-        self.lay(overlay).await?;
+        self.apply_overlay(overlay).await?;
         self.backend_state(pool, name)
-    }
-
-    /// Puts other layers in force.
-    async fn lay(&mut self, overlay: Overlay) -> Result<(), CommandError> {
-        let outcome = self.compose(self.file_config.clone(), overlay).await;
-        outcome.map(|_| ()).map_err(|error| CommandError::Failed(error.to_string()))
     }
 
     async fn drain(
         &mut self,
-        what: BackendTarget,
-        how: DrainTerms,
+        target: BackendTarget,
+        terms: DrainTerms,
     ) -> Result<Vec<BackendState>, CommandError> {
-        let terms = terms(how)?;
-        self.overlay.drain(&self.config, what.clone(), terms)?;
-        self.apply_drains().await;
-        // A node drains as a whole, also what it holds under names that it has lost.
-        let left = self.backends.iter().filter(|backend| {
+        let terms = drain_config(terms)?;
+        let mut overlay = self.overlay.clone();
+        overlay.drain(&self.config, target.clone(), terms)?;
+        self.apply_overlay(overlay).await?;
+        // A node drains as a whole: removed backends with its address drain too.
+        let removed = self.backends.iter().filter(|backend| {
             let other = self.drains.goes_on_as(backend.serial());
-            !self.is_empty(backend) && other.is_some_and(|other| overlay::covers(&what, other))
+            !self.is_empty(backend) && other.is_some_and(|other| overlay::covers(&target, other))
         });
-        let mut states = self.states(&what);
-        for state in left.map(|backend| self.state_of(backend)) {
+        let mut states = self.states(&target);
+        for state in removed.map(|backend| self.state_of(backend)) {
             if !states.iter().any(|known| (&known.pool, &known.name) == (&state.pool, &state.name))
             {
                 states.push(state);
@@ -148,34 +144,41 @@ impl ControlTask {
         Ok(states)
     }
 
-    /// Ends drains by order; those that no longer drain.
-    async fn undrain(&mut self, what: &BackendTarget) -> Result<Vec<BackendState>, CommandError> {
-        self.overlay.undrain(&self.config, what)?;
-        let drained = |control: &Self, backend: &Backend| {
+    /// Ends drains. Returns the backends that no longer drain.
+    async fn undrain(&mut self, target: &BackendTarget) -> Result<Vec<BackendState>, CommandError> {
+        let mut overlay = self.overlay.clone();
+        overlay.undrain(&self.config, target)?;
+        let drains = |control: &Self, backend: &Backend| {
             control.drains.end_of(backend.serial()) == Some(DrainEnd::Stay)
         };
         let before: Vec<_> =
-            self.backends.iter().filter(|backend| drained(self, backend)).cloned().collect();
-        self.apply_drains().await;
-        let ended = before.iter().filter(|backend| !drained(self, backend));
+            self.backends.iter().filter(|backend| drains(self, backend)).cloned().collect();
+        self.apply_overlay(overlay).await?;
+        let ended = before.iter().filter(|backend| !drains(self, backend));
         Ok(ended.map(|backend| self.state_of(backend)).collect())
     }
 
-    /// Brings the backends into the state that the ordered drains ask for.
+    /// Plans and applies another overlay.
+    async fn apply_overlay(&mut self, overlay: Overlay) -> Result<(), CommandError> {
+        let planned = self.plan_overlay(overlay);
+        let outcome = self.apply(planned).await;
+        outcome.map(|_| ()).map_err(|error| CommandError::Failed(error.to_string()))
+    }
+
+    /// Starts and ends the drains of backends as the overlay requests.
     pub(super) async fn apply_drains(&mut self) {
         for backend in &self.backends {
             if !has(&self.config, backend) {
                 if let Some(other) = self.drains.goes_on_as(backend.serial()) {
-                    let ordered = self.overlay.drain_over(other);
-                    let terms = ordered.and_then(|ordered| ordered.terms);
+                    let requested = self.overlay.drain_covering(other);
+                    let terms = requested.and_then(|requested| requested.terms);
                     self.drains.drain_with_replica(backend, &self.proxy, terms);
                 }
                 continue;
             }
-            let ordered = self.overlay.drain_of(backend.pool(), backend.name());
-            match ordered {
-                Some(ordered) => {
-                    self.drains.start(backend, &self.proxy, ordered.terms, DrainEnd::Stay);
+            match self.overlay.drain_of(backend.pool(), backend.name()) {
+                Some(requested) => {
+                    self.drains.start(backend, &self.proxy, requested.terms, DrainEnd::Stay);
                 }
                 None => {
                     self.drains.cancel(backend.serial(), DrainEnd::Stay).await;
@@ -183,109 +186,52 @@ impl ControlTask {
                 }
             }
         }
-        let all = self.overlay.drains_all();
-        self.proxy.not_ready.store(all, std::sync::atomic::Ordering::Release);
+        self.proxy.not_ready.store(self.overlay.drains_all(), Ordering::Release);
         self.send_directives();
     }
 
-    /// What a reload by order did. Refused, it changes nothing.
-    async fn reload_as_ordered(&mut self, order: ReloadRequest) -> Result<Plan, CommandError> {
-        if self.file.is_none() {
-            let wrong = "this process runs from flags, not from a file; there is nothing to reload";
-            return Err(CommandError::Invalid(wrong.to_owned()));
-        }
-        let outcome = self.reload_within(order.max_disconnects).await;
-        let noted = match &outcome {
-            Ok(plan) => Ok(plan.empty),
-            Err(denied) => Err(denied.to_string()),
-        };
-        self.note_reload(noted.as_ref().map(|empty| *empty));
-        self.resolver.again(&self.backends);
+    async fn run_reload(&mut self, request: ReloadRequest) -> Result<Plan, CommandError> {
+        let plan = self.reload(ReloadCause::Command, request.max_disconnects).await;
         self.acme.retry();
-        outcome
-    }
-
-    async fn reload_within(&mut self, most: Option<u64>) -> Result<Plan, CommandError> {
-        let file_config = self.read().await.map_err(CommandError::Failed)?;
-        let (changes, plan) = self.put_in(file_config, most).await?;
-        log_reload(&changes, &plan);
-        Ok(plan)
-    }
-
-    pub(super) fn plan_for(&self, file_config: &Config) -> Plan {
-        let mut overlay = self.overlay.clone();
-        let overlay_changes = overlay.overlay_change(file_config);
-        overlay.settle(file_config);
-        let next = overlay.over(file_config);
-        let held = |pool: &str, backend: &config::BackendConfig| self.held(pool, backend);
-        let at_risk = |pool: &str, backend: &config::BackendConfig| {
-            let source = |config: &Config| {
-                config.pools.iter().find(|known| known.name == pool)?.source.clone()
-            };
-            let origin = self.overlay.origin(pool, &backend.name, &backend.address);
-            let found = origin == BackendOrigin::Discovered;
-            found && source(&self.file_config) != source(file_config)
-        };
-        plan::plan(&self.config, &next, &overlay_changes, &self.spared(), held, at_risk)
-    }
-
-    /// What would be lost with a backend.
-    fn held(&self, pool: &str, backend: &config::BackendConfig) -> HeldCount {
-        let live = self.backends.iter().find(|live| live.is(pool, backend));
-        live.map_or_else(HeldCount::default, |live| self.count(live))
-    }
-
-    /// Backends that have left, and whose sessions go on.
-    fn spared(&self) -> Vec<plan::RetainedBackend> {
-        let spared = self.backends.iter().filter_map(|backend| {
-            self.drains.goes_on_as(backend.serial())?;
-            Some(plan::RetainedBackend {
-                pool: backend.pool().to_owned(),
-                backend: config::BackendConfig {
-                    name: backend.name().to_owned(),
-                    address: backend.address().clone(),
-                    weight: backend.weight(),
-                },
-                held: self.count(backend),
-                terms: self.drain_config(backend)?,
-            })
-        });
-        spared.collect()
+        Ok(plan?)
     }
 
     fn backend_state(&self, pool: &str, name: &str) -> Result<BackendState, CommandError> {
-        let what = BackendTarget { pool: Some(pool.to_owned()), backend: Some(name.to_owned()) };
-        let gone = || CommandError::NotFound(format!("{} is gone", overlay::spoken(&what)));
-        self.states(&what).pop().ok_or_else(gone)
+        let target = BackendTarget { pool: Some(pool.to_owned()), backend: Some(name.to_owned()) };
+        let missing = || {
+            let name = overlay::target_name(&target);
+            CommandError::NotFound(format!("there is no backend {name} any more"))
+        };
+        self.states(&target).pop().ok_or_else(missing)
     }
 }
 
-/// What an order means as terms.
-fn terms(how: DrainTerms) -> Result<Option<config::DrainConfig>, CommandError> {
-    let span = |name: &str, seconds: f64| match seconds.is_finite()
-        && (0.0..=LONGEST).contains(&seconds)
-    {
+/// Checks the terms of a drain. `None`: no deadline.
+fn drain_config(terms: DrainTerms) -> Result<Option<config::DrainConfig>, CommandError> {
+    let span = |name: &str, seconds: f64| match (0.0..=LONGEST_DRAIN).contains(&seconds) {
         true => Ok(Duration::from_secs_f64(seconds)),
-        false => Err(CommandError::Invalid(format!("`{name}` is from 0 to {LONGEST} seconds"))),
+        false => Err(CommandError::Invalid(format!(
+            "`{name}` must be from 0 to {LONGEST_DRAIN} seconds"
+        ))),
     };
-    let Some(within) = how.within else {
-        return match how.spread {
+    let Some(within) = terms.within else {
+        return match terms.spread {
             None => Ok(None),
             Some(_) => Err(CommandError::Invalid(
                 "`spread` has no effect without a deadline; set `within` too".to_owned(),
             )),
         };
     };
-    let mut terms = config::DrainConfig::within(span("within", within)?);
-    if let Some(spread) = how.spread {
-        terms.spread = span("spread", spread)?;
+    let mut drain = config::DrainConfig::within(span("within", within)?);
+    if let Some(spread) = terms.spread {
+        drain.spread = span("spread", spread)?;
     }
-    match terms.spread <= terms.within {
-        true => Ok(Some(terms)),
+    match drain.spread <= drain.within {
+        true => Ok(Some(drain)),
         false => Err(CommandError::Invalid(format!(
             "`spread` ({}) is longer than `within` ({}); set a shorter `spread`",
-            humantime::format_duration(terms.spread),
-            humantime::format_duration(terms.within)
+            humantime::format_duration(drain.spread),
+            humantime::format_duration(drain.within)
         ))),
     }
 }

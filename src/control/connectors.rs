@@ -1,4 +1,4 @@
-//! How the backends of each pool are reached, from one configuration to the next.
+//! Connectors of the pools: how their backends are reached. Unchanged connectors are reused.
 
 use std::sync::Arc;
 
@@ -14,19 +14,19 @@ use crate::{
 };
 
 impl ControlTask {
-    /// One for each pool, in the order of the configuration. Those of pools that are reached as before are
-    /// carried over, with what they remember.
+    /// Returns a connector for each pool, in the order of the configuration. A connector whose settings
+    /// have not changed is reused, with its TLS sessions.
     ///
     /// # Errors
-    /// Certificates that rustls refuses, or a system that trusts nobody.
+    /// rustls rejects a certificate, or the system has no root certificates.
     pub(super) async fn connectors(
         current: Arc<Snapshot>,
         config: &Config,
     ) -> Result<Vec<Arc<BackendConnector>>, ApplyError> {
         let same = |pool: &config::PoolConfig| {
             let live = current.pool(&pool.name)?;
-            let terms = live.config();
-            let same = terms.tls == pool.tls && terms.proxy_protocol == pool.proxy_protocol;
+            let known = live.config();
+            let same = known.tls == pool.tls && known.proxy_protocol == pool.proxy_protocol;
             same.then(|| Arc::clone(live.connector()))
         };
         let new: Vec<_> = config.pools.iter().filter(|pool| same(pool).is_none()).collect();
@@ -38,8 +38,8 @@ impl ControlTask {
         connectors.collect()
     }
 
-    /// Lets the backends of a pool be reached by `connector` alone from here on.
-    pub(super) fn settle(
+    /// Makes `connector` the only one for the backends of a pool.
+    pub(super) fn use_connector(
         before: &Snapshot,
         pool: &config::PoolConfig,
         connector: &BackendConnector,
@@ -48,19 +48,19 @@ impl ControlTask {
         connector.retain(backends);
         let same = |live: &BackendConnector| live.serial() == connector.serial();
         if before.pool(&pool.name).is_some_and(|live| !same(live.connector())) {
-            // What was opened by other terms is not to serve by these.
+            // Idle connections were opened with the old settings.
             backends.iter().for_each(|backend| backend.idle().clear());
         }
     }
 }
 
-/// Whom the system trusts, where any of these pools asks for that; read once for all of them.
+/// Reads the system's root certificates once, if any of these pools uses them.
 async fn system_roots(
     pools: &[&config::PoolConfig],
 ) -> Result<Option<Arc<RootCertStore>>, ApplyError> {
-    let asks =
+    let uses =
         |pool: &&config::PoolConfig| pool.tls.as_ref().is_some_and(BackendTls::uses_system_roots);
-    if !pools.iter().any(asks) {
+    if !pools.iter().any(uses) {
         return Ok(None);
     }
     let read = spawn_blocking(tls_client::system_roots).await;

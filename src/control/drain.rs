@@ -18,7 +18,7 @@ use tokio::{
 };
 
 pub(super) use self::{pace::ClosePace, shutdown::ProcessShutdown};
-use super::{count::HeldCount, unix_now};
+use super::{held::HeldCount, unix_now};
 use crate::{
     api::{BackendTarget, DrainState},
     config::DrainConfig,

@@ -1,8 +1,8 @@
-//! What an operator can ask of a running process and order it to do: the one door that the admin API
-//! and the command line have to [`ControlTask`](super::ControlTask).
+//! Commands and queries of operators: the interface of the admin API and the command line to
+//! [`ControlTask`](super::ControlTask).
 //!
-//! Questions about the moment are answered from what the data path shares, without waiting for the
-//! control task; orders go to that task and wait for its answer. Must not know HTTP.
+//! Queries about sessions are answered from shared state, without waiting for the control task. Commands go
+//! to that task and wait for its reply. Must not know HTTP.
 
 use std::{fmt, path::PathBuf, sync::Arc};
 
@@ -11,7 +11,7 @@ use tokio::{
     time::timeout,
 };
 
-use super::{ControlCommand, ControlRequest, reload::LOAD, sessions};
+use super::{ControlCommand, ControlRequest, reload::LOAD_TIMEOUT, sessions};
 use crate::{
     api::{
         BackendState, BackendTarget, DrainTerms, ExplainRequest, Explanation, NewBackend, Plan,
@@ -21,28 +21,28 @@ use crate::{
     shared::SharedState,
 };
 
-/// Asks and orders; cheap to clone.
+/// Sends commands and queries to a running process. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct ControlHandle {
     requests: mpsc::Sender<ControlRequest>,
     proxy: Arc<SharedState>,
-    /// Where the configuration is read from; `None`: it came from flags.
+    /// The configuration file; `None`: the process runs from flags.
     file: Option<PathBuf>,
-    /// One configuration is checked at a time: its files may be slow.
+    /// Only one configuration is checked at a time, because its files may be slow to read.
     checking: Arc<Semaphore>,
 }
 
-/// Why an order was not carried out, or a question not answered.
+/// Why a command or query failed. A failed command has changed nothing.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum CommandError {
-    /// There is no such pool, backend, session or file; the text names it.
+    /// The pool, backend, session or file does not exist; the text names it.
     NotFound(String),
-    /// It contradicts what is so: a second drain, a backend that is there already, a reload that
-    /// would disconnect too many.
+    /// The command contradicts the state: a second drain, a backend that exists, a reload that would
+    /// disconnect too many sessions.
     Conflict(String),
-    /// The order itself makes no sense.
+    /// The command itself is invalid.
     Invalid(String),
-    /// It was tried and failed; nothing has changed.
+    /// The command was tried and failed.
     Failed(String),
     /// The process is shutting down.
     ShuttingDown,
@@ -63,7 +63,7 @@ impl fmt::Display for CommandError {
 impl std::error::Error for CommandError {}
 
 impl ControlHandle {
-    /// Of a running control task.
+    /// Returns a handle for a running control task.
     pub(crate) fn new(
         requests: mpsc::Sender<ControlRequest>,
         proxy: Arc<SharedState>,
@@ -77,32 +77,32 @@ impl ControlHandle {
         self.file.as_deref()
     }
 
-    /// The process and everything in it.
+    /// Returns the state of the process.
     ///
     /// # Errors
-    /// As for every method here, [`CommandError::ShuttingDown`] where the control task is gone.
+    /// As for every async method, [`CommandError::ShuttingDown`] if the control task has ended.
     pub async fn status(&self) -> Result<Status, CommandError> {
-        self.order(ControlCommand::Status).await
+        self.send(ControlCommand::Status).await
     }
 
-    /// At most `limit` sessions of these backends.
+    /// Lists at most `limit` sessions of these backends.
     ///
     /// # Errors
-    /// There is no such pool or backend.
-    pub fn sessions(&self, of: &BackendTarget, limit: usize) -> Result<SessionList, CommandError> {
-        sessions::list(&self.proxy, of, limit)
+    /// The pool or backend does not exist.
+    pub fn sessions(&self, target: &BackendTarget, limit: usize) -> Result<SessionList, CommandError> {
+        sessions::list(&self.proxy, target, limit)
     }
 
-    /// Where a session id is known.
+    /// Returns the backends where a session id is known.
     pub fn whereabouts(&self, sid: &str) -> Whereabouts {
         sessions::find(&self.proxy, sid)
     }
 
-    /// Closes a tunnel at a frame boundary, or lets a polling session go. A tunnel that is being closed
-    /// already is cut.
+    /// Closes a tunnel at a frame boundary, or evicts a polling session. A tunnel that is already being
+    /// closed is cut.
     ///
     /// # Errors
-    /// There is no such session.
+    /// The session does not exist.
     pub fn close(&self, id: &str) -> Result<(), CommandError> {
         sessions::close(&self.proxy, id)
     }
@@ -110,70 +110,70 @@ impl ControlHandle {
     /// Adds a backend to a pool, until restart.
     ///
     /// # Errors
-    /// There is no such pool, it has such a backend, or the order makes no sense.
+    /// The pool does not exist, it already has such a backend, or the new backend is invalid.
     pub async fn add(&self, pool: String, new: NewBackend) -> Result<BackendState, CommandError> {
-        self.order(|answer| ControlCommand::Add(pool, new, answer)).await
+        self.send(|reply| ControlCommand::Add(pool, new, reply)).await
     }
 
-    /// Takes a backend that was added here out again; it is drained as one that leaves the file.
+    /// Removes a backend that was added by command. It drains like a backend that the file no longer has.
     ///
     /// # Errors
-    /// There is no such backend, or it was not added here.
+    /// The backend does not exist, or was not added by command.
     pub async fn remove(
         &self,
         pool: String,
         backend: String,
     ) -> Result<BackendState, CommandError> {
-        self.order(|answer| ControlCommand::Remove(pool, backend, answer)).await
+        self.send(|reply| ControlCommand::Remove(pool, backend, reply)).await
     }
 
-    /// Gives a backend another weight, until restart.
+    /// Sets the weight of a backend, until restart.
     ///
     /// # Errors
-    /// There is no such backend, or no such weight.
+    /// The backend does not exist, or the weight is out of range.
     pub async fn set_weight(
         &self,
         pool: String,
         backend: String,
         weight: u32,
     ) -> Result<BackendState, CommandError> {
-        self.order(|answer| ControlCommand::Weight(pool, backend, weight, answer)).await
+        self.send(|reply| ControlCommand::Weight(pool, backend, weight, reply)).await
     }
 
-    /// Drains backends: what they are like then.
+    /// Starts a drain. Returns the state of its backends.
     ///
     /// # Errors
-    /// There is nothing of that name, or it drains already.
+    /// The target does not exist, or is already draining.
     pub async fn drain(
         &self,
-        what: BackendTarget,
-        how: DrainTerms,
+        target: BackendTarget,
+        terms: DrainTerms,
     ) -> Result<Vec<BackendState>, CommandError> {
-        self.order(|answer| ControlCommand::Drain(what, how, answer)).await
+        self.send(|reply| ControlCommand::Drain(target, terms, reply)).await
     }
 
-    /// Ends drains that were ordered here: what the backends are like then.
+    /// Ends drains that commands have started. Returns the backends that no longer drain.
     ///
     /// # Errors
-    /// There is nothing of that name, or it does not drain by an order of its own.
-    pub async fn undrain(&self, what: BackendTarget) -> Result<Vec<BackendState>, CommandError> {
-        self.order(|answer| ControlCommand::Undrain(what, answer)).await
+    /// The target does not exist, or no command has started a drain of it.
+    pub async fn undrain(&self, target: BackendTarget) -> Result<Vec<BackendState>, CommandError> {
+        self.send(|reply| ControlCommand::Undrain(target, reply)).await
     }
 
-    /// Reads the file again and puts it in force: what that did.
+    /// Reloads the file. Returns what has changed.
     ///
     /// # Errors
-    /// Every fault of the file, or more would be disconnected than was allowed; nothing has changed.
-    pub async fn reload(&self, order: ReloadRequest) -> Result<Plan, CommandError> {
-        self.order(|answer| ControlCommand::Reload(order, answer)).await
+    /// The file has faults (the text lists all), or the reload would disconnect too many sessions.
+    pub async fn reload(&self, request: ReloadRequest) -> Result<Plan, CommandError> {
+        self.send(|reply| ControlCommand::Reload(request, reply)).await
     }
 
-    /// What putting a configuration in force would do.
+    /// Plans a configuration: returns what a reload would change.
     ///
     /// # Errors
-    /// Every fault of the configuration.
-    pub async fn plan(&self, order: PlanRequest) -> Result<Plan, CommandError> {
-        let path = match (order.path.filter(|_| order.text.is_some()), &self.file) {
+    /// The configuration has faults; the text lists all.
+    pub async fn plan(&self, request: PlanRequest) -> Result<Plan, CommandError> {
+        let path = match (request.path.filter(|_| request.text.is_some()), &self.file) {
             (Some(path), _) => path.into(),
             (None, Some(file)) => file.clone(),
             (None, None) => {
@@ -182,14 +182,14 @@ impl ControlHandle {
                 return Err(CommandError::Invalid(wrong.to_owned()));
             }
         };
-        let file_config = self.check(order.text, path).await?;
-        self.order(|answer| ControlCommand::Plan(Box::new(file_config), answer)).await
+        let file_config = self.load_and_check(request.text, path).await?;
+        self.send(|reply| ControlCommand::Plan(Box::new(file_config), reply)).await
     }
 
-    /// Reads and checks off the runtime, and away from the control task: a disk that hangs holds up no
-    /// more than the next who asks.
-    async fn check(&self, text: Option<String>, path: PathBuf) -> Result<Config, CommandError> {
-        let Ok(turn) = Arc::clone(&self.checking).try_acquire_owned() else {
+    /// Loads and checks a configuration outside the runtime and the control task, so that a slow disk delays
+    /// only other plans.
+    async fn load_and_check(&self, text: Option<String>, path: PathBuf) -> Result<Config, CommandError> {
+        let Ok(permit) = Arc::clone(&self.checking).try_acquire_owned() else {
             return Err(CommandError::Conflict(
                 "another plan is being checked; try again".to_owned(),
             ));
@@ -199,10 +199,10 @@ impl ControlHandle {
                 Some(text) => check::text(&text, &path),
                 None => check::file(&path),
             };
-            drop(turn);
+            drop(permit);
             checked
         });
-        match timeout(LOAD, checking).await {
+        match timeout(LOAD_TIMEOUT, checking).await {
             Ok(Ok(Ok(file_config))) => Ok(file_config),
             Ok(Ok(Err(faults))) => Err(CommandError::Failed(faults.to_string())),
             Ok(Err(error)) => Err(CommandError::Failed(error.to_string())),
@@ -212,36 +212,36 @@ impl ControlHandle {
         }
     }
 
-    /// The configuration in force.
+    /// Returns the effective configuration.
     ///
     /// # Errors
     /// As for [`status`](Self::status).
     pub async fn config(&self) -> Result<Box<Config>, CommandError> {
-        self.order(ControlCommand::Config).await
+        self.send(ControlCommand::Config).await
     }
 
-    /// Who would serve a request.
+    /// Explains which backend a request would go to.
     ///
     /// # Errors
-    /// The request makes no sense.
-    pub async fn explain(&self, order: ExplainRequest) -> Result<Explanation, CommandError> {
-        self.order(|answer| ControlCommand::Explain(order, answer)).await
+    /// The request is invalid.
+    pub async fn explain(&self, request: ExplainRequest) -> Result<Explanation, CommandError> {
+        self.send(|reply| ControlCommand::Explain(request, reply)).await
     }
 
-    /// Hands over to a new binary; answered once that one serves.
+    /// Hands over to a new binary. Returns when the new process serves.
     ///
     /// # Errors
-    /// Why the new one does not serve; this one does then.
-    pub async fn upgrade(&self, order: UpgradeRequest) -> Result<Upgraded, CommandError> {
-        self.order(|answer| ControlCommand::Upgrade(order, answer)).await
+    /// The new process does not serve; this one serves on.
+    pub async fn upgrade(&self, request: UpgradeRequest) -> Result<Upgraded, CommandError> {
+        self.send(|reply| ControlCommand::Upgrade(request, reply)).await
     }
 
-    async fn order<T>(
+    async fn send<T>(
         &self,
-        order: impl FnOnce(oneshot::Sender<Result<T, CommandError>>) -> ControlCommand,
+        command: impl FnOnce(oneshot::Sender<Result<T, CommandError>>) -> ControlCommand,
     ) -> Result<T, CommandError> {
-        let (answer, outcome) = oneshot::channel();
-        let request = ControlRequest::Command(order(answer));
+        let (reply, outcome) = oneshot::channel();
+        let request = ControlRequest::Command(command(reply));
         self.requests.send(request).await.map_err(|_| CommandError::ShuttingDown)?;
         outcome.await.map_err(|_| CommandError::ShuttingDown)?
     }

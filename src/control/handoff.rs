@@ -199,7 +199,7 @@ impl ControlTask {
 
     /// Returns the values that the new process needs before it applies its configuration.
     fn values(&self) -> Values {
-        let overlay = self.overlay.carry(|target, drain| self.remaining_drain(target, drain));
+        let overlay = self.overlay.export(|target, drain| self.remaining_drain(target, drain));
         vec![(OVERLAY.to_owned(), overlay)]
     }
 
@@ -223,7 +223,7 @@ impl ControlTask {
                 tracing::warn!(name, "ignoring an unknown value from the old process");
                 continue;
             }
-            match Overlay::carried(value) {
+            match Overlay::import(value) {
                 Ok(carried) => overlay = carried,
                 Err(error) => tracing::warn!(
                     %error,

@@ -21,7 +21,7 @@ impl ControlTask {
                 continue;
             }
             let Some(drain) = self.drain_config(backend) else { continue };
-            let goes_on_as = plan::elsewhere(backend.address(), config);
+            let goes_on_as = plan::backend_at(backend.address(), config);
             removed += usize::from(self.drains.leave(backend, &self.proxy, drain, goes_on_as));
         }
         removed

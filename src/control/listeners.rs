@@ -1,9 +1,9 @@
 //! Listening sockets across reloads.
 //!
-//! A socket is known by the address it was asked for. One that stays in the configuration is never
-//! closed, whatever else of its listener changes; new ones are bound before anything else happens,
-//! so that one that cannot be is a refused reload. Those that this process was given are taken before
-//! any is bound, and all of them can be given to the next process.
+//! A socket is identified by its configured address. While the configuration has the address, the socket
+//! stays open, whatever else of its listener changes. New sockets are bound before anything else happens, so
+//! that a failure rejects the reload. Inherited sockets are used before new ones are bound, and all of them
+//! can be handed to the next process.
 
 use std::{collections::HashMap, io, mem, net::SocketAddr, os::fd::OwnedFd, sync::Arc};
 
@@ -21,17 +21,17 @@ use crate::{
     shutdown,
 };
 
-/// Every listening socket, and the drains of the listeners they belong to.
+/// Every listening socket, and the shutdown of the connections of each listener.
 #[derive(Default)]
 pub(super) struct Listeners {
     open: HashMap<SocketKey, OpenSocket>,
-    /// One drain a listener, by name.
-    drains: HashMap<String, (shutdown::Trigger, shutdown::Watch)>,
-    /// Drains of listeners that are gone.
-    leaving: Vec<shutdown::Trigger>,
-    /// Sockets that need not be bound.
+    /// By listener name.
+    shutdowns: HashMap<String, (shutdown::Trigger, shutdown::Watch)>,
+    /// Shutdowns of removed listeners.
+    closing: Vec<shutdown::Trigger>,
+    /// Inherited sockets that no listener uses yet.
     given: InheritedSockets,
-    /// Nothing is accepted yet.
+    /// Accepting is held back.
     held: bool,
 }
 
@@ -41,20 +41,20 @@ struct OpenSocket {
     accepting: Option<JoinHandle<()>>,
 }
 
-/// Sockets bound for a configuration that is not in force yet.
-pub(super) struct Bound(Vec<(SocketKey, Arc<TcpListener>)>);
+/// Sockets bound for a configuration that is not applied yet.
+pub(super) struct BoundSockets(Vec<(SocketKey, Arc<TcpListener>)>);
 
 impl Listeners {
-    /// With sockets that need not be bound. `held`: nothing is accepted until [`open`](Self::open).
+    /// `given` are the inherited sockets. `held`: nothing is accepted until [`open`](Self::open).
     pub(super) fn new(given: InheritedSockets, held: bool) -> Self {
         Self { given, held, ..Self::default() }
     }
 
-    /// Binds what `listeners` ask for beyond what is open.
+    /// Binds the addresses that are not open yet.
     ///
     /// # Errors
-    /// The first address that cannot be bound, named. Nothing is left bound then.
-    pub(super) fn bind(&mut self, listeners: &[config::ListenerConfig]) -> io::Result<Bound> {
+    /// An address cannot be bound; the error names it. No new socket stays bound.
+    pub(super) fn bind(&mut self, listeners: &[config::ListenerConfig]) -> io::Result<BoundSockets> {
         let mut bound = Vec::new();
         for (listener, key) in keys(listeners) {
             if self.open.contains_key(&key) {
@@ -65,7 +65,7 @@ impl Listeners {
             })?;
             bound.push((key, Arc::new(socket)));
         }
-        Ok(Bound(bound))
+        Ok(BoundSockets(bound))
     }
 
     fn obtain(&mut self, key: &SocketKey) -> io::Result<TcpListener> {
@@ -75,25 +75,25 @@ impl Listeners {
         }
     }
 
-    /// Begins to accept, where that was held back.
+    /// Starts to accept connections, if that was held back.
     pub(super) fn open(&mut self, proxy: &Arc<SharedState>) {
         self.held = false;
         for open in self.open.values_mut() {
-            let Some((_, watch)) = self.drains.get(&open.listener) else { continue };
+            let Some((_, watch)) = self.shutdowns.get(&open.listener) else { continue };
             let name = mem::take(&mut open.listener);
             open.serve(&name, watch.clone(), proxy);
         }
     }
 
-    /// Closes given sockets that no listener has asked for.
+    /// Closes inherited sockets that no listener uses.
     pub(super) fn close_given(&mut self) {
         mem::take(&mut self.given).close_rest();
     }
 
-    /// Descriptors of every socket, for another process.
+    /// Duplicates the descriptor of every socket, for another process.
     ///
     /// # Errors
-    /// No descriptor is left.
+    /// The process has no free descriptor.
     pub(super) fn copies(&self) -> io::Result<Vec<(Purpose, OwnedFd)>> {
         let copy = |(key, open): (&SocketKey, &OpenSocket)| {
             Ok((Purpose::Listener(key.clone()), inherited::copy(&*open.socket)?))
@@ -101,12 +101,12 @@ impl Listeners {
         self.open.iter().map(copy).collect()
     }
 
-    /// Opens what was bound, hands sockets that changed their listener over, closes the rest. To be
-    /// called once the snapshot knows the listeners.
-    pub(super) fn settle(
+    /// Accepts on the bound sockets, moves open sockets to their new listener, and closes the others. Call
+    /// it when the snapshot has the listeners.
+    pub(super) fn replace(
         &mut self,
         listeners: &[config::ListenerConfig],
-        bound: Bound,
+        bound: BoundSockets,
         proxy: &Arc<SharedState>,
     ) {
         for (key, socket) in bound.0 {
@@ -122,10 +122,10 @@ impl Listeners {
             }
             keep
         });
-        self.leave(|name| listeners.iter().any(|listener| listener.name == name));
+        self.close_removed(|name| listeners.iter().any(|listener| listener.name == name));
         for (key, name) in wanted {
             let watch =
-                self.drains.entry(name.to_owned()).or_insert_with(shutdown::channel).1.clone();
+                self.shutdowns.entry(name.to_owned()).or_insert_with(shutdown::channel).1.clone();
             match self.open.get_mut(&key) {
                 Some(open) if self.held => name.clone_into(&mut open.listener),
                 Some(open) => open.serve(name, watch, proxy),
@@ -134,7 +134,7 @@ impl Listeners {
         }
     }
 
-    /// Addresses listened on, by listener name, in the order of the configuration.
+    /// Returns the bound addresses by listener name, in the order of the configuration.
     pub(super) fn addresses(
         &self,
         listeners: &[config::ListenerConfig],
@@ -147,70 +147,72 @@ impl Listeners {
             .collect()
     }
 
-    /// Stops accepting everywhere and asks every connection to finish.
+    /// Stops accepting on all sockets, and ends connections gracefully.
     pub(super) fn close_all(&mut self) {
         for (_, mut open) in self.open.drain() {
             open.stop();
         }
-        self.leave(|_| false);
+        self.close_removed(|_| false);
         self.finish();
     }
 
-    /// Stops accepting everywhere, for another process does; connections end when nobody notices.
+    /// Stops accepting on all sockets, because another process accepts on them. Connections end at the next
+    /// point that clients do not notice.
     pub(super) fn part(&mut self) {
         for (_, mut open) in self.open.drain() {
             open.stop();
         }
-        for (_, (trigger, _)) in self.drains.drain() {
+        for (_, (trigger, _)) in self.shutdowns.drain() {
             trigger.part();
-            self.leaving.push(trigger);
+            self.closing.push(trigger);
         }
     }
 
-    /// Asks every connection of a closed door to finish.
+    /// Ends the connections of removed listeners gracefully.
     pub(super) fn finish(&self) {
-        self.leaving.iter().for_each(shutdown::Trigger::graceful);
+        self.closing.iter().for_each(shutdown::Trigger::graceful);
     }
 
-    /// Asks every connection of a closed door to stop at once.
+    /// Ends the connections of removed listeners at once.
     pub(super) fn force(&self) {
-        self.leaving.iter().for_each(shutdown::Trigger::force);
+        self.closing.iter().for_each(shutdown::Trigger::force);
     }
 
-    /// Resolves when every connection and tunnel of the closed doors has ended.
+    /// Resolves when every connection and tunnel of the removed listeners has ended.
     pub(super) async fn idle(&self) {
-        for drain in &self.leaving {
-            drain.idle().await;
+        for trigger in &self.closing {
+            trigger.idle().await;
         }
     }
 
-    fn leave(&mut self, stays: impl Fn(&str) -> bool) {
-        self.leaving.retain(|drain| drain.live() > 0);
-        let gone: Vec<String> =
-            self.drains.keys().filter(|name| !stays(name.as_str())).cloned().collect();
-        for name in gone {
-            if let Some((trigger, _)) = self.drains.remove(&name) {
+    /// Ends connections of listeners that do not stay.
+    fn close_removed(&mut self, stays: impl Fn(&str) -> bool) {
+        self.closing.retain(|trigger| trigger.live() > 0);
+        let removed: Vec<String> =
+            self.shutdowns.keys().filter(|name| !stays(name.as_str())).cloned().collect();
+        for name in removed {
+            if let Some((trigger, _)) = self.shutdowns.remove(&name) {
                 trigger.graceful();
-                self.leaving.push(trigger);
+                self.closing.push(trigger);
             }
         }
     }
 }
 
 impl OpenSocket {
-    fn serve(&mut self, name: &str, drain: shutdown::Watch, proxy: &Arc<SharedState>) {
+    fn serve(&mut self, name: &str, watch: shutdown::Watch, proxy: &Arc<SharedState>) {
         if self.accepting.is_some() && self.listener == name {
             return;
         }
         self.stop();
         name.clone_into(&mut self.listener);
         let metrics = proxy.metrics.listener(name);
-        let door =
-            ListenerHandle { proxy: Arc::clone(proxy), name: Arc::from(name), metrics, drain };
-        self.accepting = Some(tokio::spawn(conn::accept(Arc::clone(&self.socket), door)));
+        let (proxy, name) = (Arc::clone(proxy), Arc::from(name));
+        let handle = ListenerHandle { proxy, name, metrics, drain: watch };
+        self.accepting = Some(tokio::spawn(conn::accept(Arc::clone(&self.socket), handle)));
     }
 
-    /// Accepting is cancel-safe: what was not accepted waits in the kernel's queue.
+    /// Stops accepting. Accepting is cancel-safe: other connections wait in the kernel's queue.
     fn stop(&mut self) {
         if let Some(accepting) = self.accepting.take() {
             accepting.abort();

@@ -1,6 +1,6 @@
-//! What each listener does with its connections, from its settings.
+//! Builds the listeners of a snapshot: what each listener does with its connections.
 //!
-//! A policy whose settings have not changed is carried over as it is.
+//! A listener whose settings have not changed is reused.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -14,35 +14,35 @@ use crate::{
 };
 
 impl ControlTask {
-    /// The policies of all listeners, by name.
+    /// Returns what each listener does with its connections, by name.
     ///
     /// # Errors
-    /// TLS cannot be served as one of them is set.
-    pub(super) fn policies(
+    /// rustls rejects the TLS settings of a listener.
+    pub(super) fn listener_snapshots(
         &self,
         config: &Config,
         issued: &[Arc<ManagedCertificate>],
     ) -> Result<HashMap<Arc<str>, Arc<snapshot::ListenerSnapshot>>, ApplyError> {
         let current = self.proxy.snapshot.load();
-        let mut policies = HashMap::new();
+        let mut listeners = HashMap::new();
         for listener in &config.listeners {
             let name: Arc<str> = Arc::from(listener.name.as_str());
             let before = self.config.listeners.iter().find(|l| l.name == listener.name);
-            let policy = match (before, current.listeners.get(&name)) {
-                (Some(before), Some(policy)) if before == listener => Arc::clone(policy),
+            let snapshot = match (before, current.listeners.get(&name)) {
+                (Some(before), Some(live)) if before == listener => Arc::clone(live),
                 (_, live) => {
-                    let mut policy = policy(listener, &name, issued, &self.tickets)?;
-                    // Those that are open count on.
+                    let mut snapshot = listener_snapshot(listener, &name, issued, &self.tickets)?;
+                    // Open connections continue to count.
                     let counted = live.and_then(|live| live.per_address.as_ref());
-                    policy.per_address = listener.connections_per_address.map(|most| {
+                    snapshot.per_address = listener.connections_per_address.map(|most| {
                         (most, counted.map_or_else(Arc::default, |(_, open)| Arc::clone(open)))
                     });
-                    Arc::new(policy)
+                    Arc::new(snapshot)
                 }
             };
-            policies.insert(name, policy);
+            listeners.insert(name, snapshot);
         }
-        Ok(policies)
+        Ok(listeners)
     }
 }
 
@@ -50,14 +50,14 @@ fn passthrough(rule: &config::PassthroughConfig) -> snapshot::PassthroughRule {
     snapshot::PassthroughRule { rule: rule.clone(), pool: Arc::from(rule.pool.as_str()) }
 }
 
-fn policy(
+fn listener_snapshot(
     listener: &config::ListenerConfig,
     name: &Arc<str>,
     issued: &[Arc<ManagedCertificate>],
     tickets: &TicketKeys,
 ) -> Result<snapshot::ListenerSnapshot, ApplyError> {
-    let issued = listener.protocol.acme().and_then(|terms| {
-        let issued = issued.iter().find(|issued| issued.terms() == terms);
+    let issued = listener.protocol.acme().and_then(|acme| {
+        let issued = issued.iter().find(|issued| issued.terms() == acme);
         issued.cloned()
     });
     let certificates = match (&issued, listener.protocol.tls().map(|tls| &tls.certificates)) {
@@ -67,7 +67,7 @@ fn policy(
         }
         (None, _) => snapshot::ListenerCertificates::Given(Vec::new()),
     };
-    let terms = |tls: &config::TlsConfig| {
+    let terminator = |tls: &config::TlsConfig| {
         let resolver = match &certificates {
             snapshot::ListenerCertificates::Given(given) => {
                 Arc::new(tls::CertificateResolver::new(given))
@@ -76,7 +76,7 @@ fn policy(
         };
         Terminator::new(tls, &listener.protocol.alpn(), resolver, tickets)
     };
-    let tls = listener.protocol.tls().map(terms).transpose()?;
+    let tls = listener.protocol.tls().map(terminator).transpose()?;
     Ok(snapshot::ListenerSnapshot {
         name: Arc::clone(name),
         tls,

@@ -2,7 +2,7 @@
 
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
-use super::{ControlTask, count::HeldCount, drain::DrainEnd, overlay::covers};
+use super::{ControlTask, held::HeldCount, drain::DrainEnd, overlay::covers};
 use crate::{
     api::{
         BackendCondition, BackendState, BackendTarget, CertificateState, CheckFailureInfo,
@@ -29,7 +29,7 @@ impl ControlTask {
         Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),
-            uptime: self.since.0.elapsed().as_secs_f64(),
+            uptime: self.started.0.elapsed().as_secs_f64(),
             state: match (self.shutting_down, self.overlay.drains_all()) {
                 (true, _) => ProcessState::Stopping,
                 (false, true) => ProcessState::Draining,
@@ -39,8 +39,8 @@ impl ControlTask {
             connections: self.proxy.metrics.connections()
                 + self.proxy.tunnels.len() as u64
                 + self.predecessors().tunnels(),
-            tunnels: self.backends.iter().map(|backend| self.count(backend).tunnels).sum(),
-            sessions: self.backends.iter().map(|backend| self.count(backend).sessions).sum(),
+            tunnels: self.backends.iter().map(|backend| self.held(backend).tunnels).sum(),
+            sessions: self.backends.iter().map(|backend| self.held(backend).sessions).sum(),
             listeners: self.listener_states(),
             pools: self.pool_states(&all),
             reload: self.reload.clone(),
@@ -55,7 +55,7 @@ impl ControlTask {
     }
 
     /// What a backend holds.
-    pub(super) fn count(&self, backend: &Backend) -> HeldCount {
+    pub(super) fn held(&self, backend: &Backend) -> HeldCount {
         HeldCount::of(backend, &self.proxy, self.predecessors())
     }
 
@@ -139,7 +139,7 @@ impl ControlTask {
 
     pub(super) fn state_of(&self, backend: &Backend) -> BackendState {
         let drain = self.drains.state(backend, &self.proxy);
-        let HeldCount { tunnels, sessions } = self.count(backend);
+        let HeldCount { tunnels, sessions } = self.held(backend);
         BackendState {
             pool: backend.pool().to_owned(),
             name: backend.name().to_owned(),

@@ -1,7 +1,6 @@
-//! Backends that were given by name.
+//! Resolves the names of backends: when a backend is added, every half minute, and at each reload.
 //!
-//! Names are resolved when a backend is added, again every half minute and at each reload. The last
-//! good addresses stay in use while a name does not resolve.
+//! While a name does not resolve, the last good addresses stay in use.
 
 use std::{
     collections::HashSet,
@@ -17,36 +16,36 @@ use crate::{
     upstream::Backend,
 };
 
-/// How long a reload, or the start, waits for names. What is not resolved by then follows.
-const PATIENCE: Duration = Duration::from_secs(3);
+/// Longest time that a start or a reload waits for names. Slow lookups continue in the background.
+const FIRST_LOOKUP: Duration = Duration::from_secs(3);
 
-/// Most addresses that one name gives; the rest is ignored.
+/// Maximum number of addresses of one name; further addresses are ignored.
 const MAX_ADDRESSES: usize = 16;
 
-/// Finds backends' addresses. Where operators are served there are none, whoever says so: that is not
-/// reached through public traffic.
+/// Finds the addresses of backends. An address of the admin API is never used, so that public traffic
+/// cannot reach it.
 #[derive(Debug)]
 pub(super) struct NameResolver {
-    /// As it was bound; another one takes a restart.
+    /// The admin addresses that were bound at the start.
     admin: Admin,
-    /// The backends that were told to be where operators are served, by serial.
-    told: Mutex<HashSet<u64>>,
-    /// Where this process listens for clients.
+    /// Serials of backends for which an admin address was reported.
+    reported: Mutex<HashSet<u64>>,
+    /// Addresses of this process's listeners.
     own: Mutex<Vec<SocketAddr>>,
 }
 
 impl NameResolver {
     pub(super) fn new(admin: Admin) -> Arc<Self> {
-        Arc::new(Self { admin, told: Mutex::default(), own: Mutex::default() })
+        Arc::new(Self { admin, reported: Mutex::default(), own: Mutex::default() })
     }
 
-    /// Takes note of where this process listens for clients from now on.
-    pub(super) fn listens(&self, own: Vec<SocketAddr>) {
+    /// Sets the addresses of this process's listeners.
+    pub(super) fn set_own_addresses(&self, own: Vec<SocketAddr>) {
         *self.own.lock().unwrap_or_else(PoisonError::into_inner) = own;
     }
 
-    /// Notes whether a backend is this process itself, and logs that.
-    fn note_loop(&self, backend: &Backend, addresses: &[SocketAddr]) {
+    /// Detects and logs a backend whose address is a listener of this process.
+    fn detect_loop(&self, backend: &Backend, addresses: &[SocketAddr]) {
         let own = self.own.lock().unwrap_or_else(PoisonError::into_inner);
         let found = addresses.iter().find(|address| own.iter().any(|own| reaches(*own, **address)));
         let Some(address) = found else {
@@ -64,13 +63,13 @@ impl NameResolver {
         }
     }
 
-    /// Resolves the names among `backends` that have no address yet.
-    pub(super) async fn first(self: &Arc<Self>, backends: &[Arc<Backend>]) {
+    /// Resolves the names of backends that have no address yet.
+    pub(super) async fn resolve_new(self: &Arc<Self>, backends: &[Arc<Backend>]) {
         let mut lookups = JoinSet::new();
         for backend in backends {
             match backend.address().literal() {
                 Some(address) => {
-                    self.note_loop(backend, &[address]);
+                    self.detect_loop(backend, &[address]);
                     backend.set_addresses(self.allowed(backend, vec![address]));
                 }
                 None if backend.addresses().is_empty() => {
@@ -79,20 +78,20 @@ impl NameResolver {
                 None => {}
             }
         }
-        if timeout(PATIENCE, async { while lookups.join_next().await.is_some() {} }).await.is_err()
+        if timeout(FIRST_LOOKUP, async { while lookups.join_next().await.is_some() {} }).await.is_err()
         {
-            tracing::warn!("backends' names take long to resolve; serving without those");
+            tracing::warn!("names of backends take long to resolve; serving without these backends until then");
             lookups.detach_all();
         }
     }
 
-    /// Resolves every name again, beside everything else.
-    pub(super) fn again(self: &Arc<Self>, backends: &[Arc<Backend>]) {
-        self.told().retain(|told| backends.iter().any(|backend| backend.serial() == *told));
+    /// Resolves every name again, in the background.
+    pub(super) fn resolve_all(self: &Arc<Self>, backends: &[Arc<Backend>]) {
+        self.reported().retain(|serial| backends.iter().any(|backend| backend.serial() == *serial));
         for backend in backends {
             match backend.address().literal() {
-                // A reload may have put a listener there.
-                Some(address) => self.note_loop(backend, &[address]),
+                // A reload may have added a listener at this address.
+                Some(address) => self.detect_loop(backend, &[address]),
                 None => _ = tokio::spawn(Arc::clone(self).look_up(Arc::clone(backend))),
             }
         }
@@ -105,11 +104,11 @@ impl NameResolver {
             Ok(found) => {
                 let found = self.allowed(&backend, found.take(MAX_ADDRESSES).collect());
                 let found = in_order(found, &backend.addresses());
-                self.note_loop(&backend, &found);
+                self.detect_loop(&backend, &found);
                 if !found.is_empty() && found != backend.addresses() {
                     tracing::info!(pool, backend = name, addresses = ?found, "backend resolved");
                     backend.set_addresses(found);
-                    // Kept connections lead to where the name pointed before.
+                    // Idle connections lead to the old addresses.
                     backend.idle().clear();
                 }
             }
@@ -120,19 +119,19 @@ impl NameResolver {
                     backend = name,
                     %error,
                     kept,
-                    "backend's name does not resolve"
+                    "the name of the backend does not resolve"
                 );
             }
         }
     }
 
-    /// Those of a backend's addresses where no operators are served.
+    /// Removes admin addresses from the addresses of a backend.
     fn allowed(&self, backend: &Backend, mut addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
         let all = addresses.len();
         addresses.retain(|address| !self.admin.is_at(*address));
         if addresses.len() == all {
-            self.told().remove(&backend.serial());
-        } else if self.told().insert(backend.serial()) {
+            self.reported().remove(&backend.serial());
+        } else if self.reported().insert(backend.serial()) {
             let (pool, name, address) = (backend.pool(), backend.name(), backend.address());
             tracing::warn!(
                 pool,
@@ -143,13 +142,13 @@ impl NameResolver {
         addresses
     }
 
-    fn told(&self) -> MutexGuard<'_, HashSet<u64>> {
-        self.told.lock().unwrap_or_else(PoisonError::into_inner)
+    fn reported(&self) -> MutexGuard<'_, HashSet<u64>> {
+        self.reported.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Resolvers rotate a name's addresses, but a session is on one of them: the address in use stays the
-/// first for as long as the name has it.
+/// Sorts the addresses, and keeps the address in use first as long as the name has it: resolvers rotate
+/// addresses, but a session stays on one.
 fn in_order(mut found: Vec<SocketAddr>, before: &[SocketAddr]) -> Arc<[SocketAddr]> {
     found.sort_unstable();
     found.dedup();
@@ -164,7 +163,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_address_in_use_stays_the_first_while_the_name_has_it() {
+    fn the_address_in_use_stays_first_while_the_name_has_it() {
         let [a, b, c] = ["192.0.2.1:1", "192.0.2.2:1", "192.0.2.3:1"].map(|a| a.parse().unwrap());
         assert_eq!(*in_order(vec![c, a, b, a], &[]), [a, b, c]);
         assert_eq!(*in_order(vec![a, b, c], &[b, a]), [b, a, c]);

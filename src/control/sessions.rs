@@ -78,7 +78,7 @@ pub(super) fn close(proxy: &SharedState, id: &str) -> Result<(), CommandError> {
 /// The backends of a target, those on their way out included.
 fn members(snapshot: &Snapshot, of: &BackendTarget) -> Result<Vec<Arc<Backend>>, CommandError> {
     if of.pool.is_none() && of.backend.is_some() {
-        return Err(CommandError::Invalid("a backend is named by its pool too".to_owned()));
+        return Err(CommandError::Invalid("the name of a backend needs its pool too".to_owned()));
     }
     let in_pool = |pool: &str| of.pool.as_deref().is_none_or(|wanted| wanted == pool);
     let is_wanted = |name: &str| of.backend.as_deref().is_none_or(|wanted| wanted == name);
@@ -90,7 +90,7 @@ fn members(snapshot: &Snapshot, of: &BackendTarget) -> Result<Vec<Arc<Backend>>,
         (_, Some(_)) if backends.is_empty() => {}
         _ => return Ok(backends),
     }
-    Err(CommandError::NotFound(format!("there is no {}", overlay::spoken(of))))
+    Err(CommandError::NotFound(format!("there is no {}", overlay::target_name(of))))
 }
 
 fn state(session: &SessionSummary) -> SessionState {

@@ -180,7 +180,7 @@ async fn run(files: WatchedFiles, requests: mpsc::WeakSender<ControlRequest>) {
             () = until(wait.map(|wait| wait.until)) => {
                 wait = None;
                 let Some(requests) = requests.upgrade() else { return };
-                if requests.send(ControlRequest::Changed).await.is_err() {
+                if requests.send(ControlRequest::FileChanged).await.is_err() {
                     return;
                 }
             }
@@ -239,11 +239,11 @@ mod tests {
         };
         spawn_blocking(load).await.unwrap().unwrap_err();
         files.was_late();
-        assert!(matches!(requests.recv().await, Some(ControlRequest::Changed)));
+        assert!(matches!(requests.recv().await, Some(ControlRequest::FileChanged)));
         files.was_late();
         assert!(!files.0.overtaken.load(Ordering::Acquire), "the disk is slow");
         files.was_in_time();
         files.was_late();
-        assert!(matches!(requests.recv().await, Some(ControlRequest::Changed)));
+        assert!(matches!(requests.recv().await, Some(ControlRequest::FileChanged)));
     }
 }

@@ -6,7 +6,7 @@ use tokio::time::{Instant, sleep_until};
 
 use super::{CHECK_INTERVAL, ClosePace, DrainSchedule, DrainTimes};
 use crate::{
-    api::DrainState, config::DrainConfig, control::count::HeldCount, shared::SharedState,
+    api::DrainState, config::DrainConfig, control::held::HeldCount, shared::SharedState,
     tunnel::CloseReason,
 };
 

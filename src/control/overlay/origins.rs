@@ -1,6 +1,6 @@
-//! Who named each live backend: the file, the pool's source, or an order.
+//! Which layer named each live backend: the file, the pool's source, or a command.
 //!
-//! A backend keeps its origin while it leaves, after the layer that named it has forgotten it.
+//! A removed backend keeps its origin until it is gone, after the layer that named it has forgotten it.
 
 use std::collections::HashMap;
 
@@ -16,7 +16,7 @@ use crate::{
 pub(super) struct Origins(pub(super) HashMap<(String, String, String), BackendOrigin>);
 
 impl Overlay {
-    /// Who named a live backend; the first layer that names it as it is in force.
+    /// Returns the layer that named a live backend; if several do, the first one.
     pub(in crate::control) fn origin(
         &self,
         pool: &str,
@@ -27,9 +27,8 @@ impl Overlay {
         self.origins.0.get(&key).copied().unwrap_or(BackendOrigin::Configured)
     }
 
-    /// Notes who names each live backend where `file_config` is what the file says. Backends that nobody
-    /// names any more keep their origin.
-    pub(in crate::control) fn note_origins<'b>(
+    /// Updates the origins of the live backends. Backends that no layer names any more keep theirs.
+    pub(in crate::control) fn update_origins<'b>(
         &mut self,
         file_config: &Config,
         live: impl Iterator<Item = &'b upstream::Backend>,
@@ -47,10 +46,10 @@ impl Overlay {
         let has =
             |list: &[config::BackendConfig]| list.iter().any(|b| backend.is(backend.pool(), b));
         let pool = file_config.pools.iter().find(|pool| pool.name == backend.pool())?;
-        let found = self.found.get(&pool.name).filter(|_| pool.source.is_some());
+        let discovered = self.discovered.get(&pool.name).filter(|_| pool.source.is_some());
         if has(&pool.backends) {
             Some(BackendOrigin::Configured)
-        } else if found.is_some_and(|found| has(&found.backends)) {
+        } else if discovered.is_some_and(|known| has(&known.backends)) {
             Some(BackendOrigin::Discovered)
         } else {
             self.added.get(&pool.name).filter(|added| has(added)).map(|_| BackendOrigin::Added)

@@ -1,33 +1,33 @@
-//! The layers as they go to the next process at a binary upgrade.
+//! The overlay as JSON, for the next process at an upgrade.
 
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{DiscoveredBackends, OrderedDrain, Origins, Overlay};
+use super::{DiscoveredBackends, RequestedDrain, Origins, Overlay};
 use crate::{
     api::{BackendOrigin, BackendTarget},
     config::{Address, BackendConfig, DrainConfig},
 };
 
-/// [`Overlay`], flat.
+/// [`Overlay`] in the form in which it is sent.
 #[derive(Debug, Default, Deserialize, Serialize)]
 struct OverlayRecord {
-    found: Vec<(String, Vec<CarriedBackend>, Option<String>)>,
-    added: Vec<(String, Vec<CarriedBackend>)>,
+    found: Vec<(String, Vec<OverlayBackend>, Option<String>)>,
+    added: Vec<(String, Vec<OverlayBackend>)>,
     /// By pool and backend.
     weights: Vec<(String, String, u32)>,
-    /// What, and within which time and spread.
+    /// Target, then deadline and spread.
     drains: Vec<(BackendTarget, Option<(Duration, Duration)>)>,
-    /// By pool, name and address; an older process sends none.
+    /// By pool, name and address. Older versions do not send it.
     #[serde(default)]
     origins: Vec<((String, String, String), BackendOrigin)>,
 }
 
-/// A backend.
+/// A backend of an [`OverlayRecord`].
 #[derive(Debug, Deserialize, Serialize)]
-struct CarriedBackend {
+struct OverlayBackend {
     name: String,
     host: String,
     port: u16,
@@ -35,21 +35,21 @@ struct CarriedBackend {
 }
 
 impl Overlay {
-    /// For the next process; `left` says how much of a drain's time there still is.
-    pub(in crate::control) fn carry(
+    /// Exports the overlay. `remaining` returns what remains of the time of a drain.
+    pub(in crate::control) fn export(
         &self,
-        left: impl Fn(&BackendTarget, DrainConfig) -> DrainConfig,
+        remaining: impl Fn(&BackendTarget, DrainConfig) -> DrainConfig,
     ) -> Value {
-        let all = |list: &[BackendConfig]| list.iter().map(CarriedBackend::of).collect();
-        let found = self.found.iter();
-        let drains = self.drains.iter().map(|ordered| {
-            let terms = ordered.terms.map(|terms| left(&ordered.what, terms));
+        let all = |list: &[BackendConfig]| list.iter().map(OverlayBackend::of).collect();
+        let discovered = self.discovered.iter();
+        let drains = self.drains.iter().map(|drain| {
+            let terms = drain.terms.map(|terms| remaining(&drain.target, terms));
             let terms = terms.map(|terms| (terms.within, terms.spread));
-            (ordered.what.clone(), terms)
+            (drain.target.clone(), terms)
         });
         let weights = self.weights.iter();
-        let layers = OverlayRecord {
-            found: found
+        let record = OverlayRecord {
+            found: discovered
                 .map(|(pool, found)| (pool.clone(), all(&found.backends), found.error.clone()))
                 .collect(),
             added: self.added.iter().map(|(pool, added)| (pool.clone(), all(added))).collect(),
@@ -57,46 +57,46 @@ impl Overlay {
             drains: drains.collect(),
             origins: self.origins.0.iter().map(|(key, origin)| (key.clone(), *origin)).collect(),
         };
-        serde_json::to_value(layers).unwrap_or_default()
+        serde_json::to_value(record).unwrap_or_default()
     }
 
-    /// From the process before.
+    /// Imports the overlay of the previous process.
     ///
     /// # Errors
-    /// It is something else.
-    pub(in crate::control) fn carried(value: Value) -> Result<Self, serde_json::Error> {
-        let layers: OverlayRecord = serde_json::from_value(value)?;
-        let all = |list: Vec<CarriedBackend>| list.into_iter().map(BackendConfig::from).collect();
-        let drains = layers.drains.into_iter().map(|(what, terms)| {
+    /// `value` is not an exported overlay.
+    pub(in crate::control) fn import(value: Value) -> Result<Self, serde_json::Error> {
+        let record: OverlayRecord = serde_json::from_value(value)?;
+        let all = |list: Vec<OverlayBackend>| list.into_iter().map(BackendConfig::from).collect();
+        let drains = record.drains.into_iter().map(|(target, terms)| {
             let terms = terms.map(|(within, spread)| DrainConfig { within, spread });
-            OrderedDrain { what, terms }
+            RequestedDrain { target, terms }
         });
-        let found = layers.found.into_iter();
-        let weights = layers.weights.into_iter();
+        let discovered = record.found.into_iter();
+        let weights = record.weights.into_iter();
         Ok(Self {
-            found: found
+            discovered: discovered
                 .map(|(pool, list, error)| {
                     (pool, DiscoveredBackends { backends: all(list), error })
                 })
                 .collect(),
-            added: layers.added.into_iter().map(|(pool, list)| (pool, all(list))).collect(),
+            added: record.added.into_iter().map(|(pool, list)| (pool, all(list))).collect(),
             weights: weights.map(|(pool, name, weight)| ((pool, name), weight)).collect(),
             drains: drains.collect(),
-            origins: Origins(layers.origins.into_iter().collect()),
+            origins: Origins(record.origins.into_iter().collect()),
         })
     }
 }
 
-impl CarriedBackend {
+impl OverlayBackend {
     fn of(backend: &BackendConfig) -> Self {
         let Address { host, port } = backend.address.clone();
         Self { name: backend.name.clone(), host, port, weight: backend.weight }
     }
 }
 
-impl From<CarriedBackend> for BackendConfig {
-    fn from(carried: CarriedBackend) -> Self {
-        let CarriedBackend { name, host, port, weight } = carried;
+impl From<OverlayBackend> for BackendConfig {
+    fn from(backend: OverlayBackend) -> Self {
+        let OverlayBackend { name, host, port, weight } = backend;
         Self { name, address: Address { host, port }, weight }
     }
 }
@@ -111,7 +111,7 @@ mod tests {
     };
 
     #[test]
-    fn every_layer_is_the_same_after_it() {
+    fn an_imported_overlay_equals_the_exported_one() {
         let config = Config::new(Vec::new(), PoolConfig::new("chat", Vec::new()));
         let mut overlay = Overlay::default();
         let found = BackendConfig {
@@ -119,17 +119,17 @@ mod tests {
             address: "10.0.0.1:80".parse().unwrap(),
             weight: 3,
         };
-        overlay.found("chat".to_owned(), Ok(vec![found]));
-        overlay.found("chat".to_owned(), Err(SourceError::Empty));
+        overlay.record_answer("chat".to_owned(), Ok(vec![found]));
+        overlay.record_answer("chat".to_owned(), Err(SourceError::Empty));
         let new = NewBackend { address: "[::1]:81".to_owned(), name: None, weight: Some(2) };
         overlay.add(&config, "chat", &new).unwrap();
-        overlay.set_weight(&overlay.over(&config), "chat", "[::1]:81", 9).unwrap();
+        overlay.set_weight(&overlay.effective(&config), "chat", "[::1]:81", 9).unwrap();
         let what = BackendTarget { pool: Some("chat".to_owned()), backend: None };
         let terms = DrainConfig::within(Duration::from_millis(1500));
         overlay.drain(&config, what, Some(terms)).unwrap();
-        let text = overlay.carry(|_, terms| terms).to_string();
-        let after = Overlay::carried(serde_json::from_str(&text).unwrap()).unwrap();
+        let text = overlay.export(|_, terms| terms).to_string();
+        let after = Overlay::import(serde_json::from_str(&text).unwrap()).unwrap();
         assert_eq!(format!("{after:?}"), format!("{overlay:?}"));
-        assert!(Overlay::carried(Value::Null).is_err());
+        assert!(Overlay::import(Value::Null).is_err());
     }
 }

@@ -18,23 +18,23 @@ fn compare(now: &Config, next: &Config) -> Plan {
     plan(now, next, &[], &[], |_, _| HeldCount { tunnels: 2, sessions: 5 }, |_, _| false)
 }
 
-fn told(plan: &Plan) -> Vec<(ChangedThing, ChangeKind, &str)> {
+fn names(plan: &Plan) -> Vec<(ChangedThing, ChangeKind, &str)> {
     plan.changes.iter().map(|c| (c.what, c.how, c.name.as_str())).collect()
 }
 
 #[test]
-fn the_same_is_empty() {
+fn equal_configurations_have_an_empty_plan() {
     let config = config(&["10.0.0.1:80"]);
     let plan = compare(&config, &config);
     assert!(plan.empty && plan.changes.is_empty());
 }
 
 #[test]
-fn a_removed_backend_takes_its_sessions_with_it_at_its_deadline() {
+fn a_removed_backend_disconnects_its_sessions_at_its_deadline() {
     let now = config(&["10.0.0.1:80", "10.0.0.2:80"]);
     let plan = compare(&now, &config(&["10.0.0.1:80", "10.0.0.3:80"]));
     assert_eq!(
-        told(&plan),
+        names(&plan),
         [
             (ChangedThing::Backend, ChangeKind::Removed, "chat/10.0.0.2:80"),
             (ChangedThing::Backend, ChangeKind::Added, "chat/10.0.0.3:80"),
@@ -45,7 +45,7 @@ fn a_removed_backend_takes_its_sessions_with_it_at_its_deadline() {
 }
 
 #[test]
-fn a_renamed_backend_disconnects_nobody() {
+fn a_renamed_backend_disconnects_no_session() {
     let now = config(&["10.0.0.1:80"]);
     let mut next = now.clone();
     next.pools[0].backends[0].name = "blue".to_owned();
@@ -55,34 +55,34 @@ fn a_renamed_backend_disconnects_nobody() {
 }
 
 #[test]
-fn a_spared_backend_is_counted_where_its_address_leaves() {
-    let spared = RetainedBackend {
+fn a_retained_backend_is_counted_once_its_address_is_removed() {
+    let retained = RetainedBackend {
         pool: "old".to_owned(),
         backend: backend("10.0.0.1:80"),
         held: HeldCount { tunnels: 3, sessions: 4 },
-        terms: DrainConfig::within(Duration::from_secs(60)),
+        drain: DrainConfig::within(Duration::from_secs(60)),
     };
     let none = |_: &str, _: &BackendConfig| HeldCount::default();
     let now = config(&["10.0.0.1:80", "10.0.0.2:80"]);
-    let told =
-        |next: &Config| plan(&now, next, &[], std::slice::from_ref(&spared), none, |_, _| false);
-    let stays = told(&config(&["10.0.0.1:80"]));
-    assert_eq!((stays.changes.len(), stays.disconnected_sessions), (1, 0));
-    let leaves = told(&config(&["10.0.0.2:80"]));
-    assert_eq!(leaves.changes[1].name, "old/10.0.0.1:80");
-    assert_eq!((leaves.disconnected_tunnels, leaves.disconnected_sessions), (3, 4));
-    assert_eq!(leaves.by, Some(60.0));
+    let compare =
+        |next: &Config| plan(&now, next, &[], std::slice::from_ref(&retained), none, |_, _| false);
+    let kept = compare(&config(&["10.0.0.1:80"]));
+    assert_eq!((kept.changes.len(), kept.disconnected_sessions), (1, 0));
+    let removed = compare(&config(&["10.0.0.2:80"]));
+    assert_eq!(removed.changes[1].name, "old/10.0.0.1:80");
+    assert_eq!((removed.disconnected_tunnels, removed.disconnected_sessions), (3, 4));
+    assert_eq!(removed.by, Some(60.0));
 }
 
 #[test]
-fn a_pool_goes_with_its_backends() {
+fn a_removed_pool_removes_its_backends() {
     let now = config(&["10.0.0.1:80"]);
     let mut next = config(&["10.0.0.9:80"]);
     next.pools[0].name = "other".to_owned();
     next.routes[0].pool = "other".to_owned();
     let plan = compare(&now, &next);
     assert_eq!(
-        told(&plan),
+        names(&plan),
         [
             (ChangedThing::Route, ChangeKind::Changed, "/"),
             (ChangedThing::Pool, ChangeKind::Removed, "chat"),
@@ -94,7 +94,7 @@ fn a_pool_goes_with_its_backends() {
 }
 
 #[test]
-fn settings_and_listeners_are_told_by_what_differs() {
+fn a_change_lists_the_settings_that_differ() {
     let now = config(&["10.0.0.1:80"]);
     let mut next = now.clone();
     next.pools[0].slow_start = Duration::from_secs(1);
@@ -106,16 +106,16 @@ fn settings_and_listeners_are_told_by_what_differs() {
 }
 
 #[test]
-fn a_summary_names_what_changed_and_how() {
+fn a_summary_lists_what_changed_and_how() {
     let now = config(&["10.0.0.1:80"]);
     let mut next = now.clone();
     next.pools.push(PoolConfig::new("other", Vec::new()));
     next.routes[0].pool = "other".to_owned();
     next.pools[0].slow_start = Duration::from_secs(1);
-    let said = summary(&compare(&now, &next));
+    let text = summary(&compare(&now, &next));
     let expected = "route / changed: from pool chat to pool other; pool chat changed: slow_start; \
                     pool other added: 0 backends";
-    assert_eq!(said, expected);
+    assert_eq!(text, expected);
     let many: Vec<String> = (1..100).map(|n| format!("10.0.0.{n}:80")).collect();
     let many: Vec<&str> = many.iter().map(String::as_str).collect();
     assert!(summary(&compare(&now, &config(&many))).ends_with("; and 78 more"));
@@ -128,20 +128,20 @@ fn backends_of_a_source_that_is_replaced_are_at_risk() {
     let mut next = now.clone();
     next.pools[0].slow_start = Duration::from_secs(1);
     let held = |_: &str, _: &BackendConfig| HeldCount { tunnels: 2, sessions: 5 };
-    let found = |_: &str, backend: &BackendConfig| backend.name == "10.0.0.2:80";
-    let plan = plan(&now, &next, &[], &[], held, found);
+    let discovered = |_: &str, backend: &BackendConfig| backend.name == "10.0.0.2:80";
+    let plan = plan(&now, &next, &[], &[], held, discovered);
     let named: Vec<&str> = plan.changes.iter().map(|change| change.name.as_str()).collect();
     assert_eq!(named, ["chat", "chat/10.0.0.2:80"]);
     assert_eq!((plan.disconnected_sessions, plan.by), (5, Some(300.0)));
 }
 
 #[test]
-fn orders_are_told_and_change_nothing_by_themselves() {
+fn kept_commands_are_listed_in_an_empty_plan() {
     let config = config(&["10.0.0.1:80"]);
     let overlay_change =
-        OverlayChange { name: "chat/x".to_owned(), words: "until restart", kept: true };
+        OverlayChange { name: "chat/x".to_owned(), detail: "until restart", kept: true };
     let plan =
         plan(&config, &config, &[overlay_change], &[], |_, _| HeldCount::default(), |_, _| false);
     assert!(plan.empty);
-    assert_eq!(told(&plan), [(ChangedThing::Backend, ChangeKind::Kept, "chat/x")]);
+    assert_eq!(names(&plan), [(ChangedThing::Backend, ChangeKind::Kept, "chat/x")]);
 }

@@ -1,0 +1,116 @@
+//! Builds the pools and routes of a snapshot, with the live backends.
+
+use std::{collections::HashMap, sync::Arc};
+
+use crate::{
+    config::{self, Config},
+    control::ControlTask,
+    observe::{Redaction, RouteLabel},
+    route,
+    snapshot::{ListenerSnapshot, PoolSnapshot, RouteTarget, Snapshot},
+    upstream::{self, Backend, BackendConnector},
+};
+
+/// Backends by pool name and backend name.
+pub(super) type Members = HashMap<(String, String), Arc<Backend>>;
+
+impl ControlTask {
+    /// Returns the backends of `config`, reusing live ones, and the list of the new ones.
+    pub(super) fn members_of(&self, config: &Config) -> (Members, Vec<Arc<Backend>>) {
+        let mut members = Members::new();
+        let mut added = Vec::new();
+        for pool in &config.pools {
+            for wanted in &pool.backends {
+                let live = self.backends.iter().find(|backend| backend.is(&pool.name, wanted));
+                let backend = live.map_or_else(
+                    || {
+                        let new = Backend::new(&pool.name, wanted, &pool.reuse);
+                        added.push(Arc::clone(&new));
+                        new
+                    },
+                    Arc::clone,
+                );
+                members.insert((pool.name.clone(), wanted.name.clone()), backend);
+            }
+        }
+        (members, added)
+    }
+
+    /// Builds the pools of `config`, reusing unchanged ones. `new_keys`: all cookies change.
+    pub(super) fn pools_of(
+        &self,
+        config: &Config,
+        members: &Members,
+        connectors: &[Arc<BackendConnector>],
+        new_keys: bool,
+    ) -> Vec<Arc<PoolSnapshot>> {
+        let current = self.proxy.snapshot.load_full();
+        let mut pools = Vec::new();
+        for (pool, connector) in config.pools.iter().zip(connectors) {
+            let same = current.pools.iter().find(|live| live.config() == pool);
+            if let (Some(same), false) = (same, new_keys) {
+                pools.push(Arc::clone(same));
+                continue;
+            }
+            let backends: Vec<Arc<Backend>> = pool
+                .backends
+                .iter()
+                .filter_map(|wanted| {
+                    let key = (pool.name.clone(), wanted.name.clone());
+                    let backend = members.get(&key)?;
+                    backend.adopt(wanted, &pool.reuse);
+                    Some(Arc::clone(backend))
+                })
+                .collect();
+            let removed = self.backends.iter().filter(|live| {
+                live.pool() == pool.name && !pool.backends.iter().any(|b| live.is(&pool.name, b))
+            });
+            let removed = removed.cloned().collect();
+            Self::use_connector(&current, pool, connector, &backends);
+            let upstream = upstream::Pool::new(pool.clone(), backends);
+            let connector = Arc::clone(connector);
+            pools.push(Arc::new(PoolSnapshot::new(upstream, connector, removed, &self.keys)));
+        }
+        pools
+    }
+
+    /// Builds the snapshot of `config`.
+    pub(super) fn snapshot_of(
+        &self,
+        config: &Config,
+        pools: Vec<Arc<PoolSnapshot>>,
+        listeners: HashMap<Arc<str>, Arc<ListenerSnapshot>>,
+    ) -> Snapshot {
+        let routes = config.routes.iter().filter_map(|rule| {
+            let pool = pools.iter().find(|pool| pool.upstream.name() == rule.pool)?;
+            Some(route_rule(rule, Arc::clone(pool), config))
+        });
+        Snapshot {
+            routes: route::Routes::new(&routes.collect::<Vec<_>>()),
+            left: self.backends_without_pool(config),
+            listeners,
+            trusted: config.trusted_proxies.clone(),
+            redaction: Redaction::new(config.redact.iter().map(String::as_str)),
+            forwarded_always: config.forwarded == config::Forwarded::Always,
+            error_pages: config.error_pages.clone(),
+            introduces: pools.iter().any(|pool| !pool.connector().is_shared()),
+            pools,
+        }
+    }
+}
+
+fn route_rule(
+    rule: &config::RouteConfig,
+    pool: Arc<PoolSnapshot>,
+    config: &Config,
+) -> route::RouteRule<RouteTarget> {
+    let route_label =
+        RouteLabel { route: Some(rule.to_string().into()), pool: rule.pool.as_str().into() };
+    let config::RouteConfig { host, path, listeners, pool: _, error_pages } = rule.clone();
+    let error_pages = match (error_pages, &config.error_pages) {
+        (Some(own), Some(top)) => Some(Arc::new(own.or(top))),
+        (own, top) => own.or_else(|| top.clone()),
+    };
+    let target = RouteTarget { route_label: Arc::new(route_label), pool, error_pages };
+    route::RouteRule { listeners, host, path, target }
+}
