@@ -175,7 +175,8 @@ impl ControlTask {
         let mut alive = Notifier::watchdog().map(tokio::time::interval);
         let mut housekeeping = tokio::time::interval(HOUSEKEEPING);
         let mut pools = tokio::time::interval(upstream::TICK_INTERVAL);
-        let mut resolve = tokio::time::interval_at(Instant::now() + RESOLVE_INTERVAL, RESOLVE_INTERVAL);
+        let mut resolve =
+            tokio::time::interval_at(Instant::now() + RESOLVE_INTERVAL, RESOLVE_INTERVAL);
         let mut rebalance = tokio::time::interval(rebalance::TICK);
         loop {
             tokio::select! {
@@ -252,7 +253,9 @@ impl ControlTask {
         let planned = self.plan_overlay(overlay);
         match self.apply(planned).await {
             Ok(changes) if changes.is_empty() => {}
-            Ok(changes) => tracing::info!(pool = name, %changes, "the backends of the pool's source have changed"),
+            Ok(changes) => {
+                tracing::info!(pool = name, %changes, "the backends of the pool's source have changed")
+            }
             Err(error) => {
                 tracing::error!(pool = name, %error, "cannot apply the backends of the pool's source; the old backends stay")
             }

@@ -89,7 +89,11 @@ impl ControlHandle {
     ///
     /// # Errors
     /// The pool or backend does not exist.
-    pub fn sessions(&self, target: &BackendTarget, limit: usize) -> Result<SessionList, CommandError> {
+    pub fn sessions(
+        &self,
+        target: &BackendTarget,
+        limit: usize,
+    ) -> Result<SessionList, CommandError> {
         sessions::list(&self.proxy, target, limit)
     }
 
@@ -188,7 +192,11 @@ impl ControlHandle {
 
     /// Loads and checks a configuration outside the runtime and the control task, so that a slow disk delays
     /// only other plans.
-    async fn load_and_check(&self, text: Option<String>, path: PathBuf) -> Result<Config, CommandError> {
+    async fn load_and_check(
+        &self,
+        text: Option<String>,
+        path: PathBuf,
+    ) -> Result<Config, CommandError> {
         let Ok(permit) = Arc::clone(&self.checking).try_acquire_owned() else {
             return Err(CommandError::Conflict(
                 "another plan is being checked; try again".to_owned(),

@@ -54,7 +54,10 @@ impl Listeners {
     ///
     /// # Errors
     /// An address cannot be bound; the error names it. No new socket stays bound.
-    pub(super) fn bind(&mut self, listeners: &[config::ListenerConfig]) -> io::Result<BoundSockets> {
+    pub(super) fn bind(
+        &mut self,
+        listeners: &[config::ListenerConfig],
+    ) -> io::Result<BoundSockets> {
         let mut bound = Vec::new();
         for (listener, key) in keys(listeners) {
             if self.open.contains_key(&key) {

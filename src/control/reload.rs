@@ -169,7 +169,7 @@ impl ControlTask {
     }
 
     /// Loads and checks the file. The files that were read are watched from then on.
-    async fn load_and_check(&self) -> Result<Config, ReloadError> {
+    async fn load_and_check(&mut self) -> Result<Config, ReloadError> {
         let Some(path) = self.file.clone() else { return Err(ReloadError::NoFile) };
         let files = self.watcher.as_ref().map(Watcher::files);
         let (watched, shown) = (files.clone(), path.clone());

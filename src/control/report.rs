@@ -2,7 +2,7 @@
 
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
-use super::{ControlTask, held::HeldCount, drain::DrainEnd, overlay::covers};
+use super::{ControlTask, drain::DrainEnd, held::HeldCount, overlay::covers};
 use crate::{
     api::{
         BackendCondition, BackendState, BackendTarget, CertificateState, CheckFailureInfo,

@@ -78,9 +78,13 @@ impl NameResolver {
                 None => {}
             }
         }
-        if timeout(FIRST_LOOKUP, async { while lookups.join_next().await.is_some() {} }).await.is_err()
+        if timeout(FIRST_LOOKUP, async { while lookups.join_next().await.is_some() {} })
+            .await
+            .is_err()
         {
-            tracing::warn!("names of backends take long to resolve; serving without these backends until then");
+            tracing::warn!(
+                "names of backends take long to resolve; serving without these backends until then"
+            );
             lookups.detach_all();
         }
     }

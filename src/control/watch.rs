@@ -105,7 +105,10 @@ impl WatchedFiles {
     ///
     /// # Errors
     /// The faults that `check` found.
-    pub(super) fn watch_checked(&self, check: impl FnOnce() -> CheckedConfig) -> Result<Config, Faults> {
+    pub(super) fn watch_checked(
+        &self,
+        check: impl FnOnce() -> CheckedConfig,
+    ) -> Result<Config, Faults> {
         // Events of new watches are judged only after this.
         let mut state = self.0.state.blocking_lock();
         let CheckedConfig { outcome, readings } = check();

@@ -90,9 +90,9 @@ async fn a_drain_is_ordered_once_and_ended() {
     let target = format!("app/{}", first.address);
     let said = proxy.command(&["drain", &target, "--within", "5m"]).await.done();
     assert!(said.contains("drain"), "{said}");
-    proxy.command(&["drain", &target]).await.refused("drains already");
+    proxy.command(&["drain", &target]).await.refused("already draining");
     let refused = proxy.command(&["drain", &target, "--json"]).await;
-    assert!(refused.json()["error"].as_str().unwrap().contains("drains already"));
+    assert!(refused.json()["error"].as_str().unwrap().contains("already draining"));
     assert_eq!(refused.code, 1);
     let ended = proxy.command(&["undrain", &target]).await.done();
     assert!(ended.starts_with("1 backend no longer drained"), "{ended}");

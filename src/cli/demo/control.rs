@@ -146,7 +146,7 @@ impl Control {
     }
 
     async fn apply(&self) -> Result<(), String> {
-        self.remote.apply(self.config.clone()).await.map(|_| ())
+        self.remote.apply(self.config.clone()).await.map(|_| ()).map_err(|error| error.to_string())
     }
 
     /// The pool's backends, those on their way out included.

@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{DiscoveredBackends, RequestedDrain, Origins, Overlay};
+use super::{DiscoveredBackends, Origins, Overlay, RequestedDrain};
 use crate::{
     api::{BackendOrigin, BackendTarget},
     config::{Address, BackendConfig, DrainConfig},

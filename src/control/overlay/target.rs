@@ -46,7 +46,10 @@ pub(in crate::control) fn check_target(
 ///
 /// # Errors
 /// The configuration has no such pool.
-pub(super) fn find_pool<'c>(config: &'c Config, pool: &str) -> Result<&'c PoolConfig, CommandError> {
+pub(super) fn find_pool<'c>(
+    config: &'c Config,
+    pool: &str,
+) -> Result<&'c PoolConfig, CommandError> {
     let known = config.pools.iter().find(|known| known.name == pool);
     known.ok_or_else(|| {
         let names: Vec<&str> = config.pools.iter().map(|pool| pool.name.as_str()).collect();

@@ -107,10 +107,7 @@ fn invalid_commands_are_rejected() {
         CommandError::NotFound,
     );
     fails(unit(overlay.drain(&file_config, target(None, Some("x")), None)), CommandError::Invalid);
-    fails(
-        unit(overlay.undrain(&file_config, &target(Some("chat"), None))),
-        CommandError::Conflict,
-    );
+    fails(unit(overlay.undrain(&file_config, &target(Some("chat"), None))), CommandError::Conflict);
     fails(
         unit(overlay.undrain(&file_config, &target(Some("chat"), Some("x")))),
         CommandError::NotFound,

@@ -100,7 +100,11 @@ fn listeners(now: &Config, next: &Config, changes: &mut Vec<Change>) {
                 changes.push(add(ChangeKind::Removed, listener, detail));
             }
             Some(other) if other != listener => {
-                changes.push(add(ChangeKind::Changed, listener, listener_difference(listener, other)));
+                changes.push(add(
+                    ChangeKind::Changed,
+                    listener,
+                    listener_difference(listener, other),
+                ));
             }
             Some(_) => {}
         }
