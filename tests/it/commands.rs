@@ -67,7 +67,7 @@ async fn backends_are_added_weighed_and_removed() {
     assert_eq!(proxy.command(&["backends", "weight", "app", "extra", "0"]).await.code, 2);
     proxy.command(&["backends", "weight", "app", "none", "2"]).await.refused("none");
     let named = first.address.to_string();
-    proxy.command(&["backends", "remove", "app", &named]).await.refused("can be drained");
+    proxy.command(&["backends", "remove", "app", &named]).await.refused("drain it instead");
     let removed = proxy.command(&["backends", "remove", "app", "extra"]).await.done();
     assert!(removed.starts_with("app/extra is removed"), "{removed}");
     proxy.wait_for_baseline().await;

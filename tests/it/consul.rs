@@ -186,7 +186,7 @@ async fn an_instance_with_a_warning_has_its_warning_weight() {
     assert_eq!(weights().await, [3, 4]);
     agent.set_instances(&[one(), two(["passing", "passing"])]);
     agent.wait_for_requests().await;
-    proxy.wait_for_stderr("the change", |line| line.contains("source has changed")).await;
+    proxy.wait_for_stderr("the change", |line| line.contains("source have changed")).await;
     assert_eq!(weights().await, [4, 5]);
     proxy.finish_after((a, b, agent)).await;
 }
