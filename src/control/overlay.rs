@@ -144,7 +144,7 @@ impl Overlay {
         let invalid = |wrong: config::check::InvalidValue| CommandError::Invalid(wrong.to_string());
         let address: config::Address = new.address.parse().map_err(invalid)?;
         if address.literal().is_some_and(|address| config.admin.is_at(address)) {
-            let wrong = format!("{address} is where `admin` listens");
+            let wrong = format!("{address} is an address of `admin`");
             return Err(CommandError::Invalid(wrong));
         }
         if let Some(listener) = config.listeners.iter().find(|own| own.is_at(&address)) {
